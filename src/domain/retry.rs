@@ -1,0 +1,157 @@
+//! When a delivery is tried again.
+
+use std::time::Duration;
+
+use super::{DeliveryId, Reason, Timestamp, jitter};
+
+/// The most that a receiver's `Retry-After` can ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// The waits after each failed try; the first try is at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// One wait for each retry.
+    pub schedule: Vec<Duration>,
+}
+
+/// What a try came to, as its channel classified it, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Taken.
+    Ok,
+    /// Not taken, worth another try; the receiver may have said when.
+    Retry {
+        /// The receiver's `Retry-After`.
+        after: Option<Duration>,
+    },
+    /// This message will never be taken.
+    Fatal,
+    /// This destination wants nothing more.
+    Gone,
+    /// The guard forbids the address today; a name may resolve elsewhere tomorrow.
+    Refused,
+}
+
+/// Which try it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Try {
+    /// The `step`th of the schedule; the first is 0.
+    Scheduled {
+        /// How many scheduled tries came before.
+        step: u32,
+    },
+    /// Asked for by hand: it takes no place in the schedule.
+    ByHand,
+}
+
+/// What becomes of a delivery after a try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// It succeeded.
+    Succeeded,
+    /// It is tried again, as the `step`th try, at `due_at`.
+    Again {
+        /// The place in the schedule.
+        step: u32,
+        /// Not before.
+        due_at: Timestamp,
+    },
+    /// It is given up.
+    Failed(Reason),
+    /// It stays what it was: a try by hand that failed.
+    AsBefore,
+}
+
+/// Decides what becomes of a delivery whose try ended at `ended_at`.
+pub fn next_attempt(
+    policy: &RetryPolicy,
+    delivery: DeliveryId,
+    which: Try,
+    outcome: &Outcome,
+    ended_at: Timestamp,
+) -> After {
+    match (outcome, which) {
+        (Outcome::Ok, _) => After::Succeeded,
+        (_, Try::ByHand) => After::AsBefore,
+        (Outcome::Gone, Try::Scheduled { .. }) => After::Failed(Reason::Gone),
+        (Outcome::Fatal, Try::Scheduled { .. }) => After::Failed(Reason::Exhausted),
+        (Outcome::Retry { .. } | Outcome::Refused, Try::Scheduled { step }) => {
+            let Some(wait) = policy.schedule.get(step as usize) else {
+                let refused = matches!(outcome, Outcome::Refused);
+                return After::Failed(if refused { Reason::Refused } else { Reason::Exhausted });
+            };
+            let asked = match outcome {
+                Outcome::Retry { after: Some(after) } => (*after).min(RETRY_AFTER_MAX),
+                _ => Duration::ZERO,
+            };
+            let wait = wait.mul_f64(jitter(delivery.0, step)).max(asked);
+            After::Again { step: step + 1, due_at: ended_at.plus(wait) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Id;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn policy() -> RetryPolicy {
+        RetryPolicy { schedule: vec![Duration::from_secs(5), MINUTE] }
+    }
+
+    #[test]
+    fn the_schedule_is_followed_with_jitter_and_then_spent() {
+        let id = DeliveryId(Id::from_bytes([7; 16]));
+        let end = Timestamp::from_millis(0);
+        let retry = Outcome::Retry { after: None };
+        for (step, wait) in [(0, 5_000), (1, 60_000)] {
+            let After::Again { step: next, due_at } =
+                next_attempt(&policy(), id, Try::Scheduled { step }, &retry, end)
+            else {
+                panic!("a try is left");
+            };
+            assert_eq!(next, step + 1);
+            assert!((wait * 8 / 10..=wait * 12 / 10).contains(&due_at.millis()), "{due_at:?}");
+        }
+        let spent = |outcome| next_attempt(&policy(), id, Try::Scheduled { step: 2 }, &outcome, end);
+        assert_eq!(spent(retry), After::Failed(Reason::Exhausted));
+        assert_eq!(spent(Outcome::Refused), After::Failed(Reason::Refused));
+    }
+
+    #[test]
+    fn the_jitter_of_a_try_is_the_same_after_a_crash() {
+        let id = DeliveryId(Id::from_bytes([9; 16]));
+        let again = || {
+            let which = Try::Scheduled { step: 0 };
+            next_attempt(&policy(), id, which, &Outcome::Retry { after: None }, Timestamp::default())
+        };
+        assert_eq!(again(), again());
+    }
+
+    #[test]
+    fn retry_after_can_lengthen_a_wait_to_a_day_and_never_shorten_it() {
+        let id = DeliveryId(Id::from_bytes([7; 16]));
+        let due = |after| {
+            let outcome = Outcome::Retry { after: Some(after) };
+            match next_attempt(&policy(), id, Try::Scheduled { step: 0 }, &outcome, Timestamp::default()) {
+                After::Again { due_at, .. } => due_at.millis(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(due(Duration::ZERO) >= 4_000);
+        assert_eq!(due(10 * MINUTE), 600_000);
+        assert_eq!(due(Duration::from_secs(1 << 40)), 86_400_000);
+    }
+
+    #[test]
+    fn a_try_by_hand_changes_nothing_unless_it_succeeds() {
+        let id = DeliveryId(Id::from_bytes([7; 16]));
+        let by_hand = |outcome| next_attempt(&policy(), id, Try::ByHand, &outcome, Timestamp::default());
+        assert_eq!(by_hand(Outcome::Ok), After::Succeeded);
+        for outcome in [Outcome::Gone, Outcome::Fatal, Outcome::Refused, Outcome::Retry { after: None }] {
+            assert_eq!(by_hand(outcome), After::AsBefore);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Moments and spans, as the contract writes them.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A moment: milliseconds since 1970, UTC. Written as RFC 3339 with milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// The greatest moment: the last year that RFC 3339 can write begins.
+    pub const MAX: Self = Self(253_370_764_800_000);
+
+    /// From milliseconds since 1970.
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since 1970.
+    pub const fn millis(self) -> i64 {
+        self.0
+    }
+
+    /// Whole seconds since 1970.
+    pub const fn seconds(self) -> i64 {
+        self.0.div_euclid(1000)
+    }
+
+    /// Reads RFC 3339 with any offset and any fraction; anything else, and any year that cannot be
+    /// written back, is `None`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let moment: jiff::Timestamp = text.trim().parse().ok()?;
+        let millis = moment.as_millisecond();
+        (0..=Self::MAX.0).contains(&millis).then_some(Self(millis))
+    }
+
+    /// The moment `span` later, at most [`Self::MAX`].
+    pub fn plus(self, span: Duration) -> Self {
+        let span = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(span).min(Self::MAX.0))
+    }
+
+    /// The moment `span` earlier.
+    pub fn minus(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// The span since `earlier`, zero where `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(moment) => write!(f, "{moment:.3}"),
+            Err(_) => write!(f, "{}ms", self.0),
+        }
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("not an RFC 3339 time"))
+    }
+}
+
+/// Reads a duration as the contract writes it: `250ms`, `5s`, `10m`, `2h`, `30d`; whole numbers,
+/// from 1 ms. The error is a sentence for people.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d");
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let unit_millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    let millis = number.checked_mul(unit_millis).filter(|millis| *millis <= 100 * 366 * 86_400_000);
+    match millis {
+        Some(0) => Err(format!("`{text}` is too short; the least duration is 1ms")),
+        Some(millis) => Ok(Duration::from_millis(millis)),
+        None => Err(format!("`{text}` is too long")),
+    }
+}
+
+/// Writes a duration in the greatest unit that loses nothing.
+pub fn format_duration(span: Duration) -> String {
+    let millis = span.as_millis();
+    for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
+        if millis >= size && millis % size == 0 {
+            return format!("{}{unit}", millis / size);
+        }
+    }
+    format!("{millis}ms")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_in_utc_with_milliseconds() {
+        let table = [
+            ("2026-02-18T15:00:00Z", "2026-02-18T15:00:00.000Z"),
+            ("2026-02-18T15:00:00.1239Z", "2026-02-18T15:00:00.123Z"),
+            ("2026-02-18T17:00:00+02:00", "2026-02-18T15:00:00.000Z"),
+        ];
+        for (given, written) in table {
+            assert_eq!(Timestamp::parse(given).map(|t| t.to_string()).as_deref(), Some(written));
+        }
+        for given in ["", "yesterday", "2026-02-18", "2026-02-18T15:00:00", "1771426800"] {
+            assert_eq!(Timestamp::parse(given), None, "{given}");
+        }
+        assert_eq!(Timestamp::MAX.to_string(), "9999-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn durations_are_read_as_the_contract_writes_them() {
+        for (text, millis) in [("250ms", 250), ("5s", 5_000), ("10m", 600_000), ("2h", 7_200_000)] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)));
+            assert_eq!(format_duration(Duration::from_millis(millis)), text);
+        }
+        for text in ["", "5", "s", "0s", "-1s", "1.5s", "5 s", "5S", "9999999999999d"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Ringback watches jobs of polling-only APIs and calls back.
+//!
+//! The modules, in the order in which data flows.
+
+pub mod clock;
+pub mod domain;

@@ -5,11 +5,16 @@
 //! immutable fact about a watch; a **delivery** is (event, destination); an **attempt** is one try
 //! at a delivery. This module imports nothing of the crate, and nothing here reads a clock.
 
+mod facts;
 mod id;
 mod observe;
 mod retry;
 mod time;
 
+pub use facts::{
+    App, AppNo, Attempt, Delivery, Destination, Errand, Event, JobFacts, JobNo, NewWatch, Plan, Send, Terms,
+    Watch,
+};
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, WatchId, random};
 pub use observe::{Finding, Known, observe};
 pub use retry::{After, Outcome, RetryPolicy, Try, next_attempt};

@@ -20,6 +20,9 @@ const DIGITS: usize = 26;
 pub struct Id(u128);
 
 impl Id {
+    /// Greater than any that is drawn.
+    pub const MAX: Self = Self(u128::MAX);
+
     /// As stored.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()

@@ -17,20 +17,28 @@ pub struct Known {
     /// The status as last written.
     pub status: JobStatus,
     progress: Option<u8>,
+    /// When the progress last moved; long ago for a job that was never seen.
+    progressed_at: Timestamp,
     rest: u64,
-    written_at: Timestamp,
 }
 
 impl Known {
-    /// What is known after `seen` was written at `written_at`.
-    pub fn new(seen: &Observation, written_at: Timestamp) -> Self {
-        Self { status: seen.status, progress: seen.progress, rest: fingerprint(seen), written_at }
+    /// What is known when `seen` was read from the store at `now`.
+    pub fn new(seen: &Observation, now: Timestamp) -> Self {
+        let progressed_at = if seen.progress.is_some() { now } else { Timestamp::default() };
+        Self { status: seen.status, progress: seen.progress, progressed_at, rest: fingerprint(seen) }
+    }
+
+    /// What is known once a change is written.
+    pub fn after(self, seen: &Observation, progressed: bool, now: Timestamp) -> Self {
+        let (progress, progressed_at) =
+            if progressed { (seen.progress, now) } else { (self.progress, self.progressed_at) };
+        Self { status: seen.status, progress, progressed_at, rest: fingerprint(seen) }
     }
 
     /// Forgets enough that the next look counts as a change: somebody new wants to be told.
     pub fn forget(&mut self) {
-        self.rest = 0;
-        self.written_at = Timestamp::default();
+        *self = Self { progress: None, progressed_at: Timestamp::default(), rest: 0, ..*self };
     }
 }
 
@@ -39,9 +47,9 @@ impl Known {
 pub enum Finding {
     /// Nothing that is not written already.
     Nothing,
-    /// The job goes on, and looks different. `progressed`: its progress moved.
+    /// The job goes on, and looks different.
     Changed {
-        /// Whether the progress differs from what is written.
+        /// Its progress moved, and it is time to say so.
         progressed: bool,
     },
     /// The job has ended.
@@ -54,11 +62,10 @@ pub fn observe(known: &Known, seen: &Observation, now: Timestamp) -> Finding {
     if let Some(kind) = seen.status.ending() {
         return Finding::Ended(kind);
     }
-    let progressed = seen.progress != known.progress;
-    if seen.status != known.status || fingerprint(seen) != known.rest {
-        return Finding::Changed { progressed };
-    }
-    if progressed && now >= known.written_at.plus(PROGRESS_EVERY) {
+    // Nothing done yet is no progress.
+    let moved = seen.progress.is_some_and(|progress| progress != known.progress.unwrap_or(0));
+    let progressed = moved && now >= known.progressed_at.plus(PROGRESS_EVERY);
+    if progressed || seen.status != known.status || fingerprint(seen) != known.rest {
         return Finding::Changed { progressed };
     }
     Finding::Nothing
@@ -114,6 +121,21 @@ mod tests {
         let mut known = Known::new(&seen(JobStatus::Processing, 50), at);
         known.forget();
         let finding = observe(&known, &seen(JobStatus::Processing, 50), at);
-        assert_eq!(finding, Finding::Changed { progressed: false });
+        assert_eq!(finding, Finding::Changed { progressed: true });
+    }
+
+    #[test]
+    fn progress_that_came_too_soon_is_told_when_its_time_has_come() {
+        let at = Timestamp::from_millis(1_000_000);
+        let unseen = Known::new(&Observation::unknown(), at);
+        let first = seen(JobStatus::Processing, 10);
+        assert_eq!(observe(&unseen, &first, at), Finding::Changed { progressed: true });
+        let known = unseen.after(&first, true, at);
+        let soon = at.plus(Duration::from_secs(2));
+        let next = seen(JobStatus::Pending, 20);
+        assert_eq!(observe(&known, &next, soon), Finding::Changed { progressed: false });
+        let known = known.after(&next, false, soon);
+        let later = at.plus(PROGRESS_EVERY);
+        assert_eq!(observe(&known, &next, later), Finding::Changed { progressed: true });
     }
 }

@@ -1,0 +1,78 @@
+//! The public wire format of an event.
+//!
+//! It is serialised once, when the event is made, and stored as bytes. What is stored is what is
+//! signed and what is sent, on every attempt, across restarts and upgrades: a later version of this
+//! module changes new events only.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::domain::{EventType, JobError, Observation, Output, Timestamp, WatchId};
+
+/// What an event says of its watch.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// The watch.
+    pub watch: WatchId,
+    /// The job's provider.
+    pub provider: &'a str,
+    /// The job's id at the provider.
+    pub job_id: &'a str,
+    /// The client's own JSON object.
+    pub metadata: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(rename = "type")]
+    event_type: EventType,
+    timestamp: Timestamp,
+    data: Data<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Data<'a> {
+    watch_id: WatchId,
+    provider: &'a str,
+    job_id: &'a str,
+    status: &'a str,
+    raw_status: Option<&'a str>,
+    progress: Option<u8>,
+    output: Option<&'a str>,
+    outputs: Option<&'a [Output]>,
+    error: Option<&'a JobError>,
+    created_at: Option<Timestamp>,
+    completed_at: Option<Timestamp>,
+    metadata: &'a RawValue,
+}
+
+/// The body of an event of `event_type` that happened `at`. The job is described by `seen`; an
+/// ending that the provider did not speak of (`job.not_found`, `watch.expired`) gives its own
+/// `status` and `error`.
+pub fn body(
+    event_type: EventType,
+    at: Timestamp,
+    about: &About<'_>,
+    seen: &Observation,
+    own: Option<(&str, &JobError)>,
+) -> Vec<u8> {
+    // Checked to be JSON when the watch was registered.
+    let metadata: &RawValue = serde_json::from_str(about.metadata.unwrap_or("{}")).unwrap_or(RawValue::NULL);
+    let data = Data {
+        watch_id: about.watch,
+        provider: about.provider,
+        job_id: about.job_id,
+        status: own.map_or(seen.status.as_str(), |(status, _)| status),
+        raw_status: seen.raw_status.as_deref(),
+        progress: seen.progress,
+        output: seen.output.as_deref(),
+        outputs: seen.outputs.as_deref(),
+        error: own.map(|(_, error)| error).or(seen.error.as_ref()),
+        created_at: seen.created_at,
+        completed_at: seen.completed_at,
+        metadata,
+    };
+    // Strings, numbers and checked JSON: there is nothing in it that could fail.
+    serde_json::to_vec(&Body { event_type, timestamp: at, data }).unwrap_or_default()
+}

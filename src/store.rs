@@ -1,0 +1,272 @@
+//! Facts. All SQL is in this module and nowhere else.
+//!
+//! What happened is a row: jobs as last seen, their endings, watches, events, deliveries, attempts.
+//! When to look and when to send next are plans, made from rows by those who look and send. A write
+//! is a command to the one writer ([`writer`] is the essay); reads go beside it, on connections of
+//! their own, and see what is committed.
+//!
+//! The store sees no HTTP. What it has to tell those who look and those who send it puts into their
+//! [`Mailbox`], after the commit.
+
+mod apps;
+mod db;
+mod deliveries;
+mod endings;
+mod feed;
+mod idempotency;
+mod jobs;
+mod prune;
+mod sqlite;
+mod story;
+mod watches;
+mod writer;
+
+pub use apps::{Found, Founded, Key, Scope};
+pub use db::StoreError;
+pub use deliveries::{DeliveryFilter, Page, Paged, Record, Resend, ResendAnswer};
+pub use endings::{Ended, Expire, Tell, Told};
+pub use feed::{After, EventFilter};
+pub use idempotency::{Remember, Replay};
+pub use jobs::{LookNow, LookNowAnswer, Observed, OpenEnding, Refresh};
+pub use prune::Prune;
+pub use story::Happening;
+pub use watches::{Register, Registered, Stop, Stopped, WatchFilter};
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use anyhow::Context as _;
+use rusqlite::Connection;
+use tokio::sync::{Notify, Semaphore, mpsc};
+
+use self::db::{Result, Tx};
+use self::writer::{Command, Item};
+use crate::domain::{Errand, Ids, Plan, Timestamp, WatchId};
+
+/// How many reads run at a time: two cores' worth, and one for a slow list.
+const READERS: usize = 3;
+
+/// What several parts of the store look at.
+#[derive(Debug)]
+struct Shared {
+    /// Draws every id that is not derived.
+    ids: Ids,
+    /// Whether the last batch was refused by the database.
+    refusing: AtomicBool,
+    bell: Bell,
+    plans: Arc<Mailbox<Plan>>,
+    errands: Arc<Mailbox<Errand>>,
+    /// Small, and looked at with every request and every send.
+    tenants: RwLock<apps::Tenants>,
+}
+
+/// The handle: cheap to clone, and the writer ends with the last one.
+#[derive(Clone, Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+    queue: mpsc::Sender<Command>,
+    readers: Arc<Readers>,
+}
+
+/// Messages for one reader, in the order of the commits.
+#[derive(Debug)]
+pub struct Mailbox<T> {
+    waiting: Mutex<Vec<T>>,
+    arrived: Notify,
+}
+
+impl<T> Default for Mailbox<T> {
+    fn default() -> Self {
+        Self { waiting: Mutex::default(), arrived: Notify::new() }
+    }
+}
+
+impl<T> Mailbox<T> {
+    fn put(&self, messages: Vec<T>) {
+        if !messages.is_empty() {
+            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).extend(messages);
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Takes what has arrived.
+    pub fn take(&self) -> Vec<T> {
+        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns when something has arrived since the last time that it returned.
+    pub async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+}
+
+/// The writer's thread. It ends when the last [`Store`] is dropped.
+#[derive(Debug)]
+pub struct Writer(JoinHandle<()>);
+
+impl Writer {
+    /// Waits until everything is written and the file is closed.
+    pub fn join(self) {
+        let _ = self.0.join();
+    }
+}
+
+impl Store {
+    /// Opens the database file, takes it for this process, and brings it up to date.
+    pub fn open(path: &Path, now: Timestamp) -> anyhow::Result<(Self, Writer)> {
+        let (database, connection) = sqlite::Database::open(path)?;
+        let (ids, tenants) = {
+            let tx = Tx::new(&connection);
+            jobs::take_shards(&tx, now).context("the shards cannot be taken over")?;
+            (Ids::above(watches::greatest_id(&tx)?), apps::Tenants::load(&tx)?)
+        };
+        let shared = Arc::new(Shared {
+            ids,
+            refusing: AtomicBool::new(false),
+            bell: Bell::default(),
+            plans: Arc::default(),
+            errands: Arc::default(),
+            tenants: RwLock::new(tenants),
+        });
+        let idle = (0..READERS).map(|_| database.reader()).collect::<anyhow::Result<Vec<_>>>()?;
+        let readers = Arc::new(Readers { idle: Mutex::new(idle), turns: Arc::new(Semaphore::new(READERS)) });
+        let (queue, commands) = mpsc::channel(writer::QUEUE);
+        let thread = std::thread::Builder::new().name("writer".to_owned()).spawn({
+            let shared = Arc::clone(&shared);
+            move || {
+                writer::run(&connection, &shared, commands);
+                // The lock outlives the last write.
+                drop(connection);
+                drop(database);
+            }
+        })?;
+        Ok((Self { shared, queue, readers }, Writer(thread)))
+    }
+
+    /// Draws ids in the order of creation.
+    pub fn ids(&self) -> &Ids {
+        &self.shared.ids
+    }
+
+    /// For those who look.
+    pub fn plans(&self) -> Arc<Mailbox<Plan>> {
+        Arc::clone(&self.shared.plans)
+    }
+
+    /// For those who send.
+    pub fn errands(&self) -> Arc<Mailbox<Errand>> {
+        Arc::clone(&self.shared.errands)
+    }
+
+    /// Whether the database took the last write.
+    pub fn refusing(&self) -> bool {
+        self.shared.refusing.load(Ordering::Acquire)
+    }
+
+    /// A bell that rings when `watch` has ended. Take it before reading how the watch stands, or the
+    /// end may come in between and not be heard.
+    pub fn bell(&self, watch: WatchId) -> Listener {
+        self.shared.bell.listen(watch, &self.shared)
+    }
+
+    /// Writes something that changes nothing, to learn whether writes are taken again.
+    pub async fn probe(&self) -> Result<()> {
+        self.ask(Command::Probe, ()).await
+    }
+
+    async fn ask<Q, A>(&self, command: fn(Item<Q, A>) -> Command, ask: Q) -> Result<A> {
+        let gone = || StoreError::Unavailable("the writer has ended".to_owned());
+        let (item, answer) = Item::new(ask);
+        self.queue.send(command(item)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Runs `read` beside the writer, in a transaction of its own: one snapshot.
+    async fn read<T: std::marker::Send + 'static>(
+        &self,
+        read: impl FnOnce(&Tx<'_>) -> Result<T> + std::marker::Send + 'static,
+    ) -> Result<T> {
+        let lost = || StoreError::Unavailable("a read was lost".to_owned());
+        let turn = Arc::clone(&self.readers.turns).acquire_owned().await.map_err(|_| lost())?;
+        let readers = Arc::clone(&self.readers);
+        let work = tokio::task::spawn_blocking(move || {
+            // The turn ends with the read, not with whoever asked for it, who may be gone by then.
+            let _turn = turn;
+            readers.with(|connection| {
+                connection.execute_batch("begin")?;
+                let found = read(&Tx::new(connection));
+                connection.execute_batch("commit")?;
+                found
+            })
+        });
+        work.await.map_err(|_| lost())?
+    }
+}
+
+#[derive(Debug)]
+struct Readers {
+    idle: Mutex<Vec<Connection>>,
+    turns: Arc<Semaphore>,
+}
+
+impl Readers {
+    fn with<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let taken = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = taken.ok_or_else(|| StoreError::Unavailable("all readers are busy".to_owned()))?;
+        let found = read(&connection);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        found
+    }
+}
+
+/// Tells those who wait that a watch has ended.
+#[derive(Debug, Default)]
+struct Bell(Mutex<HashMap<WatchId, Arc<Notify>>>);
+
+impl Bell {
+    fn listen(&self, watch: WatchId, shared: &Arc<Shared>) -> Listener {
+        let mut bells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let notify = Arc::clone(bells.entry(watch).or_default());
+        Listener { watch, notify, shared: Arc::clone(shared) }
+    }
+
+    fn ring(&self, ended: &[WatchId]) {
+        if ended.is_empty() {
+            return;
+        }
+        let bells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for watch in ended {
+            if let Some(bell) = bells.get(watch) {
+                bell.notify_waiters();
+            }
+        }
+    }
+}
+
+/// Somebody who waits for the end of a watch.
+#[derive(Debug)]
+pub struct Listener {
+    watch: WatchId,
+    notify: Arc<Notify>,
+    shared: Arc<Shared>,
+}
+
+impl Listener {
+    /// The next ring; armed when this returns, not when it is first polled.
+    pub fn armed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.notify.notified()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut bells = self.shared.bell.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Two are left: this one and the map's.
+        if bells.get(&self.watch).is_some_and(|bell| Arc::strong_count(bell) <= 2) {
+            bells.remove(&self.watch);
+        }
+    }
+}

@@ -1,0 +1,476 @@
+//! Deliveries and their attempts.
+//!
+//! When a delivery is sent next is a column, `turn`, because every attempt is a write anyway. It is
+//! null where there is nothing to send; the partial index over it is the work that is left, lane by
+//! lane, first tries before retries.
+//!
+//! **Crash after the send and before the record**: the row still has its turn, so the delivery is
+//! sent again after the restart, with the same id and the same bytes. That is the price of "at least
+//! once", and the only duplicate that this module can cause.
+//!
+//! **Stop while a send is in flight**: the outcome is recorded all the same. A success is the truth
+//! and is written; a failure finds the delivery no longer pending and only adds its attempt.
+//!
+//! **Retry by hand while a send is in flight**: `by_hand` and `turn` are set beside it, and the record
+//! of the send in flight leaves them alone, unless it succeeded.
+
+use std::sync::Arc;
+
+use super::Store;
+use super::db::{Result, Row};
+use super::feed::NewEvent;
+use super::idempotency::{self, Remember, Replay};
+use super::jobs::to_json;
+use super::watches::read_destination;
+use super::writer::{Batch, Command};
+use crate::domain::{
+    After, AppNo, Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId, Errand, EventId,
+    EventType, Id, Reason, Send, Timestamp, WatchId,
+};
+
+/// What came of an attempt.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// In whose name.
+    pub app: AppNo,
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// Whether it was asked for by hand.
+    pub by_hand: bool,
+    /// What happened.
+    pub attempt: Attempt,
+    /// What becomes of the delivery.
+    pub after: After,
+}
+
+/// A page of a lane's waiting deliveries.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Whose.
+    pub lane: String,
+    /// Those whose turn has come.
+    pub now: Timestamp,
+    /// How many, beside those in hand.
+    pub limit: u32,
+    /// Those in hand already.
+    pub in_hand: Vec<DeliveryId>,
+}
+
+/// What there is to send in a lane.
+#[derive(Clone, Debug)]
+pub struct Paged {
+    /// First tries before retries, the oldest first.
+    pub sends: Vec<Send>,
+    /// There are more whose turn has come.
+    pub more: bool,
+    /// When the next one's turn comes.
+    pub next: Option<Timestamp>,
+}
+
+/// The wish to try a delivery now.
+#[derive(Clone, Debug)]
+pub struct Resend {
+    /// In whose name.
+    pub app: AppNo,
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// Under which key the answer is kept, and the answer.
+    pub remember: Option<(Remember, Vec<u8>)>,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub enum ResendAnswer {
+    /// There is no such delivery.
+    Unknown,
+    /// Its watch was stopped.
+    Stopped,
+    /// It is on disk.
+    Wanted,
+    /// The key was used before.
+    Replayed(Replay),
+}
+
+/// Which deliveries.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeliveryFilter {
+    /// That stand here.
+    pub status: Option<DeliveryStatus>,
+    /// Of this watch.
+    pub watch: Option<WatchId>,
+    /// To this destination.
+    pub destination: Option<DestinationId>,
+    /// Of events from then on.
+    pub since: Option<Timestamp>,
+    /// Of events until then.
+    pub until: Option<Timestamp>,
+    /// Made before this one: where the last page ended.
+    pub before: Option<DeliveryId>,
+}
+
+/// What is sent is the event's body, or the raw answer of the ending that made it.
+const SENDS: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.by_hand, d.turn,
+    w.traceparent, coalesce(n.raw, e.body),
+    wd.id, wd.channel, wd.address, wd.lane, wd.headers, wd.secret
+  from deliveries d
+  join watches w on w.app = d.app and w.id = d.watch
+  join events e on e.id = d.event
+  join watch_destinations wd on wd.watch = d.watch and wd.n = d.n
+  left join endings n on n.job = w.job and n.generation = d.raw_of";
+
+const SHOWN: &str =
+    "select d.id, d.event, d.type, d.watch, d.destination, d.status, d.reason, d.turn, d.created_at,
+    wd.channel, wd.address
+  from deliveries d join watch_destinations wd on wd.watch = d.watch and wd.n = d.n";
+
+impl Store {
+    /// The lanes in which something waits, and when the first turn of each comes.
+    pub async fn lanes(&self) -> Result<Vec<(String, Timestamp)>> {
+        self.read(|tx| {
+            tx.list(
+                "select lane, min(turn) from deliveries where turn is not null group by lane",
+                [],
+                |row| Ok((row.text(0)?, row.time(1)?)),
+            )
+        })
+        .await
+    }
+
+    /// What there is to send in a lane.
+    pub async fn page(&self, page: Page) -> Result<Paged> {
+        self.ask(Command::Page, page).await
+    }
+
+    /// Writes what came of an attempt.
+    pub async fn record(&self, record: Record) -> Result<()> {
+        self.ask(Command::Record, record).await
+    }
+
+    /// Writes that somebody wants a delivery tried now.
+    pub async fn resend(&self, resend: Resend) -> Result<ResendAnswer> {
+        self.ask(Command::Resend, resend).await
+    }
+
+    /// The app's deliveries, newest first.
+    pub async fn deliveries(&self, app: AppNo, filter: DeliveryFilter, limit: u32) -> Result<Vec<Delivery>> {
+        self.read(move |tx| {
+            let sql = format!(
+                "{SHOWN} where d.app = $1 and d.id < $2 and ($3 is null or d.status = $3)
+                 and ($4 is null or d.watch = $4) and ($5 is null or d.destination = $5)
+                 and ($6 is null or d.created_at >= $6) and ($7 is null or d.created_at < $7)
+                 order by d.id desc limit $8"
+            );
+            let row = [
+                app.0.into(),
+                filter.before.map_or(Id::MAX, |id| id.0).into(),
+                filter.status.map(DeliveryStatus::as_str).into(),
+                filter.watch.map(|id| id.0).into(),
+                filter.destination.map(|id| id.0).into(),
+                filter.since.into(),
+                filter.until.into(),
+                limit.into(),
+            ];
+            tx.list(&sql, row, read_shown)
+        })
+        .await
+    }
+
+    /// One delivery, with its attempts, oldest first.
+    pub async fn delivery(&self, app: AppNo, id: DeliveryId) -> Result<Option<(Delivery, Vec<Attempt>)>> {
+        self.read(move |tx| {
+            let sql = format!("{SHOWN} where d.app = $1 and d.id = $2");
+            let Some(delivery) = tx.find(&sql, [app.0.into(), id.0.into()], read_shown)? else {
+                return Ok(None);
+            };
+            let attempts = tx.list(
+                "select at, duration_ms, status_code, error, request_headers, response_headers, response_body
+                 from attempts where delivery = $1 order by n",
+                [id.0.into()],
+                read_attempt,
+            )?;
+            Ok(Some((delivery, attempts)))
+        })
+        .await
+    }
+}
+
+/// Makes an event, and a delivery for each of the watch's destinations that still wants one.
+pub(super) fn create(
+    batch: &mut Batch<'_>,
+    event: NewEvent,
+    traceparent: Option<&str>,
+    raw: Option<(i64, Arc<[u8]>)>,
+    shard: u16,
+) -> Result<()> {
+    let destinations = batch.tx.list(
+        "select id, channel, address, lane, headers, secret, n from watch_destinations
+         where watch = $1 and gone_at is null order by n",
+        [event.watch.0.into()],
+        |row| Ok((read_destination(row, 0)?, row.int(6)?)),
+    )?;
+    let (raw_of, body) = match raw {
+        Some((generation, raw)) => (Some(generation), raw),
+        None => (None, Arc::clone(&event.body)),
+    };
+    for (destination, n) in destinations {
+        let id = DeliveryId(batch.shared.ids.draw(event.at));
+        batch.tx.run(
+            "insert into deliveries (app, id, shard, event, type, watch, n, destination, lane, status, step, due_at,
+               late, raw_of, turn, created_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10)",
+            [
+                event.app.0.into(),
+                id.0.into(),
+                i64::from(shard).into(),
+                event.id.0.into(),
+                event.event_type.as_str().into(),
+                event.watch.0.into(),
+                n.into(),
+                destination.id.0.into(),
+                (&destination.lane).into(),
+                event.at.into(),
+                raw_of.into(),
+            ],
+        )?;
+        batch.errands.push(Errand::Send(Box::new(Send {
+            app: event.app,
+            id,
+            event: event.id,
+            event_type: event.event_type,
+            watch: event.watch,
+            destination,
+            traceparent: traceparent.map(str::to_owned),
+            body: Arc::clone(&body),
+            step: 0,
+            attempts: 0,
+            by_hand: false,
+            turn: event.at,
+        })));
+    }
+    batch.events.push(event);
+    Ok(())
+}
+
+/// The ending has overtaken what was to be said of the watch's progress.
+pub(super) fn supersede(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
+    let overtaken = batch.tx.run(
+        "update deliveries set status = 'failed', reason = 'superseded', due_at = null, turn = null, by_hand = 0
+         where watch = $1 and status = 'pending' and type in ('job.processing', 'job.progress')",
+        [watch.0.into()],
+    )?;
+    if overtaken > 0 {
+        batch.errands.push(Errand::CallOff { watch, progress_only: true });
+    }
+    Ok(())
+}
+
+/// The user wants nothing more of the watch.
+pub(super) fn call_off(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
+    let pending = batch.tx.run(
+        "update deliveries set status = 'failed', reason = 'stopped', due_at = null, turn = null, by_hand = 0
+         where watch = $1 and status = 'pending'",
+        [watch.0.into()],
+    )?;
+    // A try by hand, of a delivery that is done, is called off too.
+    let by_hand = batch.tx.run(
+        "update deliveries set turn = null, by_hand = 0 where watch = $1 and turn is not null",
+        [watch.0.into()],
+    )?;
+    if pending + by_hand > 0 {
+        batch.errands.push(Errand::CallOff { watch, progress_only: false });
+    }
+    Ok(())
+}
+
+pub(super) fn record(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<Vec<()>> {
+    let headers: Vec<(String, String)> = asks
+        .iter()
+        .map(|ask| (to_json(&ask.attempt.request_headers), to_json(&ask.attempt.response_headers)))
+        .collect();
+    batch.tx.each(
+        "insert into attempts (at, duration_ms, status_code, error, request_headers, response_headers,
+           response_body, delivery, n)
+         select $1, $2, $3, $4, $5, $6, $7, id, attempts from deliveries where app = $8 and id = $9",
+        asks.iter().zip(&headers).map(|(ask, (request_headers, response_headers))| {
+            [
+                ask.attempt.at.into(),
+                ask.attempt.duration_ms.into(),
+                ask.attempt.status_code.map(i64::from).into(),
+                ask.attempt.error.as_deref().into(),
+                request_headers.into(),
+                response_headers.into(),
+                (&ask.attempt.response_body).into(),
+                ask.app.0.into(),
+                ask.delivery.0.into(),
+            ]
+        }),
+    )?;
+    for ask in asks {
+        settle(batch, ask)?;
+    }
+    Ok(vec![(); asks.len()])
+}
+
+fn settle(batch: &Batch<'_>, ask: &Record) -> Result<()> {
+    let (app, id, by_hand) = (ask.app.0.into(), ask.delivery.0.into(), ask.by_hand.into());
+    match ask.after {
+        After::Succeeded => batch.tx.run(
+            "update deliveries set attempts = attempts + 1, status = 'succeeded', reason = null, due_at = null,
+               turn = null, by_hand = 0 where app = $1 and id = $2",
+            [app, id],
+        )?,
+        // What was asked for by hand in the meantime keeps its turn.
+        After::Again { step, due_at } => batch.tx.run(
+            "update deliveries set attempts = attempts + 1,
+               step = case when status = 'pending' then $1 else step end,
+               due_at = case when status = 'pending' then $2 end,
+               late = case when by_hand = 1 then 0 else 1 end,
+               turn = case when by_hand = 1 then turn when status = 'pending' then $2 end
+             where app = $3 and id = $4",
+            [step.into(), due_at.into(), app, id],
+        )?,
+        After::Failed(reason) => {
+            if reason == Reason::Gone {
+                gone(batch, ask)?;
+            }
+            batch.tx.run(
+                "update deliveries set attempts = attempts + 1,
+                   reason = case when status = 'pending' then $1 else reason end,
+                   status = case when status = 'pending' then 'failed' else status end,
+                   due_at = null, turn = case when by_hand = 1 then turn end
+                 where app = $2 and id = $3",
+                [reason.as_str().into(), app, id],
+            )?
+        }
+        After::AsBefore => batch.tx.run(
+            "update deliveries set attempts = attempts + 1, by_hand = by_hand - $1,
+               turn = due_at, late = case when step > 0 then 1 else 0 end where app = $2 and id = $3",
+            [by_hand, app, id],
+        )?,
+    };
+    Ok(())
+}
+
+/// 410: nothing more of this watch goes to that address.
+fn gone(batch: &Batch<'_>, ask: &Record) -> Result<()> {
+    let (app, id) = (ask.app.0, ask.delivery.0);
+    batch.tx.run(
+        "update watch_destinations set gone_at = $1
+         where (watch, n) = (select watch, n from deliveries where app = $2 and id = $3)",
+        [ask.attempt.at.into(), app.into(), id.into()],
+    )?;
+    batch.tx.run(
+        "update deliveries set status = 'failed', reason = 'gone', due_at = null, turn = null, by_hand = 0
+         where status = 'pending' and id <> $1
+           and (watch, n) = (select watch, n from deliveries where app = $2 and id = $1)",
+        [id.into(), app.into()],
+    )?;
+    Ok(())
+}
+
+pub(super) fn page(batch: &mut Batch<'_>, asks: &[&Page]) -> Result<Vec<Paged>> {
+    asks.iter().map(|ask| page_one(batch, ask)).collect()
+}
+
+fn page_one(batch: &Batch<'_>, ask: &Page) -> Result<Paged> {
+    let limit = ask.limit as usize;
+    // As many more as could turn out to be in hand, and one to know whether there are more.
+    let most = i64::try_from(limit + ask.in_hand.len() + 1).unwrap_or(i64::MAX);
+    let sql = format!("{SENDS} where d.lane = $1 and d.late = $2 and d.turn <= $3 order by d.turn limit $4");
+    let mut sends = Vec::new();
+    for late in [0i64, 1] {
+        let row = [(&ask.lane).into(), late.into(), ask.now.into(), most.into()];
+        sends.extend(batch.tx.list(&sql, row, read_send)?);
+    }
+    sends.retain(|send| !ask.in_hand.contains(&send.id));
+    let more = sends.len() > limit;
+    sends.truncate(limit);
+    let next = batch.tx.one(
+        "select min(turn) from deliveries where lane = $1 and late = 1 and turn > $2",
+        [(&ask.lane).into(), ask.now.into()],
+        |row| row.opt_time(0),
+    )?;
+    Ok(Paged { sends, more, next })
+}
+
+pub(super) fn resend(batch: &mut Batch<'_>, asks: &[&Resend]) -> Result<Vec<ResendAnswer>> {
+    asks.iter().map(|ask| resend_one(batch, ask)).collect()
+}
+
+fn resend_one(batch: &mut Batch<'_>, ask: &Resend) -> Result<ResendAnswer> {
+    let (app, id) = (ask.app.0, ask.delivery.0);
+    if let Some((remember, _)) = &ask.remember
+        && let Some(replay) = idempotency::recall(&batch.tx, remember, ask.now)?
+    {
+        return Ok(ResendAnswer::Replayed(replay));
+    }
+    let found = batch.tx.find(
+        "select coalesce(reason, '') from deliveries where app = $1 and id = $2",
+        [app.into(), id.into()],
+        |row| row.text(0),
+    )?;
+    match found.as_deref() {
+        None => return Ok(ResendAnswer::Unknown),
+        Some(reason) if reason == Reason::Stopped.as_str() => return Ok(ResendAnswer::Stopped),
+        Some(_) => {}
+    }
+    batch.tx.run(
+        "update deliveries set by_hand = 1, late = 0, turn = $1 where app = $2 and id = $3",
+        [ask.now.into(), app.into(), id.into()],
+    )?;
+    if let Some((remember, answer)) = &ask.remember {
+        idempotency::remember(&batch.tx, remember, (202, None, answer), ask.now)?;
+    }
+    let sql = format!("{SENDS} where d.app = $1 and d.id = $2");
+    let send = batch.tx.one(&sql, [app.into(), id.into()], read_send)?;
+    batch.errands.push(Errand::Send(Box::new(send)));
+    Ok(ResendAnswer::Wanted)
+}
+
+fn read_send(row: &Row<'_>) -> Result<Send> {
+    Ok(Send {
+        app: AppNo(row.int(0)?),
+        id: DeliveryId(row.id(1)?),
+        event: EventId(row.id(2)?),
+        event_type: row.word(3, EventType::parse)?,
+        watch: WatchId(row.id(4)?),
+        step: row.count(5)?,
+        attempts: row.count(6)?,
+        by_hand: row.flag(7)?,
+        turn: row.time(8)?,
+        traceparent: row.opt_text(9)?,
+        body: row.bytes(10)?.into(),
+        destination: read_destination(row, 11)?,
+    })
+}
+
+fn read_shown(row: &Row<'_>) -> Result<Delivery> {
+    let reason = row.opt_text(6)?;
+    Ok(Delivery {
+        id: DeliveryId(row.id(0)?),
+        event: EventId(row.id(1)?),
+        event_type: row.word(2, EventType::parse)?,
+        watch: WatchId(row.id(3)?),
+        destination: DestinationId(row.id(4)?),
+        status: row.word(5, DeliveryStatus::parse)?,
+        reason: reason.as_deref().and_then(Reason::parse),
+        next_attempt_at: row.opt_time(7)?,
+        created_at: row.time(8)?,
+        channel: row.word(9, ChannelKind::parse)?,
+        address: row.text(10)?,
+    })
+}
+
+fn read_attempt(row: &Row<'_>) -> Result<Attempt> {
+    Ok(Attempt {
+        at: row.time(0)?,
+        duration_ms: row.count(1)?,
+        status_code: row.opt_int(2)?.and_then(|code| u16::try_from(code).ok()),
+        error: row.opt_text(3)?,
+        request_headers: row.json(4)?,
+        response_headers: row.json(5)?,
+        response_body: row.text(6)?,
+    })
+}

@@ -1,0 +1,285 @@
+//! Endings: how a job ended, and telling its watches.
+//!
+//! An ending is a row, written first; the watches are ended *from it*, a chunk at a time, because a
+//! job may have a hundred thousand of them and a transaction should not. The row stays marked `open`
+//! until all are told, and a partial index shows a restart which are. The first chunk goes into the
+//! transaction of the ending itself, so an ordinary job costs one commit.
+//!
+//! **One ending a watch.** An ending's event is made only where `update … where status = 'watching'`
+//! hit the row, in the same transaction; a stop that came first, or a second ending, finds nothing
+//! to hit. A partial unique index on events agrees.
+//!
+//! **The job's row is only "last seen".** It can go on to another generation while the chunks of
+//! this ending are still being told; no chunk is ever made from it. An expiry, which is the watch's
+//! own and not the job's, does quote it: "the rest is as last seen".
+
+use std::sync::Arc;
+
+use super::db::{Result, Row};
+use super::jobs::{to_json, waiting};
+use super::watches::read_name;
+use super::writer::{Batch, Command};
+use super::{Store, deliveries, feed};
+use crate::domain::{
+    AppNo, EndingKind, EventId, EventSet, EventType, JobError, JobName, JobNo, Observation, Payload, Terms,
+    Timestamp, WatchId,
+};
+use crate::events::{self, About};
+
+/// How many watches are ended in one transaction.
+const CHUNK: u32 = 200;
+
+/// The end of a job.
+#[derive(Debug)]
+pub struct Ended {
+    /// The job.
+    pub job: JobNo,
+    /// The generation that was looked at.
+    pub generation: i64,
+    /// How it ended.
+    pub kind: EndingKind,
+    /// What was seen; `None` where the provider had nothing to show: the rest is as last seen.
+    pub seen: Option<Observation>,
+    /// Why, where the provider did not say.
+    pub error: Option<JobError>,
+    /// The provider's answer, if it is not too large to be passed on.
+    pub raw: Option<Vec<u8>>,
+    /// When it was observed.
+    pub at: Timestamp,
+}
+
+/// An ending of which more watches are to be told.
+#[derive(Clone, Copy, Debug)]
+pub struct Tell {
+    /// The job.
+    pub job: JobNo,
+    /// The generation that ended.
+    pub generation: i64,
+}
+
+/// The end of a job's watches whose time is up.
+#[derive(Clone, Debug)]
+pub struct Expire {
+    /// The job.
+    pub job: JobNo,
+    /// Those that expire until then.
+    pub until: Timestamp,
+    /// Why.
+    pub error: JobError,
+    /// When it was decided.
+    pub at: Timestamp,
+}
+
+/// How far it got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// There are more watches to be told.
+    pub more: bool,
+    /// How many watches wait for the job now, whatever for.
+    pub watching: u32,
+    /// What they ask for.
+    pub terms: Option<Terms>,
+}
+
+impl Store {
+    /// Writes how a job ended, and tells the first of its watches.
+    pub async fn end(&self, ended: Ended) -> Result<Told> {
+        self.ask(Command::End, ended).await
+    }
+
+    /// Tells more watches of an ending.
+    pub async fn tell(&self, tell: Tell) -> Result<Told> {
+        self.ask(Command::Tell, tell).await
+    }
+
+    /// Ends watches whose time is up.
+    pub async fn expire(&self, expire: Expire) -> Result<Told> {
+        self.ask(Command::Expire, expire).await
+    }
+}
+
+/// What a chunk is made from.
+struct Ending {
+    job: JobNo,
+    name: JobName,
+    kind: EndingKind,
+    seen: Observation,
+    error: Option<JobError>,
+    raw: Option<Arc<[u8]>>,
+    /// Where the raw answer is found again.
+    generation: i64,
+    at: Timestamp,
+}
+
+struct Waiting {
+    app: AppNo,
+    id: WatchId,
+    events: EventSet,
+    payload: Payload,
+    metadata: Option<String>,
+    traceparent: Option<String>,
+}
+
+pub(super) fn end(batch: &mut Batch<'_>, asks: &[&Ended]) -> Result<Vec<Told>> {
+    let texts: Vec<(Option<String>, Option<String>)> =
+        asks.iter().map(|ask| (ask.seen.as_ref().map(to_json), ask.error.as_ref().map(to_json))).collect();
+    batch.tx.each(
+        "insert into endings (job, generation, kind, seen, error, raw, at, open)
+         select $1, $2, $3, coalesce($4, (select seen from jobs where no = $1)), $5,
+           case when exists (select 1 from watches where job = $1 and status = 'watching' and payload = 'raw')
+             then $6 end, $7, 1
+         where true on conflict (job, generation) do nothing",
+        asks.iter().zip(&texts).map(|(ask, (seen, error))| {
+            [
+                ask.job.0.into(),
+                ask.generation.into(),
+                ask.kind.as_str().into(),
+                seen.as_deref().into(),
+                error.as_deref().into(),
+                ask.raw.as_deref().into(),
+                ask.at.into(),
+            ]
+        }),
+    )?;
+    batch.tx.each(
+        "update jobs set ended = 1, look_wanted = null, seen = coalesce($1, seen) where no = $2 and generation = $3",
+        asks.iter()
+            .zip(&texts)
+            .map(|(ask, (seen, _))| [seen.as_deref().into(), ask.job.0.into(), ask.generation.into()]),
+    )?;
+    let tells: Vec<Tell> = asks.iter().map(|ask| Tell { job: ask.job, generation: ask.generation }).collect();
+    tell(batch, &tells.iter().collect::<Vec<_>>())
+}
+
+pub(super) fn tell(batch: &mut Batch<'_>, asks: &[&Tell]) -> Result<Vec<Told>> {
+    let endings = batch.tx.fetch(
+        "select j.provider, j.account, j.job_id, j.params, e.kind, e.seen, e.error, e.raw, e.generation, e.at, e.job
+         from endings e join jobs j on j.no = e.job where e.job = $1 and e.generation = $2",
+        asks.iter().map(|ask| [ask.job.0.into(), ask.generation.into()]),
+        read_ending,
+    )?;
+    let endings: Vec<Ending> = endings.into_iter().flatten().collect();
+    let watches = batch.tx.fetch(
+        "select app, id, events, payload, metadata, traceparent from watches
+         where job = $1 and status = 'watching' and generation <= $2 order by id limit $3",
+        endings.iter().map(|e| [e.job.0.into(), e.generation.into(), (CHUNK + 1).into()]),
+        read_watch,
+    )?;
+    let mut told = Vec::with_capacity(endings.len());
+    for (ending, mut watches) in endings.iter().zip(watches) {
+        let more = watches.len() > CHUNK as usize;
+        watches.truncate(CHUNK as usize);
+        end_watches(batch, ending, &watches)?;
+        if !more {
+            let row = [ending.job.0.into(), ending.generation.into()];
+            batch.tx.run("update endings set open = 0 where job = $1 and generation = $2", row)?;
+        }
+        // Those of a later generation have a plan of their own, that is handed over after theirs.
+        told.push(Told { more, watching: 0, terms: None });
+    }
+    Ok(told)
+}
+
+pub(super) fn expire(batch: &mut Batch<'_>, asks: &[&Expire]) -> Result<Vec<Told>> {
+    asks.iter().map(|ask| expire_one(batch, ask)).collect()
+}
+
+fn expire_one(batch: &mut Batch<'_>, ask: &Expire) -> Result<Told> {
+    let (name, seen) = batch.tx.one(
+        "select provider, account, job_id, params, seen from jobs where no = $1",
+        [ask.job.0.into()],
+        |row| Ok((read_name(row, 0)?, row.json(4)?)),
+    )?;
+    let mut watches = batch.tx.list(
+        "select app, id, events, payload, metadata, traceparent from watches
+         where job = $1 and status = 'watching' and expires_at <= $2 order by id limit $3",
+        [ask.job.0.into(), ask.until.into(), (CHUNK + 1).into()],
+        read_watch,
+    )?;
+    let more = watches.len() > CHUNK as usize;
+    watches.truncate(CHUNK as usize);
+    let ending = Ending {
+        job: ask.job,
+        name,
+        kind: EndingKind::Expired,
+        seen,
+        error: Some(ask.error.clone()),
+        raw: None,
+        generation: 0,
+        at: ask.at,
+    };
+    end_watches(batch, &ending, &watches)?;
+    let (watching, terms) = waiting(&batch.tx, ask.job)?;
+    if watching == 0 {
+        batch.tx.run("update jobs set look_wanted = null where no = $1", [ask.job.0.into()])?;
+    }
+    Ok(Told { more, watching, terms })
+}
+
+/// Ends watches, makes their events, and the deliveries that they asked for.
+fn end_watches(batch: &mut Batch<'_>, ending: &Ending, watches: &[Waiting]) -> Result<()> {
+    let hit = batch.tx.each(
+        "update watches set status = $1, ended_at = $2 where app = $3 and id = $4 and status = 'watching'",
+        watches.iter().map(|watch| {
+            [ending.kind.status().as_str().into(), ending.at.into(), watch.app.0.into(), watch.id.0.into()]
+        }),
+    )?;
+    let event_type = ending.kind.event();
+    let own = ending.error.as_ref().map(|error| (ending.kind.as_str(), error));
+    let shard = ending.name.shard();
+    for (watch, hit) in watches.iter().zip(hit) {
+        if hit == 0 {
+            continue;
+        }
+        batch.ended.push(watch.id);
+        if watch.events.has(EventType::JobProcessing) || watch.events.has(EventType::JobProgress) {
+            deliveries::supersede(batch, watch.id)?;
+        }
+        let about = About {
+            watch: watch.id,
+            provider: &ending.name.provider,
+            job_id: &ending.name.job_id,
+            metadata: watch.metadata.as_deref(),
+        };
+        let event = feed::NewEvent {
+            id: EventId::derive(watch.id, event_type, 0),
+            app: watch.app,
+            watch: watch.id,
+            event_type,
+            at: ending.at,
+            body: events::body(event_type, ending.at, &about, &ending.seen, own).into(),
+        };
+        if watch.events.has(event_type) {
+            let raw = ending.raw.as_ref().filter(|_| watch.payload == Payload::Raw);
+            let raw = raw.map(|raw| (ending.generation, Arc::clone(raw)));
+            deliveries::create(batch, event, watch.traceparent.as_deref(), raw, shard)?;
+        } else {
+            batch.events.push(event);
+        }
+    }
+    Ok(())
+}
+
+fn read_ending(row: &Row<'_>) -> Result<Ending> {
+    Ok(Ending {
+        name: read_name(row, 0)?,
+        kind: row.word(4, EndingKind::parse)?,
+        seen: row.json(5)?,
+        error: if row.opt_text(6)?.is_some() { Some(row.json(6)?) } else { None },
+        raw: row.opt_bytes(7)?.map(Into::into),
+        generation: row.int(8)?,
+        at: row.time(9)?,
+        job: JobNo(row.int(10)?),
+    })
+}
+
+fn read_watch(row: &Row<'_>) -> Result<Waiting> {
+    Ok(Waiting {
+        app: AppNo(row.int(0)?),
+        id: WatchId(row.id(1)?),
+        events: EventSet::from_bits(row.int(2)?),
+        payload: row.word(3, Payload::parse)?,
+        metadata: row.opt_text(4)?,
+        traceparent: row.opt_text(5)?,
+    })
+}

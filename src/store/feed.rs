@@ -1,0 +1,128 @@
+//! Events: an app's feed, and the story of a watch.
+//!
+//! A reader of the feed asks "what came after this?". That is only safe if positions become visible
+//! in their order, so they are given by the last statements of a transaction, to an app at a time,
+//! in the order of the apps' rows.
+
+use std::collections::BTreeMap;
+
+use super::Store;
+use super::db::{Result, Row};
+use super::writer::Batch;
+use crate::domain::{AppNo, Event, EventId, EventType, Timestamp, WatchId};
+
+const COLUMNS: &str = "id, position, type, watch, at, body";
+
+/// An event to be appended at the end of the transaction.
+#[derive(Debug)]
+pub(super) struct NewEvent {
+    pub(super) id: EventId,
+    pub(super) app: AppNo,
+    pub(super) watch: WatchId,
+    pub(super) event_type: EventType,
+    pub(super) at: Timestamp,
+    pub(super) body: std::sync::Arc<[u8]>,
+}
+
+/// Which events.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EventFilter {
+    /// Of this type.
+    pub event_type: Option<EventType>,
+}
+
+/// Where to go on.
+#[derive(Clone, Copy, Debug)]
+pub enum After {
+    /// From the beginning.
+    Start,
+    /// After this position.
+    Position(i64),
+    /// After this event.
+    Event(EventId),
+}
+
+/// Appends the batch's events to their apps' feeds.
+pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
+    let mut by_app: BTreeMap<AppNo, Vec<&NewEvent>> = BTreeMap::new();
+    for event in &batch.events {
+        by_app.entry(event.app).or_default().push(event);
+    }
+    for (app, events) in by_app {
+        let count = i64::try_from(events.len()).unwrap_or(i64::MAX);
+        let last = batch.tx.one(
+            "update apps set position = position + $1 where no = $2 returning position",
+            [count.into(), app.0.into()],
+            |row| row.int(0),
+        )?;
+        batch.tx.each(
+            "insert into events (id, app, position, watch, type, ending, at, body)
+             values ($1, $2, $3, $4, $5, $6, $7, $8)",
+            events.iter().zip(last - count + 1..).map(|(event, position)| {
+                [
+                    event.id.0.into(),
+                    app.0.into(),
+                    position.into(),
+                    event.watch.0.into(),
+                    event.event_type.as_str().into(),
+                    event.event_type.is_ending().into(),
+                    event.at.into(),
+                    event.body.as_ref().into(),
+                ]
+            }),
+        )?;
+    }
+    Ok(())
+}
+
+impl Store {
+    /// The app's events after `after`, oldest first; `None` if the app has no such event.
+    pub async fn events(
+        &self,
+        app: AppNo,
+        after: After,
+        filter: EventFilter,
+        limit: u32,
+    ) -> Result<Option<Vec<Event>>> {
+        self.read(move |tx| {
+            let position = match after {
+                After::Start => Some(0),
+                After::Position(position) => Some(position),
+                After::Event(id) => tx.find(
+                    "select position from events where id = $1 and app = $2",
+                    [id.0.into(), app.0.into()],
+                    |row| row.int(0),
+                )?,
+            };
+            let Some(position) = position else { return Ok(None) };
+            let event_type = filter.event_type.map(EventType::as_str);
+            let sql = format!(
+                "select {COLUMNS} from events where app = $1 and position > $2
+                 and ($3 is null or type = $3) order by position limit $4"
+            );
+            let row = [app.0.into(), position.into(), event_type.into(), limit.into()];
+            Ok(Some(tx.list(&sql, row, read_event)?))
+        })
+        .await
+    }
+
+    /// One event.
+    pub async fn event(&self, app: AppNo, id: EventId) -> Result<Option<Event>> {
+        self.read(move |tx| {
+            let sql = format!("select {COLUMNS} from events where id = $1 and app = $2");
+            tx.find(&sql, [id.0.into(), app.0.into()], read_event)
+        })
+        .await
+    }
+}
+
+pub(super) fn read_event(row: &Row<'_>) -> Result<Event> {
+    Ok(Event {
+        id: EventId(row.id(0)?),
+        position: row.int(1)?,
+        event_type: row.word(2, EventType::parse)?,
+        watch: WatchId(row.id(3)?),
+        at: row.time(4)?,
+        body: row.bytes(5)?,
+    })
+}

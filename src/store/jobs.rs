@@ -1,0 +1,332 @@
+//! Jobs as last seen, and what those who look need of them.
+
+use super::db::{Result, Row, Tx};
+use super::watches::{read_name, read_terms};
+use super::writer::{Batch, Command};
+use super::{Store, deliveries, feed, idempotency};
+use crate::domain::{
+    AppNo, EventId, EventSet, EventType, JobFacts, JobNo, JobStatus, Known, Observation, Plan, SHARDS, Terms,
+    Timestamp, WatchId,
+};
+use crate::events::{self, About};
+
+/// How many watches of one job are told of its progress at a time.
+const PROGRESS_CHUNK: u32 = 1_000;
+
+/// The one node of a SQLite database.
+const NODE: &str = "sqlite";
+
+/// A change of a job that goes on.
+#[derive(Debug)]
+pub struct Observed {
+    /// The job.
+    pub job: JobNo,
+    /// The generation that was looked at.
+    pub generation: i64,
+    /// What was seen.
+    pub seen: Observation,
+    /// Whether the status is another.
+    pub status_changed: bool,
+    /// Whether the progress moved.
+    pub progressed: bool,
+    /// Whether any watch wants to hear of it.
+    pub wanted: bool,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A later look at a job that has ended, asked for by hand.
+#[derive(Debug)]
+pub struct Refresh {
+    /// The job.
+    pub job: JobNo,
+    /// What was seen; `None` where the look failed or found something else.
+    pub seen: Option<Observation>,
+}
+
+/// The wish to look at once.
+#[derive(Clone, Debug)]
+pub struct LookNow {
+    /// In whose name.
+    pub app: AppNo,
+    /// A watch of the job.
+    pub watch: WatchId,
+    /// Under which key the answer is kept, and the answer.
+    pub remember: Option<(super::Remember, Vec<u8>)>,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub enum LookNowAnswer {
+    /// There is no such watch.
+    Unknown,
+    /// It is on disk.
+    Wanted,
+    /// The key was used before.
+    Replayed(super::Replay),
+}
+
+/// An ending of which not all watches have been told.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenEnding {
+    /// The job.
+    pub job: JobNo,
+    /// Its generation.
+    pub generation: i64,
+}
+
+const FACTS: &str = "select j.no, j.provider, j.account, j.job_id, j.params, j.generation, j.seen, j.registered_at,
+    j.look_wanted is not null, coalesce(t.watching, 0), t.expires_at, t.poll_interval, t.expected_at, t.progress";
+
+/// Over the watches that wait. 96: the bits of `job.processing` and `job.progress`; a test compares.
+const TERMS: &str =
+    "count(*) as watching, min(expires_at) as expires_at, min(poll_interval) as poll_interval,
+    min(expected_at) as expected_at, max(events & 96) as progress";
+
+impl Store {
+    /// All jobs that somebody waits for, a page at a time, in the order of their rows.
+    pub async fn jobs(&self, after: JobNo, limit: u32, now: Timestamp) -> Result<Vec<JobFacts>> {
+        self.read(move |tx| {
+            let sql = format!(
+                "{FACTS} from jobs j
+                 left join (select job, {TERMS} from watches where status = 'watching' and job > $1
+                            group by job) t on t.job = j.no
+                 where j.no > $1 and (t.watching is not null or j.look_wanted is not null)
+                 order by j.no limit $2"
+            );
+            tx.list(&sql, [after.0.into(), limit.into()], |row| read_facts(row, now))
+        })
+        .await
+    }
+
+    /// The endings of which not all watches have been told: a crash came in between.
+    pub async fn open_endings(&self) -> Result<Vec<OpenEnding>> {
+        self.read(|tx| {
+            tx.list("select job, generation from endings where open = 1 order by job", [], |row| {
+                Ok(OpenEnding { job: JobNo(row.int(0)?), generation: row.int(1)? })
+            })
+        })
+        .await
+    }
+
+    /// Writes a change of a job that goes on.
+    pub async fn observe(&self, observed: Observed) -> Result<()> {
+        self.ask(Command::Observe, observed).await
+    }
+
+    /// Writes what a look at an ended job, asked for by hand, has brought.
+    pub async fn refresh(&self, refresh: Refresh) -> Result<()> {
+        self.ask(Command::Refresh, refresh).await
+    }
+
+    /// Writes that somebody wants a look at once.
+    pub async fn look_now(&self, look: LookNow) -> Result<LookNowAnswer> {
+        self.ask(Command::LookNow, look).await
+    }
+}
+
+fn read_facts(row: &Row<'_>, now: Timestamp) -> Result<JobFacts> {
+    let seen: Observation = row.json(6)?;
+    let (watching, terms) = read_terms(row, 9)?;
+    Ok(JobFacts {
+        no: JobNo(row.int(0)?),
+        name: read_name(row, 1)?,
+        generation: row.int(5)?,
+        known: Known::new(&seen, now),
+        registered_at: row.time(7)?,
+        look_wanted: row.flag(8)?,
+        watching,
+        terms,
+    })
+}
+
+/// How many watches wait for a job, and what they ask for together.
+pub(super) fn waiting(tx: &Tx<'_>, job: JobNo) -> Result<(u32, Option<Terms>)> {
+    let sql = format!("select {TERMS} from watches where job = $1 and status = 'watching'");
+    tx.one(&sql, [job.0.into()], |row| read_terms(row, 0))
+}
+
+/// Says that this process owns every shard, under a new epoch.
+pub(super) fn take_shards(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
+    tx.run("begin immediate", [])?;
+    tx.run(
+        "insert into nodes (id, incarnation, started_at) values ($1, 1, $2)
+         on conflict (id) do update set incarnation = nodes.incarnation + 1, started_at = excluded.started_at",
+        [NODE.into(), now.into()],
+    )?;
+    tx.each(
+        "insert into shards (shard, node, epoch) values ($1, $2, 1)
+         on conflict (shard) do update set node = excluded.node, epoch = shards.epoch + 1",
+        (0..SHARDS).map(|shard| [i64::from(shard).into(), NODE.into()]),
+    )?;
+    tx.run("commit", [])?;
+    Ok(())
+}
+
+pub(super) fn observe(batch: &mut Batch<'_>, asks: &[&Observed]) -> Result<Vec<()>> {
+    let seen: Vec<String> = asks.iter().map(|ask| to_json(&ask.seen)).collect();
+    let changed = batch.tx.each(
+        "update jobs set seen = $1, look_wanted = null where no = $2 and generation = $3 and ended = 0",
+        asks.iter().zip(&seen).map(|(ask, seen)| [seen.into(), ask.job.0.into(), ask.generation.into()]),
+    )?;
+    for (ask, changed) in asks.iter().zip(changed) {
+        if changed == 0 {
+            continue;
+        }
+        if ask.status_changed {
+            batch.tx.run(
+                "insert into observations (job, at, status, raw_status, progress) values ($1, $2, $3, $4, $5)
+                 on conflict (job, at) do nothing",
+                [
+                    ask.job.0.into(),
+                    ask.at.into(),
+                    ask.seen.status.as_str().into(),
+                    ask.seen.raw_status.as_deref().into(),
+                    ask.seen.progress.map(i64::from).into(),
+                ],
+            )?;
+        }
+        if ask.wanted {
+            tell_progress(batch, ask)?;
+        }
+    }
+    Ok(vec![(); asks.len()])
+}
+
+struct Follower {
+    app: AppNo,
+    watch: WatchId,
+    events: EventSet,
+    metadata: Option<String>,
+    traceparent: Option<String>,
+    progress: u32,
+}
+
+/// Makes `job.processing` (once for each watch) and `job.progress` events for the watches that ask.
+fn tell_progress(batch: &mut Batch<'_>, ask: &Observed) -> Result<()> {
+    let name = batch.tx.one(
+        "select provider, account, job_id, params from jobs where no = $1",
+        [ask.job.0.into()],
+        |row| read_name(row, 0),
+    )?;
+    let followers = batch.tx.list(
+        "select app, id, events, metadata, traceparent, progress from watches
+         where job = $1 and status = 'watching' and events & 96 <> 0 order by id limit $2",
+        [ask.job.0.into(), PROGRESS_CHUNK.into()],
+        |row| {
+            Ok(Follower {
+                app: AppNo(row.int(0)?),
+                watch: WatchId(row.id(1)?),
+                events: EventSet::from_bits(row.int(2)?),
+                metadata: row.opt_text(3)?,
+                traceparent: row.opt_text(4)?,
+                progress: row.count(5)?,
+            })
+        },
+    )?;
+    for follower in followers {
+        let about = About {
+            watch: follower.watch,
+            provider: &name.provider,
+            job_id: &name.job_id,
+            metadata: follower.metadata.as_deref(),
+        };
+        for (event_type, n) in due_events(batch, ask, &follower)? {
+            let body = events::body(event_type, ask.at, &about, &ask.seen, None).into();
+            let event = feed::NewEvent {
+                id: EventId::derive(follower.watch, event_type, n),
+                app: follower.app,
+                watch: follower.watch,
+                event_type,
+                at: ask.at,
+                body,
+            };
+            let shard = name.shard();
+            deliveries::create(batch, event, follower.traceparent.as_deref(), None, shard)?;
+        }
+    }
+    Ok(())
+}
+
+fn due_events(batch: &Batch<'_>, ask: &Observed, follower: &Follower) -> Result<Vec<(EventType, u32)>> {
+    let mut due = Vec::new();
+    if ask.seen.status == JobStatus::Processing && follower.events.has(EventType::JobProcessing) {
+        let id = EventId::derive(follower.watch, EventType::JobProcessing, 0);
+        let told = batch.tx.find("select 1 from events where id = $1", [id.0.into()], |row| row.int(0))?;
+        if told.is_none() {
+            due.push((EventType::JobProcessing, 0));
+        }
+    }
+    if ask.progressed && follower.events.has(EventType::JobProgress) {
+        batch.tx.run(
+            "update watches set progress = progress + 1 where app = $1 and id = $2",
+            [follower.app.0.into(), follower.watch.0.into()],
+        )?;
+        due.push((EventType::JobProgress, follower.progress + 1));
+    }
+    Ok(due)
+}
+
+pub(super) fn refresh(batch: &mut Batch<'_>, asks: &[&Refresh]) -> Result<Vec<()>> {
+    for ask in asks {
+        let seen = ask.seen.as_ref().map(|seen| (to_json(seen), seen.status.as_str()));
+        if let Some((seen, status)) = &seen {
+            // Only the same ending: a job that says something else now is left as it ended.
+            batch.tx.run(
+                "update endings set refreshed = $1 where job = $2 and kind = $3
+                 and generation = (select generation from jobs where no = $2)",
+                [seen.into(), ask.job.0.into(), (*status).into()],
+            )?;
+        }
+        batch.tx.run("update jobs set look_wanted = null where no = $1", [ask.job.0.into()])?;
+    }
+    Ok(vec![(); asks.len()])
+}
+
+pub(super) fn look_now(batch: &mut Batch<'_>, asks: &[&LookNow]) -> Result<Vec<LookNowAnswer>> {
+    asks.iter().map(|ask| look_now_one(batch, ask)).collect()
+}
+
+fn look_now_one(batch: &mut Batch<'_>, ask: &LookNow) -> Result<LookNowAnswer> {
+    let tx = &batch.tx;
+    if let Some((remember, _)) = &ask.remember
+        && let Some(replay) = idempotency::recall(tx, remember, ask.now)?
+    {
+        return Ok(LookNowAnswer::Replayed(replay));
+    }
+    let job = tx.find(
+        "update jobs set look_wanted = $1 where no = (select job from watches where app = $2 and id = $3)
+         returning no",
+        [ask.now.into(), ask.app.0.into(), ask.watch.0.into()],
+        |row| Ok(JobNo(row.int(0)?)),
+    )?;
+    let Some(job) = job else { return Ok(LookNowAnswer::Unknown) };
+    if let Some((remember, answer)) = &ask.remember {
+        idempotency::remember(tx, remember, (202, None, answer), ask.now)?;
+    }
+    let sql = format!(
+        "{FACTS} from jobs j left join (select job, {TERMS} from watches
+           where job = $1 and status = 'watching' group by job) t on t.job = j.no where j.no = $1"
+    );
+    let facts = tx.one(&sql, [job.0.into()], |row| read_facts(row, ask.now))?;
+    batch.plans.push(Plan::LookNow(Box::new(facts)));
+    Ok(LookNowAnswer::Wanted)
+}
+
+/// Our own shapes: there is nothing in them that could fail.
+pub(super) fn to_json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_statements_know_the_bits_of_progress() {
+        let set: EventSet = [EventType::JobProcessing, EventType::JobProgress].into_iter().collect();
+        assert_eq!(set.bits(), 96);
+    }
+}

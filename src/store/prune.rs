@@ -1,0 +1,78 @@
+//! Forgetting what is older than the retention, a chunk at a time.
+//!
+//! A watch with a delivery that is still pending is never forgotten, however old it is.
+
+use super::Store;
+use super::db::{Result, Tx};
+use super::idempotency;
+use super::writer::{Batch, Command};
+use crate::domain::{AppNo, Id, JobNo, Timestamp};
+
+/// How many watches are forgotten in one transaction.
+const CHUNK: u32 = 100;
+
+/// What to forget.
+#[derive(Clone, Copy, Debug)]
+pub struct Prune {
+    /// Watches that ended before then.
+    pub watches_before: Timestamp,
+    /// Events, deliveries and attempts of watches that ended before then.
+    pub events_before: Timestamp,
+    /// When it is decided.
+    pub now: Timestamp,
+}
+
+impl Store {
+    /// Forgets a chunk of what is too old; the answer is how much, zero when nothing is left.
+    pub async fn prune(&self, prune: Prune) -> Result<usize> {
+        self.ask(Command::Prune, prune).await
+    }
+}
+
+pub(super) fn prune(batch: &mut Batch<'_>, asks: &[&Prune]) -> Result<Vec<usize>> {
+    asks.iter().map(|ask| prune_some(&batch.tx, ask)).collect()
+}
+
+fn prune_some(tx: &Tx<'_>, ask: &Prune) -> Result<usize> {
+    let answers =
+        tx.run("delete from idempotency where created_at < $1", [ask.now.minus(idempotency::KEPT).into()])?;
+    let told = old_watches(tx, ask.events_before, "pruned = 0 and")?;
+    for (app, watch, _) in &told {
+        for sql in [
+            "delete from attempts where delivery in (select id from deliveries where watch = $1)",
+            "delete from deliveries where watch = $1",
+            "delete from events where watch = $1",
+        ] {
+            tx.run(sql, [(*watch).into()])?;
+        }
+        tx.run("update watches set pruned = 1 where app = $1 and id = $2", [app.0.into(), (*watch).into()])?;
+    }
+    let watches = old_watches(tx, ask.watches_before.min(ask.events_before), "pruned = 1 and")?;
+    for (app, watch, job) in &watches {
+        tx.run("delete from watch_destinations where watch = $1", [(*watch).into()])?;
+        tx.run("delete from watches where app = $1 and id = $2", [app.0.into(), (*watch).into()])?;
+        let left =
+            tx.find("select 1 from watches where job = $1 limit 1", [job.0.into()], |row| row.int(0))?;
+        if left.is_none() {
+            for sql in [
+                "delete from observations where job = $1",
+                "delete from endings where job = $1",
+                "delete from jobs where no = $1",
+            ] {
+                tx.run(sql, [job.0.into()])?;
+            }
+        }
+    }
+    Ok(answers + told.len() + watches.len())
+}
+
+fn old_watches(tx: &Tx<'_>, before: Timestamp, which: &str) -> Result<Vec<(AppNo, Id, JobNo)>> {
+    let sql = format!(
+        "select app, id, job from watches w where {which} ended_at < $1
+         and not exists (select 1 from deliveries d where d.watch = w.id and d.turn is not null)
+         order by ended_at limit $2"
+    );
+    tx.list(&sql, [before.into(), CHUNK.into()], |row| {
+        Ok((AppNo(row.int(0)?), row.id(1)?, JobNo(row.int(2)?)))
+    })
+}

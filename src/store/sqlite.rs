@@ -1,0 +1,142 @@
+//! Opening the SQLite file: the lock, the version, the settings, the migrations.
+//!
+//! **One process.** A second process on the same file would look and send a second time. A `flock`
+//! on a file beside the database says that it is ours; the kernel lets go of it when the process
+//! ends, however it ends. The lock is not on the database itself: closing any descriptor of that
+//! file would drop SQLite's own POSIX locks on it.
+//!
+//! **Version.** SQLite from 3.7.0 to 3.51.2 can lose committed data in WAL mode when a second
+//! connection checkpoints while another commits (fixed in 3.51.3). The library is bundled, and its
+//! version is asserted all the same.
+//!
+//! **Durability.** `synchronous=FULL` in WAL mode: each commit is synced, so that what was answered
+//! with 2xx survives the loss of power. Checkpoints copy pages that are in the log already.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{FlockOperation, flock};
+
+/// 3.51.3, the first version without the WAL-reset bug.
+const LEAST_VERSION: i32 = 3_051_003;
+
+/// The page cache of the writer. Memory is a promise too, and the hot pages are few.
+const WRITER_CACHE_KIB: i32 = 16 * 1024;
+
+/// The page cache of each reader.
+const READER_CACHE_KIB: i32 = 2 * 1024;
+
+/// How many pages of log make the writer copy them back, inside a commit: fewer copies of the hot
+/// pages than SQLite's default of 1,000, at 16 MiB of log.
+const CHECKPOINT_PAGES: i32 = 4_000;
+
+/// Room for every statement of the program, so that none is compiled twice.
+const STATEMENTS: usize = 128;
+
+/// Each file brings the schema from the version before to its own. Never changed once released.
+const MIGRATIONS: &[&str] = &[include_str!("../../migrations/sqlite/0001_main.sql")];
+
+/// A database file that is ours for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Database {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Database {
+    /// Takes the file, and brings it up to date.
+    pub(super) fn open(path: &Path) -> Result<(Self, Connection)> {
+        let version = rusqlite::version_number();
+        if version < LEAST_VERSION {
+            bail!("SQLite {} can lose committed data; 3.51.3 or newer is needed", rusqlite::version());
+        }
+        let lock = lock(path)?;
+        let database = Self { path: path.to_owned(), _lock: lock };
+        let mut writer =
+            database.connect(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        prepare_writer(&writer).with_context(|| format!("{} cannot be used", path.display()))?;
+        migrate(&mut writer, MIGRATIONS)
+            .with_context(|| format!("{} cannot be brought up to date", path.display()))?;
+        Ok((database, writer))
+    }
+
+    /// A further connection, that only reads.
+    pub(super) fn reader(&self) -> Result<Connection> {
+        let reader = self.connect(OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        reader.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
+        reader.pragma_update(None, "query_only", true)?;
+        Ok(reader)
+    }
+
+    fn connect(&self, flags: OpenFlags) -> Result<Connection> {
+        let path = &self.path;
+        let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+            .with_context(|| format!("the database {} cannot be opened", path.display()))?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        // Only a backup or somebody's shell can be in the way; they are quick.
+        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        Ok(connection)
+    }
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".lock");
+    let beside = PathBuf::from(beside);
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).open(&beside).with_context(|| {
+            format!("{} cannot be created; is the folder there and writable?", beside.display())
+        })?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!(
+            "{} is in use by another ringback; stop that one, or give this one its own database_url",
+            path.display()
+        );
+    }
+    Ok(file)
+}
+
+fn prepare_writer(writer: &Connection) -> Result<()> {
+    let mode: String = writer.query_row("pragma journal_mode = WAL", [], |row| row.get(0))?;
+    if mode != "wal" {
+        bail!("its file system does not allow write-ahead logging (mode `{mode}`); use a local disk");
+    }
+    for (setting, value) in [
+        ("synchronous", "FULL"),
+        ("foreign_keys", "ON"),
+        ("temp_store", "MEMORY"),
+        ("mmap_size", "0"),
+        ("journal_size_limit", "67108864"),
+    ] {
+        writer.pragma_update(None, setting, value)?;
+    }
+    // On macOS a plain fsync leaves data in the drive's cache.
+    writer.pragma_update(None, "fullfsync", true)?;
+    writer.pragma_update(None, "checkpoint_fullfsync", true)?;
+    writer.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+    writer.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    let synchronous: i64 = writer.query_row("pragma synchronous", [], |row| row.get(0))?;
+    if synchronous != 2 {
+        bail!("synchronous=FULL was not accepted");
+    }
+    Ok(())
+}
+
+/// Brings the schema to the newest version. Each step is one transaction with its version number,
+/// so that a crash in between leaves a version that is whole.
+fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<()> {
+    let done: i64 = connection.query_row("pragma user_version", [], |row| row.get(0))?;
+    let done = usize::try_from(done).unwrap_or(usize::MAX);
+    if done > migrations.len() {
+        bail!("it was written by a newer version of ringback (schema {done}, here {})", migrations.len());
+    }
+    for (index, migration) in migrations.iter().enumerate().skip(done) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", i64::try_from(index + 1)?)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! The story of a watch: what happened, in order.
+
+use super::Store;
+use super::db::{Result, Tx};
+use crate::domain::{
+    AppNo, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, JobNo, JobStatus, Observation,
+    Reason, Timestamp, WatchId, WatchStatus,
+};
+
+/// How many rows of each kind are told: a story is read by a person.
+const MOST: u32 = 1_000;
+
+/// One thing that happened to a watch.
+#[derive(Clone, Debug)]
+pub enum Happening {
+    /// It was registered.
+    Registered,
+    /// The job was seen to change.
+    Observed {
+        /// In our words.
+        status: JobStatus,
+        /// In the provider's.
+        raw_status: Option<String>,
+        /// 0 to 100.
+        progress: Option<i64>,
+    },
+    /// An event was made.
+    Event {
+        /// Its id.
+        id: EventId,
+        /// Its kind.
+        event_type: EventType,
+    },
+    /// A delivery was made of an event.
+    Delivery {
+        /// Its id.
+        id: DeliveryId,
+        /// The event.
+        event: EventId,
+        /// Where to.
+        destination: DestinationId,
+        /// Where it stands now.
+        status: DeliveryStatus,
+        /// Why it was given up.
+        reason: Option<Reason>,
+    },
+    /// A delivery was tried.
+    Attempt {
+        /// The delivery.
+        delivery: DeliveryId,
+        /// HTTP's.
+        status_code: Option<i64>,
+        /// A word and a sentence.
+        error: Option<String>,
+        /// How long it took.
+        duration_ms: i64,
+    },
+    /// The user called it off.
+    Stopped,
+}
+
+struct Frame {
+    job: JobNo,
+    generation: i64,
+    status: WatchStatus,
+    created_at: Timestamp,
+    ended_at: Option<Timestamp>,
+}
+
+impl Store {
+    /// What happened to a watch, in order; `None` if there is no such watch.
+    pub async fn story(&self, app: AppNo, id: WatchId) -> Result<Option<Vec<(Timestamp, Happening)>>> {
+        self.read(move |tx| {
+            let frame = tx.find(
+                "select job, generation, status, created_at, ended_at from watches where app = $1 and id = $2",
+                [app.0.into(), id.0.into()],
+                |row| {
+                    Ok(Frame {
+                        job: JobNo(row.int(0)?),
+                        generation: row.int(1)?,
+                        status: row.word(2, WatchStatus::parse)?,
+                        created_at: row.time(3)?,
+                        ended_at: row.opt_time(4)?,
+                    })
+                },
+            )?;
+            let Some(frame) = frame else { return Ok(None) };
+            let mut story = vec![(frame.created_at, Happening::Registered)];
+            story.extend(observed(tx, &frame)?);
+            story.extend(told(tx, id)?);
+            if let (WatchStatus::Stopped, Some(at)) = (frame.status, frame.ended_at) {
+                story.push((at, Happening::Stopped));
+            }
+            // Stable: what happened in the same millisecond stays in the order of cause and effect.
+            story.sort_by_key(|(at, _)| *at);
+            Ok(Some(story))
+        })
+        .await
+    }
+}
+
+fn observed(tx: &Tx<'_>, frame: &Frame) -> Result<Vec<(Timestamp, Happening)>> {
+    let mut seen = tx.list(
+        "select at, status, raw_status, progress from observations
+         where job = $1 and at >= $2 and ($3 is null or at <= $3) order by at limit $4",
+        [frame.job.0.into(), frame.created_at.into(), frame.ended_at.into(), MOST.into()],
+        |row| {
+            let status = row.word(1, JobStatus::parse)?;
+            Ok((
+                row.time(0)?,
+                Happening::Observed { status, raw_status: row.opt_text(2)?, progress: row.opt_int(3)? },
+            ))
+        },
+    )?;
+    let of_the_job =
+        matches!(frame.status, WatchStatus::Completed | WatchStatus::Failed | WatchStatus::Cancelled);
+    if of_the_job {
+        let ending = tx.find(
+            "select at, seen from endings where job = $1 and generation >= $2 order by generation limit 1",
+            [frame.job.0.into(), frame.generation.into()],
+            |row| Ok((row.time(0)?, row.json::<Observation>(1)?)),
+        )?;
+        seen.extend(ending.map(|(at, end)| {
+            let progress = end.progress.map(i64::from);
+            (at, Happening::Observed { status: end.status, raw_status: end.raw_status, progress })
+        }));
+    }
+    Ok(seen)
+}
+
+fn told(tx: &Tx<'_>, id: WatchId) -> Result<Vec<(Timestamp, Happening)>> {
+    let mut story = tx.list(
+        "select at, id, type from events where watch = $1 order by position limit $2",
+        [id.0.into(), MOST.into()],
+        |row| {
+            let event_type = row.word(2, EventType::parse)?;
+            Ok((row.time(0)?, Happening::Event { id: EventId(row.id(1)?), event_type }))
+        },
+    )?;
+    let deliveries = tx.list(
+        "select created_at, id, event, destination, status, reason from deliveries
+         where watch = $1 order by id limit $2",
+        [id.0.into(), MOST.into()],
+        |row| {
+            let delivery = Happening::Delivery {
+                id: DeliveryId(row.id(1)?),
+                event: EventId(row.id(2)?),
+                destination: DestinationId(row.id(3)?),
+                status: row.word(4, DeliveryStatus::parse)?,
+                reason: row.opt_text(5)?.as_deref().and_then(Reason::parse),
+            };
+            Ok((row.time(0)?, delivery))
+        },
+    )?;
+    story.extend(deliveries);
+    story.extend(tx.list(
+        "select a.at, a.delivery, a.status_code, a.error, a.duration_ms
+         from attempts a join deliveries d on d.id = a.delivery
+         where d.watch = $1 order by a.at limit $2",
+        [id.0.into(), MOST.into()],
+        |row| {
+            let attempt = Happening::Attempt {
+                delivery: DeliveryId(row.id(1)?),
+                status_code: row.opt_int(2)?,
+                error: row.opt_text(3)?,
+                duration_ms: row.int(4)?,
+            };
+            Ok((row.time(0)?, attempt))
+        },
+    )?);
+    Ok(story)
+}

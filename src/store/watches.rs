@@ -1,0 +1,406 @@
+//! Watches: registering, stopping, showing.
+//!
+//! **Registration of a job that has ended.** The upsert of the job decides it, in the transaction of
+//! the watch: a job found ended takes the next generation, forgets what was last seen, and is looked
+//! for anew. An ending ends the watches of its own generation and earlier ones only, so it can never
+//! reach the new watch, whichever is committed first.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use super::db::{Result, Row, Tx, Value};
+use super::idempotency::{self, Remember, Replay};
+use super::writer::{Batch, Command};
+use super::{Store, deliveries, jobs};
+use crate::domain::{
+    AppNo, ChannelKind, DeliveryStatus, Destination, DestinationId, EventSet, Id, JobFacts, JobName, JobNo,
+    Known, NewWatch, Observation, Plan, Terms, Timestamp, Watch, WatchId, WatchStatus,
+};
+
+/// What is written of a job that was never polled.
+static UNSEEN: LazyLock<String> =
+    LazyLock::new(|| serde_json::to_string(&Observation::unknown()).unwrap_or_default());
+
+/// A watch to be registered.
+#[derive(Debug)]
+pub struct Register {
+    /// The watch.
+    pub watch: NewWatch,
+    /// Under which key the answer is kept.
+    pub remember: Option<Remember>,
+    /// Makes the answer that is kept: status, location and body.
+    pub answer: fn(&Watch) -> (u16, String, Vec<u8>),
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub enum Registered {
+    /// It is on disk.
+    New(Box<Watch>),
+    /// The key was used before.
+    Replayed(Replay),
+}
+
+/// A watch to be stopped.
+#[derive(Clone, Copy, Debug)]
+pub struct Stop {
+    /// In whose name.
+    pub app: AppNo,
+    /// The watch.
+    pub watch: WatchId,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// There is no such watch.
+    Unknown,
+    /// Nothing more is looked for or sent, but for what is in flight.
+    Done,
+}
+
+/// Which watches.
+#[derive(Clone, Debug, Default)]
+pub struct WatchFilter {
+    /// That stand here.
+    pub status: Option<WatchStatus>,
+    /// On jobs of this provider.
+    pub provider: Option<String>,
+    /// On jobs with this id.
+    pub job_id: Option<String>,
+    /// Registered before this one: where the last page ended.
+    pub before: Option<WatchId>,
+}
+
+impl Store {
+    /// Registers a watch.
+    pub async fn register(&self, register: Register) -> Result<Registered> {
+        self.ask(Command::Register, register).await
+    }
+
+    /// Stops a watch.
+    pub async fn stop(&self, stop: Stop) -> Result<Stopped> {
+        self.ask(Command::Stop, stop).await
+    }
+
+    /// One watch.
+    pub async fn watch(&self, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
+        self.read(move |tx| find(tx, app, id)).await
+    }
+
+    /// The app's watches, newest first.
+    pub async fn watches(&self, app: AppNo, filter: WatchFilter, limit: u32) -> Result<Vec<Watch>> {
+        self.read(move |tx| {
+            // A job's id leads to few watches, by way of the jobs; without one the app's are gone through.
+            let by_job = if filter.job_id.is_some() { "j.job_id = $2" } else { "$2 is null" };
+            let sql = format!(
+                "{SELECT} where w.app = $1 and {by_job} and ($3 is null or j.provider = $3)
+                 and ($4 is null or w.status = $4) and w.id < $5
+                 order by w.id desc limit $6"
+            );
+            let row = [
+                app.0.into(),
+                filter.job_id.as_deref().into(),
+                filter.provider.as_deref().into(),
+                filter.status.map(WatchStatus::as_str).into(),
+                filter.before.map_or(Id::MAX, |id| id.0).into(),
+                limit.into(),
+            ];
+            let mut found = tx.list(&sql, row, read_watch)?;
+            for watch in &mut found {
+                watch.destinations = shown_destinations(tx, watch.id)?;
+            }
+            Ok(found)
+        })
+        .await
+    }
+}
+
+pub(super) fn find(tx: &Tx<'_>, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
+    let sql = format!("{SELECT} where w.app = $1 and w.id = $2");
+    let Some(mut watch) = tx.find(&sql, [app.0.into(), id.0.into()], read_watch)? else { return Ok(None) };
+    watch.destinations = shown_destinations(tx, id)?;
+    Ok(Some(watch))
+}
+
+/// A watch that ended with its job shows the job as it ended; any other, as it was last seen.
+const SELECT: &str = "select w.id, w.status, w.events, w.metadata, w.created_at, w.ended_at, w.expires_at,
+    j.no, j.provider, j.account, j.job_id, j.params,
+    coalesce((select coalesce(e.refreshed, e.seen) from endings e
+              where e.job = w.job and e.generation >= w.generation
+                and w.status in ('completed', 'failed', 'cancelled', 'not_found')
+              order by e.generation limit 1), j.seen)
+  from watches w join jobs j on j.no = w.job";
+
+fn read_watch(row: &Row<'_>) -> Result<Watch> {
+    Ok(Watch {
+        id: WatchId(row.id(0)?),
+        status: row.word(1, WatchStatus::parse)?,
+        events: EventSet::from_bits(row.int(2)?),
+        metadata: row.opt_text(3)?,
+        created_at: row.time(4)?,
+        ended_at: row.opt_time(5)?,
+        expires_at: row.time(6)?,
+        job_no: JobNo(row.int(7)?),
+        job: read_name(row, 8)?,
+        seen: row.json(12)?,
+        destinations: Vec::new(),
+    })
+}
+
+/// Four columns from `first`: provider, account, job id, params.
+pub(super) fn read_name(row: &Row<'_>, first: usize) -> Result<JobName> {
+    Ok(JobName {
+        provider: row.text(first)?,
+        account: row.text(first + 1)?,
+        job_id: row.text(first + 2)?,
+        params: row.text(first + 3)?,
+    })
+}
+
+fn shown_destinations(tx: &Tx<'_>, watch: WatchId) -> Result<Vec<(Destination, Option<DeliveryStatus>)>> {
+    tx.list(
+        "select id, channel, address, lane, headers, secret,
+           (select d.status from deliveries d where d.watch = wd.watch and d.n = wd.n order by d.id desc limit 1)
+         from watch_destinations wd where watch = $1 order by n",
+        [watch.0.into()],
+        |row| {
+            let destination = read_destination(row, 0)?;
+            let status = row.opt_text(6)?;
+            Ok((destination, status.as_deref().and_then(DeliveryStatus::parse)))
+        },
+    )
+}
+
+/// Six columns from `first`: id, channel, address, lane, headers, secret.
+pub(super) fn read_destination(row: &Row<'_>, first: usize) -> Result<Destination> {
+    let headers = row.opt_text(first + 4)?;
+    Ok(Destination {
+        id: DestinationId(row.id(first)?),
+        channel: row.word(first + 1, ChannelKind::parse)?,
+        address: row.text(first + 2)?,
+        lane: row.text(first + 3)?,
+        headers: if headers.is_some() { row.json(first + 4)? } else { Vec::new() },
+        secret: row.opt_text(first + 5)?,
+    })
+}
+
+pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<Registered>> {
+    let mut answers: Vec<Option<Registered>> = Vec::with_capacity(asks.len());
+    for ask in asks {
+        let known = match &ask.remember {
+            Some(remember) => idempotency::recall(&batch.tx, remember, ask.watch.created_at)?,
+            None => None,
+        };
+        answers.push(known.map(Registered::Replayed));
+    }
+    let fresh: Vec<&NewWatch> =
+        asks.iter().zip(&answers).filter(|(_, answer)| answer.is_none()).map(|(ask, _)| &ask.watch).collect();
+    let jobs = upsert_jobs(&batch.tx, &fresh)?;
+    insert_watches(&batch.tx, &fresh, &jobs)?;
+    let mut made = fresh.iter().zip(&jobs).map(|(new, job)| {
+        batch.plans.push(Plan::Watch(Box::new(job.facts(new))));
+        shown(new, job)
+    });
+    for answer in &mut answers {
+        if answer.is_none() {
+            *answer = made.next().map(|watch| Registered::New(Box::new(watch)));
+        }
+    }
+    for (ask, answer) in asks.iter().zip(&answers) {
+        if let (Some(remember), Some(Registered::New(watch))) = (&ask.remember, answer) {
+            let (status, location, body) = (ask.answer)(watch);
+            let kept = (status, Some(location.as_str()), body.as_slice());
+            idempotency::remember(&batch.tx, remember, kept, ask.watch.created_at)?;
+        }
+    }
+    Ok(answers.into_iter().flatten().collect())
+}
+
+/// A job as the upsert found or made it.
+struct FoundJob {
+    no: JobNo,
+    generation: i64,
+    seen: Observation,
+    registered_at: Timestamp,
+}
+
+impl FoundJob {
+    fn facts(&self, new: &NewWatch) -> JobFacts {
+        JobFacts {
+            no: self.no,
+            name: new.job.clone(),
+            generation: self.generation,
+            known: Known::new(&self.seen, self.registered_at),
+            registered_at: self.registered_at,
+            watching: 1,
+            terms: Some(new.terms),
+            look_wanted: false,
+        }
+    }
+}
+
+fn upsert_jobs(tx: &Tx<'_>, fresh: &[&NewWatch]) -> Result<Vec<FoundJob>> {
+    let rows = fresh.iter().map(|new| {
+        let JobName { provider, account, job_id, params } = &new.job;
+        [
+            i64::from(new.job.shard()).into(),
+            job_id.into(),
+            provider.into(),
+            account.into(),
+            params.into(),
+            Value::Text(&UNSEEN),
+            new.created_at.into(),
+        ]
+    });
+    let found = tx.fetch(
+        "insert into jobs (shard, job_id, provider, account, params, seen, registered_at)
+         values ($1, $2, $3, $4, $5, $6, $7)
+         on conflict (job_id, provider, account, params) do update set
+           generation = jobs.generation + jobs.ended,
+           seen = case when jobs.ended = 1 then excluded.seen else jobs.seen end,
+           registered_at = case when jobs.ended = 1 then excluded.registered_at else jobs.registered_at end,
+           ended = 0
+         returning no, generation, seen, registered_at",
+        rows,
+        |row| {
+            Ok(FoundJob {
+                no: JobNo(row.int(0)?),
+                generation: row.int(1)?,
+                seen: row.json(2)?,
+                registered_at: row.time(3)?,
+            })
+        },
+    )?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+fn insert_watches(tx: &Tx<'_>, fresh: &[&NewWatch], jobs: &[FoundJob]) -> Result<()> {
+    let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    tx.each(
+        "insert into watches (app, id, job, generation, status, events, payload, metadata, poll_interval,
+           expected_at, traceparent, created_at, expires_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        fresh.iter().zip(jobs).map(|(new, job)| {
+            [
+                new.app.0.into(),
+                new.id.0.into(),
+                job.no.0.into(),
+                job.generation.into(),
+                WatchStatus::Watching.as_str().into(),
+                new.events.bits().into(),
+                new.payload.as_str().into(),
+                new.metadata.as_deref().into(),
+                new.terms.poll_interval.map(millis).into(),
+                new.terms.expected_at.into(),
+                new.traceparent.as_deref().into(),
+                new.created_at.into(),
+                new.terms.expires_at.into(),
+            ]
+        }),
+    )?;
+    for new in fresh {
+        // Few have headers; for those that have none there is no text to make.
+        let headers: Vec<Option<String>> = new
+            .destinations
+            .iter()
+            .map(|d| if d.headers.is_empty() { None } else { serde_json::to_string(&d.headers).ok() })
+            .collect();
+        let rows = new.destinations.iter().zip(&headers).zip(0i64..);
+        tx.each(
+            "insert into watch_destinations (watch, n, id, channel, address, lane, headers, secret)
+             values ($1, $2, $3, $4, $5, $6, $7, $8)",
+            rows.map(|((destination, headers), n)| {
+                [
+                    new.id.0.into(),
+                    n.into(),
+                    destination.id.0.into(),
+                    destination.channel.as_str().into(),
+                    (&destination.address).into(),
+                    (&destination.lane).into(),
+                    headers.as_deref().into(),
+                    destination.secret.as_deref().into(),
+                ]
+            }),
+        )?;
+    }
+    Ok(())
+}
+
+/// The watch as it stands the moment it is made.
+fn shown(new: &NewWatch, job: &FoundJob) -> Watch {
+    Watch {
+        id: new.id,
+        status: WatchStatus::Watching,
+        job: new.job.clone(),
+        job_no: job.no,
+        seen: job.seen.clone(),
+        destinations: new.destinations.iter().map(|d| (d.clone(), None)).collect(),
+        events: new.events,
+        metadata: new.metadata.clone(),
+        created_at: new.created_at,
+        ended_at: None,
+        expires_at: new.terms.expires_at,
+    }
+}
+
+pub(super) fn stop(batch: &mut Batch<'_>, asks: &[&Stop]) -> Result<Vec<Stopped>> {
+    asks.iter().map(|ask| stop_one(batch, ask)).collect()
+}
+
+fn stop_one(batch: &mut Batch<'_>, ask: &Stop) -> Result<Stopped> {
+    let Stop { app, watch, now } = *ask;
+    let job = batch.tx.find(
+        "select job from watches where app = $1 and id = $2",
+        [app.0.into(), watch.0.into()],
+        |row| Ok(JobNo(row.int(0)?)),
+    )?;
+    let Some(job) = job else { return Ok(Stopped::Unknown) };
+    let stopped = batch.tx.run(
+        "update watches set status = 'stopped', ended_at = $1
+         where app = $2 and id = $3 and status = 'watching'",
+        [now.into(), app.0.into(), watch.0.into()],
+    )?;
+    deliveries::call_off(batch, watch)?;
+    if stopped > 0 {
+        let (watching, terms) = jobs::waiting(&batch.tx, job)?;
+        batch.plans.push(Plan::Unwatch { job, watching, terms });
+        batch.ended.push(watch);
+    }
+    Ok(Stopped::Done)
+}
+
+/// The greatest id ever drawn, so that the next is greater.
+pub(super) fn greatest_id(tx: &Tx<'_>) -> Result<Id> {
+    let mut greatest = Id::from_bytes([0; 16]);
+    // App by app: the greatest of an app is at the end of the index.
+    for sql in [
+        "select max((select max(id) from watches w where w.app = a.no)) from apps a",
+        "select max((select max(id) from deliveries d where d.app = a.no)) from apps a",
+        "select max(id) from apps",
+    ] {
+        let found = tx.find(sql, [], |row| Ok(row.opt_bytes(0)?))?.flatten();
+        if let Some(bytes) = found.and_then(|bytes| <[u8; 16]>::try_from(bytes).ok()) {
+            greatest = greatest.max(Id::from_bytes(bytes));
+        }
+    }
+    Ok(greatest)
+}
+
+/// What all watches that wait for a job ask for together; `None` where nobody waits.
+pub(super) fn read_terms(row: &Row<'_>, first: usize) -> Result<(u32, Option<Terms>)> {
+    let watching = row.count(first)?;
+    if watching == 0 {
+        return Ok((0, None));
+    }
+    let poll_interval = row.opt_int(first + 2)?.and_then(|millis| u64::try_from(millis).ok());
+    let terms = Terms {
+        expires_at: row.time(first + 1)?,
+        poll_interval: poll_interval.map(Duration::from_millis),
+        expected_at: row.opt_time(first + 3)?,
+        wants_progress: row.flag(first + 4)?,
+    };
+    Ok((watching, Some(terms)))
+}

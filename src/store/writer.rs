@@ -1,0 +1,229 @@
+//! Group commit: the one writer.
+//!
+//! Every write is a [`Command`] in one queue. The writer takes what has queued up, applies it in one
+//! transaction, commits, and only then answers: a 2xx is on disk. While one commit waits for the
+//! disk the next batch gathers by itself, so a slow disk makes batches larger, not the rate lower,
+//! and nothing ever waits for a batch to fill.
+//!
+//! **Order.** Within a batch the commands are applied kind by kind, each kind for all its items at
+//! once. Two commands are in one batch only if neither waited for the other, so any order between
+//! them is an order in which they could have come.
+//!
+//! **An item's own error fails it alone.** Everything is checked before it gets here, and conflicts
+//! are part of the statements, so a statement that fails is a bug or a broken row. The batch is
+//! rolled back and each half is tried by itself, down to the one that is to blame.
+//!
+//! **The store's own error fails all.** Full, unreadable, locked: the batch is rolled back, everyone
+//! is told so (503), and [`Shared::refusing`] is set until a commit succeeds, so that no send starts
+//! whose outcome could not be written.
+//!
+//! **A failed COMMIT is never run again.** After a failed sync nobody knows what is on disk, and a
+//! second sync would lie about it; the process ends, and the next start reads what is there. A full
+//! disk is the exception: it fails while frames are appended, before the one that commits, so the
+//! transaction is known not to have happened.
+//!
+//! **What others are told, they are told after the commit, and before its commands are answered**: plans to those who look, deliveries to
+//! those who send, the end of a watch to those who wait for it. A crash in between loses a message,
+//! never a fact: at start all three are made from the rows again.
+//!
+//! **The feed never skips.** An app's events get their positions as the last statements of the
+//! transaction, so their order is the order of the commits.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::{mpsc, oneshot};
+
+use super::db::{Result, StoreError, Tx};
+use super::{Shared, apps, deliveries, endings, feed, jobs, prune, watches};
+use crate::domain::{Errand, Plan, WatchId};
+
+/// How many commands one transaction takes: enough to spread a sync over, few enough that the first
+/// does not wait long for the last.
+const BATCH: usize = 1024;
+
+/// How many commands may wait: what is beyond waits in the callers, who are bounded themselves.
+pub(super) const QUEUE: usize = 4096;
+
+/// A question to the writer, and the way back.
+#[derive(Debug)]
+pub(super) struct Item<Q, A> {
+    ask: Q,
+    answer: Option<A>,
+    reply: oneshot::Sender<Result<A>>,
+}
+
+impl<Q, A> Item<Q, A> {
+    pub(super) fn new(ask: Q) -> (Self, oneshot::Receiver<Result<A>>) {
+        let (reply, answer) = oneshot::channel();
+        (Self { ask, answer: None, reply }, answer)
+    }
+
+    /// Answers; whoever asked may be gone, which is no reason to undo what was committed.
+    fn settle(self, failure: Option<&StoreError>) {
+        let answer = match (failure, self.answer) {
+            (Some(failure), _) => Err(failure.clone()),
+            (None, Some(answer)) => Ok(answer),
+            (None, None) => Err(StoreError::Inconsistent("a command was not applied".to_owned())),
+        };
+        let _ = self.reply.send(answer);
+    }
+}
+
+macro_rules! commands {
+    ($($(#[$doc:meta])* $name:ident: $ask:ty => $answer:ty, $apply:path;)*) => {
+        /// Everything that can be written.
+        #[derive(Debug)]
+        pub(super) enum Command { $($(#[$doc])* $name(Item<$ask, $answer>),)* }
+
+        impl Command {
+            fn settle(self, failure: Option<&StoreError>) {
+                match self { $(Self::$name(item) => item.settle(failure),)* }
+            }
+        }
+
+        /// Applies all commands, kind by kind, in the order in which the kinds are declared.
+        fn apply(batch: &mut Batch<'_>, commands: &mut [Command]) -> Result<()> {
+            $({
+                let mut items: Vec<&mut Item<$ask, $answer>> = commands
+                    .iter_mut()
+                    .filter_map(|command| match command { Command::$name(item) => Some(item), _ => None })
+                    .collect();
+                if !items.is_empty() {
+                    let asks: Vec<&$ask> = items.iter().map(|item| &item.ask).collect();
+                    let answers: Vec<$answer> = $apply(batch, &asks)?;
+                    for (item, answer) in items.iter_mut().zip(answers) {
+                        item.answer = Some(answer);
+                    }
+                }
+            })*
+            Ok(())
+        }
+    };
+}
+
+commands! {
+    Found: apps::Found => apps::Founded, apps::found;
+    Register: watches::Register => watches::Registered, watches::register;
+    Observe: jobs::Observed => (), jobs::observe;
+    End: endings::Ended => endings::Told, endings::end;
+    Tell: endings::Tell => endings::Told, endings::tell;
+    Expire: endings::Expire => endings::Told, endings::expire;
+    Refresh: jobs::Refresh => (), jobs::refresh;
+    Stop: watches::Stop => watches::Stopped, watches::stop;
+    LookNow: jobs::LookNow => jobs::LookNowAnswer, jobs::look_now;
+    Record: deliveries::Record => (), deliveries::record;
+    Resend: deliveries::Resend => deliveries::ResendAnswer, deliveries::resend;
+    /// Read here, between two transactions' worth of writes: a page from an older snapshot would
+    /// send a finished delivery again.
+    Page: deliveries::Page => deliveries::Paged, deliveries::page;
+    Prune: prune::Prune => usize, prune::prune;
+    /// Writes something that changes nothing, to learn whether it can.
+    Probe: () => (), probe;
+}
+
+fn probe(batch: &mut Batch<'_>, asks: &[&()]) -> Result<Vec<()>> {
+    batch.tx.run("update nodes set started_at = started_at", [])?;
+    Ok(vec![(); asks.len()])
+}
+
+/// An open transaction, and what is to be told once it is committed.
+#[derive(Debug)]
+pub(super) struct Batch<'c> {
+    pub(super) tx: Tx<'c>,
+    pub(super) shared: &'c Shared,
+    /// Inserted as the transaction's last statements.
+    pub(super) events: Vec<feed::NewEvent>,
+    pub(super) plans: Vec<Plan>,
+    pub(super) errands: Vec<Errand>,
+    pub(super) ended: Vec<WatchId>,
+}
+
+/// The writer's thread: runs until the last handle of the store is gone.
+pub(super) fn run(connection: &Connection, shared: &Arc<Shared>, mut queue: mpsc::Receiver<Command>) {
+    let mut waiting = Vec::with_capacity(BATCH);
+    while let Some(first) = queue.blocking_recv() {
+        waiting.push(first);
+        while waiting.len() < BATCH {
+            let Ok(next) = queue.try_recv() else { break };
+            waiting.push(next);
+        }
+        commit(connection, shared, std::mem::take(&mut waiting));
+    }
+    // Leaves one tidy file behind; the log would be read at the next start just as well.
+    let _ = connection.pragma_query(None, "wal_checkpoint(truncate)", |_| Ok(()));
+}
+
+/// Commits `commands` in one transaction, or, where one of them fails, in halves.
+fn commit(connection: &Connection, shared: &Arc<Shared>, mut commands: Vec<Command>) {
+    match transact(connection, shared, &mut commands) {
+        Ok(told) => {
+            shared.refusing.store(false, Ordering::Release);
+            shared.plans.put(told.plans);
+            shared.errands.put(told.errands);
+            shared.bell.ring(&told.ended);
+            commands.into_iter().for_each(|command| command.settle(None));
+        }
+        Err(StoreError::Inconsistent(_)) if commands.len() > 1 => {
+            let second = commands.split_off(commands.len() / 2);
+            commit(connection, shared, commands);
+            commit(connection, shared, second);
+        }
+        Err(error) => {
+            if let StoreError::Unavailable(reason) = &error
+                && !shared.refusing.swap(true, Ordering::AcqRel)
+            {
+                tracing::error!(%reason, "the store refuses writes: nothing is accepted or sent until it takes them");
+            }
+            commands.into_iter().for_each(|command| command.settle(Some(&error)));
+        }
+    }
+}
+
+/// What a committed batch has to tell.
+struct Tidings {
+    plans: Vec<Plan>,
+    errands: Vec<Errand>,
+    ended: Vec<WatchId>,
+}
+
+fn transact(connection: &Connection, shared: &Shared, commands: &mut [Command]) -> Result<Tidings> {
+    connection.execute_batch("begin immediate")?;
+    let mut batch = Batch {
+        tx: Tx::new(connection),
+        shared,
+        events: Vec::new(),
+        plans: Vec::new(),
+        errands: Vec::new(),
+        ended: Vec::new(),
+    };
+    let applied = apply(&mut batch, commands).and_then(|()| feed::append(&mut batch));
+    let Batch { plans, errands, ended, .. } = batch;
+    if let Err(error) = applied {
+        roll_back(connection);
+        return Err(error);
+    }
+    match connection.execute_batch("commit") {
+        Ok(()) => Ok(Tidings { plans, errands, ended }),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+            roll_back(connection);
+            Err(error.into())
+        }
+        Err(error) => end_the_process(&error),
+    }
+}
+
+fn roll_back(connection: &Connection) {
+    // SQLite may have rolled back by itself.
+    if !connection.is_autocommit()
+        && let Err(error) = connection.execute_batch("rollback")
+    {
+        end_the_process(&error);
+    }
+}
+
+fn end_the_process(error: &rusqlite::Error) -> ! {
+    tracing::error!(%error, "a commit failed, and nobody knows what is on disk: the process ends, and the next start reads what is there");
+    std::process::abort();
+}

@@ -21,7 +21,7 @@ use super::watches::read_name;
 use super::writer::{Batch, Command};
 use super::{Store, deliveries, feed};
 use crate::domain::{
-    AppNo, EndingKind, EventId, EventSet, EventType, JobError, JobName, JobNo, Observation, Payload, Terms,
+    AppNo, EndingKind, EventId, EventSet, EventType, JobError, JobName, JobNo, Observation, Payload, Plan,
     Timestamp, WatchId,
 };
 use crate::events::{self, About};
@@ -30,7 +30,7 @@ use crate::events::{self, About};
 const CHUNK: u32 = 200;
 
 /// The end of a job.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ended {
     /// The job.
     pub job: JobNo,
@@ -43,7 +43,7 @@ pub struct Ended {
     /// Why, where the provider did not say.
     pub error: Option<JobError>,
     /// The provider's answer, if it is not too large to be passed on.
-    pub raw: Option<Vec<u8>>,
+    pub raw: Option<Arc<[u8]>>,
     /// When it was observed.
     pub at: Timestamp,
 }
@@ -75,10 +75,6 @@ pub struct Expire {
 pub struct Told {
     /// There are more watches to be told.
     pub more: bool,
-    /// How many watches wait for the job now, whatever for.
-    pub watching: u32,
-    /// What they ask for.
-    pub terms: Option<Terms>,
 }
 
 impl Store {
@@ -174,8 +170,7 @@ pub(super) fn tell(batch: &mut Batch<'_>, asks: &[&Tell]) -> Result<Vec<Told>> {
             let row = [ending.job.0.into(), ending.generation.into()];
             batch.tx.run("update endings set open = 0 where job = $1 and generation = $2", row)?;
         }
-        // Those of a later generation have a plan of their own, that is handed over after theirs.
-        told.push(Told { more, watching: 0, terms: None });
+        told.push(Told { more });
     }
     Ok(told)
 }
@@ -213,7 +208,8 @@ fn expire_one(batch: &mut Batch<'_>, ask: &Expire) -> Result<Told> {
     if watching == 0 {
         batch.tx.run("update jobs set look_wanted = null where no = $1", [ask.job.0.into()])?;
     }
-    Ok(Told { more, watching, terms })
+    batch.plans.push(Plan::Unwatch { job: ask.job, watching, terms });
+    Ok(Told { more })
 }
 
 /// Ends watches, makes their events, and the deliveries that they asked for.

@@ -17,7 +17,7 @@ const PROGRESS_CHUNK: u32 = 1_000;
 const NODE: &str = "sqlite";
 
 /// A change of a job that goes on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Observed {
     /// The job.
     pub job: JobNo,
@@ -36,7 +36,7 @@ pub struct Observed {
 }
 
 /// A later look at a job that has ended, asked for by hand.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Refresh {
     /// The job.
     pub job: JobNo,

@@ -366,6 +366,9 @@ fn stop_one(batch: &mut Batch<'_>, ask: &Stop) -> Result<Stopped> {
     deliveries::call_off(batch, watch)?;
     if stopped > 0 {
         let (watching, terms) = jobs::waiting(&batch.tx, job)?;
+        if watching == 0 {
+            batch.tx.run("update jobs set look_wanted = null where no = $1", [job.0.into()])?;
+        }
         batch.plans.push(Plan::Unwatch { job, watching, terms });
         batch.ended.push(watch);
     }

@@ -1,0 +1,485 @@
+//! Looking at jobs.
+//!
+//! The [`Agenda`] says when, the provider's definition says how to ask and what the answer means,
+//! [`judge`](Poller::judge) decides what is to be written, and the agenda plans the next look. One
+//! look is one task; [`Poller::step`] starts those that are due and says when it wants to be called
+//! again. Nothing here sleeps, but for the wait until a store that refuses writes takes them again.
+//!
+//! **A poll that learns nothing writes nothing.** How often and when a job was looked at, and what
+//! was wrong, is in memory only.
+//!
+//! **What a look has brought is written before its job is planned again.** While the store refuses,
+//! the outcome is kept and written when it can be; the number of such looks is bounded by the
+//! provider's concurrency.
+
+mod agenda;
+mod budget;
+mod schedule;
+
+pub use budget::Limits;
+pub use schedule::Bounds;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio::sync::{Notify, mpsc};
+use url::Url;
+
+use self::agenda::{Agenda, Due, Entry};
+use self::budget::{Change, backoff};
+use crate::clock::Clock;
+use crate::domain::{
+    EndingKind, Finding, JobError, JobName, JobNo, Looks, Timestamp, observe, parse_retry_after,
+};
+use crate::egress::{Egress, Fetch};
+use crate::providers::{Answer, Definition, Seen};
+use crate::store::{Ended, Expire, Observed, Refresh, Store, StoreError, Tell};
+
+/// The largest answer that is passed on byte for byte.
+const RAW_MAX: usize = 256 * 1024;
+
+/// The most that a provider can put off the next look at one job.
+const PUT_OFF_MAX: Duration = Duration::from_secs(3600);
+
+/// A 404 ends a watch only after so long, for a job that was seen before.
+const GRACE_SEEN: Duration = Duration::from_secs(15 * 60);
+
+/// … and after so many looks.
+const GRACE_LOOKS: u32 = 3;
+
+/// How many jobs are read at a time when the agenda is made.
+const PAGE: u32 = 10_000;
+
+/// Between tries to write while the store refuses.
+const INSIST: Duration = Duration::from_secs(1);
+
+/// A provider as it is configured here.
+#[derive(Debug)]
+pub struct Provider {
+    /// How to ask and what the answers mean.
+    pub definition: Arc<Definition>,
+    /// The key.
+    pub credential: Option<String>,
+    /// In the place of the definition's.
+    pub base_url: Option<Url>,
+    /// When to look.
+    pub bounds: Bounds,
+    /// How much.
+    pub limits: Limits,
+}
+
+/// Looks at jobs.
+#[derive(Debug)]
+pub struct Poller {
+    store: Store,
+    egress: Arc<Egress>,
+    clock: Clock,
+    providers: Vec<Provider>,
+    by_name: HashMap<String, usize>,
+    agenda: Mutex<Agenda>,
+    woken: Notify,
+    alive: mpsc::Sender<()>,
+}
+
+/// An answer, and what came with it.
+struct Asked {
+    answer: Answer,
+    retry_after: Option<Duration>,
+    raw: Option<Arc<[u8]>>,
+}
+
+/// What a look makes necessary.
+#[derive(Default)]
+struct Judgement {
+    generation: i64,
+    observed: Option<Observed>,
+    ended: Option<Ended>,
+    expire: Option<Expire>,
+    refresh: Option<Refresh>,
+    not_before: Option<Timestamp>,
+}
+
+impl Poller {
+    /// A poller with an empty agenda. The receiver ends when the last look has.
+    pub fn new(store: Store, egress: Arc<Egress>, clock: Clock, providers: Vec<Provider>) -> (Arc<Self>, mpsc::Receiver<()>) {
+        let by_name = providers.iter().zip(0..).map(|(p, n)| (p.definition.id().to_owned(), n)).collect();
+        let mut queues: Vec<(Bounds, Limits)> = providers.iter().map(|p| (p.bounds, p.limits)).collect();
+        // Jobs of a provider that is not known any more cannot be asked for; they expire in time.
+        let hour = Duration::from_secs(3600);
+        queues.push((
+            Bounds { first: hour, min_interval: hour, max_interval: hour, price: hour },
+            Limits { spacing: None, burst: 1, concurrency: 0 },
+        ));
+        let agenda = Mutex::new(Agenda::new(queues, clock.now()));
+        let (alive, ended) = mpsc::channel(1);
+        let woken = Notify::new();
+        (Arc::new(Self { store, egress, clock, providers, by_name, agenda, woken, alive }), ended)
+    }
+
+    /// Makes the agenda from the store's rows, and ends the watches of endings that a crash left open.
+    pub async fn load(&self) -> Result<(), StoreError> {
+        for open in self.store.open_endings().await? {
+            self.tell(open.job, open.generation).await?;
+        }
+        let mut after = JobNo(0);
+        loop {
+            let page = self.store.jobs(after, PAGE, self.clock.now()).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.no;
+            let now = self.clock.now();
+            let mut agenda = self.agenda();
+            for facts in &page {
+                agenda.load(facts, self.queue(&facts.name), now);
+            }
+        }
+    }
+
+    /// How a job is looked at.
+    pub fn looks(&self, job: JobNo) -> Option<Looks> {
+        self.agenda().looks(job)
+    }
+
+    /// How many jobs have a plan.
+    pub fn planned(&self) -> usize {
+        self.agenda().jobs.len()
+    }
+
+    /// Starts the looks that are due, and says when the next are.
+    pub fn step(self: &Arc<Self>) -> Option<Timestamp> {
+        let now = self.clock.now();
+        let (due, next) = {
+            let mut agenda = self.agenda();
+            self.merge(&mut agenda, now);
+            let due = agenda.due(now);
+            (due, agenda.next(now))
+        };
+        for due in due {
+            match due {
+                Due::Look(job) => {
+                    let mut look = InFlight { poller: Arc::clone(self), job, at: now, settled: false, _alive: self.alive.clone() };
+                    tokio::spawn(async move { look.run().await });
+                }
+                Due::GiveUp(job, until) => {
+                    let poller = Arc::clone(self);
+                    let alive = self.alive.clone();
+                    tokio::spawn(async move {
+                        let message = "the provider could not be reached when the watch expired";
+                        poller.expire(expire(job, until, "provider_unreachable", message, now)).await;
+                        poller.woken.notify_one();
+                        drop(alive);
+                    });
+                }
+            }
+        }
+        next
+    }
+
+    /// Returns when there is a reason to call [`Self::step`] before the time that it gave.
+    pub async fn changed(&self) {
+        let plans = self.store.plans();
+        tokio::select! {
+            () = self.woken.notified() => {}
+            () = plans.arrived() => {}
+        }
+    }
+
+    fn agenda(&self) -> MutexGuard<'_, Agenda> {
+        self.agenda.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Merges what the store has told into the agenda: always before anything is decided.
+    fn merge(&self, agenda: &mut Agenda, now: Timestamp) {
+        for plan in self.store.plans().take() {
+            agenda.apply(plan, |name| self.queue(name), now);
+        }
+    }
+
+    fn queue(&self, name: &JobName) -> usize {
+        self.by_name.get(&name.provider).copied().unwrap_or(self.providers.len())
+    }
+
+    async fn ask(&self, provider: &Provider, name: &JobName) -> Asked {
+        let trouble = |message: String| Asked { answer: Answer::Trouble { message }, retry_after: None, raw: None };
+        let definition = &provider.definition;
+        if definition.needs_credential() && provider.credential.is_none() {
+            let (code, message) = ("no_api_key".to_owned(), "no api_key is configured".to_owned());
+            return Asked { answer: Answer::Account { code, message }, retry_after: None, raw: None };
+        }
+        let base_url = provider.base_url.as_ref();
+        let request = match definition.request(&name.job_id, &name.params, base_url, provider.credential.as_deref()) {
+            Ok(request) => request,
+            Err(message) => return trouble(message),
+        };
+        let fetch = Fetch {
+            url: request.url,
+            headers: headers(&request.headers),
+            timeout: request.timeout,
+            max_body: request.max_body,
+        };
+        match self.egress.fetch(fetch).await {
+            Err(error) => trouble(error.to_string()),
+            Ok(received) => {
+                let now = self.clock.now();
+                let retry_after = received.header("retry-after").and_then(|text| parse_retry_after(text, now));
+                let answer = definition.understand(&name.job_id, received.status, &received.body, now);
+                let ending = matches!(&answer, Answer::Seen(seen) if seen.observation.status.ending().is_some());
+                let raw = (ending && received.body.len() <= RAW_MAX).then(|| Arc::from(received.body.as_ref()));
+                Asked { answer, retry_after, raw }
+            }
+        }
+    }
+
+    /// Decides what an answer means. The job's plan is changed; nothing is written yet.
+    fn judge(&self, agenda: &mut Agenda, job: JobNo, asked: Asked, started: Timestamp, now: Timestamp) -> Judgement {
+        let retry_after = asked.retry_after.map(|after| after.min(PUT_OFF_MAX));
+        agenda.counted(job, started);
+        let Some(entry) = agenda.jobs.get_mut(&job) else { return Judgement::default() };
+        let queue = entry.queue;
+        let generation = entry.generation;
+        let budget = &mut agenda.queues[queue].budget;
+        budget.ended();
+        let mut judgement = Judgement { generation, not_before: retry_after.map(|after| now.plus(after)), ..Judgement::default() };
+        let (change, why) = match asked.answer {
+            Answer::Seen(seen) => {
+                let change = budget.good(now);
+                if let Some(rare) = &mut entry.rare {
+                    (rare.failures, rare.missing, rare.last_error) = (0, None, None);
+                }
+                self.note(entry, &seen);
+                judge_seen(entry, job, &seen, asked.raw, now, &mut judgement);
+                (change, String::new())
+            }
+            Answer::NotFound { message } => {
+                let accepted = budget.accepted();
+                let change = budget.trouble(job, now);
+                let open = budget.is_open();
+                if fail(entry, job, &message, now, &mut judgement) && !open {
+                    self.judge_missing(entry, job, &message, now, &mut judgement);
+                }
+                (if accepted == Change::None { change } else { accepted }, message)
+            }
+            Answer::Account { code, message } => {
+                entry.rare().missing = None;
+                entry.rare().last_error = Some(format!("{code}: {message}"));
+                if entry.watching == 0 {
+                    judgement.refresh = Some(Refresh { job, seen: None });
+                }
+                (budget.refused(now), message)
+            }
+            Answer::RateLimited { message } => {
+                judgement.not_before = Some(budget.too_fast(retry_after, now));
+                entry.rare().last_error = Some(message.clone());
+                if entry.watching == 0 {
+                    judgement.refresh = Some(Refresh { job, seen: None });
+                }
+                (Change::None, message)
+            }
+            Answer::Trouble { message } => {
+                entry.rare().missing = None;
+                fail(entry, job, &message, now, &mut judgement);
+                (budget.trouble(job, now), message)
+            }
+        };
+        let provider = self.providers.get(queue).map_or("?", |provider| provider.definition.id());
+        Agenda::say(change, provider, &why);
+        if change == Change::Recovered {
+            agenda.recovered(queue, now);
+        }
+        judgement
+    }
+
+    fn note(&self, entry: &Entry, seen: &Seen) {
+        let JobName { provider, job_id, .. } = &entry.name;
+        let status = seen.observation.raw_status.as_deref().unwrap_or("");
+        let request_id = seen.request_id.as_deref().unwrap_or("");
+        if seen.unknown_status {
+            tracing::warn!(provider, job_id, status, request_id, "a status that the definition does not know: the job is watched on");
+        } else {
+            tracing::debug!(provider, job_id, status, request_id, "looked");
+        }
+    }
+
+    /// The provider says that there is no such job: the job's end, if it has said so long enough.
+    fn judge_missing(&self, entry: &mut Entry, job: JobNo, message: &str, now: Timestamp, judgement: &mut Judgement) {
+        let seen_before = entry.known.status != crate::domain::JobStatus::Unknown;
+        let grace = self.providers.get(entry.queue).map_or(GRACE_SEEN, |p| p.definition.poll().not_found_grace);
+        let grace = if seen_before { GRACE_SEEN.max(grace) } else { grace };
+        let (looks, since) = entry.rare().missing.map_or((1, now), |(looks, since)| (looks + 1, since));
+        entry.rare().missing = Some((looks, since));
+        if looks >= GRACE_LOOKS && now >= since.plus(grace) && entry.watching > 0 {
+            judgement.ended = Some(Ended {
+                job,
+                generation: entry.generation,
+                kind: EndingKind::NotFound,
+                seen: None,
+                error: Some(JobError { code: Some("not_found".to_owned()), message: Some(message.to_owned()) }),
+                raw: None,
+                at: now,
+            });
+        }
+    }
+
+    /// Writes what was decided, however long the store refuses. `true` if the job has ended.
+    async fn act(&self, judgement: &mut Judgement) -> bool {
+        if let Some(observed) = judgement.observed.take() {
+            self.insist(|| self.store.observe(observed.clone())).await;
+        }
+        if let Some(refresh) = judgement.refresh.take() {
+            self.insist(|| self.store.refresh(refresh.clone())).await;
+        }
+        if let Some(expire) = judgement.expire.take() {
+            self.expire(expire).await;
+        }
+        let Some(ended) = judgement.ended.take() else { return false };
+        let (job, generation) = (ended.job, ended.generation);
+        if let Some(told) = self.insist(|| self.store.end(ended.clone())).await
+            && told.more
+        {
+            self.insist(|| self.tell(job, generation)).await;
+        }
+        true
+    }
+
+    async fn expire(&self, expire: Expire) {
+        while self.insist(|| self.store.expire(expire.clone())).await.is_some_and(|told| told.more) {}
+    }
+
+    /// Tells the rest of an ending's watches, a chunk at a time.
+    async fn tell(&self, job: JobNo, generation: i64) -> Result<(), StoreError> {
+        while self.store.tell(Tell { job, generation }).await?.more {}
+        Ok(())
+    }
+
+    /// Writes until the store takes it; `None` where it never will.
+    async fn insist<T, F: Future<Output = Result<T, StoreError>>>(&self, write: impl Fn() -> F) -> Option<T> {
+        loop {
+            match write().await {
+                Ok(done) => return Some(done),
+                Err(StoreError::Unavailable(_)) => self.clock.sleep(INSIST).await,
+                Err(error @ StoreError::Inconsistent(_)) => {
+                    tracing::error!(%error, "what a look has brought could not be written");
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// A look in flight. However it ends, a panic included, its job is planned again.
+struct InFlight {
+    poller: Arc<Poller>,
+    job: JobNo,
+    at: Timestamp,
+    settled: bool,
+    _alive: mpsc::Sender<()>,
+}
+
+impl InFlight {
+    async fn run(&mut self) {
+        let poller = Arc::clone(&self.poller);
+        let found = poller.agenda().jobs.get(&self.job).map(|entry| (entry.queue, entry.name.clone()));
+        let Some((queue, name)) = found else { return };
+        let Some(provider) = poller.providers.get(queue) else { return };
+        let asked = poller.ask(provider, &name).await;
+        let now = poller.clock.now();
+        let mut judgement = {
+            let mut agenda = poller.agenda();
+            poller.merge(&mut agenda, now);
+            poller.judge(&mut agenda, self.job, asked, self.at, now)
+        };
+        let ended = poller.act(&mut judgement).await;
+        self.settle(judgement.generation, ended, judgement.not_before);
+    }
+
+    fn settle(&mut self, generation: i64, ended: bool, not_before: Option<Timestamp>) {
+        self.settled = true;
+        let now = self.poller.clock.now();
+        let mut agenda = self.poller.agenda();
+        self.poller.merge(&mut agenda, now);
+        agenda.settle(self.job, generation, ended, not_before, now);
+        drop(agenda);
+        self.poller.woken.notify_one();
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        let mut agenda = self.poller.agenda();
+        let Some(entry) = agenda.jobs.get(&self.job) else { return };
+        let (queue, generation) = (entry.queue, entry.generation);
+        agenda.queues[queue].budget.ended();
+        drop(agenda);
+        self.settle(generation, false, Some(self.at.plus(Duration::from_secs(60))));
+    }
+}
+
+/// What was seen of a job: nothing new, a change, or its end.
+fn judge_seen(entry: &mut Entry, job: JobNo, seen: &Seen, raw: Option<Arc<[u8]>>, now: Timestamp, judgement: &mut Judgement) {
+    let observation = &seen.observation;
+    if entry.watching == 0 {
+        let ended = observation.status.ending().is_some();
+        judgement.refresh = Some(Refresh { job, seen: ended.then(|| observation.clone()) });
+        return;
+    }
+    match observe(&entry.known, observation, now) {
+        Finding::Nothing => {}
+        Finding::Changed { progressed } => {
+            judgement.observed = Some(Observed {
+                job,
+                generation: entry.generation,
+                seen: observation.clone(),
+                status_changed: entry.known.status != observation.status,
+                progressed,
+                wanted: entry.terms.is_some_and(|terms| terms.wants_progress),
+                at: now,
+            });
+            entry.known = entry.known.after(observation, progressed, now);
+        }
+        Finding::Ended(kind) => {
+            judgement.ended = Some(Ended {
+                job,
+                generation: entry.generation,
+                kind,
+                seen: Some(observation.clone()),
+                error: None,
+                raw,
+                at: now,
+            });
+            return;
+        }
+    }
+    if let Some(cutoff) = entry.cutoff() {
+        let message = "the job had not ended when the watch expired";
+        judgement.expire = Some(expire(job, cutoff, "deadline", message, now));
+    }
+}
+
+fn expire(job: JobNo, until: Timestamp, code: &str, message: &str, at: Timestamp) -> Expire {
+    Expire { job, until, error: JobError { code: Some(code.to_owned()), message: Some(message.to_owned()) }, at }
+}
+
+/// A look that failed: that job again, later each time. `true` where somebody waits for the job.
+fn fail(entry: &mut Entry, job: JobNo, message: &str, now: Timestamp, judgement: &mut Judgement) -> bool {
+    let waited_for = entry.watching > 0;
+    if !waited_for {
+        judgement.refresh = Some(Refresh { job, seen: None });
+    }
+    let rare = entry.rare();
+    rare.failures = rare.failures.saturating_add(1);
+    rare.last_error = Some(message.to_owned());
+    let again = now.plus(backoff(rare.failures));
+    judgement.not_before = Some(judgement.not_before.map_or(again, |asked| asked.max(again)));
+    waited_for
+}
+
+fn headers(named: &[(String, String)]) -> HeaderMap {
+    let header = |(name, value): &(String, String)| {
+        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
+    };
+    named.iter().filter_map(header).collect()
+}

@@ -1,0 +1,427 @@
+//! When to look next: one plan for each job that somebody waits for, in memory.
+//!
+//! The agenda is a plan and no fact: it is made from the store's rows at start, and everything that
+//! it forgets in a crash it makes again. It does no I/O and reads no clock; [`Agenda::due`] says what
+//! to do now and [`Agenda::next`] when to ask again.
+//!
+//! **Two heaps for each credential**: looks by their time, and expiries by theirs. Expiries come
+//! first: the last look at a job is worth more than one of many. Entries are not removed when a plan
+//! changes; one that does not agree with its job's plan any more is dropped when it comes up.
+//!
+//! **A job in flight has no plan.** From the start of a look until what it brought is on disk the job
+//! is in nobody's hands but the look's, so two looks at one job never overlap, and what arrives in
+//! between (a further watch, a wish to look at once) is merged and takes effect afterwards.
+//!
+//! **Messages are in the order of the commits.** The store puts them into the mailbox before it
+//! answers whoever asked for the write, and the mailbox is emptied before an answer is acted upon.
+//! So when an ending of generation `g` is settled, every watch of generation `g` was merged and is
+//! ended, and a watch of `g + 1` has already made the plan its own.
+//!
+//! **Expiry.** At `expires_at` there is one last look. Its start is the *cutoff*: watches that expired
+//! until then are ended by what it finds. If it fails it is repeated, and 60 s after it was first sent
+//! they are ended as unreachable. Behind an open breaker or a paused credential the 60 s count from
+//! `expires_at`, or from the start of the process if that was later.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::time::Duration;
+
+use super::budget::{Budget, Change, Limits, Permit};
+use super::schedule::{Bounds, first_look, next_look};
+use crate::domain::{JobFacts, JobName, JobNo, Known, Looks, Plan, Terms, Timestamp};
+
+/// For how long a last look that fails is repeated.
+const LAST_LOOK: Duration = Duration::from_secs(60);
+
+/// For how many jobs that are done it is remembered how they were looked at.
+const REMEMBERED: usize = 10_000;
+
+/// One job's plan. There may be a million: what is rare stands in a box.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) name: JobName,
+    pub(super) queue: usize,
+    pub(super) generation: i64,
+    pub(super) known: Known,
+    pub(super) watching: u32,
+    pub(super) terms: Option<Terms>,
+    registered_at: Timestamp,
+    looked_at: Option<Timestamp>,
+    due: Timestamp,
+    polls: u32,
+    in_flight: bool,
+    /// Somebody asked to look at once while a look was in flight.
+    again: bool,
+    pub(super) rare: Option<Box<Rare>>,
+}
+
+/// What only a job in trouble has.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// Failures in a row.
+    pub(super) failures: u32,
+    /// Answers in a row that there is no such job, and when the first came.
+    pub(super) missing: Option<(u32, Timestamp)>,
+    pub(super) last_error: Option<String>,
+    /// The last look of watches that expired until `.0` was due; they are given up at `.1`.
+    expiring: Option<(Timestamp, Timestamp)>,
+}
+
+impl Entry {
+    pub(super) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Until when watches had expired when their last look was first sent, if one is under way.
+    pub(super) fn cutoff(&self) -> Option<Timestamp> {
+        self.rare.as_ref()?.expiring.map(|(cutoff, _)| cutoff)
+    }
+
+    fn looks(&self) -> Looks {
+        Looks {
+            last_polled_at: self.looked_at,
+            next_poll_at: (!self.in_flight && self.watching > 0).then_some(self.due),
+            polls: self.polls,
+            last_error: self.rare.as_ref().and_then(|rare| rare.last_error.clone()),
+        }
+    }
+}
+
+/// The jobs of one credential.
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) bounds: Bounds,
+    pub(super) budget: Budget,
+    looks: BinaryHeap<Reverse<(Timestamp, JobNo)>>,
+    expiries: BinaryHeap<Reverse<(Timestamp, JobNo)>>,
+}
+
+/// What is to be done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Look at a job.
+    Look(JobNo),
+    /// Give up on those watches of a job that expired until then: the provider cannot be reached.
+    GiveUp(JobNo, Timestamp),
+}
+
+/// All plans.
+#[derive(Debug)]
+pub(super) struct Agenda {
+    pub(super) jobs: HashMap<JobNo, Box<Entry>>,
+    pub(super) queues: Vec<Queue>,
+    started_at: Timestamp,
+    /// How the last jobs that are done were looked at, oldest first.
+    done: (HashMap<JobNo, Looks>, VecDeque<JobNo>),
+}
+
+impl Agenda {
+    pub(super) fn new(queues: Vec<(Bounds, Limits)>, now: Timestamp) -> Self {
+        let queue = |(bounds, limits)| Queue {
+            bounds,
+            budget: Budget::new(limits, now),
+            looks: BinaryHeap::new(),
+            expiries: BinaryHeap::new(),
+        };
+        Self {
+            jobs: HashMap::new(),
+            queues: queues.into_iter().map(queue).collect(),
+            started_at: now,
+            done: (HashMap::new(), VecDeque::new()),
+        }
+    }
+
+    /// How a job is looked at.
+    pub(super) fn looks(&self, job: JobNo) -> Option<Looks> {
+        self.jobs.get(&job).map(|entry| entry.looks()).or_else(|| self.done.0.get(&job).cloned())
+    }
+
+    /// Merges what the store tells. `queue` finds the credential of a job.
+    pub(super) fn apply(&mut self, plan: Plan, queue: impl Fn(&JobName) -> usize, now: Timestamp) {
+        match plan {
+            Plan::Watch(facts) => {
+                if let Some(entry) = self.jobs.get_mut(&facts.no) {
+                    merge(entry, &facts);
+                } else {
+                    let queue = queue(&facts.name);
+                    self.jobs.insert(facts.no, Box::new(fresh(&facts, queue)));
+                }
+                self.plan_newcomer(facts.no, &facts, now);
+            }
+            Plan::Unwatch { job, watching, terms } => {
+                let Some(entry) = self.jobs.get_mut(&job) else { return };
+                entry.watching = watching;
+                entry.terms = terms;
+                if let Some(rare) = &mut entry.rare {
+                    rare.expiring = None;
+                }
+                if watching == 0 && !entry.in_flight {
+                    self.forget(job);
+                } else {
+                    self.plan_expiry(job);
+                }
+            }
+            Plan::LookNow(facts) => {
+                let queue = queue(&facts.name);
+                let entry = self.jobs.entry(facts.no).or_insert_with(|| Box::new(fresh(&facts, queue)));
+                if entry.in_flight {
+                    entry.again = true;
+                    return;
+                }
+                let least = self.queues[entry.queue].bounds.min_interval;
+                let due = entry.looked_at.map_or(now, |at| at.plus(least).max(now));
+                self.plan_look(facts.no, due);
+            }
+        }
+    }
+
+    /// Takes in a job at start. Every job past its first look is due at once; the rate spreads them.
+    pub(super) fn load(&mut self, facts: &JobFacts, queue: usize, now: Timestamp) {
+        let entry = fresh(facts, queue);
+        let first = first_look(&self.queues[queue].bounds, facts.terms.as_ref(), facts.registered_at);
+        self.jobs.insert(facts.no, Box::new(entry));
+        self.plan_look(facts.no, if facts.look_wanted { now } else { first.max(now) });
+        self.plan_expiry(facts.no);
+    }
+
+    fn plan_newcomer(&mut self, job: JobNo, facts: &JobFacts, now: Timestamp) {
+        let Some(entry) = self.jobs.get(&job) else { return };
+        let bounds = &self.queues[entry.queue].bounds;
+        let terms = entry.terms.as_ref();
+        let due = match entry.looked_at {
+            None => first_look(bounds, terms, facts.registered_at).max(now),
+            // A newcomer may want looks more often than those before it.
+            Some(at) => next_look(bounds, terms, entry.registered_at, at).max(now).min(entry.due.max(now)),
+        };
+        if !entry.in_flight {
+            self.plan_look(job, due);
+        }
+        self.plan_expiry(job);
+    }
+
+    /// Plans a look; the one that was planned before is forgotten.
+    pub(super) fn plan_look(&mut self, job: JobNo, due: Timestamp) {
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        entry.due = due;
+        self.queues[entry.queue].looks.push(Reverse((due, job)));
+    }
+
+    fn plan_expiry(&mut self, job: JobNo) {
+        let Some(entry) = self.jobs.get(&job) else { return };
+        if let (Some(terms), None) = (&entry.terms, entry.cutoff()) {
+            self.queues[entry.queue].expiries.push(Reverse((terms.expires_at, job)));
+        }
+    }
+
+    /// What is to be done now; every look in it is granted by its budget and in flight.
+    pub(super) fn due(&mut self, now: Timestamp) -> Vec<Due> {
+        let mut due = Vec::new();
+        for queue in &mut self.queues {
+            queue.due(&mut self.jobs, self.started_at, now, &mut due);
+        }
+        due
+    }
+
+    /// When [`Self::due`] next has something to say, if nothing comes in between.
+    pub(super) fn next(&self, now: Timestamp) -> Option<Timestamp> {
+        self.queues.iter().filter_map(|queue| queue.next(now)).min()
+    }
+
+    /// A look has ended, and what it brought is on disk. Plans the next one, not before `not_before`.
+    pub(super) fn settle(&mut self, job: JobNo, generation: i64, ended: bool, not_before: Option<Timestamp>, now: Timestamp) {
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        entry.in_flight = false;
+        let again = std::mem::take(&mut entry.again);
+        if entry.watching == 0 || (ended && entry.generation == generation) {
+            if again && !ended {
+                self.plan_look(job, now);
+            } else {
+                self.forget(job);
+            }
+            return;
+        }
+        let bounds = &self.queues[entry.queue].bounds;
+        let looked_at = entry.looked_at.unwrap_or(now);
+        let terms = entry.terms.as_ref();
+        let failed = entry.rare.as_ref().is_some_and(|rare| rare.failures > 0);
+        let mut due = if entry.generation != generation {
+            first_look(bounds, terms, entry.registered_at)
+        } else if failed {
+            looked_at.plus(bounds.min_interval)
+        } else {
+            next_look(bounds, terms, entry.registered_at, looked_at)
+        };
+        due = due.max(not_before.unwrap_or(due));
+        if again {
+            due = due.min(looked_at.plus(bounds.min_interval));
+        }
+        self.plan_look(job, due.max(now));
+        self.plan_expiry(job);
+    }
+
+    /// The start of the look that is in flight, for the record.
+    pub(super) fn counted(&mut self, job: JobNo, at: Timestamp) {
+        if let Some(entry) = self.jobs.get_mut(&job) {
+            entry.looked_at = Some(at);
+            entry.polls = entry.polls.saturating_add(1);
+        }
+    }
+
+    /// All is well again with a credential: what waited for a backoff is due.
+    pub(super) fn recovered(&mut self, queue: usize, now: Timestamp) {
+        let waiting: Vec<JobNo> = self
+            .jobs
+            .iter()
+            .filter(|(_, entry)| entry.queue == queue && !entry.in_flight)
+            .filter(|(_, entry)| entry.rare.as_ref().is_some_and(|rare| rare.failures > 0))
+            .map(|(job, _)| *job)
+            .collect();
+        let least = self.queues[queue].bounds.min_interval;
+        for job in waiting {
+            let Some(entry) = self.jobs.get_mut(&job) else { continue };
+            entry.rare().failures = 0;
+            let due = entry.looked_at.map_or(now, |at| at.plus(least).max(now));
+            self.plan_look(job, due);
+        }
+    }
+
+    fn forget(&mut self, job: JobNo) {
+        let Some(entry) = self.jobs.remove(&job) else { return };
+        let (looks, order) = &mut self.done;
+        if looks.insert(job, entry.looks()).is_none() {
+            order.push_back(job);
+        }
+        if order.len() > REMEMBERED
+            && let Some(oldest) = order.pop_front()
+        {
+            looks.remove(&oldest);
+        }
+    }
+
+    /// The log's words for what changed with a credential.
+    pub(super) fn say(change: Change, provider: &str, why: &str) {
+        match change {
+            Change::None => {}
+            Change::Opened => tracing::warn!(provider, why, "the provider is in trouble: one look a second until it answers well"),
+            Change::Paused => tracing::error!(provider, why, "the credential is refused: one look a minute until it is accepted"),
+            Change::Recovered => tracing::info!(provider, "the provider answers well again"),
+        }
+    }
+}
+
+fn fresh(facts: &JobFacts, queue: usize) -> Entry {
+    Entry {
+        name: facts.name.clone(),
+        queue,
+        generation: facts.generation,
+        known: facts.known,
+        watching: facts.watching,
+        terms: facts.terms,
+        registered_at: facts.registered_at,
+        looked_at: None,
+        due: Timestamp::MAX,
+        polls: 0,
+        in_flight: false,
+        again: false,
+        rare: None,
+    }
+}
+
+/// One more watch on a job that has a plan.
+fn merge(entry: &mut Entry, facts: &JobFacts) {
+    if facts.generation > entry.generation {
+        // The job had ended and was registered anew: nothing of the old plan holds.
+        let fresh = fresh(facts, entry.queue);
+        *entry = Entry { in_flight: entry.in_flight, polls: entry.polls, ..fresh };
+        return;
+    }
+    entry.watching = entry.watching.saturating_add(1);
+    entry.terms = match (entry.terms, facts.terms) {
+        (Some(all), Some(one)) => Some(all.and(one)),
+        (all, one) => all.or(one),
+    };
+    if facts.terms.is_some_and(|terms| terms.wants_progress) {
+        entry.known.forget();
+    }
+}
+
+impl Queue {
+    fn due(&mut self, jobs: &mut HashMap<JobNo, Box<Entry>>, started_at: Timestamp, now: Timestamp, due: &mut Vec<Due>) {
+        while let Some(Reverse((at, job))) = self.expiries.peek().copied() {
+            if at > now {
+                break;
+            }
+            let Some(entry) = jobs.get_mut(&job) else {
+                self.expiries.pop();
+                continue;
+            };
+            let expiring = entry.rare.as_ref().and_then(|rare| rare.expiring);
+            match expiring {
+                Some((cutoff, give_up)) if give_up == at => {
+                    self.expiries.pop();
+                    entry.rare().expiring = None;
+                    due.push(Due::GiveUp(job, cutoff));
+                }
+                None if entry.terms.is_some_and(|terms| terms.expires_at == at) => {
+                    if entry.in_flight {
+                        // Begun before the expiry, so not the last look; settling plans it.
+                        self.expiries.pop();
+                        continue;
+                    }
+                    let sent_at = if self.budget.is_held_back() {
+                        // Not to be sent for who knows how long; probes may still reach it.
+                        self.looks.push(Reverse((now, job)));
+                        entry.due = now;
+                        at.max(started_at)
+                    } else if self.budget.ask(now) == Permit::Granted {
+                        entry.in_flight = true;
+                        due.push(Due::Look(job));
+                        now
+                    } else {
+                        break;
+                    };
+                    self.expiries.pop();
+                    let give_up = sent_at.plus(LAST_LOOK);
+                    entry.rare().expiring = Some((now, give_up));
+                    self.expiries.push(Reverse((give_up, job)));
+                }
+                _ => {
+                    self.expiries.pop();
+                }
+            }
+        }
+        while let Some(Reverse((at, job))) = self.looks.peek().copied() {
+            if at > now {
+                break;
+            }
+            match jobs.get_mut(&job) {
+                Some(entry) if entry.due == at && !entry.in_flight => {
+                    if self.budget.ask(now) != Permit::Granted {
+                        break;
+                    }
+                    entry.in_flight = true;
+                    due.push(Due::Look(job));
+                }
+                _ => {}
+            }
+            self.looks.pop();
+        }
+    }
+
+    fn next(&self, now: Timestamp) -> Option<Timestamp> {
+        let first = |heap: &BinaryHeap<Reverse<(Timestamp, JobNo)>>| {
+            let Reverse((at, _)) = *heap.peek()?;
+            if at > now {
+                return Some(at);
+            }
+            // Due, and not granted.
+            match self.budget.when(now) {
+                Permit::At(at) => Some(at),
+                Permit::Granted => Some(now),
+                // The end of a look asks again by itself.
+                Permit::Busy => None,
+            }
+        };
+        [first(&self.looks), first(&self.expiries)].into_iter().flatten().min()
+    }
+}

@@ -128,3 +128,6 @@ fn read(folder: &Path, mistakes: &mut Vec<String>) -> Vec<(String, String)> {
     }
     files
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,13 +18,11 @@ fn muvi(status: u16, body: &str) -> Answer {
 }
 
 fn seen(answer: Answer) -> Seen {
-    match answer {
-        Answer::Seen(seen) => *seen,
-        other => panic!("{other:?}"),
-    }
+    let Answer::Seen(seen) = answer else { panic!("{answer:?}") };
+    *seen
 }
 
-/// A small definition; `more` comes at the end, `replace` is (what, by what).
+/// A small definition that leaves most out, with `replace` done to it: (what, by what).
 fn small(replace: &[(&str, &str)]) -> String {
     let text = r#"
 schema = 1

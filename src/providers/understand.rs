@@ -179,19 +179,15 @@ impl Reader {
     /// An answer that is about the request.
     fn refusal(&self, status: u16, answer: &Value) -> Answer {
         let code = self.errors.code.find(answer, label);
-        let mut message = format!("HTTP {status}");
-        if let Some(code) = &code {
-            message += &format!(" {}", clip(code, MAX_WORD));
-        }
-        if let Some(sentence) = self.errors.message.find(answer, text) {
-            message += &format!(": {}", clip(&sentence, MAX_SENTENCE));
-        }
-        if (300..400).contains(&status) {
-            message += ": redirects are not followed; set base_url to the address that answers";
-        }
-        if let Some(request_id) = self.request_id(answer) {
-            message += &format!(" (request {request_id})");
-        }
+        let told = code.as_ref().map(|code| format!(" {}", clip(code, MAX_WORD)));
+        let sentence =
+            self.errors.message.find(answer, text).map(|said| format!(": {}", clip(&said, MAX_SENTENCE)));
+        let redirect = (300..400)
+            .contains(&status)
+            .then(|| ": redirects are not followed; set base_url to the address that answers".to_owned());
+        let request_id = self.request_id(answer).map(|id| format!(" (request {id})"));
+        let parts = [told, sentence, redirect, request_id].into_iter().flatten();
+        let message = std::iter::once(format!("HTTP {status}")).chain(parts).collect::<String>();
         if status == 401 || code.as_ref().is_some_and(|code| self.errors.account.contains(code)) {
             let code = code.map_or_else(|| "unauthorized".to_owned(), |code| clip(&code, MAX_WORD));
             return Answer::Account { code, message };
@@ -313,7 +309,7 @@ fn is_url(text: &str) -> bool {
     Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "https" | "http" | "data"))
 }
 
-/// A text that says something. PostgreSQL cannot store a NUL, so it becomes the mark for what
+/// A text that says something. `PostgreSQL` cannot store a NUL, so it becomes the mark for what
 /// cannot be shown.
 fn text(value: &Value) -> Option<String> {
     let text = value.as_str().filter(|text| !text.trim().is_empty())?;

@@ -5,4 +5,6 @@
 pub mod clock;
 pub mod domain;
 pub mod events;
+pub mod poller;
+pub mod providers;
 pub mod store;

@@ -1,0 +1,107 @@
+//! A definition that was checked: what a provider's file says, in a form that cannot be wrong.
+//!
+//! The file's mistakes are found in `compile`; here are the types, and what others may read of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::compile::compile;
+use super::file::{Example, File};
+use super::param::Param;
+use super::rate::Rate;
+use super::request::RequestForm;
+use super::understand::Reader;
+
+/// How one job API is asked, and how its answers are understood.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) docs: String,
+    pub(super) job_id: Param,
+    /// All but the job id.
+    pub(super) params: BTreeMap<String, Param>,
+    pub(super) request: RequestForm,
+    pub(super) reader: Reader,
+    pub(super) poll: Poll,
+    pub(super) limits: Limits,
+    pub(super) examples: Vec<Example>,
+}
+
+/// When a job is looked at, unless the operator says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Poll {
+    /// From registration to the first look.
+    pub first: Duration,
+    /// The least gap between two looks at one job.
+    pub min_interval: Duration,
+    /// The greatest.
+    pub max_interval: Duration,
+    /// How long a watch lives that does not say.
+    pub deadline: Duration,
+    /// For how long "no such job" may mean "not yet".
+    pub not_found_grace: Duration,
+    /// The delay that one look is worth: without history the k-th look is at `price`·k².
+    pub price: Duration,
+}
+
+/// How fast a provider may be asked with one credential, unless the operator says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `None`: as fast as it goes.
+    pub rate: Option<Rate>,
+    /// How many looks may come at once after a quiet time.
+    pub burst: u32,
+    /// How many looks may be in flight.
+    pub concurrency: u32,
+}
+
+impl Definition {
+    /// Reads a definition; every mistake is a sentence for people. Its examples are not run here.
+    pub fn parse(text: &str) -> Result<Self, Vec<String>> {
+        let file: File = toml::from_str(text).map_err(|error| vec![located(text, &error)])?;
+        compile(file)
+    }
+
+    /// The slug by which clients name it.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The name for people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the provider documents its status call.
+    pub fn docs(&self) -> &str {
+        &self.docs
+    }
+
+    /// Whether nothing can be asked without a key.
+    pub fn needs_credential(&self) -> bool {
+        self.request.auth.is_some()
+    }
+
+    /// When a job is looked at.
+    pub fn poll(&self) -> &Poll {
+        &self.poll
+    }
+
+    /// How fast it may be asked.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+}
+
+/// A mistake in the form, with its line.
+fn located(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().trim_end();
+    match error.span() {
+        Some(span) => {
+            let before = text.get(..span.start).unwrap_or(text);
+            format!("line {}: {message}", before.matches('\n').count() + 1)
+        }
+        None => message.to_owned(),
+    }
+}

@@ -1,0 +1,445 @@
+//! What the definitions and their language promise, seen from outside.
+
+use std::fs;
+
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::domain::{JobStatus, Timestamp};
+
+const NOW: Timestamp = Timestamp::from_millis(1_771_426_800_000);
+
+fn embedded() -> Providers {
+    Providers::load(None).unwrap()
+}
+
+fn muvi(status: u16, body: &str) -> Answer {
+    embedded().get("muvi").unwrap().understand("job_1", status, body.as_bytes(), NOW)
+}
+
+fn seen(answer: Answer) -> Seen {
+    let Answer::Seen(seen) = answer else { panic!("{answer:?}") };
+    *seen
+}
+
+/// A small definition that leaves most out, with `replace` done to it: (what, by what).
+fn small(replace: &[(&str, &str)]) -> String {
+    let text = r#"
+schema = 1
+id = "small"
+name = "Small"
+docs = "https://small.example/docs"
+[params.job_id]
+pattern = "[a-z0-9.]+"
+[params.region]
+default = "eu"
+enum = ["eu", "us"]
+[params.team]
+pattern = "[a-z]+"
+[auth]
+type = "header"
+header = "X-Key"
+prefix = "Key "
+send_to = ["small.example"]
+[request]
+url = "https://small.example/{region}/jobs/{job_id}"
+query = { team = "{team}", full = "a b&c" }
+headers = { "X-Version" = "2026-01-01" }
+[status]
+path = ["$.status", "$.state"]
+[status.map]
+processing = ["Run"]
+completed = ["ok"]
+failed = ["bad"]
+[extract]
+job_id = "$.id"
+progress = { path = "$.done", unit = "fraction" }
+created_at = { path = "$.at", format = "epoch_ms" }
+[[example]]
+job_id = "1"
+body = '{"id": 1, "state": "Run"}'
+expect = { answer = "seen", status = "processing", raw_status = "Run" }
+[[example]]
+job_id = "1"
+body = '{"id": "1", "status": null, "state": "ok", "done": 0.29}'
+expect = { answer = "seen", status = "completed", raw_status = "ok", progress = 29 }
+[[example]]
+job_id = "1"
+body = '{"id": "1", "status": "bad"}'
+expect = { answer = "seen", status = "failed", raw_status = "bad" }
+"#;
+    replace.iter().fold(text.to_owned(), |text, (what, by)| {
+        assert!(text.contains(what), "{what}");
+        text.replacen(what, by, 1)
+    })
+}
+
+#[test]
+fn every_embedded_definition_understands_its_examples() {
+    let providers = embedded();
+    let ids: Vec<&str> = providers.iter().map(|definition| definition.id()).collect();
+    assert_eq!(ids, ["muvi", "openai-batch", "replicate"]);
+    for definition in providers.iter() {
+        assert_eq!(definition.check_examples(), Ok(()));
+        assert!(definition.needs_credential());
+    }
+}
+
+#[test]
+fn no_answer_makes_a_panic_and_garbage_is_trouble() {
+    let deep = "[".repeat(200_000);
+    let deep_object = r#"{"a":"#.repeat(50_000);
+    let large = format!(r#"{{"jobId": "job_1", "x": "{}"}}"#, "y".repeat(1 << 20));
+    let bodies: Vec<&[u8]> = vec![
+        b"",
+        b" \r\n\t",
+        b"null",
+        b"true",
+        b"0",
+        b"\"completed\"",
+        b"[]",
+        b"[{\"jobId\": \"job_1\", \"status\": \"completed\"}]",
+        b"{}",
+        b"<!doctype html><title>502 Bad Gateway</title>",
+        br#"{"jobId": "job_1", "status": "comple"#,
+        br#"{"jobId": "job_1", "status": "completed"} trailing"#,
+        b"{\"jobId\": \"job_1\", \"status\": \"\xff\xfe\"}",
+        b"\xef\xbb\xbf{}",
+        b"\0\0\0\0",
+        br#"{"data": {}}"#,
+        br#"{"success": true, "data": null}"#,
+        br#"{"success": true, "data": "completed"}"#,
+        br#"{"jobId": "job_1"}"#,
+        br#"{"jobId": "job_1", "status": null}"#,
+        br#"{"jobId": "job_1", "status": 5}"#,
+        br#"{"jobId": "job_1", "status": ""}"#,
+        br#"{"jobId": "job_1", "status": ["completed"]}"#,
+        br#"{"jobId": "job_1", "status": {"is": "completed"}}"#,
+        br#"{"jobId": null, "status": "completed"}"#,
+        br#"{"jobId": "JOB_1", "status": "completed"}"#,
+        br#"{"jobId": {}, "status": "completed"}"#,
+        br#"{"status": "completed"}"#,
+        br#"{"jobId": "job_1", "status": "completed", "progress": 1e999}"#,
+        deep.as_bytes(),
+        deep_object.as_bytes(),
+        large.as_bytes(),
+    ];
+    for definition in embedded().iter() {
+        for body in &bodies {
+            let shown = String::from_utf8_lossy(&body[..body.len().min(60)]);
+            for status in [0, 100, 200, 202, 204, 299, 302, 400, 403, 404, 418, 500, 503, 599, 65_535] {
+                let answer = definition.understand("job_1", status, body, NOW);
+                assert!(matches!(answer, Answer::Trouble { .. }), "{status} {shown}: {answer:?}");
+            }
+            let account = definition.understand("job_1", 401, body, NOW);
+            assert!(matches!(account, Answer::Account { .. }), "{shown}: {account:?}");
+            let limited = definition.understand("job_1", 429, body, NOW);
+            assert!(matches!(limited, Answer::RateLimited { .. }), "{shown}: {limited:?}");
+        }
+    }
+}
+
+#[test]
+fn every_cut_of_an_answer_is_understood_without_a_panic() {
+    for definition in embedded().iter() {
+        for example in &definition.examples {
+            for end in 0..example.body.len() {
+                let cut = &example.body.as_bytes()[..end];
+                let answer = definition.understand(&example.job_id, 200, cut, NOW);
+                let whole = example.body.get(end..).is_some_and(|rest| rest.trim().is_empty());
+                assert!(whole || matches!(answer, Answer::Trouble { .. }), "{answer:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_field_of_the_wrong_type_is_null_and_harms_no_other() {
+    let body = json!({
+        "jobId": "job_1", "status": "Completed", "progress": "much", "output": {"url": "x"}, "error": "text",
+        "outputs": [{"url": 5, "type": "video"}, null, 7, [], {}, {"url": "https://cdn.example/1.mp4", "type": {}}],
+        "createdAt": 12, "completedAt": "yesterday",
+    });
+    let seen = seen(muvi(200, &body.to_string()));
+    let job = seen.observation;
+    assert_eq!((job.status, job.raw_status.as_deref()), (JobStatus::Completed, Some("Completed")));
+    assert_eq!((job.progress, job.error, job.created_at, job.completed_at), (None, None, None, None));
+    let outputs = job.outputs.unwrap();
+    assert_eq!(outputs.len(), 2);
+    assert_eq!((outputs[0].url.as_deref(), outputs[0].kind.as_deref()), (None, Some("video")));
+    assert_eq!(
+        (outputs[1].url.as_deref(), outputs[1].kind.as_deref()),
+        (Some("https://cdn.example/1.mp4"), None)
+    );
+    assert_eq!(job.output.as_deref(), Some("https://cdn.example/1.mp4"), "the first output's URL stands in");
+
+    for outputs in ["null", "5", "{}", "\"x\"", "[null]", "[[[]]]"] {
+        let body = format!(r#"{{"jobId": "job_1", "status": "completed", "outputs": {outputs}}}"#);
+        assert_eq!(self::seen(muvi(200, &body)).observation.outputs, None, "{outputs}");
+    }
+}
+
+#[test]
+fn progress_is_0_to_100_whatever_is_told() {
+    let table = [("-5", 0), ("0", 0), ("49.9", 49), ("100", 100), ("1e300", 100), ("99.99", 99)];
+    for (told, shown) in table {
+        let body = format!(r#"{{"jobId": "job_1", "status": "processing", "progress": {told}}}"#);
+        assert_eq!(seen(muvi(200, &body)).observation.progress, Some(shown), "{told}");
+    }
+}
+
+#[test]
+fn a_time_in_the_future_is_shown_and_one_that_cannot_be_written_is_null() {
+    let body = r#"{"jobId": "job_1", "status": "pending", "createdAt": "2999-01-01T00:00:00+01:00",
+                   "completedAt": "0000-01-01T00:00:00Z"}"#;
+    let job = seen(muvi(200, body)).observation;
+    assert_eq!(job.created_at.unwrap().to_string(), "2998-12-31T23:00:00.000Z");
+    assert_eq!(job.completed_at, None);
+    let openai = embedded();
+    for told in ["-1", "1e30", "99999999999999", "\"1719168000\"", "true"] {
+        let body = format!(r#"{{"id": "batch_1", "status": "completed", "created_at": {told}}}"#);
+        let answer = openai.get("openai-batch").unwrap().understand("batch_1", 200, body.as_bytes(), NOW);
+        assert_eq!(seen(answer).observation.created_at, None, "{told}");
+    }
+}
+
+#[test]
+fn what_is_kept_of_an_answer_is_bounded_and_storable() {
+    let many = json!({
+        "jobId": "job_1", "status": "s".repeat(5_000), "output": "a\0b", "requestId": "r\n".repeat(500),
+        "outputs": vec![json!({"url": "https://cdn.example/1"}); 5_000],
+    });
+    let seen = seen(muvi(200, &many.to_string()));
+    assert!(seen.unknown_status);
+    assert_eq!(seen.observation.status, JobStatus::Processing);
+    assert_eq!(seen.observation.raw_status.unwrap().chars().count(), 201);
+    assert_eq!(seen.observation.output.as_deref(), Some("a\u{FFFD}b"));
+    assert_eq!(seen.observation.outputs.unwrap().len(), 1_000);
+    assert!(!seen.request_id.unwrap().contains('\n'));
+    let sentence = json!({"success": false, "error": {"code": "X", "message": "y\n".repeat(9_000)}});
+    let Answer::Trouble { message } = muvi(500, &sentence.to_string()) else { panic!("trouble") };
+    assert!(message.len() < 600 && !message.contains('\n'), "{message}");
+}
+
+#[test]
+fn an_account_code_of_a_job_is_not_an_account_code_of_the_key() {
+    let body = r#"{"jobId": "job_1", "status": "failed", "error": {"code": "USER_BANNED", "message": "x"}}"#;
+    assert_eq!(seen(muvi(200, body)).observation.status, JobStatus::Failed);
+}
+
+#[test]
+fn a_job_id_never_leaves_its_segment() {
+    let providers = embedded();
+    let muvi = providers.get("muvi").unwrap();
+    let long = "x".repeat(300);
+    for id in [
+        "", ".", "..", "../keys", "a/b", "a\\b", "%2e%2e", "..%2f", "a?b", "a#b", "a b", "a\n", "\0", "é",
+        "job_1;x", "@host", &long,
+    ] {
+        assert!(muvi.check_job_id(id).is_err(), "{id:?}");
+        assert!(muvi.request(id, "{}", None, Some("key")).is_err(), "{id:?}");
+    }
+    let request = muvi.request("job_abc123def456", "{}", None, Some("key")).unwrap();
+    assert_eq!(request.url.as_str(), "https://api.muvi.video/v1/jobs/job_abc123def456");
+
+    // A pattern that allows everything does not help either.
+    let open = Definition::parse(&small(&[("[a-z0-9.]+", "(?s).*")])).unwrap();
+    let params = r#"{"region": "eu", "team": "a"}"#;
+    assert!(open.request("..", params, None, Some("key")).is_err());
+    let request = open.request("../x?y#z", params, None, Some("key")).unwrap();
+    assert_eq!(request.url.path(), "/eu/jobs/..%2Fx%3Fy%23z");
+}
+
+#[test]
+fn the_credential_goes_to_the_named_hosts_and_the_operators_base_url_only() {
+    let definition = Definition::parse(&small(&[])).unwrap();
+    let params = definition.params(&Map::from_iter([("team".to_owned(), json!("blue"))])).unwrap();
+    assert_eq!(params, r#"{"region":"eu","team":"blue"}"#);
+    let request = definition.request("1.2", &params, None, Some("s3cret")).unwrap();
+    assert_eq!(request.url.as_str(), "https://small.example/eu/jobs/1.2?full=a%20b%26c&team=blue");
+    assert!(request.headers.contains(&("x-key".to_owned(), "Key s3cret".to_owned())));
+    assert!(request.headers.contains(&("x-version".to_owned(), "2026-01-01".to_owned())));
+    let shown = format!("{request:?}");
+    assert!(!shown.contains("s3cret") && !shown.contains("blue"), "{shown}");
+
+    let base = definition.check_base_url("http://127.0.0.1:9000/upstream/").unwrap();
+    let request = definition.request("1", &params, Some(&base), Some("s3cret")).unwrap();
+    assert!(request.url.as_str().starts_with("http://127.0.0.1:9000/upstream/eu/jobs/1?"));
+    assert!(request.headers.iter().any(|(_, value)| value == "Key s3cret"));
+
+    for send_to in [r#"["other.example"]"#, r#"["small.example:8443"]"#, r#"["evil.small.example"]"#, "[]"] {
+        let text = small(&[(r#"["small.example"]"#, send_to)]);
+        assert!(Definition::parse(&text).is_err(), "{send_to}");
+    }
+    for credential in [None, Some(""), Some("a b"), Some("a\r\nx: y"), Some("schlüssel")] {
+        let refused = definition.request("1", &params, None, credential).unwrap_err();
+        assert!(!refused.contains("schl") && refused.contains("Small"), "{refused}");
+    }
+}
+
+#[test]
+fn a_base_url_is_an_address_and_nothing_else() {
+    let providers = embedded();
+    let muvi = providers.get("muvi").unwrap();
+    let long = format!("https://a.example/{}", "x".repeat(2_048));
+    for base in [
+        "",
+        "localhost:8080",
+        "ftp://a.example",
+        "https://",
+        "https://me:pw@a.example",
+        "https://a.example?x=1",
+        "https://a.example#x",
+        "http://a.example:0",
+        &long,
+    ] {
+        assert!(muvi.check_base_url(base).is_err(), "{base}");
+    }
+    for base in ["http://127.0.0.1:1", "https://[::1]:8443/x", "http://mock"] {
+        let base = muvi.check_base_url(base).unwrap();
+        assert!(muvi.request("job_1", "{}", Some(&base), Some("key")).is_ok(), "{base}");
+    }
+}
+
+#[test]
+fn every_wrong_parameter_is_named_at_once() {
+    let definition = Definition::parse(&small(&[])).unwrap();
+    let given = json!({"region": "mars", "colour": "red", "team": 5});
+    let errors = definition.params(given.as_object().unwrap()).unwrap_err();
+    let names: Vec<&str> = errors.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["colour", "region", "team"]);
+    let missing = definition.params(&Map::new()).unwrap_err();
+    assert_eq!(missing, [("team".to_owned(), "Small needs it".to_owned())]);
+    let muvi = embedded().get("muvi").unwrap().params(&Map::<String, Value>::new());
+    assert_eq!(muvi.as_deref(), Ok("{}"));
+}
+
+#[test]
+fn what_a_definition_leaves_out_has_a_default() {
+    let definition = Definition::parse(&small(&[])).unwrap();
+    assert_eq!(definition.check_examples(), Ok(()));
+    let seconds = std::time::Duration::from_secs;
+    let poll = Poll {
+        first: seconds(5),
+        min_interval: seconds(1),
+        max_interval: seconds(60),
+        deadline: seconds(86_400),
+        not_found_grace: seconds(60),
+        price: seconds(5),
+    };
+    assert_eq!(definition.poll(), &poll);
+    let rate = Some(Rate { count: 1, per: seconds(1) });
+    assert_eq!(definition.limits(), &Limits { rate, burst: 1, concurrency: 4 });
+}
+
+#[test]
+fn every_mistake_in_a_definition_has_a_sentence() {
+    let table = [
+        ("schema = 1", "schema = 2", "schema: 2 is not known"),
+        ("id = \"small\"", "id = \"Small One\"", "id: it must be 1 to 40"),
+        ("name = \"Small\"", "name = \" \"", "name: it is empty"),
+        ("https://small.example/docs", "here", "docs: it must be the URL"),
+        ("[a-z0-9.]+", "[a-z", "params.job_id: `[a-z` is not a regular expression"),
+        ("pattern = \"[a-z0-9.]+\"", "", "params.job_id: it needs a `pattern`"),
+        ("default = \"eu\"", "default = \"mars\"", "params.region: the default `mars` can never be used"),
+        ("{region}", "{zone}", "request: `{zone}` is not declared"),
+        ("{region}", "eu", "params.region: the request does not use it"),
+        ("{job_id}", "all", "params.job_id: the request does not use it"),
+        ("{job_id}\"", "{job_id}?x=1\"", "request.url: the query belongs to request.query"),
+        ("{job_id}\"", "{job_id\"", "request.url: `/{region}/jobs/{job_id` has a brace"),
+        (
+            "url = \"https://small.example",
+            "url = \"http://small.example",
+            "auth.send_to: it must name the host",
+        ),
+        (
+            "url = \"https://small.example",
+            "url = \"https://{team}",
+            "request.url: scheme, host and port are fixed",
+        ),
+        ("\"X-Version\"", "\"Authorization\"", "request.headers.Authorization: it is not the definition's"),
+        ("\"X-Version\"", "\"X Version\"", "request.headers.X Version: `X Version` is not the name"),
+        ("header = \"X-Key\"\n", "", "auth.header: type `header` needs"),
+        ("\"header\"\n", "\"bearer\"\n", "auth: `header` and `prefix` belong to"),
+        ("\"header\"\n", "\"none\"\n", "auth: with type `none`"),
+        (
+            "[\"small.example\"]",
+            "[\"https://small.example\"]",
+            "auth.send_to: `https://small.example` is not",
+        ),
+        ("processing = [\"Run\"]", "", "status.map: no word means pending or processing"),
+        ("completed = [\"ok\"]", "", "status.map: no word means completed"),
+        (
+            "failed = [\"bad\"]",
+            "failed = [\"bad\", \"ok\"]",
+            "status.map: `ok` stands twice, in completed and failed",
+        ),
+        ("[status.map]", "unknown = \"failed\"\n[status.map]", "status.unknown: a word that nobody knows"),
+        (
+            "[status.map]",
+            "explain = { ok = \"x\" }\n[status.map]",
+            "status.explain: `ok` is no word for failed",
+        ),
+        ("\"$.id\"", "\"id\"", "extract.job_id: `id` is not a path"),
+        ("\"$.id\"", "[]", "extract.job_id: it needs a path"),
+        (", unit = \"fraction\"", "", "extract.progress: write either"),
+        ("[extract]", "[errors]\naccount = [\"X\"]\n[extract]", "errors.account: codes are compared"),
+        ("[extract]", "[not_found]\nvalues = [\"X\"]\n[extract]", "not_found.values: name where"),
+        ("[extract]", "[not_found]\nhttp = [429]\n[extract]", "not_found.http: it must list"),
+        ("[extract]", "[poll]\nfirst = \"5\"\n[extract]", "poll.first: `5` is not a duration"),
+        ("[extract]", "[poll]\nmin_interval = \"2m\"\n[extract]", "poll.min_interval: it is greater"),
+        ("[extract]", "[poll]\ndeadline = \"31d\"\n[extract]", "poll.deadline: it must be between"),
+        ("[extract]", "[limits]\nrate = \"fast\"\n[extract]", "limits.rate: `fast` is not a rate"),
+        ("[extract]", "[limits]\nburst = 0\n[extract]", "limits.burst: it must be between"),
+        ("[request]", "[request]\nmax_body = \"1GB\"", "request.max_body: `1GB` is not a size"),
+        ("[request]", "[request]\ntimeout = \"1h\"", "request.timeout: it is longer than 120 s"),
+        ("[request]", "[request]\nmethod = \"POST\"", "line 19: unknown variant `POST`, expected `GET`"),
+        ("status = \"failed\"", "status = \"cancelled\"", "example: none shows a job that failed"),
+        ("id = \"small\"", "id = \"small\"\nidd = 1", "line 4: unknown field `idd`"),
+        ("schema = 1", "schema = = 1", "line 2: "),
+    ];
+    for (what, by, sentence) in table {
+        let mistakes = Definition::parse(&small(&[(what, by)])).unwrap_err();
+        assert!(mistakes.iter().any(|m| m.starts_with(sentence)), "{what} -> {by}: {mistakes:#?}");
+    }
+    let several = small(&[("schema = 1", "schema = 2"), ("\"$.id\"", "\"id\""), ("{region}", "eu")]);
+    assert_eq!(Definition::parse(&several).unwrap_err().len(), 3);
+}
+
+#[test]
+fn an_example_that_is_understood_otherwise_is_a_mistake() {
+    let wrong = small(&[("progress = 29", "progress = 30")]);
+    let mistakes = Definition::parse(&wrong).unwrap().check_examples().unwrap_err();
+    assert_eq!(mistakes.len(), 1);
+    assert!(mistakes[0].starts_with("example 2: expected Seen"), "{mistakes:?}");
+}
+
+#[test]
+fn a_folder_adds_and_replaces_and_all_its_mistakes_are_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("small.toml", &small(&[]));
+    write("notes.md", "not a definition");
+    write("mine.toml", &small(&[("id = \"small\"", "id = \"muvi\""), ("\"Small\"", "\"My own\"")]));
+    let providers = Providers::load(Some(folder.path())).unwrap();
+    assert_eq!(providers.iter().count(), 4);
+    assert_eq!(providers.get("muvi").unwrap().name(), "My own");
+
+    write("again.toml", &small(&[]));
+    write("broken.toml", "schema = 1\nid = 5");
+    write("wrong.toml", &small(&[("id = \"small\"", "id = \"w\""), ("progress = 29", "progress = 1")]));
+    let mistakes = Providers::load(Some(folder.path())).unwrap_err();
+    assert_eq!(mistakes.len(), 3, "{mistakes:#?}");
+    assert!(mistakes[0].contains("broken.toml: line 2: "), "{mistakes:#?}");
+    assert!(mistakes[1].contains("small.toml: id: another file defines `small`"), "{mistakes:#?}");
+    assert!(mistakes[2].contains("wrong.toml: example 2: "), "{mistakes:#?}");
+    assert!(Providers::load(Some(&folder.path().join("nowhere"))).is_err());
+}
+
+#[test]
+fn the_documented_example_is_a_definition() {
+    let docs = include_str!("../../docs/PROVIDERS.md");
+    let (_, rest) = docs.split_once("```toml complete\n").unwrap();
+    let (text, _) = rest.split_once("```").unwrap();
+    assert_eq!(Definition::parse(text).and_then(|d| d.check_examples()), Ok(()));
+}

@@ -2,5 +2,9 @@
 //!
 //! The modules, in the order in which data flows.
 
+pub mod channels;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod domain;
+pub mod telemetry;

@@ -1,0 +1,3 @@
+//! Ways out.
+
+pub mod webhook;

@@ -228,8 +228,8 @@ pub struct Flags {
     /// Where to listen, as 127.0.0.1:8080
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
-    /// The database, as sqlite://ringback.db or sqlite:///abs/path.db
-    #[arg(long, value_name = "URL")]
+    /// Where the facts are kept
+    #[arg(long, value_name = "URL", help = "The database, as sqlite://ringback.db or sqlite:///abs/path.db")]
     pub database_url: Option<String>,
     /// What to log, as info or ringback=debug,warn
     #[arg(long, value_name = "FILTER")]

@@ -62,6 +62,25 @@ mod tests {
         ];
         let env: Environment = env.into_iter().collect();
         let config = Config::read(&Flags::default(), &env, None).expect("no mistake");
-        insta::assert_snapshot!(listing(config.effective()), @r"");
+        insta::assert_snapshot!(listing(config.effective()), @r"
+        listen                    127.0.0.1:8080                             default
+        public_url                http://127.0.0.1:8080                      default
+        database_url              sqlite://ringback.db                       default
+        api_key                   ***                                        RINGBACK_API_KEY
+        signing_secret            none                                       default
+        log                       info                                       default
+        log_format                text                                       default
+        shutdown_grace            25s                                        default
+        egress.allow              [10.0.0.0/8, hooks.internal]               RINGBACK_EGRESS__ALLOW
+        egress.allow_http         false                                      default
+        delivery.retry_schedule   [5s, 5m, 30m, 2h, 5h, 10h, 14h, 20h, 24h]  default
+        delivery.timeout          20s                                        default
+        delivery.concurrency      512                                        default
+        delivery.per_destination  16                                         default
+        retention.events          30d                                        default
+        retention.watches         30d                                        default
+        providers.path            none                                       default
+        providers.muvi.api_key    ***                                        MUVI_API_KEY
+        ");
     }
 }

@@ -244,14 +244,11 @@ impl fmt::Display for Arrival {
 /// JSON, indented, its order and its numbers as they came; anything else as text without control
 /// characters, which a terminal would obey.
 fn pretty(body: &[u8]) -> String {
-    match (str::from_utf8(body), serde_json::from_slice::<IgnoredAny>(body)) {
-        (Ok(text), Ok(_)) => indent(text),
-        _ => {
-            let shown =
-                String::from_utf8_lossy(&body[..body.len().min(SHOWN_MAX)]).escape_debug().to_string();
-            format!("{} bytes that are not JSON: {shown}", body.len())
-        }
+    if let (Ok(text), Ok(_)) = (str::from_utf8(body), serde_json::from_slice::<IgnoredAny>(body)) {
+        return indent(text);
     }
+    let shown = String::from_utf8_lossy(&body[..body.len().min(SHOWN_MAX)]).escape_debug().to_string();
+    format!("{} bytes that are not JSON: {shown}", body.len())
 }
 
 /// Indents text that is known to be JSON. Not by way of `serde_json::Value`, which sorts keys.
@@ -271,12 +268,11 @@ fn indent(json: &str) -> String {
             '{' | '[' => {
                 out.push(c);
                 while chars.next_if_eq(&' ').is_some() {}
-                match chars.next_if(|next| matches!(next, '}' | ']')) {
-                    Some(close) => out.push(close),
-                    None => {
-                        depth += 1;
-                        line(&mut out, depth);
-                    }
+                if let Some(close) = chars.next_if(|next| matches!(next, '}' | ']')) {
+                    out.push(close);
+                } else {
+                    depth += 1;
+                    line(&mut out, depth);
                 }
             }
             '}' | ']' => {
@@ -357,7 +353,23 @@ mod tests {
             br#"{"type":"job.completed", "data":{"url":"a\"{,}\\","n":1.50,"list":[1,{}],"none":[ ],"null":null}}"#,
         );
         let arrival = receiver(None, 0).judge(&Uri::from_static("/hook?a=1"), &headers("v1,AAAA"), body);
-        insta::assert_snapshot!(arrival.to_string(), @r"");
-        assert_eq!(pretty(b"\x1b[2Jhello\xff"), "11 bytes that are not JSON: \\u{1b}[2Jhello\u{fffd}");
+        insta::assert_snapshot!(arrival.to_string(), @r#"
+        job.completed  evt_1  attempt 1  /hook?a=1 → 204
+        signature: not checked, no --secret was given
+        {
+          "type": "job.completed",
+          "data": {
+            "url": "a\"{,}\\",
+            "n": 1.50,
+            "list": [
+              1,
+              {}
+            ],
+            "none": [],
+            "null": null
+          }
+        }
+        "#);
+        assert_eq!(pretty(b"\x1b[2Jhello\xff"), "10 bytes that are not JSON: \\u{1b}[2Jhello\u{fffd}");
     }
 }

@@ -65,14 +65,19 @@ impl Reader {
     }
 
     fn file(&mut self, file: &File) {
-        let line_of =
-            |at: usize| file.text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
-        let origin =
-            |at: usize| Origin::File { path: file.path.clone(), line: line_of(at.min(file.text.len())) };
+        let origin = |at: usize| {
+            let line = file.text.get(..at).map_or(1, |before| before.matches('\n').count() + 1);
+            Origin::File { path: file.path.clone(), line }
+        };
         let (table, errors) = DeTable::parse_recoverable(&file.text);
         if errors.is_empty() {
             self.section(&mut Vec::new(), table.get_ref(), &origin);
         }
+        // The parser hands tables out by the alphabet; people read by the line.
+        self.mistakes.sort_by_key(|mistake| match mistake.origin {
+            Origin::File { line, .. } => line,
+            Origin::Default | Origin::Variable(_) | Origin::Flag(_) => 0,
+        });
         // What was recovered from broken TOML would only give misleading mistakes. The error's own
         // `Display` would quote the line, and the line may hold a secret.
         for error in errors {
@@ -89,10 +94,12 @@ impl Reader {
     ) {
         for (key, value) in table {
             path.push(key.get_ref());
-            match value.get_ref() {
-                DeValue::Table(inner) if !inner.is_empty() => self.section(path, inner, origin),
-                DeValue::Table(_) if is_section(path) => {}
-                other => self.leaf(path, other, origin(key.span().start)),
+            if let DeValue::Table(inner) = value.get_ref()
+                && (!inner.is_empty() || is_section(path))
+            {
+                self.section(path, inner, origin);
+            } else {
+                self.leaf(path, value.get_ref(), origin(key.span().start));
             }
             path.pop();
         }
@@ -145,7 +152,7 @@ impl Reader {
             }
         } else if name.contains("__") || settings::unsupported(&key).is_some() {
             if !value.is_empty() || settings::unsupported(&key).is_none() {
-                let what = unknown(&key, name, settings::variable);
+                let what = unknown(&key, "this", settings::variable);
                 self.mistakes.push(Mistake { origin, what });
             }
         } else if !CLIENT_VARIABLES.contains(&name) {
@@ -267,9 +274,10 @@ fn unknown(key: &str, shown: &str, spell: impl Fn(&str) -> String) -> String {
 }
 
 fn given(value: &DeValue<'_>) -> Option<Given> {
-    match value {
-        DeValue::Array(entries) => many(entries).map(Given::Many),
-        one => scalar(one).map(Given::One),
+    if let DeValue::Array(entries) = value {
+        many(entries).map(Given::Many)
+    } else {
+        scalar(value).map(Given::One)
     }
 }
 
@@ -298,7 +306,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{LogFormat, Rate};
+    use crate::config::{LogFormat, Masked, Rate};
 
     fn file(text: &str) -> File {
         File { path: "ringback.toml".into(), text: text.into() }
@@ -365,7 +373,18 @@ mod tests {
         let text = "listen = 8080\nlisen = 'x'\negress = 5\n[delivery]\ntimout = '5s'\ntimeout = 20\n\
                     retry_schedule = '5s'\nconcurrency = 0\n[retention]\nevents = ['1d']\n[foo]\n[providers.muvi]\nrat = '1/s'\n";
         let mistakes = from_file(text).expect_err("mistakes");
-        insta::assert_snapshot!(mistakes.join("\n"), @r"");
+        insta::assert_snapshot!(mistakes.join("\n"), @r#"
+        ringback.toml:1: `listen`: `8080` is not an address with a port; write it as 127.0.0.1:8080
+        ringback.toml:2: `lisen` is not a setting; the nearest is `listen`
+        ringback.toml:3: `egress` is a section: write [egress] and its keys below
+        ringback.toml:5: `delivery.timout` is not a setting; the nearest is `delivery.timeout`
+        ringback.toml:6: `delivery.timeout`: `20` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d
+        ringback.toml:7: `delivery.retry_schedule`: this is a list: write it as ["…", "…"]
+        ringback.toml:8: `delivery.concurrency`: `0` is not a whole number from 1 to 10000
+        ringback.toml:10: `retention.events`: this is one value, not a list
+        ringback.toml:11: `foo` is not a setting; the nearest is `log`
+        ringback.toml:13: `providers.muvi.rat` is not a setting; the nearest is `providers.muvi.rate`
+        "#);
     }
 
     #[test]
@@ -385,7 +404,7 @@ mod tests {
     fn no_mistake_and_no_listing_shows_a_secret() {
         let hush = "hush-0123456789abcdef";
         let config = from_env(&[("RINGBACK_API_KEY", hush), ("MUVI_API_KEY", hush)]).expect("no mistake");
-        assert_eq!(config.api_key.as_ref().map(|key| key.reveal()), Some(hush));
+        assert_eq!(config.api_key.as_ref().map(Masked::reveal), Some(hush));
         assert!(!format!("{config:?}").contains("hush"));
         let mistakes =
             from_file("api_key = 'hush'\nsigning_secret = 'hush'\napi_kee = 'hush'").expect_err("mistakes");
@@ -401,7 +420,12 @@ mod tests {
             ("RINGBACK_egress__allow", ""),
             ("RINGBACK_DELIVERY__TIMEOUT", "soon"),
         ]);
-        insta::assert_snapshot!(mistakes.expect_err("mistakes").join("\n"), @r"");
+        insta::assert_snapshot!(mistakes.expect_err("mistakes").join("\n"), @r"
+        RINGBACK_DELIVERY__TIMEOUT: `soon` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d
+        RINGBACK_DELIVERY__TIMOUT: this is not a setting; the nearest is RINGBACK_DELIVERY__TIMEOUT
+        RINGBACK_PROVIDERS__OPENAI_BATCH__RATES: this is not a setting; the nearest is RINGBACK_PROVIDERS__OPENAI_BATCH__RATE
+        RINGBACK_egress__allow: this is not a setting; the nearest is RINGBACK_EGRESS__ALLOW
+        ");
         let config = from_env(&[
             ("RINGBACK_SERVICE_HOST", "10.0.0.1"),
             ("RINGBACK_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
@@ -410,7 +434,12 @@ mod tests {
             ("RINGBACK_URL", "http://127.0.0.1:8080"),
             ("PATH", "/bin"),
         ]);
-        insta::assert_snapshot!(config.expect("only warnings").warnings.join("\n"), @r"");
+        insta::assert_snapshot!(config.expect("only warnings").warnings.join("\n"), @r"
+        RINGBACK_EGRESS_ALLOW is not a setting and is ignored; did you mean RINGBACK_EGRESS__ALLOW?
+        RINGBACK_LISTN is not a setting and is ignored; did you mean RINGBACK_LISTEN?
+        RINGBACK_PORT_8080_TCP is not a setting and is ignored
+        RINGBACK_SERVICE_HOST is not a setting and is ignored
+        ");
     }
 
     #[test]
@@ -443,7 +472,7 @@ mod tests {
         ])
         .expect("no mistake");
         let muvi = &config.providers["muvi"];
-        assert_eq!(muvi.api_key.as_ref().map(|key| key.reveal()), Some("pb_first"));
+        assert_eq!(muvi.api_key.as_ref().map(Masked::reveal), Some("pb_first"));
         assert_eq!(muvi.rate, Some(Rate::Limit { count: 600, per: Duration::from_secs(60) }));
         assert_eq!(config.providers_path, Some(PathBuf::from("more")));
         assert!(config.providers["openai-batch"].api_key.is_some());

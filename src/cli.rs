@@ -78,8 +78,13 @@ fn wait(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> 
 
 /// Reads the configuration, or says everything that is wrong with it.
 pub(crate) fn configuration(flags: &Flags) -> Result<Config, Failure> {
-    let file = File::find(flags.config.as_deref()).map_err(|mistake| Failure::Failed(mistake.to_string()))?;
-    Config::read(flags, &Environment::of_process(), file.as_ref()).map_err(|mistakes| mistaken(&mistakes))
+    let env = Environment::of_process();
+    let (file, mut mistakes) = match File::find(flags.config.as_deref()) {
+        Ok(file) => (file, Vec::new()),
+        Err(mistake) => (None, vec![mistake]),
+    };
+    let read = Config::read(flags, &env, file.as_ref()).map_err(|more| mistakes.extend(more));
+    read.ok().filter(|_| mistakes.is_empty()).ok_or_else(|| mistaken(&mistakes))
 }
 
 /// One line for each mistake.

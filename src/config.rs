@@ -14,6 +14,8 @@ mod settings;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
+use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -281,15 +283,16 @@ impl File {
     pub fn find(asked: Option<&Path>) -> Result<Option<Self>, Mistake> {
         let path = asked.unwrap_or(Path::new(DEFAULT_FILE));
         let name = path.display().to_string();
-        let mistake = |what| Mistake { origin: Origin::File { path: name.clone(), line: 1 }, what };
-        match std::fs::metadata(path) {
-            Ok(about) if about.len() > FILE_MAX => Err(mistake("this file is larger than 1 MiB".into())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && asked.is_none() => Ok(None),
-            Ok(_) | Err(_) => match std::fs::read_to_string(path) {
-                Ok(text) => Ok(Some(Self { path: name, text })),
-                Err(error) => Err(mistake(format!("this file cannot be read: {error}"))),
-            },
-        }
+        let mut text = String::new();
+        let read = fs::File::open(path).and_then(|file| file.take(FILE_MAX + 1).read_to_string(&mut text));
+        let what = match read {
+            Ok(_) if text.len() as u64 <= FILE_MAX => return Ok(Some(Self { path: name, text })),
+            Ok(_) => format!("{name} is larger than 1 MiB"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && asked.is_none() => return Ok(None),
+            Err(error) => format!("{name} cannot be read: {error}"),
+        };
+        let default = || Origin::File { path: name.clone(), line: 1 };
+        Err(Mistake { origin: asked.map_or_else(default, |_| Origin::Flag("--config")), what })
     }
 }
 
@@ -352,5 +355,23 @@ impl Config {
     /// Whether somebody set `key`.
     pub fn is_set(&self, key: &str) -> bool {
         self.effective.iter().any(|one| one.key == key && one.origin != Origin::Default)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_asked_for_must_be_there_and_be_small() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("r.toml");
+        assert!(File::find(Some(&path)).is_err_and(|mistake| mistake.to_string().starts_with("--config: ")));
+        fs::write(&path, "log = 'warn'").expect("written");
+        assert!(
+            File::find(Some(&path)).is_ok_and(|file| file.is_some_and(|file| file.text == "log = 'warn'"))
+        );
+        fs::write(&path, vec![b'#'; 1024 * 1024 + 1]).expect("written");
+        assert!(File::find(Some(&path)).is_err_and(|mistake| mistake.what.contains("larger")));
     }
 }

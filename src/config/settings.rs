@@ -117,9 +117,11 @@ const TABLE: &[Setting] = &[
     }),
     Setting {
         secret: true,
-        ..provider("providers.NAME.api_key", "the credential", |p, v| {
-            put(&mut p.api_key, parse::credential(v).map(Some))
-        })
+        ..provider(
+            "providers.NAME.api_key",
+            "the credential; for muvi also `MUVI_API_KEY`, which goes first",
+            |p, v| put(&mut p.api_key, parse::credential(v).map(Some)),
+        )
     },
     provider(
         "providers.NAME.base_url",

@@ -2,9 +2,21 @@
 //!
 //! The modules, in the order in which data flows.
 
+pub mod config;
+
 pub mod clock;
 pub mod domain;
-pub mod events;
+pub mod telemetry;
+
+pub mod store;
+
 pub mod poller;
 pub mod providers;
-pub mod store;
+
+pub mod events;
+
+pub mod channels;
+pub mod deliveries;
+pub mod egress;
+
+pub mod cli;

@@ -1,1 +1,9 @@
-fn main() {}
+//! Parse, run, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    ringback::cli::run(ringback::cli::Cli::parse())
+}

@@ -1,0 +1,86 @@
+//! `ringback config`: what holds, and who said so.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the answer of a command")]
+
+use std::fmt::Write as _;
+
+use super::{Failure, configuration};
+use crate::config::{Effective, Flags};
+
+/// Show the effective configuration, and where each value comes from
+///
+/// Secrets are masked. Every mistake is listed, not only the first, and the exit code is then 1.
+/// Defaults < ringback.toml (or --config FILE) < environment < flags.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  RINGBACK_DELIVERY__TIMEOUT=5s ringback config
+
+A variable RINGBACK_X__Y sets [x] y. Lists in variables are separated by commas.")]
+pub struct Show {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+impl Show {
+    /// Runs the command.
+    pub fn run(self) -> Result<(), Failure> {
+        let config = configuration(&self.flags)?;
+        for warning in &config.warnings {
+            eprintln!("warning: {warning}");
+        }
+        print!("{}", listing(config.effective()));
+        Ok(())
+    }
+}
+
+/// Three columns: key, value, origin.
+fn listing(effective: &[Effective]) -> String {
+    let shown = |one: &Effective| one.value.clone().unwrap_or_else(|| "none".to_owned());
+    let width = |of: &dyn Fn(&Effective) -> usize| effective.iter().map(of).max().unwrap_or(0);
+    let keys = width(&|one| one.key.chars().count());
+    let values = width(&|one| shown(one).chars().count());
+    effective.iter().fold(String::new(), |mut text, one| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{:keys$}  {:values$}  {}", one.key, shown(one), one.origin);
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, Environment};
+
+    use super::*;
+
+    #[test]
+    fn the_listing_shows_every_value_with_its_origin_and_no_secret() {
+        let env = [
+            ("RINGBACK_API_KEY", "hush-0123456789abcdef"),
+            ("MUVI_API_KEY", "hush"),
+            ("RINGBACK_EGRESS__ALLOW", "10.0.0.0/8,hooks.internal"),
+        ];
+        let env: Environment = env.into_iter().collect();
+        let config = Config::read(&Flags::default(), &env, None).expect("no mistake");
+        insta::assert_snapshot!(listing(config.effective()), @r"
+        listen                    127.0.0.1:8080                             default
+        public_url                http://127.0.0.1:8080                      default
+        database_url              sqlite://ringback.db                       default
+        api_key                   ***                                        RINGBACK_API_KEY
+        signing_secret            none                                       default
+        log                       info                                       default
+        log_format                text                                       default
+        shutdown_grace            25s                                        default
+        egress.allow              [10.0.0.0/8, hooks.internal]               RINGBACK_EGRESS__ALLOW
+        egress.allow_http         false                                      default
+        delivery.retry_schedule   [5s, 5m, 30m, 2h, 5h, 10h, 14h, 20h, 24h]  default
+        delivery.timeout          20s                                        default
+        delivery.concurrency      512                                        default
+        delivery.per_destination  16                                         default
+        retention.events          30d                                        default
+        retention.watches         30d                                        default
+        providers.path            none                                       default
+        providers.muvi.api_key    ***                                        MUVI_API_KEY
+        ");
+    }
+}

@@ -1,0 +1,313 @@
+//! What a single value may be. Each error is the rest of a sentence for people, and none repeats a
+//! secret.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+use super::{LogFormat, Masked, Rate};
+use crate::domain::{format_duration, parse_duration};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// More retries than one an hour over two days help nobody.
+const RETRIES_MAX: usize = 50;
+/// A wait of more than a month outlives what would be sent.
+const WAIT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A list that is read for every connection.
+const ALLOW_MAX: usize = 256;
+/// The most that a provider may be asked, by one process, in a second or a minute.
+const RATE_MAX: u32 = 100_000;
+/// A credential has to fit into one header line.
+const CREDENTIAL_MAX: usize = 8 * 1024;
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("`{text}` is not an address with a port; write it as 127.0.0.1:8080"))
+}
+
+pub(super) fn duration(text: &str, most: Duration) -> Result<Duration, String> {
+    let span = parse_duration(text)?;
+    if span > most {
+        return Err(format!("`{text}` is too long; the most is {}", format_duration(most)));
+    }
+    Ok(span)
+}
+
+/// A gap between looks.
+pub(super) fn gap(text: &str) -> Result<Duration, String> {
+    duration(text, DAY)
+}
+
+pub(super) fn schedule(entries: &[String]) -> Result<Vec<Duration>, String> {
+    if entries.len() > RETRIES_MAX {
+        return Err(format!("{} entries are too many; the most is {RETRIES_MAX}", entries.len()));
+    }
+    entries.iter().map(|entry| duration(entry, WAIT_MAX)).collect()
+}
+
+pub(super) fn whole<T>(text: &str, range: RangeInclusive<T>) -> Result<T, String>
+where
+    T: FromStr + PartialOrd + std::fmt::Display,
+{
+    let (least, most) = (range.start(), range.end());
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| format!("`{text}` is not a whole number from {least} to {most}"))
+}
+
+pub(super) fn yes_or_no(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("`{text}` is neither true nor false"))
+}
+
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("the path is empty".into()) } else { Ok(PathBuf::from(text)) }
+}
+
+/// `sqlite://` and a path: what follows is relative unless it begins with a slash.
+pub(super) fn database(text: &str) -> Result<PathBuf, String> {
+    if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+        return Err("a postgres:// database is not supported by this version: remove it".into());
+    }
+    let form = "write it as sqlite://ringback.db or sqlite:///abs/path.db";
+    match text.strip_prefix("sqlite://") {
+        None => Err(format!("this is not a database of a kind that is known; {form}")),
+        Some("" | "/") => Err(format!("no file is named; {form}")),
+        Some(path) if path.starts_with(":memory:") => {
+            Err(format!("a database in memory would lose registrations; {form}"))
+        }
+        Some(path) if path.contains(['?', '#']) => Err(format!("parameters are not supported; {form}")),
+        Some(path) => Ok(PathBuf::from(path)),
+    }
+}
+
+/// An http(s) URL to which paths are appended.
+pub(super) fn base_url(text: &str) -> Result<String, String> {
+    // Not repeated in the messages: it may hold a credential.
+    let url = Url::parse(text).map_err(|error| format!("this is not a URL: {error}"))?;
+    let wrong = if !matches!(url.scheme(), "http" | "https") {
+        "it must begin with http:// or https://"
+    } else if !url.username().is_empty() || url.password().is_some() {
+        "it must hold no user name or password"
+    } else if url.query().is_some() || url.fragment().is_some() {
+        "it must have neither a query nor a fragment"
+    } else {
+        return Ok(url.as_str().trim_end_matches('/').to_owned());
+    };
+    Err(format!("this URL cannot be used: {wrong}"))
+}
+
+pub(super) fn api_key(text: &str) -> Result<Masked, String> {
+    if !(16..=256).contains(&text.len()) {
+        return Err(format!("a key has 16 to 256 characters, and this one has {}", text.chars().count()));
+    }
+    printable(text)
+}
+
+/// A provider's credential.
+pub(super) fn credential(text: &str) -> Result<Masked, String> {
+    if text.is_empty() || text.len() > CREDENTIAL_MAX {
+        return Err(format!("a key has 1 to {CREDENTIAL_MAX} characters, and this one has {}", text.len()));
+    }
+    printable(text)
+}
+
+/// What arrives unchanged in a header: servers trim the spaces at its ends.
+fn printable(text: &str) -> Result<Masked, String> {
+    if text.trim() != text {
+        Err("this key begins or ends with a space or a line break: remove it".into())
+    } else if !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        Err("a key consists of printable ASCII characters, and this one has others".into())
+    } else {
+        Ok(Masked::new(text))
+    }
+}
+
+pub(super) fn signing_secret(text: &str) -> Result<Masked, String> {
+    let form = "write it as whsec_ and the base64 of 24 to 64 bytes";
+    let encoded =
+        text.strip_prefix("whsec_").ok_or_else(|| format!("a signing secret begins with whsec_; {form}"))?;
+    let bytes = STANDARD.decode(encoded).map_err(|_| format!("what follows whsec_ is not base64; {form}"))?;
+    if !(24..=64).contains(&bytes.len()) {
+        return Err(format!("this secret has {} bytes; {form}", bytes.len()));
+    }
+    Ok(Masked::new(text))
+}
+
+pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("`{text}` is not a filter as info or ringback=debug,warn: {error}")),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("`{text}` is neither text nor json")),
+    }
+}
+
+pub(super) fn rate(text: &str) -> Result<Rate, String> {
+    if text == "off" {
+        return Ok(Rate::Off);
+    }
+    let wrong = || format!("`{text}` is not a rate; write it as 10/s, 600/m or off");
+    let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
+    let per = match unit {
+        "s" => Duration::from_secs(1),
+        "m" => Duration::from_secs(60),
+        _ => return Err(wrong()),
+    };
+    if !count.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    Ok(Rate::Limit { count: whole(count, 1..=RATE_MAX)?, per })
+}
+
+pub(super) fn allow(entries: &[String]) -> Result<Vec<String>, String> {
+    if entries.len() > ALLOW_MAX {
+        return Err(format!("{} entries are too many; the most is {ALLOW_MAX}", entries.len()));
+    }
+    entries.iter().map(|entry| allowed(entry)).collect()
+}
+
+fn allowed(entry: &str) -> Result<String, String> {
+    let is_network = entry.parse::<ipnet::IpNet>().is_ok() || entry.parse::<IpAddr>().is_ok();
+    if is_network || is_host_name(entry) {
+        return Ok(entry.to_ascii_lowercase());
+    }
+    Err(format!(
+        "`{entry}` is neither a network (10.0.0.0/8), nor an address (10.1.2.3), nor a host name without a port"
+    ))
+}
+
+/// A name that DNS could know. One that ends in a number would be taken for an IPv4 address
+/// wherever URLs are read, so it is a mistyped address.
+fn is_host_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last = text.rsplit('.').next().unwrap_or_default();
+    text.len() <= 253 && text.split('.').all(is_label) && !last.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(entries: &[&str]) -> Vec<String> {
+        entries.iter().map(|&entry| entry.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_database_is_a_file_relative_or_absolute() {
+        assert_eq!(database("sqlite://ringback.db"), Ok(PathBuf::from("ringback.db")));
+        assert_eq!(database("sqlite:///var/lib/r.db"), Ok(PathBuf::from("/var/lib/r.db")));
+        for text in ["", "ringback.db", "sqlite:r.db", "sqlite://", "sqlite://:memory:", "sqlite://r.db?x=1"]
+        {
+            assert!(database(text).is_err(), "{text}");
+        }
+        assert!(
+            database("postgres://u:hush@db/r").is_err_and(|e| e.contains("not supported by this version"))
+        );
+        assert!(database("mysql://u:hush@db/r").is_err_and(|e| !e.contains("hush")));
+    }
+
+    #[test]
+    fn a_base_url_has_nothing_that_an_appended_path_would_break() {
+        assert_eq!(base_url("https://Example.com/"), Ok("https://example.com".into()));
+        assert_eq!(base_url("http://127.0.0.1:9100/a/"), Ok("http://127.0.0.1:9100/a".into()));
+        for text in
+            ["", "example.com", "ftp://a.example", "https://u:hush@a.example", "https://a/?q", "https://a/#f"]
+        {
+            assert!(base_url(text).is_err_and(|error| !error.contains("hush")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_a_number_in_a_second_or_a_minute_or_off() {
+        let limit = |count, seconds| Ok(Rate::Limit { count, per: Duration::from_secs(seconds) });
+        assert_eq!(rate("10/s"), limit(10, 1));
+        assert_eq!(rate("600/m"), limit(600, 60));
+        assert_eq!(rate("off"), Ok(Rate::Off));
+        for text in
+            ["", "10", "0/s", "-1/s", "+1/s", "1.5/s", "10/h", "10/", "/s", "10/s/s", "Off", "999999999999/s"]
+        {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_reached_is_a_network_an_address_or_a_name() {
+        let good = [
+            "10.0.0.0/8",
+            "fd00::/8",
+            "10.1.2.3",
+            "::1",
+            "localhost",
+            "Hooks.internal",
+            "a_b.example",
+            "1.example",
+        ];
+        assert_eq!(allow(&list(&good)).map(|allow| allow.len()), Ok(good.len()));
+        assert_eq!(allow(&list(&["Hooks.internal"])), Ok(list(&["hooks.internal"])));
+        for bad in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0",
+            "10.0.0.256",
+            "localhost:9000",
+            "http://a.example",
+            "*.example.com",
+            "a..b",
+            "-a.example",
+            "a b",
+            "[::1]",
+            "a.example.",
+        ] {
+            assert!(allow(&list(&[bad])).is_err(), "{bad}");
+        }
+        assert!(allow(&vec!["a.example".to_owned(); ALLOW_MAX + 1]).is_err());
+    }
+
+    #[test]
+    fn keys_and_secrets_are_checked_and_never_repeated() {
+        assert!(api_key("0123456789 abcde").is_ok());
+        for text in [
+            "short-and-hush",
+            "hush-0123456789abcdef\n",
+            "hush-0123456789-schlüssel",
+            " hush-0123456789abcdef",
+        ] {
+            assert!(api_key(text).is_err_and(|error| !error.contains("hush")), "{text}");
+        }
+        assert!(api_key(&"x".repeat(257)).is_err());
+        let secret = |bytes: usize| format!("whsec_{}", STANDARD.encode(vec![7; bytes]));
+        assert!(signing_secret(&secret(24)).is_ok() && signing_secret(&secret(64)).is_ok());
+        for text in [secret(23), secret(65), "whsec_???".into(), "hush".into(), "whsec_".into()] {
+            assert!(signing_secret(&text).is_err_and(|error| !error.contains("hush")), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_and_spans_have_bounds() {
+        assert_eq!(whole("16", 1..=1_000_usize), Ok(16));
+        for text in ["0", "1001", "-1", "1e2", "", "sixteen"] {
+            assert!(whole(text, 1..=1_000_usize).is_err(), "{text}");
+        }
+        assert!(duration("2d", DAY).is_err());
+        assert_eq!(schedule(&[]), Ok(vec![]));
+        assert!(schedule(&vec!["5s".to_owned(); RETRIES_MAX + 1]).is_err());
+        assert!(schedule(&list(&["31d"])).is_err());
+    }
+}

@@ -2,5 +2,7 @@
 //!
 //! The modules, in the order in which data flows.
 
+pub mod channels;
 pub mod clock;
 pub mod domain;
+pub mod egress;

@@ -3,7 +3,7 @@
 //! Two kinds of address are told apart. What a *user* gave ([`Egress::send`]) is hostile until
 //! shown otherwise: the URL is parsed once, addresses in it are judged before each exchange, and
 //! names are judged where the connection is made, on the very addresses that are then connected to
-//! ([`resolver`]). Checking at registration ([`Egress::check`]) is a courtesy to the user, not the
+//! (`resolver`). Checking at registration ([`Egress::check`]) is a courtesy to the user, not the
 //! guard: a name can resolve elsewhere tomorrow. What the *operator* configured
 //! ([`Egress::fetch`]) is trusted to be where it should be, but not to be brief.
 //!
@@ -11,7 +11,7 @@
 //! deadline for the whole exchange and a cap on what is read.
 //!
 //! What is not here: when to send, whom, and what an answer means. Nor is this a substitute for a
-//! firewall, see [`ranges`].
+//! firewall, see `ranges`.
 
 mod address;
 mod error;
@@ -48,7 +48,7 @@ const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(1);
 /// connection that is just being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// As many as send at once to one host by default, so that a busy host keeps its connections.
+/// As many as send at once in all by default: a host that gets everything keeps its connections.
 const IDLE_PER_HOST: usize = 512;
 
 /// What is kept of an answer's headers.

@@ -171,7 +171,10 @@ pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
     if value.chars().any(char::is_control) {
         return Err("must not contain control characters".into());
     }
-    let mut value = HeaderValue::from_str(value).map_err(|_| "must be printable ASCII")?;
+    // Bytes beyond ASCII would pass, and mean something else to every receiver.
+    let ascii = Some(value).filter(|value| value.is_ascii());
+    let mut value =
+        ascii.and_then(|value| value.parse::<HeaderValue>().ok()).ok_or("must be printable ASCII")?;
     value.set_sensitive(true);
     Ok((header, value))
 }
@@ -269,7 +272,7 @@ fn classify(received: &Received, now: Timestamp) -> Outcome {
     }
 }
 
-/// What is kept of an answer: text that any database takes (PostgreSQL refuses NUL), and no longer
+/// What is kept of an answer: text that any database takes (some refuse NUL), and no longer
 /// than what was read, though each broken byte becomes a sign of three.
 fn text(body: &[u8]) -> String {
     let mut text = String::from_utf8_lossy(body).replace('\0', "\u{fffd}");

@@ -1,7 +1,7 @@
 //! The addresses that nobody may make this program talk to: one table, used at registration and at
 //! every connection, so that the two cannot drift apart.
 //!
-//! IPv6 is refused by default: only global unicast (2000::/3) passes, without the parts of it that
+//! IPv6 is refused by default: only global unicast (`2000::/3`) passes, without the parts of it that
 //! carry IPv4 or are no hosts. Enumerating the encodings of IPv4 in IPv6 is how others let one
 //! slip through. NAT64's well-known prefix is decoded, not refused: on an IPv6-only host with DNS64
 //! it is how every IPv4 receiver is reached.
@@ -173,7 +173,8 @@ mod tests {
             let (first, last) = (u32::from(net.network()), u32::from(net.broadcast()));
             let stride = usize::try_from((last - first) / 500).unwrap().max(1);
             for bits in (first..=last).step_by(stride).chain([last]) {
-                let (high, low) = ((bits >> 16) as u16, bits as u16);
+                let [a, b, c, d] = bits.to_be_bytes();
+                let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
                 let embeddings = [
                     ("mapped", [0, 0, 0, 0, 0, 0xffff, high, low]),
                     ("compatible", [0, 0, 0, 0, 0, 0, high, low]),

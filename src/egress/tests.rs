@@ -118,9 +118,9 @@ async fn an_exchange_carries_what_it_was_given_and_brings_back_the_answer() {
         stream.write_all(b"HTTP/1.1 418 Tea\r\nX-Pot: 1\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
     });
     let (egress, _) = egress(&["127.0.0.0/8"], here());
-    let mut post = post(&egress, &format!("http://127.0.0.1:{port}/hook?a=b"));
-    post.headers.insert("x-own", "1".parse().unwrap());
-    let received = egress.send(post).await.unwrap();
+    let mut message = post(&egress, &format!("http://127.0.0.1:{port}/hook?a=b"));
+    message.headers.insert("x-own", "1".parse().unwrap());
+    let received = egress.send(message).await.unwrap();
     assert_eq!((received.status, &received.body[..], received.truncated), (418, &b"no"[..], false));
     assert_eq!(received.header("x-pot"), Some("1"));
     let request = request.await.unwrap();
@@ -277,14 +277,14 @@ async fn a_body_that_stops_coming_ends_with_the_deadline_and_the_status_still_co
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
             stream.write_all(&vec![b'x'; MUCH]).await.unwrap();
             sender.unwrap().send(()).unwrap();
-            pending().await
+            pending::<()>().await;
         }
     })
     .await;
     let (egress, clock) = egress(&["127.0.0.0/8"], here());
-    let mut post = post(&egress, &format!("http://127.0.0.1:{port}/"));
-    post.max_answer = 2 * MUCH;
-    let exchange = tokio::spawn(async move { egress.send(post).await });
+    let mut message = post(&egress, &format!("http://127.0.0.1:{port}/"));
+    message.max_answer = 2 * MUCH;
+    let exchange = tokio::spawn(async move { egress.send(message).await });
     written.await.unwrap();
     let received = hurry(&clock, exchange).await.unwrap().unwrap();
     assert_eq!((received.status, received.truncated), (200, true));
@@ -295,12 +295,12 @@ async fn a_body_that_stops_coming_ends_with_the_deadline_and_the_status_still_co
 async fn an_answer_that_never_comes_ends_with_the_deadline() {
     let port = server(|stream| async move {
         let _open = stream;
-        pending().await
+        pending::<()>().await;
     })
     .await;
     let (egress, clock) = egress(&["127.0.0.0/8"], here());
-    let post = post(&egress, &format!("http://127.0.0.1:{port}/?secret"));
-    let error = hurry(&clock, egress.send(post)).await.unwrap_err();
+    let message = post(&egress, &format!("http://127.0.0.1:{port}/?secret"));
+    let error = hurry(&clock, egress.send(message)).await.unwrap_err();
     assert_eq!(error.to_string(), "timeout: no answer within 20 s");
     let error = hurry(&clock, egress.fetch(fetch(port))).await.unwrap_err();
     assert_eq!(error.to_string(), "timeout: no answer within 20 s");
@@ -452,4 +452,28 @@ async fn a_connection_is_used_again() {
         egress.send(post(&egress, &format!("http://127.0.0.1:{port}/"))).await.unwrap();
     }
     assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn proxies_in_the_environment_are_ignored() {
+    let (proxy, port) = untouched();
+    // Another process of this very program, because ours cannot safely change its environment.
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    for name in ["http_proxy", "https_proxy", "all_proxy"] {
+        again.env(name, format!("http://127.0.0.1:{port}"));
+        again.env(name.to_uppercase(), format!("http://127.0.0.1:{port}"));
+    }
+    let again = again.env_remove("no_proxy").env_remove("NO_PROXY").args(["--exact"]).args([
+        "egress::tests::a_redirect_is_an_answer_and_is_never_followed",
+        "egress::tests::https_needs_a_certificate_for_the_name_from_somebody_trusted",
+    ]);
+    let output = String::from_utf8(again.output().unwrap().stdout).unwrap();
+    assert!(output.contains("2 passed; 0 failed"), "{output}");
+    assert_untouched(&proxy);
+}
+
+#[tokio::test]
+async fn the_machine_knows_localhost_without_asking_anybody() {
+    let addresses = Resolver::system().unwrap().look_up("localhost", false).await.unwrap();
+    assert!(!addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback), "{addresses:?}");
 }

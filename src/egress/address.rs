@@ -1,0 +1,478 @@
+//! Which addresses a user may give, and what the operator allows beyond that: pure decisions on
+//! URLs, names and resolved addresses. Looking names up is the resolver's.
+//!
+//! A URL is parsed once, by the same crate that the HTTP client uses, and everything later goes by
+//! the parsed form: `http://0x7f.1/` and `http://①②⑦.0.0.1/` are then plainly 127.0.0.1, and no
+//! second parser can read the host differently.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use url::{Host, Url};
+
+use super::ranges::forbidden;
+
+/// The longest URL, as given and as normalised.
+const URL_MAX: usize = 2_048;
+
+/// DNS cannot carry longer names or labels.
+const NAME_MAX: usize = 253;
+const LABEL_MAX: usize = 63;
+
+/// Names that mean something else on every network: special-use names and what clusters and clouds
+/// answer to inside.
+const SPECIAL_SUFFIXES: &[&str] =
+    &["localhost", "local", "internal", "svc", "cluster.local", "home.arpa", "arpa", "onion"];
+
+/// What the operator decided about the addresses that users give.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// What may be reached although it is private.
+    pub allow: Vec<Allowed>,
+    /// Whether plain http may go anywhere; towards `allow` it always may.
+    pub allow_http: bool,
+}
+
+/// Something private that callbacks may reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// Every address in a network.
+    Net(IpNet),
+    /// One host, whatever it resolves to.
+    Name(String),
+}
+
+impl Allowed {
+    /// Reads a CIDR, an address or a host name. The error is a sentence for the operator.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if let Ok(net) = text.parse::<IpNet>() {
+            return Ok(Self::Net(net));
+        }
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::Net(IpNet::from(address)));
+        }
+        match Host::parse(text.strip_suffix('.').unwrap_or(text)) {
+            Ok(Host::Domain(name)) if !text.contains(['/', ':', '*', '@']) && labels_fit(&name) => {
+                Ok(Self::Name(name))
+            }
+            _ => Err(format!("`{text}` is neither a network (10.0.0.0/8), an address nor a host name")),
+        }
+    }
+}
+
+/// What a name must resolve to before it may be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Demand {
+    /// The operator allowed the name itself.
+    Nothing,
+    /// No forbidden address.
+    NothingForbidden,
+    /// Allowed addresses only.
+    AllAllowed,
+}
+
+/// What the addresses of a name come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// It has none, today.
+    Unknown,
+    /// At least one that is forbidden and not allowed.
+    Forbidden,
+    /// None that is forbidden and not allowed.
+    Public,
+    /// Only such as the operator allowed.
+    Allowed,
+}
+
+impl Demand {
+    /// Whether a connection may be made.
+    pub(super) fn met_by(self, reach: Reach) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::NothingForbidden => matches!(reach, Reach::Public | Reach::Allowed),
+            Self::AllAllowed => reach == Reach::Allowed,
+        }
+    }
+}
+
+impl Settings {
+    /// Judges everything about a URL that can be judged without a look-up. The error is every
+    /// reason at once, for people.
+    pub(super) fn parse(&self, text: &str) -> Result<Target, String> {
+        if text.len() > URL_MAX {
+            return Err(too_long());
+        }
+        // The parser would drop tabs and line ends without a word.
+        if text.chars().any(char::is_control) {
+            return Err("must not contain control characters".into());
+        }
+        let mut url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
+        // Of other schemes the parser does not even read the host as an address.
+        if !matches!(url.scheme(), "https" | "http") {
+            return Err("must begin with https://".into());
+        }
+        // The root's dot changes nothing about where it leads, and TLS does not want it.
+        if let Some(name) = url.domain().and_then(|name| name.strip_suffix('.')).map(str::to_owned) {
+            url.set_host(Some(&name)).map_err(|_| "has an empty label in its host name".to_owned())?;
+        }
+        let mut reasons = Vec::new();
+        if !url.username().is_empty() || url.password().is_some() {
+            reasons.push("must not contain credentials".to_owned());
+        }
+        if url.fragment().is_some() {
+            reasons.push("must not contain a fragment (#…)".to_owned());
+        }
+        if url.port() == Some(0) {
+            reasons.push("must not name port 0".to_owned());
+        }
+        if url.as_str().len() > URL_MAX {
+            reasons.push(too_long());
+        }
+        let target = Target { url };
+        reasons.extend(match target.literal() {
+            Some(address) => self.refuse_literal(address, target.is_plain()),
+            None => self.refuse_syntax(target.name()),
+        });
+        if reasons.is_empty() { Ok(target) } else { Err(reasons.join("; ")) }
+    }
+
+    /// Why an address that stands in the URL itself may not be reached.
+    pub(super) fn refuse_literal(&self, address: IpAddr, plain: bool) -> Option<String> {
+        if self.allows_address(address) {
+            return None;
+        }
+        match forbidden(address) {
+            Some(why) => Some(format!("must not lead to {address} (an address that is {why})")),
+            None if plain && !self.allow_http => Some(HTTPS.into()),
+            None => None,
+        }
+    }
+
+    fn refuse_syntax(&self, name: &str) -> Option<String> {
+        if self.allows_name(name) {
+            None
+        } else if name.split('.').any(str::is_empty) {
+            Some("has an empty label in its host name".into())
+        } else if !labels_fit(name) || !name.split('.').all(is_label) {
+            Some(format!("has `{name}` for a host name, which is not one"))
+        } else {
+            None
+        }
+    }
+
+    /// What is wrong with a name unless all its addresses are allowed.
+    pub(super) fn doubts(&self, name: &str, plain: bool) -> Vec<String> {
+        if self.allows_name(name) {
+            return Vec::new();
+        }
+        let mut doubts = Vec::new();
+        if let Some(suffix) = special_suffix(name) {
+            doubts.push(format!("must not lead to a host in `{suffix}`"));
+        } else if !name.contains('.') {
+            doubts.push("must have a full host name, with a domain".to_owned());
+        }
+        if plain && !self.allow_http {
+            doubts.push(HTTPS.to_owned());
+        }
+        doubts
+    }
+
+    /// What a name must resolve to.
+    pub(super) fn demand(&self, name: &str, plain: bool) -> Demand {
+        if self.allows_name(name) {
+            Demand::Nothing
+        } else if (plain && !self.allow_http) || !name.contains('.') || special_suffix(name).is_some() {
+            Demand::AllAllowed
+        } else {
+            Demand::NothingForbidden
+        }
+    }
+
+    /// What the addresses of a name come to.
+    pub(super) fn reach(&self, addresses: &[IpAddr]) -> Reach {
+        let mut reach = if addresses.is_empty() { Reach::Unknown } else { Reach::Allowed };
+        for address in addresses {
+            if !self.allows_address(*address) {
+                if forbidden(*address).is_some() {
+                    return Reach::Forbidden;
+                }
+                reach = Reach::Public;
+            }
+        }
+        reach
+    }
+
+    pub(super) fn allows_name(&self, name: &str) -> bool {
+        self.allow.iter().any(|allowed| matches!(allowed, Allowed::Name(known) if known == name))
+    }
+
+    fn allows_address(&self, address: IpAddr) -> bool {
+        self.allow.iter().any(|allowed| matches!(allowed, Allowed::Net(net) if net.contains(&address)))
+    }
+}
+
+const HTTPS: &str = "must begin with https:// (plain http is not allowed here)";
+
+fn too_long() -> String {
+    format!("must not be longer than {URL_MAX} characters")
+}
+
+fn special_suffix(name: &str) -> Option<&'static str> {
+    SPECIAL_SUFFIXES
+        .iter()
+        .copied()
+        .find(|suffix| name.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+}
+
+fn labels_fit(name: &str) -> bool {
+    !name.is_empty() && name.len() <= NAME_MAX && name.split('.').all(|label| label.len() <= LABEL_MAX)
+}
+
+fn is_label(label: &str) -> bool {
+    let plain = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    plain && !label.starts_with('-') && !label.ends_with('-')
+}
+
+/// A URL that was parsed and judged. Shown without its query, which may hold a secret.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Target {
+    url: Url,
+}
+
+impl Target {
+    /// The whole URL, normalised: what is stored and sent to.
+    pub fn as_str(&self) -> &str {
+        self.url.as_str()
+    }
+
+    /// The receiver: scheme, host and port. What shares a lane shares its fate.
+    pub fn lane(&self) -> String {
+        let port = self.url.port_or_known_default().unwrap_or_default();
+        format!("{}://{}:{port}", self.url.scheme(), self.url.host_str().unwrap_or_default())
+    }
+
+    pub(super) fn into_url(self) -> Url {
+        self.url
+    }
+
+    pub(super) fn is_plain(&self) -> bool {
+        self.url.scheme() == "http"
+    }
+
+    /// The address, if the host is one rather than a name.
+    pub(super) fn literal(&self) -> Option<IpAddr> {
+        match self.url.host() {
+            Some(Host::Ipv4(address)) => Some(address.into()),
+            Some(Host::Ipv6(address)) => Some(address.into()),
+            Some(Host::Domain(_)) | None => None,
+        }
+    }
+
+    /// The name; empty if the host is an address.
+    pub(super) fn name(&self) -> &str {
+        self.url.domain().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.url[..url::Position::AfterPath])?;
+        if self.url.query().is_some() { f.write_str("?…") } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(allow: &[&str], allow_http: bool) -> Settings {
+        let allow = allow.iter().map(|text| Allowed::parse(text).unwrap()).collect();
+        Settings { allow, allow_http }
+    }
+
+    #[test]
+    fn loopback_is_seen_through_every_spelling() {
+        for host in [
+            "127.0.0.1",
+            "2130706433",
+            "0x7f000001",
+            "0x7f.1",
+            "0177.0.0.1",
+            "017700000001",
+            "127.1",
+            "127.0.1",
+            "127.0.0.1.",
+            "127。0。0。1",
+            "127．0．0．1",
+            "127｡0｡0｡1",
+            "１２７.0.0.1",
+            "①②⑦.0.0.1",
+            "%31%32%37.0.0.1",
+            "127.255.255.254",
+            "0",
+            "0x",
+            "00000",
+            "0.0.0.0",
+            "2852039166",
+            "0xa9fea9fe",
+            "0251.0376.0251.0376",
+            "[::1]",
+            "[::]",
+            "[::127.0.0.1]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:7f00:1]",
+            "[0:0:0:0:0:ffff:7f00:0001]",
+            "[64:ff9b::7f00:1]",
+            "[64:ff9b:1::7f00:1]",
+            "[2002:7f00:1::]",
+            "[2001:0:7f00:1::]",
+            "[fe80::1]",
+            "[fc00::1]",
+        ] {
+            for url in [
+                format!("https://{host}/"),
+                format!("https:{host}"),
+                format!("https:\\\\{host}\\"),
+                format!(" https://{host}:8443/ "),
+                format!("http://{host}/"),
+            ] {
+                let refusal = settings(&[], true).parse(&url).expect_err(&url);
+                assert!(refusal.starts_with("must not lead to"), "{url}: {refusal}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_url_is_said_all_at_once() {
+        let table = [
+            ("", "is not a URL"),
+            ("example.com/hook", "is not a URL"),
+            ("https://", "is not a URL"),
+            ("https://1.2.3.4.5/", "is not a URL"),
+            ("https://256.1.1.1/", "is not a URL"),
+            ("https://09.0.0.1/", "is not a URL"),
+            ("https://4294967296/", "is not a URL"),
+            ("https://[fe80::1%25eth0]/", "is not a URL"),
+            ("https://example.com:65536/", "is not a URL"),
+            ("gopher://127.0.0.1/", "https://"),
+            ("ftp://example.com/", "https://"),
+            ("file:///etc/passwd", "https://"),
+            ("javascript:alert(1)", "https://"),
+            ("https://user@example.com/", "credentials"),
+            ("https://:word@example.com/", "credentials"),
+            ("https://example.com@127.0.0.1/", "credentials; must not lead to 127.0.0.1"),
+            ("https://127.0.0.1@example.com/", "credentials"),
+            ("https://example.com/#top", "fragment"),
+            ("https://example.com/#", "fragment"),
+            (
+                "https://u@example.com:0/#x",
+                "credentials; must not contain a fragment (#…); must not name port 0",
+            ),
+            ("https://a.b..c/", "empty label"),
+            ("https://.example.com/", "empty label"),
+            ("https://example.com../", "empty label"),
+            ("https://_x.example/", "host name"),
+            ("https://-a.example/", "host name"),
+            ("https://exam\tple.com/", "control"),
+            ("https://example.com/\r\nx: y", "control"),
+        ];
+        for (url, part) in table {
+            let refusal = settings(&[], false).parse(url).expect_err(url);
+            assert!(refusal.contains(part), "{url}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_at_most_2048_characters_long_as_given_and_as_sent() {
+        let url = |fill: &str, count| format!("https://example.com/{}", fill.repeat(count));
+        assert!(settings(&[], false).parse(&url("a", 2_028)).is_ok());
+        assert!(settings(&[], false).parse(&url("a", 2_029)).is_err());
+        assert!(settings(&[], false).parse(&url("é", 1_000)).is_err());
+    }
+
+    #[test]
+    fn names_of_other_worlds_are_doubted_unless_allowed() {
+        let names = [
+            "localhost",
+            "a.localhost",
+            "printer.local",
+            "metadata.google.internal",
+            "internal",
+            "api.svc",
+            "api.default.svc.cluster.local",
+            "nas.home.arpa",
+            "1.0.0.127.in-addr.arpa",
+            "x.onion",
+            "intranet",
+        ];
+        for name in names {
+            let strict = settings(&[], false);
+            assert_eq!(strict.demand(name, false), Demand::AllAllowed, "{name}");
+            assert_eq!(strict.doubts(name, false).len(), 1, "{name}");
+            assert_eq!(settings(&[name], false).demand(name, true), Demand::Nothing, "{name}");
+            assert!(settings(&[name], false).doubts(name, true).is_empty(), "{name}");
+        }
+        for name in ["notlocalhost.example", "local.example", "svc.example.com", "arpanet.org"] {
+            assert_eq!(settings(&[], false).demand(name, false), Demand::NothingForbidden, "{name}");
+        }
+        for url in
+            ["https://LOCALHOST/", "https://ｌｏｃａｌｈｏｓｔ/", "https://ⓛocalhost/", "https://localhost./"]
+        {
+            assert_eq!(settings(&[], false).parse(url).unwrap().name(), "localhost", "{url}");
+        }
+    }
+
+    #[test]
+    fn plain_http_goes_to_allowed_addresses_or_where_the_operator_says() {
+        let strict = settings(&["10.0.0.0/8", "hooks.corp"], false);
+        assert!(strict.parse("http://10.1.2.3/").is_ok());
+        assert!(strict.parse("http://93.184.216.34/").is_err());
+        assert!(strict.parse("https://93.184.216.34/").is_ok());
+        assert!(settings(&[], true).parse("http://93.184.216.34/").is_ok());
+        assert_eq!(strict.demand("hooks.corp", true), Demand::Nothing);
+        assert_eq!(strict.demand("example.com", true), Demand::AllAllowed);
+        assert_eq!(settings(&[], true).demand("example.com", true), Demand::NothingForbidden);
+    }
+
+    #[test]
+    fn one_forbidden_address_among_many_spoils_a_name() {
+        let settings = settings(&["10.0.0.0/8"], false);
+        let reach = |texts: &[&str]| {
+            settings.reach(&texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>())
+        };
+        assert_eq!(reach(&[]), Reach::Unknown);
+        assert_eq!(reach(&["10.0.0.1", "10.0.0.2"]), Reach::Allowed);
+        assert_eq!(reach(&["10.0.0.1", "93.184.216.34"]), Reach::Public);
+        assert_eq!(reach(&["93.184.216.34", "10.0.0.1", "192.168.0.1"]), Reach::Forbidden);
+        // Allowing a network allows no other spelling of it.
+        assert_eq!(reach(&["::ffff:10.0.0.1"]), Reach::Forbidden);
+    }
+
+    #[test]
+    fn a_target_is_shown_without_its_query_and_shares_a_lane_with_its_host() {
+        let target = settings(&[], false).parse("HTTPS://Example.com.:443/a?token=secret").unwrap();
+        assert_eq!(target.as_str(), "https://example.com/a?token=secret");
+        assert_eq!(format!("{target} {target:?}"), "https://example.com/a?… https://example.com/a?…");
+        assert_eq!(target.lane(), "https://example.com:443");
+        let target = settings(&[], false).parse("https://[2606:2800:220:1::1]:8443/").unwrap();
+        assert_eq!(target.lane(), "https://[2606:2800:220:1::1]:8443");
+    }
+
+    #[test]
+    fn what_is_allowed_is_a_network_an_address_or_a_name() {
+        assert_eq!(Allowed::parse(" Hooks.Corp. "), Ok(Allowed::Name("hooks.corp".into())));
+        assert_eq!(Allowed::parse("::1"), Ok(Allowed::Net("::1/128".parse().unwrap())));
+        assert_eq!(Allowed::parse("10.0.0.0/8"), Ok(Allowed::Net("10.0.0.0/8".parse().unwrap())));
+        for text in ["", ".", "10.0.0.0/33", "*.corp", "http://corp", "corp:8080", "a b", "10.0.0"] {
+            assert!(Allowed::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! The guard and the client against receivers on loopback. No test waits: time is moved by hand.
+
+use std::future::pending;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::domain::Timestamp;
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(93, 184, 216, 34));
+const LIMIT: Duration = Duration::from_secs(20);
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// Names that resolve to loopback.
+fn here() -> Resolver {
+    Resolver::fixed(|_| Ok(vec![LOOPBACK]))
+}
+
+fn egress(allow: &[&str], resolver: Resolver) -> (Arc<Egress>, ManualClock) {
+    let clock = ManualClock::at(Timestamp::from_millis(1_000_000));
+    let allow = allow.iter().map(|text| Allowed::parse(text).unwrap()).collect();
+    let settings = Settings { allow, allow_http: false };
+    (Egress::new(settings, resolver, Clock::Manual(clock.clone()), Vec::new()).unwrap(), clock)
+}
+
+fn post(egress: &Egress, url: &str) -> Post {
+    Post {
+        target: egress.parse(url).unwrap(),
+        headers: HeaderMap::new(),
+        body: Bytes::from_static(b"{}"),
+        timeout: LIMIT,
+        max_answer: 16 * 1024,
+    }
+}
+
+fn fetch(port: u16) -> Fetch {
+    let url = format!("http://127.0.0.1:{port}/").parse().unwrap();
+    Fetch { url, headers: HeaderMap::new(), timeout: LIMIT, max_body: 1 << 20 }
+}
+
+/// A server on loopback that hands every request's connection to `answer`.
+async fn server<F, A>(answer: F) -> u16
+where
+    F: Fn(TcpStream) -> A + Send + 'static,
+    A: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            read_request(&mut stream).await;
+            tokio::spawn(answer(stream));
+        }
+    });
+    port
+}
+
+async fn saying(answer: impl AsRef<[u8]> + Clone + Send + Sync + 'static) -> u16 {
+    server(move |mut stream| {
+        let answer = answer.clone();
+        async move { stream.write_all(answer.as_ref()).await.unwrap() }
+    })
+    .await
+}
+
+/// Reads a request with a body of two bytes, or none.
+async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") && !request.ends_with(b"{}") {
+        if stream.read_buf(&mut request).await.unwrap() == 0 {
+            break;
+        }
+    }
+    String::from_utf8(request).unwrap()
+}
+
+/// A listener, and whether anybody ever knocked.
+fn untouched() -> (std::net::TcpListener, u16) {
+    let listener = std::net::TcpListener::bind((LOOPBACK, 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+fn assert_untouched(listener: &std::net::TcpListener) {
+    assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "somebody knocked");
+}
+
+/// Lets `work` run while time flies.
+async fn hurry<T>(clock: &ManualClock, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = tokio::task::yield_now() => clock.advance(Duration::from_millis(100)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_exchange_carries_what_it_was_given_and_brings_back_the_answer() {
+    let (sender, request) = oneshot::channel();
+    let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        sender.send(read_request(&mut stream).await).unwrap();
+        stream.write_all(b"HTTP/1.1 418 Tea\r\nX-Pot: 1\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
+    });
+    let (egress, _) = egress(&["127.0.0.0/8"], here());
+    let mut message = post(&egress, &format!("http://127.0.0.1:{port}/hook?a=b"));
+    message.headers.insert("x-own", "1".parse().unwrap());
+    let received = egress.send(message).await.unwrap();
+    assert_eq!((received.status, &received.body[..], received.truncated), (418, &b"no"[..], false));
+    assert_eq!(received.header("x-pot"), Some("1"));
+    let request = request.await.unwrap();
+    assert!(request.starts_with("POST /hook?a=b HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains("x-own: 1\r\n") && request.ends_with("\r\n\r\n{}"), "{request}");
+    assert!(!request.contains("accept-encoding"), "{request}");
+}
+
+#[tokio::test]
+async fn a_name_that_resolves_elsewhere_after_registration_is_refused_and_never_connected_to() {
+    let (listener, port) = untouched();
+    let looks = Arc::new(AtomicUsize::new(0));
+    let count = looks.clone();
+    let (egress, _) = egress(
+        &[],
+        Resolver::fixed(move |_| {
+            Ok(vec![if count.fetch_add(1, Ordering::SeqCst) == 0 { PUBLIC } else { LOOPBACK }])
+        }),
+    );
+    let url = format!("https://rebind.example:{port}/?secret");
+    egress.check(&url).await.unwrap();
+    let error = egress.send(post(&egress, &url)).await.unwrap_err();
+    assert_eq!(error, SendError::Refused("the host is not one that callbacks may reach".into()));
+    assert_eq!(looks.load(Ordering::SeqCst), 2);
+    assert_untouched(&listener);
+}
+
+#[tokio::test]
+async fn one_forbidden_address_among_public_ones_refuses_the_connection() {
+    let (listener, port) = untouched();
+    let (egress, _) = egress(&[], Resolver::fixed(|_| Ok(vec![PUBLIC, LOOPBACK])));
+    let url = format!("https://mixed.example:{port}/");
+    let refusal = egress.check(&url).await.unwrap_err();
+    assert_eq!(refusal, "must not lead to a private or otherwise special address");
+    assert!(matches!(egress.send(post(&egress, &url)).await, Err(SendError::Refused(_))));
+    assert_untouched(&listener);
+}
+
+#[tokio::test]
+async fn an_address_in_the_url_is_judged_at_each_send_although_it_is_never_looked_up() {
+    let (listener, port) = untouched();
+    let (lenient, _) = egress(&["127.0.0.0/8"], here());
+    let (strict, _) = egress(&[], Resolver::fixed(|_| panic!("an address was looked up")));
+    for host in ["127.0.0.1", "127.1", "0x7f000001"] {
+        let error = strict.send(post(&lenient, &format!("https://{host}:{port}/"))).await.unwrap_err();
+        assert!(matches!(error, SendError::Refused(_)), "{host}: {error}");
+    }
+    assert_untouched(&listener);
+}
+
+#[tokio::test]
+async fn plain_http_to_a_name_needs_all_its_addresses_to_be_allowed() {
+    let port = saying(OK).await;
+    let url = format!("http://receiver.example:{port}/");
+    let (by_address, _) = egress(&["127.0.0.0/8"], here());
+    by_address.check(&url).await.unwrap();
+    assert_eq!(by_address.send(post(&by_address, &url)).await.unwrap().status, 200);
+    let (by_name, _) = egress(&["receiver.example"], here());
+    by_name.check(&url).await.unwrap();
+    assert_eq!(by_name.send(post(&by_name, &url)).await.unwrap().status, 200);
+
+    let (neither, _) = egress(&["10.0.0.0/8"], Resolver::fixed(|_| Ok(vec![PUBLIC])));
+    assert!(neither.check(&url).await.unwrap_err().contains("https://"));
+    assert!(matches!(neither.send(post(&neither, &url)).await, Err(SendError::Refused(_))));
+}
+
+#[tokio::test]
+async fn a_special_name_is_refused_unless_its_addresses_are_allowed() {
+    for host in ["localhost", "intranet", "db.internal", "api.default.svc.cluster.local"] {
+        let url = format!("https://{host}/");
+        let (public, _) = egress(&[], Resolver::fixed(|_| Ok(vec![PUBLIC])));
+        public.check(&url).await.unwrap_err();
+        assert!(matches!(public.send(post(&public, &url)).await, Err(SendError::Refused(_))), "{host}");
+        let (nowhere, _) = egress(&[], Resolver::fixed(|_| Ok(vec![])));
+        nowhere.check(&url).await.unwrap_err();
+        egress(&["127.0.0.1"], here()).0.check(&url).await.unwrap();
+        egress(&[host], Resolver::fixed(|_| Ok(vec![]))).0.check(&url).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_looked_up_once_a_minute_and_a_slow_one_costs_a_second() {
+    let looks = Arc::new(AtomicUsize::new(0));
+    let count = looks.clone();
+    let slow = Resolver::Fixed(Arc::new(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Box::pin(pending())
+    }));
+    let (egress, clock) = egress(&[], slow);
+    let start = clock_now(&clock);
+    for _ in 0..100 {
+        hurry(&clock, egress.check("https://slow.example/")).await.unwrap();
+    }
+    assert_eq!(looks.load(Ordering::SeqCst), 1);
+    assert_eq!(clock_now(&clock).since(start), Duration::from_secs(1));
+    clock.advance(Duration::from_secs(60));
+    hurry(&clock, egress.check("https://slow.example/")).await.unwrap();
+    assert_eq!(looks.load(Ordering::SeqCst), 2);
+}
+
+fn clock_now(clock: &ManualClock) -> Timestamp {
+    Clock::Manual(clock.clone()).now()
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_passes_registration_and_fails_at_the_attempt() {
+    let (egress, _) = egress(&[], Resolver::fixed(|_| Err(io::Error::other("no such name"))));
+    egress.check("https://soon.example/").await.unwrap();
+    let error = egress.send(post(&egress, "https://soon.example/")).await.unwrap_err();
+    assert_eq!(error.to_string(), "connect: the host name does not resolve");
+}
+
+#[tokio::test]
+async fn a_redirect_is_an_answer_and_is_never_followed() {
+    let (listener, elsewhere) = untouched();
+    let answer =
+        format!("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:{elsewhere}/\r\ncontent-length: 0\r\n\r\n");
+    let port = saying(answer).await;
+    let (egress, _) = egress(&["127.0.0.0/8"], here());
+    let url = format!("http://127.0.0.1:{port}/");
+    assert_eq!(egress.send(post(&egress, &url)).await.unwrap().status, 302);
+    assert_eq!(egress.fetch(fetch(port)).await.unwrap().status, 302);
+    assert_untouched(&listener);
+}
+
+#[tokio::test]
+async fn an_endless_body_is_cut_at_the_cap_and_the_connection_dropped() {
+    let (sender, dropped) = oneshot::channel();
+    let sender = std::sync::Mutex::new(Some(sender));
+    let port = server(move |mut stream| {
+        let sender = sender.lock().unwrap().take();
+        async move {
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
+            sender.unwrap().send(()).unwrap();
+        }
+    })
+    .await;
+    let (egress, _) = egress(&["127.0.0.0/8"], here());
+    let received = egress.send(post(&egress, &format!("http://127.0.0.1:{port}/"))).await.unwrap();
+    assert_eq!((received.status, received.body.len(), received.truncated), (200, 16 * 1024, true));
+    dropped.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_body_that_stops_coming_ends_with_the_deadline_and_the_status_still_counts() {
+    // Far more than the sockets buffer: when it is written, the client is reading the body.
+    const MUCH: usize = 32 << 20;
+    let (sender, written) = oneshot::channel();
+    let sender = std::sync::Mutex::new(Some(sender));
+    let port = server(move |mut stream| {
+        let sender = sender.lock().unwrap().take();
+        async move {
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            stream.write_all(&vec![b'x'; MUCH]).await.unwrap();
+            sender.unwrap().send(()).unwrap();
+            pending::<()>().await;
+        }
+    })
+    .await;
+    let (egress, clock) = egress(&["127.0.0.0/8"], here());
+    let mut message = post(&egress, &format!("http://127.0.0.1:{port}/"));
+    message.max_answer = 2 * MUCH;
+    let exchange = tokio::spawn(async move { egress.send(message).await });
+    written.await.unwrap();
+    let received = hurry(&clock, exchange).await.unwrap().unwrap();
+    assert_eq!((received.status, received.truncated), (200, true));
+    assert!(!received.body.is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_that_never_comes_ends_with_the_deadline() {
+    let port = server(|stream| async move {
+        let _open = stream;
+        pending::<()>().await;
+    })
+    .await;
+    let (egress, clock) = egress(&["127.0.0.0/8"], here());
+    let message = post(&egress, &format!("http://127.0.0.1:{port}/?secret"));
+    let error = hurry(&clock, egress.send(message)).await.unwrap_err();
+    assert_eq!(error.to_string(), "timeout: no answer within 20 s");
+    let error = hurry(&clock, egress.fetch(fetch(port))).await.unwrap_err();
+    assert_eq!(error.to_string(), "timeout: no answer within 20 s");
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_keeps_the_status_of_a_receiver_and_fails_a_provider() {
+    let port = saying("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart").await;
+    let (egress, _) = egress(&["127.0.0.0/8"], here());
+    let received = egress.send(post(&egress, &format!("http://127.0.0.1:{port}/"))).await.unwrap();
+    assert_eq!((received.status, &received.body[..], received.truncated), (200, &b"part"[..], true));
+    let error = egress.fetch(fetch(port)).await.unwrap_err();
+    assert_eq!(error.to_string(), "protocol: the connection was closed before the answer was complete");
+}
+
+#[tokio::test]
+async fn what_is_no_answer_is_said_to_be_none_and_tells_no_url() {
+    let endless = server(|mut stream| async move {
+        stream.write_all(b"HTTP/1.1 200 OK\r\n").await.unwrap();
+        while stream.write_all(b"x-endless: yes\r\n").await.is_ok() {}
+    });
+    let closed = {
+        let (_, port) = untouched();
+        port
+    };
+    let table = [
+        (saying("SSH-2.0-OpenSSH_9.6\r\n\r\n").await, "protocol: the answer is not HTTP"),
+        (endless.await, "protocol: the answer is not HTTP"),
+        (saying("").await, "protocol: the connection was closed before the answer was complete"),
+        (closed, "connect: connection refused"),
+    ];
+    let (egress, _) = egress(&["127.0.0.0/8"], here());
+    for (port, words) in table {
+        let error =
+            egress.send(post(&egress, &format!("http://127.0.0.1:{port}/?secret"))).await.unwrap_err();
+        assert_eq!(error.to_string(), words);
+    }
+}
+
+#[tokio::test]
+async fn a_providers_answer_is_decoded_and_a_receivers_is_not() {
+    const BODY: &[u8] = &[
+        31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 171, 86, 42, 46, 73, 44, 41, 45, 86, 178, 82, 74, 206, 207, 45, 200,
+        73, 45, 73, 77, 81, 170, 5, 0, 22, 237, 19, 51, 22, 0, 0, 0,
+    ];
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", BODY.len());
+    let port = saying([head.as_bytes(), BODY].concat()).await;
+    let (egress, _) = egress(&["127.0.0.0/8"], here());
+    assert_eq!(&egress.fetch(fetch(port)).await.unwrap().body[..], br#"{"status":"completed"}"#);
+    let received = egress.send(post(&egress, &format!("http://127.0.0.1:{port}/"))).await.unwrap();
+    assert_eq!(&received.body[..], BODY);
+}
+
+#[tokio::test]
+async fn a_bomb_is_cut_by_what_it_decodes_to() {
+    let port =
+        saying([b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n".as_slice(), &bomb()].concat()).await;
+    let (egress, _) = egress(&[], here());
+    let error = egress.fetch(fetch(port)).await.unwrap_err();
+    assert_eq!(error.to_string(), "too_large: the answer is larger than 1048576 bytes");
+}
+
+/// Ten MiB of NUL in 64 KiB of gzip, by hand: one literal, then "258 times the byte before".
+fn bomb() -> Vec<u8> {
+    // A last block with fixed codes; the literal 0; then again and again length 258, distance 1.
+    let (block, literal, run) = ("110", "00110000", "1100010100000");
+    let bits: Vec<u8> =
+        [block, literal, &run.repeat(40_000)].concat().bytes().map(|bit| bit - b'0').collect();
+    let deflated = bits.chunks(8).map(|bits| bits.iter().rev().fold(0, |byte, bit| byte << 1 | bit));
+    [31, 139, 8, 0, 0, 0, 0, 0, 0, 255].into_iter().chain(deflated).collect()
+}
+
+/// An https server named `hooks.example`, and the authority that vouches for it.
+async fn https() -> (u16, CertificateDer<'static>) {
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = authority.self_signed(&authority_key).unwrap().der().clone();
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec!["hooks.example".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &issuer).unwrap().der().clone();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config =
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf], key)
+            .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that does not believe us hangs up here.
+            if let Ok(mut stream) = acceptor.accept(stream).await {
+                answer_ok(&mut stream).await;
+            }
+        }
+    });
+    (port, root)
+}
+
+async fn answer_ok(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    if !read_request(stream).await.is_empty() {
+        stream.write_all(OK.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn https_needs_a_certificate_for_the_name_from_somebody_trusted() {
+    let (port, root) = https().await;
+    let with_roots = |roots| {
+        let settings = Settings { allow: vec![Allowed::parse("127.0.0.0/8").unwrap()], allow_http: false };
+        let clock = Clock::Manual(ManualClock::at(Timestamp::default()));
+        Egress::new(settings, here(), clock, roots).unwrap()
+    };
+    let trusting = with_roots(vec![root]);
+    let url = format!("https://hooks.example:{port}/");
+    assert_eq!(trusting.send(post(&trusting, &url)).await.unwrap().status, 200);
+    let url = format!("https://other.example:{port}/");
+    assert!(matches!(trusting.send(post(&trusting, &url)).await, Err(SendError::Tls(_))));
+    let sceptical = with_roots(Vec::new());
+    let url = format!("https://hooks.example:{port}/?secret");
+    let error = sceptical.send(post(&sceptical, &url)).await.unwrap_err();
+    assert_eq!(error.to_string(), "tls: invalid peer certificate: UnknownIssuer");
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
+    let port = server(move |mut stream| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            loop {
+                stream.write_all(OK.as_bytes()).await.unwrap();
+                if read_request(&mut stream).await.is_empty() {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    let (egress, _) = egress(&["127.0.0.0/8"], here());
+    for _ in 0..10 {
+        egress.send(post(&egress, &format!("http://127.0.0.1:{port}/"))).await.unwrap();
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn proxies_in_the_environment_are_ignored() {
+    let (proxy, port) = untouched();
+    // Another process of this very program, because ours cannot safely change its environment.
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    for name in ["http_proxy", "https_proxy", "all_proxy"] {
+        again.env(name, format!("http://127.0.0.1:{port}"));
+        again.env(name.to_uppercase(), format!("http://127.0.0.1:{port}"));
+    }
+    let again = again.env_remove("no_proxy").env_remove("NO_PROXY").args(["--exact"]).args([
+        "egress::tests::a_redirect_is_an_answer_and_is_never_followed",
+        "egress::tests::https_needs_a_certificate_for_the_name_from_somebody_trusted",
+    ]);
+    let output = String::from_utf8(again.output().unwrap().stdout).unwrap();
+    assert!(output.contains("2 passed; 0 failed"), "{output}");
+    assert_untouched(&proxy);
+}
+
+#[tokio::test]
+async fn the_machine_knows_localhost_without_asking_anybody() {
+    let addresses = Resolver::system().unwrap().look_up("localhost", false).await.unwrap();
+    assert!(!addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback), "{addresses:?}");
+}

@@ -1,0 +1,59 @@
+//! Whom to believe: the certificate authorities of the machine, or, on one that has none (a bare
+//! container), those that Mozilla trusts, as compiled in.
+
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_platform_verifier::Verifier;
+
+/// The one TLS configuration; its clones share their sessions. `extra` is trusted as well.
+pub(super) fn config(extra: Vec<CertificateDer<'static>>) -> anyhow::Result<ClientConfig> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = verifier(extra, &provider)?;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn verifier(
+    extra: Vec<CertificateDer<'static>>,
+    provider: &Arc<CryptoProvider>,
+) -> anyhow::Result<Arc<dyn ServerCertVerifier>> {
+    match Verifier::new(provider.clone()) {
+        Ok(platform) if extra.is_empty() => Ok(Arc::new(platform)),
+        Ok(_) => Ok(Arc::new(Verifier::new_with_extra_roots(extra, provider.clone())?)),
+        Err(error) => {
+            tracing::warn!(%error, "this machine has no certificate authorities; using those compiled in");
+            compiled_in(extra, provider)
+        }
+    }
+}
+
+fn compiled_in(
+    extra: Vec<CertificateDer<'static>>,
+    provider: &Arc<CryptoProvider>,
+) -> anyhow::Result<Arc<dyn ServerCertVerifier>> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    for root in extra {
+        roots.add(root)?;
+    }
+    Ok(WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_authorities_gets_those_compiled_in() {
+        assert!(compiled_in(Vec::new(), &Arc::new(ring::default_provider())).is_ok());
+    }
+}

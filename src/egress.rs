@@ -128,6 +128,12 @@ enum Read {
     Broken(SendError),
 }
 
+impl std::fmt::Debug for Egress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Egress").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
 impl Egress {
     /// `extra_roots` are certificate authorities to trust besides the machine's.
     pub fn new(

@@ -17,6 +17,7 @@ pub mod events;
 
 pub mod channels;
 pub mod deliveries;
+
 pub mod egress;
 
 pub mod cli;

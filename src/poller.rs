@@ -103,7 +103,12 @@ struct Judgement {
 
 impl Poller {
     /// A poller with an empty agenda. The receiver ends when the last look has.
-    pub fn new(store: Store, egress: Arc<Egress>, clock: Clock, providers: Vec<Provider>) -> (Arc<Self>, mpsc::Receiver<()>) {
+    pub fn new(
+        store: Store,
+        egress: Arc<Egress>,
+        clock: Clock,
+        providers: Vec<Provider>,
+    ) -> (Arc<Self>, mpsc::Receiver<()>) {
         let by_name = providers.iter().zip(0..).map(|(p, n)| (p.definition.id().to_owned(), n)).collect();
         let mut queues: Vec<(Bounds, Limits)> = providers.iter().map(|p| (p.bounds, p.limits)).collect();
         // Jobs of a provider that is not known any more cannot be asked for; they expire in time.
@@ -158,7 +163,13 @@ impl Poller {
         for due in due {
             match due {
                 Due::Look(job) => {
-                    let mut look = InFlight { poller: Arc::clone(self), job, at: now, settled: false, _alive: self.alive.clone() };
+                    let mut look = InFlight {
+                        poller: Arc::clone(self),
+                        job,
+                        at: now,
+                        settled: false,
+                        _alive: self.alive.clone(),
+                    };
                     tokio::spawn(async move { look.run().await });
                 }
                 Due::GiveUp(job, until) => {
@@ -201,17 +212,19 @@ impl Poller {
     }
 
     async fn ask(&self, provider: &Provider, name: &JobName) -> Asked {
-        let trouble = |message: String| Asked { answer: Answer::Trouble { message }, retry_after: None, raw: None };
+        let trouble =
+            |message: String| Asked { answer: Answer::Trouble { message }, retry_after: None, raw: None };
         let definition = &provider.definition;
         if definition.needs_credential() && provider.credential.is_none() {
             let (code, message) = ("no_api_key".to_owned(), "no api_key is configured".to_owned());
             return Asked { answer: Answer::Account { code, message }, retry_after: None, raw: None };
         }
         let base_url = provider.base_url.as_ref();
-        let request = match definition.request(&name.job_id, &name.params, base_url, provider.credential.as_deref()) {
-            Ok(request) => request,
-            Err(message) => return trouble(message),
-        };
+        let request =
+            match definition.request(&name.job_id, &name.params, base_url, provider.credential.as_deref()) {
+                Ok(request) => request,
+                Err(message) => return trouble(message),
+            };
         let fetch = Fetch {
             url: request.url,
             headers: headers(&request.headers),
@@ -222,17 +235,27 @@ impl Poller {
             Err(error) => trouble(error.to_string()),
             Ok(received) => {
                 let now = self.clock.now();
-                let retry_after = received.header("retry-after").and_then(|text| parse_retry_after(text, now));
+                let retry_after =
+                    received.header("retry-after").and_then(|text| parse_retry_after(text, now));
                 let answer = definition.understand(&name.job_id, received.status, &received.body, now);
-                let ending = matches!(&answer, Answer::Seen(seen) if seen.observation.status.ending().is_some());
-                let raw = (ending && received.body.len() <= RAW_MAX).then(|| Arc::from(received.body.as_ref()));
+                let ending =
+                    matches!(&answer, Answer::Seen(seen) if seen.observation.status.ending().is_some());
+                let raw =
+                    (ending && received.body.len() <= RAW_MAX).then(|| Arc::from(received.body.as_ref()));
                 Asked { answer, retry_after, raw }
             }
         }
     }
 
     /// Decides what an answer means. The job's plan is changed; nothing is written yet.
-    fn judge(&self, agenda: &mut Agenda, job: JobNo, asked: Asked, started: Timestamp, now: Timestamp) -> Judgement {
+    fn judge(
+        &self,
+        agenda: &mut Agenda,
+        job: JobNo,
+        asked: Asked,
+        started: Timestamp,
+        now: Timestamp,
+    ) -> Judgement {
         let retry_after = asked.retry_after.map(|after| after.min(PUT_OFF_MAX));
         agenda.counted(job, started);
         let Some(entry) = agenda.jobs.get_mut(&job) else { return Judgement::default() };
@@ -240,7 +263,11 @@ impl Poller {
         let generation = entry.generation;
         let budget = &mut agenda.queues[queue].budget;
         budget.ended();
-        let mut judgement = Judgement { generation, not_before: retry_after.map(|after| now.plus(after)), ..Judgement::default() };
+        let mut judgement = Judgement {
+            generation,
+            not_before: retry_after.map(|after| now.plus(after)),
+            ..Judgement::default()
+        };
         let (change, why) = match asked.answer {
             Answer::Seen(seen) => {
                 let change = budget.good(now);
@@ -295,16 +322,30 @@ impl Poller {
         let status = seen.observation.raw_status.as_deref().unwrap_or("");
         let request_id = seen.request_id.as_deref().unwrap_or("");
         if seen.unknown_status {
-            tracing::warn!(provider, job_id, status, request_id, "a status that the definition does not know: the job is watched on");
+            tracing::warn!(
+                provider,
+                job_id,
+                status,
+                request_id,
+                "a status that the definition does not know: the job is watched on"
+            );
         } else {
             tracing::debug!(provider, job_id, status, request_id, "looked");
         }
     }
 
     /// The provider says that there is no such job: the job's end, if it has said so long enough.
-    fn judge_missing(&self, entry: &mut Entry, job: JobNo, message: &str, now: Timestamp, judgement: &mut Judgement) {
+    fn judge_missing(
+        &self,
+        entry: &mut Entry,
+        job: JobNo,
+        message: &str,
+        now: Timestamp,
+        judgement: &mut Judgement,
+    ) {
         let seen_before = entry.known.status != crate::domain::JobStatus::Unknown;
-        let grace = self.providers.get(entry.queue).map_or(GRACE_SEEN, |p| p.definition.poll().not_found_grace);
+        let grace =
+            self.providers.get(entry.queue).map_or(GRACE_SEEN, |p| p.definition.poll().not_found_grace);
         let grace = if seen_before { GRACE_SEEN.max(grace) } else { grace };
         let (looks, since) = entry.rare().missing.map_or((1, now), |(looks, since)| (looks + 1, since));
         entry.rare().missing = Some((looks, since));
@@ -314,7 +355,10 @@ impl Poller {
                 generation: entry.generation,
                 kind: EndingKind::NotFound,
                 seen: None,
-                error: Some(JobError { code: Some("not_found".to_owned()), message: Some(message.to_owned()) }),
+                error: Some(JobError {
+                    code: Some("not_found".to_owned()),
+                    message: Some(message.to_owned()),
+                }),
                 raw: None,
                 at: now,
             });
@@ -419,7 +463,14 @@ impl Drop for InFlight {
 }
 
 /// What was seen of a job: nothing new, a change, or its end.
-fn judge_seen(entry: &mut Entry, job: JobNo, seen: &Seen, raw: Option<Arc<[u8]>>, now: Timestamp, judgement: &mut Judgement) {
+fn judge_seen(
+    entry: &mut Entry,
+    job: JobNo,
+    seen: &Seen,
+    raw: Option<Arc<[u8]>>,
+    now: Timestamp,
+    judgement: &mut Judgement,
+) {
     let observation = &seen.observation;
     if entry.watching == 0 {
         let ended = observation.status.ending().is_some();
@@ -460,7 +511,12 @@ fn judge_seen(entry: &mut Entry, job: JobNo, seen: &Seen, raw: Option<Arc<[u8]>>
 }
 
 fn expire(job: JobNo, until: Timestamp, code: &str, message: &str, at: Timestamp) -> Expire {
-    Expire { job, until, error: JobError { code: Some(code.to_owned()), message: Some(message.to_owned()) }, at }
+    Expire {
+        job,
+        until,
+        error: JobError { code: Some(code.to_owned()), message: Some(message.to_owned()) },
+        at,
+    }
 }
 
 /// A look that failed: that job again, later each time. `true` where somebody waits for the job.

@@ -195,7 +195,15 @@ impl Receiver {
             None => Signature::NoSecret,
             Some(secret) => {
                 let (time, signatures) = (header("webhook-timestamp"), header("webhook-signature"));
-                match webhook::verify(secret, &id, time, signatures, &body, self.clock.now()) {
+                match webhook::verify(
+                    secret,
+                    &id,
+                    time,
+                    signatures,
+                    &body,
+                    self.clock.now(),
+                    webhook::TOLERANCE,
+                ) {
                     Ok(()) => Signature::Verified,
                     Err(why) => Signature::Wrong(why.to_string()),
                 }

@@ -228,7 +228,14 @@ impl Agenda {
     }
 
     /// A look has ended, and what it brought is on disk. Plans the next one, not before `not_before`.
-    pub(super) fn settle(&mut self, job: JobNo, generation: i64, ended: bool, not_before: Option<Timestamp>, now: Timestamp) {
+    pub(super) fn settle(
+        &mut self,
+        job: JobNo,
+        generation: i64,
+        ended: bool,
+        not_before: Option<Timestamp>,
+        now: Timestamp,
+    ) {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
         entry.in_flight = false;
         let again = std::mem::take(&mut entry.again);
@@ -302,8 +309,16 @@ impl Agenda {
     pub(super) fn say(change: Change, provider: &str, why: &str) {
         match change {
             Change::None => {}
-            Change::Opened => tracing::warn!(provider, why, "the provider is in trouble: one look a second until it answers well"),
-            Change::Paused => tracing::error!(provider, why, "the credential is refused: one look a minute until it is accepted"),
+            Change::Opened => tracing::warn!(
+                provider,
+                why,
+                "the provider is in trouble: one look a second until it answers well"
+            ),
+            Change::Paused => tracing::error!(
+                provider,
+                why,
+                "the credential is refused: one look a minute until it is accepted"
+            ),
             Change::Recovered => tracing::info!(provider, "the provider answers well again"),
         }
     }
@@ -346,7 +361,13 @@ fn merge(entry: &mut Entry, facts: &JobFacts) {
 }
 
 impl Queue {
-    fn due(&mut self, jobs: &mut HashMap<JobNo, Box<Entry>>, started_at: Timestamp, now: Timestamp, due: &mut Vec<Due>) {
+    fn due(
+        &mut self,
+        jobs: &mut HashMap<JobNo, Box<Entry>>,
+        started_at: Timestamp,
+        now: Timestamp,
+        due: &mut Vec<Due>,
+    ) {
         while let Some(Reverse((at, job))) = self.expiries.peek().copied() {
             if at > now {
                 break;

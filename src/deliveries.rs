@@ -1,0 +1,478 @@
+//! Sending.
+//!
+//! A delivery waits in the store until its turn comes; here is what is *in hand*: taken from the
+//! store, waiting for its destination or in flight. First tries come straight from the commit that
+//! made them ([`Errand::Send`]); everything else is paged in, lane by lane.
+//!
+//! **A lane for each destination** (app, scheme, host, port) with its own queue and its own share of
+//! the concurrency, served in turns: one slow receiver holds back its own lane only. What is in hand
+//! is bounded, for each lane and in all; what does not fit stays in the store, and the lane is
+//! [hungry](Hand::hungry).
+//!
+//! **Nothing is sent twice by us while we live.** A delivery in hand is not taken again: not from an
+//! errand, not from a page. A page is read by the writer, between two transactions, and leaves out
+//! what was in hand when it was asked for; while it is under way its lane takes no errands, so what is
+//! in hand can only become less, and what was finished in between is no longer waiting in the store.
+//!
+//! **An outcome is written before its delivery is let go**, however long the store refuses; and while
+//! it refuses, no send starts.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+
+use crate::channels::webhook::Secret;
+use crate::channels::{self, Address, Message};
+use crate::clock::Clock;
+use crate::domain::{
+    After, Attempt, ChannelKind, DeliveryId, Errand, Payload, RetryPolicy, Send, Timestamp, Try, WatchId,
+    next_attempt,
+};
+use crate::egress::Egress;
+use crate::store::{Page, Paged, Record, Store, StoreError};
+
+/// How many deliveries may be in hand in all, and how many bytes of bodies: what is beyond waits on
+/// disk, not in memory.
+const IN_HAND: usize = 8_192;
+const BYTES_IN_HAND: usize = 64 * 1024 * 1024;
+
+/// Between tries to write while the store refuses.
+const INSIST: Duration = Duration::from_secs(1);
+
+/// How, and how much, to send.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// When to try again.
+    pub retries: RetryPolicy,
+    /// For one exchange.
+    pub timeout: Duration,
+    /// How many may be in flight in all.
+    pub concurrency: usize,
+    /// How many may be in flight to one destination.
+    pub per_destination: usize,
+}
+
+/// Sends.
+#[derive(Debug)]
+pub struct Deliverer {
+    store: Store,
+    egress: Arc<Egress>,
+    clock: Clock,
+    policy: Policy,
+    hand: Mutex<Hand>,
+    woken: Notify,
+    alive: mpsc::Sender<()>,
+}
+
+/// What is in hand.
+#[derive(Debug, Default)]
+struct Hand {
+    lanes: HashMap<Arc<str>, Lane>,
+    ids: HashSet<DeliveryId>,
+    bytes: usize,
+    in_flight: usize,
+    /// Lanes with something to send and room to send it, in turns.
+    ready: VecDeque<Arc<str>>,
+    /// Lanes with more in the store.
+    hungry: HashSet<Arc<str>>,
+    /// When a lane's next retry comes.
+    timers: BinaryHeap<Reverse<(Timestamp, Arc<str>)>>,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    queue: VecDeque<Box<Send>>,
+    flying: HashSet<DeliveryId>,
+    /// Whether it stands in `ready`.
+    listed: bool,
+    /// A page is under way.
+    paging: bool,
+    /// Something came while a page was under way, and may not be on it.
+    came: bool,
+}
+
+impl Deliverer {
+    /// A deliverer with empty hands. The receiver ends when the last send has.
+    pub fn new(
+        store: Store,
+        egress: Arc<Egress>,
+        clock: Clock,
+        policy: Policy,
+    ) -> (Arc<Self>, mpsc::Receiver<()>) {
+        let (alive, ended) = mpsc::channel(1);
+        let (hand, woken) = (Mutex::default(), Notify::new());
+        (Arc::new(Self { store, egress, clock, policy, hand, woken, alive }), ended)
+    }
+
+    /// Finds the lanes in which something waits.
+    pub async fn load(&self) -> Result<(), StoreError> {
+        let lanes = self.store.lanes().await?;
+        let mut hand = self.hand();
+        for (lane, turn) in lanes {
+            hand.timers.push(Reverse((turn, lane.into())));
+        }
+        Ok(())
+    }
+
+    /// Starts what can be sent now, and says when there is more.
+    pub fn step(self: &Arc<Self>) -> Option<Timestamp> {
+        let now = self.clock.now();
+        let refusing = self.store.refusing();
+        let mut hand = self.hand();
+        self.take_errands(&mut hand);
+        hand.wake_lanes(now);
+        let pages = self.due_pages(&mut hand, now);
+        let sends = if refusing { Vec::new() } else { self.due_sends(&mut hand) };
+        let next = hand.timers.peek().map(|Reverse((at, _))| *at);
+        drop(hand);
+        for page in pages {
+            self.start_page(page);
+        }
+        for send in sends {
+            let mut flight =
+                Flight { deliverer: Arc::clone(self), send, landed: false, _alive: self.alive.clone() };
+            tokio::spawn(async move { flight.run().await });
+        }
+        if refusing { Some(now.plus(INSIST)) } else { next }
+    }
+
+    /// While the store refuses writes, asks whether it still does.
+    pub async fn probe(&self) {
+        if self.store.refusing() {
+            let _ = self.store.probe().await;
+        }
+    }
+
+    /// Returns when there is a reason to call [`Self::step`] before the time that it gave.
+    pub async fn changed(&self) {
+        let errands = self.store.errands();
+        tokio::select! {
+            () = self.woken.notified() => {}
+            () = errands.arrived() => {}
+        }
+    }
+
+    /// How many deliveries are in hand.
+    pub fn in_hand(&self) -> usize {
+        self.hand().ids.len()
+    }
+
+    fn hand(&self) -> MutexGuard<'_, Hand> {
+        self.hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many of a lane may be in hand: enough that it never waits for a page.
+    fn lane_room(&self) -> usize {
+        self.policy.per_destination * 2
+    }
+
+    fn take_errands(&self, hand: &mut Hand) {
+        let room = self.lane_room();
+        for errand in self.store.errands().take() {
+            match errand {
+                Errand::Send(send) => hand.take(send, room),
+                Errand::CallOff { watch, progress_only } => hand.call_off(watch, progress_only),
+            }
+        }
+    }
+
+    /// Lanes that have fewer in hand than may be in flight, and more in the store.
+    fn due_pages(&self, hand: &mut Hand, now: Timestamp) -> Vec<Page> {
+        if hand.is_full() {
+            return Vec::new();
+        }
+        let room = self.lane_room();
+        let (least, mut pages) = (self.policy.per_destination.div_ceil(2), Vec::new());
+        let Hand { lanes, hungry, .. } = hand;
+        hungry.retain(|name| {
+            let Some(lane) = lanes.get_mut(name) else { return false };
+            let in_hand = lane.queue.len() + lane.flying.len();
+            if lane.queue.len() >= least || in_hand >= room {
+                return true;
+            }
+            lane.paging = true;
+            let limit = u32::try_from(room - in_hand).unwrap_or(u32::MAX);
+            let in_hand = lane.queue.iter().map(|send| send.id).chain(lane.flying.iter().copied()).collect();
+            pages.push(Page { lane: name.to_string(), now, limit, in_hand });
+            false
+        });
+        pages
+    }
+
+    fn due_sends(&self, hand: &mut Hand) -> Vec<Box<Send>> {
+        let mut sends = Vec::new();
+        while hand.in_flight < self.policy.concurrency {
+            let Some(name) = hand.ready.pop_front() else { break };
+            let Some(lane) = hand.lanes.get_mut(&name) else { continue };
+            lane.listed = false;
+            if lane.flying.len() >= self.policy.per_destination {
+                // It is listed again when one of its sends has landed.
+                continue;
+            }
+            let Some(send) = lane.queue.pop_front() else { continue };
+            lane.flying.insert(send.id);
+            hand.in_flight += 1;
+            hand.list(&name);
+            sends.push(send);
+        }
+        sends
+    }
+
+    fn start_page(self: &Arc<Self>, page: Page) {
+        let deliverer = Arc::clone(self);
+        let alive = self.alive.clone();
+        tokio::spawn(async move {
+            let lane: Arc<str> = page.lane.as_str().into();
+            let paged = deliverer.store.page(page).await;
+            if let Err(error) = &paged {
+                tracing::warn!(%error, "waiting deliveries could not be read");
+                deliverer.clock.sleep(INSIST).await;
+            }
+            deliverer.hand().put_page(&lane, paged.ok());
+            deliverer.woken.notify_one();
+            drop(alive);
+        });
+    }
+}
+
+impl Hand {
+    fn is_full(&self) -> bool {
+        self.ids.len() >= IN_HAND || self.bytes >= BYTES_IN_HAND
+    }
+
+    /// Takes a delivery straight from its commit, or leaves it to a page.
+    fn take(&mut self, send: Box<Send>, room: usize) {
+        let full = self.is_full();
+        let known = self.ids.contains(&send.id);
+        let name: Arc<str> = send.destination.lane.as_str().into();
+        let lane = self.lanes.entry(Arc::clone(&name)).or_default();
+        let crowded = lane.queue.len() + lane.flying.len() >= room;
+        if lane.paging {
+            lane.came = true;
+        } else if full || known || crowded || self.hungry.contains(&name) {
+            self.hungry.insert(name);
+        } else {
+            self.put(&name, send);
+        }
+    }
+
+    fn put(&mut self, name: &Arc<str>, send: Box<Send>) {
+        if !self.ids.insert(send.id) {
+            return;
+        }
+        self.bytes += send.body.len();
+        let lane = self.lanes.entry(Arc::clone(name)).or_default();
+        lane.queue.push_back(send);
+        self.list(name);
+    }
+
+    fn put_page(&mut self, name: &Arc<str>, paged: Option<Paged>) {
+        let lane = self.lanes.entry(Arc::clone(name)).or_default();
+        let came = std::mem::take(&mut lane.came);
+        lane.paging = false;
+        let Some(Paged { sends, more, next }) = paged else {
+            self.hungry.insert(Arc::clone(name));
+            return;
+        };
+        if more || came {
+            self.hungry.insert(Arc::clone(name));
+        }
+        for send in sends {
+            self.put(name, Box::new(send));
+        }
+        if let Some(next) = next {
+            self.timers.push(Reverse((next, Arc::clone(name))));
+        }
+        self.tidy(name);
+    }
+
+    /// Puts a lane into the row of those that can send, if it can.
+    fn list(&mut self, name: &Arc<str>) {
+        if let Some(lane) = self.lanes.get_mut(name)
+            && !lane.listed
+            && !lane.queue.is_empty()
+        {
+            lane.listed = true;
+            self.ready.push_back(Arc::clone(name));
+        }
+    }
+
+    /// Drops what has not been sent yet of a watch.
+    fn call_off(&mut self, watch: WatchId, progress_only: bool) {
+        let Self { lanes, ids, bytes, .. } = self;
+        for lane in lanes.values_mut() {
+            lane.queue.retain(|send| {
+                let off = send.watch == watch && !(progress_only && send.event_type.is_ending());
+                if off {
+                    ids.remove(&send.id);
+                    *bytes -= send.body.len();
+                }
+                !off
+            });
+        }
+    }
+
+    /// Marks the lanes whose next turn has come.
+    fn wake_lanes(&mut self, now: Timestamp) {
+        while let Some(Reverse((at, _))) = self.timers.peek()
+            && *at <= now
+        {
+            let Some(Reverse((_, name))) = self.timers.pop() else { return };
+            let lane = self.lanes.entry(Arc::clone(&name)).or_default();
+            if lane.paging {
+                lane.came = true;
+            } else {
+                self.hungry.insert(name);
+            }
+        }
+    }
+
+    fn land(&mut self, send: &Send, again: Option<Timestamp>) {
+        self.ids.remove(&send.id);
+        self.bytes -= send.body.len();
+        self.in_flight -= 1;
+        let name: Arc<str> = send.destination.lane.as_str().into();
+        if let Some(lane) = self.lanes.get_mut(&name) {
+            lane.flying.remove(&send.id);
+        }
+        if let Some(at) = again {
+            self.timers.push(Reverse((at, Arc::clone(&name))));
+        }
+        self.list(&name);
+        self.tidy(&name);
+    }
+
+    /// Forgets a lane in which nothing happens.
+    fn tidy(&mut self, name: &Arc<str>) {
+        let idle =
+            |lane: &Lane| lane.queue.is_empty() && lane.flying.is_empty() && !lane.paging && !lane.listed;
+        if !self.hungry.contains(name) && self.lanes.get(name).is_some_and(idle) {
+            self.lanes.remove(name);
+        }
+    }
+}
+
+/// A send in flight. However it ends, a panic included, its delivery is let go.
+struct Flight {
+    deliverer: Arc<Deliverer>,
+    send: Box<Send>,
+    landed: bool,
+    _alive: mpsc::Sender<()>,
+}
+
+impl Flight {
+    async fn run(&mut self) {
+        let deliverer = Arc::clone(&self.deliverer);
+        let record = deliverer.attempt(&self.send).await;
+        let again = match record.after {
+            After::Again { due_at, .. } => Some(due_at),
+            After::Succeeded | After::Failed(_) | After::AsBefore => None,
+        };
+        deliverer.insist(record).await;
+        self.land(again);
+    }
+
+    fn land(&mut self, again: Option<Timestamp>) {
+        self.landed = true;
+        self.deliverer.hand().land(&self.send, again);
+        self.deliverer.woken.notify_one();
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if !self.landed {
+            // Its row still waits, and its turn has come: it is tried again, a little later.
+            self.land(Some(self.deliverer.clock.now().plus(Duration::from_secs(60))));
+        }
+    }
+}
+
+impl Deliverer {
+    /// One try, and what is to be written of it.
+    async fn attempt(&self, send: &Send) -> Record {
+        let at = self.clock.now();
+        let sent = self.hand_over(send, at).await;
+        let which = if send.by_hand { Try::ByHand } else { Try::Scheduled { step: send.step } };
+        let ended_at = self.clock.now();
+        let after = next_attempt(&self.policy.retries, send.id, which, &sent.outcome, ended_at);
+        say(send, &sent, after);
+        Record {
+            app: send.app,
+            delivery: send.id,
+            by_hand: send.by_hand,
+            attempt: Attempt {
+                at,
+                duration_ms: u32::try_from(sent.duration.as_millis()).unwrap_or(u32::MAX),
+                status_code: sent.status_code,
+                error: sent.error,
+                request_headers: sent.request_headers,
+                response_headers: sent.response_headers,
+                response_body: sent.response_body,
+            },
+            after,
+        }
+    }
+
+    async fn hand_over(&self, send: &Send, now: Timestamp) -> channels::Sent {
+        let destination = &send.destination;
+        let own = destination.secret.as_deref();
+        let app = self.store.app(send.app);
+        let secret = own.or(app.as_ref().map(|app| app.signing_secret.as_str())).map(Secret::parse);
+        let secrets: Vec<Secret> = secret.into_iter().flatten().collect();
+        let to = match destination.channel {
+            ChannelKind::Webhook => Address::Webhook {
+                url: &destination.address,
+                headers: &destination.headers,
+                secrets: &secrets,
+            },
+        };
+        let message = Message {
+            event_id: send.event,
+            event_type: send.event_type,
+            watch_id: send.watch,
+            payload: Payload::Event,
+            body: hyper::body::Bytes::from_owner(Arc::clone(&send.body)),
+            traceparent: send.traceparent.as_deref(),
+            now,
+            to,
+        };
+        channels::send(&self.egress, &self.clock, message, self.policy.timeout).await
+    }
+
+    /// Writes an outcome until the store takes it.
+    async fn insist(&self, record: Record) {
+        loop {
+            match self.store.record(record.clone()).await {
+                Ok(()) => return,
+                Err(StoreError::Unavailable(_)) => self.clock.sleep(INSIST).await,
+                Err(error @ StoreError::Inconsistent(_)) => {
+                    tracing::error!(%error, delivery = %record.delivery, "an attempt could not be written");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// One line for each attempt that did not succeed; a warning where it was the last.
+fn say(send: &Send, sent: &channels::Sent, after: After) {
+    let (delivery, watch, event) = (send.id, send.watch, send.event_type);
+    let (lane, status) = (send.destination.lane.as_str(), sent.status_code);
+    let error = sent.error.as_deref().unwrap_or("");
+    match after {
+        After::Succeeded => tracing::debug!(%delivery, %watch, %event, lane, status, "delivered"),
+        After::Again { due_at, .. } => {
+            tracing::info!(%delivery, %watch, %event, lane, status, error, %due_at, "not delivered, to be tried again");
+        }
+        After::Failed(reason) => {
+            tracing::warn!(%delivery, %watch, %event, lane, status, error, %reason, "given up; it can be retried by hand");
+        }
+        After::AsBefore => {
+            tracing::info!(%delivery, %watch, %event, lane, status, error, "a try by hand failed")
+        }
+    }
+}

@@ -15,7 +15,7 @@ pub use facts::{
     App, AppNo, Attempt, Delivery, Destination, Errand, Event, JobFacts, JobNo, NewWatch, Plan, Send, Terms,
     Watch,
 };
-pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, WatchId, random};
+pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, random};
 pub use observe::{Finding, Known, observe};
 pub use retry::{After, Outcome, RetryPolicy, Try, next_attempt};
 pub use time::{Timestamp, format_duration, parse_duration};

@@ -8,6 +8,8 @@ pub mod clock;
 pub mod domain;
 pub mod telemetry;
 
+pub mod api;
+
 pub mod store;
 
 pub mod poller;

@@ -172,6 +172,11 @@ impl Store {
         self.shared.bell.listen(watch, &self.shared)
     }
 
+    /// Asks the database something, to learn whether it answers.
+    pub async fn answers(&self) -> Result<()> {
+        self.read(|tx| tx.one("select count(*) from nodes", [], |row| row.int(0)).map(|_| ())).await
+    }
+
     /// Writes something that changes nothing, to learn whether writes are taken again.
     pub async fn probe(&self) -> Result<()> {
         self.ask(Command::Probe, ()).await

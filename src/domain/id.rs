@@ -110,6 +110,8 @@ ids! {
     AppId = "app_";
     /// Names an API key (not the key itself).
     KeyId = "key_";
+    /// Names one request to the API, in its answer and in the log.
+    RequestId = "req_";
 }
 
 impl EventId {

@@ -1,0 +1,145 @@
+//! What goes wrong, as RFC 9457 problem details.
+//!
+//! A handler returns a [`Problem`]; the front door adds the request's id and writes the body, so no
+//! handler needs to know it.
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::store::StoreError;
+
+/// One field that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// A JSON pointer into the body, `?name` for a parameter, or a header's name.
+    pub pointer: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+/// All that is wrong, in the order in which it was found.
+#[derive(Clone, Debug, Default)]
+pub struct Faults(Vec<Fault>);
+
+impl Faults {
+    /// Adds one.
+    pub fn add(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
+        self.0.push(Fault { pointer: pointer.into(), detail: detail.into() });
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `Ok` where nothing is wrong.
+    pub fn check(self) -> Result<(), Problem> {
+        if self.0.is_empty() { Ok(()) } else { Err(Problem::invalid(self)) }
+    }
+}
+
+/// A refusal.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// HTTP's.
+    pub status: StatusCode,
+    /// For people.
+    pub detail: String,
+    /// Every invalid field.
+    pub errors: Vec<Fault>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    /// A refusal of `status`.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into(), errors: Vec::new(), header: None }
+    }
+
+    /// 422, with every field that is wrong.
+    pub fn invalid(faults: Faults) -> Self {
+        let detail = match faults.0.as_slice() {
+            [one] => format!("{}: {}", one.pointer, one.detail),
+            many => format!("{} fields are wrong", many.len()),
+        };
+        Self { errors: faults.0, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
+    }
+
+    /// 422, with the one field that is wrong.
+    pub fn fault(pointer: &str, detail: impl Into<String>) -> Self {
+        let mut faults = Faults::default();
+        faults.add(pointer, detail);
+        Self::invalid(faults)
+    }
+
+    /// 404: unknown, malformed, or another app's; which of them is nobody's business.
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "there is nothing here by this name")
+    }
+
+    /// 401.
+    pub fn unauthorized() -> Self {
+        let mut problem =
+            Self::new(StatusCode::UNAUTHORIZED, "give a valid key: `Authorization: Bearer <key>`");
+        problem.header = Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+        problem
+    }
+
+    fn unavailable(detail: &str) -> Self {
+        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+        problem.header = Some((header::RETRY_AFTER, HeaderValue::from_static("1")));
+        problem
+    }
+
+    /// The body, once the request's id is known.
+    pub fn render(&self, request_id: &str) -> Vec<u8> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Body<'a> {
+            r#type: &'a str,
+            title: &'a str,
+            status: u16,
+            detail: &'a str,
+            request_id: &'a str,
+            #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
+            errors: &'a [Fault],
+        }
+        let body = Body {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            request_id,
+            errors: &self.errors,
+        };
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(reason) => {
+                tracing::warn!(%reason, "a request was refused: the database is not available");
+                Self::unavailable("the database is not available; nothing was changed")
+            }
+            StoreError::Inconsistent(reason) => {
+                tracing::error!(%reason, "a request failed");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "this is our fault; the log knows more")
+            }
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    /// The body is written at the front door, which finds the problem among the extensions.
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        if let Some((name, value)) = self.header.clone() {
+            response.headers_mut().insert(name, value);
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}

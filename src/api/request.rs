@@ -1,0 +1,303 @@
+//! Reading a request: who asks, its body, its query, its `Idempotency-Key`.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::extract::{FromRef, FromRequestParts};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+use sha2::{Digest, Sha256};
+
+use super::Api;
+use super::problem::{Faults, Problem};
+use crate::clock::Clock;
+use crate::domain::{AppNo, Timestamp};
+use crate::store::{Remember, Scope};
+
+/// The largest body of a request.
+const BODY_MAX: usize = 256 * 1024;
+
+/// How much of a refused body is read and dropped, and for how long, so that the client gets to read
+/// the answer.
+const DROPPED_MAX: usize = 1024 * 1024;
+const DROPPED_FOR: Duration = Duration::from_secs(5);
+
+/// How long a body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Lists: how much a page holds, at most and if nothing is said.
+const LIMIT_MAX: u32 = 200;
+const LIMIT: u32 = 50;
+
+/// The request's body, held back until somebody wants it; what nobody wanted is dropped politely.
+#[derive(Clone, Debug)]
+pub struct Held(Arc<Mutex<Option<Incoming>>>);
+
+impl Held {
+    /// Holds a body back.
+    pub fn new(body: Incoming) -> Self {
+        Self(Arc::new(Mutex::new(Some(body))))
+    }
+
+    fn take(&self) -> Option<Incoming> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Reads and drops what nobody wanted.
+    pub async fn drop_politely(&self, clock: &Clock) {
+        if let Some(body) = self.take()
+            && !body.is_end_stream()
+        {
+            drop_body(body, clock).await;
+        }
+    }
+}
+
+async fn drop_body(mut body: Incoming, clock: &Clock) {
+    let reading = async {
+        let mut dropped = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            dropped += frame.data_ref().map_or(0, bytes_len);
+            if dropped > DROPPED_MAX {
+                break;
+            }
+        }
+    };
+    clock.timeout(DROPPED_FOR, reading).await;
+}
+
+fn bytes_len(bytes: &hyper::body::Bytes) -> usize {
+    bytes.len()
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// In whose name.
+    pub app: AppNo,
+    scope: Scope,
+}
+
+impl Caller {
+    /// `Ok` where the key may do so much.
+    pub fn may(self, scope: Scope) -> Result<AppNo, Problem> {
+        if self.scope >= scope {
+            return Ok(self.app);
+        }
+        let name = match scope {
+            Scope::Read => "read",
+            Scope::Write => "write",
+            Scope::Admin => "admin",
+        };
+        Err(Problem::new(StatusCode::FORBIDDEN, format!("this key has not the scope `{name}`")))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller
+where
+    Arc<Api>: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let api = Arc::<Api>::from_ref(state);
+        let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let key = given.and_then(|given| {
+            let (scheme, key) = given.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+        });
+        let hash: [u8; 32] = Sha256::digest(key.ok_or_else(Problem::unauthorized)?).into();
+        // Hashes are compared, so the time that it takes tells nothing of the key.
+        if let Some((bootstrap, app)) = &api.bootstrap
+            && *bootstrap == hash
+        {
+            return Ok(Self { app: *app, scope: Scope::Admin });
+        }
+        let key = api.store.key(&hash).ok_or_else(Problem::unauthorized)?;
+        Ok(Self { app: key.app, scope: key.scope })
+    }
+}
+
+/// Reads the whole body, or says what is wrong with it.
+pub async fn body(held: &Held, clock: &Clock) -> Result<Vec<u8>, Problem> {
+    let Some(mut body) = held.take() else { return Ok(Vec::new()) };
+    let mut read = Vec::with_capacity(body.size_hint().lower().min(BODY_MAX as u64) as usize);
+    let reading = async {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the body broke off"))?;
+            if let Some(data) = frame.data_ref() {
+                if read.len() + data.len() > BODY_MAX {
+                    return Ok(false);
+                }
+                read.extend_from_slice(data);
+            }
+        }
+        Ok(true)
+    };
+    match clock.timeout(BODY_TIMEOUT, reading).await {
+        Some(Ok(true)) => Ok(read),
+        Some(Ok(false)) => {
+            drop_body(body, clock).await;
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 256 KiB"))
+        }
+        Some(Err(problem)) => Err(problem),
+        None => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive within 30 s")),
+    }
+}
+
+/// Reads a JSON body's text; what it says is not looked at yet.
+pub async fn json(held: &Held, headers: &HeaderMap, clock: &Clock) -> Result<String, Problem> {
+    is_json(headers)?;
+    let text = String::from_utf8(body(held, clock).await?)
+        .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the body is not UTF-8"))?;
+    serde_json::from_str::<&serde_json::value::RawValue>(&text)
+        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}")))?;
+    Ok(text)
+}
+
+/// Reads the body of a POST that needs none: nothing, or an empty object.
+pub async fn no_fields(held: &Held, headers: &HeaderMap, clock: &Clock) -> Result<Vec<u8>, Problem> {
+    let read = body(held, clock).await?;
+    if read.is_empty() {
+        return Ok(read);
+    }
+    is_json(headers)?;
+    match serde_json::from_slice::<serde_json::Value>(&read) {
+        Ok(serde_json::Value::Object(fields)) => {
+            let mut faults = Faults::default();
+            for name in fields.keys() {
+                faults.add(super::fields::pointer("", name), "there is no such field");
+            }
+            faults.check().map(|()| read)
+        }
+        Ok(_) => Err(Problem::fault("", "must be an object, or nothing")),
+        Err(error) => Err(Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}"))),
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let unsupported = |detail| Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = content_type.split(';').next().unwrap_or("").trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return unsupported("the body must be `content-type: application/json`");
+    }
+    match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
+        None | Some(b"identity") => Ok(()),
+        Some(_) => unsupported("the body must not be compressed"),
+    }
+}
+
+/// The parameters of a query. What is left at the end is unknown.
+#[derive(Debug)]
+pub struct Query {
+    given: Vec<(String, String)>,
+    /// What is wrong so far.
+    pub faults: Faults,
+}
+
+impl Query {
+    /// Reads a query.
+    pub fn new(parts: &Parts) -> Self {
+        let query = parts.uri.query().unwrap_or("");
+        let mut faults = Faults::default();
+        let mut given: Vec<(String, String)> = Vec::new();
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()).into_owned() {
+            if given.iter().any(|(known, _)| *known == name) {
+                faults.add(format!("?{name}"), "is given twice");
+            } else {
+                given.push((name, value));
+            }
+        }
+        Self { given, faults }
+    }
+
+    /// A parameter's text.
+    pub fn text(&mut self, name: &str) -> Option<String> {
+        let index = self.given.iter().position(|(known, _)| known == name)?;
+        Some(self.given.swap_remove(index).1)
+    }
+
+    /// A parameter, read by `parse`; what is wrong with it is `wrong`.
+    pub fn read<T>(&mut self, name: &str, wrong: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let text = self.text(name)?;
+        let read = parse(&text);
+        if read.is_none() {
+            self.faults.add(format!("?{name}"), wrong);
+        }
+        read
+    }
+
+    /// How much a page is to hold.
+    pub fn limit(&mut self) -> u32 {
+        let limit = self.read("limit", "must be a whole number from 1 to 200", |text| {
+            text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit))
+        });
+        limit.unwrap_or(LIMIT)
+    }
+
+    /// A time.
+    pub fn time(&mut self, name: &str) -> Option<Timestamp> {
+        self.read(name, "must be an RFC 3339 time, as 2026-02-18T15:00:00Z", Timestamp::parse)
+    }
+
+    /// `Ok` where everything was understood.
+    pub fn done(mut self) -> Result<(), Problem> {
+        for (name, _) in std::mem::take(&mut self.given) {
+            self.faults.add(format!("?{name}"), "there is no such parameter");
+        }
+        self.faults.check()
+    }
+}
+
+/// The keys of writes that are under way.
+#[derive(Debug, Default)]
+pub struct UnderWay(Mutex<HashSet<(AppNo, String, String)>>);
+
+/// A write that is under way under its key.
+#[derive(Debug)]
+pub struct Claim {
+    api: Arc<Api>,
+    name: (AppNo, String, String),
+    request: [u8; 32],
+}
+
+impl Claim {
+    /// Reads the `Idempotency-Key`, if there is one, and claims it until dropped.
+    pub fn new(api: &Arc<Api>, app: AppNo, parts: &Parts, body: &[u8]) -> Result<Option<Self>, Problem> {
+        let mut keys = parts.headers.get_all("idempotency-key").iter();
+        let Some(key) = keys.next() else { return Ok(None) };
+        let printable =
+            |key: &&str| (1..=255).contains(&key.len()) && key.bytes().all(|b| (b' '..=b'~').contains(&b));
+        let key = key.to_str().ok().filter(printable).filter(|_| keys.next().is_none());
+        let Some(key) = key else {
+            return Err(Problem::fault(
+                "Idempotency-Key",
+                "must be one key of 1 to 255 printable characters",
+            ));
+        };
+        let name = (app, parts.uri.path().to_owned(), key.to_owned());
+        let mut under_way = api.under_way.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !under_way.insert(name.clone()) {
+            let detail = "a request with this Idempotency-Key is still under way";
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
+        }
+        drop(under_way);
+        Ok(Some(Self { api: Arc::clone(api), name, request: Sha256::digest(body).into() }))
+    }
+
+    /// What the store is asked to remember.
+    pub fn remember(&self) -> Remember {
+        let (app, path, key) = self.name.clone();
+        Remember { app, path, key, request: self.request }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.api.under_way.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+    }
+}

@@ -1,0 +1,271 @@
+//! What is shown: the contract's shapes, made from facts.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::domain::{
+    Attempt, Delivery, DeliveryId, DeliveryStatus, Destination, DestinationId, Event, EventId, EventSet,
+    EventType, JobError, JobStatus, Looks, Output, Reason, Timestamp, Watch, WatchId, WatchStatus,
+};
+use crate::store::Happening;
+
+/// A page of a list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Page<T> {
+    /// What is on it.
+    pub data: Vec<T>,
+    /// Where the next one begins; null at the end.
+    pub next_cursor: Option<String>,
+}
+
+/// A watch.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WatchView<'a> {
+    id: WatchId,
+    status: WatchStatus,
+    job_id: &'a str,
+    provider: &'a str,
+    job: JobView<'a>,
+    destinations: Vec<DestinationView<'a>>,
+    events: Vec<EventType>,
+    metadata: &'a RawValue,
+    created_at: Timestamp,
+    ended_at: Option<Timestamp>,
+    expires_at: Timestamp,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct JobView<'a> {
+    status: JobStatus,
+    raw_status: Option<&'a str>,
+    progress: Option<u8>,
+    output: Option<&'a str>,
+    outputs: Option<&'a [Output]>,
+    error: Option<&'a JobError>,
+    created_at: Option<Timestamp>,
+    completed_at: Option<Timestamp>,
+    last_polled_at: Option<Timestamp>,
+    next_poll_at: Option<Timestamp>,
+    polls: u32,
+    /// Nothing is learned of job lengths yet, and the hint of a client is no estimate of ours.
+    estimated_completion_at: Option<Timestamp>,
+    last_error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct DestinationView<'a> {
+    id: DestinationId,
+    r#type: &'static str,
+    url: &'a str,
+    #[serde(skip_serializing_if = "Masked::is_empty")]
+    headers: Masked<'a>,
+    status: Option<DeliveryStatus>,
+}
+
+/// Headers whose values are nobody's business any more.
+struct Masked<'a>(&'a [(String, String)]);
+
+impl Masked<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Masked<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, _)| (name, "***")))
+    }
+}
+
+fn object(metadata: Option<&str>) -> &RawValue {
+    // Checked when the watch was registered.
+    serde_json::from_str(metadata.unwrap_or("{}")).unwrap_or(RawValue::NULL)
+}
+
+fn destination_view((destination, status): &(Destination, Option<DeliveryStatus>)) -> DestinationView<'_> {
+    DestinationView {
+        id: destination.id,
+        r#type: destination.channel.as_str(),
+        url: &destination.address,
+        headers: Masked(&destination.headers),
+        status: *status,
+    }
+}
+
+/// A watch, with what the process that looks knows of its looks.
+pub fn watch(watch: &Watch, looks: Option<Looks>) -> WatchView<'_> {
+    let seen = &watch.seen;
+    let looks = looks.unwrap_or_default();
+    WatchView {
+        id: watch.id,
+        status: watch.status,
+        job_id: &watch.job.job_id,
+        provider: &watch.job.provider,
+        job: JobView {
+            status: seen.status,
+            raw_status: seen.raw_status.as_deref(),
+            progress: seen.progress,
+            output: seen.output.as_deref(),
+            outputs: seen.outputs.as_deref(),
+            error: seen.error.as_ref(),
+            created_at: seen.created_at,
+            completed_at: seen.completed_at,
+            last_polled_at: looks.last_polled_at,
+            next_poll_at: looks.next_poll_at.filter(|_| watch.status == WatchStatus::Watching),
+            polls: looks.polls,
+            estimated_completion_at: None,
+            last_error: looks.last_error,
+        },
+        destinations: watch.destinations.iter().map(destination_view).collect(),
+        events: EventSet::iter(watch.events).collect(),
+        metadata: object(watch.metadata.as_deref()),
+        created_at: watch.created_at,
+        ended_at: watch.ended_at,
+        expires_at: watch.expires_at,
+    }
+}
+
+/// An event as it is listed: its body, as it was sent, with its id in front.
+pub fn event(event: &Event) -> Box<RawValue> {
+    let body = String::from_utf8_lossy(&event.body);
+    let listed = format!("{{\"id\":\"{}\",{}", event.id, body.strip_prefix('{').unwrap_or("}"));
+    RawValue::from_string(listed).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
+
+/// A delivery.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliveryView<'a> {
+    id: DeliveryId,
+    event_id: EventId,
+    event_type: EventType,
+    watch_id: WatchId,
+    destination_id: DestinationId,
+    destination: AddressView<'a>,
+    status: DeliveryStatus,
+    reason: Option<Reason>,
+    next_attempt_at: Option<Timestamp>,
+    created_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<Vec<AttemptView<'a>>>,
+}
+
+#[derive(Serialize)]
+struct AddressView<'a> {
+    r#type: &'static str,
+    url: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AttemptView<'a> {
+    at: Timestamp,
+    duration_ms: u32,
+    status_code: Option<u16>,
+    error: Option<&'a str>,
+    request_headers: Headers<'a>,
+    response_headers: Headers<'a>,
+    response_body: &'a str,
+}
+
+/// Headers as an object; what came several times is joined, as HTTP joins it.
+struct Headers<'a>(&'a [(String, String)]);
+
+impl Serialize for Headers<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut joined = std::collections::BTreeMap::<&str, String>::new();
+        for (name, value) in self.0 {
+            let all = joined.entry(name).or_default();
+            if !all.is_empty() {
+                all.push_str(", ");
+            }
+            all.push_str(value);
+        }
+        joined.serialize(serializer)
+    }
+}
+
+/// A delivery, with its attempts where there is only the one.
+pub fn delivery<'a>(delivery: &'a Delivery, attempts: Option<&'a [Attempt]>) -> DeliveryView<'a> {
+    let attempt = |attempt: &'a Attempt| AttemptView {
+        at: attempt.at,
+        duration_ms: attempt.duration_ms,
+        status_code: attempt.status_code,
+        error: attempt.error.as_deref(),
+        request_headers: Headers(&attempt.request_headers),
+        response_headers: Headers(&attempt.response_headers),
+        response_body: &attempt.response_body,
+    };
+    DeliveryView {
+        id: delivery.id,
+        event_id: delivery.event,
+        event_type: delivery.event_type,
+        watch_id: delivery.watch,
+        destination_id: delivery.destination,
+        destination: AddressView { r#type: delivery.channel.as_str(), url: &delivery.address },
+        status: delivery.status,
+        reason: delivery.reason,
+        next_attempt_at: delivery.next_attempt_at,
+        created_at: delivery.created_at,
+        attempts: attempts.map(|attempts| attempts.iter().map(attempt).collect()),
+    }
+}
+
+/// One thing that happened to a watch.
+#[derive(Serialize)]
+pub struct HappeningView {
+    at: Timestamp,
+    #[serde(flatten)]
+    what: What,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase", rename_all_fields = "camelCase")]
+enum What {
+    Registered,
+    Observed {
+        status: JobStatus,
+        raw_status: Option<String>,
+        progress: Option<i64>,
+    },
+    Event {
+        event_id: EventId,
+        event_type: EventType,
+    },
+    Delivery {
+        delivery_id: DeliveryId,
+        event_id: EventId,
+        destination_id: DestinationId,
+        status: DeliveryStatus,
+        reason: Option<Reason>,
+    },
+    Attempt {
+        delivery_id: DeliveryId,
+        status_code: Option<i64>,
+        error: Option<String>,
+        duration_ms: i64,
+    },
+    Stopped,
+}
+
+/// One line of a story.
+pub fn happening((at, happening): (Timestamp, Happening)) -> HappeningView {
+    let what = match happening {
+        Happening::Registered => What::Registered,
+        Happening::Observed { status, raw_status, progress } => {
+            What::Observed { status, raw_status, progress }
+        }
+        Happening::Event { id, event_type } => What::Event { event_id: id, event_type },
+        Happening::Delivery { id, event, destination, status, reason } => {
+            What::Delivery { delivery_id: id, event_id: event, destination_id: destination, status, reason }
+        }
+        Happening::Attempt { delivery, status_code, error, duration_ms } => {
+            What::Attempt { delivery_id: delivery, status_code, error, duration_ms }
+        }
+        Happening::Stopped => What::Stopped,
+    };
+    HappeningView { at, what }
+}

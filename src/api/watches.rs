@@ -1,0 +1,170 @@
+//! Watches: register, list, show, stop, look now, tell the story.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Extension, Path, State};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::response::Response;
+
+use super::serve::raised;
+use super::request::{Caller, Claim, Held, Query, json, no_fields};
+use super::{Answer, Api, cursor, page, problem::Problem, register, replayed, reply, view};
+use crate::domain::{Watch, WatchId, WatchStatus, parse_duration};
+use crate::store::{LookNow, LookNowAnswer, Register, Registered, Scope, Stop, Stopped, WatchFilter};
+
+/// The longest wait for the end of a watch.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+fn path(id: WatchId) -> String {
+    format!("/v1/watches/{id}")
+}
+
+/// The first answer to a registration; kept where there is an `Idempotency-Key`.
+fn first_answer(watch: &Watch) -> (u16, String, Vec<u8>) {
+    let body = serde_json::to_vec(&view::watch(watch, None)).unwrap_or_default();
+    (StatusCode::CREATED.as_u16(), path(watch.id), body)
+}
+
+/// `POST /v1/watches`
+pub async fn create(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Extension(held): Extension<Held>,
+    parts: Parts,
+) -> Answer {
+    let app = caller.may(Scope::Write)?;
+    let text = json(&held, &parts.headers, &api.clock).await?;
+    let claim = Claim::new(&api, app, &parts, text.as_bytes())?;
+    let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
+    let watch = register::read(&api, app, &text, traceparent, api.clock.now()).await?;
+    let remember = claim.as_ref().map(Claim::remember);
+    match api.store.register(Register { watch, remember, answer: first_answer }).await? {
+        Registered::New(watch) => {
+            let (status, location, body) = first_answer(&watch);
+            let mut response = reply(StatusCode::from_u16(status).unwrap_or_default(), body);
+            if let Ok(location) = location.parse() {
+                response.headers_mut().insert(header::LOCATION, location);
+            }
+            Ok(response)
+        }
+        Registered::Replayed(replay) => replayed(replay),
+    }
+}
+
+/// `GET /v1/watches`
+pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> Answer {
+    let app = caller.may(Scope::Read)?;
+    let mut query = Query::new(&parts);
+    let limit = query.limit();
+    let filter = WatchFilter {
+        status: query.read("status", "is not a watch's status", WatchStatus::parse),
+        provider: query.text("provider"),
+        job_id: query.text("jobId"),
+        before: query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(WatchId)),
+    };
+    if let Some(provider) = filter.provider.as_deref().filter(|name| api.providers.get(name).is_none()) {
+        query.faults.add("?provider", format!("`{provider}` is not known here"));
+    }
+    query.done()?;
+    let found = api.store.watches(app, filter, limit + 1).await?;
+    let shown =
+        |watch: &Watch| serde_json::value::to_raw_value(&view::watch(watch, (api.looks)(watch.job_no)));
+    Ok(page(found.iter(), limit, |watch| cursor::encode(watch.id.0), |watch| shown(watch).ok()))
+}
+
+/// `GET /v1/watches/{id}`
+pub async fn show(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    parts: Parts,
+) -> Answer {
+    let app = caller.may(Scope::Read)?;
+    let mut query = Query::new(&parts);
+    let wait = query.read("wait", "must be a duration of at most 60s", |text| {
+        parse_duration(text).ok().filter(|wait| *wait <= WAIT_MAX)
+    });
+    query.done()?;
+    let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
+    // Armed before the watch is read: an end in between rings all the same.
+    let bell = wait.map(|wait| (wait, api.store.bell(id)));
+    let rung = bell.as_ref().map(|(wait, bell)| (*wait, bell.armed()));
+    let mut watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
+    if let Some((wait, rung)) = rung
+        && watch.status == WatchStatus::Watching
+    {
+        let mut draining = api.draining.clone();
+        tokio::select! {
+            () = rung => {}
+            () = api.clock.sleep(wait) => {}
+            () = raised(&mut draining) => {}
+        }
+        watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
+    }
+    Ok(shown(&api, StatusCode::OK, &watch))
+}
+
+/// `DELETE /v1/watches/{id}`
+pub async fn stop(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    parts: Parts,
+) -> Answer {
+    let app = caller.may(Scope::Write)?;
+    Query::new(&parts).done()?;
+    let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
+    match api.store.stop(Stop { app, watch: id, now: api.clock.now() }).await? {
+        Stopped::Unknown => Err(Problem::not_found()),
+        Stopped::Done => {
+            let watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
+            Ok(shown(&api, StatusCode::OK, &watch))
+        }
+    }
+}
+
+/// `POST /v1/watches/{id}/poll`
+pub async fn poll(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Extension(held): Extension<Held>,
+    parts: Parts,
+) -> Answer {
+    let app = caller.may(Scope::Write)?;
+    Query::new(&parts).done()?;
+    let body = no_fields(&held, &parts.headers, &api.clock).await?;
+    let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
+    let watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
+    let answer = serde_json::to_vec(&view::watch(&watch, (api.looks)(watch.job_no))).unwrap_or_default();
+    let claim = Claim::new(&api, app, &parts, &body)?;
+    let remember = claim.as_ref().map(|claim| (claim.remember(), answer.clone()));
+    match api.store.look_now(LookNow { app, watch: id, remember, now: api.clock.now() }).await? {
+        LookNowAnswer::Unknown => Err(Problem::not_found()),
+        LookNowAnswer::Wanted => Ok(reply(StatusCode::ACCEPTED, answer)),
+        LookNowAnswer::Replayed(replay) => replayed(replay),
+    }
+}
+
+/// `GET /v1/watches/{id}/story`
+pub async fn story(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    parts: Parts,
+) -> Answer {
+    let app = caller.may(Scope::Read)?;
+    Query::new(&parts).done()?;
+    let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
+    let story = api.store.story(app, id).await?.ok_or_else(Problem::not_found)?;
+    let data = story.into_iter().map(view::happening).collect();
+    let page = view::Page { data, next_cursor: None };
+    Ok(reply(StatusCode::OK, serde_json::to_vec(&page).unwrap_or_default()))
+}
+
+fn shown(api: &Api, status: StatusCode, watch: &Watch) -> Response {
+    let looks = (api.looks)(watch.job_no);
+    reply(status, serde_json::to_vec(&view::watch(watch, looks)).unwrap_or_default())
+}

@@ -235,7 +235,7 @@ async fn a_name_that_does_not_resolve_passes_registration_and_fails_at_the_attem
 
 #[tokio::test]
 async fn a_redirect_is_an_answer_and_is_never_followed() {
-    let (listener, elsewhere) = untouched();
+    let elsewhere = saying(OK).await;
     let answer =
         format!("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:{elsewhere}/\r\ncontent-length: 0\r\n\r\n");
     let port = saying(answer).await;
@@ -243,7 +243,6 @@ async fn a_redirect_is_an_answer_and_is_never_followed() {
     let url = format!("http://127.0.0.1:{port}/");
     assert_eq!(egress.send(post(&egress, &url)).await.unwrap().status, 302);
     assert_eq!(egress.fetch(fetch(port)).await.unwrap().status, 302);
-    assert_untouched(&listener);
 }
 
 #[tokio::test]
@@ -456,12 +455,12 @@ async fn a_connection_is_used_again() {
 
 #[test]
 fn proxies_in_the_environment_are_ignored() {
-    let (proxy, port) = untouched();
+    // Nobody listens there: whoever asked the proxy would fail.
     // Another process of this very program, because ours cannot safely change its environment.
     let mut again = std::process::Command::new(std::env::current_exe().unwrap());
     for name in ["http_proxy", "https_proxy", "all_proxy"] {
-        again.env(name, format!("http://127.0.0.1:{port}"));
-        again.env(name.to_uppercase(), format!("http://127.0.0.1:{port}"));
+        again.env(name, "http://127.0.0.1:1");
+        again.env(name.to_uppercase(), "http://127.0.0.1:1");
     }
     let again = again.env_remove("no_proxy").env_remove("NO_PROXY").args(["--exact"]).args([
         "egress::tests::a_redirect_is_an_answer_and_is_never_followed",
@@ -469,7 +468,6 @@ fn proxies_in_the_environment_are_ignored() {
     ]);
     let output = String::from_utf8(again.output().unwrap().stdout).unwrap();
     assert!(output.contains("2 passed; 0 failed"), "{output}");
-    assert_untouched(&proxy);
 }
 
 #[tokio::test]

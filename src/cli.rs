@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod listen;
+pub mod serve;
 pub mod sim;
 pub mod verify;
 
@@ -32,6 +33,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::Serve),
     Sim(sim::Sim),
     Listen(listen::Listen),
     Verify(verify::Verify),
@@ -56,6 +58,7 @@ impl From<anyhow::Error> for Failure {
 /// Runs a command to its exit code.
 pub fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
+        Command::Serve(command) => wait(command.run()),
         Command::Sim(command) => wait(command.run()),
         Command::Listen(command) => wait(command.run()),
         Command::Verify(command) => command.run(),

@@ -22,4 +22,5 @@ pub mod deliveries;
 
 pub mod egress;
 
+pub mod app;
 pub mod cli;

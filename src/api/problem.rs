@@ -28,11 +28,6 @@ impl Faults {
         self.0.push(Fault { pointer: pointer.into(), detail: detail.into() });
     }
 
-    /// Whether nothing is wrong.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// `Ok` where nothing is wrong.
     pub fn check(self) -> Result<(), Problem> {
         if self.0.is_empty() { Ok(()) } else { Err(Problem::invalid(self)) }

@@ -8,8 +8,8 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 
-use super::serve::raised;
 use super::request::{Caller, Claim, Held, Query, json, no_fields};
+use super::serve::raised;
 use super::{Answer, Api, cursor, page, problem::Problem, register, replayed, reply, view};
 use crate::domain::{Watch, WatchId, WatchStatus, parse_duration};
 use crate::store::{LookNow, LookNowAnswer, Register, Registered, Scope, Stop, Stopped, WatchFilter};

@@ -1,0 +1,334 @@
+//! Wiring, and the only place where loops are driven.
+//!
+//! [`App::build`] makes every part from the configuration and its surroundings (the clock, the
+//! resolver, the trusted authorities); [`App::run`] drives them until it is told to stop. The tests
+//! run the same object, in other surroundings.
+//!
+//! **The end.** Told to stop, the app answers waiting long polls, accepts no more connections and
+//! starts no more looks and sends. It waits for what is in flight, as long as `shutdown_grace` allows,
+//! and closes the database. What is cut off then is in the state in which a crash would have left it,
+//! and the next start takes it up.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use rustls::pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+
+use crate::api::{self, Api, UnderWay};
+use crate::channels::webhook::Secret;
+use crate::clock::Clock;
+use crate::config::{Config, ProviderConfig, Rate};
+use crate::deliveries::{self, Deliverer};
+use crate::domain::{RetryPolicy, Timestamp, random};
+use crate::egress::{Allowed, Egress, Resolver, Settings};
+use crate::poller::{Bounds, Limits, Poller, Provider};
+use crate::providers::{Definition, Providers};
+use crate::store::{Found, Prune, Store, Writer};
+
+/// The one app that there is until somebody makes another.
+const DEFAULT_APP: &str = "default";
+
+/// How often what is older than the retention is forgotten.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+
+/// What the app takes from outside itself.
+pub struct Surroundings {
+    /// Time.
+    pub clock: Clock,
+    /// Names.
+    pub resolver: Resolver,
+    /// Authorities to trust besides the machine's.
+    pub roots: Vec<CertificateDer<'static>>,
+}
+
+impl Surroundings {
+    /// The machine's.
+    pub fn of_machine() -> Result<Self> {
+        Ok(Self { clock: Clock::System, resolver: Resolver::system()?, roots: Vec::new() })
+    }
+}
+
+/// What was made on the first start, to be shown once.
+#[derive(Clone)]
+pub struct FirstStart {
+    /// An admin key, where none is configured.
+    pub admin_key: Option<String>,
+    /// The app's signing secret, where none is configured.
+    pub signing_secret: Option<String>,
+}
+
+/// The service.
+#[derive(Debug)]
+pub struct App {
+    listener: TcpListener,
+    api: Arc<Api>,
+    poller: Arc<Poller>,
+    looks_ended: mpsc::Receiver<()>,
+    deliverer: Arc<Deliverer>,
+    sends_ended: mpsc::Receiver<()>,
+    store: Store,
+    writer: Writer,
+    clock: Clock,
+    draining: watch::Sender<bool>,
+    planned: Arc<AtomicBool>,
+    first_start: FirstStart,
+    retention: (Duration, Duration),
+    grace: Duration,
+}
+
+impl App {
+    /// Makes every part, opens the database and listens. Nothing runs yet.
+    pub async fn build(config: Config, surroundings: Surroundings) -> Result<Self> {
+        let Surroundings { clock, resolver, roots } = surroundings;
+        let definitions = providers(&config)?;
+        let configured = configured(&config, &definitions)?;
+        let allow = config.egress.allow.iter().map(|text| Allowed::parse(text));
+        let allow = allow.collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
+        let settings = Settings { allow, allow_http: config.egress.allow_http };
+        let egress = Egress::new(settings, resolver, clock.clone(), roots)?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("{} cannot be listened on; is it taken?", config.listen))?;
+        let (store, writer) = Store::open(&config.database, clock.now())?;
+        let (bootstrap, first_start) = found(&store, &config, clock.now()).await?;
+
+        let with_credential: HashSet<String> = configured
+            .iter()
+            .filter(|provider| provider.credential.is_some())
+            .map(|provider| provider.definition.id().to_owned())
+            .collect();
+        let (poller, looks_ended) =
+            Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), configured);
+        let policy = deliveries::Policy {
+            retries: RetryPolicy { schedule: config.delivery.retry_schedule.clone() },
+            timeout: config.delivery.timeout,
+            concurrency: config.delivery.concurrency,
+            per_destination: config.delivery.per_destination,
+        };
+        let (deliverer, sends_ended) =
+            Deliverer::new(store.clone(), Arc::clone(&egress), clock.clone(), policy);
+        let (draining, is_draining) = watch::channel(false);
+        let planned = Arc::new(AtomicBool::new(false));
+        let looks = Arc::clone(&poller);
+        let api = Arc::new(Api {
+            store: store.clone(),
+            egress,
+            clock: clock.clone(),
+            providers: definitions,
+            with_credential,
+            bootstrap,
+            looks: Box::new(move |job| looks.looks(job)),
+            draining: is_draining,
+            planned: Arc::clone(&planned),
+            under_way: UnderWay::default(),
+        });
+        Ok(Self {
+            listener,
+            api,
+            poller,
+            looks_ended,
+            deliverer,
+            sends_ended,
+            store,
+            writer,
+            clock,
+            draining,
+            planned,
+            first_start,
+            retention: (config.retention.events, config.retention.watches),
+            grace: config.shutdown_grace,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Result<SocketAddr> {
+        Ok(self.listener.local_addr()?)
+    }
+
+    /// What was made on this start, and is shown once.
+    pub fn first_start(&self) -> &FirstStart {
+        &self.first_start
+    }
+
+    /// Makes the plans, and looks, sends and serves until `stop` returns.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let Self { listener, api, poller, mut looks_ended, deliverer, mut sends_ended, .. } = self;
+        let Self { store, writer, clock, draining, planned, retention, grace, .. } = self;
+        poller.load().await.context("the plans cannot be made")?;
+        deliverer.load().await.context("the waiting deliveries cannot be found")?;
+        planned.store(true, Ordering::Release);
+        tracing::info!(jobs = poller.planned(), "ready");
+
+        let server = tokio::spawn(api::serve(listener, api, draining.subscribe()));
+        {
+            let mut looking = std::pin::pin!(look(&poller, &clock));
+            let mut sending = std::pin::pin!(send(&deliverer, &clock));
+            let mut forgetting = std::pin::pin!(forget(&store, &clock, retention));
+            let mut stop = std::pin::pin!(stop);
+            tokio::select! {
+                () = &mut stop => {}
+                never = &mut looking => match never {},
+                never = &mut sending => match never {},
+                never = &mut forgetting => match never {},
+            }
+        }
+        tracing::info!("stopping: what is in flight is finished");
+        draining.send_replace(true);
+        // Each ends when its last task has let go of it.
+        drop((poller, deliverer, store));
+        let drained = clock.timeout(grace, async {
+            let _ = server.await;
+            let _ = looks_ended.recv().await;
+            let _ = sends_ended.recv().await;
+        });
+        if drained.await.is_none() {
+            tracing::warn!("what is still in flight is cut off; the next start takes it up");
+            return Ok(());
+        }
+        tokio::task::spawn_blocking(|| writer.join()).await.context("the database was not closed in order")
+    }
+}
+
+enum Never {}
+
+async fn look(poller: &Arc<Poller>, clock: &Clock) -> Never {
+    loop {
+        let next = poller.step();
+        tokio::select! {
+            () = poller.changed() => {}
+            () = reached(clock, next) => {}
+        }
+    }
+}
+
+async fn send(deliverer: &Arc<Deliverer>, clock: &Clock) -> Never {
+    loop {
+        deliverer.probe().await;
+        let next = deliverer.step();
+        tokio::select! {
+            () = deliverer.changed() => {}
+            () = reached(clock, next) => {}
+        }
+    }
+}
+
+async fn forget(store: &Store, clock: &Clock, (events, watches): (Duration, Duration)) -> Never {
+    loop {
+        let now = clock.now();
+        let prune = Prune { events_before: now.minus(events), watches_before: now.minus(watches), now };
+        match store.prune(prune).await {
+            Ok(0) => clock.sleep(PRUNE_EVERY).await,
+            Ok(count) => tracing::debug!(count, "forgotten"),
+            Err(error) => {
+                tracing::warn!(%error, "what is too old could not be forgotten");
+                clock.sleep(PRUNE_EVERY).await;
+            }
+        }
+    }
+}
+
+async fn reached(clock: &Clock, at: Option<Timestamp>) {
+    match at {
+        Some(at) => clock.sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn providers(config: &Config) -> Result<Providers> {
+    let providers = Providers::load(config.providers_path.as_deref()).map_err(lines)?;
+    let known: Vec<&str> = providers.iter().map(|definition| definition.id()).collect();
+    let mistakes = config.check_providers(&known);
+    if mistakes.is_empty() { Ok(providers) } else { Err(lines(mistakes)) }
+}
+
+fn lines<T: ToString>(mistakes: Vec<T>) -> anyhow::Error {
+    anyhow::Error::msg(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+}
+
+/// Every provider as it is configured here.
+fn configured(config: &Config, providers: &Providers) -> Result<Vec<Provider>> {
+    let nothing = ProviderConfig::default();
+    let made = providers.iter().map(|definition| {
+        let own = config.providers.get(definition.id()).unwrap_or(&nothing);
+        provider(definition, own).with_context(|| format!("[providers.{}]", definition.id()))
+    });
+    made.collect()
+}
+
+fn provider(definition: &Arc<Definition>, own: &ProviderConfig) -> Result<Provider> {
+    let base_url = own.base_url.as_deref().map(|base| definition.check_base_url(base)).transpose();
+    let base_url = base_url.map_err(anyhow::Error::msg).context("base_url")?;
+    let (poll, limits) = (definition.poll(), definition.limits());
+    let bounds = Bounds {
+        first: own.first.unwrap_or(poll.first),
+        min_interval: own.min_interval.unwrap_or(poll.min_interval),
+        max_interval: own.max_interval.unwrap_or(poll.max_interval),
+        price: poll.price,
+    };
+    if bounds.min_interval > bounds.max_interval {
+        bail!("min_interval is greater than max_interval");
+    }
+    let spacing = match &own.rate {
+        None => limits.rate.as_ref().map(|rate| rate.per / rate.count),
+        Some(Rate::Off) => None,
+        Some(Rate::Limit { count, per }) => Some(*per / *count),
+    };
+    let burst = own.burst.unwrap_or(limits.burst);
+    let concurrency = own.concurrency.unwrap_or(limits.concurrency);
+    Ok(Provider {
+        definition: Arc::clone(definition),
+        credential: own.api_key.as_ref().map(|key| key.reveal().to_owned()),
+        base_url,
+        bounds,
+        limits: Limits { spacing, burst, concurrency },
+    })
+}
+
+/// The default app with its secret, and the admin key: the configured one, or one that is made now.
+async fn found(
+    store: &Store,
+    config: &Config,
+    now: Timestamp,
+) -> Result<(Option<([u8; 32], crate::domain::AppNo)>, FirstStart)> {
+    let hash = |key: &str| -> [u8; 32] { Sha256::digest(key.as_bytes()).into() };
+    let new_key = config.api_key.is_none().then(make_key);
+    let founded = store
+        .found(Found {
+            name: DEFAULT_APP.to_owned(),
+            signing_secret: Secret::generate().expose(),
+            key_hash: new_key.as_deref().map(hash),
+            now,
+        })
+        .await?;
+    if let Some(secret) = &config.signing_secret {
+        store.override_signing_secret(founded.app.no, secret.reveal().to_owned());
+    }
+    let shown = founded.new_app && config.signing_secret.is_none();
+    let first_start = FirstStart {
+        admin_key: new_key.filter(|_| founded.new_key),
+        signing_secret: shown.then(|| founded.app.signing_secret.clone()),
+    };
+    let bootstrap = config.api_key.as_ref().map(|key| (hash(key.reveal()), founded.app.no));
+    Ok((bootstrap, first_start))
+}
+
+fn make_key() -> String {
+    let mut bytes = [0u8; 32];
+    random(&mut bytes);
+    format!("rb_{}", BASE64_URL_SAFE_NO_PAD.encode(bytes))
+}
+
+impl std::fmt::Debug for FirstStart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FirstStart")
+    }
+}

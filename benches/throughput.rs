@@ -1,1 +1,376 @@
-fn main() {}
+//! How fast, as ratios within one run: `cargo bench`. The answer is one JSON object on stdout.
+//!
+//! The release binary runs as a process of its own; the load, the provider and the receiver are
+//! here, on the same cores. Beside each figure stands a bare loop: the same client, as many
+//! connections, against the same local server, with nothing in between. Machines differ and are
+//! shared; the ratio says what the service costs. Rounds are interleaved, and the median counts.
+
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the machine's clock")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
+
+use std::convert::Infallible;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+const ROUNDS: usize = 3;
+const CONNECTIONS: usize = 64;
+const SPAN: Duration = Duration::from_secs(3);
+const KEY: &str = "benchmark-0123456789";
+
+/// How many watches of one job are delivered at once.
+const DELIVERIES: u64 = 30_000;
+/// How many jobs are looked at again and again.
+const LOOKED_AT: u64 = 2_000;
+/// How many watches wait before, and how many come on top, when memory is measured.
+const WAITING: (u64, u64) = (100_000, 200_000);
+
+/// The provider and the receiver: the same server, as bare as it can be.
+#[derive(Default)]
+struct Local {
+    gets: AtomicU64,
+    posts: AtomicU64,
+    completed: AtomicBool,
+}
+
+impl Local {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
+        if request.method() == Method::POST {
+            let _ = request.into_body().collect().await;
+            self.posts.fetch_add(1, Ordering::Relaxed);
+            let mut response = Response::new(Full::default());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
+        }
+        let id = request.uri().path().rsplit('/').next().unwrap_or("");
+        let done = self.completed.load(Ordering::Relaxed) || id.starts_with("done");
+        let (status, output) = if done {
+            ("completed", r#""https://cdn.muvi.video/outputs/job/output_0.mp4""#)
+        } else {
+            ("processing", "null")
+        };
+        let body = format!(
+            r#"{{"jobId":"{id}","status":"{status}","progress":50,"output":{output},"outputs":null,"error":null,"createdAt":"2026-02-18T15:00:00Z","completedAt":null}}"#
+        );
+        self.gets.fetch_add(1, Ordering::Relaxed);
+        let mut response = Response::new(Full::from(body));
+        response.headers_mut().insert("content-type", "application/json".parse().unwrap());
+        Ok(response)
+    }
+
+    async fn start() -> (Arc<Self>, SocketAddr) {
+        let local = Arc::new(Self::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Arc::clone(&local);
+        tokio::spawn(async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { continue };
+                let _ = stream.set_nodelay(true);
+                let server = Arc::clone(&server);
+                let service = hyper::service::service_fn(move |request| Arc::clone(&server).answer(request));
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        (local, address)
+    }
+}
+
+/// The service, as a process of its own on a fresh database.
+struct Service {
+    process: Child,
+    url: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Service {
+    async fn start(local: SocketAddr, first: &str, interval: &str) -> Self {
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let process = Command::new(env!("CARGO_BIN_EXE_ringback"))
+            .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
+            .current_dir(folder.path())
+            .env("RINGBACK_API_KEY", KEY)
+            .env("MUVI_API_KEY", "bench")
+            .env("RINGBACK_PROVIDERS__MUVI__BASE_URL", format!("http://{local}"))
+            .env("RINGBACK_PROVIDERS__MUVI__RATE", "off")
+            .env("RINGBACK_PROVIDERS__MUVI__CONCURRENCY", CONNECTIONS.to_string())
+            .env("RINGBACK_PROVIDERS__MUVI__FIRST", first)
+            .env("RINGBACK_PROVIDERS__MUVI__MIN_INTERVAL", interval)
+            .env("RINGBACK_PROVIDERS__MUVI__MAX_INTERVAL", interval)
+            .env("RINGBACK_DELIVERY__PER_DESTINATION", "256")
+            .env("RINGBACK_EGRESS__ALLOW", "127.0.0.1/32")
+            .env("RINGBACK_LOG", "warn")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let service = Self { process, url: format!("http://127.0.0.1:{port}"), _folder: folder };
+        let client = client();
+        while client.get(format!("{}/readyz", service.url)).send().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        service
+    }
+
+    fn resident(&self) -> u64 {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.process.id())).unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn client() -> reqwest::Client {
+    reqwest::Client::builder()
+        .no_proxy()
+        .tls_backend_preconfigured(
+            rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(rustls::RootCertStore::empty())
+                .with_no_client_auth(),
+        )
+        .pool_max_idle_per_host(CONNECTIONS)
+        .build()
+        .unwrap()
+}
+
+/// Sends from all connections until `until` says that it is enough; the answer is requests a second.
+async fn load(
+    request: impl Fn(u64) -> reqwest::RequestBuilder + Send + Sync + 'static,
+    until: impl Fn(u64, Duration) -> bool + Send + Sync + 'static,
+) -> f64 {
+    let (request, until, count) = (Arc::new(request), Arc::new(until), Arc::new(AtomicU64::new(0)));
+    let start = Instant::now();
+    let senders: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            let (request, until, count) = (Arc::clone(&request), Arc::clone(&until), Arc::clone(&count));
+            tokio::spawn(async move {
+                loop {
+                    let n = count.fetch_add(1, Ordering::Relaxed);
+                    if until(n, start.elapsed()) {
+                        count.fetch_sub(1, Ordering::Relaxed);
+                        return;
+                    }
+                    let response = request(n).send().await.unwrap();
+                    assert!(response.status().is_success(), "{}", response.status());
+                    response.bytes().await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for sender in senders {
+        sender.await.unwrap();
+    }
+    per_second(count.load(Ordering::Relaxed), start.elapsed())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are small")]
+fn per_second(count: u64, span: Duration) -> f64 {
+    count as f64 / span.as_secs_f64()
+}
+
+fn registration(job: &str, local: SocketAddr) -> String {
+    format!(r#"{{"jobId":"{job}","callbackUrl":"http://{local}/hook","metadata":{{"orderId":42}}}}"#)
+}
+
+fn post(client: &reqwest::Client, url: &str, body: String) -> reqwest::RequestBuilder {
+    client
+        .post(url)
+        .header("authorization", format!("Bearer {KEY}"))
+        .header("content-type", "application/json")
+        .body(body)
+}
+
+fn for_span(_: u64, elapsed: Duration) -> bool {
+    elapsed >= SPAN
+}
+
+async fn bare_post(local: SocketAddr) -> f64 {
+    let (client, url) = (client(), format!("http://{local}/hook"));
+    load(move |n| post(&client, &url, registration(&format!("job_{n}"), local)), for_span).await
+}
+
+async fn bare_get(local: SocketAddr) -> f64 {
+    let (client, url) = (client(), format!("http://{local}/v1/jobs/job_"));
+    load(move |n| client.get(format!("{url}{n}")).header("authorization", "Bearer bench"), for_span).await
+}
+
+async fn register(service: &Service, local: SocketAddr, prefix: &'static str, until: u64) -> f64 {
+    let (client, url) = (client(), format!("{}/v1/watches", service.url));
+    let request = move |n| post(&client, &url, registration(&format!("{prefix}_{n}"), local));
+    if until == 0 { load(request, for_span).await } else { load(request, move |n, _| n >= until).await }
+}
+
+async fn registrations(local: SocketAddr) -> f64 {
+    let service = Service::start(local, "1h", "1h").await;
+    register(&service, local, "job", 0).await
+}
+
+async fn polls(server: &Local, local: SocketAddr) -> f64 {
+    let service = Service::start(local, "1ms", "1ms").await;
+    register(&service, local, "job", LOOKED_AT).await;
+    let (before, start) = (server.gets.load(Ordering::Relaxed), Instant::now());
+    tokio::time::sleep(SPAN).await;
+    per_second(server.gets.load(Ordering::Relaxed) - before, start.elapsed())
+}
+
+/// Waits until the receiver has `count` more posts than `before`.
+async fn received(server: &Local, before: u64, count: u64) {
+    while server.posts.load(Ordering::Relaxed) < before + count {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+async fn deliveries(server: &Local, local: SocketAddr) -> f64 {
+    let service = Service::start(local, "10ms", "10ms").await;
+    let (client, url) = (client(), format!("{}/v1/watches", service.url));
+    load(move |_| post(&client, &url, registration("one_job", local)), |n, _| n >= DELIVERIES).await;
+    let before = server.posts.load(Ordering::Relaxed);
+    server.completed.store(true, Ordering::Relaxed);
+    received(server, before, 1).await;
+    let start = Instant::now();
+    received(server, before, DELIVERIES).await;
+    let rate = per_second(DELIVERIES, start.elapsed());
+    server.completed.store(false, Ordering::Relaxed);
+    rate
+}
+
+/// Registration, look and delivery of jobs that have ended when they are first looked at.
+async fn together(server: &Local, local: SocketAddr) -> f64 {
+    let service = Service::start(local, "1ms", "1ms").await;
+    let (count, before, start) = (20_000, server.posts.load(Ordering::Relaxed), Instant::now());
+    register(&service, local, "done", count).await;
+    received(server, before, count).await;
+    per_second(count, start.elapsed())
+}
+
+/// What each further waiting watch takes of the process's memory.
+async fn memory(local: SocketAddr) -> f64 {
+    let service = Service::start(local, "1h", "1h").await;
+    register(&service, local, "first", WAITING.0).await;
+    let before = service.resident();
+    register(&service, local, "more", WAITING.1).await;
+    per_second(service.resident().saturating_sub(before), Duration::from_secs(WAITING.1))
+}
+
+/// As many callers as there are connections, each waiting for its own commit, and nothing else.
+async fn commits() -> f64 {
+    let folder = tempfile::tempdir_in(".").unwrap();
+    let now = ringback::clock::Clock::System.now();
+    let (store, _writer) = ringback::store::Store::open(&folder.path().join("commits.db"), now).unwrap();
+    let (count, start) = (Arc::new(AtomicU64::new(0)), Instant::now());
+    let callers: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            let (store, count) = (store.clone(), Arc::clone(&count));
+            tokio::spawn(async move {
+                while start.elapsed() < SPAN {
+                    store.probe().await.unwrap();
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    per_second(count.load(Ordering::Relaxed), start.elapsed())
+}
+
+/// The median of fdatasync after an append of 4 KiB, in milliseconds.
+fn sync_ms(folder: &Path) -> f64 {
+    let mut file = std::fs::File::create(folder.join("sync")).unwrap();
+    let mut spans: Vec<f64> = (0..300)
+        .map(|_| {
+            file.write_all(&[7; 4096]).unwrap();
+            let start = Instant::now();
+            file.sync_data().unwrap();
+            start.elapsed().as_secs_f64() * 1000.0
+        })
+        .collect();
+    median(&mut spans)
+}
+
+fn median(of: &mut [f64]) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of[of.len() / 2]
+}
+
+#[tokio::main]
+async fn main() {
+    let (server, local) = Local::start().await;
+    let names = ["bare_post", "bare_get", "commits", "registrations", "polls", "deliveries", "together"];
+    let mut figures: Vec<Vec<f64>> = vec![Vec::new(); names.len()];
+    let mut syncs = Vec::new();
+    for round in 0..ROUNDS {
+        syncs.push(sync_ms(tempfile::tempdir_in(".").unwrap().path()));
+        let round_figures = [
+            bare_post(local).await,
+            bare_get(local).await,
+            commits().await,
+            registrations(local).await,
+            polls(&server, local).await,
+            deliveries(&server, local).await,
+            together(&server, local).await,
+        ];
+        eprintln!("round {}: {names:?} {:?}", round + 1, round_figures.map(f64::round));
+        for (all, one) in figures.iter_mut().zip(round_figures) {
+            all.push(one);
+        }
+    }
+    let bytes = memory(local).await;
+    let sync = median(&mut syncs);
+    println!("{:#}", report(&names, &figures, sync, bytes));
+}
+
+fn report(names: &[&str], figures: &[Vec<f64>], sync: f64, bytes: f64) -> Value {
+    let of = |name: &str| figures[names.iter().position(|known| *known == name).unwrap()].clone();
+    let typical = |name: &str| median(&mut of(name));
+    // A ratio within each round, then the median of the rounds.
+    let ratio = |name: &str, beside: &str| {
+        let mut ratios: Vec<f64> = of(name).iter().zip(of(beside)).map(|(one, bare)| one / bare).collect();
+        median(&mut ratios)
+    };
+    let line = |name: &str, beside: &str, floor: f64| {
+        let ratio = ratio(name, beside);
+        json!({ "per_second": typical(name).round(), "beside": beside, "ratio": ratio, "floor": floor, "holds": ratio >= floor })
+    };
+    let (beside, floor) = if sync > 1.0 { ("commits", 0.6) } else { ("bare_post", 0.30) };
+    json!({
+        "cores": std::thread::available_parallelism().map_or(0, usize::from),
+        "rounds": ROUNDS,
+        "connections": CONNECTIONS,
+        "fdatasync_ms": sync,
+        "bare_post_per_second": typical("bare_post").round(),
+        "bare_get_per_second": typical("bare_get").round(),
+        "commits_per_second": typical("commits").round(),
+        "registrations": line("registrations", beside, floor),
+        "polls": line("polls", "bare_get", 0.4),
+        "deliveries": line("deliveries", "bare_post", 0.15),
+        "together": line("together", "bare_post", 0.07),
+        "bytes_for_each_further_watch": { "value": bytes.round(), "ceiling": 600, "holds": bytes <= 600.0 },
+    })
+}

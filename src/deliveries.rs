@@ -395,23 +395,23 @@ impl Deliverer {
     /// One try, and what is to be written of it.
     async fn attempt(&self, send: &Send) -> Record {
         let at = self.clock.now();
-        let sent = self.hand_over(send, at).await;
+        let report = self.hand_over(send, at).await;
         let which = if send.by_hand { Try::ByHand } else { Try::Scheduled { step: send.step } };
         let ended_at = self.clock.now();
-        let after = next_attempt(&self.policy.retries, send.id, which, &sent.outcome, ended_at);
-        say(send, &sent, after);
+        let after = next_attempt(&self.policy.retries, send.id, which, &report.outcome, ended_at);
+        say(send, &report, after);
         Record {
             app: send.app,
             delivery: send.id,
             by_hand: send.by_hand,
             attempt: Attempt {
                 at,
-                duration_ms: u32::try_from(sent.duration.as_millis()).unwrap_or(u32::MAX),
-                status_code: sent.status_code,
-                error: sent.error,
-                request_headers: sent.request_headers,
-                response_headers: sent.response_headers,
-                response_body: sent.response_body,
+                duration_ms: u32::try_from(report.duration.as_millis()).unwrap_or(u32::MAX),
+                status_code: report.status_code,
+                error: report.error,
+                request_headers: report.request_headers,
+                response_headers: report.response_headers,
+                response_body: report.response_body,
             },
             after,
         }
@@ -459,10 +459,10 @@ impl Deliverer {
 }
 
 /// One line for each attempt that did not succeed; a warning where it was the last.
-fn say(send: &Send, sent: &channels::Sent, after: After) {
+fn say(send: &Send, report: &channels::Sent, after: After) {
     let (delivery, watch, event) = (send.id, send.watch, send.event_type);
-    let (lane, status) = (send.destination.lane.as_str(), sent.status_code);
-    let error = sent.error.as_deref().unwrap_or("");
+    let (lane, status) = (send.destination.lane.as_str(), report.status_code);
+    let error = report.error.as_deref().unwrap_or("");
     match after {
         After::Succeeded => tracing::debug!(%delivery, %watch, %event, lane, status, "delivered"),
         After::Again { due_at, .. } => {

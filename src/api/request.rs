@@ -124,7 +124,8 @@ where
 /// Reads the whole body, or says what is wrong with it.
 pub async fn body(held: &Held, clock: &Clock) -> Result<Vec<u8>, Problem> {
     let Some(mut body) = held.take() else { return Ok(Vec::new()) };
-    let mut read = Vec::with_capacity(body.size_hint().lower().min(BODY_MAX as u64) as usize);
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(BODY_MAX);
+    let mut read = Vec::with_capacity(announced.min(BODY_MAX));
     let reading = async {
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the body broke off"))?;

@@ -87,6 +87,7 @@ pub struct Terms {
 
 impl Terms {
     /// What both ask for together.
+    #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
             expires_at: self.expires_at.min(other.expires_at),

@@ -30,6 +30,7 @@ impl Known {
     }
 
     /// What is known once a change is written.
+    #[must_use]
     pub fn after(self, seen: &Observation, progressed: bool, now: Timestamp) -> Self {
         let (progress, progressed_at) =
             if progressed { (seen.progress, now) } else { (self.progress, self.progressed_at) };

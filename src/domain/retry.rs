@@ -82,7 +82,9 @@ pub fn next_attempt(
             };
             let asked = match outcome {
                 Outcome::Retry { after: Some(after) } => (*after).min(RETRY_AFTER_MAX),
-                _ => Duration::ZERO,
+                Outcome::Ok | Outcome::Retry { .. } | Outcome::Fatal | Outcome::Gone | Outcome::Refused => {
+                    Duration::ZERO
+                }
             };
             let wait = wait.mul_f64(jitter(delivery.0, step)).max(asked);
             After::Again { step: step + 1, due_at: ended_at.plus(wait) }

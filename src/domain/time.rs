@@ -37,12 +37,14 @@ impl Timestamp {
     }
 
     /// The moment `span` later, at most [`Self::MAX`].
+    #[must_use]
     pub fn plus(self, span: Duration) -> Self {
         let span = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         Self(self.0.saturating_add(span).min(Self::MAX.0))
     }
 
     /// The moment `span` earlier.
+    #[must_use]
     pub fn minus(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
     }
@@ -108,7 +110,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 pub fn format_duration(span: Duration) -> String {
     let millis = span.as_millis();
     for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
-        if millis >= size && millis % size == 0 {
+        if millis >= size && millis.is_multiple_of(size) {
             return format!("{}{unit}", millis / size);
         }
     }

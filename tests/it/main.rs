@@ -1,1 +1,1 @@
-
+//! The integration tests: the real application, in surroundings that are held still.

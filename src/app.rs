@@ -244,13 +244,13 @@ async fn reached(clock: &Clock, at: Option<Timestamp>) {
 }
 
 fn providers(config: &Config) -> Result<Providers> {
-    let providers = Providers::load(config.providers_path.as_deref()).map_err(lines)?;
+    let providers = Providers::load(config.providers_path.as_deref()).map_err(|mistakes| lines(&mistakes))?;
     let known: Vec<&str> = providers.iter().map(|definition| definition.id()).collect();
     let mistakes = config.check_providers(&known);
-    if mistakes.is_empty() { Ok(providers) } else { Err(lines(mistakes)) }
+    if mistakes.is_empty() { Ok(providers) } else { Err(lines(&mistakes)) }
 }
 
-fn lines<T: ToString>(mistakes: Vec<T>) -> anyhow::Error {
+fn lines<T: ToString>(mistakes: &[T]) -> anyhow::Error {
     anyhow::Error::msg(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 

@@ -186,7 +186,7 @@ fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
     if !essence.eq_ignore_ascii_case("application/json") {
         return unsupported("the body must be `content-type: application/json`");
     }
-    match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
+    match headers.get(header::CONTENT_ENCODING).map(axum::http::HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(()),
         Some(_) => unsupported("the body must not be compressed"),
     }

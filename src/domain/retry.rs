@@ -139,7 +139,7 @@ mod tests {
             let outcome = Outcome::Retry { after: Some(after) };
             match next_attempt(&policy(), id, Try::Scheduled { step: 0 }, &outcome, Timestamp::default()) {
                 After::Again { due_at, .. } => due_at.millis(),
-                other => panic!("{other:?}"),
+                other @ (After::Succeeded | After::Failed(_) | After::AsBefore) => panic!("{other:?}"),
             }
         };
         assert!(due(Duration::ZERO) >= 4_000);

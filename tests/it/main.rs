@@ -1,1 +1,3 @@
+//! The tests that see the program from outside.
 
+mod tidy;

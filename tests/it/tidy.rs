@@ -235,15 +235,14 @@ fn imports() -> Vec<(String, String, String)> {
             continue;
         }
         // `super` of `src/a.rs` is the root, and so is `super::super` of `src/a/b.rs`.
-        let depth = file.iter().count() - 1;
-        let ups = "super::".repeat(depth);
-        for (number, line) in code(&read(file)) {
-            for prefix in ["crate::", ups.as_str()] {
-                for rest in line.split(prefix).skip(1) {
-                    for name in heads(rest) {
-                        if name != module && modules.contains(&name) && !is_child(file, &name) {
-                            found.push((module.clone(), name, format!("{}:{number}", file.display())));
-                        }
+        let ups = "super::".repeat(file.iter().count() - 1);
+        let text = read(file);
+        let lines: String = code(&text).flat_map(|(_, line)| [line, "\n"]).collect();
+        for prefix in ["crate::", ups.as_str()] {
+            for rest in lines.split(prefix).skip(1) {
+                for name in heads(rest) {
+                    if name != module && modules.contains(&name) && !is_child(file, &name) {
+                        found.push((module.clone(), name, file.display().to_string()));
                     }
                 }
             }
@@ -257,15 +256,31 @@ fn is_child(file: &Path, name: &str) -> bool {
     root().join(file).with_extension("").join(name).with_extension("rs").exists()
 }
 
-/// The first words of what follows `crate::`: one, or those between braces.
+/// The first words of what follows `crate::`: one, or those of a group in braces.
 fn heads(rest: &str) -> Vec<String> {
     let word = |text: &str| -> String {
         text.trim().chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect()
     };
-    match rest.strip_prefix('{') {
-        Some(group) => group.split([',', '}']).map(word).collect(),
-        None => vec![word(rest)],
+    let Some(group) = rest.strip_prefix('{') else { return vec![word(rest)] };
+    let mut depth = 1;
+    let mut heads = vec![String::new()];
+    for c in group.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => heads.push(String::new()),
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+        if let Some(last) = heads.last_mut()
+            && c != ','
+        {
+            last.push(c);
+        }
     }
+    heads.iter().map(|head| word(head)).collect()
 }
 
 /// The names of all functions that are tests.

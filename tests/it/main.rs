@@ -1,3 +1,3 @@
-//! The tests that see the program from outside.
+//! The integration tests: the real application, in surroundings that are held still.
 
 mod tidy;

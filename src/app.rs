@@ -243,7 +243,8 @@ async fn reached(clock: &Clock, at: Option<Timestamp>) {
     }
 }
 
-fn providers(config: &Config) -> Result<Providers> {
+/// What can be watched: the embedded definitions and the operator's, and nothing configured beside.
+pub fn providers(config: &Config) -> Result<Providers> {
     let providers = Providers::load(config.providers_path.as_deref()).map_err(|mistakes| lines(&mistakes))?;
     let known: Vec<&str> = providers.iter().map(|definition| definition.id()).collect();
     let mistakes = config.check_providers(&known);

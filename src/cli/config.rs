@@ -26,6 +26,7 @@ impl Show {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
         let config = configuration(&self.flags)?;
+        crate::app::providers(&config)?;
         for warning in &config.warnings {
             eprintln!("warning: {warning}");
         }

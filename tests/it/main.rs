@@ -1,1 +1,3 @@
 //! The integration tests: the real application, in surroundings that are held still.
+
+mod tidy;

@@ -1,0 +1,372 @@
+//! What holds for the text of this project: who may import whom, where SQL and the environment may
+//! stand, how large a file may be, and that the README tells the truth about tests, settings and files.
+//!
+//! It reads sources as text, so that it needs no other tool; what a lint can say is left to clippy.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A file that is longer wants to be two.
+const LINES_MAX: usize = 800;
+
+#[test]
+fn imports_run_one_way() {
+    let graph = graph();
+    let mut wrong = String::new();
+    for (module, imported, place) in imports() {
+        let allowed = graph.get(&module);
+        if allowed.is_none_or(|allowed| !allowed.contains(&imported)) {
+            let _ = writeln!(wrong, "{place}: `{module}` imports `{imported}`");
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "\n{wrong}The graph in docs/ARCHITECTURE.md does not allow it. If it should, that page says why."
+    );
+}
+
+/// The graph on that page may grow; this may not.
+#[test]
+fn the_graph_keeps_the_rooms_apart() {
+    let graph = graph();
+    let sees = |module: &str| graph.get(module).cloned().unwrap_or_default();
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<BTreeSet<String>>();
+    for (module, most) in [
+        ("domain", ""),
+        ("clock", "domain"),
+        ("events", "domain"),
+        ("providers", "domain"),
+        ("config", "domain"),
+        ("egress", "clock domain"),
+        ("channels", "clock domain egress"),
+        ("store", "clock domain events"),
+    ] {
+        let more: Vec<String> = sees(module).difference(&words(most)).cloned().collect();
+        assert!(more.is_empty(), "`{module}` may see only: {most}; and not: {more:?}");
+    }
+    let loops = ["api", "poller", "deliveries"];
+    for (module, other) in loops.iter().flat_map(|one| loops.map(|other| (*one, other))) {
+        assert!(
+            !sees(module).contains(other),
+            "`{module}` and `{other}` meet in `app` and in the store only"
+        );
+    }
+}
+
+#[test]
+fn sql_stands_in_the_store_alone() {
+    let phrases = ["rusqlite", "\"select ", "insert into ", "delete from ", "\"update ", "\"pragma "];
+    forbid(&phrases, |file| module_of(file) == "store", "SQL belongs to src/store");
+}
+
+#[test]
+fn only_the_configuration_reads_the_environment() {
+    let phrases = ["env::var", "env::args", "option_env!"];
+    forbid(&phrases, |file| file == Path::new("src/config.rs"), "src/config.rs is the one reader");
+}
+
+#[test]
+fn nothing_is_left_to_be_done() {
+    let phrases = [concat!("todo", "!("), concat!("unimplemented", "!("), concat!("FIX", "ME")];
+    forbid(&phrases, |_| false, "finish it, or leave it out");
+}
+
+#[test]
+fn every_file_says_what_it_is_for_and_is_short_enough_to_be_read() {
+    let mut wrong = String::new();
+    for file in sources(&["src", "tests", "benches"]) {
+        let text = read(&file);
+        let lines = text.lines().count();
+        if lines > LINES_MAX {
+            let _ = writeln!(wrong, "{}: {lines} lines, more than {LINES_MAX}", file.display());
+        }
+        if !text.starts_with("//!") && !file.starts_with("benches") {
+            let _ = writeln!(wrong, "{}: does not open with a `//!` comment", file.display());
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn every_guarantee_in_the_readme_names_a_test_that_exists() {
+    let Some(readme) = readme() else { return };
+    let rows = rows_under(&readme, &["guarantee", "test"]);
+    assert!(!rows.is_empty(), "README.md has no table `Guarantee | Test`");
+    let tests = test_names();
+    let mut wrong = String::new();
+    for row in &rows {
+        let (guarantee, named) = (row[0].as_str(), quoted(&row[1]));
+        if named.is_empty() {
+            let _ = writeln!(wrong, "no `test` is named: {guarantee}");
+        }
+        for path in named {
+            let name = path.rsplit("::").next().unwrap_or(&path);
+            if !tests.contains(name) {
+                let _ = writeln!(wrong, "there is no test `{name}`: {guarantee}");
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn the_readme_lists_every_setting_as_the_program_knows_it() {
+    let Some(readme) = readme() else { return };
+    let table = settings();
+    let missing: Vec<&str> = table.lines().filter(|line| !readme.lines().any(|l| l == *line)).collect();
+    assert!(
+        readme.contains(&table),
+        "README.md differs from `ringback::config::table()` in:\n{}\n\nThe whole table is:\n\n{table}",
+        missing.join("\n")
+    );
+}
+
+#[test]
+fn the_pages_name_files_that_exist() {
+    let mut wrong = String::new();
+    for page in pages() {
+        let text = read(&page);
+        let folder = page.parent().unwrap_or(Path::new(""));
+        let linked = links(&text).into_iter().map(|link| folder.join(link));
+        let named = quoted(&text).into_iter().filter(|name| is_path(name)).map(PathBuf::from);
+        for path in linked.chain(named) {
+            if !root().join(&path).exists() {
+                let _ = writeln!(wrong, "{}: there is no {}", page.display(), path.display());
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(file: &Path) -> String {
+    fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+/// Not there only before it is first written.
+fn readme() -> Option<String> {
+    fs::read_to_string(root().join("README.md")).ok()
+}
+
+/// Every `*.rs` below these folders, as paths from the root, sorted.
+fn sources(folders: &[&str]) -> Vec<PathBuf> {
+    files(folders, "rs")
+}
+
+/// What people read.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = files(&["docs"], "md");
+    let tops = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"];
+    pages.extend(tops.map(PathBuf::from).into_iter().filter(|page| root().join(page).exists()));
+    pages
+}
+
+fn files(folders: &[&str], extension: &str) -> Vec<PathBuf> {
+    let mut waiting: Vec<PathBuf> = folders.iter().map(PathBuf::from).collect();
+    let mut found = Vec::new();
+    while let Some(folder) = waiting.pop() {
+        let Ok(entries) = fs::read_dir(root().join(&folder)) else { continue };
+        for entry in entries {
+            let entry = entry.expect("a folder that can be read");
+            let path = folder.join(entry.file_name());
+            if entry.path().is_dir() {
+                waiting.push(path);
+            } else if path.extension().is_some_and(|found| found == extension) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// `src/store/jobs.rs` and `src/store.rs` belong to `store`.
+fn module_of(file: &Path) -> String {
+    let mut parts = file.iter().skip(1).map(|part| part.to_string_lossy());
+    parts.next().map_or_else(String::new, |part| part.trim_end_matches(".rs").to_owned())
+}
+
+/// Lines of code with their numbers: without comments, and without the tests at the end of a file.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line));
+    lines
+        .take_while(|(_, line)| !line.starts_with("mod tests {"))
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+}
+
+/// No line of code in `src` holds one of `phrases`, but where `allowed`.
+fn forbid(phrases: &[&str], allowed: impl Fn(&Path) -> bool, advice: &str) {
+    let mut wrong = String::new();
+    for file in sources(&["src"]).into_iter().filter(|file| !allowed(file)) {
+        for (number, line) in code(&read(&file)) {
+            let low = line.to_lowercase();
+            if let Some(phrase) = phrases.iter().find(|phrase| low.contains(&phrase.to_lowercase())) {
+                let _ = writeln!(wrong, "{}:{number}: `{}`", file.display(), phrase.trim());
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}{advice}.");
+}
+
+/// Who may import whom: the block of docs/ARCHITECTURE.md whose lines are `module ← imported …`.
+fn graph() -> BTreeMap<String, BTreeSet<String>> {
+    let page = read(Path::new("docs/ARCHITECTURE.md"));
+    let lines = page.lines().filter_map(|line| line.split_once('←'));
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+    let graph: BTreeMap<_, _> =
+        lines.map(|(module, imported)| (module.trim().to_owned(), words(imported))).collect();
+    assert!(!graph.is_empty(), "docs/ARCHITECTURE.md has no lines `module ← imported`");
+    graph
+}
+
+/// Every (module, imported module, place) of the code.
+fn imports() -> Vec<(String, String, String)> {
+    let files = sources(&["src"]);
+    let modules: BTreeSet<String> = files.iter().map(|file| module_of(file)).collect();
+    let mut found = Vec::new();
+    for file in &files {
+        let module = module_of(file);
+        if file.ends_with("tests.rs") || ["lib", "main"].contains(&module.as_str()) {
+            continue;
+        }
+        // `super` of `src/a.rs` is the root, and so is `super::super` of `src/a/b.rs`.
+        let ups = "super::".repeat(file.iter().count() - 1);
+        let text = read(file);
+        let lines: String = code(&text).flat_map(|(_, line)| [line, "\n"]).collect();
+        for prefix in ["crate::", ups.as_str()] {
+            for rest in lines.split(prefix).skip(1) {
+                for name in heads(rest) {
+                    if name != module && modules.contains(&name) && !is_child(file, &name) {
+                        found.push((module.clone(), name, file.display().to_string()));
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// A module of `src/a/b.rs`'s own that is called like one of the root's.
+fn is_child(file: &Path, name: &str) -> bool {
+    root().join(file).with_extension("").join(name).with_extension("rs").exists()
+}
+
+/// The first words of what follows `crate::`: one, or those of a group in braces.
+fn heads(rest: &str) -> Vec<String> {
+    let word = |text: &str| -> String {
+        text.trim().chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect()
+    };
+    let Some(group) = rest.strip_prefix('{') else { return vec![word(rest)] };
+    let mut depth = 1;
+    let mut heads = vec![String::new()];
+    for c in group.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => heads.push(String::new()),
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+        if let Some(last) = heads.last_mut()
+            && c != ','
+        {
+            last.push(c);
+        }
+    }
+    heads.iter().map(|head| word(head)).collect()
+}
+
+/// The names of all functions that are tests.
+fn test_names() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for file in sources(&["src", "tests"]) {
+        let mut marked = false;
+        for line in read(&file).lines().map(str::trim) {
+            if line == "#[test]" || line.starts_with("#[tokio::test") {
+                marked = true;
+            } else if let Some((_, rest)) = line.split_once("fn ")
+                && std::mem::take(&mut marked)
+            {
+                names.insert(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+            }
+        }
+    }
+    names
+}
+
+/// The rows of every table that begins with these columns.
+fn rows_under(page: &str, columns: &[&str]) -> Vec<Vec<String>> {
+    let cells = |line: &str| -> Vec<String> {
+        line.trim().trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
+    };
+    let mut rows = Vec::new();
+    let mut inside = false;
+    for line in page.lines() {
+        if !line.trim_start().starts_with('|') {
+            inside = false;
+            continue;
+        }
+        let row = cells(line);
+        if row.iter().map(|cell| cell.to_lowercase()).take(columns.len()).eq(columns.iter().copied()) {
+            inside = true;
+        } else if inside
+            && row.len() >= columns.len()
+            && !row[0].starts_with("--")
+            && !row[0].starts_with(':')
+        {
+            rows.push(row);
+        }
+    }
+    rows
+}
+
+/// What stands between backticks, outside of fenced blocks.
+fn quoted(text: &str) -> Vec<String> {
+    let mut fenced = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced {
+            found.extend(line.split('`').skip(1).step_by(2).map(str::to_owned));
+        }
+    }
+    found
+}
+
+/// Where relative links lead.
+fn links(text: &str) -> Vec<String> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let targets = targets.map(|target| target.split('#').next().unwrap_or(target));
+    let outside = |target: &str| target.contains(':') || target.is_empty() || target.contains(' ');
+    targets.filter(|target| !outside(target)).map(str::to_owned).collect()
+}
+
+/// A file of this project, written out.
+fn is_path(text: &str) -> bool {
+    let folders = ["src/", "docs/", "tests/", "benches/", "migrations/", ".ci/"];
+    folders.iter().any(|folder| text.starts_with(folder)) && !text.contains(['*', ' ', '…', '{', '<', ':'])
+}
+
+/// The README's table of settings.
+fn settings() -> String {
+    let mut table = "| Key | Variable | Default | |\n|---|---|---|---|\n".to_owned();
+    for setting in ringback::config::table() {
+        let default = match setting.default {
+            Some("") => "empty".to_owned(),
+            Some(default) => format!("`{default}`"),
+            None if setting.key.starts_with("providers.NAME.") && !setting.secret => "as defined".to_owned(),
+            None => "none".to_owned(),
+        };
+        let doc = setting.doc.replace('|', "\\|");
+        let _ = writeln!(table, "| `{}` | `{}` | {default} | {doc} |", setting.key, setting.variable());
+    }
+    table
+}

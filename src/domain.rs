@@ -13,7 +13,7 @@ mod time;
 
 pub use facts::{
     App, AppNo, Attempt, Delivery, Destination, Errand, Event, JobFacts, JobNo, NewWatch, Plan, Send, Terms,
-    Watch,
+    Watch, Which,
 };
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, WatchId, random};
 pub use observe::{Finding, Known, observe};
@@ -443,7 +443,8 @@ mod tests {
         assert!(set.add("job.*"));
         assert_eq!(set.iter().count(), EventType::ALL.len());
         for pattern in ["*", "job", "job.", "watch.stopped", "", "job.**"] {
-            assert!(!EventSet::NONE.add(pattern), "{pattern}");
+            let mut none = EventSet::NONE;
+            assert!(!none.add(pattern), "{pattern}");
         }
     }
 

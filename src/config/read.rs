@@ -453,7 +453,7 @@ mod tests {
             ("RINGBACK_SMTP__URL", ""),
         ])
         .expect("no mistake");
-        assert_eq!(config.delivery.retry_schedule, []);
+        assert!(config.delivery.retry_schedule.is_empty());
         assert_eq!(config.egress.allow, ["10.0.0.0/8", "hooks.internal"]);
         assert_eq!(config.listen.port(), 8080);
         assert_eq!(config.api_key, None);

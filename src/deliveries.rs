@@ -7,18 +7,22 @@
 //! **A lane for each destination** (app, scheme, host, port) with its own queue and its own share of
 //! the concurrency, served in turns: one slow receiver holds back its own lane only. What is in hand
 //! is bounded, for each lane and in all; what does not fit stays in the store, and the lane is
-//! [hungry](Hand::hungry).
+//! [hungry](Lane::hungry).
 //!
 //! **Nothing is sent twice by us while we live.** A delivery in hand is not taken again: not from an
 //! errand, not from a page. A page is read by the writer, between two transactions, and leaves out
 //! what was in hand when it was asked for; while it is under way its lane takes no errands, so what is
 //! in hand can only become less, and what was finished in between is no longer waiting in the store.
+//! What is called off while a page is under way may be on it, and is left out when it arrives.
+//!
+//! **Nothing waits for ever.** Whatever makes a lane's next turn known puts it into
+//! [`timers`](Hand::timers), a page tells the next one, and what is asked for by hand while it is in
+//! hand is asked of the store again once it has been let go.
 //!
 //! **An outcome is written before its delivery is let go**, however long the store refuses; and while
 //! it refuses, no send starts.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +33,7 @@ use crate::channels::{self, Address, Message};
 use crate::clock::Clock;
 use crate::domain::{
     After, Attempt, ChannelKind, DeliveryId, Errand, Payload, RetryPolicy, Send, Timestamp, Try, WatchId,
-    next_attempt,
+    Which, next_attempt,
 };
 use crate::egress::Egress;
 use crate::store::{Page, Paged, Record, Store, StoreError};
@@ -38,6 +42,9 @@ use crate::store::{Page, Paged, Record, Store, StoreError};
 /// disk, not in memory.
 const IN_HAND: usize = 8_192;
 const BYTES_IN_HAND: usize = 64 * 1024 * 1024;
+
+/// How many pages may be under way: their bodies come on top of what is in hand.
+const PAGES: usize = 16;
 
 /// Between tries to write while the store refuses.
 const INSIST: Duration = Duration::from_secs(1);
@@ -76,10 +83,16 @@ struct Hand {
     in_flight: usize,
     /// Lanes with something to send and room to send it, in turns.
     ready: VecDeque<Arc<str>>,
-    /// Lanes with more in the store.
-    hungry: HashSet<Arc<str>>,
-    /// When a lane's next retry comes.
-    timers: BinaryHeap<Reverse<(Timestamp, Arc<str>)>>,
+    /// Hungry lanes with room, in turns.
+    waiting: VecDeque<Arc<str>>,
+    /// How many pages are under way, and how many deliveries they may bring.
+    pages: (usize, usize),
+    /// When a lane's next turn comes, one for each lane: the earliest. The page that it leads to tells
+    /// the one after it.
+    timers: BTreeSet<(Timestamp, Arc<str>)>,
+    alarms: HashMap<Arc<str>, Timestamp>,
+    /// Asked for by hand while in hand.
+    asked: HashSet<DeliveryId>,
 }
 
 #[derive(Debug, Default)]
@@ -88,10 +101,32 @@ struct Lane {
     flying: HashSet<DeliveryId>,
     /// Whether it stands in `ready`.
     listed: bool,
-    /// A page is under way.
-    paging: bool,
+    /// There is more in the store.
+    hungry: bool,
+    /// Whether it stands in `waiting`.
+    waits: bool,
+    /// A page of so many is under way.
+    paging: Option<usize>,
     /// Something came while a page was under way, and may not be on it.
     came: bool,
+    /// What was called off while a page was under way, and may be on it.
+    off: Vec<(WatchId, Which)>,
+}
+
+impl Lane {
+    fn in_hand(&self) -> usize {
+        self.queue.len() + self.flying.len()
+    }
+}
+
+/// Whether `send` is among what was called off.
+fn is_off(send: &Send, watch: WatchId, which: Which) -> bool {
+    send.watch == watch
+        && match which {
+            Which::All => true,
+            Which::Progress => !send.event_type.is_ending(),
+            Which::To(destination) => send.destination.id == destination,
+        }
 }
 
 impl Deliverer {
@@ -112,7 +147,7 @@ impl Deliverer {
         let lanes = self.store.lanes().await?;
         let mut hand = self.hand();
         for (lane, turn) in lanes {
-            hand.timers.push(Reverse((turn, lane.into())));
+            hand.wake_at(&lane.into(), turn);
         }
         Ok(())
     }
@@ -124,9 +159,9 @@ impl Deliverer {
         let mut hand = self.hand();
         self.take_errands(&mut hand);
         hand.wake_lanes(now);
-        let pages = self.due_pages(&mut hand, now);
         let sends = if refusing { Vec::new() } else { self.due_sends(&mut hand) };
-        let next = hand.timers.peek().map(|Reverse((at, _))| *at);
+        let pages = if refusing { Vec::new() } else { self.due_pages(&mut hand, now) };
+        let next = hand.timers.first().map(|(at, _)| *at);
         drop(hand);
         for page in pages {
             self.start_page(page);
@@ -174,31 +209,33 @@ impl Deliverer {
         for errand in self.store.errands().take() {
             match errand {
                 Errand::Send(send) => hand.take(send, room),
-                Errand::CallOff { watch, progress_only } => hand.call_off(watch, progress_only),
+                Errand::CallOff { watch, which } => hand.call_off(watch, which),
             }
         }
     }
 
-    /// Lanes that have fewer in hand than may be in flight, and more in the store.
+    /// Pages for the lanes that have little in hand, and more in the store.
     fn due_pages(&self, hand: &mut Hand, now: Timestamp) -> Vec<Page> {
-        if hand.is_full() {
-            return Vec::new();
-        }
         let room = self.lane_room();
         let (least, mut pages) = (self.policy.per_destination.div_ceil(2), Vec::new());
-        let Hand { lanes, hungry, .. } = hand;
-        hungry.retain(|name| {
-            let Some(lane) = lanes.get_mut(name) else { return false };
-            let in_hand = lane.queue.len() + lane.flying.len();
-            if lane.queue.len() >= least || in_hand >= room {
-                return true;
+        while !hand.is_full() && hand.pages.0 < PAGES {
+            let Some(name) = hand.waiting.pop_front() else { break };
+            let Some(lane) = hand.lanes.get_mut(&name) else { continue };
+            lane.waits = false;
+            let plenty = lane.queue.len() >= least || lane.in_hand() >= room;
+            if !lane.hungry || lane.paging.is_some() || plenty {
+                // It is listed again when there is a reason.
+                continue;
             }
-            lane.paging = true;
-            let limit = u32::try_from(room - in_hand).unwrap_or(u32::MAX);
+            let limit = room - lane.in_hand();
+            lane.hungry = false;
+            lane.paging = Some(limit);
+            hand.pages.0 += 1;
+            hand.pages.1 += limit;
             let in_hand = lane.queue.iter().map(|send| send.id).chain(lane.flying.iter().copied()).collect();
+            let limit = u32::try_from(limit).unwrap_or(u32::MAX);
             pages.push(Page { lane: name.to_string(), now, limit, in_hand });
-            false
-        });
+        }
         pages
     }
 
@@ -212,7 +249,10 @@ impl Deliverer {
                 // It is listed again when one of its sends has landed.
                 continue;
             }
-            let Some(send) = lane.queue.pop_front() else { continue };
+            let Some(send) = lane.queue.pop_front() else {
+                hand.tidy(&name);
+                continue;
+            };
             lane.flying.insert(send.id);
             hand.in_flight += 1;
             hand.list(&name);
@@ -240,22 +280,38 @@ impl Deliverer {
 
 impl Hand {
     fn is_full(&self) -> bool {
-        self.ids.len() >= IN_HAND || self.bytes >= BYTES_IN_HAND
+        self.ids.len() + self.pages.1 >= IN_HAND || self.bytes >= BYTES_IN_HAND
     }
 
     /// Takes a delivery straight from its commit, or leaves it to a page.
     fn take(&mut self, send: Box<Send>, room: usize) {
         let full = self.is_full();
         let known = self.ids.contains(&send.id);
+        if known {
+            self.asked.insert(send.id);
+        }
         let name: Arc<str> = send.destination.lane.as_str().into();
         let lane = self.lanes.entry(Arc::clone(&name)).or_default();
-        let crowded = lane.queue.len() + lane.flying.len() >= room;
-        if lane.paging {
+        if lane.paging.is_some() {
             lane.came = true;
-        } else if full || known || crowded || self.hungry.contains(&name) {
-            self.hungry.insert(name);
+        } else if full || known || lane.in_hand() >= room || lane.hungry {
+            self.hunger(&name);
         } else {
             self.put(&name, send);
+        }
+    }
+
+    /// There is more in the store for a lane.
+    fn hunger(&mut self, name: &Arc<str>) {
+        let lane = self.lanes.entry(Arc::clone(name)).or_default();
+        if lane.paging.is_some() {
+            lane.came = true;
+            return;
+        }
+        lane.hungry = true;
+        if !lane.waits {
+            lane.waits = true;
+            self.waiting.push_back(Arc::clone(name));
         }
     }
 
@@ -271,22 +327,36 @@ impl Hand {
 
     fn put_page(&mut self, name: &Arc<str>, paged: Option<Paged>) {
         let lane = self.lanes.entry(Arc::clone(name)).or_default();
-        let came = std::mem::take(&mut lane.came);
-        lane.paging = false;
-        let Some(Paged { sends, more, next }) = paged else {
-            self.hungry.insert(Arc::clone(name));
-            return;
-        };
-        if more || came {
-            self.hungry.insert(Arc::clone(name));
+        let (came, off) = (std::mem::take(&mut lane.came), std::mem::take(&mut lane.off));
+        if let Some(limit) = lane.paging.take() {
+            self.pages = (self.pages.0 - 1, self.pages.1 - limit);
         }
+        let failed = paged.is_none();
+        let Paged { sends, more, next } =
+            paged.unwrap_or(Paged { sends: Vec::new(), more: false, next: None });
         for send in sends {
-            self.put(name, Box::new(send));
+            if !off.iter().any(|(watch, which)| is_off(&send, *watch, *which)) {
+                self.put(name, Box::new(send));
+            }
+        }
+        if failed || more || came {
+            self.hunger(name);
         }
         if let Some(next) = next {
-            self.timers.push(Reverse((next, Arc::clone(name))));
+            self.wake_at(name, next);
         }
         self.tidy(name);
+    }
+
+    /// A lane's next turn comes then.
+    fn wake_at(&mut self, name: &Arc<str>, at: Timestamp) {
+        match self.alarms.get(name) {
+            Some(earliest) if *earliest <= at => return,
+            Some(later) => self.timers.remove(&(*later, Arc::clone(name))),
+            None => false,
+        };
+        self.alarms.insert(Arc::clone(name), at);
+        self.timers.insert((at, Arc::clone(name)));
     }
 
     /// Puts a lane into the row of those that can send, if it can.
@@ -301,36 +371,50 @@ impl Hand {
     }
 
     /// Drops what has not been sent yet of a watch.
-    fn call_off(&mut self, watch: WatchId, progress_only: bool) {
-        let Self { lanes, ids, bytes, .. } = self;
-        for lane in lanes.values_mut() {
+    fn call_off(&mut self, watch: WatchId, which: Which) {
+        let Self { lanes, ids, bytes, asked, .. } = self;
+        let mut emptied = Vec::new();
+        for (name, lane) in lanes {
+            let before = lane.queue.len();
             lane.queue.retain(|send| {
-                let off = send.watch == watch && !(progress_only && send.event_type.is_ending());
+                let off = is_off(send, watch, which);
                 if off {
                     ids.remove(&send.id);
+                    asked.remove(&send.id);
                     *bytes -= send.body.len();
                 }
                 !off
             });
+            if lane.queue.len() < before {
+                emptied.push(Arc::clone(name));
+            }
+            if lane.paging.is_some() {
+                lane.off.push((watch, which));
+            }
+        }
+        for name in emptied {
+            self.feed(&name);
+            self.tidy(&name);
+        }
+    }
+
+    /// Lists a hungry lane again: there may be room now.
+    fn feed(&mut self, name: &Arc<str>) {
+        if self.lanes.get(name).is_some_and(|lane| lane.hungry) {
+            self.hunger(name);
         }
     }
 
     /// Marks the lanes whose next turn has come.
     fn wake_lanes(&mut self, now: Timestamp) {
-        while let Some(Reverse((at, _))) = self.timers.peek()
-            && *at <= now
-        {
-            let Some(Reverse((_, name))) = self.timers.pop() else { return };
-            let lane = self.lanes.entry(Arc::clone(&name)).or_default();
-            if lane.paging {
-                lane.came = true;
-            } else {
-                self.hungry.insert(name);
-            }
+        while self.timers.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, name)) = self.timers.pop_first() else { return };
+            self.alarms.remove(&name);
+            self.hunger(&name);
         }
     }
 
-    fn land(&mut self, send: &Send, again: Option<Timestamp>) {
+    fn land(&mut self, send: &Send, next: Next) {
         self.ids.remove(&send.id);
         self.bytes -= send.body.len();
         self.in_flight -= 1;
@@ -338,21 +422,40 @@ impl Hand {
         if let Some(lane) = self.lanes.get_mut(&name) {
             lane.flying.remove(&send.id);
         }
-        if let Some(at) = again {
-            self.timers.push(Reverse((at, Arc::clone(&name))));
+        let asked = self.asked.remove(&send.id);
+        match next {
+            Next::At(at) => self.wake_at(&name, at),
+            Next::Unknown => self.hunger(&name),
+            Next::None => {}
         }
+        if asked {
+            self.hunger(&name);
+        }
+        self.feed(&name);
         self.list(&name);
         self.tidy(&name);
     }
 
     /// Forgets a lane in which nothing happens.
     fn tidy(&mut self, name: &Arc<str>) {
-        let idle =
-            |lane: &Lane| lane.queue.is_empty() && lane.flying.is_empty() && !lane.paging && !lane.listed;
-        if !self.hungry.contains(name) && self.lanes.get(name).is_some_and(idle) {
+        let idle = |lane: &Lane| {
+            lane.in_hand() == 0 && lane.paging.is_none() && !lane.listed && !lane.hungry && !lane.waits
+        };
+        if self.lanes.get(name).is_some_and(idle) {
             self.lanes.remove(name);
         }
     }
+}
+
+/// When a delivery that was let go has its next turn.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    /// Then.
+    At(Timestamp),
+    /// The store knows: it was tried by hand, and its schedule goes on, if it has one.
+    Unknown,
+    /// Never.
+    None,
 }
 
 /// A send in flight. However it ends, a panic included, its delivery is let go.
@@ -367,17 +470,18 @@ impl Flight {
     async fn run(&mut self) {
         let deliverer = Arc::clone(&self.deliverer);
         let record = deliverer.attempt(&self.send).await;
-        let again = match record.after {
-            After::Again { due_at, .. } => Some(due_at),
-            After::Succeeded | After::Failed(_) | After::AsBefore => None,
+        let next = match record.after {
+            After::Again { due_at, .. } => Next::At(due_at),
+            After::AsBefore => Next::Unknown,
+            After::Succeeded | After::Failed(_) => Next::None,
         };
         deliverer.insist(record).await;
-        self.land(again);
+        self.land(next);
     }
 
-    fn land(&mut self, again: Option<Timestamp>) {
+    fn land(&mut self, next: Next) {
         self.landed = true;
-        self.deliverer.hand().land(&self.send, again);
+        self.deliverer.hand().land(&self.send, next);
         self.deliverer.woken.notify_one();
     }
 }
@@ -386,7 +490,7 @@ impl Drop for Flight {
     fn drop(&mut self) {
         if !self.landed {
             // Its row still waits, and its turn has come: it is tried again, a little later.
-            self.land(Some(self.deliverer.clock.now().plus(Duration::from_secs(60))));
+            self.land(Next::At(self.deliverer.clock.now().plus(Duration::from_secs(60))));
         }
     }
 }

@@ -13,7 +13,7 @@ mod time;
 
 pub use facts::{
     App, AppNo, Attempt, Delivery, Destination, Errand, Event, JobFacts, JobNo, NewWatch, Plan, Send, Terms,
-    Watch,
+    Watch, Which,
 };
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, random};
 pub use observe::{Finding, Known, observe};

@@ -35,7 +35,7 @@ use crate::domain::{
 };
 use crate::egress::{Egress, Fetch};
 use crate::providers::{Answer, Definition, Seen};
-use crate::store::{Ended, Expire, Observed, Refresh, Store, StoreError, Tell};
+use crate::store::{Ended, Expire, Observed, OpenEnding, Refresh, Store, StoreError, Tell};
 
 /// The largest answer that is passed on byte for byte.
 const RAW_MAX: usize = 256 * 1024;
@@ -51,6 +51,10 @@ const GRACE_LOOKS: u32 = 3;
 
 /// How many jobs are read at a time when the agenda is made.
 const PAGE: u32 = 10_000;
+
+/// Until the next look at a job after something went wrong that should not: a bug is not repeated in
+/// a hurry.
+const STUMBLED: Duration = Duration::from_secs(60);
 
 /// Between tries to write while the store refuses.
 const INSIST: Duration = Duration::from_secs(1);
@@ -123,10 +127,17 @@ impl Poller {
         (Arc::new(Self { store, egress, clock, providers, by_name, agenda, woken, alive }), ended)
     }
 
-    /// Makes the agenda from the store's rows, and ends the watches of endings that a crash left open.
+    /// Makes the agenda from the store's rows, and ends the watches of endings that a crash left
+    /// open. To be called once, before anybody can register: it overwrites what is planned.
     pub async fn load(&self) -> Result<(), StoreError> {
-        for open in self.store.open_endings().await? {
-            self.tell(open.job, open.generation).await?;
+        for OpenEnding { job, generation } in self.store.open_endings().await? {
+            match self.tell(job, generation).await {
+                // One broken row must not keep the others from being told.
+                Err(error @ StoreError::Inconsistent(_)) => {
+                    tracing::error!(%error, job = job.0, "an ending could not be told to all its watches");
+                }
+                told => told?,
+            }
         }
         let mut after = JobNo(0);
         loop {
@@ -262,7 +273,6 @@ impl Poller {
         let queue = entry.queue;
         let generation = entry.generation;
         let budget = &mut agenda.queues[queue].budget;
-        budget.ended();
         let mut judgement = Judgement {
             generation,
             not_before: retry_after.map(|after| now.plus(after)),
@@ -297,6 +307,7 @@ impl Poller {
             }
             Answer::RateLimited { message } => {
                 judgement.not_before = Some(budget.too_fast(retry_after, now));
+                entry.rare().missing = None;
                 entry.rare().last_error = Some(message.clone());
                 if entry.watching == 0 {
                     judgement.refresh = Some(Refresh { job, seen: None });
@@ -367,8 +378,10 @@ impl Poller {
 
     /// Writes what was decided, however long the store refuses. `true` if the job has ended.
     async fn act(&self, judgement: &mut Judgement) -> bool {
-        if let Some(observed) = judgement.observed.take() {
-            self.insist(|| self.store.observe(observed.clone())).await;
+        if let Some(mut observed) = judgement.observed.take() {
+            while let Some(Some(last)) = self.insist(|| self.store.observe(observed.clone())).await {
+                observed.after = Some(last);
+            }
         }
         if let Some(refresh) = judgement.refresh.take() {
             self.insist(|| self.store.refresh(refresh.clone())).await;
@@ -378,12 +391,15 @@ impl Poller {
         }
         let Some(ended) = judgement.ended.take() else { return false };
         let (job, generation) = (ended.job, ended.generation);
-        if let Some(told) = self.insist(|| self.store.end(ended.clone())).await
-            && told.more
-        {
-            self.insist(|| self.tell(job, generation)).await;
+        let mut told = self.insist(|| self.store.end(ended.clone())).await;
+        while told.is_some_and(|told| told.more) {
+            told = self.insist(|| self.store.tell(Tell { job, generation })).await;
         }
-        true
+        if told.is_none() {
+            // Its watches still wait: the job keeps its plan, so that they are not forgotten.
+            judgement.not_before = Some(self.clock.now().plus(STUMBLED));
+        }
+        told.is_some()
     }
 
     async fn expire(&self, expire: Expire) {
@@ -453,12 +469,11 @@ impl Drop for InFlight {
         if self.settled {
             return;
         }
-        let mut agenda = self.poller.agenda();
+        let agenda = self.poller.agenda();
         let Some(entry) = agenda.jobs.get(&self.job) else { return };
-        let (queue, generation) = (entry.queue, entry.generation);
-        agenda.queues[queue].budget.ended();
+        let generation = entry.generation;
         drop(agenda);
-        self.settle(generation, false, Some(self.at.plus(Duration::from_secs(60))));
+        self.settle(generation, false, Some(self.at.plus(STUMBLED)));
     }
 }
 
@@ -487,6 +502,7 @@ fn judge_seen(
                 status_changed: entry.known.status != observation.status,
                 progressed,
                 wanted: entry.terms.is_some_and(|terms| terms.wants_progress),
+                after: None,
                 at: now,
             });
             entry.known = entry.known.after(observation, progressed, now);

@@ -33,6 +33,8 @@ pub use story::Happening;
 pub use watches::{Register, Registered, Stop, Stopped, WatchFilter};
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -200,12 +202,9 @@ impl Store {
         let work = tokio::task::spawn_blocking(move || {
             // The turn ends with the read, not with whoever asked for it, who may be gone by then.
             let _turn = turn;
-            readers.with(|connection| {
-                connection.execute_batch("begin")?;
-                let found = read(&Tx::new(connection));
-                connection.execute_batch("commit")?;
-                found
-            })
+            let connection = readers.take()?;
+            connection.execute_batch("begin")?;
+            read(&Tx::new(&connection))
         });
         work.await.map_err(|_| lost())?
     }
@@ -218,23 +217,55 @@ struct Readers {
 }
 
 impl Readers {
-    fn with<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    fn take(&self) -> Result<Taken<'_>> {
         let taken = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = taken.ok_or_else(|| StoreError::Unavailable("all readers are busy".to_owned()))?;
-        let found = read(&connection);
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-        found
+        Ok(Taken { readers: self, connection: Some(connection) })
     }
 }
 
-/// Tells those who wait that a watch has ended.
+/// A reader in use. However the read ends, a panic included, it gives its snapshot up (one that is
+/// held on to would keep the log from being copied back for ever) and can be taken again.
+struct Taken<'r> {
+    readers: &'r Readers,
+    connection: Option<Connection>,
+}
+
+impl Deref for Taken<'_> {
+    type Target = Connection;
+
+    #[expect(clippy::expect_used, reason = "it is taken in `drop` only")]
+    fn deref(&self) -> &Connection {
+        self.connection.as_ref().expect("not dropped yet")
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        if !connection.is_autocommit() {
+            let _ = connection.execute_batch("rollback");
+        }
+        self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+}
+
+/// Tells those who wait that a watch has ended. Each has a place for as long as somebody listens.
 #[derive(Debug, Default)]
-struct Bell(Mutex<HashMap<WatchId, Arc<Notify>>>);
+struct Bell(Mutex<HashMap<WatchId, Place>>);
+
+#[derive(Debug, Default)]
+struct Place {
+    listeners: usize,
+    notify: Arc<Notify>,
+}
 
 impl Bell {
     fn listen(&self, watch: WatchId, shared: &Arc<Shared>) -> Listener {
         let mut bells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let notify = Arc::clone(bells.entry(watch).or_default());
+        let place = bells.entry(watch).or_default();
+        place.listeners += 1;
+        let notify = Arc::clone(&place.notify);
         Listener { watch, notify, shared: Arc::clone(shared) }
     }
 
@@ -245,7 +276,7 @@ impl Bell {
         let bells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for watch in ended {
             if let Some(bell) = bells.get(watch) {
-                bell.notify_waiters();
+                bell.notify.notify_waiters();
             }
         }
     }
@@ -269,9 +300,11 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         let mut bells = self.shared.bell.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Two are left: this one and the map's.
-        if bells.get(&self.watch).is_some_and(|bell| Arc::strong_count(bell) <= 2) {
-            bells.remove(&self.watch);
+        if let Entry::Occupied(mut place) = bells.entry(self.watch) {
+            place.get_mut().listeners -= 1;
+            if place.get().listeners == 0 {
+                place.remove();
+            }
         }
     }
 }

@@ -6,7 +6,8 @@ create table nodes (
   id          text    not null primary key,
   incarnation integer not null,          -- one more at each start
   started_at  integer not null,
-  lease_until integer                    -- null: held by a lock on the file, not by a lease
+  lease_until integer,                   -- null: held by a lock on the file, not by a lease
+  probes      integer not null default 0 -- one more for each try whether writes are taken again
 );
 
 -- Who looks at and sends for which part of the jobs. `epoch` grows with each change of owner.
@@ -85,7 +86,7 @@ create table watches (
   primary key (app, id)
 ) without rowid;
 create index watches_of_job on watches (job, status);
-create index watches_ended on watches (ended_at) where ended_at is not null;
+create index watches_ended on watches (pruned, ended_at) where ended_at is not null;
 
 create table watch_destinations (
   watch   blob    not null,
@@ -140,8 +141,9 @@ create table deliveries (
 ) without rowid;
 create index deliveries_waiting on deliveries (lane, late, turn) where turn is not null;
 create index deliveries_of_watch on deliveries (watch);
-create index deliveries_to on deliveries (app, destination);
-create index deliveries_failed on deliveries (app, id) where status = 'failed';
+create index deliveries_to on deliveries (destination);
+-- `status` stands in it so that the planner prefers it to the primary key.
+create index deliveries_failed on deliveries (status, id) where status = 'failed';
 
 create table attempts (
   delivery         blob    not null,

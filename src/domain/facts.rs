@@ -183,9 +183,20 @@ pub enum Errand {
     CallOff {
         /// The watch.
         watch: WatchId,
-        /// Only what is not an ending: the ending has overtaken it.
-        progress_only: bool,
+        /// Which of it.
+        which: Which,
     },
+}
+
+/// Which of a watch's deliveries are called off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// All: the watch was stopped.
+    All,
+    /// What is not an ending: the ending has overtaken it.
+    Progress,
+    /// What goes to this destination: it wants nothing more.
+    To(DestinationId),
 }
 
 /// One try at a delivery, for the record.

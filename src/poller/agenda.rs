@@ -6,7 +6,8 @@
 //!
 //! **Two heaps for each credential**: looks by their time, and expiries by theirs. Expiries come
 //! first: the last look at a job is worth more than one of many. Entries are not removed when a plan
-//! changes; one that does not agree with its job's plan any more is dropped when it comes up.
+//! changes; one that does not agree with its job's plan any more is dropped when it comes up. A plan
+//! that stays what it was adds none: a job that is looked at for a month leaves no trail.
 //!
 //! **A job in flight has no plan.** From the start of a look until what it brought is on disk the job
 //! is in nobody's hands but the look's, so two looks at one job never overlap, and what arrives in
@@ -19,7 +20,8 @@
 //!
 //! **Expiry.** At `expires_at` there is one last look. Its start is the *cutoff*: watches that expired
 //! until then are ended by what it finds. If it fails it is repeated, and 60 s after it was first sent
-//! they are ended as unreachable. Behind an open breaker or a paused credential the 60 s count from
+//! they are ended as unreachable, but never while a look is in flight, which may bring the end of the job
+//! and be telling it to its watches. Behind an open breaker or a paused credential the 60 s count from
 //! `expires_at`, or from the start of the process if that was later.
 
 use std::cmp::Reverse;
@@ -36,6 +38,9 @@ const LAST_LOOK: Duration = Duration::from_secs(60);
 /// For how many jobs that are done it is remembered how they were looked at.
 const REMEMBERED: usize = 10_000;
 
+/// No entry in a heap.
+const NEVER: Timestamp = Timestamp::MAX;
+
 /// One job's plan. There may be a million: what is rare stands in a box.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -47,7 +52,10 @@ pub(super) struct Entry {
     pub(super) terms: Option<Terms>,
     registered_at: Timestamp,
     looked_at: Option<Timestamp>,
+    /// When it is looked at next: the one entry in `looks` that counts. [`NEVER`]: there is none.
     due: Timestamp,
+    /// The same in `expiries`.
+    expiry: Timestamp,
     polls: u32,
     in_flight: bool,
     /// Somebody asked to look at once while a look was in flight.
@@ -63,8 +71,11 @@ pub(super) struct Rare {
     /// Answers in a row that there is no such job, and when the first came.
     pub(super) missing: Option<(u32, Timestamp)>,
     pub(super) last_error: Option<String>,
-    /// The last look of watches that expired until `.0` was due; they are given up at `.1`.
+    /// The last look of watches that expired until `.0` was due; they are given up at `.1`, and
+    /// at [`NEVER`] once that is being written.
     expiring: Option<(Timestamp, Timestamp)>,
+    /// Not before, because it failed or the provider said so; only somebody's wish is stronger.
+    put_off: Timestamp,
 }
 
 impl Entry {
@@ -77,10 +88,15 @@ impl Entry {
         self.rare.as_ref()?.expiring.map(|(cutoff, _)| cutoff)
     }
 
+    fn take_off(&mut self) {
+        self.in_flight = true;
+        self.due = NEVER;
+    }
+
     fn looks(&self) -> Looks {
         Looks {
             last_polled_at: self.looked_at,
-            next_poll_at: (!self.in_flight && self.watching > 0).then_some(self.due),
+            next_poll_at: (self.watching > 0 && self.due != NEVER).then_some(self.due),
             polls: self.polls,
             last_error: self.rare.as_ref().and_then(|rare| rare.last_error.clone()),
         }
@@ -146,13 +162,16 @@ impl Agenda {
                     let queue = queue(&facts.name);
                     self.jobs.insert(facts.no, Box::new(fresh(&facts, queue)));
                 }
-                self.plan_newcomer(facts.no, &facts, now);
+                self.plan_newcomer(facts.no, now);
             }
             Plan::Unwatch { job, watching, terms } => {
                 let Some(entry) = self.jobs.get_mut(&job) else { return };
                 entry.watching = watching;
                 entry.terms = terms;
-                if let Some(rare) = &mut entry.rare {
+                // A last look that is under way goes on for the others that expired with this one.
+                if let Some(rare) = &mut entry.rare
+                    && rare.expiring.is_some_and(|(cutoff, _)| terms.is_none_or(|t| t.expires_at > cutoff))
+                {
                     rare.expiring = None;
                 }
                 if watching == 0 && !entry.in_flight {
@@ -169,8 +188,9 @@ impl Agenda {
                     return;
                 }
                 let least = self.queues[entry.queue].bounds.min_interval;
-                let due = entry.looked_at.map_or(now, |at| at.plus(least).max(now));
+                let due = entry.looked_at.map_or(now, |at| at.plus(least).max(now)).min(entry.due);
                 self.plan_look(facts.no, due);
+                self.plan_expiry(facts.no);
             }
         }
     }
@@ -184,32 +204,47 @@ impl Agenda {
         self.plan_expiry(facts.no);
     }
 
-    fn plan_newcomer(&mut self, job: JobNo, facts: &JobFacts, now: Timestamp) {
+    fn plan_newcomer(&mut self, job: JobNo, now: Timestamp) {
         let Some(entry) = self.jobs.get(&job) else { return };
         let bounds = &self.queues[entry.queue].bounds;
         let terms = entry.terms.as_ref();
-        let due = match entry.looked_at {
-            None => first_look(bounds, terms, facts.registered_at).max(now),
-            // A newcomer may want looks more often than those before it.
-            Some(at) => next_look(bounds, terms, entry.registered_at, at).max(now).min(entry.due.max(now)),
+        let wished = match entry.looked_at {
+            None => first_look(bounds, terms, entry.registered_at),
+            Some(at) => next_look(bounds, terms, entry.registered_at, at),
         };
+        let put_off = entry.rare.as_ref().map_or(wished, |rare| rare.put_off);
+        // A newcomer may want looks more often than those before it; it never takes a place away that
+        // the job has waited for.
+        let due = wished.max(put_off).max(now).min(entry.due);
         if !entry.in_flight {
             self.plan_look(job, due);
+            self.plan_expiry(job);
         }
-        self.plan_expiry(job);
     }
 
     /// Plans a look; the one that was planned before is forgotten.
     pub(super) fn plan_look(&mut self, job: JobNo, due: Timestamp) {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
-        entry.due = due;
-        self.queues[entry.queue].looks.push(Reverse((due, job)));
+        if entry.due != due {
+            entry.due = due;
+            self.queues[entry.queue].looks.push(Reverse((due, job)));
+        }
     }
 
+    /// Plans what comes next of the expiry: the last look, or giving up.
     fn plan_expiry(&mut self, job: JobNo) {
-        let Some(entry) = self.jobs.get(&job) else { return };
-        if let (Some(terms), None) = (&entry.terms, entry.cutoff()) {
-            self.queues[entry.queue].expiries.push(Reverse((terms.expires_at, job)));
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        let expiring = entry.rare.as_ref().and_then(|rare| rare.expiring);
+        let at = match (expiring, &entry.terms) {
+            (Some((_, give_up)), _) => give_up,
+            (None, Some(terms)) => terms.expires_at,
+            (None, None) => NEVER,
+        };
+        if entry.expiry != at {
+            entry.expiry = at;
+            if at != NEVER {
+                self.queues[entry.queue].expiries.push(Reverse((at, job)));
+            }
         }
     }
 
@@ -227,7 +262,9 @@ impl Agenda {
         self.queues.iter().filter_map(|queue| queue.next(now)).min()
     }
 
-    /// A look has ended, and what it brought is on disk. Plans the next one, not before `not_before`.
+    /// A look has ended, and what it brought is on disk: only now is its place free for another, so
+    /// that what waits to be written is bounded by the concurrency. Plans the next look, not before
+    /// `not_before`.
     pub(super) fn settle(
         &mut self,
         job: JobNo,
@@ -237,31 +274,39 @@ impl Agenda {
         now: Timestamp,
     ) {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
+        let Queue { budget, bounds, .. } = &mut self.queues[entry.queue];
+        budget.ended();
         entry.in_flight = false;
         let again = std::mem::take(&mut entry.again);
-        if entry.watching == 0 || (ended && entry.generation == generation) {
-            if again && !ended {
-                self.plan_look(job, now);
+        let looked_at = entry.looked_at.unwrap_or(now);
+        let soonest = looked_at.plus(bounds.min_interval);
+        if ended && entry.generation == generation {
+            (entry.watching, entry.terms) = (0, None);
+        }
+        if entry.watching == 0 {
+            if again {
+                self.plan_look(job, soonest.max(now));
             } else {
                 self.forget(job);
             }
             return;
         }
-        let bounds = &self.queues[entry.queue].bounds;
-        let looked_at = entry.looked_at.unwrap_or(now);
         let terms = entry.terms.as_ref();
         let failed = entry.rare.as_ref().is_some_and(|rare| rare.failures > 0);
-        let mut due = if entry.generation != generation {
+        let due = if entry.generation != generation {
             first_look(bounds, terms, entry.registered_at)
         } else if failed {
-            looked_at.plus(bounds.min_interval)
+            soonest
         } else {
             next_look(bounds, terms, entry.registered_at, looked_at)
         };
-        due = due.max(not_before.unwrap_or(due));
-        if again {
-            due = due.min(looked_at.plus(bounds.min_interval));
+        if let Some(not_before) = not_before {
+            entry.rare().put_off = not_before;
+        } else if let Some(rare) = &mut entry.rare {
+            rare.put_off = Timestamp::default();
         }
+        let due = due.max(not_before.unwrap_or(due));
+        let due = if again { due.min(soonest) } else { due };
         self.plan_look(job, due.max(now));
         self.plan_expiry(job);
     }
@@ -286,7 +331,8 @@ impl Agenda {
         let least = self.queues[queue].bounds.min_interval;
         for job in waiting {
             let Some(entry) = self.jobs.get_mut(&job) else { continue };
-            entry.rare().failures = 0;
+            let rare = entry.rare();
+            (rare.failures, rare.put_off) = (0, Timestamp::default());
             let due = entry.looked_at.map_or(now, |at| at.plus(least).max(now));
             self.plan_look(job, due);
         }
@@ -295,7 +341,7 @@ impl Agenda {
     fn forget(&mut self, job: JobNo) {
         let Some(entry) = self.jobs.remove(&job) else { return };
         let (looks, order) = &mut self.done;
-        if looks.insert(job, entry.looks()).is_none() {
+        if looks.insert(job, Looks { next_poll_at: None, ..entry.looks() }).is_none() {
             order.push_back(job);
         }
         if order.len() > REMEMBERED
@@ -334,7 +380,8 @@ fn fresh(facts: &JobFacts, queue: usize) -> Entry {
         terms: facts.terms,
         registered_at: facts.registered_at,
         looked_at: None,
-        due: Timestamp::MAX,
+        due: NEVER,
+        expiry: NEVER,
         polls: 0,
         in_flight: false,
         again: false,
@@ -347,7 +394,7 @@ fn merge(entry: &mut Entry, facts: &JobFacts) {
     if facts.generation > entry.generation {
         // The job had ended and was registered anew: nothing of the old plan holds.
         let fresh = fresh(facts, entry.queue);
-        *entry = Entry { in_flight: entry.in_flight, polls: entry.polls, ..fresh };
+        *entry = Entry { in_flight: entry.in_flight, polls: entry.polls, again: entry.again, ..fresh };
         return;
     }
     entry.watching = entry.watching.saturating_add(1);
@@ -372,43 +419,43 @@ impl Queue {
             if at > now {
                 break;
             }
-            let Some(entry) = jobs.get_mut(&job) else {
+            let Some(entry) = jobs.get_mut(&job).filter(|entry| entry.expiry == at) else {
                 self.expiries.pop();
                 continue;
             };
-            let expiring = entry.rare.as_ref().and_then(|rare| rare.expiring);
-            match expiring {
-                Some((cutoff, give_up)) if give_up == at => {
-                    self.expiries.pop();
-                    entry.rare().expiring = None;
-                    due.push(Due::GiveUp(job, cutoff));
+            if entry.in_flight {
+                // Nothing is decided of a job in somebody's hands; settling plans it again.
+                self.expiries.pop();
+                entry.expiry = NEVER;
+                continue;
+            }
+            if let Some(cutoff) = entry.cutoff() {
+                self.expiries.pop();
+                entry.expiry = NEVER;
+                entry.rare().expiring = Some((cutoff, NEVER));
+                due.push(Due::GiveUp(job, cutoff));
+                continue;
+            }
+            let held_back = self.budget.is_held_back();
+            if !held_back && self.budget.ask(now) != Permit::Granted {
+                break;
+            }
+            self.expiries.pop();
+            // Held back, it is not to be sent for who knows how long; probes may still reach it.
+            let sent_at = if held_back { at.max(started_at) } else { now };
+            let give_up = sent_at.plus(LAST_LOOK);
+            entry.rare().expiring = Some((now, give_up));
+            if held_back {
+                entry.expiry = give_up;
+                self.expiries.push(Reverse((give_up, job)));
+                if entry.due > now {
+                    entry.due = now;
+                    self.looks.push(Reverse((now, job)));
                 }
-                None if entry.terms.is_some_and(|terms| terms.expires_at == at) => {
-                    if entry.in_flight {
-                        // Begun before the expiry, so not the last look; settling plans it.
-                        self.expiries.pop();
-                        continue;
-                    }
-                    let sent_at = if self.budget.is_held_back() {
-                        // Not to be sent for who knows how long; probes may still reach it.
-                        self.looks.push(Reverse((now, job)));
-                        entry.due = now;
-                        at.max(started_at)
-                    } else if self.budget.ask(now) == Permit::Granted {
-                        entry.in_flight = true;
-                        due.push(Due::Look(job));
-                        now
-                    } else {
-                        break;
-                    };
-                    self.expiries.pop();
-                    let give_up = sent_at.plus(LAST_LOOK);
-                    entry.rare().expiring = Some((now, give_up));
-                    self.expiries.push(Reverse((give_up, job)));
-                }
-                _ => {
-                    self.expiries.pop();
-                }
+            } else {
+                entry.expiry = NEVER;
+                entry.take_off();
+                due.push(Due::Look(job));
             }
         }
         while let Some(Reverse((at, job))) = self.looks.peek().copied() {
@@ -420,7 +467,7 @@ impl Queue {
                     if self.budget.ask(now) != Permit::Granted {
                         break;
                     }
-                    entry.in_flight = true;
+                    entry.take_off();
                     due.push(Due::Look(job));
                 }
                 _ => {}
@@ -446,3 +493,6 @@ impl Queue {
         [first(&self.looks), first(&self.expiries)].into_iter().flatten().min()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,8 +140,9 @@ impl Budget {
         let saved = self.spacing() * i64::from(self.limits.burst.saturating_sub(1));
         let allowed = self.full_at - saved;
         let mut at = self.cooldown_until;
-        if allowed > micros(now) {
-            at = at.max(Timestamp::from_millis(allowed.div_euclid(1000) + 1));
+        // The clock stands still for a millisecond, in which several may be allowed.
+        if allowed > micros(now) + 999 {
+            at = at.max(Timestamp::from_millis(allowed.div_euclid(1000)));
         }
         if let Health::Open { probe_at } | Health::Paused { probe_at } = self.health {
             at = at.max(probe_at);

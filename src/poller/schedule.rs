@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_users_interval_is_the_greatest_gap_and_never_below_the_providers_least() {
-        assert_eq!(looks(&terms(Some(10), None), 4), [5, 15, 20, 30]);
+        assert_eq!(looks(&terms(Some(10), None), 4), [5, 15, 25, 35]);
         assert_eq!(looks(&terms(Some(1), None), 4), [2, 4, 6, 8]);
     }
 

@@ -124,6 +124,34 @@ impl<'a, T: Into<Value<'a>>> From<Option<T>> for Value<'a> {
     }
 }
 
+/// A query whose conditions are there only if they are asked for. (`$n is null or …` would hide the
+/// index from SQLite's planner and the type of `$n` from PostgreSQL.)
+pub(super) struct Where<'a> {
+    pub(super) sql: String,
+    pub(super) values: Vec<Value<'a>>,
+}
+
+impl<'a> Where<'a> {
+    /// `select` ends with its first condition, up to where the value belongs: `… where app =`.
+    pub(super) fn new(select: &str, value: impl Into<Value<'a>>) -> Self {
+        Self { sql: format!("{select} $1"), values: vec![value.into()] }
+    }
+
+    /// A further condition, such as `id <`, where there is a value for it.
+    pub(super) fn and(&mut self, condition: &str, value: Option<impl Into<Value<'a>>>) {
+        if let Some(value) = value {
+            self.push(&format!(" and {condition}"), value);
+        }
+    }
+
+    /// What comes last, such as ` order by id limit`, up to its value.
+    pub(super) fn push(&mut self, text: &str, value: impl Into<Value<'a>>) {
+        self.values.push(value.into());
+        self.sql.push_str(text);
+        self.sql.push_str(&format!(" ${}", self.values.len()));
+    }
+}
+
 /// A row, read by position.
 pub(super) struct Row<'r>(&'r rusqlite::Row<'r>);
 
@@ -223,16 +251,16 @@ impl<'c> Tx<'c> {
     }
 
     /// Runs a query for each row of values and reads all rows that each gives.
-    pub(super) fn fetch<'v, T, const N: usize>(
+    pub(super) fn fetch<'v, T, R: AsRef<[Value<'v>]>>(
         &self,
         sql: &str,
-        rows: impl IntoIterator<Item = [Value<'v>; N]>,
+        rows: impl IntoIterator<Item = R>,
         mut read: impl FnMut(&Row<'_>) -> Result<T>,
     ) -> Result<Vec<Vec<T>>> {
         let mut statement = self.prepare(sql)?;
         let mut all = Vec::new();
         for row in rows {
-            bind(&mut statement, &row)?;
+            bind(&mut statement, row.as_ref())?;
             let mut found = Vec::new();
             let mut cursor = statement.raw_query();
             while let Some(row) = cursor.next()? {
@@ -244,10 +272,10 @@ impl<'c> Tx<'c> {
     }
 
     /// Runs a query once and reads all its rows.
-    pub(super) fn list<T, const N: usize>(
+    pub(super) fn list<'v, T>(
         &self,
         sql: &str,
-        row: [Value<'_>; N],
+        row: impl AsRef<[Value<'v>]>,
         read: impl FnMut(&Row<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
         Ok(self.fetch(sql, [row], read)?.pop().unwrap_or_default())

@@ -12,12 +12,13 @@
 //! and is written; a failure finds the delivery no longer pending and only adds its attempt.
 //!
 //! **Retry by hand while a send is in flight**: `by_hand` and `turn` are set beside it, and the record
-//! of the send in flight leaves them alone, unless it succeeded.
+//! of the send in flight leaves them alone, unless it succeeded, or was itself asked for by hand: that
+//! one answers both wishes.
 
 use std::sync::Arc;
 
 use super::Store;
-use super::db::{Result, Row};
+use super::db::{Result, Row, Where};
 use super::feed::NewEvent;
 use super::idempotency::{self, Remember, Replay};
 use super::jobs::to_json;
@@ -25,7 +26,7 @@ use super::watches::read_destination;
 use super::writer::{Batch, Command};
 use crate::domain::{
     After, AppNo, Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId, Errand, EventId,
-    EventType, Id, Reason, Send, Timestamp, WatchId,
+    EventType, Reason, Send, Timestamp, WatchId, Which,
 };
 
 /// What came of an attempt.
@@ -156,23 +157,21 @@ impl Store {
     /// The app's deliveries, newest first.
     pub async fn deliveries(&self, app: AppNo, filter: DeliveryFilter, limit: u32) -> Result<Vec<Delivery>> {
         self.read(move |tx| {
-            let sql = format!(
-                "{SHOWN} where d.app = $1 and d.id < $2 and ($3 is null or d.status = $3)
-                 and ($4 is null or d.watch = $4) and ($5 is null or d.destination = $5)
-                 and ($6 is null or d.created_at >= $6) and ($7 is null or d.created_at < $7)
-                 order by d.id desc limit $8"
-            );
-            let row = [
-                app.0.into(),
-                filter.before.map_or(Id::MAX, |id| id.0).into(),
-                filter.status.map(DeliveryStatus::as_str).into(),
-                filter.watch.map(|id| id.0).into(),
-                filter.destination.map(|id| id.0).into(),
-                filter.since.into(),
-                filter.until.into(),
-                limit.into(),
-            ];
-            tx.list(&sql, row, read_shown)
+            // A literal: the partial index of what failed is found by it. One of our own few words.
+            let status = filter.status.map(|status| format!("d.status = '{status}' and "));
+            // `+ 0` hides the primary key from the planner, which would go through all that succeeded.
+            let narrow = filter.watch.is_some() || filter.destination.is_some();
+            let few = filter.status == Some(DeliveryStatus::Failed) && !narrow;
+            let by_app = if few { "d.app + 0 =" } else { "d.app =" };
+            let select = format!("{SHOWN} where {}{by_app}", status.unwrap_or_default());
+            let mut query = Where::new(&select, app.0);
+            query.and("d.watch =", filter.watch.map(|id| id.0));
+            query.and("d.destination =", filter.destination.map(|id| id.0));
+            query.and("d.id <", filter.before.map(|id| id.0));
+            query.and("d.created_at >=", filter.since);
+            query.and("d.created_at <", filter.until);
+            query.push(" order by d.id desc limit", limit);
+            tx.list(&query.sql, query.values, read_shown)
         })
         .await
     }
@@ -261,7 +260,7 @@ pub(super) fn supersede(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
         [watch.0.into()],
     )?;
     if overtaken > 0 {
-        batch.errands.push(Errand::CallOff { watch, progress_only: true });
+        batch.errands.push(Errand::CallOff { watch, which: Which::Progress });
     }
     Ok(())
 }
@@ -279,7 +278,7 @@ pub(super) fn call_off(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
         [watch.0.into()],
     )?;
     if pending + by_hand > 0 {
-        batch.errands.push(Errand::CallOff { watch, progress_only: false });
+        batch.errands.push(Errand::CallOff { watch, which: Which::All });
     }
     Ok(())
 }
@@ -313,8 +312,8 @@ pub(super) fn record(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<Vec<()>>
     Ok(vec![(); asks.len()])
 }
 
-fn settle(batch: &Batch<'_>, ask: &Record) -> Result<()> {
-    let (app, id, by_hand) = (ask.app.0.into(), ask.delivery.0.into(), ask.by_hand.into());
+fn settle(batch: &mut Batch<'_>, ask: &Record) -> Result<()> {
+    let (app, id) = (ask.app.0.into(), ask.delivery.0.into());
     match ask.after {
         After::Succeeded => batch.tx.run(
             "update deliveries set attempts = attempts + 1, status = 'succeeded', reason = null, due_at = null,
@@ -325,7 +324,7 @@ fn settle(batch: &Batch<'_>, ask: &Record) -> Result<()> {
         After::Again { step, due_at } => batch.tx.run(
             "update deliveries set attempts = attempts + 1,
                step = case when status = 'pending' then $1 else step end,
-               due_at = case when status = 'pending' then $2 end,
+               due_at = case when status = 'pending' then cast($2 as bigint) end,
                late = case when by_hand = 1 then 0 else 1 end,
                turn = case when by_hand = 1 then turn when status = 'pending' then $2 end
              where app = $3 and id = $4",
@@ -345,28 +344,35 @@ fn settle(batch: &Batch<'_>, ask: &Record) -> Result<()> {
             )?
         }
         After::AsBefore => batch.tx.run(
-            "update deliveries set attempts = attempts + 1, by_hand = by_hand - $1,
-               turn = due_at, late = case when step > 0 then 1 else 0 end where app = $2 and id = $3",
-            [by_hand, app, id],
+            "update deliveries set attempts = attempts + 1, by_hand = 0, turn = due_at,
+               late = case when step > 0 then 1 else 0 end where app = $1 and id = $2",
+            [app, id],
         )?,
     };
     Ok(())
 }
 
 /// 410: nothing more of this watch goes to that address.
-fn gone(batch: &Batch<'_>, ask: &Record) -> Result<()> {
+fn gone(batch: &mut Batch<'_>, ask: &Record) -> Result<()> {
     let (app, id) = (ask.app.0, ask.delivery.0);
-    batch.tx.run(
-        "update watch_destinations set gone_at = $1
-         where (watch, n) = (select watch, n from deliveries where app = $2 and id = $3)",
-        [ask.attempt.at.into(), app.into(), id.into()],
+    let found = batch.tx.find(
+        "select watch, n, destination from deliveries where app = $1 and id = $2",
+        [app.into(), id.into()],
+        |row| Ok((WatchId(row.id(0)?), row.int(1)?, DestinationId(row.id(2)?))),
     )?;
+    let Some((watch, n, destination)) = found else { return Ok(()) };
     batch.tx.run(
+        "update watch_destinations set gone_at = $1 where watch = $2 and n = $3",
+        [ask.attempt.at.into(), watch.0.into(), n.into()],
+    )?;
+    let others = batch.tx.run(
         "update deliveries set status = 'failed', reason = 'gone', due_at = null, turn = null, by_hand = 0
-         where status = 'pending' and id <> $1
-           and (watch, n) = (select watch, n from deliveries where app = $2 and id = $1)",
-        [id.into(), app.into()],
+         where watch = $1 and n = $2 and status = 'pending' and id <> $3",
+        [watch.0.into(), n.into(), id.into()],
     )?;
+    if others > 0 {
+        batch.errands.push(Errand::CallOff { watch, which: Which::To(destination) });
+    }
     Ok(())
 }
 
@@ -378,13 +384,18 @@ fn page_one(batch: &Batch<'_>, ask: &Page) -> Result<Paged> {
     let limit = ask.limit as usize;
     // As many more as could turn out to be in hand, and one to know whether there are more.
     let most = i64::try_from(limit + ask.in_hand.len() + 1).unwrap_or(i64::MAX);
-    let sql = format!("{SENDS} where d.lane = $1 and d.late = $2 and d.turn <= $3 order by d.turn limit $4");
     let mut sends = Vec::new();
-    for late in [0i64, 1] {
-        let row = [(&ask.lane).into(), late.into(), ask.now.into(), most.into()];
+    // A first try is due at once, whatever has become of the clock since it was planned.
+    for (late, until) in [(0i64, Timestamp::MAX), (1, ask.now)] {
+        if sends.len() > limit {
+            break;
+        }
+        let sql =
+            format!("{SENDS} where d.lane = $1 and d.late = $2 and d.turn <= $3 order by d.turn limit $4");
+        let row = [(&ask.lane).into(), late.into(), until.into(), most.into()];
         sends.extend(batch.tx.list(&sql, row, read_send)?);
+        sends.retain(|send| !ask.in_hand.contains(&send.id));
     }
-    sends.retain(|send| !ask.in_hand.contains(&send.id));
     let more = sends.len() > limit;
     sends.truncate(limit);
     let next = batch.tx.one(

@@ -16,12 +16,12 @@
 use std::sync::Arc;
 
 use super::db::{Result, Row};
-use super::jobs::{to_json, waiting};
+use super::jobs::{nobody_or_fewer_wait, to_json};
 use super::watches::read_name;
 use super::writer::{Batch, Command};
 use super::{Store, deliveries, feed};
 use crate::domain::{
-    AppNo, EndingKind, EventId, EventSet, EventType, JobError, JobName, JobNo, Observation, Payload, Plan,
+    AppNo, EndingKind, EventId, EventSet, EventType, JobError, JobName, JobNo, Observation, Payload,
     Timestamp, WatchId,
 };
 use crate::events::{self, About};
@@ -119,26 +119,30 @@ struct Waiting {
 pub(super) fn end(batch: &mut Batch<'_>, asks: &[&Ended]) -> Result<Vec<Told>> {
     let texts: Vec<(Option<String>, Option<String>)> =
         asks.iter().map(|ask| (ask.seen.as_ref().map(to_json), ask.error.as_ref().map(to_json))).collect();
+    let raw_wanted = batch.tx.fetch(
+        "select generation from watches where job = $1 and status = 'watching' and payload = 'raw' limit 1",
+        asks.iter().map(|ask| [ask.job.0.into()]),
+        |row| row.int(0),
+    )?;
     batch.tx.each(
         "insert into endings (job, generation, kind, seen, error, raw, at, open)
-         select $1, $2, $3, coalesce($4, (select seen from jobs where no = $1)), $5,
-           case when exists (select 1 from watches where job = $1 and status = 'watching' and payload = 'raw')
-             then $6 end, $7, 1
-         where true on conflict (job, generation) do nothing",
-        asks.iter().zip(&texts).map(|(ask, (seen, error))| {
+         values ($1, $2, $3, coalesce($4, (select seen from jobs where no = $1)), $5, $6, $7, 1)
+         on conflict (job, generation) do nothing",
+        asks.iter().zip(&texts).zip(&raw_wanted).map(|((ask, (seen, error)), raw_wanted)| {
             [
                 ask.job.0.into(),
                 ask.generation.into(),
                 ask.kind.as_str().into(),
                 seen.as_deref().into(),
                 error.as_deref().into(),
-                ask.raw.as_deref().into(),
+                ask.raw.as_deref().filter(|_| !raw_wanted.is_empty()).into(),
                 ask.at.into(),
             ]
         }),
     )?;
     batch.tx.each(
-        "update jobs set ended = 1, look_wanted = null, seen = coalesce($1, seen) where no = $2 and generation = $3",
+        "update jobs set ended = 1, look_wanted = null, seen = coalesce($1, seen)
+         where no = $2 and generation = $3 and ended = 0",
         asks.iter()
             .zip(&texts)
             .map(|(ask, (seen, _))| [seen.as_deref().into(), ask.job.0.into(), ask.generation.into()]),
@@ -154,15 +158,21 @@ pub(super) fn tell(batch: &mut Batch<'_>, asks: &[&Tell]) -> Result<Vec<Told>> {
         asks.iter().map(|ask| [ask.job.0.into(), ask.generation.into()]),
         read_ending,
     )?;
-    let endings: Vec<Ending> = endings.into_iter().flatten().collect();
+    let endings: Vec<Option<Ending>> = endings.into_iter().map(|found| found.into_iter().next()).collect();
+    // The order is the index's: each chunk reads itself, not all that are left.
     let watches = batch.tx.fetch(
         "select app, id, events, payload, metadata, traceparent from watches
-         where job = $1 and status = 'watching' and generation <= $2 order by id limit $3",
-        endings.iter().map(|e| [e.job.0.into(), e.generation.into(), (CHUNK + 1).into()]),
+         where job = $1 and status = 'watching' and generation <= $2 order by app, id limit $3",
+        asks.iter().map(|ask| [ask.job.0.into(), ask.generation.into(), (CHUNK + 1).into()]),
         read_watch,
     )?;
     let mut told = Vec::with_capacity(endings.len());
     for (ending, mut watches) in endings.iter().zip(watches) {
+        // Nothing ended, or it has been forgotten since.
+        let Some(ending) = ending else {
+            told.push(Told { more: false });
+            continue;
+        };
         let more = watches.len() > CHUNK as usize;
         watches.truncate(CHUNK as usize);
         end_watches(batch, ending, &watches)?;
@@ -187,7 +197,7 @@ fn expire_one(batch: &mut Batch<'_>, ask: &Expire) -> Result<Told> {
     )?;
     let mut watches = batch.tx.list(
         "select app, id, events, payload, metadata, traceparent from watches
-         where job = $1 and status = 'watching' and expires_at <= $2 order by id limit $3",
+         where job = $1 and status = 'watching' and expires_at <= $2 order by app, id limit $3",
         [ask.job.0.into(), ask.until.into(), (CHUNK + 1).into()],
         read_watch,
     )?;
@@ -204,11 +214,9 @@ fn expire_one(batch: &mut Batch<'_>, ask: &Expire) -> Result<Told> {
         at: ask.at,
     };
     end_watches(batch, &ending, &watches)?;
-    let (watching, terms) = waiting(&batch.tx, ask.job)?;
-    if watching == 0 {
-        batch.tx.run("update jobs set look_wanted = null where no = $1", [ask.job.0.into()])?;
+    if !more {
+        nobody_or_fewer_wait(batch, ask.job)?;
     }
-    batch.plans.push(Plan::Unwatch { job: ask.job, watching, terms });
     Ok(Told { more })
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::Store;
-use super::db::{Result, Row};
+use super::db::{Result, Row, Where};
 use super::writer::Batch;
 use crate::domain::{AppNo, Event, EventId, EventType, Timestamp, WatchId};
 
@@ -95,13 +95,11 @@ impl Store {
                 )?,
             };
             let Some(position) = position else { return Ok(None) };
-            let event_type = filter.event_type.map(EventType::as_str);
-            let sql = format!(
-                "select {COLUMNS} from events where app = $1 and position > $2
-                 and ($3 is null or type = $3) order by position limit $4"
-            );
-            let row = [app.0.into(), position.into(), event_type.into(), limit.into()];
-            Ok(Some(tx.list(&sql, row, read_event)?))
+            let mut query = Where::new(&format!("select {COLUMNS} from events where app ="), app.0);
+            query.and("position >", Some(position));
+            query.and("type =", filter.event_type.map(EventType::as_str));
+            query.push(" order by position limit", limit);
+            Ok(Some(tx.list(&query.sql, query.values, read_event)?))
         })
         .await
     }

@@ -5,13 +5,13 @@ use super::watches::{read_name, read_terms};
 use super::writer::{Batch, Command};
 use super::{Store, deliveries, feed, idempotency};
 use crate::domain::{
-    AppNo, EventId, EventSet, EventType, JobFacts, JobNo, JobStatus, Known, Observation, Plan, SHARDS, Terms,
-    Timestamp, WatchId,
+    AppNo, EventId, EventSet, EventType, Id, JobFacts, JobNo, JobStatus, Known, Observation, Plan, SHARDS,
+    Terms, Timestamp, WatchId,
 };
 use crate::events::{self, About};
 
-/// How many watches of one job are told of its progress at a time.
-const PROGRESS_CHUNK: u32 = 1_000;
+/// How many watches of one job are told of its progress in one transaction.
+const CHUNK: u32 = 200;
 
 /// The one node of a SQLite database.
 const NODE: &str = "sqlite";
@@ -31,6 +31,8 @@ pub struct Observed {
     pub progressed: bool,
     /// Whether any watch wants to hear of it.
     pub wanted: bool,
+    /// Those up to this one have been told.
+    pub after: Option<(AppNo, WatchId)>,
     /// When.
     pub at: Timestamp,
 }
@@ -77,24 +79,30 @@ pub struct OpenEnding {
     pub generation: i64,
 }
 
-const FACTS: &str = "select j.no, j.provider, j.account, j.job_id, j.params, j.generation, j.seen, j.registered_at,
-    j.look_wanted is not null, coalesce(t.watching, 0), t.expires_at, t.poll_interval, t.expected_at, t.progress";
-
-/// Over the watches that wait. 96: the bits of `job.processing` and `job.progress`; a test compares.
-const TERMS: &str =
-    "count(*) as watching, min(expires_at) as expires_at, min(poll_interval) as poll_interval,
-    min(expected_at) as expected_at, max(events & 96) as progress";
+/// A job, and what the watches that wait for it ask for together. 96: the bits of `job.processing` and
+/// `job.progress`; a test compares.
+const FACTS: &str =
+    "select j.no, j.provider, j.account, j.job_id, j.params, j.generation, j.seen, j.registered_at,
+    case when j.look_wanted is null then 0 else 1 end,
+    count(w.id), min(w.expires_at), min(w.poll_interval), min(w.expected_at), max(w.events & 96)";
 
 impl Store {
     /// All jobs that somebody waits for, a page at a time, in the order of their rows.
     pub async fn jobs(&self, after: JobNo, limit: u32, now: Timestamp) -> Result<Vec<JobFacts>> {
         self.read(move |tx| {
+            // First the page, from the indexes alone; then what is to be known of it. The other way
+            // round each page would go through all that come after it.
             let sql = format!(
-                "{FACTS} from jobs j
-                 left join (select job, {TERMS} from watches where status = 'watching' and job > $1
-                            group by job) t on t.job = j.no
-                 where j.no > $1 and (t.watching is not null or j.look_wanted is not null)
-                 order by j.no limit $2"
+                "with page as (
+                   select job from (select job from watches where status = 'watching' and job > $1
+                                    group by job order by job limit $2) a
+                   union
+                   select no from (select no from jobs where look_wanted is not null and no > $1
+                                   order by no limit $2) b
+                   order by 1 limit $2)
+                 {FACTS} from page p join jobs j on j.no = p.job
+                 left join watches w on w.job = j.no and w.status = 'watching'
+                 group by j.no order by j.no"
             );
             tx.list(&sql, [after.0.into(), limit.into()], |row| read_facts(row, now))
         })
@@ -111,8 +119,9 @@ impl Store {
         .await
     }
 
-    /// Writes a change of a job that goes on.
-    pub async fn observe(&self, observed: Observed) -> Result<()> {
+    /// Writes a change of a job that goes on. The answer is the last watch that was told, where more
+    /// are to be told: the same again, `after` that one.
+    pub async fn observe(&self, observed: Observed) -> Result<Option<(AppNo, WatchId)>> {
         self.ask(Command::Observe, observed).await
     }
 
@@ -143,9 +152,23 @@ fn read_facts(row: &Row<'_>, now: Timestamp) -> Result<JobFacts> {
 }
 
 /// How many watches wait for a job, and what they ask for together.
-pub(super) fn waiting(tx: &Tx<'_>, job: JobNo) -> Result<(u32, Option<Terms>)> {
-    let sql = format!("select {TERMS} from watches where job = $1 and status = 'watching'");
-    tx.one(&sql, [job.0.into()], |row| read_terms(row, 0))
+fn waiting(tx: &Tx<'_>, job: JobNo) -> Result<(u32, Option<Terms>)> {
+    tx.one(
+        "select count(*), min(expires_at), min(poll_interval), min(expected_at), max(events & 96)
+         from watches where job = $1 and status = 'watching'",
+        [job.0.into()],
+        |row| read_terms(row, 0),
+    )
+}
+
+/// Tells those who look what is asked for of a job that is waited for less, or not at all any more.
+pub(super) fn nobody_or_fewer_wait(batch: &mut Batch<'_>, job: JobNo) -> Result<()> {
+    let (watching, terms) = waiting(&batch.tx, job)?;
+    if watching == 0 {
+        batch.tx.run("update jobs set look_wanted = null where no = $1", [job.0.into()])?;
+    }
+    batch.plans.push(Plan::Unwatch { job, watching, terms });
+    Ok(())
 }
 
 /// Says that this process owns every shard, under a new epoch.
@@ -165,7 +188,8 @@ pub(super) fn take_shards(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn observe(batch: &mut Batch<'_>, asks: &[&Observed]) -> Result<Vec<()>> {
+pub(super) fn observe(batch: &mut Batch<'_>, asks: &[&Observed]) -> Result<Vec<Option<(AppNo, WatchId)>>> {
+    let mut told = Vec::with_capacity(asks.len());
     let seen: Vec<String> = asks.iter().map(|ask| to_json(&ask.seen)).collect();
     let changed = batch.tx.each(
         "update jobs set seen = $1, look_wanted = null where no = $2 and generation = $3 and ended = 0",
@@ -173,6 +197,7 @@ pub(super) fn observe(batch: &mut Batch<'_>, asks: &[&Observed]) -> Result<Vec<(
     )?;
     for (ask, changed) in asks.iter().zip(changed) {
         if changed == 0 {
+            told.push(None);
             continue;
         }
         if ask.status_changed {
@@ -188,11 +213,9 @@ pub(super) fn observe(batch: &mut Batch<'_>, asks: &[&Observed]) -> Result<Vec<(
                 ],
             )?;
         }
-        if ask.wanted {
-            tell_progress(batch, ask)?;
-        }
+        told.push(if ask.wanted { tell_progress(batch, ask)? } else { None });
     }
-    Ok(vec![(); asks.len()])
+    Ok(told)
 }
 
 struct Follower {
@@ -204,17 +227,21 @@ struct Follower {
     progress: u32,
 }
 
-/// Makes `job.processing` (once for each watch) and `job.progress` events for the watches that ask.
-fn tell_progress(batch: &mut Batch<'_>, ask: &Observed) -> Result<()> {
+/// Makes `job.processing` (once for each watch) and `job.progress` events for the watches that ask, a
+/// chunk of them. The answer is the last of the chunk, where there are more.
+fn tell_progress(batch: &mut Batch<'_>, ask: &Observed) -> Result<Option<(AppNo, WatchId)>> {
     let name = batch.tx.one(
         "select provider, account, job_id, params from jobs where no = $1",
         [ask.job.0.into()],
         |row| read_name(row, 0),
     )?;
-    let followers = batch.tx.list(
+    // The order is the index's.
+    let (app, watch) = ask.after.unwrap_or((AppNo(0), WatchId(Id::from_bytes([0; 16]))));
+    let mut followers = batch.tx.list(
         "select app, id, events, metadata, traceparent, progress from watches
-         where job = $1 and status = 'watching' and events & 96 <> 0 order by id limit $2",
-        [ask.job.0.into(), PROGRESS_CHUNK.into()],
+         where job = $1 and status = 'watching' and (app, id) > ($2, $3) and events & 96 <> 0
+         order by app, id limit $4",
+        [ask.job.0.into(), app.0.into(), watch.0.into(), (CHUNK + 1).into()],
         |row| {
             Ok(Follower {
                 app: AppNo(row.int(0)?),
@@ -226,6 +253,9 @@ fn tell_progress(batch: &mut Batch<'_>, ask: &Observed) -> Result<()> {
             })
         },
     )?;
+    let more = followers.len() > CHUNK as usize;
+    followers.truncate(CHUNK as usize);
+    let last = followers.last().filter(|_| more).map(|follower| (follower.app, follower.watch));
     for follower in followers {
         let about = About {
             watch: follower.watch,
@@ -247,14 +277,15 @@ fn tell_progress(batch: &mut Batch<'_>, ask: &Observed) -> Result<()> {
             deliveries::create(batch, event, follower.traceparent.as_deref(), None, shard)?;
         }
     }
-    Ok(())
+    Ok(last)
 }
 
 fn due_events(batch: &Batch<'_>, ask: &Observed, follower: &Follower) -> Result<Vec<(EventType, u32)>> {
     let mut due = Vec::new();
     if ask.seen.status == JobStatus::Processing && follower.events.has(EventType::JobProcessing) {
         let id = EventId::derive(follower.watch, EventType::JobProcessing, 0);
-        let told = batch.tx.find("select 1 from events where id = $1", [id.0.into()], |row| row.int(0))?;
+        let told =
+            batch.tx.find("select position from events where id = $1", [id.0.into()], |row| row.int(0))?;
         if told.is_none() {
             due.push((EventType::JobProcessing, 0));
         }
@@ -307,8 +338,8 @@ fn look_now_one(batch: &mut Batch<'_>, ask: &LookNow) -> Result<LookNowAnswer> {
         idempotency::remember(tx, remember, (202, None, answer), ask.now)?;
     }
     let sql = format!(
-        "{FACTS} from jobs j left join (select job, {TERMS} from watches
-           where job = $1 and status = 'watching' group by job) t on t.job = j.no where j.no = $1"
+        "{FACTS} from jobs j left join watches w on w.job = j.no and w.status = 'watching'
+         where j.no = $1 group by j.no"
     );
     let facts = tx.one(&sql, [job.0.into()], |row| read_facts(row, ask.now))?;
     batch.plans.push(Plan::LookNow(Box::new(facts)));

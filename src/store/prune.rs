@@ -11,6 +11,9 @@ use crate::domain::{AppNo, Id, JobNo, Timestamp};
 /// How many watches are forgotten in one transaction.
 const CHUNK: u32 = 100;
 
+/// How many remembered answers.
+const ANSWERS: u32 = 1_000;
+
 /// What to forget.
 #[derive(Clone, Copy, Debug)]
 pub struct Prune {
@@ -34,8 +37,11 @@ pub(super) fn prune(batch: &mut Batch<'_>, asks: &[&Prune]) -> Result<Vec<usize>
 }
 
 fn prune_some(tx: &Tx<'_>, ask: &Prune) -> Result<usize> {
-    let answers =
-        tx.run("delete from idempotency where created_at < $1", [ask.now.minus(idempotency::KEPT).into()])?;
+    let answers = tx.run(
+        "delete from idempotency where (app, path, key) in
+           (select app, path, key from idempotency where created_at < $1 order by created_at limit $2)",
+        [ask.now.minus(idempotency::KEPT).into(), ANSWERS.into()],
+    )?;
     let told = old_watches(tx, ask.events_before, "pruned = 0 and")?;
     for (app, watch, _) in &told {
         for sql in [
@@ -52,7 +58,7 @@ fn prune_some(tx: &Tx<'_>, ask: &Prune) -> Result<usize> {
         tx.run("delete from watch_destinations where watch = $1", [(*watch).into()])?;
         tx.run("delete from watches where app = $1 and id = $2", [app.0.into(), (*watch).into()])?;
         let left =
-            tx.find("select 1 from watches where job = $1 limit 1", [job.0.into()], |row| row.int(0))?;
+            tx.find("select job from watches where job = $1 limit 1", [job.0.into()], |row| row.int(0))?;
         if left.is_none() {
             for sql in [
                 "delete from observations where job = $1",

@@ -102,8 +102,13 @@ impl Store {
 fn observed(tx: &Tx<'_>, frame: &Frame) -> Result<Vec<(Timestamp, Happening)>> {
     let mut seen = tx.list(
         "select at, status, raw_status, progress from observations
-         where job = $1 and at >= $2 and ($3 is null or at <= $3) order by at limit $4",
-        [frame.job.0.into(), frame.created_at.into(), frame.ended_at.into(), MOST.into()],
+         where job = $1 and at >= $2 and at <= $3 order by at limit $4",
+        [
+            frame.job.0.into(),
+            frame.created_at.into(),
+            frame.ended_at.unwrap_or(Timestamp::MAX).into(),
+            MOST.into(),
+        ],
         |row| {
             let status = row.word(1, JobStatus::parse)?;
             Ok((

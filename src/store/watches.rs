@@ -5,10 +5,11 @@
 //! for anew. An ending ends the watches of its own generation and earlier ones only, so it can never
 //! reach the new watch, whichever is committed first.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::db::{Result, Row, Tx, Value};
+use super::db::{Result, Row, StoreError, Tx, Value, Where};
 use super::idempotency::{self, Remember, Replay};
 use super::writer::{Batch, Command};
 use super::{Store, deliveries, jobs};
@@ -93,22 +94,16 @@ impl Store {
     /// The app's watches, newest first.
     pub async fn watches(&self, app: AppNo, filter: WatchFilter, limit: u32) -> Result<Vec<Watch>> {
         self.read(move |tx| {
-            // A job's id leads to few watches, by way of the jobs; without one the app's are gone through.
-            let by_job = if filter.job_id.is_some() { "j.job_id = $2" } else { "$2 is null" };
-            let sql = format!(
-                "{SELECT} where w.app = $1 and {by_job} and ($3 is null or j.provider = $3)
-                 and ($4 is null or w.status = $4) and w.id < $5
-                 order by w.id desc limit $6"
-            );
-            let row = [
-                app.0.into(),
-                filter.job_id.as_deref().into(),
-                filter.provider.as_deref().into(),
-                filter.status.map(WatchStatus::as_str).into(),
-                filter.before.map_or(Id::MAX, |id| id.0).into(),
-                limit.into(),
-            ];
-            let mut found = tx.list(&sql, row, read_watch)?;
+            // A job's id leads to few watches, by way of the jobs (`+ 0` hides the primary key from the
+            // planner); without one the app's are gone through.
+            let by_app = if filter.job_id.is_some() { "w.app + 0 =" } else { "w.app =" };
+            let mut query = Where::new(&format!("{SELECT} where {by_app}"), app.0);
+            query.and("j.job_id =", filter.job_id.as_deref());
+            query.and("j.provider =", filter.provider.as_deref());
+            query.and("w.status =", filter.status.map(WatchStatus::as_str));
+            query.and("w.id <", filter.before.map(|id| id.0));
+            query.push(" order by w.id desc limit", limit);
+            let mut found = tx.list(&query.sql, query.values, read_watch)?;
             for watch in &mut found {
                 watch.destinations = shown_destinations(tx, watch.id)?;
             }
@@ -189,15 +184,21 @@ pub(super) fn read_destination(row: &Row<'_>, first: usize) -> Result<Destinatio
 
 pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<Registered>> {
     let mut answers: Vec<Option<Registered>> = Vec::with_capacity(asks.len());
+    let mut fresh: Vec<&NewWatch> = Vec::with_capacity(asks.len());
+    let mut keys = HashSet::new();
     for ask in asks {
-        let known = match &ask.remember {
-            Some(remember) => idempotency::recall(&batch.tx, remember, ask.watch.created_at)?,
-            None => None,
-        };
+        let mut known = None;
+        if let Some(remember) = &ask.remember {
+            if !keys.insert((remember.app, &remember.path, &remember.key)) {
+                return Err(StoreError::Inconsistent("one key twice in a batch: each by itself".to_owned()));
+            }
+            known = idempotency::recall(&batch.tx, remember, ask.watch.created_at)?;
+        }
+        if known.is_none() {
+            fresh.push(&ask.watch);
+        }
         answers.push(known.map(Registered::Replayed));
     }
-    let fresh: Vec<&NewWatch> =
-        asks.iter().zip(&answers).filter(|(_, answer)| answer.is_none()).map(|(ask, _)| &ask.watch).collect();
     let jobs = upsert_jobs(&batch.tx, &fresh)?;
     insert_watches(&batch.tx, &fresh, &jobs)?;
     let mut made = fresh.iter().zip(&jobs).map(|(new, job)| {
@@ -347,10 +348,16 @@ fn shown(new: &NewWatch, job: &FoundJob) -> Watch {
 }
 
 pub(super) fn stop(batch: &mut Batch<'_>, asks: &[&Stop]) -> Result<Vec<Stopped>> {
-    asks.iter().map(|ask| stop_one(batch, ask)).collect()
+    let mut fewer = BTreeSet::new();
+    let stopped = asks.iter().map(|ask| stop_one(batch, ask, &mut fewer)).collect();
+    // Once for each job: whoever stops all the watches of one should not have them counted each time.
+    for job in fewer {
+        jobs::nobody_or_fewer_wait(batch, job)?;
+    }
+    stopped
 }
 
-fn stop_one(batch: &mut Batch<'_>, ask: &Stop) -> Result<Stopped> {
+fn stop_one(batch: &mut Batch<'_>, ask: &Stop, fewer: &mut BTreeSet<JobNo>) -> Result<Stopped> {
     let Stop { app, watch, now } = *ask;
     let job = batch.tx.find(
         "select job from watches where app = $1 and id = $2",
@@ -365,11 +372,7 @@ fn stop_one(batch: &mut Batch<'_>, ask: &Stop) -> Result<Stopped> {
     )?;
     deliveries::call_off(batch, watch)?;
     if stopped > 0 {
-        let (watching, terms) = jobs::waiting(&batch.tx, job)?;
-        if watching == 0 {
-            batch.tx.run("update jobs set look_wanted = null where no = $1", [job.0.into()])?;
-        }
-        batch.plans.push(Plan::Unwatch { job, watching, terms });
+        fewer.insert(job);
         batch.ended.push(watch);
     }
     Ok(Stopped::Done)
@@ -380,12 +383,13 @@ pub(super) fn greatest_id(tx: &Tx<'_>) -> Result<Id> {
     let mut greatest = Id::from_bytes([0; 16]);
     // App by app: the greatest of an app is at the end of the index.
     for sql in [
-        "select max((select max(id) from watches w where w.app = a.no)) from apps a",
-        "select max((select max(id) from deliveries d where d.app = a.no)) from apps a",
-        "select max(id) from apps",
+        "select (select id from watches where app = a.no order by id desc limit 1) from apps a",
+        "select (select id from deliveries where app = a.no order by id desc limit 1) from apps a",
+        "select id from apps",
     ] {
-        let found = tx.find(sql, [], |row| Ok(row.opt_bytes(0)?))?.flatten();
-        if let Some(bytes) = found.and_then(|bytes| <[u8; 16]>::try_from(bytes).ok()) {
+        for found in tx.list(sql, [], |row| row.opt_bytes(0))?.into_iter().flatten() {
+            let bytes = found.try_into();
+            let bytes = bytes.map_err(|_| StoreError::Inconsistent("an id is not 16 bytes".to_owned()))?;
             greatest = greatest.max(Id::from_bytes(bytes));
         }
     }

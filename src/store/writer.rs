@@ -10,25 +10,28 @@
 //! them is an order in which they could have come.
 //!
 //! **An item's own error fails it alone.** Everything is checked before it gets here, and conflicts
-//! are part of the statements, so a statement that fails is a bug or a broken row. The batch is
-//! rolled back and each half is tried by itself, down to the one that is to blame.
+//! are part of the statements, so a statement that fails is a bug or a broken row; so is a panic. The
+//! batch is rolled back and each half is tried by itself, down to the one that is to blame.
 //!
 //! **The store's own error fails all.** Full, unreadable, locked: the batch is rolled back, everyone
 //! is told so (503), and [`Shared::refusing`] is set until a commit succeeds, so that no send starts
-//! whose outcome could not be written.
+//! whose outcome could not be written. Until then every batch writes something, or one that only
+//! reads would pass for a sign of recovery.
 //!
 //! **A failed COMMIT is never run again.** After a failed sync nobody knows what is on disk, and a
 //! second sync would lie about it; the process ends, and the next start reads what is there. A full
 //! disk is the exception: it fails while frames are appended, before the one that commits, so the
 //! transaction is known not to have happened.
 //!
-//! **What others are told, they are told after the commit, and before its commands are answered**: plans to those who look, deliveries to
-//! those who send, the end of a watch to those who wait for it. A crash in between loses a message,
-//! never a fact: at start all three are made from the rows again.
+//! **What others are told, they are told after the commit, and before its commands are answered**:
+//! plans to those who look, deliveries to those who send, the end of a watch to those who wait for
+//! it. A crash in between loses a message, never a fact: at start all three are made from the rows
+//! again.
 //!
 //! **The feed never skips.** An app's events get their positions as the last statements of the
 //! transaction, so their order is the order of the commits.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -37,7 +40,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::db::{Result, StoreError, Tx};
 use super::{Shared, apps, deliveries, endings, feed, jobs, prune, watches};
-use crate::domain::{Errand, Plan, WatchId};
+use crate::domain::{AppNo, Errand, Plan, WatchId};
 
 /// How many commands one transaction takes: enough to spread a sync over, few enough that the first
 /// does not wait long for the last.
@@ -106,7 +109,7 @@ macro_rules! commands {
 commands! {
     Found: apps::Found => apps::Founded, apps::found;
     Register: watches::Register => watches::Registered, watches::register;
-    Observe: jobs::Observed => (), jobs::observe;
+    Observe: jobs::Observed => Option<(AppNo, WatchId)>, jobs::observe;
     End: endings::Ended => endings::Told, endings::end;
     Tell: endings::Tell => endings::Told, endings::tell;
     Expire: endings::Expire => endings::Told, endings::expire;
@@ -124,7 +127,8 @@ commands! {
 }
 
 fn probe(batch: &mut Batch<'_>, asks: &[&()]) -> Result<Vec<()>> {
-    batch.tx.run("update nodes set started_at = started_at", [])?;
+    // A number that grows: SQLite writes no page for an update that changes nothing.
+    batch.tx.run("update nodes set probes = probes + 1", [])?;
     Ok(vec![(); asks.len()])
 }
 
@@ -198,7 +202,15 @@ fn transact(connection: &Connection, shared: &Shared, commands: &mut [Command]) 
         errands: Vec::new(),
         ended: Vec::new(),
     };
-    let applied = apply(&mut batch, commands).and_then(|()| feed::append(&mut batch));
+    let applied = catch_unwind(AssertUnwindSafe(|| {
+        if shared.refusing.load(Ordering::Acquire) {
+            probe(&mut batch, &[])?;
+        }
+        apply(&mut batch, commands)?;
+        feed::append(&mut batch)
+    }));
+    // Without a writer the program would live on and take nothing any more.
+    let applied = applied.unwrap_or_else(|_| Err(StoreError::Inconsistent("a write panicked".to_owned())));
     let Batch { plans, errands, ended, .. } = batch;
     if let Err(error) = applied {
         roll_back(connection);

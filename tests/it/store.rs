@@ -1,0 +1,228 @@
+//! What the store guarantees, whichever database it stands on: functions over a [`Store`], and a thin
+//! set-up that opens one.
+
+mod feed;
+mod lasting;
+mod sending;
+mod watching;
+
+use ringback::domain::{
+    After, AppNo, Attempt, ChannelKind, DeliveryId, DeliveryStatus, Destination, DestinationId, EndingKind,
+    Errand, EventSet, EventType, JobName, JobNo, JobStatus, NewWatch, Observation, Payload, Plan, Send,
+    Terms, Timestamp, Watch, WatchId,
+};
+use ringback::store::{
+    Ended, Found, Observed, Page, Paged, Record, Register, Registered, Remember, Stop, Store, Told, Writer,
+};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// When every story begins.
+pub const START: Timestamp = Timestamp::from_millis(1_771_426_800_000);
+
+pub fn at(seconds: u64) -> Timestamp {
+    START.plus(Duration::from_secs(seconds))
+}
+
+/// A store on a file of its own, with one app.
+pub struct House {
+    pub store: Store,
+    pub app: AppNo,
+    pub path: PathBuf,
+    writer: Option<Writer>,
+    folder: tempfile::TempDir,
+}
+
+impl House {
+    pub async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ringback.db");
+        Self::at(folder, path, START).await
+    }
+
+    pub async fn at(folder: tempfile::TempDir, path: PathBuf, now: Timestamp) -> Self {
+        let (store, writer) = Store::open(&path, now).expect("the store opens");
+        let app = app(&store, "default").await;
+        Self { store, app, path, writer: Some(writer), folder }
+    }
+
+    /// What a crash leaves and the next start finds: all that was answered is on disk.
+    pub async fn reopen(self, now: Timestamp) -> Self {
+        let Self { store, writer, folder, path, .. } = self;
+        drop(store);
+        writer.expect("a writer").join();
+        Self::at(folder, path, now).await
+    }
+
+    pub async fn close(self) -> (tempfile::TempDir, PathBuf) {
+        let Self { store, writer, folder, path, .. } = self;
+        drop(store);
+        writer.expect("a writer").join();
+        (folder, path)
+    }
+
+    /// A watch of the job `job_id`, that wants every ending at one address.
+    pub fn watch(&self, job_id: &str) -> NewWatch {
+        NewWatch {
+            app: self.app,
+            id: WatchId(self.store.ids().draw(START)),
+            job: JobName {
+                provider: "muvi".to_owned(),
+                account: "default".to_owned(),
+                job_id: job_id.to_owned(),
+                params: "{}".to_owned(),
+            },
+            events: EventSet::endings(),
+            payload: Payload::Event,
+            metadata: Some(r#"{"orderId": 42}"#.to_owned()),
+            terms: Terms {
+                expires_at: at(86_400),
+                poll_interval: None,
+                expected_at: None,
+                wants_progress: false,
+            },
+            traceparent: None,
+            destinations: vec![self.destination("a.example")],
+            created_at: START,
+        }
+    }
+
+    pub fn destination(&self, host: &str) -> Destination {
+        Destination {
+            id: DestinationId(self.store.ids().draw(START)),
+            channel: ChannelKind::Webhook,
+            address: format!("https://{host}/hook"),
+            lane: format!("1 https {host} 443"),
+            headers: vec![("x-env".to_owned(), "prod".to_owned())],
+            secret: None,
+        }
+    }
+
+    /// One that hears of progress too.
+    pub fn follower(&self, job_id: &str) -> NewWatch {
+        let mut watch = self.watch(job_id);
+        assert!(watch.events.add("job.*"));
+        watch.terms.wants_progress = true;
+        watch
+    }
+
+    pub async fn register(&self, watch: NewWatch) -> Watch {
+        match self.store.register(asked(watch, None)).await.expect("registered") {
+            Registered::New(watch) => *watch,
+            Registered::Replayed(replay) => panic!("replayed: {replay:?}"),
+        }
+    }
+
+    pub async fn end(&self, job: JobNo, generation: i64) -> Told {
+        self.store.end(ended(job, generation, EndingKind::Completed, at(60))).await.expect("ended")
+    }
+
+    pub async fn stop(&self, watch: WatchId) {
+        self.store.stop(Stop { app: self.app, watch, now: at(30) }).await.expect("stopped");
+    }
+
+    /// Registers a watch on a job of its own and ends it: one delivery waits.
+    pub async fn delivery(&self, job_id: &str) -> Box<Send> {
+        let watch = self.register(self.watch(job_id)).await;
+        self.store.errands().take();
+        self.end(watch.job_no, 0).await;
+        sends(&self.store).pop().expect("a delivery")
+    }
+
+    pub async fn page(&self, now: Timestamp, limit: u32, in_hand: &[DeliveryId]) -> Paged {
+        let lane = "1 https a.example 443".to_owned();
+        self.store.page(Page { lane, now, limit, in_hand: in_hand.to_vec() }).await.expect("a page")
+    }
+
+    pub async fn record(&self, send: &Send, by_hand: bool, after: After) {
+        let record = Record { app: self.app, delivery: send.id, by_hand, attempt: attempt(), after };
+        self.store.record(record).await.expect("recorded");
+    }
+
+    pub async fn shown(&self, id: WatchId) -> Watch {
+        self.store.watch(self.app, id).await.expect("read").expect("there")
+    }
+
+    pub async fn shown_delivery(&self, id: DeliveryId) -> (ringback::domain::Delivery, Vec<Attempt>) {
+        self.store.delivery(self.app, id).await.expect("read").expect("there")
+    }
+
+    /// The types of a watch's app's events, in the order of the feed.
+    pub async fn events(&self) -> Vec<EventType> {
+        let all =
+            self.store.events(self.app, ringback::store::After::Start, Default::default(), 10_000).await;
+        all.expect("read").expect("a feed").into_iter().map(|event| event.event_type).collect()
+    }
+
+    pub async fn statuses(&self, id: WatchId) -> Vec<Option<DeliveryStatus>> {
+        self.shown(id).await.destinations.into_iter().map(|(_, status)| status).collect()
+    }
+}
+
+pub async fn app(store: &Store, name: &str) -> AppNo {
+    let found = Found {
+        name: name.to_owned(),
+        signing_secret: "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz".to_owned(),
+        key_hash: Some([7; 32]),
+        now: START,
+    };
+    store.found(found).await.expect("an app").app.no
+}
+
+pub fn asked(watch: NewWatch, remember: Option<Remember>) -> Register {
+    Register { watch, remember, answer: |watch| (201, format!("/{}", watch.id), b"made".to_vec()) }
+}
+
+pub fn seen(status: JobStatus, progress: Option<u8>) -> Observation {
+    Observation { status, raw_status: Some(status.to_string()), progress, ..Observation::unknown() }
+}
+
+pub fn ended(job: JobNo, generation: i64, kind: EndingKind, at: Timestamp) -> Ended {
+    let status = match kind {
+        EndingKind::Completed => Some(JobStatus::Completed),
+        EndingKind::Failed => Some(JobStatus::Failed),
+        EndingKind::Cancelled => Some(JobStatus::Cancelled),
+        EndingKind::NotFound | EndingKind::Expired => None,
+    };
+    let seen = status.map(|status| seen(status, Some(100)));
+    Ended { job, generation, kind, seen, error: None, raw: None, at }
+}
+
+pub fn observed(job: JobNo, generation: i64, progress: u8, at: Timestamp) -> Observed {
+    Observed {
+        job,
+        generation,
+        seen: seen(JobStatus::Processing, Some(progress)),
+        status_changed: true,
+        progressed: true,
+        wanted: true,
+        after: None,
+        at,
+    }
+}
+
+pub fn attempt() -> Attempt {
+    Attempt {
+        at: at(70),
+        duration_ms: 12,
+        status_code: Some(500),
+        error: None,
+        request_headers: vec![("x-env".to_owned(), "***".to_owned())],
+        response_headers: Vec::new(),
+        response_body: "oh".to_owned(),
+    }
+}
+
+/// The deliveries that those who send have been told of since the last time.
+pub fn sends(store: &Store) -> Vec<Box<Send>> {
+    let send = |errand| match errand {
+        Errand::Send(send) => Some(send),
+        Errand::CallOff { .. } => None,
+    };
+    store.errands().take().into_iter().filter_map(send).collect()
+}
+
+/// What those who look have been told since the last time.
+pub fn plans(store: &Store) -> Vec<Plan> {
+    store.plans().take()
+}

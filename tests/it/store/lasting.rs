@@ -1,0 +1,153 @@
+//! What lasts: over a restart, over the retention, over a full disk; and one process at a time.
+
+use std::time::Duration;
+
+use ringback::domain::{After, JobNo, Reason, WatchId};
+use ringback::store::{Page, Prune, Store, StoreError, WatchFilter};
+
+use super::{House, START, at};
+
+#[tokio::test]
+async fn ids_go_on_in_order_after_a_restart_with_the_clock_set_back() {
+    let house = House::new().await;
+    let before = house.delivery("job_1").await;
+    let house = house.reopen(START.minus(Duration::from_secs(9_999_999))).await;
+    let id = WatchId(house.store.ids().draw(START.minus(Duration::from_secs(9_999_999))));
+    assert!(id.0 > before.id.0 && id.0 > before.watch.0);
+}
+
+#[tokio::test]
+async fn the_app_and_its_key_are_made_once() {
+    let house = House::new().await;
+    let made = house.store.app(house.app).expect("an app");
+    let house = house.reopen(at(1)).await;
+    let again = house.store.app(house.app).expect("an app");
+    assert_eq!((made.id, &made.signing_secret), (again.id, &again.signing_secret));
+    assert!(house.store.key(&[7; 32]).is_some() && house.store.key(&[8; 32]).is_none());
+}
+
+#[tokio::test]
+async fn a_read_after_an_answer_sees_what_was_answered() {
+    let house = House::new().await;
+    for n in 0..50 {
+        let watch = house.register(house.watch(&format!("job_{n}"))).await;
+        assert_eq!(house.shown(watch.id).await.id, watch.id);
+        house.end(watch.job_no, 0).await;
+        assert_eq!(house.events().await.len(), n + 1);
+    }
+}
+
+#[tokio::test]
+async fn what_is_old_is_forgotten_but_nothing_that_is_still_to_be_sent() {
+    let house = House::new().await;
+    let done = house.delivery("job_1").await;
+    house.record(&done, false, After::Failed(Reason::Exhausted)).await;
+    let pending = house.delivery("job_2").await;
+    let running = house.register(house.watch("job_3")).await;
+    let prune = async |events, watches| {
+        let (events_before, watches_before) = (at(events), at(watches));
+        house.store.prune(Prune { events_before, watches_before, now: at(100) }).await.expect("pruned")
+    };
+    let left = async || {
+        let watches = house.store.watches(house.app, WatchFilter::default(), 10).await.expect("read").len();
+        (watches, house.events().await.len())
+    };
+    assert_eq!((prune(60, 60).await, left().await), (0, (3, 2)), "nothing is older");
+    assert_eq!((prune(61, 0).await, left().await), (1, (3, 1)), "its events first");
+    assert!(house.store.delivery(house.app, done.id).await.expect("read").is_none());
+    assert_eq!((prune(61, 61).await, left().await), (1, (2, 1)));
+    assert_eq!(prune(61, 61).await, 0);
+    assert!(house.store.watch(house.app, pending.watch).await.expect("read").is_some());
+    house.record(&pending, false, After::Succeeded).await;
+    assert_eq!(prune(61, 61).await, 2, "both at once");
+    assert_eq!(left().await, (1, 0));
+    assert_eq!(house.store.jobs(JobNo(0), 9, at(0)).await.expect("read")[0].no, running.job_no);
+    // The feed's positions go on where they were.
+    house.end(running.job_no, 0).await;
+    let feed = house.store.events(house.app, ringback::store::After::Start, Default::default(), 9).await;
+    assert_eq!(feed.expect("read").expect("a feed")[0].position, 3);
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_file_is_refused_with_a_sentence() {
+    let house = House::new().await;
+    let error = Store::open(&house.path, START).expect_err("refused").to_string();
+    assert!(error.contains("is in use by another ringback"), "{error}");
+    house.register(house.watch("job_1")).await;
+    let (_folder, path) = house.close().await;
+    drop(Store::open(&path, START).expect("free again"));
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_version_is_refused_and_left_alone() {
+    let (_folder, path) = House::new().await.close().await;
+    let file = rusqlite::Connection::open(&path).expect("opens");
+    file.pragma_update(None, "user_version", 999).expect("set");
+    drop(file);
+    let error = format!("{:#}", Store::open(&path, START).expect_err("refused"));
+    assert!(error.contains("written by a newer version of ringback"), "{error}");
+    let file = rusqlite::Connection::open(&path).expect("opens");
+    let version: i64 = file.query_row("pragma user_version", [], |row| row.get(0)).expect("read");
+    assert_eq!(version, 999);
+}
+
+/// A file system of 1 MiB for this test alone: it runs itself again where it may mount one.
+#[test]
+fn while_the_disk_is_full_writes_are_refused_and_afterwards_taken_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let inner = "mount -t tmpfs -o size=1m tmpfs \"$1\" && exec \"$2\" --exact --ignored --nocapture \"$3\"";
+    let ran = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", inner, "sh"])
+        .arg(folder.path())
+        .arg(std::env::current_exe().expect("a path"))
+        .arg("store::lasting::on_a_small_disk")
+        .env(SMALL_DISK, folder.path())
+        .output();
+    let Ok(ran) = ran else { return };
+    let said = String::from_utf8_lossy(&ran.stderr);
+    if said.contains("unshare:") || said.contains("mount:") {
+        // No name spaces for users here: nothing was tried.
+        return;
+    }
+    assert!(ran.status.success(), "{said}{}", String::from_utf8_lossy(&ran.stdout));
+}
+
+const SMALL_DISK: &str = "RINGBACK_TEST_SMALL_DISK";
+
+#[tokio::test]
+#[ignore = "run by the test above, on a disk of its own"]
+async fn on_a_small_disk() {
+    let Some(disk) = std::env::vars_os().find(|(name, _)| name == SMALL_DISK) else { return };
+    let disk = std::path::PathBuf::from(disk.1);
+    let ballast = disk.join("ballast");
+    std::fs::write(&ballast, vec![0; 256 * 1024]).expect("room");
+    let house = House::at(tempfile::tempdir().expect("a folder"), disk.join("ringback.db"), START).await;
+    let mut made = 0;
+    let refused = loop {
+        let mut watch = house.watch(&format!("job_{made}"));
+        watch.metadata = Some(format!(r#"{{"pad": "{}"}}"#, "x".repeat(4_000)));
+        match house.store.register(super::asked(watch, None)).await {
+            Ok(_) => made += 1,
+            Err(error) => break error,
+        }
+        assert!(made < 10_000, "a disk without end");
+    };
+    assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
+    assert!(house.store.refusing());
+    // A write of a page could still fit where a larger one did not.
+    let mut rest = std::fs::File::create(disk.join("rest")).expect("a name is free");
+    while std::io::Write::write_all(&mut rest, &[0; 512]).is_ok() {}
+    // … and the log has room where the refused one had begun.
+    while house.store.probe().await.is_ok() {}
+    assert!(house.store.refusing());
+    let page = Page { lane: "a".to_owned(), now: START, limit: 1, in_hand: Vec::new() };
+    let _ = house.store.page(page).await;
+    assert!(house.store.refusing(), "a read is no sign of recovery");
+    assert_eq!(house.store.jobs(JobNo(0), 10_000, START).await.expect("read").len(), made);
+    std::fs::remove_file(ballast).expect("freed");
+    house.store.probe().await.expect("taken again");
+    assert!(!house.store.refusing());
+    house.register(house.watch("job_last")).await;
+    let house = house.reopen(START).await;
+    assert_eq!(house.store.jobs(JobNo(0), 10_000, START).await.expect("read").len(), made + 1);
+}

@@ -1,0 +1,223 @@
+//! Deliveries: pages, outcomes, tries by hand.
+
+use ringback::domain::{After, DeliveryStatus, Errand, Reason, Send, Which};
+use ringback::store::{DeliveryFilter, Resend, ResendAnswer};
+
+use super::{House, at, observed, sends};
+
+async fn resend(house: &House, send: &Send, seconds: u64) -> ResendAnswer {
+    let resend = Resend { app: house.app, delivery: send.id, remember: None, now: at(seconds) };
+    house.store.resend(resend).await.expect("taken")
+}
+
+fn ids(sends: &[Send]) -> Vec<ringback::domain::DeliveryId> {
+    sends.iter().map(|send| send.id).collect()
+}
+
+#[tokio::test]
+async fn a_delivery_that_succeeded_is_sent_no_more() {
+    let house = House::new().await;
+    let send = house.delivery("job_1").await;
+    house.record(&send, false, After::Succeeded).await;
+    let (delivery, attempts) = house.shown_delivery(send.id).await;
+    assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Succeeded, None));
+    assert_eq!(attempts, [super::attempt()]);
+    assert!(house.page(at(999), 10, &[]).await.sends.is_empty());
+    assert!(house.store.lanes().await.expect("read").is_empty());
+}
+
+#[tokio::test]
+async fn a_delivery_is_tried_again_when_its_turn_comes_with_the_same_bytes() {
+    let house = House::new().await;
+    let send = house.delivery("job_1").await;
+    house.record(&send, false, After::Again { step: 1, due_at: at(100) }).await;
+    let house = house.reopen(at(80)).await;
+    assert_eq!(house.store.lanes().await.expect("read"), [(send.destination.lane.clone(), at(100))]);
+    let early = house.page(at(99), 10, &[]).await;
+    assert!(early.sends.is_empty() && !early.more);
+    assert_eq!(early.next, Some(at(100)));
+    let due = house.page(at(100), 10, &[]).await;
+    let [again] = &due.sends[..] else { panic!("{due:?}") };
+    assert_eq!((again.id, again.event, &again.body), (send.id, send.event, &send.body));
+    assert_eq!((again.step, again.attempts, again.by_hand), (1, 1, false));
+    assert_eq!(again.destination, send.destination);
+}
+
+#[tokio::test]
+async fn first_tries_go_before_retries_and_what_is_in_hand_is_left_out() {
+    let house = House::new().await;
+    let late = house.delivery("job_0").await;
+    house.record(&late, false, After::Again { step: 1, due_at: at(61) }).await;
+    let mut first = Vec::new();
+    for n in 1..=5 {
+        first.push(house.delivery(&format!("job_{n}")).await.id);
+    }
+    let page = house.page(at(100), 3, &[]).await;
+    assert_eq!((ids(&page.sends), page.more), (first[..3].to_vec(), true));
+    let page = house.page(at(100), 3, &first[..3]).await;
+    let mut rest = first[3..].to_vec();
+    rest.push(late.id);
+    assert_eq!((ids(&page.sends), page.more), (rest.clone(), false));
+    let page = house.page(at(100), 3, &[&first[..], &[late.id]].concat()).await;
+    assert!(page.sends.is_empty() && !page.more);
+    // A clock that was set back holds no first try up.
+    assert_eq!(ids(&house.page(at(0), 9, &[]).await.sends), first);
+}
+
+#[tokio::test]
+async fn a_delivery_that_was_given_up_says_why() {
+    let house = House::new().await;
+    for reason in [Reason::Exhausted, Reason::Refused, Reason::Gone] {
+        let send = house.delivery(reason.as_str()).await;
+        house.record(&send, false, After::Failed(reason)).await;
+        let (delivery, attempts) = house.shown_delivery(send.id).await;
+        assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Failed, Some(reason)));
+        assert_eq!((delivery.next_attempt_at, attempts.len()), (None, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_destination_that_is_gone_gets_nothing_more_of_the_watch() {
+    let house = House::new().await;
+    let mut watch = house.follower("job_1");
+    watch.destinations = vec![house.destination("a.example"), house.destination("b.example")];
+    let gone = watch.destinations[0].id;
+    let watch = house.register(watch).await;
+    house.store.observe(observed(watch.job_no, 0, 10, at(5))).await.expect("taken");
+    let sent = sends(&house.store);
+    assert_eq!(sent.len(), 4);
+    let first = sent.iter().find(|send| send.destination.id == gone).expect("one to it");
+    house.record(first, false, After::Failed(Reason::Gone)).await;
+    let off = Errand::CallOff { watch: watch.id, which: Which::To(gone) };
+    let told = house.store.errands().take();
+    assert_eq!(format!("{told:?}"), format!("{:?}", [off]), "what is in hand is called off too");
+    for send in &sent {
+        let (delivery, _) = house.shown_delivery(send.id).await;
+        let reason = (send.destination.id == gone).then_some(Reason::Gone);
+        assert_eq!(delivery.reason, reason);
+    }
+    house.end(watch.job_no, 0).await;
+    let ending: Vec<_> = sends(&house.store).into_iter().map(|send| send.destination.id).collect();
+    assert_eq!(ending, [watch.destinations[1].0.id]);
+}
+
+#[tokio::test]
+async fn the_outcome_of_a_send_that_was_in_flight_at_the_stop_is_on_record() {
+    let house = House::new().await;
+    for (job, after, status) in [
+        ("job_1", After::Succeeded, DeliveryStatus::Succeeded),
+        ("job_2", After::Again { step: 1, due_at: at(100) }, DeliveryStatus::Failed),
+        ("job_3", After::Failed(Reason::Exhausted), DeliveryStatus::Failed),
+    ] {
+        let send = house.delivery(job).await;
+        house.stop(send.watch).await;
+        house.record(&send, false, after).await;
+        let (delivery, attempts) = house.shown_delivery(send.id).await;
+        assert_eq!((delivery.status, attempts.len()), (status, 1), "{job}");
+        let reason = (status == DeliveryStatus::Failed).then_some(Reason::Stopped);
+        assert_eq!((delivery.reason, delivery.next_attempt_at), (reason, None));
+    }
+    assert!(house.page(at(999), 10, &[]).await.sends.is_empty());
+}
+
+#[tokio::test]
+async fn a_try_by_hand_of_what_is_done_is_one_attempt_and_a_failure_changes_nothing() {
+    let house = House::new().await;
+    let send = house.delivery("job_1").await;
+    house.record(&send, false, After::Failed(Reason::Exhausted)).await;
+    assert!(matches!(resend(&house, &send, 80).await, ResendAnswer::Wanted));
+    let told = sends(&house.store);
+    assert!(told.len() == 1 && told[0].by_hand && told[0].attempts == 1);
+    assert_eq!(ids(&house.page(at(80), 10, &[]).await.sends), [send.id], "it outlives a crash");
+    house.record(&send, true, After::AsBefore).await;
+    let (delivery, attempts) = house.shown_delivery(send.id).await;
+    assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Failed, Some(Reason::Exhausted)));
+    assert_eq!((delivery.next_attempt_at, attempts.len()), (None, 2));
+    resend(&house, &send, 90).await;
+    house.record(&send, true, After::Succeeded).await;
+    assert_eq!(house.shown_delivery(send.id).await.0.status, DeliveryStatus::Succeeded);
+}
+
+#[tokio::test]
+async fn a_try_by_hand_of_what_is_pending_keeps_its_schedule() {
+    let house = House::new().await;
+    let send = house.delivery("job_1").await;
+    house.record(&send, false, After::Again { step: 2, due_at: at(500) }).await;
+    resend(&house, &send, 80).await;
+    let [now] = &house.page(at(80), 10, &[]).await.sends[..] else { panic!("due now") };
+    assert!(now.by_hand);
+    house.record(&send, true, After::AsBefore).await;
+    let page = house.page(at(80), 10, &[]).await;
+    assert!(page.sends.is_empty());
+    assert_eq!(page.next, Some(at(500)));
+    assert_eq!(house.page(at(500), 10, &[]).await.sends[0].step, 2);
+}
+
+#[tokio::test]
+async fn a_try_by_hand_asked_for_while_a_send_is_in_flight_is_made_after_it() {
+    let house = House::new().await;
+    for (job, after) in
+        [("job_1", After::Again { step: 1, due_at: at(500) }), ("job_2", After::Failed(Reason::Exhausted))]
+    {
+        let send = house.delivery(job).await;
+        resend(&house, &send, 80).await;
+        house.record(&send, false, after).await;
+        let page = house.page(at(80), 10, &[]).await;
+        assert_eq!(ids(&page.sends), [send.id], "{job}");
+        assert!(page.sends[0].by_hand);
+        house.record(&send, true, After::Succeeded).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stop_calls_off_a_try_by_hand_too_and_allows_no_other() {
+    let house = House::new().await;
+    let done = house.delivery("job_1").await;
+    house.record(&done, false, After::Failed(Reason::Exhausted)).await;
+    resend(&house, &done, 80).await;
+    house.stop(done.watch).await;
+    house.record(&done, true, After::AsBefore).await;
+    assert!(house.page(at(999), 10, &[]).await.sends.is_empty());
+    let pending = house.delivery("job_2").await;
+    house.stop(pending.watch).await;
+    assert!(matches!(resend(&house, &pending, 90).await, ResendAnswer::Stopped));
+    let unknown = Resend {
+        app: super::app(&house.store, "other").await,
+        delivery: pending.id,
+        remember: None,
+        now: at(90),
+    };
+    assert!(matches!(house.store.resend(unknown).await.expect("answered"), ResendAnswer::Unknown));
+}
+
+#[tokio::test]
+async fn deliveries_are_listed_newest_first_with_filters_and_a_cursor() {
+    let house = House::new().await;
+    let mut all = Vec::new();
+    for n in 0..6 {
+        all.insert(0, house.delivery(&format!("job_{n}")).await);
+    }
+    house.record(&all[0], false, After::Succeeded).await;
+    house.record(&all[1], false, After::Failed(Reason::Exhausted)).await;
+    let list = async |filter| {
+        let found = house.store.deliveries(house.app, filter, 4).await.expect("read");
+        found.into_iter().map(|delivery| delivery.id).collect::<Vec<_>>()
+    };
+    let expected: Vec<_> = all.iter().map(|send| send.id).collect();
+    let by = DeliveryFilter::default;
+    assert_eq!(list(by()).await, expected[..4]);
+    assert_eq!(list(DeliveryFilter { before: Some(expected[3]), ..by() }).await, expected[4..]);
+    for (status, ids) in [
+        (DeliveryStatus::Succeeded, &expected[..1]),
+        (DeliveryStatus::Failed, &expected[1..2]),
+        (DeliveryStatus::Pending, &expected[2..]),
+    ] {
+        assert_eq!(list(DeliveryFilter { status: Some(status), ..by() }).await, ids);
+    }
+    assert_eq!(list(DeliveryFilter { watch: Some(all[2].watch), ..by() }).await, expected[2..3]);
+    let to = Some(all[3].destination.id);
+    assert_eq!(list(DeliveryFilter { destination: to, ..by() }).await, expected[3..4]);
+    assert!(list(DeliveryFilter { since: Some(at(61)), ..by() }).await.is_empty());
+    assert_eq!(list(DeliveryFilter { since: Some(at(60)), until: Some(at(61)), ..by() }).await.len(), 4);
+    assert!(list(DeliveryFilter { until: Some(at(60)), ..by() }).await.is_empty());
+}

@@ -6,6 +6,7 @@
 #![expect(clippy::print_stderr, reason = "a command's errors belong on stderr")]
 
 pub mod config;
+pub mod demo;
 pub mod listen;
 pub mod serve;
 pub mod sim;
@@ -34,6 +35,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Demo(demo::Demo),
     Sim(sim::Sim),
     Listen(listen::Listen),
     Verify(verify::Verify),
@@ -59,6 +61,7 @@ impl From<anyhow::Error> for Failure {
 pub fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Serve(command) => wait(command.run()),
+        Command::Demo(command) => wait(command.run()),
         Command::Sim(command) => wait(command.run()),
         Command::Listen(command) => wait(command.run()),
         Command::Verify(command) => command.run(),

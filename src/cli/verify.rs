@@ -117,7 +117,7 @@ mod tests {
             (time, &good, b"{}", at, "does not hold"),
             (time, &good, b"", at, "The body is empty"),
             (time, &good, &with_break, at, "Without the line break"),
-            (time, &good, BODY, late, "timestamp"),
+            (time, &good, BODY, late, " s ago"),
             ("yesterday", &good, BODY, at, "timestamp"),
         ];
         for (timestamp, signature, body, now, why) in table {

@@ -15,6 +15,7 @@
 //! of the send in flight leaves them alone, unless it succeeded, or was itself asked for by hand: that
 //! one answers both wishes.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Store;
@@ -384,20 +385,27 @@ fn page_one(batch: &Batch<'_>, ask: &Page) -> Result<Paged> {
     let limit = ask.limit as usize;
     // As many more as could turn out to be in hand, and one to know whether there are more.
     let most = i64::try_from(limit + ask.in_hand.len() + 1).unwrap_or(i64::MAX);
-    let mut sends = Vec::new();
+    let in_hand: HashSet<DeliveryId> = ask.in_hand.iter().copied().collect();
+    let mut waiting = Vec::new();
     // A first try is due at once, whatever has become of the clock since it was planned.
     for (late, until) in [(0i64, Timestamp::MAX), (1, ask.now)] {
-        if sends.len() > limit {
+        if waiting.len() > limit {
             break;
         }
-        let sql =
-            format!("{SENDS} where d.lane = $1 and d.late = $2 and d.turn <= $3 order by d.turn limit $4");
+        // The index alone answers this; the rows are read only of those that are taken.
         let row = [(&ask.lane).into(), late.into(), until.into(), most.into()];
-        sends.extend(batch.tx.list(&sql, row, read_send)?);
-        sends.retain(|send| !ask.in_hand.contains(&send.id));
+        waiting.extend(batch.tx.list(
+            "select app, id from deliveries where lane = $1 and late = $2 and turn <= $3 order by turn limit $4",
+            row,
+            |row| Ok((row.int(0)?, DeliveryId(row.id(1)?))),
+        )?);
+        waiting.retain(|(_, id)| !in_hand.contains(id));
     }
-    let more = sends.len() > limit;
-    sends.truncate(limit);
+    let more = waiting.len() > limit;
+    waiting.truncate(limit);
+    let sql = format!("{SENDS} where d.app = $1 and d.id = $2");
+    let rows = waiting.iter().map(|(app, id)| [(*app).into(), id.0.into()]);
+    let sends = batch.tx.fetch(&sql, rows, read_send)?.into_iter().flatten().collect();
     let next = batch.tx.one(
         "select min(turn) from deliveries where lane = $1 and late = 1 and turn > $2",
         [(&ask.lane).into(), ask.now.into()],

@@ -36,7 +36,7 @@ use crate::domain::{
     Which, next_attempt,
 };
 use crate::egress::Egress;
-use crate::store::{Page, Paged, Record, Store, StoreError};
+use crate::store::{Page, Paged, Record, Rewind, Store, StoreError};
 
 /// How many deliveries may be in hand in all, and how many bytes of bodies: what is beyond waits on
 /// disk, not in memory.
@@ -144,6 +144,11 @@ impl Deliverer {
 
     /// Finds the lanes in which something waits.
     pub async fn load(&self) -> Result<(), StoreError> {
+        let rewind = Rewind { schedule: self.policy.retries.schedule.clone(), now: self.clock.now() };
+        match self.store.rewind(rewind).await? {
+            0 => {}
+            count => tracing::warn!(count, "the clock was set back: retries are planned anew"),
+        }
         let lanes = self.store.lanes().await?;
         let mut hand = self.hand();
         for (lane, turn) in lanes {

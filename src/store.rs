@@ -23,7 +23,7 @@ mod writer;
 
 pub use apps::{Found, Founded, Key, Scope};
 pub use db::StoreError;
-pub use deliveries::{DeliveryFilter, Page, Paged, Record, Resend, ResendAnswer};
+pub use deliveries::{DeliveryFilter, Page, Paged, Record, Resend, ResendAnswer, Rewind};
 pub use endings::{Ended, Expire, Tell, Told};
 pub use feed::{After, EventFilter};
 pub use idempotency::{Remember, Replay};
@@ -184,7 +184,7 @@ impl Store {
         self.ask(Command::Probe, ()).await
     }
 
-    async fn ask<Q, A>(&self, command: fn(Item<Q, A>) -> Command, ask: Q) -> Result<A> {
+    async fn ask<Q, A>(&self, command: fn(Box<Item<Q, A>>) -> Command, ask: Q) -> Result<A> {
         let gone = || StoreError::Unavailable("the writer has ended".to_owned());
         let (item, answer) = Item::new(ask);
         self.queue.send(command(item)).await.map_err(|_| gone())?;

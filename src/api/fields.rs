@@ -25,7 +25,10 @@ pub struct Fields<'a> {
 
 /// A JSON pointer to a field.
 pub fn pointer(base: &str, name: &str) -> String {
-    format!("{base}/{}", name.replace('~', "~0").replace('/', "~1"))
+    if name.contains(['~', '/']) {
+        return format!("{base}/{}", name.replace('~', "~0").replace('/', "~1"));
+    }
+    [base, "/", name].concat()
 }
 
 impl<'a> Fields<'a> {

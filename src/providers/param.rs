@@ -1,6 +1,6 @@
 //! What may stand for a `{name}` in a request: the job id, and further parameters.
 
-use regex_lite::Regex;
+use regex::Regex;
 
 use super::file::{Encode, ParamTable};
 use super::template::percent_encode;

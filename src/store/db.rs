@@ -208,6 +208,11 @@ impl Row<'_> {
         word.as_str().ok().and_then(parse).ok_or_else(|| self.broken(column))
     }
 
+    /// Whether a column holds just this text.
+    pub(super) fn is(&self, column: usize, text: &str) -> Result<bool> {
+        Ok(self.0.get_ref(column)?.as_bytes().is_ok_and(|bytes| bytes == text.as_bytes()))
+    }
+
     /// A JSON text of our own making.
     pub(super) fn json<T: serde::de::DeserializeOwned>(&self, column: usize) -> Result<T> {
         let text = self.0.get_ref(column)?;

@@ -17,6 +17,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Store;
 use super::db::{Result, Row, Where};
@@ -67,6 +68,15 @@ pub struct Paged {
     pub more: bool,
     /// When the next one's turn comes.
     pub next: Option<Timestamp>,
+}
+
+/// The clock was set back: what is planned for a time that is far off now is planned anew.
+#[derive(Clone, Debug)]
+pub struct Rewind {
+    /// The waits after each failed try.
+    pub schedule: Vec<Duration>,
+    /// The time that it is now.
+    pub now: Timestamp,
 }
 
 /// The wish to try a delivery now.
@@ -143,6 +153,11 @@ impl Store {
     /// What there is to send in a lane.
     pub async fn page(&self, page: Page) -> Result<Paged> {
         self.ask(Command::Page, page).await
+    }
+
+    /// Plans retries anew whose last attempt lies in the future; the answer is how many.
+    pub async fn rewind(&self, rewind: Rewind) -> Result<usize> {
+        self.ask(Command::Rewind, rewind).await
     }
 
     /// Writes what came of an attempt.
@@ -412,6 +427,23 @@ fn page_one(batch: &Batch<'_>, ask: &Page) -> Result<Paged> {
         |row| row.opt_time(0),
     )?;
     Ok(Paged { sends, more, next })
+}
+
+/// An attempt in the future says that the clock was set back since. Its delivery waits for its step
+/// from now, not for as long as the clock was wrong.
+pub(super) fn rewind(batch: &mut Batch<'_>, asks: &[&Rewind]) -> Result<Vec<usize>> {
+    let mut answers = Vec::with_capacity(asks.len());
+    for ask in asks {
+        let steps = ask.schedule.iter().zip(1i64..);
+        let changed = batch.tx.each(
+            "update deliveries set due_at = $1, turn = $1
+             where turn is not null and late = 1 and step = $2
+               and (select max(at) from attempts where delivery = deliveries.id) > $3",
+            steps.map(|(wait, step)| [ask.now.plus(*wait).into(), step.into(), ask.now.into()]),
+        )?;
+        answers.push(changed.into_iter().sum());
+    }
+    Ok(answers)
 }
 
 pub(super) fn resend(batch: &mut Batch<'_>, asks: &[&Resend]) -> Result<Vec<ResendAnswer>> {

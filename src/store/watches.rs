@@ -270,7 +270,8 @@ fn upsert_jobs(tx: &Tx<'_>, fresh: &[&NewWatch]) -> Result<Vec<FoundJob>> {
             Ok(FoundJob {
                 no: JobNo(row.int(0)?),
                 generation: row.int(1)?,
-                seen: row.json(2)?,
+                // Most jobs are new, and there is nothing to read.
+                seen: if row.is(2, &UNSEEN)? { Observation::unknown() } else { row.json(2)? },
                 registered_at: row.time(3)?,
             })
         },

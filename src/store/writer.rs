@@ -58,9 +58,9 @@ pub(super) struct Item<Q, A> {
 }
 
 impl<Q, A> Item<Q, A> {
-    pub(super) fn new(ask: Q) -> (Self, oneshot::Receiver<Result<A>>) {
+    pub(super) fn new(ask: Q) -> (Box<Self>, oneshot::Receiver<Result<A>>) {
         let (reply, answer) = oneshot::channel();
-        (Self { ask, answer: None, reply }, answer)
+        (Box::new(Self { ask, answer: None, reply }), answer)
     }
 
     /// Answers; whoever asked may be gone, which is no reason to undo what was committed.
@@ -76,9 +76,9 @@ impl<Q, A> Item<Q, A> {
 
 macro_rules! commands {
     ($($(#[$doc:meta])* $name:ident: $ask:ty => $answer:ty, $apply:path;)*) => {
-        /// Everything that can be written.
+        /// Everything that can be written. In a box each: the queue moves them several times.
         #[derive(Debug)]
-        pub(super) enum Command { $($(#[$doc])* $name(Item<$ask, $answer>),)* }
+        pub(super) enum Command { $($(#[$doc])* $name(Box<Item<$ask, $answer>>),)* }
 
         impl Command {
             fn settle(self, failure: Option<&StoreError>) {
@@ -89,7 +89,7 @@ macro_rules! commands {
         /// Applies all commands, kind by kind, in the order in which the kinds are declared.
         fn apply(batch: &mut Batch<'_>, commands: &mut [Command]) -> Result<()> {
             $({
-                let mut items: Vec<&mut Item<$ask, $answer>> = commands
+                let mut items: Vec<&mut Box<Item<$ask, $answer>>> = commands
                     .iter_mut()
                     .filter_map(|command| match command { Command::$name(item) => Some(item), _ => None })
                     .collect();
@@ -117,6 +117,7 @@ commands! {
     Stop: watches::Stop => watches::Stopped, watches::stop;
     LookNow: jobs::LookNow => jobs::LookNowAnswer, jobs::look_now;
     Record: deliveries::Record => (), deliveries::record;
+    Rewind: deliveries::Rewind => usize, deliveries::rewind;
     Resend: deliveries::Resend => deliveries::ResendAnswer, deliveries::resend;
     /// Read here, between two transactions' worth of writes: a page from an older snapshot would
     /// send a finished delivery again.

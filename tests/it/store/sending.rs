@@ -1,7 +1,9 @@
 //! Deliveries: pages, outcomes, tries by hand.
 
+use std::time::Duration;
+
 use ringback::domain::{After, DeliveryStatus, Errand, Reason, Send, Which};
-use ringback::store::{DeliveryFilter, Resend, ResendAnswer};
+use ringback::store::{DeliveryFilter, Resend, ResendAnswer, Rewind};
 
 use super::{House, at, observed, sends};
 
@@ -62,6 +64,20 @@ async fn first_tries_go_before_retries_and_what_is_in_hand_is_left_out() {
     assert!(page.sends.is_empty() && !page.more);
     // A clock that was set back holds no first try up.
     assert_eq!(ids(&house.page(at(0), 9, &[]).await.sends), first);
+}
+
+#[tokio::test]
+async fn a_retry_planned_by_a_clock_that_was_set_back_since_waits_for_its_step_from_now() {
+    let house = House::new().await;
+    let send = house.delivery("job_1").await;
+    house.record(&send, false, After::Again { step: 1, due_at: at(100_000) }).await;
+    let rewind = |now| Rewind { schedule: vec![Duration::from_secs(5)], now };
+    let tried_at = super::attempt().at;
+    assert_eq!(house.store.rewind(rewind(tried_at)).await.expect("taken"), 0);
+    let before = tried_at.minus(Duration::from_secs(10));
+    assert_eq!(house.store.rewind(rewind(before)).await.expect("taken"), 1);
+    let page = house.page(before, 10, &[]).await;
+    assert_eq!(page.next, Some(before.plus(Duration::from_secs(5))));
 }
 
 #[tokio::test]

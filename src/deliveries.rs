@@ -96,6 +96,7 @@ struct Hand {
 }
 
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent marks, each with its own sentence")]
 struct Lane {
     queue: VecDeque<Box<Send>>,
     flying: HashSet<DeliveryId>,
@@ -244,6 +245,7 @@ impl Deliverer {
         pages
     }
 
+    #[expect(clippy::vec_box, reason = "the boxes come from the queue and go to the tasks")]
     fn due_sends(&self, hand: &mut Hand) -> Vec<Box<Send>> {
         let mut sends = Vec::new();
         while hand.in_flight < self.policy.concurrency {
@@ -581,7 +583,7 @@ fn say(send: &Send, report: &channels::Sent, after: After) {
             tracing::warn!(%delivery, %watch, %event, lane, status, error, %reason, "given up; it can be retried by hand");
         }
         After::AsBefore => {
-            tracing::info!(%delivery, %watch, %event, lane, status, error, "a try by hand failed")
+            tracing::info!(%delivery, %watch, %event, lane, status, error, "a try by hand failed");
         }
     }
 }

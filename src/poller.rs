@@ -284,7 +284,7 @@ impl Poller {
                 if let Some(rare) = &mut entry.rare {
                     (rare.failures, rare.missing, rare.last_error) = (0, None, None);
                 }
-                self.note(entry, &seen);
+                note(entry, &seen);
                 judge_seen(entry, job, &seen, asked.raw, now, &mut judgement);
                 (change, String::new())
             }
@@ -326,23 +326,6 @@ impl Poller {
             agenda.recovered(queue, now);
         }
         judgement
-    }
-
-    fn note(&self, entry: &Entry, seen: &Seen) {
-        let JobName { provider, job_id, .. } = &entry.name;
-        let status = seen.observation.raw_status.as_deref().unwrap_or("");
-        let request_id = seen.request_id.as_deref().unwrap_or("");
-        if seen.unknown_status {
-            tracing::warn!(
-                provider,
-                job_id,
-                status,
-                request_id,
-                "a status that the definition does not know: the job is watched on"
-            );
-        } else {
-            tracing::debug!(provider, job_id, status, request_id, "looked");
-        }
     }
 
     /// The provider says that there is no such job: the job's end, if it has said so long enough.
@@ -474,6 +457,24 @@ impl Drop for InFlight {
         let generation = entry.generation;
         drop(agenda);
         self.settle(generation, false, Some(self.at.plus(STUMBLED)));
+    }
+}
+
+/// What was seen, for the log.
+fn note(entry: &Entry, seen: &Seen) {
+    let JobName { provider, job_id, .. } = &entry.name;
+    let status = seen.observation.raw_status.as_deref().unwrap_or("");
+    let request_id = seen.request_id.as_deref().unwrap_or("");
+    if seen.unknown_status {
+        tracing::warn!(
+            provider,
+            job_id,
+            status,
+            request_id,
+            "a status that the definition does not know: the job is watched on"
+        );
+    } else {
+        tracing::debug!(provider, job_id, status, request_id, "looked");
     }
 }
 

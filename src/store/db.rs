@@ -148,7 +148,8 @@ impl<'a> Where<'a> {
     pub(super) fn push(&mut self, text: &str, value: impl Into<Value<'a>>) {
         self.values.push(value.into());
         self.sql.push_str(text);
-        self.sql.push_str(&format!(" ${}", self.values.len()));
+        self.sql.push_str(" $");
+        self.sql.push_str(&self.values.len().to_string());
     }
 }
 

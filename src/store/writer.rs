@@ -168,7 +168,9 @@ fn commit(connection: &Connection, shared: &Arc<Shared>, mut commands: Vec<Comma
             shared.plans.put(told.plans);
             shared.errands.put(told.errands);
             shared.bell.ring(&told.ended);
-            commands.into_iter().for_each(|command| command.settle(None));
+            for command in commands {
+                command.settle(None);
+            }
         }
         Err(StoreError::Inconsistent(_)) if commands.len() > 1 => {
             let second = commands.split_off(commands.len() / 2);
@@ -181,7 +183,9 @@ fn commit(connection: &Connection, shared: &Arc<Shared>, mut commands: Vec<Comma
             {
                 tracing::error!(%reason, "the store refuses writes: nothing is accepted or sent until it takes them");
             }
-            commands.into_iter().for_each(|command| command.settle(Some(&error)));
+            for command in commands {
+                command.settle(Some(&error));
+            }
         }
     }
 }

@@ -44,9 +44,9 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     let (folder, path) = house.close().await;
     let before = rows(&path);
     assert!(before.iter().all(|(_, count)| *count > 0), "an example of everything: {before:?}");
-    let (store, writer) = Store::open(&path, at(200)).expect("opens again");
-    drop(store);
-    writer.join();
+    let (again, closing) = Store::open(&path, at(200)).expect("opens again");
+    drop(again);
+    closing.join();
     assert_eq!(rows(&path), before);
     let file = Connection::open(&path).expect("opens");
     let version: i64 = file.query_row("pragma user_version", [], |row| row.get(0)).expect("read");

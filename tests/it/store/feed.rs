@@ -3,6 +3,8 @@
 use ringback::domain::{After as Outcome, EventType};
 use ringback::store::{After, EventFilter, Happening};
 
+use EventType::{JobCompleted, JobProcessing, JobProgress};
+
 use super::{House, at, observed, sends};
 
 #[tokio::test]
@@ -72,7 +74,6 @@ async fn the_feed_goes_on_after_an_event_of_the_app_and_of_no_other() {
     };
     let all = house.store.events(house.app, After::Start, EventFilter::default(), 10).await;
     let first = all.expect("read").expect("a feed").remove(0);
-    use EventType::{JobCompleted, JobProcessing, JobProgress};
     assert_eq!(
         list(house.app, After::Start, None).await,
         Some(vec![JobProcessing, JobProgress, JobCompleted])

@@ -64,7 +64,10 @@ async fn what_is_old_is_forgotten_but_nothing_that_is_still_to_be_sent() {
     assert_eq!(house.store.jobs(JobNo(0), 9, at(0)).await.expect("read")[0].no, running.job_no);
     // The feed's positions go on where they were.
     house.end(running.job_no, 0).await;
-    let feed = house.store.events(house.app, ringback::store::After::Start, Default::default(), 9).await;
+    let feed = house
+        .store
+        .events(house.app, ringback::store::After::Start, ringback::store::EventFilter::default(), 9)
+        .await;
     assert_eq!(feed.expect("read").expect("a feed")[0].position, 3);
 }
 

@@ -11,6 +11,8 @@ use ringback::store::{
     StoreError, Tell, Told, WatchFilter,
 };
 
+use EventType::{JobProcessing, JobProgress};
+
 use super::{House, asked, at, ended, observed, plans, seen, sends};
 
 #[tokio::test]
@@ -26,7 +28,7 @@ async fn watches_of_one_job_share_it_and_the_plan_of_each_is_told() {
         .into_iter()
         .map(|plan| match plan {
             Plan::Watch(facts) => (facts.no, facts.watching),
-            other => panic!("{other:?}"),
+            other @ (Plan::Unwatch { .. } | Plan::LookNow(_)) => panic!("{other:?}"),
         })
         .collect();
     assert_eq!(told, [(first.job_no, 1), (first.job_no, 1), (other.job_no, 1)]);
@@ -129,7 +131,6 @@ async fn processing_is_told_once_and_progress_is_numbered() {
         let observed = observed(follower.job_no, 0, progress, at(seconds));
         assert_eq!(house.store.observe(observed).await.expect("taken"), None);
     }
-    use EventType::{JobProcessing, JobProgress};
     assert_eq!(house.events().await, [JobProcessing, JobProgress, JobProgress, JobProgress]);
     let sent = sends(&house.store);
     assert_eq!(sent.len(), 4);

@@ -155,7 +155,7 @@ impl Poller {
     pub fn pulse(&self) -> Pulse {
         let now = self.clock.now();
         let agenda = self.agenda();
-        let next = if self.store.plans().is_empty() { agenda.next(now) } else { Some(now) };
+        let next = if self.store.plans().is_empty() { agenda.said } else { Some(now) };
         Pulse { under_way: self.alive.strong_count() - 1, next }
     }
 
@@ -168,7 +168,8 @@ impl Poller {
             let mut agenda = self.agenda();
             self.merge(&mut agenda, now);
             let due = agenda.due(now);
-            (due, agenda.next(now))
+            agenda.said = agenda.next(now);
+            (due, agenda.said)
         };
         for due in due {
             match due {

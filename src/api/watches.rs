@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 
-use super::request::{Caller, Claim, Held, Query, json, no_fields};
+use super::request::{Caller, Claim, Held, Name, Query, json, no_fields};
 use super::serve::raised;
 use super::{Answer, Api, cursor, page, problem::Problem, register, replayed, reply, view};
 use crate::domain::{Watch, WatchId, WatchStatus, parse_duration};
@@ -78,7 +78,7 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
 pub async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Path(id): Path<String>,
+    Name(id): Name,
     parts: Parts,
 ) -> Answer {
     let app = caller.may(Scope::Read)?;
@@ -110,7 +110,7 @@ pub async fn show(
 pub async fn stop(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Path(id): Path<String>,
+    Name(id): Name,
     parts: Parts,
 ) -> Answer {
     let app = caller.may(Scope::Write)?;
@@ -129,7 +129,7 @@ pub async fn stop(
 pub async fn poll(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Path(id): Path<String>,
+    Name(id): Name,
     Extension(held): Extension<Held>,
     parts: Parts,
 ) -> Answer {
@@ -152,7 +152,7 @@ pub async fn poll(
 pub async fn story(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Path(id): Path<String>,
+    Name(id): Name,
     parts: Parts,
 ) -> Answer {
     let app = caller.may(Scope::Read)?;

@@ -378,7 +378,7 @@ async fn it_is_alive_and_ready_without_a_key_and_not_ready_while_it_drains() {
     t.receiver.script("/hook", [reply]);
     t.provider.completed("job_1");
     t.watch("job_1").await;
-    t.pass_but(1, seconds(5)).await;
+    t.pass(seconds(5)).await;
     t.receiver.next().await;
     let address = t.address();
     let half = "GET /readyz HTTP/1.1\r\nhost: ringback\r\n";
@@ -387,7 +387,8 @@ async fn it_is_alive_and_ready_without_a_key_and_not_ready_while_it_drains() {
     t.get_without_key("/healthz").await.expect(200);
     let stopping = t.begin_stop();
     t.closed(address).await;
-    tokio::io::AsyncWriteExt::write_all(&mut open, b"\r\n").await.unwrap();
+    // Half a request is no request: it may be cut off. If not, its answer is no.
+    let _ = tokio::io::AsyncWriteExt::write_all(&mut open, b"\r\n").await;
     if let Some(answer) = Answer::read(&mut tokio::io::BufReader::new(open)).await {
         assert_eq!(answer.status, 503, "{}", answer.text());
     }

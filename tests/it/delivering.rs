@@ -80,7 +80,7 @@ async fn what_was_sent_and_not_recorded_in_a_crash_is_sent_again_under_the_same_
     t.receiver.script("/hook", [reply]);
     t.provider.completed("job_1");
     let watch = t.watch("job_1").await;
-    t.pass_but(1, seconds(5)).await;
+    t.pass(seconds(5)).await;
     t.receiver.received(1).await;
     t.crash().await;
     gate.open();
@@ -107,18 +107,13 @@ async fn a_2xx_is_success_whatever_becomes_of_its_body() {
     t.receiver.script("/stalled", [Reply::stalled(200)]);
     t.provider.completed("job_3");
     let watch = t.register(&json!({ "jobId": "job_3", "callbackUrl": t.receiver.url("/stalled") })).await;
-    t.pass_but(1, seconds(5)).await;
+    t.pass(seconds(5)).await;
     t.receiver.next().await;
-    stand_on(&t, 20).await;
+    t.clock.advance(seconds(20));
+    t.held.none().await;
+    t.rest().await;
     assert_eq!(t.delivery(&watch).await["status"], "succeeded");
     t.finish().await;
-}
-
-/// Lets a deadline pass, which is no plan that [`Harness::pass`] could know of, in steps small enough
-/// that whatever was on its way has arrived.
-async fn stand_on(t: &Harness, span: u64) {
-    t.clock.advance(seconds(span));
-    t.rest().await;
 }
 
 #[tokio::test]
@@ -128,10 +123,13 @@ async fn a_receiver_that_does_not_answer_in_time_is_tried_again() {
     t.receiver.script("/hook", [reply]);
     t.provider.completed("job_1");
     let watch = t.watch("job_1").await;
-    t.pass_but(1, seconds(5)).await;
+    t.pass(seconds(5)).await;
     t.receiver.next().await;
-    t.pass_but(1, Duration::from_millis(6_999)).await;
-    stand_on(&t, 1).await;
+    t.pass(Duration::from_millis(6_999)).await;
+    assert_eq!(t.held.count(), 1);
+    t.clock.advance(Duration::from_millis(1));
+    t.held.none().await;
+    t.rest().await;
     let attempt = &t.delivery(&watch).await["attempts"][0];
     assert_eq!((&attempt["statusCode"], &attempt["error"]), (&Value::Null, &json!("timeout: no answer within 7 s")));
     t.pass(seconds(10)).await;
@@ -313,7 +311,7 @@ async fn a_send_in_flight_when_its_watch_is_stopped_is_recorded_as_it_went() {
         t.receiver.script("/hook", [reply]);
         t.provider.completed("job_1");
         let watch = t.watch("job_1").await;
-        t.pass_but(1, seconds(5)).await;
+        t.pass(seconds(5)).await;
         t.receiver.next().await;
         t.delete(&format!("/v1/watches/{watch}")).await.expect(200);
         gate.open();
@@ -363,7 +361,7 @@ async fn a_name_that_does_not_resolve_yet_is_accepted_and_reached_when_it_does()
 #[tokio::test]
 async fn one_dead_receiver_does_not_slow_another() {
     let t = Harness::with(&[("RINGBACK_DELIVERY__PER_DESTINATION", "2")]).await;
-    let dead = Receiver::start(Clock::Manual(t.clock.clone()), SECRET).await;
+    let dead = Receiver::start(Clock::Manual(t.clock.clone()), t.held.clone(), SECRET).await;
     let (reply, gate) = Reply::status(200).held();
     dead.always("/hook", Some(reply));
     for n in 0..20 {
@@ -371,7 +369,7 @@ async fn one_dead_receiver_does_not_slow_another() {
         t.provider.completed(&job);
         t.register(&json!({ "jobId": job, "notify": [dead.url("/hook"), t.receiver.url("/hook")] })).await;
     }
-    t.pass_but(2, seconds(5)).await;
+    t.pass(seconds(5)).await;
     assert_eq!(t.receiver.take(20).await.len(), 20);
     dead.received(2).await;
     assert_eq!(dead.all().len(), 2, "never more at once than one destination bears");
@@ -409,7 +407,7 @@ async fn what_is_in_flight_is_finished_before_the_service_ends() {
     t.receiver.script("/hook", [reply]);
     t.provider.completed("job_1");
     let watch = t.watch("job_1").await;
-    t.pass_but(1, seconds(5)).await;
+    t.pass(seconds(5)).await;
     t.receiver.next().await;
     let stopping = t.begin_stop();
     gate.open();
@@ -426,7 +424,7 @@ async fn what_cannot_be_finished_within_the_grace_is_taken_up_at_the_next_start(
     t.receiver.script("/hook", [reply]);
     t.provider.completed("job_1");
     let watch = t.watch("job_1").await;
-    t.pass_but(1, seconds(5)).await;
+    t.pass(seconds(5)).await;
     t.receiver.next().await;
     let address = t.address();
     let stopping = t.begin_stop();

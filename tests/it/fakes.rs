@@ -95,9 +95,13 @@ impl Reply {
     }
 
     /// `true` where the connection can be used again.
-    async fn write(mut self, stream: &mut TcpStream) -> bool {
-        if let Some(held) = &mut self.held {
-            let _ = held.wait_for(|open| *open).await;
+    async fn write(mut self, stream: &mut TcpStream, held: &Held) -> bool {
+        if let Some(gate) = &mut self.held {
+            let _holding = held.hold(Some(gate.clone()));
+            tokio::select! {
+                _ = gate.wait_for(|open| *open) => {}
+                () = closed(stream) => return false,
+            }
         }
         let mut head = format!("HTTP/1.1 {} Scripted\r\n", self.status);
         for (name, value) in &self.headers {
@@ -111,15 +115,8 @@ impl Reply {
             Body::Stalled => {
                 head.push_str("content-length: 1000\r\n\r\nthe beginning");
                 let _ = stream.write_all(head.as_bytes()).await;
-                // Until whoever reads gives up.
-                while stream.readable().await.is_ok() {
-                    match stream.try_read(&mut [0; 64]) {
-                        Ok(0) => break,
-                        Ok(_) => {}
-                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                        Err(_) => break,
-                    }
-                }
+                let _holding = held.hold(None);
+                closed(stream).await;
                 false
             }
             Body::Endless => {
@@ -137,6 +134,71 @@ impl Reply {
                 false
             }
         }
+    }
+}
+
+/// Returns when the other side, which has nothing to say, has gone.
+async fn closed(stream: &TcpStream) {
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut [0; 64]) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// The answers that are held back: so much is under way, and is not waited for.
+#[derive(Clone, Debug)]
+pub struct Held(Arc<Shared<Slots>>);
+
+#[derive(Debug, Default)]
+struct Slots {
+    next: usize,
+    /// Those with a gate count until it is opened, whoever has heard of it yet.
+    slots: HashMap<usize, Option<watch::Receiver<bool>>>,
+}
+
+impl Slots {
+    fn count(&self) -> usize {
+        let shut = |gate: &&Option<watch::Receiver<bool>>| {
+            gate.as_ref().is_none_or(|gate| !*gate.borrow() && gate.has_changed().is_ok())
+        };
+        self.slots.values().filter(shut).count()
+    }
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self(Shared::new(Slots::default()))
+    }
+}
+
+impl Held {
+    pub fn count(&self) -> usize {
+        self.0.lock().count()
+    }
+
+    /// Returns when whoever waited for answers has gone.
+    pub async fn none(&self) {
+        self.0.until("nobody to wait", |slots| (slots.count() == 0).then_some(())).await;
+    }
+
+    fn hold(&self, gate: Option<watch::Receiver<bool>>) -> Holding {
+        let slot = self.0.change(|slots| {
+            slots.next += 1;
+            slots.slots.insert(slots.next, gate);
+            slots.next
+        });
+        Holding(self.clone(), slot)
+    }
+}
+
+struct Holding(Held, usize);
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.0.0.change(|slots| slots.slots.remove(&self.1));
     }
 }
 
@@ -186,18 +248,18 @@ struct Server {
 }
 
 impl Server {
-    async fn start(answer: impl Fn(Request) -> Reply + Send + Sync + 'static) -> Self {
+    async fn start(held: Held, answer: impl Fn(Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let answer = Arc::new(answer);
         let accepting = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let answer = Arc::clone(&answer);
+                let (answer, held) = (Arc::clone(&answer), held.clone());
                 tokio::spawn(async move {
                     let mut stream = BufReader::new(stream);
                     while let Some(request) = Request::read(&mut stream).await {
-                        if !answer(request).write(stream.get_mut()).await {
+                        if !answer(request).write(stream.get_mut(), &held).await {
                             break;
                         }
                     }
@@ -243,9 +305,9 @@ struct Job {
 }
 
 impl Provider {
-    pub async fn start(clock: Clock) -> Self {
+    pub async fn start(clock: Clock, held: Held) -> Self {
         let shared = Shared::new(Jobs::default());
-        let server = Server::start({
+        let server = Server::start(held, {
             let shared = Arc::clone(&shared);
             move |request| shared.change(|jobs| jobs.answer(&request, clock.now()))
         });
@@ -440,9 +502,9 @@ struct Inbox {
 
 impl Receiver {
     /// One that takes everything that was signed with `secret`.
-    pub async fn start(clock: Clock, secret: &str) -> Self {
+    pub async fn start(clock: Clock, held: Held, secret: &str) -> Self {
         let shared = Shared::new(Inbox { secret: secret.to_owned(), ..Inbox::default() });
-        let server = Server::start({
+        let server = Server::start(held, {
             let shared = Arc::clone(&shared);
             move |request| shared.change(|inbox| inbox.take(request, clock.now()))
         });

@@ -25,7 +25,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::fakes::{PROVIDER_KEY, Provider, Receiver};
+use crate::fakes::{Held, PROVIDER_KEY, Provider, Receiver};
 use crate::wire::{self, Answer};
 
 /// When every test begins.
@@ -125,6 +125,8 @@ pub struct Harness {
     pub clock: ManualClock,
     pub provider: Provider,
     pub receiver: Receiver,
+    /// What the fakes hold back.
+    pub held: Held,
     names: Arc<Mutex<Vec<Known>>>,
     folder: TempDir,
     settings: Vec<(String, String)>,
@@ -143,8 +145,9 @@ impl Harness {
     pub async fn with(settings: &[(&str, &str)]) -> Self {
         note_panics();
         let clock = ManualClock::at(start());
-        let provider = Provider::start(Clock::Manual(clock.clone())).await;
-        let receiver = Receiver::start(Clock::Manual(clock.clone()), SECRET).await;
+        let held = Held::default();
+        let provider = Provider::start(Clock::Manual(clock.clone()), held.clone()).await;
+        let receiver = Receiver::start(Clock::Manual(clock.clone()), held.clone(), SECRET).await;
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ringback.db");
         let mut all: Vec<(String, String)> = [
@@ -169,6 +172,7 @@ impl Harness {
             clock,
             provider,
             receiver,
+            held,
             names,
             folder,
             settings: all,
@@ -276,12 +280,6 @@ impl Harness {
         &self.running.as_ref().expect("it runs").first_start
     }
 
-    /// Sets a setting for the next start.
-    pub fn set(&mut self, name: &str, value: &str) {
-        self.settings.retain(|(known, _)| known != name);
-        self.settings.push((name.to_owned(), value.to_owned()));
-    }
-
     /// Lets a name resolve to these addresses from now on.
     pub fn resolve(&self, name: &str, addresses: &[&str]) {
         self.know(name, addresses, None);
@@ -307,18 +305,16 @@ impl Harness {
         (self.running.as_ref().expect("it runs").pulse)()
     }
 
-    /// Returns when all that is due was done.
+    /// Returns when all that is due was done, but for what a fake holds back.
     pub async fn rest(&self) {
-        self.rest_but(0).await;
-    }
-
-    /// Returns when all that is due was done, but for `held` looks or sends that a fake holds.
-    pub async fn rest_but(&self, held: usize) {
         let now = self.now();
         let resting = async {
             loop {
+                // In this order: what is held is under way, and stays so.
+                let held = self.held.count();
                 let pulse = self.pulse();
-                if pulse.under_way == held && pulse.next.is_none_or(|at| at > now) {
+                if std::env::var("DBG").is_ok() { eprintln!("{now} {held} {pulse:?}"); }
+            if pulse.under_way == held && pulse.next.is_none_or(|at| at > now) {
                     return;
                 }
                 // A round trip instead of a nap: the application gets on in the meantime.
@@ -330,21 +326,16 @@ impl Harness {
 
     /// Moves the clock on by `span`, from one thing that is planned to the next.
     pub async fn pass(&self, span: Duration) {
-        self.pass_but(0, span).await;
-    }
-
-    /// The same, while a fake holds `held` looks or sends.
-    pub async fn pass_but(&self, held: usize, span: Duration) {
         let end = self.now().plus(span);
         loop {
-            self.rest_but(held).await;
+            self.rest().await;
             match self.pulse().next {
                 Some(at) if at <= end => self.clock.set(at),
                 _ => break,
             }
         }
         self.clock.set(end);
-        self.rest_but(held).await;
+        self.rest().await;
     }
 
     /// Asks for `path` until it answers with `status`: for what happens on its own account, and is no

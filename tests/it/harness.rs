@@ -313,7 +313,6 @@ impl Harness {
                 // In this order: what is held is under way, and stays so.
                 let held = self.held.count();
                 let pulse = self.pulse();
-                if std::env::var("DBG").is_ok() { eprintln!("{now} {held} {pulse:?}"); }
             if pulse.under_way == held && pulse.next.is_none_or(|at| at > now) {
                     return;
                 }

@@ -28,7 +28,7 @@ use crate::channels::webhook::Secret;
 use crate::clock::Clock;
 use crate::config::{Config, ProviderConfig, Rate};
 use crate::deliveries::{self, Deliverer};
-use crate::domain::{RetryPolicy, Timestamp, random};
+use crate::domain::{Pulse, RetryPolicy, Timestamp, random};
 use crate::egress::{Allowed, Egress, Resolver, Settings};
 use crate::poller::{Bounds, Limits, Poller, Provider};
 use crate::providers::{Definition, Providers};
@@ -157,6 +157,24 @@ impl App {
     /// What was made on this start, and is shown once.
     pub fn first_start(&self) -> &FirstStart {
         &self.first_start
+    }
+
+    /// Feels, now and while it runs, how much is under way and when there is more to do: for whoever
+    /// moves a manual clock, and must not move it while something is under way.
+    pub fn pulse(&self) -> impl Fn() -> Pulse + Send + Sync + use<> {
+        // Weak: what the drain waits for is not to be held up.
+        let (poller, deliverer) = (Arc::downgrade(&self.poller), Arc::downgrade(&self.deliverer));
+        let planned = Arc::clone(&self.planned);
+        let now = self.clock.clone();
+        move || {
+            if !planned.load(Ordering::Acquire) {
+                return Pulse { under_way: 1, next: Some(now.now()) };
+            }
+            // In this order: a look can make something to send, a send nothing to look at.
+            let looking = poller.upgrade().map(|poller| poller.pulse()).unwrap_or_default();
+            let sending = deliverer.upgrade().map(|deliverer| deliverer.pulse()).unwrap_or_default();
+            looking.and(sending)
+        }
     }
 
     /// Makes the plans, and looks, sends and serves until `stop` returns.

@@ -32,8 +32,8 @@ use crate::channels::webhook::Secret;
 use crate::channels::{self, Address, Message};
 use crate::clock::Clock;
 use crate::domain::{
-    After, Attempt, ChannelKind, DeliveryId, Errand, Payload, RetryPolicy, Send, Timestamp, Try, WatchId,
-    Which, next_attempt,
+    After, Attempt, ChannelKind, DeliveryId, Errand, Payload, Pulse, RetryPolicy, Send, Timestamp, Try,
+    WatchId, Which, next_attempt,
 };
 use crate::egress::Egress;
 use crate::store::{Page, Paged, Record, Rewind, Store, StoreError};
@@ -158,10 +158,25 @@ impl Deliverer {
         Ok(())
     }
 
+    /// How much is under way, and when there is more to do.
+    pub fn pulse(&self) -> Pulse {
+        let now = self.clock.now();
+        let hand = self.hand();
+        let under_way = self.alive.strong_count() - 1;
+        let can_send = !hand.ready.is_empty() && hand.in_flight < self.policy.concurrency;
+        // While something is under way, its end looks after the hungry.
+        let can_page = !hand.waiting.is_empty() && under_way == 0;
+        let due = can_send || can_page || !self.store.errands().is_empty();
+        let next = hand.timers.first().map(|(at, _)| *at);
+        Pulse { under_way, next: if due { Some(now) } else { next } }
+    }
+
     /// Starts what can be sent now, and says when there is more.
     pub fn step(self: &Arc<Self>) -> Option<Timestamp> {
         let now = self.clock.now();
         let refusing = self.store.refusing();
+        // What is taken from the hand and not started yet is under way, too.
+        let _alive = self.alive.clone();
         let mut hand = self.hand();
         self.take_errands(&mut hand);
         hand.wake_lanes(now);

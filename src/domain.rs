@@ -12,8 +12,8 @@ mod retry;
 mod time;
 
 pub use facts::{
-    App, AppNo, Attempt, Delivery, Destination, Errand, Event, JobFacts, JobNo, NewWatch, Plan, Send, Terms,
-    Watch, Which,
+    App, AppNo, Attempt, Delivery, Destination, Errand, Event, JobFacts, JobNo, NewWatch, Plan, Pulse, Send,
+    Terms, Watch, Which,
 };
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, random};
 pub use observe::{Finding, Known, observe};

@@ -31,7 +31,7 @@ use self::agenda::{Agenda, Due, Entry};
 use self::budget::{Change, backoff};
 use crate::clock::Clock;
 use crate::domain::{
-    EndingKind, Finding, JobError, JobName, JobNo, Looks, Timestamp, observe, parse_retry_after,
+    EndingKind, Finding, JobError, JobName, JobNo, Looks, Pulse, Timestamp, observe, parse_retry_after,
 };
 use crate::egress::{Egress, Fetch};
 use crate::providers::{Answer, Definition, Seen};
@@ -162,14 +162,25 @@ impl Poller {
         self.agenda().jobs.len()
     }
 
+    /// How much is under way, and when there is more to do.
+    pub fn pulse(&self) -> Pulse {
+        let now = self.clock.now();
+        let agenda = self.agenda();
+        let next = if self.store.plans().is_empty() { agenda.said } else { Some(now) };
+        Pulse { under_way: self.alive.strong_count() - 1, next }
+    }
+
     /// Starts the looks that are due, and says when the next are.
     pub fn step(self: &Arc<Self>) -> Option<Timestamp> {
         let now = self.clock.now();
+        // What is taken from the agenda and not started yet is under way, too.
+        let _alive = self.alive.clone();
         let (due, next) = {
             let mut agenda = self.agenda();
             self.merge(&mut agenda, now);
             let due = agenda.due(now);
-            (due, agenda.next(now))
+            agenda.said = agenda.next(now);
+            (due, agenda.said)
         };
         for due in due {
             match due {

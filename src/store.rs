@@ -94,6 +94,11 @@ impl<T> Mailbox<T> {
         }
     }
 
+    /// Whether nothing has arrived since the last time that it was emptied.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Takes what has arrived.
     pub fn take(&self) -> Vec<T> {
         std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))

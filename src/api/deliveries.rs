@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 
-use super::request::{Caller, Claim, Held, Query, no_fields};
+use super::request::{Caller, Claim, Held, Name, Query, no_fields};
 use super::{Answer, Api, cursor, page, problem::Problem, replayed, reply, view};
 use crate::domain::{Delivery, DeliveryId, DeliveryStatus, DestinationId, WatchId};
 use crate::store::{DeliveryFilter, Resend, ResendAnswer, Scope};
@@ -31,12 +31,7 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
 }
 
 /// `GET /v1/deliveries/{id}`
-pub async fn show(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    Path(id): Path<String>,
-    parts: Parts,
-) -> Answer {
+pub async fn show(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, parts: Parts) -> Answer {
     let app = caller.may(Scope::Read)?;
     Query::new(&parts).done()?;
     let id = DeliveryId::parse(&id).ok_or_else(Problem::not_found)?;
@@ -49,7 +44,7 @@ pub async fn show(
 pub async fn retry(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Path(id): Path<String>,
+    Name(id): Name,
     Extension(held): Extension<Held>,
     parts: Parts,
 ) -> Answer {

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 
-use super::request::{Caller, Query};
+use super::request::{Caller, Name, Query};
 use super::{Answer, Api, cursor, page, problem::Problem, reply, view};
 use crate::domain::{EventId, EventType};
 use crate::store::{After, EventFilter, Scope};
@@ -36,12 +36,7 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
 }
 
 /// `GET /v1/events/{id}`
-pub async fn show(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    Path(id): Path<String>,
-    parts: Parts,
-) -> Answer {
+pub async fn show(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, parts: Parts) -> Answer {
     let app = caller.may(Scope::Read)?;
     Query::new(&parts).done()?;
     let id = EventId::parse(&id).ok_or_else(Problem::not_found)?;

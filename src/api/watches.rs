@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 
-use super::request::{Caller, Claim, Held, Query, json, no_fields};
+use super::request::{Caller, Claim, Held, Name, Query, json, no_fields};
 use super::serve::raised;
 use super::{Answer, Api, cursor, page, problem::Problem, register, replayed, reply, view};
 use crate::domain::{Watch, WatchId, WatchStatus, parse_duration};
@@ -75,12 +75,7 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
 }
 
 /// `GET /v1/watches/{id}`
-pub async fn show(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    Path(id): Path<String>,
-    parts: Parts,
-) -> Answer {
+pub async fn show(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, parts: Parts) -> Answer {
     let app = caller.may(Scope::Read)?;
     let mut query = Query::new(&parts);
     let wait = query.read("wait", "must be a duration of at most 60s", |text| {
@@ -107,12 +102,7 @@ pub async fn show(
 }
 
 /// `DELETE /v1/watches/{id}`
-pub async fn stop(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    Path(id): Path<String>,
-    parts: Parts,
-) -> Answer {
+pub async fn stop(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, parts: Parts) -> Answer {
     let app = caller.may(Scope::Write)?;
     Query::new(&parts).done()?;
     let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
@@ -129,7 +119,7 @@ pub async fn stop(
 pub async fn poll(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Path(id): Path<String>,
+    Name(id): Name,
     Extension(held): Extension<Held>,
     parts: Parts,
 ) -> Answer {
@@ -149,12 +139,7 @@ pub async fn poll(
 }
 
 /// `GET /v1/watches/{id}/story`
-pub async fn story(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    Path(id): Path<String>,
-    parts: Parts,
-) -> Answer {
+pub async fn story(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, parts: Parts) -> Answer {
     let app = caller.may(Scope::Read)?;
     Query::new(&parts).done()?;
     let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;

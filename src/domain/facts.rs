@@ -145,6 +145,23 @@ pub enum Plan {
     LookNow(Box<JobFacts>),
 }
 
+/// How busy somebody is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pulse {
+    /// How much is under way.
+    pub under_way: usize,
+    /// When there is more to do, if nothing comes in between.
+    pub next: Option<Timestamp>,
+}
+
+impl Pulse {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { under_way: self.under_way + other.under_way, next: least(self.next, other.next) }
+    }
+}
+
 /// A delivery that wants to be tried, with all that a channel needs.
 #[derive(Clone, Debug)]
 pub struct Send {

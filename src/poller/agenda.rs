@@ -127,6 +127,8 @@ pub(super) struct Agenda {
     pub(super) jobs: HashMap<JobNo, Box<Entry>>,
     pub(super) queues: Vec<Queue>,
     started_at: Timestamp,
+    /// When there is something to do again, as was last said; a look that has ended makes it now.
+    pub(super) said: Option<Timestamp>,
     /// How the last jobs that are done were looked at, oldest first.
     done: (HashMap<JobNo, Looks>, VecDeque<JobNo>),
 }
@@ -143,6 +145,7 @@ impl Agenda {
             jobs: HashMap::new(),
             queues: queues.into_iter().map(queue).collect(),
             started_at: now,
+            said: Some(now),
             done: (HashMap::new(), VecDeque::new()),
         }
     }
@@ -273,6 +276,7 @@ impl Agenda {
         not_before: Option<Timestamp>,
         now: Timestamp,
     ) {
+        self.said = Some(now);
         let Some(entry) = self.jobs.get_mut(&job) else { return };
         let Queue { budget, bounds, .. } = &mut self.queues[entry.queue];
         budget.ended();

@@ -1,16 +1,33 @@
-//! The integration tests: the real application, in surroundings that are held still.
+//! The guarantees, tried on the real application from outside: over its API, with a provider and a
+//! receiver that are played, and a clock that is moved by hand. The store has a suite of its own.
 
 #![allow(
     clippy::default_trait_access,
+    clippy::format_push_string,
+    clippy::ignored_unit_patterns,
+    clippy::missing_panics_doc,
+    clippy::print_stdout,
     clippy::redundant_closure_for_method_calls,
     clippy::similar_names,
+    clippy::struct_field_names,
     clippy::too_many_lines,
+    clippy::unnecessary_operation,
     clippy::unused_async,
+    clippy::unwrap_used,
     clippy::vec_box,
     clippy::wildcard_enum_match_arm,
     reason = "a test is read as a story, and whatever it did not expect is a failure"
 )]
 
+mod api;
+mod bad_input;
+mod crash;
+mod delivering;
+mod fakes;
+mod harness;
+mod main_job;
 mod migrations;
+mod polling;
 mod store;
 mod tidy;
+mod wire;

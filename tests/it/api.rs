@@ -1,0 +1,455 @@
+//! What every answer of the API has in common, and the lists, keys and doors around the main job.
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::fakes::Reply;
+use crate::harness::{AUTH, Harness, JSON, KEY, id, minutes, seconds};
+use crate::wire::{self, Answer};
+
+async fn keyed(t: &Harness, key: &str, body: &Value) -> Answer {
+    let headers = [AUTH, JSON, ("idempotency-key", key)];
+    t.send("POST", "/v1/watches", &headers, body.to_string().as_bytes()).await
+}
+
+#[tokio::test]
+async fn a_registration_answers_with_the_watch_and_where_it_is() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 0);
+    let body = json!({ "jobId": "job_1", "notify": [], "expiresIn": "24h" });
+    let answer = t.post("/v1/watches", &body).await;
+    let watch = answer.expect(201);
+    assert_eq!(answer.header("location"), Some(format!("/v1/watches/{}", id(&watch)).as_str()));
+    assert_eq!(t.get(answer.header("location").unwrap()).await.expect(200)["id"], watch["id"]);
+    insta::assert_snapshot!(answer.text().replace(&id(&watch), "watch_…"), @r#"{"id":"watch_…","status":"watching","jobId":"job_1","provider":"muvi","job":{"status":"unknown","rawStatus":null,"progress":null,"output":null,"outputs":null,"error":null,"createdAt":null,"completedAt":null,"lastPolledAt":null,"nextPollAt":null,"polls":0,"estimatedCompletionAt":null,"lastError":null},"destinations":[],"events":["job.completed","job.failed","job.cancelled","job.not_found","watch.expired"],"metadata":{},"createdAt":"2026-02-18T15:00:00.000Z","endedAt":null,"expiresAt":"2026-02-19T15:00:00.000Z"}"#);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn every_answer_has_a_request_id_of_its_own_and_a_problem_repeats_it() {
+    let t = Harness::start().await;
+    let mut ids = HashSet::new();
+    for (path, status) in [
+        ("/healthz", 200),
+        ("/v1/watches", 200),
+        ("/v1/watches?x=1", 422),
+        ("/v1/watches/watch_0", 404),
+        ("/nowhere", 404),
+    ] {
+        let answer = t.get(path).await;
+        assert_eq!(answer.status, status, "{path}");
+        let request = answer.header("x-request-id").unwrap().to_owned();
+        assert!(request.starts_with("req_"), "{request}");
+        if status >= 400 {
+            assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+            let problem = answer.json();
+            assert_eq!(problem["requestId"], request);
+            assert_eq!(problem["status"], status);
+            for field in ["type", "title", "detail"] {
+                assert!(problem[field].is_string(), "{problem}");
+            }
+        }
+        assert!(ids.insert(request));
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn without_a_valid_key_there_is_nothing_to_see() {
+    let t = Harness::start().await;
+    let paths = ["/v1/watches", "/v1/events", "/v1/deliveries", "/v1/signing-secret", "/v1/watches/watch_1"];
+    for path in paths {
+        for given in [None, Some("Bearer wrong"), Some("Basic abc"), Some("Bearer"), Some("Bearer ")] {
+            let headers: Vec<(&str, &str)> =
+                given.map(|given| ("authorization", given)).into_iter().collect();
+            let answer = t.send("GET", path, &headers, b"").await;
+            assert_eq!(answer.status, 401, "{path} {given:?}");
+            assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+        }
+    }
+    // The scheme's case does not matter.
+    let lower = format!("bearer {KEY}");
+    t.send("GET", "/v1/watches", &[("authorization", &lower)], b"").await.expect(200);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_key_may_do_what_its_scope_says_and_no_more() {
+    let mut t = Harness::start().await;
+    t.stop().await;
+    let db = rusqlite::Connection::open(t.file()).unwrap();
+    for (n, scope) in [(1u8, "read"), (2, "write")] {
+        let hash = Sha256::digest(scope).to_vec();
+        db.execute("insert into keys values (?1, 1, ?2, ?3, 0)", (vec![n; 16], hash, scope)).unwrap();
+    }
+    drop(db);
+    t.restart().await;
+    t.provider.completed("job_1");
+    let body = json!({ "jobId": "job_1", "notify": [] }).to_string();
+    for (key, register, secret) in [("read", 403, 403), ("write", 201, 403), (KEY, 201, 200)] {
+        let auth = format!("Bearer {key}");
+        let headers = [("authorization", auth.as_str()), JSON];
+        assert_eq!(t.send("GET", "/v1/watches", &headers[..1], b"").await.status, 200);
+        assert_eq!(t.send("POST", "/v1/watches", &headers, body.as_bytes()).await.status, register, "{key}");
+        assert_eq!(t.send("GET", "/v1/signing-secret", &headers[..1], b"").await.status, secret, "{key}");
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_path_that_does_not_take_a_method_says_which_it_takes() {
+    let t = Harness::start().await;
+    for (method, path, allow) in [
+        ("PUT", "/v1/watches", ["GET", "POST"].as_slice()),
+        ("POST", "/v1/watches/watch_1", &["GET", "DELETE"]),
+        ("GET", "/v1/watches/watch_1/poll", &["POST"]),
+        ("DELETE", "/v1/events", &["GET"]),
+        ("GET", "/v1/deliveries/dlv_1/retry", &["POST"]),
+        ("POST", "/healthz", &["GET"]),
+    ] {
+        let answer = t.send(method, path, &[AUTH], b"").await;
+        assert_eq!(answer.status, 405, "{method} {path}");
+        let allowed = answer.header("allow").unwrap_or_else(|| panic!("no allow for {path}"));
+        for method in allow {
+            assert!(allowed.contains(method), "{path}: {allowed}");
+        }
+        assert_eq!(answer.json()["status"], 405);
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn an_id_that_is_unknown_or_malformed_is_not_found() {
+    let t = Harness::start().await;
+    let none = "0".repeat(26);
+    for name in ["0", "watch_", "watch_x", "evt_1", "%00", "..", "watch_%2e%2e", "watch_' or 1=1", "%ff%fe"] {
+        let name = name.replace(' ', "%20");
+        for path in ["watches", "events", "deliveries"] {
+            assert_eq!(t.get(&format!("/v1/{path}/{name}")).await.status, 404, "{path}/{name}");
+        }
+    }
+    for (method, path) in [
+        ("GET", format!("watches/watch_{none}")),
+        ("DELETE", format!("watches/watch_{none}")),
+        ("POST", format!("watches/watch_{none}/poll")),
+        ("GET", format!("watches/watch_{none}/story")),
+        ("GET", format!("events/evt_{none}")),
+        ("GET", format!("deliveries/dlv_{none}")),
+        ("POST", format!("deliveries/dlv_{none}/retry")),
+    ] {
+        assert_eq!(t.send(method, &format!("/v1/{path}"), &[AUTH], b"").await.status, 404, "{path}");
+    }
+    assert_eq!(t.get(&format!("/v1/events?after=evt_{none}")).await.status, 410);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_query_is_understood_wholly_or_refused_parameter_by_parameter() {
+    let t = Harness::start().await;
+    for (path, wrong) in [
+        ("/v1/watches?limit=0", vec!["?limit"]),
+        ("/v1/watches?limit=201", vec!["?limit"]),
+        (
+            "/v1/watches?limit=x&cursor=y&status=z&provider=w&unknown=1",
+            vec!["?limit", "?cursor", "?status", "?provider", "?unknown"],
+        ),
+        ("/v1/watches?limit=1&limit=2", vec!["?limit"]),
+        ("/v1/events?type=job.exploded&limit=-1", vec!["?type", "?limit"]),
+        (
+            "/v1/deliveries?status=lost&watchId=1&destinationId=2&since=now&until=never",
+            vec!["?status", "?watchId", "?destinationId", "?since", "?until"],
+        ),
+    ] {
+        let problem = t.get(path).await.expect(422);
+        let mut named: Vec<&str> =
+            problem["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap()).collect();
+        let mut wrong = wrong;
+        (named.sort_unstable(), wrong.sort_unstable());
+        assert_eq!(named, wrong, "{path}");
+    }
+    t.provider.completed("job_1");
+    let watch = t.register(&json!({ "jobId": "job_1", "notify": [] })).await;
+    for query in ["wait=61s", "wait=0s", "wait=soon", "wit=1s"] {
+        t.get(&format!("/v1/watches/{watch}?{query}")).await.expect(422);
+    }
+    t.get("/v1/watches?limit=200").await.expect(200);
+    t.get("/v1/watches?limit=1").await.expect(200);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn pages_show_everything_once_and_end() {
+    let t = Harness::start().await;
+    let mut made = Vec::new();
+    for n in 0..120 {
+        let job = format!("job_{}", n % 60);
+        t.provider.completed(&job);
+        let body = json!({ "jobId": job, "callbackUrl": t.receiver.url("/hook") });
+        made.push(t.register(&body).await);
+    }
+    t.pass(seconds(5)).await;
+    assert_eq!(t.receiver.take(120).await.len(), 120);
+    for list in ["watches", "events", "deliveries"] {
+        let mut seen = Vec::new();
+        let mut path = format!("/v1/{list}?limit=50");
+        let mut pages = 0;
+        loop {
+            let page = t.get(&path).await.expect(200);
+            seen.extend(page["data"].as_array().unwrap().iter().map(id));
+            pages += 1;
+            // What arrives in between moves nothing.
+            if list == "watches" {
+                t.provider.completed("job_late");
+                t.register(&json!({ "jobId": "job_late", "notify": [] })).await;
+            }
+            let Some(cursor) = page["nextCursor"].as_str() else { break };
+            path = format!("/v1/{list}?limit=50&cursor={cursor}");
+        }
+        let once: HashSet<&String> = seen.iter().collect();
+        assert_eq!((seen.len(), once.len(), pages), (120, 120, 3), "{list}");
+        if list == "watches" {
+            made.reverse();
+            assert_eq!(seen, made, "newest first");
+        }
+    }
+    let default = t.get("/v1/watches").await.expect(200);
+    assert_eq!(default["data"].as_array().unwrap().len(), 50);
+    t.pass(seconds(5)).await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn lists_are_filtered_by_what_is_asked_for() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    t.provider.failed("job_2");
+    t.provider.processing("job_3", 1);
+    let hook = t.receiver.url("/hook");
+    let mut watches = Vec::new();
+    for job in ["job_1", "job_2", "job_3"] {
+        watches.push(t.register(&json!({ "jobId": job, "callbackUrl": hook })).await);
+    }
+    t.pass(seconds(5)).await;
+    t.receiver.take(2).await;
+    let ids = async |path: &str| -> Vec<String> {
+        t.get(path).await.expect(200)["data"].as_array().unwrap().iter().map(id).collect()
+    };
+    assert_eq!(ids("/v1/watches?status=watching").await, watches[2..]);
+    assert_eq!(ids("/v1/watches?status=failed").await, watches[1..2]);
+    assert_eq!(ids("/v1/watches?jobId=job_1").await, watches[..1]);
+    assert_eq!(ids("/v1/watches?provider=muvi").await.len(), 3);
+    assert_eq!(ids("/v1/events?type=job.failed").await.len(), 1);
+    assert_eq!(ids(&format!("/v1/deliveries?watchId={}", watches[0])).await.len(), 1);
+    assert_eq!(ids("/v1/deliveries?since=2026-02-18T15:00:06Z").await.len(), 0);
+    assert_eq!(ids("/v1/deliveries?until=2026-02-18T15:00:06Z&status=succeeded").await.len(), 2);
+    let events = ids("/v1/events").await;
+    assert_eq!(ids(&format!("/v1/events?after={}", events[0])).await, events[1..]);
+    assert_eq!(t.get(&format!("/v1/events/{}", events[0])).await.expect(200)["id"], events[0]);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn the_same_key_and_body_give_the_first_answer_again_byte_for_byte() {
+    let mut t = Harness::start().await;
+    t.provider.processing("job_1", 0);
+    let body = json!({ "jobId": "job_1", "notify": [] });
+    let first = keyed(&t, "k1", &body).await;
+    first.expect(201);
+    assert_eq!(first.header("idempotent-replayed"), None);
+    t.pass(seconds(10)).await;
+    t.crash().await;
+    t.restart().await;
+    let again = keyed(&t, "k1", &body).await;
+    assert_eq!((again.status, &again.body), (201, &first.body));
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    assert_eq!(again.header("location"), first.header("location"));
+    assert_eq!(t.get("/v1/watches").await.expect(200)["data"].as_array().unwrap().len(), 1);
+
+    // Another body, were it only by a space.
+    let other = format!("{body} ");
+    let headers = [AUTH, JSON, ("idempotency-key", "k1")];
+    let problem = t.send("POST", "/v1/watches", &headers, other.as_bytes()).await.expect(422);
+    assert_eq!(problem["errors"][0]["pointer"], "Idempotency-Key");
+
+    // Without a key the same makes another watch.
+    assert_ne!(t.register(&body).await, id(&first.json()));
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_key_is_forgotten_after_a_day() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    let body = json!({ "jobId": "job_1", "notify": [] });
+    let first = id(&keyed(&t, "k1", &body).await.expect(201));
+    t.pass(minutes(24 * 60 - 1)).await;
+    assert_eq!(id(&keyed(&t, "k1", &body).await.expect(201)), first);
+    t.pass(minutes(2)).await;
+    let anew = keyed(&t, "k1", &body).await;
+    assert_ne!(id(&anew.expect(201)), first);
+    assert_eq!(anew.header("idempotent-replayed"), None);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn refusals_are_not_remembered_and_a_key_that_is_none_is_refused() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    keyed(&t, "k1", &json!({ "jobId": "", "notify": [] })).await.expect(422);
+    keyed(&t, "k1", &json!({ "jobId": "job_1", "notify": [] })).await.expect(201);
+    for key in ["", &"k".repeat(256), "tab\tkey", "kéy"] {
+        let problem = keyed(&t, key, &json!({ "jobId": "job_1", "notify": [] })).await.expect(422);
+        assert_eq!(problem["errors"][0]["pointer"], "Idempotency-Key", "{key:?}");
+    }
+    keyed(&t, &"k".repeat(255), &json!({ "jobId": "job_1", "notify": [] })).await.expect(201);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn many_requests_with_one_key_at_once_make_one_watch() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    let body = json!({ "jobId": "job_1", "notify": [] }).to_string();
+    let headers = [AUTH, JSON, ("idempotency-key", "k1")];
+    let bytes = wire::request("POST", "/v1/watches", &headers, body.as_bytes());
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let (address, bytes) = (t.address(), bytes.clone());
+        asked.spawn(async move { wire::exchange(address, &bytes).await.unwrap() });
+    }
+    let answers = asked.join_all().await;
+    let made: HashSet<String> =
+        answers.iter().filter(|answer| answer.status == 201).map(|answer| id(&answer.json())).collect();
+    assert_eq!(made.len(), 1, "{answers:?}");
+    assert!(answers.iter().all(|answer| matches!(answer.status, 201 | 409)), "{answers:?}");
+    assert_eq!(t.get("/v1/watches").await.expect(200)["data"].as_array().unwrap().len(), 1);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_still_under_way_is_a_conflict() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    // A name whose look-up takes as long as the test wants keeps the first request under way.
+    let url = format!("http://slow.example.com:{}/hook", t.receiver.port());
+    let release = t.resolve_slowly("slow.example.com", &["127.0.0.1"]);
+    let body = json!({ "jobId": "job_1", "callbackUrl": url });
+    let (first, second) = tokio::join!(keyed(&t, "k1", &body), async {
+        release.asked().await;
+        let second = keyed(&t, "k1", &body).await;
+        release.answer();
+        second
+    });
+    assert_eq!((first.status, second.status), (201, 409), "{} {}", first.text(), second.text());
+    assert_eq!(keyed(&t, "k1", &body).await.body, first.body);
+    t.pass(seconds(5)).await;
+    t.receiver.next().await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_retry_and_a_look_are_repeated_under_their_keys_without_being_done_twice() {
+    let t = Harness::start().await;
+    t.receiver.script("/hook", [Reply::status(500)]);
+    t.provider.completed("job_1");
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    let delivery = id(&t.delivery(&watch).await);
+    let headers = [AUTH, ("idempotency-key", "k1")];
+    let path = format!("/v1/deliveries/{delivery}/retry");
+    let first = t.send("POST", &path, &headers, b"").await;
+    first.expect(202);
+    t.rest().await;
+    let again = t.send("POST", &path, &headers, b"").await;
+    assert_eq!((again.status, again.body), (202, first.body));
+    t.rest().await;
+    assert_eq!(t.receiver.take(2).await.len(), 2);
+    let path = format!("/v1/watches/{watch}/poll");
+    for _ in 0..3 {
+        t.send("POST", &path, &headers, b"").await.expect(202);
+        t.pass(seconds(5)).await;
+    }
+    assert_eq!(t.provider.polls("job_1").len(), 2);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn it_is_alive_and_ready_without_a_key_and_not_ready_while_it_drains() {
+    let mut t = Harness::start().await;
+    t.get_without_key("/healthz").await.expect(200);
+    t.get_without_key("/readyz").await.expect(200);
+    // A connection that is open when the drain begins, and a send that holds the drain up.
+    let (reply, gate) = Reply::status(200).held();
+    t.receiver.script("/hook", [reply]);
+    t.provider.completed("job_1");
+    t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    t.receiver.next().await;
+    let address = t.address();
+    let half = "GET /readyz HTTP/1.1\r\nhost: ringback\r\n";
+    let mut open = tokio::net::TcpStream::connect(address).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut open, half.as_bytes()).await.unwrap();
+    t.get_without_key("/healthz").await.expect(200);
+    let stopping = t.begin_stop();
+    t.closed(address).await;
+    // Half a request is no request: it may be cut off. If not, its answer is no.
+    let _ = tokio::io::AsyncWriteExt::write_all(&mut open, b"\r\n").await;
+    if let Some(answer) = Answer::read(&mut tokio::io::BufReader::new(open)).await {
+        assert_eq!(answer.status, 503, "{}", answer.text());
+    }
+    gate.open();
+    stopping.ended().await;
+    t.restart().await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_first_start_makes_a_key_and_a_secret_and_no_later_start_does() {
+    let mut t = Harness::with(&[("RINGBACK_API_KEY", ""), ("RINGBACK_SIGNING_SECRET", "")]).await;
+    let made = t.first_start().clone();
+    let (key, secret) = (made.admin_key.unwrap(), made.signing_secret.unwrap());
+    let auth = format!("Bearer {key}");
+    let shown = t.send("GET", "/v1/signing-secret", &[("authorization", &auth)], b"").await;
+    assert_eq!(shown.expect(200)["secret"], secret);
+    t.stop().await;
+    t.restart().await;
+    let later = t.first_start();
+    assert!(later.admin_key.is_none() && later.signing_secret.is_none());
+    t.receiver.secret("/hook", &secret);
+    t.provider.completed("job_1");
+    let body = json!({ "jobId": "job_1", "callbackUrl": t.receiver.url("/hook") }).to_string();
+    let headers = [("authorization", auth.as_str()), JSON];
+    t.send("POST", "/v1/watches", &headers, body.as_bytes()).await.expect(201);
+    t.pass(seconds(5)).await;
+    t.receiver.next().await;
+    t.get("/v1/watches").await.expect(401);
+    t.give_up().await;
+}
+
+#[tokio::test]
+async fn what_has_ended_is_forgotten_after_the_retention_and_nothing_else_is() {
+    let t =
+        Harness::with(&[("RINGBACK_RETENTION__EVENTS", "2d"), ("RINGBACK_RETENTION__WATCHES", "4d")]).await;
+    t.provider.completed("job_1");
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    let event = t.receiver.next().await.id().to_owned();
+    t.provider.processing("job_2", 0);
+    let going = t
+        .register(&json!({ "jobId": "job_2", "notify": [], "expiresIn": "30d", "pollInterval": "24h" }))
+        .await;
+    let (of_event, of_watch) = (format!("/v1/events/{event}"), format!("/v1/watches/{watch}"));
+    t.pass(minutes(60 * 47)).await;
+    t.get(&of_event).await.expect(200);
+    t.pass(minutes(60 * 2)).await;
+    t.until(&of_event, 404).await;
+    t.pass(minutes(60 * 46)).await;
+    t.get(&of_watch).await.expect(200);
+    t.pass(minutes(60 * 2)).await;
+    t.until(&of_watch, 404).await;
+    t.get(&format!("/v1/events?after={event}")).await.expect(410);
+    assert_eq!(t.shown(&going).await["status"], "watching");
+    t.finish().await;
+}

@@ -1,0 +1,488 @@
+//! Whatever arrives is answered: each mistake by its place and its reason, all of them at once; and
+//! whatever arrives, the next request is served.
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+use crate::harness::{AUTH, Harness, JSON, guarded, seconds};
+use crate::wire::{self, Answer};
+
+/// The pointers of a refusal, each with its detail.
+fn faults(problem: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let errors = problem["errors"].as_array().map_or(&[][..], Vec::as_slice);
+    errors.iter().map(|error| (text(&error["pointer"]), text(&error["detail"]))).collect()
+}
+
+/// A registration that is right, with these fields in the place of its own; null leaves one out.
+fn with(fields: &Value) -> Value {
+    let mut body = json!({ "jobId": "job_1", "callbackUrl": "https://app.example.com/hook" });
+    for (name, value) in fields.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+    body
+}
+
+#[tokio::test]
+async fn every_field_that_is_wrong_is_named_with_the_reason() {
+    let t = Harness::start().await;
+    let long = "j".repeat(129);
+    let table = [
+        (json!({ "jobId": null }), "/jobId", "required"),
+        (json!({ "jobId": "" }), "/jobId", "empty"),
+        (json!({ "jobId": 7 }), "/jobId", "string"),
+        (json!({ "jobId": ["a"] }), "/jobId", "string"),
+        (json!({ "jobId": "../../etc/passwd" }), "/jobId", "[A-Za-z0-9_-]"),
+        (json!({ "jobId": "a/b" }), "/jobId", ""),
+        (json!({ "jobId": "a%2fb" }), "/jobId", ""),
+        (json!({ "jobId": "." }), "/jobId", ""),
+        (json!({ "jobId": "job\n1" }), "/jobId", ""),
+        (json!({ "jobId": "job\u{0}1" }), "/jobId", ""),
+        (json!({ "jobId": "jöb" }), "/jobId", ""),
+        (json!({ "jobId": long }), "/jobId", ""),
+        (json!({ "callbackUrl": null }), "/callbackUrl", "where to"),
+        (json!({ "callbackUrl": 1 }), "/callbackUrl", "string"),
+        (json!({ "extra": 1 }), "/extra", "no such field"),
+        (json!({ "JobID": "x" }), "/JobID", "no such field"),
+        (json!({ "a/b~c": 1 }), "/a~1b~0c", "no such field"),
+        (json!({ "provider": "nobody" }), "/provider", "known are"),
+        (json!({ "provider": 1 }), "/provider", "string"),
+        (json!({ "provider": "replicate" }), "/provider", "api_key"),
+        (json!({ "params": [] }), "/params", "object"),
+        (json!({ "params": { "region": "eu" } }), "/params/region", ""),
+        (json!({ "events": "job.completed" }), "/events", "list"),
+        (json!({ "events": [] }), "/events", "at least one"),
+        (json!({ "events": ["job.completed", "job.exploded"] }), "/events/1", "not an event"),
+        (json!({ "events": [1] }), "/events/0", "string"),
+        (json!({ "metadata": [] }), "/metadata", "object"),
+        (json!({ "metadata": "x" }), "/metadata", "object"),
+        (json!({ "metadata": { "x": "x".repeat(4096) } }), "/metadata", "4 KiB"),
+        (json!({ "expiresIn": "31d" }), "/expiresIn", "30d"),
+        (json!({ "expiresIn": "0s" }), "/expiresIn", ""),
+        (json!({ "expiresIn": 60 }), "/expiresIn", "string"),
+        (json!({ "expiresIn": "soon" }), "/expiresIn", "duration"),
+        (json!({ "expectedAt": "tomorrow" }), "/expectedAt", "RFC 3339"),
+        (json!({ "pollInterval": "999ms" }), "/pollInterval", "1s"),
+        (json!({ "pollInterval": "25h" }), "/pollInterval", "24h"),
+        (json!({ "payload": "xml" }), "/payload", "not a payload"),
+        (json!({ "payload": {} }), "/payload", "string"),
+        (json!({ "email": "nobody" }), "/email", "not a mail address"),
+        (json!({ "email": ["@example.com"] }), "/email/0", "not a mail address"),
+        (json!({ "email": [] }), "/email", "empty"),
+        (json!({ "email": {} }), "/email", "string"),
+        (json!({ "slack": "" }), "/slack", "empty"),
+        (json!({ "slack": 1 }), "/slack", "string"),
+        (json!({ "notify": "https://a.example/" }), "/notify", "list"),
+        (json!({ "notify": [1] }), "/notify/0", "string or an object"),
+        (json!({ "notify": [{}] }), "/notify/0/url", "required"),
+        (json!({ "notify": [{ "url": 1 }] }), "/notify/0/url", "string"),
+        (
+            json!({ "notify": [{ "type": "pigeon", "url": "https://a.example/" }] }),
+            "/notify/0/type",
+            "not a channel",
+        ),
+        (json!({ "notify": [{ "url": "https://a.example/", "x": 1 }] }), "/notify/0/x", "no such field"),
+        (
+            json!({ "notify": [{ "url": "https://a.example/", "secret": "s3cret" }] }),
+            "/notify/0/secret",
+            "whsec_",
+        ),
+        (
+            json!({ "notify": [{ "url": "https://a.example/", "secret": "whsec_AAAA" }] }),
+            "/notify/0/secret",
+            "24 to 64",
+        ),
+        (
+            json!({ "notify": [{ "url": "https://a.example/", "headers": [] }] }),
+            "/notify/0/headers",
+            "object",
+        ),
+        (
+            json!({ "notify": [{ "url": "https://a.example/", "headers": { "Host": "x" } }] }),
+            "/notify/0/headers/Host",
+            "not yours",
+        ),
+        (
+            json!({ "notify": [{ "url": "https://a.example/", "headers": { "webhook-id": "x" } }] }),
+            "/notify/0/headers/webhook-id",
+            "not yours",
+        ),
+        (
+            json!({ "notify": [{ "url": "https://a.example/", "headers": { "a": "x\r\ny: z" } }] }),
+            "/notify/0/headers/a",
+            "control",
+        ),
+        (
+            json!({ "notify": [{ "url": "https://a.example/", "headers": { "a b": "x" } }] }),
+            "/notify/0/headers/a b",
+            "name of a header",
+        ),
+        (
+            json!({ "notify": [{ "url": "https://app.example.com/hook", "headers": { "a": "b" } }] }),
+            "/notify/0/url",
+            "twice",
+        ),
+        (json!({ "notify": ["mailto:nobody"] }), "/notify/0", "not a mail address"),
+    ];
+    for (fields, pointer, says) in table {
+        let mut body = with(&fields);
+        if let Some(object) = body.as_object_mut() {
+            object.retain(|_, value| !value.is_null());
+        }
+        let answer = t.post("/v1/watches", &body).await;
+        assert_eq!(answer.status, 422, "{body}: {}", answer.text());
+        let found = faults(&answer.json());
+        assert_eq!(found.len(), 1, "{body}: {found:?}");
+        assert_eq!(found[0].0, pointer, "{body}: {found:?}");
+        assert!(found[0].1.contains(says), "{body}: {found:?}");
+        assert!(!answer.text().contains("s3cret"), "{}", answer.text());
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn all_mistakes_are_told_at_once() {
+    let t = Harness::start().await;
+    let body = json!({ "jobId": "", "callbackUrl": "ftp://x", "events": ["no"], "expiresIn": "1y", "extra": 1,
+                       "metadata": 1, "notify": [{ "url": "https://10.0.0.1/" }, { "secret": "x" }] });
+    let problem = t.post("/v1/watches", &body).await.expect(422);
+    let mut pointers: Vec<String> = faults(&problem).into_iter().map(|(pointer, _)| pointer).collect();
+    pointers.sort();
+    let expected = [
+        "/callbackUrl",
+        "/events/0",
+        "/expiresIn",
+        "/extra",
+        "/jobId",
+        "/metadata",
+        "/notify/0/url",
+        "/notify/1/secret",
+        "/notify/1/url",
+    ];
+    assert_eq!(pointers, expected);
+    assert_eq!(problem["title"], "Unprocessable Entity");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn an_address_that_callbacks_may_not_reach_is_refused_in_any_spelling() {
+    let t = Harness::with(&[("RINGBACK_EGRESS__ALLOW", "")]).await;
+    t.resolve("rebound.example.com", &["93.184.216.34", "169.254.169.254"]);
+    t.resolve("public.example.com", &["93.184.216.34"]);
+    let long = format!("https://a.example/{}", "x".repeat(2_048));
+    let urls = [
+        "not a url",
+        "",
+        "https://",
+        "/hook",
+        "app.example.com/hook",
+        "ftp://a.example/",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "http://public.example.com/",
+        "https://user:pw@a.example/",
+        "https://user@a.example/",
+        "https://a.example/#x",
+        "https://a.example:0/",
+        "https://a..example/",
+        "https://.example.com/",
+        "https://127.0.0.1/",
+        "https://127.1/",
+        "https://2130706433/",
+        "https://0x7f000001/",
+        "https://0177.0.0.1/",
+        "https://①②⑦.0.0.1/",
+        "https://0.0.0.0/",
+        "https://10.1.2.3/",
+        "https://172.16.0.1/",
+        "https://192.168.0.1/",
+        "https://169.254.169.254/latest/meta-data",
+        "https://100.64.0.1/",
+        "https://[::1]/",
+        "https://[::]/",
+        "https://[::ffff:127.0.0.1]/",
+        "https://[fe80::1]/",
+        "https://[fd00::1]/",
+        "https://[64:ff9b::7f00:1]/",
+        "https://224.0.0.1/",
+        "https://255.255.255.255/",
+        "https://localhost/",
+        "https://LOCALHOST./",
+        "https://a.localhost/",
+        "https://router.local/",
+        "https://metadata.google.internal/",
+        "https://api.svc/",
+        "https://x.svc.cluster.local/",
+        "https://1.168.192.in-addr.arpa/",
+        "https://x.onion/",
+        "https://intranet/",
+        "https://rebound.example.com/",
+        "https://a b.example/",
+        "https://a\t.example/",
+        &long,
+    ];
+    for url in urls {
+        for fields in
+            [json!({ "callbackUrl": url }), json!({ "callbackUrl": null, "notify": [{ "url": url }] })]
+        {
+            let mut body = with(&fields);
+            body.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+            let answer = t.post("/v1/watches", &body).await;
+            assert_eq!(answer.status, 422, "{url}: {}", answer.text());
+            let found = faults(&answer.json());
+            assert_eq!(found.len(), 1, "{url}: {found:?}");
+            assert!(found[0].0.to_lowercase().ends_with("url") && !found[0].1.is_empty(), "{url}: {found:?}");
+        }
+    }
+    let rebound =
+        t.post("/v1/watches", &with(&json!({ "callbackUrl": "https://rebound.example.com/" }))).await;
+    assert!(!rebound.text().contains("169.254"), "without saying which: {}", rebound.text());
+    t.provider.completed("job_1");
+    for url in ["https://public.example.com/hook?x=1", "https://nowhere-yet.example.com/"] {
+        t.post("/v1/watches", &with(&json!({ "callbackUrl": url }))).await.expect(201);
+    }
+    t.give_up().await;
+}
+
+#[tokio::test]
+async fn a_watch_has_at_most_twenty_destinations() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    let urls = |n: usize| -> Vec<String> { (0..n).map(|n| t.receiver.url(&format!("/{n}"))).collect() };
+    let problem = t.post("/v1/watches", &json!({ "jobId": "job_1", "notify": urls(21) })).await.expect(422);
+    assert_eq!(faults(&problem)[0].0, "/notify");
+    t.post("/v1/watches", &json!({ "jobId": "job_1", "notify": urls(20) })).await.expect(201);
+    t.pass(seconds(5)).await;
+    assert_eq!(t.receiver.take(20).await.len(), 20);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_not_json_is_told_from_what_is_wrong_inside_it() {
+    let t = Harness::start().await;
+    let large = json!({ "jobId": "x".repeat(256 * 1024) }).to_string();
+    let bomb = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let deep = format!(
+        r#"{{"jobId":"job_1","notify":[],"metadata":{{"a":{}{}}}}}"#,
+        "[".repeat(90_000),
+        "]".repeat(90_000)
+    );
+    let table: [(&[u8], u16, &str); 16] = [
+        (b"", 400, "not JSON"),
+        (b"   ", 400, "not JSON"),
+        (b"{", 400, "not JSON"),
+        (b"{\"jobId\": \"job_1\",}", 400, "not JSON"),
+        (b"{} {}", 400, "not JSON"),
+        (b"jobId=job_1", 400, "not JSON"),
+        (b"{\"jobId\": NaN}", 400, "not JSON"),
+        (b"\xff\xfe{\x00}\x00", 400, "not UTF-8"),
+        (b"{\"jobId\": \"\xc3\x28\"}", 400, "not UTF-8"),
+        (b"\xef\xbb\xbf{}", 400, "not JSON"),
+        (b"[]", 422, "object"),
+        (b"null", 422, ""),
+        (b"\"job_1\"", 422, "object"),
+        (bomb.as_bytes(), 422, "object"),
+        (deep.as_bytes(), 422, "/metadata: is nested deeper"),
+        (large.as_bytes(), 413, "256 KiB"),
+    ];
+    for (body, status, says) in table {
+        let answer = t.send("POST", "/v1/watches", &[AUTH, JSON], body).await;
+        let start = String::from_utf8_lossy(&body[..body.len().min(40)]).into_owned();
+        assert_eq!(answer.status, status, "{start}: {}", answer.text());
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(says), "{start}: {detail}");
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_field_that_is_given_twice_is_refused_and_not_chosen_from() {
+    let t = Harness::start().await;
+    let body = br#"{"jobId":"job_1","jobId":"job_2","notify":[]}"#;
+    let problem = t.send("POST", "/v1/watches", &[AUTH, JSON], body).await.expect(422);
+    assert_eq!(faults(&problem), [("/jobId".to_owned(), "is given twice".to_owned())]);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_plain_json_by_its_headers_is_415() {
+    let t = Harness::start().await;
+    let body = br#"{"jobId":"job_1","notify":[]}"#;
+    for headers in [
+        vec![AUTH],
+        vec![AUTH, ("content-type", "text/plain")],
+        vec![AUTH, ("content-type", "application/x-www-form-urlencoded")],
+        vec![AUTH, ("content-type", "application/jsonx")],
+        vec![AUTH, JSON, ("content-encoding", "gzip")],
+    ] {
+        let answer = t.send("POST", "/v1/watches", &headers, body).await;
+        assert_eq!(answer.status, 415, "{headers:?}: {}", answer.text());
+    }
+    t.provider.completed("job_1");
+    let charset = ("content-type", "Application/JSON; charset=utf-8");
+    t.send("POST", "/v1/watches", &[AUTH, charset], body).await.expect(201);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn an_action_that_takes_no_fields_says_so() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 0);
+    let watch = t.register(&json!({ "jobId": "job_1", "notify": [] })).await;
+    let path = format!("/v1/watches/{watch}/poll");
+    for (body, status) in [("{}", 202), ("", 202), ("{\"x\":1}", 422), ("[]", 422), ("{", 400)] {
+        assert_eq!(t.send("POST", &path, &[AUTH, JSON], body.as_bytes()).await.status, status, "{body}");
+    }
+    let bomb = "[".repeat(200_000);
+    assert_eq!(t.send("POST", &path, &[AUTH, JSON], bomb.as_bytes()).await.status, 400);
+    t.finish().await;
+}
+
+/// Sends bytes, closes its side, and reads whatever comes back until the server closes, too.
+async fn raw(t: &Harness, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(t.address()).await.unwrap();
+    let _ = stream.write_all(bytes).await;
+    let _ = stream.shutdown().await;
+    let mut back = Vec::new();
+    let _ = guarded("the server to close", stream.read_to_end(&mut back)).await;
+    back
+}
+
+#[tokio::test]
+async fn whatever_bytes_arrive_the_next_request_is_served() {
+    let t = Harness::start().await;
+    let auth = "authorization: Bearer rb_integration_key_0123\r\ncontent-type: application/json\r\n";
+    let post = format!("POST /v1/watches HTTP/1.1\r\nhost: x\r\n{auth}");
+    let huge = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(200_000));
+    let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(500));
+    let long = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "y".repeat(100_000));
+    let table: [(&str, Vec<u8>, &[u16]); 16] = [
+        ("nothing", Vec::new(), &[]),
+        ("zeros", vec![0; 10_000], &[400]),
+        ("a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), &[400]),
+        ("another protocol", b"EHLO mail.example\r\n\r\n".to_vec(), &[400]),
+        ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), &[]),
+        ("half a line", b"GET /healthz HT".to_vec(), &[]),
+        ("half the headers", b"GET /healthz HTTP/1.1\r\nhost: x\r\n".to_vec(), &[]),
+        ("a huge header", huge.into_bytes(), &[431]),
+        ("many headers", many.into_bytes(), &[431]),
+        ("a long path", long.into_bytes(), &[414, 431, 400]),
+        ("half a body", format!("{post}content-length: 100\r\n\r\n{{\"jobId\"").into_bytes(), &[400]),
+        ("a bad length", format!("{post}content-length: -1\r\n\r\n{{}}").into_bytes(), &[400]),
+        (
+            "two lengths",
+            format!("{post}content-length: 2\r\ncontent-length: 3\r\n\r\n{{}}x").into_bytes(),
+            &[400],
+        ),
+        (
+            "bad chunks",
+            format!("{post}transfer-encoding: chunked\r\n\r\nzz\r\n{{}}\r\n0\r\n\r\n").into_bytes(),
+            &[400],
+        ),
+        (
+            "an endless chunk",
+            format!("{post}transfer-encoding: chunked\r\n\r\nffffffffffffffff\r\n{{}}").into_bytes(),
+            &[400],
+        ),
+        (
+            "length and chunks",
+            format!("{post}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n").into_bytes(),
+            &[400],
+        ),
+    ];
+    for (what, bytes, statuses) in table {
+        let back = raw(&t, &bytes).await;
+        let status =
+            String::from_utf8_lossy(&back).split(' ').nth(1).and_then(|word| word.parse::<u16>().ok());
+        assert_eq!(status.is_some(), !statuses.is_empty(), "{what}: {}", String::from_utf8_lossy(&back));
+        assert!(status.is_none_or(|status| statuses.contains(&status)), "{what}: {status:?}");
+        t.get_without_key("/healthz").await.expect(200);
+    }
+    t.get("/v1/watches").await.expect(200);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn requests_that_were_sent_together_are_answered_in_order() {
+    let t = Harness::start().await;
+    let paths = ["/healthz", "/nowhere", "/v1/watches", "/readyz"];
+    let requests: Vec<String> =
+        paths.iter().map(|path| format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).collect();
+    let mut stream = TcpStream::connect(t.address()).await.unwrap();
+    stream.write_all(requests.concat().as_bytes()).await.unwrap();
+    let mut stream = BufReader::new(stream);
+    let mut statuses = Vec::new();
+    for _ in paths {
+        statuses.push(guarded("an answer", Answer::read(&mut stream)).await.unwrap().status);
+    }
+    assert_eq!(statuses, [200, 404, 401, 200]);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_far_too_large_is_refused_with_and_without_its_length() {
+    let t = Harness::start().await;
+    let body = vec![b' '; 2 * 1024 * 1024];
+    let whole = wire::request("POST", "/v1/watches", &[AUTH, JSON], &body);
+    let chunked = {
+        let head = format!(
+            "POST /v1/watches HTTP/1.1\r\nhost: x\r\n{}: {}\r\n{}: {}\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n",
+            AUTH.0,
+            AUTH.1,
+            JSON.0,
+            JSON.1,
+            body.len()
+        );
+        [head.as_bytes(), &body, b"\r\n0\r\n\r\n"].concat()
+    };
+    for bytes in [whole, chunked] {
+        let stream = TcpStream::connect(t.address()).await.unwrap();
+        let (read, mut write) = stream.into_split();
+        // Both ways at once, as clients do: the server stops reading half-way.
+        let sending = async move {
+            let _ = write.write_all(&bytes).await;
+            write
+        };
+        let mut read = BufReader::new(read);
+        let (answer, _) =
+            guarded("an answer", async { tokio::join!(Answer::read(&mut read), sending) }).await;
+        // A reset may overtake the answer where the client goes on sending beyond 1 MiB.
+        if let Some(answer) = answer {
+            assert_eq!(answer.status, 413, "{}", answer.text());
+        }
+        t.get_without_key("/healthz").await.expect(200);
+    }
+    // Up to 1 MiB is read and dropped, so that whoever sent it gets to read why.
+    let refused = t.send("POST", "/v1/watches", &[AUTH, JSON], &vec![b' '; 900 * 1024]).await;
+    assert_eq!(refused.status, 413);
+    let unauthorized = t.send("POST", "/v1/watches", &[JSON], &vec![b' '; 900 * 1024]).await;
+    assert_eq!(unauthorized.status, 401);
+    let nowhere = t.send("POST", "/nowhere", &[JSON], &vec![b' '; 900 * 1024]).await;
+    assert_eq!(nowhere.status, 404);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_sends_half_a_body_and_waits_is_answered_after_the_deadline() {
+    let t = Harness::start().await;
+    let mut stream = TcpStream::connect(t.address()).await.unwrap();
+    let head = format!(
+        "POST /v1/watches HTTP/1.1\r\nhost: x\r\n{}: {}\r\n{}: {}\r\ncontent-length: 50\r\n\r\n{{\"jobId\"",
+        AUTH.0, AUTH.1, JSON.0, JSON.1
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut stream = BufReader::new(stream);
+    let mut answer = std::pin::pin!(Answer::read(&mut stream));
+    // When its deadline begins to run is not to be seen from outside.
+    let answer = loop {
+        tokio::select! {
+            biased;
+            answer = &mut answer => break answer,
+            _ = t.get_without_key("/healthz") => t.clock.advance(seconds(31)),
+        }
+    };
+    let status = answer.map(|answer| answer.status);
+    assert!(matches!(status, None | Some(408)), "{status:?}");
+    t.finish().await;
+}

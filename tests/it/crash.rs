@@ -1,0 +1,342 @@
+//! The real program, killed without warning, again and again, under load.
+//!
+//! `cargo test` kills it five times; `RINGBACK_KILLS=50 cargo test --test it crash` does so in
+//! earnest. The seed of the moments is printed; `RINGBACK_SEED` sets it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use ringback::clock::Clock;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use crate::fakes::{Held, PROVIDER_KEY, Provider, Receiver, Reply};
+use crate::harness::{AUTH, JSON, KEY, SECRET, guarded, id};
+use crate::wire::{self, Answer};
+
+/// How many clients register at once.
+const CLIENTS: u32 = 4;
+
+/// A process has no clock that a test could move.
+#[expect(clippy::disallowed_methods, reason = "the real program runs on the real clock")]
+async fn nap(millis: u64) {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+/// A stretch of numbers that look random and can be had again (splitmix64).
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+}
+
+/// The neighbours of a process, and the folder in which it keeps its facts.
+struct Ground {
+    provider: Provider,
+    receiver: Receiver,
+    folder: tempfile::TempDir,
+}
+
+impl Ground {
+    async fn new() -> Self {
+        let held = Held::default();
+        Self {
+            provider: Provider::start(Clock::System, held.clone()).await,
+            receiver: Receiver::start(Clock::System, held, SECRET).await,
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn start(&self) -> Process {
+        Process::start(self.folder.path(), &self.provider.url())
+    }
+}
+
+/// `ringback serve`.
+struct Process {
+    child: Child,
+    address: watch::Receiver<Option<SocketAddr>>,
+}
+
+impl Process {
+    fn start(folder: &Path, provider: &str) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ringback"))
+            .arg("serve")
+            .current_dir(folder)
+            .env_clear()
+            .envs([
+                ("RINGBACK_LISTEN", "127.0.0.1:0"),
+                ("RINGBACK_LOG", "error"),
+                ("RINGBACK_API_KEY", KEY),
+                ("RINGBACK_SIGNING_SECRET", SECRET),
+                ("RINGBACK_EGRESS__ALLOW", "127.0.0.1"),
+                ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "200ms, 300ms, 500ms, 1s, 1s, 1s, 1s, 1s, 1s"),
+                ("MUVI_API_KEY", PROVIDER_KEY),
+                ("RINGBACK_PROVIDERS__MUVI__BASE_URL", provider),
+                ("RINGBACK_PROVIDERS__MUVI__RATE", "off"),
+                ("RINGBACK_PROVIDERS__MUVI__FIRST", "100ms"),
+                ("RINGBACK_PROVIDERS__MUVI__MIN_INTERVAL", "100ms"),
+                ("RINGBACK_PROVIDERS__MUVI__MAX_INTERVAL", "300ms"),
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let (found, address) = watch::channel(None);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if let Some(address) = line.strip_prefix("ringback listens on http://") {
+                    found.send_replace(address.parse().ok());
+                }
+            }
+        });
+        Self { child, address }
+    }
+
+    async fn address(&self) -> SocketAddr {
+        let mut address = self.address.clone();
+        let found = guarded("the address", address.wait_for(Option::is_some)).await.unwrap();
+        found.unwrap()
+    }
+
+    /// No warning, no cleaning up.
+    async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    fn terminate(&self) {
+        let pid = Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+    }
+
+    /// How it ended, and what it said on stderr.
+    async fn ended(mut self) -> (ExitStatus, String) {
+        let mut said = String::new();
+        let mut stderr = self.child.stderr.take().unwrap();
+        let status = guarded("the end", async {
+            stderr.read_to_string(&mut said).await.unwrap();
+            self.child.wait().await.unwrap()
+        });
+        (status.await, said)
+    }
+}
+
+async fn get(address: SocketAddr, path: &str) -> Value {
+    let bytes = wire::request("GET", path, &[AUTH], b"");
+    guarded(path, wire::exchange(address, &bytes)).await.expect("an answer").expect(200)
+}
+
+/// Every item of a list, page by page.
+async fn all(address: SocketAddr, list: &str) -> Vec<Value> {
+    let (mut items, mut path) = (Vec::new(), format!("{list}?limit=200"));
+    loop {
+        let page = get(address, &path).await;
+        items.extend(page["data"].as_array().unwrap().iter().cloned());
+        let Some(cursor) = page["nextCursor"].as_str() else { return items };
+        path = format!("{list}?limit=200&cursor={cursor}");
+    }
+}
+
+/// Registers one watch after the other, each as often as it takes to get a 201, under one key.
+async fn register(
+    ground: Arc<Ground>,
+    client: u32,
+    address: watch::Receiver<Option<SocketAddr>>,
+    done: Arc<AtomicBool>,
+) -> BTreeMap<String, String> {
+    let mut accepted = BTreeMap::new();
+    for n in 0.. {
+        if done.load(Ordering::Relaxed) {
+            break;
+        }
+        let job = format!("job_{client}_{n}");
+        ground.provider.completed(&job);
+        let going = json!({ "jobId": job, "status": "processing", "progress": 10 });
+        ground.provider.script(&job, [Reply::json(200, &going), Reply::status(503)]);
+        let body = json!({ "jobId": job, "callbackUrl": ground.receiver.url("/hook") }).to_string();
+        let headers = [AUTH, JSON, ("idempotency-key", job.as_str())];
+        let bytes = wire::request("POST", "/v1/watches", &headers, body.as_bytes());
+        let watch = loop {
+            let to = *address.borrow();
+            let answer = match to {
+                Some(to) => wire::exchange(to, &bytes).await,
+                None => None,
+            };
+            match answer {
+                Some(answer) if answer.status == 201 => break id(&answer.json()),
+                Some(Answer { status: 409 | 503, .. }) | None => nap(5).await,
+                Some(other) => panic!("{other:?}"),
+            }
+        };
+        accepted.insert(job, watch);
+    }
+    accepted
+}
+
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "how long and from where is for whoever runs it to say")]
+async fn kill_dash_nine_loses_nothing_that_was_answered_with_2xx() {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let kills = number("RINGBACK_KILLS").unwrap_or(5);
+    let seed = number("RINGBACK_SEED").unwrap_or(u64::from(std::process::id()));
+    println!("RINGBACK_SEED={seed}");
+    let mut draw = Draw(seed);
+    let ground = Arc::new(Ground::new().await);
+    // Every fifth webhook is refused, so that there are always retries on the way.
+    let flaky = (0..100_000).map(|n| Reply::status(if n % 5 == 0 { 500 } else { 200 }));
+    ground.receiver.script("/hook", flaky);
+
+    let (moved, address) = watch::channel(None);
+    let done = Arc::new(AtomicBool::new(false));
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..CLIENTS {
+        clients.spawn(register(Arc::clone(&ground), client, address.clone(), Arc::clone(&done)));
+    }
+    let started = AtomicU32::new(0);
+    for _ in 0..kills {
+        let process = ground.start();
+        // One in four dies while it starts; the others live long enough to do something.
+        let life = if draw.below(4) == 0 { draw.below(60) } else { 300 + draw.below(700) };
+        let mut known = process.address.clone();
+        tokio::select! {
+            () = nap(life) => {}
+            _ = async {
+                let _ = known.wait_for(Option::is_some).await;
+                started.fetch_add(1, Ordering::Relaxed);
+                moved.send_replace(*known.borrow());
+                std::future::pending::<()>().await;
+            } => {}
+        }
+        process.kill().await;
+    }
+    let process = ground.start();
+    let address = process.address().await;
+    moved.send_replace(Some(address));
+    done.store(true, Ordering::Relaxed);
+    let accepted: BTreeMap<String, String> =
+        guarded("the last 201s", clients.join_all()).await.into_iter().flatten().collect();
+    println!("{} watches, {} starts that got so far as to listen", accepted.len(), started.into_inner());
+    assert!(accepted.len() > 10, "there was hardly any load: {}", accepted.len());
+
+    guarded("every delivery", async {
+        while !get(address, "/v1/watches?status=watching&limit=1").await["data"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+            || !get(address, "/v1/deliveries?status=pending&limit=1").await["data"]
+                .as_array()
+                .unwrap()
+                .is_empty()
+        {
+            nap(20).await;
+        }
+    })
+    .await;
+    let conserved = Conserved { accepted, hits: ground.receiver.all() };
+    conserved.check(address).await;
+    assert!(ground.receiver.complaints().is_empty(), "{:?}", ground.receiver.complaints());
+    process.terminate();
+    let (status, said) = process.ended().await;
+    assert!(status.success(), "{status}: {said}");
+}
+
+/// What was answered with 201, and what arrived.
+struct Conserved {
+    accepted: BTreeMap<String, String>,
+    hits: Vec<crate::fakes::Hit>,
+}
+
+impl Conserved {
+    async fn check(&self, address: SocketAddr) {
+        let accepted: HashSet<&String> = self.accepted.values().collect();
+        assert_eq!(accepted.len(), self.accepted.len(), "each key made a watch of its own");
+        for watch in &accepted {
+            let shown = get(address, &format!("/v1/watches/{watch}")).await;
+            assert_eq!(shown["status"], "completed", "{shown}");
+            assert_eq!(shown["destinations"][0]["status"], "succeeded", "{shown}");
+        }
+        // Nothing was made that nobody was told of: each key was asked for until it was answered.
+        let watches = all(address, "/v1/watches").await;
+        let (events, deliveries) = (all(address, "/v1/events").await, all(address, "/v1/deliveries").await);
+        let counts = [watches.len(), events.len(), deliveries.len()];
+        assert_eq!(counts, [accepted.len(); 3], "one watch, one ending, one delivery for each");
+
+        let mut told: HashMap<&str, (&str, &[u8])> = HashMap::new();
+        for hit in &self.hits {
+            let first = told.entry(hit.watch()).or_insert((hit.id(), &hit.body));
+            assert_eq!(*first, (hit.id(), hit.body.as_slice()), "a duplicate is the same, byte for byte");
+        }
+        assert_eq!(told.len(), accepted.len());
+        assert!(accepted.iter().all(|watch| told.contains_key(watch.as_str())));
+        let ids: HashSet<&str> = told.values().map(|(id, _)| *id).collect();
+        assert_eq!(ids, events.iter().map(|event| event["id"].as_str().unwrap()).collect());
+    }
+}
+
+#[tokio::test]
+async fn sigterm_answers_those_who_wait_and_exits_with_0() {
+    let ground = Ground::new().await;
+    ground.provider.processing("job_1", 10);
+    let process = ground.start();
+    let address = process.address().await;
+    let body = json!({ "jobId": "job_1", "callbackUrl": ground.receiver.url("/hook") }).to_string();
+    let bytes = wire::request("POST", "/v1/watches", &[AUTH, JSON], body.as_bytes());
+    let watch = id(&wire::exchange(address, &bytes).await.unwrap().expect(201));
+    let path = format!("/v1/watches/{watch}?wait=60s");
+    let (sent, arrived) = tokio::sync::oneshot::channel();
+    let waiting = tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt;
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(&wire::request("GET", &path, &[AUTH], b"")).await.unwrap();
+        let _ = sent.send(());
+        Answer::read(&mut BufReader::new(stream)).await
+    });
+    arrived.await.unwrap();
+    // Two looks later the request, which was sent before, has long been read.
+    let seen = ground.provider.polls("job_1").len();
+    ground.provider.polled("job_1", seen + 2).await;
+    get(address, "/v1/watches").await;
+    process.terminate();
+    let answer = guarded("the answer", waiting).await.unwrap().expect("an answer");
+    assert_eq!(answer.expect(200)["status"], "watching");
+    let (status, said) = process.ended().await;
+    assert_eq!((status.code(), said.as_str()), (Some(0), ""));
+
+    ground.provider.completed("job_1");
+    let again = ground.start();
+    assert_eq!(ground.receiver.next().await.watch(), watch);
+    again.terminate();
+    assert_eq!(again.ended().await.0.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_file_is_refused_with_a_sentence() {
+    let ground = Ground::new().await;
+    let first = ground.start();
+    let address = first.address().await;
+    let (status, said) = ground.start().ended().await;
+    assert_eq!(status.code(), Some(1));
+    assert!(said.contains("is in use by another ringback"), "{said}");
+    assert_eq!(said.trim().lines().count(), 1, "{said}");
+    get(address, "/v1/watches").await;
+    // A crash leaves nothing behind that would have to be cleaned away by hand.
+    first.kill().await;
+    let next = ground.start();
+    get(next.address().await, "/v1/watches").await;
+}

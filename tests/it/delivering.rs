@@ -1,0 +1,444 @@
+//! How a webhook is tried again, and what never makes it go away, or go twice.
+
+use std::time::Duration;
+
+use ringback::domain::Timestamp;
+use serde_json::{Value, json};
+
+use crate::fakes::{Hit, Receiver, Reply};
+use crate::harness::{Harness, SECRET, id, minutes, seconds, start};
+use ringback::clock::Clock;
+
+/// Registers a watch whose job has completed, and lets it be looked at and told of.
+async fn tell(t: &Harness, job: &str, path: &str) -> String {
+    t.provider.completed(job);
+    let watch = t.register(&json!({ "jobId": job, "callbackUrl": t.receiver.url(path) })).await;
+    t.pass(seconds(5)).await;
+    watch
+}
+
+fn gaps(hits: &[Hit]) -> Vec<Duration> {
+    hits.windows(2).map(|pair| pair[1].at.since(pair[0].at)).collect()
+}
+
+async fn retry(t: &Harness, watch: &str) -> crate::wire::Answer {
+    let delivery = t.delivery(watch).await;
+    t.act(&format!("/v1/deliveries/{}/retry", id(&delivery))).await
+}
+
+#[tokio::test]
+async fn retries_follow_the_schedule_with_jitter_and_then_the_delivery_has_failed() {
+    let t = Harness::start().await;
+    t.receiver.always("/hook", Some(Reply::new(500, "no\0pe \u{1f600}")));
+    let watch = tell(&t, "job_1", "/hook").await;
+    t.pass(minutes(60 * 24 * 7)).await;
+    let hits = t.receiver.read_all();
+    let hour = 3600;
+    let schedule = [5, 300, 1800, 2 * hour, 5 * hour, 10 * hour, 14 * hour, 20 * hour, 24 * hour];
+    assert_eq!(hits.len(), schedule.len() + 1);
+    for (gap, step) in gaps(&hits).iter().zip(schedule) {
+        let ratio = gap.as_secs_f64() / f64::from(step);
+        assert!((0.8..=1.2).contains(&ratio), "{gap:?} for {step} s");
+    }
+    let first = &hits[0];
+    for hit in &hits {
+        assert_eq!((hit.id(), &hit.body), (first.id(), &first.body));
+        assert_eq!(hit.header("webhook-timestamp"), hit.at.seconds().to_string(), "of the attempt");
+    }
+    let delivery = t.delivery(&watch).await;
+    assert_eq!((&delivery["status"], &delivery["reason"]), (&json!("failed"), &json!("exhausted")));
+    let attempts = delivery["attempts"].as_array().unwrap();
+    assert_eq!(attempts.len(), 10);
+    let times: Vec<&str> = attempts.iter().map(|attempt| attempt["at"].as_str().unwrap()).collect();
+    assert_eq!(times, hits.iter().map(|hit| hit.at.to_string()).collect::<Vec<_>>());
+    assert_eq!(attempts[0]["statusCode"], 500);
+    assert_eq!(attempts[0]["responseBody"], "no\u{fffd}pe \u{1f600}");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn the_jitter_is_derived_so_a_crash_changes_no_turn() {
+    let mut t = Harness::start().await;
+    t.receiver.always("/hook", Some(Reply::status(500)));
+    let watch = tell(&t, "job_1", "/hook").await;
+    let turn = t.delivery(&watch).await["nextAttemptAt"].clone();
+    t.crash().await;
+    t.restart().await;
+    t.rest().await;
+    assert_eq!(t.delivery(&watch).await["nextAttemptAt"], turn);
+    t.pass(minutes(60)).await;
+    let hits = t.receiver.read_all();
+    assert_eq!(json!(hits[1].at), turn);
+    assert!(hits.iter().all(|hit| (hit.id(), &hit.body) == (hits[0].id(), &hits[0].body)), "{hits:?}");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn what_was_sent_and_not_recorded_in_a_crash_is_sent_again_under_the_same_id() {
+    let mut t = Harness::start().await;
+    let (reply, gate) = Reply::status(200).held();
+    t.receiver.script("/hook", [reply]);
+    t.provider.completed("job_1");
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    t.receiver.received(1).await;
+    t.crash().await;
+    gate.open();
+    t.restart().await;
+    t.rest().await;
+    let [first, second] = t.receiver.take(2).await.try_into().unwrap();
+    assert_eq!((first.id(), &first.body), (second.id(), &second.body));
+    assert_eq!(t.delivery(&watch).await["status"], "succeeded");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_2xx_is_success_whatever_becomes_of_its_body() {
+    let t = Harness::start().await;
+    t.receiver.script("/endless", [Reply::endless(202)]);
+    t.receiver.script("/empty", [Reply::status(204)]);
+    for (job, path) in [("job_1", "/endless"), ("job_2", "/empty")] {
+        let watch = tell(&t, job, path).await;
+        t.receiver.next().await;
+        let delivery = t.delivery(&watch).await;
+        assert_eq!(delivery["status"], "succeeded", "{delivery}");
+        assert!(delivery["attempts"][0]["responseBody"].as_str().unwrap().len() <= 16 * 1024);
+    }
+    t.receiver.script("/stalled", [Reply::stalled(200)]);
+    t.provider.completed("job_3");
+    let watch = t.register(&json!({ "jobId": "job_3", "callbackUrl": t.receiver.url("/stalled") })).await;
+    t.pass(seconds(5)).await;
+    t.receiver.next().await;
+    t.clock.advance(seconds(20));
+    t.held.none().await;
+    t.rest().await;
+    assert_eq!(t.delivery(&watch).await["status"], "succeeded");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_receiver_that_does_not_answer_in_time_is_tried_again() {
+    let t = Harness::with(&[("RINGBACK_DELIVERY__TIMEOUT", "7s")]).await;
+    let (reply, gate) = Reply::status(200).held();
+    t.receiver.script("/hook", [reply]);
+    t.provider.completed("job_1");
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    t.receiver.next().await;
+    t.pass(Duration::from_millis(6_999)).await;
+    assert_eq!(t.held.count(), 1);
+    t.clock.advance(Duration::from_millis(1));
+    t.held.none().await;
+    t.rest().await;
+    let attempt = &t.delivery(&watch).await["attempts"][0];
+    assert_eq!(
+        (&attempt["statusCode"], &attempt["error"]),
+        (&Value::Null, &json!("timeout: no answer within 7 s"))
+    );
+    t.pass(seconds(10)).await;
+    assert_eq!(t.delivery(&watch).await["status"], "succeeded");
+    t.receiver.next().await;
+    gate.open();
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn every_way_of_not_answering_is_recorded_in_words_and_tried_again() {
+    let t = Harness::start().await;
+    for (job, reply, code, says) in [
+        ("job_reset", Reply::reset(), Value::Null, "protocol: "),
+        ("job_garbage", Reply::garbage(), Value::Null, "protocol: the answer is not HTTP"),
+        ("job_404", Reply::status(404), json!(404), ""),
+        ("job_302", Reply::status(302).with("location", "/elsewhere"), json!(302), ""),
+        ("job_400", Reply::new(400, "bad"), json!(400), ""),
+    ] {
+        t.receiver.script(&format!("/{job}"), [reply]);
+        let watch = tell(&t, job, &format!("/{job}")).await;
+        let delivery = t.delivery(&watch).await;
+        let attempt = &delivery["attempts"][0];
+        assert_eq!(attempt["statusCode"], code, "{job}");
+        assert!(attempt["error"].as_str().unwrap_or("").starts_with(says), "{job}: {attempt}");
+        assert_eq!(delivery["status"], "pending", "{job}");
+        t.pass(seconds(6)).await;
+        assert_eq!(t.delivery(&watch).await["status"], "succeeded", "{job}");
+    }
+    let paths: Vec<String> = t.receiver.read_all().into_iter().map(|hit| hit.path).collect();
+    assert_eq!(paths.len(), 10);
+    assert!(!paths.contains(&"/elsewhere".to_owned()), "a redirect is never followed");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn nobody_listening_is_tried_again() {
+    let t = Harness::start().await;
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = gone.local_addr().unwrap();
+    drop(gone);
+    t.provider.completed("job_1");
+    let watch = t.register(&json!({ "jobId": "job_1", "callbackUrl": format!("http://{address}/") })).await;
+    t.pass(seconds(5)).await;
+    let delivery = t.delivery(&watch).await;
+    assert_eq!(delivery["attempts"][0]["error"], "connect: connection refused");
+    assert_eq!(delivery["status"], "pending");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn retry_after_lengthens_the_wait_on_any_failure_and_never_shortens_it() {
+    let t = Harness::start().await;
+    let date =
+        httpdate::fmt_http_date(std::time::UNIX_EPOCH + seconds(start().seconds().cast_unsigned() + 1800));
+    for (job, status, given, least, most) in [
+        ("job_1", 503, "120", 120, 120),
+        ("job_2", 429, "1", 4, 6),
+        ("job_3", 400, date.as_str(), 1700, 1800),
+        ("job_4", 500, "999999999", 86_400, 86_400),
+        ("job_5", 302, "60", 60, 60),
+        ("job_6", 503, "soon", 4, 6),
+    ] {
+        t.receiver.script(&format!("/{job}"), [Reply::status(status).with("retry-after", given)]);
+        let watch = tell(&t, job, &format!("/{job}")).await;
+        let delivery = t.delivery(&watch).await;
+        let time = |value: &Value| Timestamp::parse(value.as_str().unwrap()).unwrap();
+        let wait = time(&delivery["nextAttemptAt"]).since(time(&delivery["attempts"][0]["at"])).as_secs();
+        assert!((least..=most).contains(&wait), "{job}: {wait}");
+    }
+    t.pass(minutes(60 * 25)).await;
+    assert_eq!(t.receiver.read_all().len(), 12);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_410_ends_the_delivery_and_the_watchs_later_ones_to_that_address() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 10);
+    t.receiver.script("/gone", [Reply::status(410)]);
+    let notify = [t.receiver.url("/gone"), t.receiver.url("/here")];
+    let watch = t.register(&json!({ "jobId": "job_1", "events": ["job.*"], "notify": notify })).await;
+    t.pass(seconds(5)).await;
+    t.provider.completed("job_1");
+    t.pass(minutes(10)).await;
+    let paths: Vec<String> = t.receiver.read_all().into_iter().map(|hit| hit.path).collect();
+    // Both first events may have been on their way together; nothing is after the answer.
+    assert!(paths.iter().filter(|path| *path == "/gone").count() <= 2, "{paths:?}");
+    assert_eq!(paths.iter().filter(|path| *path == "/here").count(), 3, "{paths:?}");
+    let failed = t.get(&format!("/v1/deliveries?watchId={watch}&status=failed")).await.expect(200);
+    let failed = failed["data"].as_array().unwrap();
+    assert!(!failed.is_empty() && failed.iter().all(|one| one["reason"] == "gone"), "{failed:?}");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_failed_delivery_is_sent_again_by_hand_under_the_same_id() {
+    let t = Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s")]).await;
+    t.receiver.always("/hook", Some(Reply::status(500)));
+    let watch = tell(&t, "job_1", "/hook").await;
+    t.pass(minutes(10)).await;
+    let failed = t.delivery(&watch).await;
+    assert_eq!((&failed["status"], &failed["reason"]), (&json!("failed"), &json!("exhausted")));
+
+    retry(&t, &watch).await.expect(202);
+    t.pass(minutes(10)).await;
+    let still = t.delivery(&watch).await;
+    assert_eq!((&still["status"], &still["reason"]), (&json!("failed"), &json!("exhausted")));
+    assert_eq!(still["attempts"].as_array().unwrap().len(), 3, "by hand is one attempt");
+
+    t.receiver.always("/hook", None);
+    retry(&t, &watch).await.expect(202);
+    t.rest().await;
+    let done = t.delivery(&watch).await;
+    assert_eq!((&done["status"], &done["reason"]), (&json!("succeeded"), &Value::Null));
+
+    t.receiver.script("/hook", [Reply::status(500)]);
+    retry(&t, &watch).await.expect(202);
+    t.pass(minutes(10)).await;
+    assert_eq!(t.delivery(&watch).await["status"], "succeeded", "as before");
+    let hits = t.receiver.take(5).await;
+    assert!(hits.iter().all(|hit| (hit.id(), &hit.body) == (hits[0].id(), &hits[0].body)));
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_retry_by_hand_of_what_is_pending_keeps_its_schedule() {
+    let t = Harness::start().await;
+    t.receiver.always("/hook", Some(Reply::status(500)));
+    let watch = tell(&t, "job_1", "/hook").await;
+    t.pass(seconds(30)).await;
+    let before = t.delivery(&watch).await;
+    retry(&t, &watch).await.expect(202);
+    t.rest().await;
+    let after = t.delivery(&watch).await;
+    assert_eq!(after["nextAttemptAt"], before["nextAttemptAt"]);
+    assert_eq!(after["attempts"].as_array().unwrap().len(), 3);
+    t.pass(minutes(10)).await;
+    assert_eq!(t.receiver.read_all().len(), 4, "5 s, by hand, 5 min");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_retry_by_hand_survives_a_crash() {
+    let mut t = Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s")]).await;
+    t.receiver.script("/hook", [Reply::status(500), Reply::status(500)]);
+    let watch = tell(&t, "job_1", "/hook").await;
+    t.pass(seconds(2)).await;
+    let (reply, _gate) = Reply::status(200).held();
+    t.receiver.script("/hook", [reply]);
+    retry(&t, &watch).await.expect(202);
+    t.receiver.received(3).await;
+    t.crash().await;
+    t.restart().await;
+    t.rest().await;
+    assert_eq!(t.delivery(&watch).await["status"], "succeeded");
+    assert_eq!(t.receiver.read_all().len(), 4);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_pending_when_a_watch_is_stopped_is_neither_sent_nor_retried() {
+    let t = Harness::start().await;
+    t.receiver.script("/hook", [Reply::status(500)]);
+    let watch = tell(&t, "job_1", "/hook").await;
+    t.receiver.next().await;
+    assert_eq!(t.delete(&format!("/v1/watches/{watch}")).await.expect(200)["status"], "completed");
+    let delivery = t.delivery(&watch).await;
+    assert_eq!((&delivery["status"], &delivery["reason"]), (&json!("failed"), &json!("stopped")));
+    retry(&t, &watch).await.expect(409);
+    t.pass(minutes(60 * 24 * 7)).await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_send_in_flight_when_its_watch_is_stopped_is_recorded_as_it_went() {
+    for (status, stands, reason) in [(200, "succeeded", Value::Null), (500, "failed", json!("stopped"))] {
+        let t = Harness::start().await;
+        let (reply, gate) = Reply::status(status).held();
+        t.receiver.script("/hook", [reply]);
+        t.provider.completed("job_1");
+        let watch = t.watch("job_1").await;
+        t.pass(seconds(5)).await;
+        t.receiver.next().await;
+        t.delete(&format!("/v1/watches/{watch}")).await.expect(200);
+        gate.open();
+        t.rest().await;
+        let delivery = t.delivery(&watch).await;
+        assert_eq!((&delivery["status"], &delivery["reason"]), (&json!(stands), &reason));
+        assert_eq!(delivery["attempts"][0]["statusCode"], status);
+        t.pass(minutes(60)).await;
+        t.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_resolves_elsewhere_later_is_refused_at_the_attempt() {
+    let t = Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s, 1s")]).await;
+    t.resolve("hooks.example.com", &["127.0.0.1"]);
+    t.provider.completed("job_1");
+    let url = format!("http://hooks.example.com:{}/hook", t.receiver.port());
+    let watch = t.register(&json!({ "jobId": "job_1", "callbackUrl": url })).await;
+    t.resolve("hooks.example.com", &["127.0.0.1", "10.0.0.1"]);
+    t.pass(minutes(1)).await;
+    let delivery = t.delivery(&watch).await;
+    assert_eq!((&delivery["status"], &delivery["reason"]), (&json!("failed"), &json!("refused")));
+    assert_eq!(delivery["attempts"].as_array().unwrap().len(), 3, "the schedule was followed");
+    assert!(!delivery.to_string().contains("10.0.0.1"), "without saying which: {delivery}");
+    t.resolve("hooks.example.com", &["127.0.0.1"]);
+    retry(&t, &watch).await.expect(202);
+    t.rest().await;
+    assert_eq!(t.receiver.next().await.header("host"), format!("hooks.example.com:{}", t.receiver.port()));
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_yet_is_accepted_and_reached_when_it_does() {
+    let t = Harness::with(&[("RINGBACK_EGRESS__ALLOW_HTTP", "true")]).await;
+    t.provider.completed("job_1");
+    let url = format!("http://soon.example.com:{}/hook", t.receiver.port());
+    let watch = t.register(&json!({ "jobId": "job_1", "callbackUrl": url })).await;
+    t.pass(seconds(5)).await;
+    assert_eq!(t.delivery(&watch).await["attempts"][0]["error"], "connect: the host name does not resolve");
+    t.resolve("soon.example.com", &["127.0.0.1"]);
+    t.pass(seconds(6)).await;
+    t.receiver.next().await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn one_dead_receiver_does_not_slow_another() {
+    let t = Harness::with(&[("RINGBACK_DELIVERY__PER_DESTINATION", "2")]).await;
+    let dead = Receiver::start(Clock::Manual(t.clock.clone()), t.held.clone(), SECRET).await;
+    let (reply, gate) = Reply::status(200).held();
+    dead.always("/hook", Some(reply));
+    for n in 0..20 {
+        let job = format!("job_{n}");
+        t.provider.completed(&job);
+        t.register(&json!({ "jobId": job, "notify": [dead.url("/hook"), t.receiver.url("/hook")] })).await;
+    }
+    t.pass(seconds(5)).await;
+    assert_eq!(t.receiver.take(20).await.len(), 20);
+    dead.received(2).await;
+    assert_eq!(dead.all().len(), 2, "never more at once than one destination bears");
+    gate.open();
+    t.rest().await;
+    assert_eq!(dead.all().len(), 20, "nothing was lost");
+    let ids: std::collections::HashSet<String> = dead.all().iter().map(|hit| hit.id().to_owned()).collect();
+    assert_eq!(ids.len(), 20, "nor sent twice");
+    assert!(dead.complaints().is_empty(), "{:?}", dead.complaints());
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn more_than_fits_in_hand_is_sent_all_the_same_once_each() {
+    let t = Harness::with(&[("RINGBACK_DELIVERY__PER_DESTINATION", "3")]).await;
+    t.provider.completed("job_1");
+    for _ in 0..120 {
+        t.watch("job_1").await;
+    }
+    t.receiver.script("/hook", (0..60).map(|_| Reply::status(503)));
+    t.pass(seconds(5)).await;
+    t.pass(seconds(10)).await;
+    let hits = t.receiver.read_all();
+    let ids: std::collections::HashSet<&str> = hits.iter().map(Hit::id).collect();
+    assert_eq!((hits.len(), ids.len()), (180, 120));
+    let pending = t.get("/v1/deliveries?status=pending").await.expect(200);
+    assert_eq!(pending["data"], json!([]));
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_in_flight_is_finished_before_the_service_ends() {
+    let mut t = Harness::start().await;
+    let (reply, gate) = Reply::status(200).held();
+    t.receiver.script("/hook", [reply]);
+    t.provider.completed("job_1");
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    t.receiver.next().await;
+    let stopping = t.begin_stop();
+    gate.open();
+    stopping.ended().await;
+    t.restart().await;
+    assert_eq!(t.delivery(&watch).await["status"], "succeeded", "it was recorded, so it is not sent again");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_finished_within_the_grace_is_taken_up_at_the_next_start() {
+    let mut t = Harness::with(&[("RINGBACK_SHUTDOWN_GRACE", "3s")]).await;
+    let (reply, gate) = Reply::status(200).held();
+    t.receiver.script("/hook", [reply]);
+    t.provider.completed("job_1");
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    t.receiver.next().await;
+    let address = t.address();
+    let stopping = t.begin_stop();
+    t.closed(address).await;
+    t.clock.advance(seconds(3));
+    stopping.ended().await;
+    t.released().await;
+    t.restart().await;
+    t.rest().await;
+    assert_eq!(t.receiver.next().await.watch(), watch);
+    gate.open();
+    t.finish().await;
+}

@@ -1,0 +1,537 @@
+//! The main promise: once a registration is answered with 2xx, its destinations hear how the job
+//! ended, in the form that the contract shows.
+
+use ringback::domain::Timestamp;
+use serde_json::{Value, json};
+
+use crate::fakes::{Gate, Hit, Reply, error};
+use crate::harness::{AUTH, Harness, JSON, id, minutes, seconds, since_start};
+
+/// A body with the watch's id, which is another each time, blanked out.
+fn shown(hit: &Hit) -> String {
+    String::from_utf8(hit.body.clone()).unwrap().replace(hit.watch(), "watch_…")
+}
+
+#[tokio::test]
+async fn a_completed_job_reaches_its_receiver_signed_and_exactly_as_documented() {
+    let t = Harness::start().await;
+    t.provider.completed("job_abc123def456");
+    let body = json!({ "jobId": "job_abc123def456", "callbackUrl": t.receiver.url("/hooks/muvi"),
+                       "metadata": { "orderId": 42 } });
+    let watch = t.register(&body).await;
+    t.pass(seconds(5)).await;
+
+    let hit = t.receiver.next().await;
+    insta::assert_snapshot!(shown(&hit), @r#"{"type":"job.completed","timestamp":"2026-02-18T15:00:05.000Z","data":{"watchId":"watch_…","provider":"muvi","jobId":"job_abc123def456","status":"completed","rawStatus":"completed","progress":100,"output":"https://cdn.muvi.video/outputs/job_abc123def456/output_0.mp4","outputs":[{"url":"https://cdn.muvi.video/outputs/job_abc123def456/output_0.mp4","type":"video","thumbnail":"https://cdn.muvi.video/outputs/job_abc123def456/thumb_0.jpg","posterImage":"https://cdn.muvi.video/outputs/job_abc123def456/poster_0.jpg"}],"error":null,"createdAt":"2026-02-18T14:59:00.000Z","completedAt":"2026-02-18T15:02:30.000Z","metadata":{"orderId":42}}}"#);
+    assert_eq!(hit.path, "/hooks/muvi");
+    assert_eq!(hit.header("content-type"), "application/json");
+    assert_eq!(hit.header("user-agent"), concat!("Ringback/", env!("CARGO_PKG_VERSION")));
+    assert_eq!(hit.header("ringback-event"), "job.completed");
+    assert_eq!(hit.watch(), watch);
+    assert_eq!(hit.header("webhook-timestamp"), t.now().seconds().to_string());
+    assert!(hit.id().starts_with("evt_"), "{}", hit.id());
+
+    let ended = t.shown(&watch).await;
+    assert_eq!(ended["status"], "completed");
+    assert_eq!(ended["endedAt"], "2026-02-18T15:00:05.000Z");
+    assert_eq!(ended["destinations"][0]["status"], "succeeded");
+    assert_eq!(ended["job"]["polls"], 1);
+    assert_eq!(t.delivery(&watch).await["eventId"], hit.id());
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn every_ending_of_a_job_is_told_by_its_own_name_and_reason() {
+    let t = Harness::start().await;
+    t.provider.failed("job_failed");
+    t.provider.cancelled("job_cancelled");
+    t.provider.not_found("job_missing");
+    t.provider.processing("job_slow", 30);
+    for job in ["job_failed", "job_cancelled", "job_missing"] {
+        t.watch(job).await;
+    }
+    let slow = json!({ "jobId": "job_slow", "expiresIn": "10m", "callbackUrl": t.receiver.url("/hook") });
+    t.register(&slow).await;
+    t.pass(minutes(10)).await;
+
+    let mut told: Vec<Value> = t.receiver.take(4).await.iter().map(Hit::json).collect();
+    told.sort_by_key(|body| body["type"].to_string());
+    let lines = told.iter().map(|body| {
+        let data = &body["data"];
+        format!(
+            "{} {} {} {} {}",
+            body["type"], data["status"], data["rawStatus"], data["progress"], data["error"]
+        )
+    });
+    insta::assert_snapshot!(lines.collect::<Vec<_>>().join("\n"), @r#"
+    "job.cancelled" "cancelled" "cancelled" 50 null
+    "job.failed" "failed" "failed" 0 {"code":"GENERATION_FAILED","message":"The model failed."}
+    "job.not_found" "not_found" null null {"code":"not_found","message":"HTTP 404 JOB_NOT_FOUND: Job not found (request req_fake)"}
+    "watch.expired" "expired" "processing" 30 {"code":"deadline","message":"the job had not ended when the watch expired"}
+    "#);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn answers_in_an_envelope_are_understood_as_well_as_flat_ones() {
+    let t = Harness::start().await;
+    t.provider.enveloped(true);
+    t.provider.completed("job_1");
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    assert_eq!(t.receiver.next().await.watch(), watch);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_raw_payload_is_the_providers_answer_byte_for_byte_and_stays_it_over_retries() {
+    let t = Harness::start().await;
+    // Order, spaces, escapes, an unknown field: nothing that survives being parsed and written again.
+    let odd = "{ \"success\":true,\n\t\"data\": {\"status\":\"completed\", \"jobId\":\"job_1\", \"x\": 1.00, \"n\":\"\\u00e9é\"}}\n";
+    t.provider.always("job_1", Reply::new(200, odd));
+    t.receiver.script("/hook", [Reply::status(500)]);
+    t.register(&json!({ "jobId": "job_1", "payload": "raw", "callbackUrl": t.receiver.url("/hook") })).await;
+    t.pass(minutes(1)).await;
+    for hit in t.receiver.take(2).await {
+        assert_eq!(String::from_utf8_lossy(&hit.body), odd);
+        assert_eq!(hit.header("content-type"), "application/json");
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_raw_payload_that_is_too_large_or_does_not_exist_is_the_event_instead() {
+    let t = Harness::start().await;
+    let large = json!({ "jobId": "job_large", "status": "completed", "x": "x".repeat(300 * 1024) });
+    t.provider.always("job_large", Reply::json(200, &large));
+    t.provider.not_found("job_missing");
+    for job in ["job_large", "job_missing"] {
+        t.register(&json!({ "jobId": job, "payload": "raw", "callbackUrl": t.receiver.url("/hook") })).await;
+    }
+    t.pass(minutes(3)).await;
+    let [large, missing] = t.receiver.take(2).await.try_into().unwrap();
+    assert_eq!(large.json()["type"], "job.completed");
+    assert_eq!(missing.json()["type"], "job.not_found");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_destinations_own_secret_signs_in_the_apps_stead_and_never_comes_back() {
+    let t = Harness::start().await;
+    let own = "whsec_QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo=";
+    t.receiver.secret("/own", own);
+    t.provider.completed("job_1");
+    let notify =
+        json!([{ "type": "webhook", "url": t.receiver.url("/own"), "secret": own }, t.receiver.url("/app")]);
+    let body = json!({ "jobId": "job_1", "notify": notify });
+    let made = t.post("/v1/watches", &body).await;
+    assert!(!made.text().contains("whsec_"), "{}", made.text());
+    t.pass(seconds(5)).await;
+    // That the signatures hold is judged by the receiver, each by its own secret.
+    t.receiver.next_to("/own").await;
+    t.receiver.next_to("/app").await;
+    let all = t.get("/v1/deliveries").await;
+    assert!(!all.text().contains("whsec_"), "{}", all.text());
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn further_headers_are_sent_and_shown_only_masked() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    let notify = json!([{ "url": t.receiver.url("/hook"), "headers": { "X-Env": "prod-secret", "authorization": "Bearer s3cret" } }]);
+    let made = t.post("/v1/watches", &json!({ "jobId": "job_1", "notify": notify })).await.expect(201);
+    assert_eq!(made["destinations"][0]["headers"], json!({ "x-env": "***", "authorization": "***" }));
+    t.pass(seconds(5)).await;
+    let hit = t.receiver.next().await;
+    assert_eq!((hit.header("x-env"), hit.header("authorization")), ("prod-secret", "Bearer s3cret"));
+    let delivery = t.delivery(&id(&made)).await;
+    let sent = &delivery["attempts"][0]["requestHeaders"];
+    assert_eq!((&sent["x-env"], &sent["authorization"]), (&json!("***"), &json!("***")));
+    assert_eq!(sent["webhook-id"], hit.id());
+    assert!(!delivery.to_string().contains("s3cret"), "{delivery}");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn the_trace_of_the_registration_goes_on_in_the_webhook() {
+    let t = Harness::start().await;
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for (job, given) in [("job_1", trace), ("job_2", "00-no-trace-00")] {
+        t.provider.completed(job);
+        let body = json!({ "jobId": job, "callbackUrl": t.receiver.url(&format!("/{job}")) }).to_string();
+        let headers = [AUTH, JSON, ("traceparent", given)];
+        t.send("POST", "/v1/watches", &headers, body.as_bytes()).await.expect(201);
+    }
+    t.pass(seconds(5)).await;
+    assert_eq!(t.receiver.next_to("/job_1").await.header("traceparent"), trace);
+    let other = t.receiver.next_to("/job_2").await;
+    assert!(other.headers.iter().all(|(name, _)| name != "traceparent"), "{other:?}");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn only_the_events_that_were_asked_for_are_sent_and_every_ending_is_recorded() {
+    let t = Harness::start().await;
+    t.provider.failed("job_1");
+    let hook = t.receiver.url("/hook");
+    t.register(&json!({ "jobId": "job_1", "events": ["job.completed"], "callbackUrl": hook })).await;
+    let heard = t.register(&json!({ "jobId": "job_1", "events": ["job.failed"], "callbackUrl": hook })).await;
+    t.pass(seconds(5)).await;
+    assert_eq!(t.receiver.next().await.watch(), heard);
+    let events = t.get("/v1/events").await.expect(200);
+    let types: Vec<&Value> = events["data"].as_array().unwrap().iter().map(|event| &event["type"]).collect();
+    assert_eq!(types, ["job.failed", "job.failed"]);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn progress_is_told_to_those_who_ask_and_processing_once() {
+    let t = Harness::start().await;
+    let watch = |events: Value| json!({ "jobId": "job_1", "events": events, "pollInterval": "1s", "callbackUrl": t.receiver.url("/hook") });
+    t.provider.job("job_1", &json!({ "status": "pending" }));
+    let curious = t.register(&watch(json!(["job.*"]))).await;
+    t.register(&watch(json!(["job.completed"]))).await;
+    t.pass(seconds(2)).await;
+    for progress in 1..=12 {
+        t.provider.processing("job_1", progress * 5);
+        t.pass(seconds(1)).await;
+    }
+    t.provider.completed("job_1");
+    t.pass(seconds(1)).await;
+
+    let hits = t.receiver.read_all();
+    let mut told: Vec<(u64, &str, Value)> = hits
+        .iter()
+        .filter(|hit| hit.watch() == curious)
+        .map(|hit| (since_start(&[hit.at])[0], hit.event(), hit.json()["data"]["progress"].clone()))
+        .collect();
+    // What is told together may arrive in any order.
+    told.sort_by_key(|(at, event, _)| (*at, event.to_string()));
+    let expected = [
+        (3, "job.processing", json!(5)),
+        (3, "job.progress", json!(5)),
+        (8, "job.progress", json!(30)),
+        (13, "job.progress", json!(55)),
+        (15, "job.completed", json!(100)),
+    ];
+    assert_eq!(told, expected);
+    let ids: std::collections::HashSet<&str> = hits.iter().map(Hit::id).collect();
+    assert_eq!((hits.len(), ids.len()), (6, 6), "each is an event of its own");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn an_ending_overtakes_the_progress_that_was_not_sent_yet() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 10);
+    t.receiver.script("/hook", [Reply::status(503)]);
+    let body = json!({ "jobId": "job_1", "events": ["job.progress", "job.completed"], "callbackUrl": t.receiver.url("/hook") });
+    let watch = t.register(&body).await;
+    t.pass(seconds(5)).await;
+    assert_eq!(t.receiver.next().await.event(), "job.progress");
+    t.provider.completed("job_1");
+    t.act(&format!("/v1/watches/{watch}/poll")).await.expect(202);
+    t.pass(minutes(10)).await;
+    assert_eq!(t.receiver.next().await.event(), "job.completed");
+    let failed = t.get("/v1/deliveries?status=failed").await.expect(200);
+    assert_eq!(failed["data"][0]["reason"], "superseded");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_watch_that_notifies_nobody_is_recorded_all_the_same() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    let watch = t.register(&json!({ "jobId": "job_1", "notify": [] })).await;
+    t.pass(seconds(5)).await;
+    assert_eq!(t.shown(&watch).await["status"], "completed");
+    assert_eq!(t.get("/v1/events").await.expect(200)["data"][0]["data"]["watchId"], watch);
+    assert_eq!(t.get("/v1/deliveries").await.expect(200)["data"], json!([]));
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn metadata_is_kept_and_given_back_byte_for_byte() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    let metadata = "{\"z\": 1.0e2,  \"a\":\"\\u00fc/\\/\", \"big\":12345678901234567890123, \"a\":[ ]}";
+    let body =
+        format!(r#"{{"jobId":"job_1","metadata":{metadata},"callbackUrl":"{}"}}"#, t.receiver.url("/hook"));
+    let made = t.send("POST", "/v1/watches", &[AUTH, JSON], body.as_bytes()).await;
+    assert!(made.text().contains(metadata), "{}", made.text());
+    t.pass(seconds(5)).await;
+    let hit = t.receiver.next().await;
+    assert!(String::from_utf8_lossy(&hit.body).contains(metadata), "{hit:?}");
+    assert!(t.get("/v1/watches").await.text().contains(metadata));
+    assert!(t.get("/v1/events").await.text().contains(metadata));
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn one_address_twice_is_one_destination() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    let hook = t.receiver.url("/hook");
+    let body = json!({ "jobId": "job_1", "callbackUrl": hook, "notify": [hook, { "url": hook }] });
+    let made = t.post("/v1/watches", &body).await.expect(201);
+    assert_eq!(made["destinations"].as_array().unwrap().len(), 1);
+    t.pass(seconds(5)).await;
+    t.receiver.next().await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn watches_of_one_job_share_one_poll_and_each_is_told() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    let mut watches = Vec::new();
+    // More than one transaction ends.
+    for _ in 0..250 {
+        watches.push(t.watch("job_1").await);
+    }
+    t.pass(seconds(5)).await;
+    let mut told: Vec<String> = t.receiver.take(250).await.iter().map(|hit| hit.watch().to_owned()).collect();
+    told.sort();
+    assert_eq!(told, watches, "ids are in the order of their creation");
+    assert_eq!(t.provider.polls("job_1").len(), 1);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_poll_that_learns_nothing_writes_nothing() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 40);
+    t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    let reader =
+        rusqlite::Connection::open_with_flags(t.file(), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    // Changes with each commit of another connection.
+    let version = || reader.query_row("pragma data_version", [], |row| row.get::<_, i64>(0)).unwrap();
+    let before = version();
+    t.pass(minutes(10)).await;
+    assert!(t.provider.polls("job_1").len() > 10);
+    assert_eq!(version(), before);
+    t.provider.processing("job_1", 41);
+    t.pass(minutes(1)).await;
+    assert_ne!(version(), before);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_new_watch_on_a_job_that_has_ended_asks_the_provider_again() {
+    let t = Harness::start().await;
+    t.provider.failed("job_1");
+    let first = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    assert_eq!(t.receiver.next().await.event(), "job.failed");
+    // Providers requeue.
+    t.provider.processing("job_1", 10);
+    let second = t.watch("job_1").await;
+    t.pass(seconds(10)).await;
+    assert_eq!(t.shown(&second).await["job"]["status"], "processing");
+    assert_eq!(t.shown(&first).await["job"]["status"], "failed", "the first keeps its ending");
+    t.provider.completed("job_1");
+    t.pass(minutes(1)).await;
+    let hit = t.receiver.next().await;
+    assert_eq!((hit.watch(), hit.event()), (second.as_str(), "job.completed"));
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_watch_that_is_registered_while_its_job_ends_is_told_by_a_look_of_its_own() {
+    let t = Harness::start().await;
+    let (reply, gate): (Reply, Gate) =
+        Reply::json(200, &json!({ "jobId": "job_1", "status": "completed" })).held();
+    t.provider.processing("job_1", 1);
+    t.provider.script("job_1", [reply]);
+    let first = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    t.provider.polled("job_1", 1).await;
+    let second = t.watch("job_1").await;
+    gate.open();
+    t.rest().await;
+    let mut told =
+        vec![t.receiver.next().await.watch().to_owned(), t.receiver.next().await.watch().to_owned()];
+    told.sort();
+    assert_eq!(told, [first, second]);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_look_that_is_asked_for_comes_at_once_but_not_sooner_than_the_least_interval() {
+    let t = Harness::with(&[("RINGBACK_PROVIDERS__MUVI__MIN_INTERVAL", "3s")]).await;
+    t.provider.processing("job_1", 1);
+    let watch = t.watch("job_1").await;
+    let poll = format!("/v1/watches/{watch}/poll");
+    t.act(&poll).await.expect(202);
+    t.rest().await;
+    t.act(&poll).await.expect(202);
+    t.act(&poll).await.expect(202);
+    t.pass(seconds(4)).await;
+    assert_eq!(since_start(&t.provider.polls("job_1")), [0, 3]);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_look_at_an_ended_job_refreshes_its_outputs_and_nothing_else() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    t.receiver.next().await;
+    let before = t.shown(&watch).await;
+    let poll = format!("/v1/watches/{watch}/poll");
+
+    let signed =
+        json!({ "status": "completed", "progress": 100, "output": "https://cdn.muvi.video/1?sig=2" });
+    t.provider.job("job_1", &signed);
+    t.act(&poll).await.expect(202);
+    t.pass(minutes(60)).await;
+    let after = t.shown(&watch).await;
+    assert_eq!(after["job"]["output"], "https://cdn.muvi.video/1?sig=2");
+    assert_eq!((&after["status"], &after["endedAt"]), (&before["status"], &before["endedAt"]));
+
+    t.provider.failed("job_1");
+    t.act(&poll).await.expect(202);
+    t.rest().await;
+    assert_eq!(t.shown(&watch).await["job"]["status"], "completed", "another ending is not believed");
+    t.pass(seconds(10)).await;
+    t.provider.always("job_1", Reply::status(500));
+    t.act(&poll).await.expect(202);
+    t.pass(minutes(60)).await;
+    let failed = t.shown(&watch).await;
+    assert_eq!(failed["job"]["output"], "https://cdn.muvi.video/1?sig=2");
+    assert!(failed["job"]["lastError"].as_str().unwrap().contains("500"), "{failed}");
+    assert_eq!(t.provider.polls("job_1").len(), 4, "each was one look, not repeated");
+    assert_eq!(t.get("/v1/events").await.expect(200)["data"].as_array().unwrap().len(), 1);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_long_poll_is_answered_at_the_end_of_the_watch() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    let watch = t.watch("job_1").await;
+    let path = format!("/v1/watches/{watch}?wait=60s");
+    let (answer, ()) = tokio::join!(t.get(&path), async {
+        t.pass(seconds(5)).await;
+    });
+    assert_eq!(answer.expect(200)["status"], "completed");
+    assert_eq!(t.get(&path).await.expect(200)["status"], "completed", "it has ended: at once");
+    t.receiver.next().await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_long_poll_is_answered_when_its_time_is_up() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 5);
+    let watch = t.watch("job_1").await;
+    let path = format!("/v1/watches/{watch}?wait=30s");
+    let mut passed = 0;
+    let answer = {
+        let mut waiting = std::pin::pin!(t.get(&path));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut waiting => break answer,
+                () = t.pass(seconds(1)) => passed += 1,
+            }
+        }
+    };
+    assert!(passed >= 29, "answered after {passed} s");
+    assert_eq!(answer.expect(200)["status"], "watching");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_long_poll_is_answered_when_the_server_drains() {
+    let mut t = Harness::start().await;
+    t.provider.processing("job_1", 5);
+    let watch = t.watch("job_1").await;
+    let address = t.address();
+    let path = format!("/v1/watches/{watch}?wait=60s");
+    let request = crate::wire::request("GET", &path, &[AUTH], b"");
+    let waiting = tokio::spawn(async move { crate::wire::exchange(address, &request).await });
+    // A round trip that begins later: by then the first connection was accepted.
+    t.get("/v1/watches").await.expect(200);
+    let stopping = t.begin_stop();
+    let answer = crate::harness::guarded("the answer", waiting).await.unwrap();
+    stopping.ended().await;
+    if let Some(answer) = answer {
+        assert_eq!(answer.expect(200)["status"], "watching");
+    }
+    t.restart().await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_stopped_watch_is_not_looked_at_and_not_told_of() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 5);
+    let watch = t.watch("job_1").await;
+    let other = t.watch("job_1").await;
+    let path = format!("/v1/watches/{watch}");
+    let waited = format!("{path}?wait=60s");
+    let (answer, stopped) = tokio::join!(t.get(&waited), t.delete(&path));
+    assert_eq!(answer.expect(200)["status"], "stopped");
+    assert_eq!(stopped.expect(200)["endedAt"], "2026-02-18T15:00:00.000Z");
+    t.provider.completed("job_1");
+    t.pass(seconds(5)).await;
+    assert_eq!(t.receiver.next().await.watch(), other);
+    assert_eq!(t.delete(&path).await.expect(200)["status"], "stopped");
+    assert_eq!(t.delete(&format!("/v1/watches/{other}")).await.expect(200)["status"], "completed");
+    t.pass(minutes(10)).await;
+    assert_eq!(t.provider.polls("job_1").len(), 1);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_story_tells_what_happened_in_order() {
+    let t = Harness::start().await;
+    t.provider.job("job_1", &json!({ "status": "pending" }));
+    t.receiver.script("/hook", [Reply::status(500)]);
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    t.provider.processing("job_1", 40);
+    t.pass(seconds(10)).await;
+    t.provider.completed("job_1");
+    t.pass(minutes(1)).await;
+    t.receiver.take(2).await;
+    let story = t.get(&format!("/v1/watches/{watch}/story")).await.expect(200);
+    let story = story["data"].as_array().unwrap();
+    let times: Vec<Timestamp> =
+        story.iter().map(|line| Timestamp::parse(line["at"].as_str().unwrap()).unwrap()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    let words = story.iter().map(|line| {
+        let word = ["status", "eventType", "statusCode"].iter().find_map(|field| line.get(field));
+        format!("{} {}", line["kind"].as_str().unwrap(), word.unwrap_or(&Value::Null))
+    });
+    insta::assert_snapshot!(words.collect::<Vec<_>>().join("\n"), @r#"
+    registered null
+    observed "pending"
+    observed "processing"
+    observed "completed"
+    event "job.completed"
+    delivery "succeeded"
+    attempt 500
+    attempt 200
+    "#);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn an_error_of_the_provider_in_a_good_answer_is_not_the_end_of_the_job() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    t.provider.script("job_1", [error(200, "INTERNAL_ERROR", "Oops")]);
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    let shown = t.shown(&watch).await;
+    assert_eq!(shown["status"], "watching");
+    assert!(shown["job"]["lastError"].as_str().unwrap().contains("INTERNAL_ERROR"), "{shown}");
+    t.pass(seconds(5)).await;
+    assert_eq!(t.receiver.next().await.event(), "job.completed");
+    t.finish().await;
+}

@@ -1,0 +1,549 @@
+//! When the provider is asked, and what its troubles are not: the failures of jobs.
+
+use ringback::domain::Timestamp;
+use serde_json::json;
+
+use crate::fakes::{Reply, error};
+use crate::harness::{Harness, minutes, seconds, since_start, start};
+
+/// A Muvi-shaped 200 about a job that goes on.
+fn processing(job: &str) -> Reply {
+    Reply::json(200, &json!({ "jobId": job, "status": "processing", "progress": 0 }))
+}
+
+#[tokio::test]
+async fn looks_come_at_the_squares() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 0);
+    t.watch("job_1").await;
+    t.pass(minutes(5)).await;
+    // 2·k² from 5 on: 2·(√(5/2) + k)².
+    assert_eq!(since_start(&t.provider.polls("job_1")), [5, 13, 25, 41, 62, 86, 114, 147, 183, 223, 268]);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn no_gap_is_greater_than_the_greatest_interval() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 0);
+    t.watch("job_1").await;
+    t.pass(minutes(60)).await;
+    let polls = t.provider.polls("job_1");
+    let gaps: Vec<u64> = polls.windows(2).map(|pair| pair[1].since(pair[0]).as_secs()).collect();
+    assert!(gaps.is_sorted() && gaps.last() == Some(&60), "{gaps:?}");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn the_smallest_interval_of_a_jobs_watches_is_its_greatest_gap() {
+    let t = Harness::with(&[("RINGBACK_PROVIDERS__MUVI__MIN_INTERVAL", "4s")]).await;
+    t.provider.processing("job_1", 0);
+    let watch = |interval: &str| json!({ "jobId": "job_1", "notify": [], "pollInterval": interval });
+    t.register(&watch("10s")).await;
+    t.pass(seconds(40)).await;
+    // Raised to the provider's least.
+    let eager = t.register(&watch("1s")).await;
+    t.pass(seconds(12)).await;
+    t.delete(&format!("/v1/watches/{eager}")).await.expect(200);
+    t.pass(seconds(28)).await;
+    let polls = since_start(&t.provider.polls("job_1"));
+    assert_eq!(polls, [5, 13, 23, 33, 40, 44, 48, 52, 56, 66, 76]);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_look_comes_when_the_provider_said_that_it_would_be_done() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 0);
+    let expected = start().plus(seconds(100)).to_string();
+    t.register(&json!({ "jobId": "job_1", "notify": [], "expectedAt": expected })).await;
+    t.pass(seconds(120)).await;
+    let polls = since_start(&t.provider.polls("job_1"));
+    assert!(polls.contains(&100), "{polls:?}");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn the_rate_is_never_exceeded_nor_by_a_restart() {
+    let rate = [("RINGBACK_PROVIDERS__MUVI__RATE", "4/s"), ("RINGBACK_PROVIDERS__MUVI__BURST", "2")];
+    let mut t = Harness::with(&rate).await;
+    for n in 0..40 {
+        let job = format!("job_{n}");
+        t.provider.processing(&job, 0);
+        t.register(&json!({ "jobId": job, "notify": [], "pollInterval": "1s" })).await;
+    }
+    t.pass(seconds(8)).await;
+    // A bucket that is full at start would let a crash loop exceed the rate.
+    for _ in 0..3 {
+        t.crash().await;
+        t.restart().await;
+        t.pass(seconds(2)).await;
+    }
+    let polls = t.provider.all_polls();
+    let rate_and_burst = 4 + 2;
+    for window in polls.windows(rate_and_burst + 1) {
+        let span = window[rate_and_burst].since(window[0]);
+        assert!(span >= seconds(1), "{rate_and_burst} in {span:?}: {polls:?}");
+    }
+    assert!(polls.len() >= 40, "the rate is used: {}", polls.len());
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn no_more_looks_are_in_flight_than_the_provider_takes() {
+    let t = Harness::with(&[("RINGBACK_PROVIDERS__MUVI__CONCURRENCY", "2")]).await;
+    let mut gates = Vec::new();
+    for n in 0..5 {
+        let job = format!("job_{n}");
+        t.provider.completed(&job);
+        let (reply, gate) = processing(&job).held();
+        t.provider.script(&job, [reply]);
+        gates.push(gate);
+        t.register(&json!({ "jobId": job, "notify": [] })).await;
+    }
+    t.pass(seconds(5)).await;
+    t.provider.polled_in_all(2).await;
+    assert_eq!(t.provider.all_polls().len(), 2);
+    for gate in gates {
+        gate.open();
+    }
+    t.rest().await;
+    assert_eq!(t.provider.all_polls().len(), 5);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn after_a_429_nobody_is_asked_for_until_retry_after_has_passed() {
+    let t = Harness::start().await;
+    for job in ["job_1", "job_2"] {
+        t.provider.completed(job);
+    }
+    t.provider.script("job_1", [Reply::status(429).with("retry-after", "40")]);
+    t.watch("job_1").await;
+    t.pass(seconds(3)).await;
+    t.watch("job_2").await;
+    t.pass(seconds(40)).await;
+    assert_eq!(since_start(&t.provider.all_polls()), [5], "job_2 was due at 8");
+    t.pass(seconds(5)).await;
+    assert_eq!(since_start(&t.provider.polls("job_2")), [45]);
+    t.receiver.take(2).await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn after_429s_without_retry_after_each_pause_is_longer() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    t.provider.script("job_1", (0..4).map(|_| Reply::status(429)));
+    let body = json!({ "jobId": "job_1", "pollInterval": "1s", "callbackUrl": t.receiver.url("/hook") });
+    t.register(&body).await;
+    t.pass(minutes(1)).await;
+    assert_eq!(since_start(&t.provider.polls("job_1")), [1, 2, 4, 8, 16]);
+    t.receiver.next().await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_refused_credential_is_tried_each_minute_fails_no_watch_and_recovers() {
+    let t = Harness::start().await;
+    t.provider.all(Some(error(401, "UNAUTHORIZED", "Invalid API key")));
+    let mut watches = Vec::new();
+    for n in 0..10 {
+        let job = format!("job_{n}");
+        t.provider.completed(&job);
+        watches.push(t.watch(&job).await);
+        t.pass(seconds(1)).await;
+    }
+    t.pass(seconds(290)).await;
+    assert_eq!(since_start(&t.provider.all_polls()), [5, 65, 125, 185, 245]);
+    for watch in &watches {
+        assert_eq!(t.shown(watch).await["status"], "watching");
+    }
+    let first = t.shown(&watches[0]).await;
+    assert_eq!(
+        first["job"]["lastError"],
+        "UNAUTHORIZED: HTTP 401 UNAUTHORIZED: Invalid API key (request req_fake)"
+    );
+    t.provider.all(None);
+    t.pass(minutes(1)).await;
+    assert_eq!(t.receiver.take(10).await.len(), 10);
+    assert_eq!(since_start(&t.provider.all_polls())[5..], [305; 10]);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn the_account_codes_of_a_definition_pause_the_credential_as_a_401_does() {
+    let t = Harness::start().await;
+    for code in ["USER_BANNED", "USER_INACTIVE", "IP_NOT_WHITELISTED"] {
+        t.provider.completed(code);
+        t.provider.script(code, [error(403, code, "No")]);
+        let watch = t.watch(code).await;
+        t.pass(seconds(30)).await;
+        assert_eq!(t.provider.polls(code).len(), 1);
+        assert_eq!(t.shown(&watch).await["status"], "watching");
+        t.pass(minutes(1)).await;
+        assert_eq!(t.receiver.next().await.event(), "job.completed");
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn one_jobs_trouble_is_backed_off_from_and_is_not_the_providers() {
+    let t = Harness::start().await;
+    t.provider.completed("job_bad");
+    t.provider.script("job_bad", (0..4).map(|_| Reply::status(500)));
+    t.watch("job_bad").await;
+    t.provider.processing("job_good", 0);
+    let good = t.register(&json!({ "jobId": "job_good", "notify": [] })).await;
+    t.pass(seconds(30)).await;
+    assert_eq!(since_start(&t.provider.polls("job_bad")), [5, 6, 8, 12, 20]);
+    assert_eq!(since_start(&t.provider.polls("job_good")), [5, 13, 25]);
+    assert_eq!(t.shown(&good).await["job"]["lastError"], json!(null));
+    t.receiver.next().await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn the_breaker_opens_at_five_jobs_in_trouble_and_closes_with_one_good_answer() {
+    let t = Harness::start().await;
+    t.provider.all(Some(Reply::status(502)));
+    for n in 0..20 {
+        let job = format!("job_{n}");
+        t.provider.completed(&job);
+        t.watch(&job).await;
+    }
+    t.pass(seconds(5)).await;
+    let at_once = t.provider.all_polls().len();
+    assert_eq!(at_once, 20, "they were due together");
+    t.pass(seconds(20)).await;
+    let probes = t.provider.all_polls()[at_once..].to_vec();
+    assert!((19..=20).contains(&probes.len()), "one look a second: {probes:?}");
+    assert!(probes.windows(2).all(|pair| pair[1].since(pair[0]) >= seconds(1)), "{probes:?}");
+    t.provider.all(None);
+    t.pass(seconds(2)).await;
+    assert_eq!(t.receiver.take(20).await.len(), 20, "all are looked at again at once");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn four_jobs_in_trouble_do_not_open_the_breaker() {
+    let t = Harness::start().await;
+    for n in 0..4 {
+        let job = format!("job_{n}");
+        t.provider.always(&job, Reply::status(500));
+        t.register(&json!({ "jobId": job, "notify": [] })).await;
+    }
+    t.pass(seconds(8)).await;
+    for n in 0..4 {
+        assert_eq!(since_start(&t.provider.polls(&format!("job_{n}"))), [5, 6, 8]);
+    }
+    t.give_up().await;
+}
+
+#[tokio::test]
+async fn a_job_that_is_not_found_ends_its_watch_after_a_minute_and_three_looks() {
+    let t = Harness::start().await;
+    t.provider.not_found("job_1");
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(60)).await;
+    assert_eq!(t.shown(&watch).await["status"], "watching");
+    t.pass(minutes(1)).await;
+    let hit = t.receiver.next().await;
+    assert_eq!(hit.event(), "job.not_found");
+    let polls = t.provider.polls("job_1");
+    assert!(polls.len() >= 3 && hit.at.since(polls[0]) >= seconds(60), "{polls:?}");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_job_that_appears_within_the_grace_is_watched_on() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    // Just submitted, and not yet everywhere: the count begins anew with any other answer.
+    let missing = || error(404, "JOB_NOT_FOUND", "Job not found");
+    let script = [missing(), missing(), missing(), Reply::status(500), missing(), missing()];
+    t.provider.script("job_1", script);
+    t.watch("job_1").await;
+    t.pass(minutes(3)).await;
+    assert_eq!(t.receiver.next().await.event(), "job.completed");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_job_that_was_seen_before_is_missing_for_a_quarter_of_an_hour_before_that_is_believed() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 20);
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(10)).await;
+    t.provider.not_found("job_1");
+    t.pass(minutes(15)).await;
+    assert_eq!(t.shown(&watch).await["status"], "watching");
+    t.pass(minutes(2)).await;
+    let hit = t.receiver.next().await;
+    assert_eq!(hit.event(), "job.not_found");
+    assert_eq!(hit.json()["data"]["progress"], 20, "the rest is as last seen");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_404_without_the_definitions_code_never_ends_a_watch() {
+    let t = Harness::start().await;
+    t.provider.always("job_1", Reply::new(404, "<html>not found</html>"));
+    let watch = t.watch("job_1").await;
+    t.pass(minutes(60)).await;
+    assert_eq!(t.shown(&watch).await["status"], "watching");
+    t.give_up().await;
+}
+
+#[tokio::test]
+async fn a_wrong_base_url_ends_no_watch() {
+    let t = Harness::start().await;
+    t.provider.all(Some(error(404, "JOB_NOT_FOUND", "Job not found")));
+    let mut watches = Vec::new();
+    for n in 0..8 {
+        watches.push(t.watch(&format!("job_{n}")).await);
+    }
+    t.pass(minutes(30)).await;
+    for watch in watches {
+        assert_eq!(t.shown(&watch).await["status"], "watching", "the breaker is open");
+    }
+    t.give_up().await;
+}
+
+#[tokio::test]
+async fn an_unknown_status_is_shown_and_watched_on() {
+    let t = Harness::start().await;
+    t.provider.job("job_1", &json!({ "status": "UPSCALING", "progress": 80 }));
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    let job = &t.shown(&watch).await["job"];
+    assert_eq!((&job["status"], &job["rawStatus"]), (&json!("processing"), &json!("UPSCALING")));
+    assert_eq!(job["lastError"], json!(null));
+    t.provider.completed("job_1");
+    t.pass(minutes(1)).await;
+    t.receiver.next().await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_makes_no_sense_is_a_failed_look_and_is_shown() {
+    let table: [(&str, Reply, &str); 9] = [
+        ("not_json", Reply::new(200, "<html>hello</html>"), "JSON"),
+        ("truncated", Reply::new(200, "{\"jobId\": \"trunca"), "JSON"),
+        ("empty", Reply::new(200, ""), "empty"),
+        ("array", Reply::new(200, "[]"), "which job"),
+        ("other", Reply::json(200, &json!({ "jobId": "job_2", "status": "completed" })), "another job"),
+        ("large", Reply::new(200, "x".repeat(1024 * 1024 + 1)), "too_large"),
+        ("reset", Reply::reset(), ""),
+        ("garbage", Reply::garbage(), "not HTTP"),
+        ("redirect", Reply::status(302).with("location", "/v1/jobs/elsewhere"), "302"),
+    ];
+    let t = Harness::start().await;
+    for (job, reply, says) in table {
+        t.provider.completed(job);
+        t.provider.script(job, [reply]);
+        let watch = t.watch(job).await;
+        t.pass(seconds(5)).await;
+        let shown = t.shown(&watch).await;
+        assert_eq!(shown["status"], "watching", "{job}");
+        let error =
+            shown["job"]["lastError"].as_str().unwrap_or_else(|| panic!("{job}: no error in {shown}"));
+        assert!(error.contains(says), "{job}: {error}");
+        t.pass(seconds(2)).await;
+        assert_eq!(t.receiver.next().await.event(), "job.completed", "{job}");
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn wrong_types_in_an_answer_are_nulls_and_never_an_ending() {
+    let t = Harness::start().await;
+    let odd = json!({ "progress": "many", "output": 7, "outputs": { "a": 1 }, "createdAt": "yesterday",
+                      "error": "none", "completedAt": 99 });
+    t.provider.job("job_1", &odd);
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    let shown = t.shown(&watch).await;
+    assert_eq!(shown["status"], "watching");
+    for field in ["output", "outputs", "createdAt", "completedAt"] {
+        assert_eq!(shown["job"][field], json!(null), "{field}");
+    }
+    t.give_up().await;
+}
+
+#[tokio::test]
+async fn a_provider_that_never_answers_is_given_up_on_after_its_timeout() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    let (reply, gate) = Reply::status(200).held();
+    t.provider.script("job_1", [reply]);
+    let watch = t.watch("job_1").await;
+    t.clock.advance(seconds(5));
+    t.provider.polled("job_1", 1).await;
+    t.rest().await;
+    t.clock.advance(seconds(20));
+    t.held.none().await;
+    t.rest().await;
+    assert_eq!(t.shown(&watch).await["job"]["lastError"], "timeout: no answer within 20 s");
+    t.pass(seconds(1)).await;
+    assert_eq!(t.receiver.next().await.event(), "job.completed");
+    gate.open();
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_status_that_goes_backwards_is_shown_and_watched_on() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 90);
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    t.provider.job("job_1", &json!({ "status": "pending", "progress": 0 }));
+    t.pass(seconds(10)).await;
+    let job = &t.shown(&watch).await["job"];
+    assert_eq!((&job["status"], &job["progress"]), (&json!("pending"), &json!(0)));
+    t.provider.completed("job_1");
+    t.pass(minutes(1)).await;
+    t.receiver.next().await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn at_its_expiry_a_watch_gets_one_last_look() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 0);
+    let body = json!({ "jobId": "job_1", "expiresIn": "30s", "callbackUrl": t.receiver.url("/hook") });
+    t.register(&body).await;
+    t.pass(seconds(29)).await;
+    t.provider.completed("job_1");
+    t.pass(seconds(1)).await;
+    assert_eq!(t.receiver.next().await.event(), "job.completed", "the last look found it ended");
+    assert_eq!(since_start(&t.provider.polls("job_1")), [5, 13, 25, 30]);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn expiry_is_each_watchs_own() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 0);
+    let body = json!({ "jobId": "job_1", "expiresIn": "30s", "callbackUrl": t.receiver.url("/short") });
+    t.register(&body).await;
+    t.watch("job_1").await;
+    t.pass(seconds(40)).await;
+    assert_eq!(t.receiver.next().await.event(), "watch.expired");
+    t.provider.completed("job_1");
+    t.pass(minutes(1)).await;
+    let hit = t.receiver.next().await;
+    assert_eq!((hit.path.as_str(), hit.event()), ("/hook", "job.completed"));
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_last_look_that_fails_is_repeated_for_a_minute_and_then_the_provider_was_unreachable() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 10);
+    let body = json!({ "jobId": "job_1", "expiresIn": "30s", "callbackUrl": t.receiver.url("/hook") });
+    t.register(&body).await;
+    t.pass(seconds(29)).await;
+    t.provider.always("job_1", Reply::status(500));
+    t.pass(seconds(60)).await;
+    assert!(t.receiver.unread().is_empty());
+    t.pass(seconds(1)).await;
+    let hit = t.receiver.next().await;
+    assert_eq!((hit.event(), since_start(&[hit.at])[0]), ("watch.expired", 90));
+    let data = &hit.json()["data"];
+    assert_eq!((&data["error"]["code"], &data["progress"]), (&json!("provider_unreachable"), &json!(10)));
+    assert!(t.provider.polls("job_1").len() > 5, "it was repeated");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_watch_expires_though_the_credential_is_paused() {
+    let t = Harness::start().await;
+    t.provider.all(Some(error(401, "UNAUTHORIZED", "Invalid API key")));
+    for job in ["job_1", "job_2"] {
+        let body = json!({ "jobId": job, "expiresIn": "10m", "callbackUrl": t.receiver.url("/hook") });
+        t.register(&body).await;
+    }
+    t.pass(minutes(12)).await;
+    for hit in t.receiver.take(2).await {
+        assert_eq!(hit.json()["data"]["error"]["code"], "provider_unreachable");
+        assert_eq!(since_start(&[hit.at]), [660]);
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_restart_makes_the_plans_again_from_what_is_on_disk() {
+    let mut t = Harness::start().await;
+    t.provider.processing("job_old", 0);
+    let old = t.watch("job_old").await;
+    t.pass(minutes(2)).await;
+    t.provider.completed("job_new");
+    t.watch("job_new").await;
+    t.crash().await;
+    t.clock.advance(seconds(2));
+    t.restart().await;
+    t.rest().await;
+    let looks = t.provider.polls("job_old");
+    assert_eq!(since_start(&looks).last(), Some(&122), "past its first look: at once");
+    t.pass(minutes(2)).await;
+    // … and then the squares go on from the registration.
+    let later: Vec<u64> = since_start(&t.provider.polls("job_old")[looks.len()..]);
+    assert_eq!(later, [155, 192, 233]);
+    assert_eq!(since_start(&t.provider.polls("job_new")), [125], "its first look was not yet due");
+    assert_eq!(t.receiver.next().await.event(), "job.completed");
+    assert_eq!(t.shown(&old).await["job"]["polls"], 4, "known to the process that looks");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_watch_that_expired_while_the_process_was_down_gets_its_last_look() {
+    let mut t = Harness::start().await;
+    t.provider.completed("job_1");
+    t.provider.processing("job_2", 0);
+    for job in ["job_1", "job_2"] {
+        let body =
+            json!({ "jobId": job, "expiresIn": "30s", "callbackUrl": t.receiver.url(&format!("/{job}")) });
+        t.register(&body).await;
+    }
+    t.crash().await;
+    t.clock.advance(minutes(60));
+    t.restart().await;
+    t.rest().await;
+    assert_eq!(t.receiver.next_to("/job_1").await.event(), "job.completed");
+    let expired = t.receiver.next_to("/job_2").await;
+    assert_eq!(expired.json()["data"]["error"]["code"], "deadline");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_look_that_was_asked_for_survives_a_crash() {
+    let mut t = Harness::with(&[("RINGBACK_PROVIDERS__MUVI__FIRST", "30s")]).await;
+    t.provider.processing("job_1", 0);
+    let (reply, _gate) = processing("job_1").held();
+    t.provider.script("job_1", [reply]);
+    let watch = t.watch("job_1").await;
+    t.act(&format!("/v1/watches/{watch}/poll")).await.expect(202);
+    t.provider.polled("job_1", 1).await;
+    t.crash().await;
+    t.restart().await;
+    t.rest().await;
+    assert_eq!(since_start(&t.provider.polls("job_1")), [0, 0]);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_back_stops_nothing() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 0);
+    t.watch("job_1").await;
+    t.pass(minutes(2)).await;
+    let before = t.provider.polls("job_1").len();
+    t.clock.set(Timestamp::parse("2026-02-18T14:00:00Z").unwrap());
+    t.rest().await;
+    t.provider.completed("job_1");
+    t.pass(minutes(65)).await;
+    assert!(t.provider.polls("job_1").len() > before);
+    assert_eq!(t.receiver.next().await.event(), "job.completed");
+    t.finish().await;
+}

@@ -244,11 +244,12 @@ async fn forget(store: &Store, clock: &Clock, (events, watches): (Duration, Dura
         let now = clock.now();
         let prune = Prune { events_before: now.minus(events), watches_before: now.minus(watches), now };
         match store.prune(prune).await {
-            Ok(0) => clock.sleep(PRUNE_EVERY).await,
+            // From when it was decided, however long the store took.
+            Ok(0) => clock.sleep_until(now.plus(PRUNE_EVERY)).await,
             Ok(count) => tracing::debug!(count, "forgotten"),
             Err(error) => {
                 tracing::warn!(%error, "what is too old could not be forgotten");
-                clock.sleep(PRUNE_EVERY).await;
+                clock.sleep_until(now.plus(PRUNE_EVERY)).await;
             }
         }
     }

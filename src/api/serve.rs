@@ -92,6 +92,8 @@ async fn connection(stream: TcpStream, door: Door, mut closing: watch::Receiver<
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_TIMEOUT)
+        // A client may close its side once it has asked, and still gets its answer.
+        .half_close(true)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEADERS_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);

@@ -256,16 +256,25 @@ fn upsert_jobs(tx: &Tx<'_>, fresh: &[&NewWatch]) -> Result<Vec<FoundJob>> {
             new.created_at.into(),
         ]
     });
-    let found = tx.fetch(
+    tx.each(
         "insert into jobs (shard, job_id, provider, account, params, seen, registered_at)
          values ($1, $2, $3, $4, $5, $6, $7)
          on conflict (job_id, provider, account, params) do update set
            generation = jobs.generation + jobs.ended,
            seen = case when jobs.ended = 1 then excluded.seen else jobs.seen end,
            registered_at = case when jobs.ended = 1 then excluded.registered_at else jobs.registered_at end,
-           ended = 0
-         returning no, generation, seen, registered_at",
+           ended = 0",
         rows,
+    )?;
+    // Not by `returning`: SQLite makes a table for what it returns, each time, and that costs more
+    // than to look the row up.
+    let found = tx.fetch(
+        "select no, generation, seen, registered_at from jobs
+         where job_id = $1 and provider = $2 and account = $3 and params = $4",
+        fresh.iter().map(|new| {
+            let JobName { provider, account, job_id, params } = &new.job;
+            [job_id.into(), provider.into(), account.into(), params.into()]
+        }),
         |row| {
             Ok(FoundJob {
                 no: JobNo(row.int(0)?),

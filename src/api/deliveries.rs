@@ -31,12 +31,7 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
 }
 
 /// `GET /v1/deliveries/{id}`
-pub async fn show(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    Name(id): Name,
-    parts: Parts,
-) -> Answer {
+pub async fn show(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, parts: Parts) -> Answer {
     let app = caller.may(Scope::Read)?;
     Query::new(&parts).done()?;
     let id = DeliveryId::parse(&id).ok_or_else(Problem::not_found)?;

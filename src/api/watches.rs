@@ -75,12 +75,7 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
 }
 
 /// `GET /v1/watches/{id}`
-pub async fn show(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    Name(id): Name,
-    parts: Parts,
-) -> Answer {
+pub async fn show(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, parts: Parts) -> Answer {
     let app = caller.may(Scope::Read)?;
     let mut query = Query::new(&parts);
     let wait = query.read("wait", "must be a duration of at most 60s", |text| {
@@ -107,12 +102,7 @@ pub async fn show(
 }
 
 /// `DELETE /v1/watches/{id}`
-pub async fn stop(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    Name(id): Name,
-    parts: Parts,
-) -> Answer {
+pub async fn stop(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, parts: Parts) -> Answer {
     let app = caller.may(Scope::Write)?;
     Query::new(&parts).done()?;
     let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
@@ -149,12 +139,7 @@ pub async fn poll(
 }
 
 /// `GET /v1/watches/{id}/story`
-pub async fn story(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    Name(id): Name,
-    parts: Parts,
-) -> Answer {
+pub async fn story(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, parts: Parts) -> Answer {
     let app = caller.may(Scope::Read)?;
     Query::new(&parts).done()?;
     let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;

@@ -62,7 +62,8 @@ async fn without_a_valid_key_there_is_nothing_to_see() {
     let paths = ["/v1/watches", "/v1/events", "/v1/deliveries", "/v1/signing-secret", "/v1/watches/watch_1"];
     for path in paths {
         for given in [None, Some("Bearer wrong"), Some("Basic abc"), Some("Bearer"), Some("Bearer ")] {
-            let headers: Vec<(&str, &str)> = given.map(|given| ("authorization", given)).into_iter().collect();
+            let headers: Vec<(&str, &str)> =
+                given.map(|given| ("authorization", given)).into_iter().collect();
             let answer = t.send("GET", path, &headers, b"").await;
             assert_eq!(answer.status, 401, "{path} {given:?}");
             assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
@@ -150,16 +151,23 @@ async fn a_query_is_understood_wholly_or_refused_parameter_by_parameter() {
     for (path, wrong) in [
         ("/v1/watches?limit=0", vec!["?limit"]),
         ("/v1/watches?limit=201", vec!["?limit"]),
-        ("/v1/watches?limit=x&cursor=y&status=z&provider=w&unknown=1", vec!["?limit", "?cursor", "?status", "?provider", "?unknown"]),
+        (
+            "/v1/watches?limit=x&cursor=y&status=z&provider=w&unknown=1",
+            vec!["?limit", "?cursor", "?status", "?provider", "?unknown"],
+        ),
         ("/v1/watches?limit=1&limit=2", vec!["?limit"]),
         ("/v1/events?type=job.exploded&limit=-1", vec!["?type", "?limit"]),
-        ("/v1/deliveries?status=lost&watchId=1&destinationId=2&since=now&until=never", vec!["?status", "?watchId", "?destinationId", "?since", "?until"]),
+        (
+            "/v1/deliveries?status=lost&watchId=1&destinationId=2&since=now&until=never",
+            vec!["?status", "?watchId", "?destinationId", "?since", "?until"],
+        ),
     ] {
         let problem = t.get(path).await.expect(422);
         let mut named: Vec<&str> =
             problem["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap()).collect();
         let mut wrong = wrong;
-        (named.sort_unstable(), wrong.sort_unstable());
+        named.sort_unstable();
+        wrong.sort_unstable();
         assert_eq!(named, wrong, "{path}");
     }
     t.provider.completed("job_1");
@@ -423,13 +431,16 @@ async fn a_first_start_makes_a_key_and_a_secret_and_no_later_start_does() {
 
 #[tokio::test]
 async fn what_has_ended_is_forgotten_after_the_retention_and_nothing_else_is() {
-    let t = Harness::with(&[("RINGBACK_RETENTION__EVENTS", "2d"), ("RINGBACK_RETENTION__WATCHES", "4d")]).await;
+    let t =
+        Harness::with(&[("RINGBACK_RETENTION__EVENTS", "2d"), ("RINGBACK_RETENTION__WATCHES", "4d")]).await;
     t.provider.completed("job_1");
     let watch = t.watch("job_1").await;
     t.pass(seconds(5)).await;
     let event = t.receiver.next().await.id().to_owned();
     t.provider.processing("job_2", 0);
-    let going = t.register(&json!({ "jobId": "job_2", "notify": [], "expiresIn": "30d", "pollInterval": "24h" })).await;
+    let going = t
+        .register(&json!({ "jobId": "job_2", "notify": [], "expiresIn": "30d", "pollInterval": "24h" }))
+        .await;
     let (of_event, of_watch) = (format!("/v1/events/{event}"), format!("/v1/watches/{watch}"));
     t.pass(minutes(60 * 47)).await;
     t.get(&of_event).await.expect(200);

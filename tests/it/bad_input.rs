@@ -25,6 +25,7 @@ fn with(fields: &Value) -> Value {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 async fn every_field_that_is_wrong_is_named_with_the_reason() {
     let t = Harness::start().await;
     let long = "j".repeat(129);
@@ -77,16 +78,52 @@ async fn every_field_that_is_wrong_is_named_with_the_reason() {
         (json!({ "notify": [1] }), "/notify/0", "string or an object"),
         (json!({ "notify": [{}] }), "/notify/0/url", "required"),
         (json!({ "notify": [{ "url": 1 }] }), "/notify/0/url", "string"),
-        (json!({ "notify": [{ "type": "pigeon", "url": "https://a.example/" }] }), "/notify/0/type", "not a channel"),
+        (
+            json!({ "notify": [{ "type": "pigeon", "url": "https://a.example/" }] }),
+            "/notify/0/type",
+            "not a channel",
+        ),
         (json!({ "notify": [{ "url": "https://a.example/", "x": 1 }] }), "/notify/0/x", "no such field"),
-        (json!({ "notify": [{ "url": "https://a.example/", "secret": "s3cret" }] }), "/notify/0/secret", "whsec_"),
-        (json!({ "notify": [{ "url": "https://a.example/", "secret": "whsec_AAAA" }] }), "/notify/0/secret", "24 to 64"),
-        (json!({ "notify": [{ "url": "https://a.example/", "headers": [] }] }), "/notify/0/headers", "object"),
-        (json!({ "notify": [{ "url": "https://a.example/", "headers": { "Host": "x" } }] }), "/notify/0/headers/Host", "not yours"),
-        (json!({ "notify": [{ "url": "https://a.example/", "headers": { "webhook-id": "x" } }] }), "/notify/0/headers/webhook-id", "not yours"),
-        (json!({ "notify": [{ "url": "https://a.example/", "headers": { "a": "x\r\ny: z" } }] }), "/notify/0/headers/a", "control"),
-        (json!({ "notify": [{ "url": "https://a.example/", "headers": { "a b": "x" } }] }), "/notify/0/headers/a b", "name of a header"),
-        (json!({ "notify": [{ "url": "https://app.example.com/hook", "headers": { "a": "b" } }] }), "/notify/0/url", "twice"),
+        (
+            json!({ "notify": [{ "url": "https://a.example/", "secret": "s3cret" }] }),
+            "/notify/0/secret",
+            "whsec_",
+        ),
+        (
+            json!({ "notify": [{ "url": "https://a.example/", "secret": "whsec_AAAA" }] }),
+            "/notify/0/secret",
+            "24 to 64",
+        ),
+        (
+            json!({ "notify": [{ "url": "https://a.example/", "headers": [] }] }),
+            "/notify/0/headers",
+            "object",
+        ),
+        (
+            json!({ "notify": [{ "url": "https://a.example/", "headers": { "Host": "x" } }] }),
+            "/notify/0/headers/Host",
+            "not yours",
+        ),
+        (
+            json!({ "notify": [{ "url": "https://a.example/", "headers": { "webhook-id": "x" } }] }),
+            "/notify/0/headers/webhook-id",
+            "not yours",
+        ),
+        (
+            json!({ "notify": [{ "url": "https://a.example/", "headers": { "a": "x\r\ny: z" } }] }),
+            "/notify/0/headers/a",
+            "control",
+        ),
+        (
+            json!({ "notify": [{ "url": "https://a.example/", "headers": { "a b": "x" } }] }),
+            "/notify/0/headers/a b",
+            "name of a header",
+        ),
+        (
+            json!({ "notify": [{ "url": "https://app.example.com/hook", "headers": { "a": "b" } }] }),
+            "/notify/0/url",
+            "twice",
+        ),
         (json!({ "notify": ["mailto:nobody"] }), "/notify/0", "not a mail address"),
     ];
     for (fields, pointer, says) in table {
@@ -114,8 +151,15 @@ async fn all_mistakes_are_told_at_once() {
     let mut pointers: Vec<String> = faults(&problem).into_iter().map(|(pointer, _)| pointer).collect();
     pointers.sort();
     let expected = [
-        "/callbackUrl", "/events/0", "/expiresIn", "/extra", "/jobId", "/metadata", "/notify/0/url",
-        "/notify/1/secret", "/notify/1/url",
+        "/callbackUrl",
+        "/events/0",
+        "/expiresIn",
+        "/extra",
+        "/jobId",
+        "/metadata",
+        "/notify/0/url",
+        "/notify/1/secret",
+        "/notify/1/url",
     ];
     assert_eq!(pointers, expected);
     assert_eq!(problem["title"], "Unprocessable Entity");
@@ -129,20 +173,60 @@ async fn an_address_that_callbacks_may_not_reach_is_refused_in_any_spelling() {
     t.resolve("public.example.com", &["93.184.216.34"]);
     let long = format!("https://a.example/{}", "x".repeat(2_048));
     let urls = [
-        "not a url", "", "https://", "/hook", "app.example.com/hook", "ftp://a.example/", "file:///etc/passwd",
-        "javascript:alert(1)", "http://public.example.com/", "https://user:pw@a.example/", "https://user@a.example/",
-        "https://a.example/#x", "https://a.example:0/", "https://a..example/", "https://.example.com/",
-        "https://127.0.0.1/", "https://127.1/", "https://2130706433/", "https://0x7f000001/", "https://0177.0.0.1/",
-        "https://①②⑦.0.0.1/", "https://0.0.0.0/", "https://10.1.2.3/", "https://172.16.0.1/", "https://192.168.0.1/",
-        "https://169.254.169.254/latest/meta-data", "https://100.64.0.1/", "https://[::1]/", "https://[::]/",
-        "https://[::ffff:127.0.0.1]/", "https://[fe80::1]/", "https://[fd00::1]/", "https://[64:ff9b::7f00:1]/",
-        "https://224.0.0.1/", "https://255.255.255.255/", "https://localhost/", "https://LOCALHOST./",
-        "https://a.localhost/", "https://router.local/", "https://metadata.google.internal/", "https://api.svc/",
-        "https://x.svc.cluster.local/", "https://1.168.192.in-addr.arpa/", "https://x.onion/", "https://intranet/",
-        "https://rebound.example.com/", "https://a b.example/", "https://a\t.example/", &long,
+        "not a url",
+        "",
+        "https://",
+        "/hook",
+        "app.example.com/hook",
+        "ftp://a.example/",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "http://public.example.com/",
+        "https://user:pw@a.example/",
+        "https://user@a.example/",
+        "https://a.example/#x",
+        "https://a.example:0/",
+        "https://a..example/",
+        "https://.example.com/",
+        "https://127.0.0.1/",
+        "https://127.1/",
+        "https://2130706433/",
+        "https://0x7f000001/",
+        "https://0177.0.0.1/",
+        "https://①②⑦.0.0.1/",
+        "https://0.0.0.0/",
+        "https://10.1.2.3/",
+        "https://172.16.0.1/",
+        "https://192.168.0.1/",
+        "https://169.254.169.254/latest/meta-data",
+        "https://100.64.0.1/",
+        "https://[::1]/",
+        "https://[::]/",
+        "https://[::ffff:127.0.0.1]/",
+        "https://[fe80::1]/",
+        "https://[fd00::1]/",
+        "https://[64:ff9b::7f00:1]/",
+        "https://224.0.0.1/",
+        "https://255.255.255.255/",
+        "https://localhost/",
+        "https://LOCALHOST./",
+        "https://a.localhost/",
+        "https://router.local/",
+        "https://metadata.google.internal/",
+        "https://api.svc/",
+        "https://x.svc.cluster.local/",
+        "https://1.168.192.in-addr.arpa/",
+        "https://x.onion/",
+        "https://intranet/",
+        "https://rebound.example.com/",
+        "https://a b.example/",
+        "https://a\t.example/",
+        &long,
     ];
     for url in urls {
-        for fields in [json!({ "callbackUrl": url }), json!({ "callbackUrl": null, "notify": [{ "url": url }] })] {
+        for fields in
+            [json!({ "callbackUrl": url }), json!({ "callbackUrl": null, "notify": [{ "url": url }] })]
+        {
             let mut body = with(&fields);
             body.as_object_mut().unwrap().retain(|_, value| !value.is_null());
             let answer = t.post("/v1/watches", &body).await;
@@ -152,7 +236,8 @@ async fn an_address_that_callbacks_may_not_reach_is_refused_in_any_spelling() {
             assert!(found[0].0.to_lowercase().ends_with("url") && !found[0].1.is_empty(), "{url}: {found:?}");
         }
     }
-    let rebound = t.post("/v1/watches", &with(&json!({ "callbackUrl": "https://rebound.example.com/" }))).await;
+    let rebound =
+        t.post("/v1/watches", &with(&json!({ "callbackUrl": "https://rebound.example.com/" }))).await;
     assert!(!rebound.text().contains("169.254"), "without saying which: {}", rebound.text());
     t.provider.completed("job_1");
     for url in ["https://public.example.com/hook?x=1", "https://nowhere-yet.example.com/"] {
@@ -179,7 +264,11 @@ async fn what_is_not_json_is_told_from_what_is_wrong_inside_it() {
     let t = Harness::start().await;
     let large = json!({ "jobId": "x".repeat(256 * 1024) }).to_string();
     let bomb = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-    let deep = format!(r#"{{"jobId":"job_1","notify":[],"metadata":{{"a":{}{}}}}}"#, "[".repeat(90_000), "]".repeat(90_000));
+    let deep = format!(
+        r#"{{"jobId":"job_1","notify":[],"metadata":{{"a":{}{}}}}}"#,
+        "[".repeat(90_000),
+        "]".repeat(90_000)
+    );
     let table: [(&[u8], u16, &str); 16] = [
         (b"", 400, "not JSON"),
         (b"   ", 400, "not JSON"),
@@ -282,14 +371,31 @@ async fn whatever_bytes_arrive_the_next_request_is_served() {
         ("a long path", long.into_bytes(), &[414, 431, 400]),
         ("half a body", format!("{post}content-length: 100\r\n\r\n{{\"jobId\"").into_bytes(), &[400]),
         ("a bad length", format!("{post}content-length: -1\r\n\r\n{{}}").into_bytes(), &[400]),
-        ("two lengths", format!("{post}content-length: 2\r\ncontent-length: 3\r\n\r\n{{}}x").into_bytes(), &[400]),
-        ("bad chunks", format!("{post}transfer-encoding: chunked\r\n\r\nzz\r\n{{}}\r\n0\r\n\r\n").into_bytes(), &[400]),
-        ("an endless chunk", format!("{post}transfer-encoding: chunked\r\n\r\nffffffffffffffff\r\n{{}}").into_bytes(), &[400]),
-        ("length and chunks", format!("{post}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n").into_bytes(), &[400]),
+        (
+            "two lengths",
+            format!("{post}content-length: 2\r\ncontent-length: 3\r\n\r\n{{}}x").into_bytes(),
+            &[400],
+        ),
+        (
+            "bad chunks",
+            format!("{post}transfer-encoding: chunked\r\n\r\nzz\r\n{{}}\r\n0\r\n\r\n").into_bytes(),
+            &[400],
+        ),
+        (
+            "an endless chunk",
+            format!("{post}transfer-encoding: chunked\r\n\r\nffffffffffffffff\r\n{{}}").into_bytes(),
+            &[400],
+        ),
+        (
+            "length and chunks",
+            format!("{post}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n").into_bytes(),
+            &[400],
+        ),
     ];
     for (what, bytes, statuses) in table {
         let back = raw(&t, &bytes).await;
-        let status = String::from_utf8_lossy(&back).split(' ').nth(1).and_then(|word| word.parse::<u16>().ok());
+        let status =
+            String::from_utf8_lossy(&back).split(' ').nth(1).and_then(|word| word.parse::<u16>().ok());
         assert_eq!(status.is_some(), !statuses.is_empty(), "{what}: {}", String::from_utf8_lossy(&back));
         assert!(status.is_none_or(|status| statuses.contains(&status)), "{what}: {status:?}");
         t.get_without_key("/healthz").await.expect(200);
@@ -302,7 +408,8 @@ async fn whatever_bytes_arrive_the_next_request_is_served() {
 async fn requests_that_were_sent_together_are_answered_in_order() {
     let t = Harness::start().await;
     let paths = ["/healthz", "/nowhere", "/v1/watches", "/readyz"];
-    let requests: Vec<String> = paths.iter().map(|path| format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).collect();
+    let requests: Vec<String> =
+        paths.iter().map(|path| format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).collect();
     let mut stream = TcpStream::connect(t.address()).await.unwrap();
     stream.write_all(requests.concat().as_bytes()).await.unwrap();
     let mut stream = BufReader::new(stream);
@@ -322,7 +429,11 @@ async fn a_body_that_is_far_too_large_is_refused_with_and_without_its_length() {
     let chunked = {
         let head = format!(
             "POST /v1/watches HTTP/1.1\r\nhost: x\r\n{}: {}\r\n{}: {}\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n",
-            AUTH.0, AUTH.1, JSON.0, JSON.1, body.len()
+            AUTH.0,
+            AUTH.1,
+            JSON.0,
+            JSON.1,
+            body.len()
         );
         [head.as_bytes(), &body, b"\r\n0\r\n\r\n"].concat()
     };
@@ -335,7 +446,8 @@ async fn a_body_that_is_far_too_large_is_refused_with_and_without_its_length() {
             write
         };
         let mut read = BufReader::new(read);
-        let (answer, _) = guarded("an answer", async { tokio::join!(Answer::read(&mut read), sending) }).await;
+        let (answer, _) =
+            guarded("an answer", async { tokio::join!(Answer::read(&mut read), sending) }).await;
         // A reset may overtake the answer where the client goes on sending beyond 1 MiB.
         if let Some(answer) = answer {
             assert_eq!(answer.status, 413, "{}", answer.text());

@@ -131,7 +131,10 @@ async fn a_receiver_that_does_not_answer_in_time_is_tried_again() {
     t.held.none().await;
     t.rest().await;
     let attempt = &t.delivery(&watch).await["attempts"][0];
-    assert_eq!((&attempt["statusCode"], &attempt["error"]), (&Value::Null, &json!("timeout: no answer within 7 s")));
+    assert_eq!(
+        (&attempt["statusCode"], &attempt["error"]),
+        (&Value::Null, &json!("timeout: no answer within 7 s"))
+    );
     t.pass(seconds(10)).await;
     assert_eq!(t.delivery(&watch).await["status"], "succeeded");
     t.receiver.next().await;
@@ -183,7 +186,8 @@ async fn nobody_listening_is_tried_again() {
 #[tokio::test]
 async fn retry_after_lengthens_the_wait_on_any_failure_and_never_shortens_it() {
     let t = Harness::start().await;
-    let date = httpdate::fmt_http_date(std::time::UNIX_EPOCH + seconds(start().seconds().cast_unsigned() + 1800));
+    let date =
+        httpdate::fmt_http_date(std::time::UNIX_EPOCH + seconds(start().seconds().cast_unsigned() + 1800));
     for (job, status, given, least, most) in [
         ("job_1", 503, "120", 120, 120),
         ("job_2", 429, "1", 4, 6),

@@ -58,7 +58,10 @@ async fn every_ending_of_a_job_is_told_by_its_own_name_and_reason() {
     told.sort_by_key(|body| body["type"].to_string());
     let lines = told.iter().map(|body| {
         let data = &body["data"];
-        format!("{} {} {} {} {}", body["type"], data["status"], data["rawStatus"], data["progress"], data["error"])
+        format!(
+            "{} {} {} {} {}",
+            body["type"], data["status"], data["rawStatus"], data["progress"], data["error"]
+        )
     });
     insta::assert_snapshot!(lines.collect::<Vec<_>>().join("\n"), @r#"
     "job.cancelled" "cancelled" "cancelled" 50 null
@@ -118,7 +121,8 @@ async fn a_destinations_own_secret_signs_in_the_apps_stead_and_never_comes_back(
     let own = "whsec_QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo=";
     t.receiver.secret("/own", own);
     t.provider.completed("job_1");
-    let notify = json!([{ "type": "webhook", "url": t.receiver.url("/own"), "secret": own }, t.receiver.url("/app")]);
+    let notify =
+        json!([{ "type": "webhook", "url": t.receiver.url("/own"), "secret": own }, t.receiver.url("/app")]);
     let body = json!({ "jobId": "job_1", "notify": notify });
     let made = t.post("/v1/watches", &body).await;
     assert!(!made.text().contains("whsec_"), "{}", made.text());
@@ -135,8 +139,7 @@ async fn a_destinations_own_secret_signs_in_the_apps_stead_and_never_comes_back(
 async fn further_headers_are_sent_and_shown_only_masked() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
-    let notify =
-        json!([{ "url": t.receiver.url("/hook"), "headers": { "X-Env": "prod-secret", "authorization": "Bearer s3cret" } }]);
+    let notify = json!([{ "url": t.receiver.url("/hook"), "headers": { "X-Env": "prod-secret", "authorization": "Bearer s3cret" } }]);
     let made = t.post("/v1/watches", &json!({ "jobId": "job_1", "notify": notify })).await.expect(201);
     assert_eq!(made["destinations"][0]["headers"], json!({ "x-env": "***", "authorization": "***" }));
     t.pass(seconds(5)).await;
@@ -173,8 +176,7 @@ async fn only_the_events_that_were_asked_for_are_sent_and_every_ending_is_record
     t.provider.failed("job_1");
     let hook = t.receiver.url("/hook");
     t.register(&json!({ "jobId": "job_1", "events": ["job.completed"], "callbackUrl": hook })).await;
-    let heard =
-        t.register(&json!({ "jobId": "job_1", "events": ["job.failed"], "callbackUrl": hook })).await;
+    let heard = t.register(&json!({ "jobId": "job_1", "events": ["job.failed"], "callbackUrl": hook })).await;
     t.pass(seconds(5)).await;
     assert_eq!(t.receiver.next().await.watch(), heard);
     let events = t.get("/v1/events").await.expect(200);
@@ -224,8 +226,7 @@ async fn an_ending_overtakes_the_progress_that_was_not_sent_yet() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 10);
     t.receiver.script("/hook", [Reply::status(503)]);
-    let body =
-        json!({ "jobId": "job_1", "events": ["job.progress", "job.completed"], "callbackUrl": t.receiver.url("/hook") });
+    let body = json!({ "jobId": "job_1", "events": ["job.progress", "job.completed"], "callbackUrl": t.receiver.url("/hook") });
     let watch = t.register(&body).await;
     t.pass(seconds(5)).await;
     assert_eq!(t.receiver.next().await.event(), "job.progress");
@@ -290,8 +291,7 @@ async fn watches_of_one_job_share_one_poll_and_each_is_told() {
         watches.push(t.watch("job_1").await);
     }
     t.pass(seconds(5)).await;
-    let mut told: Vec<String> =
-        t.receiver.take(250).await.iter().map(|hit| hit.watch().to_owned()).collect();
+    let mut told: Vec<String> = t.receiver.take(250).await.iter().map(|hit| hit.watch().to_owned()).collect();
     told.sort();
     assert_eq!(told, watches, "ids are in the order of their creation");
     assert_eq!(t.provider.polls("job_1").len(), 1);
@@ -351,7 +351,8 @@ async fn a_watch_that_is_registered_while_its_job_ends_is_told_by_a_look_of_its_
     let second = t.watch("job_1").await;
     gate.open();
     t.rest().await;
-    let mut told = vec![t.receiver.next().await.watch().to_owned(), t.receiver.next().await.watch().to_owned()];
+    let mut told =
+        vec![t.receiver.next().await.watch().to_owned(), t.receiver.next().await.watch().to_owned()];
     told.sort();
     assert_eq!(told, [first, second]);
     t.finish().await;
@@ -382,7 +383,8 @@ async fn a_look_at_an_ended_job_refreshes_its_outputs_and_nothing_else() {
     let before = t.shown(&watch).await;
     let poll = format!("/v1/watches/{watch}/poll");
 
-    let signed = json!({ "status": "completed", "progress": 100, "output": "https://cdn.muvi.video/1?sig=2" });
+    let signed =
+        json!({ "status": "completed", "progress": 100, "output": "https://cdn.muvi.video/1?sig=2" });
     t.provider.job("job_1", &signed);
     t.act(&poll).await.expect(202);
     t.pass(minutes(60)).await;

@@ -166,7 +166,8 @@ async fn a_query_is_understood_wholly_or_refused_parameter_by_parameter() {
         let mut named: Vec<&str> =
             problem["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap()).collect();
         let mut wrong = wrong;
-        (named.sort_unstable(), wrong.sort_unstable());
+        named.sort_unstable();
+        wrong.sort_unstable();
         assert_eq!(named, wrong, "{path}");
     }
     t.provider.completed("job_1");

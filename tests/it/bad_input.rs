@@ -25,6 +25,7 @@ fn with(fields: &Value) -> Value {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 async fn every_field_that_is_wrong_is_named_with_the_reason() {
     let t = Harness::start().await;
     let long = "j".repeat(129);

@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use crate::fakes::{Held, PROVIDER_KEY, Provider, Receiver, Reply};
-use crate::harness::{AUTH, JSON, KEY, SECRET, guarded, id};
+use crate::harness::{AUTH, Draw, JSON, KEY, SECRET, guarded, id};
 use crate::wire::{self, Answer};
 
 /// How many clients register at once.
@@ -29,18 +29,6 @@ const CLIENTS: u32 = 4;
 #[expect(clippy::disallowed_methods, reason = "the real program runs on the real clock")]
 async fn nap(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
-}
-
-/// A stretch of numbers that look random and can be had again (splitmix64).
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
 }
 
 /// The neighbours of a process, and the folder in which it keeps its facts.
@@ -216,7 +204,7 @@ async fn kill_dash_nine_loses_nothing_that_was_answered_with_2xx() {
         let mut known = process.address.clone();
         tokio::select! {
             () = nap(life) => {}
-            _ = async {
+            () = async {
                 let _ = known.wait_for(Option::is_some).await;
                 started.fetch_add(1, Ordering::Relaxed);
                 moved.send_replace(*known.borrow());

@@ -6,6 +6,7 @@
 //! submitted, a signature that does not hold); the harness fails the test for it.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -103,25 +104,25 @@ impl Reply {
                 () = closed(stream) => return false,
             }
         }
-        let mut head = format!("HTTP/1.1 {} Scripted\r\n", self.status);
+        let mut top = format!("HTTP/1.1 {} Scripted\r\n", self.status);
         for (name, value) in &self.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(top, "{name}: {value}\r\n");
         }
         match self.body {
             Body::Whole(body) => {
-                head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
-                stream.write_all(&[head.as_bytes(), &body].concat()).await.is_ok()
+                let _ = write!(top, "content-length: {}\r\n\r\n", body.len());
+                stream.write_all(&[top.as_bytes(), &body].concat()).await.is_ok()
             }
             Body::Stalled => {
-                head.push_str("content-length: 1000\r\n\r\nthe beginning");
-                let _ = stream.write_all(head.as_bytes()).await;
+                top.push_str("content-length: 1000\r\n\r\nthe beginning");
+                let _ = stream.write_all(top.as_bytes()).await;
                 let _holding = held.hold(None);
                 closed(stream).await;
                 false
             }
             Body::Endless => {
-                head.push_str("content-length: 1000000000000\r\n\r\n");
-                let _ = stream.write_all(head.as_bytes()).await;
+                top.push_str("content-length: 1000000000000\r\n\r\n");
+                let _ = stream.write_all(top.as_bytes()).await;
                 while stream.write_all(&[b'x'; 16 * 1024]).await.is_ok() {}
                 false
             }
@@ -288,7 +289,7 @@ pub struct Provider {
 
 #[derive(Debug, Default)]
 struct Jobs {
-    jobs: HashMap<String, Job>,
+    known: HashMap<String, Job>,
     /// In the place of every job's own answer.
     all: Option<Reply>,
     enveloped: bool,
@@ -327,7 +328,10 @@ impl Provider {
         for (name, value) in fields.as_object().unwrap() {
             state[name] = value.clone();
         }
-        self.shared.change(|jobs| jobs.job(job).state = state);
+        self.shared.change(|jobs| {
+            let job = jobs.job(job);
+            (job.state, job.always) = (state, None);
+        });
     }
 
     pub fn processing(&self, job: &str, progress: u8) {
@@ -381,7 +385,7 @@ impl Provider {
 
     /// When this job was asked for.
     pub fn polls(&self, job: &str) -> Vec<Timestamp> {
-        self.shared.lock().jobs.get(job).map(|job| job.polls.clone()).unwrap_or_default()
+        self.shared.lock().known.get(job).map(|job| job.polls.clone()).unwrap_or_default()
     }
 
     /// When anything was asked for.
@@ -414,7 +418,7 @@ pub fn error(status: u16, code: &str, message: &str) -> Reply {
 
 impl Jobs {
     fn job(&mut self, job: &str) -> &mut Job {
-        self.jobs.entry(job.to_owned()).or_default()
+        self.known.entry(job.to_owned()).or_default()
     }
 
     fn answer(&mut self, request: &Request, now: Timestamp) -> Reply {

@@ -65,6 +65,20 @@ pub fn since_start(times: &[Timestamp]) -> Vec<u64> {
     times.iter().map(|at| at.since(start()).as_secs()).collect()
 }
 
+/// A stretch of numbers that look random and can be had again (splitmix64).
+#[derive(Debug)]
+pub struct Draw(pub u64);
+
+impl Draw {
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+}
+
 /// Threads of applications that panicked.
 static PANICKED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 

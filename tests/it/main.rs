@@ -30,4 +30,5 @@ mod migrations;
 mod polling;
 mod store;
 mod tidy;
+mod walk;
 mod wire;

@@ -74,11 +74,12 @@ async fn the_rate_is_never_exceeded_nor_by_a_restart() {
     }
     t.pass(seconds(8)).await;
     // A bucket that is full at start would let a crash loop exceed the rate.
-    for _ in 0..3 {
+    for _ in 0..4 {
         t.crash().await;
         t.restart().await;
-        t.pass(seconds(2)).await;
+        t.rest().await;
     }
+    t.pass(seconds(4)).await;
     let polls = t.provider.all_polls();
     let rate_and_burst = 4 + 2;
     for window in polls.windows(rate_and_burst + 1) {

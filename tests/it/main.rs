@@ -23,6 +23,7 @@ mod api;
 mod bad_input;
 mod crash;
 mod delivering;
+mod demo;
 mod fakes;
 mod harness;
 mod main_job;

@@ -1,0 +1,18 @@
+//! The first thing that somebody tries.
+
+use std::time::Duration;
+
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "a guard: the demo is a process on the machine's clock")]
+async fn demo_tells_the_story() {
+    let mut demo = tokio::process::Command::new(env!("CARGO_BIN_EXE_ringback"));
+    demo.arg("demo").kill_on_drop(true);
+    let ran = tokio::time::timeout(Duration::from_secs(40), demo.output()).await;
+    let output = ran.expect("it ends by itself").expect("it runs");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    for word in ["job.completed", "job.failed", "job.cancelled", "watch.expired", "signature verified"] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+    assert!(!told.contains("not verified"), "{told}");
+}

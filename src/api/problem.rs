@@ -81,7 +81,8 @@ impl Problem {
         problem
     }
 
-    fn unavailable(detail: &str) -> Self {
+    /// 503: later perhaps.
+    pub fn unavailable(detail: &str) -> Self {
         let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
         problem.header = Some((header::RETRY_AFTER, HeaderValue::from_static("1")));
         problem

@@ -35,6 +35,7 @@ pub async fn create(
     parts: Parts,
 ) -> Answer {
     let app = caller.may(Scope::Write)?;
+    Query::new(&parts).done()?;
     let text = json(&held, &parts.headers, &api.clock).await?;
     let claim = Claim::new(&api, app, &parts, text.as_bytes())?;
     let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());

@@ -3,8 +3,6 @@
 //! Exit codes everywhere: 0 done, 1 failed, 2 wrong usage. An error is one sentence on stderr that
 //! says what to do. What a command answers goes to stdout, and only this folder writes there.
 
-#![expect(clippy::print_stderr, reason = "a command's errors belong on stderr")]
-
 pub mod config;
 pub mod demo;
 pub mod listen;
@@ -12,6 +10,8 @@ pub mod serve;
 pub mod sim;
 pub mod verify;
 
+use std::fmt::Display;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -72,8 +72,15 @@ pub fn run(cli: Cli) -> ExitCode {
         Err(Failure::Failed(sentence)) => (1, sentence),
         Err(Failure::Usage(sentence)) => (2, sentence),
     };
-    eprintln!("{sentence}");
+    // Where nobody listens, the code has to say it.
+    let _ = writeln!(std::io::stderr(), "{sentence}");
     ExitCode::from(code)
+}
+
+/// Writes a line of what a command answers. `println!` would panic where nobody reads it: in
+/// `ringback config | true`, or on a full disk.
+pub(crate) fn say(line: impl Display) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{line}").context("stdout cannot be written")
 }
 
 /// Runs a command that waits for the network.

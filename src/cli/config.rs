@@ -1,10 +1,9 @@
 //! `ringback config`: what holds, and who said so.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the answer of a command")]
-
 use std::fmt::Write as _;
+use std::io::Write as _;
 
-use super::{Failure, configuration};
+use super::{Failure, configuration, say};
 use crate::config::{Effective, Flags};
 
 /// Show the effective configuration, and where each value comes from
@@ -28,10 +27,9 @@ impl Show {
         let config = configuration(&self.flags)?;
         crate::app::providers(&config)?;
         for warning in &config.warnings {
-            eprintln!("warning: {warning}");
+            let _ = writeln!(std::io::stderr(), "warning: {warning}");
         }
-        print!("{}", listing(config.effective()));
-        Ok(())
+        Ok(say(listing(config.effective()).trim_end())?)
     }
 }
 

@@ -5,8 +5,6 @@
 //! is flaky. What is expected of them, and whether it came, is the [`Ledger`]'s. What this
 //! deliberately does not do: read this machine's configuration or its `ringback.db`.
 
-#![expect(clippy::print_stdout, reason = "the answer of a command")]
-
 mod folder;
 mod ledger;
 mod screen;
@@ -28,7 +26,7 @@ use self::ledger::{Ledger, Scene};
 use self::screen::{Screen, Who};
 use super::listen::{Arrival, Listener};
 use super::sim::{Options, Simulator};
-use super::{Failure, mistaken, stopped};
+use super::{Failure, mistaken, say, stopped};
 use crate::app::{App, Surroundings};
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
@@ -94,13 +92,15 @@ impl Demo {
             },
             asked = stopped() => asked.and(Err(anyhow!("the demo was stopped before its end"))),
         };
-        println!("\n{}", ledger.summary(|job| stage.simulator.polls(job)));
+        say(format_args!("\n{}", ledger.summary(|job| stage.simulator.polls(job))))?;
         let verdict = outcome.and_then(|()| ledger.verdict().map_err(anyhow::Error::msg));
         if verdict.is_ok() {
             let (count, seconds) = (SCENES.len(), screen.elapsed().as_secs_f64());
-            println!("{count} of {count} expected webhooks came, signed and verified, in {seconds:.1} s.");
+            say(format_args!(
+                "{count} of {count} expected webhooks came, signed and verified, in {seconds:.1} s."
+            ))?;
         } else if !ledger.is_complete() {
-            println!("{}", ledger.missing());
+            say(ledger.missing())?;
         }
         if self.keep && verdict.is_ok() {
             stage.keep(&screen).await?;
@@ -200,14 +200,12 @@ impl Stage {
 
     /// Stays until it is asked to stop, and shows what else arrives.
     async fn keep(&mut self, screen: &Screen) -> Result<()> {
-        println!("\nEverything stays up until Ctrl-C. A job of your own, 5 s long, that fails:\n");
-        println!("  curl -X POST {}/v1/watches \\", self.client.server);
-        println!("    -H 'Authorization: Bearer {}' -H 'Content-Type: application/json' \\", self.client.key);
-        println!(
-            "    -d '{{\"jobId\": \"job_5s_failed_mine\", \"callbackUrl\": \"{}\"}}'\n",
-            self.steady.url
-        );
-        println!("`ringback sim --help` says what else a job's id can ask for.\n");
+        let (Client { server, key, .. }, url) = (&self.client, &self.steady.url);
+        say("\nEverything stays up until Ctrl-C. A job of your own, 5 s long, that fails:\n")?;
+        say(format_args!("  curl -X POST {server}/v1/watches \\"))?;
+        say(format_args!("    -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\"))?;
+        say(format_args!("    -d '{{\"jobId\": \"job_5s_failed_mine\", \"callbackUrl\": \"{url}\"}}'\n"))?;
+        say("`ringback sim --help` says what else a job's id can ask for.\n")?;
         // One future, polled on: signals that come between two arrivals are heard.
         let mut stop = std::pin::pin!(stopped());
         loop {

@@ -3,8 +3,6 @@
 //! [`Listener`] is the receiver without the printing; the demo uses it too. It is a tool for one
 //! developer on one machine: it binds to loopback alone and has no timeouts of its own.
 
-#![expect(clippy::print_stdout, reason = "the answer of a command")]
-
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,7 +18,7 @@ use serde::de::IgnoredAny;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::{Failure, stopped};
+use super::{Failure, say, stopped};
 use crate::channels::webhook::{self, Secret};
 use crate::clock::Clock;
 
@@ -64,16 +62,17 @@ impl Listen {
             Listener::bind(Clock::System, self.port, secret, self.fail).await.with_context(|| {
                 format!("port {} cannot be listened on; --port 0 takes a free one", self.port)
             })?;
-        println!("Listening on {}", listener.url());
-        println!("The server calls it back if it was started with RINGBACK_EGRESS__ALLOW=127.0.0.1/32");
+        say(format_args!("Listening on {}", listener.url()))?;
+        say("The server calls it back if it was started with RINGBACK_EGRESS__ALLOW=127.0.0.1/32")?;
         let show = async {
             while let Some(arrival) = arrivals.recv().await {
-                println!("\n{arrival}");
+                say(format_args!("\n{arrival}"))?;
             }
+            Ok::<_, anyhow::Error>(())
         };
         tokio::select! {
             served = listener.serve() => served.context("the receiver broke down")?,
-            () = show => {}
+            shown = show => shown?,
             asked = stopped() => asked?,
         }
         Ok(())

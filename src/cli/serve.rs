@@ -1,8 +1,8 @@
 //! `ringback serve`: the service.
 
-#![expect(clippy::print_stdout, reason = "what is made on the first start is shown once, and never logged")]
+use anyhow::Context as _;
 
-use super::{Failure, configuration, stopped};
+use super::{Failure, configuration, say, stopped};
 use crate::app::{App, FirstStart, Surroundings};
 use crate::config::Flags;
 use crate::telemetry;
@@ -35,9 +35,11 @@ impl Serve {
             tracing::warn!("{warning}");
         }
         let app = App::build(config, Surroundings::of_machine()?).await?;
-        print_once(app.first_start());
-        let address = app.address()?;
-        println!("ringback listens on http://{address}");
+        print_once(app.first_start()).context(
+            "what was made on this first start could not be shown, and will not be again: remove the \
+             database, or set RINGBACK_API_KEY",
+        )?;
+        say(format_args!("ringback listens on http://{}", app.address()?))?;
         app.run(async {
             if let Err(error) = stopped().await {
                 tracing::error!(%error, "signals cannot be heard");
@@ -49,11 +51,13 @@ impl Serve {
     }
 }
 
-fn print_once(first_start: &FirstStart) {
+/// What is made on the first start is never logged.
+fn print_once(first_start: &FirstStart) -> anyhow::Result<()> {
     if let Some(key) = &first_start.admin_key {
-        println!("admin key (shown once, keep it):      {key}");
+        say(format_args!("admin key (shown once, keep it):      {key}"))?;
     }
     if let Some(secret) = &first_start.signing_secret {
-        println!("signing secret (receivers verify by): {secret}");
+        say(format_args!("signing secret (receivers verify by): {secret}"))?;
     }
+    Ok(())
 }

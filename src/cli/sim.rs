@@ -5,8 +5,6 @@
 //! the random-looking errors are derived from (job, look), so that a run can be run again. What it
 //! deliberately does not do: anything that Muvi does not document, such as cancelling.
 
-#![expect(clippy::print_stdout, reason = "the answer of a command")]
-
 mod machine;
 
 use std::net::Ipv4Addr;
@@ -25,7 +23,7 @@ use tokio::net::TcpListener;
 
 pub use machine::{Answer, Ending, List, Machine, Options};
 
-use super::{Failure, stopped};
+use super::{Failure, say, stopped};
 use crate::clock::Clock;
 use crate::config::LogFormat;
 use crate::domain::parse_duration;
@@ -84,8 +82,10 @@ impl Sim {
             format!("port {} cannot be listened on; --port 0 takes a free one", self.port)
         })?;
         let url = format!("http://{}", socket.local_addr().context("the port has no address")?);
-        println!("Simulating Muvi on {url}");
-        println!("A server looks here with RINGBACK_PROVIDERS__MUVI__BASE_URL={url} MUVI_API_KEY=any");
+        say(format_args!("Simulating Muvi on {url}"))?;
+        say(format_args!(
+            "A server looks here with RINGBACK_PROVIDERS__MUVI__BASE_URL={url} MUVI_API_KEY=any"
+        ))?;
         let options =
             Options { length: self.length, ending: self.ending, errors: self.errors, key: self.key };
         let simulator = Simulator::new(Clock::System, options);

@@ -1,12 +1,10 @@
 //! `ringback verify`: whether a webhook's signature holds, and if not, why.
 
-#![expect(clippy::print_stdout, reason = "the answer of a command")]
-
 use std::io::Read as _;
 
 use anyhow::Context;
 
-use super::Failure;
+use super::{Failure, say};
 use crate::channels::webhook::{self, Secret};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
@@ -59,8 +57,7 @@ impl Verify {
         let now =
             self.at.map_or_else(|| Clock::System.now(), |at| Timestamp::from_millis(i64::from(at) * 1000));
         self.judge(&secret, &body, now).map_err(Failure::Failed)?;
-        println!("The signature holds.");
-        Ok(())
+        Ok(say("The signature holds.")?)
     }
 
     /// Where the signature does not hold, looks for the slips that everybody makes once.

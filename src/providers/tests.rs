@@ -155,6 +155,25 @@ fn every_cut_of_an_answer_is_understood_without_a_panic() {
 }
 
 #[test]
+fn half_a_character_hides_no_ending() {
+    let said = |error: &str| {
+        let body = format!(r#"{{"jobId": "job_1", "status": "failed", "error": {{"message": "{error}"}}}}"#);
+        seen(muvi(200, &body)).observation.error.and_then(|error| error.message)
+    };
+    for (written, read) in [
+        (r"cut \ud83d", "cut \u{fffd}"),
+        (r"\ude00\ud83d\ud83d\ude00", "\u{fffd}\u{fffd}😀"),
+        (r"\\ud83d \uD83D\t", "\\ud83d \u{fffd}\t"),
+    ] {
+        assert_eq!(said(written).as_deref(), Some(read), "{written}");
+    }
+    for broken in [r"\ud83d\q", r"\ud83d\u12"] {
+        let body = format!(r#"{{"jobId": "job_1", "status": "failed", "error": "{broken}"}}"#);
+        assert!(matches!(muvi(200, &body), Answer::Trouble { .. }), "{broken}");
+    }
+}
+
+#[test]
 fn a_field_of_the_wrong_type_is_null_and_harms_no_other() {
     let body = json!({
         "jobId": "job_1", "status": "Completed", "progress": "much", "output": {"url": "x"}, "error": "text",

@@ -173,7 +173,9 @@ impl Reader {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err("the answer is empty".to_owned());
         }
-        serde_json::from_slice(body).map_err(|error| format!("the answer is not JSON: {error}"))
+        serde_json::from_slice(body)
+            .or_else(|error| mended(body).map_or(Err(error), |body| serde_json::from_slice(&body)))
+            .map_err(|error| format!("the answer is not JSON: {error}"))
     }
 
     /// An answer that is about the request.
@@ -303,6 +305,35 @@ impl Outputs {
         let usable = if self.only_urls { output.url.is_some() } else { output != Output::default() };
         usable.then_some(output)
     }
+}
+
+/// JavaScript writes a text that was cut within a character as valid JSON with half of it escaped
+/// (`"\ud83d"`), which is no Unicode. One such word, in a prompt or in an error, must not hide how the
+/// job ended: halves without their other half become U+FFFD. `None` where there are none.
+fn mended(body: &[u8]) -> Option<Vec<u8>> {
+    let unit = |at: usize| {
+        let digits = body.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let (mut mended, mut at, mut halves) = (Vec::with_capacity(body.len()), 0, false);
+    while at < body.len() {
+        let length = match (body[at], unit(at)) {
+            (b'\\', Some(0xD800..=0xDBFF)) if matches!(unit(at + 6), Some(0xDC00..=0xDFFF)) => 12,
+            (b'\\', Some(0xD800..=0xDFFF)) => {
+                mended.extend_from_slice(b"\\ufffd");
+                halves = true;
+                at += 6;
+                continue;
+            }
+            // With what it escapes: the second of two backslashes begins nothing.
+            (b'\\', _) => 2,
+            _ => 1,
+        };
+        let end = body.len().min(at + length);
+        mended.extend_from_slice(&body[at..end]);
+        at = end;
+    }
+    halves.then_some(mended)
 }
 
 fn is_url(text: &str) -> bool {

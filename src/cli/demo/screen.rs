@@ -14,6 +14,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::Value;
 
 use crate::cli::listen::{Arrival, Signature};
+use crate::cli::say;
 use crate::clock::{Clock, Stopwatch};
 use crate::config::Environment;
 
@@ -82,11 +83,13 @@ impl Screen {
     /// One line.
     pub fn tell(&self, who: Who, what: &str) {
         let (at, name) = (self.elapsed().as_secs_f64(), who.name());
-        if self.colours {
-            println!("\x1b[2m{at:5.1}s\x1b[0m  \x1b[{}m{name:8}\x1b[0m  {what}", who.colour());
+        // Where nobody reads on, the story still takes its course: its end is the exit code.
+        let _ = if self.colours {
+            let colour = who.colour();
+            say(format_args!("\x1b[2m{at:5.1}s\x1b[0m  \x1b[{colour}m{name:8}\x1b[0m  {what}"))
         } else {
-            println!("{at:5.1}s  {name:8}  {what}");
-        }
+            say(format_args!("{at:5.1}s  {name:8}  {what}"))
+        };
     }
 
     /// A webhook's line.

@@ -14,6 +14,7 @@ mod problem;
 mod register;
 mod request;
 mod serve;
+mod stream;
 mod view;
 mod watches;
 

@@ -1,8 +1,8 @@
 //! The front door: accepting connections, and what every request and every answer goes through.
 //!
-//! A connection that sends its headers too slowly is closed. A body stays at the door until somebody
-//! wants it; if the request is refused before, it is read and dropped, within limits, so that the
-//! client gets to read why.
+//! A connection that sends its headers too slowly is closed, and so is one that takes no answers. A
+//! body stays at the door until somebody wants it; if the request is refused before, it is read and
+//! dropped, within limits, so that the client gets to read why.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use tower_service::Service as _;
 
 use super::problem::Problem;
 use super::request::Held;
+use super::stream::Stream;
 use super::{Api, router};
 use crate::clock::Clock;
 use crate::domain::{Ids, RequestId};
@@ -85,6 +86,7 @@ async fn accept(
 }
 
 async fn connection(stream: TcpStream, door: Door, mut closing: watch::Receiver<bool>) {
+    let stream = Stream::new(stream, door.clock.clone());
     let service = hyper::service::service_fn(move |request| {
         let door = door.clone();
         async move { Ok::<_, std::convert::Infallible>(door.handle(request).await) }

@@ -13,6 +13,7 @@
 //! with 2xx survives the loss of power. Checkpoints copy pages that are in the log already.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -53,6 +54,7 @@ impl Database {
             bail!("SQLite {} can lose committed data; 3.51.3 or newer is needed", rusqlite::version());
         }
         let lock = lock(path)?;
+        make(path);
         let database = Self { path: path.to_owned(), _lock: lock };
         let mut writer =
             database.connect(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
@@ -96,6 +98,13 @@ fn lock(path: &Path) -> Result<File> {
         );
     }
     Ok(file)
+}
+
+/// Makes the file for its owner alone, if there is none: secrets are in it, and SQLite would go by the
+/// umask. The log takes the file's mode. Where this fails, SQLite says why in a moment; an operator may
+/// widen the mode, which then stays.
+fn make(path: &Path) {
+    let _ = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
 }
 
 fn prepare_writer(writer: &Connection) -> Result<()> {

@@ -106,7 +106,7 @@ mod tests {
         let mut stream = Stream::new(tcp, Clock::Manual(time.clone()));
         let endless = async {
             loop {
-                if let Err(error) = stream.write_all(&[0; 65_536]).await {
+                if let Err(error) = stream.write_all(&[0; 16_384]).await {
                     return error.kind();
                 }
             }

@@ -32,7 +32,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{get, post};
 use serde_json::value::RawValue;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use self::problem::Problem;
 use crate::clock::Clock;
@@ -40,6 +40,10 @@ use crate::domain::{AppNo, JobNo, Looks};
 use crate::egress::Egress;
 use crate::providers::Providers;
 use crate::store::{Replay, Store};
+
+/// How many may wait for the end of a watch: a quarter of the connections. A client that has gone away
+/// is not noticed before its wait is over, and those who do not wait are to find a place.
+pub const WAITS_MAX: usize = 1_024;
 
 /// What a handler returns.
 type Answer = Result<Response, Problem>;
@@ -66,6 +70,8 @@ pub struct Api {
     pub planned: Arc<AtomicBool>,
     /// The keys of writes that are under way.
     pub under_way: UnderWay,
+    /// Places for those who wait for the end of a watch.
+    pub waits: Semaphore,
 }
 
 impl fmt::Debug for Api {

@@ -21,9 +21,9 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::api::{self, Api, UnderWay};
+use crate::api::{self, Api, UnderWay, WAITS_MAX};
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
 use crate::config::{Config, ProviderConfig, Rate};
@@ -130,6 +130,7 @@ impl App {
             draining: is_draining,
             planned: Arc::clone(&planned),
             under_way: UnderWay::default(),
+            waits: Semaphore::new(WAITS_MAX),
         });
         Ok(Self {
             listener,

@@ -476,7 +476,8 @@ fn note(entry: &Entry, seen: &Seen) {
     let JobName { provider, job_id, .. } = &entry.name;
     let status = seen.observation.raw_status.as_deref().unwrap_or("");
     let request_id = seen.request_id.as_deref().unwrap_or("");
-    if seen.unknown_status {
+    let news = || observe(&entry.known, &seen.observation, Timestamp::default()) != Finding::Nothing;
+    if seen.unknown_status && news() {
         tracing::warn!(
             provider,
             job_id,

@@ -51,10 +51,13 @@ pub async fn retry(
     let app = caller.may(Scope::Write)?;
     Query::new(&parts).done()?;
     let body = no_fields(&held, &parts.headers, &api.clock).await?;
+    let claim = Claim::new(&api, app, &parts, &body)?;
+    if let Some(replay) = Claim::first_answer(claim.as_ref()).await? {
+        return replayed(replay);
+    }
     let id = DeliveryId::parse(&id).ok_or_else(Problem::not_found)?;
     let (delivery, attempts) = api.store.delivery(app, id).await?.ok_or_else(Problem::not_found)?;
     let answer = serde_json::to_vec(&view::delivery(&delivery, Some(&attempts))).unwrap_or_default();
-    let claim = Claim::new(&api, app, &parts, &body)?;
     let remember = claim.as_ref().map(|claim| (claim.remember(), answer.clone()));
     match api.store.resend(Resend { app, delivery: id, remember, now: api.clock.now() }).await? {
         ResendAnswer::Unknown => Err(Problem::not_found()),

@@ -15,7 +15,7 @@ use super::Api;
 use super::problem::{Faults, Problem};
 use crate::clock::Clock;
 use crate::domain::{AppNo, Timestamp};
-use crate::store::{Remember, Scope};
+use crate::store::{Remember, Replay, Scope};
 
 /// The largest body of a request.
 const BODY_MAX: usize = 256 * 1024;
@@ -301,6 +301,12 @@ impl Claim {
         }
         drop(under_way);
         Ok(Some(Self { api: Arc::clone(api), name, request: Sha256::digest(body).into() }))
+    }
+
+    /// The first answer, if this was asked before.
+    pub async fn first_answer(claim: Option<&Self>) -> Result<Option<Replay>, Problem> {
+        let Some(claim) = claim else { return Ok(None) };
+        Ok(claim.api.store.recall(claim.remember(), claim.api.clock.now()).await?)
     }
 
     /// What the store is asked to remember.

@@ -38,6 +38,9 @@ pub async fn create(
     Query::new(&parts).done()?;
     let text = json(&held, &parts.headers, &api.clock).await?;
     let claim = Claim::new(&api, app, &parts, text.as_bytes())?;
+    if let Some(replay) = Claim::first_answer(claim.as_ref()).await? {
+        return replayed(replay);
+    }
     let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
     let watch = register::read(&api, app, &text, traceparent, api.clock.now()).await?;
     let remember = claim.as_ref().map(Claim::remember);
@@ -130,10 +133,13 @@ pub async fn poll(
     let app = caller.may(Scope::Write)?;
     Query::new(&parts).done()?;
     let body = no_fields(&held, &parts.headers, &api.clock).await?;
+    let claim = Claim::new(&api, app, &parts, &body)?;
+    if let Some(replay) = Claim::first_answer(claim.as_ref()).await? {
+        return replayed(replay);
+    }
     let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
     let watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
     let answer = serde_json::to_vec(&view::watch(&watch, (api.looks)(watch.job_no))).unwrap_or_default();
-    let claim = Claim::new(&api, app, &parts, &body)?;
     let remember = claim.as_ref().map(|claim| (claim.remember(), answer.clone()));
     match api.store.look_now(LookNow { app, watch: id, remember, now: api.clock.now() }).await? {
         LookNowAnswer::Unknown => Err(Problem::not_found()),

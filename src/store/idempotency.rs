@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::Store;
 use super::db::{Result, Tx};
 use crate::domain::{AppNo, Timestamp};
 
@@ -39,6 +40,14 @@ pub enum Replay {
     },
     /// The key was used for something else.
     Different,
+}
+
+impl Store {
+    /// What became of an earlier write under this key: asked before anything else of the request is
+    /// judged, since what was right then may be refused by now.
+    pub async fn recall(&self, remember: Remember, now: Timestamp) -> Result<Option<Replay>> {
+        self.read(move |tx| recall(tx, &remember, now)).await
+    }
 }
 
 /// What became of an earlier write under this key; `None` if there was none, or if it was too long

@@ -280,6 +280,22 @@ async fn the_same_key_and_body_give_the_first_answer_again_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn the_first_answer_is_given_again_even_where_the_request_would_be_refused_by_now() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 0);
+    t.resolve("app.example.com", &["93.184.216.34"]);
+    let body = json!({ "jobId": "job_1", "callbackUrl": "https://app.example.com/hook" });
+    let first = keyed(&t, "k1", &body).await;
+    first.expect(201);
+    t.resolve("app.example.com", &["10.0.0.1"]);
+    t.pass(minutes(2)).await;
+    keyed(&t, "k2", &body).await.expect(422);
+    let again = keyed(&t, "k1", &body).await;
+    assert_eq!((again.status, &again.body), (201, &first.body));
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn a_key_is_forgotten_after_a_day() {
     let t = Harness::start().await;
     t.provider.completed("job_1");

@@ -37,7 +37,10 @@ const CHECKPOINT_PAGES: i32 = 8_000;
 const STATEMENTS: usize = 128;
 
 /// Each file brings the schema from the version before to its own. Never changed once released.
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/sqlite/0001_main.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/sqlite/0001_main.sql"),
+    include_str!("../../migrations/sqlite/0002_the_rest.sql"),
+];
 
 /// A database file that is ours for as long as this lives.
 #[derive(Debug)]

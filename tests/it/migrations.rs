@@ -50,7 +50,7 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     assert_eq!(rows(&path), before);
     let file = Connection::open(&path).expect("opens");
     let version: i64 = file.query_row("pragma user_version", [], |row| row.get(0)).expect("read");
-    assert_eq!(version, 1);
+    assert_eq!(version, 2);
     drop(file);
 
     let house = House::at(folder, path, at(200)).await;

@@ -1,0 +1,10 @@
+-- After a rotation both secrets sign until the grace is over.
+alter table apps add column old_signing_secret text;
+alter table apps add column old_until integer;
+
+alter table keys add column name text;              -- what people call it
+alter table keys add column expires_at integer;     -- null: never
+alter table keys add column last_used_at integer;   -- to the minute or so
+
+-- What is sent in the stead of `body`, where the watch asked for another form of it. Null: the body.
+alter table events add column sent blob;

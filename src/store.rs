@@ -155,7 +155,7 @@ impl Store {
     /// Opens the database, takes it for this process, and brings it up to date.
     pub fn open(opening: Opening) -> anyhow::Result<(Self, Writer)> {
         // A server is waited for, which a thread that drives others may not do.
-        let opened = std::thread::scope(|scope| scope.spawn(|| Opened::open(&opening)).join());
+        let opened = std::thread::scope(|scope| scope.spawn(move || Opened::open(opening)).join());
         let Opened { pen, readers, ids, tenants } =
             opened.map_err(|_| anyhow::anyhow!("opening the database panicked"))??;
         let shared = Arc::new(Shared {
@@ -246,15 +246,16 @@ struct Opened {
 }
 
 impl Opened {
-    fn open(opening: &Opening) -> anyhow::Result<Self> {
-        let (mut pen, readers) = match &opening.place {
+    fn open(opening: Opening) -> anyhow::Result<Self> {
+        let Opening { place, now } = opening;
+        let (mut pen, readers) = match place {
             Place::File(path) => {
-                let pen = sqlite::Pen::open(path)?;
+                let pen = sqlite::Pen::open(&path)?;
                 let readers = (0..READERS).map(|_| pen.reader().map(Reader::Sqlite)).collect();
                 (Pen::Sqlite(pen), readers)
             }
             Place::Server(url) => {
-                let server = postgres::Server::new(url)?;
+                let server = postgres::Server::new(&url)?;
                 let pen = postgres::Pen::open(&server)?;
                 let readers = (0..READERS).map(|_| server.reader().map(Reader::Postgres)).collect();
                 (Pen::Postgres(Box::new(pen)), readers)
@@ -263,7 +264,7 @@ impl Opened {
         let readers: anyhow::Result<Vec<Reader>> = readers;
         pen.begin(true)?;
         let node = pen.node();
-        let taken = jobs::take_shards(&pen.tx(), node, opening.now);
+        let taken = jobs::take_shards(&pen.tx(), node, now);
         let incarnation = taken.context("the shards cannot be taken over")?;
         match pen.commit()? {
             Committed::Yes => pen.settle_in(incarnation),

@@ -262,18 +262,17 @@ impl Session {
         &self,
         asks: impl Iterator<Item = F>,
     ) -> Result<Vec<T>, Error> {
-        let mut begun = pin!(self.send_begin());
-        let begins = self.begin.get().is_some();
-        let mut beginning = if begins { sent(begun.as_mut()).await } else { Some(Ok(())) };
+        let mut begin = pin!(self.send_begin());
+        let early = sent(begin.as_mut()).await;
         let mut sent_asks = Vec::with_capacity(asks.size_hint().0);
         for ask in asks {
             let mut ask = Box::pin(ask);
             let answer = sent(ask.as_mut()).await;
             sent_asks.push((ask, answer));
         }
-        match beginning.take() {
-            Some(begun) => begun?,
-            None => begun.await?,
+        match early {
+            Some(done) => done?,
+            None => begin.await?,
         }
         let mut answers = Vec::with_capacity(sent_asks.len());
         for (ask, answer) in sent_asks {
@@ -298,7 +297,7 @@ impl Session {
                 let mut number = pin!(number);
                 let second = sent(number.as_mut()).await;
                 match first {
-                    Some(begun) => begun?,
+                    Some(done) => done?,
                     None => begin.await?,
                 }
                 let row = match second {
@@ -315,14 +314,12 @@ impl Session {
         if self.broken.get() {
             return Err(StoreError::Unavailable("the connection was lost".to_owned()));
         }
-        match self.block_in_time(work) {
-            Some(done) => done.map_err(|error| self.judge(&error)),
-            None => {
-                self.failed.set(true);
-                self.broken.set(true);
-                Err(StoreError::Unavailable(format!("no answer within {} s", ANSWER.as_secs())))
-            }
+        if let Some(done) = self.block_in_time(work) {
+            return done.map_err(|error| self.judge(&error));
         }
+        self.failed.set(true);
+        self.broken.set(true);
+        Err(StoreError::Unavailable(format!("no answer within {} s", ANSWER.as_secs())))
     }
 
     fn block_in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {

@@ -81,6 +81,7 @@ async fn a_second_process_on_the_same_file_is_refused_with_a_sentence() {
     drop(open(&place, START).expect("free again"));
 }
 
+// SQLite only: it writes into the file.
 #[tokio::test]
 async fn a_file_of_a_newer_version_is_refused_and_left_alone() {
     let (_folder, place) = House::new().await.close().await;

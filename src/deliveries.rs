@@ -530,6 +530,7 @@ impl Deliverer {
             app: send.app,
             delivery: send.id,
             by_hand: send.by_hand,
+            before: send.attempts,
             attempt: Attempt {
                 at,
                 duration_ms: u32::try_from(report.duration.as_millis()).unwrap_or(u32::MAX),
@@ -550,6 +551,7 @@ impl Deliverer {
         let secret = own.or(app.as_ref().map(|app| app.signing_secret.as_str())).map(Secret::parse);
         let secrets: Vec<Secret> = secret.into_iter().flatten().collect();
         let to = match destination.channel {
+            ChannelKind::Email | ChannelKind::Slack => return unreachable!(),
             ChannelKind::Webhook => Address::Webhook {
                 url: &destination.address,
                 headers: &destination.headers,

@@ -286,7 +286,7 @@ fn due_events(batch: &Batch<'_>, ask: &Observed, follower: &Follower) -> Result<
             due.push((EventType::JobProcessing, 0));
         }
     }
-    if ask.progressed && follower.events.has(EventType::JobProgress) {
+    if ask.progressed && follower.events.has(EventType::JobProgress) && !is_told(batch, ask, follower)? {
         batch.tx.run(
             "update watches set progress = progress + 1 where app = $1 and id = $2",
             [follower.app.0.into(), follower.watch.0.into()],
@@ -294,6 +294,17 @@ fn due_events(batch: &Batch<'_>, ask: &Observed, follower: &Follower) -> Result<
         due.push((EventType::JobProgress, follower.progress + 1));
     }
     Ok(due)
+}
+
+/// Whether the follower's last `job.progress` is of this very look: it was committed, nobody heard of
+/// it, and the same is written again.
+fn is_told(batch: &Batch<'_>, ask: &Observed, follower: &Follower) -> Result<bool> {
+    if follower.progress == 0 {
+        return Ok(false);
+    }
+    let last = EventId::derive(follower.watch, EventType::JobProgress, follower.progress);
+    let at = batch.tx.find("select at from events where id = $1", [last.0.into()], |row| row.time(0))?;
+    Ok(at == Some(ask.at))
 }
 
 pub(super) fn refresh(batch: &mut Batch<'_>, asks: &[&Refresh]) -> Result<Vec<()>> {

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use ringback::domain::Timestamp;
 use ringback::store::{Opening, Place, Store};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 /// Which database a test is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,15 +169,18 @@ impl Server {
 
     /// Returns when it takes connections.
     fn answers(&self) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        for _ in 0..2_000 {
-            if runtime.block_on(connect(&self.url("postgres"))).is_ok() {
-                return;
+        let url = self.url("postgres");
+        let answers = apart(async move {
+            for _ in 0..2_000 {
+                if connect(&url).await.is_ok() {
+                    return true;
+                }
+                nap().await;
             }
-            runtime.block_on(nap());
-        }
-        let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-        panic!("the server does not start:\n{log}");
+            false
+        });
+        let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        assert!(answers, "the server does not start:\n{}", log());
     }
 
     /// Takes it away from one moment to the next: nothing that is under way is finished.
@@ -227,32 +230,36 @@ impl Server {
     /// Runs statements in a database, and says what the first row of the last one begins with.
     pub fn ask(&self, database: &str, sql: &str) -> Option<String> {
         let (url, sql) = (self.url(database), sql.to_owned());
-        // Not on this thread, which may drive a runtime.
-        let asked = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                for _ in 0..200 {
-                    let (client, driven) = connect(&url).await.expect("a connection");
-                    let answer = client.simple_query(&sql).await;
-                    drop(client);
-                    driven.await.unwrap();
-                    match answer {
-                        Ok(rows) => {
-                            return rows.into_iter().rev().find_map(|message| match message {
-                                tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-                                _ => None,
-                            });
-                        }
-                        // Somebody is on his way out of the template.
-                        Err(error) if error.code().is_some_and(|code| code.code() == "55006") => nap().await,
-                        Err(error) => panic!("{sql}: {error:?}"),
+        apart(async move {
+            for _ in 0..200 {
+                let (client, driven) = connect(&url).await.expect("a connection");
+                let answer = client.simple_query(&sql).await;
+                drop(client);
+                driven.await.unwrap();
+                match answer {
+                    Ok(rows) => {
+                        return rows.into_iter().rev().find_map(|message| match message {
+                            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                            _ => None,
+                        });
                     }
+                    // Somebody is on his way out of the template.
+                    Err(error) if error.code().is_some_and(|code| code.code() == "55006") => nap().await,
+                    Err(error) => panic!("{sql}: {error:?}"),
                 }
-                panic!("{sql}: always in use")
-            })
-        });
-        asked.join().unwrap()
+            }
+            panic!("{sql}: always in use")
+        })
     }
+}
+
+/// Runs `work` on a thread of its own: this one may drive a runtime.
+fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let thread = std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(work)
+    });
+    thread.join().unwrap()
 }
 
 /// Between two looks at a server that starts.

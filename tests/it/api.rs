@@ -83,7 +83,8 @@ async fn a_key_may_do_what_its_scope_says_and_no_more() {
     let db = rusqlite::Connection::open(t.file()).unwrap();
     for (n, scope) in [(1u8, "read"), (2, "write")] {
         let hash = Sha256::digest(scope).to_vec();
-        db.execute("insert into keys values (?1, 1, ?2, ?3, 0)", (vec![n; 16], hash, scope)).unwrap();
+        let sql = "insert into keys (id, app, hash, scope, created_at) values (?1, 1, ?2, ?3, 0)";
+        db.execute(sql, (vec![n; 16], hash, scope)).unwrap();
     }
     drop(db);
     t.restart().await;

@@ -128,10 +128,11 @@ const KEEPER: &str = r#"
   -c max_prepared_transactions=0 $3 </dev/null >>"$2/log" 2>&1 &
 server=$!
 read -r line
-if [ "$line" = leave ]; then kill -QUIT $server; wait $server; exit; fi
+# The first is for one so young that it ignores the second.
+kill -TERM $server
 kill -QUIT $server
 wait $server
-rm -rf "$2"
+if [ "$line" != leave ]; then rm -rf "$2"; fi
 "#;
 
 impl Server {

@@ -228,6 +228,12 @@ impl Server {
         name
     }
 
+    /// An empty database of a server that one test has for itself.
+    pub fn database_of_its_own(&self) -> &'static str {
+        self.ask("postgres", "create database ringback");
+        "ringback"
+    }
+
     /// Runs statements in a database, and says what the first row of the last one begins with.
     pub fn ask(&self, database: &str, sql: &str) -> Option<String> {
         let (url, sql) = (self.url(database), sql.to_owned());

@@ -216,60 +216,101 @@ impl Store {
     }
 }
 
-/// Makes an event, and a delivery for each of the watch's destinations that still wants one.
+/// An event that is to be delivered.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    app: AppNo,
+    event: EventId,
+    event_type: EventType,
+    watch: WatchId,
+    at: Timestamp,
+    body: Arc<[u8]>,
+    /// The provider's answer, to be sent in its stead, and the generation where it is found again.
+    raw: Option<(i64, Arc<[u8]>)>,
+    traceparent: Option<String>,
+    shard: u16,
+}
+
+/// Makes an event, and, with the others of its kind, a delivery for each of the watch's destinations
+/// that still wants one ([`send_out`]).
 pub(super) fn create(
     batch: &mut Batch<'_>,
     event: NewEvent,
     traceparent: Option<&str>,
-    raw: Option<(i64, Arc<[u8]>)>,
+    raw: Option<(i64, &Arc<[u8]>)>,
     shard: u16,
-) -> Result<()> {
-    let destinations = batch.tx.list(
+) {
+    batch.outgoing.push(Outgoing {
+        app: event.app,
+        event: event.id,
+        event_type: event.event_type,
+        watch: event.watch,
+        at: event.at,
+        body: Arc::clone(&event.body),
+        raw: raw.map(|(generation, raw)| (generation, Arc::clone(raw))),
+        traceparent: traceparent.map(str::to_owned),
+        shard,
+    });
+    batch.events.push(event);
+}
+
+/// Makes the deliveries of all events that were [created](create) since the last time.
+pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
+    let outgoing = std::mem::take(&mut batch.outgoing);
+    if outgoing.is_empty() {
+        return Ok(());
+    }
+    let destinations = batch.tx.fetch(
         "select id, channel, address, lane, headers, secret, n from watch_destinations
          where watch = $1 and gone_at is null order by n",
-        [event.watch.0.into()],
+        outgoing.iter().map(|event| [event.watch.0.into()]),
         |row| Ok((read_destination(row, 0)?, row.int(6)?)),
     )?;
-    let (raw_of, body) = match raw {
-        Some((generation, raw)) => (Some(generation), raw),
-        None => (None, Arc::clone(&event.body)),
-    };
-    for (destination, n) in destinations {
-        let id = DeliveryId(batch.shared.ids.draw(event.at));
-        batch.tx.run(
-            "insert into deliveries (app, id, shard, event, type, watch, n, destination, lane, status, step, due_at,
-               late, raw_of, turn, created_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10)",
+    let mut made = Vec::with_capacity(outgoing.len());
+    for (event, destinations) in outgoing.iter().zip(destinations) {
+        for (destination, n) in destinations {
+            // Another form is for programs; what people read is made from the event.
+            let raw = event.raw.as_ref().filter(|_| destination.channel == ChannelKind::Webhook);
+            let id = DeliveryId(batch.shared.ids.draw(event.at));
+            made.push((event, id, destination, n, raw));
+        }
+    }
+    batch.tx.each(
+        "insert into deliveries (app, id, shard, event, type, watch, n, destination, lane, status, step, due_at,
+           late, raw_of, turn, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10)",
+        made.iter().map(|(event, id, destination, n, raw)| {
             [
                 event.app.0.into(),
                 id.0.into(),
-                i64::from(shard).into(),
-                event.id.0.into(),
+                i64::from(event.shard).into(),
+                event.event.0.into(),
                 event.event_type.as_str().into(),
                 event.watch.0.into(),
-                n.into(),
+                (*n).into(),
                 destination.id.0.into(),
                 (&destination.lane).into(),
                 event.at.into(),
-                raw_of.into(),
-            ],
-        )?;
-        batch.errands.push(Errand::Send(Box::new(Send {
+                raw.map(|(generation, _)| *generation).into(),
+            ]
+        }),
+    )?;
+    batch.errands.extend(made.into_iter().map(|(event, id, destination, _, raw)| {
+        Errand::Send(Box::new(Send {
             app: event.app,
             id,
-            event: event.id,
+            event: event.event,
             event_type: event.event_type,
             watch: event.watch,
             destination,
-            traceparent: traceparent.map(str::to_owned),
-            body: Arc::clone(&body),
+            traceparent: event.traceparent.clone(),
+            body: Arc::clone(raw.map_or(&event.body, |(_, raw)| raw)),
             step: 0,
             attempts: 0,
             by_hand: false,
             turn: event.at,
-        })));
-    }
-    batch.events.push(event);
+        }))
+    }));
     Ok(())
 }
 

@@ -75,7 +75,7 @@ async fn without_a_valid_key_there_is_nothing_to_see() {
     t.finish().await;
 }
 
-// SQLite only: it writes into the file.
+// Once: it writes into the file.
 #[tokio::test]
 async fn a_key_may_do_what_its_scope_says_and_no_more() {
     let mut t = Harness::start().await;

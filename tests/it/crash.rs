@@ -20,8 +20,9 @@ use tokio::sync::watch;
 
 use crate::fakes::{Held, PROVIDER_KEY, Provider, Receiver, Reply};
 use crate::harness::{AUTH, Draw, JSON, KEY, SECRET, guarded, id};
-use crate::postgres::{On, Server, on, programs, shared};
+use crate::postgres::{On, on, shared};
 use crate::proxy::Proxy;
+use crate::server::{Server, programs};
 use crate::wire::{self, Answer};
 
 /// How many clients register at once.
@@ -289,6 +290,7 @@ async fn kill_dash_nine_loses_nothing_that_was_answered_with_2xx() {
     assert!(status.success(), "{status}: {said}");
 }
 
+// Once: it has a server of its own.
 #[tokio::test]
 async fn a_database_server_that_dies_again_and_again_loses_nothing_that_was_answered_with_2xx() {
     // One of its own: it is killed.
@@ -297,7 +299,7 @@ async fn a_database_server_that_dies_again_and_again_loses_nothing_that_was_answ
     }
     let mut server = tokio::task::spawn_blocking(|| Server::start(&programs().unwrap())).await.unwrap();
     let mut draw = draw();
-    let ground = Arc::new(Ground::on(server.url(&server.database_of_its_own())).await);
+    let ground = Arc::new(Ground::on(server.url(server.database_of_its_own())).await);
     let load = Load::start(&ground);
     let process = ground.start();
     let address = process.address().await;
@@ -322,6 +324,7 @@ async fn a_database_server_that_dies_again_and_again_loses_nothing_that_was_answ
     assert!(said.contains("the store refuses writes"), "{said}");
 }
 
+// Once: it has a server of its own.
 #[tokio::test]
 async fn a_process_whose_database_was_taken_over_ends() {
     let Some(server) = shared("a process whose database was taken over") else { return };
@@ -374,6 +377,7 @@ impl Conserved {
     }
 }
 
+// Once: the store has no part in it.
 #[tokio::test]
 async fn sigterm_answers_those_who_wait_and_exits_with_0() {
     let ground = Ground::new().await;

@@ -31,6 +31,7 @@ mod migrations;
 mod polling;
 mod postgres;
 mod proxy;
+mod server;
 mod store;
 mod tidy;
 mod walk;

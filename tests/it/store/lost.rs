@@ -3,7 +3,7 @@
 use ringback::domain::{After, Plan};
 use ringback::store::{Record, Registered, StoreError, WatchFilter};
 
-use super::{House, START, asked, at, attempt, ended, observed, plans, sends};
+use super::{House, START, asked, at, attempt, plans};
 use crate::harness::guarded;
 use crate::postgres::shared;
 use crate::proxy::{Cut, Proxy};
@@ -115,36 +115,4 @@ async fn a_server_that_is_away_is_missed_at_once_and_found_again_without_being_a
     proxy.open();
     guarded("the server", async { while house.store.probe().await.is_err() {} }).await;
     assert!(!house.store.refusing());
-}
-
-#[tokio::test]
-async fn what_is_written_again_changes_nothing() {
-    let house = House::new().await;
-    let watch = house.register(house.follower("job_1")).await;
-    let observation = observed(watch.job_no, 0, 10, at(5));
-    for _ in 0..2 {
-        house.store.observe(observation.clone()).await.expect("taken");
-    }
-    assert_eq!(house.events().await.len(), 2, "processing and progress, once each");
-    house.store.observe(observed(watch.job_no, 0, 20, at(15))).await.expect("taken");
-    assert_eq!(house.events().await.len(), 3);
-    let end = ended(watch.job_no, 0, ringback::domain::EndingKind::Completed, at(60));
-    sends(&house.store);
-    for _ in 0..2 {
-        house.store.end(end.clone()).await.expect("ended");
-    }
-    assert_eq!(house.events().await.len(), 4);
-    let [send] = &sends(&house.store)[..] else { panic!("one delivery") };
-    let after = After::Failed(ringback::domain::Reason::Gone);
-    let record =
-        Record { app: house.app, delivery: send.id, by_hand: false, before: 0, attempt: attempt(), after };
-    for _ in 0..2 {
-        house.store.record(record.clone()).await.expect("recorded");
-        let (delivery, attempts) = house.shown_delivery(send.id).await;
-        assert_eq!((attempts.len(), delivery.reason), (1, Some(ringback::domain::Reason::Gone)));
-    }
-}
-
-crate::postgres::on_postgres_too! {
-    what_is_written_again_changes_nothing,
 }

@@ -297,9 +297,12 @@ async fn a_database_server_that_dies_again_and_again_loses_nothing_that_was_answ
     if shared("a server that dies").is_none() {
         return;
     }
-    let mut server = tokio::task::spawn_blocking(|| Server::start(&programs().unwrap())).await.unwrap();
+    let mut server =
+        tokio::task::spawn_blocking(|| Server::start(&programs().unwrap(), &std::env::temp_dir()))
+            .await
+            .unwrap();
     let mut draw = draw();
-    let ground = Arc::new(Ground::on(server.url(server.database_of_its_own())).await);
+    let ground = Arc::new(Ground::on(server.url(&server.empty())).await);
     let load = Load::start(&ground);
     let process = ground.start();
     let address = process.address().await;

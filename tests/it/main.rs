@@ -34,5 +34,6 @@ mod proxy;
 mod server;
 mod store;
 mod tidy;
+mod tls;
 mod walk;
 mod wire;

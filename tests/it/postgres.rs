@@ -56,7 +56,8 @@ fn variable(name: &str) -> Option<std::ffi::OsString> {
 /// The server that all tests share; `None` where there are no programs.
 pub fn shared(test: &str) -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
-    let server = SERVER.get_or_init(|| programs().map(|programs| Server::start(&programs)));
+    let server =
+        SERVER.get_or_init(|| programs().map(|programs| Server::start(&programs, &std::env::temp_dir())));
     if server.is_none() {
         assert!(
             variable("RINGBACK_TESTS_NEED_POSTGRES").is_none(),

@@ -59,13 +59,15 @@ pub struct Server {
     programs: PathBuf,
     folder: PathBuf,
     keeper: Child,
+    template: OnceLock<()>,
+    made: AtomicU32,
 }
 
 /// Runs the server until its standard input ends, then takes everything away.
 const KEEPER: &str = r#"
 "$1/postgres" -D "$2/data" -k "$2" -c listen_addresses= -c max_connections=200 -c shared_buffers=32MB \
   -c wal_level=minimal -c max_wal_senders=0 -c full_page_writes=off -c log_min_messages=warning \
-  -c max_prepared_transactions=0 $3 </dev/null >>"$2/log" 2>&1 &
+  -c max_prepared_transactions=0 </dev/null >>"$2/log" 2>&1 &
 server=$!
 read -r line
 # The first is for one so young that it ignores the second.
@@ -76,10 +78,16 @@ if [ "$line" != leave ]; then rm -rf "$2"; fi
 "#;
 
 impl Server {
-    /// Makes a server and starts it.
-    pub fn start(programs: &Path) -> Self {
+    /// Makes a server in a folder of its own below this one, and starts it.
+    pub fn start(programs: &Path, below: &Path) -> Self {
         let programs = programs.join("initdb").canonicalize().unwrap().parent().unwrap().to_owned();
-        let folder = tempfile::Builder::new().prefix("ringback-pg-").tempdir().unwrap().keep();
+        let folder = tempfile::Builder::new()
+            .prefix("ringback-pg-")
+            .tempdir_in(below)
+            .unwrap()
+            .keep()
+            .canonicalize()
+            .unwrap();
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).unwrap();
         let mut initdb = Command::new(programs.join("initdb"));
         initdb.args(["--no-sync", "-A", "trust", "-U", "ringback", "-E", "UTF8", "--locale=C", "-D"]);
@@ -90,15 +98,16 @@ impl Server {
         }
         let made = initdb.output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let keeper = Self::keep(&programs, &folder, "");
-        let server = Self { programs, folder, keeper };
+        let keeper = Self::keep(&programs, &folder);
+        let (template, made) = (OnceLock::new(), AtomicU32::new(0));
+        let server = Self { programs, folder, keeper, template, made };
         server.answers();
         server
     }
 
-    fn keep(programs: &Path, folder: &Path, options: &str) -> Child {
+    fn keep(programs: &Path, folder: &Path) -> Child {
         let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).arg(programs).arg(folder).arg(options);
+        keeper.args(["-c", KEEPER, "keeper"]).arg(programs).arg(folder);
         keeper.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         // Not killed with us by a Ctrl-C: it has to clean up.
         keeper.process_group(0);
@@ -134,7 +143,7 @@ impl Server {
 
     /// Starts it again on what it has written.
     pub fn restart(&mut self) {
-        self.keeper = Self::keep(&self.programs, &self.folder, "");
+        self.keeper = Self::keep(&self.programs, &self.folder);
         self.answers();
     }
 
@@ -151,10 +160,8 @@ impl Server {
 
     /// Makes a database that no other test has, with everything in it that a new one has.
     pub fn database(&self) -> String {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        static TEMPLATE: OnceLock<()> = OnceLock::new();
-        let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        TEMPLATE.get_or_init(|| {
+        let name = self.name();
+        self.template.get_or_init(|| {
             self.ask("postgres", "create database template_ringback");
             let place = Place::Server(self.url("template_ringback"));
             let now = Timestamp::from_millis(0);
@@ -168,10 +175,15 @@ impl Server {
         name
     }
 
-    /// An empty database of a server that one test has for itself.
-    pub fn database_of_its_own(&self) -> &'static str {
-        self.ask("postgres", "create database ringback");
-        "ringback"
+    /// Makes an empty database.
+    pub fn empty(&self) -> String {
+        let name = self.name();
+        self.ask("postgres", &format!("create database {name}"));
+        name
+    }
+
+    fn name(&self) -> String {
+        format!("test_{}", self.made.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Runs statements in a database, and says what the first row of the last one begins with.
@@ -185,9 +197,9 @@ impl Server {
                 driven.await.unwrap();
                 match answer {
                     Ok(rows) => {
-                        return rows.into_iter().rev().find_map(|message| match message {
-                            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-                            _ => None,
+                        return rows.into_iter().rev().find_map(|message| {
+                            let SimpleQueryMessage::Row(row) = message else { return None };
+                            row.get(0).map(str::to_owned)
                         });
                     }
                     // Somebody is on his way out of the template.

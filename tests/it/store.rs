@@ -5,6 +5,7 @@ mod feed;
 mod lasting;
 mod lost;
 mod sending;
+mod server;
 mod watching;
 
 use ringback::domain::{

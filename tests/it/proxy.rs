@@ -28,6 +28,8 @@ struct Plan {
     closed: bool,
     closed_after_cut: bool,
     lines: Vec<TcpStream>,
+    /// The server does not hear of a line that ends: its side is kept here.
+    silent: Option<Vec<UnixStream>>,
 }
 
 /// The line.
@@ -72,6 +74,11 @@ impl Proxy {
     pub fn close(&self) {
         self.plan.lock().unwrap().closed = true;
         self.shake();
+    }
+
+    /// Lets the server believe that every line still stands that is cut from now on.
+    pub fn say_nothing(&self) {
+        self.plan.lock().unwrap().silent = Some(Vec::new());
     }
 
     /// Cuts every line that there is now.
@@ -123,6 +130,10 @@ impl Proxy {
                 if to.write_all(sent).is_err() {
                     break;
                 }
+            }
+            if let Some(silent) = &mut this.plan.lock().unwrap().silent {
+                silent.push(to);
+                return;
             }
             let _ = (to.shutdown(Shutdown::Both), from.shutdown(Shutdown::Both));
         });

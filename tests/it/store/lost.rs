@@ -116,3 +116,15 @@ async fn a_server_that_is_away_is_missed_at_once_and_found_again_without_being_a
     guarded("the server", async { while house.store.probe().await.is_err() {} }).await;
     assert!(!house.store.refusing());
 }
+
+#[tokio::test]
+async fn a_session_that_the_server_still_believes_in_is_ended_for_its_lock() {
+    let Some((house, proxy)) = house("a session that lingers").await else { return };
+    proxy.say_nothing();
+    for n in 0..2 {
+        proxy.shake();
+        guarded("the lock", async { while house.store.probe().await.is_err() {} }).await;
+        house.register(house.watch("job_1")).await;
+        assert_eq!(watches(&house).await, n + 1);
+    }
+}

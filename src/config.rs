@@ -8,6 +8,7 @@
 //! What it deliberately does not do: know which providers exist (their definitions may come from
 //! `[providers] path`; see [`Config::check_providers`]), open the database, or touch the network.
 
+mod access;
 mod parse;
 mod read;
 mod settings;
@@ -20,6 +21,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use access::Access;
 pub use settings::{Setting, table};
 
 /// The file that is read when `--config` names none, if it is there.

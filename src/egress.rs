@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, ClientBuilder, Method, Request, Response, redirect, retry};
 use rustls::pki_types::CertificateDer;
 use url::Url;
@@ -68,6 +68,13 @@ pub struct Egress {
     trusted: Client,
 }
 
+/// A client for the server of whoever sits at the command line, wherever that is: no guard.
+pub fn unguarded(connect_timeout: Duration) -> anyhow::Result<Client> {
+    let tls = tls::config(Vec::new())?;
+    let client = Egress::client().connect_timeout(connect_timeout).tls_backend_preconfigured(tls);
+    Ok(client.gzip(true).build()?)
+}
+
 /// One POST to an address that a user gave.
 #[derive(Debug)]
 pub struct Post {
@@ -94,6 +101,16 @@ pub struct Fetch {
     pub timeout: Duration,
     /// A larger body, decoded, is an error.
     pub max_body: usize,
+}
+
+impl Fetch {
+    /// Headers are given as text; what no header can carry is left out.
+    pub fn new(url: Url, named: &[(String, String)], timeout: Duration, max_body: usize) -> Self {
+        let header = |(name, value): &(String, String)| {
+            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
+        };
+        Self { url, headers: named.iter().filter_map(header).collect(), timeout, max_body }
+    }
 }
 
 /// An answer.

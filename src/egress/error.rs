@@ -43,7 +43,7 @@ impl SendError {
     }
 
     /// Finds what went wrong at the bottom of what the HTTP client says.
-    pub(super) fn classify(error: &reqwest::Error) -> Self {
+    pub fn classify(error: &reqwest::Error) -> Self {
         let (mut network, mut cut) = (None, false);
         for cause in causes(error) {
             match cause.downcast_ref() {

@@ -29,7 +29,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ProviderConfig, Rate};
 use crate::deliveries::{self, Deliverer};
 use crate::domain::{Pulse, RetryPolicy, Timestamp, random};
-use crate::egress::{Allowed, Egress, Resolver, Settings};
+use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
 pub use crate::poller::Provider;
 use crate::poller::{Bounds, Limits, Poller};
 use crate::providers::{Definition, Providers};
@@ -274,7 +274,9 @@ pub fn egress(config: &Config, surroundings: &Surroundings) -> Result<Arc<Egress
     let Surroundings { clock, resolver, roots } = surroundings;
     let allow = config.egress.allow.iter().map(|text| Allowed::parse(text));
     let allow = allow.collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
-    let settings = Settings { allow, allow_http: config.egress.allow_http };
+    let proxy = config.egress.proxy.as_ref().map(|proxy| Proxy::parse(proxy.reveal()));
+    let proxy = proxy.transpose().map_err(anyhow::Error::msg)?;
+    let settings = Settings { allow, allow_http: config.egress.allow_http, proxy };
     Egress::new(settings, resolver.clone(), clock.clone(), roots.clone())
 }
 

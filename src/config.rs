@@ -71,6 +71,8 @@ pub struct Egress {
     pub allow: Vec<String>,
     /// Whether plain http is allowed everywhere.
     pub allow_http: bool,
+    /// Through whom everything goes: a URL, which may hold a user's name and password.
+    pub proxy: Option<Masked>,
 }
 
 /// `[delivery]`

@@ -63,6 +63,14 @@ impl SendError {
             if let Some(error) = cause.downcast_ref::<io::Error>() {
                 network = Some(error.kind());
             }
+            // Their type cannot be named from here.
+            match cause.to_string().strip_prefix("tunnel error: ") {
+                Some("proxy authorization required") => {
+                    return Self::Connect("it asks for another name or password".into());
+                }
+                Some("unsuccessful") => return Self::Connect("it does not connect there".into()),
+                Some(_) | None => {}
+            }
         }
         match network {
             _ if error.is_connect() && error.is_timeout() => {

@@ -164,8 +164,9 @@ impl Client {
         let work = async {
             let response = request.send().await.map_err(|error| self.unreachable(&error))?;
             let status = response.status();
+            let path = response.url().path().to_owned();
             let text = self.read(response).await?;
-            if status.is_success() { self.understood(text) } else { Err(self.refused(status, &text)) }
+            if status.is_success() { self.understood(text) } else { Err(self.refused(status, &path, &text)) }
         };
         self.clock.timeout(wait + TIMEOUT, work).await.unwrap_or_else(|| Err(late()))
     }
@@ -204,7 +205,7 @@ impl Client {
         Ok(Answer { text })
     }
 
-    fn refused(&self, status: StatusCode, text: &str) -> Trouble {
+    fn refused(&self, status: StatusCode, path: &str, text: &str) -> Trouble {
         let problem: Problem = serde_json::from_str(text).unwrap_or_default();
         let mut sentence = match status {
             StatusCode::UNAUTHORIZED if self.access.key.is_none() => {
@@ -212,6 +213,10 @@ impl Client {
             }
             StatusCode::UNAUTHORIZED => {
                 "the server does not know this key: set RINGBACK_API_KEY to one of its own".to_owned()
+            }
+            StatusCode::NOT_FOUND if !problem.detail.is_empty() => {
+                let detail = clean(&problem.detail);
+                format!("{detail} ({path}): is the id whole, and of the app that the key is for?")
             }
             _ if problem.detail.is_empty() => {
                 format!("{} answered {status}: is RINGBACK_URL right?", self.url())

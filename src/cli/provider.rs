@@ -2,12 +2,13 @@
 //! an answer.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use super::screen::{Card, Screen, Table, text, time};
 use super::watch::parameter;
-use super::{Failure, configuration, note, say};
+use super::{Failure, configuration, say};
 use crate::app::{self, Surroundings};
 use crate::config::Flags;
 use crate::domain::format_duration;
@@ -137,6 +138,20 @@ fn words(statuses: &Map<String, Value>) -> String {
     statuses.keys().cloned().collect::<Vec<_>>().join(" ")
 }
 
+/// The gap between two looks as the rate that it is.
+fn rate(gap: Duration) -> String {
+    let whole = |per: Duration| {
+        let count = per.as_nanos().checked_div(gap.as_nanos())?;
+        (count > 0 && gap * u32::try_from(count).ok()? == per).then_some(count)
+    };
+    let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+    match (whole(second), whole(minute)) {
+        (Some(count), _) => format!("{count}/s"),
+        (None, Some(count)) => format!("{count}/m"),
+        (None, None) => format!("1 in {}", format_duration(gap)),
+    }
+}
+
 /// A provider, as it is configured here.
 fn about(provider: &app::Provider) -> Value {
     let definition = &provider.definition;
@@ -163,7 +178,7 @@ fn about(provider: &app::Provider) -> Value {
             "deadline": format_duration(definition.poll().deadline),
         },
         "limits": {
-            "rate": limits.spacing.map_or_else(|| "off".to_owned(), |gap| format!("1 in {}", format_duration(gap))),
+            "rate": limits.spacing.map_or_else(|| "off".to_owned(), rate),
             "burst": limits.burst,
             "concurrency": limits.concurrency,
         },
@@ -222,7 +237,7 @@ impl Poll {
             say(card(&told, &format!("{}{}", url.origin().ascii_serialization(), url.path())).render(screen))?;
         }
         if self.raw {
-            note("");
+            say("")?;
             screen.json(&String::from_utf8_lossy(&received.body))?;
         }
         if matches!(answer, Answer::Seen(_)) { Ok(()) } else { Err(Failure::Ended(1)) }

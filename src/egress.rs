@@ -10,6 +10,12 @@
 //! For both: no redirects, no proxies from the environment, no cookies, no hidden retries, a
 //! deadline for the whole exchange and a cap on what is read.
 //!
+//! **With a proxy** (`[egress] proxy`) everything goes through it, what the operator allowed and asked
+//! for included: a network that has one has it because nothing else leads out. It is the proxy that
+//! resolves names then, and nobody here sees the address that is connected to: the guard that remains
+//! is the check at registration and that of addresses written into a URL, and the proxy has to do the
+//! rest. Its own name is the operator's and is not judged.
+//!
 //! What is not here: when to send, whom, and what an answer means. Nor is this a substitute for a
 //! firewall, see `ranges`.
 
@@ -20,7 +26,7 @@ mod resolver;
 #[cfg(test)]
 mod tests;
 
-pub use address::{Allowed, Settings, Target};
+pub use address::{Allowed, Proxy, Settings, Target};
 pub use error::SendError;
 pub use resolver::{Lookup, Resolver};
 
@@ -28,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, ClientBuilder, Method, Request, Response, redirect, retry};
 use rustls::pki_types::CertificateDer;
 use url::Url;
@@ -68,6 +74,13 @@ pub struct Egress {
     trusted: Client,
 }
 
+/// A client for the server of whoever sits at the command line, wherever that is: no guard.
+pub fn unguarded(connect_timeout: Duration) -> anyhow::Result<Client> {
+    let tls = trust::config(Vec::new())?;
+    let client = Egress::client().connect_timeout(connect_timeout).tls_backend_preconfigured(tls);
+    Ok(client.gzip(true).build()?)
+}
+
 /// One POST to an address that a user gave.
 #[derive(Debug)]
 pub struct Post {
@@ -94,6 +107,16 @@ pub struct Fetch {
     pub timeout: Duration,
     /// A larger body, decoded, is an error.
     pub max_body: usize,
+}
+
+impl Fetch {
+    /// Headers are given as text; what no header can carry is left out.
+    pub fn new(url: Url, named: &[(String, String)], timeout: Duration, max_body: usize) -> Self {
+        let header = |(name, value): &(String, String)| {
+            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
+        };
+        Self { url, headers: named.iter().filter_map(header).collect(), timeout, max_body }
+    }
 }
 
 /// An answer.
@@ -145,9 +168,18 @@ impl Egress {
         let settings = Arc::new(settings);
         let mut tls = trust::config(extra_roots)?;
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let proxy = settings.proxy.as_ref().map(|proxy| reqwest::Proxy::all(proxy.url())).transpose();
+        // The error would show the URL, and its password.
+        let proxy = proxy.map_err(|_| anyhow::anyhow!("[egress] proxy cannot be used"))?;
         let client = |door| {
+            // All that is looked up then is the proxy.
+            let door = if proxy.is_some() { Door::Trusted } else { door };
             let guard = Guard { door, resolver: resolver.clone(), settings: settings.clone() };
-            Self::client().dns_resolver(guard).tls_backend_preconfigured(tls.clone())
+            let client = Self::client().dns_resolver(guard).tls_backend_preconfigured(tls.clone());
+            match &proxy {
+                Some(proxy) => client.proxy(proxy.clone()),
+                None => client,
+            }
         };
         Ok(Arc::new(Self {
             // Not decoding what receivers say: nobody needs it, and it could be a bomb.
@@ -245,6 +277,14 @@ impl Egress {
         }
     }
 
+    /// With a proxy, a connection that was not made is one to the proxy, or one that it did not make.
+    fn blame(&self, error: SendError) -> SendError {
+        if let (SendError::Connect(why), Some(_)) = (&error, &self.settings.proxy) {
+            return SendError::Connect(format!("through the proxy: {why}"));
+        }
+        error
+    }
+
     async fn exchange(
         &self,
         client: &Client,
@@ -256,7 +296,7 @@ impl Egress {
         let answer = self.clock.timeout(timeout, client.execute(request)).await;
         let mut response = match answer {
             Some(Ok(response)) => response,
-            Some(Err(error)) => return Err(SendError::classify(&error)),
+            Some(Err(error)) => return Err(self.blame(SendError::classify(&error))),
             None => return Err(SendError::timed_out(timeout)),
         };
         let mut body = Vec::new();

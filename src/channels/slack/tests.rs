@@ -1,0 +1,1 @@
+//! What a message for a chat is, and what an answer means: tables.

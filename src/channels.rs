@@ -124,7 +124,7 @@ impl Channels {
             Way::Channel(_) if self.bot.is_none() => {
                 Err("channels cannot be posted to from here: [slack] bot_token is not configured".into())
             }
-            way => Ok(way),
+            way @ (Way::Hook(_) | Way::Compatible(_) | Way::Channel(_)) => Ok(way),
         }
     }
 
@@ -135,14 +135,14 @@ impl Channels {
             Address::Webhook { url, headers, secrets } => {
                 webhook::send(egress, clock, &message, url, headers, secrets, timeout).await
             }
-            Address::Email { to } => match mail {
-                Some(mailer) => mailer.send(egress, clock, templates, &message, (to, timeout)).await,
-                None => {
+            Address::Email { to } => {
+                let Some(mailer) = mail else {
                     tracing::error!("mails wait: [smtp] url is not configured any more");
                     let why = "smtp: no mail server is configured any more".into();
-                    unsent(Outcome::Retry { after: None }, why, Vec::new())
-                }
-            },
+                    return unsent(Outcome::Retry { after: None }, why, Vec::new());
+                };
+                mailer.send(egress, clock, templates, &message, (to, timeout)).await
+            }
             Address::Slack { to } => {
                 let line = slack::Line { egress, clock, bot: bot.as_ref(), templates };
                 slack::send(line, &message, (to, timeout)).await

@@ -371,6 +371,9 @@ fn one_of(fields: &mut Fields<'_>, names: &[&str], faults: &mut Faults) -> Optio
     found
 }
 
+/// Reads one address, which stands there in the body.
+type Read = fn(&Api, &str, &str, &mut Faults) -> Option<Wanted>;
+
 /// A destination that is written as an object.
 fn destination(api: &Api, raw: &RawValue, at: &str, faults: &mut Faults) -> Option<Wanted> {
     if !raw.get().starts_with('{') {
@@ -382,16 +385,15 @@ fn destination(api: &Api, raw: &RawValue, at: &str, faults: &mut Faults) -> Opti
         faults.add(fields.at("destinationId"), "this version has no saved destinations");
         return None;
     }
-    let (names, read): (&[&str], fn(&Api, &str, &str, &mut Faults) -> Option<Wanted>) =
-        match fields.text("type", faults).as_deref() {
-            None | Some("webhook") => return webhook(fields, faults),
-            Some("email") => (&["email", "address", "to"], email),
-            Some("slack") => (&["url", "channel", "slack"], slack),
-            Some(other) => {
-                faults.add(fields.at("type"), format!("`{other}` is not a channel"));
-                return None;
-            }
-        };
+    let (names, read): (&[&str], Read) = match fields.text("type", faults).as_deref() {
+        None | Some("webhook") => return webhook(fields, faults),
+        Some("email") => (&["email", "address", "to"], email),
+        Some("slack") => (&["url", "channel", "slack"], slack),
+        Some(other) => {
+            faults.add(fields.at("type"), format!("`{other}` is not a channel"));
+            return None;
+        }
+    };
     let found = one_of(&mut fields, names, faults);
     fields.done(faults);
     let (at, text) = found?;

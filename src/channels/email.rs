@@ -208,12 +208,16 @@ fn blame(stage: Stage, reply: &Reply) -> (Outcome, Blame) {
         return operator;
     }
     match (stage, reply.enhanced()) {
+        (Stage::Recipient | Stage::Data | Stage::Content, code) => match code {
+            // The sender's address.
+            Some((_, 1, 7 | 8)) => operator,
+            Some((_, 1, _) | (_, 2, 1)) => recipient,
+            None if stage == Stage::Recipient && matches!(reply.code, 550 | 551 | 553) => recipient,
+            Some(_) | None => message,
+        },
+        // Its size.
         (Stage::Sender, Some((_, 2 | 3, _))) => message,
         (Stage::Sender, None) if reply.code == 552 => message,
-        (Stage::Recipient | Stage::Data | Stage::Content, Some((_, 1, 7 | 8))) => operator,
-        (Stage::Recipient | Stage::Data | Stage::Content, Some((_, 1, _) | (_, 2, 1))) => recipient,
-        (Stage::Recipient, None) if matches!(reply.code, 550 | 551 | 553) => recipient,
-        (Stage::Recipient | Stage::Data | Stage::Content, _) => message,
         // Before anything is known of message and recipient it can be neither's.
         (
             Stage::Connect

@@ -71,7 +71,10 @@ pub enum Way<'a> {
 impl<'a> Way<'a> {
     /// Tells the ways apart; a URL is not judged here. The error is a sentence that repeats nothing.
     pub fn parse(address: &'a str) -> Result<Self, String> {
-        if let Some((scheme, rest)) = address.split_once("://") {
+        if address.is_empty() {
+            return Err("must not be empty".into());
+        }
+        if let Some((scheme, _)) = address.split_once("://") {
             if !matches!(scheme.to_ascii_lowercase().as_str(), "https" | "http") {
                 return Err("must begin with https://".into());
             }
@@ -83,7 +86,7 @@ impl<'a> Way<'a> {
                         .into(),
                 );
             }
-            return if rest.is_empty() { Err("is not a URL".into()) } else { Ok(Self::Hook(address)) };
+            return Ok(Self::Hook(address));
         }
         let is_name = |name: &str| {
             (1..=CHANNEL_MAX).contains(&name.chars().count())
@@ -253,9 +256,7 @@ fn judge(way: Way<'_>, received: &Received, clock: &Clock) -> (Outcome, Option<S
     let after = retry_after(received, clock);
     let retry = |error: Option<String>| (Outcome::Retry { after }, error);
     match (way, received.status) {
-        (_, 429) => retry(None),
         (Way::Channel(_), 200..=299) => judge_api(&word_of_api(received), after),
-        (Way::Channel(_), _) => retry(None),
         (Way::Hook(_), 200..=299) if received.body.trim_ascii() == b"ok" => (Outcome::Ok, None),
         (Way::Hook(_), 200..=299) => retry(Some("protocol: the hook did not answer ok".into())),
         (Way::Hook(_), 403 | 404 | 410) => (Outcome::Gone, Some(format!("slack: {}", hint(&word(received))))),
@@ -265,15 +266,16 @@ fn judge(way: Way<'_>, received: &Received, clock: &Clock) -> (Outcome, Option<S
         (Way::Hook(_), 400) => (Outcome::Fatal, Some(format!("slack: {}", hint(&word(received))))),
         (Way::Compatible(_), 200..=299) => {
             let json = serde_json::from_slice::<Value>(&received.body).unwrap_or_default();
-            match [&json["ok"], &json["success"]].iter().any(|says| **says == Value::Bool(false)) {
-                true => retry(Some("chat: the hook answered that it failed".into())),
-                false => (Outcome::Ok, None),
+            if [&json["ok"], &json["success"]].iter().any(|says| **says == Value::Bool(false)) {
+                retry(Some("chat: the hook answered that it failed".into()))
+            } else {
+                (Outcome::Ok, None)
             }
         }
         (Way::Compatible(_), 410) => (Outcome::Gone, None),
         (Way::Compatible(_), _) if blames_the_form(received) => (Outcome::Fatal, None),
         // Elsewhere a 403 or 404 may be a proxy's word, and gone tomorrow.
-        (Way::Hook(_) | Way::Compatible(_), _) => retry(None),
+        (Way::Hook(_) | Way::Compatible(_) | Way::Channel(_), _) => retry(None),
     }
 }
 

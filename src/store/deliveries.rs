@@ -216,7 +216,7 @@ pub(super) fn create(
     batch: &mut Batch<'_>,
     event: NewEvent,
     traceparent: Option<&str>,
-    raw: Option<(i64, Arc<[u8]>)>,
+    raw: Option<(i64, &Arc<[u8]>)>,
     shard: u16,
 ) -> Result<()> {
     let destinations = batch.tx.list(
@@ -227,10 +227,8 @@ pub(super) fn create(
     )?;
     for (destination, n) in destinations {
         // Another form is for programs; what people read is made from the event.
-        let (raw_of, body) = match &raw {
-            Some((generation, raw)) if destination.channel == ChannelKind::Webhook => {
-                (Some(*generation), raw)
-            }
+        let (raw_of, body) = match raw {
+            Some((generation, raw)) if destination.channel == ChannelKind::Webhook => (Some(generation), raw),
             Some(_) | None => (None, &event.body),
         };
         let id = DeliveryId(batch.shared.ids.draw(event.at));

@@ -21,15 +21,20 @@
 
 mod api;
 mod bad_input;
+mod chat;
+mod chatting;
 mod crash;
 mod delivering;
 mod demo;
 mod fakes;
 mod harness;
+mod mail_server;
+mod mailing;
 mod main_job;
 mod migrations;
 mod polling;
 mod store;
 mod tidy;
+mod tls;
 mod walk;
 mod wire;

@@ -11,14 +11,14 @@
 //!
 //! The folder's `README.md` (`templates/README.md`) says what templates see.
 
-mod samples;
+pub(super) mod samples;
 
 use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
 use minijinja::value::Serde;
-use minijinja::{Environment, UndefinedBehavior};
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, escape_formatter};
 use serde::Deserialize;
 
 use super::news::{Field, News};
@@ -212,7 +212,30 @@ fn environment() -> Environment<'static> {
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEPTH_MAX);
+    environment.set_formatter(|out, state, value| match value.as_str() {
+        // The engine's own escapes slashes too, and not every mail reader finds a URL without them.
+        Some(text) if matches!(state.auto_escape(), AutoEscape::Html) && !value.is_safe() => {
+            out.write_str(&escaped(text)).map_err(|_| ErrorKind::WriteFailure.into())
+        }
+        Some(_) | None => escape_formatter(out, state, value),
+    });
     environment
+}
+
+/// For HTML, in a text and in an attribute alike.
+fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len() + text.len() / 8);
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            other => safe.push(other),
+        }
+    }
+    safe
 }
 
 enum Wrong {

@@ -62,8 +62,9 @@ pub(super) fn plain(dialect: Dialect, pieces: &Pieces, news: &News) -> Value {
         Dialect::Slack => escaped,
         Dialect::Attachments => tamed,
     };
-    // In a URL an `@` may be written so, and then mentions nobody.
-    let link = fitted.link.as_ref().map(|(_, url)| escaped(&url.replace('@', "%40"))).unwrap_or_default();
+    // In a URL these may be written so, and then mention nobody and mark nothing.
+    let quiet = |url: &str| escaped(&url.replace('@', "%40").replace('[', "%5B").replace(']', "%5D"));
+    let link = fitted.link.as_ref().map(|(_, url)| quiet(url)).unwrap_or_default();
     let parts = [safe(&fitted.title), safe(&fitted.body), link, news.at.clone()];
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     let text = parts.join("\n");
@@ -248,4 +249,151 @@ fn tamed(text: &str) -> String {
         }
     }
     tame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channels::news::Field;
+    use crate::channels::templates::{Templates, samples};
+
+    fn templates() -> Templates {
+        Templates::load(None).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+    }
+
+    fn messages() -> Vec<(String, Pieces, News)> {
+        let templates = templates();
+        let message = |(name, news): (String, News)| (name, templates.pieces(&news).unwrap(), news);
+        samples::all().into_iter().map(message).collect()
+    }
+
+    fn sample(name: &str) -> (Pieces, News) {
+        let news = samples::all().into_iter().find(|(known, _)| known == name).unwrap().1;
+        (templates().pieces(&news).unwrap(), news)
+    }
+
+    /// Every text object of a message with its type, and every URL.
+    fn texts(value: &Value, found: &mut Vec<(String, String)>) {
+        match value {
+            Value::Object(fields) => {
+                if let (Some(Value::String(kind)), Some(Value::String(text))) =
+                    (fields.get("type"), fields.get("text"))
+                {
+                    found.push((kind.clone(), text.clone()));
+                }
+                fields.values().for_each(|value| texts(value, found));
+            }
+            Value::Array(values) => values.iter().for_each(|value| texts(value, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+
+    #[test]
+    fn what_slack_is_sent_of_a_job_that_completed_and_of_one_that_failed() {
+        for name in ["job.completed", "job.failed"] {
+            let (pieces, news) = sample(name);
+            let payload = payload(Dialect::Slack, &pieces, &news);
+            insta::assert_snapshot!(format!("{name} blocks").replace(' ', "-"), format!("{payload:#}"));
+        }
+    }
+
+    #[test]
+    fn what_a_chat_elsewhere_is_sent_of_a_job_that_completed() {
+        let (pieces, news) = sample("job.completed");
+        let payload = payload(Dialect::Attachments, &pieces, &news);
+        insta::assert_snapshot!("job.completed-attachments", format!("{payload:#}"));
+    }
+
+    #[test]
+    fn whatever_an_event_says_a_message_is_within_every_limit() {
+        for (name, pieces, news) in messages() {
+            let payload = payload(Dialect::Slack, &pieces, &news);
+            let (mut all, blocks) = (Vec::new(), payload["blocks"].as_array().unwrap());
+            texts(&payload, &mut all);
+            let total: usize = all.iter().map(|(_, text)| text.chars().count()).sum();
+            assert!(total <= TOTAL_MAX + 500, "{name}: {total}");
+            assert!(blocks[0]["text"]["text"].as_str().unwrap().chars().count() <= TITLE_MAX, "{name}");
+            for (kind, text) in &all {
+                assert!((1..=SECTION_MAX).contains(&text.chars().count()), "{name}: {kind} {text}");
+            }
+            for section in payload["attachments"][0]["blocks"].as_array().into_iter().flatten() {
+                assert!((1..=10).contains(&section["fields"].as_array().unwrap().len()), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_text_mentions_anybody_or_pretends_to_be_a_link() {
+        for (name, pieces, news) in messages() {
+            let (mut all, sent) = (Vec::new(), payload(Dialect::Slack, &pieces, &news));
+            texts(&sent, &mut all);
+            for (kind, text) in all {
+                match kind.as_str() {
+                    "plain_text" => assert!(!text.contains(['<', '>']), "{name}: {text}"),
+                    "mrkdwn" => {
+                        assert_eq!(
+                            (text.matches('<').count(), text.matches('>').count()),
+                            (1, 1),
+                            "{name}: {text}"
+                        );
+                        assert!(text.starts_with("<!date^") || text.starts_with("<http"), "{name}: {text}");
+                        assert_eq!(text.matches('|').count(), 1, "{name}: {text}");
+                    }
+                    other => panic!("{name}: {other}"),
+                }
+            }
+            assert!(!sent["text"].as_str().unwrap().contains(['<', '>']), "{name}");
+            let mut with_link = payload(Dialect::Attachments, &pieces, &news);
+            // Where a link leads is no text.
+            for field in ["title_link", "thumb_url"] {
+                with_link["attachments"][0][field] = Value::Null;
+            }
+            for elsewhere in [with_link.to_string(), plain(Dialect::Attachments, &pieces, &news).to_string()]
+            {
+                for mark in ["<!", "<@", "@channel", "@U123", "](", "\u{202e}"] {
+                    assert!(!elsewhere.contains(mark), "{name}: {mark}");
+                }
+            }
+            let alone = plain(Dialect::Slack, &pieces, &news);
+            assert!(!alone["text"].as_str().unwrap().contains(['<', '>']), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_over_budget_goes_in_order_of_its_worth() {
+        let (mut pieces, news) = sample("job.completed");
+        let wide = |n: usize| "&".repeat(n);
+        pieces.image = Some(format!("https://a.example/{}", "x".repeat(2_000)));
+        pieces.body = Some(wide(600));
+        pieces.fields = vec![Field { name: "name".into(), value: wide(400) }; 3];
+        // Escaped, an ampersand counts five.
+        let fitted = Fitted::of(&pieces, &news);
+        assert!(fitted.image.is_none(), "the picture first");
+        assert_eq!((fitted.fields.len(), fitted.body.len()), (3, 600));
+        pieces.body = Some(wide(1_400));
+        let fitted = Fitted::of(&pieces, &news);
+        assert!(fitted.fields.len() < 3, "then the last fields");
+        assert_eq!(fitted.body.len(), 1_400);
+        pieces.body = Some(wide(3_000));
+        let fitted = Fitted::of(&pieces, &news);
+        assert!(fitted.fields.is_empty() && fitted.body.ends_with('\u{2026}'), "then the end of the body");
+        assert_eq!(fitted.title, pieces.title);
+        assert!(fitted.size() <= TOTAL_MAX);
+    }
+
+    #[test]
+    fn a_picture_is_shown_if_everybody_can_fetch_it() {
+        for (url, shown) in [
+            ("https://cdn.example.com/a.jpg", true),
+            ("http://cdn.example.com/a.jpg", false),
+            ("https://127.0.0.1/a.jpg", false),
+            ("https://cdn.internal/a.jpg", false),
+            ("https://cdn/a.jpg", false),
+            ("data:image/png;base64,x", false),
+        ] {
+            let (mut pieces, news) = sample("job.completed");
+            pieces.image = Some(url.into());
+            assert_eq!(Fitted::of(&pieces, &news).image.is_some(), shown, "{url}");
+        }
+    }
 }

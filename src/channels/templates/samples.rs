@@ -6,7 +6,7 @@ use crate::channels::news::News;
 use crate::domain::EventType;
 
 /// Every sample with its name.
-pub(super) fn all() -> Vec<(String, News)> {
+pub(in crate::channels) fn all() -> Vec<(String, News)> {
     let mut samples = Vec::new();
     for event in EventType::ALL {
         for (name, data) in [
@@ -65,18 +65,18 @@ fn empty() -> Value {
 }
 
 /// What somebody would send who wants more than to be read.
-pub(super) const HOSTILE: &str = "\r\nBcc: x@y.example\r\n\r\n<script>alert(1)</script>\" onload=\"x <!channel> @channel \
+const HOSTILE: &str = "\r\nBcc: x@y.example\r\n\r\n<script>alert(1)</script>\" onload=\"x <!channel> @channel \
      <@U123> *b* `c` [a](javascript:x) {{ 7 * 7 }} {% raw %} \u{202e}gpj.exe\u{0}\u{1b}[31m & &amp; \\ | =_ .";
 
 fn hostile() -> Value {
-    let long = format!("{HOSTILE}{}", "W\u{1f600}".repeat(50_000));
+    let long = format!("{HOSTILE}{}", "W\u{1f600}".repeat(2_000));
     let fields: serde_json::Map<String, Value> =
-        (0..100).map(|n| (format!("{n}{HOSTILE}"), json!(long))).collect();
+        (0..30).map(|n| (format!("{n}{HOSTILE}"), json!(long))).collect();
     let output = json!({ "url": format!("javascript:alert(1){HOSTILE}"), "type": HOSTILE,
                          "thumbnail": format!("https://a.example/\"><img src=x>{HOSTILE}"), "posterImage": "data:x" });
     json!({
         "watchId": HOSTILE, "provider": HOSTILE, "jobId": HOSTILE, "status": HOSTILE, "rawStatus": long,
-        "progress": 255, "output": format!("https://a.example/{HOSTILE}"), "outputs": vec![output; 1_000],
+        "progress": 255, "output": format!("https://a.example/{HOSTILE}"), "outputs": vec![output; 30],
         "error": { "code": HOSTILE, "message": format!("{HOSTILE}\n.\n{long}") }, "createdAt": HOSTILE,
         "completedAt": "9999-12-31T23:59:59.999Z", "metadata": fields,
     })

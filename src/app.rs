@@ -30,13 +30,13 @@ use crate::channels::slack::Bot;
 use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
-use crate::config::{Config, ProviderConfig, Rate, SmtpSecurity};
+use crate::config::{Config, Database, ProviderConfig, Rate, SmtpSecurity};
 use crate::deliveries::{self, Deliverer};
 use crate::domain::{MailPattern, Pulse, RetryPolicy, Timestamp, random};
 use crate::egress::{Allowed, Egress, Resolver, Settings};
 use crate::poller::{Bounds, Limits, Poller, Provider};
 use crate::providers::{Definition, Providers};
-use crate::store::{Found, Prune, Store, Writer};
+use crate::store::{Found, Opening, Place, Prune, Store, Writer};
 
 /// The one app that there is until somebody makes another.
 const DEFAULT_APP: &str = "default";
@@ -110,7 +110,11 @@ impl App {
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("{} cannot be listened on; is it taken?", config.listen))?;
-        let (store, writer) = Store::open(&config.database, clock.now())?;
+        let place = match &config.database {
+            Database::Sqlite(path) => Place::File(path.clone()),
+            Database::Postgres(url) => Place::Server(url.reveal().to_owned()),
+        };
+        let (store, writer) = Store::open(Opening { place, now: clock.now() })?;
         let (bootstrap, first_start) = found(&store, &config, clock.now()).await?;
 
         let with_credential: HashSet<String> = configured

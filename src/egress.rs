@@ -20,7 +20,6 @@ mod ranges;
 mod resolver;
 #[cfg(test)]
 mod tests;
-mod tls;
 
 pub use address::{Allowed, Settings, Target, is_public_https};
 pub use error::SendError;
@@ -39,6 +38,7 @@ use tokio_rustls::client::TlsStream;
 use url::Url;
 
 use crate::clock::Clock;
+use crate::trust;
 use address::{Demand, Reach};
 use resolver::{Cache, Door, Guard};
 
@@ -164,9 +164,9 @@ impl Egress {
         extra_roots: Vec<CertificateDer<'static>>,
     ) -> anyhow::Result<Arc<Self>> {
         let settings = Arc::new(settings);
-        let tls = tls::config(extra_roots)?;
-        let mut bare = tls.clone();
-        bare.alpn_protocols.clear();
+        let bare = trust::config(extra_roots)?;
+        let mut tls = bare.clone();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let client = |door| {
             let guard = Guard { door, resolver: resolver.clone(), settings: settings.clone() };
             Self::client().dns_resolver(guard).tls_backend_preconfigured(tls.clone())

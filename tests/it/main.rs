@@ -33,6 +33,7 @@ mod mailing;
 mod main_job;
 mod migrations;
 mod polling;
+mod postgres;
 mod store;
 mod tidy;
 mod tls;

@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn a_chat_gets_a_message_a_second_and_another_one_does_not_wait_for_it() {
         let (mut gate, ops, dev) = (Gate::default(), lane("1 slack ops"), lane("1 slack dev"));
-        let mut admit = |gate: &mut Gate, lane, millis| gate.admit(lane, ChannelKind::Slack, at(millis));
+        let admit = |gate: &mut Gate, lane, millis| gate.admit(lane, ChannelKind::Slack, at(millis));
         assert!(admit(&mut gate, &ops, 0) && admit(&mut gate, &dev, 400));
         assert!(!admit(&mut gate, &ops, 999));
         assert_eq!((gate.next(), gate.open(at(999))), (Some(at(1_000)), vec![]));

@@ -325,3 +325,9 @@ async fn no_hostile_text_mentions_anybody_in_a_chat() {
     t.finish().await;
     chat.finish();
 }
+
+crate::postgres::on_postgres_too! {
+    a_hook_of_slacks_gets_blocks_and_is_never_shown_whole,
+    a_chat_gets_a_message_a_second_and_another_chat_does_not_wait_for_it,
+    a_chat_is_told_after_a_crash_what_it_was_not_told_before,
+}

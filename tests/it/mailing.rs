@@ -555,3 +555,11 @@ async fn a_broken_template_of_the_operators_is_refused_at_start_and_a_good_one_i
         )
     );
 }
+
+crate::postgres::on_postgres_too! {
+    a_mail_arrives_with_starttls_and_login_and_is_what_the_contract_says,
+    a_mail_whose_end_was_never_answered_is_sent_again_as_the_same_mail,
+    a_refused_recipient_ends_that_delivery_alone,
+    people_are_told_in_words_also_where_programs_get_the_raw_answer,
+    a_mail_waits_through_a_crash_and_is_sent_as_the_same_mail,
+}

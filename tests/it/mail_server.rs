@@ -349,13 +349,10 @@ impl Desk {
         if stream.read_line(&mut line).await.ok()? == 0 {
             return None;
         }
-        match line.strip_suffix("\r\n") {
-            Some(line) => Some(line.to_owned()),
-            None => {
-                self.complain(format!("a line that does not end as one: {line:?}"));
-                Some(line.trim_end().to_owned())
-            }
+        if !line.ends_with("\r\n") {
+            self.complain(format!("a line that does not end as one: {line:?}"));
         }
+        Some(line.trim_end_matches(['\r', '\n']).to_owned())
     }
 
     async fn answer<S: AsyncRead + AsyncWrite + Unpin>(

@@ -380,10 +380,15 @@ async fn who_may_be_mailed_is_the_operators_word() {
         "detail": "may not be mailed from here: add it, or *@other.example, to [smtp] allow" });
     assert_eq!(refused(&[], "r@corp.example", "me@other.example").await, Some(wrong));
     assert!(refused(&[], "r@gmail.com", "me@gmail.com").await.is_some());
-    const ALLOW: &str = "RINGBACK_SMTP__ALLOW";
-    assert_eq!(refused(&[(ALLOW, "*@gmail.com")], "r@gmail.com", "me@gmail.com").await, None);
-    assert!(refused(&[(ALLOW, "")], "r@corp.example", "me@corp.example").await.is_some());
-    assert_eq!(refused(&[(ALLOW, "a@b.example, Me@x.example")], "r@a.test", "ME@x.example").await, None);
+    assert_eq!(
+        refused(&[("RINGBACK_SMTP__ALLOW", "*@gmail.com")], "r@gmail.com", "me@gmail.com").await,
+        None
+    );
+    assert!(refused(&[("RINGBACK_SMTP__ALLOW", "")], "r@corp.example", "me@corp.example").await.is_some());
+    assert_eq!(
+        refused(&[("RINGBACK_SMTP__ALLOW", "a@b.example, Me@x.example")], "r@a.test", "ME@x.example").await,
+        None
+    );
 }
 
 #[tokio::test]

@@ -405,7 +405,7 @@ mod tests {
             match (Wire::over(ours).reply().await, says) {
                 (Ok(reply), Ok(text)) => assert_eq!(reply.text, text),
                 (Err(Failure::Lost(error)), Err(word)) => {
-                    assert!(error.to_string().starts_with(word), "{error}")
+                    assert!(error.to_string().starts_with(word), "{error}");
                 }
                 (other, _) => panic!("{other:?} for {:?}", String::from_utf8_lossy(bytes)),
             }

@@ -216,7 +216,7 @@ pub(super) fn create(
     batch: &mut Batch<'_>,
     event: NewEvent,
     traceparent: Option<&str>,
-    raw: Option<(i64, Arc<[u8]>)>,
+    raw: Option<(i64, &Arc<[u8]>)>,
     shard: u16,
 ) -> Result<()> {
     let destinations = batch.tx.list(
@@ -225,11 +225,12 @@ pub(super) fn create(
         [event.watch.0.into()],
         |row| Ok((read_destination(row, 0)?, row.int(6)?)),
     )?;
-    let (raw_of, body) = match raw {
-        Some((generation, raw)) => (Some(generation), raw),
-        None => (None, Arc::clone(&event.body)),
-    };
     for (destination, n) in destinations {
+        // Another form is for programs; what people read is made from the event.
+        let (raw_of, body) = match raw {
+            Some((generation, raw)) if destination.channel == ChannelKind::Webhook => (Some(generation), raw),
+            Some(_) | None => (None, &event.body),
+        };
         let id = DeliveryId(batch.shared.ids.draw(event.at));
         batch.tx.run(
             "insert into deliveries (app, id, shard, event, type, watch, n, destination, lane, status, step, due_at,
@@ -257,7 +258,7 @@ pub(super) fn create(
             watch: event.watch,
             destination,
             traceparent: traceparent.map(str::to_owned),
-            body: Arc::clone(&body),
+            body: Arc::clone(body),
             step: 0,
             attempts: 0,
             by_hand: false,

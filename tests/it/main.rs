@@ -21,11 +21,15 @@
 
 mod api;
 mod bad_input;
+mod chat;
+mod chatting;
 mod crash;
 mod delivering;
 mod demo;
 mod fakes;
 mod harness;
+mod mail_server;
+mod mailing;
 mod main_job;
 mod migrations;
 mod polling;
@@ -33,5 +37,6 @@ mod postgres;
 mod proxy;
 mod store;
 mod tidy;
+mod tls;
 mod walk;
 mod wire;

@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::api::{self, Api, UnderWay, WAITS_MAX};
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
-use crate::config::{Config, ProviderConfig, Rate};
+use crate::config::{Config, Database, ProviderConfig, Rate};
 use crate::deliveries::{self, Deliverer};
 use crate::domain::{Pulse, RetryPolicy, Timestamp, random};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
@@ -96,8 +96,11 @@ impl App {
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("{} cannot be listened on; is it taken?", config.listen))?;
-        let (store, writer) =
-            Store::open(Opening { place: Place::File(config.database.clone()), now: clock.now() })?;
+        let place = match &config.database {
+            Database::Sqlite(path) => Place::File(path.clone()),
+            Database::Postgres(url) => Place::Server(url.reveal().to_owned()),
+        };
+        let (store, writer) = Store::open(Opening { place, now: clock.now() })?;
         let (bootstrap, first_start) = found(&store, &config, clock.now()).await?;
 
         let with_credential: HashSet<String> = configured

@@ -25,7 +25,6 @@ mod ranges;
 mod resolver;
 #[cfg(test)]
 mod tests;
-mod tls;
 
 pub use address::{Allowed, Proxy, Settings, Target};
 pub use error::SendError;
@@ -41,6 +40,7 @@ use rustls::pki_types::CertificateDer;
 use url::Url;
 
 use crate::clock::Clock;
+use crate::trust;
 use address::{Demand, Reach};
 use resolver::{Cache, Door, Guard};
 
@@ -76,7 +76,8 @@ pub struct Egress {
 
 /// A client for the server of whoever sits at the command line, wherever that is: no guard.
 pub fn unguarded(connect_timeout: Duration) -> anyhow::Result<Client> {
-    let tls = tls::config(Vec::new())?;
+    let mut tls = trust::config(Vec::new())?;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let client = Egress::client().connect_timeout(connect_timeout).tls_backend_preconfigured(tls);
     Ok(client.gzip(true).build()?)
 }
@@ -166,7 +167,8 @@ impl Egress {
         extra_roots: Vec<CertificateDer<'static>>,
     ) -> anyhow::Result<Arc<Self>> {
         let settings = Arc::new(settings);
-        let tls = tls::config(extra_roots)?;
+        let mut tls = trust::config(extra_roots)?;
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let proxy = settings.proxy.as_ref().map(|proxy| reqwest::Proxy::all(proxy.url())).transpose();
         // The error would show the URL, and its password.
         let proxy = proxy.map_err(|_| anyhow::anyhow!("[egress] proxy cannot be used"))?;

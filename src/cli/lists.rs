@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::client::{Client, PAGE_MAX, Page, Server, with_query};
 use super::screen::{Screen, Table, text, time};
 use super::{Failure, moment, note, say};
+use crate::domain::JobStatus;
 
 /// How much of a list is shown, and in which form.
 #[derive(Debug, clap::Args)]
@@ -99,13 +100,18 @@ impl Watches {
         let filters = vec![("status", self.status), ("provider", self.provider), ("jobId", self.job_id)];
         let head = ["ID", "STATUS", "PROVIDER", "JOB", "PROGRESS", "CREATED (UTC)", "ENDED (UTC)"];
         let row = |watch: &Value| {
-            let progress = text(watch, "/job/progress");
+            let (status, progress) = (text(watch, "/job/status"), text(watch, "/job/progress"));
+            let looked_at = status != JobStatus::Unknown.as_str();
             vec![
                 text(watch, "/id"),
                 text(watch, "/status"),
                 text(watch, "/provider"),
                 text(watch, "/jobId"),
-                if progress.is_empty() { text(watch, "/job/status") } else { format!("{progress} %") },
+                if progress.is_empty() {
+                    Some(status).filter(|_| looked_at).unwrap_or_default()
+                } else {
+                    format!("{progress} %")
+                },
                 time(watch, "/createdAt"),
                 time(watch, "/endedAt"),
             ]

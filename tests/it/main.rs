@@ -21,6 +21,7 @@
 
 mod api;
 mod bad_input;
+mod cli;
 mod crash;
 mod delivering;
 mod demo;
@@ -29,6 +30,7 @@ mod harness;
 mod main_job;
 mod migrations;
 mod polling;
+mod postgres;
 mod proxy;
 mod store;
 mod tidy;

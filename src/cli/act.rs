@@ -63,13 +63,13 @@ pub struct Retry {
     #[arg(long)]
     failed: bool,
     /// Of those, not before
-    #[arg(long, value_name = "WHEN", requires = "failed")]
+    #[arg(long, value_name = "WHEN", conflicts_with = "id")]
     since: Option<String>,
     /// Of those, before
-    #[arg(long, value_name = "WHEN", requires = "failed")]
+    #[arg(long, value_name = "WHEN", conflicts_with = "id")]
     until: Option<String>,
     /// Of those, to this destination
-    #[arg(long, value_name = "ID", requires = "failed")]
+    #[arg(long, value_name = "ID", conflicts_with = "id")]
     destination: Option<String>,
     /// Print the server's JSON
     #[arg(long)]

@@ -260,7 +260,7 @@ async fn follow_survives_a_restart_of_the_server() {
     let mut rest = String::new();
     let rest_of_it = async {
         while let Some(line) = told.next_line().await.unwrap() {
-            rest.push_str(&line)
+            rest.push_str(&line);
         }
     };
     guarded("the end of what is told", rest_of_it).await;
@@ -412,7 +412,10 @@ async fn retry_failed_asks_for_all_that_failed_in_a_span() {
     let ran = ask(&server.url, &[&line[..], &["--destination", "dst_1"]].concat()).await.expect(0);
     assert_eq!(ran.out, "7 deliveries are sent again.\n");
     assert_eq!(ask(&server.url, &["retry", "--failed", "--json"]).await.expect(0).out, "{\"count\":0}\n");
-    insta::assert_snapshot!(server.asked().join("\n"), @r#""#);
+    insta::assert_snapshot!(server.asked().join("\n"), @r#"
+    POST /v1/deliveries/retry {"destinationId":"dst_1","since":"2026-02-18T15:00:00.000Z","status":"failed","until":"2026-02-18T16:00:00.000Z"}
+    POST /v1/deliveries/retry {"status":"failed"}
+    "#);
     run(&[], &["retry"]).await.expect(2);
     run(&[], &["retry", "dlv_1", "--failed"]).await.expect(2);
     run(&[], &["retry", "dlv_1", "--since", "1h"]).await.expect(2);
@@ -461,8 +464,33 @@ async fn apps_and_keys_are_made_listed_and_revoked_on_a_server() {
         shown.push_str(&format!("$ ringback {}\n", line.join(" ")));
         shown.push_str(&ask(&server.url, line).await.expect(0).out);
     }
-    insta::assert_snapshot!(shown, @r"");
-    insta::assert_snapshot!(server.asked().join("\n"), @r#""#);
+    insta::assert_snapshot!(shown, @r"
+    $ ringback apps create seven
+    app             app_1
+    name            seven
+    signing secret  whsec_x
+    $ ringback apps list
+    ID     NAME   CREATED (UTC)
+    app_1  seven  2026-02-18 15:00:00
+    $ ringback keys create --name billing --scope read --expires-in 90d --app app_1
+    key            rb_secret
+    id             key_1
+    app            app_1
+    scope          read
+    expires (UTC)  2026-05-19 15:00:00
+    $ ringback keys list --app app_1
+    ID     NAME     SCOPE  APP    CREATED (UTC)        EXPIRES (UTC)        LAST USED (UTC)
+    key_1  billing  read   app_1  2026-02-18 15:00:00  2026-05-19 15:00:00
+    $ ringback keys revoke key_1
+    key_1 is revoked.
+    ");
+    insta::assert_snapshot!(server.asked().join("\n"), @r#"
+    POST /v1/apps {"name":"seven"}
+    GET /v1/apps
+    POST /v1/keys {"appId":"app_1","expiresIn":"90d","name":"billing","scope":"read"}
+    GET /v1/keys?appId=app_1
+    DELETE /v1/keys/key_1
+    "#);
 }
 
 #[tokio::test]
@@ -492,7 +520,22 @@ async fn an_error_is_a_sentence_on_stderr_that_says_what_to_do() {
         let ran = ask(&strange.url, &["watches"]).await;
         tell(Ran { err: ran.err.replace(&strange.url, "STRANGE"), ..ran });
     }
-    insta::assert_snapshot!(told, @r"");
+    insta::assert_snapshot!(told, @r"
+    1: http://127.0.0.1:1 does not answer (connect: connection refused): is the server running, and is RINGBACK_URL its address?
+    1: the server asks for a key: set RINGBACK_API_KEY
+    1: the server does not know this key: set RINGBACK_API_KEY to one of its own
+    1: there is nothing here by this name (/v1/watches/watch_unknown): is the id whole, and of the app that the key is for?
+    1: ?status: is not a watch's status
+    1: 3 fields are wrong
+      /jobId: it does not match the pattern [A-Za-z0-9_-]{1,128}
+      /events/0: `job.done` is not an event
+      /callbackUrl: must not lead to 10.0.0.1 (an address that is private)
+    2: --metadata: this is not JSON: EOF while parsing an object at line 1 column 1
+    1: RINGBACK_URL: this URL cannot be used: it must begin with http:// or https://
+    1: RINGBACK_API_KEY: a key has 16 to 256 characters, and this one has 5
+    1: what answers at STRANGE is no Ringback: is RINGBACK_URL right?
+    1: STRANGE answered 500 Internal Server Error: is RINGBACK_URL right?
+    ");
     assert_eq!(h.send("GET", "/v1/watches", &[AUTH], b"").await.json()["data"], json!([]));
     h.finish().await;
 }
@@ -587,9 +630,9 @@ async fn provider_check_runs_the_examples_and_lists_every_mistake() {
     assert!(ran.out.contains("defines `muvi`") && ran.out.contains("examples"), "{ran:#?}");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("wrong.toml");
-    // Two of its words are wrong; the examples notice.
+    // It expects other words than there are.
     let text = std::fs::read_to_string(good).unwrap();
-    std::fs::write(&file, text.replace("status = \"completed\"", "status = \"failed\"")).unwrap();
+    std::fs::write(&file, text.replace("\nraw_status = \"", "\nraw_status = \"x")).unwrap();
     let name = file.display().to_string();
     let ran = run(&[], &["provider", "check", &name]).await.expect(1);
     assert!(ran.err.lines().count() > 1, "{ran:#?}");

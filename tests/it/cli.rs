@@ -397,7 +397,7 @@ async fn deliveries_are_listed_and_one_is_sent_again_by_retry() {
     assert!(wrong.err.starts_with("--since: write a time"), "{wrong:#?}");
 
     let ran = ask(&url, &["retry", &delivery]).await.expect(0);
-    assert!(ran.err.contains(&delivery), "{ran:#?}");
+    assert!(ran.out.contains(&delivery), "{ran:#?}");
     h.rest().await;
     assert_eq!(h.receiver.next().await.event(), "job.completed");
     assert_eq!(h.delivery(&watch).await["status"], "succeeded");

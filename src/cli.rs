@@ -230,6 +230,16 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_names_every_command() {
+        let readme = include_str!("../README.md");
+        for (words, _) in leaves(&Cli::command(), "ringback") {
+            let short = words.trim_start_matches("ringback ");
+            let named = [format!("`{words}"), format!("`{short}")].iter().any(|name| readme.contains(name));
+            assert!(named, "{words}");
+        }
+    }
+
+    #[test]
     fn a_moment_is_a_time_or_how_long_ago_it_was() {
         let now = Timestamp::parse("2026-02-18T15:00:00Z").expect("a time");
         let read = |text: &str| moment("--since", Some(text.to_owned()), now);

@@ -23,6 +23,7 @@ mod api;
 mod bad_input;
 mod chat;
 mod chatting;
+mod cli;
 mod crash;
 mod delivering;
 mod demo;

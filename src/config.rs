@@ -20,6 +20,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::domain::Masked;
 pub use settings::{Setting, table};
 
 /// The file that is read when `--config` names none, if it is there.
@@ -136,34 +137,6 @@ pub enum LogFormat {
     Text,
     /// For programs.
     Json,
-}
-
-/// A secret that neither `{:?}` nor `{}` shows.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Masked(String);
-
-impl Masked {
-    /// Hides `secret`.
-    pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into())
-    }
-
-    /// The secret itself.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Masked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl fmt::Display for Masked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }
 
 /// Where a value comes from.

@@ -15,21 +15,28 @@ mod endings;
 mod feed;
 mod idempotency;
 mod jobs;
+mod keys;
 mod prune;
+mod sealing;
 mod sqlite;
 mod story;
+mod tenants;
 mod watches;
 mod writer;
 
-pub use apps::{Found, Founded, Key, Scope};
+pub use crate::domain::Scope;
+pub use apps::{CreateApp, CreatedApp, Found, Founded, Kept, Rotate, Rotated};
 pub use db::StoreError;
 pub use deliveries::{DeliveryFilter, Page, Paged, Record, Resend, ResendAnswer, Rewind};
 pub use endings::{Ended, Expire, Tell, Told};
 pub use feed::{After, EventFilter};
 pub use idempotency::{Remember, Replay};
 pub use jobs::{LookNow, LookNowAnswer, Observed, OpenEnding, Refresh};
+pub use keys::{CreateKey, CreatedKey, KeyRow, RevokeKey};
 pub use prune::Prune;
+pub use sealing::{AnswerKey, Keyring};
 pub use story::Happening;
+pub use tenants::Key;
 pub use watches::{Register, Registered, Stop, Stopped, WatchFilter};
 
 use std::collections::HashMap;
@@ -62,7 +69,9 @@ struct Shared {
     plans: Arc<Mailbox<Plan>>,
     errands: Arc<Mailbox<Errand>>,
     /// Small, and looked at with every request and every send.
-    tenants: RwLock<apps::Tenants>,
+    tenants: RwLock<tenants::Tenants>,
+    /// Seals and opens secrets at rest.
+    keyring: Keyring,
 }
 
 /// The handle: cheap to clone, and the writer ends with the last one.
@@ -123,12 +132,12 @@ impl Writer {
 
 impl Store {
     /// Opens the database file, takes it for this process, and brings it up to date.
-    pub fn open(path: &Path, now: Timestamp) -> anyhow::Result<(Self, Writer)> {
+    pub fn open(path: &Path, keyring: Keyring, now: Timestamp) -> anyhow::Result<(Self, Writer)> {
         let (database, connection) = sqlite::Database::open(path)?;
         let (ids, tenants) = {
             let tx = Tx::new(&connection);
             jobs::take_shards(&tx, now).context("the shards cannot be taken over")?;
-            (Ids::above(watches::greatest_id(&tx)?), apps::Tenants::load(&tx)?)
+            (Ids::above(watches::greatest_id(&tx)?), tenants::Tenants::load(&tx, &keyring)?)
         };
         let shared = Arc::new(Shared {
             ids,
@@ -137,6 +146,7 @@ impl Store {
             plans: Arc::default(),
             errands: Arc::default(),
             tenants: RwLock::new(tenants),
+            keyring,
         });
         let idle = (0..READERS).map(|_| database.reader()).collect::<anyhow::Result<Vec<_>>>()?;
         let readers = Arc::new(Readers { idle: Mutex::new(idle), turns: Arc::new(Semaphore::new(READERS)) });

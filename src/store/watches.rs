@@ -396,6 +396,7 @@ pub(super) fn greatest_id(tx: &Tx<'_>) -> Result<Id> {
         "select (select id from watches where app = a.no order by id desc limit 1) from apps a",
         "select (select id from deliveries where app = a.no order by id desc limit 1) from apps a",
         "select id from apps",
+        "select id from keys",
     ] {
         for found in tx.list(sql, [], |row| row.opt_bytes(0))?.into_iter().flatten() {
             let bytes = found.try_into();

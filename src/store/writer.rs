@@ -39,8 +39,8 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
 use super::db::{Result, StoreError, Tx};
-use super::{Shared, apps, deliveries, endings, feed, jobs, prune, watches};
-use crate::domain::{AppNo, Errand, Plan, WatchId};
+use super::{Shared, apps, deliveries, endings, feed, jobs, keys, prune, tenants, watches};
+use crate::domain::{AppNo, Errand, KeyId, Plan, WatchId};
 
 /// How many commands one transaction takes: enough to spread a sync over, few enough that the first
 /// does not wait long for the last.
@@ -108,6 +108,11 @@ macro_rules! commands {
 
 commands! {
     Found: apps::Found => apps::Founded, apps::found;
+    CreateApp: apps::CreateApp => apps::CreatedApp, apps::create_app;
+    CreateKey: keys::CreateKey => keys::CreatedKey, keys::create_key;
+    RevokeKey: keys::RevokeKey => bool, keys::revoke_key;
+    Uses: Vec<(KeyId, i64)> => (), keys::uses;
+    Rotate: apps::Rotate => apps::Rotated, apps::rotate;
     Register: watches::Register => watches::Registered, watches::register;
     Observe: jobs::Observed => Option<(AppNo, WatchId)>, jobs::observe;
     End: endings::Ended => endings::Told, endings::end;
@@ -143,6 +148,7 @@ pub(super) struct Batch<'c> {
     pub(super) plans: Vec<Plan>,
     pub(super) errands: Vec<Errand>,
     pub(super) ended: Vec<WatchId>,
+    pub(super) tenants: Vec<tenants::Change>,
 }
 
 /// The writer's thread: runs until the last handle of the store is gone.
@@ -165,6 +171,7 @@ fn commit(connection: &Connection, shared: &Arc<Shared>, mut commands: Vec<Comma
     match transact(connection, shared, &mut commands) {
         Ok(told) => {
             shared.refusing.store(false, Ordering::Release);
+            shared.follow(told.tenants);
             shared.plans.put(told.plans);
             shared.errands.put(told.errands);
             shared.bell.ring(&told.ended);
@@ -195,6 +202,7 @@ struct Tidings {
     plans: Vec<Plan>,
     errands: Vec<Errand>,
     ended: Vec<WatchId>,
+    tenants: Vec<tenants::Change>,
 }
 
 fn transact(connection: &Connection, shared: &Shared, commands: &mut [Command]) -> Result<Tidings> {
@@ -206,6 +214,7 @@ fn transact(connection: &Connection, shared: &Shared, commands: &mut [Command]) 
         plans: Vec::new(),
         errands: Vec::new(),
         ended: Vec::new(),
+        tenants: Vec::new(),
     };
     let applied = catch_unwind(AssertUnwindSafe(|| {
         if shared.refusing.load(Ordering::Acquire) {
@@ -216,13 +225,13 @@ fn transact(connection: &Connection, shared: &Shared, commands: &mut [Command]) 
     }));
     // Without a writer the program would live on and take nothing any more.
     let applied = applied.unwrap_or_else(|_| Err(StoreError::Inconsistent("a write panicked".to_owned())));
-    let Batch { plans, errands, ended, .. } = batch;
+    let Batch { plans, errands, ended, tenants, .. } = batch;
     if let Err(error) = applied {
         roll_back(connection);
         return Err(error);
     }
     match connection.execute_batch("commit") {
-        Ok(()) => Ok(Tidings { plans, errands, ended }),
+        Ok(()) => Ok(Tidings { plans, errands, ended, tenants }),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
             roll_back(connection);
             Err(error.into())

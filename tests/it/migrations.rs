@@ -2,9 +2,9 @@
 
 use rusqlite::Connection;
 
-use crate::store::{House, at, observed};
+use crate::store::{House, at, observed, open};
 use ringback::domain::{After, Payload};
-use ringback::store::{Remember, Store};
+use ringback::store::Remember;
 
 /// Rows in every table that holds any, as name and count.
 fn rows(path: &std::path::Path) -> Vec<(String, i64)> {
@@ -27,7 +27,8 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     let house = House::new().await;
     let mut watch = house.follower("job_1");
     watch.payload = Payload::Raw;
-    let remember = Remember { app: house.app, path: "/".to_owned(), key: "k".to_owned(), request: [1; 32] };
+    let remember =
+        Remember { app: house.app, path: "/".to_owned(), key: "k".to_owned(), request: [1; 32], seal: None };
     house.store.register(crate::store::asked(watch.clone(), Some(remember))).await.expect("registered");
     let job = house.shown(watch.id).await.job_no;
     house.store.observe(observed(job, 0, 10, at(5))).await.expect("taken");
@@ -44,7 +45,7 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     let (folder, path) = house.close().await;
     let before = rows(&path);
     assert!(before.iter().all(|(_, count)| *count > 0), "an example of everything: {before:?}");
-    let (again, closing) = Store::open(&path, at(200)).expect("opens again");
+    let (again, closing) = open(&path, at(200)).expect("opens again");
     drop(again);
     closing.join();
     assert_eq!(rows(&path), before);

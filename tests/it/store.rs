@@ -8,13 +8,14 @@ mod watching;
 
 use ringback::domain::{
     After, AppNo, Attempt, ChannelKind, DeliveryId, DeliveryStatus, Destination, DestinationId, EndingKind,
-    Errand, EventSet, EventType, JobName, JobNo, JobStatus, NewWatch, Observation, Payload, Plan, Send,
-    Terms, Timestamp, Watch, WatchId,
+    Errand, EventSet, EventType, JobName, JobNo, JobStatus, Masked, NewWatch, Observation, Payload, Plan,
+    Send, Terms, Timestamp, Watch, WatchId,
 };
 use ringback::store::{
-    Ended, Found, Observed, Page, Paged, Record, Register, Registered, Remember, Stop, Store, Told, Writer,
+    Ended, Found, Keyring, Observed, Page, Paged, Record, Register, Registered, Remember, Stop, Store, Told,
+    Writer,
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// When every story begins.
@@ -41,7 +42,7 @@ impl House {
     }
 
     pub async fn at(folder: tempfile::TempDir, path: PathBuf, now: Timestamp) -> Self {
-        let (store, writer) = Store::open(&path, now).expect("the store opens");
+        let (store, writer) = open(&path, now).expect("the store opens");
         let app = app(&store, "default").await;
         Self { store, app, path, writer: Some(writer), folder }
     }
@@ -159,10 +160,15 @@ impl House {
     }
 }
 
+/// Opens the store in a file, without a key for its secrets.
+pub fn open(path: &Path, now: Timestamp) -> anyhow::Result<(Store, Writer)> {
+    Store::open(path, Keyring::default(), now)
+}
+
 pub async fn app(store: &Store, name: &str) -> AppNo {
     let found = Found {
         name: name.to_owned(),
-        signing_secret: "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz".to_owned(),
+        signing_secret: Masked::new("whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"),
         key_hash: Some([7; 32]),
         now: START,
     };

@@ -23,13 +23,13 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::api::{self, Api, UnderWay, WAITS_MAX};
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
-use crate::config::{Config, ProviderConfig, Rate};
+use crate::config::{Config, Database, ProviderConfig, Rate};
 use crate::deliveries::{self, Deliverer};
 use crate::domain::{AppNo, Masked, Pulse, RetryPolicy, Timestamp};
 use crate::egress::{Allowed, Egress, Resolver, Settings};
 use crate::poller::{Bounds, Limits, Poller, Provider};
 use crate::providers::{Definition, Providers};
-use crate::store::{Found, Keyring, Prune, Store, Writer};
+use crate::store::{Found, Keyring, Opening, Place, Prune, Store, Writer};
 use crate::tenants::{DEFAULT_APP, hash_key, make_key};
 
 /// How often what is older than the retention is forgotten.
@@ -96,7 +96,11 @@ impl App {
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("{} cannot be listened on; is it taken?", config.listen))?;
-        let (store, writer) = Store::open(&config.database, Keyring::default(), clock.now())?;
+        let place = match &config.database {
+            Database::Sqlite(path) => Place::File(path.clone()),
+            Database::Postgres(url) => Place::Server(url.reveal().to_owned()),
+        };
+        let (store, writer) = Store::open(Opening { place, keyring: Keyring::default(), now: clock.now() })?;
         let (operator, first_start) = found(&store, &config, clock.now()).await?;
 
         let with_credential: HashSet<String> = configured

@@ -554,6 +554,7 @@ impl Deliverer {
             }
         };
         let to = match destination.channel {
+            ChannelKind::Email | ChannelKind::Slack => return unreachable!(),
             ChannelKind::Webhook => Address::Webhook {
                 url: &destination.address,
                 headers: &destination.headers,
@@ -578,7 +579,7 @@ impl Deliverer {
         loop {
             match self.store.record(record.clone()).await {
                 Ok(()) => return,
-                Err(StoreError::Unavailable(_)) => self.clock.sleep(INSIST).await,
+                Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => self.clock.sleep(INSIST).await,
                 Err(error @ StoreError::Inconsistent(_)) => {
                     tracing::error!(%error, delivery = %record.delivery, "an attempt could not be written");
                     return;

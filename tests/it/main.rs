@@ -29,6 +29,7 @@ mod harness;
 mod main_job;
 mod migrations;
 mod polling;
+mod postgres;
 mod store;
 mod tidy;
 mod walk;

@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::api::{self, Api, UnderWay, WAITS_MAX};
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
-use crate::config::{Config, Database, ProviderConfig, Rate};
+use crate::config::{Config, Database, EncryptionKey, ProviderConfig, Rate};
 use crate::deliveries::{self, Deliverer};
 use crate::domain::{AppNo, Masked, Pulse, RetryPolicy, Timestamp};
 use crate::egress::{Allowed, Egress, Resolver, Settings};
@@ -96,11 +96,7 @@ impl App {
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("{} cannot be listened on; is it taken?", config.listen))?;
-        let place = match &config.database {
-            Database::Sqlite(path) => Place::File(path.clone()),
-            Database::Postgres(url) => Place::Server(url.reveal().to_owned()),
-        };
-        let (store, writer) = Store::open(Opening { place, keyring: Keyring::default(), now: clock.now() })?;
+        let (store, writer) = open_store(&config, clock.now())?;
         let (operator, first_start) = found(&store, &config, clock.now()).await?;
 
         let with_credential: HashSet<String> = configured
@@ -275,6 +271,16 @@ async fn reached(clock: &Clock, at: Option<Timestamp>) {
         Some(at) => clock.sleep_until(at).await,
         None => std::future::pending().await,
     }
+}
+
+/// Opens the database that is configured, and takes it for this process.
+pub fn open_store(config: &Config, now: Timestamp) -> Result<(Store, Writer)> {
+    let place = match &config.database {
+        Database::Sqlite(path) => Place::File(path.clone()),
+        Database::Postgres(url) => Place::Server(url.reveal().to_owned()),
+    };
+    let keyring = Keyring::new(config.encryption_keys.iter().map(EncryptionKey::reveal));
+    Store::open(Opening { place, keyring, now })
 }
 
 /// What can be watched: the embedded definitions and the operator's, and nothing configured beside.

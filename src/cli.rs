@@ -8,6 +8,7 @@ pub mod demo;
 pub mod listen;
 pub mod serve;
 pub mod sim;
+pub mod tenants;
 pub mod verify;
 
 use std::fmt::Display;

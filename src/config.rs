@@ -45,6 +45,8 @@ pub struct Config {
     pub api_key: Option<Masked>,
     /// The signing secret of app `default`, if it is not to be generated.
     pub signing_secret: Option<Masked>,
+    /// The keys that open secrets at rest; the first one seals.
+    pub encryption_keys: Vec<EncryptionKey>,
     /// What is logged, as a filter of `tracing`.
     pub log: String,
     /// How it is logged.
@@ -203,6 +205,28 @@ pub enum LogFormat {
     Json,
 }
 
+/// A key that seals secrets at rest, and is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EncryptionKey([u8; 32]);
+
+impl EncryptionKey {
+    /// Hides `bytes`.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The key itself.
+    pub fn reveal(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -353,6 +377,7 @@ impl Config {
             database: Database::Sqlite(PathBuf::new()),
             api_key: None,
             signing_secret: None,
+            encryption_keys: Vec::new(),
             log: String::new(),
             log_format: LogFormat::Text,
             shutdown_grace: Duration::ZERO,

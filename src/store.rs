@@ -19,6 +19,7 @@ mod keys;
 mod pen;
 mod postgres;
 mod prune;
+mod reseal;
 mod sealing;
 mod sqlite;
 mod story;
@@ -275,6 +276,7 @@ impl Opened {
             }
         };
         let readers: anyhow::Result<Vec<Reader>> = readers;
+        reseal::check(&pen.tx(), &keyring)?;
         pen.begin(true)?;
         let node = pen.node();
         let taken = jobs::take_shards(&pen.tx(), node, now);
@@ -282,6 +284,10 @@ impl Opened {
         match pen.commit()? {
             Committed::Yes => pen.settle_in(incarnation),
             Committed::Unknown => anyhow::bail!("the database was lost on the way; start again"),
+        }
+        match reseal::bring_up(&mut pen, &keyring)? {
+            0 => {}
+            rows => tracing::info!(rows, "secrets were sealed with the first encryption key"),
         }
         let tx = pen.tx();
         let (ids, tenants) = (Ids::above(watches::greatest_id(&tx)?), tenants::Tenants::load(&tx, &keyring)?);

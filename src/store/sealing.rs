@@ -148,7 +148,7 @@ impl Keyring {
     }
 
     /// Whether a stored text is not under the first key.
-    fn is_stale(&self, stored: &str) -> bool {
+    pub(super) fn is_stale(&self, stored: &str) -> bool {
         self.0.as_deref().is_some_and(|keys| !stored.starts_with(&keys.prefix))
     }
 }

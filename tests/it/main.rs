@@ -31,6 +31,8 @@ mod migrations;
 mod polling;
 mod postgres;
 mod store;
+mod tenancy;
+mod tenants;
 mod tidy;
 mod walk;
 mod wire;

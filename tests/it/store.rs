@@ -3,6 +3,7 @@
 
 mod feed;
 mod lasting;
+mod sealing;
 mod sending;
 mod watching;
 
@@ -50,7 +51,12 @@ impl House {
     }
 
     pub async fn at(folder: tempfile::TempDir, place: Place, now: Timestamp) -> Self {
-        let (store, writer) = open(&place, now).expect("the store opens");
+        Self::with(folder, place, now, Keyring::default()).await
+    }
+
+    /// A house whose secrets are sealed.
+    pub async fn with(folder: tempfile::TempDir, place: Place, now: Timestamp, keyring: Keyring) -> Self {
+        let (store, writer) = open_with(&place, now, keyring).expect("the store opens");
         let app = app(&store, "default").await;
         Self { store, app, place, writer: Some(writer), folder }
     }
@@ -167,7 +173,11 @@ impl House {
 }
 
 pub fn open(place: &Place, now: Timestamp) -> anyhow::Result<(Store, Writer)> {
-    Store::open(Opening { place: place.clone(), keyring: Keyring::default(), now })
+    open_with(place, now, Keyring::default())
+}
+
+pub fn open_with(place: &Place, now: Timestamp, keyring: Keyring) -> anyhow::Result<(Store, Writer)> {
+    Store::open(Opening { place: place.clone(), keyring, now })
 }
 
 /// The file of a place that is one.

@@ -40,6 +40,8 @@ mod postgres_tls;
 mod proxy;
 mod server;
 mod store;
+mod tenancy;
+mod tenants;
 mod tidy;
 mod tls;
 mod walk;

@@ -8,6 +8,7 @@
 //! What it deliberately does not do: know which providers exist (their definitions may come from
 //! `[providers] path`; see [`Config::check_providers`]), open the database, or touch the network.
 
+mod access;
 mod parse;
 mod read;
 mod settings;
@@ -21,6 +22,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::domain::Masked;
+pub use access::Access;
 pub use settings::{Setting, table};
 
 use crate::domain::{MailPattern, Mailbox};
@@ -44,6 +47,8 @@ pub struct Config {
     pub api_key: Option<Masked>,
     /// The signing secret of app `default`, if it is not to be generated.
     pub signing_secret: Option<Masked>,
+    /// The keys that open secrets at rest; the first one seals.
+    pub encryption_keys: Vec<EncryptionKey>,
     /// What is logged, as a filter of `tracing`.
     pub log: String,
     /// How it is logged.
@@ -87,6 +92,8 @@ pub struct Egress {
     pub allow: Vec<String>,
     /// Whether plain http is allowed everywhere.
     pub allow_http: bool,
+    /// Through whom everything goes: a URL, which may hold a user's name and password.
+    pub proxy: Option<Masked>,
 }
 
 /// `[delivery]`
@@ -202,29 +209,23 @@ pub enum LogFormat {
     Json,
 }
 
-/// A secret that neither `{:?}` nor `{}` shows.
+/// A key that seals secrets at rest, and is not shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Masked(String);
+pub struct EncryptionKey([u8; 32]);
 
-impl Masked {
-    /// Hides `secret`.
-    pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into())
+impl EncryptionKey {
+    /// Hides `bytes`.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
     }
 
-    /// The secret itself.
-    pub fn reveal(&self) -> &str {
+    /// The key itself.
+    pub fn reveal(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
-impl fmt::Debug for Masked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl fmt::Display for Masked {
+impl fmt::Debug for EncryptionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
@@ -380,6 +381,7 @@ impl Config {
             database: Database::Sqlite(PathBuf::new()),
             api_key: None,
             signing_secret: None,
+            encryption_keys: Vec::new(),
             log: String::new(),
             log_format: LogFormat::Text,
             shutdown_grace: Duration::ZERO,

@@ -20,8 +20,8 @@ use tokio::sync::watch;
 
 use crate::fakes::{Held, PROVIDER_KEY, Provider, Receiver, Reply};
 use crate::harness::{AUTH, Draw, JSON, KEY, SECRET, guarded, id};
+use crate::line::Proxy;
 use crate::postgres::{On, on, shared};
-use crate::proxy::Proxy;
 use crate::server::{Server, programs};
 use crate::wire::{self, Answer};
 

@@ -18,6 +18,7 @@ use ringback::clock::{Clock, ManualClock};
 use ringback::config::{Config, Environment, Flags};
 use ringback::domain::{Pulse, Timestamp};
 use ringback::egress::Resolver;
+use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -136,6 +137,20 @@ impl Slow {
     }
 }
 
+/// What a fake shares with the harness that is started after it.
+pub struct Neighbours {
+    pub clock: ManualClock,
+    pub held: Held,
+    /// Authorities that the application trusts.
+    pub roots: Vec<CertificateDer<'static>>,
+}
+
+impl Default for Neighbours {
+    fn default() -> Self {
+        Self { clock: ManualClock::at(start()), held: Held::default(), roots: Vec::new() }
+    }
+}
+
 /// The application and its surroundings.
 pub struct Harness {
     pub clock: ManualClock,
@@ -144,6 +159,7 @@ pub struct Harness {
     /// What the fakes hold back.
     pub held: Held,
     names: Arc<Mutex<Vec<Known>>>,
+    roots: Vec<CertificateDer<'static>>,
     folder: TempDir,
     /// Where it is not a file in the folder.
     database: Option<(&'static Server, String)>,
@@ -161,9 +177,13 @@ impl Harness {
 
     /// The application with other settings; an empty value is none.
     pub async fn with(settings: &[(&str, &str)]) -> Self {
+        Self::among(Neighbours::default(), settings).await
+    }
+
+    /// The same, where there are neighbours already.
+    pub async fn among(neighbours: Neighbours, settings: &[(&str, &str)]) -> Self {
         note_panics();
-        let clock = ManualClock::at(start());
-        let held = Held::default();
+        let Neighbours { clock, held, roots } = neighbours;
         let provider = Provider::start(Clock::Manual(clock.clone()), held.clone()).await;
         let receiver = Receiver::start(Clock::Manual(clock.clone()), held.clone(), SECRET).await;
         let folder = tempfile::tempdir().unwrap();
@@ -199,6 +219,7 @@ impl Harness {
             receiver,
             held,
             names,
+            roots,
             folder,
             database,
             settings: all,
@@ -208,6 +229,31 @@ impl Harness {
         };
         harness.restart().await;
         harness
+    }
+
+    /// Why an application with these settings does not start.
+    pub async fn refused(settings: &[(&str, &str)]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let file = format!("sqlite://{}", folder.path().join("ringback.db").display());
+        let all = [("RINGBACK_LISTEN", "127.0.0.1:0"), ("RINGBACK_DATABASE_URL", file.as_str())];
+        let environment: Environment = all.iter().chain(settings).copied().collect();
+        let config = Config::read(&Flags::default(), &environment, None).unwrap();
+        let clock = Clock::Manual(ManualClock::at(start()));
+        let resolver = Resolver::fixed(|_| Err(std::io::ErrorKind::NotFound.into()));
+        let surroundings = Surroundings { clock, resolver, roots: Vec::new() };
+        App::build(config, surroundings).await.unwrap_err().to_string()
+    }
+
+    /// Changes a setting for the next start; an empty value is none.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// What the application is started with.
+    pub fn config(&self) -> Config {
+        let environment: Environment = self.settings.iter().cloned().collect();
+        Config::read(&Flags::default(), &environment, None).unwrap()
     }
 
     /// Starts the application (again) on its file.
@@ -221,8 +267,7 @@ impl Harness {
             .enable_all()
             .build()
             .unwrap();
-        let environment: Environment = self.settings.iter().cloned().collect();
-        let config = Config::read(&Flags::default(), &environment, None).unwrap();
+        let config = self.config();
         let names = Arc::clone(&self.names);
         let resolver = Resolver::Fixed(Arc::new(move |name| {
             let names = names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -237,7 +282,7 @@ impl Harness {
             })
         }));
         let clock = Clock::Manual(self.clock.clone());
-        let surroundings = Surroundings { clock, resolver, roots: Vec::new() };
+        let surroundings = Surroundings { clock, resolver, roots: self.roots.clone() };
         let app = runtime.spawn(App::build(config, surroundings)).await.unwrap().unwrap();
         let (address, pulse) = (app.address().unwrap(), Box::new(app.pulse()));
         let first_start = app.first_start().clone();
@@ -381,6 +426,14 @@ impl Harness {
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let bytes = wire::request(method, path, headers, body);
         guarded(path, wire::exchange(self.address(), &bytes)).await.expect("an answer")
+    }
+
+    /// Sends a request with another key; a body is JSON.
+    pub async fn as_key(&self, key: &str, method: &str, path: &str, body: &str) -> Answer {
+        let auth = format!("Bearer {key}");
+        let headers = [("authorization", auth.as_str()), JSON];
+        let headers = if body.is_empty() { &headers[..1] } else { &headers[..] };
+        self.send(method, path, headers, body.as_bytes()).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -1,148 +1,131 @@
-//! A line to a PostgreSQL server that can be cut, on purpose and to the byte.
-//!
-//! It runs on threads of its own: opening a store holds the test's thread.
+//! `[egress] proxy`: everything goes through it, and through nothing else.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-/// `commit` as a simple query.
-const COMMIT: &[u8] = b"Q\0\0\0\x0bcommit\0";
+use serde_json::json;
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 
-/// What becomes of the next commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// It never arrives.
-    Before,
-    /// It is done, and the answer never arrives.
-    After,
-}
+use crate::harness::{Harness, minutes, seconds};
+use crate::wire::{Answer, Request};
 
-#[derive(Debug, Default)]
-struct Plan {
-    cut: Option<Cut>,
-    /// Nobody gets through: from now on, or from the cut on.
-    closed: bool,
-    closed_after_cut: bool,
-    lines: Vec<TcpStream>,
-    /// The server does not hear of a line that ends: its side is kept here.
-    silent: Option<Vec<UnixStream>>,
-}
-
-/// The line.
-#[derive(Clone, Debug)]
-pub struct Proxy {
+/// A forward proxy for plain http: it knows every name as loopback, and keeps what is meant for it.
+#[derive(Clone)]
+struct Proxy {
     address: SocketAddr,
-    plan: Arc<Mutex<Plan>>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whose method is this is not answered.
+    hang_up_on: &'static str,
+    asked: Vec<Request>,
 }
 
 impl Proxy {
-    pub fn start(socket: PathBuf) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let proxy = Self { address: listener.local_addr().unwrap(), plan: Arc::default() };
-        let this = proxy.clone();
-        std::thread::spawn(move || {
-            for client in listener.incoming() {
-                let client = client.unwrap();
-                let mut plan = this.plan.lock().unwrap();
-                if plan.closed {
-                    continue;
-                }
-                let Ok(server) = UnixStream::connect(&socket) else { continue };
-                plan.lines.push(client.try_clone().unwrap());
-                drop(plan);
-                this.join(client, server);
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Self { address: listener.local_addr().unwrap(), state: Arc::default() };
+        let state = Arc::clone(&proxy.state);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(forward(stream, Arc::clone(&state)));
             }
         });
         proxy
     }
 
-    pub fn url(&self, database: &str) -> String {
-        format!("postgres://ringback@{}/{database}?sslmode=disable", self.address)
+    fn hang_up_on(&self, method: &'static str) {
+        self.state.lock().unwrap().hang_up_on = method;
     }
 
-    /// Cuts the line in the next commit; `closed`: and lets nobody through afterwards.
-    pub fn cut(&self, cut: Cut, closed: bool) {
-        let mut plan = self.plan.lock().unwrap();
-        (plan.cut, plan.closed_after_cut) = (Some(cut), closed);
+    /// What it was asked for since it was last looked at.
+    fn asked(&self) -> Vec<Request> {
+        std::mem::take(&mut self.state.lock().unwrap().asked)
     }
+}
 
-    /// Cuts every line, and lets nobody through.
-    pub fn close(&self) {
-        self.plan.lock().unwrap().closed = true;
-        self.shake();
-    }
-
-    /// Lets the server believe that every line still stands that is cut from now on.
-    pub fn say_nothing(&self) {
-        self.plan.lock().unwrap().silent = Some(Vec::new());
-    }
-
-    /// Cuts every line that there is now.
-    pub fn shake(&self) {
-        let mut plan = self.plan.lock().unwrap();
-        for line in plan.lines.drain(..) {
-            let _ = line.shutdown(Shutdown::Both);
+async fn forward(stream: TcpStream, state: Arc<Mutex<State>>) {
+    let mut stream = BufReader::new(stream);
+    while let Some(request) = Request::read(&mut stream).await {
+        let down = {
+            let mut state = state.lock().unwrap();
+            state.asked.push(request.clone());
+            state.hang_up_on == request.method
+        };
+        let Some(answer) = (if down { None } else { relay(request).await }) else { return };
+        let mut bytes = format!("HTTP/1.1 {} Relayed\r\n", answer.status).into_bytes();
+        for (name, value) in &answer.headers {
+            bytes.extend(format!("{name}: {value}\r\n").into_bytes());
+        }
+        bytes.extend(b"\r\n");
+        bytes.extend(&answer.body);
+        if stream.write_all(&bytes).await.is_err() {
+            return;
         }
     }
+}
 
-    /// Lets everybody through again.
-    pub fn open(&self) {
-        self.plan.lock().unwrap().closed = false;
+/// Asks the server itself, without what was for the proxy.
+async fn relay(request: Request) -> Option<Answer> {
+    let (authority, path) = request.path.strip_prefix("http://")?.split_once('/')?;
+    let port: u16 = authority.rsplit(':').next()?.parse().ok()?;
+    let mut bytes = format!("{} /{path} HTTP/1.1\r\n", request.method).into_bytes();
+    for (name, value) in request.headers.iter().filter(|(name, _)| !name.starts_with("proxy-")) {
+        bytes.extend(format!("{name}: {value}\r\n").into_bytes());
     }
+    bytes.extend(b"\r\n");
+    bytes.extend(&request.body);
+    crate::wire::exchange(SocketAddr::from(([127, 0, 0, 1], port)), &bytes).await
+}
 
-    /// Whether the line was cut as planned.
-    pub fn was_cut(&self) -> bool {
-        self.plan.lock().unwrap().cut.is_none()
-    }
+async fn behind(proxy: &Proxy) -> Harness {
+    let url = format!("http://me:hush@{}", proxy.address);
+    Harness::with(&[
+        ("RINGBACK_EGRESS__PROXY", &url),
+        ("RINGBACK_EGRESS__ALLOW", "127.0.0.1, hooks.internal"),
+    ])
+    .await
+}
 
-    fn join(&self, client: TcpStream, server: UnixStream) {
-        let swallow = Arc::new(AtomicBool::new(false));
-        let (mut from, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-        let swallows = Arc::clone(&swallow);
-        std::thread::spawn(move || {
-            let mut bytes = vec![0; 65_536];
-            while let Ok(read @ 1..) = from.read(&mut bytes) {
-                if swallows.load(Ordering::Acquire) || to.write_all(&bytes[..read]).is_err() {
-                    break;
-                }
-            }
-            let _ = (to.shutdown(Shutdown::Both), from.shutdown(Shutdown::Both));
-        });
-        let this = self.clone();
-        let (mut from, mut to) = (client, server);
-        std::thread::spawn(move || {
-            let mut bytes = vec![0; 65_536];
-            while let Ok(read @ 1..) = from.read(&mut bytes) {
-                let sent = &bytes[..read];
-                // A commit follows an answer, so it comes by itself.
-                if sent == COMMIT
-                    && let Some(cut) = this.take_cut()
-                {
-                    if cut == Cut::Before {
-                        break;
-                    }
-                    swallow.store(true, Ordering::Release);
-                }
-                if to.write_all(sent).is_err() {
-                    break;
-                }
-            }
-            if let Some(silent) = &mut this.plan.lock().unwrap().silent {
-                silent.push(to);
-                return;
-            }
-            let _ = (to.shutdown(Shutdown::Both), from.shutdown(Shutdown::Both));
-        });
+#[tokio::test]
+async fn looks_and_webhooks_go_through_the_proxy_which_resolves_and_alone_sees_its_password() {
+    let proxy = Proxy::start().await;
+    let h = behind(&proxy).await;
+    h.provider.completed("job_1");
+    // A name that only the proxy knows.
+    let url = format!("http://hooks.internal:{}/hook", h.receiver.port());
+    h.register(&json!({ "jobId": "job_1", "callbackUrl": url })).await;
+    h.pass(minutes(1)).await;
+    let hit = h.receiver.next().await;
+    assert_eq!(hit.event(), "job.completed");
+    assert!(hit.headers.iter().all(|(name, _)| !name.starts_with("proxy-")), "{hit:?}");
+    let asked = proxy.asked();
+    let paths: Vec<&str> = asked.iter().map(|request| request.path.as_str()).collect();
+    assert_eq!(paths, [format!("{}/v1/jobs/job_1", h.provider.url()), url]);
+    for request in &asked {
+        assert_eq!(request.header("proxy-authorization"), Some("Basic bWU6aHVzaA=="), "me:hush");
     }
+    h.finish().await;
+}
 
-    fn take_cut(&self) -> Option<Cut> {
-        let mut plan = self.plan.lock().unwrap();
-        let cut = plan.cut.take()?;
-        plan.closed |= plan.closed_after_cut;
-        Some(cut)
-    }
+#[tokio::test]
+async fn a_proxy_that_hangs_up_is_an_attempt_with_an_error_and_tried_again() {
+    let proxy = Proxy::start().await;
+    let h = behind(&proxy).await;
+    h.provider.completed("job_1");
+    proxy.hang_up_on("POST");
+    let watch = h.watch("job_1").await;
+    h.pass(seconds(10)).await;
+    let delivery = h.delivery(&watch).await;
+    assert_eq!(delivery["status"], "pending", "{delivery}");
+    let attempt = &delivery["attempts"][0];
+    assert!(attempt["statusCode"].is_null() && attempt["error"].is_string(), "{attempt}");
+    proxy.hang_up_on("");
+    h.pass(minutes(10)).await;
+    assert_eq!(h.receiver.next().await.event(), "job.completed");
+    assert_eq!(h.delivery(&watch).await["status"], "succeeded");
+    h.finish().await;
 }

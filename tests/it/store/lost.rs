@@ -5,8 +5,8 @@ use ringback::store::{Record, Registered, StoreError, WatchFilter};
 
 use super::{House, START, asked, at, attempt, plans};
 use crate::harness::guarded;
+use crate::line::{Cut, Proxy};
 use crate::postgres::shared;
-use crate::proxy::{Cut, Proxy};
 use ringback::store::Place;
 
 /// A store at the end of a line that can be cut; `None` where there is no server.

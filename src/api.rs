@@ -6,6 +6,7 @@
 //! it writes reaches them through the store.
 
 mod admin;
+mod batch;
 mod cursor;
 mod deliveries;
 mod events;
@@ -45,6 +46,10 @@ use crate::store::{Replay, Store};
 /// is not noticed before its wait is over, and those who do not wait are to find a place.
 pub const WAITS_MAX: usize = 1_024;
 
+/// How many batches are read and registered at a time: each may hold a body of 8 MiB, and about as much
+/// again of what was read from it.
+pub const BATCHES_MAX: usize = 8;
+
 /// What a handler returns.
 type Answer = Result<Response, Problem>;
 
@@ -72,6 +77,8 @@ pub struct Api {
     pub under_way: UnderWay,
     /// Places for those who wait for the end of a watch.
     pub waits: Semaphore,
+    /// Places for batches.
+    pub batches: Semaphore,
 }
 
 impl fmt::Debug for Api {
@@ -95,6 +102,7 @@ impl Api {
 fn router(api: Arc<Api>) -> Router {
     Router::new()
         .route("/v1/watches", post(watches::create).get(watches::list))
+        .route("/v1/watches/batch", post(batch::create))
         .route("/v1/watches/{id}", get(watches::show).delete(watches::stop))
         .route("/v1/watches/{id}/poll", post(watches::poll))
         .route("/v1/watches/{id}/story", get(watches::story))

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::api::{self, Api, UnderWay, WAITS_MAX};
+use crate::api::{self, Api, BATCHES_MAX, UnderWay, WAITS_MAX};
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
 use crate::config::{Config, ProviderConfig, Rate};
@@ -131,6 +131,7 @@ impl App {
             planned: Arc::clone(&planned),
             under_way: UnderWay::default(),
             waits: Semaphore::new(WAITS_MAX),
+            batches: Semaphore::new(BATCHES_MAX),
         });
         Ok(Self {
             listener,

@@ -30,7 +30,7 @@ pub use idempotency::{Remember, Replay};
 pub use jobs::{LookNow, LookNowAnswer, Observed, OpenEnding, Refresh};
 pub use prune::Prune;
 pub use story::Happening;
-pub use watches::{Register, Registered, Stop, Stopped, WatchFilter};
+pub use watches::{Register, RegisterMany, Registered, RegisteredMany, Stop, Stopped, WatchFilter};
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -58,18 +58,18 @@ struct Form {
     poll_interval: Option<Duration>,
 }
 
-/// Reads and checks a registration. `now` is when it arrived.
+/// Reads and checks a registration. `now` is when it arrived; no name is looked up after `until`.
 pub async fn read(
     api: &Api,
     app: AppNo,
     text: &str,
     traceparent: Option<&str>,
-    now: Timestamp,
+    (now, until): (Timestamp, Timestamp),
 ) -> Result<NewWatch, Problem> {
     let mut faults = Faults::default();
     let form = form(api, text, &mut faults);
     let destinations = match &form {
-        Some(form) => destinations(api, app, &form.wanted, now, &mut faults).await,
+        Some(form) => destinations(api, app, &form.wanted, (now, until), &mut faults).await,
         None => Vec::new(),
     };
     faults.check()?;
@@ -388,7 +388,7 @@ async fn destinations(
     api: &Api,
     app: AppNo,
     wanted: &[Wanted],
-    now: Timestamp,
+    (now, until): (Timestamp, Timestamp),
     faults: &mut Faults,
 ) -> Vec<Destination> {
     if wanted.len() > DESTINATIONS_MAX {
@@ -396,7 +396,7 @@ async fn destinations(
         return Vec::new();
     }
     let mut made: Vec<Destination> = Vec::with_capacity(wanted.len());
-    for (one, target) in wanted.iter().zip(look_up(api, wanted).await) {
+    for (one, target) in wanted.iter().zip(look_up(api, wanted, until).await) {
         let target = match target {
             Ok(target) => target,
             Err(wrong) => {
@@ -422,15 +422,15 @@ async fn destinations(
 }
 
 /// All at once: each name may take a second.
-async fn look_up(api: &Api, wanted: &[Wanted]) -> Vec<Result<Target, String>> {
+async fn look_up(api: &Api, wanted: &[Wanted], until: Timestamp) -> Vec<Result<Target, String>> {
     if let [one] = wanted {
-        return vec![api.egress.check(&one.url).await];
+        return vec![api.egress.check_until(&one.url, until).await];
     }
     let look_ups: Vec<_> = wanted
         .iter()
         .map(|one| {
             let (egress, url) = (Arc::clone(&api.egress), one.url.clone());
-            tokio::spawn(async move { egress.check(&url).await })
+            tokio::spawn(async move { egress.check_until(&url, until).await })
         })
         .collect();
     let mut found = Vec::with_capacity(wanted.len());

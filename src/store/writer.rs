@@ -109,6 +109,7 @@ macro_rules! commands {
 commands! {
     Found: apps::Found => apps::Founded, apps::found;
     Register: watches::Register => watches::Registered, watches::register;
+    RegisterMany: watches::RegisterMany => watches::RegisteredMany, watches::register_many;
     Observe: jobs::Observed => Option<(AppNo, WatchId)>, jobs::observe;
     End: endings::Ended => endings::Told, endings::end;
     Tell: endings::Tell => endings::Told, endings::tell;

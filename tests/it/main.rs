@@ -21,6 +21,7 @@
 
 mod api;
 mod bad_input;
+mod batch;
 mod crash;
 mod delivering;
 mod demo;

@@ -65,6 +65,7 @@ impl Problem {
     /// 422, with every field that is wrong.
     pub fn invalid(faults: Faults) -> Self {
         let detail = match (faults.named.as_slice(), faults.count) {
+            ([one], _) if one.pointer.is_empty() => format!("the whole {}", one.detail),
             ([one], _) => format!("{}: {}", one.pointer, one.detail),
             (named, count) if named.len() < count => {
                 format!("{count} fields are wrong; these are the first {}", named.len())

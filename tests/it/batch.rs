@@ -56,8 +56,8 @@ async fn each_item_of_a_batch_is_answered_in_its_place_and_what_is_right_is_regi
         shown["job"]["nextPollAt"] = Value::Null;
         shown
     });
-    insta::assert_snapshot!(items[1].to_string(), @r#""#);
-    insta::assert_snapshot!(items[3].to_string(), @r#""#);
+    insta::assert_snapshot!(items[1].to_string(), @r#"{"problem":{"detail":"3 fields are wrong","errors":[{"detail":"it does not match the pattern [A-Za-z0-9_-]{1,128}","pointer":"/jobId"},{"detail":"there is no such field","pointer":"/evnts"},{"detail":"must not lead to 169.254.169.254 (an address that is link-local)","pointer":"/callbackUrl"}],"status":422,"title":"Unprocessable Entity","type":"about:blank"},"status":422}"#);
+    insta::assert_snapshot!(items[3].to_string(), @r#"{"problem":{"detail":"the whole must be an object","errors":[{"detail":"must be an object","pointer":""}],"status":422,"title":"Unprocessable Entity","type":"about:blank"},"status":422}"#);
     t.pass(seconds(10)).await;
     let told: HashSet<String> =
         t.receiver.take(2).await.iter().map(|hit| format!("{} {}", hit.event(), hit.watch())).collect();

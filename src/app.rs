@@ -32,7 +32,7 @@ use crate::domain::{Pulse, RetryPolicy, Timestamp, random};
 use crate::egress::{Allowed, Egress, Resolver, Settings};
 use crate::poller::{Bounds, Limits, Poller, Provider};
 use crate::providers::{Definition, Providers};
-use crate::store::{Found, Prune, Store, Writer};
+use crate::store::{Found, Opening, Place, Prune, Store, Writer};
 
 /// The one app that there is until somebody makes another.
 const DEFAULT_APP: &str = "default";
@@ -98,7 +98,8 @@ impl App {
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("{} cannot be listened on; is it taken?", config.listen))?;
-        let (store, writer) = Store::open(&config.database, clock.now())?;
+        let (store, writer) =
+            Store::open(Opening { place: Place::File(config.database.clone()), now: clock.now() })?;
         let (bootstrap, first_start) = found(&store, &config, clock.now()).await?;
 
         let with_credential: HashSet<String> = configured

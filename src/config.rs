@@ -11,6 +11,7 @@
 mod parse;
 mod read;
 mod settings;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use settings::{Setting, table};
+
+use crate::domain::{MailPattern, Mailbox};
 
 /// The file that is read when `--config` names none, if it is there.
 const DEFAULT_FILE: &str = "ringback.toml";
@@ -53,6 +56,12 @@ pub struct Config {
     pub delivery: Delivery,
     /// How long what has ended is kept.
     pub retention: Retention,
+    /// How mail is sent.
+    pub smtp: Smtp,
+    /// How Slack is reached without a hook.
+    pub slack: Slack,
+    /// A folder of templates in the place of the embedded ones.
+    pub templates_path: Option<PathBuf>,
     /// A folder of further provider definitions.
     pub providers_path: Option<PathBuf>,
     /// What is set for single providers, by their names.
@@ -91,6 +100,52 @@ pub struct Retention {
     pub events: Duration,
     /// How long watches are kept after their end.
     pub watches: Duration,
+}
+
+/// `[smtp]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Smtp {
+    /// The mail server; without one no mail is sent.
+    pub server: Option<SmtpServer>,
+    /// Who the mails are from; there where a server is.
+    pub from: Option<Mailbox>,
+    /// Who may be mailed; `None`: the sender's own domain, unless it is a public mail service's.
+    pub allow: Option<Vec<MailPattern>>,
+}
+
+/// A mail server, as its URL says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SmtpServer {
+    /// When the exchange becomes secret.
+    pub security: SmtpSecurity,
+    /// A name or an address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Name and password.
+    pub login: Option<(String, Masked)>,
+}
+
+/// When an SMTP exchange becomes secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SmtpSecurity {
+    /// Never.
+    None,
+    /// By STARTTLS where the server offers it.
+    Opportunistic,
+    /// By STARTTLS, or nothing is sent.
+    Required,
+    /// From the start.
+    Implicit,
+}
+
+/// `[slack]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slack {
+    /// Posts to channels; without one there are hooks only.
+    pub bot_token: Option<Masked>,
+    /// Where Slack's API is: an http(s) URL without a slash at its end.
+    pub api_url: String,
 }
 
 /// `[providers.NAME]`: what is `None` is as the provider's definition says.
@@ -318,6 +373,9 @@ impl Config {
             egress: Egress::default(),
             delivery: Delivery::default(),
             retention: Retention::default(),
+            smtp: Smtp::default(),
+            slack: Slack::default(),
+            templates_path: None,
             providers_path: None,
             providers: BTreeMap::new(),
             warnings: Vec::new(),
@@ -338,7 +396,7 @@ impl Config {
             .map(|name| {
                 let prefix = format!("providers.{name}.");
                 let set = self.effective.iter().find(|one| one.key.starts_with(&prefix));
-                let what = match settings::nearest(name, known.iter().copied()) {
+                let what = match crate::domain::nearest(name, known.iter().copied()) {
                     Some((_, near)) => format!("no provider is called `{name}`; the nearest is `{near}`"),
                     None => format!("no provider is called `{name}`; none is defined"),
                 };

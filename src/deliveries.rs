@@ -550,6 +550,7 @@ impl Deliverer {
         let secret = own.or(app.as_ref().map(|app| app.signing_secret.as_str())).map(Secret::parse);
         let secrets: Vec<Secret> = secret.into_iter().flatten().collect();
         let to = match destination.channel {
+            ChannelKind::Email | ChannelKind::Slack => return unreachable!(),
             ChannelKind::Webhook => Address::Webhook {
                 url: &destination.address,
                 headers: &destination.headers,

@@ -35,7 +35,7 @@ pub use watches::{Register, RegisterMany, Registered, RegisteredMany, Stop, Stop
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Deref;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -50,6 +50,34 @@ use crate::domain::{Errand, Ids, Plan, Timestamp, WatchId};
 
 /// How many reads run at a time: two cores' worth, and one for a slow list.
 const READERS: usize = 3;
+
+/// Where the facts are.
+#[derive(Clone)]
+pub enum Place {
+    /// In a SQLite file.
+    File(PathBuf),
+    /// In a database of a PostgreSQL server, by its URL.
+    Server(String),
+}
+
+impl std::fmt::Debug for Place {
+    /// A URL may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Server(_) => f.write_str("Server"),
+        }
+    }
+}
+
+/// What a store is opened with.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Where the facts are.
+    pub place: Place,
+    /// When.
+    pub now: Timestamp,
+}
 
 /// What several parts of the store look at.
 #[derive(Debug)]
@@ -122,9 +150,11 @@ impl Writer {
 }
 
 impl Store {
-    /// Opens the database file, takes it for this process, and brings it up to date.
-    pub fn open(path: &Path, now: Timestamp) -> anyhow::Result<(Self, Writer)> {
-        let (database, connection) = sqlite::Database::open(path)?;
+    /// Opens the database, takes it for this process, and brings it up to date.
+    pub fn open(opening: Opening) -> anyhow::Result<(Self, Writer)> {
+        let Opening { place, now } = opening;
+        let Place::File(path) = place else { anyhow::bail!("only a file can be opened") };
+        let (database, connection) = sqlite::Database::open(&path)?;
         let (ids, tenants) = {
             let tx = Tx::new(&connection);
             jobs::take_shards(&tx, now).context("the shards cannot be taken over")?;
@@ -257,10 +287,10 @@ impl Drop for Taken<'_> {
 
 /// Tells those who wait that a watch has ended. Each has a place for as long as somebody listens.
 #[derive(Debug, Default)]
-struct Bell(Mutex<HashMap<WatchId, Place>>);
+struct Bell(Mutex<HashMap<WatchId, Waiters>>);
 
 #[derive(Debug, Default)]
-struct Place {
+struct Waiters {
     listeners: usize,
     notify: Arc<Notify>,
 }

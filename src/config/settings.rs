@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Config, ProviderConfig, parse};
+use super::{Config, ProviderConfig, parse, ways};
+use crate::domain::nearest;
 
 /// A stop that takes longer than this is a stop that hangs.
 const GRACE_MAX: Duration = Duration::from_secs(3600);
@@ -112,6 +113,36 @@ const TABLE: &[Setting] = &[
     one("retention.watches", Some("30d"), "how long watches stay after their end", |c, v| {
         put(&mut c.retention.watches, parse::duration(v, EVER))
     }),
+    one(
+        "smtp.url",
+        None,
+        "the mail server: `smtp://…?tls=required` or `smtps://…`, name and password in it",
+        |c, v| put(&mut c.smtp.server, ways::smtp_url(v).map(Some)),
+    ),
+    one("smtp.from", None, "who mails are from: `Ringback <ringback@example.com>`", |c, v| {
+        put(&mut c.smtp.from, ways::mailbox(v).map(Some))
+    }),
+    Setting {
+        default: None,
+        ..many(
+            "smtp.allow",
+            "",
+            "who may be mailed: `*@example.com`, `me@example.com`, `*`; none: the sender's own domain, unless it is a public mail service's",
+            |c, v| put(&mut c.smtp.allow, ways::mail_patterns(v).map(Some)),
+        )
+    },
+    secret("slack.bot_token", "`xoxb-…` of a Slack app: posts to channels by name or id", |c, v| {
+        put(&mut c.slack.bot_token, ways::bot_token(v).map(Some))
+    }),
+    one("slack.api_url", Some("https://slack.com/api"), "Slack's API; it gets the token", |c, v| {
+        put(&mut c.slack.api_url, parse::base_url(v))
+    }),
+    one(
+        "templates.path",
+        None,
+        "a folder whose templates replace the embedded ones of the same name",
+        |c, v| put(&mut c.templates_path, parse::path(v).map(Some)),
+    ),
     one("providers.path", None, "a folder of further provider definitions", |c, v| {
         put(&mut c.providers_path, parse::path(v).map(Some))
     }),
@@ -152,8 +183,7 @@ const TABLE: &[Setting] = &[
 
 /// What other versions know and this one refuses by name, rather than to run without it: keys, and
 /// sections with a dot at their end.
-const UNSUPPORTED: &[&str] =
-    &["metrics_listen", "encryption_key", "egress.proxy", "smtp.", "slack.", "templates.", "telemetry."];
+const UNSUPPORTED: &[&str] = &["metrics_listen", "encryption_key", "egress.proxy", "telemetry."];
 
 /// The variable of `[telemetry]` that is not ours to name.
 pub(super) const OTLP_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -261,40 +291,9 @@ pub(super) fn nearest_key(key: &str) -> (usize, String) {
         .map_or((usize::MAX, String::new()), |(d, k)| (d, k.to_owned()))
 }
 
-/// The word that takes the fewest edits, and how many.
-pub(super) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<(usize, &'w str)> {
-    known.map(|one| (edits(word, one), one)).min_by_key(|(edits, _)| *edits)
-}
-
-/// How many letters have to be added, dropped or changed to make `b` of `a` (Levenshtein), row by row.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn edits_are_counted_letter_by_letter() {
-        let table =
-            [("", "", 0), ("", "abc", 3), ("listn", "listen", 1), ("kitten", "sitting", 3), ("ab", "ba", 2)];
-        for (a, b, count) in table {
-            assert_eq!(edits(a, b), count, "{a} {b}");
-            assert_eq!(edits(b, a), count, "{b} {a}");
-        }
-    }
 
     #[test]
     fn a_key_and_its_variable_lead_to_each_other() {

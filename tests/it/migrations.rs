@@ -2,9 +2,9 @@
 
 use rusqlite::Connection;
 
-use crate::store::{House, at, observed};
+use crate::store::{House, at, observed, open};
 use ringback::domain::{After, Payload};
-use ringback::store::{Remember, Store};
+use ringback::store::Remember;
 
 /// Rows in every table that holds any, as name and count.
 fn rows(path: &std::path::Path) -> Vec<(String, i64)> {
@@ -44,7 +44,7 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     let (folder, path) = house.close().await;
     let before = rows(&path);
     assert!(before.iter().all(|(_, count)| *count > 0), "an example of everything: {before:?}");
-    let (again, closing) = Store::open(&path, at(200)).expect("opens again");
+    let (again, closing) = open(&path, at(200)).expect("opens again");
     drop(again);
     closing.join();
     assert_eq!(rows(&path), before);

@@ -12,9 +12,10 @@ use ringback::domain::{
     Terms, Timestamp, Watch, WatchId,
 };
 use ringback::store::{
-    Ended, Found, Observed, Page, Paged, Record, Register, Registered, Remember, Stop, Store, Told, Writer,
+    Ended, Found, Observed, Opening, Page, Paged, Place, Record, Register, Registered, Remember, Stop, Store,
+    Told, Writer,
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// When every story begins.
@@ -41,7 +42,7 @@ impl House {
     }
 
     pub async fn at(folder: tempfile::TempDir, path: PathBuf, now: Timestamp) -> Self {
-        let (store, writer) = Store::open(&path, now).expect("the store opens");
+        let (store, writer) = open(&path, now).expect("the store opens");
         let app = app(&store, "default").await;
         Self { store, app, path, writer: Some(writer), folder }
     }
@@ -157,6 +158,11 @@ impl House {
     pub async fn statuses(&self, id: WatchId) -> Vec<Option<DeliveryStatus>> {
         self.shown(id).await.destinations.into_iter().map(|(_, status)| status).collect()
     }
+}
+
+/// Opens the store in a file.
+pub fn open(path: &Path, now: Timestamp) -> anyhow::Result<(Store, Writer)> {
+    Store::open(Opening { place: Place::File(path.to_owned()), now })
 }
 
 pub async fn app(store: &Store, name: &str) -> AppNo {

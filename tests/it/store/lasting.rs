@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use ringback::domain::{After, JobNo, Reason, WatchId};
-use ringback::store::{Page, Prune, Store, StoreError, WatchFilter};
+use ringback::store::{Page, Prune, StoreError, WatchFilter};
 
-use super::{House, START, at};
+use super::{House, START, at, open};
 
 #[tokio::test]
 async fn ids_go_on_in_order_after_a_restart_with_the_clock_set_back() {
@@ -74,11 +74,11 @@ async fn what_is_old_is_forgotten_but_nothing_that_is_still_to_be_sent() {
 #[tokio::test]
 async fn a_second_process_on_the_same_file_is_refused_with_a_sentence() {
     let house = House::new().await;
-    let error = Store::open(&house.path, START).expect_err("refused").to_string();
+    let error = open(&house.path, START).expect_err("refused").to_string();
     assert!(error.contains("is in use by another ringback"), "{error}");
     house.register(house.watch("job_1")).await;
     let (_folder, path) = house.close().await;
-    drop(Store::open(&path, START).expect("free again"));
+    drop(open(&path, START).expect("free again"));
 }
 
 #[tokio::test]
@@ -87,7 +87,7 @@ async fn a_file_of_a_newer_version_is_refused_and_left_alone() {
     let file = rusqlite::Connection::open(&path).expect("opens");
     file.pragma_update(None, "user_version", 999).expect("set");
     drop(file);
-    let error = format!("{:#}", Store::open(&path, START).expect_err("refused"));
+    let error = format!("{:#}", open(&path, START).expect_err("refused"));
     assert!(error.contains("written by a newer version of ringback"), "{error}");
     let file = rusqlite::Connection::open(&path).expect("opens");
     let version: i64 = file.query_row("pragma user_version", [], |row| row.get(0)).expect("read");

@@ -6,11 +6,13 @@
 //! it writes reaches them through the store.
 
 mod admin;
+mod amend;
 mod batch;
 mod cursor;
 mod deliveries;
 mod events;
 mod fields;
+mod follow;
 mod problem;
 mod register;
 mod request;
@@ -19,6 +21,7 @@ mod stream;
 mod view;
 mod watches;
 
+pub use follow::STREAMS_MAX;
 pub use request::UnderWay;
 pub use serve::serve;
 
@@ -77,8 +80,10 @@ pub struct Api {
     pub under_way: UnderWay,
     /// Places for those who wait for the end of a watch.
     pub waits: Semaphore,
-    /// Places for batches.
+    /// Places for batches, of registrations and of retries.
     pub batches: Semaphore,
+    /// Places for those who follow the feed.
+    pub streams: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Api {
@@ -103,12 +108,14 @@ fn router(api: Arc<Api>) -> Router {
     Router::new()
         .route("/v1/watches", post(watches::create).get(watches::list))
         .route("/v1/watches/batch", post(batch::create))
-        .route("/v1/watches/{id}", get(watches::show).delete(watches::stop))
+        .route("/v1/watches/{id}", get(watches::show).patch(amend::amend).delete(watches::stop))
         .route("/v1/watches/{id}/poll", post(watches::poll))
         .route("/v1/watches/{id}/story", get(watches::story))
         .route("/v1/events", get(events::list))
+        .route("/v1/events/stream", get(follow::stream))
         .route("/v1/events/{id}", get(events::show))
         .route("/v1/deliveries", get(deliveries::list))
+        .route("/v1/deliveries/retry", post(deliveries::retry_many))
         .route("/v1/deliveries/{id}", get(deliveries::show))
         .route("/v1/deliveries/{id}/retry", post(deliveries::retry))
         .route("/v1/signing-secret", get(admin::signing_secret))

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::api::{self, Api, BATCHES_MAX, UnderWay, WAITS_MAX};
+use crate::api::{self, Api, BATCHES_MAX, STREAMS_MAX, UnderWay, WAITS_MAX};
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
 use crate::config::{Config, ProviderConfig, Rate};
@@ -98,8 +98,11 @@ impl App {
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("{} cannot be listened on; is it taken?", config.listen))?;
-        let (store, writer) =
-            Store::open(Opening { place: Place::File(config.database.clone()), now: clock.now() })?;
+        let (store, writer) = Store::open(Opening {
+            place: Place::File(config.database.clone()),
+            public_url: config.public_url.clone(),
+            now: clock.now(),
+        })?;
         let (bootstrap, first_start) = found(&store, &config, clock.now()).await?;
 
         let with_credential: HashSet<String> = configured
@@ -133,6 +136,7 @@ impl App {
             under_way: UnderWay::default(),
             waits: Semaphore::new(WAITS_MAX),
             batches: Semaphore::new(BATCHES_MAX),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         });
         Ok(Self {
             listener,

@@ -32,8 +32,8 @@ use crate::channels::webhook::Secret;
 use crate::channels::{self, Address, Message};
 use crate::clock::Clock;
 use crate::domain::{
-    After, Attempt, ChannelKind, DeliveryId, Errand, Payload, Pulse, RetryPolicy, Send, Timestamp, Try,
-    WatchId, Which, next_attempt,
+    After, Attempt, ChannelKind, DeliveryId, Errand, Pulse, RetryPolicy, Send, Timestamp, Try, WatchId,
+    Which, next_attempt,
 };
 use crate::egress::Egress;
 use crate::store::{Page, Paged, Record, Rewind, Store, StoreError};
@@ -230,6 +230,13 @@ impl Deliverer {
         for errand in self.store.errands().take() {
             match errand {
                 Errand::Send(send) => hand.take(send, room),
+                Errand::Lane { lane, asked } => {
+                    // A page leaves out what is in hand; once that has landed the store is asked again.
+                    let in_hand: Vec<DeliveryId> =
+                        asked.into_iter().filter(|id| hand.ids.contains(id)).collect();
+                    hand.asked.extend(in_hand);
+                    hand.hunger(&lane.into());
+                }
                 Errand::CallOff { watch, which } => hand.call_off(watch, which),
             }
         }
@@ -561,7 +568,7 @@ impl Deliverer {
             event_id: send.event,
             event_type: send.event_type,
             watch_id: send.watch,
-            payload: Payload::Event,
+            payload: send.payload,
             body: hyper::body::Bytes::from_owner(Arc::clone(&send.body)),
             traceparent: send.traceparent.as_deref(),
             now,

@@ -265,6 +265,8 @@ words! {
         Event = "event",
         /// The provider's answer, byte for byte.
         Raw = "raw",
+        /// The event's data in a `CloudEvents` 1.0 envelope.
+        CloudEvents = "cloudevents",
     }
 }
 

@@ -72,9 +72,18 @@ impl<'a> Fields<'a> {
 
     /// Takes a field; `null` is as if it were not there.
     pub fn take(&mut self, name: &str) -> Option<&'a RawValue> {
+        self.given(name).filter(|value| value.get() != "null")
+    }
+
+    /// Takes a field that may be given as `null`.
+    pub fn given(&mut self, name: &str) -> Option<&'a RawValue> {
         let index = self.fields.iter().position(|(known, _)| known == name)?;
-        let value = self.fields.swap_remove(index).1;
-        (value.get() != "null").then_some(value)
+        Some(self.fields.swap_remove(index).1)
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
     }
 
     /// Takes a text.

@@ -21,7 +21,7 @@ use crate::egress::Target;
 use crate::providers::Definition;
 
 /// How many destinations a watch may have.
-const DESTINATIONS_MAX: usize = 20;
+pub(super) const DESTINATIONS_MAX: usize = 20;
 
 /// How large the client's own object may be.
 const METADATA_MAX: usize = 4 * 1024;
@@ -37,7 +37,7 @@ const NO_MAIL: &str = "this version sends no mail";
 const NO_SLACK: &str = "this version does not send to Slack";
 
 /// A destination as it was asked for, its address not looked up yet.
-struct Wanted {
+pub(super) struct Wanted {
     /// Where it stands in the body.
     at: String,
     url: String,
@@ -210,16 +210,21 @@ fn events(fields: &mut Fields<'_>, faults: &mut Faults) -> EventSet {
 }
 
 fn payload(fields: &mut Fields<'_>, faults: &mut Faults) -> Payload {
-    let payload = fields.parsed("payload", faults, |text| match text {
-        "cloudevents" => Err("this version sends no CloudEvents".to_owned()),
-        other => Payload::parse(other).ok_or_else(|| format!("`{other}` is not a payload; say event or raw")),
+    let payload = fields.parsed("payload", faults, |text| {
+        Payload::parse(text)
+            .ok_or_else(|| format!("`{text}` is not a payload; say event, raw or cloudevents"))
     });
     payload.unwrap_or(Payload::Event)
 }
 
 fn metadata(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<String> {
-    let raw = fields.take("metadata")?.get();
     let at = fields.at("metadata");
+    metadata_of(fields.take("metadata")?, &at, faults)
+}
+
+/// Checks the client's own object, which is kept as it stands.
+pub(super) fn metadata_of(raw: &RawValue, at: &str, faults: &mut Faults) -> Option<String> {
+    let raw = raw.get();
     if raw.len() > METADATA_MAX {
         faults.add(at, "must not be larger than 4 KiB");
         return None;
@@ -242,7 +247,6 @@ fn metadata(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<String> {
 fn wanted(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<Wanted> {
     let mut wanted = Vec::new();
     let mut asked = false;
-    let plain = |at: String, url: String| Wanted { at, url, headers: Vec::new(), secret: None };
     if let Some(raw) = fields.take("callbackUrl") {
         asked = true;
         match fields::text(raw) {
@@ -265,25 +269,35 @@ fn wanted(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<Wanted> {
     let at = fields.at("notify");
     if let Some(raw) = fields.take("notify") {
         asked = true;
-        match serde_json::from_str::<Vec<&RawValue>>(raw.get()) {
-            Err(_) => faults.add(&at, "must be a list"),
-            Ok(list) => {
-                for (n, raw) in list.into_iter().take(DESTINATIONS_MAX + 1).enumerate() {
-                    let at = format!("{at}/{n}");
-                    match fields::text(raw) {
-                        Some(text) => match text.strip_prefix("mailto:") {
-                            Some(address) => email(address, &at, faults),
-                            None => wanted.push(plain(at, text)),
-                        },
-                        None => wanted.extend(destination(raw, &at, faults)),
-                    }
-                }
-            }
-        }
+        wanted.extend(notify(raw, &at, faults));
     }
     if !asked {
         let needed = "say where to: callbackUrl, email, slack or notify; `\"notify\": []` for nowhere";
         faults.add(fields.at("callbackUrl"), needed);
+    }
+    wanted
+}
+
+fn plain(at: String, url: String) -> Wanted {
+    Wanted { at, url, headers: Vec::new(), secret: None }
+}
+
+/// The destinations of a list.
+pub(super) fn notify(raw: &RawValue, at: &str, faults: &mut Faults) -> Vec<Wanted> {
+    let Some(list) = fields::first(raw, DESTINATIONS_MAX) else {
+        faults.add(at, "must be a list");
+        return Vec::new();
+    };
+    let mut wanted = Vec::with_capacity(list.len());
+    for (n, raw) in list.into_iter().enumerate() {
+        let at = format!("{at}/{n}");
+        match fields::text(raw) {
+            Some(text) => match text.strip_prefix("mailto:") {
+                Some(address) => email(address, &at, faults),
+                None => wanted.push(plain(at, text)),
+            },
+            None => wanted.extend(destination(raw, &at, faults)),
+        }
     }
     wanted
 }
@@ -384,7 +398,7 @@ fn headers(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<(String, String)
 }
 
 /// Looks every address up, and makes one destination of each.
-async fn destinations(
+pub(super) async fn destinations(
     api: &Api,
     app: AppNo,
     wanted: &[Wanted],

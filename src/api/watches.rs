@@ -159,7 +159,8 @@ pub async fn story(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, 
     Ok(reply(StatusCode::OK, serde_json::to_vec(&page).unwrap_or_default()))
 }
 
-fn shown(api: &Api, status: StatusCode, watch: &Watch) -> Response {
+/// A watch as an answer.
+pub(super) fn shown(api: &Api, status: StatusCode, watch: &Watch) -> Response {
     let looks = (api.looks)(watch.job_no);
     reply(status, serde_json::to_vec(&view::watch(watch, looks)).unwrap_or_default())
 }

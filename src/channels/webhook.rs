@@ -32,6 +32,8 @@ const HEADER_VALUE_MAX: usize = 4_096;
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("Ringback/", env!("CARGO_PKG_VERSION")));
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
+const CLOUD_EVENT: HeaderValue = HeaderValue::from_static("application/cloudevents+json");
+
 const ID: HeaderName = HeaderName::from_static("webhook-id");
 const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
@@ -250,6 +252,7 @@ fn headers(
 fn content_type(payload: Payload) -> HeaderValue {
     match payload {
         Payload::Event | Payload::Raw => JSON,
+        Payload::CloudEvents => CLOUD_EVENT,
     }
 }
 

@@ -132,8 +132,9 @@ pub struct JobFacts {
 pub enum Plan {
     /// A watch was registered: the facts of its job, with the terms of this watch alone.
     Watch(Box<JobFacts>),
-    /// A watch was stopped: what the others ask for now, or `None` where nobody waits any more.
-    Unwatch {
+    /// A watch was stopped or amended: what those that wait ask for now, or `None` where nobody waits any
+    /// more.
+    Waiting {
         /// The job.
         job: JobNo,
         /// How many watches wait for it now.
@@ -181,6 +182,8 @@ pub struct Send {
     pub traceparent: Option<String>,
     /// The exact bytes that every attempt sends.
     pub body: Arc<[u8]>,
+    /// What they are.
+    pub payload: Payload,
     /// The place in the schedule that is next.
     pub step: u32,
     /// How many attempts are on record.
@@ -196,6 +199,13 @@ pub struct Send {
 pub enum Errand {
     /// A delivery wants to be tried.
     Send(Box<Send>),
+    /// Much waits in a lane that was asked for by hand: it is paged in from the store.
+    Lane {
+        /// The lane.
+        lane: String,
+        /// What waits.
+        asked: Vec<DeliveryId>,
+    },
     /// What waits for this watch is not to be sent any more, but for what is in flight.
     CallOff {
         /// The watch.

@@ -167,7 +167,7 @@ impl Agenda {
                 }
                 self.plan_newcomer(facts.no, now);
             }
-            Plan::Unwatch { job, watching, terms } => {
+            Plan::Waiting { job, watching, terms } => {
                 let Some(entry) = self.jobs.get_mut(&job) else { return };
                 entry.watching = watching;
                 entry.terms = terms;

@@ -28,7 +28,7 @@ use super::watches::read_destination;
 use super::writer::{Batch, Command};
 use crate::domain::{
     After, AppNo, Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId, Errand, EventId,
-    EventType, Reason, Send, Timestamp, WatchId, Which,
+    EventType, Payload, Reason, Send, Timestamp, WatchId, Which,
 };
 
 /// What came of an attempt.
@@ -122,9 +122,12 @@ pub struct DeliveryFilter {
     pub before: Option<DeliveryId>,
 }
 
-/// What is sent is the event's body, or the raw answer of the ending that made it.
+/// What is sent is the event's body, or, to webhooks, the form of it that the watch asked for, or the raw
+/// answer of the ending that made it.
 const SENDS: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.by_hand, d.turn,
-    w.traceparent, coalesce(n.raw, e.body),
+    w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.sent end, e.body),
+    case when n.raw is not null then 'raw'
+      when wd.channel = 'webhook' and e.sent is not null then 'cloudevents' else 'event' end,
     wd.id, wd.channel, wd.address, wd.lane, wd.headers, wd.secret
   from deliveries d
   join watches w on w.app = d.app and w.id = d.watch
@@ -225,11 +228,14 @@ pub(super) fn create(
         [event.watch.0.into()],
         |row| Ok((read_destination(row, 0)?, row.int(6)?)),
     )?;
-    let (raw_of, body) = match raw {
-        Some((generation, raw)) => (Some(generation), raw),
-        None => (None, Arc::clone(&event.body)),
-    };
     for (destination, n) in destinations {
+        let (raw_of, payload, body) = match (destination.channel, &raw, &event.sent) {
+            (ChannelKind::Webhook, Some((generation, raw)), _) => (Some(*generation), Payload::Raw, raw),
+            (ChannelKind::Webhook, None, Some(sent)) => (None, Payload::CloudEvents, sent),
+            (ChannelKind::Webhook, None, None) | (ChannelKind::Email | ChannelKind::Slack, _, _) => {
+                (None, Payload::Event, &event.body)
+            }
+        };
         let id = DeliveryId(batch.shared.ids.draw(event.at));
         batch.tx.run(
             "insert into deliveries (app, id, shard, event, type, watch, n, destination, lane, status, step, due_at,
@@ -257,7 +263,8 @@ pub(super) fn create(
             watch: event.watch,
             destination,
             traceparent: traceparent.map(str::to_owned),
-            body: Arc::clone(&body),
+            body: Arc::clone(body),
+            payload,
             step: 0,
             attempts: 0,
             by_hand: false,
@@ -493,7 +500,8 @@ fn read_send(row: &Row<'_>) -> Result<Send> {
         turn: row.time(8)?,
         traceparent: row.opt_text(9)?,
         body: row.bytes(10)?.into(),
-        destination: read_destination(row, 11)?,
+        payload: row.word(11, Payload::parse)?,
+        destination: read_destination(row, 12)?,
     })
 }
 

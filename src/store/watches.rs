@@ -367,30 +367,41 @@ fn insert_watches(tx: &Tx<'_>, fresh: &[&NewWatch], jobs: &[FoundJob]) -> Result
         }),
     )?;
     for new in fresh {
-        // Few have headers; for those that have none there is no text to make.
-        let headers: Vec<Option<String>> = new
-            .destinations
-            .iter()
-            .map(|d| if d.headers.is_empty() { None } else { serde_json::to_string(&d.headers).ok() })
-            .collect();
-        let rows = new.destinations.iter().zip(&headers).zip(0i64..);
-        tx.each(
-            "insert into watch_destinations (watch, n, id, channel, address, lane, headers, secret)
-             values ($1, $2, $3, $4, $5, $6, $7, $8)",
-            rows.map(|((destination, headers), n)| {
-                [
-                    new.id.0.into(),
-                    n.into(),
-                    destination.id.0.into(),
-                    destination.channel.as_str().into(),
-                    (&destination.address).into(),
-                    (&destination.lane).into(),
-                    headers.as_deref().into(),
-                    destination.secret.as_deref().into(),
-                ]
-            }),
-        )?;
+        let destinations: Vec<&Destination> = new.destinations.iter().collect();
+        insert_destinations(tx, new.id, &destinations, 0)?;
     }
+    Ok(())
+}
+
+/// Adds destinations to a watch, the first of them as its `first`th.
+pub(super) fn insert_destinations(
+    tx: &Tx<'_>,
+    watch: WatchId,
+    destinations: &[&Destination],
+    first: i64,
+) -> Result<()> {
+    // Few have headers; for those that have none there is no text to make.
+    let headers: Vec<Option<String>> = destinations
+        .iter()
+        .map(|d| if d.headers.is_empty() { None } else { serde_json::to_string(&d.headers).ok() })
+        .collect();
+    let rows = destinations.iter().zip(&headers).zip(first..);
+    tx.each(
+        "insert into watch_destinations (watch, n, id, channel, address, lane, headers, secret)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+        rows.map(|((destination, headers), n)| {
+            [
+                watch.0.into(),
+                n.into(),
+                destination.id.0.into(),
+                destination.channel.as_str().into(),
+                (&destination.address).into(),
+                (&destination.lane).into(),
+                headers.as_deref().into(),
+                destination.secret.as_deref().into(),
+            ]
+        }),
+    )?;
     Ok(())
 }
 
@@ -416,7 +427,7 @@ pub(super) fn stop(batch: &mut Batch<'_>, asks: &[&Stop]) -> Result<Vec<Stopped>
     let stopped = asks.iter().map(|ask| stop_one(batch, ask, &mut fewer)).collect();
     // Once for each job: whoever stops all the watches of one should not have them counted each time.
     for job in fewer {
-        jobs::nobody_or_fewer_wait(batch, job)?;
+        jobs::tell_who_waits(batch, job)?;
     }
     stopped
 }

@@ -39,7 +39,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
 use super::db::{Result, StoreError, Tx};
-use super::{Shared, apps, deliveries, endings, feed, jobs, prune, watches};
+use super::{Shared, amend, apps, bulk, deliveries, endings, feed, jobs, prune, watches};
 use crate::domain::{AppNo, Errand, Plan, WatchId};
 
 /// How many commands one transaction takes: enough to spread a sync over, few enough that the first
@@ -110,6 +110,7 @@ commands! {
     Found: apps::Found => apps::Founded, apps::found;
     Register: watches::Register => watches::Registered, watches::register;
     RegisterMany: watches::RegisterMany => watches::RegisteredMany, watches::register_many;
+    Amend: amend::Amend => amend::Amended, amend::amend;
     Observe: jobs::Observed => Option<(AppNo, WatchId)>, jobs::observe;
     End: endings::Ended => endings::Told, endings::end;
     Tell: endings::Tell => endings::Told, endings::tell;
@@ -120,6 +121,7 @@ commands! {
     Record: deliveries::Record => (), deliveries::record;
     Rewind: deliveries::Rewind => usize, deliveries::rewind;
     Resend: deliveries::Resend => deliveries::ResendAnswer, deliveries::resend;
+    ResendMany: bulk::ResendMany => bulk::ResentMany, bulk::resend_many;
     /// Read here, between two transactions' worth of writes: a page from an older snapshot would
     /// send a finished delivery again.
     Page: deliveries::Page => deliveries::Paged, deliveries::page;
@@ -144,6 +146,8 @@ pub(super) struct Batch<'c> {
     pub(super) plans: Vec<Plan>,
     pub(super) errands: Vec<Errand>,
     pub(super) ended: Vec<WatchId>,
+    /// The apps whose feeds grew.
+    pub(super) fed: Vec<AppNo>,
 }
 
 /// The writer's thread: runs until the last handle of the store is gone.
@@ -169,6 +173,7 @@ fn commit(connection: &Connection, shared: &Arc<Shared>, mut commands: Vec<Comma
             shared.plans.put(told.plans);
             shared.errands.put(told.errands);
             shared.bell.ring(&told.ended);
+            shared.feeds.ring(&told.fed);
             for command in commands {
                 command.settle(None);
             }
@@ -196,6 +201,7 @@ struct Tidings {
     plans: Vec<Plan>,
     errands: Vec<Errand>,
     ended: Vec<WatchId>,
+    fed: Vec<AppNo>,
 }
 
 fn transact(connection: &Connection, shared: &Shared, commands: &mut [Command]) -> Result<Tidings> {
@@ -207,6 +213,7 @@ fn transact(connection: &Connection, shared: &Shared, commands: &mut [Command]) 
         plans: Vec::new(),
         errands: Vec::new(),
         ended: Vec::new(),
+        fed: Vec::new(),
     };
     let applied = catch_unwind(AssertUnwindSafe(|| {
         if shared.refusing.load(Ordering::Acquire) {
@@ -217,13 +224,13 @@ fn transact(connection: &Connection, shared: &Shared, commands: &mut [Command]) 
     }));
     // Without a writer the program would live on and take nothing any more.
     let applied = applied.unwrap_or_else(|_| Err(StoreError::Inconsistent("a write panicked".to_owned())));
-    let Batch { plans, errands, ended, .. } = batch;
+    let Batch { plans, errands, ended, fed, .. } = batch;
     if let Err(error) = applied {
         roll_back(connection);
         return Err(error);
     }
     match connection.execute_batch("commit") {
-        Ok(()) => Ok(Tidings { plans, errands, ended }),
+        Ok(()) => Ok(Tidings { plans, errands, ended, fed }),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
             roll_back(connection);
             Err(error.into())

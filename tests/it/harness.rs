@@ -198,6 +198,12 @@ impl Harness {
         harness
     }
 
+    /// Changes a setting for the next start.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts the application (again) on its file.
     pub async fn restart(&mut self) {
         static NEXT: AtomicU32 = AtomicU32::new(0);

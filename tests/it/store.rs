@@ -162,7 +162,11 @@ impl House {
 
 /// Opens the store in a file.
 pub fn open(path: &Path, now: Timestamp) -> anyhow::Result<(Store, Writer)> {
-    Store::open(Opening { place: Place::File(path.to_owned()), now })
+    Store::open(Opening {
+        place: Place::File(path.to_owned()),
+        public_url: "https://ringback.example.com".to_owned(),
+        now,
+    })
 }
 
 pub async fn app(store: &Store, name: &str) -> AppNo {
@@ -223,7 +227,7 @@ pub fn attempt() -> Attempt {
 pub fn sends(store: &Store) -> Vec<Box<Send>> {
     let send = |errand| match errand {
         Errand::Send(send) => Some(send),
-        Errand::CallOff { .. } => None,
+        Errand::Lane { .. } | Errand::CallOff { .. } => None,
     };
     store.errands().take().into_iter().filter_map(send).collect()
 }

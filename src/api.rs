@@ -14,6 +14,7 @@ mod events;
 mod fields;
 mod follow;
 mod problem;
+mod providers;
 mod register;
 mod request;
 mod serve;
@@ -40,7 +41,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::problem::Problem;
 use crate::clock::Clock;
-use crate::domain::{AppNo, JobNo, Looks};
+use crate::domain::{AppNo, JobNo, Looks, ProviderState};
 use crate::egress::Egress;
 use crate::providers::Providers;
 use crate::store::{Replay, Store};
@@ -72,6 +73,8 @@ pub struct Api {
     pub bootstrap: Option<([u8; 32], AppNo)>,
     /// What the process that looks knows of its looks at a job.
     pub looks: Box<dyn Fn(JobNo) -> Option<Looks> + Send + Sync>,
+    /// How the process that looks finds each provider.
+    pub states: Box<dyn Fn() -> Vec<ProviderState> + Send + Sync>,
     /// Whether the server is about to end.
     pub draining: watch::Receiver<bool>,
     /// Whether the plans are made.
@@ -118,6 +121,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/deliveries/retry", post(deliveries::retry_many))
         .route("/v1/deliveries/{id}", get(deliveries::show))
         .route("/v1/deliveries/{id}/retry", post(deliveries::retry))
+        .route("/v1/providers", get(providers::list))
         .route("/v1/signing-secret", get(admin::signing_secret))
         .route("/healthz", get(admin::healthz))
         .route("/readyz", get(admin::readyz))

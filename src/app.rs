@@ -122,7 +122,7 @@ impl App {
             Deliverer::new(store.clone(), Arc::clone(&egress), clock.clone(), policy);
         let (draining, is_draining) = watch::channel(false);
         let planned = Arc::new(AtomicBool::new(false));
-        let looks = Arc::clone(&poller);
+        let (looks, states) = (Arc::clone(&poller), Arc::clone(&poller));
         let api = Arc::new(Api {
             store: store.clone(),
             egress,
@@ -131,6 +131,7 @@ impl App {
             with_credential,
             bootstrap,
             looks: Box::new(move |job| looks.looks(job)),
+            states: Box::new(move || states.providers()),
             draining: is_draining,
             planned: Arc::clone(&planned),
             under_way: UnderWay::default(),

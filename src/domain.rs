@@ -14,8 +14,8 @@ mod retry;
 mod time;
 
 pub use facts::{
-    App, AppNo, Attempt, Delivery, Destination, Errand, Event, JobFacts, JobNo, NewWatch, Plan, Pulse, Send,
-    Terms, Watch, Which,
+    App, AppNo, Attempt, Delivery, Destination, Errand, Event, JobFacts, JobNo, NewWatch, Plan,
+    ProviderState, Pulse, Send, Terms, Watch, Which,
 };
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, random};
 pub use mail::{MailAddress, MailPattern, Mailbox};
@@ -267,6 +267,20 @@ words! {
         Raw = "raw",
         /// The event's data in a `CloudEvents` 1.0 envelope.
         CloudEvents = "cloudevents",
+    }
+}
+
+words! {
+    /// How a provider is, with the credential that it is asked with.
+    ProviderHealth {
+        /// It answers.
+        Ok = "ok",
+        /// Some looks fail, or it said that it is asked too often.
+        Degraded = "degraded",
+        /// It refuses the credential: one look a minute until it is accepted.
+        Paused = "paused",
+        /// It is in trouble: one look a second until one is answered well.
+        Down = "down",
     }
 }
 

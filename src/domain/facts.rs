@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{
     AppId, ChannelKind, DeliveryId, DeliveryStatus, DestinationId, EventId, EventSet, EventType, JobName,
-    Known, Observation, Payload, Reason, Timestamp, WatchId, WatchStatus,
+    Known, Observation, Payload, ProviderHealth, Reason, Timestamp, WatchId, WatchStatus,
 };
 
 /// Names a row of `jobs`. It never leaves the program: in public a job has its provider's id.
@@ -125,6 +125,43 @@ pub struct JobFacts {
     pub terms: Option<Terms>,
     /// Somebody asked to look at once.
     pub look_wanted: bool,
+}
+
+/// A provider, as those who look know it now.
+#[derive(Clone, Debug)]
+pub struct ProviderState {
+    /// Its name for programs.
+    pub id: String,
+    /// Its name for people.
+    pub name: String,
+    /// Whether it can be asked: it has a key, or needs none.
+    pub configured: bool,
+    /// How it is.
+    pub health: ProviderHealth,
+    /// Until when nothing is asked but to try whether it is better, or because it was asked too often.
+    pub held_until: Option<Timestamp>,
+    /// When it last answered well.
+    pub last_good_at: Option<Timestamp>,
+    /// What was last wrong, and when; no job is named.
+    pub last_error: Option<(Timestamp, String)>,
+    /// The time that one look uses up; `None` for no limit.
+    pub spacing: Option<Duration>,
+    /// How many looks can be saved up.
+    pub burst: u32,
+    /// How many looks may be in flight.
+    pub concurrency: u32,
+    /// How many are.
+    pub in_flight: u32,
+    /// How many are due and wait for the budget.
+    pub waiting: usize,
+    /// From registration to the first look.
+    pub first: Duration,
+    /// The least gap between looks at one job.
+    pub min_interval: Duration,
+    /// The greatest.
+    pub max_interval: Duration,
+    /// How long a watch lives that does not say.
+    pub deadline: Duration,
 }
 
 /// What the store tells those who look, after the commit.

@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::api::{self, Api, BATCHES_MAX, STREAMS_MAX, UnderWay, WAITS_MAX};
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
-use crate::config::{Config, ProviderConfig, Rate};
+use crate::config::{Config, Database, ProviderConfig, Rate};
 use crate::deliveries::{self, Deliverer};
 use crate::domain::{Pulse, RetryPolicy, Timestamp, random};
 use crate::egress::{Allowed, Egress, Resolver, Settings};
@@ -98,11 +98,12 @@ impl App {
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("{} cannot be listened on; is it taken?", config.listen))?;
-        let (store, writer) = Store::open(Opening {
-            place: Place::File(config.database.clone()),
-            public_url: config.public_url.clone(),
-            now: clock.now(),
-        })?;
+        let place = match &config.database {
+            Database::Sqlite(path) => Place::File(path.clone()),
+            Database::Postgres(url) => Place::Server(url.reveal().to_owned()),
+        };
+        let (store, writer) =
+            Store::open(Opening { place, public_url: config.public_url.clone(), now: clock.now() })?;
         let (bootstrap, first_start) = found(&store, &config, clock.now()).await?;
 
         let with_credential: HashSet<String> = configured

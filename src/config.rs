@@ -38,8 +38,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// How the outside reaches us: an http(s) URL without a slash at its end.
     pub public_url: String,
-    /// The database's file.
-    pub database: PathBuf,
+    /// Where the facts are kept.
+    pub database: Database,
     /// The bootstrap admin key of app `default`.
     pub api_key: Option<Masked>,
     /// The signing secret of app `default`, if it is not to be generated.
@@ -69,6 +69,15 @@ pub struct Config {
     /// Sentences for the log: variables that look like ours and are not.
     pub warnings: Vec<String>,
     effective: Vec<Effective>,
+}
+
+/// Where the facts are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// In a file.
+    Sqlite(PathBuf),
+    /// In a database of a server, by its URL, which may hold a password.
+    Postgres(Masked),
 }
 
 /// `[egress]`
@@ -286,7 +295,11 @@ pub struct Flags {
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
     /// Where the facts are kept
-    #[arg(long, value_name = "URL", help = "The database, as sqlite://ringback.db or sqlite:///abs/path.db")]
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "The database, as sqlite:///abs/path.db or postgres://user@host/name"
+    )]
     pub database_url: Option<String>,
     /// What to log, as info or ringback=debug,warn
     #[arg(long, value_name = "FILTER")]
@@ -364,7 +377,7 @@ impl Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             public_url: String::new(),
-            database: PathBuf::new(),
+            database: Database::Sqlite(PathBuf::new()),
             api_key: None,
             signing_secret: None,
             log: String::new(),

@@ -582,7 +582,7 @@ impl Deliverer {
         loop {
             match self.store.record(record.clone()).await {
                 Ok(()) => return,
-                Err(StoreError::Unavailable(_)) => self.clock.sleep(INSIST).await,
+                Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => self.clock.sleep(INSIST).await,
                 Err(error @ StoreError::Inconsistent(_)) => {
                     tracing::error!(%error, delivery = %record.delivery, "an attempt could not be written");
                     return;

@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::settings::{self, OTLP_VARIABLE, Setting, Store};
-use super::{Config, Effective, Environment, File, Flags, Mistake, Origin, SmtpSecurity, ways};
+use super::{Config, Effective, Environment, File, Flags, Mistake, Origin, SmtpSecurity, parse};
 
 /// The provider whose key has a variable of its own, and that variable.
 const FIRST_PROVIDER: (&str, &str) = ("muvi", "MUVI_API_KEY");
@@ -212,7 +212,7 @@ impl Reader {
         }
         let value = Some(match given {
             _ if setting.secret => "***".to_owned(),
-            Given::One(value) => ways::without_password(value),
+            Given::One(value) => parse::without_password(value),
             Given::Many(values) => format!("[{}]", values.join(", ")),
         });
         let effective = &mut self.config.effective;
@@ -329,6 +329,7 @@ mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
 
+    use super::super::Database;
     use super::*;
     use crate::config::{LogFormat, Masked, Rate};
 
@@ -357,7 +358,7 @@ mod tests {
         let config = Config::default();
         assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(config.public_url, "http://127.0.0.1:8080");
-        assert_eq!(config.database, PathBuf::from("ringback.db"));
+        assert_eq!(config.database, Database::Sqlite(PathBuf::from("ringback.db")));
         assert_eq!(config.api_key, None);
         assert_eq!(config.delivery.retry_schedule.len(), 9);
         assert_eq!(config.delivery.timeout, Duration::from_secs(20));
@@ -510,11 +511,11 @@ mod tests {
 
     #[test]
     fn what_this_version_cannot_do_is_refused_by_name() {
-        let text = "metrics_listen = 'x'\nencryption_key = 'x'\ndatabase_url = 'postgres://db/r'\n\
+        let text = "metrics_listen = 'x'\nencryption_key = 'x'\n\
                     [egress]\nproxy = 'x'\n\
                     [telemetry]\notlp_endpoint = 'x'\n";
         let mistakes = from_file(text).expect_err("mistakes");
-        assert_eq!(mistakes.len(), 5, "{mistakes:#?}");
+        assert_eq!(mistakes.len(), 4, "{mistakes:#?}");
         assert!(
             mistakes.iter().all(|mistake| mistake.ends_with("is not supported by this version: remove it"))
         );

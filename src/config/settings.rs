@@ -55,7 +55,8 @@ const TABLE: &[Setting] = &[
     one(
         "database_url",
         Some("sqlite://ringback.db"),
-        "where the facts are kept; `sqlite:///abs/path.db` is absolute",
+        "where the facts are kept; `sqlite:///abs/path.db` is absolute, \
+         `postgres://user:password@host/name?sslmode=require` is on a server",
         |c, v| put(&mut c.database, parse::database(v)),
     ),
     secret(

@@ -255,3 +255,12 @@ async fn a_batch_that_fails_half_way_has_registered_nothing() {
     t.post(PATH, &body).await.expect(200);
     t.give_up().await;
 }
+
+crate::postgres::on_postgres_too! {
+    each_item_of_a_batch_is_answered_in_its_place_and_what_is_right_is_registered,
+    a_batch_of_a_thousand_is_on_disk_when_it_is_answered,
+    a_batch_that_is_none_is_refused_as_a_whole,
+    an_item_that_is_too_large_or_a_bomb_is_refused_in_its_place_and_harms_no_other,
+    a_batch_under_its_key_is_registered_once_and_its_refusals_are_repeated,
+    many_batches_with_one_key_at_once_register_once,
+}

@@ -92,3 +92,10 @@ async fn each_payload_has_its_content_type_at_the_first_try_and_at_later_ones() 
     }
     t.finish().await;
 }
+
+crate::postgres::on_postgres_too! {
+    a_cloud_event_is_the_events_data_in_an_envelope_of_its_own,
+    every_attempt_sends_the_same_bytes_though_the_public_url_is_another_after_a_restart,
+    progress_and_the_endings_that_the_provider_did_not_speak_of_are_cloud_events_too,
+    each_payload_has_its_content_type_at_the_first_try_and_at_later_ones,
+}

@@ -32,6 +32,7 @@ mod main_job;
 mod migrations;
 mod patch;
 mod polling;
+mod postgres;
 mod retry;
 mod store;
 mod stream;

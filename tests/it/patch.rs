@@ -167,3 +167,11 @@ async fn a_change_that_is_wrong_is_refused_field_by_field_and_changes_nothing() 
     assert_eq!((&amended["metadata"], &amended["expiresAt"]), (&json!({}), &before["expiresAt"]));
     t.finish().await;
 }
+
+crate::postgres::on_postgres_too! {
+    a_watch_is_given_more_time_and_more_destinations_and_other_metadata,
+    a_shorter_time_counts_from_now_and_the_poller_keeps_it_also_after_a_restart,
+    a_watch_whose_time_is_put_off_during_its_last_look_goes_on,
+    what_has_ended_is_not_changed_any_more,
+    a_change_that_is_wrong_is_refused_field_by_field_and_changes_nothing,
+}

@@ -198,3 +198,15 @@ async fn what_is_wrong_with_it_is_named() {
     t.act(PATH).await.expect(415);
     t.finish().await;
 }
+
+crate::postgres::on_postgres_too! {
+    all_that_failed_is_tried_again_under_the_same_ids_and_counted,
+    more_than_fits_into_one_transaction_is_tried_again_too,
+    it_is_chosen_by_the_events_time_and_the_destination,
+    what_was_stopped_stays_unsent,
+    a_retry_that_fails_leaves_the_delivery_as_it_was,
+    what_was_asked_for_while_it_is_in_flight_is_sent_once_more,
+    many_at_once_go_by_the_same_rules_after_a_crash,
+    under_its_key_it_is_done_once,
+    what_is_wrong_with_it_is_named,
+}

@@ -231,6 +231,8 @@ async fn who_takes_nothing_neither_holds_the_others_up_nor_the_stop() {
         () = stopping.ended() => {}
         () = ticking => unreachable!("it ticks for ever"),
     }
+    // At the latest when the grace is over.
+    t.released().await;
     t.restart().await;
     t.give_up().await;
 }
@@ -253,4 +255,14 @@ async fn there_are_places_for_so_many_and_one_that_was_left_is_free_again() {
     })
     .await;
     t.finish().await;
+}
+
+crate::postgres::on_postgres_too! {
+    who_follows_is_told_what_happens_from_now_on_as_the_feed_lists_it,
+    last_event_id_resumes_where_it_broke_off_and_nothing_is_skipped_or_told_twice,
+    a_type_is_followed_alone,
+    who_wants_to_go_on_after_an_event_that_is_not_there_is_told_so,
+    a_quiet_stream_shows_that_it_lives_each_quarter_of_a_minute_and_ends_after_an_hour,
+    a_stream_ends_when_the_server_does_and_says_when_to_come_back,
+    who_takes_nothing_neither_holds_the_others_up_nor_the_stop,
 }

@@ -7,12 +7,14 @@
 
 mod admin;
 mod amend;
+mod asked;
 mod batch;
 mod cursor;
 mod deliveries;
 mod events;
 mod fields;
 mod follow;
+mod openapi;
 mod problem;
 mod providers;
 mod register;
@@ -23,6 +25,7 @@ mod view;
 mod watches;
 
 pub use follow::STREAMS_MAX;
+pub use openapi::document;
 pub use request::UnderWay;
 pub use serve::serve;
 
@@ -125,6 +128,8 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/signing-secret", get(admin::signing_secret))
         .route("/healthz", get(admin::healthz))
         .route("/readyz", get(admin::readyz))
+        .route("/openapi.json", get(openapi::openapi))
+        .route("/docs", get(openapi::docs))
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")

@@ -6,6 +6,7 @@
 pub mod config;
 pub mod demo;
 pub mod listen;
+pub mod openapi;
 pub mod serve;
 pub mod sim;
 pub mod verify;
@@ -40,6 +41,8 @@ enum Command {
     Listen(listen::Listen),
     Verify(verify::Verify),
     Config(config::Show),
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
 }
 
 /// How a command fails.
@@ -66,6 +69,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Listen(command) => wait(command.run()),
         Command::Verify(command) => command.run(),
         Command::Config(command) => command.run(),
+        Command::OpenApi(command) => command.run(),
     };
     let (code, sentence) = match done {
         Ok(()) => return ExitCode::SUCCESS,

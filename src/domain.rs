@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 /// The number of shards. A job, its watches and its deliveries live in one of them, and a shard has
 /// one owner; fixed for ever, because it is stored.
@@ -68,6 +69,17 @@ macro_rules! words {
                 serializer.serialize_str(self.as_str())
             }
         }
+
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                let words = utoipa::openapi::ObjectBuilder::new()
+                    .schema_type(utoipa::openapi::schema::Type::String)
+                    .enum_values(Some([$($word,)*]));
+                words.into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -327,27 +339,33 @@ words! {
 }
 
 /// One thing that a job made.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Output {
     /// Where it lies.
+    #[schema(required)]
     pub url: Option<String>,
     /// `video`, `image`, `audio`, `text`, or the provider's own word.
     #[serde(rename = "type")]
+    #[schema(required)]
     pub kind: Option<String>,
     /// A small picture of it.
+    #[schema(required)]
     pub thumbnail: Option<String>,
     /// A picture to show before it plays.
+    #[schema(required)]
     pub poster_image: Option<String>,
 }
 
 /// Why a job did not end well, in the provider's words.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobError {
     /// For programs.
+    #[schema(required)]
     pub code: Option<String>,
     /// For people.
+    #[schema(required)]
     pub message: Option<String>,
 }
 

@@ -14,6 +14,7 @@ use axum::http::request::Parts;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
+use utoipa::ToSchema;
 
 use super::fields::{Fields, first};
 use super::problem::{Faults, Problem, ProblemView};
@@ -33,8 +34,9 @@ const AT_ONCE: usize = 64;
 const LOOK_UPS_FOR: Duration = Duration::from_secs(5);
 
 /// What became of an item.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = BatchItem)]
 enum ItemView<'a> {
     /// It is registered.
     Made {
@@ -52,8 +54,10 @@ enum ItemView<'a> {
     },
 }
 
-#[derive(Serialize)]
-struct BatchView<'a> {
+/// What became of each item, in the order of the batch.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchAnswer)]
+pub struct BatchView<'a> {
     data: Vec<ItemView<'a>>,
 }
 

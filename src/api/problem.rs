@@ -6,11 +6,12 @@
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::store::StoreError;
 
 /// One field that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Fault {
     /// A JSON pointer into the body, `?name` for a parameter, or a header's name.
     pub pointer: String,
@@ -121,8 +122,9 @@ impl Problem {
 }
 
 /// RFC 9457 problem details.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Problem)]
 pub struct ProblemView<'a> {
     r#type: &'a str,
     title: &'a str,

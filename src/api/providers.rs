@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::request::{Caller, Query};
 use super::{Answer, Api, cursor, reply, view};
@@ -14,8 +15,9 @@ use crate::domain::{ProviderHealth, ProviderState, Timestamp, format_duration};
 use crate::store::Scope;
 
 /// A job API.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Provider)]
 pub struct ProviderView {
     id: String,
     name: String,
@@ -24,24 +26,30 @@ pub struct ProviderView {
     budget: BudgetView,
     poll: PollView,
     /// What was learned of how long its jobs take: nothing yet, the gaps between looks follow a job's age.
+    #[schema(required, value_type = Option<Object>)]
     learned: Option<LearnedView>,
 }
 
 /// How it is.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ProviderHealthView)]
 struct HealthView {
     status: ProviderHealth,
     /// `open` while the provider is in trouble.
     breaker: Breaker,
     /// Until when nothing is asked, but to try whether it is better.
+    #[schema(required)]
     paused_until: Option<Timestamp>,
+    #[schema(required)]
     last_good_at: Option<Timestamp>,
+    #[schema(required)]
     last_error: Option<String>,
+    #[schema(required)]
     last_error_at: Option<Timestamp>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Breaker {
     Closed,
@@ -49,10 +57,12 @@ enum Breaker {
 }
 
 /// What it allows, and what of it is used.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ProviderBudget)]
 struct BudgetView {
     /// As `10/s` or `90/m`; null for no limit.
+    #[schema(required)]
     rate: Option<String>,
     burst: u32,
     concurrency: u32,
@@ -62,8 +72,9 @@ struct BudgetView {
 }
 
 /// When its jobs are looked at.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ProviderPoll)]
 struct PollView {
     first: String,
     min_interval: String,

@@ -1,6 +1,6 @@
 //! Reading a registration: JSON in, a [`NewWatch`] out, or every field that is wrong.
 //!
-//! What the contract has and this version does not (mail, Slack, saved destinations, `CloudEvents`) is
+//! What the contract has and this version does not (mail, Slack, saved destinations) is
 //! read and checked like the rest, and then refused on its own field, so that a client learns of all
 //! its mistakes at once.
 

@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 
 use super::Api;
@@ -219,6 +220,12 @@ pub fn traceparent(parts: &Parts) -> Option<&str> {
     parts.headers.get("traceparent").and_then(|value| value.to_str().ok())
 }
 
+/// A part of a query as it was meant; `None` where that is not UTF-8.
+fn decoded(text: &str) -> Option<String> {
+    let spaced = text.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+}
+
 /// The parameters of a query. What is left at the end is unknown.
 #[derive(Debug)]
 pub struct Query {
@@ -233,11 +240,18 @@ impl Query {
         let query = parts.uri.query().unwrap_or("");
         let mut faults = Faults::default();
         let mut given: Vec<(String, String)> = Vec::new();
-        for (name, value) in url::form_urlencoded::parse(query.as_bytes()).into_owned() {
-            if given.iter().any(|(known, _)| *known == name) {
-                faults.add(format!("?{name}"), "is given twice");
-            } else {
-                given.push((name, value));
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let Some(name) = decoded(name) else {
+                faults.add("?", "the name of a parameter is not UTF-8");
+                continue;
+            };
+            match decoded(value) {
+                None => faults.add(format!("?{name}"), "is not UTF-8"),
+                Some(_) if given.iter().any(|(known, _)| *known == name) => {
+                    faults.add(format!("?{name}"), "is given twice");
+                }
+                Some(value) => given.push((name, value)),
             }
         }
         Self { given, faults }

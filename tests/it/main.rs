@@ -30,6 +30,7 @@ mod fakes;
 mod harness;
 mod main_job;
 mod migrations;
+mod openapi;
 mod patch;
 mod polling;
 mod postgres;

@@ -38,7 +38,7 @@ pub async fn amend(
     let text = json(&held, &parts.headers, &api.clock, BODY_MAX).await?;
     let now = api.clock.now();
     let mut faults = Faults::default();
-    let form = form(&text, &mut faults);
+    let form = form(&api, &text, &mut faults);
     let wanted = form.as_ref().map_or(&[][..], |form| &form.wanted);
     let destinations = register::destinations(&api, app, wanted, (now, Timestamp::MAX), &mut faults).await;
     faults.check()?;
@@ -71,7 +71,7 @@ pub async fn amend(
     }
 }
 
-fn form(text: &str, faults: &mut Faults) -> Option<Form> {
+fn form(api: &Api, text: &str, faults: &mut Faults) -> Option<Form> {
     let raw: &RawValue = serde_json::from_str(text).ok()?;
     let mut fields = Fields::read(raw, "", faults)?;
     if fields.is_empty() {
@@ -91,7 +91,7 @@ fn form(text: &str, faults: &mut Faults) -> Option<Form> {
             if fields::first(raw, 1).is_some_and(|list| list.is_empty()) {
                 faults.add(&at, "must name at least one destination");
             }
-            register::notify(raw, &at, faults)
+            register::notify(api, raw, &at, faults)
         }
     };
     let form = Form { expires_in: fields.duration("expiresIn", ("1s", "30d"), faults), metadata, wanted };

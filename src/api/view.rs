@@ -1,12 +1,15 @@
 //! What is shown: the contract's shapes, made from facts.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use crate::channels::slack::masked;
 use crate::domain::{
-    Attempt, Delivery, DeliveryId, DeliveryStatus, Destination, DestinationId, Event, EventId, EventSet,
-    EventType, JobError, JobStatus, Looks, Output, Reason, Timestamp, Watch, WatchId, WatchStatus,
+    Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, Destination, DestinationId, Event, EventId,
+    EventSet, EventType, JobError, JobStatus, Looks, Output, Reason, Timestamp, Watch, WatchId, WatchStatus,
 };
 use crate::store::Happening;
 
@@ -75,14 +78,42 @@ struct JobView<'a> {
 #[schema(as = Destination)]
 struct DestinationView<'a> {
     id: DestinationId,
-    r#type: &'static str,
-    url: &'a str,
+    #[serde(flatten)]
+    address: AddressView<'a>,
     /// Their values are shown to nobody: `***`.
     #[serde(skip_serializing_if = "Masked::is_empty")]
     #[schema(value_type = std::collections::BTreeMap<String, String>, required = false)]
     headers: Masked<'a>,
     #[schema(required)]
     status: Option<DeliveryStatus>,
+}
+
+/// An address, under the name that suits its channel.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Address)]
+struct AddressView<'a> {
+    r#type: ChannelKind,
+    /// A webhook's, whole; a Slack hook's, masked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    url: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'a str>,
+}
+
+fn address(r#type: ChannelKind, address: &str) -> AddressView<'_> {
+    let nothing = AddressView { r#type, url: None, email: None, channel: None };
+    match r#type {
+        ChannelKind::Webhook => AddressView { url: Some(address.into()), ..nothing },
+        ChannelKind::Email => AddressView { email: Some(address), ..nothing },
+        // Whoever has a hook's URL may post.
+        ChannelKind::Slack if address.contains("://") => {
+            AddressView { url: Some(masked(address).into()), ..nothing }
+        }
+        ChannelKind::Slack => AddressView { channel: Some(address), ..nothing },
+    }
 }
 
 /// Headers whose values are nobody's business any more.
@@ -108,8 +139,7 @@ fn object(metadata: Option<&str>) -> &RawValue {
 fn destination_view((destination, status): &(Destination, Option<DeliveryStatus>)) -> DestinationView<'_> {
     DestinationView {
         id: destination.id,
-        r#type: destination.channel.as_str(),
-        url: &destination.address,
+        address: address(destination.channel, &destination.address),
         headers: Masked(&destination.headers),
         status: *status,
     }
@@ -216,13 +246,6 @@ pub struct DeliveryView<'a> {
 }
 
 #[derive(Serialize, ToSchema)]
-#[schema(as = Address)]
-struct AddressView<'a> {
-    r#type: &'static str,
-    url: &'a str,
-}
-
-#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Attempt)]
 struct AttemptView<'a> {
@@ -273,7 +296,7 @@ pub fn delivery<'a>(delivery: &'a Delivery, attempts: Option<&'a [Attempt]>) -> 
         event_type: delivery.event_type,
         watch_id: delivery.watch,
         destination_id: delivery.destination,
-        destination: AddressView { r#type: delivery.channel.as_str(), url: &delivery.address },
+        destination: address(delivery.channel, &delivery.address),
         status: delivery.status,
         reason: delivery.reason,
         next_attempt_at: delivery.next_attempt_at,

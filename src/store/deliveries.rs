@@ -219,7 +219,7 @@ pub(super) fn create(
     batch: &mut Batch<'_>,
     event: NewEvent,
     traceparent: Option<&str>,
-    raw: Option<(i64, Arc<[u8]>)>,
+    raw: Option<(i64, &Arc<[u8]>)>,
     shard: u16,
 ) -> Result<()> {
     let destinations = batch.tx.list(
@@ -229,8 +229,9 @@ pub(super) fn create(
         |row| Ok((read_destination(row, 0)?, row.int(6)?)),
     )?;
     for (destination, n) in destinations {
-        let (raw_of, payload, body) = match (destination.channel, &raw, &event.sent) {
-            (ChannelKind::Webhook, Some((generation, raw)), _) => (Some(*generation), Payload::Raw, raw),
+        // Another form is for programs; what people read is made from the event.
+        let (raw_of, payload, body) = match (destination.channel, raw, &event.sent) {
+            (ChannelKind::Webhook, Some((generation, raw)), _) => (Some(generation), Payload::Raw, raw),
             (ChannelKind::Webhook, None, Some(sent)) => (None, Payload::CloudEvents, sent),
             (ChannelKind::Webhook, None, None) | (ChannelKind::Email | ChannelKind::Slack, _, _) => {
                 (None, Payload::Event, &event.body)

@@ -261,7 +261,7 @@ fn end_watches(batch: &mut Batch<'_>, ending: &Ending, watches: &[Waiting]) -> R
         };
         if watch.events.has(event_type) {
             let raw = ending.raw.as_ref().filter(|_| watch.payload == Payload::Raw);
-            let raw = raw.map(|raw| (ending.generation, Arc::clone(raw)));
+            let raw = raw.map(|raw| (ending.generation, raw));
             deliveries::create(batch, event, watch.traceparent.as_deref(), raw, shard)?;
         } else {
             batch.events.push(event);

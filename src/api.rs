@@ -19,7 +19,7 @@ mod view;
 mod watches;
 
 pub use request::UnderWay;
-pub use serve::serve;
+pub use serve::{serve, serve_metrics};
 
 use std::collections::HashSet;
 use std::fmt;
@@ -38,12 +38,17 @@ use self::problem::Problem;
 use crate::clock::Clock;
 use crate::domain::{AppNo, JobNo, Looks};
 use crate::egress::Egress;
+use crate::meters::Load;
 use crate::providers::Providers;
 use crate::store::{Replay, Store};
 
 /// How many may wait for the end of a watch: a quarter of the connections. A client that has gone away
 /// is not noticed before its wait is over, and those who do not wait are to find a place.
 pub const WAITS_MAX: usize = 1_024;
+
+/// How many clients may be connected; the next wait in the listener's backlog. Each may hold a body
+/// of 256 KiB.
+pub const CONNECTIONS_MAX: usize = 4_096;
 
 /// What a handler returns.
 type Answer = Result<Response, Problem>;
@@ -72,6 +77,12 @@ pub struct Api {
     pub under_way: UnderWay,
     /// Places for those who wait for the end of a watch.
     pub waits: Semaphore,
+    /// Places for connections.
+    pub places: Arc<Semaphore>,
+    /// What those who look and those who send have in hand.
+    pub load: Box<dyn Fn() -> Load + Send + Sync>,
+    /// Whether `/metrics` is here, and not on a listener of its own.
+    pub with_metrics: bool,
 }
 
 impl fmt::Debug for Api {
@@ -93,7 +104,8 @@ impl Api {
 
 /// The routes.
 fn router(api: Arc<Api>) -> Router {
-    Router::new()
+    let with_metrics = api.with_metrics;
+    let router = Router::new()
         .route("/v1/watches", post(watches::create).get(watches::list))
         .route("/v1/watches/{id}", get(watches::show).delete(watches::stop))
         .route("/v1/watches/{id}/poll", post(watches::poll))
@@ -105,11 +117,23 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/deliveries/{id}/retry", post(deliveries::retry))
         .route("/v1/signing-secret", get(admin::signing_secret))
         .route("/healthz", get(admin::healthz))
-        .route("/readyz", get(admin::readyz))
+        .route("/readyz", get(admin::readyz));
+    let router = if with_metrics { router.route("/metrics", get(admin::metrics)) } else { router };
+    finish(router, api)
+}
+
+/// The routes of a listener for metrics alone.
+fn metrics_router(api: Arc<Api>) -> Router {
+    finish(Router::new().route("/metrics", get(admin::metrics)), api)
+}
+
+fn finish(router: Router<Arc<Api>>, api: Arc<Api>) -> Router {
+    router
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
         })
+        .layer(axum::middleware::from_fn(serve::name_the_route))
         .with_state(api)
 }
 

@@ -23,13 +23,14 @@ use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::api::{self, Api, UnderWay, WAITS_MAX};
+use crate::api::{self, Api, CONNECTIONS_MAX, UnderWay, WAITS_MAX};
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
 use crate::config::{Config, ProviderConfig, Rate};
 use crate::deliveries::{self, Deliverer};
 use crate::domain::{Pulse, RetryPolicy, Timestamp, random};
 use crate::egress::{Allowed, Egress, Resolver, Settings};
+use crate::meters::Load;
 use crate::poller::{Bounds, Limits, Poller, Provider};
 use crate::providers::{Definition, Providers};
 use crate::store::{Found, Prune, Store, Writer};
@@ -70,6 +71,7 @@ pub struct FirstStart {
 #[derive(Debug)]
 pub struct App {
     listener: TcpListener,
+    metrics: Option<TcpListener>,
     api: Arc<Api>,
     poller: Arc<Poller>,
     looks_ended: mpsc::Receiver<()>,
@@ -98,6 +100,13 @@ impl App {
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("{} cannot be listened on; is it taken?", config.listen))?;
+        let metrics =
+            match config.metrics_listen {
+                None => None,
+                Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+                    format!("metrics_listen {address} cannot be listened on; is it taken?")
+                })?),
+            };
         let (store, writer) = Store::open(&config.database, clock.now())?;
         let (bootstrap, first_start) = found(&store, &config, clock.now()).await?;
 
@@ -131,9 +140,13 @@ impl App {
             planned: Arc::clone(&planned),
             under_way: UnderWay::default(),
             waits: Semaphore::new(WAITS_MAX),
+            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            load: load_of(&poller, &deliverer),
+            with_metrics: metrics.is_none(),
         });
         Ok(Self {
             listener,
+            metrics,
             api,
             poller,
             looks_ended,
@@ -153,6 +166,11 @@ impl App {
     /// Where it listens.
     pub fn address(&self) -> Result<SocketAddr> {
         Ok(self.listener.local_addr()?)
+    }
+
+    /// Where the metrics are, if not there.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref()?.local_addr().ok()
     }
 
     /// What was made on this start, and is shown once.
@@ -180,13 +198,15 @@ impl App {
 
     /// Makes the plans, and looks, sends and serves until `stop` returns.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let Self { listener, api, poller, mut looks_ended, deliverer, mut sends_ended, .. } = self;
+        let Self { listener, metrics, api, poller, mut looks_ended, deliverer, mut sends_ended, .. } = self;
         let Self { store, writer, clock, draining, planned, retention, grace, .. } = self;
         poller.load().await.context("the plans cannot be made")?;
         deliverer.load().await.context("the waiting deliveries cannot be found")?;
         planned.store(true, Ordering::Release);
         tracing::info!(jobs = poller.planned(), "ready");
 
+        let scraped = metrics
+            .map(|metrics| tokio::spawn(api::serve_metrics(metrics, Arc::clone(&api), draining.subscribe())));
         let server = tokio::spawn(api::serve(listener, api, draining.subscribe()));
         {
             let mut looking = std::pin::pin!(look(&poller, &clock));
@@ -206,6 +226,9 @@ impl App {
         drop((poller, deliverer, store));
         let drained = clock.timeout(grace, async {
             let _ = server.await;
+            if let Some(scraped) = scraped {
+                let _ = scraped.await;
+            }
             let _ = looks_ended.recv().await;
             let _ = sends_ended.recv().await;
         });
@@ -215,6 +238,16 @@ impl App {
         }
         tokio::task::spawn_blocking(|| writer.join()).await.context("the database was not closed in order")
     }
+}
+
+/// What is in hand, read when somebody asks. Weak: what the drain waits for is not to be held up.
+fn load_of(poller: &Arc<Poller>, deliverer: &Arc<Deliverer>) -> Box<dyn Fn() -> Load + Send + Sync> {
+    let (poller, deliverer) = (Arc::downgrade(poller), Arc::downgrade(deliverer));
+    Box::new(move || {
+        let looking = poller.upgrade().map(|poller| poller.load_now()).unwrap_or_default();
+        let sending = deliverer.upgrade().map(|deliverer| deliverer.load_now()).unwrap_or_default();
+        Load { in_hand: sending.in_hand, in_flight: sending.in_flight, ..looking }
+    })
 }
 
 enum Never {}

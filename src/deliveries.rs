@@ -36,6 +36,7 @@ use crate::domain::{
     WatchId, Which, next_attempt,
 };
 use crate::egress::Egress;
+use crate::meters::{Load, outcome_word};
 use crate::store::{Page, Paged, Record, Rewind, Store, StoreError};
 
 /// How many deliveries may be in hand in all, and how many bytes of bodies: what is beyond waits on
@@ -156,6 +157,12 @@ impl Deliverer {
             hand.wake_at(&lane.into(), turn);
         }
         Ok(())
+    }
+
+    /// How much is in hand, for the meters.
+    pub fn load_now(&self) -> Load {
+        let hand = self.hand();
+        Load { in_hand: hand.ids.len(), in_flight: hand.in_flight, ..Load::default() }
     }
 
     /// How much is under way, and when there is more to do.
@@ -491,13 +498,16 @@ struct Flight {
 impl Flight {
     async fn run(&mut self) {
         let deliverer = Arc::clone(&self.deliverer);
-        let record = deliverer.attempt(&self.send).await;
+        let (record, outcome) = deliverer.attempt(&self.send).await;
         let next = match record.after {
             After::Again { due_at, .. } => Next::At(due_at),
             After::AsBefore => Next::Unknown,
             After::Succeeded | After::Failed(_) => Next::None,
         };
+        let (after, took) = (record.after, Duration::from_millis(record.attempt.duration_ms.into()));
         deliverer.insist(record).await;
+        let channel = self.send.destination.channel;
+        deliverer.store.meters().attempted(channel, outcome, took, after);
         self.land(next);
     }
 
@@ -518,15 +528,19 @@ impl Drop for Flight {
 }
 
 impl Deliverer {
-    /// One try, and what is to be written of it.
-    async fn attempt(&self, send: &Send) -> Record {
+    /// One try, what is to be written of it, and what it came to in a word.
+    async fn attempt(&self, send: &Send) -> (Record, &'static str) {
         let at = self.clock.now();
+        if let Some(finished) = &send.finished {
+            self.store.meters().detected(finished, at);
+        }
         let report = self.hand_over(send, at).await;
         let which = if send.by_hand { Try::ByHand } else { Try::Scheduled { step: send.step } };
         let ended_at = self.clock.now();
         let after = next_attempt(&self.policy.retries, send.id, which, &report.outcome, ended_at);
         say(send, &report, after);
-        Record {
+        let outcome = outcome_word(&report.outcome);
+        let record = Record {
             app: send.app,
             delivery: send.id,
             by_hand: send.by_hand,
@@ -540,7 +554,8 @@ impl Deliverer {
                 response_body: report.response_body,
             },
             after,
-        }
+        };
+        (record, outcome)
     }
 
     async fn hand_over(&self, send: &Send, now: Timestamp) -> channels::Sent {

@@ -12,8 +12,8 @@ mod retry;
 mod time;
 
 pub use facts::{
-    App, AppNo, Attempt, Delivery, Destination, Errand, Event, JobFacts, JobNo, NewWatch, Plan, Pulse, Send,
-    Terms, Watch, Which,
+    App, AppNo, Attempt, Delivery, Destination, Errand, Event, Finished, JobFacts, JobNo, NewWatch, Plan,
+    Pulse, Send, Terms, Watch, Which,
 };
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, random};
 pub use observe::{Finding, Known, observe};
@@ -195,6 +195,11 @@ impl EventType {
             | Self::WatchExpired => true,
             Self::JobProcessing | Self::JobProgress => false,
         }
+    }
+
+    /// Whether it says how the provider's job ended.
+    pub fn says_how_the_job_ended(self) -> bool {
+        matches!(self, Self::JobCompleted | Self::JobFailed | Self::JobCancelled)
     }
 
     const fn bit(self) -> i64 {

@@ -6,6 +6,7 @@ pub mod config;
 
 pub mod clock;
 pub mod domain;
+pub mod meters;
 pub mod telemetry;
 
 pub mod api;

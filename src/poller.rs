@@ -34,6 +34,7 @@ use crate::domain::{
     EndingKind, Finding, JobError, JobName, JobNo, Looks, Pulse, Timestamp, observe, parse_retry_after,
 };
 use crate::egress::{Egress, Fetch};
+use crate::meters::{Answered, Load, ProviderMeters};
 use crate::providers::{Answer, Definition, Seen};
 use crate::store::{Ended, Expire, Observed, OpenEnding, Refresh, Store, StoreError, Tell};
 
@@ -85,6 +86,8 @@ pub struct Poller {
     agenda: Mutex<Agenda>,
     woken: Notify,
     alive: mpsc::Sender<()>,
+    /// One for each provider.
+    meters: Vec<ProviderMeters>,
 }
 
 /// An answer, and what came with it.
@@ -92,6 +95,19 @@ struct Asked {
     answer: Answer,
     retry_after: Option<Duration>,
     raw: Option<Arc<[u8]>>,
+}
+
+impl Asked {
+    /// Which of the five kinds of answer it is.
+    fn answered(&self) -> Answered {
+        match self.answer {
+            Answer::Seen(_) => Answered::Understood,
+            Answer::Trouble { .. } => Answered::Trouble,
+            Answer::Account { .. } => Answered::Credential,
+            Answer::RateLimited { .. } => Answered::TooFast,
+            Answer::NotFound { .. } => Answered::NotFound,
+        }
+    }
 }
 
 /// What a look makes necessary.
@@ -121,10 +137,11 @@ impl Poller {
             Bounds { first: hour, min_interval: hour, max_interval: hour, price: hour },
             Limits { spacing: None, burst: 1, concurrency: 0 },
         ));
+        let meters = providers.iter().map(|p| store.meters().provider(p.definition.id())).collect();
         let agenda = Mutex::new(Agenda::new(queues, clock.now()));
         let (alive, ended) = mpsc::channel(1);
         let woken = Notify::new();
-        (Arc::new(Self { store, egress, clock, providers, by_name, agenda, woken, alive }), ended)
+        (Arc::new(Self { store, egress, clock, providers, by_name, agenda, woken, alive, meters }), ended)
     }
 
     /// Makes the agenda from the store's rows, and ends the watches of endings that a crash left
@@ -160,6 +177,16 @@ impl Poller {
     /// How many jobs have a plan.
     pub fn planned(&self) -> usize {
         self.agenda().jobs.len()
+    }
+
+    /// How much there is to look at, for the meters; those of each provider are set here.
+    pub fn load_now(&self) -> Load {
+        let agenda = self.agenda();
+        for (queue, meters) in agenda.queues.iter().zip(&self.meters) {
+            let budget = &queue.budget;
+            meters.stands(budget.in_flight(), budget.is_open(), budget.is_paused());
+        }
+        Load { jobs: agenda.jobs.len(), watching: agenda.watching, ..Load::default() }
     }
 
     /// How much is under way, and when there is more to do.
@@ -436,8 +463,15 @@ impl InFlight {
         let found = poller.agenda().jobs.get(&self.job).map(|entry| (entry.queue, entry.name.clone()));
         let Some((queue, name)) = found else { return };
         let Some(provider) = poller.providers.get(queue) else { return };
+        let took = poller.clock.stopwatch();
         let asked = poller.ask(provider, &name).await;
         let now = poller.clock.now();
+        if let Some(meters) = poller.meters.get(queue) {
+            meters.polled(asked.answered(), took.elapsed());
+            if matches!(&asked.answer, Answer::Seen(seen) if seen.unknown_status) {
+                meters.unknown_status();
+            }
+        }
         let mut judgement = {
             let mut agenda = poller.agenda();
             poller.merge(&mut agenda, now);

@@ -47,6 +47,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use self::db::{Result, Tx};
 use self::writer::{Command, Item};
 use crate::domain::{Errand, Ids, Plan, Timestamp, WatchId};
+use crate::meters::{Backlog, Meters, Queues};
 
 /// How many reads run at a time: two cores' worth, and one for a slow list.
 const READERS: usize = 3;
@@ -63,6 +64,9 @@ struct Shared {
     errands: Arc<Mailbox<Errand>>,
     /// Small, and looked at with every request and every send.
     tenants: RwLock<apps::Tenants>,
+    meters: Arc<Meters>,
+    /// When the backlog was last counted, and what it was: not at every asking.
+    backlog: tokio::sync::Mutex<Option<(Timestamp, Backlog)>>,
 }
 
 /// The handle: cheap to clone, and the writer ends with the last one.
@@ -97,6 +101,11 @@ impl<T> Mailbox<T> {
     /// Whether nothing has arrived since the last time that it was emptied.
     pub fn is_empty(&self) -> bool {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// How much has arrived.
+    fn len(&self) -> usize {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Takes what has arrived.
@@ -137,6 +146,8 @@ impl Store {
             plans: Arc::default(),
             errands: Arc::default(),
             tenants: RwLock::new(tenants),
+            meters: Arc::new(Meters::new(now)),
+            backlog: tokio::sync::Mutex::default(),
         });
         let idle = (0..READERS).map(|_| database.reader()).collect::<anyhow::Result<Vec<_>>>()?;
         let readers = Arc::new(Readers { idle: Mutex::new(idle), turns: Arc::new(Semaphore::new(READERS)) });
@@ -166,6 +177,21 @@ impl Store {
     /// For those who send.
     pub fn errands(&self) -> Arc<Mailbox<Errand>> {
         Arc::clone(&self.shared.errands)
+    }
+
+    /// What is counted and measured around these facts.
+    pub fn meters(&self) -> &Arc<Meters> {
+        &self.shared.meters
+    }
+
+    /// How much waits in its queues.
+    pub fn queues(&self) -> Queues {
+        Queues {
+            writer: self.queue.max_capacity() - self.queue.capacity(),
+            plans: self.shared.plans.len(),
+            errands: self.shared.errands.len(),
+            refusing: self.refusing(),
+        }
     }
 
     /// Whether the database took the last write.

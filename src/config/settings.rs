@@ -48,6 +48,9 @@ const TABLE: &[Setting] = &[
     one("listen", Some("127.0.0.1:8080"), "where the API listens", |c, v| {
         put(&mut c.listen, parse::address(v))
     }),
+    one("metrics_listen", None, "where `/metrics` listens, instead of on the main port", |c, v| {
+        put(&mut c.metrics_listen, parse::address(v).map(Some))
+    }),
     one("public_url", Some("http://{listen}"), "how the outside reaches the API", |c, v| {
         put(&mut c.public_url, parse::base_url(v))
     }),
@@ -112,6 +115,23 @@ const TABLE: &[Setting] = &[
     one("retention.watches", Some("30d"), "how long watches stay after their end", |c, v| {
         put(&mut c.retention.watches, parse::duration(v, EVER))
     }),
+    one(
+        "telemetry.otlp_endpoint",
+        None,
+        "the trace collector, as `http://collector:4318`; also `OTEL_EXPORTER_OTLP_ENDPOINT`, which goes first",
+        |c, v| put(&mut c.telemetry.otlp_endpoint, parse::base_url(v).map(Some)),
+    ),
+    secret(
+        "telemetry.otlp_headers",
+        "headers for it, as `name=value,name=value`; also `OTEL_EXPORTER_OTLP_HEADERS`, which goes first",
+        |c, v| put(&mut c.telemetry.otlp_headers, parse::headers(v)),
+    ),
+    one(
+        "telemetry.service_name",
+        Some("ringback"),
+        "what the traces call this service; also `OTEL_SERVICE_NAME`, which goes first",
+        |c, v| put(&mut c.telemetry.service_name, parse::service_name(v)),
+    ),
     one("providers.path", None, "a folder of further provider definitions", |c, v| {
         put(&mut c.providers_path, parse::path(v).map(Some))
     }),
@@ -152,11 +172,14 @@ const TABLE: &[Setting] = &[
 
 /// What other versions know and this one refuses by name, rather than to run without it: keys, and
 /// sections with a dot at their end.
-const UNSUPPORTED: &[&str] =
-    &["metrics_listen", "encryption_key", "egress.proxy", "smtp.", "slack.", "templates.", "telemetry."];
+const UNSUPPORTED: &[&str] = &["encryption_key", "egress.proxy", "smtp.", "slack.", "templates."];
 
-/// The variable of `[telemetry]` that is not ours to name.
-pub(super) const OTLP_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+/// The variables of `[telemetry]` that are not ours to name, and the keys that they set.
+pub(super) const OTEL_VARIABLES: &[(&str, &str)] = &[
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "otlp_headers"),
+    ("OTEL_SERVICE_NAME", "service_name"),
+];
 
 type StoreOne = fn(&mut Config, &str) -> Result<(), String>;
 

@@ -189,6 +189,17 @@ pub struct Send {
     pub by_hand: bool,
     /// Not before.
     pub turn: Timestamp,
+    /// When the job ended, on the first try at saying so.
+    pub finished: Option<Finished>,
+}
+
+/// The end of a job by its provider's clock: how late we are is measured from there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Whose clock.
+    pub provider: String,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// What the store tells those who send, after the commit.

@@ -30,6 +30,14 @@ use crate::domain::{
     After, AppNo, Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId, Errand, EventId,
     EventType, Reason, Send, Timestamp, WatchId, Which,
 };
+use crate::events;
+use crate::meters::Backlog;
+
+/// How many entries of the index of what waits are counted: some milliseconds' worth.
+const COUNTED: u32 = 200_000;
+
+/// How long a count holds: several may ask, and often.
+const COUNT_EVERY: Duration = Duration::from_secs(15);
 
 /// What came of an attempt.
 #[derive(Clone, Debug)]
@@ -150,6 +158,32 @@ impl Store {
         .await
     }
 
+    /// What waits though its turn has come: counted at most every 15 s, and not beyond the first
+    /// [`COUNTED`] that wait for anything.
+    pub async fn backlog(&self, now: Timestamp) -> Result<Backlog> {
+        let mut last = self.shared.backlog.lock().await;
+        if let Some((at, backlog)) = *last
+            && now >= at
+            && now < at.plus(COUNT_EVERY)
+        {
+            return Ok(backlog);
+        }
+        let counted = self.read(move |tx| {
+            tx.one(
+                "select count(*), min(turn) from
+                   (select late, turn from deliveries where turn is not null limit $1) waiting
+                 where late = 0 or turn <= $2",
+                [COUNTED.into(), now.into()],
+                |row| {
+                    Ok(Backlog { count: u64::try_from(row.int(0)?).unwrap_or(0), oldest: row.opt_time(1)? })
+                },
+            )
+        });
+        let backlog = counted.await?;
+        *last = Some((now, backlog));
+        Ok(backlog)
+    }
+
     /// What there is to send in a lane.
     pub async fn page(&self, page: Page) -> Result<Paged> {
         self.ask(Command::Page, page).await
@@ -262,6 +296,7 @@ pub(super) fn create(
             attempts: 0,
             by_hand: false,
             turn: event.at,
+            finished: event.finished.clone(),
         })));
     }
     batch.events.push(event);
@@ -276,6 +311,7 @@ pub(super) fn supersede(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
         [watch.0.into()],
     )?;
     if overtaken > 0 {
+        batch.tally.called_off(Reason::Superseded, overtaken);
         batch.errands.push(Errand::CallOff { watch, which: Which::Progress });
     }
     Ok(())
@@ -288,6 +324,7 @@ pub(super) fn call_off(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
          where watch = $1 and status = 'pending'",
         [watch.0.into()],
     )?;
+    batch.tally.called_off(Reason::Stopped, pending);
     // A try by hand, of a delivery that is done, is called off too.
     let by_hand = batch.tx.run(
         "update deliveries set turn = null, by_hand = 0 where watch = $1 and turn is not null",
@@ -387,6 +424,7 @@ fn gone(batch: &mut Batch<'_>, ask: &Record) -> Result<()> {
         [watch.0.into(), n.into(), id.into()],
     )?;
     if others > 0 {
+        batch.tally.called_off(Reason::Gone, others);
         batch.errands.push(Errand::CallOff { watch, which: Which::To(destination) });
     }
     Ok(())
@@ -481,18 +519,24 @@ fn resend_one(batch: &mut Batch<'_>, ask: &Resend) -> Result<ResendAnswer> {
 }
 
 fn read_send(row: &Row<'_>) -> Result<Send> {
+    let event_type = row.word(3, EventType::parse)?;
+    let attempts = row.count(6)?;
+    let body: Arc<[u8]> = row.bytes(10)?.into();
+    // First tries that did not come straight from their commit count, too: they are the late ones.
+    let first = attempts == 0 && event_type.says_how_the_job_ended();
     Ok(Send {
+        finished: if first { events::finished(&body) } else { None },
         app: AppNo(row.int(0)?),
         id: DeliveryId(row.id(1)?),
         event: EventId(row.id(2)?),
-        event_type: row.word(3, EventType::parse)?,
+        event_type,
         watch: WatchId(row.id(4)?),
         step: row.count(5)?,
-        attempts: row.count(6)?,
+        attempts,
         by_hand: row.flag(7)?,
         turn: row.time(8)?,
         traceparent: row.opt_text(9)?,
-        body: row.bytes(10)?.into(),
+        body,
         destination: read_destination(row, 11)?,
     })
 }

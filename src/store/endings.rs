@@ -21,8 +21,8 @@ use super::watches::read_name;
 use super::writer::{Batch, Command};
 use super::{Store, deliveries, feed};
 use crate::domain::{
-    AppNo, EndingKind, EventId, EventSet, EventType, JobError, JobName, JobNo, Observation, Payload,
-    Timestamp, WatchId,
+    AppNo, EndingKind, EventId, EventSet, EventType, Finished, JobError, JobName, JobNo, Observation,
+    Payload, Timestamp, WatchId,
 };
 use crate::events::{self, About};
 
@@ -105,6 +105,14 @@ struct Ending {
     /// Where the raw answer is found again.
     generation: i64,
     at: Timestamp,
+}
+
+impl Ending {
+    /// When the job ended, if it was seen to end and its provider says when.
+    fn finished(&self) -> Option<Finished> {
+        let at = self.seen.completed_at.filter(|_| self.seen.status.ending() == Some(self.kind))?;
+        Some(Finished { provider: self.name.provider.clone(), at })
+    }
 }
 
 struct Waiting {
@@ -236,6 +244,7 @@ fn end_watches(batch: &mut Batch<'_>, ending: &Ending, watches: &[Waiting]) -> R
             continue;
         }
         batch.ended.push(watch.id);
+        batch.tally.ended(ending.kind.status());
         if watch.events.has(EventType::JobProcessing) || watch.events.has(EventType::JobProgress) {
             deliveries::supersede(batch, watch.id)?;
         }
@@ -252,6 +261,7 @@ fn end_watches(batch: &mut Batch<'_>, ending: &Ending, watches: &[Waiting]) -> R
             event_type,
             at: ending.at,
             body: events::body(event_type, ending.at, &about, &ending.seen, own).into(),
+            finished: ending.finished(),
         };
         if watch.events.has(event_type) {
             let raw = ending.raw.as_ref().filter(|_| watch.payload == Payload::Raw);

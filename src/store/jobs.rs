@@ -272,6 +272,7 @@ fn tell_progress(batch: &mut Batch<'_>, ask: &Observed) -> Result<Option<(AppNo,
                 event_type,
                 at: ask.at,
                 body,
+                finished: None,
             };
             let shard = name.shard();
             deliveries::create(batch, event, follower.traceparent.as_deref(), None, shard)?;

@@ -201,6 +201,7 @@ pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<
     }
     let jobs = upsert_jobs(&batch.tx, &fresh)?;
     insert_watches(&batch.tx, &fresh, &jobs)?;
+    batch.tally.registered(fresh.len());
     let mut made = fresh.iter().zip(&jobs).map(|(new, job)| {
         batch.plans.push(Plan::Watch(Box::new(job.facts(new))));
         shown(new, job)
@@ -384,6 +385,7 @@ fn stop_one(batch: &mut Batch<'_>, ask: &Stop, fewer: &mut BTreeSet<JobNo>) -> R
     if stopped > 0 {
         fewer.insert(job);
         batch.ended.push(watch);
+        batch.tally.ended(WatchStatus::Stopped);
     }
     Ok(Stopped::Done)
 }

@@ -40,7 +40,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::db::{Result, StoreError, Tx};
 use super::{Shared, apps, deliveries, endings, feed, jobs, prune, watches};
+use crate::clock::Clock;
 use crate::domain::{AppNo, Errand, Plan, WatchId};
+use crate::meters::Tally;
 
 /// How many commands one transaction takes: enough to spread a sync over, few enough that the first
 /// does not wait long for the last.
@@ -143,6 +145,8 @@ pub(super) struct Batch<'c> {
     pub(super) plans: Vec<Plan>,
     pub(super) errands: Vec<Errand>,
     pub(super) ended: Vec<WatchId>,
+    /// Counted once it is committed.
+    pub(super) tally: Tally,
 }
 
 /// The writer's thread: runs until the last handle of the store is gone.
@@ -162,8 +166,10 @@ pub(super) fn run(connection: &Connection, shared: &Arc<Shared>, mut queue: mpsc
 
 /// Commits `commands` in one transaction, or, where one of them fails, in halves.
 fn commit(connection: &Connection, shared: &Arc<Shared>, mut commands: Vec<Command>) {
+    let began = Clock::System.stopwatch();
     match transact(connection, shared, &mut commands) {
         Ok(told) => {
+            shared.meters.committed(commands.len(), began.elapsed(), &told.tally);
             shared.refusing.store(false, Ordering::Release);
             shared.plans.put(told.plans);
             shared.errands.put(told.errands);
@@ -195,6 +201,7 @@ struct Tidings {
     plans: Vec<Plan>,
     errands: Vec<Errand>,
     ended: Vec<WatchId>,
+    tally: Tally,
 }
 
 fn transact(connection: &Connection, shared: &Shared, commands: &mut [Command]) -> Result<Tidings> {
@@ -206,6 +213,7 @@ fn transact(connection: &Connection, shared: &Shared, commands: &mut [Command]) 
         plans: Vec::new(),
         errands: Vec::new(),
         ended: Vec::new(),
+        tally: Tally::default(),
     };
     let applied = catch_unwind(AssertUnwindSafe(|| {
         if shared.refusing.load(Ordering::Acquire) {
@@ -216,13 +224,13 @@ fn transact(connection: &Connection, shared: &Shared, commands: &mut [Command]) 
     }));
     // Without a writer the program would live on and take nothing any more.
     let applied = applied.unwrap_or_else(|_| Err(StoreError::Inconsistent("a write panicked".to_owned())));
-    let Batch { plans, errands, ended, .. } = batch;
+    let Batch { plans, errands, ended, tally, .. } = batch;
     if let Err(error) = applied {
         roll_back(connection);
         return Err(error);
     }
     match connection.execute_batch("commit") {
-        Ok(()) => Ok(Tidings { plans, errands, ended }),
+        Ok(()) => Ok(Tidings { plans, errands, ended, tally }),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
             roll_back(connection);
             Err(error.into())

@@ -100,6 +100,7 @@ fn note_panics() {
 struct Running {
     runtime: Runtime,
     address: SocketAddr,
+    metrics: Option<SocketAddr>,
     pulse: Box<dyn Fn() -> Pulse + Send + Sync>,
     stop: oneshot::Sender<()>,
     ended: JoinHandle<anyhow::Result<()>>,
@@ -228,7 +229,7 @@ impl Harness {
         let surroundings = Surroundings { clock, resolver, roots: Vec::new() };
         let app = runtime.spawn(App::build(config, surroundings)).await.unwrap().unwrap();
         let (address, pulse) = (app.address().unwrap(), Box::new(app.pulse()));
-        let first_start = app.first_start().clone();
+        let (first_start, metrics) = (app.first_start().clone(), app.metrics_address());
         let (stop, stopped) = oneshot::channel::<()>();
         let ended = runtime.spawn(app.run(async move {
             if stopped.await.is_err() {
@@ -236,7 +237,7 @@ impl Harness {
             }
         }));
         self.threads.push(thread);
-        self.running = Some(Running { runtime, address, pulse, stop, ended, first_start });
+        self.running = Some(Running { runtime, address, metrics, pulse, stop, ended, first_start });
         self.rest_of_start().await;
     }
 
@@ -288,6 +289,11 @@ impl Harness {
 
     pub fn address(&self) -> SocketAddr {
         self.running.as_ref().expect("it runs").address
+    }
+
+    /// Where the metrics are, if not there.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.running.as_ref().expect("it runs").metrics
     }
 
     pub fn first_start(&self) -> &FirstStart {

@@ -27,6 +27,7 @@ mod demo;
 mod fakes;
 mod harness;
 mod main_job;
+mod metrics;
 mod migrations;
 mod polling;
 mod store;

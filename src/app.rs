@@ -34,6 +34,7 @@ use crate::meters::Load;
 use crate::poller::{Bounds, Limits, Poller, Provider};
 use crate::providers::{Definition, Providers};
 use crate::store::{Found, Prune, Store, Writer};
+use crate::traces::{Collector, Exporter};
 
 /// The one app that there is until somebody makes another.
 const DEFAULT_APP: &str = "default";
@@ -72,6 +73,7 @@ pub struct FirstStart {
 pub struct App {
     listener: TcpListener,
     metrics: Option<TcpListener>,
+    exporter: Option<Exporter>,
     api: Arc<Api>,
     poller: Arc<Poller>,
     looks_ended: mpsc::Receiver<()>,
@@ -108,6 +110,7 @@ impl App {
                 })?),
             };
         let (store, writer) = Store::open(&config.database, clock.now())?;
+        let exporter = exporter(&config, &store, &egress, &clock)?;
         let (bootstrap, first_start) = found(&store, &config, clock.now()).await?;
 
         let with_credential: HashSet<String> = configured
@@ -147,6 +150,7 @@ impl App {
         Ok(Self {
             listener,
             metrics,
+            exporter,
             api,
             poller,
             looks_ended,
@@ -198,13 +202,25 @@ impl App {
 
     /// Makes the plans, and looks, sends and serves until `stop` returns.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let Self { listener, metrics, api, poller, mut looks_ended, deliverer, mut sends_ended, .. } = self;
+        let Self {
+            listener,
+            metrics,
+            exporter,
+            api,
+            poller,
+            mut looks_ended,
+            deliverer,
+            mut sends_ended,
+            ..
+        } = self;
         let Self { store, writer, clock, draining, planned, retention, grace, .. } = self;
         poller.load().await.context("the plans cannot be made")?;
         deliverer.load().await.context("the waiting deliveries cannot be found")?;
         planned.store(true, Ordering::Release);
         tracing::info!(jobs = poller.planned(), "ready");
 
+        let (no_more_spans, closing) = watch::channel(false);
+        let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(closing)));
         let scraped = metrics
             .map(|metrics| tokio::spawn(api::serve_metrics(metrics, Arc::clone(&api), draining.subscribe())));
         let server = tokio::spawn(api::serve(listener, api, draining.subscribe()));
@@ -224,6 +240,7 @@ impl App {
         draining.send_replace(true);
         // Each ends when its last task has let go of it.
         drop((poller, deliverer, store));
+        let stopping = clock.stopwatch();
         let drained = clock.timeout(grace, async {
             let _ = server.await;
             if let Some(scraped) = scraped {
@@ -236,7 +253,14 @@ impl App {
             tracing::warn!("what is still in flight is cut off; the next start takes it up");
             return Ok(());
         }
-        tokio::task::spawn_blocking(|| writer.join()).await.context("the database was not closed in order")
+        tokio::task::spawn_blocking(|| writer.join())
+            .await
+            .context("the database was not closed in order")?;
+        no_more_spans.send_replace(true);
+        if let Some(exporting) = exporting {
+            clock.timeout(grace.saturating_sub(stopping.elapsed()), exporting).await;
+        }
+        Ok(())
     }
 }
 
@@ -294,6 +318,23 @@ async fn reached(clock: &Clock, at: Option<Timestamp>) {
         Some(at) => clock.sleep_until(at).await,
         None => std::future::pending().await,
     }
+}
+
+/// Where there is a collector, what brings spans to it; the store's tracer takes them.
+fn exporter(config: &Config, store: &Store, egress: &Arc<Egress>, clock: &Clock) -> Result<Option<Exporter>> {
+    let telemetry = &config.telemetry;
+    let Some(endpoint) = telemetry.otlp_endpoint.clone() else { return Ok(None) };
+    let headers = telemetry.otlp_headers.iter();
+    let collector = Collector {
+        endpoint,
+        headers: headers.map(|(name, value)| (name.clone(), value.reveal().to_owned())).collect(),
+        service_name: telemetry.service_name.clone(),
+    };
+    let (egress, meters) = (Arc::clone(egress), Arc::clone(store.meters()));
+    let (tracer, exporter) =
+        Exporter::new(collector, egress, clock.clone(), meters).context("[telemetry] otlp_endpoint")?;
+    store.trace_with(tracer);
+    Ok(Some(exporter))
 }
 
 /// What can be watched: the embedded definitions and the operator's, and nothing configured beside.

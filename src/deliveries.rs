@@ -32,12 +32,13 @@ use crate::channels::webhook::Secret;
 use crate::channels::{self, Address, Message};
 use crate::clock::Clock;
 use crate::domain::{
-    After, Attempt, ChannelKind, DeliveryId, Errand, Payload, Pulse, RetryPolicy, Send, Timestamp, Try,
-    WatchId, Which, next_attempt,
+    After, Attempt, ChannelKind, DeliveryId, Errand, Outcome, Payload, Pulse, RetryPolicy, Send, Timestamp,
+    Try, WatchId, Which, next_attempt,
 };
 use crate::egress::Egress;
 use crate::meters::{Load, outcome_word};
 use crate::store::{Page, Paged, Record, Rewind, Store, StoreError};
+use crate::traces::{Context, Span, SpanKind};
 
 /// How many deliveries may be in hand in all, and how many bytes of bodies: what is beyond waits on
 /// disk, not in memory.
@@ -539,6 +540,7 @@ impl Deliverer {
         let ended_at = self.clock.now();
         let after = next_attempt(&self.policy.retries, send.id, which, &report.outcome, ended_at);
         say(send, &report, after);
+        self.store.tracer().record(|| attempt_span(send, &report, at));
         let outcome = outcome_word(&report.outcome);
         let record = Record {
             app: send.app,
@@ -597,6 +599,26 @@ impl Deliverer {
             }
         }
     }
+}
+
+/// An attempt, for the trace of its watch.
+fn attempt_span(send: &Send, report: &channels::Sent, at: Timestamp) -> Option<Span> {
+    let context = Context::of(send.watch, send.traceparent.as_deref())?;
+    let ok = report.outcome == Outcome::Ok;
+    let error = report.error.clone().or_else(|| report.status_code.map(|status| format!("HTTP {status}")));
+    let span = context
+        .span("deliver", SpanKind::Client, at, report.duration)
+        .about(&send.id.to_bytes())
+        .with("ringback.watch.id", send.watch.to_string().as_str())
+        .with("ringback.delivery.id", send.id.to_string().as_str())
+        .with("ringback.event.id", send.event.to_string().as_str())
+        .with("ringback.event.type", send.event_type.as_str())
+        .with("ringback.channel", send.destination.channel.as_str())
+        .with("ringback.attempt", send.attempts.saturating_add(1))
+        .with_some("ringback.provider", send.finished.as_ref().map(|finished| finished.provider.as_str()))
+        .with("ringback.outcome", outcome_word(&report.outcome))
+        .with_some("http.response.status_code", report.status_code);
+    Some(span.failed(error.as_deref().filter(|_| !ok)))
 }
 
 /// One line for each attempt that did not succeed; a warning where it was the last.

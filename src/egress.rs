@@ -96,6 +96,21 @@ pub struct Fetch {
     pub max_body: usize,
 }
 
+/// One POST to an address that the operator configured.
+#[derive(Debug)]
+pub struct Tell {
+    /// Where to.
+    pub url: Url,
+    /// Sent as they are.
+    pub headers: HeaderMap,
+    /// Sent as it is.
+    pub body: Bytes,
+    /// For the whole exchange, the answer's body included.
+    pub timeout: Duration,
+    /// How much of the answer's body is read.
+    pub max_answer: usize,
+}
+
 /// An answer.
 #[derive(Clone, Debug)]
 pub struct Received {
@@ -242,6 +257,16 @@ impl Egress {
             (_, Read::Capped) => Err(SendError::TooLarge(max_body)),
             (_, Read::Broken(error)) => Err(error),
         }
+    }
+
+    /// One exchange with somebody whom the operator wants told. The answer's status counts.
+    pub async fn tell(&self, tell: Tell) -> Result<Received, SendError> {
+        let Tell { url, headers, body, timeout, max_answer } = tell;
+        let mut request = Request::new(Method::POST, url);
+        *request.headers_mut() = headers;
+        *request.body_mut() = Some(body.into());
+        let (received, _) = self.exchange(&self.trusted, request, timeout, max_answer).await?;
+        Ok(received)
     }
 
     async fn exchange(

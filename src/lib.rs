@@ -8,6 +8,7 @@ pub mod clock;
 pub mod domain;
 pub mod meters;
 pub mod telemetry;
+pub mod traces;
 
 pub mod api;
 

@@ -37,7 +37,7 @@ use std::collections::hash_map::Entry;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use anyhow::Context as _;
@@ -48,6 +48,7 @@ use self::db::{Result, Tx};
 use self::writer::{Command, Item};
 use crate::domain::{Errand, Ids, Plan, Timestamp, WatchId};
 use crate::meters::{Backlog, Meters, Queues};
+use crate::traces::Tracer;
 
 /// How many reads run at a time: two cores' worth, and one for a slow list.
 const READERS: usize = 3;
@@ -65,8 +66,15 @@ struct Shared {
     /// Small, and looked at with every request and every send.
     tenants: RwLock<apps::Tenants>,
     meters: Arc<Meters>,
+    tracer: OnceLock<Tracer>,
     /// When the backlog was last counted, and what it was: not at every asking.
     backlog: tokio::sync::Mutex<Option<(Timestamp, Backlog)>>,
+}
+
+impl Shared {
+    fn tracer(&self) -> &Tracer {
+        self.tracer.get().unwrap_or(&Tracer::OFF)
+    }
 }
 
 /// The handle: cheap to clone, and the writer ends with the last one.
@@ -147,6 +155,7 @@ impl Store {
             errands: Arc::default(),
             tenants: RwLock::new(tenants),
             meters: Arc::new(Meters::new(now)),
+            tracer: OnceLock::new(),
             backlog: tokio::sync::Mutex::default(),
         });
         let idle = (0..READERS).map(|_| database.reader()).collect::<anyhow::Result<Vec<_>>>()?;
@@ -182,6 +191,17 @@ impl Store {
     /// What is counted and measured around these facts.
     pub fn meters(&self) -> &Arc<Meters> {
         &self.shared.meters
+    }
+
+    /// From now on spans go there.
+    pub fn trace_with(&self, tracer: Tracer) {
+        // A second one would come too late for those who have asked already.
+        let _ = self.shared.tracer.set(tracer);
+    }
+
+    /// Takes spans of what happens around these facts.
+    pub fn tracer(&self) -> &Tracer {
+        self.shared.tracer()
     }
 
     /// How much waits in its queues.

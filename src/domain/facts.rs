@@ -125,6 +125,8 @@ pub struct JobFacts {
     pub terms: Option<Terms>,
     /// Somebody asked to look at once.
     pub look_wanted: bool,
+    /// The watch in whose trace the looks are, with its `traceparent`; read only where traces are kept.
+    pub traced: Option<(WatchId, Option<String>)>,
 }
 
 /// What the store tells those who look, after the commit.

@@ -31,6 +31,7 @@ use std::time::Duration;
 use super::budget::{Budget, Change, Limits, Permit};
 use super::schedule::{Bounds, first_look, next_look};
 use crate::domain::{JobFacts, JobName, JobNo, Known, Looks, Plan, Terms, Timestamp};
+use crate::traces::Context;
 
 /// For how long a last look that fails is repeated.
 const LAST_LOOK: Duration = Duration::from_secs(60);
@@ -60,6 +61,8 @@ pub(super) struct Entry {
     in_flight: bool,
     /// Somebody asked to look at once while a look was in flight.
     again: bool,
+    /// Where the spans of its looks hang, if traces are kept: below the watch that waited first.
+    pub(super) trace: Option<Box<Context>>,
     pub(super) rare: Option<Box<Rare>>,
 }
 
@@ -408,6 +411,11 @@ fn fresh(facts: &JobFacts, queue: usize) -> Entry {
         polls: 0,
         in_flight: false,
         again: false,
+        trace: facts
+            .traced
+            .as_ref()
+            .and_then(|(watch, given)| Context::of(*watch, given.as_deref()))
+            .map(Box::new),
         rare: None,
     }
 }

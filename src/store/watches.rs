@@ -202,8 +202,9 @@ pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<
     let jobs = upsert_jobs(&batch.tx, &fresh)?;
     insert_watches(&batch.tx, &fresh, &jobs)?;
     batch.tally.registered(fresh.len());
+    let traced = batch.shared.tracer().is_on();
     let mut made = fresh.iter().zip(&jobs).map(|(new, job)| {
-        batch.plans.push(Plan::Watch(Box::new(job.facts(new))));
+        batch.plans.push(Plan::Watch(Box::new(job.facts(new, traced))));
         shown(new, job)
     });
     for answer in &mut answers {
@@ -230,8 +231,9 @@ struct FoundJob {
 }
 
 impl FoundJob {
-    fn facts(&self, new: &NewWatch) -> JobFacts {
+    fn facts(&self, new: &NewWatch, traced: bool) -> JobFacts {
         JobFacts {
+            traced: traced.then(|| (new.id, new.traceparent.clone())),
             no: self.no,
             name: new.job.clone(),
             generation: self.generation,

@@ -169,14 +169,10 @@ impl Exporter {
                 }
                 return Brought::Done;
             }
-            // By OTLP these four are worth another try.
-            Ok(received) if [429, 502, 503, 504].contains(&received.status) => {
-                let asked = received.header("retry-after");
-                let asked = asked.and_then(|text| parse_retry_after(text, self.clock.now()));
-                let again = asked.unwrap_or(AGAIN).clamp(PAUSE, AGAIN_MAX);
-                (format!("HTTP {}", received.status), Some(again))
+            Ok(received) => {
+                let again = again(received.status, received.header("retry-after"), self.clock.now());
+                (format!("HTTP {}", received.status), again)
             }
-            Ok(received) => (format!("HTTP {}", received.status), None),
             Err(error) => (error.to_string(), Some(AGAIN)),
         };
         if !std::mem::replace(&mut self.failing, true) {
@@ -206,6 +202,12 @@ impl Exporter {
         let resource_spans = vec![ResourceSpans { resource, scope_spans, ..ResourceSpans::default() }];
         ExportTraceServiceRequest { resource_spans }.encode_to_vec()
     }
+}
+
+/// When a batch is brought again that was not taken; by OTLP these four are worth another try.
+fn again(status: u16, retry_after: Option<&str>, now: Timestamp) -> Option<Duration> {
+    let asked = retry_after.and_then(|text| parse_retry_after(text, now));
+    matches!(status, 429 | 502 | 503 | 504).then(|| asked.unwrap_or(AGAIN).clamp(PAUSE, AGAIN_MAX))
 }
 
 /// How many spans the collector took the batch without.
@@ -248,4 +250,26 @@ fn attribute(name: &str, value: &Value) -> KeyValue {
         Value::Number(number) => any_value::Value::IntValue(*number),
     };
     KeyValue { key: name.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collector_says_when_to_come_again_within_limits() {
+        let now = Timestamp::from_millis(0);
+        for (status, said, seconds) in [
+            (503, None, Some(5)),
+            (429, Some("30"), Some(30)),
+            (502, Some("0"), Some(1)),
+            (504, Some("86400"), Some(60)),
+            (503, Some("soon"), Some(5)),
+            (400, Some("30"), None),
+            (500, None, None),
+            (302, None, None),
+        ] {
+            assert_eq!(again(status, said, now).map(|wait| wait.as_secs()), seconds, "{status} {said:?}");
+        }
+    }
 }

@@ -205,28 +205,28 @@ impl Drop for Holding {
 
 /// What is shared between a fake and its connections: its state, and a bell that rings with each change.
 #[derive(Debug)]
-struct Shared<T> {
+pub struct Shared<T> {
     state: Mutex<T>,
     changes: watch::Sender<()>,
 }
 
 impl<T> Shared<T> {
-    fn new(state: T) -> Arc<Self> {
+    pub fn new(state: T) -> Arc<Self> {
         Arc::new(Self { state: Mutex::new(state), changes: watch::Sender::new(()) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, T> {
+    pub fn lock(&self) -> MutexGuard<'_, T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
+    pub fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         let changed = change(&mut self.lock());
         self.changes.send_replace(());
         changed
     }
 
     /// Returns when `look` finds something.
-    async fn until<R>(&self, what: &str, mut look: impl FnMut(&mut T) -> Option<R>) -> R {
+    pub async fn until<R>(&self, what: &str, mut look: impl FnMut(&mut T) -> Option<R>) -> R {
         let mut changes = self.changes.subscribe();
         let found = guarded(what, async {
             loop {
@@ -243,13 +243,13 @@ impl<T> Shared<T> {
 
 /// A server on loopback that ends with the test.
 #[derive(Debug)]
-struct Server {
-    address: SocketAddr,
+pub struct Server {
+    pub address: SocketAddr,
     accepting: JoinHandle<()>,
 }
 
 impl Server {
-    async fn start(held: Held, answer: impl Fn(Request) -> Reply + Send + Sync + 'static) -> Self {
+    pub async fn start(held: Held, answer: impl Fn(Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let answer = Arc::new(answer);

@@ -32,5 +32,6 @@ mod migrations;
 mod polling;
 mod store;
 mod tidy;
+mod traces;
 mod walk;
 mod wire;

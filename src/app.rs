@@ -26,14 +26,14 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::api::{self, Api, CONNECTIONS_MAX, UnderWay, WAITS_MAX};
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
-use crate::config::{Config, ProviderConfig, Rate};
+use crate::config::{Config, Database, ProviderConfig, Rate};
 use crate::deliveries::{self, Deliverer};
 use crate::domain::{Pulse, RetryPolicy, Timestamp, random};
 use crate::egress::{Allowed, Egress, Resolver, Settings};
 use crate::meters::Load;
 use crate::poller::{Bounds, Limits, Poller, Provider};
 use crate::providers::{Definition, Providers};
-use crate::store::{Found, Prune, Store, Writer};
+use crate::store::{Found, Opening, Place, Prune, Store, Writer};
 use crate::traces::{Collector, Exporter};
 
 /// The one app that there is until somebody makes another.
@@ -109,7 +109,11 @@ impl App {
                     format!("metrics_listen {address} cannot be listened on; is it taken?")
                 })?),
             };
-        let (store, writer) = Store::open(&config.database, clock.now())?;
+        let place = match &config.database {
+            Database::Sqlite(path) => Place::File(path.clone()),
+            Database::Postgres(url) => Place::Server(url.reveal().to_owned()),
+        };
+        let (store, writer) = Store::open(Opening { place, now: clock.now() })?;
         let exporter = exporter(&config, &store, &egress, &clock)?;
         let (bootstrap, first_start) = found(&store, &config, clock.now()).await?;
 

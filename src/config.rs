@@ -11,6 +11,7 @@
 mod parse;
 mod read;
 mod settings;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use settings::{Setting, table};
+
+use crate::domain::{MailPattern, Mailbox};
 
 /// The file that is read when `--config` names none, if it is there.
 const DEFAULT_FILE: &str = "ringback.toml";
@@ -37,8 +40,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// How the outside reaches us: an http(s) URL without a slash at its end.
     pub public_url: String,
-    /// The database's file.
-    pub database: PathBuf,
+    /// Where the facts are kept.
+    pub database: Database,
     /// The bootstrap admin key of app `default`.
     pub api_key: Option<Masked>,
     /// The signing secret of app `default`, if it is not to be generated.
@@ -57,6 +60,12 @@ pub struct Config {
     pub retention: Retention,
     /// Who is told of traces.
     pub telemetry: Telemetry,
+    /// How mail is sent.
+    pub smtp: Smtp,
+    /// How Slack is reached without a hook.
+    pub slack: Slack,
+    /// A folder of templates in the place of the embedded ones.
+    pub templates_path: Option<PathBuf>,
     /// A folder of further provider definitions.
     pub providers_path: Option<PathBuf>,
     /// What is set for single providers, by their names.
@@ -64,6 +73,15 @@ pub struct Config {
     /// Sentences for the log: variables that look like ours and are not.
     pub warnings: Vec<String>,
     effective: Vec<Effective>,
+}
+
+/// Where the facts are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// In a file.
+    Sqlite(PathBuf),
+    /// In a database of a server, by its URL, which may hold a password.
+    Postgres(Masked),
 }
 
 /// `[egress]`
@@ -106,6 +124,52 @@ pub struct Telemetry {
     pub otlp_headers: Vec<(String, Masked)>,
     /// What the traces call this service.
     pub service_name: String,
+}
+
+/// `[smtp]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Smtp {
+    /// The mail server; without one no mail is sent.
+    pub server: Option<SmtpServer>,
+    /// Who the mails are from; there where a server is.
+    pub from: Option<Mailbox>,
+    /// Who may be mailed; `None`: the sender's own domain, unless it is a public mail service's.
+    pub allow: Option<Vec<MailPattern>>,
+}
+
+/// A mail server, as its URL says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SmtpServer {
+    /// When the exchange becomes secret.
+    pub security: SmtpSecurity,
+    /// A name or an address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Name and password.
+    pub login: Option<(String, Masked)>,
+}
+
+/// When an SMTP exchange becomes secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SmtpSecurity {
+    /// Never.
+    None,
+    /// By STARTTLS where the server offers it.
+    Opportunistic,
+    /// By STARTTLS, or nothing is sent.
+    Required,
+    /// From the start.
+    Implicit,
+}
+
+/// `[slack]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slack {
+    /// Posts to channels; without one there are hooks only.
+    pub bot_token: Option<Masked>,
+    /// Where Slack's API is: an http(s) URL without a slash at its end.
+    pub api_url: String,
 }
 
 /// `[providers.NAME]`: what is `None` is as the provider's definition says.
@@ -246,7 +310,11 @@ pub struct Flags {
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
     /// Where the facts are kept
-    #[arg(long, value_name = "URL", help = "The database, as sqlite://ringback.db or sqlite:///abs/path.db")]
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "The database, as sqlite:///abs/path.db or postgres://user@host/name"
+    )]
     pub database_url: Option<String>,
     /// What to log, as info or ringback=debug,warn
     #[arg(long, value_name = "FILTER")]
@@ -325,7 +393,7 @@ impl Config {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             metrics_listen: None,
             public_url: String::new(),
-            database: PathBuf::new(),
+            database: Database::Sqlite(PathBuf::new()),
             api_key: None,
             signing_secret: None,
             log: String::new(),
@@ -335,6 +403,9 @@ impl Config {
             delivery: Delivery::default(),
             retention: Retention::default(),
             telemetry: Telemetry::default(),
+            smtp: Smtp::default(),
+            slack: Slack::default(),
+            templates_path: None,
             providers_path: None,
             providers: BTreeMap::new(),
             warnings: Vec::new(),
@@ -355,7 +426,7 @@ impl Config {
             .map(|name| {
                 let prefix = format!("providers.{name}.");
                 let set = self.effective.iter().find(|one| one.key.starts_with(&prefix));
-                let what = match settings::nearest(name, known.iter().copied()) {
+                let what = match crate::domain::nearest(name, known.iter().copied()) {
                     Some((_, near)) => format!("no provider is called `{name}`; the nearest is `{near}`"),
                     None => format!("no provider is called `{name}`; none is defined"),
                 };

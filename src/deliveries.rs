@@ -567,6 +567,7 @@ impl Deliverer {
         let secret = own.or(app.as_ref().map(|app| app.signing_secret.as_str())).map(Secret::parse);
         let secrets: Vec<Secret> = secret.into_iter().flatten().collect();
         let to = match destination.channel {
+            ChannelKind::Email | ChannelKind::Slack => return unreachable!(),
             ChannelKind::Webhook => Address::Webhook {
                 url: &destination.address,
                 headers: &destination.headers,
@@ -591,7 +592,7 @@ impl Deliverer {
         loop {
             match self.store.record(record.clone()).await {
                 Ok(()) => return,
-                Err(StoreError::Unavailable(_)) => self.clock.sleep(INSIST).await,
+                Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => self.clock.sleep(INSIST).await,
                 Err(error @ StoreError::Inconsistent(_)) => {
                     tracing::error!(%error, delivery = %record.delivery, "an attempt could not be written");
                     return;

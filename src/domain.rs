@@ -7,6 +7,8 @@
 
 mod facts;
 mod id;
+mod mail;
+mod near;
 mod observe;
 mod retry;
 mod time;
@@ -16,6 +18,8 @@ pub use facts::{
     Pulse, Send, Terms, Watch, Which,
 };
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, random};
+pub use mail::{MailAddress, MailPattern, Mailbox};
+pub use near::nearest;
 pub use observe::{Finding, Known, observe};
 pub use retry::{After, Outcome, RetryPolicy, Try, next_attempt};
 pub use time::{Timestamp, format_duration, parse_duration};
@@ -274,6 +278,10 @@ words! {
     ChannelKind {
         /// A signed HTTP POST.
         Webhook = "webhook",
+        /// A mail.
+        Email = "email",
+        /// A message in Slack, or in a chat that takes Slack's messages.
+        Slack = "slack",
     }
 }
 

@@ -19,7 +19,6 @@ mod ranges;
 mod resolver;
 #[cfg(test)]
 mod tests;
-mod tls;
 
 pub use address::{Allowed, Settings, Target};
 pub use error::SendError;
@@ -35,6 +34,7 @@ use rustls::pki_types::CertificateDer;
 use url::Url;
 
 use crate::clock::Clock;
+use crate::trust;
 use address::{Demand, Reach};
 use resolver::{Cache, Door, Guard};
 
@@ -158,7 +158,8 @@ impl Egress {
         extra_roots: Vec<CertificateDer<'static>>,
     ) -> anyhow::Result<Arc<Self>> {
         let settings = Arc::new(settings);
-        let tls = tls::config(extra_roots)?;
+        let mut tls = trust::config(extra_roots)?;
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let client = |door| {
             let guard = Guard { door, resolver: resolver.clone(), settings: settings.clone() };
             Self::client().dns_resolver(guard).tls_backend_preconfigured(tls.clone())

@@ -23,6 +23,7 @@ pub mod channels;
 pub mod deliveries;
 
 pub mod egress;
+pub mod trust;
 
 pub mod app;
 pub mod cli;

@@ -453,7 +453,7 @@ impl Poller {
         loop {
             match write().await {
                 Ok(done) => return Some(done),
-                Err(StoreError::Unavailable(_)) => self.clock.sleep(INSIST).await,
+                Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => self.clock.sleep(INSIST).await,
                 Err(error @ StoreError::Inconsistent(_)) => {
                     tracing::error!(%error, "what a look has brought could not be written");
                     return None;

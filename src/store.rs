@@ -15,6 +15,8 @@ mod endings;
 mod feed;
 mod idempotency;
 mod jobs;
+mod pen;
+mod postgres;
 mod prune;
 mod sqlite;
 mod story;
@@ -34,8 +36,7 @@ pub use watches::{Register, Registered, Stop, Stopped, WatchFilter};
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::ops::Deref;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -45,6 +46,7 @@ use rusqlite::Connection;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use self::db::{Result, Tx};
+use self::pen::{Committed, Pen};
 use self::writer::{Command, Item};
 use crate::domain::{Errand, Ids, Plan, Timestamp, WatchId};
 use crate::meters::{Backlog, Meters, Queues};
@@ -52,6 +54,34 @@ use crate::traces::Tracer;
 
 /// How many reads run at a time: two cores' worth, and one for a slow list.
 const READERS: usize = 3;
+
+/// Where the facts are.
+#[derive(Clone)]
+pub enum Place {
+    /// In a SQLite file.
+    File(PathBuf),
+    /// In a database of a PostgreSQL server, by its URL.
+    Server(String),
+}
+
+impl std::fmt::Debug for Place {
+    /// A URL may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Server(_) => f.write_str("Server"),
+        }
+    }
+}
+
+/// What a store is opened with.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Where the facts are.
+    pub place: Place,
+    /// When.
+    pub now: Timestamp,
+}
 
 /// What several parts of the store look at.
 #[derive(Debug)]
@@ -139,14 +169,13 @@ impl Writer {
 }
 
 impl Store {
-    /// Opens the database file, takes it for this process, and brings it up to date.
-    pub fn open(path: &Path, now: Timestamp) -> anyhow::Result<(Self, Writer)> {
-        let (database, connection) = sqlite::Database::open(path)?;
-        let (ids, tenants) = {
-            let tx = Tx::new(&connection);
-            jobs::take_shards(&tx, now).context("the shards cannot be taken over")?;
-            (Ids::above(watches::greatest_id(&tx)?), apps::Tenants::load(&tx)?)
-        };
+    /// Opens the database, takes it for this process, and brings it up to date.
+    pub fn open(opening: Opening) -> anyhow::Result<(Self, Writer)> {
+        let now = opening.now;
+        // A server is waited for, which a thread that drives others may not do.
+        let opened = std::thread::scope(|scope| scope.spawn(move || Opened::open(opening)).join());
+        let Opened { pen, readers, ids, tenants } =
+            opened.map_err(|_| anyhow::anyhow!("opening the database panicked"))??;
         let shared = Arc::new(Shared {
             ids,
             refusing: AtomicBool::new(false),
@@ -158,17 +187,12 @@ impl Store {
             tracer: OnceLock::new(),
             backlog: tokio::sync::Mutex::default(),
         });
-        let idle = (0..READERS).map(|_| database.reader()).collect::<anyhow::Result<Vec<_>>>()?;
-        let readers = Arc::new(Readers { idle: Mutex::new(idle), turns: Arc::new(Semaphore::new(READERS)) });
+        let readers =
+            Arc::new(Readers { idle: Mutex::new(readers), turns: Arc::new(Semaphore::new(READERS)) });
         let (queue, commands) = mpsc::channel(writer::QUEUE);
         let thread = std::thread::Builder::new().name("writer".to_owned()).spawn({
             let shared = Arc::clone(&shared);
-            move || {
-                writer::run(&connection, &shared, commands);
-                // The lock outlives the last write.
-                drop(connection);
-                drop(database);
-            }
+            move || writer::run(pen, &shared, commands)
         })?;
         Ok((Self { shared, queue, readers }, Writer(thread)))
     }
@@ -253,60 +277,123 @@ impl Store {
         let work = tokio::task::spawn_blocking(move || {
             // The turn ends with the read, not with whoever asked for it, who may be gone by then.
             let _turn = turn;
-            let connection = readers.take()?;
-            connection.execute_batch("begin")?;
-            read(&Tx::new(&connection))
+            let mut reader = readers.take()?;
+            read(&reader.begin()?)
         });
         work.await.map_err(|_| lost())?
     }
 }
 
+/// What is made once the database is ours.
+struct Opened {
+    pen: Pen,
+    readers: Vec<Reader>,
+    ids: Ids,
+    tenants: apps::Tenants,
+}
+
+impl Opened {
+    fn open(opening: Opening) -> anyhow::Result<Self> {
+        let Opening { place, now } = opening;
+        let (mut pen, readers) = match place {
+            Place::File(path) => {
+                let pen = sqlite::Pen::open(&path)?;
+                let readers = (0..READERS).map(|_| pen.reader().map(Reader::Sqlite)).collect();
+                (Pen::Sqlite(pen), readers)
+            }
+            Place::Server(url) => {
+                let server = postgres::Server::new(&url)?;
+                let pen = postgres::Pen::open(&server)?;
+                let readers = (0..READERS).map(|_| server.reader().map(Reader::Postgres)).collect();
+                (Pen::Postgres(Box::new(pen)), readers)
+            }
+        };
+        let readers: anyhow::Result<Vec<Reader>> = readers;
+        pen.begin(true)?;
+        let node = pen.node();
+        let taken = jobs::take_shards(&pen.tx(), node, now);
+        let incarnation = taken.context("the shards cannot be taken over")?;
+        match pen.commit()? {
+            Committed::Yes => pen.settle_in(incarnation),
+            Committed::Unknown => anyhow::bail!("the database was lost on the way; start again"),
+        }
+        let tx = pen.tx();
+        let (ids, tenants) = (Ids::above(watches::greatest_id(&tx)?), apps::Tenants::load(&tx)?);
+        Ok(Self { pen, readers: readers?, ids, tenants })
+    }
+}
+
+/// A connection that only reads.
+#[derive(Debug)]
+enum Reader {
+    Sqlite(Connection),
+    Postgres(postgres::Reader),
+}
+
+impl Reader {
+    fn begin(&mut self) -> Result<Tx<'_>> {
+        Ok(match self {
+            Self::Sqlite(connection) => {
+                connection.execute_batch("begin")?;
+                Tx::Sqlite(connection)
+            }
+            Self::Postgres(reader) => Tx::Postgres(reader.begin()?),
+        })
+    }
+
+    /// Gives the snapshot up: one that is held on to would keep what is old from being cleaned away.
+    fn end(&mut self) {
+        match self {
+            Self::Sqlite(connection) if connection.is_autocommit() => {}
+            Self::Sqlite(connection) => {
+                let _ = connection.execute_batch("rollback");
+            }
+            Self::Postgres(reader) => reader.end(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Readers {
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Reader>>,
     turns: Arc<Semaphore>,
 }
 
 impl Readers {
     fn take(&self) -> Result<Taken<'_>> {
         let taken = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let connection = taken.ok_or_else(|| StoreError::Unavailable("all readers are busy".to_owned()))?;
-        Ok(Taken { readers: self, connection: Some(connection) })
+        let reader = taken.ok_or_else(|| StoreError::Unavailable("all readers are busy".to_owned()))?;
+        Ok(Taken { readers: self, reader: Some(reader) })
     }
 }
 
-/// A reader in use. However the read ends, a panic included, it gives its snapshot up (one that is
-/// held on to would keep the log from being copied back for ever) and can be taken again.
+/// A reader in use. However the read ends, a panic included, it can be taken again.
 struct Taken<'r> {
     readers: &'r Readers,
-    connection: Option<Connection>,
+    reader: Option<Reader>,
 }
 
-impl Deref for Taken<'_> {
-    type Target = Connection;
-
-    #[expect(clippy::expect_used, reason = "it is taken in `drop` only")]
-    fn deref(&self) -> &Connection {
-        self.connection.as_ref().expect("not dropped yet")
+impl Taken<'_> {
+    fn begin(&mut self) -> Result<Tx<'_>> {
+        let gone = || StoreError::Unavailable("a read was lost".to_owned());
+        self.reader.as_mut().ok_or_else(gone)?.begin()
     }
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        if !connection.is_autocommit() {
-            let _ = connection.execute_batch("rollback");
-        }
-        self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        let Some(mut reader) = self.reader.take() else { return };
+        reader.end();
+        self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
     }
 }
 
 /// Tells those who wait that a watch has ended. Each has a place for as long as somebody listens.
 #[derive(Debug, Default)]
-struct Bell(Mutex<HashMap<WatchId, Place>>);
+struct Bell(Mutex<HashMap<WatchId, Waiters>>);
 
 #[derive(Debug, Default)]
-struct Place {
+struct Waiters {
     listeners: usize,
     notify: Arc<Notify>,
 }

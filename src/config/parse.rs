@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::{LogFormat, Masked, Rate};
+use super::{Database, LogFormat, Masked, Rate};
 use crate::domain::{format_duration, parse_duration};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -72,12 +72,13 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("the path is empty".into()) } else { Ok(PathBuf::from(text)) }
 }
 
-/// `sqlite://` and a path: what follows is relative unless it begins with a slash.
-pub(super) fn database(text: &str) -> Result<PathBuf, String> {
+/// `sqlite://` and a path: what follows is relative unless it begins with a slash. Or a server's URL.
+pub(super) fn database(text: &str) -> Result<Database, String> {
     if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-        return Err("a postgres:// database is not supported by this version: remove it".into());
+        return server(text).map(Database::Postgres);
     }
-    let form = "write it as sqlite://ringback.db or sqlite:///abs/path.db";
+    let form =
+        "write it as sqlite://ringback.db, sqlite:///abs/path.db or postgres://user:password@host/name";
     match text.strip_prefix("sqlite://") {
         None => Err(format!("this is not a database of a kind that is known; {form}")),
         Some("" | "/") => Err(format!("no file is named; {form}")),
@@ -85,8 +86,44 @@ pub(super) fn database(text: &str) -> Result<PathBuf, String> {
             Err(format!("a database in memory would lose registrations; {form}"))
         }
         Some(path) if path.contains(['?', '#']) => Err(format!("parameters are not supported; {form}")),
-        Some(path) => Ok(PathBuf::from(path)),
+        Some(path) => Ok(Database::Sqlite(PathBuf::from(path))),
     }
+}
+
+/// The library's messages are not repeated: what it takes for a parameter may be part of a password.
+fn server(text: &str) -> Result<Masked, String> {
+    let form = "write it as postgres://user:password@host:5432/name?sslmode=require, with %40 for an @ in the \
+                password and so on; sslmode is disable, prefer or require";
+    let config = tokio_postgres::Config::from_str(text);
+    let config = config.map_err(|_| format!("this URL cannot be read; {form}"))?;
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        return Err(format!("no host is named; {form}"));
+    }
+    if config.get_dbname().is_none() {
+        return Err(format!("no database is named; {form}"));
+    }
+    Ok(Masked::new(text))
+}
+
+/// A value as it may be shown: a URL without its password.
+pub(super) fn without_password(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let rest = match rest.rsplit_once('@') {
+        // Whatever stands before the last @ may be part of it.
+        Some((user, rest)) => {
+            let (user, password) = user.split_once(':').unwrap_or((user, ""));
+            format!("{user}{}@{rest}", if password.is_empty() { "" } else { ":***" })
+        }
+        None => rest.to_owned(),
+    };
+    let Some((place, parameters)) = rest.split_once('?') else { return format!("{scheme}://{rest}") };
+    let masked = parameters.split('&').map(|one| match one.split_once('=') {
+        Some((name, _)) if name.to_lowercase().contains("pass") || name.contains('%') => {
+            format!("{name}=***")
+        }
+        _ => one.to_owned(),
+    });
+    format!("{scheme}://{place}?{}", masked.collect::<Vec<_>>().join("&"))
 }
 
 /// An http(s) URL to which paths are appended.
@@ -132,24 +169,11 @@ pub(super) fn headers(text: &str) -> Result<Vec<(String, Masked)>, String> {
         if name.is_empty() || !name.chars().all(token) {
             return Err(format!("`{name}` is not the name of a header"));
         }
-        let value = percent_decoded(value.trim()).ok_or("a header's value is not percent-encoded rightly")?;
+        let value = percent_encoding::percent_decode_str(value.trim()).decode_utf8();
+        let value = value.map_err(|_| "a header's value is not UTF-8")?;
         headers.push((name.to_ascii_lowercase(), printable(&value)?));
     }
     Ok(headers)
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let digits = [rest.next()?, rest.next()?];
-            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// What the traces call this service.
@@ -257,16 +281,48 @@ mod tests {
 
     #[test]
     fn a_database_is_a_file_relative_or_absolute() {
-        assert_eq!(database("sqlite://ringback.db"), Ok(PathBuf::from("ringback.db")));
-        assert_eq!(database("sqlite:///var/lib/r.db"), Ok(PathBuf::from("/var/lib/r.db")));
+        let file = |path: &str| Ok(Database::Sqlite(PathBuf::from(path)));
+        assert_eq!(database("sqlite://ringback.db"), file("ringback.db"));
+        assert_eq!(database("sqlite:///var/lib/r.db"), file("/var/lib/r.db"));
         for text in ["", "ringback.db", "sqlite:r.db", "sqlite://", "sqlite://:memory:", "sqlite://r.db?x=1"]
         {
             assert!(database(text).is_err(), "{text}");
         }
-        assert!(
-            database("postgres://u:hush@db/r").is_err_and(|e| e.contains("not supported by this version"))
-        );
         assert!(database("mysql://u:hush@db/r").is_err_and(|e| !e.contains("hush")));
+    }
+
+    #[test]
+    fn a_database_on_a_server_is_named_by_its_url_and_its_password_is_never_shown() {
+        for text in [
+            "postgres://db/r",
+            "postgresql://u@db:5433/r?sslmode=disable",
+            "postgres://u:hush@a,b/r?sslmode=require",
+            "postgres://u@%2Frun%2Fpostgresql/r",
+        ] {
+            assert_eq!(database(text), Ok(Database::Postgres(Masked::new(text))), "{text}");
+        }
+        for text in [
+            "postgres://u:hush@db",
+            "postgres://u:hush@/r",
+            "postgres://u:hush@db/r?sslmode=verify-full",
+            "postgres://u:hu?sh=hush@db/r",
+            "postgres://u:hush@db:port/r",
+        ] {
+            assert!(database(text).is_err_and(|error| !error.contains("hush")), "{text}");
+        }
+        for (text, shown) in [
+            ("postgres://db/r", "postgres://db/r"),
+            ("postgres://u@db/r", "postgres://u@db/r"),
+            ("postgres://u:hush@db/r?sslmode=require", "postgres://u:***@db/r?sslmode=require"),
+            ("postgres://u:hu@sh@db/r", "postgres://u:***@db/r"),
+            ("postgres://u:hu/s?h@db/r", "postgres://u:***@db/r"),
+            ("postgres://db/r?user=u&password=hush", "postgres://db/r?user=u&password=***"),
+            ("postgres://db/r?p%61ssword=hush", "postgres://db/r?p%61ssword=***"),
+            ("sqlite://ringback.db", "sqlite://ringback.db"),
+            ("info", "info"),
+        ] {
+            assert_eq!(without_password(text), shown);
+        }
     }
 
     #[test]

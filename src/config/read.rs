@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::settings::{self, OTEL_VARIABLES, Setting, Store};
-use super::{Config, Effective, Environment, File, Flags, Mistake, Origin};
+use super::{Config, Effective, Environment, File, Flags, Mistake, Origin, SmtpSecurity, parse};
 
 /// The provider whose key has a variable of its own, and that variable.
 const FIRST_PROVIDER: (&str, &str) = ("muvi", "MUVI_API_KEY");
@@ -216,7 +216,7 @@ impl Reader {
         }
         let value = Some(match given {
             _ if setting.secret => "***".to_owned(),
-            Given::One(value) => value.clone(),
+            Given::One(value) => parse::without_password(value),
             Given::Many(values) => format!("[{}]", values.join(", ")),
         });
         let effective = &mut self.config.effective;
@@ -242,6 +242,7 @@ impl Reader {
 
     /// What only shows when all layers have been read.
     fn check(&mut self) {
+        self.check_smtp();
         for (name, provider) in &self.config.providers {
             if let (Some(least), Some(greatest)) = (provider.min_interval, provider.max_interval)
                 && least > greatest
@@ -252,6 +253,29 @@ impl Reader {
                 let what = format!("[providers.{name}] min_interval is greater than max_interval");
                 self.mistakes.push(Mistake { origin, what });
             }
+        }
+    }
+
+    fn check_smtp(&mut self) {
+        let config = &mut self.config;
+        let Some(server) = &config.smtp.server else {
+            for key in ["smtp.from", "smtp.allow"] {
+                if config.is_set(key) {
+                    config.warnings.push(format!("{key} is set, but no smtp.url: no mail is sent"));
+                }
+            }
+            return;
+        };
+        if server.security == SmtpSecurity::None && server.login.is_some() {
+            config.warnings.push(
+                "smtp.url sends its password unencrypted: add ?tls=required, or write smtps://".to_owned(),
+            );
+        }
+        if config.smtp.from.is_none() {
+            let set = config.effective.iter().find(|one| one.key == "smtp.url");
+            let origin = set.map_or(Origin::Default, |one| one.origin.clone());
+            let what = "[smtp] url needs [smtp] from: who the mails are from".to_owned();
+            self.mistakes.push(Mistake { origin, what });
         }
     }
 }
@@ -309,6 +333,7 @@ mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
 
+    use super::super::Database;
     use super::*;
     use crate::config::{LogFormat, Masked, Rate};
 
@@ -337,7 +362,7 @@ mod tests {
         let config = Config::default();
         assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(config.public_url, "http://127.0.0.1:8080");
-        assert_eq!(config.database, PathBuf::from("ringback.db"));
+        assert_eq!(config.database, Database::Sqlite(PathBuf::from("ringback.db")));
         assert_eq!(config.api_key, None);
         assert_eq!(config.delivery.retry_schedule.len(), 9);
         assert_eq!(config.delivery.timeout, Duration::from_secs(20));
@@ -490,14 +515,13 @@ mod tests {
 
     #[test]
     fn what_this_version_cannot_do_is_refused_by_name() {
-        let text = "encryption_key = 'x'\ndatabase_url = 'postgres://db/r'\n\
-                    [egress]\nproxy = 'x'\n[smtp]\n[slack]\nbot_token = 'x'\n[templates]\npath = 'x'\n";
+        let text = "encryption_key = 'x'\n[egress]\nproxy = 'x'\n";
         let mistakes = from_file(text).expect_err("mistakes");
-        assert_eq!(mistakes.len(), 6, "{mistakes:#?}");
+        assert_eq!(mistakes.len(), 2, "{mistakes:#?}");
         assert!(
             mistakes.iter().all(|mistake| mistake.ends_with("is not supported by this version: remove it"))
         );
-        for name in ["RINGBACK_ENCRYPTION_KEY", "RINGBACK_SMTP__URL", "RINGBACK_EGRESS__PROXY"] {
+        for name in ["RINGBACK_ENCRYPTION_KEY", "RINGBACK_EGRESS__PROXY"] {
             let mistakes = from_env(&[(name, "x")]).expect_err("a mistake");
             assert!(mistakes[0].contains("is not supported by this version"), "{mistakes:?}");
         }
@@ -533,6 +557,25 @@ mod tests {
                 "OTEL_SERVICE_NAME: a service has a name"
             ]
         );
+    }
+
+    #[test]
+    fn every_mistake_about_mail_and_chat_is_named_and_no_password_is_shown() {
+        let text = "[smtp]\nurl = 'smtp://u:hush@'\nfrom = 'nobody'\nallow = ['*@a.example', 'a.example']\n\
+                    [slack]\nbot_token = 'hush'\napi_url = 'slack'\n[templates]\npath = ''\n";
+        insta::assert_snapshot!(from_file(text).expect_err("mistakes").join("\n"), @"");
+        let url = "smtp://u:hush@mail.example.com";
+        assert_eq!(
+            from_env(&[("RINGBACK_SMTP__URL", url)]).expect_err("a mistake"),
+            ["RINGBACK_SMTP__URL: [smtp] url needs [smtp] from: who the mails are from"]
+        );
+        let config = from_env(&[("RINGBACK_SMTP__URL", url), ("RINGBACK_SMTP__FROM", "r@a.example")]);
+        let config = config.expect("no mistake");
+        assert!(!format!("{config:?}").contains("hush"), "{config:?}");
+        assert_eq!(config.smtp.allow, None);
+        assert!(config.warnings[0].contains("unencrypted"), "{:?}", config.warnings);
+        let config = from_env(&[("RINGBACK_SMTP__ALLOW", "")]).expect("no mistake");
+        assert_eq!(config.smtp.allow, Some(Vec::new()));
     }
 
     #[test]

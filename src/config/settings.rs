@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Config, ProviderConfig, parse};
+use super::{Config, ProviderConfig, parse, ways};
+use crate::domain::nearest;
 
 /// A stop that takes longer than this is a stop that hangs.
 const GRACE_MAX: Duration = Duration::from_secs(3600);
@@ -57,7 +58,8 @@ const TABLE: &[Setting] = &[
     one(
         "database_url",
         Some("sqlite://ringback.db"),
-        "where the facts are kept; `sqlite:///abs/path.db` is absolute",
+        "where the facts are kept; `sqlite:///abs/path.db` is absolute, \
+         `postgres://user:password@host/name?sslmode=require` is on a server",
         |c, v| put(&mut c.database, parse::database(v)),
     ),
     secret(
@@ -132,6 +134,36 @@ const TABLE: &[Setting] = &[
         "what the traces call this service; also `OTEL_SERVICE_NAME`, which goes first",
         |c, v| put(&mut c.telemetry.service_name, parse::service_name(v)),
     ),
+    one(
+        "smtp.url",
+        None,
+        "the mail server: `smtp://…?tls=required` or `smtps://…`, name and password in it",
+        |c, v| put(&mut c.smtp.server, ways::smtp_url(v).map(Some)),
+    ),
+    one("smtp.from", None, "who mails are from: `Ringback <ringback@example.com>`", |c, v| {
+        put(&mut c.smtp.from, ways::mailbox(v).map(Some))
+    }),
+    Setting {
+        default: None,
+        ..many(
+            "smtp.allow",
+            "",
+            "who may be mailed: `*@example.com`, `me@example.com`, `*`; none: the sender's own domain, unless it is a public mail service's",
+            |c, v| put(&mut c.smtp.allow, ways::mail_patterns(v).map(Some)),
+        )
+    },
+    secret("slack.bot_token", "`xoxb-…` of a Slack app: posts to channels by name or id", |c, v| {
+        put(&mut c.slack.bot_token, ways::bot_token(v).map(Some))
+    }),
+    one("slack.api_url", Some("https://slack.com/api"), "Slack's API; it gets the token", |c, v| {
+        put(&mut c.slack.api_url, parse::base_url(v))
+    }),
+    one(
+        "templates.path",
+        None,
+        "a folder whose templates replace the embedded ones of the same name",
+        |c, v| put(&mut c.templates_path, parse::path(v).map(Some)),
+    ),
     one("providers.path", None, "a folder of further provider definitions", |c, v| {
         put(&mut c.providers_path, parse::path(v).map(Some))
     }),
@@ -172,7 +204,7 @@ const TABLE: &[Setting] = &[
 
 /// What other versions know and this one refuses by name, rather than to run without it: keys, and
 /// sections with a dot at their end.
-const UNSUPPORTED: &[&str] = &["encryption_key", "egress.proxy", "smtp.", "slack.", "templates."];
+const UNSUPPORTED: &[&str] = &["encryption_key", "egress.proxy"];
 
 /// The variables of `[telemetry]` that are not ours to name, and the keys that they set.
 pub(super) const OTEL_VARIABLES: &[(&str, &str)] = &[
@@ -284,40 +316,9 @@ pub(super) fn nearest_key(key: &str) -> (usize, String) {
         .map_or((usize::MAX, String::new()), |(d, k)| (d, k.to_owned()))
 }
 
-/// The word that takes the fewest edits, and how many.
-pub(super) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<(usize, &'w str)> {
-    known.map(|one| (edits(word, one), one)).min_by_key(|(edits, _)| *edits)
-}
-
-/// How many letters have to be added, dropped or changed to make `b` of `a` (Levenshtein), row by row.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn edits_are_counted_letter_by_letter() {
-        let table =
-            [("", "", 0), ("", "abc", 3), ("listn", "listen", 1), ("kitten", "sitting", 3), ("ab", "ba", 2)];
-        for (a, b, count) in table {
-            assert_eq!(edits(a, b), count, "{a} {b}");
-            assert_eq!(edits(b, a), count, "{b} {a}");
-        }
-    }
 
     #[test]
     fn a_key_and_its_variable_lead_to_each_other() {

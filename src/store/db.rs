@@ -3,14 +3,18 @@
 //! Statements are written once, in the SQL that SQLite and PostgreSQL share: `$1 … $n` numbered in
 //! the order of their first appearance, columns that are integers, texts or bytes, `on conflict`
 //! and `returning`. The one primitive is a statement run for many rows ([`Tx::each`],
-//! [`Tx::fetch`]): on SQLite a loop over a prepared statement; a server would be sent all rows in
-//! one round trip.
+//! [`Tx::fetch`]): on SQLite a loop over a prepared statement; PostgreSQL is sent all rows before
+//! the first answer is read.
 
 use std::fmt;
 
-use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{CachedStatement, Connection, ErrorCode};
+use bytes::BytesMut;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ErrorCode};
+use tokio_postgres::types::{FromSql, IsNull, Type, WrongType};
 
+use super::postgres::Session;
+use super::sqlite;
 use crate::domain::{Id, Timestamp};
 
 /// Why the store did not do what it was asked to.
@@ -19,6 +23,10 @@ pub enum StoreError {
     /// The database cannot be read or written now: full, broken, locked. Nothing was changed.
     #[error("the database is not available: {0}")]
     Unavailable(String),
+    /// The connection was lost while the database was asked to commit: whether it did is known once it
+    /// answers again.
+    #[error("the database was lost while it was asked to write: {0}")]
+    Unknown(String),
     /// A row that contradicts itself, or a statement that should not have failed: a bug.
     #[error("the database holds what it should not: {0}")]
     Inconsistent(String),
@@ -58,15 +66,58 @@ pub(super) enum Value<'a> {
     Id([u8; 16]),
 }
 
-impl ToSql for Value<'_> {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(match self {
+impl rusqlite::types::ToSql for Value<'_> {
+    fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
+        Ok(rusqlite::types::ToSqlOutput::Borrowed(match self {
             Self::Null => ValueRef::Null,
             Self::Int(int) => ValueRef::Integer(*int),
             Self::Text(text) => ValueRef::Text(text.as_bytes()),
             Self::Bytes(bytes) => ValueRef::Blob(bytes),
             Self::Id(bytes) => ValueRef::Blob(bytes),
         }))
+    }
+}
+
+/// Whatever comes over a connection may fail in many ways.
+type Failure = Box<dyn std::error::Error + Sync + Send>;
+
+impl tokio_postgres::types::ToSql for Value<'_> {
+    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Failure> {
+        match self {
+            Self::Null => return Ok(IsNull::Yes),
+            Self::Int(int) if *ty == Type::INT8 => out.extend_from_slice(&int.to_be_bytes()),
+            Self::Int(int) if *ty == Type::INT4 => out.extend_from_slice(&i32::try_from(*int)?.to_be_bytes()),
+            Self::Text(text) if *ty == Type::TEXT => out.extend_from_slice(text.as_bytes()),
+            Self::Bytes(bytes) if *ty == Type::BYTEA => out.extend_from_slice(bytes),
+            Self::Id(bytes) if *ty == Type::BYTEA => out.extend_from_slice(bytes),
+            Self::Int(_) | Self::Text(_) | Self::Bytes(_) | Self::Id(_) => {
+                return Err(Box::new(WrongType::new::<Self>(ty.clone())));
+            }
+        }
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        // Null is of every type; the others look for themselves.
+        true
+    }
+
+    tokio_postgres::types::to_sql_checked!();
+}
+
+/// An integer of whichever width the server found fit.
+struct Whole(i64);
+
+impl FromSql<'_> for Whole {
+    fn from_sql(ty: &Type, raw: &[u8]) -> Result<Self, Failure> {
+        Ok(Self(match *ty {
+            Type::INT8 => i64::from_be_bytes(raw.try_into()?),
+            _ => i32::from_be_bytes(raw.try_into()?).into(),
+        }))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        matches!(*ty, Type::INT8 | Type::INT4)
     }
 }
 
@@ -154,15 +205,27 @@ impl<'a> Where<'a> {
 }
 
 /// A row, read by position.
-pub(super) struct Row<'r>(&'r rusqlite::Row<'r>);
+pub(super) enum Row<'r> {
+    Sqlite(&'r rusqlite::Row<'r>),
+    Postgres(&'r tokio_postgres::Row),
+}
 
 impl Row<'_> {
     pub(super) fn int(&self, column: usize) -> Result<i64> {
-        Ok(self.0.get(column)?)
+        match self {
+            Self::Sqlite(row) => Ok(row.get(column)?),
+            Self::Postgres(row) => self.read(row.try_get(column), column).map(|Whole(int)| int),
+        }
     }
 
     pub(super) fn opt_int(&self, column: usize) -> Result<Option<i64>> {
-        Ok(self.0.get(column)?)
+        match self {
+            Self::Sqlite(row) => Ok(row.get(column)?),
+            Self::Postgres(row) => {
+                let found: Option<Whole> = self.read(row.try_get(column), column)?;
+                Ok(found.map(|Whole(int)| int))
+            }
+        }
     }
 
     pub(super) fn count(&self, column: usize) -> Result<u32> {
@@ -182,73 +245,91 @@ impl Row<'_> {
     }
 
     pub(super) fn text(&self, column: usize) -> Result<String> {
-        Ok(self.0.get(column)?)
+        self.borrowed(column).map(str::to_owned)
     }
 
     pub(super) fn opt_text(&self, column: usize) -> Result<Option<String>> {
-        Ok(self.0.get(column)?)
+        match self {
+            Self::Sqlite(row) => Ok(row.get(column)?),
+            Self::Postgres(row) => self.read(row.try_get(column), column),
+        }
     }
 
     pub(super) fn bytes(&self, column: usize) -> Result<Vec<u8>> {
-        Ok(self.0.get(column)?)
+        self.blob(column).map(<[u8]>::to_vec)
     }
 
     pub(super) fn opt_bytes(&self, column: usize) -> Result<Option<Vec<u8>>> {
-        Ok(self.0.get(column)?)
+        match self {
+            Self::Sqlite(row) => Ok(row.get(column)?),
+            Self::Postgres(row) => self.read(row.try_get(column), column),
+        }
     }
 
     pub(super) fn id(&self, column: usize) -> Result<Id> {
-        let value = self.0.get_ref(column)?;
-        let bytes = value.as_blob().ok().and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
-        bytes.map(Id::from_bytes).ok_or_else(|| self.broken(column))
+        let bytes = self.blob(column)?.try_into();
+        bytes.map(Id::from_bytes).map_err(|_| self.broken(column))
     }
 
     /// A word of a closed set.
     pub(super) fn word<T>(&self, column: usize, parse: fn(&str) -> Option<T>) -> Result<T> {
-        let word = self.0.get_ref(column)?;
-        word.as_str().ok().and_then(parse).ok_or_else(|| self.broken(column))
+        parse(self.borrowed(column)?).ok_or_else(|| self.broken(column))
     }
 
     /// Whether a column holds just this text.
     pub(super) fn is(&self, column: usize, text: &str) -> Result<bool> {
-        Ok(self.0.get_ref(column)?.as_bytes().is_ok_and(|bytes| bytes == text.as_bytes()))
+        Ok(self.borrowed(column)? == text)
     }
 
     /// A JSON text of our own making.
     pub(super) fn json<T: serde::de::DeserializeOwned>(&self, column: usize) -> Result<T> {
-        let text = self.0.get_ref(column)?;
-        let text = text.as_str().map_err(|_| self.broken(column))?;
-        serde_json::from_str(text).map_err(|_| self.broken(column))
+        serde_json::from_str(self.borrowed(column)?).map_err(|_| self.broken(column))
+    }
+
+    fn borrowed(&self, column: usize) -> Result<&str> {
+        match self {
+            Self::Sqlite(row) => row.get_ref(column)?.as_str().map_err(|_| self.broken(column)),
+            Self::Postgres(row) => self.read(row.try_get(column), column),
+        }
+    }
+
+    fn blob(&self, column: usize) -> Result<&[u8]> {
+        match self {
+            Self::Sqlite(row) => row.get_ref(column)?.as_blob().map_err(|_| self.broken(column)),
+            Self::Postgres(row) => self.read(row.try_get(column), column),
+        }
+    }
+
+    fn read<T>(&self, read: Result<T, tokio_postgres::Error>, column: usize) -> Result<T> {
+        read.map_err(|_| self.broken(column))
     }
 
     fn broken(&self, column: usize) -> StoreError {
-        let name = self.0.as_ref().column_name(column).unwrap_or("?").to_owned();
+        let name = match self {
+            Self::Sqlite(row) => row.as_ref().column_name(column).unwrap_or("?"),
+            Self::Postgres(row) => row.columns().get(column).map_or("?", tokio_postgres::Column::name),
+        };
         StoreError::Inconsistent(format!("the column `{name}` cannot be read"))
     }
 }
 
 /// A connection with or without an open transaction, as the statements see it.
-pub(super) struct Tx<'c> {
-    connection: &'c Connection,
+pub(super) enum Tx<'c> {
+    Sqlite(&'c Connection),
+    Postgres(&'c Session),
 }
 
-impl<'c> Tx<'c> {
-    pub(super) fn new(connection: &'c Connection) -> Self {
-        Self { connection }
-    }
-
+impl Tx<'_> {
     /// Runs a statement for each row of values and says how many rows each changed.
     pub(super) fn each<'v, const N: usize>(
         &self,
         sql: &str,
         rows: impl IntoIterator<Item = [Value<'v>; N]>,
     ) -> Result<Vec<usize>> {
-        let mut statement = self.prepare(sql)?;
-        let run = |row: [Value<'v>; N]| {
-            bind(&mut statement, &row)?;
-            Ok(statement.raw_execute()?)
-        };
-        rows.into_iter().map(run).collect()
+        match self {
+            Self::Sqlite(connection) => sqlite::each(connection, sql, rows),
+            Self::Postgres(session) => session.each(sql, rows),
+        }
     }
 
     /// Runs a statement once and says how many rows it changed.
@@ -261,20 +342,12 @@ impl<'c> Tx<'c> {
         &self,
         sql: &str,
         rows: impl IntoIterator<Item = R>,
-        mut read: impl FnMut(&Row<'_>) -> Result<T>,
+        read: impl FnMut(&Row<'_>) -> Result<T>,
     ) -> Result<Vec<Vec<T>>> {
-        let mut statement = self.prepare(sql)?;
-        let mut all = Vec::new();
-        for row in rows {
-            bind(&mut statement, row.as_ref())?;
-            let mut found = Vec::new();
-            let mut cursor = statement.raw_query();
-            while let Some(row) = cursor.next()? {
-                found.push(read(&Row(row))?);
-            }
-            all.push(found);
+        match self {
+            Self::Sqlite(connection) => sqlite::fetch(connection, sql, rows, read),
+            Self::Postgres(session) => session.fetch(sql, rows, read),
         }
-        Ok(all)
     }
 
     /// Runs a query once and reads all its rows.
@@ -306,23 +379,6 @@ impl<'c> Tx<'c> {
     ) -> Result<T> {
         self.find(sql, row, read)?.ok_or_else(|| StoreError::Inconsistent(format!("no row for `{sql}`")))
     }
-
-    fn prepare(&self, sql: &str) -> Result<CachedStatement<'c>> {
-        let statement = self.connection.prepare_cached(sql)?;
-        debug_assert!(
-            (1..=statement.parameter_count()).all(|n| statement.parameter_name(n) == Some(&format!("${n}"))),
-            "parameters are numbered in the order of their first appearance: {sql}"
-        );
-        Ok(statement)
-    }
-}
-
-fn bind(statement: &mut CachedStatement<'_>, row: &[Value<'_>]) -> Result<()> {
-    debug_assert_eq!(statement.parameter_count(), row.len(), "a value for each parameter");
-    for (index, value) in row.iter().enumerate() {
-        statement.raw_bind_parameter(index + 1, value)?;
-    }
-    Ok(())
 }
 
 impl fmt::Debug for Tx<'_> {

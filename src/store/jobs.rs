@@ -13,9 +13,6 @@ use crate::events::{self, About};
 /// How many watches of one job are told of its progress in one transaction.
 const CHUNK: u32 = 200;
 
-/// The one node of a SQLite database.
-const NODE: &str = "sqlite";
-
 /// A change of a job that goes on.
 #[derive(Clone, Debug)]
 pub struct Observed {
@@ -186,21 +183,20 @@ pub(super) fn nobody_or_fewer_wait(batch: &mut Batch<'_>, job: JobNo) -> Result<
     Ok(())
 }
 
-/// Says that this process owns every shard, under a new epoch.
-pub(super) fn take_shards(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
-    tx.run("begin immediate", [])?;
+/// Says that this process, as `node`, owns every shard, under a new epoch. The answer is how often the
+/// database has been opened.
+pub(super) fn take_shards(tx: &Tx<'_>, node: &str, now: Timestamp) -> Result<i64> {
     tx.run(
         "insert into nodes (id, incarnation, started_at) values ($1, 1, $2)
          on conflict (id) do update set incarnation = nodes.incarnation + 1, started_at = excluded.started_at",
-        [NODE.into(), now.into()],
+        [node.into(), now.into()],
     )?;
     tx.each(
         "insert into shards (shard, node, epoch) values ($1, $2, 1)
          on conflict (shard) do update set node = excluded.node, epoch = shards.epoch + 1",
-        (0..SHARDS).map(|shard| [i64::from(shard).into(), NODE.into()]),
+        (0..SHARDS).map(|shard| [i64::from(shard).into(), node.into()]),
     )?;
-    tx.run("commit", [])?;
-    Ok(())
+    tx.one("select incarnation from nodes where id = $1", [node.into()], |row| row.int(0))
 }
 
 pub(super) fn observe(batch: &mut Batch<'_>, asks: &[&Observed]) -> Result<Vec<Option<(AppNo, WatchId)>>> {

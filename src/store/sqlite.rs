@@ -17,8 +17,11 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags};
 use rustix::fs::{FlockOperation, flock};
+
+use super::db::{self, Row, Value};
+use super::pen;
 
 /// 3.51.3, the first version without the WAL-reset bug.
 const LEAST_VERSION: i32 = 3_051_003;
@@ -42,48 +45,77 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/sqlite/0002_the_rest.sql"),
 ];
 
-/// A database file that is ours for as long as this lives.
+/// The connection that writes to a file that is ours for as long as this lives. The lock comes last: it
+/// outlives the last write.
 #[derive(Debug)]
-pub(super) struct Database {
+pub(super) struct Pen {
+    pub(super) connection: Connection,
     path: PathBuf,
     _lock: File,
 }
 
-impl Database {
+impl Pen {
     /// Takes the file, and brings it up to date.
-    pub(super) fn open(path: &Path) -> Result<(Self, Connection)> {
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let version = rusqlite::version_number();
         if version < LEAST_VERSION {
             bail!("SQLite {} can lose committed data; 3.51.3 or newer is needed", rusqlite::version());
         }
         let lock = lock(path)?;
         make(path);
-        let database = Self { path: path.to_owned(), _lock: lock };
-        let mut writer =
-            database.connect(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
-        prepare_writer(&writer).with_context(|| format!("{} cannot be used", path.display()))?;
-        migrate(&mut writer, MIGRATIONS)
+        let mut connection =
+            connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        prepare_writer(&connection).with_context(|| format!("{} cannot be used", path.display()))?;
+        migrate(&mut connection, MIGRATIONS)
             .with_context(|| format!("{} cannot be brought up to date", path.display()))?;
-        Ok((database, writer))
+        Ok(Self { connection, path: path.to_owned(), _lock: lock })
     }
 
     /// A further connection, that only reads.
     pub(super) fn reader(&self) -> Result<Connection> {
-        let reader = self.connect(OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let reader = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         reader.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
         reader.pragma_update(None, "query_only", true)?;
         Ok(reader)
     }
 
-    fn connect(&self, flags: OpenFlags) -> Result<Connection> {
-        let path = &self.path;
-        let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-            .with_context(|| format!("the database {} cannot be opened", path.display()))?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        // Only a backup or somebody's shell can be in the way; they are quick.
-        connection.busy_timeout(std::time::Duration::from_secs(5))?;
-        Ok(connection)
+    pub(super) fn begin(&self) -> db::Result<()> {
+        Ok(self.connection.execute_batch("begin immediate")?)
     }
+
+    pub(super) fn commit(&self) -> db::Result<()> {
+        match self.connection.execute_batch("commit") {
+            Ok(()) => Ok(()),
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                self.roll_back();
+                Err(error.into())
+            }
+            Err(error) => nobody_knows(&error),
+        }
+    }
+
+    pub(super) fn roll_back(&self) {
+        // SQLite may have rolled back by itself.
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.connection.execute_batch("rollback")
+        {
+            nobody_knows(&error);
+        }
+    }
+
+    /// Leaves one tidy file behind; the log would be read at the next start just as well.
+    pub(super) fn close(self) {
+        let _ = self.connection.pragma_query(None, "wal_checkpoint(truncate)", |_| Ok(()));
+    }
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .with_context(|| format!("the database {} cannot be opened", path.display()))?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Only a backup or somebody's shell can be in the way; they are quick.
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    Ok(connection)
 }
 
 fn lock(path: &Path) -> Result<File> {
@@ -151,6 +183,62 @@ fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<()> {
         transaction.execute_batch(migration)?;
         transaction.pragma_update(None, "user_version", i64::try_from(index + 1)?)?;
         transaction.commit()?;
+    }
+    Ok(())
+}
+
+fn nobody_knows(error: &rusqlite::Error) -> ! {
+    pen::end_the_process(&format!("a commit failed, and nobody knows what is on disk: {error}"));
+}
+
+/// See [`db::Tx::each`].
+pub(super) fn each<'v, const N: usize>(
+    connection: &Connection,
+    sql: &str,
+    rows: impl IntoIterator<Item = [Value<'v>; N]>,
+) -> db::Result<Vec<usize>> {
+    let mut statement = prepare(connection, sql)?;
+    let run = |row: [Value<'v>; N]| {
+        bind(&mut statement, &row)?;
+        Ok(statement.raw_execute()?)
+    };
+    rows.into_iter().map(run).collect()
+}
+
+/// See [`db::Tx::fetch`].
+pub(super) fn fetch<'v, T, R: AsRef<[Value<'v>]>>(
+    connection: &Connection,
+    sql: &str,
+    rows: impl IntoIterator<Item = R>,
+    mut read: impl FnMut(&Row<'_>) -> db::Result<T>,
+) -> db::Result<Vec<Vec<T>>> {
+    let mut statement = prepare(connection, sql)?;
+    let mut all = Vec::new();
+    for row in rows {
+        bind(&mut statement, row.as_ref())?;
+        let mut found = Vec::new();
+        let mut cursor = statement.raw_query();
+        while let Some(row) = cursor.next()? {
+            found.push(read(&Row::Sqlite(row))?);
+        }
+        all.push(found);
+    }
+    Ok(all)
+}
+
+fn prepare<'c>(connection: &'c Connection, sql: &str) -> db::Result<CachedStatement<'c>> {
+    let statement = connection.prepare_cached(sql)?;
+    debug_assert!(
+        (1..=statement.parameter_count()).all(|n| statement.parameter_name(n) == Some(&format!("${n}"))),
+        "parameters are numbered in the order of their first appearance: {sql}"
+    );
+    Ok(statement)
+}
+
+fn bind(statement: &mut CachedStatement<'_>, row: &[Value<'_>]) -> db::Result<()> {
+    debug_assert_eq!(statement.parameter_count(), row.len(), "a value for each parameter");
+    for (index, value) in row.iter().enumerate() {
+        statement.raw_bind_parameter(index + 1, value)?;
     }
     Ok(())
 }

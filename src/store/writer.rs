@@ -18,10 +18,15 @@
 //! whose outcome could not be written. Until then every batch writes something, or one that only
 //! reads would pass for a sign of recovery.
 //!
-//! **A failed COMMIT is never run again.** After a failed sync nobody knows what is on disk, and a
-//! second sync would lie about it; the process ends, and the next start reads what is there. A full
-//! disk is the exception: it fails while frames are appended, before the one that commits, so the
-//! transaction is known not to have happened.
+//! **A failed COMMIT is never run again.** On SQLite, after a failed sync nobody knows what is on disk,
+//! and a second sync would lie about it; the process ends, and the next start reads what is there. A
+//! full disk is the exception: it fails while frames are appended, before the one that commits, so the
+//! transaction is known not to have happened. On PostgreSQL the server can be asked what became of it
+//! ([`super::postgres`] is the essay); until it has answered nothing else is written.
+//!
+//! **A lost server** is looked for again before each batch, and at once where it was lost between two.
+//! A batch that was lost before its COMMIT did not happen, and is tried once more on a new connection;
+//! if there is none, everyone is told so at once.
 //!
 //! **What others are told, they are told after the commit, and before its commands are answered**:
 //! plans to those who look, deliveries to those who send, the end of a watch to those who wait for
@@ -34,11 +39,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
 use super::db::{Result, StoreError, Tx};
+use super::pen::{Committed, Pen, Verdict};
+use super::postgres::Next;
 use super::{Shared, apps, deliveries, endings, feed, jobs, prune, watches};
 use crate::clock::Clock;
 use crate::domain::{AppNo, Errand, Plan, WatchId};
@@ -50,6 +57,13 @@ const BATCH: usize = 1024;
 
 /// How many commands may wait: what is beyond waits in the callers, who are bounded themselves.
 pub(super) const QUEUE: usize = 4096;
+
+/// How long those who wait for a commit whose outcome is not known are kept waiting for it: as long as a
+/// server takes to start again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between tries to find a server again for which nobody asks.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A question to the writer, and the way back.
 #[derive(Debug)]
@@ -85,6 +99,11 @@ macro_rules! commands {
         impl Command {
             fn settle(self, failure: Option<&StoreError>) {
                 match self { $(Self::$name(item) => item.settle(failure),)* }
+            }
+
+            /// Whether it only reads.
+            const fn reads(&self) -> bool {
+                matches!(self, Self::Page(_))
             }
         }
 
@@ -150,105 +169,178 @@ pub(super) struct Batch<'c> {
 }
 
 /// The writer's thread: runs until the last handle of the store is gone.
-pub(super) fn run(connection: &Connection, shared: &Arc<Shared>, mut queue: mpsc::Receiver<Command>) {
+pub(super) fn run(pen: Pen, shared: &Arc<Shared>, mut queue: mpsc::Receiver<Command>) {
+    let mut desk = Desk { pen, shared, owed: None };
     let mut waiting = Vec::with_capacity(BATCH);
-    while let Some(first) = queue.blocking_recv() {
+    while let Some(first) = desk.next(&mut queue) {
         waiting.push(first);
         while waiting.len() < BATCH {
             let Ok(next) = queue.try_recv() else { break };
             waiting.push(next);
         }
-        commit(connection, shared, std::mem::take(&mut waiting));
+        desk.commit(std::mem::take(&mut waiting));
     }
-    // Leaves one tidy file behind; the log would be read at the next start just as well.
-    let _ = connection.pragma_query(None, "wal_checkpoint(truncate)", |_| Ok(()));
-}
-
-/// Commits `commands` in one transaction, or, where one of them fails, in halves.
-fn commit(connection: &Connection, shared: &Arc<Shared>, mut commands: Vec<Command>) {
-    let began = Clock::System.stopwatch();
-    match transact(connection, shared, &mut commands) {
-        Ok(told) => {
-            shared.meters.committed(commands.len(), began.elapsed(), &told.tally);
-            shared.refusing.store(false, Ordering::Release);
-            shared.plans.put(told.plans);
-            shared.errands.put(told.errands);
-            shared.bell.ring(&told.ended);
-            for command in commands {
-                command.settle(None);
-            }
-        }
-        Err(StoreError::Inconsistent(_)) if commands.len() > 1 => {
-            let second = commands.split_off(commands.len() / 2);
-            commit(connection, shared, commands);
-            commit(connection, shared, second);
-        }
-        Err(error) => {
-            if let StoreError::Unavailable(reason) = &error
-                && !shared.refusing.swap(true, Ordering::AcqRel)
-            {
-                tracing::error!(%reason, "the store refuses writes: nothing is accepted or sent until it takes them");
-            }
-            for command in commands {
-                command.settle(Some(&error));
-            }
-        }
-    }
+    desk.pen.close();
 }
 
 /// What a committed batch has to tell.
+#[derive(Debug, Default)]
 struct Tidings {
     plans: Vec<Plan>,
     errands: Vec<Errand>,
     ended: Vec<WatchId>,
     tally: Tally,
+    /// How many commands it was, and how long it took.
+    cost: (usize, Duration),
 }
 
-fn transact(connection: &Connection, shared: &Shared, commands: &mut [Command]) -> Result<Tidings> {
-    connection.execute_batch("begin immediate")?;
-    let mut batch = Batch {
-        tx: Tx::new(connection),
-        shared,
-        events: Vec::new(),
-        plans: Vec::new(),
-        errands: Vec::new(),
-        ended: Vec::new(),
-        tally: Tally::default(),
-    };
-    let applied = catch_unwind(AssertUnwindSafe(|| {
-        if shared.refusing.load(Ordering::Acquire) {
-            probe(&mut batch, &[])?;
+/// How a transaction ended that was not refused.
+enum Done {
+    /// It is on disk.
+    Committed(Tidings),
+    /// Nobody knows whether it is.
+    Unknown(Tidings),
+}
+
+struct Desk<'s> {
+    pen: Pen,
+    shared: &'s Arc<Shared>,
+    /// What is to be told if a commit turns out to have happened.
+    owed: Option<Tidings>,
+}
+
+impl Desk<'_> {
+    /// The next command; `None` when nobody is left to send one.
+    fn next(&mut self, queue: &mut mpsc::Receiver<Command>) -> Option<Command> {
+        loop {
+            let Pen::Postgres(pen) = &self.pen else { return queue.blocking_recv() };
+            let soon = self.shared.refusing.load(Ordering::Acquire).then_some(RETRY);
+            match pen.next(queue, soon) {
+                Next::Item(command) => return Some(command),
+                Next::Closed => return None,
+                Next::Lost => match self.ready() {
+                    // Whether writes are taken again is for a write to say.
+                    Ok(_) => {}
+                    Err(error) => self.refuse(&error),
+                },
+            }
         }
-        apply(&mut batch, commands)?;
-        feed::append(&mut batch)
-    }));
-    // Without a writer the program would live on and take nothing any more.
-    let applied = applied.unwrap_or_else(|_| Err(StoreError::Inconsistent("a write panicked".to_owned())));
-    let Batch { plans, errands, ended, tally, .. } = batch;
-    if let Err(error) = applied {
-        roll_back(connection);
-        return Err(error);
     }
-    match connection.execute_batch("commit") {
-        Ok(()) => Ok(Tidings { plans, errands, ended, tally }),
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
-            roll_back(connection);
-            Err(error.into())
+
+    /// Commits `commands` in one transaction, or, where one of them fails, in halves.
+    fn commit(&mut self, mut commands: Vec<Command>) {
+        let done = self.ready().and_then(|_| match self.transact(&mut commands) {
+            // It did not happen: once more, if there is a new connection.
+            Err(error) if self.pen.is_lost() => match self.ready() {
+                Ok(_) => self.transact(&mut commands),
+                Err(_) => Err(error),
+            },
+            done => done,
+        });
+        let failure = match done {
+            Ok(Done::Committed(tidings)) => {
+                self.tell(tidings);
+                None
+            }
+            Ok(Done::Unknown(tidings)) => {
+                self.owed = Some(tidings);
+                self.refuse(&StoreError::Unknown("the connection was lost in a commit".to_owned()));
+                self.learn()
+            }
+            Err(StoreError::Inconsistent(_)) if commands.len() > 1 => {
+                let second = commands.split_off(commands.len() / 2);
+                self.commit(commands);
+                self.commit(second);
+                return;
+            }
+            Err(error) => Some(error),
+        };
+        if let Some(error) = &failure {
+            self.refuse(error);
         }
-        Err(error) => end_the_process(&error),
+        for command in commands {
+            command.settle(failure.as_ref());
+        }
     }
-}
 
-fn roll_back(connection: &Connection) {
-    // SQLite may have rolled back by itself.
-    if !connection.is_autocommit()
-        && let Err(error) = connection.execute_batch("rollback")
-    {
-        end_the_process(&error);
+    /// Waits a while for the outcome of a commit.
+    fn learn(&mut self) -> Option<StoreError> {
+        let waited = Clock::System.stopwatch();
+        loop {
+            match self.ready() {
+                Ok(Some(Verdict::Aborted)) => {
+                    let reason = "the connection was lost while it was asked to write".to_owned();
+                    return Some(StoreError::Unavailable(reason));
+                }
+                Ok(_) => return None,
+                Err(_) if waited.elapsed() < PATIENCE => self.pen.pause(),
+                Err(error) => return Some(StoreError::Unknown(error.to_string())),
+            }
+        }
     }
-}
 
-fn end_the_process(error: &rusqlite::Error) -> ! {
-    tracing::error!(%error, "a commit failed, and nobody knows what is on disk: the process ends, and the next start reads what is there");
-    std::process::abort();
+    /// Finds the database, and settles what is owed.
+    fn ready(&mut self) -> Result<Option<Verdict>> {
+        let verdict = self.pen.ready()?;
+        if let Some(tidings) =
+            verdict.and_then(|verdict| self.owed.take().filter(|_| verdict == Verdict::Committed))
+        {
+            self.tell(tidings);
+        }
+        Ok(verdict)
+    }
+
+    /// Tells what was committed.
+    fn tell(&self, told: Tidings) {
+        let (commands, took) = told.cost;
+        self.shared.meters.committed(commands, took, &told.tally);
+        self.shared.refusing.store(false, Ordering::Release);
+        self.shared.plans.put(told.plans);
+        self.shared.errands.put(told.errands);
+        self.shared.bell.ring(&told.ended);
+    }
+
+    fn refuse(&self, error: &StoreError) {
+        if let StoreError::Unavailable(reason) | StoreError::Unknown(reason) = error
+            && !self.shared.refusing.swap(true, Ordering::AcqRel)
+        {
+            tracing::error!(%reason, "the store refuses writes: nothing is accepted or sent until it takes them");
+        }
+    }
+
+    fn transact(&mut self, commands: &mut [Command]) -> Result<Done> {
+        let (shared, began) = (self.shared, Clock::System.stopwatch());
+        let refusing = shared.refusing.load(Ordering::Acquire);
+        self.pen.begin(refusing || !commands.iter().all(Command::reads))?;
+        let mut batch = Batch {
+            tx: self.pen.tx(),
+            shared,
+            events: Vec::new(),
+            plans: Vec::new(),
+            errands: Vec::new(),
+            ended: Vec::new(),
+            tally: Tally::default(),
+        };
+        let applied = catch_unwind(AssertUnwindSafe(|| {
+            if refusing {
+                probe(&mut batch, &[])?;
+            }
+            apply(&mut batch, commands)?;
+            feed::append(&mut batch)
+        }));
+        // Without a writer the program would live on and take nothing any more.
+        let applied =
+            applied.unwrap_or_else(|_| Err(StoreError::Inconsistent("a write panicked".to_owned())));
+        let Batch { plans, errands, ended, tally, .. } = batch;
+        if let Err(error) = applied {
+            self.pen.roll_back();
+            return Err(error);
+        }
+        let committed = self.pen.commit()?;
+        let tidings = Tidings { plans, errands, ended, tally, cost: (commands.len(), began.elapsed()) };
+        Ok(match committed {
+            Committed::Yes => Done::Committed(tidings),
+            Committed::Unknown => Done::Unknown(tidings),
+        })
+    }
 }

@@ -75,6 +75,7 @@ async fn without_a_valid_key_there_is_nothing_to_see() {
     t.finish().await;
 }
 
+// SQLite only: it writes into the file.
 #[tokio::test]
 async fn a_key_may_do_what_its_scope_says_and_no_more() {
     let mut t = Harness::start().await;
@@ -469,4 +470,25 @@ async fn what_has_ended_is_forgotten_after_the_retention_and_nothing_else_is() {
     t.get(&format!("/v1/events?after={event}")).await.expect(410);
     assert_eq!(t.shown(&going).await["status"], "watching");
     t.finish().await;
+}
+
+crate::postgres::on_postgres_too! {
+    a_registration_answers_with_the_watch_and_where_it_is,
+    every_answer_has_a_request_id_of_its_own_and_a_problem_repeats_it,
+    without_a_valid_key_there_is_nothing_to_see,
+    a_path_that_does_not_take_a_method_says_which_it_takes,
+    an_id_that_is_unknown_or_malformed_is_not_found,
+    a_query_is_understood_wholly_or_refused_parameter_by_parameter,
+    pages_show_everything_once_and_end,
+    lists_are_filtered_by_what_is_asked_for,
+    the_same_key_and_body_give_the_first_answer_again_byte_for_byte,
+    the_first_answer_is_given_again_even_where_the_request_would_be_refused_by_now,
+    a_key_is_forgotten_after_a_day,
+    refusals_are_not_remembered_and_a_key_that_is_none_is_refused,
+    many_requests_with_one_key_at_once_make_one_watch,
+    a_key_that_is_still_under_way_is_a_conflict,
+    a_retry_and_a_look_are_repeated_under_their_keys_without_being_done_twice,
+    it_is_alive_and_ready_without_a_key_and_not_ready_while_it_drains,
+    a_first_start_makes_a_key_and_a_secret_and_no_later_start_does,
+    what_has_ended_is_forgotten_after_the_retention_and_nothing_else_is,
 }

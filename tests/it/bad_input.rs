@@ -487,3 +487,18 @@ async fn a_client_that_sends_half_a_body_and_waits_is_answered_after_the_deadlin
     assert!(matches!(status, None | Some(408)), "{status:?}");
     t.finish().await;
 }
+
+crate::postgres::on_postgres_too! {
+    every_field_that_is_wrong_is_named_with_the_reason,
+    all_mistakes_are_told_at_once,
+    an_address_that_callbacks_may_not_reach_is_refused_in_any_spelling,
+    a_watch_has_at_most_twenty_destinations,
+    what_is_not_json_is_told_from_what_is_wrong_inside_it,
+    a_field_that_is_given_twice_is_refused_and_not_chosen_from,
+    a_body_that_is_not_plain_json_by_its_headers_is_415,
+    an_action_that_takes_no_fields_says_so,
+    whatever_bytes_arrive_the_next_request_is_served,
+    requests_that_were_sent_together_are_answered_in_order,
+    a_body_that_is_far_too_large_is_refused_with_and_without_its_length,
+    a_client_that_sends_half_a_body_and_waits_is_answered_after_the_deadline,
+}

@@ -442,3 +442,26 @@ async fn what_cannot_be_finished_within_the_grace_is_taken_up_at_the_next_start(
     gate.open();
     t.finish().await;
 }
+
+crate::postgres::on_postgres_too! {
+    retries_follow_the_schedule_with_jitter_and_then_the_delivery_has_failed,
+    the_jitter_is_derived_so_a_crash_changes_no_turn,
+    what_was_sent_and_not_recorded_in_a_crash_is_sent_again_under_the_same_id,
+    a_2xx_is_success_whatever_becomes_of_its_body,
+    a_receiver_that_does_not_answer_in_time_is_tried_again,
+    every_way_of_not_answering_is_recorded_in_words_and_tried_again,
+    nobody_listening_is_tried_again,
+    retry_after_lengthens_the_wait_on_any_failure_and_never_shortens_it,
+    a_410_ends_the_delivery_and_the_watchs_later_ones_to_that_address,
+    a_failed_delivery_is_sent_again_by_hand_under_the_same_id,
+    a_retry_by_hand_of_what_is_pending_keeps_its_schedule,
+    a_retry_by_hand_survives_a_crash,
+    what_is_pending_when_a_watch_is_stopped_is_neither_sent_nor_retried,
+    a_send_in_flight_when_its_watch_is_stopped_is_recorded_as_it_went,
+    a_name_that_resolves_elsewhere_later_is_refused_at_the_attempt,
+    a_name_that_does_not_resolve_yet_is_accepted_and_reached_when_it_does,
+    one_dead_receiver_does_not_slow_another,
+    more_than_fits_in_hand_is_sent_all_the_same_once_each,
+    what_is_in_flight_is_finished_before_the_service_ends,
+    what_cannot_be_finished_within_the_grace_is_taken_up_at_the_next_start,
+}

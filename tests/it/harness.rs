@@ -26,6 +26,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::fakes::{Held, PROVIDER_KEY, Provider, Receiver};
+use crate::postgres::{On, Server, on, shared};
 use crate::wire::{self, Answer};
 
 /// When every test begins.
@@ -144,6 +145,8 @@ pub struct Harness {
     pub held: Held,
     names: Arc<Mutex<Vec<Known>>>,
     folder: TempDir,
+    /// Where it is not a file in the folder.
+    database: Option<(&'static Server, String)>,
     settings: Vec<(String, String)>,
     running: Option<Running>,
     threads: Vec<String>,
@@ -164,10 +167,17 @@ impl Harness {
         let provider = Provider::start(Clock::Manual(clock.clone()), held.clone()).await;
         let receiver = Receiver::start(Clock::Manual(clock.clone()), held.clone(), SECRET).await;
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("ringback.db");
+        let database = match on() {
+            On::Sqlite => None,
+            On::Postgres => shared("an application").map(|server| (server, server.database())),
+        };
+        let url = match &database {
+            None => format!("sqlite://{}", folder.path().join("ringback.db").display()),
+            Some((server, name)) => server.url(name),
+        };
         let mut all: Vec<(String, String)> = [
             ("RINGBACK_LISTEN", "127.0.0.1:0"),
-            ("RINGBACK_DATABASE_URL", &format!("sqlite://{}", file.display())),
+            ("RINGBACK_DATABASE_URL", &url),
             ("RINGBACK_API_KEY", KEY),
             ("RINGBACK_SIGNING_SECRET", SECRET),
             ("RINGBACK_EGRESS__ALLOW", "127.0.0.1"),
@@ -190,6 +200,7 @@ impl Harness {
             held,
             names,
             folder,
+            database,
             settings: all,
             running: None,
             threads,
@@ -253,9 +264,17 @@ impl Harness {
         self.released().await;
     }
 
-    /// Returns when the file is free. The last write of an application that is gone may still be on
-    /// its way to the disk; then the kernel lets go of the lock.
+    /// Returns when the database is free. The last write of an application that is gone may still be on
+    /// its way to the disk; then the kernel, or the server, lets go of the lock.
     pub async fn released(&self) {
+        if let Some((server, name)) = &self.database {
+            let (server, name) = (*server, name.clone());
+            let free = tokio::task::spawn_blocking(move || {
+                server.ask(&name, "select pg_advisory_lock(x'72696e676261636b'::bit(64)::bigint)")
+            });
+            guarded("the database", free).await.unwrap();
+            return;
+        }
         let lock = self.folder.path().join("ringback.db.lock");
         let free = tokio::task::spawn_blocking(move || {
             let file = std::fs::File::open(lock).unwrap();

@@ -30,6 +30,7 @@ mod main_job;
 mod metrics;
 mod migrations;
 mod polling;
+mod postgres;
 mod store;
 mod tidy;
 mod traces;

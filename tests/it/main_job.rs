@@ -298,6 +298,7 @@ async fn watches_of_one_job_share_one_poll_and_each_is_told() {
     t.finish().await;
 }
 
+// SQLite only: the file tells of every commit.
 #[tokio::test]
 async fn a_poll_that_learns_nothing_writes_nothing() {
     let t = Harness::start().await;
@@ -534,4 +535,32 @@ async fn an_error_of_the_provider_in_a_good_answer_is_not_the_end_of_the_job() {
     t.pass(seconds(5)).await;
     assert_eq!(t.receiver.next().await.event(), "job.completed");
     t.finish().await;
+}
+
+crate::postgres::on_postgres_too! {
+    a_completed_job_reaches_its_receiver_signed_and_exactly_as_documented,
+    every_ending_of_a_job_is_told_by_its_own_name_and_reason,
+    answers_in_an_envelope_are_understood_as_well_as_flat_ones,
+    a_raw_payload_is_the_providers_answer_byte_for_byte_and_stays_it_over_retries,
+    a_raw_payload_that_is_too_large_or_does_not_exist_is_the_event_instead,
+    a_destinations_own_secret_signs_in_the_apps_stead_and_never_comes_back,
+    further_headers_are_sent_and_shown_only_masked,
+    the_trace_of_the_registration_goes_on_in_the_webhook,
+    only_the_events_that_were_asked_for_are_sent_and_every_ending_is_recorded,
+    progress_is_told_to_those_who_ask_and_processing_once,
+    an_ending_overtakes_the_progress_that_was_not_sent_yet,
+    a_watch_that_notifies_nobody_is_recorded_all_the_same,
+    metadata_is_kept_and_given_back_byte_for_byte,
+    one_address_twice_is_one_destination,
+    watches_of_one_job_share_one_poll_and_each_is_told,
+    a_new_watch_on_a_job_that_has_ended_asks_the_provider_again,
+    a_watch_that_is_registered_while_its_job_ends_is_told_by_a_look_of_its_own,
+    a_look_that_is_asked_for_comes_at_once_but_not_sooner_than_the_least_interval,
+    a_look_at_an_ended_job_refreshes_its_outputs_and_nothing_else,
+    a_long_poll_is_answered_at_the_end_of_the_watch,
+    a_long_poll_is_answered_when_its_time_is_up,
+    a_long_poll_is_answered_when_the_server_drains,
+    a_stopped_watch_is_not_looked_at_and_not_told_of,
+    a_story_tells_what_happened_in_order,
+    an_error_of_the_provider_in_a_good_answer_is_not_the_end_of_the_job,
 }

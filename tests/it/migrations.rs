@@ -2,9 +2,9 @@
 
 use rusqlite::Connection;
 
-use crate::store::{House, at, observed};
+use crate::store::{House, at, file, observed, open};
 use ringback::domain::{After, Payload};
-use ringback::store::{Remember, Store};
+use ringback::store::Remember;
 
 /// Rows in every table that holds any, as name and count.
 fn rows(path: &std::path::Path) -> Vec<(String, i64)> {
@@ -41,19 +41,19 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     let story = format!("{:?}", house.store.story(house.app, watch.id).await.expect("read"));
     let events = house.events().await;
 
-    let (folder, path) = house.close().await;
-    let before = rows(&path);
+    let (folder, place) = house.close().await;
+    let before = rows(file(&place));
     assert!(before.iter().all(|(_, count)| *count > 0), "an example of everything: {before:?}");
-    let (again, closing) = Store::open(&path, at(200)).expect("opens again");
+    let (again, closing) = open(&place, at(200)).expect("opens again");
     drop(again);
     closing.join();
-    assert_eq!(rows(&path), before);
-    let file = Connection::open(&path).expect("opens");
-    let version: i64 = file.query_row("pragma user_version", [], |row| row.get(0)).expect("read");
+    assert_eq!(rows(file(&place)), before);
+    let db = Connection::open(file(&place)).expect("opens");
+    let version: i64 = db.query_row("pragma user_version", [], |row| row.get(0)).expect("read");
     assert_eq!(version, 2);
-    drop(file);
+    drop(db);
 
-    let house = House::at(folder, path, at(200)).await;
+    let house = House::at(folder, place, at(200)).await;
     assert_eq!(format!("{:?}", house.shown(watch.id).await), shown);
     assert_eq!(format!("{:?}", house.shown_delivery(send.id).await), delivery);
     assert_eq!(format!("{:?}", house.store.story(house.app, watch.id).await.expect("read")), story);

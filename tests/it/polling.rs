@@ -548,3 +548,37 @@ async fn a_clock_that_jumps_back_stops_nothing() {
     assert_eq!(t.receiver.next().await.event(), "job.completed");
     t.finish().await;
 }
+
+crate::postgres::on_postgres_too! {
+    looks_come_at_the_squares,
+    no_gap_is_greater_than_the_greatest_interval,
+    the_smallest_interval_of_a_jobs_watches_is_its_greatest_gap,
+    a_look_comes_when_the_provider_said_that_it_would_be_done,
+    the_rate_is_never_exceeded_nor_by_a_restart,
+    no_more_looks_are_in_flight_than_the_provider_takes,
+    after_a_429_nobody_is_asked_for_until_retry_after_has_passed,
+    after_429s_without_retry_after_each_pause_is_longer,
+    a_refused_credential_is_tried_each_minute_fails_no_watch_and_recovers,
+    the_account_codes_of_a_definition_pause_the_credential_as_a_401_does,
+    one_jobs_trouble_is_backed_off_from_and_is_not_the_providers,
+    the_breaker_opens_at_five_jobs_in_trouble_and_closes_with_one_good_answer,
+    four_jobs_in_trouble_do_not_open_the_breaker,
+    a_job_that_is_not_found_ends_its_watch_after_a_minute_and_three_looks,
+    a_job_that_appears_within_the_grace_is_watched_on,
+    a_job_that_was_seen_before_is_missing_for_a_quarter_of_an_hour_before_that_is_believed,
+    a_404_without_the_definitions_code_never_ends_a_watch,
+    a_wrong_base_url_ends_no_watch,
+    an_unknown_status_is_shown_and_watched_on,
+    an_answer_that_makes_no_sense_is_a_failed_look_and_is_shown,
+    wrong_types_in_an_answer_are_nulls_and_never_an_ending,
+    a_provider_that_never_answers_is_given_up_on_after_its_timeout,
+    a_status_that_goes_backwards_is_shown_and_watched_on,
+    at_its_expiry_a_watch_gets_one_last_look,
+    expiry_is_each_watchs_own,
+    a_last_look_that_fails_is_repeated_for_a_minute_and_then_the_provider_was_unreachable,
+    a_watch_expires_though_the_credential_is_paused,
+    a_restart_makes_the_plans_again_from_what_is_on_disk,
+    a_watch_that_expired_while_the_process_was_down_gets_its_last_look,
+    a_look_that_was_asked_for_survives_a_crash,
+    a_clock_that_jumps_back_stops_nothing,
+}

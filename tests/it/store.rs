@@ -12,10 +12,13 @@ use ringback::domain::{
     Terms, Timestamp, Watch, WatchId,
 };
 use ringback::store::{
-    Ended, Found, Observed, Page, Paged, Record, Register, Registered, Remember, Stop, Store, Told, Writer,
+    Ended, Found, Observed, Opening, Page, Paged, Place, Record, Register, Registered, Remember, Stop, Store,
+    Told, Writer,
 };
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
+
+use crate::postgres::{On, on, shared};
 
 /// When every story begins.
 pub const START: Timestamp = Timestamp::from_millis(1_771_426_800_000);
@@ -24,11 +27,11 @@ pub fn at(seconds: u64) -> Timestamp {
     START.plus(Duration::from_secs(seconds))
 }
 
-/// A store on a file of its own, with one app.
+/// A store on a database of its own, with one app.
 pub struct House {
     pub store: Store,
     pub app: AppNo,
-    pub path: PathBuf,
+    pub place: Place,
     writer: Option<Writer>,
     folder: tempfile::TempDir,
 }
@@ -36,29 +39,33 @@ pub struct House {
 impl House {
     pub async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("ringback.db");
-        Self::at(folder, path, START).await
+        let place = match on() {
+            On::Sqlite => Place::File(folder.path().join("ringback.db")),
+            On::Postgres => {
+                let server = shared("a store").expect("a server");
+                Place::Server(server.url(&server.database()))
+            }
+        };
+        Self::at(folder, place, START).await
     }
 
-    pub async fn at(folder: tempfile::TempDir, path: PathBuf, now: Timestamp) -> Self {
-        let (store, writer) = Store::open(&path, now).expect("the store opens");
+    pub async fn at(folder: tempfile::TempDir, place: Place, now: Timestamp) -> Self {
+        let (store, writer) = open(&place, now).expect("the store opens");
         let app = app(&store, "default").await;
-        Self { store, app, path, writer: Some(writer), folder }
+        Self { store, app, place, writer: Some(writer), folder }
     }
 
     /// What a crash leaves and the next start finds: all that was answered is on disk.
     pub async fn reopen(self, now: Timestamp) -> Self {
-        let Self { store, writer, folder, path, .. } = self;
-        drop(store);
-        writer.expect("a writer").join();
-        Self::at(folder, path, now).await
+        let (folder, place) = self.close().await;
+        Self::at(folder, place, now).await
     }
 
-    pub async fn close(self) -> (tempfile::TempDir, PathBuf) {
-        let Self { store, writer, folder, path, .. } = self;
+    pub async fn close(self) -> (tempfile::TempDir, Place) {
+        let Self { store, writer, folder, place, .. } = self;
         drop(store);
         writer.expect("a writer").join();
-        (folder, path)
+        (folder, place)
     }
 
     /// A watch of the job `job_id`, that wants every ending at one address.
@@ -157,6 +164,16 @@ impl House {
     pub async fn statuses(&self, id: WatchId) -> Vec<Option<DeliveryStatus>> {
         self.shown(id).await.destinations.into_iter().map(|(_, status)| status).collect()
     }
+}
+
+pub fn open(place: &Place, now: Timestamp) -> anyhow::Result<(Store, Writer)> {
+    Store::open(Opening { place: place.clone(), now })
+}
+
+/// The file of a place that is one.
+pub fn file(place: &Place) -> &Path {
+    let Place::File(path) = place else { panic!("not a file") };
+    path
 }
 
 pub async fn app(store: &Store, name: &str) -> AppNo {

@@ -39,11 +39,11 @@ fn the_graph_keeps_the_rooms_apart() {
         ("events", "domain"),
         ("providers", "domain"),
         ("config", "domain"),
-        ("egress", "clock domain"),
+        ("egress", "clock domain trust"),
         ("channels", "clock domain egress"),
         ("meters", "domain"),
         ("traces", "clock domain egress meters"),
-        ("store", "clock domain events meters traces"),
+        ("store", "clock domain events meters traces trust"),
     ] {
         let more: Vec<String> = sees(module).difference(&words(most)).cloned().collect();
         assert!(more.is_empty(), "`{module}` may see only: {most}; and not: {more:?}");

@@ -251,3 +251,7 @@ async fn a_walk_at_random_breaks_no_promise() {
         walk.end().await;
     }
 }
+
+crate::postgres::on_postgres_too! {
+    a_walk_at_random_breaks_no_promise,
+}

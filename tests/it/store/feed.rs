@@ -132,3 +132,10 @@ async fn the_story_of_a_watch_is_told_in_the_order_of_cause_and_effect() {
     let story = house.store.story(house.app, stopped.id).await.expect("read").expect("a story");
     assert!(matches!(story[..], [(_, Happening::Registered), (_, Happening::Stopped)]));
 }
+
+crate::postgres::on_postgres_too! {
+    positions_have_no_gaps_whoever_writes_at_once,
+    a_reader_of_the_feed_that_goes_on_where_it_was_sees_everything_once,
+    the_feed_goes_on_after_an_event_of_the_app_and_of_no_other,
+    the_story_of_a_watch_is_told_in_the_order_of_cause_and_effect,
+}

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use ringback::domain::{After, JobNo, Reason, WatchId};
-use ringback::store::{Page, Prune, Store, StoreError, WatchFilter};
+use ringback::store::{Page, Place, Prune, StoreError, WatchFilter};
 
-use super::{House, START, at};
+use super::{House, START, at, file, open};
 
 #[tokio::test]
 async fn ids_go_on_in_order_after_a_restart_with_the_clock_set_back() {
@@ -74,23 +74,24 @@ async fn what_is_old_is_forgotten_but_nothing_that_is_still_to_be_sent() {
 #[tokio::test]
 async fn a_second_process_on_the_same_file_is_refused_with_a_sentence() {
     let house = House::new().await;
-    let error = Store::open(&house.path, START).expect_err("refused").to_string();
+    let error = open(&house.place, START).expect_err("refused").to_string();
     assert!(error.contains("is in use by another ringback"), "{error}");
     house.register(house.watch("job_1")).await;
-    let (_folder, path) = house.close().await;
-    drop(Store::open(&path, START).expect("free again"));
+    let (_folder, place) = house.close().await;
+    drop(open(&place, START).expect("free again"));
 }
 
+// SQLite only: it writes into the file.
 #[tokio::test]
 async fn a_file_of_a_newer_version_is_refused_and_left_alone() {
-    let (_folder, path) = House::new().await.close().await;
-    let file = rusqlite::Connection::open(&path).expect("opens");
-    file.pragma_update(None, "user_version", 999).expect("set");
-    drop(file);
-    let error = format!("{:#}", Store::open(&path, START).expect_err("refused"));
+    let (_folder, place) = House::new().await.close().await;
+    let db = rusqlite::Connection::open(file(&place)).expect("opens");
+    db.pragma_update(None, "user_version", 999).expect("set");
+    drop(db);
+    let error = format!("{:#}", open(&place, START).expect_err("refused"));
     assert!(error.contains("written by a newer version of ringback"), "{error}");
-    let file = rusqlite::Connection::open(&path).expect("opens");
-    let version: i64 = file.query_row("pragma user_version", [], |row| row.get(0)).expect("read");
+    let db = rusqlite::Connection::open(file(&place)).expect("opens");
+    let version: i64 = db.query_row("pragma user_version", [], |row| row.get(0)).expect("read");
     assert_eq!(version, 999);
 }
 
@@ -133,7 +134,8 @@ fn while_the_disk_is_full_writes_are_refused_and_afterwards_taken_again() {
 async fn on_a_small_disk(disk: &std::path::Path) {
     let ballast = disk.join("ballast");
     std::fs::write(&ballast, vec![0; 256 * 1024]).expect("room");
-    let house = House::at(tempfile::tempdir().expect("a folder"), disk.join("ringback.db"), START).await;
+    let place = Place::File(disk.join("ringback.db"));
+    let house = House::at(tempfile::tempdir().expect("a folder"), place, START).await;
     let mut made = 0;
     let refused = loop {
         let mut watch = house.watch(&format!("job_{made}"));
@@ -162,4 +164,12 @@ async fn on_a_small_disk(disk: &std::path::Path) {
     house.register(house.watch("job_last")).await;
     let house = house.reopen(START).await;
     assert_eq!(house.store.jobs(JobNo(0), 10_000, START).await.expect("read").len(), made + 1);
+}
+
+crate::postgres::on_postgres_too! {
+    ids_go_on_in_order_after_a_restart_with_the_clock_set_back,
+    the_app_and_its_key_are_made_once,
+    a_read_after_an_answer_sees_what_was_answered,
+    what_is_old_is_forgotten_but_nothing_that_is_still_to_be_sent,
+    a_second_process_on_the_same_file_is_refused_with_a_sentence,
 }

@@ -237,3 +237,18 @@ async fn deliveries_are_listed_newest_first_with_filters_and_a_cursor() {
     assert_eq!(list(DeliveryFilter { since: Some(at(60)), until: Some(at(61)), ..by() }).await.len(), 4);
     assert!(list(DeliveryFilter { until: Some(at(60)), ..by() }).await.is_empty());
 }
+
+crate::postgres::on_postgres_too! {
+    a_delivery_that_succeeded_is_sent_no_more,
+    a_delivery_is_tried_again_when_its_turn_comes_with_the_same_bytes,
+    first_tries_go_before_retries_and_what_is_in_hand_is_left_out,
+    a_retry_planned_by_a_clock_that_was_set_back_since_waits_for_its_step_from_now,
+    a_delivery_that_was_given_up_says_why,
+    a_destination_that_is_gone_gets_nothing_more_of_the_watch,
+    the_outcome_of_a_send_that_was_in_flight_at_the_stop_is_on_record,
+    a_try_by_hand_of_what_is_done_is_one_attempt_and_a_failure_changes_nothing,
+    a_try_by_hand_of_what_is_pending_keeps_its_schedule,
+    a_try_by_hand_asked_for_while_a_send_is_in_flight_is_made_after_it,
+    a_stop_calls_off_a_try_by_hand_too_and_allows_no_other,
+    deliveries_are_listed_newest_first_with_filters_and_a_cursor,
+}

@@ -417,3 +417,26 @@ async fn watches_are_listed_newest_first_with_filters_and_a_cursor() {
     };
     assert_eq!(count(all).await, 3);
 }
+
+crate::postgres::on_postgres_too! {
+    watches_of_one_job_share_it_and_the_plan_of_each_is_told,
+    what_a_registration_was_answered_is_what_is_read_back,
+    a_registration_that_finds_the_job_ended_is_looked_for_anew,
+    a_key_answers_the_same_again_for_a_day_and_refuses_another_body,
+    one_key_makes_one_watch_even_when_both_arrive_at_once,
+    an_item_that_cannot_be_written_fails_alone,
+    processing_is_told_once_and_progress_is_numbered,
+    progress_reaches_every_follower_of_a_crowded_job,
+    an_ending_is_told_once_and_a_second_one_is_nothing,
+    an_ending_that_nobody_wants_is_recorded_and_not_sent,
+    the_raw_answer_is_kept_where_a_watch_asks_for_it_and_sent_to_it_alone,
+    a_crowded_job_is_ended_in_chunks_and_a_restart_goes_on_where_the_crash_was,
+    an_ending_that_is_not_there_has_nobody_to_tell,
+    what_expires_is_ended_as_last_seen_and_the_others_wait_on,
+    a_stop_calls_off_what_waits_and_keeps_an_ending_that_came_first,
+    of_a_stop_and_an_ending_at_once_exactly_one_comes_first,
+    a_look_asked_for_by_hand_outlives_a_restart_until_it_was_made,
+    the_jobs_to_look_at_are_listed_page_by_page_without_those_nobody_waits_for,
+    all_watches_of_a_job_ask_together,
+    watches_are_listed_newest_first_with_filters_and_a_cursor,
+}

@@ -10,17 +10,15 @@ use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
 
-/// The one TLS configuration; its clones share their sessions. `extra` is trusted as well.
-pub(super) fn config(extra: Vec<CertificateDer<'static>>) -> anyhow::Result<ClientConfig> {
+/// A TLS configuration; its clones share their sessions. `extra` is trusted as well.
+pub fn config(extra: Vec<CertificateDer<'static>>) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let verifier = verifier(extra, &provider)?;
-    let mut config = ClientConfig::builder_with_provider(provider)
+    Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+        .with_no_client_auth())
 }
 
 fn verifier(

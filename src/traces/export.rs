@@ -26,7 +26,7 @@ use url::Url;
 use super::{Span, SpanKind, Tracer, Value};
 use crate::clock::Clock;
 use crate::domain::{Timestamp, parse_retry_after};
-use crate::egress::{Egress, Tell};
+use crate::egress::{Call, Egress};
 use crate::meters::{Meters, SpanFate};
 
 /// How many spans are brought at once: OpenTelemetry's own default.
@@ -152,14 +152,14 @@ impl Exporter {
     }
 
     async fn bring(&mut self, batch: &[Span]) -> Brought {
-        let tell = Tell {
+        let call = Call {
             url: self.url.clone(),
             headers: self.headers.clone(),
             body: self.encode(batch).into(),
             timeout: TIMEOUT,
             max_answer: ANSWER_MAX,
         };
-        let (error, again) = match self.egress.tell(tell).await {
+        let (error, again) = match self.egress.call(call).await {
             Ok(received) if (200..300).contains(&received.status) => {
                 let refused = refused(&received.body).min(batch.len());
                 self.meters.spans(SpanFate::Exported, batch.len() - refused);

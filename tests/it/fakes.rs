@@ -185,7 +185,7 @@ impl Held {
         self.0.until("nobody to wait", |slots| (slots.count() == 0).then_some(())).await;
     }
 
-    fn hold(&self, gate: Option<watch::Receiver<bool>>) -> Holding {
+    pub fn hold(&self, gate: Option<watch::Receiver<bool>>) -> Holding {
         let slot = self.0.change(|slots| {
             slots.next += 1;
             slots.slots.insert(slots.next, gate);
@@ -195,7 +195,8 @@ impl Held {
     }
 }
 
-struct Holding(Held, usize);
+/// Counts as held as long as it is there.
+pub struct Holding(Held, usize);
 
 impl Drop for Holding {
     fn drop(&mut self) {

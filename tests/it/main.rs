@@ -21,18 +21,27 @@
 
 mod api;
 mod bad_input;
+mod chat;
+mod chatting;
 mod crash;
 mod delivering;
 mod demo;
 mod fakes;
 mod harness;
+mod line;
+mod mail_server;
+mod mailing;
 mod main_job;
 mod metrics;
 mod migrations;
 mod polling;
 mod postgres;
+mod postgres_tls;
+mod proxy;
+mod server;
 mod store;
 mod tidy;
+mod tls;
 mod traces;
 mod walk;
 mod wire;

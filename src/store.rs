@@ -336,7 +336,8 @@ impl Opened {
             Place::Server(url) => {
                 let server = postgres::Server::new(&url)?;
                 let pen = postgres::Pen::open(&server)?;
-                let readers = (0..READERS).map(|_| server.reader().map(Reader::Postgres)).collect();
+                let readers =
+                    (0..READERS).map(|_| server.reader().map(Box::new).map(Reader::Postgres)).collect();
                 (Pen::Postgres(Box::new(pen)), readers)
             }
         };
@@ -364,7 +365,7 @@ impl Opened {
 #[derive(Debug)]
 enum Reader {
     Sqlite(Connection),
-    Postgres(postgres::Reader),
+    Postgres(Box<postgres::Reader>),
 }
 
 impl Reader {

@@ -370,7 +370,9 @@ impl FoundJob {
 }
 
 fn upsert_jobs(tx: &Tx<'_>, fresh: &[&NewWatch]) -> Result<Vec<FoundJob>> {
-    let rows = fresh.iter().map(|new| {
+    // Each job once, in the order of the first: for the others there would be nothing to do.
+    let mut known = HashSet::with_capacity(fresh.len());
+    let rows = fresh.iter().filter(|new| known.insert(&new.job)).map(|new| {
         let JobName { provider, account, job_id, params } = &new.job;
         [
             i64::from(new.job.shard()).into(),

@@ -18,6 +18,7 @@ pub mod screen;
 pub mod serve;
 pub mod show;
 pub mod sim;
+pub mod tenants;
 pub mod verify;
 pub mod watch;
 

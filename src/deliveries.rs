@@ -545,10 +545,14 @@ impl Deliverer {
 
     async fn hand_over(&self, send: &Send, now: Timestamp) -> channels::Sent {
         let destination = &send.destination;
-        let own = destination.secret.as_deref();
-        let app = self.store.app(send.app);
-        let secret = own.or(app.as_ref().map(|app| app.signing_secret.as_str())).map(Secret::parse);
-        let secrets: Vec<Secret> = secret.into_iter().flatten().collect();
+        let secrets: Vec<Secret> = match &destination.secret {
+            Some(own) => Secret::parse(own).into_iter().collect(),
+            None => {
+                let app = self.store.app(send.app);
+                let all = app.iter().flat_map(|app| app.secrets(now));
+                all.filter_map(|secret| Secret::parse(secret.reveal()).ok()).collect()
+            }
+        };
         let to = match destination.channel {
             ChannelKind::Email | ChannelKind::Slack => return unreachable!(),
             ChannelKind::Webhook => Address::Webhook {

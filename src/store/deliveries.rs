@@ -24,6 +24,7 @@ use super::db::{Result, Row, Where};
 use super::feed::NewEvent;
 use super::idempotency::{self, Remember, Replay};
 use super::jobs::to_json;
+use super::sealing::{Column, Keyring};
 use super::watches::read_destination;
 use super::writer::{Batch, Command};
 use crate::domain::{
@@ -172,6 +173,7 @@ impl Store {
 
     /// The app's deliveries, newest first.
     pub async fn deliveries(&self, app: AppNo, filter: DeliveryFilter, limit: u32) -> Result<Vec<Delivery>> {
+        let keyring = self.shared.keyring.clone();
         self.read(move |tx| {
             // A literal: the partial index of what failed is found by it. One of our own few words.
             let status = filter.status.map(|status| format!("d.status = '{status}' and "));
@@ -187,16 +189,18 @@ impl Store {
             query.and("d.created_at >=", filter.since);
             query.and("d.created_at <", filter.until);
             query.push(" order by d.id desc limit", limit);
-            tx.list(&query.sql, query.values, read_shown)
+            tx.list(&query.sql, query.values, |row| read_shown(row, &keyring))
         })
         .await
     }
 
     /// One delivery, with its attempts, oldest first.
     pub async fn delivery(&self, app: AppNo, id: DeliveryId) -> Result<Option<(Delivery, Vec<Attempt>)>> {
+        let keyring = self.shared.keyring.clone();
         self.read(move |tx| {
             let sql = format!("{SHOWN} where d.app = $1 and d.id = $2");
-            let Some(delivery) = tx.find(&sql, [app.0.into(), id.0.into()], read_shown)? else {
+            let row = [app.0.into(), id.0.into()];
+            let Some(delivery) = tx.find(&sql, row, |row| read_shown(row, &keyring))? else {
                 return Ok(None);
             };
             let attempts = tx.list(
@@ -219,11 +223,12 @@ pub(super) fn create(
     raw: Option<(i64, Arc<[u8]>)>,
     shard: u16,
 ) -> Result<()> {
+    let keyring = &batch.shared.keyring;
     let destinations = batch.tx.list(
         "select id, channel, address, lane, headers, secret, n from watch_destinations
          where watch = $1 and gone_at is null order by n",
         [event.watch.0.into()],
-        |row| Ok((read_destination(row, 0)?, row.int(6)?)),
+        |row| Ok((read_destination(row, 0, keyring)?, row.int(6)?)),
     )?;
     let (raw_of, body) = match raw {
         Some((generation, raw)) => (Some(generation), raw),
@@ -419,8 +424,9 @@ fn page_one(batch: &Batch<'_>, ask: &Page) -> Result<Paged> {
     let more = waiting.len() > limit;
     waiting.truncate(limit);
     let sql = format!("{SENDS} where d.app = $1 and d.id = $2");
+    let keyring = &batch.shared.keyring;
     let rows = waiting.iter().map(|(app, id)| [(*app).into(), id.0.into()]);
-    let sends = batch.tx.fetch(&sql, rows, read_send)?.into_iter().flatten().collect();
+    let sends = batch.tx.fetch(&sql, rows, |row| read_send(row, keyring))?.into_iter().flatten().collect();
     let next = batch.tx.one(
         "select min(turn) from deliveries where lane = $1 and late = 1 and turn > $2",
         [(&ask.lane).into(), ask.now.into()],
@@ -475,12 +481,13 @@ fn resend_one(batch: &mut Batch<'_>, ask: &Resend) -> Result<ResendAnswer> {
         idempotency::remember(&batch.tx, remember, (202, None, answer), ask.now)?;
     }
     let sql = format!("{SENDS} where d.app = $1 and d.id = $2");
-    let send = batch.tx.one(&sql, [app.into(), id.into()], read_send)?;
+    let keyring = &batch.shared.keyring;
+    let send = batch.tx.one(&sql, [app.into(), id.into()], |row| read_send(row, keyring))?;
     batch.errands.push(Errand::Send(Box::new(send)));
     Ok(ResendAnswer::Wanted)
 }
 
-fn read_send(row: &Row<'_>) -> Result<Send> {
+fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {
     Ok(Send {
         app: AppNo(row.int(0)?),
         id: DeliveryId(row.id(1)?),
@@ -493,24 +500,25 @@ fn read_send(row: &Row<'_>) -> Result<Send> {
         turn: row.time(8)?,
         traceparent: row.opt_text(9)?,
         body: row.bytes(10)?.into(),
-        destination: read_destination(row, 11)?,
+        destination: read_destination(row, 11, keyring)?,
     })
 }
 
-fn read_shown(row: &Row<'_>) -> Result<Delivery> {
+fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
+    let destination = row.id(4)?;
     let reason = row.opt_text(6)?;
     Ok(Delivery {
         id: DeliveryId(row.id(0)?),
         event: EventId(row.id(1)?),
         event_type: row.word(2, EventType::parse)?,
         watch: WatchId(row.id(3)?),
-        destination: DestinationId(row.id(4)?),
+        destination: DestinationId(destination),
         status: row.word(5, DeliveryStatus::parse)?,
         reason: reason.as_deref().and_then(Reason::parse),
         next_attempt_at: row.opt_time(7)?,
         created_at: row.time(8)?,
         channel: row.word(9, ChannelKind::parse)?,
-        address: row.text(10)?,
+        address: keyring.open(Column::DestinationAddress, destination, row.text(10)?)?,
     })
 }
 

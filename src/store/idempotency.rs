@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Store;
 use super::db::{Result, Tx};
+use super::sealing::AnswerKey;
 use crate::domain::{AppNo, Timestamp};
 
 /// How long an answer is kept.
@@ -24,6 +25,16 @@ pub struct Remember {
     pub key: String,
     /// SHA-256 of the body: "the same body" means byte for byte.
     pub request: [u8; 32],
+    /// Seals the answer, where it holds a secret.
+    pub seal: Option<AnswerKey>,
+}
+
+impl Remember {
+    /// What a sealed answer belongs to.
+    fn associated(&self) -> Vec<u8> {
+        let app = self.app.0.to_be_bytes();
+        [&app, self.path.as_bytes(), &[0], self.key.as_bytes(), &[0], &self.request].concat()
+    }
 }
 
 /// What is known of a key.
@@ -40,6 +51,8 @@ pub enum Replay {
     },
     /// The key was used for something else.
     Different,
+    /// The answer holds a secret, and was given to somebody else of the same app.
+    Anothers,
 }
 
 impl Store {
@@ -53,19 +66,28 @@ impl Store {
 /// What became of an earlier write under this key; `None` if there was none, or if it was too long
 /// ago.
 pub(super) fn recall(tx: &Tx<'_>, remember: &Remember, now: Timestamp) -> Result<Option<Replay>> {
-    let Remember { app, path, key, request } = remember;
+    let Remember { app, path, key, request, seal } = remember;
     let found = tx.find(
         "select request, status, location, answer, created_at from idempotency
          where app = $1 and path = $2 and key = $3",
         [app.0.into(), path.into(), key.into()],
         |row| {
-            let answer = Replay::Answer {
-                status: u16::try_from(row.int(1)?).unwrap_or(200),
-                location: row.opt_text(2)?,
-                body: row.bytes(3)?,
+            let replay = if row.bytes(0)? == request {
+                let body = row.bytes(3)?;
+                let status = u16::try_from(row.int(1)?).unwrap_or(200);
+                let location = row.opt_text(2)?;
+                let body = match seal {
+                    Some(seal) => seal.open(&body, &remember.associated()),
+                    None => Some(body),
+                };
+                match body {
+                    Some(body) => Replay::Answer { status, location, body },
+                    None => Replay::Anothers,
+                }
+            } else {
+                Replay::Different
             };
-            let same = row.bytes(0)? == request;
-            Ok((if same { answer } else { Replay::Different }, row.time(4)?))
+            Ok((replay, row.time(4)?))
         },
     )?;
     Ok(found.filter(|(_, created_at)| now < created_at.plus(KEPT)).map(|(replay, _)| replay))
@@ -78,7 +100,9 @@ pub(super) fn remember(
     (status, location, body): (u16, Option<&str>, &[u8]),
     now: Timestamp,
 ) -> Result<()> {
-    let Remember { app, path, key, request } = remember;
+    let Remember { app, path, key, request, seal } = remember;
+    let sealed = seal.as_ref().map(|seal| seal.seal(body, &remember.associated())).transpose()?;
+    let body = sealed.as_deref().unwrap_or(body);
     tx.run(
         "insert into idempotency (app, path, key, request, status, location, answer, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8)

@@ -33,6 +33,8 @@ mod polling;
 mod postgres;
 mod proxy;
 mod store;
+mod tenancy;
+mod tenants;
 mod tidy;
 mod walk;
 mod wire;

@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ringback::domain::Timestamp;
-use ringback::store::{Opening, Place, Store};
+use ringback::store::{Keyring, Opening, Place, Store};
 use tokio_postgres::{Client, NoTls};
 
 /// Which database a test is for.
@@ -214,7 +214,8 @@ impl Server {
             self.ask("postgres", "create database template_ringback");
             let place = Place::Server(self.url("template_ringback"));
             let now = Timestamp::from_millis(0);
-            let (store, writer) = Store::open(Opening { place, now }).expect("the store opens");
+            let (store, writer) =
+                Store::open(Opening { place, keyring: Keyring::default(), now }).expect("the store opens");
             drop(store);
             writer.join();
             // A reader of it may not have gone yet.

@@ -22,8 +22,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use access::Access;
 pub use crate::domain::Masked;
+pub use access::Access;
 pub use settings::{Setting, table};
 
 use crate::domain::{MailPattern, Mailbox};

@@ -21,11 +21,15 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::api::{self, Api, UnderWay, WAITS_MAX};
+use crate::channels::Channels;
+use crate::channels::email::{Login, Mailer, Security, Server};
+use crate::channels::slack::Bot;
+use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
-use crate::config::{Config, Database, EncryptionKey, ProviderConfig, Rate};
+use crate::config::{Config, Database, EncryptionKey, ProviderConfig, Rate, SmtpSecurity};
 use crate::deliveries::{self, Deliverer};
-use crate::domain::{AppNo, Masked, Pulse, RetryPolicy, Timestamp};
+use crate::domain::{AppNo, MailPattern, Masked, Pulse, RetryPolicy, Timestamp};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
 pub use crate::poller::Provider;
 use crate::poller::{Bounds, Limits, Poller};
@@ -91,6 +95,14 @@ impl App {
         let configured = configured(&config, &definitions)?;
         let egress = egress(&config, &surroundings)?;
         let clock = surroundings.clock;
+        let templates = Templates::load(config.templates_path.as_deref()).map_err(|wrong| lines(&wrong))?;
+        let channels = Arc::new(Channels {
+            egress: Arc::clone(&egress),
+            clock: clock.clone(),
+            mail: mailer(&config),
+            bot: bot(&config),
+            templates,
+        });
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("{} cannot be listened on; is it taken?", config.listen))?;
@@ -111,13 +123,14 @@ impl App {
             per_destination: config.delivery.per_destination,
         };
         let (deliverer, sends_ended) =
-            Deliverer::new(store.clone(), Arc::clone(&egress), clock.clone(), policy);
+            Deliverer::new(store.clone(), Arc::clone(&channels), clock.clone(), policy);
         let (draining, is_draining) = watch::channel(false);
         let planned = Arc::new(AtomicBool::new(false));
         let looks = Arc::clone(&poller);
         let api = Arc::new(Api {
             store: store.clone(),
             egress,
+            channels,
             clock: clock.clone(),
             providers: definitions,
             with_credential,
@@ -269,6 +282,35 @@ async fn reached(clock: &Clock, at: Option<Timestamp>) {
         Some(at) => clock.sleep_until(at).await,
         None => std::future::pending().await,
     }
+}
+
+/// Mail, where a mail server is configured.
+fn mailer(config: &Config) -> Option<Mailer> {
+    let (server, from) = (config.smtp.server.as_ref()?, config.smtp.from.clone()?);
+    let security = match server.security {
+        SmtpSecurity::None => Security::None,
+        SmtpSecurity::Opportunistic => Security::Opportunistic,
+        SmtpSecurity::Required => Security::Required,
+        SmtpSecurity::Implicit => Security::Implicit,
+    };
+    let login = server.login.as_ref();
+    let login =
+        login.map(|(name, password)| Login { name: name.clone(), password: password.reveal().to_owned() });
+    let allow = match &config.smtp.allow {
+        Some(allow) => allow.clone(),
+        None => MailPattern::of_sender(&from.address).into_iter().collect(),
+    };
+    Some(Mailer {
+        server: Server { security, host: server.host.clone(), port: server.port, login },
+        from,
+        allow,
+    })
+}
+
+/// Slack's channels, where a bot is configured.
+fn bot(config: &Config) -> Option<Bot> {
+    let token = config.slack.bot_token.as_ref()?.reveal().to_owned();
+    Some(Bot { token, api_url: config.slack.api_url.clone() })
 }
 
 /// Opens the database that is configured, and takes it for this process.

@@ -1,11 +1,12 @@
-//! The one way out: every HTTP exchange of this program passes here.
+//! The one way out: every HTTP exchange of this program passes here, and every other connection.
 //!
 //! Two kinds of address are told apart. What a *user* gave ([`Egress::send`]) is hostile until
 //! shown otherwise: the URL is parsed once, addresses in it are judged before each exchange, and
 //! names are judged where the connection is made, on the very addresses that are then connected to
 //! (`resolver`). Checking at registration ([`Egress::check`]) is a courtesy to the user, not the
 //! guard: a name can resolve elsewhere tomorrow. What the *operator* configured
-//! ([`Egress::fetch`]) is trusted to be where it should be, but not to be brief.
+//! ([`Egress::fetch`], [`Egress::call`], [`Egress::dial`]) is trusted to be where it should be, but not
+//! to be brief.
 //!
 //! For both: no redirects, no proxies from the environment, no cookies, no hidden retries, a
 //! deadline for the whole exchange and a cap on what is read.
@@ -26,7 +27,7 @@ mod resolver;
 #[cfg(test)]
 mod tests;
 
-pub use address::{Allowed, Proxy, Settings, Target};
+pub use address::{Allowed, Proxy, Settings, Target, is_public_https};
 pub use error::SendError;
 pub use resolver::{Lookup, Resolver};
 
@@ -36,7 +37,10 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, ClientBuilder, Method, Request, Response, redirect, retry};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use url::Url;
 
 use crate::clock::Clock;
@@ -72,6 +76,8 @@ pub struct Egress {
     plain: Client,
     /// The operator's addresses.
     trusted: Client,
+    /// TLS for what is not HTTP.
+    tls: Arc<rustls::ClientConfig>,
 }
 
 /// A client for the server of whoever sits at the command line, wherever that is: no guard.
@@ -118,6 +124,21 @@ impl Fetch {
         };
         Self { url, headers: named.iter().filter_map(header).collect(), timeout, max_body }
     }
+}
+
+/// One POST to an address that the operator configured.
+#[derive(Debug)]
+pub struct Call {
+    /// Where to.
+    pub url: Url,
+    /// Sent as they are; `accept: */*` is added where it is missing, and `accept-encoding`.
+    pub headers: HeaderMap,
+    /// Sent as it is.
+    pub body: Bytes,
+    /// For the whole exchange, the answer's body included.
+    pub timeout: Duration,
+    /// How much of the answer's body is read.
+    pub max_answer: usize,
 }
 
 /// An answer.
@@ -167,7 +188,8 @@ impl Egress {
         extra_roots: Vec<CertificateDer<'static>>,
     ) -> anyhow::Result<Arc<Self>> {
         let settings = Arc::new(settings);
-        let mut tls = trust::config(extra_roots)?;
+        let bare = trust::config(extra_roots)?;
+        let mut tls = bare.clone();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let proxy = settings.proxy.as_ref().map(|proxy| reqwest::Proxy::all(proxy.url())).transpose();
         // The error would show the URL, and its password.
@@ -187,6 +209,7 @@ impl Egress {
             secure: client(Door::Secure).no_gzip().https_only(true).build()?,
             plain: client(Door::Plain).no_gzip().build()?,
             trusted: client(Door::Trusted).gzip(true).build()?,
+            tls: Arc::new(bare),
             seen: Cache::default(),
             settings,
             resolver,
@@ -284,6 +307,47 @@ impl Egress {
             return SendError::Connect(format!("through the proxy: {why}"));
         }
         error
+    }
+
+    /// One exchange with a service of the operator's. As with a receiver, its status counts whatever
+    /// becomes of the answer's body.
+    pub async fn call(&self, call: Call) -> Result<Received, SendError> {
+        let Call { url, headers, body, timeout, max_answer } = call;
+        let mut request = Request::new(Method::POST, url);
+        *request.headers_mut() = headers;
+        *request.body_mut() = Some(body.into());
+        let (received, _) = self.exchange(&self.trusted, request, timeout, max_answer).await?;
+        Ok(received)
+    }
+
+    /// A connection to a host that the operator configured, for what is not HTTP.
+    pub async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, SendError> {
+        let (door, resolver) = (Door::Trusted, self.resolver.clone());
+        let guard = Guard { door, resolver, settings: Arc::clone(&self.settings) };
+        let connecting = async {
+            let addresses = match host.parse() {
+                Ok(address) => vec![address],
+                Err(_) => guard.addresses(host).await.map_err(|none| SendError::Connect(none.to_string()))?,
+            };
+            let mut last = SendError::Connect("the host has no address".into());
+            for address in addresses {
+                match TcpStream::connect((address, port)).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => last = SendError::Connect(error.kind().to_string()),
+                }
+            }
+            Err(last)
+        };
+        let connected = self.clock.timeout(CONNECT_TIMEOUT, connecting).await;
+        connected.unwrap_or_else(|| Err(SendError::not_connected()))
+    }
+
+    /// Makes a connection secret, if whoever is there is `host`.
+    pub async fn secure(&self, stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, SendError> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| SendError::Tls(format!("`{host}` is no name that a certificate could have")))?;
+        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        connector.connect(name, stream).await.map_err(|error| SendError::not_secure(&error))
     }
 
     async fn exchange(

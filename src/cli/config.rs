@@ -79,6 +79,12 @@ mod tests {
         delivery.per_destination  16                                         default
         retention.events          30d                                        default
         retention.watches         30d                                        default
+        smtp.url                  none                                       default
+        smtp.from                 none                                       default
+        smtp.allow                none                                       default
+        slack.bot_token           none                                       default
+        slack.api_url             https://slack.com/api                      default
+        templates.path            none                                       default
         providers.path            none                                       default
         providers.muvi.api_key    ***                                        MUVI_API_KEY
         ");

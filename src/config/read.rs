@@ -545,7 +545,14 @@ mod tests {
     fn every_mistake_about_mail_and_chat_is_named_and_no_password_is_shown() {
         let text = "[smtp]\nurl = 'smtp://u:hush@'\nfrom = 'nobody'\nallow = ['*@a.example', 'a.example']\n\
                     [slack]\nbot_token = 'hush'\napi_url = 'slack'\n[templates]\npath = ''\n";
-        insta::assert_snapshot!(from_file(text).expect_err("mistakes").join("\n"), @"");
+        insta::assert_snapshot!(from_file(text).expect_err("mistakes").join("\n"), @r"
+        ringback.toml:2: `smtp.url`: this is not a URL (empty host); write it as smtp://user:password@mail.example.com:587?tls=required, or smtps://… for TLS from the start
+        ringback.toml:3: `smtp.from`: `nobody` is not a sender; write it as ringback@example.com or Ringback <ringback@example.com>
+        ringback.toml:4: `smtp.allow`: `a.example` is neither *@example.com, nor me@example.com, nor * (everybody)
+        ringback.toml:6: `slack.bot_token`: a bot's token begins with xoxb-: it is the `Bot User OAuth Token` of the Slack app
+        ringback.toml:7: `slack.api_url`: this is not a URL: relative URL without a base
+        ringback.toml:9: `templates.path`: the path is empty
+        ");
         let url = "smtp://u:hush@mail.example.com";
         assert_eq!(
             from_env(&[("RINGBACK_SMTP__URL", url)]).expect_err("a mistake"),

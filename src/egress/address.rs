@@ -240,6 +240,15 @@ impl Settings {
     }
 }
 
+/// Whether everybody can fetch this, as far as can be told without a look-up: for what others are to
+/// fetch, whatever is allowed here.
+pub fn is_public_https(url: &str) -> bool {
+    let settings = Settings::default();
+    settings.parse(url).is_ok_and(|target| {
+        !target.is_plain() && (target.literal().is_some() || settings.doubts(target.name(), false).is_empty())
+    })
+}
+
 const HTTPS: &str = "must begin with https:// (plain http is not allowed here)";
 
 fn too_long() -> String {

@@ -38,8 +38,20 @@ pub enum SendError {
 }
 
 impl SendError {
-    pub(super) fn timed_out(limit: Duration) -> Self {
+    /// The whole exchange took too long.
+    pub fn timed_out(limit: Duration) -> Self {
         Self::Timeout(format!("no answer within {}", spoken(limit)))
+    }
+
+    pub(super) fn not_connected() -> Self {
+        Self::Timeout(format!("no connection within {}", spoken(CONNECT_TIMEOUT)))
+    }
+
+    /// What went wrong while a connection was made secret.
+    pub(super) fn not_secure(error: &io::Error) -> Self {
+        let tls = causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>());
+        let detail = tls.map_or_else(|| error.kind().to_string(), ToString::to_string);
+        Self::Tls(detail.chars().take(DETAIL_MAX).collect())
     }
 
     /// Finds what went wrong at the bottom of what the HTTP client says.
@@ -73,9 +85,7 @@ impl SendError {
             }
         }
         match network {
-            _ if error.is_connect() && error.is_timeout() => {
-                Self::Timeout(format!("no connection within {}", spoken(CONNECT_TIMEOUT)))
-            }
+            _ if error.is_connect() && error.is_timeout() => Self::not_connected(),
             Some(kind) if error.is_connect() => Self::Connect(kind.to_string()),
             None if error.is_connect() => Self::Connect("no connection could be made".into()),
             _ if error.is_decode() && !cut => Self::Protocol("the answer cannot be decoded".into()),

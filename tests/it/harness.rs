@@ -20,6 +20,7 @@ use ringback::domain::{Pulse, Timestamp};
 use ringback::egress::Resolver;
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -425,7 +426,9 @@ impl Harness {
     /// Sends a request.
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let bytes = wire::request(method, path, headers, body);
-        guarded(path, wire::exchange(self.address(), &bytes)).await.expect("an answer")
+        let answer = guarded(path, wire::exchange(self.address(), &bytes)).await.expect("an answer");
+        crate::openapi::check(method, path, &answer);
+        answer
     }
 
     /// Sends a request with another key; a body is JSON.
@@ -467,6 +470,20 @@ impl Harness {
     /// Registers a watch on a job, with the receiver as its only destination.
     pub async fn watch(&self, job: &str) -> String {
         self.register(&json!({ "jobId": job, "callbackUrl": self.receiver.url("/hook") })).await
+    }
+
+    /// Two keys that may do less: `read` and `write`. SQLite only: they are written into the file.
+    pub async fn keys(&mut self) -> (String, String) {
+        self.stop().await;
+        let db = rusqlite::Connection::open(self.file()).unwrap();
+        for (n, scope) in [(1u8, "read"), (2, "write")] {
+            let hash = Sha256::digest(scope).to_vec();
+            let sql = "insert into keys (id, app, hash, scope, created_at) values (?1, 1, ?2, ?3, 0)";
+            db.execute(sql, (vec![n; 16], hash, scope)).unwrap();
+        }
+        drop(db);
+        self.restart().await;
+        ("read".to_owned(), "write".to_owned())
     }
 
     /// A watch, as it is shown.

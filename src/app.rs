@@ -33,8 +33,9 @@ use crate::clock::Clock;
 use crate::config::{Config, Database, ProviderConfig, Rate, SmtpSecurity};
 use crate::deliveries::{self, Deliverer};
 use crate::domain::{MailPattern, Pulse, RetryPolicy, Timestamp, random};
-use crate::egress::{Allowed, Egress, Resolver, Settings};
-use crate::poller::{Bounds, Limits, Poller, Provider};
+use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
+pub use crate::poller::Provider;
+use crate::poller::{Bounds, Limits, Poller};
 use crate::providers::{Definition, Providers};
 use crate::store::{Found, Opening, Place, Prune, Store, Writer};
 
@@ -92,14 +93,11 @@ pub struct App {
 impl App {
     /// Makes every part, opens the database and listens. Nothing runs yet.
     pub async fn build(config: Config, surroundings: Surroundings) -> Result<Self> {
-        let Surroundings { clock, resolver, roots } = surroundings;
         let definitions = providers(&config)?;
         let configured = configured(&config, &definitions)?;
         let templates = Templates::load(config.templates_path.as_deref()).map_err(|wrong| lines(&wrong))?;
-        let allow = config.egress.allow.iter().map(|text| Allowed::parse(text));
-        let allow = allow.collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
-        let settings = Settings { allow, allow_http: config.egress.allow_http };
-        let egress = Egress::new(settings, resolver, clock.clone(), roots)?;
+        let egress = egress(&config, &surroundings)?;
+        let clock = surroundings.clock;
         let channels = Arc::new(Channels {
             egress: Arc::clone(&egress),
             clock: clock.clone(),
@@ -317,12 +315,23 @@ pub fn providers(config: &Config) -> Result<Providers> {
     if mistakes.is_empty() { Ok(providers) } else { Err(lines(&mistakes)) }
 }
 
+/// The way out, as it is configured.
+pub fn egress(config: &Config, surroundings: &Surroundings) -> Result<Arc<Egress>> {
+    let Surroundings { clock, resolver, roots } = surroundings;
+    let allow = config.egress.allow.iter().map(|text| Allowed::parse(text));
+    let allow = allow.collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
+    let proxy = config.egress.proxy.as_ref().map(|proxy| Proxy::parse(proxy.reveal()));
+    let proxy = proxy.transpose().map_err(anyhow::Error::msg)?;
+    let settings = Settings { allow, allow_http: config.egress.allow_http, proxy };
+    Egress::new(settings, resolver.clone(), clock.clone(), roots.clone())
+}
+
 fn lines<T: ToString>(mistakes: &[T]) -> anyhow::Error {
     anyhow::Error::msg(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
 /// Every provider as it is configured here.
-fn configured(config: &Config, providers: &Providers) -> Result<Vec<Provider>> {
+pub fn configured(config: &Config, providers: &Providers) -> Result<Vec<Provider>> {
     let nothing = ProviderConfig::default();
     let made = providers.iter().map(|definition| {
         let own = config.providers.get(definition.id()).unwrap_or(&nothing);

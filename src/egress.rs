@@ -11,6 +11,13 @@
 //! For both: no redirects, no proxies from the environment, no cookies, no hidden retries, a
 //! deadline for the whole exchange and a cap on what is read.
 //!
+//! **With a proxy** (`[egress] proxy`) everything goes through it, what the operator allowed and asked
+//! for included: a network that has one has it because nothing else leads out. It is the proxy that
+//! resolves names then, and nobody here sees the address that is connected to: the guard that remains
+//! is the check at registration and that of addresses written into a URL, and the proxy has to do the
+//! rest. Its own name is the operator's and is not judged. Only mail goes to its server directly: that is
+//! a host of the operator's, mostly inside, and few proxies lead to its port.
+//!
 //! What is not here: when to send, whom, and what an answer means. Nor is this a substitute for a
 //! firewall, see `ranges`.
 
@@ -21,7 +28,7 @@ mod resolver;
 #[cfg(test)]
 mod tests;
 
-pub use address::{Allowed, Settings, Target, is_public_https};
+pub use address::{Allowed, Proxy, Settings, Target, is_public_https};
 pub use error::SendError;
 pub use resolver::{Lookup, Resolver};
 
@@ -29,7 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, ClientBuilder, Method, Request, Response, redirect, retry};
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
@@ -74,6 +81,13 @@ pub struct Egress {
     tls: Arc<rustls::ClientConfig>,
 }
 
+/// A client for the server of whoever sits at the command line, wherever that is: no guard.
+pub fn unguarded(connect_timeout: Duration) -> anyhow::Result<Client> {
+    let tls = trust::config(Vec::new())?;
+    let client = Egress::client().connect_timeout(connect_timeout).tls_backend_preconfigured(tls);
+    Ok(client.gzip(true).build()?)
+}
+
 /// One POST to an address that a user gave.
 #[derive(Debug)]
 pub struct Post {
@@ -115,6 +129,16 @@ pub struct Call {
     pub timeout: Duration,
     /// How much of the answer's body is read.
     pub max_answer: usize,
+}
+
+impl Fetch {
+    /// Headers are given as text; what no header can carry is left out.
+    pub fn new(url: Url, named: &[(String, String)], timeout: Duration, max_body: usize) -> Self {
+        let header = |(name, value): &(String, String)| {
+            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
+        };
+        Self { url, headers: named.iter().filter_map(header).collect(), timeout, max_body }
+    }
 }
 
 /// An answer.
@@ -167,9 +191,18 @@ impl Egress {
         let bare = trust::config(extra_roots)?;
         let mut tls = bare.clone();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let proxy = settings.proxy.as_ref().map(|proxy| reqwest::Proxy::all(proxy.url())).transpose();
+        // The error would show the URL, and its password.
+        let proxy = proxy.map_err(|_| anyhow::anyhow!("[egress] proxy cannot be used"))?;
         let client = |door| {
+            // All that is looked up then is the proxy.
+            let door = if proxy.is_some() { Door::Trusted } else { door };
             let guard = Guard { door, resolver: resolver.clone(), settings: settings.clone() };
-            Self::client().dns_resolver(guard).tls_backend_preconfigured(tls.clone())
+            let client = Self::client().dns_resolver(guard).tls_backend_preconfigured(tls.clone());
+            match &proxy {
+                Some(proxy) => client.proxy(proxy.clone()),
+                None => client,
+            }
         };
         Ok(Arc::new(Self {
             // Not decoding what receivers say: nobody needs it, and it could be a bomb.
@@ -309,6 +342,14 @@ impl Egress {
         connector.connect(name, stream).await.map_err(|error| SendError::not_secure(&error))
     }
 
+    /// With a proxy, a connection that was not made is one to the proxy, or one that it did not make.
+    fn blame(&self, error: SendError) -> SendError {
+        if let (SendError::Connect(why), Some(_)) = (&error, &self.settings.proxy) {
+            return SendError::Connect(format!("through the proxy: {why}"));
+        }
+        error
+    }
+
     async fn exchange(
         &self,
         client: &Client,
@@ -320,7 +361,7 @@ impl Egress {
         let answer = self.clock.timeout(timeout, client.execute(request)).await;
         let mut response = match answer {
             Some(Ok(response)) => response,
-            Some(Err(error)) => return Err(SendError::classify(&error)),
+            Some(Err(error)) => return Err(self.blame(SendError::classify(&error))),
             None => return Err(SendError::timed_out(timeout)),
         };
         let mut body = Vec::new();

@@ -72,6 +72,7 @@ mod tests {
         shutdown_grace            25s                                        default
         egress.allow              [10.0.0.0/8, hooks.internal]               RINGBACK_EGRESS__ALLOW
         egress.allow_http         false                                      default
+        egress.proxy              none                                       default
         delivery.retry_schedule   [5s, 5m, 30m, 2h, 5h, 10h, 14h, 20h, 24h]  default
         delivery.timeout          20s                                        default
         delivery.concurrency      512                                        default

@@ -139,6 +139,22 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
     Err(format!("this URL cannot be used: {wrong}"))
 }
 
+/// Where a proxy is.
+pub(super) fn proxy(text: &str) -> Result<Masked, String> {
+    // Not repeated in the messages: it may hold a password.
+    let url = Url::parse(text).map_err(|error| format!("this is not a URL: {error}"))?;
+    let wrong = if !matches!(url.scheme(), "http" | "https") {
+        "it must begin with http:// or https://"
+    } else if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        "it ends after the port: http://user:password@proxy:3128"
+    } else if url.port() == Some(0) {
+        "it must not name port 0"
+    } else {
+        return Ok(Masked::new(url.as_str()));
+    };
+    Err(format!("this proxy cannot be used: {wrong}"))
+}
+
 pub(super) fn api_key(text: &str) -> Result<Masked, String> {
     if !(16..=256).contains(&text.len()) {
         return Err(format!("a key has 16 to 256 characters, and this one has {}", text.chars().count()));

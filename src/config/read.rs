@@ -512,16 +512,32 @@ mod tests {
     #[test]
     fn what_this_version_cannot_do_is_refused_by_name() {
         let text = "metrics_listen = 'x'\nencryption_key = 'x'\n\
-                    [egress]\nproxy = 'x'\n\
                     [telemetry]\notlp_endpoint = 'x'\n";
         let mistakes = from_file(text).expect_err("mistakes");
-        assert_eq!(mistakes.len(), 4, "{mistakes:#?}");
+        assert_eq!(mistakes.len(), 3, "{mistakes:#?}");
         assert!(
             mistakes.iter().all(|mistake| mistake.ends_with("is not supported by this version: remove it"))
         );
-        for name in ["RINGBACK_METRICS_LISTEN", "RINGBACK_EGRESS__PROXY", OTLP_VARIABLE] {
+        for name in ["RINGBACK_METRICS_LISTEN", OTLP_VARIABLE] {
             let mistakes = from_env(&[(name, "x")]).expect_err("a mistake");
             assert!(mistakes[0].contains("is not supported by this version"), "{mistakes:?}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_a_url_whose_password_is_never_shown() {
+        let read = |proxy: &str| from_env(&[("RINGBACK_EGRESS__PROXY", proxy)]);
+        let config = read("http://me:hush@proxy.example:3128").expect("no mistake");
+        assert_eq!(
+            config.egress.proxy.as_ref().map(Masked::reveal),
+            Some("http://me:hush@proxy.example:3128/")
+        );
+        assert!(!format!("{config:?}").contains("hush"));
+        for wrong in
+            ["proxy:3128", "socks5://me:hush@proxy", "http://me:hush@proxy/x", "http://me:hush@proxy:0"]
+        {
+            let mistakes = read(wrong).expect_err(wrong);
+            assert!(mistakes.len() == 1 && !mistakes[0].contains("hush"), "{mistakes:?}");
         }
     }
 

@@ -55,7 +55,7 @@ impl SendError {
     }
 
     /// Finds what went wrong at the bottom of what the HTTP client says.
-    pub(super) fn classify(error: &reqwest::Error) -> Self {
+    pub fn classify(error: &reqwest::Error) -> Self {
         let (mut network, mut cut) = (None, false);
         for cause in causes(error) {
             match cause.downcast_ref() {
@@ -74,6 +74,14 @@ impl SendError {
             }
             if let Some(error) = cause.downcast_ref::<io::Error>() {
                 network = Some(error.kind());
+            }
+            // Their type cannot be named from here.
+            match cause.to_string().strip_prefix("tunnel error: ") {
+                Some("proxy authorization required") => {
+                    return Self::Connect("it asks for another name or password".into());
+                }
+                Some("unsuccessful") => return Self::Connect("it does not connect there".into()),
+                Some(_) | None => {}
             }
         }
         match network {

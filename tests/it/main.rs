@@ -34,6 +34,7 @@ mod main_job;
 mod migrations;
 mod polling;
 mod postgres;
+mod proxy;
 mod store;
 mod tidy;
 mod tls;

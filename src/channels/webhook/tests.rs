@@ -180,7 +180,7 @@ async fn sent(url: &str, allow: &[&str], secrets: &[Secret]) -> Sent {
     let clock = Clock::Manual(ManualClock::at(at(SECONDS)));
     let allow = allow.iter().map(|text| Allowed::parse(text).unwrap()).collect();
     let resolver = Resolver::fixed(|_| Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]));
-    let settings = Settings { allow, allow_http: false };
+    let settings = Settings { allow, allow_http: false, ..Settings::default() };
     let egress = Egress::new(settings, resolver, clock.clone(), Vec::new()).unwrap();
     let headers = [("X-Env".to_owned(), "prod".to_owned()), ("host".to_owned(), "evil".to_owned())];
     let message = message(Address::Webhook { url, headers: &headers, secrets }, clock.now());

@@ -553,6 +553,7 @@ impl Deliverer {
             app: send.app,
             delivery: send.id,
             by_hand: send.by_hand,
+            before: send.attempts,
             attempt: Attempt {
                 at,
                 duration_ms: u32::try_from(report.duration.as_millis()).unwrap_or(u32::MAX),
@@ -568,10 +569,14 @@ impl Deliverer {
 
     async fn hand_over(&self, send: &Send, now: Timestamp) -> Sent {
         let destination = &send.destination;
-        let own = destination.secret.as_deref();
-        let app = self.store.app(send.app);
-        let secret = own.or(app.as_ref().map(|app| app.signing_secret.as_str())).map(Secret::parse);
-        let secrets: Vec<Secret> = secret.into_iter().flatten().collect();
+        let secrets: Vec<Secret> = match &destination.secret {
+            Some(own) => Secret::parse(own).into_iter().collect(),
+            None => {
+                let app = self.store.app(send.app);
+                let all = app.iter().flat_map(|app| app.secrets(now));
+                all.filter_map(|secret| Secret::parse(secret.reveal()).ok()).collect()
+            }
+        };
         let to = match destination.channel {
             ChannelKind::Email => Address::Email { to: &destination.address },
             ChannelKind::Slack => Address::Slack { to: &destination.address },

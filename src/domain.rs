@@ -259,6 +259,18 @@ impl FromIterator<EventType> for EventSet {
 }
 
 words! {
+    /// What a key may do: each scope includes the ones before it.
+    Scope {
+        /// See.
+        Read = "read",
+        /// See and register.
+        Write = "write",
+        /// Everything.
+        Admin = "admin",
+    }
+}
+
+words! {
     /// What a receiver is sent.
     Payload {
         /// The event, as the contract describes it.
@@ -307,6 +319,34 @@ words! {
         Superseded = "superseded",
         /// The guard forbids the address.
         Refused = "refused",
+    }
+}
+
+/// A secret that neither `{:?}` nor `{}` shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Masked(String);
+
+impl Masked {
+    /// Hides `secret`.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The secret itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Masked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Masked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
     }
 }
 

@@ -83,7 +83,8 @@ pub struct Egress {
 
 /// A client for the server of whoever sits at the command line, wherever that is: no guard.
 pub fn unguarded(connect_timeout: Duration) -> anyhow::Result<Client> {
-    let tls = trust::config(Vec::new())?;
+    let mut tls = trust::config(Vec::new())?;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let client = Egress::client().connect_timeout(connect_timeout).tls_backend_preconfigured(tls);
     Ok(client.gzip(true).build()?)
 }
@@ -116,6 +117,16 @@ pub struct Fetch {
     pub max_body: usize,
 }
 
+impl Fetch {
+    /// Headers are given as text; what no header can carry is left out.
+    pub fn new(url: Url, named: &[(String, String)], timeout: Duration, max_body: usize) -> Self {
+        let header = |(name, value): &(String, String)| {
+            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
+        };
+        Self { url, headers: named.iter().filter_map(header).collect(), timeout, max_body }
+    }
+}
+
 /// One POST to an address that the operator configured.
 #[derive(Debug)]
 pub struct Call {
@@ -129,16 +140,6 @@ pub struct Call {
     pub timeout: Duration,
     /// How much of the answer's body is read.
     pub max_answer: usize,
-}
-
-impl Fetch {
-    /// Headers are given as text; what no header can carry is left out.
-    pub fn new(url: Url, named: &[(String, String)], timeout: Duration, max_body: usize) -> Self {
-        let header = |(name, value): &(String, String)| {
-            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
-        };
-        Self { url, headers: named.iter().filter_map(header).collect(), timeout, max_body }
-    }
 }
 
 /// An answer.
@@ -301,6 +302,14 @@ impl Egress {
         }
     }
 
+    /// With a proxy, a connection that was not made is one to the proxy, or one that it did not make.
+    fn blame(&self, error: SendError) -> SendError {
+        if let (SendError::Connect(why), Some(_)) = (&error, &self.settings.proxy) {
+            return SendError::Connect(format!("through the proxy: {why}"));
+        }
+        error
+    }
+
     /// One exchange with a service of the operator's. As with a receiver, its status counts whatever
     /// becomes of the answer's body.
     pub async fn call(&self, call: Call) -> Result<Received, SendError> {
@@ -340,14 +349,6 @@ impl Egress {
             .map_err(|_| SendError::Tls(format!("`{host}` is no name that a certificate could have")))?;
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         connector.connect(name, stream).await.map_err(|error| SendError::not_secure(&error))
-    }
-
-    /// With a proxy, a connection that was not made is one to the proxy, or one that it did not make.
-    fn blame(&self, error: SendError) -> SendError {
-        if let (SendError::Connect(why), Some(_)) = (&error, &self.settings.proxy) {
-            return SendError::Connect(format!("through the proxy: {why}"));
-        }
-        error
     }
 
     async fn exchange(

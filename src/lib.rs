@@ -11,6 +11,7 @@ pub mod telemetry;
 pub mod api;
 
 pub mod store;
+pub mod tenants;
 
 pub mod poller;
 pub mod providers;

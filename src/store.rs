@@ -15,23 +15,31 @@ mod endings;
 mod feed;
 mod idempotency;
 mod jobs;
+mod keys;
 mod pen;
 mod postgres;
 mod prune;
+mod reseal;
+mod sealing;
 mod sqlite;
 mod story;
+mod tenants;
 mod watches;
 mod writer;
 
-pub use apps::{Found, Founded, Key, Scope};
+pub use crate::domain::Scope;
+pub use apps::{CreateApp, CreatedApp, Found, Founded, Kept, Rotate, Rotated};
 pub use db::StoreError;
 pub use deliveries::{DeliveryFilter, Page, Paged, Record, Resend, ResendAnswer, Rewind};
 pub use endings::{Ended, Expire, Tell, Told};
 pub use feed::{After, EventFilter};
 pub use idempotency::{Remember, Replay};
 pub use jobs::{LookNow, LookNowAnswer, Observed, OpenEnding, Refresh};
+pub use keys::{CreateKey, CreatedKey, KeyRow, RevokeKey};
 pub use prune::Prune;
+pub use sealing::{AnswerKey, Keyring};
 pub use story::Happening;
+pub use tenants::Key;
 pub use watches::{Register, Registered, Stop, Stopped, WatchFilter};
 
 use std::collections::HashMap;
@@ -77,6 +85,8 @@ impl std::fmt::Debug for Place {
 pub struct Opening {
     /// Where the facts are.
     pub place: Place,
+    /// Seals and opens secrets at rest.
+    pub keyring: Keyring,
     /// When.
     pub now: Timestamp,
 }
@@ -92,7 +102,9 @@ struct Shared {
     plans: Arc<Mailbox<Plan>>,
     errands: Arc<Mailbox<Errand>>,
     /// Small, and looked at with every request and every send.
-    tenants: RwLock<apps::Tenants>,
+    tenants: RwLock<tenants::Tenants>,
+    /// Seals and opens secrets at rest.
+    keyring: Keyring,
 }
 
 /// The handle: cheap to clone, and the writer ends with the last one.
@@ -154,6 +166,7 @@ impl Writer {
 impl Store {
     /// Opens the database, takes it for this process, and brings it up to date.
     pub fn open(opening: Opening) -> anyhow::Result<(Self, Writer)> {
+        let keyring = opening.keyring.clone();
         // A server is waited for, which a thread that drives others may not do.
         let opened = std::thread::scope(|scope| scope.spawn(move || Opened::open(opening)).join());
         let Opened { pen, readers, ids, tenants } =
@@ -165,6 +178,7 @@ impl Store {
             plans: Arc::default(),
             errands: Arc::default(),
             tenants: RwLock::new(tenants),
+            keyring,
         });
         let readers =
             Arc::new(Readers { idle: Mutex::new(readers), turns: Arc::new(Semaphore::new(READERS)) });
@@ -242,12 +256,12 @@ struct Opened {
     pen: Pen,
     readers: Vec<Reader>,
     ids: Ids,
-    tenants: apps::Tenants,
+    tenants: tenants::Tenants,
 }
 
 impl Opened {
     fn open(opening: Opening) -> anyhow::Result<Self> {
-        let Opening { place, now } = opening;
+        let Opening { place, keyring, now } = opening;
         let (mut pen, readers) = match place {
             Place::File(path) => {
                 let pen = sqlite::Pen::open(&path)?;
@@ -262,6 +276,7 @@ impl Opened {
             }
         };
         let readers: anyhow::Result<Vec<Reader>> = readers;
+        reseal::check(&pen.tx(), &keyring)?;
         pen.begin(true)?;
         let node = pen.node();
         let taken = jobs::take_shards(&pen.tx(), node, now);
@@ -270,8 +285,12 @@ impl Opened {
             Committed::Yes => pen.settle_in(incarnation),
             Committed::Unknown => anyhow::bail!("the database was lost on the way; start again"),
         }
+        match reseal::bring_up(&mut pen, &keyring)? {
+            0 => {}
+            rows => tracing::info!(rows, "secrets were sealed with the first encryption key"),
+        }
         let tx = pen.tx();
-        let (ids, tenants) = (Ids::above(watches::greatest_id(&tx)?), apps::Tenants::load(&tx)?);
+        let (ids, tenants) = (Ids::above(watches::greatest_id(&tx)?), tenants::Tenants::load(&tx, &keyring)?);
         Ok(Self { pen, readers: readers?, ids, tenants })
     }
 }

@@ -511,10 +511,10 @@ mod tests {
 
     #[test]
     fn what_this_version_cannot_do_is_refused_by_name() {
-        let text = "metrics_listen = 'x'\nencryption_key = 'x'\n\
+        let text = "metrics_listen = 'x'\n\
                     [telemetry]\notlp_endpoint = 'x'\n";
         let mistakes = from_file(text).expect_err("mistakes");
-        assert_eq!(mistakes.len(), 3, "{mistakes:#?}");
+        assert_eq!(mistakes.len(), 2, "{mistakes:#?}");
         assert!(
             mistakes.iter().all(|mistake| mistake.ends_with("is not supported by this version: remove it"))
         );

@@ -69,6 +69,11 @@ const TABLE: &[Setting] = &[
         "`whsec_…` of app `default`; generated where none is given; while set, rotating answers 409",
         |c, v| put(&mut c.signing_secret, parse::signing_secret(v).map(Some)),
     ),
+    secret(
+        "encryption_key",
+        "secrets at rest are sealed with it: 32 bytes, base64; of several, separated by commas, the first seals and all open",
+        |c, v| put(&mut c.encryption_keys, parse::encryption_keys(v)),
+    ),
     one("log", Some("info"), "what is logged: a level, or a filter as `ringback=debug,warn`", |c, v| {
         put(&mut c.log, parse::log_filter(v))
     }),
@@ -189,7 +194,7 @@ const TABLE: &[Setting] = &[
 
 /// What other versions know and this one refuses by name, rather than to run without it: keys, and
 /// sections with a dot at their end.
-const UNSUPPORTED: &[&str] = &["metrics_listen", "encryption_key", "telemetry."];
+const UNSUPPORTED: &[&str] = &["metrics_listen", "telemetry."];
 
 /// The variable of `[telemetry]` that is not ours to name.
 pub(super) const OTLP_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";

@@ -46,9 +46,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::db::{Result, StoreError, Tx};
 use super::pen::{Committed, Pen, Verdict};
 use super::postgres::Next;
-use super::{Shared, apps, deliveries, endings, feed, jobs, prune, watches};
+use super::{Shared, apps, deliveries, endings, feed, jobs, keys, prune, tenants, watches};
 use crate::clock::Clock;
-use crate::domain::{AppNo, Errand, Plan, WatchId};
+use crate::domain::{AppNo, Errand, KeyId, Plan, WatchId};
 
 /// How many commands one transaction takes: enough to spread a sync over, few enough that the first
 /// does not wait long for the last.
@@ -116,6 +116,7 @@ macro_rules! commands {
                 if !items.is_empty() {
                     let asks: Vec<&$ask> = items.iter().map(|item| &item.ask).collect();
                     let answers: Vec<$answer> = $apply(batch, &asks)?;
+                    deliveries::send_out(batch)?;
                     for (item, answer) in items.iter_mut().zip(answers) {
                         item.answer = Some(answer);
                     }
@@ -128,6 +129,11 @@ macro_rules! commands {
 
 commands! {
     Found: apps::Found => apps::Founded, apps::found;
+    CreateApp: apps::CreateApp => apps::CreatedApp, apps::create_app;
+    CreateKey: keys::CreateKey => keys::CreatedKey, keys::create_key;
+    RevokeKey: keys::RevokeKey => bool, keys::revoke_key;
+    Uses: Vec<(KeyId, i64)> => (), keys::uses;
+    Rotate: apps::Rotate => apps::Rotated, apps::rotate;
     Register: watches::Register => watches::Registered, watches::register;
     Observe: jobs::Observed => Option<(AppNo, WatchId)>, jobs::observe;
     End: endings::Ended => endings::Told, endings::end;
@@ -158,11 +164,14 @@ fn probe(batch: &mut Batch<'_>, asks: &[&()]) -> Result<Vec<()>> {
 pub(super) struct Batch<'c> {
     pub(super) tx: Tx<'c>,
     pub(super) shared: &'c Shared,
+    /// Made into deliveries when all commands of a kind have been applied.
+    pub(super) outgoing: Vec<deliveries::Outgoing>,
     /// Inserted as the transaction's last statements.
     pub(super) events: Vec<feed::NewEvent>,
     pub(super) plans: Vec<Plan>,
     pub(super) errands: Vec<Errand>,
     pub(super) ended: Vec<WatchId>,
+    pub(super) tenants: Vec<tenants::Change>,
 }
 
 /// The writer's thread: runs until the last handle of the store is gone.
@@ -186,6 +195,7 @@ struct Tidings {
     plans: Vec<Plan>,
     errands: Vec<Errand>,
     ended: Vec<WatchId>,
+    tenants: Vec<tenants::Change>,
 }
 
 /// How a transaction ended that was not refused.
@@ -287,6 +297,7 @@ impl Desk<'_> {
     /// Tells what was committed.
     fn tell(&self, told: Tidings) {
         self.shared.refusing.store(false, Ordering::Release);
+        self.shared.follow(told.tenants);
         self.shared.plans.put(told.plans);
         self.shared.errands.put(told.errands);
         self.shared.bell.ring(&told.ended);
@@ -307,10 +318,12 @@ impl Desk<'_> {
         let mut batch = Batch {
             tx: self.pen.tx(),
             shared,
+            outgoing: Vec::new(),
             events: Vec::new(),
             plans: Vec::new(),
             errands: Vec::new(),
             ended: Vec::new(),
+            tenants: Vec::new(),
         };
         let applied = catch_unwind(AssertUnwindSafe(|| {
             if refusing {
@@ -322,12 +335,12 @@ impl Desk<'_> {
         // Without a writer the program would live on and take nothing any more.
         let applied =
             applied.unwrap_or_else(|_| Err(StoreError::Inconsistent("a write panicked".to_owned())));
-        let Batch { plans, errands, ended, .. } = batch;
+        let Batch { plans, errands, ended, tenants, .. } = batch;
         if let Err(error) = applied {
             self.pen.roll_back();
             return Err(error);
         }
-        let tidings = Tidings { plans, errands, ended };
+        let tidings = Tidings { plans, errands, ended, tenants };
         Ok(match self.pen.commit()? {
             Committed::Yes => Done::Committed(tidings),
             Committed::Unknown => Done::Unknown(tidings),

@@ -27,7 +27,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::fakes::{Held, PROVIDER_KEY, Provider, Receiver};
-use crate::postgres::{On, Server, on, shared};
+use crate::postgres::{On, on, shared};
+use crate::server::Server;
 use crate::wire::{self, Answer};
 
 /// When every test begins.
@@ -243,6 +244,18 @@ impl Harness {
         App::build(config, surroundings).await.unwrap_err().to_string()
     }
 
+    /// Changes a setting for the next start; an empty value is none.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// What the application is started with.
+    pub fn config(&self) -> Config {
+        let environment: Environment = self.settings.iter().cloned().collect();
+        Config::read(&Flags::default(), &environment, None).unwrap()
+    }
+
     /// Starts the application (again) on its file.
     pub async fn restart(&mut self) {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -254,8 +267,7 @@ impl Harness {
             .enable_all()
             .build()
             .unwrap();
-        let environment: Environment = self.settings.iter().cloned().collect();
-        let config = Config::read(&Flags::default(), &environment, None).unwrap();
+        let config = self.config();
         let names = Arc::clone(&self.names);
         let resolver = Resolver::Fixed(Arc::new(move |name| {
             let names = names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -414,6 +426,14 @@ impl Harness {
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let bytes = wire::request(method, path, headers, body);
         guarded(path, wire::exchange(self.address(), &bytes)).await.expect("an answer")
+    }
+
+    /// Sends a request with another key; a body is JSON.
+    pub async fn as_key(&self, key: &str, method: &str, path: &str, body: &str) -> Answer {
+        let auth = format!("Bearer {key}");
+        let headers = [("authorization", auth.as_str()), JSON];
+        let headers = if body.is_empty() { &headers[..1] } else { &headers[..] };
+        self.send(method, path, headers, body.as_bytes()).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -25,9 +25,10 @@
 //! brings whatever is plain or under another key under the first one. A crash in between leaves values
 //! under both keys, and both names in `seals`: the next start needs both keys still, begins from the
 //! front, and passes over what is done. When the last row is done, one statement marks the first key
-//! as the only one, and from then on a start reads no row. The pages that the plain texts stood in are
-//! overwritten (`secure_delete`) and the log is cut off; what the disk or a backup keeps of them is
-//! beyond us, and the manual says so.
+//! as the only one, and from then on a start reads no row. Before that, where the database was plain, a
+//! SQLite file is written anew (`vacuum`), since plain texts stand in its free space too, those of rows
+//! that were deleted long ago included; what the disk, a server or a backup keeps of them is beyond us,
+//! and the manual says so.
 //!
 //! **Not sealed**: what jobs are and bring (ids, outputs, errors, raw answers), metadata, bodies of
 //! events, attempts with the answers of receivers, and callback URLs: they are what the service is

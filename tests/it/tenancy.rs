@@ -49,8 +49,9 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
 
 /// The path with a name in it.
 fn path(route: &Route, name: impl Fn(&str) -> String) -> String {
-    let kind = route.path.split('/').nth(2).unwrap_or("");
-    route.path.replace("{id}", &name(kind))
+    let Some((before, after)) = route.path.split_once("{id}") else { return route.path.to_owned() };
+    let kind = before.split('/').nth(2).unwrap_or("");
+    [before, &name(kind), after].concat()
 }
 
 #[tokio::test]

@@ -37,6 +37,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, watch};
 
 use self::problem::Problem;
+use crate::channels::Channels;
 use crate::clock::Clock;
 use crate::domain::{AppNo, JobNo, Looks};
 use crate::egress::Egress;
@@ -56,6 +57,8 @@ pub struct Api {
     pub store: Store,
     /// Judges callback URLs.
     pub egress: Arc<Egress>,
+    /// Judges mail addresses and Slack's.
+    pub channels: Arc<Channels>,
     /// Time.
     pub clock: Clock,
     /// What can be watched.

@@ -21,13 +21,18 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::api::{self, Api, UnderWay, WAITS_MAX};
+use crate::channels::Channels;
+use crate::channels::email::{Login, Mailer, Security, Server};
+use crate::channels::slack::Bot;
+use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
-use crate::config::{Config, Database, EncryptionKey, ProviderConfig, Rate};
+use crate::config::{Config, Database, EncryptionKey, ProviderConfig, Rate, SmtpSecurity};
 use crate::deliveries::{self, Deliverer};
-use crate::domain::{AppNo, Masked, Pulse, RetryPolicy, Timestamp};
-use crate::egress::{Allowed, Egress, Resolver, Settings};
-use crate::poller::{Bounds, Limits, Poller, Provider};
+use crate::domain::{AppNo, MailPattern, Masked, Pulse, RetryPolicy, Timestamp};
+use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
+pub use crate::poller::Provider;
+use crate::poller::{Bounds, Limits, Poller};
 use crate::providers::{Definition, Providers};
 use crate::store::{Found, Keyring, Opening, Place, Prune, Store, Writer};
 use crate::tenants::{DEFAULT_APP, hash_key, make_key};
@@ -86,13 +91,18 @@ pub struct App {
 impl App {
     /// Makes every part, opens the database and listens. Nothing runs yet.
     pub async fn build(config: Config, surroundings: Surroundings) -> Result<Self> {
-        let Surroundings { clock, resolver, roots } = surroundings;
         let definitions = providers(&config)?;
         let configured = configured(&config, &definitions)?;
-        let allow = config.egress.allow.iter().map(|text| Allowed::parse(text));
-        let allow = allow.collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
-        let settings = Settings { allow, allow_http: config.egress.allow_http };
-        let egress = Egress::new(settings, resolver, clock.clone(), roots)?;
+        let egress = egress(&config, &surroundings)?;
+        let clock = surroundings.clock;
+        let templates = Templates::load(config.templates_path.as_deref()).map_err(|wrong| lines(&wrong))?;
+        let channels = Arc::new(Channels {
+            egress: Arc::clone(&egress),
+            clock: clock.clone(),
+            mail: mailer(&config),
+            bot: bot(&config),
+            templates,
+        });
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("{} cannot be listened on; is it taken?", config.listen))?;
@@ -113,13 +123,14 @@ impl App {
             per_destination: config.delivery.per_destination,
         };
         let (deliverer, sends_ended) =
-            Deliverer::new(store.clone(), Arc::clone(&egress), clock.clone(), policy);
+            Deliverer::new(store.clone(), Arc::clone(&channels), clock.clone(), policy);
         let (draining, is_draining) = watch::channel(false);
         let planned = Arc::new(AtomicBool::new(false));
         let looks = Arc::clone(&poller);
         let api = Arc::new(Api {
             store: store.clone(),
             egress,
+            channels,
             clock: clock.clone(),
             providers: definitions,
             with_credential,
@@ -283,6 +294,35 @@ pub fn open_store(config: &Config, now: Timestamp) -> Result<(Store, Writer)> {
     Store::open(Opening { place, keyring, now })
 }
 
+/// Mail, where a mail server is configured.
+fn mailer(config: &Config) -> Option<Mailer> {
+    let (server, from) = (config.smtp.server.as_ref()?, config.smtp.from.clone()?);
+    let security = match server.security {
+        SmtpSecurity::None => Security::None,
+        SmtpSecurity::Opportunistic => Security::Opportunistic,
+        SmtpSecurity::Required => Security::Required,
+        SmtpSecurity::Implicit => Security::Implicit,
+    };
+    let login = server.login.as_ref();
+    let login =
+        login.map(|(name, password)| Login { name: name.clone(), password: password.reveal().to_owned() });
+    let allow = match &config.smtp.allow {
+        Some(allow) => allow.clone(),
+        None => MailPattern::of_sender(&from.address).into_iter().collect(),
+    };
+    Some(Mailer {
+        server: Server { security, host: server.host.clone(), port: server.port, login },
+        from,
+        allow,
+    })
+}
+
+/// Slack's channels, where a bot is configured.
+fn bot(config: &Config) -> Option<Bot> {
+    let token = config.slack.bot_token.as_ref()?.reveal().to_owned();
+    Some(Bot { token, api_url: config.slack.api_url.clone() })
+}
+
 /// What can be watched: the embedded definitions and the operator's, and nothing configured beside.
 pub fn providers(config: &Config) -> Result<Providers> {
     let providers = Providers::load(config.providers_path.as_deref()).map_err(|mistakes| lines(&mistakes))?;
@@ -291,12 +331,23 @@ pub fn providers(config: &Config) -> Result<Providers> {
     if mistakes.is_empty() { Ok(providers) } else { Err(lines(&mistakes)) }
 }
 
+/// The way out, as it is configured.
+pub fn egress(config: &Config, surroundings: &Surroundings) -> Result<Arc<Egress>> {
+    let Surroundings { clock, resolver, roots } = surroundings;
+    let allow = config.egress.allow.iter().map(|text| Allowed::parse(text));
+    let allow = allow.collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
+    let proxy = config.egress.proxy.as_ref().map(|proxy| Proxy::parse(proxy.reveal()));
+    let proxy = proxy.transpose().map_err(anyhow::Error::msg)?;
+    let settings = Settings { allow, allow_http: config.egress.allow_http, proxy };
+    Egress::new(settings, resolver.clone(), clock.clone(), roots.clone())
+}
+
 fn lines<T: ToString>(mistakes: &[T]) -> anyhow::Error {
     anyhow::Error::msg(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
 /// Every provider as it is configured here.
-fn configured(config: &Config, providers: &Providers) -> Result<Vec<Provider>> {
+pub fn configured(config: &Config, providers: &Providers) -> Result<Vec<Provider>> {
     let nothing = ProviderConfig::default();
     let made = providers.iter().map(|definition| {
         let own = config.providers.get(definition.id()).unwrap_or(&nothing);

@@ -3,20 +3,36 @@
 //! A channel renders, sends and classifies, once, and remembers nothing: when to try again and what
 //! to write down is decided by whoever called. Nothing here knows of a database.
 
+pub mod email;
+mod news;
+pub mod slack;
+pub mod templates;
 pub mod webhook;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
+use reqwest::header::{HeaderMap, HeaderValue};
 
 use crate::clock::Clock;
-use crate::domain::{EventId, EventType, Outcome, Payload, Timestamp, WatchId};
+use crate::domain::{DeliveryId, EventId, EventType, MailAddress, Outcome, Payload, Timestamp, WatchId};
 use crate::egress::Egress;
+use email::Mailer;
+use slack::{Bot, Way};
+use templates::Templates;
 use webhook::Secret;
+
+/// How much of an answer is read and kept.
+const ANSWER_MAX: usize = 16 * 1024;
+
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("Ringback/", env!("CARGO_PKG_VERSION")));
 
 /// One event on its way to one address.
 #[derive(Clone, Debug)]
 pub struct Message<'a> {
+    /// The delivery; every attempt carries the same id.
+    pub delivery_id: DeliveryId,
     /// The event; every attempt carries the same id.
     pub event_id: EventId,
     /// What happened.
@@ -47,6 +63,16 @@ pub enum Address<'a> {
         /// One signature each: during a rotation there are two.
         secrets: &'a [Secret],
     },
+    /// A mail.
+    Email {
+        /// Whose box.
+        to: &'a str,
+    },
+    /// A message in Slack, or in what takes Slack's messages.
+    Slack {
+        /// A hook's URL, or a channel.
+        to: &'a str,
+    },
 }
 
 /// What one attempt came to.
@@ -68,11 +94,92 @@ pub struct Sent {
     pub duration: Duration,
 }
 
-/// Tries once.
-pub async fn send(egress: &Egress, clock: &Clock, message: Message<'_>, timeout: Duration) -> Sent {
-    match message.to {
-        Address::Webhook { url, headers, secrets } => {
-            webhook::send(egress, clock, &message, url, headers, secrets, timeout).await
+/// The ways out, as they are configured here.
+#[derive(Debug)]
+pub struct Channels {
+    /// The way out for HTTP, and for other connections.
+    pub egress: Arc<Egress>,
+    /// Time.
+    pub clock: Clock,
+    /// Mail, where a mail server is configured.
+    pub mail: Option<Mailer>,
+    /// Slack's channels, where a bot is configured.
+    pub bot: Option<Bot>,
+    /// What people read.
+    pub templates: Templates,
+}
+
+impl Channels {
+    /// Reads a mail address, if it may be mailed. The error is a sentence for whoever gave it.
+    pub fn mail_address(&self, text: &str) -> Result<MailAddress, String> {
+        let address = MailAddress::parse(text).ok_or("is not a mail address")?;
+        let mailer = self.mail.as_ref().ok_or("no mail is sent from here: [smtp] url is not configured")?;
+        mailer.check(&address)?;
+        Ok(address)
+    }
+
+    /// Tells how to reach a Slack address; a URL's host is not judged here. The error is a sentence.
+    pub fn slack_way<'a>(&self, text: &'a str) -> Result<Way<'a>, String> {
+        match Way::parse(text)? {
+            Way::Channel(_) if self.bot.is_none() => {
+                Err("channels cannot be posted to from here: [slack] bot_token is not configured".into())
+            }
+            way @ (Way::Hook(_) | Way::Compatible(_) | Way::Channel(_)) => Ok(way),
         }
+    }
+
+    /// Tries once.
+    pub async fn send(&self, message: Message<'_>, timeout: Duration) -> Sent {
+        let Self { egress, clock, mail, bot, templates } = self;
+        match message.to {
+            Address::Webhook { url, headers, secrets } => {
+                webhook::send(egress, clock, &message, url, headers, secrets, timeout).await
+            }
+            Address::Email { to } => {
+                let Some(mailer) = mail else {
+                    tracing::error!("mails wait: [smtp] url is not configured any more");
+                    let why = "smtp: no mail server is configured any more".into();
+                    return unsent(Outcome::Retry { after: None }, why, Vec::new());
+                };
+                mailer.send(egress, clock, templates, &message, (to, timeout)).await
+            }
+            Address::Slack { to } => {
+                let line = slack::Line { egress, clock, bot: bot.as_ref(), templates };
+                slack::send(line, &message, (to, timeout)).await
+            }
+        }
+    }
+}
+
+/// The headers as an attempt records them: what the user gave is marked sensitive, and masked.
+fn shown(headers: &HeaderMap) -> Vec<(String, String)> {
+    let show = |value: &HeaderValue| match value.to_str() {
+        Ok(text) if !value.is_sensitive() => text.to_owned(),
+        _ => "***".to_owned(),
+    };
+    headers.iter().map(|(name, value)| (name.as_str().to_owned(), show(value))).collect()
+}
+
+/// What is kept of an answer: text that any database takes (some refuse NUL), and no longer
+/// than what was read, though each broken byte becomes a sign of three.
+fn text(body: &[u8]) -> String {
+    let mut text = String::from_utf8_lossy(body).replace('\0', "\u{fffd}");
+    let mut end = text.len().min(ANSWER_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
+fn unsent(outcome: Outcome, error: String, request_headers: Vec<(String, String)>) -> Sent {
+    Sent {
+        outcome,
+        status_code: None,
+        error: Some(error),
+        request_headers,
+        response_headers: Vec::new(),
+        response_body: String::new(),
+        duration: Duration::ZERO,
     }
 }

@@ -8,6 +8,7 @@
 //! What it deliberately does not do: know which providers exist (their definitions may come from
 //! `[providers] path`; see [`Config::check_providers`]), open the database, or touch the network.
 
+mod access;
 mod parse;
 mod read;
 mod settings;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use crate::domain::Masked;
+pub use access::Access;
 pub use settings::{Setting, table};
 
 use crate::domain::{MailPattern, Mailbox};
@@ -90,6 +92,8 @@ pub struct Egress {
     pub allow: Vec<String>,
     /// Whether plain http is allowed everywhere.
     pub allow_http: bool,
+    /// Through whom everything goes: a URL, which may hold a user's name and password.
+    pub proxy: Option<Masked>,
 }
 
 /// `[delivery]`

@@ -19,8 +19,12 @@
 //! [`timers`](Hand::timers), a page tells the next one, and what is asked for by hand while it is in
 //! hand is asked of the store again once it has been let go.
 //!
+//! **Some ways out take less** than a lane may send: what holds them back is the [`gate`].
+//!
 //! **An outcome is written before its delivery is let go**, however long the store refuses; and while
 //! it refuses, no send starts.
+
+mod gate;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,14 +33,14 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 use crate::channels::webhook::Secret;
-use crate::channels::{self, Address, Message};
+use crate::channels::{Address, Channels, Message, Sent};
 use crate::clock::Clock;
 use crate::domain::{
-    After, Attempt, ChannelKind, DeliveryId, Errand, Payload, Pulse, RetryPolicy, Send, Timestamp, Try,
-    WatchId, Which, next_attempt,
+    After, Attempt, ChannelKind, DeliveryId, Errand, Outcome, Payload, Pulse, RetryPolicy, Send, Timestamp,
+    Try, WatchId, Which, next_attempt,
 };
-use crate::egress::Egress;
 use crate::store::{Page, Paged, Record, Rewind, Store, StoreError};
+use gate::Gate;
 
 /// How many deliveries may be in hand in all, and how many bytes of bodies: what is beyond waits on
 /// disk, not in memory.
@@ -66,7 +70,7 @@ pub struct Policy {
 #[derive(Debug)]
 pub struct Deliverer {
     store: Store,
-    egress: Arc<Egress>,
+    channels: Arc<Channels>,
     clock: Clock,
     policy: Policy,
     hand: Mutex<Hand>,
@@ -91,6 +95,8 @@ struct Hand {
     /// the one after it.
     timers: BTreeSet<(Timestamp, Arc<str>)>,
     alarms: HashMap<Arc<str>, Timestamp>,
+    /// What holds lanes back besides.
+    gate: Gate,
     /// Asked for by hand while in hand.
     asked: HashSet<DeliveryId>,
 }
@@ -134,13 +140,13 @@ impl Deliverer {
     /// A deliverer with empty hands. The receiver ends when the last send has.
     pub fn new(
         store: Store,
-        egress: Arc<Egress>,
+        channels: Arc<Channels>,
         clock: Clock,
         policy: Policy,
     ) -> (Arc<Self>, mpsc::Receiver<()>) {
         let (alive, ended) = mpsc::channel(1);
         let (hand, woken) = (Mutex::default(), Notify::new());
-        (Arc::new(Self { store, egress, clock, policy, hand, woken, alive }), ended)
+        (Arc::new(Self { store, channels, clock, policy, hand, woken, alive }), ended)
     }
 
     /// Finds the lanes in which something waits.
@@ -167,8 +173,7 @@ impl Deliverer {
         // While something is under way, its end looks after the hungry.
         let can_page = !hand.waiting.is_empty() && under_way == 0;
         let due = can_send || can_page || !self.store.errands().is_empty();
-        let next = hand.timers.first().map(|(at, _)| *at);
-        Pulse { under_way, next: if due { Some(now) } else { next } }
+        Pulse { under_way, next: if due { Some(now) } else { hand.next() } }
     }
 
     /// Starts what can be sent now, and says when there is more.
@@ -180,9 +185,9 @@ impl Deliverer {
         let mut hand = self.hand();
         self.take_errands(&mut hand);
         hand.wake_lanes(now);
-        let sends = if refusing { Vec::new() } else { self.due_sends(&mut hand) };
+        let sends = if refusing { Vec::new() } else { self.due_sends(&mut hand, now) };
         let pages = if refusing { Vec::new() } else { self.due_pages(&mut hand, now) };
-        let next = hand.timers.first().map(|(at, _)| *at);
+        let next = hand.next();
         drop(hand);
         for page in pages {
             self.start_page(page);
@@ -261,7 +266,7 @@ impl Deliverer {
     }
 
     #[expect(clippy::vec_box, reason = "the boxes come from the queue and go to the tasks")]
-    fn due_sends(&self, hand: &mut Hand) -> Vec<Box<Send>> {
+    fn due_sends(&self, hand: &mut Hand, now: Timestamp) -> Vec<Box<Send>> {
         let mut sends = Vec::new();
         while hand.in_flight < self.policy.concurrency {
             let Some(name) = hand.ready.pop_front() else { break };
@@ -271,10 +276,15 @@ impl Deliverer {
                 // It is listed again when one of its sends has landed.
                 continue;
             }
-            let Some(send) = lane.queue.pop_front() else {
+            let Some(first) = lane.queue.front() else {
                 hand.tidy(&name);
                 continue;
             };
+            if !hand.gate.admit(&name, first.destination.channel, now) {
+                // It is listed again when the gate gives it back.
+                continue;
+            }
+            let Some(send) = lane.queue.pop_front() else { continue };
             lane.flying.insert(send.id);
             hand.in_flight += 1;
             hand.list(&name);
@@ -427,8 +437,17 @@ impl Hand {
         }
     }
 
-    /// Marks the lanes whose next turn has come.
+    /// When there is more to do, if nothing comes in between.
+    fn next(&self) -> Option<Timestamp> {
+        let turn = self.timers.first().map(|(at, _)| *at);
+        turn.into_iter().chain(self.gate.next()).min()
+    }
+
+    /// Marks the lanes whose next turn has come, or whose gate is open again.
     fn wake_lanes(&mut self, now: Timestamp) {
+        for name in self.gate.open(now) {
+            self.list(&name);
+        }
         while self.timers.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, name)) = self.timers.pop_first() else { return };
             self.alarms.remove(&name);
@@ -440,6 +459,9 @@ impl Hand {
         self.ids.remove(&send.id);
         self.bytes -= send.body.len();
         self.in_flight -= 1;
+        for name in self.gate.landed(send.destination.channel) {
+            self.list(&name);
+        }
         let name: Arc<str> = send.destination.lane.as_str().into();
         if let Some(lane) = self.lanes.get_mut(&name) {
             lane.flying.remove(&send.id);
@@ -522,6 +544,7 @@ impl Deliverer {
     async fn attempt(&self, send: &Send) -> Record {
         let at = self.clock.now();
         let report = self.hand_over(send, at).await;
+        self.heed(send, &report);
         let which = if send.by_hand { Try::ByHand } else { Try::Scheduled { step: send.step } };
         let ended_at = self.clock.now();
         let after = next_attempt(&self.policy.retries, send.id, which, &report.outcome, ended_at);
@@ -530,6 +553,7 @@ impl Deliverer {
             app: send.app,
             delivery: send.id,
             by_hand: send.by_hand,
+            before: send.attempts,
             attempt: Attempt {
                 at,
                 duration_ms: u32::try_from(report.duration.as_millis()).unwrap_or(u32::MAX),
@@ -543,18 +567,18 @@ impl Deliverer {
         }
     }
 
-    async fn hand_over(&self, send: &Send, now: Timestamp) -> channels::Sent {
+    async fn hand_over(&self, send: &Send, now: Timestamp) -> Sent {
         let destination = &send.destination;
-        let secrets: Vec<Secret> = match &destination.secret {
-            Some(own) => Secret::parse(own).into_iter().collect(),
-            None => {
-                let app = self.store.app(send.app);
-                let all = app.iter().flat_map(|app| app.secrets(now));
-                all.filter_map(|secret| Secret::parse(secret.reveal()).ok()).collect()
-            }
+        let secrets: Vec<Secret> = if let Some(own) = &destination.secret {
+            Secret::parse(own).into_iter().collect()
+        } else {
+            let app = self.store.app(send.app);
+            let all = app.iter().flat_map(|app| app.secrets(now));
+            all.filter_map(|secret| Secret::parse(secret.reveal()).ok()).collect()
         };
         let to = match destination.channel {
-            ChannelKind::Email | ChannelKind::Slack => return unreachable!(),
+            ChannelKind::Email => Address::Email { to: &destination.address },
+            ChannelKind::Slack => Address::Slack { to: &destination.address },
             ChannelKind::Webhook => Address::Webhook {
                 url: &destination.address,
                 headers: &destination.headers,
@@ -562,6 +586,7 @@ impl Deliverer {
             },
         };
         let message = Message {
+            delivery_id: send.id,
             event_id: send.event,
             event_type: send.event_type,
             watch_id: send.watch,
@@ -571,7 +596,17 @@ impl Deliverer {
             now,
             to,
         };
-        channels::send(&self.egress, &self.clock, message, self.policy.timeout).await
+        self.channels.send(message, self.policy.timeout).await
+    }
+
+    /// A chat that asks for patience asks for that of all its messages.
+    fn heed(&self, send: &Send, report: &Sent) {
+        if let (ChannelKind::Slack, Some(429), Outcome::Retry { after: Some(span) }) =
+            (send.destination.channel, report.status_code, &report.outcome)
+        {
+            let lane = send.destination.lane.as_str().into();
+            self.hand().gate.park(&lane, *span, self.clock.now());
+        }
     }
 
     /// Writes an outcome until the store takes it.
@@ -590,7 +625,7 @@ impl Deliverer {
 }
 
 /// One line for each attempt that did not succeed; a warning where it was the last.
-fn say(send: &Send, report: &channels::Sent, after: After) {
+fn say(send: &Send, report: &Sent, after: After) {
     let (delivery, watch, event) = (send.id, send.watch, send.event_type);
     let (lane, status) = (send.destination.lane.as_str(), report.status_code);
     let error = report.error.as_deref().unwrap_or("");

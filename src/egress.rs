@@ -1,14 +1,21 @@
-//! The one way out: every HTTP exchange of this program passes here.
+//! The one way out: every HTTP exchange of this program passes here, and every other connection.
 //!
 //! Two kinds of address are told apart. What a *user* gave ([`Egress::send`]) is hostile until
 //! shown otherwise: the URL is parsed once, addresses in it are judged before each exchange, and
 //! names are judged where the connection is made, on the very addresses that are then connected to
 //! (`resolver`). Checking at registration ([`Egress::check`]) is a courtesy to the user, not the
 //! guard: a name can resolve elsewhere tomorrow. What the *operator* configured
-//! ([`Egress::fetch`]) is trusted to be where it should be, but not to be brief.
+//! ([`Egress::fetch`], [`Egress::call`], [`Egress::dial`]) is trusted to be where it should be, but not
+//! to be brief.
 //!
 //! For both: no redirects, no proxies from the environment, no cookies, no hidden retries, a
 //! deadline for the whole exchange and a cap on what is read.
+//!
+//! **With a proxy** (`[egress] proxy`) everything goes through it, what the operator allowed and asked
+//! for included: a network that has one has it because nothing else leads out. It is the proxy that
+//! resolves names then, and nobody here sees the address that is connected to: the guard that remains
+//! is the check at registration and that of addresses written into a URL, and the proxy has to do the
+//! rest. Its own name is the operator's and is not judged.
 //!
 //! What is not here: when to send, whom, and what an answer means. Nor is this a substitute for a
 //! firewall, see `ranges`.
@@ -20,7 +27,7 @@ mod resolver;
 #[cfg(test)]
 mod tests;
 
-pub use address::{Allowed, Settings, Target};
+pub use address::{Allowed, Proxy, Settings, Target, is_public_https};
 pub use error::SendError;
 pub use resolver::{Lookup, Resolver};
 
@@ -28,9 +35,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, ClientBuilder, Method, Request, Response, redirect, retry};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use url::Url;
 
 use crate::clock::Clock;
@@ -66,6 +76,16 @@ pub struct Egress {
     plain: Client,
     /// The operator's addresses.
     trusted: Client,
+    /// TLS for what is not HTTP.
+    tls: Arc<rustls::ClientConfig>,
+}
+
+/// A client for the server of whoever sits at the command line, wherever that is: no guard.
+pub fn unguarded(connect_timeout: Duration) -> anyhow::Result<Client> {
+    let mut tls = trust::config(Vec::new())?;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let client = Egress::client().connect_timeout(connect_timeout).tls_backend_preconfigured(tls);
+    Ok(client.gzip(true).build()?)
 }
 
 /// One POST to an address that a user gave.
@@ -94,6 +114,31 @@ pub struct Fetch {
     pub timeout: Duration,
     /// A larger body, decoded, is an error.
     pub max_body: usize,
+}
+
+impl Fetch {
+    /// Headers are given as text; what no header can carry is left out.
+    pub fn new(url: Url, named: &[(String, String)], timeout: Duration, max_body: usize) -> Self {
+        let header = |(name, value): &(String, String)| {
+            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
+        };
+        Self { url, headers: named.iter().filter_map(header).collect(), timeout, max_body }
+    }
+}
+
+/// One POST to an address that the operator configured.
+#[derive(Debug)]
+pub struct Call {
+    /// Where to.
+    pub url: Url,
+    /// Sent as they are; `accept: */*` is added where it is missing, and `accept-encoding`.
+    pub headers: HeaderMap,
+    /// Sent as it is.
+    pub body: Bytes,
+    /// For the whole exchange, the answer's body included.
+    pub timeout: Duration,
+    /// How much of the answer's body is read.
+    pub max_answer: usize,
 }
 
 /// An answer.
@@ -143,17 +188,28 @@ impl Egress {
         extra_roots: Vec<CertificateDer<'static>>,
     ) -> anyhow::Result<Arc<Self>> {
         let settings = Arc::new(settings);
-        let mut tls = trust::config(extra_roots)?;
+        let bare = trust::config(extra_roots)?;
+        let mut tls = bare.clone();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let proxy = settings.proxy.as_ref().map(|proxy| reqwest::Proxy::all(proxy.url())).transpose();
+        // The error would show the URL, and its password.
+        let proxy = proxy.map_err(|_| anyhow::anyhow!("[egress] proxy cannot be used"))?;
         let client = |door| {
+            // All that is looked up then is the proxy.
+            let door = if proxy.is_some() { Door::Trusted } else { door };
             let guard = Guard { door, resolver: resolver.clone(), settings: settings.clone() };
-            Self::client().dns_resolver(guard).tls_backend_preconfigured(tls.clone())
+            let client = Self::client().dns_resolver(guard).tls_backend_preconfigured(tls.clone());
+            match &proxy {
+                Some(proxy) => client.proxy(proxy.clone()),
+                None => client,
+            }
         };
         Ok(Arc::new(Self {
             // Not decoding what receivers say: nobody needs it, and it could be a bomb.
             secure: client(Door::Secure).no_gzip().https_only(true).build()?,
             plain: client(Door::Plain).no_gzip().build()?,
             trusted: client(Door::Trusted).gzip(true).build()?,
+            tls: Arc::new(bare),
             seen: Cache::default(),
             settings,
             resolver,
@@ -245,6 +301,55 @@ impl Egress {
         }
     }
 
+    /// With a proxy, a connection that was not made is one to the proxy, or one that it did not make.
+    fn blame(&self, error: SendError) -> SendError {
+        if let (SendError::Connect(why), Some(_)) = (&error, &self.settings.proxy) {
+            return SendError::Connect(format!("through the proxy: {why}"));
+        }
+        error
+    }
+
+    /// One exchange with a service of the operator's. As with a receiver, its status counts whatever
+    /// becomes of the answer's body.
+    pub async fn call(&self, call: Call) -> Result<Received, SendError> {
+        let Call { url, headers, body, timeout, max_answer } = call;
+        let mut request = Request::new(Method::POST, url);
+        *request.headers_mut() = headers;
+        *request.body_mut() = Some(body.into());
+        let (received, _) = self.exchange(&self.trusted, request, timeout, max_answer).await?;
+        Ok(received)
+    }
+
+    /// A connection to a host that the operator configured, for what is not HTTP.
+    pub async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, SendError> {
+        let (door, resolver) = (Door::Trusted, self.resolver.clone());
+        let guard = Guard { door, resolver, settings: Arc::clone(&self.settings) };
+        let connecting = async {
+            let addresses = match host.parse() {
+                Ok(address) => vec![address],
+                Err(_) => guard.addresses(host).await.map_err(|none| SendError::Connect(none.to_string()))?,
+            };
+            let mut last = SendError::Connect("the host has no address".into());
+            for address in addresses {
+                match TcpStream::connect((address, port)).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => last = SendError::Connect(error.kind().to_string()),
+                }
+            }
+            Err(last)
+        };
+        let connected = self.clock.timeout(CONNECT_TIMEOUT, connecting).await;
+        connected.unwrap_or_else(|| Err(SendError::not_connected()))
+    }
+
+    /// Makes a connection secret, if whoever is there is `host`.
+    pub async fn secure(&self, stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, SendError> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| SendError::Tls(format!("`{host}` is no name that a certificate could have")))?;
+        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        connector.connect(name, stream).await.map_err(|error| SendError::not_secure(&error))
+    }
+
     async fn exchange(
         &self,
         client: &Client,
@@ -256,7 +361,7 @@ impl Egress {
         let answer = self.clock.timeout(timeout, client.execute(request)).await;
         let mut response = match answer {
             Some(Ok(response)) => response,
-            Some(Err(error)) => return Err(SendError::classify(&error)),
+            Some(Err(error)) => return Err(self.blame(SendError::classify(&error))),
             None => return Err(SendError::timed_out(timeout)),
         };
         let mut body = Vec::new();

@@ -23,7 +23,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::{Notify, mpsc};
 use url::Url;
 
@@ -247,12 +246,7 @@ impl Poller {
                 Ok(request) => request,
                 Err(message) => return trouble(message),
             };
-        let fetch = Fetch {
-            url: request.url,
-            headers: headers(&request.headers),
-            timeout: request.timeout,
-            max_body: request.max_body,
-        };
+        let fetch = Fetch::new(request.url, &request.headers, request.timeout, request.max_body);
         match self.egress.fetch(fetch).await {
             Err(error) => trouble(error.to_string()),
             Ok(received) => {
@@ -560,11 +554,4 @@ fn fail(entry: &mut Entry, job: JobNo, message: &str, now: Timestamp, judgement:
     let again = now.plus(backoff(rare.failures));
     judgement.not_before = Some(judgement.not_before.map_or(again, |asked| asked.max(again)));
     waited_for
-}
-
-fn headers(named: &[(String, String)]) -> HeaderMap {
-    let header = |(name, value): &(String, String)| {
-        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
-    };
-    named.iter().filter_map(header).collect()
 }

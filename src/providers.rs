@@ -70,6 +70,18 @@ impl Providers {
     }
 }
 
+impl Definition {
+    /// Reads the definition that a file holds, and runs its examples. The error is every mistake, each
+    /// a sentence for people that begins with the file's name.
+    pub fn check(file: &Path) -> Result<Self, Vec<String>> {
+        let mut mistakes = Vec::new();
+        let found = read_file(file, &mut mistakes);
+        let (name, text) = found.ok_or(mistakes)?;
+        let checked = Self::parse(&text).and_then(|d| d.check_examples().map(|()| d));
+        checked.map_err(|found| found.iter().map(|mistake| format!("{name}: {mistake}")).collect())
+    }
+}
+
 /// Reads one definition into `definitions`.
 fn add(
     definitions: &mut BTreeMap<String, Arc<Definition>>,
@@ -111,22 +123,23 @@ fn read(folder: &Path, mistakes: &mut Vec<String>) -> Vec<(String, String)> {
         mistakes.push(format!("{}: it holds more than {MAX_FILES} definitions", folder.display()));
         paths.truncate(0);
     }
-    let mut files = Vec::new();
-    for path in paths {
-        let name = path.display().to_string();
-        match fs::metadata(&path) {
-            Ok(about) if about.len() > MAX_FILE => {
-                mistakes.push(format!("{name}: it is larger than {MAX_FILE} bytes"));
-                continue;
-            }
-            Ok(_) | Err(_) => {}
-        }
-        match fs::read_to_string(&path) {
-            Ok(text) => files.push((name, text)),
-            Err(error) => mistakes.push(format!("{name}: it cannot be read: {error}")),
+    paths.iter().filter_map(|path| read_file(path, mistakes)).collect()
+}
+
+/// A file that may be a definition: (path, text).
+fn read_file(path: &Path, mistakes: &mut Vec<String>) -> Option<(String, String)> {
+    let name = path.display().to_string();
+    if fs::metadata(path).is_ok_and(|about| about.len() > MAX_FILE) {
+        mistakes.push(format!("{name}: it is larger than {MAX_FILE} bytes"));
+        return None;
+    }
+    match fs::read_to_string(path) {
+        Ok(text) => Some((name, text)),
+        Err(error) => {
+            mistakes.push(format!("{name}: it cannot be read: {error}"));
+            None
         }
     }
-    files
 }
 
 #[cfg(test)]

@@ -1,21 +1,23 @@
 //! Reading a registration: JSON in, a [`NewWatch`] out, or every field that is wrong.
 //!
-//! What the contract has and this version does not (mail, Slack, saved destinations, `CloudEvents`) is
+//! What the contract has and this version does not (saved destinations, `CloudEvents`) is
 //! read and checked like the rest, and then refused on its own field, so that a client learns of all
 //! its mistakes at once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
 use super::Api;
 use super::fields::{self, Fields, pointer};
 use super::problem::{Faults, Problem};
+use crate::channels::slack::{Way, is_own_hook, lane as slack_lane};
 use crate::channels::webhook::{Secret, check_header};
 use crate::domain::{
-    AppNo, ChannelKind, Destination, DestinationId, EventSet, JobName, NewWatch, Payload, Terms, Timestamp,
-    WatchId,
+    AppNo, ChannelKind, Destination, DestinationId, EventSet, JobName, MailAddress, NewWatch, Payload, Terms,
+    Timestamp, WatchId,
 };
 use crate::egress::Target;
 use crate::providers::Definition;
@@ -33,16 +35,31 @@ const HEADER_MAX: usize = 4 * 1024;
 /// The account whose credential a provider is asked with: there is one for each provider.
 const ACCOUNT: &str = "default";
 
-const NO_MAIL: &str = "this version sends no mail";
-const NO_SLACK: &str = "this version does not send to Slack";
-
 /// A destination as it was asked for, its address not looked up yet.
 struct Wanted {
     /// Where it stands in the body.
     at: String,
-    url: String,
+    to: To,
     headers: Vec<(String, String)>,
     secret: Option<String>,
+}
+
+/// Where to, as far as it can be judged without a look-up.
+enum To {
+    /// A webhook's URL.
+    Url(String),
+    /// A mail address that may be mailed.
+    Mail(MailAddress),
+    /// The URL of a hook of Slack's, or of one that takes its messages.
+    Hook(String),
+    /// A channel in Slack.
+    Channel(String),
+}
+
+impl Wanted {
+    fn plain(at: &str, to: To) -> Self {
+        Self { at: at.to_owned(), to, headers: Vec::new(), secret: None }
+    }
 }
 
 /// What is read before any name is looked up.
@@ -104,7 +121,7 @@ fn form(api: &Api, text: &str, faults: &mut Faults) -> Option<Form> {
     let mut fields = Fields::read(raw, "", faults)?;
     let definition = provider(api, &mut fields, faults);
     let job = job(definition.as_ref(), &mut fields, faults);
-    let wanted = wanted(&mut fields, faults);
+    let wanted = wanted(api, &mut fields, faults);
     let form = Form {
         job,
         deadline: definition.map_or(Duration::from_secs(3600), |definition| definition.poll().deadline),
@@ -239,26 +256,24 @@ fn metadata(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<String> {
 }
 
 /// Every destination that is asked for, wherever in the body it stands.
-fn wanted(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<Wanted> {
+fn wanted(api: &Api, fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<Wanted> {
     let mut wanted = Vec::new();
     let mut asked = false;
-    let plain = |at: String, url: String| Wanted { at, url, headers: Vec::new(), secret: None };
     if let Some(raw) = fields.take("callbackUrl") {
         asked = true;
         match fields::text(raw) {
-            Some(url) => wanted.push(plain(fields.at("callbackUrl"), url)),
+            Some(url) => wanted.push(Wanted::plain(&fields.at("callbackUrl"), To::Url(url))),
             None => faults.add(fields.at("callbackUrl"), "must be a string"),
         }
     }
     if let Some(raw) = fields.take("email") {
         asked = true;
-        emails(raw, &fields.at("email"), faults);
+        wanted.extend(emails(api, raw, &fields.at("email"), faults));
     }
     if let Some(raw) = fields.take("slack") {
         asked = true;
         match fields::text(raw) {
-            Some(text) if text.is_empty() => faults.add(fields.at("slack"), "must not be empty"),
-            Some(_) => faults.add(fields.at("slack"), NO_SLACK),
+            Some(text) => wanted.extend(slack(api, &text, &fields.at("slack"), faults)),
             None => faults.add(fields.at("slack"), "must be a string"),
         }
     }
@@ -271,11 +286,8 @@ fn wanted(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<Wanted> {
                 for (n, raw) in list.into_iter().take(DESTINATIONS_MAX + 1).enumerate() {
                     let at = format!("{at}/{n}");
                     match fields::text(raw) {
-                        Some(text) => match text.strip_prefix("mailto:") {
-                            Some(address) => email(address, &at, faults),
-                            None => wanted.push(plain(at, text)),
-                        },
-                        None => wanted.extend(destination(raw, &at, faults)),
+                        Some(text) => wanted.extend(named(api, text, &at, faults)),
+                        None => wanted.extend(destination(api, raw, &at, faults)),
                     }
                 }
             }
@@ -288,36 +300,82 @@ fn wanted(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<Wanted> {
     wanted
 }
 
-fn emails(raw: &RawValue, at: &str, faults: &mut Faults) {
-    if let Some(one) = fields::text(raw) {
-        email(&one, at, faults);
-    } else if let Ok(list) = serde_json::from_str::<Vec<&RawValue>>(raw.get()) {
-        if list.is_empty() {
-            faults.add(at, "must not be empty");
+/// A destination that is written as a string. Slack's own hooks are known by their host: a webhook would
+/// never be taken there.
+fn named(api: &Api, text: String, at: &str, faults: &mut Faults) -> Option<Wanted> {
+    match text.strip_prefix("mailto:") {
+        Some(address) => {
+            let address = percent_decode_str(address).decode_utf8_lossy();
+            email(api, &address, at, faults)
         }
-        for (n, raw) in list.into_iter().enumerate() {
-            match fields::text(raw) {
-                Some(one) => email(&one, &format!("{at}/{n}"), faults),
-                None => faults.add(format!("{at}/{n}"), "must be a string"),
-            }
-        }
-    } else {
-        faults.add(at, "must be a string or a list of strings");
+        None if is_own_hook(&text) => slack(api, &text, at, faults),
+        None => Some(Wanted::plain(at, To::Url(text))),
     }
 }
 
-/// Refuses a mail address, for what is wrong with it or else because no mail is sent.
-fn email(address: &str, at: &str, faults: &mut Faults) {
-    let well_formed = address.split_once('@').is_some_and(|(name, domain)| {
-        let plain = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_graphic() && b != b'@');
-        plain(name) && plain(domain) && domain.split('.').all(|label| !label.is_empty())
-    });
-    let fits = address.len() <= 254;
-    faults.add(at, if well_formed && fits { NO_MAIL } else { "is not a mail address" });
+fn emails(api: &Api, raw: &RawValue, at: &str, faults: &mut Faults) -> Vec<Wanted> {
+    if let Some(one) = fields::text(raw) {
+        return email(api, &one, at, faults).into_iter().collect();
+    }
+    let mut wanted = Vec::new();
+    let Ok(list) = serde_json::from_str::<Vec<&RawValue>>(raw.get()) else {
+        faults.add(at, "must be a string or a list of strings");
+        return wanted;
+    };
+    if list.is_empty() {
+        faults.add(at, "must not be empty");
+    }
+    for (n, raw) in list.into_iter().take(DESTINATIONS_MAX + 1).enumerate() {
+        let at = format!("{at}/{n}");
+        match fields::text(raw) {
+            Some(one) => wanted.extend(email(api, &one, &at, faults)),
+            None => faults.add(at, "must be a string"),
+        }
+    }
+    wanted
 }
 
+fn email(api: &Api, address: &str, at: &str, faults: &mut Faults) -> Option<Wanted> {
+    let address = api.channels.mail_address(address).map_err(|wrong| faults.add(at, wrong)).ok()?;
+    Some(Wanted::plain(at, To::Mail(address)))
+}
+
+fn slack(api: &Api, address: &str, at: &str, faults: &mut Faults) -> Option<Wanted> {
+    let way = api.channels.slack_way(address).map_err(|wrong| faults.add(at, wrong)).ok()?;
+    let to = match way {
+        Way::Hook(url) | Way::Compatible(url) => To::Hook(url.to_owned()),
+        Way::Channel(channel) => To::Channel(channel.to_owned()),
+    };
+    Some(Wanted::plain(at, to))
+}
+
+/// The one text of an object's that has to stand under one of these names.
+fn one_of(fields: &mut Fields<'_>, names: &[&str], faults: &mut Faults) -> Option<(String, String)> {
+    let (mut found, mut given) = (None, false);
+    for name in names {
+        let at = fields.at(name);
+        let Some(raw) = fields.take(name) else { continue };
+        if given {
+            faults.add(at, format!("is one too many of {}", names.join(", ")));
+            continue;
+        }
+        given = true;
+        match fields::text(raw) {
+            Some(text) => found = Some((at, text)),
+            None => faults.add(at, "must be a string"),
+        }
+    }
+    if !given {
+        faults.add(fields.at(names[0]), "is required");
+    }
+    found
+}
+
+/// Reads one address, which stands there in the body.
+type Read = fn(&Api, &str, &str, &mut Faults) -> Option<Wanted>;
+
 /// A destination that is written as an object.
-fn destination(raw: &RawValue, at: &str, faults: &mut Faults) -> Option<Wanted> {
+fn destination(api: &Api, raw: &RawValue, at: &str, faults: &mut Faults) -> Option<Wanted> {
     if !raw.get().starts_with('{') {
         faults.add(at, "must be a string or an object");
         return None;
@@ -327,12 +385,22 @@ fn destination(raw: &RawValue, at: &str, faults: &mut Faults) -> Option<Wanted> 
         faults.add(fields.at("destinationId"), "this version has no saved destinations");
         return None;
     }
-    match fields.text("type", faults).as_deref() {
-        None | Some("webhook") => {}
-        Some("email") => return refuse(&fields, NO_MAIL, faults),
-        Some("slack") => return refuse(&fields, NO_SLACK, faults),
-        Some(other) => return refuse(&fields, &format!("`{other}` is not a channel"), faults),
-    }
+    let (names, read): (&[&str], Read) = match fields.text("type", faults).as_deref() {
+        None | Some("webhook") => return webhook(fields, faults),
+        Some("email") => (&["email", "address", "to"], email),
+        Some("slack") => (&["url", "channel", "slack"], slack),
+        Some(other) => {
+            faults.add(fields.at("type"), format!("`{other}` is not a channel"));
+            return None;
+        }
+    };
+    let found = one_of(&mut fields, names, faults);
+    fields.done(faults);
+    let (at, text) = found?;
+    read(api, &text, &at, faults)
+}
+
+fn webhook(mut fields: Fields<'_>, faults: &mut Faults) -> Option<Wanted> {
     let url_at = fields.at("url");
     let url = fields.take("url");
     let url = match url.map(fields::text) {
@@ -349,12 +417,7 @@ fn destination(raw: &RawValue, at: &str, faults: &mut Faults) -> Option<Wanted> 
     let secret = fields.parsed("secret", faults, |text| Secret::parse(text).map(|_| text.to_owned()));
     let headers = headers(&mut fields, faults);
     fields.done(faults);
-    Some(Wanted { at: url_at, url: url?, headers, secret })
-}
-
-fn refuse(fields: &Fields<'_>, why: &str, faults: &mut Faults) -> Option<Wanted> {
-    faults.add(fields.at("type"), why);
-    None
+    Some(Wanted { at: url_at, to: To::Url(url?), headers, secret })
 }
 
 fn headers(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<(String, String)> {
@@ -397,22 +460,29 @@ async fn destinations(
     }
     let mut made: Vec<Destination> = Vec::with_capacity(wanted.len());
     for (one, target) in wanted.iter().zip(look_up(api, wanted).await) {
-        let target = match target {
+        let target = match target.transpose() {
             Ok(target) => target,
             Err(wrong) => {
                 faults.add(&one.at, wrong);
                 continue;
             }
         };
-        let address = target.as_str();
-        match made.iter().find(|known| known.address == address) {
+        let url = target.as_ref().map_or("", Target::as_str);
+        let (channel, address, lane) = match &one.to {
+            To::Url(_) => (ChannelKind::Webhook, url, target.as_ref().map(Target::lane).unwrap_or_default()),
+            To::Hook(_) => (ChannelKind::Slack, url, slack_lane(url)),
+            To::Channel(channel) => (ChannelKind::Slack, channel.as_str(), slack_lane(channel)),
+            // All mail goes to the one mail server.
+            To::Mail(address) => (ChannelKind::Email, address.as_str(), "smtp".to_owned()),
+        };
+        match made.iter().find(|known| known.address == address && known.channel == channel) {
             Some(known) if known.headers == one.headers && known.secret == one.secret => {}
             Some(_) => faults.add(&one.at, "is given twice, with other headers or another secret"),
             None => made.push(Destination {
                 id: DestinationId(api.store.ids().draw(now)),
-                channel: ChannelKind::Webhook,
+                channel,
                 address: address.to_owned(),
-                lane: format!("{} {}", app.0, target.lane()),
+                lane: format!("{} {lane}", app.0),
                 headers: one.headers.clone(),
                 secret: one.secret.clone(),
             }),
@@ -421,21 +491,31 @@ async fn destinations(
     made
 }
 
-/// All at once: each name may take a second.
-async fn look_up(api: &Api, wanted: &[Wanted]) -> Vec<Result<Target, String>> {
+/// All at once: each name may take a second. `None` for what is no URL.
+async fn look_up(api: &Api, wanted: &[Wanted]) -> Vec<Option<Result<Target, String>>> {
+    let url = |one: &Wanted| match &one.to {
+        To::Url(url) | To::Hook(url) => Some(url.clone()),
+        To::Mail(_) | To::Channel(_) => None,
+    };
     if let [one] = wanted {
-        return vec![api.egress.check(&one.url).await];
+        return match url(one) {
+            Some(url) => vec![Some(api.egress.check(&url).await)],
+            None => vec![None],
+        };
     }
     let look_ups: Vec<_> = wanted
         .iter()
         .map(|one| {
-            let (egress, url) = (Arc::clone(&api.egress), one.url.clone());
-            tokio::spawn(async move { egress.check(&url).await })
+            let egress = Arc::clone(&api.egress);
+            url(one).map(|url| tokio::spawn(async move { egress.check(&url).await }))
         })
         .collect();
     let mut found = Vec::with_capacity(wanted.len());
     for look_up in look_ups {
-        found.push(look_up.await.unwrap_or_else(|_| Err("could not be looked up".to_owned())));
+        found.push(match look_up {
+            Some(look_up) => Some(look_up.await.unwrap_or_else(|_| Err("could not be looked up".to_owned()))),
+            None => None,
+        });
     }
     found
 }

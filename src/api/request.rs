@@ -46,7 +46,7 @@ impl Held {
     /// Whether there is no body, or an empty one.
     fn is_empty(&self) -> bool {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.as_ref().is_none_or(|body| body.is_end_stream())
+        held.as_ref().is_none_or(hyper::body::Body::is_end_stream)
     }
 
     fn take(&self) -> Option<Incoming> {
@@ -251,7 +251,13 @@ impl Query {
     /// A parameter's text.
     pub fn text(&mut self, name: &str) -> Option<String> {
         let index = self.given.iter().position(|(known, _)| known == name)?;
-        Some(self.given.swap_remove(index).1)
+        let (_, text) = self.given.swap_remove(index);
+        if text.contains('\0') {
+            // Not every database takes it, and nothing that could be found holds one.
+            self.faults.add(format!("?{name}"), "must not hold a NUL");
+            return None;
+        }
+        Some(text)
     }
 
     /// A parameter, read by `parse`; what is wrong with it is `wrong`.

@@ -1,11 +1,14 @@
 //! What is shown: the contract's shapes, made from facts.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::channels::slack::masked;
 use crate::domain::{
-    Attempt, Delivery, DeliveryId, DeliveryStatus, Destination, DestinationId, Event, EventId, EventSet,
-    EventType, JobError, JobStatus, Looks, Output, Reason, Timestamp, Watch, WatchId, WatchStatus,
+    Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, Destination, DestinationId, Event, EventId,
+    EventSet, EventType, JobError, JobStatus, Looks, Output, Reason, Timestamp, Watch, WatchId, WatchStatus,
 };
 use crate::store::Happening;
 
@@ -58,11 +61,36 @@ struct JobView<'a> {
 #[derive(Serialize)]
 struct DestinationView<'a> {
     id: DestinationId,
-    r#type: &'static str,
-    url: &'a str,
+    #[serde(flatten)]
+    address: AddressView<'a>,
     #[serde(skip_serializing_if = "Masked::is_empty")]
     headers: Masked<'a>,
     status: Option<DeliveryStatus>,
+}
+
+/// An address, under the name that suits its channel.
+#[derive(Serialize)]
+struct AddressView<'a> {
+    r#type: ChannelKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'a str>,
+}
+
+fn address(r#type: ChannelKind, address: &str) -> AddressView<'_> {
+    let nothing = AddressView { r#type, url: None, email: None, channel: None };
+    match r#type {
+        ChannelKind::Webhook => AddressView { url: Some(address.into()), ..nothing },
+        ChannelKind::Email => AddressView { email: Some(address), ..nothing },
+        // Whoever has a hook's URL may post.
+        ChannelKind::Slack if address.contains("://") => {
+            AddressView { url: Some(masked(address).into()), ..nothing }
+        }
+        ChannelKind::Slack => AddressView { channel: Some(address), ..nothing },
+    }
 }
 
 /// Headers whose values are nobody's business any more.
@@ -88,8 +116,7 @@ fn object(metadata: Option<&str>) -> &RawValue {
 fn destination_view((destination, status): &(Destination, Option<DeliveryStatus>)) -> DestinationView<'_> {
     DestinationView {
         id: destination.id,
-        r#type: destination.channel.as_str(),
-        url: &destination.address,
+        address: address(destination.channel, &destination.address),
         headers: Masked(&destination.headers),
         status: *status,
     }
@@ -154,12 +181,6 @@ pub struct DeliveryView<'a> {
 }
 
 #[derive(Serialize)]
-struct AddressView<'a> {
-    r#type: &'static str,
-    url: &'a str,
-}
-
-#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct AttemptView<'a> {
     at: Timestamp,
@@ -205,7 +226,7 @@ pub fn delivery<'a>(delivery: &'a Delivery, attempts: Option<&'a [Attempt]>) -> 
         event_type: delivery.event_type,
         watch_id: delivery.watch,
         destination_id: delivery.destination,
-        destination: AddressView { r#type: delivery.channel.as_str(), url: &delivery.address },
+        destination: address(delivery.channel, &delivery.address),
         status: delivery.status,
         reason: delivery.reason,
         next_attempt_at: delivery.next_attempt_at,

@@ -12,7 +12,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT};
 use sha2::Sha256;
 
-use super::{Message, Sent};
+use super::{AGENT, ANSWER_MAX, Message, Sent, shown, text, unsent};
 use crate::clock::Clock;
 use crate::domain::{Outcome, Payload, Timestamp, parse_retry_after, random};
 use crate::egress::{Egress, Post, Received, SendError};
@@ -22,14 +22,10 @@ pub const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
 const PREFIX: &str = "whsec_";
 
-/// How much of an answer is read and kept.
-const ANSWER_MAX: usize = 16 * 1024;
-
 /// Longer headers are refused by common servers (8 KiB for all of them together).
 const HEADER_NAME_MAX: usize = 128;
 const HEADER_VALUE_MAX: usize = 4_096;
 
-const AGENT: HeaderValue = HeaderValue::from_static(concat!("Ringback/", env!("CARGO_PKG_VERSION")));
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 const ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -253,15 +249,6 @@ fn content_type(payload: Payload) -> HeaderValue {
     }
 }
 
-/// The headers as an attempt records them: what the user gave is marked sensitive, and masked.
-fn shown(headers: &HeaderMap) -> Vec<(String, String)> {
-    let show = |value: &HeaderValue| match value.to_str() {
-        Ok(text) if !value.is_sensitive() => text.to_owned(),
-        _ => "***".to_owned(),
-    };
-    headers.iter().map(|(name, value)| (name.as_str().to_owned(), show(value))).collect()
-}
-
 fn classify(received: &Received, now: Timestamp) -> Outcome {
     match received.status {
         200..=299 => Outcome::Ok,
@@ -269,30 +256,6 @@ fn classify(received: &Received, now: Timestamp) -> Outcome {
         _ => Outcome::Retry {
             after: received.header("retry-after").and_then(|text| parse_retry_after(text, now)),
         },
-    }
-}
-
-/// What is kept of an answer: text that any database takes (some refuse NUL), and no longer
-/// than what was read, though each broken byte becomes a sign of three.
-fn text(body: &[u8]) -> String {
-    let mut text = String::from_utf8_lossy(body).replace('\0', "\u{fffd}");
-    let mut end = text.len().min(ANSWER_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
-    text
-}
-
-fn unsent(outcome: Outcome, error: String, request_headers: Vec<(String, String)>) -> Sent {
-    Sent {
-        outcome,
-        status_code: None,
-        error: Some(error),
-        request_headers,
-        response_headers: Vec::new(),
-        response_body: String::new(),
-        duration: Duration::ZERO,
     }
 }
 

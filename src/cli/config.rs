@@ -72,12 +72,19 @@ mod tests {
         shutdown_grace            25s                                        default
         egress.allow              [10.0.0.0/8, hooks.internal]               RINGBACK_EGRESS__ALLOW
         egress.allow_http         false                                      default
+        egress.proxy              none                                       default
         delivery.retry_schedule   [5s, 5m, 30m, 2h, 5h, 10h, 14h, 20h, 24h]  default
         delivery.timeout          20s                                        default
         delivery.concurrency      512                                        default
         delivery.per_destination  16                                         default
         retention.events          30d                                        default
         retention.watches         30d                                        default
+        smtp.url                  none                                       default
+        smtp.from                 none                                       default
+        smtp.allow                none                                       default
+        slack.bot_token           none                                       default
+        slack.api_url             https://slack.com/api                      default
+        templates.path            none                                       default
         providers.path            none                                       default
         providers.muvi.api_key    ***                                        MUVI_API_KEY
         ");

@@ -276,7 +276,7 @@ struct Client {
 impl Client {
     fn new(clock: &Clock, server: String, key: String) -> Result<Self> {
         let allow = vec![Allowed::parse("127.0.0.1/32").map_err(anyhow::Error::msg)?];
-        let settings = Settings { allow, allow_http: false };
+        let settings = Settings { allow, allow_http: false, ..Settings::default() };
         let egress = Egress::new(settings, Resolver::system()?, clock.clone(), Vec::new())?;
         Ok(Self { egress, server, key })
     }

@@ -162,6 +162,22 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
     Err(format!("this URL cannot be used: {wrong}"))
 }
 
+/// Where a proxy is.
+pub(super) fn proxy(text: &str) -> Result<Masked, String> {
+    // Not repeated in the messages: it may hold a password.
+    let url = Url::parse(text).map_err(|error| format!("this is not a URL: {error}"))?;
+    let wrong = if !matches!(url.scheme(), "http" | "https") {
+        "it must begin with http:// or https://"
+    } else if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        "it ends after the port: http://user:password@proxy:3128"
+    } else if url.port() == Some(0) {
+        "it must not name port 0"
+    } else {
+        return Ok(Masked::new(url.as_str()));
+    };
+    Err(format!("this proxy cannot be used: {wrong}"))
+}
+
 pub(super) fn api_key(text: &str) -> Result<Masked, String> {
     if !(16..=256).contains(&text.len()) {
         return Err(format!("a key has 16 to 256 characters, and this one has {}", text.chars().count()));
@@ -308,8 +324,12 @@ mod tests {
             ("postgres://u:hu/s?h@db/r", "postgres://u:***@db/r"),
             ("postgres://db/r?user=u&password=hush", "postgres://db/r?user=u&password=***"),
             ("postgres://db/r?p%61ssword=hush", "postgres://db/r?p%61ssword=***"),
+            (
+                "smtp://me%40a.example:hush@a.example:587?tls=required",
+                "smtp://me%40a.example:***@a.example:587?tls=required",
+            ),
             ("sqlite://ringback.db", "sqlite://ringback.db"),
-            ("info", "info"),
+            ("127.0.0.1:8080", "127.0.0.1:8080"),
         ] {
             assert_eq!(without_password(text), shown);
         }

@@ -512,16 +512,32 @@ mod tests {
     #[test]
     fn what_this_version_cannot_do_is_refused_by_name() {
         let text = "metrics_listen = 'x'\n\
-                    [egress]\nproxy = 'x'\n\
                     [telemetry]\notlp_endpoint = 'x'\n";
         let mistakes = from_file(text).expect_err("mistakes");
         assert_eq!(mistakes.len(), 3, "{mistakes:#?}");
         assert!(
             mistakes.iter().all(|mistake| mistake.ends_with("is not supported by this version: remove it"))
         );
-        for name in ["RINGBACK_METRICS_LISTEN", "RINGBACK_EGRESS__PROXY", OTLP_VARIABLE] {
+        for name in ["RINGBACK_METRICS_LISTEN", OTLP_VARIABLE] {
             let mistakes = from_env(&[(name, "x")]).expect_err("a mistake");
             assert!(mistakes[0].contains("is not supported by this version"), "{mistakes:?}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_a_url_whose_password_is_never_shown() {
+        let read = |proxy: &str| from_env(&[("RINGBACK_EGRESS__PROXY", proxy)]);
+        let config = read("http://me:hush@proxy.example:3128").expect("no mistake");
+        assert_eq!(
+            config.egress.proxy.as_ref().map(Masked::reveal),
+            Some("http://me:hush@proxy.example:3128/")
+        );
+        assert!(!format!("{config:?}").contains("hush"));
+        for wrong in
+            ["proxy:3128", "socks5://me:hush@proxy", "http://me:hush@proxy/x", "http://me:hush@proxy:0"]
+        {
+            let mistakes = read(wrong).expect_err(wrong);
+            assert!(mistakes.len() == 1 && !mistakes[0].contains("hush"), "{mistakes:?}");
         }
     }
 
@@ -529,7 +545,14 @@ mod tests {
     fn every_mistake_about_mail_and_chat_is_named_and_no_password_is_shown() {
         let text = "[smtp]\nurl = 'smtp://u:hush@'\nfrom = 'nobody'\nallow = ['*@a.example', 'a.example']\n\
                     [slack]\nbot_token = 'hush'\napi_url = 'slack'\n[templates]\npath = ''\n";
-        insta::assert_snapshot!(from_file(text).expect_err("mistakes").join("\n"), @"");
+        insta::assert_snapshot!(from_file(text).expect_err("mistakes").join("\n"), @r"
+        ringback.toml:2: `smtp.url`: this is not a URL (empty host); write it as smtp://user:password@mail.example.com:587?tls=required, or smtps://… for TLS from the start
+        ringback.toml:3: `smtp.from`: `nobody` is not a sender; write it as ringback@example.com or Ringback <ringback@example.com>
+        ringback.toml:4: `smtp.allow`: `a.example` is neither *@example.com, nor me@example.com, nor * (everybody)
+        ringback.toml:6: `slack.bot_token`: a bot's token begins with xoxb-: it is the `Bot User OAuth Token` of the Slack app
+        ringback.toml:7: `slack.api_url`: this is not a URL: relative URL without a base
+        ringback.toml:9: `templates.path`: the path is empty
+        ");
         let url = "smtp://u:hush@mail.example.com";
         assert_eq!(
             from_env(&[("RINGBACK_SMTP__URL", url)]).expect_err("a mistake"),

@@ -95,6 +95,11 @@ const TABLE: &[Setting] = &[
         "plain http everywhere; towards an address in `allow` it always is allowed",
         |c, v| put(&mut c.egress.allow_http, parse::yes_or_no(v)),
     ),
+    secret(
+        "egress.proxy",
+        "an http or https proxy for all that is sent, as `http://user:password@proxy:3128`; it must guard",
+        |c, v| put(&mut c.egress.proxy, parse::proxy(v).map(Some)),
+    ),
     many(
         "delivery.retry_schedule",
         "5s, 5m, 30m, 2h, 5h, 10h, 14h, 20h, 24h",
@@ -189,7 +194,7 @@ const TABLE: &[Setting] = &[
 
 /// What other versions know and this one refuses by name, rather than to run without it: keys, and
 /// sections with a dot at their end.
-const UNSUPPORTED: &[&str] = &["metrics_listen", "egress.proxy", "telemetry."];
+const UNSUPPORTED: &[&str] = &["metrics_listen", "telemetry."];
 
 /// The variable of `[telemetry]` that is not ours to name.
 pub(super) const OTLP_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";

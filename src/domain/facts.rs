@@ -81,7 +81,8 @@ pub struct Destination {
     pub channel: ChannelKind,
     /// The address, in its one spelling.
     pub address: String,
-    /// Which queue its deliveries wait in: the app, the scheme, the host and the port.
+    /// Which queue its deliveries wait in: the app with the scheme, the host and the port; with the mail
+    /// server; or with a chat's address, hashed.
     pub lane: String,
     /// Further headers.
     pub headers: Vec<(String, String)>,

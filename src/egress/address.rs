@@ -32,6 +32,33 @@ pub struct Settings {
     pub allow: Vec<Allowed>,
     /// Whether plain http may go anywhere; towards `allow` it always may.
     pub allow_http: bool,
+    /// Through whom everything goes.
+    pub proxy: Option<Proxy>,
+}
+
+/// A proxy, by its URL. Whether there is a user's name and password in it, nobody sees.
+#[derive(Clone)]
+pub struct Proxy(Url);
+
+impl Proxy {
+    /// Reads an http or https URL. The error is a sentence for the operator, and shows nothing of it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let url = Url::parse(text).map_err(|error| format!("the proxy's address is not a URL: {error}"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err("the proxy's address must begin with http:// or https://".into());
+        }
+        Ok(Self(url))
+    }
+
+    pub(super) fn url(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// Something private that callbacks may reach.
@@ -213,6 +240,15 @@ impl Settings {
     }
 }
 
+/// Whether everybody can fetch this, as far as can be told without a look-up: for what others are to
+/// fetch, whatever is allowed here.
+pub fn is_public_https(url: &str) -> bool {
+    let settings = Settings::default();
+    settings.parse(url).is_ok_and(|target| {
+        !target.is_plain() && (target.literal().is_some() || settings.doubts(target.name(), false).is_empty())
+    })
+}
+
 const HTTPS: &str = "must begin with https:// (plain http is not allowed here)";
 
 fn too_long() -> String {
@@ -295,7 +331,7 @@ mod tests {
 
     fn settings(allow: &[&str], allow_http: bool) -> Settings {
         let allow = allow.iter().map(|text| Allowed::parse(text).unwrap()).collect();
-        Settings { allow, allow_http }
+        Settings { allow, allow_http, ..Settings::default() }
     }
 
     #[test]

@@ -38,12 +38,24 @@ pub enum SendError {
 }
 
 impl SendError {
-    pub(super) fn timed_out(limit: Duration) -> Self {
+    /// The whole exchange took too long.
+    pub fn timed_out(limit: Duration) -> Self {
         Self::Timeout(format!("no answer within {}", spoken(limit)))
     }
 
+    pub(super) fn not_connected() -> Self {
+        Self::Timeout(format!("no connection within {}", spoken(CONNECT_TIMEOUT)))
+    }
+
+    /// What went wrong while a connection was made secret.
+    pub(super) fn not_secure(error: &io::Error) -> Self {
+        let tls = causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>());
+        let detail = tls.map_or_else(|| error.kind().to_string(), ToString::to_string);
+        Self::Tls(detail.chars().take(DETAIL_MAX).collect())
+    }
+
     /// Finds what went wrong at the bottom of what the HTTP client says.
-    pub(super) fn classify(error: &reqwest::Error) -> Self {
+    pub fn classify(error: &reqwest::Error) -> Self {
         let (mut network, mut cut) = (None, false);
         for cause in causes(error) {
             match cause.downcast_ref() {
@@ -63,11 +75,17 @@ impl SendError {
             if let Some(error) = cause.downcast_ref::<io::Error>() {
                 network = Some(error.kind());
             }
+            // Their type cannot be named from here.
+            match cause.to_string().strip_prefix("tunnel error: ") {
+                Some("proxy authorization required") => {
+                    return Self::Connect("it asks for another name or password".into());
+                }
+                Some("unsuccessful") => return Self::Connect("it does not connect there".into()),
+                Some(_) | None => {}
+            }
         }
         match network {
-            _ if error.is_connect() && error.is_timeout() => {
-                Self::Timeout(format!("no connection within {}", spoken(CONNECT_TIMEOUT)))
-            }
+            _ if error.is_connect() && error.is_timeout() => Self::not_connected(),
             Some(kind) if error.is_connect() => Self::Connect(kind.to_string()),
             None if error.is_connect() => Self::Connect("no connection could be made".into()),
             _ if error.is_decode() && !cut => Self::Protocol("the answer cannot be decoded".into()),

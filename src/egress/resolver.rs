@@ -104,7 +104,7 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, NoAddress> {
+    pub(super) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, NoAddress> {
         let trusted = self.door == Door::Trusted || self.settings.allows_name(name);
         let looked_up = self.resolver.look_up(name, trusted).await;
         let mut addresses = looked_up.ok().filter(|found| !found.is_empty()).ok_or(NoAddress::Unknown)?;

@@ -28,7 +28,7 @@ fn here() -> Resolver {
 fn egress(allow: &[&str], resolver: Resolver) -> (Arc<Egress>, ManualClock) {
     let clock = ManualClock::at(Timestamp::from_millis(1_000_000));
     let allow = allow.iter().map(|text| Allowed::parse(text).unwrap()).collect();
-    let settings = Settings { allow, allow_http: false };
+    let settings = Settings { allow, allow_http: false, ..Settings::default() };
     (Egress::new(settings, resolver, Clock::Manual(clock.clone()), Vec::new()).unwrap(), clock)
 }
 
@@ -372,8 +372,8 @@ fn bomb() -> Vec<u8> {
     [31, 139, 8, 0, 0, 0, 0, 0, 0, 255].into_iter().chain(deflated).collect()
 }
 
-/// An https server named `hooks.example`, and the authority that vouches for it.
-async fn https() -> (u16, CertificateDer<'static>) {
+/// What `hooks.example` shows, and the authority that vouches for it.
+fn certified() -> (TlsAcceptor, CertificateDer<'static>) {
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut authority = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -390,7 +390,12 @@ async fn https() -> (u16, CertificateDer<'static>) {
             .with_no_client_auth()
             .with_single_cert(vec![leaf], key)
             .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    (TlsAcceptor::from(Arc::new(config)), root)
+}
+
+/// An https server named `hooks.example`, and the authority that vouches for it.
+async fn https() -> (u16, CertificateDer<'static>) {
+    let (acceptor, root) = certified();
     let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -415,7 +420,11 @@ async fn answer_ok(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
 async fn https_needs_a_certificate_for_the_name_from_somebody_trusted() {
     let (port, root) = https().await;
     let with_roots = |roots| {
-        let settings = Settings { allow: vec![Allowed::parse("127.0.0.0/8").unwrap()], allow_http: false };
+        let settings = Settings {
+            allow: vec![Allowed::parse("127.0.0.0/8").unwrap()],
+            allow_http: false,
+            ..Settings::default()
+        };
         let clock = Clock::Manual(ManualClock::at(Timestamp::default()));
         Egress::new(settings, here(), clock, roots).unwrap()
     };
@@ -451,6 +460,115 @@ async fn a_connection_is_used_again() {
         egress.send(post(&egress, &format!("http://127.0.0.1:{port}/"))).await.unwrap();
     }
     assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+/// What a proxy was asked.
+type Asked = Arc<std::sync::Mutex<Vec<String>>>;
+
+/// A proxy that notes how it is asked, and connects to loopback whatever the name; to `refused.example`
+/// it does not.
+async fn proxy() -> (u16, Asked) {
+    let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = Asked::default();
+    let note = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(tunnel(stream, note.clone()));
+        }
+    });
+    (port, asked)
+}
+
+async fn tunnel(mut stream: impl AsyncRead + AsyncWrite + Unpin, asked: Asked) {
+    let request = read_request(&mut stream).await;
+    let authority = request.split([' ', '/']).nth(1).unwrap_or_default().to_owned();
+    asked.lock().unwrap().push(request);
+    let (name, port) = authority.split_once(':').unwrap();
+    if name == "refused.example" {
+        stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n").await.unwrap();
+        return;
+    }
+    let mut there = TcpStream::connect((LOOPBACK, port.parse().unwrap())).await.unwrap();
+    stream.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").await.unwrap();
+    let _ = tokio::io::copy_bidirectional(&mut stream, &mut there).await;
+}
+
+fn through(proxy: &str, roots: Vec<CertificateDer<'static>>) -> Arc<Egress> {
+    let settings = Settings { proxy: Some(Proxy::parse(proxy).unwrap()), ..Settings::default() };
+    // Nobody is known here, not even the proxy by a name.
+    let nobody = Resolver::fixed(|_| Ok(Vec::new()));
+    Egress::new(settings, nobody, Clock::Manual(ManualClock::at(Timestamp::default())), roots).unwrap()
+}
+
+#[tokio::test]
+async fn a_proxy_makes_the_tunnel_resolves_the_name_and_alone_gets_its_credentials() {
+    let (port, root) = https().await;
+    let (proxy, asked) = proxy().await;
+    let egress = through(&format!("http://me:hu%3Ash@127.0.0.1:{proxy}"), vec![root]);
+    let url = format!("https://hooks.example:{port}/hook");
+    assert_eq!(egress.send(post(&egress, &url)).await.unwrap().status, 200);
+    let asked = asked.lock().unwrap().clone();
+    // me:hu:sh
+    let head = format!(
+        "CONNECT hooks.example:{port} HTTP/1.1\r\nHost: hooks.example:{port}\r\nProxy-Authorization: Basic bWU6aHU6c2g=\r\n\r\n"
+    );
+    assert_eq!(asked, [head]);
+    assert!(!format!("{egress:?}").contains("hu"), "{egress:?}");
+}
+
+#[tokio::test]
+async fn a_proxy_may_speak_tls_itself() {
+    let (port, root) = https().await;
+    let (acceptor, root_of_proxy) = certified();
+    let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+    let proxy = format!("https://hooks.example:{}", listener.local_addr().unwrap().port());
+    let asked = Asked::default();
+    let note = asked.clone();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        tunnel(acceptor.accept(stream).await.unwrap(), note).await;
+    });
+    let settings = Settings { proxy: Some(Proxy::parse(&proxy).unwrap()), ..Settings::default() };
+    let clock = Clock::Manual(ManualClock::at(Timestamp::default()));
+    let egress = Egress::new(settings, here(), clock, vec![root, root_of_proxy]).unwrap();
+    let url = format!("https://hooks.example:{port}/hook");
+    assert_eq!(egress.send(post(&egress, &url)).await.unwrap().status, 200);
+    assert_eq!(asked.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_down_or_refuses_is_an_error_in_words() {
+    let (port, _) = proxy().await;
+    let error = |egress: Arc<Egress>, url: &'static str| async move {
+        egress.send(post(&egress, url)).await.unwrap_err().to_string()
+    };
+    // Nobody listens there.
+    let down = through("http://127.0.0.1:1", Vec::new());
+    assert_eq!(error(down, "https://hooks.example/").await, "connect: through the proxy: connection refused");
+    let unknown = through("http://proxy.example:3128", Vec::new());
+    assert_eq!(
+        error(unknown, "https://hooks.example/").await,
+        "connect: through the proxy: the host name does not resolve"
+    );
+    let refusing = through(&format!("http://127.0.0.1:{port}"), Vec::new());
+    assert_eq!(
+        error(refusing, "https://refused.example:1/").await,
+        "connect: through the proxy: it does not connect there"
+    );
+}
+
+#[tokio::test]
+async fn with_a_proxy_what_can_be_judged_without_a_look_up_still_is() {
+    let (port, asked) = proxy().await;
+    let egress = through(&format!("http://127.0.0.1:{port}"), Vec::new());
+    assert!(egress.parse("https://10.0.0.1/").is_err());
+    assert!(egress.check("http://hooks.example/").await.is_err());
+    let loosely = Settings { allow: vec![Allowed::parse("10.0.0.0/8").unwrap()], ..Settings::default() };
+    let target = loosely.parse("https://10.0.0.1/").unwrap();
+    let refused = egress.send(Post { target, ..post(&egress, "https://hooks.example/") }).await;
+    assert!(matches!(refused, Err(SendError::Refused(_))), "{refused:?}");
+    assert!(asked.lock().unwrap().is_empty());
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::param::Param;
 use super::rate::Rate;
 use super::request::RequestForm;
 use super::understand::Reader;
+use crate::domain::JobStatus;
 
 /// How one job API is asked, and how its answers are understood.
 #[derive(Clone, Debug)]
@@ -81,6 +82,21 @@ impl Definition {
     /// Whether nothing can be asked without a key.
     pub fn needs_credential(&self) -> bool {
         self.request.auth.is_some()
+    }
+
+    /// Where it asks, unless the operator says otherwise: scheme, host and port.
+    pub fn base_url(&self) -> String {
+        self.request.url.origin.to_string()
+    }
+
+    /// The provider's words for how a job stands, as they are matched, and ours.
+    pub fn status_words(&self) -> impl Iterator<Item = (&str, JobStatus)> {
+        self.reader.status.words.iter().map(|(word, status)| (word.as_str(), *status))
+    }
+
+    /// How many examples it has.
+    pub fn examples(&self) -> usize {
+        self.examples.len()
     }
 
     /// When a job is looked at.

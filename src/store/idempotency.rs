@@ -4,6 +4,7 @@
 //! whoever lost the answer and asks again gets that answer, and nothing is made twice. Refusals are
 //! not stored. Kept for a day, then pruned.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::Store;
@@ -30,6 +31,22 @@ pub struct Remember {
 }
 
 impl Remember {
+    /// An answer as it is kept.
+    fn seal<'b>(&self, body: &'b [u8]) -> Result<Cow<'b, [u8]>> {
+        match &self.seal {
+            Some(key) => Ok(Cow::Owned(key.seal(body, &self.associated())?)),
+            None => Ok(Cow::Borrowed(body)),
+        }
+    }
+
+    /// And as it was given; `None` where that was to somebody else.
+    fn open(&self, kept: Vec<u8>) -> Option<Vec<u8>> {
+        match &self.seal {
+            Some(key) => key.open(&kept, &self.associated()),
+            None => Some(kept),
+        }
+    }
+
     /// What a sealed answer belongs to.
     fn associated(&self) -> Vec<u8> {
         let app = self.app.0.to_be_bytes();
@@ -63,62 +80,93 @@ impl Store {
     }
 }
 
+/// An answer that was kept, and since when.
+pub(super) struct Kept {
+    replay: Replay,
+    since: Timestamp,
+}
+
+impl Kept {
+    /// The answer, unless it was too long ago.
+    pub(super) fn at(self, now: Timestamp) -> Option<Replay> {
+        (now < self.since.plus(KEPT)).then_some(self.replay)
+    }
+}
+
 /// What became of an earlier write under this key; `None` if there was none, or if it was too long
 /// ago.
 pub(super) fn recall(tx: &Tx<'_>, remember: &Remember, now: Timestamp) -> Result<Option<Replay>> {
-    let Remember { app, path, key, request, seal } = remember;
-    let found = tx.find(
-        "select request, status, location, answer, created_at from idempotency
-         where app = $1 and path = $2 and key = $3",
-        [app.0.into(), path.into(), key.into()],
-        |row| {
-            let replay = if row.bytes(0)? == request {
-                let body = row.bytes(3)?;
-                let status = u16::try_from(row.int(1)?).unwrap_or(200);
-                let location = row.opt_text(2)?;
-                let body = match seal {
-                    Some(seal) => seal.open(&body, &remember.associated()),
-                    None => Some(body),
-                };
-                match body {
-                    Some(body) => Replay::Answer { status, location, body },
-                    None => Replay::Anothers,
-                }
-            } else {
-                Replay::Different
-            };
-            Ok((replay, row.time(4)?))
-        },
-    )?;
-    Ok(found.filter(|(_, created_at)| now < created_at.plus(KEPT)).map(|(replay, _)| replay))
+    let known = look_up(tx, &[remember])?.into_iter().next().flatten();
+    Ok(known.and_then(|known| known.at(now)))
 }
 
+/// What is kept under each of these keys.
+pub(super) fn look_up(tx: &Tx<'_>, remembers: &[&Remember]) -> Result<Vec<Option<Kept>>> {
+    if remembers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let found = tx.fetch(
+        "select request, status, location, answer, created_at from idempotency
+         where app = $1 and path = $2 and key = $3",
+        remembers.iter().map(|one| [one.app.0.into(), (&one.path).into(), (&one.key).into()]),
+        |row| {
+            let status = u16::try_from(row.int(1)?).unwrap_or(200);
+            Ok((row.bytes(0)?, status, row.opt_text(2)?, row.bytes(3)?, row.time(4)?))
+        },
+    )?;
+    let kept = found.into_iter().zip(remembers).map(|(rows, remember)| {
+        let (request, status, location, body, since) = rows.into_iter().next()?;
+        let replay = if request == remember.request {
+            match remember.open(body) {
+                Some(body) => Replay::Answer { status, location, body },
+                None => Replay::Anothers,
+            }
+        } else {
+            Replay::Different
+        };
+        Some(Kept { replay, since })
+    });
+    Ok(kept.collect())
+}
+
+/// An answer: status, location, body.
+type Answer<'a> = (u16, Option<&'a str>, &'a [u8]);
+
 /// Remembers the answer to a write of this transaction.
-pub(super) fn remember(
+pub(super) fn remember(tx: &Tx<'_>, remember: &Remember, answer: Answer<'_>, now: Timestamp) -> Result<()> {
+    keep(tx, [(remember, answer, now)])
+}
+
+/// Remembers answers to writes of this transaction.
+pub(super) fn keep<'a>(
     tx: &Tx<'_>,
-    remember: &Remember,
-    (status, location, body): (u16, Option<&str>, &[u8]),
-    now: Timestamp,
+    answers: impl IntoIterator<Item = (&'a Remember, Answer<'a>, Timestamp)>,
 ) -> Result<()> {
-    let Remember { app, path, key, request, seal } = remember;
-    let sealed = seal.as_ref().map(|seal| seal.seal(body, &remember.associated())).transpose()?;
-    let body = sealed.as_deref().unwrap_or(body);
-    tx.run(
+    let seal = |(remember, (status, location, body), now): (&'a Remember, Answer<'a>, Timestamp)| {
+        Ok((remember, status, location, remember.seal(body)?, now))
+    };
+    let answers: Vec<_> = answers.into_iter().map(seal).collect::<Result<_>>()?;
+    if answers.is_empty() {
+        return Ok(());
+    }
+    tx.each(
         "insert into idempotency (app, path, key, request, status, location, answer, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8)
          on conflict (app, path, key) do update set request = excluded.request,
            status = excluded.status, location = excluded.location, answer = excluded.answer,
            created_at = excluded.created_at",
-        [
-            app.0.into(),
-            path.into(),
-            key.into(),
-            request.as_slice().into(),
-            i64::from(status).into(),
-            location.into(),
-            body.into(),
-            now.into(),
-        ],
+        answers.iter().map(|(remember, status, location, body, now)| {
+            [
+                remember.app.0.into(),
+                (&remember.path).into(),
+                (&remember.key).into(),
+                remember.request.as_slice().into(),
+                i64::from(*status).into(),
+                (*location).into(),
+                body.as_ref().into(),
+                (*now).into(),
+            ]
+        }),
     )?;
     Ok(())
 }

@@ -110,8 +110,8 @@ impl Keyring {
         let all: Vec<_> = keys
             .into_iter()
             .map(|key| {
-                let digest: [u8; 32] = Sha256::digest(key).into();
-                let name = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+                let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(key).into();
+                let name = format!("{:08x}", u32::from_be_bytes([a, b, c, d]));
                 (name, XChaCha20Poly1305::new(key.into()))
             })
             .collect();
@@ -141,8 +141,8 @@ impl Keyring {
         };
         let broken = |what: &str| StoreError::Inconsistent(format!("`{}` {what}", column.name()));
         let bytes = BASE64_STANDARD_NO_PAD.decode(sealed).map_err(|_| broken("is not base64"))?;
-        let keys = self.0.iter().flat_map(|keys| &keys.all).filter(|(known, _)| known == name);
-        let opened = keys.filter_map(|(_, cipher)| decrypt(cipher, &bytes, &column.associated(row))).next();
+        let mut keys = self.0.iter().flat_map(|keys| &keys.all).filter(|(known, _)| known == name);
+        let opened = keys.find_map(|(_, cipher)| decrypt(cipher, &bytes, &column.associated(row)));
         let opened =
             opened.ok_or_else(|| broken("does not open: it is sealed with another key, or moved"))?;
         String::from_utf8(opened).map_err(|_| broken("is not text"))

@@ -217,9 +217,10 @@ impl<'d> Stored<'d> {
         secret: Option<&'d str>,
     ) -> Result<Self> {
         Ok(Self {
-            address: match secret_address {
-                true => keyring.seal(Column::DestinationAddress, id, address)?,
-                false => Cow::Borrowed(address),
+            address: if secret_address {
+                keyring.seal(Column::DestinationAddress, id, address)?
+            } else {
+                Cow::Borrowed(address)
             },
             headers: match headers {
                 Some(text) => {
@@ -240,21 +241,21 @@ impl<'d> Stored<'d> {
 }
 
 pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<Registered>> {
+    let remembers: Vec<&Remember> = asks.iter().filter_map(|ask| ask.remember.as_ref()).collect();
+    let keys: HashSet<_> = remembers.iter().map(|one| (one.app, &one.path, &one.key)).collect();
+    if keys.len() < remembers.len() {
+        return Err(StoreError::Inconsistent("one key twice in a batch: each by itself".to_owned()));
+    }
+    let mut known = idempotency::look_up(&batch.tx, &remembers)?.into_iter();
     let mut answers: Vec<Option<Registered>> = Vec::with_capacity(asks.len());
     let mut fresh: Vec<&NewWatch> = Vec::with_capacity(asks.len());
-    let mut keys = HashSet::new();
     for ask in asks {
-        let mut known = None;
-        if let Some(remember) = &ask.remember {
-            if !keys.insert((remember.app, &remember.path, &remember.key)) {
-                return Err(StoreError::Inconsistent("one key twice in a batch: each by itself".to_owned()));
-            }
-            known = idempotency::recall(&batch.tx, remember, ask.watch.created_at)?;
-        }
-        if known.is_none() {
+        let known = if ask.remember.is_some() { known.next().flatten() } else { None };
+        let replay = known.and_then(|known| known.at(ask.watch.created_at));
+        if replay.is_none() {
             fresh.push(&ask.watch);
         }
-        answers.push(known.map(Registered::Replayed));
+        answers.push(replay.map(Registered::Replayed));
     }
     let jobs = upsert_jobs(&batch.tx, &fresh)?;
     insert_watches(&batch.tx, &batch.shared.keyring, &fresh, &jobs)?;
@@ -267,13 +268,22 @@ pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<
             *answer = made.next().map(|watch| Registered::New(Box::new(watch)));
         }
     }
-    for (ask, answer) in asks.iter().zip(&answers) {
-        if let (Some(remember), Some(Registered::New(watch))) = (&ask.remember, answer) {
-            let (status, location, body) = (ask.answer)(watch);
-            let kept = (status, Some(location.as_str()), body.as_slice());
-            idempotency::remember(&batch.tx, remember, kept, ask.watch.created_at)?;
-        }
-    }
+    let kept: Vec<_> = asks
+        .iter()
+        .zip(&answers)
+        .filter_map(|(ask, answer)| match (&ask.remember, answer) {
+            (Some(remember), Some(Registered::New(watch))) => {
+                Some((remember, (ask.answer)(watch), ask.watch.created_at))
+            }
+            _ => None,
+        })
+        .collect();
+    idempotency::keep(
+        &batch.tx,
+        kept.iter().map(|(remember, (status, location, body), now)| {
+            (*remember, (*status, Some(location.as_str()), body.as_slice()), *now)
+        }),
+    )?;
     Ok(answers.into_iter().flatten().collect())
 }
 
@@ -369,27 +379,23 @@ fn insert_watches(tx: &Tx<'_>, keyring: &Keyring, fresh: &[&NewWatch], jobs: &[F
             ]
         }),
     )?;
-    for new in fresh {
-        insert_destinations(tx, keyring, new.id, 0, &new.destinations)?;
-    }
-    Ok(())
+    let destinations =
+        fresh.iter().flat_map(|new| (0..).zip(&new.destinations).map(|(n, one)| (new.id, n, one)));
+    insert_destinations(tx, keyring, destinations)
 }
 
-/// Inserts a watch's destinations, numbered from `first`.
-pub(super) fn insert_destinations(
+/// Inserts destinations: each with its watch and its number there.
+pub(super) fn insert_destinations<'d>(
     tx: &Tx<'_>,
     keyring: &Keyring,
-    watch: WatchId,
-    first: i64,
-    destinations: &[Destination],
+    rows: impl Iterator<Item = (WatchId, i64, &'d Destination)> + Clone,
 ) -> Result<()> {
-    let stored: Vec<Stored<'_>> =
-        destinations.iter().map(|one| Stored::of(keyring, one)).collect::<Result<_>>()?;
-    let rows = destinations.iter().zip(&stored).zip(first..);
+    let stored = rows.clone().map(|(_, _, one)| Stored::of(keyring, one));
+    let stored: Vec<Stored<'_>> = stored.collect::<Result<_>>()?;
     tx.each(
         "insert into watch_destinations (watch, n, id, channel, address, lane, headers, secret)
          values ($1, $2, $3, $4, $5, $6, $7, $8)",
-        rows.map(|((destination, stored), n)| {
+        rows.zip(&stored).map(|((watch, n, destination), stored)| {
             [
                 watch.0.into(),
                 n.into(),

@@ -75,7 +75,7 @@ async fn without_a_valid_key_there_is_nothing_to_see() {
     t.finish().await;
 }
 
-// SQLite only: it writes into the file.
+// Once: it writes into the file.
 #[tokio::test]
 async fn a_key_may_do_what_its_scope_says_and_no_more() {
     let mut t = Harness::start().await;
@@ -83,7 +83,8 @@ async fn a_key_may_do_what_its_scope_says_and_no_more() {
     let db = rusqlite::Connection::open(t.file()).unwrap();
     for (n, scope) in [(1u8, "read"), (2, "write")] {
         let hash = Sha256::digest(scope).to_vec();
-        db.execute("insert into keys values (?1, 1, ?2, ?3, 0)", (vec![n; 16], hash, scope)).unwrap();
+        let sql = "insert into keys (id, app, hash, scope, created_at) values (?1, 1, ?2, ?3, 0)";
+        db.execute(sql, (vec![n; 16], hash, scope)).unwrap();
     }
     drop(db);
     t.restart().await;
@@ -157,6 +158,7 @@ async fn a_query_is_understood_wholly_or_refused_parameter_by_parameter() {
             vec!["?limit", "?cursor", "?status", "?provider", "?unknown"],
         ),
         ("/v1/watches?limit=1&limit=2", vec!["?limit"]),
+        ("/v1/watches?jobId=job%00", vec!["?jobId"]),
         ("/v1/events?type=job.exploded&limit=-1", vec!["?type", "?limit"]),
         (
             "/v1/deliveries?status=lost&watchId=1&destinationId=2&since=now&until=never",

@@ -185,7 +185,7 @@ impl Held {
         self.0.until("nobody to wait", |slots| (slots.count() == 0).then_some(())).await;
     }
 
-    fn hold(&self, gate: Option<watch::Receiver<bool>>) -> Holding {
+    pub fn hold(&self, gate: Option<watch::Receiver<bool>>) -> Holding {
         let slot = self.0.change(|slots| {
             slots.next += 1;
             slots.slots.insert(slots.next, gate);
@@ -195,7 +195,8 @@ impl Held {
     }
 }
 
-struct Holding(Held, usize);
+/// Counts as held as long as it is there.
+pub struct Holding(Held, usize);
 
 impl Drop for Holding {
     fn drop(&mut self) {
@@ -205,28 +206,28 @@ impl Drop for Holding {
 
 /// What is shared between a fake and its connections: its state, and a bell that rings with each change.
 #[derive(Debug)]
-struct Shared<T> {
+pub struct Shared<T> {
     state: Mutex<T>,
     changes: watch::Sender<()>,
 }
 
 impl<T> Shared<T> {
-    fn new(state: T) -> Arc<Self> {
+    pub fn new(state: T) -> Arc<Self> {
         Arc::new(Self { state: Mutex::new(state), changes: watch::Sender::new(()) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, T> {
+    pub fn lock(&self) -> MutexGuard<'_, T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
+    pub fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         let changed = change(&mut self.lock());
         self.changes.send_replace(());
         changed
     }
 
     /// Returns when `look` finds something.
-    async fn until<R>(&self, what: &str, mut look: impl FnMut(&mut T) -> Option<R>) -> R {
+    pub async fn until<R>(&self, what: &str, mut look: impl FnMut(&mut T) -> Option<R>) -> R {
         let mut changes = self.changes.subscribe();
         let found = guarded(what, async {
             loop {

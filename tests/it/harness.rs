@@ -18,6 +18,7 @@ use ringback::clock::{Clock, ManualClock};
 use ringback::config::{Config, Environment, Flags};
 use ringback::domain::{Pulse, Timestamp};
 use ringback::egress::Resolver;
+use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -26,7 +27,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::fakes::{Held, PROVIDER_KEY, Provider, Receiver};
-use crate::postgres::{On, Server, on, shared};
+use crate::postgres::{On, on, shared};
+use crate::server::Server;
 use crate::wire::{self, Answer};
 
 /// When every test begins.
@@ -135,6 +137,20 @@ impl Slow {
     }
 }
 
+/// What a fake shares with the harness that is started after it.
+pub struct Neighbours {
+    pub clock: ManualClock,
+    pub held: Held,
+    /// Authorities that the application trusts.
+    pub roots: Vec<CertificateDer<'static>>,
+}
+
+impl Default for Neighbours {
+    fn default() -> Self {
+        Self { clock: ManualClock::at(start()), held: Held::default(), roots: Vec::new() }
+    }
+}
+
 /// The application and its surroundings.
 pub struct Harness {
     pub clock: ManualClock,
@@ -143,6 +159,7 @@ pub struct Harness {
     /// What the fakes hold back.
     pub held: Held,
     names: Arc<Mutex<Vec<Known>>>,
+    roots: Vec<CertificateDer<'static>>,
     folder: TempDir,
     /// Where it is not a file in the folder.
     database: Option<(&'static Server, String)>,
@@ -160,9 +177,13 @@ impl Harness {
 
     /// The application with other settings; an empty value is none.
     pub async fn with(settings: &[(&str, &str)]) -> Self {
+        Self::among(Neighbours::default(), settings).await
+    }
+
+    /// The same, where there are neighbours already.
+    pub async fn among(neighbours: Neighbours, settings: &[(&str, &str)]) -> Self {
         note_panics();
-        let clock = ManualClock::at(start());
-        let held = Held::default();
+        let Neighbours { clock, held, roots } = neighbours;
         let provider = Provider::start(Clock::Manual(clock.clone()), held.clone()).await;
         let receiver = Receiver::start(Clock::Manual(clock.clone()), held.clone(), SECRET).await;
         let folder = tempfile::tempdir().unwrap();
@@ -198,6 +219,7 @@ impl Harness {
             receiver,
             held,
             names,
+            roots,
             folder,
             database,
             settings: all,
@@ -219,6 +241,19 @@ impl Harness {
     pub fn config(&self) -> Config {
         let environment: Environment = self.settings.iter().cloned().collect();
         Config::read(&Flags::default(), &environment, None).unwrap()
+    }
+
+    /// Why an application with these settings does not start.
+    pub async fn refused(settings: &[(&str, &str)]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let file = format!("sqlite://{}", folder.path().join("ringback.db").display());
+        let all = [("RINGBACK_LISTEN", "127.0.0.1:0"), ("RINGBACK_DATABASE_URL", file.as_str())];
+        let environment: Environment = all.iter().chain(settings).copied().collect();
+        let config = Config::read(&Flags::default(), &environment, None).unwrap();
+        let clock = Clock::Manual(ManualClock::at(start()));
+        let resolver = Resolver::fixed(|_| Err(std::io::ErrorKind::NotFound.into()));
+        let surroundings = Surroundings { clock, resolver, roots: Vec::new() };
+        App::build(config, surroundings).await.unwrap_err().to_string()
     }
 
     /// Starts the application (again) on its file.
@@ -247,7 +282,7 @@ impl Harness {
             })
         }));
         let clock = Clock::Manual(self.clock.clone());
-        let surroundings = Surroundings { clock, resolver, roots: Vec::new() };
+        let surroundings = Surroundings { clock, resolver, roots: self.roots.clone() };
         let app = runtime.spawn(App::build(config, surroundings)).await.unwrap().unwrap();
         let (address, pulse) = (app.address().unwrap(), Box::new(app.pulse()));
         let first_start = app.first_start().clone();

@@ -1,6 +1,6 @@
 //! Databases of earlier versions: what was written then is read by this version, and goes on.
 
-use ringback::domain::{DeliveryStatus, Id, Timestamp, WatchId, WatchStatus};
+use ringback::domain::{DeliveryStatus, Timestamp, WatchId, WatchStatus};
 use ringback::store::{Happening, Keyring, Place, Remember, Replay};
 use rusqlite::Connection;
 
@@ -16,7 +16,8 @@ fn schema_1() -> (tempfile::TempDir, Place) {
     let db = Connection::open(&path).expect("opens");
     db.execute_batch(include_str!("migrations/schema_1.sql")).expect("loaded");
     assert_eq!(version(&db), 1);
-    let empty: Vec<String> = rows(&db).into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect();
+    let empty: Vec<String> =
+        rows(&db).into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect();
     assert_eq!(empty, [""; 0], "there is an example of everything");
     (folder, Place::File(path))
 }
@@ -27,7 +28,8 @@ fn version(db: &Connection) -> i64 {
 
 /// Every table, and how many rows it holds.
 fn rows(db: &Connection) -> Vec<(String, i64)> {
-    let sql = "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' order by name";
+    let sql =
+        "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' order by name";
     let mut names = db.prepare(sql).expect("a statement");
     let names: Vec<String> =
         names.query_map([], |row| row.get(0)).expect("read").collect::<Result<_, _>>().expect("names");
@@ -38,20 +40,25 @@ fn rows(db: &Connection) -> Vec<(String, i64)> {
 }
 
 /// The watch of the example.
-const WATCH: WatchId = match u128::from_str_radix("019C7143E1801E45AFEB7594BD7A0002", 16) {
-    Ok(id) => WatchId(Id::from_bytes(id.to_be_bytes())),
-    Err(_) => panic!("an id"),
-};
+fn watch_of_the_example() -> WatchId {
+    WatchId::parse("watch_01khrm7rc03s2tztvnjjyqm002").expect("an id")
+}
 
 #[tokio::test]
 async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     let (folder, place) = schema_1();
     let house = House::at(folder, place, at(200)).await;
-    let watch = house.shown(WATCH).await;
-    assert_eq!((watch.status, watch.metadata.as_deref()), (WatchStatus::Completed, Some(r#"{"orderId": 42}"#)));
+    let watch = house.shown(watch_of_the_example()).await;
+    assert_eq!(
+        (watch.status, watch.metadata.as_deref()),
+        (WatchStatus::Completed, Some(r#"{"orderId": 42}"#))
+    );
     assert_eq!((watch.job.job_id.as_str(), watch.seen.progress), ("job_1", Some(100)));
     let (destination, status) = &watch.destinations[0];
-    assert_eq!((destination.address.as_str(), *status), ("https://a.example/hook", Some(DeliveryStatus::Pending)));
+    assert_eq!(
+        (destination.address.as_str(), *status),
+        ("https://a.example/hook", Some(DeliveryStatus::Pending))
+    );
     assert_eq!(destination.headers, [("x-env".to_owned(), "prod".to_owned())]);
     assert_eq!(destination.secret.as_deref(), Some("whsec_ZGVzdGluYXRpb24tc2VjcmV0LTAxMjM0NTY3ODkw"));
     let app = house.store.app(house.app).expect("the app");
@@ -60,7 +67,7 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     assert!(house.store.key(&[7; 32], Timestamp::MAX).is_some(), "a key that never expires");
     let events: Vec<String> = house.events().await.iter().map(ToString::to_string).collect();
     assert_eq!(events, ["job.processing", "job.progress", "job.completed"]);
-    let story = house.store.story(house.app, WATCH).await.expect("read").expect("there");
+    let story = house.store.story(house.app, watch_of_the_example()).await.expect("read").expect("there");
     let observed = story.iter().filter(|(_, one)| matches!(one, Happening::Observed { .. })).count();
     assert_eq!((story.len(), observed), (9, 1), "{story:?}");
     let send = house.page(at(200), 9, &[]).await.sends.pop().expect("what was still to be sent");
@@ -84,7 +91,8 @@ async fn a_database_of_schema_1_is_brought_to_the_newest_once_and_loses_no_row()
         writer.join();
         let db = Connection::open(path).expect("opens");
         assert_eq!(version(&db), NEWEST);
-        let after: Vec<_> = rows(&db).into_iter().filter(|(name, _)| before.iter().any(|(old, _)| old == name)).collect();
+        let after: Vec<_> =
+            rows(&db).into_iter().filter(|(name, _)| before.iter().any(|(old, _)| old == name)).collect();
         assert_eq!(after, before);
     }
 }
@@ -93,14 +101,15 @@ async fn a_database_of_schema_1_is_brought_to_the_newest_once_and_loses_no_row()
 async fn a_database_of_schema_1_is_sealed_when_it_is_first_opened_with_a_key() {
     let (folder, place) = schema_1();
     let house = House::with(folder, place, at(200), Keyring::new(&[[1; 32]])).await;
-    let (destination, _) = &house.shown(WATCH).await.destinations[0];
+    let (destination, _) = &house.shown(watch_of_the_example()).await.destinations[0];
     assert_eq!(destination.secret.as_deref(), Some("whsec_ZGVzdGluYXRpb24tc2VjcmV0LTAxMjM0NTY3ODkw"));
     let Place::File(path) = &house.place else { panic!("a file") };
     let db = Connection::open(path).expect("opens");
     let sql = "select signing_secret from apps union all select secret from watch_destinations
                union all select headers from watch_destinations";
     let mut stored = db.prepare(sql).expect("a statement");
-    let stored: Vec<String> = stored.query_map([], |row| row.get(0)).expect("read").map(Result::unwrap).collect();
+    let stored: Vec<String> =
+        stored.query_map([], |row| row.get(0)).expect("read").map(Result::unwrap).collect();
     assert_eq!(stored.len(), 3);
     assert!(stored.iter().all(|text| text.starts_with("sealed:")), "{stored:?}");
 }

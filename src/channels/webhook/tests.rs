@@ -7,9 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::channels::{Address, send as send_message};
+use crate::channels::Address;
 use crate::clock::ManualClock;
-use crate::domain::{EventId, EventType, Id, WatchId};
+use crate::domain::{DeliveryId, EventId, EventType, Id, WatchId};
 use crate::egress::{Allowed, Resolver, Settings};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -149,6 +149,7 @@ async fn receiver(answer: String) -> (u16, tokio::task::JoinHandle<Vec<u8>>) {
 /// What the tests send.
 fn message(to: Address<'_>, now: Timestamp) -> Message<'_> {
     Message {
+        delivery_id: DeliveryId(Id::from_bytes([3; 16])),
         event_id: EventId(Id::from_bytes([1; 16])),
         event_type: EventType::JobCompleted,
         watch_id: WatchId(Id::from_bytes([2; 16])),
@@ -179,11 +180,11 @@ async fn sent(url: &str, allow: &[&str], secrets: &[Secret]) -> Sent {
     let clock = Clock::Manual(ManualClock::at(at(SECONDS)));
     let allow = allow.iter().map(|text| Allowed::parse(text).unwrap()).collect();
     let resolver = Resolver::fixed(|_| Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]));
-    let settings = Settings { allow, allow_http: false };
+    let settings = Settings { allow, allow_http: false, ..Settings::default() };
     let egress = Egress::new(settings, resolver, clock.clone(), Vec::new()).unwrap();
     let headers = [("X-Env".to_owned(), "prod".to_owned()), ("host".to_owned(), "evil".to_owned())];
     let message = message(Address::Webhook { url, headers: &headers, secrets }, clock.now());
-    send_message(&egress, &clock, message, Duration::from_secs(20)).await
+    send(&egress, &clock, &message, url, &headers, secrets, Duration::from_secs(20)).await
 }
 
 #[tokio::test]

@@ -1,0 +1,1 @@
+//! A message within every limit, whatever is in it.

@@ -1,0 +1,83 @@
+//! What templates are tried with: each event, with ordinary, with missing and with hostile values.
+
+use serde_json::{Value, json};
+
+use crate::channels::news::News;
+use crate::domain::EventType;
+
+/// Every sample with its name.
+pub(in crate::channels) fn all() -> Vec<(String, News)> {
+    let mut samples = Vec::new();
+    for event in EventType::ALL {
+        for (name, data) in [
+            (event.to_string(), ordinary(*event)),
+            (format!("{event}, empty"), empty()),
+            (format!("{event}, hostile"), hostile()),
+        ] {
+            let body =
+                json!({ "type": event.as_str(), "timestamp": "2026-02-18T15:02:31.120Z", "data": data });
+            let ids =
+                ("evt_58t1760r40m30e209180g2g58t".to_owned(), "watch_01m84xcqq61hcfr06f3pqac001".to_owned());
+            if let Ok(news) = News::read(*event, ids, body.to_string().as_bytes()) {
+                samples.push((name, news));
+            }
+        }
+    }
+    samples
+}
+
+fn ordinary(event: EventType) -> Value {
+    let url = |file: &str| format!("https://cdn.muvi.video/outputs/job_abc123def456/{file}");
+    let output = |n: u8| {
+        json!({ "url": url(&format!("output_{n}.mp4")), "type": "video",
+                "thumbnail": url(&format!("thumb_{n}.jpg")), "posterImage": url(&format!("poster_{n}.jpg")) })
+    };
+    let error = |code: &str, message: &str| json!({ "code": code, "message": message });
+    let (status, progress, error) = match event {
+        EventType::JobCompleted => ("completed", 100, Value::Null),
+        EventType::JobFailed => {
+            ("failed", 40, error("GENERATION_FAILED", "The model failed.\nTry another prompt."))
+        }
+        EventType::JobCancelled => ("cancelled", 50, Value::Null),
+        EventType::JobNotFound => {
+            ("processing", 10, error("not_found", "the provider does not know the job"))
+        }
+        EventType::WatchExpired => ("processing", 80, error("deadline", "the job did not end in time")),
+        EventType::JobProcessing | EventType::JobProgress => ("processing", 30, Value::Null),
+    };
+    let done = event == EventType::JobCompleted;
+    json!({
+        "watchId": "watch_01m84xcqq61hcfr06f3pqac001", "provider": "muvi", "jobId": "job_abc123def456",
+        "status": status, "rawStatus": status, "progress": progress,
+        "output": done.then(|| url("output_0.mp4")), "outputs": done.then(|| [output(0), output(1)]),
+        "error": error, "createdAt": "2026-02-18T15:00:00.000Z",
+        "completedAt": event.is_ending().then_some("2026-02-18T15:02:30.000Z"),
+        "metadata": { "orderId": 42, "customer": "Ada" },
+    })
+}
+
+fn empty() -> Value {
+    json!({
+        "watchId": "watch_01m84xcqq61hcfr06f3pqac001", "provider": "muvi", "jobId": "j", "status": "unknown",
+        "rawStatus": null, "progress": null, "output": null, "outputs": null, "error": null, "createdAt": null,
+        "completedAt": null, "metadata": {},
+    })
+}
+
+/// What somebody would send who wants more than to be read.
+const HOSTILE: &str = "\r\nBcc: x@y.example\r\n\r\n<script>alert(1)</script>\" onload=\"x <!channel> @channel \
+     <@U123> *b* `c` [a](javascript:x) {{ 7 * 7 }} {% raw %} \u{202e}gpj.exe\u{0}\u{1b}[31m & &amp; \\ | =_ .";
+
+fn hostile() -> Value {
+    let long = format!("{HOSTILE}{}", "W\u{1f600}".repeat(2_000));
+    let fields: serde_json::Map<String, Value> =
+        (0..30).map(|n| (format!("{n}{HOSTILE}"), json!(long))).collect();
+    let output = json!({ "url": format!("javascript:alert(1){HOSTILE}"), "type": HOSTILE,
+                         "thumbnail": format!("https://a.example/\"><img src=x>{HOSTILE}"), "posterImage": "data:x" });
+    json!({
+        "watchId": HOSTILE, "provider": HOSTILE, "jobId": HOSTILE, "status": HOSTILE, "rawStatus": long,
+        "progress": 255, "output": format!("https://a.example/{HOSTILE}"), "outputs": vec![output; 30],
+        "error": { "code": HOSTILE, "message": format!("{HOSTILE}\n.\n{long}") }, "createdAt": HOSTILE,
+        "completedAt": "9999-12-31T23:59:59.999Z", "metadata": fields,
+    })
+}

@@ -1,0 +1,31 @@
+//! `ringback completions SHELL`: what a shell needs to complete command lines.
+
+use std::io::Write as _;
+
+use anyhow::Context as _;
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+use super::{Cli, Failure};
+
+/// Print what a shell needs to complete command lines
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  ringback completions bash > ~/.local/share/bash-completion/completions/ringback
+  ringback completions zsh > ~/.zfunc/_ringback
+  ringback completions fish > ~/.config/fish/completions/ringback.fish")]
+pub struct Completions {
+    /// The shell
+    shell: Shell,
+}
+
+impl Completions {
+    /// Runs the command.
+    pub fn run(self) -> Result<(), Failure> {
+        // Into memory first: the generator panics where its output cannot be written.
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "ringback", &mut script);
+        Ok(std::io::stdout().write_all(&script).context("stdout cannot be written")?)
+    }
+}

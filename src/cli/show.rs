@@ -1,0 +1,183 @@
+//! `ringback show ID`: a watch with its story, a delivery with its attempts, or an event.
+
+use serde_json::Value;
+
+use super::client::{Answer, Client, Server, segment};
+use super::screen::{Card, Screen, Table, text, time};
+use super::{Failure, follow, say};
+use crate::domain::JobStatus;
+
+/// Show a watch with its story, a delivery with its attempts, or an event
+///
+/// What it is, its id says: watch_…, dlv_… or evt_….
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  ringback show watch_01m84y… --follow
+
+--follow stays with a watch until its end; the exit codes are those of `ringback watch --follow`.
+With --json a watch has its story in the field `story`.")]
+pub struct Show {
+    /// The id, as watch_…, dlv_… or evt_…
+    id: String,
+    /// Stay with a watch until its end, and show progress
+    #[arg(long, short)]
+    follow: bool,
+    /// Print the server's JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: Server,
+}
+
+impl Show {
+    /// Runs the command.
+    pub async fn run(self) -> Result<(), Failure> {
+        let kind = self.id.split_once('_').map_or("", |(kind, _)| kind);
+        if self.follow && kind != "watch" {
+            return Err(Failure::Usage("only a watch can be followed: give an id as watch_…".into()));
+        }
+        let client = self.server.client()?;
+        let (id, screen) = (segment(&self.id), Screen::of_stdout());
+        let (answer, shown): (Answer, fn(&Value, Screen) -> String) = match kind {
+            "watch" if self.follow => return follow::follow(&client, &self.id, None, self.json).await,
+            "watch" => (with_story(&client, &id).await?, watch),
+            "dlv" => (client.get(&format!("/v1/deliveries/{id}")).await?, delivery),
+            "evt" => (client.get(&format!("/v1/events/{id}")).await?, event),
+            _ => {
+                let sentence =
+                    "this is no id of something that can be shown: they begin with watch_, dlv_ or evt_";
+                return Err(Failure::Usage(sentence.into()));
+            }
+        };
+        if self.json {
+            return Ok(screen.json(&answer.text)?);
+        }
+        Ok(say(shown(&answer.value(), screen))?)
+    }
+}
+
+/// A watch, as the server gives it, and its story as one more field.
+async fn with_story(client: &Client, id: &str) -> Result<Answer, Failure> {
+    let watch = client.get(&format!("/v1/watches/{id}")).await?.text;
+    let story = client.get(&format!("/v1/watches/{id}/story")).await?.text;
+    let told: super::client::Page = serde_json::from_str(&story)
+        .map_err(|error| Failure::Failed(format!("{} tells no story: {error}", client.url())))?;
+    let lines: Vec<&str> = told.data.iter().map(|line| line.get()).collect();
+    let open = watch.trim_end().strip_suffix('}').unwrap_or_default();
+    Ok(Answer { text: format!("{open},\"story\":[{}]}}", lines.join(",")) })
+}
+
+/// A watch, without its destinations.
+pub(super) fn watch_card(watch: &Value, screen: Screen) -> String {
+    let mut card = Card::default();
+    card.line("watch", text(watch, "/id"));
+    card.line("status", text(watch, "/status"));
+    card.line("job", format!("{} of {}", text(watch, "/jobId"), text(watch, "/provider")));
+    let (status, raw) = (text(watch, "/job/status"), text(watch, "/job/rawStatus"));
+    let named = if raw.is_empty() || raw == status { status } else { format!("{status} ({raw})") };
+    let progress = text(watch, "/job/progress");
+    let named = if named == JobStatus::Unknown.as_str() { "not looked at yet".to_owned() } else { named };
+    card.line("seen as", if progress.is_empty() { named } else { format!("{named}, {progress} %") });
+    card.line("output", text(watch, "/job/output"));
+    let outputs = watch.pointer("/job/outputs").and_then(Value::as_array).map_or(0, Vec::len);
+    if outputs > 1 {
+        card.line("outputs", format!("{outputs}; --json has them all"));
+    }
+    let why = [text(watch, "/job/error/code"), text(watch, "/job/error/message")];
+    card.line("error", why.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(": "));
+    card.line("last error", text(watch, "/job/lastError"));
+    card.line("last look", utc(watch, "/job/lastPolledAt"));
+    card.line("next look", utc(watch, "/job/nextPollAt"));
+    card.line("created", utc(watch, "/createdAt"));
+    card.line("ended", utc(watch, "/endedAt"));
+    card.line(
+        "expires",
+        if text(watch, "/endedAt").is_empty() { utc(watch, "/expiresAt") } else { String::new() },
+    );
+    let metadata = text(watch, "/metadata");
+    card.line("metadata", if metadata == "{}" { String::new() } else { metadata });
+    let mut shown = card.render(screen);
+    let mut destinations = Table::new(&["DESTINATION", "STATUS", "TYPE", "TO…"]);
+    for one in watch.pointer("/destinations").and_then(Value::as_array).into_iter().flatten() {
+        destinations.row(["/id", "/status", "/type", "/url"].map(|field| text(one, field)));
+    }
+    if !destinations.is_empty() {
+        shown.push_str("\n\n");
+        shown.push_str(&destinations.render(screen, "", true));
+    }
+    shown
+}
+
+fn watch(watch: &Value, screen: Screen) -> String {
+    let mut story = Table::new(&["AT (UTC)", "WHAT", "…"]);
+    for one in watch.pointer("/story").and_then(Value::as_array).into_iter().flatten() {
+        story.row([time(one, "/at"), text(one, "/kind"), told(one)]);
+    }
+    format!("{}\n\n{}", watch_card(watch, screen), story.render(screen, "", true))
+}
+
+/// What is worth telling of one thing that happened.
+fn told(one: &Value) -> String {
+    let fields: &[&str] = match text(one, "/kind").as_str() {
+        "observed" => &["/status", "/rawStatus", "/progress"],
+        "event" => &["/eventType", "/eventId"],
+        "delivery" => &["/status", "/reason", "/deliveryId", "/destinationId"],
+        "attempt" => &["/statusCode", "/error", "/deliveryId"],
+        _ => &[],
+    };
+    let mut words: Vec<String> = Vec::new();
+    for field in fields {
+        let word = text(one, field);
+        if !word.is_empty() && !words.contains(&word) {
+            words.push(if *field == "/progress" { format!("{word} %") } else { word });
+        }
+    }
+    if !text(one, "/durationMs").is_empty() {
+        words.push(format!("in {} ms", text(one, "/durationMs")));
+    }
+    words.join("  ")
+}
+
+fn delivery(delivery: &Value, screen: Screen) -> String {
+    let mut card = Card::default();
+    card.line("delivery", text(delivery, "/id"));
+    card.line("status", text(delivery, "/status"));
+    card.line("reason", text(delivery, "/reason"));
+    card.line("event", format!("{} {}", text(delivery, "/eventType"), text(delivery, "/eventId")));
+    card.line("watch", text(delivery, "/watchId"));
+    card.line(
+        "to",
+        format!("{} {}", text(delivery, "/destination/type"), text(delivery, "/destination/url")),
+    );
+    card.line("next try", utc(delivery, "/nextAttemptAt"));
+    card.line("created", utc(delivery, "/createdAt"));
+    let mut attempts = Table::new(&["TRIED (UTC)", "ANSWER", "TOOK", "ERROR…", "SAID…"]);
+    for one in delivery.pointer("/attempts").and_then(Value::as_array).into_iter().flatten() {
+        attempts.row([
+            time(one, "/at"),
+            text(one, "/statusCode"),
+            format!("{} ms", text(one, "/durationMs")),
+            text(one, "/error"),
+            text(one, "/responseBody"),
+        ]);
+    }
+    let card = card.render(screen);
+    if attempts.is_empty() { card } else { format!("{card}\n\n{}", attempts.render(screen, "", true)) }
+}
+
+fn event(event: &Value, screen: Screen) -> String {
+    let mut card = Card::default();
+    card.line("event", text(event, "/id"));
+    card.line("type", text(event, "/type"));
+    card.line("at", utc(event, "/timestamp"));
+    for (name, value) in event.pointer("/data").and_then(Value::as_object).into_iter().flatten() {
+        card.line(name, text(value, ""));
+    }
+    card.render(screen)
+}
+
+fn utc(value: &Value, pointer: &str) -> String {
+    let time = time(value, pointer);
+    if time.is_empty() { time } else { format!("{time} UTC") }
+}

@@ -1,0 +1,194 @@
+//! `ringback watch`: registers a watch on a running server, and may stay until its end.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use super::client::Server;
+use super::screen::{Screen, text};
+use super::{Failure, follow, note, say, show};
+
+/// Register a watch on a running server, and follow it if you like
+///
+/// Exit codes with --follow: 0 the job completed, 3 failed, 4 was cancelled, 5 was not found, 6 the
+/// watch expired or was stopped. Without: 0 registered, 1 not.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  ringback watch job_abc123def456 --webhook https://app.example.com/hooks/muvi --follow
+
+Without --webhook, --email and --slack nothing is sent: follow it, or ask later with `ringback show`.
+The server is RINGBACK_URL, the key RINGBACK_API_KEY. With --follow, progress goes to stderr: a bar on
+a terminal, lines elsewhere; stdout has the watch, and with --json only as it ended.")]
+pub struct Watch {
+    /// The provider's id of the job
+    job_id: String,
+    /// Call this URL back; may be repeated
+    #[arg(long, value_name = "URL")]
+    webhook: Vec<String>,
+    /// Write to this address; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    email: Vec<String>,
+    /// Post to this hook or #channel; may be repeated
+    #[arg(long, value_name = "URL")]
+    slack: Vec<String>,
+    /// Whose job it is [default: the server's]
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+    /// What is sent, as job.completed,job.failed or job.* [default: every ending]
+    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
+    events: Vec<String>,
+    /// For how long to watch, as 24h [default: the provider's]
+    #[arg(long, value_name = "DURATION")]
+    expires_in: Option<String>,
+    /// Your own JSON object, which comes back with every event
+    #[arg(long, value_name = "JSON")]
+    metadata: Option<String>,
+    /// A parameter of the provider; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
+    param: Vec<(String, String)>,
+    /// What a webhook carries: event, raw or cloudevents
+    #[arg(long, value_name = "FORM")]
+    payload: Option<String>,
+    /// The greatest gap between two looks, as 10s
+    #[arg(long, value_name = "DURATION")]
+    poll_interval: Option<String>,
+    /// Makes it safe to run the same command again
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+    /// Stay until the end, and show progress
+    #[arg(long, short)]
+    follow: bool,
+    /// Print the server's JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// `name=value`.
+pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    let pair = pair.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    pair.ok_or_else(|| "write it as name=value".to_owned())
+}
+
+/// What is registered; what was not said is left to the server.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Registration<'a> {
+    job_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    callback_url: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    email: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slack: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notify: Option<Vec<Value>>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    events: &'a [String],
+    /// Byte for byte.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    params: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_in: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    poll_interval: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a str>,
+}
+
+impl Watch {
+    /// Runs the command.
+    pub async fn run(self) -> Result<(), Failure> {
+        let body = self.body()?;
+        let client = self.server.client()?;
+        let answer = client.post("/v1/watches", Some(body), self.idempotency_key.as_deref()).await?;
+        let (screen, watch) = (Screen::of_stdout(), answer.value());
+        let id = text(&watch, "/id");
+        if !self.json {
+            say(show::watch_card(&watch, screen))?;
+        } else if !self.follow {
+            screen.json(&answer.text)?;
+        }
+        if self.follow {
+            return follow::follow(&client, &id, Some(answer), self.json).await;
+        }
+        if self.is_silent() {
+            note(&format!("Nothing will be sent; `ringback show {id} --follow` waits for the end."));
+        }
+        Ok(())
+    }
+
+    fn is_silent(&self) -> bool {
+        self.webhook.is_empty() && self.email.is_empty() && self.slack.is_empty()
+    }
+
+    fn body(&self) -> Result<String, Failure> {
+        let metadata = self.metadata.as_deref().map(serde_json::from_str::<&RawValue>).transpose();
+        let metadata =
+            metadata.map_err(|error| Failure::Usage(format!("--metadata: this is not JSON: {error}")))?;
+        // The fields with one place take the first, so that the server's complaints name what was said.
+        let (callback_url, webhooks) = first(&self.webhook);
+        let (slack, slacks) = first(&self.slack);
+        let webhooks = webhooks.iter().map(|url| json!({ "type": "webhook", "url": url }));
+        let more = webhooks.chain(slacks.iter().map(|url| json!({ "type": "slack", "url": url })));
+        let more: Vec<Value> = more.collect();
+        let registration = Registration {
+            job_id: &self.job_id,
+            provider: self.provider.as_deref(),
+            callback_url,
+            email: &self.email,
+            slack,
+            notify: (self.is_silent() || !more.is_empty()).then_some(more),
+            events: &self.events,
+            metadata,
+            params: self.param.iter().map(|(name, value)| (name.clone(), json!(value))).collect(),
+            expires_in: self.expires_in.as_deref(),
+            poll_interval: self.poll_interval.as_deref(),
+            payload: self.payload.as_deref(),
+        };
+        serde_json::to_string(&registration).map_err(|error| Failure::Failed(error.to_string()))
+    }
+}
+
+fn first(all: &[String]) -> (Option<&str>, &[String]) {
+    match all.split_first() {
+        Some((first, rest)) => (Some(first), rest),
+        None => (None, &[]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        watch: Watch,
+    }
+
+    fn body(line: &[&str]) -> String {
+        let line = Line::try_parse_from([&["watch", "job_1"], line].concat())
+            .unwrap_or_else(|error| panic!("{error}"));
+        line.watch.body().expect("a body")
+    }
+
+    #[test]
+    fn what_was_said_is_registered_and_nothing_else() {
+        assert_eq!(body(&[]), r#"{"jobId":"job_1","notify":[]}"#);
+        assert_eq!(body(&["--webhook", "https://a"]), r#"{"jobId":"job_1","callbackUrl":"https://a"}"#);
+        let line = "--webhook https://a --webhook https://b --email x@a --email y@a --slack https://c --slack #d \
+                    --provider p --events job.*,watch.expired --expires-in 1h --metadata {\"z\":1,\"a\":1.0} \
+                    --param k=v=w --payload raw --poll-interval 10s";
+        insta::assert_snapshot!(body(&line.split_whitespace().collect::<Vec<_>>()), @r##"{"jobId":"job_1","provider":"p","callbackUrl":"https://a","email":["x@a","y@a"],"slack":"https://c","notify":[{"type":"webhook","url":"https://b"},{"type":"slack","url":"#d"}],"events":["job.*","watch.expired"],"metadata":{"z":1,"a":1.0},"params":{"k":"v=w"},"expiresIn":"1h","pollInterval":"10s","payload":"raw"}"##);
+    }
+}

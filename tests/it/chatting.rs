@@ -1,0 +1,333 @@
+//! Slack and its like: from a registration to a channel, how often, and what an answer means.
+
+use serde_json::{Value, json};
+
+use crate::chat::{Chat, HOOKS, Posted, Said, TOKEN, refusal};
+use crate::harness::{Harness, Neighbours, id, minutes, seconds, since_start};
+
+/// The application beside a chat, with a bot.
+async fn beside() -> (Harness, Chat) {
+    let mut neighbours = Neighbours::default();
+    let chat = Chat::start(&mut neighbours).await;
+    let api = chat.api();
+    let settings = [("RINGBACK_SLACK__BOT_TOKEN", TOKEN), ("RINGBACK_SLACK__API_URL", api.as_str())];
+    let t = Harness::among(neighbours, &settings).await;
+    t.resolve(HOOKS, &["127.0.0.1"]);
+    (t, chat)
+}
+
+/// Registers a watch by Slack whose job has completed, and lets it be looked at and told of.
+async fn tell(t: &Harness, job: &str, slack: &str) -> String {
+    t.provider.completed(job);
+    let watch = t.register(&json!({ "jobId": job, "slack": slack })).await;
+    t.pass(seconds(5)).await;
+    watch
+}
+
+fn said(status: u16, body: &str) -> Said {
+    (status, Vec::new(), body.to_owned())
+}
+
+#[tokio::test]
+async fn a_hook_of_slacks_gets_blocks_and_is_never_shown_whole() {
+    let (t, chat) = beside().await;
+    let watch = tell(&t, "job_1", &chat.hook("hush")).await;
+    let Posted { path, payload, .. } = chat.next().await;
+    assert_eq!(path, "/services/T01/B02/hush");
+    assert_eq!(payload["text"], "\u{2705} Completed: job_1");
+    let kinds: Vec<&str> =
+        payload["blocks"].as_array().unwrap().iter().map(|block| block["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["header", "section", "section", "context"]);
+    let blocks = payload["blocks"].to_string();
+    for what in [
+        "job_1",
+        "output_0.mp4|Open the output>",
+        "thumb_0.jpg",
+        "<!date^1771426805^",
+        "2026-02-18 15:00:05 UTC",
+    ] {
+        assert!(blocks.contains(what), "{what} in {blocks}");
+    }
+    assert_eq!(payload["attachments"][0]["color"], "#2eb886");
+
+    let masked = chat.hook("***");
+    let shown = t.shown(&watch).await;
+    assert_eq!(
+        (&shown["destinations"][0]["type"], &shown["destinations"][0]["url"]),
+        (&json!("slack"), &json!(masked))
+    );
+    let delivery = t.delivery(&watch).await;
+    assert_eq!(delivery["destination"], json!({ "type": "slack", "url": masked }));
+    assert_eq!(delivery["status"], "succeeded");
+    assert_eq!(
+        (&delivery["attempts"][0]["statusCode"], &delivery["attempts"][0]["responseBody"]),
+        (&json!(200), &json!("ok"))
+    );
+    let story = t.get(&format!("/v1/watches/{watch}/story")).await;
+    let list = t.get("/v1/watches").await;
+    let made = t.post("/v1/watches", &json!({ "jobId": "job_1", "notify": [chat.hook("hush")] })).await;
+    for answer in [story.text(), list.text(), made.text(), &delivery.to_string()] {
+        assert!(!answer.contains("hush"), "{answer}");
+    }
+    t.pass(minutes(1)).await;
+    chat.next().await;
+    t.finish().await;
+    chat.finish();
+}
+
+#[tokio::test]
+async fn a_hook_elsewhere_gets_what_it_understands() {
+    let (t, chat) = beside().await;
+    let watch = tell(&t, "job_1", &chat.elsewhere("hush")).await;
+    let payload = chat.next().await.payload;
+    assert!(payload["blocks"].is_null());
+    assert_eq!(payload["text"], "\u{2705} Completed: job_1");
+    let attachment = &payload["attachments"][0];
+    assert_eq!((&attachment["color"], &attachment["title"]), (&json!("#2eb886"), &json!("Open the output")));
+    assert_eq!(attachment["title_link"], "https://cdn.muvi.video/outputs/job_1/output_0.mp4");
+    assert_eq!(t.delivery(&watch).await["status"], "succeeded");
+    t.finish().await;
+    chat.finish();
+}
+
+#[tokio::test]
+async fn a_channel_gets_its_message_from_the_bot() {
+    let (t, chat) = beside().await;
+    t.provider.failed("job_1");
+    let watch = t.register(&json!({ "jobId": "job_1", "slack": "#ops" })).await;
+    t.pass(seconds(5)).await;
+    let Posted { path, payload, .. } = chat.next().await;
+    assert_eq!((path.as_str(), &payload["channel"]), ("/api/chat.postMessage", &json!("#ops")));
+    assert!(payload["blocks"].to_string().contains("The model failed."));
+    let delivery = t.delivery(&watch).await;
+    assert_eq!(delivery["destination"], json!({ "type": "slack", "channel": "#ops" }));
+    assert_eq!(delivery["status"], "succeeded");
+    assert_eq!(delivery["attempts"][0]["requestHeaders"]["authorization"], "***");
+    assert!(!delivery.to_string().contains("hush"));
+    t.finish().await;
+    chat.finish();
+}
+
+#[tokio::test]
+async fn a_chat_gets_a_message_a_second_and_another_chat_does_not_wait_for_it() {
+    let (t, chat) = beside().await;
+    for n in 0..4 {
+        let job = format!("job_{n}");
+        t.provider.completed(&job);
+        t.register(&json!({ "jobId": job, "slack": chat.hook("a"), "callbackUrl": t.receiver.url("/hook") }))
+            .await;
+    }
+    t.provider.completed("job_b");
+    t.register(&json!({ "jobId": "job_b", "slack": chat.hook("b") })).await;
+    t.pass(seconds(60)).await;
+    let posted = chat.read_all();
+    let at = |end: &str| {
+        let times: Vec<_> = posted.iter().filter(|one| one.path.ends_with(end)).map(|one| one.at).collect();
+        since_start(&times)
+    };
+    assert_eq!((at("/a"), at("/b")), (vec![5, 6, 7, 8], vec![5]));
+    assert!(
+        t.receiver.read_all().iter().all(|hit| since_start(&[hit.at]) == [5]),
+        "webhooks wait for no chat"
+    );
+    t.finish().await;
+    chat.finish();
+}
+
+#[tokio::test]
+async fn a_chat_that_asks_for_patience_gets_it_for_all_its_messages() {
+    let (t, chat) = beside().await;
+    chat.script("/a", [(429, vec![("retry-after".to_owned(), "30".to_owned())], String::new())]);
+    for n in 0..3 {
+        let job = format!("job_{n}");
+        t.provider.completed(&job);
+        t.register(&json!({ "jobId": job, "slack": chat.hook("a") })).await;
+    }
+    t.pass(minutes(5)).await;
+    let times: Vec<_> = chat.read_all().iter().map(|posted| posted.at).collect();
+    let times = since_start(&times);
+    let (first, rest) = times.split_first().unwrap();
+    assert_eq!((*first, rest.len()), (5, 3));
+    assert!(rest.iter().all(|at| (35..=40).contains(at)), "{rest:?}");
+    assert!(rest.windows(2).all(|pair| pair[1] > pair[0]), "{rest:?}");
+    t.finish().await;
+    chat.finish();
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_blocks_is_followed_by_the_plain_text() {
+    let (t, chat) = beside().await;
+    for (job, slack, refused) in [
+        ("job_1", chat.hook("a"), said(400, "invalid_blocks")),
+        ("job_2", "#ops".to_owned(), refusal("msg_blocks_too_long")),
+    ] {
+        let end = if slack.starts_with('#') { "postMessage" } else { "/a" };
+        chat.script(end, [refused]);
+        let watch = tell(&t, job, &slack).await;
+        assert!(chat.next().await.payload["blocks"].is_array());
+        let plain = chat.next().await.payload;
+        assert!(plain["blocks"].is_null() && plain["attachments"].is_null());
+        assert!(
+            plain["text"]
+                .as_str()
+                .unwrap()
+                .contains(&format!("Completed: {job}\nThe job is done.\nhttps://"))
+        );
+        let delivery = t.delivery(&watch).await;
+        assert_eq!(delivery["status"], "succeeded");
+        let error = delivery["attempts"][0]["error"].as_str().unwrap();
+        assert!(error.starts_with("degraded: the blocks were refused ("), "{error}");
+    }
+    // Where the text is refused too, the message will never be taken.
+    chat.script("/b", [said(400, "invalid_blocks"), said(400, "invalid_payload")]);
+    let watch = tell(&t, "job_3", &chat.hook("b")).await;
+    let delivery = t.delivery(&watch).await;
+    assert_eq!((&delivery["status"], &delivery["reason"]), (&json!("failed"), &json!("exhausted")));
+    assert_eq!(delivery["attempts"][0]["error"], "slack: invalid_payload");
+    assert_eq!(chat.read_all().len(), 2);
+    t.finish().await;
+    chat.finish();
+}
+
+#[tokio::test]
+async fn a_hook_or_a_channel_that_is_gone_gets_nothing_more_of_the_watch() {
+    let (t, chat) = beside().await;
+    for (job, slack, gone, hint) in [
+        ("job_1", chat.hook("a"), said(404, "no_service"), "the hook has been removed"),
+        ("job_2", "C0123ABCD".to_owned(), refusal("not_in_channel"), "invite the app to the channel"),
+    ] {
+        let end = if slack.starts_with('C') { "postMessage" } else { "/a" };
+        chat.script(end, [gone]);
+        t.provider.processing(job, 10);
+        let body = json!({ "jobId": job, "slack": slack, "events": ["job.processing", "job.completed"] });
+        let watch = t.register(&body).await;
+        t.pass(seconds(5)).await;
+        let delivery = t.delivery(&watch).await;
+        assert_eq!((&delivery["status"], &delivery["reason"]), (&json!("failed"), &json!("gone")));
+        assert!(delivery["attempts"][0]["error"].as_str().unwrap().contains(hint), "{delivery}");
+        t.provider.completed(job);
+        t.pass(minutes(2)).await;
+        t.delivery(&watch).await;
+        assert_eq!(chat.read_all().len(), 1);
+    }
+    t.finish().await;
+    chat.finish();
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_ends_no_delivery() {
+    let (t, chat) = beside().await;
+    chat.script("postMessage", [refusal("token_revoked")]);
+    let watch = tell(&t, "job_1", "#ops").await;
+    let delivery = t.delivery(&watch).await;
+    assert_eq!(
+        (&delivery["status"], &delivery["attempts"][0]["error"]),
+        (&json!("pending"), &json!("slack: token_revoked"))
+    );
+    t.pass(minutes(25)).await;
+    assert_eq!(chat.read_all().len(), 1);
+    t.pass(minutes(10)).await;
+    assert_eq!(t.delivery(&watch).await["status"], "succeeded");
+    assert_eq!(chat.read_all().len(), 1);
+    t.finish().await;
+    chat.finish();
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_slack_address_is_told_at_its_place() {
+    let (t, chat) = beside().await;
+    let body = json!({
+        "jobId": "job_1", "slack": "ops",
+        "notify": [
+            { "type": "slack", "slack": "http://169.254.169.254/hooks/x" }, { "type": "slack" },
+            { "type": "slack", "url": "https://hooks.slack.com/triggers/T/1/x" },
+            { "type": "slack", "channel": "#ops", "url": "https://chat.example.com/hooks/x" },
+            { "type": "slack", "channel": 1 }, "https://hooks.slack.com/workflows/T/1/x",
+            { "type": "slack", "channel": "#ops", "headers": {} },
+        ],
+    });
+    let problem = t.post("/v1/watches", &body).await.expect(422);
+    let mut told: Vec<(&str, &str)> = problem["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|fault| (fault["pointer"].as_str().unwrap(), fault["detail"].as_str().unwrap()))
+        .collect();
+    told.sort_unstable();
+    let trigger = "is the trigger of a workflow, which takes no messages: give an incoming webhook, \
+                   https://hooks.slack.com/services/…";
+    assert_eq!(
+        told,
+        [
+            ("/notify/0/slack", "must not lead to 169.254.169.254 (an address that is link-local)"),
+            ("/notify/1/url", "is required"),
+            ("/notify/2/url", trigger),
+            ("/notify/3/channel", "is one too many of url, channel, slack"),
+            ("/notify/4/channel", "must be a string"),
+            ("/notify/5", trigger),
+            ("/notify/6/headers", "there is no such field"),
+            ("/slack", "must be a hook (https://hooks.slack.com/services/…), #channel or a channel's id"),
+        ]
+    );
+    t.finish().await;
+    chat.finish();
+    let t = Harness::start().await;
+    let problem = t.post("/v1/watches", &json!({ "jobId": "job_1", "slack": "#ops" })).await.expect(422);
+    assert_eq!(
+        problem["errors"][0],
+        json!({ "pointer": "/slack",
+                "detail": "channels cannot be posted to from here: [slack] bot_token is not configured" })
+    );
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_chat_is_told_after_a_crash_what_it_was_not_told_before() {
+    let (mut t, chat) = beside().await;
+    chat.script("/a", [said(500, "rollup_error")]);
+    let watch = tell(&t, "job_1", &chat.hook("a")).await;
+    assert_eq!(t.delivery(&watch).await["status"], "pending");
+    t.crash().await;
+    t.restart().await;
+    t.pass(seconds(10)).await;
+    let delivery = t.delivery(&watch).await;
+    assert_eq!(delivery["status"], "succeeded");
+    assert!(id(&delivery).starts_with("dlv_"));
+    let posted = chat.read_all();
+    assert_eq!(posted.len(), 2);
+    assert_eq!(posted[0].payload, posted[1].payload);
+    t.finish().await;
+    chat.finish();
+}
+
+#[tokio::test]
+async fn no_hostile_text_mentions_anybody_in_a_chat() {
+    let (t, chat) = beside().await;
+    let evil = "<!channel> @channel <https://evil.example|ok> \r\n\u{202e}*b*";
+    let error = json!({ "code": evil, "message": format!("{evil}{}", "&<>".repeat(30_000)) });
+    t.provider.job("job_1", &json!({ "status": "failed", "error": error }));
+    let metadata: serde_json::Map<String, Value> =
+        (0..20).map(|n| (format!("{n}{evil}"), json!(evil))).collect();
+    let body = json!({ "jobId": "job_1", "slack": chat.hook("a"), "metadata": metadata,
+                       "notify": [{ "type": "slack", "url": chat.elsewhere("a") }, { "type": "slack", "channel": "#ops" }] });
+    t.register(&body).await;
+    t.pass(seconds(5)).await;
+    for posted in chat.read_all() {
+        let text = posted.payload.to_string();
+        for mark in ["<!channel", "<https://evil", "\u{202e}"] {
+            assert!(!text.contains(mark), "{mark} in {text}");
+        }
+        if posted.path.starts_with("/hooks/") {
+            assert!(!text.contains("@channel"), "{text}");
+        }
+        assert!(text.len() < 40_000, "{}", text.len());
+    }
+    t.finish().await;
+    chat.finish();
+}
+
+crate::postgres::on_postgres_too! {
+    a_hook_of_slacks_gets_blocks_and_is_never_shown_whole,
+    a_chat_gets_a_message_a_second_and_another_chat_does_not_wait_for_it,
+    a_chat_is_told_after_a_crash_what_it_was_not_told_before,
+}

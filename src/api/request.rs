@@ -50,7 +50,7 @@ impl Held {
     /// Whether there is no body, or an empty one.
     fn is_empty(&self) -> bool {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.as_ref().is_none_or(|body| body.is_end_stream())
+        held.as_ref().is_none_or(hyper::body::Body::is_end_stream)
     }
 
     fn take(&self) -> Option<Incoming> {

@@ -249,9 +249,10 @@ impl<'d> Stored<'d> {
         secret: Option<&'d str>,
     ) -> Result<Self> {
         Ok(Self {
-            address: match secret_address {
-                true => keyring.seal(Column::DestinationAddress, id, address)?,
-                false => Cow::Borrowed(address),
+            address: if secret_address {
+                keyring.seal(Column::DestinationAddress, id, address)?
+            } else {
+                Cow::Borrowed(address)
             },
             headers: match headers {
                 Some(text) => {

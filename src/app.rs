@@ -16,36 +16,34 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use rustls::pki_types::CertificateDer;
-use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::api::{self, Api, CONNECTIONS_MAX, UnderWay, WAITS_MAX};
+use crate::api::{self, Api, BATCHES_MAX, CONNECTIONS_MAX, STREAMS_MAX, UnderWay, WAITS_MAX};
 use crate::channels::Channels;
 use crate::channels::email::{Login, Mailer, Security, Server};
 use crate::channels::slack::Bot;
 use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
-use crate::config::{Config, Database, ProviderConfig, Rate, SmtpSecurity};
+use crate::config::{Config, Database, EncryptionKey, ProviderConfig, Rate, SmtpSecurity};
 use crate::deliveries::{self, Deliverer};
-use crate::domain::{MailPattern, Pulse, RetryPolicy, Timestamp, random};
+use crate::domain::{AppNo, MailPattern, Masked, Pulse, RetryPolicy, Timestamp};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
 use crate::meters::Load;
 pub use crate::poller::Provider;
 use crate::poller::{Bounds, Limits, Poller};
 use crate::providers::{Definition, Providers};
-use crate::store::{Found, Opening, Place, Prune, Store, Writer};
+use crate::store::{Found, Keyring, Opening, Place, Prune, Store, Writer};
+use crate::tenants::{DEFAULT_APP, hash_key, make_key};
 use crate::traces::{Collector, Exporter};
-
-/// The one app that there is until somebody makes another.
-const DEFAULT_APP: &str = "default";
 
 /// How often what is older than the retention is forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+
+/// How often it is written when keys were last used.
+const USES_EVERY: Duration = Duration::from_secs(60);
 
 /// What the app takes from outside itself.
 pub struct Surroundings {
@@ -119,13 +117,9 @@ impl App {
                     format!("metrics_listen {address} cannot be listened on; is it taken?")
                 })?),
             };
-        let place = match &config.database {
-            Database::Sqlite(path) => Place::File(path.clone()),
-            Database::Postgres(url) => Place::Server(url.reveal().to_owned()),
-        };
-        let (store, writer) = Store::open(Opening { place, now: clock.now() })?;
+        let (store, writer) = open_store(&config, clock.now())?;
         let exporter = exporter(&config, &store, &egress, &clock)?;
-        let (bootstrap, first_start) = found(&store, &config, clock.now()).await?;
+        let (operator, first_start) = found(&store, &config, clock.now()).await?;
 
         let with_credential: HashSet<String> = configured
             .iter()
@@ -144,7 +138,7 @@ impl App {
             Deliverer::new(store.clone(), Arc::clone(&channels), clock.clone(), policy);
         let (draining, is_draining) = watch::channel(false);
         let planned = Arc::new(AtomicBool::new(false));
-        let looks = Arc::clone(&poller);
+        let (looks, states) = (Arc::clone(&poller), Arc::clone(&poller));
         let api = Arc::new(Api {
             store: store.clone(),
             egress,
@@ -152,8 +146,10 @@ impl App {
             clock: clock.clone(),
             providers: definitions,
             with_credential,
-            bootstrap,
+            bootstrap: config.api_key.as_ref().map(|key| hash_key(key.reveal())),
+            operator,
             looks: Box::new(move |job| looks.looks(job)),
+            states: Box::new(move || states.providers()),
             draining: is_draining,
             planned: Arc::clone(&planned),
             under_way: UnderWay::default(),
@@ -161,6 +157,8 @@ impl App {
             places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             load: load_of(&poller, &deliverer),
             with_metrics: metrics.is_none(),
+            batches: Semaphore::new(BATCHES_MAX),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         });
         Ok(Self {
             listener,
@@ -243,12 +241,14 @@ impl App {
             let mut looking = std::pin::pin!(look(&poller, &clock));
             let mut sending = std::pin::pin!(send(&deliverer, &clock));
             let mut forgetting = std::pin::pin!(forget(&store, &clock, retention));
+            let mut noting = std::pin::pin!(note_uses(&store, &clock));
             let mut stop = std::pin::pin!(stop);
             tokio::select! {
                 () = &mut stop => {}
                 never = &mut looking => match never {},
                 never = &mut sending => match never {},
                 never = &mut forgetting => match never {},
+                never = &mut noting => match never {},
             }
         }
         tracing::info!("stopping: what is in flight is finished");
@@ -328,6 +328,15 @@ async fn forget(store: &Store, clock: &Clock, (events, watches): (Duration, Dura
     }
 }
 
+async fn note_uses(store: &Store, clock: &Clock) -> Never {
+    loop {
+        clock.sleep(USES_EVERY).await;
+        if let Err(error) = store.write_uses().await {
+            tracing::warn!(%error, "it could not be written when keys were last used");
+        }
+    }
+}
+
 async fn reached(clock: &Clock, at: Option<Timestamp>) {
     match at {
         Some(at) => clock.sleep_until(at).await,
@@ -379,6 +388,16 @@ fn mailer(config: &Config) -> Option<Mailer> {
 fn bot(config: &Config) -> Option<Bot> {
     let token = config.slack.bot_token.as_ref()?.reveal().to_owned();
     Some(Bot { token, api_url: config.slack.api_url.clone() })
+}
+
+/// Opens the database that is configured, and takes it for this process.
+pub fn open_store(config: &Config, now: Timestamp) -> Result<(Store, Writer)> {
+    let place = match &config.database {
+        Database::Sqlite(path) => Place::File(path.clone()),
+        Database::Postgres(url) => Place::Server(url.reveal().to_owned()),
+    };
+    let keyring = Keyring::new(config.encryption_keys.iter().map(EncryptionKey::reveal));
+    Store::open(Opening { place, keyring, public_url: config.public_url.clone(), now })
 }
 
 /// What can be watched: the embedded definitions and the operator's, and nothing configured beside.
@@ -444,37 +463,25 @@ fn provider(definition: &Arc<Definition>, own: &ProviderConfig) -> Result<Provid
 }
 
 /// The default app with its secret, and the admin key: the configured one, or one that is made now.
-async fn found(
-    store: &Store,
-    config: &Config,
-    now: Timestamp,
-) -> Result<(Option<([u8; 32], crate::domain::AppNo)>, FirstStart)> {
-    let hash = |key: &str| -> [u8; 32] { Sha256::digest(key.as_bytes()).into() };
+async fn found(store: &Store, config: &Config, now: Timestamp) -> Result<(AppNo, FirstStart)> {
     let new_key = config.api_key.is_none().then(make_key);
     let founded = store
         .found(Found {
             name: DEFAULT_APP.to_owned(),
-            signing_secret: Secret::generate().expose(),
-            key_hash: new_key.as_deref().map(hash),
+            signing_secret: Masked::new(Secret::generate().expose()),
+            key_hash: new_key.as_ref().map(|key| hash_key(key.reveal())),
             now,
         })
         .await?;
     if let Some(secret) = &config.signing_secret {
-        store.override_signing_secret(founded.app.no, secret.reveal().to_owned());
+        store.override_signing_secret(founded.app.no, secret.clone());
     }
     let shown = founded.new_app && config.signing_secret.is_none();
     let first_start = FirstStart {
-        admin_key: new_key.filter(|_| founded.new_key),
-        signing_secret: shown.then(|| founded.app.signing_secret.clone()),
+        admin_key: new_key.filter(|_| founded.new_key).map(|key| key.reveal().to_owned()),
+        signing_secret: shown.then(|| founded.app.signing_secret.reveal().to_owned()),
     };
-    let bootstrap = config.api_key.as_ref().map(|key| (hash(key.reveal()), founded.app.no));
-    Ok((bootstrap, first_start))
-}
-
-fn make_key() -> String {
-    let mut bytes = [0u8; 32];
-    random(&mut bytes);
-    format!("rb_{}", BASE64_URL_SAFE_NO_PAD.encode(bytes))
+    Ok((founded.app.no, first_start))
 }
 
 impl std::fmt::Debug for FirstStart {

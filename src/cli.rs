@@ -13,11 +13,13 @@ pub mod health;
 pub mod keys;
 pub mod listen;
 pub mod lists;
+pub mod openapi;
 pub mod provider;
 pub mod screen;
 pub mod serve;
 pub mod show;
 pub mod sim;
+pub mod tenants;
 pub mod verify;
 pub mod watch;
 
@@ -73,6 +75,8 @@ enum Command {
     Apps(keys::Apps),
     Keys(keys::Keys),
     Provider(provider::Provider),
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
     Completions(completions::Completions),
 }
 
@@ -119,6 +123,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Verify(command) => command.run(),
         Command::Serve(command) => wait(command.run()),
         Command::Config(command) => command.run(),
+        Command::OpenApi(command) => command.run(),
         Command::Health(command) => wait(command.run()),
         Command::Watch(command) => wait(command.run()),
         Command::Watches(command) => wait(command.run()),
@@ -226,6 +231,16 @@ mod tests {
         for command in cli.get_subcommands() {
             let about = command.get_about().map(ToString::to_string).unwrap_or_default();
             assert_eq!(contents.matches(&about).count(), 1, "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn the_readme_names_every_command() {
+        let readme = include_str!("../README.md");
+        for (words, _) in leaves(&Cli::command(), "ringback") {
+            let short = words.trim_start_matches("ringback ");
+            let named = [format!("`{words}"), format!("`{short}")].iter().any(|name| readme.contains(name));
+            assert!(named, "{words}");
         }
     }
 

@@ -22,6 +22,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::domain::Masked;
 pub use access::Access;
 pub use settings::{Setting, table};
 
@@ -48,6 +49,8 @@ pub struct Config {
     pub api_key: Option<Masked>,
     /// The signing secret of app `default`, if it is not to be generated.
     pub signing_secret: Option<Masked>,
+    /// The keys that open secrets at rest; the first one seals.
+    pub encryption_keys: Vec<EncryptionKey>,
     /// What is logged, as a filter of `tracing`.
     pub log: String,
     /// How it is logged.
@@ -221,29 +224,23 @@ pub enum LogFormat {
     Json,
 }
 
-/// A secret that neither `{:?}` nor `{}` shows.
+/// A key that seals secrets at rest, and is not shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Masked(String);
+pub struct EncryptionKey([u8; 32]);
 
-impl Masked {
-    /// Hides `secret`.
-    pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into())
+impl EncryptionKey {
+    /// Hides `bytes`.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
     }
 
-    /// The secret itself.
-    pub fn reveal(&self) -> &str {
+    /// The key itself.
+    pub fn reveal(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
-impl fmt::Debug for Masked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl fmt::Display for Masked {
+impl fmt::Debug for EncryptionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
@@ -400,6 +397,7 @@ impl Config {
             database: Database::Sqlite(PathBuf::new()),
             api_key: None,
             signing_secret: None,
+            encryption_keys: Vec::new(),
             log: String::new(),
             log_format: LogFormat::Text,
             shutdown_grace: Duration::ZERO,

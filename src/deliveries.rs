@@ -36,8 +36,8 @@ use crate::channels::webhook::Secret;
 use crate::channels::{Address, Channels, Message, Sent};
 use crate::clock::Clock;
 use crate::domain::{
-    After, Attempt, ChannelKind, DeliveryId, Errand, Outcome, Payload, Pulse, RetryPolicy, Send, Timestamp,
-    Try, WatchId, Which, next_attempt,
+    After, Attempt, ChannelKind, DeliveryId, Errand, Outcome, Pulse, RetryPolicy, Send, Timestamp, Try,
+    WatchId, Which, next_attempt,
 };
 use crate::meters::{Load, outcome_word};
 use crate::store::{Page, Paged, Record, Rewind, Store, StoreError};
@@ -243,6 +243,13 @@ impl Deliverer {
         for errand in self.store.errands().take() {
             match errand {
                 Errand::Send(send) => hand.take(send, room),
+                Errand::Lane { lane, asked } => {
+                    // A page leaves out what is in hand; once that has landed the store is asked again.
+                    let in_hand: Vec<DeliveryId> =
+                        asked.into_iter().filter(|id| hand.ids.contains(id)).collect();
+                    hand.asked.extend(in_hand);
+                    hand.hunger(&lane.into());
+                }
                 Errand::CallOff { watch, which } => hand.call_off(watch, which),
             }
         }
@@ -586,10 +593,14 @@ impl Deliverer {
 
     async fn hand_over(&self, send: &Send, now: Timestamp) -> Sent {
         let destination = &send.destination;
-        let own = destination.secret.as_deref();
-        let app = self.store.app(send.app);
-        let secret = own.or(app.as_ref().map(|app| app.signing_secret.as_str())).map(Secret::parse);
-        let secrets: Vec<Secret> = secret.into_iter().flatten().collect();
+        let secrets: Vec<Secret> = match &destination.secret {
+            Some(own) => Secret::parse(own).into_iter().collect(),
+            None => {
+                let app = self.store.app(send.app);
+                let all = app.iter().flat_map(|app| app.secrets(now));
+                all.filter_map(|secret| Secret::parse(secret.reveal()).ok()).collect()
+            }
+        };
         let to = match destination.channel {
             ChannelKind::Email => Address::Email { to: &destination.address },
             ChannelKind::Slack => Address::Slack { to: &destination.address },
@@ -604,7 +615,7 @@ impl Deliverer {
             event_id: send.event,
             event_type: send.event_type,
             watch_id: send.watch,
-            payload: Payload::Event,
+            payload: send.payload,
             body: hyper::body::Bytes::from_owner(Arc::clone(&send.body)),
             traceparent: send.traceparent.as_deref(),
             now,

@@ -13,6 +13,7 @@ pub mod traces;
 pub mod api;
 
 pub mod store;
+pub mod tenants;
 
 pub mod poller;
 pub mod providers;

@@ -154,11 +154,9 @@ impl Reader {
             if !value.is_empty() || matches!(setting.store, Store::Many(_)) {
                 self.set_text(setting, provider, value, origin);
             }
-        } else if name.contains("__") || settings::unsupported(&key).is_some() {
-            if !value.is_empty() || settings::unsupported(&key).is_none() {
-                let what = unknown(&key, "this", settings::variable);
-                self.mistakes.push(Mistake { origin, what });
-            }
+        } else if name.contains("__") {
+            let what = unknown(&key, "this", settings::variable);
+            self.mistakes.push(Mistake { origin, what });
         } else if !CLIENT_VARIABLES.contains(&name) {
             let (distance, near) = settings::nearest_key(&key);
             let hint = if distance <= SLIP {
@@ -294,9 +292,6 @@ fn is_section(path: &[&str]) -> bool {
 /// Why a key is refused that is not in the table: `shown` is what the user wrote, and `spell` writes
 /// a key in the user's way.
 fn unknown(key: &str, shown: &str, spell: impl Fn(&str) -> String) -> String {
-    if let Some(refused) = settings::unsupported(key) {
-        return format!("{refused} is not supported by this version: remove it");
-    }
     let (_, near) = settings::nearest_key(key);
     format!("{shown} is not a setting; the nearest is {}", spell(&near))
 }
@@ -511,19 +506,6 @@ mod tests {
             mistakes.iter().map(Mistake::to_string).collect::<Vec<_>>(),
             ["RINGBACK_PROVIDERS__MUVY__FIRST: no provider is called `muvy`; the nearest is `muvi`"]
         );
-    }
-
-    #[test]
-    fn what_this_version_cannot_do_is_refused_by_name() {
-        let mistakes = from_file("encryption_key = 'x'\n").expect_err("a mistake");
-        assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
-        assert!(
-            mistakes.iter().all(|mistake| mistake.ends_with("is not supported by this version: remove it"))
-        );
-        for name in ["RINGBACK_ENCRYPTION_KEY"] {
-            let mistakes = from_env(&[(name, "x")]).expect_err("a mistake");
-            assert!(mistakes[0].contains("is not supported by this version"), "{mistakes:?}");
-        }
     }
 
     #[test]

@@ -72,6 +72,11 @@ const TABLE: &[Setting] = &[
         "`whsec_…` of app `default`; generated where none is given; while set, rotating answers 409",
         |c, v| put(&mut c.signing_secret, parse::signing_secret(v).map(Some)),
     ),
+    secret(
+        "encryption_key",
+        "secrets at rest are sealed with it: 32 bytes, base64; of several, separated by commas, the first seals and all open",
+        |c, v| put(&mut c.encryption_keys, parse::encryption_keys(v)),
+    ),
     one("log", Some("info"), "what is logged: a level, or a filter as `ringback=debug,warn`", |c, v| {
         put(&mut c.log, parse::log_filter(v))
     }),
@@ -207,10 +212,6 @@ const TABLE: &[Setting] = &[
     }),
 ];
 
-/// What other versions know and this one refuses by name, rather than to run without it: keys, and
-/// sections with a dot at their end.
-const UNSUPPORTED: &[&str] = &["encryption_key"];
-
 /// The variables of `[telemetry]` that are not ours to name, and the keys that they set.
 pub(super) const OTEL_VARIABLES: &[(&str, &str)] = &[
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint"),
@@ -295,18 +296,6 @@ pub(super) fn find<'k>(path: &[&'k str]) -> Option<(&'static Setting, Option<&'k
         path => (path.join("."), None),
     };
     TABLE.iter().find(|setting| setting.key == key).map(|setting| (setting, name))
-}
-
-/// Whether `key` belongs to what this version refuses: the key or the section, as people write it.
-pub(super) fn unsupported(key: &str) -> Option<String> {
-    UNSUPPORTED.iter().find_map(|refused| match refused.strip_suffix('.') {
-        Some(section) if key == section || key.starts_with(refused) => Some(format!("[{section}]")),
-        None if key == *refused => Some(match key.split_once('.') {
-            Some((section, key)) => format!("[{section}] {key}"),
-            None => key.to_owned(),
-        }),
-        Some(_) | None => None,
-    })
 }
 
 /// The known key that is nearest to `key`, with the provider's name that stands in it, if any.

@@ -1,12 +1,13 @@
 //! The shapes in which facts travel between the rooms of the house: what an API call asks to be
 //! written, what the store hands to those who look and to those who send, and what is shown.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
     AppId, ChannelKind, DeliveryId, DeliveryStatus, DestinationId, EventId, EventSet, EventType, JobName,
-    Known, Observation, Payload, Reason, Timestamp, WatchId, WatchStatus,
+    Known, Masked, Observation, Payload, ProviderHealth, Reason, Timestamp, WatchId, WatchStatus,
 };
 
 /// Names a row of `jobs`. It never leaves the program: in public a job has its provider's id.
@@ -26,8 +27,24 @@ pub struct App {
     pub id: AppId,
     /// What people call it.
     pub name: String,
+    /// When it was made.
+    pub created_at: Timestamp,
     /// `whsec_…`: signs what goes to destinations that have no secret of their own.
-    pub signing_secret: String,
+    pub signing_secret: Masked,
+    /// The one before it, which signs too until then.
+    pub old_secret: Option<(Masked, Timestamp)>,
+}
+
+impl App {
+    /// The secret before this one, while its grace lasts.
+    pub fn old_secret(&self, now: Timestamp) -> Option<(&Masked, Timestamp)> {
+        self.old_secret.as_ref().filter(|(_, until)| now < *until).map(|(secret, until)| (secret, *until))
+    }
+
+    /// All that sign now, the newest first.
+    pub fn secrets(&self, now: Timestamp) -> impl Iterator<Item = &Masked> {
+        std::iter::once(&self.signing_secret).chain(self.old_secret(now).map(|(secret, _)| secret))
+    }
 }
 
 /// A watch to be registered; every field was checked.
@@ -56,7 +73,7 @@ pub struct NewWatch {
 }
 
 /// A way out with its address, as a watch has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Destination {
     /// The public id.
     pub id: DestinationId,
@@ -71,6 +88,19 @@ pub struct Destination {
     pub headers: Vec<(String, String)>,
     /// Signs in the app's secret's stead.
     pub secret: Option<String>,
+}
+
+impl fmt::Debug for Destination {
+    /// Neither what is secret nor the address, which may be: a URL can hold a token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Destination")
+            .field("id", &self.id)
+            .field("channel", &self.channel)
+            .field("lane", &self.lane)
+            .field("headers", &names)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What one watch, or all watches of a job together, ask of the poller.
@@ -130,13 +160,51 @@ pub struct JobFacts {
     pub traced: Option<(WatchId, Option<String>)>,
 }
 
+/// A provider, as those who look know it now.
+#[derive(Clone, Debug)]
+pub struct ProviderState {
+    /// Its name for programs.
+    pub id: String,
+    /// Its name for people.
+    pub name: String,
+    /// Whether it can be asked: it has a key, or needs none.
+    pub configured: bool,
+    /// How it is.
+    pub health: ProviderHealth,
+    /// Until when nothing is asked but to try whether it is better, or because it was asked too often.
+    pub held_until: Option<Timestamp>,
+    /// When it last answered well.
+    pub last_good_at: Option<Timestamp>,
+    /// What was last wrong, and when; no job is named.
+    pub last_error: Option<(Timestamp, String)>,
+    /// The time that one look uses up; `None` for no limit.
+    pub spacing: Option<Duration>,
+    /// How many looks can be saved up.
+    pub burst: u32,
+    /// How many looks may be in flight.
+    pub concurrency: u32,
+    /// How many are.
+    pub in_flight: u32,
+    /// How many are due and wait for the budget.
+    pub waiting: usize,
+    /// From registration to the first look.
+    pub first: Duration,
+    /// The least gap between looks at one job.
+    pub min_interval: Duration,
+    /// The greatest.
+    pub max_interval: Duration,
+    /// How long a watch lives that does not say.
+    pub deadline: Duration,
+}
+
 /// What the store tells those who look, after the commit.
 #[derive(Clone, Debug)]
 pub enum Plan {
     /// A watch was registered: the facts of its job, with the terms of this watch alone.
     Watch(Box<JobFacts>),
-    /// A watch was stopped: what the others ask for now, or `None` where nobody waits any more.
-    Unwatch {
+    /// A watch was stopped or amended: what those that wait ask for now, or `None` where nobody waits any
+    /// more.
+    Waiting {
         /// The job.
         job: JobNo,
         /// How many watches wait for it now.
@@ -184,6 +252,8 @@ pub struct Send {
     pub traceparent: Option<String>,
     /// The exact bytes that every attempt sends.
     pub body: Arc<[u8]>,
+    /// What they are.
+    pub payload: Payload,
     /// The place in the schedule that is next.
     pub step: u32,
     /// How many attempts are on record.
@@ -210,6 +280,13 @@ pub struct Finished {
 pub enum Errand {
     /// A delivery wants to be tried.
     Send(Box<Send>),
+    /// Much waits in a lane that was asked for by hand: it is paged in from the store.
+    Lane {
+        /// The lane.
+        lane: String,
+        /// What waits.
+        asked: Vec<DeliveryId>,
+    },
     /// What waits for this watch is not to be sent any more, but for what is in flight.
     CallOff {
         /// The watch.

@@ -27,11 +27,12 @@ use super::db::{Result, Row, Where};
 use super::feed::NewEvent;
 use super::idempotency::{self, Remember, Replay};
 use super::jobs::to_json;
+use super::sealing::{Column, Keyring};
 use super::watches::read_destination;
 use super::writer::{Batch, Command};
 use crate::domain::{
     After, AppNo, Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId, Errand, EventId,
-    EventType, Finished, Reason, Send, Timestamp, WatchId, Which,
+    EventType, Finished, Payload, Reason, Send, Timestamp, WatchId, Which,
 };
 use crate::events;
 use crate::meters::Backlog;
@@ -135,9 +136,12 @@ pub struct DeliveryFilter {
     pub before: Option<DeliveryId>,
 }
 
-/// What is sent is the event's body, or the raw answer of the ending that made it.
+/// What is sent is the event's body, or, to webhooks, the form of it that the watch asked for, or the raw
+/// answer of the ending that made it.
 const SENDS: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.by_hand, d.turn,
-    w.traceparent, coalesce(n.raw, e.body),
+    w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.sent end, e.body),
+    case when n.raw is not null then 'raw'
+      when wd.channel = 'webhook' and e.sent is not null then 'cloudevents' else 'event' end,
     wd.id, wd.channel, wd.address, wd.lane, wd.headers, wd.secret
   from deliveries d
   join watches w on w.app = d.app and w.id = d.watch
@@ -211,6 +215,7 @@ impl Store {
 
     /// The app's deliveries, newest first.
     pub async fn deliveries(&self, app: AppNo, filter: DeliveryFilter, limit: u32) -> Result<Vec<Delivery>> {
+        let keyring = self.shared.keyring.clone();
         self.read(move |tx| {
             // A literal: the partial index of what failed is found by it. One of our own few words.
             let status = filter.status.map(|status| format!("d.status = '{status}' and "));
@@ -226,16 +231,18 @@ impl Store {
             query.and("d.created_at >=", filter.since);
             query.and("d.created_at <", filter.until);
             query.push(" order by d.id desc limit", limit);
-            tx.list(&query.sql, query.values, read_shown)
+            tx.list(&query.sql, query.values, |row| read_shown(row, &keyring))
         })
         .await
     }
 
     /// One delivery, with its attempts, oldest first.
     pub async fn delivery(&self, app: AppNo, id: DeliveryId) -> Result<Option<(Delivery, Vec<Attempt>)>> {
+        let keyring = self.shared.keyring.clone();
         self.read(move |tx| {
             let sql = format!("{SHOWN} where d.app = $1 and d.id = $2");
-            let Some(delivery) = tx.find(&sql, [app.0.into(), id.0.into()], read_shown)? else {
+            let row = [app.0.into(), id.0.into()];
+            let Some(delivery) = tx.find(&sql, row, |row| read_shown(row, &keyring))? else {
                 return Ok(None);
             };
             let attempts = tx.list(
@@ -261,6 +268,8 @@ pub(super) struct Outgoing {
     body: Arc<[u8]>,
     /// The provider's answer, to be sent in its stead, and the generation where it is found again.
     raw: Option<(i64, Arc<[u8]>)>,
+    /// Another form of the event, to be sent in its stead.
+    sent: Option<Arc<[u8]>>,
     traceparent: Option<String>,
     shard: u16,
     finished: Option<Finished>,
@@ -282,6 +291,7 @@ pub(super) fn create(
         watch: event.watch,
         at: event.at,
         body: Arc::clone(&event.body),
+        sent: event.sent.clone(),
         raw: raw.map(|(generation, raw)| (generation, Arc::clone(raw))),
         traceparent: traceparent.map(str::to_owned),
         shard,
@@ -296,26 +306,33 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
     if outgoing.is_empty() {
         return Ok(());
     }
+    let keyring = &batch.shared.keyring;
     let destinations = batch.tx.fetch(
         "select id, channel, address, lane, headers, secret, n from watch_destinations
          where watch = $1 and gone_at is null order by n",
         outgoing.iter().map(|event| [event.watch.0.into()]),
-        |row| Ok((read_destination(row, 0)?, row.int(6)?)),
+        |row| Ok((read_destination(row, 0, keyring)?, row.int(6)?)),
     )?;
     let mut made = Vec::with_capacity(outgoing.len());
     for (event, destinations) in outgoing.iter().zip(destinations) {
         for (destination, n) in destinations {
             // Another form is for programs; what people read is made from the event.
-            let raw = event.raw.as_ref().filter(|_| destination.channel == ChannelKind::Webhook);
+            let form = match (destination.channel, &event.raw, &event.sent) {
+                (ChannelKind::Webhook, Some((generation, raw)), _) => (Some(*generation), Payload::Raw, raw),
+                (ChannelKind::Webhook, None, Some(sent)) => (None, Payload::CloudEvents, sent),
+                (ChannelKind::Webhook, None, None) | (ChannelKind::Email | ChannelKind::Slack, _, _) => {
+                    (None, Payload::Event, &event.body)
+                }
+            };
             let id = DeliveryId(batch.shared.ids.draw(event.at));
-            made.push((event, id, destination, n, raw));
+            made.push((event, id, destination, n, form));
         }
     }
     batch.tx.each(
         "insert into deliveries (app, id, shard, event, type, watch, n, destination, lane, status, step, due_at,
            late, raw_of, turn, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10)",
-        made.iter().map(|(event, id, destination, n, raw)| {
+        made.iter().map(|(event, id, destination, n, (raw_of, _, _))| {
             [
                 event.app.0.into(),
                 id.0.into(),
@@ -327,11 +344,11 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
                 destination.id.0.into(),
                 (&destination.lane).into(),
                 event.at.into(),
-                raw.map(|(generation, _)| *generation).into(),
+                (*raw_of).into(),
             ]
         }),
     )?;
-    batch.errands.extend(made.into_iter().map(|(event, id, destination, _, raw)| {
+    batch.errands.extend(made.into_iter().map(|(event, id, destination, _, (_, payload, body))| {
         Errand::Send(Box::new(Send {
             app: event.app,
             id,
@@ -340,7 +357,8 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
             watch: event.watch,
             destination,
             traceparent: event.traceparent.clone(),
-            body: Arc::clone(raw.map_or(&event.body, |(_, raw)| raw)),
+            body: Arc::clone(body),
+            payload,
             step: 0,
             attempts: 0,
             by_hand: false,
@@ -517,8 +535,9 @@ fn page_one(batch: &Batch<'_>, ask: &Page) -> Result<Paged> {
     let more = waiting.len() > limit;
     waiting.truncate(limit);
     let sql = format!("{SENDS} where d.app = $1 and d.id = $2");
+    let keyring = &batch.shared.keyring;
     let rows = waiting.iter().map(|(app, id)| [(*app).into(), id.0.into()]);
-    let sends = batch.tx.fetch(&sql, rows, read_send)?.into_iter().flatten().collect();
+    let sends = batch.tx.fetch(&sql, rows, |row| read_send(row, keyring))?.into_iter().flatten().collect();
     let next = batch.tx.one(
         "select min(turn) from deliveries where lane = $1 and late = 1 and turn > $2",
         [(&ask.lane).into(), ask.now.into()],
@@ -573,12 +592,13 @@ fn resend_one(batch: &mut Batch<'_>, ask: &Resend) -> Result<ResendAnswer> {
         idempotency::remember(&batch.tx, remember, (202, None, answer), ask.now)?;
     }
     let sql = format!("{SENDS} where d.app = $1 and d.id = $2");
-    let send = batch.tx.one(&sql, [app.into(), id.into()], read_send)?;
+    let keyring = &batch.shared.keyring;
+    let send = batch.tx.one(&sql, [app.into(), id.into()], |row| read_send(row, keyring))?;
     batch.errands.push(Errand::Send(Box::new(send)));
     Ok(ResendAnswer::Wanted)
 }
 
-fn read_send(row: &Row<'_>) -> Result<Send> {
+fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {
     let event_type = row.word(3, EventType::parse)?;
     let attempts = row.count(6)?;
     let body: Arc<[u8]> = row.bytes(10)?.into();
@@ -597,24 +617,26 @@ fn read_send(row: &Row<'_>) -> Result<Send> {
         turn: row.time(8)?,
         traceparent: row.opt_text(9)?,
         body,
-        destination: read_destination(row, 11)?,
+        payload: row.word(11, Payload::parse)?,
+        destination: read_destination(row, 12, keyring)?,
     })
 }
 
-fn read_shown(row: &Row<'_>) -> Result<Delivery> {
+fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
+    let destination = row.id(4)?;
     let reason = row.opt_text(6)?;
     Ok(Delivery {
         id: DeliveryId(row.id(0)?),
         event: EventId(row.id(1)?),
         event_type: row.word(2, EventType::parse)?,
         watch: WatchId(row.id(3)?),
-        destination: DestinationId(row.id(4)?),
+        destination: DestinationId(destination),
         status: row.word(5, DeliveryStatus::parse)?,
         reason: reason.as_deref().and_then(Reason::parse),
         next_attempt_at: row.opt_time(7)?,
         created_at: row.time(8)?,
         channel: row.word(9, ChannelKind::parse)?,
-        address: row.text(10)?,
+        address: keyring.open(Column::DestinationAddress, destination, row.text(10)?)?,
     })
 }
 

@@ -20,6 +20,7 @@ use ringback::domain::{Pulse, Timestamp};
 use ringback::egress::Resolver;
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -245,6 +246,18 @@ impl Harness {
         App::build(config, surroundings).await.unwrap_err().to_string()
     }
 
+    /// Changes a setting for the next start; an empty value is none.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// What the application is started with.
+    pub fn config(&self) -> Config {
+        let environment: Environment = self.settings.iter().cloned().collect();
+        Config::read(&Flags::default(), &environment, None).unwrap()
+    }
+
     /// Starts the application (again) on its file.
     pub async fn restart(&mut self) {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -256,8 +269,7 @@ impl Harness {
             .enable_all()
             .build()
             .unwrap();
-        let environment: Environment = self.settings.iter().cloned().collect();
-        let config = Config::read(&Flags::default(), &environment, None).unwrap();
+        let config = self.config();
         let names = Arc::clone(&self.names);
         let resolver = Resolver::Fixed(Arc::new(move |name| {
             let names = names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -420,7 +432,17 @@ impl Harness {
     /// Sends a request.
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let bytes = wire::request(method, path, headers, body);
-        guarded(path, wire::exchange(self.address(), &bytes)).await.expect("an answer")
+        let answer = guarded(path, wire::exchange(self.address(), &bytes)).await.expect("an answer");
+        crate::openapi::check(method, path, &answer);
+        answer
+    }
+
+    /// Sends a request with another key; a body is JSON.
+    pub async fn as_key(&self, key: &str, method: &str, path: &str, body: &str) -> Answer {
+        let auth = format!("Bearer {key}");
+        let headers = [("authorization", auth.as_str()), JSON];
+        let headers = if body.is_empty() { &headers[..1] } else { &headers[..] };
+        self.send(method, path, headers, body.as_bytes()).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -454,6 +476,20 @@ impl Harness {
     /// Registers a watch on a job, with the receiver as its only destination.
     pub async fn watch(&self, job: &str) -> String {
         self.register(&json!({ "jobId": job, "callbackUrl": self.receiver.url("/hook") })).await
+    }
+
+    /// Two keys that may do less: `read` and `write`. SQLite only: they are written into the file.
+    pub async fn keys(&mut self) -> (String, String) {
+        self.stop().await;
+        let db = rusqlite::Connection::open(self.file()).unwrap();
+        for (n, scope) in [(1u8, "read"), (2, "write")] {
+            let hash = Sha256::digest(scope).to_vec();
+            let sql = "insert into keys (id, app, hash, scope, created_at) values (?1, 1, ?2, ?3, 0)";
+            db.execute(sql, (vec![n; 16], hash, scope)).unwrap();
+        }
+        drop(db);
+        self.restart().await;
+        ("read".to_owned(), "write".to_owned())
     }
 
     /// A watch, as it is shown.

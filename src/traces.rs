@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! the client's span, if it gave one
-//! └─ POST /v1/watches            the registration
+//! └─ register                     the registration
 //!    ├─ poll                     each look at the job, where this watch was the first to wait for it
 //!    │  └─ end                   the look that ended the job: until that was on disk
 //!    ├─ deliver                  each attempt, to each destination

@@ -132,11 +132,6 @@ impl Budget {
         matches!(self.health, Health::Paused { .. })
     }
 
-    /// How many looks are under way.
-    pub fn in_flight(&self) -> u32 {
-        self.in_flight
-    }
-
     /// Whether the provider is in trouble.
     pub fn is_open(&self) -> bool {
         matches!(self.health, Health::Open { .. })

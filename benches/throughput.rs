@@ -4,11 +4,15 @@
 //! here, on the same cores. Beside each figure stands a bare loop: the same client, as many
 //! connections, against the same local server, with nothing in between. Machines differ and are
 //! shared; the ratio says what the service costs. Rounds are interleaved, and the median counts.
+//!
+//! On PostgreSQL the same is done once more, with a server of the benchmark's own on the same cores and
+//! the same disk, and shown as a ratio to the figure on SQLite. Without its programs that is left out.
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the machine's clock")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -25,10 +29,19 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use self::server::Server;
+
+#[path = "../tests/it/server.rs"]
+#[expect(dead_code, reason = "the tests do more with it")]
+mod server;
+
 const ROUNDS: usize = 3;
 const CONNECTIONS: usize = 64;
 const SPAN: Duration = Duration::from_secs(3);
 const KEY: &str = "benchmark-0123456789";
+
+/// In the service's own folder.
+const SQLITE: &str = "sqlite://ringback.db";
 
 /// How many watches of one job are delivered at once.
 const DELIVERIES: u64 = 30_000;
@@ -102,12 +115,13 @@ struct Service {
 }
 
 impl Service {
-    async fn start(local: SocketAddr, first: &str, interval: &str) -> Self {
+    async fn start(local: SocketAddr, database: &str, first: &str, interval: &str) -> Self {
         let folder = tempfile::tempdir_in(".").unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let process = Command::new(env!("CARGO_BIN_EXE_ringback"))
             .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
             .current_dir(folder.path())
+            .env("RINGBACK_DATABASE_URL", database)
             .env("RINGBACK_API_KEY", KEY)
             .env("MUVI_API_KEY", "bench")
             .env("RINGBACK_PROVIDERS__MUVI__BASE_URL", format!("http://{local}"))
@@ -225,13 +239,13 @@ async fn register(service: &Service, local: SocketAddr, prefix: &'static str, un
     if until == 0 { load(request, for_span).await } else { load(request, move |n, _| n >= until).await }
 }
 
-async fn registrations(local: SocketAddr) -> f64 {
-    let service = Service::start(local, "1h", "1h").await;
+async fn registrations(local: SocketAddr, database: &str) -> f64 {
+    let service = Service::start(local, database, "1h", "1h").await;
     register(&service, local, "job", 0).await
 }
 
 async fn polls(server: &Local, local: SocketAddr) -> f64 {
-    let service = Service::start(local, "1ms", "1ms").await;
+    let service = Service::start(local, SQLITE, "1ms", "1ms").await;
     register(&service, local, "job", LOOKED_AT).await;
     let (before, start) = (server.gets.load(Ordering::Relaxed), Instant::now());
     tokio::time::sleep(SPAN).await;
@@ -245,8 +259,8 @@ async fn received(server: &Local, before: u64, count: u64) {
     }
 }
 
-async fn deliveries(server: &Local, local: SocketAddr) -> f64 {
-    let service = Service::start(local, "10ms", "10ms").await;
+async fn deliveries(server: &Local, local: SocketAddr, database: &str) -> f64 {
+    let service = Service::start(local, database, "10ms", "10ms").await;
     let (client, url) = (client(), format!("{}/v1/watches", service.url));
     load(move |_| post(&client, &url, registration("one_job", local)), |n, _| n >= DELIVERIES).await;
     let before = server.posts.load(Ordering::Relaxed);
@@ -260,8 +274,8 @@ async fn deliveries(server: &Local, local: SocketAddr) -> f64 {
 }
 
 /// Registration, look and delivery of jobs that have ended when they are first looked at.
-async fn together(server: &Local, local: SocketAddr) -> f64 {
-    let service = Service::start(local, "1ms", "1ms").await;
+async fn together(server: &Local, local: SocketAddr, database: &str) -> f64 {
+    let service = Service::start(local, database, "1ms", "1ms").await;
     let (count, before, start) = (20_000, server.posts.load(Ordering::Relaxed), Instant::now());
     register(&service, local, "done", count).await;
     received(server, before, count).await;
@@ -270,7 +284,7 @@ async fn together(server: &Local, local: SocketAddr) -> f64 {
 
 /// What each further waiting watch takes of the process's memory.
 async fn memory(local: SocketAddr) -> f64 {
-    let service = Service::start(local, "1h", "1h").await;
+    let service = Service::start(local, SQLITE, "1h", "1h").await;
     register(&service, local, "first", WAITING.0).await;
     let before = service.resident();
     register(&service, local, "more", WAITING.1).await;
@@ -345,39 +359,51 @@ fn median(of: &mut [f64]) -> f64 {
     of[of.len() / 2]
 }
 
+/// The figures that are taken on both databases.
+const ON_BOTH: [&str; 3] = ["registrations", "deliveries", "together"];
+
+async fn on_both(server: &Local, local: SocketAddr, database: impl Fn() -> String) -> [f64; 3] {
+    [
+        registrations(local, &database()).await,
+        deliveries(server, local, &database()).await,
+        together(server, local, &database()).await,
+    ]
+}
+
 #[tokio::main]
 async fn main() {
+    let postgres = server::programs().map(|programs| Server::start(&programs, Path::new(".")));
     let (server, local) = Local::start().await;
-    let names = ["bare_post", "bare_get", "commits", "registrations", "polls", "deliveries", "together"];
-    let mut figures: Vec<Vec<f64>> = vec![Vec::new(); names.len()];
+    let names = ["bare_post", "bare_get", "commits", "polls"];
+    let mut figures: HashMap<String, Vec<f64>> = HashMap::new();
     let mut syncs = Vec::new();
     for round in 0..ROUNDS {
         syncs.push(sync_ms(tempfile::tempdir_in(".").unwrap().path()));
-        let round_figures = [
-            bare_post(local).await,
-            bare_get(local).await,
-            commits().await,
-            registrations(local).await,
-            polls(&server, local).await,
-            deliveries(&server, local).await,
-            together(&server, local).await,
-        ];
-        eprintln!("round {}: {names:?} {:?}", round + 1, round_figures.map(f64::round));
-        for (all, one) in figures.iter_mut().zip(round_figures) {
-            all.push(one);
+        let ours =
+            [bare_post(local).await, bare_get(local).await, commits().await, polls(&server, local).await];
+        let mut found: Vec<(String, f64)> = names.map(str::to_owned).into_iter().zip(ours).collect();
+        let on_sqlite = on_both(&server, local, || SQLITE.to_owned()).await;
+        found.extend(ON_BOTH.map(str::to_owned).into_iter().zip(on_sqlite));
+        if let Some(postgres) = &postgres {
+            let on_postgres = on_both(&server, local, || postgres.url(&postgres.empty())).await;
+            found.extend(ON_BOTH.map(|name| format!("{name}_on_postgres")).into_iter().zip(on_postgres));
+        }
+        eprintln!("round {}: {:?}", round + 1, found.iter().map(|(n, f)| (n, f.round())).collect::<Vec<_>>());
+        for (name, figure) in found {
+            figures.entry(name).or_default().push(figure);
         }
     }
     let bytes = memory(local).await;
     let sync = median(&mut syncs);
-    println!("{:#}", report(&names, &figures, sync, bytes));
+    println!("{:#}", report(&figures, sync, bytes));
 }
 
-fn report(names: &[&str], figures: &[Vec<f64>], sync: f64, bytes: f64) -> Value {
-    let of = |name: &str| figures[names.iter().position(|known| *known == name).unwrap()].clone();
-    let typical = |name: &str| median(&mut of(name));
+fn report(figures: &HashMap<String, Vec<f64>>, sync: f64, bytes: f64) -> Value {
+    let typical = |name: &str| median(&mut figures[name].clone());
     // A ratio within each round, then the median of the rounds.
     let ratio = |name: &str, beside: &str| {
-        let mut ratios: Vec<f64> = of(name).iter().zip(of(beside)).map(|(one, bare)| one / bare).collect();
+        let mut ratios: Vec<f64> =
+            figures[name].iter().zip(&figures[beside]).map(|(one, bare)| one / bare).collect();
         median(&mut ratios)
     };
     let line = |name: &str, beside: &str, floor: f64| {
@@ -385,7 +411,7 @@ fn report(names: &[&str], figures: &[Vec<f64>], sync: f64, bytes: f64) -> Value 
         json!({ "per_second": typical(name).round(), "beside": beside, "ratio": ratio, "floor": floor, "holds": ratio >= floor })
     };
     let (beside, floor) = if sync > 1.0 { ("commits", 0.6) } else { ("bare_post", 0.30) };
-    json!({
+    let mut report = json!({
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
         "rounds": ROUNDS,
         "connections": CONNECTIONS,
@@ -398,5 +424,12 @@ fn report(names: &[&str], figures: &[Vec<f64>], sync: f64, bytes: f64) -> Value 
         "deliveries": line("deliveries", "bare_post", 0.15),
         "together": line("together", "bare_post", 0.07),
         "bytes_for_each_further_watch": { "value": bytes.round(), "ceiling": 600, "holds": bytes <= 600.0 },
-    })
+    });
+    for name in ON_BOTH {
+        let on_postgres = format!("{name}_on_postgres");
+        if figures.contains_key(&on_postgres) {
+            report[&on_postgres] = line(&on_postgres, name, 0.4);
+        }
+    }
+    report
 }

@@ -560,6 +560,7 @@ impl Deliverer {
             app: send.app,
             delivery: send.id,
             by_hand: send.by_hand,
+            before: send.attempts,
             attempt: Attempt {
                 at,
                 duration_ms: u32::try_from(report.duration.as_millis()).unwrap_or(u32::MAX),

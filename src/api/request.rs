@@ -260,7 +260,13 @@ impl Query {
     /// A parameter's text.
     pub fn text(&mut self, name: &str) -> Option<String> {
         let index = self.given.iter().position(|(known, _)| known == name)?;
-        Some(self.given.swap_remove(index).1)
+        let (_, text) = self.given.swap_remove(index);
+        if text.contains('\0') {
+            // Not every database takes it, and nothing that could be found holds one.
+            self.faults.add(format!("?{name}"), "must not hold a NUL");
+            return None;
+        }
+        Some(text)
     }
 
     /// A parameter, read by `parse`; what is wrong with it is `wrong`.

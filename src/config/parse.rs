@@ -301,8 +301,12 @@ mod tests {
             ("postgres://u:hu/s?h@db/r", "postgres://u:***@db/r"),
             ("postgres://db/r?user=u&password=hush", "postgres://db/r?user=u&password=***"),
             ("postgres://db/r?p%61ssword=hush", "postgres://db/r?p%61ssword=***"),
+            (
+                "smtp://me%40a.example:hush@a.example:587?tls=required",
+                "smtp://me%40a.example:***@a.example:587?tls=required",
+            ),
             ("sqlite://ringback.db", "sqlite://ringback.db"),
-            ("info", "info"),
+            ("127.0.0.1:8080", "127.0.0.1:8080"),
         ] {
             assert_eq!(without_password(text), shown);
         }

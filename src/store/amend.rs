@@ -92,7 +92,10 @@ fn amend_one(batch: &mut Batch<'_>, ask: &Amend) -> Result<Amended> {
     if known.len() + fresh.len() > ask.destinations_max {
         return Ok(Amended::TooMany);
     }
-    insert_destinations(&batch.tx, ask.watch, &fresh, known.last().map_or(0, |(n, _)| n + 1))?;
+    let first = known.last().map_or(0, |(n, _)| n + 1);
+    let rows: Vec<(WatchId, i64, &Destination)> =
+        (first..).zip(fresh).map(|(n, destination)| (ask.watch, n, destination)).collect();
+    insert_destinations(&batch.tx, &rows)?;
     if let Some(metadata) = &ask.metadata {
         batch.tx.run(
             "update watches set metadata = $1 where app = $2 and id = $3",

@@ -8,6 +8,9 @@
 //! sent again after the restart, with the same id and the same bytes. That is the price of "at least
 //! once", and the only duplicate that this module can cause.
 //!
+//! **A record that is written again** (its first writing was committed, but nobody heard of it; see
+//! [`super::postgres`]) finds another number of attempts than it knows, and changes nothing.
+//!
 //! **Stop while a send is in flight**: the outcome is recorded all the same. A success is the truth
 //! and is written; a failure finds the delivery no longer pending and only adds its attempt.
 //!
@@ -40,6 +43,8 @@ pub struct Record {
     pub delivery: DeliveryId,
     /// Whether it was asked for by hand.
     pub by_hand: bool,
+    /// How many attempts there were before it.
+    pub before: u32,
     /// What happened.
     pub attempt: Attempt,
     /// What becomes of the delivery.
@@ -214,65 +219,118 @@ impl Store {
     }
 }
 
-/// Makes an event, and a delivery for each of the watch's destinations that still wants one.
+/// An event that is to be delivered.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    app: AppNo,
+    event: EventId,
+    event_type: EventType,
+    watch: WatchId,
+    at: Timestamp,
+    body: Arc<[u8]>,
+    /// The provider's answer, to be sent in its stead, and the generation where it is found again.
+    raw: Option<(i64, Arc<[u8]>)>,
+    /// Another form of the body, that webhooks are sent in its stead.
+    sent: Option<Arc<[u8]>>,
+    traceparent: Option<String>,
+    shard: u16,
+}
+
+impl Outgoing {
+    /// What a channel is sent: from which generation's answer, in which form, and the bytes. Another form
+    /// is for programs; what people read is made from the event.
+    fn form(&self, channel: ChannelKind) -> (Option<i64>, Payload, &Arc<[u8]>) {
+        match (channel, &self.raw, &self.sent) {
+            (ChannelKind::Webhook, Some((generation, raw)), _) => (Some(*generation), Payload::Raw, raw),
+            (ChannelKind::Webhook, None, Some(sent)) => (None, Payload::CloudEvents, sent),
+            (ChannelKind::Webhook, None, None) | (ChannelKind::Email | ChannelKind::Slack, _, _) => {
+                (None, Payload::Event, &self.body)
+            }
+        }
+    }
+}
+
+/// Makes an event, and, with the others of its kind, a delivery for each of the watch's destinations
+/// that still wants one ([`send_out`]).
 pub(super) fn create(
     batch: &mut Batch<'_>,
     event: NewEvent,
     traceparent: Option<&str>,
     raw: Option<(i64, &Arc<[u8]>)>,
     shard: u16,
-) -> Result<()> {
-    let destinations = batch.tx.list(
+) {
+    batch.outgoing.push(Outgoing {
+        app: event.app,
+        event: event.id,
+        event_type: event.event_type,
+        watch: event.watch,
+        at: event.at,
+        body: Arc::clone(&event.body),
+        raw: raw.map(|(generation, raw)| (generation, Arc::clone(raw))),
+        sent: event.sent.clone(),
+        traceparent: traceparent.map(str::to_owned),
+        shard,
+    });
+    batch.events.push(event);
+}
+
+/// Makes the deliveries of all events that were [created](create) since the last time.
+pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
+    let outgoing = std::mem::take(&mut batch.outgoing);
+    if outgoing.is_empty() {
+        return Ok(());
+    }
+    let destinations = batch.tx.fetch(
         "select id, channel, address, lane, headers, secret, n from watch_destinations
          where watch = $1 and gone_at is null order by n",
-        [event.watch.0.into()],
+        outgoing.iter().map(|event| [event.watch.0.into()]),
         |row| Ok((read_destination(row, 0)?, row.int(6)?)),
     )?;
-    for (destination, n) in destinations {
-        // Another form is for programs; what people read is made from the event.
-        let (raw_of, payload, body) = match (destination.channel, raw, &event.sent) {
-            (ChannelKind::Webhook, Some((generation, raw)), _) => (Some(generation), Payload::Raw, raw),
-            (ChannelKind::Webhook, None, Some(sent)) => (None, Payload::CloudEvents, sent),
-            (ChannelKind::Webhook, None, None) | (ChannelKind::Email | ChannelKind::Slack, _, _) => {
-                (None, Payload::Event, &event.body)
-            }
-        };
-        let id = DeliveryId(batch.shared.ids.draw(event.at));
-        batch.tx.run(
-            "insert into deliveries (app, id, shard, event, type, watch, n, destination, lane, status, step, due_at,
-               late, raw_of, turn, created_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10)",
+    let mut made = Vec::with_capacity(outgoing.len());
+    for (event, destinations) in outgoing.iter().zip(destinations) {
+        for (destination, n) in destinations {
+            let form = event.form(destination.channel);
+            let id = DeliveryId(batch.shared.ids.draw(event.at));
+            made.push((event, id, destination, n, form));
+        }
+    }
+    batch.tx.each(
+        "insert into deliveries (app, id, shard, event, type, watch, n, destination, lane, status, step, due_at,
+           late, raw_of, turn, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10)",
+        made.iter().map(|(event, id, destination, n, (raw_of, _, _))| {
             [
                 event.app.0.into(),
                 id.0.into(),
-                i64::from(shard).into(),
-                event.id.0.into(),
+                i64::from(event.shard).into(),
+                event.event.0.into(),
                 event.event_type.as_str().into(),
                 event.watch.0.into(),
-                n.into(),
+                (*n).into(),
                 destination.id.0.into(),
                 (&destination.lane).into(),
                 event.at.into(),
-                raw_of.into(),
-            ],
-        )?;
-        batch.errands.push(Errand::Send(Box::new(Send {
+                (*raw_of).into(),
+            ]
+        }),
+    )?;
+    batch.errands.extend(made.into_iter().map(|(event, id, destination, _, (_, payload, body))| {
+        Errand::Send(Box::new(Send {
             app: event.app,
             id,
-            event: event.id,
+            event: event.event,
             event_type: event.event_type,
             watch: event.watch,
             destination,
-            traceparent: traceparent.map(str::to_owned),
+            traceparent: event.traceparent.clone(),
             body: Arc::clone(body),
             payload,
             step: 0,
             attempts: 0,
             by_hand: false,
             turn: event.at,
-        })));
-    }
-    batch.events.push(event);
+        }))
+    }));
     Ok(())
 }
 
@@ -315,7 +373,8 @@ pub(super) fn record(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<Vec<()>>
     batch.tx.each(
         "insert into attempts (at, duration_ms, status_code, error, request_headers, response_headers,
            response_body, delivery, n)
-         select $1, $2, $3, $4, $5, $6, $7, id, attempts from deliveries where app = $8 and id = $9",
+         select $1, $2, $3, $4, $5, $6, $7, id, attempts from deliveries
+         where app = $8 and id = $9 and attempts = $10",
         asks.iter().zip(&headers).map(|(ask, (request_headers, response_headers))| {
             [
                 ask.attempt.at.into(),
@@ -327,52 +386,63 @@ pub(super) fn record(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<Vec<()>>
                 (&ask.attempt.response_body).into(),
                 ask.app.0.into(),
                 ask.delivery.0.into(),
+                ask.before.into(),
             ]
         }),
     )?;
-    for ask in asks {
-        settle(batch, ask)?;
-    }
+    settle(batch, asks)?;
     Ok(vec![(); asks.len()])
 }
 
-fn settle(batch: &mut Batch<'_>, ask: &Record) -> Result<()> {
-    let (app, id) = (ask.app.0.into(), ask.delivery.0.into());
-    match ask.after {
-        After::Succeeded => batch.tx.run(
-            "update deliveries set attempts = attempts + 1, status = 'succeeded', reason = null, due_at = null,
-               turn = null, by_hand = 0 where app = $1 and id = $2",
-            [app, id],
-        )?,
-        // What was asked for by hand in the meantime keeps its turn.
-        After::Again { step, due_at } => batch.tx.run(
-            "update deliveries set attempts = attempts + 1,
-               step = case when status = 'pending' then $1 else step end,
-               due_at = case when status = 'pending' then cast($2 as bigint) end,
-               late = case when by_hand = 1 then 0 else 1 end,
-               turn = case when by_hand = 1 then turn when status = 'pending' then $2 end
-             where app = $3 and id = $4",
-            [step.into(), due_at.into(), app, id],
-        )?,
-        After::Failed(reason) => {
-            if reason == Reason::Gone {
-                gone(batch, ask)?;
+/// What becomes of the deliveries, outcome by outcome.
+fn settle(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<()> {
+    let (mut succeeded, mut again, mut failed, mut as_before) = (vec![], vec![], vec![], vec![]);
+    let mut failures = Vec::new();
+    for ask in asks {
+        let (app, id, before) = (ask.app.0.into(), ask.delivery.0.into(), ask.before.into());
+        match ask.after {
+            After::Succeeded => succeeded.push([app, id, before]),
+            After::Again { step, due_at } => again.push([step.into(), due_at.into(), app, id, before]),
+            After::Failed(reason) => {
+                failed.push([reason.as_str().into(), app, id, before]);
+                failures.push((ask, reason));
             }
-            batch.tx.run(
-                "update deliveries set attempts = attempts + 1,
-                   reason = case when status = 'pending' then $1 else reason end,
-                   status = case when status = 'pending' then 'failed' else status end,
-                   due_at = null, turn = case when by_hand = 1 then turn end
-                 where app = $2 and id = $3",
-                [reason.as_str().into(), app, id],
-            )?
+            After::AsBefore => as_before.push([app, id, before]),
         }
-        After::AsBefore => batch.tx.run(
-            "update deliveries set attempts = attempts + 1, by_hand = 0, turn = due_at,
-               late = case when step > 0 then 1 else 0 end where app = $1 and id = $2",
-            [app, id],
-        )?,
-    };
+    }
+    batch.tx.each(
+        "update deliveries set attempts = attempts + 1, status = 'succeeded', reason = null, due_at = null,
+           turn = null, by_hand = 0 where app = $1 and id = $2 and attempts = $3",
+        succeeded,
+    )?;
+    // What was asked for by hand in the meantime keeps its turn.
+    batch.tx.each(
+        "update deliveries set attempts = attempts + 1,
+           step = case when status = 'pending' then $1 else step end,
+           due_at = case when status = 'pending' then cast($2 as bigint) end,
+           late = case when by_hand = 1 then 0 else 1 end,
+           turn = case when by_hand = 1 then turn when status = 'pending' then $2 end
+         where app = $3 and id = $4 and attempts = $5",
+        again,
+    )?;
+    let hit = batch.tx.each(
+        "update deliveries set attempts = attempts + 1,
+           reason = case when status = 'pending' then $1 else reason end,
+           status = case when status = 'pending' then 'failed' else status end,
+           due_at = null, turn = case when by_hand = 1 then turn end
+         where app = $2 and id = $3 and attempts = $4",
+        failed,
+    )?;
+    batch.tx.each(
+        "update deliveries set attempts = attempts + 1, by_hand = 0, turn = due_at,
+           late = case when step > 0 then 1 else 0 end where app = $1 and id = $2 and attempts = $3",
+        as_before,
+    )?;
+    for ((ask, reason), hit) in failures.into_iter().zip(hit) {
+        if reason == Reason::Gone && hit > 0 {
+            gone(batch, ask)?;
+        }
+    }
     Ok(())
 }
 

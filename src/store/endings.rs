@@ -104,7 +104,16 @@ struct Ending {
     raw: Option<Arc<[u8]>>,
     /// Where the raw answer is found again.
     generation: i64,
+    shard: u16,
     at: Timestamp,
+}
+
+/// An ending, and the watches that are told of it now.
+struct Chunk {
+    ending: Ending,
+    watches: Vec<Waiting>,
+    /// There are others.
+    more: bool,
 }
 
 struct Waiting {
@@ -167,7 +176,8 @@ pub(super) fn tell(batch: &mut Batch<'_>, asks: &[&Tell]) -> Result<Vec<Told>> {
         read_watch,
     )?;
     let mut told = Vec::with_capacity(endings.len());
-    for (ending, mut watches) in endings.iter().zip(watches) {
+    let mut chunks = Vec::with_capacity(endings.len());
+    for (ending, mut watches) in endings.into_iter().zip(watches) {
         // Nothing ended, or it has been forgotten since.
         let Some(ending) = ending else {
             told.push(Told { more: false });
@@ -175,13 +185,17 @@ pub(super) fn tell(batch: &mut Batch<'_>, asks: &[&Tell]) -> Result<Vec<Told>> {
         };
         let more = watches.len() > CHUNK as usize;
         watches.truncate(CHUNK as usize);
-        end_watches(batch, ending, &watches)?;
-        if !more {
-            let row = [ending.job.0.into(), ending.generation.into()];
-            batch.tx.run("update endings set open = 0 where job = $1 and generation = $2", row)?;
-        }
+        chunks.push(Chunk { ending, watches, more });
         told.push(Told { more });
     }
+    end_watches(batch, &chunks)?;
+    batch.tx.each(
+        "update endings set open = 0 where job = $1 and generation = $2",
+        chunks
+            .iter()
+            .filter(|chunk| !chunk.more)
+            .map(|Chunk { ending, .. }| [ending.job.0.into(), ending.generation.into()]),
+    )?;
     Ok(told)
 }
 
@@ -205,6 +219,7 @@ fn expire_one(batch: &mut Batch<'_>, ask: &Expire) -> Result<Told> {
     watches.truncate(CHUNK as usize);
     let ending = Ending {
         job: ask.job,
+        shard: name.shard(),
         name,
         kind: EndingKind::Expired,
         seen,
@@ -213,7 +228,7 @@ fn expire_one(batch: &mut Batch<'_>, ask: &Expire) -> Result<Told> {
         generation: 0,
         at: ask.at,
     };
-    end_watches(batch, &ending, &watches)?;
+    end_watches(batch, &[Chunk { ending, watches, more }])?;
     if !more {
         tell_who_waits(batch, ask.job)?;
     }
@@ -221,58 +236,65 @@ fn expire_one(batch: &mut Batch<'_>, ask: &Expire) -> Result<Told> {
 }
 
 /// Ends watches, makes their events, and the deliveries that they asked for.
-fn end_watches(batch: &mut Batch<'_>, ending: &Ending, watches: &[Waiting]) -> Result<()> {
+fn end_watches(batch: &mut Batch<'_>, chunks: &[Chunk]) -> Result<()> {
+    let all = || chunks.iter().flat_map(|chunk| chunk.watches.iter().map(|watch| (&chunk.ending, watch)));
     let hit = batch.tx.each(
         "update watches set status = $1, ended_at = $2 where app = $3 and id = $4 and status = 'watching'",
-        watches.iter().map(|watch| {
+        all().map(|(ending, watch)| {
             [ending.kind.status().as_str().into(), ending.at.into(), watch.app.0.into(), watch.id.0.into()]
         }),
     )?;
-    let event_type = ending.kind.event();
-    let own = ending.error.as_ref().map(|error| (ending.kind.as_str(), error));
-    let shard = ending.name.shard();
-    for (watch, hit) in watches.iter().zip(hit) {
-        if hit == 0 {
-            continue;
-        }
-        batch.ended.push(watch.id);
-        if watch.events.has(EventType::JobProcessing) || watch.events.has(EventType::JobProgress) {
-            deliveries::supersede(batch, watch.id)?;
-        }
-        let about = About {
-            watch: watch.id,
-            provider: &ending.name.provider,
-            job_id: &ending.name.job_id,
-            metadata: watch.metadata.as_deref(),
-        };
-        let id = EventId::derive(watch.id, event_type, 0);
-        let sent = (watch.payload == Payload::CloudEvents).then(|| {
-            let url = &batch.shared.public_url;
-            events::cloud_event(id, event_type, ending.at, &about, &ending.seen, own, url).into()
-        });
-        let event = feed::NewEvent {
-            id,
-            app: watch.app,
-            watch: watch.id,
-            event_type,
-            at: ending.at,
-            body: events::body(event_type, ending.at, &about, &ending.seen, own).into(),
-            sent,
-        };
-        if watch.events.has(event_type) {
-            let raw = ending.raw.as_ref().filter(|_| watch.payload == Payload::Raw);
-            let raw = raw.map(|raw| (ending.generation, raw));
-            deliveries::create(batch, event, watch.traceparent.as_deref(), raw, shard)?;
-        } else {
-            batch.events.push(event);
+    for ((ending, watch), hit) in all().zip(hit) {
+        if hit > 0 {
+            tell_watch(batch, ending, watch)?;
         }
     }
     Ok(())
 }
 
+/// What follows from the end of a watch.
+fn tell_watch(batch: &mut Batch<'_>, ending: &Ending, watch: &Waiting) -> Result<()> {
+    let event_type = ending.kind.event();
+    let own = ending.error.as_ref().map(|error| (ending.kind.as_str(), error));
+    batch.ended.push(watch.id);
+    if watch.events.has(EventType::JobProcessing) || watch.events.has(EventType::JobProgress) {
+        deliveries::supersede(batch, watch.id)?;
+    }
+    let about = About {
+        watch: watch.id,
+        provider: &ending.name.provider,
+        job_id: &ending.name.job_id,
+        metadata: watch.metadata.as_deref(),
+    };
+    let id = EventId::derive(watch.id, event_type, 0);
+    let sent = (watch.payload == Payload::CloudEvents).then(|| {
+        let url = &batch.shared.public_url;
+        events::cloud_event(id, event_type, ending.at, &about, &ending.seen, own, url).into()
+    });
+    let event = feed::NewEvent {
+        id,
+        app: watch.app,
+        watch: watch.id,
+        event_type,
+        at: ending.at,
+        body: events::body(event_type, ending.at, &about, &ending.seen, own).into(),
+        sent,
+    };
+    if watch.events.has(event_type) {
+        let raw = ending.raw.as_ref().filter(|_| watch.payload == Payload::Raw);
+        let raw = raw.map(|raw| (ending.generation, raw));
+        deliveries::create(batch, event, watch.traceparent.as_deref(), raw, ending.shard);
+    } else {
+        batch.events.push(event);
+    }
+    Ok(())
+}
+
 fn read_ending(row: &Row<'_>) -> Result<Ending> {
+    let name = read_name(row, 0)?;
     Ok(Ending {
-        name: read_name(row, 0)?,
+        shard: name.shard(),
+        name,
         kind: row.word(4, EndingKind::parse)?,
         seen: row.json(5)?,
         error: if row.opt_text(6)?.is_some() { Some(row.json(6)?) } else { None },

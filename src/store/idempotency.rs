@@ -50,51 +50,87 @@ impl Store {
     }
 }
 
+/// An answer that was kept, and since when.
+pub(super) struct Kept {
+    replay: Replay,
+    since: Timestamp,
+}
+
+impl Kept {
+    /// The answer, unless it was too long ago.
+    pub(super) fn at(self, now: Timestamp) -> Option<Replay> {
+        (now < self.since.plus(KEPT)).then_some(self.replay)
+    }
+}
+
 /// What became of an earlier write under this key; `None` if there was none, or if it was too long
 /// ago.
 pub(super) fn recall(tx: &Tx<'_>, remember: &Remember, now: Timestamp) -> Result<Option<Replay>> {
-    let Remember { app, path, key, request } = remember;
-    let found = tx.find(
+    let known = look_up(tx, &[remember])?.into_iter().next().flatten();
+    Ok(known.and_then(|known| known.at(now)))
+}
+
+/// What is kept under each of these keys.
+pub(super) fn look_up(tx: &Tx<'_>, remembers: &[&Remember]) -> Result<Vec<Option<Kept>>> {
+    if remembers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let found = tx.fetch(
         "select request, status, location, answer, created_at from idempotency
          where app = $1 and path = $2 and key = $3",
-        [app.0.into(), path.into(), key.into()],
+        remembers.iter().map(|one| [one.app.0.into(), (&one.path).into(), (&one.key).into()]),
         |row| {
             let answer = Replay::Answer {
                 status: u16::try_from(row.int(1)?).unwrap_or(200),
                 location: row.opt_text(2)?,
                 body: row.bytes(3)?,
             };
-            let same = row.bytes(0)? == request;
-            Ok((if same { answer } else { Replay::Different }, row.time(4)?))
+            Ok((row.bytes(0)?, answer, row.time(4)?))
         },
     )?;
-    Ok(found.filter(|(_, created_at)| now < created_at.plus(KEPT)).map(|(replay, _)| replay))
+    let kept = found.into_iter().zip(remembers).map(|(rows, remember)| {
+        let (request, answer, since) = rows.into_iter().next()?;
+        let same = request == remember.request;
+        Some(Kept { replay: if same { answer } else { Replay::Different }, since })
+    });
+    Ok(kept.collect())
 }
 
+/// An answer: status, location, body.
+type Answer<'a> = (u16, Option<&'a str>, &'a [u8]);
+
 /// Remembers the answer to a write of this transaction.
-pub(super) fn remember(
+pub(super) fn remember(tx: &Tx<'_>, remember: &Remember, answer: Answer<'_>, now: Timestamp) -> Result<()> {
+    keep(tx, [(remember, answer, now)])
+}
+
+/// Remembers answers to writes of this transaction.
+pub(super) fn keep<'a>(
     tx: &Tx<'_>,
-    remember: &Remember,
-    (status, location, body): (u16, Option<&str>, &[u8]),
-    now: Timestamp,
+    answers: impl IntoIterator<Item = (&'a Remember, Answer<'a>, Timestamp)>,
 ) -> Result<()> {
-    let Remember { app, path, key, request } = remember;
-    tx.run(
+    let mut answers = answers.into_iter().peekable();
+    if answers.peek().is_none() {
+        return Ok(());
+    }
+    tx.each(
         "insert into idempotency (app, path, key, request, status, location, answer, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8)
          on conflict (app, path, key) do update set request = excluded.request,
            status = excluded.status, location = excluded.location, answer = excluded.answer,
            created_at = excluded.created_at",
-        [
-            app.0.into(),
-            path.into(),
-            key.into(),
-            request.as_slice().into(),
-            i64::from(status).into(),
-            location.into(),
-            body.into(),
-            now.into(),
-        ],
+        answers.map(|(Remember { app, path, key, request }, (status, location, body), now)| {
+            [
+                app.0.into(),
+                path.into(),
+                key.into(),
+                request.as_slice().into(),
+                i64::from(status).into(),
+                location.into(),
+                body.into(),
+                now.into(),
+            ]
+        }),
     )?;
     Ok(())
 }

@@ -191,25 +191,22 @@ pub(super) fn observe(batch: &mut Batch<'_>, asks: &[&Observed]) -> Result<Vec<O
         "update jobs set seen = $1, look_wanted = null where no = $2 and generation = $3 and ended = 0",
         asks.iter().zip(&seen).map(|(ask, seen)| [seen.into(), ask.job.0.into(), ask.generation.into()]),
     )?;
-    for (ask, changed) in asks.iter().zip(changed) {
-        if changed == 0 {
-            told.push(None);
-            continue;
-        }
-        if ask.status_changed {
-            batch.tx.run(
-                "insert into observations (job, at, status, raw_status, progress) values ($1, $2, $3, $4, $5)
-                 on conflict (job, at) do nothing",
-                [
-                    ask.job.0.into(),
-                    ask.at.into(),
-                    ask.seen.status.as_str().into(),
-                    ask.seen.raw_status.as_deref().into(),
-                    ask.seen.progress.map(i64::from).into(),
-                ],
-            )?;
-        }
-        told.push(if ask.wanted { tell_progress(batch, ask)? } else { None });
+    let taken = || asks.iter().zip(&changed).filter(|(_, changed)| **changed > 0).map(|(ask, _)| ask);
+    batch.tx.each(
+        "insert into observations (job, at, status, raw_status, progress) values ($1, $2, $3, $4, $5)
+         on conflict (job, at) do nothing",
+        taken().filter(|ask| ask.status_changed).map(|ask| {
+            [
+                ask.job.0.into(),
+                ask.at.into(),
+                ask.seen.status.as_str().into(),
+                ask.seen.raw_status.as_deref().into(),
+                ask.seen.progress.map(i64::from).into(),
+            ]
+        }),
+    )?;
+    for (ask, changed) in asks.iter().zip(&changed) {
+        told.push(if *changed > 0 && ask.wanted { tell_progress(batch, ask)? } else { None });
     }
     Ok(told)
 }
@@ -278,7 +275,7 @@ fn tell_progress(batch: &mut Batch<'_>, ask: &Observed) -> Result<Option<(AppNo,
                 sent,
             };
             let shard = name.shard();
-            deliveries::create(batch, event, follower.traceparent.as_deref(), None, shard)?;
+            deliveries::create(batch, event, follower.traceparent.as_deref(), None, shard);
         }
     }
     Ok(last)
@@ -294,7 +291,7 @@ fn due_events(batch: &Batch<'_>, ask: &Observed, follower: &Follower) -> Result<
             due.push((EventType::JobProcessing, 0));
         }
     }
-    if ask.progressed && follower.events.has(EventType::JobProgress) {
+    if ask.progressed && follower.events.has(EventType::JobProgress) && !is_told(batch, ask, follower)? {
         batch.tx.run(
             "update watches set progress = progress + 1 where app = $1 and id = $2",
             [follower.app.0.into(), follower.watch.0.into()],
@@ -302,6 +299,17 @@ fn due_events(batch: &Batch<'_>, ask: &Observed, follower: &Follower) -> Result<
         due.push((EventType::JobProgress, follower.progress + 1));
     }
     Ok(due)
+}
+
+/// Whether the follower's last `job.progress` is of this very look: it was committed, nobody heard of
+/// it, and the same is written again.
+fn is_told(batch: &Batch<'_>, ask: &Observed, follower: &Follower) -> Result<bool> {
+    if follower.progress == 0 {
+        return Ok(false);
+    }
+    let last = EventId::derive(follower.watch, EventType::JobProgress, follower.progress);
+    let at = batch.tx.find("select at from events where id = $1", [last.0.into()], |row| row.time(0))?;
+    Ok(at == Some(ask.at))
 }
 
 pub(super) fn refresh(batch: &mut Batch<'_>, asks: &[&Refresh]) -> Result<Vec<()>> {

@@ -49,7 +49,7 @@ use crate::clock::{Clock, Stopwatch};
 use crate::trust;
 
 /// "ringback" in ASCII: the number of the lock, one for each database of a server.
-const OURS: i64 = 0x7269_6e67_6261_636b;
+const LOCKED: i64 = 0x7269_6e67_6261_636b;
 
 /// The least version, as the server numbers them.
 const LEAST_VERSION: i64 = 140_000;
@@ -63,6 +63,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How long a start waits for the lock: a process that was killed lets go of it as soon as the server
 /// has noticed.
 const TURN: Duration = Duration::from_secs(3);
+
+/// How many sessions of our own are remembered that may have the lock: a server that notices none of so
+/// many losses is not there.
+const OURS_MAX: usize = 64;
 
 /// Each brings the schema from the version before to its own. Never changed once released.
 const MIGRATIONS: &[&str] = &[include_str!("../../migrations/postgres/0001_main.sql")];
@@ -180,8 +184,9 @@ pub(super) struct Pen {
     server: Arc<Server>,
     runtime: Arc<Quiet>,
     session: Session,
-    /// The server's process for the session that had the lock last.
-    backend: i64,
+    /// The server's processes for the sessions that had the lock last, or may have: a new one asks for it,
+    /// and its answer may be lost.
+    ours: Vec<i64>,
     /// How often this database had been opened when we opened it.
     incarnation: Option<i64>,
     /// Which history the server is on, where it says so.
@@ -196,6 +201,7 @@ impl Pen {
         let runtime = Arc::new(Quiet::new()?);
         let session = server.connect(&runtime).context("the database cannot be reached")?;
         check(&session)?;
+        let ours = vec![backend(&session)?];
         let waited = Clock::System.stopwatch();
         while !lock(&session)? {
             if waited.elapsed() > TURN {
@@ -207,9 +213,9 @@ impl Pen {
             runtime.block_on(Clock::System.sleep(PAUSE));
         }
         migrate(&session, MIGRATIONS).context("the database cannot be brought up to date")?;
-        let (backend, timeline) = (backend(&session)?, timeline(&session));
+        let timeline = timeline(&session);
         let server = Arc::clone(server);
-        Ok(Self { server, runtime, session, backend, incarnation: None, timeline, doubt: None })
+        Ok(Self { server, runtime, session, ours, incarnation: None, timeline, doubt: None })
     }
 
     /// Remembers under which number this process has the database.
@@ -268,10 +274,15 @@ impl Pen {
     /// Makes a new session what the old one was.
     fn take_up(&mut self) -> Result<()> {
         let session = &self.session;
+        let own = backend(session)?;
+        if self.ours.len() == OURS_MAX {
+            self.ours.remove(0);
+        }
+        self.ours.push(own);
         if !lock(session)? {
-            let holder = Tx::Postgres(session).find(HOLDER, [OURS.into()], |row| row.int(0))?;
+            let holder = Tx::Postgres(session).find(HOLDER, [LOCKED.into()], |row| row.int(0))?;
             match holder {
-                Some(holder) if holder == self.backend => {
+                Some(holder) if self.ours.contains(&holder) => {
                     let end = "select case when pg_terminate_backend(cast($1 as integer)) then 1 else 0 end";
                     Tx::Postgres(session).one(end, [holder.into()], |row| row.int(0))?;
                     return Err(StoreError::Unavailable("the old connection is still there".to_owned()));
@@ -293,7 +304,7 @@ impl Pen {
         if incarnation != self.incarnation {
             pen::end_the_process("another ringback has had the database in between");
         }
-        self.backend = backend(session)?;
+        self.ours = vec![own];
         Ok(())
     }
 
@@ -358,7 +369,7 @@ fn check(session: &Session) -> anyhow::Result<()> {
 
 fn lock(session: &Session) -> Result<bool> {
     let sql = "select case when pg_try_advisory_lock($1) then 1 else 0 end";
-    Tx::Postgres(session).one(sql, [OURS.into()], |row| row.flag(0))
+    Tx::Postgres(session).one(sql, [LOCKED.into()], |row| row.flag(0))
 }
 
 /// Which session of the server has the lock.

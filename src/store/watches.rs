@@ -215,21 +215,21 @@ pub(super) fn read_destination(row: &Row<'_>, first: usize) -> Result<Destinatio
 }
 
 pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<Registered>> {
+    let remembers: Vec<&Remember> = asks.iter().filter_map(|ask| ask.remember.as_ref()).collect();
+    let keys: HashSet<_> = remembers.iter().map(|one| (one.app, &one.path, &one.key)).collect();
+    if keys.len() < remembers.len() {
+        return Err(StoreError::Inconsistent("one key twice in a batch: each by itself".to_owned()));
+    }
+    let mut known = idempotency::look_up(&batch.tx, &remembers)?.into_iter();
     let mut answers: Vec<Option<Registered>> = Vec::with_capacity(asks.len());
     let mut fresh: Vec<&NewWatch> = Vec::with_capacity(asks.len());
-    let mut keys = HashSet::new();
     for ask in asks {
-        let mut known = None;
-        if let Some(remember) = &ask.remember {
-            if !keys.insert((remember.app, &remember.path, &remember.key)) {
-                return Err(StoreError::Inconsistent("one key twice in a batch: each by itself".to_owned()));
-            }
-            known = idempotency::recall(&batch.tx, remember, ask.watch.created_at)?;
-        }
-        if known.is_none() {
+        let known = if ask.remember.is_some() { known.next().flatten() } else { None };
+        let replay = known.and_then(|known| known.at(ask.watch.created_at));
+        if replay.is_none() {
             fresh.push(&ask.watch);
         }
-        answers.push(known.map(Registered::Replayed));
+        answers.push(replay.map(Registered::Replayed));
     }
     let jobs = upsert_jobs(&batch.tx, &fresh)?;
     insert_watches(&batch.tx, &fresh, &jobs)?;
@@ -242,13 +242,22 @@ pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<
             *answer = made.next().map(|watch| Registered::New(Box::new(watch)));
         }
     }
-    for (ask, answer) in asks.iter().zip(&answers) {
-        if let (Some(remember), Some(Registered::New(watch))) = (&ask.remember, answer) {
-            let (status, location, body) = (ask.answer)(watch);
-            let kept = (status, Some(location.as_str()), body.as_slice());
-            idempotency::remember(&batch.tx, remember, kept, ask.watch.created_at)?;
-        }
-    }
+    let kept: Vec<_> = asks
+        .iter()
+        .zip(&answers)
+        .filter_map(|(ask, answer)| match (&ask.remember, answer) {
+            (Some(remember), Some(Registered::New(watch))) => {
+                Some((remember, (ask.answer)(watch), ask.watch.created_at))
+            }
+            _ => None,
+        })
+        .collect();
+    idempotency::keep(
+        &batch.tx,
+        kept.iter().map(|(remember, (status, location, body), now)| {
+            (*remember, (*status, Some(location.as_str()), body.as_slice()), *now)
+        }),
+    )?;
     Ok(answers.into_iter().flatten().collect())
 }
 
@@ -366,33 +375,28 @@ fn insert_watches(tx: &Tx<'_>, fresh: &[&NewWatch], jobs: &[FoundJob]) -> Result
             ]
         }),
     )?;
-    for new in fresh {
-        let destinations: Vec<&Destination> = new.destinations.iter().collect();
-        insert_destinations(tx, new.id, &destinations, 0)?;
-    }
+    let destinations: Vec<(WatchId, i64, &Destination)> = fresh
+        .iter()
+        .flat_map(|new| (0i64..).zip(&new.destinations).map(|(n, destination)| (new.id, n, destination)))
+        .collect();
+    insert_destinations(tx, &destinations)?;
     Ok(())
 }
 
-/// Adds destinations to a watch, the first of them as its `first`th.
-pub(super) fn insert_destinations(
-    tx: &Tx<'_>,
-    watch: WatchId,
-    destinations: &[&Destination],
-    first: i64,
-) -> Result<()> {
+/// Adds destinations to watches, each as the watch's `n`th.
+pub(super) fn insert_destinations(tx: &Tx<'_>, rows: &[(WatchId, i64, &Destination)]) -> Result<()> {
     // Few have headers; for those that have none there is no text to make.
-    let headers: Vec<Option<String>> = destinations
+    let headers: Vec<Option<String>> = rows
         .iter()
-        .map(|d| if d.headers.is_empty() { None } else { serde_json::to_string(&d.headers).ok() })
+        .map(|(_, _, d)| if d.headers.is_empty() { None } else { serde_json::to_string(&d.headers).ok() })
         .collect();
-    let rows = destinations.iter().zip(&headers).zip(first..);
     tx.each(
         "insert into watch_destinations (watch, n, id, channel, address, lane, headers, secret)
          values ($1, $2, $3, $4, $5, $6, $7, $8)",
-        rows.map(|((destination, headers), n)| {
+        rows.iter().zip(&headers).map(|((watch, n, destination), headers)| {
             [
                 watch.0.into(),
-                n.into(),
+                (*n).into(),
                 destination.id.0.into(),
                 destination.channel.as_str().into(),
                 (&destination.address).into(),

@@ -116,6 +116,7 @@ macro_rules! commands {
                 if !items.is_empty() {
                     let asks: Vec<&$ask> = items.iter().map(|item| &item.ask).collect();
                     let answers: Vec<$answer> = $apply(batch, &asks)?;
+                    deliveries::send_out(batch)?;
                     for (item, answer) in items.iter_mut().zip(answers) {
                         item.answer = Some(answer);
                     }
@@ -161,6 +162,8 @@ fn probe(batch: &mut Batch<'_>, asks: &[&()]) -> Result<Vec<()>> {
 pub(super) struct Batch<'c> {
     pub(super) tx: Tx<'c>,
     pub(super) shared: &'c Shared,
+    /// Made into deliveries when all commands of a kind have been applied.
+    pub(super) outgoing: Vec<deliveries::Outgoing>,
     /// Inserted as the transaction's last statements.
     pub(super) events: Vec<feed::NewEvent>,
     pub(super) plans: Vec<Plan>,
@@ -314,6 +317,7 @@ impl Desk<'_> {
         let mut batch = Batch {
             tx: self.pen.tx(),
             shared,
+            outgoing: Vec::new(),
             events: Vec::new(),
             plans: Vec::new(),
             errands: Vec::new(),

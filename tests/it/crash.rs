@@ -20,6 +20,9 @@ use tokio::sync::watch;
 
 use crate::fakes::{Held, PROVIDER_KEY, Provider, Receiver, Reply};
 use crate::harness::{AUTH, Draw, JSON, KEY, SECRET, guarded, id};
+use crate::line::Proxy;
+use crate::postgres::{On, on, shared};
+use crate::server::{Server, programs};
 use crate::wire::{self, Answer};
 
 /// How many clients register at once.
@@ -31,25 +34,42 @@ async fn nap(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
 }
 
-/// The neighbours of a process, and the folder in which it keeps its facts.
+/// The neighbours of a process, and where it keeps its facts.
 struct Ground {
     provider: Provider,
     receiver: Receiver,
     folder: tempfile::TempDir,
+    database: String,
 }
 
 impl Ground {
+    /// With a database of its own, of the kind that the test is for.
     async fn new() -> Self {
+        match on() {
+            On::Sqlite => Self::on("sqlite://ringback.db".to_owned()).await,
+            On::Postgres => {
+                let server = shared("a process").expect("a server");
+                Self::on(server.url(&server.database())).await
+            }
+        }
+    }
+
+    async fn on(database: String) -> Self {
         let held = Held::default();
         Self {
             provider: Provider::start(Clock::System, held.clone()).await,
             receiver: Receiver::start(Clock::System, held, SECRET).await,
             folder: tempfile::tempdir().unwrap(),
+            database,
         }
     }
 
     fn start(&self) -> Process {
-        Process::start(self.folder.path(), &self.provider.url())
+        self.start_on(&self.database)
+    }
+
+    fn start_on(&self, database: &str) -> Process {
+        Process::start(self.folder.path(), &self.provider.url(), database)
     }
 }
 
@@ -60,13 +80,14 @@ struct Process {
 }
 
 impl Process {
-    fn start(folder: &Path, provider: &str) -> Self {
+    fn start(folder: &Path, provider: &str, database: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ringback"))
             .arg("serve")
             .current_dir(folder)
             .env_clear()
             .envs([
                 ("RINGBACK_LISTEN", "127.0.0.1:0"),
+                ("RINGBACK_DATABASE_URL", database),
                 ("RINGBACK_LOG", "error"),
                 ("RINGBACK_API_KEY", KEY),
                 ("RINGBACK_SIGNING_SECRET", SECRET),
@@ -130,6 +151,12 @@ async fn get(address: SocketAddr, path: &str) -> Value {
     guarded(path, wire::exchange(address, &bytes)).await.expect("an answer").expect(200)
 }
 
+/// What its probe of readiness says.
+async fn ready(address: SocketAddr) -> u16 {
+    let bytes = wire::request("GET", "/readyz", &[], b"");
+    guarded("/readyz", wire::exchange(address, &bytes)).await.expect("an answer").status
+}
+
 /// Every item of a list, page by page.
 async fn all(address: SocketAddr, list: &str) -> Vec<Value> {
     let (mut items, mut path) = (Vec::new(), format!("{list}?limit=200"));
@@ -177,25 +204,67 @@ async fn register(
     accepted
 }
 
-#[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "how long and from where is for whoever runs it to say")]
-async fn kill_dash_nine_loses_nothing_that_was_answered_with_2xx() {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let kills = number("RINGBACK_KILLS").unwrap_or(5);
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+fn draw() -> Draw {
     let seed = number("RINGBACK_SEED").unwrap_or(u64::from(std::process::id()));
     println!("RINGBACK_SEED={seed}");
-    let mut draw = Draw(seed);
-    let ground = Arc::new(Ground::new().await);
-    // Every fifth webhook is refused, so that there are always retries on the way.
-    let flaky = (0..100_000).map(|n| Reply::status(if n % 5 == 0 { 500 } else { 200 }));
-    ground.receiver.script("/hook", flaky);
+    Draw(seed)
+}
 
-    let (moved, address) = watch::channel(None);
-    let done = Arc::new(AtomicBool::new(false));
-    let mut clients = tokio::task::JoinSet::new();
-    for client in 0..CLIENTS {
-        clients.spawn(register(Arc::clone(&ground), client, address.clone(), Arc::clone(&done)));
+/// Clients that register as fast as they can, at whatever address is the right one.
+struct Load {
+    ground: Arc<Ground>,
+    moved: watch::Sender<Option<SocketAddr>>,
+    done: Arc<AtomicBool>,
+    clients: tokio::task::JoinSet<BTreeMap<String, String>>,
+}
+
+impl Load {
+    fn start(ground: &Arc<Ground>) -> Self {
+        // Every fifth webhook is refused, so that there are always retries on the way.
+        let flaky = (0..100_000).map(|n| Reply::status(if n % 5 == 0 { 500 } else { 200 }));
+        ground.receiver.script("/hook", flaky);
+        let (moved, address) = watch::channel(None);
+        let done = Arc::new(AtomicBool::new(false));
+        let mut clients = tokio::task::JoinSet::new();
+        for client in 0..CLIENTS {
+            clients.spawn(register(Arc::clone(ground), client, address.clone(), Arc::clone(&done)));
+        }
+        Self { ground: Arc::clone(ground), moved, done, clients }
     }
+
+    /// Waits until everything that was accepted is delivered, and checks that it is what was promised.
+    async fn check(self, address: SocketAddr) {
+        self.moved.send_replace(Some(address));
+        self.done.store(true, Ordering::Relaxed);
+        let accepted: BTreeMap<String, String> =
+            guarded("the last 201s", self.clients.join_all()).await.into_iter().flatten().collect();
+        println!("{} watches", accepted.len());
+        assert!(accepted.len() > 10, "there was hardly any load: {}", accepted.len());
+        guarded("every delivery", async {
+            for left in ["/v1/watches?status=watching&limit=1", "/v1/deliveries?status=pending&limit=1"] {
+                while !get(address, left).await["data"].as_array().unwrap().is_empty() {
+                    nap(20).await;
+                }
+            }
+        })
+        .await;
+        let conserved = Conserved { accepted, hits: self.ground.receiver.all() };
+        conserved.check(address).await;
+        assert!(self.ground.receiver.complaints().is_empty(), "{:?}", self.ground.receiver.complaints());
+    }
+}
+
+#[tokio::test]
+async fn kill_dash_nine_loses_nothing_that_was_answered_with_2xx() {
+    let kills = number("RINGBACK_KILLS").unwrap_or(5);
+    let mut draw = draw();
+    let ground = Arc::new(Ground::new().await);
+    let load = Load::start(&ground);
     let started = AtomicU32::new(0);
     for _ in 0..kills {
         let process = ground.start();
@@ -207,41 +276,75 @@ async fn kill_dash_nine_loses_nothing_that_was_answered_with_2xx() {
             () = async {
                 let _ = known.wait_for(Option::is_some).await;
                 started.fetch_add(1, Ordering::Relaxed);
-                moved.send_replace(*known.borrow());
+                load.moved.send_replace(*known.borrow());
                 std::future::pending::<()>().await;
             } => {}
         }
         process.kill().await;
     }
+    println!("{} starts that got so far as to listen", started.into_inner());
     let process = ground.start();
-    let address = process.address().await;
-    moved.send_replace(Some(address));
-    done.store(true, Ordering::Relaxed);
-    let accepted: BTreeMap<String, String> =
-        guarded("the last 201s", clients.join_all()).await.into_iter().flatten().collect();
-    println!("{} watches, {} starts that got so far as to listen", accepted.len(), started.into_inner());
-    assert!(accepted.len() > 10, "there was hardly any load: {}", accepted.len());
-
-    guarded("every delivery", async {
-        while !get(address, "/v1/watches?status=watching&limit=1").await["data"]
-            .as_array()
-            .unwrap()
-            .is_empty()
-            || !get(address, "/v1/deliveries?status=pending&limit=1").await["data"]
-                .as_array()
-                .unwrap()
-                .is_empty()
-        {
-            nap(20).await;
-        }
-    })
-    .await;
-    let conserved = Conserved { accepted, hits: ground.receiver.all() };
-    conserved.check(address).await;
-    assert!(ground.receiver.complaints().is_empty(), "{:?}", ground.receiver.complaints());
+    load.check(process.address().await).await;
     process.terminate();
     let (status, said) = process.ended().await;
     assert!(status.success(), "{status}: {said}");
+}
+
+// Once: it has a server of its own.
+#[tokio::test]
+async fn a_database_server_that_dies_again_and_again_loses_nothing_that_was_answered_with_2xx() {
+    // One of its own: it is killed.
+    if shared("a server that dies").is_none() {
+        return;
+    }
+    let mut server =
+        tokio::task::spawn_blocking(|| Server::start(&programs().unwrap(), &std::env::temp_dir()))
+            .await
+            .unwrap();
+    let mut draw = draw();
+    let ground = Arc::new(Ground::on(server.url(&server.empty())).await);
+    let load = Load::start(&ground);
+    let process = ground.start();
+    let address = process.address().await;
+    load.moved.send_replace(Some(address));
+    for _ in 0..number("RINGBACK_KILLS").unwrap_or(3) {
+        nap(300 + draw.below(500)).await;
+        let away = draw.below(1_500);
+        server.kill();
+        assert_eq!(ready(address).await, 503);
+        nap(away).await;
+        server = tokio::task::spawn_blocking(move || {
+            server.restart();
+            server
+        })
+        .await
+        .unwrap();
+    }
+    load.check(address).await;
+    process.terminate();
+    let (status, said) = process.ended().await;
+    assert!(status.success(), "{status}: {said}");
+    assert!(said.contains("the store refuses writes"), "{said}");
+}
+
+// Once: it has a server of its own.
+#[tokio::test]
+async fn a_process_whose_database_was_taken_over_ends() {
+    let Some(server) = shared("a process whose database was taken over") else { return };
+    let proxy = Proxy::start(server.socket());
+    let name = server.database();
+    let ground = Ground::on(proxy.url(&name)).await;
+    let first = ground.start();
+    let address = first.address().await;
+    guarded("readiness", async { while ready(address).await != 200 {} }).await;
+    proxy.close();
+    let second = ground.start_on(&server.url(&name));
+    let address = second.address().await;
+    proxy.open();
+    let (status, said) = first.ended().await;
+    assert!(!status.success());
+    assert!(said.contains("another ringback has taken the database over; the process ends"), "{said}");
+    get(address, "/v1/watches").await;
 }
 
 /// What was answered with 201, and what arrived.
@@ -277,6 +380,7 @@ impl Conserved {
     }
 }
 
+// Once: the store has no part in it.
 #[tokio::test]
 async fn sigterm_answers_those_who_wait_and_exits_with_0() {
     let ground = Ground::new().await;
@@ -327,4 +431,9 @@ async fn a_second_process_on_the_same_file_is_refused_with_a_sentence() {
     first.kill().await;
     let next = ground.start();
     get(next.address().await, "/v1/watches").await;
+}
+
+crate::postgres::on_postgres_too! {
+    kill_dash_nine_loses_nothing_that_was_answered_with_2xx,
+    a_second_process_on_the_same_file_is_refused_with_a_sentence,
 }

@@ -28,7 +28,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::fakes::{Held, PROVIDER_KEY, Provider, Receiver};
-use crate::postgres::{On, Server, on, shared};
+use crate::postgres::{On, on, shared};
+use crate::server::Server;
 use crate::wire::{self, Answer};
 
 /// When every test begins.

@@ -298,7 +298,7 @@ async fn watches_of_one_job_share_one_poll_and_each_is_told() {
     t.finish().await;
 }
 
-// SQLite only: the file tells of every commit.
+// Once: the file tells of every commit.
 #[tokio::test]
 async fn a_poll_that_learns_nothing_writes_nothing() {
     let t = Harness::start().await;

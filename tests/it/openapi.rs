@@ -63,21 +63,18 @@ pub fn check(method: &str, path: &str, answer: &Answer) {
     assert_eq!(given, media_type, "{method} {path}");
     if given.ends_with("json") {
         let mut wrong = Vec::new();
-        validate(&answer.json(), &content["schema"], "", &mut wrong);
+        validate(&answer.json(), &content["schema"], &[], "", &mut wrong);
         assert!(wrong.is_empty(), "{method} {path}: {wrong:?} in {}", answer.text());
     }
 }
 
-/// JSON Schema, as far as the document uses it; and what it does not name is wrong, too.
-fn validate(value: &Value, schema: &Value, at: &str, wrong: &mut Vec<String>) {
-    if let Some(name) = schema["$ref"].as_str() {
-        let name = name.trim_start_matches("#/components/schemas/");
-        return validate(value, &DOCUMENT["components"]["schemas"][name], at, wrong);
-    }
+/// JSON Schema, as far as the document uses it; and what it does not name is wrong, too, but for `also`.
+fn validate(value: &Value, schema: &Value, also: &[String], at: &str, wrong: &mut Vec<String>) {
+    let schema = resolve(schema);
     if let Some(choices) = schema["oneOf"].as_array() {
         let fits = |choice: &&Value| {
             let mut wrong = Vec::new();
-            validate(value, choice, at, &mut wrong);
+            validate(value, choice, also, at, &mut wrong);
             wrong.is_empty()
         };
         let count = choices.iter().filter(fits).count();
@@ -87,11 +84,9 @@ fn validate(value: &Value, schema: &Value, at: &str, wrong: &mut Vec<String>) {
         return;
     }
     if let Some(parts) = schema["allOf"].as_array() {
-        let all: serde_json::Map<String, Value> = parts.iter().flat_map(properties).collect();
+        let all: Vec<String> = parts.iter().flat_map(properties).collect();
         for part in parts {
-            let mut part = resolve(part).clone();
-            part["properties"] = all.clone().into();
-            validate(value, &part, at, wrong);
+            validate(value, part, &all, at, wrong);
         }
         return;
     }
@@ -127,7 +122,7 @@ fn validate(value: &Value, schema: &Value, at: &str, wrong: &mut Vec<String>) {
     }
     if let Value::Array(list) = value {
         for (n, one) in list.iter().enumerate() {
-            validate(one, &schema["items"], &format!("{at}/{n}"), wrong);
+            validate(one, &schema["items"], &[], &format!("{at}/{n}"), wrong);
         }
     }
     let Value::Object(fields) = value else { return };
@@ -140,25 +135,25 @@ fn validate(value: &Value, schema: &Value, at: &str, wrong: &mut Vec<String>) {
     let Some(properties) = schema["properties"].as_object() else { return };
     for (name, value) in fields {
         match properties.get(name) {
-            Some(schema) => validate(value, schema, &format!("{at}/{name}"), wrong),
+            Some(schema) => validate(value, schema, &[], &format!("{at}/{name}"), wrong),
+            None if also.contains(name) => {}
             None if schema["additionalProperties"].is_object() => {}
             None => wrong.push(format!("{at}: {name} is not documented")),
         }
     }
 }
 
-fn resolve(schema: &'static Value) -> &'static Value {
+fn resolve(schema: &Value) -> &Value {
     match schema["$ref"].as_str() {
         Some(name) => &DOCUMENT["components"]["schemas"][name.trim_start_matches("#/components/schemas/")],
         None => schema,
     }
 }
 
-/// The properties of one part of a whole, its choices included.
-fn properties(schema: &'static Value) -> Vec<(String, Value)> {
+/// The names of the properties of one part of a whole, its choices included.
+fn properties(schema: &Value) -> Vec<String> {
     let schema = resolve(schema);
-    let own = schema["properties"].as_object().into_iter().flatten();
-    let own = own.map(|(name, schema)| (name.clone(), schema.clone()));
+    let own = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.clone());
     let choices = schema["oneOf"].as_array().into_iter().flatten().flat_map(properties);
     own.chain(choices).collect()
 }
@@ -366,7 +361,7 @@ async fn a_providers_trouble_is_shown_and_names_no_job() {
     let paused = health().await;
     assert_eq!((&paused["status"], &paused["breaker"]), (&json!("paused"), &json!("closed")));
     assert!(paused["pausedUntil"].is_string(), "{paused}");
-    assert_eq!(paused["lastError"], "Invalid API key");
+    assert!(paused["lastError"].as_str().unwrap().contains("Invalid API key"), "{paused}");
     t.provider.all(Some(Reply::json(500, &json!({ "error": "job_0 job_1 job_2 job_3 job_4 job_5" }))));
     t.pass(seconds(120)).await;
     let down = health().await;

@@ -1,25 +1,14 @@
-//! A PostgreSQL server of the tests' own, and the same tests on it.
+//! The same tests on both databases.
 //!
-//! The server is made from the programs that are found, runs for as long as the test binary does, and
-//! goes with it however that ends: a shell stands between the two, whose standard input ends with us.
-//! Where there are no programs, the tests that need them say so, loudly; where
-//! `RINGBACK_TESTS_NEED_POSTGRES` is set, they fail.
-//!
-//! [`on_postgres_too!`] runs tests once more on a server: what opens a store for a test asks
-//! [`place`] where.
+//! A test is written once, and runs on SQLite; [`on_postgres_too!`] runs it again on a server, as
+//! `postgres::…`: what opens a store for a test asks [`on`] which. Where no server can be had, the tests
+//! that need one say so, loudly; where `RINGBACK_TESTS_NEED_POSTGRES` is set, they fail.
 
 use std::cell::Cell;
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use ringback::domain::Timestamp;
-use ringback::store::{Opening, Place, Store};
-use tokio_postgres::{Client, NoTls};
+use crate::server::{Server, programs};
 
 /// Which database a test is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +56,8 @@ fn variable(name: &str) -> Option<std::ffi::OsString> {
 /// The server that all tests share; `None` where there are no programs.
 pub fn shared(test: &str) -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
-    let server = SERVER.get_or_init(|| programs().map(|programs| Server::start(&programs)));
+    let server =
+        SERVER.get_or_init(|| programs().map(|programs| Server::start(&programs, &std::env::temp_dir())));
     if server.is_none() {
         assert!(
             variable("RINGBACK_TESTS_NEED_POSTGRES").is_none(),
@@ -78,198 +68,4 @@ pub fn shared(test: &str) -> Option<&'static Server> {
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
     server.as_ref()
-}
-
-/// The folder of `initdb` and `postgres`, the newest that is new enough.
-pub fn programs() -> Option<PathBuf> {
-    let in_path = variable("PATH").unwrap_or_default();
-    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let installed = installed.map(|version| version.path().join("bin"));
-    let folders = std::env::split_paths(&in_path).chain(installed);
-    let known = folders.filter_map(|folder| Some((version(&folder)?, folder)));
-    known.filter(|(version, _)| *version >= 14).max_by_key(|(version, _)| *version).map(|(_, folder)| folder)
-}
-
-/// `postgres (PostgreSQL) 15.18 (Debian …)`
-fn version(folder: &Path) -> Option<u32> {
-    // Debian keeps `initdb` out of PATH, and a link to `postgres` may stand alone.
-    let folder = folder.join("initdb").canonicalize().ok()?.parent()?.to_owned();
-    let said = Command::new(folder.join("postgres")).arg("--version").output().ok()?;
-    let said = String::from_utf8(said.stdout).ok()?;
-    said.split_whitespace().nth(2)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
-/// Who may run it: not root.
-fn user() -> Option<(u32, u32)> {
-    if std::fs::metadata("/proc/self").ok()?.uid() != 0 {
-        return None;
-    }
-    let users = std::fs::read_to_string("/etc/passwd").ok()?;
-    let find = |name: &str| {
-        let line = users.lines().find(|line| line.split(':').next() == Some(name))?;
-        let fields: Vec<&str> = line.split(':').collect();
-        Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?))
-    };
-    find("postgres").or_else(|| find("nobody"))
-}
-
-/// A server in a folder of its own, that nobody else can reach.
-#[derive(Debug)]
-pub struct Server {
-    programs: PathBuf,
-    folder: PathBuf,
-    keeper: Child,
-}
-
-/// Runs the server until its standard input ends, then takes everything away.
-const KEEPER: &str = r#"
-"$1/postgres" -D "$2/data" -k "$2" -c listen_addresses= -c max_connections=200 -c shared_buffers=32MB \
-  -c wal_level=minimal -c max_wal_senders=0 -c full_page_writes=off -c log_min_messages=warning \
-  -c max_prepared_transactions=0 $3 </dev/null >>"$2/log" 2>&1 &
-server=$!
-read -r line
-if [ "$line" = leave ]; then kill -QUIT $server; wait $server; exit; fi
-kill -QUIT $server
-wait $server
-rm -rf "$2"
-"#;
-
-impl Server {
-    /// Makes a server and starts it.
-    pub fn start(programs: &Path) -> Self {
-        let programs = programs.join("initdb").canonicalize().unwrap().parent().unwrap().to_owned();
-        let folder = tempfile::Builder::new().prefix("ringback-pg-").tempdir().unwrap().keep();
-        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).unwrap();
-        let mut initdb = Command::new(programs.join("initdb"));
-        initdb.args(["--no-sync", "-A", "trust", "-U", "ringback", "-E", "UTF8", "--locale=C", "-D"]);
-        initdb.arg(folder.join("data")).current_dir(&folder).stdin(Stdio::null());
-        if let Some((uid, gid)) = user() {
-            chown(&folder, Some(uid), Some(gid)).unwrap();
-            initdb.uid(uid).gid(gid);
-        }
-        let made = initdb.output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let keeper = Self::keep(&programs, &folder, "");
-        let server = Self { programs, folder, keeper };
-        server.answers();
-        server
-    }
-
-    fn keep(programs: &Path, folder: &Path, options: &str) -> Child {
-        let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).arg(programs).arg(folder).arg(options);
-        keeper.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        // Not killed with us by a Ctrl-C: it has to clean up.
-        keeper.process_group(0);
-        if let Some((uid, gid)) = user() {
-            keeper.uid(uid).gid(gid);
-        }
-        keeper.spawn().unwrap()
-    }
-
-    /// Returns when it takes connections.
-    fn answers(&self) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        for _ in 0..2_000 {
-            if runtime.block_on(connect(&self.url("postgres"))).is_ok() {
-                return;
-            }
-            runtime.block_on(nap());
-        }
-        let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-        panic!("the server does not start:\n{log}");
-    }
-
-    /// Takes it away from one moment to the next: nothing that is under way is finished.
-    pub fn kill(&mut self) {
-        let mut stdin = self.keeper.stdin.take().expect("it runs");
-        stdin.write_all(b"leave\n").unwrap();
-        drop(stdin);
-        self.keeper.wait().unwrap();
-    }
-
-    /// Starts it again on what it has written.
-    pub fn restart(&mut self) {
-        self.keeper = Self::keep(&self.programs, &self.folder, "");
-        self.answers();
-    }
-
-    /// Where a database of it is.
-    pub fn url(&self, name: &str) -> String {
-        let folder = self.folder.to_str().unwrap().replace('/', "%2F");
-        format!("postgres://ringback@{folder}/{name}")
-    }
-
-    /// Its socket.
-    pub fn socket(&self) -> PathBuf {
-        self.folder.join(".s.PGSQL.5432")
-    }
-
-    /// Makes a database that no other test has, with everything in it that a new one has.
-    pub fn database(&self) -> String {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        static TEMPLATE: OnceLock<()> = OnceLock::new();
-        let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        TEMPLATE.get_or_init(|| {
-            self.ask("postgres", "create database template_ringback");
-            let place = Place::Server(self.url("template_ringback"));
-            let now = Timestamp::from_millis(0);
-            let (store, writer) = {
-                let public_url = "https://ringback.example.com".to_owned();
-                Store::open(Opening { place, public_url, now })
-            }
-            .expect("the store opens");
-            drop(store);
-            writer.join();
-            // A reader of it may not have gone yet.
-            self.ask("template_ringback", "delete from shards; delete from nodes");
-        });
-        self.ask("postgres", &format!("create database {name} template template_ringback"));
-        name
-    }
-
-    /// Runs statements in a database, and says what the first row of the last one begins with.
-    pub fn ask(&self, database: &str, sql: &str) -> Option<String> {
-        let (url, sql) = (self.url(database), sql.to_owned());
-        // Not on this thread, which may drive a runtime.
-        let asked = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                for _ in 0..200 {
-                    let (client, driven) = connect(&url).await.expect("a connection");
-                    let answer = client.simple_query(&sql).await;
-                    drop(client);
-                    driven.await.unwrap();
-                    match answer {
-                        Ok(rows) => {
-                            return rows.into_iter().rev().find_map(|message| match message {
-                                tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-                                _ => None,
-                            });
-                        }
-                        // Somebody is on his way out of the template.
-                        Err(error) if error.code().is_some_and(|code| code.code() == "55006") => nap().await,
-                        Err(error) => panic!("{sql}: {error:?}"),
-                    }
-                }
-                panic!("{sql}: always in use")
-            })
-        });
-        asked.join().unwrap()
-    }
-}
-
-/// Between two looks at a server that starts.
-#[expect(clippy::disallowed_methods, reason = "a server has no clock that a test could move")]
-async fn nap() {
-    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-}
-
-/// A connection of the test's own.
-pub async fn connect(url: &str) -> Result<(Client, tokio::task::JoinHandle<()>), tokio_postgres::Error> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-    let driven = tokio::spawn(async move {
-        let _ = connection.await;
-    });
-    Ok((client, driven))
 }

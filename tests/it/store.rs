@@ -3,7 +3,9 @@
 
 mod feed;
 mod lasting;
+mod lost;
 mod sending;
+mod server;
 mod watching;
 
 use ringback::domain::{
@@ -142,7 +144,9 @@ impl House {
     }
 
     pub async fn record(&self, send: &Send, by_hand: bool, after: After) {
-        let record = Record { app: self.app, delivery: send.id, by_hand, attempt: attempt(), after };
+        let (_, attempts) = self.shown_delivery(send.id).await;
+        let before = attempts.len().try_into().expect("a few");
+        let record = Record { app: self.app, delivery: send.id, by_hand, before, attempt: attempt(), after };
         self.store.record(record).await.expect("recorded");
     }
 

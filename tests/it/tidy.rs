@@ -90,6 +90,28 @@ fn every_file_says_what_it_is_for_and_is_short_enough_to_be_read() {
 }
 
 #[test]
+fn what_is_tested_on_both_databases_leaves_no_test_out() {
+    let mut wrong = String::new();
+    for file in sources(&["tests"]) {
+        let text = read(&file);
+        let Some((tests, list)) = text.split_once("\ncrate::postgres::on_postgres_too! {") else { continue };
+        let listed: BTreeSet<&str> = list.split([',', '}']).map(str::trim).collect();
+        let one_only =
+            |before: &str| before.rsplit("\n\n").next().is_some_and(|head| head.contains("// Once: "));
+        for (at, _) in tests.match_indices("\nasync fn ").chain(tests.match_indices("\nfn ")) {
+            let name = tests[at..].split_once("fn ").map_or("", |(_, rest)| rest);
+            let name = name.split('(').next().unwrap_or(name);
+            let is_test = tests[..at].ends_with(']')
+                && tests[..at].rsplit("\n\n").next().is_some_and(|h| h.contains("test]"));
+            if is_test && !listed.contains(name) && !one_only(&tests[..at]) {
+                let _ = writeln!(wrong, "{}: `{name}`", file.display());
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}List it, or say `// Once: ` why not.");
+}
+
+#[test]
 fn every_guarantee_in_the_readme_names_a_test_that_exists() {
     let Some(readme) = readme() else { return };
     let rows = rows_under(&readme, &["guarantee", "test"]);

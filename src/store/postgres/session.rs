@@ -239,8 +239,11 @@ impl Session {
 
     /// Says goodbye.
     pub(super) fn close(self) {
-        let Self { runtime, client, connection, .. } = self;
+        let Self { runtime, client, connection, broken, .. } = self;
         drop(client);
+        if broken.get() {
+            return;
+        }
         let _ = runtime.block_on(Clock::System.timeout(LOCK, connection.into_inner()));
     }
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use ringback::domain::{After, JobNo, Reason, WatchId};
-use ringback::store::{Page, Place, Prune, StoreError, WatchFilter};
+use ringback::domain::{After, EndingKind, JobNo, Reason, WatchId};
+use ringback::store::{Page, Place, Prune, Record, StoreError, WatchFilter};
 
-use super::{House, START, at, file, open};
+use super::{House, START, at, attempt, ended, file, observed, open, sends};
 
 #[tokio::test]
 async fn ids_go_on_in_order_after_a_restart_with_the_clock_set_back() {
@@ -81,7 +81,7 @@ async fn a_second_process_on_the_same_file_is_refused_with_a_sentence() {
     drop(open(&place, START).expect("free again"));
 }
 
-// SQLite only: it writes into the file.
+// Once: it writes into the file.
 #[tokio::test]
 async fn a_file_of_a_newer_version_is_refused_and_left_alone() {
     let (_folder, place) = House::new().await.close().await;
@@ -95,6 +95,34 @@ async fn a_file_of_a_newer_version_is_refused_and_left_alone() {
     assert_eq!(version, 999);
 }
 
+#[tokio::test]
+async fn what_is_written_again_changes_nothing() {
+    let house = House::new().await;
+    let watch = house.register(house.follower("job_1")).await;
+    let observation = observed(watch.job_no, 0, 10, at(5));
+    for _ in 0..2 {
+        house.store.observe(observation.clone()).await.expect("taken");
+    }
+    assert_eq!(house.events().await.len(), 2, "processing and progress, once each");
+    house.store.observe(observed(watch.job_no, 0, 20, at(15))).await.expect("taken");
+    assert_eq!(house.events().await.len(), 3);
+    let end = ended(watch.job_no, 0, EndingKind::Completed, at(60));
+    sends(&house.store);
+    for _ in 0..2 {
+        house.store.end(end.clone()).await.expect("ended");
+    }
+    assert_eq!(house.events().await.len(), 4);
+    let [send] = &sends(&house.store)[..] else { panic!("one delivery") };
+    let after = After::Failed(Reason::Gone);
+    let record =
+        Record { app: house.app, delivery: send.id, by_hand: false, before: 0, attempt: attempt(), after };
+    for _ in 0..2 {
+        house.store.record(record.clone()).await.expect("recorded");
+        let (delivery, attempts) = house.shown_delivery(send.id).await;
+        assert_eq!((attempts.len(), delivery.reason), (1, Some(Reason::Gone)));
+    }
+}
+
 /// Tells this test, when it runs itself again, where its small disk is.
 const SMALL_DISK: &str = "RINGBACK_TEST_SMALL_DISK";
 
@@ -104,6 +132,7 @@ fn variable(name: &str) -> Option<std::ffi::OsString> {
 }
 
 /// A file system of 1 MiB for this test alone: it runs itself again where it may mount one.
+// Once: the disk is that of the file.
 #[test]
 fn while_the_disk_is_full_writes_are_refused_and_afterwards_taken_again() {
     if let Some(disk) = variable(SMALL_DISK) {
@@ -167,6 +196,7 @@ async fn on_a_small_disk(disk: &std::path::Path) {
 }
 
 crate::postgres::on_postgres_too! {
+    what_is_written_again_changes_nothing,
     ids_go_on_in_order_after_a_restart_with_the_clock_set_back,
     the_app_and_its_key_are_made_once,
     a_read_after_an_answer_sees_what_was_answered,

@@ -1,0 +1,239 @@
+//! A PostgreSQL server of the tests' own, made from the programs that are found.
+//!
+//! It runs for as long as we do, and goes with us however we end: a shell stands between the two,
+//! whose standard input ends with us. It is as durable as any: `fsync` is on.
+
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use ringback::domain::Timestamp;
+use ringback::store::{Opening, Place, Store};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+/// The folder of `initdb` and `postgres`, the newest that is new enough.
+pub fn programs() -> Option<PathBuf> {
+    let in_path = path();
+    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let installed = installed.map(|version| version.path().join("bin"));
+    let folders = std::env::split_paths(&in_path).chain(installed);
+    let known = folders.filter_map(|folder| Some((version(&folder)?, folder)));
+    known.filter(|(version, _)| *version >= 14).max_by_key(|(version, _)| *version).map(|(_, folder)| folder)
+}
+
+#[expect(clippy::disallowed_methods, reason = "where programs are found")]
+fn path() -> std::ffi::OsString {
+    std::env::var_os("PATH").unwrap_or_default()
+}
+
+/// `postgres (PostgreSQL) 15.18 (Debian …)`
+fn version(folder: &Path) -> Option<u32> {
+    // Debian keeps `initdb` out of PATH, and a link to `postgres` may stand alone.
+    let folder = folder.join("initdb").canonicalize().ok()?.parent()?.to_owned();
+    let said = Command::new(folder.join("postgres")).arg("--version").output().ok()?;
+    let said = String::from_utf8(said.stdout).ok()?;
+    said.split_whitespace().nth(2)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// Who may run it: not root.
+fn user() -> Option<(u32, u32)> {
+    if std::fs::metadata("/proc/self").ok()?.uid() != 0 {
+        return None;
+    }
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    let find = |name: &str| {
+        let line = users.lines().find(|line| line.split(':').next() == Some(name))?;
+        let fields: Vec<&str> = line.split(':').collect();
+        Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?))
+    };
+    find("postgres").or_else(|| find("nobody"))
+}
+
+/// A server in a folder of its own, that nobody else can reach.
+#[derive(Debug)]
+pub struct Server {
+    programs: PathBuf,
+    folder: PathBuf,
+    keeper: Child,
+    template: OnceLock<()>,
+    made: AtomicU32,
+}
+
+/// Runs the server until its standard input ends, then takes everything away.
+const KEEPER: &str = r#"
+"$1/postgres" -D "$2/data" -k "$2" -c listen_addresses= -c max_connections=200 -c shared_buffers=32MB \
+  -c wal_level=minimal -c max_wal_senders=0 -c full_page_writes=off -c log_min_messages=warning \
+  -c max_prepared_transactions=0 </dev/null >>"$2/log" 2>&1 &
+server=$!
+read -r line
+# The first is for one so young that it ignores the second.
+kill -TERM $server
+kill -QUIT $server
+wait $server
+if [ "$line" != leave ]; then rm -rf "$2"; fi
+"#;
+
+impl Server {
+    /// Makes a server in a folder of its own below this one, and starts it.
+    pub fn start(programs: &Path, below: &Path) -> Self {
+        let programs = programs.join("initdb").canonicalize().unwrap().parent().unwrap().to_owned();
+        let folder = tempfile::Builder::new()
+            .prefix("ringback-pg-")
+            .tempdir_in(below)
+            .unwrap()
+            .keep()
+            .canonicalize()
+            .unwrap();
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let mut initdb = Command::new(programs.join("initdb"));
+        initdb.args(["--no-sync", "-A", "trust", "-U", "ringback", "-E", "UTF8", "--locale=C", "-D"]);
+        initdb.arg(folder.join("data")).current_dir(&folder).stdin(Stdio::null());
+        if let Some((uid, gid)) = user() {
+            chown(&folder, Some(uid), Some(gid)).unwrap();
+            initdb.uid(uid).gid(gid);
+        }
+        let made = initdb.output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let keeper = Self::keep(&programs, &folder);
+        let (template, made) = (OnceLock::new(), AtomicU32::new(0));
+        let server = Self { programs, folder, keeper, template, made };
+        server.answers();
+        server
+    }
+
+    fn keep(programs: &Path, folder: &Path) -> Child {
+        let mut keeper = Command::new("sh");
+        keeper.args(["-c", KEEPER, "keeper"]).arg(programs).arg(folder);
+        keeper.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Not killed with us by a Ctrl-C: it has to clean up.
+        keeper.process_group(0);
+        if let Some((uid, gid)) = user() {
+            keeper.uid(uid).gid(gid);
+        }
+        keeper.spawn().unwrap()
+    }
+
+    /// Returns when it takes connections.
+    fn answers(&self) {
+        let url = self.url("postgres");
+        let answers = apart(async move {
+            for _ in 0..2_000 {
+                if connect(&url).await.is_ok() {
+                    return true;
+                }
+                nap().await;
+            }
+            false
+        });
+        let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        assert!(answers, "the server does not start:\n{}", log());
+    }
+
+    /// Takes it away from one moment to the next: nothing that is under way is finished.
+    pub fn kill(&mut self) {
+        let mut stdin = self.keeper.stdin.take().expect("it runs");
+        stdin.write_all(b"leave\n").unwrap();
+        drop(stdin);
+        self.keeper.wait().unwrap();
+    }
+
+    /// Starts it again on what it has written.
+    pub fn restart(&mut self) {
+        self.keeper = Self::keep(&self.programs, &self.folder);
+        self.answers();
+    }
+
+    /// Where a database of it is.
+    pub fn url(&self, name: &str) -> String {
+        let folder = self.folder.to_str().unwrap().replace('/', "%2F");
+        format!("postgres://ringback@{folder}/{name}")
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join(".s.PGSQL.5432")
+    }
+
+    /// Makes a database that no other test has, with everything in it that a new one has.
+    pub fn database(&self) -> String {
+        let name = self.name();
+        self.template.get_or_init(|| {
+            self.ask("postgres", "create database template_ringback");
+            let place = Place::Server(self.url("template_ringback"));
+            let now = Timestamp::from_millis(0);
+            let public_url = "https://ringback.example.com".to_owned();
+            let opening = Opening { place, public_url, now };
+            let (store, writer) = Store::open(opening).expect("the store opens");
+            drop(store);
+            writer.join();
+            // A reader of it may not have gone yet.
+            self.ask("template_ringback", "delete from shards; delete from nodes");
+        });
+        self.ask("postgres", &format!("create database {name} template template_ringback"));
+        name
+    }
+
+    /// Makes an empty database.
+    pub fn empty(&self) -> String {
+        let name = self.name();
+        self.ask("postgres", &format!("create database {name}"));
+        name
+    }
+
+    fn name(&self) -> String {
+        format!("test_{}", self.made.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Runs statements in a database, and says what the first row of the last one begins with.
+    pub fn ask(&self, database: &str, sql: &str) -> Option<String> {
+        let (url, sql) = (self.url(database), sql.to_owned());
+        apart(async move {
+            for _ in 0..200 {
+                let (client, driven) = connect(&url).await.expect("a connection");
+                let answer = client.simple_query(&sql).await;
+                drop(client);
+                driven.await.unwrap();
+                match answer {
+                    Ok(rows) => {
+                        return rows.into_iter().rev().find_map(|message| {
+                            let SimpleQueryMessage::Row(row) = message else { return None };
+                            row.get(0).map(str::to_owned)
+                        });
+                    }
+                    // Somebody is on his way out of the template.
+                    Err(error) if error.code().is_some_and(|code| code.code() == "55006") => nap().await,
+                    Err(error) => panic!("{sql}: {error:?}"),
+                }
+            }
+            panic!("{sql}: always in use")
+        })
+    }
+}
+
+/// Runs `work` on a thread of its own: this one may drive a runtime.
+fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let thread = std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(work)
+    });
+    thread.join().unwrap()
+}
+
+/// Between two looks at a server that starts.
+#[expect(clippy::disallowed_methods, reason = "a server has no clock that a test could move")]
+async fn nap() {
+    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+}
+
+/// A connection of the test's own.
+pub async fn connect(url: &str) -> Result<(Client, tokio::task::JoinHandle<()>), tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    let driven = tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok((client, driven))
+}

@@ -1,0 +1,130 @@
+//! A server that is lost: in a commit, between two, and for long.
+
+use ringback::domain::{After, Plan};
+use ringback::store::{Record, Registered, StoreError, WatchFilter};
+
+use super::{House, START, asked, at, attempt, plans};
+use crate::harness::guarded;
+use crate::line::{Cut, Proxy};
+use crate::postgres::shared;
+use ringback::store::Place;
+
+/// A store at the end of a line that can be cut; `None` where there is no server.
+async fn house(test: &str) -> Option<(House, Proxy)> {
+    let server = shared(test)?;
+    let proxy = Proxy::start(server.socket());
+    let place = Place::Server(proxy.url(&server.database()));
+    let folder = tempfile::tempdir().expect("a folder");
+    Some((House::at(folder, place, START).await, proxy))
+}
+
+async fn watches(house: &House) -> usize {
+    house.store.watches(house.app, WatchFilter::default(), 10).await.expect("read").len()
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_was_lost_is_found_to_have_happened_and_is_told() {
+    let Some((house, proxy)) = house("a commit whose answer was lost").await else { return };
+    proxy.cut(Cut::After, false);
+    let answer = house.store.register(asked(house.watch("job_1"), None)).await;
+    assert!(proxy.was_cut());
+    assert!(matches!(answer, Ok(Registered::New(_))), "{answer:?}");
+    assert!(matches!(plans(&house.store)[..], [Plan::Watch(_)]));
+    assert!(!house.store.refusing());
+    assert_eq!(watches(&house).await, 1);
+    house.register(house.watch("job_2")).await;
+    assert_eq!(watches(&house).await, 2);
+}
+
+#[tokio::test]
+async fn a_commit_that_never_arrived_is_found_not_to_have_happened() {
+    let Some((house, proxy)) = house("a commit that never arrived").await else { return };
+    proxy.cut(Cut::Before, false);
+    let answer = house.store.register(asked(house.watch("job_1"), None)).await;
+    assert!(proxy.was_cut());
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    assert!(plans(&house.store).is_empty());
+    assert!(house.store.refusing(), "until a commit succeeds");
+    assert_eq!(watches(&house).await, 0);
+    house.register(house.watch("job_1")).await;
+    assert!(!house.store.refusing());
+    assert_eq!(watches(&house).await, 1);
+}
+
+#[tokio::test]
+async fn while_nobody_knows_of_a_commit_nothing_else_is_written_and_then_it_is_told_first() {
+    let Some((house, proxy)) = house("a commit of which nobody knows").await else { return };
+    proxy.cut(Cut::After, true);
+    let watch = house.watch("job_1");
+    let answer = house.store.register(asked(watch.clone(), None)).await;
+    assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
+    assert!(house.store.refusing() && plans(&house.store).is_empty());
+    let answer = house.store.register(asked(house.watch("job_2"), None)).await;
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    assert!(house.store.answers().await.is_err(), "readers are lost, too");
+    proxy.open();
+    guarded("the server", async { while house.store.probe().await.is_err() {} }).await;
+    let told = plans(&house.store);
+    let [Plan::Watch(facts)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(facts.name.job_id, "job_1");
+    assert_eq!(watches(&house).await, 1);
+    assert!(!house.store.refusing());
+}
+
+#[tokio::test]
+async fn an_attempt_written_again_after_a_commit_that_did_happen_is_one_attempt() {
+    let Some((house, proxy)) = house("an attempt written again").await else { return };
+    let send = house.delivery("job_1").await;
+    let after = After::Again { step: 1, due_at: at(100) };
+    let record =
+        Record { app: house.app, delivery: send.id, by_hand: false, before: 0, attempt: attempt(), after };
+    proxy.cut(Cut::After, true);
+    let answer = house.store.record(record.clone()).await;
+    assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
+    proxy.open();
+    guarded("the record", async { while house.store.record(record.clone()).await.is_err() {} }).await;
+    let (delivery, attempts) = house.shown_delivery(send.id).await;
+    assert_eq!(attempts.len(), 1);
+    assert_eq!(delivery.next_attempt_at, Some(at(100)));
+}
+
+#[tokio::test]
+async fn a_connection_that_was_lost_between_two_writes_is_made_again_unnoticed() {
+    let Some((house, proxy)) = house("a connection that was lost").await else { return };
+    for n in 0..5 {
+        proxy.shake();
+        // The readers', too.
+        assert_eq!(watches(&house).await, n);
+        house.register(house.watch("job_1")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_missed_at_once_and_found_again_without_being_asked() {
+    let Some((house, proxy)) = house("a server that is away").await else { return };
+    assert!(!house.store.refusing());
+    proxy.close();
+    guarded("the loss", async {
+        while !house.store.refusing() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let answer = house.store.register(asked(house.watch("job_1"), None)).await;
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    proxy.open();
+    guarded("the server", async { while house.store.probe().await.is_err() {} }).await;
+    assert!(!house.store.refusing());
+}
+
+#[tokio::test]
+async fn a_session_that_the_server_still_believes_in_is_ended_for_its_lock() {
+    let Some((house, proxy)) = house("a session that lingers").await else { return };
+    proxy.say_nothing();
+    for n in 0..2 {
+        proxy.shake();
+        guarded("the lock", async { while house.store.probe().await.is_err() {} }).await;
+        house.register(house.watch("job_1")).await;
+        assert_eq!(watches(&house).await, n + 1);
+    }
+}

@@ -7,6 +7,7 @@
 
 mod admin;
 mod amend;
+mod apps;
 mod asked;
 mod batch;
 mod cursor;
@@ -14,6 +15,7 @@ mod deliveries;
 mod events;
 mod fields;
 mod follow;
+mod keys;
 mod openapi;
 mod problem;
 mod providers;
@@ -27,7 +29,7 @@ mod watches;
 pub use follow::STREAMS_MAX;
 pub use openapi::document;
 pub use request::UnderWay;
-pub use serve::serve;
+pub use serve::{serve, serve_metrics};
 
 use std::collections::HashSet;
 use std::fmt;
@@ -38,7 +40,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{MethodFilter, MethodRouter, get, on};
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, watch};
 
@@ -47,8 +49,9 @@ use crate::channels::Channels;
 use crate::clock::Clock;
 use crate::domain::{AppNo, JobNo, Looks, ProviderState};
 use crate::egress::Egress;
+use crate::meters::Load;
 use crate::providers::Providers;
-use crate::store::{Replay, Store};
+use crate::store::{Replay, Scope, Store};
 
 /// How many may wait for the end of a watch: a quarter of the connections. A client that has gone away
 /// is not noticed before its wait is over, and those who do not wait are to find a place.
@@ -57,6 +60,9 @@ pub const WAITS_MAX: usize = 1_024;
 /// How many batches are read and registered at a time: each may hold a body of 8 MiB, and about as much
 /// again of what was read from it.
 pub const BATCHES_MAX: usize = 8;
+/// How many clients may be connected; the next wait in the listener's backlog. Each may hold a body
+/// of 256 KiB.
+pub const CONNECTIONS_MAX: usize = 4_096;
 
 /// What a handler returns.
 type Answer = Result<Response, Problem>;
@@ -75,8 +81,10 @@ pub struct Api {
     pub providers: Providers,
     /// Those of them that have a key.
     pub with_credential: HashSet<String>,
-    /// SHA-256 of the configured admin key, and its app.
-    pub bootstrap: Option<([u8; 32], AppNo)>,
+    /// SHA-256 of the configured admin key.
+    pub bootstrap: Option<[u8; 32]>,
+    /// The app whose admins manage the tenants.
+    pub operator: AppNo,
     /// What the process that looks knows of its looks at a job.
     pub looks: Box<dyn Fn(JobNo) -> Option<Looks> + Send + Sync>,
     /// How the process that looks finds each provider.
@@ -93,6 +101,12 @@ pub struct Api {
     pub batches: Semaphore,
     /// Places for those who follow the feed.
     pub streams: Arc<Semaphore>,
+    /// Places for connections.
+    pub places: Arc<Semaphore>,
+    /// What those who look and those who send have in hand.
+    pub load: Box<dyn Fn() -> Load + Send + Sync>,
+    /// Whether `/metrics` is here, and not on a listener of its own.
+    pub with_metrics: bool,
 }
 
 impl fmt::Debug for Api {
@@ -112,31 +126,102 @@ impl Api {
     }
 }
 
-/// The routes.
+/// It may have a listener of its own.
+const METRICS: &str = "/metrics";
+
+/// One thing that can be asked for.
+pub struct Route {
+    /// The method.
+    pub method: &'static str,
+    /// The path, with `{id}` where a name stands.
+    pub path: &'static str,
+    /// What a key must be allowed; `None`: no key is needed.
+    pub scope: Option<Scope>,
+    handler: fn() -> MethodRouter<Arc<Api>>,
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path)
+    }
+}
+
+macro_rules! routes {
+    ($($method:ident $path:literal $scope:ident $handler:path;)*) => {
+        /// Everything that can be asked for: the router is made of it, and the tests of who may what
+        /// go through it. The scope says what the handler asks of its caller; a test compares.
+        pub const ROUTES: &[Route] = &[$(
+            Route {
+                method: stringify!($method),
+                path: $path,
+                scope: scope!($scope),
+                handler: || on(MethodFilter::$method, $handler),
+            },
+        )*];
+    };
+}
+
+macro_rules! scope {
+    (none) => {
+        None
+    };
+    ($scope:ident) => {
+        Some(Scope::$scope)
+    };
+}
+
+routes! {
+    POST "/v1/watches" Write watches::create;
+    GET "/v1/watches" Read watches::list;
+    POST "/v1/watches/batch" Write batch::create;
+    GET "/v1/watches/{id}" Read watches::show;
+    PATCH "/v1/watches/{id}" Write amend::amend;
+    DELETE "/v1/watches/{id}" Write watches::stop;
+    POST "/v1/watches/{id}/poll" Write watches::poll;
+    GET "/v1/watches/{id}/story" Read watches::story;
+    GET "/v1/events" Read events::list;
+    GET "/v1/events/stream" Read follow::stream;
+    GET "/v1/events/{id}" Read events::show;
+    GET "/v1/deliveries" Read deliveries::list;
+    POST "/v1/deliveries/retry" Write deliveries::retry_many;
+    GET "/v1/deliveries/{id}" Read deliveries::show;
+    POST "/v1/deliveries/{id}/retry" Write deliveries::retry;
+    GET "/v1/providers" Read providers::list;
+    GET "/v1/signing-secret" Admin admin::signing_secret;
+    POST "/v1/signing-secret/rotate" Admin admin::rotate;
+    GET "/v1/apps" Admin apps::list;
+    POST "/v1/apps" Admin apps::create;
+    GET "/v1/apps/{id}" Admin apps::show;
+    GET "/v1/keys" Admin keys::list;
+    POST "/v1/keys" Admin keys::create;
+    GET "/v1/keys/{id}" Admin keys::show;
+    DELETE "/v1/keys/{id}" Admin keys::revoke;
+    GET "/healthz" none admin::healthz;
+    GET "/readyz" none admin::readyz;
+    GET "/metrics" none admin::metrics;
+    GET "/openapi.json" none openapi::openapi;
+    GET "/docs" none openapi::docs;
+}
+
 fn router(api: Arc<Api>) -> Router {
-    Router::new()
-        .route("/v1/watches", post(watches::create).get(watches::list))
-        .route("/v1/watches/batch", post(batch::create))
-        .route("/v1/watches/{id}", get(watches::show).patch(amend::amend).delete(watches::stop))
-        .route("/v1/watches/{id}/poll", post(watches::poll))
-        .route("/v1/watches/{id}/story", get(watches::story))
-        .route("/v1/events", get(events::list))
-        .route("/v1/events/stream", get(follow::stream))
-        .route("/v1/events/{id}", get(events::show))
-        .route("/v1/deliveries", get(deliveries::list))
-        .route("/v1/deliveries/retry", post(deliveries::retry_many))
-        .route("/v1/deliveries/{id}", get(deliveries::show))
-        .route("/v1/deliveries/{id}/retry", post(deliveries::retry))
-        .route("/v1/providers", get(providers::list))
-        .route("/v1/signing-secret", get(admin::signing_secret))
-        .route("/healthz", get(admin::healthz))
-        .route("/readyz", get(admin::readyz))
-        .route("/openapi.json", get(openapi::openapi))
-        .route("/docs", get(openapi::docs))
+    let with_metrics = api.with_metrics;
+    let here = ROUTES.iter().filter(|one| with_metrics || one.path != METRICS);
+    let router = here.fold(Router::new(), |router, one| router.route(one.path, (one.handler)()));
+    finish(router, api)
+}
+
+/// The routes of a listener for metrics alone.
+fn metrics_router(api: Arc<Api>) -> Router {
+    finish(Router::new().route(METRICS, get(admin::metrics)), api)
+}
+
+fn finish(router: Router<Arc<Api>>, api: Arc<Api>) -> Router {
+    router
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
         })
+        .layer(axum::middleware::from_fn(serve::name_the_route))
         .with_state(api)
 }
 
@@ -148,12 +233,26 @@ fn reply(status: StatusCode, body: Vec<u8>) -> Response {
     response
 }
 
+/// The answer to what was made, with where it is.
+fn created(location: &str, body: Vec<u8>) -> Response {
+    let mut response = reply(StatusCode::CREATED, body);
+    if let Ok(location) = location.parse() {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
 /// The answer to a write that was made before, under the same `Idempotency-Key`.
 fn replayed(replay: Replay) -> Answer {
     match replay {
         Replay::Different => {
             Err(Problem::fault("Idempotency-Key", "was used for another body; a key belongs to one request"))
         }
+        Replay::Anothers => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "this Idempotency-Key was used with another API key, and the answer holds a secret: only that \
+             key gets it again",
+        )),
         Replay::Answer { status, location, body } => {
             let mut response = reply(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), body);
             let headers = response.headers_mut();

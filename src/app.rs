@@ -16,34 +16,34 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use rustls::pki_types::CertificateDer;
-use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::api::{self, Api, BATCHES_MAX, STREAMS_MAX, UnderWay, WAITS_MAX};
+use crate::api::{self, Api, BATCHES_MAX, CONNECTIONS_MAX, STREAMS_MAX, UnderWay, WAITS_MAX};
 use crate::channels::Channels;
 use crate::channels::email::{Login, Mailer, Security, Server};
 use crate::channels::slack::Bot;
 use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
-use crate::config::{Config, Database, ProviderConfig, Rate, SmtpSecurity};
+use crate::config::{Config, Database, EncryptionKey, ProviderConfig, Rate, SmtpSecurity};
 use crate::deliveries::{self, Deliverer};
-use crate::domain::{MailPattern, Pulse, RetryPolicy, Timestamp, random};
+use crate::domain::{AppNo, MailPattern, Masked, Pulse, RetryPolicy, Timestamp};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
+use crate::meters::Load;
 pub use crate::poller::Provider;
 use crate::poller::{Bounds, Limits, Poller};
 use crate::providers::{Definition, Providers};
-use crate::store::{Found, Opening, Place, Prune, Store, Writer};
-
-/// The one app that there is until somebody makes another.
-const DEFAULT_APP: &str = "default";
+use crate::store::{Found, Keyring, Opening, Place, Prune, Store, Writer};
+use crate::tenants::{DEFAULT_APP, hash_key, make_key};
+use crate::traces::{Collector, Exporter};
 
 /// How often what is older than the retention is forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+
+/// How often it is written when keys were last used.
+const USES_EVERY: Duration = Duration::from_secs(60);
 
 /// What the app takes from outside itself.
 pub struct Surroundings {
@@ -75,6 +75,8 @@ pub struct FirstStart {
 #[derive(Debug)]
 pub struct App {
     listener: TcpListener,
+    metrics: Option<TcpListener>,
+    exporter: Option<Exporter>,
     api: Arc<Api>,
     poller: Arc<Poller>,
     looks_ended: mpsc::Receiver<()>,
@@ -108,13 +110,16 @@ impl App {
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("{} cannot be listened on; is it taken?", config.listen))?;
-        let place = match &config.database {
-            Database::Sqlite(path) => Place::File(path.clone()),
-            Database::Postgres(url) => Place::Server(url.reveal().to_owned()),
-        };
-        let (store, writer) =
-            Store::open(Opening { place, public_url: config.public_url.clone(), now: clock.now() })?;
-        let (bootstrap, first_start) = found(&store, &config, clock.now()).await?;
+        let metrics =
+            match config.metrics_listen {
+                None => None,
+                Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+                    format!("metrics_listen {address} cannot be listened on; is it taken?")
+                })?),
+            };
+        let (store, writer) = open_store(&config, clock.now())?;
+        let exporter = exporter(&config, &store, &egress, &clock)?;
+        let (operator, first_start) = found(&store, &config, clock.now()).await?;
 
         let with_credential: HashSet<String> = configured
             .iter()
@@ -141,7 +146,8 @@ impl App {
             clock: clock.clone(),
             providers: definitions,
             with_credential,
-            bootstrap,
+            bootstrap: config.api_key.as_ref().map(|key| hash_key(key.reveal())),
+            operator,
             looks: Box::new(move |job| looks.looks(job)),
             states: Box::new(move || states.providers()),
             draining: is_draining,
@@ -150,9 +156,14 @@ impl App {
             waits: Semaphore::new(WAITS_MAX),
             batches: Semaphore::new(BATCHES_MAX),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            load: load_of(&poller, &deliverer),
+            with_metrics: metrics.is_none(),
         });
         Ok(Self {
             listener,
+            metrics,
+            exporter,
             api,
             poller,
             looks_ended,
@@ -172,6 +183,11 @@ impl App {
     /// Where it listens.
     pub fn address(&self) -> Result<SocketAddr> {
         Ok(self.listener.local_addr()?)
+    }
+
+    /// Where the metrics are, if not there.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref()?.local_addr().ok()
     }
 
     /// What was made on this start, and is shown once.
@@ -199,32 +215,52 @@ impl App {
 
     /// Makes the plans, and looks, sends and serves until `stop` returns.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let Self { listener, api, poller, mut looks_ended, deliverer, mut sends_ended, .. } = self;
+        let Self {
+            listener,
+            metrics,
+            exporter,
+            api,
+            poller,
+            mut looks_ended,
+            deliverer,
+            mut sends_ended,
+            ..
+        } = self;
         let Self { store, writer, clock, draining, planned, retention, grace, .. } = self;
         poller.load().await.context("the plans cannot be made")?;
         deliverer.load().await.context("the waiting deliveries cannot be found")?;
         planned.store(true, Ordering::Release);
         tracing::info!(jobs = poller.planned(), "ready");
 
+        let (no_more_spans, closing) = watch::channel(false);
+        let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(closing)));
+        let scraped = metrics
+            .map(|metrics| tokio::spawn(api::serve_metrics(metrics, Arc::clone(&api), draining.subscribe())));
         let server = tokio::spawn(api::serve(listener, api, draining.subscribe()));
         {
             let mut looking = std::pin::pin!(look(&poller, &clock));
             let mut sending = std::pin::pin!(send(&deliverer, &clock));
             let mut forgetting = std::pin::pin!(forget(&store, &clock, retention));
+            let mut noting = std::pin::pin!(note_uses(&store, &clock));
             let mut stop = std::pin::pin!(stop);
             tokio::select! {
                 () = &mut stop => {}
                 never = &mut looking => match never {},
                 never = &mut sending => match never {},
                 never = &mut forgetting => match never {},
+                never = &mut noting => match never {},
             }
         }
         tracing::info!("stopping: what is in flight is finished");
         draining.send_replace(true);
         // Each ends when its last task has let go of it.
         drop((poller, deliverer, store));
+        let stopping = clock.stopwatch();
         let drained = clock.timeout(grace, async {
             let _ = server.await;
+            if let Some(scraped) = scraped {
+                let _ = scraped.await;
+            }
             let _ = looks_ended.recv().await;
             let _ = sends_ended.recv().await;
         });
@@ -232,8 +268,25 @@ impl App {
             tracing::warn!("what is still in flight is cut off; the next start takes it up");
             return Ok(());
         }
-        tokio::task::spawn_blocking(|| writer.join()).await.context("the database was not closed in order")
+        tokio::task::spawn_blocking(|| writer.join())
+            .await
+            .context("the database was not closed in order")?;
+        no_more_spans.send_replace(true);
+        if let Some(exporting) = exporting {
+            clock.timeout(grace.saturating_sub(stopping.elapsed()), exporting).await;
+        }
+        Ok(())
     }
+}
+
+/// What is in hand, read when somebody asks. Weak: what the drain waits for is not to be held up.
+fn load_of(poller: &Arc<Poller>, deliverer: &Arc<Deliverer>) -> Box<dyn Fn() -> Load + Send + Sync> {
+    let (poller, deliverer) = (Arc::downgrade(poller), Arc::downgrade(deliverer));
+    Box::new(move || {
+        let looking = poller.upgrade().map(|poller| poller.load_now()).unwrap_or_default();
+        let sending = deliverer.upgrade().map(|deliverer| deliverer.load_now()).unwrap_or_default();
+        Load { in_hand: sending.in_hand, in_flight: sending.in_flight, ..looking }
+    })
 }
 
 enum Never {}
@@ -275,11 +328,37 @@ async fn forget(store: &Store, clock: &Clock, (events, watches): (Duration, Dura
     }
 }
 
+async fn note_uses(store: &Store, clock: &Clock) -> Never {
+    loop {
+        clock.sleep(USES_EVERY).await;
+        if let Err(error) = store.write_uses().await {
+            tracing::warn!(%error, "it could not be written when keys were last used");
+        }
+    }
+}
+
 async fn reached(clock: &Clock, at: Option<Timestamp>) {
     match at {
         Some(at) => clock.sleep_until(at).await,
         None => std::future::pending().await,
     }
+}
+
+/// Where there is a collector, what brings spans to it; the store's tracer takes them.
+fn exporter(config: &Config, store: &Store, egress: &Arc<Egress>, clock: &Clock) -> Result<Option<Exporter>> {
+    let telemetry = &config.telemetry;
+    let Some(endpoint) = telemetry.otlp_endpoint.clone() else { return Ok(None) };
+    let headers = telemetry.otlp_headers.iter();
+    let collector = Collector {
+        endpoint,
+        headers: headers.map(|(name, value)| (name.clone(), value.reveal().to_owned())).collect(),
+        service_name: telemetry.service_name.clone(),
+    };
+    let (egress, meters) = (Arc::clone(egress), Arc::clone(store.meters()));
+    let (tracer, exporter) =
+        Exporter::new(collector, egress, clock.clone(), meters).context("[telemetry] otlp_endpoint")?;
+    store.trace_with(tracer);
+    Ok(Some(exporter))
 }
 
 /// Mail, where a mail server is configured.
@@ -309,6 +388,16 @@ fn mailer(config: &Config) -> Option<Mailer> {
 fn bot(config: &Config) -> Option<Bot> {
     let token = config.slack.bot_token.as_ref()?.reveal().to_owned();
     Some(Bot { token, api_url: config.slack.api_url.clone() })
+}
+
+/// Opens the database that is configured, and takes it for this process.
+pub fn open_store(config: &Config, now: Timestamp) -> Result<(Store, Writer)> {
+    let place = match &config.database {
+        Database::Sqlite(path) => Place::File(path.clone()),
+        Database::Postgres(url) => Place::Server(url.reveal().to_owned()),
+    };
+    let keyring = Keyring::new(config.encryption_keys.iter().map(EncryptionKey::reveal));
+    Store::open(Opening { place, keyring, public_url: config.public_url.clone(), now })
 }
 
 /// What can be watched: the embedded definitions and the operator's, and nothing configured beside.
@@ -374,37 +463,25 @@ fn provider(definition: &Arc<Definition>, own: &ProviderConfig) -> Result<Provid
 }
 
 /// The default app with its secret, and the admin key: the configured one, or one that is made now.
-async fn found(
-    store: &Store,
-    config: &Config,
-    now: Timestamp,
-) -> Result<(Option<([u8; 32], crate::domain::AppNo)>, FirstStart)> {
-    let hash = |key: &str| -> [u8; 32] { Sha256::digest(key.as_bytes()).into() };
+async fn found(store: &Store, config: &Config, now: Timestamp) -> Result<(AppNo, FirstStart)> {
     let new_key = config.api_key.is_none().then(make_key);
     let founded = store
         .found(Found {
             name: DEFAULT_APP.to_owned(),
-            signing_secret: Secret::generate().expose(),
-            key_hash: new_key.as_deref().map(hash),
+            signing_secret: Masked::new(Secret::generate().expose()),
+            key_hash: new_key.as_ref().map(|key| hash_key(key.reveal())),
             now,
         })
         .await?;
     if let Some(secret) = &config.signing_secret {
-        store.override_signing_secret(founded.app.no, secret.reveal().to_owned());
+        store.override_signing_secret(founded.app.no, secret.clone());
     }
     let shown = founded.new_app && config.signing_secret.is_none();
     let first_start = FirstStart {
-        admin_key: new_key.filter(|_| founded.new_key),
-        signing_secret: shown.then(|| founded.app.signing_secret.clone()),
+        admin_key: new_key.filter(|_| founded.new_key).map(|key| key.reveal().to_owned()),
+        signing_secret: shown.then(|| founded.app.signing_secret.reveal().to_owned()),
     };
-    let bootstrap = config.api_key.as_ref().map(|key| (hash(key.reveal()), founded.app.no));
-    Ok((bootstrap, first_start))
-}
-
-fn make_key() -> String {
-    let mut bytes = [0u8; 32];
-    random(&mut bytes);
-    format!("rb_{}", BASE64_URL_SAFE_NO_PAD.encode(bytes))
+    Ok((founded.app.no, first_start))
 }
 
 impl std::fmt::Debug for FirstStart {

@@ -19,6 +19,7 @@ pub mod screen;
 pub mod serve;
 pub mod show;
 pub mod sim;
+pub mod tenants;
 pub mod verify;
 pub mod watch;
 
@@ -230,6 +231,16 @@ mod tests {
         for command in cli.get_subcommands() {
             let about = command.get_about().map(ToString::to_string).unwrap_or_default();
             assert_eq!(contents.matches(&about).count(), 1, "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn the_readme_names_every_command() {
+        let readme = include_str!("../README.md");
+        for (words, _) in leaves(&Cli::command(), "ringback") {
+            let short = words.trim_start_matches("ringback ");
+            let named = [format!("`{words}"), format!("`{short}")].iter().any(|name| readme.contains(name));
+            assert!(named, "{words}");
         }
     }
 

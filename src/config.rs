@@ -22,6 +22,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::domain::Masked;
 pub use access::Access;
 pub use settings::{Setting, table};
 
@@ -38,6 +39,8 @@ const FILE_MAX: u64 = 1024 * 1024;
 pub struct Config {
     /// Where the API listens.
     pub listen: SocketAddr,
+    /// Where the metrics are, if not there.
+    pub metrics_listen: Option<SocketAddr>,
     /// How the outside reaches us: an http(s) URL without a slash at its end.
     pub public_url: String,
     /// Where the facts are kept.
@@ -46,6 +49,8 @@ pub struct Config {
     pub api_key: Option<Masked>,
     /// The signing secret of app `default`, if it is not to be generated.
     pub signing_secret: Option<Masked>,
+    /// The keys that open secrets at rest; the first one seals.
+    pub encryption_keys: Vec<EncryptionKey>,
     /// What is logged, as a filter of `tracing`.
     pub log: String,
     /// How it is logged.
@@ -58,6 +63,8 @@ pub struct Config {
     pub delivery: Delivery,
     /// How long what has ended is kept.
     pub retention: Retention,
+    /// Who is told of traces.
+    pub telemetry: Telemetry,
     /// How mail is sent.
     pub smtp: Smtp,
     /// How Slack is reached without a hook.
@@ -113,6 +120,17 @@ pub struct Retention {
     pub events: Duration,
     /// How long watches are kept after their end.
     pub watches: Duration,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Telemetry {
+    /// The collector's base URL, without a slash at its end; `None`: no traces.
+    pub otlp_endpoint: Option<String>,
+    /// Headers for the collector, mostly a key.
+    pub otlp_headers: Vec<(String, Masked)>,
+    /// What the traces call this service.
+    pub service_name: String,
 }
 
 /// `[smtp]`
@@ -206,29 +224,23 @@ pub enum LogFormat {
     Json,
 }
 
-/// A secret that neither `{:?}` nor `{}` shows.
+/// A key that seals secrets at rest, and is not shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Masked(String);
+pub struct EncryptionKey([u8; 32]);
 
-impl Masked {
-    /// Hides `secret`.
-    pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into())
+impl EncryptionKey {
+    /// Hides `bytes`.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
     }
 
-    /// The secret itself.
-    pub fn reveal(&self) -> &str {
+    /// The key itself.
+    pub fn reveal(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
-impl fmt::Debug for Masked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl fmt::Display for Masked {
+impl fmt::Debug for EncryptionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
@@ -380,16 +392,19 @@ impl Config {
     fn blank() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            metrics_listen: None,
             public_url: String::new(),
             database: Database::Sqlite(PathBuf::new()),
             api_key: None,
             signing_secret: None,
+            encryption_keys: Vec::new(),
             log: String::new(),
             log_format: LogFormat::Text,
             shutdown_grace: Duration::ZERO,
             egress: Egress::default(),
             delivery: Delivery::default(),
             retention: Retention::default(),
+            telemetry: Telemetry::default(),
             smtp: Smtp::default(),
             slack: Slack::default(),
             templates_path: None,

@@ -14,7 +14,7 @@ mod retry;
 mod time;
 
 pub use facts::{
-    App, AppNo, Attempt, Delivery, Destination, Errand, Event, JobFacts, JobNo, NewWatch, Plan,
+    App, AppNo, Attempt, Delivery, Destination, Errand, Event, Finished, JobFacts, JobNo, NewWatch, Plan,
     ProviderState, Pulse, Send, Terms, Watch, Which,
 };
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, random};
@@ -213,6 +213,11 @@ impl EventType {
         }
     }
 
+    /// Whether it says how the provider's job ended.
+    pub fn says_how_the_job_ended(self) -> bool {
+        matches!(self, Self::JobCompleted | Self::JobFailed | Self::JobCancelled)
+    }
+
     const fn bit(self) -> i64 {
         1 << self as u8
     }
@@ -267,6 +272,18 @@ impl EventSet {
 impl FromIterator<EventType> for EventSet {
     fn from_iter<I: IntoIterator<Item = EventType>>(events: I) -> Self {
         Self(events.into_iter().fold(0, |bits, event| bits | event.bit()))
+    }
+}
+
+words! {
+    /// What a key may do: each scope includes the ones before it.
+    Scope {
+        /// See.
+        Read = "read",
+        /// See and register.
+        Write = "write",
+        /// Everything.
+        Admin = "admin",
     }
 }
 
@@ -335,6 +352,34 @@ words! {
         Superseded = "superseded",
         /// The guard forbids the address.
         Refused = "refused",
+    }
+}
+
+/// A secret that neither `{:?}` nor `{}` shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Masked(String);
+
+impl Masked {
+    /// Hides `secret`.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The secret itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Masked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Masked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
     }
 }
 

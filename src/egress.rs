@@ -84,7 +84,8 @@ pub struct Egress {
 
 /// A client for the server of whoever sits at the command line, wherever that is: no guard.
 pub fn unguarded(connect_timeout: Duration) -> anyhow::Result<Client> {
-    let tls = trust::config(Vec::new())?;
+    let mut tls = trust::config(Vec::new())?;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let client = Egress::client().connect_timeout(connect_timeout).tls_backend_preconfigured(tls);
     Ok(client.gzip(true).build()?)
 }

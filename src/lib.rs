@@ -6,11 +6,14 @@ pub mod config;
 
 pub mod clock;
 pub mod domain;
+pub mod meters;
 pub mod telemetry;
+pub mod traces;
 
 pub mod api;
 
 pub mod store;
+pub mod tenants;
 
 pub mod poller;
 pub mod providers;

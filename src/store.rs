@@ -17,16 +17,21 @@ mod endings;
 mod feed;
 mod idempotency;
 mod jobs;
+mod keys;
 mod pen;
 mod postgres;
 mod prune;
+mod reseal;
+mod sealing;
 mod sqlite;
 mod story;
+mod tenants;
 mod watches;
 mod writer;
 
+pub use crate::domain::Scope;
 pub use amend::{Amend, Amended};
-pub use apps::{Found, Founded, Key, Scope};
+pub use apps::{CreateApp, CreatedApp, Found, Founded, Kept, Rotate, Rotated};
 pub use bulk::{ResendMany, ResentMany};
 pub use db::StoreError;
 pub use deliveries::{DeliveryFilter, Page, Paged, Record, Resend, ResendAnswer, Rewind};
@@ -34,8 +39,11 @@ pub use endings::{Ended, Expire, Tell, Told};
 pub use feed::{After, EventFilter};
 pub use idempotency::{Remember, Replay};
 pub use jobs::{LookNow, LookNowAnswer, Observed, OpenEnding, Refresh};
+pub use keys::{CreateKey, CreatedKey, KeyRow, RevokeKey};
 pub use prune::Prune;
+pub use sealing::{AnswerKey, Keyring};
 pub use story::Happening;
+pub use tenants::Key;
 pub use watches::{Register, RegisterMany, Registered, RegisteredMany, Stop, Stopped, WatchFilter};
 
 use std::collections::HashMap;
@@ -43,7 +51,7 @@ use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use anyhow::Context as _;
@@ -54,6 +62,8 @@ use self::db::{Result, Tx};
 use self::pen::{Committed, Pen};
 use self::writer::{Command, Item};
 use crate::domain::{AppNo, Errand, Ids, Plan, Timestamp, WatchId};
+use crate::meters::{Backlog, Meters, Queues};
+use crate::traces::Tracer;
 
 /// How many reads run at a time: two cores' worth, and one for a slow list.
 const READERS: usize = 3;
@@ -82,6 +92,8 @@ impl std::fmt::Debug for Place {
 pub struct Opening {
     /// Where the facts are.
     pub place: Place,
+    /// Seals and opens secrets at rest.
+    pub keyring: Keyring,
     /// How the outside reaches the API.
     pub public_url: String,
     /// When.
@@ -102,7 +114,19 @@ struct Shared {
     plans: Arc<Mailbox<Plan>>,
     errands: Arc<Mailbox<Errand>>,
     /// Small, and looked at with every request and every send.
-    tenants: RwLock<apps::Tenants>,
+    tenants: RwLock<tenants::Tenants>,
+    /// Seals and opens secrets at rest.
+    keyring: Keyring,
+    meters: Arc<Meters>,
+    tracer: OnceLock<Tracer>,
+    /// When the backlog was last counted, and what it was: not at every asking.
+    backlog: tokio::sync::Mutex<Option<(Timestamp, Backlog)>>,
+}
+
+impl Shared {
+    fn tracer(&self) -> &Tracer {
+        self.tracer.get().unwrap_or(&Tracer::OFF)
+    }
 }
 
 /// The handle: cheap to clone, and the writer ends with the last one.
@@ -139,6 +163,11 @@ impl<T> Mailbox<T> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
+    /// How much has arrived.
+    fn len(&self) -> usize {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Takes what has arrived.
     pub fn take(&self) -> Vec<T> {
         std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
@@ -164,7 +193,9 @@ impl Writer {
 impl Store {
     /// Opens the database, takes it for this process, and brings it up to date.
     pub fn open(opening: Opening) -> anyhow::Result<(Self, Writer)> {
+        let keyring = opening.keyring.clone();
         let public_url = opening.public_url.clone();
+        let now = opening.now;
         // A server is waited for, which a thread that drives others may not do.
         let opened = std::thread::scope(|scope| scope.spawn(move || Opened::open(opening)).join());
         let Opened { pen, readers, ids, tenants } =
@@ -178,6 +209,10 @@ impl Store {
             plans: Arc::default(),
             errands: Arc::default(),
             tenants: RwLock::new(tenants),
+            keyring,
+            meters: Arc::new(Meters::new(now)),
+            tracer: OnceLock::new(),
+            backlog: tokio::sync::Mutex::default(),
         });
         let readers =
             Arc::new(Readers { idle: Mutex::new(readers), turns: Arc::new(Semaphore::new(READERS)) });
@@ -202,6 +237,32 @@ impl Store {
     /// For those who send.
     pub fn errands(&self) -> Arc<Mailbox<Errand>> {
         Arc::clone(&self.shared.errands)
+    }
+
+    /// What is counted and measured around these facts.
+    pub fn meters(&self) -> &Arc<Meters> {
+        &self.shared.meters
+    }
+
+    /// From now on spans go there.
+    pub fn trace_with(&self, tracer: Tracer) {
+        // A second one would come too late for those who have asked already.
+        let _ = self.shared.tracer.set(tracer);
+    }
+
+    /// Takes spans of what happens around these facts.
+    pub fn tracer(&self) -> &Tracer {
+        self.shared.tracer()
+    }
+
+    /// How much waits in its queues.
+    pub fn queues(&self) -> Queues {
+        Queues {
+            writer: self.queue.max_capacity() - self.queue.capacity(),
+            plans: self.shared.plans.len(),
+            errands: self.shared.errands.len(),
+            refusing: self.refusing(),
+        }
     }
 
     /// Whether the database took the last write.
@@ -260,12 +321,12 @@ struct Opened {
     pen: Pen,
     readers: Vec<Reader>,
     ids: Ids,
-    tenants: apps::Tenants,
+    tenants: tenants::Tenants,
 }
 
 impl Opened {
     fn open(opening: Opening) -> anyhow::Result<Self> {
-        let Opening { place, now, .. } = opening;
+        let Opening { place, keyring, now, .. } = opening;
         let (mut pen, readers) = match place {
             Place::File(path) => {
                 let pen = sqlite::Pen::open(&path)?;
@@ -280,6 +341,7 @@ impl Opened {
             }
         };
         let readers: anyhow::Result<Vec<Reader>> = readers;
+        reseal::check(&pen.tx(), &keyring)?;
         pen.begin(true)?;
         let node = pen.node();
         let taken = jobs::take_shards(&pen.tx(), node, now);
@@ -288,8 +350,12 @@ impl Opened {
             Committed::Yes => pen.settle_in(incarnation),
             Committed::Unknown => anyhow::bail!("the database was lost on the way; start again"),
         }
+        match reseal::bring_up(&mut pen, &keyring)? {
+            0 => {}
+            rows => tracing::info!(rows, "secrets were sealed with the first encryption key"),
+        }
         let tx = pen.tx();
-        let (ids, tenants) = (Ids::above(watches::greatest_id(&tx)?), apps::Tenants::load(&tx)?);
+        let (ids, tenants) = (Ids::above(watches::greatest_id(&tx)?), tenants::Tenants::load(&tx, &keyring)?);
         Ok(Self { pen, readers: readers?, ids, tenants })
     }
 }

@@ -188,3 +188,10 @@ create table observations (
   progress   bigint,
   primary key (job, at)
 );
+
+-- Which encryption keys something may be sealed with. While one is complete it is the only one, and
+-- nothing is plain.
+create table seals (
+  id       text   not null primary key,          -- of the key: the beginning of its SHA-256
+  complete bigint not null
+);

@@ -1,24 +1,92 @@
-//! The signing secret, and whether the service is alive and able to serve.
+//! The signing secret, whether the service is alive and able to serve, and its metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use serde_json::json;
+use serde_json::value::RawValue;
 
-use super::request::{Caller, Query};
-use super::{Answer, Api, problem::Problem, reply};
-use crate::store::Scope;
+use super::fields::Fields;
+use super::problem::{Faults, Problem};
+use super::request::{Caller, Claim, Held, Query, json_or_nothing};
+use super::{Answer, Api, CONNECTIONS_MAX, WAITS_MAX, replayed, reply};
+use crate::channels::webhook::Secret;
+use crate::domain::{Masked, Timestamp};
+use crate::meters::Clients;
+use crate::store::{Rotate, Rotated, Scope};
+
+/// The longest grace after a rotation. A receiver that has not changed its secret by then will not.
+const GRACE_MAX: u64 = 30 * 24 * 3600;
+
+/// And if nothing is said.
+const GRACE: u64 = 24 * 3600;
+
+/// A signing secret, and until when the one before it signs, too.
+fn secret_view(secret: &Masked, old_until: Option<Timestamp>) -> Vec<u8> {
+    let previous = old_until.map(|until| json!({ "expiresAt": until }));
+    json!({ "secret": secret.reveal(), "previous": previous }).to_string().into_bytes()
+}
 
 /// `GET /v1/signing-secret`
 pub async fn signing_secret(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> Answer {
     let app = caller.may(Scope::Admin)?;
     Query::new(&parts).done()?;
     let app = api.store.app(app).ok_or_else(Problem::not_found)?;
-    Ok(reply(StatusCode::OK, json!({ "secret": app.signing_secret }).to_string().into_bytes()))
+    let old_until = app.old_secret(api.clock.now()).map(|(_, until)| until);
+    Ok(reply(StatusCode::OK, secret_view(&app.signing_secret, old_until)))
+}
+
+/// `POST /v1/signing-secret/rotate`
+pub async fn rotate(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Extension(held): Extension<Held>,
+    parts: Parts,
+) -> Answer {
+    let app = caller.may(Scope::Admin)?;
+    Query::new(&parts).done()?;
+    let text = json_or_nothing(&held, &parts.headers, &api.clock).await?;
+    let claim = Claim::sealed(&api, app, &parts, text.as_bytes())?;
+    if let Some(replay) = Claim::first_answer(claim.as_ref()).await? {
+        return replayed(replay);
+    }
+    let grace = read_grace(&text)?;
+    if api.store.has_configured_secret(app) {
+        let detail =
+            "the signing secret stands in the server's configuration (signing_secret): change it there";
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
+    let (now, secret) = (api.clock.now(), Masked::new(Secret::generate().expose()));
+    let old_until = Some(now.plus(grace)).filter(|until| *until > now);
+    let answer = secret_view(&secret, old_until);
+    let remember = claim.as_ref().map(|claim| (claim.remember(), None, answer.clone()));
+    match api.store.rotate(Rotate { app, signing_secret: secret, grace, remember, now }).await? {
+        Rotated::Done => Ok(reply(StatusCode::OK, answer)),
+        Rotated::Replayed(replay) => replayed(replay),
+    }
+}
+
+fn read_grace(text: &str) -> Result<Duration, Problem> {
+    let mut faults = Faults::default();
+    let raw: &RawValue =
+        serde_json::from_str(if text.is_empty() { "{}" } else { text }).unwrap_or(RawValue::NULL);
+    let mut grace = GRACE;
+    if let Some(mut fields) = Fields::read(raw, "", &mut faults) {
+        if let Some(given) = fields.take("graceSeconds") {
+            match given.get().parse().ok().filter(|seconds| *seconds <= GRACE_MAX) {
+                Some(seconds) => grace = seconds,
+                None => faults.add("/graceSeconds", format!("must be a whole number from 0 to {GRACE_MAX}")),
+            }
+        }
+        fields.done(&mut faults);
+    }
+    faults.check().map(|()| Duration::from_secs(grace))
 }
 
 /// `GET /healthz`: the process answers.
@@ -43,4 +111,20 @@ pub async fn readyz(State(api): State<Arc<Api>>) -> Answer {
         Ok(()) => Ok(reply(StatusCode::OK, json!({ "status": "ready" }).to_string().into_bytes())),
         Err(_) => not("the database does not answer"),
     }
+}
+
+/// `GET /metrics`: what is counted and measured, for Prometheus.
+pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
+    let now = api.clock.now();
+    // A database that does not answer is no reason to say nothing.
+    let backlog = api.store.backlog(now).await.unwrap_or_default();
+    let clients = Clients {
+        connections: CONNECTIONS_MAX - api.places.available_permits().min(CONNECTIONS_MAX),
+        waiting: WAITS_MAX - api.waits.available_permits().min(WAITS_MAX),
+    };
+    let text = api.store.meters().render((api.load)(), api.store.queues(), backlog, clients, now);
+    let mut response = reply(StatusCode::OK, text);
+    let plain = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
 }

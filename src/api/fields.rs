@@ -86,6 +86,11 @@ impl<'a> Fields<'a> {
         self.fields.is_empty()
     }
 
+    /// Whether there is such a field.
+    pub fn has(&self, name: &str) -> bool {
+        self.fields.iter().any(|(known, value)| known == name && value.get() != "null")
+    }
+
     /// Takes a text.
     pub fn text(&mut self, name: &str, faults: &mut Faults) -> Option<String> {
         let raw = self.take(name)?;

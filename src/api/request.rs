@@ -16,7 +16,8 @@ use super::Api;
 use super::problem::{Faults, Problem};
 use crate::clock::Clock;
 use crate::domain::{AppNo, Timestamp};
-use crate::store::{Remember, Replay, Scope};
+use crate::store::{AnswerKey, Remember, Replay, Scope};
+use crate::tenants::hash_key;
 
 /// The largest body of a request.
 pub const BODY_MAX: usize = 256 * 1024;
@@ -44,6 +45,12 @@ impl Held {
     /// Holds a body back.
     pub fn new(body: Incoming) -> Self {
         Self(Arc::new(Mutex::new(Some(body))))
+    }
+
+    /// Whether there is no body, or an empty one.
+    fn is_empty(&self) -> bool {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref().is_none_or(|body| body.is_end_stream())
     }
 
     fn take(&self) -> Option<Incoming> {
@@ -83,6 +90,8 @@ pub struct Caller {
     /// In whose name.
     pub app: AppNo,
     scope: Scope,
+    /// Whether that is the app whose admins manage the tenants.
+    operator: bool,
 }
 
 impl Caller {
@@ -91,12 +100,14 @@ impl Caller {
         if self.scope >= scope {
             return Ok(self.app);
         }
-        let name = match scope {
-            Scope::Read => "read",
-            Scope::Write => "write",
-            Scope::Admin => "admin",
-        };
-        Err(Problem::new(StatusCode::FORBIDDEN, format!("this key has not the scope `{name}`")))
+        Err(Problem::new(StatusCode::FORBIDDEN, format!("this key has not the scope `{scope}`")))
+    }
+
+    /// Whose apps and keys an admin manages: those of the first app anybody's (`None`), others their
+    /// own. Of everything else each sees its own app's only.
+    pub fn manages(self) -> Result<Option<AppNo>, Problem> {
+        let app = self.may(Scope::Admin)?;
+        Ok((!self.operator).then_some(app))
     }
 }
 
@@ -108,21 +119,24 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let api = Arc::<Api>::from_ref(state);
-        let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let key = given.and_then(|given| {
-            let (scheme, key) = given.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
-        });
-        let hash: [u8; 32] = Sha256::digest(key.ok_or_else(Problem::unauthorized)?).into();
+        let token = bearer(&parts.headers).ok_or_else(Problem::unauthorized)?;
+        let hash = hash_key(token);
         // Hashes are compared, so the time that it takes tells nothing of the key.
-        if let Some((bootstrap, app)) = &api.bootstrap
-            && *bootstrap == hash
-        {
-            return Ok(Self { app: *app, scope: Scope::Admin });
-        }
-        let key = api.store.key(&hash).ok_or_else(Problem::unauthorized)?;
-        Ok(Self { app: key.app, scope: key.scope })
+        let (app, scope) = match &api.bootstrap {
+            Some(bootstrap) if *bootstrap == hash => (api.operator, Scope::Admin),
+            Some(_) | None => {
+                let key = api.store.key(&hash, api.clock.now()).ok_or_else(Problem::unauthorized)?;
+                (key.app, key.scope)
+            }
+        };
+        Ok(Self { app, scope, operator: app == api.operator })
     }
+}
+
+/// The token of `Authorization: Bearer <token>`.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// The name in a path. One that is not even UTF-8 once it is decoded names nothing.
@@ -180,6 +194,11 @@ pub async fn json(held: &Held, headers: &HeaderMap, clock: &Clock, max: usize) -
     serde_json::from_str::<&serde_json::value::RawValue>(&text)
         .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}")))?;
     Ok(text)
+}
+
+/// Reads the text of a JSON body that may be left out: then it is empty.
+pub async fn json_or_nothing(held: &Held, headers: &HeaderMap, clock: &Clock) -> Result<String, Problem> {
+    if held.is_empty() { Ok(String::new()) } else { json(held, headers, clock, BODY_MAX).await }
 }
 
 /// Reads the body of a POST that needs none: nothing, or an empty object.
@@ -311,6 +330,7 @@ pub struct Claim {
     api: Arc<Api>,
     name: (AppNo, String, String),
     request: [u8; 32],
+    seal: Option<AnswerKey>,
 }
 
 impl Claim {
@@ -334,7 +354,16 @@ impl Claim {
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
         drop(under_way);
-        Ok(Some(Self { api: Arc::clone(api), name, request: Sha256::digest(body).into() }))
+        Ok(Some(Self { api: Arc::clone(api), name, request: Sha256::digest(body).into(), seal: None }))
+    }
+
+    /// The same for a write whose answer holds a secret: it is kept for whoever sends the same token.
+    pub fn sealed(api: &Arc<Api>, app: AppNo, parts: &Parts, body: &[u8]) -> Result<Option<Self>, Problem> {
+        let mut claim = Self::new(api, app, parts, body)?;
+        if let Some(claim) = &mut claim {
+            claim.seal = bearer(&parts.headers).map(AnswerKey::of_token);
+        }
+        Ok(claim)
     }
 
     /// The first answer, if this was asked before.
@@ -346,7 +375,7 @@ impl Claim {
     /// What the store is asked to remember.
     pub fn remember(&self) -> Remember {
         let (app, path, key) = self.name.clone();
-        Remember { app, path, key, request: self.request }
+        Remember { app, path, key, request: self.request, seal: self.seal.clone() }
     }
 }
 

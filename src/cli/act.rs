@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::client::{Server, segment};
-use super::screen::{Screen, text};
-use super::{Failure, moment, note, say, show};
+use super::screen::{Screen, clean, text};
+use super::{Failure, moment, say, show};
 
 /// An object of what was said.
 pub(super) fn fields<const N: usize>(said: [(&str, Option<String>); N]) -> Map<String, Value> {
@@ -63,13 +63,13 @@ pub struct Retry {
     #[arg(long)]
     failed: bool,
     /// Of those, not before
-    #[arg(long, value_name = "WHEN", requires = "failed")]
+    #[arg(long, value_name = "WHEN", conflicts_with = "id")]
     since: Option<String>,
     /// Of those, before
-    #[arg(long, value_name = "WHEN", requires = "failed")]
+    #[arg(long, value_name = "WHEN", conflicts_with = "id")]
     until: Option<String>,
     /// Of those, to this destination
-    #[arg(long, value_name = "ID", requires = "failed")]
+    #[arg(long, value_name = "ID", conflicts_with = "id")]
     destination: Option<String>,
     /// Print the server's JSON
     #[arg(long)]
@@ -100,7 +100,10 @@ impl Retry {
         }
         let value = answer.value();
         match &self.id {
-            Some(id) => note(&format!("It is sent now; `ringback show {id}` says what became of it.")),
+            Some(id) => {
+                let id = clean(id);
+                say(format_args!("{id} is sent now; `ringback show {id}` says what became of it."))?;
+            }
             None => say(format_args!("{} deliveries are sent again.", text(&value, "/count")))?,
         }
         Ok(())

@@ -223,7 +223,9 @@ impl Client {
             }
             _ => clean(&problem.detail).into_owned(),
         };
-        for Fault { pointer, detail } in &problem.errors {
+        // One alone is the sentence already.
+        let several = problem.errors.iter().filter(|_| problem.errors.len() > 1);
+        for Fault { pointer, detail } in several {
             // Writing to a string cannot fail.
             let _ = write!(sentence, "\n  {}: {}", clean(pointer), clean(detail));
         }

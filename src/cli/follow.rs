@@ -49,13 +49,15 @@ pub(super) async fn follow(
 ) -> Result<(), Failure> {
     let progress = Progress::new();
     let ended = tokio::select! {
-        ended = wait_for_end(client, id, first, &progress) => ended,
+        // In this order: a signal is heard before anything is said that somebody could answer by one.
+        biased;
         asked = stopped() => {
             asked?;
             progress.clear();
             let goes_on = format!("The watch goes on; `ringback show {id} --follow` follows it again.");
             return Err(Failure::Failed(goes_on));
         }
+        ended = wait_for_end(client, id, first, &progress) => ended,
     };
     progress.clear();
     let answer = ended?;

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::client::{Client, PAGE_MAX, Page, Server, with_query};
 use super::screen::{Screen, Table, text, time};
 use super::{Failure, moment, note, say};
+use crate::domain::JobStatus;
 
 /// How much of a list is shown, and in which form.
 #[derive(Debug, clap::Args)]
@@ -33,39 +34,49 @@ impl Extent {
         head: &[&'static str],
         row: impl Fn(&Value) -> Vec<String>,
     ) -> Result<(), Failure> {
-        let (screen, mut cursor, mut with_head) = (Screen::of_stdout(), self.cursor, true);
+        let (mut cursor, mut with_head) = (self.cursor.clone(), true);
         let limit = self.limit.or(self.all.then_some(PAGE_MAX)).map(|limit| limit.to_string());
         loop {
             let parameters = [("limit", limit.clone()), ("cursor", cursor.take())];
             let answer = client.get(&with_query(path, filters.clone().into_iter().chain(parameters))).await?;
-            if self.json && !self.all {
-                return Ok(screen.json(&answer.text)?);
-            }
-            let page: Page = serde_json::from_str(&answer.text)
-                .map_err(|error| Failure::Failed(format!("{} sends no list: {error}", client.url())))?;
-            if self.json {
-                page.data.iter().try_for_each(|one| screen.json(one.get()))?;
-            } else {
-                let mut table = Table::new(head);
-                for one in &page.data {
-                    table.row(row(&serde_json::from_str(one.get()).unwrap_or_default()));
-                }
-                if with_head && table.is_empty() {
-                    note("There are none.");
-                    return Ok(());
-                }
-                say(table.render(screen, "", with_head))?;
-                with_head = false;
-            }
-            cursor = page.next_cursor;
+            cursor = self.page(&answer.text, head, &row, with_head)?;
+            with_head = false;
             if !self.all || cursor.is_none() {
                 break;
             }
         }
-        if cursor.is_some() {
+        if cursor.is_some() && !self.json {
             note("There are more: --all shows them.");
         }
         Ok(())
+    }
+
+    /// Shows a page, and returns where the next one begins.
+    fn page(
+        &self,
+        text: &str,
+        head: &[&'static str],
+        row: impl Fn(&Value) -> Vec<String>,
+        with_head: bool,
+    ) -> Result<Option<String>, Failure> {
+        let screen = Screen::of_stdout();
+        let page: Page = serde_json::from_str(text).map_err(|error| {
+            Failure::Failed(format!("this is no list, as a Ringback would send it: {error}"))
+        })?;
+        if self.json && self.all {
+            page.data.iter().try_for_each(|one| screen.json(one.get()))?;
+        } else if self.json {
+            screen.json(text)?;
+        } else if page.data.is_empty() && with_head {
+            note("There are none.");
+        } else {
+            let mut table = Table::new(head);
+            for one in &page.data {
+                table.row(row(&serde_json::from_str(one.get()).unwrap_or_default()));
+            }
+            say(table.render(screen, "", with_head))?;
+        }
+        Ok(page.next_cursor)
     }
 }
 
@@ -99,13 +110,18 @@ impl Watches {
         let filters = vec![("status", self.status), ("provider", self.provider), ("jobId", self.job_id)];
         let head = ["ID", "STATUS", "PROVIDER", "JOB", "PROGRESS", "CREATED (UTC)", "ENDED (UTC)"];
         let row = |watch: &Value| {
-            let progress = text(watch, "/job/progress");
+            let (status, progress) = (text(watch, "/job/status"), text(watch, "/job/progress"));
+            let looked_at = status != JobStatus::Unknown.as_str();
             vec![
                 text(watch, "/id"),
                 text(watch, "/status"),
                 text(watch, "/provider"),
                 text(watch, "/jobId"),
-                if progress.is_empty() { text(watch, "/job/status") } else { format!("{progress} %") },
+                if progress.is_empty() {
+                    Some(status).filter(|_| looked_at).unwrap_or_default()
+                } else {
+                    format!("{progress} %")
+                },
                 time(watch, "/createdAt"),
                 time(watch, "/endedAt"),
             ]

@@ -141,8 +141,10 @@ fn words(statuses: &Map<String, Value>) -> String {
 /// The gap between two looks as the rate that it is.
 fn rate(gap: Duration) -> String {
     let whole = |per: Duration| {
-        let count = per.as_nanos().checked_div(gap.as_nanos())?;
-        (count > 0 && gap * u32::try_from(count).ok()? == per).then_some(count)
+        // The gap was made by a division that cuts off.
+        let count = (per.as_nanos() + gap.as_nanos() / 2).checked_div(gap.as_nanos())?;
+        let count = u32::try_from(count).ok().filter(|count| *count > 0)?;
+        (per / count == gap).then_some(count)
     };
     let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
     match (whole(second), whole(minute)) {

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::client::{Answer, Client, Server, segment};
 use super::screen::{Card, Screen, Table, text, time};
 use super::{Failure, follow, say};
+use crate::domain::JobStatus;
 
 /// Show a watch with its story, a delivery with its attempts, or an event
 ///
@@ -76,6 +77,7 @@ pub(super) fn watch_card(watch: &Value, screen: Screen) -> String {
     let (status, raw) = (text(watch, "/job/status"), text(watch, "/job/rawStatus"));
     let named = if raw.is_empty() || raw == status { status } else { format!("{status} ({raw})") };
     let progress = text(watch, "/job/progress");
+    let named = if named == JobStatus::Unknown.as_str() { "not looked at yet".to_owned() } else { named };
     card.line("seen as", if progress.is_empty() { named } else { format!("{named}, {progress} %") });
     card.line("output", text(watch, "/job/output"));
     let outputs = watch.pointer("/job/outputs").and_then(Value::as_array).map_or(0, Vec::len);

@@ -8,14 +8,17 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::{Database, LogFormat, Masked, Rate};
+use super::{Database, EncryptionKey, LogFormat, Masked, Rate};
 use crate::domain::{format_duration, parse_duration};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// It is sent with every batch of spans.
+const SERVICE_NAME_MAX: usize = 255;
 
 /// More retries than one an hour over two days help nobody.
 const RETRIES_MAX: usize = 50;
@@ -25,6 +28,8 @@ const WAIT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 const ALLOW_MAX: usize = 256;
 /// The most that a provider may be asked, by one process, in a second or a minute.
 const RATE_MAX: u32 = 100_000;
+/// A rotation needs two; whoever has more of them has not finished the one before.
+const ENCRYPTION_KEYS_MAX: usize = 8;
 /// A credential has to fit into one header line.
 const CREDENTIAL_MAX: usize = 8 * 1024;
 
@@ -123,6 +128,27 @@ pub(super) fn without_password(text: &str) -> String {
     format!("{scheme}://{place}?{}", masked.collect::<Vec<_>>().join("&"))
 }
 
+/// Keys that seal, each of 32 bytes in base64 of either alphabet, with padding or without.
+pub(super) fn encryption_keys(text: &str) -> Result<Vec<EncryptionKey>, String> {
+    const FORM: &str = "write it as the base64 of 32 random bytes, as `openssl rand -base64 32` makes them";
+    let mut keys = Vec::new();
+    for one in text.split(',') {
+        let plain = one.trim().trim_end_matches('=').replace('-', "+").replace('_', "/");
+        let bytes = STANDARD_NO_PAD.decode(plain).map_err(|_| format!("a key is not base64; {FORM}"))?;
+        let length = bytes.len();
+        let bytes = bytes.try_into().map_err(|_| format!("a key has {length} bytes; {FORM}"))?;
+        let key = EncryptionKey::new(bytes);
+        if keys.contains(&key) {
+            return Err("a key is given twice: remove one".to_owned());
+        }
+        keys.push(key);
+    }
+    if keys.len() > ENCRYPTION_KEYS_MAX {
+        return Err(format!("{} keys are too many; the most is {ENCRYPTION_KEYS_MAX}", keys.len()));
+    }
+    Ok(keys)
+}
+
 /// An http(s) URL to which paths are appended.
 pub(super) fn base_url(text: &str) -> Result<String, String> {
     // Not repeated in the messages: it may hold a credential.
@@ -168,6 +194,36 @@ pub(super) fn credential(text: &str) -> Result<Masked, String> {
         return Err(format!("a key has 1 to {CREDENTIAL_MAX} characters, and this one has {}", text.len()));
     }
     printable(text)
+}
+
+/// `name=value,name=value`, the values percent-encoded where they need it, as OpenTelemetry writes
+/// them.
+pub(super) fn headers(text: &str) -> Result<Vec<(String, Masked)>, String> {
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    let mut headers = Vec::new();
+    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        // Not repeated in the messages: it mostly is a key.
+        let (name, value) = pair.split_once('=').ok_or("a header is written name=value")?;
+        let name = name.trim();
+        if name.is_empty() || !name.chars().all(token) {
+            return Err(format!("`{name}` is not the name of a header"));
+        }
+        let value = percent_encoding::percent_decode_str(value.trim()).decode_utf8();
+        let value = value.map_err(|_| "a header's value is not UTF-8")?;
+        headers.push((name.to_ascii_lowercase(), printable(&value)?));
+    }
+    Ok(headers)
+}
+
+/// What the traces call this service.
+pub(super) fn service_name(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("a service has a name".into()),
+        name if name.len() > SERVICE_NAME_MAX => {
+            Err(format!("a service's name has at most {SERVICE_NAME_MAX} characters"))
+        }
+        name => Ok(name.to_owned()),
+    }
 }
 
 /// What arrives unchanged in a header: servers trim the spaces at its ends.
@@ -398,5 +454,18 @@ mod tests {
         assert_eq!(schedule(&[]), Ok(vec![]));
         assert!(schedule(&vec!["5s".to_owned(); RETRIES_MAX + 1]).is_err());
         assert!(schedule(&list(&["31d"])).is_err());
+    }
+
+    #[test]
+    fn an_encryption_key_is_32_bytes_in_either_base64_and_no_message_repeats_it() {
+        let (standard, url) = ("+/".repeat(21) + "8=", "-_".repeat(21) + "8");
+        let read = encryption_keys(&standard).expect("a key");
+        assert_eq!(encryption_keys(&url), Ok(read.clone()));
+        assert_eq!(format!("{read:?}"), "[***]");
+        let other = "A".repeat(43);
+        assert_eq!(encryption_keys(&format!("{standard}, {other}=")).map(|keys| keys.len()), Ok(2));
+        for text in ["hush", "", "hush!", &format!("{standard},"), &format!("{standard},{url}")] {
+            assert!(encryption_keys(text).is_err_and(|wrong| !wrong.contains("hush")), "{text}");
+        }
     }
 }

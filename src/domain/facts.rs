@@ -1,12 +1,13 @@
 //! The shapes in which facts travel between the rooms of the house: what an API call asks to be
 //! written, what the store hands to those who look and to those who send, and what is shown.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
     AppId, ChannelKind, DeliveryId, DeliveryStatus, DestinationId, EventId, EventSet, EventType, JobName,
-    Known, Observation, Payload, ProviderHealth, Reason, Timestamp, WatchId, WatchStatus,
+    Known, Masked, Observation, Payload, ProviderHealth, Reason, Timestamp, WatchId, WatchStatus,
 };
 
 /// Names a row of `jobs`. It never leaves the program: in public a job has its provider's id.
@@ -26,8 +27,24 @@ pub struct App {
     pub id: AppId,
     /// What people call it.
     pub name: String,
+    /// When it was made.
+    pub created_at: Timestamp,
     /// `whsec_…`: signs what goes to destinations that have no secret of their own.
-    pub signing_secret: String,
+    pub signing_secret: Masked,
+    /// The one before it, which signs too until then.
+    pub old_secret: Option<(Masked, Timestamp)>,
+}
+
+impl App {
+    /// The secret before this one, while its grace lasts.
+    pub fn old_secret(&self, now: Timestamp) -> Option<(&Masked, Timestamp)> {
+        self.old_secret.as_ref().filter(|(_, until)| now < *until).map(|(secret, until)| (secret, *until))
+    }
+
+    /// All that sign now, the newest first.
+    pub fn secrets(&self, now: Timestamp) -> impl Iterator<Item = &Masked> {
+        std::iter::once(&self.signing_secret).chain(self.old_secret(now).map(|(secret, _)| secret))
+    }
 }
 
 /// A watch to be registered; every field was checked.
@@ -56,7 +73,7 @@ pub struct NewWatch {
 }
 
 /// A way out with its address, as a watch has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Destination {
     /// The public id.
     pub id: DestinationId,
@@ -71,6 +88,19 @@ pub struct Destination {
     pub headers: Vec<(String, String)>,
     /// Signs in the app's secret's stead.
     pub secret: Option<String>,
+}
+
+impl fmt::Debug for Destination {
+    /// Neither what is secret nor the address, which may be: a URL can hold a token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Destination")
+            .field("id", &self.id)
+            .field("channel", &self.channel)
+            .field("lane", &self.lane)
+            .field("headers", &names)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What one watch, or all watches of a job together, ask of the poller.
@@ -126,6 +156,8 @@ pub struct JobFacts {
     pub terms: Option<Terms>,
     /// Somebody asked to look at once.
     pub look_wanted: bool,
+    /// The watch in whose trace the looks are, with its `traceparent`; read only where traces are kept.
+    pub traced: Option<(WatchId, Option<String>)>,
 }
 
 /// A provider, as those who look know it now.
@@ -230,6 +262,17 @@ pub struct Send {
     pub by_hand: bool,
     /// Not before.
     pub turn: Timestamp,
+    /// When the job ended, on the first try at saying so.
+    pub finished: Option<Finished>,
+}
+
+/// The end of a job by its provider's clock: how late we are is measured from there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Whose clock.
+    pub provider: String,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// What the store tells those who send, after the commit.

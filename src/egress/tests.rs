@@ -372,8 +372,8 @@ fn bomb() -> Vec<u8> {
     [31, 139, 8, 0, 0, 0, 0, 0, 0, 255].into_iter().chain(deflated).collect()
 }
 
-/// An https server named `hooks.example`, and the authority that vouches for it.
-async fn https() -> (u16, CertificateDer<'static>) {
+/// What `hooks.example` shows, and the authority that vouches for it.
+fn certified() -> (TlsAcceptor, CertificateDer<'static>) {
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut authority = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -390,7 +390,12 @@ async fn https() -> (u16, CertificateDer<'static>) {
             .with_no_client_auth()
             .with_single_cert(vec![leaf], key)
             .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    (TlsAcceptor::from(Arc::new(config)), root)
+}
+
+/// An https server named `hooks.example`, and the authority that vouches for it.
+async fn https() -> (u16, CertificateDer<'static>) {
+    let (acceptor, root) = certified();
     let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -457,32 +462,36 @@ async fn a_connection_is_used_again() {
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
-/// A proxy that notes how it is asked, and connects to loopback whatever the name; to `refused` it does
-/// not.
-async fn proxy() -> (u16, Arc<std::sync::Mutex<Vec<String>>>) {
+/// What a proxy was asked.
+type Asked = Arc<std::sync::Mutex<Vec<String>>>;
+
+/// A proxy that notes how it is asked, and connects to loopback whatever the name; to `refused.example`
+/// it does not.
+async fn proxy() -> (u16, Asked) {
     let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let asked = Asked::default();
     let note = asked.clone();
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let note = note.clone();
-            tokio::spawn(async move {
-                let request = read_request(&mut stream).await;
-                let authority = request.split([' ', '/']).nth(1).unwrap_or_default().to_owned();
-                note.lock().unwrap().push(request);
-                let (name, port) = authority.split_once(':').unwrap();
-                if name == "refused.example" {
-                    stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n").await.unwrap();
-                    return;
-                }
-                let mut there = TcpStream::connect((LOOPBACK, port.parse().unwrap())).await.unwrap();
-                stream.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").await.unwrap();
-                let _ = tokio::io::copy_bidirectional(&mut stream, &mut there).await;
-            });
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(tunnel(stream, note.clone()));
         }
     });
     (port, asked)
+}
+
+async fn tunnel(mut stream: impl AsyncRead + AsyncWrite + Unpin, asked: Asked) {
+    let request = read_request(&mut stream).await;
+    let authority = request.split([' ', '/']).nth(1).unwrap_or_default().to_owned();
+    asked.lock().unwrap().push(request);
+    let (name, port) = authority.split_once(':').unwrap();
+    if name == "refused.example" {
+        stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n").await.unwrap();
+        return;
+    }
+    let mut there = TcpStream::connect((LOOPBACK, port.parse().unwrap())).await.unwrap();
+    stream.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").await.unwrap();
+    let _ = tokio::io::copy_bidirectional(&mut stream, &mut there).await;
 }
 
 fn through(proxy: &str, roots: Vec<CertificateDer<'static>>) -> Arc<Egress> {
@@ -506,6 +515,26 @@ async fn a_proxy_makes_the_tunnel_resolves_the_name_and_alone_gets_its_credentia
     );
     assert_eq!(asked, [head]);
     assert!(!format!("{egress:?}").contains("hu"), "{egress:?}");
+}
+
+#[tokio::test]
+async fn a_proxy_may_speak_tls_itself() {
+    let (port, root) = https().await;
+    let (acceptor, root_of_proxy) = certified();
+    let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+    let proxy = format!("https://hooks.example:{}", listener.local_addr().unwrap().port());
+    let asked = Asked::default();
+    let note = asked.clone();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        tunnel(acceptor.accept(stream).await.unwrap(), note).await;
+    });
+    let settings = Settings { proxy: Some(Proxy::parse(&proxy).unwrap()), ..Settings::default() };
+    let clock = Clock::Manual(ManualClock::at(Timestamp::default()));
+    let egress = Egress::new(settings, here(), clock, vec![root, root_of_proxy]).unwrap();
+    let url = format!("https://hooks.example:{port}/hook");
+    assert_eq!(egress.send(post(&egress, &url)).await.unwrap().status, 200);
+    assert_eq!(asked.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -65,20 +65,21 @@ pub(super) fn amend(batch: &mut Batch<'_>, asks: &[&Amend]) -> Result<Vec<Amende
 
 fn amend_one(batch: &mut Batch<'_>, ask: &Amend) -> Result<Amended> {
     let (app, id) = (ask.app.0, ask.watch.0);
+    let keyring = &batch.shared.keyring;
     // Changes nothing, and decides: from here to the commit the watch does not end.
     let held = batch.tx.run(
         "update watches set status = status where app = $1 and id = $2 and status = 'watching'",
         [app.into(), id.into()],
     )?;
     if held == 0 {
-        let known = find(&batch.tx, ask.app, ask.watch)?;
+        let known = find(&batch.tx, keyring, ask.app, ask.watch)?;
         return Ok(known.map_or(Amended::Unknown, |_| Amended::Ended));
     }
     let known = batch.tx.list(
         "select n, id, channel, address, lane, headers, secret from watch_destinations
          where watch = $1 order by n",
         [id.into()],
-        |row: &Row<'_>| Ok((row.int(0)?, read_destination(row, 1)?)),
+        |row: &Row<'_>| Ok((row.int(0)?, read_destination(row, 1, keyring)?)),
     )?;
     let mut fresh = Vec::new();
     for one in &ask.destinations {
@@ -93,9 +94,8 @@ fn amend_one(batch: &mut Batch<'_>, ask: &Amend) -> Result<Amended> {
         return Ok(Amended::TooMany);
     }
     let first = known.last().map_or(0, |(n, _)| n + 1);
-    let rows: Vec<(WatchId, i64, &Destination)> =
-        (first..).zip(fresh).map(|(n, destination)| (ask.watch, n, destination)).collect();
-    insert_destinations(&batch.tx, &rows)?;
+    let fresh = (first..).zip(fresh).map(|(n, one)| (ask.watch, n, one));
+    insert_destinations(&batch.tx, keyring, fresh)?;
     if let Some(metadata) = &ask.metadata {
         batch.tx.run(
             "update watches set metadata = $1 where app = $2 and id = $3",
@@ -110,6 +110,6 @@ fn amend_one(batch: &mut Batch<'_>, ask: &Amend) -> Result<Amended> {
         )?;
         jobs::tell_who_waits(batch, job)?;
     }
-    let amended = find(&batch.tx, ask.app, ask.watch)?;
+    let amended = find(&batch.tx, keyring, ask.app, ask.watch)?;
     Ok(amended.map_or(Amended::Unknown, |watch| Amended::Done(Box::new(watch))))
 }

@@ -1,48 +1,18 @@
-//! Apps and their keys. There are few, and every request and every send asks for one, so they are
-//! kept in memory too.
+//! Apps: making them, and replacing their signing secrets.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::Store;
-use super::db::{Result, Tx};
+use super::db::{Result, Row, StoreError};
+use super::idempotency::{self, Remember, Replay};
+use super::keys::{CreateKey, KeyRow, insert_key};
+use super::sealing::{Column, Keyring};
+use super::tenants::Change;
 use super::writer::{Batch, Command};
-use crate::domain::{App, AppId, AppNo, Id, KeyId, Timestamp};
+use crate::domain::{App, AppId, AppNo, Id, KeyId, Masked, Scope, Timestamp};
 
-/// What a key may do: each scope includes the ones before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Scope {
-    /// See.
-    Read,
-    /// See and register.
-    Write,
-    /// Everything.
-    Admin,
-}
-
-impl Scope {
-    /// Its word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Admin => "admin",
-        }
-    }
-
-    fn parse(word: &str) -> Option<Self> {
-        [Self::Read, Self::Write, Self::Admin].into_iter().find(|scope| scope.as_str() == word)
-    }
-}
-
-/// Who asks.
-#[derive(Clone, Copy, Debug)]
-pub struct Key {
-    /// The app in whose name.
-    pub app: AppNo,
-    /// What for.
-    pub scope: Scope,
-}
+/// Apps are held in memory, each with its lanes.
+const APPS_MAX: i64 = 10_000;
 
 /// The first app, and the first key where none is configured.
 #[derive(Clone, Debug)]
@@ -50,7 +20,7 @@ pub struct Found {
     /// The app's name.
     pub name: String,
     /// The secret of the app, if it is new.
-    pub signing_secret: String,
+    pub signing_secret: Masked,
     /// SHA-256 of an admin key, if one is wanted and there is no key yet.
     pub key_hash: Option<[u8; 32]>,
     /// When.
@@ -68,99 +38,216 @@ pub struct Founded {
     pub new_key: bool,
 }
 
-/// All apps and keys.
-#[derive(Debug, Default)]
-pub(super) struct Tenants {
-    apps: HashMap<AppNo, Arc<App>>,
-    keys: HashMap<[u8; 32], Key>,
+/// An answer to be kept under its `Idempotency-Key`: the wish, where what was made is found, and the
+/// body.
+pub type Kept = (Remember, Option<String>, Vec<u8>);
+
+/// An app to be made.
+#[derive(Debug)]
+pub struct CreateApp {
+    /// Its id, already drawn.
+    pub id: AppId,
+    /// Its name.
+    pub name: String,
+    /// Its secret.
+    pub signing_secret: Masked,
+    /// What is kept, if anything.
+    pub remember: Option<Kept>,
+    /// When.
+    pub now: Timestamp,
 }
 
-impl Tenants {
-    pub(super) fn load(tx: &Tx<'_>) -> Result<Self> {
-        let apps = tx.list("select no, id, name, signing_secret from apps", [], |row| {
-            Ok(App {
-                no: AppNo(row.int(0)?),
-                id: AppId(row.id(1)?),
-                name: row.text(2)?,
-                signing_secret: row.text(3)?,
-            })
-        })?;
-        let keys = tx.list("select hash, app, scope from keys", [], |row| {
-            let key = Key { app: AppNo(row.int(1)?), scope: row.word(2, Scope::parse)? };
-            Ok((row.bytes(0)?.try_into().unwrap_or_default(), key))
-        })?;
-        Ok(Self {
-            apps: apps.into_iter().map(|app| (app.no, Arc::new(app))).collect(),
-            keys: keys.into_iter().collect(),
-        })
-    }
+/// What became of it.
+#[derive(Debug)]
+pub enum CreatedApp {
+    /// It is on disk.
+    New(Box<App>),
+    /// Another app has this name.
+    Taken,
+    /// There are too many.
+    TooMany(i64),
+    /// The key was used before.
+    Replayed(Replay),
+}
+
+/// A signing secret to be replaced.
+#[derive(Debug)]
+pub struct Rotate {
+    /// Whose.
+    pub app: AppNo,
+    /// The new one.
+    pub signing_secret: Masked,
+    /// How long the one before signs, too.
+    pub grace: Duration,
+    /// What is kept, if anything.
+    pub remember: Option<Kept>,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub enum Rotated {
+    /// It is on disk.
+    Done,
+    /// The key was used before.
+    Replayed(Replay),
 }
 
 impl Store {
     /// Makes the first app and its key, where they are missing.
     pub async fn found(&self, found: Found) -> Result<Founded> {
-        let hash = found.key_hash;
-        let founded = self.ask(Command::Found, found).await?;
-        let mut tenants = self.shared.tenants.write().unwrap_or_else(PoisonError::into_inner);
-        tenants.apps.insert(founded.app.no, Arc::new(founded.app.clone()));
-        if let Some(hash) = hash.filter(|_| founded.new_key) {
-            tenants.keys.insert(hash, Key { app: founded.app.no, scope: Scope::Admin });
-        }
-        Ok(founded)
+        self.ask(Command::Found, found).await
     }
 
-    /// An app by its row.
-    pub fn app(&self, no: AppNo) -> Option<Arc<App>> {
-        self.shared.tenants.read().unwrap_or_else(PoisonError::into_inner).apps.get(&no).cloned()
+    /// Makes an app.
+    pub async fn create_app(&self, create: CreateApp) -> Result<CreatedApp> {
+        self.ask(Command::CreateApp, create).await
     }
 
-    /// The key with this SHA-256. A hash tells nothing by the time that its comparison takes.
-    pub fn key(&self, hash: &[u8; 32]) -> Option<Key> {
-        self.shared.tenants.read().unwrap_or_else(PoisonError::into_inner).keys.get(hash).copied()
+    /// Replaces a signing secret.
+    pub async fn rotate(&self, rotate: Rotate) -> Result<Rotated> {
+        self.ask(Command::Rotate, rotate).await
     }
+}
 
-    /// Puts a configured secret in the place of the app's own, for as long as this process runs.
-    pub fn override_signing_secret(&self, no: AppNo, secret: String) {
-        let mut tenants = self.shared.tenants.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(app) = tenants.apps.get_mut(&no) {
-            Arc::make_mut(app).signing_secret = secret;
-        }
-    }
+pub(super) const APP: &str = "no, id, name, created_at, signing_secret, old_signing_secret, old_until";
+
+pub(super) fn read_app(row: &Row<'_>, keyring: &Keyring) -> Result<App> {
+    let id = row.id(1)?;
+    let old = match (row.opt_text(5)?, row.opt_time(6)?) {
+        (Some(old), Some(until)) => Some((Masked::new(keyring.open(Column::AppOldSecret, id, old)?), until)),
+        (_, _) => None,
+    };
+    Ok(App {
+        no: AppNo(row.int(0)?),
+        id: AppId(id),
+        name: row.text(2)?,
+        created_at: row.time(3)?,
+        signing_secret: Masked::new(keyring.open(Column::AppSecret, id, row.text(4)?)?),
+        old_secret: old,
+    })
 }
 
 pub(super) fn found(batch: &mut Batch<'_>, asks: &[&Found]) -> Result<Vec<Founded>> {
     asks.iter().map(|ask| found_one(batch, ask)).collect()
 }
 
-fn found_one(batch: &Batch<'_>, ask: &Found) -> Result<Founded> {
-    let id: Id = batch.shared.ids.draw(ask.now);
+fn found_one(batch: &mut Batch<'_>, ask: &Found) -> Result<Founded> {
+    let known = find_app(batch, &ask.name)?;
+    let new_app = known.is_none();
+    let app = match known {
+        Some(app) => app,
+        None => {
+            let id = batch.shared.ids.draw(ask.now);
+            let made = insert_app(batch, id, &ask.name, &ask.signing_secret, ask.now)?;
+            made.ok_or_else(|| StoreError::Inconsistent("an app is there and is not".to_owned()))?
+        }
+    };
+    let mut new_key = false;
+    if let Some(hash) = &ask.key_hash
+        && batch.tx.one("select count(*) from keys", [], |row| row.int(0))? == 0
+    {
+        let row = KeyRow {
+            id: KeyId(batch.shared.ids.draw(ask.now)),
+            app_id: app.id,
+            name: None,
+            scope: Scope::Admin,
+            created_at: ask.now,
+            expires_at: None,
+            last_used_at: None,
+        };
+        let create = CreateKey { row, app: app.no, hash: *hash, remember: None };
+        insert_key(batch, &create)?;
+        new_key = true;
+    }
+    Ok(Founded { app, new_app, new_key })
+}
+
+fn find_app(batch: &Batch<'_>, name: &str) -> Result<Option<App>> {
+    let sql = format!("select {APP} from apps where name = $1");
+    batch.tx.find(&sql, [name.into()], |row| read_app(row, &batch.shared.keyring))
+}
+
+/// `None` where another app has this name.
+fn insert_app(
+    batch: &mut Batch<'_>,
+    id: Id,
+    name: &str,
+    secret: &Masked,
+    now: Timestamp,
+) -> Result<Option<App>> {
+    let sealed = batch.shared.keyring.seal(Column::AppSecret, id, secret.reveal())?;
     let made = batch.tx.run(
         "insert into apps (id, name, signing_secret, created_at) values ($1, $2, $3, $4)
          on conflict (name) do nothing",
-        [id.into(), (&ask.name).into(), (&ask.signing_secret).into(), ask.now.into()],
+        [id.into(), name.into(), sealed.as_ref().into(), now.into()],
     )?;
-    let app = batch.tx.one(
-        "select no, id, name, signing_secret from apps where name = $1",
-        [(&ask.name).into()],
-        |row| {
-            let (no, id) = (AppNo(row.int(0)?), AppId(row.id(1)?));
-            Ok(App { no, id, name: row.text(2)?, signing_secret: row.text(3)? })
-        },
-    )?;
-    let mut new_key = false;
-    if let Some(hash) = &ask.key_hash {
-        let id = KeyId(batch.shared.ids.draw(ask.now));
-        new_key = batch.tx.run(
-            "insert into keys (id, app, hash, scope, created_at)
-             select $1, $2, $3, $4, $5 where not exists (select 1 from keys)",
-            [
-                id.0.into(),
-                app.no.0.into(),
-                hash.as_slice().into(),
-                Scope::Admin.as_str().into(),
-                ask.now.into(),
-            ],
-        )? > 0;
+    if made == 0 {
+        return Ok(None);
     }
-    Ok(Founded { app, new_app: made > 0, new_key })
+    let app = find_app(batch, name)?;
+    batch.tenants.extend(app.clone().map(|app| Change::App(Box::new(app))));
+    Ok(app)
+}
+
+pub(super) fn create_app(batch: &mut Batch<'_>, asks: &[&CreateApp]) -> Result<Vec<CreatedApp>> {
+    asks.iter().map(|ask| create_app_one(batch, ask)).collect()
+}
+
+fn create_app_one(batch: &mut Batch<'_>, ask: &CreateApp) -> Result<CreatedApp> {
+    if let Some(replay) = replay(batch, ask.remember.as_ref(), ask.now)? {
+        return Ok(CreatedApp::Replayed(replay));
+    }
+    if batch.tx.one("select count(*) from apps", [], |row| row.int(0))? >= APPS_MAX {
+        return Ok(CreatedApp::TooMany(APPS_MAX));
+    }
+    let app = insert_app(batch, ask.id.0, &ask.name, &ask.signing_secret, ask.now)?;
+    let Some(app) = app else { return Ok(CreatedApp::Taken) };
+    keep(batch, 201, ask.remember.as_ref(), ask.now)?;
+    Ok(CreatedApp::New(Box::new(app)))
+}
+
+pub(super) fn rotate(batch: &mut Batch<'_>, asks: &[&Rotate]) -> Result<Vec<Rotated>> {
+    asks.iter().map(|ask| rotate_one(batch, ask)).collect()
+}
+
+/// The new secret signs, and the one before it until the grace is over; one that is older still is
+/// dropped.
+fn rotate_one(batch: &mut Batch<'_>, ask: &Rotate) -> Result<Rotated> {
+    if let Some(replay) = replay(batch, ask.remember.as_ref(), ask.now)? {
+        return Ok(Rotated::Replayed(replay));
+    }
+    let keyring = &batch.shared.keyring;
+    let sql = format!("select {APP} from apps where no = $1");
+    let app = batch.tx.one(&sql, [ask.app.0.into()], |row| read_app(row, keyring))?;
+    let until = ask.now.plus(ask.grace);
+    let old = (until > ask.now).then(|| (app.signing_secret.clone(), until));
+    let sealed = keyring.seal(Column::AppSecret, app.id.0, ask.signing_secret.reveal())?;
+    let old_sealed = match &old {
+        Some((old, _)) => Some(keyring.seal(Column::AppOldSecret, app.id.0, old.reveal())?),
+        None => None,
+    };
+    batch.tx.run(
+        "update apps set signing_secret = $1, old_signing_secret = $2, old_until = $3 where no = $4",
+        [
+            sealed.as_ref().into(),
+            old_sealed.as_deref().into(),
+            old.as_ref().map(|(_, until)| *until).into(),
+            ask.app.0.into(),
+        ],
+    )?;
+    keep(batch, 200, ask.remember.as_ref(), ask.now)?;
+    batch.tenants.push(Change::Rotated { app: ask.app, secret: ask.signing_secret.clone(), old });
+    Ok(Rotated::Done)
+}
+
+pub(super) fn replay(batch: &Batch<'_>, kept: Option<&Kept>, now: Timestamp) -> Result<Option<Replay>> {
+    let Some((remember, ..)) = kept else { return Ok(None) };
+    idempotency::recall(&batch.tx, remember, now)
+}
+
+pub(super) fn keep(batch: &Batch<'_>, status: u16, kept: Option<&Kept>, now: Timestamp) -> Result<()> {
+    let Some((remember, location, body)) = kept else { return Ok(()) };
+    idempotency::remember(&batch.tx, remember, (status, location.as_deref(), body), now)
 }

@@ -27,12 +27,21 @@ use super::db::{Result, Row, Where};
 use super::feed::NewEvent;
 use super::idempotency::{self, Remember, Replay};
 use super::jobs::to_json;
+use super::sealing::{Column, Keyring};
 use super::watches::read_destination;
 use super::writer::{Batch, Command};
 use crate::domain::{
     After, AppNo, Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId, Errand, EventId,
-    EventType, Payload, Reason, Send, Timestamp, WatchId, Which,
+    EventType, Finished, Payload, Reason, Send, Timestamp, WatchId, Which,
 };
+use crate::events;
+use crate::meters::Backlog;
+
+/// How many entries of the index of what waits are counted: some milliseconds' worth.
+const COUNTED: u32 = 200_000;
+
+/// How long a count holds: several may ask, and often.
+const COUNT_EVERY: Duration = Duration::from_secs(15);
 
 /// What came of an attempt.
 #[derive(Clone, Debug)]
@@ -158,6 +167,32 @@ impl Store {
         .await
     }
 
+    /// What waits though its turn has come: counted at most every 15 s, and not beyond the first
+    /// [`COUNTED`] that wait for anything.
+    pub async fn backlog(&self, now: Timestamp) -> Result<Backlog> {
+        let mut last = self.shared.backlog.lock().await;
+        if let Some((at, backlog)) = *last
+            && now >= at
+            && now < at.plus(COUNT_EVERY)
+        {
+            return Ok(backlog);
+        }
+        let counted = self.read(move |tx| {
+            tx.one(
+                "select count(*), min(turn) from
+                   (select late, turn from deliveries where turn is not null limit $1) waiting
+                 where late = 0 or turn <= $2",
+                [COUNTED.into(), now.into()],
+                |row| {
+                    Ok(Backlog { count: u64::try_from(row.int(0)?).unwrap_or(0), oldest: row.opt_time(1)? })
+                },
+            )
+        });
+        let backlog = counted.await?;
+        *last = Some((now, backlog));
+        Ok(backlog)
+    }
+
     /// What there is to send in a lane.
     pub async fn page(&self, page: Page) -> Result<Paged> {
         self.ask(Command::Page, page).await
@@ -180,6 +215,7 @@ impl Store {
 
     /// The app's deliveries, newest first.
     pub async fn deliveries(&self, app: AppNo, filter: DeliveryFilter, limit: u32) -> Result<Vec<Delivery>> {
+        let keyring = self.shared.keyring.clone();
         self.read(move |tx| {
             // A literal: the partial index of what failed is found by it. One of our own few words.
             let status = filter.status.map(|status| format!("d.status = '{status}' and "));
@@ -195,16 +231,18 @@ impl Store {
             query.and("d.created_at >=", filter.since);
             query.and("d.created_at <", filter.until);
             query.push(" order by d.id desc limit", limit);
-            tx.list(&query.sql, query.values, read_shown)
+            tx.list(&query.sql, query.values, |row| read_shown(row, &keyring))
         })
         .await
     }
 
     /// One delivery, with its attempts, oldest first.
     pub async fn delivery(&self, app: AppNo, id: DeliveryId) -> Result<Option<(Delivery, Vec<Attempt>)>> {
+        let keyring = self.shared.keyring.clone();
         self.read(move |tx| {
             let sql = format!("{SHOWN} where d.app = $1 and d.id = $2");
-            let Some(delivery) = tx.find(&sql, [app.0.into(), id.0.into()], read_shown)? else {
+            let row = [app.0.into(), id.0.into()];
+            let Some(delivery) = tx.find(&sql, row, |row| read_shown(row, &keyring))? else {
                 return Ok(None);
             };
             let attempts = tx.list(
@@ -230,24 +268,11 @@ pub(super) struct Outgoing {
     body: Arc<[u8]>,
     /// The provider's answer, to be sent in its stead, and the generation where it is found again.
     raw: Option<(i64, Arc<[u8]>)>,
-    /// Another form of the body, that webhooks are sent in its stead.
+    /// Another form of the event, to be sent in its stead.
     sent: Option<Arc<[u8]>>,
     traceparent: Option<String>,
     shard: u16,
-}
-
-impl Outgoing {
-    /// What a channel is sent: from which generation's answer, in which form, and the bytes. Another form
-    /// is for programs; what people read is made from the event.
-    fn form(&self, channel: ChannelKind) -> (Option<i64>, Payload, &Arc<[u8]>) {
-        match (channel, &self.raw, &self.sent) {
-            (ChannelKind::Webhook, Some((generation, raw)), _) => (Some(*generation), Payload::Raw, raw),
-            (ChannelKind::Webhook, None, Some(sent)) => (None, Payload::CloudEvents, sent),
-            (ChannelKind::Webhook, None, None) | (ChannelKind::Email | ChannelKind::Slack, _, _) => {
-                (None, Payload::Event, &self.body)
-            }
-        }
-    }
+    finished: Option<Finished>,
 }
 
 /// Makes an event, and, with the others of its kind, a delivery for each of the watch's destinations
@@ -266,10 +291,11 @@ pub(super) fn create(
         watch: event.watch,
         at: event.at,
         body: Arc::clone(&event.body),
-        raw: raw.map(|(generation, raw)| (generation, Arc::clone(raw))),
         sent: event.sent.clone(),
+        raw: raw.map(|(generation, raw)| (generation, Arc::clone(raw))),
         traceparent: traceparent.map(str::to_owned),
         shard,
+        finished: event.finished.clone(),
     });
     batch.events.push(event);
 }
@@ -280,16 +306,24 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
     if outgoing.is_empty() {
         return Ok(());
     }
+    let keyring = &batch.shared.keyring;
     let destinations = batch.tx.fetch(
         "select id, channel, address, lane, headers, secret, n from watch_destinations
          where watch = $1 and gone_at is null order by n",
         outgoing.iter().map(|event| [event.watch.0.into()]),
-        |row| Ok((read_destination(row, 0)?, row.int(6)?)),
+        |row| Ok((read_destination(row, 0, keyring)?, row.int(6)?)),
     )?;
     let mut made = Vec::with_capacity(outgoing.len());
     for (event, destinations) in outgoing.iter().zip(destinations) {
         for (destination, n) in destinations {
-            let form = event.form(destination.channel);
+            // Another form is for programs; what people read is made from the event.
+            let form = match (destination.channel, &event.raw, &event.sent) {
+                (ChannelKind::Webhook, Some((generation, raw)), _) => (Some(*generation), Payload::Raw, raw),
+                (ChannelKind::Webhook, None, Some(sent)) => (None, Payload::CloudEvents, sent),
+                (ChannelKind::Webhook, None, None) | (ChannelKind::Email | ChannelKind::Slack, _, _) => {
+                    (None, Payload::Event, &event.body)
+                }
+            };
             let id = DeliveryId(batch.shared.ids.draw(event.at));
             made.push((event, id, destination, n, form));
         }
@@ -329,6 +363,7 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
             attempts: 0,
             by_hand: false,
             turn: event.at,
+            finished: event.finished.clone(),
         }))
     }));
     Ok(())
@@ -342,6 +377,7 @@ pub(super) fn supersede(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
         [watch.0.into()],
     )?;
     if overtaken > 0 {
+        batch.tally.called_off(Reason::Superseded, overtaken);
         batch.errands.push(Errand::CallOff { watch, which: Which::Progress });
     }
     Ok(())
@@ -354,6 +390,7 @@ pub(super) fn call_off(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
          where watch = $1 and status = 'pending'",
         [watch.0.into()],
     )?;
+    batch.tally.called_off(Reason::Stopped, pending);
     // A try by hand, of a delivery that is done, is called off too.
     let by_hand = batch.tx.run(
         "update deliveries set turn = null, by_hand = 0 where watch = $1 and turn is not null",
@@ -465,6 +502,7 @@ fn gone(batch: &mut Batch<'_>, ask: &Record) -> Result<()> {
         [watch.0.into(), n.into(), id.into()],
     )?;
     if others > 0 {
+        batch.tally.called_off(Reason::Gone, others);
         batch.errands.push(Errand::CallOff { watch, which: Which::To(destination) });
     }
     Ok(())
@@ -497,8 +535,9 @@ fn page_one(batch: &Batch<'_>, ask: &Page) -> Result<Paged> {
     let more = waiting.len() > limit;
     waiting.truncate(limit);
     let sql = format!("{SENDS} where d.app = $1 and d.id = $2");
+    let keyring = &batch.shared.keyring;
     let rows = waiting.iter().map(|(app, id)| [(*app).into(), id.0.into()]);
-    let sends = batch.tx.fetch(&sql, rows, read_send)?.into_iter().flatten().collect();
+    let sends = batch.tx.fetch(&sql, rows, |row| read_send(row, keyring))?.into_iter().flatten().collect();
     let next = batch.tx.one(
         "select min(turn) from deliveries where lane = $1 and late = 1 and turn > $2",
         [(&ask.lane).into(), ask.now.into()],
@@ -553,43 +592,51 @@ fn resend_one(batch: &mut Batch<'_>, ask: &Resend) -> Result<ResendAnswer> {
         idempotency::remember(&batch.tx, remember, (202, None, answer), ask.now)?;
     }
     let sql = format!("{SENDS} where d.app = $1 and d.id = $2");
-    let send = batch.tx.one(&sql, [app.into(), id.into()], read_send)?;
+    let keyring = &batch.shared.keyring;
+    let send = batch.tx.one(&sql, [app.into(), id.into()], |row| read_send(row, keyring))?;
     batch.errands.push(Errand::Send(Box::new(send)));
     Ok(ResendAnswer::Wanted)
 }
 
-fn read_send(row: &Row<'_>) -> Result<Send> {
+fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {
+    let event_type = row.word(3, EventType::parse)?;
+    let attempts = row.count(6)?;
+    let body: Arc<[u8]> = row.bytes(10)?.into();
+    // First tries that did not come straight from their commit count, too: they are the late ones.
+    let first = attempts == 0 && event_type.says_how_the_job_ended();
     Ok(Send {
+        finished: if first { events::finished(&body) } else { None },
         app: AppNo(row.int(0)?),
         id: DeliveryId(row.id(1)?),
         event: EventId(row.id(2)?),
-        event_type: row.word(3, EventType::parse)?,
+        event_type,
         watch: WatchId(row.id(4)?),
         step: row.count(5)?,
-        attempts: row.count(6)?,
+        attempts,
         by_hand: row.flag(7)?,
         turn: row.time(8)?,
         traceparent: row.opt_text(9)?,
-        body: row.bytes(10)?.into(),
+        body,
         payload: row.word(11, Payload::parse)?,
-        destination: read_destination(row, 12)?,
+        destination: read_destination(row, 12, keyring)?,
     })
 }
 
-fn read_shown(row: &Row<'_>) -> Result<Delivery> {
+fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
+    let destination = row.id(4)?;
     let reason = row.opt_text(6)?;
     Ok(Delivery {
         id: DeliveryId(row.id(0)?),
         event: EventId(row.id(1)?),
         event_type: row.word(2, EventType::parse)?,
         watch: WatchId(row.id(3)?),
-        destination: DestinationId(row.id(4)?),
+        destination: DestinationId(destination),
         status: row.word(5, DeliveryStatus::parse)?,
         reason: reason.as_deref().and_then(Reason::parse),
         next_attempt_at: row.opt_time(7)?,
         created_at: row.time(8)?,
         channel: row.word(9, ChannelKind::parse)?,
-        address: row.text(10)?,
+        address: keyring.open(Column::DestinationAddress, destination, row.text(10)?)?,
     })
 }
 

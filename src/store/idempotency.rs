@@ -4,10 +4,12 @@
 //! whoever lost the answer and asks again gets that answer, and nothing is made twice. Refusals are
 //! not stored. Kept for a day, then pruned.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::Store;
 use super::db::{Result, Tx};
+use super::sealing::AnswerKey;
 use crate::domain::{AppNo, Timestamp};
 
 /// How long an answer is kept.
@@ -24,6 +26,16 @@ pub struct Remember {
     pub key: String,
     /// SHA-256 of the body: "the same body" means byte for byte.
     pub request: [u8; 32],
+    /// Seals the answer, where it holds a secret.
+    pub seal: Option<AnswerKey>,
+}
+
+impl Remember {
+    /// What a sealed answer belongs to.
+    fn associated(&self) -> Vec<u8> {
+        let app = self.app.0.to_be_bytes();
+        [&app, self.path.as_bytes(), &[0], self.key.as_bytes(), &[0], &self.request].concat()
+    }
 }
 
 /// What is known of a key.
@@ -40,6 +52,8 @@ pub enum Replay {
     },
     /// The key was used for something else.
     Different,
+    /// The answer holds a secret, and was given to somebody else of the same app.
+    Anothers,
 }
 
 impl Store {
@@ -80,18 +94,21 @@ pub(super) fn look_up(tx: &Tx<'_>, remembers: &[&Remember]) -> Result<Vec<Option
          where app = $1 and path = $2 and key = $3",
         remembers.iter().map(|one| [one.app.0.into(), (&one.path).into(), (&one.key).into()]),
         |row| {
-            let answer = Replay::Answer {
-                status: u16::try_from(row.int(1)?).unwrap_or(200),
-                location: row.opt_text(2)?,
-                body: row.bytes(3)?,
-            };
-            Ok((row.bytes(0)?, answer, row.time(4)?))
+            let status = u16::try_from(row.int(1)?).unwrap_or(200);
+            Ok((row.bytes(0)?, status, row.opt_text(2)?, row.bytes(3)?, row.time(4)?))
         },
     )?;
     let kept = found.into_iter().zip(remembers).map(|(rows, remember)| {
-        let (request, answer, since) = rows.into_iter().next()?;
-        let same = request == remember.request;
-        Some(Kept { replay: if same { answer } else { Replay::Different }, since })
+        let (request, status, location, body, since) = rows.into_iter().next()?;
+        let replay = match &remember.seal {
+            _ if request != remember.request => Replay::Different,
+            None => Replay::Answer { status, location, body },
+            Some(seal) => match seal.open(&body, &remember.associated()) {
+                Some(body) => Replay::Answer { status, location, body },
+                None => Replay::Anothers,
+            },
+        };
+        Some(Kept { replay, since })
     });
     Ok(kept.collect())
 }
@@ -109,8 +126,15 @@ pub(super) fn keep<'a>(
     tx: &Tx<'_>,
     answers: impl IntoIterator<Item = (&'a Remember, Answer<'a>, Timestamp)>,
 ) -> Result<()> {
-    let mut answers = answers.into_iter().peekable();
-    if answers.peek().is_none() {
+    let sealed = |(remember, (status, location, body), now): (&'a Remember, Answer<'a>, Timestamp)| {
+        let body = match &remember.seal {
+            Some(seal) => Cow::Owned(seal.seal(body, &remember.associated())?),
+            None => Cow::Borrowed(body),
+        };
+        Ok((remember, status, location, body, now))
+    };
+    let answers = answers.into_iter().map(sealed).collect::<Result<Vec<_>>>()?;
+    if answers.is_empty() {
         return Ok(());
     }
     tx.each(
@@ -119,16 +143,16 @@ pub(super) fn keep<'a>(
          on conflict (app, path, key) do update set request = excluded.request,
            status = excluded.status, location = excluded.location, answer = excluded.answer,
            created_at = excluded.created_at",
-        answers.map(|(Remember { app, path, key, request }, (status, location, body), now)| {
+        answers.iter().map(|(Remember { app, path, key, request, .. }, status, location, body, now)| {
             [
                 app.0.into(),
                 path.into(),
                 key.into(),
                 request.as_slice().into(),
-                i64::from(status).into(),
-                location.into(),
-                body.into(),
-                now.into(),
+                i64::from(*status).into(),
+                (*location).into(),
+                (&**body).into(),
+                (*now).into(),
             ]
         }),
     )?;

@@ -45,6 +45,16 @@ impl Pen {
         }
     }
 
+    /// From now on what is replaced is overwritten, where the database can; and then no more, when
+    /// nothing of it is left in the log either.
+    pub(super) fn overwrite(&self, on: bool) -> Result<()> {
+        match self {
+            Self::Sqlite(pen) => pen.overwrite(on),
+            // What is dead there is cleaned away in time, by the server.
+            Self::Postgres(_) => Ok(()),
+        }
+    }
+
     pub(super) fn tx(&self) -> Tx<'_> {
         match self {
             Self::Sqlite(pen) => Tx::Sqlite(&pen.connection),

@@ -103,6 +103,16 @@ impl Pen {
         }
     }
 
+    /// Zeroes what is replaced, while on. The log holds pages as they were: it is copied back and cut
+    /// off at the end.
+    pub(super) fn overwrite(&self, on: bool) -> db::Result<()> {
+        self.connection.pragma_update(None, "secure_delete", on)?;
+        if !on {
+            self.connection.pragma_query(None, "wal_checkpoint(truncate)", |_| Ok(()))?;
+        }
+        Ok(())
+    }
+
     /// Leaves one tidy file behind; the log would be read at the next start just as well.
     pub(super) fn close(self) {
         let _ = self.connection.pragma_query(None, "wal_checkpoint(truncate)", |_| Ok(()));

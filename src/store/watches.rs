@@ -5,6 +5,7 @@
 //! for anew. An ending ends the watches of its own generation and earlier ones only, so it can never
 //! reach the new watch, whichever is committed first.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::LazyLock;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use super::db::{Result, Row, StoreError, Tx, Value, Where};
 use super::idempotency::{self, Remember, Replay};
+use super::sealing::{Column, Keyring};
 use super::writer::{Batch, Command};
 use super::{Store, deliveries, jobs};
 use crate::domain::{
@@ -120,11 +122,13 @@ impl Store {
 
     /// One watch.
     pub async fn watch(&self, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
-        self.read(move |tx| find(tx, app, id)).await
+        let keyring = self.shared.keyring.clone();
+        self.read(move |tx| find(tx, &keyring, app, id)).await
     }
 
     /// The app's watches, newest first.
     pub async fn watches(&self, app: AppNo, filter: WatchFilter, limit: u32) -> Result<Vec<Watch>> {
+        let keyring = self.shared.keyring.clone();
         self.read(move |tx| {
             // A job's id leads to few watches, by way of the jobs (`+ 0` hides the primary key from the
             // planner); without one the app's are gone through.
@@ -137,7 +141,7 @@ impl Store {
             query.push(" order by w.id desc limit", limit);
             let mut found = tx.list(&query.sql, query.values, read_watch)?;
             for watch in &mut found {
-                watch.destinations = shown_destinations(tx, watch.id)?;
+                watch.destinations = shown_destinations(tx, &keyring, watch.id)?;
             }
             Ok(found)
         })
@@ -145,10 +149,10 @@ impl Store {
     }
 }
 
-pub(super) fn find(tx: &Tx<'_>, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
+pub(super) fn find(tx: &Tx<'_>, keyring: &Keyring, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
     let sql = format!("{SELECT} where w.app = $1 and w.id = $2");
     let Some(mut watch) = tx.find(&sql, [app.0.into(), id.0.into()], read_watch)? else { return Ok(None) };
-    watch.destinations = shown_destinations(tx, id)?;
+    watch.destinations = shown_destinations(tx, keyring, id)?;
     Ok(Some(watch))
 }
 
@@ -187,14 +191,18 @@ pub(super) fn read_name(row: &Row<'_>, first: usize) -> Result<JobName> {
     })
 }
 
-fn shown_destinations(tx: &Tx<'_>, watch: WatchId) -> Result<Vec<(Destination, Option<DeliveryStatus>)>> {
+fn shown_destinations(
+    tx: &Tx<'_>,
+    keyring: &Keyring,
+    watch: WatchId,
+) -> Result<Vec<(Destination, Option<DeliveryStatus>)>> {
     tx.list(
         "select id, channel, address, lane, headers, secret,
            (select d.status from deliveries d where d.watch = wd.watch and d.n = wd.n order by d.id desc limit 1)
          from watch_destinations wd where watch = $1 order by n",
         [watch.0.into()],
         |row| {
-            let destination = read_destination(row, 0)?;
+            let destination = read_destination(row, 0, keyring)?;
             let status = row.opt_text(6)?;
             Ok((destination, status.as_deref().and_then(DeliveryStatus::parse)))
         },
@@ -202,16 +210,65 @@ fn shown_destinations(tx: &Tx<'_>, watch: WatchId) -> Result<Vec<(Destination, O
 }
 
 /// Six columns from `first`: id, channel, address, lane, headers, secret.
-pub(super) fn read_destination(row: &Row<'_>, first: usize) -> Result<Destination> {
-    let headers = row.opt_text(first + 4)?;
+pub(super) fn read_destination(row: &Row<'_>, first: usize, keyring: &Keyring) -> Result<Destination> {
+    let id = row.id(first)?;
+    let open = |column, text: Option<String>| text.map(|text| keyring.open(column, id, text)).transpose();
+    let headers = open(Column::DestinationHeaders, row.opt_text(first + 4)?)?;
     Ok(Destination {
-        id: DestinationId(row.id(first)?),
+        id: DestinationId(id),
         channel: row.word(first + 1, ChannelKind::parse)?,
-        address: row.text(first + 2)?,
+        address: keyring.open(Column::DestinationAddress, id, row.text(first + 2)?)?,
         lane: row.text(first + 3)?,
-        headers: if headers.is_some() { row.json(first + 4)? } else { Vec::new() },
-        secret: row.opt_text(first + 5)?,
+        headers: headers.map_or(Ok(Vec::new()), |headers| {
+            let broken =
+                |_| StoreError::Inconsistent("the headers of a destination cannot be read".to_owned());
+            serde_json::from_str(&headers).map_err(broken)
+        })?,
+        secret: open(Column::DestinationSecret, row.opt_text(first + 5)?)?,
     })
+}
+
+/// Whether an address of this kind is a credential: whoever knows a hook of Slack may post to it.
+pub(super) fn is_secret_address(channel: ChannelKind) -> bool {
+    channel == ChannelKind::Slack
+}
+
+/// What of a destination may be sealed, as it is stored.
+pub(super) struct Stored<'d> {
+    pub(super) address: Cow<'d, str>,
+    pub(super) headers: Option<Cow<'d, str>>,
+    pub(super) secret: Option<Cow<'d, str>>,
+}
+
+impl<'d> Stored<'d> {
+    pub(super) fn new(
+        keyring: &Keyring,
+        id: Id,
+        (address, secret_address): (&'d str, bool),
+        headers: Option<String>,
+        secret: Option<&'d str>,
+    ) -> Result<Self> {
+        Ok(Self {
+            address: match secret_address {
+                true => keyring.seal(Column::DestinationAddress, id, address)?,
+                false => Cow::Borrowed(address),
+            },
+            headers: match headers {
+                Some(text) => {
+                    Some(Cow::Owned(keyring.seal(Column::DestinationHeaders, id, &text)?.into_owned()))
+                }
+                None => None,
+            },
+            secret: secret.map(|text| keyring.seal(Column::DestinationSecret, id, text)).transpose()?,
+        })
+    }
+
+    fn of(keyring: &Keyring, one: &'d Destination) -> Result<Self> {
+        // Few have headers; for those that have none there is no text to make.
+        let headers = if one.headers.is_empty() { None } else { serde_json::to_string(&one.headers).ok() };
+        let address = (one.address.as_str(), is_secret_address(one.channel));
+        Self::new(keyring, one.id.0, address, headers, one.secret.as_deref())
+    }
 }
 
 pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<Registered>> {
@@ -232,9 +289,11 @@ pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<
         answers.push(replay.map(Registered::Replayed));
     }
     let jobs = upsert_jobs(&batch.tx, &fresh)?;
-    insert_watches(&batch.tx, &fresh, &jobs)?;
+    insert_watches(&batch.tx, &batch.shared.keyring, &fresh, &jobs)?;
+    batch.tally.registered(fresh.len());
+    let traced = batch.shared.tracer().is_on();
     let mut made = fresh.iter().zip(&jobs).map(|(new, job)| {
-        batch.plans.push(Plan::Watch(Box::new(job.facts(new))));
+        batch.plans.push(Plan::Watch(Box::new(job.facts(new, traced))));
         shown(new, job)
     });
     for answer in &mut answers {
@@ -273,8 +332,11 @@ fn register_many_one(batch: &mut Batch<'_>, ask: &RegisterMany) -> Result<Regist
     }
     let fresh: Vec<&NewWatch> = ask.watches.iter().collect();
     let jobs = upsert_jobs(&batch.tx, &fresh)?;
-    insert_watches(&batch.tx, &fresh, &jobs)?;
-    batch.plans.extend(fresh.iter().zip(&jobs).map(|(new, job)| Plan::Watch(Box::new(job.facts(new)))));
+    insert_watches(&batch.tx, &batch.shared.keyring, &fresh, &jobs)?;
+    batch.tally.registered(fresh.len());
+    let traced = batch.shared.tracer().is_on();
+    let plan = |(new, job): (&&NewWatch, &FoundJob)| Plan::Watch(Box::new(job.facts(new, traced)));
+    batch.plans.extend(fresh.iter().zip(&jobs).map(plan));
     let made: Vec<Watch> = fresh.iter().zip(&jobs).map(|(new, job)| shown(new, job)).collect();
     if let Some((remember, answer)) = &ask.remember {
         let (status, body) = answer(&made);
@@ -292,8 +354,9 @@ struct FoundJob {
 }
 
 impl FoundJob {
-    fn facts(&self, new: &NewWatch) -> JobFacts {
+    fn facts(&self, new: &NewWatch, traced: bool) -> JobFacts {
         JobFacts {
+            traced: traced.then(|| (new.id, new.traceparent.clone())),
             no: self.no,
             name: new.job.clone(),
             generation: self.generation,
@@ -351,7 +414,7 @@ fn upsert_jobs(tx: &Tx<'_>, fresh: &[&NewWatch]) -> Result<Vec<FoundJob>> {
     Ok(found.into_iter().flatten().collect())
 }
 
-fn insert_watches(tx: &Tx<'_>, fresh: &[&NewWatch], jobs: &[FoundJob]) -> Result<()> {
+fn insert_watches(tx: &Tx<'_>, keyring: &Keyring, fresh: &[&NewWatch], jobs: &[FoundJob]) -> Result<()> {
     let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     tx.each(
         "insert into watches (app, id, job, generation, status, events, payload, metadata, poll_interval,
@@ -375,34 +438,35 @@ fn insert_watches(tx: &Tx<'_>, fresh: &[&NewWatch], jobs: &[FoundJob]) -> Result
             ]
         }),
     )?;
-    let destinations: Vec<(WatchId, i64, &Destination)> = fresh
+    let destinations = fresh
         .iter()
-        .flat_map(|new| (0i64..).zip(&new.destinations).map(|(n, destination)| (new.id, n, destination)))
-        .collect();
-    insert_destinations(tx, &destinations)?;
+        .flat_map(|new| (0i64..).zip(&new.destinations).map(|(n, destination)| (new.id, n, destination)));
+    insert_destinations(tx, keyring, destinations)?;
     Ok(())
 }
 
-/// Adds destinations to watches, each as the watch's `n`th.
-pub(super) fn insert_destinations(tx: &Tx<'_>, rows: &[(WatchId, i64, &Destination)]) -> Result<()> {
-    // Few have headers; for those that have none there is no text to make.
-    let headers: Vec<Option<String>> = rows
-        .iter()
-        .map(|(_, _, d)| if d.headers.is_empty() { None } else { serde_json::to_string(&d.headers).ok() })
-        .collect();
+/// Inserts destinations of watches, each with its number within the watch.
+pub(super) fn insert_destinations<'d>(
+    tx: &Tx<'_>,
+    keyring: &Keyring,
+    destinations: impl Iterator<Item = (WatchId, i64, &'d Destination)>,
+) -> Result<()> {
+    let stored = |(watch, n, one)| Ok((watch, n, one, Stored::of(keyring, one)?));
+    let stored: Vec<(WatchId, i64, &Destination, Stored<'_>)> =
+        destinations.map(stored).collect::<Result<_>>()?;
     tx.each(
         "insert into watch_destinations (watch, n, id, channel, address, lane, headers, secret)
          values ($1, $2, $3, $4, $5, $6, $7, $8)",
-        rows.iter().zip(&headers).map(|((watch, n, destination), headers)| {
+        stored.iter().map(|(watch, n, destination, stored)| {
             [
                 watch.0.into(),
                 (*n).into(),
                 destination.id.0.into(),
                 destination.channel.as_str().into(),
-                (&destination.address).into(),
+                stored.address.as_ref().into(),
                 (&destination.lane).into(),
-                headers.as_deref().into(),
-                destination.secret.as_deref().into(),
+                stored.headers.as_deref().into(),
+                stored.secret.as_deref().into(),
             ]
         }),
     )?;
@@ -453,6 +517,7 @@ fn stop_one(batch: &mut Batch<'_>, ask: &Stop, fewer: &mut BTreeSet<JobNo>) -> R
     if stopped > 0 {
         fewer.insert(job);
         batch.ended.push(watch);
+        batch.tally.ended(WatchStatus::Stopped);
     }
     Ok(Stopped::Done)
 }
@@ -465,6 +530,7 @@ pub(super) fn greatest_id(tx: &Tx<'_>) -> Result<Id> {
         "select (select id from watches where app = a.no order by id desc limit 1) from apps a",
         "select (select id from deliveries where app = a.no order by id desc limit 1) from apps a",
         "select id from apps",
+        "select id from keys",
     ] {
         for found in tx.list(sql, [], |row| row.opt_bytes(0))?.into_iter().flatten() {
             let bytes = found.try_into();

@@ -46,9 +46,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::db::{Result, StoreError, Tx};
 use super::pen::{Committed, Pen, Verdict};
 use super::postgres::Next;
-use super::{Shared, amend, apps, bulk, deliveries, endings, feed, jobs, prune, watches};
+use super::{Shared, amend, apps, bulk, deliveries, endings, feed, jobs, keys, prune, tenants, watches};
 use crate::clock::Clock;
-use crate::domain::{AppNo, Errand, Plan, WatchId};
+use crate::domain::{AppNo, Errand, KeyId, Plan, WatchId};
+use crate::meters::Tally;
 
 /// How many commands one transaction takes: enough to spread a sync over, few enough that the first
 /// does not wait long for the last.
@@ -129,6 +130,11 @@ macro_rules! commands {
 
 commands! {
     Found: apps::Found => apps::Founded, apps::found;
+    CreateApp: apps::CreateApp => apps::CreatedApp, apps::create_app;
+    CreateKey: keys::CreateKey => keys::CreatedKey, keys::create_key;
+    RevokeKey: keys::RevokeKey => bool, keys::revoke_key;
+    Uses: Vec<(KeyId, i64)> => (), keys::uses;
+    Rotate: apps::Rotate => apps::Rotated, apps::rotate;
     Register: watches::Register => watches::Registered, watches::register;
     RegisterMany: watches::RegisterMany => watches::RegisteredMany, watches::register_many;
     Amend: amend::Amend => amend::Amended, amend::amend;
@@ -169,8 +175,11 @@ pub(super) struct Batch<'c> {
     pub(super) plans: Vec<Plan>,
     pub(super) errands: Vec<Errand>,
     pub(super) ended: Vec<WatchId>,
+    pub(super) tenants: Vec<tenants::Change>,
     /// The apps whose feeds grew.
     pub(super) fed: Vec<AppNo>,
+    /// Counted once it is committed.
+    pub(super) tally: Tally,
 }
 
 /// The writer's thread: runs until the last handle of the store is gone.
@@ -194,7 +203,11 @@ struct Tidings {
     plans: Vec<Plan>,
     errands: Vec<Errand>,
     ended: Vec<WatchId>,
+    tenants: Vec<tenants::Change>,
     fed: Vec<AppNo>,
+    tally: Tally,
+    /// How many commands it was, and how long it took.
+    cost: (usize, Duration),
 }
 
 /// How a transaction ended that was not refused.
@@ -295,7 +308,10 @@ impl Desk<'_> {
 
     /// Tells what was committed.
     fn tell(&self, told: Tidings) {
+        let (commands, took) = told.cost;
+        self.shared.meters.committed(commands, took, &told.tally);
         self.shared.refusing.store(false, Ordering::Release);
+        self.shared.follow(told.tenants);
         self.shared.plans.put(told.plans);
         self.shared.errands.put(told.errands);
         self.shared.bell.ring(&told.ended);
@@ -311,7 +327,7 @@ impl Desk<'_> {
     }
 
     fn transact(&mut self, commands: &mut [Command]) -> Result<Done> {
-        let shared = self.shared;
+        let (shared, began) = (self.shared, Clock::System.stopwatch());
         let refusing = shared.refusing.load(Ordering::Acquire);
         self.pen.begin(refusing || !commands.iter().all(Command::reads))?;
         let mut batch = Batch {
@@ -322,7 +338,9 @@ impl Desk<'_> {
             plans: Vec::new(),
             errands: Vec::new(),
             ended: Vec::new(),
+            tenants: Vec::new(),
             fed: Vec::new(),
+            tally: Tally::default(),
         };
         let applied = catch_unwind(AssertUnwindSafe(|| {
             if refusing {
@@ -334,13 +352,15 @@ impl Desk<'_> {
         // Without a writer the program would live on and take nothing any more.
         let applied =
             applied.unwrap_or_else(|_| Err(StoreError::Inconsistent("a write panicked".to_owned())));
-        let Batch { plans, errands, ended, fed, .. } = batch;
+        let Batch { plans, errands, ended, tenants, fed, tally, .. } = batch;
         if let Err(error) = applied {
             self.pen.roll_back();
             return Err(error);
         }
-        let tidings = Tidings { plans, errands, ended, fed };
-        Ok(match self.pen.commit()? {
+        let committed = self.pen.commit()?;
+        let tidings =
+            Tidings { plans, errands, ended, tenants, fed, tally, cost: (commands.len(), began.elapsed()) };
+        Ok(match committed {
             Committed::Yes => Done::Committed(tidings),
             Committed::Unknown => Done::Unknown(tidings),
         })

@@ -104,6 +104,7 @@ fn note_panics() {
 struct Running {
     runtime: Runtime,
     address: SocketAddr,
+    metrics: Option<SocketAddr>,
     pulse: Box<dyn Fn() -> Pulse + Send + Sync>,
     stop: oneshot::Sender<()>,
     ended: JoinHandle<anyhow::Result<()>>,
@@ -232,12 +233,6 @@ impl Harness {
         harness
     }
 
-    /// Changes a setting for the next start.
-    pub fn set(&mut self, name: &str, value: &str) {
-        self.settings.retain(|(known, _)| known != name);
-        self.settings.push((name.to_owned(), value.to_owned()));
-    }
-
     /// Why an application with these settings does not start.
     pub async fn refused(settings: &[(&str, &str)]) -> String {
         let folder = tempfile::tempdir().unwrap();
@@ -251,6 +246,18 @@ impl Harness {
         App::build(config, surroundings).await.unwrap_err().to_string()
     }
 
+    /// Changes a setting for the next start; an empty value is none.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// What the application is started with.
+    pub fn config(&self) -> Config {
+        let environment: Environment = self.settings.iter().cloned().collect();
+        Config::read(&Flags::default(), &environment, None).unwrap()
+    }
+
     /// Starts the application (again) on its file.
     pub async fn restart(&mut self) {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -262,8 +269,7 @@ impl Harness {
             .enable_all()
             .build()
             .unwrap();
-        let environment: Environment = self.settings.iter().cloned().collect();
-        let config = Config::read(&Flags::default(), &environment, None).unwrap();
+        let config = self.config();
         let names = Arc::clone(&self.names);
         let resolver = Resolver::Fixed(Arc::new(move |name| {
             let names = names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -281,7 +287,7 @@ impl Harness {
         let surroundings = Surroundings { clock, resolver, roots: self.roots.clone() };
         let app = runtime.spawn(App::build(config, surroundings)).await.unwrap().unwrap();
         let (address, pulse) = (app.address().unwrap(), Box::new(app.pulse()));
-        let first_start = app.first_start().clone();
+        let (first_start, metrics) = (app.first_start().clone(), app.metrics_address());
         let (stop, stopped) = oneshot::channel::<()>();
         let ended = runtime.spawn(app.run(async move {
             if stopped.await.is_err() {
@@ -289,7 +295,7 @@ impl Harness {
             }
         }));
         self.threads.push(thread);
-        self.running = Some(Running { runtime, address, pulse, stop, ended, first_start });
+        self.running = Some(Running { runtime, address, metrics, pulse, stop, ended, first_start });
         self.rest_of_start().await;
     }
 
@@ -349,6 +355,11 @@ impl Harness {
 
     pub fn address(&self) -> SocketAddr {
         self.running.as_ref().expect("it runs").address
+    }
+
+    /// Where the metrics are, if not there.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.running.as_ref().expect("it runs").metrics
     }
 
     pub fn first_start(&self) -> &FirstStart {
@@ -424,6 +435,14 @@ impl Harness {
         let answer = guarded(path, wire::exchange(self.address(), &bytes)).await.expect("an answer");
         crate::openapi::check(method, path, &answer);
         answer
+    }
+
+    /// Sends a request with another key; a body is JSON.
+    pub async fn as_key(&self, key: &str, method: &str, path: &str, body: &str) -> Answer {
+        let auth = format!("Bearer {key}");
+        let headers = [("authorization", auth.as_str()), JSON];
+        let headers = if body.is_empty() { &headers[..1] } else { &headers[..] };
+        self.send(method, path, headers, body.as_bytes()).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {

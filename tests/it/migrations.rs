@@ -27,7 +27,8 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     let house = House::new().await;
     let mut watch = house.follower("job_1");
     watch.payload = Payload::Raw;
-    let remember = Remember { app: house.app, path: "/".to_owned(), key: "k".to_owned(), request: [1; 32] };
+    let remember =
+        Remember { app: house.app, path: "/".to_owned(), key: "k".to_owned(), request: [1; 32], seal: None };
     house.store.register(crate::store::asked(watch.clone(), Some(remember))).await.expect("registered");
     let job = house.shown(watch.id).await.job_no;
     house.store.observe(observed(job, 0, 10, at(5))).await.expect("taken");

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ringback::domain::Timestamp;
-use ringback::store::{Opening, Place, Store};
+use ringback::store::{Keyring, Opening, Place, Store};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 /// The folder of `initdb` and `postgres`, the newest that is new enough.
@@ -165,9 +165,9 @@ impl Server {
             self.ask("postgres", "create database template_ringback");
             let place = Place::Server(self.url("template_ringback"));
             let now = Timestamp::from_millis(0);
-            let public_url = "https://ringback.example.com".to_owned();
-            let opening = Opening { place, public_url, now };
-            let (store, writer) = Store::open(opening).expect("the store opens");
+            let (store, writer) =
+                Store::open(Opening { place, keyring: Keyring::default(), public_url: String::new(), now })
+                    .expect("the store opens");
             drop(store);
             writer.join();
             // A reader of it may not have gone yet.

@@ -4,18 +4,19 @@
 mod feed;
 mod lasting;
 mod lost;
+mod sealing;
 mod sending;
 mod server;
 mod watching;
 
 use ringback::domain::{
     After, AppNo, Attempt, ChannelKind, DeliveryId, DeliveryStatus, Destination, DestinationId, EndingKind,
-    Errand, EventSet, EventType, JobName, JobNo, JobStatus, NewWatch, Observation, Payload, Plan, Send,
-    Terms, Timestamp, Watch, WatchId,
+    Errand, EventSet, EventType, JobName, JobNo, JobStatus, Masked, NewWatch, Observation, Payload, Plan,
+    Send, Terms, Timestamp, Watch, WatchId,
 };
 use ringback::store::{
-    Ended, Found, Observed, Opening, Page, Paged, Place, Record, Register, Registered, Remember, Stop, Store,
-    Told, Writer,
+    Ended, Found, Keyring, Observed, Opening, Page, Paged, Place, Record, Register, Registered, Remember,
+    Stop, Store, Told, Writer,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -52,7 +53,12 @@ impl House {
     }
 
     pub async fn at(folder: tempfile::TempDir, place: Place, now: Timestamp) -> Self {
-        let (store, writer) = open(&place, now).expect("the store opens");
+        Self::with(folder, place, now, Keyring::default()).await
+    }
+
+    /// A house whose secrets are sealed.
+    pub async fn with(folder: tempfile::TempDir, place: Place, now: Timestamp, keyring: Keyring) -> Self {
+        let (store, writer) = open_with(&place, now, keyring).expect("the store opens");
         let app = app(&store, "default").await;
         Self { store, app, place, writer: Some(writer), folder }
     }
@@ -171,8 +177,12 @@ impl House {
 }
 
 pub fn open(place: &Place, now: Timestamp) -> anyhow::Result<(Store, Writer)> {
+    open_with(place, now, Keyring::default())
+}
+
+pub fn open_with(place: &Place, now: Timestamp, keyring: Keyring) -> anyhow::Result<(Store, Writer)> {
     let public_url = "https://ringback.example.com".to_owned();
-    Store::open(Opening { place: place.clone(), public_url, now })
+    Store::open(Opening { place: place.clone(), keyring, public_url, now })
 }
 
 /// The file of a place that is one.
@@ -184,7 +194,7 @@ pub fn file(place: &Place) -> &Path {
 pub async fn app(store: &Store, name: &str) -> AppNo {
     let found = Found {
         name: name.to_owned(),
-        signing_secret: "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz".to_owned(),
+        signing_secret: Masked::new("whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"),
         key_hash: Some([7; 32]),
         now: START,
     };

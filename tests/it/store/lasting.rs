@@ -23,7 +23,7 @@ async fn the_app_and_its_key_are_made_once() {
     let house = house.reopen(at(1)).await;
     let again = house.store.app(house.app).expect("an app");
     assert_eq!((made.id, &made.signing_secret), (again.id, &again.signing_secret));
-    assert!(house.store.key(&[7; 32]).is_some() && house.store.key(&[8; 32]).is_none());
+    assert!(house.store.key(&[7; 32], at(1)).is_some() && house.store.key(&[8; 32], at(1)).is_none());
 }
 
 #[tokio::test]

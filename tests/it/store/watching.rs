@@ -69,7 +69,13 @@ async fn a_registration_that_finds_the_job_ended_is_looked_for_anew() {
 }
 
 fn remember(house: &House, request: u8) -> Remember {
-    Remember { app: house.app, path: "/v1/watches".to_owned(), key: "k".to_owned(), request: [request; 32] }
+    Remember {
+        app: house.app,
+        path: "/v1/watches".to_owned(),
+        key: "k".to_owned(),
+        request: [request; 32],
+        seal: None,
+    }
 }
 
 #[tokio::test]

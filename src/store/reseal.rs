@@ -1,0 +1,157 @@
+//! Bringing what is at rest under the first key, at the start; [`sealing`](super::sealing) is the essay.
+
+use anyhow::{Context as _, Result, bail};
+
+use super::db::{self, Tx};
+use super::pen::{Committed, Pen};
+use super::sealing::{Column, Keyring};
+use super::watches::{Stored, is_secret_address};
+use crate::domain::{ChannelKind, Id};
+
+/// How many rows are read, and those that need it written, in one transaction.
+const CHUNK: u32 = 500;
+
+/// Refuses a start without a key that something is sealed with. Nothing is changed.
+pub(super) fn check(tx: &Tx<'_>, keyring: &Keyring) -> Result<()> {
+    let needed = tx.list("select id from seals order by id", [], |row| row.text(0))?;
+    let missing: Vec<&str> =
+        needed.iter().map(String::as_str).filter(|id| keyring.names().all(|name| name != *id)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let (missing, known) = (missing.join(" and "), keyring.names().collect::<Vec<_>>().join(", "));
+    let known = if known.is_empty() { "none".to_owned() } else { known };
+    bail!(
+        "secrets in the database are sealed with the encryption key {missing}, which is not configured \
+         (configured: {known}): add it to encryption_key, after the one that is to seal; nothing was changed"
+    )
+}
+
+/// Seals what is plain, and seals anew what is under another key than the first. The answer is how many
+/// rows that were.
+pub(super) fn bring_up(pen: &mut Pen, keyring: &Keyring) -> Result<usize> {
+    let Some(first) = keyring.names().next() else { return Ok(0) };
+    let seals =
+        pen.tx().list("select id, complete from seals", [], |row| Ok((row.text(0)?, row.flag(1)?)))?;
+    if matches!(seals.as_slice(), [(id, true)] if id == first) {
+        return Ok(0);
+    }
+    // Its name is there before the first value is.
+    transaction(pen, |tx| {
+        tx.run(
+            "insert into seals (id, complete) values ($1, 0) on conflict (id) do update set complete = 0",
+            [first.into()],
+        )
+    })?;
+    pen.overwrite(true)?;
+    let mut count = transaction(pen, |tx| apps(tx, keyring))?;
+    let mut last = (Id::from_bytes([0; 16]), -1);
+    loop {
+        let (changed, next) = transaction(pen, |tx| destinations(tx, keyring, last))?;
+        count += changed;
+        match next {
+            Some(next) => last = next,
+            None => break,
+        }
+    }
+    // And the others leave when no value is left that needs them.
+    transaction(pen, |tx| {
+        tx.run("delete from seals where id <> $1", [first.into()])?;
+        tx.run("update seals set complete = 1", [])
+    })?;
+    pen.overwrite(false)?;
+    Ok(count)
+}
+
+fn transaction<T>(pen: &mut Pen, work: impl FnOnce(&Tx<'_>) -> db::Result<T>) -> Result<T> {
+    pen.begin(true)?;
+    let done = work(&pen.tx());
+    match done {
+        Ok(done) => match pen.commit()? {
+            Committed::Yes => Ok(done),
+            Committed::Unknown => bail!("the database was lost on the way; start again"),
+        },
+        Err(error) => {
+            pen.roll_back();
+            Err(error).context("secrets cannot be sealed")
+        }
+    }
+}
+
+/// There are few.
+fn apps(tx: &Tx<'_>, keyring: &Keyring) -> db::Result<usize> {
+    let sql = "select id, signing_secret, old_signing_secret from apps";
+    let found = tx.list(sql, [], |row| Ok((row.id(0)?, row.text(1)?, row.opt_text(2)?)))?;
+    let stale = found.into_iter().filter(|(_, new, old)| {
+        keyring.is_stale(new) || old.as_deref().is_some_and(|old| keyring.is_stale(old))
+    });
+    let mut count = 0;
+    for (id, new, old) in stale {
+        let new = keyring.open(Column::AppSecret, id, new)?;
+        let new = keyring.seal(Column::AppSecret, id, &new)?;
+        let old = old.map(|old| keyring.open(Column::AppOldSecret, id, old)).transpose()?;
+        let old = old.as_deref().map(|old| keyring.seal(Column::AppOldSecret, id, old)).transpose()?;
+        count += tx.run(
+            "update apps set signing_secret = $1, old_signing_secret = $2 where id = $3",
+            [new.as_ref().into(), old.as_deref().into(), id.into()],
+        )?;
+    }
+    Ok(count)
+}
+
+/// A row of `watch_destinations`, as it is stored.
+struct Row {
+    key: (Id, i64),
+    id: Id,
+    secret_address: bool,
+    address: String,
+    headers: Option<String>,
+    secret: Option<String>,
+}
+
+impl Row {
+    fn is_stale(&self, keyring: &Keyring) -> bool {
+        let optional = [&self.headers, &self.secret];
+        (self.secret_address && keyring.is_stale(&self.address))
+            || optional.into_iter().flatten().any(|text| keyring.is_stale(text))
+    }
+}
+
+/// What stands behind `last`: how many rows were changed, and where to go on.
+fn destinations(tx: &Tx<'_>, keyring: &Keyring, last: (Id, i64)) -> db::Result<(usize, Option<(Id, i64)>)> {
+    let found = tx.list(
+        "select watch, n, id, channel, address, headers, secret from watch_destinations
+         where (watch, n) > ($1, $2) order by watch, n limit $3",
+        [last.0.into(), last.1.into(), CHUNK.into()],
+        |row| {
+            Ok(Row {
+                key: (row.id(0)?, row.int(1)?),
+                id: row.id(2)?,
+                secret_address: is_secret_address(row.word(3, ChannelKind::parse)?),
+                address: row.text(4)?,
+                headers: row.opt_text(5)?,
+                secret: row.opt_text(6)?,
+            })
+        },
+    )?;
+    let next = found.last().map(|row| row.key);
+    let mut count = 0;
+    for row in found.into_iter().filter(|row| row.is_stale(keyring)) {
+        let Row { key, id, secret_address, address, headers, secret } = row;
+        let address = keyring.open(Column::DestinationAddress, id, address)?;
+        let headers = headers.map(|text| keyring.open(Column::DestinationHeaders, id, text)).transpose()?;
+        let secret = secret.map(|text| keyring.open(Column::DestinationSecret, id, text)).transpose()?;
+        let stored = Stored::new(keyring, id, (&address, secret_address), headers, secret.as_deref())?;
+        count += tx.run(
+            "update watch_destinations set address = $1, headers = $2, secret = $3 where watch = $4 and n = $5",
+            [
+                stored.address.as_ref().into(),
+                stored.headers.as_deref().into(),
+                stored.secret.as_deref().into(),
+                key.0.into(),
+                key.1.into(),
+            ],
+        )?;
+    }
+    Ok((count, next))
+}

@@ -1,0 +1,675 @@
+//! The command line, as people and scripts meet it: the real program, against the real application or
+//! against a server that says what a test wants.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+
+use crate::fakes::{PROVIDER_KEY, Reply, error};
+use crate::harness::{AUTH, Harness, KEY, guarded, id, minutes, seconds};
+use crate::wire::Request;
+
+/// How a command ended.
+#[derive(Debug)]
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    #[track_caller]
+    fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{self:#?}");
+        self
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
+    }
+}
+
+/// The program with nothing around it but these variables.
+fn program(env: &[(&str, &str)], line: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringback"));
+    command.args(line).env_clear().envs(env.iter().copied()).current_dir(env!("CARGO_TARGET_TMPDIR"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+async fn ended(child: Child) -> Ran {
+    let output = guarded("the end of a command", child.wait_with_output()).await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ran { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+}
+
+async fn run(env: &[(&str, &str)], line: &[&str]) -> Ran {
+    ended(program(env, line).spawn().unwrap()).await
+}
+
+/// A client of the server at `url`.
+async fn ask(url: &str, line: &[&str]) -> Ran {
+    run(&[("RINGBACK_URL", url), ("RINGBACK_API_KEY", KEY)], line).await
+}
+
+fn url(h: &Harness) -> String {
+    format!("http://{}", h.address())
+}
+
+/// Returns when `n` watches are registered.
+async fn registered(h: &Harness, n: usize) {
+    let all =
+        async { while h.get("/v1/watches?limit=200").await.json()["data"].as_array().unwrap().len() < n {} };
+    guarded("the registrations", all).await;
+}
+
+/// A server that says one thing after another, and keeps what it was asked.
+struct Scripted {
+    url: String,
+    asked: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Scripted {
+    async fn start(answers: &[(u16, Value)]) -> Self {
+        let raw = answers.iter().map(|(status, body)| (*status, body.to_string())).collect();
+        Self::raw(raw).await
+    }
+
+    async fn raw(answers: Vec<(u16, String)>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let asked: Arc<Mutex<Vec<Request>>> = Arc::default();
+        let kept = Arc::clone(&asked);
+        tokio::spawn(async move {
+            for (status, body) in answers {
+                let mut stream = BufReader::new(listener.accept().await.unwrap().0);
+                let request = Request::read(&mut stream).await.unwrap();
+                kept.lock().unwrap().push(request);
+                let body = if status == 204 { String::new() } else { body };
+                let head =
+                    format!("HTTP/1.1 {status} So\r\nconnection: close\r\ncontent-length: {}", body.len());
+                let _ = stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await;
+            }
+        });
+        Self { url, asked }
+    }
+
+    /// What it was asked: method, path and body.
+    fn asked(&self) -> Vec<String> {
+        let line = |request: &Request| {
+            let body = String::from_utf8_lossy(&request.body).into_owned();
+            format!("{} {} {body}", request.method, request.path).trim_end().to_owned()
+        };
+        self.asked.lock().unwrap().iter().map(line).collect()
+    }
+}
+
+#[tokio::test]
+async fn watch_registers_prints_the_watch_and_its_webhook_arrives() {
+    let h = Harness::start().await;
+    h.provider.completed("job_1");
+    let hook = h.receiver.url("/hook");
+    let line = [
+        "watch",
+        "job_1",
+        "--webhook",
+        &hook,
+        "--metadata",
+        "{\"z\": 1.0,\"a\":2}",
+        "--idempotency-key",
+        "k",
+    ];
+    let shown = ask(&url(&h), &line).await.expect(0);
+    assert!(shown.out.contains("watching") && shown.out.contains("job_1 of muvi"), "{shown:#?}");
+    assert!(shown.out.contains(&hook) && shown.err.is_empty(), "{shown:#?}");
+    // The same again, as JSON: the very same watch.
+    let again = ask(&url(&h), &[&line[..], &["--json"]].concat()).await.expect(0);
+    assert!(shown.out.contains(&id(&again.json())), "{again:#?}");
+    assert!(again.out.contains("{\"z\": 1.0,\"a\":2}"), "byte for byte: {again:#?}");
+    h.pass(minutes(1)).await;
+    assert_eq!(h.receiver.next().await.event(), "job.completed");
+    h.finish().await;
+}
+
+#[tokio::test]
+async fn without_a_destination_watch_registers_and_says_how_to_learn_of_the_end() {
+    let h = Harness::start().await;
+    h.provider.completed("job_1");
+    let ran = ask(&url(&h), &["watch", "job_1", "--json"]).await.expect(0);
+    let watch = id(&ran.json());
+    assert_eq!(ran.json()["destinations"], json!([]));
+    assert!(ran.err.contains(&format!("ringback show {watch} --follow")), "{ran:#?}");
+    h.pass(minutes(1)).await;
+    let ran = ask(&url(&h), &["show", &watch, "--follow", "--json"]).await.expect(0);
+    assert_eq!(ran.json()["status"], "completed");
+    h.finish().await;
+}
+
+#[tokio::test]
+async fn follow_ends_with_0_completed_3_failed_4_cancelled_5_not_found_6_expired_or_stopped() {
+    let h = Harness::start().await;
+    h.provider.completed("job_completed");
+    h.provider.failed("job_failed");
+    h.provider.cancelled("job_cancelled");
+    h.provider.not_found("job_gone");
+    h.provider.processing("job_long", 50);
+    h.provider.processing("job_called_off", 50);
+    let (url, endings) = (
+        url(&h),
+        [
+            ("job_completed", 0, "completed"),
+            ("job_failed", 3, "failed"),
+            ("job_cancelled", 4, "cancelled"),
+            ("job_gone", 5, "not_found"),
+            ("job_long", 6, "expired"),
+            ("job_called_off", 6, "stopped"),
+        ],
+    );
+    let env = [("RINGBACK_URL", url.as_str()), ("RINGBACK_API_KEY", KEY)];
+    let start =
+        |job: &str| program(&env, &["watch", job, "--follow", "--expires-in", "30m"]).spawn().unwrap();
+    let children = endings.map(|(job, ..)| start(job));
+    registered(&h, endings.len()).await;
+    let found = h.get("/v1/watches?jobId=job_called_off").await.json();
+    h.delete(&format!("/v1/watches/{}", id(&found["data"][0]))).await.expect(200);
+    h.pass(minutes(31)).await;
+    for (child, (job, code, word)) in children.into_iter().zip(endings) {
+        let ran = ended(child).await.expect(code);
+        let last = ran.out.lines().last().unwrap_or_default();
+        assert!(last.starts_with(word), "{job}: {ran:#?}");
+    }
+    h.give_up().await;
+}
+
+#[tokio::test]
+async fn follow_tells_each_change_on_stderr_and_the_output_or_the_error_on_stdout() {
+    let watch = |status: &str, job: Value| json!({ "id": "watch_1", "status": status, "job": job });
+    let answers = [
+        (200, watch("watching", json!({ "status": "unknown" }))),
+        (200, watch("watching", json!({ "status": "processing", "progress": 50 }))),
+        (
+            200,
+            watch(
+                "completed",
+                json!({ "status": "completed", "progress": 100, "output": "https://a/\u{1b}[2Jb" }),
+            ),
+        ),
+    ];
+    let server = Scripted::start(&answers).await;
+    let ran = ask(&server.url, &["show", "watch_1", "--follow"]).await.expect(0);
+    assert_eq!(ran.err, "not looked at yet\nprocessing  50 %\n");
+    assert_eq!(ran.out, "completed  100 %  https://a/\\u{1b}[2Jb\n", "and nothing controls the terminal");
+    assert_eq!(server.asked(), ["GET /v1/watches/watch_1?wait=30s"; 3]);
+}
+
+/// Stays where it is while the server behind it moves.
+#[derive(Clone)]
+struct Door {
+    address: SocketAddr,
+    behind: Arc<Mutex<Option<SocketAddr>>>,
+}
+
+impl Door {
+    async fn to(behind: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let door =
+            Self { address: listener.local_addr().unwrap(), behind: Arc::new(Mutex::new(Some(behind))) };
+        let at = Arc::clone(&door.behind);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let behind = *at.lock().unwrap();
+                tokio::spawn(async move {
+                    let Some(behind) = behind else { return };
+                    let Ok(mut server) = TcpStream::connect(behind).await else { return };
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
+                });
+            }
+        });
+        door
+    }
+
+    fn lead(&self, behind: Option<SocketAddr>) {
+        *self.behind.lock().unwrap() = behind;
+    }
+}
+
+#[tokio::test]
+async fn follow_survives_a_restart_of_the_server() {
+    let mut h = Harness::start().await;
+    h.provider.processing("job_1", 50);
+    let door = Door::to(h.address()).await;
+    let url = format!("http://{}", door.address);
+    let env = [("RINGBACK_URL", url.as_str()), ("RINGBACK_API_KEY", KEY)];
+    let mut child = program(&env, &["watch", "job_1", "--follow"]).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    registered(&h, 1).await;
+    h.stop().await;
+    door.lead(None);
+    let away = async { while !told.next_line().await.unwrap().unwrap().starts_with("Trying again") {} };
+    guarded("a word about the server's absence", away).await;
+    h.provider.completed("job_1");
+    h.restart().await;
+    door.lead(Some(h.address()));
+    h.pass(minutes(1)).await;
+    let mut rest = String::new();
+    let rest_of_it = async {
+        while let Some(line) = told.next_line().await.unwrap() {
+            rest.push_str(&line);
+        }
+    };
+    guarded("the end of what is told", rest_of_it).await;
+    assert!(rest.contains("answers again"), "{rest}");
+    ended(child).await.expect(0);
+    h.finish().await;
+}
+
+#[tokio::test]
+async fn an_interrupted_follow_leaves_the_watch_alone_and_says_how_to_go_on() {
+    let h = Harness::start().await;
+    h.provider.processing("job_1", 50);
+    let url = url(&h);
+    let env = [("RINGBACK_URL", url.as_str()), ("RINGBACK_API_KEY", KEY)];
+    let mut child = program(&env, &["watch", "job_1", "--follow"]).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    guarded("the first line", told.read_line(&mut line)).await.unwrap();
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    guarded("what is told", told.read_to_string(&mut line)).await.unwrap();
+    let found = h.get("/v1/watches").await.json();
+    assert_eq!(found["data"][0]["status"], "watching");
+    assert!(line.contains(&format!("ringback show {} --follow", id(&found["data"][0]))), "{line}");
+    ended(child).await.expect(1);
+    h.give_up().await;
+}
+
+#[tokio::test]
+async fn watches_are_a_table_for_people_and_the_servers_page_or_lines_for_programs() {
+    let h = Harness::start().await;
+    h.provider.processing("job_1", 50);
+    h.provider.completed("job_2");
+    let (one, two) = (h.watch("job_1").await, h.watch("job_2").await);
+    h.pass(minutes(1)).await;
+    h.receiver.next().await;
+    let url = url(&h);
+    let table = ask(&url, &["watches"]).await.expect(0).out;
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0][..5], ["ID", "STATUS", "PROVIDER", "JOB", "PROGRESS"], "{table}");
+    assert_eq!(lines[1][..4], [two.as_str(), "completed", "muvi", "job_2"], "newest first: {table}");
+    assert_eq!(lines[2][..6], [one.as_str(), "watching", "muvi", "job_1", "50", "%"], "{table}");
+    assert_eq!(lines[2][6..], ["2026-02-18", "15:00:00"], "{table}");
+
+    let only = ask(&url, &["watches", "--status", "watching", "--json"]).await.expect(0).json();
+    assert_eq!((only["data"].as_array().unwrap().len(), id(&only["data"][0])), (1, one.clone()));
+    let page = ask(&url, &["watches", "--limit", "1", "--json"]).await.expect(0);
+    assert_eq!(page.out.trim_end(), h.get("/v1/watches?limit=1").await.text());
+    let cursor = page.json()["nextCursor"].as_str().unwrap().to_owned();
+    let next = ask(&url, &["watches", "--limit", "1", "--cursor", &cursor]).await.expect(0);
+    assert!(next.out.contains(&one) && next.err.is_empty(), "{next:#?}");
+    let more = ask(&url, &["watches", "--limit", "1"]).await.expect(0);
+    assert!(more.err.contains("--all"), "{more:#?}");
+    let all = ask(&url, &["watches", "--all", "--json"]).await.expect(0).out;
+    let all: Vec<String> = all.lines().map(|line| id(&serde_json::from_str(line).unwrap())).collect();
+    assert_eq!(all, [two, one]);
+    let none = ask(&url, &["watches", "--job-id", "job_3"]).await.expect(0);
+    assert_eq!((none.out.as_str(), none.err.as_str()), ("", "There are none.\n"));
+    h.finish().await;
+}
+
+#[tokio::test]
+async fn all_follows_the_pages_to_their_end() {
+    let page = |n: usize, next: Option<&str>| json!({ "data": [{ "id": format!("watch_{n}") }], "nextCursor": next });
+    let answers = [(200, page(3, Some("a&b"))), (200, page(2, Some("c"))), (200, page(1, None))];
+    let server = Scripted::start(&answers).await;
+    let ran = ask(&server.url, &["watches", "--all"]).await.expect(0);
+    let first: Vec<&str> = ran.out.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(first, ["ID", "watch_3", "watch_2", "watch_1"], "the head once");
+    let asked = server.asked();
+    assert_eq!(asked[0], "GET /v1/watches?limit=200");
+    assert_eq!(asked[1], "GET /v1/watches?limit=200&cursor=a%26b");
+}
+
+#[tokio::test]
+async fn show_tells_of_a_watch_its_story_of_a_delivery_its_attempts_and_of_an_event_its_data() {
+    let h = Harness::start().await;
+    h.provider.completed("job_1");
+    h.receiver.script("/hook", [Reply::new(500, "not\nnow")]);
+    let watch = h.watch("job_1").await;
+    h.pass(minutes(1)).await;
+    h.receiver.take(2).await;
+    let url = url(&h);
+    let delivery = id(&h.delivery(&watch).await);
+    let event = h.delivery(&watch).await["eventId"].as_str().unwrap().to_owned();
+
+    let shown = ask(&url, &["show", &watch]).await.expect(0).out;
+    for word in
+        ["completed", "registered", "observed", "job.completed", &delivery, "succeeded", "attempt", "500"]
+    {
+        assert!(shown.contains(word), "{word}: {shown}");
+    }
+    let whole = ask(&url, &["show", &watch, "--json"]).await.expect(0).json();
+    assert_eq!(whole["story"], h.get(&format!("/v1/watches/{watch}/story")).await.json()["data"]);
+    assert_eq!(whole["id"], watch.as_str());
+
+    let shown = ask(&url, &["show", &delivery]).await.expect(0).out;
+    assert!(shown.contains("500") && shown.contains(r"not\nnow") && shown.contains("200"), "{shown}");
+    let whole = ask(&url, &["show", &delivery, "--json"]).await.expect(0);
+    assert_eq!(whole.out.trim_end(), h.get(&format!("/v1/deliveries/{delivery}")).await.text());
+
+    let shown = ask(&url, &["show", &event]).await.expect(0).out;
+    assert!(shown.contains("job.completed") && shown.contains("job_1"), "{shown}");
+    let whole = ask(&url, &["show", &event, "--json"]).await.expect(0);
+    assert_eq!(whole.out.trim_end(), h.get(&format!("/v1/events/{event}")).await.text());
+
+    let wrong = ask(&url, &["show", "job_1"]).await.expect(2);
+    assert!(wrong.err.contains("watch_, dlv_ or evt_"), "{wrong:#?}");
+    let wrong = ask(&url, &["show", &delivery, "--follow"]).await.expect(2);
+    assert!(wrong.err.contains("only a watch"), "{wrong:#?}");
+    h.finish().await;
+}
+
+#[tokio::test]
+async fn deliveries_are_listed_and_one_is_sent_again_by_retry() {
+    let h = Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "")]).await;
+    h.provider.completed("job_1");
+    h.receiver.script("/hook", [Reply::status(500)]);
+    let watch = h.watch("job_1").await;
+    h.pass(minutes(1)).await;
+    h.receiver.next().await;
+    let url = url(&h);
+    let table = ask(&url, &["deliveries", "--status", "failed", "--watch", &watch]).await.expect(0).out;
+    assert!(
+        table.starts_with("ID ") && table.contains("failed: exhausted") && table.contains(&watch),
+        "{table}"
+    );
+    assert!(table.contains(&h.receiver.url("/hook")), "{table}");
+    let delivery = id(&h.delivery(&watch).await);
+    let since =
+        ["deliveries", "--since", "2026-02-18T15:00:00Z", "--until", "2026-02-18T16:00:00Z", "--json"];
+    assert_eq!(id(&ask(&url, &since).await.expect(0).json()["data"][0]), delivery);
+    let wrong = ask(&url, &["deliveries", "--since", "yesterday"]).await.expect(2);
+    assert!(wrong.err.starts_with("--since: write a time"), "{wrong:#?}");
+
+    let ran = ask(&url, &["retry", &delivery]).await.expect(0);
+    assert!(ran.out.contains(&delivery), "{ran:#?}");
+    h.rest().await;
+    assert_eq!(h.receiver.next().await.event(), "job.completed");
+    assert_eq!(h.delivery(&watch).await["status"], "succeeded");
+    h.finish().await;
+}
+
+#[tokio::test]
+async fn retry_failed_asks_for_all_that_failed_in_a_span() {
+    let server = Scripted::start(&[(202, json!({ "count": 7 })), (202, json!({ "count": 0 }))]).await;
+    let line =
+        ["retry", "--failed", "--since", "2026-02-18T15:00:00Z", "--until", "2026-02-18T16:00:00+00:00"];
+    let ran = ask(&server.url, &[&line[..], &["--destination", "dst_1"]].concat()).await.expect(0);
+    assert_eq!(ran.out, "7 deliveries are sent again.\n");
+    assert_eq!(ask(&server.url, &["retry", "--failed", "--json"]).await.expect(0).out, "{\"count\":0}\n");
+    insta::assert_snapshot!(server.asked().join("\n"), @r#"
+    POST /v1/deliveries/retry {"destinationId":"dst_1","since":"2026-02-18T15:00:00.000Z","status":"failed","until":"2026-02-18T16:00:00.000Z"}
+    POST /v1/deliveries/retry {"status":"failed"}
+    "#);
+    run(&[], &["retry"]).await.expect(2);
+    run(&[], &["retry", "dlv_1", "--failed"]).await.expect(2);
+    run(&[], &["retry", "dlv_1", "--since", "1h"]).await.expect(2);
+}
+
+#[tokio::test]
+async fn cancel_stops_a_watch() {
+    let h = Harness::start().await;
+    h.provider.processing("job_1", 50);
+    let watch = h.watch("job_1").await;
+    let shown = ask(&url(&h), &["cancel", &watch]).await.expect(0).out;
+    assert!(shown.contains("stopped") && shown.contains(&watch), "{shown}");
+    let again = ask(&url(&h), &["cancel", &watch, "--json"]).await.expect(0).json();
+    assert_eq!(again["status"], "stopped");
+    assert_eq!(h.shown(&watch).await["status"], "stopped");
+    h.finish().await;
+}
+
+#[tokio::test]
+async fn apps_and_keys_are_made_listed_and_revoked_on_a_server() {
+    let app = json!({ "id": "app_1", "name": "seven", "createdAt": "2026-02-18T15:00:00.000Z" });
+    let key = json!({ "id": "key_1", "appId": "app_1", "name": "billing", "scope": "read", "lastUsedAt": null,
+                      "createdAt": "2026-02-18T15:00:00.000Z", "expiresAt": "2026-05-19T15:00:00.000Z" });
+    let with = |value: &Value, name: &str, secret: &str| {
+        let mut value = value.clone();
+        value[name] = json!(secret);
+        value
+    };
+    let server = Scripted::start(&[
+        (201, with(&app, "signingSecret", "whsec_x")),
+        (200, json!({ "data": [app], "nextCursor": null })),
+        (201, with(&key, "key", "rb_secret")),
+        (200, json!({ "data": [key], "nextCursor": null })),
+        (204, Value::Null),
+    ])
+    .await;
+    let lines: [&[&str]; 5] = [
+        &["apps", "create", "seven"],
+        &["apps", "list"],
+        &["keys", "create", "--name", "billing", "--scope", "read", "--expires-in", "90d", "--app", "app_1"],
+        &["keys", "list", "--app", "app_1"],
+        &["keys", "revoke", "key_1"],
+    ];
+    let mut shown = String::new();
+    for line in lines {
+        shown.push_str(&format!("$ ringback {}\n", line.join(" ")));
+        shown.push_str(&ask(&server.url, line).await.expect(0).out);
+    }
+    insta::assert_snapshot!(shown, @r"
+    $ ringback apps create seven
+    app             app_1
+    name            seven
+    signing secret  whsec_x
+    $ ringback apps list
+    ID     NAME   CREATED (UTC)
+    app_1  seven  2026-02-18 15:00:00
+    $ ringback keys create --name billing --scope read --expires-in 90d --app app_1
+    key            rb_secret
+    id             key_1
+    app            app_1
+    scope          read
+    expires (UTC)  2026-05-19 15:00:00
+    $ ringback keys list --app app_1
+    ID     NAME     SCOPE  APP    CREATED (UTC)        EXPIRES (UTC)        LAST USED (UTC)
+    key_1  billing  read   app_1  2026-02-18 15:00:00  2026-05-19 15:00:00
+    $ ringback keys revoke key_1
+    key_1 is revoked.
+    ");
+    insta::assert_snapshot!(server.asked().join("\n"), @r#"
+    POST /v1/apps {"name":"seven"}
+    GET /v1/apps
+    POST /v1/keys {"appId":"app_1","expiresIn":"90d","name":"billing","scope":"read"}
+    GET /v1/keys?appId=app_1
+    DELETE /v1/keys/key_1
+    "#);
+}
+
+#[tokio::test]
+async fn an_error_is_a_sentence_on_stderr_that_says_what_to_do() {
+    let h = Harness::start().await;
+    let url = url(&h);
+    let with = |key: &'static str| [("RINGBACK_URL", url.clone()), ("RINGBACK_API_KEY", key.to_owned())];
+    let mut told = String::new();
+    let mut tell = |ran: Ran| {
+        assert_eq!(ran.out, "", "{ran:#?}");
+        told.push_str(&format!("{}: {}", ran.code, ran.err.replace(&url, "URL")));
+    };
+    tell(run(&[], &["watches", "--url", "http://127.0.0.1:1"]).await);
+    for key in ["", "rb_not_one_of_its_keys"] {
+        let env = with(key);
+        let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        tell(run(&env, &["watches"]).await);
+    }
+    tell(ask(&url, &["show", "watch_unknown"]).await);
+    tell(ask(&url, &["watches", "--status", "done"]).await);
+    tell(ask(&url, &["watch", "../x", "--webhook", "https://10.0.0.1/", "--events", "job.done"]).await);
+    tell(ask(&url, &["watch", "job_1", "--metadata", "{"]).await);
+    tell(ask("ftp://x", &["watches"]).await);
+    tell(run(&[("RINGBACK_API_KEY", "short")], &["watches"]).await);
+    let strange = Scripted::raw(vec![(200, "<html>".into()), (500, "<html>".into())]).await;
+    for _ in 0..2 {
+        let ran = ask(&strange.url, &["watches"]).await;
+        tell(Ran { err: ran.err.replace(&strange.url, "STRANGE"), ..ran });
+    }
+    insta::assert_snapshot!(told, @r"
+    1: http://127.0.0.1:1 does not answer (connect: connection refused): is the server running, and is RINGBACK_URL its address?
+    1: the server asks for a key: set RINGBACK_API_KEY
+    1: the server does not know this key: set RINGBACK_API_KEY to one of its own
+    1: there is nothing here by this name (/v1/watches/watch_unknown): is the id whole, and of the app that the key is for?
+    1: ?status: is not a watch's status
+    1: 3 fields are wrong
+      /jobId: it does not match the pattern [A-Za-z0-9_-]{1,128}
+      /events/0: `job.done` is not an event
+      /callbackUrl: must not lead to 10.0.0.1 (an address that is private)
+    2: --metadata: this is not JSON: EOF while parsing an object at line 1 column 1
+    1: RINGBACK_URL: this URL cannot be used: it must begin with http:// or https://
+    1: RINGBACK_API_KEY: a key has 16 to 256 characters, and this one has 5
+    1: what answers at STRANGE is no Ringback: is RINGBACK_URL right?
+    1: STRANGE answered 500 Internal Server Error: is RINGBACK_URL right?
+    ");
+    assert_eq!(h.send("GET", "/v1/watches", &[AUTH], b"").await.json()["data"], json!([]));
+    h.finish().await;
+}
+
+#[tokio::test]
+async fn what_a_server_says_controls_no_terminal_and_a_path_is_not_left() {
+    let hostile = "x\u{1b}]0;owned\u{7}\u{9b}31m\ny";
+    let page = json!({ "data": [{ "id": "watch_1", "jobId": hostile }], "nextCursor": null });
+    let problem = json!({ "detail": hostile, "errors": [{ "pointer": hostile, "detail": hostile }] });
+    let server = Scripted::start(&[(200, page), (422, problem.clone()), (404, problem)]).await;
+    let shown = [
+        ask(&server.url, &["watches"]).await.expect(0),
+        ask(&server.url, &["watches"]).await.expect(1),
+        ask(&server.url, &["show", "watch_/../../../v1/signing-secret?x"]).await.expect(1),
+    ];
+    for ran in &shown {
+        let text = format!("{}{}", ran.out, ran.err);
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{ran:#?}");
+    }
+    assert_eq!(server.asked()[2], "GET /v1/watches/watch_%2F..%2F..%2F..%2Fv1%2Fsigning-secret%3Fx");
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_written_is_an_error_and_no_panic() {
+    let answer = (200, json!({ "data": [{ "id": "watch_1" }], "nextCursor": null }));
+    let server = Scripted::start(&[answer]).await;
+    let env = [("RINGBACK_URL", server.url.as_str()), ("RINGBACK_API_KEY", KEY)];
+    for line in [&["watches"][..], &["completions", "bash"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let child = program(&env, line).stdout(writer).spawn().unwrap();
+        let ran = ended(child).await.expect(1);
+        assert!(ran.err.contains("stdout cannot be written") && !ran.err.contains("panicked"), "{ran:#?}");
+    }
+}
+
+#[tokio::test]
+async fn completions_are_scripts_that_bash_can_read_and_name_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = run(&[], &["completions", shell]).await.expect(0).out;
+        for command in ["watch", "deliveries", "keys", "provider"] {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+    }
+    let script = run(&[], &["completions", "bash"]).await.expect(0).out;
+    let mut bash =
+        Command::new("bash").arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    bash.stdin.take().unwrap().write_all(script.as_bytes()).await.unwrap();
+    let checked = guarded("bash", bash.wait_with_output()).await.unwrap();
+    assert!(checked.status.success() && checked.stderr.is_empty(), "{checked:?}");
+    run(&[], &["completions", "cobol"]).await.expect(2);
+}
+
+#[tokio::test]
+async fn health_is_0_while_the_service_answers_and_1_when_it_does_not() {
+    let mut h = Harness::start().await;
+    let listen = h.address().to_string();
+    assert_eq!(run(&[], &["health", "--listen", &listen]).await.expect(0).out, "alive\n");
+    let env = [("RINGBACK_LISTEN", listen.as_str())];
+    assert_eq!(run(&env, &["health", "--ready"]).await.expect(0).out, "ready\n");
+    h.stop().await;
+    let ran = run(&env, &["health"]).await.expect(1);
+    assert!(ran.err.starts_with(&format!("http://{listen}/healthz: connect: ")), "{ran:#?}");
+    run(&[("RINGBACK_LISTEN", "127.0.0.1:0")], &["health"]).await.expect(2);
+    let wrong = run(&[("RINGBACK_LISTEN", "nowhere")], &["health"]).await.expect(1);
+    assert!(wrong.err.starts_with("RINGBACK_LISTEN: "), "{wrong:#?}");
+    h.give_up().await;
+}
+
+#[tokio::test]
+async fn provider_list_shows_what_can_be_watched_with_this_configuration() {
+    let env = [("MUVI_API_KEY", "hush"), ("RINGBACK_PROVIDERS__MUVI__RATE", "90/m")];
+    let table = run(&env, &["provider", "list"]).await.expect(0).out;
+    let muvi = table.lines().find(|line| line.starts_with("muvi ")).unwrap_or_default();
+    assert!(muvi.contains(" set ") && muvi.contains("completed") && muvi.contains("90/m"), "{table}");
+    assert!(
+        table.lines().any(|line| line.starts_with("replicate ") && line.contains(" missing ")),
+        "{table}"
+    );
+    let all = run(&env, &["provider", "list", "--json"]).await.expect(0);
+    assert!(!all.out.contains("hush"), "{all:#?}");
+    let all = all.json();
+    let muvi = all["data"].as_array().unwrap().iter().find(|one| one["id"] == "muvi").unwrap();
+    assert_eq!((&muvi["credential"], &muvi["limits"]["rate"]), (&json!("set"), &json!("90/m")));
+    assert_eq!(muvi["statuses"]["completed"], "completed");
+}
+
+#[tokio::test]
+async fn provider_check_runs_the_examples_and_lists_every_mistake() {
+    let good = concat!(env!("CARGO_MANIFEST_DIR"), "/src/providers/muvi.toml");
+    let ran = run(&[], &["provider", "check", good]).await.expect(0);
+    assert!(ran.out.contains("defines `muvi`") && ran.out.contains("examples"), "{ran:#?}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("wrong.toml");
+    // It expects other words than there are.
+    let text = std::fs::read_to_string(good).unwrap();
+    std::fs::write(&file, text.replace("\nraw_status = \"", "\nraw_status = \"x")).unwrap();
+    let name = file.display().to_string();
+    let ran = run(&[], &["provider", "check", &name]).await.expect(1);
+    assert!(ran.err.lines().count() > 1, "{ran:#?}");
+    assert!(ran.err.lines().all(|line| line.starts_with(&format!("{name}: example "))), "{ran:#?}");
+    std::fs::write(&file, "id = \n").unwrap();
+    let ran = run(&[], &["provider", "check", &name]).await.expect(1);
+    assert!(ran.err.starts_with(&format!("{name}: line 1: ")), "{ran:#?}");
+    run(&[], &["provider", "check", "nowhere.toml"]).await.expect(1);
+}
+
+#[tokio::test]
+async fn provider_poll_asks_once_and_shows_what_was_understood() {
+    let h = Harness::start().await;
+    let base = h.provider.url();
+    let env = [("MUVI_API_KEY", PROVIDER_KEY), ("RINGBACK_PROVIDERS__MUVI__BASE_URL", base.as_str())];
+    h.provider.completed("job_1");
+    let ran = run(&env, &["provider", "poll", "muvi", "job_1", "--raw"]).await.expect(0);
+    assert!(ran.out.contains("completed") && ran.out.contains("HTTP 200"), "{ran:#?}");
+    let raw: Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
+    assert_eq!(raw["jobId"], "job_1");
+    let told = run(&env, &["provider", "poll", "muvi", "job_1", "--json"]).await.expect(0).json();
+    assert_eq!((&told["status"], &told["httpStatus"]), (&json!("completed"), &json!(200)));
+    h.provider.not_found("job_2");
+    let ran = run(&env, &["provider", "poll", "muvi", "job_2"]).await.expect(1);
+    assert!(ran.out.contains("there is no such job"), "{ran:#?}");
+    h.provider.job("job_3", &json!({ "status": "processing" }));
+    h.provider.script("job_3", [error(500, "INTERNAL_ERROR", "not\u{1b}now")]);
+    let ran = run(&env, &["provider", "poll", "muvi", "job_3"]).await.expect(1);
+    assert!(ran.out.contains("trouble") && !ran.out.contains('\u{1b}'), "{ran:#?}");
+    assert!(run(&env, &["provider", "poll", "muvy", "job_1"]).await.expect(2).err.contains("there are muvi"));
+    assert!(run(&env, &["provider", "poll", "muvi", "../x"]).await.expect(2).err.starts_with("JOB_ID: "));
+    let wrong = run(&env, &["provider", "poll", "muvi", "job_1", "--param", "a=b"]).await.expect(2);
+    assert!(wrong.err.starts_with("--param a: "), "{wrong:#?}");
+    assert!(
+        run(&env[1..], &["provider", "poll", "muvi", "job_1"]).await.expect(1).err.contains("needs a key")
+    );
+    assert_eq!(h.provider.polls("job_1").len(), 2, "once each time");
+    h.pass(seconds(0)).await;
+    h.finish().await;
+}

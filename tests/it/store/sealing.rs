@@ -1,0 +1,242 @@
+//! Secrets at rest: what stands in the file, which keys a start needs, and how one key takes over from
+//! another.
+
+use std::path::Path;
+
+use ringback::domain::{ChannelKind, Masked, NewWatch, Watch};
+use ringback::store::{CreateApp, CreatedApp, Found, Keyring, Rotate, Rotated, StoreError};
+
+use super::{House, START, at, file, open_with};
+
+const OLD: [u8; 32] = [1; 32];
+const NEW: [u8; 32] = [2; 32];
+
+/// No two of them share a beginning, so that a leftover of any is found.
+const CANARIES: [&str; 6] = [
+    "whsec_Y2FuYXJ5LW9mLXRoZS1hcHAtMDEyMzQ1Njc4OTA=",
+    "whsec_b2xkLWNhbmFyeS1vZi10aGUtYXBwLTEyMzQ1Njc4",
+    "whsec_ZGVzdGluYXRpb24tY2FuYXJ5LTAxMjM0NTY3ODkw",
+    "canary-in-a-header",
+    "T00/B00/canary-of-a-hook",
+    "whsec_bmV3LWNhbmFyeS1vZi10aGUtYXBwLTEyMzQ1Njc4",
+];
+
+fn ring(keys: &[[u8; 32]]) -> Keyring {
+    Keyring::new(keys)
+}
+
+async fn house(keys: &[[u8; 32]]) -> House {
+    let (folder, place) = House::new().await.close().await;
+    House::with(folder, place, START, ring(keys)).await
+}
+
+async fn again(house: House, keys: &[[u8; 32]]) -> House {
+    let (folder, place) = house.close().await;
+    House::with(folder, place, START, ring(keys)).await
+}
+
+/// Why a start with these keys is refused.
+async fn refused(house: House, keys: &[[u8; 32]]) -> (House, String) {
+    let (folder, place) = house.close().await;
+    let error = format!("{:#}", open_with(&place, START, ring(keys)).expect_err("refused"));
+    // Whoever needs the house again comes with the right keys.
+    (House::with(folder, place, START, ring(&[OLD, NEW])).await, error)
+}
+
+/// A watch whose destinations hold everything that is sealed.
+fn secretive(house: &House, job: &str) -> NewWatch {
+    let mut watch = house.watch(job);
+    watch.destinations[0].secret = Some(CANARIES[2].to_owned());
+    watch.destinations[0].headers = vec![("authorization".to_owned(), CANARIES[3].to_owned())];
+    let mut slack = house.destination("b.example");
+    slack.channel = ChannelKind::Slack;
+    slack.address = format!("https://hooks.slack.com/services/{}", CANARIES[4]);
+    slack.headers = Vec::new();
+    watch.destinations.push(slack);
+    watch
+}
+
+async fn create_app(house: &House) -> ringback::domain::App {
+    let create = CreateApp {
+        id: ringback::domain::AppId(house.store.ids().draw(START)),
+        name: "b".to_owned(),
+        signing_secret: Masked::new(CANARIES[1]),
+        remember: None,
+        now: START,
+    };
+    match house.store.create_app(create).await.expect("made") {
+        CreatedApp::New(app) => *app,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Everything that is sealed, in use: an app with an old and a new secret, and `count` watches.
+async fn fill(house: &House, count: usize) -> Vec<Watch> {
+    let found =
+        Found { name: "c".to_owned(), signing_secret: Masked::new(CANARIES[0]), key_hash: None, now: START };
+    house.store.found(found).await.expect("made");
+    let app = create_app(house).await;
+    let rotate = Rotate {
+        app: app.no,
+        signing_secret: Masked::new(CANARIES[5]),
+        grace: std::time::Duration::from_secs(60),
+        remember: None,
+        now: START,
+    };
+    assert!(matches!(house.store.rotate(rotate).await.expect("rotated"), Rotated::Done));
+    let mut watches = Vec::with_capacity(count);
+    for n in 0..count {
+        watches.push(house.register(secretive(house, &format!("job_{n}"))).await);
+    }
+    watches
+}
+
+/// All secrets are read as they were written, by those who show and by those who send.
+async fn check(house: &House, watches: &[Watch]) {
+    for watch in watches {
+        let shown = house.shown(watch.id).await;
+        let given: Vec<_> = watch.destinations.iter().map(|(one, _)| one).collect();
+        assert_eq!(shown.destinations.iter().map(|(one, _)| one).collect::<Vec<_>>(), given);
+    }
+    let secrets = |name: &str| {
+        let app = house.store.apps(None, 10).into_iter().find(|app| app.name == name).expect("an app");
+        app.secrets(at(59)).map(|secret| secret.reveal().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(secrets("c"), [CANARIES[0]]);
+    assert_eq!(secrets("b"), [CANARIES[5], CANARIES[1]]);
+}
+
+/// Which of `wanted` stand in the database's files, the log included.
+fn found_in(path: &Path, wanted: &[&str]) -> Vec<String> {
+    let mut bytes = Vec::new();
+    for end in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        bytes.extend(std::fs::read(name).unwrap_or_default());
+    }
+    let is_in = |text: &&&str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    wanted.iter().filter(is_in).map(|text| (*text).to_owned()).collect()
+}
+
+/// What a key is called in the database.
+fn name(key: &[u8; 32]) -> String {
+    use sha2::Digest as _;
+    let digest: [u8; 32] = sha2::Sha256::digest(key).into();
+    digest[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn with_an_encryption_key_no_secret_stands_in_the_database_file() {
+    let house = house(&[OLD]).await;
+    let watches = fill(&house, 3).await;
+    let job = watches[0].job_no;
+    house.end(job, 0).await;
+    let send = super::sends(&house.store).pop().expect("a delivery");
+    assert!(send.destination.address.ends_with(CANARIES[4]), "whoever sends is told the address");
+    let (delivery, _) = house.shown_delivery(send.id).await;
+    assert!(delivery.address.ends_with(CANARIES[4]));
+    assert_eq!(found_in(file(&house.place), &CANARIES), [""; 0], "while it runs, in the log too");
+    check(&house, &watches).await;
+    let house = again(house, &[OLD]).await;
+    check(&house, &watches).await;
+    assert_eq!(found_in(file(&house.place), &CANARIES), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_was_plain_is_sealed_at_the_first_start_with_a_key_and_leaves_no_trace_in_the_file() {
+    let house = House::new().await;
+    let watches = fill(&house, 700).await;
+    assert_eq!(found_in(file(&house.place), &CANARIES), CANARIES, "without a key they are there");
+    let house = again(house, &[OLD]).await;
+    check(&house, &watches).await;
+    assert_eq!(found_in(file(&house.place), &CANARIES), [""; 0]);
+    let (folder, place) = house.close().await;
+    assert_eq!(found_in(file(&place), &CANARIES), [""; 0]);
+    drop(folder);
+}
+
+#[tokio::test]
+async fn a_start_without_a_key_that_something_is_sealed_with_is_refused_by_its_name() {
+    let house = house(&[OLD]).await;
+    let watches = fill(&house, 1).await;
+    let (house, none) = refused(house, &[]).await;
+    assert!(none.contains(&name(&OLD)) && none.contains("configured: none"), "{none}");
+    let house = again(house, &[OLD]).await;
+    let (house, other) = refused(house, &[NEW]).await;
+    assert!(other.contains(&name(&OLD)) && other.contains(&name(&NEW)), "{other}");
+    assert!(other.contains("encryption_key"), "{other}");
+    check(&house, &watches).await;
+}
+
+#[tokio::test]
+async fn a_new_key_takes_over_at_a_start_with_both_and_is_then_enough() {
+    let house = house(&[OLD]).await;
+    let watches = fill(&house, 600).await;
+    let house = again(house, &[NEW, OLD]).await;
+    check(&house, &watches).await;
+    let more = house.register(secretive(&house, "job_more")).await;
+    let house = again(house, &[NEW]).await;
+    check(&house, &watches).await;
+    check(&house, &[more]).await;
+    let (folder, place) = house.close().await;
+    let error = format!("{:#}", open_with(&place, START, ring(&[OLD])).expect_err("refused"));
+    assert!(error.contains(&name(&NEW)), "{error}");
+    let house = House::with(folder, place, START, ring(&[NEW])).await;
+    check(&house, &watches).await;
+}
+
+#[tokio::test]
+async fn sealing_anew_goes_on_where_a_crash_ended_it() {
+    let house = house(&[OLD]).await;
+    let watches = fill(&house, 600).await;
+    let (folder, place) = house.close().await;
+    let db = rusqlite::Connection::open(file(&place)).expect("opens");
+    // The second transaction of the re-sealing fails, and the first is on disk.
+    let trip = "create trigger trip before update on watch_destinations
+                when new.secret is not null and (select count(*) from watch_destinations
+                  where secret like 'sealed:' || (select id from seals where complete = 0) || '%') >= 250
+                begin select raise(abort, 'tripped'); end";
+    db.execute_batch(trip).expect("set");
+    let sealed = |key: &[u8; 32]| -> i64 {
+        let form = format!("sealed:{}:%", name(key));
+        let sql = "select count(*) from watch_destinations where secret like $1";
+        db.query_row(sql, [form], |row| row.get(0)).expect("counted")
+    };
+    let error = format!("{:#}", open_with(&place, START, ring(&[NEW, OLD])).expect_err("tripped"));
+    assert!(error.contains("tripped"), "{error}");
+    assert!(sealed(&NEW) > 0 && sealed(&OLD) > 0, "half-way: {} {}", sealed(&NEW), sealed(&OLD));
+    for alone in [NEW, OLD] {
+        let error = format!("{:#}", open_with(&place, START, ring(&[alone])).expect_err("both are needed"));
+        assert!(error.contains("which is not configured"), "{error}");
+    }
+    db.execute_batch("drop trigger trip").expect("dropped");
+    let house = House::with(folder, place, START, ring(&[NEW, OLD])).await;
+    assert_eq!((sealed(&NEW), sealed(&OLD)), (600, 0));
+    check(&house, &watches).await;
+    let house = again(house, &[NEW]).await;
+    check(&house, &watches).await;
+}
+
+#[tokio::test]
+async fn a_sealed_value_that_is_moved_to_another_row_does_not_open() {
+    let house = house(&[OLD]).await;
+    let watches = fill(&house, 2).await;
+    let (folder, place) = house.close().await;
+    let db = rusqlite::Connection::open(file(&place)).expect("opens");
+    let (from, to) = (watches[0].id.to_bytes(), watches[1].id.to_bytes());
+    db.execute(
+        "update watch_destinations set secret = (select secret from watch_destinations where watch = $1 and n = 0)
+         where watch = $2 and n = 0",
+        [from, to],
+    )
+    .expect("moved");
+    let house = House::with(folder, place, START, ring(&[OLD])).await;
+    let error = house.store.watch(house.app, watches[1].id).await.expect_err("refused");
+    assert!(matches!(&error, StoreError::Inconsistent(why) if why.contains("does not open")), "{error}");
+    house.shown(watches[0].id).await;
+}
+
+crate::postgres::on_postgres_too! {
+    a_start_without_a_key_that_something_is_sealed_with_is_refused_by_its_name,
+    a_new_key_takes_over_at_a_start_with_both_and_is_then_enough,
+}

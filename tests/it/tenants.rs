@@ -1,0 +1,377 @@
+//! Apps, keys and signing secrets: how they are made, what they are good for, and how they end.
+
+use ringback::channels::webhook::{Secret, sign};
+use ringback::cli::tenants::{self as database, WantedKey};
+use serde_json::{Value, json};
+
+use crate::harness::{AUTH, Harness, JSON, KEY, id, minutes, seconds};
+use crate::wire::Answer;
+
+/// An app with an admin key.
+pub struct Tenant {
+    pub id: String,
+    pub secret: String,
+    pub key: String,
+    pub key_id: String,
+}
+
+/// Makes an app and an admin key for it.
+pub async fn tenant(t: &Harness, name: &str) -> Tenant {
+    let app = t.post("/v1/apps", &json!({ "name": name })).await.expect(201);
+    let key = t.post("/v1/keys", &json!({ "scope": "admin", "appId": app["id"] })).await.expect(201);
+    let text = |view: &Value, field: &str| view[field].as_str().expect("a text").to_owned();
+    Tenant { id: id(&app), secret: text(&app, "signingSecret"), key: text(&key, "key"), key_id: id(&key) }
+}
+
+/// A key of the first app, as it is shown when it is made.
+async fn make_key(t: &Harness, body: &Value) -> Value {
+    t.post("/v1/keys", body).await.expect(201)
+}
+
+fn faults(answer: &Answer) -> Vec<String> {
+    let problem = answer.expect(422);
+    problem["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["pointer"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn an_app_is_made_with_a_secret_that_only_this_answer_shows() {
+    let t = Harness::start().await;
+    let answer = t.post("/v1/apps", &json!({ "name": "customer-7" })).await;
+    let app = answer.expect(201);
+    assert_eq!(answer.header("location"), Some(format!("/v1/apps/{}", id(&app)).as_str()));
+    let fields: Vec<&String> = app.as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["createdAt", "id", "name", "signingSecret"]);
+    assert!(app["signingSecret"].as_str().unwrap().starts_with("whsec_"));
+    let shown = t.get(&format!("/v1/apps/{}", id(&app))).await.expect(200);
+    assert_eq!(shown, json!({ "id": app["id"], "name": "customer-7", "createdAt": app["createdAt"] }));
+    let all = t.get("/v1/apps").await.expect(200);
+    let names: Vec<&str> =
+        all["data"].as_array().unwrap().iter().map(|app| app["name"].as_str().unwrap()).collect();
+    assert_eq!((names.as_slice(), &all["nextCursor"]), (["customer-7", "default"].as_slice(), &Value::Null));
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn the_name_of_an_app_is_its_own_and_every_mistake_is_named() {
+    let t = Harness::start().await;
+    t.post("/v1/apps", &json!({ "name": "a" })).await.expect(201);
+    t.post("/v1/apps", &json!({ "name": "a" })).await.expect(409);
+    t.post("/v1/apps", &json!({ "name": "default" })).await.expect(409);
+    for (body, wrong) in [
+        (json!({}), vec!["/name"]),
+        (json!({ "name": 7 }), vec!["/name"]),
+        (json!({ "name": "" }), vec!["/name"]),
+        (json!({ "name": "x".repeat(65) }), vec!["/name"]),
+        (json!({ "name": "a\nb" }), vec!["/name"]),
+        (json!({ "name": "b", "plan": "free" }), vec!["/plan"]),
+        (json!([]), vec![""]),
+    ] {
+        assert_eq!(faults(&t.post("/v1/apps", &body).await), wrong, "{body}");
+    }
+    t.post("/v1/apps", &json!({ "name": "x".repeat(64) })).await.expect(201);
+    assert_eq!(t.get("/v1/apps").await.expect(200)["data"].as_array().unwrap().len(), 3);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_key_is_shown_once_and_kept_as_a_hash() {
+    let mut t = Harness::start().await;
+    let answer =
+        t.post("/v1/keys", &json!({ "name": "billing", "scope": "write", "expiresIn": "90d" })).await;
+    let made = answer.expect(201);
+    assert_eq!(answer.header("location"), Some(format!("/v1/keys/{}", id(&made)).as_str()));
+    let key = made["key"].as_str().unwrap().to_owned();
+    let mut shown = made.clone();
+    shown.as_object_mut().unwrap().remove("key");
+    assert_eq!(t.get(&format!("/v1/keys/{}", id(&made))).await.expect(200), shown);
+    assert_eq!(t.get("/v1/keys").await.expect(200), json!({ "data": [shown], "nextCursor": null }));
+    let app = id(&t.get("/v1/apps").await.expect(200)["data"][0]);
+    let expected = json!({
+        "id": made["id"], "appId": app, "name": "billing", "scope": "write",
+        "createdAt": "2026-02-18T15:00:00.000Z", "expiresAt": "2026-05-19T15:00:00.000Z", "lastUsedAt": null,
+    });
+    assert_eq!(shown, expected);
+    assert!(key.starts_with("rb_") && key.len() == 46, "{}", key.len());
+    t.stop().await;
+    let file = std::fs::read(t.file()).unwrap();
+    assert!(!file.windows(key.len()).any(|bytes| bytes == key.as_bytes()));
+    t.restart().await;
+    t.as_key(&key, "GET", "/v1/watches", "").await.expect(200);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn every_mistake_about_a_key_is_named_at_once() {
+    let t = Harness::start().await;
+    let wrong = json!({ "name": "", "scope": "root", "expiresIn": "0s", "appId": "app_x", "colour": "red" });
+    assert_eq!(
+        faults(&t.post("/v1/keys", &wrong).await),
+        ["/name", "/scope", "/expiresIn", "/appId", "/colour"]
+    );
+    for (body, wrong) in [
+        (json!({}), "/scope"),
+        (json!({ "scope": "read", "expiresIn": "9999d" }), "/expiresIn"),
+        (json!({ "scope": "read", "expiresAt": "2026-02-18T15:00:00Z" }), "/expiresAt"),
+        (json!({ "scope": "read", "expiresAt": "tomorrow" }), "/expiresAt"),
+        (json!({ "scope": "read", "expiresIn": "1d", "expiresAt": "2027-02-18T15:00:00Z" }), "/expiresAt"),
+        (json!({ "scope": "read", "appId": "app_00000000000000000000000000" }), "/appId"),
+    ] {
+        assert_eq!(faults(&t.post("/v1/keys", &body).await), [wrong], "{body}");
+    }
+    assert_eq!(faults(&t.get("/v1/keys?appId=app_00000000000000000000000000").await), ["?appId"]);
+    assert_eq!(t.get("/v1/keys").await.expect(200)["data"], json!([]));
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_key_that_has_expired_or_was_revoked_is_as_good_as_none() {
+    let mut t = Harness::start().await;
+    let short = make_key(&t, &json!({ "scope": "read", "expiresAt": "2026-02-18T15:01:00Z" })).await;
+    let other = make_key(&t, &json!({ "scope": "admin" })).await;
+    let (short, key) = (short["key"].as_str().unwrap(), other["key"].as_str().unwrap());
+    t.pass(seconds(59)).await;
+    t.as_key(short, "GET", "/v1/watches", "").await.expect(200);
+    t.pass(seconds(1)).await;
+    let expired = t.as_key(short, "GET", "/v1/watches", "").await;
+    let unknown = t.as_key("rb_unknown", "GET", "/v1/watches", "").await;
+    assert_eq!(expired.expect(401)["detail"], unknown.expect(401)["detail"]);
+    // Its own, too.
+    let path = format!("/v1/keys/{}", id(&other));
+    let gone = t.as_key(key, "DELETE", &path, "").await;
+    assert_eq!((gone.status, gone.text()), (204, ""));
+    t.as_key(key, "GET", "/v1/watches", "").await.expect(401);
+    t.delete(&path).await.expect(404);
+    t.get(&path).await.expect(404);
+    t.crash().await;
+    t.restart().await;
+    t.as_key(key, "GET", "/v1/watches", "").await.expect(401);
+    t.as_key(short, "GET", "/v1/watches", "").await.expect(401);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn when_a_key_was_last_used_is_shown_at_once_and_written_within_a_minute() {
+    let mut t = Harness::start().await;
+    let made = make_key(&t, &json!({ "scope": "read" })).await;
+    let path = format!("/v1/keys/{}", id(&made));
+    let key = made["key"].as_str().unwrap();
+    t.pass(seconds(30)).await;
+    t.as_key(key, "GET", "/v1/watches", "").await.expect(200);
+    let used = "2026-02-18T15:00:30.000Z";
+    assert_eq!(t.get(&path).await.expect(200)["lastUsedAt"], used);
+    t.pass(minutes(2)).await;
+    // What is written is not waited for by the clock: ask the file.
+    let db = rusqlite::Connection::open(t.file()).unwrap();
+    let written =
+        || -> Option<i64> { db.query_row("select last_used_at from keys", [], |row| row.get(0)).unwrap() };
+    crate::harness::guarded("the minute's write", async {
+        while written().is_none() {
+            t.get_without_key("/healthz").await;
+        }
+    })
+    .await;
+    t.crash().await;
+    t.restart().await;
+    assert_eq!(t.get(&path).await.expect(200)["lastUsedAt"], used);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn lists_of_apps_and_keys_are_read_page_by_page() {
+    let t = Harness::start().await;
+    let mut made = Vec::new();
+    for n in 0..3 {
+        made.push(tenant(&t, &format!("app {n}")).await);
+    }
+    for (path, newest_first) in [
+        ("/v1/apps", made.iter().rev().map(|tenant| tenant.id.clone()).collect::<Vec<_>>()),
+        ("/v1/keys", made.iter().rev().map(|tenant| tenant.key_id.clone()).collect()),
+    ] {
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = t.get(&format!("{path}?limit=1{cursor}")).await.expect(200);
+            seen.extend(page["data"].as_array().unwrap().iter().map(id));
+            let Some(next) = page["nextCursor"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!(seen[..3], newest_first, "{path}");
+        assert_eq!(faults(&t.get(&format!("{path}?cursor=x")).await), ["?cursor"]);
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn after_a_rotation_both_secrets_sign_until_the_grace_is_over() {
+    let mut t = Harness::start().await;
+    let b = tenant(&t, "b").await;
+    let rotated = t.as_key(&b.key, "POST", "/v1/signing-secret/rotate", r#"{"graceSeconds": 600}"#).await;
+    let rotated = rotated.expect(200);
+    let new = rotated["secret"].as_str().unwrap().to_owned();
+    assert_ne!(new, b.secret);
+    assert_eq!(rotated["previous"], json!({ "expiresAt": "2026-02-18T15:10:00.000Z" }));
+    assert_eq!(t.as_key(&b.key, "GET", "/v1/signing-secret", "").await.expect(200), rotated);
+    // What has a secret of its own is signed with that alone.
+    let own = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz";
+    t.receiver.secret("/b", &b.secret);
+    t.receiver.secret("/own", own);
+    let send = async |t: &Harness, job: &str| {
+        t.provider.completed(job);
+        let notify = json!([t.receiver.url("/b"), { "type": "webhook", "url": t.receiver.url("/own"), "secret": own }]);
+        let body = json!({ "jobId": job, "notify": notify }).to_string();
+        t.as_key(&b.key, "POST", "/v1/watches", &body).await.expect(201);
+        t.pass(seconds(5)).await;
+        let (one, other) = (t.receiver.next_to("/b").await, t.receiver.next_to("/own").await);
+        let expected = |secrets: &[&str]| {
+            let seconds = one.header("webhook-timestamp").parse().unwrap();
+            let sign = |secret: &&str| sign(&Secret::parse(secret).unwrap(), one.id(), seconds, &one.body);
+            secrets.iter().map(sign).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(other.header("webhook-signature").split(' ').count(), 1);
+        (one.header("webhook-signature").to_owned(), expected(&[&new, &b.secret]), expected(&[&new]))
+    };
+    let (given, both, _) = send(&t, "job_1").await;
+    assert_eq!(given, both);
+    t.crash().await;
+    t.restart().await;
+    let (given, both, _) = send(&t, "job_2").await;
+    assert_eq!(given, both);
+    t.pass(minutes(10)).await;
+    t.receiver.secret("/b", &new);
+    let (given, _, alone) = send(&t, "job_3").await;
+    assert_eq!(given, alone);
+    let shown = t.as_key(&b.key, "GET", "/v1/signing-secret", "").await.expect(200);
+    assert_eq!(shown, json!({ "secret": new, "previous": null }));
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_rotation_takes_a_day_if_nothing_is_said_and_no_time_if_that_is_wanted() {
+    let t = Harness::start().await;
+    let b = tenant(&t, "b").await;
+    let rotate = async |body: &str| t.as_key(&b.key, "POST", "/v1/signing-secret/rotate", body).await;
+    assert_eq!(rotate("").await.expect(200)["previous"]["expiresAt"], "2026-02-19T15:00:00.000Z");
+    assert_eq!(rotate("{}").await.expect(200)["previous"]["expiresAt"], "2026-02-19T15:00:00.000Z");
+    assert_eq!(rotate(r#"{"graceSeconds": 0}"#).await.expect(200)["previous"], Value::Null);
+    rotate(r#"{"graceSeconds": 2592000}"#).await.expect(200);
+    for body in [r#"{"graceSeconds": 2592001}"#, r#"{"graceSeconds": -1}"#, r#"{"graceSeconds": 1.5}"#] {
+        assert_eq!(faults(&rotate(body).await), ["/graceSeconds"], "{body}");
+    }
+    assert_eq!(faults(&rotate(r#"{"grace": 1}"#).await), ["/grace"]);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_secret_that_stands_in_the_configuration_is_not_rotated() {
+    let mut t = Harness::start().await;
+    let problem = t.act("/v1/signing-secret/rotate").await.expect(409);
+    assert!(problem["detail"].as_str().unwrap().contains("signing_secret"), "{problem}");
+    let shown = t.get("/v1/signing-secret").await.expect(200);
+    assert_eq!(shown, json!({ "secret": crate::harness::SECRET, "previous": null }));
+    t.stop().await;
+    t.set("RINGBACK_SIGNING_SECRET", "");
+    t.restart().await;
+    let own = t.get("/v1/signing-secret").await.expect(200);
+    assert_ne!(own["secret"], crate::harness::SECRET);
+    let rotated = t.act("/v1/signing-secret/rotate").await.expect(200);
+    assert_eq!(t.get("/v1/signing-secret").await.expect(200), rotated);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_holds_a_secret_is_given_again_to_the_same_key_only() {
+    let mut t = Harness::start().await;
+    let other = make_key(&t, &json!({ "scope": "admin" })).await;
+    let other = other["key"].as_str().unwrap();
+    let mut shown = Vec::new();
+    for (path, body, secret) in
+        [("/v1/apps", r#"{"name": "b"}"#, "signingSecret"), ("/v1/keys", r#"{"scope": "read"}"#, "key")]
+    {
+        let headers = [AUTH, JSON, ("idempotency-key", "k1")];
+        let first = t.send("POST", path, &headers, body.as_bytes()).await;
+        shown.push(first.expect(201)[secret].as_str().unwrap().to_owned());
+        let again = t.send("POST", path, &headers, body.as_bytes()).await;
+        assert_eq!((again.status, &again.body), (201, &first.body));
+        assert_eq!(again.header("idempotent-replayed"), Some("true"));
+        assert_eq!(again.header("location"), first.header("location"));
+        let auth = format!("Bearer {other}");
+        let headers = [("authorization", auth.as_str()), JSON, ("idempotency-key", "k1")];
+        let refused = t.send("POST", path, &headers, body.as_bytes()).await;
+        assert!(refused.expect(409)["detail"].as_str().unwrap().contains("holds a secret"));
+        t.send("POST", path, &headers, b"{ }").await.expect(422);
+    }
+    t.stop().await;
+    // The app's secret stands in the table of apps, which no encryption key seals here; no answer may.
+    let db = rusqlite::Connection::open(t.file()).unwrap();
+    let mut kept = db.prepare("select answer from idempotency").unwrap();
+    let kept: Vec<Vec<u8>> = kept.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert_eq!(kept.len(), 2);
+    for secret in &shown {
+        assert!(
+            kept.iter().all(|answer| !answer.windows(secret.len()).any(|part| part == secret.as_bytes()))
+        );
+    }
+    t.restart().await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn keys_and_apps_are_made_in_the_database_where_no_server_runs() {
+    let mut t = Harness::start().await;
+    let b = tenant(&t, "b").await;
+    let config = t.config();
+    let wanted = WantedKey { name: Some("back in"), scope: "admin", expires_in: Some("90d"), app: None };
+    let refused = format!("{:?}", database::create_key(&config, wanted).await.expect_err("in use"));
+    assert!(refused.contains("is in use") && refused.contains("RINGBACK_URL"), "{refused}");
+    t.stop().await;
+    let made = database::create_key(&config, wanted).await.expect("made");
+    let theirs = WantedKey { app: Some(&b.id), scope: "read", expires_in: None, ..wanted };
+    let theirs = database::create_key(&config, theirs).await.expect("made");
+    assert_eq!(theirs["appId"], b.id);
+    let listed = database::list_keys(&config, Some(&b.id)).await.expect("listed");
+    assert_eq!(
+        listed["data"].as_array().unwrap().iter().map(id).collect::<Vec<_>>(),
+        [id(&theirs), b.key_id.clone()]
+    );
+    assert_eq!(listed["nextCursor"], Value::Null);
+    database::revoke_key(&config, &b.key_id).await.expect("revoked");
+    database::revoke_key(&config, &b.key_id).await.expect_err("gone");
+    let app = database::create_app(&config, "c").await.expect("made");
+    assert!(app["signingSecret"].as_str().unwrap().starts_with("whsec_"));
+    database::create_app(&config, "c").await.expect_err("taken");
+    for wrong in [
+        WantedKey { scope: "root", ..wanted },
+        WantedKey { expires_in: Some("soon"), ..wanted },
+        WantedKey { name: Some(""), ..wanted },
+        WantedKey { app: Some("app_x"), ..wanted },
+    ] {
+        database::create_key(&config, wrong).await.expect_err("refused");
+    }
+    let names = |apps: &Value| -> Vec<Value> {
+        apps["data"].as_array().unwrap().iter().map(|app| app["name"].clone()).collect()
+    };
+    assert_eq!(names(&database::list_apps(&config).await.expect("listed")), ["c", "b", "default"]);
+    t.restart().await;
+    let mut shown = made.clone();
+    let key = shown.as_object_mut().unwrap().remove("key").unwrap();
+    let path = format!("/v1/keys/{}", id(&made));
+    t.as_key(key.as_str().unwrap(), "GET", "/v1/apps", "").await.expect(200);
+    shown["lastUsedAt"] = t.get(&path).await.expect(200)["lastUsedAt"].clone();
+    assert_eq!(t.get(&path).await.expect(200), shown);
+    t.as_key(&b.key, "GET", "/v1/watches", "").await.expect(401);
+    t.as_key(KEY, "GET", "/v1/watches", "").await.expect(200);
+    t.finish().await;
+}
+
+crate::postgres::on_postgres_too! {
+    an_app_is_made_with_a_secret_that_only_this_answer_shows,
+    the_name_of_an_app_is_its_own_and_every_mistake_is_named,
+    a_key_that_has_expired_or_was_revoked_is_as_good_as_none,
+    lists_of_apps_and_keys_are_read_page_by_page,
+    after_a_rotation_both_secrets_sign_until_the_grace_is_over,
+    keys_and_apps_are_made_in_the_database_where_no_server_runs,
+}

@@ -29,7 +29,7 @@ mod watches;
 pub use follow::STREAMS_MAX;
 pub use openapi::document;
 pub use request::UnderWay;
-pub use serve::serve;
+pub use serve::{serve, serve_metrics};
 
 use std::collections::HashSet;
 use std::fmt;
@@ -40,7 +40,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use axum::routing::{MethodFilter, MethodRouter, on};
+use axum::routing::{MethodFilter, MethodRouter, get, on};
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, watch};
 
@@ -49,6 +49,7 @@ use crate::channels::Channels;
 use crate::clock::Clock;
 use crate::domain::{AppNo, JobNo, Looks, ProviderState};
 use crate::egress::Egress;
+use crate::meters::Load;
 use crate::providers::Providers;
 use crate::store::{Replay, Scope, Store};
 
@@ -59,6 +60,9 @@ pub const WAITS_MAX: usize = 1_024;
 /// How many batches are read and registered at a time: each may hold a body of 8 MiB, and about as much
 /// again of what was read from it.
 pub const BATCHES_MAX: usize = 8;
+/// How many clients may be connected; the next wait in the listener's backlog. Each may hold a body
+/// of 256 KiB.
+pub const CONNECTIONS_MAX: usize = 4_096;
 
 /// What a handler returns.
 type Answer = Result<Response, Problem>;
@@ -97,6 +101,12 @@ pub struct Api {
     pub batches: Semaphore,
     /// Places for those who follow the feed.
     pub streams: Arc<Semaphore>,
+    /// Places for connections.
+    pub places: Arc<Semaphore>,
+    /// What those who look and those who send have in hand.
+    pub load: Box<dyn Fn() -> Load + Send + Sync>,
+    /// Whether `/metrics` is here, and not on a listener of its own.
+    pub with_metrics: bool,
 }
 
 impl fmt::Debug for Api {
@@ -115,6 +125,9 @@ impl Api {
         }
     }
 }
+
+/// It may have a listener of its own.
+const METRICS: &str = "/metrics";
 
 /// One thing that can be asked for.
 pub struct Route {
@@ -185,17 +198,30 @@ routes! {
     DELETE "/v1/keys/{id}" Admin keys::revoke;
     GET "/healthz" none admin::healthz;
     GET "/readyz" none admin::readyz;
+    GET "/metrics" none admin::metrics;
     GET "/openapi.json" none openapi::openapi;
     GET "/docs" none openapi::docs;
 }
 
 fn router(api: Arc<Api>) -> Router {
-    let routes = ROUTES.iter().fold(Router::new(), |router, one| router.route(one.path, (one.handler)()));
-    routes
+    let with_metrics = api.with_metrics;
+    let here = ROUTES.iter().filter(|one| with_metrics || one.path != METRICS);
+    let router = here.fold(Router::new(), |router, one| router.route(one.path, (one.handler)()));
+    finish(router, api)
+}
+
+/// The routes of a listener for metrics alone.
+fn metrics_router(api: Arc<Api>) -> Router {
+    finish(Router::new().route(METRICS, get(admin::metrics)), api)
+}
+
+fn finish(router: Router<Arc<Api>>, api: Arc<Api>) -> Router {
+    router
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
         })
+        .layer(axum::middleware::from_fn(serve::name_the_route))
         .with_state(api)
 }
 

@@ -396,6 +396,12 @@ async fn deliveries_are_listed_and_one_is_sent_again_by_retry() {
     let wrong = ask(&url, &["deliveries", "--since", "yesterday"]).await.expect(2);
     assert!(wrong.err.starts_with("--since: write a time"), "{wrong:#?}");
 
+    h.receiver.script("/hook", [Reply::status(500)]);
+    let all = ask(&url, &["retry", "--failed", "--since", "2026-02-18T15:00:00Z"]).await.expect(0);
+    assert_eq!(all.out, "1 delivery is sent again.\n");
+    h.rest().await;
+    assert_eq!(h.receiver.next().await.event(), "job.completed");
+
     let ran = ask(&url, &["retry", &delivery]).await.expect(0);
     assert!(ran.out.contains(&delivery), "{ran:#?}");
     h.rest().await;

@@ -6,13 +6,19 @@
 //! it writes reaches them through the store.
 
 mod admin;
+mod amend;
 mod apps;
+mod asked;
+mod batch;
 mod cursor;
 mod deliveries;
 mod events;
 mod fields;
+mod follow;
 mod keys;
+mod openapi;
 mod problem;
+mod providers;
 mod register;
 mod request;
 mod serve;
@@ -20,8 +26,10 @@ mod stream;
 mod view;
 mod watches;
 
+pub use follow::STREAMS_MAX;
+pub use openapi::document;
 pub use request::UnderWay;
-pub use serve::serve;
+pub use serve::{serve, serve_metrics};
 
 use std::collections::HashSet;
 use std::fmt;
@@ -32,21 +40,29 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use axum::routing::{MethodFilter, MethodRouter, on};
+use axum::routing::{MethodFilter, MethodRouter, get, on};
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, watch};
 
 use self::problem::Problem;
 use crate::channels::Channels;
 use crate::clock::Clock;
-use crate::domain::{AppNo, JobNo, Looks};
+use crate::domain::{AppNo, JobNo, Looks, ProviderState};
 use crate::egress::Egress;
+use crate::meters::Load;
 use crate::providers::Providers;
 use crate::store::{Replay, Scope, Store};
 
 /// How many may wait for the end of a watch: a quarter of the connections. A client that has gone away
 /// is not noticed before its wait is over, and those who do not wait are to find a place.
 pub const WAITS_MAX: usize = 1_024;
+
+/// How many batches are read and registered at a time: each may hold a body of 8 MiB, and about as much
+/// again of what was read from it.
+pub const BATCHES_MAX: usize = 8;
+/// How many clients may be connected; the next wait in the listener's backlog. Each may hold a body
+/// of 256 KiB.
+pub const CONNECTIONS_MAX: usize = 4_096;
 
 /// What a handler returns.
 type Answer = Result<Response, Problem>;
@@ -71,6 +87,8 @@ pub struct Api {
     pub operator: AppNo,
     /// What the process that looks knows of its looks at a job.
     pub looks: Box<dyn Fn(JobNo) -> Option<Looks> + Send + Sync>,
+    /// How the process that looks finds each provider.
+    pub states: Box<dyn Fn() -> Vec<ProviderState> + Send + Sync>,
     /// Whether the server is about to end.
     pub draining: watch::Receiver<bool>,
     /// Whether the plans are made.
@@ -79,6 +97,16 @@ pub struct Api {
     pub under_way: UnderWay,
     /// Places for those who wait for the end of a watch.
     pub waits: Semaphore,
+    /// Places for batches, of registrations and of retries.
+    pub batches: Semaphore,
+    /// Places for those who follow the feed.
+    pub streams: Arc<Semaphore>,
+    /// Places for connections.
+    pub places: Arc<Semaphore>,
+    /// What those who look and those who send have in hand.
+    pub load: Box<dyn Fn() -> Load + Send + Sync>,
+    /// Whether `/metrics` is here, and not on a listener of its own.
+    pub with_metrics: bool,
 }
 
 impl fmt::Debug for Api {
@@ -97,6 +125,9 @@ impl Api {
         }
     }
 }
+
+/// It may have a listener of its own.
+const METRICS: &str = "/metrics";
 
 /// One thing that can be asked for.
 pub struct Route {
@@ -142,15 +173,20 @@ macro_rules! scope {
 routes! {
     POST "/v1/watches" Write watches::create;
     GET "/v1/watches" Read watches::list;
+    POST "/v1/watches/batch" Write batch::create;
     GET "/v1/watches/{id}" Read watches::show;
+    PATCH "/v1/watches/{id}" Write amend::amend;
     DELETE "/v1/watches/{id}" Write watches::stop;
     POST "/v1/watches/{id}/poll" Write watches::poll;
     GET "/v1/watches/{id}/story" Read watches::story;
     GET "/v1/events" Read events::list;
+    GET "/v1/events/stream" Read follow::stream;
     GET "/v1/events/{id}" Read events::show;
     GET "/v1/deliveries" Read deliveries::list;
+    POST "/v1/deliveries/retry" Write deliveries::retry_many;
     GET "/v1/deliveries/{id}" Read deliveries::show;
     POST "/v1/deliveries/{id}/retry" Write deliveries::retry;
+    GET "/v1/providers" Read providers::list;
     GET "/v1/signing-secret" Admin admin::signing_secret;
     POST "/v1/signing-secret/rotate" Admin admin::rotate;
     GET "/v1/apps" Admin apps::list;
@@ -162,15 +198,30 @@ routes! {
     DELETE "/v1/keys/{id}" Admin keys::revoke;
     GET "/healthz" none admin::healthz;
     GET "/readyz" none admin::readyz;
+    GET "/metrics" none admin::metrics;
+    GET "/openapi.json" none openapi::openapi;
+    GET "/docs" none openapi::docs;
 }
 
 fn router(api: Arc<Api>) -> Router {
-    let routes = ROUTES.iter().fold(Router::new(), |router, one| router.route(one.path, (one.handler)()));
-    routes
+    let with_metrics = api.with_metrics;
+    let here = ROUTES.iter().filter(|one| with_metrics || one.path != METRICS);
+    let router = here.fold(Router::new(), |router, one| router.route(one.path, (one.handler)()));
+    finish(router, api)
+}
+
+/// The routes of a listener for metrics alone.
+fn metrics_router(api: Arc<Api>) -> Router {
+    finish(Router::new().route(METRICS, get(admin::metrics)), api)
+}
+
+fn finish(router: Router<Arc<Api>>, api: Arc<Api>) -> Router {
+    router
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
         })
+        .layer(axum::middleware::from_fn(serve::name_the_route))
         .with_state(api)
 }
 

@@ -4,10 +4,10 @@
 //! signed and what is sent, on every attempt, across restarts and upgrades: a later version of this
 //! module changes new events only.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::domain::{EventType, JobError, Observation, Output, Timestamp, WatchId};
+use crate::domain::{EventId, EventType, Finished, JobError, Observation, Output, Timestamp, WatchId};
 
 /// What an event says of its watch.
 #[derive(Clone, Copy, Debug)]
@@ -22,11 +22,38 @@ pub struct About<'a> {
     pub metadata: Option<&'a str>,
 }
 
+/// What [`finished`] reads of a body.
+#[derive(Deserialize)]
+struct Ending {
+    data: EndingData,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EndingData {
+    provider: String,
+    completed_at: Option<Timestamp>,
+}
+
 #[derive(Serialize)]
 struct Body<'a> {
     #[serde(rename = "type")]
     event_type: EventType,
     timestamp: Timestamp,
+    data: Data<'a>,
+}
+
+/// `CloudEvents` 1.0, structured.
+#[derive(Serialize)]
+struct CloudEvent<'a> {
+    specversion: &'static str,
+    id: EventId,
+    source: String,
+    #[serde(rename = "type")]
+    event_type: String,
+    subject: &'a str,
+    time: Timestamp,
+    datacontenttype: &'static str,
     data: Data<'a>,
 }
 
@@ -57,9 +84,38 @@ pub fn body(
     seen: &Observation,
     own: Option<(&str, &JobError)>,
 ) -> Vec<u8> {
+    let data = data(about, seen, own);
+    // Strings, numbers and checked JSON: there is nothing in it that could fail.
+    serde_json::to_vec(&Body { event_type, timestamp: at, data }).unwrap_or_default()
+}
+
+/// The same as a `CloudEvents` message, whose source is the watch at `public_url`.
+pub fn cloud_event(
+    id: EventId,
+    event_type: EventType,
+    at: Timestamp,
+    about: &About<'_>,
+    seen: &Observation,
+    own: Option<(&str, &JobError)>,
+    public_url: &str,
+) -> Vec<u8> {
+    let event = CloudEvent {
+        specversion: "1.0",
+        id,
+        source: format!("{public_url}/v1/watches/{}", about.watch),
+        event_type: format!("ringback.{event_type}"),
+        subject: about.job_id,
+        time: at,
+        datacontenttype: "application/json",
+        data: data(about, seen, own),
+    };
+    serde_json::to_vec(&event).unwrap_or_default()
+}
+
+fn data<'a>(about: &About<'a>, seen: &'a Observation, own: Option<(&'a str, &'a JobError)>) -> Data<'a> {
     // Checked to be JSON when the watch was registered.
     let metadata: &RawValue = serde_json::from_str(about.metadata.unwrap_or("{}")).unwrap_or(RawValue::NULL);
-    let data = Data {
+    Data {
         watch_id: about.watch,
         provider: about.provider,
         job_id: about.job_id,
@@ -72,7 +128,11 @@ pub fn body(
         created_at: seen.created_at,
         completed_at: seen.completed_at,
         metadata,
-    };
-    // Strings, numbers and checked JSON: there is nothing in it that could fail.
-    serde_json::to_vec(&Body { event_type, timestamp: at, data }).unwrap_or_default()
+    }
+}
+
+/// When the job ended, as a body of ours says; `None` for any other body.
+pub fn finished(body: &[u8]) -> Option<Finished> {
+    let EndingData { provider, completed_at } = serde_json::from_slice::<Ending>(body).ok()?.data;
+    Some(Finished { provider, at: completed_at? })
 }

@@ -30,11 +30,14 @@ use self::agenda::{Agenda, Due, Entry};
 use self::budget::{Change, backoff};
 use crate::clock::Clock;
 use crate::domain::{
-    EndingKind, Finding, JobError, JobName, JobNo, Looks, Pulse, Timestamp, observe, parse_retry_after,
+    EndingKind, Finding, JobError, JobName, JobNo, Looks, ProviderState, Pulse, Timestamp, observe,
+    parse_retry_after,
 };
 use crate::egress::{Egress, Fetch};
+use crate::meters::{Answered, Load, ProviderMeters};
 use crate::providers::{Answer, Definition, Seen};
 use crate::store::{Ended, Expire, Observed, OpenEnding, Refresh, Store, StoreError, Tell};
+use crate::traces::{Context, Span, SpanKind};
 
 /// The largest answer that is passed on byte for byte.
 const RAW_MAX: usize = 256 * 1024;
@@ -54,6 +57,9 @@ const PAGE: u32 = 10_000;
 /// Until the next look at a job after something went wrong that should not: a bug is not repeated in
 /// a hurry.
 const STUMBLED: Duration = Duration::from_secs(60);
+
+/// As far as looks that wait are counted for people: the agenda is held meanwhile.
+const WAITING_SHOWN: usize = 10_000;
 
 /// Between tries to write while the store refuses.
 const INSIST: Duration = Duration::from_secs(1);
@@ -84,13 +90,30 @@ pub struct Poller {
     agenda: Mutex<Agenda>,
     woken: Notify,
     alive: mpsc::Sender<()>,
+    /// One for each provider.
+    meters: Vec<ProviderMeters>,
 }
 
 /// An answer, and what came with it.
 struct Asked {
     answer: Answer,
+    /// HTTP's, if there was an answer.
+    status: Option<u16>,
     retry_after: Option<Duration>,
     raw: Option<Arc<[u8]>>,
+}
+
+impl Asked {
+    /// Which of the five kinds of answer it is.
+    fn answered(&self) -> Answered {
+        match self.answer {
+            Answer::Seen(_) => Answered::Understood,
+            Answer::Trouble { .. } => Answered::Trouble,
+            Answer::Account { .. } => Answered::Credential,
+            Answer::RateLimited { .. } => Answered::TooFast,
+            Answer::NotFound { .. } => Answered::NotFound,
+        }
+    }
 }
 
 /// What a look makes necessary.
@@ -120,10 +143,11 @@ impl Poller {
             Bounds { first: hour, min_interval: hour, max_interval: hour, price: hour },
             Limits { spacing: None, burst: 1, concurrency: 0 },
         ));
+        let meters = providers.iter().map(|p| store.meters().provider(p.definition.id())).collect();
         let agenda = Mutex::new(Agenda::new(queues, clock.now()));
         let (alive, ended) = mpsc::channel(1);
         let woken = Notify::new();
-        (Arc::new(Self { store, egress, clock, providers, by_name, agenda, woken, alive }), ended)
+        (Arc::new(Self { store, egress, clock, providers, by_name, agenda, woken, alive, meters }), ended)
     }
 
     /// Makes the agenda from the store's rows, and ends the watches of endings that a crash left
@@ -143,6 +167,13 @@ impl Poller {
             let page = self.store.jobs(after, PAGE, self.clock.now()).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = last.no;
+            let mut page = page;
+            if self.store.tracer().is_on() {
+                let traced = self.store.traced(page.iter().map(|facts| facts.no).collect()).await?;
+                for (facts, traced) in page.iter_mut().zip(traced) {
+                    facts.traced = traced;
+                }
+            }
             let now = self.clock.now();
             let mut agenda = self.agenda();
             for facts in &page {
@@ -156,9 +187,51 @@ impl Poller {
         self.agenda().looks(job)
     }
 
+    /// How each provider is, in the order of their names.
+    pub fn providers(&self) -> Vec<ProviderState> {
+        let now = self.clock.now();
+        let agenda = self.agenda();
+        let state = |(n, provider): (usize, &Provider)| {
+            let queue = &agenda.queues[n];
+            let (health, held_until) = queue.budget.health(now);
+            let definition = &provider.definition;
+            ProviderState {
+                id: definition.id().to_owned(),
+                name: definition.name().to_owned(),
+                configured: provider.credential.is_some() || !definition.needs_credential(),
+                health,
+                held_until,
+                last_good_at: queue.budget.last_good(),
+                last_error: queue.last_error.clone(),
+                spacing: provider.limits.spacing,
+                burst: provider.limits.burst,
+                concurrency: provider.limits.concurrency,
+                in_flight: queue.budget.in_flight(),
+                waiting: agenda.waiting(n, now, WAITING_SHOWN),
+                first: provider.bounds.first,
+                min_interval: provider.bounds.min_interval,
+                max_interval: provider.bounds.max_interval,
+                deadline: definition.poll().deadline,
+            }
+        };
+        let mut states: Vec<ProviderState> = self.providers.iter().enumerate().map(state).collect();
+        states.sort_by(|one, other| one.id.cmp(&other.id));
+        states
+    }
+
     /// How many jobs have a plan.
     pub fn planned(&self) -> usize {
         self.agenda().jobs.len()
+    }
+
+    /// How much there is to look at, for the meters; those of each provider are set here.
+    pub fn load_now(&self) -> Load {
+        let agenda = self.agenda();
+        for (queue, meters) in agenda.queues.iter().zip(&self.meters) {
+            let budget = &queue.budget;
+            meters.stands(budget.in_flight(), budget.is_open(), budget.is_paused());
+        }
+        Load { jobs: agenda.jobs.len(), watching: agenda.watching, ..Load::default() }
     }
 
     /// How much is under way, and when there is more to do.
@@ -233,12 +306,17 @@ impl Poller {
     }
 
     async fn ask(&self, provider: &Provider, name: &JobName) -> Asked {
-        let trouble =
-            |message: String| Asked { answer: Answer::Trouble { message }, retry_after: None, raw: None };
+        let trouble = |message| Asked {
+            answer: Answer::Trouble { message },
+            status: None,
+            retry_after: None,
+            raw: None,
+        };
         let definition = &provider.definition;
         if definition.needs_credential() && provider.credential.is_none() {
             let (code, message) = ("no_api_key".to_owned(), "no api_key is configured".to_owned());
-            return Asked { answer: Answer::Account { code, message }, retry_after: None, raw: None };
+            let answer = Answer::Account { code, message };
+            return Asked { answer, status: None, retry_after: None, raw: None };
         }
         let base_url = provider.base_url.as_ref();
         let request =
@@ -258,7 +336,7 @@ impl Poller {
                     matches!(&answer, Answer::Seen(seen) if seen.observation.status.ending().is_some());
                 let raw =
                     (ending && received.body.len() <= RAW_MAX).then(|| Arc::from(received.body.as_ref()));
-                Asked { answer, retry_after, raw }
+                Asked { answer, status: Some(received.status), retry_after, raw }
             }
         }
     }
@@ -325,6 +403,11 @@ impl Poller {
                 (budget.trouble(job, now), message)
             }
         };
+        if !why.is_empty() {
+            // Every tenant may see how a provider is, and none another's job.
+            let job_id = agenda.jobs.get(&job).map_or("", |entry| entry.name.job_id.as_str());
+            agenda.queues[queue].last_error = Some((now, why.replace(job_id, "…")));
+        }
         let provider = self.providers.get(queue).map_or("?", |provider| provider.definition.id());
         Agenda::say(change, provider, &why);
         if change == Change::Recovered {
@@ -427,17 +510,36 @@ struct InFlight {
 impl InFlight {
     async fn run(&mut self) {
         let poller = Arc::clone(&self.poller);
-        let found = poller.agenda().jobs.get(&self.job).map(|entry| (entry.queue, entry.name.clone()));
-        let Some((queue, name)) = found else { return };
+        let found = poller.agenda().jobs.get(&self.job).map(|entry| {
+            let trace = entry.trace.as_deref().copied();
+            (entry.queue, entry.name.clone(), trace)
+        });
+        let Some((queue, name, trace)) = found else { return };
         let Some(provider) = poller.providers.get(queue) else { return };
+        let stopwatch = poller.clock.stopwatch();
         let asked = poller.ask(provider, &name).await;
-        let now = poller.clock.now();
+        let (now, took) = (poller.clock.now(), stopwatch.elapsed());
+        if let Some(meters) = poller.meters.get(queue) {
+            meters.polled(asked.answered(), took);
+            if matches!(&asked.answer, Answer::Seen(seen) if seen.unknown_status) {
+                meters.unknown_status();
+            }
+        }
+        let look = trace.map(|trace| look_span(trace, self.at, took, &name, &asked));
+        let look_id = look.as_ref().map(Span::id);
+        poller.store.tracer().record(|| look);
         let mut judgement = {
             let mut agenda = poller.agenda();
             poller.merge(&mut agenda, now);
             poller.judge(&mut agenda, self.job, asked, self.at, now)
         };
+        let stopwatch = poller.clock.stopwatch();
+        let kind = judgement.ended.as_ref().map(|ended| ended.kind);
         let ended = poller.act(&mut judgement).await;
+        poller.store.tracer().record(|| {
+            let span = trace?.span("end", SpanKind::Internal, now, stopwatch.elapsed()).below(look_id?);
+            Some(span.about(b"").with("ringback.status", kind.filter(|_| ended)?.as_str()))
+        });
         self.settle(judgement.generation, ended, judgement.not_before);
     }
 
@@ -463,6 +565,27 @@ impl Drop for InFlight {
         drop(agenda);
         self.settle(generation, false, Some(self.at.plus(STUMBLED)));
     }
+}
+
+/// A look, for its trace.
+fn look_span(trace: Context, at: Timestamp, took: Duration, name: &JobName, asked: &Asked) -> Span {
+    let (status, error) = match &asked.answer {
+        Answer::Seen(seen) => (Some(seen.observation.status.as_str()), None),
+        Answer::NotFound { message }
+        | Answer::Account { message, .. }
+        | Answer::RateLimited { message }
+        | Answer::Trouble { message } => (None, Some(message.as_str())),
+    };
+    trace
+        .span("poll", SpanKind::Client, at, took)
+        .about(name.job_id.as_bytes())
+        .with("ringback.provider", name.provider.as_str())
+        .with("ringback.job.id", name.job_id.as_str())
+        .with("ringback.outcome", asked.answered().as_str())
+        .with_some("ringback.status", status)
+        .with("http.request.method", "GET")
+        .with_some("http.response.status_code", asked.status)
+        .failed(error)
 }
 
 /// What was seen, for the log.

@@ -8,11 +8,12 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 
-use super::request::{Caller, Claim, Held, Name, Query, json, no_fields};
+use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json, no_fields, traceparent};
 use super::serve::raised;
 use super::{Answer, Api, cursor, page, problem::Problem, register, replayed, reply, view};
-use crate::domain::{Watch, WatchId, WatchStatus, parse_duration};
+use crate::domain::{NewWatch, Timestamp, Watch, WatchId, WatchStatus, parse_duration};
 use crate::store::{LookNow, LookNowAnswer, Register, Registered, Scope, Stop, Stopped, WatchFilter};
+use crate::traces::{Context, Span};
 
 /// The longest wait for the end of a watch.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -35,18 +36,21 @@ pub async fn create(
     parts: Parts,
 ) -> Answer {
     let app = caller.may(Scope::Write)?;
+    let (at, took) = (api.clock.now(), api.clock.stopwatch());
     Query::new(&parts).done()?;
-    let text = json(&held, &parts.headers, &api.clock).await?;
+    let text = json(&held, &parts.headers, &api.clock, BODY_MAX).await?;
     let claim = Claim::new(&api, app, &parts, text.as_bytes())?;
     if let Some(replay) = Claim::first_answer(claim.as_ref()).await? {
         return replayed(replay);
     }
-    let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
-    let watch = register::read(&api, app, &text, traceparent, api.clock.now()).await?;
+    let times = (api.clock.now(), Timestamp::MAX);
+    let watch = register::read(&api, app, &text, traceparent(&parts), times).await?;
     let remember = claim.as_ref().map(Claim::remember);
+    let trace = registration(&api, &watch, at);
     match api.store.register(Register { watch, remember, answer: first_answer }).await? {
         Registered::New(watch) => {
             let (status, location, body) = first_answer(&watch);
+            api.store.tracer().record(|| Some(trace?(took.elapsed(), status)));
             let mut response = reply(StatusCode::from_u16(status).unwrap_or_default(), body);
             if let Ok(location) = location.parse() {
                 response.headers_mut().insert(header::LOCATION, location);
@@ -55,6 +59,29 @@ pub async fn create(
         }
         Registered::Replayed(replay) => replayed(replay),
     }
+}
+
+/// The span of a registration, to be finished when it is on disk.
+fn registration(
+    api: &Api,
+    watch: &NewWatch,
+    at: Timestamp,
+) -> Option<impl FnOnce(Duration, u16) -> Span + use<>> {
+    if !api.store.tracer().is_on() {
+        return None;
+    }
+    let context = Context::of(watch.id, watch.traceparent.as_deref())?;
+    let (id, provider, job) = (watch.id.to_string(), watch.job.provider.clone(), watch.job.job_id.clone());
+    Some(move |took: Duration, status: u16| {
+        context
+            .registration("POST /v1/watches", at, took)
+            .with("http.request.method", "POST")
+            .with("http.route", "/v1/watches")
+            .with("http.response.status_code", status)
+            .with("ringback.watch.id", id.as_str())
+            .with("ringback.provider", provider.as_str())
+            .with("ringback.job.id", job.as_str())
+    })
 }
 
 /// `GET /v1/watches`
@@ -159,7 +186,8 @@ pub async fn story(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, 
     Ok(reply(StatusCode::OK, serde_json::to_vec(&page).unwrap_or_default()))
 }
 
-fn shown(api: &Api, status: StatusCode, watch: &Watch) -> Response {
+/// A watch as an answer.
+pub(super) fn shown(api: &Api, status: StatusCode, watch: &Watch) -> Response {
     let looks = (api.looks)(watch.job_no);
     reply(status, serde_json::to_vec(&view::watch(watch, looks)).unwrap_or_default())
 }

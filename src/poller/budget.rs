@@ -15,7 +15,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::domain::{JobNo, Timestamp};
+use crate::domain::{JobNo, ProviderHealth, Timestamp};
 
 /// The most that a provider's `Retry-After` can ask for.
 const COOLDOWN_MAX: Duration = Duration::from_secs(3600);
@@ -127,11 +127,39 @@ impl Budget {
         self.health != Health::Well || self.limits.concurrency == 0
     }
 
+    /// Whether the credential is refused.
+    pub fn is_paused(&self) -> bool {
+        matches!(self.health, Health::Paused { .. })
+    }
+
+    /// How many looks are under way.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
     /// Whether the provider is in trouble.
     pub fn is_open(&self) -> bool {
         matches!(self.health, Health::Open { .. })
     }
 
+    /// How the provider is, for people; and until when it is held back, if it is.
+    pub fn health(&self, now: Timestamp) -> (ProviderHealth, Option<Timestamp>) {
+        let cooling = Some(self.cooldown_until).filter(|until| *until > now);
+        let since = now.minus(BREAKER_WINDOW);
+        match self.health {
+            Health::Open { probe_at } => (ProviderHealth::Down, Some(probe_at).max(cooling)),
+            Health::Paused { probe_at } => (ProviderHealth::Paused, Some(probe_at).max(cooling)),
+            Health::Well if cooling.is_some() || self.troubles.values().any(|at| *at >= since) => {
+                (ProviderHealth::Degraded, cooling)
+            }
+            Health::Well => (ProviderHealth::Ok, None),
+        }
+    }
+
+    /// When a look was last answered well.
+    pub fn last_good(&self) -> Option<Timestamp> {
+        self.last_good
+    }
     /// What [`Self::ask`] would say, without asking.
     pub fn when(&self, now: Timestamp) -> Permit {
         if self.in_flight >= self.limits.concurrency {

@@ -32,8 +32,16 @@ use super::watches::read_destination;
 use super::writer::{Batch, Command};
 use crate::domain::{
     After, AppNo, Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId, Errand, EventId,
-    EventType, Reason, Send, Timestamp, WatchId, Which,
+    EventType, Finished, Payload, Reason, Send, Timestamp, WatchId, Which,
 };
+use crate::events;
+use crate::meters::Backlog;
+
+/// How many entries of the index of what waits are counted: some milliseconds' worth.
+const COUNTED: u32 = 200_000;
+
+/// How long a count holds: several may ask, and often.
+const COUNT_EVERY: Duration = Duration::from_secs(15);
 
 /// What came of an attempt.
 #[derive(Clone, Debug)]
@@ -128,9 +136,12 @@ pub struct DeliveryFilter {
     pub before: Option<DeliveryId>,
 }
 
-/// What is sent is the event's body, or the raw answer of the ending that made it.
+/// What is sent is the event's body, or, to webhooks, the form of it that the watch asked for, or the raw
+/// answer of the ending that made it.
 const SENDS: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.by_hand, d.turn,
-    w.traceparent, coalesce(n.raw, e.body),
+    w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.sent end, e.body),
+    case when n.raw is not null then 'raw'
+      when wd.channel = 'webhook' and e.sent is not null then 'cloudevents' else 'event' end,
     wd.id, wd.channel, wd.address, wd.lane, wd.headers, wd.secret
   from deliveries d
   join watches w on w.app = d.app and w.id = d.watch
@@ -154,6 +165,32 @@ impl Store {
             )
         })
         .await
+    }
+
+    /// What waits though its turn has come: counted at most every 15 s, and not beyond the first
+    /// [`COUNTED`] that wait for anything.
+    pub async fn backlog(&self, now: Timestamp) -> Result<Backlog> {
+        let mut last = self.shared.backlog.lock().await;
+        if let Some((at, backlog)) = *last
+            && now >= at
+            && now < at.plus(COUNT_EVERY)
+        {
+            return Ok(backlog);
+        }
+        let counted = self.read(move |tx| {
+            tx.one(
+                "select count(*), min(turn) from
+                   (select late, turn from deliveries where turn is not null limit $1) waiting
+                 where late = 0 or turn <= $2",
+                [COUNTED.into(), now.into()],
+                |row| {
+                    Ok(Backlog { count: u64::try_from(row.int(0)?).unwrap_or(0), oldest: row.opt_time(1)? })
+                },
+            )
+        });
+        let backlog = counted.await?;
+        *last = Some((now, backlog));
+        Ok(backlog)
     }
 
     /// What there is to send in a lane.
@@ -231,8 +268,11 @@ pub(super) struct Outgoing {
     body: Arc<[u8]>,
     /// The provider's answer, to be sent in its stead, and the generation where it is found again.
     raw: Option<(i64, Arc<[u8]>)>,
+    /// Another form of the event, to be sent in its stead.
+    sent: Option<Arc<[u8]>>,
     traceparent: Option<String>,
     shard: u16,
+    finished: Option<Finished>,
 }
 
 /// Makes an event, and, with the others of its kind, a delivery for each of the watch's destinations
@@ -251,9 +291,11 @@ pub(super) fn create(
         watch: event.watch,
         at: event.at,
         body: Arc::clone(&event.body),
+        sent: event.sent.clone(),
         raw: raw.map(|(generation, raw)| (generation, Arc::clone(raw))),
         traceparent: traceparent.map(str::to_owned),
         shard,
+        finished: event.finished.clone(),
     });
     batch.events.push(event);
 }
@@ -275,16 +317,22 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
     for (event, destinations) in outgoing.iter().zip(destinations) {
         for (destination, n) in destinations {
             // Another form is for programs; what people read is made from the event.
-            let raw = event.raw.as_ref().filter(|_| destination.channel == ChannelKind::Webhook);
+            let form = match (destination.channel, &event.raw, &event.sent) {
+                (ChannelKind::Webhook, Some((generation, raw)), _) => (Some(*generation), Payload::Raw, raw),
+                (ChannelKind::Webhook, None, Some(sent)) => (None, Payload::CloudEvents, sent),
+                (ChannelKind::Webhook, None, None) | (ChannelKind::Email | ChannelKind::Slack, _, _) => {
+                    (None, Payload::Event, &event.body)
+                }
+            };
             let id = DeliveryId(batch.shared.ids.draw(event.at));
-            made.push((event, id, destination, n, raw));
+            made.push((event, id, destination, n, form));
         }
     }
     batch.tx.each(
         "insert into deliveries (app, id, shard, event, type, watch, n, destination, lane, status, step, due_at,
            late, raw_of, turn, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10)",
-        made.iter().map(|(event, id, destination, n, raw)| {
+        made.iter().map(|(event, id, destination, n, (raw_of, _, _))| {
             [
                 event.app.0.into(),
                 id.0.into(),
@@ -296,11 +344,11 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
                 destination.id.0.into(),
                 (&destination.lane).into(),
                 event.at.into(),
-                raw.map(|(generation, _)| *generation).into(),
+                (*raw_of).into(),
             ]
         }),
     )?;
-    batch.errands.extend(made.into_iter().map(|(event, id, destination, _, raw)| {
+    batch.errands.extend(made.into_iter().map(|(event, id, destination, _, (_, payload, body))| {
         Errand::Send(Box::new(Send {
             app: event.app,
             id,
@@ -309,11 +357,13 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
             watch: event.watch,
             destination,
             traceparent: event.traceparent.clone(),
-            body: Arc::clone(raw.map_or(&event.body, |(_, raw)| raw)),
+            body: Arc::clone(body),
+            payload,
             step: 0,
             attempts: 0,
             by_hand: false,
             turn: event.at,
+            finished: event.finished.clone(),
         }))
     }));
     Ok(())
@@ -327,6 +377,7 @@ pub(super) fn supersede(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
         [watch.0.into()],
     )?;
     if overtaken > 0 {
+        batch.tally.called_off(Reason::Superseded, overtaken);
         batch.errands.push(Errand::CallOff { watch, which: Which::Progress });
     }
     Ok(())
@@ -339,6 +390,7 @@ pub(super) fn call_off(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
          where watch = $1 and status = 'pending'",
         [watch.0.into()],
     )?;
+    batch.tally.called_off(Reason::Stopped, pending);
     // A try by hand, of a delivery that is done, is called off too.
     let by_hand = batch.tx.run(
         "update deliveries set turn = null, by_hand = 0 where watch = $1 and turn is not null",
@@ -450,6 +502,7 @@ fn gone(batch: &mut Batch<'_>, ask: &Record) -> Result<()> {
         [watch.0.into(), n.into(), id.into()],
     )?;
     if others > 0 {
+        batch.tally.called_off(Reason::Gone, others);
         batch.errands.push(Errand::CallOff { watch, which: Which::To(destination) });
     }
     Ok(())
@@ -546,19 +599,26 @@ fn resend_one(batch: &mut Batch<'_>, ask: &Resend) -> Result<ResendAnswer> {
 }
 
 fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {
+    let event_type = row.word(3, EventType::parse)?;
+    let attempts = row.count(6)?;
+    let body: Arc<[u8]> = row.bytes(10)?.into();
+    // First tries that did not come straight from their commit count, too: they are the late ones.
+    let first = attempts == 0 && event_type.says_how_the_job_ended();
     Ok(Send {
+        finished: if first { events::finished(&body) } else { None },
         app: AppNo(row.int(0)?),
         id: DeliveryId(row.id(1)?),
         event: EventId(row.id(2)?),
-        event_type: row.word(3, EventType::parse)?,
+        event_type,
         watch: WatchId(row.id(4)?),
         step: row.count(5)?,
-        attempts: row.count(6)?,
+        attempts,
         by_hand: row.flag(7)?,
         turn: row.time(8)?,
         traceparent: row.opt_text(9)?,
-        body: row.bytes(10)?.into(),
-        destination: read_destination(row, 11, keyring)?,
+        body,
+        payload: row.word(11, Payload::parse)?,
+        destination: read_destination(row, 12, keyring)?,
     })
 }
 

@@ -16,13 +16,13 @@
 use std::sync::Arc;
 
 use super::db::{Result, Row};
-use super::jobs::{nobody_or_fewer_wait, to_json};
+use super::jobs::{tell_who_waits, to_json};
 use super::watches::read_name;
 use super::writer::{Batch, Command};
 use super::{Store, deliveries, feed};
 use crate::domain::{
-    AppNo, EndingKind, EventId, EventSet, EventType, JobError, JobName, JobNo, Observation, Payload,
-    Timestamp, WatchId,
+    AppNo, EndingKind, EventId, EventSet, EventType, Finished, JobError, JobName, JobNo, Observation,
+    Payload, Timestamp, WatchId,
 };
 use crate::events::{self, About};
 
@@ -106,6 +106,14 @@ struct Ending {
     generation: i64,
     shard: u16,
     at: Timestamp,
+}
+
+impl Ending {
+    /// When the job ended, if it was seen to end and its provider says when.
+    fn finished(&self) -> Option<Finished> {
+        let at = self.seen.completed_at.filter(|_| self.seen.status.ending() == Some(self.kind))?;
+        Some(Finished { provider: self.name.provider.clone(), at })
+    }
 }
 
 /// An ending, and the watches that are told of it now.
@@ -230,7 +238,7 @@ fn expire_one(batch: &mut Batch<'_>, ask: &Expire) -> Result<Told> {
     };
     end_watches(batch, &[Chunk { ending, watches, more }])?;
     if !more {
-        nobody_or_fewer_wait(batch, ask.job)?;
+        tell_who_waits(batch, ask.job)?;
     }
     Ok(Told { more })
 }
@@ -257,6 +265,7 @@ fn tell_watch(batch: &mut Batch<'_>, ending: &Ending, watch: &Waiting) -> Result
     let event_type = ending.kind.event();
     let own = ending.error.as_ref().map(|error| (ending.kind.as_str(), error));
     batch.ended.push(watch.id);
+    batch.tally.ended(ending.kind.status());
     if watch.events.has(EventType::JobProcessing) || watch.events.has(EventType::JobProgress) {
         deliveries::supersede(batch, watch.id)?;
     }
@@ -266,13 +275,20 @@ fn tell_watch(batch: &mut Batch<'_>, ending: &Ending, watch: &Waiting) -> Result
         job_id: &ending.name.job_id,
         metadata: watch.metadata.as_deref(),
     };
+    let id = EventId::derive(watch.id, event_type, 0);
+    let sent = (watch.payload == Payload::CloudEvents).then(|| {
+        let url = &batch.shared.public_url;
+        events::cloud_event(id, event_type, ending.at, &about, &ending.seen, own, url).into()
+    });
     let event = feed::NewEvent {
-        id: EventId::derive(watch.id, event_type, 0),
+        id,
         app: watch.app,
         watch: watch.id,
         event_type,
         at: ending.at,
         body: events::body(event_type, ending.at, &about, &ending.seen, own).into(),
+        sent,
+        finished: ending.finished(),
     };
     if watch.events.has(event_type) {
         let raw = ending.raw.as_ref().filter(|_| watch.payload == Payload::Raw);

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
+use std::fmt;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -40,6 +41,32 @@ pub struct Register {
 pub enum Registered {
     /// It is on disk.
     New(Box<Watch>),
+    /// The key was used before.
+    Replayed(Replay),
+}
+
+/// Watches to be registered together: all of them, in one transaction, or none.
+pub struct RegisterMany {
+    /// The watches.
+    pub watches: Vec<NewWatch>,
+    /// Under which key the answer is kept, and what makes it, of the watches in their order: status and
+    /// body.
+    pub remember: Option<(Remember, Box<dyn Fn(&[Watch]) -> (u16, Vec<u8>) + Send>)>,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl fmt::Debug for RegisterMany {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegisterMany").field("watches", &self.watches).finish_non_exhaustive()
+    }
+}
+
+/// What became of them.
+#[derive(Debug)]
+pub enum RegisteredMany {
+    /// They are on disk.
+    New(Vec<Watch>),
     /// The key was used before.
     Replayed(Replay),
 }
@@ -81,6 +108,11 @@ impl Store {
     /// Registers a watch.
     pub async fn register(&self, register: Register) -> Result<Registered> {
         self.ask(Command::Register, register).await
+    }
+
+    /// Registers watches, all or none.
+    pub async fn register_many(&self, register: RegisterMany) -> Result<RegisteredMany> {
+        self.ask(Command::RegisterMany, register).await
     }
 
     /// Stops a watch.
@@ -258,8 +290,10 @@ pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<
     }
     let jobs = upsert_jobs(&batch.tx, &fresh)?;
     insert_watches(&batch.tx, &batch.shared.keyring, &fresh, &jobs)?;
+    batch.tally.registered(fresh.len());
+    let traced = batch.shared.tracer().is_on();
     let mut made = fresh.iter().zip(&jobs).map(|(new, job)| {
-        batch.plans.push(Plan::Watch(Box::new(job.facts(new))));
+        batch.plans.push(Plan::Watch(Box::new(job.facts(new, traced))));
         shown(new, job)
     });
     for answer in &mut answers {
@@ -286,6 +320,31 @@ pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<
     Ok(answers.into_iter().flatten().collect())
 }
 
+pub(super) fn register_many(batch: &mut Batch<'_>, asks: &[&RegisterMany]) -> Result<Vec<RegisteredMany>> {
+    asks.iter().map(|ask| register_many_one(batch, ask)).collect()
+}
+
+fn register_many_one(batch: &mut Batch<'_>, ask: &RegisterMany) -> Result<RegisteredMany> {
+    if let Some((remember, _)) = &ask.remember
+        && let Some(replay) = idempotency::recall(&batch.tx, remember, ask.now)?
+    {
+        return Ok(RegisteredMany::Replayed(replay));
+    }
+    let fresh: Vec<&NewWatch> = ask.watches.iter().collect();
+    let jobs = upsert_jobs(&batch.tx, &fresh)?;
+    insert_watches(&batch.tx, &batch.shared.keyring, &fresh, &jobs)?;
+    batch.tally.registered(fresh.len());
+    let traced = batch.shared.tracer().is_on();
+    let plan = |(new, job): (&&NewWatch, &FoundJob)| Plan::Watch(Box::new(job.facts(new, traced)));
+    batch.plans.extend(fresh.iter().zip(&jobs).map(plan));
+    let made: Vec<Watch> = fresh.iter().zip(&jobs).map(|(new, job)| shown(new, job)).collect();
+    if let Some((remember, answer)) = &ask.remember {
+        let (status, body) = answer(&made);
+        idempotency::remember(&batch.tx, remember, (status, None, &body), ask.now)?;
+    }
+    Ok(RegisteredMany::New(made))
+}
+
 /// A job as the upsert found or made it.
 struct FoundJob {
     no: JobNo,
@@ -295,8 +354,9 @@ struct FoundJob {
 }
 
 impl FoundJob {
-    fn facts(&self, new: &NewWatch) -> JobFacts {
+    fn facts(&self, new: &NewWatch, traced: bool) -> JobFacts {
         JobFacts {
+            traced: traced.then(|| (new.id, new.traceparent.clone())),
             no: self.no,
             name: new.job.clone(),
             generation: self.generation,
@@ -435,7 +495,7 @@ pub(super) fn stop(batch: &mut Batch<'_>, asks: &[&Stop]) -> Result<Vec<Stopped>
     let stopped = asks.iter().map(|ask| stop_one(batch, ask, &mut fewer)).collect();
     // Once for each job: whoever stops all the watches of one should not have them counted each time.
     for job in fewer {
-        jobs::nobody_or_fewer_wait(batch, job)?;
+        jobs::tell_who_waits(batch, job)?;
     }
     stopped
 }
@@ -457,6 +517,7 @@ fn stop_one(batch: &mut Batch<'_>, ask: &Stop, fewer: &mut BTreeSet<JobNo>) -> R
     if stopped > 0 {
         fewer.insert(job);
         batch.ended.push(watch);
+        batch.tally.ended(WatchStatus::Stopped);
     }
     Ok(Stopped::Done)
 }

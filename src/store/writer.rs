@@ -46,9 +46,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::db::{Result, StoreError, Tx};
 use super::pen::{Committed, Pen, Verdict};
 use super::postgres::Next;
-use super::{Shared, apps, deliveries, endings, feed, jobs, keys, prune, tenants, watches};
+use super::{Shared, amend, apps, bulk, deliveries, endings, feed, jobs, keys, prune, tenants, watches};
 use crate::clock::Clock;
 use crate::domain::{AppNo, Errand, KeyId, Plan, WatchId};
+use crate::meters::Tally;
 
 /// How many commands one transaction takes: enough to spread a sync over, few enough that the first
 /// does not wait long for the last.
@@ -135,6 +136,8 @@ commands! {
     Uses: Vec<(KeyId, i64)> => (), keys::uses;
     Rotate: apps::Rotate => apps::Rotated, apps::rotate;
     Register: watches::Register => watches::Registered, watches::register;
+    RegisterMany: watches::RegisterMany => watches::RegisteredMany, watches::register_many;
+    Amend: amend::Amend => amend::Amended, amend::amend;
     Observe: jobs::Observed => Option<(AppNo, WatchId)>, jobs::observe;
     End: endings::Ended => endings::Told, endings::end;
     Tell: endings::Tell => endings::Told, endings::tell;
@@ -145,6 +148,7 @@ commands! {
     Record: deliveries::Record => (), deliveries::record;
     Rewind: deliveries::Rewind => usize, deliveries::rewind;
     Resend: deliveries::Resend => deliveries::ResendAnswer, deliveries::resend;
+    ResendMany: bulk::ResendMany => bulk::ResentMany, bulk::resend_many;
     /// Read here, between two transactions' worth of writes: a page from an older snapshot would
     /// send a finished delivery again.
     Page: deliveries::Page => deliveries::Paged, deliveries::page;
@@ -172,6 +176,10 @@ pub(super) struct Batch<'c> {
     pub(super) errands: Vec<Errand>,
     pub(super) ended: Vec<WatchId>,
     pub(super) tenants: Vec<tenants::Change>,
+    /// The apps whose feeds grew.
+    pub(super) fed: Vec<AppNo>,
+    /// Counted once it is committed.
+    pub(super) tally: Tally,
 }
 
 /// The writer's thread: runs until the last handle of the store is gone.
@@ -196,6 +204,10 @@ struct Tidings {
     errands: Vec<Errand>,
     ended: Vec<WatchId>,
     tenants: Vec<tenants::Change>,
+    fed: Vec<AppNo>,
+    tally: Tally,
+    /// How many commands it was, and how long it took.
+    cost: (usize, Duration),
 }
 
 /// How a transaction ended that was not refused.
@@ -296,11 +308,14 @@ impl Desk<'_> {
 
     /// Tells what was committed.
     fn tell(&self, told: Tidings) {
+        let (commands, took) = told.cost;
+        self.shared.meters.committed(commands, took, &told.tally);
         self.shared.refusing.store(false, Ordering::Release);
         self.shared.follow(told.tenants);
         self.shared.plans.put(told.plans);
         self.shared.errands.put(told.errands);
         self.shared.bell.ring(&told.ended);
+        self.shared.feeds.ring(&told.fed);
     }
 
     fn refuse(&self, error: &StoreError) {
@@ -312,7 +327,7 @@ impl Desk<'_> {
     }
 
     fn transact(&mut self, commands: &mut [Command]) -> Result<Done> {
-        let shared = self.shared;
+        let (shared, began) = (self.shared, Clock::System.stopwatch());
         let refusing = shared.refusing.load(Ordering::Acquire);
         self.pen.begin(refusing || !commands.iter().all(Command::reads))?;
         let mut batch = Batch {
@@ -324,6 +339,8 @@ impl Desk<'_> {
             errands: Vec::new(),
             ended: Vec::new(),
             tenants: Vec::new(),
+            fed: Vec::new(),
+            tally: Tally::default(),
         };
         let applied = catch_unwind(AssertUnwindSafe(|| {
             if refusing {
@@ -335,13 +352,15 @@ impl Desk<'_> {
         // Without a writer the program would live on and take nothing any more.
         let applied =
             applied.unwrap_or_else(|_| Err(StoreError::Inconsistent("a write panicked".to_owned())));
-        let Batch { plans, errands, ended, tenants, .. } = batch;
+        let Batch { plans, errands, ended, tenants, fed, tally, .. } = batch;
         if let Err(error) = applied {
             self.pen.roll_back();
             return Err(error);
         }
-        let tidings = Tidings { plans, errands, ended, tenants };
-        Ok(match self.pen.commit()? {
+        let committed = self.pen.commit()?;
+        let tidings =
+            Tidings { plans, errands, ended, tenants, fed, tally, cost: (commands.len(), began.elapsed()) };
+        Ok(match committed {
             Committed::Yes => Done::Committed(tidings),
             Committed::Unknown => Done::Unknown(tidings),
         })

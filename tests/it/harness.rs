@@ -20,6 +20,7 @@ use ringback::domain::{Pulse, Timestamp};
 use ringback::egress::Resolver;
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -103,6 +104,7 @@ fn note_panics() {
 struct Running {
     runtime: Runtime,
     address: SocketAddr,
+    metrics: Option<SocketAddr>,
     pulse: Box<dyn Fn() -> Pulse + Send + Sync>,
     stop: oneshot::Sender<()>,
     ended: JoinHandle<anyhow::Result<()>>,
@@ -285,7 +287,7 @@ impl Harness {
         let surroundings = Surroundings { clock, resolver, roots: self.roots.clone() };
         let app = runtime.spawn(App::build(config, surroundings)).await.unwrap().unwrap();
         let (address, pulse) = (app.address().unwrap(), Box::new(app.pulse()));
-        let first_start = app.first_start().clone();
+        let (first_start, metrics) = (app.first_start().clone(), app.metrics_address());
         let (stop, stopped) = oneshot::channel::<()>();
         let ended = runtime.spawn(app.run(async move {
             if stopped.await.is_err() {
@@ -293,7 +295,7 @@ impl Harness {
             }
         }));
         self.threads.push(thread);
-        self.running = Some(Running { runtime, address, pulse, stop, ended, first_start });
+        self.running = Some(Running { runtime, address, metrics, pulse, stop, ended, first_start });
         self.rest_of_start().await;
     }
 
@@ -353,6 +355,11 @@ impl Harness {
 
     pub fn address(&self) -> SocketAddr {
         self.running.as_ref().expect("it runs").address
+    }
+
+    /// Where the metrics are, if not there.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.running.as_ref().expect("it runs").metrics
     }
 
     pub fn first_start(&self) -> &FirstStart {
@@ -425,7 +432,9 @@ impl Harness {
     /// Sends a request.
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let bytes = wire::request(method, path, headers, body);
-        guarded(path, wire::exchange(self.address(), &bytes)).await.expect("an answer")
+        let answer = guarded(path, wire::exchange(self.address(), &bytes)).await.expect("an answer");
+        crate::openapi::check(method, path, &answer);
+        answer
     }
 
     /// Sends a request with another key; a body is JSON.
@@ -467,6 +476,20 @@ impl Harness {
     /// Registers a watch on a job, with the receiver as its only destination.
     pub async fn watch(&self, job: &str) -> String {
         self.register(&json!({ "jobId": job, "callbackUrl": self.receiver.url("/hook") })).await
+    }
+
+    /// Two keys that may do less: `read` and `write`. SQLite only: they are written into the file.
+    pub async fn keys(&mut self) -> (String, String) {
+        self.stop().await;
+        let db = rusqlite::Connection::open(self.file()).unwrap();
+        for (n, scope) in [(1u8, "read"), (2, "write")] {
+            let hash = Sha256::digest(scope).to_vec();
+            let sql = "insert into keys (id, app, hash, scope, created_at) values (?1, 1, ?2, ?3, 0)";
+            db.execute(sql, (vec![n; 16], hash, scope)).unwrap();
+        }
+        drop(db);
+        self.restart().await;
+        ("read".to_owned(), "write".to_owned())
     }
 
     /// A watch, as it is shown.

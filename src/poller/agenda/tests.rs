@@ -31,6 +31,7 @@ fn terms(expires_at: i64) -> Terms {
 
 fn facts(job: i64, generation: i64, registered_at: i64, terms: Option<Terms>) -> JobFacts {
     JobFacts {
+        traced: None,
         no: JobNo(job),
         name: JobName {
             provider: "muvi".to_owned(),
@@ -54,7 +55,7 @@ impl Agenda {
 
     fn unwatch(&mut self, job: i64, left: Option<Terms>, now: i64) {
         let (job, watching) = (JobNo(job), left.map_or(0, |_| 1));
-        self.apply(Plan::Unwatch { job, watching, terms: left }, |_| 0, at(now));
+        self.apply(Plan::Waiting { job, watching, terms: left }, |_| 0, at(now));
     }
 
     fn look_now(&mut self, facts: JobFacts, now: i64) {

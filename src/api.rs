@@ -6,13 +6,19 @@
 //! it writes reaches them through the store.
 
 mod admin;
+mod amend;
 mod apps;
+mod asked;
+mod batch;
 mod cursor;
 mod deliveries;
 mod events;
 mod fields;
+mod follow;
 mod keys;
+mod openapi;
 mod problem;
+mod providers;
 mod register;
 mod request;
 mod serve;
@@ -20,6 +26,8 @@ mod stream;
 mod view;
 mod watches;
 
+pub use follow::STREAMS_MAX;
+pub use openapi::document;
 pub use request::UnderWay;
 pub use serve::serve;
 
@@ -39,7 +47,7 @@ use tokio::sync::{Semaphore, watch};
 use self::problem::Problem;
 use crate::channels::Channels;
 use crate::clock::Clock;
-use crate::domain::{AppNo, JobNo, Looks};
+use crate::domain::{AppNo, JobNo, Looks, ProviderState};
 use crate::egress::Egress;
 use crate::providers::Providers;
 use crate::store::{Replay, Scope, Store};
@@ -47,6 +55,10 @@ use crate::store::{Replay, Scope, Store};
 /// How many may wait for the end of a watch: a quarter of the connections. A client that has gone away
 /// is not noticed before its wait is over, and those who do not wait are to find a place.
 pub const WAITS_MAX: usize = 1_024;
+
+/// How many batches are read and registered at a time: each may hold a body of 8 MiB, and about as much
+/// again of what was read from it.
+pub const BATCHES_MAX: usize = 8;
 
 /// What a handler returns.
 type Answer = Result<Response, Problem>;
@@ -71,6 +83,8 @@ pub struct Api {
     pub operator: AppNo,
     /// What the process that looks knows of its looks at a job.
     pub looks: Box<dyn Fn(JobNo) -> Option<Looks> + Send + Sync>,
+    /// How the process that looks finds each provider.
+    pub states: Box<dyn Fn() -> Vec<ProviderState> + Send + Sync>,
     /// Whether the server is about to end.
     pub draining: watch::Receiver<bool>,
     /// Whether the plans are made.
@@ -79,6 +93,10 @@ pub struct Api {
     pub under_way: UnderWay,
     /// Places for those who wait for the end of a watch.
     pub waits: Semaphore,
+    /// Places for batches, of registrations and of retries.
+    pub batches: Semaphore,
+    /// Places for those who follow the feed.
+    pub streams: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Api {
@@ -142,15 +160,20 @@ macro_rules! scope {
 routes! {
     POST "/v1/watches" Write watches::create;
     GET "/v1/watches" Read watches::list;
+    POST "/v1/watches/batch" Write batch::create;
     GET "/v1/watches/{id}" Read watches::show;
+    PATCH "/v1/watches/{id}" Write amend::amend;
     DELETE "/v1/watches/{id}" Write watches::stop;
     POST "/v1/watches/{id}/poll" Write watches::poll;
     GET "/v1/watches/{id}/story" Read watches::story;
     GET "/v1/events" Read events::list;
+    GET "/v1/events/stream" Read follow::stream;
     GET "/v1/events/{id}" Read events::show;
     GET "/v1/deliveries" Read deliveries::list;
+    POST "/v1/deliveries/retry" Write deliveries::retry_many;
     GET "/v1/deliveries/{id}" Read deliveries::show;
     POST "/v1/deliveries/{id}/retry" Write deliveries::retry;
+    GET "/v1/providers" Read providers::list;
     GET "/v1/signing-secret" Admin admin::signing_secret;
     POST "/v1/signing-secret/rotate" Admin admin::rotate;
     GET "/v1/apps" Admin apps::list;
@@ -162,6 +185,8 @@ routes! {
     DELETE "/v1/keys/{id}" Admin keys::revoke;
     GET "/healthz" none admin::healthz;
     GET "/readyz" none admin::readyz;
+    GET "/openapi.json" none openapi::openapi;
+    GET "/docs" none openapi::docs;
 }
 
 fn router(api: Arc<Api>) -> Router {

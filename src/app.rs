@@ -20,7 +20,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::api::{self, Api, UnderWay, WAITS_MAX};
+use crate::api::{self, Api, BATCHES_MAX, STREAMS_MAX, UnderWay, WAITS_MAX};
 use crate::channels::Channels;
 use crate::channels::email::{Login, Mailer, Security, Server};
 use crate::channels::slack::Bot;
@@ -126,7 +126,7 @@ impl App {
             Deliverer::new(store.clone(), Arc::clone(&channels), clock.clone(), policy);
         let (draining, is_draining) = watch::channel(false);
         let planned = Arc::new(AtomicBool::new(false));
-        let looks = Arc::clone(&poller);
+        let (looks, states) = (Arc::clone(&poller), Arc::clone(&poller));
         let api = Arc::new(Api {
             store: store.clone(),
             egress,
@@ -137,10 +137,13 @@ impl App {
             bootstrap: config.api_key.as_ref().map(|key| hash_key(key.reveal())),
             operator,
             looks: Box::new(move |job| looks.looks(job)),
+            states: Box::new(move || states.providers()),
             draining: is_draining,
             planned: Arc::clone(&planned),
             under_way: UnderWay::default(),
             waits: Semaphore::new(WAITS_MAX),
+            batches: Semaphore::new(BATCHES_MAX),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         });
         Ok(Self {
             listener,
@@ -284,16 +287,6 @@ async fn reached(clock: &Clock, at: Option<Timestamp>) {
     }
 }
 
-/// Opens the database that is configured, and takes it for this process.
-pub fn open_store(config: &Config, now: Timestamp) -> Result<(Store, Writer)> {
-    let place = match &config.database {
-        Database::Sqlite(path) => Place::File(path.clone()),
-        Database::Postgres(url) => Place::Server(url.reveal().to_owned()),
-    };
-    let keyring = Keyring::new(config.encryption_keys.iter().map(EncryptionKey::reveal));
-    Store::open(Opening { place, keyring, now })
-}
-
 /// Mail, where a mail server is configured.
 fn mailer(config: &Config) -> Option<Mailer> {
     let (server, from) = (config.smtp.server.as_ref()?, config.smtp.from.clone()?);
@@ -321,6 +314,16 @@ fn mailer(config: &Config) -> Option<Mailer> {
 fn bot(config: &Config) -> Option<Bot> {
     let token = config.slack.bot_token.as_ref()?.reveal().to_owned();
     Some(Bot { token, api_url: config.slack.api_url.clone() })
+}
+
+/// Opens the database that is configured, and takes it for this process.
+pub fn open_store(config: &Config, now: Timestamp) -> Result<(Store, Writer)> {
+    let place = match &config.database {
+        Database::Sqlite(path) => Place::File(path.clone()),
+        Database::Postgres(url) => Place::Server(url.reveal().to_owned()),
+    };
+    let keyring = Keyring::new(config.encryption_keys.iter().map(EncryptionKey::reveal));
+    Store::open(Opening { place, keyring, public_url: config.public_url.clone(), now })
 }
 
 /// What can be watched: the embedded definitions and the operator's, and nothing configured beside.

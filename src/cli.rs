@@ -13,6 +13,7 @@ pub mod health;
 pub mod keys;
 pub mod listen;
 pub mod lists;
+pub mod openapi;
 pub mod provider;
 pub mod screen;
 pub mod serve;
@@ -74,6 +75,8 @@ enum Command {
     Apps(keys::Apps),
     Keys(keys::Keys),
     Provider(provider::Provider),
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
     Completions(completions::Completions),
 }
 
@@ -120,6 +123,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Verify(command) => command.run(),
         Command::Serve(command) => wait(command.run()),
         Command::Config(command) => command.run(),
+        Command::OpenApi(command) => command.run(),
         Command::Health(command) => wait(command.run()),
         Command::Watch(command) => wait(command.run()),
         Command::Watches(command) => wait(command.run()),

@@ -36,8 +36,8 @@ use crate::channels::webhook::Secret;
 use crate::channels::{Address, Channels, Message, Sent};
 use crate::clock::Clock;
 use crate::domain::{
-    After, Attempt, ChannelKind, DeliveryId, Errand, Outcome, Payload, Pulse, RetryPolicy, Send, Timestamp,
-    Try, WatchId, Which, next_attempt,
+    After, Attempt, ChannelKind, DeliveryId, Errand, Outcome, Pulse, RetryPolicy, Send, Timestamp, Try,
+    WatchId, Which, next_attempt,
 };
 use crate::store::{Page, Paged, Record, Rewind, Store, StoreError};
 use gate::Gate;
@@ -235,6 +235,13 @@ impl Deliverer {
         for errand in self.store.errands().take() {
             match errand {
                 Errand::Send(send) => hand.take(send, room),
+                Errand::Lane { lane, asked } => {
+                    // A page leaves out what is in hand; once that has landed the store is asked again.
+                    let in_hand: Vec<DeliveryId> =
+                        asked.into_iter().filter(|id| hand.ids.contains(id)).collect();
+                    hand.asked.extend(in_hand);
+                    hand.hunger(&lane.into());
+                }
                 Errand::CallOff { watch, which } => hand.call_off(watch, which),
             }
         }
@@ -590,7 +597,7 @@ impl Deliverer {
             event_id: send.event,
             event_type: send.event_type,
             watch_id: send.watch,
-            payload: Payload::Event,
+            payload: send.payload,
             body: hyper::body::Bytes::from_owner(Arc::clone(&send.body)),
             traceparent: send.traceparent.as_deref(),
             now,

@@ -14,8 +14,8 @@ mod retry;
 mod time;
 
 pub use facts::{
-    App, AppNo, Attempt, Delivery, Destination, Errand, Event, JobFacts, JobNo, NewWatch, Plan, Pulse, Send,
-    Terms, Watch, Which,
+    App, AppNo, Attempt, Delivery, Destination, Errand, Event, JobFacts, JobNo, NewWatch, Plan,
+    ProviderState, Pulse, Send, Terms, Watch, Which,
 };
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, random};
 pub use mail::{MailAddress, MailPattern, Mailbox};
@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 /// The number of shards. A job, its watches and its deliveries live in one of them, and a shard has
 /// one owner; fixed for ever, because it is stored.
@@ -68,6 +69,17 @@ macro_rules! words {
                 serializer.serialize_str(self.as_str())
             }
         }
+
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                let words = utoipa::openapi::ObjectBuilder::new()
+                    .schema_type(utoipa::openapi::schema::Type::String)
+                    .enum_values(Some([$($word,)*]));
+                words.into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -277,6 +289,22 @@ words! {
         Event = "event",
         /// The provider's answer, byte for byte.
         Raw = "raw",
+        /// The event's data in a `CloudEvents` 1.0 envelope.
+        CloudEvents = "cloudevents",
+    }
+}
+
+words! {
+    /// How a provider is, with the credential that it is asked with.
+    ProviderHealth {
+        /// It answers.
+        Ok = "ok",
+        /// Some looks fail, or it said that it is asked too often.
+        Degraded = "degraded",
+        /// It refuses the credential: one look a minute until it is accepted.
+        Paused = "paused",
+        /// It is in trouble: one look a second until one is answered well.
+        Down = "down",
     }
 }
 
@@ -351,27 +379,33 @@ impl fmt::Display for Masked {
 }
 
 /// One thing that a job made.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Output {
     /// Where it lies.
+    #[schema(required)]
     pub url: Option<String>,
     /// `video`, `image`, `audio`, `text`, or the provider's own word.
     #[serde(rename = "type")]
+    #[schema(required)]
     pub kind: Option<String>,
     /// A small picture of it.
+    #[schema(required)]
     pub thumbnail: Option<String>,
     /// A picture to show before it plays.
+    #[schema(required)]
     pub poster_image: Option<String>,
 }
 
 /// Why a job did not end well, in the provider's words.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobError {
     /// For programs.
+    #[schema(required)]
     pub code: Option<String>,
     /// For people.
+    #[schema(required)]
     pub message: Option<String>,
 }
 

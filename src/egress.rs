@@ -44,9 +44,10 @@ use tokio_rustls::client::TlsStream;
 use url::Url;
 
 use crate::clock::Clock;
+use crate::domain::Timestamp;
 use crate::trust;
 use address::{Demand, Reach};
-use resolver::{Cache, Door, Guard};
+use resolver::{Asked, Cache, Door, Guard};
 
 /// Of an exchange's deadline, this much may go to one connection: name, TCP and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -70,6 +71,7 @@ pub struct Egress {
     resolver: Resolver,
     clock: Clock,
     seen: Cache,
+    asked: Asked,
     /// https to users' addresses.
     secure: Client,
     /// http to users' addresses: of these the guard asks more.
@@ -211,6 +213,7 @@ impl Egress {
             trusted: client(Door::Trusted).gzip(true).build()?,
             tls: Arc::new(bare),
             seen: Cache::default(),
+            asked: Asked::default(),
             settings,
             resolver,
             clock,
@@ -238,6 +241,12 @@ impl Egress {
     /// Judges a URL at registration, its name looked up now. A name that does not resolve yet
     /// passes. The error is every reason, for people, and says of no address that it exists.
     pub async fn check(&self, url: &str) -> Result<Target, String> {
+        self.check_until(url, Timestamp::MAX).await
+    }
+
+    /// The same for one of many, whose names are looked up until then: one for which there was no time
+    /// passes like one that does not resolve yet.
+    pub async fn check_until(&self, url: &str, until: Timestamp) -> Result<Target, String> {
         let target = self.parse(url)?;
         if target.literal().is_some() {
             return Ok(target);
@@ -246,7 +255,7 @@ impl Egress {
         if demand == Demand::Nothing {
             return Ok(target);
         }
-        let reach = self.reach(target.name()).await;
+        let reach = self.reach(target.name(), until).await;
         if demand.met_by(reach) || (demand, reach) == (Demand::NothingForbidden, Reach::Unknown) {
             return Ok(target);
         }
@@ -257,17 +266,23 @@ impl Egress {
         Err(reasons.join("; "))
     }
 
-    async fn reach(&self, name: &str) -> Reach {
-        if let Some(reach) = self.seen.get(name, self.clock.now()) {
+    async fn reach(&self, name: &str, until: Timestamp) -> Reach {
+        let now = self.clock.now();
+        if let Some(reach) = self.seen.get(name, now) {
             return reach;
         }
-        let look_up = self.resolver.look_up(name, false);
-        let reach = match self.clock.timeout(LOOK_UP_TIMEOUT, look_up).await {
-            Some(Ok(addresses)) => self.settings.reach(&addresses),
-            Some(Err(_)) | None => Reach::Unknown,
-        };
-        self.seen.put(name, reach, self.clock.now());
-        reach
+        // A batch names one host a thousand times: whoever asks meanwhile waits for the same answer.
+        let asked = self.asked.join(name);
+        let answer = asked.once().get_or_init(async || {
+            let look_up = self.resolver.look_up(name, false);
+            let reach = match self.clock.timeout(LOOK_UP_TIMEOUT, look_up).await {
+                Some(Ok(addresses)) => self.settings.reach(&addresses),
+                Some(Err(_)) | None => Reach::Unknown,
+            };
+            self.seen.put(name, reach, self.clock.now());
+            reach
+        });
+        self.clock.timeout(until.since(now), answer).await.copied().unwrap_or(Reach::Unknown)
     }
 
     /// One exchange with a receiver. Whatever becomes of the answer's body, its status counts: an

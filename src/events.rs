@@ -7,7 +7,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::domain::{EventType, JobError, Observation, Output, Timestamp, WatchId};
+use crate::domain::{EventId, EventType, JobError, Observation, Output, Timestamp, WatchId};
 
 /// What an event says of its watch.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +27,20 @@ struct Body<'a> {
     #[serde(rename = "type")]
     event_type: EventType,
     timestamp: Timestamp,
+    data: Data<'a>,
+}
+
+/// `CloudEvents` 1.0, structured.
+#[derive(Serialize)]
+struct CloudEvent<'a> {
+    specversion: &'static str,
+    id: EventId,
+    source: String,
+    #[serde(rename = "type")]
+    event_type: String,
+    subject: &'a str,
+    time: Timestamp,
+    datacontenttype: &'static str,
     data: Data<'a>,
 }
 
@@ -57,9 +71,38 @@ pub fn body(
     seen: &Observation,
     own: Option<(&str, &JobError)>,
 ) -> Vec<u8> {
+    let data = data(about, seen, own);
+    // Strings, numbers and checked JSON: there is nothing in it that could fail.
+    serde_json::to_vec(&Body { event_type, timestamp: at, data }).unwrap_or_default()
+}
+
+/// The same as a `CloudEvents` message, whose source is the watch at `public_url`.
+pub fn cloud_event(
+    id: EventId,
+    event_type: EventType,
+    at: Timestamp,
+    about: &About<'_>,
+    seen: &Observation,
+    own: Option<(&str, &JobError)>,
+    public_url: &str,
+) -> Vec<u8> {
+    let event = CloudEvent {
+        specversion: "1.0",
+        id,
+        source: format!("{public_url}/v1/watches/{}", about.watch),
+        event_type: format!("ringback.{event_type}"),
+        subject: about.job_id,
+        time: at,
+        datacontenttype: "application/json",
+        data: data(about, seen, own),
+    };
+    serde_json::to_vec(&event).unwrap_or_default()
+}
+
+fn data<'a>(about: &About<'a>, seen: &'a Observation, own: Option<(&'a str, &'a JobError)>) -> Data<'a> {
     // Checked to be JSON when the watch was registered.
     let metadata: &RawValue = serde_json::from_str(about.metadata.unwrap_or("{}")).unwrap_or(RawValue::NULL);
-    let data = Data {
+    Data {
         watch_id: about.watch,
         provider: about.provider,
         job_id: about.job_id,
@@ -72,7 +115,5 @@ pub fn body(
         created_at: seen.created_at,
         completed_at: seen.completed_at,
         metadata,
-    };
-    // Strings, numbers and checked JSON: there is nothing in it that could fail.
-    serde_json::to_vec(&Body { event_type, timestamp: at, data }).unwrap_or_default()
+    }
 }

@@ -30,7 +30,8 @@ use self::agenda::{Agenda, Due, Entry};
 use self::budget::{Change, backoff};
 use crate::clock::Clock;
 use crate::domain::{
-    EndingKind, Finding, JobError, JobName, JobNo, Looks, Pulse, Timestamp, observe, parse_retry_after,
+    EndingKind, Finding, JobError, JobName, JobNo, Looks, ProviderState, Pulse, Timestamp, observe,
+    parse_retry_after,
 };
 use crate::egress::{Egress, Fetch};
 use crate::providers::{Answer, Definition, Seen};
@@ -54,6 +55,9 @@ const PAGE: u32 = 10_000;
 /// Until the next look at a job after something went wrong that should not: a bug is not repeated in
 /// a hurry.
 const STUMBLED: Duration = Duration::from_secs(60);
+
+/// As far as looks that wait are counted for people: the agenda is held meanwhile.
+const WAITING_SHOWN: usize = 10_000;
 
 /// Between tries to write while the store refuses.
 const INSIST: Duration = Duration::from_secs(1);
@@ -154,6 +158,38 @@ impl Poller {
     /// How a job is looked at.
     pub fn looks(&self, job: JobNo) -> Option<Looks> {
         self.agenda().looks(job)
+    }
+
+    /// How each provider is, in the order of their names.
+    pub fn providers(&self) -> Vec<ProviderState> {
+        let now = self.clock.now();
+        let agenda = self.agenda();
+        let state = |(n, provider): (usize, &Provider)| {
+            let queue = &agenda.queues[n];
+            let (health, held_until) = queue.budget.health(now);
+            let definition = &provider.definition;
+            ProviderState {
+                id: definition.id().to_owned(),
+                name: definition.name().to_owned(),
+                configured: provider.credential.is_some() || !definition.needs_credential(),
+                health,
+                held_until,
+                last_good_at: queue.budget.last_good(),
+                last_error: queue.last_error.clone(),
+                spacing: provider.limits.spacing,
+                burst: provider.limits.burst,
+                concurrency: provider.limits.concurrency,
+                in_flight: queue.budget.in_flight(),
+                waiting: agenda.waiting(n, now, WAITING_SHOWN),
+                first: provider.bounds.first,
+                min_interval: provider.bounds.min_interval,
+                max_interval: provider.bounds.max_interval,
+                deadline: definition.poll().deadline,
+            }
+        };
+        let mut states: Vec<ProviderState> = self.providers.iter().enumerate().map(state).collect();
+        states.sort_by(|one, other| one.id.cmp(&other.id));
+        states
     }
 
     /// How many jobs have a plan.
@@ -325,6 +361,11 @@ impl Poller {
                 (budget.trouble(job, now), message)
             }
         };
+        if !why.is_empty() {
+            // Every tenant may see how a provider is, and none another's job.
+            let job_id = agenda.jobs.get(&job).map_or("", |entry| entry.name.job_id.as_str());
+            agenda.queues[queue].last_error = Some((now, why.replace(job_id, "…")));
+        }
         let provider = self.providers.get(queue).map_or("?", |provider| provider.definition.id());
         Agenda::say(change, provider, &why);
         if change == Change::Recovered {

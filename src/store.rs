@@ -8,7 +8,9 @@
 //! The store sees no HTTP. What it has to tell those who look and those who send it puts into their
 //! [`Mailbox`], after the commit.
 
+mod amend;
 mod apps;
+mod bulk;
 mod db;
 mod deliveries;
 mod endings;
@@ -28,7 +30,9 @@ mod watches;
 mod writer;
 
 pub use crate::domain::Scope;
+pub use amend::{Amend, Amended};
 pub use apps::{CreateApp, CreatedApp, Found, Founded, Kept, Rotate, Rotated};
+pub use bulk::{ResendMany, ResentMany};
 pub use db::StoreError;
 pub use deliveries::{DeliveryFilter, Page, Paged, Record, Resend, ResendAnswer, Rewind};
 pub use endings::{Ended, Expire, Tell, Told};
@@ -40,10 +44,11 @@ pub use prune::Prune;
 pub use sealing::{AnswerKey, Keyring};
 pub use story::Happening;
 pub use tenants::Key;
-pub use watches::{Register, Registered, Stop, Stopped, WatchFilter};
+pub use watches::{Register, RegisterMany, Registered, RegisteredMany, Stop, Stopped, WatchFilter};
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::Hash;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -56,7 +61,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use self::db::{Result, Tx};
 use self::pen::{Committed, Pen};
 use self::writer::{Command, Item};
-use crate::domain::{Errand, Ids, Plan, Timestamp, WatchId};
+use crate::domain::{AppNo, Errand, Ids, Plan, Timestamp, WatchId};
 
 /// How many reads run at a time: two cores' worth, and one for a slow list.
 const READERS: usize = 3;
@@ -87,6 +92,8 @@ pub struct Opening {
     pub place: Place,
     /// Seals and opens secrets at rest.
     pub keyring: Keyring,
+    /// How the outside reaches the API.
+    pub public_url: String,
     /// When.
     pub now: Timestamp,
 }
@@ -98,7 +105,10 @@ struct Shared {
     ids: Ids,
     /// Whether the last batch was refused by the database.
     refusing: AtomicBool,
-    bell: Bell,
+    bell: Bell<WatchId>,
+    feeds: Bell<AppNo>,
+    /// How the outside reaches the API: what is sent may name its source.
+    public_url: String,
     plans: Arc<Mailbox<Plan>>,
     errands: Arc<Mailbox<Errand>>,
     /// Small, and looked at with every request and every send.
@@ -167,6 +177,7 @@ impl Store {
     /// Opens the database, takes it for this process, and brings it up to date.
     pub fn open(opening: Opening) -> anyhow::Result<(Self, Writer)> {
         let keyring = opening.keyring.clone();
+        let public_url = opening.public_url.clone();
         // A server is waited for, which a thread that drives others may not do.
         let opened = std::thread::scope(|scope| scope.spawn(move || Opened::open(opening)).join());
         let Opened { pen, readers, ids, tenants } =
@@ -175,6 +186,8 @@ impl Store {
             ids,
             refusing: AtomicBool::new(false),
             bell: Bell::default(),
+            feeds: Bell::default(),
+            public_url,
             plans: Arc::default(),
             errands: Arc::default(),
             tenants: RwLock::new(tenants),
@@ -212,8 +225,13 @@ impl Store {
 
     /// A bell that rings when `watch` has ended. Take it before reading how the watch stands, or the
     /// end may come in between and not be heard.
-    pub fn bell(&self, watch: WatchId) -> Listener {
-        self.shared.bell.listen(watch, &self.shared)
+    pub fn bell(&self, watch: WatchId) -> Listener<WatchId> {
+        self.shared.bell.listen(watch)
+    }
+
+    /// A bell that rings when an app's feed has grown. Take it before reading the feed.
+    pub fn feed_bell(&self, app: AppNo) -> Listener<AppNo> {
+        self.shared.feeds.listen(app)
     }
 
     /// Asks the database something, to learn whether it answers.
@@ -261,7 +279,7 @@ struct Opened {
 
 impl Opened {
     fn open(opening: Opening) -> anyhow::Result<Self> {
-        let Opening { place, keyring, now } = opening;
+        let Opening { place, keyring, now, .. } = opening;
         let (mut pen, readers) = match place {
             Place::File(path) => {
                 let pen = sqlite::Pen::open(&path)?;
@@ -360,59 +378,65 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// Tells those who wait that a watch has ended. Each has a place for as long as somebody listens.
-#[derive(Debug, Default)]
-struct Bell(Mutex<HashMap<WatchId, Waiters>>);
+/// Tells those who wait that something happened: that a watch has ended, that an app's feed grew. Each
+/// thing has a place for as long as somebody listens.
+#[derive(Clone, Debug)]
+struct Bell<K: Eq + Hash>(Arc<Mutex<HashMap<K, Listeners>>>);
 
 #[derive(Debug, Default)]
-struct Waiters {
-    listeners: usize,
+struct Listeners {
+    count: usize,
     notify: Arc<Notify>,
 }
 
-impl Bell {
-    fn listen(&self, watch: WatchId, shared: &Arc<Shared>) -> Listener {
-        let mut bells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = bells.entry(watch).or_default();
-        place.listeners += 1;
-        let notify = Arc::clone(&place.notify);
-        Listener { watch, notify, shared: Arc::clone(shared) }
+impl<K: Eq + Hash> Default for Bell<K> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<K: Eq + Hash + Copy> Bell<K> {
+    fn listen(&self, to: K) -> Listener<K> {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = places.entry(to).or_default();
+        place.count += 1;
+        Listener { to, notify: Arc::clone(&place.notify), bell: self.clone() }
     }
 
-    fn ring(&self, ended: &[WatchId]) {
-        if ended.is_empty() {
+    fn ring(&self, happened: &[K]) {
+        if happened.is_empty() {
             return;
         }
-        let bells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for watch in ended {
-            if let Some(bell) = bells.get(watch) {
-                bell.notify.notify_waiters();
+        let places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for one in happened {
+            if let Some(place) = places.get(one) {
+                place.notify.notify_waiters();
             }
         }
     }
 }
 
-/// Somebody who waits for the end of a watch.
+/// Somebody who waits for something to happen.
 #[derive(Debug)]
-pub struct Listener {
-    watch: WatchId,
+pub struct Listener<K: Eq + Hash + Copy> {
+    to: K,
     notify: Arc<Notify>,
-    shared: Arc<Shared>,
+    bell: Bell<K>,
 }
 
-impl Listener {
+impl<K: Eq + Hash + Copy> Listener<K> {
     /// The next ring; armed when this returns, not when it is first polled.
     pub fn armed(&self) -> tokio::sync::futures::Notified<'_> {
         self.notify.notified()
     }
 }
 
-impl Drop for Listener {
+impl<K: Eq + Hash + Copy> Drop for Listener<K> {
     fn drop(&mut self) {
-        let mut bells = self.shared.bell.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut place) = bells.entry(self.watch) {
-            place.get_mut().listeners -= 1;
-            if place.get().listeners == 0 {
+        let mut places = self.bell.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut place) = places.entry(self.to) {
+            place.get_mut().count -= 1;
+            if place.get().count == 0 {
                 place.remove();
             }
         }

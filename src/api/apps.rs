@@ -10,7 +10,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::fields::Fields;
 use super::problem::{Faults, Problem};
-use super::request::{Caller, Claim, Held, Name, Query, json};
+use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json};
 use super::{Answer, Api, created, cursor, page, replayed, reply};
 use crate::channels::webhook::Secret;
 use crate::domain::{App, AppId, Masked};
@@ -57,7 +57,7 @@ pub async fn create(
         return Err(Problem::new(StatusCode::FORBIDDEN, detail));
     }
     Query::new(&parts).done()?;
-    let text = json(&held, &parts.headers, &api.clock).await?;
+    let text = json(&held, &parts.headers, &api.clock, BODY_MAX).await?;
     let claim = Claim::sealed(&api, app, &parts, text.as_bytes())?;
     if let Some(replay) = Claim::first_answer(claim.as_ref()).await? {
         return replayed(replay);

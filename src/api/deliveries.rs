@@ -6,10 +6,15 @@ use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 
-use super::request::{Caller, Claim, Held, Name, Query, no_fields};
+use super::fields::Fields;
+use super::problem::Faults;
+use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json, no_fields};
 use super::{Answer, Api, cursor, page, problem::Problem, replayed, reply, view};
 use crate::domain::{Delivery, DeliveryId, DeliveryStatus, DestinationId, WatchId};
-use crate::store::{DeliveryFilter, Resend, ResendAnswer, Scope};
+use crate::store::{DeliveryFilter, Resend, ResendAnswer, ResendMany, ResentMany, Scope};
+
+/// How many deliveries one request may ask to be tried again: seconds of work, a chunk at a time.
+const RETRY_MAX: u32 = 100_000;
 
 /// `GET /v1/deliveries`
 pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> Answer {
@@ -28,6 +33,65 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
     let found = api.store.deliveries(app, filter, limit + 1).await?;
     let shown = |one: &Delivery| serde_json::value::to_raw_value(&view::delivery(one, None)).ok();
     Ok(page(found.iter(), limit, |one| cursor::encode(one.id.0), |one| shown(one)))
+}
+
+/// What was asked to be tried again.
+fn many_accepted(count: u64) -> Vec<u8> {
+    serde_json::json!({ "count": count }).to_string().into_bytes()
+}
+
+/// `POST /v1/deliveries/retry`
+pub async fn retry_many(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Extension(held): Extension<Held>,
+    parts: Parts,
+) -> Answer {
+    let app = caller.may(Scope::Write)?;
+    Query::new(&parts).done()?;
+    let text = json(&held, &parts.headers, &api.clock, BODY_MAX).await?;
+    let claim = Claim::new(&api, app, &parts, text.as_bytes())?;
+    if let Some(replay) = Claim::first_answer(claim.as_ref()).await? {
+        return replayed(replay);
+    }
+    let mut faults = Faults::default();
+    let filter = which_failed(&text, &mut faults);
+    faults.check()?;
+    let Ok(_place) = api.batches.try_acquire() else {
+        return Err(Problem::unavailable("too many batches at once; ask again in a moment"));
+    };
+    if api.store.count_failed(app, filter, RETRY_MAX + 1).await? > RETRY_MAX {
+        let detail = format!("there are more than {RETRY_MAX}: take a part of them by since and until");
+        return Err(Problem::fault("", detail));
+    }
+    let remember = claim.as_ref().map(|claim| (claim.remember(), many_accepted as fn(u64) -> Vec<u8>));
+    let now = api.clock.now();
+    let mut resend = ResendMany { app, filter, after: None, count: 0, remember, now };
+    loop {
+        match api.store.resend_many(resend.clone()).await? {
+            ResentMany::More(after, count) => (resend.after, resend.count) = (Some(after), count),
+            ResentMany::Done(count) => return Ok(reply(StatusCode::ACCEPTED, many_accepted(count))),
+            ResentMany::Replayed(replay) => return replayed(replay),
+        }
+    }
+}
+
+fn which_failed(text: &str, faults: &mut Faults) -> DeliveryFilter {
+    let fields = serde_json::from_str(text).ok().and_then(|raw| Fields::read(raw, "", faults));
+    let Some(mut fields) = fields else { return DeliveryFilter::default() };
+    let at = fields.at("status");
+    let status = fields.text("status", faults);
+    match status.as_deref() {
+        Some("failed") => {}
+        Some(_) => faults.add(at, "must be `failed`: what is pending is tried anyway"),
+        None => faults.add(at, "is required, and must be `failed`"),
+    }
+    let destination = fields.parsed("destinationId", faults, |text| {
+        DestinationId::parse(text).ok_or_else(|| "is not a destination's id".to_owned())
+    });
+    let (since, until) = (fields.time("since", faults), fields.time("until", faults));
+    fields.done(faults);
+    DeliveryFilter { destination, since, until, ..DeliveryFilter::default() }
 }
 
 /// `GET /v1/deliveries/{id}`

@@ -11,6 +11,11 @@ use super::{Answer, Api, cursor, page, problem::Problem, reply, view};
 use crate::domain::{EventId, EventType};
 use crate::store::{After, EventFilter, Scope};
 
+/// 410: nobody can say what came after an event that is not there.
+pub(super) fn gone() -> Problem {
+    Problem::new(StatusCode::GONE, "there is no event by the id to go on after, or not any more")
+}
+
 /// `GET /v1/events`
 pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> Answer {
     let app = caller.may(Scope::Read)?;
@@ -23,8 +28,6 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
         query.faults.add("?after", "cannot be used with a cursor, which knows where to go on");
     }
     query.done()?;
-    let gone =
-        || Problem::new(StatusCode::GONE, "there is no event by the id that `after` names, or not any more");
     let after = match (position, after) {
         (Some(position), _) => After::Position(position),
         (None, Some(id)) => After::Event(EventId::parse(&id).ok_or_else(gone)?),

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::problem::Faults;
@@ -15,6 +15,9 @@ use crate::domain::{Timestamp, parse_duration};
 
 /// How deep a value may be nested: deeper is a bomb for whoever reads it recursively.
 const DEPTH_MAX: usize = 32;
+
+/// How many fields an object may have, far more than any of ours: each is compared with those before it.
+const FIELDS_MAX: usize = 256;
 
 /// The fields of an object, in the order in which they were written.
 #[derive(Debug)]
@@ -34,17 +37,27 @@ pub fn pointer(base: &str, name: &str) -> String {
 impl<'a> Fields<'a> {
     /// Reads an object; anything else is a fault at `base`.
     pub fn read(raw: &'a RawValue, base: &str, faults: &mut Faults) -> Option<Self> {
+        Self::read_to(DEPTH_MAX, raw, base, faults)
+    }
+
+    /// Reads an object whose values may be nested so deep: one that holds others which are read, and
+    /// judged, by themselves.
+    pub fn read_to(depth_max: usize, raw: &'a RawValue, base: &str, faults: &mut Faults) -> Option<Self> {
         let Ok(Object(given)) = serde_json::from_str::<Object<'a>>(raw.get()) else {
             faults.add(base, "must be an object");
             return None;
         };
+        if given.len() > FIELDS_MAX {
+            faults.add(base, format!("has more than {FIELDS_MAX} fields"));
+            return None;
+        }
         let mut fields: Vec<(Cow<'a, str>, &'a RawValue)> = Vec::with_capacity(given.len());
         for (name, value) in given {
             let at = || pointer(base, &name);
             if fields.iter().any(|(known, _)| *known == name) {
                 faults.add(at(), "is given twice");
-            } else if depth(value.get()) > DEPTH_MAX {
-                faults.add(at(), format!("is nested deeper than {DEPTH_MAX} levels"));
+            } else if depth(value.get()) > depth_max {
+                faults.add(at(), format!("is nested deeper than {depth_max} levels"));
             } else {
                 fields.push((name, value));
             }
@@ -59,9 +72,18 @@ impl<'a> Fields<'a> {
 
     /// Takes a field; `null` is as if it were not there.
     pub fn take(&mut self, name: &str) -> Option<&'a RawValue> {
+        self.given(name).filter(|value| value.get() != "null")
+    }
+
+    /// Takes a field that may be given as `null`.
+    pub fn given(&mut self, name: &str) -> Option<&'a RawValue> {
         let index = self.fields.iter().position(|(known, _)| known == name)?;
-        let value = self.fields.swap_remove(index).1;
-        (value.get() != "null").then_some(value)
+        Some(self.fields.swap_remove(index).1)
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
     }
 
     /// Whether there is such a field.
@@ -143,6 +165,31 @@ pub fn text(raw: &RawValue) -> Option<String> {
     serde_json::from_str(raw.get()).ok()
 }
 
+/// The first elements of a JSON list, one more than `most` at most: `None` where it is none.
+pub fn first(raw: &RawValue, most: usize) -> Option<Vec<&RawValue>> {
+    struct First(usize);
+
+    impl<'de> Visitor<'de> for First {
+        type Value = Vec<&'de RawValue>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Self::Value, S::Error> {
+            let mut first = Vec::new();
+            while let Some(element) = list.next_element()? {
+                if first.len() <= self.0 {
+                    first.push(element);
+                }
+            }
+            Ok(first)
+        }
+    }
+
+    serde_json::Deserializer::from_str(raw.get()).deserialize_seq(First(most)).ok()
+}
+
 /// How deep a valid JSON text is nested.
 fn depth(json: &str) -> usize {
     let (mut depth, mut deepest, mut quoted, mut escaped) = (0usize, 0, false, false);
@@ -178,7 +225,11 @@ impl<'de> Deserialize<'de> for Object<'de> {
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
                 let mut pairs = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
-                    pairs.push((Cow::Owned(name), map.next_value()?));
+                    let value = map.next_value()?;
+                    // One more tells that there are too many; the rest need not be kept.
+                    if pairs.len() <= FIELDS_MAX {
+                        pairs.push((Cow::Owned(name), value));
+                    }
                 }
                 Ok(Object(pairs))
             }

@@ -10,7 +10,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::fields::Fields;
 use super::problem::{Faults, Problem};
-use super::request::{Caller, Claim, Held, Name, Query, json};
+use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json};
 use super::{Answer, Api, created, cursor, page, replayed, reply};
 use crate::domain::{App, AppId, AppNo, KeyId, Scope, Timestamp};
 use crate::store::{CreateKey, CreatedKey, KeyRow, RevokeKey};
@@ -65,7 +65,7 @@ pub async fn create(
     let own = caller.may(Scope::Admin)?;
     let only = caller.manages()?;
     Query::new(&parts).done()?;
-    let text = json(&held, &parts.headers, &api.clock).await?;
+    let text = json(&held, &parts.headers, &api.clock, BODY_MAX).await?;
     let claim = Claim::sealed(&api, own, &parts, text.as_bytes())?;
     if let Some(replay) = Claim::first_answer(claim.as_ref()).await? {
         return replayed(replay);

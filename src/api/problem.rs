@@ -6,11 +6,12 @@
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::store::StoreError;
 
 /// One field that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Fault {
     /// A JSON pointer into the body, `?name` for a parameter, or a header's name.
     pub pointer: String,
@@ -18,19 +19,29 @@ pub struct Fault {
     pub detail: String,
 }
 
+/// How many faults of one request are named: a body of 256 KiB has room for a hundred thousand, and none
+/// that is meant has more fields.
+const FAULTS_MAX: usize = 256;
+
 /// All that is wrong, in the order in which it was found.
 #[derive(Clone, Debug, Default)]
-pub struct Faults(Vec<Fault>);
+pub struct Faults {
+    named: Vec<Fault>,
+    count: usize,
+}
 
 impl Faults {
     /// Adds one.
     pub fn add(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
-        self.0.push(Fault { pointer: pointer.into(), detail: detail.into() });
+        self.count += 1;
+        if self.named.len() < FAULTS_MAX {
+            self.named.push(Fault { pointer: pointer.into(), detail: detail.into() });
+        }
     }
 
     /// `Ok` where nothing is wrong.
     pub fn check(self) -> Result<(), Problem> {
-        if self.0.is_empty() { Ok(()) } else { Err(Problem::invalid(self)) }
+        if self.count == 0 { Ok(()) } else { Err(Problem::invalid(self)) }
     }
 }
 
@@ -54,11 +65,15 @@ impl Problem {
 
     /// 422, with every field that is wrong.
     pub fn invalid(faults: Faults) -> Self {
-        let detail = match faults.0.as_slice() {
-            [one] => format!("{}: {}", one.pointer, one.detail),
-            many => format!("{} fields are wrong", many.len()),
+        let detail = match (faults.named.as_slice(), faults.count) {
+            ([one], _) if one.pointer.is_empty() => format!("the whole {}", one.detail),
+            ([one], _) => format!("{}: {}", one.pointer, one.detail),
+            (named, count) if named.len() < count => {
+                format!("{count} fields are wrong; these are the first {}", named.len())
+            }
+            (_, count) => format!("{count} fields are wrong"),
         };
-        Self { errors: faults.0, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
+        Self { errors: faults.named, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
 
     /// 422, with the one field that is wrong.
@@ -90,27 +105,35 @@ impl Problem {
 
     /// The body, once the request's id is known.
     pub fn render(&self, request_id: &str) -> Vec<u8> {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Body<'a> {
-            r#type: &'a str,
-            title: &'a str,
-            status: u16,
-            detail: &'a str,
-            request_id: &'a str,
-            #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
-            errors: &'a [Fault],
-        }
-        let body = Body {
+        serde_json::to_vec(&self.view(Some(request_id))).unwrap_or_default()
+    }
+
+    /// What is shown; of one item of several without the request's id, which is the whole's.
+    pub fn view<'a>(&'a self, request_id: Option<&'a str>) -> ProblemView<'a> {
+        ProblemView {
             r#type: "about:blank",
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: &self.detail,
             request_id,
             errors: &self.errors,
-        };
-        serde_json::to_vec(&body).unwrap_or_default()
+        }
     }
+}
+
+/// RFC 9457 problem details.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Problem)]
+pub struct ProblemView<'a> {
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
+    errors: &'a [Fault],
 }
 
 impl From<StoreError> for Problem {

@@ -1,6 +1,6 @@
 //! Reading a registration: JSON in, a [`NewWatch`] out, or every field that is wrong.
 //!
-//! What the contract has and this version does not (saved destinations, `CloudEvents`) is
+//! What the contract has and this version does not (saved destinations) is
 //! read and checked like the rest, and then refused on its own field, so that a client learns of all
 //! its mistakes at once.
 
@@ -23,7 +23,7 @@ use crate::egress::Target;
 use crate::providers::Definition;
 
 /// How many destinations a watch may have.
-const DESTINATIONS_MAX: usize = 20;
+pub(super) const DESTINATIONS_MAX: usize = 20;
 
 /// How large the client's own object may be.
 const METADATA_MAX: usize = 4 * 1024;
@@ -36,7 +36,7 @@ const HEADER_MAX: usize = 4 * 1024;
 const ACCOUNT: &str = "default";
 
 /// A destination as it was asked for, its address not looked up yet.
-struct Wanted {
+pub(super) struct Wanted {
     /// Where it stands in the body.
     at: String,
     to: To,
@@ -75,18 +75,18 @@ struct Form {
     poll_interval: Option<Duration>,
 }
 
-/// Reads and checks a registration. `now` is when it arrived.
+/// Reads and checks a registration. `now` is when it arrived; no name is looked up after `until`.
 pub async fn read(
     api: &Api,
     app: AppNo,
     text: &str,
     traceparent: Option<&str>,
-    now: Timestamp,
+    (now, until): (Timestamp, Timestamp),
 ) -> Result<NewWatch, Problem> {
     let mut faults = Faults::default();
     let form = form(api, text, &mut faults);
     let destinations = match &form {
-        Some(form) => destinations(api, app, &form.wanted, now, &mut faults).await,
+        Some(form) => destinations(api, app, &form.wanted, (now, until), &mut faults).await,
         None => Vec::new(),
     };
     faults.check()?;
@@ -227,16 +227,21 @@ fn events(fields: &mut Fields<'_>, faults: &mut Faults) -> EventSet {
 }
 
 fn payload(fields: &mut Fields<'_>, faults: &mut Faults) -> Payload {
-    let payload = fields.parsed("payload", faults, |text| match text {
-        "cloudevents" => Err("this version sends no CloudEvents".to_owned()),
-        other => Payload::parse(other).ok_or_else(|| format!("`{other}` is not a payload; say event or raw")),
+    let payload = fields.parsed("payload", faults, |text| {
+        Payload::parse(text)
+            .ok_or_else(|| format!("`{text}` is not a payload; say event, raw or cloudevents"))
     });
     payload.unwrap_or(Payload::Event)
 }
 
 fn metadata(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<String> {
-    let raw = fields.take("metadata")?.get();
     let at = fields.at("metadata");
+    metadata_of(fields.take("metadata")?, &at, faults)
+}
+
+/// Checks the client's own object, which is kept as it stands.
+pub(super) fn metadata_of(raw: &RawValue, at: &str, faults: &mut Faults) -> Option<String> {
+    let raw = raw.get();
     if raw.len() > METADATA_MAX {
         faults.add(at, "must not be larger than 4 KiB");
         return None;
@@ -280,22 +285,28 @@ fn wanted(api: &Api, fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<Wanted
     let at = fields.at("notify");
     if let Some(raw) = fields.take("notify") {
         asked = true;
-        match serde_json::from_str::<Vec<&RawValue>>(raw.get()) {
-            Err(_) => faults.add(&at, "must be a list"),
-            Ok(list) => {
-                for (n, raw) in list.into_iter().take(DESTINATIONS_MAX + 1).enumerate() {
-                    let at = format!("{at}/{n}");
-                    match fields::text(raw) {
-                        Some(text) => wanted.extend(named(api, text, &at, faults)),
-                        None => wanted.extend(destination(api, raw, &at, faults)),
-                    }
-                }
-            }
-        }
+        wanted.extend(notify(api, raw, &at, faults));
     }
     if !asked {
         let needed = "say where to: callbackUrl, email, slack or notify; `\"notify\": []` for nowhere";
         faults.add(fields.at("callbackUrl"), needed);
+    }
+    wanted
+}
+
+/// The destinations of a list.
+pub(super) fn notify(api: &Api, raw: &RawValue, at: &str, faults: &mut Faults) -> Vec<Wanted> {
+    let Some(list) = fields::first(raw, DESTINATIONS_MAX) else {
+        faults.add(at, "must be a list");
+        return Vec::new();
+    };
+    let mut wanted = Vec::with_capacity(list.len());
+    for (n, raw) in list.into_iter().enumerate() {
+        let at = format!("{at}/{n}");
+        match fields::text(raw) {
+            Some(text) => wanted.extend(named(api, text, &at, faults)),
+            None => wanted.extend(destination(api, raw, &at, faults)),
+        }
     }
     wanted
 }
@@ -447,11 +458,11 @@ fn headers(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<(String, String)
 }
 
 /// Looks every address up, and makes one destination of each.
-async fn destinations(
+pub(super) async fn destinations(
     api: &Api,
     app: AppNo,
     wanted: &[Wanted],
-    now: Timestamp,
+    (now, until): (Timestamp, Timestamp),
     faults: &mut Faults,
 ) -> Vec<Destination> {
     if wanted.len() > DESTINATIONS_MAX {
@@ -459,7 +470,7 @@ async fn destinations(
         return Vec::new();
     }
     let mut made: Vec<Destination> = Vec::with_capacity(wanted.len());
-    for (one, target) in wanted.iter().zip(look_up(api, wanted).await) {
+    for (one, target) in wanted.iter().zip(look_up(api, wanted, until).await) {
         let target = match target.transpose() {
             Ok(target) => target,
             Err(wrong) => {
@@ -492,14 +503,14 @@ async fn destinations(
 }
 
 /// All at once: each name may take a second. `None` for what is no URL.
-async fn look_up(api: &Api, wanted: &[Wanted]) -> Vec<Option<Result<Target, String>>> {
+async fn look_up(api: &Api, wanted: &[Wanted], until: Timestamp) -> Vec<Option<Result<Target, String>>> {
     let url = |one: &Wanted| match &one.to {
         To::Url(url) | To::Hook(url) => Some(url.clone()),
         To::Mail(_) | To::Channel(_) => None,
     };
     if let [one] = wanted {
         return match url(one) {
-            Some(url) => vec![Some(api.egress.check(&url).await)],
+            Some(url) => vec![Some(api.egress.check_until(&url, until).await)],
             None => vec![None],
         };
     }
@@ -507,7 +518,7 @@ async fn look_up(api: &Api, wanted: &[Wanted]) -> Vec<Option<Result<Target, Stri
         .iter()
         .map(|one| {
             let egress = Arc::clone(&api.egress);
-            url(one).map(|url| tokio::spawn(async move { egress.check(&url).await }))
+            url(one).map(|url| tokio::spawn(async move { egress.check_until(&url, until).await }))
         })
         .collect();
     let mut found = Vec::with_capacity(wanted.len());

@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 
 use super::Api;
@@ -19,7 +20,10 @@ use crate::store::{AnswerKey, Remember, Replay, Scope};
 use crate::tenants::hash_key;
 
 /// The largest body of a request.
-const BODY_MAX: usize = 256 * 1024;
+pub const BODY_MAX: usize = 256 * 1024;
+
+/// The largest body of a batch.
+pub const BATCH_MAX: usize = 8 * 1024 * 1024;
 
 /// How much of a refused body is read and dropped, and for how long, so that the client gets to read
 /// the answer.
@@ -88,6 +92,8 @@ pub struct Caller {
     scope: Scope,
     /// Whether that is the app whose admins manage the tenants.
     operator: bool,
+    /// SHA-256 of the key.
+    hash: [u8; 32],
 }
 
 impl Caller {
@@ -97,6 +103,11 @@ impl Caller {
             return Ok(self.app);
         }
         Err(Problem::new(StatusCode::FORBIDDEN, format!("this key has not the scope `{scope}`")))
+    }
+
+    /// Whether the key is still valid: for an answer that goes on for long.
+    pub fn still_holds(&self, api: &Api) -> bool {
+        api.bootstrap == Some(self.hash) || api.store.key(&self.hash, api.clock.now()).is_some()
     }
 
     /// Whose apps and keys an admin manages: those of the first app anybody's (`None`), others their
@@ -125,7 +136,7 @@ where
                 (key.app, key.scope)
             }
         };
-        Ok(Self { app, scope, operator: app == api.operator })
+        Ok(Self { app, scope, operator: app == api.operator, hash })
     }
 }
 
@@ -148,16 +159,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     }
 }
 
-/// Reads the whole body, or says what is wrong with it.
-pub async fn body(held: &Held, clock: &Clock) -> Result<Vec<u8>, Problem> {
+/// Reads the whole body, up to `max` bytes, or says what is wrong with it.
+async fn body(held: &Held, clock: &Clock, max: usize) -> Result<Vec<u8>, Problem> {
     let Some(mut body) = held.take() else { return Ok(Vec::new()) };
-    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(BODY_MAX);
-    let mut read = Vec::with_capacity(announced.min(BODY_MAX));
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(max);
+    let mut read = Vec::with_capacity(announced.min(max));
     let reading = async {
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the body broke off"))?;
             if let Some(data) = frame.data_ref() {
-                if read.len() + data.len() > BODY_MAX {
+                if read.len() + data.len() > max {
                     return Ok(false);
                 }
                 read.extend_from_slice(data);
@@ -169,17 +180,23 @@ pub async fn body(held: &Held, clock: &Clock) -> Result<Vec<u8>, Problem> {
         Some(Ok(true)) => Ok(read),
         Some(Ok(false)) => {
             drop_body(body, clock).await;
-            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 256 KiB"))
+            Err(too_large("the body", max))
         }
         Some(Err(problem)) => Err(problem),
         None => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive within 30 s")),
     }
 }
 
-/// Reads a JSON body's text; what it says is not looked at yet.
-pub async fn json(held: &Held, headers: &HeaderMap, clock: &Clock) -> Result<String, Problem> {
+/// 413.
+pub fn too_large(what: &str, max: usize) -> Problem {
+    let detail = format!("{what} is larger than {} KiB", max / 1024);
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+}
+
+/// Reads a JSON body's text, of up to `max` bytes; what it says is not looked at yet.
+pub async fn json(held: &Held, headers: &HeaderMap, clock: &Clock, max: usize) -> Result<String, Problem> {
     is_json(headers)?;
-    let text = String::from_utf8(body(held, clock).await?)
+    let text = String::from_utf8(body(held, clock, max).await?)
         .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the body is not UTF-8"))?;
     serde_json::from_str::<&serde_json::value::RawValue>(&text)
         .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}")))?;
@@ -188,12 +205,12 @@ pub async fn json(held: &Held, headers: &HeaderMap, clock: &Clock) -> Result<Str
 
 /// Reads the text of a JSON body that may be left out: then it is empty.
 pub async fn json_or_nothing(held: &Held, headers: &HeaderMap, clock: &Clock) -> Result<String, Problem> {
-    if held.is_empty() { Ok(String::new()) } else { json(held, headers, clock).await }
+    if held.is_empty() { Ok(String::new()) } else { json(held, headers, clock, BODY_MAX).await }
 }
 
 /// Reads the body of a POST that needs none: nothing, or an empty object.
 pub async fn no_fields(held: &Held, headers: &HeaderMap, clock: &Clock) -> Result<Vec<u8>, Problem> {
-    let read = body(held, clock).await?;
+    let read = body(held, clock, BODY_MAX).await?;
     if read.is_empty() {
         return Ok(read);
     }
@@ -224,6 +241,17 @@ fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
+/// The trace of which the request is a part.
+pub fn traceparent(parts: &Parts) -> Option<&str> {
+    parts.headers.get("traceparent").and_then(|value| value.to_str().ok())
+}
+
+/// A part of a query as it was meant; `None` where that is not UTF-8.
+fn decoded(text: &str) -> Option<String> {
+    let spaced = text.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+}
+
 /// The parameters of a query. What is left at the end is unknown.
 #[derive(Debug)]
 pub struct Query {
@@ -238,11 +266,18 @@ impl Query {
         let query = parts.uri.query().unwrap_or("");
         let mut faults = Faults::default();
         let mut given: Vec<(String, String)> = Vec::new();
-        for (name, value) in url::form_urlencoded::parse(query.as_bytes()).into_owned() {
-            if given.iter().any(|(known, _)| *known == name) {
-                faults.add(format!("?{name}"), "is given twice");
-            } else {
-                given.push((name, value));
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let Some(name) = decoded(name) else {
+                faults.add("?", "the name of a parameter is not UTF-8");
+                continue;
+            };
+            match decoded(value) {
+                None => faults.add(format!("?{name}"), "is not UTF-8"),
+                Some(_) if given.iter().any(|(known, _)| *known == name) => {
+                    faults.add(format!("?{name}"), "is given twice");
+                }
+                Some(value) => given.push((name, value)),
             }
         }
         Self { given, faults }

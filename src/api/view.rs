@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use crate::channels::slack::masked;
 use crate::domain::{
@@ -23,8 +24,9 @@ pub struct Page<T> {
 }
 
 /// A watch.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Watch)]
 pub struct WatchView<'a> {
     id: WatchId,
     status: WatchStatus,
@@ -33,46 +35,67 @@ pub struct WatchView<'a> {
     job: JobView<'a>,
     destinations: Vec<DestinationView<'a>>,
     events: Vec<EventType>,
+    #[schema(value_type = Object)]
     metadata: &'a RawValue,
     created_at: Timestamp,
+    #[schema(required)]
     ended_at: Option<Timestamp>,
     expires_at: Timestamp,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Job)]
 struct JobView<'a> {
     status: JobStatus,
+    #[schema(required)]
     raw_status: Option<&'a str>,
+    #[schema(required)]
     progress: Option<u8>,
+    #[schema(required)]
     output: Option<&'a str>,
+    #[schema(required)]
     outputs: Option<&'a [Output]>,
+    #[schema(required)]
     error: Option<&'a JobError>,
+    #[schema(required)]
     created_at: Option<Timestamp>,
+    #[schema(required)]
     completed_at: Option<Timestamp>,
+    #[schema(required)]
     last_polled_at: Option<Timestamp>,
+    #[schema(required)]
     next_poll_at: Option<Timestamp>,
     polls: u32,
     /// Nothing is learned of job lengths yet, and the hint of a client is no estimate of ours.
+    #[schema(required)]
     estimated_completion_at: Option<Timestamp>,
+    #[schema(required)]
     last_error: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Destination)]
 struct DestinationView<'a> {
     id: DestinationId,
     #[serde(flatten)]
     address: AddressView<'a>,
+    /// Their values are shown to nobody: `***`.
     #[serde(skip_serializing_if = "Masked::is_empty")]
+    #[schema(value_type = std::collections::BTreeMap<String, String>, required = false)]
     headers: Masked<'a>,
+    #[schema(required)]
     status: Option<DeliveryStatus>,
 }
 
 /// An address, under the name that suits its channel.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Address)]
 struct AddressView<'a> {
     r#type: ChannelKind,
+    /// A webhook's, whole; a Slack hook's, masked.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     url: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     email: Option<&'a str>,
@@ -155,6 +178,45 @@ pub fn watch(watch: &Watch, looks: Option<Looks>) -> WatchView<'_> {
     }
 }
 
+/// An event, as its listing is documented; it is written by [`event`], from the bytes that were kept.
+#[derive(ToSchema)]
+#[schema(as = Event, rename_all = "camelCase")]
+#[expect(dead_code, reason = "what is kept as bytes has no other shape")]
+pub struct EventView {
+    id: EventId,
+    r#type: EventType,
+    timestamp: Timestamp,
+    data: EventData,
+}
+
+/// What happened to a watch, and how its job was then.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "as above")]
+struct EventData {
+    watch_id: WatchId,
+    provider: String,
+    job_id: String,
+    /// The job's, or `not_found` or `expired`.
+    status: String,
+    #[schema(required)]
+    raw_status: Option<String>,
+    #[schema(required)]
+    progress: Option<u8>,
+    #[schema(required)]
+    output: Option<String>,
+    #[schema(required)]
+    outputs: Option<Vec<Output>>,
+    #[schema(required)]
+    error: Option<JobError>,
+    #[schema(required)]
+    created_at: Option<Timestamp>,
+    #[schema(required)]
+    completed_at: Option<Timestamp>,
+    #[schema(value_type = Object)]
+    metadata: (),
+}
+
 /// An event as it is listed: its body, as it was sent, with its id in front.
 pub fn event(event: &Event) -> Box<RawValue> {
     let body = String::from_utf8_lossy(&event.body);
@@ -163,8 +225,9 @@ pub fn event(event: &Event) -> Box<RawValue> {
 }
 
 /// A delivery.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Delivery)]
 pub struct DeliveryView<'a> {
     id: DeliveryId,
     event_id: EventId,
@@ -173,21 +236,28 @@ pub struct DeliveryView<'a> {
     destination_id: DestinationId,
     destination: AddressView<'a>,
     status: DeliveryStatus,
+    #[schema(required)]
     reason: Option<Reason>,
+    #[schema(required)]
     next_attempt_at: Option<Timestamp>,
     created_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<Vec<AttemptView<'a>>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Attempt)]
 struct AttemptView<'a> {
     at: Timestamp,
     duration_ms: u32,
+    #[schema(required)]
     status_code: Option<u16>,
+    #[schema(required)]
     error: Option<&'a str>,
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     request_headers: Headers<'a>,
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     response_headers: Headers<'a>,
     response_body: &'a str,
 }
@@ -236,36 +306,47 @@ pub fn delivery<'a>(delivery: &'a Delivery, attempts: Option<&'a [Attempt]>) -> 
 }
 
 /// One thing that happened to a watch.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Happening)]
 pub struct HappeningView {
     at: Timestamp,
     #[serde(flatten)]
     what: What,
 }
 
-#[derive(Serialize)]
-#[serde(tag = "kind", rename_all = "lowercase", rename_all_fields = "camelCase")]
+#[derive(Serialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+#[schema(as = HappeningKind)]
 enum What {
     Registered,
+    #[serde(rename_all = "camelCase")]
     Observed {
         status: JobStatus,
+        #[schema(required)]
         raw_status: Option<String>,
+        #[schema(required)]
         progress: Option<i64>,
     },
+    #[serde(rename_all = "camelCase")]
     Event {
         event_id: EventId,
         event_type: EventType,
     },
+    #[serde(rename_all = "camelCase")]
     Delivery {
         delivery_id: DeliveryId,
         event_id: EventId,
         destination_id: DestinationId,
         status: DeliveryStatus,
+        #[schema(required)]
         reason: Option<Reason>,
     },
+    #[serde(rename_all = "camelCase")]
     Attempt {
         delivery_id: DeliveryId,
+        #[schema(required)]
         status_code: Option<i64>,
+        #[schema(required)]
         error: Option<String>,
         duration_ms: i64,
     },

@@ -8,10 +8,10 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 
-use super::request::{Caller, Claim, Held, Name, Query, json, no_fields};
+use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json, no_fields, traceparent};
 use super::serve::raised;
 use super::{Answer, Api, cursor, page, problem::Problem, register, replayed, reply, view};
-use crate::domain::{Watch, WatchId, WatchStatus, parse_duration};
+use crate::domain::{Timestamp, Watch, WatchId, WatchStatus, parse_duration};
 use crate::store::{LookNow, LookNowAnswer, Register, Registered, Scope, Stop, Stopped, WatchFilter};
 
 /// The longest wait for the end of a watch.
@@ -36,13 +36,13 @@ pub async fn create(
 ) -> Answer {
     let app = caller.may(Scope::Write)?;
     Query::new(&parts).done()?;
-    let text = json(&held, &parts.headers, &api.clock).await?;
+    let text = json(&held, &parts.headers, &api.clock, BODY_MAX).await?;
     let claim = Claim::new(&api, app, &parts, text.as_bytes())?;
     if let Some(replay) = Claim::first_answer(claim.as_ref()).await? {
         return replayed(replay);
     }
-    let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
-    let watch = register::read(&api, app, &text, traceparent, api.clock.now()).await?;
+    let times = (api.clock.now(), Timestamp::MAX);
+    let watch = register::read(&api, app, &text, traceparent(&parts), times).await?;
     let remember = claim.as_ref().map(Claim::remember);
     match api.store.register(Register { watch, remember, answer: first_answer }).await? {
         Registered::New(watch) => {
@@ -159,7 +159,8 @@ pub async fn story(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, 
     Ok(reply(StatusCode::OK, serde_json::to_vec(&page).unwrap_or_default()))
 }
 
-fn shown(api: &Api, status: StatusCode, watch: &Watch) -> Response {
+/// A watch as an answer.
+pub(super) fn shown(api: &Api, status: StatusCode, watch: &Watch) -> Response {
     let looks = (api.looks)(watch.job_no);
     reply(status, serde_json::to_vec(&view::watch(watch, looks)).unwrap_or_default())
 }

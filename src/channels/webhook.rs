@@ -28,6 +28,8 @@ const HEADER_VALUE_MAX: usize = 4_096;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
+const CLOUD_EVENT: HeaderValue = HeaderValue::from_static("application/cloudevents+json");
+
 const ID: HeaderName = HeaderName::from_static("webhook-id");
 const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
@@ -246,6 +248,7 @@ fn headers(
 fn content_type(payload: Payload) -> HeaderValue {
     match payload {
         Payload::Event | Payload::Raw => JSON,
+        Payload::CloudEvents => CLOUD_EVENT,
     }
 }
 

@@ -514,7 +514,7 @@ mod tests {
         let text = "metrics_listen = 'x'\n\
                     [telemetry]\notlp_endpoint = 'x'\n";
         let mistakes = from_file(text).expect_err("mistakes");
-        assert_eq!(mistakes.len(), 3, "{mistakes:#?}");
+        assert_eq!(mistakes.len(), 2, "{mistakes:#?}");
         assert!(
             mistakes.iter().all(|mistake| mistake.ends_with("is not supported by this version: remove it"))
         );

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     AppId, ChannelKind, DeliveryId, DeliveryStatus, DestinationId, EventId, EventSet, EventType, JobName,
-    Known, Masked, Observation, Payload, Reason, Timestamp, WatchId, WatchStatus,
+    Known, Masked, Observation, Payload, ProviderHealth, Reason, Timestamp, WatchId, WatchStatus,
 };
 
 /// Names a row of `jobs`. It never leaves the program: in public a job has its provider's id.
@@ -158,13 +158,51 @@ pub struct JobFacts {
     pub look_wanted: bool,
 }
 
+/// A provider, as those who look know it now.
+#[derive(Clone, Debug)]
+pub struct ProviderState {
+    /// Its name for programs.
+    pub id: String,
+    /// Its name for people.
+    pub name: String,
+    /// Whether it can be asked: it has a key, or needs none.
+    pub configured: bool,
+    /// How it is.
+    pub health: ProviderHealth,
+    /// Until when nothing is asked but to try whether it is better, or because it was asked too often.
+    pub held_until: Option<Timestamp>,
+    /// When it last answered well.
+    pub last_good_at: Option<Timestamp>,
+    /// What was last wrong, and when; no job is named.
+    pub last_error: Option<(Timestamp, String)>,
+    /// The time that one look uses up; `None` for no limit.
+    pub spacing: Option<Duration>,
+    /// How many looks can be saved up.
+    pub burst: u32,
+    /// How many looks may be in flight.
+    pub concurrency: u32,
+    /// How many are.
+    pub in_flight: u32,
+    /// How many are due and wait for the budget.
+    pub waiting: usize,
+    /// From registration to the first look.
+    pub first: Duration,
+    /// The least gap between looks at one job.
+    pub min_interval: Duration,
+    /// The greatest.
+    pub max_interval: Duration,
+    /// How long a watch lives that does not say.
+    pub deadline: Duration,
+}
+
 /// What the store tells those who look, after the commit.
 #[derive(Clone, Debug)]
 pub enum Plan {
     /// A watch was registered: the facts of its job, with the terms of this watch alone.
     Watch(Box<JobFacts>),
-    /// A watch was stopped: what the others ask for now, or `None` where nobody waits any more.
-    Unwatch {
+    /// A watch was stopped or amended: what those that wait ask for now, or `None` where nobody waits any
+    /// more.
+    Waiting {
         /// The job.
         job: JobNo,
         /// How many watches wait for it now.
@@ -212,6 +250,8 @@ pub struct Send {
     pub traceparent: Option<String>,
     /// The exact bytes that every attempt sends.
     pub body: Arc<[u8]>,
+    /// What they are.
+    pub payload: Payload,
     /// The place in the schedule that is next.
     pub step: u32,
     /// How many attempts are on record.
@@ -227,6 +267,13 @@ pub struct Send {
 pub enum Errand {
     /// A delivery wants to be tried.
     Send(Box<Send>),
+    /// Much waits in a lane that was asked for by hand: it is paged in from the store.
+    Lane {
+        /// The lane.
+        lane: String,
+        /// What waits.
+        asked: Vec<DeliveryId>,
+    },
     /// What waits for this watch is not to be sent any more, but for what is in flight.
     CallOff {
         /// The watch.

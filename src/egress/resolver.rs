@@ -18,6 +18,7 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::OnceCell;
 
 use super::address::{Reach, Settings};
 use crate::domain::Timestamp;
@@ -159,6 +160,41 @@ impl Cache {
             }
         }
         known.insert(name.into(), (now, reach));
+    }
+}
+
+/// The names that are being looked up at registration.
+#[derive(Debug, Default)]
+pub(super) struct Asked(Mutex<HashMap<Box<str>, Arc<OnceCell<Reach>>>>);
+
+/// Somebody who waits for a look-up. The last one to leave takes the name away.
+pub(super) struct Asking<'a> {
+    asked: &'a Asked,
+    name: &'a str,
+    once: Arc<OnceCell<Reach>>,
+}
+
+impl Asked {
+    pub(super) fn join<'a>(&'a self, name: &'a str) -> Asking<'a> {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let once = Arc::clone(names.entry(name.into()).or_default());
+        Asking { asked: self, name, once }
+    }
+}
+
+impl Asking<'_> {
+    pub(super) fn once(&self) -> &OnceCell<Reach> {
+        &self.once
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut names = self.asked.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One is the table's, one is ours.
+        if Arc::strong_count(&self.once) == 2 {
+            names.remove(self.name);
+        }
     }
 }
 

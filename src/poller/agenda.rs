@@ -108,6 +108,8 @@ impl Entry {
 pub(super) struct Queue {
     pub(super) bounds: Bounds,
     pub(super) budget: Budget,
+    /// What was last wrong, and when.
+    pub(super) last_error: Option<(Timestamp, String)>,
     looks: BinaryHeap<Reverse<(Timestamp, JobNo)>>,
     expiries: BinaryHeap<Reverse<(Timestamp, JobNo)>>,
 }
@@ -138,6 +140,7 @@ impl Agenda {
         let queue = |(bounds, limits)| Queue {
             bounds,
             budget: Budget::new(limits, now),
+            last_error: None,
             looks: BinaryHeap::new(),
             expiries: BinaryHeap::new(),
         };
@@ -167,7 +170,7 @@ impl Agenda {
                 }
                 self.plan_newcomer(facts.no, now);
             }
-            Plan::Unwatch { job, watching, terms } => {
+            Plan::Waiting { job, watching, terms } => {
                 let Some(entry) = self.jobs.get_mut(&job) else { return };
                 entry.watching = watching;
                 entry.terms = terms;
@@ -355,6 +358,26 @@ impl Agenda {
         {
             looks.remove(&oldest);
         }
+    }
+
+    /// How many looks of a queue are due and wait for its budget; counted no further than `most`.
+    pub(super) fn waiting(&self, queue: usize, now: Timestamp, most: usize) -> usize {
+        let heap = self.queues[queue].looks.as_slice();
+        let (mut count, mut below) = (0, vec![0]);
+        // What stands below an entry of the heap comes after it: only what is due is gone through.
+        while let Some(at) = below.pop() {
+            let Some(Reverse((due, job))) = heap.get(at).filter(|Reverse((due, _))| *due <= now) else {
+                continue;
+            };
+            if self.jobs.get(job).is_some_and(|entry| entry.due == *due && !entry.in_flight) {
+                count += 1;
+                if count >= most {
+                    break;
+                }
+            }
+            below.extend([2 * at + 1, 2 * at + 2]);
+        }
+        count
     }
 
     /// The log's words for what changed with a credential.

@@ -15,7 +15,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::domain::{JobNo, Timestamp};
+use crate::domain::{JobNo, ProviderHealth, Timestamp};
 
 /// The most that a provider's `Retry-After` can ask for.
 const COOLDOWN_MAX: Duration = Duration::from_secs(3600);
@@ -130,6 +130,30 @@ impl Budget {
     /// Whether the provider is in trouble.
     pub fn is_open(&self) -> bool {
         matches!(self.health, Health::Open { .. })
+    }
+
+    /// How the provider is, for people; and until when it is held back, if it is.
+    pub fn health(&self, now: Timestamp) -> (ProviderHealth, Option<Timestamp>) {
+        let cooling = Some(self.cooldown_until).filter(|until| *until > now);
+        let since = now.minus(BREAKER_WINDOW);
+        match self.health {
+            Health::Open { probe_at } => (ProviderHealth::Down, Some(probe_at).max(cooling)),
+            Health::Paused { probe_at } => (ProviderHealth::Paused, Some(probe_at).max(cooling)),
+            Health::Well if cooling.is_some() || self.troubles.values().any(|at| *at >= since) => {
+                (ProviderHealth::Degraded, cooling)
+            }
+            Health::Well => (ProviderHealth::Ok, None),
+        }
+    }
+
+    /// When a look was last answered well.
+    pub fn last_good(&self) -> Option<Timestamp> {
+        self.last_good
+    }
+
+    /// How many looks are in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
     }
 
     /// What [`Self::ask`] would say, without asking.

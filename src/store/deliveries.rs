@@ -32,7 +32,7 @@ use super::watches::read_destination;
 use super::writer::{Batch, Command};
 use crate::domain::{
     After, AppNo, Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId, Errand, EventId,
-    EventType, Reason, Send, Timestamp, WatchId, Which,
+    EventType, Payload, Reason, Send, Timestamp, WatchId, Which,
 };
 
 /// What came of an attempt.
@@ -128,9 +128,12 @@ pub struct DeliveryFilter {
     pub before: Option<DeliveryId>,
 }
 
-/// What is sent is the event's body, or the raw answer of the ending that made it.
+/// What is sent is the event's body, or, to webhooks, the form of it that the watch asked for, or the raw
+/// answer of the ending that made it.
 const SENDS: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.by_hand, d.turn,
-    w.traceparent, coalesce(n.raw, e.body),
+    w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.sent end, e.body),
+    case when n.raw is not null then 'raw'
+      when wd.channel = 'webhook' and e.sent is not null then 'cloudevents' else 'event' end,
     wd.id, wd.channel, wd.address, wd.lane, wd.headers, wd.secret
   from deliveries d
   join watches w on w.app = d.app and w.id = d.watch
@@ -231,6 +234,8 @@ pub(super) struct Outgoing {
     body: Arc<[u8]>,
     /// The provider's answer, to be sent in its stead, and the generation where it is found again.
     raw: Option<(i64, Arc<[u8]>)>,
+    /// Another form of the event, to be sent in its stead.
+    sent: Option<Arc<[u8]>>,
     traceparent: Option<String>,
     shard: u16,
 }
@@ -251,6 +256,7 @@ pub(super) fn create(
         watch: event.watch,
         at: event.at,
         body: Arc::clone(&event.body),
+        sent: event.sent.clone(),
         raw: raw.map(|(generation, raw)| (generation, Arc::clone(raw))),
         traceparent: traceparent.map(str::to_owned),
         shard,
@@ -275,16 +281,22 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
     for (event, destinations) in outgoing.iter().zip(destinations) {
         for (destination, n) in destinations {
             // Another form is for programs; what people read is made from the event.
-            let raw = event.raw.as_ref().filter(|_| destination.channel == ChannelKind::Webhook);
+            let form = match (destination.channel, &event.raw, &event.sent) {
+                (ChannelKind::Webhook, Some((generation, raw)), _) => (Some(*generation), Payload::Raw, raw),
+                (ChannelKind::Webhook, None, Some(sent)) => (None, Payload::CloudEvents, sent),
+                (ChannelKind::Webhook, None, None) | (ChannelKind::Email | ChannelKind::Slack, _, _) => {
+                    (None, Payload::Event, &event.body)
+                }
+            };
             let id = DeliveryId(batch.shared.ids.draw(event.at));
-            made.push((event, id, destination, n, raw));
+            made.push((event, id, destination, n, form));
         }
     }
     batch.tx.each(
         "insert into deliveries (app, id, shard, event, type, watch, n, destination, lane, status, step, due_at,
            late, raw_of, turn, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10)",
-        made.iter().map(|(event, id, destination, n, raw)| {
+        made.iter().map(|(event, id, destination, n, (raw_of, _, _))| {
             [
                 event.app.0.into(),
                 id.0.into(),
@@ -296,11 +308,11 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
                 destination.id.0.into(),
                 (&destination.lane).into(),
                 event.at.into(),
-                raw.map(|(generation, _)| *generation).into(),
+                (*raw_of).into(),
             ]
         }),
     )?;
-    batch.errands.extend(made.into_iter().map(|(event, id, destination, _, raw)| {
+    batch.errands.extend(made.into_iter().map(|(event, id, destination, _, (_, payload, body))| {
         Errand::Send(Box::new(Send {
             app: event.app,
             id,
@@ -309,7 +321,8 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
             watch: event.watch,
             destination,
             traceparent: event.traceparent.clone(),
-            body: Arc::clone(raw.map_or(&event.body, |(_, raw)| raw)),
+            body: Arc::clone(body),
+            payload,
             step: 0,
             attempts: 0,
             by_hand: false,
@@ -558,7 +571,8 @@ fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {
         turn: row.time(8)?,
         traceparent: row.opt_text(9)?,
         body: row.bytes(10)?.into(),
-        destination: read_destination(row, 11, keyring)?,
+        payload: row.word(11, Payload::parse)?,
+        destination: read_destination(row, 12, keyring)?,
     })
 }
 

@@ -16,7 +16,7 @@
 use std::sync::Arc;
 
 use super::db::{Result, Row};
-use super::jobs::{nobody_or_fewer_wait, to_json};
+use super::jobs::{tell_who_waits, to_json};
 use super::watches::read_name;
 use super::writer::{Batch, Command};
 use super::{Store, deliveries, feed};
@@ -230,7 +230,7 @@ fn expire_one(batch: &mut Batch<'_>, ask: &Expire) -> Result<Told> {
     };
     end_watches(batch, &[Chunk { ending, watches, more }])?;
     if !more {
-        nobody_or_fewer_wait(batch, ask.job)?;
+        tell_who_waits(batch, ask.job)?;
     }
     Ok(Told { more })
 }
@@ -266,13 +266,19 @@ fn tell_watch(batch: &mut Batch<'_>, ending: &Ending, watch: &Waiting) -> Result
         job_id: &ending.name.job_id,
         metadata: watch.metadata.as_deref(),
     };
+    let id = EventId::derive(watch.id, event_type, 0);
+    let sent = (watch.payload == Payload::CloudEvents).then(|| {
+        let url = &batch.shared.public_url;
+        events::cloud_event(id, event_type, ending.at, &about, &ending.seen, own, url).into()
+    });
     let event = feed::NewEvent {
-        id: EventId::derive(watch.id, event_type, 0),
+        id,
         app: watch.app,
         watch: watch.id,
         event_type,
         at: ending.at,
         body: events::body(event_type, ending.at, &about, &ending.seen, own).into(),
+        sent,
     };
     if watch.events.has(event_type) {
         let raw = ending.raw.as_ref().filter(|_| watch.payload == Payload::Raw);

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::Store;
-use super::db::{Result, Row, Where};
+use super::db::{Result, Row, Tx, Where};
 use super::writer::Batch;
 use crate::domain::{AppNo, Event, EventId, EventType, Timestamp, WatchId};
 
@@ -22,6 +22,8 @@ pub(super) struct NewEvent {
     pub(super) event_type: EventType,
     pub(super) at: Timestamp,
     pub(super) body: std::sync::Arc<[u8]>,
+    /// What webhooks are sent in the body's stead.
+    pub(super) sent: Option<std::sync::Arc<[u8]>>,
 }
 
 /// Which events.
@@ -48,6 +50,7 @@ pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
     for event in &batch.events {
         by_app.entry(event.app).or_default().push(event);
     }
+    let mut fed = Vec::with_capacity(by_app.len());
     for (app, events) in by_app {
         let count = i64::try_from(events.len()).unwrap_or(i64::MAX);
         let last = batch.tx.one(
@@ -56,8 +59,8 @@ pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
             |row| row.int(0),
         )?;
         batch.tx.each(
-            "insert into events (id, app, position, watch, type, ending, at, body)
-             values ($1, $2, $3, $4, $5, $6, $7, $8)",
+            "insert into events (id, app, position, watch, type, ending, at, body, sent)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             events.iter().zip(last - count + 1..).map(|(event, position)| {
                 [
                     event.id.0.into(),
@@ -68,14 +71,47 @@ pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
                     event.event_type.is_ending().into(),
                     event.at.into(),
                     event.body.as_ref().into(),
+                    event.sent.as_deref().into(),
                 ]
             }),
         )?;
+        fed.push(app);
     }
+    batch.fed = fed;
     Ok(())
 }
 
 impl Store {
+    /// Where to follow the app's feed from: after this event, or from now on. `None` if the app has no
+    /// such event.
+    pub async fn follow_from(&self, app: AppNo, after: Option<EventId>) -> Result<Option<i64>> {
+        self.read(move |tx| match after {
+            Some(id) => position_of(tx, app, id),
+            None => end_of_feed(tx, app).map(Some),
+        })
+        .await
+    }
+
+    /// The app's next events, and where to go on: after the last of them, or, where there are no more,
+    /// where the feed ends, so that what a filter leaves out is not gone through again.
+    pub async fn follow(
+        &self,
+        app: AppNo,
+        position: i64,
+        filter: EventFilter,
+        limit: u32,
+    ) -> Result<(Vec<Event>, i64)> {
+        self.read(move |tx| {
+            let events = after_position(tx, app, position, filter, limit)?;
+            let next = match events.last() {
+                Some(last) if events.len() >= limit as usize => last.position,
+                _ => end_of_feed(tx, app)?,
+            };
+            Ok((events, next))
+        })
+        .await
+    }
+
     /// The app's events after `after`, oldest first; `None` if the app has no such event.
     pub async fn events(
         &self,
@@ -88,18 +124,9 @@ impl Store {
             let position = match after {
                 After::Start => Some(0),
                 After::Position(position) => Some(position),
-                After::Event(id) => tx.find(
-                    "select position from events where id = $1 and app = $2",
-                    [id.0.into(), app.0.into()],
-                    |row| row.int(0),
-                )?,
+                After::Event(id) => position_of(tx, app, id)?,
             };
-            let Some(position) = position else { return Ok(None) };
-            let mut query = Where::new(&format!("select {COLUMNS} from events where app ="), app.0);
-            query.and("position >", Some(position));
-            query.and("type =", filter.event_type.map(EventType::as_str));
-            query.push(" order by position limit", limit);
-            Ok(Some(tx.list(&query.sql, query.values, read_event)?))
+            position.map(|position| after_position(tx, app, position, filter, limit)).transpose()
         })
         .await
     }
@@ -112,6 +139,30 @@ impl Store {
         })
         .await
     }
+}
+
+fn after_position(
+    tx: &Tx<'_>,
+    app: AppNo,
+    position: i64,
+    filter: EventFilter,
+    limit: u32,
+) -> Result<Vec<Event>> {
+    let mut query = Where::new(&format!("select {COLUMNS} from events where app ="), app.0);
+    query.and("position >", Some(position));
+    query.and("type =", filter.event_type.map(EventType::as_str));
+    query.push(" order by position limit", limit);
+    tx.list(&query.sql, query.values, read_event)
+}
+
+fn position_of(tx: &Tx<'_>, app: AppNo, id: EventId) -> Result<Option<i64>> {
+    let row = [id.0.into(), app.0.into()];
+    tx.find("select position from events where id = $1 and app = $2", row, |row| row.int(0))
+}
+
+/// The position of the last event that the app ever had.
+fn end_of_feed(tx: &Tx<'_>, app: AppNo) -> Result<i64> {
+    tx.one("select position from apps where no = $1", [app.0.into()], |row| row.int(0))
 }
 
 pub(super) fn read_event(row: &Row<'_>) -> Result<Event> {

@@ -5,8 +5,8 @@ use super::watches::{read_name, read_terms};
 use super::writer::{Batch, Command};
 use super::{Store, deliveries, feed, idempotency};
 use crate::domain::{
-    AppNo, EventId, EventSet, EventType, Id, JobFacts, JobNo, JobStatus, Known, Observation, Plan, SHARDS,
-    Terms, Timestamp, WatchId,
+    AppNo, EventId, EventSet, EventType, Id, JobFacts, JobNo, JobStatus, Known, Observation, Payload, Plan,
+    SHARDS, Terms, Timestamp, WatchId,
 };
 use crate::events::{self, About};
 
@@ -158,13 +158,13 @@ fn waiting(tx: &Tx<'_>, job: JobNo) -> Result<(u32, Option<Terms>)> {
     )
 }
 
-/// Tells those who look what is asked for of a job that is waited for less, or not at all any more.
-pub(super) fn nobody_or_fewer_wait(batch: &mut Batch<'_>, job: JobNo) -> Result<()> {
+/// Tells those who look what is asked for of a job now, after a watch of it was stopped or amended.
+pub(super) fn tell_who_waits(batch: &mut Batch<'_>, job: JobNo) -> Result<()> {
     let (watching, terms) = waiting(&batch.tx, job)?;
     if watching == 0 {
         batch.tx.run("update jobs set look_wanted = null where no = $1", [job.0.into()])?;
     }
-    batch.plans.push(Plan::Unwatch { job, watching, terms });
+    batch.plans.push(Plan::Waiting { job, watching, terms });
     Ok(())
 }
 
@@ -218,6 +218,7 @@ struct Follower {
     metadata: Option<String>,
     traceparent: Option<String>,
     progress: u32,
+    payload: Payload,
 }
 
 /// Makes `job.processing` (once for each watch) and `job.progress` events for the watches that ask, a
@@ -231,7 +232,7 @@ fn tell_progress(batch: &mut Batch<'_>, ask: &Observed) -> Result<Option<(AppNo,
     // The order is the index's.
     let (app, watch) = ask.after.unwrap_or((AppNo(0), WatchId(Id::from_bytes([0; 16]))));
     let mut followers = batch.tx.list(
-        "select app, id, events, metadata, traceparent, progress from watches
+        "select app, id, events, metadata, traceparent, progress, payload from watches
          where job = $1 and status = 'watching' and (app, id) > ($2, $3) and events & 96 <> 0
          order by app, id limit $4",
         [ask.job.0.into(), app.0.into(), watch.0.into(), (CHUNK + 1).into()],
@@ -243,6 +244,7 @@ fn tell_progress(batch: &mut Batch<'_>, ask: &Observed) -> Result<Option<(AppNo,
                 metadata: row.opt_text(3)?,
                 traceparent: row.opt_text(4)?,
                 progress: row.count(5)?,
+                payload: row.word(6, Payload::parse)?,
             })
         },
     )?;
@@ -257,14 +259,20 @@ fn tell_progress(batch: &mut Batch<'_>, ask: &Observed) -> Result<Option<(AppNo,
             metadata: follower.metadata.as_deref(),
         };
         for (event_type, n) in due_events(batch, ask, &follower)? {
+            let id = EventId::derive(follower.watch, event_type, n);
             let body = events::body(event_type, ask.at, &about, &ask.seen, None).into();
+            let sent = (follower.payload == Payload::CloudEvents).then(|| {
+                let url = &batch.shared.public_url;
+                events::cloud_event(id, event_type, ask.at, &about, &ask.seen, None, url).into()
+            });
             let event = feed::NewEvent {
-                id: EventId::derive(follower.watch, event_type, n),
+                id,
                 app: follower.app,
                 watch: follower.watch,
                 event_type,
                 at: ask.at,
                 body,
+                sent,
             };
             let shard = name.shard();
             deliveries::create(batch, event, follower.traceparent.as_deref(), None, shard);

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
+use std::fmt;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -40,6 +41,32 @@ pub struct Register {
 pub enum Registered {
     /// It is on disk.
     New(Box<Watch>),
+    /// The key was used before.
+    Replayed(Replay),
+}
+
+/// Watches to be registered together: all of them, in one transaction, or none.
+pub struct RegisterMany {
+    /// The watches.
+    pub watches: Vec<NewWatch>,
+    /// Under which key the answer is kept, and what makes it, of the watches in their order: status and
+    /// body.
+    pub remember: Option<(Remember, Box<dyn Fn(&[Watch]) -> (u16, Vec<u8>) + Send>)>,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl fmt::Debug for RegisterMany {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegisterMany").field("watches", &self.watches).finish_non_exhaustive()
+    }
+}
+
+/// What became of them.
+#[derive(Debug)]
+pub enum RegisteredMany {
+    /// They are on disk.
+    New(Vec<Watch>),
     /// The key was used before.
     Replayed(Replay),
 }
@@ -81,6 +108,11 @@ impl Store {
     /// Registers a watch.
     pub async fn register(&self, register: Register) -> Result<Registered> {
         self.ask(Command::Register, register).await
+    }
+
+    /// Registers watches, all or none.
+    pub async fn register_many(&self, register: RegisterMany) -> Result<RegisteredMany> {
+        self.ask(Command::RegisterMany, register).await
     }
 
     /// Stops a watch.
@@ -287,6 +319,28 @@ pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<
     Ok(answers.into_iter().flatten().collect())
 }
 
+pub(super) fn register_many(batch: &mut Batch<'_>, asks: &[&RegisterMany]) -> Result<Vec<RegisteredMany>> {
+    asks.iter().map(|ask| register_many_one(batch, ask)).collect()
+}
+
+fn register_many_one(batch: &mut Batch<'_>, ask: &RegisterMany) -> Result<RegisteredMany> {
+    if let Some((remember, _)) = &ask.remember
+        && let Some(replay) = idempotency::recall(&batch.tx, remember, ask.now)?
+    {
+        return Ok(RegisteredMany::Replayed(replay));
+    }
+    let fresh: Vec<&NewWatch> = ask.watches.iter().collect();
+    let jobs = upsert_jobs(&batch.tx, &fresh)?;
+    insert_watches(&batch.tx, &batch.shared.keyring, &fresh, &jobs)?;
+    batch.plans.extend(fresh.iter().zip(&jobs).map(|(new, job)| Plan::Watch(Box::new(job.facts(new)))));
+    let made: Vec<Watch> = fresh.iter().zip(&jobs).map(|(new, job)| shown(new, job)).collect();
+    if let Some((remember, answer)) = &ask.remember {
+        let (status, body) = answer(&made);
+        idempotency::remember(&batch.tx, remember, (status, None, &body), ask.now)?;
+    }
+    Ok(RegisteredMany::New(made))
+}
+
 /// A job as the upsert found or made it.
 struct FoundJob {
     no: JobNo,
@@ -379,26 +433,29 @@ fn insert_watches(tx: &Tx<'_>, keyring: &Keyring, fresh: &[&NewWatch], jobs: &[F
             ]
         }),
     )?;
-    let destinations =
-        fresh.iter().flat_map(|new| (0..).zip(&new.destinations).map(|(n, one)| (new.id, n, one)));
-    insert_destinations(tx, keyring, destinations)
+    let destinations = fresh
+        .iter()
+        .flat_map(|new| (0i64..).zip(&new.destinations).map(|(n, destination)| (new.id, n, destination)));
+    insert_destinations(tx, keyring, destinations)?;
+    Ok(())
 }
 
-/// Inserts destinations: each with its watch and its number there.
+/// Inserts destinations of watches, each with its number within the watch.
 pub(super) fn insert_destinations<'d>(
     tx: &Tx<'_>,
     keyring: &Keyring,
-    rows: impl Iterator<Item = (WatchId, i64, &'d Destination)> + Clone,
+    destinations: impl Iterator<Item = (WatchId, i64, &'d Destination)>,
 ) -> Result<()> {
-    let stored = rows.clone().map(|(_, _, one)| Stored::of(keyring, one));
-    let stored: Vec<Stored<'_>> = stored.collect::<Result<_>>()?;
+    let stored = |(watch, n, one)| Ok((watch, n, one, Stored::of(keyring, one)?));
+    let stored: Vec<(WatchId, i64, &Destination, Stored<'_>)> =
+        destinations.map(stored).collect::<Result<_>>()?;
     tx.each(
         "insert into watch_destinations (watch, n, id, channel, address, lane, headers, secret)
          values ($1, $2, $3, $4, $5, $6, $7, $8)",
-        rows.zip(&stored).map(|((watch, n, destination), stored)| {
+        stored.iter().map(|(watch, n, destination, stored)| {
             [
                 watch.0.into(),
-                n.into(),
+                (*n).into(),
                 destination.id.0.into(),
                 destination.channel.as_str().into(),
                 stored.address.as_ref().into(),
@@ -433,7 +490,7 @@ pub(super) fn stop(batch: &mut Batch<'_>, asks: &[&Stop]) -> Result<Vec<Stopped>
     let stopped = asks.iter().map(|ask| stop_one(batch, ask, &mut fewer)).collect();
     // Once for each job: whoever stops all the watches of one should not have them counted each time.
     for job in fewer {
-        jobs::nobody_or_fewer_wait(batch, job)?;
+        jobs::tell_who_waits(batch, job)?;
     }
     stopped
 }

@@ -46,7 +46,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::db::{Result, StoreError, Tx};
 use super::pen::{Committed, Pen, Verdict};
 use super::postgres::Next;
-use super::{Shared, apps, deliveries, endings, feed, jobs, keys, prune, tenants, watches};
+use super::{Shared, amend, apps, bulk, deliveries, endings, feed, jobs, keys, prune, tenants, watches};
 use crate::clock::Clock;
 use crate::domain::{AppNo, Errand, KeyId, Plan, WatchId};
 
@@ -135,6 +135,8 @@ commands! {
     Uses: Vec<(KeyId, i64)> => (), keys::uses;
     Rotate: apps::Rotate => apps::Rotated, apps::rotate;
     Register: watches::Register => watches::Registered, watches::register;
+    RegisterMany: watches::RegisterMany => watches::RegisteredMany, watches::register_many;
+    Amend: amend::Amend => amend::Amended, amend::amend;
     Observe: jobs::Observed => Option<(AppNo, WatchId)>, jobs::observe;
     End: endings::Ended => endings::Told, endings::end;
     Tell: endings::Tell => endings::Told, endings::tell;
@@ -145,6 +147,7 @@ commands! {
     Record: deliveries::Record => (), deliveries::record;
     Rewind: deliveries::Rewind => usize, deliveries::rewind;
     Resend: deliveries::Resend => deliveries::ResendAnswer, deliveries::resend;
+    ResendMany: bulk::ResendMany => bulk::ResentMany, bulk::resend_many;
     /// Read here, between two transactions' worth of writes: a page from an older snapshot would
     /// send a finished delivery again.
     Page: deliveries::Page => deliveries::Paged, deliveries::page;
@@ -172,6 +175,8 @@ pub(super) struct Batch<'c> {
     pub(super) errands: Vec<Errand>,
     pub(super) ended: Vec<WatchId>,
     pub(super) tenants: Vec<tenants::Change>,
+    /// The apps whose feeds grew.
+    pub(super) fed: Vec<AppNo>,
 }
 
 /// The writer's thread: runs until the last handle of the store is gone.
@@ -196,6 +201,7 @@ struct Tidings {
     errands: Vec<Errand>,
     ended: Vec<WatchId>,
     tenants: Vec<tenants::Change>,
+    fed: Vec<AppNo>,
 }
 
 /// How a transaction ended that was not refused.
@@ -301,6 +307,7 @@ impl Desk<'_> {
         self.shared.plans.put(told.plans);
         self.shared.errands.put(told.errands);
         self.shared.bell.ring(&told.ended);
+        self.shared.feeds.ring(&told.fed);
     }
 
     fn refuse(&self, error: &StoreError) {
@@ -324,6 +331,7 @@ impl Desk<'_> {
             errands: Vec::new(),
             ended: Vec::new(),
             tenants: Vec::new(),
+            fed: Vec::new(),
         };
         let applied = catch_unwind(AssertUnwindSafe(|| {
             if refusing {
@@ -335,12 +343,12 @@ impl Desk<'_> {
         // Without a writer the program would live on and take nothing any more.
         let applied =
             applied.unwrap_or_else(|_| Err(StoreError::Inconsistent("a write panicked".to_owned())));
-        let Batch { plans, errands, ended, tenants, .. } = batch;
+        let Batch { plans, errands, ended, tenants, fed, .. } = batch;
         if let Err(error) = applied {
             self.pen.roll_back();
             return Err(error);
         }
-        let tidings = Tidings { plans, errands, ended, tenants };
+        let tidings = Tidings { plans, errands, ended, tenants, fed };
         Ok(match self.pen.commit()? {
             Committed::Yes => Done::Committed(tidings),
             Committed::Unknown => Done::Unknown(tidings),

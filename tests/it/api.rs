@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::fakes::Reply;
 use crate::harness::{AUTH, Harness, JSON, KEY, id, minutes, seconds};
@@ -79,15 +78,7 @@ async fn without_a_valid_key_there_is_nothing_to_see() {
 #[tokio::test]
 async fn a_key_may_do_what_its_scope_says_and_no_more() {
     let mut t = Harness::start().await;
-    t.stop().await;
-    let db = rusqlite::Connection::open(t.file()).unwrap();
-    for (n, scope) in [(1u8, "read"), (2, "write")] {
-        let hash = Sha256::digest(scope).to_vec();
-        let sql = "insert into keys (id, app, hash, scope, created_at) values (?1, 1, ?2, ?3, 0)";
-        db.execute(sql, (vec![n; 16], hash, scope)).unwrap();
-    }
-    drop(db);
-    t.restart().await;
+    t.keys().await;
     t.provider.completed("job_1");
     let body = json!({ "jobId": "job_1", "notify": [] }).to_string();
     for (key, register, secret) in [("read", 403, 403), ("write", 201, 403), (KEY, 201, 200)] {
@@ -159,6 +150,8 @@ async fn a_query_is_understood_wholly_or_refused_parameter_by_parameter() {
         ),
         ("/v1/watches?limit=1&limit=2", vec!["?limit"]),
         ("/v1/watches?jobId=job%00", vec!["?jobId"]),
+        ("/v1/watches?jobId=%ff&provider=m%C3%28", vec!["?jobId", "?provider"]),
+        ("/v1/watches?%ff=1", vec!["?"]),
         ("/v1/events?type=job.exploded&limit=-1", vec!["?type", "?limit"]),
         (
             "/v1/deliveries?status=lost&watchId=1&destinationId=2&since=now&until=never",

@@ -20,6 +20,7 @@ use ringback::domain::{Pulse, Timestamp};
 use ringback::egress::Resolver;
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -231,18 +232,6 @@ impl Harness {
         harness
     }
 
-    /// Changes a setting for the next start; an empty value is none.
-    pub fn set(&mut self, name: &str, value: &str) {
-        self.settings.retain(|(known, _)| known != name);
-        self.settings.push((name.to_owned(), value.to_owned()));
-    }
-
-    /// What the application is started with.
-    pub fn config(&self) -> Config {
-        let environment: Environment = self.settings.iter().cloned().collect();
-        Config::read(&Flags::default(), &environment, None).unwrap()
-    }
-
     /// Why an application with these settings does not start.
     pub async fn refused(settings: &[(&str, &str)]) -> String {
         let folder = tempfile::tempdir().unwrap();
@@ -254,6 +243,18 @@ impl Harness {
         let resolver = Resolver::fixed(|_| Err(std::io::ErrorKind::NotFound.into()));
         let surroundings = Surroundings { clock, resolver, roots: Vec::new() };
         App::build(config, surroundings).await.unwrap_err().to_string()
+    }
+
+    /// Changes a setting for the next start; an empty value is none.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// What the application is started with.
+    pub fn config(&self) -> Config {
+        let environment: Environment = self.settings.iter().cloned().collect();
+        Config::read(&Flags::default(), &environment, None).unwrap()
     }
 
     /// Starts the application (again) on its file.
@@ -425,7 +426,9 @@ impl Harness {
     /// Sends a request.
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let bytes = wire::request(method, path, headers, body);
-        guarded(path, wire::exchange(self.address(), &bytes)).await.expect("an answer")
+        let answer = guarded(path, wire::exchange(self.address(), &bytes)).await.expect("an answer");
+        crate::openapi::check(method, path, &answer);
+        answer
     }
 
     /// Sends a request with another key; a body is JSON.
@@ -467,6 +470,20 @@ impl Harness {
     /// Registers a watch on a job, with the receiver as its only destination.
     pub async fn watch(&self, job: &str) -> String {
         self.register(&json!({ "jobId": job, "callbackUrl": self.receiver.url("/hook") })).await
+    }
+
+    /// Two keys that may do less: `read` and `write`. SQLite only: they are written into the file.
+    pub async fn keys(&mut self) -> (String, String) {
+        self.stop().await;
+        let db = rusqlite::Connection::open(self.file()).unwrap();
+        for (n, scope) in [(1u8, "read"), (2, "write")] {
+            let hash = Sha256::digest(scope).to_vec();
+            let sql = "insert into keys (id, app, hash, scope, created_at) values (?1, 1, ?2, ?3, 0)";
+            db.execute(sql, (vec![n; 16], hash, scope)).unwrap();
+        }
+        drop(db);
+        self.restart().await;
+        ("read".to_owned(), "write".to_owned())
     }
 
     /// A watch, as it is shown.

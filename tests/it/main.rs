@@ -21,9 +21,11 @@
 
 mod api;
 mod bad_input;
+mod batch;
 mod chat;
 mod chatting;
 mod cli;
+mod cloudevents;
 mod crash;
 mod delivering;
 mod demo;
@@ -34,12 +36,16 @@ mod mail_server;
 mod mailing;
 mod main_job;
 mod migrations;
+mod openapi;
+mod patch;
 mod polling;
 mod postgres;
 mod postgres_tls;
 mod proxy;
+mod retry;
 mod server;
 mod store;
+mod stream;
 mod tenancy;
 mod tenants;
 mod tidy;

@@ -166,7 +166,8 @@ impl Server {
             let place = Place::Server(self.url("template_ringback"));
             let now = Timestamp::from_millis(0);
             let (store, writer) =
-                Store::open(Opening { place, keyring: Keyring::default(), now }).expect("the store opens");
+                Store::open(Opening { place, keyring: Keyring::default(), public_url: String::new(), now })
+                    .expect("the store opens");
             drop(store);
             writer.join();
             // A reader of it may not have gone yet.

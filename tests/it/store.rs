@@ -181,7 +181,8 @@ pub fn open(place: &Place, now: Timestamp) -> anyhow::Result<(Store, Writer)> {
 }
 
 pub fn open_with(place: &Place, now: Timestamp, keyring: Keyring) -> anyhow::Result<(Store, Writer)> {
-    Store::open(Opening { place: place.clone(), keyring, now })
+    let public_url = "https://ringback.example.com".to_owned();
+    Store::open(Opening { place: place.clone(), keyring, public_url, now })
 }
 
 /// The file of a place that is one.
@@ -248,7 +249,7 @@ pub fn attempt() -> Attempt {
 pub fn sends(store: &Store) -> Vec<Box<Send>> {
     let send = |errand| match errand {
         Errand::Send(send) => Some(send),
-        Errand::CallOff { .. } => None,
+        Errand::Lane { .. } | Errand::CallOff { .. } => None,
     };
     store.errands().take().into_iter().filter_map(send).collect()
 }

@@ -54,7 +54,7 @@ impl Agenda {
 
     fn unwatch(&mut self, job: i64, left: Option<Terms>, now: i64) {
         let (job, watching) = (JobNo(job), left.map_or(0, |_| 1));
-        self.apply(Plan::Unwatch { job, watching, terms: left }, |_| 0, at(now));
+        self.apply(Plan::Waiting { job, watching, terms: left }, |_| 0, at(now));
     }
 
     fn look_now(&mut self, facts: JobFacts, now: i64) {

@@ -28,7 +28,7 @@ async fn watches_of_one_job_share_it_and_the_plan_of_each_is_told() {
         .into_iter()
         .map(|plan| match plan {
             Plan::Watch(facts) => (facts.no, facts.watching),
-            other @ (Plan::Unwatch { .. } | Plan::LookNow(_)) => panic!("{other:?}"),
+            other @ (Plan::Waiting { .. } | Plan::LookNow(_)) => panic!("{other:?}"),
         })
         .collect();
     assert_eq!(told, [(first.job_no, 1), (first.job_no, 1), (other.job_no, 1)]);
@@ -272,7 +272,7 @@ async fn what_expires_is_ended_as_last_seen_and_the_others_wait_on() {
     house.store.expire(expire).await.expect("again is nothing");
     assert_eq!(house.shown(short.id).await.status, WatchStatus::Expired);
     assert_eq!(house.shown(long.id).await.status, WatchStatus::Watching);
-    let Some(Plan::Unwatch { watching: 1, terms: Some(terms), .. }) = plans(&house.store).pop() else {
+    let Some(Plan::Waiting { watching: 1, terms: Some(terms), .. }) = plans(&house.store).pop() else {
         panic!("one waits")
     };
     assert_eq!(terms.expires_at, at(86_400));
@@ -297,7 +297,7 @@ async fn a_stop_calls_off_what_waits_and_keeps_an_ending_that_came_first() {
     assert_eq!(delivery.status, DeliveryStatus::Failed);
     assert_eq!(delivery.reason.map(|reason| reason.as_str()), Some("stopped"));
     let told = plans(&house.store);
-    let [Plan::Unwatch { job, watching: 0, terms: None }] = told[..] else { panic!("{told:?}") };
+    let [Plan::Waiting { job, watching: 0, terms: None }] = told[..] else { panic!("{told:?}") };
     assert_eq!(job, running.job_no);
     let nobody = Stop { app: super::app(&house.store, "other").await, watch: running.id, now: at(1) };
     assert_eq!(house.store.stop(nobody).await.expect("answered"), Stopped::Unknown);

@@ -1,0 +1,100 @@
+//! Changing a watch that still waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Extension, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use serde_json::value::RawValue;
+
+use super::fields::{self, Fields};
+use super::problem::{Faults, Problem};
+use super::register::{self, DESTINATIONS_MAX, Wanted};
+use super::request::{BODY_MAX, Caller, Held, Name, Query, json};
+use super::watches::shown;
+use super::{Answer, Api};
+use crate::domain::{Timestamp, WatchId};
+use crate::store::{Amend, Amended, Scope};
+
+/// What is to be changed, before any name is looked up.
+struct Form {
+    expires_in: Option<Duration>,
+    metadata: Option<Option<String>>,
+    wanted: Vec<Wanted>,
+}
+
+/// `PATCH /v1/watches/{id}`
+pub async fn amend(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Name(id): Name,
+    Extension(held): Extension<Held>,
+    parts: Parts,
+) -> Answer {
+    let app = caller.may(Scope::Write)?;
+    Query::new(&parts).done()?;
+    let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
+    let text = json(&held, &parts.headers, &api.clock, BODY_MAX).await?;
+    let now = api.clock.now();
+    let mut faults = Faults::default();
+    let form = form(&api, &text, &mut faults);
+    let wanted = form.as_ref().map_or(&[][..], |form| &form.wanted);
+    let destinations = register::destinations(&api, app, wanted, (now, Timestamp::MAX), &mut faults).await;
+    faults.check()?;
+    let Some(Form { expires_in, metadata, .. }) = form else {
+        return Err(Problem::fault("", "must be an object"));
+    };
+    let amend = Amend {
+        app,
+        watch: id,
+        expires_at: expires_in.map(|span| now.plus(span)),
+        metadata,
+        destinations,
+        destinations_max: DESTINATIONS_MAX,
+    };
+    match api.store.amend(amend).await? {
+        Amended::Unknown => Err(Problem::not_found()),
+        Amended::Ended => {
+            let detail = "the watch has ended: nothing of it can be changed any more";
+            Err(Problem::new(StatusCode::CONFLICT, detail))
+        }
+        Amended::TooMany => {
+            let detail = format!("a watch has at most {DESTINATIONS_MAX} destinations, in all");
+            Err(Problem::fault("/notify", detail))
+        }
+        Amended::Differs(address) => {
+            let detail = format!("{address} is a destination already, with other headers or another secret");
+            Err(Problem::fault("/notify", detail))
+        }
+        Amended::Done(watch) => Ok(shown(&api, StatusCode::OK, &watch)),
+    }
+}
+
+fn form(api: &Api, text: &str, faults: &mut Faults) -> Option<Form> {
+    let raw: &RawValue = serde_json::from_str(text).ok()?;
+    let mut fields = Fields::read(raw, "", faults)?;
+    if fields.is_empty() {
+        faults.add("", "must say what to change: expiresIn, notify or metadata");
+    }
+    let at = fields.at("metadata");
+    // Written out, null is the empty object.
+    let metadata = match fields.given("metadata") {
+        None => None,
+        Some(raw) if raw.get() == "null" => Some(None),
+        Some(raw) => Some(register::metadata_of(raw, &at, faults)),
+    };
+    let at = fields.at("notify");
+    let wanted = match fields.take("notify") {
+        None => Vec::new(),
+        Some(raw) => {
+            if fields::first(raw, 1).is_some_and(|list| list.is_empty()) {
+                faults.add(&at, "must name at least one destination");
+            }
+            register::notify(api, raw, &at, faults)
+        }
+    };
+    let form = Form { expires_in: fields.duration("expiresIn", ("1s", "30d"), faults), metadata, wanted };
+    fields.done(faults);
+    Some(form)
+}

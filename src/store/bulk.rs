@@ -1,0 +1,124 @@
+//! Trying many failed deliveries again.
+//!
+//! There may be a hundred thousand of them, so they are taken a chunk at a time, each in a transaction of
+//! its own, in the order in which they were made: the writer never stalls, and each chunk is on disk
+//! before the next begins. The count is of what is on disk. A crash in between leaves chunks that are
+//! sent and nobody who was told so; who asks again asks for some of them twice, which is what "at least
+//! once" allows.
+//!
+//! They are marked as asked for by hand, like a single one, but take the place of retries in their lanes:
+//! what is new does not wait for all that once failed. Those who send are told which lanes have more to
+//! do, not each delivery with its body: it is paged in.
+
+use std::collections::BTreeMap;
+
+use super::db::{Result, Tx, Where};
+use super::idempotency::{self, Remember, Replay};
+use super::writer::{Batch, Command};
+use super::{DeliveryFilter, Store};
+use crate::domain::{AppNo, DeliveryId, Errand, Timestamp};
+
+/// How many are marked in one transaction.
+const CHUNK: u32 = 200;
+
+/// The wish to try the next chunk of failed deliveries again.
+#[derive(Clone, Debug)]
+pub struct ResendMany {
+    /// In whose name.
+    pub app: AppNo,
+    /// Which: `destination`, `since` and `until` count.
+    pub filter: DeliveryFilter,
+    /// Those up to this one are marked already.
+    pub after: Option<DeliveryId>,
+    /// How many those were.
+    pub count: u64,
+    /// Under which key the answer to the whole is kept, and what makes it.
+    pub remember: Option<(Remember, fn(u64) -> Vec<u8>)>,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// How far it got.
+#[derive(Debug)]
+pub enum ResentMany {
+    /// There are more after this one; so many are on disk.
+    More(DeliveryId, u64),
+    /// So many are on disk, and that is all.
+    Done(u64),
+    /// The key was used before.
+    Replayed(Replay),
+}
+
+impl Store {
+    /// How many deliveries [`Self::resend_many`] would mark, at most `most`.
+    pub async fn count_failed(&self, app: AppNo, filter: DeliveryFilter, most: u32) -> Result<u32> {
+        self.read(move |tx| {
+            let found = failed(tx, app, &filter, None, most)?;
+            Ok(u32::try_from(found.len()).unwrap_or(u32::MAX))
+        })
+        .await
+    }
+
+    /// Marks the next failed deliveries to be tried again, but for those whose watch was stopped.
+    pub async fn resend_many(&self, resend: ResendMany) -> Result<ResentMany> {
+        self.ask(Command::ResendMany, resend).await
+    }
+}
+
+/// The app's failed deliveries after one, with their lanes, in the order in which they were made.
+fn failed(
+    tx: &Tx<'_>,
+    app: AppNo,
+    filter: &DeliveryFilter,
+    after: Option<DeliveryId>,
+    limit: u32,
+) -> Result<Vec<(DeliveryId, String)>> {
+    // Few are failed: by their index, unless a destination names fewer. `+ 0` hides the primary key.
+    let by_app = if filter.destination.is_some() { "app =" } else { "app + 0 =" };
+    let select = format!(
+        "select id, lane from deliveries
+         where status = 'failed' and coalesce(reason, '') <> 'stopped' and {by_app}"
+    );
+    let mut query = Where::new(&select, app.0);
+    query.and("destination =", filter.destination.map(|id| id.0));
+    query.and("id >", after.map(|id| id.0));
+    query.and("created_at >=", filter.since);
+    query.and("created_at <", filter.until);
+    query.push(" order by id limit", limit);
+    tx.list(&query.sql, query.values, |row| Ok((DeliveryId(row.id(0)?), row.text(1)?)))
+}
+
+pub(super) fn resend_many(batch: &mut Batch<'_>, asks: &[&ResendMany]) -> Result<Vec<ResentMany>> {
+    asks.iter().map(|ask| resend_chunk(batch, ask)).collect()
+}
+
+fn resend_chunk(batch: &mut Batch<'_>, ask: &ResendMany) -> Result<ResentMany> {
+    if let Some((remember, _)) = &ask.remember
+        && ask.after.is_none()
+        && let Some(replay) = idempotency::recall(&batch.tx, remember, ask.now)?
+    {
+        return Ok(ResentMany::Replayed(replay));
+    }
+    let mut found = failed(&batch.tx, ask.app, &ask.filter, ask.after, CHUNK + 1)?;
+    let more = found.len() > CHUNK as usize;
+    found.truncate(CHUNK as usize);
+    let marked = batch.tx.each(
+        "update deliveries set by_hand = 1, late = 1, turn = $1
+         where app = $2 and id = $3 and status = 'failed'",
+        found.iter().map(|(id, _)| [ask.now.into(), ask.app.0.into(), id.0.into()]),
+    )?;
+    let count = ask.count + marked.into_iter().map(|hit| hit as u64).sum::<u64>();
+    let last = found.last().map(|(id, _)| *id).filter(|_| more);
+    let mut lanes: BTreeMap<String, Vec<DeliveryId>> = BTreeMap::new();
+    for (id, lane) in found {
+        lanes.entry(lane).or_default().push(id);
+    }
+    batch.errands.extend(lanes.into_iter().map(|(lane, asked)| Errand::Lane { lane, asked }));
+    if let Some(last) = last {
+        return Ok(ResentMany::More(last, count));
+    }
+    if let Some((remember, answer)) = &ask.remember {
+        idempotency::remember(&batch.tx, remember, (202, None, &answer(count)), ask.now)?;
+    }
+    Ok(ResentMany::Done(count))
+}

@@ -1,0 +1,212 @@
+//! Trying many failed deliveries again: `POST /v1/deliveries/retry`.
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
+use crate::fakes::Reply;
+use crate::harness::{AUTH, Harness, JSON, minutes, seconds};
+
+const PATH: &str = "/v1/deliveries/retry";
+
+/// An application that gives a delivery up after its first try.
+async fn impatient() -> Harness {
+    Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "")]).await
+}
+
+/// Ends jobs whose only delivery each fails.
+async fn fail(t: &Harness, jobs: std::ops::Range<usize>, path: &str) -> Vec<String> {
+    t.receiver.always(path, Some(Reply::status(500)));
+    let mut watches = Vec::new();
+    for n in jobs.clone() {
+        t.provider.completed(&format!("job_{n}"));
+        let body = json!({ "jobId": format!("job_{n}"), "callbackUrl": t.receiver.url(path) });
+        watches.push(t.register(&body).await);
+    }
+    t.pass(seconds(10)).await;
+    t.receiver.take(jobs.len()).await;
+    t.receiver.always(path, None);
+    watches
+}
+
+async fn failed(t: &Harness) -> usize {
+    t.get("/v1/deliveries?status=failed&limit=200").await.expect(200)["data"].as_array().unwrap().len()
+}
+
+#[tokio::test]
+async fn all_that_failed_is_tried_again_under_the_same_ids_and_counted() {
+    let t = impatient().await;
+    fail(&t, 0..3, "/a").await;
+    t.provider.completed("job_9");
+    let good = t.watch("job_9").await;
+    t.pass(seconds(10)).await;
+    t.receiver.next().await;
+    let ids: HashSet<String> =
+        t.receiver.all().iter().filter(|h| h.path == "/a").map(|h| h.id().to_owned()).collect();
+    assert_eq!(failed(&t).await, 3);
+    let answer = t.post(PATH, &json!({ "status": "failed" })).await;
+    assert_eq!(answer.expect(202), json!({ "count": 3 }));
+    t.rest().await;
+    let again: HashSet<String> = t.receiver.take(3).await.iter().map(|hit| hit.id().to_owned()).collect();
+    assert_eq!(again, ids);
+    assert_eq!(failed(&t).await, 0);
+    assert_eq!(t.delivery(&good).await["attempts"].as_array().unwrap().len(), 1);
+    // Nothing is left to be tried.
+    assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 0);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn more_than_fits_into_one_transaction_is_tried_again_too() {
+    let t = impatient().await;
+    let watches: Vec<Value> = (0..450)
+        .map(|n| {
+            t.provider.completed(&format!("job_{n}"));
+            json!({ "jobId": format!("job_{n}"), "callbackUrl": t.receiver.url("/hook") })
+        })
+        .collect();
+    t.receiver.always("/hook", Some(Reply::status(500)));
+    t.post("/v1/watches/batch", &json!({ "watches": watches })).await.expect(200);
+    t.pass(seconds(10)).await;
+    assert_eq!(t.receiver.take(450).await.len(), 450);
+    t.receiver.always("/hook", None);
+    assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 450);
+    t.rest().await;
+    let again: HashSet<String> = t.receiver.take(450).await.iter().map(|hit| hit.id().to_owned()).collect();
+    assert_eq!((again.len(), failed(&t).await), (450, 0));
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn it_is_chosen_by_the_events_time_and_the_destination() {
+    let t = impatient().await;
+    let early = fail(&t, 0..2, "/a").await;
+    t.pass(minutes(60)).await;
+    let late = fail(&t, 2..4, "/b").await;
+    let retry = async |body: Value| t.post(PATH, &body).await.expect(202)["count"].as_u64().unwrap();
+    assert_eq!(retry(json!({ "status": "failed", "until": "2026-02-18T15:00:00Z" })).await, 0);
+    assert_eq!(retry(json!({ "status": "failed", "since": "2026-02-18T17:00:00Z" })).await, 0);
+    assert_eq!(retry(json!({ "status": "failed", "since": "2026-02-18T15:30:00Z" })).await, 2);
+    t.rest().await;
+    let told: HashSet<String> = t.receiver.take(2).await.iter().map(|hit| hit.watch().to_owned()).collect();
+    assert_eq!(told, late.into_iter().collect());
+    let destination = t.shown(&early[0]).await["destinations"][0]["id"].clone();
+    assert_eq!(retry(json!({ "status": "failed", "destinationId": destination })).await, 1);
+    t.rest().await;
+    assert_eq!(t.receiver.next().await.watch(), early[0]);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn what_was_stopped_stays_unsent() {
+    let t = Harness::start().await;
+    t.receiver.script("/hook", [Reply::status(500)]);
+    t.provider.completed("job_1");
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    t.receiver.next().await;
+    t.delete(&format!("/v1/watches/{watch}")).await.expect(200);
+    assert_eq!(t.delivery(&watch).await["reason"], "stopped");
+    assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 0);
+    t.pass(minutes(60)).await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_retry_that_fails_leaves_the_delivery_as_it_was() {
+    let t = impatient().await;
+    let watch = fail(&t, 0..1, "/a").await.remove(0);
+    t.receiver.always("/a", Some(Reply::status(503)));
+    assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 1);
+    t.pass(minutes(60)).await;
+    t.receiver.next().await;
+    let delivery = t.delivery(&watch).await;
+    assert_eq!((&delivery["status"], &delivery["reason"]), (&json!("failed"), &json!("exhausted")));
+    assert_eq!(delivery["attempts"].as_array().unwrap().len(), 2);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn what_was_asked_for_while_it_is_in_flight_is_sent_once_more() {
+    let t = impatient().await;
+    fail(&t, 0..1, "/a").await;
+    let (reply, gate) = Reply::status(500).held();
+    t.receiver.script("/a", [reply]);
+    assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 1);
+    t.receiver.next().await;
+    // In flight by hand: this send answers both wishes, or another follows; none is lost.
+    assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 1);
+    gate.open();
+    t.pass(seconds(1)).await;
+    assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 1);
+    t.rest().await;
+    t.receiver.next().await;
+    assert_eq!(failed(&t).await, 0);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn many_at_once_go_by_the_same_rules_after_a_crash() {
+    let mut t = impatient().await;
+    fail(&t, 0..3, "/a").await;
+    let (reply, gate) = Reply::status(200).held();
+    t.receiver.script("/a", [reply]);
+    assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 3);
+    t.crash().await;
+    drop(gate);
+    t.restart().await;
+    t.rest().await;
+    assert_eq!(failed(&t).await, 0);
+    let told: HashSet<String> = t.receiver.read_all().iter().map(|hit| hit.id().to_owned()).collect();
+    assert_eq!(told.len(), 3);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn under_its_key_it_is_done_once() {
+    let t = impatient().await;
+    fail(&t, 0..2, "/a").await;
+    t.receiver.always("/a", Some(Reply::status(500)));
+    let body = json!({ "status": "failed" }).to_string();
+    let headers = [AUTH, JSON, ("idempotency-key", "k1")];
+    let first = t.send("POST", PATH, &headers, body.as_bytes()).await;
+    assert_eq!(first.expect(202)["count"], 2);
+    t.rest().await;
+    t.receiver.take(2).await;
+    let again = t.send("POST", PATH, &headers, body.as_bytes()).await;
+    assert_eq!((again.status, &again.body), (202, &first.body));
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    t.rest().await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_it_is_named() {
+    let t = Harness::start().await;
+    for (body, wrong) in [
+        (json!({}), vec!["/status"]),
+        (json!({ "status": "pending" }), vec!["/status"]),
+        (json!({ "status": "failed", "since": "now", "until": 1 }), vec!["/since", "/until"]),
+        (json!({ "status": "failed", "destinationId": "dst_1", "x": 1 }), vec!["/destinationId", "/x"]),
+        (json!([]), vec![""]),
+    ] {
+        let problem = t.post(PATH, &body).await.expect(422);
+        let named: Vec<&str> =
+            problem["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap()).collect();
+        assert_eq!(named, wrong, "{body}");
+    }
+    t.act(PATH).await.expect(415);
+    t.finish().await;
+}
+
+crate::postgres::on_postgres_too! {
+    all_that_failed_is_tried_again_under_the_same_ids_and_counted,
+    more_than_fits_into_one_transaction_is_tried_again_too,
+    it_is_chosen_by_the_events_time_and_the_destination,
+    what_was_stopped_stays_unsent,
+    a_retry_that_fails_leaves_the_delivery_as_it_was,
+    what_was_asked_for_while_it_is_in_flight_is_sent_once_more,
+    many_at_once_go_by_the_same_rules_after_a_crash,
+    under_its_key_it_is_done_once,
+    what_is_wrong_with_it_is_named,
+}

@@ -155,6 +155,12 @@ impl Budget {
     pub fn last_good(&self) -> Option<Timestamp> {
         self.last_good
     }
+
+    /// How many looks are in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
     /// What [`Self::ask`] would say, without asking.
     pub fn when(&self, now: Timestamp) -> Permit {
         if self.in_flight >= self.limits.concurrency {

@@ -31,22 +31,6 @@ pub struct Remember {
 }
 
 impl Remember {
-    /// An answer as it is kept.
-    fn seal<'b>(&self, body: &'b [u8]) -> Result<Cow<'b, [u8]>> {
-        match &self.seal {
-            Some(key) => Ok(Cow::Owned(key.seal(body, &self.associated())?)),
-            None => Ok(Cow::Borrowed(body)),
-        }
-    }
-
-    /// And as it was given; `None` where that was to somebody else.
-    fn open(&self, kept: Vec<u8>) -> Option<Vec<u8>> {
-        match &self.seal {
-            Some(key) => key.open(&kept, &self.associated()),
-            None => Some(kept),
-        }
-    }
-
     /// What a sealed answer belongs to.
     fn associated(&self) -> Vec<u8> {
         let app = self.app.0.to_be_bytes();
@@ -116,13 +100,13 @@ pub(super) fn look_up(tx: &Tx<'_>, remembers: &[&Remember]) -> Result<Vec<Option
     )?;
     let kept = found.into_iter().zip(remembers).map(|(rows, remember)| {
         let (request, status, location, body, since) = rows.into_iter().next()?;
-        let replay = if request == remember.request {
-            match remember.open(body) {
+        let replay = match &remember.seal {
+            _ if request != remember.request => Replay::Different,
+            None => Replay::Answer { status, location, body },
+            Some(seal) => match seal.open(&body, &remember.associated()) {
                 Some(body) => Replay::Answer { status, location, body },
                 None => Replay::Anothers,
-            }
-        } else {
-            Replay::Different
+            },
         };
         Some(Kept { replay, since })
     });
@@ -142,10 +126,14 @@ pub(super) fn keep<'a>(
     tx: &Tx<'_>,
     answers: impl IntoIterator<Item = (&'a Remember, Answer<'a>, Timestamp)>,
 ) -> Result<()> {
-    let seal = |(remember, (status, location, body), now): (&'a Remember, Answer<'a>, Timestamp)| {
-        Ok((remember, status, location, remember.seal(body)?, now))
+    let sealed = |(remember, (status, location, body), now): (&'a Remember, Answer<'a>, Timestamp)| {
+        let body = match &remember.seal {
+            Some(seal) => Cow::Owned(seal.seal(body, &remember.associated())?),
+            None => Cow::Borrowed(body),
+        };
+        Ok((remember, status, location, body, now))
     };
-    let answers: Vec<_> = answers.into_iter().map(seal).collect::<Result<_>>()?;
+    let answers = answers.into_iter().map(sealed).collect::<Result<Vec<_>>>()?;
     if answers.is_empty() {
         return Ok(());
     }
@@ -155,15 +143,15 @@ pub(super) fn keep<'a>(
          on conflict (app, path, key) do update set request = excluded.request,
            status = excluded.status, location = excluded.location, answer = excluded.answer,
            created_at = excluded.created_at",
-        answers.iter().map(|(remember, status, location, body, now)| {
+        answers.iter().map(|(Remember { app, path, key, request, .. }, status, location, body, now)| {
             [
-                remember.app.0.into(),
-                (&remember.path).into(),
-                (&remember.key).into(),
-                remember.request.as_slice().into(),
+                app.0.into(),
+                path.into(),
+                key.into(),
+                request.as_slice().into(),
                 i64::from(*status).into(),
                 (*location).into(),
-                body.as_ref().into(),
+                (&**body).into(),
                 (*now).into(),
             ]
         }),

@@ -32,8 +32,16 @@ use super::watches::read_destination;
 use super::writer::{Batch, Command};
 use crate::domain::{
     After, AppNo, Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId, Errand, EventId,
-    EventType, Payload, Reason, Send, Timestamp, WatchId, Which,
+    EventType, Finished, Payload, Reason, Send, Timestamp, WatchId, Which,
 };
+use crate::events;
+use crate::meters::Backlog;
+
+/// How many entries of the index of what waits are counted: some milliseconds' worth.
+const COUNTED: u32 = 200_000;
+
+/// How long a count holds: several may ask, and often.
+const COUNT_EVERY: Duration = Duration::from_secs(15);
 
 /// What came of an attempt.
 #[derive(Clone, Debug)]
@@ -159,6 +167,32 @@ impl Store {
         .await
     }
 
+    /// What waits though its turn has come: counted at most every 15 s, and not beyond the first
+    /// [`COUNTED`] that wait for anything.
+    pub async fn backlog(&self, now: Timestamp) -> Result<Backlog> {
+        let mut last = self.shared.backlog.lock().await;
+        if let Some((at, backlog)) = *last
+            && now >= at
+            && now < at.plus(COUNT_EVERY)
+        {
+            return Ok(backlog);
+        }
+        let counted = self.read(move |tx| {
+            tx.one(
+                "select count(*), min(turn) from
+                   (select late, turn from deliveries where turn is not null limit $1) waiting
+                 where late = 0 or turn <= $2",
+                [COUNTED.into(), now.into()],
+                |row| {
+                    Ok(Backlog { count: u64::try_from(row.int(0)?).unwrap_or(0), oldest: row.opt_time(1)? })
+                },
+            )
+        });
+        let backlog = counted.await?;
+        *last = Some((now, backlog));
+        Ok(backlog)
+    }
+
     /// What there is to send in a lane.
     pub async fn page(&self, page: Page) -> Result<Paged> {
         self.ask(Command::Page, page).await
@@ -238,6 +272,7 @@ pub(super) struct Outgoing {
     sent: Option<Arc<[u8]>>,
     traceparent: Option<String>,
     shard: u16,
+    finished: Option<Finished>,
 }
 
 /// Makes an event, and, with the others of its kind, a delivery for each of the watch's destinations
@@ -260,6 +295,7 @@ pub(super) fn create(
         raw: raw.map(|(generation, raw)| (generation, Arc::clone(raw))),
         traceparent: traceparent.map(str::to_owned),
         shard,
+        finished: event.finished.clone(),
     });
     batch.events.push(event);
 }
@@ -327,6 +363,7 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
             attempts: 0,
             by_hand: false,
             turn: event.at,
+            finished: event.finished.clone(),
         }))
     }));
     Ok(())
@@ -340,6 +377,7 @@ pub(super) fn supersede(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
         [watch.0.into()],
     )?;
     if overtaken > 0 {
+        batch.tally.called_off(Reason::Superseded, overtaken);
         batch.errands.push(Errand::CallOff { watch, which: Which::Progress });
     }
     Ok(())
@@ -352,6 +390,7 @@ pub(super) fn call_off(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
          where watch = $1 and status = 'pending'",
         [watch.0.into()],
     )?;
+    batch.tally.called_off(Reason::Stopped, pending);
     // A try by hand, of a delivery that is done, is called off too.
     let by_hand = batch.tx.run(
         "update deliveries set turn = null, by_hand = 0 where watch = $1 and turn is not null",
@@ -472,6 +511,7 @@ fn gone(batch: &mut Batch<'_>, ask: &Record) -> Result<()> {
         [watch.0.into(), n.into(), id.into()],
     )?;
     if others > 0 {
+        batch.tally.called_off(Reason::Gone, others);
         batch.errands.push(Errand::CallOff { watch, which: Which::To(destination) });
     }
     Ok(())
@@ -568,18 +608,24 @@ fn resend_one(batch: &mut Batch<'_>, ask: &Resend) -> Result<ResendAnswer> {
 }
 
 fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {
+    let event_type = row.word(3, EventType::parse)?;
+    let attempts = row.count(6)?;
+    let body: Arc<[u8]> = row.bytes(10)?.into();
+    // First tries that did not come straight from their commit count, too: they are the late ones.
+    let first = attempts == 0 && event_type.says_how_the_job_ended();
     Ok(Send {
+        finished: if first { events::finished(&body) } else { None },
         app: AppNo(row.int(0)?),
         id: DeliveryId(row.id(1)?),
         event: EventId(row.id(2)?),
-        event_type: row.word(3, EventType::parse)?,
+        event_type,
         watch: WatchId(row.id(4)?),
         step: row.count(5)?,
-        attempts: row.count(6)?,
+        attempts,
         by_hand: row.flag(7)?,
         turn: row.time(8)?,
         traceparent: row.opt_text(9)?,
-        body: row.bytes(10)?.into(),
+        body,
         payload: row.word(11, Payload::parse)?,
         destination: read_destination(row, 12, keyring)?,
     })

@@ -121,8 +121,8 @@ fn found_in(path: &Path, wanted: &[&str]) -> Vec<String> {
 /// What a key is called in the database.
 fn name(key: &[u8; 32]) -> String {
     use sha2::Digest as _;
-    let digest: [u8; 32] = sha2::Sha256::digest(key).into();
-    digest[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+    let [a, b, c, d, ..]: [u8; 32] = sha2::Sha256::digest(key).into();
+    [a, b, c, d].map(|byte| format!("{byte:02x}")).concat()
 }
 
 // Once: it reads the bytes of the file.

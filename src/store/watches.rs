@@ -335,8 +335,8 @@ fn register_many_one(batch: &mut Batch<'_>, ask: &RegisterMany) -> Result<Regist
     insert_watches(&batch.tx, &batch.shared.keyring, &fresh, &jobs)?;
     batch.tally.registered(fresh.len());
     let traced = batch.shared.tracer().is_on();
-    let plans = fresh.iter().zip(&jobs).map(|(new, job)| Plan::Watch(Box::new(job.facts(new, traced))));
-    batch.plans.extend(plans);
+    let plan = |(new, job): (&&NewWatch, &FoundJob)| Plan::Watch(Box::new(job.facts(new, traced)));
+    batch.plans.extend(fresh.iter().zip(&jobs).map(plan));
     let made: Vec<Watch> = fresh.iter().zip(&jobs).map(|(new, job)| shown(new, job)).collect();
     if let Some((remember, answer)) = &ask.remember {
         let (status, body) = answer(&made);

@@ -593,13 +593,12 @@ impl Deliverer {
 
     async fn hand_over(&self, send: &Send, now: Timestamp) -> Sent {
         let destination = &send.destination;
-        let secrets: Vec<Secret> = match &destination.secret {
-            Some(own) => Secret::parse(own).into_iter().collect(),
-            None => {
-                let app = self.store.app(send.app);
-                let all = app.iter().flat_map(|app| app.secrets(now));
-                all.filter_map(|secret| Secret::parse(secret.reveal()).ok()).collect()
-            }
+        let secrets: Vec<Secret> = if let Some(own) = &destination.secret {
+            Secret::parse(own).into_iter().collect()
+        } else {
+            let app = self.store.app(send.app);
+            let all = app.iter().flat_map(|app| app.secrets(now));
+            all.filter_map(|secret| Secret::parse(secret.reveal()).ok()).collect()
         };
         let to = match destination.channel {
             ChannelKind::Email => Address::Email { to: &destination.address },

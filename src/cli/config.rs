@@ -68,6 +68,7 @@ mod tests {
         database_url              sqlite://ringback.db                       default
         api_key                   ***                                        RINGBACK_API_KEY
         signing_secret            none                                       default
+        encryption_key            none                                       default
         log                       info                                       default
         log_format                text                                       default
         shutdown_grace            25s                                        default

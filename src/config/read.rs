@@ -577,6 +577,9 @@ mod tests {
         let config = from_env(&[("RINGBACK_SMTP__URL", url), ("RINGBACK_SMTP__FROM", "r@a.example")]);
         let config = config.expect("no mistake");
         assert!(!format!("{config:?}").contains("hush"), "{config:?}");
+        let shown =
+            config.effective().iter().find(|one| one.key == "smtp.url").and_then(|one| one.value.as_deref());
+        assert_eq!(shown, Some("smtp://u:***@mail.example.com"));
         assert_eq!(config.smtp.allow, None);
         assert!(config.warnings[0].contains("unencrypted"), "{:?}", config.warnings);
         let config = from_env(&[("RINGBACK_SMTP__ALLOW", "")]).expect("no mistake");

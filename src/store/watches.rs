@@ -249,9 +249,10 @@ impl<'d> Stored<'d> {
         secret: Option<&'d str>,
     ) -> Result<Self> {
         Ok(Self {
-            address: match secret_address {
-                true => keyring.seal(Column::DestinationAddress, id, address)?,
-                false => Cow::Borrowed(address),
+            address: if secret_address {
+                keyring.seal(Column::DestinationAddress, id, address)?
+            } else {
+                Cow::Borrowed(address)
             },
             headers: match headers {
                 Some(text) => {
@@ -335,8 +336,8 @@ fn register_many_one(batch: &mut Batch<'_>, ask: &RegisterMany) -> Result<Regist
     insert_watches(&batch.tx, &batch.shared.keyring, &fresh, &jobs)?;
     batch.tally.registered(fresh.len());
     let traced = batch.shared.tracer().is_on();
-    let plan = |(new, job): (&&NewWatch, &FoundJob)| Plan::Watch(Box::new(job.facts(new, traced)));
-    batch.plans.extend(fresh.iter().zip(&jobs).map(plan));
+    let plans = fresh.iter().zip(&jobs).map(|(new, job)| Plan::Watch(Box::new(job.facts(new, traced))));
+    batch.plans.extend(plans);
     let made: Vec<Watch> = fresh.iter().zip(&jobs).map(|(new, job)| shown(new, job)).collect();
     if let Some((remember, answer)) = &ask.remember {
         let (status, body) = answer(&made);
@@ -370,7 +371,9 @@ impl FoundJob {
 }
 
 fn upsert_jobs(tx: &Tx<'_>, fresh: &[&NewWatch]) -> Result<Vec<FoundJob>> {
-    let rows = fresh.iter().map(|new| {
+    // Each job once, in the order of the first: for the others there would be nothing to do.
+    let mut known = HashSet::with_capacity(fresh.len());
+    let rows = fresh.iter().filter(|new| known.insert(&new.job)).map(|new| {
         let JobName { provider, account, job_id, params } = &new.job;
         [
             i64::from(new.job.shard()).into(),

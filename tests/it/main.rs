@@ -32,6 +32,7 @@ mod demo;
 mod fakes;
 mod harness;
 mod line;
+mod logs;
 mod mail_server;
 mod mailing;
 mod main_job;

@@ -20,6 +20,7 @@ mod openapi;
 mod problem;
 mod providers;
 mod register;
+mod registering;
 mod request;
 mod serve;
 mod stream;
@@ -29,7 +30,7 @@ mod watches;
 pub use follow::STREAMS_MAX;
 pub use openapi::document;
 pub use request::UnderWay;
-pub use serve::serve;
+pub use serve::{serve, serve_metrics};
 
 use std::collections::HashSet;
 use std::fmt;
@@ -49,6 +50,7 @@ use crate::channels::Channels;
 use crate::clock::Clock;
 use crate::domain::{AppNo, JobNo, Looks, ProviderState};
 use crate::egress::Egress;
+use crate::meters::Load;
 use crate::providers::Providers;
 use crate::store::{Replay, Scope, Store};
 
@@ -56,9 +58,15 @@ use crate::store::{Replay, Scope, Store};
 /// is not noticed before its wait is over, and those who do not wait are to find a place.
 pub const WAITS_MAX: usize = 1_024;
 
+/// How many clients may be connected; the next wait in the listener's backlog. Each may hold a body
+/// of 256 KiB.
+pub const CONNECTIONS_MAX: usize = 4_096;
 /// How many batches are read and registered at a time: each may hold a body of 8 MiB, and about as much
 /// again of what was read from it.
 pub const BATCHES_MAX: usize = 8;
+
+/// Here, or on a listener of its own.
+const METRICS: &str = "/metrics";
 
 /// What a handler returns.
 type Answer = Result<Response, Problem>;
@@ -93,6 +101,12 @@ pub struct Api {
     pub under_way: UnderWay,
     /// Places for those who wait for the end of a watch.
     pub waits: Semaphore,
+    /// Places for connections.
+    pub places: Arc<Semaphore>,
+    /// What those who look and those who send have in hand.
+    pub load: Box<dyn Fn() -> Load + Send + Sync>,
+    /// Whether `/metrics` is here, and not on a listener of its own.
+    pub with_metrics: bool,
     /// Places for batches, of registrations and of retries.
     pub batches: Semaphore,
     /// Places for those who follow the feed.
@@ -185,17 +199,30 @@ routes! {
     DELETE "/v1/keys/{id}" Admin keys::revoke;
     GET "/healthz" none admin::healthz;
     GET "/readyz" none admin::readyz;
+    GET "/metrics" none admin::metrics;
     GET "/openapi.json" none openapi::openapi;
     GET "/docs" none openapi::docs;
 }
 
 fn router(api: Arc<Api>) -> Router {
-    let routes = ROUTES.iter().fold(Router::new(), |router, one| router.route(one.path, (one.handler)()));
-    routes
+    let with_metrics = api.with_metrics;
+    let here = |one: &&Route| with_metrics || one.path != METRICS;
+    let routes = ROUTES.iter().filter(here);
+    finish(routes.fold(Router::new(), |router, one| router.route(one.path, (one.handler)())), api)
+}
+
+/// The routes of a listener for metrics alone.
+fn metrics_router(api: Arc<Api>) -> Router {
+    finish(Router::new().route(METRICS, on(MethodFilter::GET, admin::metrics)), api)
+}
+
+fn finish(router: Router<Arc<Api>>, api: Arc<Api>) -> Router {
+    router
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
         })
+        .layer(axum::middleware::from_fn(serve::name_the_route))
         .with_state(api)
 }
 

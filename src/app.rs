@@ -20,7 +20,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::api::{self, Api, BATCHES_MAX, STREAMS_MAX, UnderWay, WAITS_MAX};
+use crate::api::{self, Api, BATCHES_MAX, CONNECTIONS_MAX, STREAMS_MAX, UnderWay, WAITS_MAX};
 use crate::channels::Channels;
 use crate::channels::email::{Login, Mailer, Security, Server};
 use crate::channels::slack::Bot;
@@ -31,11 +31,13 @@ use crate::config::{Config, Database, EncryptionKey, ProviderConfig, Rate, SmtpS
 use crate::deliveries::{self, Deliverer};
 use crate::domain::{AppNo, MailPattern, Masked, Pulse, RetryPolicy, Timestamp};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
+use crate::meters::Load;
 pub use crate::poller::Provider;
 use crate::poller::{Bounds, Limits, Poller};
 use crate::providers::{Definition, Providers};
 use crate::store::{Found, Keyring, Opening, Place, Prune, Store, Writer};
 use crate::tenants::{DEFAULT_APP, hash_key, make_key};
+use crate::traces::{Collector, Exporter};
 
 /// How often what is older than the retention is forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
@@ -73,6 +75,8 @@ pub struct FirstStart {
 #[derive(Debug)]
 pub struct App {
     listener: TcpListener,
+    metrics: Option<TcpListener>,
+    exporter: Option<Exporter>,
     api: Arc<Api>,
     poller: Arc<Poller>,
     looks_ended: mpsc::Receiver<()>,
@@ -106,7 +110,15 @@ impl App {
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("{} cannot be listened on; is it taken?", config.listen))?;
+        let metrics =
+            match config.metrics_listen {
+                None => None,
+                Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+                    format!("metrics_listen {address} cannot be listened on; is it taken?")
+                })?),
+            };
         let (store, writer) = open_store(&config, clock.now())?;
+        let exporter = exporter(&config, &store, &egress, &clock)?;
         let (operator, first_start) = found(&store, &config, clock.now()).await?;
 
         let with_credential: HashSet<String> = configured
@@ -142,11 +154,16 @@ impl App {
             planned: Arc::clone(&planned),
             under_way: UnderWay::default(),
             waits: Semaphore::new(WAITS_MAX),
+            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            load: load_of(&poller, &deliverer),
+            with_metrics: metrics.is_none(),
             batches: Semaphore::new(BATCHES_MAX),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         });
         Ok(Self {
             listener,
+            metrics,
+            exporter,
             api,
             poller,
             looks_ended,
@@ -166,6 +183,11 @@ impl App {
     /// Where it listens.
     pub fn address(&self) -> Result<SocketAddr> {
         Ok(self.listener.local_addr()?)
+    }
+
+    /// Where the metrics are, if not there.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref()?.local_addr().ok()
     }
 
     /// What was made on this start, and is shown once.
@@ -193,13 +215,27 @@ impl App {
 
     /// Makes the plans, and looks, sends and serves until `stop` returns.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let Self { listener, api, poller, mut looks_ended, deliverer, mut sends_ended, .. } = self;
+        let Self {
+            listener,
+            metrics,
+            exporter,
+            api,
+            poller,
+            mut looks_ended,
+            deliverer,
+            mut sends_ended,
+            ..
+        } = self;
         let Self { store, writer, clock, draining, planned, retention, grace, .. } = self;
         poller.load().await.context("the plans cannot be made")?;
         deliverer.load().await.context("the waiting deliveries cannot be found")?;
         planned.store(true, Ordering::Release);
         tracing::info!(jobs = poller.planned(), "ready");
 
+        let (no_more_spans, closing) = watch::channel(false);
+        let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(closing)));
+        let scraped = metrics
+            .map(|metrics| tokio::spawn(api::serve_metrics(metrics, Arc::clone(&api), draining.subscribe())));
         let server = tokio::spawn(api::serve(listener, api, draining.subscribe()));
         {
             let mut looking = std::pin::pin!(look(&poller, &clock));
@@ -219,8 +255,12 @@ impl App {
         draining.send_replace(true);
         // Each ends when its last task has let go of it.
         drop((poller, deliverer, store));
+        let stopping = clock.stopwatch();
         let drained = clock.timeout(grace, async {
             let _ = server.await;
+            if let Some(scraped) = scraped {
+                let _ = scraped.await;
+            }
             let _ = looks_ended.recv().await;
             let _ = sends_ended.recv().await;
         });
@@ -228,8 +268,25 @@ impl App {
             tracing::warn!("what is still in flight is cut off; the next start takes it up");
             return Ok(());
         }
-        tokio::task::spawn_blocking(|| writer.join()).await.context("the database was not closed in order")
+        tokio::task::spawn_blocking(|| writer.join())
+            .await
+            .context("the database was not closed in order")?;
+        no_more_spans.send_replace(true);
+        if let Some(exporting) = exporting {
+            clock.timeout(grace.saturating_sub(stopping.elapsed()), exporting).await;
+        }
+        Ok(())
     }
+}
+
+/// What is in hand, read when somebody asks. Weak: what the drain waits for is not to be held up.
+fn load_of(poller: &Arc<Poller>, deliverer: &Arc<Deliverer>) -> Box<dyn Fn() -> Load + Send + Sync> {
+    let (poller, deliverer) = (Arc::downgrade(poller), Arc::downgrade(deliverer));
+    Box::new(move || {
+        let looking = poller.upgrade().map(|poller| poller.load_now()).unwrap_or_default();
+        let sending = deliverer.upgrade().map(|deliverer| deliverer.load_now()).unwrap_or_default();
+        Load { in_hand: sending.in_hand, in_flight: sending.in_flight, ..looking }
+    })
 }
 
 enum Never {}
@@ -285,6 +342,23 @@ async fn reached(clock: &Clock, at: Option<Timestamp>) {
         Some(at) => clock.sleep_until(at).await,
         None => std::future::pending().await,
     }
+}
+
+/// Where there is a collector, what brings spans to it; the store's tracer takes them.
+fn exporter(config: &Config, store: &Store, egress: &Arc<Egress>, clock: &Clock) -> Result<Option<Exporter>> {
+    let telemetry = &config.telemetry;
+    let Some(endpoint) = telemetry.otlp_endpoint.clone() else { return Ok(None) };
+    let headers = telemetry.otlp_headers.iter();
+    let collector = Collector {
+        endpoint,
+        headers: headers.map(|(name, value)| (name.clone(), value.reveal().to_owned())).collect(),
+        service_name: telemetry.service_name.clone(),
+    };
+    let (egress, meters) = (Arc::clone(egress), Arc::clone(store.meters()));
+    let (tracer, exporter) =
+        Exporter::new(collector, egress, clock.clone(), meters).context("[telemetry] otlp_endpoint")?;
+    store.trace_with(tracer);
+    Ok(Some(exporter))
 }
 
 /// Mail, where a mail server is configured.

@@ -39,6 +39,8 @@ const FILE_MAX: u64 = 1024 * 1024;
 pub struct Config {
     /// Where the API listens.
     pub listen: SocketAddr,
+    /// Where the metrics are, if not there.
+    pub metrics_listen: Option<SocketAddr>,
     /// How the outside reaches us: an http(s) URL without a slash at its end.
     pub public_url: String,
     /// Where the facts are kept.
@@ -61,6 +63,8 @@ pub struct Config {
     pub delivery: Delivery,
     /// How long what has ended is kept.
     pub retention: Retention,
+    /// Who is told of traces.
+    pub telemetry: Telemetry,
     /// How mail is sent.
     pub smtp: Smtp,
     /// How Slack is reached without a hook.
@@ -116,6 +120,17 @@ pub struct Retention {
     pub events: Duration,
     /// How long watches are kept after their end.
     pub watches: Duration,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Telemetry {
+    /// The collector's base URL, without a slash at its end; `None`: no traces.
+    pub otlp_endpoint: Option<String>,
+    /// Headers for the collector, mostly a key.
+    pub otlp_headers: Vec<(String, Masked)>,
+    /// What the traces call this service.
+    pub service_name: String,
 }
 
 /// `[smtp]`
@@ -377,6 +392,7 @@ impl Config {
     fn blank() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            metrics_listen: None,
             public_url: String::new(),
             database: Database::Sqlite(PathBuf::new()),
             api_key: None,
@@ -388,6 +404,7 @@ impl Config {
             egress: Egress::default(),
             delivery: Delivery::default(),
             retention: Retention::default(),
+            telemetry: Telemetry::default(),
             smtp: Smtp::default(),
             slack: Slack::default(),
             templates_path: None,

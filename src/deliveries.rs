@@ -39,7 +39,9 @@ use crate::domain::{
     After, Attempt, ChannelKind, DeliveryId, Errand, Outcome, Pulse, RetryPolicy, Send, Timestamp, Try,
     WatchId, Which, next_attempt,
 };
+use crate::meters::{Load, outcome_word};
 use crate::store::{Page, Paged, Record, Rewind, Store, StoreError};
+use crate::traces::{Context, Span, SpanKind};
 use gate::Gate;
 
 /// How many deliveries may be in hand in all, and how many bytes of bodies: what is beyond waits on
@@ -162,6 +164,12 @@ impl Deliverer {
             hand.wake_at(&lane.into(), turn);
         }
         Ok(())
+    }
+
+    /// How much is in hand, for the meters.
+    pub fn load_now(&self) -> Load {
+        let hand = self.hand();
+        Load { in_hand: hand.ids.len(), in_flight: hand.in_flight, ..Load::default() }
     }
 
     /// How much is under way, and when there is more to do.
@@ -520,13 +528,16 @@ struct Flight {
 impl Flight {
     async fn run(&mut self) {
         let deliverer = Arc::clone(&self.deliverer);
-        let record = deliverer.attempt(&self.send).await;
+        let (record, outcome) = deliverer.attempt(&self.send).await;
         let next = match record.after {
             After::Again { due_at, .. } => Next::At(due_at),
             After::AsBefore => Next::Unknown,
             After::Succeeded | After::Failed(_) => Next::None,
         };
+        let (after, took) = (record.after, Duration::from_millis(record.attempt.duration_ms.into()));
         deliverer.insist(record).await;
+        let channel = self.send.destination.channel;
+        deliverer.store.meters().attempted(channel, outcome, took, after);
         self.land(next);
     }
 
@@ -547,16 +558,21 @@ impl Drop for Flight {
 }
 
 impl Deliverer {
-    /// One try, and what is to be written of it.
-    async fn attempt(&self, send: &Send) -> Record {
+    /// One try, what is to be written of it, and what it came to in a word.
+    async fn attempt(&self, send: &Send) -> (Record, &'static str) {
         let at = self.clock.now();
+        if let Some(finished) = &send.finished {
+            self.store.meters().detected(finished, at);
+        }
         let report = self.hand_over(send, at).await;
         self.heed(send, &report);
         let which = if send.by_hand { Try::ByHand } else { Try::Scheduled { step: send.step } };
         let ended_at = self.clock.now();
         let after = next_attempt(&self.policy.retries, send.id, which, &report.outcome, ended_at);
         say(send, &report, after);
-        Record {
+        self.store.tracer().record(|| attempt_span(send, &report, at));
+        let outcome = outcome_word(&report.outcome);
+        let record = Record {
             app: send.app,
             delivery: send.id,
             by_hand: send.by_hand,
@@ -571,7 +587,8 @@ impl Deliverer {
                 response_body: report.response_body,
             },
             after,
-        }
+        };
+        (record, outcome)
     }
 
     async fn hand_over(&self, send: &Send, now: Timestamp) -> Sent {
@@ -629,6 +646,26 @@ impl Deliverer {
             }
         }
     }
+}
+
+/// An attempt, for the trace of its watch.
+fn attempt_span(send: &Send, report: &Sent, at: Timestamp) -> Option<Span> {
+    let context = Context::of(send.watch, send.traceparent.as_deref())?;
+    let ok = report.outcome == Outcome::Ok;
+    let error = report.error.clone().or_else(|| report.status_code.map(|status| format!("HTTP {status}")));
+    let span = context
+        .span("deliver", SpanKind::Client, at, report.duration)
+        .about(&send.id.to_bytes())
+        .with("ringback.watch.id", send.watch.to_string().as_str())
+        .with("ringback.delivery.id", send.id.to_string().as_str())
+        .with("ringback.event.id", send.event.to_string().as_str())
+        .with("ringback.event.type", send.event_type.as_str())
+        .with("ringback.channel", send.destination.channel.as_str())
+        .with("ringback.attempt", send.attempts.saturating_add(1))
+        .with_some("ringback.provider", send.finished.as_ref().map(|finished| finished.provider.as_str()))
+        .with("ringback.outcome", outcome_word(&report.outcome))
+        .with_some("http.response.status_code", report.status_code);
+    Some(span.failed(error.as_deref().filter(|_| !ok)))
 }
 
 /// One line for each attempt that did not succeed; a warning where it was the last.

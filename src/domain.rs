@@ -14,7 +14,7 @@ mod retry;
 mod time;
 
 pub use facts::{
-    App, AppNo, Attempt, Delivery, Destination, Errand, Event, JobFacts, JobNo, NewWatch, Plan,
+    App, AppNo, Attempt, Delivery, Destination, Errand, Event, Finished, JobFacts, JobNo, NewWatch, Plan,
     ProviderState, Pulse, Send, Terms, Watch, Which,
 };
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, random};
@@ -211,6 +211,11 @@ impl EventType {
             | Self::WatchExpired => true,
             Self::JobProcessing | Self::JobProgress => false,
         }
+    }
+
+    /// Whether it says how the provider's job ended.
+    pub fn says_how_the_job_ended(self) -> bool {
+        matches!(self, Self::JobCompleted | Self::JobFailed | Self::JobCancelled)
     }
 
     const fn bit(self) -> i64 {

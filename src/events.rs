@@ -4,10 +4,10 @@
 //! signed and what is sent, on every attempt, across restarts and upgrades: a later version of this
 //! module changes new events only.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::domain::{EventId, EventType, JobError, Observation, Output, Timestamp, WatchId};
+use crate::domain::{EventId, EventType, Finished, JobError, Observation, Output, Timestamp, WatchId};
 
 /// What an event says of its watch.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,19 @@ pub struct About<'a> {
     pub job_id: &'a str,
     /// The client's own JSON object.
     pub metadata: Option<&'a str>,
+}
+
+/// What [`finished`] reads of a body.
+#[derive(Deserialize)]
+struct Ending {
+    data: EndingData,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EndingData {
+    provider: String,
+    completed_at: Option<Timestamp>,
 }
 
 #[derive(Serialize)]
@@ -116,4 +129,10 @@ fn data<'a>(about: &About<'a>, seen: &'a Observation, own: Option<(&'a str, &'a 
         completed_at: seen.completed_at,
         metadata,
     }
+}
+
+/// When the job ended, as a body of ours says; `None` for any other body.
+pub fn finished(body: &[u8]) -> Option<Finished> {
+    let EndingData { provider, completed_at } = serde_json::from_slice::<Ending>(body).ok()?.data;
+    Some(Finished { provider, at: completed_at? })
 }

@@ -6,7 +6,9 @@ pub mod config;
 
 pub mod clock;
 pub mod domain;
+pub mod meters;
 pub mod telemetry;
+pub mod traces;
 
 pub mod api;
 

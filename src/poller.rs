@@ -34,8 +34,10 @@ use crate::domain::{
     parse_retry_after,
 };
 use crate::egress::{Egress, Fetch};
+use crate::meters::{Answered, Load, ProviderMeters};
 use crate::providers::{Answer, Definition, Seen};
 use crate::store::{Ended, Expire, Observed, OpenEnding, Refresh, Store, StoreError, Tell};
+use crate::traces::{Context, Span, SpanKind};
 
 /// The largest answer that is passed on byte for byte.
 const RAW_MAX: usize = 256 * 1024;
@@ -88,13 +90,30 @@ pub struct Poller {
     agenda: Mutex<Agenda>,
     woken: Notify,
     alive: mpsc::Sender<()>,
+    /// One for each provider.
+    meters: Vec<ProviderMeters>,
 }
 
 /// An answer, and what came with it.
 struct Asked {
     answer: Answer,
+    /// HTTP's, if there was an answer.
+    status: Option<u16>,
     retry_after: Option<Duration>,
     raw: Option<Arc<[u8]>>,
+}
+
+impl Asked {
+    /// Which of the five kinds of answer it is.
+    fn answered(&self) -> Answered {
+        match self.answer {
+            Answer::Seen(_) => Answered::Understood,
+            Answer::Trouble { .. } => Answered::Trouble,
+            Answer::Account { .. } => Answered::Credential,
+            Answer::RateLimited { .. } => Answered::TooFast,
+            Answer::NotFound { .. } => Answered::NotFound,
+        }
+    }
 }
 
 /// What a look makes necessary.
@@ -124,10 +143,11 @@ impl Poller {
             Bounds { first: hour, min_interval: hour, max_interval: hour, price: hour },
             Limits { spacing: None, burst: 1, concurrency: 0 },
         ));
+        let meters = providers.iter().map(|p| store.meters().provider(p.definition.id())).collect();
         let agenda = Mutex::new(Agenda::new(queues, clock.now()));
         let (alive, ended) = mpsc::channel(1);
         let woken = Notify::new();
-        (Arc::new(Self { store, egress, clock, providers, by_name, agenda, woken, alive }), ended)
+        (Arc::new(Self { store, egress, clock, providers, by_name, agenda, woken, alive, meters }), ended)
     }
 
     /// Makes the agenda from the store's rows, and ends the watches of endings that a crash left
@@ -147,6 +167,13 @@ impl Poller {
             let page = self.store.jobs(after, PAGE, self.clock.now()).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = last.no;
+            let mut page = page;
+            if self.store.tracer().is_on() {
+                let traced = self.store.traced(page.iter().map(|facts| facts.no).collect()).await?;
+                for (facts, traced) in page.iter_mut().zip(traced) {
+                    facts.traced = traced;
+                }
+            }
             let now = self.clock.now();
             let mut agenda = self.agenda();
             for facts in &page {
@@ -195,6 +222,16 @@ impl Poller {
     /// How many jobs have a plan.
     pub fn planned(&self) -> usize {
         self.agenda().jobs.len()
+    }
+
+    /// How much there is to look at, for the meters; those of each provider are set here.
+    pub fn load_now(&self) -> Load {
+        let agenda = self.agenda();
+        for (queue, meters) in agenda.queues.iter().zip(&self.meters) {
+            let budget = &queue.budget;
+            meters.stands(budget.in_flight(), budget.is_open(), budget.is_paused());
+        }
+        Load { jobs: agenda.jobs.len(), watching: agenda.watching, ..Load::default() }
     }
 
     /// How much is under way, and when there is more to do.
@@ -269,12 +306,17 @@ impl Poller {
     }
 
     async fn ask(&self, provider: &Provider, name: &JobName) -> Asked {
-        let trouble =
-            |message: String| Asked { answer: Answer::Trouble { message }, retry_after: None, raw: None };
+        let trouble = |message| Asked {
+            answer: Answer::Trouble { message },
+            status: None,
+            retry_after: None,
+            raw: None,
+        };
         let definition = &provider.definition;
         if definition.needs_credential() && provider.credential.is_none() {
             let (code, message) = ("no_api_key".to_owned(), "no api_key is configured".to_owned());
-            return Asked { answer: Answer::Account { code, message }, retry_after: None, raw: None };
+            let answer = Answer::Account { code, message };
+            return Asked { answer, status: None, retry_after: None, raw: None };
         }
         let base_url = provider.base_url.as_ref();
         let request =
@@ -294,7 +336,7 @@ impl Poller {
                     matches!(&answer, Answer::Seen(seen) if seen.observation.status.ending().is_some());
                 let raw =
                     (ending && received.body.len() <= RAW_MAX).then(|| Arc::from(received.body.as_ref()));
-                Asked { answer, retry_after, raw }
+                Asked { answer, status: Some(received.status), retry_after, raw }
             }
         }
     }
@@ -468,17 +510,36 @@ struct InFlight {
 impl InFlight {
     async fn run(&mut self) {
         let poller = Arc::clone(&self.poller);
-        let found = poller.agenda().jobs.get(&self.job).map(|entry| (entry.queue, entry.name.clone()));
-        let Some((queue, name)) = found else { return };
+        let found = poller.agenda().jobs.get(&self.job).map(|entry| {
+            let trace = entry.trace.as_deref().copied();
+            (entry.queue, entry.name.clone(), trace)
+        });
+        let Some((queue, name, trace)) = found else { return };
         let Some(provider) = poller.providers.get(queue) else { return };
+        let stopwatch = poller.clock.stopwatch();
         let asked = poller.ask(provider, &name).await;
-        let now = poller.clock.now();
+        let (now, took) = (poller.clock.now(), stopwatch.elapsed());
+        if let Some(meters) = poller.meters.get(queue) {
+            meters.polled(asked.answered(), took);
+            if matches!(&asked.answer, Answer::Seen(seen) if seen.unknown_status) {
+                meters.unknown_status();
+            }
+        }
+        let look = trace.map(|trace| look_span(trace, self.at, took, &name, &asked));
+        let look_id = look.as_ref().map(Span::id);
+        poller.store.tracer().record(|| look);
         let mut judgement = {
             let mut agenda = poller.agenda();
             poller.merge(&mut agenda, now);
             poller.judge(&mut agenda, self.job, asked, self.at, now)
         };
+        let stopwatch = poller.clock.stopwatch();
+        let kind = judgement.ended.as_ref().map(|ended| ended.kind);
         let ended = poller.act(&mut judgement).await;
+        poller.store.tracer().record(|| {
+            let span = trace?.span("end", SpanKind::Internal, now, stopwatch.elapsed()).below(look_id?);
+            Some(span.about(b"").with("ringback.status", kind.filter(|_| ended)?.as_str()))
+        });
         self.settle(judgement.generation, ended, judgement.not_before);
     }
 
@@ -504,6 +565,27 @@ impl Drop for InFlight {
         drop(agenda);
         self.settle(generation, false, Some(self.at.plus(STUMBLED)));
     }
+}
+
+/// A look, for its trace.
+fn look_span(trace: Context, at: Timestamp, took: Duration, name: &JobName, asked: &Asked) -> Span {
+    let (status, error) = match &asked.answer {
+        Answer::Seen(seen) => (Some(seen.observation.status.as_str()), None),
+        Answer::NotFound { message }
+        | Answer::Account { message, .. }
+        | Answer::RateLimited { message }
+        | Answer::Trouble { message } => (None, Some(message.as_str())),
+    };
+    trace
+        .span("poll", SpanKind::Client, at, took)
+        .about(name.job_id.as_bytes())
+        .with("ringback.provider", name.provider.as_str())
+        .with("ringback.job.id", name.job_id.as_str())
+        .with("ringback.outcome", asked.answered().as_str())
+        .with_some("ringback.status", status)
+        .with("http.request.method", "GET")
+        .with_some("http.response.status_code", asked.status)
+        .failed(error)
 }
 
 /// What was seen, for the log.

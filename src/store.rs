@@ -51,7 +51,7 @@ use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use anyhow::Context as _;
@@ -62,6 +62,8 @@ use self::db::{Result, Tx};
 use self::pen::{Committed, Pen};
 use self::writer::{Command, Item};
 use crate::domain::{AppNo, Errand, Ids, Plan, Timestamp, WatchId};
+use crate::meters::{Backlog, Meters, Queues};
+use crate::traces::Tracer;
 
 /// How many reads run at a time: two cores' worth, and one for a slow list.
 const READERS: usize = 3;
@@ -115,6 +117,16 @@ struct Shared {
     tenants: RwLock<tenants::Tenants>,
     /// Seals and opens secrets at rest.
     keyring: Keyring,
+    meters: Arc<Meters>,
+    tracer: OnceLock<Tracer>,
+    /// When the backlog was last counted, and what it was: not at every asking.
+    backlog: tokio::sync::Mutex<Option<(Timestamp, Backlog)>>,
+}
+
+impl Shared {
+    fn tracer(&self) -> &Tracer {
+        self.tracer.get().unwrap_or(&Tracer::OFF)
+    }
 }
 
 /// The handle: cheap to clone, and the writer ends with the last one.
@@ -151,6 +163,11 @@ impl<T> Mailbox<T> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
+    /// How much has arrived.
+    fn len(&self) -> usize {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Takes what has arrived.
     pub fn take(&self) -> Vec<T> {
         std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
@@ -176,6 +193,7 @@ impl Writer {
 impl Store {
     /// Opens the database, takes it for this process, and brings it up to date.
     pub fn open(opening: Opening) -> anyhow::Result<(Self, Writer)> {
+        let now = opening.now;
         let keyring = opening.keyring.clone();
         let public_url = opening.public_url.clone();
         // A server is waited for, which a thread that drives others may not do.
@@ -191,6 +209,9 @@ impl Store {
             plans: Arc::default(),
             errands: Arc::default(),
             tenants: RwLock::new(tenants),
+            meters: Arc::new(Meters::new(now)),
+            tracer: OnceLock::new(),
+            backlog: tokio::sync::Mutex::default(),
             keyring,
         });
         let readers =
@@ -216,6 +237,32 @@ impl Store {
     /// For those who send.
     pub fn errands(&self) -> Arc<Mailbox<Errand>> {
         Arc::clone(&self.shared.errands)
+    }
+
+    /// What is counted and measured around these facts.
+    pub fn meters(&self) -> &Arc<Meters> {
+        &self.shared.meters
+    }
+
+    /// From now on spans go there.
+    pub fn trace_with(&self, tracer: Tracer) {
+        // A second one would come too late for those who have asked already.
+        let _ = self.shared.tracer.set(tracer);
+    }
+
+    /// Takes spans of what happens around these facts.
+    pub fn tracer(&self) -> &Tracer {
+        self.shared.tracer()
+    }
+
+    /// How much waits in its queues.
+    pub fn queues(&self) -> Queues {
+        Queues {
+            writer: self.queue.max_capacity() - self.queue.capacity(),
+            plans: self.shared.plans.len(),
+            errands: self.shared.errands.len(),
+            refusing: self.refusing(),
+        }
     }
 
     /// Whether the database took the last write.
@@ -289,7 +336,8 @@ impl Opened {
             Place::Server(url) => {
                 let server = postgres::Server::new(&url)?;
                 let pen = postgres::Pen::open(&server)?;
-                let readers = (0..READERS).map(|_| server.reader().map(Reader::Postgres)).collect();
+                let readers =
+                    (0..READERS).map(|_| server.reader().map(Box::new).map(Reader::Postgres)).collect();
                 (Pen::Postgres(Box::new(pen)), readers)
             }
         };
@@ -317,7 +365,7 @@ impl Opened {
 #[derive(Debug)]
 enum Reader {
     Sqlite(Connection),
-    Postgres(postgres::Reader),
+    Postgres(Box<postgres::Reader>),
 }
 
 impl Reader {

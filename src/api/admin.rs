@@ -1,4 +1,4 @@
-//! The signing secret, and whether the service is alive and able to serve.
+//! The signing secret, whether the service is alive and able to serve, and its metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::json;
@@ -16,9 +17,10 @@ use utoipa::ToSchema;
 use super::fields::Fields;
 use super::problem::{Faults, Problem};
 use super::request::{Caller, Claim, Held, Query, json_or_nothing};
-use super::{Answer, Api, replayed, reply};
+use super::{Answer, Api, CONNECTIONS_MAX, STREAMS_MAX, WAITS_MAX, replayed, reply};
 use crate::channels::webhook::Secret;
 use crate::domain::{Masked, Timestamp};
+use crate::meters::Clients;
 use crate::store::{Rotate, Rotated, Scope};
 
 /// The longest grace after a rotation. A receiver that has not changed its secret by then will not.
@@ -130,4 +132,21 @@ pub async fn readyz(State(api): State<Arc<Api>>) -> Answer {
         Ok(()) => Ok(reply(StatusCode::OK, json!({ "status": "ready" }).to_string().into_bytes())),
         Err(_) => not("the database does not answer"),
     }
+}
+
+/// `GET /metrics`: what is counted and measured, for Prometheus.
+pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
+    let now = api.clock.now();
+    // A database that does not answer is no reason to say nothing.
+    let backlog = api.store.backlog(now).await.unwrap_or_default();
+    let clients = Clients {
+        connections: CONNECTIONS_MAX - api.places.available_permits().min(CONNECTIONS_MAX),
+        waiting: WAITS_MAX - api.waits.available_permits().min(WAITS_MAX),
+        following: STREAMS_MAX - api.streams.available_permits().min(STREAMS_MAX),
+    };
+    let text = api.store.meters().render((api.load)(), api.store.queues(), backlog, clients, now);
+    let mut response = reply(StatusCode::OK, text);
+    let plain = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
 }

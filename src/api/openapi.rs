@@ -109,6 +109,12 @@ fn schemas() -> BTreeMap<String, Value> {
             schema["additionalProperties"] = false.into();
         }
     }
+    // An item that is wrong is refused in its place; the batch is right.
+    if let Some(schema) = named.get_mut("Batch") {
+        let anything = json!({ "description": "Whatever else it is, is refused in its place." });
+        schema["properties"]["watches"]["items"] =
+            json!({ "anyOf": [{ "$ref": reference("Registration") }, anything] });
+    }
     if let Some(schema) = named.get_mut("Amendment") {
         schema["minProperties"] = 1.into();
     }

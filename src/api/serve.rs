@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::MatchedPath;
 use axum::http::{HeaderName, HeaderValue, Request, header};
+use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -21,13 +23,13 @@ use tower_service::Service as _;
 use super::problem::Problem;
 use super::request::Held;
 use super::stream::Stream;
-use super::{Api, router};
+use super::{Api, CONNECTIONS_MAX, metrics_router, router};
 use crate::clock::Clock;
 use crate::domain::{Ids, RequestId};
+use crate::meters::Meters;
 
-/// How many clients may be connected; the next wait in the listener's backlog. Each may hold a body
-/// of 256 KiB.
-const CONNECTIONS_MAX: usize = 4_096;
+/// How many may ask for metrics at once: there are few scrapers, and each answer is made anew.
+const SCRAPES_MAX: usize = 16;
 
 /// How long a client may take to send a request's headers, and how long it may keep silent between
 /// two requests.
@@ -44,10 +46,26 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Accepts and serves until `closing` says so; returns when the last connection has ended.
 pub async fn serve(listener: TcpListener, api: Arc<Api>, closing: watch::Receiver<bool>) {
-    let clock = api.clock.clone();
-    let router = router(api);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let ids = Arc::new(Ids::default());
+    let places = Arc::clone(&api.places);
+    let door = Door::new(&api, router(Arc::clone(&api)));
+    drop(api);
+    accept_all(listener, door, places, CONNECTIONS_MAX, closing).await;
+}
+
+/// The same for the metrics alone.
+pub async fn serve_metrics(listener: TcpListener, api: Arc<Api>, closing: watch::Receiver<bool>) {
+    let door = Door::new(&api, metrics_router(Arc::clone(&api)));
+    drop(api);
+    accept_all(listener, door, Arc::new(Semaphore::new(SCRAPES_MAX)), SCRAPES_MAX, closing).await;
+}
+
+async fn accept_all(
+    listener: TcpListener,
+    door: Door,
+    places: Arc<Semaphore>,
+    all: usize,
+    closing: watch::Receiver<bool>,
+) {
     let mut closed = closing.clone();
     loop {
         let accepted = tokio::select! {
@@ -56,7 +74,7 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, closing: watch::Receive
         };
         match accepted {
             Ok((stream, place)) => {
-                let door = Door { router: router.clone(), clock: clock.clone(), ids: Arc::clone(&ids) };
+                let door = door.clone();
                 let closing = closing.clone();
                 tokio::spawn(async move {
                     connection(stream, door, closing).await;
@@ -65,12 +83,12 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, closing: watch::Receive
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
-                clock.sleep(ACCEPT_AGAIN).await;
+                door.clock.sleep(ACCEPT_AGAIN).await;
             }
         }
     }
     drop(listener);
-    let all = u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX);
+    let all = u32::try_from(all).unwrap_or(u32::MAX);
     // All places are free again when all connections have ended.
     let _ = places.acquire_many(all).await;
 }
@@ -115,15 +133,35 @@ pub(super) async fn raised(flag: &mut watch::Receiver<bool>) {
     let _ = flag.wait_for(|up| *up).await;
 }
 
+/// Tells the door which route a request has taken: known within the router only.
+pub(super) async fn name_the_route(
+    matched: Option<MatchedPath>,
+    request: Request<Body>,
+    next: Next,
+) -> Response {
+    let mut response = next.run(request).await;
+    if let Some(matched) = matched {
+        response.extensions_mut().insert(matched);
+    }
+    response
+}
+
 #[derive(Clone)]
 struct Door {
     router: Router,
     clock: Clock,
     ids: Arc<Ids>,
+    meters: Arc<Meters>,
 }
 
 impl Door {
+    fn new(api: &Api, router: Router) -> Self {
+        let meters = Arc::clone(api.store.meters());
+        Self { router, clock: api.clock.clone(), ids: Arc::default(), meters }
+    }
+
     async fn handle(mut self, request: Request<Incoming>) -> Response {
+        let took = self.clock.stopwatch();
         let request_id = RequestId(self.ids.draw(self.clock.now())).to_string();
         let (mut parts, body) = request.into_parts();
         let held = Held::new(body);
@@ -138,7 +176,10 @@ impl Door {
             response.headers_mut().insert(header::CONTENT_TYPE, json);
             response.headers_mut().remove(header::CONTENT_LENGTH);
         }
-        tracing::debug!(%method, path, status = response.status().as_u16(), request_id, "answered");
+        let route = response.extensions_mut().remove::<MatchedPath>();
+        let (route, status) = (route.as_ref().map(MatchedPath::as_str), response.status().as_u16());
+        self.meters.answered(route, method.as_str(), status, took.elapsed());
+        tracing::debug!(%method, path, status, request_id, "answered");
         if let Ok(id) = HeaderValue::from_str(&request_id) {
             response.headers_mut().insert(X_REQUEST_ID, id);
         }

@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 
+use super::registering::Registering;
 use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json, no_fields, traceparent};
 use super::serve::raised;
 use super::{Answer, Api, cursor, page, problem::Problem, register, replayed, reply, view};
@@ -35,6 +36,7 @@ pub async fn create(
     parts: Parts,
 ) -> Answer {
     let app = caller.may(Scope::Write)?;
+    let (at, took) = (api.clock.now(), api.clock.stopwatch());
     Query::new(&parts).done()?;
     let text = json(&held, &parts.headers, &api.clock, BODY_MAX).await?;
     let claim = Claim::new(&api, app, &parts, text.as_bytes())?;
@@ -44,9 +46,11 @@ pub async fn create(
     let times = (api.clock.now(), Timestamp::MAX);
     let watch = register::read(&api, app, &text, traceparent(&parts), times).await?;
     let remember = claim.as_ref().map(Claim::remember);
+    let trace = Registering::new(&api, &watch, at);
     match api.store.register(Register { watch, remember, answer: first_answer }).await? {
         Registered::New(watch) => {
             let (status, location, body) = first_answer(&watch);
+            api.store.tracer().record(|| Some(trace?.done("/v1/watches", took.elapsed())));
             let mut response = reply(StatusCode::from_u16(status).unwrap_or_default(), body);
             if let Ok(location) = location.parse() {
                 response.headers_mut().insert(header::LOCATION, location);

@@ -17,6 +17,9 @@ use crate::domain::{format_duration, parse_duration};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
+/// It is sent with every batch of spans.
+const SERVICE_NAME_MAX: usize = 255;
+
 /// More retries than one an hour over two days help nobody.
 const RETRIES_MAX: usize = 50;
 /// A wait of more than a month outlives what would be sent.
@@ -191,6 +194,36 @@ pub(super) fn credential(text: &str) -> Result<Masked, String> {
         return Err(format!("a key has 1 to {CREDENTIAL_MAX} characters, and this one has {}", text.len()));
     }
     printable(text)
+}
+
+/// `name=value,name=value`, the values percent-encoded where they need it, as OpenTelemetry writes
+/// them.
+pub(super) fn headers(text: &str) -> Result<Vec<(String, Masked)>, String> {
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    let mut headers = Vec::new();
+    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        // Not repeated in the messages: it mostly is a key.
+        let (name, value) = pair.split_once('=').ok_or("a header is written name=value")?;
+        let name = name.trim();
+        if name.is_empty() || !name.chars().all(token) {
+            return Err(format!("`{name}` is not the name of a header"));
+        }
+        let value = percent_encoding::percent_decode_str(value.trim()).decode_utf8();
+        let value = value.map_err(|_| "a header's value is not UTF-8")?;
+        headers.push((name.to_ascii_lowercase(), printable(&value)?));
+    }
+    Ok(headers)
+}
+
+/// What the traces call this service.
+pub(super) fn service_name(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("a service has a name".into()),
+        name if name.len() > SERVICE_NAME_MAX => {
+            Err(format!("a service's name has at most {SERVICE_NAME_MAX} characters"))
+        }
+        name => Ok(name.to_owned()),
+    }
 }
 
 /// What arrives unchanged in a header: servers trim the spaces at its ends.

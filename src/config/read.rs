@@ -5,7 +5,7 @@
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::settings::{self, OTLP_VARIABLE, Setting, Store};
+use super::settings::{self, OTEL_VARIABLES, Setting, Store};
 use super::{Config, Effective, Environment, File, Flags, Mistake, Origin, SmtpSecurity, parse};
 
 /// The provider whose key has a variable of its own, and that variable.
@@ -124,14 +124,18 @@ impl Reader {
 
     fn environment(&mut self, env: &Environment) {
         for (name, value) in &env.0 {
-            if name == OTLP_VARIABLE && !value.is_empty() {
-                let what = "[telemetry] otlp_endpoint is not supported by this version: remove it".into();
-                self.mistakes.push(Mistake { origin: Origin::Variable(name.clone()), what });
-            } else if let Some(rest) = name.strip_prefix("RINGBACK_") {
+            if let Some(rest) = name.strip_prefix("RINGBACK_") {
                 self.variable(name, rest, value);
             }
         }
-        // Last, so that it goes before RINGBACK_PROVIDERS__MUVI__API_KEY.
+        // Last, so that they go before RINGBACK_TELEMETRY__… and RINGBACK_PROVIDERS__MUVI__API_KEY.
+        for (variable, key) in OTEL_VARIABLES {
+            if let (Some(value), Some((setting, name))) =
+                (env.get(variable), settings::find(&["telemetry", key]))
+            {
+                self.set_text(setting, name, value, Origin::Variable((*variable).to_owned()));
+            }
+        }
         let (provider, variable) = FIRST_PROVIDER;
         if let (Some(key), Some((setting, _))) =
             (env.get(variable), settings::find(&["providers", provider, "api_key"]))
@@ -150,11 +154,9 @@ impl Reader {
             if !value.is_empty() || matches!(setting.store, Store::Many(_)) {
                 self.set_text(setting, provider, value, origin);
             }
-        } else if name.contains("__") || settings::unsupported(&key).is_some() {
-            if !value.is_empty() || settings::unsupported(&key).is_none() {
-                let what = unknown(&key, "this", settings::variable);
-                self.mistakes.push(Mistake { origin, what });
-            }
+        } else if name.contains("__") {
+            let what = unknown(&key, "this", settings::variable);
+            self.mistakes.push(Mistake { origin, what });
         } else if !CLIENT_VARIABLES.contains(&name) {
             let (distance, near) = settings::nearest_key(&key);
             let hint = if distance <= SLIP {
@@ -290,9 +292,6 @@ fn is_section(path: &[&str]) -> bool {
 /// Why a key is refused that is not in the table: `shown` is what the user wrote, and `spell` writes
 /// a key in the user's way.
 fn unknown(key: &str, shown: &str, spell: impl Fn(&str) -> String) -> String {
-    if let Some(refused) = settings::unsupported(key) {
-        return format!("{refused} is not supported by this version: remove it");
-    }
     let (_, near) = settings::nearest_key(key);
     format!("{shown} is not a setting; the nearest is {}", spell(&near))
 }
@@ -510,18 +509,35 @@ mod tests {
     }
 
     #[test]
-    fn what_this_version_cannot_do_is_refused_by_name() {
-        let text = "metrics_listen = 'x'\n\
-                    [telemetry]\notlp_endpoint = 'x'\n";
-        let mistakes = from_file(text).expect_err("mistakes");
-        assert_eq!(mistakes.len(), 2, "{mistakes:#?}");
-        assert!(
-            mistakes.iter().all(|mistake| mistake.ends_with("is not supported by this version: remove it"))
+    fn what_opentelemetry_calls_its_variables_goes_before_our_own_names() {
+        let config = from_env(&[
+            ("RINGBACK_TELEMETRY__OTLP_ENDPOINT", "http://elsewhere:4318"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=s%3Dcret, x-team = a"),
+            ("OTEL_SERVICE_NAME", "callbacks"),
+            ("RINGBACK_METRICS_LISTEN", "127.0.0.1:9464"),
+        ])
+        .expect("no mistake");
+        assert_eq!(config.telemetry.otlp_endpoint.as_deref(), Some("http://collector:4318"));
+        let headers: Vec<(&str, &str)> = config
+            .telemetry
+            .otlp_headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.reveal()))
+            .collect();
+        assert_eq!(headers, [("api-key", "s=cret"), ("x-team", "a")]);
+        assert_eq!(config.telemetry.service_name, "callbacks");
+        assert_eq!(config.metrics_listen, Some(std::net::SocketAddr::from(([127, 0, 0, 1], 9464))));
+        assert!(!format!("{:?}", config.effective()).contains("s%3D"), "a secret is never shown");
+        let wrong = from_env(&[("OTEL_EXPORTER_OTLP_HEADERS", "s3cret"), ("OTEL_SERVICE_NAME", " ")]);
+        let wrong = wrong.expect_err("mistakes");
+        assert_eq!(
+            wrong,
+            [
+                "OTEL_EXPORTER_OTLP_HEADERS: a header is written name=value",
+                "OTEL_SERVICE_NAME: a service has a name"
+            ]
         );
-        for name in ["RINGBACK_METRICS_LISTEN", OTLP_VARIABLE] {
-            let mistakes = from_env(&[(name, "x")]).expect_err("a mistake");
-            assert!(mistakes[0].contains("is not supported by this version"), "{mistakes:?}");
-        }
     }
 
     #[test]
@@ -561,6 +577,9 @@ mod tests {
         let config = from_env(&[("RINGBACK_SMTP__URL", url), ("RINGBACK_SMTP__FROM", "r@a.example")]);
         let config = config.expect("no mistake");
         assert!(!format!("{config:?}").contains("hush"), "{config:?}");
+        let shown =
+            config.effective().iter().find(|one| one.key == "smtp.url").and_then(|one| one.value.as_deref());
+        assert_eq!(shown, Some("smtp://u:***@mail.example.com"));
         assert_eq!(config.smtp.allow, None);
         assert!(config.warnings[0].contains("unencrypted"), "{:?}", config.warnings);
         let config = from_env(&[("RINGBACK_SMTP__ALLOW", "")]).expect("no mistake");

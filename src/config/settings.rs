@@ -49,6 +49,9 @@ const TABLE: &[Setting] = &[
     one("listen", Some("127.0.0.1:8080"), "where the API listens", |c, v| {
         put(&mut c.listen, parse::address(v))
     }),
+    one("metrics_listen", None, "where `/metrics` listens, instead of on the main port", |c, v| {
+        put(&mut c.metrics_listen, parse::address(v).map(Some))
+    }),
     one("public_url", Some("http://{listen}"), "how the outside reaches the API", |c, v| {
         put(&mut c.public_url, parse::base_url(v))
     }),
@@ -125,6 +128,23 @@ const TABLE: &[Setting] = &[
         put(&mut c.retention.watches, parse::duration(v, EVER))
     }),
     one(
+        "telemetry.otlp_endpoint",
+        None,
+        "the trace collector, as `http://collector:4318`; also `OTEL_EXPORTER_OTLP_ENDPOINT`, which goes first",
+        |c, v| put(&mut c.telemetry.otlp_endpoint, parse::base_url(v).map(Some)),
+    ),
+    secret(
+        "telemetry.otlp_headers",
+        "headers for it, as `name=value,name=value`; also `OTEL_EXPORTER_OTLP_HEADERS`, which goes first",
+        |c, v| put(&mut c.telemetry.otlp_headers, parse::headers(v)),
+    ),
+    one(
+        "telemetry.service_name",
+        Some("ringback"),
+        "what the traces call this service; also `OTEL_SERVICE_NAME`, which goes first",
+        |c, v| put(&mut c.telemetry.service_name, parse::service_name(v)),
+    ),
+    one(
         "smtp.url",
         None,
         "the mail server: `smtp://…?tls=required` or `smtps://…`, name and password in it",
@@ -192,12 +212,12 @@ const TABLE: &[Setting] = &[
     }),
 ];
 
-/// What other versions know and this one refuses by name, rather than to run without it: keys, and
-/// sections with a dot at their end.
-const UNSUPPORTED: &[&str] = &["metrics_listen", "telemetry."];
-
-/// The variable of `[telemetry]` that is not ours to name.
-pub(super) const OTLP_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+/// The variables of `[telemetry]` that are not ours to name, and the keys that they set.
+pub(super) const OTEL_VARIABLES: &[(&str, &str)] = &[
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "otlp_headers"),
+    ("OTEL_SERVICE_NAME", "service_name"),
+];
 
 type StoreOne = fn(&mut Config, &str) -> Result<(), String>;
 
@@ -276,18 +296,6 @@ pub(super) fn find<'k>(path: &[&'k str]) -> Option<(&'static Setting, Option<&'k
         path => (path.join("."), None),
     };
     TABLE.iter().find(|setting| setting.key == key).map(|setting| (setting, name))
-}
-
-/// Whether `key` belongs to what this version refuses: the key or the section, as people write it.
-pub(super) fn unsupported(key: &str) -> Option<String> {
-    UNSUPPORTED.iter().find_map(|refused| match refused.strip_suffix('.') {
-        Some(section) if key == section || key.starts_with(refused) => Some(format!("[{section}]")),
-        None if key == *refused => Some(match key.split_once('.') {
-            Some((section, key)) => format!("[{section}] {key}"),
-            None => key.to_owned(),
-        }),
-        Some(_) | None => None,
-    })
 }
 
 /// The known key that is nearest to `key`, with the provider's name that stands in it, if any.

@@ -156,6 +156,8 @@ pub struct JobFacts {
     pub terms: Option<Terms>,
     /// Somebody asked to look at once.
     pub look_wanted: bool,
+    /// The watch in whose trace the looks are, with its `traceparent`; read only where traces are kept.
+    pub traced: Option<(WatchId, Option<String>)>,
 }
 
 /// A provider, as those who look know it now.
@@ -260,6 +262,17 @@ pub struct Send {
     pub by_hand: bool,
     /// Not before.
     pub turn: Timestamp,
+    /// When the job ended, on the first try at saying so.
+    pub finished: Option<Finished>,
+}
+
+/// The end of a job by its provider's clock: how late we are is measured from there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Whose clock.
+    pub provider: String,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// What the store tells those who send, after the commit.

@@ -31,6 +31,7 @@ use std::time::Duration;
 use super::budget::{Budget, Change, Limits, Permit};
 use super::schedule::{Bounds, first_look, next_look};
 use crate::domain::{JobFacts, JobName, JobNo, Known, Looks, Plan, Terms, Timestamp};
+use crate::traces::Context;
 
 /// For how long a last look that fails is repeated.
 const LAST_LOOK: Duration = Duration::from_secs(60);
@@ -60,6 +61,8 @@ pub(super) struct Entry {
     in_flight: bool,
     /// Somebody asked to look at once while a look was in flight.
     again: bool,
+    /// Where the spans of its looks hang, if traces are kept: below the watch that waited first.
+    pub(super) trace: Option<Box<Context>>,
     pub(super) rare: Option<Box<Rare>>,
 }
 
@@ -131,6 +134,8 @@ pub(super) struct Agenda {
     started_at: Timestamp,
     /// When there is something to do again, as was last said; a look that has ended makes it now.
     pub(super) said: Option<Timestamp>,
+    /// How many watches wait for all the jobs together.
+    pub(super) watching: u64,
     /// How the last jobs that are done were looked at, oldest first.
     done: (HashMap<JobNo, Looks>, VecDeque<JobNo>),
 }
@@ -149,6 +154,7 @@ impl Agenda {
             queues: queues.into_iter().map(queue).collect(),
             started_at: now,
             said: Some(now),
+            watching: 0,
             done: (HashMap::new(), VecDeque::new()),
         }
     }
@@ -163,15 +169,19 @@ impl Agenda {
         match plan {
             Plan::Watch(facts) => {
                 if let Some(entry) = self.jobs.get_mut(&facts.no) {
+                    let before = entry.watching;
                     merge(entry, &facts);
+                    count(&mut self.watching, before, entry.watching);
                 } else {
                     let queue = queue(&facts.name);
                     self.jobs.insert(facts.no, Box::new(fresh(&facts, queue)));
+                    count(&mut self.watching, 0, facts.watching);
                 }
                 self.plan_newcomer(facts.no, now);
             }
             Plan::Waiting { job, watching, terms } => {
                 let Some(entry) = self.jobs.get_mut(&job) else { return };
+                count(&mut self.watching, entry.watching, watching);
                 entry.watching = watching;
                 entry.terms = terms;
                 // A last look that is under way goes on for the others that expired with this one.
@@ -188,7 +198,10 @@ impl Agenda {
             }
             Plan::LookNow(facts) => {
                 let queue = queue(&facts.name);
-                let entry = self.jobs.entry(facts.no).or_insert_with(|| Box::new(fresh(&facts, queue)));
+                let entry = self.jobs.entry(facts.no).or_insert_with(|| {
+                    count(&mut self.watching, 0, facts.watching);
+                    Box::new(fresh(&facts, queue))
+                });
                 if entry.in_flight {
                     entry.again = true;
                     return;
@@ -206,6 +219,7 @@ impl Agenda {
         let entry = fresh(facts, queue);
         let first = first_look(&self.queues[queue].bounds, facts.terms.as_ref(), facts.registered_at);
         self.jobs.insert(facts.no, Box::new(entry));
+        count(&mut self.watching, 0, facts.watching);
         self.plan_look(facts.no, if facts.look_wanted { now } else { first.max(now) });
         self.plan_expiry(facts.no);
     }
@@ -288,6 +302,7 @@ impl Agenda {
         let looked_at = entry.looked_at.unwrap_or(now);
         let soonest = looked_at.plus(bounds.min_interval);
         if ended && entry.generation == generation {
+            count(&mut self.watching, entry.watching, 0);
             (entry.watching, entry.terms) = (0, None);
         }
         if entry.watching == 0 {
@@ -399,6 +414,11 @@ impl Agenda {
     }
 }
 
+/// Keeps the sum of what waits for all jobs.
+fn count(all: &mut u64, before: u32, after: u32) {
+    *all = (*all + u64::from(after)).saturating_sub(before.into());
+}
+
 fn fresh(facts: &JobFacts, queue: usize) -> Entry {
     Entry {
         name: facts.name.clone(),
@@ -414,6 +434,11 @@ fn fresh(facts: &JobFacts, queue: usize) -> Entry {
         polls: 0,
         in_flight: false,
         again: false,
+        trace: facts
+            .traced
+            .as_ref()
+            .and_then(|(watch, given)| Context::of(*watch, given.as_deref()))
+            .map(Box::new),
         rare: None,
     }
 }

@@ -127,6 +127,11 @@ impl Budget {
         self.health != Health::Well || self.limits.concurrency == 0
     }
 
+    /// Whether the credential is refused.
+    pub fn is_paused(&self) -> bool {
+        matches!(self.health, Health::Paused { .. })
+    }
+
     /// Whether the provider is in trouble.
     pub fn is_open(&self) -> bool {
         matches!(self.health, Health::Open { .. })

@@ -32,8 +32,16 @@ use super::watches::read_destination;
 use super::writer::{Batch, Command};
 use crate::domain::{
     After, AppNo, Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId, Errand, EventId,
-    EventType, Payload, Reason, Send, Timestamp, WatchId, Which,
+    EventType, Finished, Payload, Reason, Send, Timestamp, WatchId, Which,
 };
+use crate::events;
+use crate::meters::Backlog;
+
+/// How many entries of the index of what waits are counted: some milliseconds' worth.
+const COUNTED: u32 = 200_000;
+
+/// How long a count holds: several may ask, and often.
+const COUNT_EVERY: Duration = Duration::from_secs(15);
 
 /// What came of an attempt.
 #[derive(Clone, Debug)]
@@ -159,6 +167,32 @@ impl Store {
         .await
     }
 
+    /// What waits though its turn has come: counted at most every 15 s, and not beyond the first
+    /// [`COUNTED`] that wait for anything.
+    pub async fn backlog(&self, now: Timestamp) -> Result<Backlog> {
+        let mut last = self.shared.backlog.lock().await;
+        if let Some((at, backlog)) = *last
+            && now >= at
+            && now < at.plus(COUNT_EVERY)
+        {
+            return Ok(backlog);
+        }
+        let counted = self.read(move |tx| {
+            tx.one(
+                "select count(*), min(turn) from
+                   (select late, turn from deliveries where turn is not null limit $1) waiting
+                 where late = 0 or turn <= $2",
+                [COUNTED.into(), now.into()],
+                |row| {
+                    Ok(Backlog { count: u64::try_from(row.int(0)?).unwrap_or(0), oldest: row.opt_time(1)? })
+                },
+            )
+        });
+        let backlog = counted.await?;
+        *last = Some((now, backlog));
+        Ok(backlog)
+    }
+
     /// What there is to send in a lane.
     pub async fn page(&self, page: Page) -> Result<Paged> {
         self.ask(Command::Page, page).await
@@ -238,6 +272,7 @@ pub(super) struct Outgoing {
     sent: Option<Arc<[u8]>>,
     traceparent: Option<String>,
     shard: u16,
+    finished: Option<Finished>,
 }
 
 /// Makes an event, and, with the others of its kind, a delivery for each of the watch's destinations
@@ -260,6 +295,7 @@ pub(super) fn create(
         raw: raw.map(|(generation, raw)| (generation, Arc::clone(raw))),
         traceparent: traceparent.map(str::to_owned),
         shard,
+        finished: event.finished.clone(),
     });
     batch.events.push(event);
 }
@@ -327,6 +363,7 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
             attempts: 0,
             by_hand: false,
             turn: event.at,
+            finished: event.finished.clone(),
         }))
     }));
     Ok(())
@@ -340,6 +377,7 @@ pub(super) fn supersede(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
         [watch.0.into()],
     )?;
     if overtaken > 0 {
+        batch.tally.called_off(Reason::Superseded, overtaken);
         batch.errands.push(Errand::CallOff { watch, which: Which::Progress });
     }
     Ok(())
@@ -352,6 +390,7 @@ pub(super) fn call_off(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
          where watch = $1 and status = 'pending'",
         [watch.0.into()],
     )?;
+    batch.tally.called_off(Reason::Stopped, pending);
     // A try by hand, of a delivery that is done, is called off too.
     let by_hand = batch.tx.run(
         "update deliveries set turn = null, by_hand = 0 where watch = $1 and turn is not null",
@@ -364,17 +403,19 @@ pub(super) fn call_off(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
 }
 
 pub(super) fn record(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<Vec<()>> {
-    let headers: Vec<(String, String)> = asks
+    let fresh = settle(batch, asks)?;
+    let headers: Vec<(String, String)> = fresh
         .iter()
         .map(|ask| (to_json(&ask.attempt.request_headers), to_json(&ask.attempt.response_headers)))
         .collect();
     batch.tx.each(
-        "insert into attempts (at, duration_ms, status_code, error, request_headers, response_headers,
-           response_body, delivery, n)
-         select $1, $2, $3, $4, $5, $6, $7, id, attempts from deliveries
-         where app = $8 and id = $9 and attempts = $10",
-        asks.iter().zip(&headers).map(|(ask, (request_headers, response_headers))| {
+        "insert into attempts (delivery, n, at, duration_ms, status_code, error, request_headers,
+           response_headers, response_body)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        fresh.iter().zip(&headers).map(|(ask, (request_headers, response_headers))| {
             [
+                ask.delivery.0.into(),
+                ask.before.into(),
                 ask.attempt.at.into(),
                 ask.attempt.duration_ms.into(),
                 ask.attempt.status_code.map(i64::from).into(),
@@ -382,66 +423,73 @@ pub(super) fn record(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<Vec<()>>
                 request_headers.into(),
                 response_headers.into(),
                 (&ask.attempt.response_body).into(),
-                ask.app.0.into(),
-                ask.delivery.0.into(),
-                ask.before.into(),
             ]
         }),
     )?;
-    settle(batch, asks)?;
     Ok(vec![(); asks.len()])
 }
 
-/// What becomes of the deliveries, outcome by outcome.
-fn settle(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<()> {
+/// Writes what becomes of the deliveries, outcome by outcome. The answer are those that were there and
+/// not written before.
+fn settle<'a>(batch: &mut Batch<'_>, asks: &[&'a Record]) -> Result<Vec<&'a Record>> {
     let (mut succeeded, mut again, mut failed, mut as_before) = (vec![], vec![], vec![], vec![]);
-    let mut failures = Vec::new();
     for ask in asks {
-        let (app, id, before) = (ask.app.0.into(), ask.delivery.0.into(), ask.before.into());
         match ask.after {
-            After::Succeeded => succeeded.push([app, id, before]),
-            After::Again { step, due_at } => again.push([step.into(), due_at.into(), app, id, before]),
-            After::Failed(reason) => {
-                failed.push([reason.as_str().into(), app, id, before]);
-                failures.push((ask, reason));
-            }
-            After::AsBefore => as_before.push([app, id, before]),
+            After::Succeeded => succeeded.push(*ask),
+            After::Again { step, due_at } => again.push((*ask, step, due_at)),
+            After::Failed(reason) => failed.push((*ask, reason)),
+            After::AsBefore => as_before.push(*ask),
         }
     }
-    batch.tx.each(
+    let name = |ask: &Record| (ask.app.0.into(), ask.delivery.0.into(), ask.before.into());
+    let mut fresh = Vec::with_capacity(asks.len());
+    let mut keep = |asks: &mut dyn Iterator<Item = &'a Record>, hit: Vec<usize>| {
+        fresh.extend(asks.zip(hit).filter(|(_, hit)| *hit > 0).map(|(ask, _)| ask));
+    };
+    let hit = batch.tx.each(
         "update deliveries set attempts = attempts + 1, status = 'succeeded', reason = null, due_at = null,
            turn = null, by_hand = 0 where app = $1 and id = $2 and attempts = $3",
-        succeeded,
+        succeeded.iter().map(|ask| <[_; 3]>::from(name(ask))),
     )?;
+    keep(&mut succeeded.iter().copied(), hit);
     // What was asked for by hand in the meantime keeps its turn.
-    batch.tx.each(
+    let hit = batch.tx.each(
         "update deliveries set attempts = attempts + 1,
            step = case when status = 'pending' then $1 else step end,
            due_at = case when status = 'pending' then cast($2 as bigint) end,
            late = case when by_hand = 1 then 0 else 1 end,
            turn = case when by_hand = 1 then turn when status = 'pending' then $2 end
          where app = $3 and id = $4 and attempts = $5",
-        again,
+        again.iter().map(|(ask, step, due_at)| {
+            let (app, id, before) = name(ask);
+            [(*step).into(), (*due_at).into(), app, id, before]
+        }),
     )?;
+    keep(&mut again.iter().map(|(ask, ..)| *ask), hit);
     let hit = batch.tx.each(
         "update deliveries set attempts = attempts + 1,
            reason = case when status = 'pending' then $1 else reason end,
            status = case when status = 'pending' then 'failed' else status end,
            due_at = null, turn = case when by_hand = 1 then turn end
          where app = $2 and id = $3 and attempts = $4",
-        failed,
+        failed.iter().map(|(ask, reason)| {
+            let (app, id, before) = name(ask);
+            [reason.as_str().into(), app, id, before]
+        }),
     )?;
-    batch.tx.each(
-        "update deliveries set attempts = attempts + 1, by_hand = 0, turn = due_at,
-           late = case when step > 0 then 1 else 0 end where app = $1 and id = $2 and attempts = $3",
-        as_before,
-    )?;
-    for ((ask, reason), hit) in failures.into_iter().zip(hit) {
-        if reason == Reason::Gone && hit > 0 {
+    for ((ask, reason), hit) in failed.iter().zip(&hit) {
+        if *reason == Reason::Gone && *hit > 0 {
             gone(batch, ask)?;
         }
     }
-    Ok(())
+    keep(&mut failed.iter().map(|(ask, _)| *ask), hit);
+    let hit = batch.tx.each(
+        "update deliveries set attempts = attempts + 1, by_hand = 0, turn = due_at,
+           late = case when step > 0 then 1 else 0 end where app = $1 and id = $2 and attempts = $3",
+        as_before.iter().map(|ask| <[_; 3]>::from(name(ask))),
+    )?;
+    keep(&mut as_before.iter().copied(), hit);
+    Ok(fresh)
 }
 
 /// 410: nothing more of this watch goes to that address.
@@ -463,6 +511,7 @@ fn gone(batch: &mut Batch<'_>, ask: &Record) -> Result<()> {
         [watch.0.into(), n.into(), id.into()],
     )?;
     if others > 0 {
+        batch.tally.called_off(Reason::Gone, others);
         batch.errands.push(Errand::CallOff { watch, which: Which::To(destination) });
     }
     Ok(())
@@ -559,18 +608,24 @@ fn resend_one(batch: &mut Batch<'_>, ask: &Resend) -> Result<ResendAnswer> {
 }
 
 fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {
+    let event_type = row.word(3, EventType::parse)?;
+    let attempts = row.count(6)?;
+    let body: Arc<[u8]> = row.bytes(10)?.into();
+    // First tries that did not come straight from their commit count, too: they are the late ones.
+    let first = attempts == 0 && event_type.says_how_the_job_ended();
     Ok(Send {
+        finished: if first { events::finished(&body) } else { None },
         app: AppNo(row.int(0)?),
         id: DeliveryId(row.id(1)?),
         event: EventId(row.id(2)?),
-        event_type: row.word(3, EventType::parse)?,
+        event_type,
         watch: WatchId(row.id(4)?),
         step: row.count(5)?,
-        attempts: row.count(6)?,
+        attempts,
         by_hand: row.flag(7)?,
         turn: row.time(8)?,
         traceparent: row.opt_text(9)?,
-        body: row.bytes(10)?.into(),
+        body,
         payload: row.word(11, Payload::parse)?,
         destination: read_destination(row, 12, keyring)?,
     })

@@ -21,8 +21,8 @@ use super::watches::read_name;
 use super::writer::{Batch, Command};
 use super::{Store, deliveries, feed};
 use crate::domain::{
-    AppNo, EndingKind, EventId, EventSet, EventType, JobError, JobName, JobNo, Observation, Payload,
-    Timestamp, WatchId,
+    AppNo, EndingKind, EventId, EventSet, EventType, Finished, JobError, JobName, JobNo, Observation,
+    Payload, Timestamp, WatchId,
 };
 use crate::events::{self, About};
 
@@ -106,6 +106,14 @@ struct Ending {
     generation: i64,
     shard: u16,
     at: Timestamp,
+}
+
+impl Ending {
+    /// When the job ended, if it was seen to end and its provider says when.
+    fn finished(&self) -> Option<Finished> {
+        let at = self.seen.completed_at.filter(|_| self.seen.status.ending() == Some(self.kind))?;
+        Some(Finished { provider: self.name.provider.clone(), at })
+    }
 }
 
 /// An ending, and the watches that are told of it now.
@@ -257,6 +265,7 @@ fn tell_watch(batch: &mut Batch<'_>, ending: &Ending, watch: &Waiting) -> Result
     let event_type = ending.kind.event();
     let own = ending.error.as_ref().map(|error| (ending.kind.as_str(), error));
     batch.ended.push(watch.id);
+    batch.tally.ended(ending.kind.status());
     if watch.events.has(EventType::JobProcessing) || watch.events.has(EventType::JobProgress) {
         deliveries::supersede(batch, watch.id)?;
     }
@@ -279,6 +288,7 @@ fn tell_watch(batch: &mut Batch<'_>, ending: &Ending, watch: &Waiting) -> Result
         at: ending.at,
         body: events::body(event_type, ending.at, &about, &ending.seen, own).into(),
         sent,
+        finished: ending.finished(),
     };
     if watch.events.has(event_type) {
         let raw = ending.raw.as_ref().filter(|_| watch.payload == Payload::Raw);

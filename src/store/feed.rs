@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::Store;
 use super::db::{Result, Row, Tx, Where};
 use super::writer::Batch;
-use crate::domain::{AppNo, Event, EventId, EventType, Timestamp, WatchId};
+use crate::domain::{AppNo, Event, EventId, EventType, Finished, Timestamp, WatchId};
 
 const COLUMNS: &str = "id, position, type, watch, at, body";
 
@@ -24,6 +24,8 @@ pub(super) struct NewEvent {
     pub(super) body: std::sync::Arc<[u8]>,
     /// What webhooks are sent in the body's stead.
     pub(super) sent: Option<std::sync::Arc<[u8]>>,
+    /// When the job ended, by its provider's clock; for measuring, not for the row.
+    pub(super) finished: Option<Finished>,
 }
 
 /// Which events.

@@ -106,6 +106,20 @@ impl Store {
         .await
     }
 
+    /// For each of these jobs, the first of the watches that wait for it, with its `traceparent`.
+    pub async fn traced(&self, jobs: Vec<JobNo>) -> Result<Vec<Option<(WatchId, Option<String>)>>> {
+        self.read(move |tx| {
+            let found = tx.fetch(
+                "select id, traceparent from watches where job = $1 and status = 'watching'
+                 order by app, id limit 1",
+                jobs.iter().map(|job| [job.0.into()]),
+                |row| Ok((WatchId(row.id(0)?), row.opt_text(1)?)),
+            )?;
+            Ok(found.into_iter().map(|found| found.into_iter().next()).collect())
+        })
+        .await
+    }
+
     /// The endings of which not all watches have been told: a crash came in between.
     pub async fn open_endings(&self) -> Result<Vec<OpenEnding>> {
         self.read(|tx| {
@@ -137,6 +151,7 @@ fn read_facts(row: &Row<'_>, now: Timestamp) -> Result<JobFacts> {
     let seen: Observation = row.json(6)?;
     let (watching, terms) = read_terms(row, 9)?;
     Ok(JobFacts {
+        traced: None,
         no: JobNo(row.int(0)?),
         name: read_name(row, 1)?,
         generation: row.int(5)?,
@@ -273,6 +288,7 @@ fn tell_progress(batch: &mut Batch<'_>, ask: &Observed) -> Result<Option<(AppNo,
                 at: ask.at,
                 body,
                 sent,
+                finished: None,
             };
             let shard = name.shard();
             deliveries::create(batch, event, follower.traceparent.as_deref(), None, shard);

@@ -291,8 +291,10 @@ pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<
     }
     let jobs = upsert_jobs(&batch.tx, &fresh)?;
     insert_watches(&batch.tx, &batch.shared.keyring, &fresh, &jobs)?;
+    batch.tally.registered(fresh.len());
+    let traced = batch.shared.tracer().is_on();
     let mut made = fresh.iter().zip(&jobs).map(|(new, job)| {
-        batch.plans.push(Plan::Watch(Box::new(job.facts(new))));
+        batch.plans.push(Plan::Watch(Box::new(job.facts(new, traced))));
         shown(new, job)
     });
     for answer in &mut answers {
@@ -332,7 +334,10 @@ fn register_many_one(batch: &mut Batch<'_>, ask: &RegisterMany) -> Result<Regist
     let fresh: Vec<&NewWatch> = ask.watches.iter().collect();
     let jobs = upsert_jobs(&batch.tx, &fresh)?;
     insert_watches(&batch.tx, &batch.shared.keyring, &fresh, &jobs)?;
-    batch.plans.extend(fresh.iter().zip(&jobs).map(|(new, job)| Plan::Watch(Box::new(job.facts(new)))));
+    batch.tally.registered(fresh.len());
+    let traced = batch.shared.tracer().is_on();
+    let plans = fresh.iter().zip(&jobs).map(|(new, job)| Plan::Watch(Box::new(job.facts(new, traced))));
+    batch.plans.extend(plans);
     let made: Vec<Watch> = fresh.iter().zip(&jobs).map(|(new, job)| shown(new, job)).collect();
     if let Some((remember, answer)) = &ask.remember {
         let (status, body) = answer(&made);
@@ -350,8 +355,9 @@ struct FoundJob {
 }
 
 impl FoundJob {
-    fn facts(&self, new: &NewWatch) -> JobFacts {
+    fn facts(&self, new: &NewWatch, traced: bool) -> JobFacts {
         JobFacts {
+            traced: traced.then(|| (new.id, new.traceparent.clone())),
             no: self.no,
             name: new.job.clone(),
             generation: self.generation,
@@ -365,7 +371,9 @@ impl FoundJob {
 }
 
 fn upsert_jobs(tx: &Tx<'_>, fresh: &[&NewWatch]) -> Result<Vec<FoundJob>> {
-    let rows = fresh.iter().map(|new| {
+    // Each job once, in the order of the first: for the others there would be nothing to do.
+    let mut known = HashSet::with_capacity(fresh.len());
+    let rows = fresh.iter().filter(|new| known.insert(&new.job)).map(|new| {
         let JobName { provider, account, job_id, params } = &new.job;
         [
             i64::from(new.job.shard()).into(),
@@ -512,6 +520,7 @@ fn stop_one(batch: &mut Batch<'_>, ask: &Stop, fewer: &mut BTreeSet<JobNo>) -> R
     if stopped > 0 {
         fewer.insert(job);
         batch.ended.push(watch);
+        batch.tally.ended(WatchStatus::Stopped);
     }
     Ok(Stopped::Done)
 }

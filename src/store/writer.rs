@@ -49,6 +49,7 @@ use super::postgres::Next;
 use super::{Shared, amend, apps, bulk, deliveries, endings, feed, jobs, keys, prune, tenants, watches};
 use crate::clock::Clock;
 use crate::domain::{AppNo, Errand, KeyId, Plan, WatchId};
+use crate::meters::Tally;
 
 /// How many commands one transaction takes: enough to spread a sync over, few enough that the first
 /// does not wait long for the last.
@@ -177,6 +178,8 @@ pub(super) struct Batch<'c> {
     pub(super) tenants: Vec<tenants::Change>,
     /// The apps whose feeds grew.
     pub(super) fed: Vec<AppNo>,
+    /// Counted once it is committed.
+    pub(super) tally: Tally,
 }
 
 /// The writer's thread: runs until the last handle of the store is gone.
@@ -202,6 +205,9 @@ struct Tidings {
     ended: Vec<WatchId>,
     tenants: Vec<tenants::Change>,
     fed: Vec<AppNo>,
+    tally: Tally,
+    /// How many commands it was, and how long it took.
+    cost: (usize, Duration),
 }
 
 /// How a transaction ended that was not refused.
@@ -302,6 +308,8 @@ impl Desk<'_> {
 
     /// Tells what was committed.
     fn tell(&self, told: Tidings) {
+        let (commands, took) = told.cost;
+        self.shared.meters.committed(commands, took, &told.tally);
         self.shared.refusing.store(false, Ordering::Release);
         self.shared.follow(told.tenants);
         self.shared.plans.put(told.plans);
@@ -319,7 +327,7 @@ impl Desk<'_> {
     }
 
     fn transact(&mut self, commands: &mut [Command]) -> Result<Done> {
-        let shared = self.shared;
+        let (shared, began) = (self.shared, Clock::System.stopwatch());
         let refusing = shared.refusing.load(Ordering::Acquire);
         self.pen.begin(refusing || !commands.iter().all(Command::reads))?;
         let mut batch = Batch {
@@ -332,6 +340,7 @@ impl Desk<'_> {
             ended: Vec::new(),
             tenants: Vec::new(),
             fed: Vec::new(),
+            tally: Tally::default(),
         };
         let applied = catch_unwind(AssertUnwindSafe(|| {
             if refusing {
@@ -343,13 +352,15 @@ impl Desk<'_> {
         // Without a writer the program would live on and take nothing any more.
         let applied =
             applied.unwrap_or_else(|_| Err(StoreError::Inconsistent("a write panicked".to_owned())));
-        let Batch { plans, errands, ended, tenants, fed, .. } = batch;
+        let Batch { plans, errands, ended, tenants, fed, tally, .. } = batch;
         if let Err(error) = applied {
             self.pen.roll_back();
             return Err(error);
         }
-        let tidings = Tidings { plans, errands, ended, tenants, fed };
-        Ok(match self.pen.commit()? {
+        let committed = self.pen.commit()?;
+        let cost = (commands.len(), began.elapsed());
+        let tidings = Tidings { plans, errands, ended, tenants, fed, tally, cost };
+        Ok(match committed {
             Committed::Yes => Done::Committed(tidings),
             Committed::Unknown => Done::Unknown(tidings),
         })

@@ -244,13 +244,13 @@ impl<T> Shared<T> {
 
 /// A server on loopback that ends with the test.
 #[derive(Debug)]
-struct Server {
-    address: SocketAddr,
+pub struct Server {
+    pub address: SocketAddr,
     accepting: JoinHandle<()>,
 }
 
 impl Server {
-    async fn start(held: Held, answer: impl Fn(Request) -> Reply + Send + Sync + 'static) -> Self {
+    pub async fn start(held: Held, answer: impl Fn(Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let answer = Arc::new(answer);

@@ -104,6 +104,7 @@ fn note_panics() {
 struct Running {
     runtime: Runtime,
     address: SocketAddr,
+    metrics: Option<SocketAddr>,
     pulse: Box<dyn Fn() -> Pulse + Send + Sync>,
     stop: oneshot::Sender<()>,
     ended: JoinHandle<anyhow::Result<()>>,
@@ -286,7 +287,7 @@ impl Harness {
         let surroundings = Surroundings { clock, resolver, roots: self.roots.clone() };
         let app = runtime.spawn(App::build(config, surroundings)).await.unwrap().unwrap();
         let (address, pulse) = (app.address().unwrap(), Box::new(app.pulse()));
-        let first_start = app.first_start().clone();
+        let (first_start, metrics) = (app.first_start().clone(), app.metrics_address());
         let (stop, stopped) = oneshot::channel::<()>();
         let ended = runtime.spawn(app.run(async move {
             if stopped.await.is_err() {
@@ -294,7 +295,7 @@ impl Harness {
             }
         }));
         self.threads.push(thread);
-        self.running = Some(Running { runtime, address, pulse, stop, ended, first_start });
+        self.running = Some(Running { runtime, address, metrics, pulse, stop, ended, first_start });
         self.rest_of_start().await;
     }
 
@@ -354,6 +355,11 @@ impl Harness {
 
     pub fn address(&self) -> SocketAddr {
         self.running.as_ref().expect("it runs").address
+    }
+
+    /// Where the metrics are, if not there.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.running.as_ref().expect("it runs").metrics
     }
 
     pub fn first_start(&self) -> &FirstStart {

@@ -364,7 +364,7 @@ async fn a_providers_trouble_is_shown_and_names_no_job() {
     let paused = health().await;
     assert_eq!((&paused["status"], &paused["breaker"]), (&json!("paused"), &json!("closed")));
     assert!(paused["pausedUntil"].is_string(), "{paused}");
-    assert_eq!(paused["lastError"], "Invalid API key");
+    assert!(paused["lastError"].as_str().unwrap().contains("Invalid API key"), "{paused}");
     t.provider.all(Some(Reply::json(500, &json!({ "error": "job_0 job_1 job_2 job_3 job_4 job_5" }))));
     t.pass(seconds(120)).await;
     let down = health().await;

@@ -280,4 +280,5 @@ crate::postgres::on_postgres_too! {
     a_quiet_stream_shows_that_it_lives_each_quarter_of_a_minute_and_ends_after_an_hour,
     a_stream_ends_when_the_server_does_and_says_when_to_come_back,
     who_takes_nothing_neither_holds_the_others_up_nor_the_stop,
+    there_are_places_for_so_many_and_one_that_was_left_is_free_again,
 }

@@ -31,6 +31,7 @@ fn terms(expires_at: i64) -> Terms {
 
 fn facts(job: i64, generation: i64, registered_at: i64, terms: Option<Terms>) -> JobFacts {
     JobFacts {
+        traced: None,
         no: JobNo(job),
         name: JobName {
             provider: "muvi".to_owned(),

@@ -1,0 +1,276 @@
+//! What Prometheus sees: of this application alone, in names that the documentation lists.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::json;
+
+use crate::fakes::{Reply, error};
+use crate::harness::{Harness, minutes, seconds};
+use crate::tidy::rows_under;
+use crate::wire;
+
+/// A scrape: each sample with its labels, and each metric's type.
+pub struct Scrape {
+    pub samples: BTreeMap<String, f64>,
+    types: BTreeMap<String, String>,
+}
+
+impl Scrape {
+    /// Reads the text format, and takes nothing that is not of it.
+    fn read(text: &str) -> Self {
+        let (mut samples, mut types, mut helped) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        for line in text.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                let (name, help) = help.split_once(' ').unwrap();
+                assert!(!help.is_empty() && helped.insert(name.to_owned()), "{line}");
+            } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = kind.split_once(' ').unwrap();
+                assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "{line}");
+            } else {
+                let (name, value) = line.rsplit_once(' ').unwrap();
+                let before = samples.insert(name.to_owned(), value.parse::<f64>().unwrap());
+                assert!(before.is_none(), "{line}: twice");
+            }
+        }
+        assert_eq!(helped, types.keys().cloned().collect(), "HELP and TYPE for each");
+        Self { samples, types }
+    }
+
+    /// The value of a sample; 0 where there is none yet.
+    pub fn of(&self, sample: &str) -> f64 {
+        self.samples.get(sample).copied().unwrap_or_default()
+    }
+
+    /// Name, type and labels of each metric, as the documentation has them.
+    fn described(&self) -> BTreeSet<(String, String, String)> {
+        let labels = |name: &str, kind: &str| {
+            let mut labels = BTreeSet::new();
+            for sample in self.samples.keys() {
+                let (head, rest) = sample.split_once('{').unwrap_or((sample, ""));
+                let head = if kind == "histogram" {
+                    ["_bucket", "_sum", "_count"]
+                        .iter()
+                        .find_map(|end| head.strip_suffix(end))
+                        .unwrap_or(head)
+                } else {
+                    head
+                };
+                if head == name {
+                    let names = rest.trim_end_matches('}').split("\",").filter_map(|one| one.split_once('='));
+                    labels.extend(names.map(|(label, _)| label.to_owned()));
+                }
+            }
+            labels.remove("le");
+            labels.into_iter().collect::<Vec<_>>().join(" ")
+        };
+        let all = self.types.iter();
+        all.map(|(name, kind)| (name.clone(), kind.clone(), labels(name, kind))).collect()
+    }
+}
+
+/// Asks for the metrics on the main port.
+pub async fn scrape(t: &Harness) -> Scrape {
+    let answer = t.get_without_key("/metrics").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    Scrape::read(answer.text())
+}
+
+/// One job of each kind, with receivers of each kind.
+async fn story(t: &Harness) {
+    t.provider.completed("job_done");
+    t.provider.failed("job_failed");
+    t.provider.not_found("job_missing");
+    t.provider.always("job_odd", Reply::json(200, &json!({ "jobId": "job_odd", "status": "marinating" })));
+    t.receiver.script("/flaky", [Reply::status(500)]);
+    t.receiver.always("/gone", Some(Reply::status(410)));
+    for (job, path) in [("job_done", "/flaky"), ("job_failed", "/gone"), ("job_missing", "/hook")] {
+        t.register(&json!({ "jobId": job, "callbackUrl": t.receiver.url(path) })).await;
+    }
+    let odd = t.register(&json!({ "jobId": "job_odd", "callbackUrl": t.receiver.url("/hook") })).await;
+    t.pass(minutes(3)).await;
+    t.delete(&format!("/v1/watches/{odd}")).await.expect(200);
+    t.receiver.take(4).await;
+}
+
+#[tokio::test]
+async fn every_metric_is_documented_and_every_documented_metric_is_there() {
+    let t = Harness::start().await;
+    story(&t).await;
+    // The first answer counts itself only afterwards.
+    scrape(&t).await;
+    let exposed = scrape(&t).await.described();
+    let page = std::fs::read_to_string("docs/OPERATIONS.md").unwrap();
+    let rows = rows_under(&page, &["metric", "type", "labels"]);
+    let documented: BTreeSet<_> = rows
+        .iter()
+        .map(|row| {
+            let name = row[0].trim_matches('`').to_owned();
+            let mut labels: Vec<String> =
+                row[2].split(", ").map(|l| l.trim_matches('`').to_owned()).collect();
+            labels.sort();
+            (name, row[1].clone(), labels.join(" "))
+        })
+        .collect();
+    let undocumented: Vec<_> = exposed.difference(&documented).collect();
+    let missing: Vec<_> = documented.difference(&exposed).collect();
+    assert!(
+        undocumented.is_empty() && missing.is_empty(),
+        "not in the table: {undocumented:#?}, not there: {missing:#?}"
+    );
+    assert!(documented.iter().all(|(name, ..)| name.starts_with("ringback_")));
+    assert!(documented.iter().all(|(name, kind, _)| name.ends_with("_total") == (kind == "counter")));
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn the_numbers_are_those_of_what_happened() {
+    let t = Harness::start().await;
+    story(&t).await;
+    let found = scrape(&t).await;
+    for (sample, value) in [
+        ("ringback_watches_registered_total", 4.0),
+        ("ringback_watches_watching", 0.0),
+        ("ringback_jobs_planned", 0.0),
+        (r#"ringback_watches_ended_total{status="completed"}"#, 1.0),
+        (r#"ringback_watches_ended_total{status="failed"}"#, 1.0),
+        (r#"ringback_watches_ended_total{status="not_found"}"#, 1.0),
+        (r#"ringback_watches_ended_total{status="stopped"}"#, 1.0),
+        (r#"ringback_watches_ended_total{status="expired"}"#, 0.0),
+        (r#"ringback_attempts_total{channel="webhook",outcome="succeeded"}"#, 2.0),
+        (r#"ringback_attempts_total{channel="webhook",outcome="failed"}"#, 1.0),
+        (r#"ringback_attempts_total{channel="webhook",outcome="gone"}"#, 1.0),
+        (r#"ringback_retries_total{channel="webhook"}"#, 1.0),
+        (r#"ringback_deliveries_ended_total{channel="webhook",outcome="succeeded"}"#, 2.0),
+        (r#"ringback_deliveries_ended_total{channel="webhook",outcome="gone"}"#, 1.0),
+        (r#"ringback_deliveries_ended_total{channel="webhook",outcome="exhausted"}"#, 0.0),
+        (r#"ringback_attempt_duration_seconds_count{channel="webhook"}"#, 4.0),
+        ("ringback_deliveries_due", 0.0),
+        ("ringback_deliveries_in_hand", 0.0),
+        ("ringback_store_refusing", 0.0),
+        (r#"ringback_http_requests_total{method="POST",route="/v1/watches",status="2xx"}"#, 4.0),
+        (r#"ringback_http_requests_total{method="DELETE",route="/v1/watches/{id}",status="2xx"}"#, 1.0),
+    ] {
+        assert_eq!(found.of(sample), value, "{sample}");
+    }
+    let polls = t.provider.all_polls().len();
+    let counted =
+        |outcome: &str| found.of(&format!(r#"ringback_polls_total{{outcome="{outcome}",provider="muvi"}}"#));
+    assert!(counted("not_found") >= 3.0);
+    assert_eq!(counted("understood") + counted("not_found"), polls as f64);
+    assert_eq!(found.of(r#"ringback_poll_duration_seconds_count{provider="muvi"}"#), polls as f64);
+    assert!(found.of(r#"ringback_polls_unknown_status_total{provider="muvi"}"#) >= 1.0);
+    assert!(found.of("ringback_commit_commands_sum") >= 4.0);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn the_delay_is_measured_from_the_end_of_the_job_to_the_first_attempt_and_only_there() {
+    let t = Harness::start().await;
+    // It ended two seconds before the look that found it, at 15:00:05.
+    let ended = |at: &str| json!({ "status": "completed", "progress": 100, "completedAt": at });
+    t.provider.job("job_late", &ended("2026-02-18T15:00:03Z"));
+    // A provider whose clock runs ahead, and one that does not say.
+    t.provider.job("job_early", &ended("2026-02-18T16:00:00Z"));
+    t.provider.job("job_silent", &json!({ "status": "completed", "completedAt": null }));
+    t.receiver.script("/late", [Reply::status(500), Reply::status(500)]);
+    for job in ["job_late", "job_early", "job_silent"] {
+        let path = job.strip_prefix("job_").unwrap();
+        t.register(&json!({ "jobId": job, "callbackUrl": t.receiver.url(&format!("/{path}")) })).await;
+    }
+    t.pass(minutes(10)).await;
+    t.receiver.take(5).await;
+    let found = scrape(&t).await;
+    assert_eq!(found.of(r#"ringback_detection_delay_seconds_count{provider="muvi"}"#), 2.0);
+    assert_eq!(found.of(r#"ringback_detection_delay_seconds_sum{provider="muvi"}"#), 2.0);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn the_delay_of_a_delivery_that_waited_on_disk_counts_from_the_end_of_the_job_too() {
+    let mut t = Harness::start().await;
+    t.provider.job("job_1", &json!({ "status": "completed", "completedAt": "2026-02-18T15:00:04Z" }));
+    let (held, gate) = Reply::status(200).held();
+    t.receiver.script("/hook", [held]);
+    t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    // The first process falls over while the attempt is in flight, so that nothing is on record.
+    t.crash().await;
+    drop(gate);
+    t.clock.advance(minutes(1));
+    t.restart().await;
+    t.rest().await;
+    t.receiver.take(2).await;
+    let found = scrape(&t).await;
+    assert_eq!(found.of(r#"ringback_detection_delay_seconds_count{provider="muvi"}"#), 1.0);
+    assert_eq!(found.of(r#"ringback_detection_delay_seconds_sum{provider="muvi"}"#), 61.0);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn what_waits_is_counted_and_how_long_the_oldest_has_waited() {
+    let t = Harness::with(&[("RINGBACK_DELIVERY__PER_DESTINATION", "1")]).await;
+    let (held, gate) = Reply::status(200).held();
+    t.receiver.script("/hook", [held]);
+    for job in ["job_1", "job_2", "job_3"] {
+        t.provider.completed(job);
+        t.watch(job).await;
+    }
+    t.provider.processing("job_4", 1);
+    t.watch("job_4").await;
+    t.pass(seconds(5)).await;
+    t.clock.advance(seconds(7));
+    t.rest().await;
+    let found = scrape(&t).await;
+    assert_eq!(found.of("ringback_deliveries_due"), 3.0);
+    assert_eq!(found.of("ringback_deliveries_due_oldest_seconds"), 7.0);
+    assert_eq!(found.of("ringback_deliveries_in_flight"), 1.0);
+    assert_eq!(found.of("ringback_watches_watching"), 1.0);
+    gate.open();
+    t.rest().await;
+    t.receiver.take(3).await;
+    // Counting is not free: what was counted holds for a while.
+    assert_eq!(scrape(&t).await.of("ringback_deliveries_due"), 3.0);
+    t.clock.advance(seconds(15));
+    assert_eq!(scrape(&t).await.of("ringback_deliveries_due"), 0.0);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_breaker_and_a_refused_credential_are_seen_while_they_last() {
+    let t = Harness::start().await;
+    t.provider.all(Some(error(401, "UNAUTHORIZED", "Invalid API key")));
+    t.provider.completed("job_1");
+    t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    let refused = r#"ringback_provider_credential_refused{provider="muvi"}"#;
+    assert_eq!(scrape(&t).await.of(refused), 1.0);
+    t.provider.all(None);
+    t.pass(minutes(2)).await;
+    assert_eq!(scrape(&t).await.of(refused), 0.0);
+    for n in 0..5 {
+        let job = format!("job_down_{n}");
+        t.provider.completed(&job);
+        t.watch(&job).await;
+    }
+    t.provider.all(Some(Reply::status(503)));
+    t.pass(seconds(10)).await;
+    assert_eq!(scrape(&t).await.of(r#"ringback_provider_breaker_open{provider="muvi"}"#), 1.0);
+    t.provider.all(None);
+    t.pass(minutes(2)).await;
+    assert_eq!(scrape(&t).await.of(r#"ringback_provider_breaker_open{provider="muvi"}"#), 0.0);
+    t.receiver.take(6).await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn with_a_listener_of_their_own_the_metrics_are_there_and_nowhere_else() {
+    let t = Harness::with(&[("RINGBACK_METRICS_LISTEN", "127.0.0.1:0")]).await;
+    assert_eq!(t.get("/metrics").await.status, 404);
+    let own = t.metrics_address().unwrap();
+    let ask = async |path: &str| wire::exchange(own, &wire::request("GET", path, &[], b"")).await.unwrap();
+    assert!(Scrape::read(ask("/metrics").await.text()).of("ringback_start_time_seconds") > 0.0);
+    assert_eq!(ask("/v1/watches").await.status, 404);
+    assert_eq!(ask("/healthz").await.status, 404);
+    t.finish().await;
+}

@@ -9,8 +9,10 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
+use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::fields::Fields;
 use super::problem::{Faults, Problem};
@@ -27,10 +29,29 @@ const GRACE_MAX: u64 = 30 * 24 * 3600;
 /// And if nothing is said.
 const GRACE: u64 = 24 * 3600;
 
-/// A signing secret, and until when the one before it signs, too.
+/// A signing secret.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SigningSecret)]
+pub struct SecretView<'a> {
+    /// `whsec_` and base64.
+    secret: &'a str,
+    /// The one before, while it signs, too.
+    #[schema(required)]
+    previous: Option<PreviousView>,
+}
+
+/// A signing secret whose time is nearly over.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = PreviousSecret)]
+pub struct PreviousView {
+    /// Until then it signs.
+    expires_at: Timestamp,
+}
+
 fn secret_view(secret: &Masked, old_until: Option<Timestamp>) -> Vec<u8> {
-    let previous = old_until.map(|until| json!({ "expiresAt": until }));
-    json!({ "secret": secret.reveal(), "previous": previous }).to_string().into_bytes()
+    let previous = old_until.map(|expires_at| PreviousView { expires_at });
+    serde_json::to_vec(&SecretView { secret: secret.reveal(), previous }).unwrap_or_default()
 }
 
 /// `GET /v1/signing-secret`

@@ -69,7 +69,7 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     assert_eq!(events, ["job.processing", "job.progress", "job.completed"]);
     let story = house.store.story(house.app, watch_of_the_example()).await.expect("read").expect("there");
     let observed = story.iter().filter(|(_, one)| matches!(one, Happening::Observed { .. })).count();
-    assert_eq!((story.len(), observed), (9, 1), "{story:?}");
+    assert_eq!((story.len(), observed), (10, 2), "{story:?}");
     let send = house.page(at(200), 9, &[]).await.sends.pop().expect("what was still to be sent");
     assert_eq!((&*send.body, send.attempts, &send.destination), (b"{}".as_slice(), 1, destination));
     let (delivery, attempts) = house.shown_delivery(send.id).await;

@@ -291,7 +291,12 @@ fn tries(route: &Route, b: &Other) -> Vec<Attempt> {
     use Hoped::{Empty, Own, Refused};
 
     if route.path.contains("{id}") {
-        let body = if route.method == "GET" { String::new() } else { "{}".to_owned() };
+        let body = match route.method {
+            "GET" => "",
+            "PATCH" => r#"{"expiresIn": "1h"}"#,
+            _ => "{}",
+        };
+        let body = body.to_owned();
         let remembered = write(&json!({}), Refused(404));
         let plain = Attempt { body, ..attempt("", Refused(404)) };
         return if route.method == "POST" { vec![plain, remembered] } else { vec![plain] };

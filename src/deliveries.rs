@@ -683,7 +683,7 @@ fn say(send: &Send, report: &Sent, after: After, trace_id: Option<&str>) {
     let error = report.error.as_deref().unwrap_or("");
     match after {
         After::Succeeded => {
-            tracing::debug!(%delivery, %watch, %event, %channel, lane, status, trace_id, "delivered")
+            tracing::debug!(%delivery, %watch, %event, %channel, lane, status, trace_id, "delivered");
         }
         After::Again { due_at, .. } => {
             tracing::info!(%delivery, %watch, %event, %channel, lane, status, trace_id, error, %due_at, "not delivered, to be tried again");

@@ -81,7 +81,7 @@ impl Context {
 
     /// The trace, as others write it: for the log.
     pub fn trace_id(&self) -> String {
-        self.trace.iter().map(|byte| format!("{byte:02x}")).collect()
+        format!("{:032x}", u128::from_be_bytes(self.trace))
     }
 
     /// The registration's own span.

@@ -91,7 +91,7 @@ fn answer(request: &Request, hits: &AtomicUsize) -> Reply {
             Reply::json(401, &json!({ "success": false, "error": error }))
         }
         "/slack/chat.postMessage" => Reply::json(200, &json!({ "ok": true, "ts": "1.2" })),
-        _ if hits.fetch_add(1, Ordering::SeqCst) % 3 == 0 => Reply::new(500, FORGED),
+        _ if hits.fetch_add(1, Ordering::SeqCst).is_multiple_of(3) => Reply::new(500, FORGED),
         _ => Reply::new(200, "ok"),
     }
 }

@@ -582,7 +582,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         query: &[],
         body: None,
         answers: &[ok("The metrics.", Shape::Text("text/plain"))],
-        refuses: &[],
+        refuses: &[(404, "They are on a listener of their own.")],
     },
     Operation {
         method: "get",

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, random};
 use crate::store::KeyRow;
@@ -70,14 +71,15 @@ pub fn check_expiry(at: Timestamp, now: Timestamp) -> Result<Timestamp, String> 
     }
 }
 
-/// An app.
-#[derive(Serialize)]
+/// An app: a tenant.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = App)]
 pub struct AppView<'a> {
     id: AppId,
     name: &'a str,
     created_at: Timestamp,
-    /// In the answer that made it.
+    /// In the answer that made it; later the app's own admins can ask for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     signing_secret: Option<&'a str>,
 }
@@ -92,18 +94,24 @@ pub fn app_view(app: &App, new: bool) -> AppView<'_> {
     }
 }
 
-/// A key.
-#[derive(Serialize)]
+/// An API key; the key itself is kept as a hash only.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Key)]
 pub struct KeyView<'a> {
     id: KeyId,
     app_id: AppId,
+    #[schema(required)]
     name: Option<&'a str>,
     scope: Scope,
     created_at: Timestamp,
+    /// Null: until it is revoked.
+    #[schema(required)]
     expires_at: Option<Timestamp>,
+    /// To the minute, or so; null: never.
+    #[schema(required)]
     last_used_at: Option<Timestamp>,
-    /// In the answer that made it.
+    /// In the answer that made it, and nowhere else.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'a str>,
 }

@@ -8,7 +8,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::domain::{ChannelKind, DestinationId, Payload, Timestamp};
+use crate::domain::{AppId, ChannelKind, DestinationId, Payload, Scope, Timestamp};
 
 /// A registration, as `register` reads it. Nothing but `jobId` and one way out (or
 /// `"notify": []`) is needed.
@@ -131,4 +131,39 @@ pub struct Retry {
 #[schema(rename_all = "lowercase")]
 enum Failed {
     Failed,
+}
+
+/// An app to be made, as `apps` reads it.
+#[derive(ToSchema)]
+pub struct NewApp {
+    /// Printable, and no other app's.
+    #[schema(min_length = 1, max_length = 64, example = "customer-7")]
+    name: String,
+}
+
+/// A key to be made, as `keys` reads it.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub struct NewKey {
+    /// What people call it.
+    #[schema(min_length = 1, max_length = 64)]
+    name: Option<String>,
+    /// What it may do.
+    scope: Scope,
+    /// For how long it is valid, `1s` to `3650d`; default: until it is revoked.
+    #[schema(example = "90d")]
+    expires_in: Option<String>,
+    /// Or until when.
+    expires_at: Option<Timestamp>,
+    /// Whose it is; default: the caller's. Another than that is for admins of the first app.
+    app_id: Option<AppId>,
+}
+
+/// How a signing secret is replaced, as `admin` reads it.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub struct Rotation {
+    /// For how many seconds the one before signs, too.
+    #[schema(minimum = 0, maximum = 2_592_000, default = 86400)]
+    grace_seconds: Option<u32>,
 }

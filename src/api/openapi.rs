@@ -1,4 +1,4 @@
-//! The document that describes the API: OpenAPI 3.1.
+//! The document that describes the API: `OpenAPI` 3.1.
 //!
 //! The schemas are made from the types that are shown (and from those of [`super::asked`], for what is
 //! read); the operations are a table here. What follows from a route's nature (who may ask, whether it
@@ -22,8 +22,9 @@ use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
 
 use self::table::{OPERATIONS, Operation, Shape};
-use super::{asked, batch, problem, providers, reply, view};
-use crate::domain::{DeliveryStatus, DestinationId, EventId, EventType, WatchId, WatchStatus};
+use super::{admin, asked, batch, problem, providers, reply, view};
+use crate::domain::{AppId, DeliveryStatus, DestinationId, EventId, EventType, WatchId, WatchStatus};
+use crate::tenants;
 
 /// The document, as text that people can read, too.
 static TEXT: LazyLock<String> = LazyLock::new(|| {
@@ -90,15 +91,29 @@ fn schemas() -> BTreeMap<String, Value> {
     collect::<asked::Batch>(&mut all);
     collect::<asked::Amendment>(&mut all);
     collect::<asked::Retry>(&mut all);
+    collect::<asked::NewApp>(&mut all);
+    collect::<asked::NewKey>(&mut all);
+    collect::<asked::Rotation>(&mut all);
+    collect::<admin::SecretView>(&mut all);
+    collect::<tenants::AppView>(&mut all);
+    collect::<tenants::KeyView>(&mut all);
     let mut named: BTreeMap<String, Value> = all
         .into_iter()
         .map(|(name, schema)| (name, serde_json::to_value(schema).unwrap_or_default()))
         .collect();
     // What is read has no other fields.
-    for name in ["Registration", "Batch", "Amendment", "Retry", "TargetObject"] {
+    for name in
+        ["Registration", "Batch", "Amendment", "Retry", "TargetObject", "NewApp", "NewKey", "Rotation"]
+    {
         if let Some(schema) = named.get_mut(name) {
             schema["additionalProperties"] = false.into();
         }
+    }
+    // An item that is wrong is refused in its place; the batch is right.
+    if let Some(schema) = named.get_mut("Batch") {
+        let anything = json!({ "description": "Whatever else it is, is refused in its place." });
+        schema["properties"]["watches"]["items"] =
+            json!({ "anyOf": [{ "$ref": reference("Registration") }, anything] });
     }
     if let Some(schema) = named.get_mut("Amendment") {
         schema["minProperties"] = 1.into();
@@ -133,7 +148,8 @@ fn described(operation: &Operation) -> Value {
         if let Ok(example) = serde_json::from_str::<Value>(body.example) {
             content["example"] = example;
         }
-        described["requestBody"] = json!({ "required": true, "content": { "application/json": content } });
+        described["requestBody"] =
+            json!({ "required": !body.optional, "content": { "application/json": content } });
     } else if operation.is_post() {
         let nothing = json!({ "type": "object", "additionalProperties": false });
         described["requestBody"] = json!({
@@ -203,6 +219,7 @@ fn parameter(operation: &Operation, name: &str) -> (&'static str, Value) {
         "type" => ("Events of this type.", id::<EventType>()),
         "watchId" => ("Of this watch.", id::<WatchId>()),
         "destinationId" => ("To this destination.", id::<DestinationId>()),
+        "appId" => ("Of this app.", id::<AppId>()),
         "since" => ("Of events from then on.", time()),
         "until" => ("Of events until then.", time()),
         _ => ("", json!({})),
@@ -245,8 +262,10 @@ fn responses(operation: &Operation) -> Map<String, Value> {
     responses
 }
 
+/// `None` where there is nothing to say.
 fn content(shape: &Shape) -> Option<(&'static str, Value)> {
     Some(match shape {
+        Shape::Nothing => return None,
         Shape::One(name) => ("application/json", json!({ "$ref": reference(name) })),
         Shape::Page(name) => (
             "application/json",

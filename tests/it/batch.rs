@@ -236,6 +236,7 @@ async fn the_names_of_a_batch_are_looked_up_for_five_seconds_in_all_and_a_name_o
     t.give_up().await;
 }
 
+// Once: it writes into the file.
 #[tokio::test]
 async fn a_batch_that_fails_half_way_has_registered_nothing() {
     let t = Harness::start().await;
@@ -263,4 +264,5 @@ crate::postgres::on_postgres_too! {
     an_item_that_is_too_large_or_a_bomb_is_refused_in_its_place_and_harms_no_other,
     a_batch_under_its_key_is_registered_once_and_its_refusals_are_repeated,
     many_batches_with_one_key_at_once_register_once,
+    the_names_of_a_batch_are_looked_up_for_five_seconds_in_all_and_a_name_once,
 }

@@ -57,7 +57,10 @@ pub fn check(method: &str, path: &str, answer: &Answer) {
         let given = answer.header(&name.to_lowercase()).is_some();
         assert!(given || header["required"] != true, "{method} {path}: no {name}");
     }
-    let content = described["content"].as_object().unwrap();
+    let Some(content) = described["content"].as_object() else {
+        assert_eq!(answer.body, b"", "{method} {path}");
+        return;
+    };
     let (media_type, content) = content.iter().next().unwrap();
     let given = answer.header("content-type").unwrap_or("").split(';').next().unwrap();
     assert_eq!(given, media_type, "{method} {path}");
@@ -186,14 +189,10 @@ fn the_committed_document_is_the_one_that_the_program_prints() {
 fn every_route_is_in_the_document_and_nothing_else() {
     let documented: BTreeSet<String> =
         operations().iter().map(|(method, path, _)| format!("{method} {path}")).collect();
-    let mut routes = BTreeSet::new();
-    let route = Regex::new(r#"\.route\(\s*"([^"]+)",\s*((?:[^()]|\([^()]*\))*)\)"#).unwrap();
-    let method = Regex::new(r"\b(get|post|put|patch|delete)\(").unwrap();
-    for found in route.captures_iter(&sources()) {
-        for method in method.captures_iter(&found[2]) {
-            routes.insert(format!("{} {}", &method[1], &found[1]));
-        }
-    }
+    let routes: BTreeSet<String> = ringback::api::ROUTES
+        .iter()
+        .map(|route| format!("{} {}", route.method.to_lowercase(), route.path))
+        .collect();
     assert_eq!(documented, routes);
     assert!(routes.len() > 15);
 }
@@ -213,6 +212,9 @@ fn what_is_read_of_a_body_is_what_is_documented_of_it() {
     assert_eq!(fields("src/api/batch.rs"), schema("Batch"));
     assert_eq!(fields("src/api/amend.rs"), schema("Amendment"));
     assert_eq!(fields("src/api/deliveries.rs"), schema("Retry"));
+    assert_eq!(fields("src/api/apps.rs"), schema("NewApp"));
+    assert_eq!(fields("src/api/keys.rs"), schema("NewKey"));
+    assert_eq!(fields("src/api/admin.rs"), schema("Rotation"));
 }
 
 #[test]
@@ -245,6 +247,7 @@ async fn each_route_takes_the_parameters_that_are_documented_of_it_and_no_others
         "type",
         "watchId",
         "destinationId",
+        "appId",
         "since",
         "until",
     ];
@@ -361,7 +364,7 @@ async fn a_providers_trouble_is_shown_and_names_no_job() {
     let paused = health().await;
     assert_eq!((&paused["status"], &paused["breaker"]), (&json!("paused"), &json!("closed")));
     assert!(paused["pausedUntil"].is_string(), "{paused}");
-    assert_eq!(paused["lastError"], "Invalid API key");
+    assert!(paused["lastError"].as_str().unwrap().contains("Invalid API key"), "{paused}");
     t.provider.all(Some(Reply::json(500, &json!({ "error": "job_0 job_1 job_2 job_3 job_4 job_5" }))));
     t.pass(seconds(120)).await;
     let down = health().await;

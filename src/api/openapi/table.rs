@@ -23,6 +23,8 @@ pub(super) struct Operation {
 /// What is sent.
 pub(super) struct Body {
     pub(super) schema: &'static str,
+    /// Whether it may be left out.
+    pub(super) optional: bool,
     pub(super) example: &'static str,
 }
 
@@ -44,6 +46,8 @@ pub(super) enum Shape {
     Fields(&'static [(&'static str, &'static str)]),
     /// Any object.
     Any,
+    /// Nothing.
+    Nothing,
     /// A text of this media type.
     Text(&'static str),
 }
@@ -70,8 +74,13 @@ impl Operation {
 
     /// What the id begins with, where the path has one.
     pub(super) fn names_one(&self) -> Option<&'static str> {
-        let kinds =
-            [("/v1/watches/{id}", "watch_"), ("/v1/events/{id}", "evt_"), ("/v1/deliveries/{id}", "dlv_")];
+        let kinds = [
+            ("/v1/watches/{id}", "watch_"),
+            ("/v1/events/{id}", "evt_"),
+            ("/v1/deliveries/{id}", "dlv_"),
+            ("/v1/apps/{id}", "app_"),
+            ("/v1/keys/{id}", "key_"),
+        ];
         kinds.iter().find(|(path, _)| self.path.starts_with(path)).map(|(_, prefix)| *prefix)
     }
 
@@ -113,8 +122,20 @@ pub(super) const TAGS: &[(&str, &str)] = &[
     ("Deliveries", "What was sent of it, and what came of that."),
     ("Providers", "What can be watched."),
     ("Secrets", "What receivers verify by."),
+    (
+        "Tenants",
+        "Apps, which see nothing of each other, and the keys with which they come in. Admins of the \
+        first app manage them all; of any other, their own.",
+    ),
     ("Service", "The service itself."),
 ];
+
+const SECRET_CONFLICT: &str = "The secret stands in the server's configuration; or this Idempotency-Key is still \
+    under way, or was used with another API key.";
+const APP_CONFLICT: &str = "Another app has this name, or there are too many; or this Idempotency-Key is still \
+    under way, or was used with another API key.";
+const KEY_CONFLICT: &str = "The app has too many keys; or this Idempotency-Key is still under way, or was used \
+    with another API key.";
 
 const fn ok(description: &'static str, shape: Shape) -> Answer {
     Answer { status: 200, description, headers: &[], shape }
@@ -134,6 +155,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(Body {
             schema: "Registration",
+            optional: false,
             example: r#"{"jobId": "job_abc123def456", "callbackUrl": "https://app.example.com/hooks/muvi", "metadata": {"orderId": 42}}"#,
         }),
         answers: &[Answer {
@@ -170,6 +192,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(Body {
             schema: "Batch",
+            optional: false,
             example: r#"{"watches": [{"jobId": "job_abc123def456", "notify": []}]}"#,
         }),
         answers: &[ok("What became of each.", Shape::One("BatchAnswer"))],
@@ -201,6 +224,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(Body {
             schema: "Amendment",
+            optional: false,
             example: r#"{"expiresIn": "48h", "notify": ["https://app.example.com/hooks/more"]}"#,
         }),
         answers: &[ok("The watch as it is now.", Shape::One("Watch"))],
@@ -319,6 +343,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(Body {
             schema: "Retry",
+            optional: false,
             example: r#"{"status": "failed", "since": "2026-02-18T00:00:00Z"}"#,
         }),
         answers: &[Answer {
@@ -388,7 +413,135 @@ pub(super) const OPERATIONS: &[Operation] = &[
         description: "",
         query: &[],
         body: None,
-        answers: &[ok("The secret.", Shape::Fields(&[("secret", "string")]))],
+        answers: &[ok("The secret.", Shape::One("SigningSecret"))],
+        refuses: &[],
+    },
+    Operation {
+        method: "post",
+        path: "/v1/signing-secret/rotate",
+        id: "rotateSigningSecret",
+        tag: "Secrets",
+        scope: Some(Scope::Admin),
+        summary: "Replace the app's signing secret",
+        description: "Until the grace is over the new secret and the one before both sign \
+            (`webhook-signature` holds two, separated by a space); one that is older still is dropped. \
+            Destinations with a secret of their own are not concerned.",
+        query: &[],
+        body: Some(Body { schema: "Rotation", optional: true, example: r#"{"graceSeconds": 86400}"# }),
+        answers: &[ok("The new secret.", Shape::One("SigningSecret"))],
+        refuses: &[(409, SECRET_CONFLICT)],
+    },
+    Operation {
+        method: "post",
+        path: "/v1/apps",
+        id: "createApp",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "Make an app",
+        description: "For admins of the first app. The answer shows its signing secret; it needs a key of \
+            its own next.",
+        query: &[],
+        body: Some(Body { schema: "NewApp", optional: false, example: r#"{"name": "customer-7"}"# }),
+        answers: &[Answer {
+            status: 201,
+            description: "It is on disk.",
+            headers: &[("Location", "The app.")],
+            shape: Shape::One("App"),
+        }],
+        refuses: &[(409, APP_CONFLICT)],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/apps",
+        id: "listApps",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "List apps",
+        description: "Newest first.",
+        query: &["limit", "cursor"],
+        body: None,
+        answers: &[ok("A page.", Shape::Page("App"))],
+        refuses: &[],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/apps/{id}",
+        id: "showApp",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "Show an app",
+        description: "",
+        query: &[],
+        body: None,
+        answers: &[ok("The app.", Shape::One("App"))],
+        refuses: &[],
+    },
+    Operation {
+        method: "post",
+        path: "/v1/keys",
+        id: "createKey",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "Make a key",
+        description: "The answer shows the key, once.",
+        query: &[],
+        body: Some(Body {
+            schema: "NewKey",
+            optional: false,
+            example: r#"{"name": "billing", "scope": "write", "expiresIn": "90d"}"#,
+        }),
+        answers: &[Answer {
+            status: 201,
+            description: "It is on disk, and valid.",
+            headers: &[("Location", "The key.")],
+            shape: Shape::One("Key"),
+        }],
+        refuses: &[(409, KEY_CONFLICT)],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/keys",
+        id: "listKeys",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "List keys",
+        description: "Newest first, those that have expired included. The configured `api_key` is none of \
+            them.",
+        query: &["limit", "cursor", "appId"],
+        body: None,
+        answers: &[ok("A page.", Shape::Page("Key"))],
+        refuses: &[],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/keys/{id}",
+        id: "showKey",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "Show a key",
+        description: "",
+        query: &[],
+        body: None,
+        answers: &[ok("The key.", Shape::One("Key"))],
+        refuses: &[],
+    },
+    Operation {
+        method: "delete",
+        path: "/v1/keys/{id}",
+        id: "revokeKey",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "Revoke a key",
+        description: "From now on it is refused; what is in flight is finished. The key that asks may revoke \
+            itself.",
+        query: &[],
+        body: None,
+        answers: &[Answer {
+            status: 204,
+            description: "It is refused from now on.",
+            headers: &[],
+            shape: Shape::Nothing,
+        }],
         refuses: &[],
     },
     Operation {
@@ -417,6 +570,19 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: None,
         answers: &[ok("It is.", Shape::Fields(&[("status", "string")]))],
         refuses: &[(503, "It is not; why, says the problem.")],
+    },
+    Operation {
+        method: "get",
+        path: "/metrics",
+        id: "metrics",
+        tag: "Service",
+        scope: None,
+        summary: "What is counted and measured",
+        description: "In Prometheus's text format. Where `metrics_listen` is set it is there, and not here.",
+        query: &[],
+        body: None,
+        answers: &[ok("The metrics.", Shape::Text("text/plain"))],
+        refuses: &[],
     },
     Operation {
         method: "get",

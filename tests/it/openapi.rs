@@ -365,8 +365,11 @@ async fn a_providers_trouble_is_shown_and_names_no_job() {
     assert_eq!((&paused["status"], &paused["breaker"]), (&json!("paused"), &json!("closed")));
     assert!(paused["pausedUntil"].is_string(), "{paused}");
     assert!(paused["lastError"].as_str().unwrap().contains("Invalid API key"), "{paused}");
+    // Accepted again: what comes now is not the credential's trouble.
+    t.provider.all(None);
+    t.pass(seconds(70)).await;
     t.provider.all(Some(Reply::json(500, &json!({ "error": "job_0 job_1 job_2 job_3 job_4 job_5" }))));
-    t.pass(seconds(120)).await;
+    t.pass(seconds(180)).await;
     let down = health().await;
     assert_eq!((&down["status"], &down["breaker"]), (&json!("down"), &json!("open")), "{down}");
     t.provider.all(Some(Reply::status(429).with("retry-after", "600")));

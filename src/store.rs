@@ -353,7 +353,7 @@ impl Opened {
         }
         match reseal::bring_up(&mut pen, &keyring)? {
             0 => {}
-            rows => tracing::info!(rows, "secrets were sealed with the first encryption key"),
+            count => tracing::info!(count, "secrets were sealed with the first encryption key"),
         }
         let tx = pen.tx();
         let (ids, tenants) = (Ids::above(watches::greatest_id(&tx)?), tenants::Tenants::load(&tx, &keyring)?);

@@ -79,6 +79,11 @@ impl Context {
         }
     }
 
+    /// The trace, as others write it: for the log.
+    pub fn trace_id(&self) -> String {
+        format!("{:032x}", u128::from_be_bytes(self.trace))
+    }
+
     /// The registration's own span.
     pub fn registration(self, name: &'static str, at: Timestamp, took: Duration) -> Span {
         Span { id: self.root, parent: self.above, ..self.span(name, SpanKind::Server, at, took) }

@@ -1,4 +1,4 @@
-//! The document that describes the API: OpenAPI 3.1.
+//! The document that describes the API: `OpenAPI` 3.1.
 //!
 //! The schemas are made from the types that are shown (and from those of [`super::asked`], for what is
 //! read); the operations are a table here. What follows from a route's nature (who may ask, whether it

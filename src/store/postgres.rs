@@ -268,7 +268,7 @@ impl Pen {
         }
         let Some(xid) = &self.doubt else { return Ok(None) };
         let verdict = verdict(&self.session, xid)?;
-        tracing::info!(?verdict, xid, "what became of the commit in which the connection was lost");
+        tracing::info!(outcome = ?verdict, transaction = xid, "what became of the commit in which the connection was lost");
         self.doubt = None;
         Ok(Some(verdict))
     }

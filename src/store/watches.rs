@@ -45,13 +45,16 @@ pub enum Registered {
     Replayed(Replay),
 }
 
+/// Makes the answer, of the watches: status and body.
+pub type AnswerToMany = Box<dyn Fn(&[Watch]) -> (u16, Vec<u8>) + Send>;
+
 /// Watches to be registered together: all of them, in one transaction, or none.
 pub struct RegisterMany {
     /// The watches.
     pub watches: Vec<NewWatch>,
     /// Under which key the answer is kept, and what makes it, of the watches in their order: status and
     /// body.
-    pub remember: Option<(Remember, Box<dyn Fn(&[Watch]) -> (u16, Vec<u8>) + Send>)>,
+    pub remember: Option<(Remember, AnswerToMany)>,
     /// When.
     pub now: Timestamp,
 }

@@ -322,7 +322,7 @@ impl Desk<'_> {
         if let StoreError::Unavailable(reason) | StoreError::Unknown(reason) = error
             && !self.shared.refusing.swap(true, Ordering::AcqRel)
         {
-            tracing::error!(%reason, "the store refuses writes: nothing is accepted or sent until it takes them");
+            tracing::error!(error = %reason, "the store refuses writes: nothing is accepted or sent until it takes them");
         }
     }
 

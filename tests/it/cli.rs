@@ -519,7 +519,7 @@ async fn a_key_made_on_a_running_server_lets_in_until_it_is_revoked() {
     h.finish().await;
 }
 
-// SQLite only: its file has one owner.
+// Once: its file has one owner.
 #[tokio::test]
 async fn without_a_server_apps_and_keys_are_made_in_the_database_which_a_running_server_keeps_to_itself() {
     let mut h = Harness::start().await;

@@ -273,6 +273,7 @@ async fn there_are_places_for_so_many_and_one_that_was_left_is_free_again() {
 }
 
 crate::postgres::on_postgres_too! {
+    who_follows_is_told_nothing_more_once_the_key_is_revoked,
     who_follows_is_told_what_happens_from_now_on_as_the_feed_lists_it,
     last_event_id_resumes_where_it_broke_off_and_nothing_is_skipped_or_told_twice,
     a_type_is_followed_alone,

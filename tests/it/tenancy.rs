@@ -449,5 +449,6 @@ fn manages(route: &Route) -> bool {
 crate::postgres::on_postgres_too! {
     every_route_asks_for_the_scope_that_the_contract_names,
     an_app_sees_and_changes_nothing_of_another_whatever_it_asks_for,
+    who_follows_is_told_of_the_own_app_only,
     the_operator_sees_apps_and_keys_of_all_and_the_rest_of_its_own_app_only,
 }

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, random};
 use crate::store::KeyRow;
@@ -71,8 +72,9 @@ pub fn check_expiry(at: Timestamp, now: Timestamp) -> Result<Timestamp, String> 
 }
 
 /// An app.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = App)]
 pub struct AppView<'a> {
     id: AppId,
     name: &'a str,
@@ -93,15 +95,19 @@ pub fn app_view(app: &App, new: bool) -> AppView<'_> {
 }
 
 /// A key.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Key)]
 pub struct KeyView<'a> {
     id: KeyId,
     app_id: AppId,
+    #[schema(required)]
     name: Option<&'a str>,
     scope: Scope,
     created_at: Timestamp,
+    #[schema(required)]
     expires_at: Option<Timestamp>,
+    #[schema(required)]
     last_used_at: Option<Timestamp>,
     /// In the answer that made it.
     #[serde(skip_serializing_if = "Option::is_none")]

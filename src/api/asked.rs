@@ -8,7 +8,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::domain::{ChannelKind, DestinationId, Payload, Timestamp};
+use crate::domain::{AppId, ChannelKind, DestinationId, Payload, Scope, Timestamp};
 
 /// A registration, as `register` reads it. Nothing but `jobId` and one way out (or
 /// `"notify": []`) is needed.
@@ -131,4 +131,39 @@ pub struct Retry {
 #[schema(rename_all = "lowercase")]
 enum Failed {
     Failed,
+}
+
+/// An app, as `apps` reads it.
+#[derive(ToSchema)]
+pub struct NewApp {
+    /// What people call it: printable, and no other app's.
+    #[schema(min_length = 1, max_length = 64)]
+    name: String,
+}
+
+/// A key, as `keys` reads it.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub struct NewKey {
+    /// What people call it.
+    #[schema(min_length = 1, max_length = 64)]
+    name: Option<String>,
+    /// Each includes the ones before it.
+    scope: Scope,
+    /// From now, `1s` to `3650d`. Default: never.
+    #[schema(example = "90d")]
+    expires_in: Option<String>,
+    /// In the stead of `expiresIn`.
+    expires_at: Option<Timestamp>,
+    /// Default: the caller's own.
+    app_id: Option<AppId>,
+}
+
+/// A rotation of the signing secret, as `admin` reads it.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub struct Rotation {
+    /// For how long the old one signs, too. Default: a day.
+    #[schema(maximum = 2_592_000)]
+    grace_seconds: Option<u64>,
 }

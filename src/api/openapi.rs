@@ -23,7 +23,8 @@ use utoipa::{PartialSchema, ToSchema};
 
 use self::table::{OPERATIONS, Operation, Shape};
 use super::{asked, batch, problem, providers, reply, view};
-use crate::domain::{DeliveryStatus, DestinationId, EventId, EventType, WatchId, WatchStatus};
+use crate::domain::{AppId, DeliveryStatus, DestinationId, EventId, EventType, WatchId, WatchStatus};
+use crate::tenants;
 
 /// The document, as text that people can read, too.
 static TEXT: LazyLock<String> = LazyLock::new(|| {
@@ -90,16 +91,30 @@ fn schemas() -> BTreeMap<String, Value> {
     collect::<asked::Batch>(&mut all);
     collect::<asked::Amendment>(&mut all);
     collect::<asked::Retry>(&mut all);
+    collect::<tenants::AppView>(&mut all);
+    collect::<tenants::KeyView>(&mut all);
+    collect::<asked::NewApp>(&mut all);
+    collect::<asked::NewKey>(&mut all);
+    collect::<asked::Rotation>(&mut all);
     let mut named: BTreeMap<String, Value> = all
         .into_iter()
         .map(|(name, schema)| (name, serde_json::to_value(schema).unwrap_or_default()))
         .collect();
     // What is read has no other fields.
-    for name in ["Registration", "Batch", "Amendment", "Retry", "TargetObject"] {
-        if let Some(schema) = named.get_mut(name) {
+    for name in table::READ {
+        if let Some(schema) = named.get_mut(*name) {
             schema["additionalProperties"] = false.into();
         }
     }
+    named.insert(
+        "SigningSecret".to_owned(),
+        json!({ "type": "object", "required": ["secret", "previous"], "properties": {
+            "secret": { "type": "string", "description": "`whsec_` and base64." },
+            "previous": { "type": ["object", "null"], "required": ["expiresAt"],
+                "description": "The one before it, while it signs, too.",
+                "properties": { "expiresAt": { "$ref": reference("Timestamp") } } },
+        } }),
+    );
     // An item that is wrong is refused in its place; the batch is right.
     if let Some(schema) = named.get_mut("Batch") {
         let anything = json!({ "description": "Whatever else it is, is refused in its place." });
@@ -139,7 +154,8 @@ fn described(operation: &Operation) -> Value {
         if let Ok(example) = serde_json::from_str::<Value>(body.example) {
             content["example"] = example;
         }
-        described["requestBody"] = json!({ "required": true, "content": { "application/json": content } });
+        described["requestBody"] =
+            json!({ "required": body.required, "content": { "application/json": content } });
     } else if operation.is_post() {
         let nothing = json!({ "type": "object", "additionalProperties": false });
         described["requestBody"] = json!({
@@ -211,6 +227,7 @@ fn parameter(operation: &Operation, name: &str) -> (&'static str, Value) {
         "destinationId" => ("To this destination.", id::<DestinationId>()),
         "since" => ("Of events from then on.", time()),
         "until" => ("Of events until then.", time()),
+        "appId" => ("Of this app.", id::<AppId>()),
         _ => ("", json!({})),
     }
 }
@@ -271,6 +288,7 @@ fn content(shape: &Shape) -> Option<(&'static str, Value)> {
             let required: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
             ("application/json", json!({ "type": "object", "required": required, "properties": properties }))
         }
+        Shape::Nothing => return None,
         Shape::Any => ("application/json", json!({ "type": "object" })),
         Shape::Text(media_type) => (media_type, json!({ "type": "string" })),
     })

@@ -236,7 +236,7 @@ async fn the_names_of_a_batch_are_looked_up_for_five_seconds_in_all_and_a_name_o
     t.give_up().await;
 }
 
-// SQLite only: it writes into the file.
+// Once: it writes into the file.
 #[tokio::test]
 async fn a_batch_that_fails_half_way_has_registered_nothing() {
     let t = Harness::start().await;

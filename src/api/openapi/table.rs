@@ -24,6 +24,8 @@ pub(super) struct Operation {
 pub(super) struct Body {
     pub(super) schema: &'static str,
     pub(super) example: &'static str,
+    /// Whether there has to be one.
+    pub(super) required: bool,
 }
 
 /// A good answer.
@@ -42,11 +44,17 @@ pub(super) enum Shape {
     Page(&'static str),
     /// An object of these fields and their types.
     Fields(&'static [(&'static str, &'static str)]),
+    /// No body.
+    Nothing,
     /// Any object.
     Any,
     /// A text of this media type.
     Text(&'static str),
 }
+
+/// The schemas of what is read: it has no other fields.
+pub(super) const READ: &[&str] =
+    &["Registration", "Batch", "Amendment", "Retry", "TargetObject", "NewApp", "NewKey", "Rotation"];
 
 /// What a status means where nothing else is said.
 const MEANINGS: &[(u16, &str)] = &[
@@ -112,7 +120,7 @@ pub(super) const TAGS: &[(&str, &str)] = &[
     ("Events", "What happened to watches, oldest first; none is ever skipped."),
     ("Deliveries", "What was sent of it, and what came of that."),
     ("Providers", "What can be watched."),
-    ("Secrets", "What receivers verify by."),
+    ("Tenants", "Apps that see nothing of each other, their keys, and what their receivers verify by."),
     ("Service", "The service itself."),
 ];
 
@@ -135,6 +143,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Some(Body {
             schema: "Registration",
             example: r#"{"jobId": "job_abc123def456", "callbackUrl": "https://app.example.com/hooks/muvi", "metadata": {"orderId": 42}}"#,
+            required: true,
         }),
         answers: &[Answer {
             status: 201,
@@ -171,6 +180,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Some(Body {
             schema: "Batch",
             example: r#"{"watches": [{"jobId": "job_abc123def456", "notify": []}]}"#,
+            required: true,
         }),
         answers: &[ok("What became of each.", Shape::One("BatchAnswer"))],
         refuses: &[],
@@ -202,6 +212,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Some(Body {
             schema: "Amendment",
             example: r#"{"expiresIn": "48h", "notify": ["https://app.example.com/hooks/more"]}"#,
+            required: true,
         }),
         answers: &[ok("The watch as it is now.", Shape::One("Watch"))],
         refuses: &[(409, "The watch has ended.")],
@@ -320,6 +331,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: Some(Body {
             schema: "Retry",
             example: r#"{"status": "failed", "since": "2026-02-18T00:00:00Z"}"#,
+            required: true,
         }),
         answers: &[Answer {
             status: 202,
@@ -382,14 +394,157 @@ pub(super) const OPERATIONS: &[Operation] = &[
         method: "get",
         path: "/v1/signing-secret",
         id: "showSigningSecret",
-        tag: "Secrets",
+        tag: "Tenants",
         scope: Some(Scope::Admin),
         summary: "Show the app's signing secret",
         description: "",
         query: &[],
         body: None,
-        answers: &[ok("The secret.", Shape::Fields(&[("secret", "string")]))],
+        answers: &[ok("The secret.", Shape::One("SigningSecret"))],
         refuses: &[],
+    },
+    Operation {
+        method: "post",
+        path: "/v1/signing-secret/rotate",
+        id: "rotateSigningSecret",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "Change the app's signing secret",
+        description: "Both sign during the grace.",
+        query: &[],
+        body: Some(Body { schema: "Rotation", example: r#"{"graceSeconds": 86400}"#, required: false }),
+        answers: &[ok("The new secret.", Shape::One("SigningSecret"))],
+        refuses: &[(
+            409,
+            "The secret stands in the server's configuration, or a request with this Idempotency-Key is still under way.",
+        )],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/apps",
+        id: "listApps",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "List apps",
+        description: "Newest first. The admins of the first app see them all, any other's see their own.",
+        query: &["limit", "cursor"],
+        body: None,
+        answers: &[ok("A page.", Shape::Page("App"))],
+        refuses: &[],
+    },
+    Operation {
+        method: "post",
+        path: "/v1/apps",
+        id: "createApp",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "Make an app",
+        description: "For admins of the first app.",
+        query: &[],
+        body: Some(Body { schema: "NewApp", example: r#"{"name": "Customer 7"}"#, required: true }),
+        answers: &[Answer {
+            status: 201,
+            description: "The app, with its signing secret, which is shown here.",
+            headers: &[("Location", "The app.")],
+            shape: Shape::One("App"),
+        }],
+        refuses: &[
+            (403, "The key has not the scope, or is another app's than the first."),
+            (409, "The name is taken, there are too many, or this Idempotency-Key is in use."),
+        ],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/apps/{id}",
+        id: "showApp",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "Show an app",
+        description: "",
+        query: &[],
+        body: None,
+        answers: &[ok("The app.", Shape::One("App"))],
+        refuses: &[],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/keys",
+        id: "listKeys",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "List keys",
+        description: "Newest first; not the keys themselves, which are not kept.",
+        query: &["limit", "cursor", "appId"],
+        body: None,
+        answers: &[ok("A page.", Shape::Page("Key"))],
+        refuses: &[],
+    },
+    Operation {
+        method: "post",
+        path: "/v1/keys",
+        id: "createKey",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "Make a key",
+        description: "",
+        query: &[],
+        body: Some(Body {
+            schema: "NewKey",
+            example: r#"{"name": "ci", "scope": "write", "expiresIn": "90d"}"#,
+            required: true,
+        }),
+        answers: &[Answer {
+            status: 201,
+            description: "The key, which is shown here and never again.",
+            headers: &[("Location", "The key.")],
+            shape: Shape::One("Key"),
+        }],
+        refuses: &[(409, "There are too many, or this Idempotency-Key is in use.")],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/keys/{id}",
+        id: "showKey",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "Show a key",
+        description: "",
+        query: &[],
+        body: None,
+        answers: &[ok("The key, but for itself.", Shape::One("Key"))],
+        refuses: &[],
+    },
+    Operation {
+        method: "delete",
+        path: "/v1/keys/{id}",
+        id: "revokeKey",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "Revoke a key",
+        description: "At once, also the caller's own.",
+        query: &[],
+        body: None,
+        answers: &[Answer {
+            status: 204,
+            description: "It is revoked.",
+            headers: &[],
+            shape: Shape::Nothing,
+        }],
+        refuses: &[],
+    },
+    Operation {
+        method: "get",
+        path: "/metrics",
+        id: "metrics",
+        tag: "Service",
+        scope: None,
+        summary: "What is counted and measured",
+        description: "For Prometheus. It may have a listener of its own (`metrics_listen`), and is not here \
+            then.",
+        query: &[],
+        body: None,
+        answers: &[ok("Prometheus text.", Shape::Text("text/plain"))],
+        refuses: &[(404, "It has a listener of its own.")],
     },
     Operation {
         method: "get",

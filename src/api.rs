@@ -20,6 +20,7 @@ mod openapi;
 mod problem;
 mod providers;
 mod register;
+mod registering;
 mod request;
 mod serve;
 mod stream;
@@ -40,7 +41,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use axum::routing::{MethodFilter, MethodRouter, get, on};
+use axum::routing::{MethodFilter, MethodRouter, on};
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, watch};
 
@@ -57,12 +58,15 @@ use crate::store::{Replay, Scope, Store};
 /// is not noticed before its wait is over, and those who do not wait are to find a place.
 pub const WAITS_MAX: usize = 1_024;
 
-/// How many batches are read and registered at a time: each may hold a body of 8 MiB, and about as much
-/// again of what was read from it.
-pub const BATCHES_MAX: usize = 8;
 /// How many clients may be connected; the next wait in the listener's backlog. Each may hold a body
 /// of 256 KiB.
 pub const CONNECTIONS_MAX: usize = 4_096;
+/// How many batches are read and registered at a time: each may hold a body of 8 MiB, and about as much
+/// again of what was read from it.
+pub const BATCHES_MAX: usize = 8;
+
+/// Here, or on a listener of its own.
+const METRICS: &str = "/metrics";
 
 /// What a handler returns.
 type Answer = Result<Response, Problem>;
@@ -97,16 +101,16 @@ pub struct Api {
     pub under_way: UnderWay,
     /// Places for those who wait for the end of a watch.
     pub waits: Semaphore,
-    /// Places for batches, of registrations and of retries.
-    pub batches: Semaphore,
-    /// Places for those who follow the feed.
-    pub streams: Arc<Semaphore>,
     /// Places for connections.
     pub places: Arc<Semaphore>,
     /// What those who look and those who send have in hand.
     pub load: Box<dyn Fn() -> Load + Send + Sync>,
     /// Whether `/metrics` is here, and not on a listener of its own.
     pub with_metrics: bool,
+    /// Places for batches, of registrations and of retries.
+    pub batches: Semaphore,
+    /// Places for those who follow the feed.
+    pub streams: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Api {
@@ -125,9 +129,6 @@ impl Api {
         }
     }
 }
-
-/// It may have a listener of its own.
-const METRICS: &str = "/metrics";
 
 /// One thing that can be asked for.
 pub struct Route {
@@ -205,14 +206,14 @@ routes! {
 
 fn router(api: Arc<Api>) -> Router {
     let with_metrics = api.with_metrics;
-    let here = ROUTES.iter().filter(|one| with_metrics || one.path != METRICS);
-    let router = here.fold(Router::new(), |router, one| router.route(one.path, (one.handler)()));
-    finish(router, api)
+    let here = |one: &&Route| with_metrics || one.path != METRICS;
+    let routes = ROUTES.iter().filter(here);
+    finish(routes.fold(Router::new(), |router, one| router.route(one.path, (one.handler)())), api)
 }
 
 /// The routes of a listener for metrics alone.
 fn metrics_router(api: Arc<Api>) -> Router {
-    finish(Router::new().route(METRICS, get(admin::metrics)), api)
+    finish(Router::new().route(METRICS, on(MethodFilter::GET, admin::metrics)), api)
 }
 
 fn finish(router: Router<Arc<Api>>, api: Arc<Api>) -> Router {

@@ -154,11 +154,11 @@ impl App {
             planned: Arc::clone(&planned),
             under_way: UnderWay::default(),
             waits: Semaphore::new(WAITS_MAX),
-            batches: Semaphore::new(BATCHES_MAX),
-            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             load: load_of(&poller, &deliverer),
             with_metrics: metrics.is_none(),
+            batches: Semaphore::new(BATCHES_MAX),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         });
         Ok(Self {
             listener,

@@ -569,7 +569,7 @@ impl Deliverer {
         let which = if send.by_hand { Try::ByHand } else { Try::Scheduled { step: send.step } };
         let ended_at = self.clock.now();
         let after = next_attempt(&self.policy.retries, send.id, which, &report.outcome, ended_at);
-        say(send, &report, after);
+        say(send, &report, after, self.trace_id(send).as_deref());
         self.store.tracer().record(|| attempt_span(send, &report, at));
         let outcome = outcome_word(&report.outcome);
         let record = Record {
@@ -593,13 +593,12 @@ impl Deliverer {
 
     async fn hand_over(&self, send: &Send, now: Timestamp) -> Sent {
         let destination = &send.destination;
-        let secrets: Vec<Secret> = match &destination.secret {
-            Some(own) => Secret::parse(own).into_iter().collect(),
-            None => {
-                let app = self.store.app(send.app);
-                let all = app.iter().flat_map(|app| app.secrets(now));
-                all.filter_map(|secret| Secret::parse(secret.reveal()).ok()).collect()
-            }
+        let secrets: Vec<Secret> = if let Some(own) = &destination.secret {
+            Secret::parse(own).into_iter().collect()
+        } else {
+            let app = self.store.app(send.app);
+            let all = app.iter().flat_map(|app| app.secrets(now));
+            all.filter_map(|secret| Secret::parse(secret.reveal()).ok()).collect()
         };
         let to = match destination.channel {
             ChannelKind::Email => Address::Email { to: &destination.address },
@@ -632,6 +631,13 @@ impl Deliverer {
             let lane = send.destination.lane.as_str().into();
             self.hand().gate.park(&lane, *span, self.clock.now());
         }
+    }
+
+    /// For the log: the trace in which the attempt's span is, if traces are kept.
+    fn trace_id(&self, send: &Send) -> Option<String> {
+        let traced = self.store.tracer().is_on();
+        let context = traced.then(|| Context::of(send.watch, send.traceparent.as_deref()));
+        context.flatten().map(|context| context.trace_id())
     }
 
     /// Writes an outcome until the store takes it.
@@ -670,20 +676,23 @@ fn attempt_span(send: &Send, report: &Sent, at: Timestamp) -> Option<Span> {
 }
 
 /// One line for each attempt that did not succeed; a warning where it was the last.
-fn say(send: &Send, report: &Sent, after: After) {
+fn say(send: &Send, report: &Sent, after: After, trace_id: Option<&str>) {
     let (delivery, watch, event) = (send.id, send.watch, send.event_type);
     let (lane, status) = (send.destination.lane.as_str(), report.status_code);
+    let channel = send.destination.channel;
     let error = report.error.as_deref().unwrap_or("");
     match after {
-        After::Succeeded => tracing::debug!(%delivery, %watch, %event, lane, status, "delivered"),
+        After::Succeeded => {
+            tracing::debug!(%delivery, %watch, %event, %channel, lane, status, trace_id, "delivered");
+        }
         After::Again { due_at, .. } => {
-            tracing::info!(%delivery, %watch, %event, lane, status, error, %due_at, "not delivered, to be tried again");
+            tracing::info!(%delivery, %watch, %event, %channel, lane, status, trace_id, error, %due_at, "not delivered, to be tried again");
         }
         After::Failed(reason) => {
-            tracing::warn!(%delivery, %watch, %event, lane, status, error, %reason, "given up; it can be retried by hand");
+            tracing::warn!(%delivery, %watch, %event, %channel, lane, status, trace_id, error, %reason, "given up; it can be retried by hand");
         }
         After::AsBefore => {
-            tracing::info!(%delivery, %watch, %event, lane, status, error, "a try by hand failed");
+            tracing::info!(%delivery, %watch, %event, %channel, lane, status, trace_id, error, "a try by hand failed");
         }
     }
 }

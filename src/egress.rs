@@ -15,7 +15,8 @@
 //! for included: a network that has one has it because nothing else leads out. It is the proxy that
 //! resolves names then, and nobody here sees the address that is connected to: the guard that remains
 //! is the check at registration and that of addresses written into a URL, and the proxy has to do the
-//! rest. Its own name is the operator's and is not judged.
+//! rest. Its own name is the operator's and is not judged. Only mail goes to its server directly: that is
+//! a host of the operator's, mostly inside, and few proxies lead to its port.
 //!
 //! What is not here: when to send, whom, and what an answer means. Nor is this a substitute for a
 //! firewall, see `ranges`.

@@ -205,6 +205,8 @@ pub struct Clients {
     pub connections: usize,
     /// Those of them that wait for the end of a watch.
     pub waiting: usize,
+    /// And those that follow the feed.
+    pub following: usize,
 }
 
 /// What is counted and measured.
@@ -240,11 +242,13 @@ pub struct Meters {
     request_duration: HistogramVec,
     connections: IntGauge,
     waiting: IntGauge,
+    following: IntGauge,
     spans: [IntCounter; 3],
 }
 
 impl Meters {
     /// All at zero.
+    #[expect(clippy::too_many_lines, reason = "a list: one entry for each metric, each read by itself")]
     pub fn new(now: Timestamp) -> Self {
         let r = Registry::new();
         let ended = counters(&r, "watches_ended_total", "Watches that have ended, by how.", &["status"]);
@@ -345,6 +349,7 @@ impl Meters {
                 LOCAL,
             ),
             connections: gauge(&r, "http_connections", "Connections of clients."),
+            following: gauge(&r, "http_streams", "Requests that follow the feed."),
             waiting: gauge(&r, "http_waiting", "Requests that wait for the end of a watch."),
             spans: SpanFate::ALL.map(|word| spans.with_label_values(&[word])),
             registry: r,
@@ -446,6 +451,7 @@ impl Meters {
         self.due_oldest.set(backlog.oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64()));
         set(&self.connections, clients.connections);
         set(&self.waiting, clients.waiting);
+        set(&self.following, clients.following);
         let mut text = Vec::with_capacity(16 * 1024);
         // Writing to memory does not fail, and what has no sample yet is left out.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);

@@ -157,7 +157,7 @@ impl Poller {
             match self.tell(job, generation).await {
                 // One broken row must not keep the others from being told.
                 Err(error @ StoreError::Inconsistent(_)) => {
-                    tracing::error!(%error, job = job.0, "an ending could not be told to all its watches");
+                    tracing::error!(%error, row = job.0, "an ending could not be told to all its watches");
                 }
                 told => told?,
             }
@@ -331,7 +331,8 @@ impl Poller {
                 let now = self.clock.now();
                 let retry_after =
                     received.header("retry-after").and_then(|text| parse_retry_after(text, now));
-                let answer = definition.understand(&name.job_id, received.status, &received.body, now);
+                let mut answer = definition.understand(&name.job_id, received.status, &received.body, now);
+                hide(&mut answer, provider.credential.as_deref());
                 let ending =
                     matches!(&answer, Answer::Seen(seen) if seen.observation.status.ending().is_some());
                 let raw =
@@ -567,6 +568,20 @@ impl Drop for InFlight {
     }
 }
 
+/// Takes the credential out of what a provider says of it: the words are logged, and shown to users.
+fn hide(answer: &mut Answer, credential: Option<&str>) {
+    let (Answer::NotFound { message }
+    | Answer::Account { message, .. }
+    | Answer::RateLimited { message }
+    | Answer::Trouble { message }) = answer
+    else {
+        return;
+    };
+    if let Some(credential) = credential.filter(|credential| message.contains(credential)) {
+        *message = message.replace(credential, "***");
+    }
+}
+
 /// A look, for its trace.
 fn look_span(trace: Context, at: Timestamp, took: Duration, name: &JobName, asked: &Asked) -> Span {
     let (status, error) = match &asked.answer {
@@ -590,20 +605,20 @@ fn look_span(trace: Context, at: Timestamp, took: Duration, name: &JobName, aske
 
 /// What was seen, for the log.
 fn note(entry: &Entry, seen: &Seen) {
-    let JobName { provider, job_id, .. } = &entry.name;
-    let status = seen.observation.raw_status.as_deref().unwrap_or("");
-    let request_id = seen.request_id.as_deref().unwrap_or("");
+    let JobName { provider, job_id: job, .. } = &entry.name;
+    let job_status = seen.observation.raw_status.as_deref().unwrap_or("");
+    let provider_request = seen.request_id.as_deref().unwrap_or("");
     let news = || observe(&entry.known, &seen.observation, Timestamp::default()) != Finding::Nothing;
     if seen.unknown_status && news() {
         tracing::warn!(
             provider,
-            job_id,
-            status,
-            request_id,
+            job,
+            job_status,
+            provider_request,
             "a status that the definition does not know: the job is watched on"
         );
     } else {
-        tracing::debug!(provider, job_id, status, request_id, "looked");
+        tracing::debug!(provider, job, job_status, provider_request, "looked");
     }
 }
 

@@ -193,9 +193,9 @@ impl Writer {
 impl Store {
     /// Opens the database, takes it for this process, and brings it up to date.
     pub fn open(opening: Opening) -> anyhow::Result<(Self, Writer)> {
+        let now = opening.now;
         let keyring = opening.keyring.clone();
         let public_url = opening.public_url.clone();
-        let now = opening.now;
         // A server is waited for, which a thread that drives others may not do.
         let opened = std::thread::scope(|scope| scope.spawn(move || Opened::open(opening)).join());
         let Opened { pen, readers, ids, tenants } =
@@ -209,10 +209,10 @@ impl Store {
             plans: Arc::default(),
             errands: Arc::default(),
             tenants: RwLock::new(tenants),
-            keyring,
             meters: Arc::new(Meters::new(now)),
             tracer: OnceLock::new(),
             backlog: tokio::sync::Mutex::default(),
+            keyring,
         });
         let readers =
             Arc::new(Readers { idle: Mutex::new(readers), turns: Arc::new(Semaphore::new(READERS)) });
@@ -336,7 +336,8 @@ impl Opened {
             Place::Server(url) => {
                 let server = postgres::Server::new(&url)?;
                 let pen = postgres::Pen::open(&server)?;
-                let readers = (0..READERS).map(|_| server.reader().map(Reader::Postgres)).collect();
+                let readers =
+                    (0..READERS).map(|_| server.reader().map(Box::new).map(Reader::Postgres)).collect();
                 (Pen::Postgres(Box::new(pen)), readers)
             }
         };
@@ -352,7 +353,7 @@ impl Opened {
         }
         match reseal::bring_up(&mut pen, &keyring)? {
             0 => {}
-            rows => tracing::info!(rows, "secrets were sealed with the first encryption key"),
+            count => tracing::info!(count, "secrets were sealed with the first encryption key"),
         }
         let tx = pen.tx();
         let (ids, tenants) = (Ids::above(watches::greatest_id(&tx)?), tenants::Tenants::load(&tx, &keyring)?);
@@ -364,7 +365,7 @@ impl Opened {
 #[derive(Debug)]
 enum Reader {
     Sqlite(Connection),
-    Postgres(postgres::Reader),
+    Postgres(Box<postgres::Reader>),
 }
 
 impl Reader {

@@ -71,7 +71,7 @@ pub fn check_expiry(at: Timestamp, now: Timestamp) -> Result<Timestamp, String> 
     }
 }
 
-/// An app.
+/// An app: a tenant.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = App)]
@@ -79,7 +79,7 @@ pub struct AppView<'a> {
     id: AppId,
     name: &'a str,
     created_at: Timestamp,
-    /// In the answer that made it.
+    /// In the answer that made it; later the app's own admins can ask for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     signing_secret: Option<&'a str>,
 }
@@ -94,7 +94,7 @@ pub fn app_view(app: &App, new: bool) -> AppView<'_> {
     }
 }
 
-/// A key.
+/// An API key; the key itself is kept as a hash only.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Key)]
@@ -105,11 +105,13 @@ pub struct KeyView<'a> {
     name: Option<&'a str>,
     scope: Scope,
     created_at: Timestamp,
+    /// Null: until it is revoked.
     #[schema(required)]
     expires_at: Option<Timestamp>,
+    /// To the minute, or so; null: never.
     #[schema(required)]
     last_used_at: Option<Timestamp>,
-    /// In the answer that made it.
+    /// In the answer that made it, and nowhere else.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'a str>,
 }

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! the client's span, if it gave one
-//! └─ POST /v1/watches            the registration
+//! └─ register                     the registration
 //!    ├─ poll                     each look at the job, where this watch was the first to wait for it
 //!    │  └─ end                   the look that ended the job: until that was on disk
 //!    ├─ deliver                  each attempt, to each destination
@@ -77,6 +77,11 @@ impl Context {
             Some((trace, above, true)) => Some(Self { trace, above: Some(above), root }),
             Some((_, _, false)) => None,
         }
+    }
+
+    /// The trace, as others write it: for the log.
+    pub fn trace_id(&self) -> String {
+        format!("{:032x}", u128::from_be_bytes(self.trace))
     }
 
     /// The registration's own span.

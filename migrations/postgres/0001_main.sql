@@ -1,6 +1,7 @@
 -- Facts, not plans: when to look next is made from these rows at start and kept in memory.
 -- Times are milliseconds since 1970. Ids are 16 bytes. Words are the contract's. The columns are those
 -- of the SQLite schema; indexes name the columns that a SQLite index holds by itself, the primary key's.
+-- No foreign keys where rows are many: here each check is a statement, and a lock on the other row.
 
 -- Who runs.
 create table nodes (
@@ -59,7 +60,7 @@ create index jobs_look_wanted on jobs (no) where look_wanted is not null;
 
 -- How a generation of a job ended: immutable, but for `refreshed` and `open`.
 create table endings (
-  job        bigint not null references jobs (no),
+  job        bigint not null,
   generation bigint not null,
   kind       text   not null,
   seen       text   not null,
@@ -75,7 +76,7 @@ create index endings_open on endings (job) where open = 1;
 create table watches (
   app           bigint not null,
   id            bytea  not null,
-  job           bigint not null references jobs (no),
+  job           bigint not null,
   generation    bigint not null,
   status        text   not null,
   events        bigint not null,                 -- one bit for each type

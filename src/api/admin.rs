@@ -9,13 +9,15 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
+use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::fields::Fields;
 use super::problem::{Faults, Problem};
 use super::request::{Caller, Claim, Held, Query, json_or_nothing};
-use super::{Answer, Api, CONNECTIONS_MAX, WAITS_MAX, replayed, reply};
+use super::{Answer, Api, CONNECTIONS_MAX, STREAMS_MAX, WAITS_MAX, replayed, reply};
 use crate::channels::webhook::Secret;
 use crate::domain::{Masked, Timestamp};
 use crate::meters::Clients;
@@ -27,10 +29,29 @@ const GRACE_MAX: u64 = 30 * 24 * 3600;
 /// And if nothing is said.
 const GRACE: u64 = 24 * 3600;
 
-/// A signing secret, and until when the one before it signs, too.
+/// A signing secret.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SigningSecret)]
+pub struct SecretView<'a> {
+    /// `whsec_` and base64.
+    secret: &'a str,
+    /// The one before, while it signs, too.
+    #[schema(required)]
+    previous: Option<PreviousView>,
+}
+
+/// A signing secret whose time is nearly over.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = PreviousSecret)]
+pub struct PreviousView {
+    /// Until then it signs.
+    expires_at: Timestamp,
+}
+
 fn secret_view(secret: &Masked, old_until: Option<Timestamp>) -> Vec<u8> {
-    let previous = old_until.map(|until| json!({ "expiresAt": until }));
-    json!({ "secret": secret.reveal(), "previous": previous }).to_string().into_bytes()
+    let previous = old_until.map(|expires_at| PreviousView { expires_at });
+    serde_json::to_vec(&SecretView { secret: secret.reveal(), previous }).unwrap_or_default()
 }
 
 /// `GET /v1/signing-secret`
@@ -121,6 +142,7 @@ pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
     let clients = Clients {
         connections: CONNECTIONS_MAX - api.places.available_permits().min(CONNECTIONS_MAX),
         waiting: WAITS_MAX - api.waits.available_permits().min(WAITS_MAX),
+        following: STREAMS_MAX - api.streams.available_permits().min(STREAMS_MAX),
     };
     let text = api.store.meters().render((api.load)(), api.store.queues(), backlog, clients, now);
     let mut response = reply(StatusCode::OK, text);

@@ -20,7 +20,7 @@ use crate::store::{Amend, Amended, Scope};
 /// What is to be changed, before any name is looked up.
 struct Form {
     expires_in: Option<Duration>,
-    metadata: Option<Option<String>>,
+    metadata: Option<String>,
     wanted: Vec<Wanted>,
 }
 
@@ -81,8 +81,8 @@ fn form(api: &Api, text: &str, faults: &mut Faults) -> Option<Form> {
     // Written out, null is the empty object.
     let metadata = match fields.given("metadata") {
         None => None,
-        Some(raw) if raw.get() == "null" => Some(None),
-        Some(raw) => Some(register::metadata_of(raw, &at, faults)),
+        Some(raw) if raw.get() == "null" => Some("{}".to_owned()),
+        Some(raw) => register::metadata_of(raw, &at, faults),
     };
     let at = fields.at("notify");
     let wanted = match fields.take("notify") {

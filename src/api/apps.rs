@@ -93,7 +93,7 @@ fn read_name(text: &str) -> Result<String, Problem> {
     let mut name = None;
     if let Some(mut fields) = Fields::read(raw, "", &mut faults) {
         let raw = fields.take("name");
-        name = raw.and_then(|raw| super::fields::text(raw));
+        name = raw.and_then(super::fields::text);
         match (raw, &name) {
             (None, _) => faults.add("/name", "is needed"),
             (Some(_), None) => faults.add("/name", "must be a string"),

@@ -133,37 +133,37 @@ enum Failed {
     Failed,
 }
 
-/// An app, as `apps` reads it.
+/// An app to be made, as `apps` reads it.
 #[derive(ToSchema)]
 pub struct NewApp {
-    /// What people call it: printable, and no other app's.
-    #[schema(min_length = 1, max_length = 64)]
+    /// Printable, and no other app's.
+    #[schema(min_length = 1, max_length = 64, example = "customer-7")]
     name: String,
 }
 
-/// A key, as `keys` reads it.
+/// A key to be made, as `keys` reads it.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 pub struct NewKey {
     /// What people call it.
     #[schema(min_length = 1, max_length = 64)]
     name: Option<String>,
-    /// Each includes the ones before it.
+    /// What it may do.
     scope: Scope,
-    /// From now, `1s` to `3650d`. Default: never.
+    /// For how long it is valid, `1s` to `3650d`; default: until it is revoked.
     #[schema(example = "90d")]
     expires_in: Option<String>,
-    /// In the stead of `expiresIn`.
+    /// Or until when.
     expires_at: Option<Timestamp>,
-    /// Default: the caller's own.
+    /// Whose it is; default: the caller's. Another than that is for admins of the first app.
     app_id: Option<AppId>,
 }
 
-/// A rotation of the signing secret, as `admin` reads it.
+/// How a signing secret is replaced, as `admin` reads it.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 pub struct Rotation {
-    /// For how long the old one signs, too. Default: a day.
-    #[schema(maximum = 2_592_000)]
-    grace_seconds: Option<u64>,
+    /// For how many seconds the one before signs, too.
+    #[schema(minimum = 0, maximum = 2_592_000, default = 86400)]
+    grace_seconds: Option<u32>,
 }

@@ -18,6 +18,7 @@ use utoipa::ToSchema;
 
 use super::fields::{Fields, first};
 use super::problem::{Faults, Problem, ProblemView};
+use super::registering::Registering;
 use super::request::{BATCH_MAX, BODY_MAX, Caller, Claim, Held, Query, json, too_large, traceparent};
 use super::{Answer, Api, register, replayed, reply, view};
 use crate::domain::{AppNo, NewWatch, Timestamp, Watch};
@@ -69,6 +70,7 @@ pub async fn create(
     parts: Parts,
 ) -> Answer {
     let app = caller.may(Scope::Write)?;
+    let (at, took) = (api.clock.now(), api.clock.stopwatch());
     Query::new(&parts).done()?;
     let Ok(_place) = api.batches.try_acquire() else {
         return Err(Problem::unavailable("too many batches at once; send this one again in a moment"));
@@ -88,13 +90,19 @@ pub async fn create(
         refused.push(item.map(|watch| watches.push(watch)).err());
     }
     let refused = Arc::new(refused);
+    let traces: Vec<_> = watches.iter().filter_map(|watch| Registering::new(&api, watch, at)).collect();
     let remember = claim.as_ref().map(|claim| {
         let refused = Arc::clone(&refused);
         let answer = move |made: &[Watch]| (StatusCode::OK.as_u16(), answer(&refused, made));
         (claim.remember(), Box::new(answer) as Box<dyn Fn(&[Watch]) -> (u16, Vec<u8>) + Send>)
     });
     match api.store.register_many(RegisterMany { watches, remember, now }).await? {
-        RegisteredMany::New(made) => Ok(reply(StatusCode::OK, answer(&refused, &made))),
+        RegisteredMany::New(made) => {
+            for trace in traces {
+                api.store.tracer().record(|| Some(trace.done("/v1/watches/batch", took.elapsed())));
+            }
+            Ok(reply(StatusCode::OK, answer(&refused, &made)))
+        }
         RegisteredMany::Replayed(replay) => replayed(replay),
     }
 }

@@ -9,8 +9,8 @@
 //! `Last-Event-ID`. A quiet stream has nothing to take and is not cut: a comment every 15 s tells both
 //! sides, and all proxies between them, that the other is still there.
 //!
-//! **Nothing is for ever.** A stream ends when the server does, and after an hour, so that whoever
-//! follows shows a key again that may have been revoked. A client goes on by itself.
+//! **Nothing is for ever.** A stream ends when the server does, when its key has expired or was revoked
+//! (before anything more is sent), and after an hour. A client comes back by itself, and shows its key.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use super::events::gone;
 use super::request::{Caller, Query};
 use super::serve::raised;
 use super::{Answer, Api, problem::Problem, view};
-use crate::domain::{AppNo, Event, EventId, EventType};
+use crate::domain::{Event, EventId, EventType};
 use crate::store::{EventFilter, Scope};
 
 /// How many may follow at once: each holds a connection, and up to three pages of events.
@@ -64,7 +64,7 @@ pub async fn stream(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -
     let position = api.store.follow_from(app, after).await?.ok_or_else(gone)?;
     let (sender, frames) = mpsc::channel(1);
     tokio::spawn(async move {
-        follow(&api, app, position, filter, &sender).await;
+        follow(&api, caller, position, filter, &sender).await;
         drop(place);
     });
     let mut response = Response::new(Body::new(Frames(frames)));
@@ -79,14 +79,15 @@ pub async fn stream(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -
 }
 
 /// Sends what comes after `position`, until somebody has had enough.
-async fn follow(api: &Api, app: AppNo, position: i64, filter: EventFilter, frames: &mpsc::Sender<Bytes>) {
+async fn follow(api: &Api, caller: Caller, position: i64, filter: EventFilter, frames: &mpsc::Sender<Bytes>) {
+    let app = caller.app;
     let bell = api.store.feed_bell(app);
     let mut draining = api.draining.clone();
     let mut position = position;
     let began = api.clock.now();
     // The first bytes, so that the client knows that it is heard.
     let mut text = Bytes::from_static(RETRY);
-    loop {
+    while caller.still_holds(api) {
         tokio::select! {
             sent = frames.send(text) => if sent.is_err() { return },
             () = raised(&mut draining) => return,

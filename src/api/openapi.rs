@@ -1,4 +1,4 @@
-//! The document that describes the API: OpenAPI 3.1.
+//! The document that describes the API: `OpenAPI` 3.1.
 //!
 //! The schemas are made from the types that are shown (and from those of [`super::asked`], for what is
 //! read); the operations are a table here. What follows from a route's nature (who may ask, whether it
@@ -22,7 +22,7 @@ use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
 
 use self::table::{OPERATIONS, Operation, Shape};
-use super::{asked, batch, problem, providers, reply, view};
+use super::{admin, asked, batch, problem, providers, reply, view};
 use crate::domain::{AppId, DeliveryStatus, DestinationId, EventId, EventType, WatchId, WatchStatus};
 use crate::tenants;
 
@@ -91,30 +91,24 @@ fn schemas() -> BTreeMap<String, Value> {
     collect::<asked::Batch>(&mut all);
     collect::<asked::Amendment>(&mut all);
     collect::<asked::Retry>(&mut all);
-    collect::<tenants::AppView>(&mut all);
-    collect::<tenants::KeyView>(&mut all);
     collect::<asked::NewApp>(&mut all);
     collect::<asked::NewKey>(&mut all);
     collect::<asked::Rotation>(&mut all);
+    collect::<admin::SecretView>(&mut all);
+    collect::<tenants::AppView>(&mut all);
+    collect::<tenants::KeyView>(&mut all);
     let mut named: BTreeMap<String, Value> = all
         .into_iter()
         .map(|(name, schema)| (name, serde_json::to_value(schema).unwrap_or_default()))
         .collect();
     // What is read has no other fields.
-    for name in table::READ {
-        if let Some(schema) = named.get_mut(*name) {
+    for name in
+        ["Registration", "Batch", "Amendment", "Retry", "TargetObject", "NewApp", "NewKey", "Rotation"]
+    {
+        if let Some(schema) = named.get_mut(name) {
             schema["additionalProperties"] = false.into();
         }
     }
-    named.insert(
-        "SigningSecret".to_owned(),
-        json!({ "type": "object", "required": ["secret", "previous"], "properties": {
-            "secret": { "type": "string", "description": "`whsec_` and base64." },
-            "previous": { "type": ["object", "null"], "required": ["expiresAt"],
-                "description": "The one before it, while it signs, too.",
-                "properties": { "expiresAt": { "$ref": reference("Timestamp") } } },
-        } }),
-    );
     // An item that is wrong is refused in its place; the batch is right.
     if let Some(schema) = named.get_mut("Batch") {
         let anything = json!({ "description": "Whatever else it is, is refused in its place." });
@@ -155,7 +149,7 @@ fn described(operation: &Operation) -> Value {
             content["example"] = example;
         }
         described["requestBody"] =
-            json!({ "required": body.required, "content": { "application/json": content } });
+            json!({ "required": !body.optional, "content": { "application/json": content } });
     } else if operation.is_post() {
         let nothing = json!({ "type": "object", "additionalProperties": false });
         described["requestBody"] = json!({
@@ -225,9 +219,9 @@ fn parameter(operation: &Operation, name: &str) -> (&'static str, Value) {
         "type" => ("Events of this type.", id::<EventType>()),
         "watchId" => ("Of this watch.", id::<WatchId>()),
         "destinationId" => ("To this destination.", id::<DestinationId>()),
+        "appId" => ("Of this app.", id::<AppId>()),
         "since" => ("Of events from then on.", time()),
         "until" => ("Of events until then.", time()),
-        "appId" => ("Of this app.", id::<AppId>()),
         _ => ("", json!({})),
     }
 }
@@ -268,8 +262,10 @@ fn responses(operation: &Operation) -> Map<String, Value> {
     responses
 }
 
+/// `None` where there is nothing to say.
 fn content(shape: &Shape) -> Option<(&'static str, Value)> {
     Some(match shape {
+        Shape::Nothing => return None,
         Shape::One(name) => ("application/json", json!({ "$ref": reference(name) })),
         Shape::Page(name) => (
             "application/json",
@@ -288,7 +284,6 @@ fn content(shape: &Shape) -> Option<(&'static str, Value)> {
             let required: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
             ("application/json", json!({ "type": "object", "required": required, "properties": properties }))
         }
-        Shape::Nothing => return None,
         Shape::Any => ("application/json", json!({ "type": "object" })),
         Shape::Text(media_type) => (media_type, json!({ "type": "string" })),
     })

@@ -140,18 +140,18 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(reason) => {
-                tracing::warn!(%reason, "a request was refused: the database is not available");
+                tracing::warn!(error = %reason, "a request was refused: the database is not available");
                 Self::unavailable("the database is not available; nothing was changed")
             }
             StoreError::Unknown(reason) => {
-                tracing::warn!(%reason, "a request has no answer: the database was lost while it was asked to write");
+                tracing::warn!(error = %reason, "a request has no answer: the database was lost while it was asked to write");
                 Self::unavailable(
                     "the database was lost while it was asked to write, and it is not known whether it did; with an \
                      Idempotency-Key it is safe to ask again",
                 )
             }
             StoreError::Inconsistent(reason) => {
-                tracing::error!(%reason, "a request failed");
+                tracing::error!(error = %reason, "a request failed");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "this is our fault; the log knows more")
             }
         }

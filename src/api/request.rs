@@ -50,7 +50,7 @@ impl Held {
     /// Whether there is no body, or an empty one.
     fn is_empty(&self) -> bool {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.as_ref().is_none_or(|body| body.is_end_stream())
+        held.as_ref().is_none_or(hyper::body::Body::is_end_stream)
     }
 
     fn take(&self) -> Option<Incoming> {
@@ -92,6 +92,8 @@ pub struct Caller {
     scope: Scope,
     /// Whether that is the app whose admins manage the tenants.
     operator: bool,
+    /// SHA-256 of the key.
+    hash: [u8; 32],
 }
 
 impl Caller {
@@ -101,6 +103,11 @@ impl Caller {
             return Ok(self.app);
         }
         Err(Problem::new(StatusCode::FORBIDDEN, format!("this key has not the scope `{scope}`")))
+    }
+
+    /// Whether the key is still valid: for an answer that goes on for long.
+    pub fn still_holds(&self, api: &Api) -> bool {
+        api.bootstrap == Some(self.hash) || api.store.key(&self.hash, api.clock.now()).is_some()
     }
 
     /// Whose apps and keys an admin manages: those of the first app anybody's (`None`), others their
@@ -129,7 +136,7 @@ where
                 (key.app, key.scope)
             }
         };
-        Ok(Self { app, scope, operator: app == api.operator })
+        Ok(Self { app, scope, operator: app == api.operator, hash })
     }
 }
 

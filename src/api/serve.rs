@@ -133,6 +133,10 @@ pub(super) async fn raised(flag: &mut watch::Receiver<bool>) {
     let _ = flag.wait_for(|up| *up).await;
 }
 
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Tells the door which route a request has taken: known within the router only.
 pub(super) async fn name_the_route(
     matched: Option<MatchedPath>,
@@ -179,7 +183,7 @@ impl Door {
         let route = response.extensions_mut().remove::<MatchedPath>();
         let (route, status) = (route.as_ref().map(MatchedPath::as_str), response.status().as_u16());
         self.meters.answered(route, method.as_str(), status, took.elapsed());
-        tracing::debug!(%method, path, status, request_id, "answered");
+        tracing::debug!(%method, path, status, request_id, duration_ms = millis(took.elapsed()), "answered");
         if let Ok(id) = HeaderValue::from_str(&request_id) {
             response.headers_mut().insert(X_REQUEST_ID, id);
         }

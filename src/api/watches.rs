@@ -8,12 +8,12 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 
+use super::registering::Registering;
 use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json, no_fields, traceparent};
 use super::serve::raised;
 use super::{Answer, Api, cursor, page, problem::Problem, register, replayed, reply, view};
-use crate::domain::{NewWatch, Timestamp, Watch, WatchId, WatchStatus, parse_duration};
+use crate::domain::{Timestamp, Watch, WatchId, WatchStatus, parse_duration};
 use crate::store::{LookNow, LookNowAnswer, Register, Registered, Scope, Stop, Stopped, WatchFilter};
-use crate::traces::{Context, Span};
 
 /// The longest wait for the end of a watch.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -46,11 +46,11 @@ pub async fn create(
     let times = (api.clock.now(), Timestamp::MAX);
     let watch = register::read(&api, app, &text, traceparent(&parts), times).await?;
     let remember = claim.as_ref().map(Claim::remember);
-    let trace = registration(&api, &watch, at);
+    let trace = Registering::new(&api, &watch, at);
     match api.store.register(Register { watch, remember, answer: first_answer }).await? {
         Registered::New(watch) => {
             let (status, location, body) = first_answer(&watch);
-            api.store.tracer().record(|| Some(trace?(took.elapsed(), status)));
+            api.store.tracer().record(|| Some(trace?.done("/v1/watches", took.elapsed())));
             let mut response = reply(StatusCode::from_u16(status).unwrap_or_default(), body);
             if let Ok(location) = location.parse() {
                 response.headers_mut().insert(header::LOCATION, location);
@@ -59,29 +59,6 @@ pub async fn create(
         }
         Registered::Replayed(replay) => replayed(replay),
     }
-}
-
-/// The span of a registration, to be finished when it is on disk.
-fn registration(
-    api: &Api,
-    watch: &NewWatch,
-    at: Timestamp,
-) -> Option<impl FnOnce(Duration, u16) -> Span + use<>> {
-    if !api.store.tracer().is_on() {
-        return None;
-    }
-    let context = Context::of(watch.id, watch.traceparent.as_deref())?;
-    let (id, provider, job) = (watch.id.to_string(), watch.job.provider.clone(), watch.job.job_id.clone());
-    Some(move |took: Duration, status: u16| {
-        context
-            .registration("POST /v1/watches", at, took)
-            .with("http.request.method", "POST")
-            .with("http.route", "/v1/watches")
-            .with("http.response.status_code", status)
-            .with("ringback.watch.id", id.as_str())
-            .with("ringback.provider", provider.as_str())
-            .with("ringback.job.id", job.as_str())
-    })
 }
 
 /// `GET /v1/watches`

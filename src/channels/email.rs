@@ -151,7 +151,7 @@ fn judge(stage: Stage, failure: Failure) -> Verdict {
             let (outcome, who) = blame(stage, &reply);
             if who == Blame::Operator {
                 tracing::error!(
-                    reply = reply.text,
+                    error = reply.text,
                     "the mail server does not take mail from here at {word}: see [smtp]; mails wait"
                 );
             }

@@ -201,7 +201,12 @@ impl Templates {
         };
         with(&self.used).or_else(|wrong| {
             let (name, event) = (kind.name(), &news.id);
-            tracing::warn!(template = name, event, "a template failed, the embedded one is used: {wrong}");
+            tracing::warn!(
+                template = name,
+                event_id = event,
+                error = wrong,
+                "a template failed, the embedded one is used"
+            );
             with(&self.embedded).map_err(|wrong| format!("{name}{wrong}"))
         })
     }

@@ -104,7 +104,10 @@ impl Retry {
                 let id = clean(id);
                 say(format_args!("{id} is sent now; `ringback show {id}` says what became of it."))?;
             }
-            None => say(format_args!("{} deliveries are sent again.", text(&value, "/count")))?,
+            None => match text(&value, "/count").as_str() {
+                "1" => say("1 delivery is sent again.")?,
+                count => say(format_args!("{count} deliveries are sent again."))?,
+            },
         }
         Ok(())
     }

@@ -63,10 +63,12 @@ mod tests {
         let config = Config::read(&Flags::default(), &env, None).expect("no mistake");
         insta::assert_snapshot!(listing(config.effective()), @r"
         listen                    127.0.0.1:8080                             default
+        metrics_listen            none                                       default
         public_url                http://127.0.0.1:8080                      default
         database_url              sqlite://ringback.db                       default
         api_key                   ***                                        RINGBACK_API_KEY
         signing_secret            none                                       default
+        encryption_key            none                                       default
         log                       info                                       default
         log_format                text                                       default
         shutdown_grace            25s                                        default
@@ -79,6 +81,9 @@ mod tests {
         delivery.per_destination  16                                         default
         retention.events          30d                                        default
         retention.watches         30d                                        default
+        telemetry.otlp_endpoint   none                                       default
+        telemetry.otlp_headers    none                                       default
+        telemetry.service_name    ringback                                   default
         smtp.url                  none                                       default
         smtp.from                 none                                       default
         smtp.allow                none                                       default

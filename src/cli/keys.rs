@@ -1,12 +1,51 @@
 //! `ringback apps` and `ringback keys`: tenants, and the keys with which they come in.
+//!
+//! They are asked of a running server where the user names one, by `--url`, `RINGBACK_URL` or
+//! `RINGBACK_API_KEY`. Elsewhere, and where `--config` or `--database-url` names a database, they are
+//! made in the database itself: that is how the first key is made, and how one gets in again.
+
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use super::act::fields;
-use super::client::{Server, segment};
+use super::client::{Answer, Client, Server, segment};
 use super::lists::Extent;
-use super::screen::{Card, Screen, text, time};
-use super::{Failure, note, say};
+use super::screen::{Card, Screen, clean, text, time};
+use super::tenants::{self, WantedKey};
+use super::{Failure, configuration, note, say};
+use crate::config::{Access, Config, Environment, Flags};
+
+/// Where apps and keys are.
+#[derive(Debug, clap::Args)]
+pub struct Place {
+    #[command(flatten)]
+    server: Server,
+    /// Ask the database of this configuration file, and no server
+    #[arg(long, value_name = "FILE", conflicts_with = "url")]
+    config: Option<PathBuf>,
+    /// Ask this database, and no server
+    #[arg(long, value_name = "DATABASE", conflicts_with = "url")]
+    database_url: Option<String>,
+}
+
+/// Whom to ask.
+enum Asked {
+    Server(Client),
+    Database(Box<Config>),
+}
+
+impl Place {
+    fn find(self) -> Result<Asked, Failure> {
+        let names_database = self.config.is_some() || self.database_url.is_some();
+        let names_server = Access::is_meant(self.server.url.as_deref(), &Environment::of_process());
+        if names_server && !names_database {
+            return Ok(Asked::Server(self.server.client()?));
+        }
+        let flags = Flags { config: self.config, database_url: self.database_url, ..Flags::default() };
+        Ok(Asked::Database(Box::new(configuration(&flags)?)))
+    }
+}
 
 /// Make and list apps: tenants that see nothing of each other
 #[derive(Debug, clap::Args)]
@@ -35,7 +74,7 @@ pub struct CreateApp {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    server: Server,
+    place: Place,
 }
 
 /// List apps
@@ -47,7 +86,7 @@ pub struct ListApps {
     #[command(flatten)]
     extent: Extent,
     #[command(flatten)]
-    server: Server,
+    place: Place,
 }
 
 impl Apps {
@@ -55,10 +94,15 @@ impl Apps {
     pub async fn run(self) -> Result<(), Failure> {
         match self.what {
             AppsWhat::Create(create) => create.run().await,
-            AppsWhat::List(ListApps { extent, server }) => {
+            AppsWhat::List(ListApps { extent, place }) => {
                 let head = ["ID", "NAME", "CREATED (UTC)"];
                 let row = |app: &Value| vec![text(app, "/id"), text(app, "/name"), time(app, "/createdAt")];
-                extent.show(&server.client()?, "/v1/apps", Vec::new(), &head, row).await
+                match place.find()? {
+                    Asked::Server(client) => extent.show(&client, "/v1/apps", Vec::new(), &head, row).await,
+                    Asked::Database(config) => {
+                        extent.show_whole(tenants::list_apps(&config).await?, &head, row)
+                    }
+                }
             }
         }
     }
@@ -66,9 +110,15 @@ impl Apps {
 
 impl CreateApp {
     async fn run(self) -> Result<(), Failure> {
-        let client = self.server.client()?;
-        let body = json!({ "name": self.name }).to_string();
-        let answer = client.post("/v1/apps", Some(body), None).await?;
+        let answer = match self.place.find()? {
+            Asked::Server(client) => {
+                let body = json!({ "name": self.name }).to_string();
+                client.post("/v1/apps", Some(body), None).await?
+            }
+            Asked::Database(config) => {
+                Answer { text: tenants::create_app(&config, &self.name).await?.to_string() }
+            }
+        };
         let screen = Screen::of_stdout();
         if self.json {
             return Ok(screen.json(&answer.text)?);
@@ -122,7 +172,7 @@ pub struct CreateKey {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    server: Server,
+    place: Place,
 }
 
 /// List keys; the keys themselves are not kept, and never shown
@@ -137,7 +187,7 @@ pub struct ListKeys {
     #[command(flatten)]
     extent: Extent,
     #[command(flatten)]
-    server: Server,
+    place: Place,
 }
 
 /// Revoke a key: it is refused from now on
@@ -149,7 +199,7 @@ pub struct RevokeKey {
     /// The key's id, as key_…
     id: String,
     #[command(flatten)]
-    server: Server,
+    place: Place,
 }
 
 impl Keys {
@@ -157,7 +207,7 @@ impl Keys {
     pub async fn run(self) -> Result<(), Failure> {
         match self.what {
             KeysWhat::Create(create) => create.run().await,
-            KeysWhat::List(ListKeys { app, extent, server }) => {
+            KeysWhat::List(ListKeys { app, extent, place }) => {
                 let head =
                     ["ID", "NAME", "SCOPE", "APP", "CREATED (UTC)", "EXPIRES (UTC)", "LAST USED (UTC)"];
                 let row = |key: &Value| {
@@ -165,11 +215,23 @@ impl Keys {
                     let times = ["/createdAt", "/expiresAt", "/lastUsedAt"].map(|field| time(key, field));
                     words.into_iter().chain(times).collect()
                 };
-                extent.show(&server.client()?, "/v1/keys", vec![("appId", app)], &head, row).await
+                match place.find()? {
+                    Asked::Server(client) => {
+                        extent.show(&client, "/v1/keys", vec![("appId", app)], &head, row).await
+                    }
+                    Asked::Database(config) => {
+                        extent.show_whole(tenants::list_keys(&config, app.as_deref()).await?, &head, row)
+                    }
+                }
             }
-            KeysWhat::Revoke(RevokeKey { id, server }) => {
-                server.client()?.delete(&format!("/v1/keys/{}", segment(&id))).await?;
-                Ok(say(format_args!("{} is revoked.", super::screen::clean(&id)))?)
+            KeysWhat::Revoke(RevokeKey { id, place }) => {
+                match place.find()? {
+                    Asked::Server(client) => {
+                        client.delete(&format!("/v1/keys/{}", segment(&id))).await?;
+                    }
+                    Asked::Database(config) => tenants::revoke_key(&config, &id).await?,
+                }
+                Ok(say(format_args!("{} is revoked.", clean(&id)))?)
             }
         }
     }
@@ -177,10 +239,23 @@ impl Keys {
 
 impl CreateKey {
     async fn run(self) -> Result<(), Failure> {
-        let client = self.server.client()?;
-        let mut body = fields([("name", self.name), ("expiresIn", self.expires_in), ("appId", self.app)]);
-        body.insert("scope".to_owned(), json!(self.scope));
-        let answer = client.post("/v1/keys", Some(Value::Object(body).to_string()), None).await?;
+        let answer = match self.place.find()? {
+            Asked::Server(client) => {
+                let said = [("name", self.name), ("expiresIn", self.expires_in), ("appId", self.app)];
+                let mut body = fields(said);
+                body.insert("scope".to_owned(), json!(self.scope));
+                client.post("/v1/keys", Some(Value::Object(body).to_string()), None).await?
+            }
+            Asked::Database(config) => {
+                let wanted = WantedKey {
+                    name: self.name.as_deref(),
+                    scope: &self.scope,
+                    expires_in: self.expires_in.as_deref(),
+                    app: self.app.as_deref(),
+                };
+                Answer { text: tenants::create_key(&config, wanted).await?.to_string() }
+            }
+        };
         let screen = Screen::of_stdout();
         if self.json {
             return Ok(screen.json(&answer.text)?);

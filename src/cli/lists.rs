@@ -51,6 +51,22 @@ impl Extent {
         Ok(())
     }
 
+    /// Shows a list of which all is known already.
+    pub(super) fn show_whole(
+        self,
+        mut list: Value,
+        head: &[&'static str],
+        row: impl Fn(&Value) -> Vec<String>,
+    ) -> Result<(), Failure> {
+        if self.cursor.is_some() {
+            return Err(Failure::Usage("--cursor is for a server's pages: a database is read whole".into()));
+        }
+        if let (Some(limit), Some(data)) = (self.limit, list["data"].as_array_mut()) {
+            data.truncate(usize::from(limit));
+        }
+        self.page(&list.to_string(), head, row, true).map(drop)
+    }
+
     /// Shows a page, and returns where the next one begins.
     fn page(
         &self,

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::Failure;
 
-/// Print the API as an OpenAPI 3.1 document
+/// Print the API as an `OpenAPI` 3.1 document
 ///
 /// A running server answers with the same at /openapi.json, and shows it for people at /docs.
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,6 @@ pub struct OpenApi {}
 
 impl OpenApi {
     /// Runs the command.
-    #[expect(clippy::unused_self, reason = "as every command is run")]
     pub fn run(self) -> Result<(), Failure> {
         let written = std::io::stdout().write_all(crate::api::document().as_bytes());
         Ok(written.context("stdout cannot be written")?)

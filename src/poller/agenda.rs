@@ -401,12 +401,12 @@ impl Agenda {
             Change::None => {}
             Change::Opened => tracing::warn!(
                 provider,
-                why,
+                error = why,
                 "the provider is in trouble: one look a second until it answers well"
             ),
             Change::Paused => tracing::error!(
                 provider,
-                why,
+                error = why,
                 "the credential is refused: one look a minute until it is accepted"
             ),
             Change::Recovered => tracing::info!(provider, "the provider answers well again"),

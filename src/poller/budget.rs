@@ -132,11 +132,6 @@ impl Budget {
         matches!(self.health, Health::Paused { .. })
     }
 
-    /// How many looks are under way.
-    pub fn in_flight(&self) -> u32 {
-        self.in_flight
-    }
-
     /// Whether the provider is in trouble.
     pub fn is_open(&self) -> bool {
         matches!(self.health, Health::Open { .. })
@@ -160,6 +155,12 @@ impl Budget {
     pub fn last_good(&self) -> Option<Timestamp> {
         self.last_good
     }
+
+    /// How many looks are in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
     /// What [`Self::ask`] would say, without asking.
     pub fn when(&self, now: Timestamp) -> Permit {
         if self.in_flight >= self.limits.concurrency {

@@ -29,8 +29,8 @@ pub struct Amend {
     pub watch: WatchId,
     /// When it expires from now on.
     pub expires_at: Option<Timestamp>,
-    /// The client's own JSON object from now on; the inner `None` is the empty one.
-    pub metadata: Option<Option<String>>,
+    /// The client's own JSON object from now on.
+    pub metadata: Option<String>,
     /// Further destinations.
     pub destinations: Vec<Destination>,
     /// How many there may be in all.
@@ -99,7 +99,7 @@ fn amend_one(batch: &mut Batch<'_>, ask: &Amend) -> Result<Amended> {
     if let Some(metadata) = &ask.metadata {
         batch.tx.run(
             "update watches set metadata = $1 where app = $2 and id = $3",
-            [metadata.as_deref().into(), app.into(), id.into()],
+            [metadata.into(), app.into(), id.into()],
         )?;
     }
     if let Some(expires_at) = ask.expires_at {

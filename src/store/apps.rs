@@ -136,13 +136,12 @@ pub(super) fn found(batch: &mut Batch<'_>, asks: &[&Found]) -> Result<Vec<Founde
 fn found_one(batch: &mut Batch<'_>, ask: &Found) -> Result<Founded> {
     let known = find_app(batch, &ask.name)?;
     let new_app = known.is_none();
-    let app = match known {
-        Some(app) => app,
-        None => {
-            let id = batch.shared.ids.draw(ask.now);
-            let made = insert_app(batch, id, &ask.name, &ask.signing_secret, ask.now)?;
-            made.ok_or_else(|| StoreError::Inconsistent("an app is there and is not".to_owned()))?
-        }
+    let app = if let Some(app) = known {
+        app
+    } else {
+        let id = batch.shared.ids.draw(ask.now);
+        let made = insert_app(batch, id, &ask.name, &ask.signing_secret, ask.now)?;
+        made.ok_or_else(|| StoreError::Inconsistent("an app is there and is not".to_owned()))?
     };
     let mut new_key = false;
     if let Some(hash) = &ask.key_hash

@@ -21,6 +21,9 @@ use crate::domain::{AppNo, DeliveryId, Errand, Timestamp};
 /// How many are marked in one transaction.
 const CHUNK: u32 = 200;
 
+/// Makes the answer, of how many there are.
+pub type Answer = fn(u64) -> Vec<u8>;
+
 /// The wish to try the next chunk of failed deliveries again.
 #[derive(Clone, Debug)]
 pub struct ResendMany {
@@ -33,7 +36,7 @@ pub struct ResendMany {
     /// How many those were.
     pub count: u64,
     /// Under which key the answer to the whole is kept, and what makes it.
-    pub remember: Option<(Remember, fn(u64) -> Vec<u8>)>,
+    pub remember: Option<(Remember, Answer)>,
     /// When.
     pub now: Timestamp,
 }

@@ -403,17 +403,19 @@ pub(super) fn call_off(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
 }
 
 pub(super) fn record(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<Vec<()>> {
-    let headers: Vec<(String, String)> = asks
+    let fresh = settle(batch, asks)?;
+    let headers: Vec<(String, String)> = fresh
         .iter()
         .map(|ask| (to_json(&ask.attempt.request_headers), to_json(&ask.attempt.response_headers)))
         .collect();
     batch.tx.each(
-        "insert into attempts (at, duration_ms, status_code, error, request_headers, response_headers,
-           response_body, delivery, n)
-         select $1, $2, $3, $4, $5, $6, $7, id, attempts from deliveries
-         where app = $8 and id = $9 and attempts = $10",
-        asks.iter().zip(&headers).map(|(ask, (request_headers, response_headers))| {
+        "insert into attempts (delivery, n, at, duration_ms, status_code, error, request_headers,
+           response_headers, response_body)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        fresh.iter().zip(&headers).map(|(ask, (request_headers, response_headers))| {
             [
+                ask.delivery.0.into(),
+                ask.before.into(),
                 ask.attempt.at.into(),
                 ask.attempt.duration_ms.into(),
                 ask.attempt.status_code.map(i64::from).into(),
@@ -421,66 +423,73 @@ pub(super) fn record(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<Vec<()>>
                 request_headers.into(),
                 response_headers.into(),
                 (&ask.attempt.response_body).into(),
-                ask.app.0.into(),
-                ask.delivery.0.into(),
-                ask.before.into(),
             ]
         }),
     )?;
-    settle(batch, asks)?;
     Ok(vec![(); asks.len()])
 }
 
-/// What becomes of the deliveries, outcome by outcome.
-fn settle(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<()> {
+/// Writes what becomes of the deliveries, outcome by outcome. The answer are those that were there and
+/// not written before.
+fn settle<'a>(batch: &mut Batch<'_>, asks: &[&'a Record]) -> Result<Vec<&'a Record>> {
     let (mut succeeded, mut again, mut failed, mut as_before) = (vec![], vec![], vec![], vec![]);
-    let mut failures = Vec::new();
     for ask in asks {
-        let (app, id, before) = (ask.app.0.into(), ask.delivery.0.into(), ask.before.into());
         match ask.after {
-            After::Succeeded => succeeded.push([app, id, before]),
-            After::Again { step, due_at } => again.push([step.into(), due_at.into(), app, id, before]),
-            After::Failed(reason) => {
-                failed.push([reason.as_str().into(), app, id, before]);
-                failures.push((ask, reason));
-            }
-            After::AsBefore => as_before.push([app, id, before]),
+            After::Succeeded => succeeded.push(*ask),
+            After::Again { step, due_at } => again.push((*ask, step, due_at)),
+            After::Failed(reason) => failed.push((*ask, reason)),
+            After::AsBefore => as_before.push(*ask),
         }
     }
-    batch.tx.each(
+    let name = |ask: &Record| (ask.app.0.into(), ask.delivery.0.into(), ask.before.into());
+    let mut fresh = Vec::with_capacity(asks.len());
+    let mut keep = |asks: &mut dyn Iterator<Item = &'a Record>, hit: Vec<usize>| {
+        fresh.extend(asks.zip(hit).filter(|(_, hit)| *hit > 0).map(|(ask, _)| ask));
+    };
+    let hit = batch.tx.each(
         "update deliveries set attempts = attempts + 1, status = 'succeeded', reason = null, due_at = null,
            turn = null, by_hand = 0 where app = $1 and id = $2 and attempts = $3",
-        succeeded,
+        succeeded.iter().map(|ask| <[_; 3]>::from(name(ask))),
     )?;
+    keep(&mut succeeded.iter().copied(), hit);
     // What was asked for by hand in the meantime keeps its turn.
-    batch.tx.each(
+    let hit = batch.tx.each(
         "update deliveries set attempts = attempts + 1,
            step = case when status = 'pending' then $1 else step end,
            due_at = case when status = 'pending' then cast($2 as bigint) end,
            late = case when by_hand = 1 then 0 else 1 end,
            turn = case when by_hand = 1 then turn when status = 'pending' then $2 end
          where app = $3 and id = $4 and attempts = $5",
-        again,
+        again.iter().map(|(ask, step, due_at)| {
+            let (app, id, before) = name(ask);
+            [(*step).into(), (*due_at).into(), app, id, before]
+        }),
     )?;
+    keep(&mut again.iter().map(|(ask, ..)| *ask), hit);
     let hit = batch.tx.each(
         "update deliveries set attempts = attempts + 1,
            reason = case when status = 'pending' then $1 else reason end,
            status = case when status = 'pending' then 'failed' else status end,
            due_at = null, turn = case when by_hand = 1 then turn end
          where app = $2 and id = $3 and attempts = $4",
-        failed,
+        failed.iter().map(|(ask, reason)| {
+            let (app, id, before) = name(ask);
+            [reason.as_str().into(), app, id, before]
+        }),
     )?;
-    batch.tx.each(
-        "update deliveries set attempts = attempts + 1, by_hand = 0, turn = due_at,
-           late = case when step > 0 then 1 else 0 end where app = $1 and id = $2 and attempts = $3",
-        as_before,
-    )?;
-    for ((ask, reason), hit) in failures.into_iter().zip(hit) {
-        if reason == Reason::Gone && hit > 0 {
+    for ((ask, reason), hit) in failed.iter().zip(&hit) {
+        if *reason == Reason::Gone && *hit > 0 {
             gone(batch, ask)?;
         }
     }
-    Ok(())
+    keep(&mut failed.iter().map(|(ask, _)| *ask), hit);
+    let hit = batch.tx.each(
+        "update deliveries set attempts = attempts + 1, by_hand = 0, turn = due_at,
+           late = case when step > 0 then 1 else 0 end where app = $1 and id = $2 and attempts = $3",
+        as_before.iter().map(|ask| <[_; 3]>::from(name(ask))),
+    )?;
+    keep(&mut as_before.iter().copied(), hit);
+    Ok(fresh)
 }
 
 /// 410: nothing more of this watch goes to that address.

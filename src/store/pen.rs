@@ -45,12 +45,11 @@ impl Pen {
         }
     }
 
-    /// From now on what is replaced is overwritten, where the database can; and then no more, when
-    /// nothing of it is left in the log either.
-    pub(super) fn overwrite(&self, on: bool) -> Result<()> {
+    /// Leaves nothing in the file of what was replaced or deleted, where the file is ours to write.
+    pub(super) fn rewrite(&self) -> Result<()> {
         match self {
-            Self::Sqlite(pen) => pen.overwrite(on),
-            // What is dead there is cleaned away in time, by the server.
+            Self::Sqlite(pen) => pen.rewrite(),
+            // What is dead there is for the server to clean away.
             Self::Postgres(_) => Ok(()),
         }
     }

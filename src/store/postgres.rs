@@ -29,6 +29,7 @@
 //! is remembered here would then be about rows that are not there, or are others. Its timeline is
 //! another, and the process ends.
 
+mod bulk;
 mod session;
 mod tls;
 
@@ -119,7 +120,8 @@ impl Server {
                      set client_min_messages = 'warning';
                      -- Every statement has its index; what a plan is made from is empty tables at first,
                      -- where reading everything seems cheap, and the plan is kept.
-                     set enable_seqscan = off; set jit = off",
+                     set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off;
+                     set jit = off",
                     STATEMENT.as_millis(),
                     LOCK.as_millis(),
                 ))
@@ -266,7 +268,7 @@ impl Pen {
         }
         let Some(xid) = &self.doubt else { return Ok(None) };
         let verdict = verdict(&self.session, xid)?;
-        tracing::info!(?verdict, xid, "what became of the commit in which the connection was lost");
+        tracing::info!(outcome = ?verdict, transaction = xid, "what became of the commit in which the connection was lost");
         self.doubt = None;
         Ok(Some(verdict))
     }

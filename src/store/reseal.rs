@@ -36,6 +36,9 @@ pub(super) fn bring_up(pen: &mut Pen, keyring: &Keyring) -> Result<usize> {
     if matches!(seals.as_slice(), [(id, true)] if id == first) {
         return Ok(0);
     }
+    // Not so for a database that is new.
+    let was_plain = !seals.iter().any(|(_, complete)| *complete)
+        && pen.tx().find("select no from apps limit 1", [], |row| row.int(0))?.is_some();
     // Its name is there before the first value is.
     transaction(pen, |tx| {
         tx.run(
@@ -43,7 +46,6 @@ pub(super) fn bring_up(pen: &mut Pen, keyring: &Keyring) -> Result<usize> {
             [first.into()],
         )
     })?;
-    pen.overwrite(true)?;
     let mut count = transaction(pen, |tx| apps(tx, keyring))?;
     let mut last = (Id::from_bytes([0; 16]), -1);
     loop {
@@ -54,12 +56,14 @@ pub(super) fn bring_up(pen: &mut Pen, keyring: &Keyring) -> Result<usize> {
             None => break,
         }
     }
+    if was_plain && let Err(error) = pen.rewrite() {
+        tracing::warn!(%error, "the database could not be rewritten: its file still holds what was plain; run VACUUM");
+    }
     // And the others leave when no value is left that needs them.
     transaction(pen, |tx| {
         tx.run("delete from seals where id <> $1", [first.into()])?;
         tx.run("update seals set complete = 1", [])
     })?;
-    pen.overwrite(false)?;
     Ok(count)
 }
 

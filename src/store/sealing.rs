@@ -25,9 +25,10 @@
 //! brings whatever is plain or under another key under the first one. A crash in between leaves values
 //! under both keys, and both names in `seals`: the next start needs both keys still, begins from the
 //! front, and passes over what is done. When the last row is done, one statement marks the first key
-//! as the only one, and from then on a start reads no row. The pages that the plain texts stood in are
-//! overwritten (`secure_delete`) and the log is cut off; what the disk or a backup keeps of them is
-//! beyond us, and the manual says so.
+//! as the only one, and from then on a start reads no row. Before that, where the database was plain, a
+//! SQLite file is written anew (`vacuum`), since plain texts stand in its free space too, those of rows
+//! that were deleted long ago included; what the disk, a server or a backup keeps of them is beyond us,
+//! and the manual says so.
 //!
 //! **Not sealed**: what jobs are and bring (ids, outputs, errors, raw answers), metadata, bodies of
 //! events, attempts with the answers of receivers, and callback URLs: they are what the service is
@@ -109,8 +110,8 @@ impl Keyring {
         let all: Vec<_> = keys
             .into_iter()
             .map(|key| {
-                let digest: [u8; 32] = Sha256::digest(key).into();
-                let name = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+                let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(key).into();
+                let name = format!("{:08x}", u32::from_be_bytes([a, b, c, d]));
                 (name, XChaCha20Poly1305::new(key.into()))
             })
             .collect();
@@ -140,8 +141,8 @@ impl Keyring {
         };
         let broken = |what: &str| StoreError::Inconsistent(format!("`{}` {what}", column.name()));
         let bytes = BASE64_STANDARD_NO_PAD.decode(sealed).map_err(|_| broken("is not base64"))?;
-        let keys = self.0.iter().flat_map(|keys| &keys.all).filter(|(known, _)| known == name);
-        let opened = keys.filter_map(|(_, cipher)| decrypt(cipher, &bytes, &column.associated(row))).next();
+        let mut keys = self.0.iter().flat_map(|keys| &keys.all).filter(|(known, _)| known == name);
+        let opened = keys.find_map(|(_, cipher)| decrypt(cipher, &bytes, &column.associated(row)));
         let opened =
             opened.ok_or_else(|| broken("does not open: it is sealed with another key, or moved"))?;
         String::from_utf8(opened).map_err(|_| broken("is not text"))

@@ -103,19 +103,32 @@ impl Pen {
         }
     }
 
-    /// Zeroes what is replaced, while on. The log holds pages as they were: it is copied back and cut
-    /// off at the end.
-    pub(super) fn overwrite(&self, on: bool) -> db::Result<()> {
-        self.connection.pragma_update(None, "secure_delete", on)?;
-        if !on {
-            self.connection.pragma_query(None, "wal_checkpoint(truncate)", |_| Ok(()))?;
+    /// Writes the file anew, without what was replaced or deleted in it; the log, too.
+    ///
+    /// `secure_delete` would not do: it zeroes what is deleted, and not what is left between the rows of
+    /// a page when rows are moved to its neighbour.
+    pub(super) fn rewrite(&self) -> db::Result<()> {
+        // As large as the database, so not in memory.
+        self.connection.pragma_update(None, "temp_store", "FILE")?;
+        let done = self.connection.execute_batch("vacuum");
+        self.connection.pragma_update(None, "temp_store", "MEMORY")?;
+        done?;
+        if !self.cut_the_log()? {
+            tracing::warn!("somebody else reads the database: its log is cut off at the next stop only");
         }
         Ok(())
     }
 
+    /// Copies the log back and cuts it off; whether nobody was in the way.
+    fn cut_the_log(&self) -> db::Result<bool> {
+        Ok(self
+            .connection
+            .query_row("pragma wal_checkpoint(truncate)", [], |row| Ok(row.get::<_, i64>(0)? == 0))?)
+    }
+
     /// Leaves one tidy file behind; the log would be read at the next start just as well.
     pub(super) fn close(self) {
-        let _ = self.connection.pragma_query(None, "wal_checkpoint(truncate)", |_| Ok(()));
+        let _ = self.cut_the_log();
     }
 }
 

@@ -107,6 +107,16 @@ impl Tenants {
         }
     }
 
+    /// The configured secret goes before whatever was written.
+    fn put_configured(&mut self) {
+        if let Some((no, secret)) = &self.configured
+            && let Some(app) = self.apps.get_mut(no)
+        {
+            let app = Arc::make_mut(app);
+            (app.signing_secret, app.old_secret) = (secret.clone(), None);
+        }
+    }
+
     /// When a key was last used, where that is later than what is written.
     pub(super) fn last_used(&self, id: KeyId) -> Option<Timestamp> {
         let held = self.keys.get(self.hashes.get(&id)?)?;
@@ -125,17 +135,6 @@ impl Shared {
             tenants.apply(change);
         }
         tenants.put_configured();
-    }
-}
-
-impl Tenants {
-    fn put_configured(&mut self) {
-        if let Some((no, secret)) = &self.configured
-            && let Some(app) = self.apps.get_mut(no)
-        {
-            let app = Arc::make_mut(app);
-            (app.signing_secret, app.old_secret) = (secret.clone(), None);
-        }
     }
 }
 

@@ -45,13 +45,16 @@ pub enum Registered {
     Replayed(Replay),
 }
 
+/// Makes the answer, of the watches: status and body.
+pub type AnswerToMany = Box<dyn Fn(&[Watch]) -> (u16, Vec<u8>) + Send>;
+
 /// Watches to be registered together: all of them, in one transaction, or none.
 pub struct RegisterMany {
     /// The watches.
     pub watches: Vec<NewWatch>,
     /// Under which key the answer is kept, and what makes it, of the watches in their order: status and
     /// body.
-    pub remember: Option<(Remember, Box<dyn Fn(&[Watch]) -> (u16, Vec<u8>) + Send>)>,
+    pub remember: Option<(Remember, AnswerToMany)>,
     /// When.
     pub now: Timestamp,
 }
@@ -249,9 +252,10 @@ impl<'d> Stored<'d> {
         secret: Option<&'d str>,
     ) -> Result<Self> {
         Ok(Self {
-            address: match secret_address {
-                true => keyring.seal(Column::DestinationAddress, id, address)?,
-                false => Cow::Borrowed(address),
+            address: if secret_address {
+                keyring.seal(Column::DestinationAddress, id, address)?
+            } else {
+                Cow::Borrowed(address)
             },
             headers: match headers {
                 Some(text) => {
@@ -335,8 +339,8 @@ fn register_many_one(batch: &mut Batch<'_>, ask: &RegisterMany) -> Result<Regist
     insert_watches(&batch.tx, &batch.shared.keyring, &fresh, &jobs)?;
     batch.tally.registered(fresh.len());
     let traced = batch.shared.tracer().is_on();
-    let plan = |(new, job): (&&NewWatch, &FoundJob)| Plan::Watch(Box::new(job.facts(new, traced)));
-    batch.plans.extend(fresh.iter().zip(&jobs).map(plan));
+    let plans = fresh.iter().zip(&jobs).map(|(new, job)| Plan::Watch(Box::new(job.facts(new, traced))));
+    batch.plans.extend(plans);
     let made: Vec<Watch> = fresh.iter().zip(&jobs).map(|(new, job)| shown(new, job)).collect();
     if let Some((remember, answer)) = &ask.remember {
         let (status, body) = answer(&made);
@@ -370,7 +374,9 @@ impl FoundJob {
 }
 
 fn upsert_jobs(tx: &Tx<'_>, fresh: &[&NewWatch]) -> Result<Vec<FoundJob>> {
-    let rows = fresh.iter().map(|new| {
+    // Each job once, in the order of the first: for the others there would be nothing to do.
+    let mut known = HashSet::with_capacity(fresh.len());
+    let rows = fresh.iter().filter(|new| known.insert(&new.job)).map(|new| {
         let JobName { provider, account, job_id, params } = &new.job;
         [
             i64::from(new.job.shard()).into(),

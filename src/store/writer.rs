@@ -322,7 +322,7 @@ impl Desk<'_> {
         if let StoreError::Unavailable(reason) | StoreError::Unknown(reason) = error
             && !self.shared.refusing.swap(true, Ordering::AcqRel)
         {
-            tracing::error!(%reason, "the store refuses writes: nothing is accepted or sent until it takes them");
+            tracing::error!(error = %reason, "the store refuses writes: nothing is accepted or sent until it takes them");
         }
     }
 
@@ -358,8 +358,8 @@ impl Desk<'_> {
             return Err(error);
         }
         let committed = self.pen.commit()?;
-        let tidings =
-            Tidings { plans, errands, ended, tenants, fed, tally, cost: (commands.len(), began.elapsed()) };
+        let cost = (commands.len(), began.elapsed());
+        let tidings = Tidings { plans, errands, ended, tenants, fed, tally, cost };
         Ok(match committed {
             Committed::Yes => Done::Committed(tidings),
             Committed::Unknown => Done::Unknown(tidings),

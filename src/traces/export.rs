@@ -181,13 +181,11 @@ impl Exporter {
                 "the trace collector takes no spans; those that do not fit the queue are lost"
             );
         }
-        match again {
-            Some(again) => Brought::Later(again),
-            None => {
-                self.meters.spans(SpanFate::Rejected, batch.len());
-                Brought::Done
-            }
+        if let Some(again) = again {
+            return Brought::Later(again);
         }
+        self.meters.spans(SpanFate::Rejected, batch.len());
+        Brought::Done
     }
 
     fn encode(&self, batch: &[Span]) -> Vec<u8> {

@@ -328,6 +328,14 @@ async fn no_hostile_text_mentions_anybody_in_a_chat() {
 
 crate::postgres::on_postgres_too! {
     a_hook_of_slacks_gets_blocks_and_is_never_shown_whole,
+    a_hook_elsewhere_gets_what_it_understands,
+    a_channel_gets_its_message_from_the_bot,
     a_chat_gets_a_message_a_second_and_another_chat_does_not_wait_for_it,
+    a_chat_that_asks_for_patience_gets_it_for_all_its_messages,
+    a_refusal_of_the_blocks_is_followed_by_the_plain_text,
+    a_hook_or_a_channel_that_is_gone_gets_nothing_more_of_the_watch,
+    a_token_that_is_refused_ends_no_delivery,
+    what_is_wrong_with_a_slack_address_is_told_at_its_place,
     a_chat_is_told_after_a_crash_what_it_was_not_told_before,
+    no_hostile_text_mentions_anybody_in_a_chat,
 }

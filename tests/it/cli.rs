@@ -396,6 +396,12 @@ async fn deliveries_are_listed_and_one_is_sent_again_by_retry() {
     let wrong = ask(&url, &["deliveries", "--since", "yesterday"]).await.expect(2);
     assert!(wrong.err.starts_with("--since: write a time"), "{wrong:#?}");
 
+    h.receiver.script("/hook", [Reply::status(500)]);
+    let all = ask(&url, &["retry", "--failed", "--since", "2026-02-18T15:00:00Z"]).await.expect(0);
+    assert_eq!(all.out, "1 delivery is sent again.\n");
+    h.rest().await;
+    assert_eq!(h.receiver.next().await.event(), "job.completed");
+
     let ran = ask(&url, &["retry", &delivery]).await.expect(0);
     assert!(ran.out.contains(&delivery), "{ran:#?}");
     h.rest().await;
@@ -491,6 +497,59 @@ async fn apps_and_keys_are_made_listed_and_revoked_on_a_server() {
     GET /v1/keys?appId=app_1
     DELETE /v1/keys/key_1
     "#);
+}
+
+#[tokio::test]
+async fn a_key_made_on_a_running_server_lets_in_until_it_is_revoked() {
+    let h = Harness::start().await;
+    let url = url(&h);
+    let app = ask(&url, &["apps", "create", "seven", "--json"]).await.expect(0).json();
+    assert!(app["signingSecret"].as_str().is_some_and(|secret| secret.starts_with("whsec_")), "{app}");
+    let line = ["keys", "create", "--scope", "read", "--app", &id(&app), "--expires-in", "1d", "--json"];
+    let key = ask(&url, &line).await.expect(0).json();
+    let env = [("RINGBACK_URL", url.as_str()), ("RINGBACK_API_KEY", key["key"].as_str().unwrap())];
+    run(&env, &["watches"]).await.expect(0);
+    assert!(run(&env, &["watch", "job_1"]).await.expect(1).err.contains("write"));
+    let listed = ask(&url, &["keys", "list", "--app", &id(&app)]).await.expect(0).out;
+    assert!(listed.contains(&id(&key)) && !listed.contains(key["key"].as_str().unwrap()), "{listed}");
+    ask(&url, &["keys", "revoke", &id(&key)]).await.expect(0);
+    assert!(run(&env, &["watches"]).await.expect(1).err.contains("does not know this key"));
+    let apps = ask(&url, &["apps", "list"]).await.expect(0).out;
+    assert!(apps.contains("default") && apps.contains(&id(&app)), "{apps}");
+    h.finish().await;
+}
+
+// Once: its file has one owner.
+#[tokio::test]
+async fn without_a_server_apps_and_keys_are_made_in_the_database_which_a_running_server_keeps_to_itself() {
+    let mut h = Harness::start().await;
+    let database = format!("sqlite://{}", h.file().display());
+    let here = [("RINGBACK_DATABASE_URL", database.as_str())];
+    let refused = run(&here, &["keys", "create"]).await.expect(1);
+    assert!(refused.err.contains("set RINGBACK_URL and RINGBACK_API_KEY"), "{refused:#?}");
+    h.stop().await;
+    let app = run(&here, &["apps", "create", "seven", "--json"]).await.expect(0).json();
+    let key = run(&here, &["keys", "create", "--app", &id(&app), "--json"]).await.expect(0).json();
+    let apps = run(&here, &["apps", "list", "--limit", "1", "--json"]).await.expect(0).json();
+    assert_eq!(apps["data"].as_array().unwrap().len(), 1);
+    // The flag goes before a variable that names a server.
+    let env = [("RINGBACK_API_KEY", KEY), ("RINGBACK_URL", "http://127.0.0.1:1")];
+    let listed = run(&env, &["keys", "list", "--database-url", &database]).await.expect(0).out;
+    assert!(listed.contains(&id(&key)), "{listed}");
+    run(&here, &["keys", "list", "--cursor", "x"]).await.expect(2);
+    run(&here, &["keys", "create", "--scope", "everything"]).await.expect(2);
+    run(&here, &["keys", "list", "--url", "http://127.0.0.1:1", "--config", "x"]).await.expect(2);
+    h.restart().await;
+    let with_key = [("RINGBACK_API_KEY", key["key"].as_str().unwrap())];
+    run(&with_key, &["watches", "--url", &url(&h)]).await.expect(0);
+    h.stop().await;
+    run(&here, &["keys", "revoke", &id(&key)]).await.expect(0);
+    let nothing =
+        run(&[("RINGBACK_DATABASE_URL", "sqlite://not-there.db")], &["keys", "list"]).await.expect(1);
+    assert!(nothing.err.starts_with("there is no database not-there.db"), "{nothing:#?}");
+    h.restart().await;
+    assert!(run(&with_key, &["watches", "--url", &url(&h)]).await.expect(1).err.contains("does not know"));
+    h.finish().await;
 }
 
 #[tokio::test]

@@ -563,8 +563,20 @@ async fn a_broken_template_of_the_operators_is_refused_at_start_and_a_good_one_i
 
 crate::postgres::on_postgres_too! {
     a_mail_arrives_with_starttls_and_login_and_is_what_the_contract_says,
+    a_mail_arrives_by_implicit_tls_and_in_the_clear_and_by_either_way_to_log_in,
+    a_mail_server_that_is_not_who_it_should_be_gets_neither_password_nor_mail,
+    a_silent_mail_server_costs_one_attempt_in_time_and_never_the_next_mail,
     a_mail_whose_end_was_never_answered_is_sent_again_as_the_same_mail,
+    what_the_mail_server_took_is_taken_whatever_it_does_afterwards,
     a_refused_recipient_ends_that_delivery_alone,
+    each_refusal_of_the_mail_server_has_its_consequence,
+    nobody_listening_and_nobody_known_are_tried_again,
+    four_mails_at_once_are_enough_for_a_mail_server_and_more_wait_their_turn,
+    who_may_be_mailed_is_the_operators_word,
+    what_is_wrong_with_a_mail_address_is_told_at_its_place,
+    one_address_given_twice_gets_one_mail_and_two_get_one_each,
+    no_hostile_text_becomes_a_header_or_markup_of_a_mail,
     people_are_told_in_words_also_where_programs_get_the_raw_answer,
     a_mail_waits_through_a_crash_and_is_sent_as_the_same_mail,
+    a_broken_template_of_the_operators_is_refused_at_start_and_a_good_one_is_used,
 }

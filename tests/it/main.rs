@@ -2,9 +2,13 @@
 //! receiver that are played, and a clock that is moved by hand. The store has a suite of its own.
 
 #![allow(
+    clippy::cast_precision_loss,
     clippy::default_trait_access,
+    clippy::float_cmp,
+    clippy::format_collect,
     clippy::format_push_string,
     clippy::ignored_unit_patterns,
+    clippy::match_same_arms,
     clippy::missing_panics_doc,
     clippy::print_stdout,
     clippy::redundant_closure_for_method_calls,
@@ -32,6 +36,7 @@ mod demo;
 mod fakes;
 mod harness;
 mod line;
+mod logs;
 mod mail_server;
 mod mailing;
 mod main_job;

@@ -1,64 +1,115 @@
-//! Each migration over example rows: what was written before it is read after it.
+//! Databases of earlier versions: what was written then is read by this version, and goes on.
 
+use ringback::domain::{DeliveryStatus, Timestamp, WatchId, WatchStatus};
+use ringback::store::{Happening, Keyring, Place, Remember, Replay};
 use rusqlite::Connection;
 
-use crate::store::{House, at, file, observed, open};
-use ringback::domain::{After, Payload};
-use ringback::store::Remember;
+use crate::store::{House, at, open_with};
 
-/// Rows in every table that holds any, as name and count.
-fn rows(path: &std::path::Path) -> Vec<(String, i64)> {
-    let file = Connection::open(path).expect("opens");
-    let mut names = file
-        .prepare(
-            "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' order by name",
-        )
-        .expect("a statement");
+/// The newest schema.
+const NEWEST: i64 = 2;
+
+/// A file as schema 1 left it.
+fn schema_1() -> (tempfile::TempDir, Place) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ringback.db");
+    let db = Connection::open(&path).expect("opens");
+    db.execute_batch(include_str!("migrations/schema_1.sql")).expect("loaded");
+    assert_eq!(version(&db), 1);
+    let empty: Vec<String> =
+        rows(&db).into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect();
+    assert_eq!(empty, [""; 0], "there is an example of everything");
+    (folder, Place::File(path))
+}
+
+fn version(db: &Connection) -> i64 {
+    db.query_row("pragma user_version", [], |row| row.get(0)).expect("read")
+}
+
+/// Every table, and how many rows it holds.
+fn rows(db: &Connection) -> Vec<(String, i64)> {
+    let sql =
+        "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' order by name";
+    let mut names = db.prepare(sql).expect("a statement");
     let names: Vec<String> =
         names.query_map([], |row| row.get(0)).expect("read").collect::<Result<_, _>>().expect("names");
     let count = |name: &String| {
-        file.query_row(&format!("select count(*) from {name}"), [], |row| row.get(0)).expect("counted")
+        db.query_row(&format!("select count(*) from {name}"), [], |row| row.get(0)).expect("counted")
     };
     names.iter().map(|name| (name.clone(), count(name))).collect()
 }
 
+/// The watch of the example.
+fn watch_of_the_example() -> WatchId {
+    WatchId::parse("watch_01khrm7rc03s2tztvnjjyqm002").expect("an id")
+}
+
 #[tokio::test]
 async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
-    let house = House::new().await;
-    let mut watch = house.follower("job_1");
-    watch.payload = Payload::Raw;
+    let (folder, place) = schema_1();
+    let house = House::at(folder, place, at(200)).await;
+    let watch = house.shown(watch_of_the_example()).await;
+    assert_eq!(
+        (watch.status, watch.metadata.as_deref()),
+        (WatchStatus::Completed, Some(r#"{"orderId": 42}"#))
+    );
+    assert_eq!((watch.job.job_id.as_str(), watch.seen.progress), ("job_1", Some(100)));
+    let (destination, status) = &watch.destinations[0];
+    assert_eq!(
+        (destination.address.as_str(), *status),
+        ("https://a.example/hook", Some(DeliveryStatus::Pending))
+    );
+    assert_eq!(destination.headers, [("x-env".to_owned(), "prod".to_owned())]);
+    assert_eq!(destination.secret.as_deref(), Some("whsec_ZGVzdGluYXRpb24tc2VjcmV0LTAxMjM0NTY3ODkw"));
+    let app = house.store.app(house.app).expect("the app");
+    assert_eq!(app.signing_secret.reveal(), "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz");
+    assert_eq!((app.created_at, app.old_secret.is_none()), (at(0), true));
+    assert!(house.store.key(&[7; 32], Timestamp::MAX).is_some(), "a key that never expires");
+    let events: Vec<String> = house.events().await.iter().map(ToString::to_string).collect();
+    assert_eq!(events, ["job.processing", "job.progress", "job.completed"]);
+    let story = house.store.story(house.app, watch_of_the_example()).await.expect("read").expect("there");
+    let observed = story.iter().filter(|(_, one)| matches!(one, Happening::Observed { .. })).count();
+    assert_eq!((story.len(), observed), (10, 2), "{story:?}");
+    let send = house.page(at(200), 9, &[]).await.sends.pop().expect("what was still to be sent");
+    assert_eq!((&*send.body, send.attempts, &send.destination), (b"{}".as_slice(), 1, destination));
+    let (delivery, attempts) = house.shown_delivery(send.id).await;
+    assert_eq!((delivery.status, attempts.len()), (DeliveryStatus::Pending, 1));
     let remember =
         Remember { app: house.app, path: "/".to_owned(), key: "k".to_owned(), request: [1; 32], seal: None };
-    house.store.register(crate::store::asked(watch.clone(), Some(remember))).await.expect("registered");
-    let job = house.shown(watch.id).await.job_no;
-    house.store.observe(observed(job, 0, 10, at(5))).await.expect("taken");
-    let mut end = crate::store::ended(job, 0, ringback::domain::EndingKind::Completed, at(60));
-    end.raw = Some(b"{}".as_slice().into());
-    house.store.end(end).await.expect("ended");
-    let send = crate::store::sends(&house.store).pop().expect("the ending");
-    house.record(&send, false, After::Again { step: 1, due_at: at(100) }).await;
-    let shown = format!("{:?}", house.shown(watch.id).await);
-    let delivery = format!("{:?}", house.shown_delivery(send.id).await);
-    let story = format!("{:?}", house.store.story(house.app, watch.id).await.expect("read"));
-    let events = house.events().await;
+    let replay = house.store.recall(remember, at(200)).await.expect("read").expect("remembered");
+    assert!(matches!(replay, Replay::Answer { status: 201, ref body, .. } if body == b"made"), "{replay:?}");
+}
 
-    let (folder, place) = house.close().await;
-    let before = rows(file(&place));
-    assert!(before.iter().all(|(_, count)| *count > 0), "an example of everything: {before:?}");
-    let (again, closing) = open(&place, at(200)).expect("opens again");
-    drop(again);
-    closing.join();
-    assert_eq!(rows(file(&place)), before);
-    let db = Connection::open(file(&place)).expect("opens");
-    let version: i64 = db.query_row("pragma user_version", [], |row| row.get(0)).expect("read");
-    assert_eq!(version, 2);
-    drop(db);
+#[tokio::test]
+async fn a_database_of_schema_1_is_brought_to_the_newest_once_and_loses_no_row() {
+    let (_folder, place) = schema_1();
+    let Place::File(path) = &place else { panic!("a file") };
+    let before = rows(&Connection::open(path).expect("opens"));
+    for _ in 0..2 {
+        let (store, writer) = open_with(&place, at(200), Keyring::default()).expect("opens");
+        drop(store);
+        writer.join();
+        let db = Connection::open(path).expect("opens");
+        assert_eq!(version(&db), NEWEST);
+        let after: Vec<_> =
+            rows(&db).into_iter().filter(|(name, _)| before.iter().any(|(old, _)| old == name)).collect();
+        assert_eq!(after, before);
+    }
+}
 
-    let house = House::at(folder, place, at(200)).await;
-    assert_eq!(format!("{:?}", house.shown(watch.id).await), shown);
-    assert_eq!(format!("{:?}", house.shown_delivery(send.id).await), delivery);
-    assert_eq!(format!("{:?}", house.store.story(house.app, watch.id).await.expect("read")), story);
-    assert_eq!(house.events().await, events);
-    let raw = house.page(at(100), 9, &[]).await.sends.pop().expect("due");
-    assert_eq!((&*raw.body, raw.destination), (b"{}".as_slice(), send.destination));
+#[tokio::test]
+async fn a_database_of_schema_1_is_sealed_when_it_is_first_opened_with_a_key() {
+    let (folder, place) = schema_1();
+    let house = House::with(folder, place, at(200), Keyring::new(&[[1; 32]])).await;
+    let (destination, _) = &house.shown(watch_of_the_example()).await.destinations[0];
+    assert_eq!(destination.secret.as_deref(), Some("whsec_ZGVzdGluYXRpb24tc2VjcmV0LTAxMjM0NTY3ODkw"));
+    let Place::File(path) = &house.place else { panic!("a file") };
+    let db = Connection::open(path).expect("opens");
+    let sql = "select signing_secret from apps union all select secret from watch_destinations
+               union all select headers from watch_destinations";
+    let mut stored = db.prepare(sql).expect("a statement");
+    let stored: Vec<String> =
+        stored.query_map([], |row| row.get(0)).expect("read").map(Result::unwrap).collect();
+    assert_eq!(stored.len(), 3);
+    assert!(stored.iter().all(|text| text.starts_with("sealed:")), "{stored:?}");
 }

@@ -8,7 +8,7 @@ use crate::harness::{AUTH, Harness, guarded, id, minutes, seconds};
 use crate::wire::{self, Answer};
 
 /// Somebody who follows.
-struct Follower {
+pub struct Follower {
     stream: BufReader<TcpStream>,
     head: String,
     text: String,
@@ -16,16 +16,17 @@ struct Follower {
 
 /// One event of the stream.
 #[derive(Debug, PartialEq)]
-struct Told {
-    id: String,
-    event: String,
-    data: Value,
+pub struct Told {
+    pub id: String,
+    pub event: String,
+    pub data: Value,
 }
 
 impl Follower {
     /// Asks, and reads the head of the answer.
     async fn ask(t: &Harness, query: &str, headers: &[(&str, &str)]) -> Self {
-        let headers = [&[AUTH], headers].concat();
+        let auth = if headers.iter().any(|(name, _)| *name == AUTH.0) { &[][..] } else { &[AUTH][..] };
+        let headers = [auth, headers].concat();
         let bytes = wire::request("GET", &format!("/v1/events/stream{query}"), &headers, b"");
         let mut stream = TcpStream::connect(t.address()).await.unwrap();
         stream.write_all(&bytes).await.unwrap();
@@ -40,7 +41,7 @@ impl Follower {
     }
 
     /// Follows, and reads the first line.
-    async fn start(t: &Harness, query: &str, headers: &[(&str, &str)]) -> Self {
+    pub async fn start(t: &Harness, query: &str, headers: &[(&str, &str)]) -> Self {
         let mut follower = Self::ask(t, query, headers).await;
         assert!(follower.head.starts_with("HTTP/1.1 200"), "{}", follower.head);
         assert!(follower.head.contains("content-type: text/event-stream\r\n"), "{}", follower.head);
@@ -73,7 +74,7 @@ impl Follower {
     }
 
     /// The next event, past signs of life.
-    async fn next(&mut self) -> Told {
+    pub async fn next(&mut self) -> Told {
         loop {
             let block = self.block().await.expect("an event");
             if block.starts_with(':') {
@@ -98,6 +99,20 @@ async fn end(t: &Harness, job: &str, metadata: &Value) {
 
 async fn feed(t: &Harness, query: &str) -> Vec<Value> {
     t.get(&format!("/v1/events{query}")).await.expect(200)["data"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn who_follows_is_told_nothing_more_once_the_key_is_revoked() {
+    let t = Harness::start().await;
+    let key = t.post("/v1/keys", &json!({ "scope": "read" })).await.expect(201);
+    let auth = format!("Bearer {}", key["key"].as_str().unwrap());
+    let mut follower = Follower::start(&t, "", &[("authorization", &auth)]).await;
+    end(&t, "job_1", &json!({})).await;
+    assert_eq!(follower.next().await.event, "job.completed");
+    assert_eq!(t.delete(&format!("/v1/keys/{}", id(&key))).await.status, 204);
+    end(&t, "job_2", &json!({})).await;
+    assert_eq!(follower.block().await, None);
+    t.finish().await;
 }
 
 #[tokio::test]
@@ -258,6 +273,7 @@ async fn there_are_places_for_so_many_and_one_that_was_left_is_free_again() {
 }
 
 crate::postgres::on_postgres_too! {
+    who_follows_is_told_nothing_more_once_the_key_is_revoked,
     who_follows_is_told_what_happens_from_now_on_as_the_feed_lists_it,
     last_event_id_resumes_where_it_broke_off_and_nothing_is_skipped_or_told_twice,
     a_type_is_followed_alone,

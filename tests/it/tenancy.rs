@@ -49,8 +49,9 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
 
 /// The path with a name in it.
 fn path(route: &Route, name: impl Fn(&str) -> String) -> String {
-    let kind = route.path.split('/').nth(2).unwrap_or("");
-    route.path.replace("{id}", &name(kind))
+    let Some((before, after)) = route.path.split_once("{id}") else { return route.path.to_owned() };
+    let kind = before.split('/').nth(2).unwrap_or("");
+    [before, &name(kind), after].concat()
 }
 
 #[tokio::test]
@@ -130,6 +131,8 @@ struct Other {
     destination: String,
     event: String,
     delivery: String,
+    /// A destination that wants nothing more.
+    dead: String,
     /// Where its lists go on after the first entry.
     cursors: [(&'static str, String); 5],
     /// Whatever is its own and must not be read in anybody else's answer.
@@ -165,9 +168,22 @@ impl Other {
         )
         .await
         .expect(201);
-        t.as_key(&tenant.key, "POST", "/v1/keys", r#"{"scope": "read"}"#).await.expect(201);
+        // What could be replayed to somebody who sends the same under the same key, who is another.
+        post("/v1/keys", json!({ "scope": "read" })).await;
+        post("/v1/signing-secret/rotate", json!({})).await;
+        t.provider.processing("job_other4", 0);
+        post("/v1/watches/batch", json!({ "watches": [{ "jobId": "job_other4", "notify": [] }] })).await;
+        post("/v1/deliveries/retry", json!({ "status": "failed" })).await;
         t.pass(seconds(5)).await;
-        t.receiver.next().await;
+        t.receiver.next_to("/nobody-elses-hook").await;
+        // And what could be sent again by somebody else's wish.
+        t.receiver.script("/nobody-elses-end", [crate::fakes::Reply::status(410)]);
+        t.receiver.secret("/nobody-elses-end", &tenant.secret);
+        t.provider.completed("job_other3");
+        let body = json!({ "jobId": "job_other3", "callbackUrl": t.receiver.url("/nobody-elses-end") });
+        t.as_key(&tenant.key, "POST", "/v1/watches", &body.to_string()).await.expect(201);
+        t.pass(seconds(5)).await;
+        t.receiver.next_to("/nobody-elses-end").await;
         let list = async |path: &str| get(&format!("{path}?limit=1")).await;
         let mut cursors = Vec::new();
         for path in ["/v1/watches", "/v1/events", "/v1/deliveries", "/v1/apps", "/v1/keys"] {
@@ -179,10 +195,15 @@ impl Other {
         let events = get("/v1/events").await;
         let ending = events["data"].as_array().unwrap().iter().find(|event| event["type"] == "job.completed");
         let event = id(ending.expect("the ending"));
-        let delivery = id(&list("/v1/deliveries").await["data"][0]);
+        let failed = get("/v1/deliveries?status=failed").await;
+        let delivery = id(&failed["data"][0]);
         let destination = watch["destinations"][0]["id"].as_str().unwrap().to_owned();
         let watch = id(&watch);
+        let dead = failed["data"][0]["destinationId"].as_str().unwrap().to_owned();
+        let secret = get("/v1/signing-secret").await["secret"].as_str().unwrap().to_owned();
         let marks = [
+            &dead,
+            &secret,
             &tenant.id,
             &tenant.secret,
             &tenant.key,
@@ -195,7 +216,7 @@ impl Other {
         let words = ["nobody-elses", "job_other"].map(str::to_owned);
         let marks = marks.into_iter().cloned().chain(words).collect();
         let cursors = cursors.try_into().expect("five");
-        Self { tenant, watch, destination, event, delivery, cursors, marks }
+        Self { tenant, watch, destination, event, delivery, dead, cursors, marks }
     }
 
     fn name(&self, kind: &str) -> String {
@@ -260,7 +281,7 @@ fn attempt(query: impl Into<String>, hoped: Hoped) -> Attempt {
 }
 
 /// With a body, and with the other app's Idempotency-Key.
-fn write(body: Value, hoped: Hoped) -> Attempt {
+fn write(body: &Value, hoped: Hoped) -> Attempt {
     let headers = vec![(REMEMBERED.0, REMEMBERED.1.to_owned())];
     Attempt { headers, body: body.to_string(), ..attempt("", hoped) }
 }
@@ -270,8 +291,13 @@ fn tries(route: &Route, b: &Other) -> Vec<Attempt> {
     use Hoped::{Empty, Own, Refused};
 
     if route.path.contains("{id}") {
-        let body = if route.method == "GET" { String::new() } else { "{}".to_owned() };
-        let remembered = write(json!({}), Refused(404));
+        let body = match route.method {
+            "GET" => "",
+            "PATCH" => r#"{"expiresIn": "1h"}"#,
+            _ => "{}",
+        };
+        let body = body.to_owned();
+        let remembered = write(&json!({}), Refused(404));
         let plain = Attempt { body, ..attempt("", Refused(404)) };
         return if route.method == "POST" { vec![plain, remembered] } else { vec![plain] };
     }
@@ -280,23 +306,41 @@ fn tries(route: &Route, b: &Other) -> Vec<Attempt> {
         [attempt("", Own), attempt(cursor, Own)].into_iter().chain(more).collect()
     };
     match (route.method, route.path) {
-        ("POST", "/v1/watches") => vec![write(json!({ "jobId": "job_own2", "notify": [] }), Own)],
+        ("POST", "/v1/watches") => vec![write(&json!({ "jobId": "job_own2", "notify": [] }), Own)],
         ("GET", "/v1/watches") => list(vec![attempt("?jobId=job_other1", Empty)]),
         ("GET", "/v1/events") => list(vec![attempt(format!("?after={}", b.event), Refused(410))]),
         ("GET", "/v1/deliveries") => list(vec![
             attempt(format!("?watchId={}", b.watch), Empty),
             attempt(format!("?destinationId={}", b.destination), Empty),
         ]),
-        ("GET", "/v1/signing-secret") => vec![attempt("", Own)],
-        ("POST", "/v1/signing-secret/rotate") => vec![write(json!({}), Own)],
+        ("POST", "/v1/signing-secret/rotate") => vec![write(&json!({}), Own)],
         ("GET", "/v1/apps") => list(Vec::new()),
-        ("POST", "/v1/apps") => vec![write(json!({ "name": "own" }), Refused(403))],
+        ("POST", "/v1/apps") => vec![write(&json!({ "name": "own" }), Refused(403))],
         ("GET", "/v1/keys") => list(vec![attempt(format!("?appId={}", b.tenant.id), Refused(422))]),
         ("POST", "/v1/keys") => vec![
-            write(json!({ "scope": "read", "appId": b.tenant.id }), Refused(422)),
-            write(json!({ "scope": "read" }), Own),
+            write(&json!({ "scope": "read", "appId": b.tenant.id }), Refused(422)),
+            write(&json!({ "scope": "read" }), Own),
         ],
-        ("GET", "/healthz" | "/readyz") => vec![attempt("", Own)],
+        ("POST", "/v1/watches/batch") => {
+            vec![write(&json!({ "watches": [{ "jobId": "job_own3", "notify": [] }] }), Own)]
+        }
+        ("GET", "/v1/events/stream") => {
+            let last = vec![("last-event-id", b.event.clone())];
+            vec![
+                attempt(format!("?after={}", b.event), Refused(410)),
+                Attempt { headers: last, ..attempt("", Refused(410)) },
+            ]
+        }
+        ("POST", "/v1/deliveries/retry") => vec![
+            write(&json!({ "status": "failed" }), Own),
+            Attempt {
+                body: json!({ "status": "failed", "destinationId": b.dead }).to_string(),
+                ..attempt("", Own)
+            },
+        ],
+        ("GET", "/v1/signing-secret" | "/v1/providers") => vec![attempt("", Own)],
+        // Without a key they have nobody's.
+        ("GET", "/healthz" | "/readyz" | "/metrics" | "/openapi.json" | "/docs") => vec![attempt("", Own)],
         _ => panic!("say what {route:?} could give away of another app"),
     }
 }
@@ -320,6 +364,7 @@ async fn an_app_sees_and_changes_nothing_of_another_whatever_it_asks_for() {
     let a = tenant(&t, "own").await;
     t.provider.processing("job_own1", 0);
     t.provider.processing("job_own2", 0);
+    t.provider.processing("job_own3", 0);
     t.as_key(&a.key, "POST", "/v1/watches", r#"{"jobId": "job_own1", "notify": []}"#).await.expect(201);
     let before = b.sees(&t).await;
     let auth = format!("Bearer {}", a.key);
@@ -343,11 +388,29 @@ async fn an_app_sees_and_changes_nothing_of_another_whatever_it_asks_for() {
     t.finish().await;
 }
 
+#[tokio::test]
+async fn who_follows_is_told_of_the_own_app_only() {
+    let t = Harness::start().await;
+    let (a, b) = (tenant(&t, "a").await, tenant(&t, "b").await);
+    let auth = format!("Bearer {}", a.key);
+    let mut follower = crate::stream::Follower::start(&t, "", &[("authorization", &auth)]).await;
+    for (key, job) in [(&b.key, "job_other"), (&a.key, "job_own")] {
+        t.provider.completed(job);
+        let body = json!({ "jobId": job, "notify": [] }).to_string();
+        t.as_key(key, "POST", "/v1/watches", &body).await.expect(201);
+        t.pass(seconds(5)).await;
+    }
+    assert_eq!(follower.next().await.data["data"]["jobId"], "job_own");
+    t.finish().await;
+}
+
 /// The first app's admins manage the tenants, and no more than that.
 #[tokio::test]
 async fn the_operator_sees_apps_and_keys_of_all_and_the_rest_of_its_own_app_only() {
     let t = Harness::start().await;
     let b = Other::make(&t).await;
+    t.provider.processing("job_own2", 0);
+    t.provider.processing("job_own3", 0);
     let before = b.sees(&t).await;
     let mut wrong = Vec::new();
     for route in ROUTES.iter().filter(|route| !manages(route)) {
@@ -362,8 +425,6 @@ async fn the_operator_sees_apps_and_keys_of_all_and_the_rest_of_its_own_app_only
             if !body.is_empty() {
                 all.push(JSON);
             }
-            let body = body.replace("job_own2", "job_own3");
-            t.provider.processing("job_own3", 0);
             let answer = t.send(route.method, &path, &all, body.as_bytes()).await;
             wrong
                 .extend(judge(&answer, hoped, &b.marks).map(|why| format!("{} {path}: {why}", route.method)));
@@ -386,5 +447,8 @@ fn manages(route: &Route) -> bool {
 }
 
 crate::postgres::on_postgres_too! {
+    every_route_asks_for_the_scope_that_the_contract_names,
     an_app_sees_and_changes_nothing_of_another_whatever_it_asks_for,
+    who_follows_is_told_of_the_own_app_only,
+    the_operator_sees_apps_and_keys_of_all_and_the_rest_of_its_own_app_only,
 }

@@ -78,6 +78,7 @@ async fn the_name_of_an_app_is_its_own_and_every_mistake_is_named() {
     t.finish().await;
 }
 
+// Once: it looks into the file.
 #[tokio::test]
 async fn a_key_is_shown_once_and_kept_as_a_hash() {
     let mut t = Harness::start().await;
@@ -154,6 +155,7 @@ async fn a_key_that_has_expired_or_was_revoked_is_as_good_as_none() {
     t.finish().await;
 }
 
+// Once: it looks into the file.
 #[tokio::test]
 async fn when_a_key_was_last_used_is_shown_at_once_and_written_within_a_minute() {
     let mut t = Harness::start().await;
@@ -282,6 +284,7 @@ async fn a_secret_that_stands_in_the_configuration_is_not_rotated() {
     t.finish().await;
 }
 
+// Once: it looks into the file.
 #[tokio::test]
 async fn an_answer_that_holds_a_secret_is_given_again_to_the_same_key_only() {
     let mut t = Harness::start().await;
@@ -370,8 +373,11 @@ async fn keys_and_apps_are_made_in_the_database_where_no_server_runs() {
 crate::postgres::on_postgres_too! {
     an_app_is_made_with_a_secret_that_only_this_answer_shows,
     the_name_of_an_app_is_its_own_and_every_mistake_is_named,
+    every_mistake_about_a_key_is_named_at_once,
     a_key_that_has_expired_or_was_revoked_is_as_good_as_none,
     lists_of_apps_and_keys_are_read_page_by_page,
     after_a_rotation_both_secrets_sign_until_the_grace_is_over,
+    a_rotation_takes_a_day_if_nothing_is_said_and_no_time_if_that_is_wanted,
+    a_secret_that_stands_in_the_configuration_is_not_rotated,
     keys_and_apps_are_made_in_the_database_where_no_server_runs,
 }

@@ -178,7 +178,7 @@ fn readme() -> Option<String> {
 }
 
 /// Every `*.rs` below these folders, as paths from the root, sorted.
-fn sources(folders: &[&str]) -> Vec<PathBuf> {
+pub fn sources(folders: &[&str]) -> Vec<PathBuf> {
     files(folders, "rs")
 }
 
@@ -216,7 +216,7 @@ fn module_of(file: &Path) -> String {
 }
 
 /// Lines of code with their numbers: without comments, and without the tests at the end of a file.
-fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+pub fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line));
     lines
         .take_while(|(_, line)| !line.starts_with("mod tests {"))

@@ -121,7 +121,7 @@ fn is_one_tree(spans: &[Span], above: &str) {
     assert_eq!(traces.len(), 1, "{traces:?}");
     let tops: Vec<&Span> = spans.iter().filter(|span| !ids.contains(&hex(&span.parent_span_id))).collect();
     let [top] = tops.as_slice() else { panic!("not one top: {tops:#?}") };
-    assert_eq!(top.name, "POST /v1/watches");
+    assert_eq!(top.name, "register");
     assert_eq!(hex(&top.parent_span_id), above);
 }
 
@@ -153,7 +153,7 @@ async fn the_spans_of_a_job_are_one_tree_below_the_clients_span_also_over_a_rest
     let spans = collector.all();
     is_one_tree(&spans, "00f067aa0ba902b7");
     assert_eq!(hex(&spans[0].trace_id), "4bf92f3577b34da6a3ce929d0e0e4736");
-    let [registered] = collector.spans("POST /v1/watches", 1).await.try_into().unwrap();
+    let [registered] = collector.spans("register", 1).await.try_into().unwrap();
     assert_eq!(registered.kind(), SpanKind::Server);
     assert_eq!(attribute(&registered, "http.response.status_code"), "201");
     assert_eq!(attribute(&registered, "http.route"), "/v1/watches");
@@ -184,7 +184,7 @@ async fn without_a_traceparent_a_watch_has_a_trace_of_its_own_also_after_a_crash
     t.provider.processing("job_2", 1);
     let first = register(&t, "job_1", "/hook", None).await;
     let second = register(&t, "job_2", "/hook", None).await;
-    let registered = |span: &&Span| span.name == "POST /v1/watches";
+    let registered = |span: &&Span| span.name == "register";
     let brought = async {
         while collector.all().iter().filter(registered).count() < 2 {
             t.clock.advance(seconds(1));
@@ -211,7 +211,7 @@ async fn without_a_traceparent_a_watch_has_a_trace_of_its_own_also_after_a_crash
         let mut names: Vec<&str> = spans.iter().map(|span| span.name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names, ["POST /v1/watches", "deliver", "end", "poll"]);
+        assert_eq!(names, ["deliver", "end", "poll", "register"]);
         watches.insert(attribute(&spans[0], "ringback.watch.id"));
     }
     assert_eq!(watches, HashSet::from([first, second]));
@@ -240,8 +240,8 @@ async fn the_looks_at_a_shared_job_are_in_the_trace_of_its_first_watch_and_each_
         names.sort();
         names
     };
-    assert_eq!(names(true), ["POST /v1/watches", "deliver", "end", "poll"]);
-    assert_eq!(names(false), ["POST /v1/watches", "deliver"]);
+    assert_eq!(names(true), ["deliver", "end", "poll", "register"]);
+    assert_eq!(names(false), ["deliver", "register"]);
     t.give_up().await;
 }
 

@@ -23,9 +23,9 @@ pub(super) struct Operation {
 /// What is sent.
 pub(super) struct Body {
     pub(super) schema: &'static str,
+    /// Whether it may be left out.
+    pub(super) optional: bool,
     pub(super) example: &'static str,
-    /// Whether there has to be one.
-    pub(super) required: bool,
 }
 
 /// A good answer.
@@ -44,17 +44,13 @@ pub(super) enum Shape {
     Page(&'static str),
     /// An object of these fields and their types.
     Fields(&'static [(&'static str, &'static str)]),
-    /// No body.
-    Nothing,
     /// Any object.
     Any,
+    /// Nothing.
+    Nothing,
     /// A text of this media type.
     Text(&'static str),
 }
-
-/// The schemas of what is read: it has no other fields.
-pub(super) const READ: &[&str] =
-    &["Registration", "Batch", "Amendment", "Retry", "TargetObject", "NewApp", "NewKey", "Rotation"];
 
 /// What a status means where nothing else is said.
 const MEANINGS: &[(u16, &str)] = &[
@@ -78,8 +74,13 @@ impl Operation {
 
     /// What the id begins with, where the path has one.
     pub(super) fn names_one(&self) -> Option<&'static str> {
-        let kinds =
-            [("/v1/watches/{id}", "watch_"), ("/v1/events/{id}", "evt_"), ("/v1/deliveries/{id}", "dlv_")];
+        let kinds = [
+            ("/v1/watches/{id}", "watch_"),
+            ("/v1/events/{id}", "evt_"),
+            ("/v1/deliveries/{id}", "dlv_"),
+            ("/v1/apps/{id}", "app_"),
+            ("/v1/keys/{id}", "key_"),
+        ];
         kinds.iter().find(|(path, _)| self.path.starts_with(path)).map(|(_, prefix)| *prefix)
     }
 
@@ -120,9 +121,21 @@ pub(super) const TAGS: &[(&str, &str)] = &[
     ("Events", "What happened to watches, oldest first; none is ever skipped."),
     ("Deliveries", "What was sent of it, and what came of that."),
     ("Providers", "What can be watched."),
-    ("Tenants", "Apps that see nothing of each other, their keys, and what their receivers verify by."),
+    ("Secrets", "What receivers verify by."),
+    (
+        "Tenants",
+        "Apps, which see nothing of each other, and the keys with which they come in. Admins of the \
+        first app manage them all; of any other, their own.",
+    ),
     ("Service", "The service itself."),
 ];
+
+const SECRET_CONFLICT: &str = "The secret stands in the server's configuration; or this Idempotency-Key is still \
+    under way, or was used with another API key.";
+const APP_CONFLICT: &str = "Another app has this name, or there are too many; or this Idempotency-Key is still \
+    under way, or was used with another API key.";
+const KEY_CONFLICT: &str = "The app has too many keys; or this Idempotency-Key is still under way, or was used \
+    with another API key.";
 
 const fn ok(description: &'static str, shape: Shape) -> Answer {
     Answer { status: 200, description, headers: &[], shape }
@@ -142,8 +155,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(Body {
             schema: "Registration",
+            optional: false,
             example: r#"{"jobId": "job_abc123def456", "callbackUrl": "https://app.example.com/hooks/muvi", "metadata": {"orderId": 42}}"#,
-            required: true,
         }),
         answers: &[Answer {
             status: 201,
@@ -179,8 +192,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(Body {
             schema: "Batch",
+            optional: false,
             example: r#"{"watches": [{"jobId": "job_abc123def456", "notify": []}]}"#,
-            required: true,
         }),
         answers: &[ok("What became of each.", Shape::One("BatchAnswer"))],
         refuses: &[],
@@ -211,8 +224,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(Body {
             schema: "Amendment",
+            optional: false,
             example: r#"{"expiresIn": "48h", "notify": ["https://app.example.com/hooks/more"]}"#,
-            required: true,
         }),
         answers: &[ok("The watch as it is now.", Shape::One("Watch"))],
         refuses: &[(409, "The watch has ended.")],
@@ -330,8 +343,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(Body {
             schema: "Retry",
+            optional: false,
             example: r#"{"status": "failed", "since": "2026-02-18T00:00:00Z"}"#,
-            required: true,
         }),
         answers: &[Answer {
             status: 202,
@@ -394,7 +407,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         method: "get",
         path: "/v1/signing-secret",
         id: "showSigningSecret",
-        tag: "Tenants",
+        tag: "Secrets",
         scope: Some(Scope::Admin),
         summary: "Show the app's signing secret",
         description: "",
@@ -407,30 +420,16 @@ pub(super) const OPERATIONS: &[Operation] = &[
         method: "post",
         path: "/v1/signing-secret/rotate",
         id: "rotateSigningSecret",
-        tag: "Tenants",
+        tag: "Secrets",
         scope: Some(Scope::Admin),
-        summary: "Change the app's signing secret",
-        description: "Both sign during the grace.",
+        summary: "Replace the app's signing secret",
+        description: "Until the grace is over the new secret and the one before both sign \
+            (`webhook-signature` holds two, separated by a space); one that is older still is dropped. \
+            Destinations with a secret of their own are not concerned.",
         query: &[],
-        body: Some(Body { schema: "Rotation", example: r#"{"graceSeconds": 86400}"#, required: false }),
+        body: Some(Body { schema: "Rotation", optional: true, example: r#"{"graceSeconds": 86400}"# }),
         answers: &[ok("The new secret.", Shape::One("SigningSecret"))],
-        refuses: &[(
-            409,
-            "The secret stands in the server's configuration, or a request with this Idempotency-Key is still under way.",
-        )],
-    },
-    Operation {
-        method: "get",
-        path: "/v1/apps",
-        id: "listApps",
-        tag: "Tenants",
-        scope: Some(Scope::Admin),
-        summary: "List apps",
-        description: "Newest first. The admins of the first app see them all, any other's see their own.",
-        query: &["limit", "cursor"],
-        body: None,
-        answers: &[ok("A page.", Shape::Page("App"))],
-        refuses: &[],
+        refuses: &[(409, SECRET_CONFLICT)],
     },
     Operation {
         method: "post",
@@ -439,19 +438,30 @@ pub(super) const OPERATIONS: &[Operation] = &[
         tag: "Tenants",
         scope: Some(Scope::Admin),
         summary: "Make an app",
-        description: "For admins of the first app.",
+        description: "For admins of the first app. The answer shows its signing secret; it needs a key of \
+            its own next.",
         query: &[],
-        body: Some(Body { schema: "NewApp", example: r#"{"name": "Customer 7"}"#, required: true }),
+        body: Some(Body { schema: "NewApp", optional: false, example: r#"{"name": "customer-7"}"# }),
         answers: &[Answer {
             status: 201,
-            description: "The app, with its signing secret, which is shown here.",
+            description: "It is on disk.",
             headers: &[("Location", "The app.")],
             shape: Shape::One("App"),
         }],
-        refuses: &[
-            (403, "The key has not the scope, or is another app's than the first."),
-            (409, "The name is taken, there are too many, or this Idempotency-Key is in use."),
-        ],
+        refuses: &[(409, APP_CONFLICT)],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/apps",
+        id: "listApps",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "List apps",
+        description: "Newest first.",
+        query: &["limit", "cursor"],
+        body: None,
+        answers: &[ok("A page.", Shape::Page("App"))],
+        refuses: &[],
     },
     Operation {
         method: "get",
@@ -467,39 +477,40 @@ pub(super) const OPERATIONS: &[Operation] = &[
         refuses: &[],
     },
     Operation {
-        method: "get",
-        path: "/v1/keys",
-        id: "listKeys",
-        tag: "Tenants",
-        scope: Some(Scope::Admin),
-        summary: "List keys",
-        description: "Newest first; not the keys themselves, which are not kept.",
-        query: &["limit", "cursor", "appId"],
-        body: None,
-        answers: &[ok("A page.", Shape::Page("Key"))],
-        refuses: &[],
-    },
-    Operation {
         method: "post",
         path: "/v1/keys",
         id: "createKey",
         tag: "Tenants",
         scope: Some(Scope::Admin),
         summary: "Make a key",
-        description: "",
+        description: "The answer shows the key, once.",
         query: &[],
         body: Some(Body {
             schema: "NewKey",
-            example: r#"{"name": "ci", "scope": "write", "expiresIn": "90d"}"#,
-            required: true,
+            optional: false,
+            example: r#"{"name": "billing", "scope": "write", "expiresIn": "90d"}"#,
         }),
         answers: &[Answer {
             status: 201,
-            description: "The key, which is shown here and never again.",
+            description: "It is on disk, and valid.",
             headers: &[("Location", "The key.")],
             shape: Shape::One("Key"),
         }],
-        refuses: &[(409, "There are too many, or this Idempotency-Key is in use.")],
+        refuses: &[(409, KEY_CONFLICT)],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/keys",
+        id: "listKeys",
+        tag: "Tenants",
+        scope: Some(Scope::Admin),
+        summary: "List keys",
+        description: "Newest first, those that have expired included. The configured `api_key` is none of \
+            them.",
+        query: &["limit", "cursor", "appId"],
+        body: None,
+        answers: &[ok("A page.", Shape::Page("Key"))],
+        refuses: &[],
     },
     Operation {
         method: "get",
@@ -511,7 +522,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         description: "",
         query: &[],
         body: None,
-        answers: &[ok("The key, but for itself.", Shape::One("Key"))],
+        answers: &[ok("The key.", Shape::One("Key"))],
         refuses: &[],
     },
     Operation {
@@ -521,30 +532,17 @@ pub(super) const OPERATIONS: &[Operation] = &[
         tag: "Tenants",
         scope: Some(Scope::Admin),
         summary: "Revoke a key",
-        description: "At once, also the caller's own.",
+        description: "From now on it is refused; what is in flight is finished. The key that asks may revoke \
+            itself.",
         query: &[],
         body: None,
         answers: &[Answer {
             status: 204,
-            description: "It is revoked.",
+            description: "It is refused from now on.",
             headers: &[],
             shape: Shape::Nothing,
         }],
         refuses: &[],
-    },
-    Operation {
-        method: "get",
-        path: "/metrics",
-        id: "metrics",
-        tag: "Service",
-        scope: None,
-        summary: "What is counted and measured",
-        description: "For Prometheus. It may have a listener of its own (`metrics_listen`), and is not here \
-            then.",
-        query: &[],
-        body: None,
-        answers: &[ok("Prometheus text.", Shape::Text("text/plain"))],
-        refuses: &[(404, "It has a listener of its own.")],
     },
     Operation {
         method: "get",
@@ -572,6 +570,19 @@ pub(super) const OPERATIONS: &[Operation] = &[
         body: None,
         answers: &[ok("It is.", Shape::Fields(&[("status", "string")]))],
         refuses: &[(503, "It is not; why, says the problem.")],
+    },
+    Operation {
+        method: "get",
+        path: "/metrics",
+        id: "metrics",
+        tag: "Service",
+        scope: None,
+        summary: "What is counted and measured",
+        description: "In Prometheus's text format. Where `metrics_listen` is set it is there, and not here.",
+        query: &[],
+        body: None,
+        answers: &[ok("The metrics.", Shape::Text("text/plain"))],
+        refuses: &[],
     },
     Operation {
         method: "get",

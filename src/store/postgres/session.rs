@@ -1,6 +1,6 @@
 //! One connection to a PostgreSQL server, used from one thread at a time.
 //!
-//! **Pipelined.** Every statement of a call is sent before the first answer is awaited, so a call
+//! **Pipelined.** Rows that cannot be sent [as one statement](super::bulk) are sent together: every statement of a call is sent before the first answer is awaited, so a call
 //! costs one round trip, however many rows it has. `begin` and the question for the transaction's
 //! number go with the first call, and cost none.
 //!
@@ -28,6 +28,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement};
 
 use super::super::db::{Result, Row, StoreError, Value};
+use super::bulk::{self, Form};
 use crate::clock::Clock;
 
 /// What the server may take for a statement: a list of a large database takes seconds, never this.
@@ -86,6 +87,7 @@ pub(in crate::store) struct Session {
     client: Client,
     connection: RefCell<JoinHandle<()>>,
     statements: RefCell<HashMap<String, Statement>>,
+    for_many: RefCell<HashMap<String, Option<(Form, Statement)>>>,
     number: Statement,
     /// A transaction that begins with the next call.
     begin: Cell<Option<Begin>>,
@@ -119,6 +121,7 @@ impl Session {
             client,
             connection: RefCell::new(connection),
             statements: RefCell::default(),
+            for_many: RefCell::default(),
             number,
             begin: Cell::new(None),
             open: Cell::new(false),
@@ -155,6 +158,12 @@ impl Session {
         sql: &str,
         rows: impl IntoIterator<Item = [Value<'v>; N]>,
     ) -> Result<Vec<usize>> {
+        let rows: Vec<[Value<'v>; N]> = rows.into_iter().collect();
+        if rows.len() > 1
+            && let Some(changed) = self.at_once(sql, &rows)?
+        {
+            return Ok(changed);
+        }
         let changed = self.block(async {
             let statement = &self.statement(sql).await?;
             let run = async |row: [Value<'v>; N]| {
@@ -164,6 +173,28 @@ impl Session {
             self.pipelined(rows.into_iter().map(run)).await
         })?;
         Ok(changed.into_iter().map(|count| usize::try_from(count).unwrap_or(usize::MAX)).collect())
+    }
+
+    /// Runs a statement for all rows at once, if its form allows it.
+    fn at_once<const N: usize>(&self, sql: &str, rows: &[[Value<'_>; N]]) -> Result<Option<Vec<usize>>> {
+        let Some((form, statement)) = self.block(self.statement_for_many(sql))? else { return Ok(None) };
+        let arrays: Vec<Vec<Value<'_>>> = (0..N).map(|n| rows.iter().map(|row| row[n]).collect()).collect();
+        let run = async |arrays: &[Vec<Value<'_>>]| {
+            let arrays: Vec<_> = arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
+            self.client.query(&statement, &arrays).await
+        };
+        let answer = self.block(self.pipelined(std::iter::once(run(&arrays))))?;
+        if form == Form::Insert {
+            return Ok(Some(vec![1; rows.len()]));
+        }
+        let mut changed = vec![0; rows.len()];
+        for hit in answer.iter().flatten() {
+            let row = Row::Postgres(hit).count(0)? as usize;
+            if let Some(count) = changed.get_mut(row - 1) {
+                *count += 1;
+            }
+        }
+        Ok(Some(changed))
     }
 
     /// See [`super::super::db::Tx::fetch`].
@@ -245,6 +276,20 @@ impl Session {
             return;
         }
         let _ = runtime.block_on(Clock::System.timeout(LOCK, connection.into_inner()));
+    }
+
+    async fn statement_for_many(&self, sql: &str) -> Result<Option<(Form, Statement)>, Error> {
+        if let Some(known) = self.for_many.borrow().get(sql) {
+            return Ok(known.clone());
+        }
+        let for_one = self.statement(sql).await?;
+        let made = match bulk::for_many(sql, for_one.params()) {
+            Some((form, text)) => Some((form, self.client.prepare(&text).await?)),
+            None => None,
+        };
+        // There are as many as there are statements in the source.
+        self.for_many.borrow_mut().insert(sql.to_owned(), made.clone());
+        Ok(made)
     }
 
     async fn statement(&self, sql: &str) -> Result<Statement, Error> {

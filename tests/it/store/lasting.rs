@@ -196,10 +196,10 @@ async fn on_a_small_disk(disk: &std::path::Path) {
 }
 
 crate::postgres::on_postgres_too! {
-    what_is_written_again_changes_nothing,
     ids_go_on_in_order_after_a_restart_with_the_clock_set_back,
     the_app_and_its_key_are_made_once,
     a_read_after_an_answer_sees_what_was_answered,
     what_is_old_is_forgotten_but_nothing_that_is_still_to_be_sent,
     a_second_process_on_the_same_file_is_refused_with_a_sentence,
+    what_is_written_again_changes_nothing,
 }

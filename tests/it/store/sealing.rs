@@ -121,10 +121,11 @@ fn found_in(path: &Path, wanted: &[&str]) -> Vec<String> {
 /// What a key is called in the database.
 fn name(key: &[u8; 32]) -> String {
     use sha2::Digest as _;
-    let digest: [u8; 32] = sha2::Sha256::digest(key).into();
-    digest[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+    let [a, b, c, d, ..]: [u8; 32] = sha2::Sha256::digest(key).into();
+    [a, b, c, d].map(|byte| format!("{byte:02x}")).concat()
 }
 
+// Once: it reads the bytes of the file.
 #[tokio::test]
 async fn with_an_encryption_key_no_secret_stands_in_the_database_file() {
     let house = house(&[OLD]).await;
@@ -142,6 +143,7 @@ async fn with_an_encryption_key_no_secret_stands_in_the_database_file() {
     assert_eq!(found_in(file(&house.place), &CANARIES), [""; 0]);
 }
 
+// Once: it reads the bytes of the file.
 #[tokio::test]
 async fn what_was_plain_is_sealed_at_the_first_start_with_a_key_and_leaves_no_trace_in_the_file() {
     let house = House::new().await;
@@ -185,6 +187,7 @@ async fn a_new_key_takes_over_at_a_start_with_both_and_is_then_enough() {
     check(&house, &watches).await;
 }
 
+// Once: it writes into the file.
 #[tokio::test]
 async fn sealing_anew_goes_on_where_a_crash_ended_it() {
     let house = house(&[OLD]).await;
@@ -217,6 +220,7 @@ async fn sealing_anew_goes_on_where_a_crash_ended_it() {
     check(&house, &watches).await;
 }
 
+// Once: it writes into the file.
 #[tokio::test]
 async fn a_sealed_value_that_is_moved_to_another_row_does_not_open() {
     let house = house(&[OLD]).await;

@@ -1,0 +1,388 @@
+//! What the log says, and what it never does: the real program, its whole story told at `trace`.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+
+use crate::fakes::{Held, Reply, Server};
+use crate::harness::guarded;
+use crate::tidy::{code, rows_under, sources};
+use crate::wire::{self, Answer, Request};
+
+/// Whatever must not be said. One more secret is one more line.
+mod canary {
+    pub const API_KEY: &str = "rb_canary_bootstrap_0001";
+    pub const WRONG_KEY: &str = "rb_canary_wrong_key_0002";
+    pub const SIGNING: &str = "whsec_Y2FuYXJ5LXNpZ25pbmctMDAwMy0wMTIzNDU2Nzg5";
+    pub const DESTINATION: &str = "whsec_Y2FuYXJ5LWRlc3RpbmF0aW9uLTAwMDQtMDEyMzQ1";
+    pub const HEADER: &str = "canary-header-0005";
+    pub const QUERY: &str = "canary-query-0006";
+    pub const PROVIDER: &str = "pb_canary_provider_0007";
+    pub const HOOK: &str = "canaryHook0008";
+    pub const BOT: &str = "xoxb-canary-bot-0009";
+    pub const SMTP: &str = "canary-smtp-0010";
+    pub const SEALING: &str = "Y2FuYXJ5LXNlYWxpbmctMDAxMS0wMTIzNDU2Nzg5MDE=";
+    pub const PROXY: &str = "canary-proxy-0012";
+    pub const POSTGRES: &str = "canary-postgres-0013";
+    pub const COLLECTOR: &str = "canary-collector-0014";
+    pub const ALL: &[&str] = &[
+        API_KEY,
+        WRONG_KEY,
+        SIGNING,
+        DESTINATION,
+        HEADER,
+        QUERY,
+        PROVIDER,
+        HOOK,
+        BOT,
+        SMTP,
+        SEALING,
+        PROXY,
+        POSTGRES,
+        COLLECTOR,
+    ];
+}
+
+/// What a provider says to put a line of its own into our log.
+const FORGED: &str = "no\r\n2026-02-18T15:00:00.000000Z ERROR ringback::forged: gotcha\u{1b}[2J";
+
+/// Everybody whom the program talks to, played by one server.
+struct World {
+    server: Server,
+    mail: SocketAddr,
+}
+
+impl World {
+    async fn start() -> Self {
+        let hits = AtomicUsize::new(0);
+        let server = Server::start(Held::default(), move |request| answer(&request, &hits));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mail = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(no_mail(stream));
+            }
+        });
+        Self { server: server.await, mail }
+    }
+}
+
+fn answer(request: &Request, hits: &AtomicUsize) -> Reply {
+    let path = request.path.split('?').next().unwrap_or_default();
+    match path {
+        "/v1/jobs/job_done" => Reply::json(
+            200,
+            &json!({ "jobId": "job_done", "status": "completed", "progress": 100,
+                     "output": "https://cdn.test/1.mp4?token=canary-output" }),
+        ),
+        // It gives the key back, and more.
+        "/v1/jobs/job_echo" => {
+            let key = request.header("authorization").unwrap_or_default();
+            let error = json!({ "code": "UNAUTHORIZED", "message": format!("{key} is wrong: {FORGED}") });
+            Reply::json(401, &json!({ "success": false, "error": error }))
+        }
+        "/slack/chat.postMessage" => Reply::json(200, &json!({ "ok": true, "ts": "1.2" })),
+        _ if hits.fetch_add(1, Ordering::SeqCst).is_multiple_of(3) => Reply::new(500, FORGED),
+        _ => Reply::new(200, "ok"),
+    }
+}
+
+/// A mail server that takes no password.
+async fn no_mail(stream: tokio::net::TcpStream) {
+    let mut stream = BufReader::new(stream);
+    let _ = stream.write_all(b"220 mail.test ESMTP\r\n").await;
+    let mut line = String::new();
+    while stream.read_line(&mut line).await.is_ok_and(|read| read > 0) {
+        let reply: &[u8] = match line.get(..4).unwrap_or_default() {
+            "EHLO" => b"250-mail.test\r\n250 AUTH PLAIN LOGIN\r\n",
+            "AUTH" => b"535 5.7.8 no\r\n",
+            _ => b"250 ok\r\n",
+        };
+        let _ = stream.write_all(reply).await;
+        line.clear();
+    }
+}
+
+/// `ringback serve` with secrets everywhere.
+struct Program {
+    child: Child,
+    address: SocketAddr,
+    said: tokio::task::JoinHandle<String>,
+}
+
+fn command(folder: &Path, settings: &[(&str, String)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringback"));
+    command.arg("serve").current_dir(folder).env_clear().envs(settings.iter().cloned());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+fn settings(world: &World, log: &str, format: &str) -> Vec<(&'static str, String)> {
+    let url = format!("http://{}", world.server.address);
+    vec![
+        ("RINGBACK_LISTEN", "127.0.0.1:0".into()),
+        ("RINGBACK_LOG", log.into()),
+        ("RINGBACK_LOG_FORMAT", format.into()),
+        ("RINGBACK_API_KEY", canary::API_KEY.into()),
+        ("RINGBACK_SIGNING_SECRET", canary::SIGNING.into()),
+        ("RINGBACK_ENCRYPTION_KEY", canary::SEALING.into()),
+        ("RINGBACK_EGRESS__ALLOW", "127.0.0.1".into()),
+        ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "50ms, 50ms, 50ms, 50ms".into()),
+        ("MUVI_API_KEY", canary::PROVIDER.into()),
+        ("RINGBACK_PROVIDERS__MUVI__BASE_URL", url.clone()),
+        ("RINGBACK_PROVIDERS__MUVI__RATE", "off".into()),
+        ("RINGBACK_PROVIDERS__MUVI__FIRST", "50ms".into()),
+        ("RINGBACK_PROVIDERS__MUVI__MIN_INTERVAL", "50ms".into()),
+        ("RINGBACK_SMTP__URL", format!("smtp://me:{}@{}", canary::SMTP, world.mail)),
+        ("RINGBACK_SMTP__FROM", "robot@mail.test".into()),
+        ("RINGBACK_SMTP__ALLOW", "*@mail.test".into()),
+        ("RINGBACK_SLACK__BOT_TOKEN", canary::BOT.into()),
+        ("RINGBACK_SLACK__API_URL", format!("{url}/slack")),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9".into()),
+        ("OTEL_EXPORTER_OTLP_HEADERS", format!("api-key={}", canary::COLLECTOR)),
+    ]
+}
+
+impl Program {
+    async fn start(folder: &Path, settings: &[(&str, String)]) -> Self {
+        let mut child = command(folder, settings).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut stderr = child.stderr.take().unwrap();
+        let said = tokio::spawn(async move {
+            let mut said = Vec::new();
+            stderr.read_to_end(&mut said).await.unwrap();
+            String::from_utf8(said).unwrap()
+        });
+        let mut said = said;
+        let listening = async {
+            loop {
+                let Some(line) = lines.next_line().await.unwrap() else {
+                    panic!("it does not start: {}", (&mut said).await.unwrap());
+                };
+                if let Some(address) = line.strip_prefix("ringback listens on http://") {
+                    return address.parse().unwrap();
+                }
+            }
+        };
+        let address = guarded("the address", listening).await;
+        Self { child, address, said }
+    }
+
+    async fn send(&self, method: &str, path: &str, key: &str, body: &Value) -> Answer {
+        let key = format!("Bearer {key}");
+        let headers = [("authorization", key.as_str()), ("content-type", "application/json")];
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let bytes = wire::request(method, path, &headers, body.as_bytes());
+        guarded(path, wire::exchange(self.address, &bytes)).await.expect("an answer")
+    }
+
+    /// Ends it, and gives what it has said on stderr.
+    async fn end(mut self) -> String {
+        let pid = Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        assert!(guarded("the end", self.child.wait()).await.unwrap().success());
+        guarded("what it said", self.said).await.unwrap()
+    }
+}
+
+/// Registers in every way that there is, with secrets wherever one can stand. The answer is secrets
+/// that were made on the way.
+async fn story(program: &Program, world: &World) -> Vec<String> {
+    let url = |path: &str| format!("http://{}{path}", world.server.address);
+    let key = canary::API_KEY;
+    let made = program.send("POST", "/v1/keys", key, &json!({ "scope": "write" })).await.expect(201);
+    let made = made["key"].as_str().unwrap().to_owned();
+    let app = program.send("POST", "/v1/apps", key, &json!({ "name": "tenant" })).await.expect(201);
+    program.send("GET", "/v1/watches", canary::WRONG_KEY, &Value::Null).await.expect(401);
+    program.send("GET", "/v1/signing-secret", key, &Value::Null).await.expect(200);
+    let hook = url(&format!("/hook?token={}", canary::QUERY));
+    let notify = json!([
+        hook,
+        { "url": url("/own"), "secret": canary::DESTINATION, "headers": { "x-canary": canary::HEADER } },
+        url("/plain"),
+    ]);
+    for job in ["job_done", "job_echo"] {
+        let body = json!({ "jobId": job, "notify": notify, "email": "me@mail.test", "slack": "#general" });
+        program.send("POST", "/v1/watches", &made, &body).await.expect(201);
+    }
+    let slack = url(&format!("/hooks/{}", canary::HOOK));
+    program
+        .send("POST", "/v1/watches", &made, &json!({ "jobId": "job_done", "slack": slack }))
+        .await
+        .expect(201);
+    let wrong = json!({ "jobId": "../x", "callbackUrl": format!("ftp://u:{}@x", canary::QUERY), "secret": canary::SIGNING });
+    program.send("POST", "/v1/watches", &made, &wrong).await.expect(422);
+    program.send("GET", &format!("/nowhere?key={}", canary::QUERY), &made, &Value::Null).await.expect(404);
+    let told = async {
+        loop {
+            let path = "/v1/deliveries?status=succeeded&limit=200";
+            let found = program.send("GET", path, key, &Value::Null).await.expect(200);
+            // Three hooks, a channel and a hook of the chat's.
+            if found["data"].as_array().unwrap().len() >= 5 {
+                return;
+            }
+        }
+    };
+    guarded("everybody to be told", told).await;
+    let secret = app["signingSecret"].as_str().or(app["secret"].as_str()).map(str::to_owned);
+    [Some(made), secret].into_iter().flatten().collect()
+}
+
+fn nothing_is_given_away(said: &str, made: &[String]) {
+    for canary in canary::ALL.iter().copied().chain(made.iter().map(String::as_str)) {
+        let line = said.lines().find(|line| line.contains(canary));
+        assert_eq!(line, None, "{canary} stands in the log");
+    }
+}
+
+/// The fields that docs/OPERATIONS.md lists.
+fn documented() -> BTreeSet<String> {
+    let page = std::fs::read_to_string("docs/OPERATIONS.md").unwrap();
+    let rows = rows_under(&page, &["field", "what it is"]);
+    assert!(!rows.is_empty());
+    rows.iter().map(|row| row[0].trim_matches('`').to_owned()).collect()
+}
+
+#[tokio::test]
+async fn no_secret_reaches_the_log_of_the_whole_story_in_text_and_nobody_forges_a_line() {
+    let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());
+    // Every line of every library, too.
+    let settings = settings(&world, "trace,ringback=trace", "text");
+    let program = Program::start(folder.path(), &settings).await;
+    let made = story(&program, &world).await;
+    let said = program.end().await;
+    nothing_is_given_away(&said, &made);
+    assert!(said.contains("gotcha"), "the attempt was made");
+    assert!(said.contains("*** is wrong"), "the key was given back");
+    let levels = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
+    for line in said.lines() {
+        let mut words = line.split_whitespace();
+        let time = words.next().unwrap_or_default();
+        assert!(time.len() == 27 && time.ends_with('Z'), "not a line of ours: {line:?}");
+        assert!(levels.contains(&words.next().unwrap_or_default()), "{line:?}");
+        assert!(!line.contains(char::is_control), "{line:?}");
+    }
+    assert!(
+        !said
+            .lines()
+            .any(|line| line.contains(" ringback::forged: ")
+                && line.starts_with("2026-02-18T15:00:00.000000Z"))
+    );
+}
+
+#[tokio::test]
+async fn in_json_each_line_is_one_object_of_documented_fields_and_holds_no_secret() {
+    let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());
+    let settings = settings(&world, "trace,ringback=trace", "json");
+    let program = Program::start(folder.path(), &settings).await;
+    let made = story(&program, &world).await;
+    let said = program.end().await;
+    nothing_is_given_away(&said, &made);
+    let documented = documented();
+    let (mut ours, mut wrong) = (0, String::new());
+    for line in said.lines() {
+        let object: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let object = object.as_object().unwrap();
+        for always in ["timestamp", "level", "target", "message"] {
+            assert!(object.get(always).is_none_or(Value::is_string), "{line}");
+        }
+        if !object["target"].as_str().unwrap().starts_with("ringback") {
+            continue;
+        }
+        ours += 1;
+        assert!(object["message"].is_string(), "{line}");
+        for key in
+            object.keys().filter(|key| !["timestamp", "level", "target", "message"].contains(&key.as_str()))
+        {
+            if !documented.contains(key) {
+                let _ = writeln!(wrong, "{key} in {line}");
+            }
+        }
+    }
+    assert!(wrong.is_empty() && ours > 20, "{wrong}");
+}
+
+#[tokio::test]
+async fn the_passwords_of_a_proxy_and_of_a_database_that_are_not_there_are_not_said_either() {
+    let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());
+    for format in ["text", "json"] {
+        let mut proxied = settings(&world, "trace,ringback=trace", format);
+        proxied.push(("RINGBACK_EGRESS__PROXY", format!("http://me:{}@127.0.0.1:9", canary::PROXY)));
+        let program = Program::start(folder.path(), &proxied).await;
+        let body = json!({ "jobId": "job_done", "callbackUrl": "https://example.com/hook" });
+        program.send("POST", "/v1/watches", canary::API_KEY, &body).await.expect(201);
+        let looked = async {
+            loop {
+                let found =
+                    program.send("GET", "/v1/watches", canary::API_KEY, &Value::Null).await.expect(200);
+                if !found["data"][0]["job"]["lastError"].is_null() {
+                    return;
+                }
+            }
+        };
+        guarded("a look", looked).await;
+        nothing_is_given_away(&program.end().await, &[]);
+
+        let mut elsewhere = settings(&world, "trace,ringback=trace", format);
+        elsewhere
+            .push(("RINGBACK_DATABASE_URL", format!("postgres://me:{}@127.0.0.1:9/none", canary::POSTGRES)));
+        let output = guarded("the refusal", command(folder.path(), &elsewhere).output()).await.unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        nothing_is_given_away(&String::from_utf8_lossy(&output.stderr), &[]);
+        nothing_is_given_away(&String::from_utf8_lossy(&output.stdout), &[]);
+    }
+}
+
+/// What is seldom said is written by the same rules. The simulator and the demo speak to whoever looks on.
+#[test]
+fn every_field_that_the_service_can_write_is_documented() {
+    let documented = documented();
+    let mut wrong = String::new();
+    let own = |file: &Path| !file.starts_with("src/cli/sim") && !file.starts_with("src/cli/sim.rs");
+    for file in sources(&["src"]).into_iter().filter(|file| own(file) && !file.starts_with("src/cli/demo")) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let lines: String = code(&text).flat_map(|(_, line)| [line.trim(), " "]).collect();
+        for call in lines.split("tracing::").skip(1) {
+            let levels = ["error!(", "warn!(", "info!(", "debug!(", "trace!("];
+            let Some(rest) = levels.iter().find_map(|level| call.strip_prefix(level)) else { continue };
+            for field in fields(rest) {
+                if !documented.contains(&field) {
+                    let _ = writeln!(wrong, "{}: {field}", file.display());
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "not in docs/OPERATIONS.md:\n{wrong}");
+}
+
+/// The names of the fields of a call: what stands before its message, between commas.
+fn fields(call: &str) -> Vec<String> {
+    let (mut depth, mut part, mut parts) = (0, String::new(), Vec::new());
+    for c in call.chars() {
+        match c {
+            '"' if depth == 0 => break,
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' if depth == 0 => break,
+            ')' | ']' | '}' => depth -= 1,
+            ',' if depth == 0 => parts.push(std::mem::take(&mut part)),
+            _ => {}
+        }
+        if c != ',' || depth > 0 {
+            part.push(c);
+        }
+    }
+    let name = |part: &String| {
+        let name = part.split('=').next().unwrap_or_default().trim().trim_start_matches(['%', '?']);
+        name.to_owned()
+    };
+    parts.iter().map(name).filter(|name| !name.is_empty()).collect()
+}

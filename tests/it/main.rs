@@ -30,6 +30,7 @@ mod chat;
 mod chatting;
 mod cli;
 mod cloudevents;
+mod contract;
 mod crash;
 mod delivering;
 mod demo;

@@ -308,7 +308,7 @@ fn heads(rest: &str) -> Vec<String> {
 }
 
 /// The names of all functions that are tests.
-fn test_names() -> BTreeSet<String> {
+pub fn test_names() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for file in sources(&["src", "tests"]) {
         let mut marked = false;

@@ -52,7 +52,7 @@ use crate::domain::{AppNo, JobNo, Looks, ProviderState};
 use crate::egress::Egress;
 use crate::meters::Load;
 use crate::providers::Providers;
-use crate::store::{Replay, Scope, Store};
+use crate::store::{FirstAnswer, Replay, Scope, Store};
 
 /// How many may wait for the end of a watch: a quarter of the connections. A client that has gone away
 /// is not noticed before its wait is over, and those who do not wait are to find a place.
@@ -234,13 +234,18 @@ fn reply(status: StatusCode, body: Vec<u8>) -> Response {
     response
 }
 
-/// The answer to what was made, with where it is.
-fn created(location: &str, body: Vec<u8>) -> Response {
-    let mut response = reply(StatusCode::CREATED, body);
-    if let Ok(location) = location.parse() {
+/// The first answer to a write, with where what was made is found.
+fn answered(FirstAnswer { status, location, body }: FirstAnswer) -> Response {
+    let mut response = reply(StatusCode::from_u16(status).unwrap_or_default(), body);
+    if let Some(location) = location.and_then(|location| location.parse().ok()) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     response
+}
+
+/// The same, before it is given and, where there is an `Idempotency-Key`, kept.
+fn first_answer(status: StatusCode, location: Option<String>, body: Vec<u8>) -> FirstAnswer {
+    FirstAnswer { status: status.as_u16(), location, body }
 }
 
 /// The answer to a write that was made before, under the same `Idempotency-Key`.
@@ -254,13 +259,9 @@ fn replayed(replay: Replay) -> Answer {
             "this Idempotency-Key was used with another API key, and the answer holds a secret: only that \
              key gets it again",
         )),
-        Replay::Answer { status, location, body } => {
-            let mut response = reply(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), body);
-            let headers = response.headers_mut();
-            headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
-            if let Some(location) = location.and_then(|location| location.parse().ok()) {
-                headers.insert(header::LOCATION, location);
-            }
+        Replay::Answer(first) => {
+            let mut response = answered(first);
+            response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
             Ok(response)
         }
     }

@@ -254,15 +254,17 @@ impl App {
         tracing::info!("stopping: what is in flight is finished");
         draining.send_replace(true);
         // Each ends when its last task has let go of it.
-        drop((poller, deliverer, store));
+        drop((poller, deliverer));
         let stopping = clock.stopwatch();
-        let drained = clock.timeout(grace, async {
+        let drained = clock.timeout(grace, async move {
             let _ = server.await;
             if let Some(scraped) = scraped {
                 let _ = scraped.await;
             }
             let _ = looks_ended.recv().await;
             let _ = sends_ended.recv().await;
+            // Now that nobody asks any more.
+            write_uses(&store).await;
         });
         if drained.await.is_none() {
             tracing::warn!("what is still in flight is cut off; the next start takes it up");
@@ -285,7 +287,7 @@ fn load_of(poller: &Arc<Poller>, deliverer: &Arc<Deliverer>) -> Box<dyn Fn() -> 
     Box::new(move || {
         let looking = poller.upgrade().map(|poller| poller.load_now()).unwrap_or_default();
         let sending = deliverer.upgrade().map(|deliverer| deliverer.load_now()).unwrap_or_default();
-        Load { in_hand: sending.in_hand, in_flight: sending.in_flight, ..looking }
+        Load { in_hand: sending.in_hand, in_flight: sending.in_flight, down: sending.down, ..looking }
     })
 }
 
@@ -331,9 +333,13 @@ async fn forget(store: &Store, clock: &Clock, (events, watches): (Duration, Dura
 async fn note_uses(store: &Store, clock: &Clock) -> Never {
     loop {
         clock.sleep(USES_EVERY).await;
-        if let Err(error) = store.write_uses().await {
-            tracing::warn!(%error, "it could not be written when keys were last used");
-        }
+        write_uses(store).await;
+    }
+}
+
+async fn write_uses(store: &Store) {
+    if let Err(error) = store.write_uses().await {
+        tracing::warn!(%error, "it could not be written when keys were last used");
     }
 }
 

@@ -17,7 +17,7 @@ use reqwest::header::{HeaderMap, HeaderValue};
 
 use crate::clock::Clock;
 use crate::domain::{DeliveryId, EventId, EventType, MailAddress, Outcome, Payload, Timestamp, WatchId};
-use crate::egress::Egress;
+use crate::egress::{Egress, SendError};
 use email::Mailer;
 use slack::{Bot, Way};
 use templates::Templates;
@@ -84,6 +84,8 @@ pub struct Sent {
     pub status_code: Option<u16>,
     /// A word and a sentence, if there was none.
     pub error: Option<String>,
+    /// Whether nobody was there: no connection, no TLS, or no answer in time.
+    pub nobody: bool,
     /// What was sent; the values of the user's own headers are masked.
     pub request_headers: Vec<(String, String)>,
     /// What came back.
@@ -107,6 +109,14 @@ pub struct Channels {
     pub bot: Option<Bot>,
     /// What people read.
     pub templates: Templates,
+}
+
+impl Sent {
+    /// Not tried: nobody answered there lately.
+    pub fn down() -> Self {
+        let why = "destination_down: nobody answered there lately, and this was not tried";
+        unsent(Outcome::Down, why.to_owned(), Vec::new())
+    }
 }
 
 impl Channels {
@@ -172,11 +182,27 @@ fn text(body: &[u8]) -> String {
     text
 }
 
+/// There was no answer over HTTP.
+fn unanswered(error: &SendError, request_headers: Vec<(String, String)>) -> Sent {
+    let outcome = match error {
+        SendError::Refused(_) => Outcome::Refused,
+        SendError::Timeout(_)
+        | SendError::Connect(_)
+        | SendError::Tls(_)
+        | SendError::Protocol(_)
+        | SendError::TooLarge(_) => Outcome::Retry { after: None },
+    };
+    let nobody = matches!(error, SendError::Timeout(_) | SendError::Connect(_) | SendError::Tls(_));
+    Sent { nobody, ..unsent(outcome, error.to_string(), request_headers) }
+}
+
+/// Nothing was sent, or nothing came back.
 fn unsent(outcome: Outcome, error: String, request_headers: Vec<(String, String)>) -> Sent {
     Sent {
         outcome,
         status_code: None,
         error: Some(error),
+        nobody: false,
         request_headers,
         response_headers: Vec::new(),
         response_body: String::new(),

@@ -19,11 +19,13 @@
 //! [`timers`](Hand::timers), a page tells the next one, and what is asked for by hand while it is in
 //! hand is asked of the store again once it has been let go.
 //!
-//! **Some ways out take less** than a lane may send: what holds them back is the [`gate`].
+//! **Some ways out take less** than a lane may send: what holds them back is the [`gate`]. **Where nobody
+//! answers** a lane's backlog is not held up by one timeout after another: the [`breaker`].
 //!
 //! **An outcome is written before its delivery is let go**, however long the store refuses; and while
 //! it refuses, no send starts.
 
+mod breaker;
 mod gate;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -42,6 +44,7 @@ use crate::domain::{
 use crate::meters::{Load, outcome_word};
 use crate::store::{Page, Paged, Record, Rewind, Store, StoreError};
 use crate::traces::{Context, Span, SpanKind};
+use breaker::{Breakers, Turn};
 use gate::Gate;
 
 /// How many deliveries may be in hand in all, and how many bytes of bodies: what is beyond waits on
@@ -99,6 +102,8 @@ struct Hand {
     alarms: HashMap<Arc<str>, Timestamp>,
     /// What holds lanes back besides.
     gate: Gate,
+    /// Where nobody answers.
+    breakers: Breakers,
     /// Asked for by hand while in hand.
     asked: HashSet<DeliveryId>,
 }
@@ -169,7 +174,12 @@ impl Deliverer {
     /// How much is in hand, for the meters.
     pub fn load_now(&self) -> Load {
         let hand = self.hand();
-        Load { in_hand: hand.ids.len(), in_flight: hand.in_flight, ..Load::default() }
+        Load {
+            in_hand: hand.ids.len(),
+            in_flight: hand.in_flight,
+            down: hand.breakers.open(),
+            ..Load::default()
+        }
     }
 
     /// How much is under way, and when there is more to do.
@@ -564,9 +574,11 @@ impl Deliverer {
         if let Some(finished) = &send.finished {
             self.store.meters().detected(finished, at);
         }
-        let report = self.hand_over(send, at).await;
-        self.heed(send, &report);
         let which = if send.by_hand { Try::ByHand } else { Try::Scheduled { step: send.step } };
+        let lane = &send.destination.lane;
+        let tried = self.policy.retries.is_last(which) || self.hand().breakers.admits(lane, at);
+        let report = if tried { self.hand_over(send, at).await } else { Sent::down() };
+        self.heed(send, &report);
         let ended_at = self.clock.now();
         let after = next_attempt(&self.policy.retries, send.id, which, &report.outcome, ended_at);
         say(send, &report, after, self.trace_id(send).as_deref());
@@ -623,13 +635,31 @@ impl Deliverer {
         self.channels.send(message, self.policy.timeout).await
     }
 
-    /// A chat that asks for patience asks for that of all its messages.
+    /// What a try tells of those that come after it.
     fn heed(&self, send: &Send, report: &Sent) {
+        let (lane, now) = (send.destination.lane.as_str(), self.clock.now());
+        let mut hand = self.hand();
+        // A chat that asks for patience asks for that of all its messages.
         if let (ChannelKind::Slack, Some(429), Outcome::Retry { after: Some(span) }) =
             (send.destination.channel, report.status_code, &report.outcome)
         {
-            let lane = send.destination.lane.as_str().into();
-            self.hand().gate.park(&lane, *span, self.clock.now());
+            hand.gate.park(lane, *span, now);
+        }
+        let turn = match report.status_code {
+            Some(_) => hand.breakers.answered(lane),
+            None if report.nobody => hand.breakers.silent(lane, now),
+            None => None,
+        };
+        drop(hand);
+        match turn {
+            Some(Turn::Opened) => {
+                tracing::warn!(
+                    lane,
+                    "nobody answers there: one send in a while is tried until somebody does"
+                );
+            }
+            Some(Turn::Closed) => tracing::info!(lane, "somebody answers there again"),
+            None => {}
         }
     }
 

@@ -77,6 +77,7 @@ pub fn outcome_word(outcome: &Outcome) -> &'static str {
         Outcome::Fatal => OUTCOMES[2],
         Outcome::Gone => OUTCOMES[3],
         Outcome::Refused => OUTCOMES[4],
+        Outcome::Down => OUTCOMES[5],
     }
 }
 
@@ -95,7 +96,7 @@ impl SpanFate {
     const ALL: [&str; 3] = ["exported", "dropped", "rejected"];
 }
 
-const OUTCOMES: [&str; 5] = ["succeeded", "failed", "fatal", "gone", "refused"];
+const OUTCOMES: [&str; 6] = ["succeeded", "failed", "fatal", "gone", "refused", "destination_down"];
 
 /// One provider's.
 #[derive(Clone, Debug)]
@@ -131,7 +132,7 @@ impl ProviderMeters {
 /// One channel's.
 #[derive(Debug)]
 struct ChannelMeters {
-    attempts: [IntCounter; 5],
+    attempts: [IntCounter; 6],
     duration: Histogram,
     retries: IntCounter,
     succeeded: IntCounter,
@@ -174,6 +175,8 @@ pub struct Load {
     pub in_hand: usize,
     /// Those of them that are being sent.
     pub in_flight: usize,
+    /// Destinations where nobody answers.
+    pub down: usize,
 }
 
 /// What waits in the store's queues, read when somebody asks.
@@ -234,6 +237,7 @@ pub struct Meters {
     due_oldest: prometheus::Gauge,
     in_hand: IntGauge,
     in_flight: IntGauge,
+    down: IntGauge,
     queues: IntGaugeVec,
     commit_duration: Histogram,
     commit_commands: Histogram,
@@ -326,6 +330,7 @@ impl Meters {
             ),
             in_hand: gauge(&r, "deliveries_in_hand", "Deliveries in memory, waiting or in flight."),
             in_flight: gauge(&r, "deliveries_in_flight", "Attempts that are under way."),
+            down: gauge(&r, "destinations_down", "Destinations where nobody answers: their breaker is open."),
             queues: gauges(&r, "queue_length", "Messages that wait within the process.", &["queue"]),
             commit_duration: histogram(
                 &r,
@@ -393,7 +398,9 @@ impl Meters {
         if let Some(index) = OUTCOMES.iter().position(|word| *word == outcome) {
             meters.attempts[index].inc();
         }
-        meters.duration.observe(took.as_secs_f64());
+        if outcome != OUTCOMES[5] {
+            meters.duration.observe(took.as_secs_f64());
+        }
         match after {
             After::Succeeded => meters.succeeded.inc(),
             After::Again { .. } => meters.retries.inc(),
@@ -441,6 +448,7 @@ impl Meters {
         self.watching.set(i64::try_from(load.watching).unwrap_or(i64::MAX));
         set(&self.in_hand, load.in_hand);
         set(&self.in_flight, load.in_flight);
+        set(&self.down, load.down);
         for (queue, length) in
             [("writer", queues.writer), ("plans", queues.plans), ("errands", queues.errands)]
         {

@@ -31,20 +31,22 @@ mod writer;
 
 pub use crate::domain::Scope;
 pub use amend::{Amend, Amended};
-pub use apps::{CreateApp, CreatedApp, Found, Founded, Kept, Rotate, Rotated};
+pub use apps::{CreateApp, CreatedApp, Found, Founded, Rotate, Rotated};
 pub use bulk::{ResendMany, ResentMany};
 pub use db::StoreError;
 pub use deliveries::{DeliveryFilter, Page, Paged, Record, Resend, ResendAnswer, Rewind};
 pub use endings::{Ended, Expire, Tell, Told};
 pub use feed::{After, EventFilter};
-pub use idempotency::{Remember, Replay};
+pub use idempotency::{FirstAnswer, Remember, Replay};
 pub use jobs::{LookNow, LookNowAnswer, Observed, OpenEnding, Refresh};
 pub use keys::{CreateKey, CreatedKey, KeyRow, RevokeKey};
 pub use prune::Prune;
 pub use sealing::{AnswerKey, Keyring};
 pub use story::Happening;
 pub use tenants::Key;
-pub use watches::{Register, RegisterMany, Registered, RegisteredMany, Stop, Stopped, WatchFilter};
+pub use watches::{
+    AnswerToMany, Register, RegisterMany, Registered, RegisteredMany, Stop, Stopped, WatchFilter,
+};
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use super::fields::Fields;
 use super::problem::{Faults, Problem};
 use super::request::{Caller, Claim, Held, Query, json_or_nothing};
-use super::{Answer, Api, CONNECTIONS_MAX, STREAMS_MAX, WAITS_MAX, replayed, reply};
+use super::{Answer, Api, CONNECTIONS_MAX, STREAMS_MAX, WAITS_MAX, answered, first_answer, replayed, reply};
 use crate::channels::webhook::Secret;
 use crate::domain::{Masked, Timestamp};
 use crate::meters::Clients;
@@ -85,10 +85,10 @@ pub async fn rotate(
     }
     let (now, secret) = (api.clock.now(), Masked::new(Secret::generate().expose()));
     let old_until = Some(now.plus(grace)).filter(|until| *until > now);
-    let answer = secret_view(&secret, old_until);
-    let remember = claim.as_ref().map(|claim| (claim.remember(), None, answer.clone()));
+    let answer = first_answer(StatusCode::OK, None, secret_view(&secret, old_until));
+    let remember = claim.as_ref().map(|claim| (claim.remember(), answer.clone()));
     match api.store.rotate(Rotate { app, signing_secret: secret, grace, remember, now }).await? {
-        Rotated::Done => Ok(reply(StatusCode::OK, answer)),
+        Rotated::Done => Ok(answered(answer)),
         Rotated::Replayed(replay) => replayed(replay),
     }
 }

@@ -11,7 +11,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::fields::Fields;
 use super::problem::{Faults, Problem};
 use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json};
-use super::{Answer, Api, created, cursor, page, replayed, reply};
+use super::{Answer, Api, answered, cursor, first_answer, page, replayed, reply};
 use crate::channels::webhook::Secret;
 use crate::domain::{App, AppId, Masked};
 use crate::store::{CreateApp, CreatedApp, Scope};
@@ -73,12 +73,12 @@ pub async fn create(
         signing_secret: Masked::new(Secret::generate().expose()),
         old_secret: None,
     };
-    let location = format!("/v1/apps/{}", made.id);
-    let answer = serde_json::to_vec(&app_view(&made, true)).unwrap_or_default();
-    let remember = claim.as_ref().map(|claim| (claim.remember(), Some(location.clone()), answer.clone()));
+    let body = serde_json::to_vec(&app_view(&made, true)).unwrap_or_default();
+    let answer = first_answer(StatusCode::CREATED, Some(format!("/v1/apps/{}", made.id)), body);
+    let remember = claim.as_ref().map(|claim| (claim.remember(), answer.clone()));
     let create = CreateApp { id: made.id, name, signing_secret: made.signing_secret, remember, now };
     match api.store.create_app(create).await? {
-        CreatedApp::New(_) => Ok(created(&location, answer)),
+        CreatedApp::New(_) => Ok(answered(answer)),
         CreatedApp::Taken => Err(Problem::new(StatusCode::CONFLICT, "another app has this name")),
         CreatedApp::TooMany(most) => {
             Err(Problem::new(StatusCode::CONFLICT, format!("there are {most} apps, and no more can be made")))

@@ -20,9 +20,9 @@ use super::fields::{Fields, first};
 use super::problem::{Faults, Problem, ProblemView};
 use super::registering::Registering;
 use super::request::{BATCH_MAX, BODY_MAX, Caller, Claim, Held, Query, json, too_large, traceparent};
-use super::{Answer, Api, register, replayed, reply, view};
+use super::{Answer, Api, first_answer, register, replayed, reply, view};
 use crate::domain::{AppNo, NewWatch, Timestamp, Watch};
-use crate::store::{RegisterMany, RegisteredMany, Scope};
+use crate::store::{AnswerToMany, RegisterMany, RegisteredMany, Scope};
 
 /// How many watches a batch may hold: what one transaction takes from its other callers' patience.
 const WATCHES_MAX: usize = 1_000;
@@ -93,8 +93,8 @@ pub async fn create(
     let traces: Vec<_> = watches.iter().filter_map(|watch| Registering::new(&api, watch, at)).collect();
     let remember = claim.as_ref().map(|claim| {
         let refused = Arc::clone(&refused);
-        let answer = move |made: &[Watch]| (StatusCode::OK.as_u16(), answer(&refused, made));
-        (claim.remember(), Box::new(answer) as Box<dyn Fn(&[Watch]) -> (u16, Vec<u8>) + Send>)
+        let answer = move |made: &[Watch]| first_answer(StatusCode::OK, None, answer(&refused, made));
+        (claim.remember(), Box::new(answer) as AnswerToMany)
     });
     match api.store.register_many(RegisterMany { watches, remember, now }).await? {
         RegisteredMany::New(made) => {

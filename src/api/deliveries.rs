@@ -9,9 +9,9 @@ use axum::http::request::Parts;
 use super::fields::Fields;
 use super::problem::Faults;
 use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json, no_fields};
-use super::{Answer, Api, cursor, page, problem::Problem, replayed, reply, view};
+use super::{Answer, Api, answered, cursor, first_answer, page, problem::Problem, replayed, reply, view};
 use crate::domain::{Delivery, DeliveryId, DeliveryStatus, DestinationId, WatchId};
-use crate::store::{DeliveryFilter, Resend, ResendAnswer, ResendMany, ResentMany, Scope};
+use crate::store::{DeliveryFilter, FirstAnswer, Resend, ResendAnswer, ResendMany, ResentMany, Scope};
 
 /// How many deliveries one request may ask to be tried again: seconds of work, a chunk at a time.
 const RETRY_MAX: u32 = 100_000;
@@ -36,8 +36,9 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
 }
 
 /// What was asked to be tried again.
-fn many_accepted(count: u64) -> Vec<u8> {
-    serde_json::json!({ "count": count }).to_string().into_bytes()
+fn many_accepted(count: u64) -> FirstAnswer {
+    let body = serde_json::json!({ "count": count }).to_string().into_bytes();
+    first_answer(StatusCode::ACCEPTED, None, body)
 }
 
 /// `POST /v1/deliveries/retry`
@@ -64,13 +65,13 @@ pub async fn retry_many(
         let detail = format!("there are more than {RETRY_MAX}: take a part of them by since and until");
         return Err(Problem::fault("", detail));
     }
-    let remember = claim.as_ref().map(|claim| (claim.remember(), many_accepted as fn(u64) -> Vec<u8>));
+    let remember = claim.as_ref().map(|claim| (claim.remember(), many_accepted as fn(u64) -> FirstAnswer));
     let now = api.clock.now();
     let mut resend = ResendMany { app, filter, after: None, count: 0, remember, now };
     loop {
         match api.store.resend_many(resend.clone()).await? {
             ResentMany::More(after, count) => (resend.after, resend.count) = (Some(after), count),
-            ResentMany::Done(count) => return Ok(reply(StatusCode::ACCEPTED, many_accepted(count))),
+            ResentMany::Done(count) => return Ok(answered(many_accepted(count))),
             ResentMany::Replayed(replay) => return replayed(replay),
         }
     }
@@ -121,7 +122,8 @@ pub async fn retry(
     }
     let id = DeliveryId::parse(&id).ok_or_else(Problem::not_found)?;
     let (delivery, attempts) = api.store.delivery(app, id).await?.ok_or_else(Problem::not_found)?;
-    let answer = serde_json::to_vec(&view::delivery(&delivery, Some(&attempts))).unwrap_or_default();
+    let body = serde_json::to_vec(&view::delivery(&delivery, Some(&attempts))).unwrap_or_default();
+    let answer = first_answer(StatusCode::ACCEPTED, None, body);
     let remember = claim.as_ref().map(|claim| (claim.remember(), answer.clone()));
     match api.store.resend(Resend { app, delivery: id, remember, now: api.clock.now() }).await? {
         ResendAnswer::Unknown => Err(Problem::not_found()),
@@ -129,7 +131,7 @@ pub async fn retry(
             let detail = "its watch was stopped: nothing more is sent of it";
             Err(Problem::new(StatusCode::CONFLICT, detail))
         }
-        ResendAnswer::Wanted => Ok(reply(StatusCode::ACCEPTED, answer)),
+        ResendAnswer::Wanted => Ok(answered(answer)),
         ResendAnswer::Replayed(replay) => replayed(replay),
     }
 }

@@ -11,7 +11,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::fields::Fields;
 use super::problem::{Faults, Problem};
 use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json};
-use super::{Answer, Api, created, cursor, page, replayed, reply};
+use super::{Answer, Api, answered, cursor, first_answer, page, replayed, reply};
 use crate::domain::{App, AppId, AppNo, KeyId, Scope, Timestamp};
 use crate::store::{CreateKey, CreatedKey, KeyRow, RevokeKey};
 use crate::tenants::{EXPIRES_IN, check_expiry, check_name, hash_key, key_view, make_key};
@@ -83,12 +83,12 @@ pub async fn create(
         expires_at: wanted.expires_at,
         last_used_at: None,
     };
-    let location = format!("/v1/keys/{}", row.id);
-    let answer = serde_json::to_vec(&key_view(&row, Some(&key))).unwrap_or_default();
-    let remember = claim.as_ref().map(|claim| (claim.remember(), Some(location.clone()), answer.clone()));
+    let body = serde_json::to_vec(&key_view(&row, Some(&key))).unwrap_or_default();
+    let answer = first_answer(StatusCode::CREATED, Some(format!("/v1/keys/{}", row.id)), body);
+    let remember = claim.as_ref().map(|claim| (claim.remember(), answer.clone()));
     let create = CreateKey { row, app: app.no, hash: hash_key(key.reveal()), remember };
     match api.store.create_key(create).await? {
-        CreatedKey::New => Ok(created(&location, answer)),
+        CreatedKey::New => Ok(answered(answer)),
         CreatedKey::TooMany(most) => {
             let detail = format!("the app has {most} keys, and no more can be made: revoke some");
             Err(Problem::new(StatusCode::CONFLICT, detail))

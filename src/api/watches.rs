@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Extension, State};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
 use axum::response::Response;
 
 use super::registering::Registering;
 use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json, no_fields, traceparent};
 use super::serve::raised;
-use super::{Answer, Api, cursor, page, problem::Problem, register, replayed, reply, view};
+use super::{
+    Answer, Api, answered, cursor, first_answer, page, problem::Problem, register, replayed, reply, view,
+};
 use crate::domain::{Timestamp, Watch, WatchId, WatchStatus, parse_duration};
-use crate::store::{LookNow, LookNowAnswer, Register, Registered, Scope, Stop, Stopped, WatchFilter};
+use crate::store::{
+    FirstAnswer, LookNow, LookNowAnswer, Register, Registered, Scope, Stop, Stopped, WatchFilter,
+};
 
 /// The longest wait for the end of a watch.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -23,9 +27,9 @@ fn path(id: WatchId) -> String {
 }
 
 /// The first answer to a registration; kept where there is an `Idempotency-Key`.
-fn first_answer(watch: &Watch) -> (u16, String, Vec<u8>) {
+fn registered(watch: &Watch) -> FirstAnswer {
     let body = serde_json::to_vec(&view::watch(watch, None)).unwrap_or_default();
-    (StatusCode::CREATED.as_u16(), path(watch.id), body)
+    first_answer(StatusCode::CREATED, Some(path(watch.id)), body)
 }
 
 /// `POST /v1/watches`
@@ -47,15 +51,10 @@ pub async fn create(
     let watch = register::read(&api, app, &text, traceparent(&parts), times).await?;
     let remember = claim.as_ref().map(Claim::remember);
     let trace = Registering::new(&api, &watch, at);
-    match api.store.register(Register { watch, remember, answer: first_answer }).await? {
+    match api.store.register(Register { watch, remember, answer: registered }).await? {
         Registered::New(watch) => {
-            let (status, location, body) = first_answer(&watch);
             api.store.tracer().record(|| Some(trace?.done("/v1/watches", took.elapsed())));
-            let mut response = reply(StatusCode::from_u16(status).unwrap_or_default(), body);
-            if let Ok(location) = location.parse() {
-                response.headers_mut().insert(header::LOCATION, location);
-            }
-            Ok(response)
+            Ok(answered(registered(&watch)))
         }
         Registered::Replayed(replay) => replayed(replay),
     }
@@ -143,11 +142,12 @@ pub async fn poll(
     }
     let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
     let watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
-    let answer = serde_json::to_vec(&view::watch(&watch, (api.looks)(watch.job_no))).unwrap_or_default();
+    let body = serde_json::to_vec(&view::watch(&watch, (api.looks)(watch.job_no))).unwrap_or_default();
+    let answer = first_answer(StatusCode::ACCEPTED, None, body);
     let remember = claim.as_ref().map(|claim| (claim.remember(), answer.clone()));
     match api.store.look_now(LookNow { app, watch: id, remember, now: api.clock.now() }).await? {
         LookNowAnswer::Unknown => Err(Problem::not_found()),
-        LookNowAnswer::Wanted => Ok(reply(StatusCode::ACCEPTED, answer)),
+        LookNowAnswer::Wanted => Ok(answered(answer)),
         LookNowAnswer::Replayed(replay) => replayed(replay),
     }
 }

@@ -127,6 +127,7 @@ impl Mailer {
             outcome: verdict.outcome,
             status_code: None,
             error: verdict.error,
+            nobody: false,
             request_headers: mail.headers,
             response_headers: Vec::new(),
             response_body: text(verdict.reply.as_bytes()),

@@ -23,7 +23,7 @@ use url::Url;
 
 use super::news::News;
 use super::templates::Templates;
-use super::{AGENT, ANSWER_MAX, Message, Sent, shown, text, unsent};
+use super::{AGENT, ANSWER_MAX, Message, Sent, shown, text, unanswered, unsent};
 use crate::clock::Clock;
 use crate::domain::{Outcome, parse_retry_after};
 use crate::egress::{Call, Egress, Post, Received, SendError};
@@ -209,14 +209,14 @@ async fn post(
                 outcome,
                 status_code: Some(received.status),
                 error,
+                nobody: false,
                 request_headers,
                 response_headers: received.headers.clone(),
                 response_body: text(&received.body),
                 duration: received.duration,
             }
         }
-        Err(error @ SendError::Refused(_)) => unsent(Outcome::Refused, error.to_string(), request_headers),
-        Err(error) => unsent(Outcome::Retry { after: None }, error.to_string(), request_headers),
+        Err(error) => unanswered(error, request_headers),
     };
     (sent, answer)
 }

@@ -12,7 +12,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT};
 use sha2::Sha256;
 
-use super::{AGENT, ANSWER_MAX, Message, Sent, shown, text, unsent};
+use super::{AGENT, ANSWER_MAX, Message, Sent, shown, text, unanswered, unsent};
 use crate::clock::Clock;
 use crate::domain::{Outcome, Payload, Timestamp, parse_retry_after, random};
 use crate::egress::{Egress, Post, Received, SendError};
@@ -197,9 +197,7 @@ pub(super) async fn send(
     let target = match egress.parse(url) {
         Ok(target) => target,
         // What is allowed has changed since the registration, and may change back.
-        Err(reason) => {
-            return unsent(Outcome::Refused, SendError::Refused(reason).to_string(), shown);
-        }
+        Err(reason) => return unanswered(&SendError::Refused(reason), shown),
     };
     let post = Post { target, headers, body: message.body.clone(), timeout, max_answer: ANSWER_MAX };
     match egress.send(post).await {
@@ -207,16 +205,13 @@ pub(super) async fn send(
             outcome: classify(&received, clock.now()),
             status_code: Some(received.status),
             error: None,
+            nobody: false,
             request_headers: shown,
             response_body: text(&received.body),
             response_headers: received.headers,
             duration: received.duration,
         },
-        Err(error) => {
-            let refused = matches!(error, SendError::Refused(_));
-            let outcome = if refused { Outcome::Refused } else { Outcome::Retry { after: None } };
-            Sent { duration: watch.elapsed(), ..unsent(outcome, error.to_string(), shown) }
-        }
+        Err(error) => Sent { duration: watch.elapsed(), ..unanswered(&error, shown) },
     }
 }
 

@@ -1,6 +1,9 @@
 //! Ways out that take less than they could be sent: a chat takes a message a second and may ask for more
 //! patience; the mail server takes a few mails at a time, whosever they are.
 //!
+//! A chat's pace is the chat's, whoever writes to it: where several apps have the same hook, their lanes
+//! take turns.
+//!
 //! A lane that is turned away at the gate is kept here and given back when its time has come, so nobody
 //! asks again and again. What is kept here are plans only: after a restart the gates are open. It holds
 //! for one process: nodes that share a database have a gate each, and a job, with all its watches, has one
@@ -21,8 +24,8 @@ const SHUT_MAX: Duration = Duration::from_secs(3600);
 /// What holds lanes back.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
-    /// When a lane may send again, both ways round.
-    until: HashMap<Arc<str>, Timestamp>,
+    /// Chats that take nothing yet; and when they do again.
+    shut: HashMap<Arc<str>, Shut>,
     timers: BTreeSet<(Timestamp, Arc<str>)>,
     /// Mails in flight, and the lanes that wait for one of them to land, in turns.
     mails: usize,
@@ -32,19 +35,37 @@ pub(super) struct Gate {
     asked: Timestamp,
 }
 
+/// A chat that takes nothing yet.
+#[derive(Debug)]
+struct Shut {
+    until: Timestamp,
+    /// The lanes that wait for that, in turns.
+    lanes: Vec<Arc<str>>,
+}
+
+/// A chat is named by its lane, without the app that comes first there.
+fn chat(lane: &str) -> &str {
+    lane.split_once(' ').map_or(lane, |(_app, chat)| chat)
+}
+
 impl Gate {
     /// Whether a lane may send now by this channel. If so, it counts as sent; if not, the lane is given
     /// back by [`Self::open`] or [`Self::landed`].
     pub(super) fn admit(&mut self, lane: &Arc<str>, channel: ChannelKind, now: Timestamp) -> bool {
         match channel {
             ChannelKind::Webhook => true,
-            ChannelKind::Slack => {
-                let free = self.until.get(lane).is_none_or(|until| *until <= now);
-                if free {
-                    self.shut(lane, now.plus(PACE));
+            ChannelKind::Slack => match self.shut.get_mut(chat(lane)) {
+                Some(shut) if shut.until > now => {
+                    if !shut.lanes.contains(lane) {
+                        shut.lanes.push(Arc::clone(lane));
+                    }
+                    false
                 }
-                free
-            }
+                Some(_) | None => {
+                    self.shut(chat(lane), now.plus(PACE));
+                    true
+                }
+            },
             ChannelKind::Email if self.mails < MAILS_AT_ONCE => {
                 self.mails += 1;
                 true
@@ -71,38 +92,38 @@ impl Gate {
         }
     }
 
-    /// A lane was asked for patience.
-    pub(super) fn park(&mut self, lane: &Arc<str>, span: Duration, now: Timestamp) {
+    /// A chat asked for patience.
+    pub(super) fn park(&mut self, lane: &str, span: Duration, now: Timestamp) {
         let until = now.plus(span.min(SHUT_MAX));
-        if self.until.get(lane).is_none_or(|known| *known < until) {
-            self.shut(lane, until);
+        if self.shut.get(chat(lane)).is_none_or(|known| known.until < until) {
+            self.shut(chat(lane), until);
         }
     }
 
-    /// The lanes whose time has come.
+    /// The lanes that waited for a chat whose time has come.
     pub(super) fn open(&mut self, now: Timestamp) -> Vec<Arc<str>> {
         // Against a clock that was set back nothing is waited for.
         let until = if now < self.asked { Timestamp::MAX } else { now };
         self.asked = now;
         let mut open = Vec::new();
         while self.timers.first().is_some_and(|(at, _)| *at <= until) {
-            let Some((_, lane)) = self.timers.pop_first() else { break };
-            self.until.remove(&lane);
-            open.push(lane);
+            let Some((_, chat)) = self.timers.pop_first() else { break };
+            open.extend(self.shut.remove(&chat).into_iter().flat_map(|shut| shut.lanes));
         }
         open
     }
 
-    /// When the next lane's time comes.
+    /// When the next chat's time comes.
     pub(super) fn next(&self) -> Option<Timestamp> {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    fn shut(&mut self, lane: &Arc<str>, until: Timestamp) {
-        if let Some(before) = self.until.insert(Arc::clone(lane), until) {
-            self.timers.remove(&(before, Arc::clone(lane)));
-        }
-        self.timers.insert((until, Arc::clone(lane)));
+    fn shut(&mut self, chat: &str, until: Timestamp) {
+        let chat: Arc<str> = chat.into();
+        let shut = self.shut.entry(Arc::clone(&chat)).or_insert(Shut { until, lanes: Vec::new() });
+        self.timers.remove(&(shut.until, Arc::clone(&chat)));
+        shut.until = until;
+        self.timers.insert((until, chat));
     }
 }
 
@@ -127,14 +148,29 @@ mod tests {
         assert_eq!((gate.next(), gate.open(at(999))), (Some(at(1_000)), vec![]));
         assert_eq!(gate.open(at(1_000)), [Arc::clone(&ops)]);
         assert!(admit(&mut gate, &ops, 1_000));
-        assert_eq!(gate.open(at(5_000)), [dev, ops]);
-        assert_eq!((gate.next(), gate.until.len()), (None, 0));
+        assert_eq!(gate.open(at(5_000)), [] as [Arc<str>; 0], "nobody waited");
+        assert_eq!((gate.next(), gate.shut.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_chat_that_two_apps_write_to_gets_a_message_a_second_all_the_same_and_they_take_turns() {
+        let (mut gate, one, two) = (Gate::default(), lane("1 slack ops"), lane("2 slack ops"));
+        let admit = |gate: &mut Gate, lane, millis| gate.admit(lane, ChannelKind::Slack, at(millis));
+        assert!(admit(&mut gate, &one, 0));
+        assert!(!admit(&mut gate, &two, 0) && !admit(&mut gate, &one, 0) && !admit(&mut gate, &two, 500));
+        assert_eq!(gate.open(at(1_000)), [Arc::clone(&two), Arc::clone(&one)]);
+        assert!(admit(&mut gate, &two, 1_000) && !admit(&mut gate, &one, 1_000));
+        // One is asked for patience, and the other heeds it.
+        gate.park(&two, Duration::from_secs(30), at(1_100));
+        assert_eq!(gate.open(at(2_000)), [] as [Arc<str>; 0]);
+        assert_eq!(gate.open(at(31_100)), [one]);
     }
 
     #[test]
     fn whoever_asks_for_patience_gets_it_for_an_hour_at_most() {
         let (mut gate, ops) = (Gate::default(), lane("1 slack ops"));
         assert!(gate.admit(&ops, ChannelKind::Slack, at(0)));
+        assert!(!gate.admit(&ops, ChannelKind::Slack, at(50)));
         gate.park(&ops, Duration::from_secs(30), at(100));
         assert_eq!(gate.open(at(1_000)), [] as [Arc<str>; 0]);
         assert!(!gate.admit(&ops, ChannelKind::Slack, at(30_099)));
@@ -151,6 +187,7 @@ mod tests {
         let (mut gate, ops) = (Gate::default(), lane("1 slack ops"));
         gate.open(at(10_000_000));
         assert!(gate.admit(&ops, ChannelKind::Slack, at(10_000_000)));
+        assert!(!gate.admit(&ops, ChannelKind::Slack, at(10_000_000)));
         assert_eq!(gate.open(at(1_000)), [Arc::clone(&ops)]);
         assert!(gate.admit(&ops, ChannelKind::Slack, at(1_000)));
     }

@@ -14,6 +14,16 @@ pub struct RetryPolicy {
     pub schedule: Vec<Duration>,
 }
 
+impl RetryPolicy {
+    /// Whether nothing comes after this try if it fails: then it decides, or somebody asked for it.
+    pub fn is_last(&self, which: Try) -> bool {
+        match which {
+            Try::ByHand => true,
+            Try::Scheduled { step } => step as usize >= self.schedule.len(),
+        }
+    }
+}
+
 /// What a try came to, as its channel classified it, once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -30,6 +40,8 @@ pub enum Outcome {
     Gone,
     /// The guard forbids the address today; a name may resolve elsewhere tomorrow.
     Refused,
+    /// Not tried: nobody answered there lately.
+    Down,
 }
 
 /// Which try it was.
@@ -75,16 +87,19 @@ pub fn next_attempt(
         (_, Try::ByHand) => After::AsBefore,
         (Outcome::Gone, Try::Scheduled { .. }) => After::Failed(Reason::Gone),
         (Outcome::Fatal, Try::Scheduled { .. }) => After::Failed(Reason::Exhausted),
-        (Outcome::Retry { .. } | Outcome::Refused, Try::Scheduled { step }) => {
+        (Outcome::Retry { .. } | Outcome::Refused | Outcome::Down, Try::Scheduled { step }) => {
             let Some(wait) = policy.schedule.get(step as usize) else {
                 let refused = matches!(outcome, Outcome::Refused);
                 return After::Failed(if refused { Reason::Refused } else { Reason::Exhausted });
             };
             let asked = match outcome {
                 Outcome::Retry { after: Some(after) } => (*after).min(RETRY_AFTER_MAX),
-                Outcome::Ok | Outcome::Retry { .. } | Outcome::Fatal | Outcome::Gone | Outcome::Refused => {
-                    Duration::ZERO
-                }
+                Outcome::Ok
+                | Outcome::Retry { .. }
+                | Outcome::Fatal
+                | Outcome::Gone
+                | Outcome::Refused
+                | Outcome::Down => Duration::ZERO,
             };
             let wait = wait.mul_f64(jitter(delivery.0, step)).max(asked);
             After::Again { step: step + 1, due_at: ended_at.plus(wait) }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Store;
 use super::db::{Result, Row, StoreError};
-use super::idempotency::{self, Remember, Replay};
+use super::idempotency::{self, Kept, Replay};
 use super::keys::{CreateKey, KeyRow, insert_key};
 use super::sealing::{Column, Keyring};
 use super::tenants::Change;
@@ -37,10 +37,6 @@ pub struct Founded {
     /// Whether the key was taken.
     pub new_key: bool,
 }
-
-/// An answer to be kept under its `Idempotency-Key`: the wish, where what was made is found, and the
-/// body.
-pub type Kept = (Remember, Option<String>, Vec<u8>);
 
 /// An app to be made.
 #[derive(Debug)]
@@ -195,7 +191,7 @@ pub(super) fn create_app(batch: &mut Batch<'_>, asks: &[&CreateApp]) -> Result<V
 }
 
 fn create_app_one(batch: &mut Batch<'_>, ask: &CreateApp) -> Result<CreatedApp> {
-    if let Some(replay) = replay(batch, ask.remember.as_ref(), ask.now)? {
+    if let Some(replay) = idempotency::replay(&batch.tx, ask.remember.as_ref(), ask.now)? {
         return Ok(CreatedApp::Replayed(replay));
     }
     if batch.tx.one("select count(*) from apps", [], |row| row.int(0))? >= APPS_MAX {
@@ -203,7 +199,9 @@ fn create_app_one(batch: &mut Batch<'_>, ask: &CreateApp) -> Result<CreatedApp> 
     }
     let app = insert_app(batch, ask.id.0, &ask.name, &ask.signing_secret, ask.now)?;
     let Some(app) = app else { return Ok(CreatedApp::Taken) };
-    keep(batch, 201, ask.remember.as_ref(), ask.now)?;
+    if let Some((remember, answer)) = &ask.remember {
+        idempotency::keep(&batch.tx, remember, answer, ask.now)?;
+    }
     Ok(CreatedApp::New(Box::new(app)))
 }
 
@@ -214,7 +212,7 @@ pub(super) fn rotate(batch: &mut Batch<'_>, asks: &[&Rotate]) -> Result<Vec<Rota
 /// The new secret signs, and the one before it until the grace is over; one that is older still is
 /// dropped.
 fn rotate_one(batch: &mut Batch<'_>, ask: &Rotate) -> Result<Rotated> {
-    if let Some(replay) = replay(batch, ask.remember.as_ref(), ask.now)? {
+    if let Some(replay) = idempotency::replay(&batch.tx, ask.remember.as_ref(), ask.now)? {
         return Ok(Rotated::Replayed(replay));
     }
     let keyring = &batch.shared.keyring;
@@ -236,17 +234,9 @@ fn rotate_one(batch: &mut Batch<'_>, ask: &Rotate) -> Result<Rotated> {
             ask.app.0.into(),
         ],
     )?;
-    keep(batch, 200, ask.remember.as_ref(), ask.now)?;
+    if let Some((remember, answer)) = &ask.remember {
+        idempotency::keep(&batch.tx, remember, answer, ask.now)?;
+    }
     batch.tenants.push(Change::Rotated { app: ask.app, secret: ask.signing_secret.clone(), old });
     Ok(Rotated::Done)
-}
-
-pub(super) fn replay(batch: &Batch<'_>, kept: Option<&Kept>, now: Timestamp) -> Result<Option<Replay>> {
-    let Some((remember, ..)) = kept else { return Ok(None) };
-    idempotency::recall(&batch.tx, remember, now)
-}
-
-pub(super) fn keep(batch: &Batch<'_>, status: u16, kept: Option<&Kept>, now: Timestamp) -> Result<()> {
-    let Some((remember, location, body)) = kept else { return Ok(()) };
-    idempotency::remember(&batch.tx, remember, (status, location.as_deref(), body), now)
 }

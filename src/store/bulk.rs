@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use super::db::{Result, Tx, Where};
-use super::idempotency::{self, Remember, Replay};
+use super::idempotency::{self, FirstAnswer, Remember, Replay};
 use super::writer::{Batch, Command};
 use super::{DeliveryFilter, Store};
 use crate::domain::{AppNo, DeliveryId, Errand, Timestamp};
@@ -22,7 +22,7 @@ use crate::domain::{AppNo, DeliveryId, Errand, Timestamp};
 const CHUNK: u32 = 200;
 
 /// Makes the answer, of how many there are.
-pub type Answer = fn(u64) -> Vec<u8>;
+pub type Answer = fn(u64) -> FirstAnswer;
 
 /// The wish to try the next chunk of failed deliveries again.
 #[derive(Clone, Debug)]
@@ -96,9 +96,8 @@ pub(super) fn resend_many(batch: &mut Batch<'_>, asks: &[&ResendMany]) -> Result
 }
 
 fn resend_chunk(batch: &mut Batch<'_>, ask: &ResendMany) -> Result<ResentMany> {
-    if let Some((remember, _)) = &ask.remember
-        && ask.after.is_none()
-        && let Some(replay) = idempotency::recall(&batch.tx, remember, ask.now)?
+    if ask.after.is_none()
+        && let Some(replay) = idempotency::replay(&batch.tx, ask.remember.as_ref(), ask.now)?
     {
         return Ok(ResentMany::Replayed(replay));
     }
@@ -121,7 +120,7 @@ fn resend_chunk(batch: &mut Batch<'_>, ask: &ResendMany) -> Result<ResentMany> {
         return Ok(ResentMany::More(last, count));
     }
     if let Some((remember, answer)) = &ask.remember {
-        idempotency::remember(&batch.tx, remember, (202, None, &answer(count)), ask.now)?;
+        idempotency::keep(&batch.tx, remember, &answer(count), ask.now)?;
     }
     Ok(ResentMany::Done(count))
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 use super::Store;
 use super::db::{Result, Row, Where};
 use super::feed::NewEvent;
-use super::idempotency::{self, Remember, Replay};
+use super::idempotency::{self, Kept, Replay};
 use super::jobs::to_json;
 use super::sealing::{Column, Keyring};
 use super::watches::read_destination;
@@ -101,7 +101,7 @@ pub struct Resend {
     /// The delivery.
     pub delivery: DeliveryId,
     /// Under which key the answer is kept, and the answer.
-    pub remember: Option<(Remember, Vec<u8>)>,
+    pub remember: Option<Kept>,
     /// When.
     pub now: Timestamp,
 }
@@ -142,7 +142,8 @@ const SENDS: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.att
     w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.sent end, e.body),
     case when n.raw is not null then 'raw'
       when wd.channel = 'webhook' and e.sent is not null then 'cloudevents' else 'event' end,
-    wd.id, wd.channel, wd.address, wd.lane, wd.headers, wd.secret
+    wd.id, wd.channel, wd.address, wd.lane, wd.headers, wd.secret,
+    case when n.raw is not null and d.attempts = 0 then e.body end
   from deliveries d
   join watches w on w.app = d.app and w.id = d.watch
   join events e on e.id = d.event
@@ -578,9 +579,7 @@ pub(super) fn resend(batch: &mut Batch<'_>, asks: &[&Resend]) -> Result<Vec<Rese
 
 fn resend_one(batch: &mut Batch<'_>, ask: &Resend) -> Result<ResendAnswer> {
     let (app, id) = (ask.app.0, ask.delivery.0);
-    if let Some((remember, _)) = &ask.remember
-        && let Some(replay) = idempotency::recall(&batch.tx, remember, ask.now)?
-    {
+    if let Some(replay) = idempotency::replay(&batch.tx, ask.remember.as_ref(), ask.now)? {
         return Ok(ResendAnswer::Replayed(replay));
     }
     let found = batch.tx.find(
@@ -598,7 +597,7 @@ fn resend_one(batch: &mut Batch<'_>, ask: &Resend) -> Result<ResendAnswer> {
         [ask.now.into(), app.into(), id.into()],
     )?;
     if let Some((remember, answer)) = &ask.remember {
-        idempotency::remember(&batch.tx, remember, (202, None, answer), ask.now)?;
+        idempotency::keep(&batch.tx, remember, answer, ask.now)?;
     }
     let sql = format!("{SENDS} where d.app = $1 and d.id = $2");
     let keyring = &batch.shared.keyring;
@@ -611,10 +610,16 @@ fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {
     let event_type = row.word(3, EventType::parse)?;
     let attempts = row.count(6)?;
     let body: Arc<[u8]> = row.bytes(10)?.into();
-    // First tries that did not come straight from their commit count, too: they are the late ones.
-    let first = attempts == 0 && event_type.says_how_the_job_ended();
+    let payload = row.word(11, Payload::parse)?;
+    // First tries that did not come straight from their commit count, too: they are the late ones. A raw
+    // answer is the provider's: when the job ended stands in the event that it is sent for.
+    let finished = match payload {
+        _ if attempts > 0 || !event_type.says_how_the_job_ended() => None,
+        Payload::Raw => row.opt_bytes(18)?.as_deref().and_then(events::finished),
+        Payload::Event | Payload::CloudEvents => events::finished(&body),
+    };
     Ok(Send {
-        finished: if first { events::finished(&body) } else { None },
+        finished,
         app: AppNo(row.int(0)?),
         id: DeliveryId(row.id(1)?),
         event: EventId(row.id(2)?),
@@ -626,7 +631,7 @@ fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {
         turn: row.time(8)?,
         traceparent: row.opt_text(9)?,
         body,
-        payload: row.word(11, Payload::parse)?,
+        payload,
         destination: read_destination(row, 12, keyring)?,
     })
 }

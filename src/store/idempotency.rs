@@ -5,6 +5,7 @@
 //! not stored. Kept for a day, then pruned.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use super::Store;
@@ -38,18 +39,33 @@ impl Remember {
     }
 }
 
+/// The first answer to a write.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FirstAnswer {
+    /// HTTP's.
+    pub status: u16,
+    /// Where what was made is found.
+    pub location: Option<String>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Without the body: it may hold a secret.
+impl fmt::Debug for FirstAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { status, location, body: _ } = self;
+        f.debug_struct("FirstAnswer")
+            .field("status", status)
+            .field("location", location)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What is known of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Replay {
     /// The same was asked before; this was the answer.
-    Answer {
-        /// HTTP's.
-        status: u16,
-        /// Where what was made is found.
-        location: Option<String>,
-        /// The body.
-        body: Vec<u8>,
-    },
+    Answer(FirstAnswer),
     /// The key was used for something else.
     Different,
     /// The answer holds a secret, and was given to somebody else of the same app.
@@ -64,28 +80,35 @@ impl Store {
     }
 }
 
-/// An answer that was kept, and since when.
-pub(super) struct Kept {
+/// An answer that is known, and since when.
+pub(super) struct Known {
     replay: Replay,
     since: Timestamp,
 }
 
-impl Kept {
+impl Known {
     /// The answer, unless it was too long ago.
     pub(super) fn at(self, now: Timestamp) -> Option<Replay> {
         (now < self.since.plus(KEPT)).then_some(self.replay)
     }
 }
 
-/// What became of an earlier write under this key; `None` if there was none, or if it was too long
-/// ago.
-pub(super) fn recall(tx: &Tx<'_>, remember: &Remember, now: Timestamp) -> Result<Option<Replay>> {
+/// A wish with the answer that is to be kept, where it is known before the write.
+pub type Kept = (Remember, FirstAnswer);
+
+/// What became of an earlier write under this key, if there is a key; `None` if there was none, or if it
+/// was too long ago.
+pub(super) fn replay<A>(tx: &Tx<'_>, kept: Option<&(Remember, A)>, now: Timestamp) -> Result<Option<Replay>> {
+    kept.map_or(Ok(None), |(remember, _)| recall(tx, remember, now))
+}
+
+fn recall(tx: &Tx<'_>, remember: &Remember, now: Timestamp) -> Result<Option<Replay>> {
     let known = look_up(tx, &[remember])?.into_iter().next().flatten();
     Ok(known.and_then(|known| known.at(now)))
 }
 
 /// What is kept under each of these keys.
-pub(super) fn look_up(tx: &Tx<'_>, remembers: &[&Remember]) -> Result<Vec<Option<Kept>>> {
+pub(super) fn look_up(tx: &Tx<'_>, remembers: &[&Remember]) -> Result<Vec<Option<Known>>> {
     if remembers.is_empty() {
         return Ok(Vec::new());
     }
@@ -95,43 +118,41 @@ pub(super) fn look_up(tx: &Tx<'_>, remembers: &[&Remember]) -> Result<Vec<Option
         remembers.iter().map(|one| [one.app.0.into(), (&one.path).into(), (&one.key).into()]),
         |row| {
             let status = u16::try_from(row.int(1)?).unwrap_or(200);
-            Ok((row.bytes(0)?, status, row.opt_text(2)?, row.bytes(3)?, row.time(4)?))
+            let answer = FirstAnswer { status, location: row.opt_text(2)?, body: row.bytes(3)? };
+            Ok((row.bytes(0)?, answer, row.time(4)?))
         },
     )?;
     let kept = found.into_iter().zip(remembers).map(|(rows, remember)| {
-        let (request, status, location, body, since) = rows.into_iter().next()?;
+        let (request, answer, since) = rows.into_iter().next()?;
         let replay = match &remember.seal {
             _ if request != remember.request => Replay::Different,
-            None => Replay::Answer { status, location, body },
-            Some(seal) => match seal.open(&body, &remember.associated()) {
-                Some(body) => Replay::Answer { status, location, body },
+            None => Replay::Answer(answer),
+            Some(seal) => match seal.open(&answer.body, &remember.associated()) {
+                Some(body) => Replay::Answer(FirstAnswer { body, ..answer }),
                 None => Replay::Anothers,
             },
         };
-        Some(Kept { replay, since })
+        Some(Known { replay, since })
     });
     Ok(kept.collect())
 }
 
-/// An answer: status, location, body.
-type Answer<'a> = (u16, Option<&'a str>, &'a [u8]);
-
 /// Remembers the answer to a write of this transaction.
-pub(super) fn remember(tx: &Tx<'_>, remember: &Remember, answer: Answer<'_>, now: Timestamp) -> Result<()> {
-    keep(tx, [(remember, answer, now)])
+pub(super) fn keep(tx: &Tx<'_>, remember: &Remember, answer: &FirstAnswer, now: Timestamp) -> Result<()> {
+    keep_all(tx, [(remember, answer, now)])
 }
 
 /// Remembers answers to writes of this transaction.
-pub(super) fn keep<'a>(
+pub(super) fn keep_all<'a>(
     tx: &Tx<'_>,
-    answers: impl IntoIterator<Item = (&'a Remember, Answer<'a>, Timestamp)>,
+    answers: impl IntoIterator<Item = (&'a Remember, &'a FirstAnswer, Timestamp)>,
 ) -> Result<()> {
-    let sealed = |(remember, (status, location, body), now): (&'a Remember, Answer<'a>, Timestamp)| {
+    let sealed = |(remember, answer, now): (&'a Remember, &'a FirstAnswer, Timestamp)| {
         let body = match &remember.seal {
-            Some(seal) => Cow::Owned(seal.seal(body, &remember.associated())?),
-            None => Cow::Borrowed(body),
+            Some(seal) => Cow::Owned(seal.seal(&answer.body, &remember.associated())?),
+            None => Cow::Borrowed(answer.body.as_slice()),
         };
-        Ok((remember, status, location, body, now))
+        Ok((remember, answer, body, now))
     };
     let answers = answers.into_iter().map(sealed).collect::<Result<Vec<_>>>()?;
     if answers.is_empty() {
@@ -143,14 +164,14 @@ pub(super) fn keep<'a>(
          on conflict (app, path, key) do update set request = excluded.request,
            status = excluded.status, location = excluded.location, answer = excluded.answer,
            created_at = excluded.created_at",
-        answers.iter().map(|(Remember { app, path, key, request, .. }, status, location, body, now)| {
+        answers.iter().map(|(Remember { app, path, key, request, .. }, answer, body, now)| {
             [
                 app.0.into(),
                 path.into(),
                 key.into(),
                 request.as_slice().into(),
-                i64::from(*status).into(),
-                (*location).into(),
+                i64::from(answer.status).into(),
+                answer.location.as_deref().into(),
                 (&**body).into(),
                 (*now).into(),
             ]

@@ -1,9 +1,10 @@
 //! Jobs as last seen, and what those who look need of them.
 
 use super::db::{Result, Row, Tx};
+use super::idempotency::{self, Kept};
 use super::watches::{read_name, read_terms};
 use super::writer::{Batch, Command};
-use super::{Store, deliveries, feed, idempotency};
+use super::{Store, deliveries, feed};
 use crate::domain::{
     AppNo, EventId, EventSet, EventType, Id, JobFacts, JobNo, JobStatus, Known, Observation, Payload, Plan,
     SHARDS, Terms, Timestamp, WatchId,
@@ -51,7 +52,7 @@ pub struct LookNow {
     /// A watch of the job.
     pub watch: WatchId,
     /// Under which key the answer is kept, and the answer.
-    pub remember: Option<(super::Remember, Vec<u8>)>,
+    pub remember: Option<Kept>,
     /// When.
     pub now: Timestamp,
 }
@@ -350,9 +351,7 @@ pub(super) fn look_now(batch: &mut Batch<'_>, asks: &[&LookNow]) -> Result<Vec<L
 
 fn look_now_one(batch: &mut Batch<'_>, ask: &LookNow) -> Result<LookNowAnswer> {
     let tx = &batch.tx;
-    if let Some((remember, _)) = &ask.remember
-        && let Some(replay) = idempotency::recall(tx, remember, ask.now)?
-    {
+    if let Some(replay) = idempotency::replay(tx, ask.remember.as_ref(), ask.now)? {
         return Ok(LookNowAnswer::Replayed(replay));
     }
     let job = tx.find(
@@ -363,7 +362,7 @@ fn look_now_one(batch: &mut Batch<'_>, ask: &LookNow) -> Result<LookNowAnswer> {
     )?;
     let Some(job) = job else { return Ok(LookNowAnswer::Unknown) };
     if let Some((remember, answer)) = &ask.remember {
-        idempotency::remember(tx, remember, (202, None, answer), ask.now)?;
+        idempotency::keep(tx, remember, answer, ask.now)?;
     }
     let sql = format!(
         "{FACTS} from jobs j left join watches w on w.job = j.no and w.status = 'watching'

@@ -1,9 +1,8 @@
 //! Keys: making, listing and revoking them. What is kept of a key is its SHA-256.
 
 use super::Store;
-use super::apps::{Kept, keep, replay};
 use super::db::{Result, Row, Where};
-use super::idempotency::Replay;
+use super::idempotency::{self, Kept, Replay};
 use super::tenants::{Change, Key};
 use super::writer::{Batch, Command};
 use crate::domain::{AppId, AppNo, Id, KeyId, Scope, Timestamp};
@@ -125,7 +124,7 @@ pub(super) fn create_key(batch: &mut Batch<'_>, asks: &[&CreateKey]) -> Result<V
 }
 
 fn create_key_one(batch: &mut Batch<'_>, ask: &CreateKey) -> Result<CreatedKey> {
-    if let Some(replay) = replay(batch, ask.remember.as_ref(), ask.row.created_at)? {
+    if let Some(replay) = idempotency::replay(&batch.tx, ask.remember.as_ref(), ask.row.created_at)? {
         return Ok(CreatedKey::Replayed(replay));
     }
     let sql = "select count(*) from keys where app = $1";
@@ -133,7 +132,9 @@ fn create_key_one(batch: &mut Batch<'_>, ask: &CreateKey) -> Result<CreatedKey> 
         return Ok(CreatedKey::TooMany(KEYS_MAX));
     }
     insert_key(batch, ask)?;
-    keep(batch, 201, ask.remember.as_ref(), ask.row.created_at)?;
+    if let Some((remember, answer)) = &ask.remember {
+        idempotency::keep(&batch.tx, remember, answer, ask.row.created_at)?;
+    }
     Ok(CreatedKey::New)
 }
 

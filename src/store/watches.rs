@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::db::{Result, Row, StoreError, Tx, Value, Where};
-use super::idempotency::{self, Remember, Replay};
+use super::idempotency::{self, FirstAnswer, Remember, Replay};
 use super::sealing::{Column, Keyring};
 use super::writer::{Batch, Command};
 use super::{Store, deliveries, jobs};
@@ -32,8 +32,8 @@ pub struct Register {
     pub watch: NewWatch,
     /// Under which key the answer is kept.
     pub remember: Option<Remember>,
-    /// Makes the answer that is kept: status, location and body.
-    pub answer: fn(&Watch) -> (u16, String, Vec<u8>),
+    /// Makes the answer that is kept.
+    pub answer: fn(&Watch) -> FirstAnswer,
 }
 
 /// What became of it.
@@ -45,15 +45,14 @@ pub enum Registered {
     Replayed(Replay),
 }
 
-/// Makes the answer, of the watches: status and body.
-pub type AnswerToMany = Box<dyn Fn(&[Watch]) -> (u16, Vec<u8>) + Send>;
+/// Makes the answer, of the watches.
+pub type AnswerToMany = Box<dyn Fn(&[Watch]) -> FirstAnswer + Send>;
 
 /// Watches to be registered together: all of them, in one transaction, or none.
 pub struct RegisterMany {
     /// The watches.
     pub watches: Vec<NewWatch>,
-    /// Under which key the answer is kept, and what makes it, of the watches in their order: status and
-    /// body.
+    /// Under which key the answer is kept, and what makes it, of the watches in their order.
     pub remember: Option<(Remember, AnswerToMany)>,
     /// When.
     pub now: Timestamp,
@@ -315,12 +314,7 @@ pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<
             _ => None,
         })
         .collect();
-    idempotency::keep(
-        &batch.tx,
-        kept.iter().map(|(remember, (status, location, body), now)| {
-            (*remember, (*status, Some(location.as_str()), body.as_slice()), *now)
-        }),
-    )?;
+    idempotency::keep_all(&batch.tx, kept.iter().map(|(remember, answer, now)| (*remember, answer, *now)))?;
     Ok(answers.into_iter().flatten().collect())
 }
 
@@ -329,9 +323,7 @@ pub(super) fn register_many(batch: &mut Batch<'_>, asks: &[&RegisterMany]) -> Re
 }
 
 fn register_many_one(batch: &mut Batch<'_>, ask: &RegisterMany) -> Result<RegisteredMany> {
-    if let Some((remember, _)) = &ask.remember
-        && let Some(replay) = idempotency::recall(&batch.tx, remember, ask.now)?
-    {
+    if let Some(replay) = idempotency::replay(&batch.tx, ask.remember.as_ref(), ask.now)? {
         return Ok(RegisteredMany::Replayed(replay));
     }
     let fresh: Vec<&NewWatch> = ask.watches.iter().collect();
@@ -343,8 +335,7 @@ fn register_many_one(batch: &mut Batch<'_>, ask: &RegisterMany) -> Result<Regist
     batch.plans.extend(plans);
     let made: Vec<Watch> = fresh.iter().zip(&jobs).map(|(new, job)| shown(new, job)).collect();
     if let Some((remember, answer)) = &ask.remember {
-        let (status, body) = answer(&made);
-        idempotency::remember(&batch.tx, remember, (status, None, &body), ask.now)?;
+        idempotency::keep(&batch.tx, remember, &answer(&made), ask.now)?;
     }
     Ok(RegisteredMany::New(made))
 }

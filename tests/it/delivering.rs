@@ -386,6 +386,106 @@ async fn one_dead_receiver_does_not_slow_another() {
     t.finish().await;
 }
 
+/// Registers so many watches, to be told at a name that nothing answers to, and lets their first tries go by.
+async fn tell_nobody(t: &Harness, count: usize) -> Vec<String> {
+    let mut watches = Vec::new();
+    for n in 0..count {
+        let job = format!("job_{n}");
+        t.provider.completed(&job);
+        let url = format!("http://down.example:{}/hook", t.receiver.port());
+        watches.push(t.register(&json!({ "jobId": job, "callbackUrl": url })).await);
+    }
+    t.pass(seconds(5)).await;
+    watches
+}
+
+/// The first words of the errors of all attempts, of all these watches.
+async fn errors(t: &Harness, watches: &[String]) -> Vec<Vec<String>> {
+    let mut all = Vec::new();
+    for watch in watches {
+        let delivery = t.delivery(watch).await;
+        let attempts = delivery["attempts"].as_array().unwrap().iter();
+        let word = |error: &str| error.split(':').next().unwrap_or_default().to_owned();
+        all.push(attempts.map(|attempt| word(attempt["error"].as_str().unwrap_or(""))).collect());
+    }
+    all
+}
+
+fn count(errors: &[Vec<String>], word: &str) -> usize {
+    errors.iter().flatten().filter(|error| *error == word).count()
+}
+
+#[tokio::test]
+async fn where_nobody_answers_what_falls_due_is_recorded_as_destination_down_until_a_probe_is_answered() {
+    // A retry at once, and two that come after a probe is due.
+    let t = Harness::with(&[
+        ("RINGBACK_EGRESS__ALLOW_HTTP", "true"),
+        ("RINGBACK_DELIVERY__PER_DESTINATION", "1"),
+        ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s, 60s, 600s"),
+    ])
+    .await;
+    let watches = tell_nobody(&t, 8).await;
+    let first = errors(&t, &watches).await;
+    assert_eq!((count(&first, "connect"), count(&first, "destination_down")), (5, 3), "{first:?}");
+    let down = first.iter().position(|errors| errors[0] == "destination_down").unwrap();
+    let delivery = t.delivery(&watches[down]).await;
+    let attempt = &delivery["attempts"][0];
+    assert_eq!((&attempt["statusCode"], &attempt["durationMs"]), (&json!(null), &json!(0)));
+    assert_eq!((&attempt["requestHeaders"], &delivery["status"]), (&json!({}), &json!("pending")));
+    // By hand it is tried, whatever is known.
+    assert_eq!(retry(&t, &watches[down]).await.status, 202);
+    t.rest().await;
+    assert_eq!(errors(&t, &watches[down..=down]).await[0], ["destination_down", "connect"]);
+    // The second places come within two seconds: too early for a probe.
+    t.pass(seconds(2)).await;
+    let second = errors(&t, &watches).await;
+    assert_eq!((count(&second, "connect"), count(&second, "destination_down")), (6, 11), "{second:?}");
+    // Then somebody is there: the first that falls due is a probe, and those after it are sent, too.
+    t.resolve("down.example", &["127.0.0.1"]);
+    t.pass(seconds(100)).await;
+    assert_eq!(t.receiver.take(8).await.len(), 8);
+    let third = errors(&t, &watches).await;
+    assert_eq!((count(&third, ""), count(&third, "destination_down")), (8, 11), "{third:?}");
+    for watch in &watches {
+        assert_eq!(t.delivery(watch).await["status"], "succeeded");
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn the_last_place_of_the_schedule_is_always_really_tried() {
+    let t = Harness::with(&[
+        ("RINGBACK_EGRESS__ALLOW_HTTP", "true"),
+        ("RINGBACK_DELIVERY__PER_DESTINATION", "1"),
+        ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s"),
+    ])
+    .await;
+    let watches = tell_nobody(&t, 8).await;
+    t.pass(seconds(2)).await;
+    let errors = errors(&t, &watches).await;
+    assert_eq!(count(&errors, "destination_down"), 3, "{errors:?}");
+    assert!(errors.iter().all(|errors| errors.len() == 2 && errors[1] == "connect"), "{errors:?}");
+    let delivery = t.delivery(&watches[7]).await;
+    assert_eq!((&delivery["status"], &delivery["reason"]), (&json!("failed"), &json!("exhausted")));
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn any_http_status_shows_that_somebody_is_there() {
+    let t = Harness::with(&[
+        ("RINGBACK_DELIVERY__PER_DESTINATION", "1"),
+        ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s, 60s"),
+    ])
+    .await;
+    t.receiver.always("/hook", Some(Reply::status(500)));
+    for n in 0..8 {
+        tell(&t, &format!("job_{n}"), "/hook").await;
+    }
+    t.pass(seconds(100)).await;
+    assert_eq!(t.receiver.read_all().len(), 3 * 8, "each was tried in each of its places");
+    t.finish().await;
+}
+
 #[tokio::test]
 async fn more_than_fits_in_hand_is_sent_all_the_same_once_each() {
     let t = Harness::with(&[("RINGBACK_DELIVERY__PER_DESTINATION", "3")]).await;
@@ -461,6 +561,9 @@ crate::postgres::on_postgres_too! {
     a_name_that_resolves_elsewhere_later_is_refused_at_the_attempt,
     a_name_that_does_not_resolve_yet_is_accepted_and_reached_when_it_does,
     one_dead_receiver_does_not_slow_another,
+    where_nobody_answers_what_falls_due_is_recorded_as_destination_down_until_a_probe_is_answered,
+    the_last_place_of_the_schedule_is_always_really_tried,
+    any_http_status_shows_that_somebody_is_there,
     more_than_fits_in_hand_is_sent_all_the_same_once_each,
     what_is_in_flight_is_finished_before_the_service_ends,
     what_cannot_be_finished_within_the_grace_is_taken_up_at_the_next_start,

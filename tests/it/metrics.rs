@@ -190,20 +190,27 @@ async fn the_delay_is_measured_from_the_end_of_the_job_to_the_first_attempt_and_
 async fn the_delay_of_a_delivery_that_waited_on_disk_counts_from_the_end_of_the_job_too() {
     let mut t = Harness::start().await;
     t.provider.job("job_1", &json!({ "status": "completed", "completedAt": "2026-02-18T15:00:04Z" }));
-    let (held, gate) = Reply::status(200).held();
-    t.receiver.script("/hook", [held]);
-    t.watch("job_1").await;
+    let payloads = ["event", "raw", "cloudevents"];
+    let mut gates = Vec::new();
+    for payload in payloads {
+        let (held, gate) = Reply::status(200).held();
+        t.receiver.script(&format!("/{payload}"), [held]);
+        gates.push(gate);
+        let url = t.receiver.url(&format!("/{payload}"));
+        t.register(&json!({ "jobId": "job_1", "callbackUrl": url, "payload": payload })).await;
+    }
     t.pass(seconds(5)).await;
-    // The first process falls over while the attempt is in flight, so that nothing is on record.
+    t.receiver.take(payloads.len()).await;
+    // The first process falls over while the attempts are in flight, so that nothing is on record.
     t.crash().await;
-    drop(gate);
+    drop(gates);
     t.clock.advance(minutes(1));
     t.restart().await;
     t.rest().await;
-    t.receiver.take(2).await;
+    t.receiver.take(payloads.len()).await;
     let found = scrape(&t).await;
-    assert_eq!(found.of(r#"ringback_detection_delay_seconds_count{provider="muvi"}"#), 1.0);
-    assert_eq!(found.of(r#"ringback_detection_delay_seconds_sum{provider="muvi"}"#), 61.0);
+    assert_eq!(found.of(r#"ringback_detection_delay_seconds_count{provider="muvi"}"#), 3.0);
+    assert_eq!(found.of(r#"ringback_detection_delay_seconds_sum{provider="muvi"}"#), 3.0 * 61.0);
     t.finish().await;
 }
 

@@ -1,7 +1,7 @@
 //! Databases of earlier versions: what was written then is read by this version, and goes on.
 
 use ringback::domain::{DeliveryStatus, Timestamp, WatchId, WatchStatus};
-use ringback::store::{Happening, Keyring, Place, Remember, Replay};
+use ringback::store::{FirstAnswer, Happening, Keyring, Place, Remember, Replay};
 use rusqlite::Connection;
 
 use crate::store::{House, at, open_with};
@@ -77,7 +77,10 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     let remember =
         Remember { app: house.app, path: "/".to_owned(), key: "k".to_owned(), request: [1; 32], seal: None };
     let replay = house.store.recall(remember, at(200)).await.expect("read").expect("remembered");
-    assert!(matches!(replay, Replay::Answer { status: 201, ref body, .. } if body == b"made"), "{replay:?}");
+    assert!(
+        matches!(replay, Replay::Answer(FirstAnswer { status: 201, ref body, .. }) if body == b"made"),
+        "{replay:?}"
+    );
 }
 
 #[tokio::test]

@@ -15,8 +15,8 @@ use ringback::domain::{
     Send, Terms, Timestamp, Watch, WatchId,
 };
 use ringback::store::{
-    Ended, Found, Keyring, Observed, Opening, Page, Paged, Place, Record, Register, Registered, Remember,
-    Stop, Store, Told, Writer,
+    Ended, FirstAnswer, Found, Keyring, Observed, Opening, Page, Paged, Place, Record, Register, Registered,
+    Remember, Stop, Store, Told, Writer,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -202,7 +202,12 @@ pub async fn app(store: &Store, name: &str) -> AppNo {
 }
 
 pub fn asked(watch: NewWatch, remember: Option<Remember>) -> Register {
-    Register { watch, remember, answer: |watch| (201, format!("/{}", watch.id), b"made".to_vec()) }
+    let answer = |watch: &Watch| FirstAnswer {
+        status: 201,
+        location: Some(format!("/{}", watch.id)),
+        body: b"made".to_vec(),
+    };
+    Register { watch, remember, answer }
 }
 
 pub fn seen(status: JobStatus, progress: Option<u8>) -> Observation {

@@ -184,6 +184,19 @@ async fn when_a_key_was_last_used_is_shown_at_once_and_written_within_a_minute()
 }
 
 #[tokio::test]
+async fn when_a_key_was_last_used_is_written_when_the_service_stops() {
+    let mut t = Harness::start().await;
+    let made = make_key(&t, &json!({ "scope": "read" })).await;
+    let path = format!("/v1/keys/{}", id(&made));
+    t.pass(seconds(30)).await;
+    t.as_key(made["key"].as_str().unwrap(), "GET", "/v1/watches", "").await.expect(200);
+    t.stop().await;
+    t.restart().await;
+    assert_eq!(t.get(&path).await.expect(200)["lastUsedAt"], "2026-02-18T15:00:30.000Z");
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn lists_of_apps_and_keys_are_read_page_by_page() {
     let t = Harness::start().await;
     let mut made = Vec::new();
@@ -375,6 +388,7 @@ crate::postgres::on_postgres_too! {
     the_name_of_an_app_is_its_own_and_every_mistake_is_named,
     every_mistake_about_a_key_is_named_at_once,
     a_key_that_has_expired_or_was_revoked_is_as_good_as_none,
+    when_a_key_was_last_used_is_written_when_the_service_stops,
     lists_of_apps_and_keys_are_read_page_by_page,
     after_a_rotation_both_secrets_sign_until_the_grace_is_over,
     a_rotation_takes_a_day_if_nothing_is_said_and_no_time_if_that_is_wanted,

@@ -145,6 +145,10 @@ fn the_readme_lists_every_setting_as_the_program_knows_it() {
         "README.md differs from `ringback::config::table()` in:\n{}\n\nThe whole table is:\n\n{table}",
         missing.join("\n")
     );
+    for key in table.lines().filter_map(|line| line.split('`').nth(1)) {
+        let rows = readme.lines().filter(|line| line.starts_with(&format!("| `{key}` | `RINGBACK_"))).count();
+        assert_eq!(rows, 1, "README.md has one row for {key}");
+    }
 }
 
 #[test]

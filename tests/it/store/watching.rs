@@ -7,8 +7,8 @@ use ringback::domain::{
     Which,
 };
 use ringback::store::{
-    Expire, LookNow, LookNowAnswer, OpenEnding, Refresh, Registered, Remember, Replay, Stop, Stopped,
-    StoreError, Tell, Told, WatchFilter,
+    Expire, FirstAnswer, LookNow, LookNowAnswer, OpenEnding, Refresh, Registered, Remember, Replay, Stop,
+    Stopped, StoreError, Tell, Told, WatchFilter,
 };
 
 use EventType::{JobProcessing, JobProgress};
@@ -90,7 +90,7 @@ async fn a_key_answers_the_same_again_for_a_day_and_refuses_another_body() {
     let location = Some(format!("/{}", made.id));
     let day = 24 * 3600;
     let Registered::Replayed(replay) = ask(1, at(day - 1)).await.expect("replayed") else { panic!("known") };
-    assert_eq!(replay, Replay::Answer { status: 201, location, body: b"made".to_vec() });
+    assert_eq!(replay, Replay::Answer(FirstAnswer { status: 201, location, body: b"made".to_vec() }));
     let Registered::Replayed(replay) = ask(2, at(day - 1)).await.expect("refused") else { panic!("known") };
     assert_eq!(replay, Replay::Different);
     assert!(matches!(ask(2, at(day)).await.expect("made"), Registered::New(_)), "forgotten after a day");

@@ -242,6 +242,7 @@ impl App {
             let mut sending = std::pin::pin!(send(&deliverer, &clock));
             let mut forgetting = std::pin::pin!(forget(&store, &clock, retention));
             let mut noting = std::pin::pin!(note_uses(&store, &clock));
+            let mut minding = std::pin::pin!(mind_the_clock(&clock, &poller, &deliverer));
             let mut stop = std::pin::pin!(stop);
             tokio::select! {
                 () = &mut stop => {}
@@ -249,6 +250,7 @@ impl App {
                 never = &mut sending => match never {},
                 never = &mut forgetting => match never {},
                 never = &mut noting => match never {},
+                never = &mut minding => match never {},
             }
         }
         tracing::info!("stopping: what is in flight is finished");
@@ -305,7 +307,7 @@ async fn look(poller: &Arc<Poller>, clock: &Clock) -> Never {
 
 async fn send(deliverer: &Arc<Deliverer>, clock: &Clock) -> Never {
     loop {
-        deliverer.probe().await;
+        deliverer.prepare().await;
         let next = deliverer.step();
         tokio::select! {
             () = deliverer.changed() => {}
@@ -334,6 +336,15 @@ async fn note_uses(store: &Store, clock: &Clock) -> Never {
     loop {
         clock.sleep(USES_EVERY).await;
         write_uses(store).await;
+    }
+}
+
+/// Whoever sleeps until a time by the old clock is woken.
+async fn mind_the_clock(clock: &Clock, poller: &Poller, deliverer: &Deliverer) -> Never {
+    loop {
+        clock.set_back().await;
+        poller.wake();
+        deliverer.wake();
     }
 }
 

@@ -6,8 +6,8 @@
 //!
 //! All times are wall-clock milliseconds. A wall clock can jump, so a sleep is never one long
 //! timer: it is cut into slices of at most [`SLICE`], and after each the clock is asked again.
-//! A jump forward is noticed within a slice; a jump backward makes a sleep longer, never endless,
-//! because whoever sleeps recomputes its plan when it is woken by new work.
+//! A jump forward is noticed within a slice. A jump backward makes a sleep longer by as much; those who
+//! keep plans are told of it ([`Clock::set_back`]) and move them.
 
 #![expect(clippy::disallowed_methods, reason = "this is the one module that may read the machine's clocks")]
 
@@ -57,6 +57,30 @@ impl Clock {
                 let mut time = clock.time.subscribe();
                 // The sender lives in `clock`, so waiting cannot fail.
                 let _ = time.wait_for(|now| *now >= until).await;
+            }
+        }
+    }
+
+    /// Returns when the clock was set back, by more than a slice.
+    pub async fn set_back(&self) {
+        match self {
+            Self::System => loop {
+                let before = self.now();
+                tokio::time::sleep(SLICE).await;
+                if self.now() < before {
+                    return;
+                }
+            },
+            Self::Manual(clock) => {
+                let mut time = clock.time.subscribe();
+                loop {
+                    let before = *time.borrow_and_update();
+                    // As above.
+                    let _ = time.changed().await;
+                    if *time.borrow() < before {
+                        return;
+                    }
+                }
             }
         }
     }

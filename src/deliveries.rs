@@ -55,6 +55,9 @@ const BYTES_IN_HAND: usize = 64 * 1024 * 1024;
 /// How many pages may be under way: their bodies come on top of what is in hand.
 const PAGES: usize = 16;
 
+/// A clock that goes back less than that was merely corrected.
+const JUMP: Duration = Duration::from_secs(1);
+
 /// Between tries to write while the store refuses.
 const INSIST: Duration = Duration::from_secs(1);
 
@@ -105,7 +108,9 @@ struct Hand {
     /// Where nobody answers.
     breakers: Breakers,
     /// Asked for by hand while in hand.
-    asked: HashSet<DeliveryId>,
+    wanted: HashSet<DeliveryId>,
+    /// When it was last asked what is due: to notice a clock that was set back.
+    asked: Timestamp,
 }
 
 #[derive(Debug, Default)]
@@ -190,7 +195,7 @@ impl Deliverer {
         let can_send = !hand.ready.is_empty() && hand.in_flight < self.policy.concurrency;
         // While something is under way, its end looks after the hungry.
         let can_page = !hand.waiting.is_empty() && under_way == 0;
-        let due = can_send || can_page || !self.store.errands().is_empty();
+        let due = can_send || can_page || hand.jumped(now) || !self.store.errands().is_empty();
         Pulse { under_way, next: if due { Some(now) } else { hand.next() } }
     }
 
@@ -203,6 +208,8 @@ impl Deliverer {
         let mut hand = self.hand();
         self.take_errands(&mut hand);
         hand.wake_lanes(now);
+        // What is planned by a clock that was set back is planned anew first.
+        hand.asked = hand.asked.max(now);
         let sends = if refusing { Vec::new() } else { self.due_sends(&mut hand, now) };
         let pages = if refusing { Vec::new() } else { self.due_pages(&mut hand, now) };
         let next = hand.next();
@@ -218,11 +225,27 @@ impl Deliverer {
         if refusing { Some(now.plus(INSIST)) } else { next }
     }
 
-    /// While the store refuses writes, asks whether it still does.
-    pub async fn probe(&self) {
+    /// What comes before a step. While the store refuses writes, asks whether it still does; after the
+    /// clock was set back, plans anew what waits.
+    pub async fn prepare(&self) {
         if self.store.refusing() {
             let _ = self.store.probe().await;
         }
+        let now = self.clock.now();
+        if self.hand().jumped(now) {
+            match self.load().await {
+                Ok(()) => self.hand().asked = now,
+                // Before the next step it is tried again.
+                Err(error) => {
+                    tracing::warn!(%error, "retries could not be planned by the clock as it is now")
+                }
+            }
+        }
+    }
+
+    /// Makes [`Self::step`] be called: the clock was set back.
+    pub fn wake(&self) {
+        self.woken.notify_one();
     }
 
     /// Returns when there is a reason to call [`Self::step`] before the time that it gave.
@@ -257,7 +280,7 @@ impl Deliverer {
                     // A page leaves out what is in hand; once that has landed the store is asked again.
                     let in_hand: Vec<DeliveryId> =
                         asked.into_iter().filter(|id| hand.ids.contains(id)).collect();
-                    hand.asked.extend(in_hand);
+                    hand.wanted.extend(in_hand);
                     hand.hunger(&lane.into());
                 }
                 Errand::CallOff { watch, which } => hand.call_off(watch, which),
@@ -336,6 +359,10 @@ impl Deliverer {
 }
 
 impl Hand {
+    fn jumped(&self, now: Timestamp) -> bool {
+        self.asked.since(now) >= JUMP
+    }
+
     fn is_full(&self) -> bool {
         self.ids.len() + self.pages.1 >= IN_HAND || self.bytes >= BYTES_IN_HAND
     }
@@ -345,7 +372,7 @@ impl Hand {
         let full = self.is_full();
         let known = self.ids.contains(&send.id);
         if known {
-            self.asked.insert(send.id);
+            self.wanted.insert(send.id);
         }
         let name: Arc<str> = send.destination.lane.as_str().into();
         let lane = self.lanes.entry(Arc::clone(&name)).or_default();
@@ -429,7 +456,7 @@ impl Hand {
 
     /// Drops what has not been sent yet of a watch.
     fn call_off(&mut self, watch: WatchId, which: Which) {
-        let Self { lanes, ids, bytes, asked, .. } = self;
+        let Self { lanes, ids, bytes, wanted, .. } = self;
         let mut emptied = Vec::new();
         for (name, lane) in lanes {
             let before = lane.queue.len();
@@ -437,7 +464,7 @@ impl Hand {
                 let off = is_off(send, watch, which);
                 if off {
                     ids.remove(&send.id);
-                    asked.remove(&send.id);
+                    wanted.remove(&send.id);
                     *bytes -= send.body.len();
                 }
                 !off
@@ -491,13 +518,13 @@ impl Hand {
         if let Some(lane) = self.lanes.get_mut(&name) {
             lane.flying.remove(&send.id);
         }
-        let asked = self.asked.remove(&send.id);
+        let wanted = self.wanted.remove(&send.id);
         match next {
             Next::At(at) => self.wake_at(&name, at),
             Next::Unknown => self.hunger(&name),
             Next::None => {}
         }
-        if asked {
+        if wanted {
             self.hunger(&name);
         }
         self.feed(&name);

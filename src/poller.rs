@@ -238,7 +238,8 @@ impl Poller {
     pub fn pulse(&self) -> Pulse {
         let now = self.clock.now();
         let agenda = self.agenda();
-        let next = if self.store.plans().is_empty() { agenda.said } else { Some(now) };
+        let quiet = self.store.plans().is_empty() && !agenda.jumped(now);
+        let next = if quiet { agenda.said } else { Some(now) };
         Pulse { under_way: self.alive.strong_count() - 1, next }
     }
 
@@ -249,6 +250,7 @@ impl Poller {
         let _alive = self.alive.clone();
         let (due, next) = {
             let mut agenda = self.agenda();
+            agenda.heed(now);
             self.merge(&mut agenda, now);
             let due = agenda.due(now);
             agenda.said = agenda.next(now);
@@ -279,6 +281,11 @@ impl Poller {
             }
         }
         next
+    }
+
+    /// Makes [`Self::step`] be called: the clock was set back.
+    pub fn wake(&self) {
+        self.woken.notify_one();
     }
 
     /// Returns when there is a reason to call [`Self::step`] before the time that it gave.

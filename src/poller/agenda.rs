@@ -6,8 +6,9 @@
 //!
 //! **Two heaps for each credential**: looks by their time, and expiries by theirs. Expiries come
 //! first: the last look at a job is worth more than one of many. Entries are not removed when a plan
-//! changes; one that does not agree with its job's plan any more is dropped when it comes up. A plan
-//! that stays what it was adds none: a job that is looked at for a month leaves no trail.
+//! changes; one that does not agree with its job's plan any more is dropped when it comes up, or when such
+//! entries are the most. A plan that stays what it was adds none: a job that is looked at for a month leaves
+//! no trail.
 //!
 //! **A job in flight has no plan.** From the start of a look until what it brought is on disk the job
 //! is in nobody's hands but the look's, so two looks at one job never overlap, and what arrives in
@@ -23,6 +24,10 @@
 //! they are ended as unreachable, but never while a look is in flight, which may bring the end of the job
 //! and be telling it to its watches. Behind an open breaker or a paused credential the 60 s count from
 //! `expires_at`, or from the start of the process if that was later.
+//!
+//! **A clock that is set back** must not put everything off by the size of its jump: plans and budgets are
+//! moved with it and keep their distance ([`Agenda::heed`]). What is written down, when a watch was
+//! registered and until when it waits, is not moved.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -38,6 +43,12 @@ const LAST_LOOK: Duration = Duration::from_secs(60);
 
 /// For how many jobs that are done it is remembered how they were looked at.
 const REMEMBERED: usize = 10_000;
+
+/// So many entries that nobody means are in a heap always.
+const SLACK: usize = 1_024;
+
+/// A clock that goes back less than that was merely corrected.
+const JUMP: Duration = Duration::from_secs(1);
 
 /// No entry in a heap.
 const NEVER: Timestamp = Timestamp::MAX;
@@ -91,6 +102,20 @@ impl Entry {
         self.rare.as_ref()?.expiring.map(|(cutoff, _)| cutoff)
     }
 
+    /// Moves what was planned by a clock that has been set back; nothing of it is in a heap afterwards.
+    fn set_back(&mut self, jump: Duration) {
+        (self.due, self.expiry) = (NEVER, NEVER);
+        self.looked_at = self.looked_at.map(|at| at.minus(jump));
+        if let Some(rare) = &mut self.rare {
+            rare.put_off = rare.put_off.minus(jump);
+            rare.missing = rare.missing.map(|(count, since)| (count, since.minus(jump)));
+            rare.expiring = rare.expiring.map(|(cutoff, give_up)| match give_up {
+                NEVER => (cutoff, NEVER),
+                at => (cutoff, at.minus(jump)),
+            });
+        }
+    }
+
     fn take_off(&mut self) {
         self.in_flight = true;
         self.due = NEVER;
@@ -132,6 +157,8 @@ pub(super) struct Agenda {
     pub(super) jobs: HashMap<JobNo, Box<Entry>>,
     pub(super) queues: Vec<Queue>,
     started_at: Timestamp,
+    /// When it was last asked: to notice a clock that was set back.
+    asked: Timestamp,
     /// When there is something to do again, as was last said; a look that has ended makes it now.
     pub(super) said: Option<Timestamp>,
     /// How many watches wait for all the jobs together.
@@ -153,6 +180,7 @@ impl Agenda {
             jobs: HashMap::new(),
             queues: queues.into_iter().map(queue).collect(),
             started_at: now,
+            asked: now,
             said: Some(now),
             watching: 0,
             done: (HashMap::new(), VecDeque::new()),
@@ -162,6 +190,41 @@ impl Agenda {
     /// How a job is looked at.
     pub(super) fn looks(&self, job: JobNo) -> Option<Looks> {
         self.jobs.get(&job).map(|entry| entry.looks()).or_else(|| self.done.0.get(&job).cloned())
+    }
+
+    /// Whether the clock was set back since it was last asked.
+    pub(super) fn jumped(&self, now: Timestamp) -> bool {
+        self.asked.since(now) >= JUMP
+    }
+
+    /// Notices a clock that was set back, before anything is planned by it: what is planned moves with it.
+    pub(super) fn heed(&mut self, now: Timestamp) {
+        let jump = if self.jumped(now) { self.asked.since(now) } else { Duration::ZERO };
+        self.asked = now;
+        if jump.is_zero() {
+            return;
+        }
+        tracing::warn!(seconds = jump.as_secs(), "the clock was set back: plans are moved with it");
+        self.started_at = self.started_at.minus(jump);
+        for queue in &mut self.queues {
+            queue.budget.set_back(jump);
+            queue.looks.clear();
+            queue.expiries.clear();
+        }
+        let mut planned = Vec::with_capacity(self.jobs.len());
+        for (job, entry) in &mut self.jobs {
+            let (due, expiry) = (entry.due, entry.expiry);
+            entry.set_back(jump);
+            planned.push((*job, due, expiry));
+        }
+        for (job, due, expiry) in planned {
+            if due != NEVER {
+                self.plan_look(job, due.minus(jump));
+            }
+            if expiry != NEVER {
+                self.plan_expiry(job);
+            }
+        }
     }
 
     /// Merges what the store tells. `queue` finds the credential of a job.
@@ -247,7 +310,9 @@ impl Agenda {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
         if entry.due != due {
             entry.due = due;
-            self.queues[entry.queue].looks.push(Reverse((due, job)));
+            let queue = entry.queue;
+            self.queues[queue].looks.push(Reverse((due, job)));
+            self.queues[queue].tidy(&self.jobs);
         }
     }
 
@@ -262,8 +327,10 @@ impl Agenda {
         };
         if entry.expiry != at {
             entry.expiry = at;
+            let queue = entry.queue;
             if at != NEVER {
-                self.queues[entry.queue].expiries.push(Reverse((at, job)));
+                self.queues[queue].expiries.push(Reverse((at, job)));
+                self.queues[queue].tidy(&self.jobs);
             }
         }
     }
@@ -364,6 +431,7 @@ impl Agenda {
 
     fn forget(&mut self, job: JobNo) {
         let Some(entry) = self.jobs.remove(&job) else { return };
+        self.queues[entry.queue].tidy(&self.jobs);
         let (looks, order) = &mut self.done;
         if looks.insert(job, Looks { next_poll_at: None, ..entry.looks() }).is_none() {
             order.push_back(job);
@@ -462,6 +530,17 @@ fn merge(entry: &mut Entry, facts: &JobFacts) {
 }
 
 impl Queue {
+    /// Drops the entries that nobody means any more, once they are the most.
+    fn tidy(&mut self, jobs: &HashMap<JobNo, Box<Entry>>) {
+        let most = 2 * jobs.len() + SLACK;
+        if self.looks.len() > most {
+            self.looks.retain(|Reverse((at, job))| jobs.get(job).is_some_and(|entry| entry.due == *at));
+        }
+        if self.expiries.len() > most {
+            self.expiries.retain(|Reverse((at, job))| jobs.get(job).is_some_and(|entry| entry.expiry == *at));
+        }
+    }
+
     fn due(
         &mut self,
         jobs: &mut HashMap<JobNo, Box<Entry>>,

@@ -239,6 +239,17 @@ impl Budget {
         Change::None
     }
 
+    /// The clock was set back so far: what is waited for comes no later for it.
+    pub fn set_back(&mut self, jump: Duration) {
+        self.full_at -= i64::try_from(jump.as_micros()).unwrap_or(i64::MAX);
+        self.cooldown_until = self.cooldown_until.minus(jump);
+        self.last_good = self.last_good.map(|at| at.minus(jump));
+        self.troubles.values_mut().for_each(|at| *at = at.minus(jump));
+        if let Health::Open { probe_at } | Health::Paused { probe_at } = &mut self.health {
+            *probe_at = probe_at.minus(jump);
+        }
+    }
+
     /// We were too fast; the answer is until when the bucket waits.
     pub fn too_fast(&mut self, retry_after: Option<Duration>, now: Timestamp) -> Timestamp {
         // Several looks that were in flight together are one lesson.

@@ -57,6 +57,22 @@ async fn retries_follow_the_schedule_with_jitter_and_then_the_delivery_has_faile
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_back_puts_no_retry_off() {
+    let t = Harness::start().await;
+    t.receiver.script("/hook", [Reply::status(500), Reply::status(500)]);
+    let watch = tell(&t, "job_1", "/hook").await;
+    t.receiver.next().await;
+    t.clock.set(Timestamp::parse("2026-02-18T14:00:00Z").unwrap());
+    t.rest().await;
+    t.pass(seconds(7)).await;
+    assert_eq!(t.receiver.next().await.watch(), watch, "the hour is not waited for");
+    t.pass(minutes(6)).await;
+    assert_eq!(t.receiver.next().await.watch(), watch);
+    assert_eq!(t.delivery(&watch).await["status"], "succeeded");
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn the_jitter_is_derived_so_a_crash_changes_no_turn() {
     let mut t = Harness::start().await;
     t.receiver.always("/hook", Some(Reply::status(500)));
@@ -545,6 +561,7 @@ async fn what_cannot_be_finished_within_the_grace_is_taken_up_at_the_next_start(
 
 crate::postgres::on_postgres_too! {
     retries_follow_the_schedule_with_jitter_and_then_the_delivery_has_failed,
+    a_clock_that_is_set_back_puts_no_retry_off,
     the_jitter_is_derived_so_a_crash_changes_no_turn,
     what_was_sent_and_not_recorded_in_a_crash_is_sent_again_under_the_same_id,
     a_2xx_is_success_whatever_becomes_of_its_body,

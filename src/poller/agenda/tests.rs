@@ -4,6 +4,7 @@ use super::*;
 use crate::domain::Observation;
 
 const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
 
 const BOUNDS: Bounds = Bounds {
     first: Duration::from_secs(5),
@@ -357,4 +358,44 @@ fn a_plan_that_holds_no_more_is_dropped_when_it_comes_up() {
     agenda.nothing_new(1, 25, 25);
     assert_eq!(agenda.due(at(50)).len(), 1, "the look that is due, and no last one");
     assert_eq!(agenda.jobs[&JobNo(1)].cutoff(), None);
+}
+
+#[test]
+fn a_clock_that_is_set_back_moves_the_plans_with_it() {
+    let mut agenda = limited(at(0), Limits { spacing: Some(SECOND), burst: 1, concurrency: 100 });
+    for job in [1, 2] {
+        agenda.watch(facts(job, 1, 0, Some(terms(20_000))), 0);
+    }
+    agenda.heed(at(7_200));
+    assert_eq!(agenda.due(at(7_200)), [Due::Look(JobNo(1))]);
+    agenda.nothing_new(1, 7_200, 7_200);
+    let next = agenda.next(at(7_200)).expect("planned");
+    // Two hours back: what was to come in a second comes in a second.
+    agenda.heed(at(0));
+    assert_eq!(agenda.next(at(0)).map(|at| at.plus(2 * HOUR)), Some(next));
+    assert_eq!(agenda.due(at(1)), [Due::Look(JobNo(2))]);
+    agenda.nothing_new(2, 1, 1);
+    let looks: Vec<Due> = (2..70).flat_map(|second| agenda.due(at(second))).collect();
+    assert!(looks.contains(&Due::Look(JobNo(1))), "{looks:?}");
+    // A correction by less than a second moves nothing.
+    let next = agenda.next(at(70));
+    agenda.heed(at(70));
+    agenda.heed(Timestamp::from_millis(at(70).millis() - 999));
+    assert_eq!(agenda.next(at(70)), next);
+}
+
+#[test]
+fn jobs_that_have_ended_leave_no_trail() {
+    let mut agenda = agenda(at(0));
+    for job in 0..50_000 {
+        agenda.watch(facts(job, 1, 0, Some(terms(1_000_000))), 0);
+        agenda.unwatch(job, None, 0);
+    }
+    assert!(agenda.in_heaps() <= 2 * SLACK + 4, "{} entries for no job", agenda.in_heaps());
+    // And one that is changed often leaves none either.
+    agenda.watch(facts(1, 1, 0, Some(terms(1_000_000))), 0);
+    for n in 0..50_000 {
+        agenda.unwatch(1, Some(terms(1_000_000 + n)), 0);
+    }
+    assert!(agenda.in_heaps() <= 2 * SLACK + 4, "{} entries for one job", agenda.in_heaps());
 }

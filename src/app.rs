@@ -272,9 +272,13 @@ impl App {
             tracing::warn!("what is still in flight is cut off; the next start takes it up");
             return Ok(());
         }
-        tokio::task::spawn_blocking(|| writer.join())
-            .await
-            .context("the database was not closed in order")?;
+        let closing = tokio::task::spawn_blocking(|| writer.join());
+        let left = grace.saturating_sub(stopping.elapsed());
+        let Some(closed) = clock.timeout(left, closing).await else {
+            tracing::warn!("the database does not answer, and is not waited for any longer");
+            return Ok(());
+        };
+        closed.context("the database was not closed in order")?;
         no_more_spans.send_replace(true);
         if let Some(exporting) = exporting {
             clock.timeout(grace.saturating_sub(stopping.elapsed()), exporting).await;
@@ -365,10 +369,9 @@ async fn reached(clock: &Clock, at: Option<Timestamp>) {
 fn exporter(config: &Config, store: &Store, egress: &Arc<Egress>, clock: &Clock) -> Result<Option<Exporter>> {
     let telemetry = &config.telemetry;
     let Some(endpoint) = telemetry.otlp_endpoint.clone() else { return Ok(None) };
-    let headers = telemetry.otlp_headers.iter();
     let collector = Collector {
         endpoint,
-        headers: headers.map(|(name, value)| (name.clone(), value.reveal().to_owned())).collect(),
+        headers: telemetry.otlp_headers.clone(),
         service_name: telemetry.service_name.clone(),
     };
     let (egress, meters) = (Arc::clone(egress), Arc::clone(store.meters()));
@@ -472,7 +475,7 @@ fn provider(definition: &Arc<Definition>, own: &ProviderConfig) -> Result<Provid
     let concurrency = own.concurrency.unwrap_or(limits.concurrency);
     Ok(Provider {
         definition: Arc::clone(definition),
-        credential: own.api_key.as_ref().map(|key| key.reveal().to_owned()),
+        credential: own.api_key.clone(),
         base_url,
         bounds,
         limits: Limits { spacing, burst, concurrency },

@@ -174,7 +174,11 @@ fn moment(flag: &str, text: Option<String>, now: Timestamp) -> Result<Option<Str
 /// Runs a command that waits for the network.
 fn wait(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.context("the runtime does not start").map_err(Failure::from)?.block_on(work)
+    let runtime = runtime.context("the runtime does not start")?;
+    let done = runtime.block_on(work);
+    // What still waits for a server that hangs is left to itself: the work is done, or was given up.
+    runtime.shutdown_background();
+    done
 }
 
 /// Reads the configuration, or says everything that is wrong with it.

@@ -237,7 +237,7 @@ impl Deliverer {
                 Ok(()) => self.hand().asked = now,
                 // Before the next step it is tried again.
                 Err(error) => {
-                    tracing::warn!(%error, "retries could not be planned by the clock as it is now")
+                    tracing::warn!(%error, "retries could not be planned by the clock as it is now");
                 }
             }
         }

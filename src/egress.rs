@@ -123,7 +123,10 @@ impl Fetch {
     /// Headers are given as text; what no header can carry is left out.
     pub fn new(url: Url, named: &[(String, String)], timeout: Duration, max_body: usize) -> Self {
         let header = |(name, value): &(String, String)| {
-            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
+            let mut value = HeaderValue::from_str(value).ok()?;
+            // The credential may be among them.
+            value.set_sensitive(true);
+            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
         };
         Self { url, headers: named.iter().filter_map(header).collect(), timeout, max_body }
     }

@@ -30,7 +30,7 @@ use self::agenda::{Agenda, Due, Entry};
 use self::budget::{Change, backoff};
 use crate::clock::Clock;
 use crate::domain::{
-    EndingKind, Finding, JobError, JobName, JobNo, Looks, ProviderState, Pulse, Timestamp, observe,
+    EndingKind, Finding, JobError, JobName, JobNo, Looks, Masked, ProviderState, Pulse, Timestamp, observe,
     parse_retry_after,
 };
 use crate::egress::{Egress, Fetch};
@@ -70,13 +70,20 @@ pub struct Provider {
     /// How to ask and what the answers mean.
     pub definition: Arc<Definition>,
     /// The key.
-    pub credential: Option<String>,
+    pub credential: Option<Masked>,
     /// In the place of the definition's.
     pub base_url: Option<Url>,
     /// When to look.
     pub bounds: Bounds,
     /// How much.
     pub limits: Limits,
+}
+
+impl Provider {
+    /// The key itself.
+    pub fn key(&self) -> Option<&str> {
+        self.credential.as_ref().map(Masked::reveal)
+    }
 }
 
 /// Looks at jobs.
@@ -326,11 +333,10 @@ impl Poller {
             return Asked { answer, status: None, retry_after: None, raw: None };
         }
         let base_url = provider.base_url.as_ref();
-        let request =
-            match definition.request(&name.job_id, &name.params, base_url, provider.credential.as_deref()) {
-                Ok(request) => request,
-                Err(message) => return trouble(message),
-            };
+        let request = match definition.request(&name.job_id, &name.params, base_url, provider.key()) {
+            Ok(request) => request,
+            Err(message) => return trouble(message),
+        };
         let fetch = Fetch::new(request.url, &request.headers, request.timeout, request.max_body);
         match self.egress.fetch(fetch).await {
             Err(error) => trouble(error.to_string()),
@@ -339,7 +345,7 @@ impl Poller {
                 let retry_after =
                     received.header("retry-after").and_then(|text| parse_retry_after(text, now));
                 let mut answer = definition.understand(&name.job_id, received.status, &received.body, now);
-                hide(&mut answer, provider.credential.as_deref());
+                hide(&mut answer, provider.key());
                 let ending =
                     matches!(&answer, Answer::Seen(seen) if seen.observation.status.ending().is_some());
                 let raw =

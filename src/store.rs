@@ -42,7 +42,7 @@ pub use jobs::{LookNow, LookNowAnswer, Observed, OpenEnding, Refresh};
 pub use keys::{CreateKey, CreatedKey, KeyRow, RevokeKey};
 pub use prune::Prune;
 pub use sealing::{AnswerKey, Keyring};
-pub use story::Happening;
+pub use story::{Happening, Place as StoryPlace};
 pub use tenants::Key;
 pub use watches::{
     AnswerToMany, Register, RegisterMany, Registered, RegisteredMany, Stop, Stopped, WatchFilter,

@@ -78,8 +78,18 @@ pub enum Target {
 pub struct TargetObject {
     /// `webhook`, `email` or `slack`; default: `webhook`.
     r#type: Option<ChannelKind>,
-    /// Where to.
+    /// Where to: a webhook's URL, or a Slack hook's.
     url: Option<String>,
+    /// Whom to mail; `address` and `to` are the same.
+    email: Option<String>,
+    /// The same as `email`.
+    address: Option<String>,
+    /// The same as `email`.
+    to: Option<String>,
+    /// A channel in Slack, as `#ops`; `slack` is the same.
+    channel: Option<String>,
+    /// The same as `url` or `channel`, of Slack.
+    slack: Option<String>,
     /// Further headers of a webhook.
     #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
     headers: Option<()>,

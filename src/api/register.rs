@@ -25,6 +25,9 @@ use crate::providers::Definition;
 /// How many destinations a watch may have.
 pub(super) const DESTINATIONS_MAX: usize = 20;
 
+/// How many may be written down, repetitions included.
+const ENTRIES_MAX: usize = 100;
+
 /// How large the client's own object may be.
 const METADATA_MAX: usize = 4 * 1024;
 
@@ -45,6 +48,7 @@ pub(super) struct Wanted {
 }
 
 /// Where to, as far as it can be judged without a look-up.
+#[derive(PartialEq, Eq)]
 enum To {
     /// A webhook's URL.
     Url(String),
@@ -57,6 +61,11 @@ enum To {
 }
 
 impl Wanted {
+    /// Whether it says the same, wherever it stands.
+    fn is_same(&self, other: &Self) -> bool {
+        self.to == other.to && self.headers == other.headers && self.secret == other.secret
+    }
+
     fn plain(at: &str, to: To) -> Self {
         Self { at: at.to_owned(), to, headers: Vec::new(), secret: None }
     }
@@ -296,7 +305,7 @@ fn wanted(api: &Api, fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<Wanted
 
 /// The destinations of a list.
 pub(super) fn notify(api: &Api, raw: &RawValue, at: &str, faults: &mut Faults) -> Vec<Wanted> {
-    let Some(list) = fields::first(raw, DESTINATIONS_MAX) else {
+    let Some(list) = fields::first(raw, ENTRIES_MAX) else {
         faults.add(at, "must be a list");
         return Vec::new();
     };
@@ -336,7 +345,7 @@ fn emails(api: &Api, raw: &RawValue, at: &str, faults: &mut Faults) -> Vec<Wante
     if list.is_empty() {
         faults.add(at, "must not be empty");
     }
-    for (n, raw) in list.into_iter().take(DESTINATIONS_MAX + 1).enumerate() {
+    for (n, raw) in list.into_iter().take(ENTRIES_MAX + 1).enumerate() {
         let at = format!("{at}/{n}");
         match fields::text(raw) {
             Some(one) => wanted.extend(email(api, &one, &at, faults)),
@@ -465,12 +474,19 @@ pub(super) async fn destinations(
     (now, until): (Timestamp, Timestamp),
     faults: &mut Faults,
 ) -> Vec<Destination> {
-    if wanted.len() > DESTINATIONS_MAX {
+    // What is written twice is one; another spelling of it is found out below.
+    let mut each: Vec<&Wanted> = Vec::with_capacity(wanted.len().min(DESTINATIONS_MAX));
+    for one in wanted.iter().take(ENTRIES_MAX) {
+        if !each.iter().any(|known| known.is_same(one)) {
+            each.push(one);
+        }
+    }
+    if each.len() > DESTINATIONS_MAX || wanted.len() > ENTRIES_MAX {
         faults.add("/notify", format!("a watch has at most {DESTINATIONS_MAX} destinations"));
         return Vec::new();
     }
-    let mut made: Vec<Destination> = Vec::with_capacity(wanted.len());
-    for (one, target) in wanted.iter().zip(look_up(api, wanted, until).await) {
+    let mut made: Vec<Destination> = Vec::with_capacity(each.len());
+    for (one, target) in each.iter().zip(look_up(api, &each, until).await) {
         let target = match target.transpose() {
             Ok(target) => target,
             Err(wrong) => {
@@ -503,7 +519,7 @@ pub(super) async fn destinations(
 }
 
 /// All at once: each name may take a second. `None` for what is no URL.
-async fn look_up(api: &Api, wanted: &[Wanted], until: Timestamp) -> Vec<Option<Result<Target, String>>> {
+async fn look_up(api: &Api, wanted: &[&Wanted], until: Timestamp) -> Vec<Option<Result<Target, String>>> {
     let url = |one: &Wanted| match &one.to {
         To::Url(url) | To::Hook(url) => Some(url.clone()),
         To::Mail(_) | To::Channel(_) => None,

@@ -354,7 +354,7 @@ enum What {
 }
 
 /// One line of a story.
-pub fn happening((at, happening): (Timestamp, Happening)) -> HappeningView {
+pub fn happening(at: Timestamp, happening: Happening) -> HappeningView {
     let what = match happening {
         Happening::Registered => What::Registered,
         Happening::Observed { status, raw_status, progress } => {

@@ -7,6 +7,7 @@ use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::Response;
+use serde_json::value::to_raw_value;
 
 use super::registering::Registering;
 use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json, no_fields, traceparent};
@@ -16,7 +17,8 @@ use super::{
 };
 use crate::domain::{Timestamp, Watch, WatchId, WatchStatus, parse_duration};
 use crate::store::{
-    FirstAnswer, LookNow, LookNowAnswer, Register, Registered, Scope, Stop, Stopped, WatchFilter,
+    FirstAnswer, Happening, LookNow, LookNowAnswer, Register, Registered, Scope, Stop, Stopped, StoryPlace,
+    WatchFilter,
 };
 
 /// The longest wait for the end of a watch.
@@ -76,8 +78,7 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
     }
     query.done()?;
     let found = api.store.watches(app, filter, limit + 1).await?;
-    let shown =
-        |watch: &Watch| serde_json::value::to_raw_value(&view::watch(watch, (api.looks)(watch.job_no)));
+    let shown = |watch: &Watch| to_raw_value(&view::watch(watch, (api.looks)(watch.job_no)));
     Ok(page(found.iter(), limit, |watch| cursor::encode(watch.id.0), |watch| shown(watch).ok()))
 }
 
@@ -155,12 +156,16 @@ pub async fn poll(
 /// `GET /v1/watches/{id}/story`
 pub async fn story(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, parts: Parts) -> Answer {
     let app = caller.may(Scope::Read)?;
-    Query::new(&parts).done()?;
+    let mut query = Query::new(&parts);
+    let limit = query.limit();
+    let after = query.read("cursor", cursor::WRONG, cursor::decode_place).unwrap_or_default();
+    query.done()?;
     let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
-    let story = api.store.story(app, id).await?.ok_or_else(Problem::not_found)?;
-    let data = story.into_iter().map(view::happening).collect();
-    let page = view::Page { data, next_cursor: None };
-    Ok(reply(StatusCode::OK, serde_json::to_vec(&page).unwrap_or_default()))
+    let story = api.store.story(app, id, after, limit + 1).await?.ok_or_else(Problem::not_found)?;
+    let shown = |(place, happening): &(StoryPlace, Happening)| {
+        to_raw_value(&view::happening(place.at, happening.clone())).ok()
+    };
+    Ok(page(story.iter(), limit, |(place, _)| cursor::encode_place(*place), shown))
 }
 
 /// A watch as an answer.

@@ -116,13 +116,15 @@ pub fn is_own_hook(url: &str) -> bool {
     own_path(url).is_some()
 }
 
-/// An address as it may be shown: of a hook all but its last word, which is the secret.
+/// An address as it may be shown: of Slack's own hooks all but the last word, which is the secret; of
+/// others the host, since theirs may stand anywhere.
 pub fn masked(address: &str) -> String {
     let Ok(url) = Url::parse(address) else {
         return if address.contains("://") { "***".into() } else { address.to_owned() };
     };
     let path = url.path().trim_end_matches('/');
     let front = path.rsplit_once('/').map_or("", |(front, _)| front);
+    let front = if is_own_hook(address) { front } else { "" };
     format!("{}{front}/***", &url[..url::Position::BeforePath])
 }
 
@@ -259,8 +261,8 @@ fn judge(way: Way<'_>, received: &Received, clock: &Clock) -> (Outcome, Option<S
         (Way::Channel(_), 200..=299) => judge_api(&word_of_api(received), after),
         (Way::Hook(_), 200..=299) if received.body.trim_ascii() == b"ok" => (Outcome::Ok, None),
         (Way::Hook(_), 200..=299) => retry(Some("protocol: the hook did not answer ok".into())),
-        (Way::Hook(_), 403 | 404 | 410) => (Outcome::Gone, Some(format!("slack: {}", hint(&word(received))))),
-        (Way::Hook(_), 400) if is_gone(&word(received)) => {
+        (Way::Hook(_), 404 | 410) => (Outcome::Gone, Some(format!("slack: {}", hint(&word(received))))),
+        (Way::Hook(_), 400 | 403) if is_gone(&word(received)) => {
             (Outcome::Gone, Some(format!("slack: {}", hint(&word(received)))))
         }
         (Way::Hook(_), 400) => (Outcome::Fatal, Some(format!("slack: {}", hint(&word(received))))),
@@ -274,7 +276,7 @@ fn judge(way: Way<'_>, received: &Received, clock: &Clock) -> (Outcome, Option<S
         }
         (Way::Compatible(_), 410) => (Outcome::Gone, None),
         (Way::Compatible(_), _) if blames_the_form(received) => (Outcome::Fatal, None),
-        // Elsewhere a 403 or 404 may be a proxy's word, and gone tomorrow.
+        // Without Slack's word a 403, and elsewhere a 404, may be a proxy's, and gone tomorrow.
         (Way::Hook(_) | Way::Compatible(_) | Way::Channel(_), _) => retry(None),
     }
 }

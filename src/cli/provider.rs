@@ -214,11 +214,10 @@ impl Poll {
             let lines = wrong.iter().map(|(name, why)| format!("--param {name}: {why}"));
             Failure::Usage(lines.collect::<Vec<_>>().join("\n"))
         })?;
-        let request = definition
-            .request(&self.job_id, &params, provider.base_url.as_ref(), provider.credential.as_deref())
-            .map_err(|why| {
-                Failure::Failed(format!("{why}: `ringback provider list` says which have a key"))
-            })?;
+        let request =
+            definition.request(&self.job_id, &params, provider.base_url.as_ref(), provider.key()).map_err(
+                |why| Failure::Failed(format!("{why}: `ringback provider list` says which have a key")),
+            )?;
         let surroundings = Surroundings::of_machine()?;
         let clock = surroundings.clock.clone();
         let egress = app::egress(&config, &surroundings)?;

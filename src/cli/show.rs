@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::client::{Answer, Client, Server, segment};
+use super::client::{Answer, Client, PAGE_MAX, Server, segment};
 use super::screen::{Card, Screen, Table, text, time};
 use super::{Failure, follow, say};
 use crate::domain::JobStatus;
@@ -60,10 +60,15 @@ impl Show {
 /// A watch, as the server gives it, and its story as one more field.
 async fn with_story(client: &Client, id: &str) -> Result<Answer, Failure> {
     let watch = client.get(&format!("/v1/watches/{id}")).await?.text;
-    let story = client.get(&format!("/v1/watches/{id}/story")).await?.text;
-    let told: super::client::Page = serde_json::from_str(&story)
-        .map_err(|error| Failure::Failed(format!("{} tells no story: {error}", client.url())))?;
-    let lines: Vec<&str> = told.data.iter().map(|line| line.get()).collect();
+    let (mut lines, mut after) = (Vec::new(), String::new());
+    loop {
+        let story = client.get(&format!("/v1/watches/{id}/story?limit={PAGE_MAX}{after}")).await?.text;
+        let told: super::client::Page = serde_json::from_str(&story)
+            .map_err(|error| Failure::Failed(format!("{} tells no story: {error}", client.url())))?;
+        lines.extend(told.data.iter().map(|line| line.get().to_owned()));
+        let Some(cursor) = told.next_cursor else { break };
+        after = format!("&cursor={}", segment(&cursor));
+    }
     let open = watch.trim_end().strip_suffix('}').unwrap_or_default();
     Ok(Answer { text: format!("{open},\"story\":[{}]}}", lines.join(",")) })
 }

@@ -120,9 +120,15 @@ impl fmt::Display for MailAddress {
 }
 
 /// The letters that stand before an `@` without quotes, in groups between dots.
+///
+/// Not `%` and `!`: to many mail servers `you%elsewhere.example@ours.example` and
+/// `elsewhere.example!you@ours.example` are a wish to pass the mail on, past any list of who may be mailed.
+/// Nor a beginning that a server may take for an option, a program or a file.
 fn is_local(local: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte);
-    local.len() <= LOCAL_MAX && local.split('.').all(|atom| !atom.is_empty() && atom.bytes().all(plain))
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"#$&'*+-/=?^_`{|}~".contains(&byte);
+    local.len() <= LOCAL_MAX
+        && !local.starts_with(['-', '|', '/'])
+        && local.split('.').all(|atom| !atom.is_empty() && atom.bytes().all(plain))
 }
 
 /// A domain with a dot, as the DNS would have it; an address in its stead is none.
@@ -234,6 +240,11 @@ mod tests {
             "me@exa mple.com",
             "me@example.com ",
             " me@example.com",
+            "you%elsewhere.example@a.example",
+            "elsewhere.example!you@a.example",
+            "-oQ@a.example",
+            "|sh@a.example",
+            "/etc/x@a.example",
             ".me@a.example",
             "me.@a.example",
             "m..e@a.example",

@@ -84,8 +84,9 @@ pub fn next_attempt(
 ) -> After {
     match (outcome, which) {
         (Outcome::Ok, _) => After::Succeeded,
+        // Whoever asked: nothing more is wanted there.
+        (Outcome::Gone, _) => After::Failed(Reason::Gone),
         (_, Try::ByHand) => After::AsBefore,
-        (Outcome::Gone, Try::Scheduled { .. }) => After::Failed(Reason::Gone),
         (Outcome::Fatal, Try::Scheduled { .. }) => After::Failed(Reason::Exhausted),
         (Outcome::Retry { .. } | Outcome::Refused | Outcome::Down, Try::Scheduled { step }) => {
             let Some(wait) = policy.schedule.get(step as usize) else {
@@ -163,11 +164,12 @@ mod tests {
     }
 
     #[test]
-    fn a_try_by_hand_changes_nothing_unless_it_succeeds() {
+    fn a_try_by_hand_changes_nothing_unless_it_succeeds_or_nothing_more_is_wanted_there() {
         let id = DeliveryId(Id::from_bytes([7; 16]));
         let by_hand = |outcome| next_attempt(&policy(), id, Try::ByHand, &outcome, Timestamp::default());
         assert_eq!(by_hand(Outcome::Ok), After::Succeeded);
-        for outcome in [Outcome::Gone, Outcome::Fatal, Outcome::Refused, Outcome::Retry { after: None }] {
+        assert_eq!(by_hand(Outcome::Gone), After::Failed(Reason::Gone));
+        for outcome in [Outcome::Fatal, Outcome::Refused, Outcome::Retry { after: None }] {
             assert_eq!(by_hand(outcome), After::AsBefore);
         }
     }

@@ -191,8 +191,9 @@ impl Asking<'_> {
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
         let mut names = self.asked.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // One is the table's, one is ours.
-        if Arc::strong_count(&self.once) == 2 {
+        // Ours goes under the lock: of two that leave together, the second sees that it is the last.
+        drop(std::mem::take(&mut self.once));
+        if names.get(self.name).is_some_and(|once| Arc::strong_count(once) == 1) {
             names.remove(self.name);
         }
     }

@@ -236,6 +236,19 @@ fn what_is_kept_of_an_answer_is_bounded_and_storable() {
     assert_eq!(seen.observation.output.as_deref(), Some("a\u{FFFD}b"));
     assert_eq!(seen.observation.outputs.unwrap().len(), 1_000);
     assert!(!seen.request_id.unwrap().contains('\n'));
+    // Whatever is told is written down with each event of each watch.
+    let long = "x".repeat(40 * 1024);
+    let url = |n: usize| json!({ "url": format!("https://cdn.example/{n}/{long}") });
+    let large = json!({
+        "jobId": "job_1", "status": "failed", "output": long.repeat(2), "outputs": [url(1), url(2)],
+        "error": { "code": long, "message": long.repeat(2) },
+    });
+    let seen = super::tests::seen(muvi(200, &large.to_string()));
+    let outputs = seen.observation.outputs.unwrap();
+    assert_eq!((outputs.len(), seen.observation.output), (1, outputs[0].url.clone()));
+    let error = seen.observation.error.unwrap();
+    assert_eq!(error.code.unwrap().chars().count(), 201);
+    assert_eq!(error.message.unwrap().len(), 64 * 1024 + '…'.len_utf8());
     let sentence = json!({"success": false, "error": {"code": "X", "message": "y\n".repeat(9_000)}});
     let Answer::Trouble { message } = muvi(500, &sentence.to_string()) else { panic!("trouble") };
     assert!(message.len() < 600 && !message.contains('\n'), "{message}");

@@ -20,6 +20,10 @@ use crate::domain::{JobError, JobStatus, Observation, Output, Timestamp};
 /// hold a hundred thousand, which would be stored, signed and sent for every watch.
 const MAX_OUTPUTS: usize = 1_000;
 
+/// Bytes of a job's texts that are told, its outputs' and its error's each. They are written down with each
+/// event of each watch; whoever wants all of a larger answer asks for it `raw`.
+const MAX_TEXT: usize = 64 * 1024;
+
 /// Characters of a word (status, code, request id) that are kept.
 const MAX_WORD: usize = 200;
 
@@ -221,7 +225,12 @@ impl Reader {
         let observation = Observation {
             status,
             progress: self.extract.progress.as_ref().and_then(|progress| progress.read(job)),
-            output: self.extract.output.find(job, text).or_else(first_url),
+            output: self
+                .extract
+                .output
+                .find(job, text)
+                .filter(|text| text.len() <= MAX_TEXT)
+                .or_else(first_url),
             error: self.error(job, &word),
             created_at: time(self.extract.created_at.as_ref(), job),
             completed_at: time(self.extract.completed_at.as_ref(), job),
@@ -237,6 +246,8 @@ impl Reader {
         let explained = self.status.explain.get(word);
         let code = self.extract.error_code.find(job, label).or_else(|| explained.map(|_| word.to_owned()));
         let message = self.extract.error_message.find(job, text).or_else(|| explained.cloned());
+        let (code, message) =
+            (code.map(|code| clip(&code, MAX_WORD)), message.map(|text| cut(text, MAX_TEXT)));
         (code.is_some() || message.is_some()).then_some(JobError { code, message })
     }
 
@@ -289,7 +300,7 @@ impl Outputs {
         self.each.0.iter().find_map(|path| {
             let items = path.nodes(job);
             let outputs: Vec<_> =
-                items.iter().filter_map(|item| self.output(item)).take(MAX_OUTPUTS).collect();
+                items.iter().filter_map(|item| self.output(item)).take(MAX_OUTPUTS).scan(0, fits).collect();
             let empty_list = || items.is_empty() && path.is_empty_list(job);
             (!outputs.is_empty() || empty_list()).then_some(outputs)
         })
@@ -345,6 +356,23 @@ fn is_url(text: &str) -> bool {
 fn text(value: &Value) -> Option<String> {
     let text = value.as_str().filter(|text| !text.trim().is_empty())?;
     Some(if text.contains('\0') { text.replace('\0', "\u{FFFD}") } else { text.to_owned() })
+}
+
+/// Whether an output fits beside those before it.
+fn fits(used: &mut usize, output: Output) -> Option<Output> {
+    let texts = [&output.url, &output.kind, &output.thumbnail, &output.poster_image];
+    *used += texts.into_iter().flatten().map(String::len).sum::<usize>();
+    (*used <= MAX_TEXT).then_some(output)
+}
+
+/// The beginning of a text, of so many bytes at most.
+fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// A code or an id: some providers write them as numbers.

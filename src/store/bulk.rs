@@ -62,7 +62,8 @@ impl Store {
         .await
     }
 
-    /// Marks the next failed deliveries to be tried again, but for those whose watch was stopped.
+    /// Marks the next failed deliveries to be tried again, but for those whose watch was stopped and
+    /// for progress that is the past.
     pub async fn resend_many(&self, resend: ResendMany) -> Result<ResentMany> {
         self.ask(Command::ResendMany, resend).await
     }
@@ -80,7 +81,7 @@ fn failed(
     let by_app = if filter.destination.is_some() { "app =" } else { "app + 0 =" };
     let select = format!(
         "select id, lane from deliveries
-         where status = 'failed' and coalesce(reason, '') <> 'stopped' and {by_app}"
+         where status = 'failed' and coalesce(reason, '') not in ('stopped', 'superseded') and {by_app}"
     );
     let mut query = Where::new(&select, app.0);
     query.and("destination =", filter.destination.map(|id| id.0));

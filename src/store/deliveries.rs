@@ -502,6 +502,12 @@ fn gone(batch: &mut Batch<'_>, ask: &Record) -> Result<()> {
         |row| Ok((WatchId(row.id(0)?), row.int(1)?, DestinationId(row.id(2)?))),
     )?;
     let Some((watch, n, destination)) = found else { return Ok(()) };
+    if ask.by_hand {
+        batch.tx.run(
+            "update deliveries set by_hand = 0, turn = null where app = $1 and id = $2",
+            [app.into(), id.into()],
+        )?;
+    }
     batch.tx.run(
         "update watch_destinations set gone_at = $1 where watch = $2 and n = $3",
         [ask.attempt.at.into(), watch.0.into(), n.into()],

@@ -13,7 +13,7 @@
 //! with 2xx survives the loss of power. Checkpoints copy pages that are in the log already.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -61,8 +61,9 @@ impl Pen {
         if version < LEAST_VERSION {
             bail!("SQLite {} can lose committed data; 3.51.3 or newer is needed", rusqlite::version());
         }
-        let lock = lock(path)?;
         make(path);
+        let path = &own_name(path)?;
+        let lock = lock(path)?;
         let mut connection =
             connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
         prepare_writer(&connection).with_context(|| format!("{} cannot be used", path.display()))?;
@@ -139,6 +140,21 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
     // Only a backup or somebody's shell can be in the way; they are quick.
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     Ok(connection)
+}
+
+/// The one name of the file, by which it is locked: a second process must find the lock by whichever
+/// link it comes. Several names that are all its own cannot be told from each other.
+fn own_name(path: &Path) -> Result<PathBuf> {
+    // Where there is no file, nor could one be made, SQLite says why in a moment.
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let names = path.metadata().map_or(1, |metadata| metadata.nlink());
+    if names > 1 {
+        bail!(
+            "{} has {names} names (hard links), so it cannot be known who else has it; copy it instead",
+            path.display()
+        );
+    }
+    Ok(path)
 }
 
 fn lock(path: &Path) -> Result<File> {

@@ -7,8 +7,14 @@ use crate::domain::{
     Reason, Timestamp, WatchId, WatchStatus,
 };
 
-/// How many rows of each kind are told: a story is read by a person.
-const MOST: u32 = 1_000;
+/// Where a page of a story ended: the time, and how much that happened in that millisecond was told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// When.
+    pub at: Timestamp,
+    /// How much of then.
+    pub told: u32,
+}
 
 /// One thing that happened to a watch.
 #[derive(Clone, Debug)]
@@ -68,8 +74,15 @@ struct Frame {
 }
 
 impl Store {
-    /// What happened to a watch, in order; `None` if there is no such watch.
-    pub async fn story(&self, app: AppNo, id: WatchId) -> Result<Option<Vec<(Timestamp, Happening)>>> {
+    /// What happened to a watch, in order, after a place; each with the place after it. `None` if there is
+    /// no such watch.
+    pub async fn story(
+        &self,
+        app: AppNo,
+        id: WatchId,
+        after: Place,
+        limit: u32,
+    ) -> Result<Option<Vec<(Place, Happening)>>> {
         self.read(move |tx| {
             let frame = tx.find(
                 "select job, generation, status, created_at, ended_at from watches where app = $1 and id = $2",
@@ -85,29 +98,37 @@ impl Store {
                 },
             )?;
             let Some(frame) = frame else { return Ok(None) };
+            // Of each kind so much that none is missed, whichever comes first.
+            let most = after.told.saturating_add(limit);
             let mut story = vec![(frame.created_at, Happening::Registered)];
-            story.extend(observed(tx, &frame)?);
-            story.extend(told(tx, id)?);
+            story.extend(observed(tx, &frame, after.at, most)?);
+            story.extend(told(tx, id, after.at, most)?);
             if let (WatchStatus::Stopped, Some(at)) = (frame.status, frame.ended_at) {
                 story.push((at, Happening::Stopped));
             }
             // Stable: what happened in the same millisecond stays in the order of cause and effect.
             story.sort_by_key(|(at, _)| *at);
-            Ok(Some(story))
+            let mut place = Place { at: after.at, told: 0 };
+            let placed = story.into_iter().filter(|(at, _)| *at >= after.at).map(|(at, happening)| {
+                place = Place { at, told: if at == place.at { place.told + 1 } else { 1 } };
+                (place, happening)
+            });
+            let new = placed.skip_while(|(place, _)| place.at == after.at && place.told <= after.told);
+            Ok(Some(new.take(limit as usize).collect()))
         })
         .await
     }
 }
 
-fn observed(tx: &Tx<'_>, frame: &Frame) -> Result<Vec<(Timestamp, Happening)>> {
+fn observed(tx: &Tx<'_>, frame: &Frame, from: Timestamp, most: u32) -> Result<Vec<(Timestamp, Happening)>> {
     let mut seen = tx.list(
         "select at, status, raw_status, progress from observations
          where job = $1 and at >= $2 and at <= $3 order by at limit $4",
         [
             frame.job.0.into(),
-            frame.created_at.into(),
+            frame.created_at.max(from).into(),
             frame.ended_at.unwrap_or(Timestamp::MAX).into(),
-            MOST.into(),
+            most.into(),
         ],
         |row| {
             let status = row.word(1, JobStatus::parse)?;
@@ -133,10 +154,10 @@ fn observed(tx: &Tx<'_>, frame: &Frame) -> Result<Vec<(Timestamp, Happening)>> {
     Ok(seen)
 }
 
-fn told(tx: &Tx<'_>, id: WatchId) -> Result<Vec<(Timestamp, Happening)>> {
+fn told(tx: &Tx<'_>, id: WatchId, from: Timestamp, most: u32) -> Result<Vec<(Timestamp, Happening)>> {
     let mut story = tx.list(
-        "select at, id, type from events where watch = $1 order by position limit $2",
-        [id.0.into(), MOST.into()],
+        "select at, id, type from events where watch = $1 and at >= $2 order by at, position limit $3",
+        [id.0.into(), from.into(), most.into()],
         |row| {
             let event_type = row.word(2, EventType::parse)?;
             Ok((row.time(0)?, Happening::Event { id: EventId(row.id(1)?), event_type }))
@@ -144,8 +165,8 @@ fn told(tx: &Tx<'_>, id: WatchId) -> Result<Vec<(Timestamp, Happening)>> {
     )?;
     let deliveries = tx.list(
         "select created_at, id, event, destination, status, reason from deliveries
-         where watch = $1 order by id limit $2",
-        [id.0.into(), MOST.into()],
+         where watch = $1 and created_at >= $2 order by created_at, id limit $3",
+        [id.0.into(), from.into(), most.into()],
         |row| {
             let delivery = Happening::Delivery {
                 id: DeliveryId(row.id(1)?),
@@ -161,8 +182,8 @@ fn told(tx: &Tx<'_>, id: WatchId) -> Result<Vec<(Timestamp, Happening)>> {
     story.extend(tx.list(
         "select a.at, a.delivery, a.status_code, a.error, a.duration_ms
          from attempts a join deliveries d on d.id = a.delivery
-         where d.watch = $1 order by a.at limit $2",
-        [id.0.into(), MOST.into()],
+         where d.watch = $1 and a.at >= $2 order by a.at, a.delivery, a.n limit $3",
+        [id.0.into(), from.into(), most.into()],
         |row| {
             let attempt = Happening::Attempt {
                 delivery: DeliveryId(row.id(1)?),

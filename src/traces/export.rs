@@ -25,7 +25,7 @@ use url::Url;
 
 use super::{Span, SpanKind, Tracer, Value};
 use crate::clock::Clock;
-use crate::domain::{Timestamp, parse_retry_after};
+use crate::domain::{Masked, Timestamp, parse_retry_after};
 use crate::egress::{Call, Egress};
 use crate::meters::{Meters, SpanFate};
 
@@ -52,8 +52,8 @@ const ANSWER_MAX: usize = 64 * 1024;
 pub struct Collector {
     /// Its base URL, without a slash at its end.
     pub endpoint: String,
-    /// Headers for it. Their values are secrets.
-    pub headers: Vec<(String, String)>,
+    /// Headers for it.
+    pub headers: Vec<(String, Masked)>,
     /// What it is to call this service.
     pub service_name: String,
 }
@@ -96,7 +96,7 @@ impl Exporter {
         let url = Url::parse(&format!("{}/v1/traces", collector.endpoint))?;
         let mut headers = HeaderMap::new();
         for (name, value) in collector.headers {
-            let mut value = HeaderValue::from_str(&value)?;
+            let mut value = HeaderValue::from_str(value.reveal())?;
             value.set_sensitive(true);
             headers.insert(HeaderName::from_bytes(name.as_bytes())?, value);
         }

@@ -275,6 +275,27 @@ async fn a_failed_delivery_is_sent_again_by_hand_under_the_same_id() {
 }
 
 #[tokio::test]
+async fn a_410_to_a_try_by_hand_ends_what_is_pending_and_the_watchs_later_ones() {
+    let t = Harness::start().await;
+    t.receiver.script("/hook", [Reply::status(500), Reply::status(410)]);
+    t.provider.processing("job_1", 10);
+    let url = t.receiver.url("/hook");
+    let events = ["job.processing", "job.completed"];
+    let watch = t.register(&json!({ "jobId": "job_1", "callbackUrl": url, "events": events })).await;
+    t.pass(seconds(5)).await;
+    t.receiver.next().await;
+    retry(&t, &watch).await.expect(202);
+    t.rest().await;
+    t.receiver.next().await;
+    let delivery = t.delivery(&watch).await;
+    assert_eq!((&delivery["status"], &delivery["reason"]), (&json!("failed"), &json!("gone")));
+    assert_eq!(delivery["attempts"].as_array().unwrap().len(), 2);
+    t.provider.completed("job_1");
+    t.pass(minutes(60)).await;
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn a_retry_by_hand_of_what_is_pending_keeps_its_schedule() {
     let t = Harness::start().await;
     t.receiver.always("/hook", Some(Reply::status(500)));
@@ -448,6 +469,7 @@ async fn where_nobody_answers_what_falls_due_is_recorded_as_destination_down_unt
     let attempt = &delivery["attempts"][0];
     assert_eq!((&attempt["statusCode"], &attempt["durationMs"]), (&json!(null), &json!(0)));
     assert_eq!((&attempt["requestHeaders"], &delivery["status"]), (&json!({}), &json!("pending")));
+    assert!(t.get_without_key("/metrics").await.text().contains("\nringback_destinations_down 1\n"));
     // By hand it is tried, whatever is known.
     assert_eq!(retry(&t, &watches[down]).await.status, 202);
     t.rest().await;
@@ -571,6 +593,7 @@ crate::postgres::on_postgres_too! {
     retry_after_lengthens_the_wait_on_any_failure_and_never_shortens_it,
     a_410_ends_the_delivery_and_the_watchs_later_ones_to_that_address,
     a_failed_delivery_is_sent_again_by_hand_under_the_same_id,
+    a_410_to_a_try_by_hand_ends_what_is_pending_and_the_watchs_later_ones,
     a_retry_by_hand_of_what_is_pending_keeps_its_schedule,
     a_retry_by_hand_survives_a_crash,
     what_is_pending_when_a_watch_is_stopped_is_neither_sent_nor_retried,

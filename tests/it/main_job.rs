@@ -236,6 +236,10 @@ async fn an_ending_overtakes_the_progress_that_was_not_sent_yet() {
     assert_eq!(t.receiver.next().await.event(), "job.completed");
     let failed = t.get("/v1/deliveries?status=failed").await.expect(200);
     assert_eq!(failed["data"][0]["reason"], "superseded");
+    // Nor is it sent afterwards, when all that failed is asked for again.
+    let again = t.post("/v1/deliveries/retry", &json!({ "status": "failed" })).await.expect(202);
+    assert_eq!(again["count"], 0);
+    t.rest().await;
     t.finish().await;
 }
 

@@ -281,3 +281,13 @@ async fn with_a_listener_of_their_own_the_metrics_are_there_and_nowhere_else() {
     assert_eq!(ask("/healthz").await.status, 404);
     t.finish().await;
 }
+
+crate::postgres::on_postgres_too! {
+    every_metric_is_documented_and_every_documented_metric_is_there,
+    the_numbers_are_those_of_what_happened,
+    the_delay_is_measured_from_the_end_of_the_job_to_the_first_attempt_and_only_there,
+    the_delay_of_a_delivery_that_waited_on_disk_counts_from_the_end_of_the_job_too,
+    what_waits_is_counted_and_how_long_the_oldest_has_waited,
+    a_breaker_and_a_refused_credential_are_seen_while_they_last,
+    with_a_listener_of_their_own_the_metrics_are_there_and_nowhere_else,
+}

@@ -1,7 +1,7 @@
 //! Databases of earlier versions: what was written then is read by this version, and goes on.
 
 use ringback::domain::{DeliveryStatus, Timestamp, WatchId, WatchStatus};
-use ringback::store::{FirstAnswer, Happening, Keyring, Place, Remember, Replay};
+use ringback::store::{FirstAnswer, Happening, Keyring, Place, Remember, Replay, StoryPlace};
 use rusqlite::Connection;
 
 use crate::store::{House, at, open_with};
@@ -67,7 +67,9 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     assert!(house.store.key(&[7; 32], Timestamp::MAX).is_some(), "a key that never expires");
     let events: Vec<String> = house.events().await.iter().map(ToString::to_string).collect();
     assert_eq!(events, ["job.processing", "job.progress", "job.completed"]);
-    let story = house.store.story(house.app, watch_of_the_example()).await.expect("read").expect("there");
+    let beginning = StoryPlace::default();
+    let story = house.store.story(house.app, watch_of_the_example(), beginning, 100).await;
+    let story = story.expect("read").expect("there");
     let observed = story.iter().filter(|(_, one)| matches!(one, Happening::Observed { .. })).count();
     assert_eq!((story.len(), observed), (10, 2), "{story:?}");
     let send = house.page(at(200), 9, &[]).await.sends.pop().expect("what was still to be sent");

@@ -278,3 +278,10 @@ async fn a_collector_that_is_away_costs_nothing_but_spans_and_what_it_refuses_is
     assert_eq!(count("dropped").await, 0.0);
     t.give_up().await;
 }
+
+crate::postgres::on_postgres_too! {
+    the_spans_of_a_job_are_one_tree_below_the_clients_span_also_over_a_restart,
+    without_a_traceparent_a_watch_has_a_trace_of_its_own_also_after_a_crash,
+    the_looks_at_a_shared_job_are_in_the_trace_of_its_first_watch_and_each_has_its_deliveries,
+    a_collector_that_is_away_costs_nothing_but_spans_and_what_it_refuses_is_counted,
+}

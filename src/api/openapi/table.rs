@@ -271,9 +271,9 @@ pub(super) const OPERATIONS: &[Operation] = &[
         scope: Some(Scope::Read),
         summary: "Tell what happened",
         description: "Everything, in order.",
-        query: &[],
+        query: &["limit", "cursor"],
         body: None,
-        answers: &[ok("The whole story.", Shape::Page("Happening"))],
+        answers: &[ok("The story, from its beginning.", Shape::Page("Happening"))],
         refuses: &[],
     },
     Operation {

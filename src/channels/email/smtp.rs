@@ -206,7 +206,8 @@ impl<'a> Exchange<'a> {
         self.stage = Stage::Content;
         wire.write(&stuffed(mail.message)).await?;
         self.taken = Some(wire.reply().await?.in_class(2)?);
-        let _ = wire.ask("QUIT").await;
+        // Its answer is not waited for: nobody needs it, and somebody may need the place of this mail.
+        let _ = wire.write(b"QUIT\r\n").await;
         Ok(())
     }
 }

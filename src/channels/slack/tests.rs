@@ -46,7 +46,8 @@ fn a_hook_is_shown_without_its_secret_and_its_lane_does_not_tell_it() {
     for (address, is) in [
         ("https://hooks.slack.com/services/T1/B2/hush", "https://hooks.slack.com/services/T1/B2/***"),
         ("https://hooks.slack.com/services/T1/B2/hush/", "https://hooks.slack.com/services/T1/B2/***"),
-        ("https://chat.example.com:8443/hooks/hush?hush=1", "https://chat.example.com:8443/hooks/***"),
+        ("https://chat.example.com:8443/hooks/hush?hush=1", "https://chat.example.com:8443/***"),
+        ("https://discord.com/api/webhooks/123/hush/slack", "https://discord.com/***"),
         ("https://chat.example.com/hush", "https://chat.example.com/***"),
         ("https://chat.example.com", "https://chat.example.com/***"),
         ("#ops", "#ops"),
@@ -89,6 +90,7 @@ fn each_answer_of_a_hook_has_its_meaning() {
         (400, "", "no_service", Outcome::Gone),
         (403, "", "action_prohibited", Outcome::Gone),
         (403, "", "invalid_token", Outcome::Gone),
+        (403, "", "<html>Blocked by your administrator</html>", RETRY),
         (404, "", "channel_not_found", Outcome::Gone),
         (404, "", "no_team", Outcome::Gone),
         (410, "", "channel_is_archived", Outcome::Gone),

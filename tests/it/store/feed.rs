@@ -1,7 +1,7 @@
 //! The feed of events, and the story of a watch.
 
 use ringback::domain::{After as Outcome, EventType};
-use ringback::store::{After, EventFilter, Happening};
+use ringback::store::{After, EventFilter, Happening, StoryPlace};
 
 use EventType::{JobCompleted, JobProcessing, JobProgress};
 
@@ -98,9 +98,20 @@ async fn the_story_of_a_watch_is_told_in_the_order_of_cause_and_effect() {
     house.record(&send, false, Outcome::Succeeded).await;
     let stopped = house.register(house.watch("job_2")).await;
     house.stop(stopped.id).await;
-    let told = async |id| {
-        let story = house.store.story(house.app, id).await.expect("read").expect("a story");
-        assert!(story.is_sorted_by_key(|(at, _)| *at));
+    let page = async |id, after, limit| {
+        house.store.story(house.app, id, after, limit).await.expect("read").expect("a story")
+    };
+    let told = async |id, limit| {
+        let mut story = page(id, StoryPlace::default(), limit).await;
+        // The rest, a page at a time.
+        while let Some((place, _)) = story.last() {
+            let next = page(id, *place, limit).await;
+            if next.is_empty() {
+                break;
+            }
+            story.extend(next);
+        }
+        assert!(story.is_sorted_by_key(|(place, _)| place.at));
         let word = |happening| match happening {
             Happening::Registered => "registered".to_owned(),
             Happening::Observed { status, .. } => format!("observed {status}"),
@@ -111,7 +122,10 @@ async fn the_story_of_a_watch_is_told_in_the_order_of_cause_and_effect() {
         };
         story.into_iter().map(|(_, happening)| word(happening)).collect::<Vec<_>>()
     };
-    let story = told(watch.id).await;
+    let story = told(watch.id, 100).await;
+    for limit in 1..=4 {
+        assert_eq!(told(watch.id, limit).await, story, "by pages of {limit}");
+    }
     assert_eq!(
         story,
         [
@@ -128,8 +142,9 @@ async fn the_story_of_a_watch_is_told_in_the_order_of_cause_and_effect() {
         ]
     );
     let other = super::app(&house.store, "other").await;
-    assert!(house.store.story(other, watch.id).await.expect("read").is_none());
-    let story = house.store.story(house.app, stopped.id).await.expect("read").expect("a story");
+    let beginning = StoryPlace::default();
+    assert!(house.store.story(other, watch.id, beginning, 9).await.expect("read").is_none());
+    let story = page(stopped.id, beginning, 9).await;
     assert!(matches!(story[..], [(_, Happening::Registered), (_, Happening::Stopped)]));
 }
 

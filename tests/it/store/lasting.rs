@@ -81,6 +81,21 @@ async fn a_second_process_on_the_same_file_is_refused_with_a_sentence() {
     drop(open(&place, START).expect("free again"));
 }
 
+// Once: it is about files.
+#[tokio::test]
+async fn the_same_file_by_another_name_is_refused_too() {
+    let house = House::new().await;
+    let Place::File(path) = &house.place else { panic!("a file") };
+    let link = path.with_file_name("link.db");
+    std::os::unix::fs::symlink(path, &link).expect("linked");
+    let error = open(&Place::File(link.clone()), START).expect_err("refused").to_string();
+    assert!(error.contains("is in use by another ringback"), "{error}");
+    let second = path.with_file_name("second.db");
+    std::fs::hard_link(path, &second).expect("linked");
+    let error = open(&Place::File(second), START).expect_err("refused").to_string();
+    assert!(error.contains("has 2 names (hard links)"), "{error}");
+}
+
 // Once: it writes into the file.
 #[tokio::test]
 async fn a_file_of_a_newer_version_is_refused_and_left_alone() {

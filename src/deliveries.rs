@@ -5,9 +5,9 @@
 //! made them ([`Errand::Send`]); everything else is paged in, lane by lane.
 //!
 //! **A lane for each destination** (app, scheme, host, port) with its own queue and its own share of
-//! the concurrency, served in turns: one slow receiver holds back its own lane only. What is in hand
-//! is bounded, for each lane and in all; what does not fit stays in the store, and the lane is
-//! [hungry](Lane::hungry).
+//! the concurrency, served in turns: one slow receiver holds back its own lane only, and one app, however
+//! many lanes it has, none of another app's ([`turns`]). What is in hand is bounded, for each lane, for each
+//! app and in all; what does not fit stays in the store, and the lane is [hungry](Lane::hungry).
 //!
 //! **Nothing is sent twice by us while we live.** A delivery in hand is not taken again: not from an
 //! errand, not from a page. A page is read by the writer, between two transactions, and leaves out
@@ -27,6 +27,7 @@
 
 mod breaker;
 mod gate;
+mod turns;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,11 +47,11 @@ use crate::store::{Page, Paged, Record, Rewind, Store, StoreError};
 use crate::traces::{Context, Span, SpanKind};
 use breaker::{Breakers, Turn};
 use gate::Gate;
+use turns::{Shares, Turns};
 
 /// How many deliveries may be in hand in all, and how many bytes of bodies: what is beyond waits on
 /// disk, not in memory.
-const IN_HAND: usize = 8_192;
-const BYTES_IN_HAND: usize = 64 * 1024 * 1024;
+const MOST: (usize, usize) = (8_192, 64 * 1024 * 1024);
 
 /// How many pages may be under way: their bodies come on top of what is in hand.
 const PAGES: usize = 16;
@@ -94,9 +95,11 @@ struct Hand {
     bytes: usize,
     in_flight: usize,
     /// Lanes with something to send and room to send it, in turns.
-    ready: VecDeque<Arc<str>>,
+    ready: Turns,
     /// Hungry lanes with room, in turns.
-    waiting: VecDeque<Arc<str>>,
+    waiting: Turns,
+    /// How much of all that each app has.
+    shares: Shares,
     /// How many pages are under way, and how many deliveries they may bring.
     pages: (usize, usize),
     /// When a lane's next turn comes, one for each lane: the earliest. The page that it leads to tells
@@ -192,9 +195,10 @@ impl Deliverer {
         let now = self.clock.now();
         let hand = self.hand();
         let under_way = self.alive.strong_count() - 1;
-        let can_send = !hand.ready.is_empty() && hand.in_flight < self.policy.concurrency;
+        let may_send = |app| hand.shares.may_send(app, self.policy.concurrency);
+        let can_send = hand.in_flight < self.policy.concurrency && hand.ready.has_any(may_send);
         // While something is under way, its end looks after the hungry.
-        let can_page = !hand.waiting.is_empty() && under_way == 0;
+        let can_page = under_way == 0 && hand.waiting.has_any(|app| hand.shares.may_take(app, MOST));
         let due = can_send || can_page || hand.jumped(now) || !self.store.errands().is_empty();
         Pulse { under_way, next: if due { Some(now) } else { hand.next() } }
     }
@@ -293,7 +297,8 @@ impl Deliverer {
         let room = self.lane_room();
         let (least, mut pages) = (self.policy.per_destination.div_ceil(2), Vec::new());
         while !hand.is_full() && hand.pages.0 < PAGES {
-            let Some(name) = hand.waiting.pop_front() else { break };
+            let Hand { waiting, shares, .. } = hand;
+            let Some(name) = waiting.pop(|app| shares.may_take(app, MOST)) else { break };
             let Some(lane) = hand.lanes.get_mut(&name) else { continue };
             lane.waits = false;
             let plenty = lane.queue.len() >= least || lane.in_hand() >= room;
@@ -317,7 +322,8 @@ impl Deliverer {
     fn due_sends(&self, hand: &mut Hand, now: Timestamp) -> Vec<Box<Send>> {
         let mut sends = Vec::new();
         while hand.in_flight < self.policy.concurrency {
-            let Some(name) = hand.ready.pop_front() else { break };
+            let Hand { ready, shares, .. } = hand;
+            let Some(name) = ready.pop(|app| shares.may_send(app, self.policy.concurrency)) else { break };
             let Some(lane) = hand.lanes.get_mut(&name) else { continue };
             lane.listed = false;
             if lane.flying.len() >= self.policy.per_destination {
@@ -335,6 +341,7 @@ impl Deliverer {
             let Some(send) = lane.queue.pop_front() else { continue };
             lane.flying.insert(send.id);
             hand.in_flight += 1;
+            hand.shares.start(send.app);
             hand.list(&name);
             sends.push(send);
         }
@@ -364,12 +371,12 @@ impl Hand {
     }
 
     fn is_full(&self) -> bool {
-        self.ids.len() + self.pages.1 >= IN_HAND || self.bytes >= BYTES_IN_HAND
+        self.ids.len() + self.pages.1 >= MOST.0 || self.bytes >= MOST.1
     }
 
     /// Takes a delivery straight from its commit, or leaves it to a page.
     fn take(&mut self, send: Box<Send>, room: usize) {
-        let full = self.is_full();
+        let full = self.is_full() || !self.shares.may_take(send.app, MOST);
         let known = self.ids.contains(&send.id);
         if known {
             self.wanted.insert(send.id);
@@ -395,7 +402,7 @@ impl Hand {
         lane.hungry = true;
         if !lane.waits {
             lane.waits = true;
-            self.waiting.push_back(Arc::clone(name));
+            self.waiting.push(Arc::clone(name));
         }
     }
 
@@ -404,6 +411,7 @@ impl Hand {
             return;
         }
         self.bytes += send.body.len();
+        self.shares.take(send.app, send.body.len());
         let lane = self.lanes.entry(Arc::clone(name)).or_default();
         lane.queue.push_back(send);
         self.list(name);
@@ -450,13 +458,13 @@ impl Hand {
             && !lane.queue.is_empty()
         {
             lane.listed = true;
-            self.ready.push_back(Arc::clone(name));
+            self.ready.push(Arc::clone(name));
         }
     }
 
     /// Drops what has not been sent yet of a watch.
     fn call_off(&mut self, watch: WatchId, which: Which) {
-        let Self { lanes, ids, bytes, wanted, .. } = self;
+        let Self { lanes, ids, bytes, wanted, shares, .. } = self;
         let mut emptied = Vec::new();
         for (name, lane) in lanes {
             let before = lane.queue.len();
@@ -466,6 +474,7 @@ impl Hand {
                     ids.remove(&send.id);
                     wanted.remove(&send.id);
                     *bytes -= send.body.len();
+                    shares.let_go(send.app, send.body.len());
                 }
                 !off
             });
@@ -511,6 +520,8 @@ impl Hand {
         self.ids.remove(&send.id);
         self.bytes -= send.body.len();
         self.in_flight -= 1;
+        self.shares.end(send.app);
+        self.shares.let_go(send.app, send.body.len());
         for name in self.gate.landed(send.destination.channel) {
             self.list(&name);
         }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::fakes::{Hit, Receiver, Reply};
 use crate::harness::{Harness, SECRET, id, minutes, seconds, start};
+use crate::tenants::tenant;
 use ringback::clock::Clock;
 
 /// Registers a watch whose job has completed, and lets it be looked at and told of.
@@ -423,6 +424,33 @@ async fn one_dead_receiver_does_not_slow_another() {
     t.finish().await;
 }
 
+#[tokio::test]
+async fn one_apps_dead_receivers_do_not_slow_another_app() {
+    let t = Harness::with(&[("RINGBACK_DELIVERY__CONCURRENCY", "8")]).await;
+    let dead = Receiver::start(Clock::Manual(t.clock.clone()), t.held.clone(), SECRET).await;
+    let (reply, gate) = Reply::status(200).held();
+    dead.always("/hook", Some(reply));
+    for n in 0..20 {
+        let job = format!("job_{n}");
+        t.provider.completed(&job);
+        t.register(&json!({ "jobId": job, "callbackUrl": dead.url("/hook") })).await;
+    }
+    t.pass(seconds(5)).await;
+    dead.received(7).await;
+    let other = tenant(&t, "other").await;
+    t.receiver.secret("/other", &other.secret);
+    t.provider.completed("job_other");
+    let body = json!({ "jobId": "job_other", "callbackUrl": t.receiver.url("/other") }).to_string();
+    t.as_key(&other.key, "POST", "/v1/watches", &body).await.expect(201);
+    t.pass(seconds(5)).await;
+    t.receiver.next_to("/other").await;
+    assert_eq!(dead.all().len(), 7, "seven eighths, and no more");
+    gate.open();
+    t.rest().await;
+    assert_eq!(dead.all().len(), 20, "nothing was lost");
+    t.finish().await;
+}
+
 /// Registers so many watches, to be told at a name that nothing answers to, and lets their first tries go by.
 async fn tell_nobody(t: &Harness, count: usize) -> Vec<String> {
     let mut watches = Vec::new();
@@ -601,6 +629,7 @@ crate::postgres::on_postgres_too! {
     a_name_that_resolves_elsewhere_later_is_refused_at_the_attempt,
     a_name_that_does_not_resolve_yet_is_accepted_and_reached_when_it_does,
     one_dead_receiver_does_not_slow_another,
+    one_apps_dead_receivers_do_not_slow_another_app,
     where_nobody_answers_what_falls_due_is_recorded_as_destination_down_until_a_probe_is_answered,
     the_last_place_of_the_schedule_is_always_really_tried,
     any_http_status_shows_that_somebody_is_there,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -27,7 +27,7 @@ use crate::channels::slack::Bot;
 use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
-use crate::config::{Config, Database, EncryptionKey, ProviderConfig, Rate, SmtpSecurity};
+use crate::config::{Config, Database, EncryptionKey, ProviderConfig, SmtpSecurity};
 use crate::deliveries::{self, Deliverer};
 use crate::domain::{AppNo, MailPattern, Masked, Pulse, RetryPolicy, Timestamp};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
@@ -95,11 +95,9 @@ pub struct App {
 impl App {
     /// Makes every part, opens the database and listens. Nothing runs yet.
     pub async fn build(config: Config, surroundings: Surroundings) -> Result<Self> {
-        let definitions = providers(&config)?;
-        let configured = configured(&config, &definitions)?;
+        let Named { definitions, providers, templates } = named(&config).map_err(|wrong| lines(&wrong))?;
         let egress = egress(&config, &surroundings)?;
         let clock = surroundings.clock;
-        let templates = Templates::load(config.templates_path.as_deref()).map_err(|wrong| lines(&wrong))?;
         let channels = Arc::new(Channels {
             egress: Arc::clone(&egress),
             clock: clock.clone(),
@@ -121,13 +119,12 @@ impl App {
         let exporter = exporter(&config, &store, &egress, &clock)?;
         let (operator, first_start) = found(&store, &config, clock.now()).await?;
 
-        let with_credential: HashSet<String> = configured
+        let with_credential: HashSet<String> = providers
             .iter()
             .filter(|provider| provider.credential.is_some())
             .map(|provider| provider.definition.id().to_owned())
             .collect();
-        let (poller, looks_ended) =
-            Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), configured);
+        let (poller, looks_ended) = Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers);
         let policy = deliveries::Policy {
             retries: RetryPolicy { schedule: config.delivery.retry_schedule.clone() },
             timeout: config.delivery.timeout,
@@ -420,12 +417,51 @@ pub fn open_store(config: &Config, now: Timestamp) -> Result<(Store, Writer)> {
     Store::open(Opening { place, keyring, public_url: config.public_url.clone(), now })
 }
 
-/// What can be watched: the embedded definitions and the operator's, and nothing configured beside.
-pub fn providers(config: &Config) -> Result<Providers> {
-    let providers = Providers::load(config.providers_path.as_deref()).map_err(|mistakes| lines(&mistakes))?;
-    let known: Vec<&str> = providers.iter().map(|definition| definition.id()).collect();
-    let mistakes = config.check_providers(&known);
-    if mistakes.is_empty() { Ok(providers) } else { Err(lines(&mistakes)) }
+/// What the configuration names: read from its folders, or embedded.
+struct Named {
+    definitions: Providers,
+    providers: Vec<Provider>,
+    templates: Templates,
+}
+
+/// Reads what the configuration names, or says every mistake in it.
+fn named(config: &Config) -> Result<Named, Vec<String>> {
+    let watchable = watchable(config);
+    let templates = Templates::load(config.templates_path.as_deref());
+    match (watchable, templates) {
+        (Ok((definitions, providers)), Ok(templates)) => Ok(Named { definitions, providers, templates }),
+        (watchable, templates) => {
+            Err([watchable.err(), templates.err()].into_iter().flatten().flatten().collect())
+        }
+    }
+}
+
+/// Every mistake in what the configuration names.
+pub fn mistakes(config: &Config) -> Vec<String> {
+    named(config).err().unwrap_or_default()
+}
+
+/// What can be watched, as it is configured here.
+pub fn providers(config: &Config) -> Result<Vec<Provider>> {
+    watchable(config).map(|(_, providers)| providers).map_err(|wrong| lines(&wrong))
+}
+
+/// The embedded definitions and the operator's, each as it is configured, and nothing configured beside.
+fn watchable(config: &Config) -> Result<(Providers, Vec<Provider>), Vec<String>> {
+    let definitions = Providers::load(config.providers_path.as_deref())?;
+    let known: Vec<&str> = definitions.iter().map(|definition| definition.id()).collect();
+    let unknown = config.check_providers(&known);
+    let mut mistakes: Vec<String> = unknown.iter().map(ToString::to_string).collect();
+    let nothing = ProviderConfig::default();
+    let mut providers = Vec::new();
+    for definition in definitions.iter() {
+        let own = config.providers.get(definition.id()).unwrap_or(&nothing);
+        match provider(definition, own) {
+            Ok(provider) => providers.push(provider),
+            Err(wrong) => mistakes.push(format!("[providers.{}] {wrong}", definition.id())),
+        }
+    }
+    if mistakes.is_empty() { Ok((definitions, providers)) } else { Err(mistakes) }
 }
 
 /// The way out, as it is configured.
@@ -443,19 +479,9 @@ fn lines<T: ToString>(mistakes: &[T]) -> anyhow::Error {
     anyhow::Error::msg(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
-/// Every provider as it is configured here.
-pub fn configured(config: &Config, providers: &Providers) -> Result<Vec<Provider>> {
-    let nothing = ProviderConfig::default();
-    let made = providers.iter().map(|definition| {
-        let own = config.providers.get(definition.id()).unwrap_or(&nothing);
-        provider(definition, own).with_context(|| format!("[providers.{}]", definition.id()))
-    });
-    made.collect()
-}
-
-fn provider(definition: &Arc<Definition>, own: &ProviderConfig) -> Result<Provider> {
+fn provider(definition: &Arc<Definition>, own: &ProviderConfig) -> Result<Provider, String> {
     let base_url = own.base_url.as_deref().map(|base| definition.check_base_url(base)).transpose();
-    let base_url = base_url.map_err(anyhow::Error::msg).context("base_url")?;
+    let base_url = base_url.map_err(|wrong| format!("base_url: {wrong}"))?;
     let (poll, limits) = (definition.poll(), definition.limits());
     let bounds = Bounds {
         first: own.first.unwrap_or(poll.first),
@@ -464,13 +490,9 @@ fn provider(definition: &Arc<Definition>, own: &ProviderConfig) -> Result<Provid
         price: poll.price,
     };
     if bounds.min_interval > bounds.max_interval {
-        bail!("min_interval is greater than max_interval");
+        return Err("min_interval is greater than max_interval".to_owned());
     }
-    let spacing = match &own.rate {
-        None => limits.rate.as_ref().map(|rate| rate.per / rate.count),
-        Some(Rate::Off) => None,
-        Some(Rate::Limit { count, per }) => Some(*per / *count),
-    };
+    let spacing = own.rate.unwrap_or(limits.rate).spacing();
     let burst = own.burst.unwrap_or(limits.burst);
     let concurrency = own.concurrency.unwrap_or(limits.concurrency);
     Ok(Provider {

@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, Environment, File, Flags};
+use crate::config::{Config, Environment, File, Flags, Mistake, Origin};
 use crate::domain::{Timestamp, parse_duration};
 
 /// The table of contents: what belongs together, in the order in which one meets it.
@@ -159,6 +159,16 @@ pub(crate) fn note(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// The words of a closed set, for clap to judge.
+fn one_of<T: Copy>(all: &[T], word: fn(T) -> &'static str) -> clap::builder::PossibleValuesParser {
+    all.iter().map(|one| word(*one)).into()
+}
+
+/// Judges a span of time, which the server then reads for itself.
+fn span(text: &str) -> Result<String, String> {
+    parse_duration(text).map(|_| text.to_owned())
+}
+
 /// A moment as the server reads it: a time as it is, or how long ago it was.
 fn moment(flag: &str, text: Option<String>, now: Timestamp) -> Result<Option<String>, Failure> {
     let Some(text) = text else { return Ok(None) };
@@ -183,19 +193,20 @@ fn wait(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> 
 
 /// Reads the configuration, or says everything that is wrong with it.
 pub(crate) fn configuration(flags: &Flags) -> Result<Config, Failure> {
-    let env = Environment::of_process();
-    let (file, mut mistakes) = match File::find(flags.config.as_deref()) {
-        Ok(file) => (file, Vec::new()),
-        Err(mistake) => (None, vec![mistake]),
-    };
-    let read = Config::read(flags, &env, file.as_ref()).map_err(|more| mistakes.extend(more));
-    read.ok().filter(|_| mistakes.is_empty()).ok_or_else(|| mistaken(&mistakes))
+    let (config, mistakes) = draft(flags);
+    if mistakes.is_empty() { Ok(config) } else { Err(mistaken(&mistakes)) }
 }
 
-/// One line for each mistake.
-pub(crate) fn mistaken(mistakes: &[crate::config::Mistake]) -> Failure {
+/// What can be read of the configuration, and everything that is wrong with the rest.
+fn draft(flags: &Flags) -> (Config, Vec<Mistake>) {
+    Config::draft(flags, &Environment::of_process(), &File::find(flags.config.as_deref()))
+}
+
+/// One line for each mistake. One of the command line is wrong usage.
+pub(crate) fn mistaken(mistakes: &[Mistake]) -> Failure {
     let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-    Failure::Failed(lines.join("\n"))
+    let is_usage = mistakes.iter().any(|mistake| matches!(mistake.origin, Origin::Flag(_)));
+    if is_usage { Failure::Usage(lines.join("\n")) } else { Failure::Failed(lines.join("\n")) }
 }
 
 /// Returns when the process is asked to stop: SIGINT or SIGTERM.

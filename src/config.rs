@@ -22,7 +22,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use crate::domain::Masked;
+pub use crate::domain::{Masked, Rate};
 pub use access::Access;
 pub use settings::{Setting, table};
 
@@ -78,6 +78,8 @@ pub struct Config {
     /// Sentences for the log: variables that look like ours and are not.
     pub warnings: Vec<String>,
     effective: Vec<Effective>,
+    /// Who first said something of a provider.
+    named: BTreeMap<String, Origin>,
 }
 
 /// Where the facts are kept.
@@ -198,20 +200,6 @@ pub struct ProviderConfig {
     pub burst: Option<u32>,
     /// Looks in flight.
     pub concurrency: Option<u32>,
-}
-
-/// How often something may be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rate {
-    /// As often as one likes.
-    Off,
-    /// `count` times in `per`.
-    Limit {
-        /// How many times.
-        count: u32,
-        /// A second or a minute.
-        per: Duration,
-    },
 }
 
 /// How the log is written.
@@ -412,12 +400,24 @@ impl Config {
             providers: BTreeMap::new(),
             warnings: Vec::new(),
             effective: Vec::new(),
+            named: BTreeMap::new(),
         }
     }
 
     /// Reads everything and finds every mistake.
     pub fn read(flags: &Flags, env: &Environment, file: Option<&File>) -> Result<Self, Vec<Mistake>> {
-        read::read(flags, env, file)
+        let (config, mistakes) = read::read(flags, env, Ok(file));
+        if mistakes.is_empty() { Ok(config) } else { Err(mistakes) }
+    }
+
+    /// Reads what can be read, and finds every mistake: for whoever looks for more of them in what the
+    /// configuration names. What has a mistake is as if nobody had set it.
+    pub fn draft(
+        flags: &Flags,
+        env: &Environment,
+        file: &Result<Option<File>, Mistake>,
+    ) -> (Self, Vec<Mistake>) {
+        read::read(flags, env, file.as_ref().map(Option::as_ref).map_err(Clone::clone))
     }
 
     /// Finds sections of providers that do not exist. A step of its own: which ones exist is known
@@ -426,13 +426,11 @@ impl Config {
         let unknown = self.providers.keys().filter(|name| !known.contains(&name.as_str()));
         unknown
             .map(|name| {
-                let prefix = format!("providers.{name}.");
-                let set = self.effective.iter().find(|one| one.key.starts_with(&prefix));
                 let what = match crate::domain::nearest(name, known.iter().copied()) {
                     Some((_, near)) => format!("no provider is called `{name}`; the nearest is `{near}`"),
                     None => format!("no provider is called `{name}`; none is defined"),
                 };
-                Mistake { origin: set.map_or(Origin::Default, |one| one.origin.clone()), what }
+                Mistake { origin: self.named.get(name).cloned().unwrap_or(Origin::Default), what }
             })
             .collect()
     }

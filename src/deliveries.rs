@@ -723,11 +723,16 @@ impl Deliverer {
     }
 }
 
+/// What was wrong with an attempt, in words.
+fn wrong(report: &Sent) -> Option<String> {
+    report.error.clone().or_else(|| report.status_code.map(|status| format!("HTTP {status}")))
+}
+
 /// An attempt, for the trace of its watch.
 fn attempt_span(send: &Send, report: &Sent, at: Timestamp) -> Option<Span> {
     let context = Context::of(send.watch, send.traceparent.as_deref())?;
     let ok = report.outcome == Outcome::Ok;
-    let error = report.error.clone().or_else(|| report.status_code.map(|status| format!("HTTP {status}")));
+    let error = wrong(report);
     let span = context
         .span("deliver", SpanKind::Client, at, report.duration)
         .about(&send.id.to_bytes())
@@ -748,7 +753,7 @@ fn say(send: &Send, report: &Sent, after: After, trace_id: Option<&str>) {
     let (delivery, watch, event) = (send.id, send.watch, send.event_type);
     let (lane, status) = (send.destination.lane.as_str(), report.status_code);
     let channel = send.destination.channel;
-    let error = report.error.as_deref().unwrap_or("");
+    let error = wrong(report);
     match after {
         After::Succeeded => {
             tracing::debug!(%delivery, %watch, %event, %channel, lane, status, trace_id, "delivered");

@@ -10,6 +10,7 @@ mod id;
 mod mail;
 mod near;
 mod observe;
+mod rate;
 mod retry;
 mod time;
 
@@ -21,6 +22,7 @@ pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestI
 pub use mail::{MailAddress, MailPattern, Mailbox};
 pub use near::nearest;
 pub use observe::{Finding, Known, observe};
+pub use rate::{Rate, format_rate, parse_rate};
 pub use retry::{After, Outcome, RetryPolicy, Try, next_attempt};
 pub use time::{Timestamp, format_duration, parse_duration};
 

@@ -139,6 +139,9 @@ struct ChannelMeters {
     failed: Vec<IntCounter>,
 }
 
+/// The reasons for which deliveries are given up without a further attempt; the others are an attempt's.
+const CALLED_OFF: [Reason; 4] = [Reason::Stopped, Reason::Superseded, Reason::Gone, Reason::Disabled];
+
 /// What a transaction changes, to be counted once it is committed.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -219,7 +222,7 @@ pub struct Meters {
     build_info: IntGaugeVec,
     started: IntGauge,
     registered: IntCounter,
-    ended: Vec<IntCounter>,
+    ended: Vec<(WatchStatus, IntCounter)>,
     watching: IntGauge,
     jobs: IntGauge,
     polls: IntCounterVec,
@@ -232,7 +235,7 @@ pub struct Meters {
     /// The same, by provider: their number is that of the definitions.
     delays: RwLock<HashMap<String, Histogram>>,
     channels: Vec<ChannelMeters>,
-    called_off: Vec<IntCounter>,
+    called_off: Vec<(Reason, IntCounter)>,
     due: IntGauge,
     due_oldest: prometheus::Gauge,
     in_hand: IntGauge,
@@ -274,7 +277,8 @@ impl Meters {
             registered: counter(&r, "watches_registered_total", "Watches that were registered."),
             ended: WatchStatus::ALL
                 .iter()
-                .map(|status| ended.with_label_values(&[status.as_str()]))
+                .filter(|status| **status != WatchStatus::Watching)
+                .map(|status| (*status, ended.with_label_values(&[status.as_str()])))
                 .collect(),
             watching: gauge(&r, "watches_watching", "Watches that this process waits for."),
             jobs: gauge(&r, "jobs_planned", "Jobs that this process looks at."),
@@ -319,7 +323,10 @@ impl Meters {
             ),
             delays: RwLock::default(),
             channels: channels(&r),
-            called_off: Reason::ALL.iter().map(|why| called_off.with_label_values(&[why.as_str()])).collect(),
+            called_off: CALLED_OFF
+                .into_iter()
+                .map(|why| (why, called_off.with_label_values(&[why.as_str()])))
+                .collect(),
             due: gauge(&r, "deliveries_due", "Deliveries whose turn has come, those in flight included."),
             due_oldest: register(
                 &r,
@@ -384,11 +391,11 @@ impl Meters {
         self.commit_commands.observe(commands as f64);
         self.commit_duration.observe(took.as_secs_f64());
         self.registered.inc_by(tally.registered);
-        for (counter, count) in self.ended.iter().zip(tally.ended) {
-            counter.inc_by(count);
+        for (status, counter) in &self.ended {
+            counter.inc_by(tally.ended[*status as usize]);
         }
-        for (counter, count) in self.called_off.iter().zip(tally.called_off) {
-            counter.inc_by(count);
+        for (reason, counter) in &self.called_off {
+            counter.inc_by(tally.called_off[*reason as usize]);
         }
     }
 

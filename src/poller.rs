@@ -619,8 +619,7 @@ fn look_span(trace: Context, at: Timestamp, took: Duration, name: &JobName, aske
 /// What was seen, for the log.
 fn note(entry: &Entry, seen: &Seen) {
     let JobName { provider, job_id: job, .. } = &entry.name;
-    let job_status = seen.observation.raw_status.as_deref().unwrap_or("");
-    let provider_request = seen.request_id.as_deref().unwrap_or("");
+    let (job_status, provider_request) = (seen.observation.raw_status.as_deref(), seen.request_id.as_deref());
     let news = || observe(&entry.known, &seen.observation, Timestamp::default()) != Finding::Nothing;
     if seen.unknown_status && news() {
         tracing::warn!(

@@ -11,8 +11,8 @@ mod example;
 mod file;
 mod param;
 mod path;
-mod rate;
 mod request;
+mod size;
 mod template;
 mod understand;
 
@@ -22,7 +22,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use definition::{Definition, Limits, Poll};
-pub use rate::{Rate, parse_rate};
 pub use request::Request;
 pub use understand::{Answer, Seen};
 

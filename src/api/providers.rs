@@ -1,7 +1,6 @@
 //! What can be watched, and how it is.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -11,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::request::{Caller, Query};
 use super::{Answer, Api, cursor, reply, view};
-use crate::domain::{ProviderHealth, ProviderState, Timestamp, format_duration};
+use crate::domain::{ProviderHealth, ProviderState, Timestamp, format_duration, format_rate};
 use crate::store::Scope;
 
 /// A job API.
@@ -61,7 +60,7 @@ enum Breaker {
 #[serde(rename_all = "camelCase")]
 #[schema(as = ProviderBudget)]
 struct BudgetView {
-    /// As `10/s` or `90/m`; null for no limit.
+    /// As `10/s`, `90/m` or `1/h`; null for no limit.
     #[schema(required)]
     rate: Option<String>,
     burst: u32,
@@ -117,7 +116,7 @@ fn shown(state: &ProviderState) -> ProviderView {
             last_error_at,
         },
         budget: BudgetView {
-            rate: state.spacing.map(rate),
+            rate: state.spacing.map(format_rate),
             burst: state.burst,
             concurrency: state.concurrency,
             in_flight: state.in_flight,
@@ -130,28 +129,5 @@ fn shown(state: &ProviderState) -> ProviderView {
             deadline: format_duration(state.deadline),
         },
         learned: None,
-    }
-}
-
-/// A rate as it is configured: whole looks in a second, or else in a minute.
-fn rate(spacing: Duration) -> String {
-    let in_a = |span: Duration| span.as_secs_f64() / spacing.as_secs_f64();
-    let second = in_a(Duration::from_secs(1));
-    if second >= 1.0 && (second - second.round()).abs() < 0.01 {
-        format!("{second:.0}/s")
-    } else {
-        format!("{:.0}/m", in_a(Duration::from_secs(60)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rate_is_written_as_it_is_configured() {
-        for (count, per, text) in [(10, 1, "10/s"), (600, 60, "10/s"), (90, 60, "90/m"), (1, 60, "1/m")] {
-            assert_eq!(rate(Duration::from_secs(per) / count), text);
-        }
     }
 }

@@ -167,11 +167,14 @@ fn judge(stage: Stage, failure: Failure) -> Verdict {
             ((outcome, Some(error)), reply.text)
         }
         Failure::Lost(error) => {
+            // Only the operator can put a certificate right; a connection that is cut heals by itself.
+            let distrusted =
+                matches!(stage, Stage::Tls | Stage::StartTls) && matches!(error, SendError::Tls(_));
             let error = format!("{error}, at {word}");
-            if matches!(stage, Stage::Tls | Stage::StartTls) {
+            if distrusted {
                 tracing::error!(error, "the mail server is not to be believed: see [smtp]; mails wait");
             }
-            (retry(None, error), String::new())
+            (retry(distrusted.then_some(SELDOM), error), String::new())
         }
         Failure::NoTls => {
             tracing::error!("the mail server offers no STARTTLS, and [smtp] url asks for it; mails wait");
@@ -236,6 +239,20 @@ fn blame(stage: Stage, reply: &Reply) -> (Outcome, Blame) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_waits_for_the_operator_and_a_connection_that_is_cut_for_nobody() {
+        let (tls, cut) = (SendError::Tls("expired".into()), SendError::Connect("cut".into()));
+        for (stage, error, after) in [
+            (Stage::Tls, tls.clone(), Some(SELDOM)),
+            (Stage::StartTls, tls.clone(), Some(SELDOM)),
+            (Stage::Content, tls, None),
+            (Stage::Tls, cut.clone(), None),
+            (Stage::StartTls, cut, None),
+        ] {
+            assert_eq!(judge(stage, Failure::Lost(error)).outcome, Outcome::Retry { after }, "{stage:?}");
+        }
+    }
 
     #[test]
     fn a_refusal_is_the_recipients_the_messages_the_operators_or_nobodys_trouble() {

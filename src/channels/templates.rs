@@ -159,7 +159,10 @@ impl Templates {
     fn try_samples(&self, kind: Kind) -> Result<(), String> {
         for (name, news) in samples::all() {
             let made = render(&self.used, kind, &news).map_err(|error| match error {
-                Wrong::Template(error) => format!("{}, with the sample `{name}`", placed(&error)),
+                Wrong::Template(error) => {
+                    let hint = hint(&error).unwrap_or_default();
+                    format!("{}{hint}, with the sample `{name}`", placed(&error))
+                }
                 Wrong::Size(size) => {
                     format!(
                         ": {size} bytes with the sample `{name}` are too many; the most is {}",
@@ -215,6 +218,8 @@ impl Templates {
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    // Or a release would not say which name it is that is unknown. Nothing of it is paid before a failure.
+    environment.set_debug(true);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEPTH_MAX);
     environment.set_formatter(|out, state, value| match value.as_str() {
@@ -269,6 +274,28 @@ fn placed(error: &minijinja::Error) -> String {
     let line = error.line().map_or(String::new(), |line| format!(":{line}"));
     let detail = error.detail().map_or(String::new(), |detail| format!(": {detail}"));
     format!("{line}: {}{detail}", error.kind())
+}
+
+/// What may have been meant by a name that is undefined.
+fn hint(error: &minijinja::Error) -> Option<String> {
+    let (before, _) = error.detail()?.split_once("` is undefined")?;
+    let name = before.rsplit('`').next()?;
+    let known = samples::names();
+    if known.contains(name) {
+        let whole = name.split('.').next().unwrap_or(name);
+        return Some(format!(" (`{whole}` may be none: ask for it first, with {{% if {whole} %}})"));
+    }
+    // What stands in a list is known by the variable of a loop, whose name is the template's own.
+    let (of, field) = name.rsplit_once('.').map_or(("", name), |(of, field)| (of, field));
+    let in_list = !of.is_empty() && !known.contains(of);
+    let near = if in_list {
+        let fields = known.iter().filter_map(|name| name.split_once("[].")).map(|(_, field)| field);
+        nearest(field, fields).map(|(_, near)| format!("{of}.{near}"))
+    } else {
+        nearest(name, known.iter().map(String::as_str).filter(|name| !name.contains("[]")))
+            .map(|(_, near)| near.to_owned())
+    };
+    near.map(|near| format!("; the nearest is `{near}`"))
 }
 
 /// The templates that lie in a folder.
@@ -405,7 +432,7 @@ mod tests {
         email/message.txt:2: syntax error: unexpected end of block
         chat/message.json: with the sample `job.completed` it makes no message: unknown field `titel`, expected one of `text`, `title`, `body`, `link`, `image`, `fields`, `footer` at line 2 column 8 of what it makes
         email/message.html:1: engine ran out of fuel, with the sample `job.completed`
-        email/subject.txt:2: undefined value: `titel` is undefined, with the sample `job.completed`
+        email/subject.txt:2: undefined value: `titel` is undefined; the nearest is `title`, with the sample `job.completed`
         ");
         let mistakes = load(&[
             ("emial/message.html", "x"),
@@ -420,10 +447,26 @@ mod tests {
         email/message.htm: there is no such template; the nearest is email/message.html
         emial/message.html: there is no such template; the nearest is email/message.html
         chat/message.json: with the sample `job.completed` it makes no message: missing field `title` at line 1 column 21 of what it makes
-        email/message.html:1: undefined value: `error.message` is undefined, with the sample `job.completed`
+        email/message.html:1: undefined value: `error.message` is undefined (`error` may be none: ask for it first, with {% if error %}), with the sample `job.completed`
         email/message.txt: 70000 bytes with the sample `job.completed` are too many; the most is 65536
         ");
         assert!(Templates::load(Some(Path::new("/nowhere"))).is_err());
+    }
+
+    #[test]
+    fn an_unknown_name_is_named_with_the_nearest_known_one() {
+        let mistakes = load(&[
+            ("email/subject.txt", "{{ titel | upper }}"),
+            ("email/message.txt", "{% for one in outputs %}{{ one.lnk }}{% endfor %}"),
+            ("email/message.html", "{% if error %}{{ error.cod }}{% endif %}"),
+            ("chat/message.json", "{\"text\": {{ sumary }}, \"title\": {{ title }}}"),
+        ]);
+        insta::assert_snapshot!(mistakes.unwrap_err().join("\n"), @r"
+        chat/message.json:1: undefined value: `sumary` is undefined; the nearest is `summary`, with the sample `job.completed`
+        email/message.html:1: undefined value: `error.cod` is undefined; the nearest is `error.code`, with the sample `job.completed, hostile`
+        email/message.txt:1: undefined value: `one.lnk` is undefined; the nearest is `one.link`, with the sample `job.completed`
+        email/subject.txt:1: undefined value: `titel` is undefined; the nearest is `title`, with the sample `job.completed`
+        ");
     }
 
     #[test]

@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use super::{Failure, configuration, say};
+use super::{Failure, draft, say};
 use crate::config::{Effective, Flags};
 
 /// Show the effective configuration, and where each value comes from
 ///
-/// Secrets are masked. Every mistake is listed, not only the first, and the exit code is then 1.
+/// Secrets are masked. Every mistake is listed, not only the first, and the exit code is then 1: also those
+/// in the definitions and the templates that the configuration names.
 /// Defaults < ringback.toml (or --config FILE) < environment < flags.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -24,8 +25,13 @@ pub struct Show {
 impl Show {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
-        let config = configuration(&self.flags)?;
-        crate::app::providers(&config)?;
+        let (config, mistakes) = draft(&self.flags);
+        // What the configuration names is read all the same: whoever asks here wants to know it all.
+        let mistakes = mistakes.iter().map(ToString::to_string);
+        let lines: Vec<String> = mistakes.chain(crate::app::mistakes(&config)).collect();
+        if !lines.is_empty() {
+            return Err(Failure::Failed(lines.join("\n")));
+        }
         for warning in &config.warnings {
             let _ = writeln!(std::io::stderr(), "warning: {warning}");
         }

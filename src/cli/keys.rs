@@ -13,8 +13,9 @@ use super::client::{Answer, Client, Server, segment};
 use super::lists::Extent;
 use super::screen::{Card, Screen, clean, text, time};
 use super::tenants::{self, WantedKey};
-use super::{Failure, configuration, note, say};
+use super::{Failure, configuration, note, one_of, say, span};
 use crate::config::{Access, Config, Environment, Flags};
+use crate::domain::Scope;
 
 /// Where apps and keys are.
 #[derive(Debug, clap::Args)]
@@ -159,11 +160,11 @@ pub struct CreateKey {
     /// What people call it
     #[arg(long)]
     name: Option<String>,
-    /// What it may do: read, write or admin
-    #[arg(long, default_value = "write")]
+    /// What it may do
+    #[arg(long, default_value = "write", value_parser = one_of(Scope::ALL, Scope::as_str))]
     scope: String,
     /// For how long it is valid, as 90d [default: until it is revoked]
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = span)]
     expires_in: Option<String>,
     /// Whose it is.
     #[arg(long, value_name = "APP_ID", help = "Whose it is [default: the app of RINGBACK_API_KEY]")]

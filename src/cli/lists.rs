@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::client::{Client, PAGE_MAX, Page, Server, with_query};
-use super::screen::{Screen, Table, text, time};
-use super::{Failure, moment, note, say};
-use crate::domain::JobStatus;
+use super::screen::{Screen, Table, place, text, time};
+use super::{Failure, moment, note, one_of, say};
+use crate::domain::{DeliveryStatus, JobStatus, WatchStatus};
 
 /// How much of a list is shown, and in which form.
 #[derive(Debug, clap::Args)]
@@ -104,8 +104,8 @@ Example:
 
 With --all --json each watch is a line of JSON, for as many as there are.")]
 pub struct Watches {
-    /// How they stand.
-    #[arg(long, help = "watching, completed, failed, cancelled, not_found, expired or stopped")]
+    /// How they stand
+    #[arg(long, value_parser = one_of(WatchStatus::ALL, WatchStatus::as_str))]
     status: Option<String>,
     /// Of this provider
     #[arg(long, value_name = "NAME")]
@@ -154,8 +154,8 @@ Example:
 
 --since and --until take a time, as 2026-02-18T15:00:00Z, or how long ago, as 24h; it is the event's.")]
 pub struct Deliveries {
-    /// pending, succeeded or failed
-    #[arg(long)]
+    /// How they stand
+    #[arg(long, value_parser = one_of(DeliveryStatus::ALL, DeliveryStatus::as_str))]
     status: Option<String>,
     /// Of this watch
     #[arg(long, value_name = "ID")]
@@ -195,7 +195,7 @@ impl Deliveries {
                 if reason.is_empty() { status } else { format!("{status}: {reason}") },
                 text(delivery, "/eventType"),
                 text(delivery, "/watchId"),
-                text(delivery, "/destination/url"),
+                place(&delivery["destination"]),
                 time(delivery, "/nextAttemptAt"),
                 time(delivery, "/createdAt"),
             ]

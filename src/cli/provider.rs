@@ -2,7 +2,6 @@
 //! an answer.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -11,7 +10,7 @@ use super::watch::parameter;
 use super::{Failure, configuration, say};
 use crate::app::{self, Surroundings};
 use crate::config::Flags;
-use crate::domain::format_duration;
+use crate::domain::{format_duration, format_rate};
 use crate::egress::Fetch;
 use crate::providers::{Answer, Definition};
 
@@ -110,7 +109,7 @@ impl Provider {
 impl List {
     fn run(self) -> Result<(), Failure> {
         let config = configuration(&self.configured.flags())?;
-        let known = app::configured(&config, &app::providers(&config)?)?;
+        let known = app::providers(&config)?;
         let known: Vec<Value> = known.iter().map(about).collect();
         let screen = Screen::of_stdout();
         if self.json {
@@ -136,22 +135,6 @@ impl List {
 /// The provider's words for its statuses.
 fn words(statuses: &Map<String, Value>) -> String {
     statuses.keys().cloned().collect::<Vec<_>>().join(" ")
-}
-
-/// The gap between two looks as the rate that it is.
-fn rate(gap: Duration) -> String {
-    let whole = |per: Duration| {
-        // The gap was made by a division that cuts off.
-        let count = (per.as_nanos() + gap.as_nanos() / 2).checked_div(gap.as_nanos())?;
-        let count = u32::try_from(count).ok().filter(|count| *count > 0)?;
-        (per / count == gap).then_some(count)
-    };
-    let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
-    match (whole(second), whole(minute)) {
-        (Some(count), _) => format!("{count}/s"),
-        (None, Some(count)) => format!("{count}/m"),
-        (None, None) => format!("1 in {}", format_duration(gap)),
-    }
 }
 
 /// A provider, as it is configured here.
@@ -180,7 +163,7 @@ fn about(provider: &app::Provider) -> Value {
             "deadline": format_duration(definition.poll().deadline),
         },
         "limits": {
-            "rate": limits.spacing.map_or_else(|| "off".to_owned(), rate),
+            "rate": limits.spacing.map_or_else(|| "off".to_owned(), format_rate),
             "burst": limits.burst,
             "concurrency": limits.concurrency,
         },
@@ -200,7 +183,7 @@ impl Check {
 impl Poll {
     async fn run(self) -> Result<(), Failure> {
         let config = configuration(&self.configured.flags())?;
-        let providers = app::configured(&config, &app::providers(&config)?)?;
+        let providers = app::providers(&config)?;
         let provider = providers.iter().find(|provider| provider.definition.id() == self.name);
         let provider = provider.ok_or_else(|| {
             let known: Vec<&str> = providers.iter().map(|provider| provider.definition.id()).collect();

@@ -224,6 +224,12 @@ pub fn text(value: &Value, pointer: &str) -> String {
     }
 }
 
+/// Where a destination is, under whichever name suits its channel.
+pub fn place(destination: &Value) -> String {
+    let named = ["/url", "/email", "/channel"].map(|field| text(destination, field));
+    named.into_iter().find(|place| !place.is_empty()).unwrap_or_default()
+}
+
 /// The time that stands at `pointer`, to the second.
 pub fn time(value: &Value, pointer: &str) -> String {
     let text = text(value, pointer);
@@ -280,6 +286,16 @@ mod tests {
         for shown in [card.render(PLAIN), table.render(PLAIN, "", false)] {
             assert!(!shown.chars().any(is_unfit), "{shown:?}");
         }
+    }
+
+    #[test]
+    fn a_destination_is_shown_by_its_url_its_mail_address_or_its_channel() {
+        for (field, place_of) in
+            [("url", "https://a.example/hook"), ("email", "me@a.example"), ("channel", "#ops")]
+        {
+            assert_eq!(place(&serde_json::json!({ "type": "x", field: place_of })), place_of);
+        }
+        assert_eq!(place(&serde_json::json!({ "type": "x" })), "");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::client::{Answer, Client, PAGE_MAX, Server, segment};
-use super::screen::{Card, Screen, Table, text, time};
+use super::screen::{Card, Screen, Table, place, text, time};
 use super::{Failure, follow, say};
 use crate::domain::JobStatus;
 
@@ -105,7 +105,8 @@ pub(super) fn watch_card(watch: &Value, screen: Screen) -> String {
     let mut shown = card.render(screen);
     let mut destinations = Table::new(&["DESTINATION", "STATUS", "TYPE", "TO…"]);
     for one in watch.pointer("/destinations").and_then(Value::as_array).into_iter().flatten() {
-        destinations.row(["/id", "/status", "/type", "/url"].map(|field| text(one, field)));
+        let [id, status, kind] = ["/id", "/status", "/type"].map(|field| text(one, field));
+        destinations.row([id, status, kind, place(one)]);
     }
     if !destinations.is_empty() {
         shown.push_str("\n\n");
@@ -151,10 +152,8 @@ fn delivery(delivery: &Value, screen: Screen) -> String {
     card.line("reason", text(delivery, "/reason"));
     card.line("event", format!("{} {}", text(delivery, "/eventType"), text(delivery, "/eventId")));
     card.line("watch", text(delivery, "/watchId"));
-    card.line(
-        "to",
-        format!("{} {}", text(delivery, "/destination/type"), text(delivery, "/destination/url")),
-    );
+    let to = &delivery["destination"];
+    card.line("to", format!("{} {}", text(to, "/type"), place(to)));
     card.line("next try", utc(delivery, "/nextAttemptAt"));
     card.line("created", utc(delivery, "/createdAt"));
     let mut attempts = Table::new(&["TRIED (UTC)", "ANSWER", "TOOK", "ERROR…", "SAID…"]);

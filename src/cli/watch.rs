@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::client::Server;
 use super::screen::{Screen, text};
-use super::{Failure, follow, note, say, show};
+use super::{Failure, follow, note, one_of, say, show, span};
+use crate::domain::Payload;
 
 /// Register a watch on a running server, and follow it if you like
 ///
@@ -39,7 +40,7 @@ pub struct Watch {
     #[arg(long, value_name = "TYPES", value_delimiter = ',')]
     events: Vec<String>,
     /// For how long to watch, as 24h [default: the provider's]
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = span)]
     expires_in: Option<String>,
     /// Your own JSON object, which comes back with every event
     #[arg(long, value_name = "JSON")]
@@ -47,11 +48,11 @@ pub struct Watch {
     /// A parameter of the provider; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
     param: Vec<(String, String)>,
-    /// What a webhook carries: event, raw or cloudevents
-    #[arg(long, value_name = "FORM")]
+    /// What a webhook carries
+    #[arg(long, value_name = "FORM", value_parser = one_of(Payload::ALL, Payload::as_str))]
     payload: Option<String>,
     /// The greatest gap between two looks, as 10s
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = span)]
     poll_interval: Option<String>,
     /// Makes it safe to run the same command again
     #[arg(long, value_name = "KEY")]

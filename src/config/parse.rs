@@ -10,10 +10,11 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use url::Url;
 
-use super::{Database, EncryptionKey, LogFormat, Masked, Rate};
-use crate::domain::{format_duration, parse_duration};
+use super::{Database, EncryptionKey, LogFormat, Masked};
+use crate::domain::{format_duration, nearest, parse_duration};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -26,8 +27,8 @@ const RETRIES_MAX: usize = 50;
 const WAIT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A list that is read for every connection.
 const ALLOW_MAX: usize = 256;
-/// The most that a provider may be asked, by one process, in a second or a minute.
-const RATE_MAX: u32 = 100_000;
+/// What a log says, from nothing to everything.
+const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 /// A rotation needs two; whoever has more of them has not finished the one before.
 const ENCRYPTION_KEYS_MAX: usize = 8;
 /// A credential has to fit into one header line.
@@ -249,10 +250,26 @@ pub(super) fn signing_secret(text: &str) -> Result<Masked, String> {
 }
 
 pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    // The library takes a bare word that is no level for a target's name, and then all else is silent.
+    let mut words =
+        text.split(',').map(str::trim).filter(|word| !word.is_empty() && !word.contains(['=', '[']));
+    if let Some(word) = words.find(|word| !is_level(word)) {
+        let near = nearest(word, LEVELS.iter().copied()).filter(|(edits, _)| edits * 2 < word.len());
+        let near = near.map_or(String::new(), |(_, near)| format!(", the nearest is {near}"));
+        let levels = LEVELS.join(", ");
+        return Err(format!(
+            "`{word}` is no level{near}; write one of {levels}, or a filter as {word}=debug"
+        ));
+    }
     match EnvFilter::builder().parse(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(format!("`{text}` is not a filter as info or ringback=debug,warn: {error}")),
     }
+}
+
+/// As the library reads them: in either case, and 0 to 5 as well.
+fn is_level(word: &str) -> bool {
+    word.parse::<LevelFilter>().is_ok()
 }
 
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
@@ -261,23 +278,6 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
         "json" => Ok(LogFormat::Json),
         _ => Err(format!("`{text}` is neither text nor json")),
     }
-}
-
-pub(super) fn rate(text: &str) -> Result<Rate, String> {
-    if text == "off" {
-        return Ok(Rate::Off);
-    }
-    let wrong = || format!("`{text}` is not a rate; write it as 10/s, 600/m or off");
-    let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
-    let per = match unit {
-        "s" => Duration::from_secs(1),
-        "m" => Duration::from_secs(60),
-        _ => return Err(wrong()),
-    };
-    if !count.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(wrong());
-    }
-    Ok(Rate::Limit { count: whole(count, 1..=RATE_MAX)?, per })
 }
 
 pub(super) fn allow(entries: &[String]) -> Result<Vec<String>, String> {
@@ -380,16 +380,27 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_a_number_in_a_second_or_a_minute_or_off() {
-        let limit = |count, seconds| Ok(Rate::Limit { count, per: Duration::from_secs(seconds) });
-        assert_eq!(rate("10/s"), limit(10, 1));
-        assert_eq!(rate("600/m"), limit(600, 60));
-        assert_eq!(rate("off"), Ok(Rate::Off));
-        for text in
-            ["", "10", "0/s", "-1/s", "+1/s", "1.5/s", "10/h", "10/", "/s", "10/s/s", "Off", "999999999999/s"]
-        {
-            assert!(rate(text).is_err(), "{text}");
+    fn a_bare_word_of_the_log_filter_is_a_level_or_a_mistake_that_names_the_levels() {
+        for text in [
+            "info",
+            "WARN",
+            "off",
+            "ringback=debug,warn",
+            "warn,ringback=debug",
+            "hyper=info",
+            "hyper_util=trace,error",
+            "[looked]=debug",
+            "ringback[looked{job}]=trace,info",
+        ] {
+            assert_eq!(log_filter(text).as_deref(), Ok(text));
         }
+        for text in ["verbose", "loud", "ringback", "ringback=debug,loud", "loud,info", "ringback=loud"] {
+            assert!(log_filter(text).is_err(), "{text}");
+        }
+        insta::assert_snapshot!(
+            log_filter("ringback=debug,warning").unwrap_err(),
+            @"`warning` is no level, the nearest is warn; write one of off, error, warn, info, debug, trace, or a filter as warning=debug"
+        );
     }
 
     #[test]

@@ -27,27 +27,42 @@ enum Given {
 struct Reader {
     config: Config,
     mistakes: Vec<Mistake>,
+    /// Whether `[providers] path` is what the user wrote.
+    knows_folder: bool,
 }
 
 pub(super) fn defaults() -> Config {
-    let mut reader = Reader { config: Config::blank(), mistakes: Vec::new() };
+    let mut reader = Reader { config: Config::blank(), mistakes: Vec::new(), knows_folder: true };
     reader.defaults();
     debug_assert_eq!(reader.mistakes, []);
     reader.derive();
     reader.config
 }
 
-pub(super) fn read(flags: &Flags, env: &Environment, file: Option<&File>) -> Result<Config, Vec<Mistake>> {
-    let mut reader = Reader { config: Config::blank(), mistakes: Vec::new() };
+pub(super) fn read(
+    flags: &Flags,
+    env: &Environment,
+    file: Result<Option<&File>, Mistake>,
+) -> (Config, Vec<Mistake>) {
+    let mut reader = Reader { config: Config::blank(), mistakes: Vec::new(), knows_folder: true };
     reader.defaults();
-    if let Some(file) = file {
-        reader.file(file);
+    match file {
+        Ok(Some(file)) => reader.file(file),
+        Ok(None) => {}
+        Err(mistake) => {
+            reader.mistakes.push(mistake);
+            reader.knows_folder = false;
+        }
     }
     reader.environment(env);
     reader.flags(flags);
     reader.derive();
     reader.check();
-    if reader.mistakes.is_empty() { Ok(reader.config) } else { Err(reader.mistakes) }
+    if !reader.knows_folder {
+        // A folder of definitions may be missing here: nothing can be said of who is in it.
+        reader.config.providers.clear();
+    }
+    (reader.config, reader.mistakes)
 }
 
 impl Reader {
@@ -80,6 +95,7 @@ impl Reader {
         });
         // What was recovered from broken TOML would only give misleading mistakes. The error's own
         // `Display` would quote the line, and the line may hold a secret.
+        self.knows_folder &= errors.is_empty();
         for error in errors {
             let what = error.message().to_owned();
             self.mistakes.push(Mistake { origin: origin(error.span().map_or(0, |span| span.start)), what });
@@ -198,6 +214,7 @@ impl Reader {
             (Store::Many(store), Given::Many(values)) => store(&mut self.config, values),
             (Store::Provider(store), Given::One(value)) => {
                 let section = name.unwrap_or_default().to_owned();
+                self.config.named.entry(section.clone()).or_insert_with(|| origin.clone());
                 store(self.config.providers.entry(section).or_default(), value)
             }
             (Store::Many(_), Given::One(_)) => Err("this is a list: write it as [\"…\", \"…\"]".to_owned()),
@@ -210,6 +227,7 @@ impl Reader {
             // A variable or a flag says by its own name which setting it is.
             let what = if matches!(origin, Origin::File { .. }) { format!("`{key}`: {what}") } else { what };
             self.mistakes.push(Mistake { origin, what });
+            self.knows_folder &= setting.key != "providers.path";
             return;
         }
         let value = Some(match given {
@@ -241,7 +259,7 @@ impl Reader {
     /// What only shows when all layers have been read.
     fn check(&mut self) {
         self.check_smtp();
-        for (name, provider) in &self.config.providers {
+        for (name, provider) in &mut self.config.providers {
             if let (Some(least), Some(greatest)) = (provider.min_interval, provider.max_interval)
                 && least > greatest
             {
@@ -250,6 +268,8 @@ impl Reader {
                 let origin = set.map_or(Origin::Default, |one| one.origin.clone());
                 let what = format!("[providers.{name}] min_interval is greater than max_interval");
                 self.mistakes.push(Mistake { origin, what });
+                // Said once: whoever knows the definition would say it again.
+                provider.min_interval = None;
             }
         }
     }
@@ -506,6 +526,23 @@ mod tests {
             mistakes.iter().map(Mistake::to_string).collect::<Vec<_>>(),
             ["RINGBACK_PROVIDERS__MUVY__FIRST: no provider is called `muvy`; the nearest is `muvi`"]
         );
+    }
+
+    #[test]
+    fn the_key_of_muvi_is_muvi_api_key_before_the_name_that_every_provider_has_before_the_file() {
+        let file = file("[providers.muvi]\napi_key = 'of-the-file'\n[providers.replicate]\napi_key = 'r8'\n");
+        let ours = ("RINGBACK_PROVIDERS__MUVI__API_KEY", "of-our-name");
+        for (env, key, origin_of_it) in [
+            (&[][..], "of-the-file", "ringback.toml:2"),
+            (&[ours], "of-our-name", ours.0),
+            (&[ours, ("MUVI_API_KEY", "of-muvis-name")], "of-muvis-name", "MUVI_API_KEY"),
+        ] {
+            let env = env.iter().copied().collect();
+            let config = Config::read(&Flags::default(), &env, Some(&file)).expect("no mistake");
+            let credential = |name: &str| config.providers[name].api_key.as_ref().map(Masked::reveal);
+            assert_eq!((credential("muvi"), credential("replicate")), (Some(key), Some("r8")));
+            assert_eq!(origin(&config, "providers.muvi.api_key"), origin_of_it);
+        }
     }
 
     #[test]

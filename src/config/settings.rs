@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Config, ProviderConfig, parse, ways};
-use crate::domain::nearest;
+use crate::domain::{nearest, parse_rate};
 
 /// A stop that takes longer than this is a stop that hangs.
 const GRACE_MAX: Duration = Duration::from_secs(3600);
@@ -201,9 +201,11 @@ const TABLE: &[Setting] = &[
     provider("providers.NAME.max_interval", "the greatest gap between looks at one job", |p, v| {
         put(&mut p.max_interval, parse::gap(v).map(Some))
     }),
-    provider("providers.NAME.rate", "looks in a second or a minute: `10/s`, `600/m` or `off`", |p, v| {
-        put(&mut p.rate, parse::rate(v).map(Some))
-    }),
+    provider(
+        "providers.NAME.rate",
+        "looks in a second, a minute or an hour: `10/s`, `600/m`, `3000/h` or `off`",
+        |p, v| put(&mut p.rate, parse_rate(v).map(Some)),
+    ),
     provider("providers.NAME.burst", "looks that may be sent at once after a pause", |p, v| {
         put(&mut p.burst, parse::whole(v, 1..=LOOKS_MAX).map(Some))
     }),

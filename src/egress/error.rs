@@ -49,9 +49,11 @@ impl SendError {
 
     /// What went wrong while a connection was made secret.
     pub(super) fn not_secure(error: &io::Error) -> Self {
-        let tls = causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>());
-        let detail = tls.map_or_else(|| error.kind().to_string(), ToString::to_string);
-        Self::Tls(detail.chars().take(DETAIL_MAX).collect())
+        match causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>()) {
+            Some(tls) => Self::Tls(tls.to_string().chars().take(DETAIL_MAX).collect()),
+            // Nobody is disbelieved: there is nobody any more.
+            None => Self::Connect(error.kind().to_string()),
+        }
     }
 
     /// Finds what went wrong at the bottom of what the HTTP client says.

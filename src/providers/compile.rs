@@ -18,11 +18,11 @@ use super::file::{
 };
 use super::param::Param;
 use super::path::{Path, Paths};
-use super::rate::{parse_rate, parse_size};
 use super::request::{Auth, RequestForm, authority};
+use super::size::parse_size;
 use super::template::{Template, UrlTemplate};
 use super::understand::{Errors, Extract, NotFound, Outputs, Progress, Reader, StatusWords};
-use crate::domain::{JobStatus, parse_duration};
+use crate::domain::{JobStatus, parse_duration, parse_rate};
 
 /// The version of the language.
 const SCHEMA: u32 = 1;

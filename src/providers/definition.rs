@@ -8,10 +8,9 @@ use std::time::Duration;
 use super::compile::compile;
 use super::file::{Example, File};
 use super::param::Param;
-use super::rate::Rate;
 use super::request::RequestForm;
 use super::understand::Reader;
-use crate::domain::JobStatus;
+use crate::domain::{JobStatus, Rate};
 
 /// How one job API is asked, and how its answers are understood.
 #[derive(Clone, Debug)]
@@ -49,8 +48,8 @@ pub struct Poll {
 /// How fast a provider may be asked with one credential, unless the operator says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// `None`: as fast as it goes.
-    pub rate: Option<Rate>,
+    /// How often.
+    pub rate: Rate,
     /// How many looks may come at once after a quiet time.
     pub burst: u32,
     /// How many looks may be in flight.

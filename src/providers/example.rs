@@ -1,5 +1,9 @@
 //! Running a definition's examples: what a file says an answer means must be what is understood.
 
+use std::fmt;
+
+use serde_json::json;
+
 use super::definition::Definition;
 use super::file::{Example, Expect};
 use super::understand::{Answer, Seen};
@@ -22,7 +26,10 @@ impl Definition {
         if example.expect.met_by(&answer) {
             return Ok(());
         }
-        Err(format!("expected {:?}, but understood {answer:?}", example.expect))
+        Err(match (example.expect.seen(), &answer) {
+            (Some(expected), Answer::Seen(seen)) => differences(&expected, seen),
+            (Some(_) | None, _) => format!("expected {}, but understood {answer}", example.expect),
+        })
     }
 }
 
@@ -39,6 +46,71 @@ pub(super) fn missing(examples: &[Example]) -> Vec<&'static str> {
         (Some(EndingKind::Failed), "failed"),
     ];
     wanted.into_iter().filter(|(ending, _)| !shows(*ending)).map(|(_, words)| words).collect()
+}
+
+/// Each field of a job that is understood otherwise, by the name that it has in the file.
+fn differences(expected: &Seen, understood: &Seen) -> String {
+    let pairs = fields(expected).into_iter().zip(fields(understood)).filter(|(one, other)| one != other);
+    let told = pairs.map(|((name, expected), (_, understood))| {
+        format!("{name}: expected {expected}, but understood {understood}")
+    });
+    told.collect::<Vec<_>>().join("; ")
+}
+
+/// What is compared of a job, in words.
+fn fields(seen: &Seen) -> [(&'static str, String); 11] {
+    let Seen { observation: job, unknown_status, request_id } = seen;
+    let text = |text: Option<&str>| text.map_or_else(|| "none".to_owned(), |text| format!("`{text}`"));
+    let time = |time: Option<Timestamp>| text(time.map(|time| time.to_string()).as_deref());
+    let error = job.error.as_ref();
+    let outputs = job.outputs.as_ref().map(|outputs| json!(outputs).to_string());
+    [
+        ("status", job.status.to_string()),
+        ("raw_status", text(job.raw_status.as_deref())),
+        ("unknown_status", unknown_status.to_string()),
+        ("progress", job.progress.map_or_else(|| "none".to_owned(), |progress| progress.to_string())),
+        ("output", text(job.output.as_deref())),
+        ("outputs", outputs.unwrap_or_else(|| "none".to_owned())),
+        ("error_code", text(error.and_then(|error| error.code.as_deref()))),
+        ("error_message", text(error.and_then(|error| error.message.as_deref()))),
+        ("created_at", time(job.created_at)),
+        ("completed_at", time(job.completed_at)),
+        ("request_id", text(request_id.as_deref())),
+    ]
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seen(seen) => {
+                let fields = fields(seen).map(|(name, value)| format!("{name} {value}"));
+                write!(f, "a job: {}", fields.join(", "))
+            }
+            Self::NotFound { message } => write!(f, "that there is no such job, which says `{message}`"),
+            Self::Account { code, message } => {
+                write!(f, "that the account is in trouble, with the code `{code}`, which says `{message}`")
+            }
+            Self::RateLimited { message } => write!(f, "too many requests, which says `{message}`"),
+            Self::Trouble { message } => write!(f, "trouble, which says `{message}`"),
+        }
+    }
+}
+
+impl fmt::Display for Expect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, says) = match self {
+            Self::Seen { status, raw_status, .. } => {
+                return write!(f, "a job with the status {status}, in its words `{raw_status}`");
+            }
+            Self::NotFound { says } => ("that there is no such job".to_owned(), says),
+            Self::Account { code, says } => {
+                (format!("that the account is in trouble, with the code `{code}`"), says)
+            }
+            Self::RateLimited { says } => ("too many requests".to_owned(), says),
+            Self::Trouble { says } => ("trouble".to_owned(), says),
+        };
+        if says.is_empty() { f.write_str(&what) } else { write!(f, "{what}, which says `{says}`") }
+    }
 }
 
 impl Expect {

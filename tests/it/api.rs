@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use crate::fakes::Reply;
-use crate::harness::{AUTH, Harness, JSON, KEY, id, minutes, seconds};
+use crate::harness::{AUTH, Harness, JSON, KEY, SECRET, id, minutes, seconds};
 use crate::wire::{self, Answer};
 
 async fn keyed(t: &Harness, key: &str, body: &Value) -> Answer {
@@ -217,33 +217,88 @@ async fn pages_show_everything_once_and_end() {
     t.finish().await;
 }
 
-#[tokio::test]
-async fn lists_are_filtered_by_what_is_asked_for() {
-    let t = Harness::start().await;
+/// Three watches: one whose job completed, one whose job failed, and one that goes on.
+async fn three(t: &Harness) -> Vec<String> {
     t.provider.completed("job_1");
     t.provider.failed("job_2");
     t.provider.processing("job_3", 1);
-    let hook = t.receiver.url("/hook");
     let mut watches = Vec::new();
     for job in ["job_1", "job_2", "job_3"] {
-        watches.push(t.register(&json!({ "jobId": job, "callbackUrl": hook })).await);
+        watches.push(t.watch(job).await);
     }
     t.pass(seconds(5)).await;
     t.receiver.take(2).await;
-    let ids = async |path: &str| -> Vec<String> {
-        t.get(path).await.expect(200)["data"].as_array().unwrap().iter().map(id).collect()
-    };
-    assert_eq!(ids("/v1/watches?status=watching").await, watches[2..]);
-    assert_eq!(ids("/v1/watches?status=failed").await, watches[1..2]);
-    assert_eq!(ids("/v1/watches?jobId=job_1").await, watches[..1]);
-    assert_eq!(ids("/v1/watches?provider=muvi").await.len(), 3);
-    assert_eq!(ids("/v1/events?type=job.failed").await.len(), 1);
-    assert_eq!(ids(&format!("/v1/deliveries?watchId={}", watches[0])).await.len(), 1);
-    assert_eq!(ids("/v1/deliveries?since=2026-02-18T15:00:06Z").await.len(), 0);
-    assert_eq!(ids("/v1/deliveries?until=2026-02-18T15:00:06Z&status=succeeded").await.len(), 2);
-    let events = ids("/v1/events").await;
-    assert_eq!(ids(&format!("/v1/events?after={}", events[0])).await, events[1..]);
-    assert_eq!(t.get(&format!("/v1/events/{}", events[0])).await.expect(200)["id"], events[0]);
+    watches
+}
+
+/// The ids on a list's first page.
+async fn ids(t: &Harness, path: &str) -> Vec<String> {
+    t.get(path).await.expect(200)["data"].as_array().unwrap().iter().map(id).collect()
+}
+
+#[tokio::test]
+async fn watches_are_listed_newest_first_and_by_status_job_and_provider() {
+    let t = Harness::start().await;
+    let watches = three(&t).await;
+    let newest: Vec<String> = watches.iter().rev().cloned().collect();
+    assert_eq!(ids(&t, "/v1/watches").await, newest);
+    assert_eq!(ids(&t, "/v1/watches?status=watching").await, watches[2..]);
+    assert_eq!(ids(&t, "/v1/watches?status=failed").await, watches[1..2]);
+    assert_eq!(ids(&t, "/v1/watches?jobId=job_1").await, watches[..1]);
+    assert_eq!(ids(&t, "/v1/watches?provider=muvi").await, newest);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn events_are_listed_oldest_first_by_type_and_after_one_that_is_known() {
+    let t = Harness::start().await;
+    three(&t).await;
+    let events = ids(&t, "/v1/events").await;
+    assert_eq!(events.len(), 2);
+    let failed = t.get("/v1/events?type=job.failed").await.expect(200)["data"].clone();
+    assert_eq!((failed.as_array().unwrap().len(), &failed[0]["data"]["jobId"]), (1, &json!("job_2")));
+    assert_eq!(ids(&t, &format!("/v1/events?after={}", events[0])).await, events[1..]);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn an_event_is_read_by_its_id_as_the_feed_has_it() {
+    let t = Harness::start().await;
+    three(&t).await;
+    for event in t.get("/v1/events").await.expect(200)["data"].as_array().unwrap() {
+        let read = t.get(&format!("/v1/events/{}", id(event))).await;
+        assert_eq!(&read.expect(200), event);
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn deliveries_are_listed_newest_first_and_by_status_watch_and_time() {
+    let t = Harness::start().await;
+    let watches = three(&t).await;
+    let of = async |watch: &str| ids(&t, &format!("/v1/deliveries?watchId={watch}")).await;
+    let (first, second) = (of(&watches[0]).await, of(&watches[1]).await);
+    assert_eq!((first.len(), second.len(), of(&watches[2]).await.len()), (1, 1, 0));
+    assert_eq!(ids(&t, "/v1/deliveries?status=pending").await, Vec::<String>::new());
+    assert_eq!(ids(&t, "/v1/deliveries?since=2026-02-18T15:00:06Z").await.len(), 0);
+    let mut all = ids(&t, "/v1/deliveries?until=2026-02-18T15:00:06Z&status=succeeded").await;
+    assert_eq!(all, ids(&t, "/v1/deliveries").await);
+    all.sort();
+    let mut both = [first, second].concat();
+    both.sort();
+    assert_eq!(all, both);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn the_signing_secret_that_is_shown_is_the_one_that_signs() {
+    let t = Harness::start().await;
+    assert_eq!(t.get("/v1/signing-secret").await.expect(200), json!({ "secret": SECRET, "previous": null }));
+    // The receiver verifies by it, and complains of anything else.
+    t.provider.completed("job_1");
+    t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    assert_eq!(t.receiver.next().await.event(), "job.completed");
     t.finish().await;
 }
 
@@ -475,7 +530,11 @@ crate::postgres::on_postgres_too! {
     an_id_that_is_unknown_or_malformed_is_not_found,
     a_query_is_understood_wholly_or_refused_parameter_by_parameter,
     pages_show_everything_once_and_end,
-    lists_are_filtered_by_what_is_asked_for,
+    watches_are_listed_newest_first_and_by_status_job_and_provider,
+    events_are_listed_oldest_first_by_type_and_after_one_that_is_known,
+    an_event_is_read_by_its_id_as_the_feed_has_it,
+    deliveries_are_listed_newest_first_and_by_status_watch_and_time,
+    the_signing_secret_that_is_shown_is_the_one_that_signs,
     the_same_key_and_body_give_the_first_answer_again_byte_for_byte,
     the_first_answer_is_given_again_even_where_the_request_would_be_refused_by_now,
     a_key_is_forgotten_after_a_day,

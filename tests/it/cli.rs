@@ -16,21 +16,21 @@ use crate::wire::Request;
 
 /// How a command ended.
 #[derive(Debug)]
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 impl Ran {
     #[track_caller]
-    fn expect(self, code: i32) -> Self {
+    pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{self:#?}");
         self
     }
 
     #[track_caller]
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
     }
 }
@@ -49,7 +49,7 @@ async fn ended(child: Child) -> Ran {
     Ran { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
 }
 
-async fn run(env: &[(&str, &str)], line: &[&str]) -> Ran {
+pub async fn run(env: &[(&str, &str)], line: &[&str]) -> Ran {
     ended(program(env, line).spawn().unwrap()).await
 }
 
@@ -375,6 +375,31 @@ async fn show_tells_of_a_watch_its_story_of_a_delivery_its_attempts_and_of_an_ev
 }
 
 #[tokio::test]
+async fn watch_show_and_deliveries_say_where_to_by_url_mail_address_or_channel() {
+    let to = [
+        json!({ "type": "webhook", "url": "https://a.example/hook" }),
+        json!({ "type": "email", "email": "me@a.example" }),
+        json!({ "type": "slack", "channel": "#ops" }),
+    ];
+    let watch = json!({ "id": "watch_1", "status": "watching", "destinations": to });
+    let nothing = json!({ "data": [], "nextCursor": null });
+    let delivery = |n: usize| json!({ "id": format!("dlv_{n}"), "destination": to[n], "attempts": [] });
+    let deliveries = json!({ "data": [delivery(0), delivery(1), delivery(2)], "nextCursor": null });
+    let mut answers = vec![(201, watch.clone()), (200, watch), (200, nothing), (200, deliveries)];
+    answers.extend((0..3).map(|n| (200, delivery(n))));
+    let server = Scripted::start(&answers).await;
+    let places = ["https://a.example/hook", "me@a.example", "#ops"];
+    for line in [&["watch", "job_1"][..], &["show", "watch_1"], &["deliveries"]] {
+        let shown = ask(&server.url, line).await.expect(0).out;
+        assert!(places.iter().all(|place| shown.contains(place)), "{line:?}: {shown}");
+    }
+    for place in places {
+        let shown = ask(&server.url, &["show", "dlv_1"]).await.expect(0).out;
+        assert!(shown.contains(place), "{shown}");
+    }
+}
+
+#[tokio::test]
 async fn deliveries_are_listed_and_one_is_sent_again_by_retry() {
     let h = Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "")]).await;
     h.provider.completed("job_1");
@@ -569,7 +594,7 @@ async fn an_error_is_a_sentence_on_stderr_that_says_what_to_do() {
         tell(run(&env, &["watches"]).await);
     }
     tell(ask(&url, &["show", "watch_unknown"]).await);
-    tell(ask(&url, &["watches", "--status", "done"]).await);
+    tell(ask(&url, &["deliveries", "--destination", "nobody"]).await);
     tell(ask(&url, &["watch", "../x", "--webhook", "https://10.0.0.1/", "--events", "job.done"]).await);
     tell(ask(&url, &["watch", "job_1", "--metadata", "{"]).await);
     tell(ask("ftp://x", &["watches"]).await);
@@ -584,7 +609,7 @@ async fn an_error_is_a_sentence_on_stderr_that_says_what_to_do() {
     1: the server asks for a key: set RINGBACK_API_KEY
     1: the server does not know this key: set RINGBACK_API_KEY to one of its own
     1: there is nothing here by this name (/v1/watches/watch_unknown): is the id whole, and of the app that the key is for?
-    1: ?status: is not a watch's status
+    1: ?destinationId: is not a destination's id
     1: 3 fields are wrong
       /jobId: it does not match the pattern [A-Za-z0-9_-]{1,128}
       /events/0: `job.done` is not an event
@@ -696,6 +721,8 @@ async fn provider_check_runs_the_examples_and_lists_every_mistake() {
     let ran = run(&[], &["provider", "check", &name]).await.expect(1);
     assert!(ran.err.lines().count() > 1, "{ran:#?}");
     assert!(ran.err.lines().all(|line| line.starts_with(&format!("{name}: example "))), "{ran:#?}");
+    let first = ": raw_status: expected `xprocessing`, but understood `processing`";
+    assert!(ran.err.lines().any(|line| line.ends_with(first)), "only what differs, in words: {ran:#?}");
     std::fs::write(&file, "id = \n").unwrap();
     let ran = run(&[], &["provider", "check", &name]).await.expect(1);
     assert!(ran.err.starts_with(&format!("{name}: line 1: ")), "{ran:#?}");

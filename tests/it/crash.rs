@@ -382,7 +382,7 @@ impl Conserved {
 
 // Once: the store has no part in it.
 #[tokio::test]
-async fn sigterm_answers_those_who_wait_and_exits_with_0() {
+async fn serve_answers_those_who_wait_on_sigterm_and_exits_with_0() {
     let ground = Ground::new().await;
     ground.provider.processing("job_1", 10);
     let process = ground.start();

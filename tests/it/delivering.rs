@@ -400,6 +400,79 @@ async fn a_name_that_does_not_resolve_yet_is_accepted_and_reached_when_it_does()
     t.finish().await;
 }
 
+/// Has six jobs told to two receivers that answer only when they are let, and says how many sends were in
+/// flight at once.
+async fn held_back(settings: &[(&str, &str)]) -> (usize, usize) {
+    let t = Harness::with(settings).await;
+    let other = Receiver::start(Clock::Manual(t.clock.clone()), t.held.clone(), SECRET).await;
+    let (reply, gate) = Reply::status(200).held();
+    t.receiver.always("/hook", Some(reply.clone()));
+    other.always("/hook", Some(reply));
+    for n in 0..6 {
+        let job = format!("job_{n}");
+        t.provider.completed(&job);
+        t.register(&json!({ "jobId": job, "notify": [other.url("/hook"), t.receiver.url("/hook")] })).await;
+    }
+    t.pass(seconds(5)).await;
+    let (in_all, to_one) = (t.held.count(), other.all().len());
+    gate.open();
+    t.rest().await;
+    assert_eq!(
+        (t.receiver.take(6).await.len(), other.all().len()),
+        (6, 6),
+        "nothing was lost, or sent twice"
+    );
+    t.finish().await;
+    (in_all, to_one)
+}
+
+#[tokio::test]
+async fn no_more_sends_are_in_flight_in_all_than_the_concurrency() {
+    let (in_all, _) = held_back(&[("RINGBACK_DELIVERY__CONCURRENCY", "3")]).await;
+    assert_eq!(in_all, 3);
+}
+
+#[tokio::test]
+async fn no_more_sends_are_in_flight_towards_one_destination_than_per_destination() {
+    let (in_all, to_one) = held_back(&[("RINGBACK_DELIVERY__PER_DESTINATION", "2")]).await;
+    assert_eq!((in_all, to_one), (4, 2));
+}
+
+#[tokio::test]
+async fn a_delivery_is_read_by_its_id_with_its_attempts() {
+    let t = Harness::start().await;
+    t.receiver.script("/hook", [Reply::new(503, "later")]);
+    let watch = tell(&t, "job_1", "/hook").await;
+    t.pass(seconds(10)).await;
+    let [first, _] = t.receiver.take(2).await.try_into().unwrap();
+    let listed = t.get(&format!("/v1/deliveries?watchId={watch}")).await.expect(200)["data"][0].clone();
+    let read = t.get(&format!("/v1/deliveries/{}", id(&listed))).await.expect(200);
+    for field in ["id", "eventId", "eventType", "watchId", "destinationId", "destination", "status", "reason"]
+    {
+        assert_eq!(read[field], listed[field], "{field}");
+    }
+    assert_eq!((&read["status"], &read["eventId"]), (&json!("succeeded"), &json!(first.id())));
+    let codes: Vec<&Value> =
+        read["attempts"].as_array().unwrap().iter().map(|one| &one["statusCode"]).collect();
+    assert_eq!(codes, [503, 200], "oldest first");
+    assert_eq!(read["attempts"][0]["responseBody"], "later");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn allow_http_lets_plain_http_reach_everywhere_that_https_would() {
+    for (allow, status) in [("false", 422), ("true", 201)] {
+        let t = Harness::with(&[("RINGBACK_EGRESS__ALLOW_HTTP", allow)]).await;
+        t.resolve("receiver.example", &["93.184.216.34"]);
+        t.resolve("inside.example", &["10.0.0.1"]);
+        t.provider.processing("job_1", 1);
+        let body = |host: &str| json!({ "jobId": "job_1", "callbackUrl": format!("http://{host}/hook") });
+        t.post("/v1/watches", &body("receiver.example")).await.expect(status);
+        t.post("/v1/watches", &body("inside.example")).await.expect(422);
+        t.finish().await;
+    }
+}
+
 #[tokio::test]
 async fn one_dead_receiver_does_not_slow_another() {
     let t = Harness::with(&[("RINGBACK_DELIVERY__PER_DESTINATION", "2")]).await;
@@ -628,6 +701,10 @@ crate::postgres::on_postgres_too! {
     a_send_in_flight_when_its_watch_is_stopped_is_recorded_as_it_went,
     a_name_that_resolves_elsewhere_later_is_refused_at_the_attempt,
     a_name_that_does_not_resolve_yet_is_accepted_and_reached_when_it_does,
+    no_more_sends_are_in_flight_in_all_than_the_concurrency,
+    no_more_sends_are_in_flight_towards_one_destination_than_per_destination,
+    a_delivery_is_read_by_its_id_with_its_attempts,
+    allow_http_lets_plain_http_reach_everywhere_that_https_would,
     one_dead_receiver_does_not_slow_another,
     one_apps_dead_receivers_do_not_slow_another_app,
     where_nobody_answers_what_falls_due_is_recorded_as_destination_down_until_a_probe_is_answered,

@@ -280,6 +280,39 @@ async fn no_secret_reaches_the_log_of_the_whole_story_in_text_and_nobody_forges_
 }
 
 #[tokio::test]
+async fn the_log_says_what_its_filter_lets_through_and_nothing_else() {
+    let world = World::start().await;
+    for (filter, said, unsaid) in [
+        ("off", &[][..], &["ready", "stopping"][..]),
+        ("error", &[], &["ready"]),
+        ("info", &["INFO ringback::app: ready"], &["DEBUG", "TRACE"]),
+        ("ringback=debug,warn", &["INFO ringback::app: ready", "DEBUG ringback::"], &["TRACE"]),
+        ("hyper=info", &[], &["ready"]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let program = Program::start(folder.path(), &settings(&world, filter, "text")).await;
+        program.send("GET", "/v1/watches", canary::API_KEY, &Value::Null).await;
+        let log = program.end().await;
+        assert!(said.iter().all(|word| log.contains(word)), "{filter}: {log}");
+        assert!(!unsaid.iter().any(|word| log.contains(word)), "{filter}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_that_failed_says_why_and_what_is_not_known_is_left_out() {
+    let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());
+    let program = Program::start(folder.path(), &settings(&world, "ringback=debug", "json")).await;
+    story(&program, &world).await;
+    let said = program.end().await;
+    let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let empty = lines.iter().find(|line| line.as_object().unwrap().values().any(|value| value == ""));
+    assert!(empty.is_none(), "{empty:?}");
+    let failed: Vec<&Value> =
+        lines.iter().filter(|line| line["message"] == "not delivered, to be tried again").collect();
+    assert!(failed.iter().all(|line| line["error"].is_string()) && !failed.is_empty(), "{failed:?}");
+}
+
+#[tokio::test]
 async fn in_json_each_line_is_one_object_of_documented_fields_and_holds_no_secret() {
     let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());
     let settings = settings(&world, "trace,ringback=trace", "json");

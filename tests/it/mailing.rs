@@ -126,6 +126,10 @@ async fn a_mail_server_that_is_not_who_it_should_be_gets_neither_password_nor_ma
         let error = attempt(&delivery, 0)["error"].as_str().unwrap();
         assert_eq!(error, "tls: invalid peer certificate: UnknownIssuer, at TLS");
         assert_eq!(delivery["status"], "pending");
+        assert_eq!(
+            delivery["nextAttemptAt"], "2026-02-18T15:30:05.000Z",
+            "what waits for the operator waits"
+        );
         t.finish().await;
         server.finish();
     }
@@ -555,7 +559,7 @@ async fn a_broken_template_of_the_operators_is_refused_at_start_and_a_good_one_i
     assert_eq!(
         refused,
         format!(
-            "{}:2: undefined value: `nothing` is undefined, with the sample `job.completed`",
+            "{}:2: undefined value: `nothing` is undefined; the nearest is `link`, with the sample `job.completed`",
             file.display()
         )
     );

@@ -43,6 +43,7 @@ mod mailing;
 mod main_job;
 mod metrics;
 mod migrations;
+mod mistakes;
 mod openapi;
 mod patch;
 mod polling;

@@ -124,6 +124,25 @@ async fn every_metric_is_documented_and_every_documented_metric_is_there() {
 }
 
 #[tokio::test]
+async fn endings_and_reasons_are_exported_as_they_are_documented_and_none_that_cannot_be() {
+    let t = Harness::start().await;
+    let scrape = scrape(&t).await;
+    let page = std::fs::read_to_string("docs/OPERATIONS.md").unwrap();
+    let rows = rows_under(&page, &["metric", "type", "labels"]);
+    for (metric, label) in
+        [("ringback_watches_ended_total", "status"), ("ringback_deliveries_called_off_total", "reason")]
+    {
+        let row = rows.iter().find(|row| row[0] == format!("`{metric}`")).unwrap();
+        let documented: BTreeSet<&str> = row[3].split('`').skip(1).step_by(2).collect();
+        let prefix = format!("{metric}{{{label}=\"");
+        let exported =
+            scrape.samples.keys().filter_map(|sample| sample.strip_prefix(&prefix)?.strip_suffix("\"}"));
+        assert_eq!(exported.collect::<BTreeSet<&str>>(), documented, "{metric}");
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn the_numbers_are_those_of_what_happened() {
     let t = Harness::start().await;
     story(&t).await;

@@ -1,5 +1,7 @@
 //! What templates are tried with: each event, with ordinary, with missing and with hostile values.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::channels::news::News;
@@ -24,6 +26,24 @@ pub(in crate::channels) fn all() -> Vec<(String, News)> {
         }
     }
     samples
+}
+
+/// Every name that a template knows: `title`, `error.code`, and what stands in a list as `outputs[].link`.
+pub(in crate::channels) fn names() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (_, news) in all() {
+        for (name, value) in json!(news).as_object().into_iter().flatten() {
+            let (prefix, inside) = match value.as_array() {
+                Some(entries) => (format!("{name}[]."), entries.first()),
+                None => (format!("{name}."), Some(value)),
+            };
+            if let Some(Value::Object(fields)) = inside {
+                names.extend(fields.keys().map(|field| format!("{prefix}{field}")));
+            }
+            names.insert(name.clone());
+        }
+    }
+    names
 }
 
 fn ordinary(event: EventType) -> Value {

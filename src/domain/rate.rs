@@ -1,0 +1,118 @@
+//! How often something may be done, as definitions and the configuration write it.
+
+use std::time::Duration;
+
+use super::format_duration;
+
+/// The greatest count in a rate: above it the word for what is meant is `off`.
+const COUNT_MAX: u32 = 1_000_000;
+
+/// The units, the shortest first.
+const UNITS: [(&str, Duration); 3] =
+    [("s", Duration::from_secs(1)), ("m", Duration::from_secs(60)), ("h", Duration::from_secs(3600))];
+
+/// How often something may be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rate {
+    /// As often as one likes.
+    #[default]
+    Off,
+    /// `count` times in `per`.
+    Limit {
+        /// How many times; at least once.
+        count: u32,
+        /// A second, a minute or an hour.
+        per: Duration,
+    },
+}
+
+impl Rate {
+    /// The gap between two; `None`: there need be none.
+    pub fn spacing(self) -> Option<Duration> {
+        match self {
+            Self::Off => None,
+            Self::Limit { count, per } => Some(per / count),
+        }
+    }
+}
+
+/// Reads `10/s`, `600/m`, `3000/h` or `off`. The error is a sentence for people.
+pub fn parse_rate(text: &str) -> Result<Rate, String> {
+    if text == "off" {
+        return Ok(Rate::Off);
+    }
+    let wrong = || format!("`{text}` is not a rate; write it as 10/s, 600/m, 3000/h or off");
+    let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
+    let (_, per) = UNITS.into_iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+    // `parse` alone would read a leading `+`.
+    if !count.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    match count.parse::<u32>().map_err(|_| wrong())? {
+        0 => Err(format!("`{text}` would never ask; the least count is 1")),
+        count if count > COUNT_MAX => Err(format!("`{text}` is no limit; write off")),
+        count => Ok(Rate::Limit { count, per }),
+    }
+}
+
+/// Writes the gap between two as the rate that it is, in the shortest unit that loses nothing.
+pub fn format_rate(gap: Duration) -> String {
+    let whole = |per: Duration| {
+        // The gap was made by a division that cuts off.
+        let count = (per.as_nanos() + gap.as_nanos() / 2).checked_div(gap.as_nanos())?;
+        let count = u32::try_from(count).ok().filter(|count| *count > 0)?;
+        (per / count == gap).then_some(count)
+    };
+    let written = UNITS.into_iter().find_map(|(unit, per)| Some(format!("{}/{unit}", whole(per)?)));
+    written.unwrap_or_else(|| format!("1 in {}", format_duration(gap)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_number_in_a_second_a_minute_or_an_hour_or_off() {
+        let rate = |count, seconds| Ok(Rate::Limit { count, per: Duration::from_secs(seconds) });
+        assert_eq!(parse_rate("10/s"), rate(10, 1));
+        assert_eq!(parse_rate("600/m"), rate(600, 60));
+        assert_eq!(parse_rate("3000/h"), rate(3000, 3600));
+        assert_eq!(parse_rate("1000000/h"), rate(1_000_000, 3600));
+        assert_eq!(parse_rate("off"), Ok(Rate::Off));
+        for text in [
+            "",
+            "10",
+            "10/",
+            "/s",
+            "0/s",
+            "-1/s",
+            "+1/s",
+            "1.5/s",
+            "10/d",
+            "10 / s",
+            "10/s/s",
+            "2000000/s",
+            "999999999999/s",
+            "OFF",
+        ] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_written_as_it_is_configured_or_in_a_shorter_unit_that_says_the_same() {
+        for (given, written) in [
+            ("10/s", "10/s"),
+            ("600/m", "10/s"),
+            ("90/m", "90/m"),
+            ("1/m", "1/m"),
+            ("1/h", "1/h"),
+            ("7/h", "7/h"),
+            ("3600/h", "1/s"),
+            ("1000000/s", "1000000/s"),
+        ] {
+            let spacing = parse_rate(given).expect("a rate").spacing();
+            assert_eq!(spacing.map(format_rate).as_deref(), Some(written));
+        }
+    }
+}

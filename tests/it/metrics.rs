@@ -309,4 +309,5 @@ crate::postgres::on_postgres_too! {
     what_waits_is_counted_and_how_long_the_oldest_has_waited,
     a_breaker_and_a_refused_credential_are_seen_while_they_last,
     with_a_listener_of_their_own_the_metrics_are_there_and_nowhere_else,
+    endings_and_reasons_are_exported_as_they_are_documented_and_none_that_cannot_be,
 }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Store;
-use super::db::{Result, Row, Where};
+use super::db::{Result, Row, Tx, Where};
 use super::feed::NewEvent;
 use super::idempotency::{self, Kept, Replay};
 use super::jobs::to_json;
@@ -370,35 +370,39 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The ending has overtaken what was to be said of the watch's progress.
-pub(super) fn supersede(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
-    let overtaken = batch.tx.run(
+/// The endings have overtaken what was to be said of these watches' progress.
+pub(super) fn supersede(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
+    let overtaken = batch.tx.each(
         "update deliveries set status = 'failed', reason = 'superseded', due_at = null, turn = null, by_hand = 0
          where watch = $1 and status = 'pending' and type in ('job.processing', 'job.progress')",
-        [watch.0.into()],
+        watches.iter().map(|watch| [watch.0.into()]),
     )?;
-    if overtaken > 0 {
-        batch.tally.called_off(Reason::Superseded, overtaken);
-        batch.errands.push(Errand::CallOff { watch, which: Which::Progress });
+    for (watch, overtaken) in watches.iter().zip(overtaken) {
+        if overtaken > 0 {
+            batch.tally.called_off(Reason::Superseded, overtaken);
+            batch.errands.push(Errand::CallOff { watch: *watch, which: Which::Progress });
+        }
     }
     Ok(())
 }
 
-/// The user wants nothing more of the watch.
-pub(super) fn call_off(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
-    let pending = batch.tx.run(
+/// The user wants nothing more of these watches.
+pub(super) fn call_off(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
+    let pending = batch.tx.each(
         "update deliveries set status = 'failed', reason = 'stopped', due_at = null, turn = null, by_hand = 0
          where watch = $1 and status = 'pending'",
-        [watch.0.into()],
+        watches.iter().map(|watch| [watch.0.into()]),
     )?;
-    batch.tally.called_off(Reason::Stopped, pending);
     // A try by hand, of a delivery that is done, is called off too.
-    let by_hand = batch.tx.run(
+    let by_hand = batch.tx.each(
         "update deliveries set turn = null, by_hand = 0 where watch = $1 and turn is not null",
-        [watch.0.into()],
+        watches.iter().map(|watch| [watch.0.into()]),
     )?;
-    if pending + by_hand > 0 {
-        batch.errands.push(Errand::CallOff { watch, which: Which::All });
+    for ((watch, pending), by_hand) in watches.iter().zip(pending).zip(by_hand) {
+        batch.tally.called_off(Reason::Stopped, pending);
+        if pending + by_hand > 0 {
+            batch.errands.push(Errand::CallOff { watch: *watch, which: Which::All });
+        }
     }
     Ok(())
 }
@@ -478,11 +482,9 @@ fn settle<'a>(batch: &mut Batch<'_>, asks: &[&'a Record]) -> Result<Vec<&'a Reco
             [reason.as_str().into(), app, id, before]
         }),
     )?;
-    for ((ask, reason), hit) in failed.iter().zip(&hit) {
-        if *reason == Reason::Gone && *hit > 0 {
-            gone(batch, ask)?;
-        }
-    }
+    let hit_and_gone =
+        failed.iter().zip(&hit).filter(|((_, reason), hit)| *reason == Reason::Gone && **hit > 0);
+    gone(batch, &hit_and_gone.map(|((ask, _), _)| *ask).collect::<Vec<_>>())?;
     keep(&mut failed.iter().map(|(ask, _)| *ask), hit);
     let hit = batch.tx.each(
         "update deliveries set attempts = attempts + 1, by_hand = 0, turn = due_at,
@@ -493,67 +495,103 @@ fn settle<'a>(batch: &mut Batch<'_>, asks: &[&'a Record]) -> Result<Vec<&'a Reco
     Ok(fresh)
 }
 
-/// 410: nothing more of this watch goes to that address.
-fn gone(batch: &mut Batch<'_>, ask: &Record) -> Result<()> {
-    let (app, id) = (ask.app.0, ask.delivery.0);
-    let found = batch.tx.find(
+/// 410: nothing more of these watches goes to those addresses.
+fn gone(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<()> {
+    let found = batch.tx.fetch(
         "select watch, n, destination from deliveries where app = $1 and id = $2",
-        [app.into(), id.into()],
+        asks.iter().map(|ask| [ask.app.0.into(), ask.delivery.0.into()]),
         |row| Ok((WatchId(row.id(0)?), row.int(1)?, DestinationId(row.id(2)?))),
     )?;
-    let Some((watch, n, destination)) = found else { return Ok(()) };
-    batch.tx.run(
+    let gone = || asks.iter().zip(&found).flat_map(|(ask, found)| found.iter().map(move |to| (*ask, to)));
+    batch.tx.each(
         "update watch_destinations set gone_at = $1 where watch = $2 and n = $3",
-        [ask.attempt.at.into(), watch.0.into(), n.into()],
+        gone().map(|(ask, (watch, n, _))| [ask.attempt.at.into(), watch.0.into(), (*n).into()]),
     )?;
-    let others = batch.tx.run(
+    let others = batch.tx.each(
         "update deliveries set status = 'failed', reason = 'gone', due_at = null, turn = null, by_hand = 0
          where watch = $1 and n = $2 and status = 'pending' and id <> $3",
-        [watch.0.into(), n.into(), id.into()],
+        gone().map(|(ask, (watch, n, _))| [watch.0.into(), (*n).into(), ask.delivery.0.into()]),
     )?;
-    if others > 0 {
-        batch.tally.called_off(Reason::Gone, others);
-        batch.errands.push(Errand::CallOff { watch, which: Which::To(destination) });
+    for ((_, (watch, _, destination)), others) in gone().zip(others) {
+        if others > 0 {
+            batch.tally.called_off(Reason::Gone, others);
+            batch.errands.push(Errand::CallOff { watch: *watch, which: Which::To(*destination) });
+        }
     }
     Ok(())
 }
 
 pub(super) fn page(batch: &mut Batch<'_>, asks: &[&Page]) -> Result<Vec<Paged>> {
-    asks.iter().map(|ask| page_one(batch, ask)).collect()
-}
-
-fn page_one(batch: &Batch<'_>, ask: &Page) -> Result<Paged> {
-    let limit = ask.limit as usize;
-    // As many more as could turn out to be in hand, and one to know whether there are more.
-    let most = i64::try_from(limit + ask.in_hand.len() + 1).unwrap_or(i64::MAX);
-    let in_hand: HashSet<DeliveryId> = ask.in_hand.iter().copied().collect();
-    let mut waiting = Vec::new();
+    let mut lanes: Vec<Waiting<'_>> = asks.iter().map(|ask| Waiting::new(ask)).collect();
     // A first try is due at once, whatever has become of the clock since it was planned.
-    for (late, until) in [(0i64, Timestamp::MAX), (1, ask.now)] {
-        if waiting.len() > limit {
-            break;
-        }
-        // The index alone answers this; the rows are read only of those that are taken.
-        let row = [(&ask.lane).into(), late.into(), until.into(), most.into()];
-        waiting.extend(batch.tx.list(
-            "select app, id from deliveries where lane = $1 and late = $2 and turn <= $3 order by turn limit $4",
-            row,
-            |row| Ok((row.int(0)?, DeliveryId(row.id(1)?))),
-        )?);
-        waiting.retain(|(_, id)| !in_hand.contains(id));
+    take_waiting(&batch.tx, &mut lanes, |_| (0, Timestamp::MAX))?;
+    take_waiting(&batch.tx, &mut lanes, |ask| (1, ask.now))?;
+    let more: Vec<bool> = lanes.iter().map(|lane| lane.ids.len() > lane.limit()).collect();
+    for lane in &mut lanes {
+        lane.ids.truncate(lane.limit());
     }
-    let more = waiting.len() > limit;
-    waiting.truncate(limit);
     let sql = format!("{SENDS} where d.app = $1 and d.id = $2");
     let keyring = &batch.shared.keyring;
-    let rows = waiting.iter().map(|(app, id)| [(*app).into(), id.0.into()]);
-    let sends = batch.tx.fetch(&sql, rows, |row| read_send(row, keyring))?.into_iter().flatten().collect();
-    let next = batch.tx.one(
+    let rows = lanes.iter().flat_map(|lane| lane.ids.iter().map(|(app, id)| [(*app).into(), id.0.into()]));
+    let mut sends = batch.tx.fetch(&sql, rows, |row| read_send(row, keyring))?.into_iter();
+    let next = batch.tx.ones(
         "select min(turn) from deliveries where lane = $1 and late = 1 and turn > $2",
-        [(&ask.lane).into(), ask.now.into()],
+        asks.iter().map(|ask| [(&ask.lane).into(), ask.now.into()]),
         |row| row.opt_time(0),
     )?;
-    Ok(Paged { sends, more, next })
+    let paged = |((lane, more), next): ((&Waiting<'_>, bool), Option<Timestamp>)| Paged {
+        sends: sends.by_ref().take(lane.ids.len()).flatten().collect(),
+        more,
+        next,
+    };
+    Ok(lanes.iter().zip(more).zip(next).map(paged).collect())
+}
+
+/// What waits in a lane, beside what is in hand.
+struct Waiting<'a> {
+    ask: &'a Page,
+    in_hand: HashSet<DeliveryId>,
+    ids: Vec<(i64, DeliveryId)>,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(ask: &'a Page) -> Self {
+        Self { ask, in_hand: ask.in_hand.iter().copied().collect(), ids: Vec::new() }
+    }
+
+    fn limit(&self) -> usize {
+        self.ask.limit as usize
+    }
+
+    /// Whether it is not known yet whether there are more than are asked for.
+    fn has_room(&self) -> bool {
+        self.ids.len() <= self.limit()
+    }
+}
+
+/// Adds what waits in each lane that has room, of the kind and until the time that `which` says.
+fn take_waiting(
+    tx: &Tx<'_>,
+    lanes: &mut [Waiting<'_>],
+    which: impl Fn(&Page) -> (i64, Timestamp),
+) -> Result<()> {
+    let mut lanes: Vec<&mut Waiting<'_>> = lanes.iter_mut().filter(|lane| lane.has_room()).collect();
+    // The index alone answers this; the rows are read only of those that are taken.
+    let found = tx.fetch(
+        "select app, id from deliveries where lane = $1 and late = $2 and turn <= $3 order by turn limit $4",
+        lanes.iter().map(|lane| {
+            let (late, until) = which(lane.ask);
+            // As many more as could turn out to be in hand, and one to know whether there are more.
+            let most = i64::try_from(lane.limit() + lane.ask.in_hand.len() + 1).unwrap_or(i64::MAX);
+            [(&lane.ask.lane).into(), late.into(), until.into(), most.into()]
+        }),
+        |row| Ok((row.int(0)?, DeliveryId(row.id(1)?))),
+    )?;
+    for (lane, found) in lanes.iter_mut().zip(found) {
+        let Waiting { in_hand, ids, .. } = &mut **lane;
+        ids.extend(found.into_iter().filter(|(_, id)| !in_hand.contains(id)));
+    }
+    Ok(())
 }
 
 /// An attempt in the future says that the clock was set back since. Its delivery waits for its step

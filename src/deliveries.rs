@@ -587,7 +587,6 @@ impl Deliverer {
         let record = Record {
             app: send.app,
             delivery: send.id,
-            by_hand: send.by_hand,
             before: send.attempts,
             attempt: Attempt {
                 at,

@@ -331,7 +331,7 @@ impl Poller {
                 let now = self.clock.now();
                 let retry_after =
                     received.header("retry-after").and_then(|text| parse_retry_after(text, now));
-                let mut answer = definition.understand(&name.job_id, received.status, &received.body, now);
+                let mut answer = definition.understand(&name.job_id, received.status, &received.body);
                 hide(&mut answer, provider.credential.as_deref());
                 let ending =
                     matches!(&answer, Answer::Seen(seen) if seen.observation.status.ending().is_some());

@@ -32,7 +32,7 @@ use super::watches::read_destination;
 use super::writer::{Batch, Command};
 use crate::domain::{
     After, AppNo, Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId, Errand, EventId,
-    EventType, Finished, Payload, Reason, Send, Timestamp, WatchId, Which,
+    EventType, Finished, Id, Payload, Reason, Send, Timestamp, WatchId, Which,
 };
 use crate::events;
 use crate::meters::Backlog;
@@ -50,8 +50,6 @@ pub struct Record {
     pub app: AppNo,
     /// The delivery.
     pub delivery: DeliveryId,
-    /// Whether it was asked for by hand.
-    pub by_hand: bool,
     /// How many attempts there were before it.
     pub before: u32,
     /// What happened.
@@ -136,9 +134,17 @@ pub struct DeliveryFilter {
     pub before: Option<DeliveryId>,
 }
 
+impl DeliveryFilter {
+    /// Less than the id of everything since `since`. There is no such bound for `until`: where the clock was
+    /// set back, or an event had to wait for the store, ids are ahead of their time, nobody knows how far.
+    pub(super) fn least_id(&self) -> Option<Id> {
+        self.since.map(Id::least)
+    }
+}
+
 /// What is sent is the event's body, or, to webhooks, the form of it that the watch asked for, or the raw
 /// answer of the ending that made it.
-const SENDS: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.by_hand, d.turn,
+const SENDS: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.by_hand,
     w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.sent end, e.body),
     case when n.raw is not null then 'raw'
       when wd.channel = 'webhook' and e.sent is not null then 'cloudevents' else 'event' end,
@@ -218,20 +224,7 @@ impl Store {
     pub async fn deliveries(&self, app: AppNo, filter: DeliveryFilter, limit: u32) -> Result<Vec<Delivery>> {
         let keyring = self.shared.keyring.clone();
         self.read(move |tx| {
-            // A literal: the partial index of what failed is found by it. One of our own few words.
-            let status = filter.status.map(|status| format!("d.status = '{status}' and "));
-            // `+ 0` hides the primary key from the planner, which would go through all that succeeded.
-            let narrow = filter.watch.is_some() || filter.destination.is_some();
-            let few = filter.status == Some(DeliveryStatus::Failed) && !narrow;
-            let by_app = if few { "d.app + 0 =" } else { "d.app =" };
-            let select = format!("{SHOWN} where {}{by_app}", status.unwrap_or_default());
-            let mut query = Where::new(&select, app.0);
-            query.and("d.watch =", filter.watch.map(|id| id.0));
-            query.and("d.destination =", filter.destination.map(|id| id.0));
-            query.and("d.id <", filter.before.map(|id| id.0));
-            query.and("d.created_at >=", filter.since);
-            query.and("d.created_at <", filter.until);
-            query.push(" order by d.id desc limit", limit);
+            let query = listed(app, &filter, limit);
             tx.list(&query.sql, query.values, |row| read_shown(row, &keyring))
         })
         .await
@@ -256,6 +249,29 @@ impl Store {
         })
         .await
     }
+}
+
+/// The app's deliveries that a filter lets through, newest first.
+pub(super) fn listed(app: AppNo, filter: &DeliveryFilter, limit: u32) -> Where<'static> {
+    // What waits and what failed have an index, which asks for just these words, the status a literal: one of
+    // our own few. A watch and a destination have fewer, by their own indexes.
+    let narrow = filter.watch.is_some() || filter.destination.is_some();
+    let (by_app, column) = match filter.status {
+        Some(DeliveryStatus::Pending | DeliveryStatus::Failed) if !narrow => {
+            ("d.app + 0 =", "d.status || ''")
+        }
+        _ => ("d.app =", "d.status"),
+    };
+    let status = filter.status.map(|status| format!("{column} = '{status}' and ")).unwrap_or_default();
+    let mut query = Where::new(&format!("{SHOWN} where {status}{by_app}"), app.0);
+    query.and("d.watch =", filter.watch.map(|id| id.0));
+    query.and("d.destination =", filter.destination.map(|id| id.0));
+    query.and("d.id <", filter.before.map(|id| id.0));
+    query.and("d.id >=", filter.least_id());
+    query.and("d.created_at >=", filter.since);
+    query.and("d.created_at <", filter.until);
+    query.push(" order by d.id desc limit", limit);
+    query
 }
 
 /// An event that is to be delivered.
@@ -363,7 +379,6 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
             step: 0,
             attempts: 0,
             by_hand: false,
-            turn: event.at,
             finished: event.finished.clone(),
         }))
     }));
@@ -597,18 +612,25 @@ fn take_waiting(
 /// An attempt in the future says that the clock was set back since. Its delivery waits for its step
 /// from now, not for as long as the clock was wrong.
 pub(super) fn rewind(batch: &mut Batch<'_>, asks: &[&Rewind]) -> Result<Vec<usize>> {
-    let mut answers = Vec::with_capacity(asks.len());
-    for ask in asks {
-        let steps = ask.schedule.iter().zip(1i64..);
-        let changed = batch.tx.each(
-            "update deliveries set due_at = $1, turn = $1
-             where turn is not null and late = 1 and step = $2
-               and (select max(at) from attempts where delivery = deliveries.id) > $3",
-            steps.map(|(wait, step)| [ask.now.plus(*wait).into(), step.into(), ask.now.into()]),
-        )?;
-        answers.push(changed.into_iter().sum());
-    }
-    Ok(answers)
+    asks.iter().map(|ask| rewind_all(&batch.tx, ask)).collect()
+}
+
+fn rewind_all(tx: &Tx<'_>, ask: &Rewind) -> Result<usize> {
+    // Once through all that waits, at each start; there is something to change after a set-back only.
+    let found = tx.list(
+        "select app, id, step from deliveries
+         where turn is not null and late = 1
+           and (select max(at) from attempts where delivery = deliveries.id) > $1",
+        [ask.now.into()],
+        |row| Ok((row.int(0)?, DeliveryId(row.id(1)?), row.count(2)? as usize)),
+    )?;
+    // The first step comes after the first wait.
+    let due_at = |step: usize| Some(ask.now.plus(*ask.schedule.get(step.checked_sub(1)?)?));
+    let changed = tx.each(
+        "update deliveries set due_at = $1, turn = $1 where app = $2 and id = $3",
+        found.iter().filter_map(|(app, id, step)| Some([due_at(*step)?.into(), (*app).into(), id.0.into()])),
+    )?;
+    Ok(changed.into_iter().sum())
 }
 
 pub(super) fn resend(batch: &mut Batch<'_>, asks: &[&Resend]) -> Result<Vec<ResendAnswer>> {
@@ -647,13 +669,13 @@ fn resend_one(batch: &mut Batch<'_>, ask: &Resend) -> Result<ResendAnswer> {
 fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {
     let event_type = row.word(3, EventType::parse)?;
     let attempts = row.count(6)?;
-    let body: Arc<[u8]> = row.bytes(10)?.into();
-    let payload = row.word(11, Payload::parse)?;
+    let body: Arc<[u8]> = row.bytes(9)?.into();
+    let payload = row.word(10, Payload::parse)?;
     // First tries that did not come straight from their commit count, too: they are the late ones. A raw
     // answer is the provider's: when the job ended stands in the event that it is sent for.
     let finished = match payload {
         _ if attempts > 0 || !event_type.says_how_the_job_ended() => None,
-        Payload::Raw => row.opt_bytes(18)?.as_deref().and_then(events::finished),
+        Payload::Raw => row.opt_bytes(17)?.as_deref().and_then(events::finished),
         Payload::Event | Payload::CloudEvents => events::finished(&body),
     };
     Ok(Send {
@@ -666,11 +688,10 @@ fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {
         step: row.count(5)?,
         attempts,
         by_hand: row.flag(7)?,
-        turn: row.time(8)?,
-        traceparent: row.opt_text(9)?,
+        traceparent: row.opt_text(8)?,
         body,
         payload,
-        destination: read_destination(row, 12, keyring)?,
+        destination: read_destination(row, 11, keyring)?,
     })
 }
 

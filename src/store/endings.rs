@@ -245,8 +245,10 @@ pub(super) fn expire(batch: &mut Batch<'_>, asks: &[&Expire]) -> Result<Vec<Told
 /// Ends watches, makes their events, and the deliveries that they asked for.
 fn end_watches(batch: &mut Batch<'_>, chunks: &[Chunk]) -> Result<()> {
     let all = || chunks.iter().flat_map(|chunk| chunk.watches.iter().map(|watch| (&chunk.ending, watch)));
+    // `coalesce`: else PostgreSQL, which plans when the tables are empty, goes through all that wait.
     let hit = batch.tx.each(
-        "update watches set status = $1, ended_at = $2 where app = $3 and id = $4 and status = 'watching'",
+        "update watches set status = $1, ended_at = $2
+         where app = $3 and id = $4 and coalesce(status, '') = 'watching'",
         all().map(|(ending, watch)| {
             [ending.kind.status().as_str().into(), ending.at.into(), watch.app.0.into(), watch.id.0.into()]
         }),

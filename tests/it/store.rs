@@ -149,10 +149,10 @@ impl House {
         self.store.page(Page { lane, now, limit, in_hand: in_hand.to_vec() }).await.expect("a page")
     }
 
-    pub async fn record(&self, send: &Send, by_hand: bool, after: After) {
+    pub async fn record(&self, send: &Send, after: After) {
         let (_, attempts) = self.shown_delivery(send.id).await;
         let before = attempts.len().try_into().expect("a few");
-        let record = Record { app: self.app, delivery: send.id, by_hand, before, attempt: attempt(), after };
+        let record = Record { app: self.app, delivery: send.id, before, attempt: attempt(), after };
         self.store.record(record).await.expect("recorded");
     }
 

@@ -76,8 +76,7 @@ async fn an_attempt_written_again_after_a_commit_that_did_happen_is_one_attempt(
     let Some((house, proxy)) = house("an attempt written again").await else { return };
     let send = house.delivery("job_1").await;
     let after = After::Again { step: 1, due_at: at(100) };
-    let record =
-        Record { app: house.app, delivery: send.id, by_hand: false, before: 0, attempt: attempt(), after };
+    let record = Record { app: house.app, delivery: send.id, before: 0, attempt: attempt(), after };
     proxy.cut(Cut::After, true);
     let answer = house.store.record(record.clone()).await;
     assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");

@@ -23,6 +23,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use tokio::sync::{Notify, mpsc};
 use url::Url;
 
@@ -107,7 +108,7 @@ struct Asked {
     /// HTTP's, if there was an answer.
     status: Option<u16>,
     retry_after: Option<Duration>,
-    raw: Option<Arc<[u8]>>,
+    raw: Option<Bytes>,
 }
 
 impl Asked {
@@ -344,12 +345,9 @@ impl Poller {
                 let now = self.clock.now();
                 let retry_after =
                     received.header("retry-after").and_then(|text| parse_retry_after(text, now));
-                let mut answer = definition.understand(&name.job_id, received.status, &received.body, now);
+                let mut answer = definition.understand(&name.job_id, received.status, &received.body);
                 hide(&mut answer, provider.key());
-                let ending =
-                    matches!(&answer, Answer::Seen(seen) if seen.observation.status.ending().is_some());
-                let raw =
-                    (ending && received.body.len() <= RAW_MAX).then(|| Arc::from(received.body.as_ref()));
+                let raw = Some(received.body).filter(|body| body.len() <= RAW_MAX);
                 Asked { answer, status: Some(received.status), retry_after, raw }
             }
         }
@@ -639,10 +637,11 @@ fn judge_seen(
     entry: &mut Entry,
     job: JobNo,
     seen: &Seen,
-    raw: Option<Arc<[u8]>>,
+    raw: Option<Bytes>,
     now: Timestamp,
     judgement: &mut Judgement,
 ) {
+    let raw = |wanted: bool| raw.filter(|_| wanted).map(|raw| Arc::from(raw.as_ref()));
     let observation = &seen.observation;
     if entry.watching == 0 {
         let ended = observation.status.ending().is_some();
@@ -652,13 +651,15 @@ fn judge_seen(
     match observe(&entry.known, observation, now) {
         Finding::Nothing => {}
         Finding::Changed { progressed } => {
+            let wanted = entry.terms.is_some_and(|terms| terms.wants_progress);
             judgement.observed = Some(Observed {
                 job,
                 generation: entry.generation,
                 seen: observation.clone(),
                 status_changed: entry.known.status != observation.status,
                 progressed,
-                wanted: entry.terms.is_some_and(|terms| terms.wants_progress),
+                wanted,
+                raw: raw(wanted),
                 after: None,
                 at: now,
             });
@@ -671,7 +672,7 @@ fn judge_seen(
                 kind,
                 seen: Some(observation.clone()),
                 error: None,
-                raw,
+                raw: raw(true),
                 at: now,
             });
             return;

@@ -202,14 +202,13 @@ impl Poll {
                 |why| Failure::Failed(format!("{why}: `ringback provider list` says which have a key")),
             )?;
         let surroundings = Surroundings::of_machine()?;
-        let clock = surroundings.clock.clone();
         let egress = app::egress(&config, &surroundings)?;
         let url = request.url.clone();
         let fetch = Fetch::new(request.url, &request.headers, request.timeout, request.max_body);
         let received = egress.fetch(fetch).await;
         let received = received
             .map_err(|why| Failure::Failed(format!("{} gave no answer: {why}", definition.name())))?;
-        let answer = definition.understand(&self.job_id, received.status, &received.body, clock.now());
+        let answer = definition.understand(&self.job_id, received.status, &received.body);
         let mut told = understood(&answer);
         told["httpStatus"] = json!(received.status);
         told["durationMs"] = json!(u64::try_from(received.duration.as_millis()).unwrap_or(u64::MAX));

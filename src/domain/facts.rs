@@ -260,8 +260,6 @@ pub struct Send {
     pub attempts: u32,
     /// Asked for by hand: it takes no place in the schedule.
     pub by_hand: bool,
-    /// Not before.
-    pub turn: Timestamp,
     /// When the job ended, on the first try at saying so.
     pub finished: Option<Finished>,
 }

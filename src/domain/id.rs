@@ -15,6 +15,9 @@ use super::{EventType, Timestamp};
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const DIGITS: usize = 26;
 
+/// The greatest time that an id has room for.
+const MILLIS_MAX: i64 = (1 << 48) - 1;
+
 /// 128 bits that name something.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(u128);
@@ -22,6 +25,12 @@ pub struct Id(u128);
 impl Id {
     /// Greater than any that is drawn.
     pub const MAX: Self = Self(u128::MAX);
+
+    /// The least that is drawn when it is `at`, or later. A clock that was set back draws greater ones
+    /// than its time says, never lesser ones.
+    pub fn least(at: Timestamp) -> Self {
+        Self(u128::from(at.millis().clamp(0, MILLIS_MAX).unsigned_abs()) << 80)
+    }
 
     /// As stored.
     pub fn to_bytes(self) -> [u8; 16] {
@@ -207,6 +216,17 @@ mod tests {
         let ids = Ids::default();
         let drawn: Vec<Id> = [5, 5, 7, 3, 9].map(|ms| ids.draw(Timestamp::from_millis(ms))).to_vec();
         assert!(drawn.is_sorted_by(|a, b| a < b));
+    }
+
+    #[test]
+    fn no_id_is_less_than_its_time_whatever_the_clock_does() {
+        let ids = Ids::default();
+        for ms in [5, 9, 3, 0, 9, 8, 1_771_426_800_000, 7, 1_771_426_800_001] {
+            let at = Timestamp::from_millis(ms);
+            assert!(ids.draw(at) >= Id::least(at), "{ms}");
+        }
+        assert!(ids.draw(Timestamp::from_millis(1_771_426_900_000)) < Id::least(Timestamp::MAX));
+        assert!(Id::least(Timestamp::from_millis(-1)) == Id(0));
     }
 
     #[test]

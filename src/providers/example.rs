@@ -22,7 +22,7 @@ impl Definition {
     fn run(&self, example: &Example) -> Result<(), String> {
         self.check_job_id(&example.job_id).map_err(|why| format!("job_id: {why}"))?;
         let body = example.body.as_bytes();
-        let answer = self.understand(&example.job_id, example.http, body, Timestamp::default());
+        let answer = self.understand(&example.job_id, example.http, body);
         if example.expect.met_by(&answer) {
             return Ok(());
         }

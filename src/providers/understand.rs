@@ -146,8 +146,8 @@ pub(super) struct NotFound {
 impl Definition {
     /// What the answer to [`Self::request`] means. `body` is what came after content-decoding, up
     /// to the cap. Never panics, whatever the bytes. Times are given as the provider tells them, the
-    /// future included, so `now` decides nothing.
-    pub fn understand(&self, job_id: &str, status: u16, body: &[u8], _now: Timestamp) -> Answer {
+    /// future included.
+    pub fn understand(&self, job_id: &str, status: u16, body: &[u8]) -> Answer {
         self.reader.read(job_id, status, body)
     }
 }

@@ -108,7 +108,7 @@ fn amend_one(batch: &mut Batch<'_>, ask: &Amend) -> Result<Amended> {
             [expires_at.into(), app.into(), id.into()],
             |row| Ok(JobNo(row.int(0)?)),
         )?;
-        jobs::tell_who_waits(batch, job)?;
+        jobs::tell_who_waits(batch, &[job])?;
     }
     let amended = find(&batch.tx, keyring, ask.app, ask.watch)?;
     Ok(amended.map_or(Amended::Unknown, |watch| Amended::Done(Box::new(watch))))

@@ -77,15 +77,17 @@ fn failed(
     after: Option<DeliveryId>,
     limit: u32,
 ) -> Result<Vec<(DeliveryId, String)>> {
-    // Few are failed: by their index, unless a destination names fewer. `+ 0` hides the primary key.
-    let by_app = if filter.destination.is_some() { "app =" } else { "app + 0 =" };
+    // Few are failed: by their index, which asks for just these words, unless a destination names fewer.
+    let (by_app, column) =
+        if filter.destination.is_some() { ("app =", "status") } else { ("app + 0 =", "status || ''") };
     let select = format!(
         "select id, lane from deliveries
-         where status = 'failed' and coalesce(reason, '') not in ('stopped', 'superseded') and {by_app}"
+         where {column} = 'failed' and coalesce(reason, '') not in ('stopped', 'superseded') and {by_app}"
     );
     let mut query = Where::new(&select, app.0);
     query.and("destination =", filter.destination.map(|id| id.0));
     query.and("id >", after.map(|id| id.0));
+    query.and("id >=", filter.least_id());
     query.and("created_at >=", filter.since);
     query.and("created_at <", filter.until);
     query.push(" order by id limit", limit);

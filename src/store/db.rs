@@ -370,6 +370,17 @@ impl Tx<'_> {
         Ok(self.list(sql, row, read)?.into_iter().next())
     }
 
+    /// For each row of values, the one row that must be there.
+    pub(super) fn ones<'v, T, R: AsRef<[Value<'v>]>>(
+        &self,
+        sql: &str,
+        rows: impl IntoIterator<Item = R>,
+        read: impl FnMut(&Row<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let first = |found: Vec<T>| found.into_iter().next().ok_or_else(|| no_row(sql));
+        self.fetch(sql, rows, read)?.into_iter().map(first).collect()
+    }
+
     /// The one row that must be there.
     pub(super) fn one<T, const N: usize>(
         &self,
@@ -377,8 +388,12 @@ impl Tx<'_> {
         row: [Value<'_>; N],
         read: impl FnMut(&Row<'_>) -> Result<T>,
     ) -> Result<T> {
-        self.find(sql, row, read)?.ok_or_else(|| StoreError::Inconsistent(format!("no row for `{sql}`")))
+        self.find(sql, row, read)?.ok_or_else(|| no_row(sql))
     }
+}
+
+fn no_row(sql: &str) -> StoreError {
+    StoreError::Inconsistent(format!("no row for `{sql}`"))
 }
 
 impl fmt::Debug for Tx<'_> {

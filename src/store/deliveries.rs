@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Store;
-use super::db::{Result, Row, Where};
+use super::db::{Result, Row, Tx, Where};
 use super::feed::NewEvent;
 use super::idempotency::{self, Kept, Replay};
 use super::jobs::to_json;
@@ -32,7 +32,7 @@ use super::watches::read_destination;
 use super::writer::{Batch, Command};
 use crate::domain::{
     After, AppNo, Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId, Errand, EventId,
-    EventType, Finished, Payload, Reason, Send, Timestamp, WatchId, Which,
+    EventType, Finished, Id, Payload, Reason, Send, Timestamp, WatchId, Which,
 };
 use crate::events;
 use crate::meters::Backlog;
@@ -136,12 +136,20 @@ pub struct DeliveryFilter {
     pub before: Option<DeliveryId>,
 }
 
+impl DeliveryFilter {
+    /// Less than the id of everything since `since`. There is no such bound for `until`: where the clock was
+    /// set back, or an event had to wait for the store, ids are ahead of their time, nobody knows how far.
+    pub(super) fn least_id(&self) -> Option<Id> {
+        self.since.map(Id::least)
+    }
+}
+
 /// What is sent is the event's body, or, to webhooks, the form of it that the watch asked for, or the raw
 /// answer of the ending that made it.
-const SENDS: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.by_hand, d.turn,
+const SENDS: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.by_hand,
     w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.sent end, e.body),
     case when n.raw is not null then 'raw'
-      when wd.channel = 'webhook' and e.sent is not null then 'cloudevents' else 'event' end,
+      when wd.channel = 'webhook' and e.sent is not null then w.payload else 'event' end,
     wd.id, wd.channel, wd.address, wd.lane, wd.headers, wd.secret,
     case when n.raw is not null and d.attempts = 0 then e.body end
   from deliveries d
@@ -218,20 +226,7 @@ impl Store {
     pub async fn deliveries(&self, app: AppNo, filter: DeliveryFilter, limit: u32) -> Result<Vec<Delivery>> {
         let keyring = self.shared.keyring.clone();
         self.read(move |tx| {
-            // A literal: the partial index of what failed is found by it. One of our own few words.
-            let status = filter.status.map(|status| format!("d.status = '{status}' and "));
-            // `+ 0` hides the primary key from the planner, which would go through all that succeeded.
-            let narrow = filter.watch.is_some() || filter.destination.is_some();
-            let few = filter.status == Some(DeliveryStatus::Failed) && !narrow;
-            let by_app = if few { "d.app + 0 =" } else { "d.app =" };
-            let select = format!("{SHOWN} where {}{by_app}", status.unwrap_or_default());
-            let mut query = Where::new(&select, app.0);
-            query.and("d.watch =", filter.watch.map(|id| id.0));
-            query.and("d.destination =", filter.destination.map(|id| id.0));
-            query.and("d.id <", filter.before.map(|id| id.0));
-            query.and("d.created_at >=", filter.since);
-            query.and("d.created_at <", filter.until);
-            query.push(" order by d.id desc limit", limit);
+            let query = listed(app, &filter, limit);
             tx.list(&query.sql, query.values, |row| read_shown(row, &keyring))
         })
         .await
@@ -258,6 +253,29 @@ impl Store {
     }
 }
 
+/// The app's deliveries that a filter lets through, newest first.
+pub(super) fn listed(app: AppNo, filter: &DeliveryFilter, limit: u32) -> Where<'static> {
+    // What waits and what failed have an index, which asks for just these words, the status a literal: one of
+    // our own few. A watch and a destination have fewer, by their own indexes.
+    let narrow = filter.watch.is_some() || filter.destination.is_some();
+    let (by_app, column) = match filter.status {
+        Some(DeliveryStatus::Pending | DeliveryStatus::Failed) if !narrow => {
+            ("d.app + 0 =", "d.status || ''")
+        }
+        _ => ("d.app =", "d.status"),
+    };
+    let status = filter.status.map(|status| format!("{column} = '{status}' and ")).unwrap_or_default();
+    let mut query = Where::new(&format!("{SHOWN} where {status}{by_app}"), app.0);
+    query.and("d.watch =", filter.watch.map(|id| id.0));
+    query.and("d.destination =", filter.destination.map(|id| id.0));
+    query.and("d.id <", filter.before.map(|id| id.0));
+    query.and("d.id >=", filter.least_id());
+    query.and("d.created_at >=", filter.since);
+    query.and("d.created_at <", filter.until);
+    query.push(" order by d.id desc limit", limit);
+    query
+}
+
 /// An event that is to be delivered.
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -270,7 +288,7 @@ pub(super) struct Outgoing {
     /// The provider's answer, to be sent in its stead, and the generation where it is found again.
     raw: Option<(i64, Arc<[u8]>)>,
     /// Another form of the event, to be sent in its stead.
-    sent: Option<Arc<[u8]>>,
+    sent: Option<(Payload, Arc<[u8]>)>,
     traceparent: Option<String>,
     shard: u16,
     finished: Option<Finished>,
@@ -320,7 +338,7 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
             // Another form is for programs; what people read is made from the event.
             let form = match (destination.channel, &event.raw, &event.sent) {
                 (ChannelKind::Webhook, Some((generation, raw)), _) => (Some(*generation), Payload::Raw, raw),
-                (ChannelKind::Webhook, None, Some(sent)) => (None, Payload::CloudEvents, sent),
+                (ChannelKind::Webhook, None, Some((payload, sent))) => (None, *payload, sent),
                 (ChannelKind::Webhook, None, None) | (ChannelKind::Email | ChannelKind::Slack, _, _) => {
                     (None, Payload::Event, &event.body)
                 }
@@ -363,42 +381,45 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
             step: 0,
             attempts: 0,
             by_hand: false,
-            turn: event.at,
             finished: event.finished.clone(),
         }))
     }));
     Ok(())
 }
 
-/// The ending has overtaken what was to be said of the watch's progress.
-pub(super) fn supersede(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
-    let overtaken = batch.tx.run(
+/// The endings have overtaken what was to be said of these watches' progress.
+pub(super) fn supersede(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
+    let overtaken = batch.tx.each(
         "update deliveries set status = 'failed', reason = 'superseded', due_at = null, turn = null, by_hand = 0
          where watch = $1 and status = 'pending' and type in ('job.processing', 'job.progress')",
-        [watch.0.into()],
+        watches.iter().map(|watch| [watch.0.into()]),
     )?;
-    if overtaken > 0 {
-        batch.tally.called_off(Reason::Superseded, overtaken);
-        batch.errands.push(Errand::CallOff { watch, which: Which::Progress });
+    for (watch, overtaken) in watches.iter().zip(overtaken) {
+        if overtaken > 0 {
+            batch.tally.called_off(Reason::Superseded, overtaken);
+            batch.errands.push(Errand::CallOff { watch: *watch, which: Which::Progress });
+        }
     }
     Ok(())
 }
 
-/// The user wants nothing more of the watch.
-pub(super) fn call_off(batch: &mut Batch<'_>, watch: WatchId) -> Result<()> {
-    let pending = batch.tx.run(
+/// The user wants nothing more of these watches.
+pub(super) fn call_off(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
+    let pending = batch.tx.each(
         "update deliveries set status = 'failed', reason = 'stopped', due_at = null, turn = null, by_hand = 0
          where watch = $1 and status = 'pending'",
-        [watch.0.into()],
+        watches.iter().map(|watch| [watch.0.into()]),
     )?;
-    batch.tally.called_off(Reason::Stopped, pending);
     // A try by hand, of a delivery that is done, is called off too.
-    let by_hand = batch.tx.run(
+    let by_hand = batch.tx.each(
         "update deliveries set turn = null, by_hand = 0 where watch = $1 and turn is not null",
-        [watch.0.into()],
+        watches.iter().map(|watch| [watch.0.into()]),
     )?;
-    if pending + by_hand > 0 {
-        batch.errands.push(Errand::CallOff { watch, which: Which::All });
+    for ((watch, pending), by_hand) in watches.iter().zip(pending).zip(by_hand) {
+        batch.tally.called_off(Reason::Stopped, pending);
+        if pending + by_hand > 0 {
+            batch.errands.push(Errand::CallOff { watch: *watch, which: Which::All });
+        }
     }
     Ok(())
 }
@@ -478,11 +499,9 @@ fn settle<'a>(batch: &mut Batch<'_>, asks: &[&'a Record]) -> Result<Vec<&'a Reco
             [reason.as_str().into(), app, id, before]
         }),
     )?;
-    for ((ask, reason), hit) in failed.iter().zip(&hit) {
-        if *reason == Reason::Gone && *hit > 0 {
-            gone(batch, ask)?;
-        }
-    }
+    let hit_and_gone =
+        failed.iter().zip(&hit).filter(|((_, reason), hit)| *reason == Reason::Gone && **hit > 0);
+    gone(batch, &hit_and_gone.map(|((ask, _), _)| *ask).collect::<Vec<_>>())?;
     keep(&mut failed.iter().map(|(ask, _)| *ask), hit);
     let hit = batch.tx.each(
         "update deliveries set attempts = attempts + 1, by_hand = 0, turn = due_at,
@@ -493,90 +512,132 @@ fn settle<'a>(batch: &mut Batch<'_>, asks: &[&'a Record]) -> Result<Vec<&'a Reco
     Ok(fresh)
 }
 
-/// 410: nothing more of this watch goes to that address.
-fn gone(batch: &mut Batch<'_>, ask: &Record) -> Result<()> {
-    let (app, id) = (ask.app.0, ask.delivery.0);
-    let found = batch.tx.find(
+/// 410: nothing more of these watches goes to those addresses.
+fn gone(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<()> {
+    let found = batch.tx.fetch(
         "select watch, n, destination from deliveries where app = $1 and id = $2",
-        [app.into(), id.into()],
+        asks.iter().map(|ask| [ask.app.0.into(), ask.delivery.0.into()]),
         |row| Ok((WatchId(row.id(0)?), row.int(1)?, DestinationId(row.id(2)?))),
     )?;
-    let Some((watch, n, destination)) = found else { return Ok(()) };
-    if ask.by_hand {
-        batch.tx.run(
-            "update deliveries set by_hand = 0, turn = null where app = $1 and id = $2",
-            [app.into(), id.into()],
-        )?;
-    }
-    batch.tx.run(
-        "update watch_destinations set gone_at = $1 where watch = $2 and n = $3",
-        [ask.attempt.at.into(), watch.0.into(), n.into()],
+    let gone = || asks.iter().zip(&found).flat_map(|(ask, found)| found.iter().map(move |to| (*ask, to)));
+    // Who asked by hand has the answer.
+    batch.tx.each(
+        "update deliveries set by_hand = 0, turn = null where app = $1 and id = $2",
+        asks.iter().filter(|ask| ask.by_hand).map(|ask| [ask.app.0.into(), ask.delivery.0.into()]),
     )?;
-    let others = batch.tx.run(
+    batch.tx.each(
+        "update watch_destinations set gone_at = $1 where watch = $2 and n = $3",
+        gone().map(|(ask, (watch, n, _))| [ask.attempt.at.into(), watch.0.into(), (*n).into()]),
+    )?;
+    let others = batch.tx.each(
         "update deliveries set status = 'failed', reason = 'gone', due_at = null, turn = null, by_hand = 0
          where watch = $1 and n = $2 and status = 'pending' and id <> $3",
-        [watch.0.into(), n.into(), id.into()],
+        gone().map(|(ask, (watch, n, _))| [watch.0.into(), (*n).into(), ask.delivery.0.into()]),
     )?;
-    if others > 0 {
-        batch.tally.called_off(Reason::Gone, others);
-        batch.errands.push(Errand::CallOff { watch, which: Which::To(destination) });
+    for ((_, (watch, _, destination)), others) in gone().zip(others) {
+        if others > 0 {
+            batch.tally.called_off(Reason::Gone, others);
+            batch.errands.push(Errand::CallOff { watch: *watch, which: Which::To(*destination) });
+        }
     }
     Ok(())
 }
 
 pub(super) fn page(batch: &mut Batch<'_>, asks: &[&Page]) -> Result<Vec<Paged>> {
-    asks.iter().map(|ask| page_one(batch, ask)).collect()
-}
-
-fn page_one(batch: &Batch<'_>, ask: &Page) -> Result<Paged> {
-    let limit = ask.limit as usize;
-    // As many more as could turn out to be in hand, and one to know whether there are more.
-    let most = i64::try_from(limit + ask.in_hand.len() + 1).unwrap_or(i64::MAX);
-    let in_hand: HashSet<DeliveryId> = ask.in_hand.iter().copied().collect();
-    let mut waiting = Vec::new();
+    let mut lanes: Vec<Waiting<'_>> = asks.iter().map(|ask| Waiting::new(ask)).collect();
     // A first try is due at once, whatever has become of the clock since it was planned.
-    for (late, until) in [(0i64, Timestamp::MAX), (1, ask.now)] {
-        if waiting.len() > limit {
-            break;
-        }
-        // The index alone answers this; the rows are read only of those that are taken.
-        let row = [(&ask.lane).into(), late.into(), until.into(), most.into()];
-        waiting.extend(batch.tx.list(
-            "select app, id from deliveries where lane = $1 and late = $2 and turn <= $3 order by turn limit $4",
-            row,
-            |row| Ok((row.int(0)?, DeliveryId(row.id(1)?))),
-        )?);
-        waiting.retain(|(_, id)| !in_hand.contains(id));
+    take_waiting(&batch.tx, &mut lanes, |_| (0, Timestamp::MAX))?;
+    take_waiting(&batch.tx, &mut lanes, |ask| (1, ask.now))?;
+    let more: Vec<bool> = lanes.iter().map(|lane| lane.ids.len() > lane.limit()).collect();
+    for lane in &mut lanes {
+        lane.ids.truncate(lane.limit());
     }
-    let more = waiting.len() > limit;
-    waiting.truncate(limit);
     let sql = format!("{SENDS} where d.app = $1 and d.id = $2");
     let keyring = &batch.shared.keyring;
-    let rows = waiting.iter().map(|(app, id)| [(*app).into(), id.0.into()]);
-    let sends = batch.tx.fetch(&sql, rows, |row| read_send(row, keyring))?.into_iter().flatten().collect();
-    let next = batch.tx.one(
+    let rows = lanes.iter().flat_map(|lane| lane.ids.iter().map(|(app, id)| [(*app).into(), id.0.into()]));
+    let mut sends = batch.tx.fetch(&sql, rows, |row| read_send(row, keyring))?.into_iter();
+    let next = batch.tx.ones(
         "select min(turn) from deliveries where lane = $1 and late = 1 and turn > $2",
-        [(&ask.lane).into(), ask.now.into()],
+        asks.iter().map(|ask| [(&ask.lane).into(), ask.now.into()]),
         |row| row.opt_time(0),
     )?;
-    Ok(Paged { sends, more, next })
+    let paged = |((lane, more), next): ((&Waiting<'_>, bool), Option<Timestamp>)| Paged {
+        sends: sends.by_ref().take(lane.ids.len()).flatten().collect(),
+        more,
+        next,
+    };
+    Ok(lanes.iter().zip(more).zip(next).map(paged).collect())
+}
+
+/// What waits in a lane, beside what is in hand.
+struct Waiting<'a> {
+    ask: &'a Page,
+    in_hand: HashSet<DeliveryId>,
+    ids: Vec<(i64, DeliveryId)>,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(ask: &'a Page) -> Self {
+        Self { ask, in_hand: ask.in_hand.iter().copied().collect(), ids: Vec::new() }
+    }
+
+    fn limit(&self) -> usize {
+        self.ask.limit as usize
+    }
+
+    /// Whether it is not known yet whether there are more than are asked for.
+    fn has_room(&self) -> bool {
+        self.ids.len() <= self.limit()
+    }
+}
+
+/// Adds what waits in each lane that has room, of the kind and until the time that `which` says.
+fn take_waiting(
+    tx: &Tx<'_>,
+    lanes: &mut [Waiting<'_>],
+    which: impl Fn(&Page) -> (i64, Timestamp),
+) -> Result<()> {
+    let mut lanes: Vec<&mut Waiting<'_>> = lanes.iter_mut().filter(|lane| lane.has_room()).collect();
+    // The index alone answers this; the rows are read only of those that are taken.
+    let found = tx.fetch(
+        "select app, id from deliveries where lane = $1 and late = $2 and turn <= $3 order by turn limit $4",
+        lanes.iter().map(|lane| {
+            let (late, until) = which(lane.ask);
+            // As many more as could turn out to be in hand, and one to know whether there are more.
+            let most = i64::try_from(lane.limit() + lane.ask.in_hand.len() + 1).unwrap_or(i64::MAX);
+            [(&lane.ask.lane).into(), late.into(), until.into(), most.into()]
+        }),
+        |row| Ok((row.int(0)?, DeliveryId(row.id(1)?))),
+    )?;
+    for (lane, found) in lanes.iter_mut().zip(found) {
+        let Waiting { in_hand, ids, .. } = &mut **lane;
+        ids.extend(found.into_iter().filter(|(_, id)| !in_hand.contains(id)));
+    }
+    Ok(())
 }
 
 /// An attempt in the future says that the clock was set back since. Its delivery waits for its step
 /// from now, not for as long as the clock was wrong.
 pub(super) fn rewind(batch: &mut Batch<'_>, asks: &[&Rewind]) -> Result<Vec<usize>> {
-    let mut answers = Vec::with_capacity(asks.len());
-    for ask in asks {
-        let steps = ask.schedule.iter().zip(1i64..);
-        let changed = batch.tx.each(
-            "update deliveries set due_at = $1, turn = $1
-             where turn is not null and late = 1 and step = $2
-               and (select max(at) from attempts where delivery = deliveries.id) > $3",
-            steps.map(|(wait, step)| [ask.now.plus(*wait).into(), step.into(), ask.now.into()]),
-        )?;
-        answers.push(changed.into_iter().sum());
-    }
-    Ok(answers)
+    asks.iter().map(|ask| rewind_all(&batch.tx, ask)).collect()
+}
+
+fn rewind_all(tx: &Tx<'_>, ask: &Rewind) -> Result<usize> {
+    // Once through all that waits, at each start; there is something to change after a set-back only.
+    let found = tx.list(
+        "select app, id, step from deliveries
+         where turn is not null and late = 1
+           and (select max(at) from attempts where delivery = deliveries.id) > $1",
+        [ask.now.into()],
+        |row| Ok((row.int(0)?, DeliveryId(row.id(1)?), row.count(2)? as usize)),
+    )?;
+    // The first step comes after the first wait.
+    let due_at = |step: usize| Some(ask.now.plus(*ask.schedule.get(step.checked_sub(1)?)?));
+    let changed = tx.each(
+        "update deliveries set due_at = $1, turn = $1 where app = $2 and id = $3",
+        found.iter().filter_map(|(app, id, step)| Some([due_at(*step)?.into(), (*app).into(), id.0.into()])),
+    )?;
+    Ok(changed.into_iter().sum())
 }
 
 pub(super) fn resend(batch: &mut Batch<'_>, asks: &[&Resend]) -> Result<Vec<ResendAnswer>> {
@@ -615,13 +676,13 @@ fn resend_one(batch: &mut Batch<'_>, ask: &Resend) -> Result<ResendAnswer> {
 fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {
     let event_type = row.word(3, EventType::parse)?;
     let attempts = row.count(6)?;
-    let body: Arc<[u8]> = row.bytes(10)?.into();
-    let payload = row.word(11, Payload::parse)?;
+    let body: Arc<[u8]> = row.bytes(9)?.into();
+    let payload = row.word(10, Payload::parse)?;
     // First tries that did not come straight from their commit count, too: they are the late ones. A raw
     // answer is the provider's: when the job ended stands in the event that it is sent for.
     let finished = match payload {
         _ if attempts > 0 || !event_type.says_how_the_job_ended() => None,
-        Payload::Raw => row.opt_bytes(18)?.as_deref().and_then(events::finished),
+        Payload::Raw => row.opt_bytes(17)?.as_deref().and_then(events::finished),
         Payload::Event | Payload::CloudEvents => events::finished(&body),
     };
     Ok(Send {
@@ -634,11 +695,10 @@ fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {
         step: row.count(5)?,
         attempts,
         by_hand: row.flag(7)?,
-        turn: row.time(8)?,
-        traceparent: row.opt_text(9)?,
+        traceparent: row.opt_text(8)?,
         body,
         payload,
-        destination: read_destination(row, 12, keyring)?,
+        destination: read_destination(row, 11, keyring)?,
     })
 }
 

@@ -208,67 +208,69 @@ pub(super) fn tell(batch: &mut Batch<'_>, asks: &[&Tell]) -> Result<Vec<Told>> {
 }
 
 pub(super) fn expire(batch: &mut Batch<'_>, asks: &[&Expire]) -> Result<Vec<Told>> {
-    asks.iter().map(|ask| expire_one(batch, ask)).collect()
-}
-
-fn expire_one(batch: &mut Batch<'_>, ask: &Expire) -> Result<Told> {
-    let (name, seen) = batch.tx.one(
+    let jobs = batch.tx.ones(
         "select provider, account, job_id, params, seen from jobs where no = $1",
-        [ask.job.0.into()],
+        asks.iter().map(|ask| [ask.job.0.into()]),
         |row| Ok((read_name(row, 0)?, row.json(4)?)),
     )?;
-    let mut watches = batch.tx.list(
+    let watches = batch.tx.fetch(
         "select app, id, events, payload, metadata, traceparent from watches
          where job = $1 and status = 'watching' and expires_at <= $2 order by app, id limit $3",
-        [ask.job.0.into(), ask.until.into(), (CHUNK + 1).into()],
+        asks.iter().map(|ask| [ask.job.0.into(), ask.until.into(), (CHUNK + 1).into()]),
         read_watch,
     )?;
-    let more = watches.len() > CHUNK as usize;
-    watches.truncate(CHUNK as usize);
-    let ending = Ending {
-        job: ask.job,
-        shard: name.shard(),
-        name,
-        kind: EndingKind::Expired,
-        seen,
-        error: Some(ask.error.clone()),
-        raw: None,
-        generation: 0,
-        at: ask.at,
-    };
-    end_watches(batch, &[Chunk { ending, watches, more }])?;
-    if !more {
-        tell_who_waits(batch, ask.job)?;
+    let mut chunks = Vec::with_capacity(asks.len());
+    for ((ask, (name, seen)), mut watches) in asks.iter().zip(jobs).zip(watches) {
+        let more = watches.len() > CHUNK as usize;
+        watches.truncate(CHUNK as usize);
+        let ending = Ending {
+            job: ask.job,
+            shard: name.shard(),
+            name,
+            kind: EndingKind::Expired,
+            seen,
+            error: Some(ask.error.clone()),
+            raw: None,
+            generation: 0,
+            at: ask.at,
+        };
+        chunks.push(Chunk { ending, watches, more });
     }
-    Ok(Told { more })
+    end_watches(batch, &chunks)?;
+    let all_told = chunks.iter().filter(|chunk| !chunk.more).map(|chunk| chunk.ending.job);
+    tell_who_waits(batch, &all_told.collect::<Vec<_>>())?;
+    Ok(chunks.iter().map(|chunk| Told { more: chunk.more }).collect())
 }
 
 /// Ends watches, makes their events, and the deliveries that they asked for.
 fn end_watches(batch: &mut Batch<'_>, chunks: &[Chunk]) -> Result<()> {
     let all = || chunks.iter().flat_map(|chunk| chunk.watches.iter().map(|watch| (&chunk.ending, watch)));
+    // `coalesce`: else PostgreSQL, which plans when the tables are empty, goes through all that wait.
     let hit = batch.tx.each(
-        "update watches set status = $1, ended_at = $2 where app = $3 and id = $4 and status = 'watching'",
+        "update watches set status = $1, ended_at = $2
+         where app = $3 and id = $4 and coalesce(status, '') = 'watching'",
         all().map(|(ending, watch)| {
             [ending.kind.status().as_str().into(), ending.at.into(), watch.app.0.into(), watch.id.0.into()]
         }),
     )?;
-    for ((ending, watch), hit) in all().zip(hit) {
-        if hit > 0 {
-            tell_watch(batch, ending, watch)?;
-        }
+    let ended = || all().zip(&hit).filter(|(_, hit)| **hit > 0).map(|(ended, _)| ended);
+    let followed = |watch: &Waiting| {
+        watch.events.has(EventType::JobProcessing) || watch.events.has(EventType::JobProgress)
+    };
+    let followers = ended().filter(|(_, watch)| followed(watch)).map(|(_, watch)| watch.id);
+    deliveries::supersede(batch, &followers.collect::<Vec<_>>())?;
+    for (ending, watch) in ended() {
+        tell_watch(batch, ending, watch);
     }
     Ok(())
 }
 
 /// What follows from the end of a watch.
-fn tell_watch(batch: &mut Batch<'_>, ending: &Ending, watch: &Waiting) -> Result<()> {
+fn tell_watch(batch: &mut Batch<'_>, ending: &Ending, watch: &Waiting) {
     let event_type = ending.kind.event();
     let own = ending.error.as_ref().map(|error| (ending.kind.as_str(), error));
     batch.ended.push(watch.id);
     batch.tally.ended(ending.kind.status());
-    if watch.events.has(EventType::JobProcessing) || watch.events.has(EventType::JobProgress) {
-        deliveries::supersede(batch, watch.id)?;
-    }
     let about = About {
         watch: watch.id,
         provider: &ending.name.provider,
@@ -287,7 +289,7 @@ fn tell_watch(batch: &mut Batch<'_>, ending: &Ending, watch: &Waiting) -> Result
         event_type,
         at: ending.at,
         body: events::body(event_type, ending.at, &about, &ending.seen, own).into(),
-        sent,
+        sent: sent.map(|sent| (watch.payload, sent)),
         finished: ending.finished(),
     };
     if watch.events.has(event_type) {
@@ -297,7 +299,6 @@ fn tell_watch(batch: &mut Batch<'_>, ending: &Ending, watch: &Waiting) -> Result
     } else {
         batch.events.push(event);
     }
-    Ok(())
 }
 
 fn read_ending(row: &Row<'_>) -> Result<Ending> {

@@ -1,15 +1,15 @@
 //! Events: an app's feed, and the story of a watch.
 //!
 //! A reader of the feed asks "what came after this?". That is only safe if positions become visible
-//! in their order, so they are given by the last statements of a transaction, to an app at a time,
-//! in the order of the apps' rows.
+//! in their order, so they are given by the last statements of a transaction, in the order of the apps'
+//! rows.
 
 use std::collections::BTreeMap;
 
 use super::Store;
 use super::db::{Result, Row, Tx, Where};
 use super::writer::Batch;
-use crate::domain::{AppNo, Event, EventId, EventType, Finished, Timestamp, WatchId};
+use crate::domain::{AppNo, Event, EventId, EventType, Finished, Payload, Timestamp, WatchId};
 
 const COLUMNS: &str = "id, position, type, watch, at, body";
 
@@ -22,8 +22,8 @@ pub(super) struct NewEvent {
     pub(super) event_type: EventType,
     pub(super) at: Timestamp,
     pub(super) body: std::sync::Arc<[u8]>,
-    /// What webhooks are sent in the body's stead.
-    pub(super) sent: Option<std::sync::Arc<[u8]>>,
+    /// What webhooks are sent in the body's stead, where their watch asks for it.
+    pub(super) sent: Option<(Payload, std::sync::Arc<[u8]>)>,
     /// When the job ended, by its provider's clock; for measuring, not for the row.
     pub(super) finished: Option<Finished>,
 }
@@ -52,34 +52,32 @@ pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
     for event in &batch.events {
         by_app.entry(event.app).or_default().push(event);
     }
-    let mut fed = Vec::with_capacity(by_app.len());
-    for (app, events) in by_app {
-        let count = i64::try_from(events.len()).unwrap_or(i64::MAX);
-        let last = batch.tx.one(
-            "update apps set position = position + $1 where no = $2 returning position",
-            [count.into(), app.0.into()],
-            |row| row.int(0),
-        )?;
-        batch.tx.each(
-            "insert into events (id, app, position, watch, type, ending, at, body, sent)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            events.iter().zip(last - count + 1..).map(|(event, position)| {
-                [
-                    event.id.0.into(),
-                    app.0.into(),
-                    position.into(),
-                    event.watch.0.into(),
-                    event.event_type.as_str().into(),
-                    event.event_type.is_ending().into(),
-                    event.at.into(),
-                    event.body.as_ref().into(),
-                    event.sent.as_deref().into(),
-                ]
-            }),
-        )?;
-        fed.push(app);
-    }
-    batch.fed = fed;
+    let count = |events: &Vec<&NewEvent>| i64::try_from(events.len()).unwrap_or(i64::MAX);
+    let last = batch.tx.ones(
+        "update apps set position = position + $1 where no = $2 returning position",
+        by_app.iter().map(|(app, events)| [count(events).into(), app.0.into()]),
+        |row| row.int(0),
+    )?;
+    let placed =
+        by_app.values().zip(last).flat_map(|(events, last)| events.iter().zip(last - count(events) + 1..));
+    batch.tx.each(
+        "insert into events (id, app, position, watch, type, ending, at, body, sent)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        placed.map(|(event, position)| {
+            [
+                event.id.0.into(),
+                event.app.0.into(),
+                position.into(),
+                event.watch.0.into(),
+                event.event_type.as_str().into(),
+                event.event_type.is_ending().into(),
+                event.at.into(),
+                event.body.as_ref().into(),
+                event.sent.as_ref().map(|(_, sent)| sent.as_ref()).into(),
+            ]
+        }),
+    )?;
+    batch.fed = by_app.into_keys().collect();
     Ok(())
 }
 

@@ -1,13 +1,15 @@
 //! Jobs as last seen, and what those who look need of them.
 
+use std::sync::Arc;
+
 use super::db::{Result, Row, Tx};
 use super::idempotency::{self, Kept};
 use super::watches::{read_name, read_terms};
 use super::writer::{Batch, Command};
 use super::{Store, deliveries, feed};
 use crate::domain::{
-    AppNo, EventId, EventSet, EventType, Id, JobFacts, JobNo, JobStatus, Known, Observation, Payload, Plan,
-    SHARDS, Terms, Timestamp, WatchId,
+    AppNo, EventId, EventSet, EventType, Id, JobFacts, JobName, JobNo, JobStatus, Known, Observation,
+    Payload, Plan, SHARDS, Timestamp, WatchId,
 };
 use crate::events::{self, About};
 
@@ -29,6 +31,8 @@ pub struct Observed {
     pub progressed: bool,
     /// Whether any watch wants to hear of it.
     pub wanted: bool,
+    /// The provider's answer, where one does and it is not too large to be passed on.
+    pub raw: Option<Arc<[u8]>>,
     /// Those up to this one have been told.
     pub after: Option<(AppNo, WatchId)>,
     /// When.
@@ -164,23 +168,23 @@ fn read_facts(row: &Row<'_>, now: Timestamp) -> Result<JobFacts> {
     })
 }
 
-/// How many watches wait for a job, and what they ask for together.
-fn waiting(tx: &Tx<'_>, job: JobNo) -> Result<(u32, Option<Terms>)> {
-    tx.one(
+/// Tells those who look what is asked for of these jobs now, after watches of them were stopped or amended
+/// or have expired.
+pub(super) fn tell_who_waits(batch: &mut Batch<'_>, jobs: &[JobNo]) -> Result<()> {
+    let waiting = batch.tx.ones(
         "select count(*), min(expires_at), min(poll_interval), min(expected_at), max(events & 96)
          from watches where job = $1 and status = 'watching'",
-        [job.0.into()],
+        jobs.iter().map(|job| [job.0.into()]),
         |row| read_terms(row, 0),
-    )
-}
-
-/// Tells those who look what is asked for of a job now, after a watch of it was stopped or amended.
-pub(super) fn tell_who_waits(batch: &mut Batch<'_>, job: JobNo) -> Result<()> {
-    let (watching, terms) = waiting(&batch.tx, job)?;
-    if watching == 0 {
-        batch.tx.run("update jobs set look_wanted = null where no = $1", [job.0.into()])?;
-    }
-    batch.plans.push(Plan::Waiting { job, watching, terms });
+    )?;
+    let all = || jobs.iter().zip(&waiting);
+    batch.tx.each(
+        "update jobs set look_wanted = null where no = $1",
+        all().filter(|(_, (watching, _))| *watching == 0).map(|(job, _)| [job.0.into()]),
+    )?;
+    let plans =
+        all().map(|(job, (watching, terms))| Plan::Waiting { job: *job, watching: *watching, terms: *terms });
+    batch.plans.extend(plans);
     Ok(())
 }
 
@@ -201,13 +205,12 @@ pub(super) fn take_shards(tx: &Tx<'_>, node: &str, now: Timestamp) -> Result<i64
 }
 
 pub(super) fn observe(batch: &mut Batch<'_>, asks: &[&Observed]) -> Result<Vec<Option<(AppNo, WatchId)>>> {
-    let mut told = Vec::with_capacity(asks.len());
     let seen: Vec<String> = asks.iter().map(|ask| to_json(&ask.seen)).collect();
     let changed = batch.tx.each(
         "update jobs set seen = $1, look_wanted = null where no = $2 and generation = $3 and ended = 0",
         asks.iter().zip(&seen).map(|(ask, seen)| [seen.into(), ask.job.0.into(), ask.generation.into()]),
     )?;
-    let taken = || asks.iter().zip(&changed).filter(|(_, changed)| **changed > 0).map(|(ask, _)| ask);
+    let taken = || asks.iter().zip(&changed).filter(|(_, changed)| **changed > 0).map(|(ask, _)| *ask);
     batch.tx.each(
         "insert into observations (job, at, status, raw_status, progress) values ($1, $2, $3, $4, $5)
          on conflict (job, at) do nothing",
@@ -221,10 +224,12 @@ pub(super) fn observe(batch: &mut Batch<'_>, asks: &[&Observed]) -> Result<Vec<O
             ]
         }),
     )?;
-    for (ask, changed) in asks.iter().zip(&changed) {
-        told.push(if *changed > 0 && ask.wanted { tell_progress(batch, ask)? } else { None });
-    }
-    Ok(told)
+    let wanted: Vec<&Observed> = taken().filter(|ask| ask.wanted).collect();
+    let mut told = tell_progress(batch, &wanted)?.into_iter();
+    let answer = |(ask, changed): (&&Observed, &usize)| {
+        if *changed > 0 && ask.wanted { told.next().flatten() } else { None }
+    };
+    Ok(asks.iter().zip(&changed).map(answer).collect())
 }
 
 struct Follower {
@@ -237,21 +242,65 @@ struct Follower {
     payload: Payload,
 }
 
-/// Makes `job.processing` (once for each watch) and `job.progress` events for the watches that ask, a
-/// chunk of them. The answer is the last of the chunk, where there are more.
-fn tell_progress(batch: &mut Batch<'_>, ask: &Observed) -> Result<Option<(AppNo, WatchId)>> {
-    let name = batch.tx.one(
+impl Follower {
+    /// The event that says of this look that the job is processing, if there is to be one.
+    fn processing(&self, ask: &Observed) -> Option<EventId> {
+        let due = ask.seen.status == JobStatus::Processing && self.events.has(EventType::JobProcessing);
+        due.then(|| EventId::derive(self.watch, EventType::JobProcessing, 0))
+    }
+
+    fn wants_progress(&self, ask: &Observed) -> bool {
+        ask.progressed && self.events.has(EventType::JobProgress)
+    }
+
+    /// The last event that told of progress, where there is to be another.
+    fn last_progress(&self, ask: &Observed) -> Option<EventId> {
+        let due = self.wants_progress(ask) && self.progress > 0;
+        due.then(|| EventId::derive(self.watch, EventType::JobProgress, self.progress))
+    }
+}
+
+/// An observation, and the watches that are told of it now.
+struct Audience<'a> {
+    ask: &'a Observed,
+    job: JobName,
+    followers: Vec<Follower>,
+    /// There are others.
+    more: bool,
+}
+
+/// Makes `job.processing` (once for each watch) and `job.progress` events for the watches that ask, of
+/// each job a chunk of them. The answers are the last of each chunk, where there are more.
+fn tell_progress(batch: &mut Batch<'_>, asks: &[&Observed]) -> Result<Vec<Option<(AppNo, WatchId)>>> {
+    let audiences = audiences(&batch.tx, asks)?;
+    let all = || audiences.iter().flat_map(|one| one.followers.iter().map(move |follower| (one, follower)));
+    let due = due_events(&batch.tx, all().map(|(one, follower)| (one.ask, follower)))?;
+    for ((one, follower), due) in all().zip(due) {
+        for (event_type, n) in due {
+            make_event(batch, one, follower, event_type, n);
+        }
+    }
+    let last = |one: &Audience<'_>| {
+        one.followers.last().filter(|_| one.more).map(|follower| (follower.app, follower.watch))
+    };
+    Ok(audiences.iter().map(last).collect())
+}
+
+fn audiences<'a>(tx: &Tx<'_>, asks: &[&'a Observed]) -> Result<Vec<Audience<'a>>> {
+    let names = tx.ones(
         "select provider, account, job_id, params from jobs where no = $1",
-        [ask.job.0.into()],
+        asks.iter().map(|ask| [ask.job.0.into()]),
         |row| read_name(row, 0),
     )?;
     // The order is the index's.
-    let (app, watch) = ask.after.unwrap_or((AppNo(0), WatchId(Id::from_bytes([0; 16]))));
-    let mut followers = batch.tx.list(
+    let followers = tx.fetch(
         "select app, id, events, metadata, traceparent, progress, payload from watches
          where job = $1 and status = 'watching' and (app, id) > ($2, $3) and events & 96 <> 0
          order by app, id limit $4",
-        [ask.job.0.into(), app.0.into(), watch.0.into(), (CHUNK + 1).into()],
+        asks.iter().map(|ask| {
+            let (app, watch) = ask.after.unwrap_or((AppNo(0), WatchId(Id::from_bytes([0; 16]))));
+            [ask.job.0.into(), app.0.into(), watch.0.into(), (CHUNK + 1).into()]
+        }),
         |row| {
             Ok(Follower {
                 app: AppNo(row.int(0)?),
@@ -264,84 +313,93 @@ fn tell_progress(batch: &mut Batch<'_>, ask: &Observed) -> Result<Option<(AppNo,
             })
         },
     )?;
-    let more = followers.len() > CHUNK as usize;
-    followers.truncate(CHUNK as usize);
-    let last = followers.last().filter(|_| more).map(|follower| (follower.app, follower.watch));
-    for follower in followers {
-        let about = About {
-            watch: follower.watch,
-            provider: &name.provider,
-            job_id: &name.job_id,
-            metadata: follower.metadata.as_deref(),
-        };
-        for (event_type, n) in due_events(batch, ask, &follower)? {
-            let id = EventId::derive(follower.watch, event_type, n);
-            let body = events::body(event_type, ask.at, &about, &ask.seen, None).into();
-            let sent = (follower.payload == Payload::CloudEvents).then(|| {
-                let url = &batch.shared.public_url;
-                events::cloud_event(id, event_type, ask.at, &about, &ask.seen, None, url).into()
-            });
-            let event = feed::NewEvent {
-                id,
-                app: follower.app,
-                watch: follower.watch,
-                event_type,
-                at: ask.at,
-                body,
-                sent,
-                finished: None,
-            };
-            let shard = name.shard();
-            deliveries::create(batch, event, follower.traceparent.as_deref(), None, shard);
-        }
-    }
-    Ok(last)
+    let audience = |((ask, job), mut followers): ((&&'a Observed, JobName), Vec<Follower>)| {
+        let more = followers.len() > CHUNK as usize;
+        followers.truncate(CHUNK as usize);
+        Audience { ask, job, followers, more }
+    };
+    Ok(asks.iter().zip(names).zip(followers).map(audience).collect())
 }
 
-fn due_events(batch: &Batch<'_>, ask: &Observed, follower: &Follower) -> Result<Vec<(EventType, u32)>> {
+/// What is to be told to each of these followers. Progress that was told of this very look (it was
+/// committed, nobody heard of it, and the same is written again) is not told twice.
+fn due_events<'f>(
+    tx: &Tx<'_>,
+    followers: impl Iterator<Item = (&'f Observed, &'f Follower)> + Clone,
+) -> Result<Vec<Vec<(EventType, u32)>>> {
+    let asked = followers.clone().flat_map(|(ask, follower)| {
+        follower.processing(ask).into_iter().chain(follower.last_progress(ask)).map(|id| [id.0.into()])
+    });
+    let mut known = tx.fetch("select at from events where id = $1", asked, |row| row.time(0))?.into_iter();
+    let mut told_at = |id: Option<EventId>| id.and_then(|_| known.next()).and_then(|mut at| at.pop());
+    let mut progressed = Vec::new();
     let mut due = Vec::new();
-    if ask.seen.status == JobStatus::Processing && follower.events.has(EventType::JobProcessing) {
-        let id = EventId::derive(follower.watch, EventType::JobProcessing, 0);
-        let told =
-            batch.tx.find("select position from events where id = $1", [id.0.into()], |row| row.int(0))?;
-        if told.is_none() {
-            due.push((EventType::JobProcessing, 0));
+    for (ask, follower) in followers {
+        let mut events = Vec::new();
+        let processing = follower.processing(ask);
+        if told_at(processing).is_none() && processing.is_some() {
+            events.push((EventType::JobProcessing, 0));
         }
+        let last = told_at(follower.last_progress(ask));
+        if follower.wants_progress(ask) && last != Some(ask.at) {
+            progressed.push(follower);
+            events.push((EventType::JobProgress, follower.progress + 1));
+        }
+        due.push(events);
     }
-    if ask.progressed && follower.events.has(EventType::JobProgress) && !is_told(batch, ask, follower)? {
-        batch.tx.run(
-            "update watches set progress = progress + 1 where app = $1 and id = $2",
-            [follower.app.0.into(), follower.watch.0.into()],
-        )?;
-        due.push((EventType::JobProgress, follower.progress + 1));
-    }
+    tx.each(
+        "update watches set progress = progress + 1 where app = $1 and id = $2",
+        progressed.iter().map(|follower| [follower.app.0.into(), follower.watch.0.into()]),
+    )?;
     Ok(due)
 }
 
-/// Whether the follower's last `job.progress` is of this very look: it was committed, nobody heard of
-/// it, and the same is written again.
-fn is_told(batch: &Batch<'_>, ask: &Observed, follower: &Follower) -> Result<bool> {
-    if follower.progress == 0 {
-        return Ok(false);
-    }
-    let last = EventId::derive(follower.watch, EventType::JobProgress, follower.progress);
-    let at = batch.tx.find("select at from events where id = $1", [last.0.into()], |row| row.time(0))?;
-    Ok(at == Some(ask.at))
+fn make_event(batch: &mut Batch<'_>, told: &Audience<'_>, to: &Follower, event_type: EventType, n: u32) {
+    let Audience { ask, job, .. } = told;
+    let about = About {
+        watch: to.watch,
+        provider: &job.provider,
+        job_id: &job.job_id,
+        metadata: to.metadata.as_deref(),
+    };
+    let id = EventId::derive(to.watch, event_type, n);
+    let body = events::body(event_type, ask.at, &about, &ask.seen, None).into();
+    let sent = match to.payload {
+        Payload::Event => None,
+        Payload::Raw => ask.raw.clone(),
+        Payload::CloudEvents => {
+            let url = &batch.shared.public_url;
+            Some(events::cloud_event(id, event_type, ask.at, &about, &ask.seen, None, url).into())
+        }
+    };
+    let event = feed::NewEvent {
+        id,
+        app: to.app,
+        watch: to.watch,
+        event_type,
+        at: ask.at,
+        body,
+        sent: sent.map(|sent| (to.payload, sent)),
+        finished: None,
+    };
+    deliveries::create(batch, event, to.traceparent.as_deref(), None, job.shard());
 }
 
 pub(super) fn refresh(batch: &mut Batch<'_>, asks: &[&Refresh]) -> Result<Vec<()>> {
-    for ask in asks {
-        let seen = ask.seen.as_ref().map(|seen| (to_json(seen), seen.status.as_str()));
-        if let Some((seen, status)) = &seen {
-            // Only the same ending: a job that says something else now is left as it ended.
-            batch.tx.run(
-                "update endings set refreshed = $1 where job = $2 and kind = $3
-                 and generation = (select generation from jobs where no = $2)",
-                [seen.into(), ask.job.0.into(), (*status).into()],
-            )?;
-        }
-        batch.tx.run("update jobs set look_wanted = null where no = $1", [ask.job.0.into()])?;
-    }
+    let seen: Vec<(JobNo, String, &str)> = asks
+        .iter()
+        .filter_map(|ask| ask.seen.as_ref().map(|seen| (ask.job, to_json(seen), seen.status.as_str())))
+        .collect();
+    // Only the same ending: a job that says something else now is left as it ended.
+    batch.tx.each(
+        "update endings set refreshed = $1 where job = $2 and kind = $3
+         and generation = (select generation from jobs where no = $2)",
+        seen.iter().map(|(job, seen, status)| [seen.into(), job.0.into(), (*status).into()]),
+    )?;
+    batch.tx.each(
+        "update jobs set look_wanted = null where no = $1",
+        asks.iter().map(|ask| [ask.job.0.into()]),
+    )?;
     Ok(vec![(); asks.len()])
 }
 

@@ -70,7 +70,10 @@ const TURN: Duration = Duration::from_secs(3);
 const OURS_MAX: usize = 64;
 
 /// Each brings the schema from the version before to its own. Never changed once released.
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/postgres/0001_main.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/postgres/0001_main.sql"),
+    include_str!("../../migrations/postgres/0002_lists.sql"),
+];
 
 /// How the server is reached, and whether it was a moment ago.
 #[derive(Debug)]
@@ -102,8 +105,7 @@ impl Server {
     /// A connection that can be used, or why there is none.
     fn connect(&self, runtime: &Arc<Quiet>) -> Result<Session> {
         let down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((since, reason)) = down.as_ref().filter(|(since, _)| since.elapsed() < PAUSE) {
-            let _ = since;
+        if let Some((_, reason)) = down.as_ref().filter(|(since, _)| since.elapsed() < PAUSE) {
             return Err(StoreError::Unavailable(reason.clone()));
         }
         drop(down);
@@ -414,8 +416,11 @@ fn migrate(session: &Session, migrations: &[&str]) -> anyhow::Result<()> {
         bail!("it was written by a newer version of ringback (schema {done}, here {})", migrations.len());
     }
     for (version, migration) in (1..).zip(migrations).skip(done) {
-        let step = format!("begin; {migration}; insert into schema_version values ({version}); commit");
-        if let Err(error) = session.batch(&step) {
+        // An index of a large table is made for longer than any other statement may take.
+        let step = format!(
+            "begin; set local statement_timeout = 0; {migration}; insert into schema_version values ({version}); commit"
+        );
+        if let Err(error) = session.batch_without_end(&step) {
             let _ = session.batch("rollback");
             return Err(error.into());
         }

@@ -2,6 +2,8 @@
 //!
 //! A watch with a delivery that is still pending is never forgotten, however old it is.
 
+use std::collections::BTreeSet;
+
 use super::Store;
 use super::db::{Result, Tx};
 use super::idempotency;
@@ -43,33 +45,46 @@ fn prune_some(tx: &Tx<'_>, ask: &Prune) -> Result<usize> {
         [ask.now.minus(idempotency::KEPT).into(), ANSWERS.into()],
     )?;
     let told = old_watches(tx, ask.events_before, "pruned = 0 and")?;
-    for (app, watch, _) in &told {
-        for sql in [
-            "delete from attempts where delivery in (select id from deliveries where watch = $1)",
-            "delete from deliveries where watch = $1",
-            "delete from events where watch = $1",
-        ] {
-            tx.run(sql, [(*watch).into()])?;
-        }
-        tx.run("update watches set pruned = 1 where app = $1 and id = $2", [app.0.into(), (*watch).into()])?;
+    for sql in [
+        "delete from attempts where delivery in (select id from deliveries where watch = $1)",
+        "delete from deliveries where watch = $1",
+        "delete from events where watch = $1",
+    ] {
+        tx.each(sql, told.iter().map(|(_, watch, _)| [(*watch).into()]))?;
     }
+    tx.each(
+        "update watches set pruned = 1 where app = $1 and id = $2",
+        told.iter().map(|(app, watch, _)| [app.0.into(), (*watch).into()]),
+    )?;
     let watches = old_watches(tx, ask.watches_before.min(ask.events_before), "pruned = 1 and")?;
-    for (app, watch, job) in &watches {
-        tx.run("delete from watch_destinations where watch = $1", [(*watch).into()])?;
-        tx.run("delete from watches where app = $1 and id = $2", [app.0.into(), (*watch).into()])?;
-        let left =
-            tx.find("select job from watches where job = $1 limit 1", [job.0.into()], |row| row.int(0))?;
-        if left.is_none() {
-            for sql in [
-                "delete from observations where job = $1",
-                "delete from endings where job = $1",
-                "delete from jobs where no = $1",
-            ] {
-                tx.run(sql, [job.0.into()])?;
-            }
-        }
-    }
+    tx.each(
+        "delete from watch_destinations where watch = $1",
+        watches.iter().map(|(_, watch, _)| [(*watch).into()]),
+    )?;
+    tx.each(
+        "delete from watches where app = $1 and id = $2",
+        watches.iter().map(|(app, watch, _)| [app.0.into(), (*watch).into()]),
+    )?;
+    forget_jobs(tx, &watches.iter().map(|(.., job)| *job).collect())?;
     Ok(answers + told.len() + watches.len())
+}
+
+/// Of these jobs, those of which no watch is left.
+fn forget_jobs(tx: &Tx<'_>, jobs: &BTreeSet<JobNo>) -> Result<()> {
+    let left = tx.fetch(
+        "select job from watches where job = $1 limit 1",
+        jobs.iter().map(|job| [job.0.into()]),
+        |row| row.int(0),
+    )?;
+    let forgotten = || jobs.iter().zip(&left).filter(|(_, left)| left.is_empty()).map(|(job, _)| job);
+    for sql in [
+        "delete from observations where job = $1",
+        "delete from endings where job = $1",
+        "delete from jobs where no = $1",
+    ] {
+        tx.each(sql, forgotten().map(|job| [job.0.into()]))?;
+    }
+    Ok(())
 }
 
 fn old_watches(tx: &Tx<'_>, before: Timestamp, which: &str) -> Result<Vec<(AppNo, Id, JobNo)>> {

@@ -119,6 +119,22 @@ impl Row {
         (self.secret_address && keyring.is_stale(&self.address))
             || optional.into_iter().flatten().any(|text| keyring.is_stale(text))
     }
+
+    fn opened(self, keyring: &Keyring) -> db::Result<Self> {
+        let id = self.id;
+        let open = |column, text: Option<String>| text.map(|text| keyring.open(column, id, text)).transpose();
+        Ok(Self {
+            address: keyring.open(Column::DestinationAddress, id, self.address)?,
+            headers: open(Column::DestinationHeaders, self.headers)?,
+            secret: open(Column::DestinationSecret, self.secret)?,
+            ..self
+        })
+    }
+
+    fn sealed(&self, keyring: &Keyring) -> db::Result<Stored<'_>> {
+        let address = (self.address.as_str(), self.secret_address);
+        Stored::new(keyring, self.id, address, self.headers.clone(), self.secret.as_deref())
+    }
 }
 
 /// What stands behind `last`: how many rows were changed, and where to go on.
@@ -139,23 +155,22 @@ fn destinations(tx: &Tx<'_>, keyring: &Keyring, last: (Id, i64)) -> db::Result<(
         },
     )?;
     let next = found.last().map(|row| row.key);
-    let mut count = 0;
-    for row in found.into_iter().filter(|row| row.is_stale(keyring)) {
-        let Row { key, id, secret_address, address, headers, secret } = row;
-        let address = keyring.open(Column::DestinationAddress, id, address)?;
-        let headers = headers.map(|text| keyring.open(Column::DestinationHeaders, id, text)).transpose()?;
-        let secret = secret.map(|text| keyring.open(Column::DestinationSecret, id, text)).transpose()?;
-        let stored = Stored::new(keyring, id, (&address, secret_address), headers, secret.as_deref())?;
-        count += tx.run(
-            "update watch_destinations set address = $1, headers = $2, secret = $3 where watch = $4 and n = $5",
+    let stale = found.into_iter().filter(|row| row.is_stale(keyring));
+    let plain: Vec<Row> = stale.map(|row| row.opened(keyring)).collect::<db::Result<_>>()?;
+    let sealed = plain.iter().map(|row| Ok((row.key, row.sealed(keyring)?)));
+    let sealed: Vec<((Id, i64), Stored<'_>)> = sealed.collect::<db::Result<_>>()?;
+    let changed = tx.each(
+        "update watch_destinations set address = $1, headers = $2, secret = $3 where watch = $4 and n = $5",
+        sealed.iter().map(|((watch, n), stored)| {
             [
                 stored.address.as_ref().into(),
                 stored.headers.as_deref().into(),
                 stored.secret.as_deref().into(),
-                key.0.into(),
-                key.1.into(),
-            ],
-        )?;
-    }
+                (*watch).into(),
+                (*n).into(),
+            ]
+        }),
+    )?;
+    let count = changed.into_iter().sum();
     Ok((count, next))
 }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use super::apps::{APP, read_app};
-use super::db::{Result, Tx};
+use super::db::{Result, StoreError, Tx};
 use super::sealing::Keyring;
 use super::writer::Command;
 use super::{Shared, Store};
@@ -75,7 +75,8 @@ impl Tenants {
             let key = Key { app: AppNo(row.int(1)?), scope: row.word(2, Scope::parse)? };
             let (used, written) = (AtomicI64::new(row.int(5)?), AtomicI64::new(row.int(5)?));
             let held = Held { id: KeyId(row.id(3)?), key, expires_at: row.opt_time(4)?, used, written };
-            Ok((row.bytes(0)?.try_into().unwrap_or_default(), held))
+            let broken = |_| StoreError::Inconsistent("the hash of a key is not 32 bytes".to_owned());
+            Ok((row.bytes(0)?.try_into().map_err(broken)?, held))
         })?;
         all.hashes = keys.iter().map(|(hash, held)| (held.id, *hash)).collect();
         all.keys = keys.into_iter().collect();

@@ -132,30 +132,38 @@ impl Store {
     pub async fn watches(&self, app: AppNo, filter: WatchFilter, limit: u32) -> Result<Vec<Watch>> {
         let keyring = self.shared.keyring.clone();
         self.read(move |tx| {
-            // A job's id leads to few watches, by way of the jobs (`+ 0` hides the primary key from the
-            // planner); without one the app's are gone through.
-            let by_app = if filter.job_id.is_some() { "w.app + 0 =" } else { "w.app =" };
-            let mut query = Where::new(&format!("{SELECT} where {by_app}"), app.0);
-            query.and("j.job_id =", filter.job_id.as_deref());
-            query.and("j.provider =", filter.provider.as_deref());
-            query.and("w.status =", filter.status.map(WatchStatus::as_str));
-            query.and("w.id <", filter.before.map(|id| id.0));
-            query.push(" order by w.id desc limit", limit);
+            let query = listed(app, &filter, limit);
             let mut found = tx.list(&query.sql, query.values, read_watch)?;
-            for watch in &mut found {
-                watch.destinations = shown_destinations(tx, &keyring, watch.id)?;
-            }
+            add_destinations(tx, &keyring, &mut found)?;
             Ok(found)
         })
         .await
     }
 }
 
+/// The app's watches that a filter lets through, newest first.
+pub(super) fn listed(app: AppNo, filter: &WatchFilter, limit: u32) -> Where<'_> {
+    // A job's id leads to few watches, by way of the jobs (`+ 0` hides the primary key from the planner). Those
+    // that wait have an index; it asks for just these words, the status a literal: one of our own few.
+    let (by_app, column) = match (&filter.job_id, filter.status) {
+        (Some(_), _) => ("w.app + 0 =", "w.status"),
+        (None, Some(WatchStatus::Watching)) => ("w.app + 0 =", "w.status || ''"),
+        (None, _) => ("w.app =", "w.status"),
+    };
+    let status = filter.status.map(|status| format!("{column} = '{status}' and ")).unwrap_or_default();
+    let mut query = Where::new(&format!("{SELECT} where {status}{by_app}"), app.0);
+    query.and("j.job_id =", filter.job_id.as_deref());
+    query.and("j.provider =", filter.provider.as_deref());
+    query.and("w.id <", filter.before.map(|id| id.0));
+    query.push(" order by w.id desc limit", limit);
+    query
+}
+
 pub(super) fn find(tx: &Tx<'_>, keyring: &Keyring, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
     let sql = format!("{SELECT} where w.app = $1 and w.id = $2");
-    let Some(mut watch) = tx.find(&sql, [app.0.into(), id.0.into()], read_watch)? else { return Ok(None) };
-    watch.destinations = shown_destinations(tx, keyring, id)?;
-    Ok(Some(watch))
+    let mut found = tx.list(&sql, [app.0.into(), id.0.into()], read_watch)?;
+    add_destinations(tx, keyring, &mut found)?;
+    Ok(found.pop())
 }
 
 /// A watch that ended with its job shows the job as it ended; any other, as it was last seen.
@@ -193,22 +201,23 @@ pub(super) fn read_name(row: &Row<'_>, first: usize) -> Result<JobName> {
     })
 }
 
-fn shown_destinations(
-    tx: &Tx<'_>,
-    keyring: &Keyring,
-    watch: WatchId,
-) -> Result<Vec<(Destination, Option<DeliveryStatus>)>> {
-    tx.list(
+/// Reads where each watch tells, and how its last delivery to there stands.
+fn add_destinations(tx: &Tx<'_>, keyring: &Keyring, watches: &mut [Watch]) -> Result<()> {
+    let found = tx.fetch(
         "select id, channel, address, lane, headers, secret,
            (select d.status from deliveries d where d.watch = wd.watch and d.n = wd.n order by d.id desc limit 1)
          from watch_destinations wd where watch = $1 order by n",
-        [watch.0.into()],
+        watches.iter().map(|watch| [watch.id.0.into()]),
         |row| {
             let destination = read_destination(row, 0, keyring)?;
             let status = row.opt_text(6)?;
             Ok((destination, status.as_deref().and_then(DeliveryStatus::parse)))
         },
-    )
+    )?;
+    for (watch, destinations) in watches.iter_mut().zip(found) {
+        watch.destinations = destinations;
+    }
+    Ok(())
 }
 
 /// Six columns from `first`: id, channel, address, lane, headers, secret.
@@ -488,35 +497,29 @@ fn shown(new: &NewWatch, job: &FoundJob) -> Watch {
 }
 
 pub(super) fn stop(batch: &mut Batch<'_>, asks: &[&Stop]) -> Result<Vec<Stopped>> {
-    let mut fewer = BTreeSet::new();
-    let stopped = asks.iter().map(|ask| stop_one(batch, ask, &mut fewer)).collect();
-    // Once for each job: whoever stops all the watches of one should not have them counted each time.
-    for job in fewer {
-        jobs::tell_who_waits(batch, job)?;
-    }
-    stopped
-}
-
-fn stop_one(batch: &mut Batch<'_>, ask: &Stop, fewer: &mut BTreeSet<JobNo>) -> Result<Stopped> {
-    let Stop { app, watch, now } = *ask;
-    let job = batch.tx.find(
+    let jobs = batch.tx.fetch(
         "select job from watches where app = $1 and id = $2",
-        [app.0.into(), watch.0.into()],
+        asks.iter().map(|ask| [ask.app.0.into(), ask.watch.0.into()]),
         |row| Ok(JobNo(row.int(0)?)),
     )?;
-    let Some(job) = job else { return Ok(Stopped::Unknown) };
-    let stopped = batch.tx.run(
+    let known: Vec<(&Stop, JobNo)> =
+        asks.iter().zip(&jobs).filter_map(|(ask, job)| Some((*ask, *job.first()?))).collect();
+    let hit = batch.tx.each(
         "update watches set status = 'stopped', ended_at = $1
-         where app = $2 and id = $3 and status = 'watching'",
-        [now.into(), app.0.into(), watch.0.into()],
+         where app = $2 and id = $3 and coalesce(status, '') = 'watching'",
+        known.iter().map(|(ask, _)| [ask.now.into(), ask.app.0.into(), ask.watch.0.into()]),
     )?;
-    deliveries::call_off(batch, watch)?;
-    if stopped > 0 {
-        fewer.insert(job);
-        batch.ended.push(watch);
+    deliveries::call_off(batch, &known.iter().map(|(ask, _)| ask.watch).collect::<Vec<_>>())?;
+    let mut fewer = BTreeSet::new();
+    for ((ask, job), _) in known.iter().zip(hit).filter(|(_, hit)| *hit > 0) {
+        fewer.insert(*job);
+        batch.ended.push(ask.watch);
         batch.tally.ended(WatchStatus::Stopped);
     }
-    Ok(Stopped::Done)
+    // Once for each job: whoever stops all the watches of one should not have them counted each time.
+    jobs::tell_who_waits(batch, &fewer.into_iter().collect::<Vec<_>>())?;
+    let answer = |job: &Vec<JobNo>| if job.is_empty() { Stopped::Unknown } else { Stopped::Done };
+    Ok(jobs.iter().map(answer).collect())
 }
 
 /// The greatest id ever drawn, so that the next is greater.

@@ -100,6 +100,27 @@ async fn a_raw_payload_is_the_providers_answer_byte_for_byte_and_stays_it_over_r
 }
 
 #[tokio::test]
+async fn progress_is_told_raw_too_byte_for_byte_also_after_a_crash() {
+    let mut t = Harness::start().await;
+    let odd = "{ \"success\":true,\n\t\"data\": {\"status\":\"processing\", \"jobId\":\"job_1\", \"progress\": 10.0}}\n";
+    t.provider.always("job_1", Reply::new(200, odd));
+    t.receiver.script("/hook", [Reply::status(500), Reply::status(500)]);
+    let events = ["job.processing", "job.progress"];
+    let hook = t.receiver.url("/hook");
+    t.register(&json!({ "jobId": "job_1", "payload": "raw", "events": events, "callbackUrl": hook })).await;
+    t.pass(seconds(5)).await;
+    let mut hits = t.receiver.take(2).await;
+    t.crash().await;
+    t.restart().await;
+    t.pass(seconds(10)).await;
+    hits.extend(t.receiver.take(2).await);
+    for hit in hits {
+        assert_eq!(String::from_utf8_lossy(&hit.body), odd, "{}", hit.event());
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn a_raw_payload_that_is_too_large_or_does_not_exist_is_the_event_instead() {
     let t = Harness::start().await;
     let large = json!({ "jobId": "job_large", "status": "completed", "x": "x".repeat(300 * 1024) });
@@ -546,6 +567,7 @@ crate::postgres::on_postgres_too! {
     every_ending_of_a_job_is_told_by_its_own_name_and_reason,
     answers_in_an_envelope_are_understood_as_well_as_flat_ones,
     a_raw_payload_is_the_providers_answer_byte_for_byte_and_stays_it_over_retries,
+    progress_is_told_raw_too_byte_for_byte_also_after_a_crash,
     a_raw_payload_that_is_too_large_or_does_not_exist_is_the_event_instead,
     a_destinations_own_secret_signs_in_the_apps_stead_and_never_comes_back,
     further_headers_are_sent_and_shown_only_masked,

@@ -149,10 +149,11 @@ impl House {
         self.store.page(Page { lane, now, limit, in_hand: in_hand.to_vec() }).await.expect("a page")
     }
 
-    pub async fn record(&self, send: &Send, by_hand: bool, after: After) {
+    pub async fn record(&self, send: &Send, after: After) {
         let (_, attempts) = self.shown_delivery(send.id).await;
         let before = attempts.len().try_into().expect("a few");
-        let record = Record { app: self.app, delivery: send.id, by_hand, before, attempt: attempt(), after };
+        let (app, by_hand) = (self.app, send.by_hand);
+        let record = Record { app, delivery: send.id, by_hand, before, attempt: attempt(), after };
         self.store.record(record).await.expect("recorded");
     }
 
@@ -233,6 +234,7 @@ pub fn observed(job: JobNo, generation: i64, progress: u8, at: Timestamp) -> Obs
         status_changed: true,
         progressed: true,
         wanted: true,
+        raw: None,
         after: None,
         at,
     }

@@ -152,6 +152,11 @@ impl Session {
         self.block(async { self.client.batch_execute(sql).await })
     }
 
+    /// The same, for what may take as long as it wants.
+    pub(super) fn batch_without_end(&self, sql: &str) -> Result<()> {
+        self.runtime.block_on(self.client.batch_execute(sql)).map_err(|error| self.judge(&error))
+    }
+
     /// See [`super::super::db::Tx::each`].
     pub(in crate::store) fn each<'v, const N: usize>(
         &self,

@@ -41,7 +41,7 @@ async fn a_read_after_an_answer_sees_what_was_answered() {
 async fn what_is_old_is_forgotten_but_nothing_that_is_still_to_be_sent() {
     let house = House::new().await;
     let done = house.delivery("job_1").await;
-    house.record(&done, false, After::Failed(Reason::Exhausted)).await;
+    house.record(&done, After::Failed(Reason::Exhausted)).await;
     let pending = house.delivery("job_2").await;
     let running = house.register(house.watch("job_3")).await;
     let prune = async |events, watches| {
@@ -58,7 +58,7 @@ async fn what_is_old_is_forgotten_but_nothing_that_is_still_to_be_sent() {
     assert_eq!((prune(61, 61).await, left().await), (1, (2, 1)));
     assert_eq!(prune(61, 61).await, 0);
     assert!(house.store.watch(house.app, pending.watch).await.expect("read").is_some());
-    house.record(&pending, false, After::Succeeded).await;
+    house.record(&pending, After::Succeeded).await;
     assert_eq!(prune(61, 61).await, 2, "both at once");
     assert_eq!(left().await, (1, 0));
     assert_eq!(house.store.jobs(JobNo(0), 9, at(0)).await.expect("read")[0].no, running.job_no);
@@ -177,7 +177,7 @@ fn while_the_disk_is_full_writes_are_refused_and_afterwards_taken_again() {
 
 async fn on_a_small_disk(disk: &std::path::Path) {
     let ballast = disk.join("ballast");
-    std::fs::write(&ballast, vec![0; 256 * 1024]).expect("room");
+    std::fs::write(&ballast, vec![0; 384 * 1024]).expect("room");
     let place = Place::File(disk.join("ringback.db"));
     let house = House::at(tempfile::tempdir().expect("a folder"), place, START).await;
     let mut made = 0;

@@ -20,7 +20,7 @@ fn ids(sends: &[Send]) -> Vec<ringback::domain::DeliveryId> {
 async fn a_delivery_that_succeeded_is_sent_no_more() {
     let house = House::new().await;
     let send = house.delivery("job_1").await;
-    house.record(&send, false, After::Succeeded).await;
+    house.record(&send, After::Succeeded).await;
     let (delivery, attempts) = house.shown_delivery(send.id).await;
     assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Succeeded, None));
     assert_eq!(attempts, [super::attempt()]);
@@ -32,7 +32,7 @@ async fn a_delivery_that_succeeded_is_sent_no_more() {
 async fn a_delivery_is_tried_again_when_its_turn_comes_with_the_same_bytes() {
     let house = House::new().await;
     let send = house.delivery("job_1").await;
-    house.record(&send, false, After::Again { step: 1, due_at: at(100) }).await;
+    house.record(&send, After::Again { step: 1, due_at: at(100) }).await;
     let house = house.reopen(at(80)).await;
     assert_eq!(house.store.lanes().await.expect("read"), [(send.destination.lane.clone(), at(100))]);
     let early = house.page(at(99), 10, &[]).await;
@@ -49,7 +49,7 @@ async fn a_delivery_is_tried_again_when_its_turn_comes_with_the_same_bytes() {
 async fn first_tries_go_before_retries_and_what_is_in_hand_is_left_out() {
     let house = House::new().await;
     let late = house.delivery("job_0").await;
-    house.record(&late, false, After::Again { step: 1, due_at: at(61) }).await;
+    house.record(&late, After::Again { step: 1, due_at: at(61) }).await;
     let mut first = Vec::new();
     for n in 1..=5 {
         first.push(house.delivery(&format!("job_{n}")).await.id);
@@ -70,7 +70,7 @@ async fn first_tries_go_before_retries_and_what_is_in_hand_is_left_out() {
 async fn a_retry_planned_by_a_clock_that_was_set_back_since_waits_for_its_step_from_now() {
     let house = House::new().await;
     let send = house.delivery("job_1").await;
-    house.record(&send, false, After::Again { step: 1, due_at: at(100_000) }).await;
+    house.record(&send, After::Again { step: 1, due_at: at(100_000) }).await;
     let rewind = |now| Rewind { schedule: vec![Duration::from_secs(5)], now };
     let tried_at = super::attempt().at;
     assert_eq!(house.store.rewind(rewind(tried_at)).await.expect("taken"), 0);
@@ -85,7 +85,7 @@ async fn a_delivery_that_was_given_up_says_why() {
     let house = House::new().await;
     for reason in [Reason::Exhausted, Reason::Refused, Reason::Gone] {
         let send = house.delivery(reason.as_str()).await;
-        house.record(&send, false, After::Failed(reason)).await;
+        house.record(&send, After::Failed(reason)).await;
         let (delivery, attempts) = house.shown_delivery(send.id).await;
         assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Failed, Some(reason)));
         assert_eq!((delivery.next_attempt_at, attempts.len()), (None, 1));
@@ -103,7 +103,7 @@ async fn a_destination_that_is_gone_gets_nothing_more_of_the_watch() {
     let sent = sends(&house.store);
     assert_eq!(sent.len(), 4);
     let first = sent.iter().find(|send| send.destination.id == gone).expect("one to it");
-    house.record(first, false, After::Failed(Reason::Gone)).await;
+    house.record(first, After::Failed(Reason::Gone)).await;
     let off = Errand::CallOff { watch: watch.id, which: Which::To(gone) };
     let told = house.store.errands().take();
     assert_eq!(format!("{told:?}"), format!("{:?}", [off]), "what is in hand is called off too");
@@ -127,7 +127,7 @@ async fn the_outcome_of_a_send_that_was_in_flight_at_the_stop_is_on_record() {
     ] {
         let send = house.delivery(job).await;
         house.stop(send.watch).await;
-        house.record(&send, false, after).await;
+        house.record(&send, after).await;
         let (delivery, attempts) = house.shown_delivery(send.id).await;
         assert_eq!((delivery.status, attempts.len()), (status, 1), "{job}");
         let reason = (status == DeliveryStatus::Failed).then_some(Reason::Stopped);
@@ -140,17 +140,17 @@ async fn the_outcome_of_a_send_that_was_in_flight_at_the_stop_is_on_record() {
 async fn a_try_by_hand_of_what_is_done_is_one_attempt_and_a_failure_changes_nothing() {
     let house = House::new().await;
     let send = house.delivery("job_1").await;
-    house.record(&send, false, After::Failed(Reason::Exhausted)).await;
+    house.record(&send, After::Failed(Reason::Exhausted)).await;
     assert!(matches!(resend(&house, &send, 80).await, ResendAnswer::Wanted));
     let told = sends(&house.store);
     assert!(told.len() == 1 && told[0].by_hand && told[0].attempts == 1);
     assert_eq!(ids(&house.page(at(80), 10, &[]).await.sends), [send.id], "it outlives a crash");
-    house.record(&send, true, After::AsBefore).await;
+    house.record(&send, After::AsBefore).await;
     let (delivery, attempts) = house.shown_delivery(send.id).await;
     assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Failed, Some(Reason::Exhausted)));
     assert_eq!((delivery.next_attempt_at, attempts.len()), (None, 2));
     resend(&house, &send, 90).await;
-    house.record(&send, true, After::Succeeded).await;
+    house.record(&send, After::Succeeded).await;
     assert_eq!(house.shown_delivery(send.id).await.0.status, DeliveryStatus::Succeeded);
 }
 
@@ -158,11 +158,11 @@ async fn a_try_by_hand_of_what_is_done_is_one_attempt_and_a_failure_changes_noth
 async fn a_try_by_hand_of_what_is_pending_keeps_its_schedule() {
     let house = House::new().await;
     let send = house.delivery("job_1").await;
-    house.record(&send, false, After::Again { step: 2, due_at: at(500) }).await;
+    house.record(&send, After::Again { step: 2, due_at: at(500) }).await;
     resend(&house, &send, 80).await;
     let [now] = &house.page(at(80), 10, &[]).await.sends[..] else { panic!("due now") };
     assert!(now.by_hand);
-    house.record(&send, true, After::AsBefore).await;
+    house.record(&send, After::AsBefore).await;
     let page = house.page(at(80), 10, &[]).await;
     assert!(page.sends.is_empty());
     assert_eq!(page.next, Some(at(500)));
@@ -177,11 +177,11 @@ async fn a_try_by_hand_asked_for_while_a_send_is_in_flight_is_made_after_it() {
     {
         let send = house.delivery(job).await;
         resend(&house, &send, 80).await;
-        house.record(&send, false, after).await;
+        house.record(&send, after).await;
         let page = house.page(at(80), 10, &[]).await;
         assert_eq!(ids(&page.sends), [send.id], "{job}");
         assert!(page.sends[0].by_hand);
-        house.record(&send, true, After::Succeeded).await;
+        house.record(&send, After::Succeeded).await;
     }
 }
 
@@ -189,10 +189,10 @@ async fn a_try_by_hand_asked_for_while_a_send_is_in_flight_is_made_after_it() {
 async fn a_stop_calls_off_a_try_by_hand_too_and_allows_no_other() {
     let house = House::new().await;
     let done = house.delivery("job_1").await;
-    house.record(&done, false, After::Failed(Reason::Exhausted)).await;
+    house.record(&done, After::Failed(Reason::Exhausted)).await;
     resend(&house, &done, 80).await;
     house.stop(done.watch).await;
-    house.record(&done, true, After::AsBefore).await;
+    house.record(&done, After::AsBefore).await;
     assert!(house.page(at(999), 10, &[]).await.sends.is_empty());
     let pending = house.delivery("job_2").await;
     house.stop(pending.watch).await;
@@ -213,8 +213,8 @@ async fn deliveries_are_listed_newest_first_with_filters_and_a_cursor() {
     for n in 0..6 {
         all.insert(0, house.delivery(&format!("job_{n}")).await);
     }
-    house.record(&all[0], false, After::Succeeded).await;
-    house.record(&all[1], false, After::Failed(Reason::Exhausted)).await;
+    house.record(&all[0], After::Succeeded).await;
+    house.record(&all[1], After::Failed(Reason::Exhausted)).await;
     let list = async |filter| {
         let found = house.store.deliveries(house.app, filter, 4).await.expect("read");
         found.into_iter().map(|delivery| delivery.id).collect::<Vec<_>>()

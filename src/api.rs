@@ -22,6 +22,7 @@ mod providers;
 mod register;
 mod registering;
 mod request;
+mod room;
 mod serve;
 mod stream;
 mod view;
@@ -30,6 +31,7 @@ mod watches;
 pub use follow::STREAMS_MAX;
 pub use openapi::document;
 pub use request::UnderWay;
+pub use room::Room;
 pub use serve::{serve, serve_metrics};
 
 use std::collections::HashSet;
@@ -100,7 +102,7 @@ pub struct Api {
     /// The keys of writes that are under way.
     pub under_way: UnderWay,
     /// Places for those who wait for the end of a watch.
-    pub waits: Semaphore,
+    pub waits: Arc<Room>,
     /// Places for connections.
     pub places: Arc<Semaphore>,
     /// What those who look and those who send have in hand.
@@ -108,9 +110,9 @@ pub struct Api {
     /// Whether `/metrics` is here, and not on a listener of its own.
     pub with_metrics: bool,
     /// Places for batches, of registrations and of retries.
-    pub batches: Semaphore,
+    pub batches: Arc<Room>,
     /// Places for those who follow the feed.
-    pub streams: Arc<Semaphore>,
+    pub streams: Arc<Room>,
 }
 
 impl fmt::Debug for Api {

@@ -20,7 +20,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::api::{self, Api, BATCHES_MAX, CONNECTIONS_MAX, STREAMS_MAX, UnderWay, WAITS_MAX};
+use crate::api::{self, Api, BATCHES_MAX, CONNECTIONS_MAX, Room, STREAMS_MAX, UnderWay, WAITS_MAX};
 use crate::channels::Channels;
 use crate::channels::email::{Login, Mailer, Security, Server};
 use crate::channels::slack::Bot;
@@ -150,12 +150,12 @@ impl App {
             draining: is_draining,
             planned: Arc::clone(&planned),
             under_way: UnderWay::default(),
-            waits: Semaphore::new(WAITS_MAX),
+            waits: Room::new(WAITS_MAX),
             places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             load: load_of(&poller, &deliverer),
             with_metrics: metrics.is_none(),
-            batches: Semaphore::new(BATCHES_MAX),
-            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            batches: Room::new(BATCHES_MAX),
+            streams: Room::new(STREAMS_MAX),
         });
         Ok(Self {
             listener,

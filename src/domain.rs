@@ -385,6 +385,12 @@ impl fmt::Display for Masked {
     }
 }
 
+/// What one app may have of something that is bounded for all together: a little is left for another, and
+/// of few things one may have all.
+pub const fn share_of_one(all: usize) -> usize {
+    all - all / 8
+}
+
 /// One thing that a job made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use super::fields::Fields;
 use super::problem::{Faults, Problem};
 use super::request::{Caller, Claim, Held, Query, json_or_nothing};
-use super::{Answer, Api, CONNECTIONS_MAX, STREAMS_MAX, WAITS_MAX, answered, first_answer, replayed, reply};
+use super::{Answer, Api, CONNECTIONS_MAX, answered, first_answer, replayed, reply};
 use crate::channels::webhook::Secret;
 use crate::domain::{Masked, Timestamp};
 use crate::meters::Clients;
@@ -141,8 +141,8 @@ pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
     let backlog = api.store.backlog(now).await.unwrap_or_default();
     let clients = Clients {
         connections: CONNECTIONS_MAX - api.places.available_permits().min(CONNECTIONS_MAX),
-        waiting: WAITS_MAX - api.waits.available_permits().min(WAITS_MAX),
-        following: STREAMS_MAX - api.streams.available_permits().min(STREAMS_MAX),
+        waiting: api.waits.count(),
+        following: api.streams.count(),
     };
     let text = api.store.meters().render((api.load)(), api.store.queues(), backlog, clients, now);
     let mut response = reply(StatusCode::OK, text);

@@ -72,7 +72,7 @@ pub async fn create(
     let app = caller.may(Scope::Write)?;
     let (at, took) = (api.clock.now(), api.clock.stopwatch());
     Query::new(&parts).done()?;
-    let Ok(_place) = api.batches.try_acquire() else {
+    let Some(_seat) = api.batches.take(app) else {
         return Err(Problem::unavailable("too many batches at once; send this one again in a moment"));
     };
     let text = json(&held, &parts.headers, &api.clock, BATCH_MAX).await?;

@@ -58,7 +58,7 @@ pub async fn retry_many(
     let mut faults = Faults::default();
     let filter = which_failed(&text, &mut faults);
     faults.check()?;
-    let Ok(_place) = api.batches.try_acquire() else {
+    let Some(_seat) = api.batches.take(app) else {
         return Err(Problem::unavailable("too many batches at once; ask again in a moment"));
     };
     if api.store.count_failed(app, filter, RETRY_MAX + 1).await? > RETRY_MAX {

@@ -58,14 +58,14 @@ pub async fn stream(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -
     let last = parts.headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes()));
     let after = last.filter(|id| !id.is_empty()).map(std::borrow::Cow::into_owned).or(after);
     let after = after.map(|id| EventId::parse(&id).ok_or_else(gone)).transpose()?;
-    let Ok(place) = Arc::clone(&api.streams).try_acquire_owned() else {
+    let Some(seat) = api.streams.take(app) else {
         return Err(Problem::unavailable("too many follow at once; ask again, or page through /v1/events"));
     };
     let position = api.store.follow_from(app, after).await?.ok_or_else(gone)?;
     let (sender, frames) = mpsc::channel(1);
     tokio::spawn(async move {
         follow(&api, caller, position, filter, &sender).await;
-        drop(place);
+        drop(seat);
     });
     let mut response = Response::new(Body::new(Frames(frames)));
     for (name, value) in [

@@ -98,7 +98,7 @@ pub async fn show(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, p
     if let Some((wait, rung)) = rung
         && watch.status == WatchStatus::Watching
     {
-        let Ok(_place) = api.waits.try_acquire() else {
+        let Some(_seat) = api.waits.take(app) else {
             return Err(Problem::unavailable("too many wait at once; ask again, or without `wait`"));
         };
         let mut draining = api.draining.clone();

@@ -8,12 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::domain::AppNo;
-
-/// What of so much one app may have.
-const fn share(all: usize) -> usize {
-    all - all / 8
-}
+use crate::domain::{AppNo, share_of_one};
 
 /// The app of a lane: its first word.
 fn app_of(lane: &str) -> AppNo {
@@ -110,12 +105,14 @@ impl Shares {
 
     /// Whether an app may have one more in flight, where all together have so many at most.
     pub(super) fn may_send(&self, app: AppNo, most: usize) -> bool {
-        self.apps.get(&app).is_none_or(|held| held.in_flight < share(most))
+        self.apps.get(&app).is_none_or(|held| held.in_flight < share_of_one(most))
     }
 
     /// Whether an app may have more in hand, where all together have so many, and so many bytes, at most.
     pub(super) fn may_take(&self, app: AppNo, (most, bytes): (usize, usize)) -> bool {
-        self.apps.get(&app).is_none_or(|held| held.in_hand < share(most) && held.bytes < share(bytes))
+        self.apps
+            .get(&app)
+            .is_none_or(|held| held.in_hand < share_of_one(most) && held.bytes < share_of_one(bytes))
     }
 }
 
@@ -163,7 +160,5 @@ mod tests {
             shares.let_go(one, 10);
         }
         assert!(shares.may_send(one, 8) && shares.apps.is_empty());
-        // Of few, one may have all.
-        assert_eq!(share(7), 7);
     }
 }

@@ -617,7 +617,7 @@ fn take_waiting(
 }
 
 /// An attempt in the future says that the clock was set back since. Its delivery waits for its step
-/// from now, not for as long as the clock was wrong.
+/// from now, not for as long as the clock was wrong; and what was to be sent at once is sent at once.
 pub(super) fn rewind(batch: &mut Batch<'_>, asks: &[&Rewind]) -> Result<Vec<usize>> {
     asks.iter().map(|ask| rewind_all(&batch.tx, ask)).collect()
 }
@@ -637,7 +637,11 @@ fn rewind_all(tx: &Tx<'_>, ask: &Rewind) -> Result<usize> {
         "update deliveries set due_at = $1, turn = $1 where app = $2 and id = $3",
         found.iter().filter_map(|(app, id, step)| Some([due_at(*step)?.into(), (*app).into(), id.0.into()])),
     )?;
-    Ok(changed.into_iter().sum())
+    let at_once = tx.run(
+        "update deliveries set turn = $1 where turn > $1 and (late = 0 or by_hand = 1)",
+        [ask.now.into()],
+    )?;
+    Ok(changed.into_iter().sum::<usize>() + at_once)
 }
 
 pub(super) fn resend(batch: &mut Batch<'_>, asks: &[&Resend]) -> Result<Vec<ResendAnswer>> {

@@ -81,6 +81,17 @@ async fn a_retry_planned_by_a_clock_that_was_set_back_since_waits_for_its_step_f
 }
 
 #[tokio::test]
+async fn what_was_to_be_sent_at_once_before_the_clock_was_set_back_is_sent_at_once() {
+    let house = House::new().await;
+    let send = house.delivery("job_1").await;
+    let rewind = Rewind { schedule: vec![Duration::from_secs(5)], now: at(0) };
+    let lanes = async || house.store.lanes().await.expect("read");
+    assert_eq!(lanes().await, [(send.destination.lane.clone(), at(60))]);
+    assert_eq!(house.store.rewind(rewind).await.expect("taken"), 1);
+    assert_eq!(lanes().await, [(send.destination.lane, at(0))]);
+}
+
+#[tokio::test]
 async fn a_delivery_that_was_given_up_says_why() {
     let house = House::new().await;
     for reason in [Reason::Exhausted, Reason::Refused, Reason::Gone] {
@@ -243,6 +254,7 @@ crate::postgres::on_postgres_too! {
     a_delivery_is_tried_again_when_its_turn_comes_with_the_same_bytes,
     first_tries_go_before_retries_and_what_is_in_hand_is_left_out,
     a_retry_planned_by_a_clock_that_was_set_back_since_waits_for_its_step_from_now,
+    what_was_to_be_sent_at_once_before_the_clock_was_set_back_is_sent_at_once,
     a_delivery_that_was_given_up_says_why,
     a_destination_that_is_gone_gets_nothing_more_of_the_watch,
     the_outcome_of_a_send_that_was_in_flight_at_the_stop_is_on_record,

@@ -2,7 +2,7 @@
 //!
 //! A handler reads: who asks, parse, one call of the store, view. This module has what they share:
 //! the routes, the front door (which gives every answer its `x-request-id` and writes the problems),
-//! and the loop that accepts connections. It knows nothing of the poller and of the deliverer; what
+//! and the loop that accepts connections. It knows nothing of the poller and of the dispatcher; what
 //! it writes reaches them through the store.
 
 mod admin;
@@ -10,28 +10,28 @@ mod amend;
 mod apps;
 mod asked;
 mod batch;
+mod concurrency_limit;
 mod cursor;
 mod deliveries;
 mod events;
-mod fields;
 mod follow;
 mod keys;
+mod object_reader;
 mod openapi;
 mod problem;
 mod providers;
 mod register;
-mod registering;
+mod registration_span;
 mod request;
-mod room;
 mod serve;
 mod stream;
 mod view;
 mod watches;
 
+pub use concurrency_limit::ConcurrencyLimiter;
 pub use follow::STREAMS_MAX;
 pub use openapi::document;
 pub use request::UnderWay;
-pub use room::Room;
 pub use serve::{serve, serve_metrics};
 
 use std::collections::HashSet;
@@ -50,11 +50,11 @@ use tokio::sync::{Semaphore, watch};
 use self::problem::Problem;
 use crate::channels::Channels;
 use crate::clock::Clock;
-use crate::domain::{AppNo, JobNo, Looks, ProviderState};
+use crate::domain::{AppNo, JobNo, PollStats, ProviderState};
 use crate::egress::Egress;
-use crate::meters::Load;
 use crate::providers::Providers;
 use crate::store::{FirstAnswer, Replay, Scope, Store};
+use crate::telemetry::metrics::Load;
 
 /// How many may wait for the end of a watch: a quarter of the connections. A client that has gone away
 /// is not noticed before its wait is over, and those who do not wait are to find a place.
@@ -92,7 +92,7 @@ pub struct Api {
     /// The app whose admins manage the tenants.
     pub operator: AppNo,
     /// What the process that looks knows of its looks at a job.
-    pub looks: Box<dyn Fn(JobNo) -> Option<Looks> + Send + Sync>,
+    pub looks: Box<dyn Fn(JobNo) -> Option<PollStats> + Send + Sync>,
     /// How the process that looks finds each provider.
     pub states: Box<dyn Fn() -> Vec<ProviderState> + Send + Sync>,
     /// Whether the server is about to end.
@@ -102,7 +102,7 @@ pub struct Api {
     /// The keys of writes that are under way.
     pub under_way: UnderWay,
     /// Places for those who wait for the end of a watch.
-    pub waits: Arc<Room>,
+    pub waits: Arc<ConcurrencyLimiter>,
     /// Places for connections.
     pub places: Arc<Semaphore>,
     /// What those who look and those who send have in hand.
@@ -110,9 +110,9 @@ pub struct Api {
     /// Whether `/metrics` is here, and not on a listener of its own.
     pub with_metrics: bool,
     /// Places for batches, of registrations and of retries.
-    pub batches: Arc<Room>,
+    pub batches: Arc<ConcurrencyLimiter>,
     /// Places for those who follow the feed.
-    pub streams: Arc<Room>,
+    pub streams: Arc<ConcurrencyLimiter>,
 }
 
 impl fmt::Debug for Api {

@@ -4,7 +4,7 @@
 //! resolver, the trusted authorities); [`App::run`] drives them until it is told to stop. The tests
 //! run the same object, in other surroundings.
 //!
-//! **The end.** Told to stop, the app answers waiting long polls, accepts no more connections and
+//! **The end.** NotifyProgress to stop, the app answers waiting long polls, accepts no more connections and
 //! starts no more looks and sends. It waits for what is in flight, as long as `shutdown_grace` allows,
 //! and closes the database. What is cut off then is in the state in which a crash would have left it,
 //! and the next start takes it up.
@@ -20,7 +20,9 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::api::{self, Api, BATCHES_MAX, CONNECTIONS_MAX, Room, STREAMS_MAX, UnderWay, WAITS_MAX};
+use crate::api::{
+    self, Api, BATCHES_MAX, CONNECTIONS_MAX, ConcurrencyLimiter, STREAMS_MAX, UnderWay, WAITS_MAX,
+};
 use crate::channels::Channels;
 use crate::channels::email::{Login, Mailer, Security, Server};
 use crate::channels::slack::Bot;
@@ -28,16 +30,16 @@ use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
 use crate::config::{Config, Database, EncryptionKey, ProviderConfig, SmtpSecurity};
-use crate::deliveries::{self, Deliverer};
-use crate::domain::{AppNo, MailPattern, Masked, Pulse, RetryPolicy, Timestamp};
+use crate::dispatcher::{self, Dispatcher};
+use crate::domain::{Activity, AppNo, MailPattern, Masked, RetryPolicy, Timestamp};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
-use crate::meters::Load;
 pub use crate::poller::Provider;
 use crate::poller::{Bounds, Limits, Poller};
 use crate::providers::{Definition, Providers};
-use crate::store::{Found, Keyring, Opening, Place, Prune, Store, Writer};
+use crate::store::{BootstrapTenant, Keyring, Opening, Place, Prune, Store, Writer};
+use crate::telemetry::metrics::Load;
+use crate::telemetry::traces::{Collector, Exporter};
 use crate::tenants::{DEFAULT_APP, hash_key, make_key};
-use crate::traces::{Collector, Exporter};
 
 /// How often what is older than the retention is forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
@@ -80,7 +82,7 @@ pub struct App {
     api: Arc<Api>,
     poller: Arc<Poller>,
     looks_ended: mpsc::Receiver<()>,
-    deliverer: Arc<Deliverer>,
+    dispatcher: Arc<Dispatcher>,
     sends_ended: mpsc::Receiver<()>,
     store: Store,
     writer: Writer,
@@ -125,14 +127,14 @@ impl App {
             .map(|provider| provider.definition.id().to_owned())
             .collect();
         let (poller, looks_ended) = Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers);
-        let policy = deliveries::Policy {
+        let policy = dispatcher::Policy {
             retries: RetryPolicy { schedule: config.delivery.retry_schedule.clone() },
             timeout: config.delivery.timeout,
             concurrency: config.delivery.concurrency,
             per_destination: config.delivery.per_destination,
         };
-        let (deliverer, sends_ended) =
-            Deliverer::new(store.clone(), Arc::clone(&channels), clock.clone(), policy);
+        let (dispatcher, sends_ended) =
+            Dispatcher::new(store.clone(), Arc::clone(&channels), clock.clone(), policy);
         let (draining, is_draining) = watch::channel(false);
         let planned = Arc::new(AtomicBool::new(false));
         let (looks, states) = (Arc::clone(&poller), Arc::clone(&poller));
@@ -150,12 +152,12 @@ impl App {
             draining: is_draining,
             planned: Arc::clone(&planned),
             under_way: UnderWay::default(),
-            waits: Room::new(WAITS_MAX),
+            waits: ConcurrencyLimiter::new(WAITS_MAX),
             places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            load: load_of(&poller, &deliverer),
+            load: load_of(&poller, &dispatcher),
             with_metrics: metrics.is_none(),
-            batches: Room::new(BATCHES_MAX),
-            streams: Room::new(STREAMS_MAX),
+            batches: ConcurrencyLimiter::new(BATCHES_MAX),
+            streams: ConcurrencyLimiter::new(STREAMS_MAX),
         });
         Ok(Self {
             listener,
@@ -164,7 +166,7 @@ impl App {
             api,
             poller,
             looks_ended,
-            deliverer,
+            dispatcher,
             sends_ended,
             store,
             writer,
@@ -194,18 +196,18 @@ impl App {
 
     /// Feels, now and while it runs, how much is under way and when there is more to do: for whoever
     /// moves a manual clock, and must not move it while something is under way.
-    pub fn pulse(&self) -> impl Fn() -> Pulse + Send + Sync + use<> {
+    pub fn activity(&self) -> impl Fn() -> Activity + Send + Sync + use<> {
         // Weak: what the drain waits for is not to be held up.
-        let (poller, deliverer) = (Arc::downgrade(&self.poller), Arc::downgrade(&self.deliverer));
+        let (poller, dispatcher) = (Arc::downgrade(&self.poller), Arc::downgrade(&self.dispatcher));
         let planned = Arc::clone(&self.planned);
         let now = self.clock.clone();
         move || {
             if !planned.load(Ordering::Acquire) {
-                return Pulse { under_way: 1, next: Some(now.now()) };
+                return Activity { under_way: 1, next: Some(now.now()) };
             }
             // In this order: a look can make something to send, a send nothing to look at.
-            let looking = poller.upgrade().map(|poller| poller.pulse()).unwrap_or_default();
-            let sending = deliverer.upgrade().map(|deliverer| deliverer.pulse()).unwrap_or_default();
+            let looking = poller.upgrade().map(|poller| poller.activity()).unwrap_or_default();
+            let sending = dispatcher.upgrade().map(|dispatcher| dispatcher.activity()).unwrap_or_default();
             looking.and(sending)
         }
     }
@@ -219,13 +221,13 @@ impl App {
             api,
             poller,
             mut looks_ended,
-            deliverer,
+            dispatcher,
             mut sends_ended,
             ..
         } = self;
         let Self { store, writer, clock, draining, planned, retention, grace, .. } = self;
         poller.load().await.context("the plans cannot be made")?;
-        deliverer.load().await.context("the waiting deliveries cannot be found")?;
+        dispatcher.load().await.context("the waiting deliveries cannot be found")?;
         planned.store(true, Ordering::Release);
         tracing::info!(jobs = poller.planned(), "ready");
 
@@ -236,10 +238,10 @@ impl App {
         let server = tokio::spawn(api::serve(listener, api, draining.subscribe()));
         {
             let mut looking = std::pin::pin!(look(&poller, &clock));
-            let mut sending = std::pin::pin!(send(&deliverer, &clock));
+            let mut sending = std::pin::pin!(send(&dispatcher, &clock));
             let mut forgetting = std::pin::pin!(forget(&store, &clock, retention));
             let mut noting = std::pin::pin!(note_uses(&store, &clock));
-            let mut minding = std::pin::pin!(mind_the_clock(&clock, &poller, &deliverer));
+            let mut minding = std::pin::pin!(mind_the_clock(&clock, &poller, &dispatcher));
             let mut stop = std::pin::pin!(stop);
             tokio::select! {
                 () = &mut stop => {}
@@ -253,7 +255,7 @@ impl App {
         tracing::info!("stopping: what is in flight is finished");
         draining.send_replace(true);
         // Each ends when its last task has let go of it.
-        drop((poller, deliverer));
+        drop((poller, dispatcher));
         let stopping = clock.stopwatch();
         let drained = clock.timeout(grace, async move {
             let _ = server.await;
@@ -285,11 +287,11 @@ impl App {
 }
 
 /// What is in hand, read when somebody asks. Weak: what the drain waits for is not to be held up.
-fn load_of(poller: &Arc<Poller>, deliverer: &Arc<Deliverer>) -> Box<dyn Fn() -> Load + Send + Sync> {
-    let (poller, deliverer) = (Arc::downgrade(poller), Arc::downgrade(deliverer));
+fn load_of(poller: &Arc<Poller>, dispatcher: &Arc<Dispatcher>) -> Box<dyn Fn() -> Load + Send + Sync> {
+    let (poller, dispatcher) = (Arc::downgrade(poller), Arc::downgrade(dispatcher));
     Box::new(move || {
         let looking = poller.upgrade().map(|poller| poller.load_now()).unwrap_or_default();
-        let sending = deliverer.upgrade().map(|deliverer| deliverer.load_now()).unwrap_or_default();
+        let sending = dispatcher.upgrade().map(|dispatcher| dispatcher.load_now()).unwrap_or_default();
         Load { in_hand: sending.in_hand, in_flight: sending.in_flight, down: sending.down, ..looking }
     })
 }
@@ -306,12 +308,12 @@ async fn look(poller: &Arc<Poller>, clock: &Clock) -> Never {
     }
 }
 
-async fn send(deliverer: &Arc<Deliverer>, clock: &Clock) -> Never {
+async fn send(dispatcher: &Arc<Dispatcher>, clock: &Clock) -> Never {
     loop {
-        deliverer.prepare().await;
-        let next = deliverer.step();
+        dispatcher.prepare().await;
+        let next = dispatcher.step();
         tokio::select! {
-            () = deliverer.changed() => {}
+            () = dispatcher.changed() => {}
             () = reached(clock, next) => {}
         }
     }
@@ -341,11 +343,11 @@ async fn note_uses(store: &Store, clock: &Clock) -> Never {
 }
 
 /// Whoever sleeps until a time by the old clock is woken.
-async fn mind_the_clock(clock: &Clock, poller: &Poller, deliverer: &Deliverer) -> Never {
+async fn mind_the_clock(clock: &Clock, poller: &Poller, dispatcher: &Dispatcher) -> Never {
     loop {
         clock.set_back().await;
         poller.wake();
-        deliverer.wake();
+        dispatcher.wake();
     }
 }
 
@@ -371,9 +373,9 @@ fn exporter(config: &Config, store: &Store, egress: &Arc<Egress>, clock: &Clock)
         headers: telemetry.otlp_headers.clone(),
         service_name: telemetry.service_name.clone(),
     };
-    let (egress, meters) = (Arc::clone(egress), Arc::clone(store.meters()));
+    let (egress, metrics) = (Arc::clone(egress), Arc::clone(store.metrics()));
     let (tracer, exporter) =
-        Exporter::new(collector, egress, clock.clone(), meters).context("[telemetry] otlp_endpoint")?;
+        Exporter::new(collector, egress, clock.clone(), metrics).context("[telemetry] otlp_endpoint")?;
     store.trace_with(tracer);
     Ok(Some(exporter))
 }
@@ -508,7 +510,7 @@ fn provider(definition: &Arc<Definition>, own: &ProviderConfig) -> Result<Provid
 async fn found(store: &Store, config: &Config, now: Timestamp) -> Result<(AppNo, FirstStart)> {
     let new_key = config.api_key.is_none().then(make_key);
     let founded = store
-        .found(Found {
+        .found(BootstrapTenant {
             name: DEFAULT_APP.to_owned(),
             signing_secret: Masked::new(Secret::generate().expose()),
             key_hash: new_key.as_ref().map(|key| hash_key(key.reveal())),

@@ -4,8 +4,8 @@
 //! to write down is decided by whoever called. Nothing here knows of a database.
 
 pub mod email;
-mod news;
 pub mod slack;
+mod template_context;
 pub mod templates;
 pub mod webhook;
 
@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::domain::{DeliveryId, EventId, EventType, MailAddress, Outcome, Payload, Timestamp, WatchId};
 use crate::egress::{Egress, SendError};
 use email::Mailer;
-use slack::{Bot, Way};
+use slack::{Bot, SlackTarget};
 use templates::Templates;
 use webhook::Secret;
 
@@ -129,12 +129,12 @@ impl Channels {
     }
 
     /// Tells how to reach a Slack address; a URL's host is not judged here. The error is a sentence.
-    pub fn slack_way<'a>(&self, text: &'a str) -> Result<Way<'a>, String> {
-        match Way::parse(text)? {
-            Way::Channel(_) if self.bot.is_none() => {
+    pub fn slack_way<'a>(&self, text: &'a str) -> Result<SlackTarget<'a>, String> {
+        match SlackTarget::parse(text)? {
+            SlackTarget::Channel(_) if self.bot.is_none() => {
                 Err("channels cannot be posted to from here: [slack] bot_token is not configured".into())
             }
-            way @ (Way::Hook(_) | Way::Compatible(_) | Way::Channel(_)) => Ok(way),
+            way @ (SlackTarget::Hook(_) | SlackTarget::Compatible(_) | SlackTarget::Channel(_)) => Ok(way),
         }
     }
 
@@ -154,7 +154,7 @@ impl Channels {
                 mailer.send(egress, clock, templates, &message, (to, timeout)).await
             }
             Address::Slack { to } => {
-                let line = slack::Line { egress, clock, bot: bot.as_ref(), templates };
+                let line = slack::SendContext { egress, clock, bot: bot.as_ref(), templates };
                 slack::send(line, &message, (to, timeout)).await
             }
         }

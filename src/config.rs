@@ -198,7 +198,7 @@ pub struct ProviderConfig {
     pub rate: Option<Rate>,
     /// How many looks may be sent at once after a pause.
     pub burst: Option<u32>,
-    /// Looks in flight.
+    /// PollStats in flight.
     pub concurrency: Option<u32>,
 }
 
@@ -265,14 +265,14 @@ impl fmt::Display for Origin {
 
 /// Something that is wrong with the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct ConfigError {
     /// Where it stands.
     pub origin: Origin,
     /// What is wrong and what to do, for people.
     pub what: String,
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.origin, self.what)
     }
@@ -352,7 +352,7 @@ pub struct File {
 
 impl File {
     /// Reads the file that was asked for, or else `ringback.toml` if it is there.
-    pub fn find(asked: Option<&Path>) -> Result<Option<Self>, Mistake> {
+    pub fn find(asked: Option<&Path>) -> Result<Option<Self>, ConfigError> {
         let path = asked.unwrap_or(Path::new(DEFAULT_FILE));
         let name = path.display().to_string();
         let mut text = String::new();
@@ -364,7 +364,7 @@ impl File {
             Err(error) => format!("{name} cannot be read: {error}"),
         };
         let default = || Origin::File { path: name.clone(), line: 1 };
-        Err(Mistake { origin: asked.map_or_else(default, |_| Origin::Flag("--config")), what })
+        Err(ConfigError { origin: asked.map_or_else(default, |_| Origin::Flag("--config")), what })
     }
 }
 
@@ -405,7 +405,7 @@ impl Config {
     }
 
     /// Reads everything and finds every mistake.
-    pub fn read(flags: &Flags, env: &Environment, file: Option<&File>) -> Result<Self, Vec<Mistake>> {
+    pub fn read(flags: &Flags, env: &Environment, file: Option<&File>) -> Result<Self, Vec<ConfigError>> {
         let (config, mistakes) = read::read(flags, env, Ok(file));
         if mistakes.is_empty() { Ok(config) } else { Err(mistakes) }
     }
@@ -415,14 +415,14 @@ impl Config {
     pub fn draft(
         flags: &Flags,
         env: &Environment,
-        file: &Result<Option<File>, Mistake>,
-    ) -> (Self, Vec<Mistake>) {
+        file: &Result<Option<File>, ConfigError>,
+    ) -> (Self, Vec<ConfigError>) {
         read::read(flags, env, file.as_ref().map(Option::as_ref).map_err(Clone::clone))
     }
 
     /// Finds sections of providers that do not exist. A step of its own: which ones exist is known
     /// only once the folder that this configuration names has been read.
-    pub fn check_providers(&self, known: &[&str]) -> Vec<Mistake> {
+    pub fn check_providers(&self, known: &[&str]) -> Vec<ConfigError> {
         let unknown = self.providers.keys().filter(|name| !known.contains(&name.as_str()));
         unknown
             .map(|name| {
@@ -430,7 +430,7 @@ impl Config {
                     Some((_, near)) => format!("no provider is called `{name}`; the nearest is `{near}`"),
                     None => format!("no provider is called `{name}`; none is defined"),
                 };
-                Mistake { origin: self.named.get(name).cloned().unwrap_or(Origin::Default), what }
+                ConfigError { origin: self.named.get(name).cloned().unwrap_or(Origin::Default), what }
             })
             .collect()
     }

@@ -15,8 +15,8 @@ mod retry;
 mod time;
 
 pub use facts::{
-    App, AppNo, Attempt, Delivery, Destination, Errand, Event, Finished, JobFacts, JobNo, NewWatch, Plan,
-    ProviderState, Pulse, Send, Terms, Watch, Which,
+    Activity, App, AppNo, Attempt, CancelScope, Delivery, Destination, DispatcherMessage, Event, Finished,
+    JobNo, JobSnapshot, NewWatch, PollerMessage, ProviderState, Send, Terms, Watch,
 };
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, random};
 pub use mail::{MailAddress, MailPattern, Mailbox};
@@ -387,7 +387,7 @@ impl fmt::Display for Masked {
 
 /// What one app may have of something that is bounded for all together: a little is left for another, and
 /// of few things one may have all.
-pub const fn share_of_one(all: usize) -> usize {
+pub const fn per_app_limit(all: usize) -> usize {
     all - all / 8
 }
 
@@ -490,7 +490,7 @@ impl JobName {
 /// What the process that looks knows of its looks at a job; elsewhere unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Looks {
+pub struct PollStats {
     /// When it was last asked for.
     pub last_polled_at: Option<Timestamp>,
     /// When it will next be asked for, if nothing comes in between.

@@ -46,9 +46,9 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::domain::Timestamp;
-use crate::trust;
+use crate::tls;
 use address::{Demand, Reach};
-use resolver::{Asked, Cache, Door, Guard};
+use resolver::{AddressPolicy, Asked, Cache, Guard};
 
 /// Of an exchange's deadline, this much may go to one connection: name, TCP and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -85,7 +85,7 @@ pub struct Egress {
 
 /// A client for the server of whoever sits at the command line, wherever that is: no guard.
 pub fn unguarded(connect_timeout: Duration) -> anyhow::Result<Client> {
-    let mut tls = trust::config(Vec::new())?;
+    let mut tls = tls::config(Vec::new())?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let client = Egress::client().connect_timeout(connect_timeout).tls_backend_preconfigured(tls);
     Ok(client.gzip(true).build()?)
@@ -194,7 +194,7 @@ impl Egress {
         extra_roots: Vec<CertificateDer<'static>>,
     ) -> anyhow::Result<Arc<Self>> {
         let settings = Arc::new(settings);
-        let bare = trust::config(extra_roots)?;
+        let bare = tls::config(extra_roots)?;
         let mut tls = bare.clone();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let proxy = settings.proxy.as_ref().map(|proxy| reqwest::Proxy::all(proxy.url())).transpose();
@@ -202,7 +202,7 @@ impl Egress {
         let proxy = proxy.map_err(|_| anyhow::anyhow!("[egress] proxy cannot be used"))?;
         let client = |door| {
             // All that is looked up then is the proxy.
-            let door = if proxy.is_some() { Door::Trusted } else { door };
+            let door = if proxy.is_some() { AddressPolicy::Trusted } else { door };
             let guard = Guard { door, resolver: resolver.clone(), settings: settings.clone() };
             let client = Self::client().dns_resolver(guard).tls_backend_preconfigured(tls.clone());
             match &proxy {
@@ -212,9 +212,9 @@ impl Egress {
         };
         Ok(Arc::new(Self {
             // Not decoding what receivers say: nobody needs it, and it could be a bomb.
-            secure: client(Door::Secure).no_gzip().https_only(true).build()?,
-            plain: client(Door::Plain).no_gzip().build()?,
-            trusted: client(Door::Trusted).gzip(true).build()?,
+            secure: client(AddressPolicy::Secure).no_gzip().https_only(true).build()?,
+            plain: client(AddressPolicy::Plain).no_gzip().build()?,
+            trusted: client(AddressPolicy::Trusted).gzip(true).build()?,
             tls: Arc::new(bare),
             seen: Cache::default(),
             asked: Asked::default(),
@@ -341,7 +341,7 @@ impl Egress {
 
     /// A connection to a host that the operator configured, for what is not HTTP.
     pub async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, SendError> {
-        let (door, resolver) = (Door::Trusted, self.resolver.clone());
+        let (door, resolver) = (AddressPolicy::Trusted, self.resolver.clone());
         let guard = Guard { door, resolver, settings: Arc::clone(&self.settings) };
         let connecting = async {
             let addresses = match host.parse() {

@@ -6,9 +6,7 @@ pub mod config;
 
 pub mod clock;
 pub mod domain;
-pub mod meters;
 pub mod telemetry;
-pub mod traces;
 
 pub mod api;
 
@@ -21,10 +19,10 @@ pub mod providers;
 pub mod events;
 
 pub mod channels;
-pub mod deliveries;
+pub mod dispatcher;
 
 pub mod egress;
-pub mod trust;
+pub mod tls;
 
 pub mod app;
 pub mod cli;

@@ -1,7 +1,7 @@
 //! Looking at jobs.
 //!
-//! The [`Agenda`] says when, the provider's definition says how to ask and what the answer means,
-//! [`judge`](Poller::judge) decides what is to be written, and the agenda plans the next look. One
+//! The [`Scheduler`] says when, the provider's definition says how to ask and what the answer means,
+//! [`judge`](Poller::judge) decides what is to be written, and the scheduler plans the next look. One
 //! look is one task; [`Poller::step`] starts those that are due and says when it wants to be called
 //! again. Nothing here sleeps, but for the wait until a store that refuses writes takes them again.
 //!
@@ -12,9 +12,9 @@
 //! the outcome is kept and written when it can be; the number of such looks is bounded by the
 //! provider's concurrency.
 
-mod agenda;
 mod budget;
 mod schedule;
+mod scheduler;
 
 pub use budget::Limits;
 pub use schedule::Bounds;
@@ -27,18 +27,18 @@ use hyper::body::Bytes;
 use tokio::sync::{Notify, mpsc};
 use url::Url;
 
-use self::agenda::{Agenda, Due, Entry};
 use self::budget::{Change, backoff};
+use self::scheduler::{Due, Entry, Scheduler};
 use crate::clock::Clock;
 use crate::domain::{
-    EndingKind, Finding, JobError, JobName, JobNo, Looks, Masked, ProviderState, Pulse, Timestamp, observe,
-    parse_retry_after,
+    Activity, EndingKind, Finding, JobError, JobName, JobNo, Masked, PollStats, ProviderState, Timestamp,
+    observe, parse_retry_after,
 };
 use crate::egress::{Egress, Fetch};
-use crate::meters::{Answered, Load, ProviderMeters};
 use crate::providers::{Answer, Definition, Seen};
-use crate::store::{Ended, Expire, Observed, OpenEnding, Refresh, Store, StoreError, Tell};
-use crate::traces::{Context, Span, SpanKind};
+use crate::store::{Ended, Expire, NotifyWatches, Observed, OpenEnding, Refresh, Store, StoreError};
+use crate::telemetry::metrics::{Load, PollOutcome, ProviderMetrics};
+use crate::telemetry::traces::{Context, Span, SpanKind};
 
 /// The largest answer that is passed on byte for byte.
 const RAW_MAX: usize = 256 * 1024;
@@ -52,14 +52,14 @@ const GRACE_SEEN: Duration = Duration::from_secs(15 * 60);
 /// … and after so many looks.
 const GRACE_LOOKS: u32 = 3;
 
-/// How many jobs are read at a time when the agenda is made.
+/// How many jobs are read at a time when the scheduler is made.
 const PAGE: u32 = 10_000;
 
 /// Until the next look at a job after something went wrong that should not: a bug is not repeated in
 /// a hurry.
 const STUMBLED: Duration = Duration::from_secs(60);
 
-/// As far as looks that wait are counted for people: the agenda is held meanwhile.
+/// As far as looks that wait are counted for people: the scheduler is held meanwhile.
 const WAITING_SHOWN: usize = 10_000;
 
 /// Between tries to write while the store refuses.
@@ -87,7 +87,7 @@ impl Provider {
     }
 }
 
-/// Looks at jobs.
+/// PollStats at jobs.
 #[derive(Debug)]
 pub struct Poller {
     store: Store,
@@ -95,11 +95,11 @@ pub struct Poller {
     clock: Clock,
     providers: Vec<Provider>,
     by_name: HashMap<String, usize>,
-    agenda: Mutex<Agenda>,
+    scheduler: Mutex<Scheduler>,
     woken: Notify,
     alive: mpsc::Sender<()>,
     /// One for each provider.
-    meters: Vec<ProviderMeters>,
+    metrics: Vec<ProviderMetrics>,
 }
 
 /// An answer, and what came with it.
@@ -113,13 +113,13 @@ struct Asked {
 
 impl Asked {
     /// Which of the five kinds of answer it is.
-    fn answered(&self) -> Answered {
+    fn answered(&self) -> PollOutcome {
         match self.answer {
-            Answer::Seen(_) => Answered::Understood,
-            Answer::Trouble { .. } => Answered::Trouble,
-            Answer::Account { .. } => Answered::Credential,
-            Answer::RateLimited { .. } => Answered::TooFast,
-            Answer::NotFound { .. } => Answered::NotFound,
+            Answer::Seen(_) => PollOutcome::Understood,
+            Answer::Trouble { .. } => PollOutcome::Trouble,
+            Answer::Account { .. } => PollOutcome::Credential,
+            Answer::RateLimited { .. } => PollOutcome::TooFast,
+            Answer::NotFound { .. } => PollOutcome::NotFound,
         }
     }
 }
@@ -136,7 +136,7 @@ struct Judgement {
 }
 
 impl Poller {
-    /// A poller with an empty agenda. The receiver ends when the last look has.
+    /// A poller with an empty scheduler. The receiver ends when the last look has.
     pub fn new(
         store: Store,
         egress: Arc<Egress>,
@@ -151,14 +151,14 @@ impl Poller {
             Bounds { first: hour, min_interval: hour, max_interval: hour, price: hour },
             Limits { spacing: None, burst: 1, concurrency: 0 },
         ));
-        let meters = providers.iter().map(|p| store.meters().provider(p.definition.id())).collect();
-        let agenda = Mutex::new(Agenda::new(queues, clock.now()));
+        let metrics = providers.iter().map(|p| store.metrics().provider(p.definition.id())).collect();
+        let scheduler = Mutex::new(Scheduler::new(queues, clock.now()));
         let (alive, ended) = mpsc::channel(1);
         let woken = Notify::new();
-        (Arc::new(Self { store, egress, clock, providers, by_name, agenda, woken, alive, meters }), ended)
+        (Arc::new(Self { store, egress, clock, providers, by_name, scheduler, woken, alive, metrics }), ended)
     }
 
-    /// Makes the agenda from the store's rows, and ends the watches of endings that a crash left
+    /// Makes the scheduler from the store's rows, and ends the watches of endings that a crash left
     /// open. To be called once, before anybody can register: it overwrites what is planned.
     pub async fn load(&self) -> Result<(), StoreError> {
         for OpenEnding { job, generation } in self.store.open_endings().await? {
@@ -183,24 +183,24 @@ impl Poller {
                 }
             }
             let now = self.clock.now();
-            let mut agenda = self.agenda();
+            let mut scheduler = self.scheduler();
             for facts in &page {
-                agenda.load(facts, self.queue(&facts.name), now);
+                scheduler.load(facts, self.queue(&facts.name), now);
             }
         }
     }
 
     /// How a job is looked at.
-    pub fn looks(&self, job: JobNo) -> Option<Looks> {
-        self.agenda().looks(job)
+    pub fn looks(&self, job: JobNo) -> Option<PollStats> {
+        self.scheduler().looks(job)
     }
 
     /// How each provider is, in the order of their names.
     pub fn providers(&self) -> Vec<ProviderState> {
         let now = self.clock.now();
-        let agenda = self.agenda();
+        let scheduler = self.scheduler();
         let state = |(n, provider): (usize, &Provider)| {
-            let queue = &agenda.queues[n];
+            let queue = &scheduler.queues[n];
             let (health, held_until) = queue.budget.health(now);
             let definition = &provider.definition;
             ProviderState {
@@ -215,7 +215,7 @@ impl Poller {
                 burst: provider.limits.burst,
                 concurrency: provider.limits.concurrency,
                 in_flight: queue.budget.in_flight(),
-                waiting: agenda.waiting(n, now, WAITING_SHOWN),
+                waiting: scheduler.waiting(n, now, WAITING_SHOWN),
                 first: provider.bounds.first,
                 min_interval: provider.bounds.min_interval,
                 max_interval: provider.bounds.max_interval,
@@ -229,40 +229,40 @@ impl Poller {
 
     /// How many jobs have a plan.
     pub fn planned(&self) -> usize {
-        self.agenda().jobs.len()
+        self.scheduler().jobs.len()
     }
 
-    /// How much there is to look at, for the meters; those of each provider are set here.
+    /// How much there is to look at, for the metrics; those of each provider are set here.
     pub fn load_now(&self) -> Load {
-        let agenda = self.agenda();
-        for (queue, meters) in agenda.queues.iter().zip(&self.meters) {
+        let scheduler = self.scheduler();
+        for (queue, metrics) in scheduler.queues.iter().zip(&self.metrics) {
             let budget = &queue.budget;
-            meters.stands(budget.in_flight(), budget.is_open(), budget.is_paused());
+            metrics.stands(budget.in_flight(), budget.is_open(), budget.is_paused());
         }
-        Load { jobs: agenda.jobs.len(), watching: agenda.watching, ..Load::default() }
+        Load { jobs: scheduler.jobs.len(), watching: scheduler.watching, ..Load::default() }
     }
 
     /// How much is under way, and when there is more to do.
-    pub fn pulse(&self) -> Pulse {
+    pub fn activity(&self) -> Activity {
         let now = self.clock.now();
-        let agenda = self.agenda();
-        let quiet = self.store.plans().is_empty() && !agenda.jumped(now);
-        let next = if quiet { agenda.said } else { Some(now) };
-        Pulse { under_way: self.alive.strong_count() - 1, next }
+        let scheduler = self.scheduler();
+        let quiet = self.store.plans().is_empty() && !scheduler.jumped(now);
+        let next = if quiet { scheduler.said } else { Some(now) };
+        Activity { under_way: self.alive.strong_count() - 1, next }
     }
 
     /// Starts the looks that are due, and says when the next are.
     pub fn step(self: &Arc<Self>) -> Option<Timestamp> {
         let now = self.clock.now();
-        // What is taken from the agenda and not started yet is under way, too.
+        // What is taken from the scheduler and not started yet is under way, too.
         let _alive = self.alive.clone();
         let (due, next) = {
-            let mut agenda = self.agenda();
-            agenda.heed(now);
-            self.merge(&mut agenda, now);
-            let due = agenda.due(now);
-            agenda.said = agenda.next(now);
-            (due, agenda.said)
+            let mut scheduler = self.scheduler();
+            scheduler.heed(now);
+            self.merge(&mut scheduler, now);
+            let due = scheduler.due(now);
+            scheduler.said = scheduler.next(now);
+            (due, scheduler.said)
         };
         for due in due {
             match due {
@@ -305,14 +305,14 @@ impl Poller {
         }
     }
 
-    fn agenda(&self) -> MutexGuard<'_, Agenda> {
-        self.agenda.lock().unwrap_or_else(PoisonError::into_inner)
+    fn scheduler(&self) -> MutexGuard<'_, Scheduler> {
+        self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Merges what the store has told into the agenda: always before anything is decided.
-    fn merge(&self, agenda: &mut Agenda, now: Timestamp) {
+    /// Merges what the store has told into the scheduler: always before anything is decided.
+    fn merge(&self, scheduler: &mut Scheduler, now: Timestamp) {
         for plan in self.store.plans().take() {
-            agenda.apply(plan, |name| self.queue(name), now);
+            scheduler.apply(plan, |name| self.queue(name), now);
         }
     }
 
@@ -345,7 +345,7 @@ impl Poller {
                 let now = self.clock.now();
                 let retry_after =
                     received.header("retry-after").and_then(|text| parse_retry_after(text, now));
-                let mut answer = definition.understand(&name.job_id, received.status, &received.body);
+                let mut answer = definition.interpret(&name.job_id, received.status, &received.body);
                 hide(&mut answer, provider.key());
                 let raw = Some(received.body).filter(|body| body.len() <= RAW_MAX);
                 Asked { answer, status: Some(received.status), retry_after, raw }
@@ -356,18 +356,18 @@ impl Poller {
     /// Decides what an answer means. The job's plan is changed; nothing is written yet.
     fn judge(
         &self,
-        agenda: &mut Agenda,
+        scheduler: &mut Scheduler,
         job: JobNo,
         asked: Asked,
         started: Timestamp,
         now: Timestamp,
     ) -> Judgement {
         let retry_after = asked.retry_after.map(|after| after.min(PUT_OFF_MAX));
-        agenda.counted(job, started);
-        let Some(entry) = agenda.jobs.get_mut(&job) else { return Judgement::default() };
+        scheduler.counted(job, started);
+        let Some(entry) = scheduler.jobs.get_mut(&job) else { return Judgement::default() };
         let queue = entry.queue;
         let generation = entry.generation;
-        let budget = &mut agenda.queues[queue].budget;
+        let budget = &mut scheduler.queues[queue].budget;
         let mut judgement = Judgement {
             generation,
             not_before: retry_after.map(|after| now.plus(after)),
@@ -417,13 +417,13 @@ impl Poller {
         };
         if !why.is_empty() {
             // Every tenant may see how a provider is, and none another's job.
-            let job_id = agenda.jobs.get(&job).map_or("", |entry| entry.name.job_id.as_str());
-            agenda.queues[queue].last_error = Some((now, why.replace(job_id, "…")));
+            let job_id = scheduler.jobs.get(&job).map_or("", |entry| entry.name.job_id.as_str());
+            scheduler.queues[queue].last_error = Some((now, why.replace(job_id, "…")));
         }
         let provider = self.providers.get(queue).map_or("?", |provider| provider.definition.id());
-        Agenda::say(change, provider, &why);
+        Scheduler::say(change, provider, &why);
         if change == Change::Recovered {
-            agenda.recovered(queue, now);
+            scheduler.recovered(queue, now);
         }
         judgement
     }
@@ -476,7 +476,7 @@ impl Poller {
         let (job, generation) = (ended.job, ended.generation);
         let mut told = self.insist(|| self.store.end(ended.clone())).await;
         while told.is_some_and(|told| told.more) {
-            told = self.insist(|| self.store.tell(Tell { job, generation })).await;
+            told = self.insist(|| self.store.tell(NotifyWatches { job, generation })).await;
         }
         if told.is_none() {
             // Its watches still wait: the job keeps its plan, so that they are not forgotten.
@@ -491,7 +491,7 @@ impl Poller {
 
     /// Tells the rest of an ending's watches, a chunk at a time.
     async fn tell(&self, job: JobNo, generation: i64) -> Result<(), StoreError> {
-        while self.store.tell(Tell { job, generation }).await?.more {}
+        while self.store.tell(NotifyWatches { job, generation }).await?.more {}
         Ok(())
     }
 
@@ -522,7 +522,7 @@ struct InFlight {
 impl InFlight {
     async fn run(&mut self) {
         let poller = Arc::clone(&self.poller);
-        let found = poller.agenda().jobs.get(&self.job).map(|entry| {
+        let found = poller.scheduler().jobs.get(&self.job).map(|entry| {
             let trace = entry.trace.as_deref().copied();
             (entry.queue, entry.name.clone(), trace)
         });
@@ -531,19 +531,19 @@ impl InFlight {
         let stopwatch = poller.clock.stopwatch();
         let asked = poller.ask(provider, &name).await;
         let (now, took) = (poller.clock.now(), stopwatch.elapsed());
-        if let Some(meters) = poller.meters.get(queue) {
-            meters.polled(asked.answered(), took);
+        if let Some(metrics) = poller.metrics.get(queue) {
+            metrics.polled(asked.answered(), took);
             if matches!(&asked.answer, Answer::Seen(seen) if seen.unknown_status) {
-                meters.unknown_status();
+                metrics.unknown_status();
             }
         }
         let look = trace.map(|trace| look_span(trace, self.at, took, &name, &asked));
         let look_id = look.as_ref().map(Span::id);
         poller.store.tracer().record(|| look);
         let mut judgement = {
-            let mut agenda = poller.agenda();
-            poller.merge(&mut agenda, now);
-            poller.judge(&mut agenda, self.job, asked, self.at, now)
+            let mut scheduler = poller.scheduler();
+            poller.merge(&mut scheduler, now);
+            poller.judge(&mut scheduler, self.job, asked, self.at, now)
         };
         let stopwatch = poller.clock.stopwatch();
         let kind = judgement.ended.as_ref().map(|ended| ended.kind);
@@ -558,10 +558,10 @@ impl InFlight {
     fn settle(&mut self, generation: i64, ended: bool, not_before: Option<Timestamp>) {
         self.settled = true;
         let now = self.poller.clock.now();
-        let mut agenda = self.poller.agenda();
-        self.poller.merge(&mut agenda, now);
-        agenda.settle(self.job, generation, ended, not_before, now);
-        drop(agenda);
+        let mut scheduler = self.poller.scheduler();
+        self.poller.merge(&mut scheduler, now);
+        scheduler.settle(self.job, generation, ended, not_before, now);
+        drop(scheduler);
         self.poller.woken.notify_one();
     }
 }
@@ -571,10 +571,10 @@ impl Drop for InFlight {
         if self.settled {
             return;
         }
-        let agenda = self.poller.agenda();
-        let Some(entry) = agenda.jobs.get(&self.job) else { return };
+        let scheduler = self.poller.scheduler();
+        let Some(entry) = scheduler.jobs.get(&self.job) else { return };
         let generation = entry.generation;
-        drop(agenda);
+        drop(scheduler);
         self.settle(generation, false, Some(self.at.plus(STUMBLED)));
     }
 }

@@ -9,12 +9,12 @@ mod compile;
 mod definition;
 mod example;
 mod file;
+mod interpret;
 mod param;
 mod path;
 mod request;
 mod size;
 mod template;
-mod understand;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,8 +22,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use definition::{Definition, Limits, Poll};
+pub use interpret::{Answer, Seen};
 pub use request::Request;
-pub use understand::{Answer, Seen};
 
 /// Every `src/providers/*.toml`: (file name, text). The build script lists the folder.
 const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/providers.rs"));

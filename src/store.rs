@@ -10,40 +10,40 @@
 
 mod amend;
 mod apps;
-mod bulk;
 mod db;
 mod deliveries;
 mod endings;
-mod feed;
+mod events;
 mod idempotency;
 mod jobs;
 mod keys;
-mod pen;
 mod postgres;
 mod prune;
 mod reseal;
+mod retry_many;
 mod sealing;
 mod sqlite;
-mod story;
 mod tenants;
+mod timeline;
 mod watches;
 mod writer;
+mod writer_connection;
 
 pub use crate::domain::Scope;
 pub use amend::{Amend, Amended};
-pub use apps::{CreateApp, CreatedApp, Found, Founded, Rotate, Rotated};
-pub use bulk::{ResendMany, ResentMany};
+pub use apps::{BootstrapResult, BootstrapTenant, CreateApp, CreatedApp, Rotate, Rotated};
 pub use db::StoreError;
-pub use deliveries::{DeliveryFilter, Page, Paged, Record, Resend, ResendAnswer, Rewind};
-pub use endings::{Ended, Expire, Tell, Told};
-pub use feed::{After, EventFilter};
+pub use deliveries::{DeliveryFilter, Page, Paged, Record, RetryDelivery, RetryDeliveryResult, Rewind};
+pub use endings::{Ended, Expire, NotifyProgress, NotifyWatches};
+pub use events::{After, EventFilter};
 pub use idempotency::{FirstAnswer, Remember, Replay};
-pub use jobs::{LookNow, LookNowAnswer, Observed, OpenEnding, Refresh};
+pub use jobs::{Observed, OpenEnding, PollNow, PollNowResult, Refresh};
 pub use keys::{CreateKey, CreatedKey, KeyRow, RevokeKey};
 pub use prune::Prune;
+pub use retry_many::{RetriedMany, RetryMany};
 pub use sealing::{AnswerKey, Keyring};
-pub use story::{Happening, Place as StoryPlace};
 pub use tenants::Key;
+pub use timeline::{Place as TimelinePosition, TimelineEntry};
 pub use watches::{
     AnswerToMany, Register, RegisterMany, Registered, RegisteredMany, Stop, Stopped, WatchFilter,
 };
@@ -61,11 +61,11 @@ use rusqlite::Connection;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use self::db::{Result, Tx};
-use self::pen::{Committed, Pen};
 use self::writer::{Command, Item};
-use crate::domain::{AppNo, Errand, Ids, Plan, Timestamp, WatchId};
-use crate::meters::{Backlog, Meters, Queues};
-use crate::traces::Tracer;
+use self::writer_connection::{Committed, WriterConnection};
+use crate::domain::{AppNo, DispatcherMessage, Ids, PollerMessage, Timestamp, WatchId};
+use crate::telemetry::metrics::{Backlog, Metrics, Queues};
+use crate::telemetry::traces::Tracer;
 
 /// How many reads run at a time: two cores' worth, and one for a slow list.
 const READERS: usize = 3;
@@ -109,17 +109,17 @@ struct Shared {
     ids: Ids,
     /// Whether the last batch was refused by the database.
     refusing: AtomicBool,
-    bell: Bell<WatchId>,
-    feeds: Bell<AppNo>,
+    watch_ends: ChangeNotifier<WatchId>,
+    feeds: ChangeNotifier<AppNo>,
     /// How the outside reaches the API: what is sent may name its source.
     public_url: String,
-    plans: Arc<Mailbox<Plan>>,
-    errands: Arc<Mailbox<Errand>>,
+    plans: Arc<Mailbox<PollerMessage>>,
+    dispatcher_messages: Arc<Mailbox<DispatcherMessage>>,
     /// Small, and looked at with every request and every send.
     tenants: RwLock<tenants::Tenants>,
     /// Seals and opens secrets at rest.
     keyring: Keyring,
-    meters: Arc<Meters>,
+    metrics: Arc<Metrics>,
     tracer: OnceLock<Tracer>,
     /// When the backlog was last counted, and what it was: not at every asking.
     backlog: tokio::sync::Mutex<Option<(Timestamp, Backlog)>>,
@@ -205,13 +205,13 @@ impl Store {
         let shared = Arc::new(Shared {
             ids,
             refusing: AtomicBool::new(false),
-            bell: Bell::default(),
-            feeds: Bell::default(),
+            watch_ends: ChangeNotifier::default(),
+            feeds: ChangeNotifier::default(),
             public_url,
             plans: Arc::default(),
-            errands: Arc::default(),
+            dispatcher_messages: Arc::default(),
             tenants: RwLock::new(tenants),
-            meters: Arc::new(Meters::new(now)),
+            metrics: Arc::new(Metrics::new(now)),
             tracer: OnceLock::new(),
             backlog: tokio::sync::Mutex::default(),
             keyring,
@@ -232,18 +232,18 @@ impl Store {
     }
 
     /// For those who look.
-    pub fn plans(&self) -> Arc<Mailbox<Plan>> {
+    pub fn plans(&self) -> Arc<Mailbox<PollerMessage>> {
         Arc::clone(&self.shared.plans)
     }
 
     /// For those who send.
-    pub fn errands(&self) -> Arc<Mailbox<Errand>> {
-        Arc::clone(&self.shared.errands)
+    pub fn dispatcher_messages(&self) -> Arc<Mailbox<DispatcherMessage>> {
+        Arc::clone(&self.shared.dispatcher_messages)
     }
 
     /// What is counted and measured around these facts.
-    pub fn meters(&self) -> &Arc<Meters> {
-        &self.shared.meters
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
     }
 
     /// From now on spans go there.
@@ -262,7 +262,7 @@ impl Store {
         Queues {
             writer: self.queue.max_capacity() - self.queue.capacity(),
             plans: self.shared.plans.len(),
-            errands: self.shared.errands.len(),
+            dispatcher_messages: self.shared.dispatcher_messages.len(),
             refusing: self.refusing(),
         }
     }
@@ -274,12 +274,12 @@ impl Store {
 
     /// A bell that rings when `watch` has ended. Take it before reading how the watch stands, or the
     /// end may come in between and not be heard.
-    pub fn bell(&self, watch: WatchId) -> Listener<WatchId> {
-        self.shared.bell.listen(watch)
+    pub fn watch_ends(&self, watch: WatchId) -> Listener<WatchId> {
+        self.shared.watch_ends.listen(watch)
     }
 
     /// A bell that rings when an app's feed has grown. Take it before reading the feed.
-    pub fn feed_bell(&self, app: AppNo) -> Listener<AppNo> {
+    pub fn feed_changes(&self, app: AppNo) -> Listener<AppNo> {
         self.shared.feeds.listen(app)
     }
 
@@ -320,7 +320,7 @@ impl Store {
 
 /// What is made once the database is ours.
 struct Opened {
-    pen: Pen,
+    pen: WriterConnection,
     readers: Vec<Reader>,
     ids: Ids,
     tenants: tenants::Tenants,
@@ -331,16 +331,16 @@ impl Opened {
         let Opening { place, keyring, now, .. } = opening;
         let (mut pen, readers) = match place {
             Place::File(path) => {
-                let pen = sqlite::Pen::open(&path)?;
+                let pen = sqlite::WriterConnection::open(&path)?;
                 let readers = (0..READERS).map(|_| pen.reader().map(Reader::Sqlite)).collect();
-                (Pen::Sqlite(pen), readers)
+                (WriterConnection::Sqlite(pen), readers)
             }
             Place::Server(url) => {
                 let server = postgres::Server::new(&url)?;
-                let pen = postgres::Pen::open(&server)?;
+                let pen = postgres::WriterConnection::open(&server)?;
                 let readers =
                     (0..READERS).map(|_| server.reader().map(Box::new).map(Reader::Postgres)).collect();
-                (Pen::Postgres(Box::new(pen)), readers)
+                (WriterConnection::Postgres(Box::new(pen)), readers)
             }
         };
         let readers: anyhow::Result<Vec<Reader>> = readers;
@@ -431,7 +431,7 @@ impl Drop for Taken<'_> {
 /// Tells those who wait that something happened: that a watch has ended, that an app's feed grew. Each
 /// thing has a place for as long as somebody listens.
 #[derive(Clone, Debug)]
-struct Bell<K: Eq + Hash>(Arc<Mutex<HashMap<K, Listeners>>>);
+struct ChangeNotifier<K: Eq + Hash>(Arc<Mutex<HashMap<K, Listeners>>>);
 
 #[derive(Debug, Default)]
 struct Listeners {
@@ -439,18 +439,18 @@ struct Listeners {
     notify: Arc<Notify>,
 }
 
-impl<K: Eq + Hash> Default for Bell<K> {
+impl<K: Eq + Hash> Default for ChangeNotifier<K> {
     fn default() -> Self {
         Self(Arc::default())
     }
 }
 
-impl<K: Eq + Hash + Copy> Bell<K> {
+impl<K: Eq + Hash + Copy> ChangeNotifier<K> {
     fn listen(&self, to: K) -> Listener<K> {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let place = places.entry(to).or_default();
         place.count += 1;
-        Listener { to, notify: Arc::clone(&place.notify), bell: self.clone() }
+        Listener { to, notify: Arc::clone(&place.notify), notifier: self.clone() }
     }
 
     fn ring(&self, happened: &[K]) {
@@ -471,7 +471,7 @@ impl<K: Eq + Hash + Copy> Bell<K> {
 pub struct Listener<K: Eq + Hash + Copy> {
     to: K,
     notify: Arc<Notify>,
-    bell: Bell<K>,
+    notifier: ChangeNotifier<K>,
 }
 
 impl<K: Eq + Hash + Copy> Listener<K> {
@@ -483,7 +483,7 @@ impl<K: Eq + Hash + Copy> Listener<K> {
 
 impl<K: Eq + Hash + Copy> Drop for Listener<K> {
     fn drop(&mut self) {
-        let mut places = self.bell.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = self.notifier.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Entry::Occupied(mut place) = places.entry(self.to) {
             place.get_mut().count -= 1;
             if place.get().count == 0 {

@@ -14,14 +14,14 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::fields::Fields;
-use super::problem::{Faults, Problem};
+use super::object_reader::ObjectReader;
+use super::problem::{FieldErrors, Problem};
 use super::request::{Caller, Claim, Held, Query, json_or_nothing};
 use super::{Answer, Api, CONNECTIONS_MAX, answered, first_answer, replayed, reply};
 use crate::channels::webhook::Secret;
 use crate::domain::{Masked, Timestamp};
-use crate::meters::Clients;
 use crate::store::{Rotate, Rotated, Scope};
+use crate::telemetry::metrics::Clients;
 
 /// The longest grace after a rotation. A receiver that has not changed its secret by then will not.
 const GRACE_MAX: u64 = 30 * 24 * 3600;
@@ -94,20 +94,20 @@ pub async fn rotate(
 }
 
 fn read_grace(text: &str) -> Result<Duration, Problem> {
-    let mut faults = Faults::default();
+    let mut errors = FieldErrors::default();
     let raw: &RawValue =
         serde_json::from_str(if text.is_empty() { "{}" } else { text }).unwrap_or(RawValue::NULL);
     let mut grace = GRACE;
-    if let Some(mut fields) = Fields::read(raw, "", &mut faults) {
+    if let Some(mut fields) = ObjectReader::read(raw, "", &mut errors) {
         if let Some(given) = fields.take("graceSeconds") {
             match given.get().parse().ok().filter(|seconds| *seconds <= GRACE_MAX) {
                 Some(seconds) => grace = seconds,
-                None => faults.add("/graceSeconds", format!("must be a whole number from 0 to {GRACE_MAX}")),
+                None => errors.add("/graceSeconds", format!("must be a whole number from 0 to {GRACE_MAX}")),
             }
         }
-        fields.done(&mut faults);
+        fields.done(&mut errors);
     }
-    faults.check().map(|()| Duration::from_secs(grace))
+    errors.check().map(|()| Duration::from_secs(grace))
 }
 
 /// `GET /healthz`: the process answers.
@@ -144,7 +144,7 @@ pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
         waiting: api.waits.count(),
         following: api.streams.count(),
     };
-    let text = api.store.meters().render((api.load)(), api.store.queues(), backlog, clients, now);
+    let text = api.store.metrics().render((api.load)(), api.store.queues(), backlog, clients, now);
     let mut response = reply(StatusCode::OK, text);
     let plain = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);

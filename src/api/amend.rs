@@ -8,9 +8,9 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde_json::value::RawValue;
 
-use super::fields::{self, Fields};
-use super::problem::{Faults, Problem};
-use super::register::{self, DESTINATIONS_MAX, Wanted};
+use super::object_reader::{self, ObjectReader};
+use super::problem::{FieldErrors, Problem};
+use super::register::{self, DESTINATIONS_MAX, DestinationRequest};
 use super::request::{BODY_MAX, Caller, Held, Name, Query, json};
 use super::watches::shown;
 use super::{Answer, Api};
@@ -21,7 +21,7 @@ use crate::store::{Amend, Amended, Scope};
 struct Form {
     expires_in: Option<Duration>,
     metadata: Option<String>,
-    wanted: Vec<Wanted>,
+    wanted: Vec<DestinationRequest>,
 }
 
 /// `PATCH /v1/watches/{id}`
@@ -37,11 +37,11 @@ pub async fn amend(
     let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
     let text = json(&held, &parts.headers, &api.clock, BODY_MAX).await?;
     let now = api.clock.now();
-    let mut faults = Faults::default();
-    let form = form(&api, &text, &mut faults);
+    let mut errors = FieldErrors::default();
+    let form = form(&api, &text, &mut errors);
     let wanted = form.as_ref().map_or(&[][..], |form| &form.wanted);
-    let destinations = register::destinations(&api, app, wanted, (now, Timestamp::MAX), &mut faults).await;
-    faults.check()?;
+    let destinations = register::destinations(&api, app, wanted, (now, Timestamp::MAX), &mut errors).await;
+    errors.check()?;
     let Some(Form { expires_in, metadata, .. }) = form else {
         return Err(Problem::fault("", "must be an object"));
     };
@@ -71,30 +71,30 @@ pub async fn amend(
     }
 }
 
-fn form(api: &Api, text: &str, faults: &mut Faults) -> Option<Form> {
+fn form(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Form> {
     let raw: &RawValue = serde_json::from_str(text).ok()?;
-    let mut fields = Fields::read(raw, "", faults)?;
+    let mut fields = ObjectReader::read(raw, "", errors)?;
     if fields.is_empty() {
-        faults.add("", "must say what to change: expiresIn, notify or metadata");
+        errors.add("", "must say what to change: expiresIn, notify or metadata");
     }
     let at = fields.at("metadata");
     // Written out, null is the empty object.
     let metadata = match fields.given("metadata") {
         None => None,
         Some(raw) if raw.get() == "null" => Some("{}".to_owned()),
-        Some(raw) => register::metadata_of(raw, &at, faults),
+        Some(raw) => register::metadata_of(raw, &at, errors),
     };
     let at = fields.at("notify");
     let wanted = match fields.take("notify") {
         None => Vec::new(),
         Some(raw) => {
-            if fields::first(raw, 1).is_some_and(|list| list.is_empty()) {
-                faults.add(&at, "must name at least one destination");
+            if object_reader::first(raw, 1).is_some_and(|list| list.is_empty()) {
+                errors.add(&at, "must name at least one destination");
             }
-            register::notify(api, raw, &at, faults)
+            register::notify(api, raw, &at, errors)
         }
     };
-    let form = Form { expires_in: fields.duration("expiresIn", ("1s", "30d"), faults), metadata, wanted };
-    fields.done(faults);
+    let form = Form { expires_in: fields.duration("expiresIn", ("1s", "30d"), errors), metadata, wanted };
+    fields.done(errors);
     Some(form)
 }

@@ -8,8 +8,8 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::fields::Fields;
-use super::problem::{Faults, Problem};
+use super::object_reader::ObjectReader;
+use super::problem::{FieldErrors, Problem};
 use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json};
 use super::{Answer, Api, answered, cursor, first_answer, page, replayed, reply};
 use crate::channels::webhook::Secret;
@@ -88,23 +88,23 @@ pub async fn create(
 }
 
 fn read_name(text: &str) -> Result<String, Problem> {
-    let mut faults = Faults::default();
+    let mut errors = FieldErrors::default();
     let raw: &RawValue = serde_json::from_str(text).unwrap_or(RawValue::NULL);
     let mut name = None;
-    if let Some(mut fields) = Fields::read(raw, "", &mut faults) {
+    if let Some(mut fields) = ObjectReader::read(raw, "", &mut errors) {
         let raw = fields.take("name");
-        name = raw.and_then(super::fields::text);
+        name = raw.and_then(super::object_reader::text);
         match (raw, &name) {
-            (None, _) => faults.add("/name", "is needed"),
-            (Some(_), None) => faults.add("/name", "must be a string"),
+            (None, _) => errors.add("/name", "is needed"),
+            (Some(_), None) => errors.add("/name", "must be a string"),
             (Some(_), Some(given)) => {
                 if let Err(wrong) = check_name(given) {
-                    faults.add("/name", wrong);
+                    errors.add("/name", wrong);
                 }
             }
         }
-        fields.done(&mut faults);
+        fields.done(&mut errors);
     }
-    faults.check()?;
+    errors.check()?;
     name.ok_or_else(|| Problem::fault("/name", "is needed"))
 }

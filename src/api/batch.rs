@@ -16,9 +16,9 @@ use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 use utoipa::ToSchema;
 
-use super::fields::{Fields, first};
-use super::problem::{Faults, Problem, ProblemView};
-use super::registering::Registering;
+use super::object_reader::{ObjectReader, first};
+use super::problem::{FieldErrors, Problem, ProblemView};
+use super::registration_span::RegistrationSpan;
 use super::request::{BATCH_MAX, BODY_MAX, Caller, Claim, Held, Query, json, too_large, traceparent};
 use super::{Answer, Api, first_answer, register, replayed, reply, view};
 use crate::domain::{AppNo, NewWatch, Timestamp, Watch};
@@ -90,7 +90,7 @@ pub async fn create(
         refused.push(item.map(|watch| watches.push(watch)).err());
     }
     let refused = Arc::new(refused);
-    let traces: Vec<_> = watches.iter().filter_map(|watch| Registering::new(&api, watch, at)).collect();
+    let traces: Vec<_> = watches.iter().filter_map(|watch| RegistrationSpan::new(&api, watch, at)).collect();
     let remember = claim.as_ref().map(|claim| {
         let refused = Arc::clone(&refused);
         let answer = move |made: &[Watch]| first_answer(StatusCode::OK, None, answer(&refused, made));
@@ -115,9 +115,9 @@ async fn read(
     traceparent: Option<&str>,
     now: Timestamp,
 ) -> Result<Vec<Result<NewWatch, Problem>>, Problem> {
-    let mut faults = Faults::default();
-    let items = items(text, &mut faults);
-    faults.check()?;
+    let mut errors = FieldErrors::default();
+    let items = items(text, &mut errors);
+    errors.check()?;
     let times = (now, now.plus(LOOK_UPS_FOR));
     let mut read: Vec<Option<Result<NewWatch, Problem>>> = Vec::new();
     read.resize_with(items.len(), || None);
@@ -147,19 +147,19 @@ async fn read(
     Ok(read.into_iter().map(|item| item.unwrap_or_else(broken)).collect())
 }
 
-fn items<'a>(text: &'a str, faults: &mut Faults) -> Vec<&'a RawValue> {
+fn items<'a>(text: &'a str, errors: &mut FieldErrors) -> Vec<&'a RawValue> {
     let Ok(raw) = serde_json::from_str::<&RawValue>(text) else { return Vec::new() };
     // How deep an item is nested is its own mistake.
-    let Some(mut fields) = Fields::read_to(usize::MAX, raw, "", faults) else { return Vec::new() };
+    let Some(mut fields) = ObjectReader::read_to(usize::MAX, raw, "", errors) else { return Vec::new() };
     let at = fields.at("watches");
     let items = fields.take("watches").map(|raw| first(raw, WATCHES_MAX));
     match &items {
-        None => faults.add(at, "is required"),
-        Some(None) => faults.add(at, "must be a list"),
+        None => errors.add(at, "is required"),
+        Some(None) => errors.add(at, "must be a list"),
         Some(Some(items)) if (1..=WATCHES_MAX).contains(&items.len()) => {}
-        Some(Some(_)) => faults.add(at, format!("must hold 1 to {WATCHES_MAX} watches")),
+        Some(Some(_)) => errors.add(at, format!("must hold 1 to {WATCHES_MAX} watches")),
     }
-    fields.done(faults);
+    fields.done(errors);
     items.flatten().unwrap_or_default()
 }
 

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use crate::domain::{Id, Timestamp};
-use crate::store::StoryPlace;
+use crate::store::TimelinePosition;
 
 /// What is said of a cursor that is none.
 pub const WRONG: &str = "is not a cursor of this list";
@@ -24,7 +24,7 @@ pub fn decode(text: &str) -> Option<Id> {
 }
 
 /// After this place of a story.
-pub fn encode_place(place: StoryPlace) -> String {
+pub fn encode_place(place: TimelinePosition) -> String {
     let mut bytes = [0; 12];
     bytes[..8].copy_from_slice(&place.at.millis().to_be_bytes());
     bytes[8..].copy_from_slice(&place.told.to_be_bytes());
@@ -32,13 +32,13 @@ pub fn encode_place(place: StoryPlace) -> String {
 }
 
 /// Reads [`encode_place`]'s form.
-pub fn decode_place(text: &str) -> Option<StoryPlace> {
+pub fn decode_place(text: &str) -> Option<TimelinePosition> {
     let bytes = <[u8; 12]>::try_from(BASE64_URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
     let (at, told) = bytes.split_at(8);
     let at = i64::from_be_bytes(at.try_into().ok()?);
     let told = u32::from_be_bytes(told.try_into().ok()?);
     // What happened in one millisecond is read whole.
-    (at >= 0 && told <= TOLD_MAX).then_some(StoryPlace { at: Timestamp::from_millis(at), told })
+    (at >= 0 && told <= TOLD_MAX).then_some(TimelinePosition { at: Timestamp::from_millis(at), told })
 }
 
 /// After this position.

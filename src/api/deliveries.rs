@@ -6,12 +6,14 @@ use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 
-use super::fields::Fields;
-use super::problem::Faults;
+use super::object_reader::ObjectReader;
+use super::problem::FieldErrors;
 use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json, no_fields};
 use super::{Answer, Api, answered, cursor, first_answer, page, problem::Problem, replayed, reply, view};
 use crate::domain::{Delivery, DeliveryId, DeliveryStatus, DestinationId, WatchId};
-use crate::store::{DeliveryFilter, FirstAnswer, Resend, ResendAnswer, ResendMany, ResentMany, Scope};
+use crate::store::{
+    DeliveryFilter, FirstAnswer, RetriedMany, RetryDelivery, RetryDeliveryResult, RetryMany, Scope,
+};
 
 /// How many deliveries one request may ask to be tried again: seconds of work, a chunk at a time.
 const RETRY_MAX: u32 = 100_000;
@@ -55,9 +57,9 @@ pub async fn retry_many(
     if let Some(replay) = Claim::first_answer(claim.as_ref()).await? {
         return replayed(replay);
     }
-    let mut faults = Faults::default();
-    let filter = which_failed(&text, &mut faults);
-    faults.check()?;
+    let mut errors = FieldErrors::default();
+    let filter = which_failed(&text, &mut errors);
+    errors.check()?;
     let Some(_seat) = api.batches.take(app) else {
         return Err(Problem::unavailable("too many batches at once; ask again in a moment"));
     };
@@ -67,31 +69,33 @@ pub async fn retry_many(
     }
     let remember = claim.as_ref().map(|claim| (claim.remember(), many_accepted as fn(u64) -> FirstAnswer));
     let now = api.clock.now();
-    let mut resend = ResendMany { app, filter, after: None, count: 0, remember, now };
+    let mut retry_delivery = RetryMany { app, filter, after: None, count: 0, remember, now };
     loop {
-        match api.store.resend_many(resend.clone()).await? {
-            ResentMany::More(after, count) => (resend.after, resend.count) = (Some(after), count),
-            ResentMany::Done(count) => return Ok(answered(many_accepted(count))),
-            ResentMany::Replayed(replay) => return replayed(replay),
+        match api.store.retry_many(retry_delivery.clone()).await? {
+            RetriedMany::More(after, count) => {
+                (retry_delivery.after, retry_delivery.count) = (Some(after), count)
+            }
+            RetriedMany::Done(count) => return Ok(answered(many_accepted(count))),
+            RetriedMany::Replayed(replay) => return replayed(replay),
         }
     }
 }
 
-fn which_failed(text: &str, faults: &mut Faults) -> DeliveryFilter {
-    let fields = serde_json::from_str(text).ok().and_then(|raw| Fields::read(raw, "", faults));
+fn which_failed(text: &str, errors: &mut FieldErrors) -> DeliveryFilter {
+    let fields = serde_json::from_str(text).ok().and_then(|raw| ObjectReader::read(raw, "", errors));
     let Some(mut fields) = fields else { return DeliveryFilter::default() };
     let at = fields.at("status");
-    let status = fields.text("status", faults);
+    let status = fields.text("status", errors);
     match status.as_deref() {
         Some("failed") => {}
-        Some(_) => faults.add(at, "must be `failed`: what is pending is tried anyway"),
-        None => faults.add(at, "is required, and must be `failed`"),
+        Some(_) => errors.add(at, "must be `failed`: what is pending is tried anyway"),
+        None => errors.add(at, "is required, and must be `failed`"),
     }
-    let destination = fields.parsed("destinationId", faults, |text| {
+    let destination = fields.parsed("destinationId", errors, |text| {
         DestinationId::parse(text).ok_or_else(|| "is not a destination's id".to_owned())
     });
-    let (since, until) = (fields.time("since", faults), fields.time("until", faults));
-    fields.done(faults);
+    let (since, until) = (fields.time("since", errors), fields.time("until", errors));
+    fields.done(errors);
     DeliveryFilter { destination, since, until, ..DeliveryFilter::default() }
 }
 
@@ -125,13 +129,17 @@ pub async fn retry(
     let body = serde_json::to_vec(&view::delivery(&delivery, Some(&attempts))).unwrap_or_default();
     let answer = first_answer(StatusCode::ACCEPTED, None, body);
     let remember = claim.as_ref().map(|claim| (claim.remember(), answer.clone()));
-    match api.store.resend(Resend { app, delivery: id, remember, now: api.clock.now() }).await? {
-        ResendAnswer::Unknown => Err(Problem::not_found()),
-        ResendAnswer::Stopped => {
+    match api
+        .store
+        .retry_delivery(RetryDelivery { app, delivery: id, remember, now: api.clock.now() })
+        .await?
+    {
+        RetryDeliveryResult::Unknown => Err(Problem::not_found()),
+        RetryDeliveryResult::Stopped => {
             let detail = "its watch was stopped: nothing more is sent of it";
             Err(Problem::new(StatusCode::CONFLICT, detail))
         }
-        ResendAnswer::Wanted => Ok(answered(answer)),
-        ResendAnswer::Replayed(replay) => replayed(replay),
+        RetryDeliveryResult::Wanted => Ok(answered(answer)),
+        RetryDeliveryResult::Replayed(replay) => replayed(replay),
     }
 }

@@ -25,7 +25,7 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
     let position = query.read("cursor", cursor::WRONG, cursor::decode_position);
     let after = query.text("after");
     if after.is_some() && position.is_some() {
-        query.faults.add("?after", "cannot be used with a cursor, which knows where to go on");
+        query.errors.add("?after", "cannot be used with a cursor, which knows where to go on");
     }
     query.done()?;
     let after = match (position, after) {

@@ -81,7 +81,7 @@ pub async fn stream(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -
 /// Sends what comes after `position`, until somebody has had enough.
 async fn follow(api: &Api, caller: Caller, position: i64, filter: EventFilter, frames: &mpsc::Sender<Bytes>) {
     let app = caller.app;
-    let bell = api.store.feed_bell(app);
+    let bell = api.store.feed_changes(app);
     let mut draining = api.draining.clone();
     let mut position = position;
     let began = api.clock.now();

@@ -8,8 +8,8 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::fields::Fields;
-use super::problem::{Faults, Problem};
+use super::object_reader::ObjectReader;
+use super::problem::{FieldErrors, Problem};
 use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json};
 use super::{Answer, Api, answered, cursor, first_answer, page, replayed, reply};
 use crate::domain::{App, AppId, AppNo, KeyId, Scope, Timestamp};
@@ -112,30 +112,30 @@ struct Wanted {
 }
 
 fn read(text: &str, now: Timestamp, app: impl FnOnce(&str) -> Option<Arc<App>>) -> Result<Wanted, Problem> {
-    let mut faults = Faults::default();
+    let mut errors = FieldErrors::default();
     let raw: &RawValue = serde_json::from_str(text).unwrap_or(RawValue::NULL);
-    let Some(mut fields) = Fields::read(raw, "", &mut faults) else {
-        return Err(Problem::invalid(faults));
+    let Some(mut fields) = ObjectReader::read(raw, "", &mut errors) else {
+        return Err(Problem::invalid(errors));
     };
-    let name = fields.parsed("name", &mut faults, check_name);
+    let name = fields.parsed("name", &mut errors, check_name);
     let given = fields.has("scope");
-    let scope = fields.parsed("scope", &mut faults, |word| {
+    let scope = fields.parsed("scope", &mut errors, |word| {
         Scope::parse(word).ok_or_else(|| "must be read, write or admin".to_owned())
     });
     if !given {
-        faults.add("/scope", "is needed: read, write or admin");
+        errors.add("/scope", "is needed: read, write or admin");
     }
     if fields.has("expiresIn") && fields.has("expiresAt") {
-        faults.add("/expiresAt", "cannot be used with expiresIn");
+        errors.add("/expiresAt", "cannot be used with expiresIn");
     }
-    let expires_in = fields.duration("expiresIn", EXPIRES_IN, &mut faults);
-    let expires_at = fields.time("expiresAt", &mut faults);
+    let expires_in = fields.duration("expiresIn", EXPIRES_IN, &mut errors);
+    let expires_at = fields.time("expiresAt", &mut errors);
     if let Some(Err(wrong)) = expires_at.map(|at| check_expiry(at, now)) {
-        faults.add("/expiresAt", wrong);
+        errors.add("/expiresAt", wrong);
     }
-    let app = fields.parsed("appId", &mut faults, |id| app(id).ok_or_else(|| NO_APP.to_owned()));
-    fields.done(&mut faults);
-    faults.check()?;
+    let app = fields.parsed("appId", &mut errors, |id| app(id).ok_or_else(|| NO_APP.to_owned()));
+    fields.done(&mut errors);
+    errors.check()?;
     let scope = scope.ok_or_else(|| Problem::fault("/scope", "is needed: read, write or admin"))?;
     Ok(Wanted { name, scope, expires_at: expires_in.map(|span| now.plus(span)).or(expires_at), app })
 }

@@ -83,7 +83,7 @@ fn schemas() -> BTreeMap<String, Value> {
     collect::<view::WatchView>(&mut all);
     collect::<view::DeliveryView>(&mut all);
     collect::<view::EventView>(&mut all);
-    collect::<view::HappeningView>(&mut all);
+    collect::<view::TimelineEntryView>(&mut all);
     collect::<batch::BatchView>(&mut all);
     collect::<problem::ProblemView>(&mut all);
     collect::<providers::ProviderView>(&mut all);

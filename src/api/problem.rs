@@ -12,30 +12,30 @@ use crate::store::StoreError;
 
 /// One field that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Fault {
+pub struct FieldError {
     /// A JSON pointer into the body, `?name` for a parameter, or a header's name.
     pub pointer: String,
     /// What is wrong with it.
     pub detail: String,
 }
 
-/// How many faults of one request are named: a body of 256 KiB has room for a hundred thousand, and none
+/// How many errors of one request are named: a body of 256 KiB has room for a hundred thousand, and none
 /// that is meant has more fields.
 const FAULTS_MAX: usize = 256;
 
 /// All that is wrong, in the order in which it was found.
 #[derive(Clone, Debug, Default)]
-pub struct Faults {
-    named: Vec<Fault>,
+pub struct FieldErrors {
+    named: Vec<FieldError>,
     count: usize,
 }
 
-impl Faults {
+impl FieldErrors {
     /// Adds one.
     pub fn add(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
         self.count += 1;
         if self.named.len() < FAULTS_MAX {
-            self.named.push(Fault { pointer: pointer.into(), detail: detail.into() });
+            self.named.push(FieldError { pointer: pointer.into(), detail: detail.into() });
         }
     }
 
@@ -53,7 +53,7 @@ pub struct Problem {
     /// For people.
     pub detail: String,
     /// Every invalid field.
-    pub errors: Vec<Fault>,
+    pub errors: Vec<FieldError>,
     header: Option<(HeaderName, HeaderValue)>,
 }
 
@@ -64,8 +64,8 @@ impl Problem {
     }
 
     /// 422, with every field that is wrong.
-    pub fn invalid(faults: Faults) -> Self {
-        let detail = match (faults.named.as_slice(), faults.count) {
+    pub fn invalid(errors: FieldErrors) -> Self {
+        let detail = match (errors.named.as_slice(), errors.count) {
             ([one], _) if one.pointer.is_empty() => format!("the whole {}", one.detail),
             ([one], _) => format!("{}: {}", one.pointer, one.detail),
             (named, count) if named.len() < count => {
@@ -73,14 +73,14 @@ impl Problem {
             }
             (_, count) => format!("{count} fields are wrong"),
         };
-        Self { errors: faults.named, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
+        Self { errors: errors.named, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
 
     /// 422, with the one field that is wrong.
     pub fn fault(pointer: &str, detail: impl Into<String>) -> Self {
-        let mut faults = Faults::default();
-        faults.add(pointer, detail);
-        Self::invalid(faults)
+        let mut errors = FieldErrors::default();
+        errors.add(pointer, detail);
+        Self::invalid(errors)
     }
 
     /// 404: unknown, malformed, or another app's; which of them is nobody's business.
@@ -132,8 +132,8 @@ pub struct ProblemView<'a> {
     detail: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
-    errors: &'a [Fault],
+    #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
+    errors: &'a [FieldError],
 }
 
 impl From<StoreError> for Problem {

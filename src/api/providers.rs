@@ -66,7 +66,7 @@ struct BudgetView {
     burst: u32,
     concurrency: u32,
     in_flight: u32,
-    /// Looks that are due and not granted yet; 10,000 and more are shown as 10,000.
+    /// PollStats that are due and not granted yet; 10,000 and more are shown as 10,000.
     waiting: usize,
 }
 

@@ -11,9 +11,9 @@ use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
 use super::Api;
-use super::fields::{self, Fields, pointer};
-use super::problem::{Faults, Problem};
-use crate::channels::slack::{Way, is_own_hook, lane as slack_lane};
+use super::object_reader::{self, ObjectReader, pointer};
+use super::problem::{FieldErrors, Problem};
+use crate::channels::slack::{SlackTarget, is_own_hook, lane as slack_lane};
 use crate::channels::webhook::{Secret, check_header};
 use crate::domain::{
     AppNo, ChannelKind, Destination, DestinationId, EventSet, JobName, MailAddress, NewWatch, Payload, Terms,
@@ -39,7 +39,7 @@ const HEADER_MAX: usize = 4 * 1024;
 const ACCOUNT: &str = "default";
 
 /// A destination as it was asked for, its address not looked up yet.
-pub(super) struct Wanted {
+pub(super) struct DestinationRequest {
     /// Where it stands in the body.
     at: String,
     to: To,
@@ -60,7 +60,7 @@ enum To {
     Channel(String),
 }
 
-impl Wanted {
+impl DestinationRequest {
     /// Whether it says the same, wherever it stands.
     fn is_same(&self, other: &Self) -> bool {
         self.to == other.to && self.headers == other.headers && self.secret == other.secret
@@ -75,7 +75,7 @@ impl Wanted {
 struct Form {
     job: Option<JobName>,
     deadline: Duration,
-    wanted: Vec<Wanted>,
+    wanted: Vec<DestinationRequest>,
     events: EventSet,
     payload: Payload,
     metadata: Option<String>,
@@ -92,13 +92,13 @@ pub async fn read(
     traceparent: Option<&str>,
     (now, until): (Timestamp, Timestamp),
 ) -> Result<NewWatch, Problem> {
-    let mut faults = Faults::default();
-    let form = form(api, text, &mut faults);
+    let mut errors = FieldErrors::default();
+    let form = form(api, text, &mut errors);
     let destinations = match &form {
-        Some(form) => destinations(api, app, &form.wanted, (now, until), &mut faults).await,
+        Some(form) => destinations(api, app, &form.wanted, (now, until), &mut errors).await,
         None => Vec::new(),
     };
-    faults.check()?;
+    errors.check()?;
     // Nothing was wrong, so nothing is missing.
     let Some((form, job)) = form.and_then(|mut form| form.job.take().map(|job| (form, job))) else {
         return Err(Problem::fault("", "must be an object"));
@@ -125,84 +125,84 @@ pub async fn read(
     })
 }
 
-fn form(api: &Api, text: &str, faults: &mut Faults) -> Option<Form> {
+fn form(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Form> {
     let raw: &RawValue = serde_json::from_str(text).ok()?;
-    let mut fields = Fields::read(raw, "", faults)?;
-    let definition = provider(api, &mut fields, faults);
-    let job = job(definition.as_ref(), &mut fields, faults);
-    let wanted = wanted(api, &mut fields, faults);
+    let mut fields = ObjectReader::read(raw, "", errors)?;
+    let definition = provider(api, &mut fields, errors);
+    let job = job(definition.as_ref(), &mut fields, errors);
+    let wanted = destination_requests(api, &mut fields, errors);
     let form = Form {
         job,
         deadline: definition.map_or(Duration::from_secs(3600), |definition| definition.poll().deadline),
         wanted,
-        events: events(&mut fields, faults),
-        payload: payload(&mut fields, faults),
-        metadata: metadata(&mut fields, faults),
-        expires_in: fields.duration("expiresIn", ("1s", "30d"), faults),
-        expected_at: fields.time("expectedAt", faults),
-        poll_interval: fields.duration("pollInterval", ("1s", "24h"), faults),
+        events: events(&mut fields, errors),
+        payload: payload(&mut fields, errors),
+        metadata: metadata(&mut fields, errors),
+        expires_in: fields.duration("expiresIn", ("1s", "30d"), errors),
+        expected_at: fields.time("expectedAt", errors),
+        poll_interval: fields.duration("pollInterval", ("1s", "24h"), errors),
     };
-    fields.done(faults);
+    fields.done(errors);
     Some(form)
 }
 
-fn provider(api: &Api, fields: &mut Fields<'_>, faults: &mut Faults) -> Option<Arc<Definition>> {
+fn provider(api: &Api, fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Option<Arc<Definition>> {
     let at = fields.at("provider");
-    let named = fields.take("provider").map(fields::text);
+    let named = fields.take("provider").map(object_reader::text);
     let name = match &named {
         None => api.default_provider(),
         Some(Some(name)) => name,
         Some(None) => {
-            faults.add(at, "must be a string");
+            errors.add(at, "must be a string");
             return None;
         }
     };
     let Some(definition) = api.providers.get(name) else {
         let known: Vec<&str> = api.providers.iter().map(|definition| definition.id()).collect();
-        faults.add(at, format!("`{name}` is not known here; known are {}", known.join(", ")));
+        errors.add(at, format!("`{name}` is not known here; known are {}", known.join(", ")));
         return None;
     };
     if definition.needs_credential() && !api.with_credential.contains(name) {
-        faults.add(at, format!("no api_key is configured for `{name}`"));
+        errors.add(at, format!("no api_key is configured for `{name}`"));
     }
     Some(Arc::clone(definition))
 }
 
 fn job(
     definition: Option<&Arc<Definition>>,
-    fields: &mut Fields<'_>,
-    faults: &mut Faults,
+    fields: &mut ObjectReader<'_>,
+    errors: &mut FieldErrors,
 ) -> Option<JobName> {
     let at = fields.at("jobId");
     let params_at = fields.at("params");
-    let given = fields.take("jobId").map(fields::text);
+    let given = fields.take("jobId").map(object_reader::text);
     let params = fields.take("params");
     let params = match params.map(|raw| serde_json::from_str(raw.get())) {
         None => Some(serde_json::Map::new()),
         Some(Ok(params)) => Some(params),
         Some(Err(_)) => {
-            faults.add(&params_at, "must be an object");
+            errors.add(&params_at, "must be an object");
             None
         }
     };
     let job_id = match given {
         None => {
-            faults.add(at, "is required");
+            errors.add(at, "is required");
             return None;
         }
         Some(None) => {
-            faults.add(at, "must be a string");
+            errors.add(at, "must be a string");
             return None;
         }
         Some(Some(job_id)) => job_id,
     };
     if job_id.is_empty() {
-        faults.add(at, "must not be empty");
+        errors.add(at, "must not be empty");
         return None;
     }
     let definition = definition?;
     if let Err(wrong) = definition.check_job_id(&job_id) {
-        faults.add(at, wrong);
+        errors.add(at, wrong);
     }
     match definition.params(&params?) {
         Ok(params) => {
@@ -211,110 +211,119 @@ fn job(
         }
         Err(wrong) => {
             for (name, reason) in wrong {
-                faults.add(pointer(&params_at, &name), reason);
+                errors.add(pointer(&params_at, &name), reason);
             }
             None
         }
     }
 }
 
-fn events(fields: &mut Fields<'_>, faults: &mut Faults) -> EventSet {
+fn events(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> EventSet {
     let at = fields.at("events");
-    let Some(list) = fields.list("events", faults) else { return EventSet::endings() };
+    let Some(list) = fields.list("events", errors) else { return EventSet::endings() };
     let mut events = EventSet::NONE;
     if list.is_empty() {
-        faults.add(&at, "must name at least one event; leave it out for every ending");
+        errors.add(&at, "must name at least one event; leave it out for every ending");
     }
     for (n, raw) in list.into_iter().enumerate() {
-        match fields::text(raw) {
+        match object_reader::text(raw) {
             Some(pattern) if events.add(&pattern) => {}
-            Some(pattern) => faults.add(format!("{at}/{n}"), format!("`{pattern}` is not an event")),
-            None => faults.add(format!("{at}/{n}"), "must be a string"),
+            Some(pattern) => errors.add(format!("{at}/{n}"), format!("`{pattern}` is not an event")),
+            None => errors.add(format!("{at}/{n}"), "must be a string"),
         }
     }
     events
 }
 
-fn payload(fields: &mut Fields<'_>, faults: &mut Faults) -> Payload {
-    let payload = fields.parsed("payload", faults, |text| {
+fn payload(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Payload {
+    let payload = fields.parsed("payload", errors, |text| {
         Payload::parse(text)
             .ok_or_else(|| format!("`{text}` is not a payload; say event, raw or cloudevents"))
     });
     payload.unwrap_or(Payload::Event)
 }
 
-fn metadata(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<String> {
+fn metadata(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Option<String> {
     let at = fields.at("metadata");
-    metadata_of(fields.take("metadata")?, &at, faults)
+    metadata_of(fields.take("metadata")?, &at, errors)
 }
 
 /// Checks the client's own object, which is kept as it stands.
-pub(super) fn metadata_of(raw: &RawValue, at: &str, faults: &mut Faults) -> Option<String> {
+pub(super) fn metadata_of(raw: &RawValue, at: &str, errors: &mut FieldErrors) -> Option<String> {
     let raw = raw.get();
     if raw.len() > METADATA_MAX {
-        faults.add(at, "must not be larger than 4 KiB");
+        errors.add(at, "must not be larger than 4 KiB");
         return None;
     }
     // Read once, so that what is passed on is an object that any receiver can read.
     match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(raw) {
         Ok(_) => Some(raw.to_owned()),
         Err(error) if error.is_data() => {
-            faults.add(at, "must be an object");
+            errors.add(at, "must be an object");
             None
         }
         Err(error) => {
-            faults.add(at, format!("cannot be read: {error}"));
+            errors.add(at, format!("cannot be read: {error}"));
             None
         }
     }
 }
 
 /// Every destination that is asked for, wherever in the body it stands.
-fn wanted(api: &Api, fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<Wanted> {
+fn destination_requests(
+    api: &Api,
+    fields: &mut ObjectReader<'_>,
+    errors: &mut FieldErrors,
+) -> Vec<DestinationRequest> {
     let mut wanted = Vec::new();
     let mut asked = false;
     if let Some(raw) = fields.take("callbackUrl") {
         asked = true;
-        match fields::text(raw) {
-            Some(url) => wanted.push(Wanted::plain(&fields.at("callbackUrl"), To::Url(url))),
-            None => faults.add(fields.at("callbackUrl"), "must be a string"),
+        match object_reader::text(raw) {
+            Some(url) => wanted.push(DestinationRequest::plain(&fields.at("callbackUrl"), To::Url(url))),
+            None => errors.add(fields.at("callbackUrl"), "must be a string"),
         }
     }
     if let Some(raw) = fields.take("email") {
         asked = true;
-        wanted.extend(emails(api, raw, &fields.at("email"), faults));
+        wanted.extend(emails(api, raw, &fields.at("email"), errors));
     }
     if let Some(raw) = fields.take("slack") {
         asked = true;
-        match fields::text(raw) {
-            Some(text) => wanted.extend(slack(api, &text, &fields.at("slack"), faults)),
-            None => faults.add(fields.at("slack"), "must be a string"),
+        match object_reader::text(raw) {
+            Some(text) => wanted.extend(slack(api, &text, &fields.at("slack"), errors)),
+            None => errors.add(fields.at("slack"), "must be a string"),
         }
     }
     let at = fields.at("notify");
     if let Some(raw) = fields.take("notify") {
         asked = true;
-        wanted.extend(notify(api, raw, &at, faults));
+        wanted.extend(notify(api, raw, &at, errors));
     }
     if !asked {
         let needed = "say where to: callbackUrl, email, slack or notify; `\"notify\": []` for nowhere";
-        faults.add(fields.at("callbackUrl"), needed);
+        errors.add(fields.at("callbackUrl"), needed);
     }
     wanted
 }
 
 /// The destinations of a list.
-pub(super) fn notify(api: &Api, raw: &RawValue, at: &str, faults: &mut Faults) -> Vec<Wanted> {
-    let Some(list) = fields::first(raw, ENTRIES_MAX) else {
-        faults.add(at, "must be a list");
+pub(super) fn notify(
+    api: &Api,
+    raw: &RawValue,
+    at: &str,
+    errors: &mut FieldErrors,
+) -> Vec<DestinationRequest> {
+    let Some(list) = object_reader::first(raw, ENTRIES_MAX) else {
+        errors.add(at, "must be a list");
         return Vec::new();
     };
     let mut wanted = Vec::with_capacity(list.len());
     for (n, raw) in list.into_iter().enumerate() {
         let at = format!("{at}/{n}");
-        match fields::text(raw) {
-            Some(text) => wanted.extend(named(api, text, &at, faults)),
-            None => wanted.extend(destination(api, raw, &at, faults)),
+        match object_reader::text(raw) {
+            Some(text) => wanted.extend(named(api, text, &at, errors)),
+            None => wanted.extend(destination(api, raw, &at, errors)),
         }
     }
     wanted
@@ -322,167 +331,171 @@ pub(super) fn notify(api: &Api, raw: &RawValue, at: &str, faults: &mut Faults) -
 
 /// A destination that is written as a string. Slack's own hooks are known by their host: a webhook would
 /// never be taken there.
-fn named(api: &Api, text: String, at: &str, faults: &mut Faults) -> Option<Wanted> {
+fn named(api: &Api, text: String, at: &str, errors: &mut FieldErrors) -> Option<DestinationRequest> {
     match text.strip_prefix("mailto:") {
         Some(address) => {
             let address = percent_decode_str(address).decode_utf8_lossy();
-            email(api, &address, at, faults)
+            email(api, &address, at, errors)
         }
-        None if is_own_hook(&text) => slack(api, &text, at, faults),
-        None => Some(Wanted::plain(at, To::Url(text))),
+        None if is_own_hook(&text) => slack(api, &text, at, errors),
+        None => Some(DestinationRequest::plain(at, To::Url(text))),
     }
 }
 
-fn emails(api: &Api, raw: &RawValue, at: &str, faults: &mut Faults) -> Vec<Wanted> {
-    if let Some(one) = fields::text(raw) {
-        return email(api, &one, at, faults).into_iter().collect();
+fn emails(api: &Api, raw: &RawValue, at: &str, errors: &mut FieldErrors) -> Vec<DestinationRequest> {
+    if let Some(one) = object_reader::text(raw) {
+        return email(api, &one, at, errors).into_iter().collect();
     }
     let mut wanted = Vec::new();
     let Ok(list) = serde_json::from_str::<Vec<&RawValue>>(raw.get()) else {
-        faults.add(at, "must be a string or a list of strings");
+        errors.add(at, "must be a string or a list of strings");
         return wanted;
     };
     if list.is_empty() {
-        faults.add(at, "must not be empty");
+        errors.add(at, "must not be empty");
     }
     for (n, raw) in list.into_iter().take(ENTRIES_MAX + 1).enumerate() {
         let at = format!("{at}/{n}");
-        match fields::text(raw) {
-            Some(one) => wanted.extend(email(api, &one, &at, faults)),
-            None => faults.add(at, "must be a string"),
+        match object_reader::text(raw) {
+            Some(one) => wanted.extend(email(api, &one, &at, errors)),
+            None => errors.add(at, "must be a string"),
         }
     }
     wanted
 }
 
-fn email(api: &Api, address: &str, at: &str, faults: &mut Faults) -> Option<Wanted> {
-    let address = api.channels.mail_address(address).map_err(|wrong| faults.add(at, wrong)).ok()?;
-    Some(Wanted::plain(at, To::Mail(address)))
+fn email(api: &Api, address: &str, at: &str, errors: &mut FieldErrors) -> Option<DestinationRequest> {
+    let address = api.channels.mail_address(address).map_err(|wrong| errors.add(at, wrong)).ok()?;
+    Some(DestinationRequest::plain(at, To::Mail(address)))
 }
 
-fn slack(api: &Api, address: &str, at: &str, faults: &mut Faults) -> Option<Wanted> {
-    let way = api.channels.slack_way(address).map_err(|wrong| faults.add(at, wrong)).ok()?;
+fn slack(api: &Api, address: &str, at: &str, errors: &mut FieldErrors) -> Option<DestinationRequest> {
+    let way = api.channels.slack_way(address).map_err(|wrong| errors.add(at, wrong)).ok()?;
     let to = match way {
-        Way::Hook(url) | Way::Compatible(url) => To::Hook(url.to_owned()),
-        Way::Channel(channel) => To::Channel(channel.to_owned()),
+        SlackTarget::Hook(url) | SlackTarget::Compatible(url) => To::Hook(url.to_owned()),
+        SlackTarget::Channel(channel) => To::Channel(channel.to_owned()),
     };
-    Some(Wanted::plain(at, to))
+    Some(DestinationRequest::plain(at, to))
 }
 
 /// The one text of an object's that has to stand under one of these names.
-fn one_of(fields: &mut Fields<'_>, names: &[&str], faults: &mut Faults) -> Option<(String, String)> {
+fn one_of(
+    fields: &mut ObjectReader<'_>,
+    names: &[&str],
+    errors: &mut FieldErrors,
+) -> Option<(String, String)> {
     let (mut found, mut given) = (None, false);
     for name in names {
         let at = fields.at(name);
         let Some(raw) = fields.take(name) else { continue };
         if given {
-            faults.add(at, format!("is one too many of {}", names.join(", ")));
+            errors.add(at, format!("is one too many of {}", names.join(", ")));
             continue;
         }
         given = true;
-        match fields::text(raw) {
+        match object_reader::text(raw) {
             Some(text) => found = Some((at, text)),
-            None => faults.add(at, "must be a string"),
+            None => errors.add(at, "must be a string"),
         }
     }
     if !given {
-        faults.add(fields.at(names[0]), "is required");
+        errors.add(fields.at(names[0]), "is required");
     }
     found
 }
 
 /// Reads one address, which stands there in the body.
-type Read = fn(&Api, &str, &str, &mut Faults) -> Option<Wanted>;
+type Read = fn(&Api, &str, &str, &mut FieldErrors) -> Option<DestinationRequest>;
 
 /// A destination that is written as an object.
-fn destination(api: &Api, raw: &RawValue, at: &str, faults: &mut Faults) -> Option<Wanted> {
+fn destination(api: &Api, raw: &RawValue, at: &str, errors: &mut FieldErrors) -> Option<DestinationRequest> {
     if !raw.get().starts_with('{') {
-        faults.add(at, "must be a string or an object");
+        errors.add(at, "must be a string or an object");
         return None;
     }
-    let mut fields = Fields::read(raw, at, faults)?;
+    let mut fields = ObjectReader::read(raw, at, errors)?;
     if fields.take("destinationId").is_some() {
-        faults.add(fields.at("destinationId"), "this version has no saved destinations");
+        errors.add(fields.at("destinationId"), "this version has no saved destinations");
         return None;
     }
-    let (names, read): (&[&str], Read) = match fields.text("type", faults).as_deref() {
-        None | Some("webhook") => return webhook(fields, faults),
+    let (names, read): (&[&str], Read) = match fields.text("type", errors).as_deref() {
+        None | Some("webhook") => return webhook(fields, errors),
         Some("email") => (&["email", "address", "to"], email),
         Some("slack") => (&["url", "channel", "slack"], slack),
         Some(other) => {
-            faults.add(fields.at("type"), format!("`{other}` is not a channel"));
+            errors.add(fields.at("type"), format!("`{other}` is not a channel"));
             return None;
         }
     };
-    let found = one_of(&mut fields, names, faults);
-    fields.done(faults);
+    let found = one_of(&mut fields, names, errors);
+    fields.done(errors);
     let (at, text) = found?;
-    read(api, &text, &at, faults)
+    read(api, &text, &at, errors)
 }
 
-fn webhook(mut fields: Fields<'_>, faults: &mut Faults) -> Option<Wanted> {
+fn webhook(mut fields: ObjectReader<'_>, errors: &mut FieldErrors) -> Option<DestinationRequest> {
     let url_at = fields.at("url");
     let url = fields.take("url");
-    let url = match url.map(fields::text) {
+    let url = match url.map(object_reader::text) {
         Some(Some(url)) => Some(url),
         Some(None) => {
-            faults.add(&url_at, "must be a string");
+            errors.add(&url_at, "must be a string");
             None
         }
         None => {
-            faults.add(&url_at, "is required");
+            errors.add(&url_at, "is required");
             None
         }
     };
-    let secret = fields.parsed("secret", faults, |text| Secret::parse(text).map(|_| text.to_owned()));
-    let headers = headers(&mut fields, faults);
-    fields.done(faults);
-    Some(Wanted { at: url_at, to: To::Url(url?), headers, secret })
+    let secret = fields.parsed("secret", errors, |text| Secret::parse(text).map(|_| text.to_owned()));
+    let headers = headers(&mut fields, errors);
+    fields.done(errors);
+    Some(DestinationRequest { at: url_at, to: To::Url(url?), headers, secret })
 }
 
-fn headers(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<(String, String)> {
+fn headers(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Vec<(String, String)> {
     let at = fields.at("headers");
     let Some(raw) = fields.take("headers") else { return Vec::new() };
-    let Some(given) = Fields::read(raw, &at, faults) else { return Vec::new() };
+    let Some(given) = ObjectReader::read(raw, &at, errors) else { return Vec::new() };
     let given = given.rest();
     if given.len() > HEADERS_MAX {
-        faults.add(&at, format!("must not be more than {HEADERS_MAX}"));
+        errors.add(&at, format!("must not be more than {HEADERS_MAX}"));
         return Vec::new();
     }
     let mut headers: Vec<(String, String)> = Vec::new();
     for (name, raw) in given {
         let at = pointer(&at, &name);
         let lower = name.to_ascii_lowercase();
-        match fields::text(raw) {
-            None => faults.add(at, "must be a string"),
-            Some(value) if value.len() > HEADER_MAX => faults.add(at, "must not be longer than 4 KiB"),
-            Some(_) if headers.iter().any(|(known, _)| *known == lower) => faults.add(at, "is given twice"),
+        match object_reader::text(raw) {
+            None => errors.add(at, "must be a string"),
+            Some(value) if value.len() > HEADER_MAX => errors.add(at, "must not be longer than 4 KiB"),
+            Some(_) if headers.iter().any(|(known, _)| *known == lower) => errors.add(at, "is given twice"),
             Some(value) => match check_header(&name, &value) {
                 Ok(_) => headers.push((lower, value)),
-                Err(wrong) => faults.add(at, wrong),
+                Err(wrong) => errors.add(at, wrong),
             },
         }
     }
     headers
 }
 
-/// Looks every address up, and makes one destination of each.
+/// PollStats every address up, and makes one destination of each.
 pub(super) async fn destinations(
     api: &Api,
     app: AppNo,
-    wanted: &[Wanted],
+    wanted: &[DestinationRequest],
     (now, until): (Timestamp, Timestamp),
-    faults: &mut Faults,
+    errors: &mut FieldErrors,
 ) -> Vec<Destination> {
     // What is written twice is one; another spelling of it is found out below.
-    let mut each: Vec<&Wanted> = Vec::with_capacity(wanted.len().min(DESTINATIONS_MAX));
+    let mut each: Vec<&DestinationRequest> = Vec::with_capacity(wanted.len().min(DESTINATIONS_MAX));
     for one in wanted.iter().take(ENTRIES_MAX) {
         if !each.iter().any(|known| known.is_same(one)) {
             each.push(one);
         }
     }
     if each.len() > DESTINATIONS_MAX || wanted.len() > ENTRIES_MAX {
-        faults.add("/notify", format!("a watch has at most {DESTINATIONS_MAX} destinations"));
+        errors.add("/notify", format!("a watch has at most {DESTINATIONS_MAX} destinations"));
         return Vec::new();
     }
     let mut made: Vec<Destination> = Vec::with_capacity(each.len());
@@ -490,7 +503,7 @@ pub(super) async fn destinations(
         let target = match target.transpose() {
             Ok(target) => target,
             Err(wrong) => {
-                faults.add(&one.at, wrong);
+                errors.add(&one.at, wrong);
                 continue;
             }
         };
@@ -504,12 +517,12 @@ pub(super) async fn destinations(
         };
         match made.iter().find(|known| known.address == address && known.channel == channel) {
             Some(known) if known.headers == one.headers && known.secret == one.secret => {}
-            Some(_) => faults.add(&one.at, "is given twice, with other headers or another secret"),
+            Some(_) => errors.add(&one.at, "is given twice, with other headers or another secret"),
             None => made.push(Destination {
                 id: DestinationId(api.store.ids().draw(now)),
                 channel,
                 address: address.to_owned(),
-                lane: format!("{} {lane}", app.0),
+                queue: format!("{} {lane}", app.0),
                 headers: one.headers.clone(),
                 secret: one.secret.clone(),
             }),
@@ -519,8 +532,12 @@ pub(super) async fn destinations(
 }
 
 /// All at once: each name may take a second. `None` for what is no URL.
-async fn look_up(api: &Api, wanted: &[&Wanted], until: Timestamp) -> Vec<Option<Result<Target, String>>> {
-    let url = |one: &Wanted| match &one.to {
+async fn look_up(
+    api: &Api,
+    wanted: &[&DestinationRequest],
+    until: Timestamp,
+) -> Vec<Option<Result<Target, String>>> {
+    let url = |one: &DestinationRequest| match &one.to {
         To::Url(url) | To::Hook(url) => Some(url.clone()),
         To::Mail(_) | To::Channel(_) => None,
     };

@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 
 use super::Api;
-use super::problem::{Faults, Problem};
+use super::problem::{FieldErrors, Problem};
 use crate::clock::Clock;
 use crate::domain::{AppNo, Timestamp};
 use crate::store::{AnswerKey, Remember, Replay, Scope};
@@ -217,11 +217,11 @@ pub async fn no_fields(held: &Held, headers: &HeaderMap, clock: &Clock) -> Resul
     is_json(headers)?;
     match serde_json::from_slice::<serde_json::Value>(&read) {
         Ok(serde_json::Value::Object(fields)) => {
-            let mut faults = Faults::default();
+            let mut errors = FieldErrors::default();
             for name in fields.keys() {
-                faults.add(super::fields::pointer("", name), "there is no such field");
+                errors.add(super::object_reader::pointer("", name), "there is no such field");
             }
-            faults.check().map(|()| read)
+            errors.check().map(|()| read)
         }
         Ok(_) => Err(Problem::fault("", "must be an object, or nothing")),
         Err(error) => Err(Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}"))),
@@ -257,30 +257,30 @@ fn decoded(text: &str) -> Option<String> {
 pub struct Query {
     given: Vec<(String, String)>,
     /// What is wrong so far.
-    pub faults: Faults,
+    pub errors: FieldErrors,
 }
 
 impl Query {
     /// Reads a query.
     pub fn new(parts: &Parts) -> Self {
         let query = parts.uri.query().unwrap_or("");
-        let mut faults = Faults::default();
+        let mut errors = FieldErrors::default();
         let mut given: Vec<(String, String)> = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let Some(name) = decoded(name) else {
-                faults.add("?", "the name of a parameter is not UTF-8");
+                errors.add("?", "the name of a parameter is not UTF-8");
                 continue;
             };
             match decoded(value) {
-                None => faults.add(format!("?{name}"), "is not UTF-8"),
+                None => errors.add(format!("?{name}"), "is not UTF-8"),
                 Some(_) if given.iter().any(|(known, _)| *known == name) => {
-                    faults.add(format!("?{name}"), "is given twice");
+                    errors.add(format!("?{name}"), "is given twice");
                 }
                 Some(value) => given.push((name, value)),
             }
         }
-        Self { given, faults }
+        Self { given, errors }
     }
 
     /// A parameter's text.
@@ -289,7 +289,7 @@ impl Query {
         let (_, text) = self.given.swap_remove(index);
         if text.contains('\0') {
             // Not every database takes it, and nothing that could be found holds one.
-            self.faults.add(format!("?{name}"), "must not hold a NUL");
+            self.errors.add(format!("?{name}"), "must not hold a NUL");
             return None;
         }
         Some(text)
@@ -300,7 +300,7 @@ impl Query {
         let text = self.text(name)?;
         let read = parse(&text);
         if read.is_none() {
-            self.faults.add(format!("?{name}"), wrong);
+            self.errors.add(format!("?{name}"), wrong);
         }
         read
     }
@@ -321,9 +321,9 @@ impl Query {
     /// `Ok` where everything was understood.
     pub fn done(mut self) -> Result<(), Problem> {
         for (name, _) in std::mem::take(&mut self.given) {
-            self.faults.add(format!("?{name}"), "there is no such parameter");
+            self.errors.add(format!("?{name}"), "there is no such parameter");
         }
-        self.faults.check()
+        self.errors.check()
     }
 }
 

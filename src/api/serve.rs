@@ -26,7 +26,7 @@ use super::stream::Stream;
 use super::{Api, CONNECTIONS_MAX, metrics_router, router};
 use crate::clock::Clock;
 use crate::domain::{Ids, RequestId};
-use crate::meters::Meters;
+use crate::telemetry::metrics::Metrics;
 
 /// How many may ask for metrics at once: there are few scrapers, and each answer is made anew.
 const SCRAPES_MAX: usize = 16;
@@ -47,21 +47,21 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Accepts and serves until `closing` says so; returns when the last connection has ended.
 pub async fn serve(listener: TcpListener, api: Arc<Api>, closing: watch::Receiver<bool>) {
     let places = Arc::clone(&api.places);
-    let door = Door::new(&api, router(Arc::clone(&api)));
+    let door = HttpService::new(&api, router(Arc::clone(&api)));
     drop(api);
     accept_all(listener, door, places, CONNECTIONS_MAX, closing).await;
 }
 
 /// The same for the metrics alone.
 pub async fn serve_metrics(listener: TcpListener, api: Arc<Api>, closing: watch::Receiver<bool>) {
-    let door = Door::new(&api, metrics_router(Arc::clone(&api)));
+    let door = HttpService::new(&api, metrics_router(Arc::clone(&api)));
     drop(api);
     accept_all(listener, door, Arc::new(Semaphore::new(SCRAPES_MAX)), SCRAPES_MAX, closing).await;
 }
 
 async fn accept_all(
     listener: TcpListener,
-    door: Door,
+    door: HttpService,
     places: Arc<Semaphore>,
     all: usize,
     closing: watch::Receiver<bool>,
@@ -103,7 +103,7 @@ async fn accept(
     Ok((stream, place))
 }
 
-async fn connection(stream: TcpStream, door: Door, mut closing: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, door: HttpService, mut closing: watch::Receiver<bool>) {
     let stream = Stream::new(stream, door.clock.clone());
     let service = hyper::service::service_fn(move |request| {
         let door = door.clone();
@@ -151,17 +151,17 @@ pub(super) async fn name_the_route(
 }
 
 #[derive(Clone)]
-struct Door {
+struct HttpService {
     router: Router,
     clock: Clock,
     ids: Arc<Ids>,
-    meters: Arc<Meters>,
+    metrics: Arc<Metrics>,
 }
 
-impl Door {
+impl HttpService {
     fn new(api: &Api, router: Router) -> Self {
-        let meters = Arc::clone(api.store.meters());
-        Self { router, clock: api.clock.clone(), ids: Arc::default(), meters }
+        let metrics = Arc::clone(api.store.metrics());
+        Self { router, clock: api.clock.clone(), ids: Arc::default(), metrics }
     }
 
     async fn handle(mut self, request: Request<Incoming>) -> Response {
@@ -182,7 +182,7 @@ impl Door {
         }
         let route = response.extensions_mut().remove::<MatchedPath>();
         let (route, status) = (route.as_ref().map(MatchedPath::as_str), response.status().as_u16());
-        self.meters.answered(route, method.as_str(), status, took.elapsed());
+        self.metrics.answered(route, method.as_str(), status, took.elapsed());
         tracing::debug!(%method, path, status, request_id, duration_ms = millis(took.elapsed()), "answered");
         if let Ok(id) = HeaderValue::from_str(&request_id) {
             response.headers_mut().insert(X_REQUEST_ID, id);

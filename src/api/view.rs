@@ -9,9 +9,10 @@ use utoipa::ToSchema;
 use crate::channels::slack::masked;
 use crate::domain::{
     Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, Destination, DestinationId, Event, EventId,
-    EventSet, EventType, JobError, JobStatus, Looks, Output, Reason, Timestamp, Watch, WatchId, WatchStatus,
+    EventSet, EventType, JobError, JobStatus, Output, PollStats, Reason, Timestamp, Watch, WatchId,
+    WatchStatus,
 };
-use crate::store::Happening;
+use crate::store::TimelineEntry;
 
 /// A page of a list.
 #[derive(Serialize)]
@@ -146,7 +147,7 @@ fn destination_view((destination, status): &(Destination, Option<DeliveryStatus>
 }
 
 /// A watch, with what the process that looks knows of its looks.
-pub fn watch(watch: &Watch, looks: Option<Looks>) -> WatchView<'_> {
+pub fn watch(watch: &Watch, looks: Option<PollStats>) -> WatchView<'_> {
     let seen = &watch.seen;
     let looks = looks.unwrap_or_default();
     WatchView {
@@ -307,8 +308,8 @@ pub fn delivery<'a>(delivery: &'a Delivery, attempts: Option<&'a [Attempt]>) -> 
 
 /// One thing that happened to a watch.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Happening)]
-pub struct HappeningView {
+#[schema(as = TimelineEntry)]
+pub struct TimelineEntryView {
     at: Timestamp,
     #[serde(flatten)]
     what: What,
@@ -354,20 +355,20 @@ enum What {
 }
 
 /// One line of a story.
-pub fn happening(at: Timestamp, happening: Happening) -> HappeningView {
-    let what = match happening {
-        Happening::Registered => What::Registered,
-        Happening::Observed { status, raw_status, progress } => {
+pub fn timeline_entry(at: Timestamp, timeline_entry: TimelineEntry) -> TimelineEntryView {
+    let what = match timeline_entry {
+        TimelineEntry::Registered => What::Registered,
+        TimelineEntry::Observed { status, raw_status, progress } => {
             What::Observed { status, raw_status, progress }
         }
-        Happening::Event { id, event_type } => What::Event { event_id: id, event_type },
-        Happening::Delivery { id, event, destination, status, reason } => {
+        TimelineEntry::Event { id, event_type } => What::Event { event_id: id, event_type },
+        TimelineEntry::Delivery { id, event, destination, status, reason } => {
             What::Delivery { delivery_id: id, event_id: event, destination_id: destination, status, reason }
         }
-        Happening::Attempt { delivery, status_code, error, duration_ms } => {
+        TimelineEntry::Attempt { delivery, status_code, error, duration_ms } => {
             What::Attempt { delivery_id: delivery, status_code, error, duration_ms }
         }
-        Happening::Stopped => What::Stopped,
+        TimelineEntry::Stopped => What::Stopped,
     };
-    HappeningView { at, what }
+    TimelineEntryView { at, what }
 }

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use serde_json::value::to_raw_value;
 
-use super::registering::Registering;
+use super::registration_span::RegistrationSpan;
 use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json, no_fields, traceparent};
 use super::serve::raised;
 use super::{
@@ -17,8 +17,8 @@ use super::{
 };
 use crate::domain::{Timestamp, Watch, WatchId, WatchStatus, parse_duration};
 use crate::store::{
-    FirstAnswer, Happening, LookNow, LookNowAnswer, Register, Registered, Scope, Stop, Stopped, StoryPlace,
-    WatchFilter,
+    FirstAnswer, PollNow, PollNowResult, Register, Registered, Scope, Stop, Stopped, TimelineEntry,
+    TimelinePosition, WatchFilter,
 };
 
 /// The longest wait for the end of a watch.
@@ -52,7 +52,7 @@ pub async fn create(
     let times = (api.clock.now(), Timestamp::MAX);
     let watch = register::read(&api, app, &text, traceparent(&parts), times).await?;
     let remember = claim.as_ref().map(Claim::remember);
-    let trace = Registering::new(&api, &watch, at);
+    let trace = RegistrationSpan::new(&api, &watch, at);
     match api.store.register(Register { watch, remember, answer: registered }).await? {
         Registered::New(watch) => {
             api.store.tracer().record(|| Some(trace?.done("/v1/watches", took.elapsed())));
@@ -74,7 +74,7 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
         before: query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(WatchId)),
     };
     if let Some(provider) = filter.provider.as_deref().filter(|name| api.providers.get(name).is_none()) {
-        query.faults.add("?provider", format!("`{provider}` is not known here"));
+        query.errors.add("?provider", format!("`{provider}` is not known here"));
     }
     query.done()?;
     let found = api.store.watches(app, filter, limit + 1).await?;
@@ -92,7 +92,7 @@ pub async fn show(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, p
     query.done()?;
     let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
     // Armed before the watch is read: an end in between rings all the same.
-    let bell = wait.map(|wait| (wait, api.store.bell(id)));
+    let bell = wait.map(|wait| (wait, api.store.watch_ends(id)));
     let rung = bell.as_ref().map(|(wait, bell)| (*wait, bell.armed()));
     let mut watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
     if let Some((wait, rung)) = rung
@@ -146,10 +146,10 @@ pub async fn poll(
     let body = serde_json::to_vec(&view::watch(&watch, (api.looks)(watch.job_no))).unwrap_or_default();
     let answer = first_answer(StatusCode::ACCEPTED, None, body);
     let remember = claim.as_ref().map(|claim| (claim.remember(), answer.clone()));
-    match api.store.look_now(LookNow { app, watch: id, remember, now: api.clock.now() }).await? {
-        LookNowAnswer::Unknown => Err(Problem::not_found()),
-        LookNowAnswer::Wanted => Ok(answered(answer)),
-        LookNowAnswer::Replayed(replay) => replayed(replay),
+    match api.store.poll_now(PollNow { app, watch: id, remember, now: api.clock.now() }).await? {
+        PollNowResult::Unknown => Err(Problem::not_found()),
+        PollNowResult::Wanted => Ok(answered(answer)),
+        PollNowResult::Replayed(replay) => replayed(replay),
     }
 }
 
@@ -162,8 +162,8 @@ pub async fn story(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, 
     query.done()?;
     let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
     let story = api.store.story(app, id, after, limit + 1).await?.ok_or_else(Problem::not_found)?;
-    let shown = |(place, happening): &(StoryPlace, Happening)| {
-        to_raw_value(&view::happening(place.at, happening.clone())).ok()
+    let shown = |(place, timeline_entry): &(TimelinePosition, TimelineEntry)| {
+        to_raw_value(&view::timeline_entry(place.at, timeline_entry.clone())).ok()
     };
     Ok(page(story.iter(), limit, |(place, _)| cursor::encode_place(*place), shown))
 }

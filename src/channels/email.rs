@@ -10,7 +10,7 @@ mod smtp;
 use std::fmt;
 use std::time::Duration;
 
-use super::news::News;
+use super::template_context::TemplateContext;
 use super::templates::Templates;
 use super::{Message, Sent, text, unsent};
 use crate::clock::Clock;
@@ -104,8 +104,8 @@ impl Mailer {
         let Some(to) = MailAddress::parse(to) else {
             return unsent(Outcome::Fatal, "invalid: the mail address cannot be read".into(), Vec::new());
         };
-        let made =
-            News::of(message).and_then(|news| message::compose(templates, &self.from, &to, message, &news));
+        let made = TemplateContext::of(message)
+            .and_then(|news| message::compose(templates, &self.from, &to, message, &news));
         let mail = match made {
             Ok(mail) => mail,
             Err(why) => return unsent(Outcome::Fatal, format!("invalid: {why}"), Vec::new()),

@@ -21,7 +21,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use super::news::News;
+use super::template_context::TemplateContext;
 use super::templates::Templates;
 use super::{AGENT, ANSWER_MAX, Message, Sent, shown, text, unanswered, unsent};
 use crate::clock::Clock;
@@ -59,7 +59,7 @@ impl std::fmt::Debug for Bot {
 
 /// Where a message goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way<'a> {
+pub enum SlackTarget<'a> {
     /// Slack's own hook.
     Hook(&'a str),
     /// A hook elsewhere.
@@ -68,7 +68,7 @@ pub enum Way<'a> {
     Channel(&'a str),
 }
 
-impl<'a> Way<'a> {
+impl<'a> SlackTarget<'a> {
     /// Tells the ways apart; a URL is not judged here. The error is a sentence that repeats nothing.
     pub fn parse(address: &'a str) -> Result<Self, String> {
         if address.is_empty() {
@@ -137,7 +137,7 @@ pub fn lane(address: &str) -> String {
 
 /// What is needed to send.
 #[derive(Clone, Copy)]
-pub(super) struct Line<'a> {
+pub(super) struct SendContext<'a> {
     pub(super) egress: &'a Egress,
     pub(super) clock: &'a Clock,
     pub(super) bot: Option<&'a Bot>,
@@ -145,20 +145,24 @@ pub(super) struct Line<'a> {
 }
 
 /// Sends once; a refusal of the form is followed by the plain text.
-pub(super) async fn send(line: Line<'_>, message: &Message<'_>, (to, timeout): (&str, Duration)) -> Sent {
+pub(super) async fn send(
+    line: SendContext<'_>,
+    message: &Message<'_>,
+    (to, timeout): (&str, Duration),
+) -> Sent {
     let watch = line.clock.stopwatch();
-    let way = match Way::parse(to) {
+    let way = match SlackTarget::parse(to) {
         Ok(way) => way,
         Err(why) => return unsent(Outcome::Fatal, format!("invalid: the address {why}"), Vec::new()),
     };
-    let made = News::of(message).and_then(|news| Ok((line.templates.pieces(&news)?, news)));
+    let made = TemplateContext::of(message).and_then(|news| Ok((line.templates.pieces(&news)?, news)));
     let (pieces, news) = match made {
         Ok(made) => made,
         Err(why) => return unsent(Outcome::Fatal, format!("invalid: {why}"), Vec::new()),
     };
     let dialect = match way {
-        Way::Hook(_) | Way::Channel(_) => Dialect::Slack,
-        Way::Compatible(_) => Dialect::Attachments,
+        SlackTarget::Hook(_) | SlackTarget::Channel(_) => Dialect::Slack,
+        SlackTarget::Compatible(_) => Dialect::Attachments,
     };
     let mut sent = post(line, way, payload(dialect, &pieces, &news), timeout).await;
     if let (Ok(answer), true) = (&sent.1, sent.0.outcome == Outcome::Fatal)
@@ -176,8 +180,8 @@ pub(super) async fn send(line: Line<'_>, message: &Message<'_>, (to, timeout): (
 
 /// One exchange.
 async fn post(
-    line: Line<'_>,
-    way: Way<'_>,
+    line: SendContext<'_>,
+    way: SlackTarget<'_>,
     mut payload: Value,
     timeout: Duration,
 ) -> (Sent, Result<Received, SendError>) {
@@ -185,7 +189,7 @@ async fn post(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
     headers.insert(reqwest::header::USER_AGENT, AGENT);
     let answer = match way {
-        Way::Hook(url) | Way::Compatible(url) => {
+        SlackTarget::Hook(url) | SlackTarget::Compatible(url) => {
             let recorded = shown(&headers);
             let body = Bytes::from(payload.to_string());
             let answer = match line.egress.parse(url) {
@@ -198,7 +202,7 @@ async fn post(
             };
             (answer, recorded)
         }
-        Way::Channel(channel) => {
+        SlackTarget::Channel(channel) => {
             payload["channel"] = channel.into();
             call(line, headers, Bytes::from(payload.to_string()), timeout).await
         }
@@ -225,7 +229,7 @@ async fn post(
 
 /// One call of the bot's.
 async fn call(
-    line: Line<'_>,
+    line: SendContext<'_>,
     mut headers: HeaderMap,
     body: Bytes,
     timeout: Duration,
@@ -254,19 +258,21 @@ fn word(received: &Received) -> String {
     word.chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
-fn judge(way: Way<'_>, received: &Received, clock: &Clock) -> (Outcome, Option<String>) {
+fn judge(way: SlackTarget<'_>, received: &Received, clock: &Clock) -> (Outcome, Option<String>) {
     let after = retry_after(received, clock);
     let retry = |error: Option<String>| (Outcome::Retry { after }, error);
     match (way, received.status) {
-        (Way::Channel(_), 200..=299) => judge_api(&word_of_api(received), after),
-        (Way::Hook(_), 200..=299) if received.body.trim_ascii() == b"ok" => (Outcome::Ok, None),
-        (Way::Hook(_), 200..=299) => retry(Some("protocol: the hook did not answer ok".into())),
-        (Way::Hook(_), 404 | 410) => (Outcome::Gone, Some(format!("slack: {}", hint(&word(received))))),
-        (Way::Hook(_), 400 | 403) if is_gone(&word(received)) => {
+        (SlackTarget::Channel(_), 200..=299) => judge_api(&word_of_api(received), after),
+        (SlackTarget::Hook(_), 200..=299) if received.body.trim_ascii() == b"ok" => (Outcome::Ok, None),
+        (SlackTarget::Hook(_), 200..=299) => retry(Some("protocol: the hook did not answer ok".into())),
+        (SlackTarget::Hook(_), 404 | 410) => {
             (Outcome::Gone, Some(format!("slack: {}", hint(&word(received)))))
         }
-        (Way::Hook(_), 400) => (Outcome::Fatal, Some(format!("slack: {}", hint(&word(received))))),
-        (Way::Compatible(_), 200..=299) => {
+        (SlackTarget::Hook(_), 400 | 403) if is_gone(&word(received)) => {
+            (Outcome::Gone, Some(format!("slack: {}", hint(&word(received)))))
+        }
+        (SlackTarget::Hook(_), 400) => (Outcome::Fatal, Some(format!("slack: {}", hint(&word(received))))),
+        (SlackTarget::Compatible(_), 200..=299) => {
             let json = serde_json::from_slice::<Value>(&received.body).unwrap_or_default();
             if [&json["ok"], &json["success"]].iter().any(|says| **says == Value::Bool(false)) {
                 retry(Some("chat: the hook answered that it failed".into()))
@@ -274,10 +280,10 @@ fn judge(way: Way<'_>, received: &Received, clock: &Clock) -> (Outcome, Option<S
                 (Outcome::Ok, None)
             }
         }
-        (Way::Compatible(_), 410) => (Outcome::Gone, None),
-        (Way::Compatible(_), _) if blames_the_form(received) => (Outcome::Fatal, None),
+        (SlackTarget::Compatible(_), 410) => (Outcome::Gone, None),
+        (SlackTarget::Compatible(_), _) if blames_the_form(received) => (Outcome::Fatal, None),
         // Without Slack's word a 403, and elsewhere a 404, may be a proxy's, and gone tomorrow.
-        (Way::Hook(_) | Way::Compatible(_) | Way::Channel(_), _) => retry(None),
+        (SlackTarget::Hook(_) | SlackTarget::Compatible(_) | SlackTarget::Channel(_), _) => retry(None),
     }
 }
 

@@ -21,7 +21,7 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, escape_formatter};
 use serde::Deserialize;
 
-use super::news::{Field, News};
+use super::template_context::{Field, TemplateContext};
 use crate::domain::nearest;
 
 /// For one rendering: some hundred thousand steps or some megabytes, far more than any page needs. It
@@ -180,19 +180,19 @@ impl Templates {
     }
 
     /// What a mail's template makes of an event.
-    pub(super) fn render(&self, kind: Kind, news: &News) -> Result<String, String> {
+    pub(super) fn render(&self, kind: Kind, news: &TemplateContext) -> Result<String, String> {
         self.made(kind, news, |text| Ok(text.to_owned()))
     }
 
     /// What the chat's template makes of an event.
-    pub(super) fn pieces(&self, news: &News) -> Result<Pieces, String> {
+    pub(super) fn pieces(&self, news: &TemplateContext) -> Result<Pieces, String> {
         self.made(Kind::Chat, news, |text| pieces(text).map_err(|error| error.to_string()))
     }
 
     fn made<T>(
         &self,
         kind: Kind,
-        news: &News,
+        news: &TemplateContext,
         read: impl Fn(&str) -> Result<T, String>,
     ) -> Result<T, String> {
         let with = |environment| {
@@ -253,7 +253,7 @@ enum Wrong {
     Size(usize),
 }
 
-fn render(environment: &Environment<'_>, kind: Kind, news: &News) -> Result<String, Wrong> {
+fn render(environment: &Environment<'_>, kind: Kind, news: &TemplateContext) -> Result<String, Wrong> {
     let template = environment.get_template(kind.name());
     let rendered = template.and_then(|template| template.render(Serde(news)));
     let text = rendered.map_err(Wrong::Template)?;
@@ -366,7 +366,7 @@ mod tests {
         loaded.map_err(|mistakes| mistakes.iter().map(|line| line.replace(&begin, "")).collect())
     }
 
-    fn sample(name: &str) -> News {
+    fn sample(name: &str) -> TemplateContext {
         samples::all().into_iter().find(|(known, _)| known == name).unwrap().1
     }
 

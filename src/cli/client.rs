@@ -104,12 +104,12 @@ pub struct Page {
 #[serde(default)]
 struct Problem {
     detail: String,
-    errors: Vec<Fault>,
+    errors: Vec<FieldError>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Fault {
+struct FieldError {
     pointer: String,
     detail: String,
 }
@@ -225,7 +225,7 @@ impl Client {
         };
         // One alone is the sentence already.
         let several = problem.errors.iter().filter(|_| problem.errors.len() > 1);
-        for Fault { pointer, detail } in several {
+        for FieldError { pointer, detail } in several {
             // Writing to a string cannot fail.
             let _ = write!(sentence, "\n  {}: {}", clean(pointer), clean(detail));
         }

@@ -78,7 +78,7 @@ pub struct Demo {
 impl Demo {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
-        telemetry::init("error", LogFormat::Text)?;
+        telemetry::logs::init("error", LogFormat::Text)?;
         let clock = Clock::System;
         let screen = Screen::new(&clock, &Environment::of_process());
         // Made first, so that it is dropped last: the database is closed by then.

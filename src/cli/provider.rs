@@ -208,7 +208,7 @@ impl Poll {
         let received = egress.fetch(fetch).await;
         let received = received
             .map_err(|why| Failure::Failed(format!("{} gave no answer: {why}", definition.name())))?;
-        let answer = definition.understand(&self.job_id, received.status, &received.body);
+        let answer = definition.interpret(&self.job_id, received.status, &received.body);
         let mut told = understood(&answer);
         told["httpStatus"] = json!(received.status);
         told["durationMs"] = json!(u64::try_from(received.duration.as_millis()).unwrap_or(u64::MAX));

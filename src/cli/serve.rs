@@ -7,7 +7,7 @@ use crate::app::{App, FirstStart, Surroundings};
 use crate::config::Flags;
 use crate::telemetry;
 
-/// Run the service: API, poller and deliverer in one process
+/// Run the service: API, poller and dispatcher in one process
 ///
 /// With nothing set it keeps its facts in ringback.db and listens on 127.0.0.1:8080. On the first
 /// start it makes an admin key and a signing secret and prints both, once.
@@ -30,7 +30,7 @@ impl Serve {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
         let config = configuration(&self.flags)?;
-        telemetry::init(&config.log, config.log_format)?;
+        telemetry::logs::init(&config.log, config.log_format)?;
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }

@@ -77,7 +77,7 @@ fn share(text: &str) -> Result<f64, String> {
 impl Sim {
     /// Runs the command until it is stopped.
     pub async fn run(self) -> Result<(), Failure> {
-        telemetry::init("info", LogFormat::Text)?;
+        telemetry::logs::init("info", LogFormat::Text)?;
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await.with_context(|| {
             format!("port {} cannot be listened on; --port 0 takes a free one", self.port)
         })?;

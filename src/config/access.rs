@@ -1,6 +1,6 @@
 //! What the client commands need to know: where the server is, and the key to it.
 
-use super::{Environment, Masked, Mistake, Origin, parse};
+use super::{ConfigError, Environment, Masked, Origin, parse};
 
 /// Where `serve` listens if nobody says otherwise.
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
@@ -19,13 +19,13 @@ pub struct Access {
 
 impl Access {
     /// `--url` before `RINGBACK_URL` before the default, and `RINGBACK_API_KEY`; or every mistake.
-    pub fn read(flag: Option<&str>, env: &Environment) -> Result<Self, Vec<Mistake>> {
+    pub fn read(flag: Option<&str>, env: &Environment) -> Result<Self, Vec<ConfigError>> {
         let variable = || Some((env.get(URL)?, Origin::Variable(URL.to_owned())));
         let given = flag.map(|url| (url, Origin::Flag("--url"))).or_else(variable);
         let (text, origin) = given.unwrap_or((DEFAULT_URL, Origin::Default));
-        let url = parse::base_url(text).map_err(|what| Mistake { origin, what });
+        let url = parse::base_url(text).map_err(|what| ConfigError { origin, what });
         let key = env.get(KEY).map(parse::api_key).transpose();
-        let key = key.map_err(|what| Mistake { origin: Origin::Variable(KEY.to_owned()), what });
+        let key = key.map_err(|what| ConfigError { origin: Origin::Variable(KEY.to_owned()), what });
         match (url, key) {
             (Ok(url), Ok(key)) => Ok(Self { url, key }),
             (url, key) => Err(url.err().into_iter().chain(key.err()).collect()),

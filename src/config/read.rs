@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::settings::{self, OTEL_VARIABLES, Setting, Store};
-use super::{Config, Effective, Environment, File, Flags, Mistake, Origin, SmtpSecurity, parse};
+use super::{Config, ConfigError, Effective, Environment, File, Flags, Origin, SmtpSecurity, parse};
 
 /// The provider whose key has a variable of its own, and that variable.
 const FIRST_PROVIDER: (&str, &str) = ("muvi", "MUVI_API_KEY");
@@ -26,7 +26,7 @@ enum Given {
 
 struct Reader {
     config: Config,
-    mistakes: Vec<Mistake>,
+    mistakes: Vec<ConfigError>,
     /// Whether `[providers] path` is what the user wrote.
     knows_folder: bool,
 }
@@ -42,8 +42,8 @@ pub(super) fn defaults() -> Config {
 pub(super) fn read(
     flags: &Flags,
     env: &Environment,
-    file: Result<Option<&File>, Mistake>,
-) -> (Config, Vec<Mistake>) {
+    file: Result<Option<&File>, ConfigError>,
+) -> (Config, Vec<ConfigError>) {
     let mut reader = Reader { config: Config::blank(), mistakes: Vec::new(), knows_folder: true };
     reader.defaults();
     match file {
@@ -98,7 +98,8 @@ impl Reader {
         self.knows_folder &= errors.is_empty();
         for error in errors {
             let what = error.message().to_owned();
-            self.mistakes.push(Mistake { origin: origin(error.span().map_or(0, |span| span.start)), what });
+            self.mistakes
+                .push(ConfigError { origin: origin(error.span().map_or(0, |span| span.start)), what });
         }
     }
 
@@ -129,12 +130,12 @@ impl Reader {
             } else {
                 unknown(&key, &format!("`{key}`"), |near| format!("`{near}`"))
             };
-            self.mistakes.push(Mistake { origin, what });
+            self.mistakes.push(ConfigError { origin, what });
             return;
         };
         match given(value) {
             Some(given) => self.set(setting, name, &given, origin),
-            None => self.mistakes.push(Mistake { origin, what: format!("`{key}` cannot be a table") }),
+            None => self.mistakes.push(ConfigError { origin, what: format!("`{key}` cannot be a table") }),
         }
     }
 
@@ -172,7 +173,7 @@ impl Reader {
             }
         } else if name.contains("__") {
             let what = unknown(&key, "this", settings::variable);
-            self.mistakes.push(Mistake { origin, what });
+            self.mistakes.push(ConfigError { origin, what });
         } else if !CLIENT_VARIABLES.contains(&name) {
             let (distance, near) = settings::nearest_key(&key);
             let hint = if distance <= SLIP {
@@ -226,7 +227,7 @@ impl Reader {
         if let Err(what) = stored {
             // A variable or a flag says by its own name which setting it is.
             let what = if matches!(origin, Origin::File { .. }) { format!("`{key}`: {what}") } else { what };
-            self.mistakes.push(Mistake { origin, what });
+            self.mistakes.push(ConfigError { origin, what });
             self.knows_folder &= setting.key != "providers.path";
             return;
         }
@@ -267,7 +268,7 @@ impl Reader {
                 let set = self.config.effective.iter().find(|one| one.key == key);
                 let origin = set.map_or(Origin::Default, |one| one.origin.clone());
                 let what = format!("[providers.{name}] min_interval is greater than max_interval");
-                self.mistakes.push(Mistake { origin, what });
+                self.mistakes.push(ConfigError { origin, what });
                 // Said once: whoever knows the definition would say it again.
                 provider.min_interval = None;
             }
@@ -293,7 +294,7 @@ impl Reader {
             let set = config.effective.iter().find(|one| one.key == "smtp.url");
             let origin = set.map_or(Origin::Default, |one| one.origin.clone());
             let what = "[smtp] url needs [smtp] from: who the mails are from".to_owned();
-            self.mistakes.push(Mistake { origin, what });
+            self.mistakes.push(ConfigError { origin, what });
         }
     }
 }
@@ -358,13 +359,13 @@ mod tests {
 
     fn from_file(text: &str) -> Result<Config, Vec<String>> {
         let read = Config::read(&Flags::default(), &Environment::default(), Some(&file(text)));
-        read.map_err(|mistakes| mistakes.iter().map(Mistake::to_string).collect())
+        read.map_err(|mistakes| mistakes.iter().map(ConfigError::to_string).collect())
     }
 
     fn from_env(variables: &[(&str, &str)]) -> Result<Config, Vec<String>> {
         let env = variables.iter().copied().collect();
         let read = Config::read(&Flags::default(), &env, None);
-        read.map_err(|mistakes| mistakes.iter().map(Mistake::to_string).collect())
+        read.map_err(|mistakes| mistakes.iter().map(ConfigError::to_string).collect())
     }
 
     fn origin(config: &Config, key: &str) -> String {
@@ -523,7 +524,7 @@ mod tests {
         assert_eq!(config.check_providers(&["muvi", "openai-batch", "muvy"]), []);
         let mistakes = config.check_providers(&["muvi", "openai-batch"]);
         assert_eq!(
-            mistakes.iter().map(Mistake::to_string).collect::<Vec<_>>(),
+            mistakes.iter().map(ConfigError::to_string).collect::<Vec<_>>(),
             ["RINGBACK_PROVIDERS__MUVY__FIRST: no provider is called `muvy`; the nearest is `muvi`"]
         );
     }

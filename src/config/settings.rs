@@ -13,7 +13,7 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 const SENDS_MAX: usize = 10_000;
 /// Sends that one receiver may be made to bear at once.
 const SENDS_EACH_MAX: usize = 1_000;
-/// Looks in flight, or sent at once after a pause, for one provider.
+/// PollStats in flight, or sent at once after a pause, for one provider.
 const LOOKS_MAX: u32 = 10_000;
 /// As long as a duration can be.
 const EVER: Duration = Duration::from_secs(100 * 366 * 86_400);

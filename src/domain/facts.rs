@@ -83,7 +83,7 @@ pub struct Destination {
     pub address: String,
     /// Which queue its deliveries wait in: the app with the scheme, the host and the port; with the mail
     /// server; or with a chat's address, hashed.
-    pub lane: String,
+    pub queue: String,
     /// Further headers.
     pub headers: Vec<(String, String)>,
     /// Signs in the app's secret's stead.
@@ -97,7 +97,7 @@ impl fmt::Debug for Destination {
         f.debug_struct("Destination")
             .field("id", &self.id)
             .field("channel", &self.channel)
-            .field("lane", &self.lane)
+            .field("queue", &self.queue)
             .field("headers", &names)
             .finish_non_exhaustive()
     }
@@ -139,7 +139,7 @@ fn least<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
 
 /// All that the poller needs of a job to plan its looks.
 #[derive(Clone, Debug)]
-pub struct JobFacts {
+pub struct JobSnapshot {
     /// The row.
     pub no: JobNo,
     /// The job.
@@ -199,12 +199,12 @@ pub struct ProviderState {
 
 /// What the store tells those who look, after the commit.
 #[derive(Clone, Debug)]
-pub enum Plan {
+pub enum PollerMessage {
     /// A watch was registered: the facts of its job, with the terms of this watch alone.
-    Watch(Box<JobFacts>),
+    Watch(Box<JobSnapshot>),
     /// A watch was stopped or amended: what those that wait ask for now, or `None` where nobody waits any
     /// more.
-    Waiting {
+    WatchersChanged {
         /// The job.
         job: JobNo,
         /// How many watches wait for it now.
@@ -213,19 +213,19 @@ pub enum Plan {
         terms: Option<Terms>,
     },
     /// Somebody asked to look at once.
-    LookNow(Box<JobFacts>),
+    PollNow(Box<JobSnapshot>),
 }
 
 /// How busy somebody is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pulse {
+pub struct Activity {
     /// How much is under way.
     pub under_way: usize,
     /// When there is more to do, if nothing comes in between.
     pub next: Option<Timestamp>,
 }
 
-impl Pulse {
+impl Activity {
     /// Both together.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -275,28 +275,28 @@ pub struct Finished {
 
 /// What the store tells those who send, after the commit.
 #[derive(Clone, Debug)]
-pub enum Errand {
+pub enum DispatcherMessage {
     /// A delivery wants to be tried.
     Send(Box<Send>),
     /// Much waits in a lane that was asked for by hand: it is paged in from the store.
-    Lane {
+    QueueChanged {
         /// The lane.
         lane: String,
         /// What waits.
         asked: Vec<DeliveryId>,
     },
     /// What waits for this watch is not to be sent any more, but for what is in flight.
-    CallOff {
+    Skip {
         /// The watch.
         watch: WatchId,
         /// Which of it.
-        which: Which,
+        which: CancelScope,
     },
 }
 
 /// Which of a watch's deliveries are called off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
+pub enum CancelScope {
     /// All: the watch was stopped.
     All,
     /// What is not an ending: the ending has overtaken it.

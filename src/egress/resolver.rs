@@ -76,7 +76,7 @@ impl Resolver {
 
 /// For whom names are looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Door {
+pub(super) enum AddressPolicy {
     /// https to what users gave.
     Secure,
     /// http to what users gave.
@@ -99,18 +99,18 @@ pub(super) enum NoAddress {
 /// The HTTP client's view of the DNS.
 #[derive(Clone)]
 pub(super) struct Guard {
-    pub(super) door: Door,
+    pub(super) door: AddressPolicy,
     pub(super) resolver: Resolver,
     pub(super) settings: Arc<Settings>,
 }
 
 impl Guard {
     pub(super) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, NoAddress> {
-        let trusted = self.door == Door::Trusted || self.settings.allows_name(name);
+        let trusted = self.door == AddressPolicy::Trusted || self.settings.allows_name(name);
         let looked_up = self.resolver.look_up(name, trusted).await;
         let mut addresses = looked_up.ok().filter(|found| !found.is_empty()).ok_or(NoAddress::Unknown)?;
         if !trusted {
-            let demand = self.settings.demand(name, self.door == Door::Plain);
+            let demand = self.settings.demand(name, self.door == AddressPolicy::Plain);
             if !demand.met_by(self.settings.reach(&addresses)) {
                 return Err(NoAddress::Forbidden);
             }

@@ -16,12 +16,12 @@ use super::file::{
     AuthTable, AuthType, ErrorsTable, ExtractTable, File, Fold, LimitsTable, Method, NotFoundTable,
     OutputsTable, ParamTable, PathList, PollTable, ProgressTable, RequestTable, ResponseTable, StatusTable,
 };
+use super::interpret::{Errors, Extract, NotFound, Outputs, Progress, Reader, StatusWords};
 use super::param::Param;
 use super::path::{Path, Paths};
 use super::request::{Auth, RequestForm, authority};
 use super::size::parse_size;
 use super::template::{Template, UrlTemplate};
-use super::understand::{Errors, Extract, NotFound, Outputs, Progress, Reader, StatusWords};
 use crate::domain::{JobStatus, parse_duration, parse_rate};
 
 /// The version of the language.
@@ -52,7 +52,7 @@ const RESERVED_HEADERS: &[&str] = &[
 
 /// The definition that `file` writes down, or every mistake in it.
 pub(super) fn compile(file: File) -> Result<Definition, Vec<String>> {
-    let mut m = Mistakes::default();
+    let mut m = DefinitionErrors::default();
     let definition = definition(file, &mut m);
     match definition {
         Some(definition) if m.0.is_empty() => Ok(definition),
@@ -61,7 +61,7 @@ pub(super) fn compile(file: File) -> Result<Definition, Vec<String>> {
 }
 
 /// `None` where a part has no stand-in; its mistake is noted then.
-fn definition(file: File, m: &mut Mistakes) -> Option<Definition> {
+fn definition(file: File, m: &mut DefinitionErrors) -> Option<Definition> {
     if file.schema != SCHEMA {
         m.add("schema", format!("{} is not known; this version reads schema {SCHEMA}", file.schema));
     }
@@ -118,9 +118,9 @@ fn definition(file: File, m: &mut Mistakes) -> Option<Definition> {
 
 /// The mistakes found so far.
 #[derive(Default)]
-struct Mistakes(Vec<String>);
+struct DefinitionErrors(Vec<String>);
 
-impl Mistakes {
+impl DefinitionErrors {
     fn add(&mut self, key: &str, sentence: impl fmt::Display) {
         self.0.push(format!("{key}: {sentence}"));
     }
@@ -158,7 +158,7 @@ fn is_slug(id: &str) -> bool {
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-fn job_id_param(table: ParamTable, m: &mut Mistakes) -> Param {
+fn job_id_param(table: ParamTable, m: &mut DefinitionErrors) -> Param {
     if table.pattern.is_none() {
         m.add("params.job_id", "it needs a `pattern`: what cannot be an id is refused at registration");
     }
@@ -168,7 +168,7 @@ fn job_id_param(table: ParamTable, m: &mut Mistakes) -> Param {
     m.take("params.job_id", Param::new(table))
 }
 
-fn request_form(table: RequestTable, auth: AuthTable, m: &mut Mistakes) -> Option<RequestForm> {
+fn request_form(table: RequestTable, auth: AuthTable, m: &mut DefinitionErrors) -> Option<RequestForm> {
     let RequestTable { method: Method::Get, url, query, headers, timeout, max_body } = table;
     let url = match UrlTemplate::parse(&url) {
         Ok(url) => Some(url),
@@ -209,7 +209,7 @@ fn request_form(table: RequestTable, auth: AuthTable, m: &mut Mistakes) -> Optio
     Some(RequestForm { url: url?, query, headers, timeout, max_body, auth })
 }
 
-fn credential(table: AuthTable, m: &mut Mistakes) -> Option<Auth> {
+fn credential(table: AuthTable, m: &mut DefinitionErrors) -> Option<Auth> {
     let AuthTable { r#type, header, prefix, send_to } = table;
     if r#type == AuthType::None {
         if header.is_some() || prefix.is_some() || !send_to.is_empty() {
@@ -261,7 +261,7 @@ fn header_name(name: &str) -> Result<String, String> {
 }
 
 /// Every name that is used is declared, and every one that is declared is used.
-fn check_names(form: &RequestForm, params: &BTreeMap<String, Param>, m: &mut Mistakes) {
+fn check_names(form: &RequestForm, params: &BTreeMap<String, Param>, m: &mut DefinitionErrors) {
     let fields = form.query.iter().chain(&form.headers).map(|(_, template)| template);
     let used: Vec<&str> = std::iter::once(&form.url.path).chain(fields).flat_map(Template::names).collect();
     for name in &used {
@@ -276,7 +276,7 @@ fn check_names(form: &RequestForm, params: &BTreeMap<String, Param>, m: &mut Mis
     }
 }
 
-fn status_words(table: StatusTable, m: &mut Mistakes) -> StatusWords {
+fn status_words(table: StatusTable, m: &mut DefinitionErrors) -> StatusWords {
     let StatusTable { path, fold, unknown, map, explain } = table;
     if !matches!(unknown, JobStatus::Pending | JobStatus::Processing) {
         m.add("status.unknown", "a word that nobody knows ends no job; write processing or pending");
@@ -328,7 +328,7 @@ impl Fold {
     }
 }
 
-fn extract(table: ExtractTable, m: &mut Mistakes) -> Extract {
+fn extract(table: ExtractTable, m: &mut DefinitionErrors) -> Extract {
     let ExtractTable {
         job_id,
         progress: given_progress,
@@ -358,7 +358,7 @@ fn extract(table: ExtractTable, m: &mut Mistakes) -> Extract {
     }
 }
 
-fn progress(table: ProgressTable, m: &mut Mistakes) -> Option<Progress> {
+fn progress(table: ProgressTable, m: &mut DefinitionErrors) -> Option<Progress> {
     let key = "extract.progress";
     match table {
         ProgressTable { path, unit: Some(unit), ratio: None } => {
@@ -374,7 +374,7 @@ fn progress(table: ProgressTable, m: &mut Mistakes) -> Option<Progress> {
     }
 }
 
-fn errors(table: ErrorsTable, m: &mut Mistakes) -> Errors {
+fn errors(table: ErrorsTable, m: &mut DefinitionErrors) -> Errors {
     let ErrorsTable { when, code, message, account } = table;
     if code.0.is_empty() && !account.is_empty() {
         m.add("errors.account", "codes are compared with what stands at errors.code: name its path");
@@ -393,7 +393,7 @@ fn errors(table: ErrorsTable, m: &mut Mistakes) -> Errors {
     }
 }
 
-fn not_found(table: NotFoundTable, errors: &ErrorsTable, m: &mut Mistakes) -> (NotFound, Duration) {
+fn not_found(table: NotFoundTable, errors: &ErrorsTable, m: &mut DefinitionErrors) -> (NotFound, Duration) {
     let NotFoundTable { http, path, values, grace } = table;
     let http = http.unwrap_or_else(|| vec![404]);
     if http.is_empty()
@@ -410,7 +410,7 @@ fn not_found(table: NotFoundTable, errors: &ErrorsTable, m: &mut Mistakes) -> (N
     (NotFound { http, path: paths, values }, m.duration("not_found.grace", grace.as_deref(), "60s"))
 }
 
-fn poll(table: PollTable, not_found_grace: Duration, m: &mut Mistakes) -> Poll {
+fn poll(table: PollTable, not_found_grace: Duration, m: &mut DefinitionErrors) -> Poll {
     let PollTable { first, min_interval, max_interval, deadline, price } = table;
     let poll = Poll {
         first: m.duration("poll.first", first.as_deref(), "5s"),
@@ -432,7 +432,7 @@ fn poll(table: PollTable, not_found_grace: Duration, m: &mut Mistakes) -> Poll {
     poll
 }
 
-fn limits(table: LimitsTable, m: &mut Mistakes) -> Limits {
+fn limits(table: LimitsTable, m: &mut DefinitionErrors) -> Limits {
     let LimitsTable { rate, burst, concurrency } = table;
     let limits = Limits {
         rate: m.take("limits.rate", parse_rate(rate.as_deref().unwrap_or("1/s"))),

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::compile::compile;
 use super::file::{Example, File};
+use super::interpret::Reader;
 use super::param::Param;
 use super::request::RequestForm;
-use super::understand::Reader;
 use crate::domain::{JobStatus, Rate};
 
 /// How one job API is asked, and how its answers are understood.

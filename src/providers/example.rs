@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::definition::Definition;
 use super::file::{Example, Expect};
-use super::understand::{Answer, Seen};
+use super::interpret::{Answer, Seen};
 use crate::domain::{EndingKind, JobError, Observation, Timestamp};
 
 impl Definition {
@@ -22,7 +22,7 @@ impl Definition {
     fn run(&self, example: &Example) -> Result<(), String> {
         self.check_job_id(&example.job_id).map_err(|why| format!("job_id: {why}"))?;
         let body = example.body.as_bytes();
-        let answer = self.understand(&example.job_id, example.http, body);
+        let answer = self.interpret(&example.job_id, example.http, body);
         if example.expect.met_by(&answer) {
             return Ok(());
         }

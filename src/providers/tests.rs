@@ -12,7 +12,7 @@ fn embedded() -> Providers {
 }
 
 fn muvi(status: u16, body: &str) -> Answer {
-    embedded().get("muvi").unwrap().understand("job_1", status, body.as_bytes())
+    embedded().get("muvi").unwrap().interpret("job_1", status, body.as_bytes())
 }
 
 fn seen(answer: Answer) -> Seen {
@@ -127,12 +127,12 @@ fn no_answer_makes_a_panic_and_garbage_is_trouble() {
         for body in &bodies {
             let shown = String::from_utf8_lossy(&body[..body.len().min(60)]);
             for status in [0, 100, 200, 202, 204, 299, 302, 400, 403, 404, 418, 500, 503, 599, 65_535] {
-                let answer = definition.understand("job_1", status, body);
+                let answer = definition.interpret("job_1", status, body);
                 assert!(matches!(answer, Answer::Trouble { .. }), "{status} {shown}: {answer:?}");
             }
-            let account = definition.understand("job_1", 401, body);
+            let account = definition.interpret("job_1", 401, body);
             assert!(matches!(account, Answer::Account { .. }), "{shown}: {account:?}");
-            let limited = definition.understand("job_1", 429, body);
+            let limited = definition.interpret("job_1", 429, body);
             assert!(matches!(limited, Answer::RateLimited { .. }), "{shown}: {limited:?}");
         }
     }
@@ -144,7 +144,7 @@ fn every_cut_of_an_answer_is_understood_without_a_panic() {
         for example in &definition.examples {
             for end in 0..example.body.len() {
                 let cut = &example.body.as_bytes()[..end];
-                let answer = definition.understand(&example.job_id, 200, cut);
+                let answer = definition.interpret(&example.job_id, 200, cut);
                 let whole = example.body.get(end..).is_some_and(|rest| rest.trim().is_empty());
                 assert!(whole || matches!(answer, Answer::Trouble { .. }), "{answer:?}");
             }
@@ -216,7 +216,7 @@ fn a_time_in_the_future_is_shown_and_one_that_cannot_be_written_is_null() {
     let openai = embedded();
     for told in ["-1", "1e30", "99999999999999", "\"1719168000\"", "true"] {
         let body = format!(r#"{{"id": "batch_1", "status": "completed", "created_at": {told}}}"#);
-        let answer = openai.get("openai-batch").unwrap().understand("batch_1", 200, body.as_bytes());
+        let answer = openai.get("openai-batch").unwrap().interpret("batch_1", 200, body.as_bytes());
         assert_eq!(seen(answer).observation.created_at, None, "{told}");
     }
 }

@@ -16,7 +16,7 @@ const APPS_MAX: i64 = 10_000;
 
 /// The first app, and the first key where none is configured.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct BootstrapTenant {
     /// The app's name.
     pub name: String,
     /// The secret of the app, if it is new.
@@ -29,7 +29,7 @@ pub struct Found {
 
 /// What was made.
 #[derive(Clone, Debug)]
-pub struct Founded {
+pub struct BootstrapResult {
     /// The app, old or new.
     pub app: App,
     /// Whether the app is new.
@@ -92,8 +92,8 @@ pub enum Rotated {
 
 impl Store {
     /// Makes the first app and its key, where they are missing.
-    pub async fn found(&self, found: Found) -> Result<Founded> {
-        self.ask(Command::Found, found).await
+    pub async fn found(&self, found: BootstrapTenant) -> Result<BootstrapResult> {
+        self.ask(Command::BootstrapTenant, found).await
     }
 
     /// Makes an app.
@@ -125,11 +125,11 @@ pub(super) fn read_app(row: &Row<'_>, keyring: &Keyring) -> Result<App> {
     })
 }
 
-pub(super) fn found(batch: &mut Batch<'_>, asks: &[&Found]) -> Result<Vec<Founded>> {
+pub(super) fn found(batch: &mut Batch<'_>, asks: &[&BootstrapTenant]) -> Result<Vec<BootstrapResult>> {
     asks.iter().map(|ask| found_one(batch, ask)).collect()
 }
 
-fn found_one(batch: &mut Batch<'_>, ask: &Found) -> Result<Founded> {
+fn found_one(batch: &mut Batch<'_>, ask: &BootstrapTenant) -> Result<BootstrapResult> {
     let known = find_app(batch, &ask.name)?;
     let new_app = known.is_none();
     let app = if let Some(app) = known {
@@ -156,7 +156,7 @@ fn found_one(batch: &mut Batch<'_>, ask: &Found) -> Result<Founded> {
         insert_key(batch, &create)?;
         new_key = true;
     }
-    Ok(Founded { app, new_app, new_key })
+    Ok(BootstrapResult { app, new_app, new_key })
 }
 
 fn find_app(batch: &Batch<'_>, name: &str) -> Result<Option<App>> {

@@ -24,18 +24,18 @@ use std::time::Duration;
 
 use super::Store;
 use super::db::{Result, Row, Tx, Where};
-use super::feed::NewEvent;
+use super::events::NewEvent;
 use super::idempotency::{self, Kept, Replay};
 use super::jobs::to_json;
 use super::sealing::{Column, Keyring};
 use super::watches::read_destination;
 use super::writer::{Batch, Command};
 use crate::domain::{
-    After, AppNo, Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId, Errand, EventId,
-    EventType, Finished, Id, Payload, Reason, Send, Timestamp, WatchId, Which,
+    After, AppNo, Attempt, CancelScope, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId,
+    DispatcherMessage, EventId, EventType, Finished, Id, Payload, Reason, Send, Timestamp, WatchId,
 };
 use crate::events;
-use crate::meters::Backlog;
+use crate::telemetry::metrics::Backlog;
 
 /// How many entries of the index of what waits are counted: some milliseconds' worth.
 const COUNTED: u32 = 200_000;
@@ -95,7 +95,7 @@ pub struct Rewind {
 
 /// The wish to try a delivery now.
 #[derive(Clone, Debug)]
-pub struct Resend {
+pub struct RetryDelivery {
     /// In whose name.
     pub app: AppNo,
     /// The delivery.
@@ -108,7 +108,7 @@ pub struct Resend {
 
 /// What became of it.
 #[derive(Debug)]
-pub enum ResendAnswer {
+pub enum RetryDeliveryResult {
     /// There is no such delivery.
     Unknown,
     /// Its watch was stopped.
@@ -218,8 +218,8 @@ impl Store {
     }
 
     /// Writes that somebody wants a delivery tried now.
-    pub async fn resend(&self, resend: Resend) -> Result<ResendAnswer> {
-        self.ask(Command::Resend, resend).await
+    pub async fn retry_delivery(&self, retry_delivery: RetryDelivery) -> Result<RetryDeliveryResult> {
+        self.ask(Command::RetryDelivery, retry_delivery).await
     }
 
     /// The app's deliveries, newest first.
@@ -361,29 +361,31 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
                 event.watch.0.into(),
                 (*n).into(),
                 destination.id.0.into(),
-                (&destination.lane).into(),
+                (&destination.queue).into(),
                 event.at.into(),
                 (*raw_of).into(),
             ]
         }),
     )?;
-    batch.errands.extend(made.into_iter().map(|(event, id, destination, _, (_, payload, body))| {
-        Errand::Send(Box::new(Send {
-            app: event.app,
-            id,
-            event: event.event,
-            event_type: event.event_type,
-            watch: event.watch,
-            destination,
-            traceparent: event.traceparent.clone(),
-            body: Arc::clone(body),
-            payload,
-            step: 0,
-            attempts: 0,
-            by_hand: false,
-            finished: event.finished.clone(),
-        }))
-    }));
+    batch.dispatcher_messages.extend(made.into_iter().map(
+        |(event, id, destination, _, (_, payload, body))| {
+            DispatcherMessage::Send(Box::new(Send {
+                app: event.app,
+                id,
+                event: event.event,
+                event_type: event.event_type,
+                watch: event.watch,
+                destination,
+                traceparent: event.traceparent.clone(),
+                body: Arc::clone(body),
+                payload,
+                step: 0,
+                attempts: 0,
+                by_hand: false,
+                finished: event.finished.clone(),
+            }))
+        },
+    ));
     Ok(())
 }
 
@@ -397,7 +399,9 @@ pub(super) fn supersede(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()
     for (watch, overtaken) in watches.iter().zip(overtaken) {
         if overtaken > 0 {
             batch.tally.called_off(Reason::Superseded, overtaken);
-            batch.errands.push(Errand::CallOff { watch: *watch, which: Which::Progress });
+            batch
+                .dispatcher_messages
+                .push(DispatcherMessage::Skip { watch: *watch, which: CancelScope::Progress });
         }
     }
     Ok(())
@@ -418,7 +422,9 @@ pub(super) fn call_off(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()>
     for ((watch, pending), by_hand) in watches.iter().zip(pending).zip(by_hand) {
         batch.tally.called_off(Reason::Stopped, pending);
         if pending + by_hand > 0 {
-            batch.errands.push(Errand::CallOff { watch: *watch, which: Which::All });
+            batch
+                .dispatcher_messages
+                .push(DispatcherMessage::Skip { watch: *watch, which: CancelScope::All });
         }
     }
     Ok(())
@@ -537,7 +543,9 @@ fn gone(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<()> {
     for ((_, (watch, _, destination)), others) in gone().zip(others) {
         if others > 0 {
             batch.tally.called_off(Reason::Gone, others);
-            batch.errands.push(Errand::CallOff { watch: *watch, which: Which::To(*destination) });
+            batch
+                .dispatcher_messages
+                .push(DispatcherMessage::Skip { watch: *watch, which: CancelScope::To(*destination) });
         }
     }
     Ok(())
@@ -644,14 +652,17 @@ fn rewind_all(tx: &Tx<'_>, ask: &Rewind) -> Result<usize> {
     Ok(changed.into_iter().sum::<usize>() + at_once)
 }
 
-pub(super) fn resend(batch: &mut Batch<'_>, asks: &[&Resend]) -> Result<Vec<ResendAnswer>> {
+pub(super) fn retry_delivery(
+    batch: &mut Batch<'_>,
+    asks: &[&RetryDelivery],
+) -> Result<Vec<RetryDeliveryResult>> {
     asks.iter().map(|ask| resend_one(batch, ask)).collect()
 }
 
-fn resend_one(batch: &mut Batch<'_>, ask: &Resend) -> Result<ResendAnswer> {
+fn resend_one(batch: &mut Batch<'_>, ask: &RetryDelivery) -> Result<RetryDeliveryResult> {
     let (app, id) = (ask.app.0, ask.delivery.0);
     if let Some(replay) = idempotency::replay(&batch.tx, ask.remember.as_ref(), ask.now)? {
-        return Ok(ResendAnswer::Replayed(replay));
+        return Ok(RetryDeliveryResult::Replayed(replay));
     }
     let found = batch.tx.find(
         "select coalesce(reason, '') from deliveries where app = $1 and id = $2",
@@ -659,8 +670,8 @@ fn resend_one(batch: &mut Batch<'_>, ask: &Resend) -> Result<ResendAnswer> {
         |row| row.text(0),
     )?;
     match found.as_deref() {
-        None => return Ok(ResendAnswer::Unknown),
-        Some(reason) if reason == Reason::Stopped.as_str() => return Ok(ResendAnswer::Stopped),
+        None => return Ok(RetryDeliveryResult::Unknown),
+        Some(reason) if reason == Reason::Stopped.as_str() => return Ok(RetryDeliveryResult::Stopped),
         Some(_) => {}
     }
     batch.tx.run(
@@ -673,8 +684,8 @@ fn resend_one(batch: &mut Batch<'_>, ask: &Resend) -> Result<ResendAnswer> {
     let sql = format!("{SENDS} where d.app = $1 and d.id = $2");
     let keyring = &batch.shared.keyring;
     let send = batch.tx.one(&sql, [app.into(), id.into()], |row| read_send(row, keyring))?;
-    batch.errands.push(Errand::Send(Box::new(send)));
-    Ok(ResendAnswer::Wanted)
+    batch.dispatcher_messages.push(DispatcherMessage::Send(Box::new(send)));
+    Ok(RetryDeliveryResult::Wanted)
 }
 
 fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {

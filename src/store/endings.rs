@@ -16,10 +16,11 @@
 use std::sync::Arc;
 
 use super::db::{Result, Row};
+use super::events::NewEvent;
 use super::jobs::{tell_who_waits, to_json};
 use super::watches::read_name;
 use super::writer::{Batch, Command};
-use super::{Store, deliveries, feed};
+use super::{Store, deliveries};
 use crate::domain::{
     AppNo, EndingKind, EventId, EventSet, EventType, Finished, JobError, JobName, JobNo, Observation,
     Payload, Timestamp, WatchId,
@@ -50,7 +51,7 @@ pub struct Ended {
 
 /// An ending of which more watches are to be told.
 #[derive(Clone, Copy, Debug)]
-pub struct Tell {
+pub struct NotifyWatches {
     /// The job.
     pub job: JobNo,
     /// The generation that ended.
@@ -72,24 +73,24 @@ pub struct Expire {
 
 /// How far it got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct NotifyProgress {
     /// There are more watches to be told.
     pub more: bool,
 }
 
 impl Store {
     /// Writes how a job ended, and tells the first of its watches.
-    pub async fn end(&self, ended: Ended) -> Result<Told> {
+    pub async fn end(&self, ended: Ended) -> Result<NotifyProgress> {
         self.ask(Command::End, ended).await
     }
 
     /// Tells more watches of an ending.
-    pub async fn tell(&self, tell: Tell) -> Result<Told> {
-        self.ask(Command::Tell, tell).await
+    pub async fn tell(&self, tell: NotifyWatches) -> Result<NotifyProgress> {
+        self.ask(Command::NotifyWatches, tell).await
     }
 
     /// Ends watches whose time is up.
-    pub async fn expire(&self, expire: Expire) -> Result<Told> {
+    pub async fn expire(&self, expire: Expire) -> Result<NotifyProgress> {
         self.ask(Command::Expire, expire).await
     }
 }
@@ -133,7 +134,7 @@ struct Waiting {
     traceparent: Option<String>,
 }
 
-pub(super) fn end(batch: &mut Batch<'_>, asks: &[&Ended]) -> Result<Vec<Told>> {
+pub(super) fn end(batch: &mut Batch<'_>, asks: &[&Ended]) -> Result<Vec<NotifyProgress>> {
     let texts: Vec<(Option<String>, Option<String>)> =
         asks.iter().map(|ask| (ask.seen.as_ref().map(to_json), ask.error.as_ref().map(to_json))).collect();
     let raw_wanted = batch.tx.fetch(
@@ -164,11 +165,12 @@ pub(super) fn end(batch: &mut Batch<'_>, asks: &[&Ended]) -> Result<Vec<Told>> {
             .zip(&texts)
             .map(|(ask, (seen, _))| [seen.as_deref().into(), ask.job.0.into(), ask.generation.into()]),
     )?;
-    let tells: Vec<Tell> = asks.iter().map(|ask| Tell { job: ask.job, generation: ask.generation }).collect();
+    let tells: Vec<NotifyWatches> =
+        asks.iter().map(|ask| NotifyWatches { job: ask.job, generation: ask.generation }).collect();
     tell(batch, &tells.iter().collect::<Vec<_>>())
 }
 
-pub(super) fn tell(batch: &mut Batch<'_>, asks: &[&Tell]) -> Result<Vec<Told>> {
+pub(super) fn tell(batch: &mut Batch<'_>, asks: &[&NotifyWatches]) -> Result<Vec<NotifyProgress>> {
     let endings = batch.tx.fetch(
         "select j.provider, j.account, j.job_id, j.params, e.kind, e.seen, e.error, e.raw, e.generation, e.at, e.job
          from endings e join jobs j on j.no = e.job where e.job = $1 and e.generation = $2",
@@ -188,13 +190,13 @@ pub(super) fn tell(batch: &mut Batch<'_>, asks: &[&Tell]) -> Result<Vec<Told>> {
     for (ending, mut watches) in endings.into_iter().zip(watches) {
         // Nothing ended, or it has been forgotten since.
         let Some(ending) = ending else {
-            told.push(Told { more: false });
+            told.push(NotifyProgress { more: false });
             continue;
         };
         let more = watches.len() > CHUNK as usize;
         watches.truncate(CHUNK as usize);
         chunks.push(Chunk { ending, watches, more });
-        told.push(Told { more });
+        told.push(NotifyProgress { more });
     }
     end_watches(batch, &chunks)?;
     batch.tx.each(
@@ -207,7 +209,7 @@ pub(super) fn tell(batch: &mut Batch<'_>, asks: &[&Tell]) -> Result<Vec<Told>> {
     Ok(told)
 }
 
-pub(super) fn expire(batch: &mut Batch<'_>, asks: &[&Expire]) -> Result<Vec<Told>> {
+pub(super) fn expire(batch: &mut Batch<'_>, asks: &[&Expire]) -> Result<Vec<NotifyProgress>> {
     let jobs = batch.tx.ones(
         "select provider, account, job_id, params, seen from jobs where no = $1",
         asks.iter().map(|ask| [ask.job.0.into()]),
@@ -239,7 +241,7 @@ pub(super) fn expire(batch: &mut Batch<'_>, asks: &[&Expire]) -> Result<Vec<Told
     end_watches(batch, &chunks)?;
     let all_told = chunks.iter().filter(|chunk| !chunk.more).map(|chunk| chunk.ending.job);
     tell_who_waits(batch, &all_told.collect::<Vec<_>>())?;
-    Ok(chunks.iter().map(|chunk| Told { more: chunk.more }).collect())
+    Ok(chunks.iter().map(|chunk| NotifyProgress { more: chunk.more }).collect())
 }
 
 /// Ends watches, makes their events, and the deliveries that they asked for.
@@ -282,7 +284,7 @@ fn tell_watch(batch: &mut Batch<'_>, ending: &Ending, watch: &Waiting) {
         let url = &batch.shared.public_url;
         events::cloud_event(id, event_type, ending.at, &about, &ending.seen, own, url).into()
     });
-    let event = feed::NewEvent {
+    let event = NewEvent {
         id,
         app: watch.app,
         watch: watch.id,

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::db::{Result, Row, Tx};
+use super::events::NewEvent;
 use super::idempotency::{self, Kept};
 use super::watches::{read_name, read_terms};
 use super::writer::{Batch, Command};
-use super::{Store, deliveries, feed};
+use super::{Store, deliveries};
 use crate::domain::{
-    AppNo, EventId, EventSet, EventType, Id, JobFacts, JobName, JobNo, JobStatus, Known, Observation,
-    Payload, Plan, SHARDS, Timestamp, WatchId,
+    AppNo, EventId, EventSet, EventType, Id, JobName, JobNo, JobSnapshot, JobStatus, Known, Observation,
+    Payload, PollerMessage, SHARDS, Timestamp, WatchId,
 };
 use crate::events::{self, About};
 
@@ -50,7 +51,7 @@ pub struct Refresh {
 
 /// The wish to look at once.
 #[derive(Clone, Debug)]
-pub struct LookNow {
+pub struct PollNow {
     /// In whose name.
     pub app: AppNo,
     /// A watch of the job.
@@ -63,7 +64,7 @@ pub struct LookNow {
 
 /// What became of it.
 #[derive(Debug)]
-pub enum LookNowAnswer {
+pub enum PollNowResult {
     /// There is no such watch.
     Unknown,
     /// It is on disk.
@@ -90,7 +91,7 @@ const FACTS: &str =
 
 impl Store {
     /// All jobs that somebody waits for, a page at a time, in the order of their rows.
-    pub async fn jobs(&self, after: JobNo, limit: u32, now: Timestamp) -> Result<Vec<JobFacts>> {
+    pub async fn jobs(&self, after: JobNo, limit: u32, now: Timestamp) -> Result<Vec<JobSnapshot>> {
         self.read(move |tx| {
             // First the page, from the indexes alone; then what is to be known of it. The other way
             // round each page would go through all that come after it.
@@ -147,15 +148,15 @@ impl Store {
     }
 
     /// Writes that somebody wants a look at once.
-    pub async fn look_now(&self, look: LookNow) -> Result<LookNowAnswer> {
-        self.ask(Command::LookNow, look).await
+    pub async fn poll_now(&self, look: PollNow) -> Result<PollNowResult> {
+        self.ask(Command::PollNow, look).await
     }
 }
 
-fn read_facts(row: &Row<'_>, now: Timestamp) -> Result<JobFacts> {
+fn read_facts(row: &Row<'_>, now: Timestamp) -> Result<JobSnapshot> {
     let seen: Observation = row.json(6)?;
     let (watching, terms) = read_terms(row, 9)?;
-    Ok(JobFacts {
+    Ok(JobSnapshot {
         traced: None,
         no: JobNo(row.int(0)?),
         name: read_name(row, 1)?,
@@ -182,8 +183,11 @@ pub(super) fn tell_who_waits(batch: &mut Batch<'_>, jobs: &[JobNo]) -> Result<()
         "update jobs set look_wanted = null where no = $1",
         all().filter(|(_, (watching, _))| *watching == 0).map(|(job, _)| [job.0.into()]),
     )?;
-    let plans =
-        all().map(|(job, (watching, terms))| Plan::Waiting { job: *job, watching: *watching, terms: *terms });
+    let plans = all().map(|(job, (watching, terms))| PollerMessage::WatchersChanged {
+        job: *job,
+        watching: *watching,
+        terms: *terms,
+    });
     batch.plans.extend(plans);
     Ok(())
 }
@@ -372,7 +376,7 @@ fn make_event(batch: &mut Batch<'_>, told: &Audience<'_>, to: &Follower, event_t
             Some(events::cloud_event(id, event_type, ask.at, &about, &ask.seen, None, url).into())
         }
     };
-    let event = feed::NewEvent {
+    let event = NewEvent {
         id,
         app: to.app,
         watch: to.watch,
@@ -403,14 +407,14 @@ pub(super) fn refresh(batch: &mut Batch<'_>, asks: &[&Refresh]) -> Result<Vec<()
     Ok(vec![(); asks.len()])
 }
 
-pub(super) fn look_now(batch: &mut Batch<'_>, asks: &[&LookNow]) -> Result<Vec<LookNowAnswer>> {
+pub(super) fn poll_now(batch: &mut Batch<'_>, asks: &[&PollNow]) -> Result<Vec<PollNowResult>> {
     asks.iter().map(|ask| look_now_one(batch, ask)).collect()
 }
 
-fn look_now_one(batch: &mut Batch<'_>, ask: &LookNow) -> Result<LookNowAnswer> {
+fn look_now_one(batch: &mut Batch<'_>, ask: &PollNow) -> Result<PollNowResult> {
     let tx = &batch.tx;
     if let Some(replay) = idempotency::replay(tx, ask.remember.as_ref(), ask.now)? {
-        return Ok(LookNowAnswer::Replayed(replay));
+        return Ok(PollNowResult::Replayed(replay));
     }
     let job = tx.find(
         "update jobs set look_wanted = $1 where no = (select job from watches where app = $2 and id = $3)
@@ -418,7 +422,7 @@ fn look_now_one(batch: &mut Batch<'_>, ask: &LookNow) -> Result<LookNowAnswer> {
         [ask.now.into(), ask.app.0.into(), ask.watch.0.into()],
         |row| Ok(JobNo(row.int(0)?)),
     )?;
-    let Some(job) = job else { return Ok(LookNowAnswer::Unknown) };
+    let Some(job) = job else { return Ok(PollNowResult::Unknown) };
     if let Some((remember, answer)) = &ask.remember {
         idempotency::keep(tx, remember, answer, ask.now)?;
     }
@@ -427,8 +431,8 @@ fn look_now_one(batch: &mut Batch<'_>, ask: &LookNow) -> Result<LookNowAnswer> {
          where j.no = $1 group by j.no"
     );
     let facts = tx.one(&sql, [job.0.into()], |row| read_facts(row, ask.now))?;
-    batch.plans.push(Plan::LookNow(Box::new(facts)));
-    Ok(LookNowAnswer::Wanted)
+    batch.plans.push(PollerMessage::PollNow(Box::new(facts)));
+    Ok(PollNowResult::Wanted)
 }
 
 /// Our own shapes: there is nothing in them that could fail.

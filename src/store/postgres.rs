@@ -13,7 +13,7 @@
 //!
 //! **A COMMIT whose answer never came** may have happened or not, and the server can be asked: each
 //! transaction that writes knows its number, and `pg_xact_status` says what has become of it. Until
-//! then nothing else is written ([`Pen::ready`] comes first). If it did happen, its plans and errands
+//! then nothing else is written ([`WriterConnection::ready`] comes first). If it did happen, its plans and dispatcher_messages
 //! are told then, late and in order; those who waited for its answer have been told by then that
 //! nobody knows, and repeat what they wrote. That is why every write of our own changes nothing when
 //! it is repeated:
@@ -30,8 +30,8 @@
 //! another, and the process ends.
 
 mod bulk;
+mod handshake;
 mod session;
-mod tls;
 
 use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,13 +41,13 @@ use anyhow::{Context as _, bail};
 use tokio::sync::mpsc;
 use tokio_postgres::config::TargetSessionAttrs;
 
+use self::handshake::Tls;
 pub(super) use self::session::Session;
-use self::session::{Begin, LOCK, Quiet, STATEMENT, Waited, said};
-use self::tls::Tls;
+use self::session::{Begin, BlockingRuntime, LOCK, STATEMENT, Waited, said};
 use super::db::{Result, StoreError, Tx};
-use super::pen::{self, Committed, Verdict};
+use super::writer_connection::{self, Committed, Verdict};
 use crate::clock::{Clock, Stopwatch};
-use crate::trust;
+use crate::tls;
 
 /// "ringback" in ASCII: the number of the lock, one for each database of a server.
 const LOCKED: i64 = 0x7269_6e67_6261_636b;
@@ -98,12 +98,12 @@ impl Server {
             .keepalives_idle(Duration::from_secs(10))
             .keepalives_interval(Duration::from_secs(5))
             .keepalives_retries(3);
-        let tls = Tls::new(trust::config(Vec::new())?);
+        let tls = Tls::new(tls::config(Vec::new())?);
         Ok(Arc::new(Self { config, tls, down: Mutex::new(None) }))
     }
 
     /// A connection that can be used, or why there is none.
-    fn connect(&self, runtime: &Arc<Quiet>) -> Result<Session> {
+    fn connect(&self, runtime: &Arc<BlockingRuntime>) -> Result<Session> {
         let down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, reason)) = down.as_ref().filter(|(since, _)| since.elapsed() < PAUSE) {
             return Err(StoreError::Unavailable(reason.clone()));
@@ -143,7 +143,7 @@ impl Server {
 
     /// A further connection, that only reads.
     pub(super) fn reader(self: &Arc<Self>) -> anyhow::Result<Reader> {
-        let runtime = Arc::new(Quiet::new()?);
+        let runtime = Arc::new(BlockingRuntime::new()?);
         Ok(Reader { server: Arc::clone(self), runtime, session: None })
     }
 }
@@ -152,7 +152,7 @@ impl Server {
 #[derive(Debug)]
 pub(super) struct Reader {
     server: Arc<Server>,
-    runtime: Arc<Quiet>,
+    runtime: Arc<BlockingRuntime>,
     session: Option<Session>,
 }
 
@@ -184,9 +184,9 @@ impl Reader {
 
 /// The connection that writes.
 #[derive(Debug)]
-pub(super) struct Pen {
+pub(super) struct WriterConnection {
     server: Arc<Server>,
-    runtime: Arc<Quiet>,
+    runtime: Arc<BlockingRuntime>,
     session: Session,
     /// The server's processes for the sessions that had the lock last, or may have: a new one asks for it,
     /// and its answer may be lost.
@@ -199,10 +199,10 @@ pub(super) struct Pen {
     doubt: Option<String>,
 }
 
-impl Pen {
+impl WriterConnection {
     /// Connects, takes the database for this process, and brings it up to date.
     pub(super) fn open(server: &Arc<Server>) -> anyhow::Result<Self> {
-        let runtime = Arc::new(Quiet::new()?);
+        let runtime = Arc::new(BlockingRuntime::new()?);
         let session = server.connect(&runtime).context("the database cannot be reached")?;
         check(&session)?;
         let ours = vec![backend(&session)?];
@@ -257,7 +257,7 @@ impl Pen {
         self.session.roll_back();
     }
 
-    /// See [`super::pen::Pen::ready`].
+    /// See [`super::writer_connection::WriterConnection::ready`].
     pub(super) fn ready(&mut self) -> Result<Option<Verdict>> {
         if self.session.is_broken() {
             self.session = self.server.connect(&self.runtime)?;
@@ -292,13 +292,13 @@ impl Pen {
                     return Err(StoreError::Unavailable("the old connection is still there".to_owned()));
                 }
                 None => return Err(StoreError::Unavailable("the lock was held a moment ago".to_owned())),
-                Some(_) => pen::end_the_process("another ringback has taken the database over"),
+                Some(_) => writer_connection::end_the_process("another ringback has taken the database over"),
             }
         }
         if let (Some(old), Some(new)) = (&self.timeline, timeline(session))
             && *old != new
         {
-            pen::end_the_process("the database was failed over to another server");
+            writer_connection::end_the_process("the database was failed over to another server");
         }
         let incarnation = Tx::Postgres(session).find(
             "select incarnation from nodes where id = $1",
@@ -306,7 +306,7 @@ impl Pen {
             |row| row.int(0),
         )?;
         if incarnation != self.incarnation {
-            pen::end_the_process("another ringback has had the database in between");
+            writer_connection::end_the_process("another ringback has had the database in between");
         }
         self.ours = vec![own];
         Ok(())
@@ -401,7 +401,7 @@ fn verdict(session: &Session, xid: &str) -> Result<Verdict> {
         Some("committed") => Ok(Verdict::Committed),
         Some("aborted") => Ok(Verdict::Aborted),
         Some(_) => Err(StoreError::Unavailable("a commit is still under way".to_owned())),
-        None => pen::end_the_process("nobody knows what became of a commit"),
+        None => writer_connection::end_the_process("nobody knows what became of a commit"),
     }
 }
 

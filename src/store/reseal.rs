@@ -3,9 +3,9 @@
 use anyhow::{Context as _, Result, bail};
 
 use super::db::{self, Tx};
-use super::pen::{Committed, Pen};
 use super::sealing::{Column, Keyring};
 use super::watches::{Stored, is_secret_address};
+use super::writer_connection::{Committed, WriterConnection};
 use crate::domain::{ChannelKind, Id};
 
 /// How many rows are read, and those that need it written, in one transaction.
@@ -29,7 +29,7 @@ pub(super) fn check(tx: &Tx<'_>, keyring: &Keyring) -> Result<()> {
 
 /// Seals what is plain, and seals anew what is under another key than the first. The answer is how many
 /// rows that were.
-pub(super) fn bring_up(pen: &mut Pen, keyring: &Keyring) -> Result<usize> {
+pub(super) fn bring_up(pen: &mut WriterConnection, keyring: &Keyring) -> Result<usize> {
     let Some(first) = keyring.names().next() else { return Ok(0) };
     let seals =
         pen.tx().list("select id, complete from seals", [], |row| Ok((row.text(0)?, row.flag(1)?)))?;
@@ -67,7 +67,7 @@ pub(super) fn bring_up(pen: &mut Pen, keyring: &Keyring) -> Result<usize> {
     Ok(count)
 }
 
-fn transaction<T>(pen: &mut Pen, work: impl FnOnce(&Tx<'_>) -> db::Result<T>) -> Result<T> {
+fn transaction<T>(pen: &mut WriterConnection, work: impl FnOnce(&Tx<'_>) -> db::Result<T>) -> Result<T> {
     pen.begin(true)?;
     let done = work(&pen.tx());
     match done {

@@ -21,7 +21,7 @@ use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags};
 use rustix::fs::{FlockOperation, flock};
 
 use super::db::{self, Row, Value};
-use super::pen;
+use super::writer_connection;
 
 /// 3.51.3, the first version without the WAL-reset bug.
 const LEAST_VERSION: i32 = 3_051_003;
@@ -49,13 +49,13 @@ const MIGRATIONS: &[&str] = &[
 /// The connection that writes to a file that is ours for as long as this lives. The lock comes last: it
 /// outlives the last write.
 #[derive(Debug)]
-pub(super) struct Pen {
+pub(super) struct WriterConnection {
     pub(super) connection: Connection,
     path: PathBuf,
     _lock: File,
 }
 
-impl Pen {
+impl WriterConnection {
     /// Takes the file, and brings it up to date.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let version = rusqlite::version_number();
@@ -228,7 +228,9 @@ fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<()> {
 }
 
 fn nobody_knows(error: &rusqlite::Error) -> ! {
-    pen::end_the_process(&format!("a commit failed, and nobody knows what is on disk: {error}"));
+    writer_connection::end_the_process(&format!(
+        "a commit failed, and nobody knows what is on disk: {error}"
+    ));
 }
 
 /// See [`db::Tx::each`].

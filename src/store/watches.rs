@@ -17,8 +17,8 @@ use super::sealing::{Column, Keyring};
 use super::writer::{Batch, Command};
 use super::{Store, deliveries, jobs};
 use crate::domain::{
-    AppNo, ChannelKind, DeliveryStatus, Destination, DestinationId, EventSet, Id, JobFacts, JobName, JobNo,
-    Known, NewWatch, Observation, Plan, Terms, Timestamp, Watch, WatchId, WatchStatus,
+    AppNo, ChannelKind, DeliveryStatus, Destination, DestinationId, EventSet, Id, JobName, JobNo,
+    JobSnapshot, Known, NewWatch, Observation, PollerMessage, Terms, Timestamp, Watch, WatchId, WatchStatus,
 };
 
 /// What is written of a job that was never polled.
@@ -229,7 +229,7 @@ pub(super) fn read_destination(row: &Row<'_>, first: usize, keyring: &Keyring) -
         id: DestinationId(id),
         channel: row.word(first + 1, ChannelKind::parse)?,
         address: keyring.open(Column::DestinationAddress, id, row.text(first + 2)?)?,
-        lane: row.text(first + 3)?,
+        queue: row.text(first + 3)?,
         headers: headers.map_or(Ok(Vec::new()), |headers| {
             let broken =
                 |_| StoreError::Inconsistent("the headers of a destination cannot be read".to_owned());
@@ -305,7 +305,7 @@ pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<
     batch.tally.registered(fresh.len());
     let traced = batch.shared.tracer().is_on();
     let mut made = fresh.iter().zip(&jobs).map(|(new, job)| {
-        batch.plans.push(Plan::Watch(Box::new(job.facts(new, traced))));
+        batch.plans.push(PollerMessage::Watch(Box::new(job.facts(new, traced))));
         shown(new, job)
     });
     for answer in &mut answers {
@@ -340,7 +340,8 @@ fn register_many_one(batch: &mut Batch<'_>, ask: &RegisterMany) -> Result<Regist
     insert_watches(&batch.tx, &batch.shared.keyring, &fresh, &jobs)?;
     batch.tally.registered(fresh.len());
     let traced = batch.shared.tracer().is_on();
-    let plans = fresh.iter().zip(&jobs).map(|(new, job)| Plan::Watch(Box::new(job.facts(new, traced))));
+    let plans =
+        fresh.iter().zip(&jobs).map(|(new, job)| PollerMessage::Watch(Box::new(job.facts(new, traced))));
     batch.plans.extend(plans);
     let made: Vec<Watch> = fresh.iter().zip(&jobs).map(|(new, job)| shown(new, job)).collect();
     if let Some((remember, answer)) = &ask.remember {
@@ -358,8 +359,8 @@ struct FoundJob {
 }
 
 impl FoundJob {
-    fn facts(&self, new: &NewWatch, traced: bool) -> JobFacts {
-        JobFacts {
+    fn facts(&self, new: &NewWatch, traced: bool) -> JobSnapshot {
+        JobSnapshot {
             traced: traced.then(|| (new.id, new.traceparent.clone())),
             no: self.no,
             name: new.job.clone(),
@@ -470,7 +471,7 @@ pub(super) fn insert_destinations<'d>(
                 destination.id.0.into(),
                 destination.channel.as_str().into(),
                 stored.address.as_ref().into(),
-                (&destination.lane).into(),
+                (&destination.queue).into(),
                 stored.headers.as_deref().into(),
                 stored.secret.as_deref().into(),
             ]

@@ -44,12 +44,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::db::{Result, StoreError, Tx};
-use super::pen::{Committed, Pen, Verdict};
 use super::postgres::Next;
-use super::{Shared, amend, apps, bulk, deliveries, endings, feed, jobs, keys, prune, tenants, watches};
+use super::writer_connection::{Committed, Verdict, WriterConnection};
+use super::{
+    Shared, amend, apps, deliveries, endings, events, jobs, keys, prune, retry_many, tenants, watches,
+};
 use crate::clock::Clock;
-use crate::domain::{AppNo, Errand, KeyId, Plan, WatchId};
-use crate::meters::Tally;
+use crate::domain::{AppNo, DispatcherMessage, KeyId, PollerMessage, WatchId};
+use crate::telemetry::metrics::Tally;
 
 /// How many commands one transaction takes: enough to spread a sync over, few enough that the first
 /// does not wait long for the last.
@@ -129,7 +131,7 @@ macro_rules! commands {
 }
 
 commands! {
-    Found: apps::Found => apps::Founded, apps::found;
+    BootstrapTenant: apps::BootstrapTenant => apps::BootstrapResult, apps::found;
     CreateApp: apps::CreateApp => apps::CreatedApp, apps::create_app;
     CreateKey: keys::CreateKey => keys::CreatedKey, keys::create_key;
     RevokeKey: keys::RevokeKey => bool, keys::revoke_key;
@@ -139,16 +141,16 @@ commands! {
     RegisterMany: watches::RegisterMany => watches::RegisteredMany, watches::register_many;
     Amend: amend::Amend => amend::Amended, amend::amend;
     Observe: jobs::Observed => Option<(AppNo, WatchId)>, jobs::observe;
-    End: endings::Ended => endings::Told, endings::end;
-    Tell: endings::Tell => endings::Told, endings::tell;
-    Expire: endings::Expire => endings::Told, endings::expire;
+    End: endings::Ended => endings::NotifyProgress, endings::end;
+    NotifyWatches: endings::NotifyWatches => endings::NotifyProgress, endings::tell;
+    Expire: endings::Expire => endings::NotifyProgress, endings::expire;
     Refresh: jobs::Refresh => (), jobs::refresh;
     Stop: watches::Stop => watches::Stopped, watches::stop;
-    LookNow: jobs::LookNow => jobs::LookNowAnswer, jobs::look_now;
+    PollNow: jobs::PollNow => jobs::PollNowResult, jobs::poll_now;
     Record: deliveries::Record => (), deliveries::record;
     Rewind: deliveries::Rewind => usize, deliveries::rewind;
-    Resend: deliveries::Resend => deliveries::ResendAnswer, deliveries::resend;
-    ResendMany: bulk::ResendMany => bulk::ResentMany, bulk::resend_many;
+    RetryDelivery: deliveries::RetryDelivery => deliveries::RetryDeliveryResult, deliveries::retry_delivery;
+    RetryMany: retry_many::RetryMany => retry_many::RetriedMany, retry_many::retry_many;
     /// Read here, between two transactions' worth of writes: a page from an older snapshot would
     /// send a finished delivery again.
     Page: deliveries::Page => deliveries::Paged, deliveries::page;
@@ -171,9 +173,9 @@ pub(super) struct Batch<'c> {
     /// Made into deliveries when all commands of a kind have been applied.
     pub(super) outgoing: Vec<deliveries::Outgoing>,
     /// Inserted as the transaction's last statements.
-    pub(super) events: Vec<feed::NewEvent>,
-    pub(super) plans: Vec<Plan>,
-    pub(super) errands: Vec<Errand>,
+    pub(super) events: Vec<events::NewEvent>,
+    pub(super) plans: Vec<PollerMessage>,
+    pub(super) dispatcher_messages: Vec<DispatcherMessage>,
     pub(super) ended: Vec<WatchId>,
     pub(super) tenants: Vec<tenants::Change>,
     /// The apps whose feeds grew.
@@ -183,25 +185,25 @@ pub(super) struct Batch<'c> {
 }
 
 /// The writer's thread: runs until the last handle of the store is gone.
-pub(super) fn run(pen: Pen, shared: &Arc<Shared>, mut queue: mpsc::Receiver<Command>) {
-    let mut desk = Desk { pen, shared, owed: None };
+pub(super) fn run(pen: WriterConnection, shared: &Arc<Shared>, mut queue: mpsc::Receiver<Command>) {
+    let mut writer_loop = WriterLoop { pen, shared, owed: None };
     let mut waiting = Vec::with_capacity(BATCH);
-    while let Some(first) = desk.next(&mut queue) {
+    while let Some(first) = writer_loop.next(&mut queue) {
         waiting.push(first);
         while waiting.len() < BATCH {
             let Ok(next) = queue.try_recv() else { break };
             waiting.push(next);
         }
-        desk.commit(std::mem::take(&mut waiting));
+        writer_loop.commit(std::mem::take(&mut waiting));
     }
-    desk.pen.close();
+    writer_loop.pen.close();
 }
 
 /// What a committed batch has to tell.
 #[derive(Debug, Default)]
-struct Tidings {
-    plans: Vec<Plan>,
-    errands: Vec<Errand>,
+struct CommitEffects {
+    plans: Vec<PollerMessage>,
+    dispatcher_messages: Vec<DispatcherMessage>,
     ended: Vec<WatchId>,
     tenants: Vec<tenants::Change>,
     fed: Vec<AppNo>,
@@ -213,23 +215,23 @@ struct Tidings {
 /// How a transaction ended that was not refused.
 enum Done {
     /// It is on disk.
-    Committed(Tidings),
+    Committed(CommitEffects),
     /// Nobody knows whether it is.
-    Unknown(Tidings),
+    Unknown(CommitEffects),
 }
 
-struct Desk<'s> {
-    pen: Pen,
+struct WriterLoop<'s> {
+    pen: WriterConnection,
     shared: &'s Arc<Shared>,
     /// What is to be told if a commit turns out to have happened.
-    owed: Option<Tidings>,
+    owed: Option<CommitEffects>,
 }
 
-impl Desk<'_> {
+impl WriterLoop<'_> {
     /// The next command; `None` when nobody is left to send one.
     fn next(&mut self, queue: &mut mpsc::Receiver<Command>) -> Option<Command> {
         loop {
-            let Pen::Postgres(pen) = &self.pen else { return queue.blocking_recv() };
+            let WriterConnection::Postgres(pen) = &self.pen else { return queue.blocking_recv() };
             let soon = self.shared.refusing.load(Ordering::Acquire).then_some(RETRY);
             match pen.next(queue, soon) {
                 Next::Item(command) => return Some(command),
@@ -254,12 +256,12 @@ impl Desk<'_> {
             done => done,
         });
         let failure = match done {
-            Ok(Done::Committed(tidings)) => {
-                self.tell(tidings);
+            Ok(Done::Committed(effects)) => {
+                self.tell(effects);
                 None
             }
-            Ok(Done::Unknown(tidings)) => {
-                self.owed = Some(tidings);
+            Ok(Done::Unknown(effects)) => {
+                self.owed = Some(effects);
                 self.refuse(&StoreError::Unknown("the connection was lost in a commit".to_owned()));
                 self.learn()
             }
@@ -298,23 +300,23 @@ impl Desk<'_> {
     /// Finds the database, and settles what is owed.
     fn ready(&mut self) -> Result<Option<Verdict>> {
         let verdict = self.pen.ready()?;
-        if let Some(tidings) =
+        if let Some(effects) =
             verdict.and_then(|verdict| self.owed.take().filter(|_| verdict == Verdict::Committed))
         {
-            self.tell(tidings);
+            self.tell(effects);
         }
         Ok(verdict)
     }
 
     /// Tells what was committed.
-    fn tell(&self, told: Tidings) {
+    fn tell(&self, told: CommitEffects) {
         let (commands, took) = told.cost;
-        self.shared.meters.committed(commands, took, &told.tally);
+        self.shared.metrics.committed(commands, took, &told.tally);
         self.shared.refusing.store(false, Ordering::Release);
         self.shared.follow(told.tenants);
         self.shared.plans.put(told.plans);
-        self.shared.errands.put(told.errands);
-        self.shared.bell.ring(&told.ended);
+        self.shared.dispatcher_messages.put(told.dispatcher_messages);
+        self.shared.watch_ends.ring(&told.ended);
         self.shared.feeds.ring(&told.fed);
     }
 
@@ -336,7 +338,7 @@ impl Desk<'_> {
             outgoing: Vec::new(),
             events: Vec::new(),
             plans: Vec::new(),
-            errands: Vec::new(),
+            dispatcher_messages: Vec::new(),
             ended: Vec::new(),
             tenants: Vec::new(),
             fed: Vec::new(),
@@ -347,22 +349,22 @@ impl Desk<'_> {
                 probe(&mut batch, &[])?;
             }
             apply(&mut batch, commands)?;
-            feed::append(&mut batch)
+            events::append(&mut batch)
         }));
         // Without a writer the program would live on and take nothing any more.
         let applied =
             applied.unwrap_or_else(|_| Err(StoreError::Inconsistent("a write panicked".to_owned())));
-        let Batch { plans, errands, ended, tenants, fed, tally, .. } = batch;
+        let Batch { plans, dispatcher_messages, ended, tenants, fed, tally, .. } = batch;
         if let Err(error) = applied {
             self.pen.roll_back();
             return Err(error);
         }
         let committed = self.pen.commit()?;
         let cost = (commands.len(), began.elapsed());
-        let tidings = Tidings { plans, errands, ended, tenants, fed, tally, cost };
+        let effects = CommitEffects { plans, dispatcher_messages, ended, tenants, fed, tally, cost };
         Ok(match committed {
-            Committed::Yes => Done::Committed(tidings),
-            Committed::Unknown => Done::Unknown(tidings),
+            Committed::Yes => Done::Committed(effects),
+            Committed::Unknown => Done::Unknown(effects),
         })
     }
 }

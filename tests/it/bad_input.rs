@@ -9,7 +9,7 @@ use crate::harness::{AUTH, Harness, JSON, guarded, seconds};
 use crate::wire::{self, Answer};
 
 /// The pointers of a refusal, each with its detail.
-fn faults(problem: &Value) -> Vec<(String, String)> {
+fn errors(problem: &Value) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let errors = problem["errors"].as_array().map_or(&[][..], Vec::as_slice);
     errors.iter().map(|error| (text(&error["pointer"]), text(&error["detail"]))).collect()
@@ -133,7 +133,7 @@ async fn every_field_that_is_wrong_is_named_with_the_reason() {
         }
         let answer = t.post("/v1/watches", &body).await;
         assert_eq!(answer.status, 422, "{body}: {}", answer.text());
-        let found = faults(&answer.json());
+        let found = errors(&answer.json());
         assert_eq!(found.len(), 1, "{body}: {found:?}");
         assert_eq!(found[0].0, pointer, "{body}: {found:?}");
         assert!(found[0].1.contains(says), "{body}: {found:?}");
@@ -148,7 +148,7 @@ async fn all_mistakes_are_told_at_once() {
     let body = json!({ "jobId": "", "callbackUrl": "ftp://x", "events": ["no"], "expiresIn": "1y", "extra": 1,
                        "metadata": 1, "notify": [{ "url": "https://10.0.0.1/" }, { "secret": "x" }] });
     let problem = t.post("/v1/watches", &body).await.expect(422);
-    let mut pointers: Vec<String> = faults(&problem).into_iter().map(|(pointer, _)| pointer).collect();
+    let mut pointers: Vec<String> = errors(&problem).into_iter().map(|(pointer, _)| pointer).collect();
     pointers.sort();
     let expected = [
         "/callbackUrl",
@@ -231,7 +231,7 @@ async fn an_address_that_callbacks_may_not_reach_is_refused_in_any_spelling() {
             body.as_object_mut().unwrap().retain(|_, value| !value.is_null());
             let answer = t.post("/v1/watches", &body).await;
             assert_eq!(answer.status, 422, "{url}: {}", answer.text());
-            let found = faults(&answer.json());
+            let found = errors(&answer.json());
             assert_eq!(found.len(), 1, "{url}: {found:?}");
             assert!(found[0].0.to_lowercase().ends_with("url") && !found[0].1.is_empty(), "{url}: {found:?}");
         }
@@ -252,7 +252,7 @@ async fn a_watch_has_at_most_twenty_destinations() {
     t.provider.completed("job_1");
     let urls = |n: usize| -> Vec<String> { (0..n).map(|n| t.receiver.url(&format!("/{n}"))).collect() };
     let problem = t.post("/v1/watches", &json!({ "jobId": "job_1", "notify": urls(21) })).await.expect(422);
-    assert_eq!(faults(&problem)[0].0, "/notify");
+    assert_eq!(errors(&problem)[0].0, "/notify");
     // One that is written twice is one.
     let notify = [urls(20), urls(20), urls(3)].concat();
     t.post("/v1/watches", &json!({ "jobId": "job_1", "notify": notify })).await.expect(201);
@@ -306,7 +306,7 @@ async fn a_field_that_is_given_twice_is_refused_and_not_chosen_from() {
     let t = Harness::start().await;
     let body = br#"{"jobId":"job_1","jobId":"job_2","notify":[]}"#;
     let problem = t.send("POST", "/v1/watches", &[AUTH, JSON], body).await.expect(422);
-    assert_eq!(faults(&problem), [("/jobId".to_owned(), "is given twice".to_owned())]);
+    assert_eq!(errors(&problem), [("/jobId".to_owned(), "is given twice".to_owned())]);
     t.finish().await;
 }
 

@@ -18,9 +18,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
+use crate::cuttable_proxy::Proxy;
 use crate::fakes::{Held, PROVIDER_KEY, Provider, Receiver, Reply};
 use crate::harness::{AUTH, Draw, JSON, KEY, SECRET, guarded, id};
-use crate::line::Proxy;
 use crate::postgres::{On, on, shared};
 use crate::server::{Server, programs};
 use crate::wire::{self, Answer};

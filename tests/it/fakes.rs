@@ -46,9 +46,9 @@ enum Body {
 
 /// Holds an answer back until it is opened, or dropped.
 #[derive(Debug)]
-pub struct Gate(watch::Sender<bool>);
+pub struct Pacing(watch::Sender<bool>);
 
-impl Gate {
+impl Pacing {
     pub fn open(self) {
         self.0.send_replace(true);
     }
@@ -89,10 +89,10 @@ impl Reply {
     }
 
     /// The same answer, later.
-    pub fn held(mut self) -> (Self, Gate) {
+    pub fn held(mut self) -> (Self, Pacing) {
         let (gate, held) = watch::channel(false);
         self.held = Some(held);
-        (self, Gate(gate))
+        (self, Pacing(gate))
     }
 
     /// `true` where the connection can be used again.

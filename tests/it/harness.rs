@@ -16,7 +16,7 @@ use std::time::Duration;
 use ringback::app::{App, FirstStart, Surroundings};
 use ringback::clock::{Clock, ManualClock};
 use ringback::config::{Config, Environment, Flags};
-use ringback::domain::{Pulse, Timestamp};
+use ringback::domain::{Activity, Timestamp};
 use ringback::egress::Resolver;
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
@@ -105,7 +105,7 @@ struct Running {
     runtime: Runtime,
     address: SocketAddr,
     metrics: Option<SocketAddr>,
-    pulse: Box<dyn Fn() -> Pulse + Send + Sync>,
+    activity: Box<dyn Fn() -> Activity + Send + Sync>,
     stop: oneshot::Sender<()>,
     ended: JoinHandle<anyhow::Result<()>>,
     first_start: FirstStart,
@@ -286,7 +286,7 @@ impl Harness {
         let clock = Clock::Manual(self.clock.clone());
         let surroundings = Surroundings { clock, resolver, roots: self.roots.clone() };
         let app = runtime.spawn(App::build(config, surroundings)).await.unwrap().unwrap();
-        let (address, pulse) = (app.address().unwrap(), Box::new(app.pulse()));
+        let (address, activity) = (app.address().unwrap(), Box::new(app.activity()));
         let (first_start, metrics) = (app.first_start().clone(), app.metrics_address());
         let (stop, stopped) = oneshot::channel::<()>();
         let ended = runtime.spawn(app.run(async move {
@@ -295,7 +295,7 @@ impl Harness {
             }
         }));
         self.threads.push(thread);
-        self.running = Some(Running { runtime, address, metrics, pulse, stop, ended, first_start });
+        self.running = Some(Running { runtime, address, metrics, activity, stop, ended, first_start });
         self.rest_of_start().await;
     }
 
@@ -387,8 +387,8 @@ impl Harness {
         Clock::Manual(self.clock.clone()).now()
     }
 
-    fn pulse(&self) -> Pulse {
-        (self.running.as_ref().expect("it runs").pulse)()
+    fn activity(&self) -> Activity {
+        (self.running.as_ref().expect("it runs").activity)()
     }
 
     /// Returns when all that is due was done, but for what a fake holds back.
@@ -398,8 +398,8 @@ impl Harness {
             loop {
                 // In this order: what is held is under way, and stays so.
                 let held = self.held.count();
-                let pulse = self.pulse();
-                if pulse.under_way == held && pulse.next.is_none_or(|at| at > now) {
+                let activity = self.activity();
+                if activity.under_way == held && activity.next.is_none_or(|at| at > now) {
                     return;
                 }
                 // A round trip instead of a nap: the application gets on in the meantime.
@@ -414,7 +414,7 @@ impl Harness {
         let end = self.now().plus(span);
         loop {
             self.rest().await;
-            match self.pulse().next {
+            match self.activity().next {
                 Some(at) if at <= end => self.clock.set(at),
                 _ => break,
             }

@@ -174,17 +174,19 @@ impl MailServer {
                         office.connections += 1;
                         office.script.pop_front().unwrap_or(Quirk::None)
                     });
-                    let desk = Desk { setup, quirk, office: Arc::clone(&office), held: held.clone() };
+                    let writer_loop =
+                        WriterLoop { setup, quirk, office: Arc::clone(&office), held: held.clone() };
                     let acceptor = acceptor.clone();
                     tokio::spawn(async move {
                         if setup.implicit {
                             // A client that does not believe us hangs up here.
                             let Ok(stream) = acceptor.accept(stream).await else { return };
-                            desk.serve(BufReader::new(stream), true, true).await;
-                        } else if let Some(stream) = desk.serve(BufReader::new(stream), false, true).await
+                            writer_loop.serve(BufReader::new(stream), true, true).await;
+                        } else if let Some(stream) =
+                            writer_loop.serve(BufReader::new(stream), false, true).await
                             && let Ok(stream) = acceptor.accept(stream).await
                         {
-                            desk.serve(BufReader::new(stream), true, false).await;
+                            writer_loop.serve(BufReader::new(stream), true, false).await;
                         }
                     });
                 }
@@ -233,14 +235,14 @@ impl MailServer {
 }
 
 /// One connection.
-struct Desk {
+struct WriterLoop {
     setup: Setup,
     quirk: Quirk,
     office: Arc<Shared<Office>>,
     held: Held,
 }
 
-impl Desk {
+impl WriterLoop {
     /// Serves until the end, or until TLS is to begin: then the stream is given back.
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         &self,

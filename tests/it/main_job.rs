@@ -4,7 +4,7 @@
 use ringback::domain::Timestamp;
 use serde_json::{Value, json};
 
-use crate::fakes::{Gate, Hit, Reply, error};
+use crate::fakes::{Hit, Pacing, Reply, error};
 use crate::harness::{AUTH, Harness, JSON, id, minutes, seconds, since_start};
 
 /// A body with the watch's id, which is another each time, blanked out.
@@ -367,7 +367,7 @@ async fn a_new_watch_on_a_job_that_has_ended_asks_the_provider_again() {
 #[tokio::test]
 async fn a_watch_that_is_registered_while_its_job_ends_is_told_by_a_look_of_its_own() {
     let t = Harness::start().await;
-    let (reply, gate): (Reply, Gate) =
+    let (reply, gate): (Reply, Pacing) =
         Reply::json(200, &json!({ "jobId": "job_1", "status": "completed" })).held();
     t.provider.processing("job_1", 1);
     t.provider.script("job_1", [reply]);

@@ -1,10 +1,10 @@
 //! Databases of earlier versions: what was written then is read by this version, and goes on.
 
 use ringback::domain::{DeliveryStatus, Timestamp, WatchId, WatchStatus};
-use ringback::store::{FirstAnswer, Happening, Keyring, Place, Remember, Replay, StoryPlace};
+use ringback::store::{FirstAnswer, Keyring, Place, Remember, Replay, TimelineEntry, TimelinePosition};
 use rusqlite::Connection;
 
-use crate::store::{House, at, open_with};
+use crate::store::{StoreFixture, at, open_with};
 
 /// The newest schema.
 const NEWEST: i64 = 3;
@@ -47,7 +47,7 @@ fn watch_of_the_example() -> WatchId {
 #[tokio::test]
 async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     let (folder, place) = schema_1();
-    let house = House::at(folder, place, at(200)).await;
+    let house = StoreFixture::at(folder, place, at(200)).await;
     let watch = house.shown(watch_of_the_example()).await;
     assert_eq!(
         (watch.status, watch.metadata.as_deref()),
@@ -67,10 +67,10 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     assert!(house.store.key(&[7; 32], Timestamp::MAX).is_some(), "a key that never expires");
     let events: Vec<String> = house.events().await.iter().map(ToString::to_string).collect();
     assert_eq!(events, ["job.processing", "job.progress", "job.completed"]);
-    let beginning = StoryPlace::default();
+    let beginning = TimelinePosition::default();
     let story = house.store.story(house.app, watch_of_the_example(), beginning, 100).await;
     let story = story.expect("read").expect("there");
-    let observed = story.iter().filter(|(_, one)| matches!(one, Happening::Observed { .. })).count();
+    let observed = story.iter().filter(|(_, one)| matches!(one, TimelineEntry::Observed { .. })).count();
     assert_eq!((story.len(), observed), (10, 2), "{story:?}");
     let send = house.page(at(200), 9, &[]).await.sends.pop().expect("what was still to be sent");
     assert_eq!((&*send.body, send.attempts, &send.destination), (b"{}".as_slice(), 1, destination));
@@ -105,7 +105,7 @@ async fn a_database_of_schema_1_is_brought_to_the_newest_once_and_loses_no_row()
 #[tokio::test]
 async fn a_database_of_schema_1_is_sealed_when_it_is_first_opened_with_a_key() {
     let (folder, place) = schema_1();
-    let house = House::with(folder, place, at(200), Keyring::new(&[[1; 32]])).await;
+    let house = StoreFixture::with(folder, place, at(200), Keyring::new(&[[1; 32]])).await;
     let (destination, _) = &house.shown(watch_of_the_example()).await.destinations[0];
     assert_eq!(destination.secret.as_deref(), Some("whsec_ZGVzdGluYXRpb24tc2VjcmV0LTAxMjM0NTY3ODkw"));
     let Place::File(path) = &house.place else { panic!("a file") };

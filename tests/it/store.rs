@@ -1,7 +1,7 @@
 //! What the store guarantees, whichever database it stands on: functions over a [`Store`], and a thin
 //! set-up that opens one.
 
-mod feed;
+mod events;
 mod lasting;
 mod lost;
 mod sealing;
@@ -10,13 +10,13 @@ mod server;
 mod watching;
 
 use ringback::domain::{
-    After, AppNo, Attempt, ChannelKind, DeliveryId, DeliveryStatus, Destination, DestinationId, EndingKind,
-    Errand, EventSet, EventType, JobName, JobNo, JobStatus, Masked, NewWatch, Observation, Payload, Plan,
-    Send, Terms, Timestamp, Watch, WatchId,
+    After, AppNo, Attempt, ChannelKind, DeliveryId, DeliveryStatus, Destination, DestinationId,
+    DispatcherMessage, EndingKind, EventSet, EventType, JobName, JobNo, JobStatus, Masked, NewWatch,
+    Observation, Payload, PollerMessage, Send, Terms, Timestamp, Watch, WatchId,
 };
 use ringback::store::{
-    Ended, FirstAnswer, Found, Keyring, Observed, Opening, Page, Paged, Place, Record, Register, Registered,
-    Remember, Stop, Store, Told, Writer,
+    BootstrapTenant, Ended, FirstAnswer, Keyring, NotifyProgress, Observed, Opening, Page, Paged, Place,
+    Record, Register, Registered, Remember, Stop, Store, Writer,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub fn at(seconds: u64) -> Timestamp {
 }
 
 /// A store on a database of its own, with one app.
-pub struct House {
+pub struct StoreFixture {
     pub store: Store,
     pub app: AppNo,
     pub place: Place,
@@ -39,7 +39,7 @@ pub struct House {
     folder: tempfile::TempDir,
 }
 
-impl House {
+impl StoreFixture {
     pub async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let place = match on() {
@@ -107,7 +107,7 @@ impl House {
             id: DestinationId(self.store.ids().draw(START)),
             channel: ChannelKind::Webhook,
             address: format!("https://{host}/hook"),
-            lane: format!("1 https {host} 443"),
+            queue: format!("1 https {host} 443"),
             headers: vec![("x-env".to_owned(), "prod".to_owned())],
             secret: None,
         }
@@ -128,7 +128,7 @@ impl House {
         }
     }
 
-    pub async fn end(&self, job: JobNo, generation: i64) -> Told {
+    pub async fn end(&self, job: JobNo, generation: i64) -> NotifyProgress {
         self.store.end(ended(job, generation, EndingKind::Completed, at(60))).await.expect("ended")
     }
 
@@ -139,7 +139,7 @@ impl House {
     /// Registers a watch on a job of its own and ends it: one delivery waits.
     pub async fn delivery(&self, job_id: &str) -> Box<Send> {
         let watch = self.register(self.watch(job_id)).await;
-        self.store.errands().take();
+        self.store.dispatcher_messages().take();
         self.end(watch.job_no, 0).await;
         sends(&self.store).pop().expect("a delivery")
     }
@@ -193,7 +193,7 @@ pub fn file(place: &Place) -> &Path {
 }
 
 pub async fn app(store: &Store, name: &str) -> AppNo {
-    let found = Found {
+    let found = BootstrapTenant {
         name: name.to_owned(),
         signing_secret: Masked::new("whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"),
         key_hash: Some([7; 32]),
@@ -255,13 +255,13 @@ pub fn attempt() -> Attempt {
 /// The deliveries that those who send have been told of since the last time.
 pub fn sends(store: &Store) -> Vec<Box<Send>> {
     let send = |errand| match errand {
-        Errand::Send(send) => Some(send),
-        Errand::Lane { .. } | Errand::CallOff { .. } => None,
+        DispatcherMessage::Send(send) => Some(send),
+        DispatcherMessage::QueueChanged { .. } | DispatcherMessage::Skip { .. } => None,
     };
-    store.errands().take().into_iter().filter_map(send).collect()
+    store.dispatcher_messages().take().into_iter().filter_map(send).collect()
 }
 
 /// What those who look have been told since the last time.
-pub fn plans(store: &Store) -> Vec<Plan> {
+pub fn plans(store: &Store) -> Vec<PollerMessage> {
     store.plans().take()
 }

@@ -16,7 +16,7 @@ pub struct Follower {
 
 /// One event of the stream.
 #[derive(Debug, PartialEq)]
-pub struct Told {
+pub struct NotifyProgress {
     pub id: String,
     pub event: String,
     pub data: Value,
@@ -74,7 +74,7 @@ impl Follower {
     }
 
     /// The next event, past signs of life.
-    pub async fn next(&mut self) -> Told {
+    pub async fn next(&mut self) -> NotifyProgress {
         loop {
             let block = self.block().await.expect("an event");
             if block.starts_with(':') {
@@ -85,7 +85,7 @@ impl Follower {
                 block.lines().filter_map(|line| line.strip_prefix(&prefix)).map(str::to_owned).collect()
             };
             let data = serde_json::from_str(&field("data").join("\n")).unwrap();
-            return Told { id: field("id").remove(0), event: field("event").remove(0), data };
+            return NotifyProgress { id: field("id").remove(0), event: field("event").remove(0), data };
         }
     }
 }

@@ -28,7 +28,7 @@ async fn make_key(t: &Harness, body: &Value) -> Value {
     t.post("/v1/keys", body).await.expect(201)
 }
 
-fn faults(answer: &Answer) -> Vec<String> {
+fn errors(answer: &Answer) -> Vec<String> {
     let problem = answer.expect(422);
     problem["errors"]
         .as_array()
@@ -71,7 +71,7 @@ async fn the_name_of_an_app_is_its_own_and_every_mistake_is_named() {
         (json!({ "name": "b", "plan": "free" }), vec!["/plan"]),
         (json!([]), vec![""]),
     ] {
-        assert_eq!(faults(&t.post("/v1/apps", &body).await), wrong, "{body}");
+        assert_eq!(errors(&t.post("/v1/apps", &body).await), wrong, "{body}");
     }
     t.post("/v1/apps", &json!({ "name": "x".repeat(64) })).await.expect(201);
     assert_eq!(t.get("/v1/apps").await.expect(200)["data"].as_array().unwrap().len(), 3);
@@ -111,7 +111,7 @@ async fn every_mistake_about_a_key_is_named_at_once() {
     let t = Harness::start().await;
     let wrong = json!({ "name": "", "scope": "root", "expiresIn": "0s", "appId": "app_x", "colour": "red" });
     assert_eq!(
-        faults(&t.post("/v1/keys", &wrong).await),
+        errors(&t.post("/v1/keys", &wrong).await),
         ["/name", "/scope", "/expiresIn", "/appId", "/colour"]
     );
     for (body, wrong) in [
@@ -122,9 +122,9 @@ async fn every_mistake_about_a_key_is_named_at_once() {
         (json!({ "scope": "read", "expiresIn": "1d", "expiresAt": "2027-02-18T15:00:00Z" }), "/expiresAt"),
         (json!({ "scope": "read", "appId": "app_00000000000000000000000000" }), "/appId"),
     ] {
-        assert_eq!(faults(&t.post("/v1/keys", &body).await), [wrong], "{body}");
+        assert_eq!(errors(&t.post("/v1/keys", &body).await), [wrong], "{body}");
     }
-    assert_eq!(faults(&t.get("/v1/keys?appId=app_00000000000000000000000000").await), ["?appId"]);
+    assert_eq!(errors(&t.get("/v1/keys?appId=app_00000000000000000000000000").await), ["?appId"]);
     assert_eq!(t.get("/v1/keys").await.expect(200)["data"], json!([]));
     t.finish().await;
 }
@@ -215,7 +215,7 @@ async fn lists_of_apps_and_keys_are_read_page_by_page() {
             cursor = format!("&cursor={next}");
         }
         assert_eq!(seen[..3], newest_first, "{path}");
-        assert_eq!(faults(&t.get(&format!("{path}?cursor=x")).await), ["?cursor"]);
+        assert_eq!(errors(&t.get(&format!("{path}?cursor=x")).await), ["?cursor"]);
     }
     t.finish().await;
 }
@@ -274,9 +274,9 @@ async fn a_rotation_takes_a_day_if_nothing_is_said_and_no_time_if_that_is_wanted
     assert_eq!(rotate(r#"{"graceSeconds": 0}"#).await.expect(200)["previous"], Value::Null);
     rotate(r#"{"graceSeconds": 2592000}"#).await.expect(200);
     for body in [r#"{"graceSeconds": 2592001}"#, r#"{"graceSeconds": -1}"#, r#"{"graceSeconds": 1.5}"#] {
-        assert_eq!(faults(&rotate(body).await), ["/graceSeconds"], "{body}");
+        assert_eq!(errors(&rotate(body).await), ["/graceSeconds"], "{body}");
     }
-    assert_eq!(faults(&rotate(r#"{"grace": 1}"#).await), ["/grace"]);
+    assert_eq!(errors(&rotate(r#"{"grace": 1}"#).await), ["/grace"]);
     t.finish().await;
 }
 

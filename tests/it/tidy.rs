@@ -39,16 +39,15 @@ fn the_graph_keeps_the_rooms_apart() {
         ("events", "domain"),
         ("providers", "domain"),
         ("config", "domain"),
-        ("egress", "clock domain trust"),
+        ("egress", "clock domain tls"),
         ("channels", "clock domain egress"),
-        ("meters", "domain"),
-        ("traces", "clock domain egress meters"),
-        ("store", "clock domain events meters traces trust"),
+        ("telemetry", "clock config domain egress"),
+        ("store", "clock domain events telemetry tls"),
     ] {
         let more: Vec<String> = sees(module).difference(&words(most)).cloned().collect();
         assert!(more.is_empty(), "`{module}` may see only: {most}; and not: {more:?}");
     }
-    let loops = ["api", "poller", "deliveries"];
+    let loops = ["api", "poller", "dispatcher"];
     for (module, other) in loops.iter().flat_map(|one| loops.map(|other| (*one, other))) {
         assert!(
             !sees(module).contains(other),

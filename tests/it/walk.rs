@@ -36,7 +36,7 @@ impl Walk {
             7 => self.trouble_of_the_provider(),
             8 | 9 => self.trouble_of_the_receiver(),
             10 => self.stop_one().await,
-            11 => self.look_now().await,
+            11 => self.poll_now().await,
             12 => self.crash().await,
             13 => {
                 self.t.stop().await;
@@ -121,7 +121,7 @@ impl Walk {
         format!("stop {watch}")
     }
 
-    async fn look_now(&mut self) -> String {
+    async fn poll_now(&mut self) -> String {
         let index = self.draw.below(self.watches.len().max(1) as u64);
         let Some(watch) = self.watches.keys().nth(usize::try_from(index).unwrap()) else {
             return "nothing to look at".to_owned();

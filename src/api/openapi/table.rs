@@ -269,11 +269,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "showStory",
         tag: "Watches",
         scope: Some(Scope::Read),
-        summary: "Tell what happened",
+        summary: "NotifyWatches what happened",
         description: "Everything, in order.",
         query: &["limit", "cursor"],
         body: None,
-        answers: &[ok("The story, from its beginning.", Shape::Page("Happening"))],
+        answers: &[ok("The story, from its beginning.", Shape::Page("TimelineEntry"))],
         refuses: &[],
     },
     Operation {

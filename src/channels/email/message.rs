@@ -13,7 +13,7 @@ use lettre::message::header::{
 use lettre::message::{Body, Mailbox as Sender, MultiPart, SinglePart};
 
 use crate::channels::Message;
-use crate::channels::news::{News, line};
+use crate::channels::template_context::{TemplateContext, line};
 use crate::channels::templates::{Kind, Templates};
 use crate::domain::{MailAddress, Mailbox};
 
@@ -35,7 +35,7 @@ pub(super) fn compose(
     from: &Mailbox,
     to: &MailAddress,
     message: &Message<'_>,
-    news: &News,
+    news: &TemplateContext,
 ) -> Result<Mail, String> {
     let subject = line(&templates.render(Kind::Subject, news)?, SUBJECT_MAX);
     let plain = templates.render(Kind::Text, news)?;

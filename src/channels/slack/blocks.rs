@@ -15,7 +15,7 @@
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::channels::news::{News, cut, line};
+use crate::channels::template_context::{TemplateContext, cut, line};
 use crate::channels::templates::Pieces;
 use crate::egress::is_public_https;
 
@@ -47,7 +47,7 @@ pub(super) enum Dialect {
 }
 
 /// The message with all that it can show.
-pub(super) fn payload(dialect: Dialect, pieces: &Pieces, news: &News) -> Value {
+pub(super) fn payload(dialect: Dialect, pieces: &Pieces, news: &TemplateContext) -> Value {
     let fitted = Fitted::of(pieces, news);
     match dialect {
         Dialect::Slack => fitted.blocks(news),
@@ -56,7 +56,7 @@ pub(super) fn payload(dialect: Dialect, pieces: &Pieces, news: &News) -> Value {
 }
 
 /// The message as text alone.
-pub(super) fn plain(dialect: Dialect, pieces: &Pieces, news: &News) -> Value {
+pub(super) fn plain(dialect: Dialect, pieces: &Pieces, news: &TemplateContext) -> Value {
     let fitted = Fitted::of(pieces, news);
     let safe = match dialect {
         Dialect::Slack => escaped,
@@ -86,7 +86,7 @@ struct Fitted {
 }
 
 impl Fitted {
-    fn of(pieces: &Pieces, news: &News) -> Self {
+    fn of(pieces: &Pieces, news: &TemplateContext) -> Self {
         let or = |text: String, other: &str| if text.is_empty() { other.to_owned() } else { text };
         let title = or(line(&pieces.title, TITLE_MAX), news.title);
         let link = pieces.link.as_ref().and_then(|link| {
@@ -134,7 +134,7 @@ impl Fitted {
         }
     }
 
-    fn blocks(&self, news: &News) -> Value {
+    fn blocks(&self, news: &TemplateContext) -> Value {
         let mut blocks = vec![json!({ "type": "header", "text": words(&self.title, TITLE_MAX) })];
         let body = if self.body.is_empty() { news.summary } else { &self.body };
         let mut section = json!({ "type": "section", "text": words(body, SECTION_MAX) });
@@ -172,7 +172,7 @@ impl Fitted {
         payload
     }
 
-    fn attachments(&self, news: &News) -> Value {
+    fn attachments(&self, news: &TemplateContext) -> Value {
         let fields: Vec<Value> = self
             .fields
             .iter()
@@ -254,20 +254,21 @@ fn tamed(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channels::news::Field;
+    use crate::channels::template_context::Field;
     use crate::channels::templates::{Templates, samples};
 
     fn templates() -> Templates {
         Templates::load(None).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
     }
 
-    fn messages() -> Vec<(String, Pieces, News)> {
+    fn messages() -> Vec<(String, Pieces, TemplateContext)> {
         let templates = templates();
-        let message = |(name, news): (String, News)| (name, templates.pieces(&news).unwrap(), news);
+        let message =
+            |(name, news): (String, TemplateContext)| (name, templates.pieces(&news).unwrap(), news);
         samples::all().into_iter().map(message).collect()
     }
 
-    fn sample(name: &str) -> (Pieces, News) {
+    fn sample(name: &str) -> (Pieces, TemplateContext) {
         let news = samples::all().into_iter().find(|(known, _)| known == name).unwrap().1;
         (templates().pieces(&news).unwrap(), news)
     }

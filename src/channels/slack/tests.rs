@@ -32,10 +32,10 @@ fn an_address_is_a_hook_of_slacks_one_elsewhere_or_a_channel() {
         ("https://hooks.slack.com/workflows/T1/A2/3/x", None),
         ("https://hooks.slack.com/triggers/T1/2/x", None),
     ] {
-        let found = Way::parse(address).ok().map(|way| match way {
-            Way::Hook(_) => "hook",
-            Way::Compatible(_) => "compatible",
-            Way::Channel(_) => "channel",
+        let found = SlackTarget::parse(address).ok().map(|way| match way {
+            SlackTarget::Hook(_) => "hook",
+            SlackTarget::Compatible(_) => "compatible",
+            SlackTarget::Channel(_) => "channel",
         });
         assert_eq!(found, way, "{address:?}");
     }
@@ -62,7 +62,7 @@ fn a_hook_is_shown_without_its_secret_and_its_lane_does_not_tell_it() {
     assert!(!format!("{bot:?}").contains("hush"));
 }
 
-fn verdict(way: Way<'_>, status: u16, header: &str, body: &str) -> Outcome {
+fn verdict(way: SlackTarget<'_>, status: u16, header: &str, body: &str) -> Outcome {
     let headers = if header.is_empty() { Vec::new() } else { vec![("retry-after".into(), header.into())] };
     let body = Bytes::copy_from_slice(body.as_bytes());
     let received = Received { status, headers, body, truncated: false, duration: Duration::ZERO };
@@ -100,7 +100,7 @@ fn each_answer_of_a_hook_has_its_meaning() {
         (500, "", "rollup_error", RETRY),
         (503, "7", "", after(7.0)),
     ] {
-        let way = Way::Hook("https://hooks.slack.com/services/T/B/x");
+        let way = SlackTarget::Hook("https://hooks.slack.com/services/T/B/x");
         assert_eq!(verdict(way, status, header, body), outcome, "{status} {body}");
     }
 }
@@ -120,14 +120,14 @@ fn each_answer_of_a_hook_elsewhere_has_its_meaning() {
         (410, "", Outcome::Gone),
         (500, "", RETRY),
     ] {
-        let way = Way::Compatible("https://chat.example.com/hooks/x");
+        let way = SlackTarget::Compatible("https://chat.example.com/hooks/x");
         assert_eq!(verdict(way, status, "", body), outcome, "{status} {body}");
     }
 }
 
 #[test]
 fn each_answer_of_the_api_has_its_meaning() {
-    let of = |status, body: &str| verdict(Way::Channel("#ops"), status, "", body);
+    let of = |status, body: &str| verdict(SlackTarget::Channel("#ops"), status, "", body);
     assert_eq!(of(200, r#"{"ok":true,"channel":"C1","ts":"1.2"}"#), Outcome::Ok);
     let seldom = Outcome::Retry { after: Some(SELDOM) };
     for (words, outcome) in [
@@ -157,7 +157,7 @@ fn each_answer_of_the_api_has_its_meaning() {
         assert_eq!(of(status, body), RETRY, "{status} {body}");
     }
     assert_eq!(
-        verdict(Way::Channel("#ops"), 429, "30", "{\"ok\":false,\"error\":\"ratelimited\"}"),
+        verdict(SlackTarget::Channel("#ops"), 429, "30", "{\"ok\":false,\"error\":\"ratelimited\"}"),
         after(30.0)
     );
 }

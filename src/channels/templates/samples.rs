@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::channels::news::News;
+use crate::channels::template_context::TemplateContext;
 use crate::domain::EventType;
 
 /// Every sample with its name.
-pub(in crate::channels) fn all() -> Vec<(String, News)> {
+pub(in crate::channels) fn all() -> Vec<(String, TemplateContext)> {
     let mut samples = Vec::new();
     for event in EventType::ALL {
         for (name, data) in [
@@ -20,7 +20,7 @@ pub(in crate::channels) fn all() -> Vec<(String, News)> {
                 json!({ "type": event.as_str(), "timestamp": "2026-02-18T15:02:31.120Z", "data": data });
             let ids =
                 ("evt_58t1760r40m30e209180g2g58t".to_owned(), "watch_01m84xcqq61hcfr06f3pqac001".to_owned());
-            if let Ok(news) = News::read(*event, ids, body.to_string().as_bytes()) {
+            if let Ok(news) = TemplateContext::read(*event, ids, body.to_string().as_bytes()) {
                 samples.push((name, news));
             }
         }

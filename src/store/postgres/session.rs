@@ -44,9 +44,9 @@ const ANSWER: Duration = Duration::from_secs(45);
 const STATEMENTS: usize = 256;
 
 /// A runtime of our own for a connection, driven by whoever waits for an answer.
-pub(super) struct Quiet(Option<Runtime>);
+pub(super) struct BlockingRuntime(Option<Runtime>);
 
-impl Quiet {
+impl BlockingRuntime {
     pub(super) fn new() -> std::io::Result<Self> {
         Ok(Self(Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?)))
     }
@@ -57,13 +57,13 @@ impl Quiet {
     }
 }
 
-impl fmt::Debug for Quiet {
+impl fmt::Debug for BlockingRuntime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Quiet")
+        f.write_str("BlockingRuntime")
     }
 }
 
-impl Drop for Quiet {
+impl Drop for BlockingRuntime {
     /// Without waiting, which is not allowed everywhere: there is nothing to wait for.
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
@@ -83,7 +83,7 @@ pub(super) enum Begin {
 
 /// One connection.
 pub(in crate::store) struct Session {
-    runtime: Arc<Quiet>,
+    runtime: Arc<BlockingRuntime>,
     client: Client,
     connection: RefCell<JoinHandle<()>>,
     statements: RefCell<HashMap<String, Statement>>,
@@ -111,7 +111,7 @@ pub(super) enum Committed {
 
 impl Session {
     pub(super) fn new(
-        runtime: Arc<Quiet>,
+        runtime: Arc<BlockingRuntime>,
         client: Client,
         connection: JoinHandle<()>,
         number: Statement,
@@ -383,12 +383,12 @@ impl Session {
     fn judge(&self, error: &Error) -> StoreError {
         self.failed.set(true);
         let fault = fault(error);
-        if fault == Fault::Connection {
+        if fault == FieldError::Connection {
             self.broken.set(true);
         }
         match fault {
-            Fault::Item => StoreError::Inconsistent(said(error)),
-            Fault::Connection | Fault::Server => StoreError::Unavailable(said(error)),
+            FieldError::Item => StoreError::Inconsistent(said(error)),
+            FieldError::Connection | FieldError::Server => StoreError::Unavailable(said(error)),
         }
     }
 }
@@ -421,7 +421,7 @@ async fn sent<F: Future>(mut ask: Pin<&mut F>) -> Option<F::Output> {
 
 /// Who is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+enum FieldError {
     /// The statement, or what stands in it.
     Item,
     /// The server, for now.
@@ -430,25 +430,25 @@ enum Fault {
     Connection,
 }
 
-fn fault(error: &Error) -> Fault {
+fn fault(error: &Error) -> FieldError {
     let Some(refused) = error.as_db_error() else {
         let ours = std::error::Error::source(error).is_some_and(|source| !source.is::<std::io::Error>());
-        return if ours && !error.is_closed() { Fault::Item } else { Fault::Connection };
+        return if ours && !error.is_closed() { FieldError::Item } else { FieldError::Connection };
     };
     if !is_refusal(error) {
-        return Fault::Connection;
+        return FieldError::Connection;
     }
     let code = refused.code().code();
     match (code.get(..2).unwrap_or_default(), code) {
         // A plan or a statement that the server has forgotten or cannot use any more; a server that
         // takes no writes since it is not the primary any more.
-        (_, "0A000" | "26000" | "25006") | ("08" | "28" | "3D", _) => Fault::Connection,
+        (_, "0A000" | "26000" | "25006") | ("08" | "28" | "3D", _) => FieldError::Connection,
         // Cancelled, for its length mostly; no right, full, out of memory, in each other's way, an
         // operator, corrupted.
         (_, "57014" | "55P03" | "42501" | "XX001" | "XX002") | ("40" | "53" | "57" | "58", _) => {
-            Fault::Server
+            FieldError::Server
         }
-        _ => Fault::Item,
+        _ => FieldError::Item,
     }
 }
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 use ringback::domain::{After, EndingKind, JobNo, Reason, WatchId};
 use ringback::store::{Page, Place, Prune, Record, StoreError, WatchFilter};
 
-use super::{House, START, at, attempt, ended, file, observed, open, sends};
+use super::{START, StoreFixture, at, attempt, ended, file, observed, open, sends};
 
 #[tokio::test]
 async fn ids_go_on_in_order_after_a_restart_with_the_clock_set_back() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let before = house.delivery("job_1").await;
     let house = house.reopen(START.minus(Duration::from_secs(9_999_999))).await;
     let id = WatchId(house.store.ids().draw(START.minus(Duration::from_secs(9_999_999))));
@@ -18,7 +18,7 @@ async fn ids_go_on_in_order_after_a_restart_with_the_clock_set_back() {
 
 #[tokio::test]
 async fn the_app_and_its_key_are_made_once() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let made = house.store.app(house.app).expect("an app");
     let house = house.reopen(at(1)).await;
     let again = house.store.app(house.app).expect("an app");
@@ -28,7 +28,7 @@ async fn the_app_and_its_key_are_made_once() {
 
 #[tokio::test]
 async fn a_read_after_an_answer_sees_what_was_answered() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     for n in 0..50 {
         let watch = house.register(house.watch(&format!("job_{n}"))).await;
         assert_eq!(house.shown(watch.id).await.id, watch.id);
@@ -39,7 +39,7 @@ async fn a_read_after_an_answer_sees_what_was_answered() {
 
 #[tokio::test]
 async fn what_is_old_is_forgotten_but_nothing_that_is_still_to_be_sent() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let done = house.delivery("job_1").await;
     house.record(&done, After::Failed(Reason::Exhausted)).await;
     let pending = house.delivery("job_2").await;
@@ -73,7 +73,7 @@ async fn what_is_old_is_forgotten_but_nothing_that_is_still_to_be_sent() {
 
 #[tokio::test]
 async fn a_second_process_on_the_same_file_is_refused_with_a_sentence() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let error = open(&house.place, START).expect_err("refused").to_string();
     assert!(error.contains("is in use by another ringback"), "{error}");
     house.register(house.watch("job_1")).await;
@@ -84,7 +84,7 @@ async fn a_second_process_on_the_same_file_is_refused_with_a_sentence() {
 // Once: it is about files.
 #[tokio::test]
 async fn the_same_file_by_another_name_is_refused_too() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let Place::File(path) = &house.place else { panic!("a file") };
     let link = path.with_file_name("link.db");
     std::os::unix::fs::symlink(path, &link).expect("linked");
@@ -99,7 +99,7 @@ async fn the_same_file_by_another_name_is_refused_too() {
 // Once: it writes into the file.
 #[tokio::test]
 async fn a_file_of_a_newer_version_is_refused_and_left_alone() {
-    let (_folder, place) = House::new().await.close().await;
+    let (_folder, place) = StoreFixture::new().await.close().await;
     let db = rusqlite::Connection::open(file(&place)).expect("opens");
     db.pragma_update(None, "user_version", 999).expect("set");
     drop(db);
@@ -112,7 +112,7 @@ async fn a_file_of_a_newer_version_is_refused_and_left_alone() {
 
 #[tokio::test]
 async fn what_is_written_again_changes_nothing() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let watch = house.register(house.follower("job_1")).await;
     let observation = observed(watch.job_no, 0, 10, at(5));
     for _ in 0..2 {
@@ -179,7 +179,7 @@ async fn on_a_small_disk(disk: &std::path::Path) {
     let ballast = disk.join("ballast");
     std::fs::write(&ballast, vec![0; 384 * 1024]).expect("room");
     let place = Place::File(disk.join("ringback.db"));
-    let house = House::at(tempfile::tempdir().expect("a folder"), place, START).await;
+    let house = StoreFixture::at(tempfile::tempdir().expect("a folder"), place, START).await;
     let mut made = 0;
     let refused = loop {
         let mut watch = house.watch(&format!("job_{made}"));

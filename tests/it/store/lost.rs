@@ -1,24 +1,24 @@
 //! A server that is lost: in a commit, between two, and for long.
 
-use ringback::domain::{After, Plan};
+use ringback::domain::{After, PollerMessage};
 use ringback::store::{Record, Registered, StoreError, WatchFilter};
 
-use super::{House, START, asked, at, attempt, plans};
+use super::{START, StoreFixture, asked, at, attempt, plans};
+use crate::cuttable_proxy::{Cut, Proxy};
 use crate::harness::guarded;
-use crate::line::{Cut, Proxy};
 use crate::postgres::shared;
 use ringback::store::Place;
 
 /// A store at the end of a line that can be cut; `None` where there is no server.
-async fn house(test: &str) -> Option<(House, Proxy)> {
+async fn house(test: &str) -> Option<(StoreFixture, Proxy)> {
     let server = shared(test)?;
     let proxy = Proxy::start(server.socket());
     let place = Place::Server(proxy.url(&server.database()));
     let folder = tempfile::tempdir().expect("a folder");
-    Some((House::at(folder, place, START).await, proxy))
+    Some((StoreFixture::at(folder, place, START).await, proxy))
 }
 
-async fn watches(house: &House) -> usize {
+async fn watches(house: &StoreFixture) -> usize {
     house.store.watches(house.app, WatchFilter::default(), 10).await.expect("read").len()
 }
 
@@ -29,7 +29,7 @@ async fn a_commit_whose_answer_was_lost_is_found_to_have_happened_and_is_told() 
     let answer = house.store.register(asked(house.watch("job_1"), None)).await;
     assert!(proxy.was_cut());
     assert!(matches!(answer, Ok(Registered::New(_))), "{answer:?}");
-    assert!(matches!(plans(&house.store)[..], [Plan::Watch(_)]));
+    assert!(matches!(plans(&house.store)[..], [PollerMessage::Watch(_)]));
     assert!(!house.store.refusing());
     assert_eq!(watches(&house).await, 1);
     house.register(house.watch("job_2")).await;
@@ -65,7 +65,7 @@ async fn while_nobody_knows_of_a_commit_nothing_else_is_written_and_then_it_is_t
     proxy.open();
     guarded("the server", async { while house.store.probe().await.is_err() {} }).await;
     let told = plans(&house.store);
-    let [Plan::Watch(facts)] = &told[..] else { panic!("{told:?}") };
+    let [PollerMessage::Watch(facts)] = &told[..] else { panic!("{told:?}") };
     assert_eq!(facts.name.job_id, "job_1");
     assert_eq!(watches(&house).await, 1);
     assert!(!house.store.refusing());

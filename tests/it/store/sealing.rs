@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use ringback::domain::{ChannelKind, Masked, NewWatch, Watch};
-use ringback::store::{CreateApp, CreatedApp, Found, Keyring, Rotate, Rotated, StoreError};
+use ringback::store::{BootstrapTenant, CreateApp, CreatedApp, Keyring, Rotate, Rotated, StoreError};
 
-use super::{House, START, at, file, open_with};
+use super::{START, StoreFixture, at, file, open_with};
 
 const OLD: [u8; 32] = [1; 32];
 const NEW: [u8; 32] = [2; 32];
@@ -25,26 +25,26 @@ fn ring(keys: &[[u8; 32]]) -> Keyring {
     Keyring::new(keys)
 }
 
-async fn house(keys: &[[u8; 32]]) -> House {
-    let (folder, place) = House::new().await.close().await;
-    House::with(folder, place, START, ring(keys)).await
+async fn house(keys: &[[u8; 32]]) -> StoreFixture {
+    let (folder, place) = StoreFixture::new().await.close().await;
+    StoreFixture::with(folder, place, START, ring(keys)).await
 }
 
-async fn again(house: House, keys: &[[u8; 32]]) -> House {
+async fn again(house: StoreFixture, keys: &[[u8; 32]]) -> StoreFixture {
     let (folder, place) = house.close().await;
-    House::with(folder, place, START, ring(keys)).await
+    StoreFixture::with(folder, place, START, ring(keys)).await
 }
 
 /// Why a start with these keys is refused.
-async fn refused(house: House, keys: &[[u8; 32]]) -> (House, String) {
+async fn refused(house: StoreFixture, keys: &[[u8; 32]]) -> (StoreFixture, String) {
     let (folder, place) = house.close().await;
     let error = format!("{:#}", open_with(&place, START, ring(keys)).expect_err("refused"));
     // Whoever needs the house again comes with the right keys.
-    (House::with(folder, place, START, ring(&[OLD, NEW])).await, error)
+    (StoreFixture::with(folder, place, START, ring(&[OLD, NEW])).await, error)
 }
 
 /// A watch whose destinations hold everything that is sealed.
-fn secretive(house: &House, job: &str) -> NewWatch {
+fn secretive(house: &StoreFixture, job: &str) -> NewWatch {
     let mut watch = house.watch(job);
     watch.destinations[0].secret = Some(CANARIES[2].to_owned());
     watch.destinations[0].headers = vec![("authorization".to_owned(), CANARIES[3].to_owned())];
@@ -56,7 +56,7 @@ fn secretive(house: &House, job: &str) -> NewWatch {
     watch
 }
 
-async fn create_app(house: &House) -> ringback::domain::App {
+async fn create_app(house: &StoreFixture) -> ringback::domain::App {
     let create = CreateApp {
         id: ringback::domain::AppId(house.store.ids().draw(START)),
         name: "b".to_owned(),
@@ -71,9 +71,13 @@ async fn create_app(house: &House) -> ringback::domain::App {
 }
 
 /// Everything that is sealed, in use: an app with an old and a new secret, and `count` watches.
-async fn fill(house: &House, count: usize) -> Vec<Watch> {
-    let found =
-        Found { name: "c".to_owned(), signing_secret: Masked::new(CANARIES[0]), key_hash: None, now: START };
+async fn fill(house: &StoreFixture, count: usize) -> Vec<Watch> {
+    let found = BootstrapTenant {
+        name: "c".to_owned(),
+        signing_secret: Masked::new(CANARIES[0]),
+        key_hash: None,
+        now: START,
+    };
     house.store.found(found).await.expect("made");
     let app = create_app(house).await;
     let rotate = Rotate {
@@ -92,7 +96,7 @@ async fn fill(house: &House, count: usize) -> Vec<Watch> {
 }
 
 /// All secrets are read as they were written, by those who show and by those who send.
-async fn check(house: &House, watches: &[Watch]) {
+async fn check(house: &StoreFixture, watches: &[Watch]) {
     for watch in watches {
         let shown = house.shown(watch.id).await;
         let given: Vec<_> = watch.destinations.iter().map(|(one, _)| one).collect();
@@ -146,7 +150,7 @@ async fn with_an_encryption_key_no_secret_stands_in_the_database_file() {
 // Once: it reads the bytes of the file.
 #[tokio::test]
 async fn what_was_plain_is_sealed_at_the_first_start_with_a_key_and_leaves_no_trace_in_the_file() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let watches = fill(&house, 700).await;
     assert_eq!(found_in(file(&house.place), &CANARIES), CANARIES, "without a key they are there");
     let house = again(house, &[OLD]).await;
@@ -183,7 +187,7 @@ async fn a_new_key_takes_over_at_a_start_with_both_and_is_then_enough() {
     let (folder, place) = house.close().await;
     let error = format!("{:#}", open_with(&place, START, ring(&[OLD])).expect_err("refused"));
     assert!(error.contains(&name(&NEW)), "{error}");
-    let house = House::with(folder, place, START, ring(&[NEW])).await;
+    let house = StoreFixture::with(folder, place, START, ring(&[NEW])).await;
     check(&house, &watches).await;
 }
 
@@ -213,7 +217,7 @@ async fn sealing_anew_goes_on_where_a_crash_ended_it() {
         assert!(error.contains("which is not configured"), "{error}");
     }
     db.execute_batch("drop trigger trip").expect("dropped");
-    let house = House::with(folder, place, START, ring(&[NEW, OLD])).await;
+    let house = StoreFixture::with(folder, place, START, ring(&[NEW, OLD])).await;
     assert_eq!((sealed(&NEW), sealed(&OLD)), (600, 0));
     check(&house, &watches).await;
     let house = again(house, &[NEW]).await;
@@ -234,7 +238,7 @@ async fn a_sealed_value_that_is_moved_to_another_row_does_not_open() {
         [from, to],
     )
     .expect("moved");
-    let house = House::with(folder, place, START, ring(&[OLD])).await;
+    let house = StoreFixture::with(folder, place, START, ring(&[OLD])).await;
     let error = house.store.watch(house.app, watches[1].id).await.expect_err("refused");
     assert!(matches!(&error, StoreError::Inconsistent(why) if why.contains("does not open")), "{error}");
     house.shown(watches[0].id).await;

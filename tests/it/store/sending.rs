@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use ringback::domain::{After, DeliveryStatus, Errand, Reason, Send, Which};
-use ringback::store::{DeliveryFilter, Resend, ResendAnswer, Rewind};
+use ringback::domain::{After, CancelScope, DeliveryStatus, DispatcherMessage, Reason, Send};
+use ringback::store::{DeliveryFilter, RetryDelivery, RetryDeliveryResult, Rewind};
 
-use super::{House, at, observed, sends};
+use super::{StoreFixture, at, observed, sends};
 
-async fn resend(house: &House, send: &Send, seconds: u64) -> ResendAnswer {
-    let resend = Resend { app: house.app, delivery: send.id, remember: None, now: at(seconds) };
-    house.store.resend(resend).await.expect("taken")
+async fn retry_delivery(house: &StoreFixture, send: &Send, seconds: u64) -> RetryDeliveryResult {
+    let retry_delivery =
+        RetryDelivery { app: house.app, delivery: send.id, remember: None, now: at(seconds) };
+    house.store.retry_delivery(retry_delivery).await.expect("taken")
 }
 
 fn ids(sends: &[Send]) -> Vec<ringback::domain::DeliveryId> {
@@ -18,7 +19,7 @@ fn ids(sends: &[Send]) -> Vec<ringback::domain::DeliveryId> {
 
 #[tokio::test]
 async fn a_delivery_that_succeeded_is_sent_no_more() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let send = house.delivery("job_1").await;
     house.record(&send, After::Succeeded).await;
     let (delivery, attempts) = house.shown_delivery(send.id).await;
@@ -30,11 +31,11 @@ async fn a_delivery_that_succeeded_is_sent_no_more() {
 
 #[tokio::test]
 async fn a_delivery_is_tried_again_when_its_turn_comes_with_the_same_bytes() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let send = house.delivery("job_1").await;
     house.record(&send, After::Again { step: 1, due_at: at(100) }).await;
     let house = house.reopen(at(80)).await;
-    assert_eq!(house.store.lanes().await.expect("read"), [(send.destination.lane.clone(), at(100))]);
+    assert_eq!(house.store.lanes().await.expect("read"), [(send.destination.queue.clone(), at(100))]);
     let early = house.page(at(99), 10, &[]).await;
     assert!(early.sends.is_empty() && !early.more);
     assert_eq!(early.next, Some(at(100)));
@@ -47,7 +48,7 @@ async fn a_delivery_is_tried_again_when_its_turn_comes_with_the_same_bytes() {
 
 #[tokio::test]
 async fn first_tries_go_before_retries_and_what_is_in_hand_is_left_out() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let late = house.delivery("job_0").await;
     house.record(&late, After::Again { step: 1, due_at: at(61) }).await;
     let mut first = Vec::new();
@@ -68,7 +69,7 @@ async fn first_tries_go_before_retries_and_what_is_in_hand_is_left_out() {
 
 #[tokio::test]
 async fn a_retry_planned_by_a_clock_that_was_set_back_since_waits_for_its_step_from_now() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let send = house.delivery("job_1").await;
     house.record(&send, After::Again { step: 1, due_at: at(100_000) }).await;
     let rewind = |now| Rewind { schedule: vec![Duration::from_secs(5)], now };
@@ -82,18 +83,18 @@ async fn a_retry_planned_by_a_clock_that_was_set_back_since_waits_for_its_step_f
 
 #[tokio::test]
 async fn what_was_to_be_sent_at_once_before_the_clock_was_set_back_is_sent_at_once() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let send = house.delivery("job_1").await;
     let rewind = Rewind { schedule: vec![Duration::from_secs(5)], now: at(0) };
     let lanes = async || house.store.lanes().await.expect("read");
-    assert_eq!(lanes().await, [(send.destination.lane.clone(), at(60))]);
+    assert_eq!(lanes().await, [(send.destination.queue.clone(), at(60))]);
     assert_eq!(house.store.rewind(rewind).await.expect("taken"), 1);
-    assert_eq!(lanes().await, [(send.destination.lane, at(0))]);
+    assert_eq!(lanes().await, [(send.destination.queue, at(0))]);
 }
 
 #[tokio::test]
 async fn a_delivery_that_was_given_up_says_why() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     for reason in [Reason::Exhausted, Reason::Refused, Reason::Gone] {
         let send = house.delivery(reason.as_str()).await;
         house.record(&send, After::Failed(reason)).await;
@@ -105,7 +106,7 @@ async fn a_delivery_that_was_given_up_says_why() {
 
 #[tokio::test]
 async fn a_destination_that_is_gone_gets_nothing_more_of_the_watch() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let mut watch = house.follower("job_1");
     watch.destinations = vec![house.destination("a.example"), house.destination("b.example")];
     let gone = watch.destinations[0].id;
@@ -115,8 +116,8 @@ async fn a_destination_that_is_gone_gets_nothing_more_of_the_watch() {
     assert_eq!(sent.len(), 4);
     let first = sent.iter().find(|send| send.destination.id == gone).expect("one to it");
     house.record(first, After::Failed(Reason::Gone)).await;
-    let off = Errand::CallOff { watch: watch.id, which: Which::To(gone) };
-    let told = house.store.errands().take();
+    let off = DispatcherMessage::Skip { watch: watch.id, which: CancelScope::To(gone) };
+    let told = house.store.dispatcher_messages().take();
     assert_eq!(format!("{told:?}"), format!("{:?}", [off]), "what is in hand is called off too");
     for send in &sent {
         let (delivery, _) = house.shown_delivery(send.id).await;
@@ -130,7 +131,7 @@ async fn a_destination_that_is_gone_gets_nothing_more_of_the_watch() {
 
 #[tokio::test]
 async fn the_outcome_of_a_send_that_was_in_flight_at_the_stop_is_on_record() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     for (job, after, status) in [
         ("job_1", After::Succeeded, DeliveryStatus::Succeeded),
         ("job_2", After::Again { step: 1, due_at: at(100) }, DeliveryStatus::Failed),
@@ -149,10 +150,10 @@ async fn the_outcome_of_a_send_that_was_in_flight_at_the_stop_is_on_record() {
 
 #[tokio::test]
 async fn a_try_by_hand_of_what_is_done_is_one_attempt_and_a_failure_changes_nothing() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let send = house.delivery("job_1").await;
     house.record(&send, After::Failed(Reason::Exhausted)).await;
-    assert!(matches!(resend(&house, &send, 80).await, ResendAnswer::Wanted));
+    assert!(matches!(retry_delivery(&house, &send, 80).await, RetryDeliveryResult::Wanted));
     let told = sends(&house.store);
     assert!(told.len() == 1 && told[0].by_hand && told[0].attempts == 1);
     assert_eq!(ids(&house.page(at(80), 10, &[]).await.sends), [send.id], "it outlives a crash");
@@ -160,17 +161,17 @@ async fn a_try_by_hand_of_what_is_done_is_one_attempt_and_a_failure_changes_noth
     let (delivery, attempts) = house.shown_delivery(send.id).await;
     assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Failed, Some(Reason::Exhausted)));
     assert_eq!((delivery.next_attempt_at, attempts.len()), (None, 2));
-    resend(&house, &send, 90).await;
+    retry_delivery(&house, &send, 90).await;
     house.record(&send, After::Succeeded).await;
     assert_eq!(house.shown_delivery(send.id).await.0.status, DeliveryStatus::Succeeded);
 }
 
 #[tokio::test]
 async fn a_try_by_hand_of_what_is_pending_keeps_its_schedule() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let send = house.delivery("job_1").await;
     house.record(&send, After::Again { step: 2, due_at: at(500) }).await;
-    resend(&house, &send, 80).await;
+    retry_delivery(&house, &send, 80).await;
     let [now] = &house.page(at(80), 10, &[]).await.sends[..] else { panic!("due now") };
     assert!(now.by_hand);
     house.record(&send, After::AsBefore).await;
@@ -182,12 +183,12 @@ async fn a_try_by_hand_of_what_is_pending_keeps_its_schedule() {
 
 #[tokio::test]
 async fn a_try_by_hand_asked_for_while_a_send_is_in_flight_is_made_after_it() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     for (job, after) in
         [("job_1", After::Again { step: 1, due_at: at(500) }), ("job_2", After::Failed(Reason::Exhausted))]
     {
         let send = house.delivery(job).await;
-        resend(&house, &send, 80).await;
+        retry_delivery(&house, &send, 80).await;
         house.record(&send, after).await;
         let page = house.page(at(80), 10, &[]).await;
         assert_eq!(ids(&page.sends), [send.id], "{job}");
@@ -198,28 +199,31 @@ async fn a_try_by_hand_asked_for_while_a_send_is_in_flight_is_made_after_it() {
 
 #[tokio::test]
 async fn a_stop_calls_off_a_try_by_hand_too_and_allows_no_other() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let done = house.delivery("job_1").await;
     house.record(&done, After::Failed(Reason::Exhausted)).await;
-    resend(&house, &done, 80).await;
+    retry_delivery(&house, &done, 80).await;
     house.stop(done.watch).await;
     house.record(&done, After::AsBefore).await;
     assert!(house.page(at(999), 10, &[]).await.sends.is_empty());
     let pending = house.delivery("job_2").await;
     house.stop(pending.watch).await;
-    assert!(matches!(resend(&house, &pending, 90).await, ResendAnswer::Stopped));
-    let unknown = Resend {
+    assert!(matches!(retry_delivery(&house, &pending, 90).await, RetryDeliveryResult::Stopped));
+    let unknown = RetryDelivery {
         app: super::app(&house.store, "other").await,
         delivery: pending.id,
         remember: None,
         now: at(90),
     };
-    assert!(matches!(house.store.resend(unknown).await.expect("answered"), ResendAnswer::Unknown));
+    assert!(matches!(
+        house.store.retry_delivery(unknown).await.expect("answered"),
+        RetryDeliveryResult::Unknown
+    ));
 }
 
 #[tokio::test]
 async fn deliveries_are_listed_newest_first_with_filters_and_a_cursor() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let mut all = Vec::new();
     for n in 0..6 {
         all.insert(0, house.delivery(&format!("job_{n}")).await);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::Connection;
 
-use super::{House, START, file, open};
+use super::{START, StoreFixture, file, open};
 use crate::postgres::{On, on, shared};
 use ringback::store::Place;
 
@@ -48,7 +48,7 @@ fn a_server_that_is_not_there_is_named_without_its_password() {
 async fn both_databases_have_the_same_tables_and_columns() {
     let Some(server) = shared("the tables of both") else { return };
     assert_eq!(on(), On::Sqlite);
-    let (_folder, place) = House::new().await.close().await;
+    let (_folder, place) = StoreFixture::new().await.close().await;
     let db = Connection::open(file(&place)).expect("opens");
     let sql = "select t.name || '.' || c.name from sqlite_master t, pragma_table_info(t.name) c
                where t.type = 'table' and t.name not like 'sqlite_%'";

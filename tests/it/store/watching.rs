@@ -1,23 +1,23 @@
-//! Registering, observing, ending, stopping.
+//! RegistrationSpan, observing, ending, stopping.
 
 use std::time::Duration;
 
 use ringback::domain::{
-    DeliveryStatus, EndingKind, Errand, EventType, JobError, JobNo, JobStatus, Payload, Plan, WatchStatus,
-    Which,
+    CancelScope, DeliveryStatus, DispatcherMessage, EndingKind, EventType, JobError, JobNo, JobStatus,
+    Payload, PollerMessage, WatchStatus,
 };
 use ringback::store::{
-    Expire, FirstAnswer, LookNow, LookNowAnswer, OpenEnding, Refresh, Registered, Remember, Replay, Stop,
-    Stopped, StoreError, Tell, Told, WatchFilter,
+    Expire, FirstAnswer, NotifyProgress, NotifyWatches, OpenEnding, PollNow, PollNowResult, Refresh,
+    Registered, Remember, Replay, Stop, Stopped, StoreError, WatchFilter,
 };
 
 use EventType::{JobProcessing, JobProgress};
 
-use super::{House, asked, at, ended, observed, plans, seen, sends};
+use super::{StoreFixture, asked, at, ended, observed, plans, seen, sends};
 
 #[tokio::test]
 async fn watches_of_one_job_share_it_and_the_plan_of_each_is_told() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let first = house.register(house.watch("job_1")).await;
     let second = house.register(house.watch("job_1")).await;
     let other = house.register(house.watch("job_2")).await;
@@ -27,8 +27,10 @@ async fn watches_of_one_job_share_it_and_the_plan_of_each_is_told() {
     let told: Vec<(JobNo, u32)> = plans(&house.store)
         .into_iter()
         .map(|plan| match plan {
-            Plan::Watch(facts) => (facts.no, facts.watching),
-            other @ (Plan::Waiting { .. } | Plan::LookNow(_)) => panic!("{other:?}"),
+            PollerMessage::Watch(facts) => (facts.no, facts.watching),
+            other @ (PollerMessage::WatchersChanged { .. } | PollerMessage::PollNow(_)) => {
+                panic!("{other:?}")
+            }
         })
         .collect();
     assert_eq!(told, [(first.job_no, 1), (first.job_no, 1), (other.job_no, 1)]);
@@ -39,7 +41,7 @@ async fn watches_of_one_job_share_it_and_the_plan_of_each_is_told() {
 
 #[tokio::test]
 async fn what_a_registration_was_answered_is_what_is_read_back() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let made = house.register(house.watch("job_1")).await;
     let read = house.shown(made.id).await;
     assert_eq!(format!("{made:?}"), format!("{read:?}"));
@@ -49,14 +51,14 @@ async fn what_a_registration_was_answered_is_what_is_read_back() {
 
 #[tokio::test]
 async fn a_registration_that_finds_the_job_ended_is_looked_for_anew() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let before = house.register(house.watch("job_1")).await;
     house.end(before.job_no, 0).await;
     plans(&house.store);
     let after = house.register(house.watch("job_1")).await;
     assert_eq!(after.job_no, before.job_no);
     assert_eq!(after.seen.status, JobStatus::Unknown);
-    let [Plan::Watch(facts)] = &plans(&house.store)[..] else { panic!("one plan") };
+    let [PollerMessage::Watch(facts)] = &plans(&house.store)[..] else { panic!("one plan") };
     assert_eq!(facts.generation, 1);
     // What is still said of the first generation does not reach it.
     house.end(before.job_no, 0).await;
@@ -68,7 +70,7 @@ async fn a_registration_that_finds_the_job_ended_is_looked_for_anew() {
     assert_eq!(house.shown(before.id).await.seen.status, JobStatus::Completed, "each shows its own ending");
 }
 
-fn remember(house: &House, request: u8) -> Remember {
+fn remember(house: &StoreFixture, request: u8) -> Remember {
     Remember {
         app: house.app,
         path: "/v1/watches".to_owned(),
@@ -80,7 +82,7 @@ fn remember(house: &House, request: u8) -> Remember {
 
 #[tokio::test]
 async fn a_key_answers_the_same_again_for_a_day_and_refuses_another_body() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let ask = |request, created_at| {
         let mut watch = house.watch("job_1");
         watch.created_at = created_at;
@@ -99,7 +101,7 @@ async fn a_key_answers_the_same_again_for_a_day_and_refuses_another_body() {
 
 #[tokio::test]
 async fn one_key_makes_one_watch_even_when_both_arrive_at_once() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let ask = || house.store.register(asked(house.watch("job_1"), Some(remember(&house, 1))));
     let (a, b, c) = tokio::join!(ask(), ask(), ask());
     let new = [a, b, c].into_iter().filter(|one| matches!(one, Ok(Registered::New(_)))).count();
@@ -109,7 +111,7 @@ async fn one_key_makes_one_watch_even_when_both_arrive_at_once() {
 
 #[tokio::test]
 async fn an_item_that_cannot_be_written_fails_alone() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let taken = house.watch("job_0");
     house.register(taken.clone()).await;
     let asks = (0..50).map(|n| {
@@ -130,7 +132,7 @@ async fn an_item_that_cannot_be_written_fails_alone() {
 
 #[tokio::test]
 async fn processing_is_told_once_and_progress_is_numbered() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let quiet = house.register(house.watch("job_1")).await;
     let follower = house.register(house.follower("job_1")).await;
     for (progress, seconds) in [(10, 5), (20, 10), (30, 15)] {
@@ -144,8 +146,8 @@ async fn processing_is_told_once_and_progress_is_numbered() {
     assert_eq!(house.shown(quiet.id).await.seen.progress, Some(30));
     // The ending overtakes what was not sent yet.
     house.end(follower.job_no, 0).await;
-    let told = house.store.errands().take();
-    let off = Errand::CallOff { watch: follower.id, which: Which::Progress };
+    let told = house.store.dispatcher_messages().take();
+    let off = DispatcherMessage::Skip { watch: follower.id, which: CancelScope::Progress };
     assert!(told.iter().any(|errand| format!("{errand:?}") == format!("{off:?}")));
     let (overtaken, _) = house.shown_delivery(sent[0].id).await;
     assert_eq!(overtaken.reason.map(|reason| reason.as_str()), Some("superseded"));
@@ -154,7 +156,7 @@ async fn processing_is_told_once_and_progress_is_numbered() {
 
 #[tokio::test]
 async fn progress_reaches_every_follower_of_a_crowded_job() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let mut job = JobNo(0);
     for _ in 0..450 {
         job = house.register(house.follower("job_1")).await.job_no;
@@ -171,9 +173,9 @@ async fn progress_reaches_every_follower_of_a_crowded_job() {
 
 #[tokio::test]
 async fn an_ending_is_told_once_and_a_second_one_is_nothing() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let watch = house.register(house.watch("job_1")).await;
-    let bell = house.store.bell(watch.id);
+    let bell = house.store.watch_ends(watch.id);
     let rung = bell.armed();
     house.end(watch.job_no, 0).await;
     rung.await;
@@ -191,7 +193,7 @@ async fn an_ending_is_told_once_and_a_second_one_is_nothing() {
 
 #[tokio::test]
 async fn an_ending_that_nobody_wants_is_recorded_and_not_sent() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let mut watch = house.watch("job_1");
     watch.events = [EventType::JobFailed].into_iter().collect();
     let watch = house.register(watch).await;
@@ -202,7 +204,7 @@ async fn an_ending_that_nobody_wants_is_recorded_and_not_sent() {
 
 #[tokio::test]
 async fn the_raw_answer_is_kept_where_a_watch_asks_for_it_and_sent_to_it_alone() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let raw: &[u8] = b"{\"data\": \xff}";
     let mut wants = house.watch("job_1");
     wants.payload = Payload::Raw;
@@ -223,12 +225,12 @@ async fn the_raw_answer_is_kept_where_a_watch_asks_for_it_and_sent_to_it_alone()
 
 #[tokio::test]
 async fn a_crowded_job_is_ended_in_chunks_and_a_restart_goes_on_where_the_crash_was() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let mut job = JobNo(0);
     for _ in 0..450 {
         job = house.register(house.watch("job_1")).await.job_no;
     }
-    assert_eq!(house.end(job, 0).await, Told { more: true });
+    assert_eq!(house.end(job, 0).await, NotifyProgress { more: true });
     assert_eq!(house.events().await.len(), 200);
     // One that registers in between belongs to the next generation.
     let next = house.register(house.watch("job_1")).await;
@@ -236,10 +238,10 @@ async fn a_crowded_job_is_ended_in_chunks_and_a_restart_goes_on_where_the_crash_
     let open = house.store.open_endings().await.expect("read");
     let [OpenEnding { job: found, generation: 0 }] = open[..] else { panic!("{open:?}") };
     assert_eq!(found, job);
-    let tell = || house.store.tell(Tell { job, generation: 0 });
-    assert_eq!(tell().await.expect("told"), Told { more: true });
-    assert_eq!(tell().await.expect("told"), Told { more: false });
-    assert_eq!(tell().await.expect("told"), Told { more: false }, "again is nothing");
+    let tell = || house.store.tell(NotifyWatches { job, generation: 0 });
+    assert_eq!(tell().await.expect("told"), NotifyProgress { more: true });
+    assert_eq!(tell().await.expect("told"), NotifyProgress { more: false });
+    assert_eq!(tell().await.expect("told"), NotifyProgress { more: false }, "again is nothing");
     assert_eq!(house.events().await.len(), 450);
     assert!(house.store.open_endings().await.expect("read").is_empty());
     assert_eq!(house.shown(next.id).await.status, WatchStatus::Watching);
@@ -247,19 +249,22 @@ async fn a_crowded_job_is_ended_in_chunks_and_a_restart_goes_on_where_the_crash_
 
 #[tokio::test]
 async fn an_ending_that_is_not_there_has_nobody_to_tell() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let watch = house.register(house.watch("job_1")).await;
     house.store.end(ended(watch.job_no, 0, EndingKind::Completed, at(1))).await.expect("ended");
     let (none, one) = tokio::join!(
-        house.store.tell(Tell { job: JobNo(999), generation: 0 }),
-        house.store.tell(Tell { job: watch.job_no, generation: 0 })
+        house.store.tell(NotifyWatches { job: JobNo(999), generation: 0 }),
+        house.store.tell(NotifyWatches { job: watch.job_no, generation: 0 })
     );
-    assert_eq!((none.expect("told"), one.expect("told")), (Told { more: false }, Told { more: false }));
+    assert_eq!(
+        (none.expect("told"), one.expect("told")),
+        (NotifyProgress { more: false }, NotifyProgress { more: false })
+    );
 }
 
 #[tokio::test]
 async fn what_expires_is_ended_as_last_seen_and_the_others_wait_on() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let mut short = house.follower("job_1");
     short.terms.expires_at = at(100);
     let short = house.register(short).await;
@@ -268,11 +273,13 @@ async fn what_expires_is_ended_as_last_seen_and_the_others_wait_on() {
     plans(&house.store);
     let error = JobError { code: Some("deadline".to_owned()), message: None };
     let expire = Expire { job: short.job_no, until: at(101), error, at: at(102) };
-    assert_eq!(house.store.expire(expire.clone()).await.expect("expired"), Told { more: false });
+    assert_eq!(house.store.expire(expire.clone()).await.expect("expired"), NotifyProgress { more: false });
     house.store.expire(expire).await.expect("again is nothing");
     assert_eq!(house.shown(short.id).await.status, WatchStatus::Expired);
     assert_eq!(house.shown(long.id).await.status, WatchStatus::Watching);
-    let Some(Plan::Waiting { watching: 1, terms: Some(terms), .. }) = plans(&house.store).pop() else {
+    let Some(PollerMessage::WatchersChanged { watching: 1, terms: Some(terms), .. }) =
+        plans(&house.store).pop()
+    else {
         panic!("one waits")
     };
     assert_eq!(terms.expires_at, at(86_400));
@@ -283,7 +290,7 @@ async fn what_expires_is_ended_as_last_seen_and_the_others_wait_on() {
 
 #[tokio::test]
 async fn a_stop_calls_off_what_waits_and_keeps_an_ending_that_came_first() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let running = house.register(house.watch("job_1")).await;
     let over = house.register(house.watch("job_2")).await;
     house.end(over.job_no, 0).await;
@@ -297,7 +304,9 @@ async fn a_stop_calls_off_what_waits_and_keeps_an_ending_that_came_first() {
     assert_eq!(delivery.status, DeliveryStatus::Failed);
     assert_eq!(delivery.reason.map(|reason| reason.as_str()), Some("stopped"));
     let told = plans(&house.store);
-    let [Plan::Waiting { job, watching: 0, terms: None }] = told[..] else { panic!("{told:?}") };
+    let [PollerMessage::WatchersChanged { job, watching: 0, terms: None }] = told[..] else {
+        panic!("{told:?}")
+    };
     assert_eq!(job, running.job_no);
     let nobody = Stop { app: super::app(&house.store, "other").await, watch: running.id, now: at(1) };
     assert_eq!(house.store.stop(nobody).await.expect("answered"), Stopped::Unknown);
@@ -305,13 +314,16 @@ async fn a_stop_calls_off_what_waits_and_keeps_an_ending_that_came_first() {
 
 #[tokio::test]
 async fn of_a_stop_and_an_ending_at_once_exactly_one_comes_first() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     for n in 0..40 {
         let watch = house.register(house.watch(&format!("job_{n}"))).await;
         let end = ended(watch.job_no, 0, EndingKind::Completed, at(60));
         let stop = Stop { app: house.app, watch: watch.id, now: at(60) };
         let (stopped, told) = tokio::join!(house.store.stop(stop), house.store.end(end));
-        assert_eq!((stopped.expect("stopped"), told.expect("told")), (Stopped::Done, Told { more: false }));
+        assert_eq!(
+            (stopped.expect("stopped"), told.expect("told")),
+            (Stopped::Done, NotifyProgress { more: false })
+        );
         let status = house.shown(watch.id).await.status;
         let events = house.events().await.len();
         match status {
@@ -329,14 +341,14 @@ async fn of_a_stop_and_an_ending_at_once_exactly_one_comes_first() {
 
 #[tokio::test]
 async fn a_look_asked_for_by_hand_outlives_a_restart_until_it_was_made() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let watch = house.register(house.watch("job_1")).await;
     house.end(watch.job_no, 0).await;
     plans(&house.store);
-    let look = LookNow { app: house.app, watch: watch.id, remember: None, now: at(70) };
-    assert!(matches!(house.store.look_now(look.clone()).await.expect("taken"), LookNowAnswer::Wanted));
+    let look = PollNow { app: house.app, watch: watch.id, remember: None, now: at(70) };
+    assert!(matches!(house.store.poll_now(look.clone()).await.expect("taken"), PollNowResult::Wanted));
     let told = plans(&house.store);
-    let [Plan::LookNow(facts)] = &told[..] else { panic!("{told:?}") };
+    let [PollerMessage::PollNow(facts)] = &told[..] else { panic!("{told:?}") };
     assert_eq!((facts.watching, facts.look_wanted), (0, true));
     let house = house.reopen(at(80)).await;
     let jobs = house.store.jobs(JobNo(0), 10, at(80)).await.expect("read");
@@ -349,13 +361,13 @@ async fn a_look_asked_for_by_hand_outlives_a_restart_until_it_was_made() {
     assert!(house.store.jobs(JobNo(0), 10, at(80)).await.expect("read").is_empty(), "one look");
     refresh(Some(seen(JobStatus::Failed, None))).await.expect("written");
     assert_eq!(house.shown(watch.id).await.seen.output, fresh.output, "another ending changes nothing");
-    let unknown = LookNow { app: super::app(&house.store, "other").await, ..look };
-    assert!(matches!(house.store.look_now(unknown).await.expect("answered"), LookNowAnswer::Unknown));
+    let unknown = PollNow { app: super::app(&house.store, "other").await, ..look };
+    assert!(matches!(house.store.poll_now(unknown).await.expect("answered"), PollNowResult::Unknown));
 }
 
 #[tokio::test]
 async fn the_jobs_to_look_at_are_listed_page_by_page_without_those_nobody_waits_for() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let mut waited_for = Vec::new();
     for n in 0..25 {
         let watch = house.register(house.watch(&format!("job_{n}"))).await;
@@ -379,7 +391,7 @@ async fn the_jobs_to_look_at_are_listed_page_by_page_without_those_nobody_waits_
 
 #[tokio::test]
 async fn all_watches_of_a_job_ask_together() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let mut one = house.follower("job_1");
     (one.terms.poll_interval, one.terms.expires_at) = (Some(Duration::from_secs(10)), at(500));
     let mut two = house.watch("job_1");
@@ -394,7 +406,7 @@ async fn all_watches_of_a_job_ask_together() {
 
 #[tokio::test]
 async fn watches_are_listed_newest_first_with_filters_and_a_cursor() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let mut ids = Vec::new();
     for n in 0..7 {
         let watch = house.register(house.watch(&format!("job_{}", n % 2))).await;

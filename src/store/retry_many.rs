@@ -16,7 +16,7 @@ use super::db::{Result, Tx, Where};
 use super::idempotency::{self, FirstAnswer, Remember, Replay};
 use super::writer::{Batch, Command};
 use super::{DeliveryFilter, Store};
-use crate::domain::{AppNo, DeliveryId, Errand, Timestamp};
+use crate::domain::{AppNo, DeliveryId, DispatcherMessage, Timestamp};
 
 /// How many are marked in one transaction.
 const CHUNK: u32 = 200;
@@ -26,7 +26,7 @@ pub type Answer = fn(u64) -> FirstAnswer;
 
 /// The wish to try the next chunk of failed deliveries again.
 #[derive(Clone, Debug)]
-pub struct ResendMany {
+pub struct RetryMany {
     /// In whose name.
     pub app: AppNo,
     /// Which: `destination`, `since` and `until` count.
@@ -43,7 +43,7 @@ pub struct ResendMany {
 
 /// How far it got.
 #[derive(Debug)]
-pub enum ResentMany {
+pub enum RetriedMany {
     /// There are more after this one; so many are on disk.
     More(DeliveryId, u64),
     /// So many are on disk, and that is all.
@@ -53,7 +53,7 @@ pub enum ResentMany {
 }
 
 impl Store {
-    /// How many deliveries [`Self::resend_many`] would mark, at most `most`.
+    /// How many deliveries [`Self::retry_many`] would mark, at most `most`.
     pub async fn count_failed(&self, app: AppNo, filter: DeliveryFilter, most: u32) -> Result<u32> {
         self.read(move |tx| {
             let found = failed(tx, app, &filter, None, most)?;
@@ -64,8 +64,8 @@ impl Store {
 
     /// Marks the next failed deliveries to be tried again, but for those whose watch was stopped and
     /// for progress that is the past.
-    pub async fn resend_many(&self, resend: ResendMany) -> Result<ResentMany> {
-        self.ask(Command::ResendMany, resend).await
+    pub async fn retry_many(&self, retry_delivery: RetryMany) -> Result<RetriedMany> {
+        self.ask(Command::RetryMany, retry_delivery).await
     }
 }
 
@@ -94,15 +94,15 @@ fn failed(
     tx.list(&query.sql, query.values, |row| Ok((DeliveryId(row.id(0)?), row.text(1)?)))
 }
 
-pub(super) fn resend_many(batch: &mut Batch<'_>, asks: &[&ResendMany]) -> Result<Vec<ResentMany>> {
+pub(super) fn retry_many(batch: &mut Batch<'_>, asks: &[&RetryMany]) -> Result<Vec<RetriedMany>> {
     asks.iter().map(|ask| resend_chunk(batch, ask)).collect()
 }
 
-fn resend_chunk(batch: &mut Batch<'_>, ask: &ResendMany) -> Result<ResentMany> {
+fn resend_chunk(batch: &mut Batch<'_>, ask: &RetryMany) -> Result<RetriedMany> {
     if ask.after.is_none()
         && let Some(replay) = idempotency::replay(&batch.tx, ask.remember.as_ref(), ask.now)?
     {
-        return Ok(ResentMany::Replayed(replay));
+        return Ok(RetriedMany::Replayed(replay));
     }
     let mut found = failed(&batch.tx, ask.app, &ask.filter, ask.after, CHUNK + 1)?;
     let more = found.len() > CHUNK as usize;
@@ -118,12 +118,14 @@ fn resend_chunk(batch: &mut Batch<'_>, ask: &ResendMany) -> Result<ResentMany> {
     for (id, lane) in found {
         lanes.entry(lane).or_default().push(id);
     }
-    batch.errands.extend(lanes.into_iter().map(|(lane, asked)| Errand::Lane { lane, asked }));
+    batch
+        .dispatcher_messages
+        .extend(lanes.into_iter().map(|(lane, asked)| DispatcherMessage::QueueChanged { lane, asked }));
     if let Some(last) = last {
-        return Ok(ResentMany::More(last, count));
+        return Ok(RetriedMany::More(last, count));
     }
     if let Some((remember, answer)) = &ask.remember {
         idempotency::keep(&batch.tx, remember, &answer(count), ask.now)?;
     }
-    Ok(ResentMany::Done(count))
+    Ok(RetriedMany::Done(count))
 }

@@ -1,14 +1,14 @@
-//! Room for requests of which only so many are taken at a time. No app takes the last places of it: there is
+//! ConcurrencyLimiter for requests of which only so many are taken at a time. No app takes the last places of it: there is
 //! always one for another app.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::domain::{AppNo, share_of_one};
+use crate::domain::{AppNo, per_app_limit};
 
 /// So many places.
 #[derive(Debug)]
-pub struct Room {
+pub struct ConcurrencyLimiter {
     most: usize,
     taken: Mutex<Taken>,
 }
@@ -21,27 +21,27 @@ struct Taken {
 
 /// A place in a room, until it is dropped.
 #[derive(Debug)]
-pub struct Seat {
-    room: Arc<Room>,
+pub struct Permit {
+    room: Arc<ConcurrencyLimiter>,
     app: AppNo,
 }
 
-impl Room {
+impl ConcurrencyLimiter {
     /// A room with so many places.
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, taken: Mutex::default() })
     }
 
     /// A place, if there is one for this app.
-    pub fn take(self: &Arc<Self>, app: AppNo) -> Option<Seat> {
+    pub fn take(self: &Arc<Self>, app: AppNo) -> Option<Permit> {
         let mut taken = self.taken();
         let of_app = taken.each.get(&app).copied().unwrap_or_default();
-        if taken.all >= self.most || of_app >= share_of_one(self.most) {
+        if taken.all >= self.most || of_app >= per_app_limit(self.most) {
             return None;
         }
         taken.all += 1;
         taken.each.insert(app, of_app + 1);
-        Some(Seat { room: Arc::clone(self), app })
+        Some(Permit { room: Arc::clone(self), app })
     }
 
     /// How many places are taken.
@@ -54,7 +54,7 @@ impl Room {
     }
 }
 
-impl Drop for Seat {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut taken = self.room.taken();
         taken.all -= 1;
@@ -73,8 +73,8 @@ mod tests {
 
     #[test]
     fn no_app_takes_the_last_places() {
-        let (room, one, two) = (Room::new(8), AppNo(1), AppNo(2));
-        let seats: Vec<Seat> = std::iter::from_fn(|| room.take(one)).collect();
+        let (room, one, two) = (ConcurrencyLimiter::new(8), AppNo(1), AppNo(2));
+        let seats: Vec<Permit> = std::iter::from_fn(|| room.take(one)).collect();
         assert_eq!(seats.len(), 7);
         let other = room.take(two).expect("a place is left");
         assert!(room.take(two).is_none() && room.take(one).is_none(), "and then none");

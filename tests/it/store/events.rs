@@ -1,15 +1,15 @@
 //! The feed of events, and the story of a watch.
 
 use ringback::domain::{After as Outcome, EventType};
-use ringback::store::{After, EventFilter, Happening, StoryPlace};
+use ringback::store::{After, EventFilter, TimelineEntry, TimelinePosition};
 
 use EventType::{JobCompleted, JobProcessing, JobProgress};
 
-use super::{House, at, observed, sends};
+use super::{StoreFixture, at, observed, sends};
 
 #[tokio::test]
 async fn positions_have_no_gaps_whoever_writes_at_once() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let other = super::app(&house.store, "other").await;
     let mut jobs = Vec::new();
     for n in 0..60 {
@@ -37,7 +37,7 @@ async fn positions_have_no_gaps_whoever_writes_at_once() {
 
 #[tokio::test]
 async fn a_reader_of_the_feed_that_goes_on_where_it_was_sees_everything_once() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let store = house.store.clone();
     let app = house.app;
     let reader = tokio::spawn(async move {
@@ -64,7 +64,7 @@ async fn a_reader_of_the_feed_that_goes_on_where_it_was_sees_everything_once() {
 
 #[tokio::test]
 async fn the_feed_goes_on_after_an_event_of_the_app_and_of_no_other() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let watch = house.register(house.follower("job_1")).await;
     house.store.observe(observed(watch.job_no, 0, 10, at(5))).await.expect("taken");
     house.end(watch.job_no, 0).await;
@@ -90,7 +90,7 @@ async fn the_feed_goes_on_after_an_event_of_the_app_and_of_no_other() {
 
 #[tokio::test]
 async fn the_story_of_a_watch_is_told_in_the_order_of_cause_and_effect() {
-    let house = House::new().await;
+    let house = StoreFixture::new().await;
     let watch = house.register(house.follower("job_1")).await;
     house.store.observe(observed(watch.job_no, 0, 10, at(0))).await.expect("taken");
     house.end(watch.job_no, 0).await;
@@ -102,7 +102,7 @@ async fn the_story_of_a_watch_is_told_in_the_order_of_cause_and_effect() {
         house.store.story(house.app, id, after, limit).await.expect("read").expect("a story")
     };
     let told = async |id, limit| {
-        let mut story = page(id, StoryPlace::default(), limit).await;
+        let mut story = page(id, TimelinePosition::default(), limit).await;
         // The rest, a page at a time.
         while let Some((place, _)) = story.last() {
             let next = page(id, *place, limit).await;
@@ -112,15 +112,15 @@ async fn the_story_of_a_watch_is_told_in_the_order_of_cause_and_effect() {
             story.extend(next);
         }
         assert!(story.is_sorted_by_key(|(place, _)| place.at));
-        let word = |happening| match happening {
-            Happening::Registered => "registered".to_owned(),
-            Happening::Observed { status, .. } => format!("observed {status}"),
-            Happening::Event { event_type, .. } => event_type.to_string(),
-            Happening::Delivery { status, .. } => format!("delivery {status}"),
-            Happening::Attempt { status_code, .. } => format!("attempt {status_code:?}"),
-            Happening::Stopped => "stopped".to_owned(),
+        let word = |timeline_entry| match timeline_entry {
+            TimelineEntry::Registered => "registered".to_owned(),
+            TimelineEntry::Observed { status, .. } => format!("observed {status}"),
+            TimelineEntry::Event { event_type, .. } => event_type.to_string(),
+            TimelineEntry::Delivery { status, .. } => format!("delivery {status}"),
+            TimelineEntry::Attempt { status_code, .. } => format!("attempt {status_code:?}"),
+            TimelineEntry::Stopped => "stopped".to_owned(),
         };
-        story.into_iter().map(|(_, happening)| word(happening)).collect::<Vec<_>>()
+        story.into_iter().map(|(_, timeline_entry)| word(timeline_entry)).collect::<Vec<_>>()
     };
     let story = told(watch.id, 100).await;
     for limit in 1..=4 {
@@ -142,10 +142,10 @@ async fn the_story_of_a_watch_is_told_in_the_order_of_cause_and_effect() {
         ]
     );
     let other = super::app(&house.store, "other").await;
-    let beginning = StoryPlace::default();
+    let beginning = TimelinePosition::default();
     assert!(house.store.story(other, watch.id, beginning, 9).await.expect("read").is_none());
     let story = page(stopped.id, beginning, 9).await;
-    assert!(matches!(story[..], [(_, Happening::Registered), (_, Happening::Stopped)]));
+    assert!(matches!(story[..], [(_, TimelineEntry::Registered), (_, TimelineEntry::Stopped)]));
 }
 
 crate::postgres::on_postgres_too! {

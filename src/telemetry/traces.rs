@@ -40,7 +40,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use crate::domain::{Timestamp, WatchId};
-use crate::meters::{Meters, SpanFate};
+use crate::telemetry::metrics::{Metrics, SpanFate};
 
 #[cfg(doc)]
 use crate::{clock::Clock, egress::Egress};
@@ -225,7 +225,7 @@ pub struct Tracer(Option<Arc<Inner>>);
 #[derive(Debug)]
 struct Inner {
     queue: mpsc::Sender<Span>,
-    meters: Arc<Meters>,
+    metrics: Arc<Metrics>,
 }
 
 impl Tracer {
@@ -233,9 +233,9 @@ impl Tracer {
     pub const OFF: Self = Self(None);
 
     /// A tracer, and the end of its queue.
-    fn new(meters: Arc<Meters>) -> (Self, mpsc::Receiver<Span>) {
+    fn new(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<Span>) {
         let (queue, spans) = mpsc::channel(QUEUE);
-        (Self(Some(Arc::new(Inner { queue, meters }))), spans)
+        (Self(Some(Arc::new(Inner { queue, metrics }))), spans)
     }
 
     /// Whether anybody listens.
@@ -248,7 +248,7 @@ impl Tracer {
         let Some(inner) = &self.0 else { return };
         let Some(span) = make() else { return };
         if inner.queue.try_send(span).is_err() {
-            inner.meters.spans(SpanFate::Dropped, 1);
+            inner.metrics.spans(SpanFate::Dropped, 1);
         }
     }
 }

@@ -6,10 +6,10 @@ use axum::http::StatusCode;
 
 use super::Api;
 use crate::domain::{NewWatch, Timestamp};
-use crate::traces::{Context, Span};
+use crate::telemetry::traces::{Context, Span};
 
 /// A registration on its way, to be told of when it is on disk.
-pub(super) struct Registering {
+pub(super) struct RegistrationSpan {
     context: Context,
     at: Timestamp,
     watch: String,
@@ -17,7 +17,7 @@ pub(super) struct Registering {
     job: String,
 }
 
-impl Registering {
+impl RegistrationSpan {
     /// `None` where nobody keeps traces, or not of this one.
     pub(super) fn new(api: &Api, watch: &NewWatch, at: Timestamp) -> Option<Self> {
         if !api.store.tracer().is_on() {

@@ -2,7 +2,7 @@
 //!
 //! A delivery waits in the store until its turn comes; here is what is *in hand*: taken from the
 //! store, waiting for its destination or in flight. First tries come straight from the commit that
-//! made them ([`Errand::Send`]); everything else is paged in, lane by lane.
+//! made them ([`DispatcherMessage::Send`]); everything else is paged in, lane by lane.
 //!
 //! **A lane for each destination** (app, scheme, host, port) with its own queue and its own share of
 //! the concurrency, served in turns: one slow receiver holds back its own lane only, and one app, however
@@ -11,7 +11,7 @@
 //!
 //! **Nothing is sent twice by us while we live.** A delivery in hand is not taken again: not from an
 //! errand, not from a page. A page is read by the writer, between two transactions, and leaves out
-//! what was in hand when it was asked for; while it is under way its lane takes no errands, so what is
+//! what was in hand when it was asked for; while it is under way its lane takes no dispatcher_messages, so what is
 //! in hand can only become less, and what was finished in between is no longer waiting in the store.
 //! What is called off while a page is under way may be on it, and is left out when it arrives.
 //!
@@ -26,8 +26,8 @@
 //! it refuses, no send starts.
 
 mod breaker;
-mod gate;
-mod turns;
+mod fair_queue;
+mod pacing;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,15 +39,15 @@ use crate::channels::webhook::Secret;
 use crate::channels::{Address, Channels, Message, Sent};
 use crate::clock::Clock;
 use crate::domain::{
-    After, Attempt, ChannelKind, DeliveryId, Errand, Outcome, Pulse, RetryPolicy, Send, Timestamp, Try,
-    WatchId, Which, next_attempt,
+    Activity, After, Attempt, CancelScope, ChannelKind, DeliveryId, DispatcherMessage, Outcome, RetryPolicy,
+    Send, Timestamp, Try, WatchId, next_attempt,
 };
-use crate::meters::{Load, outcome_word};
 use crate::store::{Page, Paged, Record, Rewind, Store, StoreError};
-use crate::traces::{Context, Span, SpanKind};
+use crate::telemetry::metrics::{Load, outcome_word};
+use crate::telemetry::traces::{Context, Span, SpanKind};
 use breaker::{Breakers, Turn};
-use gate::Gate;
-use turns::{Shares, Turns};
+use fair_queue::{FairQueue, Shares};
+use pacing::Pacing;
 
 /// How many deliveries may be in hand in all, and how many bytes of bodies: what is beyond waits on
 /// disk, not in memory.
@@ -77,7 +77,7 @@ pub struct Policy {
 
 /// Sends.
 #[derive(Debug)]
-pub struct Deliverer {
+pub struct Dispatcher {
     store: Store,
     channels: Arc<Channels>,
     clock: Clock,
@@ -95,9 +95,9 @@ struct Hand {
     bytes: usize,
     in_flight: usize,
     /// Lanes with something to send and room to send it, in turns.
-    ready: Turns,
+    ready: FairQueue,
     /// Hungry lanes with room, in turns.
-    waiting: Turns,
+    waiting: FairQueue,
     /// How much of all that each app has.
     shares: Shares,
     /// How many pages are under way, and how many deliveries they may bring.
@@ -107,7 +107,7 @@ struct Hand {
     timers: BTreeSet<(Timestamp, Arc<str>)>,
     alarms: HashMap<Arc<str>, Timestamp>,
     /// What holds lanes back besides.
-    gate: Gate,
+    gate: Pacing,
     /// Where nobody answers.
     breakers: Breakers,
     /// Asked for by hand while in hand.
@@ -132,7 +132,7 @@ struct Lane {
     /// Something came while a page was under way, and may not be on it.
     came: bool,
     /// What was called off while a page was under way, and may be on it.
-    off: Vec<(WatchId, Which)>,
+    off: Vec<(WatchId, CancelScope)>,
 }
 
 impl Lane {
@@ -142,17 +142,17 @@ impl Lane {
 }
 
 /// Whether `send` is among what was called off.
-fn is_off(send: &Send, watch: WatchId, which: Which) -> bool {
+fn is_off(send: &Send, watch: WatchId, which: CancelScope) -> bool {
     send.watch == watch
         && match which {
-            Which::All => true,
-            Which::Progress => !send.event_type.is_ending(),
-            Which::To(destination) => send.destination.id == destination,
+            CancelScope::All => true,
+            CancelScope::Progress => !send.event_type.is_ending(),
+            CancelScope::To(destination) => send.destination.id == destination,
         }
 }
 
-impl Deliverer {
-    /// A deliverer with empty hands. The receiver ends when the last send has.
+impl Dispatcher {
+    /// A dispatcher with empty hands. The receiver ends when the last send has.
     pub fn new(
         store: Store,
         channels: Arc<Channels>,
@@ -179,7 +179,7 @@ impl Deliverer {
         Ok(())
     }
 
-    /// How much is in hand, for the meters.
+    /// How much is in hand, for the metrics.
     pub fn load_now(&self) -> Load {
         let hand = self.hand();
         Load {
@@ -191,7 +191,7 @@ impl Deliverer {
     }
 
     /// How much is under way, and when there is more to do.
-    pub fn pulse(&self) -> Pulse {
+    pub fn activity(&self) -> Activity {
         let now = self.clock.now();
         let hand = self.hand();
         let under_way = self.alive.strong_count() - 1;
@@ -199,8 +199,8 @@ impl Deliverer {
         let can_send = hand.in_flight < self.policy.concurrency && hand.ready.has_any(may_send);
         // While something is under way, its end looks after the hungry.
         let can_page = under_way == 0 && hand.waiting.has_any(|app| hand.shares.may_take(app, MOST));
-        let due = can_send || can_page || hand.jumped(now) || !self.store.errands().is_empty();
-        Pulse { under_way, next: if due { Some(now) } else { hand.next() } }
+        let due = can_send || can_page || hand.jumped(now) || !self.store.dispatcher_messages().is_empty();
+        Activity { under_way, next: if due { Some(now) } else { hand.next() } }
     }
 
     /// Starts what can be sent now, and says when there is more.
@@ -223,7 +223,7 @@ impl Deliverer {
         }
         for send in sends {
             let mut flight =
-                Flight { deliverer: Arc::clone(self), send, landed: false, _alive: self.alive.clone() };
+                Flight { dispatcher: Arc::clone(self), send, landed: false, _alive: self.alive.clone() };
             tokio::spawn(async move { flight.run().await });
         }
         if refusing { Some(now.plus(INSIST)) } else { next }
@@ -254,10 +254,10 @@ impl Deliverer {
 
     /// Returns when there is a reason to call [`Self::step`] before the time that it gave.
     pub async fn changed(&self) {
-        let errands = self.store.errands();
+        let dispatcher_messages = self.store.dispatcher_messages();
         tokio::select! {
             () = self.woken.notified() => {}
-            () = errands.arrived() => {}
+            () = dispatcher_messages.arrived() => {}
         }
     }
 
@@ -277,17 +277,17 @@ impl Deliverer {
 
     fn take_errands(&self, hand: &mut Hand) {
         let room = self.lane_room();
-        for errand in self.store.errands().take() {
+        for errand in self.store.dispatcher_messages().take() {
             match errand {
-                Errand::Send(send) => hand.take(send, room),
-                Errand::Lane { lane, asked } => {
+                DispatcherMessage::Send(send) => hand.take(send, room),
+                DispatcherMessage::QueueChanged { lane, asked } => {
                     // A page leaves out what is in hand; once that has landed the store is asked again.
                     let in_hand: Vec<DeliveryId> =
                         asked.into_iter().filter(|id| hand.ids.contains(id)).collect();
                     hand.wanted.extend(in_hand);
                     hand.hunger(&lane.into());
                 }
-                Errand::CallOff { watch, which } => hand.call_off(watch, which),
+                DispatcherMessage::Skip { watch, which } => hand.call_off(watch, which),
             }
         }
     }
@@ -349,17 +349,17 @@ impl Deliverer {
     }
 
     fn start_page(self: &Arc<Self>, page: Page) {
-        let deliverer = Arc::clone(self);
+        let dispatcher = Arc::clone(self);
         let alive = self.alive.clone();
         tokio::spawn(async move {
             let lane: Arc<str> = page.lane.as_str().into();
-            let paged = deliverer.store.page(page).await;
+            let paged = dispatcher.store.page(page).await;
             if let Err(error) = &paged {
                 tracing::warn!(%error, "waiting deliveries could not be read");
-                deliverer.clock.sleep(INSIST).await;
+                dispatcher.clock.sleep(INSIST).await;
             }
-            deliverer.hand().put_page(&lane, paged.ok());
-            deliverer.woken.notify_one();
+            dispatcher.hand().put_page(&lane, paged.ok());
+            dispatcher.woken.notify_one();
             drop(alive);
         });
     }
@@ -381,7 +381,7 @@ impl Hand {
         if known {
             self.wanted.insert(send.id);
         }
-        let name: Arc<str> = send.destination.lane.as_str().into();
+        let name: Arc<str> = send.destination.queue.as_str().into();
         let lane = self.lanes.entry(Arc::clone(&name)).or_default();
         if lane.paging.is_some() {
             lane.came = true;
@@ -463,7 +463,7 @@ impl Hand {
     }
 
     /// Drops what has not been sent yet of a watch.
-    fn call_off(&mut self, watch: WatchId, which: Which) {
+    fn call_off(&mut self, watch: WatchId, which: CancelScope) {
         let Self { lanes, ids, bytes, wanted, shares, .. } = self;
         let mut emptied = Vec::new();
         for (name, lane) in lanes {
@@ -525,7 +525,7 @@ impl Hand {
         for name in self.gate.landed(send.destination.channel) {
             self.list(&name);
         }
-        let name: Arc<str> = send.destination.lane.as_str().into();
+        let name: Arc<str> = send.destination.queue.as_str().into();
         if let Some(lane) = self.lanes.get_mut(&name) {
             lane.flying.remove(&send.id);
         }
@@ -567,7 +567,7 @@ enum Next {
 
 /// A send in flight. However it ends, a panic included, its delivery is let go.
 struct Flight {
-    deliverer: Arc<Deliverer>,
+    dispatcher: Arc<Dispatcher>,
     send: Box<Send>,
     landed: bool,
     _alive: mpsc::Sender<()>,
@@ -575,24 +575,24 @@ struct Flight {
 
 impl Flight {
     async fn run(&mut self) {
-        let deliverer = Arc::clone(&self.deliverer);
-        let (record, outcome) = deliverer.attempt(&self.send).await;
+        let dispatcher = Arc::clone(&self.dispatcher);
+        let (record, outcome) = dispatcher.attempt(&self.send).await;
         let next = match record.after {
             After::Again { due_at, .. } => Next::At(due_at),
             After::AsBefore => Next::Unknown,
             After::Succeeded | After::Failed(_) => Next::None,
         };
         let (after, took) = (record.after, Duration::from_millis(record.attempt.duration_ms.into()));
-        deliverer.insist(record).await;
+        dispatcher.insist(record).await;
         let channel = self.send.destination.channel;
-        deliverer.store.meters().attempted(channel, outcome, took, after);
+        dispatcher.store.metrics().attempted(channel, outcome, took, after);
         self.land(next);
     }
 
     fn land(&mut self, next: Next) {
         self.landed = true;
-        self.deliverer.hand().land(&self.send, next);
-        self.deliverer.woken.notify_one();
+        self.dispatcher.hand().land(&self.send, next);
+        self.dispatcher.woken.notify_one();
     }
 }
 
@@ -600,20 +600,20 @@ impl Drop for Flight {
     fn drop(&mut self) {
         if !self.landed {
             // Its row still waits, and its turn has come: it is tried again, a little later.
-            self.land(Next::At(self.deliverer.clock.now().plus(Duration::from_secs(60))));
+            self.land(Next::At(self.dispatcher.clock.now().plus(Duration::from_secs(60))));
         }
     }
 }
 
-impl Deliverer {
+impl Dispatcher {
     /// One try, what is to be written of it, and what it came to in a word.
     async fn attempt(&self, send: &Send) -> (Record, &'static str) {
         let at = self.clock.now();
         if let Some(finished) = &send.finished {
-            self.store.meters().detected(finished, at);
+            self.store.metrics().detected(finished, at);
         }
         let which = if send.by_hand { Try::ByHand } else { Try::Scheduled { step: send.step } };
-        let lane = &send.destination.lane;
+        let lane = &send.destination.queue;
         let tried = self.policy.retries.is_last(which) || self.hand().breakers.admits(lane, at);
         let report = if tried { self.hand_over(send, at).await } else { Sent::down() };
         self.heed(send, &report);
@@ -675,7 +675,7 @@ impl Deliverer {
 
     /// What a try tells of those that come after it.
     fn heed(&self, send: &Send, report: &Sent) {
-        let (lane, now) = (send.destination.lane.as_str(), self.clock.now());
+        let (lane, now) = (send.destination.queue.as_str(), self.clock.now());
         let mut hand = self.hand();
         // A chat that asks for patience asks for that of all its messages.
         if let (ChannelKind::Slack, Some(429), Outcome::Retry { after: Some(span) }) =
@@ -751,7 +751,7 @@ fn attempt_span(send: &Send, report: &Sent, at: Timestamp) -> Option<Span> {
 /// One line for each attempt that did not succeed; a warning where it was the last.
 fn say(send: &Send, report: &Sent, after: After, trace_id: Option<&str>) {
     let (delivery, watch, event) = (send.id, send.watch, send.event_type);
-    let (lane, status) = (send.destination.lane.as_str(), report.status_code);
+    let (lane, status) = (send.destination.queue.as_str(), report.status_code);
     let channel = send.destination.channel;
     let error = wrong(report);
     match after {

@@ -32,7 +32,7 @@ const FIELD_VALUE_MAX: usize = 500;
 
 /// An event, told to people.
 #[derive(Clone, Debug, Serialize)]
-pub struct News {
+pub struct TemplateContext {
     /// `job.completed`, …
     pub event: &'static str,
     /// The event's id: the `webhook-id` of those who get webhooks.
@@ -153,7 +153,7 @@ struct Error {
     message: Option<String>,
 }
 
-impl News {
+impl TemplateContext {
     /// What a message's event says. The error is a sentence.
     pub(super) fn of(message: &Message<'_>) -> Result<Self, String> {
         let ids = (message.event_id.to_string(), message.watch_id.to_string());

@@ -147,7 +147,7 @@ impl Definition {
     /// What the answer to [`Self::request`] means. `body` is what came after content-decoding, up
     /// to the cap. Never panics, whatever the bytes. Times are given as the provider tells them, the
     /// future included.
-    pub fn understand(&self, job_id: &str, status: u16, body: &[u8]) -> Answer {
+    pub fn interpret(&self, job_id: &str, status: u16, body: &[u8]) -> Answer {
         self.reader.read(job_id, status, body)
     }
 }

@@ -18,7 +18,7 @@ pub struct Place {
 
 /// One thing that happened to a watch.
 #[derive(Clone, Debug)]
-pub enum Happening {
+pub enum TimelineEntry {
     /// It was registered.
     Registered,
     /// The job was seen to change.
@@ -82,7 +82,7 @@ impl Store {
         id: WatchId,
         after: Place,
         limit: u32,
-    ) -> Result<Option<Vec<(Place, Happening)>>> {
+    ) -> Result<Option<Vec<(Place, TimelineEntry)>>> {
         self.read(move |tx| {
             let frame = tx.find(
                 "select job, generation, status, created_at, ended_at from watches where app = $1 and id = $2",
@@ -100,18 +100,18 @@ impl Store {
             let Some(frame) = frame else { return Ok(None) };
             // Of each kind so much that none is missed, whichever comes first.
             let most = after.told.saturating_add(limit);
-            let mut story = vec![(frame.created_at, Happening::Registered)];
+            let mut story = vec![(frame.created_at, TimelineEntry::Registered)];
             story.extend(observed(tx, &frame, after.at, most)?);
             story.extend(told(tx, id, after.at, most)?);
             if let (WatchStatus::Stopped, Some(at)) = (frame.status, frame.ended_at) {
-                story.push((at, Happening::Stopped));
+                story.push((at, TimelineEntry::Stopped));
             }
             // Stable: what happened in the same millisecond stays in the order of cause and effect.
             story.sort_by_key(|(at, _)| *at);
             let mut place = Place { at: after.at, told: 0 };
-            let placed = story.into_iter().filter(|(at, _)| *at >= after.at).map(|(at, happening)| {
+            let placed = story.into_iter().filter(|(at, _)| *at >= after.at).map(|(at, timeline_entry)| {
                 place = Place { at, told: if at == place.at { place.told + 1 } else { 1 } };
-                (place, happening)
+                (place, timeline_entry)
             });
             let new = placed.skip_while(|(place, _)| place.at == after.at && place.told <= after.told);
             Ok(Some(new.take(limit as usize).collect()))
@@ -120,7 +120,12 @@ impl Store {
     }
 }
 
-fn observed(tx: &Tx<'_>, frame: &Frame, from: Timestamp, most: u32) -> Result<Vec<(Timestamp, Happening)>> {
+fn observed(
+    tx: &Tx<'_>,
+    frame: &Frame,
+    from: Timestamp,
+    most: u32,
+) -> Result<Vec<(Timestamp, TimelineEntry)>> {
     let mut seen = tx.list(
         "select at, status, raw_status, progress from observations
          where job = $1 and at >= $2 and at <= $3 order by at limit $4",
@@ -134,7 +139,7 @@ fn observed(tx: &Tx<'_>, frame: &Frame, from: Timestamp, most: u32) -> Result<Ve
             let status = row.word(1, JobStatus::parse)?;
             Ok((
                 row.time(0)?,
-                Happening::Observed { status, raw_status: row.opt_text(2)?, progress: row.opt_int(3)? },
+                TimelineEntry::Observed { status, raw_status: row.opt_text(2)?, progress: row.opt_int(3)? },
             ))
         },
     )?;
@@ -148,19 +153,19 @@ fn observed(tx: &Tx<'_>, frame: &Frame, from: Timestamp, most: u32) -> Result<Ve
         )?;
         seen.extend(ending.map(|(at, end)| {
             let progress = end.progress.map(i64::from);
-            (at, Happening::Observed { status: end.status, raw_status: end.raw_status, progress })
+            (at, TimelineEntry::Observed { status: end.status, raw_status: end.raw_status, progress })
         }));
     }
     Ok(seen)
 }
 
-fn told(tx: &Tx<'_>, id: WatchId, from: Timestamp, most: u32) -> Result<Vec<(Timestamp, Happening)>> {
+fn told(tx: &Tx<'_>, id: WatchId, from: Timestamp, most: u32) -> Result<Vec<(Timestamp, TimelineEntry)>> {
     let mut story = tx.list(
         "select at, id, type from events where watch = $1 and at >= $2 order by at, position limit $3",
         [id.0.into(), from.into(), most.into()],
         |row| {
             let event_type = row.word(2, EventType::parse)?;
-            Ok((row.time(0)?, Happening::Event { id: EventId(row.id(1)?), event_type }))
+            Ok((row.time(0)?, TimelineEntry::Event { id: EventId(row.id(1)?), event_type }))
         },
     )?;
     let deliveries = tx.list(
@@ -168,7 +173,7 @@ fn told(tx: &Tx<'_>, id: WatchId, from: Timestamp, most: u32) -> Result<Vec<(Tim
          where watch = $1 and created_at >= $2 order by created_at, id limit $3",
         [id.0.into(), from.into(), most.into()],
         |row| {
-            let delivery = Happening::Delivery {
+            let delivery = TimelineEntry::Delivery {
                 id: DeliveryId(row.id(1)?),
                 event: EventId(row.id(2)?),
                 destination: DestinationId(row.id(3)?),
@@ -185,7 +190,7 @@ fn told(tx: &Tx<'_>, id: WatchId, from: Timestamp, most: u32) -> Result<Vec<(Tim
          where d.watch = $1 and a.at >= $2 order by a.at, a.delivery, a.n limit $3",
         [id.0.into(), from.into(), most.into()],
         |row| {
-            let attempt = Happening::Attempt {
+            let attempt = TimelineEntry::Attempt {
                 delivery: DeliveryId(row.id(1)?),
                 status_code: row.opt_int(2)?,
                 error: row.opt_text(3)?,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::problem::Faults;
+use super::problem::FieldErrors;
 use crate::domain::{Timestamp, parse_duration};
 
 /// How deep a value may be nested: deeper is a bomb for whoever reads it recursively.
@@ -21,7 +21,7 @@ const FIELDS_MAX: usize = 256;
 
 /// The fields of an object, in the order in which they were written.
 #[derive(Debug)]
-pub struct Fields<'a> {
+pub struct ObjectReader<'a> {
     base: String,
     fields: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
@@ -34,30 +34,35 @@ pub fn pointer(base: &str, name: &str) -> String {
     [base, "/", name].concat()
 }
 
-impl<'a> Fields<'a> {
+impl<'a> ObjectReader<'a> {
     /// Reads an object; anything else is a fault at `base`.
-    pub fn read(raw: &'a RawValue, base: &str, faults: &mut Faults) -> Option<Self> {
-        Self::read_to(DEPTH_MAX, raw, base, faults)
+    pub fn read(raw: &'a RawValue, base: &str, errors: &mut FieldErrors) -> Option<Self> {
+        Self::read_to(DEPTH_MAX, raw, base, errors)
     }
 
     /// Reads an object whose values may be nested so deep: one that holds others which are read, and
     /// judged, by themselves.
-    pub fn read_to(depth_max: usize, raw: &'a RawValue, base: &str, faults: &mut Faults) -> Option<Self> {
+    pub fn read_to(
+        depth_max: usize,
+        raw: &'a RawValue,
+        base: &str,
+        errors: &mut FieldErrors,
+    ) -> Option<Self> {
         let Ok(Object(given)) = serde_json::from_str::<Object<'a>>(raw.get()) else {
-            faults.add(base, "must be an object");
+            errors.add(base, "must be an object");
             return None;
         };
         if given.len() > FIELDS_MAX {
-            faults.add(base, format!("has more than {FIELDS_MAX} fields"));
+            errors.add(base, format!("has more than {FIELDS_MAX} fields"));
             return None;
         }
         let mut fields: Vec<(Cow<'a, str>, &'a RawValue)> = Vec::with_capacity(given.len());
         for (name, value) in given {
             let at = || pointer(base, &name);
             if fields.iter().any(|(known, _)| *known == name) {
-                faults.add(at(), "is given twice");
+                errors.add(at(), "is given twice");
             } else if depth(value.get()) > depth_max {
-                faults.add(at(), format!("is nested deeper than {depth_max} levels"));
+                errors.add(at(), format!("is nested deeper than {depth_max} levels"));
             } else {
                 fields.push((name, value));
             }
@@ -92,11 +97,11 @@ impl<'a> Fields<'a> {
     }
 
     /// Takes a text.
-    pub fn text(&mut self, name: &str, faults: &mut Faults) -> Option<String> {
+    pub fn text(&mut self, name: &str, errors: &mut FieldErrors) -> Option<String> {
         let raw = self.take(name)?;
         let text = text(raw);
         if text.is_none() {
-            faults.add(self.at(name), "must be a string");
+            errors.add(self.at(name), "must be a string");
         }
         text
     }
@@ -105,11 +110,11 @@ impl<'a> Fields<'a> {
     pub fn parsed<T>(
         &mut self,
         name: &str,
-        faults: &mut Faults,
+        errors: &mut FieldErrors,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
-        let text = self.text(name, faults)?;
-        parse(&text).map_err(|wrong| faults.add(self.at(name), wrong)).ok()
+        let text = self.text(name, errors)?;
+        parse(&text).map_err(|wrong| errors.add(self.at(name), wrong)).ok()
     }
 
     /// Takes a duration within bounds.
@@ -117,9 +122,9 @@ impl<'a> Fields<'a> {
         &mut self,
         name: &str,
         (least, most): (&str, &str),
-        faults: &mut Faults,
+        errors: &mut FieldErrors,
     ) -> Option<Duration> {
-        self.parsed(name, faults, |text| {
+        self.parsed(name, errors, |text| {
             let span = parse_duration(text)?;
             let bounds = (parse_duration(least)?, parse_duration(most)?);
             if span < bounds.0 || span > bounds.1 {
@@ -130,19 +135,19 @@ impl<'a> Fields<'a> {
     }
 
     /// Takes a time.
-    pub fn time(&mut self, name: &str, faults: &mut Faults) -> Option<Timestamp> {
-        self.parsed(name, faults, |text| {
+    pub fn time(&mut self, name: &str, errors: &mut FieldErrors) -> Option<Timestamp> {
+        self.parsed(name, errors, |text| {
             Timestamp::parse(text)
                 .ok_or_else(|| "must be an RFC 3339 time, as 2026-02-18T15:00:00Z".to_owned())
         })
     }
 
     /// Takes a list.
-    pub fn list(&mut self, name: &str, faults: &mut Faults) -> Option<Vec<&'a RawValue>> {
+    pub fn list(&mut self, name: &str, errors: &mut FieldErrors) -> Option<Vec<&'a RawValue>> {
         let raw = self.take(name)?;
         let list = serde_json::from_str(raw.get()).ok();
         if list.is_none() {
-            faults.add(self.at(name), "must be a list");
+            errors.add(self.at(name), "must be a list");
         }
         list
     }
@@ -153,9 +158,9 @@ impl<'a> Fields<'a> {
     }
 
     /// What is left is unknown.
-    pub fn done(self, faults: &mut Faults) {
+    pub fn done(self, errors: &mut FieldErrors) {
         for (name, _) in &self.fields {
-            faults.add(self.at(name), "there is no such field");
+            errors.add(self.at(name), "there is no such field");
         }
     }
 }

@@ -23,7 +23,7 @@ const SHUT_MAX: Duration = Duration::from_secs(3600);
 
 /// What holds lanes back.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub(super) struct Pacing {
     /// Chats that take nothing yet; and when they do again.
     shut: HashMap<Arc<str>, Shut>,
     timers: BTreeSet<(Timestamp, Arc<str>)>,
@@ -48,7 +48,7 @@ fn chat(lane: &str) -> &str {
     lane.split_once(' ').map_or(lane, |(_app, chat)| chat)
 }
 
-impl Gate {
+impl Pacing {
     /// Whether a lane may send now by this channel. If so, it counts as sent; if not, the lane is given
     /// back by [`Self::open`] or [`Self::landed`].
     pub(super) fn admit(&mut self, lane: &Arc<str>, channel: ChannelKind, now: Timestamp) -> bool {
@@ -141,8 +141,8 @@ mod tests {
 
     #[test]
     fn a_chat_gets_a_message_a_second_and_another_one_does_not_wait_for_it() {
-        let (mut gate, ops, dev) = (Gate::default(), lane("1 slack ops"), lane("1 slack dev"));
-        let admit = |gate: &mut Gate, lane, millis| gate.admit(lane, ChannelKind::Slack, at(millis));
+        let (mut gate, ops, dev) = (Pacing::default(), lane("1 slack ops"), lane("1 slack dev"));
+        let admit = |gate: &mut Pacing, lane, millis| gate.admit(lane, ChannelKind::Slack, at(millis));
         assert!(admit(&mut gate, &ops, 0) && admit(&mut gate, &dev, 400));
         assert!(!admit(&mut gate, &ops, 999));
         assert_eq!((gate.next(), gate.open(at(999))), (Some(at(1_000)), vec![]));
@@ -154,8 +154,8 @@ mod tests {
 
     #[test]
     fn a_chat_that_two_apps_write_to_gets_a_message_a_second_all_the_same_and_they_take_turns() {
-        let (mut gate, one, two) = (Gate::default(), lane("1 slack ops"), lane("2 slack ops"));
-        let admit = |gate: &mut Gate, lane, millis| gate.admit(lane, ChannelKind::Slack, at(millis));
+        let (mut gate, one, two) = (Pacing::default(), lane("1 slack ops"), lane("2 slack ops"));
+        let admit = |gate: &mut Pacing, lane, millis| gate.admit(lane, ChannelKind::Slack, at(millis));
         assert!(admit(&mut gate, &one, 0));
         assert!(!admit(&mut gate, &two, 0) && !admit(&mut gate, &one, 0) && !admit(&mut gate, &two, 500));
         assert_eq!(gate.open(at(1_000)), [Arc::clone(&two), Arc::clone(&one)]);
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn whoever_asks_for_patience_gets_it_for_an_hour_at_most() {
-        let (mut gate, ops) = (Gate::default(), lane("1 slack ops"));
+        let (mut gate, ops) = (Pacing::default(), lane("1 slack ops"));
         assert!(gate.admit(&ops, ChannelKind::Slack, at(0)));
         assert!(!gate.admit(&ops, ChannelKind::Slack, at(50)));
         gate.park(&ops, Duration::from_secs(30), at(100));
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_back_shuts_nothing() {
-        let (mut gate, ops) = (Gate::default(), lane("1 slack ops"));
+        let (mut gate, ops) = (Pacing::default(), lane("1 slack ops"));
         gate.open(at(10_000_000));
         assert!(gate.admit(&ops, ChannelKind::Slack, at(10_000_000)));
         assert!(!gate.admit(&ops, ChannelKind::Slack, at(10_000_000)));
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_few_mails_are_under_way_and_tenants_take_turns() {
-        let (mut gate, one, two) = (Gate::default(), lane("1 smtp"), lane("2 smtp"));
+        let (mut gate, one, two) = (Pacing::default(), lane("1 smtp"), lane("2 smtp"));
         for _ in 0..MAILS_AT_ONCE {
             assert!(gate.admit(&one, ChannelKind::Email, at(0)));
         }

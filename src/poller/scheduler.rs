@@ -1,8 +1,8 @@
 //! When to look next: one plan for each job that somebody waits for, in memory.
 //!
-//! The agenda is a plan and no fact: it is made from the store's rows at start, and everything that
-//! it forgets in a crash it makes again. It does no I/O and reads no clock; [`Agenda::due`] says what
-//! to do now and [`Agenda::next`] when to ask again.
+//! The scheduler is a plan and no fact: it is made from the store's rows at start, and everything that
+//! it forgets in a crash it makes again. It does no I/O and reads no clock; [`Scheduler::due`] says what
+//! to do now and [`Scheduler::next`] when to ask again.
 //!
 //! **Two heaps for each credential**: looks by their time, and expiries by theirs. Expiries come
 //! first: the last look at a job is worth more than one of many. Entries are not removed when a plan
@@ -26,7 +26,7 @@
 //! `expires_at`, or from the start of the process if that was later.
 //!
 //! **A clock that is set back** must not put everything off by the size of its jump: plans and budgets are
-//! moved with it and keep their distance ([`Agenda::heed`]). What is written down, when a watch was
+//! moved with it and keep their distance ([`Scheduler::heed`]). What is written down, when a watch was
 //! registered and until when it waits, is not moved.
 
 use std::cmp::Reverse;
@@ -35,8 +35,8 @@ use std::time::Duration;
 
 use super::budget::{Budget, Change, Limits, Permit};
 use super::schedule::{Bounds, first_look, next_look};
-use crate::domain::{JobFacts, JobName, JobNo, Known, Looks, Plan, Terms, Timestamp};
-use crate::traces::Context;
+use crate::domain::{JobName, JobNo, JobSnapshot, Known, PollStats, PollerMessage, Terms, Timestamp};
+use crate::telemetry::traces::Context;
 
 /// For how long a last look that fails is repeated.
 const LAST_LOOK: Duration = Duration::from_secs(60);
@@ -121,8 +121,8 @@ impl Entry {
         self.due = NEVER;
     }
 
-    fn looks(&self) -> Looks {
-        Looks {
+    fn looks(&self) -> PollStats {
+        PollStats {
             last_polled_at: self.looked_at,
             next_poll_at: (self.watching > 0 && self.due != NEVER).then_some(self.due),
             polls: self.polls,
@@ -153,7 +153,7 @@ pub(super) enum Due {
 
 /// All plans.
 #[derive(Debug)]
-pub(super) struct Agenda {
+pub(super) struct Scheduler {
     pub(super) jobs: HashMap<JobNo, Box<Entry>>,
     pub(super) queues: Vec<Queue>,
     started_at: Timestamp,
@@ -164,10 +164,10 @@ pub(super) struct Agenda {
     /// How many watches wait for all the jobs together.
     pub(super) watching: u64,
     /// How the last jobs that are done were looked at, oldest first.
-    done: (HashMap<JobNo, Looks>, VecDeque<JobNo>),
+    done: (HashMap<JobNo, PollStats>, VecDeque<JobNo>),
 }
 
-impl Agenda {
+impl Scheduler {
     pub(super) fn new(queues: Vec<(Bounds, Limits)>, now: Timestamp) -> Self {
         let queue = |(bounds, limits)| Queue {
             bounds,
@@ -188,7 +188,7 @@ impl Agenda {
     }
 
     /// How a job is looked at.
-    pub(super) fn looks(&self, job: JobNo) -> Option<Looks> {
+    pub(super) fn looks(&self, job: JobNo) -> Option<PollStats> {
         self.jobs.get(&job).map(|entry| entry.looks()).or_else(|| self.done.0.get(&job).cloned())
     }
 
@@ -228,9 +228,9 @@ impl Agenda {
     }
 
     /// Merges what the store tells. `queue` finds the credential of a job.
-    pub(super) fn apply(&mut self, plan: Plan, queue: impl Fn(&JobName) -> usize, now: Timestamp) {
+    pub(super) fn apply(&mut self, plan: PollerMessage, queue: impl Fn(&JobName) -> usize, now: Timestamp) {
         match plan {
-            Plan::Watch(facts) => {
+            PollerMessage::Watch(facts) => {
                 if let Some(entry) = self.jobs.get_mut(&facts.no) {
                     let before = entry.watching;
                     merge(entry, &facts);
@@ -242,7 +242,7 @@ impl Agenda {
                 }
                 self.plan_newcomer(facts.no, now);
             }
-            Plan::Waiting { job, watching, terms } => {
+            PollerMessage::WatchersChanged { job, watching, terms } => {
                 let Some(entry) = self.jobs.get_mut(&job) else { return };
                 count(&mut self.watching, entry.watching, watching);
                 entry.watching = watching;
@@ -259,7 +259,7 @@ impl Agenda {
                     self.plan_expiry(job);
                 }
             }
-            Plan::LookNow(facts) => {
+            PollerMessage::PollNow(facts) => {
                 let queue = queue(&facts.name);
                 let entry = self.jobs.entry(facts.no).or_insert_with(|| {
                     count(&mut self.watching, 0, facts.watching);
@@ -278,7 +278,7 @@ impl Agenda {
     }
 
     /// Takes in a job at start. Every job past its first look is due at once; the rate spreads them.
-    pub(super) fn load(&mut self, facts: &JobFacts, queue: usize, now: Timestamp) {
+    pub(super) fn load(&mut self, facts: &JobSnapshot, queue: usize, now: Timestamp) {
         let entry = fresh(facts, queue);
         let first = first_look(&self.queues[queue].bounds, facts.terms.as_ref(), facts.registered_at);
         self.jobs.insert(facts.no, Box::new(entry));
@@ -433,7 +433,7 @@ impl Agenda {
         let Some(entry) = self.jobs.remove(&job) else { return };
         self.queues[entry.queue].tidy(&self.jobs);
         let (looks, order) = &mut self.done;
-        if looks.insert(job, Looks { next_poll_at: None, ..entry.looks() }).is_none() {
+        if looks.insert(job, PollStats { next_poll_at: None, ..entry.looks() }).is_none() {
             order.push_back(job);
         }
         if order.len() > REMEMBERED
@@ -487,7 +487,7 @@ fn count(all: &mut u64, before: u32, after: u32) {
     *all = (*all + u64::from(after)).saturating_sub(before.into());
 }
 
-fn fresh(facts: &JobFacts, queue: usize) -> Entry {
+fn fresh(facts: &JobSnapshot, queue: usize) -> Entry {
     Entry {
         name: facts.name.clone(),
         queue,
@@ -512,7 +512,7 @@ fn fresh(facts: &JobFacts, queue: usize) -> Entry {
 }
 
 /// One more watch on a job that has a plan.
-fn merge(entry: &mut Entry, facts: &JobFacts) {
+fn merge(entry: &mut Entry, facts: &JobSnapshot) {
     if facts.generation > entry.generation {
         // The job had ended and was registered anew: nothing of the old plan holds.
         let fresh = fresh(facts, entry.queue);

@@ -27,7 +27,7 @@ use super::{Span, SpanKind, Tracer, Value};
 use crate::clock::Clock;
 use crate::domain::{Masked, Timestamp, parse_retry_after};
 use crate::egress::{Call, Egress};
-use crate::meters::{Meters, SpanFate};
+use crate::telemetry::metrics::{Metrics, SpanFate};
 
 /// How many spans are brought at once: OpenTelemetry's own default.
 const BATCH: usize = 512;
@@ -63,7 +63,7 @@ pub struct Exporter {
     queue: mpsc::Receiver<Span>,
     egress: Arc<Egress>,
     clock: Clock,
-    meters: Arc<Meters>,
+    metrics: Arc<Metrics>,
     url: Url,
     headers: HeaderMap,
     resource: Resource,
@@ -91,7 +91,7 @@ impl Exporter {
         collector: Collector,
         egress: Arc<Egress>,
         clock: Clock,
-        meters: Arc<Meters>,
+        metrics: Arc<Metrics>,
     ) -> anyhow::Result<(Tracer, Self)> {
         let url = Url::parse(&format!("{}/v1/traces", collector.endpoint))?;
         let mut headers = HeaderMap::new();
@@ -107,8 +107,8 @@ impl Exporter {
             attribute("service.version", &env!("CARGO_PKG_VERSION").into()),
         ];
         let resource = Resource { attributes, ..Resource::default() };
-        let (tracer, queue) = Tracer::new(Arc::clone(&meters));
-        Ok((tracer, Self { queue, egress, clock, meters, url, headers, resource, failing: false }))
+        let (tracer, queue) = Tracer::new(Arc::clone(&metrics));
+        Ok((tracer, Self { queue, egress, clock, metrics, url, headers, resource, failing: false }))
     }
 
     /// Brings spans until `closing` says that no more are made; then what is left, once.
@@ -144,7 +144,7 @@ impl Exporter {
                 return;
             }
             if let Brought::Later(_) = self.bring(&batch).await {
-                self.meters.spans(SpanFate::Dropped, batch.len() + self.queue.len());
+                self.metrics.spans(SpanFate::Dropped, batch.len() + self.queue.len());
                 return;
             }
             batch.clear();
@@ -162,8 +162,8 @@ impl Exporter {
         let (error, again) = match self.egress.call(call).await {
             Ok(received) if (200..300).contains(&received.status) => {
                 let refused = refused(&received.body).min(batch.len());
-                self.meters.spans(SpanFate::Exported, batch.len() - refused);
-                self.meters.spans(SpanFate::Rejected, refused);
+                self.metrics.spans(SpanFate::Exported, batch.len() - refused);
+                self.metrics.spans(SpanFate::Rejected, refused);
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("the trace collector takes spans again");
                 }
@@ -184,7 +184,7 @@ impl Exporter {
         if let Some(again) = again {
             return Brought::Later(again);
         }
-        self.meters.spans(SpanFate::Rejected, batch.len());
+        self.metrics.spans(SpanFate::Rejected, batch.len());
         Brought::Done
     }
 

@@ -5,9 +5,9 @@ use super::{postgres, sqlite};
 
 /// The connection of the writer.
 #[derive(Debug)]
-pub(super) enum Pen {
-    Sqlite(sqlite::Pen),
-    Postgres(Box<postgres::Pen>),
+pub(super) enum WriterConnection {
+    Sqlite(sqlite::WriterConnection),
+    Postgres(Box<postgres::WriterConnection>),
 }
 
 /// What became of a commit.
@@ -15,7 +15,7 @@ pub(super) enum Pen {
 pub(super) enum Committed {
     /// It is on disk.
     Yes,
-    /// The server was lost before it answered: [`Pen::ready`] tells, once it answers again.
+    /// The server was lost before it answered: [`WriterConnection::ready`] tells, once it answers again.
     Unknown,
 }
 
@@ -28,7 +28,7 @@ pub(super) enum Verdict {
     Aborted,
 }
 
-impl Pen {
+impl WriterConnection {
     /// Who writes, by the name of its row.
     pub(super) const fn node(&self) -> &'static str {
         match self {

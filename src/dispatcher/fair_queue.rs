@@ -1,14 +1,14 @@
 //! Apps in turns: no app can keep another waiting by how much it sends, or to how many dead hosts.
 //!
 //! Lanes take turns, but an app may have thousands of them. So the turn goes round the apps first, and round
-//! the lanes of an app then ([`Turns`]); and of what is bounded for all together, sends in flight and what is
+//! the lanes of an app then ([`FairQueue`]); and of what is bounded for all together, sends in flight and what is
 //! in hand, no app gets more than seven eighths ([`Shares`]): there is always room for another one, and an
 //! app that is alone hardly notices.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::domain::{AppNo, share_of_one};
+use crate::domain::{AppNo, per_app_limit};
 
 /// The app of a lane: its first word.
 fn app_of(lane: &str) -> AppNo {
@@ -17,12 +17,12 @@ fn app_of(lane: &str) -> AppNo {
 
 /// Lanes in turns: of the apps, and of the lanes of each.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct FairQueue {
     apps: VecDeque<AppNo>,
     lanes: HashMap<AppNo, VecDeque<Arc<str>>>,
 }
 
-impl Turns {
+impl FairQueue {
     /// At the end of its app's row.
     pub(super) fn push(&mut self, lane: Arc<str>) {
         let app = app_of(&lane);
@@ -105,14 +105,14 @@ impl Shares {
 
     /// Whether an app may have one more in flight, where all together have so many at most.
     pub(super) fn may_send(&self, app: AppNo, most: usize) -> bool {
-        self.apps.get(&app).is_none_or(|held| held.in_flight < share_of_one(most))
+        self.apps.get(&app).is_none_or(|held| held.in_flight < per_app_limit(most))
     }
 
     /// Whether an app may have more in hand, where all together have so many, and so many bytes, at most.
     pub(super) fn may_take(&self, app: AppNo, (most, bytes): (usize, usize)) -> bool {
         self.apps
             .get(&app)
-            .is_none_or(|held| held.in_hand < share_of_one(most) && held.bytes < share_of_one(bytes))
+            .is_none_or(|held| held.in_hand < per_app_limit(most) && held.bytes < per_app_limit(bytes))
     }
 }
 
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_turn_goes_round_the_apps_and_round_the_lanes_of_each() {
-        let mut turns = Turns::default();
+        let mut turns = FairQueue::default();
         for lane in ["1 a", "1 b", "1 c", "2 a", "3 a", "3 b"] {
             turns.push(lane.into());
         }
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn an_app_without_room_keeps_its_place_and_holds_nobody_up() {
-        let mut turns = Turns::default();
+        let mut turns = FairQueue::default();
         for lane in ["1 a", "2 a"] {
             turns.push(lane.into());
         }

@@ -22,7 +22,7 @@ pub enum Cut {
 }
 
 #[derive(Debug, Default)]
-struct Plan {
+struct PollerMessage {
     cut: Option<Cut>,
     /// Nobody gets through: from now on, or from the cut on.
     closed: bool,
@@ -36,7 +36,7 @@ struct Plan {
 #[derive(Clone, Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    plan: Arc<Mutex<Plan>>,
+    plan: Arc<Mutex<PollerMessage>>,
 }
 
 impl Proxy {

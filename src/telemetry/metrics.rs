@@ -1,6 +1,6 @@
 //! Metrics: what is counted and measured, for Prometheus.
 //!
-//! One [`Meters`] belongs to one store, and with it to one app: two apps in one process, as tests
+//! One [`Metrics`] belongs to one store, and with it to one app: two apps in one process, as tests
 //! have them, do not see each other's numbers. That is why this is the `prometheus` crate, with a
 //! registry of its own for each, and not the `metrics` facade: its recorder is the process's, and its
 //! Prometheus exporter keeps every sample of a histogram until somebody asks, without a limit. Here a
@@ -9,7 +9,7 @@
 //! **What is counted where it happens** (polls, attempts, commits, requests) is a handle that was made
 //! at start: an atomic addition, no name or label is looked up. Requests are the exception; there are
 //! as many kinds as routes, and each is found by its labels. **What can be read off** (queues, what is
-//! in hand) is read when somebody asks, see [`Meters::render`].
+//! in hand) is read when somebody asks, see [`Metrics::render`].
 //!
 //! Labels come from closed sets: providers as defined, channels, words of ours, routes as they are
 //! declared. No id, no host, no app. Every name is in the table of docs/OPERATIONS.md, and a test
@@ -47,7 +47,7 @@ const OTHER: &str = "other";
 
 /// What an answer of a provider was; the words of docs/ARCHITECTURE.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answered {
+pub enum PollOutcome {
     /// Good.
     Understood,
     /// Unreachable, an error, or nonsense.
@@ -60,7 +60,7 @@ pub enum Answered {
     NotFound,
 }
 
-impl Answered {
+impl PollOutcome {
     const ALL: [&str; 5] = ["understood", "trouble", "credential", "too_fast", "not_found"];
 
     /// The one spelling.
@@ -100,7 +100,7 @@ const OUTCOMES: [&str; 6] = ["succeeded", "failed", "fatal", "gone", "refused", 
 
 /// One provider's.
 #[derive(Clone, Debug)]
-pub struct ProviderMeters {
+pub struct ProviderMetrics {
     polls: [IntCounter; 5],
     duration: Histogram,
     unknown_status: IntCounter,
@@ -109,9 +109,9 @@ pub struct ProviderMeters {
     credential: IntGauge,
 }
 
-impl ProviderMeters {
+impl ProviderMetrics {
     /// A look has brought an answer.
-    pub fn polled(&self, answered: Answered, took: Duration) {
+    pub fn polled(&self, answered: PollOutcome, took: Duration) {
         self.polls[answered as usize].inc();
         self.duration.observe(took.as_secs_f64());
     }
@@ -131,7 +131,7 @@ impl ProviderMeters {
 
 /// One channel's.
 #[derive(Debug)]
-struct ChannelMeters {
+struct ChannelMetrics {
     attempts: [IntCounter; 6],
     duration: Histogram,
     retries: IntCounter,
@@ -190,7 +190,7 @@ pub struct Queues {
     /// Messages that wait for those who look.
     pub plans: usize,
     /// Messages that wait for those who send.
-    pub errands: usize,
+    pub dispatcher_messages: usize,
     /// Whether the database refuses writes.
     pub refusing: bool,
 }
@@ -217,7 +217,7 @@ pub struct Clients {
 
 /// What is counted and measured.
 #[derive(Debug)]
-pub struct Meters {
+pub struct Metrics {
     registry: Registry,
     build_info: IntGaugeVec,
     started: IntGauge,
@@ -234,7 +234,7 @@ pub struct Meters {
     delay: HistogramVec,
     /// The same, by provider: their number is that of the definitions.
     delays: RwLock<HashMap<String, Histogram>>,
-    channels: Vec<ChannelMeters>,
+    channels: Vec<ChannelMetrics>,
     called_off: Vec<(Reason, IntCounter)>,
     due: IntGauge,
     due_oldest: prometheus::Gauge,
@@ -253,7 +253,7 @@ pub struct Meters {
     spans: [IntCounter; 3],
 }
 
-impl Meters {
+impl Metrics {
     /// All at zero.
     #[expect(clippy::too_many_lines, reason = "a list: one entry for each metric, each read by itself")]
     pub fn new(now: Timestamp) -> Self {
@@ -271,7 +271,7 @@ impl Meters {
             "Spans for the trace collector, by what became of them.",
             &["outcome"],
         );
-        let meters = Self {
+        let metrics = Self {
             build_info: gauges(&r, "build_info", "Always 1; the version is a label.", &["version"]),
             started: gauge(&r, "start_time_seconds", "When the process started, since 1970."),
             registered: counter(&r, "watches_registered_total", "Watches that were registered."),
@@ -285,7 +285,7 @@ impl Meters {
             polls: counters(
                 &r,
                 "polls_total",
-                "Looks at jobs, by what the answer was.",
+                "PollStats at jobs, by what the answer was.",
                 &["provider", "outcome"],
             ),
             poll_duration: histograms(
@@ -301,7 +301,7 @@ impl Meters {
                 "Answers with a status that the provider's definition does not know.",
                 &["provider"],
             ),
-            polls_in_flight: gauges(&r, "polls_in_flight", "Looks that are under way.", &["provider"]),
+            polls_in_flight: gauges(&r, "polls_in_flight", "PollStats that are under way.", &["provider"]),
             breaker: gauges(
                 &r,
                 "provider_breaker_open",
@@ -366,17 +366,17 @@ impl Meters {
             spans: SpanFate::ALL.map(|word| spans.with_label_values(&[word])),
             registry: r,
         };
-        meters.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        meters.started.set(now.seconds());
-        meters
+        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        metrics.started.set(now.seconds());
+        metrics
     }
 
     /// A provider's own handles; all its labels are there from then on.
-    pub fn provider(&self, id: &str) -> ProviderMeters {
+    pub fn provider(&self, id: &str) -> ProviderMetrics {
         let delay = self.delay.with_label_values(&[id]);
         self.delays.write().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), delay);
-        ProviderMeters {
-            polls: Answered::ALL.map(|word| self.polls.with_label_values(&[id, word])),
+        ProviderMetrics {
+            polls: PollOutcome::ALL.map(|word| self.polls.with_label_values(&[id, word])),
             duration: self.poll_duration.with_label_values(&[id]),
             unknown_status: self.unknown_status.with_label_values(&[id]),
             in_flight: self.polls_in_flight.with_label_values(&[id]),
@@ -401,17 +401,17 @@ impl Meters {
 
     /// An attempt was made, and is on record.
     pub fn attempted(&self, channel: ChannelKind, outcome: &'static str, took: Duration, after: After) {
-        let Some(meters) = self.channels.get(channel as usize) else { return };
+        let Some(metrics) = self.channels.get(channel as usize) else { return };
         if let Some(index) = OUTCOMES.iter().position(|word| *word == outcome) {
-            meters.attempts[index].inc();
+            metrics.attempts[index].inc();
         }
         if outcome != OUTCOMES[5] {
-            meters.duration.observe(took.as_secs_f64());
+            metrics.duration.observe(took.as_secs_f64());
         }
         match after {
-            After::Succeeded => meters.succeeded.inc(),
-            After::Again { .. } => meters.retries.inc(),
-            After::Failed(reason) => meters.failed[reason as usize].inc(),
+            After::Succeeded => metrics.succeeded.inc(),
+            After::Again { .. } => metrics.retries.inc(),
+            After::Failed(reason) => metrics.failed[reason as usize].inc(),
             After::AsBefore => {}
         }
     }
@@ -456,9 +456,11 @@ impl Meters {
         set(&self.in_hand, load.in_hand);
         set(&self.in_flight, load.in_flight);
         set(&self.down, load.down);
-        for (queue, length) in
-            [("writer", queues.writer), ("plans", queues.plans), ("errands", queues.errands)]
-        {
+        for (queue, length) in [
+            ("writer", queues.writer),
+            ("plans", queues.plans),
+            ("dispatcher_messages", queues.dispatcher_messages),
+        ] {
             set(&self.queues.with_label_values(&[queue]), length);
         }
         self.refusing.set(queues.refusing.into());
@@ -474,7 +476,7 @@ impl Meters {
     }
 }
 
-fn channels(registry: &Registry) -> Vec<ChannelMeters> {
+fn channels(registry: &Registry) -> Vec<ChannelMetrics> {
     let attempts =
         counters(registry, "attempts_total", "Attempts, by what they came to.", &["channel", "outcome"]);
     let duration = histograms(
@@ -498,7 +500,7 @@ fn channels(registry: &Registry) -> Vec<ChannelMeters> {
     );
     let made = ChannelKind::ALL.iter().map(|channel| {
         let channel = channel.as_str();
-        ChannelMeters {
+        ChannelMetrics {
             attempts: OUTCOMES.map(|word| attempts.with_label_values(&[channel, word])),
             duration: duration.with_label_values(&[channel]),
             retries: retries.with_label_values(&[channel]),

@@ -5,8 +5,14 @@
 //! connections, against the same local server, with nothing in between. Machines differ and are
 //! shared; the ratio says what the service costs. Rounds are interleaved, and the median counts.
 //!
-//! On PostgreSQL the same is done once more, with a server of the benchmark's own on the same cores and
-//! the same disk, and shown as a ratio to the figure on SQLite. Without its programs that is left out.
+//! The same figures are measured on PostgreSQL, with a server of the benchmark's own on the same cores
+//! and the same disk, and shown as ratios to the figures on SQLite. They are omitted if PostgreSQL's
+//! programs are not installed.
+//!
+//! `RINGBACK_BENCH_BASE=PATH cargo bench` compares with another binary, such as that of the previous
+//! version: each figure is measured for both binaries, one directly after the other, in alternating
+//! order, and `beside_base` holds the ratios (new to base, the median of the rounds).
+//! `RINGBACK_BENCH_ROUNDS` sets the number of rounds.
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the machine's clock")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints")]
@@ -36,6 +42,7 @@ use self::server::Server;
 mod server;
 
 const ROUNDS: usize = 3;
+const BINARY: &str = env!("CARGO_BIN_EXE_ringback");
 const CONNECTIONS: usize = 64;
 const SPAN: Duration = Duration::from_secs(3);
 const KEY: &str = "benchmark-0123456789";
@@ -45,8 +52,8 @@ const SQLITE: &str = "sqlite://ringback.db";
 
 /// How many watches of one job are delivered at once.
 const DELIVERIES: u64 = 30_000;
-/// How many jobs are looked at again and again.
-const LOOKED_AT: u64 = 2_000;
+/// Number of jobs that are polled repeatedly.
+const POLLED: u64 = 2_000;
 /// How many watches wait before, and how many come on top, when memory is measured.
 const WAITING: (u64, u64) = (100_000, 200_000);
 
@@ -107,6 +114,14 @@ impl Local {
     }
 }
 
+/// A binary, the server that it polls and notifies, and the database that it uses.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    binary: &'a str,
+    local: SocketAddr,
+    database: &'a str,
+}
+
 /// The service, as a process of its own on a fresh database.
 struct Service {
     process: Child,
@@ -115,10 +130,11 @@ struct Service {
 }
 
 impl Service {
-    async fn start(local: SocketAddr, database: &str, first: &str, interval: &str) -> Self {
+    async fn start(on: &Target<'_>, first: &str, interval: &str) -> Self {
+        let Target { binary, local, database } = on;
         let folder = tempfile::tempdir_in(".").unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let process = Command::new(env!("CARGO_BIN_EXE_ringback"))
+        let process = Command::new(binary)
             .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
             .current_dir(folder.path())
             .env("RINGBACK_DATABASE_URL", database)
@@ -239,14 +255,14 @@ async fn register(service: &Service, local: SocketAddr, prefix: &'static str, un
     if until == 0 { load(request, for_span).await } else { load(request, move |n, _| n >= until).await }
 }
 
-async fn registrations(local: SocketAddr, database: &str) -> f64 {
-    let service = Service::start(local, database, "1h", "1h").await;
-    register(&service, local, "job", 0).await
+async fn registrations(on: &Target<'_>) -> f64 {
+    let service = Service::start(on, "1h", "1h").await;
+    register(&service, on.local, "job", 0).await
 }
 
-async fn polls(server: &Local, local: SocketAddr) -> f64 {
-    let service = Service::start(local, SQLITE, "1ms", "1ms").await;
-    register(&service, local, "job", LOOKED_AT).await;
+async fn polls(server: &Local, on: &Target<'_>) -> f64 {
+    let service = Service::start(on, "1ms", "1ms").await;
+    register(&service, on.local, "job", POLLED).await;
     let (before, start) = (server.gets.load(Ordering::Relaxed), Instant::now());
     tokio::time::sleep(SPAN).await;
     per_second(server.gets.load(Ordering::Relaxed) - before, start.elapsed())
@@ -259,8 +275,9 @@ async fn received(server: &Local, before: u64, count: u64) {
     }
 }
 
-async fn deliveries(server: &Local, local: SocketAddr, database: &str) -> f64 {
-    let service = Service::start(local, database, "10ms", "10ms").await;
+async fn deliveries(server: &Local, on: &Target<'_>) -> f64 {
+    let service = Service::start(on, "10ms", "10ms").await;
+    let local = on.local;
     let (client, url) = (client(), format!("{}/v1/watches", service.url));
     load(move |_| post(&client, &url, registration("one_job", local)), |n, _| n >= DELIVERIES).await;
     let before = server.posts.load(Ordering::Relaxed);
@@ -273,21 +290,21 @@ async fn deliveries(server: &Local, local: SocketAddr, database: &str) -> f64 {
     rate
 }
 
-/// Registration, look and delivery of jobs that have ended when they are first looked at.
-async fn together(server: &Local, local: SocketAddr, database: &str) -> f64 {
-    let service = Service::start(local, database, "1ms", "1ms").await;
+/// Registration, poll and delivery of jobs that have ended before their first poll.
+async fn together(server: &Local, on: &Target<'_>) -> f64 {
+    let service = Service::start(on, "1ms", "1ms").await;
     let (count, before, start) = (20_000, server.posts.load(Ordering::Relaxed), Instant::now());
-    register(&service, local, "done", count).await;
+    register(&service, on.local, "done", count).await;
     received(server, before, count).await;
     per_second(count, start.elapsed())
 }
 
 /// What each further waiting watch takes of the process's memory.
-async fn memory(local: SocketAddr) -> f64 {
-    let service = Service::start(local, SQLITE, "1h", "1h").await;
-    register(&service, local, "first", WAITING.0).await;
+async fn memory(on: &Target<'_>) -> f64 {
+    let service = Service::start(on, "1h", "1h").await;
+    register(&service, on.local, "first", WAITING.0).await;
     let before = service.resident();
-    register(&service, local, "more", WAITING.1).await;
+    register(&service, on.local, "more", WAITING.1).await;
     per_second(service.resident().saturating_sub(before), Duration::from_secs(WAITING.1))
 }
 
@@ -359,43 +376,88 @@ fn median(of: &mut [f64]) -> f64 {
     of[of.len() / 2]
 }
 
-/// The figures that are taken on both databases.
+/// The figures that are measured for each binary.
+const FIGURES: [&str; 7] = [
+    "registrations",
+    "deliveries",
+    "together",
+    "polls",
+    "registrations_on_postgres",
+    "deliveries_on_postgres",
+    "together_on_postgres",
+];
+
+/// The figures of [`FIGURES`] that are measured on both databases.
 const ON_BOTH: [&str; 3] = ["registrations", "deliveries", "together"];
 
-async fn on_both(server: &Local, local: SocketAddr, database: impl Fn() -> String) -> [f64; 3] {
-    [
-        registrations(local, &database()).await,
-        deliveries(server, local, &database()).await,
-        together(server, local, &database()).await,
-    ]
+async fn measure(name: &str, server: &Local, on: &Target<'_>) -> f64 {
+    match name.trim_end_matches("_on_postgres") {
+        "registrations" => registrations(on).await,
+        "deliveries" => deliveries(server, on).await,
+        "together" => together(server, on).await,
+        _ => polls(server, on).await,
+    }
 }
 
 #[tokio::main]
 async fn main() {
     let postgres = server::programs().map(|programs| Server::start(&programs, Path::new(".")));
     let (server, local) = Local::start().await;
-    let names = ["bare_post", "bare_get", "commits", "polls"];
+    let base = std::env::var("RINGBACK_BENCH_BASE").ok();
+    let rounds = std::env::var("RINGBACK_BENCH_ROUNDS").map_or(ROUNDS, |text| text.parse().unwrap());
     let mut figures: HashMap<String, Vec<f64>> = HashMap::new();
     let mut syncs = Vec::new();
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         syncs.push(sync_ms(tempfile::tempdir_in(".").unwrap().path()));
-        let ours =
-            [bare_post(local).await, bare_get(local).await, commits().await, polls(&server, local).await];
-        let mut found: Vec<(String, f64)> = names.map(str::to_owned).into_iter().zip(ours).collect();
-        let on_sqlite = on_both(&server, local, || SQLITE.to_owned()).await;
-        found.extend(ON_BOTH.map(str::to_owned).into_iter().zip(on_sqlite));
-        if let Some(postgres) = &postgres {
-            let on_postgres = on_both(&server, local, || postgres.url(&postgres.empty())).await;
-            found.extend(ON_BOTH.map(|name| format!("{name}_on_postgres")).into_iter().zip(on_postgres));
+        let mut found = vec![
+            ("bare_post".to_owned(), bare_post(local).await),
+            ("bare_get".to_owned(), bare_get(local).await),
+            ("commits".to_owned(), commits().await),
+        ];
+        for name in FIGURES {
+            let mut binaries = vec![(BINARY, "")];
+            binaries.extend(base.as_deref().map(|path| (path, "base_")));
+            if round % 2 == 1 {
+                binaries.reverse();
+            }
+            for (binary, prefix) in binaries {
+                let database = match (&postgres, name.ends_with("_on_postgres")) {
+                    (_, false) => SQLITE.to_owned(),
+                    (Some(postgres), true) => postgres.url(&postgres.empty()),
+                    (None, true) => continue,
+                };
+                let on = Target { binary, local, database: &database };
+                found.push((format!("{prefix}{name}"), measure(name, &server, &on).await));
+            }
         }
         eprintln!("round {}: {:?}", round + 1, found.iter().map(|(n, f)| (n, f.round())).collect::<Vec<_>>());
         for (name, figure) in found {
             figures.entry(name).or_default().push(figure);
         }
     }
-    let bytes = memory(local).await;
+    let bytes = memory(&Target { binary: BINARY, local, database: SQLITE }).await;
     let sync = median(&mut syncs);
-    println!("{:#}", report(&figures, sync, bytes));
+    let mut report = report(&figures, sync, bytes);
+    if let Some(base) = &base {
+        report["beside_base"] = beside_base(&figures);
+        report["beside_base"]["bytes_for_each_further_watch"] =
+            json!(memory(&Target { binary: base, local, database: SQLITE }).await.round());
+    }
+    println!("{report:#}");
+}
+
+/// Ratios of this binary's figures to those of the base: the median of the rounds, and all rounds.
+fn beside_base(figures: &HashMap<String, Vec<f64>>) -> Value {
+    let mut ratios = serde_json::Map::new();
+    for name in FIGURES {
+        let (Some(new), Some(base)) = (figures.get(name), figures.get(&format!("base_{name}"))) else {
+            continue;
+        };
+        let rounds: Vec<f64> = new.iter().zip(base).map(|(new, base)| new / base).collect();
+        let ratio = median(&mut rounds.clone());
+        ratios.insert(name.to_owned(), json!({ "ratio": ratio, "rounds": rounds }));
+    }
+    Value::Object(ratios)
 }
 
 fn report(figures: &HashMap<String, Vec<f64>>, sync: f64, bytes: f64) -> Value {
@@ -413,7 +475,7 @@ fn report(figures: &HashMap<String, Vec<f64>>, sync: f64, bytes: f64) -> Value {
     let (beside, floor) = if sync > 1.0 { ("commits", 0.6) } else { ("bare_post", 0.30) };
     let mut report = json!({
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
-        "rounds": ROUNDS,
+        "rounds": figures["bare_post"].len(),
         "connections": CONNECTIONS,
         "fdatasync_ms": sync,
         "bare_post_per_second": typical("bare_post").round(),

@@ -1,5 +1,5 @@
 //! What holds for the text of this project: who may import whom, where SQL and the environment may
-//! stand, how large a file may be, and that the README tells the truth about tests, settings and files.
+//! stand, how large a file may be, and that the pages agree with the program about tests, settings, log lines and files.
 //!
 //! It reads sources as text, so that it needs no other tool; what a lint can say is left to clippy.
 
@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 
 /// A file that is longer wants to be two.
 const LINES_MAX: usize = 800;
+
+/// Maximum length of README.md, in words.
+const README_WORDS_MAX: usize = 1_500;
 
 #[test]
 fn imports_run_one_way() {
@@ -113,10 +116,10 @@ fn what_is_tested_on_both_databases_leaves_no_test_out() {
 }
 
 #[test]
-fn every_guarantee_in_the_readme_names_a_test_that_exists() {
-    let Some(readme) = readme() else { return };
-    let rows = rows_under(&readme, &["guarantee", "test"]);
-    assert!(!rows.is_empty(), "README.md has no table `Guarantee | Test`");
+fn every_guarantee_names_a_test_that_exists() {
+    let page = read(Path::new("docs/GUARANTEES.md"));
+    let rows = rows_under(&page, &["guarantee", "test"]);
+    assert!(!rows.is_empty(), "docs/GUARANTEES.md has no table `Guarantee | Test`");
     let tests = test_names();
     let mut wrong = String::new();
     for row in &rows {
@@ -135,19 +138,61 @@ fn every_guarantee_in_the_readme_names_a_test_that_exists() {
 }
 
 #[test]
-fn the_readme_lists_every_setting_as_the_program_knows_it() {
-    let Some(readme) = readme() else { return };
+fn the_settings_page_lists_every_setting_of_the_program() {
+    let page = read(Path::new("docs/CONFIGURATION.md"));
     let table = settings();
-    let missing: Vec<&str> = table.lines().filter(|line| !readme.lines().any(|l| l == *line)).collect();
+    let missing: Vec<&str> = table.lines().filter(|line| !page.lines().any(|l| l == *line)).collect();
     assert!(
-        readme.contains(&table),
-        "README.md differs from `ringback::config::table()` in:\n{}\n\nThe whole table is:\n\n{table}",
+        page.contains(&table),
+        "docs/CONFIGURATION.md differs from `ringback::config::table()` in:\n{}\n\nThe whole table is:\n\n{table}",
         missing.join("\n")
     );
     for key in table.lines().filter_map(|line| line.split('`').nth(1)) {
-        let rows = readme.lines().filter(|line| line.starts_with(&format!("| `{key}` | `RINGBACK_"))).count();
-        assert_eq!(rows, 1, "README.md has one row for {key}");
+        let rows = page.lines().filter(|line| line.starts_with(&format!("| `{key}` | `RINGBACK_"))).count();
+        assert_eq!(rows, 1, "docs/CONFIGURATION.md has one row for {key}");
     }
+}
+
+#[test]
+fn the_readme_is_short_and_links_every_page() {
+    let readme = read(Path::new("README.md"));
+    let words = readme.split_whitespace().count();
+    assert!(words <= README_WORDS_MAX, "README.md has {words} words, more than {README_WORDS_MAX}");
+    let linked: BTreeSet<PathBuf> = links(&readme).into_iter().map(PathBuf::from).collect();
+    let missing: Vec<_> = pages().into_iter().filter(|page| !linked.contains(page)).collect();
+    let optional = ["README.md", "CHANGELOG.md"].map(PathBuf::from);
+    let missing: Vec<_> = missing.iter().filter(|page| !optional.contains(page)).collect();
+    assert!(missing.is_empty(), "README.md does not link {missing:?}");
+}
+
+#[test]
+fn every_link_to_a_heading_leads_to_one() {
+    let mut wrong = String::new();
+    for page in pages() {
+        for target in link_targets(&read(&page)).into_iter().filter(|target| !target.contains(':')) {
+            let Some((file, anchor)) = target.split_once('#') else { continue };
+            let folder = page.parent().unwrap_or(Path::new(""));
+            let linked = if file.is_empty() { page.clone() } else { folder.join(file) };
+            if !anchors(&read(&linked)).contains(anchor) {
+                let _ = writeln!(wrong, "{}: {target}", page.display());
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "there is no such heading:\n{wrong}");
+}
+
+#[test]
+fn every_documented_log_line_is_in_the_code() {
+    let page = read(Path::new("docs/OPERATIONS.md"));
+    let rows = rows_under(&page, &["line", "level", "what to do"]);
+    assert!(!rows.is_empty(), "docs/OPERATIONS.md has no table `Line | Level | What to do`");
+    let code: String = sources(&["src"]).iter().map(|file| read(file)).collect();
+    // A string literal may continue on the next line of the code.
+    let code = code.split("\\\n").map(str::trim_start).collect::<String>();
+    let lines = rows.iter().flat_map(|row| quoted(&row[0]));
+    let wrong: Vec<String> =
+        lines.filter(|line| !line.split('…').all(|part| code.contains(part.trim()))).collect();
+    assert!(wrong.is_empty(), "the code does not log: {wrong:#?}");
 }
 
 #[test]
@@ -175,11 +220,6 @@ fn read(file: &Path) -> String {
     fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// Not there only before it is first written.
-fn readme() -> Option<String> {
-    fs::read_to_string(root().join("README.md")).ok()
-}
-
 /// Every `*.rs` below these folders, as paths from the root, sorted.
 pub fn sources(folders: &[&str]) -> Vec<PathBuf> {
     files(folders, "rs")
@@ -187,7 +227,7 @@ pub fn sources(folders: &[&str]) -> Vec<PathBuf> {
 
 /// What people read.
 fn pages() -> Vec<PathBuf> {
-    let mut pages = files(&["docs"], "md");
+    let mut pages = files(&["docs", "templates"], "md");
     let tops = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"];
     pages.extend(tops.map(PathBuf::from).into_iter().filter(|page| root().join(page).exists()));
     pages
@@ -368,12 +408,27 @@ fn quoted(text: &str) -> Vec<String> {
     found
 }
 
-/// Where relative links lead.
+/// Returns the targets of all links.
+fn link_targets(text: &str) -> Vec<&str> {
+    text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect()
+}
+
+/// Returns the files that relative links lead to.
 fn links(text: &str) -> Vec<String> {
-    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-    let targets = targets.map(|target| target.split('#').next().unwrap_or(target));
+    let targets = link_targets(text).into_iter().map(|target| target.split('#').next().unwrap_or(target));
     let outside = |target: &str| target.contains(':') || target.is_empty() || target.contains(' ');
     targets.filter(|target| !outside(target)).map(str::to_owned).collect()
+}
+
+/// Returns the anchors of all headings, as GitHub derives them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| -> String {
+        let kept = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = kept.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.map(anchor).collect()
 }
 
 /// A file of this project, written out.
@@ -382,7 +437,7 @@ fn is_path(text: &str) -> bool {
     folders.iter().any(|folder| text.starts_with(folder)) && !text.contains(['*', ' ', '…', '{', '<', ':'])
 }
 
-/// The README's table of settings.
+/// Returns the table of settings of docs/CONFIGURATION.md.
 fn settings() -> String {
     let mut table = "| Key | Variable | Default | |\n|---|---|---|---|\n".to_owned();
     for setting in ringback::config::table() {

@@ -1,6 +1,7 @@
-//! What users rely on, row by row: each command, each setting and each route, with the test that holds
-//! it. A row whose test is renamed or removed fails here, and so does a command, a setting or a route that
-//! has no row.
+//! The public contract, row by row: each command, each setting and each route, with a test of it.
+//!
+//! The tests of this file fail if a named test does not exist, or if a command, a setting or a route has
+//! no row.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +9,7 @@ use clap::CommandFactory as _;
 
 use crate::tidy::test_names;
 
-/// Each command of the program.
+/// Every command of the program, with a test.
 const COMMANDS: &[(&str, &str)] = &[
     ("serve", "serve_answers_those_who_wait_on_sigterm_and_exits_with_0"),
     ("demo", "demo_tells_the_story"),
@@ -35,7 +36,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("health", "health_is_0_while_the_service_answers_and_1_when_it_does_not"),
 ];
 
-/// Each setting.
+/// Every setting, with a test.
 const SETTINGS: &[(&str, &str)] = &[
     ("listen", "a_flag_beats_a_variable_beats_the_file_beats_the_default"),
     ("metrics_listen", "with_a_listener_of_their_own_the_metrics_are_there_and_nowhere_else"),
@@ -82,7 +83,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("telemetry.service_name", "what_opentelemetry_calls_its_variables_goes_before_our_own_names"),
 ];
 
-/// Each route.
+/// Every route, with a test.
 const ROUTES: &[(&str, &str)] = &[
     ("POST /v1/watches", "a_registration_answers_with_the_watch_and_where_it_is"),
     ("POST /v1/watches/batch", "a_batch_of_a_thousand_is_on_disk_when_it_is_answered"),
@@ -119,20 +120,20 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET /docs", "it_is_answered_to_everybody_and_shown_as_a_page_that_loads_nothing"),
 ];
 
-/// The words that a row is about, as the program knows them.
+/// Returns the first column of a table.
 fn rows(table: &[(&str, &str)]) -> BTreeSet<String> {
     table.iter().map(|(row, _)| (*row).to_owned()).collect()
 }
 
 #[test]
-fn every_row_of_the_contract_has_a_test_by_the_name_that_is_given() {
+fn every_row_of_the_contract_names_an_existing_test() {
     let tests = test_names();
     let all = [COMMANDS, SETTINGS, ROUTES].concat();
     let missing: Vec<_> = all.iter().filter(|(_, test)| !tests.contains(*test)).collect();
     assert!(missing.is_empty(), "there is no such test: {missing:#?}");
 }
 
-/// Every command that does something, as it is called.
+/// Returns the full names of all commands without subcommands.
 fn commands(command: &clap::Command, before: &str) -> Vec<String> {
     let below = command.get_subcommands().filter(|below| below.get_name() != "help");
     let named = below.map(|below| (below, format!("{before} {}", below.get_name()).trim().to_owned()));
@@ -144,7 +145,7 @@ fn commands(command: &clap::Command, before: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_command_every_setting_and_every_route_has_its_row() {
+fn every_command_setting_and_route_has_a_row() {
     let all = commands(&ringback::cli::Cli::command(), "");
     assert_eq!(rows(COMMANDS), all.into_iter().collect());
     let settings = ringback::config::table().iter().map(|setting| setting.key.to_owned()).collect();

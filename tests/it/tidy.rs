@@ -1,14 +1,18 @@
-//! What holds for the text of this project: who may import whom, where SQL and the environment may
-//! stand, how large a file may be, and that the pages agree with the program about tests, settings, log lines and files.
+//! Rules for the text of this project:
 //!
-//! It reads sources as text, so that it needs no other tool; what a lint can say is left to clippy.
+//! - imports between modules run one way;
+//! - only certain files contain SQL or read the environment;
+//! - files have a maximum length and start with a comment;
+//! - the pages agree with the program about tests, settings, log lines, links and files.
+//!
+//! The tests read sources as text and need no other tool. Clippy checks what a lint can express.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A file that is longer wants to be two.
+/// Maximum length of a source file, in lines.
 const LINES_MAX: usize = 800;
 
 /// Maximum length of README.md, in words.
@@ -60,9 +64,9 @@ fn the_graph_keeps_the_rooms_apart() {
 }
 
 #[test]
-fn sql_stands_in_the_store_alone() {
+fn only_the_store_contains_sql() {
     let phrases = ["rusqlite", "\"select ", "insert into ", "delete from ", "\"update ", "\"pragma "];
-    forbid(&phrases, |file| module_of(file) == "store", "SQL belongs to src/store");
+    forbid(&phrases, |file| module_of(file) == "store", "SQL belongs in src/store");
 }
 
 #[test]
@@ -72,13 +76,13 @@ fn only_the_configuration_reads_the_environment() {
 }
 
 #[test]
-fn nothing_is_left_to_be_done() {
+fn no_unfinished_code_is_committed() {
     let phrases = [concat!("todo", "!("), concat!("unimplemented", "!("), concat!("FIX", "ME")];
-    forbid(&phrases, |_| false, "finish it, or leave it out");
+    forbid(&phrases, |_| false, "finish or remove it");
 }
 
 #[test]
-fn every_file_says_what_it_is_for_and_is_short_enough_to_be_read() {
+fn every_file_starts_with_a_comment_and_is_short() {
     let mut wrong = String::new();
     for file in sources(&["src", "tests", "benches"]) {
         let text = read(&file);
@@ -94,7 +98,7 @@ fn every_file_says_what_it_is_for_and_is_short_enough_to_be_read() {
 }
 
 #[test]
-fn what_is_tested_on_both_databases_leaves_no_test_out() {
+fn lists_of_tests_for_both_databases_are_complete() {
     let mut wrong = String::new();
     for file in sources(&["tests"]) {
         let text = read(&file);
@@ -112,7 +116,7 @@ fn what_is_tested_on_both_databases_leaves_no_test_out() {
             }
         }
     }
-    assert!(wrong.is_empty(), "\n{wrong}List it, or say `// Once: ` why not.");
+    assert!(wrong.is_empty(), "\n{wrong}List each of them, or give the reason in a comment `// Once: `.");
 }
 
 #[test]
@@ -196,7 +200,7 @@ fn every_documented_log_line_is_in_the_code() {
 }
 
 #[test]
-fn the_pages_name_files_that_exist() {
+fn every_file_that_a_page_names_exists() {
     let mut wrong = String::new();
     for page in pages() {
         let text = read(&page);
@@ -220,12 +224,12 @@ fn read(file: &Path) -> String {
     fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// Every `*.rs` below these folders, as paths from the root, sorted.
+/// Returns every `*.rs` file below these folders, as sorted paths from the root.
 pub fn sources(folders: &[&str]) -> Vec<PathBuf> {
     files(folders, "rs")
 }
 
-/// What people read.
+/// Returns all Markdown pages.
 fn pages() -> Vec<PathBuf> {
     let mut pages = files(&["docs", "templates"], "md");
     let tops = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"];
@@ -252,13 +256,13 @@ fn files(folders: &[&str], extension: &str) -> Vec<PathBuf> {
     found
 }
 
-/// `src/store/jobs.rs` and `src/store.rs` belong to `store`.
+/// Returns the module of a file: `store` for `src/store/jobs.rs` and `src/store.rs`.
 fn module_of(file: &Path) -> String {
     let mut parts = file.iter().skip(1).map(|part| part.to_string_lossy());
     parts.next().map_or_else(String::new, |part| part.trim_end_matches(".rs").to_owned())
 }
 
-/// Lines of code with their numbers: without comments, and without the tests at the end of a file.
+/// Returns lines of code with their numbers, without comments and without the tests at the end of a file.
 pub fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line));
     lines
@@ -266,7 +270,7 @@ pub fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
         .filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
-/// No line of code in `src` holds one of `phrases`, but where `allowed`.
+/// Fails if a line of code in `src` contains one of `phrases`, except in `allowed` files.
 fn forbid(phrases: &[&str], allowed: impl Fn(&Path) -> bool, advice: &str) {
     let mut wrong = String::new();
     for file in sources(&["src"]).into_iter().filter(|file| !allowed(file)) {
@@ -350,7 +354,7 @@ fn heads(rest: &str) -> Vec<String> {
     heads.iter().map(|head| word(head)).collect()
 }
 
-/// The names of all functions that are tests.
+/// Returns the names of all tests.
 pub fn test_names() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for file in sources(&["src", "tests"]) {
@@ -368,7 +372,7 @@ pub fn test_names() -> BTreeSet<String> {
     names
 }
 
-/// The rows of every table that begins with these columns.
+/// Returns the rows of every table that starts with these columns.
 pub fn rows_under(page: &str, columns: &[&str]) -> Vec<Vec<String>> {
     let cells = |line: &str| -> Vec<String> {
         line.trim().trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
@@ -394,7 +398,7 @@ pub fn rows_under(page: &str, columns: &[&str]) -> Vec<Vec<String>> {
     rows
 }
 
-/// What stands between backticks, outside of fenced blocks.
+/// Returns the texts between backticks, outside of fenced blocks.
 fn quoted(text: &str) -> Vec<String> {
     let mut fenced = false;
     let mut found = Vec::new();
@@ -431,7 +435,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
     headings.map(anchor).collect()
 }
 
-/// A file of this project, written out.
+/// Reports whether a text is the path of a file of this project.
 fn is_path(text: &str) -> bool {
     let folders = ["src/", "docs/", "tests/", "benches/", "migrations/", ".ci/"];
     folders.iter().any(|folder| text.starts_with(folder)) && !text.contains(['*', ' ', '…', '{', '<', ':'])

@@ -77,7 +77,7 @@ pub enum Address<'a> {
 
 /// What one attempt came to.
 #[derive(Clone, Debug)]
-pub struct Sent {
+pub struct AttemptResult {
     /// What it means.
     pub outcome: Outcome,
     /// HTTP's, if there was an answer.
@@ -111,7 +111,7 @@ pub struct Channels {
     pub templates: Templates,
 }
 
-impl Sent {
+impl AttemptResult {
     /// Not tried: nobody answered there lately.
     pub fn down() -> Self {
         let why = "destination_down: nobody answered there lately, and this was not tried";
@@ -139,7 +139,7 @@ impl Channels {
     }
 
     /// Tries once.
-    pub async fn send(&self, message: Message<'_>, timeout: Duration) -> Sent {
+    pub async fn send(&self, message: Message<'_>, timeout: Duration) -> AttemptResult {
         let Self { egress, clock, mail, bot, templates } = self;
         match message.to {
             Address::Webhook { url, headers, secrets } => {
@@ -183,7 +183,7 @@ fn text(body: &[u8]) -> String {
 }
 
 /// There was no answer over HTTP.
-fn unanswered(error: &SendError, request_headers: Vec<(String, String)>) -> Sent {
+fn unanswered(error: &SendError, request_headers: Vec<(String, String)>) -> AttemptResult {
     let outcome = match error {
         SendError::Refused(_) => Outcome::Refused,
         SendError::Timeout(_)
@@ -193,12 +193,12 @@ fn unanswered(error: &SendError, request_headers: Vec<(String, String)>) -> Sent
         | SendError::TooLarge(_) => Outcome::Retry { after: None },
     };
     let nobody = matches!(error, SendError::Timeout(_) | SendError::Connect(_) | SendError::Tls(_));
-    Sent { nobody, ..unsent(outcome, error.to_string(), request_headers) }
+    AttemptResult { nobody, ..unsent(outcome, error.to_string(), request_headers) }
 }
 
 /// Nothing was sent, or nothing came back.
-fn unsent(outcome: Outcome, error: String, request_headers: Vec<(String, String)>) -> Sent {
-    Sent {
+fn unsent(outcome: Outcome, error: String, request_headers: Vec<(String, String)>) -> AttemptResult {
+    AttemptResult {
         outcome,
         status_code: None,
         error: Some(error),

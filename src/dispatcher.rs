@@ -2,7 +2,7 @@
 //!
 //! A delivery waits in the store until its turn comes; here is what is *in hand*: taken from the
 //! store, waiting for its destination or in flight. First tries come straight from the commit that
-//! made them ([`DispatcherMessage::Send`]); everything else is paged in, lane by lane.
+//! made them ([`DispatcherMessage::Dispatch`]); everything else is paged in, lane by lane.
 //!
 //! **A lane for each destination** (app, scheme, host, port) with its own queue and its own share of
 //! the concurrency, served in turns: one slow receiver holds back its own lane only, and one app, however
@@ -36,11 +36,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 use crate::channels::webhook::Secret;
-use crate::channels::{Address, Channels, Message, Sent};
+use crate::channels::{Address, AttemptResult, Channels, Message};
 use crate::clock::Clock;
 use crate::domain::{
-    Activity, After, Attempt, CancelScope, ChannelKind, DeliveryId, DispatcherMessage, Outcome, RetryPolicy,
-    Send, Timestamp, Try, WatchId, next_attempt,
+    Activity, Attempt, AttemptKind, CancelScope, ChannelKind, DeliveryId, DispatcherMessage, NextStep,
+    Outcome, PendingDelivery, RetryPolicy, Timestamp, WatchId, next_attempt,
 };
 use crate::store::{Page, Paged, Record, Rewind, Store, StoreError};
 use crate::telemetry::metrics::{Load, outcome_word};
@@ -119,7 +119,7 @@ struct Hand {
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "four independent marks, each with its own sentence")]
 struct Lane {
-    queue: VecDeque<Box<Send>>,
+    queue: VecDeque<Box<PendingDelivery>>,
     flying: HashSet<DeliveryId>,
     /// Whether it stands in `ready`.
     listed: bool,
@@ -142,7 +142,7 @@ impl Lane {
 }
 
 /// Whether `send` is among what was called off.
-fn is_off(send: &Send, watch: WatchId, which: CancelScope) -> bool {
+fn is_off(send: &PendingDelivery, watch: WatchId, which: CancelScope) -> bool {
     send.watch == watch
         && match which {
             CancelScope::All => true,
@@ -279,7 +279,7 @@ impl Dispatcher {
         let room = self.lane_room();
         for errand in self.store.dispatcher_messages().take() {
             match errand {
-                DispatcherMessage::Send(send) => hand.take(send, room),
+                DispatcherMessage::Dispatch(send) => hand.take(send, room),
                 DispatcherMessage::QueueChanged { lane, asked } => {
                     // A page leaves out what is in hand; once that has landed the store is asked again.
                     let in_hand: Vec<DeliveryId> =
@@ -319,7 +319,7 @@ impl Dispatcher {
     }
 
     #[expect(clippy::vec_box, reason = "the boxes come from the queue and go to the tasks")]
-    fn due_sends(&self, hand: &mut Hand, now: Timestamp) -> Vec<Box<Send>> {
+    fn due_sends(&self, hand: &mut Hand, now: Timestamp) -> Vec<Box<PendingDelivery>> {
         let mut sends = Vec::new();
         while hand.in_flight < self.policy.concurrency {
             let Hand { ready, shares, .. } = hand;
@@ -375,7 +375,7 @@ impl Hand {
     }
 
     /// Takes a delivery straight from its commit, or leaves it to a page.
-    fn take(&mut self, send: Box<Send>, room: usize) {
+    fn take(&mut self, send: Box<PendingDelivery>, room: usize) {
         let full = self.is_full() || !self.shares.may_take(send.app, MOST);
         let known = self.ids.contains(&send.id);
         if known {
@@ -406,7 +406,7 @@ impl Hand {
         }
     }
 
-    fn put(&mut self, name: &Arc<str>, send: Box<Send>) {
+    fn put(&mut self, name: &Arc<str>, send: Box<PendingDelivery>) {
         if !self.ids.insert(send.id) {
             return;
         }
@@ -516,7 +516,7 @@ impl Hand {
         }
     }
 
-    fn land(&mut self, send: &Send, next: Next) {
+    fn land(&mut self, send: &PendingDelivery, next: Next) {
         self.ids.remove(&send.id);
         self.bytes -= send.body.len();
         self.in_flight -= 1;
@@ -568,7 +568,7 @@ enum Next {
 /// A send in flight. However it ends, a panic included, its delivery is let go.
 struct Flight {
     dispatcher: Arc<Dispatcher>,
-    send: Box<Send>,
+    send: Box<PendingDelivery>,
     landed: bool,
     _alive: mpsc::Sender<()>,
 }
@@ -578,9 +578,9 @@ impl Flight {
         let dispatcher = Arc::clone(&self.dispatcher);
         let (record, outcome) = dispatcher.attempt(&self.send).await;
         let next = match record.after {
-            After::Again { due_at, .. } => Next::At(due_at),
-            After::AsBefore => Next::Unknown,
-            After::Succeeded | After::Failed(_) => Next::None,
+            NextStep::Retry { due_at, .. } => Next::At(due_at),
+            NextStep::Unchanged => Next::Unknown,
+            NextStep::Succeeded | NextStep::Failed(_) => Next::None,
         };
         let (after, took) = (record.after, Duration::from_millis(record.attempt.duration_ms.into()));
         dispatcher.insist(record).await;
@@ -607,15 +607,16 @@ impl Drop for Flight {
 
 impl Dispatcher {
     /// One try, what is to be written of it, and what it came to in a word.
-    async fn attempt(&self, send: &Send) -> (Record, &'static str) {
+    async fn attempt(&self, send: &PendingDelivery) -> (Record, &'static str) {
         let at = self.clock.now();
         if let Some(finished) = &send.finished {
             self.store.metrics().detected(finished, at);
         }
-        let which = if send.by_hand { Try::ByHand } else { Try::Scheduled { step: send.step } };
+        let which =
+            if send.manual { AttemptKind::Manual } else { AttemptKind::Scheduled { step: send.step } };
         let lane = &send.destination.queue;
         let tried = self.policy.retries.is_last(which) || self.hand().breakers.admits(lane, at);
-        let report = if tried { self.hand_over(send, at).await } else { Sent::down() };
+        let report = if tried { self.hand_over(send, at).await } else { AttemptResult::down() };
         self.heed(send, &report);
         let ended_at = self.clock.now();
         let after = next_attempt(&self.policy.retries, send.id, which, &report.outcome, ended_at);
@@ -625,7 +626,7 @@ impl Dispatcher {
         let record = Record {
             app: send.app,
             delivery: send.id,
-            by_hand: send.by_hand,
+            manual: send.manual,
             before: send.attempts,
             attempt: Attempt {
                 at,
@@ -641,7 +642,7 @@ impl Dispatcher {
         (record, outcome)
     }
 
-    async fn hand_over(&self, send: &Send, now: Timestamp) -> Sent {
+    async fn hand_over(&self, send: &PendingDelivery, now: Timestamp) -> AttemptResult {
         let destination = &send.destination;
         let secrets: Vec<Secret> = if let Some(own) = &destination.secret {
             Secret::parse(own).into_iter().collect()
@@ -674,7 +675,7 @@ impl Dispatcher {
     }
 
     /// What a try tells of those that come after it.
-    fn heed(&self, send: &Send, report: &Sent) {
+    fn heed(&self, send: &PendingDelivery, report: &AttemptResult) {
         let (lane, now) = (send.destination.queue.as_str(), self.clock.now());
         let mut hand = self.hand();
         // A chat that asks for patience asks for that of all its messages.
@@ -702,7 +703,7 @@ impl Dispatcher {
     }
 
     /// For the log: the trace in which the attempt's span is, if traces are kept.
-    fn trace_id(&self, send: &Send) -> Option<String> {
+    fn trace_id(&self, send: &PendingDelivery) -> Option<String> {
         let traced = self.store.tracer().is_on();
         let context = traced.then(|| Context::of(send.watch, send.traceparent.as_deref()));
         context.flatten().map(|context| context.trace_id())
@@ -724,12 +725,12 @@ impl Dispatcher {
 }
 
 /// What was wrong with an attempt, in words.
-fn wrong(report: &Sent) -> Option<String> {
+fn wrong(report: &AttemptResult) -> Option<String> {
     report.error.clone().or_else(|| report.status_code.map(|status| format!("HTTP {status}")))
 }
 
 /// An attempt, for the trace of its watch.
-fn attempt_span(send: &Send, report: &Sent, at: Timestamp) -> Option<Span> {
+fn attempt_span(send: &PendingDelivery, report: &AttemptResult, at: Timestamp) -> Option<Span> {
     let context = Context::of(send.watch, send.traceparent.as_deref())?;
     let ok = report.outcome == Outcome::Ok;
     let error = wrong(report);
@@ -749,22 +750,22 @@ fn attempt_span(send: &Send, report: &Sent, at: Timestamp) -> Option<Span> {
 }
 
 /// One line for each attempt that did not succeed; a warning where it was the last.
-fn say(send: &Send, report: &Sent, after: After, trace_id: Option<&str>) {
+fn say(send: &PendingDelivery, report: &AttemptResult, after: NextStep, trace_id: Option<&str>) {
     let (delivery, watch, event) = (send.id, send.watch, send.event_type);
     let (lane, status) = (send.destination.queue.as_str(), report.status_code);
     let channel = send.destination.channel;
     let error = wrong(report);
     match after {
-        After::Succeeded => {
+        NextStep::Succeeded => {
             tracing::debug!(%delivery, %watch, %event, %channel, lane, status, trace_id, "delivered");
         }
-        After::Again { due_at, .. } => {
+        NextStep::Retry { due_at, .. } => {
             tracing::info!(%delivery, %watch, %event, %channel, lane, status, trace_id, error, %due_at, "not delivered, to be tried again");
         }
-        After::Failed(reason) => {
+        NextStep::Failed(reason) => {
             tracing::warn!(%delivery, %watch, %event, %channel, lane, status, trace_id, error, %reason, "given up; it can be retried by hand");
         }
-        After::AsBefore => {
+        NextStep::Unchanged => {
             tracing::info!(%delivery, %watch, %event, %channel, lane, status, trace_id, error, "a try by hand failed");
         }
     }

@@ -16,14 +16,14 @@ mod time;
 
 pub use facts::{
     Activity, App, AppNo, Attempt, CancelScope, Delivery, Destination, DispatcherMessage, Event, Finished,
-    JobNo, JobSnapshot, NewWatch, PollerMessage, ProviderState, Send, Terms, Watch,
+    JobNo, JobSnapshot, NewWatch, PendingDelivery, PollerMessage, ProviderState, Terms, Watch,
 };
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, random};
 pub use mail::{MailAddress, MailPattern, Mailbox};
 pub use near::nearest;
 pub use observe::{Finding, Known, observe};
 pub use rate::{Rate, format_rate, parse_rate};
-pub use retry::{After, Outcome, RetryPolicy, Try, next_attempt};
+pub use retry::{AttemptKind, NextStep, Outcome, RetryPolicy, next_attempt};
 pub use time::{Timestamp, format_duration, parse_duration};
 
 use std::fmt;

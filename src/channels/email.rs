@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::template_context::TemplateContext;
 use super::templates::Templates;
-use super::{Message, Sent, text, unsent};
+use super::{AttemptResult, Message, text, unsent};
 use crate::clock::Clock;
 use crate::domain::{MailAddress, MailPattern, Mailbox, Outcome};
 use crate::egress::{Egress, SendError};
@@ -99,7 +99,7 @@ impl Mailer {
         templates: &Templates,
         message: &Message<'_>,
         (to, timeout): (&str, Duration),
-    ) -> Sent {
+    ) -> AttemptResult {
         let watch = clock.stopwatch();
         let Some(to) = MailAddress::parse(to) else {
             return unsent(Outcome::Fatal, "invalid: the mail address cannot be read".into(), Vec::new());
@@ -123,7 +123,7 @@ impl Mailer {
                 Verdict { outcome, error: Some(format!("{error}, at {stage}")), reply: String::new() }
             }
         };
-        Sent {
+        AttemptResult {
             outcome: verdict.outcome,
             status_code: None,
             error: verdict.error,

@@ -23,7 +23,7 @@ use url::Url;
 
 use super::template_context::TemplateContext;
 use super::templates::Templates;
-use super::{AGENT, ANSWER_MAX, Message, Sent, shown, text, unanswered, unsent};
+use super::{AGENT, ANSWER_MAX, AttemptResult, Message, shown, text, unanswered, unsent};
 use crate::clock::Clock;
 use crate::domain::{Outcome, parse_retry_after};
 use crate::egress::{Call, Egress, Post, Received, SendError};
@@ -149,7 +149,7 @@ pub(super) async fn send(
     line: SendContext<'_>,
     message: &Message<'_>,
     (to, timeout): (&str, Duration),
-) -> Sent {
+) -> AttemptResult {
     let watch = line.clock.stopwatch();
     let way = match SlackTarget::parse(to) {
         Ok(way) => way,
@@ -175,7 +175,7 @@ pub(super) async fn send(
             sent.0.error = Some(format!("degraded: the blocks were refused ({refused}), the text was taken"));
         }
     }
-    Sent { duration: watch.elapsed(), ..sent.0 }
+    AttemptResult { duration: watch.elapsed(), ..sent.0 }
 }
 
 /// One exchange.
@@ -184,7 +184,7 @@ async fn post(
     way: SlackTarget<'_>,
     mut payload: Value,
     timeout: Duration,
-) -> (Sent, Result<Received, SendError>) {
+) -> (AttemptResult, Result<Received, SendError>) {
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
     headers.insert(reqwest::header::USER_AGENT, AGENT);
@@ -211,7 +211,7 @@ async fn post(
     let sent = match &answer {
         Ok(received) => {
             let (outcome, error) = judge(way, received, line.clock);
-            Sent {
+            AttemptResult {
                 outcome,
                 status_code: Some(received.status),
                 error,

@@ -12,7 +12,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT};
 use sha2::Sha256;
 
-use super::{AGENT, ANSWER_MAX, Message, Sent, shown, text, unanswered, unsent};
+use super::{AGENT, ANSWER_MAX, AttemptResult, Message, shown, text, unanswered, unsent};
 use crate::clock::Clock;
 use crate::domain::{Outcome, Payload, Timestamp, parse_retry_after, random};
 use crate::egress::{Egress, Post, Received, SendError};
@@ -186,7 +186,7 @@ pub(super) async fn send(
     custom: &[(String, String)],
     secrets: &[Secret],
     timeout: Duration,
-) -> Sent {
+) -> AttemptResult {
     let watch = clock.stopwatch();
     let headers = match headers(message, custom, secrets) {
         Ok(headers) => headers,
@@ -201,7 +201,7 @@ pub(super) async fn send(
     };
     let post = Post { target, headers, body: message.body.clone(), timeout, max_answer: ANSWER_MAX };
     match egress.send(post).await {
-        Ok(received) => Sent {
+        Ok(received) => AttemptResult {
             outcome: classify(&received, clock.now()),
             status_code: Some(received.status),
             error: None,
@@ -211,7 +211,7 @@ pub(super) async fn send(
             response_headers: received.headers,
             duration: received.duration,
         },
-        Err(error) => Sent { duration: watch.elapsed(), ..unanswered(&error, shown) },
+        Err(error) => AttemptResult { duration: watch.elapsed(), ..unanswered(&error, shown) },
     }
 }
 

@@ -235,7 +235,7 @@ impl Activity {
 
 /// A delivery that wants to be tried, with all that a channel needs.
 #[derive(Clone, Debug)]
-pub struct Send {
+pub struct PendingDelivery {
     /// In whose name.
     pub app: AppNo,
     /// The delivery.
@@ -259,7 +259,7 @@ pub struct Send {
     /// How many attempts are on record.
     pub attempts: u32,
     /// Asked for by hand: it takes no place in the schedule.
-    pub by_hand: bool,
+    pub manual: bool,
     /// When the job ended, on the first try at saying so.
     pub finished: Option<Finished>,
 }
@@ -277,7 +277,7 @@ pub struct Finished {
 #[derive(Clone, Debug)]
 pub enum DispatcherMessage {
     /// A delivery wants to be tried.
-    Send(Box<Send>),
+    Dispatch(Box<PendingDelivery>),
     /// Much waits in a lane that was asked for by hand: it is paged in from the store.
     QueueChanged {
         /// The lane.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{DeliveryId, Reason, Timestamp, jitter};
 
-/// The most that a receiver's `Retry-After` can ask for.
+/// The most that a receiver's `Retry-NextStep` can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// The waits after each failed try; the first try is at once.
@@ -16,10 +16,10 @@ pub struct RetryPolicy {
 
 impl RetryPolicy {
     /// Whether nothing comes after this try if it fails: then it decides, or somebody asked for it.
-    pub fn is_last(&self, which: Try) -> bool {
+    pub fn is_last(&self, which: AttemptKind) -> bool {
         match which {
-            Try::ByHand => true,
-            Try::Scheduled { step } => step as usize >= self.schedule.len(),
+            AttemptKind::Manual => true,
+            AttemptKind::Scheduled { step } => step as usize >= self.schedule.len(),
         }
     }
 }
@@ -31,7 +31,7 @@ pub enum Outcome {
     Ok,
     /// Not taken, worth another try; the receiver may have said when.
     Retry {
-        /// The receiver's `Retry-After`.
+        /// The receiver's `Retry-NextStep`.
         after: Option<Duration>,
     },
     /// This message will never be taken.
@@ -46,23 +46,23 @@ pub enum Outcome {
 
 /// Which try it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Try {
+pub enum AttemptKind {
     /// The `step`th of the schedule; the first is 0.
     Scheduled {
         /// How many scheduled tries came before.
         step: u32,
     },
     /// Asked for by hand: it takes no place in the schedule.
-    ByHand,
+    Manual,
 }
 
 /// What becomes of a delivery after a try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum After {
+pub enum NextStep {
     /// It succeeded.
     Succeeded,
     /// It is tried again, as the `step`th try, at `due_at`.
-    Again {
+    Retry {
         /// The place in the schedule.
         step: u32,
         /// Not before.
@@ -71,27 +71,27 @@ pub enum After {
     /// It is given up.
     Failed(Reason),
     /// It stays what it was: a try by hand that failed.
-    AsBefore,
+    Unchanged,
 }
 
 /// Decides what becomes of a delivery whose try ended at `ended_at`.
 pub fn next_attempt(
     policy: &RetryPolicy,
     delivery: DeliveryId,
-    which: Try,
+    which: AttemptKind,
     outcome: &Outcome,
     ended_at: Timestamp,
-) -> After {
+) -> NextStep {
     match (outcome, which) {
-        (Outcome::Ok, _) => After::Succeeded,
+        (Outcome::Ok, _) => NextStep::Succeeded,
         // Whoever asked: nothing more is wanted there.
-        (Outcome::Gone, _) => After::Failed(Reason::Gone),
-        (_, Try::ByHand) => After::AsBefore,
-        (Outcome::Fatal, Try::Scheduled { .. }) => After::Failed(Reason::Exhausted),
-        (Outcome::Retry { .. } | Outcome::Refused | Outcome::Down, Try::Scheduled { step }) => {
+        (Outcome::Gone, _) => NextStep::Failed(Reason::Gone),
+        (_, AttemptKind::Manual) => NextStep::Unchanged,
+        (Outcome::Fatal, AttemptKind::Scheduled { .. }) => NextStep::Failed(Reason::Exhausted),
+        (Outcome::Retry { .. } | Outcome::Refused | Outcome::Down, AttemptKind::Scheduled { step }) => {
             let Some(wait) = policy.schedule.get(step as usize) else {
                 let refused = matches!(outcome, Outcome::Refused);
-                return After::Failed(if refused { Reason::Refused } else { Reason::Exhausted });
+                return NextStep::Failed(if refused { Reason::Refused } else { Reason::Exhausted });
             };
             let asked = match outcome {
                 Outcome::Retry { after: Some(after) } => (*after).min(RETRY_AFTER_MAX),
@@ -103,7 +103,7 @@ pub fn next_attempt(
                 | Outcome::Down => Duration::ZERO,
             };
             let wait = wait.mul_f64(jitter(delivery.0, step)).max(asked);
-            After::Again { step: step + 1, due_at: ended_at.plus(wait) }
+            NextStep::Retry { step: step + 1, due_at: ended_at.plus(wait) }
         }
     }
 }
@@ -125,24 +125,24 @@ mod tests {
         let end = Timestamp::from_millis(0);
         let retry = Outcome::Retry { after: None };
         for (step, wait) in [(0, 5_000), (1, 60_000)] {
-            let After::Again { step: next, due_at } =
-                next_attempt(&policy(), id, Try::Scheduled { step }, &retry, end)
+            let NextStep::Retry { step: next, due_at } =
+                next_attempt(&policy(), id, AttemptKind::Scheduled { step }, &retry, end)
             else {
                 panic!("a try is left");
             };
             assert_eq!(next, step + 1);
             assert!((wait * 8 / 10..=wait * 12 / 10).contains(&due_at.millis()), "{due_at:?}");
         }
-        let spent = |outcome| next_attempt(&policy(), id, Try::Scheduled { step: 2 }, &outcome, end);
-        assert_eq!(spent(retry), After::Failed(Reason::Exhausted));
-        assert_eq!(spent(Outcome::Refused), After::Failed(Reason::Refused));
+        let spent = |outcome| next_attempt(&policy(), id, AttemptKind::Scheduled { step: 2 }, &outcome, end);
+        assert_eq!(spent(retry), NextStep::Failed(Reason::Exhausted));
+        assert_eq!(spent(Outcome::Refused), NextStep::Failed(Reason::Refused));
     }
 
     #[test]
     fn the_jitter_of_a_try_is_the_same_after_a_crash() {
         let id = DeliveryId(Id::from_bytes([9; 16]));
         let again = || {
-            let which = Try::Scheduled { step: 0 };
+            let which = AttemptKind::Scheduled { step: 0 };
             next_attempt(&policy(), id, which, &Outcome::Retry { after: None }, Timestamp::default())
         };
         assert_eq!(again(), again());
@@ -153,9 +153,17 @@ mod tests {
         let id = DeliveryId(Id::from_bytes([7; 16]));
         let due = |after| {
             let outcome = Outcome::Retry { after: Some(after) };
-            match next_attempt(&policy(), id, Try::Scheduled { step: 0 }, &outcome, Timestamp::default()) {
-                After::Again { due_at, .. } => due_at.millis(),
-                other @ (After::Succeeded | After::Failed(_) | After::AsBefore) => panic!("{other:?}"),
+            match next_attempt(
+                &policy(),
+                id,
+                AttemptKind::Scheduled { step: 0 },
+                &outcome,
+                Timestamp::default(),
+            ) {
+                NextStep::Retry { due_at, .. } => due_at.millis(),
+                other @ (NextStep::Succeeded | NextStep::Failed(_) | NextStep::Unchanged) => {
+                    panic!("{other:?}")
+                }
             }
         };
         assert!(due(Duration::ZERO) >= 4_000);
@@ -166,11 +174,12 @@ mod tests {
     #[test]
     fn a_try_by_hand_changes_nothing_unless_it_succeeds_or_nothing_more_is_wanted_there() {
         let id = DeliveryId(Id::from_bytes([7; 16]));
-        let by_hand = |outcome| next_attempt(&policy(), id, Try::ByHand, &outcome, Timestamp::default());
-        assert_eq!(by_hand(Outcome::Ok), After::Succeeded);
-        assert_eq!(by_hand(Outcome::Gone), After::Failed(Reason::Gone));
+        let by_hand =
+            |outcome| next_attempt(&policy(), id, AttemptKind::Manual, &outcome, Timestamp::default());
+        assert_eq!(by_hand(Outcome::Ok), NextStep::Succeeded);
+        assert_eq!(by_hand(Outcome::Gone), NextStep::Failed(Reason::Gone));
         for outcome in [Outcome::Fatal, Outcome::Refused, Outcome::Retry { after: None }] {
-            assert_eq!(by_hand(outcome), After::AsBefore);
+            assert_eq!(by_hand(outcome), NextStep::Unchanged);
         }
     }
 }

@@ -31,8 +31,9 @@ use super::sealing::{Column, Keyring};
 use super::watches::read_destination;
 use super::writer::{Batch, Command};
 use crate::domain::{
-    After, AppNo, Attempt, CancelScope, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId,
-    DispatcherMessage, EventId, EventType, Finished, Id, Payload, Reason, Send, Timestamp, WatchId,
+    AppNo, Attempt, CancelScope, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId,
+    DispatcherMessage, EventId, EventType, Finished, Id, NextStep, Payload, PendingDelivery, Reason,
+    Timestamp, WatchId,
 };
 use crate::events;
 use crate::telemetry::metrics::Backlog;
@@ -51,13 +52,13 @@ pub struct Record {
     /// The delivery.
     pub delivery: DeliveryId,
     /// Whether it was asked for by hand.
-    pub by_hand: bool,
+    pub manual: bool,
     /// How many attempts there were before it.
     pub before: u32,
     /// What happened.
     pub attempt: Attempt,
     /// What becomes of the delivery.
-    pub after: After,
+    pub after: NextStep,
 }
 
 /// A page of a lane's waiting deliveries.
@@ -77,7 +78,7 @@ pub struct Page {
 #[derive(Clone, Debug)]
 pub struct Paged {
     /// First tries before retries, the oldest first.
-    pub sends: Vec<Send>,
+    pub sends: Vec<PendingDelivery>,
     /// There are more whose turn has come.
     pub more: bool,
     /// When the next one's turn comes.
@@ -146,7 +147,7 @@ impl DeliveryFilter {
 
 /// What is sent is the event's body, or, to webhooks, the form of it that the watch asked for, or the raw
 /// answer of the ending that made it.
-const SENDS: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.by_hand,
+const SENDS: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.manual,
     w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.sent end, e.body),
     case when n.raw is not null then 'raw'
       when wd.channel = 'webhook' and e.sent is not null then w.payload else 'event' end,
@@ -369,7 +370,7 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
     )?;
     batch.dispatcher_messages.extend(made.into_iter().map(
         |(event, id, destination, _, (_, payload, body))| {
-            DispatcherMessage::Send(Box::new(Send {
+            DispatcherMessage::Dispatch(Box::new(PendingDelivery {
                 app: event.app,
                 id,
                 event: event.event,
@@ -381,7 +382,7 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
                 payload,
                 step: 0,
                 attempts: 0,
-                by_hand: false,
+                manual: false,
                 finished: event.finished.clone(),
             }))
         },
@@ -463,10 +464,10 @@ fn settle<'a>(batch: &mut Batch<'_>, asks: &[&'a Record]) -> Result<Vec<&'a Reco
     let (mut succeeded, mut again, mut failed, mut as_before) = (vec![], vec![], vec![], vec![]);
     for ask in asks {
         match ask.after {
-            After::Succeeded => succeeded.push(*ask),
-            After::Again { step, due_at } => again.push((*ask, step, due_at)),
-            After::Failed(reason) => failed.push((*ask, reason)),
-            After::AsBefore => as_before.push(*ask),
+            NextStep::Succeeded => succeeded.push(*ask),
+            NextStep::Retry { step, due_at } => again.push((*ask, step, due_at)),
+            NextStep::Failed(reason) => failed.push((*ask, reason)),
+            NextStep::Unchanged => as_before.push(*ask),
         }
     }
     let name = |ask: &Record| (ask.app.0.into(), ask.delivery.0.into(), ask.before.into());
@@ -529,7 +530,7 @@ fn gone(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<()> {
     // Who asked by hand has the answer.
     batch.tx.each(
         "update deliveries set by_hand = 0, turn = null where app = $1 and id = $2",
-        asks.iter().filter(|ask| ask.by_hand).map(|ask| [ask.app.0.into(), ask.delivery.0.into()]),
+        asks.iter().filter(|ask| ask.manual).map(|ask| [ask.app.0.into(), ask.delivery.0.into()]),
     )?;
     batch.tx.each(
         "update watch_destinations set gone_at = $1 where watch = $2 and n = $3",
@@ -684,11 +685,11 @@ fn resend_one(batch: &mut Batch<'_>, ask: &RetryDelivery) -> Result<RetryDeliver
     let sql = format!("{SENDS} where d.app = $1 and d.id = $2");
     let keyring = &batch.shared.keyring;
     let send = batch.tx.one(&sql, [app.into(), id.into()], |row| read_send(row, keyring))?;
-    batch.dispatcher_messages.push(DispatcherMessage::Send(Box::new(send)));
+    batch.dispatcher_messages.push(DispatcherMessage::Dispatch(Box::new(send)));
     Ok(RetryDeliveryResult::Wanted)
 }
 
-fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {
+fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<PendingDelivery> {
     let event_type = row.word(3, EventType::parse)?;
     let attempts = row.count(6)?;
     let body: Arc<[u8]> = row.bytes(9)?.into();
@@ -700,7 +701,7 @@ fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {
         Payload::Raw => row.opt_bytes(17)?.as_deref().and_then(events::finished),
         Payload::Event | Payload::CloudEvents => events::finished(&body),
     };
-    Ok(Send {
+    Ok(PendingDelivery {
         finished,
         app: AppNo(row.int(0)?),
         id: DeliveryId(row.id(1)?),
@@ -709,7 +710,7 @@ fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<Send> {
         watch: WatchId(row.id(4)?),
         step: row.count(5)?,
         attempts,
-        by_hand: row.flag(7)?,
+        manual: row.flag(7)?,
         traceparent: row.opt_text(8)?,
         body,
         payload,

@@ -25,7 +25,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-use crate::domain::{After, ChannelKind, Finished, Outcome, Reason, Timestamp, WatchStatus};
+use crate::domain::{ChannelKind, Finished, NextStep, Outcome, Reason, Timestamp, WatchStatus};
 
 /// An exchange over a network, up to the longest that can be configured.
 const EXCHANGE: &[f64] =
@@ -400,7 +400,7 @@ impl Metrics {
     }
 
     /// An attempt was made, and is on record.
-    pub fn attempted(&self, channel: ChannelKind, outcome: &'static str, took: Duration, after: After) {
+    pub fn attempted(&self, channel: ChannelKind, outcome: &'static str, took: Duration, after: NextStep) {
         let Some(metrics) = self.channels.get(channel as usize) else { return };
         if let Some(index) = OUTCOMES.iter().position(|word| *word == outcome) {
             metrics.attempts[index].inc();
@@ -409,10 +409,10 @@ impl Metrics {
             metrics.duration.observe(took.as_secs_f64());
         }
         match after {
-            After::Succeeded => metrics.succeeded.inc(),
-            After::Again { .. } => metrics.retries.inc(),
-            After::Failed(reason) => metrics.failed[reason as usize].inc(),
-            After::AsBefore => {}
+            NextStep::Succeeded => metrics.succeeded.inc(),
+            NextStep::Retry { .. } => metrics.retries.inc(),
+            NextStep::Failed(reason) => metrics.failed[reason as usize].inc(),
+            NextStep::Unchanged => {}
         }
     }
 

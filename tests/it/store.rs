@@ -10,9 +10,9 @@ mod server;
 mod watching;
 
 use ringback::domain::{
-    After, AppNo, Attempt, ChannelKind, DeliveryId, DeliveryStatus, Destination, DestinationId,
-    DispatcherMessage, EndingKind, EventSet, EventType, JobName, JobNo, JobStatus, Masked, NewWatch,
-    Observation, Payload, PollerMessage, Send, Terms, Timestamp, Watch, WatchId,
+    AppNo, Attempt, ChannelKind, DeliveryId, DeliveryStatus, Destination, DestinationId, DispatcherMessage,
+    EndingKind, EventSet, EventType, JobName, JobNo, JobStatus, Masked, NewWatch, NextStep, Observation,
+    Payload, PendingDelivery, PollerMessage, Terms, Timestamp, Watch, WatchId,
 };
 use ringback::store::{
     BootstrapTenant, Ended, FirstAnswer, Keyring, NotifyProgress, Observed, Opening, Page, Paged, Place,
@@ -137,7 +137,7 @@ impl StoreFixture {
     }
 
     /// Registers a watch on a job of its own and ends it: one delivery waits.
-    pub async fn delivery(&self, job_id: &str) -> Box<Send> {
+    pub async fn delivery(&self, job_id: &str) -> Box<PendingDelivery> {
         let watch = self.register(self.watch(job_id)).await;
         self.store.dispatcher_messages().take();
         self.end(watch.job_no, 0).await;
@@ -149,11 +149,11 @@ impl StoreFixture {
         self.store.page(Page { lane, now, limit, in_hand: in_hand.to_vec() }).await.expect("a page")
     }
 
-    pub async fn record(&self, send: &Send, after: After) {
+    pub async fn record(&self, send: &PendingDelivery, after: NextStep) {
         let (_, attempts) = self.shown_delivery(send.id).await;
         let before = attempts.len().try_into().expect("a few");
-        let (app, by_hand) = (self.app, send.by_hand);
-        let record = Record { app, delivery: send.id, by_hand, before, attempt: attempt(), after };
+        let (app, manual) = (self.app, send.manual);
+        let record = Record { app, delivery: send.id, manual, before, attempt: attempt(), after };
         self.store.record(record).await.expect("recorded");
     }
 
@@ -253,9 +253,9 @@ pub fn attempt() -> Attempt {
 }
 
 /// The deliveries that those who send have been told of since the last time.
-pub fn sends(store: &Store) -> Vec<Box<Send>> {
+pub fn sends(store: &Store) -> Vec<Box<PendingDelivery>> {
     let send = |errand| match errand {
-        DispatcherMessage::Send(send) => Some(send),
+        DispatcherMessage::Dispatch(send) => Some(send),
         DispatcherMessage::QueueChanged { .. } | DispatcherMessage::Skip { .. } => None,
     };
     store.dispatcher_messages().take().into_iter().filter_map(send).collect()

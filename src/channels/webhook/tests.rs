@@ -176,7 +176,7 @@ fn the_official_library_verifies_what_we_sign_with_either_secret_of_a_rotation()
 }
 
 /// Sends it to `url`.
-async fn sent(url: &str, allow: &[&str], secrets: &[Secret]) -> Sent {
+async fn sent(url: &str, allow: &[&str], secrets: &[Secret]) -> AttemptResult {
     let clock = Clock::Manual(ManualClock::at(at(SECONDS)));
     let allow = allow.iter().map(|text| Allowed::parse(text).unwrap()).collect();
     let resolver = Resolver::fixed(|_| Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]));

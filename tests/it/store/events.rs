@@ -1,6 +1,6 @@
 //! The feed of events, and the story of a watch.
 
-use ringback::domain::{After as Outcome, EventType};
+use ringback::domain::{EventType, NextStep};
 use ringback::store::{After, EventFilter, TimelineEntry, TimelinePosition};
 
 use EventType::{JobCompleted, JobProcessing, JobProgress};
@@ -95,7 +95,7 @@ async fn the_story_of_a_watch_is_told_in_the_order_of_cause_and_effect() {
     house.store.observe(observed(watch.job_no, 0, 10, at(0))).await.expect("taken");
     house.end(watch.job_no, 0).await;
     let send = sends(&house.store).pop().expect("the ending");
-    house.record(&send, Outcome::Succeeded).await;
+    house.record(&send, NextStep::Succeeded).await;
     let stopped = house.register(house.watch("job_2")).await;
     house.stop(stopped.id).await;
     let page = async |id, after, limit| {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringback::domain::{After, EndingKind, JobNo, Reason, WatchId};
+use ringback::domain::{EndingKind, JobNo, NextStep, Reason, WatchId};
 use ringback::store::{Page, Place, Prune, Record, StoreError, WatchFilter};
 
 use super::{START, StoreFixture, at, attempt, ended, file, observed, open, sends};
@@ -41,7 +41,7 @@ async fn a_read_after_an_answer_sees_what_was_answered() {
 async fn what_is_old_is_forgotten_but_nothing_that_is_still_to_be_sent() {
     let house = StoreFixture::new().await;
     let done = house.delivery("job_1").await;
-    house.record(&done, After::Failed(Reason::Exhausted)).await;
+    house.record(&done, NextStep::Failed(Reason::Exhausted)).await;
     let pending = house.delivery("job_2").await;
     let running = house.register(house.watch("job_3")).await;
     let prune = async |events, watches| {
@@ -58,7 +58,7 @@ async fn what_is_old_is_forgotten_but_nothing_that_is_still_to_be_sent() {
     assert_eq!((prune(61, 61).await, left().await), (1, (2, 1)));
     assert_eq!(prune(61, 61).await, 0);
     assert!(house.store.watch(house.app, pending.watch).await.expect("read").is_some());
-    house.record(&pending, After::Succeeded).await;
+    house.record(&pending, NextStep::Succeeded).await;
     assert_eq!(prune(61, 61).await, 2, "both at once");
     assert_eq!(left().await, (1, 0));
     assert_eq!(house.store.jobs(JobNo(0), 9, at(0)).await.expect("read")[0].no, running.job_no);
@@ -128,9 +128,9 @@ async fn what_is_written_again_changes_nothing() {
     }
     assert_eq!(house.events().await.len(), 4);
     let [send] = &sends(&house.store)[..] else { panic!("one delivery") };
-    let after = After::Failed(Reason::Gone);
+    let after = NextStep::Failed(Reason::Gone);
     let record =
-        Record { app: house.app, delivery: send.id, by_hand: false, before: 0, attempt: attempt(), after };
+        Record { app: house.app, delivery: send.id, manual: false, before: 0, attempt: attempt(), after };
     for _ in 0..2 {
         house.store.record(record.clone()).await.expect("recorded");
         let (delivery, attempts) = house.shown_delivery(send.id).await;

@@ -1,6 +1,6 @@
 //! A server that is lost: in a commit, between two, and for long.
 
-use ringback::domain::{After, PollerMessage};
+use ringback::domain::{NextStep, PollerMessage};
 use ringback::store::{Record, Registered, StoreError, WatchFilter};
 
 use super::{START, StoreFixture, asked, at, attempt, plans};
@@ -75,9 +75,9 @@ async fn while_nobody_knows_of_a_commit_nothing_else_is_written_and_then_it_is_t
 async fn an_attempt_written_again_after_a_commit_that_did_happen_is_one_attempt() {
     let Some((house, proxy)) = house("an attempt written again").await else { return };
     let send = house.delivery("job_1").await;
-    let after = After::Again { step: 1, due_at: at(100) };
+    let after = NextStep::Retry { step: 1, due_at: at(100) };
     let record =
-        Record { app: house.app, delivery: send.id, by_hand: false, before: 0, attempt: attempt(), after };
+        Record { app: house.app, delivery: send.id, manual: false, before: 0, attempt: attempt(), after };
     proxy.cut(Cut::After, true);
     let answer = house.store.record(record.clone()).await;
     assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");

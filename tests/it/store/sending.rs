@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use ringback::domain::{After, CancelScope, DeliveryStatus, DispatcherMessage, Reason, Send};
+use ringback::domain::{CancelScope, DeliveryStatus, DispatcherMessage, NextStep, PendingDelivery, Reason};
 use ringback::store::{DeliveryFilter, RetryDelivery, RetryDeliveryResult, Rewind};
 
 use super::{StoreFixture, at, observed, sends};
 
-async fn retry_delivery(house: &StoreFixture, send: &Send, seconds: u64) -> RetryDeliveryResult {
+async fn retry_delivery(house: &StoreFixture, send: &PendingDelivery, seconds: u64) -> RetryDeliveryResult {
     let retry_delivery =
         RetryDelivery { app: house.app, delivery: send.id, remember: None, now: at(seconds) };
     house.store.retry_delivery(retry_delivery).await.expect("taken")
 }
 
-fn ids(sends: &[Send]) -> Vec<ringback::domain::DeliveryId> {
+fn ids(sends: &[PendingDelivery]) -> Vec<ringback::domain::DeliveryId> {
     sends.iter().map(|send| send.id).collect()
 }
 
@@ -21,7 +21,7 @@ fn ids(sends: &[Send]) -> Vec<ringback::domain::DeliveryId> {
 async fn a_delivery_that_succeeded_is_sent_no_more() {
     let house = StoreFixture::new().await;
     let send = house.delivery("job_1").await;
-    house.record(&send, After::Succeeded).await;
+    house.record(&send, NextStep::Succeeded).await;
     let (delivery, attempts) = house.shown_delivery(send.id).await;
     assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Succeeded, None));
     assert_eq!(attempts, [super::attempt()]);
@@ -33,7 +33,7 @@ async fn a_delivery_that_succeeded_is_sent_no_more() {
 async fn a_delivery_is_tried_again_when_its_turn_comes_with_the_same_bytes() {
     let house = StoreFixture::new().await;
     let send = house.delivery("job_1").await;
-    house.record(&send, After::Again { step: 1, due_at: at(100) }).await;
+    house.record(&send, NextStep::Retry { step: 1, due_at: at(100) }).await;
     let house = house.reopen(at(80)).await;
     assert_eq!(house.store.lanes().await.expect("read"), [(send.destination.queue.clone(), at(100))]);
     let early = house.page(at(99), 10, &[]).await;
@@ -42,7 +42,7 @@ async fn a_delivery_is_tried_again_when_its_turn_comes_with_the_same_bytes() {
     let due = house.page(at(100), 10, &[]).await;
     let [again] = &due.sends[..] else { panic!("{due:?}") };
     assert_eq!((again.id, again.event, &again.body), (send.id, send.event, &send.body));
-    assert_eq!((again.step, again.attempts, again.by_hand), (1, 1, false));
+    assert_eq!((again.step, again.attempts, again.manual), (1, 1, false));
     assert_eq!(again.destination, send.destination);
 }
 
@@ -50,7 +50,7 @@ async fn a_delivery_is_tried_again_when_its_turn_comes_with_the_same_bytes() {
 async fn first_tries_go_before_retries_and_what_is_in_hand_is_left_out() {
     let house = StoreFixture::new().await;
     let late = house.delivery("job_0").await;
-    house.record(&late, After::Again { step: 1, due_at: at(61) }).await;
+    house.record(&late, NextStep::Retry { step: 1, due_at: at(61) }).await;
     let mut first = Vec::new();
     for n in 1..=5 {
         first.push(house.delivery(&format!("job_{n}")).await.id);
@@ -71,7 +71,7 @@ async fn first_tries_go_before_retries_and_what_is_in_hand_is_left_out() {
 async fn a_retry_planned_by_a_clock_that_was_set_back_since_waits_for_its_step_from_now() {
     let house = StoreFixture::new().await;
     let send = house.delivery("job_1").await;
-    house.record(&send, After::Again { step: 1, due_at: at(100_000) }).await;
+    house.record(&send, NextStep::Retry { step: 1, due_at: at(100_000) }).await;
     let rewind = |now| Rewind { schedule: vec![Duration::from_secs(5)], now };
     let tried_at = super::attempt().at;
     assert_eq!(house.store.rewind(rewind(tried_at)).await.expect("taken"), 0);
@@ -97,7 +97,7 @@ async fn a_delivery_that_was_given_up_says_why() {
     let house = StoreFixture::new().await;
     for reason in [Reason::Exhausted, Reason::Refused, Reason::Gone] {
         let send = house.delivery(reason.as_str()).await;
-        house.record(&send, After::Failed(reason)).await;
+        house.record(&send, NextStep::Failed(reason)).await;
         let (delivery, attempts) = house.shown_delivery(send.id).await;
         assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Failed, Some(reason)));
         assert_eq!((delivery.next_attempt_at, attempts.len()), (None, 1));
@@ -115,7 +115,7 @@ async fn a_destination_that_is_gone_gets_nothing_more_of_the_watch() {
     let sent = sends(&house.store);
     assert_eq!(sent.len(), 4);
     let first = sent.iter().find(|send| send.destination.id == gone).expect("one to it");
-    house.record(first, After::Failed(Reason::Gone)).await;
+    house.record(first, NextStep::Failed(Reason::Gone)).await;
     let off = DispatcherMessage::Skip { watch: watch.id, which: CancelScope::To(gone) };
     let told = house.store.dispatcher_messages().take();
     assert_eq!(format!("{told:?}"), format!("{:?}", [off]), "what is in hand is called off too");
@@ -133,9 +133,9 @@ async fn a_destination_that_is_gone_gets_nothing_more_of_the_watch() {
 async fn the_outcome_of_a_send_that_was_in_flight_at_the_stop_is_on_record() {
     let house = StoreFixture::new().await;
     for (job, after, status) in [
-        ("job_1", After::Succeeded, DeliveryStatus::Succeeded),
-        ("job_2", After::Again { step: 1, due_at: at(100) }, DeliveryStatus::Failed),
-        ("job_3", After::Failed(Reason::Exhausted), DeliveryStatus::Failed),
+        ("job_1", NextStep::Succeeded, DeliveryStatus::Succeeded),
+        ("job_2", NextStep::Retry { step: 1, due_at: at(100) }, DeliveryStatus::Failed),
+        ("job_3", NextStep::Failed(Reason::Exhausted), DeliveryStatus::Failed),
     ] {
         let send = house.delivery(job).await;
         house.stop(send.watch).await;
@@ -152,17 +152,17 @@ async fn the_outcome_of_a_send_that_was_in_flight_at_the_stop_is_on_record() {
 async fn a_try_by_hand_of_what_is_done_is_one_attempt_and_a_failure_changes_nothing() {
     let house = StoreFixture::new().await;
     let send = house.delivery("job_1").await;
-    house.record(&send, After::Failed(Reason::Exhausted)).await;
+    house.record(&send, NextStep::Failed(Reason::Exhausted)).await;
     assert!(matches!(retry_delivery(&house, &send, 80).await, RetryDeliveryResult::Wanted));
     let told = sends(&house.store);
-    assert!(told.len() == 1 && told[0].by_hand && told[0].attempts == 1);
+    assert!(told.len() == 1 && told[0].manual && told[0].attempts == 1);
     assert_eq!(ids(&house.page(at(80), 10, &[]).await.sends), [send.id], "it outlives a crash");
-    house.record(&send, After::AsBefore).await;
+    house.record(&send, NextStep::Unchanged).await;
     let (delivery, attempts) = house.shown_delivery(send.id).await;
     assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Failed, Some(Reason::Exhausted)));
     assert_eq!((delivery.next_attempt_at, attempts.len()), (None, 2));
     retry_delivery(&house, &send, 90).await;
-    house.record(&send, After::Succeeded).await;
+    house.record(&send, NextStep::Succeeded).await;
     assert_eq!(house.shown_delivery(send.id).await.0.status, DeliveryStatus::Succeeded);
 }
 
@@ -170,11 +170,11 @@ async fn a_try_by_hand_of_what_is_done_is_one_attempt_and_a_failure_changes_noth
 async fn a_try_by_hand_of_what_is_pending_keeps_its_schedule() {
     let house = StoreFixture::new().await;
     let send = house.delivery("job_1").await;
-    house.record(&send, After::Again { step: 2, due_at: at(500) }).await;
+    house.record(&send, NextStep::Retry { step: 2, due_at: at(500) }).await;
     retry_delivery(&house, &send, 80).await;
     let [now] = &house.page(at(80), 10, &[]).await.sends[..] else { panic!("due now") };
-    assert!(now.by_hand);
-    house.record(&send, After::AsBefore).await;
+    assert!(now.manual);
+    house.record(&send, NextStep::Unchanged).await;
     let page = house.page(at(80), 10, &[]).await;
     assert!(page.sends.is_empty());
     assert_eq!(page.next, Some(at(500)));
@@ -184,16 +184,17 @@ async fn a_try_by_hand_of_what_is_pending_keeps_its_schedule() {
 #[tokio::test]
 async fn a_try_by_hand_asked_for_while_a_send_is_in_flight_is_made_after_it() {
     let house = StoreFixture::new().await;
-    for (job, after) in
-        [("job_1", After::Again { step: 1, due_at: at(500) }), ("job_2", After::Failed(Reason::Exhausted))]
-    {
+    for (job, after) in [
+        ("job_1", NextStep::Retry { step: 1, due_at: at(500) }),
+        ("job_2", NextStep::Failed(Reason::Exhausted)),
+    ] {
         let send = house.delivery(job).await;
         retry_delivery(&house, &send, 80).await;
         house.record(&send, after).await;
         let page = house.page(at(80), 10, &[]).await;
         assert_eq!(ids(&page.sends), [send.id], "{job}");
-        assert!(page.sends[0].by_hand);
-        house.record(&send, After::Succeeded).await;
+        assert!(page.sends[0].manual);
+        house.record(&send, NextStep::Succeeded).await;
     }
 }
 
@@ -201,10 +202,10 @@ async fn a_try_by_hand_asked_for_while_a_send_is_in_flight_is_made_after_it() {
 async fn a_stop_calls_off_a_try_by_hand_too_and_allows_no_other() {
     let house = StoreFixture::new().await;
     let done = house.delivery("job_1").await;
-    house.record(&done, After::Failed(Reason::Exhausted)).await;
+    house.record(&done, NextStep::Failed(Reason::Exhausted)).await;
     retry_delivery(&house, &done, 80).await;
     house.stop(done.watch).await;
-    house.record(&done, After::AsBefore).await;
+    house.record(&done, NextStep::Unchanged).await;
     assert!(house.page(at(999), 10, &[]).await.sends.is_empty());
     let pending = house.delivery("job_2").await;
     house.stop(pending.watch).await;
@@ -228,8 +229,8 @@ async fn deliveries_are_listed_newest_first_with_filters_and_a_cursor() {
     for n in 0..6 {
         all.insert(0, house.delivery(&format!("job_{n}")).await);
     }
-    house.record(&all[0], After::Succeeded).await;
-    house.record(&all[1], After::Failed(Reason::Exhausted)).await;
+    house.record(&all[0], NextStep::Succeeded).await;
+    house.record(&all[1], NextStep::Failed(Reason::Exhausted)).await;
     let list = async |filter| {
         let found = house.store.deliveries(house.app, filter, 4).await.expect("read");
         found.into_iter().map(|delivery| delivery.id).collect::<Vec<_>>()

@@ -36,7 +36,7 @@ use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
 pub use crate::poller::Provider;
 use crate::poller::{Bounds, Limits, Poller};
 use crate::providers::{Definition, Providers};
-use crate::store::{BootstrapTenant, Keyring, Opening, Place, Prune, Store, Writer};
+use crate::store::{BootstrapTenant, DatabaseLocation, Keyring, Prune, Store, StoreOptions, Writer};
 use crate::telemetry::metrics::Load;
 use crate::telemetry::traces::{Collector, Exporter};
 use crate::tenants::{DEFAULT_APP, hash_key, make_key};
@@ -411,12 +411,12 @@ fn bot(config: &Config) -> Option<Bot> {
 
 /// Opens the database that is configured, and takes it for this process.
 pub fn open_store(config: &Config, now: Timestamp) -> Result<(Store, Writer)> {
-    let place = match &config.database {
-        Database::Sqlite(path) => Place::File(path.clone()),
-        Database::Postgres(url) => Place::Server(url.reveal().to_owned()),
+    let location = match &config.database {
+        Database::Sqlite(path) => DatabaseLocation::File(path.clone()),
+        Database::Postgres(url) => DatabaseLocation::Server(url.reveal().to_owned()),
     };
     let keyring = Keyring::new(config.encryption_keys.iter().map(EncryptionKey::reveal));
-    Store::open(Opening { place, keyring, public_url: config.public_url.clone(), now })
+    Store::open(StoreOptions { location, keyring, public_url: config.public_url.clone(), now })
 }
 
 /// What the configuration names: read from its folders, or embedded.

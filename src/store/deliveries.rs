@@ -9,7 +9,7 @@
 //! once", and the only duplicate that this module can cause.
 //!
 //! **A record that is written again** (its first writing was committed, but nobody heard of it; see
-//! [`super::postgres`]) finds another number of attempts than it knows, and changes nothing.
+//! `db/postgres`) finds another number of attempts than it knows, and changes nothing.
 //!
 //! **Stop while a send is in flight**: the outcome is recorded all the same. A success is the truth
 //! and is written; a failure finds the delivery no longer pending and only adds its attempt.

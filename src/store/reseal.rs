@@ -2,10 +2,9 @@
 
 use anyhow::{Context as _, Result, bail};
 
-use super::db::{self, Tx};
+use super::db::{self, Committed, Tx, WriterConnection};
 use super::sealing::{Column, Keyring};
 use super::watches::{Stored, is_secret_address};
-use super::writer_connection::{Committed, WriterConnection};
 use crate::domain::{ChannelKind, Id};
 
 /// How many rows are read, and those that need it written, in one transaction.
@@ -29,54 +28,57 @@ pub(super) fn check(tx: &Tx<'_>, keyring: &Keyring) -> Result<()> {
 
 /// Seals what is plain, and seals anew what is under another key than the first. The answer is how many
 /// rows that were.
-pub(super) fn bring_up(pen: &mut WriterConnection, keyring: &Keyring) -> Result<usize> {
+pub(super) fn bring_up(connection: &mut WriterConnection, keyring: &Keyring) -> Result<usize> {
     let Some(first) = keyring.names().next() else { return Ok(0) };
     let seals =
-        pen.tx().list("select id, complete from seals", [], |row| Ok((row.text(0)?, row.flag(1)?)))?;
+        connection.tx().list("select id, complete from seals", [], |row| Ok((row.text(0)?, row.flag(1)?)))?;
     if matches!(seals.as_slice(), [(id, true)] if id == first) {
         return Ok(0);
     }
     // Not so for a database that is new.
     let was_plain = !seals.iter().any(|(_, complete)| *complete)
-        && pen.tx().find("select no from apps limit 1", [], |row| row.int(0))?.is_some();
+        && connection.tx().find("select no from apps limit 1", [], |row| row.int(0))?.is_some();
     // Its name is there before the first value is.
-    transaction(pen, |tx| {
+    transaction(connection, |tx| {
         tx.run(
             "insert into seals (id, complete) values ($1, 0) on conflict (id) do update set complete = 0",
             [first.into()],
         )
     })?;
-    let mut count = transaction(pen, |tx| apps(tx, keyring))?;
+    let mut count = transaction(connection, |tx| apps(tx, keyring))?;
     let mut last = (Id::from_bytes([0; 16]), -1);
     loop {
-        let (changed, next) = transaction(pen, |tx| destinations(tx, keyring, last))?;
+        let (changed, next) = transaction(connection, |tx| destinations(tx, keyring, last))?;
         count += changed;
         match next {
             Some(next) => last = next,
             None => break,
         }
     }
-    if was_plain && let Err(error) = pen.rewrite() {
+    if was_plain && let Err(error) = connection.rewrite() {
         tracing::warn!(%error, "the database could not be rewritten: its file still holds what was plain; run VACUUM");
     }
     // And the others leave when no value is left that needs them.
-    transaction(pen, |tx| {
+    transaction(connection, |tx| {
         tx.run("delete from seals where id <> $1", [first.into()])?;
         tx.run("update seals set complete = 1", [])
     })?;
     Ok(count)
 }
 
-fn transaction<T>(pen: &mut WriterConnection, work: impl FnOnce(&Tx<'_>) -> db::Result<T>) -> Result<T> {
-    pen.begin(true)?;
-    let done = work(&pen.tx());
+fn transaction<T>(
+    connection: &mut WriterConnection,
+    work: impl FnOnce(&Tx<'_>) -> db::Result<T>,
+) -> Result<T> {
+    connection.begin(true)?;
+    let done = work(&connection.tx());
     match done {
-        Ok(done) => match pen.commit()? {
+        Ok(done) => match connection.commit()? {
             Committed::Yes => Ok(done),
             Committed::Unknown => bail!("the database was lost on the way; start again"),
         },
         Err(error) => {
-            pen.roll_back();
+            connection.roll_back();
             Err(error).context("secrets cannot be sealed")
         }
     }

@@ -22,7 +22,7 @@
 //! and a second sync would lie about it; the process ends, and the next start reads what is there. A
 //! full disk is the exception: it fails while frames are appended, before the one that commits, so the
 //! transaction is known not to have happened. On PostgreSQL the server can be asked what became of it
-//! ([`super::postgres`] is the essay); until it has answered nothing else is written.
+//! (`db/postgres` is the essay); until it has answered nothing else is written.
 //!
 //! **A lost server** is looked for again before each batch, and at once where it was lost between two.
 //! A batch that was lost before its COMMIT did not happen, and is tried once more on a new connection;
@@ -43,9 +43,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::db::{Result, StoreError, Tx};
-use super::postgres::Next;
-use super::writer_connection::{Committed, Verdict, WriterConnection};
+use super::db::{CommitOutcome, Committed, Received, Result, StoreError, Tx, WriterConnection};
 use super::{
     Shared, amend, apps, deliveries, endings, events, jobs, keys, prune, retry_many, tenants, watches,
 };
@@ -185,8 +183,8 @@ pub(super) struct Batch<'c> {
 }
 
 /// The writer's thread: runs until the last handle of the store is gone.
-pub(super) fn run(pen: WriterConnection, shared: &Arc<Shared>, mut queue: mpsc::Receiver<Command>) {
-    let mut writer_loop = WriterLoop { pen, shared, owed: None };
+pub(super) fn run(connection: WriterConnection, shared: &Arc<Shared>, mut queue: mpsc::Receiver<Command>) {
+    let mut writer_loop = WriterLoop { connection, shared, pending_effects: None };
     let mut waiting = Vec::with_capacity(BATCH);
     while let Some(first) = writer_loop.next(&mut queue) {
         waiting.push(first);
@@ -196,7 +194,7 @@ pub(super) fn run(pen: WriterConnection, shared: &Arc<Shared>, mut queue: mpsc::
         }
         writer_loop.commit(std::mem::take(&mut waiting));
     }
-    writer_loop.pen.close();
+    writer_loop.connection.close();
 }
 
 /// What a committed batch has to tell.
@@ -221,22 +219,21 @@ enum Done {
 }
 
 struct WriterLoop<'s> {
-    pen: WriterConnection,
+    connection: WriterConnection,
     shared: &'s Arc<Shared>,
     /// What is to be told if a commit turns out to have happened.
-    owed: Option<CommitEffects>,
+    pending_effects: Option<CommitEffects>,
 }
 
 impl WriterLoop<'_> {
     /// The next command; `None` when nobody is left to send one.
     fn next(&mut self, queue: &mut mpsc::Receiver<Command>) -> Option<Command> {
         loop {
-            let WriterConnection::Postgres(pen) = &self.pen else { return queue.blocking_recv() };
-            let soon = self.shared.refusing.load(Ordering::Acquire).then_some(RETRY);
-            match pen.next(queue, soon) {
-                Next::Item(command) => return Some(command),
-                Next::Closed => return None,
-                Next::Lost => match self.ready() {
+            let retry = self.shared.refusing.load(Ordering::Acquire).then_some(RETRY);
+            match self.connection.receive(queue, retry) {
+                Received::Item(command) => return Some(command),
+                Received::Closed => return None,
+                Received::Lost => match self.ready() {
                     // Whether writes are taken again is for a write to say.
                     Ok(_) => {}
                     Err(error) => self.refuse(&error),
@@ -249,7 +246,7 @@ impl WriterLoop<'_> {
     fn commit(&mut self, mut commands: Vec<Command>) {
         let done = self.ready().and_then(|_| match self.transact(&mut commands) {
             // It did not happen: once more, if there is a new connection.
-            Err(error) if self.pen.is_lost() => match self.ready() {
+            Err(error) if self.connection.is_lost() => match self.ready() {
                 Ok(_) => self.transact(&mut commands),
                 Err(_) => Err(error),
             },
@@ -261,7 +258,7 @@ impl WriterLoop<'_> {
                 None
             }
             Ok(Done::Unknown(effects)) => {
-                self.owed = Some(effects);
+                self.pending_effects = Some(effects);
                 self.refuse(&StoreError::Unknown("the connection was lost in a commit".to_owned()));
                 self.learn()
             }
@@ -286,26 +283,27 @@ impl WriterLoop<'_> {
         let waited = Clock::System.stopwatch();
         loop {
             match self.ready() {
-                Ok(Some(Verdict::Aborted)) => {
+                Ok(Some(CommitOutcome::Aborted)) => {
                     let reason = "the connection was lost while it was asked to write".to_owned();
                     return Some(StoreError::Unavailable(reason));
                 }
                 Ok(_) => return None,
-                Err(_) if waited.elapsed() < PATIENCE => self.pen.pause(),
+                Err(_) if waited.elapsed() < PATIENCE => self.connection.pause(),
                 Err(error) => return Some(StoreError::Unknown(error.to_string())),
             }
         }
     }
 
-    /// Finds the database, and settles what is owed.
-    fn ready(&mut self) -> Result<Option<Verdict>> {
-        let verdict = self.pen.ready()?;
-        if let Some(effects) =
-            verdict.and_then(|verdict| self.owed.take().filter(|_| verdict == Verdict::Committed))
+    /// Finds the database, and settles what is pending_effects.
+    fn ready(&mut self) -> Result<Option<CommitOutcome>> {
+        let outcome = self.connection.ready()?;
+        if outcome.is_some()
+            && let Some(effects) =
+                self.pending_effects.take().filter(|_| outcome == Some(CommitOutcome::Committed))
         {
             self.tell(effects);
         }
-        Ok(verdict)
+        Ok(outcome)
     }
 
     /// Tells what was committed.
@@ -316,8 +314,8 @@ impl WriterLoop<'_> {
         self.shared.follow(told.tenants);
         self.shared.plans.put(told.plans);
         self.shared.dispatcher_messages.put(told.dispatcher_messages);
-        self.shared.watch_ends.ring(&told.ended);
-        self.shared.feeds.ring(&told.fed);
+        self.shared.watch_ends.notify(&told.ended);
+        self.shared.feeds.notify(&told.fed);
     }
 
     fn refuse(&self, error: &StoreError) {
@@ -331,9 +329,9 @@ impl WriterLoop<'_> {
     fn transact(&mut self, commands: &mut [Command]) -> Result<Done> {
         let (shared, began) = (self.shared, Clock::System.stopwatch());
         let refusing = shared.refusing.load(Ordering::Acquire);
-        self.pen.begin(refusing || !commands.iter().all(Command::reads))?;
+        self.connection.begin(refusing || !commands.iter().all(Command::reads))?;
         let mut batch = Batch {
-            tx: self.pen.tx(),
+            tx: self.connection.tx(),
             shared,
             outgoing: Vec::new(),
             events: Vec::new(),
@@ -356,10 +354,10 @@ impl WriterLoop<'_> {
             applied.unwrap_or_else(|_| Err(StoreError::Inconsistent("a write panicked".to_owned())));
         let Batch { plans, dispatcher_messages, ended, tenants, fed, tally, .. } = batch;
         if let Err(error) = applied {
-            self.pen.roll_back();
+            self.connection.roll_back();
             return Err(error);
         }
-        let committed = self.pen.commit()?;
+        let committed = self.connection.commit()?;
         let cost = (commands.len(), began.elapsed());
         let effects = CommitEffects { plans, dispatcher_messages, ended, tenants, fed, tally, cost };
         Ok(match committed {

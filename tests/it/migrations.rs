@@ -1,7 +1,9 @@
 //! Databases of earlier versions: what was written then is read by this version, and goes on.
 
 use ringback::domain::{DeliveryStatus, Timestamp, WatchId, WatchStatus};
-use ringback::store::{FirstAnswer, Keyring, Place, Remember, Replay, TimelineEntry, TimelinePosition};
+use ringback::store::{
+    DatabaseLocation, FirstAnswer, Keyring, Remember, Replay, TimelineEntry, TimelinePosition,
+};
 use rusqlite::Connection;
 
 use crate::store::{StoreFixture, at, open_with};
@@ -10,7 +12,7 @@ use crate::store::{StoreFixture, at, open_with};
 const NEWEST: i64 = 3;
 
 /// A file as schema 1 left it.
-fn schema_1() -> (tempfile::TempDir, Place) {
+fn schema_1() -> (tempfile::TempDir, DatabaseLocation) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("ringback.db");
     let db = Connection::open(&path).expect("opens");
@@ -19,7 +21,7 @@ fn schema_1() -> (tempfile::TempDir, Place) {
     let empty: Vec<String> =
         rows(&db).into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect();
     assert_eq!(empty, [""; 0], "there is an example of everything");
-    (folder, Place::File(path))
+    (folder, DatabaseLocation::File(path))
 }
 
 fn version(db: &Connection) -> i64 {
@@ -88,7 +90,7 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
 #[tokio::test]
 async fn a_database_of_schema_1_is_brought_to_the_newest_once_and_loses_no_row() {
     let (_folder, place) = schema_1();
-    let Place::File(path) = &place else { panic!("a file") };
+    let DatabaseLocation::File(path) = &place else { panic!("a file") };
     let before = rows(&Connection::open(path).expect("opens"));
     for _ in 0..2 {
         let (store, writer) = open_with(&place, at(200), Keyring::default()).expect("opens");
@@ -108,7 +110,7 @@ async fn a_database_of_schema_1_is_sealed_when_it_is_first_opened_with_a_key() {
     let house = StoreFixture::with(folder, place, at(200), Keyring::new(&[[1; 32]])).await;
     let (destination, _) = &house.shown(watch_of_the_example()).await.destinations[0];
     assert_eq!(destination.secret.as_deref(), Some("whsec_ZGVzdGluYXRpb24tc2VjcmV0LTAxMjM0NTY3ODkw"));
-    let Place::File(path) = &house.place else { panic!("a file") };
+    let DatabaseLocation::File(path) = &house.place else { panic!("a file") };
     let db = Connection::open(path).expect("opens");
     let sql = "select signing_secret from apps union all select secret from watch_destinations
                union all select headers from watch_destinations";

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ringback::domain::Timestamp;
-use ringback::store::{Keyring, Opening, Place, Store};
+use ringback::store::{DatabaseLocation, Keyring, Store, StoreOptions};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 /// The folder of `initdb` and `postgres`, the newest that is new enough.
@@ -163,11 +163,15 @@ impl Server {
         let name = self.name();
         self.template.get_or_init(|| {
             self.ask("postgres", "create database template_ringback");
-            let place = Place::Server(self.url("template_ringback"));
+            let location = DatabaseLocation::Server(self.url("template_ringback"));
             let now = Timestamp::from_millis(0);
-            let (store, writer) =
-                Store::open(Opening { place, keyring: Keyring::default(), public_url: String::new(), now })
-                    .expect("the store opens");
+            let (store, writer) = Store::open(StoreOptions {
+                location,
+                keyring: Keyring::default(),
+                public_url: String::new(),
+                now,
+            })
+            .expect("the store opens");
             drop(store);
             writer.join();
             // A reader of it may not have gone yet.

@@ -15,8 +15,8 @@ use ringback::domain::{
     Payload, PendingDelivery, PollerMessage, Terms, Timestamp, Watch, WatchId,
 };
 use ringback::store::{
-    BootstrapTenant, Ended, FirstAnswer, Keyring, NotifyProgress, Observed, Opening, Page, Paged, Place,
-    Record, Register, Registered, Remember, Stop, Store, Writer,
+    BootstrapTenant, DatabaseLocation, Ended, FirstAnswer, Keyring, NotifyProgress, Observed, Page, Paged,
+    Record, Register, Registered, Remember, Stop, Store, StoreOptions, Writer,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub fn at(seconds: u64) -> Timestamp {
 pub struct StoreFixture {
     pub store: Store,
     pub app: AppNo,
-    pub place: Place,
+    pub place: DatabaseLocation,
     writer: Option<Writer>,
     folder: tempfile::TempDir,
 }
@@ -43,21 +43,26 @@ impl StoreFixture {
     pub async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let place = match on() {
-            On::Sqlite => Place::File(folder.path().join("ringback.db")),
+            On::Sqlite => DatabaseLocation::File(folder.path().join("ringback.db")),
             On::Postgres => {
                 let server = shared("a store").expect("a server");
-                Place::Server(server.url(&server.database()))
+                DatabaseLocation::Server(server.url(&server.database()))
             }
         };
         Self::at(folder, place, START).await
     }
 
-    pub async fn at(folder: tempfile::TempDir, place: Place, now: Timestamp) -> Self {
+    pub async fn at(folder: tempfile::TempDir, place: DatabaseLocation, now: Timestamp) -> Self {
         Self::with(folder, place, now, Keyring::default()).await
     }
 
     /// A house whose secrets are sealed.
-    pub async fn with(folder: tempfile::TempDir, place: Place, now: Timestamp, keyring: Keyring) -> Self {
+    pub async fn with(
+        folder: tempfile::TempDir,
+        place: DatabaseLocation,
+        now: Timestamp,
+        keyring: Keyring,
+    ) -> Self {
         let (store, writer) = open_with(&place, now, keyring).expect("the store opens");
         let app = app(&store, "default").await;
         Self { store, app, place, writer: Some(writer), folder }
@@ -69,7 +74,7 @@ impl StoreFixture {
         Self::at(folder, place, now).await
     }
 
-    pub async fn close(self) -> (tempfile::TempDir, Place) {
+    pub async fn close(self) -> (tempfile::TempDir, DatabaseLocation) {
         let Self { store, writer, folder, place, .. } = self;
         drop(store);
         writer.expect("a writer").join();
@@ -177,18 +182,22 @@ impl StoreFixture {
     }
 }
 
-pub fn open(place: &Place, now: Timestamp) -> anyhow::Result<(Store, Writer)> {
+pub fn open(place: &DatabaseLocation, now: Timestamp) -> anyhow::Result<(Store, Writer)> {
     open_with(place, now, Keyring::default())
 }
 
-pub fn open_with(place: &Place, now: Timestamp, keyring: Keyring) -> anyhow::Result<(Store, Writer)> {
+pub fn open_with(
+    place: &DatabaseLocation,
+    now: Timestamp,
+    keyring: Keyring,
+) -> anyhow::Result<(Store, Writer)> {
     let public_url = "https://ringback.example.com".to_owned();
-    Store::open(Opening { place: place.clone(), keyring, public_url, now })
+    Store::open(StoreOptions { location: place.clone(), keyring, public_url, now })
 }
 
 /// The file of a place that is one.
-pub fn file(place: &Place) -> &Path {
-    let Place::File(path) = place else { panic!("not a file") };
+pub fn file(place: &DatabaseLocation) -> &Path {
+    let DatabaseLocation::File(path) = place else { panic!("not a file") };
     path
 }
 

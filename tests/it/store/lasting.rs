@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringback::domain::{EndingKind, JobNo, NextStep, Reason, WatchId};
-use ringback::store::{Page, Place, Prune, Record, StoreError, WatchFilter};
+use ringback::store::{DatabaseLocation, Page, Prune, Record, StoreError, WatchFilter};
 
 use super::{START, StoreFixture, at, attempt, ended, file, observed, open, sends};
 
@@ -85,14 +85,14 @@ async fn a_second_process_on_the_same_file_is_refused_with_a_sentence() {
 #[tokio::test]
 async fn the_same_file_by_another_name_is_refused_too() {
     let house = StoreFixture::new().await;
-    let Place::File(path) = &house.place else { panic!("a file") };
+    let DatabaseLocation::File(path) = &house.place else { panic!("a file") };
     let link = path.with_file_name("link.db");
     std::os::unix::fs::symlink(path, &link).expect("linked");
-    let error = open(&Place::File(link.clone()), START).expect_err("refused").to_string();
+    let error = open(&DatabaseLocation::File(link.clone()), START).expect_err("refused").to_string();
     assert!(error.contains("is in use by another ringback"), "{error}");
     let second = path.with_file_name("second.db");
     std::fs::hard_link(path, &second).expect("linked");
-    let error = open(&Place::File(second), START).expect_err("refused").to_string();
+    let error = open(&DatabaseLocation::File(second), START).expect_err("refused").to_string();
     assert!(error.contains("has 2 names (hard links)"), "{error}");
 }
 
@@ -178,7 +178,7 @@ fn while_the_disk_is_full_writes_are_refused_and_afterwards_taken_again() {
 async fn on_a_small_disk(disk: &std::path::Path) {
     let ballast = disk.join("ballast");
     std::fs::write(&ballast, vec![0; 384 * 1024]).expect("room");
-    let place = Place::File(disk.join("ringback.db"));
+    let place = DatabaseLocation::File(disk.join("ringback.db"));
     let house = StoreFixture::at(tempfile::tempdir().expect("a folder"), place, START).await;
     let mut made = 0;
     let refused = loop {

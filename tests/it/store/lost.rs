@@ -7,13 +7,13 @@ use super::{START, StoreFixture, asked, at, attempt, plans};
 use crate::cuttable_proxy::{Cut, Proxy};
 use crate::harness::guarded;
 use crate::postgres::shared;
-use ringback::store::Place;
+use ringback::store::DatabaseLocation;
 
 /// A store at the end of a line that can be cut; `None` where there is no server.
 async fn house(test: &str) -> Option<(StoreFixture, Proxy)> {
     let server = shared(test)?;
     let proxy = Proxy::start(server.socket());
-    let place = Place::Server(proxy.url(&server.database()));
+    let place = DatabaseLocation::Server(proxy.url(&server.database()));
     let folder = tempfile::tempdir().expect("a folder");
     Some((StoreFixture::at(folder, place, START).await, proxy))
 }

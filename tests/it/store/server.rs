@@ -6,14 +6,14 @@ use rusqlite::Connection;
 
 use super::{START, StoreFixture, file, open};
 use crate::postgres::{On, on, shared};
-use ringback::store::Place;
+use ringback::store::DatabaseLocation;
 
 #[test]
 fn a_server_that_answers_before_it_has_written_is_refused() {
     let Some(server) = shared("a server that answers too soon") else { return };
     let name = server.database();
     server.ask("postgres", &format!("alter database {name} set synchronous_commit = off"));
-    let error = open(&Place::Server(server.url(&name)), START).expect_err("refused");
+    let error = open(&DatabaseLocation::Server(server.url(&name)), START).expect_err("refused");
     let expected = "synchronous_commit=off, and would lose what it said was written";
     assert!(format!("{error:#}").contains(expected), "{error:#}");
 }
@@ -23,7 +23,7 @@ fn a_database_of_a_newer_version_is_refused_and_left_alone() {
     let Some(server) = shared("a database of a newer version") else { return };
     let name = server.database();
     server.ask(&name, "insert into schema_version values (999)");
-    let error = open(&Place::Server(server.url(&name)), START).expect_err("refused");
+    let error = open(&DatabaseLocation::Server(server.url(&name)), START).expect_err("refused");
     assert!(format!("{error:#}").contains("written by a newer version of ringback"), "{error:#}");
     assert_eq!(server.ask(&name, "select max(version) from schema_version").as_deref(), Some("999"));
 }
@@ -32,13 +32,13 @@ fn a_database_of_a_newer_version_is_refused_and_left_alone() {
 fn a_database_that_cannot_hold_every_text_is_refused() {
     let Some(server) = shared("a database in another encoding") else { return };
     server.ask("postgres", "create database latin encoding 'LATIN1' template template0");
-    let error = open(&Place::Server(server.url("latin")), START).expect_err("refused");
+    let error = open(&DatabaseLocation::Server(server.url("latin")), START).expect_err("refused");
     assert!(format!("{error:#}").contains("not in UTF-8"), "{error:#}");
 }
 
 #[test]
 fn a_server_that_is_not_there_is_named_without_its_password() {
-    let place = Place::Server("postgres://ringback:hush@127.0.0.1:1/ringback".to_owned());
+    let place = DatabaseLocation::Server("postgres://ringback:hush@127.0.0.1:1/ringback".to_owned());
     let error = format!("{:#}", open(&place, START).expect_err("refused"));
     assert!(error.contains("the database cannot be reached") && !error.contains("hush"), "{error}");
     assert!(!format!("{place:?}").contains("hush"));

@@ -27,15 +27,17 @@ use tokio_postgres::error::Severity;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement};
 
-use super::super::db::{Result, Row, StoreError, Value};
+use super::super::error::{Result, StoreError};
+use super::super::row::Row;
+use super::super::value::Value;
 use super::bulk::{self, Form};
 use crate::clock::Clock;
 
 /// What the server may take for a statement: a list of a large database takes seconds, never this.
-pub(super) const STATEMENT: Duration = Duration::from_secs(30);
+pub const STATEMENT: Duration = Duration::from_secs(30);
 
 /// What the server may wait for a lock that somebody's shell holds.
-pub(super) const LOCK: Duration = Duration::from_secs(10);
+pub const LOCK: Duration = Duration::from_secs(10);
 
 /// What a call may take in all.
 const ANSWER: Duration = Duration::from_secs(45);
@@ -44,15 +46,15 @@ const ANSWER: Duration = Duration::from_secs(45);
 const STATEMENTS: usize = 256;
 
 /// A runtime of our own for a connection, driven by whoever waits for an answer.
-pub(super) struct BlockingRuntime(Option<Runtime>);
+pub struct BlockingRuntime(Option<Runtime>);
 
 impl BlockingRuntime {
-    pub(super) fn new() -> std::io::Result<Self> {
+    pub fn new() -> std::io::Result<Self> {
         Ok(Self(Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?)))
     }
 
     #[expect(clippy::expect_used, reason = "it is taken in `drop` only")]
-    pub(super) fn block_on<F: Future>(&self, work: F) -> F::Output {
+    pub fn block_on<F: Future>(&self, work: F) -> F::Output {
         self.0.as_ref().expect("not dropped yet").block_on(work)
     }
 }
@@ -74,7 +76,7 @@ impl Drop for BlockingRuntime {
 
 /// How a transaction begins.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Begin {
+pub enum Begin {
     /// To write; its number is asked for.
     Write,
     /// To read what is committed, statement by statement.
@@ -82,7 +84,7 @@ pub(super) enum Begin {
 }
 
 /// One connection.
-pub(in crate::store) struct Session {
+pub struct Session {
     runtime: Arc<BlockingRuntime>,
     client: Client,
     connection: RefCell<JoinHandle<()>>,
@@ -102,7 +104,7 @@ pub(in crate::store) struct Session {
 
 /// What became of a `commit`.
 #[derive(Debug)]
-pub(super) enum Committed {
+pub enum Committed {
     /// It is on disk.
     Yes,
     /// The server was lost; the transaction's number, by which it can be asked later.
@@ -110,7 +112,7 @@ pub(super) enum Committed {
 }
 
 impl Session {
-    pub(super) fn new(
+    pub fn new(
         runtime: Arc<BlockingRuntime>,
         client: Client,
         connection: JoinHandle<()>,
@@ -131,34 +133,34 @@ impl Session {
         }
     }
 
-    pub(super) fn is_broken(&self) -> bool {
+    pub fn is_broken(&self) -> bool {
         self.broken.get()
     }
 
     /// It is of no use any more.
-    pub(super) fn give_up(&self) {
+    pub fn give_up(&self) {
         self.broken.set(true);
     }
 
     /// A transaction begins with the next call.
-    pub(super) fn begin(&self, how: Begin) {
+    pub fn begin(&self, how: Begin) {
         self.failed.set(false);
         self.xid.replace(None);
         self.begin.set(Some(how));
     }
 
     /// Runs statements without parameters, one after the other.
-    pub(super) fn batch(&self, sql: &str) -> Result<()> {
+    pub fn batch(&self, sql: &str) -> Result<()> {
         self.block(async { self.client.batch_execute(sql).await })
     }
 
     /// The same, for what may take as long as it wants.
-    pub(super) fn batch_without_end(&self, sql: &str) -> Result<()> {
+    pub fn batch_without_end(&self, sql: &str) -> Result<()> {
         self.runtime.block_on(self.client.batch_execute(sql)).map_err(|error| self.judge(&error))
     }
 
-    /// See [`super::super::db::Tx::each`].
-    pub(in crate::store) fn each<'v, const N: usize>(
+    /// See [`super::super::Tx::each`].
+    pub fn each<'v, const N: usize>(
         &self,
         sql: &str,
         rows: impl IntoIterator<Item = [Value<'v>; N]>,
@@ -202,8 +204,8 @@ impl Session {
         Ok(Some(changed))
     }
 
-    /// See [`super::super::db::Tx::fetch`].
-    pub(in crate::store) fn fetch<'v, T, R: AsRef<[Value<'v>]>>(
+    /// See [`super::super::Tx::fetch`].
+    pub fn fetch<'v, T, R: AsRef<[Value<'v>]>>(
         &self,
         sql: &str,
         rows: impl IntoIterator<Item = R>,
@@ -220,7 +222,7 @@ impl Session {
         found.iter().map(|rows| rows.iter().map(|row| read(&Row::Postgres(row))).collect()).collect()
     }
 
-    pub(super) fn commit(&self) -> Result<Committed> {
+    pub fn commit(&self) -> Result<Committed> {
         if self.begin.take().is_some() {
             // Nothing was asked: there is no transaction.
             return Ok(Committed::Yes);
@@ -249,7 +251,7 @@ impl Session {
 
     /// Ends the transaction, if there is one. Where that fails the connection is given up, and with it
     /// the transaction.
-    pub(super) fn roll_back(&self) {
+    pub fn roll_back(&self) {
         self.begin.set(None);
         if self.open.take() && !self.broken.get() && self.batch("rollback").is_err() {
             self.broken.set(true);
@@ -257,7 +259,7 @@ impl Session {
     }
 
     /// Waits for `work`, for the loss of the connection, or for as long as it may take.
-    pub(super) fn wait<F: Future>(&self, work: F) -> Waited<F::Output> {
+    pub fn wait<F: Future>(&self, work: F) -> Waited<F::Output> {
         let mut connection = self.connection.borrow_mut();
         let broken = self.broken.get();
         let waited = self.runtime.block_on(async {
@@ -274,7 +276,7 @@ impl Session {
     }
 
     /// Says goodbye.
-    pub(super) fn close(self) {
+    pub fn close(self) {
         let Self { runtime, client, connection, broken, .. } = self;
         drop(client);
         if broken.get() {
@@ -401,7 +403,7 @@ impl fmt::Debug for Session {
 
 /// Why a wait was over.
 #[derive(Debug)]
-pub(super) enum Waited<T> {
+pub enum Waited<T> {
     /// What was waited for is there.
     Done(T),
     /// The connection is not.
@@ -462,7 +464,7 @@ fn is_refusal(error: &Error) -> bool {
 }
 
 /// The server's own sentence, where it has one.
-pub(super) fn said(error: &Error) -> String {
+pub fn said(error: &Error) -> String {
     let source = std::error::Error::source(error);
     match (error.as_db_error(), source) {
         (Some(error), _) => format!("{} (SQLSTATE {})", error.message(), error.code().code()),

@@ -20,8 +20,9 @@ use anyhow::{Context as _, Result, bail};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags};
 use rustix::fs::{FlockOperation, flock};
 
-use super::db::{self, Row, Value};
-use super::writer_connection;
+use super::error::{self, end_the_process};
+use super::row::Row;
+use super::value::Value;
 
 /// 3.51.3, the first version without the WAL-reset bug.
 const LEAST_VERSION: i32 = 3_051_003;
@@ -41,23 +42,23 @@ const STATEMENTS: usize = 128;
 
 /// Each file brings the schema from the version before to its own. Never changed once released.
 const MIGRATIONS: &[&str] = &[
-    include_str!("../../migrations/sqlite/0001_main.sql"),
-    include_str!("../../migrations/sqlite/0002_the_rest.sql"),
-    include_str!("../../migrations/sqlite/0003_lists.sql"),
+    include_str!("../../../migrations/sqlite/0001_main.sql"),
+    include_str!("../../../migrations/sqlite/0002_the_rest.sql"),
+    include_str!("../../../migrations/sqlite/0003_lists.sql"),
 ];
 
 /// The connection that writes to a file that is ours for as long as this lives. The lock comes last: it
 /// outlives the last write.
 #[derive(Debug)]
-pub(super) struct WriterConnection {
-    pub(super) connection: Connection,
+pub struct WriterConnection {
+    pub connection: Connection,
     path: PathBuf,
     _lock: File,
 }
 
 impl WriterConnection {
     /// Takes the file, and brings it up to date.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path) -> Result<Self> {
         let version = rusqlite::version_number();
         if version < LEAST_VERSION {
             bail!("SQLite {} can lose committed data; 3.51.3 or newer is needed", rusqlite::version());
@@ -74,18 +75,18 @@ impl WriterConnection {
     }
 
     /// A further connection, that only reads.
-    pub(super) fn reader(&self) -> Result<Connection> {
+    pub fn reader(&self) -> Result<Connection> {
         let reader = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         reader.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
         reader.pragma_update(None, "query_only", true)?;
         Ok(reader)
     }
 
-    pub(super) fn begin(&self) -> db::Result<()> {
+    pub fn begin(&self) -> error::Result<()> {
         Ok(self.connection.execute_batch("begin immediate")?)
     }
 
-    pub(super) fn commit(&self) -> db::Result<()> {
+    pub fn commit(&self) -> error::Result<()> {
         match self.connection.execute_batch("commit") {
             Ok(()) => Ok(()),
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
@@ -96,7 +97,7 @@ impl WriterConnection {
         }
     }
 
-    pub(super) fn roll_back(&self) {
+    pub fn roll_back(&self) {
         // SQLite may have rolled back by itself.
         if !self.connection.is_autocommit()
             && let Err(error) = self.connection.execute_batch("rollback")
@@ -109,7 +110,7 @@ impl WriterConnection {
     ///
     /// `secure_delete` would not do: it zeroes what is deleted, and not what is left between the rows of
     /// a page when rows are moved to its neighbour.
-    pub(super) fn rewrite(&self) -> db::Result<()> {
+    pub fn rewrite(&self) -> error::Result<()> {
         // As large as the database, so not in memory.
         self.connection.pragma_update(None, "temp_store", "FILE")?;
         let done = self.connection.execute_batch("vacuum");
@@ -122,14 +123,14 @@ impl WriterConnection {
     }
 
     /// Copies the log back and cuts it off; whether nobody was in the way.
-    fn cut_the_log(&self) -> db::Result<bool> {
+    fn cut_the_log(&self) -> error::Result<bool> {
         Ok(self
             .connection
             .query_row("pragma wal_checkpoint(truncate)", [], |row| Ok(row.get::<_, i64>(0)? == 0))?)
     }
 
     /// Leaves one tidy file behind; the log would be read at the next start just as well.
-    pub(super) fn close(self) {
+    pub fn close(self) {
         let _ = self.cut_the_log();
     }
 }
@@ -228,17 +229,15 @@ fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<()> {
 }
 
 fn nobody_knows(error: &rusqlite::Error) -> ! {
-    writer_connection::end_the_process(&format!(
-        "a commit failed, and nobody knows what is on disk: {error}"
-    ));
+    end_the_process(&format!("a commit failed, and nobody knows what is on disk: {error}"));
 }
 
-/// See [`db::Tx::each`].
-pub(super) fn each<'v, const N: usize>(
+/// See [`super::Tx::each`].
+pub fn each<'v, const N: usize>(
     connection: &Connection,
     sql: &str,
     rows: impl IntoIterator<Item = [Value<'v>; N]>,
-) -> db::Result<Vec<usize>> {
+) -> error::Result<Vec<usize>> {
     let mut statement = prepare(connection, sql)?;
     let run = |row: [Value<'v>; N]| {
         bind(&mut statement, &row)?;
@@ -247,13 +246,13 @@ pub(super) fn each<'v, const N: usize>(
     rows.into_iter().map(run).collect()
 }
 
-/// See [`db::Tx::fetch`].
-pub(super) fn fetch<'v, T, R: AsRef<[Value<'v>]>>(
+/// See [`super::Tx::fetch`].
+pub fn fetch<'v, T, R: AsRef<[Value<'v>]>>(
     connection: &Connection,
     sql: &str,
     rows: impl IntoIterator<Item = R>,
-    mut read: impl FnMut(&Row<'_>) -> db::Result<T>,
-) -> db::Result<Vec<Vec<T>>> {
+    mut read: impl FnMut(&Row<'_>) -> error::Result<T>,
+) -> error::Result<Vec<Vec<T>>> {
     let mut statement = prepare(connection, sql)?;
     let mut all = Vec::new();
     for row in rows {
@@ -268,7 +267,7 @@ pub(super) fn fetch<'v, T, R: AsRef<[Value<'v>]>>(
     Ok(all)
 }
 
-fn prepare<'c>(connection: &'c Connection, sql: &str) -> db::Result<CachedStatement<'c>> {
+fn prepare<'c>(connection: &'c Connection, sql: &str) -> error::Result<CachedStatement<'c>> {
     let statement = connection.prepare_cached(sql)?;
     debug_assert!(
         (1..=statement.parameter_count()).all(|n| statement.parameter_name(n) == Some(&format!("${n}"))),
@@ -277,7 +276,7 @@ fn prepare<'c>(connection: &'c Connection, sql: &str) -> db::Result<CachedStatem
     Ok(statement)
 }
 
-fn bind(statement: &mut CachedStatement<'_>, row: &[Value<'_>]) -> db::Result<()> {
+fn bind(statement: &mut CachedStatement<'_>, row: &[Value<'_>]) -> error::Result<()> {
     debug_assert_eq!(statement.parameter_count(), row.len(), "a value for each parameter");
     for (index, value) in row.iter().enumerate() {
         statement.raw_bind_parameter(index + 1, value)?;
@@ -285,91 +284,11 @@ fn bind(statement: &mut CachedStatement<'_>, row: &[Value<'_>]) -> db::Result<()
     Ok(())
 }
 
+/// Opens an empty database in memory, with the current schema.
 #[cfg(test)]
-mod tests {
-    use super::super::db::Where;
-    use super::super::{DeliveryFilter, WatchFilter, deliveries, watches};
-    use super::*;
-    use crate::domain::{
-        AppNo, DeliveryId, DeliveryStatus, DestinationId, Id, Timestamp, WatchId, WatchStatus,
-    };
-
-    fn database() -> Connection {
-        let mut connection = Connection::open_in_memory().expect("opens");
-        migrate(&mut connection, MIGRATIONS).expect("migrated");
-        connection
-    }
-
-    /// How SQLite would go about a query, a line for each table.
-    fn plan(db: &Connection, query: &Where<'_>) -> Vec<String> {
-        let mut statement = db.prepare(&format!("explain query plan {}", query.sql)).expect("a statement");
-        let values = rusqlite::params_from_iter(&query.values);
-        let lines = statement.query_map(values, |row| row.get(3)).expect("explained");
-        lines.collect::<Result<_, _>>().expect("texts")
-    }
-
-    #[test]
-    fn every_list_searches_by_an_index_in_the_order_of_its_ids() {
-        let db = database();
-        let least = Id::from_bytes([0; 16]);
-        let at = Some(Timestamp::from_millis(1_771_426_800_000));
-        let watching = || WatchFilter { status: Some(WatchStatus::Watching), ..WatchFilter::default() };
-        let pending =
-            || DeliveryFilter { status: Some(DeliveryStatus::Pending), ..DeliveryFilter::default() };
-        let failed = || DeliveryFilter { status: Some(DeliveryStatus::Failed), ..DeliveryFilter::default() };
-        let all = DeliveryFilter::default;
-        let muvi = || Some("muvi".to_owned());
-        let before = Some(WatchId(least));
-        let of_watches = [
-            (WatchFilter::default(), "w USING PRIMARY KEY (app=?)"),
-            (watching(), "w USING INDEX watches_watching (<expr>=?)"),
-            (WatchFilter { before, ..watching() }, "w USING INDEX watches_watching (<expr>=? AND id<?)"),
-            (WatchFilter { provider: muvi(), ..watching() }, "w USING INDEX watches_watching (<expr>=?)"),
-            (
-                WatchFilter { job_id: muvi(), ..watching() },
-                "w USING INDEX watches_of_job (job=? AND status=?)",
-            ),
-        ];
-        let (watch, destination) = (Some(WatchId(least)), Some(DestinationId(least)));
-        let before = Some(DeliveryId(least));
-        let of_deliveries = [
-            (all(), "d USING PRIMARY KEY (app=?)"),
-            (DeliveryFilter { since: at, ..all() }, "d USING PRIMARY KEY (app=? AND id>?)"),
-            (
-                DeliveryFilter { since: at, until: at, before, ..all() },
-                "d USING PRIMARY KEY (app=? AND id>? AND id<?)",
-            ),
-            (pending(), "d USING INDEX deliveries_pending (<expr>=?)"),
-            (
-                DeliveryFilter { since: at, ..pending() },
-                "d USING INDEX deliveries_pending (<expr>=? AND id>?)",
-            ),
-            (failed(), "d USING INDEX deliveries_failed (<expr>=?)"),
-            (DeliveryFilter { since: at, ..failed() }, "d USING INDEX deliveries_failed (<expr>=? AND id>?)"),
-            (DeliveryFilter { watch, ..pending() }, "d USING INDEX deliveries_of_watch (watch=? AND app=?)"),
-            (DeliveryFilter { watch, ..failed() }, "d USING INDEX deliveries_of_watch (watch=? AND app=?)"),
-            (
-                DeliveryFilter { destination, ..pending() },
-                "d USING INDEX deliveries_to (destination=? AND app=?)",
-            ),
-            (
-                DeliveryFilter { destination, ..failed() },
-                "d USING INDEX deliveries_to (destination=? AND app=?)",
-            ),
-        ];
-        let plans = of_watches
-            .iter()
-            .map(|(filter, expected)| {
-                (plan(&db, &watches::listed(AppNo(1), filter, 50)), expected, filter.job_id.is_some())
-            })
-            .chain(of_deliveries.iter().map(|(filter, expected)| {
-                (plan(&db, &deliveries::listed(AppNo(1), filter, 50)), expected, false)
-            }));
-        for (plan, expected, sorts) in plans {
-            assert!(plan.contains(&format!("SEARCH {expected}")), "{expected}: {plan:#?}");
-            assert!(!plan.iter().any(|line| line.starts_with("SCAN")), "{expected}: {plan:#?}");
-            // A job's id leads to a few that are put in order then.
-            assert_eq!(plan.iter().any(|line| line.contains("TEMP B-TREE")), sorts, "{expected}: {plan:#?}");
-        }
-    }
+#[expect(clippy::expect_used, reason = "only tests call it")]
+pub fn in_memory() -> Connection {
+    let mut connection = Connection::open_in_memory().expect("opens");
+    migrate(&mut connection, MIGRATIONS).expect("migrated");
+    connection
 }

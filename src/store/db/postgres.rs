@@ -42,10 +42,11 @@ use tokio::sync::mpsc;
 use tokio_postgres::config::TargetSessionAttrs;
 
 use self::handshake::Tls;
-pub(super) use self::session::Session;
+pub use self::session::Session;
 use self::session::{Begin, BlockingRuntime, LOCK, STATEMENT, Waited, said};
-use super::db::{Result, StoreError, Tx};
-use super::writer_connection::{self, Committed, Verdict};
+use super::error::{Result, StoreError, end_the_process};
+use super::outcome::{CommitOutcome, Committed, Received};
+use super::tx::Tx;
 use crate::clock::{Clock, Stopwatch};
 use crate::tls;
 
@@ -71,20 +72,20 @@ const OURS_MAX: usize = 64;
 
 /// Each brings the schema from the version before to its own. Never changed once released.
 const MIGRATIONS: &[&str] = &[
-    include_str!("../../migrations/postgres/0001_main.sql"),
-    include_str!("../../migrations/postgres/0002_lists.sql"),
+    include_str!("../../../migrations/postgres/0001_main.sql"),
+    include_str!("../../../migrations/postgres/0002_lists.sql"),
 ];
 
 /// How the server is reached, and whether it was a moment ago.
 #[derive(Debug)]
-pub(super) struct Server {
+pub struct Server {
     config: tokio_postgres::Config,
     tls: Tls,
     down: Mutex<Option<(Stopwatch, String)>>,
 }
 
 impl Server {
-    pub(super) fn new(url: &str) -> anyhow::Result<Arc<Self>> {
+    pub fn new(url: &str) -> anyhow::Result<Arc<Self>> {
         // The library's own message may quote parts of a password.
         let config = tokio_postgres::Config::from_str(url);
         let mut config = config.map_err(|_| anyhow::anyhow!("the database's URL cannot be read"))?;
@@ -142,7 +143,7 @@ impl Server {
     }
 
     /// A further connection, that only reads.
-    pub(super) fn reader(self: &Arc<Self>) -> anyhow::Result<Reader> {
+    pub fn reader(self: &Arc<Self>) -> anyhow::Result<Reader> {
         let runtime = Arc::new(BlockingRuntime::new()?);
         Ok(Reader { server: Arc::clone(self), runtime, session: None })
     }
@@ -150,7 +151,7 @@ impl Server {
 
 /// A connection that only reads. It is made when it is first needed, and again when it was lost.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub struct Reader {
     server: Arc<Server>,
     runtime: Arc<BlockingRuntime>,
     session: Option<Session>,
@@ -161,7 +162,7 @@ const READ: &str = "begin isolation level repeatable read read only";
 
 impl Reader {
     /// Begins a transaction. That tells whether the connection is still one.
-    pub(super) fn begin(&mut self) -> Result<&Session> {
+    pub fn begin(&mut self) -> Result<&Session> {
         if let Some(session) =
             self.session.take_if(|session| session.is_broken() || session.batch(READ).is_err())
         {
@@ -175,7 +176,7 @@ impl Reader {
     }
 
     /// Ends it.
-    pub(super) fn end(&mut self) {
+    pub fn end(&mut self) {
         if self.session.as_ref().is_some_and(|session| session.batch("rollback").is_err()) {
             self.session = None;
         }
@@ -184,7 +185,7 @@ impl Reader {
 
 /// The connection that writes.
 #[derive(Debug)]
-pub(super) struct WriterConnection {
+pub struct WriterConnection {
     server: Arc<Server>,
     runtime: Arc<BlockingRuntime>,
     session: Session,
@@ -201,7 +202,7 @@ pub(super) struct WriterConnection {
 
 impl WriterConnection {
     /// Connects, takes the database for this process, and brings it up to date.
-    pub(super) fn open(server: &Arc<Server>) -> anyhow::Result<Self> {
+    pub fn open(server: &Arc<Server>) -> anyhow::Result<Self> {
         let runtime = Arc::new(BlockingRuntime::new()?);
         let session = server.connect(&runtime).context("the database cannot be reached")?;
         check(&session)?;
@@ -223,23 +224,23 @@ impl WriterConnection {
     }
 
     /// Remembers under which number this process has the database.
-    pub(super) fn settle_in(&mut self, incarnation: i64) {
+    pub fn set_incarnation(&mut self, incarnation: i64) {
         self.incarnation = Some(incarnation);
     }
 
-    pub(super) fn tx(&self) -> Tx<'_> {
+    pub fn tx(&self) -> Tx<'_> {
         Tx::Postgres(&self.session)
     }
 
-    pub(super) fn is_lost(&self) -> bool {
+    pub fn is_lost(&self) -> bool {
         self.session.is_broken() && self.doubt.is_none()
     }
 
-    pub(super) fn begin(&self, writes: bool) {
+    pub fn begin(&self, writes: bool) {
         self.session.begin(if writes { Begin::Write } else { Begin::Look });
     }
 
-    pub(super) fn commit(&mut self) -> Result<Committed> {
+    pub fn commit(&mut self) -> Result<Committed> {
         match self.session.commit()? {
             session::Committed::Yes => Ok(Committed::Yes),
             session::Committed::Unknown(Some(xid)) => {
@@ -253,12 +254,12 @@ impl WriterConnection {
         }
     }
 
-    pub(super) fn roll_back(&self) {
+    pub fn roll_back(&self) {
         self.session.roll_back();
     }
 
     /// See [`super::writer_connection::WriterConnection::ready`].
-    pub(super) fn ready(&mut self) -> Result<Option<Verdict>> {
+    pub fn ready(&mut self) -> Result<Option<CommitOutcome>> {
         if self.session.is_broken() {
             self.session = self.server.connect(&self.runtime)?;
             if let Err(error) = self.take_up() {
@@ -292,13 +293,13 @@ impl WriterConnection {
                     return Err(StoreError::Unavailable("the old connection is still there".to_owned()));
                 }
                 None => return Err(StoreError::Unavailable("the lock was held a moment ago".to_owned())),
-                Some(_) => writer_connection::end_the_process("another ringback has taken the database over"),
+                Some(_) => end_the_process("another ringback has taken the database over"),
             }
         }
         if let (Some(old), Some(new)) = (&self.timeline, timeline(session))
             && *old != new
         {
-            writer_connection::end_the_process("the database was failed over to another server");
+            end_the_process("the database was failed over to another server");
         }
         let incarnation = Tx::Postgres(session).find(
             "select incarnation from nodes where id = $1",
@@ -306,47 +307,36 @@ impl WriterConnection {
             |row| row.int(0),
         )?;
         if incarnation != self.incarnation {
-            writer_connection::end_the_process("another ringback has had the database in between");
+            end_the_process("another ringback has had the database in between");
         }
         self.ours = vec![own];
         Ok(())
     }
 
-    /// Waits for `queue`, or for the loss of the connection.
-    pub(super) fn next<T>(&self, queue: &mut mpsc::Receiver<T>, soon: Option<Duration>) -> Next<T> {
+    /// Waits for the next item of `queue`, for the loss of the connection, or for `timeout`.
+    pub fn receive<T>(&self, queue: &mut mpsc::Receiver<T>, timeout: Option<Duration>) -> Received<T> {
         let work = async {
-            match soon {
+            match timeout {
                 None => Some(queue.recv().await),
-                Some(soon) => Clock::System.timeout(soon, queue.recv()).await,
+                Some(timeout) => Clock::System.timeout(timeout, queue.recv()).await,
             }
         };
         match self.session.wait(work) {
-            Waited::Done(Some(Some(item))) => Next::Item(item),
-            Waited::Done(Some(None)) => Next::Closed,
-            Waited::Done(None) | Waited::Lost => Next::Lost,
+            Waited::Done(Some(Some(item))) => Received::Item(item),
+            Waited::Done(Some(None)) => Received::Closed,
+            Waited::Done(None) | Waited::Lost => Received::Lost,
         }
     }
 
     /// Waits a little for a server that is on its way back.
-    pub(super) fn pause(&self) {
+    pub fn pause(&self) {
         self.runtime.block_on(Clock::System.sleep(PAUSE));
     }
 
-    pub(super) fn close(self) {
+    pub fn close(self) {
         let _ = self.session.batch("select pg_advisory_unlock_all()");
         self.session.close();
     }
-}
-
-/// What there is to do for a writer.
-#[derive(Debug)]
-pub(super) enum Next<T> {
-    /// This.
-    Item(T),
-    /// Nothing any more.
-    Closed,
-    /// To find the database again.
-    Lost,
 }
 
 /// The server refuses here what would lose facts, or would not work.
@@ -393,15 +383,15 @@ fn timeline(session: &Session) -> Option<String> {
     Tx::Postgres(session).one(sql, [], |row| row.text(0)).ok()
 }
 
-fn verdict(session: &Session, xid: &str) -> Result<Verdict> {
+fn verdict(session: &Session, xid: &str) -> Result<CommitOutcome> {
     // A transaction of which the server has never heard did not happen on it.
     let sql = "select case when cast(cast($1 as text) as xid8) >= pg_snapshot_xmax(pg_current_snapshot())
                  then 'aborted' else pg_xact_status(cast(cast($1 as text) as xid8)) end";
     match Tx::Postgres(session).one(sql, [xid.into()], |row| row.opt_text(0))?.as_deref() {
-        Some("committed") => Ok(Verdict::Committed),
-        Some("aborted") => Ok(Verdict::Aborted),
+        Some("committed") => Ok(CommitOutcome::Committed),
+        Some("aborted") => Ok(CommitOutcome::Aborted),
         Some(_) => Err(StoreError::Unavailable("a commit is still under way".to_owned())),
-        None => writer_connection::end_the_process("nobody knows what became of a commit"),
+        None => end_the_process("nobody knows what became of a commit"),
     }
 }
 

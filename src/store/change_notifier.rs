@@ -1,0 +1,73 @@
+//! Notification of requests that wait for a change: the end of a watch, the growth of an app's feed.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+/// Notifies the listeners of a key. A key has an entry for as long as it has a listener.
+#[derive(Clone, Debug)]
+pub(super) struct ChangeNotifier<K: Eq + Hash>(Arc<Mutex<HashMap<K, Listeners>>>);
+
+#[derive(Debug, Default)]
+struct Listeners {
+    count: usize,
+    notify: Arc<Notify>,
+}
+
+impl<K: Eq + Hash> Default for ChangeNotifier<K> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<K: Eq + Hash + Copy> ChangeNotifier<K> {
+    /// Adds a listener.
+    pub(super) fn listen(&self, key: K) -> Listener<K> {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let listeners = entries.entry(key).or_default();
+        listeners.count += 1;
+        Listener { key, notify: Arc::clone(&listeners.notify), notifier: self.clone() }
+    }
+
+    /// Notifies all listeners of these keys.
+    pub(super) fn notify(&self, changed: &[K]) {
+        if changed.is_empty() {
+            return;
+        }
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for listeners in changed.iter().filter_map(|key| entries.get(key)) {
+            listeners.notify.notify_waiters();
+        }
+    }
+}
+
+/// A listener for one key.
+#[derive(Debug)]
+pub struct Listener<K: Eq + Hash + Copy> {
+    key: K,
+    notify: Arc<Notify>,
+    notifier: ChangeNotifier<K>,
+}
+
+impl<K: Eq + Hash + Copy> Listener<K> {
+    /// Returns a future of the next change. It is armed when this function returns, not when the future is
+    /// first polled.
+    pub fn armed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.notify.notified()
+    }
+}
+
+impl<K: Eq + Hash + Copy> Drop for Listener<K> {
+    fn drop(&mut self) {
+        let mut entries = self.notifier.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut listeners) = entries.entry(self.key) {
+            listeners.get_mut().count -= 1;
+            if listeners.get().count == 0 {
+                listeners.remove();
+            }
+        }
+    }
+}

@@ -203,7 +203,7 @@ impl App {
         let now = self.clock.clone();
         move || {
             if !planned.load(Ordering::Acquire) {
-                return Activity { under_way: 1, next: Some(now.now()) };
+                return Activity { in_progress: 1, next_at: Some(now.now()) };
             }
             // In this order: a look can make something to send, a send nothing to look at.
             let looking = poller.upgrade().map(|poller| poller.activity()).unwrap_or_default();

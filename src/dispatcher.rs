@@ -194,13 +194,13 @@ impl Dispatcher {
     pub fn activity(&self) -> Activity {
         let now = self.clock.now();
         let hand = self.hand();
-        let under_way = self.alive.strong_count() - 1;
+        let in_progress = self.alive.strong_count() - 1;
         let may_send = |app| hand.shares.may_send(app, self.policy.concurrency);
         let can_send = hand.in_flight < self.policy.concurrency && hand.ready.has_any(may_send);
         // While something is under way, its end looks after the hungry.
-        let can_page = under_way == 0 && hand.waiting.has_any(|app| hand.shares.may_take(app, MOST));
+        let can_page = in_progress == 0 && hand.waiting.has_any(|app| hand.shares.may_take(app, MOST));
         let due = can_send || can_page || hand.jumped(now) || !self.store.dispatcher_messages().is_empty();
-        Activity { under_way, next: if due { Some(now) } else { hand.next() } }
+        Activity { in_progress, next_at: if due { Some(now) } else { hand.next() } }
     }
 
     /// Starts what can be sent now, and says when there is more.
@@ -280,7 +280,7 @@ impl Dispatcher {
         for errand in self.store.dispatcher_messages().take() {
             match errand {
                 DispatcherMessage::Dispatch(send) => hand.take(send, room),
-                DispatcherMessage::QueueChanged { lane, asked } => {
+                DispatcherMessage::QueueChanged { queue: lane, requested: asked } => {
                     // A page leaves out what is in hand; once that has landed the store is asked again.
                     let in_hand: Vec<DeliveryId> =
                         asked.into_iter().filter(|id| hand.ids.contains(id)).collect();

@@ -31,13 +31,13 @@ use self::budget::{Change, backoff};
 use self::scheduler::{Due, Entry, Scheduler};
 use crate::clock::Clock;
 use crate::domain::{
-    Activity, EndingKind, Finding, JobError, JobName, JobNo, Masked, PollStats, ProviderState, Timestamp,
-    observe, parse_retry_after,
+    Activity, EndingKind, Finding, JobError, JobName, JobNo, Masked, PollOutcome, PollStats, ProviderState,
+    Timestamp, observe, parse_retry_after,
 };
 use crate::egress::{Egress, Fetch};
 use crate::providers::{Answer, Definition, Seen};
 use crate::store::{Ended, Expire, NotifyWatches, Observed, OpenEnding, Refresh, Store, StoreError};
-use crate::telemetry::metrics::{Load, PollOutcome, ProviderMetrics};
+use crate::telemetry::metrics::{Load, ProviderMetrics};
 use crate::telemetry::traces::{Context, Span, SpanKind};
 
 /// The largest answer that is passed on byte for byte.
@@ -115,10 +115,10 @@ impl Asked {
     /// Which of the five kinds of answer it is.
     fn answered(&self) -> PollOutcome {
         match self.answer {
-            Answer::Seen(_) => PollOutcome::Understood,
-            Answer::Trouble { .. } => PollOutcome::Trouble,
-            Answer::Account { .. } => PollOutcome::Credential,
-            Answer::RateLimited { .. } => PollOutcome::TooFast,
+            Answer::Seen(_) => PollOutcome::Ok,
+            Answer::Trouble { .. } => PollOutcome::Error,
+            Answer::Account { .. } => PollOutcome::Unauthorized,
+            Answer::RateLimited { .. } => PollOutcome::RateLimited,
             Answer::NotFound { .. } => PollOutcome::NotFound,
         }
     }
@@ -248,7 +248,7 @@ impl Poller {
         let scheduler = self.scheduler();
         let quiet = self.store.plans().is_empty() && !scheduler.jumped(now);
         let next = if quiet { scheduler.said } else { Some(now) };
-        Activity { under_way: self.alive.strong_count() - 1, next }
+        Activity { in_progress: self.alive.strong_count() - 1, next_at: next }
     }
 
     /// Starts the looks that are due, and says when the next are.

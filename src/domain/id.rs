@@ -176,6 +176,17 @@ impl Ids {
     }
 }
 
+/// Returns the jitter of a retry: a factor of 0.8 to 1.2, derived from the delivery and the step, so that it
+/// is the same after a crash.
+pub(super) fn jitter(id: Id, n: u32) -> f64 {
+    let mut hash = Sha256::new();
+    hash.update(id.to_bytes());
+    hash.update(n.to_be_bytes());
+    let digest: [u8; 32] = hash.finalize().into();
+    let draw = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
+    0.8 + 0.4 * f64::from(draw) / f64::from(u32::MAX)
+}
+
 fn random_u64() -> u64 {
     let mut bytes = [0u8; 8];
     random(&mut bytes);

@@ -129,9 +129,45 @@ pub fn format_duration(span: Duration) -> String {
     format!("{millis}ms")
 }
 
+/// Parses a `Retry-After` header, in seconds (whole or not) or as an HTTP date, as a span from `now`. Returns
+/// `None` for anything else and for a date in the past. The caller limits the span.
+pub fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse::<f64>() {
+        let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        return (plain && seconds >= 0.0).then(|| Duration::from_secs_f64(seconds.min(1e9)));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    let millis = date.duration_since(std::time::UNIX_EPOCH).ok()?.as_millis();
+    let date = Timestamp::from_millis(i64::try_from(millis).ok()?);
+    (date > now).then(|| date.since(now))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = Timestamp::parse("2026-02-18T15:00:00Z").unwrap_or_default();
+        let table = [
+            ("0", Some(0)),
+            ("120", Some(120_000)),
+            (" 1.5 ", Some(1_500)),
+            ("Wed, 18 Feb 2026 15:02:00 GMT", Some(120_000)),
+            ("Wed, 18 Feb 2026 14:02:00 GMT", None),
+            ("-1", None),
+            ("NaN", None),
+            ("inf", None),
+            ("1e3", None),
+            ("soon", None),
+            ("", None),
+        ];
+        for (text, millis) in table {
+            let read = parse_retry_after(text, now).map(|span| span.as_millis());
+            assert_eq!(read, millis, "{text}");
+        }
+    }
 
     #[test]
     fn times_are_written_in_utc_with_milliseconds() {

@@ -283,7 +283,7 @@ impl Scheduler {
         let first = first_look(&self.queues[queue].bounds, facts.terms.as_ref(), facts.registered_at);
         self.jobs.insert(facts.no, Box::new(entry));
         count(&mut self.watching, 0, facts.watching);
-        self.plan_look(facts.no, if facts.look_wanted { now } else { first.max(now) });
+        self.plan_look(facts.no, if facts.poll_requested { now } else { first.max(now) });
         self.plan_expiry(facts.no);
     }
 

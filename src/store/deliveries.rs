@@ -697,7 +697,7 @@ fn read_send(row: &Row<'_>, keyring: &Keyring) -> Result<PendingDelivery> {
     // First tries that did not come straight from their commit count, too: they are the late ones. A raw
     // answer is the provider's: when the job ended stands in the event that it is sent for.
     let finished = match payload {
-        _ if attempts > 0 || !event_type.says_how_the_job_ended() => None,
+        _ if attempts > 0 || !event_type.reports_the_jobs_end() => None,
         Payload::Raw => row.opt_bytes(17)?.as_deref().and_then(events::finished),
         Payload::Event | Payload::CloudEvents => events::finished(&body),
     };

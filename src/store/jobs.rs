@@ -163,7 +163,7 @@ fn read_facts(row: &Row<'_>, now: Timestamp) -> Result<JobSnapshot> {
         generation: row.int(5)?,
         known: Known::new(&seen, now),
         registered_at: row.time(7)?,
-        look_wanted: row.flag(8)?,
+        poll_requested: row.flag(8)?,
         watching,
         terms,
     })

@@ -118,9 +118,9 @@ fn resend_chunk(batch: &mut Batch<'_>, ask: &RetryMany) -> Result<RetriedMany> {
     for (id, lane) in found {
         lanes.entry(lane).or_default().push(id);
     }
-    batch
-        .dispatcher_messages
-        .extend(lanes.into_iter().map(|(lane, asked)| DispatcherMessage::QueueChanged { lane, asked }));
+    batch.dispatcher_messages.extend(
+        lanes.into_iter().map(|(queue, requested)| DispatcherMessage::QueueChanged { queue, requested }),
+    );
     if let Some(last) = last {
         return Ok(RetriedMany::More(last, count));
     }

@@ -369,7 +369,7 @@ impl FoundJob {
             registered_at: self.registered_at,
             watching: 1,
             terms: Some(new.terms),
-            look_wanted: false,
+            poll_requested: false,
         }
     }
 }

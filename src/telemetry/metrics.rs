@@ -25,7 +25,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-use crate::domain::{ChannelKind, Finished, NextStep, Outcome, Reason, Timestamp, WatchStatus};
+use crate::domain::{ChannelKind, Finished, NextStep, Outcome, PollOutcome, Reason, Timestamp, WatchStatus};
 
 /// An exchange over a network, up to the longest that can be configured.
 const EXCHANGE: &[f64] =
@@ -44,30 +44,6 @@ const COMMANDS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 5
 
 /// A method or a status that no API of ours has.
 const OTHER: &str = "other";
-
-/// What an answer of a provider was; the words of docs/ARCHITECTURE.md.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PollOutcome {
-    /// Good.
-    Understood,
-    /// Unreachable, an error, or nonsense.
-    Trouble,
-    /// The key was refused.
-    Credential,
-    /// 429.
-    TooFast,
-    /// There is no such job, says the provider.
-    NotFound,
-}
-
-impl PollOutcome {
-    const ALL: [&str; 5] = ["understood", "trouble", "credential", "too_fast", "not_found"];
-
-    /// The one spelling.
-    pub fn as_str(self) -> &'static str {
-        Self::ALL[self as usize]
-    }
-}
 
 /// What an attempt came to, in a word: for a label and for a span.
 pub fn outcome_word(outcome: &Outcome) -> &'static str {
@@ -101,7 +77,7 @@ const OUTCOMES: [&str; 6] = ["succeeded", "failed", "fatal", "gone", "refused", 
 /// One provider's.
 #[derive(Clone, Debug)]
 pub struct ProviderMetrics {
-    polls: [IntCounter; 5],
+    polls: Vec<IntCounter>,
     duration: Histogram,
     unknown_status: IntCounter,
     in_flight: IntGauge,
@@ -110,9 +86,9 @@ pub struct ProviderMetrics {
 }
 
 impl ProviderMetrics {
-    /// A look has brought an answer.
-    pub fn polled(&self, answered: PollOutcome, took: Duration) {
-        self.polls[answered as usize].inc();
+    /// Counts a poll.
+    pub fn polled(&self, outcome: PollOutcome, took: Duration) {
+        self.polls[outcome as usize].inc();
         self.duration.observe(took.as_secs_f64());
     }
 
@@ -282,12 +258,7 @@ impl Metrics {
                 .collect(),
             watching: gauge(&r, "watches_watching", "Watches that this process waits for."),
             jobs: gauge(&r, "jobs_planned", "Jobs that this process looks at."),
-            polls: counters(
-                &r,
-                "polls_total",
-                "PollStats at jobs, by what the answer was.",
-                &["provider", "outcome"],
-            ),
+            polls: counters(&r, "polls_total", "Polls, by their outcome.", &["provider", "outcome"]),
             poll_duration: histograms(
                 &r,
                 "poll_duration_seconds",
@@ -301,7 +272,7 @@ impl Metrics {
                 "Answers with a status that the provider's definition does not know.",
                 &["provider"],
             ),
-            polls_in_flight: gauges(&r, "polls_in_flight", "PollStats that are under way.", &["provider"]),
+            polls_in_flight: gauges(&r, "polls_in_flight", "Polls in flight.", &["provider"]),
             breaker: gauges(
                 &r,
                 "provider_breaker_open",
@@ -376,7 +347,10 @@ impl Metrics {
         let delay = self.delay.with_label_values(&[id]);
         self.delays.write().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), delay);
         ProviderMetrics {
-            polls: PollOutcome::ALL.map(|word| self.polls.with_label_values(&[id, word])),
+            polls: PollOutcome::ALL
+                .iter()
+                .map(|outcome| self.polls.with_label_values(&[id, outcome.as_str()]))
+                .collect(),
             duration: self.poll_duration.with_label_values(&[id]),
             unknown_status: self.unknown_status.with_label_values(&[id]),
             in_flight: self.polls_in_flight.with_label_values(&[id]),

@@ -399,7 +399,7 @@ impl Harness {
                 // In this order: what is held is under way, and stays so.
                 let held = self.held.count();
                 let activity = self.activity();
-                if activity.under_way == held && activity.next.is_none_or(|at| at > now) {
+                if activity.in_progress == held && activity.next_at.is_none_or(|at| at > now) {
                     return;
                 }
                 // A round trip instead of a nap: the application gets on in the meantime.
@@ -414,7 +414,7 @@ impl Harness {
         let end = self.now().plus(span);
         loop {
             self.rest().await;
-            match self.activity().next {
+            match self.activity().next_at {
                 Some(at) if at <= end => self.clock.set(at),
                 _ => break,
             }

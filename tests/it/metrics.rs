@@ -176,7 +176,7 @@ async fn the_numbers_are_those_of_what_happened() {
     let counted =
         |outcome: &str| found.of(&format!(r#"ringback_polls_total{{outcome="{outcome}",provider="muvi"}}"#));
     assert!(counted("not_found") >= 3.0);
-    assert_eq!(counted("understood") + counted("not_found"), polls as f64);
+    assert_eq!(counted("ok") + counted("not_found"), polls as f64);
     assert_eq!(found.of(r#"ringback_poll_duration_seconds_count{provider="muvi"}"#), polls as f64);
     assert!(found.of(r#"ringback_polls_unknown_status_total{provider="muvi"}"#) >= 1.0);
     assert!(found.of("ringback_commit_commands_sum") >= 4.0);

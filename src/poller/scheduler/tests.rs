@@ -45,7 +45,7 @@ fn facts(job: i64, generation: i64, registered_at: i64, terms: Option<Terms>) ->
         registered_at: at(registered_at),
         watching: u32::from(terms.is_some()),
         terms,
-        look_wanted: terms.is_none(),
+        poll_requested: terms.is_none(),
     }
 }
 

@@ -349,10 +349,10 @@ async fn a_look_asked_for_by_hand_outlives_a_restart_until_it_was_made() {
     assert!(matches!(house.store.poll_now(look.clone()).await.expect("taken"), PollNowResult::Wanted));
     let told = plans(&house.store);
     let [PollerMessage::PollNow(facts)] = &told[..] else { panic!("{told:?}") };
-    assert_eq!((facts.watching, facts.look_wanted), (0, true));
+    assert_eq!((facts.watching, facts.poll_requested), (0, true));
     let house = house.reopen(at(80)).await;
     let jobs = house.store.jobs(JobNo(0), 10, at(80)).await.expect("read");
-    assert!(jobs.len() == 1 && jobs[0].look_wanted && jobs[0].terms.is_none());
+    assert!(jobs.len() == 1 && jobs[0].poll_requested && jobs[0].terms.is_none());
     let mut fresh = seen(JobStatus::Completed, Some(100));
     fresh.output = Some("https://cdn.example/fresh".to_owned());
     let refresh = |seen| house.store.refresh(Refresh { job: watch.job_no, seen });

@@ -1,0 +1,133 @@
+//! Events: immutable facts about a watch.
+
+use super::{EventId, Timestamp, WatchId};
+
+word_enum! {
+    /// Type of an event.
+    EventType {
+        /// The job completed.
+        JobCompleted = "job.completed",
+        /// The job failed.
+        JobFailed = "job.failed",
+        /// The job was cancelled.
+        JobCancelled = "job.cancelled",
+        /// The provider does not know the job.
+        JobNotFound = "job.not_found",
+        /// The job did not end before the watch expired.
+        WatchExpired = "watch.expired",
+        /// The job was polled as running for the first time.
+        JobProcessing = "job.processing",
+        /// The job's progress changed.
+        JobProgress = "job.progress",
+    }
+}
+
+impl EventType {
+    /// Returns whether the event ends its watch.
+    pub fn is_ending(self) -> bool {
+        match self {
+            Self::JobCompleted
+            | Self::JobFailed
+            | Self::JobCancelled
+            | Self::JobNotFound
+            | Self::WatchExpired => true,
+            Self::JobProcessing | Self::JobProgress => false,
+        }
+    }
+
+    /// Returns whether the event reports an end that the provider reported.
+    pub fn reports_the_jobs_end(self) -> bool {
+        matches!(self, Self::JobCompleted | Self::JobFailed | Self::JobCancelled)
+    }
+
+    const fn bit(self) -> i64 {
+        1 << self as u8
+    }
+}
+
+/// The event types that a watch delivers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EventSet(i64);
+
+impl EventSet {
+    /// The empty set.
+    pub const NONE: Self = Self(0);
+
+    /// Returns the default of a registration: every type that ends a watch.
+    pub fn endings() -> Self {
+        EventType::ALL.iter().filter(|event| event.is_ending()).copied().collect()
+    }
+
+    /// Returns whether the set contains `event`.
+    pub fn has(self, event: EventType) -> bool {
+        self.0 & event.bit() != 0
+    }
+
+    /// Adds what `pattern` names: one type, `job.*` or `watch.*`. Returns `false` for any other pattern.
+    pub fn add(&mut self, pattern: &str) -> bool {
+        let before = self.0;
+        for event in EventType::ALL {
+            let family = pattern.strip_suffix('*').filter(|family| matches!(*family, "job." | "watch."));
+            if event.as_str() == pattern || family.is_some_and(|f| event.as_str().starts_with(f)) {
+                self.0 |= event.bit();
+            }
+        }
+        self.0 != before || EventType::parse(pattern).is_some() || matches!(pattern, "job.*" | "watch.*")
+    }
+
+    /// Returns the members, in the order of their declaration.
+    pub fn iter(self) -> impl Iterator<Item = EventType> {
+        EventType::ALL.iter().copied().filter(move |event| self.has(*event))
+    }
+
+    /// Returns the stored form: one bit for each type, in the order of their declaration.
+    pub fn bits(self) -> i64 {
+        self.0
+    }
+
+    /// Returns the set that was stored as `bits`.
+    pub fn from_bits(bits: i64) -> Self {
+        Self(bits)
+    }
+}
+
+impl FromIterator<EventType> for EventSet {
+    fn from_iter<I: IntoIterator<Item = EventType>>(events: I) -> Self {
+        Self(events.into_iter().fold(0, |bits, event| bits | event.bit()))
+    }
+}
+
+/// An event, as the API lists it.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Public id.
+    pub id: EventId,
+    /// Position in the app's feed.
+    pub position: i64,
+    /// Type of the event.
+    pub event_type: EventType,
+    /// The watch that the event is about.
+    pub watch: WatchId,
+    /// Time at which Ringback observed the fact.
+    pub at: Timestamp,
+    /// Body, as it is delivered.
+    pub body: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_names_a_family_or_one_type() {
+        let mut set = EventSet::NONE;
+        assert!(set.add("watch.*"));
+        assert_eq!(set.iter().collect::<Vec<_>>(), [EventType::WatchExpired]);
+        assert!(set.add("job.*"));
+        assert_eq!(set.iter().count(), EventType::ALL.len());
+        for pattern in ["*", "job", "job.", "watch.stopped", "", "job.**"] {
+            let mut none = EventSet::NONE;
+            assert!(!none.add(pattern), "{pattern}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Jobs: what identifies one, its status, and what a poll reports about it.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+
+use super::{EventType, Known, Terms, Timestamp, WatchId, WatchStatus};
+
+/// Number of shards. A job, its watches and its deliveries belong to one shard, and a shard has one owner.
+/// The number never changes, because shards are stored.
+pub const SHARDS: u16 = 1024;
+
+/// Row number of a job in the database. In public, a job has its provider's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobNo(pub i64);
+
+/// Identity of a job. Watches with equal names share one poll.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct JobName {
+    /// Id of the provider.
+    pub provider: String,
+    /// Name of the credential that polls use. It is never a hash of the key, because a new key would then
+    /// orphan the job.
+    pub account: String,
+    /// The provider's id of the job.
+    pub job_id: String,
+    /// Further parameters of the URL, as canonical JSON: defaults filled in, keys sorted.
+    pub params: String,
+}
+
+impl JobName {
+    /// Returns the shard to which the job, its watches and its deliveries belong.
+    pub fn shard(&self) -> u16 {
+        let mut hash = Sha256::new();
+        for part in [&self.provider, &self.account, &self.job_id, &self.params] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        u16::from_be_bytes([digest[0], digest[1]]) % SHARDS
+    }
+}
+
+word_enum! {
+    /// Status of a provider's job, as last polled.
+    JobStatus {
+        /// Not polled yet.
+        Unknown = "unknown",
+        /// Waiting at the provider.
+        Pending = "pending",
+        /// Running at the provider.
+        Processing = "processing",
+        /// Ended successfully.
+        Completed = "completed",
+        /// Ended with an error.
+        Failed = "failed",
+        /// Ended because it was cancelled at the provider.
+        Cancelled = "cancelled",
+    }
+}
+
+impl JobStatus {
+    /// Returns the ending that this status means; `None` while the job runs.
+    pub fn ending(self) -> Option<EndingKind> {
+        match self {
+            Self::Unknown | Self::Pending | Self::Processing => None,
+            Self::Completed => Some(EndingKind::Completed),
+            Self::Failed => Some(EndingKind::Failed),
+            Self::Cancelled => Some(EndingKind::Cancelled),
+        }
+    }
+}
+
+word_enum! {
+    /// How a watch can end because of what the provider reports, or does not report.
+    EndingKind {
+        /// The job completed.
+        Completed = "completed",
+        /// The job failed.
+        Failed = "failed",
+        /// The job was cancelled.
+        Cancelled = "cancelled",
+        /// The provider does not know the job.
+        NotFound = "not_found",
+        /// The job did not end before the watch expired.
+        Expired = "expired",
+    }
+}
+
+impl EndingKind {
+    /// Returns the final status of a watch with this ending.
+    pub fn status(self) -> WatchStatus {
+        match self {
+            Self::Completed => WatchStatus::Completed,
+            Self::Failed => WatchStatus::Failed,
+            Self::Cancelled => WatchStatus::Cancelled,
+            Self::NotFound => WatchStatus::NotFound,
+            Self::Expired => WatchStatus::Expired,
+        }
+    }
+
+    /// Returns the type of the event that reports this ending.
+    pub fn event(self) -> EventType {
+        match self {
+            Self::Completed => EventType::JobCompleted,
+            Self::Failed => EventType::JobFailed,
+            Self::Cancelled => EventType::JobCancelled,
+            Self::NotFound => EventType::JobNotFound,
+            Self::Expired => EventType::WatchExpired,
+        }
+    }
+}
+
+/// One thing that a job produced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Output {
+    /// Where the provider keeps it.
+    #[schema(required)]
+    pub url: Option<String>,
+    /// `video`, `image`, `audio`, `text`, or the provider's own word.
+    #[serde(rename = "type")]
+    #[schema(required)]
+    pub kind: Option<String>,
+    /// URL of a small picture of it.
+    #[schema(required)]
+    pub thumbnail: Option<String>,
+    /// URL of the picture to show before it plays.
+    #[schema(required)]
+    pub poster_image: Option<String>,
+}
+
+/// Why a job did not complete, in the provider's words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JobError {
+    /// Code for programs.
+    #[schema(required)]
+    pub code: Option<String>,
+    /// Sentence for people.
+    #[schema(required)]
+    pub message: Option<String>,
+}
+
+/// One parsed poll: the job as the provider describes it, in Ringback's words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Observation {
+    /// Status that the provider's definition assigns to the provider's word.
+    pub status: JobStatus,
+    /// The provider's word; `None` before the first poll.
+    pub raw_status: Option<String>,
+    /// Progress in percent, 0 to 100.
+    pub progress: Option<u8>,
+    /// URL or text of the first thing that the job produced.
+    pub output: Option<String>,
+    /// Everything that the job produced.
+    pub outputs: Option<Vec<Output>>,
+    /// Why the job did not complete.
+    pub error: Option<JobError>,
+    /// Time of submission, by the provider's clock.
+    pub created_at: Option<Timestamp>,
+    /// Time of the end, by the provider's clock.
+    pub completed_at: Option<Timestamp>,
+}
+
+impl Observation {
+    /// Returns the observation of a job that was never polled.
+    pub fn unknown() -> Self {
+        Self {
+            status: JobStatus::Unknown,
+            raw_status: None,
+            progress: None,
+            output: None,
+            outputs: None,
+            error: None,
+            created_at: None,
+            completed_at: None,
+        }
+    }
+}
+
+/// What the poller needs to know about a job to schedule its polls.
+#[derive(Clone, Debug)]
+pub struct JobSnapshot {
+    /// Row number in the database.
+    pub no: JobNo,
+    /// Identity of the job.
+    pub name: JobName,
+    /// How many times the job was registered anew after it had ended.
+    pub generation: i64,
+    /// What is stored about the job.
+    pub known: Known,
+    /// First registration of this generation.
+    pub registered_at: Timestamp,
+    /// How many watches wait for the job.
+    pub watching: u32,
+    /// Combined terms of those watches; `None` where no watch waits and a poll is requested all the same.
+    pub terms: Option<Terms>,
+    /// Whether a client requested a poll now.
+    pub poll_requested: bool,
+    /// The watch to whose trace the polls belong, with its `traceparent`. Read only while traces are exported.
+    pub traced: Option<(WatchId, Option<String>)>,
+}
+
+/// What the poller remembers about the polls of a job. It is kept in memory only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PollStats {
+    /// Start of the last poll.
+    pub last_polled_at: Option<Timestamp>,
+    /// Time of the next poll, as scheduled now.
+    pub next_poll_at: Option<Timestamp>,
+    /// Number of polls since the process started.
+    pub polls: u32,
+    /// Error of the last poll; `None` if it succeeded.
+    pub last_error: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shard_of_a_job_never_changes() {
+        let name = JobName {
+            provider: "muvi".into(),
+            account: "default".into(),
+            job_id: "job_abc123def456".into(),
+            params: "{}".into(),
+        };
+        assert_eq!(name.shard(), 889);
+    }
+}

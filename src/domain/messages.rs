@@ -1,0 +1,74 @@
+//! Messages between components, and how busy a component is.
+
+use super::watch::least;
+use super::{DeliveryId, DestinationId, JobNo, JobSnapshot, PendingDelivery, Terms, Timestamp, WatchId};
+
+/// Message from the store to the poller, sent after the commit.
+#[derive(Clone, Debug)]
+pub enum PollerMessage {
+    /// A watch was registered. The snapshot has the terms of this watch alone.
+    Watch(Box<JobSnapshot>),
+    /// A watch was stopped or amended.
+    WatchersChanged {
+        /// The job.
+        job: JobNo,
+        /// How many watches wait for the job now.
+        watching: u32,
+        /// Combined terms of those watches; `None` where no watch waits any more.
+        terms: Option<Terms>,
+    },
+    /// A client requested a poll now.
+    PollNow(Box<JobSnapshot>),
+}
+
+/// Message from the store to the dispatcher, sent after the commit.
+#[derive(Clone, Debug)]
+pub enum DispatcherMessage {
+    /// A delivery is to be attempted.
+    Dispatch(Box<PendingDelivery>),
+    /// Deliveries of a queue are to be retried manually. The dispatcher loads them from the store.
+    QueueChanged {
+        /// Name of the destination queue.
+        queue: String,
+        /// Deliveries to retry.
+        requested: Vec<DeliveryId>,
+    },
+    /// Waiting deliveries of a watch are skipped. Attempts in flight go on.
+    Skip {
+        /// The watch.
+        watch: WatchId,
+        /// Which of its deliveries.
+        which: CancelScope,
+    },
+}
+
+/// Which deliveries of a watch are skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelScope {
+    /// All: the watch was stopped.
+    All,
+    /// Those of progress events: the watch ended before they were delivered.
+    Progress,
+    /// Those to this destination: it accepts nothing more.
+    To(DestinationId),
+}
+
+/// How busy a component is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Number of operations in progress.
+    pub in_progress: usize,
+    /// Time of the next operation, as scheduled now; `None` if there is none.
+    pub next_at: Option<Timestamp>,
+}
+
+impl Activity {
+    /// Returns the activity of both components together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            in_progress: self.in_progress + other.in_progress,
+            next_at: least(self.next_at, other.next_at),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Watches: "notify these destinations when this job ends".
+
+use std::time::Duration;
+
+use super::{
+    AppNo, DeliveryStatus, Destination, EventSet, JobName, JobNo, Observation, Payload, Timestamp, WatchId,
+};
+
+word_enum! {
+    /// Status of a watch. All but `watching` are final.
+    WatchStatus {
+        /// Waiting for the job to end.
+        Watching = "watching",
+        /// The job completed.
+        Completed = "completed",
+        /// The job failed.
+        Failed = "failed",
+        /// The job was cancelled.
+        Cancelled = "cancelled",
+        /// The provider does not know the job.
+        NotFound = "not_found",
+        /// The job did not end before the watch expired.
+        Expired = "expired",
+        /// A client stopped the watch.
+        Stopped = "stopped",
+    }
+}
+
+/// A watch to be registered. Every field is validated.
+#[derive(Clone, Debug)]
+pub struct NewWatch {
+    /// App that owns the watch.
+    pub app: AppNo,
+    /// Id, already drawn.
+    pub id: WatchId,
+    /// The job to watch.
+    pub job: JobName,
+    /// Events to deliver.
+    pub events: EventSet,
+    /// Form of the delivered body.
+    pub payload: Payload,
+    /// The client's own JSON object, byte for byte.
+    pub metadata: Option<String>,
+    /// What the watch requires of the poller.
+    pub terms: Terms,
+    /// W3C trace context of the registration.
+    pub traceparent: Option<String>,
+    /// Where to deliver.
+    pub destinations: Vec<Destination>,
+    /// Time of registration.
+    pub created_at: Timestamp,
+}
+
+/// What one watch, or all watches of a job together, require of the poller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Expiry of the watch; of several, the earliest.
+    pub expires_at: Timestamp,
+    /// Longest poll interval that the client accepts; of several, the shortest.
+    pub poll_interval: Option<Duration>,
+    /// Time at which the client expects the job to end; of several, the earliest.
+    pub expected_at: Option<Timestamp>,
+    /// Whether `job.processing` or `job.progress` is to be delivered.
+    pub wants_progress: bool,
+}
+
+impl Terms {
+    /// Returns the terms that satisfy both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            expires_at: self.expires_at.min(other.expires_at),
+            poll_interval: least(self.poll_interval, other.poll_interval),
+            expected_at: least(self.expected_at, other.expected_at),
+            wants_progress: self.wants_progress || other.wants_progress,
+        }
+    }
+}
+
+/// Returns the smaller of two values, each of which may be missing.
+pub(super) fn least<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+    a.into_iter().chain(b).min()
+}
+
+/// A watch, as the API shows it.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// Public id.
+    pub id: WatchId,
+    /// Current status.
+    pub status: WatchStatus,
+    /// The watched job.
+    pub job: JobName,
+    /// Row number of the job.
+    pub job_no: JobNo,
+    /// The job as last polled; for a watch that ended with its job, as it ended.
+    pub seen: Observation,
+    /// Each destination with the status of the latest delivery to it.
+    pub destinations: Vec<(Destination, Option<DeliveryStatus>)>,
+    /// Events to deliver.
+    pub events: EventSet,
+    /// The client's own JSON object.
+    pub metadata: Option<String>,
+    /// Time of registration.
+    pub created_at: Timestamp,
+    /// Time of the end; `None` while it waits.
+    pub ended_at: Option<Timestamp>,
+    /// Time at which it expires, or would have expired.
+    pub expires_at: Timestamp,
+}

@@ -24,7 +24,7 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
     let mut query = Query::new(&parts);
     let limit = query.limit();
     let filter = DeliveryFilter {
-        status: query.read("status", "must be pending, succeeded or failed", DeliveryStatus::parse),
+        status: query.read("status", "must be pending, succeeded, failed or skipped", DeliveryStatus::parse),
         watch: query.read("watchId", "is not a watch's id", WatchId::parse),
         destination: query.read("destinationId", "is not a destination's id", DestinationId::parse),
         since: query.time("since"),

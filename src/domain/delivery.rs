@@ -36,8 +36,10 @@ word_enum! {
         Pending = "pending",
         /// The receiver accepted it.
         Succeeded = "succeeded",
-        /// No further attempt follows.
+        /// Its attempts failed, and no further one follows.
         Failed = "failed",
+        /// Nothing failed, and no further attempt follows.
+        Skipped = "skipped",
     }
 }
 
@@ -46,7 +48,8 @@ word_enum! {
     Reason {
         /// Every attempt of the retry schedule failed.
         Exhausted = "exhausted",
-        /// The receiver answered 410.
+        /// The receiver refused this delivery for ever (410, unknown recipient or chat), or an earlier one to
+        /// the same destination; the later deliveries are skipped.
         Gone = "gone",
         /// The watch was stopped.
         Stopped = "stopped",

@@ -76,7 +76,7 @@ fn amend_one(batch: &mut Batch<'_>, ask: &Amend) -> Result<Amended> {
         return Ok(known.map_or(Amended::Unknown, |_| Amended::Ended));
     }
     let known = batch.tx.list(
-        "select n, id, channel, address, lane, headers, secret from watch_destinations
+        "select n, id, channel, address, queue, headers, secret from watch_destinations
          where watch = $1 order by n",
         [id.into()],
         |row: &Row<'_>| Ok((row.int(0)?, read_destination(row, 1, keyring)?)),

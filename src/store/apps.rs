@@ -107,7 +107,8 @@ impl Store {
     }
 }
 
-pub(super) const APP: &str = "no, id, name, created_at, signing_secret, old_signing_secret, old_until";
+pub(super) const APP: &str =
+    "no, id, name, created_at, signing_secret, old_signing_secret, old_secret_expires_at";
 
 pub(super) fn read_app(row: &Row<'_>, keyring: &Keyring) -> Result<App> {
     let id = row.id(1)?;
@@ -226,7 +227,7 @@ fn rotate_one(batch: &mut Batch<'_>, ask: &Rotate) -> Result<Rotated> {
         None => None,
     };
     batch.tx.run(
-        "update apps set signing_secret = $1, old_signing_secret = $2, old_until = $3 where no = $4",
+        "update apps set signing_secret = $1, old_signing_secret = $2, old_secret_expires_at = $3 where no = $4",
         [
             sealed.as_ref().into(),
             old_sealed.as_deref().into(),

@@ -147,20 +147,20 @@ impl DeliveryFilter {
 
 /// What is sent is the event's body, or, to webhooks, the form of it that the watch asked for, or the raw
 /// answer of the ending that made it.
-const SENDS: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.manual,
-    w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.sent end, e.body),
+const SENDS: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.is_manual,
+    w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.webhook_body end, e.body),
     case when n.raw is not null then 'raw'
-      when wd.channel = 'webhook' and e.sent is not null then w.payload else 'event' end,
-    wd.id, wd.channel, wd.address, wd.lane, wd.headers, wd.secret,
+      when wd.channel = 'webhook' and e.webhook_body is not null then w.payload else 'event' end,
+    wd.id, wd.channel, wd.address, wd.queue, wd.headers, wd.secret,
     case when n.raw is not null and d.attempts = 0 then e.body end
   from deliveries d
   join watches w on w.app = d.app and w.id = d.watch
   join events e on e.id = d.event
   join watch_destinations wd on wd.watch = d.watch and wd.n = d.n
-  left join endings n on n.job = w.job and n.generation = d.raw_of";
+  left join endings n on n.job = w.job and n.generation = d.raw_generation";
 
 const SHOWN: &str =
-    "select d.id, d.event, d.type, d.watch, d.destination, d.status, d.reason, d.turn, d.created_at,
+    "select d.id, d.event, d.type, d.watch, d.destination, d.status, d.reason, d.next_attempt_at, d.created_at,
     wd.channel, wd.address
   from deliveries d join watch_destinations wd on wd.watch = d.watch and wd.n = d.n";
 
@@ -169,7 +169,8 @@ impl Store {
     pub async fn lanes(&self) -> Result<Vec<(String, Timestamp)>> {
         self.read(|tx| {
             tx.list(
-                "select lane, min(turn) from deliveries where turn is not null group by lane",
+                "select queue, min(next_attempt_at) from deliveries where next_attempt_at is not null
+                 group by queue",
                 [],
                 |row| Ok((row.text(0)?, row.time(1)?)),
             )
@@ -189,9 +190,10 @@ impl Store {
         }
         let counted = self.read(move |tx| {
             tx.one(
-                "select count(*), min(turn) from
-                   (select late, turn from deliveries where turn is not null limit $1) waiting
-                 where late = 0 or turn <= $2",
+                "select count(*), min(next_attempt_at) from
+                   (select is_retry, next_attempt_at from deliveries where next_attempt_at is not null
+                    limit $1) waiting
+                 where is_retry = 0 or next_attempt_at <= $2",
                 [COUNTED.into(), now.into()],
                 |row| {
                     Ok(Backlog { count: u64::try_from(row.int(0)?).unwrap_or(0), oldest: row.opt_time(1)? })
@@ -243,7 +245,7 @@ impl Store {
                 return Ok(None);
             };
             let attempts = tx.list(
-                "select at, duration_ms, status_code, error, request_headers, response_headers, response_body
+                "select started_at, duration_ms, status_code, error, request_headers, response_headers, response_body
                  from attempts where delivery = $1 order by n",
                 [id.0.into()],
                 read_attempt,
@@ -260,7 +262,7 @@ pub(super) fn listed(app: AppNo, filter: &DeliveryFilter, limit: u32) -> Where<'
     // our own few. A watch and a destination have fewer, by their own indexes.
     let narrow = filter.watch.is_some() || filter.destination.is_some();
     let (by_app, column) = match filter.status {
-        Some(DeliveryStatus::Pending | DeliveryStatus::Failed) if !narrow => {
+        Some(DeliveryStatus::Pending | DeliveryStatus::Failed | DeliveryStatus::Skipped) if !narrow => {
             ("d.app + 0 =", "d.status || ''")
         }
         _ => ("d.app =", "d.status"),
@@ -328,7 +330,7 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
     }
     let keyring = &batch.shared.keyring;
     let destinations = batch.tx.fetch(
-        "select id, channel, address, lane, headers, secret, n from watch_destinations
+        "select id, channel, address, queue, headers, secret, n from watch_destinations
          where watch = $1 and gone_at is null order by n",
         outgoing.iter().map(|event| [event.watch.0.into()]),
         |row| Ok((read_destination(row, 0, keyring)?, row.int(6)?)),
@@ -349,8 +351,8 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
         }
     }
     batch.tx.each(
-        "insert into deliveries (app, id, shard, event, type, watch, n, destination, lane, status, step, due_at,
-           late, raw_of, turn, created_at)
+        "insert into deliveries (app, id, shard, event, type, watch, n, destination, queue, status, step,
+           scheduled_at, is_retry, raw_generation, next_attempt_at, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10)",
         made.iter().map(|(event, id, destination, n, (raw_of, _, _))| {
             [
@@ -393,7 +395,8 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
 /// The endings have overtaken what was to be said of these watches' progress.
 pub(super) fn supersede(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
     let overtaken = batch.tx.each(
-        "update deliveries set status = 'failed', reason = 'superseded', due_at = null, turn = null, by_hand = 0
+        "update deliveries set status = 'skipped', reason = 'superseded', scheduled_at = null,
+           next_attempt_at = null, is_manual = 0
          where watch = $1 and status = 'pending' and type in ('job.processing', 'job.progress')",
         watches.iter().map(|watch| [watch.0.into()]),
     )?;
@@ -411,13 +414,15 @@ pub(super) fn supersede(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()
 /// The user wants nothing more of these watches.
 pub(super) fn call_off(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
     let pending = batch.tx.each(
-        "update deliveries set status = 'failed', reason = 'stopped', due_at = null, turn = null, by_hand = 0
+        "update deliveries set status = 'skipped', reason = 'stopped', scheduled_at = null,
+           next_attempt_at = null, is_manual = 0
          where watch = $1 and status = 'pending'",
         watches.iter().map(|watch| [watch.0.into()]),
     )?;
     // A try by hand, of a delivery that is done, is called off too.
     let by_hand = batch.tx.each(
-        "update deliveries set turn = null, by_hand = 0 where watch = $1 and turn is not null",
+        "update deliveries set next_attempt_at = null, is_manual = 0
+         where watch = $1 and next_attempt_at is not null",
         watches.iter().map(|watch| [watch.0.into()]),
     )?;
     for ((watch, pending), by_hand) in watches.iter().zip(pending).zip(by_hand) {
@@ -438,7 +443,7 @@ pub(super) fn record(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<Vec<()>>
         .map(|ask| (to_json(&ask.attempt.request_headers), to_json(&ask.attempt.response_headers)))
         .collect();
     batch.tx.each(
-        "insert into attempts (delivery, n, at, duration_ms, status_code, error, request_headers,
+        "insert into attempts (delivery, n, started_at, duration_ms, status_code, error, request_headers,
            response_headers, response_body)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         fresh.iter().zip(&headers).map(|(ask, (request_headers, response_headers))| {
@@ -476,8 +481,8 @@ fn settle<'a>(batch: &mut Batch<'_>, asks: &[&'a Record]) -> Result<Vec<&'a Reco
         fresh.extend(asks.zip(hit).filter(|(_, hit)| *hit > 0).map(|(ask, _)| ask));
     };
     let hit = batch.tx.each(
-        "update deliveries set attempts = attempts + 1, status = 'succeeded', reason = null, due_at = null,
-           turn = null, by_hand = 0 where app = $1 and id = $2 and attempts = $3",
+        "update deliveries set attempts = attempts + 1, status = 'succeeded', reason = null, scheduled_at = null,
+           next_attempt_at = null, is_manual = 0 where app = $1 and id = $2 and attempts = $3",
         succeeded.iter().map(|ask| <[_; 3]>::from(name(ask))),
     )?;
     keep(&mut succeeded.iter().copied(), hit);
@@ -485,9 +490,9 @@ fn settle<'a>(batch: &mut Batch<'_>, asks: &[&'a Record]) -> Result<Vec<&'a Reco
     let hit = batch.tx.each(
         "update deliveries set attempts = attempts + 1,
            step = case when status = 'pending' then $1 else step end,
-           due_at = case when status = 'pending' then cast($2 as bigint) end,
-           late = case when by_hand = 1 then 0 else 1 end,
-           turn = case when by_hand = 1 then turn when status = 'pending' then $2 end
+           scheduled_at = case when status = 'pending' then cast($2 as bigint) end,
+           is_retry = case when is_manual = 1 then 0 else 1 end,
+           next_attempt_at = case when is_manual = 1 then next_attempt_at when status = 'pending' then $2 end
          where app = $3 and id = $4 and attempts = $5",
         again.iter().map(|(ask, step, due_at)| {
             let (app, id, before) = name(ask);
@@ -495,11 +500,12 @@ fn settle<'a>(batch: &mut Batch<'_>, asks: &[&'a Record]) -> Result<Vec<&'a Reco
         }),
     )?;
     keep(&mut again.iter().map(|(ask, ..)| *ask), hit);
+    // A delivery that was skipped as gone, and is refused as gone itself, has failed.
     let hit = batch.tx.each(
         "update deliveries set attempts = attempts + 1,
            reason = case when status = 'pending' then $1 else reason end,
-           status = case when status = 'pending' then 'failed' else status end,
-           due_at = null, turn = case when by_hand = 1 then turn end
+           status = case when status = 'pending' or reason = $1 then 'failed' else status end,
+           scheduled_at = null, next_attempt_at = case when is_manual = 1 then next_attempt_at end
          where app = $2 and id = $3 and attempts = $4",
         failed.iter().map(|(ask, reason)| {
             let (app, id, before) = name(ask);
@@ -511,8 +517,8 @@ fn settle<'a>(batch: &mut Batch<'_>, asks: &[&'a Record]) -> Result<Vec<&'a Reco
     gone(batch, &hit_and_gone.map(|((ask, _), _)| *ask).collect::<Vec<_>>())?;
     keep(&mut failed.iter().map(|(ask, _)| *ask), hit);
     let hit = batch.tx.each(
-        "update deliveries set attempts = attempts + 1, by_hand = 0, turn = due_at,
-           late = case when step > 0 then 1 else 0 end where app = $1 and id = $2 and attempts = $3",
+        "update deliveries set attempts = attempts + 1, is_manual = 0, next_attempt_at = scheduled_at,
+           is_retry = case when step > 0 then 1 else 0 end where app = $1 and id = $2 and attempts = $3",
         as_before.iter().map(|ask| <[_; 3]>::from(name(ask))),
     )?;
     keep(&mut as_before.iter().copied(), hit);
@@ -529,7 +535,7 @@ fn gone(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<()> {
     let gone = || asks.iter().zip(&found).flat_map(|(ask, found)| found.iter().map(move |to| (*ask, to)));
     // Who asked by hand has the answer.
     batch.tx.each(
-        "update deliveries set by_hand = 0, turn = null where app = $1 and id = $2",
+        "update deliveries set is_manual = 0, next_attempt_at = null where app = $1 and id = $2",
         asks.iter().filter(|ask| ask.manual).map(|ask| [ask.app.0.into(), ask.delivery.0.into()]),
     )?;
     batch.tx.each(
@@ -537,7 +543,8 @@ fn gone(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<()> {
         gone().map(|(ask, (watch, n, _))| [ask.attempt.at.into(), watch.0.into(), (*n).into()]),
     )?;
     let others = batch.tx.each(
-        "update deliveries set status = 'failed', reason = 'gone', due_at = null, turn = null, by_hand = 0
+        "update deliveries set status = 'skipped', reason = 'gone', scheduled_at = null,
+           next_attempt_at = null, is_manual = 0
          where watch = $1 and n = $2 and status = 'pending' and id <> $3",
         gone().map(|(ask, (watch, n, _))| [watch.0.into(), (*n).into(), ask.delivery.0.into()]),
     )?;
@@ -566,7 +573,7 @@ pub(super) fn page(batch: &mut Batch<'_>, asks: &[&Page]) -> Result<Vec<Paged>> 
     let rows = lanes.iter().flat_map(|lane| lane.ids.iter().map(|(app, id)| [(*app).into(), id.0.into()]));
     let mut sends = batch.tx.fetch(&sql, rows, |row| read_send(row, keyring))?.into_iter();
     let next = batch.tx.ones(
-        "select min(turn) from deliveries where lane = $1 and late = 1 and turn > $2",
+        "select min(next_attempt_at) from deliveries where queue = $1 and is_retry = 1 and next_attempt_at > $2",
         asks.iter().map(|ask| [(&ask.lane).into(), ask.now.into()]),
         |row| row.opt_time(0),
     )?;
@@ -609,7 +616,8 @@ fn take_waiting(
     let mut lanes: Vec<&mut Waiting<'_>> = lanes.iter_mut().filter(|lane| lane.has_room()).collect();
     // The index alone answers this; the rows are read only of those that are taken.
     let found = tx.fetch(
-        "select app, id from deliveries where lane = $1 and late = $2 and turn <= $3 order by turn limit $4",
+        "select app, id from deliveries where queue = $1 and is_retry = $2 and next_attempt_at <= $3
+         order by next_attempt_at limit $4",
         lanes.iter().map(|lane| {
             let (late, until) = which(lane.ask);
             // As many more as could turn out to be in hand, and one to know whether there are more.
@@ -635,19 +643,19 @@ fn rewind_all(tx: &Tx<'_>, ask: &Rewind) -> Result<usize> {
     // Once through all that waits, at each start; there is something to change after a set-back only.
     let found = tx.list(
         "select app, id, step from deliveries
-         where turn is not null and late = 1
-           and (select max(at) from attempts where delivery = deliveries.id) > $1",
+         where next_attempt_at is not null and is_retry = 1
+           and (select max(started_at) from attempts where delivery = deliveries.id) > $1",
         [ask.now.into()],
         |row| Ok((row.int(0)?, DeliveryId(row.id(1)?), row.count(2)? as usize)),
     )?;
     // The first step comes after the first wait.
     let due_at = |step: usize| Some(ask.now.plus(*ask.schedule.get(step.checked_sub(1)?)?));
     let changed = tx.each(
-        "update deliveries set due_at = $1, turn = $1 where app = $2 and id = $3",
+        "update deliveries set scheduled_at = $1, next_attempt_at = $1 where app = $2 and id = $3",
         found.iter().filter_map(|(app, id, step)| Some([due_at(*step)?.into(), (*app).into(), id.0.into()])),
     )?;
     let at_once = tx.run(
-        "update deliveries set turn = $1 where turn > $1 and (late = 0 or by_hand = 1)",
+        "update deliveries set next_attempt_at = $1 where next_attempt_at > $1 and (is_retry = 0 or is_manual = 1)",
         [ask.now.into()],
     )?;
     Ok(changed.into_iter().sum::<usize>() + at_once)
@@ -676,7 +684,7 @@ fn resend_one(batch: &mut Batch<'_>, ask: &RetryDelivery) -> Result<RetryDeliver
         Some(_) => {}
     }
     batch.tx.run(
-        "update deliveries set by_hand = 1, late = 0, turn = $1 where app = $2 and id = $3",
+        "update deliveries set is_manual = 1, is_retry = 0, next_attempt_at = $1 where app = $2 and id = $3",
         [ask.now.into(), app.into(), id.into()],
     )?;
     if let Some((remember, answer)) = &ask.remember {

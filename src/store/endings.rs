@@ -143,7 +143,7 @@ pub(super) fn end(batch: &mut Batch<'_>, asks: &[&Ended]) -> Result<Vec<NotifyPr
         |row| row.int(0),
     )?;
     batch.tx.each(
-        "insert into endings (job, generation, kind, seen, error, raw, at, open)
+        "insert into endings (job, generation, kind, seen, error, raw, ended_at, unfinished)
          values ($1, $2, $3, coalesce($4, (select seen from jobs where no = $1)), $5, $6, $7, 1)
          on conflict (job, generation) do nothing",
         asks.iter().zip(&texts).zip(&raw_wanted).map(|((ask, (seen, error)), raw_wanted)| {
@@ -159,7 +159,7 @@ pub(super) fn end(batch: &mut Batch<'_>, asks: &[&Ended]) -> Result<Vec<NotifyPr
         }),
     )?;
     batch.tx.each(
-        "update jobs set ended = 1, look_wanted = null, seen = coalesce($1, seen)
+        "update jobs set ended = 1, poll_requested_at = null, seen = coalesce($1, seen)
          where no = $2 and generation = $3 and ended = 0",
         asks.iter()
             .zip(&texts)
@@ -172,7 +172,8 @@ pub(super) fn end(batch: &mut Batch<'_>, asks: &[&Ended]) -> Result<Vec<NotifyPr
 
 pub(super) fn tell(batch: &mut Batch<'_>, asks: &[&NotifyWatches]) -> Result<Vec<NotifyProgress>> {
     let endings = batch.tx.fetch(
-        "select j.provider, j.account, j.job_id, j.params, e.kind, e.seen, e.error, e.raw, e.generation, e.at, e.job
+        "select j.provider, j.account, j.job_id, j.params, e.kind, e.seen, e.error, e.raw, e.generation,
+           e.ended_at, e.job
          from endings e join jobs j on j.no = e.job where e.job = $1 and e.generation = $2",
         asks.iter().map(|ask| [ask.job.0.into(), ask.generation.into()]),
         read_ending,
@@ -200,7 +201,7 @@ pub(super) fn tell(batch: &mut Batch<'_>, asks: &[&NotifyWatches]) -> Result<Vec
     }
     end_watches(batch, &chunks)?;
     batch.tx.each(
-        "update endings set open = 0 where job = $1 and generation = $2",
+        "update endings set unfinished = 0 where job = $1 and generation = $2",
         chunks
             .iter()
             .filter(|chunk| !chunk.more)

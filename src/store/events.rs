@@ -11,7 +11,7 @@ use super::db::{Result, Row, Tx, Where};
 use super::writer::Batch;
 use crate::domain::{AppNo, Event, EventId, EventType, Finished, Payload, Timestamp, WatchId};
 
-const COLUMNS: &str = "id, position, type, watch, at, body";
+const COLUMNS: &str = "id, position, type, watch, observed_at, body";
 
 /// An event to be appended at the end of the transaction.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
     let placed =
         by_app.values().zip(last).flat_map(|(events, last)| events.iter().zip(last - count(events) + 1..));
     batch.tx.each(
-        "insert into events (id, app, position, watch, type, ending, at, body, sent)
+        "insert into events (id, app, position, watch, type, ending, observed_at, body, webhook_body)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         placed.map(|(event, position)| {
             [

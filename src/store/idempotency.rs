@@ -113,7 +113,7 @@ pub(super) fn look_up(tx: &Tx<'_>, remembers: &[&Remember]) -> Result<Vec<Option
         return Ok(Vec::new());
     }
     let found = tx.fetch(
-        "select request, status, location, answer, created_at from idempotency
+        "select request_hash, status, location, response, created_at from idempotency
          where app = $1 and path = $2 and key = $3",
         remembers.iter().map(|one| [one.app.0.into(), (&one.path).into(), (&one.key).into()]),
         |row| {
@@ -159,10 +159,10 @@ pub(super) fn keep_all<'a>(
         return Ok(());
     }
     tx.each(
-        "insert into idempotency (app, path, key, request, status, location, answer, created_at)
+        "insert into idempotency (app, path, key, request_hash, status, location, response, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8)
-         on conflict (app, path, key) do update set request = excluded.request,
-           status = excluded.status, location = excluded.location, answer = excluded.answer,
+         on conflict (app, path, key) do update set request_hash = excluded.request_hash,
+           status = excluded.status, location = excluded.location, response = excluded.response,
            created_at = excluded.created_at",
         answers.iter().map(|(Remember { app, path, key, request, .. }, answer, body, now)| {
             [

@@ -86,7 +86,7 @@ pub struct OpenEnding {
 /// `job.progress`; a test compares.
 const FACTS: &str =
     "select j.no, j.provider, j.account, j.job_id, j.params, j.generation, j.seen, j.registered_at,
-    case when j.look_wanted is null then 0 else 1 end,
+    case when j.poll_requested_at is null then 0 else 1 end,
     count(w.id), min(w.expires_at), min(w.poll_interval), min(w.expected_at), max(w.events & 96)";
 
 impl Store {
@@ -100,7 +100,7 @@ impl Store {
                    select job from (select job from watches where status = 'watching' and job > $1
                                     group by job order by job limit $2) a
                    union
-                   select no from (select no from jobs where look_wanted is not null and no > $1
+                   select no from (select no from jobs where poll_requested_at is not null and no > $1
                                    order by no limit $2) b
                    order by 1 limit $2)
                  {FACTS} from page p join jobs j on j.no = p.job
@@ -129,7 +129,7 @@ impl Store {
     /// The endings of which not all watches have been told: a crash came in between.
     pub async fn open_endings(&self) -> Result<Vec<OpenEnding>> {
         self.read(|tx| {
-            tx.list("select job, generation from endings where open = 1 order by job", [], |row| {
+            tx.list("select job, generation from endings where unfinished = 1 order by job", [], |row| {
                 Ok(OpenEnding { job: JobNo(row.int(0)?), generation: row.int(1)? })
             })
         })
@@ -180,7 +180,7 @@ pub(super) fn tell_who_waits(batch: &mut Batch<'_>, jobs: &[JobNo]) -> Result<()
     )?;
     let all = || jobs.iter().zip(&waiting);
     batch.tx.each(
-        "update jobs set look_wanted = null where no = $1",
+        "update jobs set poll_requested_at = null where no = $1",
         all().filter(|(_, (watching, _))| *watching == 0).map(|(job, _)| [job.0.into()]),
     )?;
     let plans = all().map(|(job, (watching, terms))| PollerMessage::WatchersChanged {
@@ -211,13 +211,13 @@ pub(super) fn take_shards(tx: &Tx<'_>, node: &str, now: Timestamp) -> Result<i64
 pub(super) fn observe(batch: &mut Batch<'_>, asks: &[&Observed]) -> Result<Vec<Option<(AppNo, WatchId)>>> {
     let seen: Vec<String> = asks.iter().map(|ask| to_json(&ask.seen)).collect();
     let changed = batch.tx.each(
-        "update jobs set seen = $1, look_wanted = null where no = $2 and generation = $3 and ended = 0",
+        "update jobs set seen = $1, poll_requested_at = null where no = $2 and generation = $3 and ended = 0",
         asks.iter().zip(&seen).map(|(ask, seen)| [seen.into(), ask.job.0.into(), ask.generation.into()]),
     )?;
     let taken = || asks.iter().zip(&changed).filter(|(_, changed)| **changed > 0).map(|(ask, _)| *ask);
     batch.tx.each(
-        "insert into observations (job, at, status, raw_status, progress) values ($1, $2, $3, $4, $5)
-         on conflict (job, at) do nothing",
+        "insert into observations (job, observed_at, status, raw_status, progress) values ($1, $2, $3, $4, $5)
+         on conflict (job, observed_at) do nothing",
         taken().filter(|ask| ask.status_changed).map(|ask| {
             [
                 ask.job.0.into(),
@@ -334,7 +334,8 @@ fn due_events<'f>(
     let asked = followers.clone().flat_map(|(ask, follower)| {
         follower.processing(ask).into_iter().chain(follower.last_progress(ask)).map(|id| [id.0.into()])
     });
-    let mut known = tx.fetch("select at from events where id = $1", asked, |row| row.time(0))?.into_iter();
+    let mut known =
+        tx.fetch("select observed_at from events where id = $1", asked, |row| row.time(0))?.into_iter();
     let mut told_at = |id: Option<EventId>| id.and_then(|_| known.next()).and_then(|mut at| at.pop());
     let mut progressed = Vec::new();
     let mut due = Vec::new();
@@ -401,7 +402,7 @@ pub(super) fn refresh(batch: &mut Batch<'_>, asks: &[&Refresh]) -> Result<Vec<()
         seen.iter().map(|(job, seen, status)| [seen.into(), job.0.into(), (*status).into()]),
     )?;
     batch.tx.each(
-        "update jobs set look_wanted = null where no = $1",
+        "update jobs set poll_requested_at = null where no = $1",
         asks.iter().map(|ask| [ask.job.0.into()]),
     )?;
     Ok(vec![(); asks.len()])
@@ -417,7 +418,7 @@ fn look_now_one(batch: &mut Batch<'_>, ask: &PollNow) -> Result<PollNowResult> {
         return Ok(PollNowResult::Replayed(replay));
     }
     let job = tx.find(
-        "update jobs set look_wanted = $1 where no = (select job from watches where app = $2 and id = $3)
+        "update jobs set poll_requested_at = $1 where no = (select job from watches where app = $2 and id = $3)
          returning no",
         [ask.now.into(), ask.app.0.into(), ask.watch.0.into()],
         |row| Ok(JobNo(row.int(0)?)),

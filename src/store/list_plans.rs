@@ -22,6 +22,7 @@ fn every_list_searches_by_an_index_in_the_order_of_its_ids() {
     let watching = || WatchFilter { status: Some(WatchStatus::Watching), ..WatchFilter::default() };
     let pending = || DeliveryFilter { status: Some(DeliveryStatus::Pending), ..DeliveryFilter::default() };
     let failed = || DeliveryFilter { status: Some(DeliveryStatus::Failed), ..DeliveryFilter::default() };
+    let skipped = || DeliveryFilter { status: Some(DeliveryStatus::Skipped), ..DeliveryFilter::default() };
     let all = DeliveryFilter::default;
     let muvi = || Some("muvi".to_owned());
     let before = Some(WatchId(least));
@@ -44,6 +45,7 @@ fn every_list_searches_by_an_index_in_the_order_of_its_ids() {
         (pending(), "d USING INDEX deliveries_pending (<expr>=?)"),
         (DeliveryFilter { since: at, ..pending() }, "d USING INDEX deliveries_pending (<expr>=? AND id>?)"),
         (failed(), "d USING INDEX deliveries_failed (<expr>=?)"),
+        (skipped(), "d USING INDEX deliveries_skipped (<expr>=?)"),
         (DeliveryFilter { since: at, ..failed() }, "d USING INDEX deliveries_failed (<expr>=? AND id>?)"),
         (DeliveryFilter { watch, ..pending() }, "d USING INDEX deliveries_of_watch (watch=? AND app=?)"),
         (DeliveryFilter { watch, ..failed() }, "d USING INDEX deliveries_of_watch (watch=? AND app=?)"),

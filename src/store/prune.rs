@@ -90,7 +90,7 @@ fn forget_jobs(tx: &Tx<'_>, jobs: &BTreeSet<JobNo>) -> Result<()> {
 fn old_watches(tx: &Tx<'_>, before: Timestamp, which: &str) -> Result<Vec<(AppNo, Id, JobNo)>> {
     let sql = format!(
         "select app, id, job from watches w where {which} ended_at < $1
-         and not exists (select 1 from deliveries d where d.watch = w.id and d.turn is not null)
+         and not exists (select 1 from deliveries d where d.watch = w.id and d.next_attempt_at is not null)
          order by ended_at limit $2"
     );
     tx.list(&sql, [before.into(), CHUNK.into()], |row| {

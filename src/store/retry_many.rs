@@ -62,8 +62,7 @@ impl Store {
         .await
     }
 
-    /// Marks the next failed deliveries to be tried again, but for those whose watch was stopped and
-    /// for progress that is the past.
+    /// Requests a manual retry of the next failed deliveries. Skipped deliveries are not among them.
     pub async fn retry_many(&self, retry_delivery: RetryMany) -> Result<RetriedMany> {
         self.ask(Command::RetryMany, retry_delivery).await
     }
@@ -81,8 +80,8 @@ fn failed(
     let (by_app, column) =
         if filter.destination.is_some() { ("app =", "status") } else { ("app + 0 =", "status || ''") };
     let select = format!(
-        "select id, lane from deliveries
-         where {column} = 'failed' and coalesce(reason, '') not in ('stopped', 'superseded') and {by_app}"
+        "select id, queue from deliveries
+         where {column} = 'failed' and {by_app}"
     );
     let mut query = Where::new(&select, app.0);
     query.and("destination =", filter.destination.map(|id| id.0));
@@ -108,7 +107,7 @@ fn resend_chunk(batch: &mut Batch<'_>, ask: &RetryMany) -> Result<RetriedMany> {
     let more = found.len() > CHUNK as usize;
     found.truncate(CHUNK as usize);
     let marked = batch.tx.each(
-        "update deliveries set by_hand = 1, late = 1, turn = $1
+        "update deliveries set is_manual = 1, is_retry = 1, next_attempt_at = $1
          where app = $2 and id = $3 and status = 'failed'",
         found.iter().map(|(id, _)| [ask.now.into(), ask.app.0.into(), id.0.into()]),
     )?;

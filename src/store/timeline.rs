@@ -127,8 +127,8 @@ fn observed(
     most: u32,
 ) -> Result<Vec<(Timestamp, TimelineEntry)>> {
     let mut seen = tx.list(
-        "select at, status, raw_status, progress from observations
-         where job = $1 and at >= $2 and at <= $3 order by at limit $4",
+        "select observed_at, status, raw_status, progress from observations
+         where job = $1 and observed_at >= $2 and observed_at <= $3 order by observed_at limit $4",
         [
             frame.job.0.into(),
             frame.created_at.max(from).into(),
@@ -147,7 +147,7 @@ fn observed(
         matches!(frame.status, WatchStatus::Completed | WatchStatus::Failed | WatchStatus::Cancelled);
     if of_the_job {
         let ending = tx.find(
-            "select at, seen from endings where job = $1 and generation >= $2 order by generation limit 1",
+            "select ended_at, seen from endings where job = $1 and generation >= $2 order by generation limit 1",
             [frame.job.0.into(), frame.generation.into()],
             |row| Ok((row.time(0)?, row.json::<Observation>(1)?)),
         )?;
@@ -161,7 +161,8 @@ fn observed(
 
 fn told(tx: &Tx<'_>, id: WatchId, from: Timestamp, most: u32) -> Result<Vec<(Timestamp, TimelineEntry)>> {
     let mut story = tx.list(
-        "select at, id, type from events where watch = $1 and at >= $2 order by at, position limit $3",
+        "select observed_at, id, type from events where watch = $1 and observed_at >= $2
+         order by observed_at, position limit $3",
         [id.0.into(), from.into(), most.into()],
         |row| {
             let event_type = row.word(2, EventType::parse)?;
@@ -185,9 +186,9 @@ fn told(tx: &Tx<'_>, id: WatchId, from: Timestamp, most: u32) -> Result<Vec<(Tim
     )?;
     story.extend(deliveries);
     story.extend(tx.list(
-        "select a.at, a.delivery, a.status_code, a.error, a.duration_ms
+        "select a.started_at, a.delivery, a.status_code, a.error, a.duration_ms
          from attempts a join deliveries d on d.id = a.delivery
-         where d.watch = $1 and a.at >= $2 order by a.at, a.delivery, a.n limit $3",
+         where d.watch = $1 and a.started_at >= $2 order by a.started_at, a.delivery, a.n limit $3",
         [id.0.into(), from.into(), most.into()],
         |row| {
             let attempt = TimelineEntry::Attempt {

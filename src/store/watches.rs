@@ -204,7 +204,7 @@ pub(super) fn read_name(row: &Row<'_>, first: usize) -> Result<JobName> {
 /// Reads where each watch tells, and how its last delivery to there stands.
 fn add_destinations(tx: &Tx<'_>, keyring: &Keyring, watches: &mut [Watch]) -> Result<()> {
     let found = tx.fetch(
-        "select id, channel, address, lane, headers, secret,
+        "select id, channel, address, queue, headers, secret,
            (select d.status from deliveries d where d.watch = wd.watch and d.n = wd.n order by d.id desc limit 1)
          from watch_destinations wd where watch = $1 order by n",
         watches.iter().map(|watch| [watch.id.0.into()]),
@@ -462,7 +462,7 @@ pub(super) fn insert_destinations<'d>(
     let stored: Vec<(WatchId, i64, &Destination, Stored<'_>)> =
         destinations.map(stored).collect::<Result<_>>()?;
     tx.each(
-        "insert into watch_destinations (watch, n, id, channel, address, lane, headers, secret)
+        "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret)
          values ($1, $2, $3, $4, $5, $6, $7, $8)",
         stored.iter().map(|(watch, n, destination, stored)| {
             [

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use crate::store::{StoreFixture, at, open_with};
 
 /// The newest schema.
-const NEWEST: i64 = 3;
+const NEWEST: i64 = 4;
 
 /// A file as schema 1 left it.
 fn schema_1() -> (tempfile::TempDir, DatabaseLocation) {

@@ -11,7 +11,7 @@ async fn what_is_wrong_on_the_command_line_is_2_whether_or_not_there_is_a_server
         (&["watch", "job_1", "--url", "127.0.0.1:8080"], "--url: this is not a URL"),
         (&["keys", "list", "--url", "https://u:hush@a.example"], "--url: this URL cannot be used"),
         (&["watches", "--status", "nope"], "[possible values: watching, completed,"),
-        (&["deliveries", "--status", "nope"], "[possible values: pending, succeeded, failed]"),
+        (&["deliveries", "--status", "nope"], "[possible values: pending, succeeded, failed, skipped]"),
         (&["keys", "create", "--scope", "nope"], "[possible values: read, write, admin]"),
         (&["keys", "create", "--expires-in", "soon"], "is not a duration"),
         (&["watch", "job_1", "--payload", "xml"], "[possible values: event, raw, cloudevents]"),

@@ -74,6 +74,7 @@ const OURS_MAX: usize = 64;
 const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/postgres/0001_main.sql"),
     include_str!("../../../migrations/postgres/0002_lists.sql"),
+    include_str!("../../../migrations/postgres/0003_plain_names.sql"),
 ];
 
 /// How the server is reached, and whether it was a moment ago.

@@ -45,6 +45,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/sqlite/0001_main.sql"),
     include_str!("../../../migrations/sqlite/0002_the_rest.sql"),
     include_str!("../../../migrations/sqlite/0003_lists.sql"),
+    include_str!("../../../migrations/sqlite/0004_plain_names.sql"),
 ];
 
 /// The connection that writes to a file that is ours for as long as this lives. The lock comes last: it

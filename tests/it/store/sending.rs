@@ -121,8 +121,12 @@ async fn a_destination_that_is_gone_gets_nothing_more_of_the_watch() {
     assert_eq!(format!("{told:?}"), format!("{:?}", [off]), "what is in hand is called off too");
     for send in &sent {
         let (delivery, _) = house.shown_delivery(send.id).await;
-        let reason = (send.destination.id == gone).then_some(Reason::Gone);
-        assert_eq!(delivery.reason, reason);
+        let expected = match (send.id == first.id, send.destination.id == gone) {
+            (true, _) => (DeliveryStatus::Failed, Some(Reason::Gone)),
+            (false, true) => (DeliveryStatus::Skipped, Some(Reason::Gone)),
+            (false, false) => (DeliveryStatus::Pending, None),
+        };
+        assert_eq!((delivery.status, delivery.reason), expected);
     }
     house.end(watch.job_no, 0).await;
     let ending: Vec<_> = sends(&house.store).into_iter().map(|send| send.destination.id).collect();
@@ -134,15 +138,15 @@ async fn the_outcome_of_a_send_that_was_in_flight_at_the_stop_is_on_record() {
     let house = StoreFixture::new().await;
     for (job, after, status) in [
         ("job_1", NextStep::Succeeded, DeliveryStatus::Succeeded),
-        ("job_2", NextStep::Retry { step: 1, due_at: at(100) }, DeliveryStatus::Failed),
-        ("job_3", NextStep::Failed(Reason::Exhausted), DeliveryStatus::Failed),
+        ("job_2", NextStep::Retry { step: 1, due_at: at(100) }, DeliveryStatus::Skipped),
+        ("job_3", NextStep::Failed(Reason::Exhausted), DeliveryStatus::Skipped),
     ] {
         let send = house.delivery(job).await;
         house.stop(send.watch).await;
         house.record(&send, after).await;
         let (delivery, attempts) = house.shown_delivery(send.id).await;
         assert_eq!((delivery.status, attempts.len()), (status, 1), "{job}");
-        let reason = (status == DeliveryStatus::Failed).then_some(Reason::Stopped);
+        let reason = (status == DeliveryStatus::Skipped).then_some(Reason::Stopped);
         assert_eq!((delivery.reason, delivery.next_attempt_at), (reason, None));
     }
     assert!(house.page(at(999), 10, &[]).await.sends.is_empty());
@@ -223,6 +227,24 @@ async fn a_stop_calls_off_a_try_by_hand_too_and_allows_no_other() {
 }
 
 #[tokio::test]
+async fn a_skipped_delivery_can_be_retried_by_hand() {
+    let house = StoreFixture::new().await;
+    let watch = house.register(house.follower("job_1")).await;
+    house.store.observe(observed(watch.job_no, 0, 10, at(5))).await.expect("taken");
+    let send = sends(&house.store).remove(0);
+    house.end(watch.job_no, 0).await;
+    assert_eq!(house.shown_delivery(send.id).await.0.status, DeliveryStatus::Skipped);
+    assert!(matches!(retry_delivery(&house, &send, 80).await, RetryDeliveryResult::Wanted));
+    house.record(&send, NextStep::Unchanged).await;
+    let (delivery, _) = house.shown_delivery(send.id).await;
+    assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Skipped, Some(Reason::Superseded)));
+    retry_delivery(&house, &send, 90).await;
+    house.record(&send, NextStep::Succeeded).await;
+    let (delivery, _) = house.shown_delivery(send.id).await;
+    assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Succeeded, None));
+}
+
+#[tokio::test]
 async fn deliveries_are_listed_newest_first_with_filters_and_a_cursor() {
     let house = StoreFixture::new().await;
     let mut all = Vec::new();
@@ -231,6 +253,7 @@ async fn deliveries_are_listed_newest_first_with_filters_and_a_cursor() {
     }
     house.record(&all[0], NextStep::Succeeded).await;
     house.record(&all[1], NextStep::Failed(Reason::Exhausted)).await;
+    house.stop(all[2].watch).await;
     let list = async |filter| {
         let found = house.store.deliveries(house.app, filter, 4).await.expect("read");
         found.into_iter().map(|delivery| delivery.id).collect::<Vec<_>>()
@@ -242,7 +265,8 @@ async fn deliveries_are_listed_newest_first_with_filters_and_a_cursor() {
     for (status, ids) in [
         (DeliveryStatus::Succeeded, &expected[..1]),
         (DeliveryStatus::Failed, &expected[1..2]),
-        (DeliveryStatus::Pending, &expected[2..]),
+        (DeliveryStatus::Skipped, &expected[2..3]),
+        (DeliveryStatus::Pending, &expected[3..]),
     ] {
         assert_eq!(list(DeliveryFilter { status: Some(status), ..by() }).await, ids);
     }
@@ -267,5 +291,6 @@ crate::postgres::on_postgres_too! {
     a_try_by_hand_of_what_is_pending_keeps_its_schedule,
     a_try_by_hand_asked_for_while_a_send_is_in_flight_is_made_after_it,
     a_stop_calls_off_a_try_by_hand_too_and_allows_no_other,
+    a_skipped_delivery_can_be_retried_by_hand,
     deliveries_are_listed_newest_first_with_filters_and_a_cursor,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ringback::domain::{
     CancelScope, DeliveryStatus, DispatcherMessage, EndingKind, EventType, JobError, JobNo, JobStatus,
-    Payload, PollerMessage, WatchStatus,
+    Payload, PollerMessage, Reason, WatchStatus,
 };
 use ringback::store::{
     Expire, FirstAnswer, NotifyProgress, NotifyWatches, OpenEnding, PollNow, PollNowResult, Refresh,
@@ -150,7 +150,7 @@ async fn processing_is_told_once_and_progress_is_numbered() {
     let off = DispatcherMessage::Skip { watch: follower.id, which: CancelScope::Progress };
     assert!(told.iter().any(|errand| format!("{errand:?}") == format!("{off:?}")));
     let (overtaken, _) = house.shown_delivery(sent[0].id).await;
-    assert_eq!(overtaken.reason.map(|reason| reason.as_str()), Some("superseded"));
+    assert_eq!((overtaken.status, overtaken.reason), (DeliveryStatus::Skipped, Some(Reason::Superseded)));
     assert_eq!(overtaken.next_attempt_at, None);
 }
 
@@ -301,7 +301,7 @@ async fn a_stop_calls_off_what_waits_and_keeps_an_ending_that_came_first() {
     assert_eq!(house.shown(running.id).await.status, WatchStatus::Stopped);
     assert_eq!(house.shown(over.id).await.status, WatchStatus::Completed);
     let (delivery, _) = house.shown_delivery(send.id).await;
-    assert_eq!(delivery.status, DeliveryStatus::Failed);
+    assert_eq!(delivery.status, DeliveryStatus::Skipped);
     assert_eq!(delivery.reason.map(|reason| reason.as_str()), Some("stopped"));
     let told = plans(&house.store);
     let [PollerMessage::WatchersChanged { job, watching: 0, terms: None }] = told[..] else {
@@ -330,8 +330,8 @@ async fn of_a_stop_and_an_ending_at_once_exactly_one_comes_first() {
             WatchStatus::Stopped => assert_eq!(events, 0),
             WatchStatus::Completed => {
                 assert_eq!(events, 1);
-                let failed = Some(DeliveryStatus::Failed);
-                assert_eq!(house.statuses(watch.id).await, [failed], "the stop still calls off what waits");
+                let skipped = Some(DeliveryStatus::Skipped);
+                assert_eq!(house.statuses(watch.id).await, [skipped], "the stop still calls off what waits");
                 return;
             }
             other => panic!("{other}"),

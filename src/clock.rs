@@ -1,17 +1,19 @@
 //! Time as a parameter.
 //!
-//! The core takes `now`; the shell takes a [`Clock`]. Nothing else in the crate reads a clock
-//! (`clippy.toml` forbids it), so a test can hold time still and move it by hand, and what the
-//! program does at a given moment can be run again.
+//! Pure code takes `now`; code with I/O takes a [`Clock`]. No other module reads a clock (`clippy.toml`
+//! forbids it). A test can therefore stop time, move it, and repeat what the program does at a given moment.
 //!
-//! All times are wall-clock milliseconds. A wall clock can jump, so a sleep is never one long
-//! timer: it is cut into slices of at most [`SLICE`], and after each the clock is asked again.
-//! A jump forward is noticed within a slice. A jump backward makes a sleep longer by as much; those who
-//! keep plans are told of it ([`Clock::set_back`]) and move them.
+//! All times are wall-clock milliseconds. A wall clock can jump, so a sleep is never one long timer: it
+//! consists of slices of at most [`SLICE`], and the clock is read again after each.
+//!
+//! - A jump forward is detected within one slice.
+//! - A jump backward makes a sleep longer by the size of the jump. The components that keep a schedule are
+//!   woken ([`Clock::set_back`]), measure the jump ([`SetBackDetector`]) and move their schedule.
 
-#![expect(clippy::disallowed_methods, reason = "this is the one module that may read the machine's clocks")]
+#![expect(clippy::disallowed_methods, reason = "this is the only module that may read the machine's clocks")]
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,20 +21,23 @@ use tokio::sync::watch;
 
 use crate::domain::Timestamp;
 
-/// The longest single timer: how late a jump of the wall clock is noticed.
+/// Longest single timer, and with it the longest delay until a jump of the wall clock is detected.
 const SLICE: Duration = Duration::from_secs(1);
 
-/// Where time comes from: the machine, or a hand that moves it.
+/// Smallest jump backward that counts. A smaller one is a correction of the clock.
+const MIN_JUMP: Duration = Duration::from_secs(1);
+
+/// Source of time.
 #[derive(Clone, Debug)]
 pub enum Clock {
     /// The machine's wall clock.
     System,
-    /// A clock that stands still until it is moved.
+    /// A clock that a test moves.
     Manual(ManualClock),
 }
 
 impl Clock {
-    /// The time now.
+    /// Returns the current time.
     pub fn now(&self) -> Timestamp {
         match self {
             Self::System => {
@@ -61,7 +66,7 @@ impl Clock {
         }
     }
 
-    /// Returns when the clock was set back, by more than a slice.
+    /// Returns when the clock was set back by more than [`SLICE`].
     pub async fn set_back(&self) {
         match self {
             Self::System => loop {
@@ -75,7 +80,7 @@ impl Clock {
                 let mut time = clock.time.subscribe();
                 loop {
                     let before = *time.borrow_and_update();
-                    // As above.
+                    // The sender lives in `clock`, so waiting cannot fail.
                     let _ = time.changed().await;
                     if *time.borrow() < before {
                         return;
@@ -90,7 +95,7 @@ impl Clock {
         self.sleep_until(self.now().plus(span)).await;
     }
 
-    /// Runs `work` for at most `limit`; `None` when the time is up and the work was dropped.
+    /// Runs `work` for at most `limit`. Returns `None` if the work did not finish in time and was dropped.
     pub async fn timeout<F: Future>(&self, limit: Duration, work: F) -> Option<F::Output> {
         tokio::select! {
             biased;
@@ -99,8 +104,8 @@ impl Clock {
         }
     }
 
-    /// A deadline is a span, not a moment: on the machine's clock it is measured by the monotonic
-    /// timer, so that a jump of the wall clock cuts no exchange short.
+    /// Returns after `limit`, measured by the monotonic timer of the machine, so that a jump of the wall clock
+    /// ends no exchange early.
     async fn deadline(&self, limit: Duration) {
         match self {
             Self::System => tokio::time::sleep(limit).await,
@@ -108,7 +113,7 @@ impl Clock {
         }
     }
 
-    /// A stopwatch, for durations that are shown to people.
+    /// Starts a stopwatch, for durations that are shown to people.
     pub fn stopwatch(&self) -> Stopwatch {
         match self {
             Self::System => Stopwatch::System(std::time::Instant::now()),
@@ -117,17 +122,56 @@ impl Clock {
     }
 }
 
-/// Measures how long something took.
+/// Sleeps between the retries of `backon`.
+impl backon::Sleeper for Clock {
+    type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    fn sleep(&self, span: Duration) -> Self::Sleep {
+        let clock = self.clone();
+        Box::pin(async move { Self::sleep(&clock, span).await })
+    }
+}
+
+/// Detects that the clock was set back between two readings.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetBackDetector {
+    last: Timestamp,
+}
+
+impl SetBackDetector {
+    /// Starts at `now`.
+    pub fn new(now: Timestamp) -> Self {
+        Self { last: now }
+    }
+
+    /// Returns by how much the clock was set back since the last reading; `None` if it was not, or by less
+    /// than [`MIN_JUMP`].
+    pub fn jump(&self, now: Timestamp) -> Option<Duration> {
+        Some(self.last.since(now)).filter(|jump| *jump >= MIN_JUMP)
+    }
+
+    /// Records a reading, unless the clock was set back: [`Self::jump`] then goes on reporting the jump.
+    pub fn advance(&mut self, now: Timestamp) {
+        self.last = self.last.max(now);
+    }
+
+    /// Records a reading after the schedule was moved by the jump.
+    pub fn reset(&mut self, now: Timestamp) {
+        self.last = now;
+    }
+}
+
+/// Measures a duration.
 #[derive(Debug)]
 pub enum Stopwatch {
-    /// By the monotonic clock.
+    /// By the monotonic clock of the machine.
     System(std::time::Instant),
-    /// By the hand-moved clock.
+    /// By the manual clock.
     Manual(ManualClock, Timestamp),
 }
 
 impl Stopwatch {
-    /// The time since it was started.
+    /// Returns the time since the start.
     pub fn elapsed(&self) -> Duration {
         match self {
             Self::System(start) => start.elapsed(),
@@ -143,12 +187,12 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// A clock that stands at `start`.
+    /// Creates a clock that is stopped at `start`.
     pub fn at(start: Timestamp) -> Self {
         Self { time: Arc::new(watch::Sender::new(start)) }
     }
 
-    /// Moves time forward and wakes every sleeper whose time has come.
+    /// Moves the time forward and wakes every sleeper that is due.
     pub fn advance(&self, span: Duration) {
         self.time.send_modify(|now| *now = now.plus(span));
     }

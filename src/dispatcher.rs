@@ -37,12 +37,12 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::channels::webhook::Secret;
 use crate::channels::{Address, AttemptResult, Channels, Message};
-use crate::clock::Clock;
+use crate::clock::{Clock, SetBackDetector};
 use crate::domain::{
     Activity, Attempt, AttemptKind, CancelScope, ChannelKind, DeliveryId, DispatcherMessage, NextStep,
     Outcome, PendingDelivery, RetryPolicy, Timestamp, WatchId, next_attempt,
 };
-use crate::store::{Page, Paged, Record, Rewind, Store, StoreError};
+use crate::store::{Page, Paged, Record, Rewind, Store, StoreError, WRITE_RETRY_PAUSE, write_until_accepted};
 use crate::telemetry::metrics::{Load, outcome_word};
 use crate::telemetry::traces::{Context, Span, SpanKind};
 use breaker::{Breakers, Turn};
@@ -55,12 +55,6 @@ const MOST: (usize, usize) = (8_192, 64 * 1024 * 1024);
 
 /// How many pages may be under way: their bodies come on top of what is in hand.
 const PAGES: usize = 16;
-
-/// A clock that goes back less than that was merely corrected.
-const JUMP: Duration = Duration::from_secs(1);
-
-/// Between tries to write while the store refuses.
-const INSIST: Duration = Duration::from_secs(1);
 
 /// How, and how much, to send.
 #[derive(Clone, Debug)]
@@ -112,8 +106,7 @@ struct Hand {
     breakers: Breakers,
     /// Asked for by hand while in hand.
     wanted: HashSet<DeliveryId>,
-    /// When it was last asked what is due: to notice a clock that was set back.
-    asked: Timestamp,
+    clock: SetBackDetector,
 }
 
 #[derive(Debug, Default)]
@@ -199,7 +192,10 @@ impl Dispatcher {
         let can_send = hand.in_flight < self.policy.concurrency && hand.ready.has_any(may_send);
         // While something is under way, its end looks after the hungry.
         let can_page = in_progress == 0 && hand.waiting.has_any(|app| hand.shares.may_take(app, MOST));
-        let due = can_send || can_page || hand.jumped(now) || !self.store.dispatcher_messages().is_empty();
+        let due = can_send
+            || can_page
+            || hand.clock.jump(now).is_some()
+            || !self.store.dispatcher_messages().is_empty();
         Activity { in_progress, next_at: if due { Some(now) } else { hand.next() } }
     }
 
@@ -213,7 +209,7 @@ impl Dispatcher {
         self.take_errands(&mut hand);
         hand.wake_lanes(now);
         // What is planned by a clock that was set back is planned anew first.
-        hand.asked = hand.asked.max(now);
+        hand.clock.advance(now);
         let sends = if refusing { Vec::new() } else { self.due_sends(&mut hand, now) };
         let pages = if refusing { Vec::new() } else { self.due_pages(&mut hand, now) };
         let next = hand.next();
@@ -226,7 +222,7 @@ impl Dispatcher {
                 Flight { dispatcher: Arc::clone(self), send, landed: false, _alive: self.alive.clone() };
             tokio::spawn(async move { flight.run().await });
         }
-        if refusing { Some(now.plus(INSIST)) } else { next }
+        if refusing { Some(now.plus(WRITE_RETRY_PAUSE)) } else { next }
     }
 
     /// What comes before a step. While the store refuses writes, asks whether it still does; after the
@@ -236,9 +232,9 @@ impl Dispatcher {
             let _ = self.store.probe().await;
         }
         let now = self.clock.now();
-        if self.hand().jumped(now) {
+        if self.hand().clock.jump(now).is_some() {
             match self.load().await {
-                Ok(()) => self.hand().asked = now,
+                Ok(()) => self.hand().clock.reset(now),
                 // Before the next step it is tried again.
                 Err(error) => {
                     tracing::warn!(%error, "retries could not be planned by the clock as it is now");
@@ -356,7 +352,7 @@ impl Dispatcher {
             let paged = dispatcher.store.page(page).await;
             if let Err(error) = &paged {
                 tracing::warn!(%error, "waiting deliveries could not be read");
-                dispatcher.clock.sleep(INSIST).await;
+                dispatcher.clock.sleep(WRITE_RETRY_PAUSE).await;
             }
             dispatcher.hand().put_page(&lane, paged.ok());
             dispatcher.woken.notify_one();
@@ -366,10 +362,6 @@ impl Dispatcher {
 }
 
 impl Hand {
-    fn jumped(&self, now: Timestamp) -> bool {
-        self.asked.since(now) >= JUMP
-    }
-
     fn is_full(&self) -> bool {
         self.ids.len() + self.pages.1 >= MOST.0 || self.bytes >= MOST.1
     }
@@ -711,15 +703,9 @@ impl Dispatcher {
 
     /// Writes an outcome until the store takes it.
     async fn insist(&self, record: Record) {
-        loop {
-            match self.store.record(record.clone()).await {
-                Ok(()) => return,
-                Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => self.clock.sleep(INSIST).await,
-                Err(error @ StoreError::Inconsistent(_)) => {
-                    tracing::error!(%error, delivery = %record.delivery, "an attempt could not be written");
-                    return;
-                }
-            }
+        let written = write_until_accepted(&self.clock, || self.store.record(record.clone())).await;
+        if let Err(error) = written {
+            tracing::error!(%error, delivery = %record.delivery, "an attempt could not be written");
         }
     }
 }

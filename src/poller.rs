@@ -36,7 +36,9 @@ use crate::domain::{
 };
 use crate::egress::{Egress, Fetch};
 use crate::providers::{Answer, Definition, Seen};
-use crate::store::{Ended, Expire, NotifyWatches, Observed, OpenEnding, Refresh, Store, StoreError};
+use crate::store::{
+    Ended, Expire, NotifyWatches, Observed, OpenEnding, Refresh, Store, StoreError, write_until_accepted,
+};
 use crate::telemetry::metrics::{Load, ProviderMetrics};
 use crate::telemetry::traces::{Context, Span, SpanKind};
 
@@ -61,9 +63,6 @@ const STUMBLED: Duration = Duration::from_secs(60);
 
 /// As far as looks that wait are counted for people: the scheduler is held meanwhile.
 const WAITING_SHOWN: usize = 10_000;
-
-/// Between tries to write while the store refuses.
-const INSIST: Duration = Duration::from_secs(1);
 
 /// A provider as it is configured here.
 #[derive(Debug)]
@@ -246,7 +245,7 @@ impl Poller {
     pub fn activity(&self) -> Activity {
         let now = self.clock.now();
         let scheduler = self.scheduler();
-        let quiet = self.store.plans().is_empty() && !scheduler.jumped(now);
+        let quiet = self.store.plans().is_empty() && scheduler.clock.jump(now).is_none();
         let next = if quiet { scheduler.said } else { Some(now) };
         Activity { in_progress: self.alive.strong_count() - 1, next_at: next }
     }
@@ -462,21 +461,21 @@ impl Poller {
     /// Writes what was decided, however long the store refuses. `true` if the job has ended.
     async fn act(&self, judgement: &mut Judgement) -> bool {
         if let Some(mut observed) = judgement.observed.take() {
-            while let Some(Some(last)) = self.insist(|| self.store.observe(observed.clone())).await {
+            while let Some(Some(last)) = self.write(|| self.store.observe(observed.clone())).await {
                 observed.after = Some(last);
             }
         }
         if let Some(refresh) = judgement.refresh.take() {
-            self.insist(|| self.store.refresh(refresh.clone())).await;
+            self.write(|| self.store.refresh(refresh.clone())).await;
         }
         if let Some(expire) = judgement.expire.take() {
             self.expire(expire).await;
         }
         let Some(ended) = judgement.ended.take() else { return false };
         let (job, generation) = (ended.job, ended.generation);
-        let mut told = self.insist(|| self.store.end(ended.clone())).await;
+        let mut told = self.write(|| self.store.end(ended.clone())).await;
         while told.is_some_and(|told| told.more) {
-            told = self.insist(|| self.store.tell(NotifyWatches { job, generation })).await;
+            told = self.write(|| self.store.tell(NotifyWatches { job, generation })).await;
         }
         if told.is_none() {
             // Its watches still wait: the job keeps its plan, so that they are not forgotten.
@@ -486,7 +485,7 @@ impl Poller {
     }
 
     async fn expire(&self, expire: Expire) {
-        while self.insist(|| self.store.expire(expire.clone())).await.is_some_and(|told| told.more) {}
+        while self.write(|| self.store.expire(expire.clone())).await.is_some_and(|told| told.more) {}
     }
 
     /// Tells the rest of an ending's watches, a chunk at a time.
@@ -495,18 +494,12 @@ impl Poller {
         Ok(())
     }
 
-    /// Writes until the store takes it; `None` where it never will.
-    async fn insist<T, F: Future<Output = Result<T, StoreError>>>(&self, write: impl Fn() -> F) -> Option<T> {
-        loop {
-            match write().await {
-                Ok(done) => return Some(done),
-                Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => self.clock.sleep(INSIST).await,
-                Err(error @ StoreError::Inconsistent(_)) => {
-                    tracing::error!(%error, "what a look has brought could not be written");
-                    return None;
-                }
-            }
-        }
+    /// Writes a result as soon as the database accepts writes. Returns `None` if it can never be written.
+    async fn write<T, F: Future<Output = Result<T, StoreError>>>(&self, write: impl Fn() -> F) -> Option<T> {
+        write_until_accepted(&self.clock, write)
+            .await
+            .inspect_err(|error| tracing::error!(%error, "the result of a poll cannot be written"))
+            .ok()
     }
 }
 

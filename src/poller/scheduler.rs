@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use super::budget::{Budget, Change, Limits, Permit};
 use super::schedule::{Bounds, first_look, next_look};
+use crate::clock::SetBackDetector;
 use crate::domain::{JobName, JobNo, JobSnapshot, Known, PollStats, PollerMessage, Terms, Timestamp};
 use crate::telemetry::traces::Context;
 
@@ -46,9 +47,6 @@ const REMEMBERED: usize = 10_000;
 
 /// So many entries that nobody means are in a heap always.
 const SLACK: usize = 1_024;
-
-/// A clock that goes back less than that was merely corrected.
-const JUMP: Duration = Duration::from_secs(1);
 
 /// No entry in a heap.
 const NEVER: Timestamp = Timestamp::MAX;
@@ -157,8 +155,7 @@ pub(super) struct Scheduler {
     pub(super) jobs: HashMap<JobNo, Box<Entry>>,
     pub(super) queues: Vec<Queue>,
     started_at: Timestamp,
-    /// When it was last asked: to notice a clock that was set back.
-    asked: Timestamp,
+    pub(super) clock: SetBackDetector,
     /// When there is something to do again, as was last said; a look that has ended makes it now.
     pub(super) said: Option<Timestamp>,
     /// How many watches wait for all the jobs together.
@@ -180,7 +177,7 @@ impl Scheduler {
             jobs: HashMap::new(),
             queues: queues.into_iter().map(queue).collect(),
             started_at: now,
-            asked: now,
+            clock: SetBackDetector::new(now),
             said: Some(now),
             watching: 0,
             done: (HashMap::new(), VecDeque::new()),
@@ -192,18 +189,11 @@ impl Scheduler {
         self.jobs.get(&job).map(|entry| entry.looks()).or_else(|| self.done.0.get(&job).cloned())
     }
 
-    /// Whether the clock was set back since it was last asked.
-    pub(super) fn jumped(&self, now: Timestamp) -> bool {
-        self.asked.since(now) >= JUMP
-    }
-
     /// Notices a clock that was set back, before anything is planned by it: what is planned moves with it.
     pub(super) fn heed(&mut self, now: Timestamp) {
-        let jump = if self.jumped(now) { self.asked.since(now) } else { Duration::ZERO };
-        self.asked = now;
-        if jump.is_zero() {
-            return;
-        }
+        let jump = self.clock.jump(now);
+        self.clock.reset(now);
+        let Some(jump) = jump else { return };
         tracing::warn!(seconds = jump.as_secs(), "the clock was set back: plans are moved with it");
         self.started_at = self.started_at.minus(jump);
         for queue in &mut self.queues {

@@ -1,11 +1,13 @@
 //! Databases of earlier versions: what was written then is read by this version, and goes on.
 
-use ringback::domain::{DeliveryStatus, Timestamp, WatchId, WatchStatus};
+use ringback::domain::{DeliveryStatus, JobNo, Reason, Timestamp, WatchId, WatchStatus};
 use ringback::store::{
-    DatabaseLocation, FirstAnswer, Keyring, Remember, Replay, TimelineEntry, TimelinePosition,
+    DatabaseLocation, DeliveryFilter, FirstAnswer, Keyring, Remember, Replay, TimelineEntry,
+    TimelinePosition, WatchFilter,
 };
 use rusqlite::Connection;
 
+use crate::postgres::{On, on, shared};
 use crate::store::{StoreFixture, at, open_with};
 
 /// The newest schema.
@@ -119,4 +121,73 @@ async fn a_database_of_schema_1_is_sealed_when_it_is_first_opened_with_a_key() {
         stored.query_map([], |row| row.get(0)).expect("read").map(Result::unwrap).collect();
     assert_eq!(stored.len(), 3);
     assert!(stored.iter().all(|text| text.starts_with("sealed:")), "{stored:?}");
+}
+
+/// A database as the previous release left it when it was killed.
+fn previous_release() -> (tempfile::TempDir, DatabaseLocation) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let location = match on() {
+        On::Sqlite => {
+            let path = folder.path().join("ringback.db");
+            let db = Connection::open(&path).expect("opens");
+            db.execute_batch(include_str!("migrations/schema_3.sql")).expect("loaded");
+            DatabaseLocation::File(path)
+        }
+        On::Postgres => {
+            let server = shared("a database of the previous release").expect("a server");
+            let name = server.empty();
+            server.ask(&name, include_str!("migrations/postgres_schema_2.sql"));
+            DatabaseLocation::Server(server.url(&name))
+        }
+    };
+    (folder, location)
+}
+
+#[tokio::test]
+async fn a_database_of_the_previous_release_opens_and_goes_on() {
+    let (folder, location) = previous_release();
+    let now = Timestamp::from_millis(1_795_886_400_000);
+    let fixture = StoreFixture::at(folder, location, now).await;
+    let watches = fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read");
+    let watch = |job: &str| watches.iter().find(|watch| watch.job.job_id == job).expect("a watch");
+    let deliveries =
+        fixture.store.deliveries(fixture.app, DeliveryFilter::default(), 10).await.expect("read");
+    let statuses = |job: &str| {
+        let of_job = deliveries.iter().rev().filter(|delivery| delivery.watch == watch(job).id);
+        of_job.map(|one| (one.event_type.as_str(), one.status, one.reason)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        statuses("job_16s_completed_c"),
+        [
+            ("job.processing", DeliveryStatus::Failed, Some(Reason::Gone)),
+            ("job.progress", DeliveryStatus::Skipped, Some(Reason::Gone)),
+        ]
+    );
+    assert_eq!(
+        statuses("job_9s_completed_d"),
+        [
+            ("job.processing", DeliveryStatus::Skipped, Some(Reason::Superseded)),
+            ("job.completed", DeliveryStatus::Pending, None),
+        ]
+    );
+    let stopped = ("job.completed", DeliveryStatus::Skipped, Some(Reason::Stopped));
+    assert_eq!(statuses("job_1s_completed_e"), [stopped]);
+    assert_eq!(statuses("job_1s_completed_k"), [("job.completed", DeliveryStatus::Pending, None)]);
+    // What was pending is dispatched: the manual retry first, then the scheduled one.
+    let due = fixture.page(now, 10, &[]).await.sends;
+    let due: Vec<_> = due.iter().map(|one| (one.watch, one.manual, one.step, one.attempts)).collect();
+    let (manual, scheduled) = (watch("job_1s_completed_k"), watch("job_9s_completed_d"));
+    assert_eq!(due, [(manual.id, true, 2, 3), (scheduled.id, false, 1, 1)]);
+    // The requested poll and the unfinished ending are not lost.
+    let jobs = fixture.store.jobs(JobNo(0), 10, now).await.expect("read");
+    let polled: Vec<_> = jobs.iter().map(|job| (job.name.job_id.as_str(), job.poll_requested)).collect();
+    assert_eq!(polled, [("job_never_g", true)]);
+    let unfinished = fixture.store.open_endings().await.expect("read");
+    assert_eq!(unfinished.iter().map(|ending| ending.job).collect::<Vec<_>>(), [manual.job_no]);
+    let timeline = fixture.store.story(fixture.app, scheduled.id, TimelinePosition::default(), 100).await;
+    assert_eq!(timeline.expect("read").expect("there").len(), 11);
+}
+
+crate::postgres::on_postgres_too! {
+    a_database_of_the_previous_release_opens_and_goes_on,
 }

@@ -292,7 +292,7 @@ fn load_of(poller: &Arc<Poller>, dispatcher: &Arc<Dispatcher>) -> Box<dyn Fn() -
     Box::new(move || {
         let looking = poller.upgrade().map(|poller| poller.load_now()).unwrap_or_default();
         let sending = dispatcher.upgrade().map(|dispatcher| dispatcher.load_now()).unwrap_or_default();
-        Load { in_hand: sending.in_hand, in_flight: sending.in_flight, down: sending.down, ..looking }
+        Load { loaded: sending.loaded, in_flight: sending.in_flight, down: sending.down, ..looking }
     })
 }
 

@@ -43,7 +43,7 @@ use crate::domain::{
     Outcome, PendingDelivery, RetryPolicy, Timestamp, WatchId, next_attempt,
 };
 use crate::store::{Page, Paged, Record, Rewind, Store, StoreError, WRITE_RETRY_PAUSE, write_until_accepted};
-use crate::telemetry::metrics::{Load, outcome_word};
+use crate::telemetry::metrics::{AttemptOutcome, Load};
 use crate::telemetry::traces::{Context, Span, SpanKind};
 use breaker::{Breakers, Turn};
 use fair_queue::{FairQueue, Shares};
@@ -176,7 +176,7 @@ impl Dispatcher {
     pub fn load_now(&self) -> Load {
         let hand = self.hand();
         Load {
-            in_hand: hand.ids.len(),
+            loaded: hand.ids.len(),
             in_flight: hand.in_flight,
             down: hand.breakers.open(),
             ..Load::default()
@@ -599,7 +599,7 @@ impl Drop for Flight {
 
 impl Dispatcher {
     /// One try, what is to be written of it, and what it came to in a word.
-    async fn attempt(&self, send: &PendingDelivery) -> (Record, &'static str) {
+    async fn attempt(&self, send: &PendingDelivery) -> (Record, AttemptOutcome) {
         let at = self.clock.now();
         if let Some(finished) = &send.finished {
             self.store.metrics().detected(finished, at);
@@ -614,7 +614,7 @@ impl Dispatcher {
         let after = next_attempt(&self.policy.retries, send.id, which, &report.outcome, ended_at);
         say(send, &report, after, self.trace_id(send).as_deref());
         self.store.tracer().record(|| attempt_span(send, &report, at));
-        let outcome = outcome_word(&report.outcome);
+        let outcome = AttemptOutcome::from(&report.outcome);
         let record = Record {
             app: send.app,
             delivery: send.id,
@@ -730,7 +730,7 @@ fn attempt_span(send: &PendingDelivery, report: &AttemptResult, at: Timestamp) -
         .with("ringback.channel", send.destination.channel.as_str())
         .with("ringback.attempt", send.attempts.saturating_add(1))
         .with_some("ringback.provider", send.finished.as_ref().map(|finished| finished.provider.as_str()))
-        .with("ringback.outcome", outcome_word(&report.outcome))
+        .with("ringback.outcome", AttemptOutcome::from(&report.outcome).as_str())
         .with_some("http.response.status_code", report.status_code);
     Some(span.failed(error.as_deref().filter(|_| !ok)))
 }

@@ -236,7 +236,7 @@ impl Poller {
         let scheduler = self.scheduler();
         for (queue, metrics) in scheduler.queues.iter().zip(&self.metrics) {
             let budget = &queue.budget;
-            metrics.stands(budget.in_flight(), budget.is_open(), budget.is_paused());
+            metrics.set_state(budget.in_flight(), budget.is_open(), budget.is_paused());
         }
         Load { jobs: scheduler.jobs.len(), watching: scheduler.watching, ..Load::default() }
     }

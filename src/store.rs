@@ -131,7 +131,6 @@ impl Writer {
 impl Store {
     /// Opens the database, takes it for this process, and brings it up to date.
     pub fn open(options: StoreOptions) -> anyhow::Result<(Self, Writer)> {
-        let now = options.now;
         let keyring = options.keyring.clone();
         let public_url = options.public_url.clone();
         // A server is waited for, which a thread that drives others may not do.
@@ -147,7 +146,7 @@ impl Store {
             plans: Arc::default(),
             dispatcher_messages: Arc::default(),
             tenants: RwLock::new(tenants),
-            metrics: Arc::new(Metrics::new(now)),
+            metrics: Arc::new(Metrics::default()),
             tracer: OnceLock::new(),
             backlog: tokio::sync::Mutex::default(),
             keyring,
@@ -195,8 +194,8 @@ impl Store {
     pub fn queues(&self) -> Queues {
         Queues {
             writer: self.queue.max_capacity() - self.queue.capacity(),
-            plans: self.shared.plans.len(),
-            dispatcher_messages: self.shared.dispatcher_messages.len(),
+            poller: self.shared.plans.len(),
+            dispatcher: self.shared.dispatcher_messages.len(),
             refusing: self.refusing(),
         }
     }

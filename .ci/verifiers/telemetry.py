@@ -64,17 +64,19 @@ def value(families, name, sample, **labels):
 
 def metrics(families):
     for name, family in families.items():
-        assert name.startswith("ringback_"), name
+        assert name.startswith(("ringback_", "process_")), name
         assert family.documentation and family.type != "unknown", family
         if family.type == "histogram":
             for key in {tuple(sorted((k, v) for k, v in one.labels.items() if k != "le")) for one in family.samples}:
                 counts = [one.value for one in family.samples if one.name.endswith("_bucket") and dict(key).items() <= one.labels.items()]
                 assert counts == sorted(counts), (name, key, counts)
-    polls = dict(provider="muvi", outcome="understood")
+    polls = dict(provider="muvi", outcome="ok")
     assert value(families, "ringback_polls", "ringback_polls_total", **polls) >= 1
     ended = dict(channel="webhook", outcome="succeeded")
     assert value(families, "ringback_deliveries_ended", "ringback_deliveries_ended_total", **ended) == 1
-    assert value(families, "ringback_retries", "ringback_retries_total", channel="webhook") == 1
+    failed = dict(channel="webhook", outcome="failed")
+    assert value(families, "ringback_attempts", "ringback_attempts_total", **failed) == 1
+    assert value(families, "process_cpu_seconds", "process_cpu_seconds_total") > 0
     delay = "ringback_detection_delay_seconds"
     assert value(families, delay, delay + "_count", provider="muvi") == 1
     print(f"  {len(families)} metrics, each with HELP and TYPE")

@@ -21,7 +21,7 @@ use super::{Answer, Api, CONNECTIONS_MAX, answered, first_answer, replayed, repl
 use crate::channels::webhook::Secret;
 use crate::domain::{Masked, Timestamp};
 use crate::store::{Rotate, Rotated, Scope};
-use crate::telemetry::metrics::Clients;
+use crate::telemetry::metrics::{Clients, Snapshot};
 
 /// The longest grace after a rotation. A receiver that has not changed its secret by then will not.
 const GRACE_MAX: u64 = 30 * 24 * 3600;
@@ -144,7 +144,9 @@ pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
         waiting: api.waits.count(),
         following: api.streams.count(),
     };
-    let text = api.store.metrics().render((api.load)(), api.store.queues(), backlog, clients, now);
+    let oldest_due = backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
+    let snapshot = Snapshot { load: (api.load)(), queues: api.store.queues(), backlog, oldest_due, clients };
+    let text = api.store.metrics().render(&snapshot);
     let mut response = reply(StatusCode::OK, text);
     let plain = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);

@@ -402,7 +402,7 @@ pub(super) fn supersede(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()
     )?;
     for (watch, overtaken) in watches.iter().zip(overtaken) {
         if overtaken > 0 {
-            batch.tally.called_off(Reason::Superseded, overtaken);
+            batch.tally.skipped(Reason::Superseded, overtaken);
             batch
                 .dispatcher_messages
                 .push(DispatcherMessage::Skip { watch: *watch, which: CancelScope::Progress });
@@ -426,7 +426,7 @@ pub(super) fn call_off(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()>
         watches.iter().map(|watch| [watch.0.into()]),
     )?;
     for ((watch, pending), by_hand) in watches.iter().zip(pending).zip(by_hand) {
-        batch.tally.called_off(Reason::Stopped, pending);
+        batch.tally.skipped(Reason::Stopped, pending);
         if pending + by_hand > 0 {
             batch
                 .dispatcher_messages
@@ -550,7 +550,7 @@ fn gone(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<()> {
     )?;
     for ((_, (watch, _, destination)), others) in gone().zip(others) {
         if others > 0 {
-            batch.tally.called_off(Reason::Gone, others);
+            batch.tally.skipped(Reason::Gone, others);
             batch
                 .dispatcher_messages
                 .push(DispatcherMessage::Skip { watch: *watch, which: CancelScope::To(*destination) });

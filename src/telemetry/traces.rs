@@ -40,7 +40,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use crate::domain::{Timestamp, WatchId};
-use crate::telemetry::metrics::{Metrics, SpanFate};
+use crate::telemetry::metrics::{Metrics, SpanOutcome};
 
 #[cfg(doc)]
 use crate::{clock::Clock, egress::Egress};
@@ -248,7 +248,7 @@ impl Tracer {
         let Some(inner) = &self.0 else { return };
         let Some(span) = make() else { return };
         if inner.queue.try_send(span).is_err() {
-            inner.metrics.spans(SpanFate::Dropped, 1);
+            inner.metrics.spans(SpanOutcome::Dropped, 1);
         }
     }
 }

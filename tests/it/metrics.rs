@@ -1,4 +1,4 @@
-//! What Prometheus sees: of this application alone, in names that the documentation lists.
+//! Metrics as Prometheus reads them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +9,14 @@ use crate::harness::{Harness, minutes, seconds};
 use crate::tidy::rows_under;
 use crate::wire;
 
-/// A scrape: each sample with its labels, and each metric's type.
+/// One scrape: the value of each sample and the type of each metric.
 pub struct Scrape {
     pub samples: BTreeMap<String, f64>,
     types: BTreeMap<String, String>,
 }
 
 impl Scrape {
-    /// Reads the text format, and takes nothing that is not of it.
+    /// Parses the text format; panics on anything else.
     fn read(text: &str) -> Self {
         let (mut samples, mut types, mut helped) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         for line in text.lines() {
@@ -36,12 +36,12 @@ impl Scrape {
         Self { samples, types }
     }
 
-    /// The value of a sample; 0 where there is none yet.
+    /// Returns the value of a sample; 0 if it does not exist yet.
     pub fn of(&self, sample: &str) -> f64 {
         self.samples.get(sample).copied().unwrap_or_default()
     }
 
-    /// Name, type and labels of each metric, as the documentation has them.
+    /// Returns name, type and labels of each metric, as in the table of the documentation.
     fn described(&self) -> BTreeSet<(String, String, String)> {
         let labels = |name: &str, kind: &str| {
             let mut labels = BTreeSet::new();
@@ -68,7 +68,7 @@ impl Scrape {
     }
 }
 
-/// Asks for the metrics on the main port.
+/// Reads the metrics on the main port.
 pub async fn scrape(t: &Harness) -> Scrape {
     let answer = t.get_without_key("/metrics").await;
     assert_eq!(answer.status, 200);
@@ -76,8 +76,8 @@ pub async fn scrape(t: &Harness) -> Scrape {
     Scrape::read(answer.text())
 }
 
-/// One job of each kind, with receivers of each kind.
-async fn story(t: &Harness) {
+/// Runs one job of each outcome, with receivers of each outcome.
+async fn run_jobs(t: &Harness) {
     t.provider.completed("job_done");
     t.provider.failed("job_failed");
     t.provider.not_found("job_missing");
@@ -94,10 +94,10 @@ async fn story(t: &Harness) {
 }
 
 #[tokio::test]
-async fn every_metric_is_documented_and_every_documented_metric_is_there() {
+async fn the_documented_metrics_are_the_exported_ones() {
     let t = Harness::start().await;
-    story(&t).await;
-    // The first answer counts itself only afterwards.
+    run_jobs(&t).await;
+    // A request is counted after its answer: the second scrape contains the first.
     scrape(&t).await;
     let exposed = scrape(&t).await.described();
     let page = std::fs::read_to_string("docs/OPERATIONS.md").unwrap();
@@ -118,19 +118,20 @@ async fn every_metric_is_documented_and_every_documented_metric_is_there() {
         undocumented.is_empty() && missing.is_empty(),
         "not in the table: {undocumented:#?}, not there: {missing:#?}"
     );
-    assert!(documented.iter().all(|(name, ..)| name.starts_with("ringback_")));
+    let prefixed = |name: &str| name.starts_with("ringback_") || name.starts_with("process_");
+    assert!(documented.iter().all(|(name, ..)| prefixed(name)));
     assert!(documented.iter().all(|(name, kind, _)| name.ends_with("_total") == (kind == "counter")));
     t.finish().await;
 }
 
 #[tokio::test]
-async fn endings_and_reasons_are_exported_as_they_are_documented_and_none_that_cannot_be() {
+async fn exported_statuses_and_reasons_are_the_possible_ones() {
     let t = Harness::start().await;
     let scrape = scrape(&t).await;
     let page = std::fs::read_to_string("docs/OPERATIONS.md").unwrap();
     let rows = rows_under(&page, &["metric", "type", "labels"]);
     for (metric, label) in
-        [("ringback_watches_ended_total", "status"), ("ringback_deliveries_called_off_total", "reason")]
+        [("ringback_watches_ended_total", "status"), ("ringback_deliveries_skipped_total", "reason")]
     {
         let row = rows.iter().find(|row| row[0] == format!("`{metric}`")).unwrap();
         let documented: BTreeSet<&str> = row[3].split('`').skip(1).step_by(2).collect();
@@ -143,14 +144,14 @@ async fn endings_and_reasons_are_exported_as_they_are_documented_and_none_that_c
 }
 
 #[tokio::test]
-async fn the_numbers_are_those_of_what_happened() {
+async fn metrics_count_what_happened() {
     let t = Harness::start().await;
-    story(&t).await;
+    run_jobs(&t).await;
     let found = scrape(&t).await;
     for (sample, value) in [
         ("ringback_watches_registered_total", 4.0),
         ("ringback_watches_watching", 0.0),
-        ("ringback_jobs_planned", 0.0),
+        ("ringback_jobs_scheduled", 0.0),
         (r#"ringback_watches_ended_total{status="completed"}"#, 1.0),
         (r#"ringback_watches_ended_total{status="failed"}"#, 1.0),
         (r#"ringback_watches_ended_total{status="not_found"}"#, 1.0),
@@ -159,13 +160,12 @@ async fn the_numbers_are_those_of_what_happened() {
         (r#"ringback_attempts_total{channel="webhook",outcome="succeeded"}"#, 2.0),
         (r#"ringback_attempts_total{channel="webhook",outcome="failed"}"#, 1.0),
         (r#"ringback_attempts_total{channel="webhook",outcome="gone"}"#, 1.0),
-        (r#"ringback_retries_total{channel="webhook"}"#, 1.0),
         (r#"ringback_deliveries_ended_total{channel="webhook",outcome="succeeded"}"#, 2.0),
         (r#"ringback_deliveries_ended_total{channel="webhook",outcome="gone"}"#, 1.0),
         (r#"ringback_deliveries_ended_total{channel="webhook",outcome="exhausted"}"#, 0.0),
         (r#"ringback_attempt_duration_seconds_count{channel="webhook"}"#, 4.0),
         ("ringback_deliveries_due", 0.0),
-        ("ringback_deliveries_in_hand", 0.0),
+        ("ringback_deliveries_loaded", 0.0),
         ("ringback_store_refusing", 0.0),
         (r#"ringback_http_requests_total{method="POST",route="/v1/watches",status="2xx"}"#, 4.0),
         (r#"ringback_http_requests_total{method="DELETE",route="/v1/watches/{id}",status="2xx"}"#, 1.0),
@@ -184,12 +184,12 @@ async fn the_numbers_are_those_of_what_happened() {
 }
 
 #[tokio::test]
-async fn the_delay_is_measured_from_the_end_of_the_job_to_the_first_attempt_and_only_there() {
+async fn detection_delay_runs_from_job_end_to_first_attempt() {
     let t = Harness::start().await;
-    // It ended two seconds before the look that found it, at 15:00:05.
+    // The job ended two seconds before the poll at 15:00:05 that finds it.
     let ended = |at: &str| json!({ "status": "completed", "progress": 100, "completedAt": at });
     t.provider.job("job_late", &ended("2026-02-18T15:00:03Z"));
-    // A provider whose clock runs ahead, and one that does not say.
+    // A `completedAt` in the future, and a job without one.
     t.provider.job("job_early", &ended("2026-02-18T16:00:00Z"));
     t.provider.job("job_silent", &json!({ "status": "completed", "completedAt": null }));
     t.receiver.script("/late", [Reply::status(500), Reply::status(500)]);
@@ -206,7 +206,7 @@ async fn the_delay_is_measured_from_the_end_of_the_job_to_the_first_attempt_and_
 }
 
 #[tokio::test]
-async fn the_delay_of_a_delivery_that_waited_on_disk_counts_from_the_end_of_the_job_too() {
+async fn detection_delay_counts_time_before_a_restart() {
     let mut t = Harness::start().await;
     t.provider.job("job_1", &json!({ "status": "completed", "completedAt": "2026-02-18T15:00:04Z" }));
     let payloads = ["event", "raw", "cloudevents"];
@@ -220,7 +220,7 @@ async fn the_delay_of_a_delivery_that_waited_on_disk_counts_from_the_end_of_the_
     }
     t.pass(seconds(5)).await;
     t.receiver.take(payloads.len()).await;
-    // The first process falls over while the attempts are in flight, so that nothing is on record.
+    // The first process crashes while the attempts are in flight: no attempt is stored.
     t.crash().await;
     drop(gates);
     t.clock.advance(minutes(1));
@@ -234,7 +234,7 @@ async fn the_delay_of_a_delivery_that_waited_on_disk_counts_from_the_end_of_the_
 }
 
 #[tokio::test]
-async fn what_waits_is_counted_and_how_long_the_oldest_has_waited() {
+async fn due_deliveries_and_the_age_of_the_oldest_are_exported() {
     let t = Harness::with(&[("RINGBACK_DELIVERY__PER_DESTINATION", "1")]).await;
     let (held, gate) = Reply::status(200).held();
     t.receiver.script("/hook", [held]);
@@ -255,7 +255,7 @@ async fn what_waits_is_counted_and_how_long_the_oldest_has_waited() {
     gate.open();
     t.rest().await;
     t.receiver.take(3).await;
-    // Counting is not free: what was counted holds for a while.
+    // The count is cached for 15 seconds.
     assert_eq!(scrape(&t).await.of("ringback_deliveries_due"), 3.0);
     t.clock.advance(seconds(15));
     assert_eq!(scrape(&t).await.of("ringback_deliveries_due"), 0.0);
@@ -263,13 +263,13 @@ async fn what_waits_is_counted_and_how_long_the_oldest_has_waited() {
 }
 
 #[tokio::test]
-async fn a_breaker_and_a_refused_credential_are_seen_while_they_last() {
+async fn an_open_breaker_and_a_rejected_credential_are_exported() {
     let t = Harness::start().await;
     t.provider.all(Some(error(401, "UNAUTHORIZED", "Invalid API key")));
     t.provider.completed("job_1");
     t.watch("job_1").await;
     t.pass(seconds(5)).await;
-    let refused = r#"ringback_provider_credential_refused{provider="muvi"}"#;
+    let refused = r#"ringback_provider_unauthorized{provider="muvi"}"#;
     assert_eq!(scrape(&t).await.of(refused), 1.0);
     t.provider.all(None);
     t.pass(minutes(2)).await;
@@ -290,24 +290,40 @@ async fn a_breaker_and_a_refused_credential_are_seen_while_they_last() {
 }
 
 #[tokio::test]
-async fn with_a_listener_of_their_own_the_metrics_are_there_and_nowhere_else() {
+async fn with_metrics_listen_only_that_port_serves_metrics() {
     let t = Harness::with(&[("RINGBACK_METRICS_LISTEN", "127.0.0.1:0")]).await;
     assert_eq!(t.get("/metrics").await.status, 404);
     let own = t.metrics_address().unwrap();
     let ask = async |path: &str| wire::exchange(own, &wire::request("GET", path, &[], b"")).await.unwrap();
-    assert!(Scrape::read(ask("/metrics").await.text()).of("ringback_start_time_seconds") > 0.0);
+    assert!(Scrape::read(ask("/metrics").await.text()).of("process_start_time_seconds") > 0.0);
     assert_eq!(ask("/v1/watches").await.status, 404);
     assert_eq!(ask("/healthz").await.status, 404);
     t.finish().await;
 }
 
+#[tokio::test]
+async fn process_metrics_describe_this_process() {
+    let t = Harness::start().await;
+    let found = scrape(&t).await;
+    assert!(found.of("process_cpu_seconds_total") > 0.0);
+    assert!(found.of("process_threads") >= 1.0);
+    assert!((3.0..=found.of("process_max_fds")).contains(&found.of("process_open_fds")));
+    let memory = found.of("process_resident_memory_bytes");
+    assert!((1e6..found.of("process_virtual_memory_bytes")).contains(&memory));
+    // After the first of January 2020, and before now.
+    let now = std::fs::metadata("/proc/self/stat").unwrap().modified().unwrap();
+    let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((1_577_836_800.0..=now + 1.0).contains(&found.of("process_start_time_seconds")));
+    t.finish().await;
+}
+
 crate::postgres::on_postgres_too! {
-    every_metric_is_documented_and_every_documented_metric_is_there,
-    the_numbers_are_those_of_what_happened,
-    the_delay_is_measured_from_the_end_of_the_job_to_the_first_attempt_and_only_there,
-    the_delay_of_a_delivery_that_waited_on_disk_counts_from_the_end_of_the_job_too,
-    what_waits_is_counted_and_how_long_the_oldest_has_waited,
-    a_breaker_and_a_refused_credential_are_seen_while_they_last,
-    with_a_listener_of_their_own_the_metrics_are_there_and_nowhere_else,
-    endings_and_reasons_are_exported_as_they_are_documented_and_none_that_cannot_be,
+    the_documented_metrics_are_the_exported_ones,
+    metrics_count_what_happened,
+    detection_delay_runs_from_job_end_to_first_attempt,
+    detection_delay_counts_time_before_a_restart,
+    due_deliveries_and_the_age_of_the_oldest_are_exported,
+    an_open_breaker_and_a_rejected_credential_are_exported,
+    with_metrics_listen_only_that_port_serves_metrics,
+    exported_statuses_and_reasons_are_the_possible_ones,
 }

@@ -27,7 +27,7 @@ use super::{Span, SpanKind, Tracer, Value};
 use crate::clock::Clock;
 use crate::domain::{Masked, Timestamp, parse_retry_after};
 use crate::egress::{Call, Egress};
-use crate::telemetry::metrics::{Metrics, SpanFate};
+use crate::telemetry::metrics::{Metrics, SpanOutcome};
 
 /// How many spans are brought at once: OpenTelemetry's own default.
 const BATCH: usize = 512;
@@ -144,7 +144,7 @@ impl Exporter {
                 return;
             }
             if let Brought::Later(_) = self.bring(&batch).await {
-                self.metrics.spans(SpanFate::Dropped, batch.len() + self.queue.len());
+                self.metrics.spans(SpanOutcome::Dropped, batch.len() + self.queue.len());
                 return;
             }
             batch.clear();
@@ -162,8 +162,8 @@ impl Exporter {
         let (error, again) = match self.egress.call(call).await {
             Ok(received) if (200..300).contains(&received.status) => {
                 let refused = refused(&received.body).min(batch.len());
-                self.metrics.spans(SpanFate::Exported, batch.len() - refused);
-                self.metrics.spans(SpanFate::Rejected, refused);
+                self.metrics.spans(SpanOutcome::Exported, batch.len() - refused);
+                self.metrics.spans(SpanOutcome::Rejected, refused);
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("the trace collector takes spans again");
                 }
@@ -184,7 +184,7 @@ impl Exporter {
         if let Some(again) = again {
             return Brought::Later(again);
         }
-        self.metrics.spans(SpanFate::Rejected, batch.len());
+        self.metrics.spans(SpanOutcome::Rejected, batch.len());
         Brought::Done
     }
 

@@ -1,0 +1,116 @@
+//! Gauges whose values other modules hold: they are read at each scrape.
+
+use std::time::Duration;
+
+use prometheus::IntGaugeVec;
+
+use super::registry::{Reading, Readings, Registry};
+use crate::domain::Timestamp;
+
+/// Work that the poller and the dispatcher hold in memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    /// Number of scheduled jobs.
+    pub jobs: usize,
+    /// Number of watches of these jobs.
+    pub watching: u64,
+    /// Number of deliveries in memory.
+    pub loaded: usize,
+    /// Number of those deliveries that are being sent.
+    pub in_flight: usize,
+    /// Number of destinations whose breaker is open.
+    pub down: usize,
+}
+
+/// State of the store's queues.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Queues {
+    /// Number of commands that wait for the writer.
+    pub writer: usize,
+    /// Number of messages that wait for the poller.
+    pub poller: usize,
+    /// Number of messages that wait for the dispatcher.
+    pub dispatcher: usize,
+    /// Whether the database refuses writes.
+    pub refusing: bool,
+}
+
+/// Deliveries that are due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Number of deliveries.
+    pub count: u64,
+    /// The time at which the oldest became due.
+    pub oldest: Option<Timestamp>,
+}
+
+/// Connected clients.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clients {
+    /// Number of connections.
+    pub connections: usize,
+    /// Number of requests that wait for the end of a watch.
+    pub waiting: usize,
+    /// Number of requests that follow the event stream.
+    pub following: usize,
+}
+
+/// Everything that is read at a scrape.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Snapshot {
+    /// Work in memory.
+    pub load: Load,
+    /// State of the queues.
+    pub queues: Queues,
+    /// Deliveries that are due.
+    pub backlog: Backlog,
+    /// Time since the oldest of them became due.
+    pub oldest_due: Duration,
+    /// Connected clients.
+    pub clients: Clients,
+}
+
+/// Name, description and value of each gauge without labels.
+#[expect(clippy::cast_precision_loss, reason = "numbers of things in memory")]
+const GAUGES: [Reading<Snapshot>; 11] = [
+    ("ringback_watches_watching", "Watches that wait for their job to end.", |s| s.load.watching as f64),
+    ("ringback_jobs_scheduled", "Jobs that this process polls.", |s| s.load.jobs as f64),
+    ("ringback_deliveries_loaded", "Deliveries in memory, waiting or in flight.", |s| s.load.loaded as f64),
+    ("ringback_deliveries_in_flight", "Attempts in progress.", |s| s.load.in_flight as f64),
+    ("ringback_destinations_down", "Destinations whose breaker is open.", |s| s.load.down as f64),
+    ("ringback_deliveries_due", "Deliveries that are due, in flight or not.", |s| s.backlog.count as f64),
+    ("ringback_deliveries_due_oldest_seconds", "Time since the oldest of these became due.", |s| {
+        s.oldest_due.as_secs_f64()
+    }),
+    ("ringback_store_refusing", "1 while the database refuses writes.", |s| s.queues.refusing.into()),
+    ("ringback_http_connections", "Open connections of clients.", |s| s.clients.connections as f64),
+    ("ringback_http_waiting", "Requests that wait for the end of a watch.", |s| s.clients.waiting as f64),
+    ("ringback_http_streams", "Requests that follow the event stream.", |s| s.clients.following as f64),
+];
+
+/// The gauges that a [`Snapshot`] sets.
+#[derive(Debug)]
+pub struct Gauges {
+    gauges: Readings<Snapshot>,
+    queues: IntGaugeVec,
+}
+
+impl Gauges {
+    /// Registers the gauges.
+    pub fn new(registry: &Registry) -> Self {
+        let queues =
+            registry.gauges("ringback_queue_length", "Messages that wait within the process.", &["queue"]);
+        Self { gauges: registry.readings(&GAUGES), queues }
+    }
+
+    /// Sets every gauge.
+    pub fn set(&self, snapshot: &Snapshot) {
+        self.gauges.set(snapshot);
+        let queues = &snapshot.queues;
+        for (queue, length) in
+            [("writer", queues.writer), ("poller", queues.poller), ("dispatcher", queues.dispatcher)]
+        {
+            self.queues.with_label_values(&[queue]).set(i64::try_from(length).unwrap_or(i64::MAX));
+        }
+    }
+}

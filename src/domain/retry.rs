@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{DeliveryId, Reason, Timestamp, jitter};
 
-/// The most that a receiver's `Retry-NextStep` can ask for.
+/// The most that a receiver's `Retry-After` can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// The waits after each failed try; the first try is at once.
@@ -31,7 +31,7 @@ pub enum Outcome {
     Ok,
     /// Not taken, worth another try; the receiver may have said when.
     Retry {
-        /// The receiver's `Retry-NextStep`.
+        /// The receiver's `Retry-After`.
         after: Option<Duration>,
     },
     /// This message will never be taken.

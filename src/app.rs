@@ -265,7 +265,7 @@ impl App {
             let _ = looks_ended.recv().await;
             let _ = sends_ended.recv().await;
             // Now that nobody asks any more.
-            write_uses(&store).await;
+            write_key_uses(&store).await;
         });
         if drained.await.is_none() {
             tracing::warn!("what is still in flight is cut off; the next start takes it up");
@@ -338,7 +338,7 @@ async fn forget(store: &Store, clock: &Clock, (events, watches): (Duration, Dura
 async fn note_uses(store: &Store, clock: &Clock) -> Never {
     loop {
         clock.sleep(USES_EVERY).await;
-        write_uses(store).await;
+        write_key_uses(store).await;
     }
 }
 
@@ -351,8 +351,8 @@ async fn mind_the_clock(clock: &Clock, poller: &Poller, dispatcher: &Dispatcher)
     }
 }
 
-async fn write_uses(store: &Store) {
-    if let Err(error) = store.write_uses().await {
+async fn write_key_uses(store: &Store) {
+    if let Err(error) = store.write_key_uses().await {
         tracing::warn!(%error, "it could not be written when keys were last used");
     }
 }
@@ -510,7 +510,7 @@ fn provider(definition: &Arc<Definition>, own: &ProviderConfig) -> Result<Provid
 async fn found(store: &Store, config: &Config, now: Timestamp) -> Result<(AppNo, FirstStart)> {
     let new_key = config.api_key.is_none().then(make_key);
     let founded = store
-        .found(BootstrapTenant {
+        .bootstrap(BootstrapTenant {
             name: DEFAULT_APP.to_owned(),
             signing_secret: Masked::new(Secret::generate().expose()),
             key_hash: new_key.as_ref().map(|key| hash_key(key.reveal())),

@@ -229,7 +229,7 @@ impl Dispatcher {
     /// clock was set back, plans anew what waits.
     pub async fn prepare(&self) {
         if self.store.refusing() {
-            let _ = self.store.probe().await;
+            let _ = self.store.check_writes().await;
         }
         let now = self.clock.now();
         if self.hand().clock.jump(now).is_some() {

@@ -245,7 +245,7 @@ impl Poller {
     pub fn activity(&self) -> Activity {
         let now = self.clock.now();
         let scheduler = self.scheduler();
-        let quiet = self.store.plans().is_empty() && scheduler.clock.jump(now).is_none();
+        let quiet = self.store.poller_messages().is_empty() && scheduler.clock.jump(now).is_none();
         let next = if quiet { scheduler.said } else { Some(now) };
         Activity { in_progress: self.alive.strong_count() - 1, next_at: next }
     }
@@ -297,7 +297,7 @@ impl Poller {
 
     /// Returns when there is a reason to call [`Self::step`] before the time that it gave.
     pub async fn changed(&self) {
-        let plans = self.store.plans();
+        let plans = self.store.poller_messages();
         tokio::select! {
             () = self.woken.notified() => {}
             () = plans.arrived() => {}
@@ -310,7 +310,7 @@ impl Poller {
 
     /// Merges what the store has told into the scheduler: always before anything is decided.
     fn merge(&self, scheduler: &mut Scheduler, now: Timestamp) {
-        for plan in self.store.plans().take() {
+        for plan in self.store.poller_messages().take() {
             scheduler.apply(plan, |name| self.queue(name), now);
         }
     }
@@ -475,7 +475,7 @@ impl Poller {
         let (job, generation) = (ended.job, ended.generation);
         let mut told = self.write(|| self.store.end(ended.clone())).await;
         while told.is_some_and(|told| told.more) {
-            told = self.write(|| self.store.tell(NotifyWatches { job, generation })).await;
+            told = self.write(|| self.store.notify_watches(NotifyWatches { job, generation })).await;
         }
         if told.is_none() {
             // Its watches still wait: the job keeps its plan, so that they are not forgotten.
@@ -490,7 +490,7 @@ impl Poller {
 
     /// Tells the rest of an ending's watches, a chunk at a time.
     async fn tell(&self, job: JobNo, generation: i64) -> Result<(), StoreError> {
-        while self.store.tell(NotifyWatches { job, generation }).await?.more {}
+        while self.store.notify_watches(NotifyWatches { job, generation }).await?.more {}
         Ok(())
     }
 

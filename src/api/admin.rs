@@ -128,7 +128,7 @@ pub async fn readyz(State(api): State<Arc<Api>>) -> Answer {
     if api.store.refusing() {
         return not("the database refuses writes");
     }
-    match api.store.answers().await {
+    match api.store.check_reads().await {
         Ok(()) => Ok(reply(StatusCode::OK, json!({ "status": "ready" }).to_string().into_bytes())),
         Err(_) => not("the database does not answer"),
     }

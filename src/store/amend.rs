@@ -14,10 +14,11 @@
 //! **What was made before stays as it is.** An event that is on record keeps its metadata and its
 //! deliveries; a new destination hears of what happens from now on.
 
+use super::batch::Batch;
 use super::db::{Result, Row};
-use super::watches::{find, insert_destinations, read_destination};
-use super::writer::{Batch, Command};
-use super::{Store, jobs};
+use super::jobs;
+use super::rows::read_destination;
+use super::watches::{find, insert_destinations};
 use crate::domain::{AppNo, Destination, JobNo, Timestamp, Watch, WatchId};
 
 /// What is to be changed of a watch.
@@ -50,13 +51,6 @@ pub enum Amended {
     Differs(String),
     /// It is on disk.
     Done(Box<Watch>),
-}
-
-impl Store {
-    /// Changes a watch that still waits.
-    pub async fn amend(&self, amend: Amend) -> Result<Amended> {
-        self.ask(Command::Amend, amend).await
-    }
 }
 
 pub(super) fn amend(batch: &mut Batch<'_>, asks: &[&Amend]) -> Result<Vec<Amended>> {

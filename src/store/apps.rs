@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use super::Store;
+use super::batch::Batch;
 use super::db::{Result, Row, StoreError};
 use super::idempotency::{self, Kept, Replay};
 use super::keys::{CreateKey, KeyRow, insert_key};
 use super::sealing::{Column, Keyring};
-use super::tenants::Change;
-use super::writer::{Batch, Command};
+use super::tenant_cache::TenantChange;
 use crate::domain::{App, AppId, AppNo, Id, KeyId, Masked, Scope, Timestamp};
 
 /// Apps are held in memory, each with its lanes.
@@ -90,23 +89,6 @@ pub enum Rotated {
     Replayed(Replay),
 }
 
-impl Store {
-    /// Makes the first app and its key, where they are missing.
-    pub async fn found(&self, found: BootstrapTenant) -> Result<BootstrapResult> {
-        self.ask(Command::BootstrapTenant, found).await
-    }
-
-    /// Makes an app.
-    pub async fn create_app(&self, create: CreateApp) -> Result<CreatedApp> {
-        self.ask(Command::CreateApp, create).await
-    }
-
-    /// Replaces a signing secret.
-    pub async fn rotate(&self, rotate: Rotate) -> Result<Rotated> {
-        self.ask(Command::Rotate, rotate).await
-    }
-}
-
 pub(super) const APP: &str =
     "no, id, name, created_at, signing_secret, old_signing_secret, old_secret_expires_at";
 
@@ -183,7 +165,7 @@ fn insert_app(
         return Ok(None);
     }
     let app = find_app(batch, name)?;
-    batch.tenants.extend(app.clone().map(|app| Change::App(Box::new(app))));
+    batch.effects.tenant_changes.extend(app.clone().map(|app| TenantChange::App(Box::new(app))));
     Ok(app)
 }
 
@@ -238,6 +220,10 @@ fn rotate_one(batch: &mut Batch<'_>, ask: &Rotate) -> Result<Rotated> {
     if let Some((remember, answer)) = &ask.remember {
         idempotency::keep(&batch.tx, remember, answer, ask.now)?;
     }
-    batch.tenants.push(Change::Rotated { app: ask.app, secret: ask.signing_secret.clone(), old });
+    batch.effects.tenant_changes.push(TenantChange::Rotated {
+        app: ask.app,
+        secret: ask.signing_secret.clone(),
+        old,
+    });
     Ok(Rotated::Done)
 }

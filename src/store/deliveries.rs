@@ -22,18 +22,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Store;
+use super::batch::{Batch, NewEvent, Outgoing};
 use super::db::{Result, Row, Tx, Where};
-use super::events::NewEvent;
 use super::idempotency::{self, Kept, Replay};
-use super::jobs::to_json;
+use super::reads::ReadStore;
+use super::rows::{read_destination, to_json};
 use super::sealing::{Column, Keyring};
-use super::watches::read_destination;
-use super::writer::{Batch, Command};
 use crate::domain::{
     AppNo, Attempt, CancelScope, ChannelKind, Delivery, DeliveryId, DeliveryStatus, DestinationId,
-    DispatcherMessage, EventId, EventType, Finished, Id, NextStep, Payload, PendingDelivery, Reason,
-    Timestamp, WatchId,
+    DispatcherMessage, EventId, EventType, Id, NextStep, Payload, PendingDelivery, Reason, Timestamp,
+    WatchId,
 };
 use crate::events;
 use crate::telemetry::metrics::Backlog;
@@ -164,7 +162,7 @@ const SHOWN: &str =
     wd.channel, wd.address
   from deliveries d join watch_destinations wd on wd.watch = d.watch and wd.n = d.n";
 
-impl Store {
+impl ReadStore {
     /// The lanes in which something waits, and when the first turn of each comes.
     pub async fn lanes(&self) -> Result<Vec<(String, Timestamp)>> {
         self.read(|tx| {
@@ -203,26 +201,6 @@ impl Store {
         let backlog = counted.await?;
         *last = Some((now, backlog));
         Ok(backlog)
-    }
-
-    /// What there is to send in a lane.
-    pub async fn page(&self, page: Page) -> Result<Paged> {
-        self.ask(Command::Page, page).await
-    }
-
-    /// Plans retries anew whose last attempt lies in the future; the answer is how many.
-    pub async fn rewind(&self, rewind: Rewind) -> Result<usize> {
-        self.ask(Command::Rewind, rewind).await
-    }
-
-    /// Writes what came of an attempt.
-    pub async fn record(&self, record: Record) -> Result<()> {
-        self.ask(Command::Record, record).await
-    }
-
-    /// Writes that somebody wants a delivery tried now.
-    pub async fn retry_delivery(&self, retry_delivery: RetryDelivery) -> Result<RetryDeliveryResult> {
-        self.ask(Command::RetryDelivery, retry_delivery).await
     }
 
     /// The app's deliveries, newest first.
@@ -277,24 +255,6 @@ pub(super) fn listed(app: AppNo, filter: &DeliveryFilter, limit: u32) -> Where<'
     query.and("d.created_at <", filter.until);
     query.push(" order by d.id desc limit", limit);
     query
-}
-
-/// An event that is to be delivered.
-#[derive(Debug)]
-pub(super) struct Outgoing {
-    app: AppNo,
-    event: EventId,
-    event_type: EventType,
-    watch: WatchId,
-    at: Timestamp,
-    body: Arc<[u8]>,
-    /// The provider's answer, to be sent in its stead, and the generation where it is found again.
-    raw: Option<(i64, Arc<[u8]>)>,
-    /// Another form of the event, to be sent in its stead.
-    sent: Option<(Payload, Arc<[u8]>)>,
-    traceparent: Option<String>,
-    shard: u16,
-    finished: Option<Finished>,
 }
 
 /// Makes an event, and, with the others of its kind, a delivery for each of the watch's destinations
@@ -370,7 +330,7 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
             ]
         }),
     )?;
-    batch.dispatcher_messages.extend(made.into_iter().map(
+    batch.effects.dispatcher_messages.extend(made.into_iter().map(
         |(event, id, destination, _, (_, payload, body))| {
             DispatcherMessage::Dispatch(Box::new(PendingDelivery {
                 app: event.app,
@@ -402,8 +362,9 @@ pub(super) fn supersede(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()
     )?;
     for (watch, overtaken) in watches.iter().zip(overtaken) {
         if overtaken > 0 {
-            batch.tally.skipped(Reason::Superseded, overtaken);
+            batch.effects.tally.skipped(Reason::Superseded, overtaken);
             batch
+                .effects
                 .dispatcher_messages
                 .push(DispatcherMessage::Skip { watch: *watch, which: CancelScope::Progress });
         }
@@ -426,9 +387,10 @@ pub(super) fn call_off(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()>
         watches.iter().map(|watch| [watch.0.into()]),
     )?;
     for ((watch, pending), by_hand) in watches.iter().zip(pending).zip(by_hand) {
-        batch.tally.skipped(Reason::Stopped, pending);
+        batch.effects.tally.skipped(Reason::Stopped, pending);
         if pending + by_hand > 0 {
             batch
+                .effects
                 .dispatcher_messages
                 .push(DispatcherMessage::Skip { watch: *watch, which: CancelScope::All });
         }
@@ -550,8 +512,9 @@ fn gone(batch: &mut Batch<'_>, asks: &[&Record]) -> Result<()> {
     )?;
     for ((_, (watch, _, destination)), others) in gone().zip(others) {
         if others > 0 {
-            batch.tally.skipped(Reason::Gone, others);
+            batch.effects.tally.skipped(Reason::Gone, others);
             batch
+                .effects
                 .dispatcher_messages
                 .push(DispatcherMessage::Skip { watch: *watch, which: CancelScope::To(*destination) });
         }
@@ -693,7 +656,7 @@ fn resend_one(batch: &mut Batch<'_>, ask: &RetryDelivery) -> Result<RetryDeliver
     let sql = format!("{SENDS} where d.app = $1 and d.id = $2");
     let keyring = &batch.shared.keyring;
     let send = batch.tx.one(&sql, [app.into(), id.into()], |row| read_send(row, keyring))?;
-    batch.dispatcher_messages.push(DispatcherMessage::Dispatch(Box::new(send)));
+    batch.effects.dispatcher_messages.push(DispatcherMessage::Dispatch(Box::new(send)));
     Ok(RetryDeliveryResult::Wanted)
 }
 

@@ -15,12 +15,11 @@
 
 use std::sync::Arc;
 
+use super::batch::{Batch, NewEvent};
 use super::db::{Result, Row};
-use super::events::NewEvent;
-use super::jobs::{tell_who_waits, to_json};
-use super::watches::read_name;
-use super::writer::{Batch, Command};
-use super::{Store, deliveries};
+use super::deliveries;
+use super::jobs::tell_who_waits;
+use super::rows::{read_name, to_json};
 use crate::domain::{
     AppNo, EndingKind, EventId, EventSet, EventType, Finished, JobError, JobName, JobNo, Observation,
     Payload, Timestamp, WatchId,
@@ -76,23 +75,6 @@ pub struct Expire {
 pub struct NotifyProgress {
     /// There are more watches to be told.
     pub more: bool,
-}
-
-impl Store {
-    /// Writes how a job ended, and tells the first of its watches.
-    pub async fn end(&self, ended: Ended) -> Result<NotifyProgress> {
-        self.ask(Command::End, ended).await
-    }
-
-    /// Tells more watches of an ending.
-    pub async fn tell(&self, tell: NotifyWatches) -> Result<NotifyProgress> {
-        self.ask(Command::NotifyWatches, tell).await
-    }
-
-    /// Ends watches whose time is up.
-    pub async fn expire(&self, expire: Expire) -> Result<NotifyProgress> {
-        self.ask(Command::Expire, expire).await
-    }
 }
 
 /// What a chunk is made from.
@@ -272,8 +254,8 @@ fn end_watches(batch: &mut Batch<'_>, chunks: &[Chunk]) -> Result<()> {
 fn tell_watch(batch: &mut Batch<'_>, ending: &Ending, watch: &Waiting) {
     let event_type = ending.kind.event();
     let own = ending.error.as_ref().map(|error| (ending.kind.as_str(), error));
-    batch.ended.push(watch.id);
-    batch.tally.ended(ending.kind.status());
+    batch.effects.ended_watches.push(watch.id);
+    batch.effects.tally.ended(ending.kind.status());
     let about = About {
         watch: watch.id,
         provider: &ending.name.provider,

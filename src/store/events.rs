@@ -6,27 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use super::Store;
+use super::batch::{Batch, NewEvent};
 use super::db::{Result, Row, Tx, Where};
-use super::writer::Batch;
-use crate::domain::{AppNo, Event, EventId, EventType, Finished, Payload, Timestamp, WatchId};
+use super::reads::ReadStore;
+use crate::domain::{AppNo, Event, EventId, EventType, WatchId};
 
 const COLUMNS: &str = "id, position, type, watch, observed_at, body";
-
-/// An event to be appended at the end of the transaction.
-#[derive(Debug)]
-pub(super) struct NewEvent {
-    pub(super) id: EventId,
-    pub(super) app: AppNo,
-    pub(super) watch: WatchId,
-    pub(super) event_type: EventType,
-    pub(super) at: Timestamp,
-    pub(super) body: std::sync::Arc<[u8]>,
-    /// What webhooks are sent in the body's stead, where their watch asks for it.
-    pub(super) sent: Option<(Payload, std::sync::Arc<[u8]>)>,
-    /// When the job ended, by its provider's clock; for measuring, not for the row.
-    pub(super) finished: Option<Finished>,
-}
 
 /// Which events.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,11 +62,11 @@ pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
             ]
         }),
     )?;
-    batch.fed = by_app.into_keys().collect();
+    batch.effects.changed_feeds = by_app.into_keys().collect();
     Ok(())
 }
 
-impl Store {
+impl ReadStore {
     /// Where to follow the app's feed from: after this event, or from now on. `None` if the app has no
     /// such event.
     pub async fn follow_from(&self, app: AppNo, after: Option<EventId>) -> Result<Option<i64>> {

@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use super::Store;
 use super::db::{Result, Tx};
+use super::reads::ReadStore;
 use super::sealing::AnswerKey;
 use crate::domain::{AppNo, Timestamp};
 
@@ -72,7 +72,7 @@ pub enum Replay {
     Anothers,
 }
 
-impl Store {
+impl ReadStore {
     /// What became of an earlier write under this key: asked before anything else of the request is
     /// judged, since what was right then may be refused by now.
     pub async fn recall(&self, remember: Remember, now: Timestamp) -> Result<Option<Replay>> {

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use super::batch::{Batch, NewEvent};
 use super::db::{Result, Row, Tx};
-use super::events::NewEvent;
+use super::deliveries;
 use super::idempotency::{self, Kept};
-use super::watches::{read_name, read_terms};
-use super::writer::{Batch, Command};
-use super::{Store, deliveries};
+use super::reads::ReadStore;
+use super::rows::{read_name, read_terms, to_json};
 use crate::domain::{
     AppNo, EventId, EventSet, EventType, Id, JobName, JobNo, JobSnapshot, JobStatus, Known, Observation,
-    Payload, PollerMessage, SHARDS, Timestamp, WatchId,
+    Payload, PollerMessage, Timestamp, WatchId,
 };
 use crate::events::{self, About};
 
@@ -89,7 +89,7 @@ const FACTS: &str =
     case when j.poll_requested_at is null then 0 else 1 end,
     count(w.id), min(w.expires_at), min(w.poll_interval), min(w.expected_at), max(w.events & 96)";
 
-impl Store {
+impl ReadStore {
     /// All jobs that somebody waits for, a page at a time, in the order of their rows.
     pub async fn jobs(&self, after: JobNo, limit: u32, now: Timestamp) -> Result<Vec<JobSnapshot>> {
         self.read(move |tx| {
@@ -135,22 +135,6 @@ impl Store {
         })
         .await
     }
-
-    /// Writes a change of a job that goes on. The answer is the last watch that was told, where more
-    /// are to be told: the same again, `after` that one.
-    pub async fn observe(&self, observed: Observed) -> Result<Option<(AppNo, WatchId)>> {
-        self.ask(Command::Observe, observed).await
-    }
-
-    /// Writes what a look at an ended job, asked for by hand, has brought.
-    pub async fn refresh(&self, refresh: Refresh) -> Result<()> {
-        self.ask(Command::Refresh, refresh).await
-    }
-
-    /// Writes that somebody wants a look at once.
-    pub async fn poll_now(&self, look: PollNow) -> Result<PollNowResult> {
-        self.ask(Command::PollNow, look).await
-    }
 }
 
 fn read_facts(row: &Row<'_>, now: Timestamp) -> Result<JobSnapshot> {
@@ -188,24 +172,8 @@ pub(super) fn tell_who_waits(batch: &mut Batch<'_>, jobs: &[JobNo]) -> Result<()
         watching: *watching,
         terms: *terms,
     });
-    batch.plans.extend(plans);
+    batch.effects.poller_messages.extend(plans);
     Ok(())
-}
-
-/// Says that this process, as `node`, owns every shard, under a new epoch. The answer is how often the
-/// database has been opened.
-pub(super) fn take_shards(tx: &Tx<'_>, node: &str, now: Timestamp) -> Result<i64> {
-    tx.run(
-        "insert into nodes (id, incarnation, started_at) values ($1, 1, $2)
-         on conflict (id) do update set incarnation = nodes.incarnation + 1, started_at = excluded.started_at",
-        [node.into(), now.into()],
-    )?;
-    tx.each(
-        "insert into shards (shard, node, epoch) values ($1, $2, 1)
-         on conflict (shard) do update set node = excluded.node, epoch = shards.epoch + 1",
-        (0..SHARDS).map(|shard| [i64::from(shard).into(), node.into()]),
-    )?;
-    tx.one("select incarnation from nodes where id = $1", [node.into()], |row| row.int(0))
 }
 
 pub(super) fn observe(batch: &mut Batch<'_>, asks: &[&Observed]) -> Result<Vec<Option<(AppNo, WatchId)>>> {
@@ -432,13 +400,8 @@ fn look_now_one(batch: &mut Batch<'_>, ask: &PollNow) -> Result<PollNowResult> {
          where j.no = $1 group by j.no"
     );
     let facts = tx.one(&sql, [job.0.into()], |row| read_facts(row, ask.now))?;
-    batch.plans.push(PollerMessage::PollNow(Box::new(facts)));
+    batch.effects.poller_messages.push(PollerMessage::PollNow(Box::new(facts)));
     Ok(PollNowResult::Wanted)
-}
-
-/// Our own shapes: there is nothing in them that could fail.
-pub(super) fn to_json<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_string(value).unwrap_or_default()
 }
 
 #[cfg(test)]

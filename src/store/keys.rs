@@ -1,10 +1,10 @@
 //! Keys: making, listing and revoking them. What is kept of a key is its SHA-256.
 
-use super::Store;
+use super::batch::Batch;
 use super::db::{Result, Row, Where};
 use super::idempotency::{self, Kept, Replay};
-use super::tenants::{Change, Key};
-use super::writer::{Batch, Command};
+use super::reads::ReadStore;
+use super::tenant_cache::{Key, TenantChange};
 use crate::domain::{AppId, AppNo, Id, KeyId, Scope, Timestamp};
 
 /// Keys of an app, those that have expired and were not revoked included: they are held in memory.
@@ -62,17 +62,11 @@ pub struct KeyRow {
     pub last_used_at: Option<Timestamp>,
 }
 
-impl Store {
-    /// Makes a key.
-    pub async fn create_key(&self, create: CreateKey) -> Result<CreatedKey> {
-        self.ask(Command::CreateKey, create).await
-    }
+/// Times of last use of keys, in milliseconds since the epoch.
+#[derive(Debug)]
+pub struct KeyUses(pub(super) Vec<(KeyId, i64)>);
 
-    /// Revokes a key; the answer is whether there was one. From then on it is refused.
-    pub async fn revoke_key(&self, revoke: RevokeKey) -> Result<bool> {
-        self.ask(Command::RevokeKey, revoke).await
-    }
-
+impl ReadStore {
     /// Keys, newest first, made before `before`, of one app or of all.
     pub async fn keys(&self, app: Option<AppNo>, before: Option<KeyId>, limit: u32) -> Result<Vec<KeyRow>> {
         let found = self.read(move |tx| {
@@ -154,7 +148,12 @@ pub(super) fn insert_key(batch: &mut Batch<'_>, ask: &CreateKey) -> Result<()> {
         ],
     )?;
     let key = Key { app: *app, scope: row.scope };
-    batch.tenants.push(Change::Key { id: row.id, hash: *hash, key, expires_at: row.expires_at });
+    batch.effects.tenant_changes.push(TenantChange::Key {
+        id: row.id,
+        hash: *hash,
+        key,
+        expires_at: row.expires_at,
+    });
     Ok(())
 }
 
@@ -168,16 +167,16 @@ pub(super) fn revoke_key(batch: &mut Batch<'_>, asks: &[&RevokeKey]) -> Result<V
         };
         let revoked = revoked > 0;
         if revoked {
-            batch.tenants.push(Change::Revoked(*key));
+            batch.effects.tenant_changes.push(TenantChange::Revoked(*key));
         }
         answers.push(revoked);
     }
     Ok(answers)
 }
 
-pub(super) fn uses(batch: &mut Batch<'_>, asks: &[&Vec<(KeyId, i64)>]) -> Result<Vec<()>> {
+pub(super) fn uses(batch: &mut Batch<'_>, asks: &[&KeyUses]) -> Result<Vec<()>> {
     for ask in asks {
-        let rows = ask.iter().map(|(id, at)| [(*at).into(), id.0.into()]);
+        let rows = ask.0.iter().map(|(id, at)| [(*at).into(), id.0.into()]);
         batch.tx.each("update keys set last_used_at = $1 where id = $2", rows)?;
     }
     Ok(vec![(); asks.len()])

@@ -4,10 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use super::Store;
+use super::batch::Batch;
 use super::db::{Result, Tx};
 use super::idempotency;
-use super::writer::{Batch, Command};
 use crate::domain::{AppNo, Id, JobNo, Timestamp};
 
 /// How many watches are forgotten in one transaction.
@@ -25,13 +24,6 @@ pub struct Prune {
     pub events_before: Timestamp,
     /// When it is decided.
     pub now: Timestamp,
-}
-
-impl Store {
-    /// Forgets a chunk of what is too old; the answer is how much, zero when nothing is left.
-    pub async fn prune(&self, prune: Prune) -> Result<usize> {
-        self.ask(Command::Prune, prune).await
-    }
 }
 
 pub(super) fn prune(batch: &mut Batch<'_>, asks: &[&Prune]) -> Result<Vec<usize>> {

@@ -3,8 +3,8 @@
 use anyhow::{Context as _, Result, bail};
 
 use super::db::{self, Committed, Tx, WriterConnection};
+use super::rows::{StoredDestination, is_secret_address};
 use super::sealing::{Column, Keyring};
-use super::watches::{Stored, is_secret_address};
 use crate::domain::{ChannelKind, Id};
 
 /// How many rows are read, and those that need it written, in one transaction.
@@ -133,9 +133,9 @@ impl Row {
         })
     }
 
-    fn sealed(&self, keyring: &Keyring) -> db::Result<Stored<'_>> {
+    fn sealed(&self, keyring: &Keyring) -> db::Result<StoredDestination<'_>> {
         let address = (self.address.as_str(), self.secret_address);
-        Stored::new(keyring, self.id, address, self.headers.clone(), self.secret.as_deref())
+        StoredDestination::new(keyring, self.id, address, self.headers.clone(), self.secret.as_deref())
     }
 }
 
@@ -160,7 +160,7 @@ fn destinations(tx: &Tx<'_>, keyring: &Keyring, last: (Id, i64)) -> db::Result<(
     let stale = found.into_iter().filter(|row| row.is_stale(keyring));
     let plain: Vec<Row> = stale.map(|row| row.opened(keyring)).collect::<db::Result<_>>()?;
     let sealed = plain.iter().map(|row| Ok((row.key, row.sealed(keyring)?)));
-    let sealed: Vec<((Id, i64), Stored<'_>)> = sealed.collect::<db::Result<_>>()?;
+    let sealed: Vec<((Id, i64), StoredDestination<'_>)> = sealed.collect::<db::Result<_>>()?;
     let changed = tx.each(
         "update watch_destinations set address = $1, headers = $2, secret = $3 where watch = $4 and n = $5",
         sealed.iter().map(|((watch, n), stored)| {

@@ -12,10 +12,11 @@
 
 use std::collections::BTreeMap;
 
+use super::batch::Batch;
 use super::db::{Result, Tx, Where};
+use super::deliveries::DeliveryFilter;
 use super::idempotency::{self, FirstAnswer, Remember, Replay};
-use super::writer::{Batch, Command};
-use super::{DeliveryFilter, Store};
+use super::reads::ReadStore;
 use crate::domain::{AppNo, DeliveryId, DispatcherMessage, Timestamp};
 
 /// How many are marked in one transaction.
@@ -52,7 +53,7 @@ pub enum RetriedMany {
     Replayed(Replay),
 }
 
-impl Store {
+impl ReadStore {
     /// How many deliveries [`Self::retry_many`] would mark, at most `most`.
     pub async fn count_failed(&self, app: AppNo, filter: DeliveryFilter, most: u32) -> Result<u32> {
         self.read(move |tx| {
@@ -60,11 +61,6 @@ impl Store {
             Ok(u32::try_from(found.len()).unwrap_or(u32::MAX))
         })
         .await
-    }
-
-    /// Requests a manual retry of the next failed deliveries. Skipped deliveries are not among them.
-    pub async fn retry_many(&self, retry_delivery: RetryMany) -> Result<RetriedMany> {
-        self.ask(Command::RetryMany, retry_delivery).await
     }
 }
 
@@ -117,7 +113,7 @@ fn resend_chunk(batch: &mut Batch<'_>, ask: &RetryMany) -> Result<RetriedMany> {
     for (id, lane) in found {
         lanes.entry(lane).or_default().push(id);
     }
-    batch.dispatcher_messages.extend(
+    batch.effects.dispatcher_messages.extend(
         lanes.into_iter().map(|(queue, requested)| DispatcherMessage::QueueChanged { queue, requested }),
     );
     if let Some(last) = last {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backon::{ConstantBuilder, Retryable};
 
-use super::{Result, StoreError};
+use super::db::{Result, StoreError};
 use crate::clock::Clock;
 
 /// Pause between two attempts to write while the database accepts no writes.

@@ -1,7 +1,7 @@
 //! The story of a watch: what happened, in order.
 
-use super::Store;
 use super::db::{Result, Tx};
+use super::reads::ReadStore;
 use crate::domain::{
     AppNo, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, JobNo, JobStatus, Observation,
     Reason, Timestamp, WatchId, WatchStatus,
@@ -73,7 +73,7 @@ struct Frame {
     ended_at: Option<Timestamp>,
 }
 
-impl Store {
+impl ReadStore {
     /// What happened to a watch, in order, after a place; each with the place after it. `None` if there is
     /// no such watch.
     pub async fn story(

@@ -5,20 +5,21 @@
 //! for anew. An ending ends the watches of its own generation and earlier ones only, so it can never
 //! reach the new watch, whichever is committed first.
 
-use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use super::batch::Batch;
 use super::db::{Result, Row, StoreError, Tx, Value, Where};
 use super::idempotency::{self, FirstAnswer, Remember, Replay};
-use super::sealing::{Column, Keyring};
-use super::writer::{Batch, Command};
-use super::{Store, deliveries, jobs};
+use super::reads::ReadStore;
+use super::rows::{StoredDestination, read_destination, read_name};
+use super::sealing::Keyring;
+use super::{deliveries, jobs};
 use crate::domain::{
-    AppNo, ChannelKind, DeliveryStatus, Destination, DestinationId, EventSet, Id, JobName, JobNo,
-    JobSnapshot, Known, NewWatch, Observation, PollerMessage, Terms, Timestamp, Watch, WatchId, WatchStatus,
+    AppNo, DeliveryStatus, Destination, EventSet, Id, JobName, JobNo, JobSnapshot, Known, NewWatch,
+    Observation, PollerMessage, Timestamp, Watch, WatchId, WatchStatus,
 };
 
 /// What is written of a job that was never polled.
@@ -106,22 +107,7 @@ pub struct WatchFilter {
     pub before: Option<WatchId>,
 }
 
-impl Store {
-    /// Registers a watch.
-    pub async fn register(&self, register: Register) -> Result<Registered> {
-        self.ask(Command::Register, register).await
-    }
-
-    /// Registers watches, all or none.
-    pub async fn register_many(&self, register: RegisterMany) -> Result<RegisteredMany> {
-        self.ask(Command::RegisterMany, register).await
-    }
-
-    /// Stops a watch.
-    pub async fn stop(&self, stop: Stop) -> Result<Stopped> {
-        self.ask(Command::Stop, stop).await
-    }
-
+impl ReadStore {
     /// One watch.
     pub async fn watch(&self, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
         let keyring = self.shared.keyring.clone();
@@ -191,16 +177,6 @@ fn read_watch(row: &Row<'_>) -> Result<Watch> {
     })
 }
 
-/// Four columns from `first`: provider, account, job id, params.
-pub(super) fn read_name(row: &Row<'_>, first: usize) -> Result<JobName> {
-    Ok(JobName {
-        provider: row.text(first)?,
-        account: row.text(first + 1)?,
-        job_id: row.text(first + 2)?,
-        params: row.text(first + 3)?,
-    })
-}
-
 /// Reads where each watch tells, and how its last delivery to there stands.
 fn add_destinations(tx: &Tx<'_>, keyring: &Keyring, watches: &mut [Watch]) -> Result<()> {
     let found = tx.fetch(
@@ -218,69 +194,6 @@ fn add_destinations(tx: &Tx<'_>, keyring: &Keyring, watches: &mut [Watch]) -> Re
         watch.destinations = destinations;
     }
     Ok(())
-}
-
-/// Six columns from `first`: id, channel, address, lane, headers, secret.
-pub(super) fn read_destination(row: &Row<'_>, first: usize, keyring: &Keyring) -> Result<Destination> {
-    let id = row.id(first)?;
-    let open = |column, text: Option<String>| text.map(|text| keyring.open(column, id, text)).transpose();
-    let headers = open(Column::DestinationHeaders, row.opt_text(first + 4)?)?;
-    Ok(Destination {
-        id: DestinationId(id),
-        channel: row.word(first + 1, ChannelKind::parse)?,
-        address: keyring.open(Column::DestinationAddress, id, row.text(first + 2)?)?,
-        queue: row.text(first + 3)?,
-        headers: headers.map_or(Ok(Vec::new()), |headers| {
-            let broken =
-                |_| StoreError::Inconsistent("the headers of a destination cannot be read".to_owned());
-            serde_json::from_str(&headers).map_err(broken)
-        })?,
-        secret: open(Column::DestinationSecret, row.opt_text(first + 5)?)?,
-    })
-}
-
-/// Whether an address of this kind is a credential: whoever knows a hook of Slack may post to it.
-pub(super) fn is_secret_address(channel: ChannelKind) -> bool {
-    channel == ChannelKind::Slack
-}
-
-/// What of a destination may be sealed, as it is stored.
-pub(super) struct Stored<'d> {
-    pub(super) address: Cow<'d, str>,
-    pub(super) headers: Option<Cow<'d, str>>,
-    pub(super) secret: Option<Cow<'d, str>>,
-}
-
-impl<'d> Stored<'d> {
-    pub(super) fn new(
-        keyring: &Keyring,
-        id: Id,
-        (address, secret_address): (&'d str, bool),
-        headers: Option<String>,
-        secret: Option<&'d str>,
-    ) -> Result<Self> {
-        Ok(Self {
-            address: if secret_address {
-                keyring.seal(Column::DestinationAddress, id, address)?
-            } else {
-                Cow::Borrowed(address)
-            },
-            headers: match headers {
-                Some(text) => {
-                    Some(Cow::Owned(keyring.seal(Column::DestinationHeaders, id, &text)?.into_owned()))
-                }
-                None => None,
-            },
-            secret: secret.map(|text| keyring.seal(Column::DestinationSecret, id, text)).transpose()?,
-        })
-    }
-
-    fn of(keyring: &Keyring, one: &'d Destination) -> Result<Self> {
-        // Few have headers; for those that have none there is no text to make.
-        let headers = if one.headers.is_empty() { None } else { serde_json::to_string(&one.headers).ok() };
-        let address = (one.address.as_str(), is_secret_address(one.channel));
-        Self::new(keyring, one.id.0, address, headers, one.secret.as_deref())
-    }
 }
 
 pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<Registered>> {
@@ -302,10 +215,10 @@ pub(super) fn register(batch: &mut Batch<'_>, asks: &[&Register]) -> Result<Vec<
     }
     let jobs = upsert_jobs(&batch.tx, &fresh)?;
     insert_watches(&batch.tx, &batch.shared.keyring, &fresh, &jobs)?;
-    batch.tally.registered(fresh.len());
+    batch.effects.tally.registered(fresh.len());
     let traced = batch.shared.tracer().is_on();
     let mut made = fresh.iter().zip(&jobs).map(|(new, job)| {
-        batch.plans.push(PollerMessage::Watch(Box::new(job.facts(new, traced))));
+        batch.effects.poller_messages.push(PollerMessage::Watch(Box::new(job.facts(new, traced))));
         shown(new, job)
     });
     for answer in &mut answers {
@@ -338,11 +251,11 @@ fn register_many_one(batch: &mut Batch<'_>, ask: &RegisterMany) -> Result<Regist
     let fresh: Vec<&NewWatch> = ask.watches.iter().collect();
     let jobs = upsert_jobs(&batch.tx, &fresh)?;
     insert_watches(&batch.tx, &batch.shared.keyring, &fresh, &jobs)?;
-    batch.tally.registered(fresh.len());
+    batch.effects.tally.registered(fresh.len());
     let traced = batch.shared.tracer().is_on();
     let plans =
         fresh.iter().zip(&jobs).map(|(new, job)| PollerMessage::Watch(Box::new(job.facts(new, traced))));
-    batch.plans.extend(plans);
+    batch.effects.poller_messages.extend(plans);
     let made: Vec<Watch> = fresh.iter().zip(&jobs).map(|(new, job)| shown(new, job)).collect();
     if let Some((remember, answer)) = &ask.remember {
         idempotency::keep(&batch.tx, remember, &answer(&made), ask.now)?;
@@ -458,8 +371,8 @@ pub(super) fn insert_destinations<'d>(
     keyring: &Keyring,
     destinations: impl Iterator<Item = (WatchId, i64, &'d Destination)>,
 ) -> Result<()> {
-    let stored = |(watch, n, one)| Ok((watch, n, one, Stored::of(keyring, one)?));
-    let stored: Vec<(WatchId, i64, &Destination, Stored<'_>)> =
+    let stored = |(watch, n, one)| Ok((watch, n, one, StoredDestination::of(keyring, one)?));
+    let stored: Vec<(WatchId, i64, &Destination, StoredDestination<'_>)> =
         destinations.map(stored).collect::<Result<_>>()?;
     tx.each(
         "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret)
@@ -514,8 +427,8 @@ pub(super) fn stop(batch: &mut Batch<'_>, asks: &[&Stop]) -> Result<Vec<Stopped>
     let mut fewer = BTreeSet::new();
     for ((ask, job), _) in known.iter().zip(hit).filter(|(_, hit)| *hit > 0) {
         fewer.insert(*job);
-        batch.ended.push(ask.watch);
-        batch.tally.ended(WatchStatus::Stopped);
+        batch.effects.ended_watches.push(ask.watch);
+        batch.effects.tally.ended(WatchStatus::Stopped);
     }
     // Once for each job: whoever stops all the watches of one should not have them counted each time.
     jobs::tell_who_waits(batch, &fewer.into_iter().collect::<Vec<_>>())?;
@@ -540,20 +453,4 @@ pub(super) fn greatest_id(tx: &Tx<'_>) -> Result<Id> {
         }
     }
     Ok(greatest)
-}
-
-/// What all watches that wait for a job ask for together; `None` where nobody waits.
-pub(super) fn read_terms(row: &Row<'_>, first: usize) -> Result<(u32, Option<Terms>)> {
-    let watching = row.count(first)?;
-    if watching == 0 {
-        return Ok((0, None));
-    }
-    let poll_interval = row.opt_int(first + 2)?.and_then(|millis| u64::try_from(millis).ok());
-    let terms = Terms {
-        expires_at: row.time(first + 1)?,
-        poll_interval: poll_interval.map(Duration::from_millis),
-        expected_at: row.opt_time(first + 3)?,
-        wants_progress: row.flag(first + 4)?,
-    };
-    Ok((watching, Some(terms)))
 }

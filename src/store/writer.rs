@@ -1,40 +1,43 @@
-//! Group commit: the one writer.
+//! Group commit by a single writer.
 //!
-//! Every write is a [`Command`] in one queue. The writer takes what has queued up, applies it in one
-//! transaction, commits, and only then answers: a 2xx is on disk. While one commit waits for the
-//! disk the next batch gathers by itself, so a slow disk makes batches larger, not the rate lower,
-//! and nothing ever waits for a batch to fill.
+//! Every write is a command in one queue. The writer takes all commands that wait, applies them in one
+//! transaction, commits, and then replies: a 2xx is on disk. While a commit waits for the disk, the next
+//! batch gathers. A slow disk makes the batches larger and does not lower the rate. The writer never waits
+//! for a batch to fill. It is generic over the [`CommandSet`].
 //!
-//! **Order.** Within a batch the commands are applied kind by kind, each kind for all its items at
-//! once. Two commands are in one batch only if neither waited for the other, so any order between
-//! them is an order in which they could have come.
+//! **Order.** Within a batch, commands are applied kind by kind, each kind for all its commands at once.
+//! Two commands are in one batch only if neither waited for the reply to the other, so every order between
+//! them is an order in which they could have arrived.
 //!
-//! **An item's own error fails it alone.** Everything is checked before it gets here, and conflicts
-//! are part of the statements, so a statement that fails is a bug or a broken row; so is a panic. The
-//! batch is rolled back and each half is tried by itself, down to the one that is to blame.
+//! **An error of one command fails only that command.** Requests are checked before they get here, and the
+//! statements handle conflicts. A statement that fails is therefore a bug or a broken row; so is a panic.
+//! The writer rolls the batch back and applies each half in a transaction of its own, down to the command
+//! that fails.
 //!
-//! **The store's own error fails all.** Full, unreadable, locked: the batch is rolled back, everyone
-//! is told so (503), and [`Shared::refusing`] is set until a commit succeeds, so that no send starts
-//! whose outcome could not be written. Until then every batch writes something, or one that only
-//! reads would pass for a sign of recovery.
+//! **An error of the database fails all commands.** If it is full, unreadable or locked, the writer rolls
+//! the batch back, answers every command with the error (503), and sets [`Shared::refusing`] until a commit
+//! succeeds. Meanwhile no attempt starts, because its outcome could not be written. In this state every
+//! batch writes something: a batch that only reads would otherwise look like a recovery.
 //!
-//! **A failed COMMIT is never run again.** On SQLite, after a failed sync nobody knows what is on disk,
-//! and a second sync would lie about it; the process ends, and the next start reads what is there. A
-//! full disk is the exception: it fails while frames are appended, before the one that commits, so the
-//! transaction is known not to have happened. On PostgreSQL the server can be asked what became of it
-//! (`db/postgres` is the essay); until it has answered nothing else is written.
+//! **A failed COMMIT is not repeated.**
 //!
-//! **A lost server** is looked for again before each batch, and at once where it was lost between two.
-//! A batch that was lost before its COMMIT did not happen, and is tried once more on a new connection;
-//! if there is none, everyone is told so at once.
+//! - On SQLite, the contents of the disk are unknown after a failed sync, and a second sync could report a
+//!   success that is none. The process ends, and the next start reads what is there. A full disk is the
+//!   exception: it fails while frames are appended, before the frame that commits, so the transaction is
+//!   known not to have happened.
+//! - On PostgreSQL, the server can be asked for the outcome (see `db/postgres`). The writer writes nothing
+//!   else until the server has answered.
 //!
-//! **What others are told, they are told after the commit, and before its commands are answered**:
-//! plans to those who look, deliveries to those who send, the end of a watch to those who wait for
-//! it. A crash in between loses a message, never a fact: at start all three are made from the rows
-//! again.
+//! **A lost server** is looked for before each batch, and at once if it was lost between two batches. A
+//! batch that was lost before its COMMIT did not happen. The writer applies it once more on a new
+//! connection; without one, it answers every command with the error at once.
 //!
-//! **The feed never skips.** An app's events get their positions as the last statements of the
-//! transaction, so their order is the order of the commits.
+//! **Notifications follow the commit and precede the replies.** The writer sends messages to the poller and
+//! the dispatcher and notifies requests that wait for the end of a watch; then it replies to the callers. A
+//! crash in between loses a message, never a fact: a start makes all of them again from the rows.
+//!
+//! **The feed never skips an event.** The last statements of a transaction give an app's events their
+//! positions, so their order is the order of the commits.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -43,44 +46,49 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::db::{CommitOutcome, Committed, Received, Result, StoreError, Tx, WriterConnection};
-use super::{
-    Shared, amend, apps, deliveries, endings, events, jobs, keys, prune, retry_many, tenants, watches,
-};
+use super::batch::{Batch, CommitEffects};
+use super::db::{CommitOutcome, Committed, Received, Result, StoreError, WriterConnection};
+use super::nodes;
+use super::shared::Shared;
 use crate::clock::Clock;
-use crate::domain::{AppNo, DispatcherMessage, KeyId, PollerMessage, WatchId};
-use crate::telemetry::metrics::Tally;
 
-/// How many commands one transaction takes: enough to spread a sync over, few enough that the first
-/// does not wait long for the last.
+/// Maximum number of commands in one transaction: enough to share the cost of a sync, few enough that the
+/// first command does not wait long for the last.
 const BATCH: usize = 1024;
 
-/// How many commands may wait: what is beyond waits in the callers, who are bounded themselves.
-pub(super) const QUEUE: usize = 4096;
+/// Capacity of the queue. Further commands wait in their callers, whose number is bounded.
+const QUEUE: usize = 4096;
 
-/// How long those who wait for a commit whose outcome is not known are kept waiting for it: as long as a
-/// server takes to start again.
+/// Maximum time that callers wait for the outcome of an unknown commit: the time that a server takes to
+/// start again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between tries to find a server again for which nobody asks.
+/// Interval of attempts to reconnect while no command arrives.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A question to the writer, and the way back.
+/// A closed set of commands, which the writer applies in batches.
+pub(super) trait CommandSet: Send + Sized + 'static {
+    /// Whether the command changes nothing.
+    fn only_reads(&self) -> bool;
+
+    /// Applies all commands, kind by kind, and runs the last statements of the transaction.
+    fn apply(batch: &mut Batch<'_>, commands: &mut [Self]) -> Result<()>;
+
+    /// Replies with the answer of the command, or with the error of its batch.
+    fn settle(self, failure: Option<&StoreError>);
+}
+
+/// A command with its answer and the channel for the reply.
 #[derive(Debug)]
 pub(super) struct Item<Q, A> {
-    ask: Q,
-    answer: Option<A>,
+    pub(super) ask: Q,
+    pub(super) answer: Option<A>,
     reply: oneshot::Sender<Result<A>>,
 }
 
 impl<Q, A> Item<Q, A> {
-    pub(super) fn new(ask: Q) -> (Box<Self>, oneshot::Receiver<Result<A>>) {
-        let (reply, answer) = oneshot::channel();
-        (Box::new(Self { ask, answer: None, reply }), answer)
-    }
-
-    /// Answers; whoever asked may be gone, which is no reason to undo what was committed.
-    fn settle(self, failure: Option<&StoreError>) {
+    /// Replies. The caller may be gone; its command stays committed.
+    pub(super) fn settle(self, failure: Option<&StoreError>) {
         let answer = match (failure, self.answer) {
             (Some(failure), _) => Err(failure.clone()),
             (None, Some(answer)) => Ok(answer),
@@ -90,177 +98,123 @@ impl<Q, A> Item<Q, A> {
     }
 }
 
-macro_rules! commands {
-    ($($(#[$doc:meta])* $name:ident: $ask:ty => $answer:ty, $apply:path;)*) => {
-        /// Everything that can be written. In a box each: the queue moves them several times.
-        #[derive(Debug)]
-        pub(super) enum Command { $($(#[$doc])* $name(Box<Item<$ask, $answer>>),)* }
-
-        impl Command {
-            fn settle(self, failure: Option<&StoreError>) {
-                match self { $(Self::$name(item) => item.settle(failure),)* }
-            }
-
-            /// Whether it only reads.
-            const fn reads(&self) -> bool {
-                matches!(self, Self::Page(_))
-            }
-        }
-
-        /// Applies all commands, kind by kind, in the order in which the kinds are declared.
-        fn apply(batch: &mut Batch<'_>, commands: &mut [Command]) -> Result<()> {
-            $({
-                let mut items: Vec<&mut Box<Item<$ask, $answer>>> = commands
-                    .iter_mut()
-                    .filter_map(|command| match command { Command::$name(item) => Some(item), _ => None })
-                    .collect();
-                if !items.is_empty() {
-                    let asks: Vec<&$ask> = items.iter().map(|item| &item.ask).collect();
-                    let answers: Vec<$answer> = $apply(batch, &asks)?;
-                    deliveries::send_out(batch)?;
-                    for (item, answer) in items.iter_mut().zip(answers) {
-                        item.answer = Some(answer);
-                    }
-                }
-            })*
-            Ok(())
-        }
-    };
-}
-
-commands! {
-    BootstrapTenant: apps::BootstrapTenant => apps::BootstrapResult, apps::found;
-    CreateApp: apps::CreateApp => apps::CreatedApp, apps::create_app;
-    CreateKey: keys::CreateKey => keys::CreatedKey, keys::create_key;
-    RevokeKey: keys::RevokeKey => bool, keys::revoke_key;
-    Uses: Vec<(KeyId, i64)> => (), keys::uses;
-    Rotate: apps::Rotate => apps::Rotated, apps::rotate;
-    Register: watches::Register => watches::Registered, watches::register;
-    RegisterMany: watches::RegisterMany => watches::RegisteredMany, watches::register_many;
-    Amend: amend::Amend => amend::Amended, amend::amend;
-    Observe: jobs::Observed => Option<(AppNo, WatchId)>, jobs::observe;
-    End: endings::Ended => endings::NotifyProgress, endings::end;
-    NotifyWatches: endings::NotifyWatches => endings::NotifyProgress, endings::tell;
-    Expire: endings::Expire => endings::NotifyProgress, endings::expire;
-    Refresh: jobs::Refresh => (), jobs::refresh;
-    Stop: watches::Stop => watches::Stopped, watches::stop;
-    PollNow: jobs::PollNow => jobs::PollNowResult, jobs::poll_now;
-    Record: deliveries::Record => (), deliveries::record;
-    Rewind: deliveries::Rewind => usize, deliveries::rewind;
-    RetryDelivery: deliveries::RetryDelivery => deliveries::RetryDeliveryResult, deliveries::retry_delivery;
-    RetryMany: retry_many::RetryMany => retry_many::RetriedMany, retry_many::retry_many;
-    /// Read here, between two transactions' worth of writes: a page from an older snapshot would
-    /// send a finished delivery again.
-    Page: deliveries::Page => deliveries::Paged, deliveries::page;
-    Prune: prune::Prune => usize, prune::prune;
-    /// Writes something that changes nothing, to learn whether it can.
-    Probe: () => (), probe;
-}
-
-fn probe(batch: &mut Batch<'_>, asks: &[&()]) -> Result<Vec<()>> {
-    // A number that grows: SQLite writes no page for an update that changes nothing.
-    batch.tx.run("update nodes set probes = probes + 1", [])?;
-    Ok(vec![(); asks.len()])
-}
-
-/// An open transaction, and what is to be told once it is committed.
+/// The sending half of the queue of the writer.
 #[derive(Debug)]
-pub(super) struct Batch<'c> {
-    pub(super) tx: Tx<'c>,
-    pub(super) shared: &'c Shared,
-    /// Made into deliveries when all commands of a kind have been applied.
-    pub(super) outgoing: Vec<deliveries::Outgoing>,
-    /// Inserted as the transaction's last statements.
-    pub(super) events: Vec<events::NewEvent>,
-    pub(super) plans: Vec<PollerMessage>,
-    pub(super) dispatcher_messages: Vec<DispatcherMessage>,
-    pub(super) ended: Vec<WatchId>,
-    pub(super) tenants: Vec<tenants::Change>,
-    /// The apps whose feeds grew.
-    pub(super) fed: Vec<AppNo>,
-    /// Counted once it is committed.
-    pub(super) tally: Tally,
-}
+pub(super) struct WriterQueue<C>(mpsc::Sender<C>);
 
-/// The writer's thread: runs until the last handle of the store is gone.
-pub(super) fn run(connection: WriterConnection, shared: &Arc<Shared>, mut queue: mpsc::Receiver<Command>) {
-    let mut writer_loop = WriterLoop { connection, shared, pending_effects: None };
-    let mut waiting = Vec::with_capacity(BATCH);
-    while let Some(first) = writer_loop.next(&mut queue) {
-        waiting.push(first);
-        while waiting.len() < BATCH {
-            let Ok(next) = queue.try_recv() else { break };
-            waiting.push(next);
-        }
-        writer_loop.commit(std::mem::take(&mut waiting));
+impl<C> Clone for WriterQueue<C> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
     }
-    writer_loop.connection.close();
 }
 
-/// What a committed batch has to tell.
-#[derive(Debug, Default)]
-struct CommitEffects {
-    plans: Vec<PollerMessage>,
-    dispatcher_messages: Vec<DispatcherMessage>,
-    ended: Vec<WatchId>,
-    tenants: Vec<tenants::Change>,
-    fed: Vec<AppNo>,
-    tally: Tally,
-    /// How many commands it was, and how long it took.
-    cost: (usize, Duration),
+impl<C> WriterQueue<C> {
+    /// Sends a command and waits for the reply.
+    pub(super) async fn ask<Q, A>(&self, command: fn(Box<Item<Q, A>>) -> C, ask: Q) -> Result<A> {
+        let ended = || StoreError::Unavailable("the writer has ended".to_owned());
+        let (reply, answer) = oneshot::channel();
+        let item = Box::new(Item { ask, answer: None, reply });
+        self.0.send(command(item)).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Number of commands that wait.
+    pub(super) fn len(&self) -> usize {
+        self.0.max_capacity() - self.0.capacity()
+    }
 }
 
-/// How a transaction ended that was not refused.
-enum Done {
+/// The thread of the writer. It ends when the last handle of the store is dropped.
+#[derive(Debug)]
+pub struct Writer(std::thread::JoinHandle<()>);
+
+impl Writer {
+    /// Starts the thread.
+    pub(super) fn start<C: CommandSet>(
+        connection: WriterConnection,
+        shared: &Arc<Shared>,
+    ) -> std::io::Result<(WriterQueue<C>, Self)> {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let shared = Arc::clone(shared);
+        let thread = std::thread::Builder::new().name("writer".to_owned());
+        let thread = thread.spawn(move || {
+            WriterLoop { connection, shared: &shared, pending_effects: None }.run(queue);
+        })?;
+        Ok((WriterQueue(sender), Self(thread)))
+    }
+
+    /// Waits until everything is written and the database is closed.
+    pub fn join(self) {
+        let _ = self.0.join();
+    }
+}
+
+/// State of a transaction that the database did not refuse.
+enum Transacted {
     /// It is on disk.
     Committed(CommitEffects),
-    /// Nobody knows whether it is.
+    /// The connection was lost in the commit.
     Unknown(CommitEffects),
 }
 
 struct WriterLoop<'s> {
     connection: WriterConnection,
-    shared: &'s Arc<Shared>,
-    /// What is to be told if a commit turns out to have happened.
+    shared: &'s Shared,
+    /// Effects of a commit whose outcome is unknown. They are published if it did happen.
     pending_effects: Option<CommitEffects>,
 }
 
 impl WriterLoop<'_> {
-    /// The next command; `None` when nobody is left to send one.
-    fn next(&mut self, queue: &mut mpsc::Receiver<Command>) -> Option<Command> {
+    /// Runs until the last handle of the store is dropped.
+    fn run<C: CommandSet>(mut self, mut queue: mpsc::Receiver<C>) {
+        let mut waiting = Vec::with_capacity(BATCH);
+        while let Some(first) = self.next(&mut queue) {
+            waiting.push(first);
+            while waiting.len() < BATCH {
+                let Ok(next) = queue.try_recv() else { break };
+                waiting.push(next);
+            }
+            self.commit(std::mem::take(&mut waiting));
+        }
+        self.connection.close();
+    }
+
+    /// Returns the next command; `None` when the queue is closed.
+    fn next<C>(&mut self, queue: &mut mpsc::Receiver<C>) -> Option<C> {
         loop {
-            let retry = self.shared.refusing.load(Ordering::Acquire).then_some(RETRY);
+            let retry = self.shared.is_refusing().then_some(RETRY);
             match self.connection.receive(queue, retry) {
                 Received::Item(command) => return Some(command),
                 Received::Closed => return None,
-                Received::Lost => match self.ready() {
-                    // Whether writes are taken again is for a write to say.
-                    Ok(_) => {}
-                    Err(error) => self.refuse(&error),
-                },
+                Received::Lost => {
+                    // A connection is no sign of recovery: only a commit resets `refusing`.
+                    if let Err(error) = self.ready() {
+                        self.refuse(&error);
+                    }
+                }
             }
         }
     }
 
-    /// Commits `commands` in one transaction, or, where one of them fails, in halves.
-    fn commit(&mut self, mut commands: Vec<Command>) {
-        let done = self.ready().and_then(|_| match self.transact(&mut commands) {
-            // It did not happen: once more, if there is a new connection.
+    /// Commits `commands` in one transaction, or in halves if one of them fails.
+    fn commit<C: CommandSet>(&mut self, mut commands: Vec<C>) {
+        let transacted = self.ready().and_then(|_| match self.transact(&mut commands) {
+            // The transaction did not happen: once more, if there is a new connection.
             Err(error) if self.connection.is_lost() => match self.ready() {
                 Ok(_) => self.transact(&mut commands),
                 Err(_) => Err(error),
             },
-            done => done,
+            transacted => transacted,
         });
-        let failure = match done {
-            Ok(Done::Committed(effects)) => {
-                self.tell(effects);
+        let failure = match transacted {
+            Ok(Transacted::Committed(effects)) => {
+                effects.publish(self.shared);
                 None
             }
-            Ok(Done::Unknown(effects)) => {
+            Ok(Transacted::Unknown(effects)) => {
                 self.pending_effects = Some(effects);
                 self.refuse(&StoreError::Unknown("the connection was lost in a commit".to_owned()));
-                self.learn()
+                self.wait_for_outcome()
             }
             Err(StoreError::Inconsistent(_)) if commands.len() > 1 => {
                 let second = commands.split_off(commands.len() / 2);
@@ -278,8 +232,8 @@ impl WriterLoop<'_> {
         }
     }
 
-    /// Waits a while for the outcome of a commit.
-    fn learn(&mut self) -> Option<StoreError> {
+    /// Waits up to [`PATIENCE`] for the outcome of a commit. Returns the error for its callers, if any.
+    fn wait_for_outcome(&mut self) -> Option<StoreError> {
         let waited = Clock::System.stopwatch();
         loop {
             match self.ready() {
@@ -294,75 +248,51 @@ impl WriterLoop<'_> {
         }
     }
 
-    /// Finds the database, and settles what is pending_effects.
+    /// Reconnects if needed. Publishes or drops the pending effects when their outcome is known.
     fn ready(&mut self) -> Result<Option<CommitOutcome>> {
         let outcome = self.connection.ready()?;
         if outcome.is_some()
-            && let Some(effects) =
-                self.pending_effects.take().filter(|_| outcome == Some(CommitOutcome::Committed))
+            && let Some(effects) = self.pending_effects.take()
+            && outcome == Some(CommitOutcome::Committed)
         {
-            self.tell(effects);
+            effects.publish(self.shared);
         }
         Ok(outcome)
     }
 
-    /// Tells what was committed.
-    fn tell(&self, told: CommitEffects) {
-        let (commands, took) = told.cost;
-        self.shared.metrics.committed(commands, took, &told.tally);
-        self.shared.refusing.store(false, Ordering::Release);
-        self.shared.follow(told.tenants);
-        self.shared.plans.put(told.plans);
-        self.shared.dispatcher_messages.put(told.dispatcher_messages);
-        self.shared.watch_ends.notify(&told.ended);
-        self.shared.feeds.notify(&told.fed);
-    }
-
+    /// Marks the store as refusing, if the error is one of the database. Logs the first such error.
     fn refuse(&self, error: &StoreError) {
         if let StoreError::Unavailable(reason) | StoreError::Unknown(reason) = error
             && !self.shared.refusing.swap(true, Ordering::AcqRel)
         {
-            tracing::error!(error = %reason, "the store refuses writes: nothing is accepted or sent until it takes them");
+            tracing::error!(error = %reason, "the database refuses writes: nothing is accepted or sent until a write succeeds");
         }
     }
 
-    fn transact(&mut self, commands: &mut [Command]) -> Result<Done> {
-        let (shared, began) = (self.shared, Clock::System.stopwatch());
-        let refusing = shared.refusing.load(Ordering::Acquire);
-        self.connection.begin(refusing || !commands.iter().all(Command::reads))?;
-        let mut batch = Batch {
-            tx: self.connection.tx(),
-            shared,
-            outgoing: Vec::new(),
-            events: Vec::new(),
-            plans: Vec::new(),
-            dispatcher_messages: Vec::new(),
-            ended: Vec::new(),
-            tenants: Vec::new(),
-            fed: Vec::new(),
-            tally: Tally::default(),
-        };
+    fn transact<C: CommandSet>(&mut self, commands: &mut [C]) -> Result<Transacted> {
+        let started = Clock::System.stopwatch();
+        let refusing = self.shared.is_refusing();
+        self.connection.begin(refusing || !commands.iter().all(C::only_reads))?;
+        let mut batch = Batch::new(self.connection.tx(), self.shared);
         let applied = catch_unwind(AssertUnwindSafe(|| {
             if refusing {
-                probe(&mut batch, &[])?;
+                nodes::count_probe(&batch.tx)?;
             }
-            apply(&mut batch, commands)?;
-            events::append(&mut batch)
+            C::apply(&mut batch, commands)
         }));
-        // Without a writer the program would live on and take nothing any more.
+        // A panic must not end the writer: without it the process would accept no write.
         let applied =
             applied.unwrap_or_else(|_| Err(StoreError::Inconsistent("a write panicked".to_owned())));
-        let Batch { plans, dispatcher_messages, ended, tenants, fed, tally, .. } = batch;
+        let mut effects = batch.effects;
         if let Err(error) = applied {
             self.connection.roll_back();
             return Err(error);
         }
         let committed = self.connection.commit()?;
-        let cost = (commands.len(), began.elapsed());
-        let effects = CommitEffects { plans, dispatcher_messages, ended, tenants, fed, tally, cost };
+        (effects.commands, effects.duration) = (commands.len(), started.elapsed());
         Ok(match committed {
-            Committed::Yes => Done::Committed(effects),
-            Committed::Unknown => Done::Unknown(effects),
+            Committed::Yes => Transacted::Committed(effects),
+            Committed::Unknown => Transacted::Unknown(effects),
         })
     }
 }

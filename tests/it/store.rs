@@ -208,7 +208,7 @@ pub async fn app(store: &Store, name: &str) -> AppNo {
         key_hash: Some([7; 32]),
         now: START,
     };
-    store.found(found).await.expect("an app").app.no
+    store.bootstrap(found).await.expect("an app").app.no
 }
 
 pub fn asked(watch: NewWatch, remember: Option<Remember>) -> Register {
@@ -272,5 +272,5 @@ pub fn sends(store: &Store) -> Vec<Box<PendingDelivery>> {
 
 /// What those who look have been told since the last time.
 pub fn plans(store: &Store) -> Vec<PollerMessage> {
-    store.plans().take()
+    store.poller_messages().take()
 }

@@ -287,7 +287,6 @@ fn bind(statement: &mut CachedStatement<'_>, row: &[Value<'_>]) -> error::Result
 
 /// Opens an empty database in memory, with the current schema.
 #[cfg(test)]
-#[expect(clippy::expect_used, reason = "only tests call it")]
 pub fn in_memory() -> Connection {
     let mut connection = Connection::open_in_memory().expect("opens");
     migrate(&mut connection, MIGRATIONS).expect("migrated");

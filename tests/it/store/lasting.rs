@@ -196,14 +196,14 @@ async fn on_a_small_disk(disk: &std::path::Path) {
     let mut rest = std::fs::File::create(disk.join("rest")).expect("a name is free");
     while std::io::Write::write_all(&mut rest, &[0; 512]).is_ok() {}
     // … and the log has room where the refused one had begun.
-    while house.store.probe().await.is_ok() {}
+    while house.store.check_writes().await.is_ok() {}
     assert!(house.store.refusing());
     let page = Page { lane: "a".to_owned(), now: START, limit: 1, in_hand: Vec::new() };
     let _ = house.store.page(page).await;
     assert!(house.store.refusing(), "a read is no sign of recovery");
     assert_eq!(house.store.jobs(JobNo(0), 10_000, START).await.expect("read").len(), made);
     std::fs::remove_file(ballast).expect("freed");
-    house.store.probe().await.expect("taken again");
+    house.store.check_writes().await.expect("taken again");
     assert!(!house.store.refusing());
     house.register(house.watch("job_last")).await;
     let house = house.reopen(START).await;

@@ -61,9 +61,9 @@ async fn while_nobody_knows_of_a_commit_nothing_else_is_written_and_then_it_is_t
     assert!(house.store.refusing() && plans(&house.store).is_empty());
     let answer = house.store.register(asked(house.watch("job_2"), None)).await;
     assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
-    assert!(house.store.answers().await.is_err(), "readers are lost, too");
+    assert!(house.store.check_reads().await.is_err(), "readers are lost, too");
     proxy.open();
-    guarded("the server", async { while house.store.probe().await.is_err() {} }).await;
+    guarded("the server", async { while house.store.check_writes().await.is_err() {} }).await;
     let told = plans(&house.store);
     let [PollerMessage::Watch(facts)] = &told[..] else { panic!("{told:?}") };
     assert_eq!(facts.name.job_id, "job_1");
@@ -113,7 +113,7 @@ async fn a_server_that_is_away_is_missed_at_once_and_found_again_without_being_a
     let answer = house.store.register(asked(house.watch("job_1"), None)).await;
     assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
     proxy.open();
-    guarded("the server", async { while house.store.probe().await.is_err() {} }).await;
+    guarded("the server", async { while house.store.check_writes().await.is_err() {} }).await;
     assert!(!house.store.refusing());
 }
 
@@ -123,7 +123,7 @@ async fn a_session_that_the_server_still_believes_in_is_ended_for_its_lock() {
     proxy.say_nothing();
     for n in 0..2 {
         proxy.shake();
-        guarded("the lock", async { while house.store.probe().await.is_err() {} }).await;
+        guarded("the lock", async { while house.store.check_writes().await.is_err() {} }).await;
         house.register(house.watch("job_1")).await;
         assert_eq!(watches(&house).await, n + 1);
     }

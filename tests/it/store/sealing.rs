@@ -78,7 +78,7 @@ async fn fill(house: &StoreFixture, count: usize) -> Vec<Watch> {
         key_hash: None,
         now: START,
     };
-    house.store.found(found).await.expect("made");
+    house.store.bootstrap(found).await.expect("made");
     let app = create_app(house).await;
     let rotate = Rotate {
         app: app.no,

@@ -238,7 +238,7 @@ async fn a_crowded_job_is_ended_in_chunks_and_a_restart_goes_on_where_the_crash_
     let open = house.store.open_endings().await.expect("read");
     let [OpenEnding { job: found, generation: 0 }] = open[..] else { panic!("{open:?}") };
     assert_eq!(found, job);
-    let tell = || house.store.tell(NotifyWatches { job, generation: 0 });
+    let tell = || house.store.notify_watches(NotifyWatches { job, generation: 0 });
     assert_eq!(tell().await.expect("told"), NotifyProgress { more: true });
     assert_eq!(tell().await.expect("told"), NotifyProgress { more: false });
     assert_eq!(tell().await.expect("told"), NotifyProgress { more: false }, "again is nothing");
@@ -253,8 +253,8 @@ async fn an_ending_that_is_not_there_has_nobody_to_tell() {
     let watch = house.register(house.watch("job_1")).await;
     house.store.end(ended(watch.job_no, 0, EndingKind::Completed, at(1))).await.expect("ended");
     let (none, one) = tokio::join!(
-        house.store.tell(NotifyWatches { job: JobNo(999), generation: 0 }),
-        house.store.tell(NotifyWatches { job: watch.job_no, generation: 0 })
+        house.store.notify_watches(NotifyWatches { job: JobNo(999), generation: 0 }),
+        house.store.notify_watches(NotifyWatches { job: watch.job_no, generation: 0 })
     );
     assert_eq!(
         (none.expect("told"), one.expect("told")),

@@ -1,0 +1,103 @@
+//! The open transaction of the writer, and what follows from its commit.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::db::Tx;
+use super::shared::Shared;
+use super::tenant_cache::TenantChange;
+use crate::domain::{
+    AppNo, DispatcherMessage, EventId, EventType, Finished, Payload, PollerMessage, Timestamp, WatchId,
+};
+use crate::telemetry::metrics::Tally;
+
+/// An open transaction, and the effects of its commit.
+#[derive(Debug)]
+pub(super) struct Batch<'c> {
+    /// The transaction.
+    pub(super) tx: Tx<'c>,
+    /// State of the store.
+    pub(super) shared: &'c Shared,
+    /// Events that become deliveries when all commands of a kind have been applied.
+    pub(super) outgoing: Vec<Outgoing>,
+    /// Events that the last statements of the transaction insert.
+    pub(super) events: Vec<NewEvent>,
+    /// Effects of the commit.
+    pub(super) effects: CommitEffects,
+}
+
+impl<'c> Batch<'c> {
+    /// Creates a batch without effects.
+    pub(super) fn new(tx: Tx<'c>, shared: &'c Shared) -> Self {
+        Self { tx, shared, outgoing: Vec::new(), events: Vec::new(), effects: CommitEffects::default() }
+    }
+}
+
+/// Messages, notifications and counts that follow from a commit.
+#[derive(Debug, Default)]
+pub(super) struct CommitEffects {
+    /// Messages for the poller.
+    pub(super) poller_messages: Vec<PollerMessage>,
+    /// Messages for the dispatcher.
+    pub(super) dispatcher_messages: Vec<DispatcherMessage>,
+    /// Watches that ended.
+    pub(super) ended_watches: Vec<WatchId>,
+    /// Apps whose feeds grew.
+    pub(super) changed_feeds: Vec<AppNo>,
+    /// Changes of apps and keys.
+    pub(super) tenant_changes: Vec<TenantChange>,
+    /// Counters.
+    pub(super) tally: Tally,
+    /// Number of commands of the batch.
+    pub(super) commands: usize,
+    /// Duration of the transaction.
+    pub(super) duration: Duration,
+}
+
+impl CommitEffects {
+    /// Publishes the effects after the commit.
+    pub(super) fn publish(self, shared: &Shared) {
+        shared.metrics.committed(self.commands, self.duration, &self.tally);
+        shared.refusing.store(false, Ordering::Release);
+        shared.apply(self.tenant_changes);
+        shared.poller_messages.put(self.poller_messages);
+        shared.dispatcher_messages.put(self.dispatcher_messages);
+        shared.watch_ends.notify(&self.ended_watches);
+        shared.feeds.notify(&self.changed_feeds);
+    }
+}
+
+/// An event that is appended at the end of the transaction.
+#[derive(Debug)]
+pub(super) struct NewEvent {
+    pub(super) id: EventId,
+    pub(super) app: AppNo,
+    pub(super) watch: WatchId,
+    pub(super) event_type: EventType,
+    pub(super) at: Timestamp,
+    pub(super) body: Arc<[u8]>,
+    /// Body for webhooks, where their watch asks for another form than the event's.
+    pub(super) sent: Option<(Payload, Arc<[u8]>)>,
+    /// End of the job by its provider's clock. It is measured and not stored.
+    pub(super) finished: Option<Finished>,
+}
+
+/// An event of which deliveries are made.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) app: AppNo,
+    pub(super) event: EventId,
+    pub(super) event_type: EventType,
+    pub(super) watch: WatchId,
+    pub(super) at: Timestamp,
+    pub(super) body: Arc<[u8]>,
+    /// The provider's answer, which webhooks get instead of the event, and the generation of the ending
+    /// that stores it.
+    pub(super) raw: Option<(i64, Arc<[u8]>)>,
+    /// Another form of the event, which webhooks get instead of it.
+    pub(super) sent: Option<(Payload, Arc<[u8]>)>,
+    pub(super) traceparent: Option<String>,
+    pub(super) shard: u16,
+    pub(super) finished: Option<Finished>,
+}

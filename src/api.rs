@@ -1,43 +1,34 @@
-//! HTTP in.
+//! The HTTP API.
 //!
-//! A handler reads: who asks, parse, one call of the store, view. This module has what they share:
-//! the routes, the front door (which gives every answer its `x-request-id` and writes the problems),
-//! and the loop that accepts connections. It knows nothing of the poller and of the dispatcher; what
-//! it writes reaches them through the store.
+//! A handler identifies the caller, parses the request, makes one call to the store and renders the response.
+//! `http` has what the resources share: the server (which adds `x-request-id` to every response and writes
+//! problems), the parts of a request, and the problems. The API knows nothing of the poller and of the
+//! dispatcher; its writes reach them through the store.
 
 mod admin;
 mod amend;
 mod apps;
 mod asked;
 mod batch;
-mod concurrency_limit;
-mod cursor;
 mod deliveries;
+mod destination_request;
 mod events;
 mod follow;
+mod http;
 mod keys;
-mod object_reader;
 mod openapi;
-mod problem;
 mod providers;
 mod register;
 mod registration_span;
-mod request;
-mod serve;
-mod stream;
 mod view;
 mod watches;
 
-pub use concurrency_limit::ConcurrencyLimiter;
 pub use follow::STREAMS_MAX;
+pub use http::{Api, BATCHES_MAX, CONNECTIONS_MAX, ConcurrencyLimiter, InProgressKeys, WAITS_MAX};
 pub use openapi::document;
-pub use request::UnderWay;
-pub use serve::{serve, serve_metrics};
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use axum::Router;
 use axum::body::Body;
@@ -45,92 +36,21 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use serde_json::value::RawValue;
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-use self::problem::Problem;
-use crate::channels::Channels;
-use crate::clock::Clock;
-use crate::domain::{AppNo, JobNo, PollStats, ProviderState};
-use crate::egress::Egress;
-use crate::providers::Providers;
-use crate::store::{FirstAnswer, Replay, Scope, Store};
-use crate::telemetry::metrics::Load;
+use self::http::{FieldErrorCode, Problem, ProblemCode, Server};
+use crate::store::{FirstAnswer, Replay, Scope};
 
-/// How many may wait for the end of a watch: a quarter of the connections. A client that has gone away
-/// is not noticed before its wait is over, and those who do not wait are to find a place.
-pub const WAITS_MAX: usize = 1_024;
-
-/// How many clients may be connected; the next wait in the listener's backlog. Each may hold a body
-/// of 256 KiB.
-pub const CONNECTIONS_MAX: usize = 4_096;
-/// How many batches are read and registered at a time: each may hold a body of 8 MiB, and about as much
-/// again of what was read from it.
-pub const BATCHES_MAX: usize = 8;
+/// Maximum number of connections to a listener for metrics. Each response is computed anew, and there are
+/// few scrapers.
+const METRICS_CONNECTIONS_MAX: usize = 16;
 
 /// Here, or on a listener of its own.
 const METRICS: &str = "/metrics";
 
 /// What a handler returns.
 type Answer = Result<Response, Problem>;
-
-/// What the handlers need.
-pub struct Api {
-    /// Facts.
-    pub store: Store,
-    /// Judges callback URLs.
-    pub egress: Arc<Egress>,
-    /// Judges mail addresses and Slack's.
-    pub channels: Arc<Channels>,
-    /// Time.
-    pub clock: Clock,
-    /// What can be watched.
-    pub providers: Providers,
-    /// Those of them that have a key.
-    pub with_credential: HashSet<String>,
-    /// SHA-256 of the configured admin key.
-    pub bootstrap: Option<[u8; 32]>,
-    /// The app whose admins manage the tenants.
-    pub operator: AppNo,
-    /// What the process that looks knows of its looks at a job.
-    pub looks: Box<dyn Fn(JobNo) -> Option<PollStats> + Send + Sync>,
-    /// How the process that looks finds each provider.
-    pub states: Box<dyn Fn() -> Vec<ProviderState> + Send + Sync>,
-    /// Whether the server is about to end.
-    pub draining: watch::Receiver<bool>,
-    /// Whether the plans are made.
-    pub planned: Arc<AtomicBool>,
-    /// The keys of writes that are under way.
-    pub under_way: UnderWay,
-    /// Places for those who wait for the end of a watch.
-    pub waits: Arc<ConcurrencyLimiter>,
-    /// Places for connections.
-    pub places: Arc<Semaphore>,
-    /// What those who look and those who send have in hand.
-    pub load: Box<dyn Fn() -> Load + Send + Sync>,
-    /// Whether `/metrics` is here, and not on a listener of its own.
-    pub with_metrics: bool,
-    /// Places for batches, of registrations and of retries.
-    pub batches: Arc<ConcurrencyLimiter>,
-    /// Places for those who follow the feed.
-    pub streams: Arc<ConcurrencyLimiter>,
-}
-
-impl fmt::Debug for Api {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Api")
-    }
-}
-
-impl Api {
-    /// The only provider that has a key, else Muvi.
-    fn default_provider(&self) -> &str {
-        let mut with_credential = self.with_credential.iter();
-        match (with_credential.next(), with_credential.next()) {
-            (Some(only), None) => only,
-            _ => "muvi",
-        }
-    }
-}
 
 /// One thing that can be asked for.
 pub struct Route {
@@ -206,6 +126,23 @@ routes! {
     GET "/docs" none openapi::docs;
 }
 
+/// Serves the API until `closing` is set. Returns after the last connection has ended.
+pub async fn serve(listener: TcpListener, api: Arc<Api>, closing: watch::Receiver<bool>) {
+    let (clock, metrics) = (api.clock.clone(), Arc::clone(api.store.metrics()));
+    let (connections, connections_max) = (Arc::clone(&api.connections), CONNECTIONS_MAX);
+    let router = router(api);
+    Server { listener, router, clock, metrics, connections, connections_max }.run(closing).await;
+}
+
+/// Serves the metrics alone, like [`serve`].
+pub async fn serve_metrics(listener: TcpListener, api: Arc<Api>, closing: watch::Receiver<bool>) {
+    let (clock, metrics) = (api.clock.clone(), Arc::clone(api.store.metrics()));
+    let connections_max = METRICS_CONNECTIONS_MAX;
+    let connections = Arc::new(Semaphore::new(connections_max));
+    let router = metrics_router(api);
+    Server { listener, router, clock, metrics, connections, connections_max }.run(closing).await;
+}
+
 fn router(api: Arc<Api>) -> Router {
     let with_metrics = api.with_metrics;
     let here = |one: &&Route| with_metrics || one.path != METRICS;
@@ -222,9 +159,10 @@ fn finish(router: Router<Arc<Api>>, api: Arc<Api>) -> Router {
     router
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
+            let detail = "this path does not support this method; Allow lists those that it supports";
+            Problem::new(ProblemCode::MethodNotAllowed, detail)
         })
-        .layer(axum::middleware::from_fn(serve::name_the_route))
+        .layer(axum::middleware::from_fn(http::attach_route))
         .with_state(api)
 }
 
@@ -254,12 +192,15 @@ fn first_answer(status: StatusCode, location: Option<String>, body: Vec<u8>) -> 
 fn replayed(replay: Replay) -> Answer {
     match replay {
         Replay::Different => {
-            Err(Problem::fault("Idempotency-Key", "was used for another body; a key belongs to one request"))
+            let detail = "was used with another body; use a new key for another request";
+            let mut problem = Problem::field("Idempotency-Key", FieldErrorCode::Conflict, detail);
+            problem.code = ProblemCode::IdempotencyConflict;
+            Err(problem)
         }
         Replay::Anothers => Err(Problem::new(
-            StatusCode::CONFLICT,
-            "this Idempotency-Key was used with another API key, and the answer holds a secret: only that \
-             key gets it again",
+            ProblemCode::IdempotencyOtherKey,
+            "this Idempotency-Key was used with another API key, and the response holds a secret: send the \
+             request with that API key",
         )),
         Replay::Answer(first) => {
             let mut response = answered(first);

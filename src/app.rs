@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::api::{
-    self, Api, BATCHES_MAX, CONNECTIONS_MAX, ConcurrencyLimiter, STREAMS_MAX, UnderWay, WAITS_MAX,
+    self, Api, BATCHES_MAX, CONNECTIONS_MAX, ConcurrencyLimiter, InProgressKeys, STREAMS_MAX, WAITS_MAX,
 };
 use crate::channels::Channels;
 use crate::channels::email::{Login, Mailer, Security, Server};
@@ -147,13 +147,13 @@ impl App {
             with_credential,
             bootstrap: config.api_key.as_ref().map(|key| hash_key(key.reveal())),
             operator,
-            looks: Box::new(move |job| looks.looks(job)),
-            states: Box::new(move || states.providers()),
+            poll_stats: Box::new(move |job| looks.looks(job)),
+            provider_states: Box::new(move || states.providers()),
             draining: is_draining,
-            planned: Arc::clone(&planned),
-            under_way: UnderWay::default(),
+            loaded: Arc::clone(&planned),
+            in_progress: InProgressKeys::default(),
             waits: ConcurrencyLimiter::new(WAITS_MAX),
-            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             load: load_of(&poller, &dispatcher),
             with_metrics: metrics.is_none(),
             batches: ConcurrencyLimiter::new(BATCHES_MAX),

@@ -16,7 +16,9 @@ use hyper::body::Bytes;
 use reqwest::header::{HeaderMap, HeaderValue};
 
 use crate::clock::Clock;
-use crate::domain::{DeliveryId, EventId, EventType, MailAddress, Outcome, Payload, Timestamp, WatchId};
+use crate::domain::{
+    AddressError, DeliveryId, EventId, EventType, MailAddress, Outcome, Payload, Timestamp, WatchId,
+};
 use crate::egress::{Egress, SendError};
 use email::Mailer;
 use slack::{Bot, SlackTarget};
@@ -120,21 +122,26 @@ impl AttemptResult {
 }
 
 impl Channels {
-    /// Reads a mail address, if it may be mailed. The error is a sentence for whoever gave it.
-    pub fn mail_address(&self, text: &str) -> Result<MailAddress, String> {
-        let address = MailAddress::parse(text).ok_or("is not a mail address")?;
-        let mailer = self.mail.as_ref().ok_or("no mail is sent from here: [smtp] url is not configured")?;
-        mailer.check(&address)?;
+    /// Reads a mail address that the operator allows.
+    pub fn mail_address(&self, text: &str) -> Result<MailAddress, AddressError> {
+        let address =
+            MailAddress::parse(text).ok_or_else(|| AddressError::Invalid("is not a mail address".into()))?;
+        let mailer = self.mail.as_ref().ok_or_else(|| {
+            AddressError::NotConfigured("no mail is sent from here: [smtp] url is not configured".into())
+        })?;
+        mailer.check(&address).map_err(AddressError::NotAllowed)?;
         Ok(address)
     }
 
-    /// Tells how to reach a Slack address; a URL's host is not judged here. The error is a sentence.
-    pub fn slack_way<'a>(&self, text: &'a str) -> Result<SlackTarget<'a>, String> {
-        match SlackTarget::parse(text)? {
-            SlackTarget::Channel(_) if self.bot.is_none() => {
-                Err("channels cannot be posted to from here: [slack] bot_token is not configured".into())
+    /// Reads a Slack address. The host of a URL is not checked here.
+    pub fn slack_target<'a>(&self, text: &'a str) -> Result<SlackTarget<'a>, AddressError> {
+        match SlackTarget::parse(text).map_err(AddressError::Invalid)? {
+            SlackTarget::Channel(_) if self.bot.is_none() => Err(AddressError::NotConfigured(
+                "channels cannot be posted to from here: [slack] bot_token is not configured".into(),
+            )),
+            target @ (SlackTarget::Hook(_) | SlackTarget::Compatible(_) | SlackTarget::Channel(_)) => {
+                Ok(target)
             }
-            way @ (SlackTarget::Hook(_) | SlackTarget::Compatible(_) | SlackTarget::Channel(_)) => Ok(way),
         }
     }
 

@@ -14,6 +14,7 @@
 #[macro_use]
 mod word_enum;
 
+mod address_error;
 mod app;
 mod delivery;
 mod event;
@@ -30,6 +31,7 @@ mod suggest;
 mod time;
 mod watch;
 
+pub use address_error::AddressError;
 pub use app::{App, AppNo, Scope, per_app_limit};
 pub use delivery::{
     Attempt, ChannelKind, Delivery, DeliveryStatus, Destination, Finished, Payload, PendingDelivery, Reason,

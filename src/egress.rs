@@ -45,7 +45,7 @@ use tokio_rustls::client::TlsStream;
 use url::Url;
 
 use crate::clock::Clock;
-use crate::domain::Timestamp;
+use crate::domain::{AddressError, Timestamp};
 use crate::tls;
 use address::{Demand, Reach};
 use resolver::{AddressPolicy, Asked, Cache, Guard};
@@ -238,19 +238,19 @@ impl Egress {
 
     /// Reads a URL that a user gave, without looking its name up: for one that passed
     /// [`Egress::check`] once. The error is every reason, for people.
-    pub fn parse(&self, url: &str) -> Result<Target, String> {
+    pub fn parse(&self, url: &str) -> Result<Target, AddressError> {
         self.settings.parse(url)
     }
 
     /// Judges a URL at registration, its name looked up now. A name that does not resolve yet
     /// passes. The error is every reason, for people, and says of no address that it exists.
-    pub async fn check(&self, url: &str) -> Result<Target, String> {
+    pub async fn check(&self, url: &str) -> Result<Target, AddressError> {
         self.check_until(url, Timestamp::MAX).await
     }
 
     /// The same for one of many, whose names are looked up until then: one for which there was no time
     /// passes like one that does not resolve yet.
-    pub async fn check_until(&self, url: &str, until: Timestamp) -> Result<Target, String> {
+    pub async fn check_until(&self, url: &str, until: Timestamp) -> Result<Target, AddressError> {
         let target = self.parse(url)?;
         if target.literal().is_some() {
             return Ok(target);
@@ -267,7 +267,7 @@ impl Egress {
         if reach == Reach::Forbidden {
             reasons.push("must not lead to a private or otherwise special address".into());
         }
-        Err(reasons.join("; "))
+        Err(address::forbidden_error(&reasons))
     }
 
     async fn reach(&self, name: &str, until: Timestamp) -> Reach {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 pub use definition::{Definition, Limits, Poll};
 pub use interpret::{Answer, Seen};
-pub use request::Request;
+pub use request::{ParamError, Request};
 
 /// Every `src/providers/*.toml`: (file name, text). The build script lists the folder.
 const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/providers.rs"));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::extract::{Extension, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, header};
@@ -14,9 +14,10 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::object_reader::ObjectReader;
-use super::problem::{FieldErrors, Problem};
-use super::request::{Caller, Claim, Held, Query, json_or_nothing};
+use super::http::{
+    Caller, FieldErrorCode, FieldErrors, IdempotencyClaim, ObjectReader, Problem, ProblemCode, Query,
+    RequestBody,
+};
 use super::{Answer, Api, CONNECTIONS_MAX, answered, first_answer, replayed, reply};
 use crate::channels::webhook::Secret;
 use crate::domain::{Masked, Timestamp};
@@ -56,7 +57,7 @@ fn secret_view(secret: &Masked, old_until: Option<Timestamp>) -> Vec<u8> {
 
 /// `GET /v1/signing-secret`
 pub async fn signing_secret(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> Answer {
-    let app = caller.may(Scope::Admin)?;
+    let app = caller.require(Scope::Admin)?;
     Query::new(&parts).done()?;
     let app = api.store.app(app).ok_or_else(Problem::not_found)?;
     let old_until = app.old_secret(api.clock.now()).map(|(_, until)| until);
@@ -64,24 +65,18 @@ pub async fn signing_secret(State(api): State<Arc<Api>>, caller: Caller, parts: 
 }
 
 /// `POST /v1/signing-secret/rotate`
-pub async fn rotate(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    Extension(held): Extension<Held>,
-    parts: Parts,
-) -> Answer {
-    let app = caller.may(Scope::Admin)?;
+pub async fn rotate(State(api): State<Arc<Api>>, caller: Caller, body: RequestBody, parts: Parts) -> Answer {
+    let app = caller.require(Scope::Admin)?;
     Query::new(&parts).done()?;
-    let text = json_or_nothing(&held, &parts.headers, &api.clock).await?;
-    let claim = Claim::sealed(&api, app, &parts, text.as_bytes())?;
-    if let Some(replay) = Claim::first_answer(claim.as_ref()).await? {
+    let text = body.json_or_nothing().await?;
+    let claim = IdempotencyClaim::sealed(&api, app, &parts, text.as_bytes())?;
+    if let Some(replay) = IdempotencyClaim::first_answer(claim.as_ref()).await? {
         return replayed(replay);
     }
     let grace = read_grace(&text)?;
     if api.store.has_configured_secret(app) {
-        let detail =
-            "the signing secret stands in the server's configuration (signing_secret): change it there";
-        return Err(Problem::new(StatusCode::CONFLICT, detail));
+        let detail = "the signing secret is set in the server's configuration; change signing_secret there";
+        return Err(Problem::new(ProblemCode::SecretConfigured, detail));
     }
     let (now, secret) = (api.clock.now(), Masked::new(Secret::generate().expose()));
     let old_until = Some(now.plus(grace)).filter(|until| *until > now);
@@ -102,7 +97,10 @@ fn read_grace(text: &str) -> Result<Duration, Problem> {
         if let Some(given) = fields.take("graceSeconds") {
             match given.get().parse().ok().filter(|seconds| *seconds <= GRACE_MAX) {
                 Some(seconds) => grace = seconds,
-                None => errors.add("/graceSeconds", format!("must be a whole number from 0 to {GRACE_MAX}")),
+                None => {
+                    let detail = format!("must be a whole number from 0 to {GRACE_MAX}");
+                    errors.add("/graceSeconds", FieldErrorCode::OutOfRange, detail);
+                }
             }
         }
         fields.done(&mut errors);
@@ -118,12 +116,12 @@ pub async fn healthz() -> Response {
 /// `GET /readyz`: the database answers and takes writes, the plans are made, and the server is not
 /// about to end.
 pub async fn readyz(State(api): State<Arc<Api>>) -> Answer {
-    let not = |why: &str| Err(Problem::unavailable(why));
+    let not = |why: &str| Err(Problem::new(ProblemCode::NotReady, why));
     if *api.draining.borrow() {
-        return not("the server is about to end");
+        return not("the server is stopping");
     }
-    if !api.planned.load(Ordering::Acquire) {
-        return not("the plans are not made yet");
+    if !api.loaded.load(Ordering::Acquire) {
+        return not("the schedules are not loaded yet");
     }
     if api.store.refusing() {
         return not("the database refuses writes");
@@ -140,9 +138,9 @@ pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
     // A database that does not answer is no reason to say nothing.
     let backlog = api.store.backlog(now).await.unwrap_or_default();
     let clients = Clients {
-        connections: CONNECTIONS_MAX - api.places.available_permits().min(CONNECTIONS_MAX),
-        waiting: api.waits.count(),
-        following: api.streams.count(),
+        connections: CONNECTIONS_MAX - api.connections.available_permits().min(CONNECTIONS_MAX),
+        waiting: api.waits.in_use_count(),
+        following: api.streams.in_use_count(),
     };
     let oldest_due = backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
     let snapshot = Snapshot { load: (api.load)(), queues: api.store.queues(), backlog, oldest_due, clients };

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Extension, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde_json::value::RawValue;
 
-use super::object_reader::{self, ObjectReader};
-use super::problem::{FieldErrors, Problem};
-use super::register::{self, DESTINATIONS_MAX, DestinationRequest};
-use super::request::{BODY_MAX, Caller, Held, Name, Query, json};
+use super::destination_request::{self, DESTINATIONS_MAX, DestinationRequest};
+use super::http::{
+    BODY_MAX, Caller, FieldErrorCode, FieldErrors, ObjectReader, PathId, Problem, ProblemCode, Query,
+    RequestBody, object_reader,
+};
+use super::register;
 use super::watches::shown;
 use super::{Answer, Api};
 use crate::domain::{Timestamp, WatchId};
@@ -28,22 +30,23 @@ struct Form {
 pub async fn amend(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Name(id): Name,
-    Extension(held): Extension<Held>,
+    PathId(id): PathId,
+    body: RequestBody,
     parts: Parts,
 ) -> Answer {
-    let app = caller.may(Scope::Write)?;
+    let app = caller.require(Scope::Write)?;
     Query::new(&parts).done()?;
     let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
-    let text = json(&held, &parts.headers, &api.clock, BODY_MAX).await?;
+    let text = body.json(BODY_MAX).await?;
     let now = api.clock.now();
     let mut errors = FieldErrors::default();
     let form = form(&api, &text, &mut errors);
     let wanted = form.as_ref().map_or(&[][..], |form| &form.wanted);
-    let destinations = register::destinations(&api, app, wanted, (now, Timestamp::MAX), &mut errors).await;
+    let destinations =
+        destination_request::destinations(&api, app, wanted, (now, Timestamp::MAX), &mut errors).await;
     errors.check()?;
     let Some(Form { expires_in, metadata, .. }) = form else {
-        return Err(Problem::fault("", "must be an object"));
+        return Err(Problem::field("", FieldErrorCode::InvalidType, "must be an object"));
     };
     let amend = Amend {
         app,
@@ -56,16 +59,16 @@ pub async fn amend(
     match api.store.amend(amend).await? {
         Amended::Unknown => Err(Problem::not_found()),
         Amended::Ended => {
-            let detail = "the watch has ended: nothing of it can be changed any more";
-            Err(Problem::new(StatusCode::CONFLICT, detail))
+            Err(Problem::new(ProblemCode::WatchEnded, "the watch has ended and cannot be changed"))
         }
         Amended::TooMany => {
-            let detail = format!("a watch has at most {DESTINATIONS_MAX} destinations, in all");
-            Err(Problem::fault("/notify", detail))
+            let detail =
+                format!("a watch has at most {DESTINATIONS_MAX} destinations, those that it has included");
+            Err(Problem::field("/notify", FieldErrorCode::TooMany, detail))
         }
         Amended::Differs(address) => {
             let detail = format!("{address} is a destination already, with other headers or another secret");
-            Err(Problem::fault("/notify", detail))
+            Err(Problem::field("/notify", FieldErrorCode::Conflict, detail))
         }
         Amended::Done(watch) => Ok(shown(&api, StatusCode::OK, &watch)),
     }
@@ -75,26 +78,27 @@ fn form(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Form> {
     let raw: &RawValue = serde_json::from_str(text).ok()?;
     let mut fields = ObjectReader::read(raw, "", errors)?;
     if fields.is_empty() {
-        errors.add("", "must say what to change: expiresIn, notify or metadata");
+        errors.add("", FieldErrorCode::Empty, "must have at least one of: expiresIn, notify, metadata");
     }
     let at = fields.at("metadata");
     // Written out, null is the empty object.
-    let metadata = match fields.given("metadata") {
+    let metadata = match fields.take_nullable("metadata") {
         None => None,
         Some(raw) if raw.get() == "null" => Some("{}".to_owned()),
-        Some(raw) => register::metadata_of(raw, &at, errors),
+        Some(raw) => register::metadata(raw, &at, errors),
     };
     let at = fields.at("notify");
     let wanted = match fields.take("notify") {
         None => Vec::new(),
         Some(raw) => {
             if object_reader::first(raw, 1).is_some_and(|list| list.is_empty()) {
-                errors.add(&at, "must name at least one destination");
+                errors.add(&at, FieldErrorCode::Empty, "must have at least one destination");
             }
-            register::notify(api, raw, &at, errors)
+            destination_request::notify(api, raw, &at, errors)
         }
     };
-    let form = Form { expires_in: fields.duration("expiresIn", ("1s", "30d"), errors), metadata, wanted };
+    let form =
+        Form { expires_in: fields.duration("expiresIn", register::EXPIRES_IN, errors), metadata, wanted };
     fields.done(errors);
     Some(form)
 }

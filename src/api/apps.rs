@@ -3,15 +3,16 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Extension, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::object_reader::ObjectReader;
-use super::problem::{FieldErrors, Problem};
-use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json};
-use super::{Answer, Api, answered, cursor, first_answer, page, replayed, reply};
+use super::http::{
+    BODY_MAX, Caller, FieldErrorCode, FieldErrors, IdempotencyClaim, Invalid, ObjectReader, PathId, Problem,
+    ProblemCode, Query, RequestBody, cursor,
+};
+use super::{Answer, Api, answered, first_answer, page, replayed, reply};
 use crate::channels::webhook::Secret;
 use crate::domain::{App, AppId, Masked};
 use crate::store::{CreateApp, CreatedApp, Scope};
@@ -19,7 +20,7 @@ use crate::tenants::{app_view, check_name};
 
 /// `GET /v1/apps`
 pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> Answer {
-    let only = caller.manages()?;
+    let only = caller.managed_app()?;
     let mut query = Query::new(&parts);
     let limit = query.limit();
     let before = query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(AppId));
@@ -36,8 +37,8 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
 }
 
 /// `GET /v1/apps/{id}`
-pub async fn show(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, parts: Parts) -> Answer {
-    let only = caller.manages()?;
+pub async fn show(State(api): State<Arc<Api>>, caller: Caller, PathId(id): PathId, parts: Parts) -> Answer {
+    let only = caller.managed_app()?;
     Query::new(&parts).done()?;
     let app = AppId::parse(&id).and_then(|id| api.store.app_by_id(id));
     let app = app.filter(|app| only.is_none_or(|own| app.no == own)).ok_or_else(Problem::not_found)?;
@@ -45,21 +46,16 @@ pub async fn show(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, p
 }
 
 /// `POST /v1/apps`
-pub async fn create(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    Extension(held): Extension<Held>,
-    parts: Parts,
-) -> Answer {
-    let app = caller.may(Scope::Admin)?;
-    if caller.manages()?.is_some() {
-        let detail = "only an admin key of the first app makes apps";
-        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+pub async fn create(State(api): State<Arc<Api>>, caller: Caller, body: RequestBody, parts: Parts) -> Answer {
+    let app = caller.require(Scope::Admin)?;
+    if caller.managed_app()?.is_some() {
+        let detail = "only an admin key of the first app can create apps";
+        return Err(Problem::new(ProblemCode::OperatorOnly, detail));
     }
     Query::new(&parts).done()?;
-    let text = json(&held, &parts.headers, &api.clock, BODY_MAX).await?;
-    let claim = Claim::sealed(&api, app, &parts, text.as_bytes())?;
-    if let Some(replay) = Claim::first_answer(claim.as_ref()).await? {
+    let text = body.json(BODY_MAX).await?;
+    let claim = IdempotencyClaim::sealed(&api, app, &parts, text.as_bytes())?;
+    if let Some(replay) = IdempotencyClaim::first_answer(claim.as_ref()).await? {
         return replayed(replay);
     }
     let name = read_name(&text)?;
@@ -79,10 +75,13 @@ pub async fn create(
     let create = CreateApp { id: made.id, name, signing_secret: made.signing_secret, remember, now };
     match api.store.create_app(create).await? {
         CreatedApp::New(_) => Ok(answered(answer)),
-        CreatedApp::Taken => Err(Problem::new(StatusCode::CONFLICT, "another app has this name")),
-        CreatedApp::TooMany(most) => {
-            Err(Problem::new(StatusCode::CONFLICT, format!("there are {most} apps, and no more can be made")))
+        CreatedApp::Taken => {
+            Err(Problem::new(ProblemCode::NameTaken, "another app has this name; choose another one"))
         }
+        CreatedApp::TooMany(most) => Err(Problem::new(
+            ProblemCode::LimitReached,
+            format!("there are {most} apps, which is the maximum"),
+        )),
         CreatedApp::Replayed(replay) => replayed(replay),
     }
 }
@@ -92,19 +91,15 @@ fn read_name(text: &str) -> Result<String, Problem> {
     let raw: &RawValue = serde_json::from_str(text).unwrap_or(RawValue::NULL);
     let mut name = None;
     if let Some(mut fields) = ObjectReader::read(raw, "", &mut errors) {
-        let raw = fields.take("name");
-        name = raw.and_then(super::object_reader::text);
-        match (raw, &name) {
-            (None, _) => errors.add("/name", "is needed"),
-            (Some(_), None) => errors.add("/name", "must be a string"),
-            (Some(_), Some(given)) => {
-                if let Err(wrong) = check_name(given) {
-                    errors.add("/name", wrong);
-                }
-            }
-        }
+        let text = fields.required_text("name", &mut errors);
+        name = text.and_then(|text| errors.keep("/name", valid_name(&text)));
         fields.done(&mut errors);
     }
     errors.check()?;
-    name.ok_or_else(|| Problem::fault("/name", "is needed"))
+    name.ok_or_else(|| Problem::field("/name", FieldErrorCode::Required, "is required"))
+}
+
+/// Checks the name of an app or of a key.
+pub(super) fn valid_name(name: &str) -> Result<String, Invalid> {
+    check_name(name).map_err(|detail| (FieldErrorCode::InvalidFormat, detail))
 }

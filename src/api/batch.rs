@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Extension, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde::Serialize;
@@ -16,10 +16,11 @@ use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 use utoipa::ToSchema;
 
-use super::object_reader::{ObjectReader, first};
-use super::problem::{FieldErrors, Problem, ProblemView};
+use super::http::{
+    BATCH_MAX, BODY_MAX, Caller, FieldErrorCode, FieldErrors, IdempotencyClaim, ObjectReader, Problem,
+    ProblemCode, ProblemView, Query, RequestBody, object_reader::first, too_large, traceparent,
+};
 use super::registration_span::RegistrationSpan;
-use super::request::{BATCH_MAX, BODY_MAX, Caller, Claim, Held, Query, json, too_large, traceparent};
 use super::{Answer, Api, first_answer, register, replayed, reply, view};
 use crate::domain::{AppNo, NewWatch, Timestamp, Watch};
 use crate::store::{AnswerToMany, RegisterMany, RegisteredMany, Scope};
@@ -63,21 +64,16 @@ pub struct BatchView<'a> {
 }
 
 /// `POST /v1/watches/batch`
-pub async fn create(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    Extension(held): Extension<Held>,
-    parts: Parts,
-) -> Answer {
-    let app = caller.may(Scope::Write)?;
+pub async fn create(State(api): State<Arc<Api>>, caller: Caller, body: RequestBody, parts: Parts) -> Answer {
+    let app = caller.require(Scope::Write)?;
     let (at, took) = (api.clock.now(), api.clock.stopwatch());
     Query::new(&parts).done()?;
-    let Some(_seat) = api.batches.take(app) else {
-        return Err(Problem::unavailable("too many batches at once; send this one again in a moment"));
+    let Some(_permit) = api.batches.try_acquire(app) else {
+        return Err(Problem::busy("too many batches are in progress; send this one again later"));
     };
-    let text = json(&held, &parts.headers, &api.clock, BATCH_MAX).await?;
-    let claim = Claim::new(&api, app, &parts, text.as_bytes())?;
-    if let Some(replay) = Claim::first_answer(claim.as_ref()).await? {
+    let text = body.json(BATCH_MAX).await?;
+    let claim = IdempotencyClaim::new(&api, app, &parts, text.as_bytes())?;
+    if let Some(replay) = IdempotencyClaim::first_answer(claim.as_ref()).await? {
         return replayed(replay);
     }
     let now = api.clock.now();
@@ -99,7 +95,7 @@ pub async fn create(
     match api.store.register_many(RegisterMany { watches, remember, now }).await? {
         RegisteredMany::New(made) => {
             for trace in traces {
-                api.store.tracer().record(|| Some(trace.done("/v1/watches/batch", took.elapsed())));
+                api.store.tracer().record(|| Some(trace.end("/v1/watches/batch", took.elapsed())));
             }
             Ok(reply(StatusCode::OK, answer(&refused, &made)))
         }
@@ -142,8 +138,9 @@ async fn read(
             None => break,
         }
     }
-    // Only one whose reading panicked is missing.
-    let broken = || Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "this is our fault"));
+    // An item is missing only if its task panicked.
+    let broken =
+        || Err(Problem::new(ProblemCode::Internal, "internal error; the server's log has the details"));
     Ok(read.into_iter().map(|item| item.unwrap_or_else(broken)).collect())
 }
 
@@ -154,10 +151,13 @@ fn items<'a>(text: &'a str, errors: &mut FieldErrors) -> Vec<&'a RawValue> {
     let at = fields.at("watches");
     let items = fields.take("watches").map(|raw| first(raw, WATCHES_MAX));
     match &items {
-        None => errors.add(at, "is required"),
-        Some(None) => errors.add(at, "must be a list"),
+        None => errors.add(at, FieldErrorCode::Required, "is required"),
+        Some(None) => errors.add(at, FieldErrorCode::InvalidType, "must be a list"),
         Some(Some(items)) if (1..=WATCHES_MAX).contains(&items.len()) => {}
-        Some(Some(_)) => errors.add(at, format!("must hold 1 to {WATCHES_MAX} watches")),
+        Some(Some(items)) => {
+            let code = if items.is_empty() { FieldErrorCode::Empty } else { FieldErrorCode::TooMany };
+            errors.add(at, code, format!("must have 1 to {WATCHES_MAX} watches"));
+        }
     }
     fields.done(errors);
     items.flatten().unwrap_or_default()
@@ -167,7 +167,7 @@ fn answer(refused: &[Option<Problem>], made: &[Watch]) -> Vec<u8> {
     let mut made = made.iter();
     let shown = refused.iter().filter_map(|problem| match problem {
         Some(problem) => {
-            Some(ItemView::Refused { status: problem.status.as_u16(), problem: problem.view(None) })
+            Some(ItemView::Refused { status: problem.status().as_u16(), problem: problem.view(None) })
         }
         None => made.next().map(|watch| ItemView::Made {
             status: StatusCode::CREATED.as_u16(),

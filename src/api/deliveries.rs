@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Extension, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 
-use super::object_reader::ObjectReader;
-use super::problem::FieldErrors;
-use super::request::{BODY_MAX, Caller, Claim, Held, Name, Query, json, no_fields};
-use super::{Answer, Api, answered, cursor, first_answer, page, problem::Problem, replayed, reply, view};
+use super::http::{
+    BODY_MAX, Caller, FieldErrorCode, FieldErrors, IdempotencyClaim, ObjectReader, PathId, Problem,
+    ProblemCode, Query, RequestBody, cursor,
+};
+use super::{Answer, Api, answered, first_answer, page, replayed, reply, view};
 use crate::domain::{Delivery, DeliveryId, DeliveryStatus, DestinationId, WatchId};
 use crate::store::{
     DeliveryFilter, FirstAnswer, RetriedMany, RetryDelivery, RetryDeliveryResult, RetryMany, Scope,
@@ -20,11 +21,11 @@ const RETRY_MAX: u32 = 100_000;
 
 /// `GET /v1/deliveries`
 pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> Answer {
-    let app = caller.may(Scope::Read)?;
+    let app = caller.require(Scope::Read)?;
     let mut query = Query::new(&parts);
     let limit = query.limit();
     let filter = DeliveryFilter {
-        status: query.read("status", "must be pending, succeeded, failed or skipped", DeliveryStatus::parse),
+        status: query.word("status", DeliveryStatus::WORDS, DeliveryStatus::parse),
         watch: query.read("watchId", "is not a watch's id", WatchId::parse),
         destination: query.read("destinationId", "is not a destination's id", DestinationId::parse),
         since: query.time("since"),
@@ -47,25 +48,25 @@ fn many_accepted(count: u64) -> FirstAnswer {
 pub async fn retry_many(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Extension(held): Extension<Held>,
+    body: RequestBody,
     parts: Parts,
 ) -> Answer {
-    let app = caller.may(Scope::Write)?;
+    let app = caller.require(Scope::Write)?;
     Query::new(&parts).done()?;
-    let text = json(&held, &parts.headers, &api.clock, BODY_MAX).await?;
-    let claim = Claim::new(&api, app, &parts, text.as_bytes())?;
-    if let Some(replay) = Claim::first_answer(claim.as_ref()).await? {
+    let text = body.json(BODY_MAX).await?;
+    let claim = IdempotencyClaim::new(&api, app, &parts, text.as_bytes())?;
+    if let Some(replay) = IdempotencyClaim::first_answer(claim.as_ref()).await? {
         return replayed(replay);
     }
     let mut errors = FieldErrors::default();
     let filter = which_failed(&text, &mut errors);
     errors.check()?;
-    let Some(_seat) = api.batches.take(app) else {
-        return Err(Problem::unavailable("too many batches at once; ask again in a moment"));
+    let Some(_permit) = api.batches.try_acquire(app) else {
+        return Err(Problem::busy("too many batches are in progress; send the request again later"));
     };
     if api.store.count_failed(app, filter, RETRY_MAX + 1).await? > RETRY_MAX {
-        let detail = format!("there are more than {RETRY_MAX}: take a part of them by since and until");
-        return Err(Problem::fault("", detail));
+        let detail = format!("matches more than {RETRY_MAX} deliveries; select fewer with since and until");
+        return Err(Problem::field("", FieldErrorCode::TooMany, detail));
     }
     let remember = claim.as_ref().map(|claim| (claim.remember(), many_accepted as fn(u64) -> FirstAnswer));
     let now = api.clock.now();
@@ -85,14 +86,17 @@ fn which_failed(text: &str, errors: &mut FieldErrors) -> DeliveryFilter {
     let fields = serde_json::from_str(text).ok().and_then(|raw| ObjectReader::read(raw, "", errors));
     let Some(mut fields) = fields else { return DeliveryFilter::default() };
     let at = fields.at("status");
-    let status = fields.text("status", errors);
-    match status.as_deref() {
-        Some("failed") => {}
-        Some(_) => errors.add(at, "must be `failed`: what is pending is tried anyway"),
-        None => errors.add(at, "is required, and must be `failed`"),
+    let status = fields.required_text("status", errors);
+    if status.is_some_and(|status| status != "failed") {
+        errors.add(
+            at,
+            FieldErrorCode::InvalidValue,
+            "must be `failed`; pending deliveries are retried anyway",
+        );
     }
     let destination = fields.parsed("destinationId", errors, |text| {
-        DestinationId::parse(text).ok_or_else(|| "is not a destination's id".to_owned())
+        DestinationId::parse(text)
+            .ok_or_else(|| (FieldErrorCode::InvalidFormat, "is not a destination's id".to_owned()))
     });
     let (since, until) = (fields.time("since", errors), fields.time("until", errors));
     fields.done(errors);
@@ -100,8 +104,8 @@ fn which_failed(text: &str, errors: &mut FieldErrors) -> DeliveryFilter {
 }
 
 /// `GET /v1/deliveries/{id}`
-pub async fn show(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, parts: Parts) -> Answer {
-    let app = caller.may(Scope::Read)?;
+pub async fn show(State(api): State<Arc<Api>>, caller: Caller, PathId(id): PathId, parts: Parts) -> Answer {
+    let app = caller.require(Scope::Read)?;
     Query::new(&parts).done()?;
     let id = DeliveryId::parse(&id).ok_or_else(Problem::not_found)?;
     let (delivery, attempts) = api.store.delivery(app, id).await?.ok_or_else(Problem::not_found)?;
@@ -113,15 +117,15 @@ pub async fn show(State(api): State<Arc<Api>>, caller: Caller, Name(id): Name, p
 pub async fn retry(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Name(id): Name,
-    Extension(held): Extension<Held>,
+    PathId(id): PathId,
+    body: RequestBody,
     parts: Parts,
 ) -> Answer {
-    let app = caller.may(Scope::Write)?;
+    let app = caller.require(Scope::Write)?;
     Query::new(&parts).done()?;
-    let body = no_fields(&held, &parts.headers, &api.clock).await?;
-    let claim = Claim::new(&api, app, &parts, &body)?;
-    if let Some(replay) = Claim::first_answer(claim.as_ref()).await? {
+    let body = body.no_fields().await?;
+    let claim = IdempotencyClaim::new(&api, app, &parts, &body)?;
+    if let Some(replay) = IdempotencyClaim::first_answer(claim.as_ref()).await? {
         return replayed(replay);
     }
     let id = DeliveryId::parse(&id).ok_or_else(Problem::not_found)?;
@@ -136,8 +140,8 @@ pub async fn retry(
     {
         RetryDeliveryResult::Unknown => Err(Problem::not_found()),
         RetryDeliveryResult::Stopped => {
-            let detail = "its watch was stopped: nothing more is sent of it";
-            Err(Problem::new(StatusCode::CONFLICT, detail))
+            let detail = "the watch of the delivery was stopped, so the delivery cannot be retried";
+            Err(Problem::new(ProblemCode::WatchStopped, detail))
         }
         RetryDeliveryResult::Wanted => Ok(answered(answer)),
         RetryDeliveryResult::Replayed(replay) => replayed(replay),

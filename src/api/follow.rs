@@ -26,9 +26,8 @@ use hyper::body::{Bytes, Frame};
 use tokio::sync::mpsc;
 
 use super::events::gone;
-use super::request::{Caller, Query};
-use super::serve::raised;
-use super::{Answer, Api, problem::Problem, view};
+use super::http::{Caller, Problem, Query, is_set};
+use super::{Answer, Api, view};
 use crate::domain::{Event, EventId, EventType};
 use crate::store::{EventFilter, Scope};
 
@@ -49,23 +48,25 @@ const RETRY: &[u8] = b"retry: 1000\n\n";
 
 /// `GET /v1/events/stream`
 pub async fn stream(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> Answer {
-    let app = caller.may(Scope::Read)?;
+    let app = caller.require(Scope::Read)?;
     let mut query = Query::new(&parts);
-    let filter = EventFilter { event_type: query.read("type", "is not an event's type", EventType::parse) };
+    let filter = EventFilter { event_type: query.word("type", EventType::WORDS, EventType::parse) };
     let after = query.text("after");
     query.done()?;
     // A client that comes back repeats its URL, and says in the header how far it got.
     let last = parts.headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes()));
     let after = last.filter(|id| !id.is_empty()).map(std::borrow::Cow::into_owned).or(after);
     let after = after.map(|id| EventId::parse(&id).ok_or_else(gone)).transpose()?;
-    let Some(seat) = api.streams.take(app) else {
-        return Err(Problem::unavailable("too many follow at once; ask again, or page through /v1/events"));
+    let Some(permit) = api.streams.try_acquire(app) else {
+        return Err(Problem::busy(
+            "too many streams are open; connect again later, or page through /v1/events",
+        ));
     };
     let position = api.store.follow_from(app, after).await?.ok_or_else(gone)?;
     let (sender, frames) = mpsc::channel(1);
     tokio::spawn(async move {
         follow(&api, caller, position, filter, &sender).await;
-        drop(seat);
+        drop(permit);
     });
     let mut response = Response::new(Body::new(Frames(frames)));
     for (name, value) in [
@@ -87,10 +88,10 @@ async fn follow(api: &Api, caller: Caller, position: i64, filter: EventFilter, f
     let began = api.clock.now();
     // The first bytes, so that the client knows that it is heard.
     let mut text = Bytes::from_static(RETRY);
-    while caller.still_holds(api) {
+    while caller.is_still_valid(api) {
         tokio::select! {
             sent = frames.send(text) => if sent.is_err() { return },
-            () = raised(&mut draining) => return,
+            () = is_set(&mut draining) => return,
         }
         let next_sign = api.clock.now().plus(SIGN_OF_LIFE).min(began.plus(STREAM_FOR));
         let events = loop {
@@ -105,7 +106,7 @@ async fn follow(api: &Api, caller: Caller, position: i64, filter: EventFilter, f
                 () = rung => {}
                 () = api.clock.sleep_until(next_sign) => break events,
                 () = frames.closed() => return,
-                () = raised(&mut draining) => {
+                () = is_set(&mut draining) => {
                     let _ = frames.try_send(Bytes::from_static(RETRY));
                     return;
                 }

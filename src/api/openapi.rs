@@ -22,7 +22,7 @@ use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
 
 use self::table::{OPERATIONS, Operation, Shape};
-use super::{admin, asked, batch, problem, providers, reply, view};
+use super::{admin, asked, batch, http, providers, reply, view};
 use crate::domain::{AppId, DeliveryStatus, DestinationId, EventId, EventType, WatchId, WatchStatus};
 use crate::tenants;
 
@@ -85,7 +85,7 @@ fn schemas() -> BTreeMap<String, Value> {
     collect::<view::EventView>(&mut all);
     collect::<view::TimelineEntryView>(&mut all);
     collect::<batch::BatchView>(&mut all);
-    collect::<problem::ProblemView>(&mut all);
+    collect::<http::ProblemView>(&mut all);
     collect::<providers::ProviderView>(&mut all);
     collect::<asked::Registration>(&mut all);
     collect::<asked::Batch>(&mut all);

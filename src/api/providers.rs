@@ -8,8 +8,8 @@ use axum::http::request::Parts;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::request::{Caller, Query};
-use super::{Answer, Api, cursor, reply, view};
+use super::http::{Caller, Query, cursor};
+use super::{Answer, Api, reply, view};
 use crate::domain::{ProviderHealth, ProviderState, Timestamp, format_duration, format_rate};
 use crate::store::Scope;
 
@@ -87,17 +87,17 @@ enum LearnedView {}
 
 /// `GET /v1/providers`
 pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> Answer {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     let mut query = Query::new(&parts);
     let limit = query.limit() as usize;
-    let from = query.read("cursor", cursor::WRONG, cursor::decode_position).unwrap_or(0);
+    let from = query.read("cursor", cursor::WRONG, cursor::decode_feed_position).unwrap_or(0);
     query.done()?;
     let from = usize::try_from(from).unwrap_or(usize::MAX);
-    let states = (api.states)();
+    let states = (api.provider_states)();
     let data: Vec<ProviderView> = states.iter().skip(from).take(limit).map(shown).collect();
     let next = from.saturating_add(data.len());
     let next = i64::try_from(next).ok().filter(|_| !data.is_empty() && next < states.len());
-    let page = view::Page { data, next_cursor: next.map(cursor::encode_position) };
+    let page = view::Page { data, next_cursor: next.map(cursor::encode_feed_position) };
     Ok(reply(StatusCode::OK, serde_json::to_vec(&page).unwrap_or_default()))
 }
 

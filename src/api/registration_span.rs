@@ -1,4 +1,4 @@
-//! The span of a registration: the top of what we add to a watch's trace.
+//! The trace span of a registration: the root of the spans that this program adds to a watch's trace.
 
 use std::time::Duration;
 
@@ -8,34 +8,34 @@ use super::Api;
 use crate::domain::{NewWatch, Timestamp};
 use crate::telemetry::traces::{Context, Span};
 
-/// A registration on its way, to be told of when it is on disk.
+/// A registration in progress. Its span is recorded after the commit.
 pub(super) struct RegistrationSpan {
     context: Context,
-    at: Timestamp,
+    started_at: Timestamp,
     watch: String,
     provider: String,
     job: String,
 }
 
 impl RegistrationSpan {
-    /// `None` where nobody keeps traces, or not of this one.
-    pub(super) fn new(api: &Api, watch: &NewWatch, at: Timestamp) -> Option<Self> {
+    /// Starts a span; `None` if traces are off or the trace is not sampled.
+    pub(super) fn new(api: &Api, watch: &NewWatch, started_at: Timestamp) -> Option<Self> {
         if !api.store.tracer().is_on() {
             return None;
         }
         Some(Self {
             context: Context::of(watch.id, watch.traceparent.as_deref())?,
-            at,
+            started_at,
             watch: watch.id.to_string(),
             provider: watch.job.provider.clone(),
             job: watch.job.job_id.clone(),
         })
     }
 
-    /// It is on disk.
-    pub(super) fn done(self, route: &'static str, took: Duration) -> Span {
+    /// Ends the span of a registration that is committed.
+    pub(super) fn end(self, route: &'static str, took: Duration) -> Span {
         self.context
-            .registration("register", self.at, took)
+            .registration("register", self.started_at, took)
             .with("http.request.method", "POST")
             .with("http.route", route)
             .with("http.response.status_code", StatusCode::CREATED.as_u16())

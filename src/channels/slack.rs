@@ -198,7 +198,7 @@ async fn post(
                     line.egress.send(post).await
                 }
                 // What is allowed has changed since the registration, and may change back.
-                Err(reason) => Err(SendError::Refused(reason)),
+                Err(error) => Err(SendError::Refused(error.to_string())),
             };
             (answer, recorded)
         }

@@ -197,7 +197,7 @@ pub(super) async fn send(
     let target = match egress.parse(url) {
         Ok(target) => target,
         // What is allowed has changed since the registration, and may change back.
-        Err(reason) => return unanswered(&SendError::Refused(reason), shown),
+        Err(error) => return unanswered(&SendError::Refused(error.to_string()), shown),
     };
     let post = Post { target, headers, body: message.body.clone(), timeout, max_answer: ANSWER_MAX };
     match egress.send(post).await {

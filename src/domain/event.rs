@@ -53,6 +53,9 @@ impl EventSet {
     /// The empty set.
     pub const NONE: Self = Self(0);
 
+    /// The patterns that name all types with a common beginning.
+    pub const FAMILIES: [&str; 2] = ["job.*", "watch.*"];
+
     /// Returns the default of a registration: every type that ends a watch.
     pub fn endings() -> Self {
         EventType::ALL.iter().filter(|event| event.is_ending()).copied().collect()
@@ -65,14 +68,13 @@ impl EventSet {
 
     /// Adds what `pattern` names: one type, `job.*` or `watch.*`. Returns `false` for any other pattern.
     pub fn add(&mut self, pattern: &str) -> bool {
-        let before = self.0;
-        for event in EventType::ALL {
-            let family = pattern.strip_suffix('*').filter(|family| matches!(*family, "job." | "watch."));
-            if event.as_str() == pattern || family.is_some_and(|f| event.as_str().starts_with(f)) {
-                self.0 |= event.bit();
-            }
-        }
-        self.0 != before || EventType::parse(pattern).is_some() || matches!(pattern, "job.*" | "watch.*")
+        let family = pattern.strip_suffix('*').filter(|_| Self::FAMILIES.contains(&pattern));
+        let is_named = |event: EventType| {
+            event.as_str() == pattern || family.is_some_and(|family| event.as_str().starts_with(family))
+        };
+        let named: Self = EventType::ALL.iter().copied().filter(|event| is_named(*event)).collect();
+        self.0 |= named.0;
+        named != Self::NONE
     }
 
     /// Returns the members, in the order of their declaration.

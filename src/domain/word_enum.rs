@@ -12,6 +12,9 @@ macro_rules! word_enum {
             /// All variants, in the order of their declaration.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
+            /// The spellings of all variants, in the same order.
+            pub const WORDS: &[&str] = &[$($word,)*];
+
             /// Returns the spelling of this variant.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
@@ -39,7 +42,7 @@ macro_rules! word_enum {
             fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
                 let words = utoipa::openapi::ObjectBuilder::new()
                     .schema_type(utoipa::openapi::schema::Type::String)
-                    .enum_values(Some([$($word,)*]));
+                    .enum_values(Some(Self::WORDS.iter().copied()));
                 words.into()
             }
         }
@@ -49,7 +52,7 @@ macro_rules! word_enum {
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let word = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(deserializer)?;
-                Self::parse(&word).ok_or_else(|| serde::de::Error::unknown_variant(&word, &[$($word,)*]))
+                Self::parse(&word).ok_or_else(|| serde::de::Error::unknown_variant(&word, Self::WORDS))
             }
         }
     };

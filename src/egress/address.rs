@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use url::{Host, Url};
 
 use super::ranges::forbidden;
+use crate::domain::AddressError;
 
 /// The longest URL, as given and as normalised.
 const URL_MAX: usize = 2_048;
@@ -125,24 +126,29 @@ impl Demand {
 }
 
 impl Settings {
-    /// Judges everything about a URL that can be judged without a look-up. The error is every
-    /// reason at once, for people.
-    pub(super) fn parse(&self, text: &str) -> Result<Target, String> {
+    /// Parses a URL and checks everything that needs no look-up of its name. The error has every reason.
+    pub(super) fn parse(&self, text: &str) -> Result<Target, AddressError> {
+        let invalid = |reason: &str| Err(AddressError::Invalid(reason.to_owned()));
         if text.len() > URL_MAX {
-            return Err(too_long());
+            return Err(AddressError::Invalid(too_long()));
         }
-        // The parser would drop tabs and line ends without a word.
+        // The parser would drop tabs and line ends without an error.
         if text.chars().any(char::is_control) {
-            return Err("must not contain control characters".into());
+            return invalid("must not contain control characters");
         }
-        let mut url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
-        // Of other schemes the parser does not even read the host as an address.
+        let mut url = match Url::parse(text) {
+            Ok(url) => url,
+            Err(error) => return invalid(&format!("is not a URL: {error}")),
+        };
+        // With other schemes the parser does not even read the host as an address.
         if !matches!(url.scheme(), "https" | "http") {
-            return Err("must begin with https://".into());
+            return invalid("must begin with https://");
         }
-        // The root's dot changes nothing about where it leads, and TLS does not want it.
-        if let Some(name) = url.domain().and_then(|name| name.strip_suffix('.')).map(str::to_owned) {
-            url.set_host(Some(&name)).map_err(|_| "has an empty label in its host name".to_owned())?;
+        // A final dot does not change the host, and TLS does not accept it.
+        if let Some(name) = url.domain().and_then(|name| name.strip_suffix('.')).map(str::to_owned)
+            && url.set_host(Some(&name)).is_err()
+        {
+            return invalid("has an empty label in its host name");
         }
         let mut reasons = Vec::new();
         if !url.username().is_empty() || url.password().is_some() {
@@ -152,17 +158,26 @@ impl Settings {
             reasons.push("must not contain a fragment (#…)".to_owned());
         }
         if url.port() == Some(0) {
-            reasons.push("must not name port 0".to_owned());
+            reasons.push("must not have port 0".to_owned());
         }
         if url.as_str().len() > URL_MAX {
             reasons.push(too_long());
         }
         let target = Target { url };
-        reasons.extend(match target.literal() {
+        let forbidden = match target.literal() {
             Some(address) => self.refuse_literal(address, target.is_plain()),
-            None => self.refuse_syntax(target.name()),
-        });
-        if reasons.is_empty() { Ok(target) } else { Err(reasons.join("; ")) }
+            None => {
+                reasons.extend(self.refuse_syntax(target.name()));
+                None
+            }
+        };
+        let is_valid = reasons.is_empty();
+        reasons.extend(forbidden);
+        match (is_valid, reasons.is_empty()) {
+            (_, true) => Ok(target),
+            (true, false) => Err(forbidden_error(&reasons)),
+            (false, false) => Err(AddressError::Invalid(reasons.join("; "))),
+        }
     }
 
     /// Why an address that stands in the URL itself may not be reached.
@@ -251,6 +266,14 @@ pub fn is_public_https(url: &str) -> bool {
 
 const HTTPS: &str = "must begin with https:// (plain http is not allowed here)";
 
+/// The error for an address that callbacks must not reach.
+pub(super) fn forbidden_error(reasons: &[String]) -> AddressError {
+    AddressError::Forbidden(format!(
+        "{}; the operator can permit it in the [egress] settings",
+        reasons.join("; ")
+    ))
+}
+
 fn too_long() -> String {
     format!("must not be longer than {URL_MAX} characters")
 }
@@ -283,8 +306,8 @@ impl Target {
         self.url.as_str()
     }
 
-    /// The receiver: scheme, host and port. What shares a lane shares its fate.
-    pub fn lane(&self) -> String {
+    /// The origin: scheme, host and port. Deliveries to one origin share a queue.
+    pub fn origin(&self) -> String {
         let port = self.url.port_or_known_default().unwrap_or_default();
         format!("{}://{}:{port}", self.url.scheme(), self.url.host_str().unwrap_or_default())
     }
@@ -380,7 +403,7 @@ mod tests {
                 format!(" https://{host}:8443/ "),
                 format!("http://{host}/"),
             ] {
-                let refusal = settings(&[], true).parse(&url).expect_err(&url);
+                let refusal = settings(&[], true).parse(&url).expect_err(&url).to_string();
                 assert!(refusal.starts_with("must not lead to"), "{url}: {refusal}");
             }
         }
@@ -410,7 +433,7 @@ mod tests {
             ("https://example.com/#", "fragment"),
             (
                 "https://u@example.com:0/#x",
-                "credentials; must not contain a fragment (#…); must not name port 0",
+                "credentials; must not contain a fragment (#…); must not have port 0",
             ),
             ("https://a.b..c/", "empty label"),
             ("https://.example.com/", "empty label"),
@@ -421,7 +444,9 @@ mod tests {
             ("https://example.com/\r\nx: y", "control"),
         ];
         for (url, part) in table {
-            let refusal = settings(&[], false).parse(url).expect_err(url);
+            let error = settings(&[], false).parse(url).expect_err(url);
+            let refusal = error.to_string();
+            assert!(matches!(error, AddressError::Invalid(_)), "{url}");
             assert!(refusal.contains(part), "{url}: {refusal}");
         }
     }
@@ -497,9 +522,9 @@ mod tests {
         let target = settings(&[], false).parse("HTTPS://Example.com.:443/a?token=secret").unwrap();
         assert_eq!(target.as_str(), "https://example.com/a?token=secret");
         assert_eq!(format!("{target} {target:?}"), "https://example.com/a?… https://example.com/a?…");
-        assert_eq!(target.lane(), "https://example.com:443");
+        assert_eq!(target.origin(), "https://example.com:443");
         let target = settings(&[], false).parse("https://[2606:2800:220:1::1]:8443/").unwrap();
-        assert_eq!(target.lane(), "https://[2606:2800:220:1::1]:8443");
+        assert_eq!(target.origin(), "https://[2606:2800:220:1::1]:8443");
     }
 
     #[test]

@@ -77,37 +77,59 @@ pub(super) fn authority(url: &Url) -> Option<(String, u16)> {
     Some((url.host_str()?.to_owned(), url.port_or_known_default()?))
 }
 
+/// Reason why a parameter of a registration is invalid.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParamError {
+    /// The provider has no such parameter.
+    #[error("{0}")]
+    Unknown(String),
+    /// The parameter has no default and is absent.
+    #[error("{0}")]
+    Missing(String),
+    /// The value is not a string.
+    #[error("must be a string")]
+    NotAString,
+    /// The value is not one that the definition allows.
+    #[error("{0}")]
+    Invalid(String),
+}
+
 impl Definition {
     /// Whether `job_id` can be one of this provider's; the error is a sentence for people.
     pub fn check_job_id(&self, job_id: &str) -> Result<(), String> {
         self.job_id.check(job_id)
     }
 
-    /// The parameters of a registration as canonical JSON: defaults filled in, keys sorted. The
-    /// errors are (name, reason), every one at once.
-    pub fn params(&self, given: &Map<String, Value>) -> Result<String, Vec<(String, String)>> {
+    /// Returns the parameters of a registration as canonical JSON: defaults filled in, keys sorted. The error
+    /// holds every invalid parameter by its name.
+    pub fn params(&self, given: &Map<String, Value>) -> Result<String, Vec<(String, ParamError)>> {
         let mut errors = Vec::new();
         let mut values = BTreeMap::new();
         for name in given.keys().filter(|name| !self.params.contains_key(*name)) {
             let known = self.params.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {known}") };
-            errors.push((name.clone(), format!("{} has no such parameter; {known}", self.name())));
+            let detail = format!("{} has no such parameter; {known}", self.name());
+            errors.push((name.clone(), ParamError::Unknown(detail)));
         }
         for (name, param) in &self.params {
+            let missing = || ParamError::Missing(format!("is required by {}", self.name()));
             let value = match given.get(name) {
-                None => param.default.clone().ok_or_else(|| format!("{} needs it", self.name())),
-                Some(Value::String(value)) => param.check(value).map(|()| value.clone()),
-                Some(_) => Err("it must be a string".to_owned()),
+                None => param.default.clone().ok_or_else(missing),
+                Some(Value::String(value)) => {
+                    param.check(value).map(|()| value.clone()).map_err(ParamError::Invalid)
+                }
+                Some(_) => Err(ParamError::NotAString),
             };
             match value {
                 Ok(value) => drop(values.insert(name, value)),
-                Err(reason) => errors.push((name.clone(), reason)),
+                Err(error) => errors.push((name.clone(), error)),
             }
         }
         if !errors.is_empty() {
             return Err(errors);
         }
-        serde_json::to_string(&values).map_err(|error| vec![(String::new(), error.to_string())])
+        serde_json::to_string(&values)
+            .map_err(|error| vec![(String::new(), ParamError::Invalid(error.to_string()))])
     }
 
     /// Checks the operator's own address for this provider. It replaces the scheme, host and port

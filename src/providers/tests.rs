@@ -340,7 +340,7 @@ fn every_wrong_parameter_is_named_at_once() {
     let names: Vec<&str> = errors.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["colour", "region", "team"]);
     let missing = definition.params(&Map::new()).unwrap_err();
-    assert_eq!(missing, [("team".to_owned(), "Small needs it".to_owned())]);
+    assert_eq!(missing, [("team".to_owned(), ParamError::Missing("is required by Small".to_owned()))]);
     let muvi = embedded().get("muvi").unwrap().params(&Map::<String, Value>::new());
     assert_eq!(muvi.as_deref(), Ok("{}"));
 }

@@ -1,8 +1,8 @@
-//! A client's stream, which gives up where the client takes nothing any more.
+//! A client's connection with a timeout for writes.
 //!
-//! A client that asks and never reads would keep its place, and with it everybody's, for as long as
-//! it likes: the HTTP library limits how long a request may take to come, and not how long an answer
-//! may take to go. Reading has its own limits elsewhere.
+//! A client that sends requests and never reads responses would keep its connection for ever: the HTTP
+//! library limits the time for the arrival of a request, and not the time for sending a response. Reads have
+//! their limits in `serve` and `body`.
 
 use std::io;
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use tokio::net::TcpStream;
 
 use crate::clock::Clock;
 
-/// How long a client may leave its side of the connection full.
+/// Maximum time for which a write waits because the client does not read.
 const STALL_MAX: Duration = Duration::from_secs(30);
 
-/// See the module.
+/// A connection whose writes fail when the client stops reading.
 pub(super) struct Stream {
     tcp: TcpStream,
     clock: Clock,
-    /// Runs while a write waits.
+    /// The timeout of a write that waits.
     stalled: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -31,8 +31,8 @@ impl Stream {
         Self { tcp, clock, stalled: None }
     }
 
-    /// Passes on what a write came to, unless it has waited for too long.
-    fn patient<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    /// Returns the result of a write, or an error if it has waited for too long.
+    fn with_timeout<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
             return written;
@@ -62,7 +62,7 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.tcp).poll_write(cx, buf);
-        self.patient(written, cx)
+        self.with_timeout(written, cx)
     }
 
     fn poll_write_vectored(
@@ -71,7 +71,7 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
-        self.patient(written, cx)
+        self.with_timeout(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -97,7 +97,7 @@ mod tests {
     use crate::domain::Timestamp;
 
     #[tokio::test]
-    async fn a_client_that_takes_nothing_is_given_up_after_half_a_minute() {
+    async fn a_write_fails_if_the_client_does_not_read_for_30_s() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let _client =
             TcpStream::connect(listener.local_addr().expect("its address")).await.expect("connected");
@@ -117,10 +117,10 @@ mod tests {
                 time.advance(Duration::from_secs(1));
             }
         };
-        let given_up: io::ErrorKind = tokio::select! {
+        let failed: io::ErrorKind = tokio::select! {
             kind = endless => kind,
-            () = ticking => unreachable!("it ticks for ever"),
+            () = ticking => unreachable!("the clock advances for ever"),
         };
-        assert_eq!(given_up, io::ErrorKind::TimedOut);
+        assert_eq!(failed, io::ErrorKind::TimedOut);
     }
 }

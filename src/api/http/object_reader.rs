@@ -1,0 +1,326 @@
+//! Reader for the fields of a JSON object: it reads them one by one, so that it can report every error at once.
+//!
+//! A field's value stays raw text until it is taken. Values that are stored byte for byte are therefore not
+//! changed, and a field that is never taken is unknown.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::problem::{FieldErrors, Invalid, not_one_of};
+use super::problem_code::FieldErrorCode;
+use crate::domain::{Timestamp, parse_duration};
+
+/// Maximum nesting of a value: deeper values could exhaust the stack of a recursive reader.
+const DEPTH_MAX: usize = 32;
+
+/// Maximum number of fields of an object; no object of the API has as many. The limit bounds the comparison of
+/// each name with those before it.
+const FIELDS_MAX: usize = 256;
+
+/// The fields of an object, in the order in which they were written.
+#[derive(Debug)]
+pub struct ObjectReader<'a> {
+    base: String,
+    fields: Vec<(Cow<'a, str>, &'a RawValue)>,
+    /// The names that were asked for: the fields that the object can have.
+    known: Vec<&'static str>,
+}
+
+/// Returns the JSON pointer to a field.
+pub fn pointer(base: &str, name: &str) -> String {
+    if name.contains(['~', '/']) {
+        return format!("{base}/{}", name.replace('~', "~0").replace('/', "~1"));
+    }
+    [base, "/", name].concat()
+}
+
+impl<'a> ObjectReader<'a> {
+    /// Reads an object; any other value is an error at `base`.
+    pub fn read(raw: &'a RawValue, base: &str, errors: &mut FieldErrors) -> Option<Self> {
+        Self::read_to(DEPTH_MAX, raw, base, errors)
+    }
+
+    /// Reads an object whose values may have this nesting: for one whose values are objects that are read, and
+    /// checked, by themselves.
+    pub fn read_to(
+        depth_max: usize,
+        raw: &'a RawValue,
+        base: &str,
+        errors: &mut FieldErrors,
+    ) -> Option<Self> {
+        let Ok(Object(pairs)) = serde_json::from_str::<Object<'a>>(raw.get()) else {
+            errors.add(base, FieldErrorCode::InvalidType, "must be an object");
+            return None;
+        };
+        if pairs.len() > FIELDS_MAX {
+            errors.add(base, FieldErrorCode::TooMany, format!("has more than {FIELDS_MAX} fields"));
+            return None;
+        }
+        let mut fields: Vec<(Cow<'a, str>, &'a RawValue)> = Vec::with_capacity(pairs.len());
+        for (name, value) in pairs {
+            if fields.iter().any(|(known, _)| *known == name) {
+                errors.add(pointer(base, &name), FieldErrorCode::Duplicate, "is given twice");
+            } else if depth(value.get()) > depth_max {
+                let detail = format!("is nested deeper than {depth_max} levels");
+                errors.add(pointer(base, &name), FieldErrorCode::TooDeep, detail);
+            } else {
+                fields.push((name, value));
+            }
+        }
+        Some(Self { base: base.to_owned(), fields, known: Vec::new() })
+    }
+
+    /// Returns the JSON pointer to a field of this object.
+    pub fn at(&self, name: &str) -> String {
+        pointer(&self.base, name)
+    }
+
+    /// Takes a field; `null` counts as absent.
+    pub fn take(&mut self, name: &'static str) -> Option<&'a RawValue> {
+        self.take_nullable(name).filter(|value| value.get() != "null")
+    }
+
+    /// Takes a field that can be `null`.
+    pub fn take_nullable(&mut self, name: &'static str) -> Option<&'a RawValue> {
+        self.known.push(name);
+        let index = self.fields.iter().position(|(known, _)| known == name)?;
+        Some(self.fields.swap_remove(index).1)
+    }
+
+    /// Whether no field is left.
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// Whether the field is there and not `null`.
+    pub fn has(&self, name: &str) -> bool {
+        self.fields.iter().any(|(known, value)| known == name && value.get() != "null")
+    }
+
+    /// Takes a string.
+    pub fn text(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<String> {
+        let raw = self.take(name)?;
+        string(raw, &self.at(name), errors)
+    }
+
+    /// Takes a string that must be there.
+    pub fn required_text(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<String> {
+        if !self.has(name) {
+            self.known.push(name);
+            errors.add(self.at(name), FieldErrorCode::Required, "is required");
+            return None;
+        }
+        self.text(name, errors)
+    }
+
+    /// Takes a string that `parse` reads.
+    pub fn parsed<T, E: Into<Invalid>>(
+        &mut self,
+        name: &'static str,
+        errors: &mut FieldErrors,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let text = self.text(name, errors)?;
+        errors.keep(self.at(name), parse(&text))
+    }
+
+    /// Takes a string out of a closed set.
+    pub fn word<T>(
+        &mut self,
+        name: &'static str,
+        allowed: &[&str],
+        errors: &mut FieldErrors,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        self.parsed(name, errors, |text| parse(text).ok_or_else(|| not_one_of(text, allowed.iter().copied())))
+    }
+
+    /// Takes a duration within bounds.
+    pub fn duration(
+        &mut self,
+        name: &'static str,
+        (least, most): (&str, &str),
+        errors: &mut FieldErrors,
+    ) -> Option<Duration> {
+        self.parsed(name, errors, |text| {
+            let invalid = |detail| (FieldErrorCode::InvalidFormat, detail);
+            let span = parse_duration(text).map_err(invalid)?;
+            let bounds = parse_duration(least).map_err(invalid)?..=parse_duration(most).map_err(invalid)?;
+            if bounds.contains(&span) {
+                return Ok(span);
+            }
+            Err((FieldErrorCode::OutOfRange, format!("must be from {least} to {most}")))
+        })
+    }
+
+    /// Takes an instant.
+    pub fn time(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<Timestamp> {
+        self.parsed(name, errors, |text| {
+            Timestamp::parse(text).ok_or((FieldErrorCode::InvalidFormat, TIME.to_owned()))
+        })
+    }
+
+    /// Takes a list.
+    pub fn list(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<Vec<&'a RawValue>> {
+        let raw = self.take(name)?;
+        let list = serde_json::from_str(raw.get()).ok();
+        if list.is_none() {
+            errors.add(self.at(name), FieldErrorCode::InvalidType, "must be a list");
+        }
+        list
+    }
+
+    /// Returns the fields that are left, as they are written.
+    pub fn rest(self) -> Vec<(Cow<'a, str>, &'a RawValue)> {
+        self.fields
+    }
+
+    /// Reports each field that is left as unknown.
+    pub fn done(self, errors: &mut FieldErrors) {
+        for (name, _) in &self.fields {
+            let detail = format!("there is no such field{}", suggestion(name, &self.known));
+            errors.add(self.at(name), FieldErrorCode::UnknownField, detail);
+        }
+    }
+}
+
+/// The detail for a text that is not an instant.
+pub const TIME: &str = "must be an RFC 3339 time, for example 2026-02-18T15:00:00Z";
+
+/// Returns `; did you mean …?` with the known name that resembles an unknown one, or nothing.
+pub fn suggestion(unknown: &str, known: &[&str]) -> String {
+    if unknown.len() > NAME_MAX {
+        return String::new();
+    }
+    let lower = unknown.to_lowercase();
+    let distance = |known: &&str| strsim::osa_distance(&lower, &known.to_lowercase());
+    match known.iter().map(|name| (distance(name), name)).min() {
+        Some((edits, name)) if edits * 3 <= name.len() => format!("; did you mean `{name}`?"),
+        Some(_) | None => String::new(),
+    }
+}
+
+/// Maximum length of a name for which a similar one is searched.
+const NAME_MAX: usize = 64;
+
+/// Reads a JSON string; any other value is an error at `pointer`.
+pub fn string(raw: &RawValue, pointer: &str, errors: &mut FieldErrors) -> Option<String> {
+    let text = text(raw);
+    if text.is_none() {
+        errors.add(pointer, FieldErrorCode::InvalidType, "must be a string");
+    }
+    text
+}
+
+/// Returns the text of a JSON string, or `None` for any other value.
+pub fn text(raw: &RawValue) -> Option<String> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// Returns the first elements of a JSON list, at most one more than `most`; `None` for any other value.
+pub fn first(raw: &RawValue, most: usize) -> Option<Vec<&RawValue>> {
+    struct First(usize);
+
+    impl<'de> Visitor<'de> for First {
+        type Value = Vec<&'de RawValue>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Self::Value, S::Error> {
+            let mut first = Vec::new();
+            while let Some(element) = list.next_element()? {
+                if first.len() <= self.0 {
+                    first.push(element);
+                }
+            }
+            Ok(first)
+        }
+    }
+
+    serde_json::Deserializer::from_str(raw.get()).deserialize_seq(First(most)).ok()
+}
+
+/// Returns the nesting of a valid JSON text.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut quoted, mut escaped) = (0usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// An object's names and raw values, duplicates included.
+struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut pairs = Vec::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    let value = map.next_value()?;
+                    // One more than the maximum shows that there are too many; the rest is not needed.
+                    if pairs.len() <= FIELDS_MAX {
+                        pairs.push((Cow::Owned(name), value));
+                    }
+                }
+                Ok(Object(pairs))
+            }
+        }
+
+        deserializer.deserialize_map(Pairs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_ignores_brackets_in_strings() {
+        for (json, levels) in [("1", 0), ("[]", 1), (r#"{"a":[{}]}"#, 3), (r#"["[[\"[["]"#, 1)] {
+            assert_eq!(depth(json), levels, "{json}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_suggests_a_similar_one() {
+        let known = ["jobId", "callbackUrl", "events", "email"];
+        for (unknown, similar) in [
+            ("JobID", Some("jobId")),
+            ("job_id", Some("jobId")),
+            ("evnts", Some("events")),
+            ("callback_url", Some("callbackUrl")),
+            ("extra", None),
+            ("", None),
+        ] {
+            let expected = similar.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
+            assert_eq!(suggestion(unknown, &known), expected, "{unknown}");
+        }
+        assert_eq!(suggestion("x", &[]), "");
+    }
+}

@@ -1,0 +1,179 @@
+//! The HTTP server: it accepts connections and wraps every request and response.
+//!
+//! A connection that sends its headers too slowly is closed, and so is one that does not read responses.
+//! A body is read when a handler needs it. If a request is refused before, the rest of the body is read and
+//! discarded, within limits, so that the client can read the response.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::MatchedPath;
+use axum::http::{HeaderName, HeaderValue, Request, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tower_service::Service as _;
+
+use super::body::UnreadBody;
+use super::problem::Problem;
+use super::stream::Stream;
+use crate::clock::Clock;
+use crate::domain::{Ids, RequestId};
+use crate::telemetry::metrics::Metrics;
+
+/// Maximum time for the headers of a request, and for the silence between two requests.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Maximum number of headers of a request, and of their bytes.
+const HEADERS_MAX: usize = 100;
+const HEADERS_BYTES_MAX: usize = 64 * 1024;
+
+/// Pause after a failed `accept`, for example without free file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A listener and what its connections need.
+pub struct Server {
+    /// Accepts connections.
+    pub listener: TcpListener,
+    /// The handlers.
+    pub router: Router,
+    /// The clock of deadlines.
+    pub clock: Clock,
+    /// Counts responses.
+    pub metrics: Arc<Metrics>,
+    /// A permit for each connection.
+    pub connections: Arc<Semaphore>,
+    /// Number of permits in all.
+    pub connections_max: usize,
+}
+
+impl Server {
+    /// Serves until `closing` is set. Returns after the last connection has ended.
+    pub async fn run(self, closing: watch::Receiver<bool>) {
+        let Self { listener, router, clock, metrics, connections, connections_max } = self;
+        let service = HttpService { router, clock, ids: Arc::default(), metrics };
+        let mut closed = closing.clone();
+        loop {
+            let accepted = tokio::select! {
+                () = is_set(&mut closed) => break,
+                accepted = accept(&listener, &connections) => accepted,
+            };
+            match accepted {
+                Ok((stream, permit)) => {
+                    let service = service.clone();
+                    let closing = closing.clone();
+                    tokio::spawn(async move {
+                        serve_connection(stream, service, closing).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    service.clock.sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop((listener, service));
+        // All permits are free when the last connection has ended.
+        let _ = connections.acquire_many(u32::try_from(connections_max).unwrap_or(u32::MAX)).await;
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    connections: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(connections).acquire_owned().await.map_err(std::io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, permit))
+}
+
+async fn serve_connection(stream: TcpStream, service: HttpService, mut closing: watch::Receiver<bool>) {
+    let stream = Stream::new(stream, service.clock.clone());
+    let service = hyper::service::service_fn(move |request| {
+        let service = service.clone();
+        async move { Ok::<_, std::convert::Infallible>(service.handle(request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_TIMEOUT)
+        // A client that closes its sending side after the request still gets the response.
+        .half_close(true)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEADERS_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    // An error here concerns the client's connection, and the client sees it.
+    let _ = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = is_set(&mut closing) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+}
+
+/// Waits until the flag is set. The lock of the flag is released before this returns.
+pub async fn is_set(flag: &mut watch::Receiver<bool>) {
+    let _ = flag.wait_for(|set| *set).await;
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Attaches the route of a request to its response. Only the router knows the route.
+pub async fn attach_route(matched: Option<MatchedPath>, request: Request<Body>, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if let Some(matched) = matched {
+        response.extensions_mut().insert(matched);
+    }
+    response
+}
+
+/// The service of every connection: the router, with the request's id, problems, metrics and the log around it.
+#[derive(Clone)]
+struct HttpService {
+    router: Router,
+    clock: Clock,
+    ids: Arc<Ids>,
+    metrics: Arc<Metrics>,
+}
+
+impl HttpService {
+    async fn handle(mut self, request: Request<Incoming>) -> Response {
+        let stopwatch = self.clock.stopwatch();
+        let request_id = RequestId(self.ids.draw(self.clock.now())).to_string();
+        let (mut parts, body) = request.into_parts();
+        let body = UnreadBody::new(body);
+        parts.extensions.insert(body.clone());
+        let method = parts.method.clone();
+        let path = parts.uri.path().to_owned();
+        let Ok(mut response) = self.router.call(Request::from_parts(parts, Body::empty())).await;
+        body.discard(&self.clock).await;
+        if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+            *response.body_mut() = Body::from(problem.render(&request_id));
+            let json = HeaderValue::from_static("application/problem+json");
+            response.headers_mut().insert(header::CONTENT_TYPE, json);
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+        }
+        let route = response.extensions_mut().remove::<MatchedPath>();
+        let (route, status) = (route.as_ref().map(MatchedPath::as_str), response.status().as_u16());
+        self.metrics.answered(route, method.as_str(), status, stopwatch.elapsed());
+        let duration_ms = millis(stopwatch.elapsed());
+        tracing::debug!(%method, path, status, request_id, duration_ms, "answered");
+        if let Ok(id) = HeaderValue::from_str(&request_id) {
+            response.headers_mut().insert(X_REQUEST_ID, id);
+        }
+        response
+    }
+}

@@ -8,11 +8,24 @@ use tokio::net::TcpStream;
 use crate::harness::{AUTH, Harness, JSON, guarded, seconds};
 use crate::wire::{self, Answer};
 
-/// The pointers of a refusal, each with its detail.
-fn errors(problem: &Value) -> Vec<(String, String)> {
+/// One field error of a problem.
+#[derive(Debug, PartialEq)]
+struct FieldError {
+    pointer: String,
+    code: String,
+    detail: String,
+}
+
+/// The field errors of a problem.
+fn errors(problem: &Value) -> Vec<FieldError> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let errors = problem["errors"].as_array().map_or(&[][..], Vec::as_slice);
-    errors.iter().map(|error| (text(&error["pointer"]), text(&error["detail"]))).collect()
+    let field_error = |error: &Value| FieldError {
+        pointer: text(&error["pointer"]),
+        code: text(&error["code"]),
+        detail: text(&error["detail"]),
+    };
+    errors.iter().map(field_error).collect()
 }
 
 /// A registration that is right, with these fields in the place of its own; null leaves one out.
@@ -30,103 +43,122 @@ async fn every_field_that_is_wrong_is_named_with_the_reason() {
     let t = Harness::start().await;
     let long = "j".repeat(129);
     let table = [
-        (json!({ "jobId": null }), "/jobId", "required"),
-        (json!({ "jobId": "" }), "/jobId", "empty"),
-        (json!({ "jobId": 7 }), "/jobId", "string"),
-        (json!({ "jobId": ["a"] }), "/jobId", "string"),
-        (json!({ "jobId": "../../etc/passwd" }), "/jobId", "[A-Za-z0-9_-]"),
-        (json!({ "jobId": "a/b" }), "/jobId", ""),
-        (json!({ "jobId": "a%2fb" }), "/jobId", ""),
-        (json!({ "jobId": "." }), "/jobId", ""),
-        (json!({ "jobId": "job\n1" }), "/jobId", ""),
-        (json!({ "jobId": "job\u{0}1" }), "/jobId", ""),
-        (json!({ "jobId": "jöb" }), "/jobId", ""),
-        (json!({ "jobId": long }), "/jobId", ""),
-        (json!({ "callbackUrl": null }), "/callbackUrl", "where to"),
-        (json!({ "callbackUrl": 1 }), "/callbackUrl", "string"),
-        (json!({ "extra": 1 }), "/extra", "no such field"),
-        (json!({ "JobID": "x" }), "/JobID", "no such field"),
-        (json!({ "a/b~c": 1 }), "/a~1b~0c", "no such field"),
-        (json!({ "provider": "nobody" }), "/provider", "known are"),
-        (json!({ "provider": 1 }), "/provider", "string"),
-        (json!({ "provider": "replicate" }), "/provider", "api_key"),
-        (json!({ "params": [] }), "/params", "object"),
-        (json!({ "params": { "region": "eu" } }), "/params/region", ""),
-        (json!({ "events": "job.completed" }), "/events", "list"),
-        (json!({ "events": [] }), "/events", "at least one"),
-        (json!({ "events": ["job.completed", "job.exploded"] }), "/events/1", "not an event"),
-        (json!({ "events": [1] }), "/events/0", "string"),
-        (json!({ "metadata": [] }), "/metadata", "object"),
-        (json!({ "metadata": "x" }), "/metadata", "object"),
-        (json!({ "metadata": { "x": "x".repeat(4096) } }), "/metadata", "4 KiB"),
-        (json!({ "expiresIn": "31d" }), "/expiresIn", "30d"),
-        (json!({ "expiresIn": "0s" }), "/expiresIn", ""),
-        (json!({ "expiresIn": 60 }), "/expiresIn", "string"),
-        (json!({ "expiresIn": "soon" }), "/expiresIn", "duration"),
-        (json!({ "expectedAt": "tomorrow" }), "/expectedAt", "RFC 3339"),
-        (json!({ "pollInterval": "999ms" }), "/pollInterval", "1s"),
-        (json!({ "pollInterval": "25h" }), "/pollInterval", "24h"),
-        (json!({ "payload": "xml" }), "/payload", "not a payload"),
-        (json!({ "payload": {} }), "/payload", "string"),
-        (json!({ "email": "nobody" }), "/email", "not a mail address"),
-        (json!({ "email": ["@example.com"] }), "/email/0", "not a mail address"),
-        (json!({ "email": [] }), "/email", "empty"),
-        (json!({ "email": {} }), "/email", "string"),
-        (json!({ "slack": "" }), "/slack", "empty"),
-        (json!({ "slack": 1 }), "/slack", "string"),
-        (json!({ "notify": "https://a.example/" }), "/notify", "list"),
-        (json!({ "notify": [1] }), "/notify/0", "string or an object"),
-        (json!({ "notify": [{}] }), "/notify/0/url", "required"),
-        (json!({ "notify": [{ "url": 1 }] }), "/notify/0/url", "string"),
+        (json!({ "jobId": null }), "/jobId", "required", "required"),
+        (json!({ "jobId": "" }), "/jobId", "empty", "empty"),
+        (json!({ "jobId": 7 }), "/jobId", "invalid_type", "string"),
+        (json!({ "jobId": ["a"] }), "/jobId", "invalid_type", "string"),
+        (json!({ "jobId": "../../etc/passwd" }), "/jobId", "invalid_format", "[A-Za-z0-9_-]"),
+        (json!({ "jobId": "a/b" }), "/jobId", "invalid_format", ""),
+        (json!({ "jobId": "a%2fb" }), "/jobId", "invalid_format", ""),
+        (json!({ "jobId": "." }), "/jobId", "invalid_format", ""),
+        (json!({ "jobId": "job\n1" }), "/jobId", "invalid_format", ""),
+        (json!({ "jobId": "job\u{0}1" }), "/jobId", "invalid_format", ""),
+        (json!({ "jobId": "jöb" }), "/jobId", "invalid_format", ""),
+        (json!({ "jobId": long }), "/jobId", "invalid_format", ""),
+        (json!({ "callbackUrl": null }), "/callbackUrl", "required", "where to"),
+        (json!({ "callbackUrl": 1 }), "/callbackUrl", "invalid_type", "string"),
+        (json!({ "extra": 1 }), "/extra", "unknown_field", "no such field"),
+        (json!({ "JobID": "x" }), "/JobID", "unknown_field", "no such field"),
+        (json!({ "a/b~c": 1 }), "/a~1b~0c", "unknown_field", "no such field"),
+        (json!({ "provider": "nobody" }), "/provider", "unknown_provider", "use one of: muvi"),
+        (json!({ "provider": 1 }), "/provider", "invalid_type", "string"),
+        (json!({ "provider": "replicate" }), "/provider", "no_credential", "api_key"),
+        (json!({ "params": [] }), "/params", "invalid_type", "object"),
+        (json!({ "params": { "region": "eu" } }), "/params/region", "unknown_field", ""),
+        (json!({ "events": "job.completed" }), "/events", "invalid_type", "list"),
+        (json!({ "events": [] }), "/events", "empty", "at least one"),
+        (
+            json!({ "events": ["job.completed", "job.exploded"] }),
+            "/events/1",
+            "invalid_value",
+            "job.completed, job.failed",
+        ),
+        (json!({ "events": [1] }), "/events/0", "invalid_type", "string"),
+        (json!({ "metadata": [] }), "/metadata", "invalid_type", "object"),
+        (json!({ "metadata": "x" }), "/metadata", "invalid_type", "object"),
+        (json!({ "metadata": { "x": "x".repeat(4096) } }), "/metadata", "too_large", "4 KiB"),
+        (json!({ "expiresIn": "31d" }), "/expiresIn", "out_of_range", "30d"),
+        (json!({ "expiresIn": "0s" }), "/expiresIn", "invalid_format", ""),
+        (json!({ "expiresIn": 60 }), "/expiresIn", "invalid_type", "string"),
+        (json!({ "expiresIn": "soon" }), "/expiresIn", "invalid_format", "duration"),
+        (json!({ "expectedAt": "tomorrow" }), "/expectedAt", "invalid_format", "RFC 3339"),
+        (json!({ "pollInterval": "999ms" }), "/pollInterval", "out_of_range", "1s"),
+        (json!({ "pollInterval": "25h" }), "/pollInterval", "out_of_range", "24h"),
+        (json!({ "payload": "xml" }), "/payload", "invalid_value", "event, raw, cloudevents"),
+        (json!({ "payload": {} }), "/payload", "invalid_type", "string"),
+        (json!({ "email": "nobody" }), "/email", "invalid_address", "not a mail address"),
+        (json!({ "email": ["@example.com"] }), "/email/0", "invalid_address", "not a mail address"),
+        (json!({ "email": [] }), "/email", "empty", "empty"),
+        (json!({ "email": {} }), "/email", "invalid_type", "string"),
+        (json!({ "slack": "" }), "/slack", "invalid_address", "empty"),
+        (json!({ "slack": 1 }), "/slack", "invalid_type", "string"),
+        (json!({ "notify": "https://a.example/" }), "/notify", "invalid_type", "list"),
+        (json!({ "notify": [1] }), "/notify/0", "invalid_type", "string or an object"),
+        (json!({ "notify": [{}] }), "/notify/0/url", "required", "required"),
+        (json!({ "notify": [{ "url": 1 }] }), "/notify/0/url", "invalid_type", "string"),
         (
             json!({ "notify": [{ "type": "pigeon", "url": "https://a.example/" }] }),
             "/notify/0/type",
-            "not a channel",
+            "invalid_value",
+            "webhook, email, slack",
         ),
-        (json!({ "notify": [{ "url": "https://a.example/", "x": 1 }] }), "/notify/0/x", "no such field"),
+        (
+            json!({ "notify": [{ "url": "https://a.example/", "x": 1 }] }),
+            "/notify/0/x",
+            "unknown_field",
+            "no such field",
+        ),
         (
             json!({ "notify": [{ "url": "https://a.example/", "secret": "s3cret" }] }),
             "/notify/0/secret",
+            "invalid_secret",
             "whsec_",
         ),
         (
             json!({ "notify": [{ "url": "https://a.example/", "secret": "whsec_AAAA" }] }),
             "/notify/0/secret",
+            "invalid_secret",
             "24 to 64",
         ),
         (
             json!({ "notify": [{ "url": "https://a.example/", "headers": [] }] }),
             "/notify/0/headers",
+            "invalid_type",
             "object",
         ),
         (
             json!({ "notify": [{ "url": "https://a.example/", "headers": { "Host": "x" } }] }),
             "/notify/0/headers/Host",
+            "invalid_header",
             "not yours",
         ),
         (
             json!({ "notify": [{ "url": "https://a.example/", "headers": { "webhook-id": "x" } }] }),
             "/notify/0/headers/webhook-id",
+            "invalid_header",
             "not yours",
         ),
         (
             json!({ "notify": [{ "url": "https://a.example/", "headers": { "a": "x\r\ny: z" } }] }),
             "/notify/0/headers/a",
+            "invalid_header",
             "control",
         ),
         (
             json!({ "notify": [{ "url": "https://a.example/", "headers": { "a b": "x" } }] }),
             "/notify/0/headers/a b",
+            "invalid_header",
             "name of a header",
         ),
         (
             json!({ "notify": [{ "url": "https://app.example.com/hook", "headers": { "a": "b" } }] }),
             "/notify/0/url",
+            "duplicate",
             "twice",
         ),
-        (json!({ "notify": ["mailto:nobody"] }), "/notify/0", "not a mail address"),
+        (json!({ "notify": ["mailto:nobody"] }), "/notify/0", "invalid_address", "not a mail address"),
     ];
-    for (fields, pointer, says) in table {
+    for (fields, pointer, code, says) in table {
         let mut body = with(&fields);
         if let Some(object) = body.as_object_mut() {
             object.retain(|_, value| !value.is_null());
@@ -135,8 +167,8 @@ async fn every_field_that_is_wrong_is_named_with_the_reason() {
         assert_eq!(answer.status, 422, "{body}: {}", answer.text());
         let found = errors(&answer.json());
         assert_eq!(found.len(), 1, "{body}: {found:?}");
-        assert_eq!(found[0].0, pointer, "{body}: {found:?}");
-        assert!(found[0].1.contains(says), "{body}: {found:?}");
+        assert_eq!((&*found[0].pointer, &*found[0].code), (pointer, code), "{body}: {found:?}");
+        assert!(found[0].detail.contains(says), "{body}: {found:?}");
         assert!(!answer.text().contains("s3cret"), "{}", answer.text());
     }
     t.finish().await;
@@ -148,7 +180,7 @@ async fn all_mistakes_are_told_at_once() {
     let body = json!({ "jobId": "", "callbackUrl": "ftp://x", "events": ["no"], "expiresIn": "1y", "extra": 1,
                        "metadata": 1, "notify": [{ "url": "https://10.0.0.1/" }, { "secret": "x" }] });
     let problem = t.post("/v1/watches", &body).await.expect(422);
-    let mut pointers: Vec<String> = errors(&problem).into_iter().map(|(pointer, _)| pointer).collect();
+    let mut pointers: Vec<String> = errors(&problem).into_iter().map(|error| error.pointer).collect();
     pointers.sort();
     let expected = [
         "/callbackUrl",
@@ -162,7 +194,9 @@ async fn all_mistakes_are_told_at_once() {
         "/notify/1/url",
     ];
     assert_eq!(pointers, expected);
-    assert_eq!(problem["title"], "Unprocessable Entity");
+    assert_eq!(problem["title"], "Invalid request");
+    assert_eq!(problem["code"], "invalid_request");
+    assert_eq!(problem["type"], "urn:ringback:problem:invalid_request");
     t.finish().await;
 }
 
@@ -233,7 +267,9 @@ async fn an_address_that_callbacks_may_not_reach_is_refused_in_any_spelling() {
             assert_eq!(answer.status, 422, "{url}: {}", answer.text());
             let found = errors(&answer.json());
             assert_eq!(found.len(), 1, "{url}: {found:?}");
-            assert!(found[0].0.to_lowercase().ends_with("url") && !found[0].1.is_empty(), "{url}: {found:?}");
+            let FieldError { pointer, code, detail } = &found[0];
+            assert!(pointer.to_lowercase().ends_with("url") && !detail.is_empty(), "{url}: {found:?}");
+            assert!(matches!(&**code, "invalid_address" | "forbidden_address"), "{url}: {found:?}");
         }
     }
     let rebound =
@@ -252,7 +288,7 @@ async fn a_watch_has_at_most_twenty_destinations() {
     t.provider.completed("job_1");
     let urls = |n: usize| -> Vec<String> { (0..n).map(|n| t.receiver.url(&format!("/{n}"))).collect() };
     let problem = t.post("/v1/watches", &json!({ "jobId": "job_1", "notify": urls(21) })).await.expect(422);
-    assert_eq!(errors(&problem)[0].0, "/notify");
+    assert_eq!((&*errors(&problem)[0].pointer, &*errors(&problem)[0].code), ("/notify", "too_many"));
     // One that is written twice is one.
     let notify = [urls(20), urls(20), urls(3)].concat();
     t.post("/v1/watches", &json!({ "jobId": "job_1", "notify": notify })).await.expect(201);
@@ -273,29 +309,31 @@ async fn what_is_not_json_is_told_from_what_is_wrong_inside_it() {
         "[".repeat(90_000),
         "]".repeat(90_000)
     );
-    let table: [(&[u8], u16, &str); 16] = [
-        (b"", 400, "not JSON"),
-        (b"   ", 400, "not JSON"),
-        (b"{", 400, "not JSON"),
-        (b"{\"jobId\": \"job_1\",}", 400, "not JSON"),
-        (b"{} {}", 400, "not JSON"),
-        (b"jobId=job_1", 400, "not JSON"),
-        (b"{\"jobId\": NaN}", 400, "not JSON"),
-        (b"\xff\xfe{\x00}\x00", 400, "not UTF-8"),
-        (b"{\"jobId\": \"\xc3\x28\"}", 400, "not UTF-8"),
-        (b"\xef\xbb\xbf{}", 400, "not JSON"),
-        (b"[]", 422, "object"),
-        (b"null", 422, ""),
-        (b"\"job_1\"", 422, "object"),
-        (bomb.as_bytes(), 422, "object"),
-        (deep.as_bytes(), 422, "/metadata: is nested deeper"),
-        (large.as_bytes(), 413, "256 KiB"),
+    let table: [(&[u8], u16, &str, &str); 16] = [
+        (b"", 400, "malformed_body", "not JSON"),
+        (b"   ", 400, "malformed_body", "not JSON"),
+        (b"{", 400, "malformed_body", "not JSON"),
+        (b"{\"jobId\": \"job_1\",}", 400, "malformed_body", "not JSON"),
+        (b"{} {}", 400, "malformed_body", "not JSON"),
+        (b"jobId=job_1", 400, "malformed_body", "not JSON"),
+        (b"{\"jobId\": NaN}", 400, "malformed_body", "not JSON"),
+        (b"\xff\xfe{\x00}\x00", 400, "malformed_body", "not UTF-8"),
+        (b"{\"jobId\": \"\xc3\x28\"}", 400, "malformed_body", "not UTF-8"),
+        (b"\xef\xbb\xbf{}", 400, "malformed_body", "not JSON"),
+        (b"[]", 422, "invalid_request", "object"),
+        (b"null", 422, "invalid_request", ""),
+        (b"\"job_1\"", 422, "invalid_request", "object"),
+        (bomb.as_bytes(), 422, "invalid_request", "object"),
+        (deep.as_bytes(), 422, "invalid_request", "/metadata: is nested deeper"),
+        (large.as_bytes(), 413, "too_large", "256 KiB"),
     ];
-    for (body, status, says) in table {
+    for (body, status, code, says) in table {
         let answer = t.send("POST", "/v1/watches", &[AUTH, JSON], body).await;
         let start = String::from_utf8_lossy(&body[..body.len().min(40)]).into_owned();
         assert_eq!(answer.status, status, "{start}: {}", answer.text());
-        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        let problem = answer.json();
+        assert_eq!(problem["code"], code, "{start}");
+        let detail = problem["detail"].as_str().unwrap().to_owned();
         assert!(detail.contains(says), "{start}: {detail}");
     }
     t.finish().await;
@@ -306,7 +344,8 @@ async fn a_field_that_is_given_twice_is_refused_and_not_chosen_from() {
     let t = Harness::start().await;
     let body = br#"{"jobId":"job_1","jobId":"job_2","notify":[]}"#;
     let problem = t.send("POST", "/v1/watches", &[AUTH, JSON], body).await.expect(422);
-    assert_eq!(errors(&problem), [("/jobId".to_owned(), "is given twice".to_owned())]);
+    let expected = json!([{ "pointer": "/jobId", "code": "duplicate", "detail": "is given twice" }]);
+    assert_eq!(problem["errors"], expected);
     t.finish().await;
 }
 
@@ -323,6 +362,7 @@ async fn a_body_that_is_not_plain_json_by_its_headers_is_415() {
     ] {
         let answer = t.send("POST", "/v1/watches", &headers, body).await;
         assert_eq!(answer.status, 415, "{headers:?}: {}", answer.text());
+        assert_eq!(answer.json()["code"], "unsupported_media_type");
     }
     t.provider.completed("job_1");
     let charset = ("content-type", "Application/JSON; charset=utf-8");

@@ -56,8 +56,8 @@ async fn each_item_of_a_batch_is_answered_in_its_place_and_what_is_right_is_regi
         shown["job"]["nextPollAt"] = Value::Null;
         shown
     });
-    insta::assert_snapshot!(items[1].to_string(), @r#"{"problem":{"detail":"3 fields are wrong","errors":[{"detail":"it does not match the pattern [A-Za-z0-9_-]{1,128}","pointer":"/jobId"},{"detail":"there is no such field","pointer":"/evnts"},{"detail":"must not lead to 169.254.169.254 (an address that is link-local)","pointer":"/callbackUrl"}],"status":422,"title":"Unprocessable Entity","type":"about:blank"},"status":422}"#);
-    insta::assert_snapshot!(items[3].to_string(), @r#"{"problem":{"detail":"the whole must be an object","errors":[{"detail":"must be an object","pointer":""}],"status":422,"title":"Unprocessable Entity","type":"about:blank"},"status":422}"#);
+    insta::assert_snapshot!(items[1].to_string(), @r#"{"problem":{"code":"invalid_request","detail":"3 fields are invalid","errors":[{"code":"invalid_format","detail":"it does not match the pattern [A-Za-z0-9_-]{1,128}","pointer":"/jobId"},{"code":"unknown_field","detail":"there is no such field; did you mean `events`?","pointer":"/evnts"},{"code":"forbidden_address","detail":"must not lead to 169.254.169.254 (an address that is link-local); the operator can permit it in the [egress] settings","pointer":"/callbackUrl"}],"status":422,"title":"Invalid request","type":"urn:ringback:problem:invalid_request"},"status":422}"#);
+    insta::assert_snapshot!(items[3].to_string(), @r#"{"problem":{"code":"invalid_request","detail":"the body must be an object","errors":[{"code":"invalid_type","detail":"must be an object","pointer":""}],"status":422,"title":"Invalid request","type":"urn:ringback:problem:invalid_request"},"status":422}"#);
     t.pass(seconds(10)).await;
     let told: HashSet<String> =
         t.receiver.take(2).await.iter().map(|hit| format!("{} {}", hit.event(), hit.watch())).collect();
@@ -143,7 +143,7 @@ async fn an_item_that_is_too_large_or_a_bomb_is_refused_in_its_place_and_harms_n
         (422, "/metadata: is nested deeper than 32 levels"),
         (413, "the item is larger than 256 KiB"),
         (422, "more than 256 fields"),
-        (422, "100001 fields are wrong; these are the first 256"),
+        (422, "100001 fields are invalid; errors lists the first 256"),
         (422, "must be an object"),
         (201, ""),
     ]) {

@@ -259,10 +259,14 @@ async fn what_is_wrong_with_a_slack_address_is_told_at_its_place() {
     assert_eq!(
         told,
         [
-            ("/notify/0/slack", "must not lead to 169.254.169.254 (an address that is link-local)"),
+            (
+                "/notify/0/slack",
+                "must not lead to 169.254.169.254 (an address that is link-local); the operator can permit it in \
+                 the [egress] settings"
+            ),
             ("/notify/1/url", "is required"),
             ("/notify/2/url", trigger),
-            ("/notify/3/channel", "is one too many of url, channel, slack"),
+            ("/notify/3/channel", "cannot be used with url; give one of url, channel, slack"),
             ("/notify/4/channel", "must be a string"),
             ("/notify/5", trigger),
             ("/notify/6/headers", "there is no such field"),
@@ -275,7 +279,7 @@ async fn what_is_wrong_with_a_slack_address_is_told_at_its_place() {
     let problem = t.post("/v1/watches", &json!({ "jobId": "job_1", "slack": "#ops" })).await.expect(422);
     assert_eq!(
         problem["errors"][0],
-        json!({ "pointer": "/slack",
+        json!({ "pointer": "/slack", "code": "channel_not_configured",
                 "detail": "channels cannot be posted to from here: [slack] bot_token is not configured" })
     );
     t.finish().await;

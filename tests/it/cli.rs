@@ -608,12 +608,12 @@ async fn an_error_is_a_sentence_on_stderr_that_says_what_to_do() {
     1: http://127.0.0.1:1 does not answer (connect: connection refused): is the server running, and is RINGBACK_URL its address?
     1: the server asks for a key: set RINGBACK_API_KEY
     1: the server does not know this key: set RINGBACK_API_KEY to one of its own
-    1: there is nothing here by this name (/v1/watches/watch_unknown): is the id whole, and of the app that the key is for?
+    1: no such path, or no such object that this key can see (/v1/watches/watch_unknown): is the id whole, and of the app that the key is for?
     1: ?destinationId: is not a destination's id
-    1: 3 fields are wrong
+    1: 3 fields are invalid
       /jobId: it does not match the pattern [A-Za-z0-9_-]{1,128}
-      /events/0: `job.done` is not an event
-      /callbackUrl: must not lead to 10.0.0.1 (an address that is private)
+      /events/0: `job.done` is not allowed here; use one of: job.completed, job.failed, job.cancelled, job.not_found, watch.expired, job.processing, job.progress, job.*, watch.*
+      /callbackUrl: must not lead to 10.0.0.1 (an address that is private); the operator can permit it in the [egress] settings
     2: --metadata: this is not JSON: EOF while parsing an object at line 1 column 1
     1: RINGBACK_URL: this URL cannot be used: it must begin with http:// or https://
     1: RINGBACK_API_KEY: a key has 16 to 256 characters, and this one has 5

@@ -380,7 +380,7 @@ async fn who_may_be_mailed_is_the_operators_word() {
     };
     // By default the sender's own domain, unless everybody can have a box there.
     assert_eq!(refused(&[], "r@corp.example", "me@corp.example").await, None);
-    let wrong = json!({ "pointer": "/email",
+    let wrong = json!({ "pointer": "/email", "code": "not_allowed_recipient",
         "detail": "may not be mailed from here: add it, or *@other.example, to [smtp] allow" });
     assert_eq!(refused(&[], "r@corp.example", "me@other.example").await, Some(wrong));
     assert!(refused(&[], "r@gmail.com", "me@gmail.com").await.is_some());
@@ -425,7 +425,7 @@ async fn what_is_wrong_with_a_mail_address_is_told_at_its_place() {
             ("/notify/1", "is not a mail address"),
             ("/notify/3/email", "is required"),
             ("/notify/4/email", "must be a string"),
-            ("/notify/5/to", "is one too many of email, address, to"),
+            ("/notify/5/to", "cannot be used with address; give one of email, address, to"),
             ("/notify/6/address", "is not a mail address"),
             ("/notify/6/url", "there is no such field"),
         ]

@@ -204,15 +204,18 @@ fn what_is_read_of_a_body_is_what_is_documented_of_it() {
         properties.keys().cloned().collect()
     };
     let fields = |file: &str| {
-        found(r#"fields\s*\.(?:take|given|text|parsed|duration|time|list)\(\s*"(\w+)""#, &read(file))
+        found(
+            r#"fields\s*\.(?:take|take_nullable|text|required_text|word|parsed|duration|time|list)\(\s*"(\w+)""#,
+            &read(file),
+        )
     };
     let registration: BTreeSet<String> =
         schema("Registration").union(&schema("TargetObject")).cloned().collect();
-    let register = read("src/api/register.rs");
-    let others = found(r"=> \(&\[([^\]]+)\], \w+\)", &register);
+    let others = found(r"=> \(&\[([^\]]+)\], \w+\)", &read("src/api/destination_request.rs"));
     let others =
         others.iter().flat_map(|names| names.split(", ")).map(|name| name.trim_matches('"').to_owned());
-    let all: BTreeSet<String> = fields("src/api/register.rs").into_iter().chain(others).collect();
+    let destinations = fields("src/api/destination_request.rs").into_iter().chain(others);
+    let all: BTreeSet<String> = fields("src/api/register.rs").into_iter().chain(destinations).collect();
     assert_eq!(all, registration);
     assert_eq!(fields("src/api/batch.rs"), schema("Batch"));
     assert_eq!(fields("src/api/amend.rs"), schema("Amendment"));
@@ -225,7 +228,7 @@ fn what_is_read_of_a_body_is_what_is_documented_of_it() {
 #[test]
 fn what_is_read_of_a_query_is_what_is_documented_of_it() {
     let sources = sources();
-    let mut read = found(r#"query\s*\.(?:read|text|time)\(\s*"(\w+)""#, &sources);
+    let mut read = found(r#"query\s*\.(?:read|word|parsed|text|time)\(\s*"(\w+)""#, &sources);
     read.insert("limit".to_owned());
     let mut documented = BTreeSet::new();
     for (_, _, operation) in operations() {

@@ -118,7 +118,7 @@ impl Problem {
             (listed, count) if listed.len() < count => {
                 format!("{count} fields are invalid; errors lists the first {}", listed.len())
             }
-            (_, count) => format!("{count} fields are invalid; errors lists them"),
+            (_, count) => format!("{count} fields are invalid"),
         };
         Self { errors: errors.listed, ..Self::new(ProblemCode::InvalidRequest, detail) }
     }

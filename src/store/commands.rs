@@ -1,11 +1,15 @@
 //! The command set: everything that can be written.
 //!
 //! [`commands!`] declares each command once, as `kind method: Request => Answer, function;`. It generates
-//! the enum, the dispatch to the functions, and the methods of [`Store`].
+//! the enum, the dispatch to the functions, and the methods of [`Store`]. The order of the declarations is
+//! the order in which the kinds of a batch are applied.
 //!
-//! - The order of the declarations is the order in which the kinds of a batch are applied.
-//! - A `write` command may change rows; a `read` command runs on the writer because it must not see an older
-//!   snapshot than the last commit.
+//! - `write`: the command may change rows. `function` takes all requests of a batch and returns their answers.
+//! - `read`: the command changes nothing, and runs on the writer because it must not see an older snapshot
+//!   than the last commit.
+//! - `idempotent`: a write whose request may carry an idempotency key. `=> T | R` declares its result and its
+//!   refusal. `function` returns a `Result<T, R>` for each request, and knows nothing of the key:
+//!   `idempotency::apply` replays the stored response or stores a new one.
 
 use std::ops::Deref;
 
@@ -72,16 +76,60 @@ impl Store {
     }
 }
 
+/// The request of a command as the queue carries it.
+macro_rules! request {
+    (idempotent $ask:ty, $answer:ty $(, $refusal:ty)?) => { Idempotent<$ask, $answer> };
+    ($kind:ident $ask:ty, $answer:ty) => { $ask };
+}
+
+/// The answer of a command as the queue carries it.
+macro_rules! answer {
+    (idempotent $answer:ty $(, $refusal:ty)?) => { Replayable<$answer $(, $refusal)?> };
+    ($kind:ident $answer:ty) => { $answer };
+}
+
+macro_rules! apply {
+    (idempotent $apply:path, $batch:expr, $asks:expr) => {
+        idempotency::apply($batch, $asks, $apply)?
+    };
+    ($kind:ident $apply:path, $batch:expr, $asks:expr) => {
+        $apply($batch, $asks)?
+    };
+}
+
+macro_rules! only_reads {
+    (read) => {
+        true
+    };
+    ($kind:ident) => {
+        false
+    };
+}
+
 macro_rules! commands {
-    ($($(#[$doc:meta])* $kind:ident $method:ident: $ask:ident => $answer:ty, $apply:path;)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $kind:ident $method:ident: $ask:ident => $answer:ty $(| $refusal:ty)?, $apply:path;
+    )*) => {
         /// A command, boxed because the queue moves it several times.
         #[derive(Debug)]
-        pub(super) enum Command { $($ask(Box<Item<$ask, $answer>>),)* }
+        pub(super) enum Command {
+            $($ask(Box<Item<
+                request!($kind $ask, $answer $(, $refusal)?),
+                answer!($kind $answer $(, $refusal)?),
+            >>),)*
+        }
 
         impl Store {
-            $($(#[$doc])* pub async fn $method(&self, ask: $ask) -> Result<$answer> {
-                self.queue.ask(Command::$ask, ask).await
-            })*
+            $(
+                $(#[$doc])*
+                pub async fn $method(
+                    &self,
+                    ask: impl Into<request!($kind $ask, $answer $(, $refusal)?)>,
+                ) -> Result<answer!($kind $answer $(, $refusal)?)> {
+                    self.queue.ask(Command::$ask, ask.into()).await
+                }
+            )*
         }
 
         impl CommandSet for Command {
@@ -91,13 +139,13 @@ macro_rules! commands {
 
             fn apply(batch: &mut Batch<'_>, commands: &mut [Self]) -> Result<()> {
                 $({
-                    let mut items: Vec<&mut Item<$ask, $answer>> = commands
+                    let mut items: Vec<_> = commands
                         .iter_mut()
                         .filter_map(|command| match command { Self::$ask(item) => Some(&mut **item), _ => None })
                         .collect();
                     if !items.is_empty() {
-                        let asks: Vec<&$ask> = items.iter().map(|item| &item.ask).collect();
-                        let answers: Vec<$answer> = $apply(batch, &asks)?;
+                        let asks: Vec<_> = items.iter().map(|item| &item.ask).collect();
+                        let answers = apply!($kind $apply, batch, &asks);
                         deliveries::send_out(batch)?;
                         for (item, answer) in items.iter_mut().zip(answers) {
                             item.answer = Some(answer);
@@ -111,15 +159,6 @@ macro_rules! commands {
                 match self { $(Self::$ask(item) => item.settle(failure),)* }
             }
         }
-    };
-}
-
-macro_rules! only_reads {
-    (read) => {
-        true
-    };
-    (write) => {
-        false
     };
 }
 

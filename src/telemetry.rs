@@ -1,4 +1,4 @@
-//! Logs, metrics and traces of this process.
+//! Logs, metrics and traces.
 
 pub mod logs;
 pub mod metrics;

@@ -1,14 +1,11 @@
-//! Telling what happens: one subscriber, on stderr, so that stdout stays what a command answers.
+//! Logs: one subscriber that writes to stderr, so that stdout stays free for the output of commands.
 //!
-//! **A line is an event.** What others have given (a provider's error, a job's id) stands in lines, and
-//! must not be able to make one. JSON escapes by itself; of a line of text every control character
-//! but its end is written as an escape, whichever way it came in ([`Lines`]).
-//!
-//! **What is said is ours.** A level alone is for our own lines; the libraries say warnings and errors.
-//! What they would say beyond that is for whoever debugs them, and names them in the filter: they know
-//! nothing of what is secret here.
-//!
-//! The names of the fields are a contract: docs/OPERATIONS.md lists them, and a test compares.
+//! - **A line is one event.** Lines contain text from outside (a provider's error, a job's id), which must
+//!   not be able to start another line. JSON escapes by itself. In text lines, every control character except
+//!   the final line break is written as an escape ([`EscapingWriter`]).
+//! - **A level alone applies to Ringback's own lines.** Libraries log warnings and errors only. Their other
+//!   lines are for debugging and must be named in the filter, because libraries do not know what is secret.
+//! - **Field names are a contract.** docs/OPERATIONS.md lists them, and a test compares the list.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -18,27 +15,29 @@ use tracing_subscriber::fmt::Subscriber;
 
 use crate::config::LogFormat;
 
-/// Starts logging. `log` is a filter that the configuration has already checked.
+/// Starts logging. `log` is a filter that the configuration has checked.
 pub fn init(log: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = filter(log);
     let filter =
         EnvFilter::builder().parse(&filter).with_context(|| format!("`{filter}` is not a log filter"))?;
     let builder = Subscriber::builder()
         .with_env_filter(filter)
-        // A line that cannot be written (whoever read stderr has gone, the disk is full) is lost. NotifyProgress
-        // to complain of that, the library would do so on stderr, and panic in whoever logged.
+        // A line that cannot be written (a closed pipe, a full disk) is lost. The library would report that on
+        // stderr as well, and so panic in the code that logs.
         .log_internal_errors(false);
-    // Colours only for eyes. On a terminal, NO_COLOR is heeded by the library.
+    // Colours on a terminal only; the library respects NO_COLOR.
     let colours = io::stderr().is_terminal();
     let started = match format {
         LogFormat::Json => builder.with_writer(io::stderr).json().flatten_event(true).try_init(),
-        LogFormat::Text if colours => builder.with_writer(|| Lines(io::stderr(), true)).try_init(),
-        LogFormat::Text => builder.with_ansi(false).with_writer(|| Lines(io::stderr(), false)).try_init(),
+        LogFormat::Text => builder
+            .with_ansi(colours)
+            .with_writer(move || EscapingWriter { writer: io::stderr(), colours })
+            .try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("logging was already started: {error}"))
 }
 
-/// A level alone is meant for our own lines.
+/// Returns the filter; a level alone is applied to our own lines.
 fn filter(log: &str) -> String {
     match log.trim().to_ascii_lowercase().as_str() {
         level @ ("info" | "debug" | "trace") => format!("warn,ringback={level}"),
@@ -46,31 +45,35 @@ fn filter(log: &str) -> String {
     }
 }
 
-/// Writes lines: the library hands over one at a time. With colours, the escape sequences are the
-/// library's own, which it takes out of everything that it is given.
-struct Lines<W>(W, bool);
+/// Escapes control characters in a line; the library writes one line at a time. With colours, escape sequences
+/// are kept: they are the library's own, which removes them from the texts that it formats.
+struct EscapingWriter<W> {
+    writer: W,
+    colours: bool,
+}
 
-impl<W: Write> Write for Lines<W> {
+impl<W: Write> Write for EscapingWriter<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let inside = line.strip_suffix(b"\n").unwrap_or(line);
         let text = String::from_utf8_lossy(inside);
-        let bad =
-            |c: char| (c.is_control() && !(self.1 && c == '\u{1b}')) || matches!(c, '\u{2028}' | '\u{2029}');
+        let bad = |c: char| {
+            (c.is_control() && !(self.colours && c == '\u{1b}')) || matches!(c, '\u{2028}' | '\u{2029}')
+        };
         if text.contains(bad) {
             let mut clean = String::with_capacity(text.len() + 16);
             for c in text.chars() {
                 if bad(c) { clean.extend(c.escape_default()) } else { clean.push(c) }
             }
             clean.push('\n');
-            self.0.write_all(clean.as_bytes())?;
+            self.writer.write_all(clean.as_bytes())?;
         } else {
-            self.0.write_all(line)?;
+            self.writer.write_all(line)?;
         }
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.writer.flush()
     }
 }
 
@@ -79,24 +82,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_stands_in_a_line_makes_another() {
+    fn text_in_a_line_cannot_start_another_line() {
         for (given, written) in [
-            ("INFO looked job=a\n", "INFO looked job=a\n"),
-            ("INFO looked job=a\nERROR forged\n", "INFO looked job=a\\nERROR forged\n"),
+            ("INFO polled job=a\n", "INFO polled job=a\n"),
+            ("INFO polled job=a\nERROR forged\n", "INFO polled job=a\\nERROR forged\n"),
             ("a\r\x1b[2Kb\u{85}c\u{2028}d\te\0\n", "a\\r\\u{1b}[2Kb\\u{85}c\\u{2028}d\\te\\u{0}\n"),
             ("umlaut ä\n", "umlaut ä\n"),
         ] {
-            let mut lines = Lines(Vec::new(), false);
+            let mut lines = EscapingWriter { writer: Vec::new(), colours: false };
             lines.write_all(given.as_bytes()).expect("memory");
-            assert_eq!(String::from_utf8_lossy(&lines.0), written);
+            assert_eq!(String::from_utf8_lossy(&lines.writer), written);
         }
-        let mut colours = Lines(Vec::new(), true);
-        colours.write_all(b"\x1b[32mINFO\x1b[0m a\nb\n").expect("memory");
-        assert_eq!(colours.0, b"\x1b[32mINFO\x1b[0m a\\nb\n");
+        let mut coloured = EscapingWriter { writer: Vec::new(), colours: true };
+        coloured.write_all(b"\x1b[32mINFO\x1b[0m a\nb\n").expect("memory");
+        assert_eq!(coloured.writer, b"\x1b[32mINFO\x1b[0m a\\nb\n");
     }
 
     #[test]
-    fn a_level_alone_is_for_our_own_lines() {
+    fn a_level_alone_applies_to_our_own_lines() {
         assert_eq!(filter("info"), "warn,ringback=info");
         assert_eq!(filter("TRACE"), "warn,ringback=trace");
         assert_eq!(filter("error"), "error");

@@ -1,41 +1,57 @@
 //! Traces: what happens to a watch, as spans for an OpenTelemetry collector.
 //!
-//! **One trace for each watch**, from its registration through the looks to the last attempt at its
-//! delivery, which may be days and several processes apart. So nothing of a trace is kept anywhere:
-//! where its spans hang is *derived*, from the `traceparent` that the client gave, or else from the
-//! watch's id, and comes out the same in every process ([`Context::of`]). A span made after a restart
-//! joins the same trace, under the same registration.
+//! **One trace per watch**, from its registration through the polls to the last attempt of its deliveries.
+//! That can be days and several processes. No state of a trace is stored: the ids are *derived* from the
+//! `traceparent` of the client or, without one, from the id of the watch. They are the same in every process
+//! ([`Context::of`]), so a span made after a restart joins the same trace below the same registration.
 //!
 //! ```text
-//! the client's span, if it gave one
+//! the client's span, if the client sent one
 //! └─ register                     the registration
-//!    ├─ poll                     each look at the job, where this watch was the first to wait for it
-//!    │  └─ end                   the look that ended the job: until that was on disk
+//!    ├─ poll                     each poll of the job, if this watch was the first to wait for the job
+//!    │  └─ end                   the poll that found the job ended: until its result was committed
 //!    ├─ deliver                  each attempt, to each destination
 //!    └─ deliver
 //! ```
 //!
-//! Watches of one job share its looks, and those are in the trace of the first of them; the others'
-//! traces have the registration and the attempts. A client whose `traceparent` says that it does not
-//! record gets no spans.
+//! The watches of a job share its polls. The polls are in the trace of the first watch; the traces of the
+//! others have the registration and the attempts. If the `traceparent` of a client says that the client does
+//! not record, no spans are made.
 //!
-//! **Why the messages and no SDK.** The SDK's spans begin and end in one process, with ids that are
-//! drawn and by a clock of its own; ours are known only when they are over, with derived ids, by the
-//! [`Clock`]. What would be left of it is the exporter, which brings an HTTP client of another version
-//! and a thread. So the protobuf messages of OTLP are filled in here and sent through [`Egress`],
-//! like everything that goes out.
+//! **Recording never waits for the collector.** A span is put into a bounded queue; if the queue is full, the
+//! span is dropped and counted. Without a collector no span is made: [`Tracer::record`] does not call its
+//! closure. No span holds a URL, a header or a body.
 //!
-//! **Nobody waits for the collector.** A span is put into a queue, or dropped and counted where that
-//! is full. Without a collector none is made: [`Tracer::record`] takes a closure and does not call it.
-//! No span holds a URL, a header or a body.
+//! # Which parts of OpenTelemetry are used
+//!
+//! The data model of `opentelemetry_sdk` (`SpanData`, `Resource`) and its translation to OTLP messages in
+//! `opentelemetry-proto`. Everything goes out through [`Egress`], with the operator's proxy and address policy.
+//! Three parts of version 0.33.1 are not used:
+//!
+//! - **Tracer and `SpanBuilder`.** A `SpanBuilder` has no fields for ids (`opentelemetry`,
+//!   `src/trace/tracer.rs`). Ids come from the `IdGenerator`, whose methods have no parameters, so an id
+//!   cannot be derived from what the span is about.
+//! - **`BatchSpanProcessor`.** It runs on a thread of its own by `std::time::Instant`, not by our [`Clock`],
+//!   and calls the exporter without a Tokio reactor, which an asynchronous HTTP client needs
+//!   (opentelemetry-rust issue 3125). The variant for Tokio is behind an `experimental_` feature. The number of
+//!   dropped spans is in a log line at shutdown, or behind `experimental_metrics_bound_instruments`.
+//! - **`opentelemetry-otlp`.** `export` returns a text instead of the status and `Retry-After`, and only logs a
+//!   partial success (issue 865), so exported and rejected spans cannot be counted. A batch is lost after four
+//!   attempts or ten seconds, where ours is kept until the collector is back. The builder adds
+//!   `OTEL_EXPORTER_OTLP_HEADERS` from the environment of the process to the headers of our configuration.
 
 mod export;
 
 pub use export::{Collector, Exporter};
+pub use opentelemetry::trace::SpanKind;
 
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use opentelemetry::trace::{SpanContext, SpanId, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry::{InstrumentationScope, KeyValue, Value};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
@@ -45,24 +61,21 @@ use crate::telemetry::metrics::{Metrics, SpanOutcome};
 #[cfg(doc)]
 use crate::{clock::Clock, egress::Egress};
 
-/// How many spans may wait: what comes on top while a collector is away is dropped.
+/// Maximum number of spans that wait for the collector; later ones are dropped.
 const QUEUE: usize = 8_192;
 
-/// Names a span.
-pub type SpanId = [u8; 8];
-
-/// Where the spans of a watch hang.
+/// Position of a watch's spans in its trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context {
-    trace: [u8; 16],
-    /// The client's span, above the registration.
-    above: Option<SpanId>,
-    /// The registration's span.
+    trace: TraceId,
+    /// The client's span, the parent of the registration; invalid if the client sent none.
+    parent: SpanId,
+    /// The span of the registration.
     root: SpanId,
 }
 
 impl Context {
-    /// The same in every process; `None` where the client does not record its own trace.
+    /// Derives the ids, the same in every process. Returns `None` if the client does not record its trace.
     pub fn of(watch: WatchId, traceparent: Option<&str>) -> Option<Self> {
         let mut hash = Sha256::new();
         hash.update(b"ringback.trace");
@@ -72,183 +85,177 @@ impl Context {
         let mut root = [0; 8];
         trace.copy_from_slice(&digest[..16]);
         root.copy_from_slice(&digest[16..24]);
-        match traceparent.and_then(read) {
-            None => Some(Self { trace, above: None, root }),
-            Some((trace, above, true)) => Some(Self { trace, above: Some(above), root }),
-            Some((_, _, false)) => None,
+        let root = SpanId::from_bytes(root);
+        match traceparent.and_then(parse_traceparent) {
+            None => Some(Self { trace: TraceId::from_bytes(trace), parent: SpanId::INVALID, root }),
+            Some((trace, parent, flags)) if flags.is_sampled() => Some(Self { trace, parent, root }),
+            Some(_) => None,
         }
     }
 
-    /// The trace, as others write it: for the log.
+    /// Returns the id of the trace in hexadecimal digits, for the log.
     pub fn trace_id(&self) -> String {
-        format!("{:032x}", u128::from_be_bytes(self.trace))
+        self.trace.to_string()
     }
 
-    /// The registration's own span.
+    /// Returns the span of the registration.
     pub fn registration(self, name: &'static str, at: Timestamp, took: Duration) -> Span {
-        Span { id: self.root, parent: self.above, ..self.span(name, SpanKind::Server, at, took) }
+        let mut span = self.span(name, SpanKind::Server, at, took).below(self.parent);
+        span.set_id(self.root);
+        span
     }
 
-    /// A span below the registration.
+    /// Returns a span below the registration.
     pub fn span(self, name: &'static str, kind: SpanKind, at: Timestamp, took: Duration) -> Span {
-        let (trace, parent) = (self.trace, Some(self.root));
-        Span { trace, parent, name, kind, at, took, id: [0; 8], attributes: Vec::new(), error: None }
+        let start_time = SystemTime::UNIX_EPOCH + Duration::from_millis(at.millis().try_into().unwrap_or(0));
+        let scope = InstrumentationScope::builder("ringback").with_version(env!("CARGO_PKG_VERSION"));
+        let mut span = Span(SpanData {
+            span_context: SpanContext::NONE,
+            parent_span_id: self.root,
+            parent_span_is_remote: false,
+            span_kind: kind,
+            name: Cow::Borrowed(name),
+            start_time,
+            end_time: start_time + took,
+            attributes: Vec::new(),
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: SpanLinks::default(),
+            status: Status::Unset,
+            instrumentation_scope: scope.build(),
+        });
+        span.set_context(self.trace, SpanId::INVALID);
+        span
     }
 }
 
-/// What the W3C's header says: the trace, the span, and whether it is recorded. It was checked when it
-/// arrived.
-fn read(traceparent: &str) -> Option<([u8; 16], SpanId, bool)> {
+/// Parses a `traceparent` header of the W3C, whose syntax was checked at the registration.
+fn parse_traceparent(traceparent: &str) -> Option<(TraceId, SpanId, TraceFlags)> {
     let mut parts = traceparent.split('-').skip(1);
-    let (trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?);
-    Some((unhex(trace)?, unhex(span)?, unhex::<1>(flags)?[0] & 1 == 1))
+    let trace = TraceId::from_hex(parts.next()?).ok()?;
+    let span = SpanId::from_hex(parts.next()?).ok()?;
+    Some((trace, span, TraceFlags::new(u8::from_str_radix(parts.next()?, 16).ok()?)))
 }
 
-fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    if text.len() != 2 * N || !text.is_ascii() {
-        return None;
-    }
-    for (byte, at) in bytes.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
-    }
-    Some(bytes)
-}
-
-/// Whose side of an exchange it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SpanKind {
-    /// We were asked.
-    Server,
-    /// We asked.
-    Client,
-    /// Within.
-    Internal,
-}
-
-/// The value of an attribute.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
-    /// Words.
-    Text(String),
-    /// A number.
-    Number(i64),
-}
-
-impl From<&str> for Value {
-    fn from(text: &str) -> Self {
-        Self::Text(text.to_owned())
-    }
-}
-
-impl From<u16> for Value {
-    fn from(number: u16) -> Self {
-        Self::Number(number.into())
-    }
-}
-
-impl From<u32> for Value {
-    fn from(number: u32) -> Self {
-        Self::Number(number.into())
-    }
-}
-
-/// Something that has happened.
+/// A finished span.
 #[derive(Clone, Debug)]
-pub struct Span {
-    trace: [u8; 16],
-    id: SpanId,
-    parent: Option<SpanId>,
-    name: &'static str,
-    kind: SpanKind,
-    at: Timestamp,
-    took: Duration,
-    attributes: Vec<(&'static str, Value)>,
-    error: Option<String>,
-}
+pub struct Span(SpanData);
 
 impl Span {
-    /// Gives it the id that follows from what it is about and from when it began: the same thing tried
-    /// again at another time is another span.
+    fn set_context(&mut self, trace: TraceId, id: SpanId) {
+        self.0.span_context = SpanContext::new(trace, id, TraceFlags::SAMPLED, false, TraceState::NONE);
+    }
+
+    fn set_id(&mut self, id: SpanId) {
+        self.set_context(self.0.span_context.trace_id(), id);
+    }
+
+    /// Derives the id from the name, the parent, the subject and the start time. The same work at another
+    /// time is another span.
     #[must_use]
-    pub fn about(mut self, what: &[u8]) -> Self {
+    pub fn about(mut self, subject: &[u8]) -> Self {
+        let started = self.0.start_time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mut hash = Sha256::new();
-        hash.update(self.name);
-        hash.update(self.parent.unwrap_or_default());
-        hash.update(what);
-        hash.update(self.at.millis().to_be_bytes());
+        hash.update(self.0.name.as_bytes());
+        hash.update(self.0.parent_span_id.to_bytes());
+        hash.update(subject);
+        hash.update(started.as_millis().to_be_bytes());
         let digest: [u8; 32] = hash.finalize().into();
-        self.id.copy_from_slice(&digest[..8]);
+        let mut id = [0; 8];
+        id.copy_from_slice(&digest[..8]);
+        self.set_id(SpanId::from_bytes(id));
         self
     }
 
-    /// Hangs it below another span of its trace.
+    /// Sets the parent, which is in the same trace.
     #[must_use]
     pub fn below(mut self, parent: SpanId) -> Self {
-        self.parent = Some(parent);
+        self.0.parent_span_id = parent;
         self
     }
 
     /// Adds an attribute.
     #[must_use]
-    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
-        self.attributes.push((name, value.into()));
+    pub fn with(mut self, name: &'static str, value: impl Into<Attribute>) -> Self {
+        self.0.attributes.push(KeyValue::new(name, value.into().0));
         self
     }
 
-    /// Adds an attribute where there is one.
+    /// Adds an attribute if there is a value.
     #[must_use]
-    pub fn with_some(self, name: &'static str, value: Option<impl Into<Value>>) -> Self {
+    pub fn with_some(self, name: &'static str, value: Option<impl Into<Attribute>>) -> Self {
         match value {
             Some(value) => self.with(name, value),
             None => self,
         }
     }
 
-    /// It came to nothing, and why.
+    /// Marks the span as failed if there is an error.
     #[must_use]
     pub fn failed(mut self, error: Option<&str>) -> Self {
-        self.error = error.map(str::to_owned);
+        self.0.status = error.map_or(Status::Unset, |error| Status::error(error.to_owned()));
         self
     }
 
-    /// Its name for those below it.
+    /// Returns the id, for the spans below this one.
     pub fn id(&self) -> SpanId {
-        self.id
+        self.0.span_context.span_id()
     }
 }
 
-/// Takes spans, if there is a collector.
+/// Value of an attribute.
+#[derive(Clone, Debug)]
+pub struct Attribute(Value);
+
+impl From<&str> for Attribute {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned().into())
+    }
+}
+
+impl From<u16> for Attribute {
+    fn from(number: u16) -> Self {
+        Self(i64::from(number).into())
+    }
+}
+
+impl From<u32> for Attribute {
+    fn from(number: u32) -> Self {
+        Self(i64::from(number).into())
+    }
+}
+
+/// Queue for finished spans, if there is a collector.
 #[derive(Clone, Debug, Default)]
-pub struct Tracer(Option<Arc<Inner>>);
+pub struct Tracer(Option<Arc<Queue>>);
 
 #[derive(Debug)]
-struct Inner {
-    queue: mpsc::Sender<Span>,
+struct Queue {
+    spans: mpsc::Sender<SpanData>,
     metrics: Arc<Metrics>,
 }
 
 impl Tracer {
-    /// One that nobody listens to.
+    /// A tracer without a collector.
     pub const OFF: Self = Self(None);
 
-    /// A tracer, and the end of its queue.
-    fn new(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<Span>) {
-        let (queue, spans) = mpsc::channel(QUEUE);
-        (Self(Some(Arc::new(Inner { queue, metrics }))), spans)
+    /// Returns a tracer and the receiving end of its queue.
+    fn new(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<SpanData>) {
+        let (spans, queue) = mpsc::channel(QUEUE);
+        (Self(Some(Arc::new(Queue { spans, metrics }))), queue)
     }
 
-    /// Whether anybody listens.
+    /// Returns whether there is a collector.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Takes the span that `make` makes, if anybody listens and there is one.
+    /// Queues the span that `make` returns. Without a collector, `make` is not called.
     pub fn record(&self, make: impl FnOnce() -> Option<Span>) {
-        let Some(inner) = &self.0 else { return };
+        let Some(queue) = &self.0 else { return };
         let Some(span) = make() else { return };
-        if inner.queue.try_send(span).is_err() {
-            inner.metrics.spans(SpanOutcome::Dropped, 1);
+        if queue.spans.try_send(span.0).is_err() {
+            queue.metrics.spans(SpanOutcome::Dropped, 1);
         }
     }
 }
@@ -265,17 +272,17 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_hangs_below_the_clients_span_and_else_in_a_trace_of_its_own() {
+    fn a_watch_is_in_the_clients_trace_or_in_one_of_its_own() {
         let own = Context::of(watch(1), None).expect("recorded");
         let again = Context::of(watch(1), None).expect("recorded");
         let other = Context::of(watch(2), None).expect("recorded");
-        assert_eq!(own, again, "nothing is drawn");
+        assert_eq!(own, again, "ids are derived");
         assert_ne!(own.trace, other.trace);
-        assert_eq!(own.above, None);
+        assert_eq!(own.parent, SpanId::INVALID);
 
         let given = Context::of(watch(1), Some(GIVEN)).expect("recorded");
-        assert_eq!(given.trace[..3], [0x4b, 0xf9, 0x2f]);
-        assert_eq!(given.above, Some([0x00, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7]));
+        assert_eq!(given.trace.to_bytes()[..3], [0x4b, 0xf9, 0x2f]);
+        assert_eq!(given.parent.to_bytes(), [0x00, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7]);
         assert_eq!(given.root, own.root);
         assert_eq!(
             Context::of(watch(1), Some(&GIVEN.replace("-01", "-00"))),
@@ -290,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_is_named_by_what_it_is_about_and_when_it_began() {
+    fn span_ids_are_derived_from_subject_and_start() {
         let context = Context::of(watch(1), None).expect("recorded");
         let at = |millis, what: &[u8]| {
             let at = Timestamp::from_millis(millis);
@@ -302,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_collector_no_span_is_even_made() {
-        Tracer::OFF.record(|| unreachable!("nobody listens"));
+    fn without_a_collector_no_span_is_made() {
+        Tracer::OFF.record(|| unreachable!("there is no collector"));
     }
 }

@@ -78,7 +78,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("slack.bot_token", "a_channel_gets_its_message_from_the_bot"),
     ("slack.api_url", "a_channel_gets_its_message_from_the_bot"),
     ("templates.path", "a_broken_template_of_the_operators_is_refused_at_start_and_a_good_one_is_used"),
-    ("telemetry.otlp_endpoint", "the_spans_of_a_job_are_one_tree_below_the_clients_span_also_over_a_restart"),
+    ("telemetry.otlp_endpoint", "spans_of_a_watch_form_one_tree_across_a_restart"),
     ("telemetry.otlp_headers", "what_opentelemetry_calls_its_variables_goes_before_our_own_names"),
     ("telemetry.service_name", "what_opentelemetry_calls_its_variables_goes_before_our_own_names"),
 ];

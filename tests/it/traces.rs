@@ -1,4 +1,4 @@
-//! Traces, as a collector gets them: OTLP over HTTP, decoded by the messages that OpenTelemetry
+//! Traces as a collector receives them: OTLP over HTTP, decoded with the messages that OpenTelemetry
 //! publishes.
 
 use std::collections::{HashMap, HashSet};
@@ -9,7 +9,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
+use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
 use prost::Message as _;
 use serde_json::json;
 
@@ -20,7 +20,7 @@ use crate::wire::Request;
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// A collector that keeps what it is sent.
+/// A collector that keeps the spans that it receives.
 struct Collector {
     server: Server,
     shared: Arc<Shared<Got>>,
@@ -48,17 +48,17 @@ impl Collector {
         format!("http://{}", self.server.address)
     }
 
-    /// Answers so from now on, and keeps nothing; `None` ends it.
+    /// Sets the answer to every request; no spans are kept meanwhile. `None` ends it.
     fn always(&self, reply: Option<Reply>) {
         self.shared.change(|got| got.always = reply);
     }
 
-    /// Returns when it was sent something so often.
-    async fn asked(&self, n: usize) {
+    /// Waits for `n` requests.
+    async fn wait_for_requests(&self, n: usize) {
         self.shared.until("requests", |got| (got.requests >= n).then_some(())).await;
     }
 
-    /// All spans of this name, when there are so many of them.
+    /// Waits for `count` spans with this name and returns them.
     async fn spans(&self, name: &str, count: usize) -> Vec<Span> {
         let found = |got: &mut Got| {
             let named: Vec<Span> = got.spans.iter().filter(|span| span.name == name).cloned().collect();
@@ -113,16 +113,16 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Every span of a trace but the topmost hangs below another one of it, and no id comes twice.
-fn is_one_tree(spans: &[Span], above: &str) {
+/// Asserts that the spans form one tree below `parent`, without an id that occurs twice.
+fn is_one_tree(spans: &[Span], parent: &str) {
     let ids: HashSet<String> = spans.iter().map(|span| hex(&span.span_id)).collect();
-    assert_eq!(ids.len(), spans.len(), "an id twice: {spans:#?}");
+    assert_eq!(ids.len(), spans.len(), "an id occurs twice: {spans:#?}");
     let traces: HashSet<String> = spans.iter().map(|span| hex(&span.trace_id)).collect();
     assert_eq!(traces.len(), 1, "{traces:?}");
     let tops: Vec<&Span> = spans.iter().filter(|span| !ids.contains(&hex(&span.parent_span_id))).collect();
-    let [top] = tops.as_slice() else { panic!("not one top: {tops:#?}") };
+    let [top] = tops.as_slice() else { panic!("not one root: {tops:#?}") };
     assert_eq!(top.name, "register");
-    assert_eq!(hex(&top.parent_span_id), above);
+    assert_eq!(hex(&top.parent_span_id), parent);
 }
 
 async fn register(t: &Harness, job: &str, path: &str, traceparent: Option<&str>) -> String {
@@ -133,7 +133,7 @@ async fn register(t: &Harness, job: &str, path: &str, traceparent: Option<&str>)
 }
 
 #[tokio::test]
-async fn the_spans_of_a_job_are_one_tree_below_the_clients_span_also_over_a_restart() {
+async fn spans_of_a_watch_form_one_tree_across_a_restart() {
     let collector = Collector::start().await;
     let mut t = traced(&collector).await;
     t.provider.processing("job_1", 10);
@@ -169,7 +169,7 @@ async fn the_spans_of_a_job_are_one_tree_below_the_clients_span_also_over_a_rest
     assert_eq!(failed.status.as_ref().unwrap().message, "HTTP 500");
     assert_eq!(attribute(&delivered, "ringback.attempt"), "2");
     assert_eq!(attribute(&delivered, "ringback.event.type"), "job.completed");
-    assert_eq!(delivered.status, None);
+    assert_eq!(delivered.status.as_ref().unwrap().code(), StatusCode::Unset);
     assert_eq!(failed.parent_span_id, registered.span_id);
     assert!(failed.start_time_unix_nano >= registered.end_time_unix_nano);
     assert!(!format!("{spans:?}").contains("s3cret"), "no URL in a span");
@@ -177,7 +177,7 @@ async fn the_spans_of_a_job_are_one_tree_below_the_clients_span_also_over_a_rest
 }
 
 #[tokio::test]
-async fn without_a_traceparent_a_watch_has_a_trace_of_its_own_also_after_a_crash() {
+async fn without_traceparent_a_watch_has_its_own_trace() {
     let collector = Collector::start().await;
     let mut t = traced(&collector).await;
     t.provider.processing("job_1", 1);
@@ -185,13 +185,13 @@ async fn without_a_traceparent_a_watch_has_a_trace_of_its_own_also_after_a_crash
     let first = register(&t, "job_1", "/hook", None).await;
     let second = register(&t, "job_2", "/hook", None).await;
     let registered = |span: &&Span| span.name == "register";
-    let brought = async {
+    let exported = async {
         while collector.all().iter().filter(registered).count() < 2 {
             t.clock.advance(seconds(1));
             t.rest().await;
         }
     };
-    guarded("the spans of both registrations", brought).await;
+    guarded("the spans of both registrations", exported).await;
     t.crash().await;
     t.provider.completed("job_1");
     t.provider.completed("job_2");
@@ -219,13 +219,13 @@ async fn without_a_traceparent_a_watch_has_a_trace_of_its_own_also_after_a_crash
 }
 
 #[tokio::test]
-async fn the_looks_at_a_shared_job_are_in_the_trace_of_its_first_watch_and_each_has_its_deliveries() {
+async fn polls_of_a_shared_job_are_in_its_first_watchs_trace() {
     let collector = Collector::start().await;
     let mut t = traced(&collector).await;
     t.provider.completed("job_1");
     register(&t, "job_1", "/first", Some(TRACEPARENT)).await;
     register(&t, "job_1", "/second", None).await;
-    // Its client does not record.
+    // The client of this watch does not record.
     register(&t, "job_1", "/third", Some(&TRACEPARENT.replace("-01", "-00"))).await;
     t.pass(seconds(5)).await;
     t.receiver.take(3).await;
@@ -246,14 +246,14 @@ async fn the_looks_at_a_shared_job_are_in_the_trace_of_its_first_watch_and_each_
 }
 
 #[tokio::test]
-async fn a_collector_that_is_away_costs_nothing_but_spans_and_what_it_refuses_is_counted() {
+async fn an_unavailable_collector_costs_only_spans() {
     let collector = Collector::start().await;
     let t = traced(&collector).await;
     let partial = ExportTracePartialSuccess { rejected_spans: 1, ..ExportTracePartialSuccess::default() };
     let partial = ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec();
     let count =
         async |outcome: &str| scrape(&t).await.of(&format!(r#"ringback_spans_total{{outcome="{outcome}"}}"#));
-    // Second by second, for as long as it takes.
+    // Advances the clock second by second until the count is reached.
     let until = async |outcome: &str, least: f64| {
         let counting = async {
             while count(outcome).await < least {
@@ -266,9 +266,9 @@ async fn a_collector_that_is_away_costs_nothing_but_spans_and_what_it_refuses_is
     collector.always(Some(Reply::status(503)));
     t.provider.processing("job_1", 1);
     t.watch("job_1").await;
-    collector.asked(1).await;
+    collector.wait_for_requests(1).await;
     t.pass(minutes(1)).await;
-    assert_eq!((count("exported").await, count("rejected").await), (0.0, 0.0), "it is kept");
+    assert_eq!((count("exported").await, count("rejected").await), (0.0, 0.0), "the batch is kept");
     collector.always(Some(Reply::status(400)));
     until("rejected", 1.0).await;
     collector.always(Some(Reply::new(200, partial)));
@@ -280,8 +280,8 @@ async fn a_collector_that_is_away_costs_nothing_but_spans_and_what_it_refuses_is
 }
 
 crate::postgres::on_postgres_too! {
-    the_spans_of_a_job_are_one_tree_below_the_clients_span_also_over_a_restart,
-    without_a_traceparent_a_watch_has_a_trace_of_its_own_also_after_a_crash,
-    the_looks_at_a_shared_job_are_in_the_trace_of_its_first_watch_and_each_has_its_deliveries,
-    a_collector_that_is_away_costs_nothing_but_spans_and_what_it_refuses_is_counted,
+    spans_of_a_watch_form_one_tree_across_a_restart,
+    without_traceparent_a_watch_has_its_own_trace,
+    polls_of_a_shared_job_are_in_its_first_watchs_trace,
+    an_unavailable_collector_costs_only_spans,
 }

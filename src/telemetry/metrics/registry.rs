@@ -9,12 +9,15 @@ use prometheus::{
     TextEncoder,
 };
 
+/// Function that reads the value of a gauge.
+type Value<T> = fn(&T) -> f64;
+
 /// Name, description and value of a gauge.
-pub type Reading<T> = (&'static str, &'static str, fn(&T) -> f64);
+pub type Reading<T> = (&'static str, &'static str, Value<T>);
 
 /// Gauges whose values are read from a `T`.
 #[derive(Debug)]
-pub struct Readings<T>(Vec<(Gauge, fn(&T) -> f64)>);
+pub struct Readings<T>(Vec<(Gauge, Value<T>)>);
 
 impl<T> Readings<T> {
     /// Sets every gauge.

@@ -1,74 +1,74 @@
-//! Bringing spans to the collector: OTLP over HTTP, in protobuf.
+//! Export of spans to the collector: OTLP over HTTP in protobuf.
 //!
-//! While one batch is on its way the next gathers, and there is a pause between two: a busy service
-//! sends large batches. What the collector could not take for now is kept and brought again, and
-//! meanwhile the queue fills; what it refuses is gone. Both are counted, and a line is logged when
-//! trouble begins and when it ends, not for each batch.
-//!
-//! At the end, when nobody makes spans any more, what is left is brought once.
+//! - Spans are sent in batches, with a pause between two, so that a busy service sends large batches. While a
+//!   batch is being sent, the queue collects the next one.
+//! - A batch that the collector cannot take now is kept and sent again; meanwhile the queue fills. A batch
+//!   that the collector rejects is discarded. Both are counted.
+//! - A line is logged when the failures begin and when they end, not for each batch.
+//! - At shutdown, after the last span was recorded, the rest is sent once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{ConstantBuilder, Retryable as _};
+use bytes::Bytes;
+use opentelemetry::KeyValue;
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
-use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
-use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::{
-    ResourceSpans, ScopeSpans, Span as Message, Status, span, status,
-};
+use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
+use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::SpanData;
 use prost::Message as _;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use tokio::sync::{mpsc, watch};
 use url::Url;
 
-use super::{Span, SpanKind, Tracer, Value};
+use super::Tracer;
 use crate::clock::Clock;
 use crate::domain::{Masked, Timestamp, parse_retry_after};
 use crate::egress::{Call, Egress};
 use crate::telemetry::metrics::{Metrics, SpanOutcome};
 
-/// How many spans are brought at once: OpenTelemetry's own default.
+/// Maximum number of spans in a batch: OpenTelemetry's default.
 const BATCH: usize = 512;
 
-/// Between two batches.
+/// Pause between two batches, and the shortest wait before a retry.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a collector may take: OpenTelemetry's own default.
+/// Timeout of a request: OpenTelemetry's default.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Until the next try where it took nothing and did not say when.
-const AGAIN: Duration = Duration::from_secs(5);
+/// Wait before a retry if the collector sent no `Retry-After`.
+const RETRY_WAIT: Duration = Duration::from_secs(5);
 
-/// The most that its `Retry-After` can ask for.
-const AGAIN_MAX: Duration = Duration::from_secs(60);
+/// Longest wait that a `Retry-After` of the collector can ask for.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// What is read of its answer.
+/// Maximum size of an answer, in bytes.
 const ANSWER_MAX: usize = 64 * 1024;
 
-/// Where the spans go.
+/// The collector, as it is configured.
 #[derive(Clone, Debug)]
 pub struct Collector {
-    /// Its base URL, without a slash at its end.
+    /// Base URL, without a slash at its end.
     pub endpoint: String,
-    /// Headers for it.
+    /// Additional headers.
     pub headers: Vec<(String, Masked)>,
-    /// What it is to call this service.
+    /// Name of this service.
     pub service_name: String,
 }
 
-/// Brings spans to the collector.
+/// Sends the spans of a [`Tracer`] to the collector.
 pub struct Exporter {
-    queue: mpsc::Receiver<Span>,
+    queue: mpsc::Receiver<SpanData>,
     egress: Arc<Egress>,
     clock: Clock,
     metrics: Arc<Metrics>,
     url: Url,
     headers: HeaderMap,
-    resource: Resource,
-    /// Whether the last batch could not be brought, and that was said.
-    failing: bool,
+    resource: ResourceAttributesWithSchema,
 }
 
 impl std::fmt::Debug for Exporter {
@@ -77,16 +77,15 @@ impl std::fmt::Debug for Exporter {
     }
 }
 
-/// What became of a batch.
-enum Brought {
-    /// It is there, or refused for good.
-    Done,
-    /// Not now.
-    Later(Duration),
+/// Failure of an export.
+struct ExportError {
+    message: String,
+    /// Wait before a retry; `None` if the collector rejected the batch.
+    retry_after: Option<Duration>,
 }
 
 impl Exporter {
-    /// A tracer, and what brings its spans away.
+    /// Returns a tracer and the exporter of its spans.
     pub fn new(
         collector: Collector,
         egress: Arc<Egress>,
@@ -102,152 +101,127 @@ impl Exporter {
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("Ringback/", env!("CARGO_PKG_VERSION"))));
-        let attributes = vec![
-            attribute("service.name", &Value::Text(collector.service_name)),
-            attribute("service.version", &env!("CARGO_PKG_VERSION").into()),
+        let attributes = [
+            KeyValue::new("service.name", collector.service_name),
+            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
         ];
-        let resource = Resource { attributes, ..Resource::default() };
+        let resource = (&Resource::builder_empty().with_attributes(attributes).build()).into();
         let (tracer, queue) = Tracer::new(Arc::clone(&metrics));
-        Ok((tracer, Self { queue, egress, clock, metrics, url, headers, resource, failing: false }))
+        Ok((tracer, Self { queue, egress, clock, metrics, url, headers, resource }))
     }
 
-    /// Brings spans until `closing` says that no more are made; then what is left, once.
-    pub async fn run(mut self, mut closing: watch::Receiver<bool>) {
-        let mut batch = Vec::with_capacity(BATCH);
-        while !*closing.borrow() {
-            let wait = if batch.is_empty() {
-                tokio::select! {
-                    _ = self.queue.recv_many(&mut batch, BATCH) => Duration::ZERO,
-                    _ = closing.wait_for(|closing| *closing) => Duration::ZERO,
-                }
-            } else {
-                match self.bring(&batch).await {
-                    Brought::Done => {
-                        batch.clear();
-                        PAUSE
-                    }
-                    Brought::Later(wait) => wait,
-                }
-            };
-            tokio::select! {
-                () = self.clock.sleep(wait) => {}
-                _ = closing.wait_for(|closing| *closing) => {}
-            }
-        }
+    /// Exports spans until `closing` becomes true, which says that no more are recorded; then the rest, once.
+    pub async fn run(mut self, closing: watch::Receiver<bool>) {
+        let mut failing = false;
         loop {
-            while batch.len() < BATCH
-                && let Ok(span) = self.queue.try_recv()
-            {
-                batch.push(span);
-            }
+            let batch = self.next_batch(closing.clone()).await;
             if batch.is_empty() {
                 return;
             }
-            if let Brought::Later(_) = self.bring(&batch).await {
-                self.metrics.spans(SpanOutcome::Dropped, batch.len() + self.queue.len());
-                return;
+            let count = batch.len();
+            match self.export(batch, &closing, &mut failing).await {
+                Ok(rejected) => {
+                    self.metrics.spans(SpanOutcome::Exported, count - rejected.min(count));
+                    self.metrics.spans(SpanOutcome::Rejected, rejected.min(count));
+                }
+                Err(ExportError { retry_after: None, .. }) => {
+                    self.metrics.spans(SpanOutcome::Rejected, count);
+                }
+                // Only when closing.
+                Err(ExportError { retry_after: Some(_), .. }) => {
+                    self.metrics.spans(SpanOutcome::Dropped, count + self.queue.len());
+                    return;
+                }
             }
-            batch.clear();
+            sleep(self.clock.clone(), closing.clone(), PAUSE).await;
         }
     }
 
-    async fn bring(&mut self, batch: &[Span]) -> Brought {
+    /// Waits for spans. Returns none if `closing` is true and the queue is empty.
+    async fn next_batch(&mut self, mut closing: watch::Receiver<bool>) -> Vec<SpanData> {
+        let mut batch = Vec::with_capacity(BATCH);
+        tokio::select! {
+            biased;
+            _ = self.queue.recv_many(&mut batch, BATCH) => {}
+            _ = closing.wait_for(|closing| *closing) => {}
+        }
+        batch
+    }
+
+    /// Sends a batch, again and again while the collector cannot take it. Returns the number of spans that the
+    /// collector rejected.
+    async fn export(
+        &self,
+        batch: Vec<SpanData>,
+        closing: &watch::Receiver<bool>,
+        failing: &mut bool,
+    ) -> Result<usize, ExportError> {
+        let resource_spans = group_spans_by_resource_and_scope(batch, &self.resource);
+        let body = Bytes::from(ExportTraceServiceRequest { resource_spans }.encode_to_vec());
+        let sleeper = {
+            let (clock, closing) = (self.clock.clone(), closing.clone());
+            move |wait| sleep(clock.clone(), closing.clone(), wait)
+        };
+        let sent = (|| self.send(body.clone()))
+            .retry(ConstantBuilder::new().without_max_times())
+            .sleep(sleeper)
+            .when(|error| {
+                if !std::mem::replace(failing, true) {
+                    let error = &error.message;
+                    tracing::warn!(
+                        error,
+                        "the trace collector accepts no spans; spans that do not fit into the queue are dropped"
+                    );
+                }
+                error.retry_after.is_some() && !*closing.borrow()
+            })
+            .adjust(|error, _| error.retry_after)
+            .await;
+        if sent.is_ok() && std::mem::take(failing) {
+            tracing::info!("the trace collector accepts spans again");
+        }
+        sent
+    }
+
+    /// Sends a request once. Returns the number of spans that the collector rejected.
+    async fn send(&self, body: Bytes) -> Result<usize, ExportError> {
         let call = Call {
             url: self.url.clone(),
             headers: self.headers.clone(),
-            body: self.encode(batch).into(),
+            body,
             timeout: TIMEOUT,
             max_answer: ANSWER_MAX,
         };
-        let (error, again) = match self.egress.call(call).await {
-            Ok(received) if (200..300).contains(&received.status) => {
-                let refused = refused(&received.body).min(batch.len());
-                self.metrics.spans(SpanOutcome::Exported, batch.len() - refused);
-                self.metrics.spans(SpanOutcome::Rejected, refused);
-                if std::mem::take(&mut self.failing) {
-                    tracing::info!("the trace collector takes spans again");
-                }
-                return Brought::Done;
-            }
-            Ok(received) => {
-                let again = again(received.status, received.header("retry-after"), self.clock.now());
-                (format!("HTTP {}", received.status), again)
-            }
-            Err(error) => (error.to_string(), Some(AGAIN)),
-        };
-        if !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!(
-                error,
-                "the trace collector takes no spans; those that do not fit the queue are lost"
-            );
+        match self.egress.call(call).await {
+            Ok(received) if (200..300).contains(&received.status) => Ok(rejected(&received.body)),
+            Ok(received) => Err(ExportError {
+                message: format!("HTTP {}", received.status),
+                retry_after: retry_after(received.status, received.header("retry-after"), self.clock.now()),
+            }),
+            Err(error) => Err(ExportError { message: error.to_string(), retry_after: Some(RETRY_WAIT) }),
         }
-        if let Some(again) = again {
-            return Brought::Later(again);
-        }
-        self.metrics.spans(SpanOutcome::Rejected, batch.len());
-        Brought::Done
-    }
-
-    fn encode(&self, batch: &[Span]) -> Vec<u8> {
-        let scope = InstrumentationScope {
-            name: "ringback".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            ..InstrumentationScope::default()
-        };
-        let spans = batch.iter().map(message).collect();
-        let scope_spans = vec![ScopeSpans { scope: Some(scope), spans, ..ScopeSpans::default() }];
-        let resource = Some(self.resource.clone());
-        let resource_spans = vec![ResourceSpans { resource, scope_spans, ..ResourceSpans::default() }];
-        ExportTraceServiceRequest { resource_spans }.encode_to_vec()
     }
 }
 
-/// When a batch is brought again that was not taken; by OTLP these four are worth another try.
-fn again(status: u16, retry_after: Option<&str>, now: Timestamp) -> Option<Duration> {
-    let asked = retry_after.and_then(|text| parse_retry_after(text, now));
-    matches!(status, 429 | 502 | 503 | 504).then(|| asked.unwrap_or(AGAIN).clamp(PAUSE, AGAIN_MAX))
+/// Sleeps; returns early if `closing` is or becomes true.
+async fn sleep(clock: Clock, mut closing: watch::Receiver<bool>, wait: Duration) {
+    tokio::select! {
+        () = clock.sleep(wait) => {}
+        _ = closing.wait_for(|closing| *closing) => {}
+    }
 }
 
-/// How many spans the collector took the batch without.
-fn refused(answer: &[u8]) -> usize {
+/// Returns the wait before a retry; `None` for a status that OTLP does not permit to retry.
+fn retry_after(status: u16, header: Option<&str>, now: Timestamp) -> Option<Duration> {
+    let requested = header.and_then(|text| parse_retry_after(text, now));
+    let wait = requested.unwrap_or(RETRY_WAIT).clamp(PAUSE, RETRY_WAIT_MAX);
+    matches!(status, 429 | 502 | 503 | 504).then_some(wait)
+}
+
+/// Returns the number of rejected spans in an answer of the collector.
+fn rejected(answer: &[u8]) -> usize {
     let partial = ExportTraceServiceResponse::decode(answer).ok().and_then(|answer| answer.partial_success);
     partial.map_or(0, |partial| usize::try_from(partial.rejected_spans).unwrap_or(0))
-}
-
-fn message(span: &Span) -> Message {
-    let nanos = |at: Timestamp| u64::try_from(at.millis()).unwrap_or(0).saturating_mul(1_000_000);
-    let start = nanos(span.at);
-    let kind = match span.kind {
-        SpanKind::Server => span::SpanKind::Server,
-        SpanKind::Client => span::SpanKind::Client,
-        SpanKind::Internal => span::SpanKind::Internal,
-    };
-    let status = span
-        .error
-        .as_ref()
-        .map(|error| Status { message: error.clone(), code: status::StatusCode::Error.into() });
-    Message {
-        trace_id: span.trace.to_vec(),
-        span_id: span.id.to_vec(),
-        parent_span_id: span.parent.map(|id| id.to_vec()).unwrap_or_default(),
-        // Recorded; there is no more to say.
-        flags: 1,
-        name: span.name.to_owned(),
-        kind: kind.into(),
-        start_time_unix_nano: start,
-        end_time_unix_nano: start.saturating_add(u64::try_from(span.took.as_nanos()).unwrap_or(u64::MAX)),
-        attributes: span.attributes.iter().map(|(name, value)| attribute(name, value)).collect(),
-        status,
-        ..Message::default()
-    }
-}
-
-fn attribute(name: &str, value: &Value) -> KeyValue {
-    let value = match value {
-        Value::Text(text) => any_value::Value::StringValue(text.clone()),
-        Value::Number(number) => any_value::Value::IntValue(*number),
-    };
-    KeyValue { key: name.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
 }
 
 #[cfg(test)]
@@ -255,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_collector_says_when_to_come_again_within_limits() {
+    fn the_collector_sets_the_wait_before_a_retry() {
         let now = Timestamp::from_millis(0);
         for (status, said, seconds) in [
             (503, None, Some(5)),
@@ -267,7 +241,11 @@ mod tests {
             (500, None, None),
             (302, None, None),
         ] {
-            assert_eq!(again(status, said, now).map(|wait| wait.as_secs()), seconds, "{status} {said:?}");
+            assert_eq!(
+                retry_after(status, said, now).map(|wait| wait.as_secs()),
+                seconds,
+                "{status} {said:?}"
+            );
         }
     }
 }

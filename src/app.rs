@@ -23,15 +23,13 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::api::{
     self, Api, BATCHES_MAX, CONNECTIONS_MAX, ConcurrencyLimiter, InProgressKeys, STREAMS_MAX, WAITS_MAX,
 };
-use crate::channels::Channels;
-use crate::channels::email::{Login, Mailer, Security, Server};
-use crate::channels::slack::Bot;
 use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
+use crate::channels::{Channels, Services, load_templates};
 use crate::clock::Clock;
-use crate::config::{Config, Database, EncryptionKey, ProviderConfig, SmtpSecurity};
+use crate::config::{Config, Database, EncryptionKey, ProviderConfig};
 use crate::dispatcher::{self, Dispatcher};
-use crate::domain::{Activity, AppNo, MailPattern, Masked, RetryPolicy, Timestamp};
+use crate::domain::{Activity, AppNo, Masked, RetryPolicy, Timestamp};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
 pub use crate::poller::Provider;
 use crate::poller::{Bounds, Limits, Poller};
@@ -100,13 +98,8 @@ impl App {
         let Named { definitions, providers, templates } = named(&config).map_err(|wrong| lines(&wrong))?;
         let egress = egress(&config, &surroundings)?;
         let clock = surroundings.clock;
-        let channels = Arc::new(Channels {
-            egress: Arc::clone(&egress),
-            clock: clock.clone(),
-            mail: mailer(&config),
-            bot: bot(&config),
-            templates,
-        });
+        let services = Services { egress: Arc::clone(&egress), clock: clock.clone(), templates };
+        let channels = Arc::new(Channels::new(services, &config.channels));
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("{} cannot be listened on; is it taken?", config.listen))?;
@@ -380,35 +373,6 @@ fn exporter(config: &Config, store: &Store, egress: &Arc<Egress>, clock: &Clock)
     Ok(Some(exporter))
 }
 
-/// Mail, where a mail server is configured.
-fn mailer(config: &Config) -> Option<Mailer> {
-    let (server, from) = (config.smtp.server.as_ref()?, config.smtp.from.clone()?);
-    let security = match server.security {
-        SmtpSecurity::None => Security::None,
-        SmtpSecurity::Opportunistic => Security::Opportunistic,
-        SmtpSecurity::Required => Security::Required,
-        SmtpSecurity::Implicit => Security::Implicit,
-    };
-    let login = server.login.as_ref();
-    let login =
-        login.map(|(name, password)| Login { name: name.clone(), password: password.reveal().to_owned() });
-    let allow = match &config.smtp.allow {
-        Some(allow) => allow.clone(),
-        None => MailPattern::of_sender(&from.address).into_iter().collect(),
-    };
-    Some(Mailer {
-        server: Server { security, host: server.host.clone(), port: server.port, login },
-        from,
-        allow,
-    })
-}
-
-/// Slack's channels, where a bot is configured.
-fn bot(config: &Config) -> Option<Bot> {
-    let token = config.slack.bot_token.as_ref()?.reveal().to_owned();
-    Some(Bot { token, api_url: config.slack.api_url.clone() })
-}
-
 /// Opens the database that is configured, and takes it for this process.
 pub fn open_store(config: &Config, now: Timestamp) -> Result<(Store, Writer)> {
     let location = match &config.database {
@@ -429,7 +393,7 @@ struct Named {
 /// Reads what the configuration names, or says every mistake in it.
 fn named(config: &Config) -> Result<Named, Vec<String>> {
     let watchable = watchable(config);
-    let templates = Templates::load(config.templates_path.as_deref());
+    let templates = load_templates(config.templates_path.as_deref());
     match (watchable, templates) {
         (Ok((definitions, providers)), Ok(templates)) => Ok(Named { definitions, providers, templates }),
         (watchable, templates) => {

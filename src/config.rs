@@ -12,7 +12,6 @@ mod access;
 mod parse;
 mod read;
 mod settings;
-mod ways;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,7 +25,7 @@ pub use crate::domain::{Masked, Rate};
 pub use access::Access;
 pub use settings::{Setting, table};
 
-use crate::domain::{MailPattern, Mailbox};
+use crate::channels::SettingValues;
 
 /// The file that is read when `--config` names none, if it is there.
 const DEFAULT_FILE: &str = "ringback.toml";
@@ -65,10 +64,8 @@ pub struct Config {
     pub retention: Retention,
     /// Who is told of traces.
     pub telemetry: Telemetry,
-    /// How mail is sent.
-    pub smtp: Smtp,
-    /// How Slack is reached without a hook.
-    pub slack: Slack,
+    /// Settings of the notification channels.
+    pub channels: SettingValues,
     /// A folder of templates in the place of the embedded ones.
     pub templates_path: Option<PathBuf>,
     /// A folder of further provider definitions.
@@ -133,52 +130,6 @@ pub struct Telemetry {
     pub otlp_headers: Vec<(String, Masked)>,
     /// What the traces call this service.
     pub service_name: String,
-}
-
-/// `[smtp]`
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Smtp {
-    /// The mail server; without one no mail is sent.
-    pub server: Option<SmtpServer>,
-    /// Who the mails are from; there where a server is.
-    pub from: Option<Mailbox>,
-    /// Who may be mailed; `None`: the sender's own domain, unless it is a public mail service's.
-    pub allow: Option<Vec<MailPattern>>,
-}
-
-/// A mail server, as its URL says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SmtpServer {
-    /// When the exchange becomes secret.
-    pub security: SmtpSecurity,
-    /// A name or an address.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-    /// Name and password.
-    pub login: Option<(String, Masked)>,
-}
-
-/// When an SMTP exchange becomes secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SmtpSecurity {
-    /// Never.
-    None,
-    /// By STARTTLS where the server offers it.
-    Opportunistic,
-    /// By STARTTLS, or nothing is sent.
-    Required,
-    /// From the start.
-    Implicit,
-}
-
-/// `[slack]`
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Slack {
-    /// Posts to channels; without one there are hooks only.
-    pub bot_token: Option<Masked>,
-    /// Where Slack's API is: an http(s) URL without a slash at its end.
-    pub api_url: String,
 }
 
 /// `[providers.NAME]`: what is `None` is as the provider's definition says.
@@ -393,8 +344,7 @@ impl Config {
             delivery: Delivery::default(),
             retention: Retention::default(),
             telemetry: Telemetry::default(),
-            smtp: Smtp::default(),
-            slack: Slack::default(),
+            channels: SettingValues::default(),
             templates_path: None,
             providers_path: None,
             providers: BTreeMap::new(),

@@ -35,19 +35,18 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 
-use crate::channels::webhook::Secret;
-use crate::channels::{Address, AttemptResult, Channels, Message};
+use crate::channels::{self, AttemptResult, Channels, Message};
 use crate::clock::{Clock, SetBackDetector};
 use crate::domain::{
-    Activity, Attempt, AttemptKind, CancelScope, ChannelKind, DeliveryId, DispatcherMessage, NextStep,
-    Outcome, PendingDelivery, RetryPolicy, Timestamp, WatchId, next_attempt,
+    Activity, Attempt, AttemptKind, CancelScope, DeliveryId, DispatcherMessage, NextStep, Outcome,
+    PendingDelivery, RetryPolicy, Timestamp, WatchId, next_attempt,
 };
 use crate::store::{Page, Paged, Record, Rewind, Store, StoreError, WRITE_RETRY_PAUSE, write_until_accepted};
 use crate::telemetry::metrics::{AttemptOutcome, Load};
 use crate::telemetry::traces::{Context, Span, SpanKind};
 use breaker::{Breakers, Turn};
 use fair_queue::{FairQueue, Shares};
-use pacing::Pacing;
+use pacing::Pacer;
 
 /// How many deliveries may be in hand in all, and how many bytes of bodies: what is beyond waits on
 /// disk, not in memory.
@@ -101,7 +100,7 @@ struct Hand {
     timers: BTreeSet<(Timestamp, Arc<str>)>,
     alarms: HashMap<Arc<str>, Timestamp>,
     /// What holds lanes back besides.
-    gate: Pacing,
+    gate: Pacer,
     /// Where nobody answers.
     breakers: Breakers,
     /// Asked for by hand while in hand.
@@ -514,7 +513,7 @@ impl Hand {
         self.in_flight -= 1;
         self.shares.end(send.app);
         self.shares.let_go(send.app, send.body.len());
-        for name in self.gate.landed(send.destination.channel) {
+        for name in self.gate.finished(send.destination.channel) {
             self.list(&name);
         }
         let name: Arc<str> = send.destination.queue.as_str().into();
@@ -608,7 +607,7 @@ impl Dispatcher {
             if send.manual { AttemptKind::Manual } else { AttemptKind::Scheduled { step: send.step } };
         let lane = &send.destination.queue;
         let tried = self.policy.retries.is_last(which) || self.hand().breakers.admits(lane, at);
-        let report = if tried { self.hand_over(send, at).await } else { AttemptResult::down() };
+        let report = if tried { self.hand_over(send, at).await } else { AttemptResult::destination_down() };
         self.heed(send, &report);
         let ended_at = self.clock.now();
         let after = next_attempt(&self.policy.retries, send.id, which, &report.outcome, ended_at);
@@ -635,34 +634,9 @@ impl Dispatcher {
     }
 
     async fn hand_over(&self, send: &PendingDelivery, now: Timestamp) -> AttemptResult {
-        let destination = &send.destination;
-        let secrets: Vec<Secret> = if let Some(own) = &destination.secret {
-            Secret::parse(own).into_iter().collect()
-        } else {
-            let app = self.store.app(send.app);
-            let all = app.iter().flat_map(|app| app.secrets(now));
-            all.filter_map(|secret| Secret::parse(secret.reveal()).ok()).collect()
-        };
-        let to = match destination.channel {
-            ChannelKind::Email => Address::Email { to: &destination.address },
-            ChannelKind::Slack => Address::Slack { to: &destination.address },
-            ChannelKind::Webhook => Address::Webhook {
-                url: &destination.address,
-                headers: &destination.headers,
-                secrets: &secrets,
-            },
-        };
-        let message = Message {
-            delivery_id: send.id,
-            event_id: send.event,
-            event_type: send.event_type,
-            watch_id: send.watch,
-            payload: send.payload,
-            body: hyper::body::Bytes::from_owner(Arc::clone(&send.body)),
-            traceparent: send.traceparent.as_deref(),
-            now,
-            to,
-        };
+        let is_signed = channels::spec(send.destination.channel).is_signed;
+        let app = if is_signed { self.store.app(send.app) } else { None };
+        let message = Message { delivery: send, app: app.as_deref(), now };
         self.channels.send(message, self.policy.timeout).await
     }
 
@@ -670,15 +644,15 @@ impl Dispatcher {
     fn heed(&self, send: &PendingDelivery, report: &AttemptResult) {
         let (lane, now) = (send.destination.queue.as_str(), self.clock.now());
         let mut hand = self.hand();
-        // A chat that asks for patience asks for that of all its messages.
-        if let (ChannelKind::Slack, Some(429), Outcome::Retry { after: Some(span) }) =
-            (send.destination.channel, report.status_code, &report.outcome)
-        {
-            hand.gate.park(lane, *span, now);
+        let channel = send.destination.channel;
+        if let (Some(429), Outcome::Retry { after: Some(span) }) = (report.status_code, &report.outcome) {
+            hand.gate.rate_limited(lane, channel, *span, now);
         }
         let turn = match report.status_code {
             Some(_) => hand.breakers.answered(lane),
-            None if report.nobody => hand.breakers.silent(lane, now),
+            None if report.unreachable && channels::spec(channel).has_breaker => {
+                hand.breakers.silent(lane, now)
+            }
             None => None,
         };
         drop(hand);

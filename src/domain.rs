@@ -16,6 +16,7 @@ mod word_enum;
 
 mod address_error;
 mod app;
+mod channel;
 mod delivery;
 mod event;
 mod id;
@@ -33,8 +34,9 @@ mod watch;
 
 pub use address_error::AddressError;
 pub use app::{App, AppNo, Scope, per_app_limit};
+pub use channel::{ChannelKind, ChannelTraits};
 pub use delivery::{
-    Attempt, ChannelKind, Delivery, DeliveryStatus, Destination, Finished, Payload, PendingDelivery, Reason,
+    Attempt, Delivery, DeliveryStatus, Destination, Finished, Payload, PendingDelivery, Reason,
 };
 pub use event::{Event, EventSet, EventType};
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, random};

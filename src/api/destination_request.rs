@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
 use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, ObjectReader, not_one_of};
-use crate::channels::slack::{SlackTarget, is_own_hook, lane as slack_queue};
 use crate::channels::webhook::{Secret, check_header};
-use crate::domain::{AddressError, AppNo, ChannelKind, Destination, DestinationId, MailAddress, Timestamp};
+use crate::channels::{self, ParsedAddress, Shorthand};
+use crate::domain::{AddressError, AppNo, ChannelKind, Destination, DestinationId, Timestamp};
 use crate::egress::Target;
 
 /// Maximum number of destinations of a watch.
@@ -22,47 +21,28 @@ const ENTRIES_MAX: usize = 100;
 const HEADERS_MAX: usize = 32;
 const HEADER_MAX: usize = 4 * 1024;
 
-/// The queue of all mail of an app: the mail server is one.
-const MAIL_QUEUE: &str = "smtp";
-
 /// A destination as a client requests it; its host name is not resolved yet.
 pub(super) struct DestinationRequest {
     /// The JSON pointer to it.
     at: String,
-    address: Address,
+    channel: ChannelKind,
+    address: ParsedAddress,
     headers: Vec<(String, String)>,
     secret: Option<String>,
-}
-
-/// An address, checked as far as possible without resolving its host name.
-#[derive(PartialEq, Eq)]
-enum Address {
-    /// The URL of a webhook.
-    Webhook(String),
-    /// An allowed mail address.
-    Mail(MailAddress),
-    /// The URL of an incoming webhook of Slack, or of a chat that takes Slack's messages.
-    SlackHook(String),
-    /// A Slack channel.
-    SlackChannel(String),
 }
 
 impl DestinationRequest {
     /// Whether both request the same, apart from their place in the body.
     fn is_same(&self, other: &Self) -> bool {
-        self.address == other.address && self.headers == other.headers && self.secret == other.secret
-    }
-
-    /// A destination without headers and secret.
-    fn plain(at: &str, address: Address) -> Self {
-        Self { at: at.to_owned(), address, headers: Vec::new(), secret: None }
+        (self.channel, &self.address, &self.headers, &self.secret)
+            == (other.channel, &other.address, &other.headers, &other.secret)
     }
 
     /// The URL whose host name is to be resolved.
     fn url(&self) -> Option<&str> {
         match &self.address {
-            Address::Webhook(url) | Address::SlackHook(url) => Some(url),
-            Address::Mail(_) | Address::SlackChannel(_) => None,
+            ParsedAddress::Url(url) => Some(url),
+            ParsedAddress::Text(_) => None,
         }
     }
 }
@@ -73,20 +53,22 @@ pub(super) fn destination_requests(
     fields: &mut ObjectReader<'_>,
     errors: &mut FieldErrors,
 ) -> Vec<DestinationRequest> {
-    if !["callbackUrl", "email", "slack", "notify"].iter().any(|name| fields.has(name)) {
+    let shorthands: Vec<(ChannelKind, Shorthand)> =
+        channels::TABLE.iter().filter_map(|spec| Some((spec.kind, spec.shorthand?))).collect();
+    if !fields.has("notify") && !shorthands.iter().any(|(_, shorthand)| fields.has(shorthand.field)) {
         let detail =
             "is required to say where to send events; or use email, slack or notify (`[]` for nowhere)";
         errors.add(fields.at("callbackUrl"), FieldErrorCode::Required, detail);
     }
     let mut requests = Vec::new();
-    if let Some(url) = fields.text("callbackUrl", errors) {
-        requests.push(DestinationRequest::plain(&fields.at("callbackUrl"), Address::Webhook(url)));
-    }
-    if let Some(raw) = fields.take("email") {
-        requests.extend(emails(api, raw, &fields.at("email"), errors));
-    }
-    if let Some(text) = fields.text("slack", errors) {
-        requests.extend(slack(api, &text, &fields.at("slack"), errors));
+    for (channel, Shorthand { field, is_list }) in shorthands {
+        let at = fields.at(field);
+        if !is_list {
+            let text = fields.text(field, errors);
+            requests.extend(text.and_then(|text| from_address(api, channel, &text, &at, errors)));
+        } else if let Some(raw) = fields.take(field) {
+            requests.extend(from_addresses(api, channel, raw, &at, errors));
+        }
     }
     if let Some(raw) = fields.take("notify") {
         requests.extend(notify(api, raw, &fields.at("notify"), errors));
@@ -109,26 +91,41 @@ pub(super) fn notify(
     for (n, raw) in list.into_iter().enumerate() {
         let at = format!("{at}/{n}");
         match object_reader::text(raw) {
-            Some(text) => requests.extend(from_text(api, text, &at, errors)),
+            Some(text) => requests.extend(from_text(api, &text, &at, errors)),
             None => requests.extend(from_object(api, raw, &at, errors)),
         }
     }
     requests
 }
 
-/// Parses a destination that is a string. Slack's own incoming webhooks are recognised by their host: they
-/// refuse the messages of a webhook.
-fn from_text(api: &Api, text: String, at: &str, errors: &mut FieldErrors) -> Option<DestinationRequest> {
-    match text.strip_prefix("mailto:") {
-        Some(address) => email(api, &percent_decode_str(address).decode_utf8_lossy(), at, errors),
-        None if is_own_hook(&text) => slack(api, &text, at, errors),
-        None => Some(DestinationRequest::plain(at, Address::Webhook(text))),
-    }
+/// Parses a destination that is a string.
+fn from_text(api: &Api, text: &str, at: &str, errors: &mut FieldErrors) -> Option<DestinationRequest> {
+    let (channel, address) = channels::recognize(text);
+    from_address(api, channel, &address, at, errors)
 }
 
-fn emails(api: &Api, raw: &RawValue, at: &str, errors: &mut FieldErrors) -> Vec<DestinationRequest> {
+/// Parses an address of a channel.
+fn from_address(
+    api: &Api,
+    channel: ChannelKind,
+    text: &str,
+    at: &str,
+    errors: &mut FieldErrors,
+) -> Option<DestinationRequest> {
+    let address = errors.keep(at, api.channels.parse_address(channel, text))?;
+    Some(DestinationRequest { at: at.to_owned(), channel, address, headers: Vec::new(), secret: None })
+}
+
+/// Parses one address, or a list of addresses.
+fn from_addresses(
+    api: &Api,
+    channel: ChannelKind,
+    raw: &RawValue,
+    at: &str,
+    errors: &mut FieldErrors,
+) -> Vec<DestinationRequest> {
     if let Some(address) = object_reader::text(raw) {
-        return email(api, &address, at, errors).into_iter().collect();
+        return from_address(api, channel, &address, at, errors).into_iter().collect();
     }
     let mut requests = Vec::new();
     let Ok(list) = serde_json::from_str::<Vec<&RawValue>>(raw.get()) else {
@@ -141,27 +138,11 @@ fn emails(api: &Api, raw: &RawValue, at: &str, errors: &mut FieldErrors) -> Vec<
     for (n, raw) in list.into_iter().take(ENTRIES_MAX + 1).enumerate() {
         let at = format!("{at}/{n}");
         if let Some(address) = object_reader::string(raw, &at, errors) {
-            requests.extend(email(api, &address, &at, errors));
+            requests.extend(from_address(api, channel, &address, &at, errors));
         }
     }
     requests
 }
-
-fn email(api: &Api, address: &str, at: &str, errors: &mut FieldErrors) -> Option<DestinationRequest> {
-    let address = errors.keep(at, api.channels.mail_address(address))?;
-    Some(DestinationRequest::plain(at, Address::Mail(address)))
-}
-
-fn slack(api: &Api, address: &str, at: &str, errors: &mut FieldErrors) -> Option<DestinationRequest> {
-    let address = match errors.keep(at, api.channels.slack_target(address))? {
-        SlackTarget::Hook(url) | SlackTarget::Compatible(url) => Address::SlackHook(url.to_owned()),
-        SlackTarget::Channel(channel) => Address::SlackChannel(channel.to_owned()),
-    };
-    Some(DestinationRequest::plain(at, address))
-}
-
-/// Parses the text of an address, which stands at a JSON pointer.
-type ParseAddress = fn(&Api, &str, &str, &mut FieldErrors) -> Option<DestinationRequest>;
 
 /// Parses a destination that is an object.
 fn from_object(api: &Api, raw: &RawValue, at: &str, errors: &mut FieldErrors) -> Option<DestinationRequest> {
@@ -175,19 +156,29 @@ fn from_object(api: &Api, raw: &RawValue, at: &str, errors: &mut FieldErrors) ->
         errors.add(fields.at("destinationId"), FieldErrorCode::Unsupported, detail);
         return None;
     }
-    let (names, parse): (&[&'static str], ParseAddress) = match fields.text("type", errors).as_deref() {
-        None | Some("webhook") => return webhook(fields, errors),
-        Some("email") => (&["email", "address", "to"], email),
-        Some("slack") => (&["url", "channel", "slack"], slack),
-        Some(other) => {
+    let channel = match fields.text("type", errors) {
+        None => channels::DEFAULT,
+        Some(word) => {
             let allowed = ChannelKind::WORDS.iter().copied();
-            return errors.keep(fields.at("type"), Err(not_one_of(other, allowed)));
+            let parsed = ChannelKind::parse(&word).ok_or_else(|| not_one_of(&word, allowed));
+            errors.keep(fields.at("type"), parsed)?
         }
     };
-    let found = one_of(&mut fields, names, errors);
+    let spec = channels::spec(channel);
+    let found = one_of(&mut fields, spec.address_fields, errors);
+    let (headers, secret) = if spec.is_signed {
+        let secret = fields.parsed("secret", errors, |text| {
+            let secret = Secret::parse(text).map_err(|detail| (FieldErrorCode::InvalidSecret, detail));
+            secret.map(|_| text.to_owned())
+        });
+        (headers(&mut fields, errors), secret)
+    } else {
+        (Vec::new(), None)
+    };
     fields.done(errors);
     let (at, text) = found?;
-    parse(api, &text, &at, errors)
+    let request = from_address(api, channel, &text, &at, errors)?;
+    Some(DestinationRequest { headers, secret, ..request })
 }
 
 /// Takes the string that stands under exactly one of these names.
@@ -208,18 +199,6 @@ fn one_of(
         errors.add(fields.at(extra), FieldErrorCode::Conflict, detail);
     }
     Some((fields.at(name), text?))
-}
-
-fn webhook(mut fields: ObjectReader<'_>, errors: &mut FieldErrors) -> Option<DestinationRequest> {
-    let at = fields.at("url");
-    let url = fields.required_text("url", errors);
-    let secret = fields.parsed("secret", errors, |text| {
-        let secret = Secret::parse(text).map_err(|detail| (FieldErrorCode::InvalidSecret, detail));
-        secret.map(|_| text.to_owned())
-    });
-    let headers = headers(&mut fields, errors);
-    fields.done(errors);
-    Some(DestinationRequest { at, address: Address::Webhook(url?), headers, secret })
 }
 
 fn headers(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Vec<(String, String)> {
@@ -271,15 +250,11 @@ pub(super) async fn destinations(
     let mut destinations: Vec<Destination> = Vec::with_capacity(distinct.len());
     for (request, target) in distinct.iter().zip(resolve(api, &distinct, until).await) {
         let Some(target) = errors.keep(&request.at, target.transpose()) else { continue };
-        let url = target.as_ref().map_or("", Target::as_str);
-        let (channel, address, queue) = match &request.address {
-            Address::Webhook(_) => {
-                (ChannelKind::Webhook, url, target.as_ref().map(Target::origin).unwrap_or_default())
-            }
-            Address::SlackHook(_) => (ChannelKind::Slack, url, slack_queue(url)),
-            Address::SlackChannel(channel) => (ChannelKind::Slack, channel.as_str(), slack_queue(channel)),
-            Address::Mail(address) => (ChannelKind::Email, address.as_str(), MAIL_QUEUE.to_owned()),
+        let address = match (&target, &request.address) {
+            (Some(target), _) => target.as_str(),
+            (None, ParsedAddress::Url(text) | ParsedAddress::Text(text)) => text,
         };
+        let channel = request.channel;
         match destinations.iter().find(|known| known.address == address && known.channel == channel) {
             Some(known) if known.headers == request.headers && known.secret == request.secret => {}
             Some(_) => {
@@ -290,7 +265,7 @@ pub(super) async fn destinations(
                 id: DestinationId(api.store.ids().draw(now)),
                 channel,
                 address: address.to_owned(),
-                queue: format!("{} {queue}", app.0),
+                queue: channels::spec(channel).queue_name(app, address, target.as_ref()),
                 headers: request.headers.clone(),
                 secret: request.secret.clone(),
             }),

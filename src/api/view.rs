@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::channels::slack::masked;
+use crate::channels::{self, ShownAddress};
 use crate::domain::{
     Attempt, ChannelKind, Delivery, DeliveryId, DeliveryStatus, Destination, DestinationId, Event, EventId,
     EventSet, EventType, JobError, JobStatus, Output, PollStats, Reason, Timestamp, Watch, WatchId,
@@ -106,14 +106,10 @@ struct AddressView<'a> {
 
 fn address(r#type: ChannelKind, address: &str) -> AddressView<'_> {
     let nothing = AddressView { r#type, url: None, email: None, channel: None };
-    match r#type {
-        ChannelKind::Webhook => AddressView { url: Some(address.into()), ..nothing },
-        ChannelKind::Email => AddressView { email: Some(address), ..nothing },
-        // Whoever has a hook's URL may post.
-        ChannelKind::Slack if address.contains("://") => {
-            AddressView { url: Some(masked(address).into()), ..nothing }
-        }
-        ChannelKind::Slack => AddressView { channel: Some(address), ..nothing },
+    match (channels::spec(r#type).show)(address) {
+        ShownAddress::Url(url) => AddressView { url: Some(url), ..nothing },
+        ShownAddress::Email(email) => AddressView { email: Some(email), ..nothing },
+        ShownAddress::Channel(channel) => AddressView { channel: Some(channel), ..nothing },
     }
 }
 

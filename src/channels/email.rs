@@ -1,228 +1,242 @@
-//! Mail: who may be mailed, what a mail looks like, and what the server's answer means.
+//! Email: which recipients are permitted, the mail itself, and what the server's replies mean.
 //!
-//! One mail for each recipient: a server that refuses one of several refuses the whole exchange, and
-//! nobody's address is shown to anybody else. The `Message-ID` is the delivery's, so a mail that is sent
-//! again after a crash or a lost answer is the same mail to whoever keeps count.
+//! Each recipient gets a mail of its own: a server that refuses one of several recipients refuses the whole
+//! exchange, and no recipient sees the address of another. The `Message-ID` is the delivery's id, so a mail
+//! that is sent again after a crash or a lost reply is recognized as the same mail.
 
 mod message;
+mod settings;
 mod smtp;
 
-use std::fmt;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
+
+use super::attempt::{AttemptResult, recorded_text};
+use super::channel::{
+    Channel, ChannelSpec, Message, Pacing, ParsedAddress, QueueScope, SendFuture, Services, SettingValues,
+    Shorthand, ShownAddress,
+};
 use super::template_context::TemplateContext;
-use super::templates::Templates;
-use super::{AttemptResult, Message, text, unsent};
-use crate::clock::Clock;
-use crate::domain::{MailAddress, MailPattern, Mailbox, Outcome};
-use crate::egress::{Egress, SendError};
-use smtp::{Envelope, Exchange, Failure, Reply, Stage};
+use crate::domain::{AddressError, ChannelKind, MailAddress, MailPattern, Mailbox, Masked, Outcome};
+use crate::egress::SendError;
+pub(super) use message::{HTML, SUBJECT, TEXT};
+use settings::{SETTINGS, SmtpServer};
+use smtp::{Exchange, Failure, Mail, Reply, Stage};
 
-/// How many mails are under way at once: a mail server that one talks to with a connection for each
-/// mail takes about so many from one client (Postfix defers beyond 50, small relays beyond 5).
-pub const MAILS_AT_ONCE: usize = 4;
+/// Maximum number of mails in flight. Each uses a connection of its own, and a mail server accepts about this
+/// many from one client (Postfix defers beyond 50, small relays beyond 5).
+const CONCURRENT_MAX: usize = 4;
 
-/// Greylisting wants to see a sender again after some minutes, and a busy server wants rest.
-const SOON: Duration = Duration::from_secs(5 * 60);
+/// Wait after a temporary refusal: greylisting accepts a sender after some minutes.
+const TEMPORARY_WAIT: Duration = Duration::from_secs(5 * 60);
 
-/// What only the operator can put right is tried seldom: a server that is asked with a wrong password
-/// again and again locks the account.
-const SELDOM: Duration = Duration::from_secs(30 * 60);
+/// Wait after an error that only the operator can correct: a server locks the account after repeated attempts
+/// with a wrong password.
+const OPERATOR_WAIT: Duration = Duration::from_secs(30 * 60);
 
-/// When the exchange with the mail server becomes secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Security {
-    /// Never.
-    None,
-    /// By STARTTLS where the server offers it.
-    Opportunistic,
-    /// By STARTTLS, or nothing is sent.
-    Required,
-    /// From the start.
-    Implicit,
+/// The row of email in the channel table.
+pub(super) const SPEC: ChannelSpec = ChannelSpec {
+    kind: ChannelKind::Email,
+    shorthand: Some(Shorthand { field: "email", is_list: true }),
+    address_fields: &["email", "address", "to"],
+    is_signed: false,
+    recognize: |text| Some(percent_decode_str(text.strip_prefix("mailto:")?).decode_utf8_lossy()),
+    show: |address| ShownAddress::Email(address),
+    queue: QueueScope::Server("smtp"),
+    pacing: Pacing::Concurrent(CONCURRENT_MAX),
+    has_breaker: false,
+    templates: &[&SUBJECT, &TEXT, &HTML],
+    settings: SETTINGS,
+    check_settings: settings::check,
+    configure: |values| Box::new(Email { mailer: Mailer::from_settings(values) }),
+};
+
+/// The channel.
+#[derive(Debug)]
+struct Email {
+    /// `None` if no mail server is configured.
+    mailer: Option<Mailer>,
 }
 
-/// The operator's mail server.
-#[derive(Clone, Debug)]
-pub struct Server {
-    /// When the exchange becomes secret.
-    pub security: Security,
-    /// A name or an address.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-    /// Who we are there.
-    pub login: Option<Login>,
-}
-
-/// A name and a password.
-#[derive(Clone)]
-pub struct Login {
-    /// The name.
-    pub name: String,
-    /// The password.
-    pub password: String,
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-/// Sends mail.
-#[derive(Clone, Debug)]
-pub struct Mailer {
-    /// By way of whom.
-    pub server: Server,
-    /// In whose name.
-    pub from: Mailbox,
-    /// To whom.
-    pub allow: Vec<MailPattern>,
+/// A configured mail server, with the sender and the permitted recipients.
+#[derive(Debug)]
+struct Mailer {
+    server: SmtpServer,
+    from: Mailbox,
+    allow: Vec<MailPattern>,
 }
 
 impl Mailer {
-    /// Whether this address may be mailed. The error is a sentence for whoever gave it.
-    pub fn check(&self, address: &MailAddress) -> Result<(), String> {
-        if self.allow.iter().any(|pattern| pattern.allows(address)) {
-            return Ok(());
+    fn from_settings(values: &SettingValues) -> Option<Self> {
+        let server = SmtpServer::parse(values.text("smtp.url")?).ok()?;
+        let from = settings::sender(values.text("smtp.from")?).ok()?;
+        let allow = match values.list("smtp.allow") {
+            Some(entries) => settings::patterns(entries.iter().map(Masked::reveal)).ok()?,
+            None => MailPattern::of_sender(&from.address).into_iter().collect(),
+        };
+        Some(Self { server, from, allow })
+    }
+}
+
+impl Channel for Email {
+    fn parse_address(&self, text: &str) -> Result<ParsedAddress, AddressError> {
+        let address = MailAddress::parse(text)
+            .ok_or_else(|| AddressError::Invalid("is not a mail address".to_owned()))?;
+        let mailer = self.mailer.as_ref().ok_or_else(|| {
+            let message = "no mail is sent from here: [smtp] url is not configured";
+            AddressError::NotConfigured(message.to_owned())
+        })?;
+        if !mailer.allow.iter().any(|pattern| pattern.allows(&address)) {
+            let domain = address.domain();
+            let message = format!("may not be mailed from here: add it, or *@{domain}, to [smtp] allow");
+            return Err(AddressError::NotAllowed(message));
         }
-        let domain = address.domain();
-        Err(format!("may not be mailed from here: add it, or *@{domain}, to [smtp] allow"))
+        Ok(ParsedAddress::Text(address.as_str().to_owned()))
     }
 
-    /// Sends once.
-    pub(super) async fn send(
-        &self,
-        egress: &Egress,
-        clock: &Clock,
-        templates: &Templates,
-        message: &Message<'_>,
-        (to, timeout): (&str, Duration),
-    ) -> AttemptResult {
-        let watch = clock.stopwatch();
-        let Some(to) = MailAddress::parse(to) else {
-            return unsent(Outcome::Fatal, "invalid: the mail address cannot be read".into(), Vec::new());
+    fn send<'a>(
+        &'a self,
+        services: &'a Services,
+        message: &'a Message<'a>,
+        timeout: Duration,
+    ) -> SendFuture<'a> {
+        Box::pin(async move {
+            let Some(mailer) = &self.mailer else {
+                tracing::error!("mails wait: [smtp] url is not configured any more");
+                let error = "smtp: no mail server is configured any more".to_owned();
+                return AttemptResult::without_response(Outcome::Retry { after: None }, error, Vec::new());
+            };
+            mailer.send(services, message, timeout).await
+        })
+    }
+}
+
+impl Mailer {
+    /// Sends a mail once.
+    async fn send(&self, services: &Services, message: &Message<'_>, timeout: Duration) -> AttemptResult {
+        let stopwatch = services.clock.stopwatch();
+        let Some(to) = MailAddress::parse(&message.delivery.destination.address) else {
+            return AttemptResult::invalid("the mail address cannot be read");
         };
-        let made = TemplateContext::of(message)
-            .and_then(|news| message::compose(templates, &self.from, &to, message, &news));
-        let mail = match made {
-            Ok(mail) => mail,
-            Err(why) => return unsent(Outcome::Fatal, format!("invalid: {why}"), Vec::new()),
+        let composed = TemplateContext::new(message.delivery)
+            .and_then(|context| message::compose(&services.templates, &self.from, &to, message, &context));
+        let composed = match composed {
+            Ok(composed) => composed,
+            Err(error) => return AttemptResult::invalid(error),
         };
-        let envelope = Envelope { from: &self.from.address, to: &to, message: &mail.bytes };
-        let mut exchange = Exchange::with(&self.server);
-        let done = clock.timeout(timeout, exchange.run(egress, envelope)).await;
-        let verdict = match (exchange.taken.take(), done) {
-            (Some(reply), _) => Verdict { outcome: Outcome::Ok, error: None, reply: reply.text },
-            (None, Some(Err(failure))) => judge(exchange.stage, failure),
+        let mail = Mail { from: &self.from.address, to: &to, message: &composed.bytes };
+        let mut exchange = Exchange::new(&self.server);
+        let finished = services.clock.timeout(timeout, exchange.run(&services.egress, mail)).await;
+        let classified = match (exchange.accepted.take(), finished) {
+            (Some(reply), _) => Classified { outcome: Outcome::Ok, error: None, reply: reply.text },
+            (None, Some(Err(failure))) => classify(exchange.stage, failure),
             (None, Some(Ok(())) | None) => {
-                let error = SendError::timed_out(timeout);
-                let stage = exchange.stage.word();
+                let (error, stage) = (SendError::timed_out(timeout), exchange.stage.name());
                 let outcome = Outcome::Retry { after: None };
-                Verdict { outcome, error: Some(format!("{error}, at {stage}")), reply: String::new() }
+                Classified { outcome, error: Some(format!("{error}, at {stage}")), reply: String::new() }
             }
         };
         AttemptResult {
-            outcome: verdict.outcome,
-            status_code: None,
-            error: verdict.error,
-            nobody: false,
-            request_headers: mail.headers,
-            response_headers: Vec::new(),
-            response_body: text(verdict.reply.as_bytes()),
-            duration: watch.elapsed(),
+            error: classified.error,
+            response_body: recorded_text(classified.reply.as_bytes()),
+            duration: stopwatch.elapsed(),
+            ..AttemptResult::without_response(classified.outcome, String::new(), composed.headers)
         }
     }
 }
 
-/// What came of an exchange.
+/// A classified exchange.
 #[derive(Debug)]
-struct Verdict {
+struct Classified {
     outcome: Outcome,
     error: Option<String>,
     reply: String,
 }
 
-fn judge(stage: Stage, failure: Failure) -> Verdict {
-    let word = stage.word();
+fn classify(stage: Stage, failure: Failure) -> Classified {
+    let stage_name = stage.name();
     let retry = |after, error| (Outcome::Retry { after }, Some(error));
     let ((outcome, error), reply) = match failure {
-        Failure::Said(reply) => {
-            let (outcome, who) = blame(stage, &reply);
-            if who == Blame::Operator {
+        Failure::Refused(reply) => {
+            let (outcome, cause) = cause(stage, &reply);
+            if cause == Cause::Operator {
                 tracing::error!(
                     error = reply.text,
-                    "the mail server does not take mail from here at {word}: see [smtp]; mails wait"
+                    "the mail server does not accept mail from here at {stage_name}: see [smtp]; mails wait"
                 );
             }
-            let error = match who {
-                Blame::Operator => {
-                    format!("smtp: the mail server does not take mail from here (its answer to {word})")
+            let error = match cause {
+                Cause::Operator => {
+                    format!(
+                        "smtp: the mail server does not accept mail from here (its answer to {stage_name})"
+                    )
                 }
-                Blame::Nobody => format!("smtp: the mail server asks for patience (its answer to {word})"),
-                Blame::Recipient => format!("smtp: the recipient is refused (the answer to {word})"),
-                Blame::Message => format!("smtp: the message is refused (the answer to {word})"),
+                Cause::Temporary => {
+                    format!("smtp: the mail server asks to retry later (its answer to {stage_name})")
+                }
+                Cause::Recipient => format!("smtp: the recipient is refused (the answer to {stage_name})"),
+                Cause::Message => format!("smtp: the message is refused (the answer to {stage_name})"),
             };
             ((outcome, Some(error)), reply.text)
         }
-        Failure::Lost(error) => {
-            // Only the operator can put a certificate right; a connection that is cut heals by itself.
+        Failure::Connection(error) => {
+            // A certificate needs the operator; a lost connection does not.
             let distrusted =
                 matches!(stage, Stage::Tls | Stage::StartTls) && matches!(error, SendError::Tls(_));
-            let error = format!("{error}, at {word}");
+            let error = format!("{error}, at {stage_name}");
             if distrusted {
-                tracing::error!(error, "the mail server is not to be believed: see [smtp]; mails wait");
+                tracing::error!(error, "the mail server is not trusted: see [smtp]; mails wait");
             }
-            (retry(distrusted.then_some(SELDOM), error), String::new())
+            (retry(distrusted.then_some(OPERATOR_WAIT), error), String::new())
         }
         Failure::NoTls => {
-            tracing::error!("the mail server offers no STARTTLS, and [smtp] url asks for it; mails wait");
-            (retry(Some(SELDOM), "tls: the mail server offers no STARTTLS".into()), String::new())
+            tracing::error!("the mail server offers no STARTTLS, and [smtp] url requires it; mails wait");
+            (retry(Some(OPERATOR_WAIT), "tls: the mail server offers no STARTTLS".into()), String::new())
         }
         Failure::NoLogin => {
             tracing::error!("the mail server offers neither AUTH PLAIN nor AUTH LOGIN; mails wait");
-            (retry(Some(SELDOM), "smtp: the mail server offers no login".into()), String::new())
+            (retry(Some(OPERATOR_WAIT), "smtp: the mail server offers no login".into()), String::new())
         }
     };
-    Verdict { outcome, error, reply }
+    Classified { outcome, error, reply }
 }
 
-/// Whose trouble a refusal is.
+/// Cause of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Blame {
-    /// Time heals it.
-    Nobody,
-    /// Who configured the server: every mail would be refused.
+enum Cause {
+    /// A temporary state of the server.
+    Temporary,
+    /// The configuration of the server: it would refuse every mail.
     Operator,
-    /// Who has no box any more: nothing more goes there.
+    /// A mailbox that does not exist any more: later mails to it are skipped.
     Recipient,
-    /// This message: it will never be taken.
+    /// This message: no retry would succeed.
     Message,
 }
 
-/// The enhanced code tells most; where there is none, the word of the exchange and the code.
-fn blame(stage: Stage, reply: &Reply) -> (Outcome, Blame) {
-    let operator = (Outcome::Retry { after: Some(SELDOM) }, Blame::Operator);
-    let (recipient, message) = ((Outcome::Gone, Blame::Recipient), (Outcome::Fatal, Blame::Message));
+/// Returns the cause of a refusal. It follows from the enhanced code; without one, from the stage and the code.
+fn cause(stage: Stage, reply: &Reply) -> (Outcome, Cause) {
+    let operator = (Outcome::Retry { after: Some(OPERATOR_WAIT) }, Cause::Operator);
+    let (recipient, message) = ((Outcome::Gone, Cause::Recipient), (Outcome::Fatal, Cause::Message));
     if reply.code < 500 {
-        return (Outcome::Retry { after: Some(SOON) }, Blame::Nobody);
+        return (Outcome::Retry { after: Some(TEMPORARY_WAIT) }, Cause::Temporary);
     }
     if matches!(reply.code, 530 | 534 | 535 | 538) {
         return operator;
     }
-    match (stage, reply.enhanced()) {
+    match (stage, reply.enhanced_code()) {
         (Stage::Recipient | Stage::Data | Stage::Content, code) => match code {
-            // The sender's address.
+            // About the sender's address.
             Some((_, 1, 7 | 8)) => operator,
             Some((_, 1, _) | (_, 2, 1)) => recipient,
             None if stage == Stage::Recipient && matches!(reply.code, 550 | 551 | 553) => recipient,
             Some(_) | None => message,
         },
-        // Its size.
+        // About the size.
         (Stage::Sender, Some((_, 2 | 3, _))) => message,
         (Stage::Sender, None) if reply.code == 552 => message,
-        // Before anything is known of message and recipient it can be neither's.
+        // The server does not know the recipient and the message yet.
         (
             Stage::Connect
             | Stage::Tls
@@ -241,39 +255,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_waits_for_the_operator_and_a_connection_that_is_cut_for_nobody() {
+    fn an_untrusted_certificate_waits_longer_than_a_lost_connection() {
         let (tls, cut) = (SendError::Tls("expired".into()), SendError::Connect("cut".into()));
         for (stage, error, after) in [
-            (Stage::Tls, tls.clone(), Some(SELDOM)),
-            (Stage::StartTls, tls.clone(), Some(SELDOM)),
+            (Stage::Tls, tls.clone(), Some(OPERATOR_WAIT)),
+            (Stage::StartTls, tls.clone(), Some(OPERATOR_WAIT)),
             (Stage::Content, tls, None),
             (Stage::Tls, cut.clone(), None),
             (Stage::StartTls, cut, None),
         ] {
-            assert_eq!(judge(stage, Failure::Lost(error)).outcome, Outcome::Retry { after }, "{stage:?}");
+            assert_eq!(
+                classify(stage, Failure::Connection(error)).outcome,
+                Outcome::Retry { after },
+                "{stage:?}"
+            );
         }
     }
 
     #[test]
-    fn a_refusal_is_the_recipients_the_messages_the_operators_or_nobodys_trouble() {
-        use Blame::{Message, Nobody, Operator, Recipient};
-        for (stage, text, who) in [
-            (Stage::Greeting, "421 too busy", Nobody),
+    fn each_refusal_has_one_cause() {
+        use Cause::{Message, Operator, Recipient, Temporary};
+        for (stage, text, expected_cause) in [
+            (Stage::Greeting, "421 too busy", Temporary),
             (Stage::Greeting, "554 5.7.1 your address is blocked", Operator),
             (Stage::Hello, "502 what?", Operator),
             (Stage::Login, "535 5.7.8 authentication failed", Operator),
             (Stage::Login, "535 no", Operator),
             (Stage::Login, "534 too weak", Operator),
             (Stage::Login, "538 encryption required", Operator),
-            (Stage::Login, "454 4.7.0 later", Nobody),
+            (Stage::Login, "454 4.7.0 later", Temporary),
             (Stage::Sender, "530 5.7.0 must issue STARTTLS first", Operator),
             (Stage::Sender, "550 5.7.1 you are not this sender", Operator),
             (Stage::Sender, "553 sender refused", Operator),
             (Stage::Sender, "552 too large", Message),
             (Stage::Sender, "552 5.3.4 too large", Message),
-            (Stage::Recipient, "450 4.2.0 greylisted", Nobody),
-            (Stage::Recipient, "451 greylisted", Nobody),
-            (Stage::Recipient, "452 4.2.2 full", Nobody),
+            (Stage::Recipient, "450 4.2.0 greylisted", Temporary),
+            (Stage::Recipient, "451 greylisted", Temporary),
+            (Stage::Recipient, "452 4.2.2 full", Temporary),
             (Stage::Recipient, "550 no such user", Recipient),
             (Stage::Recipient, "551 moved", Recipient),
             (Stage::Recipient, "553 bad mailbox", Recipient),
@@ -290,14 +308,14 @@ mod tests {
             (Stage::Content, "554 5.7.1 spam", Message),
             (Stage::Content, "550 spam", Message),
             (Stage::Content, "550 5.1.1 no such user", Recipient),
-            (Stage::Content, "451 4.3.0 later", Nobody),
+            (Stage::Content, "451 4.3.0 later", Temporary),
         ] {
             let code = text[..3].parse().unwrap();
-            let (outcome, found) = blame(stage, &Reply { code, text: text.to_owned() });
-            assert_eq!(found, who, "{stage:?} {text}");
-            let expected = match who {
-                Nobody => Outcome::Retry { after: Some(SOON) },
-                Operator => Outcome::Retry { after: Some(SELDOM) },
+            let (outcome, found) = cause(stage, &Reply { code, text: text.to_owned() });
+            assert_eq!(found, expected_cause, "{stage:?} {text}");
+            let expected = match expected_cause {
+                Temporary => Outcome::Retry { after: Some(TEMPORARY_WAIT) },
+                Operator => Outcome::Retry { after: Some(OPERATOR_WAIT) },
                 Recipient => Outcome::Gone,
                 Message => Outcome::Fatal,
             };

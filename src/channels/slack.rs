@@ -1,76 +1,161 @@
-//! Slack, and chats that take Slack's messages: where a message goes, sending it once, and what the
-//! answer means.
+//! Slack, and chats that accept Slack's messages: addresses, sending, and what the responses mean.
 //!
-//! There are three ways in. A **hook** of Slack's own takes blocks and answers `ok`. A **compatible hook**
-//! elsewhere (Mattermost, Rocket.Chat) takes the older attachments, and any 2xx is success unless it says
-//! otherwise. A **channel** is posted to by the operator's bot, whose API answers 200 also when it
-//! refuses.
+//! There are three kinds of address:
 //!
-//! A hook's URL is a secret: whoever has it may post. It is shown masked, and a lane is named by its hash.
+//! - A **hook** of Slack accepts blocks and answers `ok`.
+//! - A **compatible hook** of another chat (Mattermost, Rocket.Chat) accepts the older attachments. Any 2xx is a
+//!   success, unless the response says otherwise.
+//! - A **channel** of Slack gets its messages from the operator's bot, through Slack's API, which answers 200
+//!   even when it refuses.
 //!
-//! A refusal that blames the message's form is answered at once, by the same message as plain text: to be
-//! told in a plain way is better than not at all.
+//! The URL of a hook is a secret, because it alone permits posting. It is shown masked, and its destination
+//! queue is named by its hash.
+//!
+//! If the format of a message is refused, the same message is sent once more at once as plain text: plain text
+//! is better than no message.
 
 mod blocks;
 
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::attempt::{AttemptResult, RESPONSE_MAX, USER_AGENT_VALUE, recorded_headers};
+use super::channel::{
+    Channel, ChannelSetting, ChannelSpec, Message, Pacing, ParsedAddress, QueueScope, SendFuture, Services,
+    SettingCheck, SettingValues, SettingsReport, Shorthand, ShownAddress,
+};
 use super::template_context::TemplateContext;
-use super::templates::Templates;
-use super::{AGENT, ANSWER_MAX, AttemptResult, Message, shown, text, unanswered, unsent};
+use super::templates::TemplateFile;
 use crate::clock::Clock;
-use crate::domain::{Outcome, parse_retry_after};
-use crate::egress::{Call, Egress, Post, Received, SendError};
-use blocks::{Dialect, payload, plain};
+use crate::domain::{AddressError, ChannelKind, Masked, Outcome, parse_retry_after};
+use crate::egress::{Call, Post, Received, SendError};
+use blocks::{Dialect, MessageParts};
 
-/// Slack takes a message a second for each channel; short bursts pass, but whoever keeps exceeding it may
-/// be shut out for good.
-pub const PACE: Duration = Duration::from_secs(1);
+/// Slack accepts a message a second for each channel. Short bursts are accepted, but an app that keeps
+/// exceeding the rate may be disabled.
+const MESSAGE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What only the operator can put right is tried seldom.
-const SELDOM: Duration = Duration::from_secs(30 * 60);
+/// Wait after an error that only the operator can correct.
+const OPERATOR_WAIT: Duration = Duration::from_secs(30 * 60);
 
-/// Names of channels are shorter.
+/// Maximum length of a channel's name, in characters.
 const CHANNEL_MAX: usize = 80;
 
-/// Slack's own hosts for hooks.
+/// Slack's hosts for hooks.
 const HOOK_HOSTS: [&str; 2] = ["hooks.slack.com", "hooks.slack-gov.com"];
 
-/// The operator's bot.
-#[derive(Clone)]
-pub struct Bot {
-    /// `xoxb-…`
-    pub token: String,
-    /// Where Slack's API is, without a slash at its end.
-    pub api_url: String,
+/// The parts of a message.
+pub(super) const MESSAGE: TemplateFile = TemplateFile {
+    name: "chat/message.json",
+    source: include_str!("../../templates/chat/message.json"),
+    max_bytes: 64 * 1024,
+    check: |text| MessageParts::parse(text).map(drop),
+};
+
+/// The row of Slack in the channel table.
+pub(super) const SPEC: ChannelSpec = ChannelSpec {
+    kind: ChannelKind::Slack,
+    shorthand: Some(Shorthand { field: "slack", is_list: false }),
+    address_fields: &["url", "channel", "slack"],
+    is_signed: false,
+    // Slack's own hooks are recognized by their host, because they never accept a webhook.
+    recognize: |text| slack_path(text).map(|_| text.into()),
+    show: |address| {
+        if address.contains("://") {
+            ShownAddress::Url(masked(address).into())
+        } else {
+            ShownAddress::Channel(address)
+        }
+    },
+    queue: QueueScope::Address,
+    pacing: Pacing::PerAddress(MESSAGE_INTERVAL),
+    has_breaker: true,
+    templates: &[&MESSAGE],
+    settings: &[
+        ChannelSetting {
+            key: "slack.bot_token",
+            default: None,
+            doc: "`xoxb-…` of a Slack app: posts to channels by name or id",
+            check: SettingCheck::Credential(|token| {
+                let hint =
+                    "a bot's token begins with xoxb-: it is the `Bot User OAuth Token` of the Slack app";
+                if token.starts_with("xox") { Ok(()) } else { Err(hint.to_owned()) }
+            }),
+        },
+        ChannelSetting {
+            key: "slack.api_url",
+            default: Some("https://slack.com/api"),
+            doc: "Slack's API; it gets the token",
+            check: SettingCheck::BaseUrl,
+        },
+    ],
+    check_settings: |_| SettingsReport::default(),
+    configure: |values| Box::new(Slack { bot: Bot::from_settings(values) }),
+};
+
+/// The channel.
+#[derive(Debug)]
+struct Slack {
+    /// `None` if no bot is configured: then only hooks are accepted.
+    bot: Option<Bot>,
 }
 
-impl std::fmt::Debug for Bot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Bot at {}", self.api_url)
+/// The operator's bot.
+#[derive(Debug)]
+struct Bot {
+    token: Masked,
+    /// Base URL of Slack's API, without a slash at its end.
+    api_url: String,
+}
+
+impl Bot {
+    fn from_settings(values: &SettingValues) -> Option<Self> {
+        let (token, api_url) = (values.text("slack.bot_token")?, values.text("slack.api_url")?);
+        Some(Self { token: Masked::new(token), api_url: api_url.to_owned() })
     }
 }
 
-/// Where a message goes.
+impl Channel for Slack {
+    fn parse_address(&self, text: &str) -> Result<ParsedAddress, AddressError> {
+        match SlackTarget::parse(text).map_err(AddressError::Invalid)? {
+            SlackTarget::Channel(_) if self.bot.is_none() => {
+                let message = "channels cannot be posted to from here: [slack] bot_token is not configured";
+                Err(AddressError::NotConfigured(message.to_owned()))
+            }
+            SlackTarget::Hook(url) | SlackTarget::Compatible(url) => Ok(ParsedAddress::Url(url.to_owned())),
+            SlackTarget::Channel(name) => Ok(ParsedAddress::Text(name.to_owned())),
+        }
+    }
+
+    fn send<'a>(
+        &'a self,
+        services: &'a Services,
+        message: &'a Message<'a>,
+        timeout: Duration,
+    ) -> SendFuture<'a> {
+        Box::pin(SlackSender { services, bot: self.bot.as_ref() }.send(message, timeout))
+    }
+}
+
+/// Destination of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlackTarget<'a> {
-    /// Slack's own hook.
+enum SlackTarget<'a> {
+    /// URL of a hook of Slack.
     Hook(&'a str),
-    /// A hook elsewhere.
+    /// URL of a compatible hook.
     Compatible(&'a str),
     /// A channel, by `#name` or id.
     Channel(&'a str),
 }
 
 impl<'a> SlackTarget<'a> {
-    /// Tells the ways apart; a URL is not judged here. The error is a sentence that repeats nothing.
-    pub fn parse(address: &'a str) -> Result<Self, String> {
+    /// Parses an address. The host of a URL is not checked here. The error is a sentence that does not repeat
+    /// the address.
+    fn parse(address: &'a str) -> Result<Self, String> {
         if address.is_empty() {
             return Err("must not be empty".into());
         }
@@ -78,10 +163,10 @@ impl<'a> SlackTarget<'a> {
             if !matches!(scheme.to_ascii_lowercase().as_str(), "https" | "http") {
                 return Err("must begin with https://".into());
             }
-            let Some(path) = own_path(address) else { return Ok(Self::Compatible(address)) };
+            let Some(path) = slack_path(address) else { return Ok(Self::Compatible(address)) };
             if path.starts_with("/workflows/") || path.starts_with("/triggers/") {
                 return Err(
-                    "is the trigger of a workflow, which takes no messages: give an incoming webhook, \
+                    "is the trigger of a workflow, which accepts no messages: give an incoming webhook, \
                      https://hooks.slack.com/services/…"
                         .into(),
                 );
@@ -105,173 +190,155 @@ impl<'a> SlackTarget<'a> {
     }
 }
 
-/// The path of a URL of Slack's own.
-fn own_path(url: &str) -> Option<String> {
+/// Returns the path of a URL on Slack's hosts for hooks.
+fn slack_path(url: &str) -> Option<String> {
     let url = Url::parse(url).ok()?;
     HOOK_HOSTS.contains(&url.host_str()?).then(|| url.path().to_owned())
 }
 
-/// Whether this is a hook of Slack's own.
-pub fn is_own_hook(url: &str) -> bool {
-    own_path(url).is_some()
-}
-
-/// An address as it may be shown: of Slack's own hooks all but the last word, which is the secret; of
-/// others the host, since theirs may stand anywhere.
-pub fn masked(address: &str) -> String {
+/// Returns an address as it may be shown. Of Slack's hooks, only the last segment is secret; other hooks are
+/// reduced to their host, because their secret may be anywhere in the URL.
+fn masked(address: &str) -> String {
     let Ok(url) = Url::parse(address) else {
         return if address.contains("://") { "***".into() } else { address.to_owned() };
     };
     let path = url.path().trim_end_matches('/');
     let front = path.rsplit_once('/').map_or("", |(front, _)| front);
-    let front = if is_own_hook(address) { front } else { "" };
+    let front = if slack_path(address).is_some() { front } else { "" };
     format!("{}{front}/***", &url[..url::Position::BeforePath])
 }
 
-/// Names an address in a lane: a hook's URL is no name for the log.
-pub fn lane(address: &str) -> String {
-    let digest: [u8; 32] = Sha256::digest(address.as_bytes()).into();
-    let short = digest[..8].iter().fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
-    format!("slack {short}")
-}
-
-/// What is needed to send.
+/// What is needed to send a message.
 #[derive(Clone, Copy)]
-pub(super) struct SendContext<'a> {
-    pub(super) egress: &'a Egress,
-    pub(super) clock: &'a Clock,
-    pub(super) bot: Option<&'a Bot>,
-    pub(super) templates: &'a Templates,
+struct SlackSender<'a> {
+    services: &'a Services,
+    bot: Option<&'a Bot>,
 }
 
-/// Sends once; a refusal of the form is followed by the plain text.
-pub(super) async fn send(
-    line: SendContext<'_>,
-    message: &Message<'_>,
-    (to, timeout): (&str, Duration),
-) -> AttemptResult {
-    let watch = line.clock.stopwatch();
-    let way = match SlackTarget::parse(to) {
-        Ok(way) => way,
-        Err(why) => return unsent(Outcome::Fatal, format!("invalid: the address {why}"), Vec::new()),
-    };
-    let made = TemplateContext::of(message).and_then(|news| Ok((line.templates.pieces(&news)?, news)));
-    let (pieces, news) = match made {
-        Ok(made) => made,
-        Err(why) => return unsent(Outcome::Fatal, format!("invalid: {why}"), Vec::new()),
-    };
-    let dialect = match way {
-        SlackTarget::Hook(_) | SlackTarget::Channel(_) => Dialect::Slack,
-        SlackTarget::Compatible(_) => Dialect::Attachments,
-    };
-    let mut sent = post(line, way, payload(dialect, &pieces, &news), timeout).await;
-    if let (Ok(answer), true) = (&sent.1, sent.0.outcome == Outcome::Fatal)
-        && blames_the_form(answer)
-    {
-        let left = timeout.saturating_sub(watch.elapsed());
-        let refused = word(answer);
-        sent = post(line, way, plain(dialect, &pieces, &news), left).await;
-        if sent.0.outcome == Outcome::Ok {
-            sent.0.error = Some(format!("degraded: the blocks were refused ({refused}), the text was taken"));
-        }
-    }
-    AttemptResult { duration: watch.elapsed(), ..sent.0 }
-}
-
-/// One exchange.
-async fn post(
-    line: SendContext<'_>,
-    way: SlackTarget<'_>,
-    mut payload: Value,
-    timeout: Duration,
-) -> (AttemptResult, Result<Received, SendError>) {
-    let mut headers = HeaderMap::with_capacity(4);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
-    headers.insert(reqwest::header::USER_AGENT, AGENT);
-    let answer = match way {
-        SlackTarget::Hook(url) | SlackTarget::Compatible(url) => {
-            let recorded = shown(&headers);
-            let body = Bytes::from(payload.to_string());
-            let answer = match line.egress.parse(url) {
-                Ok(target) => {
-                    let post = Post { target, headers, body, timeout, max_answer: ANSWER_MAX };
-                    line.egress.send(post).await
-                }
-                // What is allowed has changed since the registration, and may change back.
-                Err(error) => Err(SendError::Refused(error.to_string())),
-            };
-            (answer, recorded)
-        }
-        SlackTarget::Channel(channel) => {
-            payload["channel"] = channel.into();
-            call(line, headers, Bytes::from(payload.to_string()), timeout).await
-        }
-    };
-    let (answer, request_headers) = answer;
-    let sent = match &answer {
-        Ok(received) => {
-            let (outcome, error) = judge(way, received, line.clock);
-            AttemptResult {
-                outcome,
-                status_code: Some(received.status),
-                error,
-                nobody: false,
-                request_headers,
-                response_headers: received.headers.clone(),
-                response_body: text(&received.body),
-                duration: received.duration,
+impl SlackSender<'_> {
+    /// Sends a message once. If its format is refused, its plain text follows at once.
+    async fn send(self, message: &Message<'_>, timeout: Duration) -> AttemptResult {
+        let Services { clock, templates, .. } = self.services;
+        let stopwatch = clock.stopwatch();
+        let target = match SlackTarget::parse(&message.delivery.destination.address) {
+            Ok(target) => target,
+            Err(error) => return AttemptResult::invalid(format_args!("the address {error}")),
+        };
+        let rendered = TemplateContext::new(message.delivery)
+            .and_then(|context| Ok((MessageParts::parse(&templates.render(&MESSAGE, &context)?)?, context)));
+        let (parts, context) = match rendered {
+            Ok(rendered) => rendered,
+            Err(error) => return AttemptResult::invalid(error),
+        };
+        let dialect = match target {
+            SlackTarget::Hook(_) | SlackTarget::Channel(_) => Dialect::Slack,
+            SlackTarget::Compatible(_) => Dialect::Attachments,
+        };
+        let payload = blocks::payload(dialect, &parts, &context);
+        let (mut result, response) = self.post(target, payload, timeout).await;
+        if let (Ok(received), Outcome::Fatal) = (&response, &result.outcome)
+            && is_format_error(received)
+        {
+            let left = timeout.saturating_sub(stopwatch.elapsed());
+            let payload = blocks::plain_text(dialect, &parts, &context);
+            (result, _) = self.post(target, payload, left).await;
+            if result.outcome == Outcome::Ok {
+                let refused = error_code(received);
+                result.error =
+                    Some(format!("degraded: the blocks were refused ({refused}), the text was accepted"));
             }
         }
-        Err(error) => unanswered(error, request_headers),
-    };
-    (sent, answer)
+        AttemptResult { duration: stopwatch.elapsed(), ..result }
+    }
+
+    /// Makes one request.
+    async fn post(
+        self,
+        target: SlackTarget<'_>,
+        mut payload: Value,
+        timeout: Duration,
+    ) -> (AttemptResult, Result<Received, SendError>) {
+        let Services { egress, clock, .. } = self.services;
+        let mut headers = HeaderMap::with_capacity(4);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+        headers.insert(USER_AGENT, USER_AGENT_VALUE);
+        let (response, recorded) = match target {
+            SlackTarget::Hook(url) | SlackTarget::Compatible(url) => {
+                let recorded = recorded_headers(&headers);
+                let body = Bytes::from(payload.to_string());
+                let response = match egress.parse(url) {
+                    Ok(target) => {
+                        egress.send(Post { target, headers, body, timeout, max_answer: RESPONSE_MAX }).await
+                    }
+                    // The configuration permits fewer addresses than at the registration; that may change again.
+                    Err(error) => Err(SendError::Refused(error.to_string())),
+                };
+                (response, recorded)
+            }
+            SlackTarget::Channel(channel) => {
+                payload["channel"] = channel.into();
+                self.call_api(headers, Bytes::from(payload.to_string()), timeout).await
+            }
+        };
+        let result = match &response {
+            Ok(received) => {
+                AttemptResult::response(received.clone(), classify(target, received, clock), recorded)
+            }
+            Err(error) => AttemptResult::send_error(error, recorded),
+        };
+        (result, response)
+    }
+
+    /// Calls Slack's API as the bot. Also returns the headers for the attempt log.
+    async fn call_api(
+        self,
+        mut headers: HeaderMap,
+        body: Bytes,
+        timeout: Duration,
+    ) -> (Result<Received, SendError>, Vec<(String, String)>) {
+        let Some(bot) = self.bot else {
+            tracing::error!("messages for channels wait: [slack] bot_token is not configured any more");
+            let error = SendError::Refused("no bot_token is configured for channels".into());
+            return (Err(error), recorded_headers(&headers));
+        };
+        let token = HeaderValue::try_from(format!("Bearer {}", bot.token.reveal()));
+        let url = Url::parse(&format!("{}/chat.postMessage", bot.api_url));
+        let (Ok(mut token), Ok(url)) = (token, url) else {
+            let error = SendError::Refused("[slack] cannot be used as it is configured".into());
+            return (Err(error), recorded_headers(&headers));
+        };
+        token.set_sensitive(true);
+        headers.insert(AUTHORIZATION, token);
+        let recorded = recorded_headers(&headers);
+        let call = Call { url, headers, body, timeout, max_answer: RESPONSE_MAX };
+        (self.services.egress.call(call).await, recorded)
+    }
 }
 
-/// One call of the bot's.
-async fn call(
-    line: SendContext<'_>,
-    mut headers: HeaderMap,
-    body: Bytes,
-    timeout: Duration,
-) -> (Result<Received, SendError>, Vec<(String, String)>) {
-    let Some(bot) = line.bot else {
-        tracing::error!("messages for channels wait: [slack] bot_token is not configured any more");
-        let error = SendError::Refused("no bot_token is configured for channels".into());
-        return (Err(error), shown(&headers));
-    };
-    let token = HeaderValue::try_from(format!("Bearer {}", bot.token));
-    let url = Url::parse(&format!("{}/chat.postMessage", bot.api_url));
-    let (Ok(mut token), Ok(url)) = (token, url) else {
-        return (Err(SendError::Refused("[slack] cannot be used as it is".into())), shown(&headers));
-    };
-    token.set_sensitive(true);
-    headers.insert(AUTHORIZATION, token);
-    let recorded = shown(&headers);
-    (line.egress.call(Call { url, headers, body, timeout, max_answer: ANSWER_MAX }).await, recorded)
-}
-
-/// What the answer calls itself: the `error` of a JSON object, or the text.
-fn word(received: &Received) -> String {
+/// Returns the error code of a response: the `error` of a JSON object, or the text.
+fn error_code(received: &Received) -> String {
     let json = serde_json::from_slice::<Value>(&received.body).unwrap_or_default();
     let text = String::from_utf8_lossy(&received.body);
-    let word = json["error"].as_str().unwrap_or_else(|| text.trim());
-    word.chars().filter(|c| !c.is_control()).take(100).collect()
+    let code = json["error"].as_str().unwrap_or_else(|| text.trim());
+    code.chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
-fn judge(way: SlackTarget<'_>, received: &Received, clock: &Clock) -> (Outcome, Option<String>) {
+fn classify(target: SlackTarget<'_>, received: &Received, clock: &Clock) -> (Outcome, Option<String>) {
     let after = retry_after(received, clock);
     let retry = |error: Option<String>| (Outcome::Retry { after }, error);
-    match (way, received.status) {
-        (SlackTarget::Channel(_), 200..=299) => judge_api(&word_of_api(received), after),
+    match (target, received.status) {
+        (SlackTarget::Channel(_), 200..=299) => classify_api(&api_code(received), after),
         (SlackTarget::Hook(_), 200..=299) if received.body.trim_ascii() == b"ok" => (Outcome::Ok, None),
         (SlackTarget::Hook(_), 200..=299) => retry(Some("protocol: the hook did not answer ok".into())),
         (SlackTarget::Hook(_), 404 | 410) => {
-            (Outcome::Gone, Some(format!("slack: {}", hint(&word(received)))))
+            (Outcome::Gone, Some(format!("slack: {}", explained(&error_code(received)))))
         }
-        (SlackTarget::Hook(_), 400 | 403) if is_gone(&word(received)) => {
-            (Outcome::Gone, Some(format!("slack: {}", hint(&word(received)))))
+        (SlackTarget::Hook(_), 400 | 403) if is_gone(&error_code(received)) => {
+            (Outcome::Gone, Some(format!("slack: {}", explained(&error_code(received)))))
         }
-        (SlackTarget::Hook(_), 400) => (Outcome::Fatal, Some(format!("slack: {}", hint(&word(received))))),
+        (SlackTarget::Hook(_), 400) => {
+            (Outcome::Fatal, Some(format!("slack: {}", explained(&error_code(received)))))
+        }
         (SlackTarget::Compatible(_), 200..=299) => {
             let json = serde_json::from_slice::<Value>(&received.body).unwrap_or_default();
             if [&json["ok"], &json["success"]].iter().any(|says| **says == Value::Bool(false)) {
@@ -281,18 +348,18 @@ fn judge(way: SlackTarget<'_>, received: &Received, clock: &Clock) -> (Outcome, 
             }
         }
         (SlackTarget::Compatible(_), 410) => (Outcome::Gone, None),
-        (SlackTarget::Compatible(_), _) if blames_the_form(received) => (Outcome::Fatal, None),
-        // Without Slack's word a 403, and elsewhere a 404, may be a proxy's, and gone tomorrow.
+        (SlackTarget::Compatible(_), _) if is_format_error(received) => (Outcome::Fatal, None),
+        // A 403 without a code of Slack, and a 404 of another chat, may come from a proxy and pass.
         (SlackTarget::Hook(_) | SlackTarget::Compatible(_) | SlackTarget::Channel(_), _) => retry(None),
     }
 }
 
-/// The words of a hook that was removed.
-fn is_gone(word: &str) -> bool {
-    matches!(word, "no_service" | "no_team" | "invalid_token" | "action_prohibited" | "channel_is_archived")
+/// Returns whether a code of a hook means that the hook was removed.
+fn is_gone(code: &str) -> bool {
+    matches!(code, "no_service" | "no_team" | "invalid_token" | "action_prohibited" | "channel_is_archived")
 }
 
-/// In the header, or else in the body.
+/// Returns the wait that a response asks for, in its header or else in its body.
 fn retry_after(received: &Received, clock: &Clock) -> Option<Duration> {
     let header = received.header("retry-after").and_then(|text| parse_retry_after(text, clock.now()));
     header.or_else(|| {
@@ -302,21 +369,22 @@ fn retry_after(received: &Received, clock: &Clock) -> Option<Duration> {
     })
 }
 
-/// The API answers 200 to everything: `ok`, or the error's word; empty for what is no answer of its.
-fn word_of_api(received: &Received) -> String {
+/// Returns the code in a response of the API, which answers 200 to everything: `ok`, or the error's code; empty if
+/// the response is not one of the API.
+fn api_code(received: &Received) -> String {
     match serde_json::from_slice::<Value>(&received.body) {
         Ok(json) if json["ok"] == Value::Bool(true) => "ok".into(),
-        Ok(json) if json["ok"] == Value::Bool(false) => word(received),
+        Ok(json) if json["ok"] == Value::Bool(false) => error_code(received),
         Ok(_) | Err(_) => String::new(),
     }
 }
 
-fn judge_api(word: &str, after: Option<Duration>) -> (Outcome, Option<String>) {
-    let error = Some(format!("slack: {}", hint(word)));
-    match word {
+fn classify_api(code: &str, after: Option<Duration>) -> (Outcome, Option<String>) {
+    let error = Some(format!("slack: {}", explained(code)));
+    match code {
         "ok" => (Outcome::Ok, None),
         "" => (Outcome::Retry { after }, Some("protocol: the answer is not Slack's".into())),
-        // The channel's trouble: nothing more goes there.
+        // Errors of the channel: later messages to it are skipped.
         "channel_not_found"
         | "not_in_channel"
         | "is_archived"
@@ -324,8 +392,8 @@ fn judge_api(word: &str, after: Option<Duration>) -> (Outcome, Option<String>) {
         | "ekm_access_denied"
         | "messages_tab_disabled"
         | "access_denied" => (Outcome::Gone, error),
-        word if word.starts_with("restricted_action") => (Outcome::Gone, error),
-        // The token's trouble is the operator's: every channel's message would be refused.
+        code if code.starts_with("restricted_action") => (Outcome::Gone, error),
+        // Errors of the token: only the operator can correct it, and all channels are affected.
         "invalid_auth"
         | "not_authed"
         | "account_inactive"
@@ -338,10 +406,10 @@ fn judge_api(word: &str, after: Option<Duration>) -> (Outcome, Option<String>) {
         | "not_allowed_token_type"
         | "app_access_restricted"
         | "team_access_not_granted" => {
-            tracing::error!(error = word, "Slack refuses the bot: see [slack] bot_token; messages wait");
-            (Outcome::Retry { after: Some(SELDOM) }, error)
+            tracing::error!(error = code, "Slack refuses the bot: see [slack] bot_token; messages wait");
+            (Outcome::Retry { after: Some(OPERATOR_WAIT) }, error)
         }
-        // This message will never be taken.
+        // Errors of the message: no retry would succeed.
         "msg_blocks_too_long"
         | "msg_too_long"
         | "no_text"
@@ -349,17 +417,17 @@ fn judge_api(word: &str, after: Option<Duration>) -> (Outcome, Option<String>) {
         | "attachment_payload_limit_exceeded"
         | "markdown_text_conflict"
         | "cannot_reply_to_message" => (Outcome::Fatal, error),
-        word if word.starts_with("invalid_blocks") || word.starts_with("metadata_") => {
+        code if code.starts_with("invalid_blocks") || code.starts_with("metadata_") => {
             (Outcome::Fatal, error)
         }
-        "message_limit_exceeded" => (Outcome::Retry { after: Some(after.unwrap_or(SELDOM)) }, error),
+        "message_limit_exceeded" => (Outcome::Retry { after: Some(after.unwrap_or(OPERATOR_WAIT)) }, error),
         _ => (Outcome::Retry { after }, error),
     }
 }
 
-/// A refusal that plain text may get past.
-fn blames_the_form(received: &Received) -> bool {
-    const FORM: [&str; 8] = [
+/// Returns whether a refusal is about the format, so that plain text may be accepted.
+fn is_format_error(received: &Received) -> bool {
+    const FORMAT_ERRORS: [&str; 8] = [
         "invalid_payload",
         "invalid_attachments",
         "msg_blocks_too_long",
@@ -369,22 +437,22 @@ fn blames_the_form(received: &Received) -> bool {
         "missing_text_or_fallback_or_attachments",
         "no_text",
     ];
-    let word = word(received);
-    FORM.contains(&word.as_str()) || word.starts_with("invalid_blocks")
+    let code = error_code(received);
+    FORMAT_ERRORS.contains(&code.as_str()) || code.starts_with("invalid_blocks")
 }
 
-/// A word with what to do about it.
-fn hint(word: &str) -> String {
-    let advice = match word {
-        "" => return "the message is refused without a word".into(),
+/// Returns a code with what to do about it.
+fn explained(code: &str) -> String {
+    let advice = match code {
+        "" => return "the message is refused without a reason".into(),
         "not_in_channel" => "invite the app to the channel",
         "channel_not_found" => "there is no such channel, or the app is not in it",
         "is_archived" | "channel_is_archived" => "the channel is archived",
         "no_service" | "no_team" | "invalid_token" | "action_prohibited" => "the hook has been removed",
         "missing_scope" => "the app needs the scope chat:write",
-        _ => return word.to_owned(),
+        _ => return code.to_owned(),
     };
-    format!("{word} ({advice})")
+    format!("{code} ({advice})")
 }
 
 #[cfg(test)]

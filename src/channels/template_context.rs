@@ -1,9 +1,9 @@
-//! An event as people are told of it: what the templates of mail and chat see.
+//! An event as the templates of mails and chat messages see it.
 //!
-//! Almost every word in an event is somebody else's: the provider's, or whoever registered the watch.
-//! Here it is made harmless for any kind of page: no control characters, no marks that turn the direction
-//! of writing round, no line where one line is expected, nothing endless, and no link that is not http(s).
-//! What a page needs beyond that (HTML's escapes, JSON's quotes) the template's kind adds by itself.
+//! Almost every text of an event comes from the provider or from the client that registered the watch. Here it is
+//! cleaned for any kind of page: no control characters, no marks that change the writing direction, no line breaks
+//! where a single line is expected, a maximum length, and only http(s) links. The template adds what its format
+//! needs besides: HTML's escapes, or JSON's quotes.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -14,107 +14,107 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
-use super::Message;
-use crate::domain::{EventType, Timestamp};
+use crate::domain::{EventType, PendingDelivery, Timestamp};
 
-/// Longer than a sensible id, name or word.
+/// Maximum length of an id, a name or a status, in characters.
 const WORD_MAX: usize = 200;
-/// Of a provider's explanation: people read the beginning.
-const EXPLANATION_MAX: usize = 2_000;
-const EXPLANATION_LINES_MAX: usize = 30;
-/// Signed URLs are long; longer ones do not work in mail readers.
+/// Maximum length of an error message: in characters, and in lines.
+const ERROR_MESSAGE_MAX: usize = 2_000;
+const ERROR_LINES_MAX: usize = 30;
+/// Maximum length of a URL, in characters. Signed URLs are long; longer ones fail in mail readers.
 const URL_MAX: usize = 2_048;
-/// Outputs and fields that fit on a page; the rest is counted.
+/// Maximum numbers of outputs and of metadata entries; further ones are counted.
 const OUTPUTS_MAX: usize = 10;
-const FIELDS_MAX: usize = 20;
-const FIELD_NAME_MAX: usize = 80;
-const FIELD_VALUE_MAX: usize = 500;
+const METADATA_MAX: usize = 20;
+/// Maximum lengths of a metadata entry, in characters.
+const METADATA_NAME_MAX: usize = 80;
+const METADATA_VALUE_MAX: usize = 500;
 
-/// An event, told to people.
+/// The values that a template may use.
 #[derive(Clone, Debug, Serialize)]
 pub struct TemplateContext {
-    /// `job.completed`, …
+    /// Type of the event, such as `job.completed`.
     pub event: &'static str,
-    /// The event's id: the `webhook-id` of those who get webhooks.
+    /// Id of the event; also the `webhook-id`.
     pub id: String,
-    /// The watch's id.
+    /// Id of the watch.
     pub watch: String,
-    /// The ending in a word or two: `Completed`.
+    /// The event in a word or two, such as `Completed`.
     pub title: &'static str,
-    /// The same as a picture.
+    /// The event as a symbol.
     pub symbol: &'static str,
-    /// The same as a colour: `#2eb886`.
+    /// The event as a colour, such as `#2eb886`.
     pub color: &'static str,
-    /// The same as a sentence.
+    /// The event as a sentence.
     pub summary: &'static str,
-    /// The job's id.
+    /// Id of the job.
     pub job: String,
-    /// The provider's name.
+    /// Name of the provider.
     pub provider: String,
-    /// The provider's word for where the job stands.
+    /// Status of the job, as the provider names it.
     pub status: Option<String>,
-    /// 0 to 100.
+    /// Progress in percent, 0 to 100.
     pub progress: Option<u8>,
-    /// What the job made first, as text.
+    /// The first output, as text.
     pub output: Option<String>,
-    /// The same, if it is an http(s) URL.
+    /// The first output, if it is an http(s) URL.
     pub link: Option<String>,
-    /// A small picture of it: an https URL.
+    /// The https URL of a small picture of it.
     pub thumbnail: Option<String>,
-    /// All that the job made, as far as it fits.
-    pub outputs: Vec<Made>,
-    /// How much more there is.
+    /// Up to ten outputs.
+    pub outputs: Vec<OutputContext>,
+    /// Number of further outputs.
     pub more_outputs: usize,
-    /// Why it did not end well.
-    pub error: Option<Trouble>,
-    /// When this was observed: `2026-02-18 15:02:31 UTC`.
+    /// The job's error.
+    pub error: Option<ErrorContext>,
+    /// Time of the observation, such as `2026-02-18 15:02:31 UTC`.
     pub at: String,
-    /// The same in seconds since 1970.
+    /// Time of the observation, in seconds since 1970.
     pub at_seconds: i64,
-    /// When the job was submitted.
+    /// Time when the job was submitted.
     pub created: Option<String>,
-    /// When the job ended.
+    /// Time when the job ended.
     pub completed: Option<String>,
-    /// How long it took: `2m 30s`.
+    /// Duration of the job, such as `2m 30s`.
     pub took: Option<String>,
-    /// What whoever registered the watch gave along, in its order.
-    pub metadata: Vec<Field>,
-    /// How much more there is.
+    /// Up to twenty entries of the watch's metadata, in the client's order.
+    pub metadata: Vec<NameValue>,
+    /// Number of further entries.
     pub more_metadata: usize,
 }
 
-/// One thing that a job made.
+/// One output of a job.
 #[derive(Clone, Debug, Serialize)]
-pub struct Made {
-    /// What it is: `video`.
+pub struct OutputContext {
+    /// Kind of the output, such as `video`.
     pub kind: Option<String>,
-    /// Where it is, as text.
+    /// Its URL, as text.
     pub text: String,
-    /// The same, if it is an http(s) URL.
+    /// Its URL, if it is an http(s) URL.
     pub link: Option<String>,
 }
 
-/// Why a job did not end well.
+/// The error of a job.
 #[derive(Clone, Debug, Serialize)]
-pub struct Trouble {
-    /// For programs.
+pub struct ErrorContext {
+    /// Code for programs.
     pub code: Option<String>,
-    /// For people; it may have several lines.
+    /// Message for people, in one or more lines.
     pub message: Option<String>,
 }
 
-/// A name and a value.
+/// A named value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Field {
-    /// What it is called.
+pub struct NameValue {
+    /// Name.
     pub name: String,
-    /// What it says.
+    /// Value, as text.
     pub value: String,
 }
 
-/// The event's body, as far as it is told. Bodies are kept for weeks: what another version left out or
-/// added is no reason not to tell.
+/// The parts of an event's body that are shown. Bodies are kept for weeks, so a field that another version added or
+/// omitted is not an error.
 #[derive(Deserialize)]
 struct Body<'a> {
     timestamp: String,
@@ -154,24 +154,31 @@ struct Error {
 }
 
 impl TemplateContext {
-    /// What a message's event says. The error is a sentence.
-    pub(super) fn of(message: &Message<'_>) -> Result<Self, String> {
-        let ids = (message.event_id.to_string(), message.watch_id.to_string());
-        Self::read(message.event_type, ids, &message.body)
+    /// Returns the context of a delivery's event. The error is a sentence.
+    pub(super) fn new(delivery: &PendingDelivery) -> Result<Self, String> {
+        let ids = (delivery.event.to_string(), delivery.watch.to_string());
+        Self::parse(delivery.event_type, ids, &delivery.body)
     }
 
-    pub(super) fn read(event: EventType, (id, watch): (String, String), body: &[u8]) -> Result<Self, String> {
+    /// Parses an event's body.
+    pub(super) fn parse(
+        event: EventType,
+        (id, watch): (String, String),
+        body: &[u8],
+    ) -> Result<Self, String> {
         let body: Body<'_> =
             serde_json::from_slice(body).map_err(|error| format!("the event cannot be read: {error}"))?;
         let Body { timestamp, data } = body;
-        let (title, symbol, color, summary) = words(event);
+        let (title, symbol, color, summary) = describe(event);
         let outputs = data.outputs.unwrap_or_default();
-        let (metadata, more_metadata) = fields(data.metadata);
-        let told = Timestamp::parse(&timestamp).unwrap_or_default();
+        let (metadata, more_metadata) = metadata_entries(data.metadata);
+        let observed_at = Timestamp::parse(&timestamp).unwrap_or_default();
         let times =
             [&data.created_at, &data.completed_at].map(|time| time.as_deref().and_then(Timestamp::parse));
-        let took =
-            times[0].zip(times[1]).filter(|(from, to)| from <= to).map(|(from, to)| span(to.since(from)));
+        let took = times[0]
+            .zip(times[1])
+            .filter(|(from, to)| from <= to)
+            .map(|(from, to)| format_span(to.since(from)));
         Ok(Self {
             event: event.as_str(),
             id,
@@ -180,23 +187,26 @@ impl TemplateContext {
             symbol,
             color,
             summary,
-            job: line(&data.job_id, WORD_MAX),
-            provider: line(&data.provider, WORD_MAX),
-            status: data.raw_status.map(|status| line(&status, WORD_MAX)),
+            job: single_line(&data.job_id, WORD_MAX),
+            provider: single_line(&data.provider, WORD_MAX),
+            status: data.raw_status.map(|status| single_line(&status, WORD_MAX)),
             progress: data.progress,
             link: data.output.as_deref().and_then(link),
-            output: data.output.map(|output| line(&output, URL_MAX)).filter(|output| !output.is_empty()),
-            thumbnail: outputs.iter().find_map(picture),
+            output: data
+                .output
+                .map(|output| single_line(&output, URL_MAX))
+                .filter(|output| !output.is_empty()),
+            thumbnail: outputs.iter().find_map(thumbnail),
             more_outputs: outputs.len().saturating_sub(OUTPUTS_MAX),
-            outputs: outputs.into_iter().take(OUTPUTS_MAX).filter_map(made).collect(),
-            error: data.error.map(|error| Trouble {
-                code: error.code.map(|code| line(&code, WORD_MAX)).filter(|code| !code.is_empty()),
-                message: error.message.map(|message| paragraph(&message)).filter(|text| !text.is_empty()),
+            outputs: outputs.into_iter().take(OUTPUTS_MAX).filter_map(output_context).collect(),
+            error: data.error.map(|error| ErrorContext {
+                code: error.code.map(|code| single_line(&code, WORD_MAX)).filter(|code| !code.is_empty()),
+                message: error.message.map(|message| multi_line(&message)).filter(|text| !text.is_empty()),
             }),
-            at: shown(told),
-            at_seconds: told.seconds(),
-            created: times[0].map(shown),
-            completed: times[1].map(shown),
+            at: format_time(observed_at),
+            at_seconds: observed_at.seconds(),
+            created: times[0].map(format_time),
+            completed: times[1].map(format_time),
             took,
             metadata,
             more_metadata,
@@ -204,7 +214,7 @@ impl TemplateContext {
     }
 }
 
-fn words(event: EventType) -> (&'static str, &'static str, &'static str, &'static str) {
+fn describe(event: EventType) -> (&'static str, &'static str, &'static str, &'static str) {
     match event {
         EventType::JobCompleted => ("Completed", "\u{2705}", "#2eb886", "The job is done."),
         EventType::JobFailed => ("Failed", "\u{274c}", "#e01e5a", "The job failed."),
@@ -216,40 +226,40 @@ fn words(event: EventType) -> (&'static str, &'static str, &'static str, &'stati
             ("Expired", "\u{231b}", "#cacf29", "The job did not end in the time it was given.")
         }
         EventType::JobProcessing => ("Processing", "\u{25b6}\u{fe0f}", "#3aa3e3", "The job is running."),
-        EventType::JobProgress => ("In progress", "\u{23f3}", "#3aa3e3", "The job gets on."),
+        EventType::JobProgress => ("In progress", "\u{23f3}", "#3aa3e3", "The job made progress."),
     }
 }
 
-fn made(output: Output) -> Option<Made> {
-    let text = line(output.url.as_deref()?, URL_MAX);
-    let kind = output.r#type.map(|kind| line(&kind, WORD_MAX)).filter(|kind| !kind.is_empty());
+fn output_context(output: Output) -> Option<OutputContext> {
+    let text = single_line(output.url.as_deref()?, URL_MAX);
+    let kind = output.r#type.map(|kind| single_line(&kind, WORD_MAX)).filter(|kind| !kind.is_empty());
     let link = output.url.as_deref().and_then(link);
-    (!text.is_empty()).then_some(Made { kind, text, link })
+    (!text.is_empty()).then_some(OutputContext { kind, text, link })
 }
 
-fn picture(output: &Output) -> Option<String> {
+fn thumbnail(output: &Output) -> Option<String> {
     let itself = output.url.as_ref().filter(|_| output.r#type.as_deref() == Some("image"));
-    let pictures = [output.thumbnail.as_ref(), output.poster_image.as_ref(), itself];
-    pictures.into_iter().flatten().find_map(|url| link(url).filter(|url| url.starts_with("https://")))
+    let urls = [output.thumbnail.as_ref(), output.poster_image.as_ref(), itself];
+    urls.into_iter().flatten().find_map(|url| link(url).filter(|url| url.starts_with("https://")))
 }
 
-/// The URL, in the one spelling that needs no care, if it leads anywhere by http(s).
+/// Returns the URL in its normalised spelling, if it is an http(s) URL.
 fn link(text: &str) -> Option<String> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "https" | "http"))?;
-    // Credentials before the host are how a link pretends to lead elsewhere.
+    // Credentials before the host make a link look as if it led to another host.
     let plain = url.username().is_empty() && url.password().is_none() && url.as_str().len() <= URL_MAX;
     plain.then(|| url.into())
 }
 
-/// The pairs of an object, in the order in which they were written.
-struct Pairs<'a>(Vec<(String, &'a RawValue)>);
+/// The entries of an object, in their written order.
+struct Entries<'a>(Vec<(String, &'a RawValue)>);
 
-impl<'de> Deserialize<'de> for Pairs<'de> {
+impl<'de> Deserialize<'de> for Entries<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Reader;
 
         impl<'de> Visitor<'de> for Reader {
-            type Value = Pairs<'de>;
+            type Value = Entries<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
@@ -260,7 +270,7 @@ impl<'de> Deserialize<'de> for Pairs<'de> {
                 while let Some(pair) = map.next_entry()? {
                     pairs.push(pair);
                 }
-                Ok(Pairs(pairs))
+                Ok(Entries(pairs))
             }
         }
 
@@ -268,56 +278,59 @@ impl<'de> Deserialize<'de> for Pairs<'de> {
     }
 }
 
-fn fields(metadata: Option<&RawValue>) -> (Vec<Field>, usize) {
-    let pairs = metadata.and_then(|raw| serde_json::from_str::<Pairs<'_>>(raw.get()).ok());
+fn metadata_entries(metadata: Option<&RawValue>) -> (Vec<NameValue>, usize) {
+    let pairs = metadata.and_then(|raw| serde_json::from_str::<Entries<'_>>(raw.get()).ok());
     let pairs = pairs.map(|pairs| pairs.0).unwrap_or_default();
-    let more = pairs.len().saturating_sub(FIELDS_MAX);
-    let field = |(name, raw): (String, &RawValue)| {
+    let more = pairs.len().saturating_sub(METADATA_MAX);
+    let entry = |(name, raw): (String, &RawValue)| {
         let value = serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned());
-        Field { name: line(&name, FIELD_NAME_MAX), value: line(&value, FIELD_VALUE_MAX) }
+        NameValue {
+            name: single_line(&name, METADATA_NAME_MAX),
+            value: single_line(&value, METADATA_VALUE_MAX),
+        }
     };
-    (pairs.into_iter().take(FIELDS_MAX).map(field).collect(), more)
+    (pairs.into_iter().take(METADATA_MAX).map(entry).collect(), more)
 }
 
-/// Marks that turn the direction of writing round for what follows, also beyond their own text.
-fn turns(c: char) -> bool {
+/// Returns whether a character changes the writing direction of the text after it, even beyond its own text.
+fn changes_direction(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Harmless text on one line of at most `max` characters.
-pub(super) fn line(text: &str, max: usize) -> String {
+/// Returns a cleaned text as a single line of at most `max` characters.
+pub(super) fn single_line(text: &str, max: usize) -> String {
     let mut line = String::new();
-    let plain = text.chars().filter(|c| !turns(*c)).map(|c| if c.is_control() { ' ' } else { c });
-    // Far more than `max` are never looked at.
+    let plain = text.chars().filter(|c| !changes_direction(*c)).map(|c| if c.is_control() { ' ' } else { c });
+    // Reads at most four times `max` characters, whatever the length of the text.
     for c in plain.take(max.saturating_mul(4)) {
         let space = c.is_whitespace();
         if !(space && (line.is_empty() || line.ends_with(' '))) {
             line.push(if space { ' ' } else { c });
         }
     }
-    cut(line.trim_end(), max)
+    truncate(line.trim_end(), max)
 }
 
-/// Harmless text on several lines.
-fn paragraph(text: &str) -> String {
-    let begin: String = text.chars().take(EXPLANATION_MAX * 4).collect();
-    let lines = begin.split(['\n', '\u{2028}', '\u{2029}']).map(|text| line(text, EXPLANATION_MAX));
+/// Returns a cleaned text, in several lines.
+fn multi_line(text: &str) -> String {
+    let begin: String = text.chars().take(ERROR_MESSAGE_MAX * 4).collect();
+    let lines = begin.split(['\n', '\u{2028}', '\u{2029}']).map(|text| single_line(text, ERROR_MESSAGE_MAX));
     let mut kept: Vec<String> = Vec::new();
     for line in lines {
-        // Empty lines do not pile up.
+        // Keeps one of several empty lines.
         if !(line.is_empty() && kept.last().is_none_or(String::is_empty)) {
             kept.push(line);
         }
     }
-    if kept.len() > EXPLANATION_LINES_MAX {
-        kept.truncate(EXPLANATION_LINES_MAX);
+    if kept.len() > ERROR_LINES_MAX {
+        kept.truncate(ERROR_LINES_MAX);
         kept.push("\u{2026}".into());
     }
-    cut(kept.join("\n").trim_end(), EXPLANATION_MAX)
+    truncate(kept.join("\n").trim_end(), ERROR_MESSAGE_MAX)
 }
 
-/// At most `max` characters, the last of them an ellipsis where there were more.
-pub(super) fn cut(text: &str, max: usize) -> String {
+/// Returns at most `max` characters; the last one is an ellipsis if the text was longer.
+pub(super) fn truncate(text: &str, max: usize) -> String {
     match text.char_indices().nth(max) {
         None => text.to_owned(),
         Some(_) if max == 0 => String::new(),
@@ -328,8 +341,8 @@ pub(super) fn cut(text: &str, max: usize) -> String {
     }
 }
 
-/// `2026-02-18 15:02:31 UTC`
-fn shown(time: Timestamp) -> String {
+/// Formats a time as `2026-02-18 15:02:31 UTC`.
+fn format_time(time: Timestamp) -> String {
     let text = time.to_string();
     match (text.get(..10), text.get(11..19)) {
         (Some(day), Some(time)) => format!("{day} {time} UTC"),
@@ -337,8 +350,8 @@ fn shown(time: Timestamp) -> String {
     }
 }
 
-/// `2m 30s`
-fn span(span: Duration) -> String {
+/// Formats a duration as `2m 30s`.
+fn format_span(span: Duration) -> String {
     let mut rest = span.as_secs();
     let mut text = String::new();
     for (unit, seconds) in [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)] {
@@ -356,7 +369,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_one_line_without_control_characters_and_not_endless() {
+    fn a_single_line_has_no_control_characters_and_a_maximum_length() {
         for (text, is) in [
             ("job_1", "job_1"),
             (" a\r\nBcc: x@y.example\t\0b ", "a Bcc: x@y.example b"),
@@ -366,22 +379,22 @@ mod tests {
             ("\u{5e9}\u{5dc}\u{5d5}\u{5dd}", "\u{5e9}\u{5dc}\u{5d5}\u{5dd}"),
             ("", ""),
         ] {
-            assert_eq!(line(text, 100), is, "{text:?}");
+            assert_eq!(single_line(text, 100), is, "{text:?}");
         }
-        assert_eq!(line("aaaa", 4), "aaaa");
-        assert_eq!(line("aaaaa", 4), "aaa\u{2026}");
-        assert_eq!(line(&"\u{1f600}".repeat(100_000), 150).chars().count(), 150);
+        assert_eq!(single_line("aaaa", 4), "aaaa");
+        assert_eq!(single_line("aaaaa", 4), "aaa\u{2026}");
+        assert_eq!(single_line(&"\u{1f600}".repeat(100_000), 150).chars().count(), 150);
     }
 
     #[test]
-    fn an_explanation_keeps_its_lines_within_reason() {
-        assert_eq!(paragraph("a\r\n\r\n\r\n\tb\u{202e}\n"), "a\n\nb");
-        assert_eq!(paragraph(&"x\n".repeat(10_000)).lines().count(), EXPLANATION_LINES_MAX + 1);
-        assert!(paragraph(&"y".repeat(100_000)).chars().count() <= EXPLANATION_MAX);
+    fn an_error_message_keeps_a_limited_number_of_lines() {
+        assert_eq!(multi_line("a\r\n\r\n\r\n\tb\u{202e}\n"), "a\n\nb");
+        assert_eq!(multi_line(&"x\n".repeat(10_000)).lines().count(), ERROR_LINES_MAX + 1);
+        assert!(multi_line(&"y".repeat(100_000)).chars().count() <= ERROR_MESSAGE_MAX);
     }
 
     #[test]
-    fn a_link_leads_to_the_web_and_to_where_it_says() {
+    fn a_link_is_an_http_url_without_credentials() {
         for (text, is) in [
             ("https://a.example/x y?q=\"<>", Some("https://a.example/x%20y?q=%22%3C%3E")),
             ("http://a.example/", Some("http://a.example/")),
@@ -397,25 +410,25 @@ mod tests {
     }
 
     #[test]
-    fn metadata_keeps_its_order_and_its_number_within_reason() {
+    fn metadata_keeps_its_order_and_is_limited() {
         let raw = |text: &str| RawValue::from_string(text.to_owned()).expect("JSON");
-        let (few, more) = fields(Some(&raw(r#"{"z":"a\nb","a":{"x":[1,  2]},"n":null}"#)));
+        let (few, more) = metadata_entries(Some(&raw(r#"{"z":"a\nb","a":{"x":[1,  2]},"n":null}"#)));
         let pairs: Vec<_> = few.iter().map(|field| (field.name.as_str(), field.value.as_str())).collect();
         assert_eq!(
             (pairs.as_slice(), more),
             (&[("z", "a b"), ("a", "{\"x\":[1, 2]}"), ("n", "null")][..], 0)
         );
         let many: Vec<String> = (0..1_000).map(|n| format!("\"{n}\":\"{}\"", "v".repeat(1_000))).collect();
-        let (many, more) = fields(Some(&raw(&format!("{{{}}}", many.join(",")))));
-        assert_eq!((many.len(), more), (FIELDS_MAX, 1_000 - FIELDS_MAX));
-        assert!(many.iter().all(|field| field.value.chars().count() <= FIELD_VALUE_MAX));
+        let (many, more) = metadata_entries(Some(&raw(&format!("{{{}}}", many.join(",")))));
+        assert_eq!((many.len(), more), (METADATA_MAX, 1_000 - METADATA_MAX));
+        assert!(many.iter().all(|field| field.value.chars().count() <= METADATA_VALUE_MAX));
     }
 
     #[test]
-    fn a_span_is_told_as_people_do() {
+    fn a_duration_is_formatted_with_its_units() {
         for (seconds, is) in [(0, "0s"), (59, "59s"), (150, "2m 30s"), (3_600, "1h"), (90_061, "1d 1h 1m 1s")]
         {
-            assert_eq!(span(Duration::from_secs(seconds)), is);
+            assert_eq!(format_span(Duration::from_secs(seconds)), is);
         }
     }
 }

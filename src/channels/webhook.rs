@@ -1,7 +1,7 @@
-//! Webhooks: Standard Webhooks 1.0, symmetric (`v1`), for senders and receivers.
+//! Webhooks: Standard Webhooks 1.0 with symmetric signatures (`v1`), for senders and receivers.
 //!
-//! The signature covers the exact bytes that are sent and the time of the attempt, so it is made at
-//! the moment of sending: receivers refuse what was signed more than five minutes ago.
+//! The signature covers the exact bytes of the body and the time of the attempt. Each attempt makes its own,
+//! because receivers refuse a signature that is older than five minutes.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,20 +9,24 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use hyper::body::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT};
 use sha2::Sha256;
 
-use super::{AGENT, ANSWER_MAX, AttemptResult, Message, shown, text, unanswered, unsent};
-use crate::clock::Clock;
-use crate::domain::{Outcome, Payload, Timestamp, parse_retry_after, random};
-use crate::egress::{Egress, Post, Received, SendError};
+use super::attempt::{AttemptResult, RESPONSE_MAX, USER_AGENT_VALUE, recorded_headers};
+use super::channel::{
+    Channel, ChannelSpec, Message, Pacing, ParsedAddress, QueueScope, SendFuture, Services, SettingsReport,
+    Shorthand, ShownAddress,
+};
+use crate::domain::{AddressError, ChannelKind, Outcome, Payload, Timestamp, parse_retry_after, random};
+use crate::egress::{Post, Received, SendError};
 
-/// How far a receiver lets the timestamp be off, to both sides.
+/// Tolerance of receivers for the timestamp of a signature, in both directions.
 pub const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
 const PREFIX: &str = "whsec_";
 
-/// Longer headers are refused by common servers (8 KiB for all of them together).
+/// Maximum lengths of a custom header, in bytes. Common servers accept 8 KiB for all headers together.
 const HEADER_NAME_MAX: usize = 128;
 const HEADER_VALUE_MAX: usize = 4_096;
 
@@ -37,20 +41,56 @@ const EVENT: HeaderName = HeaderName::from_static("ringback-event");
 const WATCH: HeaderName = HeaderName::from_static("ringback-watch");
 const TRACE: HeaderName = HeaderName::from_static("traceparent");
 
-/// What a webhook is signed with. Never shown but by [`Secret::expose`].
+/// The row of webhooks in the channel table.
+pub(super) const SPEC: ChannelSpec = ChannelSpec {
+    kind: ChannelKind::Webhook,
+    shorthand: Some(Shorthand { field: "callbackUrl", is_list: false }),
+    address_fields: &["url"],
+    is_signed: true,
+    recognize: |_| None,
+    show: |address| ShownAddress::Url(address.into()),
+    queue: QueueScope::Host,
+    pacing: Pacing::Unlimited,
+    has_breaker: true,
+    templates: &[],
+    settings: &[],
+    check_settings: |_| SettingsReport::default(),
+    configure: |_| Box::new(Webhook),
+};
+
+/// The channel. It has no settings of its own.
+#[derive(Debug)]
+struct Webhook;
+
+impl Channel for Webhook {
+    fn parse_address(&self, text: &str) -> Result<ParsedAddress, AddressError> {
+        Ok(ParsedAddress::Url(text.to_owned()))
+    }
+
+    fn send<'a>(
+        &'a self,
+        services: &'a Services,
+        message: &'a Message<'a>,
+        timeout: Duration,
+    ) -> SendFuture<'a> {
+        Box::pin(send(services, message, timeout))
+    }
+}
+
+/// Signing secret. Only [`Secret::expose`] shows it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Vec<u8>);
 
 impl Secret {
-    /// Draws one of 32 bytes.
+    /// Generates a random secret of 32 bytes.
     pub fn generate() -> Self {
         let mut key = vec![0; 32];
         random(&mut key);
         Self(key)
     }
 
-    /// Reads `whsec_` and the base64 of 24 to 64 bytes. The error is a sentence that does not
-    /// repeat the secret.
+    /// Parses `whsec_` and the base64 of 24 to 64 bytes. The error is a sentence that does not repeat the
+    /// secret.
     pub fn parse(text: &str) -> Result<Self, String> {
         let encoded = text.strip_prefix(PREFIX).ok_or("must begin with whsec_")?;
         let key = STANDARD.decode(encoded).map_err(|_| "must be base64 after whsec_")?;
@@ -61,7 +101,7 @@ impl Secret {
         }
     }
 
-    /// The public form, for the one answer that may show it.
+    /// Returns the public form, for the one response that may show it.
     pub fn expose(&self) -> String {
         format!("{PREFIX}{}", STANDARD.encode(&self.0))
     }
@@ -82,37 +122,37 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Signs: `v1,<base64>`.
+/// Returns the signature of a message: `v1,<base64>`.
 pub fn sign(secret: &Secret, id: &str, timestamp_seconds: i64, body: &[u8]) -> String {
     let mac = secret.mac(id, &timestamp_seconds.to_string(), body).finalize();
     format!("v1,{}", STANDARD.encode(mac.into_bytes()))
 }
 
-/// Why a signature does not hold.
+/// Why a signature is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Verdict {
-    /// The timestamp is not one.
+pub enum SignatureError {
+    /// The timestamp is not a number.
     #[error("webhook-timestamp is not a whole number of seconds since 1970")]
     MalformedTimestamp,
-    /// There is nothing to compare with.
+    /// There is no `v1` signature.
     #[error("webhook-signature holds no v1 signature; it should read v1,<base64>")]
     NoSignature,
-    /// None of the signatures fits.
+    /// None of the signatures matches.
     #[error(
         "no v1 signature fits: it was made with another secret, \
          or the id, the timestamp or the body is not as it was sent"
     )]
     Mismatch,
-    /// It was right once.
+    /// The signature matches, but it is older than the tolerance, by this many seconds.
     #[error("the signature fits, but it was made {0} s ago; receivers refuse it as a possible replay")]
     TooOld(u64),
-    /// One of the clocks is wrong.
+    /// The signature matches, but its time is in the future, by this many seconds.
     #[error("the signature fits, but its time lies {0} s in the future; one of the clocks is wrong")]
     InTheFuture(u64),
 }
 
-/// Says whether a signature holds, and if not, why. The comparison takes the same time whatever the
-/// signature is. The time is judged last, so that its verdict can say that all else was well.
+/// Verifies a signature. The comparison takes constant time. The timestamp is checked last, so that an error
+/// about it says that everything else is valid.
 pub fn verify(
     secret: &Secret,
     id: &str,
@@ -121,25 +161,25 @@ pub fn verify(
     body: &[u8],
     now: Timestamp,
     tolerance: Duration,
-) -> Result<(), Verdict> {
-    let seconds: i64 = timestamp.parse().map_err(|_| Verdict::MalformedTimestamp)?;
-    // A receiver gets more than it knows of: other versions are passed over.
+) -> Result<(), SignatureError> {
+    let seconds: i64 = timestamp.parse().map_err(|_| SignatureError::MalformedTimestamp)?;
+    // Signatures of other versions are ignored.
     let mut known = signatures.split(' ').filter_map(|one| one.strip_prefix("v1,")).peekable();
-    known.peek().ok_or(Verdict::NoSignature)?;
+    known.peek().ok_or(SignatureError::NoSignature)?;
     let mac = secret.mac(id, timestamp, body);
     let fits = |encoded| STANDARD.decode(encoded).is_ok_and(|tag| mac.clone().verify_slice(&tag).is_ok());
     if !known.any(fits) {
-        return Err(Verdict::Mismatch);
+        return Err(SignatureError::Mismatch);
     }
     let off = now.seconds().abs_diff(seconds);
     match off <= tolerance.as_secs() {
         true => Ok(()),
-        false if seconds < now.seconds() => Err(Verdict::TooOld(off)),
-        false => Err(Verdict::InTheFuture(off)),
+        false if seconds < now.seconds() => Err(SignatureError::TooOld(off)),
+        false => Err(SignatureError::InTheFuture(off)),
     }
 }
 
-/// Judges a header that a user wants sent along. The error is a sentence.
+/// Checks a custom header of a destination. The error is a sentence.
 pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
     const REFUSED: &[&str] = &[
         "host",
@@ -169,7 +209,7 @@ pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
     if value.chars().any(char::is_control) {
         return Err("must not contain control characters".into());
     }
-    // Bytes beyond ASCII would pass, and mean something else to every receiver.
+    // Other bytes would be accepted here, but receivers decode them differently.
     let ascii = Some(value).filter(|value| value.is_ascii());
     let mut value =
         ascii.and_then(|value| value.parse::<HeaderValue>().ok()).ok_or("must be printable ASCII")?;
@@ -177,63 +217,66 @@ pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
     Ok((header, value))
 }
 
-/// Sends once.
-pub(super) async fn send(
-    egress: &Egress,
-    clock: &Clock,
-    message: &Message<'_>,
-    url: &str,
-    custom: &[(String, String)],
-    secrets: &[Secret],
-    timeout: Duration,
-) -> AttemptResult {
-    let watch = clock.stopwatch();
-    let headers = match headers(message, custom, secrets) {
+/// Sends a webhook once.
+async fn send(services: &Services, message: &Message<'_>, timeout: Duration) -> AttemptResult {
+    let Services { egress, clock, .. } = services;
+    let stopwatch = clock.stopwatch();
+    let delivery = message.delivery;
+    let headers = match headers(message, &secrets(message)) {
         Ok(headers) => headers,
-        // Ids and base64 make headers always; if ever not, then tomorrow neither.
-        Err(error) => return unsent(Outcome::Fatal, format!("invalid: {error}"), Vec::new()),
+        // Ids and base64 are always valid headers. If not, a later attempt fails, too.
+        Err(error) => return AttemptResult::invalid(error),
     };
-    let shown = shown(&headers);
-    let target = match egress.parse(url) {
+    let recorded = recorded_headers(&headers);
+    let target = match egress.parse(&delivery.destination.address) {
         Ok(target) => target,
-        // What is allowed has changed since the registration, and may change back.
-        Err(error) => return unanswered(&SendError::Refused(error.to_string()), shown),
+        // The configuration permits fewer addresses than at the registration; that may change again.
+        Err(error) => return AttemptResult::send_error(&SendError::Refused(error.to_string()), recorded),
     };
-    let post = Post { target, headers, body: message.body.clone(), timeout, max_answer: ANSWER_MAX };
+    let body = Bytes::from_owner(delivery.body.clone());
+    let post = Post { target, headers, body, timeout, max_answer: RESPONSE_MAX };
     match egress.send(post).await {
-        Ok(received) => AttemptResult {
-            outcome: classify(&received, clock.now()),
-            status_code: Some(received.status),
-            error: None,
-            nobody: false,
-            request_headers: shown,
-            response_body: text(&received.body),
-            response_headers: received.headers,
-            duration: received.duration,
-        },
-        Err(error) => AttemptResult { duration: watch.elapsed(), ..unanswered(&error, shown) },
+        Ok(received) => {
+            let outcome = classify(&received, clock.now());
+            AttemptResult::response(received, (outcome, None), recorded)
+        }
+        Err(error) => {
+            AttemptResult { duration: stopwatch.elapsed(), ..AttemptResult::send_error(&error, recorded) }
+        }
     }
 }
 
-fn headers(
-    message: &Message<'_>,
-    custom: &[(String, String)],
-    secrets: &[Secret],
-) -> Result<HeaderMap, InvalidHeaderValue> {
-    let id = message.event_id.to_string();
+/// Returns the secrets that sign: the destination's own one, or those of the app, of which there are two
+/// during a rotation.
+fn secrets(message: &Message<'_>) -> Vec<Secret> {
+    match &message.delivery.destination.secret {
+        Some(secret) => Secret::parse(secret).into_iter().collect(),
+        None => {
+            let secrets = message.app.into_iter().flat_map(|app| app.secrets(message.now));
+            secrets.filter_map(|secret| Secret::parse(secret.reveal()).ok()).collect()
+        }
+    }
+}
+
+fn headers(message: &Message<'_>, secrets: &[Secret]) -> Result<HeaderMap, InvalidHeaderValue> {
+    let delivery = message.delivery;
+    let custom = &delivery.destination.headers;
+    let id = delivery.event.to_string();
     let seconds = message.now.seconds();
-    let signatures: Vec<_> = secrets.iter().map(|secret| sign(secret, &id, seconds, &message.body)).collect();
+    let signatures: Vec<_> =
+        secrets.iter().map(|secret| sign(secret, &id, seconds, &delivery.body)).collect();
 
     let mut headers = HeaderMap::with_capacity(8 + custom.len());
-    headers.insert(CONTENT_TYPE, content_type(message.payload));
+    headers.insert(CONTENT_TYPE, content_type(delivery.payload));
     headers.insert(SIGNATURE, signatures.join(" ").try_into()?);
     headers.insert(ID, id.try_into()?);
     headers.insert(TIMESTAMP, seconds.into());
-    headers.insert(USER_AGENT, AGENT);
-    headers.insert(EVENT, HeaderValue::from_static(message.event_type.as_str()));
-    headers.insert(WATCH, message.watch_id.to_string().try_into()?);
-    // What was taken at registration and would not be today is left out: the message matters more.
-    if let Some(trace) = message.traceparent.and_then(|trace| trace.try_into().ok()) {
+    headers.insert(USER_AGENT, USER_AGENT_VALUE);
+    headers.insert(EVENT, HeaderValue::from_static(delivery.event_type.as_str()));
+    headers.insert(WATCH, delivery.watch.to_string().try_into()?);
+    // A header that was valid at the registration and is invalid today is left out: the message matters more.
+    let trace = delivery.traceparent.as_deref();
+    if let Some(trace) = trace.and_then(|trace| trace.try_into().ok()) {
         headers.insert(TRACE, trace);
     }
     headers.extend(custom.iter().filter_map(|(name, text)| check_header(name, text).ok()));

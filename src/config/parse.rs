@@ -14,6 +14,7 @@ use tracing_subscriber::filter::LevelFilter;
 use url::Url;
 
 use super::{Database, EncryptionKey, LogFormat, Masked};
+use crate::channels::SettingCheck;
 use crate::domain::{format_duration, nearest, parse_duration};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -195,6 +196,19 @@ pub(super) fn credential(text: &str) -> Result<Masked, String> {
         return Err(format!("a key has 1 to {CREDENTIAL_MAX} characters, and this one has {}", text.len()));
     }
     printable(text)
+}
+
+/// Returns a value of a channel's setting as it is kept.
+pub(super) fn channel_value(check: SettingCheck, text: &str) -> Result<String, String> {
+    match check {
+        SettingCheck::Text(check) => check(text).map(|()| text.to_owned()),
+        SettingCheck::Credential(check) => {
+            let credential = credential(text)?;
+            check(credential.reveal()).map(|()| text.to_owned())
+        }
+        SettingCheck::BaseUrl => base_url(text),
+        SettingCheck::List(check) => check(&[text.to_owned()]).map(|()| text.to_owned()),
+    }
 }
 
 /// `name=value,name=value`, the values percent-encoded where they need it, as OpenTelemetry writes

@@ -6,7 +6,8 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::settings::{self, OTEL_VARIABLES, Setting, Store};
-use super::{Config, ConfigError, Effective, Environment, File, Flags, Origin, SmtpSecurity, parse};
+use super::{Config, ConfigError, Effective, Environment, File, Flags, Origin, parse};
+use crate::channels;
 
 /// The provider whose key has a variable of its own, and that variable.
 const FIRST_PROVIDER: (&str, &str) = ("muvi", "MUVI_API_KEY");
@@ -168,7 +169,7 @@ impl Reader {
         // The spelling counts: RINGBACK_listen is not RINGBACK_LISTEN.
         if let Some((setting, provider)) = settings::find(&path).filter(|_| settings::variable(&key) == name)
         {
-            if !value.is_empty() || matches!(setting.store, Store::Many(_)) {
+            if !value.is_empty() || setting.store.is_list() {
                 self.set_text(setting, provider, value, origin);
             }
         } else if name.contains("__") {
@@ -201,10 +202,12 @@ impl Reader {
 
     /// A value from a place that knows only text: a list is separated by commas.
     fn set_text(&mut self, setting: &'static Setting, name: Option<&str>, text: &str, origin: Origin) {
-        let given = match setting.store {
-            Store::Many(_) if text.trim().is_empty() => Given::Many(Vec::new()),
-            Store::Many(_) => Given::Many(text.split(',').map(|entry| entry.trim().to_owned()).collect()),
-            Store::One(_) | Store::Provider(_) => Given::One(text.to_owned()),
+        let given = if !setting.store.is_list() {
+            Given::One(text.to_owned())
+        } else if text.trim().is_empty() {
+            Given::Many(Vec::new())
+        } else {
+            Given::Many(text.split(',').map(|entry| entry.trim().to_owned()).collect())
         };
         self.set(setting, name, &given, origin);
     }
@@ -218,8 +221,15 @@ impl Reader {
                 self.config.named.entry(section.clone()).or_insert_with(|| origin.clone());
                 store(self.config.providers.entry(section).or_default(), value)
             }
-            (Store::Many(_), Given::One(_)) => Err("this is a list: write it as [\"…\", \"…\"]".to_owned()),
-            (Store::One(_) | Store::Provider(_), Given::Many(_)) => {
+            (Store::ChannelOne(check), Given::One(value)) => parse::channel_value(*check, value)
+                .map(|value| self.config.channels.set(setting.key, &[value])),
+            (Store::ChannelMany(check), Given::Many(values)) => {
+                check(values).map(|()| self.config.channels.set(setting.key, values))
+            }
+            (Store::Many(_) | Store::ChannelMany(_), Given::One(_)) => {
+                Err("this is a list: write it as [\"…\", \"…\"]".to_owned())
+            }
+            (Store::One(_) | Store::Provider(_) | Store::ChannelOne(_), Given::Many(_)) => {
                 Err("this is one value, not a list".to_owned())
             }
         };
@@ -259,7 +269,7 @@ impl Reader {
 
     /// What only shows when all layers have been read.
     fn check(&mut self) {
-        self.check_smtp();
+        self.check_channels();
         for (name, provider) in &mut self.config.providers {
             if let (Some(least), Some(greatest)) = (provider.min_interval, provider.max_interval)
                 && least > greatest
@@ -275,26 +285,15 @@ impl Reader {
         }
     }
 
-    fn check_smtp(&mut self) {
-        let config = &mut self.config;
-        let Some(server) = &config.smtp.server else {
-            for key in ["smtp.from", "smtp.allow"] {
-                if config.is_set(key) {
-                    config.warnings.push(format!("{key} is set, but no smtp.url: no mail is sent"));
-                }
+    fn check_channels(&mut self) {
+        for spec in &channels::TABLE {
+            let report = (spec.check_settings)(&self.config.channels);
+            self.config.warnings.extend(report.warnings);
+            for (key, what) in report.errors {
+                let set = self.config.effective.iter().find(|one| one.key == key);
+                let origin = set.map_or(Origin::Default, |one| one.origin.clone());
+                self.mistakes.push(ConfigError { origin, what });
             }
-            return;
-        };
-        if server.security == SmtpSecurity::None && server.login.is_some() {
-            config.warnings.push(
-                "smtp.url sends its password unencrypted: add ?tls=required, or write smtps://".to_owned(),
-            );
-        }
-        if config.smtp.from.is_none() {
-            let set = config.effective.iter().find(|one| one.key == "smtp.url");
-            let origin = set.map_or(Origin::Default, |one| one.origin.clone());
-            let what = "[smtp] url needs [smtp] from: who the mails are from".to_owned();
-            self.mistakes.push(ConfigError { origin, what });
         }
     }
 }
@@ -610,7 +609,7 @@ mod tests {
         let url = "smtp://u:hush@mail.example.com";
         assert_eq!(
             from_env(&[("RINGBACK_SMTP__URL", url)]).expect_err("a mistake"),
-            ["RINGBACK_SMTP__URL: [smtp] url needs [smtp] from: who the mails are from"]
+            ["RINGBACK_SMTP__URL: [smtp] url needs [smtp] from: the sender of the mails"]
         );
         let config = from_env(&[("RINGBACK_SMTP__URL", url), ("RINGBACK_SMTP__FROM", "r@a.example")]);
         let config = config.expect("no mistake");
@@ -618,10 +617,10 @@ mod tests {
         let shown =
             config.effective().iter().find(|one| one.key == "smtp.url").and_then(|one| one.value.as_deref());
         assert_eq!(shown, Some("smtp://u:***@mail.example.com"));
-        assert_eq!(config.smtp.allow, None);
+        assert_eq!(config.channels.list("smtp.allow"), None);
         assert!(config.warnings[0].contains("unencrypted"), "{:?}", config.warnings);
         let config = from_env(&[("RINGBACK_SMTP__ALLOW", "")]).expect("no mistake");
-        assert_eq!(config.smtp.allow, Some(Vec::new()));
+        assert_eq!(config.channels.list("smtp.allow"), Some(&[][..]));
     }
 
     #[test]

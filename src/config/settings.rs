@@ -1,8 +1,10 @@
 //! The table of everything that can be set, and how a word is matched against it.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::{Config, ProviderConfig, parse, ways};
+use super::{Config, ProviderConfig, parse};
+use crate::channels::{self, ChannelSetting, SettingCheck};
 use crate::domain::{nearest, parse_rate};
 
 /// A stop that takes longer than this is a stop that hangs.
@@ -19,7 +21,7 @@ const LOOKS_MAX: u32 = 10_000;
 const EVER: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// One thing that can be set.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Setting {
     /// The dotted key; a key of each provider contains `NAME`.
     pub key: &'static str,
@@ -33,7 +35,7 @@ pub struct Setting {
 }
 
 /// Checks a value and puts it where it belongs.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Store {
     /// One value.
     One(fn(&mut Config, &str) -> Result<(), String>),
@@ -41,11 +43,22 @@ pub(super) enum Store {
     Many(fn(&mut Config, &[String]) -> Result<(), String>),
     /// One value of one provider.
     Provider(fn(&mut ProviderConfig, &str) -> Result<(), String>),
+    /// One value of a channel.
+    ChannelOne(SettingCheck),
+    /// A list of a channel.
+    ChannelMany(fn(&[String]) -> Result<(), String>),
+}
+
+impl Store {
+    /// Returns whether the value is a list.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self, Self::Many(_) | Self::ChannelMany(_))
+    }
 }
 
 /// Everything that can be set, in the order in which it is shown. `listen` stands before
 /// `public_url`, whose default mentions it.
-const TABLE: &[Setting] = &[
+const FIRST: &[Setting] = &[
     one("listen", Some("127.0.0.1:8080"), "where the API listens", |c, v| {
         put(&mut c.listen, parse::address(v))
     }),
@@ -144,30 +157,10 @@ const TABLE: &[Setting] = &[
         "what the traces call this service; also `OTEL_SERVICE_NAME`, which goes first",
         |c, v| put(&mut c.telemetry.service_name, parse::service_name(v)),
     ),
-    one(
-        "smtp.url",
-        None,
-        "the mail server: `smtp://…?tls=required` or `smtps://…`, name and password in it",
-        |c, v| put(&mut c.smtp.server, ways::smtp_url(v).map(Some)),
-    ),
-    one("smtp.from", None, "who mails are from: `Ringback <ringback@example.com>`", |c, v| {
-        put(&mut c.smtp.from, ways::mailbox(v).map(Some))
-    }),
-    Setting {
-        default: None,
-        ..many(
-            "smtp.allow",
-            "",
-            "who may be mailed: `*@example.com`, `me@example.com`, `*`; none: the sender's own domain, unless it is a public mail service's",
-            |c, v| put(&mut c.smtp.allow, ways::mail_patterns(v).map(Some)),
-        )
-    },
-    secret("slack.bot_token", "`xoxb-…` of a Slack app: posts to channels by name or id", |c, v| {
-        put(&mut c.slack.bot_token, ways::bot_token(v).map(Some))
-    }),
-    one("slack.api_url", Some("https://slack.com/api"), "Slack's API; it gets the token", |c, v| {
-        put(&mut c.slack.api_url, parse::base_url(v))
-    }),
+];
+
+/// The settings that follow those of the channels.
+const LAST: &[Setting] = &[
     one(
         "templates.path",
         None,
@@ -260,7 +253,21 @@ fn put<T>(place: &mut T, value: Result<T, String>) -> Result<(), String> {
 
 /// Everything that can be set, in the order in which it is shown.
 pub fn table() -> &'static [Setting] {
-    TABLE
+    static TABLE: LazyLock<Vec<Setting>> = LazyLock::new(|| {
+        let channels = channels::TABLE.iter().flat_map(|spec| spec.settings).map(of_channel);
+        FIRST.iter().copied().chain(channels).chain(LAST.iter().copied()).collect()
+    });
+    &TABLE
+}
+
+fn of_channel(setting: &'static ChannelSetting) -> Setting {
+    let ChannelSetting { key, default, doc, check } = setting;
+    let (secret, store) = match check {
+        SettingCheck::Text(_) | SettingCheck::BaseUrl => (false, Store::ChannelOne(*check)),
+        SettingCheck::Credential(_) => (true, Store::ChannelOne(*check)),
+        SettingCheck::List(check) => (false, Store::ChannelMany(*check)),
+    };
+    Setting { key, default: *default, doc, secret, store }
 }
 
 impl Setting {
@@ -297,7 +304,7 @@ pub(super) fn find<'k>(path: &[&'k str]) -> Option<(&'static Setting, Option<&'k
         ["providers", name, key] => (format!("providers.NAME.{key}"), Some(*name)),
         path => (path.join("."), None),
     };
-    TABLE.iter().find(|setting| setting.key == key).map(|setting| (setting, name))
+    table().iter().find(|setting| setting.key == key).map(|setting| (setting, name))
 }
 
 /// The known key that is nearest to `key`, with the provider's name that stands in it, if any.
@@ -307,7 +314,7 @@ pub(super) fn nearest_key(key: &str) -> (usize, String) {
         ["providers", name, _] => name,
         _ => "NAME",
     };
-    let known: Vec<String> = TABLE.iter().map(|setting| setting.key_for(name)).collect();
+    let known: Vec<String> = table().iter().map(|setting| setting.key_for(name)).collect();
     nearest(key, known.iter().map(String::as_str))
         .map_or((usize::MAX, String::new()), |(d, k)| (d, k.to_owned()))
 }

@@ -1,129 +1,145 @@
-//! Ways out that take less than they could be sent: a chat takes a message a second and may ask for more
-//! patience; the mail server takes a few mails at a time, whosever they are.
+//! Pacing: channels that accept fewer messages than a destination queue may send.
 //!
-//! A chat's pace is the chat's, whoever writes to it: where several apps have the same hook, their lanes
-//! take turns.
+//! [`Pacing`] says what a channel accepts:
 //!
-//! A lane that is turned away at the gate is kept here and given back when its time has come, so nobody
-//! asks again and again. What is kept here are plans only: after a restart the gates are open. It holds
-//! for one process: nodes that share a database have a gate each, and a job, with all its watches, has one
-//! node.
+//! - **A message per interval to one address**, for all apps together. Where several apps write to one chat, their
+//!   queues take turns. A 429 with `Retry-After` closes the address for that time.
+//! - **A few messages in flight**, for all addresses and apps together: the operator's mail server.
+//!
+//! A queue that is not admitted waits here and is returned when its time has come, so it is not asked for again and
+//! again. Nothing here is stored: after a restart every address is open. The limits hold for one process. Nodes that
+//! share a database would pace separately; a job and all its watches belong to one node.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channels::email::MAILS_AT_ONCE;
-use crate::channels::slack::PACE;
+use crate::channels::{self, Pacing};
 use crate::domain::{ChannelKind, Timestamp};
 
-/// The longest that a chat's `Retry-After` closes its lane. Its delivery waits as long as was asked for;
-/// the others may learn before that whether it still holds.
-const SHUT_MAX: Duration = Duration::from_secs(3600);
+/// Maximum time for which a `Retry-After` closes an address. The delivery that received it waits as long as
+/// requested; the others may find out earlier whether it still applies.
+const CLOSED_MAX: Duration = Duration::from_secs(3600);
 
-/// What holds lanes back.
+/// State of all paced channels.
 #[derive(Debug, Default)]
-pub(super) struct Pacing {
-    /// Chats that take nothing yet; and when they do again.
-    shut: HashMap<Arc<str>, Shut>,
+pub(super) struct Pacer {
+    /// Addresses that accept no message yet, by queue name without the app.
+    closed: HashMap<Arc<str>, ClosedAddress>,
+    /// When each of them opens.
     timers: BTreeSet<(Timestamp, Arc<str>)>,
-    /// Mails in flight, and the lanes that wait for one of them to land, in turns.
-    mails: usize,
-    waiting: VecDeque<Arc<str>>,
-    waits: HashSet<Arc<str>>,
-    /// When it was last asked: to notice a clock that was set back.
-    asked: Timestamp,
+    /// Channels with a limit of messages in flight.
+    limited: HashMap<ChannelKind, InFlight>,
+    /// Latest time of a call: a smaller time shows that the clock was set back.
+    latest: Timestamp,
 }
 
-/// A chat that takes nothing yet.
+/// An address that accepts no message yet.
 #[derive(Debug)]
-struct Shut {
+struct ClosedAddress {
     until: Timestamp,
-    /// The lanes that wait for that, in turns.
-    lanes: Vec<Arc<str>>,
+    /// Queues that wait for it, in turns.
+    queues: Vec<Arc<str>>,
 }
 
-/// A chat is named by its lane, without the app that comes first there.
-fn chat(lane: &str) -> &str {
-    lane.split_once(' ').map_or(lane, |(_app, chat)| chat)
+/// Messages in flight of one channel.
+#[derive(Debug, Default)]
+struct InFlight {
+    count: usize,
+    /// Queues that wait for the end of one of them, in turns.
+    waiting: VecDeque<Arc<str>>,
+    /// The same queues, for look-up.
+    is_waiting: HashSet<Arc<str>>,
 }
 
-impl Pacing {
-    /// Whether a lane may send now by this channel. If so, it counts as sent; if not, the lane is given
-    /// back by [`Self::open`] or [`Self::landed`].
-    pub(super) fn admit(&mut self, lane: &Arc<str>, channel: ChannelKind, now: Timestamp) -> bool {
-        match channel {
-            ChannelKind::Webhook => true,
-            ChannelKind::Slack => match self.shut.get_mut(chat(lane)) {
-                Some(shut) if shut.until > now => {
-                    if !shut.lanes.contains(lane) {
-                        shut.lanes.push(Arc::clone(lane));
+/// Returns the part of a queue's name that follows the app: it names the address.
+fn address(queue: &str) -> &str {
+    queue.split_once(' ').map_or(queue, |(_app, address)| address)
+}
+
+impl Pacer {
+    /// Returns whether a queue may send now. If so, the message counts as sent. If not, the queue is returned later,
+    /// by [`Self::open`] or by [`Self::finished`].
+    pub(super) fn admit(&mut self, queue: &Arc<str>, channel: ChannelKind, now: Timestamp) -> bool {
+        match channels::spec(channel).pacing {
+            Pacing::Unlimited => true,
+            Pacing::PerAddress(interval) => match self.closed.get_mut(address(queue)) {
+                Some(closed) if closed.until > now => {
+                    if !closed.queues.contains(queue) {
+                        closed.queues.push(Arc::clone(queue));
                     }
                     false
                 }
                 Some(_) | None => {
-                    self.shut(chat(lane), now.plus(PACE));
+                    self.close_until(address(queue), now.plus(interval));
                     true
                 }
             },
-            ChannelKind::Email if self.mails < MAILS_AT_ONCE => {
-                self.mails += 1;
-                true
-            }
-            ChannelKind::Email => {
-                if self.waits.insert(Arc::clone(lane)) {
-                    self.waiting.push_back(Arc::clone(lane));
+            Pacing::Concurrent(limit) => {
+                let in_flight = self.limited.entry(channel).or_default();
+                if in_flight.count < limit {
+                    in_flight.count += 1;
+                    return true;
+                }
+                if in_flight.is_waiting.insert(Arc::clone(queue)) {
+                    in_flight.waiting.push_back(Arc::clone(queue));
                 }
                 false
             }
         }
     }
 
-    /// A send by this channel has landed; the answer is the lanes that waited for that, in turns. All of
-    /// them: the first may have nothing to send any more.
-    pub(super) fn landed(&mut self, channel: ChannelKind) -> Vec<Arc<str>> {
-        match channel {
-            ChannelKind::Webhook | ChannelKind::Slack => Vec::new(),
-            ChannelKind::Email => {
-                self.mails -= 1;
-                self.waits.clear();
-                self.waiting.drain(..).collect()
-            }
+    /// Records the end of an admitted message. Returns the queues that waited for it, in turns: all of them, because
+    /// the first may have nothing to send any more.
+    pub(super) fn finished(&mut self, channel: ChannelKind) -> Vec<Arc<str>> {
+        let Some(in_flight) = self.limited.get_mut(&channel) else { return Vec::new() };
+        in_flight.count -= 1;
+        in_flight.is_waiting.clear();
+        in_flight.waiting.drain(..).collect()
+    }
+
+    /// Records the `Retry-After` of a response, if the channel is paced by address.
+    pub(super) fn rate_limited(
+        &mut self,
+        queue: &str,
+        channel: ChannelKind,
+        retry_after: Duration,
+        now: Timestamp,
+    ) {
+        if !matches!(channels::spec(channel).pacing, Pacing::PerAddress(_)) {
+            return;
+        }
+        let until = now.plus(retry_after.min(CLOSED_MAX));
+        if self.closed.get(address(queue)).is_none_or(|known| known.until < until) {
+            self.close_until(address(queue), until);
         }
     }
 
-    /// A chat asked for patience.
-    pub(super) fn park(&mut self, lane: &str, span: Duration, now: Timestamp) {
-        let until = now.plus(span.min(SHUT_MAX));
-        if self.shut.get(chat(lane)).is_none_or(|known| known.until < until) {
-            self.shut(chat(lane), until);
-        }
-    }
-
-    /// The lanes that waited for a chat whose time has come.
+    /// Opens the addresses whose time has come, and returns the queues that waited for them.
     pub(super) fn open(&mut self, now: Timestamp) -> Vec<Arc<str>> {
-        // Against a clock that was set back nothing is waited for.
-        let until = if now < self.asked { Timestamp::MAX } else { now };
-        self.asked = now;
+        // If the clock was set back, every address opens: its time may be far away by the new clock.
+        let until = if now < self.latest { Timestamp::MAX } else { now };
+        self.latest = now;
         let mut open = Vec::new();
         while self.timers.first().is_some_and(|(at, _)| *at <= until) {
-            let Some((_, chat)) = self.timers.pop_first() else { break };
-            open.extend(self.shut.remove(&chat).into_iter().flat_map(|shut| shut.lanes));
+            let Some((_, address)) = self.timers.pop_first() else { break };
+            open.extend(self.closed.remove(&address).into_iter().flat_map(|closed| closed.queues));
         }
         open
     }
 
-    /// When the next chat's time comes.
+    /// Returns the time when the next address opens.
     pub(super) fn next(&self) -> Option<Timestamp> {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    fn shut(&mut self, chat: &str, until: Timestamp) {
-        let chat: Arc<str> = chat.into();
-        let shut = self.shut.entry(Arc::clone(&chat)).or_insert(Shut { until, lanes: Vec::new() });
-        self.timers.remove(&(shut.until, Arc::clone(&chat)));
-        shut.until = until;
-        self.timers.insert((until, chat));
+    fn close_until(&mut self, address: &str, until: Timestamp) {
+        let address: Arc<str> = address.into();
+        let closed =
+            self.closed.entry(Arc::clone(&address)).or_insert(ClosedAddress { until, queues: Vec::new() });
+        self.timers.remove(&(closed.until, Arc::clone(&address)));
+        closed.until = until;
+        self.timers.insert((until, address));
     }
 }
 
@@ -135,79 +151,79 @@ mod tests {
         Timestamp::from_millis(millis)
     }
 
-    fn lane(name: &str) -> Arc<str> {
+    fn queue(name: &str) -> Arc<str> {
         name.into()
     }
 
     #[test]
-    fn a_chat_gets_a_message_a_second_and_another_one_does_not_wait_for_it() {
-        let (mut gate, ops, dev) = (Pacing::default(), lane("1 slack ops"), lane("1 slack dev"));
-        let admit = |gate: &mut Pacing, lane, millis| gate.admit(lane, ChannelKind::Slack, at(millis));
-        assert!(admit(&mut gate, &ops, 0) && admit(&mut gate, &dev, 400));
-        assert!(!admit(&mut gate, &ops, 999));
-        assert_eq!((gate.next(), gate.open(at(999))), (Some(at(1_000)), vec![]));
-        assert_eq!(gate.open(at(1_000)), [Arc::clone(&ops)]);
-        assert!(admit(&mut gate, &ops, 1_000));
-        assert_eq!(gate.open(at(5_000)), [] as [Arc<str>; 0], "nobody waited");
-        assert_eq!((gate.next(), gate.shut.len()), (None, 0));
+    fn a_chat_gets_a_message_a_second_and_delays_no_other() {
+        let (mut pacer, ops, dev) = (Pacer::default(), queue("1 slack ops"), queue("1 slack dev"));
+        let admit = |pacer: &mut Pacer, queue, millis| pacer.admit(queue, ChannelKind::Slack, at(millis));
+        assert!(admit(&mut pacer, &ops, 0) && admit(&mut pacer, &dev, 400));
+        assert!(!admit(&mut pacer, &ops, 999));
+        assert_eq!((pacer.next(), pacer.open(at(999))), (Some(at(1_000)), vec![]));
+        assert_eq!(pacer.open(at(1_000)), [Arc::clone(&ops)]);
+        assert!(admit(&mut pacer, &ops, 1_000));
+        assert_eq!(pacer.open(at(5_000)), [] as [Arc<str>; 0], "no queue waited");
+        assert_eq!((pacer.next(), pacer.closed.len()), (None, 0));
     }
 
     #[test]
-    fn a_chat_that_two_apps_write_to_gets_a_message_a_second_all_the_same_and_they_take_turns() {
-        let (mut gate, one, two) = (Pacing::default(), lane("1 slack ops"), lane("2 slack ops"));
-        let admit = |gate: &mut Pacing, lane, millis| gate.admit(lane, ChannelKind::Slack, at(millis));
-        assert!(admit(&mut gate, &one, 0));
-        assert!(!admit(&mut gate, &two, 0) && !admit(&mut gate, &one, 0) && !admit(&mut gate, &two, 500));
-        assert_eq!(gate.open(at(1_000)), [Arc::clone(&two), Arc::clone(&one)]);
-        assert!(admit(&mut gate, &two, 1_000) && !admit(&mut gate, &one, 1_000));
-        // One is asked for patience, and the other heeds it.
-        gate.park(&two, Duration::from_secs(30), at(1_100));
-        assert_eq!(gate.open(at(2_000)), [] as [Arc<str>; 0]);
-        assert_eq!(gate.open(at(31_100)), [one]);
+    fn two_apps_take_turns_at_the_pace_of_one_chat() {
+        let (mut pacer, one, two) = (Pacer::default(), queue("1 slack ops"), queue("2 slack ops"));
+        let admit = |pacer: &mut Pacer, queue, millis| pacer.admit(queue, ChannelKind::Slack, at(millis));
+        assert!(admit(&mut pacer, &one, 0));
+        assert!(!admit(&mut pacer, &two, 0) && !admit(&mut pacer, &one, 0) && !admit(&mut pacer, &two, 500));
+        assert_eq!(pacer.open(at(1_000)), [Arc::clone(&two), Arc::clone(&one)]);
+        assert!(admit(&mut pacer, &two, 1_000) && !admit(&mut pacer, &one, 1_000));
+        // A 429 for one app applies to the other.
+        pacer.rate_limited(&two, ChannelKind::Slack, Duration::from_secs(30), at(1_100));
+        assert_eq!(pacer.open(at(2_000)), [] as [Arc<str>; 0]);
+        assert_eq!(pacer.open(at(31_100)), [one]);
     }
 
     #[test]
-    fn whoever_asks_for_patience_gets_it_for_an_hour_at_most() {
-        let (mut gate, ops) = (Pacing::default(), lane("1 slack ops"));
-        assert!(gate.admit(&ops, ChannelKind::Slack, at(0)));
-        assert!(!gate.admit(&ops, ChannelKind::Slack, at(50)));
-        gate.park(&ops, Duration::from_secs(30), at(100));
-        assert_eq!(gate.open(at(1_000)), [] as [Arc<str>; 0]);
-        assert!(!gate.admit(&ops, ChannelKind::Slack, at(30_099)));
-        assert_eq!(gate.open(at(30_100)), [Arc::clone(&ops)]);
-        gate.park(&ops, Duration::from_secs(1 << 30), at(30_100));
-        assert_eq!(gate.next(), Some(at(3_630_100)));
-        // Less patience than it has is none.
-        gate.park(&ops, Duration::from_secs(1), at(30_100));
-        assert_eq!(gate.next(), Some(at(3_630_100)));
+    fn retry_after_closes_a_chat_for_an_hour_at_most() {
+        let (mut pacer, ops) = (Pacer::default(), queue("1 slack ops"));
+        assert!(pacer.admit(&ops, ChannelKind::Slack, at(0)));
+        assert!(!pacer.admit(&ops, ChannelKind::Slack, at(50)));
+        pacer.rate_limited(&ops, ChannelKind::Slack, Duration::from_secs(30), at(100));
+        assert_eq!(pacer.open(at(1_000)), [] as [Arc<str>; 0]);
+        assert!(!pacer.admit(&ops, ChannelKind::Slack, at(30_099)));
+        assert_eq!(pacer.open(at(30_100)), [Arc::clone(&ops)]);
+        pacer.rate_limited(&ops, ChannelKind::Slack, Duration::from_secs(1 << 30), at(30_100));
+        assert_eq!(pacer.next(), Some(at(3_630_100)));
+        // A shorter wait does not replace a longer one.
+        pacer.rate_limited(&ops, ChannelKind::Slack, Duration::from_secs(1), at(30_100));
+        assert_eq!(pacer.next(), Some(at(3_630_100)));
     }
 
     #[test]
-    fn a_clock_that_is_set_back_shuts_nothing() {
-        let (mut gate, ops) = (Pacing::default(), lane("1 slack ops"));
-        gate.open(at(10_000_000));
-        assert!(gate.admit(&ops, ChannelKind::Slack, at(10_000_000)));
-        assert!(!gate.admit(&ops, ChannelKind::Slack, at(10_000_000)));
-        assert_eq!(gate.open(at(1_000)), [Arc::clone(&ops)]);
-        assert!(gate.admit(&ops, ChannelKind::Slack, at(1_000)));
+    fn a_clock_that_is_set_back_closes_nothing() {
+        let (mut pacer, ops) = (Pacer::default(), queue("1 slack ops"));
+        pacer.open(at(10_000_000));
+        assert!(pacer.admit(&ops, ChannelKind::Slack, at(10_000_000)));
+        assert!(!pacer.admit(&ops, ChannelKind::Slack, at(10_000_000)));
+        assert_eq!(pacer.open(at(1_000)), [Arc::clone(&ops)]);
+        assert!(pacer.admit(&ops, ChannelKind::Slack, at(1_000)));
     }
 
     #[test]
-    fn a_few_mails_are_under_way_and_tenants_take_turns() {
-        let (mut gate, one, two) = (Pacing::default(), lane("1 smtp"), lane("2 smtp"));
-        for _ in 0..MAILS_AT_ONCE {
-            assert!(gate.admit(&one, ChannelKind::Email, at(0)));
+    fn mails_in_flight_are_limited_and_apps_take_turns() {
+        let (mut pacer, one, two) = (Pacer::default(), queue("1 smtp"), queue("2 smtp"));
+        for _ in 0..4 {
+            assert!(pacer.admit(&one, ChannelKind::Email, at(0)));
         }
-        for lane in [&one, &one, &two] {
-            assert!(!gate.admit(lane, ChannelKind::Email, at(0)));
+        for queue in [&one, &one, &two] {
+            assert!(!pacer.admit(queue, ChannelKind::Email, at(0)));
         }
-        assert_eq!(gate.landed(ChannelKind::Email), [Arc::clone(&one), Arc::clone(&two)]);
-        assert!(gate.admit(&one, ChannelKind::Email, at(0)));
-        for lane in [&two, &one] {
-            assert!(!gate.admit(lane, ChannelKind::Email, at(0)));
+        assert_eq!(pacer.finished(ChannelKind::Email), [Arc::clone(&one), Arc::clone(&two)]);
+        assert!(pacer.admit(&one, ChannelKind::Email, at(0)));
+        for queue in [&two, &one] {
+            assert!(!pacer.admit(queue, ChannelKind::Email, at(0)));
         }
-        assert_eq!(gate.landed(ChannelKind::Email), [two, one]);
-        assert_eq!(gate.landed(ChannelKind::Email), [] as [Arc<str>; 0]);
-        assert!(gate.admit(&lane("a webhook's"), ChannelKind::Webhook, at(0)));
+        assert_eq!(pacer.finished(ChannelKind::Email), [two, one]);
+        assert_eq!(pacer.finished(ChannelKind::Email), [] as [Arc<str>; 0]);
+        assert!(pacer.admit(&queue("a webhook's"), ChannelKind::Webhook, at(0)));
     }
 }

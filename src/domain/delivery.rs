@@ -3,19 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{AppNo, DeliveryId, DestinationId, EventId, EventType, Timestamp, WatchId};
-
-word_enum! {
-    /// Kind of a notification channel.
-    ChannelKind {
-        /// A signed HTTP POST.
-        Webhook = "webhook",
-        /// An email.
-        Email = "email",
-        /// A message in Slack, or in a chat that accepts Slack's messages.
-        Slack = "slack",
-    }
-}
+use super::{AppNo, ChannelKind, DeliveryId, DestinationId, EventId, EventType, Timestamp, WatchId};
 
 word_enum! {
     /// Form of the body that a receiver gets.

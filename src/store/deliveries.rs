@@ -298,13 +298,12 @@ pub(super) fn send_out(batch: &mut Batch<'_>) -> Result<()> {
     let mut made = Vec::with_capacity(outgoing.len());
     for (event, destinations) in outgoing.iter().zip(destinations) {
         for (destination, n) in destinations {
-            // Another form is for programs; what people read is made from the event.
-            let form = match (destination.channel, &event.raw, &event.sent) {
-                (ChannelKind::Webhook, Some((generation, raw)), _) => (Some(*generation), Payload::Raw, raw),
-                (ChannelKind::Webhook, None, Some((payload, sent))) => (None, *payload, sent),
-                (ChannelKind::Webhook, None, None) | (ChannelKind::Email | ChannelKind::Slack, _, _) => {
-                    (None, Payload::Event, &event.body)
-                }
+            // Channels without payload forms render their messages from the event.
+            let form = match (&event.raw, &event.sent) {
+                _ if !destination.channel.traits().payload_forms => (None, Payload::Event, &event.body),
+                (Some((generation, raw)), _) => (Some(*generation), Payload::Raw, raw),
+                (None, Some((payload, sent))) => (None, *payload, sent),
+                (None, None) => (None, Payload::Event, &event.body),
             };
             let id = DeliveryId(batch.shared.ids.draw(event.at));
             made.push((event, id, destination, n, form));

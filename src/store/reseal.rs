@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 
 use super::db::{self, Committed, Tx, WriterConnection};
-use super::rows::{StoredDestination, is_secret_address};
+use super::rows::StoredDestination;
 use super::sealing::{Column, Keyring};
 use crate::domain::{ChannelKind, Id};
 
@@ -149,7 +149,7 @@ fn destinations(tx: &Tx<'_>, keyring: &Keyring, last: (Id, i64)) -> db::Result<(
             Ok(Row {
                 key: (row.id(0)?, row.int(1)?),
                 id: row.id(2)?,
-                secret_address: is_secret_address(row.word(3, ChannelKind::parse)?),
+                secret_address: row.word(3, ChannelKind::parse)?.traits().secret_address,
                 address: row.text(4)?,
                 headers: row.opt_text(5)?,
                 secret: row.opt_text(6)?,

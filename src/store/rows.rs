@@ -36,11 +36,6 @@ pub(super) fn read_destination(row: &Row<'_>, first: usize, keyring: &Keyring) -
     })
 }
 
-/// Whether an address of this kind is a credential: whoever knows a hook of Slack may post to it.
-pub(super) fn is_secret_address(channel: ChannelKind) -> bool {
-    channel == ChannelKind::Slack
-}
-
 /// What of a destination may be sealed, as it is stored.
 pub(super) struct StoredDestination<'d> {
     pub(super) address: Cow<'d, str>,
@@ -75,7 +70,7 @@ impl<'d> StoredDestination<'d> {
     pub(super) fn of(keyring: &Keyring, one: &'d Destination) -> Result<Self> {
         // Few have headers; for those that have none there is no text to make.
         let headers = if one.headers.is_empty() { None } else { serde_json::to_string(&one.headers).ok() };
-        let address = (one.address.as_str(), is_secret_address(one.channel));
+        let address = (one.address.as_str(), one.channel.traits().secret_address);
         Self::new(keyring, one.id.0, address, headers, one.secret.as_deref())
     }
 }

@@ -254,7 +254,7 @@ async fn what_is_wrong_with_a_slack_address_is_told_at_its_place() {
         .map(|fault| (fault["pointer"].as_str().unwrap(), fault["detail"].as_str().unwrap()))
         .collect();
     told.sort_unstable();
-    let trigger = "is the trigger of a workflow, which takes no messages: give an incoming webhook, \
+    let trigger = "is the trigger of a workflow, which accepts no messages: give an incoming webhook, \
                    https://hooks.slack.com/services/…";
     assert_eq!(
         told,

@@ -205,7 +205,7 @@ async fn a_mail_whose_end_was_never_answered_is_sent_again_as_the_same_mail() {
         [
             &json!("timeout: no answer within 20 s, at the message"),
             &json!("protocol: the mail server closed the connection, at the message"),
-            &json!("smtp: the mail server asks for patience (its answer to the message)"),
+            &json!("smtp: the mail server asks to retry later (its answer to the message)"),
             &Value::Null
         ]
     );
@@ -282,11 +282,17 @@ async fn a_refused_recipient_ends_that_delivery_alone() {
 #[tokio::test]
 async fn each_refusal_of_the_mail_server_has_its_consequence() {
     for (quirk, status, reason, least, word) in [
-        (Quirk::Says("greeting", "421 busy"), "pending", None, 300, "patience"),
-        (Quirk::Says("greeting", "554 5.7.1 you are on a list"), "pending", None, 1800, "does not take mail"),
-        (Quirk::Says("AUTH", "535 5.7.8 no"), "pending", None, 1800, "does not take mail"),
-        (Quirk::Says("MAIL", "530 5.7.0 log in"), "pending", None, 1800, "does not take mail"),
-        (Quirk::Says("RCPT", "450 4.2.0 greylisted"), "pending", None, 300, "patience"),
+        (Quirk::Says("greeting", "421 busy"), "pending", None, 300, "retry later"),
+        (
+            Quirk::Says("greeting", "554 5.7.1 you are on a list"),
+            "pending",
+            None,
+            1800,
+            "does not accept mail",
+        ),
+        (Quirk::Says("AUTH", "535 5.7.8 no"), "pending", None, 1800, "does not accept mail"),
+        (Quirk::Says("MAIL", "530 5.7.0 log in"), "pending", None, 1800, "does not accept mail"),
+        (Quirk::Says("RCPT", "450 4.2.0 greylisted"), "pending", None, 300, "retry later"),
         (Quirk::Says("RCPT", "551 moved"), "failed", Some("gone"), 0, "recipient"),
         (Quirk::Says("RCPT", "554 5.7.1 relay access denied"), "failed", Some("exhausted"), 0, "message"),
         (Quirk::Says(".", "552 5.3.4 too large"), "failed", Some("exhausted"), 0, "message"),

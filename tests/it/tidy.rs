@@ -45,7 +45,7 @@ fn the_graph_keeps_the_rooms_apart() {
         ("clock", "domain"),
         ("events", "domain"),
         ("providers", "domain"),
-        ("config", "domain"),
+        ("config", "channels domain"),
         ("egress", "clock domain tls"),
         ("channels", "clock domain egress"),
         ("telemetry", "clock config domain egress"),

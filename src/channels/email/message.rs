@@ -1,8 +1,7 @@
-//! A mail, from its templates: the bytes that go over the wire.
+//! A mail, rendered from its templates: the bytes that are sent to the server.
 //!
-//! What the templates make is trusted in nothing that has to do with mail: the subject is brought to one
-//! short line, both bodies are encoded whole, so that no text of anybody's can end a header, a part or
-//! the message.
+//! The results of the templates are not trusted: the subject is shortened to one line, and both bodies are
+//! encoded completely. So no text can end a header, a part or the message.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -10,59 +9,83 @@ use lettre::Address;
 use lettre::message::header::{
     ContentTransferEncoding, ContentType, HeaderName, HeaderValue, MIME_VERSION_1_0,
 };
-use lettre::message::{Body, Mailbox as Sender, MultiPart, SinglePart};
+use lettre::message::{Body, Mailbox as LettreMailbox, MultiPart, SinglePart};
 
-use crate::channels::Message;
-use crate::channels::template_context::{TemplateContext, line};
-use crate::channels::templates::{Kind, Templates};
+use crate::channels::channel::Message;
+use crate::channels::template_context::{TemplateContext, single_line};
+use crate::channels::templates::{TemplateFile, Templates};
 use crate::domain::{MailAddress, Mailbox};
 
-/// Longer subjects are cut by whoever shows them.
+/// Maximum length of a subject, in characters. Mail readers cut longer ones.
 const SUBJECT_MAX: usize = 150;
 
-/// A mail that is ready.
+/// The subject.
+pub(in crate::channels) const SUBJECT: TemplateFile = TemplateFile {
+    name: "email/subject.txt",
+    source: include_str!("../../../templates/email/subject.txt"),
+    max_bytes: 4 * 1024,
+    check: |_| Ok(()),
+};
+
+/// The text part.
+pub(in crate::channels) const TEXT: TemplateFile = TemplateFile {
+    name: "email/message.txt",
+    source: include_str!("../../../templates/email/message.txt"),
+    max_bytes: 64 * 1024,
+    check: |_| Ok(()),
+};
+
+/// The HTML part. Mail readers cut it after about 100 KB.
+pub(in crate::channels) const HTML: TemplateFile = TemplateFile {
+    name: "email/message.html",
+    source: include_str!("../../../templates/email/message.html"),
+    max_bytes: 100 * 1024,
+    check: |_| Ok(()),
+};
+
+/// A composed mail.
 #[derive(Debug)]
-pub(super) struct Mail {
-    /// From the first header to the end of the last part.
+pub(super) struct ComposedMail {
+    /// The headers and the parts.
     pub(super) bytes: Vec<u8>,
-    /// What the record of the attempt shows.
+    /// Headers that the attempt log shows.
     pub(super) headers: Vec<(String, String)>,
 }
 
-/// Makes the mail. The error is a sentence.
+/// Composes a mail. The error is a sentence.
 pub(super) fn compose(
     templates: &Templates,
     from: &Mailbox,
     to: &MailAddress,
     message: &Message<'_>,
-    news: &TemplateContext,
-) -> Result<Mail, String> {
-    let subject = line(&templates.render(Kind::Subject, news)?, SUBJECT_MAX);
-    let plain = templates.render(Kind::Text, news)?;
-    let html = templates.render(Kind::Html, news)?;
+    context: &TemplateContext,
+) -> Result<ComposedMail, String> {
+    let subject = single_line(&templates.render(&SUBJECT, context)?, SUBJECT_MAX);
+    let plain = templates.render(&TEXT, context)?;
+    let html = templates.render(&HTML, context)?;
     let domain = from.address.domain();
-    let id = format!("<{}@{domain}>", message.delivery_id);
-    // A message that was never sent: mail readers put those that name it into one thread.
-    let thread = format!("<{}@{domain}>", message.watch_id);
+    let id = format!("<{}@{domain}>", message.delivery.id);
+    // Names a message that does not exist: mail readers show all mails that refer to it as one thread.
+    let thread = format!("<{}@{domain}>", message.delivery.watch);
 
     let seconds = Duration::from_secs(u64::try_from(message.now.seconds()).unwrap_or_default());
     let address = |address: &MailAddress| {
         Address::new(address.local(), address.domain()).map_err(|error| format!("{address}: {error}"))
     };
     let parts = MultiPart::alternative()
-        // `=_` cannot come up in a part: in its encoding, `=` is followed by two digits or ends the line.
-        .boundary(format!("=_{}", message.delivery_id))
+        // `=_` cannot occur in a part: in its encoding, `=` precedes two digits or the end of a line.
+        .boundary(format!("=_{}", message.delivery.id))
         .singlepart(part(ContentType::TEXT_PLAIN, plain)?)
         .singlepart(part(ContentType::TEXT_HTML, html)?);
     let mail = lettre::Message::builder()
         .date(UNIX_EPOCH + seconds)
-        .from(Sender::new(from.name.clone(), address(&from.address)?))
-        .to(Sender::new(None, address(to)?))
+        .from(LettreMailbox::new(from.name.clone(), address(&from.address)?))
+        .to(LettreMailbox::new(None, address(to)?))
         .subject(subject.as_str())
         .message_id(Some(id.clone()))
         .in_reply_to(thread.clone())
         .references(thread)
-        // RFC 3834, and what Exchange goes by: no "out of office" in answer.
+        // RFC 3834, and a header that Exchange evaluates: no automatic replies.
         .raw_header(header("Auto-Submitted", "auto-generated"))
         .raw_header(header("X-Auto-Response-Suppress", "All"))
         .header(MIME_VERSION_1_0)
@@ -70,7 +93,7 @@ pub(super) fn compose(
         .map_err(|error| error.to_string())?;
     let shown =
         [("from", from.address.as_str()), ("to", to.as_str()), ("message-id", &id), ("subject", &subject)];
-    Ok(Mail {
+    Ok(ComposedMail {
         bytes: mail.formatted(),
         headers: shown.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
     })

@@ -1,34 +1,38 @@
 //! One SMTP exchange: one message, one recipient, one connection.
 //!
-//! The messages come from lettre; the exchange is our own. What it must do that lettre's transport does
-//! not (as of 0.11.23): bound each line and each reply before it is in memory, know at which word of the
-//! exchange the server refused (a refused recipient and a refused login are different people's trouble),
-//! throw nothing away that the server said, go by the one TLS configuration of this program, and believe
-//! nothing that was sent in the clear before STARTTLS as if it had come after it: bytes that wait in the
-//! buffer at that moment end the exchange, because whoever sits in the middle could have put the
-//! server's next answers there.
+//! lettre composes the messages; this module sends them. lettre 0.11.23 has a transport, but four facts speak
+//! against it:
 //!
-//! **A connection of its own for each mail.** A deadline that passes drops the connection, wherever the
-//! exchange stands. Nothing of it is left that the next mail could meet, whereas a connection that is
-//! kept would go on where the last mail was cut off.
+//! - After STARTTLS it keeps the bytes that it has read before (`AsyncSmtpConnection::starttls` replaces the
+//!   stream below its `BufReader`, not the buffer). An attacker on the network can thus send replies in the
+//!   clear that count as encrypted. Here, such bytes end the exchange.
+//! - Its STARTTLS takes no TLS configuration from outside (`TlsParameters` builds its own), so it would not use
+//!   the certificate authorities of this program.
+//! - It checks the length of a line only after it has read the whole line, so a line without an end fills the
+//!   memory.
+//! - Its `send` does not report which command the server refused. A refused recipient and a refused sender
+//!   have different consequences.
 //!
-//! **What was taken is taken.** Once the server has answered the message with 2xx, nothing that happens
-//! afterwards (QUIT is only a courtesy) turns the success into a failure and the mail into two.
+//! **Each mail has its own connection.** When the deadline passes, the connection is dropped at any point of
+//! the exchange. A connection that is kept would continue where the last mail was interrupted.
+//!
+//! **An accepted message stays accepted.** Once the server has answered the message with 2xx, no later error
+//! changes the result: the message would be sent twice. QUIT is a courtesy.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 
-use super::{Login, Security, Server};
-use crate::domain::MailAddress;
+use super::settings::{SmtpSecurity, SmtpServer};
+use crate::domain::{MailAddress, Masked};
 use crate::egress::{Egress, SendError};
 
-/// The standard's lines have 512 bytes; real servers exceed that.
+/// Maximum length of a line, in bytes. The standard permits 512; real servers exceed that.
 const LINE_MAX: usize = 2 * 1024;
-/// A reply of some hundred lines is a list of extensions; a longer one is no reply.
+/// Maximum length of a reply, in bytes. A list of extensions has some hundred lines at most.
 const REPLY_MAX: usize = 16 * 1024;
 
-/// The word of the exchange that was last said.
+/// Last step of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Connect,
@@ -44,8 +48,8 @@ pub(super) enum Stage {
 }
 
 impl Stage {
-    /// As the server would name it.
-    pub(super) fn word(self) -> &'static str {
+    /// Returns the name for errors: the command, where there is one.
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Connect => "the connection",
             Self::Tls => "TLS",
@@ -61,92 +65,92 @@ impl Stage {
     }
 }
 
-/// What a server said.
+/// A reply of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reply {
-    /// Three digits.
+    /// Three digits, 200 to 599.
     pub(super) code: u16,
-    /// All its lines, codes included.
+    /// All lines, including their codes.
     pub(super) text: String,
 }
 
-/// Why a message was not taken.
+/// Why a message was not accepted.
 #[derive(Clone, Debug)]
 pub(super) enum Failure {
-    /// The server said so.
-    Said(Reply),
-    /// There is nobody to talk to, or not any more.
-    Lost(SendError),
-    /// The server offers no STARTTLS, and without it nothing may be said.
+    /// The server refused a command.
+    Refused(Reply),
+    /// The connection failed, or the server violated the protocol.
+    Connection(SendError),
+    /// The server extensions no STARTTLS, and the configuration requires it.
     NoTls,
-    /// The server offers no way to log in that we know.
+    /// The server extensions no known login mechanism.
     NoLogin,
 }
 
 impl From<SendError> for Failure {
     fn from(error: SendError) -> Self {
-        Self::Lost(error)
+        Self::Connection(error)
     }
 }
 
-/// What is to be handed over.
+/// The mail of an exchange.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Envelope<'a> {
+pub(super) struct Mail<'a> {
     pub(super) from: &'a MailAddress,
     pub(super) to: &'a MailAddress,
     pub(super) message: &'a [u8],
 }
 
-/// An exchange: how far it came is known also when it is dropped half-way.
+/// An exchange. Its progress remains readable if the running exchange is dropped.
 #[derive(Debug)]
 pub(super) struct Exchange<'a> {
-    server: &'a Server,
-    /// The last word.
+    server: &'a SmtpServer,
+    /// Last step.
     pub(super) stage: Stage,
-    /// What the server said when it took the message.
-    pub(super) taken: Option<Reply>,
+    /// The server's reply that accepted the message.
+    pub(super) accepted: Option<Reply>,
 }
 
-/// What a server says it can do.
+/// Extensions that the server extensions.
 #[derive(Clone, Copy, Debug, Default)]
-struct Offers {
+struct Extensions {
     starttls: bool,
     plain: bool,
     login: bool,
 }
 
 impl<'a> Exchange<'a> {
-    pub(super) fn with(server: &'a Server) -> Self {
-        Self { server, stage: Stage::Connect, taken: None }
+    pub(super) fn new(server: &'a SmtpServer) -> Self {
+        Self { server, stage: Stage::Connect, accepted: None }
     }
 
-    /// Hands the message over.
-    pub(super) async fn run(&mut self, egress: &Egress, mail: Envelope<'_>) -> Result<(), Failure> {
-        let Server { security, host, port, .. } = self.server;
+    /// Sends the mail.
+    pub(super) async fn run(&mut self, egress: &Egress, mail: Mail<'_>) -> Result<(), Failure> {
+        let SmtpServer { security, host, port, .. } = self.server;
         let stream = egress.dial(host, *port).await?;
-        if *security == Security::Implicit {
+        if *security == SmtpSecurity::Implicit {
             self.stage = Stage::Tls;
-            let mut wire = Wire::over(egress.secure(stream, host).await?);
-            let offers = self.greet(&mut wire, mail.from).await?;
-            return self.hand_over(wire, offers, mail).await;
+            let mut wire = Wire::new(egress.secure(stream, host).await?);
+            let extensions = self.greet(&mut wire, mail.from).await?;
+            return self.transfer(wire, extensions, mail).await;
         }
-        let mut wire = Wire::over(stream);
-        let offers = self.greet(&mut wire, mail.from).await?;
+        let mut wire = Wire::new(stream);
+        let extensions = self.greet(&mut wire, mail.from).await?;
         match security {
-            Security::Required | Security::Opportunistic if offers.starttls => {
+            SmtpSecurity::Required | SmtpSecurity::Opportunistic if extensions.starttls => {
                 self.stage = Stage::StartTls;
-                wire.ask("STARTTLS").await?.in_class(2)?;
-                let stream = wire.nothing_waits()?;
+                wire.command("STARTTLS").await?.expect_class(2)?;
+                let stream = wire.into_stream()?;
                 self.stage = Stage::Tls;
-                let mut wire = Wire::over(egress.secure(stream, host).await?);
-                let offers = self.hello(&mut wire, mail.from).await?;
-                self.hand_over(wire, offers, mail).await
+                let mut wire = Wire::new(egress.secure(stream, host).await?);
+                let extensions = self.hello(&mut wire, mail.from).await?;
+                self.transfer(wire, extensions, mail).await
             }
-            Security::Required => Err(Failure::NoTls),
-            // Whoever can strike out the offer of STARTTLS would get the password.
-            Security::Opportunistic if self.server.login.is_some() => Err(Failure::NoTls),
-            Security::Opportunistic | Security::None | Security::Implicit => {
-                self.hand_over(wire, offers, mail).await
+            SmtpSecurity::Required => Err(Failure::NoTls),
+            // An attacker who removes the offer of STARTTLS would get the password.
+            SmtpSecurity::Opportunistic if self.server.login.is_some() => Err(Failure::NoTls),
+            SmtpSecurity::Opportunistic | SmtpSecurity::None | SmtpSecurity::Implicit => {
+                self.transfer(wire, extensions, mail).await
             }
         }
     }
@@ -155,58 +159,58 @@ impl<'a> Exchange<'a> {
         &mut self,
         wire: &mut Wire<S>,
         from: &MailAddress,
-    ) -> Result<Offers, Failure> {
+    ) -> Result<Extensions, Failure> {
         self.stage = Stage::Greeting;
-        wire.reply().await?.in_class(2)?;
+        wire.reply().await?.expect_class(2)?;
         self.hello(wire, from).await
     }
 
-    /// Says who we are: the sender's domain, which is a name that resolves, unlike this machine's.
+    /// Sends EHLO with the sender's domain, which resolves, unlike the name of this machine.
     async fn hello<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         wire: &mut Wire<S>,
         from: &MailAddress,
-    ) -> Result<Offers, Failure> {
+    ) -> Result<Extensions, Failure> {
         self.stage = Stage::Hello;
-        let reply = wire.ask(&format!("EHLO {}", from.domain())).await?.in_class(2)?;
-        let mut offers = Offers::default();
+        let reply = wire.command(&format!("EHLO {}", from.domain())).await?.expect_class(2)?;
+        let mut extensions = Extensions::default();
         for line in reply.text.lines().skip(1) {
             let words = line.get(4..).unwrap_or_default().to_ascii_uppercase();
             let mut words = words.split([' ', '=']);
             match words.next() {
-                Some("STARTTLS") => offers.starttls = true,
+                Some("STARTTLS") => extensions.starttls = true,
                 Some("AUTH") => {
                     for mechanism in words {
-                        offers.plain |= mechanism == "PLAIN";
-                        offers.login |= mechanism == "LOGIN";
+                        extensions.plain |= mechanism == "PLAIN";
+                        extensions.login |= mechanism == "LOGIN";
                     }
                 }
                 Some(_) | None => {}
             }
         }
-        Ok(offers)
+        Ok(extensions)
     }
 
-    async fn hand_over<S: AsyncRead + AsyncWrite + Unpin>(
+    async fn transfer<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         mut wire: Wire<S>,
-        offers: Offers,
-        mail: Envelope<'_>,
+        extensions: Extensions,
+        mail: Mail<'_>,
     ) -> Result<(), Failure> {
-        if let Some(login) = &self.server.login {
+        if let Some((name, password)) = &self.server.login {
             self.stage = Stage::Login;
-            log_in(&mut wire, offers, login).await?;
+            log_in(&mut wire, extensions, (name, password)).await?;
         }
         self.stage = Stage::Sender;
-        wire.ask(&format!("MAIL FROM:<{}>", mail.from)).await?.in_class(2)?;
+        wire.command(&format!("MAIL FROM:<{}>", mail.from)).await?.expect_class(2)?;
         self.stage = Stage::Recipient;
-        wire.ask(&format!("RCPT TO:<{}>", mail.to)).await?.in_class(2)?;
+        wire.command(&format!("RCPT TO:<{}>", mail.to)).await?.expect_class(2)?;
         self.stage = Stage::Data;
-        wire.ask("DATA").await?.in_class(3)?;
+        wire.command("DATA").await?.expect_class(3)?;
         self.stage = Stage::Content;
-        wire.write(&stuffed(mail.message)).await?;
-        self.taken = Some(wire.reply().await?.in_class(2)?);
-        // Its answer is not waited for: nobody needs it, and somebody may need the place of this mail.
+        wire.write(&dot_stuffed(mail.message)).await?;
+        self.accepted = Some(wire.reply().await?.expect_class(2)?);
+        // The exchange does not wait for the reply, which is not needed.
         let _ = wire.write(b"QUIT\r\n").await;
         Ok(())
     }
@@ -214,17 +218,17 @@ impl<'a> Exchange<'a> {
 
 async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
-    offers: Offers,
-    login: &Login,
+    extensions: Extensions,
+    (name, password): (&str, &Masked),
 ) -> Result<(), Failure> {
-    let Login { name, password } = login;
-    if offers.plain {
-        let words = BASE64_STANDARD.encode(format!("\0{name}\0{password}"));
-        wire.ask(&format!("AUTH PLAIN {words}")).await?.in_class(2)?;
-    } else if offers.login {
-        wire.ask("AUTH LOGIN").await?.in_class(3)?;
-        wire.ask(&BASE64_STANDARD.encode(name)).await?.in_class(3)?;
-        wire.ask(&BASE64_STANDARD.encode(password)).await?.in_class(2)?;
+    let password = password.reveal();
+    if extensions.plain {
+        let credentials = BASE64_STANDARD.encode(format!("\0{name}\0{password}"));
+        wire.command(&format!("AUTH PLAIN {credentials}")).await?.expect_class(2)?;
+    } else if extensions.login {
+        wire.command("AUTH LOGIN").await?.expect_class(3)?;
+        wire.command(&BASE64_STANDARD.encode(name)).await?.expect_class(3)?;
+        wire.command(&BASE64_STANDARD.encode(password)).await?.expect_class(2)?;
     } else {
         return Err(Failure::NoLogin);
     }
@@ -232,19 +236,19 @@ async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 impl Reply {
-    /// This reply, if it belongs to the class that is due: 2 is yes, 3 is go on.
-    fn in_class(self, class: u16) -> Result<Self, Failure> {
+    /// Returns this reply if it is of the expected class: 2 accepts a command, 3 asks for more.
+    fn expect_class(self, class: u16) -> Result<Self, Failure> {
         match self.code / 100 {
             found if found == class => Ok(self),
-            4 | 5 => Err(Failure::Said(self)),
+            4 | 5 => Err(Failure::Refused(self)),
             _ => {
                 Err(SendError::Protocol(format!("the mail server answered {} out of turn", self.code)).into())
             }
         }
     }
 
-    /// The enhanced code (RFC 3463), if there is one: `(5, 1, 1)`.
-    pub(super) fn enhanced(&self) -> Option<(u16, u16, u16)> {
+    /// Returns the enhanced code (RFC 3463), such as `(5, 1, 1)`, if there is one.
+    pub(super) fn enhanced_code(&self) -> Option<(u16, u16, u16)> {
         let word = self.text.get(4..)?.split_whitespace().next()?;
         let mut numbers = word.split('.').map(|digits| digits.parse().ok());
         let found = (numbers.next()??, numbers.next()??, numbers.next()??);
@@ -252,9 +256,9 @@ impl Reply {
     }
 }
 
-/// The message as it goes over the wire: its lines end as they should, none of them ends it, and then it
-/// ends.
-fn stuffed(message: &[u8]) -> Vec<u8> {
+/// Returns the message as it is transmitted: with CRLF at the end of each line, with a second dot before a
+/// leading dot, and with the final dot.
+fn dot_stuffed(message: &[u8]) -> Vec<u8> {
     let mut wire = Vec::with_capacity(message.len() + message.len() / 64 + 8);
     let mut lines = message.split(|byte| *byte == b'\n').peekable();
     while let Some(line) = lines.next() {
@@ -265,7 +269,7 @@ fn stuffed(message: &[u8]) -> Vec<u8> {
         if line.first() == Some(&b'.') {
             wire.push(b'.');
         }
-        // A bare CR is a line's end to some servers and not to others.
+        // Some servers treat a bare CR as the end of a line, others do not.
         wire.extend(line.iter().filter(|byte| **byte != b'\r'));
         wire.extend_from_slice(b"\r\n");
     }
@@ -273,17 +277,17 @@ fn stuffed(message: &[u8]) -> Vec<u8> {
     wire
 }
 
-/// Lines out, replies in.
+/// A connection that writes lines and reads replies.
 struct Wire<S> {
     stream: BufReader<S>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    fn over(stream: S) -> Self {
+    fn new(stream: S) -> Self {
         Self { stream: BufReader::with_capacity(LINE_MAX, stream) }
     }
 
-    async fn ask(&mut self, line: &str) -> Result<Reply, Failure> {
+    async fn command(&mut self, line: &str) -> Result<Reply, Failure> {
         self.write(format!("{line}\r\n").as_bytes()).await?;
         self.reply().await
     }
@@ -298,7 +302,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let mut text = String::new();
         loop {
             let line = self.line().await?;
-            let wrong = || SendError::Protocol("what the mail server answered is not SMTP".into());
+            let wrong = || SendError::Protocol("the mail server's reply is not SMTP".into());
             let code = line.get(..3).and_then(|digits| digits.parse::<u16>().ok()).ok_or_else(wrong)?;
             if !(200..600).contains(&code) {
                 return Err(wrong().into());
@@ -318,7 +322,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// A line without its end.
+    /// Reads a line and returns it without its end.
     async fn line(&mut self) -> Result<String, Failure> {
         let mut line = Vec::new();
         loop {
@@ -339,8 +343,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// The stream itself, for TLS, if nothing is left that came without.
-    fn nothing_waits(self) -> Result<S, Failure> {
+    /// Returns the stream, to encrypt it. Fails if unencrypted bytes are left in the buffer.
+    fn into_stream(self) -> Result<S, Failure> {
         if self.stream.buffer().is_empty() {
             Ok(self.stream.into_inner())
         } else {
@@ -358,7 +362,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_line_of_a_message_ends_it() {
+    fn no_line_of_a_message_ends_the_message() {
         for (message, wire) in [
             ("", ".\r\n"),
             ("a\r\n", "a\r\n.\r\n"),
@@ -368,13 +372,13 @@ mod tests {
             ("a\r.\r\r\nb", "a.\r\nb\r\n.\r\n"),
             ("a\r\n\r\n", "a\r\n\r\n.\r\n"),
         ] {
-            assert_eq!(String::from_utf8_lossy(&stuffed(message.as_bytes())), wire, "{message:?}");
+            assert_eq!(String::from_utf8_lossy(&dot_stuffed(message.as_bytes())), wire, "{message:?}");
         }
     }
 
     #[test]
-    fn an_enhanced_code_is_read_where_there_is_one() {
-        let of = |text: &str| Reply { code: 550, text: text.to_owned() }.enhanced();
+    fn an_enhanced_code_is_parsed_if_there_is_one() {
+        let of = |text: &str| Reply { code: 550, text: text.to_owned() }.enhanced_code();
         assert_eq!(of("550 5.1.1 <me@a.example>: no such user"), Some((5, 1, 1)));
         assert_eq!(of("550-5.7.26 not authenticated\n550 5.7.26 see"), Some((5, 7, 26)));
         for text in
@@ -385,7 +389,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_server_says_is_bounded_and_must_be_smtp() {
+    async fn a_reply_is_bounded_and_must_be_smtp() {
         let endless = [b'2'; LINE_MAX + 2];
         let many = b"250-x\r\n".repeat(REPLY_MAX / 5);
         for (bytes, says) in [
@@ -403,9 +407,9 @@ mod tests {
             let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
             theirs.write_all(bytes).await.unwrap();
             drop(theirs);
-            match (Wire::over(ours).reply().await, says) {
+            match (Wire::new(ours).reply().await, says) {
                 (Ok(reply), Ok(text)) => assert_eq!(reply.text, text),
-                (Err(Failure::Lost(error)), Err(word)) => {
+                (Err(Failure::Connection(error)), Err(word)) => {
                     assert!(error.to_string().starts_with(word), "{error}");
                 }
                 (other, _) => panic!("{other:?} for {:?}", String::from_utf8_lossy(bytes)),
@@ -414,11 +418,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_said_in_the_clear_is_not_taken_for_secret() {
+    async fn bytes_before_starttls_do_not_count_as_encrypted() {
         let (ours, mut theirs) = tokio::io::duplex(1024);
         theirs.write_all(b"220 go ahead\r\n250 AUTH PLAIN\r\n").await.unwrap();
-        let mut wire = Wire::over(ours);
+        let mut wire = Wire::new(ours);
         assert!(wire.reply().await.is_ok());
-        assert!(matches!(wire.nothing_waits(), Err(Failure::Lost(SendError::Tls(_)))));
+        assert!(matches!(wire.into_stream(), Err(Failure::Connection(SendError::Tls(_)))));
     }
 }

@@ -1,25 +1,23 @@
-//! A message's pieces as what a chat takes: escaped, within every limit, always valid.
+//! The parts of a message as the payload that a chat accepts: escaped, within every limit, always valid.
 //!
-//! Untrusted text goes into `plain_text`, in which nothing means anything but `&`, `<` and `>`; only the
-//! link and the time are `mrkdwn`, and they are put together here. `<` escaped is also the end of
-//! `<!channel>` and `<@U…>`.
+//! Untrusted text becomes `plain_text`, in which only `&`, `<` and `>` have a meaning. Only the link and the time
+//! are `mrkdwn`, which is composed here. Escaping `<` also disables `<!channel>` and `<@U…>`.
 //!
-//! **The limits** are those of Slack's blocks (a header 150 characters, a section 3,000, a field 2,000,
-//! ten fields a section), and [`TOTAL_MAX`] for all together: Slack refuses somewhat more than that with
-//! `msg_blocks_too_long`, which is nowhere documented. What is over budget goes in this order: the picture,
-//! the last fields, the end of the body, the end of the headline.
+//! **Limits.** Slack's blocks limit a header to 150 characters, a section to 3,000, a field to 2,000, and a
+//! section to ten fields. [`TOTAL_MAX`] limits all texts together: Slack refuses somewhat more than that with
+//! `msg_blocks_too_long`, which it does not document. A message over the limit is shortened in this order: the
+//! image, the last fields, the end of the body, the end of the title.
 //!
-//! The ending's colour is known to attachments only, so the fields stand in one; all that matters stands in
-//! `blocks`.
+//! Only attachments have a colour, so the fields are in an attachment. Everything important is in `blocks`.
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::channels::template_context::{TemplateContext, cut, line};
-use crate::channels::templates::Pieces;
+use crate::channels::template_context::{NameValue, TemplateContext, single_line, truncate};
 use crate::egress::is_public_https;
 
-/// All texts of a message together, in characters.
+/// Maximum length of all texts of a message together, in characters.
 const TOTAL_MAX: usize = 10_000;
 
 const TITLE_MAX: usize = 150;
@@ -27,45 +25,87 @@ const SECTION_MAX: usize = 3_000;
 const FIELD_MAX: usize = 2_000;
 /// Two sections of ten.
 const FIELDS_MAX: usize = 20;
-/// More of a field makes the message a page.
+/// Maximum length of a field's name and of its value, in characters. Longer ones fill a page.
 const FIELD_SHOWN_MAX: usize = 500;
 const FOOTER_MAX: usize = 500;
 const LABEL_MAX: usize = 100;
 const IMAGE_URL_MAX: usize = 3_000;
-/// A notification is a line.
+/// Maximum length of a notification, in characters.
 const TEXT_MAX: usize = 300;
-/// Mattermost takes some 16,000 characters, Rocket.Chat fewer by default: 5,000.
-const ELSEWHERE_MAX: usize = 3_000;
+/// Maximum length of an attachment's text, in characters. Mattermost accepts about 16,000, Rocket.Chat 5,000 by
+/// default.
+const ATTACHMENT_TEXT_MAX: usize = 3_000;
 
-/// What is understood at the other end.
+/// Format of the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dialect {
-    /// Slack's own: blocks.
+    /// Blocks, for Slack.
     Slack,
-    /// Chats that take the attachments that Slack had before.
+    /// Slack's older attachments, for compatible chats.
     Attachments,
 }
 
-/// The message with all that it can show.
-pub(super) fn payload(dialect: Dialect, pieces: &Pieces, news: &TemplateContext) -> Value {
-    let fitted = Fitted::of(pieces, news);
-    match dialect {
-        Dialect::Slack => fitted.blocks(news),
-        Dialect::Attachments => fitted.attachments(news),
+/// Parts of a chat message, as the template renders them: plain texts. This module arranges, escapes and shortens
+/// them, so no template can produce a message that a chat refuses.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MessageParts {
+    /// Text of the notification.
+    text: String,
+    /// Headline.
+    title: String,
+    /// Some lines below the headline.
+    #[serde(default)]
+    body: Option<String>,
+    /// Link to the result.
+    #[serde(default)]
+    link: Option<Link>,
+    /// URL of a small picture.
+    #[serde(default)]
+    image: Option<String>,
+    /// Names and values, the most important first.
+    #[serde(default)]
+    fields: Vec<NameValue>,
+    /// Small line at the end; the time is appended.
+    #[serde(default)]
+    footer: Option<String>,
+}
+
+/// A URL with its label.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Link {
+    label: String,
+    url: String,
+}
+
+impl MessageParts {
+    /// Parses the result of the template. The error is a sentence.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
     }
 }
 
-/// The message as text alone.
-pub(super) fn plain(dialect: Dialect, pieces: &Pieces, news: &TemplateContext) -> Value {
-    let fitted = Fitted::of(pieces, news);
-    let safe = match dialect {
+/// Returns the formatted message.
+pub(super) fn payload(dialect: Dialect, parts: &MessageParts, context: &TemplateContext) -> Value {
+    let fitted = Fitted::new(parts, context);
+    match dialect {
+        Dialect::Slack => fitted.blocks(context),
+        Dialect::Attachments => fitted.attachments(context),
+    }
+}
+
+/// Returns the message as plain text.
+pub(super) fn plain_text(dialect: Dialect, parts: &MessageParts, context: &TemplateContext) -> Value {
+    let fitted = Fitted::new(parts, context);
+    let escape = match dialect {
         Dialect::Slack => escaped,
-        Dialect::Attachments => tamed,
+        Dialect::Attachments => without_markup,
     };
-    // In a URL these may be written so, and then mention nobody and mark nothing.
-    let quiet = |url: &str| escaped(&url.replace('@', "%40").replace('[', "%5B").replace(']', "%5D"));
-    let link = fitted.link.as_ref().map(|(_, url)| quiet(url)).unwrap_or_default();
-    let parts = [safe(&fitted.title), safe(&fitted.body), link, news.at.clone()];
+    // In a URL, these characters may be percent-encoded, which disables mentions and markup.
+    let encoded = |url: &str| escaped(&url.replace('@', "%40").replace('[', "%5B").replace(']', "%5D"));
+    let link = fitted.link.as_ref().map(|(_, url)| encoded(url)).unwrap_or_default();
+    let parts = [escape(&fitted.title), escape(&fitted.body), link, context.at.clone()];
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     let text = parts.join("\n");
     match dialect {
@@ -74,7 +114,7 @@ pub(super) fn plain(dialect: Dialect, pieces: &Pieces, news: &TemplateContext) -
     }
 }
 
-/// Pieces within the limits, not escaped yet.
+/// Parts within the limits, not escaped yet.
 struct Fitted {
     text: String,
     title: String,
@@ -86,20 +126,22 @@ struct Fitted {
 }
 
 impl Fitted {
-    fn of(pieces: &Pieces, news: &TemplateContext) -> Self {
-        let or = |text: String, other: &str| if text.is_empty() { other.to_owned() } else { text };
-        let title = or(line(&pieces.title, TITLE_MAX), news.title);
-        let link = pieces.link.as_ref().and_then(|link| {
-            let label = or(line(&link.label, LABEL_MAX), "Open");
-            linked(&link.url).map(|url| (label, url))
+    fn new(parts: &MessageParts, context: &TemplateContext) -> Self {
+        let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
+        let title = or(single_line(&parts.title, TITLE_MAX), context.title);
+        let link = parts.link.as_ref().and_then(|link| {
+            let label = or(single_line(&link.label, LABEL_MAX), "Open");
+            link_url(&link.url).map(|url| (label, url))
         });
-        let field = |name: &str, value: &str| (line(name, FIELD_SHOWN_MAX), line(value, FIELD_SHOWN_MAX));
+        let field = |name: &str, value: &str| {
+            (single_line(name, FIELD_SHOWN_MAX), single_line(value, FIELD_SHOWN_MAX))
+        };
         let mut fitted = Self {
-            text: or(line(&pieces.text, TEXT_MAX), &title),
-            body: cut(clean(pieces.body.as_deref().unwrap_or_default()).trim(), SECTION_MAX),
-            image: pieces.image.clone().filter(|url| url.len() <= IMAGE_URL_MAX && is_public_https(url)),
-            fields: pieces.fields.iter().map(|one| field(&one.name, &one.value)).collect(),
-            footer: line(pieces.footer.as_deref().unwrap_or_default(), FOOTER_MAX),
+            text: or(single_line(&parts.text, TEXT_MAX), &title),
+            body: truncate(clean(parts.body.as_deref().unwrap_or_default()).trim(), SECTION_MAX),
+            image: parts.image.clone().filter(|url| url.len() <= IMAGE_URL_MAX && is_public_https(url)),
+            fields: parts.fields.iter().map(|one| field(&one.name, &one.value)).collect(),
+            footer: single_line(parts.footer.as_deref().unwrap_or_default(), FOOTER_MAX),
             title,
             link,
         };
@@ -109,7 +151,7 @@ impl Fitted {
         fitted
     }
 
-    /// As Slack counts, escapes included.
+    /// Returns the total length as Slack counts it, with escapes.
     fn size(&self) -> usize {
         let chars = |text: &str| escaped(text).chars().count();
         let link = self.link.as_ref().map_or(0, |(label, url)| chars(label) + chars(url));
@@ -126,18 +168,18 @@ impl Fitted {
         while self.size() > TOTAL_MAX && self.fields.pop().is_some() {}
         while self.size() > TOTAL_MAX && !self.body.is_empty() {
             let half = self.body.chars().count() / 2;
-            self.body = cut(&self.body, half);
+            self.body = truncate(&self.body, half);
         }
         while self.size() > TOTAL_MAX && self.title.chars().count() > 1 {
             let half = self.title.chars().count() / 2;
-            self.title = cut(&self.title, half.max(1));
+            self.title = truncate(&self.title, half.max(1));
         }
     }
 
-    fn blocks(&self, news: &TemplateContext) -> Value {
-        let mut blocks = vec![json!({ "type": "header", "text": words(&self.title, TITLE_MAX) })];
-        let body = if self.body.is_empty() { news.summary } else { &self.body };
-        let mut section = json!({ "type": "section", "text": words(body, SECTION_MAX) });
+    fn blocks(&self, context: &TemplateContext) -> Value {
+        let mut blocks = vec![json!({ "type": "header", "text": plain_text_object(&self.title, TITLE_MAX) })];
+        let body = if self.body.is_empty() { context.summary } else { &self.body };
+        let mut section = json!({ "type": "section", "text": plain_text_object(body, SECTION_MAX) });
         if let Some(url) = &self.image {
             section["accessory"] =
                 json!({ "type": "image", "image_url": url, "alt_text": "A picture of the output" });
@@ -147,16 +189,17 @@ impl Fitted {
             let text = format!("<{}|{}>", escaped(url), label_of(label));
             blocks.push(json!({ "type": "section", "text": { "type": "mrkdwn", "text": text } }));
         }
-        let date = format!("<!date^{}^{{date_short_pretty}} {{time_secs}}|{}>", news.at_seconds, news.at);
-        let mut small = vec![json!({ "type": "mrkdwn", "text": date })];
+        let date =
+            format!("<!date^{}^{{date_short_pretty}} {{time_secs}}|{}>", context.at_seconds, context.at);
+        let mut elements = vec![json!({ "type": "mrkdwn", "text": date })];
         if !self.footer.is_empty() {
-            small.insert(0, words(&self.footer, FOOTER_MAX * 2));
+            elements.insert(0, plain_text_object(&self.footer, FOOTER_MAX * 2));
         }
-        blocks.push(json!({ "type": "context", "elements": small }));
+        blocks.push(json!({ "type": "context", "elements": elements }));
         let fields: Vec<Value> = self
             .fields
             .iter()
-            .map(|(name, value)| words(format!("{name}\n{value}").trim(), FIELD_MAX))
+            .map(|(name, value)| plain_text_object(format!("{name}\n{value}").trim(), FIELD_MAX))
             .collect();
         let sections: Vec<Value> =
             fields.chunks(10).map(|fields| json!({ "type": "section", "fields": fields })).collect();
@@ -167,39 +210,39 @@ impl Fitted {
         if !sections.is_empty() {
             let fallback = escaped(&self.text);
             payload["attachments"] =
-                json!([{ "color": news.color, "fallback": fallback, "blocks": sections }]);
+                json!([{ "color": context.color, "fallback": fallback, "blocks": sections }]);
         }
         payload
     }
 
-    fn attachments(&self, news: &TemplateContext) -> Value {
+    fn attachments(&self, context: &TemplateContext) -> Value {
         let fields: Vec<Value> = self
             .fields
             .iter()
             .map(|(name, value)| {
                 let short = value.chars().count() <= 40;
-                json!({ "short": short, "title": tamed(name), "value": tamed(value) })
+                json!({ "short": short, "title": without_markup(name), "value": without_markup(value) })
             })
             .collect();
-        let body = if self.body.is_empty() { news.summary } else { &self.body };
-        let footer = [self.footer.as_str(), &news.at].join(" ");
+        let body = if self.body.is_empty() { context.summary } else { &self.body };
+        let footer = [self.footer.as_str(), &context.at].join(" ");
         let mut attachment = json!({
-            "fallback": tamed(&self.text), "color": news.color, "text": tamed(&cut(body, ELSEWHERE_MAX)),
-            "fields": fields, "footer": tamed(footer.trim()),
+            "fallback": without_markup(&self.text), "color": context.color, "text": without_markup(&truncate(body, ATTACHMENT_TEXT_MAX)),
+            "fields": fields, "footer": without_markup(footer.trim()),
         });
         if let Some((label, url)) = &self.link {
-            attachment["title"] = tamed(label).into();
+            attachment["title"] = without_markup(label).into();
             attachment["title_link"] = url.as_str().into();
         }
         if let Some(url) = &self.image {
             attachment["thumb_url"] = url.as_str().into();
         }
-        json!({ "text": tamed(&self.text), "attachments": [attachment] })
+        json!({ "text": without_markup(&self.text), "attachments": [attachment] })
     }
 }
 
-/// A text that means nothing, within `max` characters once it is escaped.
-fn words(text: &str, max: usize) -> Value {
+/// Returns a `plain_text` object of at most `max` characters, escapes included.
+fn plain_text_object(text: &str, max: usize) -> Value {
     let mut text = text.to_owned();
     loop {
         let safe = escaped(&text);
@@ -208,69 +251,70 @@ fn words(text: &str, max: usize) -> Value {
             return json!({ "type": "plain_text", "text": safe, "emoji": false });
         }
         let keep = text.chars().count().saturating_sub(over.div_ceil(5).max(1));
-        text = cut(&text, keep.max(1));
+        text = truncate(&text, keep.max(1));
     }
 }
 
-/// Lines stay, other control characters and turns of direction go.
+/// Removes control characters and marks that change the writing direction, but keeps the lines.
 fn clean(text: &str) -> String {
-    let lines: Vec<String> = text.lines().map(|text| line(text, SECTION_MAX)).collect();
+    let lines: Vec<String> = text.lines().map(|text| single_line(text, SECTION_MAX)).collect();
     lines.join("\n")
 }
 
-/// These three, and nothing else.
+/// Escapes the three characters that have a meaning in Slack's texts.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// What stands in a link: besides, `|` would begin a label, and the marks of `mrkdwn` cannot be escaped.
+/// Returns a label for a link. `|` would begin another label, and the marks of `mrkdwn` cannot be escaped.
 fn label_of(label: &str) -> String {
     let plain: String =
         label.chars().map(|c| if matches!(c, '|' | '*' | '_' | '~' | '`') { ' ' } else { c }).collect();
     escaped(&plain)
 }
 
-/// A URL that ends where it should when it stands between `<` and `|`.
-fn linked(url: &str) -> Option<String> {
+/// Returns an http(s) URL in a form that is valid between `<` and `|`.
+fn link_url(url: &str) -> Option<String> {
     let url = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "https" | "http"))?;
     let url = url.as_str().replace('|', "%7C").replace('<', "%3C").replace('>', "%3E").replace(' ', "%20");
-    // With its label in one section, both escaped.
+    // The URL and its label share a section, both escaped.
     (escaped(&url).len() <= SECTION_MAX - LABEL_MAX * 5 - 3).then_some(url)
 }
 
-/// For chats that read Markdown, mentions and Slack's own marks in any text, and know no way to say that
-/// a text has none: a space without width takes the meaning, and nobody sees it.
-fn tamed(text: &str) -> String {
-    let mut tame = String::with_capacity(text.len());
+/// Disables Markdown, mentions and Slack's marks with zero-width spaces, for chats that have no other way to do it.
+fn without_markup(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
-        tame.push(c);
+        plain.push(c);
         if matches!(c, '@' | '<' | ']' | '!') {
-            tame.push('\u{200b}');
+            plain.push('\u{200b}');
         }
     }
-    tame
+    plain
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channels::template_context::Field;
+    use crate::channels::slack::MESSAGE;
     use crate::channels::templates::{Templates, samples};
 
     fn templates() -> Templates {
-        Templates::load(None).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+        Templates::load(&[&MESSAGE], None).unwrap_or_else(|errors| panic!("{errors:?}"))
     }
 
-    fn messages() -> Vec<(String, Pieces, TemplateContext)> {
-        let templates = templates();
-        let message =
-            |(name, news): (String, TemplateContext)| (name, templates.pieces(&news).unwrap(), news);
+    fn render(context: &TemplateContext) -> MessageParts {
+        MessageParts::parse(&templates().render(&MESSAGE, context).unwrap()).unwrap()
+    }
+
+    fn messages() -> Vec<(String, MessageParts, TemplateContext)> {
+        let message = |(name, context): (String, TemplateContext)| (name, render(&context), context);
         samples::all().into_iter().map(message).collect()
     }
 
-    fn sample(name: &str) -> (Pieces, TemplateContext) {
-        let news = samples::all().into_iter().find(|(known, _)| known == name).unwrap().1;
-        (templates().pieces(&news).unwrap(), news)
+    fn sample(name: &str) -> (MessageParts, TemplateContext) {
+        let context = samples::all().into_iter().find(|(known, _)| known == name).unwrap().1;
+        (render(&context), context)
     }
 
     /// Every text object of a message with its type, and every URL.
@@ -290,25 +334,25 @@ mod tests {
     }
 
     #[test]
-    fn what_slack_is_sent_of_a_job_that_completed_and_of_one_that_failed() {
+    fn payloads_for_slack() {
         for name in ["job.completed", "job.failed"] {
-            let (pieces, news) = sample(name);
-            let payload = payload(Dialect::Slack, &pieces, &news);
+            let (parts, context) = sample(name);
+            let payload = payload(Dialect::Slack, &parts, &context);
             insta::assert_snapshot!(format!("{name} blocks").replace(' ', "-"), format!("{payload:#}"));
         }
     }
 
     #[test]
-    fn what_a_chat_elsewhere_is_sent_of_a_job_that_completed() {
-        let (pieces, news) = sample("job.completed");
-        let payload = payload(Dialect::Attachments, &pieces, &news);
+    fn payload_for_a_compatible_chat() {
+        let (parts, context) = sample("job.completed");
+        let payload = payload(Dialect::Attachments, &parts, &context);
         insta::assert_snapshot!("job.completed-attachments", format!("{payload:#}"));
     }
 
     #[test]
-    fn whatever_an_event_says_a_message_is_within_every_limit() {
-        for (name, pieces, news) in messages() {
-            let payload = payload(Dialect::Slack, &pieces, &news);
+    fn a_message_is_within_every_limit_for_any_event() {
+        for (name, parts, context) in messages() {
+            let payload = payload(Dialect::Slack, &parts, &context);
             let (mut all, blocks) = (Vec::new(), payload["blocks"].as_array().unwrap());
             texts(&payload, &mut all);
             let total: usize = all.iter().map(|(_, text)| text.chars().count()).sum();
@@ -324,9 +368,9 @@ mod tests {
     }
 
     #[test]
-    fn no_text_mentions_anybody_or_pretends_to_be_a_link() {
-        for (name, pieces, news) in messages() {
-            let (mut all, sent) = (Vec::new(), payload(Dialect::Slack, &pieces, &news));
+    fn no_text_mentions_a_user_or_contains_a_link() {
+        for (name, parts, context) in messages() {
+            let (mut all, sent) = (Vec::new(), payload(Dialect::Slack, &parts, &context));
             texts(&sent, &mut all);
             for (kind, text) in all {
                 match kind.as_str() {
@@ -344,46 +388,47 @@ mod tests {
                 }
             }
             assert!(!sent["text"].as_str().unwrap().contains(['<', '>']), "{name}");
-            let mut with_link = payload(Dialect::Attachments, &pieces, &news);
+            let mut with_link = payload(Dialect::Attachments, &parts, &context);
             // Where a link leads is no text.
             for field in ["title_link", "thumb_url"] {
                 with_link["attachments"][0][field] = Value::Null;
             }
-            for elsewhere in [with_link.to_string(), plain(Dialect::Attachments, &pieces, &news).to_string()]
+            for elsewhere in
+                [with_link.to_string(), plain_text(Dialect::Attachments, &parts, &context).to_string()]
             {
                 for mark in ["<!", "<@", "@channel", "@U123", "](", "\u{202e}"] {
                     assert!(!elsewhere.contains(mark), "{name}: {mark}");
                 }
             }
-            let alone = plain(Dialect::Slack, &pieces, &news);
+            let alone = plain_text(Dialect::Slack, &parts, &context);
             assert!(!alone["text"].as_str().unwrap().contains(['<', '>']), "{name}");
         }
     }
 
     #[test]
-    fn what_is_over_budget_goes_in_order_of_its_worth() {
-        let (mut pieces, news) = sample("job.completed");
+    fn a_long_message_is_shortened_in_order_of_importance() {
+        let (mut parts, context) = sample("job.completed");
         let wide = |n: usize| "&".repeat(n);
-        pieces.image = Some(format!("https://a.example/{}", "x".repeat(2_000)));
-        pieces.body = Some(wide(600));
-        pieces.fields = vec![Field { name: "name".into(), value: wide(400) }; 3];
+        parts.image = Some(format!("https://a.example/{}", "x".repeat(2_000)));
+        parts.body = Some(wide(600));
+        parts.fields = vec![NameValue { name: "name".into(), value: wide(400) }; 3];
         // Escaped, an ampersand counts five.
-        let fitted = Fitted::of(&pieces, &news);
+        let fitted = Fitted::new(&parts, &context);
         assert!(fitted.image.is_none(), "the picture first");
         assert_eq!((fitted.fields.len(), fitted.body.len()), (3, 600));
-        pieces.body = Some(wide(1_400));
-        let fitted = Fitted::of(&pieces, &news);
+        parts.body = Some(wide(1_400));
+        let fitted = Fitted::new(&parts, &context);
         assert!(fitted.fields.len() < 3, "then the last fields");
         assert_eq!(fitted.body.len(), 1_400);
-        pieces.body = Some(wide(3_000));
-        let fitted = Fitted::of(&pieces, &news);
+        parts.body = Some(wide(3_000));
+        let fitted = Fitted::new(&parts, &context);
         assert!(fitted.fields.is_empty() && fitted.body.ends_with('\u{2026}'), "then the end of the body");
-        assert_eq!(fitted.title, pieces.title);
+        assert_eq!(fitted.title, parts.title);
         assert!(fitted.size() <= TOTAL_MAX);
     }
 
     #[test]
-    fn a_picture_is_shown_if_everybody_can_fetch_it() {
+    fn an_image_is_shown_only_if_its_url_is_public() {
         for (url, shown) in [
             ("https://cdn.example.com/a.jpg", true),
             ("http://cdn.example.com/a.jpg", false),
@@ -392,9 +437,9 @@ mod tests {
             ("https://cdn/a.jpg", false),
             ("data:image/png;base64,x", false),
         ] {
-            let (mut pieces, news) = sample("job.completed");
-            pieces.image = Some(url.into());
-            assert_eq!(Fitted::of(&pieces, &news).image.is_some(), shown, "{url}");
+            let (mut parts, context) = sample("job.completed");
+            parts.image = Some(url.into());
+            assert_eq!(Fitted::new(&parts, &context).image.is_some(), shown, "{url}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What templates are tried with: each event, with ordinary, with missing and with hostile values.
+//! Samples to check templates with: each event type, with ordinary, missing and hostile values.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::channels::template_context::TemplateContext;
 use crate::domain::EventType;
 
-/// Every sample with its name.
+/// Returns every sample with its name.
 pub(in crate::channels) fn all() -> Vec<(String, TemplateContext)> {
     let mut samples = Vec::new();
     for event in EventType::ALL {
@@ -20,19 +20,19 @@ pub(in crate::channels) fn all() -> Vec<(String, TemplateContext)> {
                 json!({ "type": event.as_str(), "timestamp": "2026-02-18T15:02:31.120Z", "data": data });
             let ids =
                 ("evt_58t1760r40m30e209180g2g58t".to_owned(), "watch_01m84xcqq61hcfr06f3pqac001".to_owned());
-            if let Ok(news) = TemplateContext::read(*event, ids, body.to_string().as_bytes()) {
-                samples.push((name, news));
+            if let Ok(context) = TemplateContext::parse(*event, ids, body.to_string().as_bytes()) {
+                samples.push((name, context));
             }
         }
     }
     samples
 }
 
-/// Every name that a template knows: `title`, `error.code`, and what stands in a list as `outputs[].link`.
+/// Returns every name that a template may use: `title`, `error.code`, and entries of lists as `outputs[].link`.
 pub(in crate::channels) fn names() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for (_, news) in all() {
-        for (name, value) in json!(news).as_object().into_iter().flatten() {
+    for (_, context) in all() {
+        for (name, value) in json!(context).as_object().into_iter().flatten() {
             let (prefix, inside) = match value.as_array() {
                 Some(entries) => (format!("{name}[]."), entries.first()),
                 None => (format!("{name}."), Some(value)),
@@ -84,7 +84,7 @@ fn empty() -> Value {
     })
 }
 
-/// What somebody would send who wants more than to be read.
+/// A text that attacks every format in which it is shown.
 const HOSTILE: &str = "\r\nBcc: x@y.example\r\n\r\n<script>alert(1)</script>\" onload=\"x <!channel> @channel \
      <@U123> *b* `c` [a](javascript:x) {{ 7 * 7 }} {% raw %} \u{202e}gpj.exe\u{0}\u{1b}[31m & &amp; \\ | =_ .";
 

@@ -1,5 +1,4 @@
-//! Signatures against the published vectors and the official library; sending against a receiver
-//! on loopback.
+//! Signatures, compared with the published vectors and the official library; sending to a receiver on loopback.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -7,10 +6,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::channels::Address;
-use crate::clock::ManualClock;
-use crate::domain::{DeliveryId, EventId, EventType, Id, WatchId};
-use crate::egress::{Allowed, Resolver, Settings};
+use crate::channels::attempt::recorded_text;
+use crate::channels::templates::Templates;
+use crate::clock::{Clock, ManualClock};
+use crate::domain::{
+    App, AppId, AppNo, DeliveryId, Destination, DestinationId, EventId, EventType, Id, Masked,
+    PendingDelivery, WatchId,
+};
+use crate::egress::{Allowed, Egress, Resolver, Settings};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const MESSAGE: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
@@ -72,18 +75,22 @@ fn a_verdict_says_why_a_signature_does_not_hold() {
     assert_eq!(check(&time, &several, BODY, SECONDS), Ok(()));
     assert_eq!(check(&time, SIGNED, BODY, SECONDS + 300), Ok(()));
     assert_eq!(check(&time, SIGNED, BODY, SECONDS - 300), Ok(()));
-    assert_eq!(check(&time, SIGNED, BODY, SECONDS + 301), Err(Verdict::TooOld(301)));
-    assert_eq!(check(&time, SIGNED, BODY, SECONDS - 301), Err(Verdict::InTheFuture(301)));
-    assert_eq!(check(&time, SIGNED, b"{}", SECONDS), Err(Verdict::Mismatch));
-    assert_eq!(check(&time, "v1,", BODY, SECONDS), Err(Verdict::Mismatch));
-    assert_eq!(check(&time, "v1,g0hM9SsE", BODY, SECONDS), Err(Verdict::Mismatch));
-    assert_eq!(check(&(SECONDS + 1).to_string(), SIGNED, BODY, SECONDS), Err(Verdict::Mismatch));
-    assert_eq!(check(&format!("+{time}"), SIGNED, BODY, SECONDS), Err(Verdict::Mismatch));
+    assert_eq!(check(&time, SIGNED, BODY, SECONDS + 301), Err(SignatureError::TooOld(301)));
+    assert_eq!(check(&time, SIGNED, BODY, SECONDS - 301), Err(SignatureError::InTheFuture(301)));
+    assert_eq!(check(&time, SIGNED, b"{}", SECONDS), Err(SignatureError::Mismatch));
+    assert_eq!(check(&time, "v1,", BODY, SECONDS), Err(SignatureError::Mismatch));
+    assert_eq!(check(&time, "v1,g0hM9SsE", BODY, SECONDS), Err(SignatureError::Mismatch));
+    assert_eq!(check(&(SECONDS + 1).to_string(), SIGNED, BODY, SECONDS), Err(SignatureError::Mismatch));
+    assert_eq!(check(&format!("+{time}"), SIGNED, BODY, SECONDS), Err(SignatureError::Mismatch));
     for signatures in ["", "v1a,xxxx", "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="] {
-        assert_eq!(check(&time, signatures, BODY, SECONDS), Err(Verdict::NoSignature), "{signatures}");
+        assert_eq!(check(&time, signatures, BODY, SECONDS), Err(SignatureError::NoSignature), "{signatures}");
     }
     for timestamp in ["", "now", "1614265330.5", "99999999999999999999"] {
-        assert_eq!(check(timestamp, SIGNED, BODY, SECONDS), Err(Verdict::MalformedTimestamp), "{timestamp}");
+        assert_eq!(
+            check(timestamp, SIGNED, BODY, SECONDS),
+            Err(SignatureError::MalformedTimestamp),
+            "{timestamp}"
+        );
     }
 }
 
@@ -126,8 +133,8 @@ fn what_we_say_ourselves_cannot_be_overridden_by_a_users_header() {
 
 #[test]
 fn an_answer_is_kept_as_text_that_any_database_takes() {
-    assert_eq!(text(b"a\0b\xffc"), "a\u{fffd}b\u{fffd}c");
-    assert_eq!(text(&[0xff; ANSWER_MAX]).len(), ANSWER_MAX / 3 * 3);
+    assert_eq!(recorded_text(b"a\0b\xffc"), "a\u{fffd}b\u{fffd}c");
+    assert_eq!(recorded_text(&[0xff; RESPONSE_MAX]).len(), RESPONSE_MAX / 3 * 3);
 }
 
 /// A receiver that answers once, and the request that it got.
@@ -146,27 +153,52 @@ async fn receiver(answer: String) -> (u16, tokio::task::JoinHandle<Vec<u8>>) {
     (port, request)
 }
 
-/// What the tests send.
-fn message(to: Address<'_>, now: Timestamp) -> Message<'_> {
-    Message {
-        delivery_id: DeliveryId(Id::from_bytes([3; 16])),
-        event_id: EventId(Id::from_bytes([1; 16])),
+/// Returns the delivery that the tests send to `url`, with its custom headers.
+fn delivery(url: &str, headers: &[(&str, &str)]) -> PendingDelivery {
+    PendingDelivery {
+        app: AppNo(1),
+        id: DeliveryId(Id::from_bytes([3; 16])),
+        event: EventId(Id::from_bytes([1; 16])),
         event_type: EventType::JobCompleted,
-        watch_id: WatchId(Id::from_bytes([2; 16])),
-        payload: Payload::Event,
+        watch: WatchId(Id::from_bytes([2; 16])),
+        destination: Destination {
+            id: DestinationId(Id::from_bytes([4; 16])),
+            channel: ChannelKind::Webhook,
+            address: url.to_owned(),
+            queue: "1 test".to_owned(),
+            headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            secret: None,
+        },
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
         body: BODY.into(),
-        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
-        now,
-        to,
+        payload: Payload::Event,
+        step: 0,
+        attempts: 0,
+        manual: false,
+        finished: None,
+    }
+}
+
+/// Returns an app with these secrets, the newest first.
+fn app(secrets: &[Secret; 2]) -> App {
+    let [new, old] = secrets.each_ref().map(|secret| Masked::new(secret.expose()));
+    App {
+        no: AppNo(1),
+        id: AppId(Id::from_bytes([5; 16])),
+        name: "test".to_owned(),
+        created_at: at(0),
+        signing_secret: new,
+        old_secret: Some((old, Timestamp::MAX)),
     }
 }
 
 #[test]
 fn the_official_library_verifies_what_we_sign_with_either_secret_of_a_rotation() {
     let secrets = [Secret::generate(), secret(SECRET)];
-    let to = Address::Webhook { url: "", headers: &[], secrets: &secrets };
-    // The library insists on asking the machine for the time.
-    let headers = headers(&message(to, Clock::System.now()), &[], &secrets).unwrap();
+    let (delivery, app) = (delivery("", &[]), app(&secrets));
+    // The library reads the machine's clock.
+    let message = Message { delivery: &delivery, app: Some(&app), now: Clock::System.now() };
+    let headers = headers(&message, &super::secrets(&message)).unwrap();
     for secret in &secrets {
         let official = standardwebhooks::Webhook::new(&secret.expose()).unwrap();
         official.verify(BODY, &headers).unwrap();
@@ -175,24 +207,25 @@ fn the_official_library_verifies_what_we_sign_with_either_secret_of_a_rotation()
     stranger.verify(BODY, &headers).unwrap_err();
 }
 
-/// Sends it to `url`.
-async fn sent(url: &str, allow: &[&str], secrets: &[Secret]) -> AttemptResult {
+/// Sends the delivery to `url`.
+async fn sent(url: &str, allow: &[&str]) -> AttemptResult {
     let clock = Clock::Manual(ManualClock::at(at(SECONDS)));
     let allow = allow.iter().map(|text| Allowed::parse(text).unwrap()).collect();
     let resolver = Resolver::fixed(|_| Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]));
     let settings = Settings { allow, allow_http: false, ..Settings::default() };
     let egress = Egress::new(settings, resolver, clock.clone(), Vec::new()).unwrap();
-    let headers = [("X-Env".to_owned(), "prod".to_owned()), ("host".to_owned(), "evil".to_owned())];
-    let message = message(Address::Webhook { url, headers: &headers, secrets }, clock.now());
-    send(&egress, &clock, &message, url, &headers, secrets, Duration::from_secs(20)).await
+    let services = Services { egress, clock: clock.clone(), templates: Templates::load(&[], None).unwrap() };
+    let app = app(&[Secret::generate(), secret(SECRET)]);
+    let delivery = delivery(url, &[("X-Env", "prod"), ("host", "evil")]);
+    let message = Message { delivery: &delivery, app: Some(&app), now: clock.now() };
+    send(&services, &message, Duration::from_secs(20)).await
 }
 
 #[tokio::test]
 async fn a_webhook_is_what_the_contract_says() {
     let (port, request) = receiver("HTTP/1.1 204 No Content\r\nx-pot: 1\r\n\r\n".into()).await;
-    let secrets = [Secret::generate(), secret(SECRET)];
     let url = format!("http://127.0.0.1:{port}/hook?token=x");
-    let sent = sent(&url, &["127.0.0.0/8"], &secrets).await;
+    let sent = sent(&url, &["127.0.0.0/8"]).await;
     assert_eq!((sent.outcome, sent.status_code, sent.error), (Outcome::Ok, Some(204), None));
     assert_eq!(sent.response_headers, [("x-pot".to_owned(), "1".to_owned())]);
     let shown =
@@ -240,7 +273,7 @@ async fn every_answer_has_one_meaning() {
     ];
     for (status, header, outcome) in table {
         let (port, _) = receiver(format!("HTTP/1.1 {status}\r\n{header}content-length: 2\r\n\r\nhi")).await;
-        let sent = sent(&format!("http://127.0.0.1:{port}/"), &["127.0.0.0/8"], &[Secret::generate()]).await;
+        let sent = sent(&format!("http://127.0.0.1:{port}/"), &["127.0.0.0/8"]).await;
         assert_eq!(sent.outcome, outcome, "{status}");
         assert_eq!((sent.response_body.as_str(), sent.error), ("hi", None), "{status}");
     }
@@ -251,13 +284,13 @@ async fn what_the_guard_forbids_is_refused_and_what_fails_is_retried() {
     for url in
         ["https://127.0.0.1/?secret", "http://example.com/?secret", "https://elsewhere.example/?secret"]
     {
-        let sent = sent(url, &[], &[Secret::generate()]).await;
+        let sent = sent(url, &[]).await;
         assert_eq!((sent.outcome, sent.status_code), (Outcome::Refused, None), "{url}");
         let error = sent.error.unwrap();
         assert!(error.starts_with("refused: ") && !error.contains("secret"), "{error}");
     }
     let (port, request) = receiver(String::new()).await;
-    let sent = sent(&format!("http://127.0.0.1:{port}/?secret"), &["127.0.0.0/8"], &[]).await;
+    let sent = sent(&format!("http://127.0.0.1:{port}/?secret"), &["127.0.0.0/8"]).await;
     request.await.unwrap();
     assert_eq!(sent.outcome, Outcome::Retry { after: None });
     assert_eq!(

@@ -1,0 +1,197 @@
+//! What a channel is: the row that describes it in the channel table, and the trait that it implements.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::attempt::AttemptResult;
+use super::templates::{TemplateFile, Templates};
+use crate::clock::Clock;
+use crate::domain::{AddressError, App, ChannelKind, Masked, PendingDelivery, Timestamp};
+use crate::egress::Egress;
+
+/// One row of the channel table: the facts about a channel that do not depend on the configuration.
+pub struct ChannelSpec {
+    /// The channel.
+    pub kind: ChannelKind,
+    /// Field of a registration that holds addresses of this channel; `None` if only `notify` does.
+    pub shorthand: Option<Shorthand>,
+    /// Fields of a destination object that may hold the address. Exactly one of them is given; an error
+    /// about a missing address names the first.
+    pub address_fields: &'static [&'static str],
+    /// Whether requests are signed: then a destination may have its own secret and additional headers.
+    pub is_signed: bool,
+    /// Returns the address in an entry of `notify` that is a plain text, if the text can only be an address
+    /// of this channel.
+    pub recognize: fn(&str) -> Option<Cow<'_, str>>,
+    /// Returns an address as the API shows it, with its secret part masked.
+    pub show: fn(&str) -> ShownAddress<'_>,
+    /// Which deliveries of an app share a destination queue.
+    pub queue: QueueScope,
+    /// How fast messages may follow each other.
+    pub pacing: Pacing,
+    /// Whether a destination that does not respond is skipped for a while. Not where the connection goes to
+    /// the operator's own server, whose silence says nothing about a recipient.
+    pub has_breaker: bool,
+    /// Templates of the messages.
+    pub templates: &'static [&'static TemplateFile],
+    /// Configuration keys.
+    pub settings: &'static [ChannelSetting],
+    /// Checks the settings together, after each was checked alone.
+    pub check_settings: fn(&SettingValues) -> SettingsReport,
+    /// Returns the channel as it is configured.
+    pub configure: fn(&SettingValues) -> Box<dyn Channel>,
+}
+
+/// A channel as it is configured.
+///
+/// A channel renders a message, sends it once, and classifies the response. It keeps no state: the
+/// dispatcher decides when to retry and what to record.
+pub trait Channel: fmt::Debug + Send + Sync {
+    /// Parses an address and checks that it is permitted. The host of a URL is checked later.
+    fn parse_address(&self, text: &str) -> Result<ParsedAddress, AddressError>;
+
+    /// Makes one attempt, which takes at most `timeout`.
+    fn send<'a>(
+        &'a self,
+        services: &'a Services,
+        message: &'a Message<'a>,
+        timeout: Duration,
+    ) -> SendFuture<'a>;
+}
+
+/// An attempt that is being made.
+pub type SendFuture<'a> = Pin<Box<dyn Future<Output = AttemptResult> + Send + 'a>>;
+
+/// What channels need to send.
+#[derive(Debug)]
+pub struct Services {
+    /// The outbound HTTP client, which also opens other connections.
+    pub egress: Arc<Egress>,
+    /// The clock.
+    pub clock: Clock,
+    /// The templates of the messages.
+    pub templates: Templates,
+}
+
+/// One attempt to deliver an event.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// The delivery, with its destination and the event's body.
+    pub delivery: &'a PendingDelivery,
+    /// The app, whose secrets sign where the destination has none. Needed for signed channels only.
+    pub app: Option<&'a App>,
+    /// Start of the attempt.
+    pub now: Timestamp,
+}
+
+/// A field of a registration that holds addresses of one channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Shorthand {
+    /// Name of the field.
+    pub field: &'static str,
+    /// Whether it may hold a list of addresses.
+    pub is_list: bool,
+}
+
+/// An address that a channel accepts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ParsedAddress {
+    /// A URL, whose host is to be checked.
+    Url(String),
+    /// Any other address.
+    Text(String),
+}
+
+/// An address as the API shows it: the variant is the name of the field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShownAddress<'a> {
+    /// A URL.
+    Url(Cow<'a, str>),
+    /// An email address.
+    Email(&'a str),
+    /// The name of a place within a service, such as a Slack channel.
+    Channel(&'a str),
+}
+
+/// Which deliveries of an app share a destination queue, and with it their fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueScope {
+    /// Deliveries to the same scheme, host and port.
+    Host,
+    /// Deliveries to the same address. The queue is named by the hash of the address, which may be secret.
+    Address,
+    /// All deliveries of the channel: they go to the one server of this name.
+    Server(&'static str),
+}
+
+/// How fast the messages of a channel may follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pacing {
+    /// As fast as the destination queue permits.
+    Unlimited,
+    /// At most one message per interval to one address, for all apps together. A 429 with `Retry-After` holds
+    /// back all messages to the address.
+    PerAddress(Duration),
+    /// At most this many messages in flight, for all addresses and apps together.
+    Concurrent(usize),
+}
+
+/// A configuration key of a channel.
+#[derive(Debug)]
+pub struct ChannelSetting {
+    /// The dotted key, such as `slack.bot_token`.
+    pub key: &'static str,
+    /// Default, as it would be written in the configuration.
+    pub default: Option<&'static str>,
+    /// Description in one line.
+    pub doc: &'static str,
+    /// How a value is checked.
+    pub check: SettingCheck,
+}
+
+/// How a value of a setting is checked. An error says what is wrong without repeating a secret.
+#[derive(Clone, Copy, Debug)]
+pub enum SettingCheck {
+    /// A text.
+    Text(fn(&str) -> Result<(), String>),
+    /// A secret: printable ASCII characters, never shown.
+    Credential(fn(&str) -> Result<(), String>),
+    /// An http(s) URL, kept without a slash at its end.
+    BaseUrl,
+    /// A list of texts.
+    List(fn(&[String]) -> Result<(), String>),
+}
+
+/// Values of the channels' settings. Each was checked when the configuration was read.
+#[derive(Clone, Debug, Default)]
+pub struct SettingValues(BTreeMap<&'static str, Vec<Masked>>);
+
+impl SettingValues {
+    /// Sets a value, or a list of values.
+    pub fn set(&mut self, key: &'static str, values: &[String]) {
+        self.0.insert(key, values.iter().map(Masked::new).collect());
+    }
+
+    /// Returns the single value of `key`; `None` if it is not set.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.list(key)?.first().map(|value| value.reveal())
+    }
+
+    /// Returns all values of `key`; `None` if it is not set.
+    pub fn list(&self, key: &str) -> Option<&[Masked]> {
+        self.0.get(key).map(Vec::as_slice)
+    }
+}
+
+/// What is wrong with the settings of a channel as a whole.
+#[derive(Debug, Default)]
+pub struct SettingsReport {
+    /// Errors, each with the key where it is reported.
+    pub errors: Vec<(&'static str, String)>,
+    /// Warnings for the log.
+    pub warnings: Vec<String>,
+}

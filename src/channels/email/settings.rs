@@ -1,0 +1,237 @@
+//! The settings of `[smtp]`. No message repeats a password.
+
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+use crate::channels::channel::{ChannelSetting, SettingCheck, SettingValues, SettingsReport};
+use crate::domain::{MailPattern, Mailbox, Masked};
+
+/// Maximum number of patterns of `smtp.allow`, which are compared with each address.
+const PATTERNS_MAX: usize = 256;
+/// Maximum length of a user name or a password, in bytes: each has to fit into one line of the exchange.
+const LOGIN_MAX: usize = 256;
+
+const EXAMPLE: &str =
+    "write it as smtp://user:password@mail.example.com:587?tls=required, or smtps://… for TLS from the start";
+
+/// The configuration keys.
+pub(super) const SETTINGS: &[ChannelSetting] = &[
+    ChannelSetting {
+        key: "smtp.url",
+        default: None,
+        doc: "the mail server: `smtp://…?tls=required` or `smtps://…`, name and password in it",
+        check: SettingCheck::Text(|text| SmtpServer::parse(text).map(drop)),
+    },
+    ChannelSetting {
+        key: "smtp.from",
+        default: None,
+        doc: "who mails are from: `Ringback <ringback@example.com>`",
+        check: SettingCheck::Text(|text| sender(text).map(drop)),
+    },
+    ChannelSetting {
+        key: "smtp.allow",
+        default: None,
+        doc: "who may be mailed: `*@example.com`, `me@example.com`, `*`; none: the sender's own domain, unless it is a public mail service's",
+        check: SettingCheck::List(|entries| patterns(entries.iter().map(String::as_str)).map(drop)),
+    },
+];
+
+/// When an SMTP exchange is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SmtpSecurity {
+    /// Never.
+    None,
+    /// With STARTTLS, if the server offers it.
+    Opportunistic,
+    /// With STARTTLS; without it, nothing is sent.
+    Required,
+    /// From the start of the connection.
+    Implicit,
+}
+
+/// The operator's mail server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SmtpServer {
+    /// When the exchange is encrypted.
+    pub(super) security: SmtpSecurity,
+    /// Host name or IP address.
+    pub(super) host: String,
+    /// Port.
+    pub(super) port: u16,
+    /// User name and password.
+    pub(super) login: Option<(String, Masked)>,
+}
+
+impl SmtpServer {
+    /// Parses the URL of a mail server.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let url = Url::parse(text).map_err(|error| format!("this is not a URL ({error}); {EXAMPLE}"))?;
+        let (mut tls, mut others) = (None, false);
+        for (name, value) in url.query_pairs() {
+            match (&*name, tls) {
+                ("tls", None) => tls = Some(security(&value)),
+                _ => others = true,
+            }
+        }
+        let security = match (url.scheme(), tls) {
+            ("smtps", None) => SmtpSecurity::Implicit,
+            ("smtps", Some(_)) => {
+                return Err(format!("smtps:// is TLS from the start: leave `tls` out; {EXAMPLE}"));
+            }
+            ("smtp", None) => SmtpSecurity::None,
+            ("smtp", Some(Some(security))) => security,
+            ("smtp", Some(None)) => return Err(format!("`tls` is required or opportunistic; {EXAMPLE}")),
+            _ => return Err(format!("it begins with smtp:// or smtps://; {EXAMPLE}")),
+        };
+        let host = url.host_str().filter(|host| !host.is_empty());
+        let host = host.ok_or_else(|| format!("no host is named; {EXAMPLE}"))?;
+        let error = match () {
+            () if others => "the only parameter is `tls`",
+            () if url.fragment().is_some() => "a # in a password is written %23",
+            () if !matches!(url.path(), "" | "/") => "it has no path; a / in a password is written %2F",
+            () if url.port() == Some(0) => "there is no port 0",
+            () if url.password().is_some_and(str::is_empty) => "the password is empty",
+            () if url.password().is_some() && url.username().is_empty() => "the user name is missing",
+            () if url.password().is_none() && !url.username().is_empty() => "the password is missing",
+            () => "",
+        };
+        if !error.is_empty() {
+            return Err(format!("{error}; {EXAMPLE}"));
+        }
+        let default_port = match security {
+            SmtpSecurity::None => 25,
+            SmtpSecurity::Opportunistic | SmtpSecurity::Required => 587,
+            SmtpSecurity::Implicit => 465,
+        };
+        let login = url.password().map(|password| -> Result<_, String> {
+            Ok((decode(url.username())?, Masked::new(decode(password)?)))
+        });
+        Ok(Self {
+            security,
+            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: url.port().unwrap_or(default_port),
+            login: login.transpose()?,
+        })
+    }
+}
+
+fn security(word: &str) -> Option<SmtpSecurity> {
+    match word {
+        "required" => Some(SmtpSecurity::Required),
+        "opportunistic" => Some(SmtpSecurity::Opportunistic),
+        _ => None,
+    }
+}
+
+fn decode(text: &str) -> Result<String, String> {
+    let decoded = percent_decode_str(text).decode_utf8().ok().filter(|text| {
+        // NUL separates the parts of a login, and a line break would end the line.
+        text.len() <= LOGIN_MAX && !text.chars().any(char::is_control)
+    });
+    decoded.map(Into::into).ok_or_else(|| {
+        format!(
+            "the user name or the password is too long, or is no text when its %XX are decoded; {EXAMPLE}"
+        )
+    })
+}
+
+/// Parses the sender of the mails.
+pub(super) fn sender(text: &str) -> Result<Mailbox, String> {
+    Mailbox::parse(text).ok_or_else(|| {
+        format!(
+            "`{text}` is not a sender; write it as ringback@example.com or Ringback <ringback@example.com>"
+        )
+    })
+}
+
+/// Parses the patterns of the permitted recipients.
+pub(super) fn patterns<'a>(
+    entries: impl ExactSizeIterator<Item = &'a str>,
+) -> Result<Vec<MailPattern>, String> {
+    if entries.len() > PATTERNS_MAX {
+        return Err(format!("{} entries are too many; the maximum is {PATTERNS_MAX}", entries.len()));
+    }
+    let parse = |entry: &str| {
+        MailPattern::parse(entry).ok_or_else(|| {
+            format!("`{entry}` is neither *@example.com, nor me@example.com, nor * (everybody)")
+        })
+    };
+    entries.map(parse).collect()
+}
+
+/// Checks the settings together.
+pub(super) fn check(values: &SettingValues) -> SettingsReport {
+    let mut report = SettingsReport::default();
+    let Some(server) = values.text("smtp.url").and_then(|text| SmtpServer::parse(text).ok()) else {
+        for key in ["smtp.from", "smtp.allow"] {
+            if values.list(key).is_some() {
+                report.warnings.push(format!("{key} is set, but no smtp.url: no mail is sent"));
+            }
+        }
+        return report;
+    };
+    if server.security == SmtpSecurity::None && server.login.is_some() {
+        let warning = "smtp.url sends its password unencrypted: add ?tls=required, or write smtps://";
+        report.warnings.push(warning.to_owned());
+    }
+    if values.text("smtp.from").is_none() {
+        report.errors.push(("smtp.url", "[smtp] url needs [smtp] from: the sender of the mails".to_owned()));
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mail_server_is_configured_by_a_url() {
+        let read = |text| {
+            let server = SmtpServer::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            let login = server.login.map(|(name, password)| format!("{name} {}", password.reveal()));
+            (server.security, server.host, server.port, login)
+        };
+        let (host, login) = (|| "mail.example.com".to_owned(), || Some("me@a.example p:w/d#é".to_owned()));
+        let of = |security, port, login| (security, host(), port, login);
+        for (text, expected) in [
+            ("smtp://mail.example.com", of(SmtpSecurity::None, 25, None)),
+            ("smtp://mail.example.com:1025/", of(SmtpSecurity::None, 1025, None)),
+            ("smtps://mail.example.com", of(SmtpSecurity::Implicit, 465, None)),
+            ("smtp://mail.example.com?tls=required", of(SmtpSecurity::Required, 587, None)),
+            ("smtp://mail.example.com:25?tls=opportunistic", of(SmtpSecurity::Opportunistic, 25, None)),
+            (
+                "smtp://me%40a.example:p%3Aw%2Fd%23%C3%A9@mail.example.com?tls=required",
+                of(SmtpSecurity::Required, 587, login()),
+            ),
+        ] {
+            assert_eq!(read(text), expected, "{text}");
+        }
+        assert_eq!(read("smtp://[::1]:25").1, "::1");
+    }
+
+    #[test]
+    fn an_error_about_a_mail_server_does_not_repeat_its_password() {
+        for (text, says) in [
+            ("mail.example.com", "not a URL"),
+            ("mail.example.com:25", "smtp://"),
+            ("http://u:hush@mail.example.com", "begins with smtp://"),
+            ("smtp://", "no host"),
+            ("smtp://u:hush@mail.example.com?tls=yes", "required or opportunistic"),
+            ("smtp://u:hush@mail.example.com?tls=required&tls=required", "the only parameter"),
+            ("smtp://u:hush@mail.example.com?starttls=1", "the only parameter"),
+            ("smtps://u:hush@mail.example.com?tls=required", "TLS from the start"),
+            ("smtp://u:hu/sh@mail.example.com", "not a URL"),
+            ("smtp://u:hush@mail.example.com/x", "no path"),
+            ("smtp://u:hush@mail.example.com#x", "%23"),
+            ("smtp://u:hush@mail.example.com:0", "port 0"),
+            ("smtp://u@mail.example.com", "the password is missing"),
+            ("smtp://:hush@mail.example.com", "the user name is missing"),
+            ("smtp://u:%00hush@mail.example.com", "no text"),
+            ("smtp://u:%0d%0ahush@mail.example.com", "no text"),
+            ("smtp://u:%ffhush@mail.example.com", "no text"),
+        ] {
+            let error = SmtpServer::parse(text).err().unwrap_or_else(|| panic!("{text} passes"));
+            assert!(error.contains(says) && !error.contains("hush"), "{text}: {error}");
+        }
+    }
+}

@@ -1,1 +1,0 @@
-//! A message within every limit, whatever is in it.

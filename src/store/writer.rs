@@ -198,10 +198,10 @@ impl WriterLoop<'_> {
 
     /// Commits `commands` in one transaction, or in halves if one of them fails.
     fn commit<C: CommandSet>(&mut self, mut commands: Vec<C>) {
-        let transacted = self.ready().and_then(|_| match self.transact(&mut commands) {
+        let transacted = self.ready().and_then(|()| match self.transact(&mut commands) {
             // The transaction did not happen: once more, if there is a new connection.
             Err(error) if self.connection.is_lost() => match self.ready() {
-                Ok(_) => self.transact(&mut commands),
+                Ok(()) => self.transact(&mut commands),
                 Err(_) => Err(error),
             },
             transacted => transacted,
@@ -234,30 +234,32 @@ impl WriterLoop<'_> {
 
     /// Waits up to [`PATIENCE`] for the outcome of a commit. Returns the error for its callers, if any.
     fn wait_for_outcome(&mut self) -> Option<StoreError> {
-        let waited = Clock::System.stopwatch();
-        loop {
-            match self.ready() {
-                Ok(Some(CommitOutcome::Aborted)) => {
-                    let reason = "the connection was lost while it was asked to write".to_owned();
-                    return Some(StoreError::Unavailable(reason));
-                }
-                Ok(_) => return None,
-                Err(_) if waited.elapsed() < PATIENCE => self.connection.pause(),
-                Err(error) => return Some(StoreError::Unknown(error.to_string())),
+        let outcome = self.connection.wait_until_ready(PATIENCE);
+        match outcome.map(|outcome| self.settle_pending(outcome)) {
+            Ok(Some(CommitOutcome::Aborted)) => {
+                Some(StoreError::Unavailable("the connection was lost before the commit".to_owned()))
             }
+            Ok(_) => None,
+            Err(error) => Some(StoreError::Unknown(error.to_string())),
         }
     }
 
-    /// Reconnects if needed. Publishes or drops the pending effects when their outcome is known.
-    fn ready(&mut self) -> Result<Option<CommitOutcome>> {
+    /// Reconnects if needed.
+    fn ready(&mut self) -> Result<()> {
         let outcome = self.connection.ready()?;
+        self.settle_pending(outcome);
+        Ok(())
+    }
+
+    /// Publishes or drops the pending effects when their outcome is known.
+    fn settle_pending(&mut self, outcome: Option<CommitOutcome>) -> Option<CommitOutcome> {
         if outcome.is_some()
             && let Some(effects) = self.pending_effects.take()
             && outcome == Some(CommitOutcome::Committed)
         {
             effects.publish(self.shared);
         }
-        Ok(outcome)
+        outcome
     }
 
     /// Marks the store as refusing, if the error is one of the database. Logs the first such error.
@@ -265,7 +267,7 @@ impl WriterLoop<'_> {
         if let StoreError::Unavailable(reason) | StoreError::Unknown(reason) = error
             && !self.shared.refusing.swap(true, Ordering::AcqRel)
         {
-            tracing::error!(error = %reason, "the database refuses writes: nothing is accepted or sent until a write succeeds");
+            tracing::error!(error = %reason, "the store refuses writes: nothing is accepted or sent until a write succeeds");
         }
     }
 

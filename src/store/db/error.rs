@@ -2,22 +2,22 @@
 
 use rusqlite::ErrorCode;
 
-/// Why the store did not do what it was asked to.
+/// Error of a read or a write.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database cannot be read or written now: full, broken, locked. Nothing was changed.
+    /// The database cannot be read or written now: it is full, broken, locked or not reachable. Nothing was
+    /// changed.
     #[error("the database is not available: {0}")]
     Unavailable(String),
-    /// The connection was lost while the database was asked to commit: whether it did is known once it
-    /// answers again.
-    #[error("the database was lost while it was asked to write: {0}")]
+    /// The connection was lost in a commit. The outcome is known when the server answers again.
+    #[error("the connection to the database was lost in a commit: {0}")]
     Unknown(String),
-    /// A row that contradicts itself, or a statement that should not have failed: a bug.
-    #[error("the database holds what it should not: {0}")]
+    /// A row contradicts itself, or a statement failed that should not: a bug.
+    #[error("the database is inconsistent: {0}")]
     Inconsistent(String),
 }
 
-/// Short for what the store's own functions return.
+/// Result of the functions of the store.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 impl From<rusqlite::Error> for StoreError {

@@ -73,17 +73,17 @@ impl Row<'_> {
         bytes.map(Id::from_bytes).map_err(|_| self.broken(column))
     }
 
-    /// A word of a closed set.
+    /// Reads a word of a closed set.
     pub fn word<T>(&self, column: usize, parse: fn(&str) -> Option<T>) -> Result<T> {
         parse(self.borrowed(column)?).ok_or_else(|| self.broken(column))
     }
 
-    /// Whether a column holds just this text.
+    /// Whether a column holds exactly this text.
     pub fn is(&self, column: usize, text: &str) -> Result<bool> {
         Ok(self.borrowed(column)? == text)
     }
 
-    /// A JSON text of our own making.
+    /// Reads a JSON text that this program wrote.
     pub fn json<T: serde::de::DeserializeOwned>(&self, column: usize) -> Result<T> {
         serde_json::from_str(self.borrowed(column)?).map_err(|_| self.broken(column))
     }
@@ -115,7 +115,7 @@ impl Row<'_> {
     }
 }
 
-/// An integer of whichever width the server found fit.
+/// An integer of 4 or 8 bytes, as the server chose.
 struct Whole(i64);
 
 impl FromSql<'_> for Whole {

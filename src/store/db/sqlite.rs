@@ -1,16 +1,16 @@
-//! Opening the SQLite file: the lock, the version, the settings, the migrations.
+//! SQLite: the lock, the version, the settings, the migrations, and the statements.
 //!
-//! **One process.** A second process on the same file would look and send a second time. A `flock`
-//! on a file beside the database says that it is ours; the kernel lets go of it when the process
-//! ends, however it ends. The lock is not on the database itself: closing any descriptor of that
-//! file would drop SQLite's own POSIX locks on it.
+//! **One process.** A second process on the same file would poll and send everything twice. A `flock` on a
+//! file beside the database locks it for this process. The kernel releases the lock when the process ends,
+//! however it ends. The lock is not on the database itself: closing any descriptor of that file would drop the
+//! POSIX locks of SQLite on it.
 //!
-//! **Version.** SQLite from 3.7.0 to 3.51.2 can lose committed data in WAL mode when a second
-//! connection checkpoints while another commits (fixed in 3.51.3). The library is bundled, and its
-//! version is asserted all the same.
+//! **Version.** In WAL mode, SQLite 3.7.0 to 3.51.2 can lose committed data when a second connection
+//! checkpoints while another commits (fixed in 3.51.3). The library is bundled; its version is checked all the
+//! same.
 //!
-//! **Durability.** `synchronous=FULL` in WAL mode: each commit is synced, so that what was answered
-//! with 2xx survives the loss of power. Checkpoints copy pages that are in the log already.
+//! **Durability.** `synchronous=FULL` in WAL mode: each commit is synced, so answered requests survive a loss
+//! of power. Checkpoints copy pages that are already in the log.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -25,22 +25,22 @@ use super::row::Row;
 use super::value::Value;
 
 /// 3.51.3, the first version without the WAL-reset bug.
-const LEAST_VERSION: i32 = 3_051_003;
+const MIN_VERSION: i32 = 3_051_003;
 
-/// The page cache of the writer. Memory is a promise too, and the hot pages are few.
+/// Page cache of the writer. The pages in frequent use are few, and memory is bounded.
 const WRITER_CACHE_KIB: i32 = 16 * 1024;
 
-/// The page cache of each reader.
+/// Page cache of each reader.
 const READER_CACHE_KIB: i32 = 2 * 1024;
 
-/// How many pages of log make the writer copy them back, inside a commit: fewer copies of the hot
-/// pages than SQLite's default of 1,000, at 32 MiB of log.
+/// Size of the log, in pages, at which a commit checkpoints it. At 8,000 pages (32 MiB), pages in frequent use
+/// are copied less often than at the default of 1,000.
 const CHECKPOINT_PAGES: i32 = 8_000;
 
-/// Room for every statement of the program, so that none is compiled twice.
+/// Capacity of the cache of prepared statements: every statement of the program.
 const STATEMENTS: usize = 128;
 
-/// Each file brings the schema from the version before to its own. Never changed once released.
+/// Migrations, in the order of their versions. A released migration never changes.
 const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/sqlite/0001_main.sql"),
     include_str!("../../../migrations/sqlite/0002_the_rest.sql"),
@@ -48,8 +48,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/sqlite/0004_plain_names.sql"),
 ];
 
-/// The connection that writes to a file that is ours for as long as this lives. The lock comes last: it
-/// outlives the last write.
+/// The connection that writes, and the lock of the file. The lock is the last field, so it is released after
+/// the last write.
 #[derive(Debug)]
 pub struct WriterConnection {
     pub connection: Connection,
@@ -58,14 +58,14 @@ pub struct WriterConnection {
 }
 
 impl WriterConnection {
-    /// Takes the file, and brings it up to date.
+    /// Locks the file for this process, and migrates it.
     pub fn open(path: &Path) -> Result<Self> {
         let version = rusqlite::version_number();
-        if version < LEAST_VERSION {
+        if version < MIN_VERSION {
             bail!("SQLite {} can lose committed data; 3.51.3 or newer is needed", rusqlite::version());
         }
-        make(path);
-        let path = &own_name(path)?;
+        create(path);
+        let path = &canonical(path)?;
         let lock = lock(path)?;
         let mut connection =
             connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
@@ -75,7 +75,7 @@ impl WriterConnection {
         Ok(Self { connection, path: path.to_owned(), _lock: lock })
     }
 
-    /// A further connection, that only reads.
+    /// Opens a further connection, which only reads.
     pub fn reader(&self) -> Result<Connection> {
         let reader = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         reader.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
@@ -83,10 +83,12 @@ impl WriterConnection {
         Ok(reader)
     }
 
+    /// Begins a transaction that writes.
     pub fn begin(&self) -> error::Result<()> {
         Ok(self.connection.execute_batch("begin immediate")?)
     }
 
+    /// Commits the transaction.
     pub fn commit(&self) -> error::Result<()> {
         match self.connection.execute_batch("commit") {
             Ok(()) => Ok(()),
@@ -94,45 +96,46 @@ impl WriterConnection {
                 self.roll_back();
                 Err(error.into())
             }
-            Err(error) => nobody_knows(&error),
+            Err(error) => outcome_is_unknown(&error),
         }
     }
 
+    /// Rolls the transaction back.
     pub fn roll_back(&self) {
         // SQLite may have rolled back by itself.
         if !self.connection.is_autocommit()
             && let Err(error) = self.connection.execute_batch("rollback")
         {
-            nobody_knows(&error);
+            outcome_is_unknown(&error);
         }
     }
 
-    /// Writes the file anew, without what was replaced or deleted in it; the log, too.
+    /// Rewrites the file and its log without the remains of replaced and deleted rows.
     ///
-    /// `secure_delete` would not do: it zeroes what is deleted, and not what is left between the rows of
-    /// a page when rows are moved to its neighbour.
+    /// `secure_delete` is not sufficient: it zeroes deleted rows, but not the remains between the rows of a page
+    /// after rows were moved to a neighbour.
     pub fn rewrite(&self) -> error::Result<()> {
-        // As large as the database, so not in memory.
+        // The copy is as large as the database, so it must not be in memory.
         self.connection.pragma_update(None, "temp_store", "FILE")?;
         let done = self.connection.execute_batch("vacuum");
         self.connection.pragma_update(None, "temp_store", "MEMORY")?;
         done?;
-        if !self.cut_the_log()? {
-            tracing::warn!("somebody else reads the database: its log is cut off at the next stop only");
+        if !self.truncate_log()? {
+            tracing::warn!("another process reads the database: its log is truncated at the next stop");
         }
         Ok(())
     }
 
-    /// Copies the log back and cuts it off; whether nobody was in the way.
-    fn cut_the_log(&self) -> error::Result<bool> {
+    /// Checkpoints and truncates the log. Returns `false` if a reader prevented it.
+    fn truncate_log(&self) -> error::Result<bool> {
         Ok(self
             .connection
             .query_row("pragma wal_checkpoint(truncate)", [], |row| Ok(row.get::<_, i64>(0)? == 0))?)
     }
 
-    /// Leaves one tidy file behind; the log would be read at the next start just as well.
+    /// Truncates the log and closes the connection. A log that remains is read at the next start.
     pub fn close(self) {
-        let _ = self.cut_the_log();
+        let _ = self.truncate_log();
     }
 }
 
@@ -140,20 +143,20 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .with_context(|| format!("the database {} cannot be opened", path.display()))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    // Only a backup or somebody's shell can be in the way; they are quick.
+    // Only a backup or an operator's shell holds a lock, and only briefly.
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     Ok(connection)
 }
 
-/// The one name of the file, by which it is locked: a second process must find the lock by whichever
-/// link it comes. Several names that are all its own cannot be told from each other.
-fn own_name(path: &Path) -> Result<PathBuf> {
-    // Where there is no file, nor could one be made, SQLite says why in a moment.
+/// Returns the canonical path of the file: a second process must find the same lock by any symbolic link. A
+/// file with several hard links is refused, because none of its names is canonical.
+fn canonical(path: &Path) -> Result<PathBuf> {
+    // If the file does not exist and cannot be created, SQLite reports the reason.
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let names = path.metadata().map_or(1, |metadata| metadata.nlink());
     if names > 1 {
         bail!(
-            "{} has {names} names (hard links), so it cannot be known who else has it; copy it instead",
+            "{} has {names} names (hard links), so another process may use it by another name; copy it instead",
             path.display()
         );
     }
@@ -161,12 +164,12 @@ fn own_name(path: &Path) -> Result<PathBuf> {
 }
 
 fn lock(path: &Path) -> Result<File> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".lock");
-    let beside = PathBuf::from(beside);
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    let lock_path = PathBuf::from(lock_path);
     let file =
-        OpenOptions::new().create(true).truncate(false).write(true).open(&beside).with_context(|| {
-            format!("{} cannot be created; is the folder there and writable?", beside.display())
+        OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).with_context(|| {
+            format!("{} cannot be created; is the folder there and writable?", lock_path.display())
         })?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         bail!(
@@ -177,10 +180,10 @@ fn lock(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Makes the file for its owner alone, if there is none: secrets are in it, and SQLite would go by the
-/// umask. The log takes the file's mode. Where this fails, SQLite says why in a moment; an operator may
-/// widen the mode, which then stays.
-fn make(path: &Path) {
+/// Creates the file, if it is missing, with access for its owner only: it holds secrets, and SQLite would use
+/// the umask. The log gets the same mode. If this fails, SQLite reports the reason. An operator may widen the
+/// mode; it is not changed again.
+fn create(path: &Path) {
     let _ = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
 }
 
@@ -194,13 +197,13 @@ fn prepare_writer(writer: &Connection) -> Result<()> {
         ("foreign_keys", "ON"),
         ("temp_store", "MEMORY"),
         ("mmap_size", "0"),
-        // Four times what a checkpoint waits for: a log that is cut is paid for again, in blocks that
-        // the file system must find before it can sync.
+        // Four times the size of a checkpoint: the file system must allocate the blocks of a truncated log again
+        // before it can sync.
         ("journal_size_limit", "134217728"),
     ] {
         writer.pragma_update(None, setting, value)?;
     }
-    // On macOS a plain fsync leaves data in the drive's cache.
+    // On macOS, a plain fsync leaves data in the cache of the drive.
     writer.pragma_update(None, "fullfsync", true)?;
     writer.pragma_update(None, "checkpoint_fullfsync", true)?;
     writer.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
@@ -212,8 +215,8 @@ fn prepare_writer(writer: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Brings the schema to the newest version. Each step is one transaction with its version number,
-/// so that a crash in between leaves a version that is whole.
+/// Brings the schema to the newest version. Each migration is one transaction with its version number, so a
+/// crash in between leaves a complete version.
 fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<()> {
     let done: i64 = connection.query_row("pragma user_version", [], |row| row.get(0))?;
     let done = usize::try_from(done).unwrap_or(usize::MAX);
@@ -229,8 +232,8 @@ fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn nobody_knows(error: &rusqlite::Error) -> ! {
-    end_the_process(&format!("a commit failed, and nobody knows what is on disk: {error}"));
+fn outcome_is_unknown(error: &rusqlite::Error) -> ! {
+    end_the_process(&format!("a commit failed, and the contents of the disk are unknown: {error}"));
 }
 
 /// See [`super::Tx::each`].

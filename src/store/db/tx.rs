@@ -17,7 +17,7 @@ pub enum Tx<'c> {
 }
 
 impl Tx<'_> {
-    /// Runs a statement for each row of values and says how many rows each changed.
+    /// Runs a statement for each row of values. Returns the number of rows that each changed.
     pub fn each<'v, const N: usize>(
         &self,
         sql: &str,
@@ -29,12 +29,12 @@ impl Tx<'_> {
         }
     }
 
-    /// Runs a statement once and says how many rows it changed.
+    /// Runs a statement once. Returns the number of rows that it changed.
     pub fn run<const N: usize>(&self, sql: &str, row: [Value<'_>; N]) -> Result<usize> {
         Ok(self.each(sql, [row])?.into_iter().sum())
     }
 
-    /// Runs a query for each row of values and reads all rows that each gives.
+    /// Runs a query for each row of values, and reads all rows of each result.
     pub fn fetch<'v, T, R: AsRef<[Value<'v>]>>(
         &self,
         sql: &str,
@@ -47,7 +47,7 @@ impl Tx<'_> {
         }
     }
 
-    /// Runs a query once and reads all its rows.
+    /// Runs a query once, and reads all rows of its result.
     pub fn list<'v, T>(
         &self,
         sql: &str,
@@ -57,7 +57,7 @@ impl Tx<'_> {
         Ok(self.fetch(sql, [row], read)?.pop().unwrap_or_default())
     }
 
-    /// Runs a query once and reads its first row, if there is one.
+    /// Runs a query once, and reads the first row of its result, if any.
     pub fn find<T, const N: usize>(
         &self,
         sql: &str,
@@ -67,7 +67,7 @@ impl Tx<'_> {
         Ok(self.list(sql, row, read)?.into_iter().next())
     }
 
-    /// For each row of values, the one row that must be there.
+    /// Runs a query for each row of values, and reads the first row of each result. A missing row is an error.
     pub fn ones<'v, T, R: AsRef<[Value<'v>]>>(
         &self,
         sql: &str,
@@ -78,7 +78,7 @@ impl Tx<'_> {
         self.fetch(sql, rows, read)?.into_iter().map(first).collect()
     }
 
-    /// The one row that must be there.
+    /// Runs a query once, and reads the first row of its result. A missing row is an error.
     pub fn one<T, const N: usize>(
         &self,
         sql: &str,

@@ -7,7 +7,7 @@ use tokio_postgres::types::{IsNull, Type, WrongType};
 use super::error::Result;
 use crate::domain::{Id, Timestamp};
 
-/// What stands for a `$n`.
+/// Value of a parameter `$n`.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {
     Null,
@@ -49,7 +49,7 @@ impl tokio_postgres::types::ToSql for Value<'_> {
     }
 
     fn accepts(_: &Type) -> bool {
-        // Null is of every type; the others look for themselves.
+        // Null has every type; `to_sql` checks the others.
         true
     }
 
@@ -110,27 +110,27 @@ impl<'a, T: Into<Value<'a>>> From<Option<T>> for Value<'a> {
     }
 }
 
-/// A query whose conditions are there only if they are asked for. (`$n is null or …` would hide the
-/// index from SQLite's planner and the type of `$n` from PostgreSQL.)
+/// A query with optional conditions. (`$n is null or …` would hide the index from the planner of SQLite and
+/// the type of `$n` from PostgreSQL.)
 pub struct Where<'a> {
     pub sql: String,
     pub values: Vec<Value<'a>>,
 }
 
 impl<'a> Where<'a> {
-    /// `select` ends with its first condition, up to where the value belongs: `… where app =`.
+    /// Creates a query. `select` ends with its first condition, up to the value: `… where app =`.
     pub fn new(select: &str, value: impl Into<Value<'a>>) -> Self {
         Self { sql: format!("{select} $1"), values: vec![value.into()] }
     }
 
-    /// A further condition, such as `id <`, where there is a value for it.
+    /// Adds a condition, such as `id <`, if there is a value for it.
     pub fn and(&mut self, condition: &str, value: Option<impl Into<Value<'a>>>) {
         if let Some(value) = value {
             self.push(&format!(" and {condition}"), value);
         }
     }
 
-    /// What comes last, such as ` order by id limit`, up to its value.
+    /// Adds the end of the query, such as ` order by id limit`, up to its value.
     pub fn push(&mut self, text: &str, value: impl Into<Value<'a>>) {
         self.values.push(value.into());
         self.sql.push_str(text);

@@ -103,11 +103,11 @@ impl WriterConnection {
         }
     }
 
-    /// Waits before the next question to a server that may be starting again.
-    pub fn pause(&self) {
+    /// Repeats [`WriterConnection::ready`] until it succeeds, for up to `patience`.
+    pub fn wait_until_ready(&mut self, patience: Duration) -> Result<Option<CommitOutcome>> {
         match self {
-            Self::Sqlite(_) => {}
-            Self::Postgres(connection) => connection.pause(),
+            Self::Sqlite(_) => Ok(None),
+            Self::Postgres(connection) => connection.wait_until_ready(patience),
         }
     }
 

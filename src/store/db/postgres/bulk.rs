@@ -1,31 +1,32 @@
-//! One statement for many rows, made from the statement for one.
+//! Statements for many rows, made from the statement for one row.
 //!
-//! A row costs the server a message, an answer and a flush, however little it does with it. An
-//! `insert … values` and an `update … where` can be put so that they take all rows at once, as one
-//! array for each `$n`; their text is made here from the one that both databases share, so there is
-//! still one. What is not of these plain forms is sent row by row, pipelined.
+//! A row costs the server a message, an answer and a flush, however small its work is. An `insert … values` or
+//! an `update … where` can take all rows at once, as one array for each `$n`. The text for many rows is made
+//! here from the text that both databases share, so every statement is written once. Statements of other
+//! forms are sent row by row, pipelined.
 //!
-//! A row of the table that several rows of values hit is updated by one of them only, and an upsert
-//! refuses to hit one twice: whoever has such rows sends each once.
+//! If several rows of values match one row of the table, an update applies only one of them, and an upsert
+//! fails. Callers send each key once.
 
 use std::fmt::Write as _;
 
 use tokio_postgres::types::Type;
 
-/// What is answered for the rows.
+/// Form of a statement for many rows, which decides what its answer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    /// Every row was written, or all failed.
+pub enum Form {
+    /// Every row was written, or the statement failed.
     Insert,
-    /// Which rows hit something: their numbers, from 1.
+    /// The answer holds the numbers, from 1, of the rows that matched a row of the table.
     Update,
 }
 
-/// The statement for many rows, if `sql` has a form that allows one. `types` are its parameters'.
-pub(super) fn for_many(sql: &str, types: &[Type]) -> Option<(Form, String)> {
+/// Returns the statement for many rows, if `sql` has a form that allows it. `types` are the types of its
+/// parameters.
+pub fn for_many(sql: &str, types: &[Type]) -> Option<(Form, String)> {
     let arrays = arrays(types)?;
     if sql.starts_with("insert into ") {
-        // What is not written is not counted here.
+        // The number of written rows would be unknown after `do nothing`.
         let (head, rest) = sql.split_once("values (").filter(|_| !sql.contains("do nothing"))?;
         let end = closing(rest)?;
         let (row, tail) = (rest.get(..end)?, rest.get(end + 1..)?);
@@ -44,7 +45,7 @@ pub(super) fn for_many(sql: &str, types: &[Type]) -> Option<(Form, String)> {
     }
 }
 
-/// `unnest(…) with ordinality as u (p1, …, row)`
+/// Returns `unnest(…) with ordinality as u (p1, …, row)`.
 fn arrays(types: &[Type]) -> Option<String> {
     let (mut given, mut names) = (String::new(), String::new());
     for (n, ty) in (1..).zip(types) {
@@ -60,7 +61,7 @@ fn arrays(types: &[Type]) -> Option<String> {
     (!types.is_empty()).then(|| format!("unnest({given}) with ordinality as u ({names}row)"))
 }
 
-/// Where the parenthesis closes that was open before `text`.
+/// Returns the position of the parenthesis that closes the one before `text`.
 fn closing(text: &str) -> Option<usize> {
     let mut depth = 1;
     for (at, c) in text.char_indices() {
@@ -76,7 +77,7 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-/// `$3` is a column now.
+/// Replaces parameters such as `$3` by columns such as `u.p3`.
 fn columns(text: &str) -> String {
     text.replace('$', "u.p")
 }
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_says_which_rows_hit() {
+    fn an_update_returns_the_rows_that_matched() {
         let (form, many) =
             for_many("update t set a = $1 where b = $2", &[Type::INT8, Type::BYTEA]).expect("plain");
         assert_eq!(form, Form::Update);
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_plain_is_left_to_be_sent_row_by_row() {
+    fn other_statements_are_sent_row_by_row() {
         for sql in [
             "insert into t (a) values ($1) on conflict (a) do nothing",
             "insert into t (a) values ($1) on conflict (a) do update set a = $1",

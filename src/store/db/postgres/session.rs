@@ -1,16 +1,16 @@
-//! One connection to a PostgreSQL server, used from one thread at a time.
+//! One connection to a PostgreSQL server, used by one thread at a time.
 //!
-//! **Pipelined.** Rows that cannot be sent [as one statement](super::bulk) are sent together: every statement of a call is sent before the first answer is awaited, so a call
-//! costs one round trip, however many rows it has. `begin` and the question for the transaction's
-//! number go with the first call, and cost none.
+//! **Pipelining.** Rows that cannot be sent [as one statement](super::bulk) are sent together: a call sends
+//! every statement before it waits for the first answer. So a call costs one round trip, however many rows it
+//! has. `begin` and the query for the number of the transaction are sent with the first call and cost no round
+//! trip.
 //!
-//! **A failed statement** leaves a transaction in which everything fails, and whose `commit` is
-//! answered with success although it rolls back. So a session remembers that a statement failed, and
-//! [`Session::commit`] refuses.
+//! **A failed statement** leaves a transaction in which every statement fails. The server answers its `commit`
+//! with success although it rolls back. So a session remembers the failure, and [`Session::commit`] refuses.
 //!
-//! **Nothing waits for ever.** The server gives a statement up after [`STATEMENT`], a wait for a lock
-//! after [`LOCK`]; the kernel gives a connection up on which nothing is acknowledged; and whatever
-//! still brings no answer within [`ANSWER`] counts as lost.
+//! **Every wait is bounded.** The server cancels a statement after [`STATEMENT_TIMEOUT`] and a wait for a lock
+//! after [`LOCK_TIMEOUT`]. The kernel closes a connection on which nothing is acknowledged. A call without an
+//! answer after [`CALL_TIMEOUT`] counts as a lost connection.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::Severity;
 use tokio_postgres::types::ToSql;
@@ -31,56 +30,28 @@ use super::super::error::{Result, StoreError};
 use super::super::row::Row;
 use super::super::value::Value;
 use super::bulk::{self, Form};
+use super::runtime::BlockingRuntime;
 use crate::clock::Clock;
 
-/// What the server may take for a statement: a list of a large database takes seconds, never this.
-pub const STATEMENT: Duration = Duration::from_secs(30);
+/// Timeout of a statement. A list of a large database takes seconds.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the server may wait for a lock that somebody's shell holds.
-pub const LOCK: Duration = Duration::from_secs(10);
+/// Timeout of a wait for a lock, for example one that an operator's shell holds.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a call may take in all.
-const ANSWER: Duration = Duration::from_secs(45);
+/// Timeout of a call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Room for every statement of the program and the many forms of its lists.
+/// Capacity of the cache of prepared statements: every statement of the program, and the forms of its lists.
 const STATEMENTS: usize = 256;
 
-/// A runtime of our own for a connection, driven by whoever waits for an answer.
-pub struct BlockingRuntime(Option<Runtime>);
-
-impl BlockingRuntime {
-    pub fn new() -> std::io::Result<Self> {
-        Ok(Self(Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?)))
-    }
-
-    #[expect(clippy::expect_used, reason = "it is taken in `drop` only")]
-    pub fn block_on<F: Future>(&self, work: F) -> F::Output {
-        self.0.as_ref().expect("not dropped yet").block_on(work)
-    }
-}
-
-impl fmt::Debug for BlockingRuntime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("BlockingRuntime")
-    }
-}
-
-impl Drop for BlockingRuntime {
-    /// Without waiting, which is not allowed everywhere: there is nothing to wait for.
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-/// How a transaction begins.
+/// Kind of a transaction.
 #[derive(Clone, Copy, Debug)]
 pub enum Begin {
-    /// To write; its number is asked for.
+    /// It writes. Its number is queried.
     Write,
-    /// To read what is committed, statement by statement.
-    Look,
+    /// It only reads; each statement sees what is committed.
+    Read,
 }
 
 /// One connection.
@@ -89,29 +60,33 @@ pub struct Session {
     client: Client,
     connection: RefCell<JoinHandle<()>>,
     statements: RefCell<HashMap<String, Statement>>,
-    for_many: RefCell<HashMap<String, Option<(Form, Statement)>>>,
+    /// Statements for many rows; `None` for those that have no such form.
+    bulk_statements: RefCell<HashMap<String, Option<(Form, Statement)>>>,
+    /// Query for the number of the transaction.
     number: Statement,
-    /// A transaction that begins with the next call.
+    /// The transaction that begins with the next call.
     begin: Cell<Option<Begin>>,
     /// Whether a transaction is open on the server.
     open: Cell<bool>,
+    /// Number of the open transaction, if it writes.
     xid: RefCell<Option<String>>,
-    /// A statement of the transaction failed.
+    /// Whether a statement of the transaction failed.
     failed: Cell<bool>,
-    /// There is no use in asking again.
+    /// Whether the connection is lost, or must not be used any more.
     broken: Cell<bool>,
 }
 
-/// What became of a `commit`.
+/// Result of a `commit` that the server did not refuse.
 #[derive(Debug)]
-pub enum Committed {
-    /// It is on disk.
-    Yes,
-    /// The server was lost; the transaction's number, by which it can be asked later.
-    Unknown(Option<String>),
+pub enum SessionCommit {
+    /// The transaction is on disk.
+    Done,
+    /// The connection was lost. Holds the number of the transaction, if it wrote.
+    Lost(Option<String>),
 }
 
 impl Session {
+    /// Wraps a connection.
     pub fn new(
         runtime: Arc<BlockingRuntime>,
         client: Client,
@@ -123,7 +98,7 @@ impl Session {
             client,
             connection: RefCell::new(connection),
             statements: RefCell::default(),
-            for_many: RefCell::default(),
+            bulk_statements: RefCell::default(),
             number,
             begin: Cell::new(None),
             open: Cell::new(false),
@@ -133,30 +108,31 @@ impl Session {
         }
     }
 
+    /// Whether the connection is lost.
     pub fn is_broken(&self) -> bool {
         self.broken.get()
     }
 
-    /// It is of no use any more.
+    /// Marks the session as unusable.
     pub fn give_up(&self) {
         self.broken.set(true);
     }
 
-    /// A transaction begins with the next call.
-    pub fn begin(&self, how: Begin) {
+    /// Begins a transaction with the next call.
+    pub fn begin(&self, kind: Begin) {
         self.failed.set(false);
         self.xid.replace(None);
-        self.begin.set(Some(how));
+        self.begin.set(Some(kind));
     }
 
-    /// Runs statements without parameters, one after the other.
+    /// Runs statements without parameters, one after another.
     pub fn batch(&self, sql: &str) -> Result<()> {
         self.block(async { self.client.batch_execute(sql).await })
     }
 
-    /// The same, for what may take as long as it wants.
-    pub fn batch_without_end(&self, sql: &str) -> Result<()> {
-        self.runtime.block_on(self.client.batch_execute(sql)).map_err(|error| self.judge(&error))
+    /// Runs statements without parameters and without a timeout.
+    pub fn batch_without_timeout(&self, sql: &str) -> Result<()> {
+        self.runtime.block_on(self.client.batch_execute(sql)).map_err(|error| self.convert(&error))
     }
 
     /// See [`super::super::Tx::each`].
@@ -167,7 +143,7 @@ impl Session {
     ) -> Result<Vec<usize>> {
         let rows: Vec<[Value<'v>; N]> = rows.into_iter().collect();
         if rows.len() > 1
-            && let Some(changed) = self.at_once(sql, &rows)?
+            && let Some(changed) = self.each_in_bulk(sql, &rows)?
         {
             return Ok(changed);
         }
@@ -182,9 +158,9 @@ impl Session {
         Ok(changed.into_iter().map(|count| usize::try_from(count).unwrap_or(usize::MAX)).collect())
     }
 
-    /// Runs a statement for all rows at once, if its form allows it.
-    fn at_once<const N: usize>(&self, sql: &str, rows: &[[Value<'_>; N]]) -> Result<Option<Vec<usize>>> {
-        let Some((form, statement)) = self.block(self.statement_for_many(sql))? else { return Ok(None) };
+    /// Runs a statement for all rows at once. Returns `None` if the statement has no such form.
+    fn each_in_bulk<const N: usize>(&self, sql: &str, rows: &[[Value<'_>; N]]) -> Result<Option<Vec<usize>>> {
+        let Some((form, statement)) = self.block(self.bulk_statement(sql))? else { return Ok(None) };
         let arrays: Vec<Vec<Value<'_>>> = (0..N).map(|n| rows.iter().map(|row| row[n]).collect()).collect();
         let run = async |arrays: &[Vec<Value<'_>>]| {
             let arrays: Vec<_> = arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
@@ -222,10 +198,11 @@ impl Session {
         found.iter().map(|rows| rows.iter().map(|row| read(&Row::Postgres(row))).collect()).collect()
     }
 
-    pub fn commit(&self) -> Result<Committed> {
+    /// Commits the transaction.
+    pub fn commit(&self) -> Result<SessionCommit> {
         if self.begin.take().is_some() {
-            // Nothing was asked: there is no transaction.
-            return Ok(Committed::Yes);
+            // No statement was run, so no transaction was begun.
+            return Ok(SessionCommit::Done);
         }
         if self.failed.get() {
             self.roll_back();
@@ -234,23 +211,23 @@ impl Session {
         let committed = self.block_in_time(self.client.batch_execute("commit"));
         self.open.set(false);
         match committed {
-            Some(Ok(())) => Ok(Committed::Yes),
-            // The server lives, and says that it did not.
-            Some(Err(error)) if is_refusal(&error) => Err(self.judge(&error)),
+            Some(Ok(())) => Ok(SessionCommit::Done),
+            // The server is alive and did not commit.
+            Some(Err(error)) if is_refusal(&error) => Err(self.convert(&error)),
             Some(Err(error)) => {
                 self.broken.set(true);
                 tracing::warn!(%error, "the connection was lost in a commit");
-                Ok(Committed::Unknown(self.xid.take()))
+                Ok(SessionCommit::Lost(self.xid.take()))
             }
             None => {
                 self.broken.set(true);
-                Ok(Committed::Unknown(self.xid.take()))
+                Ok(SessionCommit::Lost(self.xid.take()))
             }
         }
     }
 
-    /// Ends the transaction, if there is one. Where that fails the connection is given up, and with it
-    /// the transaction.
+    /// Rolls the open transaction back, if there is one. If that fails, the connection is given up, and the
+    /// transaction ends with it.
     pub fn roll_back(&self) {
         self.begin.set(None);
         if self.open.take() && !self.broken.get() && self.batch("rollback").is_err() {
@@ -258,7 +235,7 @@ impl Session {
         }
     }
 
-    /// Waits for `work`, for the loss of the connection, or for as long as it may take.
+    /// Waits for `work` or for the loss of the connection.
     pub fn wait<F: Future>(&self, work: F) -> Waited<F::Output> {
         let mut connection = self.connection.borrow_mut();
         let broken = self.broken.get();
@@ -275,18 +252,18 @@ impl Session {
         waited
     }
 
-    /// Says goodbye.
+    /// Closes the connection.
     pub fn close(self) {
         let Self { runtime, client, connection, broken, .. } = self;
         drop(client);
         if broken.get() {
             return;
         }
-        let _ = runtime.block_on(Clock::System.timeout(LOCK, connection.into_inner()));
+        let _ = runtime.block_on(Clock::System.timeout(LOCK_TIMEOUT, connection.into_inner()));
     }
 
-    async fn statement_for_many(&self, sql: &str) -> Result<Option<(Form, Statement)>, Error> {
-        if let Some(known) = self.for_many.borrow().get(sql) {
+    async fn bulk_statement(&self, sql: &str) -> Result<Option<(Form, Statement)>, Error> {
+        if let Some(known) = self.bulk_statements.borrow().get(sql) {
             return Ok(known.clone());
         }
         let for_one = self.statement(sql).await?;
@@ -294,8 +271,8 @@ impl Session {
             Some((form, text)) => Some((form, self.client.prepare(&text).await?)),
             None => None,
         };
-        // There are as many as there are statements in the source.
-        self.for_many.borrow_mut().insert(sql.to_owned(), made.clone());
+        // As many entries as statements in the source.
+        self.bulk_statements.borrow_mut().insert(sql.to_owned(), made.clone());
         Ok(made)
     }
 
@@ -312,39 +289,39 @@ impl Session {
         Ok(made)
     }
 
-    /// Sends everything, and awaits the answers in their order.
+    /// Sends all calls, then waits for their answers in order.
     async fn pipelined<T, F: Future<Output = Result<T, Error>>>(
         &self,
-        asks: impl Iterator<Item = F>,
+        calls: impl Iterator<Item = F>,
     ) -> Result<Vec<T>, Error> {
         let mut begin = pin!(self.send_begin());
         let early = sent(begin.as_mut()).await;
-        let mut sent_asks = Vec::with_capacity(asks.size_hint().0);
-        for ask in asks {
-            let mut ask = Box::pin(ask);
-            let answer = sent(ask.as_mut()).await;
-            sent_asks.push((ask, answer));
+        let mut sent_calls = Vec::with_capacity(calls.size_hint().0);
+        for call in calls {
+            let mut call = Box::pin(call);
+            let answer = sent(call.as_mut()).await;
+            sent_calls.push((call, answer));
         }
         match early {
             Some(done) => done?,
             None => begin.await?,
         }
-        let mut answers = Vec::with_capacity(sent_asks.len());
-        for (ask, answer) in sent_asks {
+        let mut answers = Vec::with_capacity(sent_calls.len());
+        for (call, answer) in sent_calls {
             answers.push(match answer {
                 Some(answer) => answer?,
-                None => ask.await?,
+                None => call.await?,
             });
         }
         Ok(answers)
     }
 
-    /// `begin`, and the question for the number, as one flight.
+    /// Sends `begin` and the query for the number of the transaction together.
     async fn send_begin(&self) -> Result<(), Error> {
-        let Some(how) = self.begin.take() else { return Ok(()) };
+        let Some(kind) = self.begin.take() else { return Ok(()) };
         self.open.set(true);
-        match how {
-            Begin::Look => self.client.batch_execute("begin").await,
+        match kind {
+            Begin::Read => self.client.batch_execute("begin").await,
             Begin::Write => {
                 let mut begin = pin!(self.client.batch_execute("begin"));
                 let first = sent(begin.as_mut()).await;
@@ -370,27 +347,27 @@ impl Session {
             return Err(StoreError::Unavailable("the connection was lost".to_owned()));
         }
         if let Some(done) = self.block_in_time(work) {
-            return done.map_err(|error| self.judge(&error));
+            return done.map_err(|error| self.convert(&error));
         }
         self.failed.set(true);
         self.broken.set(true);
-        Err(StoreError::Unavailable(format!("no answer within {} s", ANSWER.as_secs())))
+        Err(StoreError::Unavailable(format!("no answer within {} s", CALL_TIMEOUT.as_secs())))
     }
 
     fn block_in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        self.runtime.block_on(Clock::System.timeout(ANSWER, work))
+        self.runtime.block_on(Clock::System.timeout(CALL_TIMEOUT, work))
     }
 
-    /// What an error of the server means to us.
-    fn judge(&self, error: &Error) -> StoreError {
+    /// Converts an error, and marks the transaction as failed and a lost connection as broken.
+    fn convert(&self, error: &Error) -> StoreError {
         self.failed.set(true);
-        let fault = fault(error);
-        if fault == FieldError::Connection {
+        let cause = cause(error);
+        if cause == Cause::Connection {
             self.broken.set(true);
         }
-        match fault {
-            FieldError::Item => StoreError::Inconsistent(said(error)),
-            FieldError::Connection | FieldError::Server => StoreError::Unavailable(said(error)),
+        match cause {
+            Cause::Item => StoreError::Inconsistent(message(error)),
+            Cause::Connection | Cause::Server => StoreError::Unavailable(message(error)),
         }
     }
 }
@@ -401,19 +378,19 @@ impl fmt::Debug for Session {
     }
 }
 
-/// Why a wait was over.
+/// Result of a wait.
 #[derive(Debug)]
 pub enum Waited<T> {
-    /// What was waited for is there.
+    /// The work is done.
     Done(T),
-    /// The connection is not.
+    /// The connection is lost.
     Lost,
 }
 
-/// Polls `ask` once, which sends it: an answer so early is an error, mostly.
-async fn sent<F: Future>(mut ask: Pin<&mut F>) -> Option<F::Output> {
+/// Polls `call` once, which sends it. An answer at this point is usually an error.
+async fn sent<F: Future>(mut call: Pin<&mut F>) -> Option<F::Output> {
     poll_fn(|context| {
-        Poll::Ready(match ask.as_mut().poll(context) {
+        Poll::Ready(match call.as_mut().poll(context) {
             Poll::Ready(answer) => Some(answer),
             Poll::Pending => None,
         })
@@ -421,41 +398,41 @@ async fn sent<F: Future>(mut ask: Pin<&mut F>) -> Option<F::Output> {
     .await
 }
 
-/// Who is to blame.
+/// Cause of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum FieldError {
-    /// The statement, or what stands in it.
+enum Cause {
+    /// The statement or its values.
     Item,
-    /// The server, for now.
+    /// The state of the server, which may pass.
     Server,
-    /// The connection, or what it holds: another may be better.
+    /// The connection or its prepared statements. A new connection may help.
     Connection,
 }
 
-fn fault(error: &Error) -> FieldError {
+fn cause(error: &Error) -> Cause {
     let Some(refused) = error.as_db_error() else {
         let ours = std::error::Error::source(error).is_some_and(|source| !source.is::<std::io::Error>());
-        return if ours && !error.is_closed() { FieldError::Item } else { FieldError::Connection };
+        return if ours && !error.is_closed() { Cause::Item } else { Cause::Connection };
     };
     if !is_refusal(error) {
-        return FieldError::Connection;
+        return Cause::Connection;
     }
     let code = refused.code().code();
     match (code.get(..2).unwrap_or_default(), code) {
-        // A plan or a statement that the server has forgotten or cannot use any more; a server that
-        // takes no writes since it is not the primary any more.
-        (_, "0A000" | "26000" | "25006") | ("08" | "28" | "3D", _) => FieldError::Connection,
-        // Cancelled, for its length mostly; no right, full, out of memory, in each other's way, an
-        // operator, corrupted.
+        // A statement that the server has forgotten or cannot use any more; a server that accepts no writes
+        // because it is no longer the primary.
+        (_, "0A000" | "26000" | "25006") | ("08" | "28" | "3D", _) => Cause::Connection,
+        // Cancelled (mostly by a timeout), no permission, full, out of memory, deadlock, operator
+        // intervention, corruption.
         (_, "57014" | "55P03" | "42501" | "XX001" | "XX002") | ("40" | "53" | "57" | "58", _) => {
-            FieldError::Server
+            Cause::Server
         }
-        _ => FieldError::Item,
+        _ => Cause::Item,
     }
 }
 
-/// Whether the server refuses and lives on. After anything worse than an `ERROR` it hangs up, and
-/// says nothing of whether it has done what it was asked.
+/// Whether the server refused a statement and keeps the connection. After an error more severe than `ERROR`
+/// it closes the connection, and the outcome of the statement is unknown.
 fn is_refusal(error: &Error) -> bool {
     error.as_db_error().is_some_and(|error| match error.parsed_severity() {
         Some(severity) => severity == Severity::Error,
@@ -463,8 +440,8 @@ fn is_refusal(error: &Error) -> bool {
     })
 }
 
-/// The server's own sentence, where it has one.
-pub fn said(error: &Error) -> String {
+/// Returns the message of the server, or of the library.
+pub fn message(error: &Error) -> String {
     let source = std::error::Error::source(error);
     match (error.as_db_error(), source) {
         (Some(error), _) => format!("{} (SQLSTATE {})", error.message(), error.code().code()),

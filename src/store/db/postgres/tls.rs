@@ -1,7 +1,7 @@
-//! TLS towards the server, where its URL asks for it.
+//! TLS to the server, if its URL asks for it.
 //!
-//! The certificate is always verified, name included, against the authorities that the machine
-//! trusts: what others call `verify-full`. There is no channel binding.
+//! The certificate and its name are always verified against the authorities that the machine trusts; libpq
+//! calls this `verify-full`. There is no channel binding.
 
 use std::future::Future;
 use std::io;
@@ -15,9 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_rustls::TlsConnector;
 
-/// Makes a connector for each host.
+/// Creates a connector for each host.
 #[derive(Clone)]
-pub(super) struct Tls(TlsConnector);
+pub struct Tls(TlsConnector);
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -26,7 +26,7 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Tls {
-    pub(super) fn new(config: ClientConfig) -> Self {
+    pub fn new(config: ClientConfig) -> Self {
         Self(TlsConnector::from(Arc::new(config)))
     }
 }
@@ -37,14 +37,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> MakeTlsConnect<S> for T
     type Error = io::Error;
 
     fn make_tls_connect(&mut self, host: &str) -> io::Result<Handshake> {
-        // A socket in the file system has no name; nobody asks it for TLS.
+        // A Unix socket has no name, and is never asked for TLS.
         let name = ServerName::try_from(host.to_owned()).ok();
         Ok(Handshake { connector: self.0.clone(), name })
     }
 }
 
-/// A handshake to come.
-pub(super) struct Handshake {
+/// A handshake that has not begun.
+pub struct Handshake {
     connector: TlsConnector,
     name: Option<ServerName<'static>>,
 }
@@ -62,8 +62,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> TlsConnect<S> for Hands
     }
 }
 
-/// What is said over TLS.
-pub(super) struct Stream<S>(tokio_rustls::client::TlsStream<S>);
+/// A TLS connection.
+pub struct Stream<S>(tokio_rustls::client::TlsStream<S>);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for Stream<S> {
     fn channel_binding(&self) -> ChannelBinding {

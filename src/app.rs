@@ -31,8 +31,8 @@ use crate::config::{Config, Database, EncryptionKey, ProviderConfig};
 use crate::dispatcher::{self, Dispatcher};
 use crate::domain::{Activity, AppNo, Masked, RetryPolicy, Timestamp};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
+use crate::poller::Poller;
 pub use crate::poller::Provider;
-use crate::poller::{Bounds, Limits, Poller};
 use crate::providers::{Definition, Providers};
 use crate::store::{BootstrapTenant, DatabaseLocation, Keyring, Prune, Store, StoreOptions, Writer};
 use crate::telemetry::metrics::Load;
@@ -79,7 +79,7 @@ pub struct App {
     exporter: Option<Exporter>,
     api: Arc<Api>,
     poller: Arc<Poller>,
-    looks_ended: mpsc::Receiver<()>,
+    polls_ended: mpsc::Receiver<()>,
     dispatcher: Arc<Dispatcher>,
     sends_ended: mpsc::Receiver<()>,
     store: Store,
@@ -119,7 +119,7 @@ impl App {
             .filter(|provider| provider.credential.is_some())
             .map(|provider| provider.definition.id().to_owned())
             .collect();
-        let (poller, looks_ended) = Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers);
+        let (poller, polls_ended) = Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers);
         let policy = dispatcher::Policy {
             retries: RetryPolicy { schedule: config.delivery.retry_schedule.clone() },
             timeout: config.delivery.timeout,
@@ -140,7 +140,7 @@ impl App {
             with_credential,
             bootstrap: config.api_key.as_ref().map(|key| hash_key(key.reveal())),
             operator,
-            poll_stats: Box::new(move |job| looks.looks(job)),
+            poll_stats: Box::new(move |job| looks.stats(job)),
             provider_states: Box::new(move || states.providers()),
             draining: is_draining,
             loaded: Arc::clone(&planned),
@@ -158,7 +158,7 @@ impl App {
             exporter,
             api,
             poller,
-            looks_ended,
+            polls_ended,
             dispatcher,
             sends_ended,
             store,
@@ -213,7 +213,7 @@ impl App {
             exporter,
             api,
             poller,
-            mut looks_ended,
+            mut polls_ended,
             dispatcher,
             mut sends_ended,
             ..
@@ -222,7 +222,7 @@ impl App {
         poller.load().await.context("the plans cannot be made")?;
         dispatcher.load().await.context("the waiting deliveries cannot be found")?;
         planned.store(true, Ordering::Release);
-        tracing::info!(jobs = poller.planned(), "ready");
+        tracing::info!(jobs = poller.scheduled_jobs(), "ready");
 
         let (no_more_spans, closing) = watch::channel(false);
         let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(closing)));
@@ -255,7 +255,7 @@ impl App {
             if let Some(scraped) = scraped {
                 let _ = scraped.await;
             }
-            let _ = looks_ended.recv().await;
+            let _ = polls_ended.recv().await;
             let _ = sends_ended.recv().await;
             // Now that nobody asks any more.
             write_key_uses(&store).await;
@@ -448,26 +448,18 @@ fn lines<T: ToString>(mistakes: &[T]) -> anyhow::Error {
 fn provider(definition: &Arc<Definition>, own: &ProviderConfig) -> Result<Provider, String> {
     let base_url = own.base_url.as_deref().map(|base| definition.check_base_url(base)).transpose();
     let base_url = base_url.map_err(|wrong| format!("base_url: {wrong}"))?;
-    let (poll, limits) = (definition.poll(), definition.limits());
-    let bounds = Bounds {
-        first: own.first.unwrap_or(poll.first),
-        min_interval: own.min_interval.unwrap_or(poll.min_interval),
-        max_interval: own.max_interval.unwrap_or(poll.max_interval),
-        price: poll.price,
-    };
-    if bounds.min_interval > bounds.max_interval {
+    let (mut policy, mut limits) = (*definition.poll(), *definition.limits());
+    policy.first = own.first.unwrap_or(policy.first);
+    policy.min_interval = own.min_interval.unwrap_or(policy.min_interval);
+    policy.max_interval = own.max_interval.unwrap_or(policy.max_interval);
+    if policy.min_interval > policy.max_interval {
         return Err("min_interval is greater than max_interval".to_owned());
     }
-    let spacing = own.rate.unwrap_or(limits.rate).spacing();
-    let burst = own.burst.unwrap_or(limits.burst);
-    let concurrency = own.concurrency.unwrap_or(limits.concurrency);
-    Ok(Provider {
-        definition: Arc::clone(definition),
-        credential: own.api_key.clone(),
-        base_url,
-        bounds,
-        limits: Limits { spacing, burst, concurrency },
-    })
+    limits.rate = own.rate.unwrap_or(limits.rate);
+    limits.burst = own.burst.unwrap_or(limits.burst);
+    limits.concurrency = own.concurrency.unwrap_or(limits.concurrency);
+    let definition = Arc::clone(definition);
+    Ok(Provider { definition, credential: own.api_key.clone(), base_url, policy, limits })
 }
 
 /// The default app with its secret, and the admin key: the configured one, or one that is made now.

@@ -21,8 +21,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use definition::{Definition, Limits, Poll};
-pub use interpret::{Answer, Seen};
+pub use definition::{Definition, Limits, PollPolicy};
+pub use interpret::{Interpretation, JobReport};
 pub use request::{ParamError, Request};
 
 /// Every `src/providers/*.toml`: (file name, text). The build script lists the folder.

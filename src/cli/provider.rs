@@ -12,7 +12,7 @@ use crate::app::{self, Surroundings};
 use crate::config::Flags;
 use crate::domain::{format_duration, format_rate};
 use crate::egress::Fetch;
-use crate::providers::{Answer, Definition};
+use crate::providers::{Definition, Interpretation};
 
 /// List the job APIs that are known, check a definition, ask about one job
 #[derive(Debug, clap::Args)]
@@ -148,7 +148,7 @@ fn about(provider: &app::Provider) -> Value {
     let base_url = provider.base_url.as_ref().map_or_else(|| definition.base_url(), ToString::to_string);
     let statuses: Map<String, Value> =
         definition.status_words().map(|(word, status)| (word.to_owned(), json!(status))).collect();
-    let (bounds, limits) = (&provider.bounds, &provider.limits);
+    let (bounds, limits) = (&provider.policy, &provider.limits);
     json!({
         "id": definition.id(),
         "name": definition.name(),
@@ -160,10 +160,10 @@ fn about(provider: &app::Provider) -> Value {
             "first": format_duration(bounds.first),
             "minInterval": format_duration(bounds.min_interval),
             "maxInterval": format_duration(bounds.max_interval),
-            "deadline": format_duration(definition.poll().deadline),
+            "deadline": format_duration(bounds.deadline),
         },
         "limits": {
-            "rate": limits.spacing.map_or_else(|| "off".to_owned(), format_rate),
+            "rate": limits.rate.spacing().map_or_else(|| "off".to_owned(), format_rate),
             "burst": limits.burst,
             "concurrency": limits.concurrency,
         },
@@ -209,7 +209,7 @@ impl Poll {
         let received = received
             .map_err(|why| Failure::Failed(format!("{} gave no answer: {why}", definition.name())))?;
         let answer = definition.interpret(&self.job_id, received.status, &received.body);
-        let mut told = understood(&answer);
+        let mut told = report(&answer);
         told["httpStatus"] = json!(received.status);
         told["durationMs"] = json!(u64::try_from(received.duration.as_millis()).unwrap_or(u64::MAX));
         let screen = Screen::of_stdout();
@@ -223,43 +223,40 @@ impl Poll {
             say("")?;
             screen.json(&String::from_utf8_lossy(&received.body))?;
         }
-        if matches!(answer, Answer::Seen(_)) { Ok(()) } else { Err(Failure::Ended(1)) }
+        if matches!(answer, Interpretation::Ok(_)) { Ok(()) } else { Err(Failure::Ended(1)) }
     }
 }
 
-/// What was understood, as JSON.
-fn understood(answer: &Answer) -> Value {
-    match answer {
-        Answer::Seen(seen) => {
-            let mut told = json!({ "understood": "seen" });
-            if let (Value::Object(all), Ok(Value::Object(job))) =
-                (&mut told, serde_json::to_value(&seen.observation))
-            {
-                all.extend(job);
-            }
-            told["unknownStatus"] = json!(seen.unknown_status);
-            told["requestId"] = json!(seen.request_id);
-            told
-        }
-        Answer::NotFound { message } => json!({ "understood": "not_found", "message": message }),
-        Answer::Account { code, message } => {
-            json!({ "understood": "account", "code": code, "message": message })
-        }
-        Answer::RateLimited { message } => json!({ "understood": "rate_limited", "message": message }),
-        Answer::Trouble { message } => json!({ "understood": "trouble", "message": message }),
+/// Returns the meaning of a response as JSON.
+fn report(meaning: &Interpretation) -> Value {
+    let mut report = json!({ "outcome": meaning.outcome() });
+    if let Interpretation::Ok(seen) = meaning
+        && let (Value::Object(all), Ok(Value::Object(job))) =
+            (&mut report, serde_json::to_value(&seen.observation))
+    {
+        all.extend(job);
+        report["unknownStatus"] = json!(seen.unknown_status);
+        report["requestId"] = json!(seen.request_id);
     }
+    if let Interpretation::Unauthorized { code, .. } = meaning {
+        report["code"] = json!(code);
+    }
+    if let Some(message) = meaning.message() {
+        report["message"] = json!(message);
+    }
+    report
 }
 
 fn card(told: &Value, url: &str) -> Card {
     let mut card = Card::default();
     card.line("asked", url);
     card.line("answer", format!("HTTP {} in {} ms", text(told, "/httpStatus"), text(told, "/durationMs")));
-    let meaning = match text(told, "/understood").as_str() {
-        "seen" => String::new(),
+    let meaning = match text(told, "/outcome").as_str() {
+        "ok" => String::new(),
         "not_found" => "there is no such job".to_owned(),
-        "account" => format!("the credential is in trouble ({})", text(told, "/code")),
+        "unauthorized" => format!("the provider rejects the credential ({})", text(told, "/code")),
         "rate_limited" => "too many requests".to_owned(),
-        _ => "trouble: nothing was learned of the job".to_owned(),
+        _ => "an error: nothing was learned about the job".to_owned(),
     };
     card.line("means", meaning);
     card.line("says", text(told, "/message"));

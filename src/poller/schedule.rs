@@ -1,65 +1,58 @@
-//! When a look at a job is worth it: one pure function.
+//! The poll schedule of a job, as pure functions.
 //!
-//! With no history of how long such jobs take, looks at ages `t_k = c·k²` are never much worse than
-//! the best fixed interval, whatever the length turns out to be: gaps grow with the square root of
-//! the age, so a short job is caught early and a long one is not asked for in vain. `c`, the price,
-//! is how many seconds of delay one look is worth. (Inspection theory, for the scale-free prior
-//! h(t) = 1/2t; Keller 1974.)
+//! Without a history of job durations, polls at the ages `t_k = c·k²` are never much worse than the best fixed
+//! interval, whatever the duration turns out to be. The interval grows with the square root of the age: the end
+//! of a short job is detected early, and a long job is not polled in vain. The price `c` is the number of
+//! seconds of delay that one poll is worth. (Source: inspection theory, for the scale-free prior h(t) = 1/2t;
+//! Keller 1974.)
 //!
-//! What the provider allows (rate, `Retry-After`, backoff) is decided elsewhere and comes on top.
+//! The provider's limits (rate, `Retry-After`, backoff) apply on top. They are the subject of `budget` and
+//! `scheduler`.
 
 use std::time::Duration;
 
 use crate::domain::{Terms, Timestamp};
+use crate::providers::PollPolicy;
 
-/// What bounds the schedule of a provider.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// From registration to the first look.
-    pub first: Duration,
-    /// The least gap between looks at one job.
-    pub min_interval: Duration,
-    /// The greatest gap.
-    pub max_interval: Duration,
-    /// How much delay one look is worth.
-    pub price: Duration,
+/// Returns the longest poll interval that the provider and the watches allow. An interval below the provider's
+/// minimum is raised to it.
+fn longest_interval(policy: &PollPolicy, terms: Option<&Terms>) -> Duration {
+    let requested = terms.and_then(|terms| terms.poll_interval).unwrap_or(policy.max_interval);
+    requested.min(policy.max_interval).max(policy.min_interval)
 }
 
-impl Bounds {
-    /// The greatest gap that these watches allow; a wish below the least gap is raised to it.
-    fn greatest_gap(&self, terms: Option<&Terms>) -> Duration {
-        let wished = terms.and_then(|terms| terms.poll_interval).unwrap_or(self.max_interval);
-        wished.min(self.max_interval).max(self.min_interval)
-    }
+/// Returns the time of the first poll of a job that was registered at `registered_at`.
+pub fn first_poll(policy: &PollPolicy, terms: Option<&Terms>, registered_at: Timestamp) -> Timestamp {
+    let first = registered_at.plus(policy.first.min(longest_interval(policy, terms)));
+    no_later_than_expected(policy, terms, registered_at, first)
 }
 
-/// The first look at a job that was registered at `registered_at`, of which nothing is known.
-pub fn first_look(bounds: &Bounds, terms: Option<&Terms>, registered_at: Timestamp) -> Timestamp {
-    let first = registered_at.plus(bounds.first.min(bounds.greatest_gap(terms)));
-    hinted(bounds, terms, registered_at, first)
-}
-
-/// The next look at a job that was registered at `registered_at`, was looked at at `looked_at`, and
-/// had not ended.
-pub fn next_look(
-    bounds: &Bounds,
+/// Returns the time of the next poll of a job that was registered at `registered_at`, was last polled at
+/// `polled_at`, and was running then.
+pub fn next_poll(
+    policy: &PollPolicy,
     terms: Option<&Terms>,
     registered_at: Timestamp,
-    looked_at: Timestamp,
+    polled_at: Timestamp,
 ) -> Timestamp {
-    let age = looked_at.since(registered_at).as_secs_f64();
-    let price = bounds.price.as_secs_f64();
-    // c·(√(age/c) + 1)² − age: from t_k to t_k+1, and as smooth from an age in between, to which a
-    // late look, a wish or the greatest gap has led.
-    let gap = Duration::from_secs_f64((price + 2.0 * (price * age).sqrt()).min(1e9));
-    let gap = gap.clamp(bounds.min_interval, bounds.greatest_gap(terms));
-    hinted(bounds, terms, looked_at, looked_at.plus(gap))
+    let age = polled_at.since(registered_at).as_secs_f64();
+    let price = policy.price.as_secs_f64();
+    // c·(√(age/c) + 1)² − age leads from t_k to t_k+1. It is just as smooth from an age between two of them,
+    // where a late poll, a requested poll or the longest interval has led.
+    let interval = Duration::from_secs_f64((price + 2.0 * (price * age).sqrt()).min(1e9));
+    let interval = interval.clamp(policy.min_interval, longest_interval(policy, terms));
+    no_later_than_expected(policy, terms, polled_at, polled_at.plus(interval))
 }
 
-/// Moves a look forward to the time at which the provider said that the job would be done.
-fn hinted(bounds: &Bounds, terms: Option<&Terms>, last: Timestamp, next: Timestamp) -> Timestamp {
+/// Moves a poll forward to the time at which the client expects the job to end, if that is before `next`.
+fn no_later_than_expected(
+    policy: &PollPolicy,
+    terms: Option<&Terms>,
+    last: Timestamp,
+    next: Timestamp,
+) -> Timestamp {
     match terms.and_then(|terms| terms.expected_at) {
-        Some(expected) if expected > last => next.min(expected.max(last.plus(bounds.min_interval))),
+        Some(expected) if expected > last => next.min(expected.max(last.plus(policy.min_interval))),
         _ => next,
     }
 }
@@ -68,10 +61,12 @@ fn hinted(bounds: &Bounds, terms: Option<&Terms>, last: Timestamp, next: Timesta
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds {
+    const POLICY: PollPolicy = PollPolicy {
         first: Duration::from_secs(5),
         min_interval: Duration::from_secs(2),
         max_interval: Duration::from_secs(60),
+        deadline: Duration::from_secs(86_400),
+        not_found_grace: Duration::from_secs(60),
         price: Duration::from_secs(5),
     };
 
@@ -88,40 +83,40 @@ mod tests {
         }
     }
 
-    fn looks(terms: &Terms, count: usize) -> Vec<i64> {
-        let mut looks = vec![first_look(&BOUNDS, Some(terms), at(0))];
-        while looks.len() < count {
-            let last = looks[looks.len() - 1];
-            looks.push(next_look(&BOUNDS, Some(terms), at(0), last));
+    fn polls(terms: &Terms, count: usize) -> Vec<i64> {
+        let mut polls = vec![first_poll(&POLICY, Some(terms), at(0))];
+        while polls.len() < count {
+            let last = polls[polls.len() - 1];
+            polls.push(next_poll(&POLICY, Some(terms), at(0), last));
         }
-        looks.into_iter().map(Timestamp::seconds).collect()
+        polls.into_iter().map(Timestamp::seconds).collect()
     }
 
     #[test]
-    fn looks_come_at_the_squares_until_the_greatest_gap() {
-        let ages = looks(&terms(None, None), 12);
+    fn polls_are_at_squared_ages_up_to_the_longest_interval() {
+        let ages = polls(&terms(None, None), 12);
         assert_eq!(ages, [5, 20, 45, 80, 125, 180, 240, 300, 360, 420, 480, 540]);
     }
 
     #[test]
-    fn a_users_interval_is_the_greatest_gap_and_never_below_the_providers_least() {
-        assert_eq!(looks(&terms(Some(10), None), 4), [5, 15, 25, 35]);
-        assert_eq!(looks(&terms(Some(1), None), 4), [2, 4, 6, 8]);
+    fn a_clients_interval_is_the_longest_but_not_below_the_minimum() {
+        assert_eq!(polls(&terms(Some(10), None), 4), [5, 15, 25, 35]);
+        assert_eq!(polls(&terms(Some(1), None), 4), [2, 4, 6, 8]);
     }
 
     #[test]
-    fn an_expected_end_adds_one_look_at_that_time() {
-        assert_eq!(looks(&terms(None, Some(30)), 4), [5, 20, 30, 59]);
-        assert_eq!(looks(&terms(None, Some(21)), 3), [5, 20, 22]);
-        assert_eq!(looks(&terms(None, Some(3)), 2), [3, 15]);
+    fn an_expected_end_adds_one_poll_at_that_time() {
+        assert_eq!(polls(&terms(None, Some(30)), 4), [5, 20, 30, 59]);
+        assert_eq!(polls(&terms(None, Some(21)), 3), [5, 20, 22]);
+        assert_eq!(polls(&terms(None, Some(3)), 2), [3, 15]);
     }
 
     #[test]
-    fn a_look_that_came_late_or_after_a_restart_goes_on_where_the_schedule_is() {
-        assert_eq!(next_look(&BOUNDS, None, at(0), at(45)).seconds(), 80);
-        assert_eq!(next_look(&BOUNDS, None, at(0), at(46)).seconds(), 81);
-        assert_eq!(next_look(&BOUNDS, None, at(0), at(44)).seconds(), 78);
-        // A clock that was set back before the registration: the age is none.
-        assert_eq!(next_look(&BOUNDS, None, at(100), at(50)).seconds(), 55);
+    fn a_late_poll_continues_the_schedule_at_its_age() {
+        assert_eq!(next_poll(&POLICY, None, at(0), at(45)).seconds(), 80);
+        assert_eq!(next_poll(&POLICY, None, at(0), at(46)).seconds(), 81);
+        assert_eq!(next_poll(&POLICY, None, at(0), at(44)).seconds(), 78);
+        // The clock was set back to before the registration: the age is 0.
+        assert_eq!(next_poll(&POLICY, None, at(100), at(50)).seconds(), 55);
     }
 }

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::definition::{Definition, Limits, Poll};
-use super::example::missing;
+use super::definition::{Definition, Limits, PollPolicy};
 use super::file::{
-    AuthTable, AuthType, ErrorsTable, ExtractTable, File, Fold, LimitsTable, Method, NotFoundTable,
-    OutputsTable, ParamTable, PathList, PollTable, ProgressTable, RequestTable, ResponseTable, StatusTable,
+    AuthTable, AuthType, ErrorsTable, Example, Expect, ExtractTable, File, Fold, LimitsTable, Method,
+    NotFoundTable, OutputsTable, ParamTable, PathList, PollTable, ProgressTable, RequestTable, ResponseTable,
+    StatusTable,
 };
 use super::interpret::{Errors, Extract, NotFound, Outputs, Progress, Reader, StatusWords};
 use super::param::Param;
@@ -22,7 +22,7 @@ use super::path::{Path, Paths};
 use super::request::{Auth, RequestForm, authority};
 use super::size::parse_size;
 use super::template::{Template, UrlTemplate};
-use crate::domain::{JobStatus, parse_duration, parse_rate};
+use crate::domain::{EndingKind, JobStatus, parse_duration, parse_rate};
 
 /// The version of the language.
 const SCHEMA: u32 = 1;
@@ -114,6 +114,21 @@ fn definition(file: File, m: &mut DefinitionErrors) -> Option<Definition> {
         limits,
         examples: file.example,
     })
+}
+
+/// Returns what the examples of a definition must show and do not, each as the end of a sentence.
+fn missing(examples: &[Example]) -> Vec<&'static str> {
+    let shows = |ending: Option<EndingKind>| {
+        examples.iter().any(
+            |example| matches!(&example.expect, Expect::Seen { status, .. } if status.ending() == ending),
+        )
+    };
+    let required = [
+        (None, "still runs"),
+        (Some(EndingKind::Completed), "completed"),
+        (Some(EndingKind::Failed), "failed"),
+    ];
+    required.into_iter().filter(|(ending, _)| !shows(*ending)).map(|(_, words)| words).collect()
 }
 
 /// The mistakes found so far.
@@ -410,9 +425,9 @@ fn not_found(table: NotFoundTable, errors: &ErrorsTable, m: &mut DefinitionError
     (NotFound { http, path: paths, values }, m.duration("not_found.grace", grace.as_deref(), "60s"))
 }
 
-fn poll(table: PollTable, not_found_grace: Duration, m: &mut DefinitionErrors) -> Poll {
+fn poll(table: PollTable, not_found_grace: Duration, m: &mut DefinitionErrors) -> PollPolicy {
     let PollTable { first, min_interval, max_interval, deadline, price } = table;
-    let poll = Poll {
+    let poll = PollPolicy {
         first: m.duration("poll.first", first.as_deref(), "5s"),
         min_interval: m.duration("poll.min_interval", min_interval.as_deref(), "1s"),
         max_interval: m.duration("poll.max_interval", max_interval.as_deref(), "60s"),

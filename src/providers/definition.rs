@@ -23,36 +23,36 @@ pub struct Definition {
     pub(super) params: BTreeMap<String, Param>,
     pub(super) request: RequestForm,
     pub(super) reader: Reader,
-    pub(super) poll: Poll,
+    pub(super) poll: PollPolicy,
     pub(super) limits: Limits,
     pub(super) examples: Vec<Example>,
 }
 
-/// When a job is looked at, unless the operator says otherwise.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Poll {
-    /// From registration to the first look.
+/// When to poll a job. The definition has the defaults, and the configuration can replace some of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PollPolicy {
+    /// Time from registration to the first poll.
     pub first: Duration,
-    /// The least gap between two looks at one job.
+    /// Shortest poll interval of one job.
     pub min_interval: Duration,
-    /// The greatest.
+    /// Longest poll interval of one job.
     pub max_interval: Duration,
-    /// How long a watch lives that does not say.
+    /// Lifetime of a watch that gives none.
     pub deadline: Duration,
-    /// For how long "no such job" may mean "not yet".
+    /// Time for which `not_found` may mean "not yet created".
     pub not_found_grace: Duration,
-    /// The delay that one look is worth: without history the k-th look is at `price`·k².
+    /// Delay that one poll is worth: without history, the k-th poll is at the age `price`·k².
     pub price: Duration,
 }
 
-/// How fast a provider may be asked with one credential, unless the operator says otherwise.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How fast a provider may be polled with one credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How often.
+    /// Polls per time.
     pub rate: Rate,
-    /// How many looks may come at once after a quiet time.
+    /// Number of polls that may start at once after a quiet time.
     pub burst: u32,
-    /// How many looks may be in flight.
+    /// Number of polls that may be in flight.
     pub concurrency: u32,
 }
 
@@ -99,7 +99,7 @@ impl Definition {
     }
 
     /// When a job is looked at.
-    pub fn poll(&self) -> &Poll {
+    pub fn poll(&self) -> &PollPolicy {
         &self.poll
     }
 

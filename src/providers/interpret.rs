@@ -1,4 +1,4 @@
-//! What an answer means. Pure, and total: any bytes make an [`Answer`], none make a panic.
+//! What an answer means. Pure, and total: any bytes make an [`Interpretation`], none make a panic.
 //!
 //! The order decides. An answer that is not 2xx, or that says itself to be an error, is about the
 //! request and never about the job: first the credential (401, account codes), then the rate (429),
@@ -14,7 +14,7 @@ use url::Url;
 use super::definition::Definition;
 use super::file::{Fold, TimeFormat, Unit};
 use super::path::{Path, Paths};
-use crate::domain::{JobError, JobStatus, Observation, Output, Timestamp};
+use crate::domain::{JobError, JobStatus, Observation, Output, PollOutcome, Timestamp};
 
 /// Outputs of one job that are kept; the raw answer has them all. A body of the greatest size could
 /// hold a hundred thousand, which would be stored, signed and sent for every watch.
@@ -30,44 +30,79 @@ const MAX_WORD: usize = 200;
 /// Characters of a provider's error sentence that are repeated to people.
 const MAX_SENTENCE: usize = 500;
 
-/// What was understood.
+/// Meaning of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// The job, as the provider describes it.
-    Seen(Box<Seen>),
-    /// The definition's way to say that there is no such job.
-    NotFound {
-        /// For people.
+pub enum Interpretation {
+    /// The response describes the job.
+    Ok(Box<JobReport>),
+    /// The response says nothing about the job.
+    Error {
+        /// Sentence for people.
         message: String,
     },
-    /// The credential is in trouble, and every job with it.
-    Account {
+    /// The provider rejects the credential, and with it every poll.
+    Unauthorized {
         /// The provider's code, or `unauthorized`.
         code: String,
-        /// For people.
+        /// Sentence for people.
         message: String,
     },
-    /// Too many requests.
+    /// The provider limits the rate.
     RateLimited {
-        /// For people.
+        /// Sentence for people.
         message: String,
     },
-    /// Nothing was learned of the job.
-    Trouble {
-        /// For people.
+    /// The provider does not know the job.
+    NotFound {
+        /// Sentence for people.
         message: String,
     },
 }
 
-/// A job that was seen.
+impl Interpretation {
+    /// Returns the outcome of the poll.
+    pub fn outcome(&self) -> PollOutcome {
+        match self {
+            Self::Ok(_) => PollOutcome::Ok,
+            Self::Error { .. } => PollOutcome::Error,
+            Self::Unauthorized { .. } => PollOutcome::Unauthorized,
+            Self::RateLimited { .. } => PollOutcome::RateLimited,
+            Self::NotFound { .. } => PollOutcome::NotFound,
+        }
+    }
+
+    /// Returns the error message; `None` if the poll succeeded.
+    pub fn message(&self) -> Option<&str> {
+        match self {
+            Self::Ok(_) => None,
+            Self::Error { message }
+            | Self::Unauthorized { message, .. }
+            | Self::RateLimited { message }
+            | Self::NotFound { message } => Some(message),
+        }
+    }
+
+    /// Returns the error message for a change.
+    pub fn message_mut(&mut self) -> Option<&mut String> {
+        match self {
+            Self::Ok(_) => None,
+            Self::Error { message }
+            | Self::Unauthorized { message, .. }
+            | Self::RateLimited { message }
+            | Self::NotFound { message } => Some(message),
+        }
+    }
+}
+
+/// What a response reports about a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// The job, in our words.
+pub struct JobReport {
+    /// The job, in Ringback's words.
     pub observation: Observation,
-    /// The definition does not know the provider's status word: `observation.status` is then what
-    /// the definition takes for such words, which is never an ending.
+    /// Whether the definition does not contain the provider's status word. `observation.status` is then the
+    /// definition's status for unknown words, which never ends a job.
     pub unknown_status: bool,
-    /// What the provider's support asks for.
+    /// Id of the request, for the provider's support.
     pub request_id: Option<String>,
 }
 
@@ -147,23 +182,23 @@ impl Definition {
     /// What the answer to [`Self::request`] means. `body` is what came after content-decoding, up
     /// to the cap. Never panics, whatever the bytes. Times are given as the provider tells them, the
     /// future included.
-    pub fn interpret(&self, job_id: &str, status: u16, body: &[u8]) -> Answer {
+    pub fn interpret(&self, job_id: &str, status: u16, body: &[u8]) -> Interpretation {
         self.reader.read(job_id, status, body)
     }
 }
 
 impl Reader {
-    fn read(&self, job_id: &str, status: u16, body: &[u8]) -> Answer {
+    fn read(&self, job_id: &str, status: u16, body: &[u8]) -> Interpretation {
         let answer = self.parse(body);
         let says_error = |answer: &Value| {
             self.errors.when.as_ref().is_some_and(|(path, is)| path.nodes(answer).contains(&is))
         };
         match answer {
             Ok(answer) if (200..300).contains(&status) && !says_error(&answer) => {
-                self.job(job_id, &answer).unwrap_or_else(|message| Answer::Trouble { message })
+                self.job(job_id, &answer).unwrap_or_else(|message| Interpretation::Error { message })
             }
             Err(message) if (200..300).contains(&status) => {
-                Answer::Trouble { message: format!("HTTP {status}, but {message}") }
+                Interpretation::Error { message: format!("HTTP {status}, but {message}") }
             }
             answer => self.refusal(status, &answer.unwrap_or(Value::Null)),
         }
@@ -183,7 +218,7 @@ impl Reader {
     }
 
     /// An answer that is about the request.
-    fn refusal(&self, status: u16, answer: &Value) -> Answer {
+    fn refusal(&self, status: u16, answer: &Value) -> Interpretation {
         let code = self.errors.code.find(answer, label);
         let told = code.as_ref().map(|code| format!(" {}", clip(code, MAX_WORD)));
         let sentence =
@@ -196,19 +231,19 @@ impl Reader {
         let message = std::iter::once(format!("HTTP {status}")).chain(parts).collect::<String>();
         if status == 401 || code.as_ref().is_some_and(|code| self.errors.account.contains(code)) {
             let code = code.map_or_else(|| "unauthorized".to_owned(), |code| clip(&code, MAX_WORD));
-            return Answer::Account { code, message };
+            return Interpretation::Unauthorized { code, message };
         }
         if status == 429 {
-            return Answer::RateLimited { message };
+            return Interpretation::RateLimited { message };
         }
         if self.not_found.applies(status, answer) {
-            return Answer::NotFound { message };
+            return Interpretation::NotFound { message };
         }
-        Answer::Trouble { message }
+        Interpretation::Error { message }
     }
 
     /// An answer that is about the job, or the sentence that says why it is not.
-    fn job(&self, job_id: &str, answer: &Value) -> Result<Answer, String> {
+    fn job(&self, job_id: &str, answer: &Value) -> Result<Interpretation, String> {
         let job = self.unwrap.find(answer, |node| node.is_object().then_some(node)).unwrap_or(answer);
         match self.extract.job_id.find(job, label) {
             Some(told) if told == job_id => {}
@@ -238,7 +273,11 @@ impl Reader {
             outputs,
         };
         let request_id = self.request_id(answer);
-        Ok(Answer::Seen(Box::new(Seen { observation, unknown_status: known.is_none(), request_id })))
+        Ok(Interpretation::Ok(Box::new(JobReport {
+            observation,
+            unknown_status: known.is_none(),
+            request_id,
+        })))
     }
 
     /// The job's own error. Where it tells none, a status word that explains itself stands in.

@@ -11,12 +11,12 @@ fn embedded() -> Providers {
     Providers::load(None).unwrap()
 }
 
-fn muvi(status: u16, body: &str) -> Answer {
+fn muvi(status: u16, body: &str) -> Interpretation {
     embedded().get("muvi").unwrap().interpret("job_1", status, body.as_bytes())
 }
 
-fn seen(answer: Answer) -> Seen {
-    let Answer::Seen(seen) = answer else { panic!("{answer:?}") };
+fn seen(answer: Interpretation) -> JobReport {
+    let Interpretation::Ok(seen) = answer else { panic!("{answer:?}") };
     *seen
 }
 
@@ -128,12 +128,12 @@ fn no_answer_makes_a_panic_and_garbage_is_trouble() {
             let shown = String::from_utf8_lossy(&body[..body.len().min(60)]);
             for status in [0, 100, 200, 202, 204, 299, 302, 400, 403, 404, 418, 500, 503, 599, 65_535] {
                 let answer = definition.interpret("job_1", status, body);
-                assert!(matches!(answer, Answer::Trouble { .. }), "{status} {shown}: {answer:?}");
+                assert!(matches!(answer, Interpretation::Error { .. }), "{status} {shown}: {answer:?}");
             }
             let account = definition.interpret("job_1", 401, body);
-            assert!(matches!(account, Answer::Account { .. }), "{shown}: {account:?}");
+            assert!(matches!(account, Interpretation::Unauthorized { .. }), "{shown}: {account:?}");
             let limited = definition.interpret("job_1", 429, body);
-            assert!(matches!(limited, Answer::RateLimited { .. }), "{shown}: {limited:?}");
+            assert!(matches!(limited, Interpretation::RateLimited { .. }), "{shown}: {limited:?}");
         }
     }
 }
@@ -146,7 +146,7 @@ fn every_cut_of_an_answer_is_understood_without_a_panic() {
                 let cut = &example.body.as_bytes()[..end];
                 let answer = definition.interpret(&example.job_id, 200, cut);
                 let whole = example.body.get(end..).is_some_and(|rest| rest.trim().is_empty());
-                assert!(whole || matches!(answer, Answer::Trouble { .. }), "{answer:?}");
+                assert!(whole || matches!(answer, Interpretation::Error { .. }), "{answer:?}");
             }
         }
     }
@@ -167,7 +167,7 @@ fn half_a_character_hides_no_ending() {
     }
     for broken in [r"\ud83d\q", r"\ud83d\u12"] {
         let body = format!(r#"{{"jobId": "job_1", "status": "failed", "error": "{broken}"}}"#);
-        assert!(matches!(muvi(200, &body), Answer::Trouble { .. }), "{broken}");
+        assert!(matches!(muvi(200, &body), Interpretation::Error { .. }), "{broken}");
     }
 }
 
@@ -248,7 +248,7 @@ fn what_is_kept_of_an_answer_is_bounded_and_storable() {
     assert_eq!(error.code.unwrap().chars().count(), 201);
     assert_eq!(error.message.unwrap().len(), 64 * 1024 + '…'.len_utf8());
     let sentence = json!({"success": false, "error": {"code": "X", "message": "y\n".repeat(9_000)}});
-    let Answer::Trouble { message } = muvi(500, &sentence.to_string()) else { panic!("trouble") };
+    let Interpretation::Error { message } = muvi(500, &sentence.to_string()) else { panic!("trouble") };
     assert!(message.len() < 600 && !message.contains('\n'), "{message}");
 }
 
@@ -350,7 +350,7 @@ fn what_a_definition_leaves_out_has_a_default() {
     let definition = Definition::parse(&small(&[])).unwrap();
     assert_eq!(definition.check_examples(), Ok(()));
     let seconds = std::time::Duration::from_secs;
-    let poll = Poll {
+    let poll = PollPolicy {
         first: seconds(5),
         min_interval: seconds(1),
         max_interval: seconds(60),
@@ -441,7 +441,7 @@ fn every_mistake_in_a_definition_has_a_sentence() {
 fn an_example_that_is_understood_otherwise_is_a_mistake() {
     let wrong = small(&[("progress = 29", "progress = 30")]);
     let mistakes = Definition::parse(&wrong).unwrap().check_examples().unwrap_err();
-    assert_eq!(mistakes, ["example 2: progress: expected 30, but understood 29"]);
+    assert_eq!(mistakes, ["example 2: progress: expected 30, but got 29"]);
 }
 
 #[test]

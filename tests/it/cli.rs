@@ -721,7 +721,7 @@ async fn provider_check_runs_the_examples_and_lists_every_mistake() {
     let ran = run(&[], &["provider", "check", &name]).await.expect(1);
     assert!(ran.err.lines().count() > 1, "{ran:#?}");
     assert!(ran.err.lines().all(|line| line.starts_with(&format!("{name}: example "))), "{ran:#?}");
-    let first = ": raw_status: expected `xprocessing`, but understood `processing`";
+    let first = ": raw_status: expected `xprocessing`, but got `processing`";
     assert!(ran.err.lines().any(|line| line.ends_with(first)), "only what differs, in words: {ran:#?}");
     std::fs::write(&file, "id = \n").unwrap();
     let ran = run(&[], &["provider", "check", &name]).await.expect(1);
@@ -747,7 +747,7 @@ async fn provider_poll_asks_once_and_shows_what_was_understood() {
     h.provider.job("job_3", &json!({ "status": "processing" }));
     h.provider.script("job_3", [error(500, "INTERNAL_ERROR", "not\u{1b}now")]);
     let ran = run(&env, &["provider", "poll", "muvi", "job_3"]).await.expect(1);
-    assert!(ran.out.contains("trouble") && !ran.out.contains('\u{1b}'), "{ran:#?}");
+    assert!(ran.out.contains("an error:") && !ran.out.contains('\u{1b}'), "{ran:#?}");
     assert!(run(&env, &["provider", "poll", "muvy", "job_1"]).await.expect(2).err.contains("there are muvi"));
     assert!(run(&env, &["provider", "poll", "muvi", "../x"]).await.expect(2).err.starts_with("JOB_ID: "));
     let wrong = run(&env, &["provider", "poll", "muvi", "job_1", "--param", "a=b"]).await.expect(2);

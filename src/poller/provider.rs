@@ -1,0 +1,87 @@
+//! A configured provider, and one request to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use url::Url;
+
+use crate::clock::Clock;
+use crate::domain::{JobName, Masked, parse_retry_after};
+use crate::egress::{Egress, Fetch};
+use crate::providers::{Definition, Interpretation, Limits, PollPolicy};
+
+/// Largest response body that is passed on byte for byte.
+const RAW_MAX: usize = 256 * 1024;
+
+/// A provider with its settings.
+#[derive(Debug)]
+pub struct Provider {
+    /// How to request a job, and what the responses mean.
+    pub definition: Arc<Definition>,
+    /// API key.
+    pub credential: Option<Masked>,
+    /// Address that replaces the definition's.
+    pub base_url: Option<Url>,
+    /// When to poll.
+    pub policy: PollPolicy,
+    /// How fast to poll.
+    pub limits: Limits,
+}
+
+/// The response to a poll.
+pub(super) struct PollResponse {
+    pub(super) meaning: Interpretation,
+    /// HTTP status, if there was a response.
+    pub(super) http_status: Option<u16>,
+    pub(super) retry_after: Option<Duration>,
+    /// The body, if it is small enough to be passed on.
+    pub(super) raw: Option<Bytes>,
+}
+
+impl PollResponse {
+    fn without_http(meaning: Interpretation) -> Self {
+        Self { meaning, http_status: None, retry_after: None, raw: None }
+    }
+}
+
+impl Provider {
+    /// Returns the API key.
+    pub fn key(&self) -> Option<&str> {
+        self.credential.as_ref().map(Masked::reveal)
+    }
+
+    /// Requests the status of a job, and interprets the response.
+    pub(super) async fn poll(&self, egress: &Egress, clock: &Clock, name: &JobName) -> PollResponse {
+        let error = |message| PollResponse::without_http(Interpretation::Error { message });
+        let definition = &self.definition;
+        if definition.needs_credential() && self.credential.is_none() {
+            let (code, message) = ("no_api_key".to_owned(), "no api_key is configured".to_owned());
+            return PollResponse::without_http(Interpretation::Unauthorized { code, message });
+        }
+        let base_url = self.base_url.as_ref();
+        let request = match definition.request(&name.job_id, &name.params, base_url, self.key()) {
+            Ok(request) => request,
+            Err(message) => return error(message),
+        };
+        let fetch = Fetch::new(request.url, &request.headers, request.timeout, request.max_body);
+        let received = match egress.fetch(fetch).await {
+            Ok(received) => received,
+            Err(failure) => return error(failure.to_string()),
+        };
+        let now = clock.now();
+        let retry_after = received.header("retry-after").and_then(|text| parse_retry_after(text, now));
+        let mut meaning = definition.interpret(&name.job_id, received.status, &received.body);
+        redact(&mut meaning, self.key());
+        let raw = Some(received.body).filter(|body| body.len() <= RAW_MAX);
+        PollResponse { meaning, http_status: Some(received.status), retry_after, raw }
+    }
+}
+
+/// Removes the credential from a provider's error message, which is logged and shown to users.
+fn redact(meaning: &mut Interpretation, credential: Option<&str>) {
+    let Some(message) = meaning.message_mut() else { return };
+    if let Some(credential) = credential.filter(|credential| message.contains(credential)) {
+        *message = message.replace(credential, "***");
+    }
+}

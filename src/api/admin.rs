@@ -92,20 +92,18 @@ fn read_grace(text: &str) -> Result<Duration, Problem> {
     let mut errors = FieldErrors::default();
     let raw: &RawValue =
         serde_json::from_str(if text.is_empty() { "{}" } else { text }).unwrap_or(RawValue::NULL);
-    let mut grace = GRACE;
+    let mut grace = Some(GRACE);
     if let Some(mut fields) = ObjectReader::read(raw, "", &mut errors) {
-        if let Some(given) = fields.take("graceSeconds") {
-            match given.get().parse().ok().filter(|seconds| *seconds <= GRACE_MAX) {
-                Some(seconds) => grace = seconds,
-                None => {
-                    let detail = format!("must be a whole number from 0 to {GRACE_MAX}");
-                    errors.add("/graceSeconds", FieldErrorCode::OutOfRange, detail);
-                }
-            }
+        if let Some(seconds) = fields.take("graceSeconds") {
+            grace = seconds.get().parse().ok().filter(|seconds| *seconds <= GRACE_MAX);
         }
         fields.done(&mut errors);
     }
-    errors.check().map(|()| Duration::from_secs(grace))
+    if grace.is_none() {
+        let detail = format!("must be a whole number from 0 to {GRACE_MAX}");
+        errors.add("/graceSeconds", FieldErrorCode::OutOfRange, detail);
+    }
+    errors.check().map(|()| Duration::from_secs(grace.unwrap_or_default()))
 }
 
 /// `GET /healthz`: the process answers.

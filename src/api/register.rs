@@ -105,9 +105,10 @@ fn registration(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Regis
 
 fn provider(api: &Api, fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Option<Arc<Definition>> {
     let at = fields.at("provider");
-    let name = match fields.has("provider") {
-        true => fields.text("provider", errors)?,
-        false => api.default_provider().to_owned(),
+    let name = if fields.has("provider") {
+        fields.text("provider", errors)?
+    } else {
+        api.default_provider().to_owned()
     };
     let Some(definition) = api.providers.get(&name) else {
         return errors.keep(at, Err(unknown_provider(api, &name)));

@@ -175,7 +175,7 @@ pub fn watch(watch: &Watch, looks: Option<PollStats>) -> WatchView<'_> {
     }
 }
 
-/// An event, as its listing is documented; it is written by [`event`], from the bytes that were kept.
+/// An event, as lists and the event stream show it.
 #[derive(ToSchema)]
 #[schema(as = Event, rename_all = "camelCase")]
 #[expect(dead_code, reason = "what is kept as bytes has no other shape")]

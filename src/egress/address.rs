@@ -164,20 +164,15 @@ impl Settings {
             reasons.push(too_long());
         }
         let target = Target { url };
-        let forbidden = match target.literal() {
-            Some(address) => self.refuse_literal(address, target.is_plain()),
-            None => {
-                reasons.extend(self.refuse_syntax(target.name()));
-                None
-            }
-        };
-        let is_valid = reasons.is_empty();
-        reasons.extend(forbidden);
-        match (is_valid, reasons.is_empty()) {
-            (_, true) => Ok(target),
-            (true, false) => Err(forbidden_error(&reasons)),
-            (false, false) => Err(AddressError::Invalid(reasons.join("; "))),
+        if target.literal().is_none() {
+            reasons.extend(self.refuse_syntax(target.name()));
         }
+        let literal = target.literal().and_then(|address| self.refuse_literal(address, target.is_plain()));
+        if reasons.is_empty() {
+            return literal.map_or(Ok(target), |reason| Err(forbidden_error(&[reason])));
+        }
+        reasons.extend(literal);
+        Err(AddressError::Invalid(reasons.join("; ")))
     }
 
     /// Why an address that stands in the URL itself may not be reached.

@@ -303,16 +303,34 @@ async fn each_route_asks_for_the_scope_that_is_documented_of_it() {
 }
 
 #[tokio::test]
-async fn it_is_answered_to_everybody_and_shown_as_a_page_that_loads_nothing() {
+async fn the_document_and_its_page_need_no_key_and_load_nothing() {
     let t = Harness::start().await;
     let answer = t.get_without_key("/openapi.json").await;
     assert_eq!(answer.text(), ringback::api::document());
     assert_eq!(answer.json()["openapi"], "3.1.0");
     let page = t.get_without_key("/docs").await;
     assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+    assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
     let policy = page.header("content-security-policy").unwrap();
-    assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
-    assert!(page.text().contains("curl -X POST"));
+    let directives: Vec<&str> = policy.split("; ").collect();
+    let (style, others) = (directives[1], [directives[0], directives[2], directives[3], directives[4]]);
+    assert!(style.starts_with("style-src 'sha256-") && directives.len() == 5, "{policy}");
+    let expected = ["default-src 'none'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"];
+    assert_eq!(others, expected);
+    let text = page.text();
+    assert!(text.contains("curl -X POST") && text.contains("<nav"));
+    // Every asset is in the page itself.
+    for loaded in ["<script", "<link", "<img", "<iframe", " src=", "@import", "url("] {
+        assert!(!text.contains(loaded), "{loaded}");
+    }
+    // Links lead into the page or to the document.
+    for link in text.split("href=\"").skip(1) {
+        assert!(
+            link.starts_with('#') || link.starts_with("/openapi.json\""),
+            "{}",
+            &link[..link.len().min(60)]
+        );
+    }
     t.finish().await;
 }
 

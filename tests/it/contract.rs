@@ -116,8 +116,8 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET /healthz", "it_is_alive_and_ready_without_a_key_and_not_ready_while_it_drains"),
     ("GET /readyz", "it_is_alive_and_ready_without_a_key_and_not_ready_while_it_drains"),
     ("GET /metrics", "the_documented_metrics_are_the_exported_ones"),
-    ("GET /openapi.json", "it_is_answered_to_everybody_and_shown_as_a_page_that_loads_nothing"),
-    ("GET /docs", "it_is_answered_to_everybody_and_shown_as_a_page_that_loads_nothing"),
+    ("GET /openapi.json", "the_document_and_its_page_need_no_key_and_load_nothing"),
+    ("GET /docs", "the_document_and_its_page_need_no_key_and_load_nothing"),
 ];
 
 /// Returns the first column of a table.

@@ -28,7 +28,7 @@ use crate::channels::webhook::Secret;
 use crate::channels::{Channels, Services, load_templates};
 use crate::clock::Clock;
 use crate::config::{Config, Database, EncryptionKey, ProviderConfig};
-use crate::dispatcher::{self, Dispatcher};
+use crate::dispatcher::{DispatchPolicy, Dispatcher};
 use crate::domain::{Activity, AppNo, Masked, RetryPolicy, Timestamp};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
 use crate::poller::Poller;
@@ -120,7 +120,7 @@ impl App {
             .map(|provider| provider.definition.id().to_owned())
             .collect();
         let (poller, polls_ended) = Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers);
-        let policy = dispatcher::Policy {
+        let policy = DispatchPolicy {
             retries: RetryPolicy { schedule: config.delivery.retry_schedule.clone() },
             timeout: config.delivery.timeout,
             concurrency: config.delivery.concurrency,

@@ -1,96 +1,95 @@
-//! Destinations where nobody answers.
+//! Circuit breakers of destinations that do not respond.
 //!
-//! A dead host costs each try its whole timeout: behind it a lane's backlog would be worked off a few tries
-//! in twenty seconds, all of them in vain. So after some tries in a row that met nobody, a lane's breaker
-//! opens: what falls due takes its next place in the schedule at once, as an attempt that says
-//! `destination_down`. One send in a while is a **probe**, tried for real. Whatever comes back as HTTP, be
-//! it a 500, shows that somebody is there, and closes the breaker.
+//! Every attempt to reach a dead host takes the whole timeout, so a queue would make only a few attempts in twenty
+//! seconds, all of them in vain. After several unreachable attempts in a row, the breaker of the queue opens. While it
+//! is open, a delivery that falls due takes its next place in the schedule at once, with an attempt that is recorded as
+//! `destination_down`. From time to time an attempt is made as a **probe**. Any HTTP response, even a 500, closes the
+//! breaker.
 //!
-//! **It never decides for good.** The last place of a schedule is always tried, and so is what was asked for
-//! by hand: who asks wants to know. A delivery whose places are further apart than the probes does not
-//! notice it at all, if it is the only one.
+//! **A breaker never ends a delivery.** The last attempt of a schedule and every manual retry are always made. A single
+//! delivery whose attempts are further apart than the probes is not affected at all.
 //!
-//! It is a hint, kept in memory and for one process: after a restart each lane has to be found silent anew.
+//! The breakers are kept in memory, for one process. After a restart, all of them are closed.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::domain::Timestamp;
 
-/// So many tries in a row that met nobody open it.
+/// Number of unreachable attempts in a row that open a breaker.
 const OPENS_AFTER: u32 = 5;
 
-/// Between two probes, from when the first of them was over.
-const PROBE_EVERY: Duration = Duration::from_secs(10);
+/// Time between two probes, from the end of the first one.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How many silent lanes are remembered. What is forgotten costs its lane a few tries.
-const REMEMBERED: usize = 10_000;
+/// Maximum number of unreachable queues that are kept. A forgotten queue makes a few more attempts in vain.
+const UNREACHABLE_MAX: usize = 10_000;
 
-/// What is known of the lanes that did not answer lately.
+/// Breakers of all queues.
 #[derive(Debug, Default)]
 pub(super) struct Breakers {
-    silent: HashMap<String, Silence>,
-    /// How many of them are open.
+    unreachable: HashMap<String, Failures>,
+    /// Number of open breakers.
     open: usize,
 }
 
 #[derive(Debug)]
-struct Silence {
-    /// How many tries in a row met nobody.
-    tries: u32,
-    /// When the last of them was over, or a probe began.
+struct Failures {
+    /// Number of unreachable attempts in a row.
+    count: u32,
+    /// End of the last one, or start of a probe.
     last: Timestamp,
 }
 
-impl Silence {
+impl Failures {
     fn is_open(&self) -> bool {
-        self.tries >= OPENS_AFTER
+        self.count >= OPENS_AFTER
     }
 }
 
-/// What a try changed.
+/// Change of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum BreakerChange {
     Opened,
     Closed,
 }
 
 impl Breakers {
-    /// Whether a lane's send is to be tried now. Where its breaker is open, a yes is a probe.
-    pub(super) fn admits(&mut self, lane: &str, now: Timestamp) -> bool {
-        let Some(silence) = self.silent.get_mut(lane).filter(|silence| silence.is_open()) else {
+    /// Returns whether an attempt is to be made now. If the breaker is open, that attempt is a probe.
+    pub(super) fn admits(&mut self, queue: &str, now: Timestamp) -> bool {
+        let Some(failures) = self.unreachable.get_mut(queue).filter(|failures| failures.is_open()) else {
             return true;
         };
-        // A clock that was set back is no reason to wait.
-        let probe = now < silence.last || now >= silence.last.plus(PROBE_EVERY);
+        // After the clock was set back, it does not wait.
+        let probe = now < failures.last || now >= failures.last.plus(PROBE_INTERVAL);
         if probe {
-            silence.last = now;
+            failures.last = now;
         }
         probe
     }
 
-    /// Somebody answered.
-    pub(super) fn answered(&mut self, lane: &str) -> Option<Turn> {
-        let open = self.silent.remove(lane)?.is_open();
+    /// Records a response.
+    pub(super) fn responded(&mut self, queue: &str) -> Option<BreakerChange> {
+        let open = self.unreachable.remove(queue)?.is_open();
         self.open -= usize::from(open);
-        open.then_some(Turn::Closed)
+        open.then_some(BreakerChange::Closed)
     }
 
-    /// A try met nobody.
-    pub(super) fn silent(&mut self, lane: &str, now: Timestamp) -> Option<Turn> {
-        if self.silent.len() >= REMEMBERED && !self.silent.contains_key(lane) {
+    /// Records an unreachable attempt.
+    pub(super) fn unreachable(&mut self, queue: &str, now: Timestamp) -> Option<BreakerChange> {
+        if self.unreachable.len() >= UNREACHABLE_MAX && !self.unreachable.contains_key(queue) {
             *self = Self::default();
         }
-        let silence = self.silent.entry(lane.to_owned()).or_insert(Silence { tries: 0, last: now });
-        silence.tries = silence.tries.saturating_add(1);
-        silence.last = now;
-        let opened = silence.tries == OPENS_AFTER;
+        let failures = self.unreachable.entry(queue.to_owned()).or_insert(Failures { count: 0, last: now });
+        failures.count = failures.count.saturating_add(1);
+        failures.last = now;
+        let opened = failures.count == OPENS_AFTER;
         self.open += usize::from(opened);
-        opened.then_some(Turn::Opened)
+        opened.then_some(BreakerChange::Opened)
     }
 
-    /// How many are open.
-    pub(super) fn open(&self) -> usize {
+    /// Returns the number of open breakers.
+    pub(super) fn open_count(&self) -> usize {
         self.open
     }
 }
@@ -103,46 +102,49 @@ mod tests {
         Timestamp::from_millis(seconds * 1_000)
     }
 
-    /// Breakers of which this lane's has opened at second 0.
+    /// Returns breakers of which that of queue `name` has opened at second 0.
     fn open(name: &str) -> Breakers {
         let mut breakers = Breakers::default();
         for n in 1..=OPENS_AFTER {
             assert!(breakers.admits(name, at(0)));
-            assert_eq!(breakers.silent(name, at(0)), (n == OPENS_AFTER).then_some(Turn::Opened));
+            assert_eq!(
+                breakers.unreachable(name, at(0)),
+                (n == OPENS_AFTER).then_some(BreakerChange::Opened)
+            );
         }
         breakers
     }
 
     #[test]
-    fn five_tries_in_a_row_that_meet_nobody_open_it_and_an_answer_closes_it() {
+    fn unreachable_attempts_in_a_row_open_it_and_a_response_closes_it() {
         let a = "1 https a.example 443";
         let mut breakers = open(a);
-        assert_eq!((breakers.admits(a, at(9)), breakers.open()), (false, 1));
+        assert_eq!((breakers.admits(a, at(9)), breakers.open_count()), (false, 1));
         assert!(breakers.admits("1 https b.example 443", at(9)));
-        assert_eq!((breakers.answered(a), breakers.open()), (Some(Turn::Closed), 0));
+        assert_eq!((breakers.responded(a), breakers.open_count()), (Some(BreakerChange::Closed), 0));
         assert!(breakers.admits(a, at(9)));
-        assert_eq!(breakers.answered(a), None);
-        // One answer among them, and they are not in a row.
+        assert_eq!(breakers.responded(a), None);
+        // After one response among them, they are not in a row.
         for _ in 1..OPENS_AFTER {
-            assert_eq!(breakers.silent(a, at(9)), None);
+            assert_eq!(breakers.unreachable(a, at(9)), None);
         }
-        assert_eq!(breakers.answered(a), None);
-        assert_eq!((breakers.silent(a, at(9)), breakers.open()), (None, 0));
+        assert_eq!(breakers.responded(a), None);
+        assert_eq!((breakers.unreachable(a, at(9)), breakers.open_count()), (None, 0));
     }
 
     #[test]
-    fn while_it_is_open_one_send_in_ten_seconds_is_a_probe() {
+    fn while_it_is_open_one_attempt_in_ten_seconds_is_a_probe() {
         let a = "1 https a.example 443";
         let mut breakers = open(a);
         let tried: Vec<i64> = (0..40).filter(|second| breakers.admits(a, at(*second))).collect();
         assert_eq!(tried, [10, 20, 30]);
         // A probe that took long counts from its end.
-        assert_eq!(breakers.silent(a, at(50)), None);
+        assert_eq!(breakers.unreachable(a, at(50)), None);
         assert_eq!((breakers.admits(a, at(59)), breakers.admits(a, at(60))), (false, true));
     }
 
     #[test]
-    fn a_clock_that_is_set_back_is_no_reason_to_wait() {
+    fn it_does_not_wait_after_the_clock_was_set_back() {
         let a = "1 https a.example 443";
         let mut breakers = open(a);
         assert!(breakers.admits(a, at(-3_600)));
@@ -150,13 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn the_number_of_unreachable_queues_is_limited() {
         let mut breakers = Breakers::default();
-        for n in 0..=REMEMBERED {
+        for n in 0..=UNREACHABLE_MAX {
             for _ in 0..OPENS_AFTER {
-                breakers.silent(&format!("1 https {n}.example 443"), at(0));
+                breakers.unreachable(&format!("1 https {n}.example 443"), at(0));
             }
         }
-        assert_eq!((breakers.silent.len(), breakers.open()), (1, 1));
+        assert_eq!((breakers.unreachable.len(), breakers.open_count()), (1, 1));
     }
 }

@@ -308,7 +308,7 @@ async fn an_attempt_that_failed_says_why_and_what_is_not_known_is_left_out() {
     let empty = lines.iter().find(|line| line.as_object().unwrap().values().any(|value| value == ""));
     assert!(empty.is_none(), "{empty:?}");
     let failed: Vec<&Value> =
-        lines.iter().filter(|line| line["message"] == "not delivered, to be tried again").collect();
+        lines.iter().filter(|line| line["message"] == "an attempt failed; a retry follows").collect();
     assert!(failed.iter().all(|line| line["error"].is_string()) && !failed.is_empty(), "{failed:?}");
 }
 

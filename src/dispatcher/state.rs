@@ -1,0 +1,396 @@
+//! The loaded deliveries, and which destination queue is served next. No I/O.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use super::breaker::Breakers;
+use super::fair_queue::{AppShares, FairQueue};
+use super::pacing::Pacer;
+use crate::clock::SetBackDetector;
+use crate::domain::{CancelScope, DeliveryId, DispatcherMessage, PendingDelivery, Timestamp, WatchId};
+use crate::store::{Page, Paged};
+
+/// Maximum number of loaded deliveries, and of the bytes of their bodies. Further deliveries wait on disk, not in
+/// memory.
+pub(super) const LOADED_MAX: (usize, usize) = (8_192, 64 * 1024 * 1024);
+
+/// Maximum number of pages that are read at the same time. Their bodies are not counted before they arrive.
+const PAGES_MAX: usize = 16;
+
+/// Limits of the messages in flight.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FlightLimits {
+    /// In total.
+    pub(super) total: usize,
+    /// In one destination queue.
+    pub(super) per_queue: usize,
+}
+
+impl FlightLimits {
+    /// Returns how many deliveries of one queue may be loaded: enough that it never waits for a page.
+    fn loaded_per_queue(self) -> usize {
+        self.per_queue * 2
+    }
+}
+
+/// The loaded deliveries: taken from the store, and waiting or in flight.
+#[derive(Debug, Default)]
+pub(super) struct DispatchState {
+    queues: HashMap<Arc<str>, DestinationQueue>,
+    loaded: HashSet<DeliveryId>,
+    /// Size of the bodies of all loaded deliveries.
+    bytes: usize,
+    in_flight: usize,
+    /// Queues with a delivery to send and a free place to send it.
+    sendable: FairQueue,
+    /// Queues with more deliveries in the store and a free place to load them.
+    loadable: FairQueue,
+    /// How much of the limits each app uses.
+    shares: AppShares,
+    /// Number of pages being read, and the maximum number of deliveries on them.
+    pages: (usize, usize),
+    /// Time of the next waiting delivery in the store, one for each queue: the earliest. The page that it leads to
+    /// returns the time after it.
+    timers: BTreeSet<(Timestamp, Arc<str>)>,
+    timer_of_queue: HashMap<Arc<str>, Timestamp>,
+    pub(super) pacer: Pacer,
+    pub(super) breakers: Breakers,
+    /// Deliveries for which a manual retry was requested while they were loaded. The store is read again after they
+    /// are unloaded.
+    retry_requested: HashSet<DeliveryId>,
+    /// Detects that the clock was set back.
+    pub(super) clock: SetBackDetector,
+}
+
+/// Deliveries to one destination, in order.
+#[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent marks, each with its own sentence")]
+struct DestinationQueue {
+    waiting: VecDeque<Box<PendingDelivery>>,
+    in_flight: HashSet<DeliveryId>,
+    /// Whether it is in `DispatchState::sendable`.
+    is_sendable: bool,
+    /// Whether the store has more deliveries that are due.
+    has_more: bool,
+    /// Whether it is in `DispatchState::loadable`.
+    is_loadable: bool,
+    /// Maximum number of deliveries on the page that is being read; `None` if no page is being read.
+    page: Option<usize>,
+    /// Whether a delivery became due while a page was being read, and may be missing on it.
+    due_since_page: bool,
+    /// Deliveries that were skipped while a page was being read, and may be on it.
+    skipped_since_page: Vec<(WatchId, CancelScope)>,
+}
+
+impl DestinationQueue {
+    fn loaded(&self) -> usize {
+        self.waiting.len() + self.in_flight.len()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.loaded() == 0 && self.page.is_none() && !(self.is_sendable || self.has_more || self.is_loadable)
+    }
+}
+
+/// Returns whether `delivery` is one of the skipped deliveries of a watch.
+fn is_skipped(delivery: &PendingDelivery, watch: WatchId, scope: CancelScope) -> bool {
+    delivery.watch == watch
+        && match scope {
+            CancelScope::All => true,
+            CancelScope::Progress => !delivery.event_type.is_ending(),
+            CancelScope::To(destination) => delivery.destination.id == destination,
+        }
+}
+
+/// When a queue is to be read again after one of its deliveries was unloaded.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum NextRead {
+    /// At this time: the delivery is retried then.
+    At(Timestamp),
+    /// Now: a manual retry failed, and the delivery may still have its place in the schedule.
+    Now,
+    /// Not because of this delivery.
+    Never,
+}
+
+impl DispatchState {
+    /// Returns the number of loaded deliveries.
+    pub(super) fn loaded(&self) -> usize {
+        self.loaded.len()
+    }
+
+    /// Returns the number of deliveries in flight.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Returns whether a delivery can be sent now.
+    pub(super) fn can_send(&self, limits: FlightLimits) -> bool {
+        self.in_flight < limits.total && self.sendable.has_any(|app| self.shares.may_send(app, limits.total))
+    }
+
+    /// Returns whether a page can be read now.
+    pub(super) fn can_load(&self) -> bool {
+        self.loadable.has_any(|app| self.shares.may_load(app, LOADED_MAX))
+    }
+
+    /// Returns the time of the next change, if no message arrives before.
+    pub(super) fn next(&self) -> Option<Timestamp> {
+        let timer = self.timers.first().map(|(at, _)| *at);
+        timer.into_iter().chain(self.pacer.next()).min()
+    }
+
+    /// Applies a message of the store.
+    pub(super) fn apply(&mut self, message: DispatcherMessage, limits: FlightLimits) {
+        match message {
+            DispatcherMessage::Dispatch(delivery) => self.add_committed(delivery, limits),
+            DispatcherMessage::QueueChanged { queue, requested } => {
+                // A page leaves out loaded deliveries, so the store is read again once they are unloaded.
+                let loaded: Vec<DeliveryId> =
+                    requested.into_iter().filter(|id| self.loaded.contains(id)).collect();
+                self.retry_requested.extend(loaded);
+                self.mark_has_more(&queue.into());
+            }
+            DispatcherMessage::Skip { watch, which } => self.skip(watch, which),
+        }
+    }
+
+    /// Loads a delivery that was just committed, or leaves it to a page.
+    fn add_committed(&mut self, delivery: Box<PendingDelivery>, limits: FlightLimits) {
+        let is_full = self.is_full() || !self.shares.may_load(delivery.app, LOADED_MAX);
+        let is_loaded = self.loaded.contains(&delivery.id);
+        if is_loaded {
+            self.retry_requested.insert(delivery.id);
+        }
+        let name: Arc<str> = delivery.destination.queue.as_str().into();
+        let queue = self.queues.entry(Arc::clone(&name)).or_default();
+        if queue.page.is_some() {
+            queue.due_since_page = true;
+        } else if is_full || is_loaded || queue.loaded() >= limits.loaded_per_queue() || queue.has_more {
+            self.mark_has_more(&name);
+        } else {
+            self.load(&name, delivery);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.loaded.len() + self.pages.1 >= LOADED_MAX.0 || self.bytes >= LOADED_MAX.1
+    }
+
+    fn load(&mut self, name: &Arc<str>, delivery: Box<PendingDelivery>) {
+        if !self.loaded.insert(delivery.id) {
+            return;
+        }
+        self.bytes += delivery.body.len();
+        self.shares.load(delivery.app, delivery.body.len());
+        let queue = self.queues.entry(Arc::clone(name)).or_default();
+        queue.waiting.push_back(delivery);
+        self.mark_sendable(name);
+    }
+
+    /// Removes the waiting deliveries of a watch that are skipped. Deliveries in flight continue.
+    fn skip(&mut self, watch: WatchId, scope: CancelScope) {
+        let Self { queues, loaded, bytes, retry_requested, shares, .. } = self;
+        let mut changed = Vec::new();
+        for (name, queue) in queues {
+            let before = queue.waiting.len();
+            queue.waiting.retain(|delivery| {
+                let skipped = is_skipped(delivery, watch, scope);
+                if skipped {
+                    loaded.remove(&delivery.id);
+                    retry_requested.remove(&delivery.id);
+                    *bytes -= delivery.body.len();
+                    shares.unload(delivery.app, delivery.body.len());
+                }
+                !skipped
+            });
+            if queue.waiting.len() < before {
+                changed.push(Arc::clone(name));
+            }
+            if queue.page.is_some() {
+                queue.skipped_since_page.push((watch, scope));
+            }
+        }
+        for name in changed {
+            self.mark_loadable(&name);
+            self.remove_if_idle(&name);
+        }
+    }
+
+    /// Records that the store has more due deliveries of a queue.
+    fn mark_has_more(&mut self, name: &Arc<str>) {
+        let queue = self.queues.entry(Arc::clone(name)).or_default();
+        if queue.page.is_some() {
+            queue.due_since_page = true;
+            return;
+        }
+        queue.has_more = true;
+        if !queue.is_loadable {
+            queue.is_loadable = true;
+            self.loadable.push(Arc::clone(name));
+        }
+    }
+
+    /// Marks a queue with more deliveries in the store as loadable: it may have a free place now.
+    fn mark_loadable(&mut self, name: &Arc<str>) {
+        if self.queues.get(name).is_some_and(|queue| queue.has_more) {
+            self.mark_has_more(name);
+        }
+    }
+
+    /// Marks a queue as sendable if it has a waiting delivery.
+    fn mark_sendable(&mut self, name: &Arc<str>) {
+        if let Some(queue) = self.queues.get_mut(name)
+            && !queue.is_sendable
+            && !queue.waiting.is_empty()
+        {
+            queue.is_sendable = true;
+            self.sendable.push(Arc::clone(name));
+        }
+    }
+
+    /// Sets the timer of a queue, unless it has an earlier one.
+    pub(super) fn set_timer(&mut self, name: &Arc<str>, at: Timestamp) {
+        match self.timer_of_queue.get(name) {
+            Some(earliest) if *earliest <= at => return,
+            Some(later) => self.timers.remove(&(*later, Arc::clone(name))),
+            None => false,
+        };
+        self.timer_of_queue.insert(Arc::clone(name), at);
+        self.timers.insert((at, Arc::clone(name)));
+    }
+
+    /// Handles the timers that have expired, and the addresses that accept messages again.
+    pub(super) fn expire_timers(&mut self, now: Timestamp) {
+        for name in self.pacer.open(now) {
+            self.mark_sendable(&name);
+        }
+        while self.timers.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, name)) = self.timers.pop_first() else { return };
+            self.timer_of_queue.remove(&name);
+            self.mark_has_more(&name);
+        }
+    }
+
+    /// Returns the deliveries to send now, and counts them as in flight.
+    #[expect(clippy::vec_box, reason = "the boxes come from the queue and go to the tasks")]
+    pub(super) fn take_sendable(
+        &mut self,
+        limits: FlightLimits,
+        now: Timestamp,
+    ) -> Vec<Box<PendingDelivery>> {
+        let mut deliveries = Vec::new();
+        while self.in_flight < limits.total {
+            let Self { sendable, shares, .. } = self;
+            let Some(name) = sendable.pop(|app| shares.may_send(app, limits.total)) else { break };
+            let Some(queue) = self.queues.get_mut(&name) else { continue };
+            queue.is_sendable = false;
+            if queue.in_flight.len() >= limits.per_queue {
+                // `finish` marks it as sendable again.
+                continue;
+            }
+            let Some(first) = queue.waiting.front() else {
+                self.remove_if_idle(&name);
+                continue;
+            };
+            if !self.pacer.admit(&name, first.destination.channel, now) {
+                // The pacer returns it later.
+                continue;
+            }
+            let Some(delivery) = queue.waiting.pop_front() else { continue };
+            queue.in_flight.insert(delivery.id);
+            self.in_flight += 1;
+            self.shares.start(delivery.app);
+            self.mark_sendable(&name);
+            deliveries.push(delivery);
+        }
+        deliveries
+    }
+
+    /// Returns the pages to read now: of queues with few loaded deliveries, and more in the store.
+    pub(super) fn take_pages(&mut self, limits: FlightLimits, now: Timestamp) -> Vec<Page> {
+        let (most, few) = (limits.loaded_per_queue(), limits.per_queue.div_ceil(2));
+        let mut pages = Vec::new();
+        while !self.is_full() && self.pages.0 < PAGES_MAX {
+            let Self { loadable, shares, .. } = self;
+            let Some(name) = loadable.pop(|app| shares.may_load(app, LOADED_MAX)) else { break };
+            let Some(queue) = self.queues.get_mut(&name) else { continue };
+            queue.is_loadable = false;
+            let has_enough = queue.waiting.len() >= few || queue.loaded() >= most;
+            if !queue.has_more || queue.page.is_some() || has_enough {
+                // It is marked again when there is a reason.
+                continue;
+            }
+            let limit = most - queue.loaded();
+            queue.has_more = false;
+            queue.page = Some(limit);
+            self.pages.0 += 1;
+            self.pages.1 += limit;
+            let in_hand =
+                queue.waiting.iter().map(|delivery| delivery.id).chain(queue.in_flight.iter().copied());
+            let (in_hand, limit) = (in_hand.collect(), u32::try_from(limit).unwrap_or(u32::MAX));
+            pages.push(Page { lane: name.to_string(), now, limit, in_hand });
+        }
+        pages
+    }
+
+    /// Loads the deliveries of a page. `None` if the page could not be read.
+    pub(super) fn finish_page(&mut self, name: &Arc<str>, page: Option<Paged>) {
+        let queue = self.queues.entry(Arc::clone(name)).or_default();
+        let due_since_page = std::mem::take(&mut queue.due_since_page);
+        let skipped = std::mem::take(&mut queue.skipped_since_page);
+        if let Some(limit) = queue.page.take() {
+            self.pages = (self.pages.0 - 1, self.pages.1 - limit);
+        }
+        let failed = page.is_none();
+        let Paged { sends, more, next } =
+            page.unwrap_or(Paged { sends: Vec::new(), more: false, next: None });
+        for delivery in sends {
+            if !skipped.iter().any(|(watch, scope)| is_skipped(&delivery, *watch, *scope)) {
+                self.load(name, Box::new(delivery));
+            }
+        }
+        if failed || more || due_since_page {
+            self.mark_has_more(name);
+        }
+        if let Some(next) = next {
+            self.set_timer(name, next);
+        }
+        self.remove_if_idle(name);
+    }
+
+    /// Unloads a delivery after its attempt.
+    pub(super) fn finish(&mut self, delivery: &PendingDelivery, next: NextRead) {
+        self.loaded.remove(&delivery.id);
+        self.bytes -= delivery.body.len();
+        self.in_flight -= 1;
+        self.shares.end(delivery.app);
+        self.shares.unload(delivery.app, delivery.body.len());
+        for name in self.pacer.finished(delivery.destination.channel) {
+            self.mark_sendable(&name);
+        }
+        let name: Arc<str> = delivery.destination.queue.as_str().into();
+        if let Some(queue) = self.queues.get_mut(&name) {
+            queue.in_flight.remove(&delivery.id);
+        }
+        let retry_requested = self.retry_requested.remove(&delivery.id);
+        match next {
+            NextRead::At(at) => self.set_timer(&name, at),
+            NextRead::Now => self.mark_has_more(&name),
+            NextRead::Never => {}
+        }
+        if retry_requested {
+            self.mark_has_more(&name);
+        }
+        self.mark_loadable(&name);
+        self.mark_sendable(&name);
+        self.remove_if_idle(&name);
+    }
+
+    /// Removes a queue without deliveries and marks.
+    fn remove_if_idle(&mut self, name: &Arc<str>) {
+        if self.queues.get(name).is_some_and(DestinationQueue::is_idle) {
+            self.queues.remove(name);
+        }
+    }
+}

@@ -37,7 +37,7 @@ use crate::providers::{Definition, Providers};
 use crate::store::{BootstrapTenant, DatabaseLocation, Keyring, Prune, Store, StoreOptions, Writer};
 use crate::telemetry::metrics::Load;
 use crate::telemetry::traces::{Collector, Exporter};
-use crate::tenants::{DEFAULT_APP, hash_key, make_key};
+use crate::tenants::{DEFAULT_APP, draw_key, hash_key};
 
 /// How often what is older than the retention is forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
@@ -464,7 +464,7 @@ fn provider(definition: &Arc<Definition>, own: &ProviderConfig) -> Result<Provid
 
 /// The default app with its secret, and the admin key: the configured one, or one that is made now.
 async fn found(store: &Store, config: &Config, now: Timestamp) -> Result<(AppNo, FirstStart)> {
-    let new_key = config.api_key.is_none().then(make_key);
+    let new_key = config.api_key.is_none().then(draw_key);
     let founded = store
         .bootstrap(BootstrapTenant {
             name: DEFAULT_APP.to_owned(),

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use crate::domain::{EventId, EventType, Finished, JobError, Observation, Output, Timestamp, WatchId};
 
@@ -35,8 +36,10 @@ struct EndingData {
     completed_at: Option<Timestamp>,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// An event.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EventBody)]
+pub struct Body<'a> {
     #[serde(rename = "type")]
     event_type: EventType,
     timestamp: Timestamp,
@@ -44,33 +47,54 @@ struct Body<'a> {
 }
 
 /// `CloudEvents` 1.0, structured.
-#[derive(Serialize)]
-struct CloudEvent<'a> {
+#[derive(Serialize, ToSchema)]
+pub struct CloudEvent<'a> {
+    /// `1.0`.
     specversion: &'static str,
     id: EventId,
+    /// URL of the watch.
     source: String,
     #[serde(rename = "type")]
+    /// `ringback.` and the type of the event.
     event_type: String,
+    /// Id of the job at its provider.
     subject: &'a str,
     time: Timestamp,
+    /// `application/json`.
     datacontenttype: &'static str,
     data: Data<'a>,
 }
 
-#[derive(Serialize)]
+/// The watch, and its job at the time of the event.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = EventData)]
 struct Data<'a> {
     watch_id: WatchId,
     provider: &'a str,
     job_id: &'a str,
+    /// The job's status, or `not_found` or `expired`.
     status: &'a str,
+    /// The provider's own word for the status.
+    #[schema(required)]
     raw_status: Option<&'a str>,
+    /// 0 to 100.
+    #[schema(required)]
     progress: Option<u8>,
+    /// First URL of the result.
+    #[schema(required)]
     output: Option<&'a str>,
+    /// Every part of the result.
+    #[schema(required)]
     outputs: Option<&'a [Output]>,
+    #[schema(required)]
     error: Option<&'a JobError>,
+    #[schema(required)]
     created_at: Option<Timestamp>,
+    #[schema(required)]
     completed_at: Option<Timestamp>,
+    /// The client's object, as it was given.
+    #[schema(value_type = Object)]
     metadata: &'a RawValue,
 }
 

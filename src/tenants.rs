@@ -1,8 +1,9 @@
-//! Tenants, as people see them: apps and the keys with which they come in.
+//! Apps and their keys, as the API and the command line create and show them.
 //!
-//! What the API and the command line share: what a name may be, how a key is drawn, how long it may be
-//! valid, and the shapes in which both show apps and keys. The rows are the store's.
+//! An app is a tenant. This module holds the rules for names and expiry, draws keys, creates apps and keys
+//! in the store, and defines their JSON. The rows belong to the store.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -12,32 +13,33 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, random};
-use crate::store::KeyRow;
+use crate::store::{
+    CreateApp, CreateKey, CreatedApp, CreatedKey, FirstAnswer, KeyRow, Remember, Replay, Store, StoreError,
+};
 
-/// The one app that there is until somebody makes another. Its admins manage the tenants.
+/// Name of the first app. Its admins manage all apps and keys.
 pub const DEFAULT_APP: &str = "default";
 
-/// What fits into a column of a table for people.
+/// Longest name, in characters: it fits into a column of a table.
 const NAME_MAX: usize = 64;
 
-/// The least and the greatest time for which a key may be valid: what is shorter expires on its way to
-/// whoever is to use it, and what is longer is meant to be for ever.
+/// Bounds of the time for which a key is valid. A key for a longer time is meant to have no end.
 pub const EXPIRES_IN: (&str, &str) = ("1s", "3650d");
 
-/// Draws a key.
-pub fn make_key() -> Masked {
+/// Draws a key of 256 random bits.
+pub fn draw_key() -> Masked {
     let mut bytes = [0u8; 32];
     random(&mut bytes);
     Masked::new(format!("rb_{}", BASE64_URL_SAFE_NO_PAD.encode(bytes)))
 }
 
-/// What is kept of a key. It holds 256 random bits, so a fast hash without salt is enough: nobody can
-/// try them all, and no two are alike.
+/// Hashes a key, as it is stored. A key holds 256 random bits, so a fast hash without salt is enough: an
+/// attacker cannot try all of them, and no two keys are equal.
 pub fn hash_key(key: &str) -> [u8; 32] {
     Sha256::digest(key.as_bytes()).into()
 }
 
-/// Judges the name of an app or of a key. The error is a sentence.
+/// Checks the name of an app or of a key. The error is a sentence without its subject.
 pub fn check_name(name: &str) -> Result<String, String> {
     let length = name.chars().count();
     if !(1..=NAME_MAX).contains(&length) {
@@ -52,14 +54,14 @@ pub fn check_name(name: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
-/// What is not seen where a name is shown, or changes how its neighbours are: control characters, and
-/// the marks that turn the direction of writing or take no room.
+/// Whether a character is invisible or changes how its neighbours are shown: control characters, marks
+/// of writing direction, and characters without width.
 fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// Judges when a key is to expire. The error is a sentence.
+/// Checks the expiry of a key. The error is a sentence without its subject.
 pub fn check_expiry(at: Timestamp, now: Timestamp) -> Result<Timestamp, String> {
     let most = crate::domain::parse_duration(EXPIRES_IN.1).unwrap_or(Duration::ZERO);
     if at <= now {
@@ -71,6 +73,84 @@ pub fn check_expiry(at: Timestamp, now: Timestamp) -> Result<Timestamp, String> 
     }
 }
 
+/// Why an app or a key was not created.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Another app has the name.
+    #[error("another app has this name; choose another one")]
+    NameTaken,
+    /// The maximum number exists.
+    #[error("there are {count} {kind}, which is the maximum")]
+    TooMany {
+        /// The maximum.
+        count: i64,
+        /// `apps`, or `keys of this app`.
+        kind: &'static str,
+    },
+    /// An earlier request with the same `Idempotency-Key` was answered.
+    #[error("an earlier request created it")]
+    Replayed(Replay),
+}
+
+/// A key to create.
+#[derive(Debug)]
+pub struct NewKey {
+    /// A name for people.
+    pub name: Option<String>,
+    /// What the key permits.
+    pub scope: Scope,
+    /// `None`: valid until it is revoked.
+    pub expires_at: Option<Timestamp>,
+    /// The app that it belongs to.
+    pub app: Arc<App>,
+}
+
+/// Creates a key. The answer holds it; it is never shown again. `keep` adds the `Idempotency-Key`.
+pub async fn create_key(
+    store: &Store,
+    NewKey { name, scope, expires_at, app }: NewKey,
+    now: Timestamp,
+    keep: impl FnOnce(FirstAnswer) -> Option<(Remember, FirstAnswer)>,
+) -> Result<FirstAnswer, CreateError> {
+    let (id, key) = (KeyId(store.ids().draw(now)), draw_key());
+    let row = KeyRow { id, app_id: app.id, name, scope, created_at: now, expires_at, last_used_at: None };
+    let answer = created(format!("/v1/keys/{id}"), &KeyView::of(&row, Some(&key)));
+    let remember = keep(answer.clone());
+    let create = CreateKey { row, app: app.no, hash: hash_key(key.reveal()), remember };
+    match store.create_key(create).await? {
+        CreatedKey::New => Ok(answer),
+        CreatedKey::TooMany(count) => Err(CreateError::TooMany { count, kind: "keys of this app" }),
+        CreatedKey::Replayed(replay) => Err(CreateError::Replayed(replay)),
+    }
+}
+
+/// Creates an app. The answer holds its signing secret. `keep` adds the `Idempotency-Key`.
+pub async fn create_app(
+    store: &Store,
+    name: String,
+    signing_secret: Masked,
+    now: Timestamp,
+    keep: impl FnOnce(FirstAnswer) -> Option<(Remember, FirstAnswer)>,
+) -> Result<FirstAnswer, CreateError> {
+    let id = AppId(store.ids().draw(now));
+    let view = AppView { id, name: &name, created_at: now, signing_secret: Some(signing_secret.reveal()) };
+    let answer = created(format!("/v1/apps/{id}"), &view);
+    let remember = keep(answer.clone());
+    match store.create_app(CreateApp { id, name, signing_secret, remember, now }).await? {
+        CreatedApp::New(_) => Ok(answer),
+        CreatedApp::Taken => Err(CreateError::NameTaken),
+        CreatedApp::TooMany(count) => Err(CreateError::TooMany { count, kind: "apps" }),
+        CreatedApp::Replayed(replay) => Err(CreateError::Replayed(replay)),
+    }
+}
+
+fn created(location: String, view: &impl Serialize) -> FirstAnswer {
+    FirstAnswer { status: 201, location: Some(location), body: serde_json::to_vec(view).unwrap_or_default() }
+}
+
 /// An app: a tenant.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -79,22 +159,19 @@ pub struct AppView<'a> {
     id: AppId,
     name: &'a str,
     created_at: Timestamp,
-    /// In the answer that made it; later the app's own admins can ask for it.
+    /// Only in the answer that creates the app. The app's admins can show it later.
     #[serde(skip_serializing_if = "Option::is_none")]
     signing_secret: Option<&'a str>,
 }
 
-/// An app, with its secret where it is new.
-pub fn app_view(app: &App, new: bool) -> AppView<'_> {
-    AppView {
-        id: app.id,
-        name: &app.name,
-        created_at: app.created_at,
-        signing_secret: new.then(|| app.signing_secret.reveal()),
+impl<'a> AppView<'a> {
+    /// Shows an app, without its secret.
+    pub fn of(app: &'a App) -> Self {
+        Self { id: app.id, name: &app.name, created_at: app.created_at, signing_secret: None }
     }
 }
 
-/// An API key; the key itself is kept as a hash only.
+/// An API key. The key itself is stored as a hash only.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Key)]
@@ -105,28 +182,30 @@ pub struct KeyView<'a> {
     name: Option<&'a str>,
     scope: Scope,
     created_at: Timestamp,
-    /// Null: until it is revoked.
+    /// Null: valid until it is revoked.
     #[schema(required)]
     expires_at: Option<Timestamp>,
-    /// To the minute, or so; null: never.
+    /// To the minute, or so. Null: never used.
     #[schema(required)]
     last_used_at: Option<Timestamp>,
-    /// In the answer that made it, and nowhere else.
+    /// Only in the answer that creates the key.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'a str>,
 }
 
-/// A key, with the key itself where it is new.
-pub fn key_view<'a>(row: &'a KeyRow, key: Option<&'a Masked>) -> KeyView<'a> {
-    KeyView {
-        id: row.id,
-        app_id: row.app_id,
-        name: row.name.as_deref(),
-        scope: row.scope,
-        created_at: row.created_at,
-        expires_at: row.expires_at,
-        last_used_at: row.last_used_at,
-        key: key.map(Masked::reveal),
+impl<'a> KeyView<'a> {
+    /// Shows a key; `key` is the key itself, where it is new.
+    pub fn of(row: &'a KeyRow, key: Option<&'a Masked>) -> Self {
+        Self {
+            id: row.id,
+            app_id: row.app_id,
+            name: row.name.as_deref(),
+            scope: row.scope,
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            last_used_at: row.last_used_at,
+            key: key.map(Masked::reveal),
+        }
     }
 }
 
@@ -135,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_what_people_can_read_and_tell_apart() {
+    fn names_are_printable_and_unambiguous() {
         for name in ["a", "Kunde 7", "größe", &"x".repeat(64)] {
             assert_eq!(check_name(name).as_deref(), Ok(name));
         }
@@ -145,8 +224,8 @@ mod tests {
     }
 
     #[test]
-    fn two_keys_are_never_alike() {
-        let (one, other) = (make_key(), make_key());
+    fn two_drawn_keys_differ() {
+        let (one, other) = (draw_key(), draw_key());
         assert!(one.reveal().starts_with("rb_") && one.reveal().len() == 46, "{}", one.reveal().len());
         assert_ne!(hash_key(one.reveal()), hash_key(other.reveal()));
     }

@@ -1,52 +1,69 @@
-//! Changing a watch that still waits.
+//! Changes of an active watch.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::request::Parts;
-use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::destination_request::{self, DESTINATIONS_MAX, DestinationRequest};
 use super::http::{
-    BODY_MAX, Caller, FieldErrorCode, FieldErrors, ObjectReader, PathId, Problem, ProblemCode, Query,
-    RequestBody, object_reader,
+    Answer, BODY_MAX, Call, FieldErrorCode, FieldErrors, ObjectReader, Problem, ProblemCode, object_reader,
 };
 use super::register;
-use super::watches::shown;
-use super::{Answer, Api};
+use super::watches::{Target, WatchView, shown};
+use super::{Api, Resource};
 use crate::domain::{Timestamp, WatchId};
-use crate::store::{Amend, Amended, Scope};
+use crate::store::{Amend, Amended};
 
-/// What is to be changed, before any name is looked up.
-struct Form {
-    expires_in: Option<Duration>,
-    metadata: Option<String>,
-    wanted: Vec<DestinationRequest>,
+/// The routes of this resource.
+pub fn routes() -> Resource {
+    OpenApiRouter::new().routes(routes!(amend))
 }
 
-/// `PATCH /v1/watches/{id}`
-pub async fn amend(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    PathId(id): PathId,
-    body: RequestBody,
-    parts: Parts,
-) -> Answer {
-    let app = caller.require(Scope::Write)?;
-    Query::new(&parts).done()?;
-    let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
-    let text = body.json(BODY_MAX).await?;
+/// A change of a watch. At least one field is required.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase", min_properties = 1)]
+struct Amendment {
+    /// Time from now until the watch expires, `1s` to `30d`.
+    #[schema(example = "48h", value_type = Option<String>)]
+    expires_in: Option<Duration>,
+    /// Further destinations. A watch has at most 20.
+    #[schema(min_items = 1, max_items = 20, value_type = Option<Vec<Target>>)]
+    notify: Vec<DestinationRequest>,
+    /// Replaces the metadata. Null is the empty object.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<String>,
+}
+
+/// Change an active watch
+///
+/// Sets another expiry, adds destinations or replaces the metadata. Events that exist already stay as they
+/// are.
+#[utoipa::path(
+    patch, path = "/v1/watches/{id}", operation_id = "amendWatch", tag = "Watches",
+    security(("key" = ["write"])), params(("id" = WatchId, Path)),
+    request_body(content = Amendment, example = json!({
+        "expiresIn": "48h", "notify": ["https://app.example.com/hooks/more"],
+    })),
+    responses(
+        (status = 200, description = "The watch after the change.", body = WatchView),
+        (status = 409, description = "The watch has ended."),
+    )
+)]
+async fn amend(call: Call) -> Answer {
+    let id = call.only_id(WatchId::parse)?;
+    let (api, app) = (&call.api, call.app());
+    let text = call.json(BODY_MAX).await?;
     let now = api.clock.now();
     let mut errors = FieldErrors::default();
-    let form = form(&api, &text, &mut errors);
-    let wanted = form.as_ref().map_or(&[][..], |form| &form.wanted);
+    let amendment = read(api, &text, &mut errors);
+    let wanted = amendment.as_ref().map_or(&[][..], |amendment| &amendment.notify);
     let destinations =
-        destination_request::destinations(&api, app, wanted, (now, Timestamp::MAX), &mut errors).await;
+        destination_request::destinations(api, app, wanted, (now, Timestamp::MAX), &mut errors).await;
     errors.check()?;
-    let Some(Form { expires_in, metadata, .. }) = form else {
-        return Err(Problem::field("", FieldErrorCode::InvalidType, "must be an object"));
+    let Some(Amendment { expires_in, metadata, .. }) = amendment else {
+        return Err(Problem::field("", FieldErrorCode::InvalidType, "must be an object").into());
     };
     let amend = Amend {
         app,
@@ -56,39 +73,36 @@ pub async fn amend(
         destinations,
         destinations_max: DESTINATIONS_MAX,
     };
-    match api.store.amend(amend).await? {
-        Amended::Unknown => Err(Problem::not_found()),
-        Amended::Ended => {
-            Err(Problem::new(ProblemCode::WatchEnded, "the watch has ended and cannot be changed"))
-        }
+    let problem = match api.store.amend(amend).await? {
+        Amended::Done(watch) => return Ok(shown(api, &watch)),
+        Amended::Unknown => Problem::not_found(),
+        Amended::Ended => Problem::new(ProblemCode::WatchEnded, "the watch has ended and cannot be changed"),
         Amended::TooMany => {
             let detail =
                 format!("a watch has at most {DESTINATIONS_MAX} destinations, those that it has included");
-            Err(Problem::field("/notify", FieldErrorCode::TooMany, detail))
+            Problem::field("/notify", FieldErrorCode::TooMany, detail)
         }
         Amended::Differs(address) => {
             let detail = format!("{address} is a destination already, with other headers or another secret");
-            Err(Problem::field("/notify", FieldErrorCode::Conflict, detail))
+            Problem::field("/notify", FieldErrorCode::Conflict, detail)
         }
-        Amended::Done(watch) => Ok(shown(&api, StatusCode::OK, &watch)),
-    }
+    };
+    Err(problem.into())
 }
 
-fn form(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Form> {
-    let raw: &RawValue = serde_json::from_str(text).ok()?;
-    let mut fields = ObjectReader::read(raw, "", errors)?;
+fn read(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Amendment> {
+    let mut fields = ObjectReader::read(serde_json::from_str(text).ok()?, "", errors)?;
     if fields.is_empty() {
         errors.add("", FieldErrorCode::Empty, "must have at least one of: expiresIn, notify, metadata");
     }
     let at = fields.at("metadata");
-    // Written out, null is the empty object.
     let metadata = match fields.take_nullable("metadata") {
         None => None,
         Some(raw) if raw.get() == "null" => Some("{}".to_owned()),
         Some(raw) => register::metadata(raw, &at, errors),
     };
     let at = fields.at("notify");
-    let wanted = match fields.take("notify") {
+    let notify = match fields.take("notify") {
         None => Vec::new(),
         Some(raw) => {
             if object_reader::first(raw, 1).is_some_and(|list| list.is_empty()) {
@@ -97,8 +111,7 @@ fn form(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Form> {
             destination_request::notify(api, raw, &at, errors)
         }
     };
-    let form =
-        Form { expires_in: fields.duration("expiresIn", register::EXPIRES_IN, errors), metadata, wanted };
+    let expires_in = fields.duration("expiresIn", register::EXPIRES_IN, errors);
     fields.done(errors);
-    Some(form)
+    Some(Amendment { expires_in, notify, metadata })
 }

@@ -1,105 +1,109 @@
-//! Apps: tenants that see nothing of each other. The admins of the first app make them and see them
-//! all; the admins of any other see their own.
+//! Apps: tenants that are isolated from each other. Admins of the first app create apps and see all of
+//! them; admins of any other app see their own.
 
 use std::sync::Arc;
 
-use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::request::Parts;
-use serde_json::value::{RawValue, to_raw_value};
+use axum::response::IntoResponse as _;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::http::{
-    BODY_MAX, Caller, FieldErrorCode, FieldErrors, IdempotencyClaim, Invalid, ObjectReader, PathId, Problem,
-    ProblemCode, Query, RequestBody, cursor,
+    Answer, Call, Content, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Page, PageParams, Problem,
+    ProblemCode, cursor, json, page,
 };
-use super::{Answer, Api, answered, first_answer, page, replayed, reply};
+use super::{Api, Resource};
 use crate::channels::webhook::Secret;
-use crate::domain::{App, AppId, Masked};
-use crate::store::{CreateApp, CreatedApp, Scope};
-use crate::tenants::{app_view, check_name};
+use crate::domain::{App, AppId, AppNo, Masked};
+use crate::tenants::{self, AppView, check_name};
 
-/// `GET /v1/apps`
-pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> Answer {
-    let only = caller.managed_app()?;
-    let mut query = Query::new(&parts);
+/// The routes of this resource.
+pub fn routes() -> Resource {
+    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(show))
+}
+
+/// Finds an app that the caller manages. `only` is the caller's own app, or `None` for all apps.
+pub fn managed_app(api: &Api, only: Option<AppNo>, id: &str) -> Option<Arc<App>> {
+    let app = AppId::parse(id).and_then(|id| api.store.app_by_id(id));
+    app.filter(|app| only.is_none_or(|own| app.no == own))
+}
+
+/// List apps
+///
+/// Newest first.
+#[utoipa::path(
+    get, path = "/v1/apps", operation_id = "listApps", tag = "Tenants", security(("key" = ["admin"])),
+    params(PageParams),
+    responses((status = 200, description = "A page of apps.", body = Page<AppView>))
+)]
+async fn list(call: Call) -> Answer {
+    let mut query = call.query();
     let limit = query.limit();
     let before = query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(AppId));
     query.done()?;
-    let found = match only {
-        None => api.store.apps(before, limit + 1),
+    let found = match call.caller.managed_app() {
+        None => call.api.store.apps(before, limit + 1),
         Some(own) => {
-            let own = api.store.app(own).filter(|app| before.is_none_or(|before| app.id < before));
+            let own = call.api.store.app(own).filter(|app| before.is_none_or(|before| app.id < before));
             own.into_iter().collect()
         }
     };
-    let shown = |app: &Arc<App>| to_raw_value(&app_view(app, false)).ok();
-    Ok(page(found.iter(), limit, |app| cursor::encode(app.id.0), shown))
+    Ok(page(&found, limit, |app| cursor::encode(app.id.0), |app| AppView::of(app)))
 }
 
-/// `GET /v1/apps/{id}`
-pub async fn show(State(api): State<Arc<Api>>, caller: Caller, PathId(id): PathId, parts: Parts) -> Answer {
-    let only = caller.managed_app()?;
-    Query::new(&parts).done()?;
-    let app = AppId::parse(&id).and_then(|id| api.store.app_by_id(id));
-    let app = app.filter(|app| only.is_none_or(|own| app.no == own)).ok_or_else(Problem::not_found)?;
-    Ok(reply(StatusCode::OK, serde_json::to_vec(&app_view(&app, false)).unwrap_or_default()))
+/// Show an app
+#[utoipa::path(
+    get, path = "/v1/apps/{id}", operation_id = "showApp", tag = "Tenants", security(("key" = ["admin"])),
+    params(("id" = AppId, Path)),
+    responses((status = 200, description = "The app.", body = AppView))
+)]
+async fn show(call: Call) -> Answer {
+    let app = call.only_id(|id| managed_app(&call.api, call.caller.managed_app(), id))?;
+    Ok(json(StatusCode::OK, &AppView::of(&app)))
 }
 
-/// `POST /v1/apps`
-pub async fn create(State(api): State<Arc<Api>>, caller: Caller, body: RequestBody, parts: Parts) -> Answer {
-    let app = caller.require(Scope::Admin)?;
-    if caller.managed_app()?.is_some() {
+/// An app to create.
+#[derive(ToSchema)]
+struct NewApp {
+    /// Printable, and different from the name of every other app.
+    #[schema(min_length = 1, max_length = 64, example = "customer-7")]
+    name: String,
+}
+
+/// Create an app
+///
+/// Only for admins of the first app. The answer shows the app's signing secret. The app then needs a key
+/// of its own.
+#[utoipa::path(
+    post, path = "/v1/apps", operation_id = "createApp", tag = "Tenants", security(("key" = ["admin"])),
+    request_body(content = NewApp, example = json!({"name": "customer-7"})),
+    responses(
+        (status = 201, description = "The app, committed.", body = AppView,
+            headers(("Location" = String, description = "Path of the app."))),
+        (status = 409, description = "Another app has this name, or there are too many; or a request with this \
+            Idempotency-Key is in progress, or the key was used with another API key."),
+    )
+)]
+async fn create(call: Call) -> Answer {
+    if call.caller.managed_app().is_some() {
         let detail = "only an admin key of the first app can create apps";
-        return Err(Problem::new(ProblemCode::OperatorOnly, detail));
+        return Err(Problem::new(ProblemCode::OperatorOnly, detail).into());
     }
-    Query::new(&parts).done()?;
-    let text = body.json(BODY_MAX).await?;
-    let claim = IdempotencyClaim::sealed(&api, app, &parts, text.as_bytes())?;
-    if let Some(replay) = IdempotencyClaim::first_answer(claim.as_ref()).await? {
-        return replayed(replay);
-    }
-    let name = read_name(&text)?;
-    let now = api.clock.now();
-    let made = App {
-        // The row is given its number when it is written; nothing of it is shown.
-        no: app,
-        id: AppId(api.store.ids().draw(now)),
-        name: name.clone(),
-        created_at: now,
-        signing_secret: Masked::new(Secret::generate().expose()),
-        old_secret: None,
-    };
-    let body = serde_json::to_vec(&app_view(&made, true)).unwrap_or_default();
-    let answer = first_answer(StatusCode::CREATED, Some(format!("/v1/apps/{}", made.id)), body);
-    let remember = claim.as_ref().map(|claim| (claim.remember(), answer.clone()));
-    let create = CreateApp { id: made.id, name, signing_secret: made.signing_secret, remember, now };
-    match api.store.create_app(create).await? {
-        CreatedApp::New(_) => Ok(answered(answer)),
-        CreatedApp::Taken => {
-            Err(Problem::new(ProblemCode::NameTaken, "another app has this name; choose another one"))
-        }
-        CreatedApp::TooMany(most) => Err(Problem::new(
-            ProblemCode::LimitReached,
-            format!("there are {most} apps, which is the maximum"),
-        )),
-        CreatedApp::Replayed(replay) => replayed(replay),
-    }
+    let write = call.write_secret(Content::OBJECT).await?;
+    let NewApp { name } = write.object(read)?;
+    let secret = Masked::new(Secret::generate().expose());
+    let api = &write.api;
+    let created = tenants::create_app(&api.store, name, secret, api.clock.now(), |answer| write.keep(answer));
+    Ok(created.await?.into_response())
 }
 
-fn read_name(text: &str) -> Result<String, Problem> {
-    let mut errors = FieldErrors::default();
-    let raw: &RawValue = serde_json::from_str(text).unwrap_or(RawValue::NULL);
-    let mut name = None;
-    if let Some(mut fields) = ObjectReader::read(raw, "", &mut errors) {
-        let text = fields.required_text("name", &mut errors);
-        name = text.and_then(|text| errors.keep("/name", valid_name(&text)));
-        fields.done(&mut errors);
-    }
-    errors.check()?;
-    name.ok_or_else(|| Problem::field("/name", FieldErrorCode::Required, "is required"))
+fn read(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Option<NewApp> {
+    let name = fields.required_text("name", errors)?;
+    errors.keep("/name", valid_name(&name)).map(|name| NewApp { name })
 }
 
 /// Checks the name of an app or of a key.
-pub(super) fn valid_name(name: &str) -> Result<String, Invalid> {
+pub fn valid_name(name: &str) -> Result<String, Invalid> {
     check_name(name).map_err(|detail| (FieldErrorCode::InvalidFormat, detail))
 }

@@ -1,109 +1,128 @@
 //! Many registrations in one request.
 //!
-//! Each item is read and judged as if it had come alone; those that are right are registered in one
-//! transaction, so that a batch is either on disk or it is not: where the database refuses, the whole
-//! request is a 503 and nothing was registered. What is wrong with an item is told in its place, with
-//! pointers into the item.
+//! - Each item is read and judged as if it came alone. Its errors have pointers into the item.
+//! - The valid items are registered in one transaction: either all of them are committed or none. If the
+//!   database refuses, the whole request is a 503 and nothing was registered.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::request::Parts;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::http::{
-    BATCH_MAX, BODY_MAX, Caller, FieldErrorCode, FieldErrors, IdempotencyClaim, ObjectReader, Problem,
-    ProblemCode, ProblemView, Query, RequestBody, object_reader::first, too_large, traceparent,
+    Answer, BATCH_MAX, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Problem,
+    ProblemCode, ProblemView, first_answer, json, object_reader::first, too_large, traceparent,
 };
 use super::registration_span::RegistrationSpan;
-use super::{Answer, Api, first_answer, register, replayed, reply, view};
+use super::watches::{Registration, WatchView};
+use super::{Api, Resource, register};
 use crate::domain::{AppNo, NewWatch, Timestamp, Watch};
-use crate::store::{AnswerToMany, RegisterMany, RegisteredMany, Scope};
+use crate::store::{AnswerToMany, RegisterMany, RegisteredMany};
 
-/// How many watches a batch may hold: what one transaction takes from its other callers' patience.
+/// Largest number of watches in a batch: one transaction registers all, and other writes wait for it.
 const WATCHES_MAX: usize = 1_000;
 
-/// How many items are read at a time: each may look up the names of 20 destinations.
+/// Number of items that are read at a time. Each may look up the names of 20 destinations.
 const AT_ONCE: usize = 64;
 
-/// How long names are looked up for a batch in all. A thousand hosts that do not answer would take a
-/// quarter of a minute; a name for which there was no time is taken like one that does not resolve yet.
+/// Time for all name look-ups of a batch. A thousand hosts without an answer would take a quarter of a
+/// minute. A name that was not looked up in time is accepted, as a name that does not resolve yet.
 const LOOK_UPS_FOR: Duration = Duration::from_secs(5);
 
-/// What became of an item.
+/// The routes of this resource.
+pub fn routes() -> Resource {
+    OpenApiRouter::new().routes(routes!(create))
+}
+
+/// A batch of registrations.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "`items` reads it, with an error for each item")]
+struct Batch {
+    /// Each at most 256 KiB, all together at most 8 MiB.
+    #[schema(min_items = 1, max_items = 1000)]
+    watches: Vec<Registration>,
+}
+
+/// The result of one item.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[schema(as = BatchItem)]
 enum ItemView<'a> {
-    /// It is registered.
-    Made {
+    /// The item is registered.
+    #[schema(title = "BatchItemRegistered")]
+    Registered {
         /// 201.
         status: u16,
-        /// The watch.
-        watch: Box<view::WatchView<'a>>,
+        watch: Box<WatchView<'a>>,
     },
-    /// It was refused.
+    /// The item is refused.
+    #[schema(title = "BatchItemRefused")]
     Refused {
-        /// As if it had come alone.
+        /// The status that a request with this item alone would have.
         status: u16,
-        /// Why.
         problem: ProblemView<'a>,
     },
 }
 
-/// What became of each item, in the order of the batch.
+/// The result of each item, in the order of the batch.
 #[derive(Serialize, ToSchema)]
 #[schema(as = BatchAnswer)]
-pub struct BatchView<'a> {
+struct BatchView<'a> {
     data: Vec<ItemView<'a>>,
 }
 
-/// `POST /v1/watches/batch`
-pub async fn create(State(api): State<Arc<Api>>, caller: Caller, body: RequestBody, parts: Parts) -> Answer {
-    let app = caller.require(Scope::Write)?;
-    let (at, took) = (api.clock.now(), api.clock.stopwatch());
-    Query::new(&parts).done()?;
-    let Some(_permit) = api.batches.try_acquire(app) else {
-        return Err(Problem::busy("too many batches are in progress; send this one again later"));
+/// Watch many jobs
+///
+/// Up to 1,000 registrations in up to 8 MiB. Each item gets its own result, as if it came alone. The valid
+/// items are registered together: all of them, or none if the answer is not a 2xx.
+#[utoipa::path(
+    post, path = "/v1/watches/batch", operation_id = "createWatches", tag = "Watches",
+    security(("key" = ["write"])),
+    request_body(content = Batch, example = json!({"watches": [{"jobId": "job_abc123def456", "notify": []}]})),
+    responses((status = 200, description = "The result of each item.", body = BatchView))
+)]
+async fn create(call: Call) -> Answer {
+    call.no_query()?;
+    let (at, took) = (call.api.clock.now(), call.api.clock.stopwatch());
+    // Taken before the body is read: the permits bound the memory of bodies.
+    let Some(_permit) = call.api.batches.try_acquire(call.app()) else {
+        return Err(Problem::busy("too many batches are in progress; send this one again later").into());
     };
-    let text = body.json(BATCH_MAX).await?;
-    let claim = IdempotencyClaim::new(&api, app, &parts, text.as_bytes())?;
-    if let Some(replay) = IdempotencyClaim::first_answer(claim.as_ref()).await? {
-        return replayed(replay);
-    }
+    let mut write = call.write(Content::Json(BATCH_MAX)).await?;
+    let text = std::mem::take(&mut write.text);
+    let api = &write.api;
     let now = api.clock.now();
-    let items = read(&api, app, &text, traceparent(&parts), now).await?;
+    let items = read(api, write.app(), &text, traceparent(&write.parts), now).await?;
     drop(text);
-    // What was refused, in its place; `None`: the next of the watches that are made.
+    // The refused items in their places; `None` stands for the next of the registered watches.
     let mut watches = Vec::with_capacity(items.len());
     let mut refused = Vec::with_capacity(items.len());
     for item in items {
         refused.push(item.map(|watch| watches.push(watch)).err());
     }
     let refused = Arc::new(refused);
-    let traces: Vec<_> = watches.iter().filter_map(|watch| RegistrationSpan::new(&api, watch, at)).collect();
-    let remember = claim.as_ref().map(|claim| {
-        let refused = Arc::clone(&refused);
-        let answer = move |made: &[Watch]| first_answer(StatusCode::OK, None, answer(&refused, made));
-        (claim.remember(), Box::new(answer) as AnswerToMany)
-    });
-    match api.store.register_many(RegisterMany { watches, remember, now }).await? {
+    let spans: Vec<_> = watches.iter().filter_map(|watch| RegistrationSpan::new(api, watch, at)).collect();
+    let kept = Arc::clone(&refused);
+    let answer: AnswerToMany = Box::new(move |made| first_answer(StatusCode::OK, &view(&kept, made)));
+    let register = RegisterMany { watches, remember: write.keep(answer), now };
+    match api.store.register_many(register).await? {
         RegisteredMany::New(made) => {
-            for trace in traces {
-                api.store.tracer().record(|| Some(trace.end("/v1/watches/batch", took.elapsed())));
+            for span in spans {
+                api.store.tracer().record(|| Some(span.end("/v1/watches/batch", took.elapsed())));
             }
-            Ok(reply(StatusCode::OK, answer(&refused, &made)))
+            Ok(json(StatusCode::OK, &view(&refused, &made)))
         }
-        RegisteredMany::Replayed(replay) => replayed(replay),
+        RegisteredMany::Replayed(replay) => Err(replay.into()),
     }
 }
 
-/// Reads every item; the outer error is the whole request's.
+/// Reads every item. The outer error refuses the whole request.
 async fn read(
     api: &Arc<Api>,
     app: AppNo,
@@ -138,7 +157,7 @@ async fn read(
             None => break,
         }
     }
-    // An item is missing only if its task panicked.
+    // An item is missing only if reading it panicked.
     let broken =
         || Err(Problem::new(ProblemCode::Internal, "internal error; the server's log has the details"));
     Ok(read.into_iter().map(|item| item.unwrap_or_else(broken)).collect())
@@ -146,7 +165,7 @@ async fn read(
 
 fn items<'a>(text: &'a str, errors: &mut FieldErrors) -> Vec<&'a RawValue> {
     let Ok(raw) = serde_json::from_str::<&RawValue>(text) else { return Vec::new() };
-    // How deep an item is nested is its own mistake.
+    // Nesting is checked for each item: a deep item is an error of its own.
     let Some(mut fields) = ObjectReader::read_to(usize::MAX, raw, "", errors) else { return Vec::new() };
     let at = fields.at("watches");
     let items = fields.take("watches").map(|raw| first(raw, WATCHES_MAX));
@@ -163,16 +182,16 @@ fn items<'a>(text: &'a str, errors: &mut FieldErrors) -> Vec<&'a RawValue> {
     items.flatten().unwrap_or_default()
 }
 
-fn answer(refused: &[Option<Problem>], made: &[Watch]) -> Vec<u8> {
+fn view<'a>(refused: &'a [Option<Problem>], made: &'a [Watch]) -> BatchView<'a> {
     let mut made = made.iter();
-    let shown = refused.iter().filter_map(|problem| match problem {
+    let items = refused.iter().filter_map(|problem| match problem {
         Some(problem) => {
             Some(ItemView::Refused { status: problem.status().as_u16(), problem: problem.view(None) })
         }
-        None => made.next().map(|watch| ItemView::Made {
+        None => made.next().map(|watch| ItemView::Registered {
             status: StatusCode::CREATED.as_u16(),
-            watch: Box::new(view::watch(watch, None)),
+            watch: Box::new(WatchView::of(watch, None)),
         }),
     });
-    serde_json::to_vec(&BatchView { data: shown.collect() }).unwrap_or_default()
+    BatchView { data: items.collect() }
 }

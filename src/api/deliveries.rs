@@ -1,28 +1,140 @@
-//! Deliveries: list, show, try now.
+//! Deliveries: list, show, and retry one or many.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::request::Parts;
+use axum::response::IntoResponse as _;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use super::Resource;
+use super::address::AddressView;
 use super::http::{
-    BODY_MAX, Caller, FieldErrorCode, FieldErrors, IdempotencyClaim, ObjectReader, PathId, Problem,
-    ProblemCode, Query, RequestBody, cursor,
+    Answer, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Page, PageParams, Problem, ProblemCode,
+    cursor, first_answer, json, page,
 };
-use super::{Answer, Api, answered, first_answer, page, replayed, reply, view};
-use crate::domain::{Delivery, DeliveryId, DeliveryStatus, DestinationId, WatchId};
-use crate::store::{
-    DeliveryFilter, FirstAnswer, RetriedMany, RetryDelivery, RetryDeliveryResult, RetryMany, Scope,
+use crate::domain::{
+    Attempt, Delivery, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, Reason, Timestamp,
+    WatchId,
 };
+use crate::store::{DeliveryFilter, FirstAnswer, RetriedMany, RetryDelivery, RetryDeliveryResult, RetryMany};
 
-/// How many deliveries one request may ask to be tried again: seconds of work, a chunk at a time.
+/// Largest number of deliveries that one request retries: some seconds of work, done in chunks.
 const RETRY_MAX: u32 = 100_000;
 
-/// `GET /v1/deliveries`
-pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> Answer {
-    let app = caller.require(Scope::Read)?;
-    let mut query = Query::new(&parts);
+/// The routes of this resource.
+pub fn routes() -> Resource {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(retry_many))
+        .routes(routes!(show))
+        .routes(routes!(retry))
+}
+
+/// A delivery: an event on its way to one destination.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Delivery)]
+struct DeliveryView<'a> {
+    id: DeliveryId,
+    event_id: EventId,
+    event_type: EventType,
+    watch_id: WatchId,
+    destination_id: DestinationId,
+    destination: AddressView<'a>,
+    status: DeliveryStatus,
+    /// Why the delivery ended without success.
+    #[schema(required)]
+    reason: Option<Reason>,
+    /// Null once the delivery has ended.
+    #[schema(required)]
+    next_attempt_at: Option<Timestamp>,
+    created_at: Timestamp,
+    /// Every attempt, oldest first. Lists leave it out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<Vec<AttemptView<'a>>>,
+}
+
+/// One attempt of a delivery.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Attempt)]
+struct AttemptView<'a> {
+    at: Timestamp,
+    /// Duration, in milliseconds.
+    duration_ms: u32,
+    /// HTTP status of the receiver; null without an answer.
+    #[schema(required)]
+    status_code: Option<u16>,
+    /// Why the attempt failed; null if it succeeded.
+    #[schema(required)]
+    error: Option<&'a str>,
+    request_headers: BTreeMap<&'a str, String>,
+    response_headers: BTreeMap<&'a str, String>,
+    /// Up to 16 KiB of the receiver's answer.
+    response_body: &'a str,
+}
+
+/// Joins repeated headers, as HTTP joins them.
+fn joined(headers: &[(String, String)]) -> BTreeMap<&str, String> {
+    let mut joined = BTreeMap::<&str, String>::new();
+    for (name, value) in headers {
+        let all = joined.entry(name).or_default();
+        if !all.is_empty() {
+            all.push_str(", ");
+        }
+        all.push_str(value);
+    }
+    joined
+}
+
+impl<'a> DeliveryView<'a> {
+    fn of(delivery: &'a Delivery, attempts: Option<&'a [Attempt]>) -> Self {
+        let attempt = |attempt: &'a Attempt| AttemptView {
+            at: attempt.at,
+            duration_ms: attempt.duration_ms,
+            status_code: attempt.status_code,
+            error: attempt.error.as_deref(),
+            request_headers: joined(&attempt.request_headers),
+            response_headers: joined(&attempt.response_headers),
+            response_body: &attempt.response_body,
+        };
+        Self {
+            id: delivery.id,
+            event_id: delivery.event,
+            event_type: delivery.event_type,
+            watch_id: delivery.watch,
+            destination_id: delivery.destination,
+            destination: AddressView::of(delivery.channel, &delivery.address),
+            status: delivery.status,
+            reason: delivery.reason,
+            next_attempt_at: delivery.next_attempt_at,
+            created_at: delivery.created_at,
+            attempts: attempts.map(|attempts| attempts.iter().map(attempt).collect()),
+        }
+    }
+}
+
+/// List deliveries
+///
+/// Newest first, without their attempts.
+#[utoipa::path(
+    get, path = "/v1/deliveries", operation_id = "listDeliveries", tag = "Deliveries",
+    security(("key" = ["read"])),
+    params(
+        PageParams,
+        ("status" = Option<DeliveryStatus>, Query, description = "Only deliveries with this status."),
+        ("watchId" = Option<WatchId>, Query, description = "Only deliveries of this watch."),
+        ("destinationId" = Option<DestinationId>, Query, description = "Only deliveries to this destination."),
+        ("since" = Option<Timestamp>, Query, description = "Only deliveries of events at or after this time."),
+        ("until" = Option<Timestamp>, Query, description = "Only deliveries of events at or before this time."),
+    ),
+    responses((status = 200, description = "A page of deliveries.", body = Page<DeliveryView>))
+)]
+async fn list(call: Call) -> Answer {
+    let mut query = call.query();
     let limit = query.limit();
     let filter = DeliveryFilter {
         status: query.word("status", DeliveryStatus::WORDS, DeliveryStatus::parse),
@@ -33,117 +145,130 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
         before: query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(DeliveryId)),
     };
     query.done()?;
-    let found = api.store.deliveries(app, filter, limit + 1).await?;
-    let shown = |one: &Delivery| serde_json::value::to_raw_value(&view::delivery(one, None)).ok();
-    Ok(page(found.iter(), limit, |one| cursor::encode(one.id.0), |one| shown(one)))
+    let found = call.api.store.deliveries(call.app(), filter, limit + 1).await?;
+    Ok(page(&found, limit, |one| cursor::encode(one.id.0), |one| DeliveryView::of(one, None)))
 }
 
-/// What was asked to be tried again.
-fn many_accepted(count: u64) -> FirstAnswer {
-    let body = serde_json::json!({ "count": count }).to_string().into_bytes();
-    first_answer(StatusCode::ACCEPTED, None, body)
+/// Show a delivery
+///
+/// With its attempts, oldest first.
+#[utoipa::path(
+    get, path = "/v1/deliveries/{id}", operation_id = "showDelivery", tag = "Deliveries",
+    security(("key" = ["read"])), params(("id" = DeliveryId, Path)),
+    responses((status = 200, description = "The delivery.", body = DeliveryView))
+)]
+async fn show(call: Call) -> Answer {
+    let id = call.only_id(DeliveryId::parse)?;
+    let found = call.api.store.delivery(call.app(), id).await?;
+    let (delivery, attempts) = found.ok_or_else(Problem::not_found)?;
+    Ok(json(StatusCode::OK, &DeliveryView::of(&delivery, Some(&attempts))))
 }
 
-/// `POST /v1/deliveries/retry`
-pub async fn retry_many(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    body: RequestBody,
-    parts: Parts,
-) -> Answer {
-    let app = caller.require(Scope::Write)?;
-    Query::new(&parts).done()?;
-    let text = body.json(BODY_MAX).await?;
-    let claim = IdempotencyClaim::new(&api, app, &parts, text.as_bytes())?;
-    if let Some(replay) = IdempotencyClaim::first_answer(claim.as_ref()).await? {
-        return replayed(replay);
+/// Retry a delivery now
+///
+/// A pending delivery keeps its schedule. A delivery that has ended gets one attempt with the same
+/// `webhook-id`; if it fails, its status stays as it was.
+#[utoipa::path(
+    post, path = "/v1/deliveries/{id}/retry", operation_id = "retryDelivery", tag = "Deliveries",
+    security(("key" = ["write"])), params(("id" = DeliveryId, Path)),
+    responses(
+        (status = 202, description = "The delivery. The request to retry is committed.", body = DeliveryView),
+        (status = 409, description = "The watch was stopped, or a request with this Idempotency-Key is in progress."),
+    )
+)]
+async fn retry(call: Call) -> Answer {
+    let write = call.write(Content::Nothing).await?;
+    let (api, app, id) = (&write.api, write.app(), write.id(DeliveryId::parse)?);
+    let (delivery, attempts) = api.store.delivery(app, id).await?.ok_or_else(Problem::not_found)?;
+    let answer = first_answer(StatusCode::ACCEPTED, &DeliveryView::of(&delivery, Some(&attempts)));
+    let remember = write.keep(answer.clone());
+    let retry = RetryDelivery { app, delivery: id, remember, now: api.clock.now() };
+    match api.store.retry_delivery(retry).await? {
+        RetryDeliveryResult::Wanted => Ok(answer.into_response()),
+        RetryDeliveryResult::Unknown => Err(Problem::not_found().into()),
+        RetryDeliveryResult::Stopped => {
+            let detail = "the watch of the delivery was stopped, so the delivery cannot be retried";
+            Err(Problem::new(ProblemCode::WatchStopped, detail).into())
+        }
+        RetryDeliveryResult::Replayed(replay) => Err(replay.into()),
     }
-    let mut errors = FieldErrors::default();
-    let filter = which_failed(&text, &mut errors);
-    errors.check()?;
+}
+
+/// The failed deliveries to retry.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "`read_filter` makes the store's filter of it")]
+struct RetryRequest {
+    /// Always `failed`: pending deliveries are attempted anyway.
+    status: RetryStatus,
+    /// Only deliveries of events at or after this time.
+    since: Option<Timestamp>,
+    /// Only deliveries of events at or before this time.
+    until: Option<Timestamp>,
+    /// Only deliveries to this destination.
+    destination_id: Option<DestinationId>,
+}
+
+/// The status of deliveries that can be retried together.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "part of `RetryRequest`")]
+enum RetryStatus {
+    Failed,
+}
+
+/// The number of deliveries that are retried.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RetryCount)]
+struct RetryCountView {
+    count: u64,
+}
+
+fn retry_count(count: u64) -> FirstAnswer {
+    first_answer(StatusCode::ACCEPTED, &RetryCountView { count })
+}
+
+/// Retry many failed deliveries
+///
+/// One attempt each, with the same `webhook-id`; if it fails, the delivery stays as it was. Deliveries of
+/// stopped watches are left out. At most 100,000 deliveries in one request.
+#[utoipa::path(
+    post, path = "/v1/deliveries/retry", operation_id = "retryDeliveries", tag = "Deliveries",
+    security(("key" = ["write"])),
+    request_body(content = RetryRequest, example = json!({"status": "failed", "since": "2026-02-18T00:00:00Z"})),
+    responses((status = 202, description = "The number of retries, committed.", body = RetryCountView))
+)]
+async fn retry_many(call: Call) -> Answer {
+    let write = call.write(Content::OBJECT).await?;
+    let (api, app) = (&write.api, write.app());
+    let filter = write.object(read_filter)?;
     let Some(_permit) = api.batches.try_acquire(app) else {
-        return Err(Problem::busy("too many batches are in progress; send the request again later"));
+        return Err(Problem::busy("too many batches are in progress; send the request again later").into());
     };
     if api.store.count_failed(app, filter, RETRY_MAX + 1).await? > RETRY_MAX {
         let detail = format!("matches more than {RETRY_MAX} deliveries; select fewer with since and until");
-        return Err(Problem::field("", FieldErrorCode::TooMany, detail));
+        return Err(Problem::field("", FieldErrorCode::TooMany, detail).into());
     }
-    let remember = claim.as_ref().map(|claim| (claim.remember(), many_accepted as fn(u64) -> FirstAnswer));
-    let now = api.clock.now();
-    let mut retry_delivery = RetryMany { app, filter, after: None, count: 0, remember, now };
+    let remember = write.keep(retry_count as fn(u64) -> FirstAnswer);
+    let mut retry = RetryMany { app, filter, after: None, count: 0, remember, now: api.clock.now() };
     loop {
-        match api.store.retry_many(retry_delivery.clone()).await? {
-            RetriedMany::More(after, count) => {
-                (retry_delivery.after, retry_delivery.count) = (Some(after), count)
-            }
-            RetriedMany::Done(count) => return Ok(answered(many_accepted(count))),
-            RetriedMany::Replayed(replay) => return replayed(replay),
+        match api.store.retry_many(retry.clone()).await? {
+            RetriedMany::More(after, count) => (retry.after, retry.count) = (Some(after), count),
+            RetriedMany::Done(count) => return Ok(retry_count(count).into_response()),
+            RetriedMany::Replayed(replay) => return Err(replay.into()),
         }
     }
 }
 
-fn which_failed(text: &str, errors: &mut FieldErrors) -> DeliveryFilter {
-    let fields = serde_json::from_str(text).ok().and_then(|raw| ObjectReader::read(raw, "", errors));
-    let Some(mut fields) = fields else { return DeliveryFilter::default() };
-    let at = fields.at("status");
-    let status = fields.required_text("status", errors);
-    if status.is_some_and(|status| status != "failed") {
-        errors.add(
-            at,
-            FieldErrorCode::InvalidValue,
-            "must be `failed`; pending deliveries are retried anyway",
-        );
+fn read_filter(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Option<DeliveryFilter> {
+    if fields.required_text("status", errors).is_some_and(|status| status != "failed") {
+        let detail = "must be `failed`; pending deliveries are retried anyway";
+        errors.add("/status", FieldErrorCode::InvalidValue, detail);
     }
     let destination = fields.parsed("destinationId", errors, |text| {
         DestinationId::parse(text)
-            .ok_or_else(|| (FieldErrorCode::InvalidFormat, "is not a destination's id".to_owned()))
+            .ok_or((FieldErrorCode::InvalidFormat, "is not a destination's id".to_owned()))
     });
     let (since, until) = (fields.time("since", errors), fields.time("until", errors));
-    fields.done(errors);
-    DeliveryFilter { destination, since, until, ..DeliveryFilter::default() }
-}
-
-/// `GET /v1/deliveries/{id}`
-pub async fn show(State(api): State<Arc<Api>>, caller: Caller, PathId(id): PathId, parts: Parts) -> Answer {
-    let app = caller.require(Scope::Read)?;
-    Query::new(&parts).done()?;
-    let id = DeliveryId::parse(&id).ok_or_else(Problem::not_found)?;
-    let (delivery, attempts) = api.store.delivery(app, id).await?.ok_or_else(Problem::not_found)?;
-    let body = serde_json::to_vec(&view::delivery(&delivery, Some(&attempts))).unwrap_or_default();
-    Ok(reply(StatusCode::OK, body))
-}
-
-/// `POST /v1/deliveries/{id}/retry`
-pub async fn retry(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    PathId(id): PathId,
-    body: RequestBody,
-    parts: Parts,
-) -> Answer {
-    let app = caller.require(Scope::Write)?;
-    Query::new(&parts).done()?;
-    let body = body.no_fields().await?;
-    let claim = IdempotencyClaim::new(&api, app, &parts, &body)?;
-    if let Some(replay) = IdempotencyClaim::first_answer(claim.as_ref()).await? {
-        return replayed(replay);
-    }
-    let id = DeliveryId::parse(&id).ok_or_else(Problem::not_found)?;
-    let (delivery, attempts) = api.store.delivery(app, id).await?.ok_or_else(Problem::not_found)?;
-    let body = serde_json::to_vec(&view::delivery(&delivery, Some(&attempts))).unwrap_or_default();
-    let answer = first_answer(StatusCode::ACCEPTED, None, body);
-    let remember = claim.as_ref().map(|claim| (claim.remember(), answer.clone()));
-    match api
-        .store
-        .retry_delivery(RetryDelivery { app, delivery: id, remember, now: api.clock.now() })
-        .await?
-    {
-        RetryDeliveryResult::Unknown => Err(Problem::not_found()),
-        RetryDeliveryResult::Stopped => {
-            let detail = "the watch of the delivery was stopped, so the delivery cannot be retried";
-            Err(Problem::new(ProblemCode::WatchStopped, detail))
-        }
-        RetryDeliveryResult::Wanted => Ok(answered(answer)),
-        RetryDeliveryResult::Replayed(replay) => replayed(replay),
-    }
+    Some(DeliveryFilter { destination, since, until, ..DeliveryFilter::default() })
 }

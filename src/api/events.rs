@@ -1,28 +1,66 @@
 //! The feed of events.
 
-use std::sync::Arc;
-
-use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::request::Parts;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::http::{Caller, FieldErrorCode, PathId, Problem, ProblemCode, Query, cursor};
-use super::{Answer, Api, page, reply, view};
-use crate::domain::{EventId, EventType};
-use crate::store::{After, EventFilter, Scope};
+use super::Resource;
+use super::http::{
+    Answer, Call, FieldErrorCode, Page, PageParams, Problem, ProblemCode, cursor, page, reply,
+};
+use crate::domain::{Event, EventId, EventType};
+use crate::events::Body;
+use crate::store::{After, EventFilter};
 
-/// 410: the position of an event that does not exist is unknown.
-pub(super) fn gone() -> Problem {
+/// The routes of this resource.
+pub fn routes() -> Resource {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(show))
+}
+
+/// An event as it was delivered, with its id.
+#[derive(ToSchema)]
+#[schema(as = Event)]
+#[expect(dead_code, reason = "`listed` writes it, from the stored bytes")]
+pub struct EventView<'a> {
+    id: EventId,
+    #[serde(flatten)]
+    body: Body<'a>,
+}
+
+/// Writes an event as it is listed: its stored body with its id in front.
+pub fn listed(event: &Event) -> Box<RawValue> {
+    let body = String::from_utf8_lossy(&event.body);
+    let listed = format!("{{\"id\":\"{}\",{}", event.id, body.strip_prefix('{').unwrap_or("}"));
+    RawValue::from_string(listed).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
+
+/// 410: what came after an event that is not stored cannot be known.
+pub fn gone() -> Problem {
     Problem::new(
         ProblemCode::EventGone,
         "the event to continue after does not exist or was deleted; start again without `after`",
     )
 }
 
-/// `GET /v1/events`
-pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> Answer {
-    let app = caller.require(Scope::Read)?;
-    let mut query = Query::new(&parts);
+/// List events
+///
+/// Oldest first. `after` continues after an event.
+#[utoipa::path(
+    get, path = "/v1/events", operation_id = "listEvents", tag = "Events", security(("key" = ["read"])),
+    params(
+        PageParams,
+        ("after" = Option<EventId>, Query, description = "Only events after this one. Not together with `cursor`."),
+        ("type" = Option<EventType>, Query, description = "Only events of this type."),
+    ),
+    responses(
+        (status = 200, description = "A page of events.", body = Page<EventView>),
+        (status = 410, description = "The event of `after` does not exist, or does not exist any more."),
+    )
+)]
+async fn list(call: Call) -> Answer {
+    let mut query = call.query();
     let limit = query.limit();
     let filter = EventFilter { event_type: query.word("type", EventType::WORDS, EventType::parse) };
     let position = query.read("cursor", cursor::WRONG, cursor::decode_feed_position);
@@ -40,16 +78,18 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
         (None, Some(id)) => After::Event(EventId::parse(&id).ok_or_else(gone)?),
         (None, None) => After::Start,
     };
-    let found = api.store.events(app, after, filter, limit + 1).await?.ok_or_else(gone)?;
-    let next = |event: &crate::domain::Event| cursor::encode_feed_position(event.position);
-    Ok(page(found.iter(), limit, next, |event| Some(view::event(event))))
+    let found = call.api.store.events(call.app(), after, filter, limit + 1).await?.ok_or_else(gone)?;
+    Ok(page(&found, limit, |event| cursor::encode_feed_position(event.position), listed))
 }
 
-/// `GET /v1/events/{id}`
-pub async fn show(State(api): State<Arc<Api>>, caller: Caller, PathId(id): PathId, parts: Parts) -> Answer {
-    let app = caller.require(Scope::Read)?;
-    Query::new(&parts).done()?;
-    let id = EventId::parse(&id).ok_or_else(Problem::not_found)?;
-    let event = api.store.event(app, id).await?.ok_or_else(Problem::not_found)?;
-    Ok(reply(StatusCode::OK, view::event(&event).get().as_bytes().to_vec()))
+/// Show an event
+#[utoipa::path(
+    get, path = "/v1/events/{id}", operation_id = "showEvent", tag = "Events", security(("key" = ["read"])),
+    params(("id" = EventId, Path)),
+    responses((status = 200, description = "The event.", body = EventView))
+)]
+async fn show(call: Call) -> Answer {
+    let id = call.only_id(EventId::parse)?;
+    let event = call.api.store.event(call.app(), id).await?.ok_or_else(Problem::not_found)?;
+    Ok(reply(StatusCode::OK, listed(&event).get().as_bytes().to_vec()))
 }

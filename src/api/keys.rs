@@ -1,141 +1,152 @@
-//! Keys: make, list, revoke. A key is shown in the answer that makes it; what is kept is its SHA-256.
+//! API keys: create, list, show, revoke. The answer that creates a key shows it; the store keeps its
+//! SHA-256 only.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::request::Parts;
-use axum::response::Response;
-use serde_json::value::{RawValue, to_raw_value};
+use axum::response::{IntoResponse as _, Response};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::apps::valid_name;
+use super::apps::{managed_app, valid_name};
 use super::http::{
-    BODY_MAX, Caller, FieldErrorCode, FieldErrors, IdempotencyClaim, Invalid, ObjectReader, PathId, Problem,
-    ProblemCode, Query, RequestBody, cursor,
+    Answer, Call, Content, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Page, PageParams, Problem,
+    cursor, json, page,
 };
-use super::{Answer, Api, answered, first_answer, page, replayed, reply};
+use super::{Api, Resource};
 use crate::domain::{App, AppId, AppNo, KeyId, Scope, Timestamp};
-use crate::store::{CreateKey, CreatedKey, KeyRow, RevokeKey};
-use crate::tenants::{EXPIRES_IN, check_expiry, hash_key, key_view, make_key};
+use crate::store::RevokeKey;
+use crate::tenants::{self, EXPIRES_IN, KeyView, NewKey, check_expiry};
 
-/// `GET /v1/keys`
-pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> Answer {
-    let only = caller.managed_app()?;
-    let mut query = Query::new(&parts);
+/// The routes of this resource.
+pub fn routes() -> Resource {
+    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(show, revoke))
+}
+
+/// Finds an app that the caller manages.
+fn find_app(api: &Api, only: Option<AppNo>, id: &str) -> Result<Arc<App>, Invalid> {
+    managed_app(api, only, id).ok_or_else(|| {
+        (FieldErrorCode::UnknownApp, "there is no such app, or this API key does not manage it".to_owned())
+    })
+}
+
+/// List keys
+///
+/// Newest first, expired keys included. The `api_key` of the server's configuration is not listed.
+#[utoipa::path(
+    get, path = "/v1/keys", operation_id = "listKeys", tag = "Tenants", security(("key" = ["admin"])),
+    params(PageParams, ("appId" = Option<AppId>, Query, description = "Only keys of this app.")),
+    responses((status = 200, description = "A page of keys.", body = Page<KeyView>))
+)]
+async fn list(call: Call) -> Answer {
+    let only = call.caller.managed_app();
+    let mut query = call.query();
     let limit = query.limit();
     let before = query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(KeyId));
-    let asked = query.parsed("appId", |id| known_app(&api, only, id));
+    let app = query.parsed("appId", |id| find_app(&call.api, only, id));
     query.done()?;
-    let app = asked.map(|app| app.no).or(only);
-    let found = api.store.keys(app, before, limit + 1).await?;
-    let shown = |key: &KeyRow| to_raw_value(&key_view(key, None)).ok();
-    Ok(page(found.iter(), limit, |key| cursor::encode(key.id.0), shown))
+    let app = app.map(|app| app.no).or(only);
+    let found = call.api.store.keys(app, before, limit + 1).await?;
+    Ok(page(&found, limit, |key| cursor::encode(key.id.0), |key| KeyView::of(key, None)))
 }
 
-/// `GET /v1/keys/{id}`
-pub async fn show(State(api): State<Arc<Api>>, caller: Caller, PathId(id): PathId, parts: Parts) -> Answer {
-    let only = caller.managed_app()?;
-    Query::new(&parts).done()?;
-    let id = KeyId::parse(&id).ok_or_else(Problem::not_found)?;
-    let key = api.store.key_by_id(only, id).await?.ok_or_else(Problem::not_found)?;
-    Ok(reply(StatusCode::OK, serde_json::to_vec(&key_view(&key, None)).unwrap_or_default()))
+/// Show a key
+#[utoipa::path(
+    get, path = "/v1/keys/{id}", operation_id = "showKey", tag = "Tenants", security(("key" = ["admin"])),
+    params(("id" = KeyId, Path)),
+    responses((status = 200, description = "The key.", body = KeyView))
+)]
+async fn show(call: Call) -> Answer {
+    let id = call.only_id(KeyId::parse)?;
+    let key =
+        call.api.store.key_by_id(call.caller.managed_app(), id).await?.ok_or_else(Problem::not_found)?;
+    Ok(json(StatusCode::OK, &KeyView::of(&key, None)))
 }
 
-/// `DELETE /v1/keys/{id}`: the caller's own, too.
-pub async fn revoke(State(api): State<Arc<Api>>, caller: Caller, PathId(id): PathId, parts: Parts) -> Answer {
-    let app = caller.managed_app()?;
-    Query::new(&parts).done()?;
-    let key = KeyId::parse(&id).ok_or_else(Problem::not_found)?;
-    if !api.store.revoke_key(RevokeKey { app, key }).await? {
-        return Err(Problem::not_found());
+/// Revoke a key
+///
+/// New requests with the key are refused; requests in flight are finished. A key may revoke itself.
+#[utoipa::path(
+    delete, path = "/v1/keys/{id}", operation_id = "revokeKey", tag = "Tenants", security(("key" = ["admin"])),
+    params(("id" = KeyId, Path)),
+    responses((status = 204, description = "The key is revoked."))
+)]
+async fn revoke(call: Call) -> Answer {
+    let key = call.only_id(KeyId::parse)?;
+    if !call.api.store.revoke_key(RevokeKey { app: call.caller.managed_app(), key }).await? {
+        return Err(Problem::not_found().into());
     }
     let mut response = Response::default();
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
 }
 
-/// `POST /v1/keys`
-pub async fn create(State(api): State<Arc<Api>>, caller: Caller, body: RequestBody, parts: Parts) -> Answer {
-    let own = caller.require(Scope::Admin)?;
-    let only = caller.managed_app()?;
-    Query::new(&parts).done()?;
-    let text = body.json(BODY_MAX).await?;
-    let claim = IdempotencyClaim::sealed(&api, own, &parts, text.as_bytes())?;
-    if let Some(replay) = IdempotencyClaim::first_answer(claim.as_ref()).await? {
-        return replayed(replay);
-    }
-    let now = api.clock.now();
-    let wanted = read(&text, now, |id| known_app(&api, only, id))?;
-    let app = wanted.app.or_else(|| api.store.app(own)).ok_or_else(Problem::not_found)?;
-    let key = make_key();
-    let row = KeyRow {
-        id: KeyId(api.store.ids().draw(now)),
-        app_id: app.id,
-        name: wanted.name,
-        scope: wanted.scope,
-        created_at: now,
-        expires_at: wanted.expires_at,
-        last_used_at: None,
-    };
-    let body = serde_json::to_vec(&key_view(&row, Some(&key))).unwrap_or_default();
-    let answer = first_answer(StatusCode::CREATED, Some(format!("/v1/keys/{}", row.id)), body);
-    let remember = claim.as_ref().map(|claim| (claim.remember(), answer.clone()));
-    let create = CreateKey { row, app: app.no, hash: hash_key(key.reveal()), remember };
-    match api.store.create_key(create).await? {
-        CreatedKey::New => Ok(answered(answer)),
-        CreatedKey::TooMany(most) => {
-            let detail = format!("the app has {most} keys, which is the maximum; revoke some");
-            Err(Problem::new(ProblemCode::LimitReached, detail))
-        }
-        CreatedKey::Replayed(replay) => replayed(replay),
-    }
-}
-
-/// Returns the app of this id if the caller manages it.
-fn known_app(api: &Api, only: Option<AppNo>, id: &str) -> Result<Arc<App>, Invalid> {
-    let app = AppId::parse(id).and_then(|id| api.store.app_by_id(id));
-    app.filter(|app| only.is_none_or(|own| app.no == own)).ok_or_else(|| {
-        (FieldErrorCode::UnknownApp, "there is no such app, or this API key does not manage it".to_owned())
-    })
-}
-
-/// The detail for a missing scope.
-const SCOPE_REQUIRED: &str = "is required; use one of: read, write, admin";
-
-/// A key as a client requests it.
-struct Wanted {
+/// A key to create.
+#[derive(ToSchema)]
+#[schema(as = NewKey, rename_all = "camelCase")]
+struct KeyRequest {
+    /// A name for people.
+    #[schema(min_length = 1, max_length = 64)]
     name: Option<String>,
+    /// What the key permits.
     scope: Scope,
+    /// How long the key is valid, `1s` to `3650d`. Default: until it is revoked.
+    #[schema(example = "90d", value_type = Option<String>)]
+    expires_in: Option<Duration>,
+    /// End of the key's validity; not together with `expiresIn`.
     expires_at: Option<Timestamp>,
-    app: Option<Arc<App>>,
+    /// The app that the key belongs to. Default: the caller's. Admins of the first app may name any app.
+    #[schema(value_type = Option<AppId>)]
+    app_id: Option<Arc<App>>,
+}
+
+/// Create a key
+///
+/// The answer shows the key, once.
+#[utoipa::path(
+    post, path = "/v1/keys", operation_id = "createKey", tag = "Tenants", security(("key" = ["admin"])),
+    request_body(content = KeyRequest, example = json!({"name": "billing", "scope": "write", "expiresIn": "90d"})),
+    responses(
+        (status = 201, description = "The key, committed and valid.", body = KeyView,
+            headers(("Location" = String, description = "Path of the key."))),
+        (status = 409, description = "The app has too many keys; or a request with this Idempotency-Key is in \
+            progress, or the Idempotency-Key was used with another API key."),
+    )
+)]
+async fn create(call: Call) -> Answer {
+    let write = call.write_secret(Content::OBJECT).await?;
+    let (api, now, only) = (&write.api, write.api.clock.now(), write.caller.managed_app());
+    let find = |id: &str| find_app(api, only, id);
+    let request = write.object(|fields, errors| read(fields, errors, now, find))?;
+    let KeyRequest { name, scope, expires_in, expires_at, app_id } = request;
+    let expires_at = expires_in.map(|span| now.plus(span)).or(expires_at);
+    let app = app_id.or_else(|| api.store.app(write.app())).ok_or_else(Problem::not_found)?;
+    let key = NewKey { name, scope, expires_at, app };
+    let created = tenants::create_key(&api.store, key, now, |answer| write.keep(answer));
+    Ok(created.await?.into_response())
 }
 
 fn read(
-    text: &str,
+    fields: &mut ObjectReader<'_>,
+    errors: &mut FieldErrors,
     now: Timestamp,
-    app: impl FnOnce(&str) -> Result<Arc<App>, Invalid>,
-) -> Result<Wanted, Problem> {
-    let mut errors = FieldErrors::default();
-    let raw: &RawValue = serde_json::from_str(text).unwrap_or(RawValue::NULL);
-    let Some(mut fields) = ObjectReader::read(raw, "", &mut errors) else {
-        return Err(Problem::invalid(errors));
-    };
-    let name = fields.parsed("name", &mut errors, valid_name);
+    find_app: impl FnOnce(&str) -> Result<Arc<App>, Invalid>,
+) -> Option<KeyRequest> {
+    let name = fields.parsed("name", errors, valid_name);
     if !fields.has("scope") {
-        errors.add("/scope", FieldErrorCode::Required, SCOPE_REQUIRED);
+        errors.add("/scope", FieldErrorCode::Required, "is required; use one of: read, write, admin");
     }
-    let scope = fields.word("scope", Scope::WORDS, &mut errors, Scope::parse);
+    let scope = fields.word("scope", Scope::WORDS, errors, Scope::parse);
     if fields.has("expiresIn") && fields.has("expiresAt") {
         errors.add("/expiresAt", FieldErrorCode::Conflict, "cannot be used with expiresIn; give one of both");
     }
-    let expires_in = fields.duration("expiresIn", EXPIRES_IN, &mut errors);
-    let expires_at = fields.time("expiresAt", &mut errors);
-    if let Some(Err(detail)) = expires_at.map(|at| check_expiry(at, now)) {
-        errors.add("/expiresAt", FieldErrorCode::OutOfRange, detail);
+    let expires_in = fields.duration("expiresIn", EXPIRES_IN, errors);
+    let expires_at = fields.time("expiresAt", errors);
+    if let Some(Err(wrong)) = expires_at.map(|at| check_expiry(at, now)) {
+        errors.add("/expiresAt", FieldErrorCode::OutOfRange, wrong);
     }
-    let app = fields.parsed("appId", &mut errors, app);
-    fields.done(&mut errors);
-    errors.check()?;
-    let scope = scope.ok_or_else(|| Problem::field("/scope", FieldErrorCode::Required, SCOPE_REQUIRED))?;
-    Ok(Wanted { name, scope, expires_at: expires_in.map(|span| now.plus(span)).or(expires_at), app })
+    let app_id = fields.parsed("appId", errors, find_app);
+    Some(KeyRequest { name, scope: scope?, expires_in, expires_at, app_id })
 }

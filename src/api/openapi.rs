@@ -1,124 +1,161 @@
 //! The document that describes the API: `OpenAPI` 3.1.
 //!
-//! The schemas are made from the types that are shown (and from those of [`super::asked`], for what is
-//! read); the operations are a table here. What follows from a route's nature (who may ask, whether it
-//! takes a body, an id, an `Idempotency-Key`) is written once and added to each. The document is committed
-//! as `openapi.json`; tests compare the two, the routes of the router, the names that are read from
-//! queries and bodies, and every answer that any test gets.
+//! The `#[utoipa::path]` annotations of the handlers say what belongs to one operation. What follows from the
+//! nature of an operation is added here: the scope, the headers and problems of every answer, the
+//! `Idempotency-Key` of a POST, the empty body. The examples of answers are in `openapi/examples.json`; a test
+//! makes them from real answers. The document is committed as `openapi.json`; tests compare it with the
+//! program and with every answer that any test gets.
 
 mod page;
-mod table;
 
 pub use page::docs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::sync::LazyLock;
 
-use axum::http::StatusCode;
-use axum::response::Response;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
-use utoipa::{PartialSchema, ToSchema};
 
-use self::table::{OPERATIONS, Operation, Shape};
-use super::{admin, asked, batch, http, providers, reply, view};
-use crate::domain::{AppId, DeliveryStatus, DestinationId, EventId, EventType, WatchId, WatchStatus};
-use crate::tenants;
+use super::http::ProblemView;
+use super::{resources, service};
+use crate::domain::EventType;
+use crate::events;
+use crate::store::Scope;
 
-/// The document, as text that people can read, too.
-static TEXT: LazyLock<String> = LazyLock::new(|| {
-    // Alternate form, with a line at the end: the committed file is the same, byte for byte.
-    format!("{:#}\n", *DOCUMENT)
-});
+/// The document as text, indented, with a line break at its end: byte for byte the committed file.
+static TEXT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", *DOCUMENT));
 
-static DOCUMENT: LazyLock<Value> = LazyLock::new(made);
+static DOCUMENT: LazyLock<Value> = LazyLock::new(make);
 
-/// The document, as `ringback openapi` prints it and `/openapi.json` answers.
+/// Answers of the real application, by operation.
+const EXAMPLES: &str = include_str!("openapi/examples.json");
+
+/// Returns the document, as `ringback openapi` prints it and `/openapi.json` answers it.
 pub fn document() -> &'static str {
     &TEXT
 }
 
-/// `GET /openapi.json`
-pub async fn openapi() -> Response {
-    reply(StatusCode::OK, document().as_bytes().to_vec())
+/// One operation of the API.
+pub struct Route {
+    /// In upper case.
+    pub method: &'static str,
+    /// With `{id}` in the place of an id.
+    pub path: &'static str,
+    /// The scope that a key needs. `None`: the operation needs no key.
+    pub scope: Option<Scope>,
 }
 
-fn made() -> Value {
-    let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
-    for operation in OPERATIONS {
-        paths.entry(operation.path).or_default().insert(operation.method.to_owned(), described(operation));
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path)
     }
-    json!({
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Ringback",
-            "version": env!("CARGO_PKG_VERSION"),
-            "summary": "Watches the jobs of polling-only APIs and calls back.",
-            "description": INTRODUCTION,
-            "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
-        },
-        "servers": [{ "url": "/" }],
-        "tags": table::TAGS.iter().map(|(name, text)| json!({ "name": name, "description": text }))
-            .collect::<Vec<_>>(),
-        "paths": paths,
-        "components": {
-            "schemas": schemas(),
-            "securitySchemes": { "key": { "type": "http", "scheme": "bearer", "description": KEYS } },
-        },
+}
+
+/// Every operation of the API, as the document has them.
+pub static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
+    let route = |(path, method, operation): (&'static str, &'static str, &'static Value)| Route {
+        method: METHODS.iter().find(|known| known.eq_ignore_ascii_case(method)).copied().unwrap_or(""),
+        path,
+        scope: operation["x-scope"].as_str().and_then(Scope::parse),
+    };
+    operations(&DOCUMENT).map(route).collect()
+});
+
+const METHODS: &[&str] = &["GET", "POST", "PATCH", "DELETE"];
+
+/// Returns the scope that a key needs for an operation.
+pub fn scope_of(method: &str, path: &str) -> Option<Scope> {
+    static SCOPES: LazyLock<HashMap<&str, Vec<&Route>>> = LazyLock::new(|| {
+        let mut scopes = HashMap::<_, Vec<_>>::new();
+        for route in ROUTES.iter() {
+            scopes.entry(route.path).or_default().push(route);
+        }
+        scopes
+    });
+    SCOPES.get(path)?.iter().find(|route| route.method == method)?.scope
+}
+
+/// Every operation of a document: path, method in lower case, and what the document says of it.
+fn operations(document: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
+    document["paths"].as_object().into_iter().flatten().flat_map(|(path, methods)| {
+        let methods = methods.as_object().into_iter().flatten();
+        methods.map(move |(method, operation)| (path.as_str(), method.as_str(), operation))
     })
 }
 
-const INTRODUCTION: &str = "JSON, in camelCase. Times are RFC 3339 in UTC, with milliseconds. Ids say what \
-    they are, and all but `evt_` have the order of their creation. A 2xx for a write means that it is on \
-    disk. Every answer carries `x-request-id`. What is refused is a problem (RFC 9457) that names every \
-    invalid field at once. Every list takes `limit` and `cursor`, and ends where `nextCursor` is null.";
+const TAGS: &[(&str, &str)] = &[
+    ("Watches", "A watch polls a job and notifies its destinations when the job ends."),
+    ("Events", "What happened to watches, oldest first. The feed skips no event."),
+    ("Deliveries", "Events on their way to destinations, with every attempt."),
+    ("Providers", "The job APIs that can be watched."),
+    ("Secrets", "The secret by which receivers verify webhooks."),
+    (
+        "Tenants",
+        "Apps, which are isolated from each other, and their API keys. Admins of the first app manage all of \
+         them; admins of any other app manage their own.",
+    ),
+    ("Service", "The service itself."),
+    ("Webhooks", "What receivers get."),
+];
 
-const KEYS: &str = "An API key. Its scope is `read`, `write` or `admin`, and each includes the ones before \
-    it; `x-scope` of an operation says which one it takes.";
+const INTRODUCTION: &str = "Requests and answers are JSON, in camelCase. Times are RFC 3339 in UTC, with \
+    milliseconds. Ids begin with their kind; all but `evt_` sort by creation. A 2xx for a write means that the \
+    write is committed. Every answer has the header `x-request-id`. A refused request is answered with a \
+    problem (RFC 9457) that names every invalid field. Every list takes `limit` and `cursor`, and ends where \
+    `nextCursor` is null.";
 
-/// Every schema, by its name.
-fn schemas() -> BTreeMap<String, Value> {
-    let mut all = Vec::new();
-    collect::<view::WatchView>(&mut all);
-    collect::<view::DeliveryView>(&mut all);
-    collect::<view::EventView>(&mut all);
-    collect::<view::TimelineEntryView>(&mut all);
-    collect::<batch::BatchView>(&mut all);
-    collect::<http::ProblemView>(&mut all);
-    collect::<providers::ProviderView>(&mut all);
-    collect::<asked::Registration>(&mut all);
-    collect::<asked::Batch>(&mut all);
-    collect::<asked::Amendment>(&mut all);
-    collect::<asked::Retry>(&mut all);
-    collect::<asked::NewApp>(&mut all);
-    collect::<asked::NewKey>(&mut all);
-    collect::<asked::Rotation>(&mut all);
-    collect::<admin::SecretView>(&mut all);
-    collect::<tenants::AppView>(&mut all);
-    collect::<tenants::KeyView>(&mut all);
-    let mut named: BTreeMap<String, Value> = all
-        .into_iter()
-        .map(|(name, schema)| (name, serde_json::to_value(schema).unwrap_or_default()))
-        .collect();
-    // What is read has no other fields.
-    for name in
-        ["Registration", "Batch", "Amendment", "Retry", "TargetObject", "NewApp", "NewKey", "Rotation"]
-    {
-        if let Some(schema) = named.get_mut(name) {
-            schema["additionalProperties"] = false.into();
+const KEYS: &str = "An API key. Its scope is `read`, `write` or `admin`; each includes the scopes before it. \
+    `x-scope` of an operation is the scope that it needs.";
+
+/// What a status means where the operation does not say it.
+const MEANINGS: &[(u16, &str)] = &[
+    (400, "The body is not JSON, not UTF-8, or incomplete."),
+    (401, "The API key is missing or not valid."),
+    (403, "The API key lacks the scope."),
+    (404, "Unknown, malformed, or of another app."),
+    (408, "The body did not arrive within 30 s."),
+    (409, "A request with this Idempotency-Key is in progress."),
+    (413, "The body is too large."),
+    (415, "The body is not `application/json`, or it is compressed."),
+    (422, "The body, the query or a header is invalid. The problem names every error."),
+    (500, "An internal error."),
+    (503, "The database is not available, or there are too many such requests: try again later."),
+];
+
+fn make() -> Value {
+    let described = resources().merge(service::metrics_routes()).into_openapi();
+    let mut document = serde_json::to_value(described).unwrap_or_default();
+    document["info"] = json!({
+        "title": "Ringback",
+        "version": env!("CARGO_PKG_VERSION"),
+        "summary": "Watches the jobs of polling-only APIs and calls back.",
+        "description": INTRODUCTION,
+        "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
+    });
+    document["servers"] = json!([{ "url": "/" }]);
+    document["tags"] = TAGS.iter().map(|(name, text)| json!({ "name": name, "description": text })).collect();
+    document["components"]["securitySchemes"] =
+        json!({ "key": { "type": "http", "scheme": "bearer", "description": KEYS } });
+    let examples: Value = serde_json::from_str(EXAMPLES).unwrap_or_default();
+    for methods in document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+        for (method, operation) in methods.as_object_mut().into_iter().flatten() {
+            complete(method, operation, &examples);
         }
     }
-    // An item that is wrong is refused in its place; the batch is right.
-    if let Some(schema) = named.get_mut("Batch") {
-        let anything = json!({ "description": "Whatever else it is, is refused in its place." });
-        schema["properties"]["watches"]["items"] =
-            json!({ "anyOf": [{ "$ref": reference("Registration") }, anything] });
+    let mut shared = Vec::new();
+    collect::<ProblemView>(&mut shared);
+    collect::<events::Body>(&mut shared);
+    collect::<events::CloudEvent>(&mut shared);
+    for (name, schema) in shared {
+        document["components"]["schemas"][name] = serde_json::to_value(schema).unwrap_or_default();
     }
-    if let Some(schema) = named.get_mut("Amendment") {
-        schema["minProperties"] = 1.into();
-    }
-    named
+    refer_to_items(&mut document["components"]["schemas"]);
+    document["webhooks"] = webhooks(&examples);
+    close_requests(&mut document);
+    document
 }
 
 fn collect<T: ToSchema>(all: &mut Vec<(String, RefOr<Schema>)>) {
@@ -126,190 +163,213 @@ fn collect<T: ToSchema>(all: &mut Vec<(String, RefOr<Schema>)>) {
     all.push((T::name().into_owned(), T::schema()));
 }
 
-/// One operation of the document.
-fn described(operation: &Operation) -> Value {
-    let mut described = json!({
-        "operationId": operation.id,
-        "tags": [operation.tag],
-        "summary": operation.summary,
-        "description": operation.description,
-        "parameters": parameters(operation),
-        "responses": responses(operation),
-    });
-    match operation.scope {
+/// Replaces the items of pages, which utoipa writes out for a generic type, by references.
+fn refer_to_items(schemas: &mut Value) {
+    let mut items = Vec::new();
+    for (name, page) in schemas.as_object_mut().into_iter().flatten() {
+        if let Some(item) = name.strip_prefix("Page_") {
+            let reference = json!({ "$ref": reference(item) });
+            let schema = std::mem::replace(&mut page["properties"]["data"]["items"], reference);
+            items.push((item.to_owned(), schema));
+        }
+    }
+    for (item, schema) in items {
+        schemas[item] = schema;
+    }
+}
+
+/// Adds to an operation what follows from its nature.
+fn complete(method: &str, operation: &mut Value, examples: &Value) {
+    let is_post = method == "post";
+    let has_id =
+        operation["parameters"].as_array().is_some_and(|all| all.iter().any(|one| one["in"] == "path"));
+    let has_body = is_post || operation["requestBody"].is_object();
+    let scope = operation["security"][0]["key"][0].as_str().and_then(Scope::parse);
+    match scope {
+        // The roles of a bearer key are no scopes of OAuth: clients do not ask for them.
         Some(scope) => {
-            described["security"] = json!([{ "key": [] }]);
-            described["x-scope"] = scope.as_str().into();
+            operation["security"] = json!([{ "key": [] }]);
+            operation["x-scope"] = scope.as_str().into();
         }
-        None => described["security"] = json!([]),
+        None => operation["security"] = json!([]),
     }
-    if let Some(body) = &operation.body {
-        let mut content = json!({ "schema": { "$ref": reference(body.schema) } });
-        if let Ok(example) = serde_json::from_str::<Value>(body.example) {
-            content["example"] = example;
+    if !operation["parameters"].is_array() {
+        operation["parameters"] = json!([]);
+    }
+    if is_post && let Some(parameters) = operation["parameters"].as_array_mut() {
+        parameters.push(json!({ "name": "Idempotency-Key", "in": "header", "required": false,
+            "description": "For 24 hours, a request with the same key and body gets the first 2xx again, with \
+                            `Idempotent-Replayed: true`.",
+            "schema": { "type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$" } }));
+        if operation["requestBody"].is_null() {
+            operation["requestBody"] = json!({ "required": false, "description": "Nothing, or an empty object.",
+                "content": { "application/json":
+                    { "schema": { "type": "object", "additionalProperties": false } } } });
         }
-        described["requestBody"] =
-            json!({ "required": !body.optional, "content": { "application/json": content } });
-    } else if operation.is_post() {
-        let nothing = json!({ "type": "object", "additionalProperties": false });
-        described["requestBody"] = json!({
-            "required": false,
-            "description": "Nothing, or an empty object.",
-            "content": { "application/json": { "schema": nothing } },
-        });
     }
-    described
+    // An `Option`: the body may be left out, and may not be null.
+    if let Some(body) = operation.pointer_mut("/requestBody/content/application~1json/schema")
+        && body["oneOf"][1]["type"] == "null"
+    {
+        *body = body["oneOf"][0].take();
+    }
+    let mut problems = Vec::new();
+    if let Some(scope) = scope {
+        problems.extend([401, 422, 500, 503]);
+        problems.extend((scope > Scope::Read).then_some(403));
+        problems.extend(has_id.then_some(404));
+        problems.extend(is_post.then_some(409));
+        problems.extend([400, 408, 413, 415].into_iter().filter(|_| has_body));
+    }
+    let example = &examples[operation["operationId"].as_str().unwrap_or_default()];
+    let Some(responses) = operation["responses"].as_object_mut() else { return };
+    for status in problems {
+        responses.entry(status.to_string()).or_insert_with(|| json!({}));
+    }
+    for (status, response) in responses.iter_mut() {
+        complete_response(status, response, is_post, example);
+    }
+}
+
+/// Adds to a response what every response has.
+fn complete_response(status: &str, response: &mut Value, is_post: bool, example: &Value) {
+    let text = || json!({ "type": "string" });
+    response["headers"]["x-request-id"] = json!({ "required": true, "schema": text(),
+        "description": "Id of this request, in the log, too." });
+    if status.starts_with('2') {
+        if is_post {
+            response["headers"]["Idempotent-Replayed"] = json!({
+                "description": "`true` where this answer was given before.",
+                "schema": { "type": "string", "enum": ["true"] } });
+        }
+        let content = response["content"].as_object_mut().and_then(|all| all.values_mut().next());
+        if let (Some(content), false) = (content, example.is_null()) {
+            content["example"] = example.clone();
+        }
+        return;
+    }
+    match status {
+        "401" => {
+            response["headers"]["WWW-Authenticate"] =
+                json!({ "required": true, "schema": text(), "description": "`Bearer`." });
+        }
+        "503" => {
+            response["headers"]["Retry-After"] =
+                json!({ "required": true, "schema": text(), "description": "Seconds." });
+        }
+        _ => {}
+    }
+    if response["description"].as_str().unwrap_or_default().is_empty() {
+        let meaning = MEANINGS.iter().find(|(known, _)| known.to_string() == status);
+        response["description"] = meaning.map_or("", |(_, meaning)| meaning).into();
+    }
+    response["content"] =
+        json!({ "application/problem+json": { "schema": { "$ref": reference("Problem") } } });
 }
 
 fn reference(schema: &str) -> String {
     format!("#/components/schemas/{schema}")
 }
 
-fn parameters(operation: &Operation) -> Vec<Value> {
-    let mut parameters = Vec::new();
-    if let Some(id) = operation.names_one() {
-        let pattern = format!("^{id}[0-7][0-9a-hjkmnp-tv-z]{{25}}$");
-        parameters.push(json!({ "name": "id", "in": "path", "required": true,
-            "schema": { "type": "string", "pattern": pattern } }));
-    }
-    for name in operation.query {
-        let (description, schema) = parameter(operation, name);
-        parameters.push(json!({ "name": name, "in": "query", "required": false,
-            "description": description, "schema": schema }));
-    }
-    let mut header = |name: &str, description: &str, schema: Value| {
-        parameters.push(json!({ "name": name, "in": "header", "required": false,
-            "description": description, "schema": schema }));
+/// The requests that receivers get, by the type of the event.
+fn webhooks(examples: &Value) -> Value {
+    let header = |name: &str, description: &str| {
+        json!({ "name": name, "in": "header", "required": true, "description": description,
+            "schema": { "type": "string" } })
     };
-    if operation.id == "streamEvents" {
-        header("Last-Event-ID", "Goes before `after`: where the last stream broke off.", id::<EventId>());
-    }
-    if operation.is_post() && operation.scope.is_some() {
-        let schema = json!({ "type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$" });
+    let headers = json!([
+        header("webhook-id", "Id of the event, `evt_…`: the same in every attempt. Deduplicate by it."),
+        header("webhook-timestamp", "Time of the attempt, in seconds since 1970-01-01."),
         header(
-            "Idempotency-Key",
-            "For 24 hours the same key and body give the first 2xx again, with `Idempotent-Replayed: true`.",
-            schema,
-        );
-    }
-    parameters
-}
-
-fn id<T: PartialSchema>() -> Value {
-    serde_json::to_value(T::schema()).unwrap_or_default()
-}
-
-/// What a parameter of a query is.
-fn parameter(operation: &Operation, name: &str) -> (&'static str, Value) {
-    let time = || json!({ "type": "string", "format": "date-time" });
-    match name {
-        "limit" => {
-            ("How many to show.", json!({ "type": "integer", "minimum": 1, "maximum": 200, "default": 50 }))
-        }
-        "cursor" => ("The last answer's `nextCursor`.", json!({ "type": "string" })),
-        "status" if operation.tag == "Deliveries" => ("Those that stand here.", id::<DeliveryStatus>()),
-        "status" => ("Those that stand here.", id::<WatchStatus>()),
-        "provider" => ("On jobs of this provider.", json!({ "type": "string" })),
-        "jobId" => ("On jobs with this id.", json!({ "type": "string" })),
-        "wait" => (
-            "Answers as soon as the watch has ended, or then, or when the server is about to end: 1ms to 60s.",
-            json!({ "type": "string", "pattern": "^([1-9][0-9]{0,3}ms|[1-9]s|[1-5][0-9]s|60s|1m)$" }),
+            "webhook-signature",
+            "`v1,` and the base64 of HMAC-SHA256 over `<webhook-id>.<webhook-timestamp>.<body>`; after a rotation, \
+             two of them, separated by a space. See https://www.standardwebhooks.com."
         ),
-        "after" => ("What came after this event.", id::<EventId>()),
-        "type" => ("Events of this type.", id::<EventType>()),
-        "watchId" => ("Of this watch.", id::<WatchId>()),
-        "destinationId" => ("To this destination.", id::<DestinationId>()),
-        "appId" => ("Of this app.", id::<AppId>()),
-        "since" => ("Of events from then on.", time()),
-        "until" => ("Of events until then.", time()),
-        _ => ("", json!({})),
-    }
-}
-
-fn responses(operation: &Operation) -> Map<String, Value> {
-    let mut responses = Map::new();
-    let request_id = || json!({ "description": "Names this request, in the log too.", "required": true, "schema": { "type": "string" } });
-    for answer in operation.answers {
-        let mut headers = json!({ "x-request-id": request_id() });
-        for (name, description) in answer.headers {
-            headers[*name] = json!({ "description": description, "schema": { "type": "string" } });
+    ]);
+    let webhook = |event: &EventType| {
+        let mut body = json!({ "schema": { "$ref": reference("EventBody") } });
+        if let Some(example) = examples["webhooks"].get(event.as_str()) {
+            body["example"] = example.clone();
         }
-        if operation.is_post() {
-            headers["Idempotent-Replayed"] = json!({ "description": "`true` where this answer was given before.",
-                "schema": { "type": "string", "enum": ["true"] } });
-        }
-        let mut response = json!({ "description": answer.description, "headers": headers });
-        if let Some((media_type, schema)) = content(&answer.shape) {
-            response["content"] = json!({ media_type: { "schema": schema } });
-        }
-        responses.insert(answer.status.to_string(), response);
-    }
-    for status in operation.problems() {
-        let headers = match status {
-            503 => json!({ "x-request-id": request_id(),
-                "Retry-After": { "description": "Seconds.", "required": true, "schema": { "type": "string" } } }),
-            401 => json!({ "x-request-id": request_id(),
-                "WWW-Authenticate": { "description": "`Bearer`.", "required": true, "schema": { "type": "string" } } }),
-            _ => json!({ "x-request-id": request_id() }),
-        };
-        let problem = json!({
-            "description": operation.why(status),
-            "headers": headers,
-            "content": { "application/problem+json": { "schema": { "$ref": reference("Problem") } } },
+        let operation = json!({
+            "operationId": format!("webhook.{event}"),
+            "tags": ["Webhooks"],
+            "summary": format!("Receive `{event}`"),
+            "description": "The body depends on `payload` of the watch: `event` (the default) and `cloudevents` as \
+                            below; `raw` is the provider's own answer.",
+            "parameters": headers,
+            "requestBody": { "required": true, "content": {
+                "application/json": body,
+                "application/cloudevents+json": { "schema": { "$ref": reference("CloudEvent") } } } },
+            "responses": {
+                "2XX": { "description": "The event is received. It is not sent again." },
+                "410": { "description": "The address is gone. No further event of this watch is sent to it." },
+                "default": { "description": "The delivery is retried, for days. `Retry-After` is respected." },
+            },
         });
-        responses.insert(status.to_string(), problem);
-    }
-    responses
+        (event.as_str().to_owned(), json!({ "post": operation }))
+    };
+    EventType::ALL.iter().map(webhook).collect::<Map<_, _>>().into()
 }
 
-/// `None` where there is nothing to say.
-fn content(shape: &Shape) -> Option<(&'static str, Value)> {
-    Some(match shape {
-        Shape::Nothing => return None,
-        Shape::One(name) => ("application/json", json!({ "$ref": reference(name) })),
-        Shape::Page(name) => (
-            "application/json",
-            json!({
-                "type": "object",
-                "required": ["data", "nextCursor"],
-                "properties": {
-                    "data": { "type": "array", "items": { "$ref": reference(name) } },
-                    "nextCursor": { "type": ["string", "null"] },
-                },
-            }),
-        ),
-        Shape::Fields(fields) => {
-            let of_type = |(name, of_type): &(&str, &str)| ((*name).to_owned(), json!({ "type": of_type }));
-            let properties: Map<String, Value> = fields.iter().map(of_type).collect();
-            let required: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
-            ("application/json", json!({ "type": "object", "required": required, "properties": properties }))
+/// Forbids unknown fields in every schema of a request.
+fn close_requests(document: &mut Value) {
+    let mut found = BTreeSet::new();
+    let bodies = operations(document).map(|(_, _, operation)| &operation["requestBody"]);
+    let mut waiting: Vec<String> = bodies.flat_map(references).collect();
+    while let Some(name) = waiting.pop() {
+        if found.insert(name.clone()) {
+            waiting.extend(references(&document["components"]["schemas"][name]));
         }
-        Shape::Any => ("application/json", json!({ "type": "object" })),
-        Shape::Text(media_type) => (media_type, json!({ "type": "string" })),
-    })
+    }
+    for name in found {
+        let schema = &mut document["components"]["schemas"][name];
+        if schema["properties"].is_object() {
+            schema["additionalProperties"] = false.into();
+        }
+    }
+}
+
+/// The names of the schemas that a part of the document refers to.
+fn references(part: &Value) -> Vec<String> {
+    let text = part.to_string();
+    let names = text.split("#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next());
+    names.map(str::to_owned).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Scope;
 
     #[test]
-    fn no_operation_is_described_twice_and_each_has_all_its_words() {
+    fn every_operation_has_its_words_and_an_id_of_its_own() {
         let mut seen = std::collections::HashSet::new();
-        for one in OPERATIONS {
-            assert!(seen.insert((one.method, one.path)) && seen.insert((one.id, "")), "{}", one.id);
-            assert!(table::TAGS.iter().any(|(tag, _)| *tag == one.tag), "{}", one.id);
-            assert!(one.query.iter().all(|name| !parameter(one, name).0.is_empty()), "{}", one.id);
-            assert!(one.scope.is_none_or(|scope| scope >= Scope::Read) && !one.answers.is_empty());
+        for (path, method, operation) in operations(&DOCUMENT) {
+            assert!(seen.insert(operation["operationId"].as_str().expect("an id")), "{method} {path}");
+            assert!(TAGS.iter().any(|(tag, _)| operation["tags"][0] == *tag), "{method} {path}");
+            assert!(operation["summary"].as_str().is_some_and(|text| !text.is_empty()), "{method} {path}");
+            let has_text = |part: &Value| part["description"].as_str().is_some_and(|text| !text.is_empty());
+            for parameter in operation["parameters"].as_array().expect("parameters") {
+                assert!(has_text(parameter) || parameter["in"] == "path", "{method} {path} {parameter}");
+            }
+            assert!(operation["responses"].as_object().expect("responses").values().all(has_text), "{path}");
         }
     }
 
     #[test]
-    fn every_reference_leads_somewhere() {
-        let text = document();
-        for name in text.split("#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next()) {
-            assert!(DOCUMENT["components"]["schemas"][name].is_object(), "{name}");
+    fn every_reference_is_defined_and_every_schema_is_used() {
+        let used: BTreeSet<String> = references(&DOCUMENT).into_iter().collect();
+        let defined: BTreeSet<String> =
+            DOCUMENT["components"]["schemas"].as_object().expect("schemas").keys().cloned().collect();
+        assert_eq!(used, defined);
+    }
+
+    #[test]
+    fn every_operation_with_a_key_knows_its_scope() {
+        for (path, method, operation) in operations(&DOCUMENT) {
+            let scope = scope_of(&method.to_uppercase(), path);
+            assert_eq!(scope.is_some(), path.starts_with("/v1/"), "{method} {path}");
+            assert_eq!(scope.map(Scope::as_str), operation["x-scope"].as_str(), "{method} {path}");
         }
     }
 }

@@ -1,43 +1,45 @@
-//! What can be watched, and how it is.
+//! The providers that can be watched, and their state.
 
-use std::sync::Arc;
-
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::request::Parts;
 use serde::Serialize;
 use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::http::{Caller, Query, cursor};
-use super::{Answer, Api, reply, view};
+use super::Resource;
+use super::http::{Answer, Call, Page, PageParams, cursor};
 use crate::domain::{ProviderHealth, ProviderState, Timestamp, format_duration, format_rate};
-use crate::store::Scope;
 
-/// A job API.
+/// The routes of this resource.
+pub fn routes() -> Resource {
+    OpenApiRouter::new().routes(routes!(list))
+}
+
+/// A job API that can be watched.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Provider)]
-pub struct ProviderView {
+struct ProviderView {
     id: String,
     name: String,
+    /// Whether the server has a credential for it, or it needs none.
     configured: bool,
     health: HealthView,
     budget: BudgetView,
     poll: PollView,
-    /// What was learned of how long its jobs take: nothing yet, the gaps between looks follow a job's age.
+    /// Always null: this version learns nothing of the duration of jobs.
     #[schema(required, value_type = Option<Object>)]
     learned: Option<LearnedView>,
 }
 
-/// How it is.
+/// The provider's health.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ProviderHealthView)]
 struct HealthView {
     status: ProviderHealth,
-    /// `open` while the provider is in trouble.
+    /// `open` while polls of this provider fail.
     breaker: Breaker,
-    /// Until when nothing is asked, but to try whether it is better.
+    /// End of the pause in which only single trial polls are made; null without a pause.
     #[schema(required)]
     paused_until: Option<Timestamp>,
     #[schema(required)]
@@ -55,50 +57,62 @@ enum Breaker {
     Open,
 }
 
-/// What it allows, and what of it is used.
+/// The provider's limits, and their present use.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ProviderBudget)]
 struct BudgetView {
-    /// As `10/s`, `90/m` or `1/h`; null for no limit.
+    /// Polls per second, minute or hour, as `10/s`, `90/m` or `1/h`; null without a limit.
     #[schema(required)]
     rate: Option<String>,
+    /// Number of polls that may be made at once after a pause.
     burst: u32,
+    /// Largest number of simultaneous polls.
     concurrency: u32,
+    /// Present number of simultaneous polls.
     in_flight: u32,
-    /// PollStats that are due and not granted yet; 10,000 and more are shown as 10,000.
+    /// Number of polls that are due and wait for the budget. 10,000 stands for 10,000 or more.
     waiting: usize,
 }
 
-/// When its jobs are looked at.
+/// The poll schedule of the provider's jobs. All values are durations.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ProviderPoll)]
 struct PollView {
+    /// From the registration to the first poll.
     first: String,
+    /// Shortest interval between two polls.
     min_interval: String,
+    /// Longest interval between two polls.
     max_interval: String,
+    /// Default time until a watch expires.
     deadline: String,
 }
 
-/// Nothing has this shape yet.
+/// No value exists in this version.
 #[derive(Serialize)]
 enum LearnedView {}
 
-/// `GET /v1/providers`
-pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> Answer {
-    caller.require(Scope::Read)?;
-    let mut query = Query::new(&parts);
+/// List providers
+///
+/// The providers that can be watched, with their health, their budget and their poll schedule.
+#[utoipa::path(
+    get, path = "/v1/providers", operation_id = "listProviders", tag = "Providers", security(("key" = ["read"])),
+    params(PageParams),
+    responses((status = 200, description = "A page of providers.", body = Page<ProviderView>))
+)]
+async fn list(call: Call) -> Answer {
+    let mut query = call.query();
     let limit = query.limit() as usize;
     let from = query.read("cursor", cursor::WRONG, cursor::decode_feed_position).unwrap_or(0);
     query.done()?;
     let from = usize::try_from(from).unwrap_or(usize::MAX);
-    let states = (api.provider_states)();
+    let states = (call.api.provider_states)();
     let data: Vec<ProviderView> = states.iter().skip(from).take(limit).map(shown).collect();
     let next = from.saturating_add(data.len());
     let next = i64::try_from(next).ok().filter(|_| !data.is_empty() && next < states.len());
-    let page = view::Page { data, next_cursor: next.map(cursor::encode_feed_position) };
-    Ok(reply(StatusCode::OK, serde_json::to_vec(&page).unwrap_or_default()))
+    Ok(Page::reply(data, next.map(cursor::encode_feed_position)))
 }
 
 fn shown(state: &ProviderState) -> ProviderView {

@@ -1,65 +1,312 @@
-//! Watches: register, list, show, stop, look now, tell the story.
+//! Watches: create, list, show, stop, and poll now.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::request::Parts;
-use axum::response::Response;
-use serde_json::value::to_raw_value;
+use axum::response::{IntoResponse as _, Response};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use super::address::AddressView;
 use super::http::{
-    BODY_MAX, Caller, IdempotencyClaim, PathId, Problem, Query, RequestBody, cursor, is_set, traceparent,
+    Answer, Call, Content, Page, PageParams, Problem, created, cursor, first_answer, is_set, json, page,
+    traceparent,
 };
 use super::registration_span::RegistrationSpan;
-use super::{Answer, Api, answered, first_answer, page, register, replayed, reply, view};
-use crate::domain::{Timestamp, Watch, WatchId, WatchStatus, parse_duration};
-use crate::store::{
-    FirstAnswer, PollNow, PollNowResult, Register, Registered, Scope, Stop, Stopped, TimelineEntry,
-    TimelinePosition, WatchFilter,
+use super::{Api, Resource, register};
+use crate::domain::{
+    ChannelKind, DeliveryStatus, Destination, DestinationId, EventSet, EventType, JobError, JobStatus,
+    Output, Payload, PollStats, Timestamp, Watch, WatchId, WatchStatus, parse_duration,
 };
+use crate::store::{FirstAnswer, PollNow, PollNowResult, Register, Registered, Stop, Stopped, WatchFilter};
 
-/// The longest wait for the end of a watch.
+/// Longest `wait` for the end of a watch.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-fn path(id: WatchId) -> String {
-    format!("/v1/watches/{id}")
+/// The routes of this resource.
+pub fn routes() -> Resource {
+    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(show, stop)).routes(routes!(poll))
 }
 
-/// The first answer to a registration; kept where there is an `Idempotency-Key`.
-fn registered(watch: &Watch) -> FirstAnswer {
-    let body = serde_json::to_vec(&view::watch(watch, None)).unwrap_or_default();
-    first_answer(StatusCode::CREATED, Some(path(watch.id)), body)
+/// A registration. `jobId` and a destination (or `"notify": []`) are required.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(
+    dead_code,
+    reason = "`register` reads it field by field, to name every error; a test compares the two"
+)]
+pub struct Registration {
+    /// Id of the job at its provider. It must match the provider's pattern.
+    #[schema(min_length = 1, example = "job_abc123def456")]
+    job_id: String,
+    /// The job's provider. Default: the only provider with a credential, else `muvi`.
+    provider: Option<String>,
+    /// URL of a webhook: https, at a public address unless the operator permits others.
+    #[schema(max_length = 2048)]
+    callback_url: Option<String>,
+    /// One mail address, or several.
+    email: Option<OneOrMany>,
+    /// URL of a Slack webhook, or a Slack channel if a bot token is configured.
+    #[schema(min_length = 1)]
+    slack: Option<String>,
+    /// Further destinations. `[]` without any other destination means that nothing is sent.
+    #[schema(max_items = 20)]
+    notify: Option<Vec<Target>>,
+    /// Events to send: types, `job.*` or `watch.*`. Default: every event that ends a watch.
+    #[schema(min_items = 1)]
+    events: Option<Vec<String>>,
+    /// An object of the client's, up to 4 KiB. Events return it byte for byte.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<()>,
+    /// Further parameters that the provider's definition requires.
+    #[schema(value_type = Option<Object>)]
+    params: Option<()>,
+    /// Time until the watch expires, `1s` to `30d`. Default: the deadline of the provider's definition.
+    #[schema(example = "24h")]
+    expires_in: Option<String>,
+    /// Estimated end of the job: a hint for the poll schedule.
+    expected_at: Option<Timestamp>,
+    /// Longest interval between two polls, `1s` to `24h`.
+    #[schema(example = "10s")]
+    poll_interval: Option<String>,
+    /// Format of webhooks. Default: `event`.
+    payload: Option<Payload>,
 }
 
-/// `POST /v1/watches`
-pub async fn create(State(api): State<Arc<Api>>, caller: Caller, body: RequestBody, parts: Parts) -> Answer {
-    let app = caller.require(Scope::Write)?;
-    let (at, took) = (api.clock.now(), api.clock.stopwatch());
-    Query::new(&parts).done()?;
-    let text = body.json(BODY_MAX).await?;
-    let claim = IdempotencyClaim::new(&api, app, &parts, text.as_bytes())?;
-    if let Some(replay) = IdempotencyClaim::first_answer(claim.as_ref()).await? {
-        return replayed(replay);
-    }
-    let times = (api.clock.now(), Timestamp::MAX);
-    let watch = register::read(&api, app, &text, traceparent(&parts), times).await?;
-    let remember = claim.as_ref().map(IdempotencyClaim::remember);
-    let trace = RegistrationSpan::new(&api, &watch, at);
-    match api.store.register(Register { watch, remember, answer: registered }).await? {
-        Registered::New(watch) => {
-            api.store.tracer().record(|| Some(trace?.end("/v1/watches", took.elapsed())));
-            Ok(answered(registered(&watch)))
+/// A string, or a list of strings.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "part of `Registration`")]
+enum OneOrMany {
+    /// One string.
+    One(String),
+    /// Several strings.
+    Many(Vec<String>),
+}
+
+/// A destination: a URL, `mailto:` and an address, or an object.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "part of `Registration`")]
+pub enum Target {
+    /// A URL, or `mailto:` and an address.
+    Plain(String),
+    /// A destination with options.
+    Object(TargetObject),
+}
+
+/// A destination with options.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetObject {
+    /// The channel. Default: `webhook`.
+    r#type: Option<ChannelKind>,
+    /// URL of a webhook, or of a Slack webhook.
+    url: Option<String>,
+    /// Mail address; `address` and `to` are synonyms.
+    email: Option<String>,
+    /// Synonym of `email`.
+    address: Option<String>,
+    /// Synonym of `email`.
+    to: Option<String>,
+    /// Slack channel, as `#ops`; `slack` is a synonym.
+    channel: Option<String>,
+    /// Synonym of `url` or `channel`, for Slack.
+    slack: Option<String>,
+    /// Additional headers of a webhook.
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    headers: Option<()>,
+    /// Signing secret of this webhook, instead of the app's: `whsec_` and the base64 of 24 to 64 bytes.
+    secret: Option<String>,
+    /// Id of a saved destination. This version has none.
+    destination_id: Option<DestinationId>,
+}
+
+/// A watch.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Watch)]
+pub struct WatchView<'a> {
+    id: WatchId,
+    status: WatchStatus,
+    job_id: &'a str,
+    provider: &'a str,
+    job: JobView<'a>,
+    destinations: Vec<DestinationView<'a>>,
+    /// Types of the events that are sent.
+    events: Vec<EventType>,
+    /// The client's object, as it was given.
+    #[schema(value_type = Object)]
+    metadata: &'a RawValue,
+    created_at: Timestamp,
+    /// Null while the watch is active.
+    #[schema(required)]
+    ended_at: Option<Timestamp>,
+    expires_at: Timestamp,
+}
+
+/// The job, as the last poll saw it.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Job)]
+struct JobView<'a> {
+    status: JobStatus,
+    /// The provider's own word for the status.
+    #[schema(required)]
+    raw_status: Option<&'a str>,
+    /// 0 to 100.
+    #[schema(required)]
+    progress: Option<u8>,
+    /// First URL of the result.
+    #[schema(required)]
+    output: Option<&'a str>,
+    /// Every part of the result.
+    #[schema(required)]
+    outputs: Option<&'a [Output]>,
+    #[schema(required)]
+    error: Option<&'a JobError>,
+    #[schema(required)]
+    created_at: Option<Timestamp>,
+    #[schema(required)]
+    completed_at: Option<Timestamp>,
+    #[schema(required)]
+    last_polled_at: Option<Timestamp>,
+    #[schema(required)]
+    next_poll_at: Option<Timestamp>,
+    /// Number of polls since the server started.
+    polls: u32,
+    /// Always null: this version makes no estimates.
+    #[schema(required)]
+    estimated_completion_at: Option<Timestamp>,
+    /// Error of the last poll; null if it succeeded.
+    #[schema(required)]
+    last_error: Option<String>,
+}
+
+/// A destination of a watch.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Destination)]
+struct DestinationView<'a> {
+    id: DestinationId,
+    #[serde(flatten)]
+    address: AddressView<'a>,
+    /// Names of the additional headers. Their values are not shown: `***`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, String>, required = false)]
+    headers: BTreeMap<&'a str, &'static str>,
+    /// Status of the latest delivery; null before the first.
+    #[schema(required)]
+    status: Option<DeliveryStatus>,
+}
+
+impl<'a> WatchView<'a> {
+    /// Shows a watch. The poller's statistics are lost when the server restarts.
+    pub fn of(watch: &'a Watch, polls: Option<PollStats>) -> Self {
+        let seen = &watch.seen;
+        let polls = polls.unwrap_or_default();
+        Self {
+            id: watch.id,
+            status: watch.status,
+            job_id: &watch.job.job_id,
+            provider: &watch.job.provider,
+            job: JobView {
+                status: seen.status,
+                raw_status: seen.raw_status.as_deref(),
+                progress: seen.progress,
+                output: seen.output.as_deref(),
+                outputs: seen.outputs.as_deref(),
+                error: seen.error.as_ref(),
+                created_at: seen.created_at,
+                completed_at: seen.completed_at,
+                last_polled_at: polls.last_polled_at,
+                next_poll_at: polls.next_poll_at.filter(|_| watch.status == WatchStatus::Watching),
+                polls: polls.polls,
+                estimated_completion_at: None,
+                last_error: polls.last_error,
+            },
+            destinations: watch.destinations.iter().map(destination_view).collect(),
+            events: EventSet::iter(watch.events).collect(),
+            // Checked when the watch was registered.
+            metadata: serde_json::from_str(watch.metadata.as_deref().unwrap_or("{}"))
+                .unwrap_or(RawValue::NULL),
+            created_at: watch.created_at,
+            ended_at: watch.ended_at,
+            expires_at: watch.expires_at,
         }
-        Registered::Replayed(replay) => replayed(replay),
+    }
+
+    fn now(api: &Api, watch: &'a Watch) -> Self {
+        Self::of(watch, (api.poll_stats)(watch.job_no))
     }
 }
 
-/// `GET /v1/watches`
-pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> Answer {
-    let app = caller.require(Scope::Read)?;
-    let mut query = Query::new(&parts);
+fn destination_view((destination, status): &(Destination, Option<DeliveryStatus>)) -> DestinationView<'_> {
+    DestinationView {
+        id: destination.id,
+        address: AddressView::of(destination.channel, &destination.address),
+        headers: destination.headers.iter().map(|(name, _)| (name.as_str(), "***")).collect(),
+        status: *status,
+    }
+}
+
+/// Answers with a watch.
+pub fn shown(api: &Api, watch: &Watch) -> Response {
+    json(StatusCode::OK, &WatchView::now(api, watch))
+}
+
+/// Makes the answer to a registration.
+fn registered(watch: &Watch) -> FirstAnswer {
+    created(format!("/v1/watches/{}", watch.id), &WatchView::of(watch, None))
+}
+
+/// Watch a job
+///
+/// Registers a watch: when the job ends, an event is delivered to each destination. Without an
+/// `Idempotency-Key`, a second request for the same job and address makes a second watch.
+#[utoipa::path(
+    post, path = "/v1/watches", operation_id = "createWatch", tag = "Watches", security(("key" = ["write"])),
+    request_body(content = Registration, example = json!({
+        "jobId": "job_abc123def456", "callbackUrl": "https://app.example.com/hooks/muvi", "metadata": {"orderId": 42},
+    })),
+    responses((status = 201, description = "The watch, committed.", body = WatchView,
+        headers(("Location" = String, description = "Path of the watch."))))
+)]
+async fn create(call: Call) -> Answer {
+    let (at, took) = (call.api.clock.now(), call.api.clock.stopwatch());
+    let write = call.write(Content::OBJECT).await?;
+    let times = (write.api.clock.now(), Timestamp::MAX);
+    let watch =
+        register::read(&write.api, write.app(), &write.text, traceparent(&write.parts), times).await?;
+    let span = RegistrationSpan::new(&write.api, &watch, at);
+    let register = Register { watch, remember: write.remember(), answer: registered };
+    match write.api.store.register(register).await? {
+        Registered::New(watch) => {
+            write.api.store.tracer().record(|| Some(span?.end("/v1/watches", took.elapsed())));
+            Ok(registered(&watch).into_response())
+        }
+        Registered::Replayed(replay) => Err(replay.into()),
+    }
+}
+
+/// List watches
+///
+/// Newest first.
+#[utoipa::path(
+    get, path = "/v1/watches", operation_id = "listWatches", tag = "Watches", security(("key" = ["read"])),
+    params(
+        PageParams,
+        ("status" = Option<WatchStatus>, Query, description = "Only watches with this status."),
+        ("provider" = Option<String>, Query, description = "Only watches on jobs of this provider."),
+        ("jobId" = Option<String>, Query, description = "Only watches on jobs with this id."),
+    ),
+    responses((status = 200, description = "A page of watches.", body = Page<WatchView>))
+)]
+async fn list(call: Call) -> Answer {
+    let mut query = call.query();
     let limit = query.limit();
     let filter = WatchFilter {
         status: query.word("status", WatchStatus::WORDS, WatchStatus::parse),
@@ -67,106 +314,98 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, parts: Parts) -> 
         job_id: query.text("jobId"),
         before: query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(WatchId)),
     };
-    if let Some(provider) = filter.provider.as_deref().filter(|name| api.providers.get(name).is_none()) {
-        let unknown = register::unknown_provider(&api, provider);
+    if let Some(provider) = filter.provider.as_deref().filter(|name| call.api.providers.get(name).is_none()) {
+        let unknown = register::unknown_provider(&call.api, provider);
         query.errors.keep("?provider", Err::<(), _>(unknown));
     }
     query.done()?;
-    let found = api.store.watches(app, filter, limit + 1).await?;
-    let shown = |watch: &Watch| to_raw_value(&view::watch(watch, (api.poll_stats)(watch.job_no)));
-    Ok(page(found.iter(), limit, |watch| cursor::encode(watch.id.0), |watch| shown(watch).ok()))
+    let found = call.api.store.watches(call.app(), filter, limit + 1).await?;
+    Ok(page(&found, limit, |watch| cursor::encode(watch.id.0), |watch| WatchView::now(&call.api, watch)))
 }
 
-/// `GET /v1/watches/{id}`
-pub async fn show(State(api): State<Arc<Api>>, caller: Caller, PathId(id): PathId, parts: Parts) -> Answer {
-    let app = caller.require(Scope::Read)?;
-    let mut query = Query::new(&parts);
+/// Show a watch
+///
+/// With `wait`, answers as soon as the watch has ended; its webhook may still be in flight then.
+#[utoipa::path(
+    get, path = "/v1/watches/{id}", operation_id = "showWatch", tag = "Watches", security(("key" = ["read"])),
+    params(
+        ("id" = WatchId, Path),
+        ("wait" = Option<String>, Query, pattern = "^([1-9][0-9]{0,3}ms|[1-9]s|[1-5][0-9]s|60s|1m)$",
+            description = "Longest time to wait for the end of the watch, 1ms to 60s. The answer comes earlier \
+                if the watch ends or the server is about to stop."),
+    ),
+    responses((status = 200, description = "The watch.", body = WatchView))
+)]
+async fn show(call: Call) -> Answer {
+    let mut query = call.query();
     let wait = query.read("wait", "must be a duration of at most 60s", |text| {
         parse_duration(text).ok().filter(|wait| *wait <= WAIT_MAX)
     });
     query.done()?;
-    let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
-    // Armed before the watch is read: an end in between rings all the same.
-    let bell = wait.map(|wait| (wait, api.store.watch_ends(id)));
-    let rung = bell.as_ref().map(|(wait, bell)| (*wait, bell.armed()));
+    let id = call.id(WatchId::parse)?;
+    let (api, app) = (&call.api, call.app());
+    // Subscribed before the watch is read: an end in between completes the wait, too.
+    let notifier = wait.map(|wait| (wait, api.store.watch_ends(id)));
+    let ended = notifier.as_ref().map(|(wait, notifier)| (*wait, notifier.armed()));
     let mut watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
-    if let Some((wait, rung)) = rung
+    if let Some((wait, ended)) = ended
         && watch.status == WatchStatus::Watching
     {
         let Some(_permit) = api.waits.try_acquire(app) else {
-            return Err(Problem::busy(
-                "too many requests wait for the end of a watch; send it again later, or without `wait`",
-            ));
+            let detail =
+                "too many requests wait for the end of a watch; send it again later, or without `wait`";
+            return Err(Problem::busy(detail).into());
         };
         let mut draining = api.draining.clone();
         tokio::select! {
-            () = rung => {}
+            () = ended => {}
             () = api.clock.sleep(wait) => {}
             () = is_set(&mut draining) => {}
         }
         watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
     }
-    Ok(shown(&api, StatusCode::OK, &watch))
+    Ok(shown(api, &watch))
 }
 
-/// `DELETE /v1/watches/{id}`
-pub async fn stop(State(api): State<Arc<Api>>, caller: Caller, PathId(id): PathId, parts: Parts) -> Answer {
-    let app = caller.require(Scope::Write)?;
-    Query::new(&parts).done()?;
-    let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
+/// Stop a watch
+///
+/// An active watch becomes `stopped`. A watch that has ended keeps its status, and its pending deliveries
+/// are skipped. A request to a receiver that is in flight may still arrive.
+#[utoipa::path(
+    delete, path = "/v1/watches/{id}", operation_id = "stopWatch", tag = "Watches",
+    security(("key" = ["write"])), params(("id" = WatchId, Path)),
+    responses((status = 200, description = "The watch.", body = WatchView))
+)]
+async fn stop(call: Call) -> Answer {
+    let id = call.only_id(WatchId::parse)?;
+    let (api, app) = (&call.api, call.app());
     match api.store.stop(Stop { app, watch: id, now: api.clock.now() }).await? {
-        Stopped::Unknown => Err(Problem::not_found()),
+        Stopped::Unknown => Err(Problem::not_found().into()),
         Stopped::Done => {
             let watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
-            Ok(shown(&api, StatusCode::OK, &watch))
+            Ok(shown(api, &watch))
         }
     }
 }
 
-/// `POST /v1/watches/{id}/poll`
-pub async fn poll(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    PathId(id): PathId,
-    body: RequestBody,
-    parts: Parts,
-) -> Answer {
-    let app = caller.require(Scope::Write)?;
-    Query::new(&parts).done()?;
-    let body = body.no_fields().await?;
-    let claim = IdempotencyClaim::new(&api, app, &parts, &body)?;
-    if let Some(replay) = IdempotencyClaim::first_answer(claim.as_ref()).await? {
-        return replayed(replay);
-    }
-    let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
+/// Poll now
+///
+/// The job is polled as soon as the provider's rate and the shortest interval permit. For a watch that has
+/// ended: one poll, which can refresh the outputs and changes nothing else.
+#[utoipa::path(
+    post, path = "/v1/watches/{id}/poll", operation_id = "pollWatch", tag = "Watches",
+    security(("key" = ["write"])), params(("id" = WatchId, Path)),
+    responses((status = 202, description = "The watch. The request to poll is committed.", body = WatchView))
+)]
+async fn poll(call: Call) -> Answer {
+    let write = call.write(Content::Nothing).await?;
+    let (api, app, id) = (&write.api, write.app(), write.id(WatchId::parse)?);
     let watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
-    let body = serde_json::to_vec(&view::watch(&watch, (api.poll_stats)(watch.job_no))).unwrap_or_default();
-    let answer = first_answer(StatusCode::ACCEPTED, None, body);
-    let remember = claim.as_ref().map(|claim| (claim.remember(), answer.clone()));
+    let answer = first_answer(StatusCode::ACCEPTED, &WatchView::now(api, &watch));
+    let remember = write.keep(answer.clone());
     match api.store.poll_now(PollNow { app, watch: id, remember, now: api.clock.now() }).await? {
-        PollNowResult::Unknown => Err(Problem::not_found()),
-        PollNowResult::Wanted => Ok(answered(answer)),
-        PollNowResult::Replayed(replay) => replayed(replay),
+        PollNowResult::Unknown => Err(Problem::not_found().into()),
+        PollNowResult::Wanted => Ok(answer.into_response()),
+        PollNowResult::Replayed(replay) => Err(replay.into()),
     }
-}
-
-/// `GET /v1/watches/{id}/story`
-pub async fn story(State(api): State<Arc<Api>>, caller: Caller, PathId(id): PathId, parts: Parts) -> Answer {
-    let app = caller.require(Scope::Read)?;
-    let mut query = Query::new(&parts);
-    let limit = query.limit();
-    let after = query.read("cursor", cursor::WRONG, cursor::decode_timeline_position).unwrap_or_default();
-    query.done()?;
-    let id = WatchId::parse(&id).ok_or_else(Problem::not_found)?;
-    let story = api.store.story(app, id, after, limit + 1).await?.ok_or_else(Problem::not_found)?;
-    let shown = |(place, timeline_entry): &(TimelinePosition, TimelineEntry)| {
-        to_raw_value(&view::timeline_entry(place.at, timeline_entry.clone())).ok()
-    };
-    Ok(page(story.iter(), limit, |(place, _)| cursor::encode_timeline_position(*place), shown))
-}
-
-/// A watch as an answer.
-pub(super) fn shown(api: &Api, status: StatusCode, watch: &Watch) -> Response {
-    let looks = (api.poll_stats)(watch.job_no);
-    reply(status, serde_json::to_vec(&view::watch(watch, looks)).unwrap_or_default())
 }

@@ -62,7 +62,7 @@ async fn with_story(client: &Client, id: &str) -> Result<Answer, Failure> {
     let watch = client.get(&format!("/v1/watches/{id}")).await?.text;
     let (mut lines, mut after) = (Vec::new(), String::new());
     loop {
-        let story = client.get(&format!("/v1/watches/{id}/story?limit={PAGE_MAX}{after}")).await?.text;
+        let story = client.get(&format!("/v1/watches/{id}/timeline?limit={PAGE_MAX}{after}")).await?.text;
         let told: super::client::Page = serde_json::from_str(&story)
             .map_err(|error| Failure::Failed(format!("{} tells no story: {error}", client.url())))?;
         lines.extend(told.data.iter().map(|line| line.get().to_owned()));

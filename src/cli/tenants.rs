@@ -15,10 +15,8 @@ use crate::channels::webhook::Secret;
 use crate::clock::Clock;
 use crate::config::{Config, Database};
 use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, parse_duration};
-use crate::store::{CreateApp, CreateKey, CreatedApp, CreatedKey, KeyRow, RevokeKey, Store, Writer};
-use crate::tenants::{
-    DEFAULT_APP, EXPIRES_IN, app_view, check_expiry, check_name, hash_key, key_view, make_key,
-};
+use crate::store::{FirstAnswer, RevokeKey, Store, Writer};
+use crate::tenants::{self, AppView, DEFAULT_APP, EXPIRES_IN, KeyView, NewKey, check_expiry, check_name};
 
 /// How many rows are read at a time.
 const PAGE: u32 = 200;
@@ -45,22 +43,17 @@ pub async fn create_key(config: &Config, wanted: WantedKey<'_>) -> Result<Value,
     let now = Clock::System.now();
     let expires_at = wanted.expires_in.map(|text| read_expiry(text, now)).transpose();
     let expires_at = expires_at.map_err(|wrong| usage("the time for which it is valid", wrong))?;
-    let key = make_key();
-    let shown = with_store(config, now, async |store| {
+    let created = with_store(config, now, async |store| {
         let app = find_app(&store, wanted.app)?;
-        let id = KeyId(store.ids().draw(now));
-        let row = KeyRow { id, app_id: app.id, name, scope, created_at: now, expires_at, last_used_at: None };
-        let shown = json!(key_view(&row, Some(&key)));
-        let create = CreateKey { row, app: app.no, hash: hash_key(key.reveal()), remember: None };
-        match store.create_key(create).await.map_err(failed)? {
-            CreatedKey::New => Ok(shown),
-            CreatedKey::TooMany(most) => {
-                Err(Failure::Failed(format!("the app has {most} keys, and no more can be made: revoke some")))
-            }
-            CreatedKey::Replayed(_) => Err(Failure::Failed("the key was made before".to_owned())),
-        }
+        let key = NewKey { name, scope, expires_at, app };
+        tenants::create_key(&store, key, now, |_| None).await.map_err(failed)
     });
-    shown.await
+    Ok(value_of(&created.await?))
+}
+
+/// Returns the JSON of an answer.
+fn value_of(answer: &FirstAnswer) -> Value {
+    serde_json::from_slice(&answer.body).unwrap_or_default()
 }
 
 fn read_expiry(text: &str, now: Timestamp) -> Result<Timestamp, String> {
@@ -78,7 +71,7 @@ pub async fn list_keys(config: &Config, app: Option<&str>) -> Result<Value, Fail
             let page = store.keys(app, before, PAGE).await.map_err(failed)?;
             let Some(last) = page.last() else { break };
             before = Some(last.id);
-            all.extend(page.iter().map(|key| json!(key_view(key, None))));
+            all.extend(page.iter().map(|key| json!(KeyView::of(key, None))));
         }
         Ok(json!({ "data": all, "nextCursor": null }))
     });
@@ -99,27 +92,17 @@ pub async fn revoke_key(config: &Config, id: &str) -> Result<(), Failure> {
 pub async fn create_app(config: &Config, name: &str) -> Result<Value, Failure> {
     let name = check_name(name).map_err(|wrong| Failure::Usage(format!("the name: {wrong}")))?;
     let now = Clock::System.now();
-    let made = with_store(config, now, async |store| {
-        let id = AppId(store.ids().draw(now));
-        let signing_secret = Masked::new(Secret::generate().expose());
-        let create = CreateApp { id, name, signing_secret, remember: None, now };
-        match store.create_app(create).await.map_err(failed)? {
-            CreatedApp::New(app) => Ok(json!(app_view(&app, true))),
-            CreatedApp::Taken => Err(Failure::Failed("another app has this name: choose another".to_owned())),
-            CreatedApp::TooMany(most) => {
-                Err(Failure::Failed(format!("there are {most} apps, and no more can be made")))
-            }
-            CreatedApp::Replayed(_) => Err(Failure::Failed("the app was made before".to_owned())),
-        }
+    let created = with_store(config, now, async |store| {
+        let secret = Masked::new(Secret::generate().expose());
+        tenants::create_app(&store, name, secret, now, |_| None).await.map_err(failed)
     });
-    made.await
+    Ok(value_of(&created.await?))
 }
 
 /// All apps, newest first.
 pub async fn list_apps(config: &Config) -> Result<Value, Failure> {
     let listed = with_store(config, Clock::System.now(), async |store| {
-        let all: Vec<Value> =
-            store.apps(None, u32::MAX).iter().map(|app| json!(app_view(app, false))).collect();
+        let all: Vec<Value> = store.apps(None, u32::MAX).iter().map(|app| json!(AppView::of(app))).collect();
         Ok(json!({ "data": all, "nextCursor": null }))
     });
     listed.await

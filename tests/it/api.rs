@@ -127,7 +127,7 @@ async fn an_id_that_is_unknown_or_malformed_is_not_found() {
         ("GET", format!("watches/watch_{none}")),
         ("DELETE", format!("watches/watch_{none}")),
         ("POST", format!("watches/watch_{none}/poll")),
-        ("GET", format!("watches/watch_{none}/story")),
+        ("GET", format!("watches/watch_{none}/timeline")),
         ("GET", format!("events/evt_{none}")),
         ("GET", format!("deliveries/dlv_{none}")),
         ("POST", format!("deliveries/dlv_{none}/retry")),

@@ -63,7 +63,7 @@ async fn a_hook_of_slacks_gets_blocks_and_is_never_shown_whole() {
         (&delivery["attempts"][0]["statusCode"], &delivery["attempts"][0]["responseBody"]),
         (&json!(200), &json!("ok"))
     );
-    let story = t.get(&format!("/v1/watches/{watch}/story")).await;
+    let story = t.get(&format!("/v1/watches/{watch}/timeline")).await;
     let list = t.get("/v1/watches").await;
     let made = t.post("/v1/watches", &json!({ "jobId": "job_1", "notify": [chat.hook("hush")] })).await;
     for answer in [story.text(), list.text(), made.text(), &delivery.to_string()] {

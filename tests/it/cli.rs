@@ -354,7 +354,7 @@ async fn show_tells_of_a_watch_its_story_of_a_delivery_its_attempts_and_of_an_ev
         assert!(shown.contains(word), "{word}: {shown}");
     }
     let whole = ask(&url, &["show", &watch, "--json"]).await.expect(0).json();
-    assert_eq!(whole["story"], h.get(&format!("/v1/watches/{watch}/story")).await.json()["data"]);
+    assert_eq!(whole["story"], h.get(&format!("/v1/watches/{watch}/timeline")).await.json()["data"]);
     assert_eq!(whole["id"], watch.as_str());
 
     let shown = ask(&url, &["show", &delivery]).await.expect(0).out;

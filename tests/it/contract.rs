@@ -92,7 +92,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("PATCH /v1/watches/{id}", "a_watch_is_given_more_time_and_more_destinations_and_other_metadata"),
     ("DELETE /v1/watches/{id}", "what_is_pending_when_a_watch_is_stopped_is_neither_sent_nor_retried"),
     ("POST /v1/watches/{id}/poll", "a_look_at_an_ended_job_refreshes_its_outputs_and_nothing_else"),
-    ("GET /v1/watches/{id}/story", "a_story_tells_what_happened_in_order"),
+    ("GET /v1/watches/{id}/timeline", "a_story_tells_what_happened_in_order"),
     ("GET /v1/events", "events_are_listed_oldest_first_by_type_and_after_one_that_is_known"),
     ("GET /v1/events/{id}", "an_event_is_read_by_its_id_as_the_feed_has_it"),
     (

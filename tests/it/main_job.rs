@@ -526,7 +526,7 @@ async fn a_story_tells_what_happened_in_order() {
     t.provider.completed("job_1");
     t.pass(minutes(1)).await;
     t.receiver.take(2).await;
-    let story = t.get(&format!("/v1/watches/{watch}/story")).await.expect(200);
+    let story = t.get(&format!("/v1/watches/{watch}/timeline")).await.expect(200);
     let story = story["data"].as_array().unwrap();
     let times: Vec<Timestamp> =
         story.iter().map(|line| Timestamp::parse(line["at"].as_str().unwrap()).unwrap()).collect();

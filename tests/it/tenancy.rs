@@ -22,7 +22,7 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
     ("PATCH", "/v1/watches/{id}", Some(Scope::Write)),
     ("DELETE", "/v1/watches/{id}", Some(Scope::Write)),
     ("POST", "/v1/watches/{id}/poll", Some(Scope::Write)),
-    ("GET", "/v1/watches/{id}/story", Some(Scope::Read)),
+    ("GET", "/v1/watches/{id}/timeline", Some(Scope::Read)),
     ("GET", "/v1/events", Some(Scope::Read)),
     ("GET", "/v1/events/{id}", Some(Scope::Read)),
     ("GET", "/v1/events/stream", Some(Scope::Read)),
@@ -83,7 +83,7 @@ async fn every_route_asks_for_the_scope_that_the_contract_names() {
         ("the configured key", bearer(KEY), Some(Scope::Admin)),
     ];
     let mut wrong = Vec::new();
-    for route in ROUTES {
+    for route in ROUTES.iter() {
         let row = CONTRACT.iter().find(|(method, path, _)| (*method, *path) == (route.method, route.path));
         let Some((_, _, needed)) = row else {
             wrong.push(format!("{route:?} is not in the contract's table"));
@@ -240,7 +240,7 @@ impl Other {
     async fn sees(&self, t: &Harness) -> Vec<String> {
         let mut all = Vec::new();
         for path in [
-            format!("/v1/watches/{}/story", self.watch),
+            format!("/v1/watches/{}/timeline", self.watch),
             format!("/v1/deliveries/{}", self.delivery),
             "/v1/watches".to_owned(),
             "/v1/events".to_owned(),
@@ -369,7 +369,7 @@ async fn an_app_sees_and_changes_nothing_of_another_whatever_it_asks_for() {
     let before = b.sees(&t).await;
     let auth = format!("Bearer {}", a.key);
     let mut wrong = Vec::new();
-    for route in ROUTES {
+    for route in ROUTES.iter() {
         for Attempt { query, headers, body, hoped } in tries(route, &b) {
             let path = path(route, |kind| b.name(kind)) + &query;
             let mut all = vec![("authorization", auth.as_str())];

@@ -224,7 +224,7 @@ async fn lists_of_apps_and_keys_are_read_page_by_page() {
 async fn after_a_rotation_both_secrets_sign_until_the_grace_is_over() {
     let mut t = Harness::start().await;
     let b = tenant(&t, "b").await;
-    let rotated = t.as_key(&b.key, "POST", "/v1/signing-secret/rotate", r#"{"graceSeconds": 600}"#).await;
+    let rotated = t.as_key(&b.key, "POST", "/v1/signing-secret/rotate", r#"{"grace": "10m"}"#).await;
     let rotated = rotated.expect(200);
     let new = rotated["secret"].as_str().unwrap().to_owned();
     assert_ne!(new, b.secret);
@@ -271,12 +271,13 @@ async fn a_rotation_takes_a_day_if_nothing_is_said_and_no_time_if_that_is_wanted
     let rotate = async |body: &str| t.as_key(&b.key, "POST", "/v1/signing-secret/rotate", body).await;
     assert_eq!(rotate("").await.expect(200)["previous"]["expiresAt"], "2026-02-19T15:00:00.000Z");
     assert_eq!(rotate("{}").await.expect(200)["previous"]["expiresAt"], "2026-02-19T15:00:00.000Z");
-    assert_eq!(rotate(r#"{"graceSeconds": 0}"#).await.expect(200)["previous"], Value::Null);
-    rotate(r#"{"graceSeconds": 2592000}"#).await.expect(200);
-    for body in [r#"{"graceSeconds": 2592001}"#, r#"{"graceSeconds": -1}"#, r#"{"graceSeconds": 1.5}"#] {
-        assert_eq!(errors(&rotate(body).await), ["/graceSeconds"], "{body}");
+    assert_eq!(rotate(r#"{"grace": "0s"}"#).await.expect(200)["previous"], Value::Null);
+    rotate(r#"{"grace": "30d"}"#).await.expect(200);
+    for body in [r#"{"grace": "2592001s"}"#, r#"{"grace": "-1s"}"#, r#"{"grace": "1.5s"}"#, r#"{"grace": 1}"#]
+    {
+        assert_eq!(errors(&rotate(body).await), ["/grace"], "{body}");
     }
-    assert_eq!(errors(&rotate(r#"{"grace": 1}"#).await), ["/grace"]);
+    assert_eq!(errors(&rotate(r#"{"graceSeconds": 1}"#).await), ["/graceSeconds"]);
     t.finish().await;
 }
 
@@ -323,7 +324,7 @@ async fn an_answer_that_holds_a_secret_is_given_again_to_the_same_key_only() {
     t.stop().await;
     // The app's secret stands in the table of apps, which no encryption key seals here; no answer may.
     let db = rusqlite::Connection::open(t.file()).unwrap();
-    let mut kept = db.prepare("select answer from idempotency").unwrap();
+    let mut kept = db.prepare("select response from idempotency").unwrap();
     let kept: Vec<Vec<u8>> = kept.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
     assert_eq!(kept.len(), 2);
     for secret in &shown {

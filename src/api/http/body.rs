@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt as _;
@@ -13,7 +12,6 @@ use serde_json::value::RawValue;
 use super::object_reader::ObjectReader;
 use super::problem::{FieldErrors, Problem};
 use super::problem_code::{FieldErrorCode, ProblemCode};
-use super::state::Api;
 use crate::clock::Clock;
 
 /// Maximum size of a request's body, in bytes.
@@ -80,44 +78,35 @@ pub struct RequestBody {
     media_type: Result<(), &'static str>,
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for RequestBody
-where
-    Arc<Api>: FromRef<S>,
-{
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let clock = Arc::<Api>::from_ref(state).clock.clone();
-        let media_type = check_media_type(&parts.headers);
+impl RequestBody {
+    /// Takes the body of a request.
+    pub(super) fn of(parts: &mut Parts, clock: &Clock) -> Result<Self, Problem> {
         let unread = parts.extensions.remove::<UnreadBody>();
         let unread = unread.ok_or_else(|| Problem::new(ProblemCode::Internal, "the body was read before"))?;
-        Ok(Self { unread, clock, media_type })
+        Ok(Self { unread, clock: clock.clone(), media_type: check_media_type(&parts.headers) })
     }
-}
 
-impl RequestBody {
     /// Reads the text of a JSON body of up to `max` bytes. Its content is checked by the caller.
-    pub async fn json(self, max: usize) -> Result<String, Problem> {
+    pub async fn json(&self, max: usize) -> Result<String, Problem> {
         self.check_media_type()?;
-        let text = String::from_utf8(self.read(max).await?)
-            .map_err(|_| Problem::new(ProblemCode::MalformedBody, "the body is not UTF-8"))?;
+        let text = self.read_text(max).await?;
         serde_json::from_str::<&RawValue>(&text).map_err(|error| not_json(&error))?;
         Ok(text)
     }
 
     /// Reads the text of a JSON body that can be absent: then the text is empty.
-    pub async fn json_or_nothing(self) -> Result<String, Problem> {
+    pub async fn json_or_nothing(&self) -> Result<String, Problem> {
         if self.unread.is_empty() { Ok(String::new()) } else { self.json(BODY_MAX).await }
     }
 
     /// Reads the body of a POST without fields: nothing, or an empty object.
-    pub async fn no_fields(self) -> Result<Vec<u8>, Problem> {
-        let body = self.read(BODY_MAX).await?;
+    pub async fn no_fields(&self) -> Result<String, Problem> {
+        let body = self.read_text(BODY_MAX).await?;
         if body.is_empty() {
             return Ok(body);
         }
         self.check_media_type()?;
-        let raw: &RawValue = serde_json::from_slice(&body).map_err(|error| not_json(&error))?;
+        let raw: &RawValue = serde_json::from_str(&body).map_err(|error| not_json(&error))?;
         if !raw.get().starts_with('{') {
             return Err(Problem::field("", FieldErrorCode::InvalidType, "must be an object, or absent"));
         }
@@ -130,6 +119,11 @@ impl RequestBody {
 
     fn check_media_type(&self) -> Result<(), Problem> {
         self.media_type.map_err(|detail| Problem::new(ProblemCode::UnsupportedMediaType, detail))
+    }
+
+    async fn read_text(&self, max: usize) -> Result<String, Problem> {
+        String::from_utf8(self.read(max).await?)
+            .map_err(|_| Problem::new(ProblemCode::MalformedBody, "the body is not UTF-8"))
     }
 
     async fn read(&self, max: usize) -> Result<Vec<u8>, Problem> {

@@ -11,7 +11,7 @@ use super::problem::Problem;
 use super::problem_code::{FieldErrorCode, ProblemCode};
 use super::state::Api;
 use crate::domain::AppNo;
-use crate::store::{AnswerKey, Remember, Replay};
+use crate::store::{AnswerKey, Remember};
 
 /// Maximum length of an `Idempotency-Key`.
 const KEY_MAX: usize = 255;
@@ -28,8 +28,15 @@ pub struct IdempotencyClaim {
 }
 
 impl IdempotencyClaim {
-    /// Reads the `Idempotency-Key`, if there is one, and claims it.
-    pub fn new(api: &Arc<Api>, app: AppNo, parts: &Parts, body: &[u8]) -> Result<Option<Self>, Problem> {
+    /// Reads the `Idempotency-Key`, if there is one, and claims it. If the response holds a secret, only the
+    /// same API key gets it again.
+    pub fn new(
+        api: &Arc<Api>,
+        app: AppNo,
+        parts: &Parts,
+        body: &str,
+        has_secret: bool,
+    ) -> Result<Option<Self>, Problem> {
         let mut keys = parts.headers.get_all("idempotency-key").iter();
         let Some(key) = keys.next() else { return Ok(None) };
         let is_valid = |key: &&str| {
@@ -45,22 +52,8 @@ impl IdempotencyClaim {
             let detail = "a request with this Idempotency-Key is still in progress; send it again later";
             return Err(Problem::new(ProblemCode::IdempotencyInProgress, detail));
         }
-        Ok(Some(Self { api: Arc::clone(api), name, request: Sha256::digest(body).into(), seal: None }))
-    }
-
-    /// Like [`Self::new`], for a response that holds a secret: only the same API key gets it again.
-    pub fn sealed(api: &Arc<Api>, app: AppNo, parts: &Parts, body: &[u8]) -> Result<Option<Self>, Problem> {
-        let mut claim = Self::new(api, app, parts, body)?;
-        if let Some(claim) = &mut claim {
-            claim.seal = bearer(&parts.headers).map(AnswerKey::of_token);
-        }
-        Ok(claim)
-    }
-
-    /// Returns the first response, if the request is a repetition.
-    pub async fn first_answer(claim: Option<&Self>) -> Result<Option<Replay>, Problem> {
-        let Some(claim) = claim else { return Ok(None) };
-        Ok(claim.api.store.recall(claim.remember(), claim.api.clock.now()).await?)
+        let seal = if has_secret { bearer(&parts.headers).map(AnswerKey::of_token) } else { None };
+        Ok(Some(Self { api: Arc::clone(api), name, request: Sha256::digest(body).into(), seal }))
     }
 
     /// Returns what the store keeps with the response.

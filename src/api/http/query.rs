@@ -1,6 +1,5 @@
-//! The path and the query of a request.
+//! The query of a request, and its trace context.
 
-use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;
 
@@ -12,19 +11,6 @@ use crate::domain::Timestamp;
 /// Number of rows of a page: the maximum, and the default.
 const LIMIT_MAX: u32 = 200;
 const LIMIT: u32 = 50;
-
-/// The `{id}` of a path. An id that is not UTF-8 after decoding names nothing.
-#[derive(Debug)]
-pub struct PathId(pub String);
-
-impl<S: Send + Sync> FromRequestParts<S> for PathId {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let path = Path::<String>::from_request_parts(parts, state).await;
-        path.map(|Path(id)| Self(id)).map_err(|_| Problem::not_found())
-    }
-}
 
 /// Returns the trace context that the request belongs to.
 pub fn traceparent(parts: &Parts) -> Option<&str> {

@@ -42,8 +42,8 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// `GET /docs`
-pub async fn docs() -> Response {
+/// Answers with the page.
+pub fn docs() -> Response {
     let mut response = Response::new(Body::from(PAGE.as_str()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
@@ -64,10 +64,10 @@ fn render(document: &Value) -> Result<String, minijinja::Error> {
         .add_filter("limits", |schema: Option<Serde<Value>>| schema.map(|Serde(schema)| limits(&schema)));
     // The ending of the name turns escaping on.
     environment.add_template("docs.html", TEMPLATE)?;
-    let (operations, tags) = (operations(document), tags(document));
+    let operations = operations(document);
     environment.get_template("docs.html")?.render(context! {
         info => Serde(&document["info"]),
-        tags => Serde(tags),
+        tags => Serde(&document["tags"]),
         operations => Serde(operations),
         schemas => Serde(&document["components"]["schemas"]),
         style => minijinja::Value::from_safe_string(STYLE.to_owned()),
@@ -85,18 +85,6 @@ fn markdown(text: &str) -> String {
     page
 }
 
-/// The name of the section with the requests that the server sends.
-const WEBHOOKS: &str = "Webhooks";
-
-/// Returns the sections of the page.
-fn tags(document: &Value) -> Vec<Value> {
-    let mut tags = document["tags"].as_array().cloned().unwrap_or_default();
-    if document["webhooks"].is_object() {
-        tags.push(json!({ "name": WEBHOOKS, "description": "Requests that the server sends to a webhook." }));
-    }
-    tags
-}
-
 /// Returns the operations and the webhooks, each with what a template cannot compute.
 fn operations(document: &Value) -> Vec<Value> {
     let mut operations = Vec::new();
@@ -110,7 +98,7 @@ fn operations(document: &Value) -> Vec<Value> {
                     "id": id,
                     "method": method.to_uppercase(),
                     "path": path,
-                    "tag": if is_webhook { WEBHOOKS } else { spec["tags"][0].as_str().unwrap_or_default() },
+                    "tag": spec["tags"][0],
                     "scope": spec["x-scope"].as_str().or(no_key.then_some("no key")),
                     "webhook": is_webhook,
                     "curl": (!is_webhook).then(|| curl(path, method, spec, !no_key)),

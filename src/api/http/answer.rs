@@ -1,0 +1,159 @@
+//! Answers of handlers.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::problem::Problem;
+use super::problem_code::{FieldErrorCode, ProblemCode};
+use crate::store::{FirstAnswer, Replay, StoreError};
+use crate::tenants::CreateError;
+
+/// What a handler returns.
+pub type Answer = Result<Response, Early>;
+
+/// Why a handler stops before its end.
+#[derive(Debug)]
+pub enum Early {
+    /// The request is refused.
+    Refused(Problem),
+    /// An earlier request with the same `Idempotency-Key` had this answer.
+    Replayed(Box<Response>),
+}
+
+impl From<Problem> for Early {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem)
+    }
+}
+
+impl From<StoreError> for Early {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<CreateError> for Early {
+    fn from(error: CreateError) -> Self {
+        match error {
+            CreateError::Store(error) => error.into(),
+            CreateError::NameTaken => Problem::new(ProblemCode::NameTaken, error.to_string()).into(),
+            CreateError::TooMany { .. } => Problem::new(ProblemCode::LimitReached, error.to_string()).into(),
+            CreateError::Replayed(replay) => replay.into(),
+        }
+    }
+}
+
+impl From<Replay> for Early {
+    fn from(replay: Replay) -> Self {
+        match replay {
+            Replay::Different => {
+                let detail = "was used with another body; use a new key for another request";
+                let mut problem = Problem::field("Idempotency-Key", FieldErrorCode::Conflict, detail);
+                problem.code = ProblemCode::IdempotencyConflict;
+                problem.into()
+            }
+            Replay::Anothers => {
+                let detail = "this Idempotency-Key was used with another API key, and the response holds a secret: \
+                              send the request with that API key";
+                Problem::new(ProblemCode::IdempotencyOtherKey, detail).into()
+            }
+            Replay::Answer(first) => {
+                let mut response = first.into_response();
+                response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
+                Self::Replayed(Box::new(response))
+            }
+        }
+    }
+}
+
+impl IntoResponse for Early {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Refused(problem) => problem.into_response(),
+            Self::Replayed(response) => *response,
+        }
+    }
+}
+
+impl IntoResponse for FirstAnswer {
+    fn into_response(self) -> Response {
+        let mut response = reply(StatusCode::from_u16(self.status).unwrap_or_default(), self.body);
+        if let Some(location) = self.location.and_then(|location| location.parse().ok()) {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        response
+    }
+}
+
+/// Makes an answer of JSON text.
+pub fn reply(status: StatusCode, body: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Serialises a view. Views hold strings, numbers and checked JSON, so serialising cannot fail.
+fn json_bytes(view: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(view).unwrap_or_default()
+}
+
+/// Makes an answer of a view.
+pub fn json(status: StatusCode, view: &impl Serialize) -> Response {
+    reply(status, json_bytes(view))
+}
+
+/// Makes the answer to a write. The store keeps it where the request has an `Idempotency-Key`.
+pub fn first_answer(status: StatusCode, view: &impl Serialize) -> FirstAnswer {
+    FirstAnswer { status: status.as_u16(), location: None, body: json_bytes(view) }
+}
+
+/// Makes a 201 with the path of the new resource.
+pub fn created(location: String, view: &impl Serialize) -> FirstAnswer {
+    FirstAnswer { location: Some(location), ..first_answer(StatusCode::CREATED, view) }
+}
+
+/// A page of a list.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Page<T> {
+    /// The entries.
+    data: Vec<T>,
+    /// `cursor` of the next page; null at the end of the list.
+    #[schema(required)]
+    next_cursor: Option<String>,
+}
+
+impl<T: Serialize> Page<T> {
+    /// Makes the answer of a page.
+    pub fn reply(data: Vec<T>, next_cursor: Option<String>) -> Response {
+        json(StatusCode::OK, &Self { data, next_cursor })
+    }
+}
+
+/// Makes a page of at most `limit` rows. `rows` holds one more if there is a next page.
+pub fn page<'a, T, V: Serialize>(
+    rows: &'a [T],
+    limit: u32,
+    cursor: impl Fn(&'a T) -> String,
+    view: impl Fn(&'a T) -> V,
+) -> Response {
+    let shown = &rows[..rows.len().min(limit as usize)];
+    let next_cursor = shown.last().filter(|_| shown.len() < rows.len()).map(cursor);
+    Page::reply(shown.iter().map(view).collect(), next_cursor)
+}
+
+/// Parameters of every list.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "`Query` reads them; a test compares the two")]
+pub struct PageParams {
+    /// Largest number of entries.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<u32>,
+    /// `nextCursor` of the previous page.
+    cursor: Option<String>,
+}

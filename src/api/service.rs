@@ -1,0 +1,119 @@
+//! The service itself: liveness, readiness, metrics and the API's document.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::http::{Answer, Problem, ProblemCode, json, reply};
+use super::{Api, CONNECTIONS_MAX, Resource, openapi};
+use crate::telemetry::metrics::{Clients, Snapshot};
+
+/// The routes of this resource, but for the metrics.
+pub fn routes() -> Resource {
+    OpenApiRouter::new()
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(document))
+        .routes(routes!(docs))
+}
+
+/// The route of the metrics, which may have a listener of its own.
+pub fn metrics_routes() -> Resource {
+    OpenApiRouter::new().routes(routes!(metrics))
+}
+
+/// The state of the service.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ServiceStatus)]
+struct StatusView {
+    /// `ok` or `ready`.
+    status: &'static str,
+}
+
+/// Check liveness
+#[utoipa::path(
+    get, path = "/healthz", operation_id = "alive", tag = "Service",
+    responses((status = 200, description = "The process answers.", body = StatusView))
+)]
+async fn healthz() -> Response {
+    json(StatusCode::OK, &StatusView { status: "ok" })
+}
+
+/// Check readiness
+///
+/// The service is ready when the database answers and accepts writes, the jobs are loaded, and the server
+/// is not about to stop.
+#[utoipa::path(
+    get, path = "/readyz", operation_id = "ready", tag = "Service",
+    responses(
+        (status = 200, description = "The service is ready.", body = StatusView),
+        (status = 503, description = "The service is not ready. The problem says why."),
+    )
+)]
+async fn readyz(State(api): State<Arc<Api>>) -> Answer {
+    let reason = if *api.draining.borrow() {
+        "the server is stopping"
+    } else if !api.loaded.load(Ordering::Acquire) {
+        "the schedules are not loaded yet"
+    } else if api.store.refusing() {
+        "the database refuses writes"
+    } else if api.store.check_reads().await.is_err() {
+        "the database does not answer"
+    } else {
+        return Ok(json(StatusCode::OK, &StatusView { status: "ready" }));
+    };
+    Err(Problem::new(ProblemCode::NotReady, reason).into())
+}
+
+/// Show metrics
+///
+/// In Prometheus's text format. If `metrics_listen` is set, metrics have that listener instead.
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "metrics", tag = "Service",
+    responses(
+        (status = 200, description = "The metrics.", body = String, content_type = "text/plain"),
+        (status = 404, description = "The metrics have a listener of their own."),
+    )
+)]
+async fn metrics(State(api): State<Arc<Api>>) -> Response {
+    let now = api.clock.now();
+    // Without an answer of the database the other metrics are still shown.
+    let backlog = api.store.backlog(now).await.unwrap_or_default();
+    let clients = Clients {
+        connections: CONNECTIONS_MAX - api.connections.available_permits().min(CONNECTIONS_MAX),
+        waiting: api.waits.in_use_count(),
+        following: api.streams.in_use_count(),
+    };
+    let oldest_due = backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
+    let snapshot = Snapshot { load: (api.load)(), queues: api.store.queues(), backlog, oldest_due, clients };
+    let text = api.store.metrics().render(&snapshot);
+    let mut response = reply(StatusCode::OK, text);
+    let plain = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+/// Show this document
+#[utoipa::path(
+    get, path = "/openapi.json", operation_id = "openapi", tag = "Service",
+    responses((status = 200, description = "The OpenAPI 3.1 document.", body = Object))
+)]
+async fn document() -> Response {
+    reply(StatusCode::OK, openapi::document().as_bytes().to_vec())
+}
+
+/// Show this document as a page
+#[utoipa::path(
+    get, path = "/docs", operation_id = "docs", tag = "Service",
+    responses((status = 200, description = "The page.", body = String, content_type = "text/html"))
+)]
+async fn docs() -> Response {
+    openapi::docs()
+}

@@ -1,0 +1,123 @@
+//! The signing secret of the caller's app: show and rotate.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Resource;
+use super::http::{
+    Answer, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Problem, ProblemCode, first_answer,
+    json,
+};
+use crate::channels::webhook::Secret;
+use crate::domain::{Masked, Timestamp, parse_duration};
+use crate::store::{Rotate, Rotated};
+
+/// Longest grace. A receiver that still uses the old secret after 30 days is not maintained.
+const GRACE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Default of the grace.
+const GRACE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+
+/// The routes of this resource.
+pub fn routes() -> Resource {
+    OpenApiRouter::new().routes(routes!(show)).routes(routes!(rotate))
+}
+
+/// A signing secret.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SigningSecret)]
+struct SecretView<'a> {
+    /// `whsec_` and base64.
+    secret: &'a str,
+    /// The previous secret, while it signs, too.
+    #[schema(required)]
+    previous: Option<PreviousView>,
+}
+
+/// A signing secret that was replaced.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = PreviousSecret)]
+struct PreviousView {
+    /// End of the grace: the previous secret signs until then.
+    expires_at: Timestamp,
+}
+
+impl<'a> SecretView<'a> {
+    fn of(secret: &'a Masked, old_until: Option<Timestamp>) -> Self {
+        Self { secret: secret.reveal(), previous: old_until.map(|expires_at| PreviousView { expires_at }) }
+    }
+}
+
+/// Show the app's signing secret
+#[utoipa::path(
+    get, path = "/v1/signing-secret", operation_id = "showSigningSecret", tag = "Secrets",
+    security(("key" = ["admin"])),
+    responses((status = 200, description = "The secret.", body = SecretView))
+)]
+async fn show(call: Call) -> Answer {
+    call.no_query()?;
+    let app = call.api.store.app(call.app()).ok_or_else(Problem::not_found)?;
+    let old_until = app.old_secret(call.api.clock.now()).map(|(_, until)| until);
+    Ok(json(StatusCode::OK, &SecretView::of(&app.signing_secret, old_until)))
+}
+
+/// How to replace a signing secret.
+#[derive(ToSchema)]
+struct Rotation {
+    /// Time in which the previous secret signs, too, `0s` to `30d`. Default: `24h`.
+    #[schema(example = "24h", default = "24h", value_type = Option<String>)]
+    grace: Duration,
+}
+
+/// Replace the app's signing secret
+///
+/// During the grace both the new and the previous secret sign: `webhook-signature` holds two signatures,
+/// separated by a space. A secret that is older still is dropped. Destinations with a secret of their own
+/// are not affected.
+#[utoipa::path(
+    post, path = "/v1/signing-secret/rotate", operation_id = "rotateSigningSecret", tag = "Secrets",
+    security(("key" = ["admin"])),
+    request_body(content = Option<Rotation>, example = json!({"grace": "24h"})),
+    responses(
+        (status = 200, description = "The new secret.", body = SecretView),
+        (status = 409, description = "The secret is set in the server's configuration; or a request with this \
+            Idempotency-Key is in progress, or the key was used with another API key."),
+    )
+)]
+async fn rotate(call: Call) -> Answer {
+    let write = call.write_secret(Content::Optional).await?;
+    let Rotation { grace } = write.object(read)?;
+    let (api, app) = (&write.api, write.app());
+    if api.store.has_configured_secret(app) {
+        let detail = "the signing secret is set in the server's configuration; change signing_secret there";
+        return Err(Problem::new(ProblemCode::SecretConfigured, detail).into());
+    }
+    let (now, secret) = (api.clock.now(), Masked::new(Secret::generate().expose()));
+    let old_until = Some(now.plus(grace)).filter(|until| *until > now);
+    let answer = first_answer(StatusCode::OK, &SecretView::of(&secret, old_until));
+    let remember = write.keep(answer.clone());
+    match api.store.rotate(Rotate { app, signing_secret: secret, grace, remember, now }).await? {
+        Rotated::Done => Ok(answer.into_response()),
+        Rotated::Replayed(replay) => Err(replay.into()),
+    }
+}
+
+fn read(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Option<Rotation> {
+    let grace = fields.parsed("grace", errors, |text| {
+        // The only duration that may be zero.
+        let invalid = |detail| (FieldErrorCode::InvalidFormat, detail);
+        let grace = if text == "0s" { Duration::ZERO } else { parse_duration(text).map_err(invalid)? };
+        if grace <= GRACE_MAX {
+            return Ok(grace);
+        }
+        Err((FieldErrorCode::OutOfRange, "must be from 0s to 30d".to_owned()))
+    });
+    Some(Rotation { grace: grace.unwrap_or(GRACE_DEFAULT) })
+}

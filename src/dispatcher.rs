@@ -45,7 +45,10 @@ use crate::clock::Clock;
 use crate::domain::{
     Activity, AttemptKind, NextStep, Outcome, PendingDelivery, RetryPolicy, Timestamp, next_attempt,
 };
-use crate::store::{Page, Record, Rewind, Store, StoreError, WRITE_RETRY_PAUSE, write_until_accepted};
+use crate::store::{
+    LoadDueDeliveries, RecordAttempt, RescheduleRetries, Store, StoreError, WRITE_RETRY_PAUSE,
+    write_until_accepted,
+};
 use crate::telemetry::metrics::{AttemptOutcome, Load};
 use crate::telemetry::traces::Context;
 use breaker::BreakerChange;
@@ -98,12 +101,13 @@ impl Dispatcher {
 
     /// Reads from the store which queues have waiting deliveries, and when each is due.
     pub async fn load(&self) -> Result<(), StoreError> {
-        let rewind = Rewind { schedule: self.policy.retries.schedule.clone(), now: self.clock.now() };
-        match self.store.rewind(rewind).await? {
+        let rewind =
+            RescheduleRetries { schedule: self.policy.retries.schedule.clone(), now: self.clock.now() };
+        match self.store.reschedule_retries(rewind).await? {
             0 => {}
             count => tracing::warn!(count, "the clock was set back; retries are rescheduled"),
         }
-        let queues = self.store.lanes().await?;
+        let queues = self.store.destination_queues().await?;
         let mut state = self.state();
         for (queue, due_at) in queues {
             state.set_timer(&queue.into(), due_at);
@@ -207,12 +211,12 @@ impl Dispatcher {
         FlightLimits { total: self.policy.concurrency, per_queue: self.policy.per_destination }
     }
 
-    fn start_page(self: &Arc<Self>, page: Page) {
+    fn start_page(self: &Arc<Self>, page: LoadDueDeliveries) {
         let dispatcher = Arc::clone(self);
         let alive = self.alive.clone();
         tokio::spawn(async move {
-            let queue: Arc<str> = page.lane.as_str().into();
-            let page = dispatcher.store.page(page).await;
+            let queue: Arc<str> = page.queue.as_str().into();
+            let page = dispatcher.store.load_due_deliveries(page).await;
             if let Err(error) = &page {
                 tracing::warn!(%error, "waiting deliveries could not be read");
                 dispatcher.clock.sleep(WRITE_RETRY_PAUSE).await;
@@ -265,7 +269,7 @@ impl Drop for RunningAttempt {
 
 impl Dispatcher {
     /// Makes one attempt. Returns its record and its outcome.
-    async fn attempt(&self, delivery: &PendingDelivery) -> (Record, AttemptOutcome) {
+    async fn attempt(&self, delivery: &PendingDelivery) -> (RecordAttempt, AttemptOutcome) {
         let at = self.clock.now();
         if let Some(finished) = &delivery.finished {
             self.store.metrics().detected(finished, at);
@@ -285,7 +289,7 @@ impl Dispatcher {
         log_attempt(delivery, &result, next, self.trace_id(delivery).as_deref());
         self.store.tracer().record(|| attempt_span(delivery, &result, at));
         let outcome = AttemptOutcome::from(&result.outcome);
-        let record = Record {
+        let record = RecordAttempt {
             app: delivery.app,
             delivery: delivery.id,
             manual: delivery.manual,
@@ -339,8 +343,8 @@ impl Dispatcher {
     }
 
     /// Writes a record, and repeats that until the store accepts it.
-    async fn record(&self, record: Record) {
-        let written = write_until_accepted(&self.clock, || self.store.record(record.clone())).await;
+    async fn record(&self, record: RecordAttempt) {
+        let written = write_until_accepted(&self.clock, || self.store.record_attempt(record.clone())).await;
         if let Err(error) = written {
             tracing::error!(%error, delivery = %record.delivery, "an attempt could not be written");
         }

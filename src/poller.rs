@@ -33,7 +33,7 @@ use crate::clock::Clock;
 use crate::domain::{Activity, JobName, JobNo, PollStats, ProviderState, Rate, Timestamp};
 use crate::egress::Egress;
 use crate::providers::{Limits, PollPolicy};
-use crate::store::{Expire, NotifyWatches, OpenEnding, Store, StoreError, write_until_accepted};
+use crate::store::{ExpireWatches, NotifyWatches, Store, StoreError, UnfinishedEnding, write_until_accepted};
 use crate::telemetry::metrics::{Load, ProviderMetrics};
 
 /// Number of jobs that are read at a time at start.
@@ -82,7 +82,7 @@ impl Poller {
     /// Builds the schedules from the store's rows, and ends the watches of endings that a crash left open. Call it
     /// once, before clients can register watches: it replaces existing schedules.
     pub async fn load(&self) -> Result<(), StoreError> {
-        for OpenEnding { job, generation } in self.store.open_endings().await? {
+        for UnfinishedEnding { job, generation } in self.store.unfinished_endings().await? {
             match self.notify_watches(job, generation).await {
                 // One broken row must not stop the notification of other watches.
                 Err(error @ StoreError::Inconsistent(_)) => {
@@ -97,7 +97,7 @@ impl Poller {
             let Some(last) = page.last() else { return Ok(()) };
             after = last.no;
             if self.store.tracer().is_on() {
-                let traced = self.store.traced(page.iter().map(|facts| facts.no).collect()).await?;
+                let traced = self.store.traced_watches(page.iter().map(|facts| facts.no).collect()).await?;
                 for (facts, traced) in page.iter_mut().zip(traced) {
                     facts.traced = traced;
                 }
@@ -234,13 +234,17 @@ impl Poller {
         self.by_name.get(&name.provider).copied().unwrap_or(self.providers.len())
     }
 
-    async fn expire(&self, expire: Expire) {
-        while self.write(|| self.store.expire(expire.clone())).await.is_some_and(|progress| progress.more) {}
+    async fn expire(&self, expire: ExpireWatches) {
+        while self
+            .write(|| self.store.expire_watches(expire.clone()))
+            .await
+            .is_some_and(|progress| progress.has_more)
+        {}
     }
 
     /// Ends the remaining watches of an ended job, a chunk at a time.
     async fn notify_watches(&self, job: JobNo, generation: i64) -> Result<(), StoreError> {
-        while self.store.notify_watches(NotifyWatches { job, generation }).await?.more {}
+        while self.store.notify_watches(NotifyWatches { job, generation }).await?.has_more {}
         Ok(())
     }
 

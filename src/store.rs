@@ -18,7 +18,6 @@
 //! 5. `writer` and `commands`: the writer is generic, and `commands` declares the command set;
 //! 6. `open`.
 
-mod amend;
 mod apps;
 mod batch;
 mod change_notifier;
@@ -38,7 +37,6 @@ mod open;
 mod prune;
 mod reads;
 mod reseal;
-mod retry_many;
 mod retry_writes;
 mod rows;
 mod sealing;
@@ -46,31 +44,31 @@ mod shared;
 mod tenant_cache;
 mod tenants;
 mod timeline;
+mod watch_events;
 mod watches;
 mod writer;
 
-pub use self::amend::{Amend, Amended};
-pub use self::apps::{BootstrapResult, BootstrapTenant, CreateApp, CreatedApp, Rotate, Rotated};
+pub use self::apps::{BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefusal, RotateSecret};
 pub use self::change_notifier::Listener;
 pub use self::commands::Store;
 pub use self::db::{DatabaseLocation, StoreError};
-pub use self::deliveries::{DeliveryFilter, Page, Paged, Record, RetryDelivery, RetryDeliveryResult, Rewind};
-pub use self::endings::{Ended, Expire, NotifyProgress, NotifyWatches};
+pub use self::deliveries::{
+    DeliveryFilter, DueDeliveries, LoadDueDeliveries, RecordAttempt, RescheduleRetries, RetryDelivery,
+    RetryFailedDeliveries, RetryProgress, RetryRefusal,
+};
+pub use self::endings::{EndJob, ExpireWatches, NotifyProgress, NotifyWatches};
 pub use self::events::{After, EventFilter};
-pub use self::idempotency::{FirstAnswer, Remember, Replay};
-pub use self::jobs::{Observed, OpenEnding, PollNow, PollNowResult, Refresh};
-pub use self::keys::{CreateKey, CreatedKey, KeyRow, RevokeKey};
+pub use self::idempotency::{IdempotencyKey, Idempotent, Replay, Replayable, Respond, StoredResponse};
+pub use self::jobs::{NotFound, PollNow, RecordObservation, RefreshEnding, UnfinishedEnding};
+pub use self::keys::{CreateKey, KeyRow, RevokeKey, TooManyKeys};
 pub use self::mailbox::Mailbox;
 pub use self::open::StoreOptions;
 pub use self::prune::Prune;
 pub use self::reads::ReadStore;
-pub use self::retry_many::{RetriedMany, RetryMany};
 pub use self::retry_writes::{WRITE_RETRY_PAUSE, write_until_accepted};
 pub use self::sealing::{AnswerKey, Keyring};
 pub use self::tenant_cache::Key;
-pub use self::timeline::{Place as TimelinePosition, TimelineEntry};
-pub use self::watches::{
-    AnswerToMany, Register, RegisterMany, Registered, RegisteredMany, Stop, Stopped, WatchFilter,
-};
+pub use self::timeline::{TimelineEntry, TimelinePosition};
+pub use self::watches::{AmendRefusal, AmendWatch, Register, RegisterMany, StopWatch, WatchFilter};
 pub use self::writer::Writer;
 pub use crate::domain::Scope;

@@ -14,7 +14,8 @@ use utoipa::ToSchema;
 
 use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, random};
 use crate::store::{
-    CreateApp, CreateKey, CreatedApp, CreatedKey, FirstAnswer, KeyRow, Remember, Replay, Store, StoreError,
+    CreateApp, CreateAppRefusal, CreateKey, IdempotencyKey, Idempotent, KeyRow, Replay, Store, StoreError,
+    StoredResponse, TooManyKeys,
 };
 
 /// Name of the first app. Its admins manage all apps and keys.
@@ -108,47 +109,50 @@ pub struct NewKey {
     pub app: Arc<App>,
 }
 
-/// Creates a key. The answer holds it; it is never shown again. `keep` adds the `Idempotency-Key`.
+/// Creates a key. The answer holds it; it is never shown again. `idempotency_key`: of the request.
 pub async fn create_key(
     store: &Store,
     NewKey { name, scope, expires_at, app }: NewKey,
     now: Timestamp,
-    keep: impl FnOnce(FirstAnswer) -> Option<(Remember, FirstAnswer)>,
-) -> Result<FirstAnswer, CreateError> {
+    idempotency_key: Option<IdempotencyKey>,
+) -> Result<StoredResponse, CreateError> {
     let (id, key) = (KeyId(store.ids().draw(now)), draw_key());
     let row = KeyRow { id, app_id: app.id, name, scope, created_at: now, expires_at, last_used_at: None };
     let answer = created(format!("/v1/keys/{id}"), &KeyView::of(&row, Some(&key)));
-    let remember = keep(answer.clone());
-    let create = CreateKey { row, app: app.no, hash: hash_key(key.reveal()), remember };
-    match store.create_key(create).await? {
-        CreatedKey::New => Ok(answer),
-        CreatedKey::TooMany(count) => Err(CreateError::TooMany { count, kind: "keys of this app" }),
-        CreatedKey::Replayed(replay) => Err(CreateError::Replayed(replay)),
+    let create = CreateKey { row, app: app.no, hash: hash_key(key.reveal()) };
+    let create = Idempotent::with_response(create, idempotency_key, &answer);
+    match store.create_key(create).await?.fresh().map_err(CreateError::Replayed)? {
+        Ok(()) => Ok(answer),
+        Err(TooManyKeys(count)) => Err(CreateError::TooMany { count, kind: "keys of this app" }),
     }
 }
 
-/// Creates an app. The answer holds its signing secret. `keep` adds the `Idempotency-Key`.
+/// Creates an app. The answer holds its signing secret. `idempotency_key`: of the request.
 pub async fn create_app(
     store: &Store,
     name: String,
     signing_secret: Masked,
     now: Timestamp,
-    keep: impl FnOnce(FirstAnswer) -> Option<(Remember, FirstAnswer)>,
-) -> Result<FirstAnswer, CreateError> {
+    idempotency_key: Option<IdempotencyKey>,
+) -> Result<StoredResponse, CreateError> {
     let id = AppId(store.ids().draw(now));
     let view = AppView { id, name: &name, created_at: now, signing_secret: Some(signing_secret.reveal()) };
     let answer = created(format!("/v1/apps/{id}"), &view);
-    let remember = keep(answer.clone());
-    match store.create_app(CreateApp { id, name, signing_secret, remember, now }).await? {
-        CreatedApp::New(_) => Ok(answer),
-        CreatedApp::Taken => Err(CreateError::NameTaken),
-        CreatedApp::TooMany(count) => Err(CreateError::TooMany { count, kind: "apps" }),
-        CreatedApp::Replayed(replay) => Err(CreateError::Replayed(replay)),
+    let create = CreateApp { id, name, signing_secret, now };
+    let create = Idempotent::with_response(create, idempotency_key, &answer);
+    match store.create_app(create).await?.fresh().map_err(CreateError::Replayed)? {
+        Ok(_) => Ok(answer),
+        Err(CreateAppRefusal::NameTaken) => Err(CreateError::NameTaken),
+        Err(CreateAppRefusal::TooMany(count)) => Err(CreateError::TooMany { count, kind: "apps" }),
     }
 }
 
-fn created(location: String, view: &impl Serialize) -> FirstAnswer {
-    FirstAnswer { status: 201, location: Some(location), body: serde_json::to_vec(view).unwrap_or_default() }
+fn created(location: String, view: &impl Serialize) -> StoredResponse {
+    StoredResponse {
+        status: 201,
+        location: Some(location),
+        body: serde_json::to_vec(view).unwrap_or_default(),
+    }
 }
 
 /// An app: a tenant.

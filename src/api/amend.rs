@@ -14,7 +14,7 @@ use super::register;
 use super::watches::{Target, WatchView, shown};
 use super::{Api, Resource};
 use crate::domain::{Timestamp, WatchId};
-use crate::store::{Amend, Amended};
+use crate::store::{AmendRefusal, AmendWatch};
 
 /// The routes of this resource.
 pub fn routes() -> Resource {
@@ -65,7 +65,7 @@ async fn amend(call: Call) -> Answer {
     let Some(Amendment { expires_in, metadata, .. }) = amendment else {
         return Err(Problem::field("", FieldErrorCode::InvalidType, "must be an object").into());
     };
-    let amend = Amend {
+    let amend = AmendWatch {
         app,
         watch: id,
         expires_at: expires_in.map(|span| now.plus(span)),
@@ -73,16 +73,18 @@ async fn amend(call: Call) -> Answer {
         destinations,
         destinations_max: DESTINATIONS_MAX,
     };
-    let problem = match api.store.amend(amend).await? {
-        Amended::Done(watch) => return Ok(shown(api, &watch)),
-        Amended::Unknown => Problem::not_found(),
-        Amended::Ended => Problem::new(ProblemCode::WatchEnded, "the watch has ended and cannot be changed"),
-        Amended::TooMany => {
+    let problem = match api.store.amend_watch(amend).await? {
+        Ok(watch) => return Ok(shown(api, &watch)),
+        Err(AmendRefusal::NotFound) => Problem::not_found(),
+        Err(AmendRefusal::Ended) => {
+            Problem::new(ProblemCode::WatchEnded, "the watch has ended and cannot be changed")
+        }
+        Err(AmendRefusal::TooManyDestinations) => {
             let detail =
                 format!("a watch has at most {DESTINATIONS_MAX} destinations, those that it has included");
             Problem::field("/notify", FieldErrorCode::TooMany, detail)
         }
-        Amended::Differs(address) => {
+        Err(AmendRefusal::DestinationDiffers(address)) => {
             let detail = format!("{address} is a destination already, with other headers or another secret");
             Problem::field("/notify", FieldErrorCode::Conflict, detail)
         }

@@ -94,7 +94,7 @@ async fn create(call: Call) -> Answer {
     let NewApp { name } = write.object(read)?;
     let secret = Masked::new(Secret::generate().expose());
     let api = &write.api;
-    let created = tenants::create_app(&api.store, name, secret, api.clock.now(), |answer| write.keep(answer));
+    let created = tenants::create_app(&api.store, name, secret, api.clock.now(), write.key());
     Ok(created.await?.into_response())
 }
 

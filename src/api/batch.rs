@@ -23,7 +23,7 @@ use super::registration_span::RegistrationSpan;
 use super::watches::{Registration, WatchView};
 use super::{Api, Resource, register};
 use crate::domain::{AppNo, NewWatch, Timestamp, Watch};
-use crate::store::{AnswerToMany, RegisterMany, RegisteredMany};
+use crate::store::{Idempotent, RegisterMany};
 
 /// Largest number of watches in a batch: one transaction registers all, and other writes wait for it.
 const WATCHES_MAX: usize = 1_000;
@@ -109,17 +109,14 @@ async fn create(call: Call) -> Answer {
     let refused = Arc::new(refused);
     let spans: Vec<_> = watches.iter().filter_map(|watch| RegistrationSpan::new(api, watch, at)).collect();
     let kept = Arc::clone(&refused);
-    let answer: AnswerToMany = Box::new(move |made| first_answer(StatusCode::OK, &view(&kept, made)));
-    let register = RegisterMany { watches, remember: write.keep(answer), now };
-    match api.store.register_many(register).await? {
-        RegisteredMany::New(made) => {
-            for span in spans {
-                api.store.tracer().record(|| Some(span.end("/v1/watches/batch", took.elapsed())));
-            }
-            Ok(json(StatusCode::OK, &view(&refused, &made)))
-        }
-        RegisteredMany::Replayed(replay) => Err(replay.into()),
+    let register = Idempotent::new(RegisterMany(watches), write.key(), move |made: &Vec<Watch>| {
+        Some(first_answer(StatusCode::OK, &view(&kept, made)))
+    });
+    let made = api.store.register_many(register).await?.done()?;
+    for span in spans {
+        api.store.tracer().record(|| Some(span.end("/v1/watches/batch", took.elapsed())));
     }
+    Ok(json(StatusCode::OK, &view(&refused, &made)))
 }
 
 /// Reads every item. The outer error refuses the whole request.

@@ -19,7 +19,10 @@ use crate::domain::{
     Attempt, Delivery, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, Reason, Timestamp,
     WatchId,
 };
-use crate::store::{DeliveryFilter, FirstAnswer, RetriedMany, RetryDelivery, RetryDeliveryResult, RetryMany};
+use crate::store::{
+    DeliveryFilter, Idempotent, RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
+    StoredResponse,
+};
 
 /// Largest number of deliveries that one request retries: some seconds of work, done in chunks.
 const RETRY_MAX: u32 = 100_000;
@@ -181,16 +184,15 @@ async fn retry(call: Call) -> Answer {
     let (api, app, id) = (&write.api, write.app(), write.id(DeliveryId::parse)?);
     let (delivery, attempts) = api.store.delivery(app, id).await?.ok_or_else(Problem::not_found)?;
     let answer = first_answer(StatusCode::ACCEPTED, &DeliveryView::of(&delivery, Some(&attempts)));
-    let remember = write.keep(answer.clone());
-    let retry = RetryDelivery { app, delivery: id, remember, now: api.clock.now() };
-    match api.store.retry_delivery(retry).await? {
-        RetryDeliveryResult::Wanted => Ok(answer.into_response()),
-        RetryDeliveryResult::Unknown => Err(Problem::not_found().into()),
-        RetryDeliveryResult::Stopped => {
+    let retry = RetryDelivery { app, delivery: id, now: api.clock.now() };
+    let retry = Idempotent::with_response(retry, write.key(), &answer);
+    match api.store.retry_delivery(retry).await?.fresh()? {
+        Ok(()) => Ok(answer.into_response()),
+        Err(RetryRefusal::NotFound) => Err(Problem::not_found().into()),
+        Err(RetryRefusal::Stopped) => {
             let detail = "the watch of the delivery was stopped, so the delivery cannot be retried";
             Err(Problem::new(ProblemCode::WatchStopped, detail).into())
         }
-        RetryDeliveryResult::Replayed(replay) => Err(replay.into()),
     }
 }
 
@@ -224,7 +226,7 @@ struct RetryCountView {
     count: u64,
 }
 
-fn retry_count(count: u64) -> FirstAnswer {
+fn retry_count(count: u64) -> StoredResponse {
     first_answer(StatusCode::ACCEPTED, &RetryCountView { count })
 }
 
@@ -249,14 +251,18 @@ async fn retry_many(call: Call) -> Answer {
         let detail = format!("matches more than {RETRY_MAX} deliveries; select fewer with since and until");
         return Err(Problem::field("", FieldErrorCode::TooMany, detail).into());
     }
-    let remember = write.keep(retry_count as fn(u64) -> FirstAnswer);
-    let mut retry = RetryMany { app, filter, after: None, count: 0, remember, now: api.clock.now() };
+    let progress = RetryProgress::default();
+    let retry = RetryFailedDeliveries { app, filter, progress, now: api.clock.now() };
+    // Only the response to the last chunk is stored.
+    let mut retry = Idempotent::new(retry, write.key(), |progress: &RetryProgress| {
+        progress.after.is_none().then(|| retry_count(progress.count))
+    });
     loop {
-        match api.store.retry_many(retry.clone()).await? {
-            RetriedMany::More(after, count) => (retry.after, retry.count) = (Some(after), count),
-            RetriedMany::Done(count) => return Ok(retry_count(count).into_response()),
-            RetriedMany::Replayed(replay) => return Err(replay.into()),
+        let progress = api.store.retry_failed_deliveries(retry.clone()).await?.done()?;
+        if progress.after.is_none() {
+            return Ok(retry_count(progress.count).into_response());
         }
+        retry.command.progress = progress;
     }
 }
 

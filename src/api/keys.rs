@@ -124,7 +124,7 @@ async fn create(call: Call) -> Answer {
     let expires_at = expires_in.map(|span| now.plus(span)).or(expires_at);
     let app = app_id.or_else(|| api.store.app(write.app())).ok_or_else(Problem::not_found)?;
     let key = NewKey { name, scope, expires_at, app };
-    let created = tenants::create_key(&api.store, key, now, |answer| write.keep(answer));
+    let created = tenants::create_key(&api.store, key, now, write.key());
     Ok(created.await?.into_response())
 }
 

@@ -16,7 +16,7 @@ use super::http::{
 };
 use crate::channels::webhook::Secret;
 use crate::domain::{Masked, Timestamp, parse_duration};
-use crate::store::{Rotate, Rotated};
+use crate::store::{Idempotent, RotateSecret};
 
 /// Longest grace. A receiver that still uses the old secret after 30 days is not maintained.
 const GRACE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -102,11 +102,9 @@ async fn rotate(call: Call) -> Answer {
     let (now, secret) = (api.clock.now(), Masked::new(Secret::generate().expose()));
     let old_until = Some(now.plus(grace)).filter(|until| *until > now);
     let answer = first_answer(StatusCode::OK, &SecretView::of(&secret, old_until));
-    let remember = write.keep(answer.clone());
-    match api.store.rotate(Rotate { app, signing_secret: secret, grace, remember, now }).await? {
-        Rotated::Done => Ok(answer.into_response()),
-        Rotated::Replayed(replay) => Err(replay.into()),
-    }
+    let rotate = RotateSecret { app, signing_secret: secret, grace, now };
+    api.store.rotate_secret(Idempotent::with_response(rotate, write.key(), &answer)).await?.done()?;
+    Ok(answer.into_response())
 }
 
 fn read(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Option<Rotation> {

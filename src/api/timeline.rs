@@ -116,8 +116,9 @@ async fn show(call: Call) -> Answer {
     query.done()?;
     let id = call.id(WatchId::parse)?;
     let timeline =
-        call.api.store.story(call.app(), id, after, limit + 1).await?.ok_or_else(Problem::not_found)?;
-    let view =
-        |(place, entry): &(TimelinePosition, TimelineEntry)| TimelineEntryView::of(place.at, entry.clone());
-    Ok(page(&timeline, limit, |(place, _)| cursor::encode_timeline_position(*place), view))
+        call.api.store.timeline(call.app(), id, after, limit + 1).await?.ok_or_else(Problem::not_found)?;
+    let view = |(position, entry): &(TimelinePosition, TimelineEntry)| {
+        TimelineEntryView::of(position.at, entry.clone())
+    };
+    Ok(page(&timeline, limit, |(position, _)| cursor::encode_timeline_position(*position), view))
 }

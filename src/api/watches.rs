@@ -22,7 +22,7 @@ use crate::domain::{
     ChannelKind, DeliveryStatus, Destination, DestinationId, EventSet, EventType, JobError, JobStatus,
     Output, Payload, PollStats, Timestamp, Watch, WatchId, WatchStatus, parse_duration,
 };
-use crate::store::{FirstAnswer, PollNow, PollNowResult, Register, Registered, Stop, Stopped, WatchFilter};
+use crate::store::{Idempotent, NotFound, PollNow, Register, StopWatch, StoredResponse, WatchFilter};
 
 /// Longest `wait` for the end of a watch.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -259,7 +259,7 @@ pub fn shown(api: &Api, watch: &Watch) -> Response {
 }
 
 /// Makes the answer to a registration.
-fn registered(watch: &Watch) -> FirstAnswer {
+fn registered(watch: &Watch) -> StoredResponse {
     created(format!("/v1/watches/{}", watch.id), &WatchView::of(watch, None))
 }
 
@@ -282,14 +282,10 @@ async fn create(call: Call) -> Answer {
     let watch =
         register::read(&write.api, write.app(), &write.text, traceparent(&write.parts), times).await?;
     let span = RegistrationSpan::new(&write.api, &watch, at);
-    let register = Register { watch, remember: write.remember(), answer: registered };
-    match write.api.store.register(register).await? {
-        Registered::New(watch) => {
-            write.api.store.tracer().record(|| Some(span?.end("/v1/watches", took.elapsed())));
-            Ok(registered(&watch).into_response())
-        }
-        Registered::Replayed(replay) => Err(replay.into()),
-    }
+    let register = Idempotent::new(Register(watch), write.key(), |watch: &Watch| Some(registered(watch)));
+    let watch = write.api.store.register(register).await?.done()?;
+    write.api.store.tracer().record(|| Some(span?.end("/v1/watches", took.elapsed())));
+    Ok(registered(&watch).into_response())
 }
 
 /// List watches
@@ -379,13 +375,11 @@ async fn show(call: Call) -> Answer {
 async fn stop(call: Call) -> Answer {
     let id = call.only_id(WatchId::parse)?;
     let (api, app) = (&call.api, call.app());
-    match api.store.stop(Stop { app, watch: id, now: api.clock.now() }).await? {
-        Stopped::Unknown => Err(Problem::not_found().into()),
-        Stopped::Done => {
-            let watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
-            Ok(shown(api, &watch))
-        }
+    if !api.store.stop_watch(StopWatch { app, watch: id, now: api.clock.now() }).await? {
+        return Err(Problem::not_found().into());
     }
+    let watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
+    Ok(shown(api, &watch))
 }
 
 /// Poll now
@@ -402,10 +396,10 @@ async fn poll(call: Call) -> Answer {
     let (api, app, id) = (&write.api, write.app(), write.id(WatchId::parse)?);
     let watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
     let answer = first_answer(StatusCode::ACCEPTED, &WatchView::now(api, &watch));
-    let remember = write.keep(answer.clone());
-    match api.store.poll_now(PollNow { app, watch: id, remember, now: api.clock.now() }).await? {
-        PollNowResult::Unknown => Err(Problem::not_found().into()),
-        PollNowResult::Wanted => Ok(answer.into_response()),
-        PollNowResult::Replayed(replay) => Err(replay.into()),
+    let poll = PollNow { app, watch: id, now: api.clock.now() };
+    let poll = Idempotent::with_response(poll, write.key(), &answer);
+    match api.store.poll_now(poll).await?.fresh()? {
+        Ok(()) => Ok(answer.into_response()),
+        Err(NotFound) => Err(Problem::not_found().into()),
     }
 }

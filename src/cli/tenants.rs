@@ -15,7 +15,7 @@ use crate::channels::webhook::Secret;
 use crate::clock::Clock;
 use crate::config::{Config, Database};
 use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, parse_duration};
-use crate::store::{FirstAnswer, RevokeKey, Store, Writer};
+use crate::store::{RevokeKey, Store, StoredResponse, Writer};
 use crate::tenants::{self, AppView, DEFAULT_APP, EXPIRES_IN, KeyView, NewKey, check_expiry, check_name};
 
 /// How many rows are read at a time.
@@ -46,13 +46,13 @@ pub async fn create_key(config: &Config, wanted: WantedKey<'_>) -> Result<Value,
     let created = with_store(config, now, async |store| {
         let app = find_app(&store, wanted.app)?;
         let key = NewKey { name, scope, expires_at, app };
-        tenants::create_key(&store, key, now, |_| None).await.map_err(failed)
+        tenants::create_key(&store, key, now, None).await.map_err(failed)
     });
     Ok(value_of(&created.await?))
 }
 
 /// Returns the JSON of an answer.
-fn value_of(answer: &FirstAnswer) -> Value {
+fn value_of(answer: &StoredResponse) -> Value {
     serde_json::from_slice(&answer.body).unwrap_or_default()
 }
 
@@ -94,7 +94,7 @@ pub async fn create_app(config: &Config, name: &str) -> Result<Value, Failure> {
     let now = Clock::System.now();
     let created = with_store(config, now, async |store| {
         let secret = Masked::new(Secret::generate().expose());
-        tenants::create_app(&store, name, secret, now, |_| None).await.map_err(failed)
+        tenants::create_app(&store, name, secret, now, None).await.map_err(failed)
     });
     Ok(value_of(&created.await?))
 }

@@ -8,7 +8,7 @@ use super::fair_queue::{AppShares, FairQueue};
 use super::pacing::Pacer;
 use crate::clock::SetBackDetector;
 use crate::domain::{CancelScope, DeliveryId, DispatcherMessage, PendingDelivery, Timestamp, WatchId};
-use crate::store::{Page, Paged};
+use crate::store::{DueDeliveries, LoadDueDeliveries};
 
 /// Maximum number of loaded deliveries, and of the bytes of their bodies. Further deliveries wait on disk, not in
 /// memory.
@@ -308,7 +308,7 @@ impl DispatchState {
     }
 
     /// Returns the pages to read now: of queues with few loaded deliveries, and more in the store.
-    pub(super) fn take_pages(&mut self, limits: FlightLimits, now: Timestamp) -> Vec<Page> {
+    pub(super) fn take_pages(&mut self, limits: FlightLimits, now: Timestamp) -> Vec<LoadDueDeliveries> {
         let (most, few) = (limits.loaded_per_queue(), limits.per_queue.div_ceil(2));
         let mut pages = Vec::new();
         while !self.is_full() && self.pages.0 < PAGES_MAX {
@@ -326,16 +326,16 @@ impl DispatchState {
             queue.page = Some(limit);
             self.pages.0 += 1;
             self.pages.1 += limit;
-            let in_hand =
+            let loaded =
                 queue.waiting.iter().map(|delivery| delivery.id).chain(queue.in_flight.iter().copied());
-            let (in_hand, limit) = (in_hand.collect(), u32::try_from(limit).unwrap_or(u32::MAX));
-            pages.push(Page { lane: name.to_string(), now, limit, in_hand });
+            let (loaded, limit) = (loaded.collect(), u32::try_from(limit).unwrap_or(u32::MAX));
+            pages.push(LoadDueDeliveries { queue: name.to_string(), now, limit, loaded });
         }
         pages
     }
 
     /// Loads the deliveries of a page. `None` if the page could not be read.
-    pub(super) fn finish_page(&mut self, name: &Arc<str>, page: Option<Paged>) {
+    pub(super) fn finish_page(&mut self, name: &Arc<str>, page: Option<DueDeliveries>) {
         let queue = self.queues.entry(Arc::clone(name)).or_default();
         let due_since_page = std::mem::take(&mut queue.due_since_page);
         let skipped = std::mem::take(&mut queue.skipped_since_page);
@@ -343,18 +343,17 @@ impl DispatchState {
             self.pages = (self.pages.0 - 1, self.pages.1 - limit);
         }
         let failed = page.is_none();
-        let Paged { sends, more, next } =
-            page.unwrap_or(Paged { sends: Vec::new(), more: false, next: None });
-        for delivery in sends {
+        let DueDeliveries { deliveries, has_more, next_retry_at } = page.unwrap_or_default();
+        for delivery in deliveries {
             if !skipped.iter().any(|(watch, scope)| is_skipped(&delivery, *watch, *scope)) {
                 self.load(name, Box::new(delivery));
             }
         }
-        if failed || more || due_since_page {
+        if failed || has_more || due_since_page {
             self.mark_has_more(name);
         }
-        if let Some(next) = next {
-            self.set_timer(name, next);
+        if let Some(next_retry_at) = next_retry_at {
+            self.set_timer(name, next_retry_at);
         }
         self.remove_if_idle(name);
     }

@@ -12,7 +12,7 @@ use super::provider::PollResponse;
 use super::scheduler::{JobSchedule, Scheduler};
 use crate::domain::{EndingKind, Finding, JobError, JobName, JobNo, JobStatus, Timestamp, observe};
 use crate::providers::{Interpretation, JobReport};
-use crate::store::{Ended, Expire, Observed, Refresh};
+use crate::store::{EndJob, ExpireWatches, RecordObservation, RefreshEnding};
 
 /// Longest delay of a job's next poll that a provider's `Retry-After` can cause.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
@@ -26,10 +26,10 @@ const GRACE_POLLS: u32 = 3;
 /// What a poll requires to be written.
 #[derive(Default)]
 pub(super) struct Decision {
-    pub(super) observed: Option<Observed>,
-    pub(super) refresh: Option<Refresh>,
-    pub(super) expire: Option<Expire>,
-    pub(super) ended: Option<Ended>,
+    pub(super) observed: Option<RecordObservation>,
+    pub(super) refresh: Option<RefreshEnding>,
+    pub(super) expire: Option<ExpireWatches>,
+    pub(super) ended: Option<EndJob>,
     /// Generation of the job that was polled.
     pub(super) generation: i64,
     /// No next poll before this time.
@@ -119,35 +119,35 @@ fn decide_report(
     let observation = &report.observation;
     if schedule.watching == 0 {
         let ended = observation.status.ending().is_some();
-        decision.refresh = Some(Refresh { job, seen: ended.then(|| observation.clone()) });
+        decision.refresh = Some(RefreshEnding { job, seen: ended.then(|| observation.clone()) });
         return;
     }
     match observe(&schedule.known, observation, now) {
         Finding::Nothing => {}
         Finding::Changed { progressed } => {
             let wanted = schedule.terms.is_some_and(|terms| terms.wants_progress);
-            decision.observed = Some(Observed {
+            decision.observed = Some(RecordObservation {
                 job,
                 generation: schedule.generation,
                 seen: observation.clone(),
                 status_changed: schedule.known.status != observation.status,
                 progressed,
-                wanted,
+                notify: wanted,
                 raw: raw(wanted),
                 after: None,
-                at: now,
+                observed_at: now,
             });
             schedule.known = schedule.known.after(observation, progressed, now);
         }
         Finding::Ended(kind) => {
-            decision.ended = Some(Ended {
+            decision.ended = Some(EndJob {
                 job,
                 generation: schedule.generation,
                 kind,
                 seen: Some(observation.clone()),
                 error: None,
                 raw: raw(true),
-                at: now,
+                observed_at: now,
             });
             return;
         }
@@ -172,14 +172,14 @@ fn decide_not_found(
     let (polls, since) = schedule.rare().not_found.map_or((1, now), |(polls, since)| (polls + 1, since));
     schedule.rare().not_found = Some((polls, since));
     if polls >= GRACE_POLLS && now >= since.plus(grace) {
-        decision.ended = Some(Ended {
+        decision.ended = Some(EndJob {
             job,
             generation: schedule.generation,
             kind: EndingKind::NotFound,
             seen: None,
             error: Some(JobError { code: Some("not_found".to_owned()), message: Some(message.to_owned()) }),
             raw: None,
-            at: now,
+            observed_at: now,
         });
     }
 }
@@ -195,17 +195,23 @@ fn back_off(schedule: &mut JobSchedule, job: JobNo, error: &str, now: Timestamp,
 }
 
 /// Returns the write that ends a requested poll of a job for which no watch waits, when the poll failed.
-fn refresh_without_watches(schedule: &JobSchedule, job: JobNo) -> Option<Refresh> {
-    (schedule.watching == 0).then_some(Refresh { job, seen: None })
+fn refresh_without_watches(schedule: &JobSchedule, job: JobNo) -> Option<RefreshEnding> {
+    (schedule.watching == 0).then_some(RefreshEnding { job, seen: None })
 }
 
 /// Returns the end of the watches that expired until `until`.
-pub(super) fn expire(job: JobNo, until: Timestamp, code: &str, message: &str, at: Timestamp) -> Expire {
-    Expire {
+pub(super) fn expire(
+    job: JobNo,
+    until: Timestamp,
+    code: &str,
+    message: &str,
+    now: Timestamp,
+) -> ExpireWatches {
+    ExpireWatches {
         job,
         until,
         error: JobError { code: Some(code.to_owned()), message: Some(message.to_owned()) },
-        at,
+        now,
     }
 }
 

@@ -88,20 +88,21 @@ impl Poller {
     /// Performs the writes of a decision as soon as the database accepts them. Returns whether the job has ended.
     async fn write_decision(&self, decision: &mut Decision) -> bool {
         if let Some(mut observed) = decision.observed.take() {
-            while let Some(Some(last)) = self.write(|| self.store.observe(observed.clone())).await {
+            while let Some(Some(last)) = self.write(|| self.store.record_observation(observed.clone())).await
+            {
                 observed.after = Some(last);
             }
         }
         if let Some(refresh) = decision.refresh.take() {
-            self.write(|| self.store.refresh(refresh.clone())).await;
+            self.write(|| self.store.refresh_ending(refresh.clone())).await;
         }
         if let Some(expire) = decision.expire.take() {
             self.expire(expire).await;
         }
         let Some(ended) = decision.ended.take() else { return false };
         let (job, generation) = (ended.job, ended.generation);
-        let mut progress = self.write(|| self.store.end(ended.clone())).await;
-        while progress.is_some_and(|progress| progress.more) {
+        let mut progress = self.write(|| self.store.end_job(ended.clone())).await;
+        while progress.is_some_and(|progress| progress.has_more) {
             progress = self.write(|| self.store.notify_watches(NotifyWatches { job, generation })).await;
         }
         if progress.is_none() {

@@ -1,92 +1,76 @@
-//! Apps: making them, and replacing their signing secrets.
+//! Apps: creating them, and replacing their signing secrets.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use super::batch::Batch;
 use super::db::{Result, Row, StoreError};
-use super::idempotency::{self, Kept, Replay};
 use super::keys::{CreateKey, KeyRow, insert_key};
 use super::sealing::{Column, Keyring};
 use super::tenant_cache::TenantChange;
 use crate::domain::{App, AppId, AppNo, Id, KeyId, Masked, Scope, Timestamp};
 
-/// Apps are held in memory, each with its lanes.
+/// Maximum number of apps: all of them are in memory, each with its destination queues.
 const APPS_MAX: i64 = 10_000;
 
-/// The first app, and the first key where none is configured.
+/// Creates the first app, and the first key if none is configured.
 #[derive(Clone, Debug)]
 pub struct BootstrapTenant {
-    /// The app's name.
+    /// Name of the app.
     pub name: String,
-    /// The secret of the app, if it is new.
+    /// Signing secret of the app, if it does not exist yet.
     pub signing_secret: Masked,
-    /// SHA-256 of an admin key, if one is wanted and there is no key yet.
+    /// SHA-256 of an admin key. The key is created if the database has no key.
     pub key_hash: Option<[u8; 32]>,
-    /// When.
+    /// Time of the creation.
     pub now: Timestamp,
 }
 
-/// What was made.
+/// Result of [`BootstrapTenant`].
 #[derive(Clone, Debug)]
 pub struct BootstrapResult {
-    /// The app, old or new.
+    /// The app.
     pub app: App,
-    /// Whether the app is new.
+    /// Whether the app was created.
     pub new_app: bool,
-    /// Whether the key was taken.
+    /// Whether the key was created.
     pub new_key: bool,
 }
 
-/// An app to be made.
+/// Creates an app.
 #[derive(Debug)]
 pub struct CreateApp {
-    /// Its id, already drawn.
+    /// Id from [`ReadStore::ids`](super::ReadStore::ids).
     pub id: AppId,
-    /// Its name.
+    /// Name, unique among the apps.
     pub name: String,
-    /// Its secret.
+    /// Signing secret.
     pub signing_secret: Masked,
-    /// What is kept, if anything.
-    pub remember: Option<Kept>,
-    /// When.
+    /// Time of the creation.
     pub now: Timestamp,
 }
 
-/// What became of it.
-#[derive(Debug)]
-pub enum CreatedApp {
-    /// It is on disk.
-    New(Box<App>),
-    /// Another app has this name.
-    Taken,
-    /// There are too many.
+/// Reason why an app was not created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CreateAppRefusal {
+    /// Another app has the name.
+    NameTaken,
+    /// The maximum number of apps, which is the value, exists.
     TooMany(i64),
-    /// The key was used before.
-    Replayed(Replay),
 }
 
-/// A signing secret to be replaced.
+/// Replaces a signing secret. The previous secret also signs until the grace period ends; an older one is
+/// deleted.
 #[derive(Debug)]
-pub struct Rotate {
-    /// Whose.
+pub struct RotateSecret {
+    /// The app.
     pub app: AppNo,
-    /// The new one.
+    /// The new secret.
     pub signing_secret: Masked,
-    /// How long the one before signs, too.
+    /// Grace period of the previous secret.
     pub grace: Duration,
-    /// What is kept, if anything.
-    pub remember: Option<Kept>,
-    /// When.
+    /// Start of the grace period.
     pub now: Timestamp,
-}
-
-/// What became of it.
-#[derive(Debug)]
-pub enum Rotated {
-    /// It is on disk.
-    Done,
-    /// The key was used before.
-    Replayed(Replay),
 }
 
 pub(super) const APP: &str =
@@ -108,35 +92,37 @@ pub(super) fn read_app(row: &Row<'_>, keyring: &Keyring) -> Result<App> {
     })
 }
 
-pub(super) fn found(batch: &mut Batch<'_>, asks: &[&BootstrapTenant]) -> Result<Vec<BootstrapResult>> {
-    asks.iter().map(|ask| found_one(batch, ask)).collect()
+pub(super) fn bootstrap(
+    batch: &mut Batch<'_>,
+    commands: &[&BootstrapTenant],
+) -> Result<Vec<BootstrapResult>> {
+    commands.iter().map(|command| bootstrap_one(batch, command)).collect()
 }
 
-fn found_one(batch: &mut Batch<'_>, ask: &BootstrapTenant) -> Result<BootstrapResult> {
-    let known = find_app(batch, &ask.name)?;
+fn bootstrap_one(batch: &mut Batch<'_>, command: &BootstrapTenant) -> Result<BootstrapResult> {
+    let known = find_app(batch, &command.name)?;
     let new_app = known.is_none();
     let app = if let Some(app) = known {
         app
     } else {
-        let id = batch.shared.ids.draw(ask.now);
-        let made = insert_app(batch, id, &ask.name, &ask.signing_secret, ask.now)?;
-        made.ok_or_else(|| StoreError::Inconsistent("an app is there and is not".to_owned()))?
+        let id = batch.shared.ids.draw(command.now);
+        let made = insert_app(batch, id, &command.name, &command.signing_secret, command.now)?;
+        made.ok_or_else(|| StoreError::Inconsistent("an app both exists and does not".to_owned()))?
     };
     let mut new_key = false;
-    if let Some(hash) = &ask.key_hash
+    if let Some(hash) = &command.key_hash
         && batch.tx.one("select count(*) from keys", [], |row| row.int(0))? == 0
     {
         let row = KeyRow {
-            id: KeyId(batch.shared.ids.draw(ask.now)),
+            id: KeyId(batch.shared.ids.draw(command.now)),
             app_id: app.id,
             name: None,
             scope: Scope::Admin,
-            created_at: ask.now,
+            created_at: command.now,
             expires_at: None,
             last_used_at: None,
         };
-        let create = CreateKey { row, app: app.no, hash: *hash, remember: None };
-        insert_key(batch, &create)?;
+        insert_key(batch, &CreateKey { row, app: app.no, hash: *hash })?;
         new_key = true;
     }
     Ok(BootstrapResult { app, new_app, new_key })
@@ -147,7 +133,7 @@ fn find_app(batch: &Batch<'_>, name: &str) -> Result<Option<App>> {
     batch.tx.find(&sql, [name.into()], |row| read_app(row, &batch.shared.keyring))
 }
 
-/// `None` where another app has this name.
+/// Inserts an app. Returns `None` if another app has the name.
 fn insert_app(
     batch: &mut Batch<'_>,
     id: Id,
@@ -169,41 +155,34 @@ fn insert_app(
     Ok(app)
 }
 
-pub(super) fn create_app(batch: &mut Batch<'_>, asks: &[&CreateApp]) -> Result<Vec<CreatedApp>> {
-    asks.iter().map(|ask| create_app_one(batch, ask)).collect()
+pub(super) fn create_app(
+    batch: &mut Batch<'_>,
+    commands: &[&CreateApp],
+) -> Result<Vec<Result<App, CreateAppRefusal>>> {
+    let create = |command: &&CreateApp| {
+        if batch.tx.one("select count(*) from apps", [], |row| row.int(0))? >= APPS_MAX {
+            return Ok(Err(CreateAppRefusal::TooMany(APPS_MAX)));
+        }
+        let app = insert_app(batch, command.id.0, &command.name, &command.signing_secret, command.now)?;
+        Ok(app.ok_or(CreateAppRefusal::NameTaken))
+    };
+    commands.iter().map(create).collect()
 }
 
-fn create_app_one(batch: &mut Batch<'_>, ask: &CreateApp) -> Result<CreatedApp> {
-    if let Some(replay) = idempotency::replay(&batch.tx, ask.remember.as_ref(), ask.now)? {
-        return Ok(CreatedApp::Replayed(replay));
-    }
-    if batch.tx.one("select count(*) from apps", [], |row| row.int(0))? >= APPS_MAX {
-        return Ok(CreatedApp::TooMany(APPS_MAX));
-    }
-    let app = insert_app(batch, ask.id.0, &ask.name, &ask.signing_secret, ask.now)?;
-    let Some(app) = app else { return Ok(CreatedApp::Taken) };
-    if let Some((remember, answer)) = &ask.remember {
-        idempotency::keep(&batch.tx, remember, answer, ask.now)?;
-    }
-    Ok(CreatedApp::New(Box::new(app)))
+pub(super) fn rotate_secret(
+    batch: &mut Batch<'_>,
+    commands: &[&RotateSecret],
+) -> Result<Vec<Result<(), Infallible>>> {
+    commands.iter().map(|command| rotate_one(batch, command).map(Ok)).collect()
 }
 
-pub(super) fn rotate(batch: &mut Batch<'_>, asks: &[&Rotate]) -> Result<Vec<Rotated>> {
-    asks.iter().map(|ask| rotate_one(batch, ask)).collect()
-}
-
-/// The new secret signs, and the one before it until the grace is over; one that is older still is
-/// dropped.
-fn rotate_one(batch: &mut Batch<'_>, ask: &Rotate) -> Result<Rotated> {
-    if let Some(replay) = idempotency::replay(&batch.tx, ask.remember.as_ref(), ask.now)? {
-        return Ok(Rotated::Replayed(replay));
-    }
+fn rotate_one(batch: &mut Batch<'_>, command: &RotateSecret) -> Result<()> {
     let keyring = &batch.shared.keyring;
     let sql = format!("select {APP} from apps where no = $1");
-    let app = batch.tx.one(&sql, [ask.app.0.into()], |row| read_app(row, keyring))?;
-    let until = ask.now.plus(ask.grace);
-    let old = (until > ask.now).then(|| (app.signing_secret.clone(), until));
-    let sealed = keyring.seal(Column::AppSecret, app.id.0, ask.signing_secret.reveal())?;
+    let app = batch.tx.one(&sql, [command.app.0.into()], |row| read_app(row, keyring))?;
+    let until = command.now.plus(command.grace);
+    let old = (until > command.now).then(|| (app.signing_secret.clone(), until));
+    let sealed = keyring.seal(Column::AppSecret, app.id.0, command.signing_secret.reveal())?;
     let old_sealed = match &old {
         Some((old, _)) => Some(keyring.seal(Column::AppOldSecret, app.id.0, old.reveal())?),
         None => None,
@@ -214,16 +193,10 @@ fn rotate_one(batch: &mut Batch<'_>, ask: &Rotate) -> Result<Rotated> {
             sealed.as_ref().into(),
             old_sealed.as_deref().into(),
             old.as_ref().map(|(_, until)| *until).into(),
-            ask.app.0.into(),
+            command.app.0.into(),
         ],
     )?;
-    if let Some((remember, answer)) = &ask.remember {
-        idempotency::keep(&batch.tx, remember, answer, ask.now)?;
-    }
-    batch.effects.tenant_changes.push(TenantChange::Rotated {
-        app: ask.app,
-        secret: ask.signing_secret.clone(),
-        old,
-    });
-    Ok(Rotated::Done)
+    let secret = command.signing_secret.clone();
+    batch.effects.tenant_changes.push(TenantChange::Rotated { app: command.app, secret, old });
+    Ok(())
 }

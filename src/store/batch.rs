@@ -20,7 +20,7 @@ pub(super) struct Batch<'c> {
     /// State of the store.
     pub(super) shared: &'c Shared,
     /// Events that become deliveries when all commands of a kind have been applied.
-    pub(super) outgoing: Vec<Outgoing>,
+    pub(super) new_deliveries: Vec<NewDelivery>,
     /// Events that the last statements of the transaction insert.
     pub(super) events: Vec<NewEvent>,
     /// Effects of the commit.
@@ -30,7 +30,7 @@ pub(super) struct Batch<'c> {
 impl<'c> Batch<'c> {
     /// Creates a batch without effects.
     pub(super) fn new(tx: Tx<'c>, shared: &'c Shared) -> Self {
-        Self { tx, shared, outgoing: Vec::new(), events: Vec::new(), effects: CommitEffects::default() }
+        Self { tx, shared, new_deliveries: Vec::new(), events: Vec::new(), effects: CommitEffects::default() }
     }
 }
 
@@ -75,29 +75,22 @@ pub(super) struct NewEvent {
     pub(super) app: AppNo,
     pub(super) watch: WatchId,
     pub(super) event_type: EventType,
-    pub(super) at: Timestamp,
+    pub(super) observed_at: Timestamp,
     pub(super) body: Arc<[u8]>,
     /// Body for webhooks, where their watch asks for another form than the event's.
-    pub(super) sent: Option<(Payload, Arc<[u8]>)>,
+    pub(super) webhook_body: Option<(Payload, Arc<[u8]>)>,
     /// End of the job by its provider's clock. It is measured and not stored.
     pub(super) finished: Option<Finished>,
 }
 
-/// An event of which deliveries are made.
+/// An event of which deliveries are created.
 #[derive(Debug)]
-pub(super) struct Outgoing {
-    pub(super) app: AppNo,
-    pub(super) event: EventId,
-    pub(super) event_type: EventType,
-    pub(super) watch: WatchId,
-    pub(super) at: Timestamp,
-    pub(super) body: Arc<[u8]>,
+pub(super) struct NewDelivery {
+    /// Index of the event in [`Batch::events`].
+    pub(super) event: usize,
     /// The provider's answer, which webhooks get instead of the event, and the generation of the ending
     /// that stores it.
     pub(super) raw: Option<(i64, Arc<[u8]>)>,
-    /// Another form of the event, which webhooks get instead of it.
-    pub(super) sent: Option<(Payload, Arc<[u8]>)>,
     pub(super) traceparent: Option<String>,
     pub(super) shard: u16,
-    pub(super) finished: Option<Finished>,
 }

@@ -13,22 +13,24 @@
 
 use std::ops::Deref;
 
-use super::amend::{self, Amend, Amended};
-use super::apps::{self, BootstrapResult, BootstrapTenant, CreateApp, CreatedApp, Rotate, Rotated};
+use super::apps::{self, BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefusal, RotateSecret};
 use super::batch::Batch;
 use super::db::{Result, StoreError};
-use super::deliveries::{self, Page, Paged, Record, RetryDelivery, RetryDeliveryResult, Rewind};
-use super::endings::{self, Ended, Expire, NotifyProgress, NotifyWatches};
+use super::deliveries::{
+    self, DueDeliveries, LoadDueDeliveries, RecordAttempt, RescheduleRetries, RetryDelivery,
+    RetryFailedDeliveries, RetryProgress, RetryRefusal,
+};
+use super::endings::{self, EndJob, ExpireWatches, NotifyProgress, NotifyWatches};
 use super::events;
-use super::jobs::{self, Observed, PollNow, PollNowResult, Refresh};
-use super::keys::{self, CreateKey, CreatedKey, KeyUses, RevokeKey};
+use super::idempotency::{self, Idempotent, Replayable};
+use super::jobs::{self, NotFound, PollNow, RecordObservation, RefreshEnding};
+use super::keys::{self, CreateKey, KeyUses, RevokeKey, TooManyKeys};
 use super::nodes::{self, Probe};
 use super::prune::{self, Prune};
 use super::reads::ReadStore;
-use super::retry_many::{self, RetriedMany, RetryMany};
-use super::watches::{self, Register, RegisterMany, Registered, RegisteredMany, Stop, Stopped};
+use super::watches::{self, AmendRefusal, AmendWatch, Register, RegisterMany, StopWatch};
 use super::writer::{CommandSet, Item, WriterQueue};
-use crate::domain::{AppNo, WatchId};
+use crate::domain::{App, AppNo, Watch, WatchId};
 use crate::telemetry::metrics::Queues;
 
 /// Handle of a store: reads by [`ReadStore`], and one method for each command. It is cheap to clone. The
@@ -146,7 +148,7 @@ macro_rules! commands {
                     if !items.is_empty() {
                         let asks: Vec<_> = items.iter().map(|item| &item.ask).collect();
                         let answers = apply!($kind $apply, batch, &asks);
-                        deliveries::send_out(batch)?;
+                        deliveries::create_deliveries(batch)?;
                         for (item, answer) in items.iter_mut().zip(answers) {
                             item.answer = Some(answer);
                         }
@@ -164,52 +166,52 @@ macro_rules! commands {
 
 commands! {
     /// Creates the first app and the first key, if they are missing.
-    write bootstrap: BootstrapTenant => BootstrapResult, apps::found;
+    write bootstrap: BootstrapTenant => BootstrapResult, apps::bootstrap;
     /// Creates an app.
-    write create_app: CreateApp => CreatedApp, apps::create_app;
+    idempotent create_app: CreateApp => App | CreateAppRefusal, apps::create_app;
     /// Creates a key.
-    write create_key: CreateKey => CreatedKey, keys::create_key;
+    idempotent create_key: CreateKey => () | TooManyKeys, keys::create_key;
     /// Deletes a key. Returns whether there was one. Requests with the key are refused from then on.
     write revoke_key: RevokeKey => bool, keys::revoke_key;
     /// Writes the times of last use of keys.
-    write set_key_uses: KeyUses => (), keys::uses;
+    write set_key_uses: KeyUses => (), keys::set_key_uses;
     /// Replaces a signing secret.
-    write rotate: Rotate => Rotated, apps::rotate;
+    idempotent rotate_secret: RotateSecret => (), apps::rotate_secret;
     /// Registers a watch.
-    write register: Register => Registered, watches::register;
+    idempotent register: Register => Watch, watches::register;
     /// Registers watches, all or none.
-    write register_many: RegisterMany => RegisteredMany, watches::register_many;
+    idempotent register_many: RegisterMany => Vec<Watch>, watches::register_many;
     /// Changes a watch that has not ended.
-    write amend: Amend => Amended, amend::amend;
+    write amend_watch: AmendWatch => Result<Watch, AmendRefusal>, watches::amend_watch;
     /// Writes a change of a job that has not ended. Returns the last watch that was notified, if more
     /// remain: the caller repeats the command with `after` set to that watch.
-    write observe: Observed => Option<(AppNo, WatchId)>, jobs::observe;
+    write record_observation: RecordObservation => Option<(AppNo, WatchId)>, jobs::record_observation;
     /// Writes the ending of a job, and ends the first of its watches.
-    write end: Ended => NotifyProgress, endings::end;
+    write end_job: EndJob => NotifyProgress, endings::end_job;
     /// Ends more watches of a job that has ended.
-    write notify_watches: NotifyWatches => NotifyProgress, endings::tell;
+    write notify_watches: NotifyWatches => NotifyProgress, endings::notify_watches;
     /// Ends watches that have expired.
-    write expire: Expire => NotifyProgress, endings::expire;
+    write expire_watches: ExpireWatches => NotifyProgress, endings::expire_watches;
     /// Writes the result of a requested poll of a job that has ended.
-    write refresh: Refresh => (), jobs::refresh;
-    /// Stops a watch.
-    write stop: Stop => Stopped, watches::stop;
+    write refresh_ending: RefreshEnding => (), jobs::refresh_ending;
+    /// Stops a watch. Returns whether it exists.
+    write stop_watch: StopWatch => bool, watches::stop_watch;
     /// Records the request to poll a job at once.
-    write poll_now: PollNow => PollNowResult, jobs::poll_now;
-    /// Records an attempt and the next state of its delivery.
-    write record: Record => (), deliveries::record;
+    idempotent poll_now: PollNow => () | NotFound, jobs::poll_now;
+    /// Records an attempt and the next step of its delivery.
+    write record_attempt: RecordAttempt => (), deliveries::record_attempt;
     /// Reschedules deliveries whose last attempt lies in the future. Returns their number.
-    write rewind: Rewind => usize, deliveries::rewind;
+    write reschedule_retries: RescheduleRetries => usize, deliveries::reschedule_retries;
     /// Records the request to retry a delivery at once.
-    write retry_delivery: RetryDelivery => RetryDeliveryResult, deliveries::retry_delivery;
-    /// Records the request to retry the next failed deliveries. Excludes deliveries of stopped watches and
-    /// superseded progress.
-    write retry_many: RetryMany => RetriedMany, retry_many::retry_many;
-    /// Reads a page of a destination queue. It runs on the writer: a page of an older snapshot would send a
-    /// finished delivery again.
-    read page: Page => Paged, deliveries::page;
+    idempotent retry_delivery: RetryDelivery => () | RetryRefusal, deliveries::retry_delivery;
+    /// Records the request to retry the next failed deliveries at once.
+    idempotent retry_failed_deliveries: RetryFailedDeliveries => RetryProgress,
+        deliveries::retry_failed_deliveries;
+    /// Loads due deliveries of a destination queue. It runs on the writer: with an older snapshot, a finished
+    /// delivery would be sent again.
+    read load_due_deliveries: LoadDueDeliveries => DueDeliveries, deliveries::load_due_deliveries;
     /// Deletes a chunk of what is older than the retention. Returns the number of rows; 0 if none is left.
     write prune: Prune => usize, prune::prune;
-    /// Writes something that changes no fact.
+    /// Writes something that changes no fact, to show whether the database accepts writes.
     write probe: Probe => (), nodes::probe;
 }

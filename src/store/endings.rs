@@ -1,83 +1,76 @@
-//! Endings: how a job ended, and telling its watches.
+//! Endings of jobs, and the end of their watches.
 //!
-//! An ending is a row, written first; the watches are ended *from it*, a chunk at a time, because a
-//! job may have a hundred thousand of them and a transaction should not. The row stays marked `open`
-//! until all are told, and a partial index shows a restart which are. The first chunk goes into the
-//! transaction of the ending itself, so an ordinary job costs one commit.
+//! A job may have a hundred thousand watches, so they end in chunks of [`CHUNK`]. The ending is a row that is
+//! written first; every chunk is made from it. The row is marked as `unfinished` until all its watches have
+//! ended, and a partial index finds such rows after a restart. The transaction of the ending contains the first
+//! chunk, so an ordinary job costs one commit.
 //!
-//! **One ending a watch.** An ending's event is made only where `update … where status = 'watching'`
-//! hit the row, in the same transaction; a stop that came first, or a second ending, finds nothing
-//! to hit. A partial unique index on events agrees.
+//! **One ending for each watch.** The event of an ending is created only if `update … where status = 'watching'`
+//! changed the watch, in the same transaction. After a stop or another ending the update matches nothing. A
+//! partial unique index on events enforces the same.
 //!
-//! **The job's row is only "last seen".** It can go on to another generation while the chunks of
-//! this ending are still being told; no chunk is ever made from it. An expiry, which is the watch's
-//! own and not the job's, does quote it: "the rest is as last seen".
+//! **The row of the job is only the last observation.** A job can begin another generation while chunks of this
+//! ending remain, so no chunk of an ending reads it. An expiry belongs to the watch and not to the job; its event
+//! quotes the last observation.
 
 use std::sync::Arc;
 
-use super::batch::{Batch, NewEvent};
+use super::batch::Batch;
 use super::db::{Result, Row};
 use super::deliveries;
-use super::jobs::tell_who_waits;
+use super::jobs::notify_watchers_changed;
 use super::rows::{read_name, to_json};
-use crate::domain::{
-    AppNo, EndingKind, EventId, EventSet, EventType, Finished, JobError, JobName, JobNo, Observation,
-    Payload, Timestamp, WatchId,
-};
-use crate::events::{self, About};
+use super::watch_events::{CHUNK, COLUMNS, EventContents, WatchToNotify, chunk};
+use crate::domain::{EndingKind, EventType, Finished, JobError, JobName, JobNo, Observation, Timestamp};
 
-/// How many watches are ended in one transaction.
-const CHUNK: u32 = 200;
-
-/// The end of a job.
+/// Writes the ending of a job, and ends the first chunk of its watches.
 #[derive(Clone, Debug)]
-pub struct Ended {
+pub struct EndJob {
     /// The job.
     pub job: JobNo,
-    /// The generation that was looked at.
+    /// Generation that was polled.
     pub generation: i64,
-    /// How it ended.
+    /// Kind of the ending.
     pub kind: EndingKind,
-    /// What was seen; `None` where the provider had nothing to show: the rest is as last seen.
+    /// The observation. `None`: the provider does not know the job; the last observation is used.
     pub seen: Option<Observation>,
-    /// Why, where the provider did not say.
+    /// Error of the ending, if the provider did not report one.
     pub error: Option<JobError>,
-    /// The provider's answer, if it is not too large to be passed on.
+    /// The provider's answer, if it is small enough to be passed on.
     pub raw: Option<Arc<[u8]>>,
-    /// When it was observed.
-    pub at: Timestamp,
+    /// Time of the observation.
+    pub observed_at: Timestamp,
 }
 
-/// An ending of which more watches are to be told.
+/// Ends the next chunk of the watches of a job that has ended.
 #[derive(Clone, Copy, Debug)]
 pub struct NotifyWatches {
     /// The job.
     pub job: JobNo,
-    /// The generation that ended.
+    /// Generation that ended.
     pub generation: i64,
 }
 
-/// The end of a job's watches whose time is up.
+/// Ends a chunk of a job's watches that have expired.
 #[derive(Clone, Debug)]
-pub struct Expire {
+pub struct ExpireWatches {
     /// The job.
     pub job: JobNo,
-    /// Those that expire until then.
+    /// Latest expiry of the watches that end.
     pub until: Timestamp,
-    /// Why.
+    /// Reason.
     pub error: JobError,
-    /// When it was decided.
-    pub at: Timestamp,
+    /// Time of the decision.
+    pub now: Timestamp,
 }
 
-/// How far it got.
+/// Progress of a command that ends watches in chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotifyProgress {
-    /// There are more watches to be told.
-    pub more: bool,
+    /// Whether more watches remain. The caller repeats the command.
+    pub has_more: bool,
 }
 
-/// What a chunk is made from.
 struct Ending {
     job: JobNo,
     name: JobName,
@@ -85,212 +78,186 @@ struct Ending {
     seen: Observation,
     error: Option<JobError>,
     raw: Option<Arc<[u8]>>,
-    /// Where the raw answer is found again.
+    /// Generation whose row stores the provider's answer.
     generation: i64,
-    shard: u16,
     at: Timestamp,
 }
 
 impl Ending {
-    /// When the job ended, if it was seen to end and its provider says when.
+    /// Returns the time at which the provider finished the job, if it reports one.
     fn finished(&self) -> Option<Finished> {
         let at = self.seen.completed_at.filter(|_| self.seen.status.ending() == Some(self.kind))?;
         Some(Finished { provider: self.name.provider.clone(), at })
     }
 }
 
-/// An ending, and the watches that are told of it now.
+/// An ending, and the watches that end in this transaction.
 struct Chunk {
     ending: Ending,
-    watches: Vec<Waiting>,
-    /// There are others.
-    more: bool,
+    watches: Vec<WatchToNotify>,
+    has_more: bool,
 }
 
-struct Waiting {
-    app: AppNo,
-    id: WatchId,
-    events: EventSet,
-    payload: Payload,
-    metadata: Option<String>,
-    traceparent: Option<String>,
-}
-
-pub(super) fn end(batch: &mut Batch<'_>, asks: &[&Ended]) -> Result<Vec<NotifyProgress>> {
-    let texts: Vec<(Option<String>, Option<String>)> =
-        asks.iter().map(|ask| (ask.seen.as_ref().map(to_json), ask.error.as_ref().map(to_json))).collect();
-    let raw_wanted = batch.tx.fetch(
+pub(super) fn end_job(batch: &mut Batch<'_>, commands: &[&EndJob]) -> Result<Vec<NotifyProgress>> {
+    let texts: Vec<(Option<String>, Option<String>)> = commands
+        .iter()
+        .map(|command| (command.seen.as_ref().map(to_json), command.error.as_ref().map(to_json)))
+        .collect();
+    let wants_raw = batch.tx.fetch(
         "select generation from watches where job = $1 and status = 'watching' and payload = 'raw' limit 1",
-        asks.iter().map(|ask| [ask.job.0.into()]),
+        commands.iter().map(|command| [command.job.0.into()]),
         |row| row.int(0),
     )?;
     batch.tx.each(
         "insert into endings (job, generation, kind, seen, error, raw, ended_at, unfinished)
          values ($1, $2, $3, coalesce($4, (select seen from jobs where no = $1)), $5, $6, $7, 1)
          on conflict (job, generation) do nothing",
-        asks.iter().zip(&texts).zip(&raw_wanted).map(|((ask, (seen, error)), raw_wanted)| {
+        commands.iter().zip(&texts).zip(&wants_raw).map(|((command, (seen, error)), wants_raw)| {
             [
-                ask.job.0.into(),
-                ask.generation.into(),
-                ask.kind.as_str().into(),
+                command.job.0.into(),
+                command.generation.into(),
+                command.kind.as_str().into(),
                 seen.as_deref().into(),
                 error.as_deref().into(),
-                ask.raw.as_deref().filter(|_| !raw_wanted.is_empty()).into(),
-                ask.at.into(),
+                command.raw.as_deref().filter(|_| !wants_raw.is_empty()).into(),
+                command.observed_at.into(),
             ]
         }),
     )?;
     batch.tx.each(
         "update jobs set ended = 1, poll_requested_at = null, seen = coalesce($1, seen)
          where no = $2 and generation = $3 and ended = 0",
-        asks.iter()
-            .zip(&texts)
-            .map(|(ask, (seen, _))| [seen.as_deref().into(), ask.job.0.into(), ask.generation.into()]),
+        commands.iter().zip(&texts).map(|(command, (seen, _))| {
+            [seen.as_deref().into(), command.job.0.into(), command.generation.into()]
+        }),
     )?;
-    let tells: Vec<NotifyWatches> =
-        asks.iter().map(|ask| NotifyWatches { job: ask.job, generation: ask.generation }).collect();
-    tell(batch, &tells.iter().collect::<Vec<_>>())
+    let first_chunks: Vec<NotifyWatches> = commands
+        .iter()
+        .map(|command| NotifyWatches { job: command.job, generation: command.generation })
+        .collect();
+    notify_watches(batch, &first_chunks.iter().collect::<Vec<_>>())
 }
 
-pub(super) fn tell(batch: &mut Batch<'_>, asks: &[&NotifyWatches]) -> Result<Vec<NotifyProgress>> {
+pub(super) fn notify_watches(
+    batch: &mut Batch<'_>,
+    commands: &[&NotifyWatches],
+) -> Result<Vec<NotifyProgress>> {
     let endings = batch.tx.fetch(
         "select j.provider, j.account, j.job_id, j.params, e.kind, e.seen, e.error, e.raw, e.generation,
            e.ended_at, e.job
          from endings e join jobs j on j.no = e.job where e.job = $1 and e.generation = $2",
-        asks.iter().map(|ask| [ask.job.0.into(), ask.generation.into()]),
+        commands.iter().map(|command| [command.job.0.into(), command.generation.into()]),
         read_ending,
     )?;
-    let endings: Vec<Option<Ending>> = endings.into_iter().map(|found| found.into_iter().next()).collect();
-    // The order is the index's: each chunk reads itself, not all that are left.
+    // In the order of the index, so that a chunk does not read all remaining watches.
+    let sql = format!(
+        "select {COLUMNS} from watches
+         where job = $1 and status = 'watching' and generation <= $2 order by app, id limit $3"
+    );
+    let limit = || (CHUNK + 1).into();
     let watches = batch.tx.fetch(
-        "select app, id, events, payload, metadata, traceparent from watches
-         where job = $1 and status = 'watching' and generation <= $2 order by app, id limit $3",
-        asks.iter().map(|ask| [ask.job.0.into(), ask.generation.into(), (CHUNK + 1).into()]),
-        read_watch,
+        &sql,
+        commands.iter().map(|command| [command.job.0.into(), command.generation.into(), limit()]),
+        WatchToNotify::read,
     )?;
-    let mut told = Vec::with_capacity(endings.len());
+    let mut progress = Vec::with_capacity(endings.len());
     let mut chunks = Vec::with_capacity(endings.len());
-    for (ending, mut watches) in endings.into_iter().zip(watches) {
-        // Nothing ended, or it has been forgotten since.
-        let Some(ending) = ending else {
-            told.push(NotifyProgress { more: false });
+    for (ending, watches) in endings.into_iter().zip(watches) {
+        // There is no ending if the job did not end, or if the ending was pruned.
+        let Some(ending) = ending.into_iter().next() else {
+            progress.push(NotifyProgress { has_more: false });
             continue;
         };
-        let more = watches.len() > CHUNK as usize;
-        watches.truncate(CHUNK as usize);
-        chunks.push(Chunk { ending, watches, more });
-        told.push(NotifyProgress { more });
+        let (watches, has_more) = chunk(watches);
+        chunks.push(Chunk { ending, watches, has_more });
+        progress.push(NotifyProgress { has_more });
     }
     end_watches(batch, &chunks)?;
     batch.tx.each(
         "update endings set unfinished = 0 where job = $1 and generation = $2",
         chunks
             .iter()
-            .filter(|chunk| !chunk.more)
+            .filter(|chunk| !chunk.has_more)
             .map(|Chunk { ending, .. }| [ending.job.0.into(), ending.generation.into()]),
     )?;
-    Ok(told)
+    Ok(progress)
 }
 
-pub(super) fn expire(batch: &mut Batch<'_>, asks: &[&Expire]) -> Result<Vec<NotifyProgress>> {
+pub(super) fn expire_watches(
+    batch: &mut Batch<'_>,
+    commands: &[&ExpireWatches],
+) -> Result<Vec<NotifyProgress>> {
     let jobs = batch.tx.ones(
         "select provider, account, job_id, params, seen from jobs where no = $1",
-        asks.iter().map(|ask| [ask.job.0.into()]),
+        commands.iter().map(|command| [command.job.0.into()]),
         |row| Ok((read_name(row, 0)?, row.json(4)?)),
     )?;
+    let sql = format!(
+        "select {COLUMNS} from watches
+         where job = $1 and status = 'watching' and expires_at <= $2 order by app, id limit $3"
+    );
+    let limit = || (CHUNK + 1).into();
     let watches = batch.tx.fetch(
-        "select app, id, events, payload, metadata, traceparent from watches
-         where job = $1 and status = 'watching' and expires_at <= $2 order by app, id limit $3",
-        asks.iter().map(|ask| [ask.job.0.into(), ask.until.into(), (CHUNK + 1).into()]),
-        read_watch,
+        &sql,
+        commands.iter().map(|command| [command.job.0.into(), command.until.into(), limit()]),
+        WatchToNotify::read,
     )?;
-    let mut chunks = Vec::with_capacity(asks.len());
-    for ((ask, (name, seen)), mut watches) in asks.iter().zip(jobs).zip(watches) {
-        let more = watches.len() > CHUNK as usize;
-        watches.truncate(CHUNK as usize);
-        let ending = Ending {
-            job: ask.job,
-            shard: name.shard(),
-            name,
-            kind: EndingKind::Expired,
-            seen,
-            error: Some(ask.error.clone()),
-            raw: None,
-            generation: 0,
-            at: ask.at,
-        };
-        chunks.push(Chunk { ending, watches, more });
-    }
+    let chunks: Vec<Chunk> = commands
+        .iter()
+        .zip(jobs)
+        .zip(watches)
+        .map(|((command, (name, seen)), watches)| {
+            let (job, error, at) = (command.job, Some(command.error.clone()), command.now);
+            let kind = EndingKind::Expired;
+            let ending = Ending { job, name, kind, seen, error, raw: None, generation: 0, at };
+            let (watches, has_more) = chunk(watches);
+            Chunk { ending, watches, has_more }
+        })
+        .collect();
     end_watches(batch, &chunks)?;
-    let all_told = chunks.iter().filter(|chunk| !chunk.more).map(|chunk| chunk.ending.job);
-    tell_who_waits(batch, &all_told.collect::<Vec<_>>())?;
-    Ok(chunks.iter().map(|chunk| NotifyProgress { more: chunk.more }).collect())
+    let finished = chunks.iter().filter(|chunk| !chunk.has_more).map(|chunk| chunk.ending.job);
+    notify_watchers_changed(batch, &finished.collect::<Vec<_>>())?;
+    Ok(chunks.iter().map(|chunk| NotifyProgress { has_more: chunk.has_more }).collect())
 }
 
-/// Ends watches, makes their events, and the deliveries that they asked for.
+/// Ends watches, and creates their events and deliveries.
 fn end_watches(batch: &mut Batch<'_>, chunks: &[Chunk]) -> Result<()> {
     let all = || chunks.iter().flat_map(|chunk| chunk.watches.iter().map(|watch| (&chunk.ending, watch)));
-    // `coalesce`: else PostgreSQL, which plans when the tables are empty, goes through all that wait.
-    let hit = batch.tx.each(
+    // Without `coalesce` PostgreSQL, which plans while the tables are empty, would read all watches that have not
+    // ended.
+    let changed = batch.tx.each(
         "update watches set status = $1, ended_at = $2
          where app = $3 and id = $4 and coalesce(status, '') = 'watching'",
         all().map(|(ending, watch)| {
             [ending.kind.status().as_str().into(), ending.at.into(), watch.app.0.into(), watch.id.0.into()]
         }),
     )?;
-    let ended = || all().zip(&hit).filter(|(_, hit)| **hit > 0).map(|(ended, _)| ended);
-    let followed = |watch: &Waiting| {
+    let ended = || all().zip(&changed).filter(|(_, changed)| **changed > 0).map(|(ended, _)| ended);
+    let wants_progress = |watch: &WatchToNotify| {
         watch.events.has(EventType::JobProcessing) || watch.events.has(EventType::JobProgress)
     };
-    let followers = ended().filter(|(_, watch)| followed(watch)).map(|(_, watch)| watch.id);
-    deliveries::supersede(batch, &followers.collect::<Vec<_>>())?;
+    let superseded = ended().filter(|(_, watch)| wants_progress(watch)).map(|(_, watch)| watch.id);
+    deliveries::skip_superseded(batch, &superseded.collect::<Vec<_>>())?;
     for (ending, watch) in ended() {
-        tell_watch(batch, ending, watch);
+        batch.effects.ended_watches.push(watch.id);
+        batch.effects.tally.ended(ending.kind.status());
+        let contents = EventContents {
+            job: &ending.name,
+            seen: &ending.seen,
+            at: ending.at,
+            own: ending.error.as_ref().map(|error| (ending.kind.as_str(), error)),
+            raw: ending.raw.as_ref(),
+            raw_generation: Some(ending.generation),
+            finished: ending.finished(),
+        };
+        watch.create_event(batch, ending.kind.event(), 0, &contents);
     }
     Ok(())
 }
 
-/// What follows from the end of a watch.
-fn tell_watch(batch: &mut Batch<'_>, ending: &Ending, watch: &Waiting) {
-    let event_type = ending.kind.event();
-    let own = ending.error.as_ref().map(|error| (ending.kind.as_str(), error));
-    batch.effects.ended_watches.push(watch.id);
-    batch.effects.tally.ended(ending.kind.status());
-    let about = About {
-        watch: watch.id,
-        provider: &ending.name.provider,
-        job_id: &ending.name.job_id,
-        metadata: watch.metadata.as_deref(),
-    };
-    let id = EventId::derive(watch.id, event_type, 0);
-    let sent = (watch.payload == Payload::CloudEvents).then(|| {
-        let url = &batch.shared.public_url;
-        events::cloud_event(id, event_type, ending.at, &about, &ending.seen, own, url).into()
-    });
-    let event = NewEvent {
-        id,
-        app: watch.app,
-        watch: watch.id,
-        event_type,
-        at: ending.at,
-        body: events::body(event_type, ending.at, &about, &ending.seen, own).into(),
-        sent: sent.map(|sent| (watch.payload, sent)),
-        finished: ending.finished(),
-    };
-    if watch.events.has(event_type) {
-        let raw = ending.raw.as_ref().filter(|_| watch.payload == Payload::Raw);
-        let raw = raw.map(|raw| (ending.generation, raw));
-        deliveries::create(batch, event, watch.traceparent.as_deref(), raw, ending.shard);
-    } else {
-        batch.events.push(event);
-    }
-}
-
 fn read_ending(row: &Row<'_>) -> Result<Ending> {
-    let name = read_name(row, 0)?;
     Ok(Ending {
-        shard: name.shard(),
-        name,
+        name: read_name(row, 0)?,
         kind: row.word(4, EndingKind::parse)?,
         seen: row.json(5)?,
         error: if row.opt_text(6)?.is_some() { Some(row.json(6)?) } else { None },
@@ -298,16 +265,5 @@ fn read_ending(row: &Row<'_>) -> Result<Ending> {
         generation: row.int(8)?,
         at: row.time(9)?,
         job: JobNo(row.int(10)?),
-    })
-}
-
-fn read_watch(row: &Row<'_>) -> Result<Waiting> {
-    Ok(Waiting {
-        app: AppNo(row.int(0)?),
-        id: WatchId(row.id(1)?),
-        events: EventSet::from_bits(row.int(2)?),
-        payload: row.word(3, Payload::parse)?,
-        metadata: row.opt_text(4)?,
-        traceparent: row.opt_text(5)?,
     })
 }

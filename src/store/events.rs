@@ -1,8 +1,7 @@
-//! Events: an app's feed, and the story of a watch.
+//! Events, and the feed of an app.
 //!
-//! A reader of the feed asks "what came after this?". That is only safe if positions become visible
-//! in their order, so they are given by the last statements of a transaction, in the order of the apps'
-//! rows.
+//! A reader of the feed requests the events after a position. This loses no event only if positions become visible in
+//! their order. The last statements of a transaction assign them, in the order of the apps' rows.
 
 use std::collections::BTreeMap;
 
@@ -13,21 +12,21 @@ use crate::domain::{AppNo, Event, EventId, EventType, WatchId};
 
 const COLUMNS: &str = "id, position, type, watch, observed_at, body";
 
-/// Which events.
+/// Filter of a feed. A field that is `None` does not restrict it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EventFilter {
-    /// Of this type.
+    /// Type of the event.
     pub event_type: Option<EventType>,
 }
 
-/// Where to go on.
+/// Position in a feed after which a page begins.
 #[derive(Clone, Copy, Debug)]
 pub enum After {
-    /// From the beginning.
+    /// The beginning of the feed.
     Start,
-    /// After this position.
+    /// A position.
     Position(i64),
-    /// After this event.
+    /// An event.
     Event(EventId),
 }
 
@@ -56,9 +55,9 @@ pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
                 event.watch.0.into(),
                 event.event_type.as_str().into(),
                 event.event_type.is_ending().into(),
-                event.at.into(),
+                event.observed_at.into(),
                 event.body.as_ref().into(),
-                event.sent.as_ref().map(|(_, sent)| sent.as_ref()).into(),
+                event.webhook_body.as_ref().map(|(_, body)| body.as_ref()).into(),
             ]
         }),
     )?;
@@ -67,8 +66,7 @@ pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
 }
 
 impl ReadStore {
-    /// Where to follow the app's feed from: after this event, or from now on. `None` if the app has no
-    /// such event.
+    /// Returns the position of an event, or of the end of the app's feed. `None`: the app has no such event.
     pub async fn follow_from(&self, app: AppNo, after: Option<EventId>) -> Result<Option<i64>> {
         self.read(move |tx| match after {
             Some(id) => position_of(tx, app, id),
@@ -77,8 +75,8 @@ impl ReadStore {
         .await
     }
 
-    /// The app's next events, and where to go on: after the last of them, or, where there are no more,
-    /// where the feed ends, so that what a filter leaves out is not gone through again.
+    /// Returns the app's next events, and the position for the next call. After the last event this is the end of the
+    /// feed, so that events that the filter excludes are not read again.
     pub async fn follow(
         &self,
         app: AppNo,
@@ -97,7 +95,7 @@ impl ReadStore {
         .await
     }
 
-    /// The app's events after `after`, oldest first; `None` if the app has no such event.
+    /// Returns the app's events after `after`, oldest first. `None`: the app has no such event.
     pub async fn events(
         &self,
         app: AppNo,
@@ -116,7 +114,7 @@ impl ReadStore {
         .await
     }
 
-    /// One event.
+    /// Returns an event of the app.
     pub async fn event(&self, app: AppNo, id: EventId) -> Result<Option<Event>> {
         self.read(move |tx| {
             let sql = format!("select {COLUMNS} from events where id = $1 and app = $2");
@@ -145,7 +143,7 @@ fn position_of(tx: &Tx<'_>, app: AppNo, id: EventId) -> Result<Option<i64>> {
     tx.find("select position from events where id = $1 and app = $2", row, |row| row.int(0))
 }
 
-/// The position of the last event that the app ever had.
+/// Returns the position of the last event that the app ever had.
 fn end_of_feed(tx: &Tx<'_>, app: AppNo) -> Result<i64> {
     tx.one("select position from apps where no = $1", [app.0.into()], |row| row.int(0))
 }

@@ -1,179 +1,262 @@
-//! First answers to writes that carried an `Idempotency-Key`.
+//! Stored responses of writes that carried an `Idempotency-Key`.
 //!
-//! The answer is stored in the transaction of what it answers for, so the two cannot come apart:
-//! whoever lost the answer and asks again gets that answer, and nothing is made twice. Refusals are
-//! not stored. Kept for a day, then pruned.
+//! A response is stored in the transaction of the write that it answers. A client that lost the response and
+//! repeats the request gets the stored response, and nothing is written twice. Only successful writes store
+//! a response. It is valid for a day, then pruned.
+//!
+//! Every such write is an [`Idempotent`] command, and [`apply`] is the only function that looks keys up and
+//! stores responses.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::db::{Result, Tx};
+use super::batch::Batch;
+use super::db::{Result, StoreError, Tx};
 use super::reads::ReadStore;
 use super::sealing::AnswerKey;
 use crate::domain::{AppNo, Timestamp};
 
-/// How long an answer is kept.
-pub(super) const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Time for which a stored response is valid.
+pub(super) const VALID_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// The wish that a write be remembered under its key.
+/// The idempotency key of a request, and what identifies the request.
 #[derive(Clone, Debug)]
-pub struct Remember {
-    /// In whose name.
+pub struct IdempotencyKey {
+    /// The app. Apps do not share keys.
     pub app: AppNo,
-    /// The path that was posted to.
+    /// Path of the request.
     pub path: String,
     /// The client's key.
     pub key: String,
-    /// SHA-256 of the body: "the same body" means byte for byte.
-    pub request: [u8; 32],
-    /// Seals the answer, where it holds a secret.
+    /// SHA-256 of the body. The same key with another body is a conflict.
+    pub request_hash: [u8; 32],
+    /// Time of the request.
+    pub now: Timestamp,
+    /// Seals the response, if it holds a secret.
     pub seal: Option<AnswerKey>,
 }
 
-impl Remember {
-    /// What a sealed answer belongs to.
-    fn associated(&self) -> Vec<u8> {
+impl IdempotencyKey {
+    /// Returns the data to which a sealed response is bound.
+    fn associated_data(&self) -> Vec<u8> {
         let app = self.app.0.to_be_bytes();
-        [&app, self.path.as_bytes(), &[0], self.key.as_bytes(), &[0], &self.request].concat()
+        [&app, self.path.as_bytes(), &[0], self.key.as_bytes(), &[0], &self.request_hash].concat()
     }
 }
 
-/// The first answer to a write.
+/// A response that is sent again to a repeated request.
 #[derive(Clone, PartialEq, Eq)]
-pub struct FirstAnswer {
-    /// HTTP's.
+pub struct StoredResponse {
+    /// HTTP status.
     pub status: u16,
-    /// Where what was made is found.
+    /// Path of the created resource, for the header `location`.
     pub location: Option<String>,
     /// The body.
     pub body: Vec<u8>,
 }
 
-/// Without the body: it may hold a secret.
-impl fmt::Debug for FirstAnswer {
+/// Omits the body, which may hold a secret.
+impl fmt::Debug for StoredResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { status, location, body: _ } = self;
-        f.debug_struct("FirstAnswer")
+        f.debug_struct("StoredResponse")
             .field("status", status)
             .field("location", location)
             .finish_non_exhaustive()
     }
 }
 
-/// What is known of a key.
+/// Result of a request whose key was used before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Replay {
-    /// The same was asked before; this was the answer.
-    Answer(FirstAnswer),
-    /// The key was used for something else.
-    Different,
-    /// The answer holds a secret, and was given to somebody else of the same app.
-    Anothers,
+    /// The request is the same. This was the response.
+    Response(StoredResponse),
+    /// The key was used for another request.
+    OtherRequest,
+    /// The response holds a secret and belongs to another API key of the app.
+    OtherApiKey,
+}
+
+/// Makes the response to a command from its result. `None`: no response is stored.
+pub type Respond<T> = Arc<dyn Fn(&T) -> Option<StoredResponse> + Send + Sync>;
+
+/// A command of a request that may carry an idempotency key.
+#[derive(Clone)]
+pub struct Idempotent<C, T> {
+    /// The command.
+    pub command: C,
+    /// The key, and what makes the response to be stored. `None`: the request has no key.
+    pub key: Option<(IdempotencyKey, Respond<T>)>,
+}
+
+impl<C, T> Idempotent<C, T> {
+    /// Adds a key to a command. `respond` makes the response from the result.
+    pub fn new(
+        command: C,
+        key: Option<IdempotencyKey>,
+        respond: impl Fn(&T) -> Option<StoredResponse> + Send + Sync + 'static,
+    ) -> Self {
+        let key = key.map(|key| (key, Arc::new(respond) as Respond<T>));
+        Self { command, key }
+    }
+
+    /// Adds a key to a command whose response does not depend on its result.
+    pub fn with_response(command: C, key: Option<IdempotencyKey>, response: &StoredResponse) -> Self {
+        let response = response.clone();
+        Self::new(command, key, move |_| Some(response.clone()))
+    }
+}
+
+impl<C, T> From<C> for Idempotent<C, T> {
+    fn from(command: C) -> Self {
+        Self { command, key: None }
+    }
+}
+
+impl<C: fmt::Debug, T> fmt::Debug for Idempotent<C, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.command.fmt(f)
+    }
+}
+
+/// Result of an [`Idempotent`] command.
+#[derive(Debug)]
+pub enum Replayable<T, R = std::convert::Infallible> {
+    /// The command was applied.
+    Done(T),
+    /// The command was refused. Nothing was written.
+    Refused(R),
+    /// The key was used before. Nothing was written.
+    Replayed(Replay),
+}
+
+impl<T, R> Replayable<T, R> {
+    /// Separates replays, which every caller handles alike, from the results of the command.
+    pub fn fresh(self) -> Result<Result<T, R>, Replay> {
+        match self {
+            Self::Done(done) => Ok(Ok(done)),
+            Self::Refused(refusal) => Ok(Err(refusal)),
+            Self::Replayed(replay) => Err(replay),
+        }
+    }
+}
+
+impl<T> Replayable<T> {
+    /// Returns the result of a command that is never refused.
+    pub fn done(self) -> Result<T, Replay> {
+        self.fresh().map(|result| match result {
+            Ok(done) => done,
+            Err(never) => match never {},
+        })
+    }
 }
 
 impl ReadStore {
-    /// What became of an earlier write under this key: asked before anything else of the request is
-    /// judged, since what was right then may be refused by now.
-    pub async fn recall(&self, remember: Remember, now: Timestamp) -> Result<Option<Replay>> {
-        self.read(move |tx| recall(tx, &remember, now)).await
+    /// Returns the replay of a key that was used before. Handlers call this before they validate a request:
+    /// a request that was valid then may be invalid now.
+    pub async fn find_replay(&self, key: IdempotencyKey) -> Result<Option<Replay>> {
+        self.read(move |tx| Ok(find_replays(tx, &[&key])?.pop().flatten())).await
     }
 }
 
-/// An answer that is known, and since when.
-pub(super) struct Known {
-    replay: Replay,
-    since: Timestamp,
-}
-
-impl Known {
-    /// The answer, unless it was too long ago.
-    pub(super) fn at(self, now: Timestamp) -> Option<Replay> {
-        (now < self.since.plus(KEPT)).then_some(self.replay)
+/// Applies commands whose keys are new, and stores their responses. The other commands are not applied.
+pub(super) fn apply<C, T, R>(
+    batch: &mut Batch<'_>,
+    requests: &[&Idempotent<C, T>],
+    apply: impl FnOnce(&mut Batch<'_>, &[&C]) -> Result<Vec<Result<T, R>>>,
+) -> Result<Vec<Replayable<T, R>>> {
+    let keys: Vec<&IdempotencyKey> =
+        requests.iter().filter_map(|request| request.key.as_ref()).map(|(key, _)| key).collect();
+    let distinct: HashSet<_> = keys.iter().map(|key| (key.app, &key.path, &key.key)).collect();
+    if distinct.len() < keys.len() {
+        // The writer splits the batch, so each is applied after the commit of the one before.
+        return Err(StoreError::Inconsistent("an idempotency key occurs twice in a batch".to_owned()));
     }
+    let mut found = find_replays(&batch.tx, &keys)?.into_iter();
+    let replays: Vec<Option<Replay>> = requests
+        .iter()
+        .map(|request| if request.key.is_some() { found.next().flatten() } else { None })
+        .collect();
+    let fresh: Vec<&Idempotent<C, T>> = requests
+        .iter()
+        .zip(&replays)
+        .filter(|(_, replay)| replay.is_none())
+        .map(|(request, _)| *request)
+        .collect();
+    let commands: Vec<&C> = fresh.iter().map(|request| &request.command).collect();
+    let results = apply(batch, &commands)?;
+    let responses = fresh.iter().zip(&results).filter_map(|(request, result)| {
+        let ((key, respond), done) = (request.key.as_ref()?, result.as_ref().ok()?);
+        Some((key, respond(done)?))
+    });
+    store_responses(&batch.tx, &responses.collect::<Vec<_>>())?;
+    let mut results = results.into_iter();
+    let outcome = |replay: Option<Replay>| match replay {
+        Some(replay) => Some(Replayable::Replayed(replay)),
+        None => results.next().map(|result| result.map_or_else(Replayable::Refused, Replayable::Done)),
+    };
+    Ok(replays.into_iter().filter_map(outcome).collect())
 }
 
-/// A wish with the answer that is to be kept, where it is known before the write.
-pub type Kept = (Remember, FirstAnswer);
-
-/// What became of an earlier write under this key, if there is a key; `None` if there was none, or if it
-/// was too long ago.
-pub(super) fn replay<A>(tx: &Tx<'_>, kept: Option<&(Remember, A)>, now: Timestamp) -> Result<Option<Replay>> {
-    kept.map_or(Ok(None), |(remember, _)| recall(tx, remember, now))
-}
-
-fn recall(tx: &Tx<'_>, remember: &Remember, now: Timestamp) -> Result<Option<Replay>> {
-    let known = look_up(tx, &[remember])?.into_iter().next().flatten();
-    Ok(known.and_then(|known| known.at(now)))
-}
-
-/// What is kept under each of these keys.
-pub(super) fn look_up(tx: &Tx<'_>, remembers: &[&Remember]) -> Result<Vec<Option<Known>>> {
-    if remembers.is_empty() {
+/// Returns the replay of each key that was used less than a day ago.
+fn find_replays(tx: &Tx<'_>, keys: &[&IdempotencyKey]) -> Result<Vec<Option<Replay>>> {
+    if keys.is_empty() {
         return Ok(Vec::new());
     }
     let found = tx.fetch(
         "select request_hash, status, location, response, created_at from idempotency
          where app = $1 and path = $2 and key = $3",
-        remembers.iter().map(|one| [one.app.0.into(), (&one.path).into(), (&one.key).into()]),
+        keys.iter().map(|key| [key.app.0.into(), (&key.path).into(), (&key.key).into()]),
         |row| {
             let status = u16::try_from(row.int(1)?).unwrap_or(200);
-            let answer = FirstAnswer { status, location: row.opt_text(2)?, body: row.bytes(3)? };
-            Ok((row.bytes(0)?, answer, row.time(4)?))
+            let response = StoredResponse { status, location: row.opt_text(2)?, body: row.bytes(3)? };
+            Ok((row.bytes(0)?, response, row.time(4)?))
         },
     )?;
-    let kept = found.into_iter().zip(remembers).map(|(rows, remember)| {
-        let (request, answer, since) = rows.into_iter().next()?;
-        let replay = match &remember.seal {
-            _ if request != remember.request => Replay::Different,
-            None => Replay::Answer(answer),
-            Some(seal) => match seal.open(&answer.body, &remember.associated()) {
-                Some(body) => Replay::Answer(FirstAnswer { body, ..answer }),
-                None => Replay::Anothers,
+    let replays = found.into_iter().zip(keys).map(|(rows, key)| {
+        let (request_hash, response, stored_at) = rows.into_iter().next()?;
+        let replay = match &key.seal {
+            _ if request_hash != key.request_hash => Replay::OtherRequest,
+            None => Replay::Response(response),
+            Some(seal) => match seal.open(&response.body, &key.associated_data()) {
+                Some(body) => Replay::Response(StoredResponse { body, ..response }),
+                None => Replay::OtherApiKey,
             },
         };
-        Some(Known { replay, since })
+        (key.now < stored_at.plus(VALID_FOR)).then_some(replay)
     });
-    Ok(kept.collect())
+    Ok(replays.collect())
 }
 
-/// Remembers the answer to a write of this transaction.
-pub(super) fn keep(tx: &Tx<'_>, remember: &Remember, answer: &FirstAnswer, now: Timestamp) -> Result<()> {
-    keep_all(tx, [(remember, answer, now)])
-}
-
-/// Remembers answers to writes of this transaction.
-pub(super) fn keep_all<'a>(
-    tx: &Tx<'_>,
-    answers: impl IntoIterator<Item = (&'a Remember, &'a FirstAnswer, Timestamp)>,
-) -> Result<()> {
-    let sealed = |(remember, answer, now): (&'a Remember, &'a FirstAnswer, Timestamp)| {
-        let body = match &remember.seal {
-            Some(seal) => Cow::Owned(seal.seal(&answer.body, &remember.associated())?),
-            None => Cow::Borrowed(answer.body.as_slice()),
-        };
-        Ok((remember, answer, body, now))
-    };
-    let answers = answers.into_iter().map(sealed).collect::<Result<Vec<_>>>()?;
-    if answers.is_empty() {
+/// Stores responses. A response that is no longer valid is replaced.
+fn store_responses(tx: &Tx<'_>, responses: &[(&IdempotencyKey, StoredResponse)]) -> Result<()> {
+    if responses.is_empty() {
         return Ok(());
     }
+    let bodies = responses.iter().map(|(key, response)| match &key.seal {
+        Some(seal) => Ok(Cow::Owned(seal.seal(&response.body, &key.associated_data())?)),
+        None => Ok(Cow::Borrowed(response.body.as_slice())),
+    });
+    let bodies = bodies.collect::<Result<Vec<_>>>()?;
     tx.each(
         "insert into idempotency (app, path, key, request_hash, status, location, response, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8)
          on conflict (app, path, key) do update set request_hash = excluded.request_hash,
            status = excluded.status, location = excluded.location, response = excluded.response,
            created_at = excluded.created_at",
-        answers.iter().map(|(Remember { app, path, key, request, .. }, answer, body, now)| {
+        responses.iter().zip(&bodies).map(|((key, response), body)| {
             [
-                app.0.into(),
-                path.into(),
-                key.into(),
-                request.as_slice().into(),
-                i64::from(answer.status).into(),
-                answer.location.as_deref().into(),
+                key.app.0.into(),
+                (&key.path).into(),
+                (&key.key).into(),
+                key.request_hash.as_slice().into(),
+                i64::from(response.status).into(),
+                response.location.as_deref().into(),
                 (&**body).into(),
-                (*now).into(),
+                key.now.into(),
             ]
         }),
     )?;

@@ -1,64 +1,54 @@
-//! Keys: making, listing and revoking them. What is kept of a key is its SHA-256.
+//! Keys: creating, listing and revoking them. Only the SHA-256 of a key is stored.
 
 use super::batch::Batch;
 use super::db::{Result, Row, Where};
-use super::idempotency::{self, Kept, Replay};
 use super::reads::ReadStore;
 use super::tenant_cache::{Key, TenantChange};
 use crate::domain::{AppId, AppNo, Id, KeyId, Scope, Timestamp};
 
-/// Keys of an app, those that have expired and were not revoked included: they are held in memory.
+/// Maximum number of keys of an app, expired keys included: all of them are in memory.
 const KEYS_MAX: i64 = 1_000;
 
-/// A key to be made.
+/// Creates a key.
 #[derive(Debug)]
 pub struct CreateKey {
-    /// As it will be shown.
+    /// The key's public attributes.
     pub row: KeyRow,
-    /// Whose it is.
+    /// The app.
     pub app: AppNo,
     /// SHA-256 of the key.
     pub hash: [u8; 32],
-    /// What is kept, if anything.
-    pub remember: Option<Kept>,
 }
 
-/// What became of it.
-#[derive(Debug)]
-pub enum CreatedKey {
-    /// It is on disk.
-    New,
-    /// The app has too many.
-    TooMany(i64),
-    /// The `Idempotency-Key` was used before.
-    Replayed(Replay),
-}
+/// Refusal of a key: the app has the maximum number of keys, which is the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManyKeys(pub i64);
 
-/// A key to be revoked; of this app, if any is named.
+/// Revokes a key.
 #[derive(Clone, Copy, Debug)]
 pub struct RevokeKey {
-    /// In whose name; `None`: of any app.
+    /// The app whose keys may be revoked. `None`: every app's.
     pub app: Option<AppNo>,
     /// The key.
     pub key: KeyId,
 }
 
-/// A key, as it is shown.
+/// Public attributes of a key.
 #[derive(Clone, Debug)]
 pub struct KeyRow {
-    /// Its id.
+    /// Id.
     pub id: KeyId,
-    /// Whose it is.
+    /// Public id of the app.
     pub app_id: AppId,
-    /// What people call it.
+    /// Display name.
     pub name: Option<String>,
-    /// What it may do.
+    /// Scope.
     pub scope: Scope,
-    /// When it was made.
+    /// Time of the creation.
     pub created_at: Timestamp,
-    /// Until when it is valid, if not for ever.
+    /// Time from which the key is invalid. `None`: it does not expire.
     pub expires_at: Option<Timestamp>,
-    /// When it was last used, as far as is known.
+    /// Time of the last known use, accurate to about a minute after a crash.
     pub last_used_at: Option<Timestamp>,
 }
 
@@ -67,7 +57,8 @@ pub struct KeyRow {
 pub struct KeyUses(pub(super) Vec<(KeyId, i64)>);
 
 impl ReadStore {
-    /// Keys, newest first, made before `before`, of one app or of all.
+    /// Returns up to `limit` keys that were created before `before`, newest first. `app`: `None` for the keys
+    /// of every app.
     pub async fn keys(&self, app: Option<AppNo>, before: Option<KeyId>, limit: u32) -> Result<Vec<KeyRow>> {
         let found = self.read(move |tx| {
             let mut query = Where::new(&format!("{KEYS} where k.id <"), before.map_or(Id::MAX, |id| id.0));
@@ -78,7 +69,7 @@ impl ReadStore {
         Ok(self.with_uses(found.await?))
     }
 
-    /// One key, of one app or of any.
+    /// Returns a key. `app`: `None` for a key of any app.
     pub async fn key_by_id(&self, app: Option<AppNo>, id: KeyId) -> Result<Option<KeyRow>> {
         let found = self.read(move |tx| {
             let mut query = Where::new(&format!("{KEYS} where k.id ="), id.0);
@@ -113,27 +104,23 @@ fn read_key(row: &Row<'_>) -> Result<KeyRow> {
     })
 }
 
-pub(super) fn create_key(batch: &mut Batch<'_>, asks: &[&CreateKey]) -> Result<Vec<CreatedKey>> {
-    asks.iter().map(|ask| create_key_one(batch, ask)).collect()
+pub(super) fn create_key(
+    batch: &mut Batch<'_>,
+    commands: &[&CreateKey],
+) -> Result<Vec<Result<(), TooManyKeys>>> {
+    let create = |command: &&CreateKey| {
+        let sql = "select count(*) from keys where app = $1";
+        if batch.tx.one(sql, [command.app.0.into()], |row| row.int(0))? >= KEYS_MAX {
+            return Ok(Err(TooManyKeys(KEYS_MAX)));
+        }
+        insert_key(batch, command).map(Ok)
+    };
+    commands.iter().map(create).collect()
 }
 
-fn create_key_one(batch: &mut Batch<'_>, ask: &CreateKey) -> Result<CreatedKey> {
-    if let Some(replay) = idempotency::replay(&batch.tx, ask.remember.as_ref(), ask.row.created_at)? {
-        return Ok(CreatedKey::Replayed(replay));
-    }
-    let sql = "select count(*) from keys where app = $1";
-    if batch.tx.one(sql, [ask.app.0.into()], |row| row.int(0))? >= KEYS_MAX {
-        return Ok(CreatedKey::TooMany(KEYS_MAX));
-    }
-    insert_key(batch, ask)?;
-    if let Some((remember, answer)) = &ask.remember {
-        idempotency::keep(&batch.tx, remember, answer, ask.row.created_at)?;
-    }
-    Ok(CreatedKey::New)
-}
-
-pub(super) fn insert_key(batch: &mut Batch<'_>, ask: &CreateKey) -> Result<()> {
-    let CreateKey { row, app, hash, remember: _ } = ask;
+/// Inserts a key.
+pub(super) fn insert_key(batch: &mut Batch<'_>, command: &CreateKey) -> Result<()> {
+    let CreateKey { row, app, hash } = command;
     batch.tx.run(
         "insert into keys (id, app, hash, scope, created_at, name, expires_at)
          values ($1, $2, $3, $4, $5, $6, $7)",
@@ -157,27 +144,25 @@ pub(super) fn insert_key(batch: &mut Batch<'_>, ask: &CreateKey) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn revoke_key(batch: &mut Batch<'_>, asks: &[&RevokeKey]) -> Result<Vec<bool>> {
-    let mut answers = Vec::with_capacity(asks.len());
-    for RevokeKey { app, key } in asks {
+pub(super) fn revoke_key(batch: &mut Batch<'_>, commands: &[&RevokeKey]) -> Result<Vec<bool>> {
+    let revoke = |RevokeKey { app, key }: &&RevokeKey| {
         let id = key.0.into();
         let revoked = match app {
             Some(app) => batch.tx.run("delete from keys where id = $1 and app = $2", [id, app.0.into()])?,
             None => batch.tx.run("delete from keys where id = $1", [id])?,
         };
-        let revoked = revoked > 0;
-        if revoked {
+        if revoked > 0 {
             batch.effects.tenant_changes.push(TenantChange::Revoked(*key));
         }
-        answers.push(revoked);
-    }
-    Ok(answers)
+        Ok(revoked > 0)
+    };
+    commands.iter().map(revoke).collect()
 }
 
-pub(super) fn uses(batch: &mut Batch<'_>, asks: &[&KeyUses]) -> Result<Vec<()>> {
-    for ask in asks {
-        let rows = ask.0.iter().map(|(id, at)| [(*at).into(), id.0.into()]);
+pub(super) fn set_key_uses(batch: &mut Batch<'_>, commands: &[&KeyUses]) -> Result<Vec<()>> {
+    for KeyUses(uses) in commands {
+        let rows = uses.iter().map(|(id, used_ms)| [(*used_ms).into(), id.0.into()]);
         batch.tx.each("update keys set last_used_at = $1 where id = $2", rows)?;
     }
-    Ok(vec![(); asks.len()])
+    Ok(vec![(); commands.len()])
 }

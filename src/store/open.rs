@@ -11,7 +11,7 @@ use super::sealing::Keyring;
 use super::shared::Shared;
 use super::tenant_cache::TenantCache;
 use super::writer::Writer;
-use super::{nodes, reseal, tenants, watches};
+use super::{nodes, reseal, rows, tenants};
 use crate::domain::{Ids, Timestamp};
 
 /// Options of [`Store::open`].
@@ -66,7 +66,7 @@ impl Opened {
             count => tracing::info!(count, "secrets were sealed with the first encryption key"),
         }
         let tx = connection.tx();
-        let (ids, tenants) = (Ids::above(watches::greatest_id(&tx)?), tenants::load(&tx, keyring)?);
+        let (ids, tenants) = (Ids::above(rows::greatest_id(&tx)?), tenants::load(&tx, keyring)?);
         Ok(Self { connection, readers, ids, tenants })
     }
 }

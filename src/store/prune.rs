@@ -1,6 +1,6 @@
-//! Forgetting what is older than the retention, a chunk at a time.
+//! Deletion of rows that are older than the retention, in chunks.
 //!
-//! A watch with a delivery that is still pending is never forgotten, however old it is.
+//! A watch with a pending delivery is not deleted, however old it is.
 
 use std::collections::BTreeSet;
 
@@ -9,46 +9,46 @@ use super::db::{Result, Tx};
 use super::idempotency;
 use crate::domain::{AppNo, Id, JobNo, Timestamp};
 
-/// How many watches are forgotten in one transaction.
+/// Maximum number of watches that are deleted in one transaction.
 const CHUNK: u32 = 100;
 
-/// How many remembered answers.
-const ANSWERS: u32 = 1_000;
+/// Maximum number of stored responses that are deleted in one transaction.
+const RESPONSES: u32 = 1_000;
 
-/// What to forget.
+/// Deletes a chunk of old rows. The result is the number of watches and stored responses.
 #[derive(Clone, Copy, Debug)]
 pub struct Prune {
-    /// Watches that ended before then.
+    /// Watches that ended before this time are deleted.
     pub watches_before: Timestamp,
-    /// Events, deliveries and attempts of watches that ended before then.
+    /// The events, deliveries and attempts of watches that ended before this time are deleted.
     pub events_before: Timestamp,
-    /// When it is decided.
+    /// The current time, for the age of stored responses.
     pub now: Timestamp,
 }
 
-pub(super) fn prune(batch: &mut Batch<'_>, asks: &[&Prune]) -> Result<Vec<usize>> {
-    asks.iter().map(|ask| prune_some(&batch.tx, ask)).collect()
+pub(super) fn prune(batch: &mut Batch<'_>, commands: &[&Prune]) -> Result<Vec<usize>> {
+    commands.iter().map(|command| prune_chunk(&batch.tx, command)).collect()
 }
 
-fn prune_some(tx: &Tx<'_>, ask: &Prune) -> Result<usize> {
-    let answers = tx.run(
+fn prune_chunk(tx: &Tx<'_>, command: &Prune) -> Result<usize> {
+    let responses = tx.run(
         "delete from idempotency where (app, path, key) in
            (select app, path, key from idempotency where created_at < $1 order by created_at limit $2)",
-        [ask.now.minus(idempotency::KEPT).into(), ANSWERS.into()],
+        [command.now.minus(idempotency::VALID_FOR).into(), RESPONSES.into()],
     )?;
-    let told = old_watches(tx, ask.events_before, "pruned = 0 and")?;
+    let watches_with_events = old_watches(tx, command.events_before, "pruned = 0 and")?;
     for sql in [
         "delete from attempts where delivery in (select id from deliveries where watch = $1)",
         "delete from deliveries where watch = $1",
         "delete from events where watch = $1",
     ] {
-        tx.each(sql, told.iter().map(|(_, watch, _)| [(*watch).into()]))?;
+        tx.each(sql, watches_with_events.iter().map(|(_, watch, _)| [(*watch).into()]))?;
     }
     tx.each(
         "update watches set pruned = 1 where app = $1 and id = $2",
-        told.iter().map(|(app, watch, _)| [app.0.into(), (*watch).into()]),
+        watches_with_events.iter().map(|(app, watch, _)| [app.0.into(), (*watch).into()]),
     )?;
-    let watches = old_watches(tx, ask.watches_before.min(ask.events_before), "pruned = 1 and")?;
+    let watches = old_watches(tx, command.watches_before.min(command.events_before), "pruned = 1 and")?;
     tx.each(
         "delete from watch_destinations where watch = $1",
         watches.iter().map(|(_, watch, _)| [(*watch).into()]),
@@ -57,24 +57,24 @@ fn prune_some(tx: &Tx<'_>, ask: &Prune) -> Result<usize> {
         "delete from watches where app = $1 and id = $2",
         watches.iter().map(|(app, watch, _)| [app.0.into(), (*watch).into()]),
     )?;
-    forget_jobs(tx, &watches.iter().map(|(.., job)| *job).collect())?;
-    Ok(answers + told.len() + watches.len())
+    delete_jobs(tx, &watches.iter().map(|(.., job)| *job).collect())?;
+    Ok(responses + watches_with_events.len() + watches.len())
 }
 
-/// Of these jobs, those of which no watch is left.
-fn forget_jobs(tx: &Tx<'_>, jobs: &BTreeSet<JobNo>) -> Result<()> {
+/// Deletes those of the jobs that have no watch.
+fn delete_jobs(tx: &Tx<'_>, jobs: &BTreeSet<JobNo>) -> Result<()> {
     let left = tx.fetch(
         "select job from watches where job = $1 limit 1",
         jobs.iter().map(|job| [job.0.into()]),
         |row| row.int(0),
     )?;
-    let forgotten = || jobs.iter().zip(&left).filter(|(_, left)| left.is_empty()).map(|(job, _)| job);
+    let unwatched = || jobs.iter().zip(&left).filter(|(_, left)| left.is_empty()).map(|(job, _)| job);
     for sql in [
         "delete from observations where job = $1",
         "delete from endings where job = $1",
         "delete from jobs where no = $1",
     ] {
-        tx.each(sql, forgotten().map(|job| [job.0.into()]))?;
+        tx.each(sql, unwatched().map(|job| [job.0.into()]))?;
     }
     Ok(())
 }

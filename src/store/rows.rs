@@ -1,13 +1,12 @@
 //! Rows that more than one aggregate reads or writes.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
-use super::db::{Result, Row, StoreError};
+use super::db::{Result, Row, StoreError, Tx};
 use super::sealing::{Column, Keyring};
-use crate::domain::{ChannelKind, Destination, DestinationId, Id, JobName, Terms};
+use crate::domain::{ChannelKind, Destination, DestinationId, Id, JobName, WatchId};
 
-/// Four columns from `first`: provider, account, job id, params.
+/// Reads four columns from `first`: provider, account, job id, params.
 pub(super) fn read_name(row: &Row<'_>, first: usize) -> Result<JobName> {
     Ok(JobName {
         provider: row.text(first)?,
@@ -17,7 +16,7 @@ pub(super) fn read_name(row: &Row<'_>, first: usize) -> Result<JobName> {
     })
 }
 
-/// Six columns from `first`: id, channel, address, lane, headers, secret.
+/// Reads six columns from `first`: id, channel, address, queue, headers, secret.
 pub(super) fn read_destination(row: &Row<'_>, first: usize, keyring: &Keyring) -> Result<Destination> {
     let id = row.id(first)?;
     let open = |column, text: Option<String>| text.map(|text| keyring.open(column, id, text)).transpose();
@@ -36,7 +35,7 @@ pub(super) fn read_destination(row: &Row<'_>, first: usize, keyring: &Keyring) -
     })
 }
 
-/// What of a destination may be sealed, as it is stored.
+/// The columns of a destination that may be sealed, as they are stored.
 pub(super) struct StoredDestination<'d> {
     pub(super) address: Cow<'d, str>,
     pub(super) headers: Option<Cow<'d, str>>,
@@ -68,30 +67,61 @@ impl<'d> StoredDestination<'d> {
     }
 
     pub(super) fn of(keyring: &Keyring, one: &'d Destination) -> Result<Self> {
-        // Few have headers; for those that have none there is no text to make.
+        // Most destinations have no headers: this saves the serialisation.
         let headers = if one.headers.is_empty() { None } else { serde_json::to_string(&one.headers).ok() };
         let address = (one.address.as_str(), one.channel.traits().secret_address);
         Self::new(keyring, one.id.0, address, headers, one.secret.as_deref())
     }
 }
 
-/// What all watches that wait for a job ask for together; `None` where nobody waits.
-pub(super) fn read_terms(row: &Row<'_>, first: usize) -> Result<(u32, Option<Terms>)> {
-    let watching = row.count(first)?;
-    if watching == 0 {
-        return Ok((0, None));
-    }
-    let poll_interval = row.opt_int(first + 2)?.and_then(|millis| u64::try_from(millis).ok());
-    let terms = Terms {
-        expires_at: row.time(first + 1)?,
-        poll_interval: poll_interval.map(Duration::from_millis),
-        expected_at: row.opt_time(first + 3)?,
-        wants_progress: row.flag(first + 4)?,
-    };
-    Ok((watching, Some(terms)))
-}
-
-/// Our own shapes: there is nothing in them that could fail.
+/// Serialises a type of this program. None of them can fail.
 pub(super) fn to_json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
+}
+
+/// Inserts destinations, each with its watch and its number within the watch.
+pub(super) fn insert_destinations<'d>(
+    tx: &Tx<'_>,
+    keyring: &Keyring,
+    destinations: impl Iterator<Item = (WatchId, i64, &'d Destination)>,
+) -> Result<()> {
+    let stored = |(watch, n, one)| Ok((watch, n, one, StoredDestination::of(keyring, one)?));
+    let stored: Vec<(WatchId, i64, &Destination, StoredDestination<'_>)> =
+        destinations.map(stored).collect::<Result<_>>()?;
+    tx.each(
+        "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+        stored.iter().map(|(watch, n, destination, stored)| {
+            [
+                watch.0.into(),
+                (*n).into(),
+                destination.id.0.into(),
+                destination.channel.as_str().into(),
+                stored.address.as_ref().into(),
+                (&destination.queue).into(),
+                stored.headers.as_deref().into(),
+                stored.secret.as_deref().into(),
+            ]
+        }),
+    )?;
+    Ok(())
+}
+
+/// Returns the greatest id in the database. New ids are greater.
+pub(super) fn greatest_id(tx: &Tx<'_>) -> Result<Id> {
+    let mut greatest = Id::from_bytes([0; 16]);
+    // For each app: its greatest id is at the end of the index.
+    for sql in [
+        "select (select id from watches where app = a.no order by id desc limit 1) from apps a",
+        "select (select id from deliveries where app = a.no order by id desc limit 1) from apps a",
+        "select id from apps",
+        "select id from keys",
+    ] {
+        for found in tx.list(sql, [], |row| row.opt_bytes(0))?.into_iter().flatten() {
+            let bytes = found.try_into();
+            let bytes = bytes.map_err(|_| StoreError::Inconsistent("an id is not 16 bytes".to_owned()))?;
+            greatest = greatest.max(Id::from_bytes(bytes));
+        }
+    }
+    Ok(greatest)
 }

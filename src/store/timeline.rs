@@ -1,4 +1,4 @@
-//! The story of a watch: what happened, in order.
+//! The timeline of a watch: what happened to it, in order.
 
 use super::db::{Result, Tx};
 use super::reads::ReadStore;
@@ -7,65 +7,66 @@ use crate::domain::{
     Reason, Timestamp, WatchId, WatchStatus,
 };
 
-/// Where a page of a story ended: the time, and how much that happened in that millisecond was told.
+/// Position in a timeline: a time, and a number of entries of that millisecond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// When.
+pub struct TimelinePosition {
+    /// Time of the entry.
     pub at: Timestamp,
-    /// How much of then.
-    pub told: u32,
+    /// Number of entries with this time up to and including it.
+    pub count: u32,
 }
 
-/// One thing that happened to a watch.
+/// An entry of a timeline.
 #[derive(Clone, Debug)]
 pub enum TimelineEntry {
-    /// It was registered.
+    /// The watch was registered.
     Registered,
-    /// The job was seen to change.
+    /// The job changed.
     Observed {
-        /// In our words.
+        /// Status, normalised.
         status: JobStatus,
-        /// In the provider's.
+        /// Status in the provider's terms.
         raw_status: Option<String>,
-        /// 0 to 100.
+        /// Progress, 0 to 100.
         progress: Option<i64>,
     },
-    /// An event was made.
+    /// An event was created.
     Event {
         /// Its id.
         id: EventId,
-        /// Its kind.
+        /// Type of the event.
         event_type: EventType,
     },
-    /// A delivery was made of an event.
+    /// A delivery was created.
     Delivery {
         /// Its id.
         id: DeliveryId,
         /// The event.
         event: EventId,
-        /// Where to.
+        /// The destination.
         destination: DestinationId,
-        /// Where it stands now.
+        /// Current status.
         status: DeliveryStatus,
-        /// Why it was given up.
+        /// Reason of `failed` or `skipped`.
         reason: Option<Reason>,
     },
-    /// A delivery was tried.
+    /// An attempt was made.
     Attempt {
         /// The delivery.
         delivery: DeliveryId,
-        /// HTTP's.
+        /// HTTP status of the response.
         status_code: Option<i64>,
-        /// A word and a sentence.
+        /// A word and a sentence, if the attempt failed.
         error: Option<String>,
-        /// How long it took.
+        /// Duration in milliseconds.
         duration_ms: i64,
     },
-    /// The user called it off.
+    /// The client stopped the watch.
     Stopped,
 }
 
-struct Frame {
+/// The attributes of a watch that its timeline needs.
+struct TimelineWatch {
     job: JobNo,
     generation: i64,
     status: WatchStatus,
@@ -74,21 +75,21 @@ struct Frame {
 }
 
 impl ReadStore {
-    /// What happened to a watch, in order, after a place; each with the place after it. `None` if there is
-    /// no such watch.
-    pub async fn story(
+    /// Returns the entries of a timeline after a position, each with its own position. `None`: the app has no such
+    /// watch.
+    pub async fn timeline(
         &self,
         app: AppNo,
         id: WatchId,
-        after: Place,
+        after: TimelinePosition,
         limit: u32,
-    ) -> Result<Option<Vec<(Place, TimelineEntry)>>> {
+    ) -> Result<Option<Vec<(TimelinePosition, TimelineEntry)>>> {
         self.read(move |tx| {
-            let frame = tx.find(
+            let watch = tx.find(
                 "select job, generation, status, created_at, ended_at from watches where app = $1 and id = $2",
                 [app.0.into(), id.0.into()],
                 |row| {
-                    Ok(Frame {
+                    Ok(TimelineWatch {
                         job: JobNo(row.int(0)?),
                         generation: row.int(1)?,
                         status: row.word(2, WatchStatus::parse)?,
@@ -97,43 +98,46 @@ impl ReadStore {
                     })
                 },
             )?;
-            let Some(frame) = frame else { return Ok(None) };
-            // Of each kind so much that none is missed, whichever comes first.
-            let most = after.told.saturating_add(limit);
-            let mut story = vec![(frame.created_at, TimelineEntry::Registered)];
-            story.extend(observed(tx, &frame, after.at, most)?);
-            story.extend(told(tx, id, after.at, most)?);
-            if let (WatchStatus::Stopped, Some(at)) = (frame.status, frame.ended_at) {
-                story.push((at, TimelineEntry::Stopped));
+            let Some(watch) = watch else { return Ok(None) };
+            // The page may consist of entries of one kind.
+            let limit_of_kind = after.count.saturating_add(limit);
+            let mut entries = vec![(watch.created_at, TimelineEntry::Registered)];
+            entries.extend(observed(tx, &watch, after.at, limit_of_kind)?);
+            entries.extend(notified(tx, id, after.at, limit_of_kind)?);
+            if let (WatchStatus::Stopped, Some(at)) = (watch.status, watch.ended_at) {
+                entries.push((at, TimelineEntry::Stopped));
             }
-            // Stable: what happened in the same millisecond stays in the order of cause and effect.
-            story.sort_by_key(|(at, _)| *at);
-            let mut place = Place { at: after.at, told: 0 };
-            let placed = story.into_iter().filter(|(at, _)| *at >= after.at).map(|(at, timeline_entry)| {
-                place = Place { at, told: if at == place.at { place.told + 1 } else { 1 } };
-                (place, timeline_entry)
+            // The sort is stable: entries of one millisecond stay in the order of cause and effect.
+            entries.sort_by_key(|(at, _)| *at);
+            let mut position = TimelinePosition { at: after.at, count: 0 };
+            let positioned = entries.into_iter().filter(|(at, _)| *at >= after.at).map(|(at, entry)| {
+                let count = if at == position.at { position.count + 1 } else { 1 };
+                position = TimelinePosition { at, count };
+                (position, entry)
             });
-            let new = placed.skip_while(|(place, _)| place.at == after.at && place.told <= after.told);
+            let new = positioned
+                .skip_while(|(position, _)| position.at == after.at && position.count <= after.count);
             Ok(Some(new.take(limit as usize).collect()))
         })
         .await
     }
 }
 
+/// Returns up to `limit` changes of the job during the watch, and the ending of the job.
 fn observed(
     tx: &Tx<'_>,
-    frame: &Frame,
+    watch: &TimelineWatch,
     from: Timestamp,
-    most: u32,
+    limit: u32,
 ) -> Result<Vec<(Timestamp, TimelineEntry)>> {
     let mut seen = tx.list(
         "select observed_at, status, raw_status, progress from observations
          where job = $1 and observed_at >= $2 and observed_at <= $3 order by observed_at limit $4",
         [
-            frame.job.0.into(),
-            frame.created_at.max(from).into(),
-            frame.ended_at.unwrap_or(Timestamp::MAX).into(),
-            most.into(),
+            watch.job.0.into(),
+            watch.created_at.max(from).into(),
+            watch.ended_at.unwrap_or(Timestamp::MAX).into(),
+            limit.into(),
         ],
         |row| {
             let status = row.word(1, JobStatus::parse)?;
@@ -144,11 +148,11 @@ fn observed(
         },
     )?;
     let of_the_job =
-        matches!(frame.status, WatchStatus::Completed | WatchStatus::Failed | WatchStatus::Cancelled);
+        matches!(watch.status, WatchStatus::Completed | WatchStatus::Failed | WatchStatus::Cancelled);
     if of_the_job {
         let ending = tx.find(
             "select ended_at, seen from endings where job = $1 and generation >= $2 order by generation limit 1",
-            [frame.job.0.into(), frame.generation.into()],
+            [watch.job.0.into(), watch.generation.into()],
             |row| Ok((row.time(0)?, row.json::<Observation>(1)?)),
         )?;
         seen.extend(ending.map(|(at, end)| {
@@ -159,11 +163,17 @@ fn observed(
     Ok(seen)
 }
 
-fn told(tx: &Tx<'_>, id: WatchId, from: Timestamp, most: u32) -> Result<Vec<(Timestamp, TimelineEntry)>> {
-    let mut story = tx.list(
+/// Returns up to `limit` events, deliveries and attempts of a watch, each kind in order.
+fn notified(
+    tx: &Tx<'_>,
+    id: WatchId,
+    from: Timestamp,
+    limit: u32,
+) -> Result<Vec<(Timestamp, TimelineEntry)>> {
+    let mut entries = tx.list(
         "select observed_at, id, type from events where watch = $1 and observed_at >= $2
          order by observed_at, position limit $3",
-        [id.0.into(), from.into(), most.into()],
+        [id.0.into(), from.into(), limit.into()],
         |row| {
             let event_type = row.word(2, EventType::parse)?;
             Ok((row.time(0)?, TimelineEntry::Event { id: EventId(row.id(1)?), event_type }))
@@ -172,7 +182,7 @@ fn told(tx: &Tx<'_>, id: WatchId, from: Timestamp, most: u32) -> Result<Vec<(Tim
     let deliveries = tx.list(
         "select created_at, id, event, destination, status, reason from deliveries
          where watch = $1 and created_at >= $2 order by created_at, id limit $3",
-        [id.0.into(), from.into(), most.into()],
+        [id.0.into(), from.into(), limit.into()],
         |row| {
             let delivery = TimelineEntry::Delivery {
                 id: DeliveryId(row.id(1)?),
@@ -184,12 +194,12 @@ fn told(tx: &Tx<'_>, id: WatchId, from: Timestamp, most: u32) -> Result<Vec<(Tim
             Ok((row.time(0)?, delivery))
         },
     )?;
-    story.extend(deliveries);
-    story.extend(tx.list(
+    entries.extend(deliveries);
+    entries.extend(tx.list(
         "select a.started_at, a.delivery, a.status_code, a.error, a.duration_ms
          from attempts a join deliveries d on d.id = a.delivery
          where d.watch = $1 and a.started_at >= $2 order by a.started_at, a.delivery, a.n limit $3",
-        [id.0.into(), from.into(), most.into()],
+        [id.0.into(), from.into(), limit.into()],
         |row| {
             let attempt = TimelineEntry::Attempt {
                 delivery: DeliveryId(row.id(1)?),
@@ -200,5 +210,5 @@ fn told(tx: &Tx<'_>, id: WatchId, from: Timestamp, most: u32) -> Result<Vec<(Tim
             Ok((row.time(0)?, attempt))
         },
     )?);
-    Ok(story)
+    Ok(entries)
 }

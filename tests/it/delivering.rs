@@ -1,4 +1,4 @@
-//! How a webhook is tried again, and what never makes it go away, or go twice.
+//! Attempts and retries of webhooks: none is lost, and none is sent twice without need.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::harness::{Harness, SECRET, id, minutes, seconds, start};
 use crate::tenants::tenant;
 use ringback::clock::Clock;
 
-/// Registers a watch whose job has completed, and lets it be looked at and told of.
-async fn tell(t: &Harness, job: &str, path: &str) -> String {
+/// Registers a watch whose job has completed, and lets the job be polled and the watch be notified.
+async fn notify(t: &Harness, job: &str, path: &str) -> String {
     t.provider.completed(job);
     let watch = t.register(&json!({ "jobId": job, "callbackUrl": t.receiver.url(path) })).await;
     t.pass(seconds(5)).await;
@@ -28,10 +28,10 @@ async fn retry(t: &Harness, watch: &str) -> crate::wire::Answer {
 }
 
 #[tokio::test]
-async fn retries_follow_the_schedule_with_jitter_and_then_the_delivery_has_failed() {
+async fn a_delivery_fails_after_the_schedule_with_jitter() {
     let t = Harness::start().await;
     t.receiver.always("/hook", Some(Reply::new(500, "no\0pe \u{1f600}")));
-    let watch = tell(&t, "job_1", "/hook").await;
+    let watch = notify(&t, "job_1", "/hook").await;
     t.pass(minutes(60 * 24 * 7)).await;
     let hits = t.receiver.read_all();
     let hour = 3600;
@@ -58,10 +58,10 @@ async fn retries_follow_the_schedule_with_jitter_and_then_the_delivery_has_faile
 }
 
 #[tokio::test]
-async fn a_clock_that_is_set_back_puts_no_retry_off() {
+async fn a_clock_that_is_set_back_delays_no_retry() {
     let t = Harness::start().await;
     t.receiver.script("/hook", [Reply::status(500), Reply::status(500)]);
-    let watch = tell(&t, "job_1", "/hook").await;
+    let watch = notify(&t, "job_1", "/hook").await;
     t.receiver.next().await;
     t.clock.set(Timestamp::parse("2026-02-18T14:00:00Z").unwrap());
     t.rest().await;
@@ -74,10 +74,10 @@ async fn a_clock_that_is_set_back_puts_no_retry_off() {
 }
 
 #[tokio::test]
-async fn the_jitter_is_derived_so_a_crash_changes_no_turn() {
+async fn the_jitter_is_the_same_after_a_crash() {
     let mut t = Harness::start().await;
     t.receiver.always("/hook", Some(Reply::status(500)));
-    let watch = tell(&t, "job_1", "/hook").await;
+    let watch = notify(&t, "job_1", "/hook").await;
     let turn = t.delivery(&watch).await["nextAttemptAt"].clone();
     t.crash().await;
     t.restart().await;
@@ -91,7 +91,7 @@ async fn the_jitter_is_derived_so_a_crash_changes_no_turn() {
 }
 
 #[tokio::test]
-async fn what_was_sent_and_not_recorded_in_a_crash_is_sent_again_under_the_same_id() {
+async fn an_unrecorded_attempt_is_repeated_under_the_same_id() {
     let mut t = Harness::start().await;
     let (reply, gate) = Reply::status(200).held();
     t.receiver.script("/hook", [reply]);
@@ -110,12 +110,12 @@ async fn what_was_sent_and_not_recorded_in_a_crash_is_sent_again_under_the_same_
 }
 
 #[tokio::test]
-async fn a_2xx_is_success_whatever_becomes_of_its_body() {
+async fn a_2xx_is_success_even_if_its_body_breaks_off() {
     let t = Harness::start().await;
     t.receiver.script("/endless", [Reply::endless(202)]);
     t.receiver.script("/empty", [Reply::status(204)]);
     for (job, path) in [("job_1", "/endless"), ("job_2", "/empty")] {
-        let watch = tell(&t, job, path).await;
+        let watch = notify(&t, job, path).await;
         t.receiver.next().await;
         let delivery = t.delivery(&watch).await;
         assert_eq!(delivery["status"], "succeeded", "{delivery}");
@@ -134,7 +134,7 @@ async fn a_2xx_is_success_whatever_becomes_of_its_body() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_does_not_answer_in_time_is_tried_again() {
+async fn a_timeout_is_retried() {
     let t = Harness::with(&[("RINGBACK_DELIVERY__TIMEOUT", "7s")]).await;
     let (reply, gate) = Reply::status(200).held();
     t.receiver.script("/hook", [reply]);
@@ -160,7 +160,7 @@ async fn a_receiver_that_does_not_answer_in_time_is_tried_again() {
 }
 
 #[tokio::test]
-async fn every_way_of_not_answering_is_recorded_in_words_and_tried_again() {
+async fn every_network_failure_is_recorded_and_retried() {
     let t = Harness::start().await;
     for (job, reply, code, says) in [
         ("job_reset", Reply::reset(), Value::Null, "protocol: "),
@@ -170,7 +170,7 @@ async fn every_way_of_not_answering_is_recorded_in_words_and_tried_again() {
         ("job_400", Reply::new(400, "bad"), json!(400), ""),
     ] {
         t.receiver.script(&format!("/{job}"), [reply]);
-        let watch = tell(&t, job, &format!("/{job}")).await;
+        let watch = notify(&t, job, &format!("/{job}")).await;
         let delivery = t.delivery(&watch).await;
         let attempt = &delivery["attempts"][0];
         assert_eq!(attempt["statusCode"], code, "{job}");
@@ -186,7 +186,7 @@ async fn every_way_of_not_answering_is_recorded_in_words_and_tried_again() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_tried_again() {
+async fn a_refused_connection_is_retried() {
     let t = Harness::start().await;
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = gone.local_addr().unwrap();
@@ -201,7 +201,7 @@ async fn nobody_listening_is_tried_again() {
 }
 
 #[tokio::test]
-async fn retry_after_lengthens_the_wait_on_any_failure_and_never_shortens_it() {
+async fn retry_after_lengthens_a_delay_and_never_shortens_it() {
     let t = Harness::start().await;
     let date =
         httpdate::fmt_http_date(std::time::UNIX_EPOCH + seconds(start().seconds().cast_unsigned() + 1800));
@@ -214,7 +214,7 @@ async fn retry_after_lengthens_the_wait_on_any_failure_and_never_shortens_it() {
         ("job_6", 503, "soon", 4, 6),
     ] {
         t.receiver.script(&format!("/{job}"), [Reply::status(status).with("retry-after", given)]);
-        let watch = tell(&t, job, &format!("/{job}")).await;
+        let watch = notify(&t, job, &format!("/{job}")).await;
         let delivery = t.delivery(&watch).await;
         let time = |value: &Value| Timestamp::parse(value.as_str().unwrap()).unwrap();
         let wait = time(&delivery["nextAttemptAt"]).since(time(&delivery["attempts"][0]["at"])).as_secs();
@@ -226,7 +226,7 @@ async fn retry_after_lengthens_the_wait_on_any_failure_and_never_shortens_it() {
 }
 
 #[tokio::test]
-async fn a_410_ends_the_delivery_and_the_watchs_later_ones_to_that_address() {
+async fn a_410_ends_the_deliveries_of_a_watch_to_that_address() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 10);
     t.receiver.script("/gone", [Reply::status(410)]);
@@ -236,7 +236,7 @@ async fn a_410_ends_the_delivery_and_the_watchs_later_ones_to_that_address() {
     t.provider.completed("job_1");
     t.pass(minutes(10)).await;
     let paths: Vec<String> = t.receiver.read_all().into_iter().map(|hit| hit.path).collect();
-    // Both first events may have been on their way together; nothing is after the answer.
+    // Both first events may have been in flight together. Nothing is sent after the response.
     assert!(paths.iter().filter(|path| *path == "/gone").count() <= 2, "{paths:?}");
     assert_eq!(paths.iter().filter(|path| *path == "/here").count(), 3, "{paths:?}");
     let with = async |status: &str| {
@@ -250,10 +250,10 @@ async fn a_410_ends_the_delivery_and_the_watchs_later_ones_to_that_address() {
 }
 
 #[tokio::test]
-async fn a_failed_delivery_is_sent_again_by_hand_under_the_same_id() {
+async fn a_failed_delivery_is_retried_manually_under_the_same_id() {
     let t = Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s")]).await;
     t.receiver.always("/hook", Some(Reply::status(500)));
-    let watch = tell(&t, "job_1", "/hook").await;
+    let watch = notify(&t, "job_1", "/hook").await;
     t.pass(minutes(10)).await;
     let failed = t.delivery(&watch).await;
     assert_eq!((&failed["status"], &failed["reason"]), (&json!("failed"), &json!("exhausted")));
@@ -280,7 +280,7 @@ async fn a_failed_delivery_is_sent_again_by_hand_under_the_same_id() {
 }
 
 #[tokio::test]
-async fn a_410_to_a_try_by_hand_ends_what_is_pending_and_the_watchs_later_ones() {
+async fn a_410_to_a_manual_retry_ends_later_deliveries() {
     let t = Harness::start().await;
     t.receiver.script("/hook", [Reply::status(500), Reply::status(410)]);
     t.provider.processing("job_1", 10);
@@ -301,10 +301,10 @@ async fn a_410_to_a_try_by_hand_ends_what_is_pending_and_the_watchs_later_ones()
 }
 
 #[tokio::test]
-async fn a_retry_by_hand_of_what_is_pending_keeps_its_schedule() {
+async fn a_manual_retry_does_not_change_the_schedule() {
     let t = Harness::start().await;
     t.receiver.always("/hook", Some(Reply::status(500)));
-    let watch = tell(&t, "job_1", "/hook").await;
+    let watch = notify(&t, "job_1", "/hook").await;
     t.pass(seconds(30)).await;
     let before = t.delivery(&watch).await;
     retry(&t, &watch).await.expect(202);
@@ -318,10 +318,10 @@ async fn a_retry_by_hand_of_what_is_pending_keeps_its_schedule() {
 }
 
 #[tokio::test]
-async fn a_retry_by_hand_survives_a_crash() {
+async fn a_manual_retry_survives_a_crash() {
     let mut t = Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s")]).await;
     t.receiver.script("/hook", [Reply::status(500), Reply::status(500)]);
-    let watch = tell(&t, "job_1", "/hook").await;
+    let watch = notify(&t, "job_1", "/hook").await;
     t.pass(seconds(2)).await;
     let (reply, _gate) = Reply::status(200).held();
     t.receiver.script("/hook", [reply]);
@@ -336,10 +336,10 @@ async fn a_retry_by_hand_survives_a_crash() {
 }
 
 #[tokio::test]
-async fn what_is_pending_when_a_watch_is_stopped_is_neither_sent_nor_retried() {
+async fn a_stopped_watch_sends_and_retries_nothing() {
     let t = Harness::start().await;
     t.receiver.script("/hook", [Reply::status(500)]);
-    let watch = tell(&t, "job_1", "/hook").await;
+    let watch = notify(&t, "job_1", "/hook").await;
     t.receiver.next().await;
     assert_eq!(t.delete(&format!("/v1/watches/{watch}")).await.expect(200)["status"], "completed");
     let delivery = t.delivery(&watch).await;
@@ -350,7 +350,7 @@ async fn what_is_pending_when_a_watch_is_stopped_is_neither_sent_nor_retried() {
 }
 
 #[tokio::test]
-async fn a_send_in_flight_when_its_watch_is_stopped_is_recorded_as_it_went() {
+async fn an_attempt_in_flight_at_a_stop_keeps_its_result() {
     for (status, stands, reason) in [(200, "succeeded", Value::Null), (500, "skipped", json!("stopped"))] {
         let t = Harness::start().await;
         let (reply, gate) = Reply::status(status).held();
@@ -371,7 +371,7 @@ async fn a_send_in_flight_when_its_watch_is_stopped_is_recorded_as_it_went() {
 }
 
 #[tokio::test]
-async fn a_name_that_resolves_elsewhere_later_is_refused_at_the_attempt() {
+async fn a_host_that_resolves_privately_later_is_refused() {
     let t = Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s, 1s")]).await;
     t.resolve("hooks.example.com", &["127.0.0.1"]);
     t.provider.completed("job_1");
@@ -391,7 +391,7 @@ async fn a_name_that_resolves_elsewhere_later_is_refused_at_the_attempt() {
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_resolve_yet_is_accepted_and_reached_when_it_does() {
+async fn a_host_that_does_not_resolve_yet_is_accepted() {
     let t = Harness::with(&[("RINGBACK_EGRESS__ALLOW_HTTP", "true")]).await;
     t.provider.completed("job_1");
     let url = format!("http://soon.example.com:{}/hook", t.receiver.port());
@@ -404,7 +404,7 @@ async fn a_name_that_does_not_resolve_yet_is_accepted_and_reached_when_it_does()
     t.finish().await;
 }
 
-/// Has six jobs told to two receivers that answer only when they are let, and says how many sends were in
+/// Notifies two receivers of six jobs. They respond when the test permits it. Returns how many attempts were in
 /// flight at once.
 async fn held_back(settings: &[(&str, &str)]) -> (usize, usize) {
     let t = Harness::with(settings).await;
@@ -431,22 +431,22 @@ async fn held_back(settings: &[(&str, &str)]) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn no_more_sends_are_in_flight_in_all_than_the_concurrency() {
+async fn attempts_in_flight_are_limited_in_total() {
     let (in_all, _) = held_back(&[("RINGBACK_DELIVERY__CONCURRENCY", "3")]).await;
     assert_eq!(in_all, 3);
 }
 
 #[tokio::test]
-async fn no_more_sends_are_in_flight_towards_one_destination_than_per_destination() {
+async fn attempts_in_flight_are_limited_by_destination() {
     let (in_all, to_one) = held_back(&[("RINGBACK_DELIVERY__PER_DESTINATION", "2")]).await;
     assert_eq!((in_all, to_one), (4, 2));
 }
 
 #[tokio::test]
-async fn a_delivery_is_read_by_its_id_with_its_attempts() {
+async fn a_delivery_is_shown_with_its_attempts() {
     let t = Harness::start().await;
     t.receiver.script("/hook", [Reply::new(503, "later")]);
-    let watch = tell(&t, "job_1", "/hook").await;
+    let watch = notify(&t, "job_1", "/hook").await;
     t.pass(seconds(10)).await;
     let [first, _] = t.receiver.take(2).await.try_into().unwrap();
     let listed = t.get(&format!("/v1/deliveries?watchId={watch}")).await.expect(200)["data"][0].clone();
@@ -464,7 +464,7 @@ async fn a_delivery_is_read_by_its_id_with_its_attempts() {
 }
 
 #[tokio::test]
-async fn allow_http_lets_plain_http_reach_everywhere_that_https_would() {
+async fn allow_http_permits_plain_http_wherever_https_may_go() {
     for (allow, status) in [("false", 422), ("true", 201)] {
         let t = Harness::with(&[("RINGBACK_EGRESS__ALLOW_HTTP", allow)]).await;
         t.resolve("receiver.example", &["93.184.216.34"]);
@@ -528,8 +528,8 @@ async fn one_apps_dead_receivers_do_not_slow_another_app() {
     t.finish().await;
 }
 
-/// Registers so many watches, to be told at a name that nothing answers to, and lets their first tries go by.
-async fn tell_nobody(t: &Harness, count: usize) -> Vec<String> {
+/// Registers watches whose destination does not respond, and lets their first attempts pass.
+async fn notify_silent(t: &Harness, count: usize) -> Vec<String> {
     let mut watches = Vec::new();
     for n in 0..count {
         let job = format!("job_{n}");
@@ -541,7 +541,7 @@ async fn tell_nobody(t: &Harness, count: usize) -> Vec<String> {
     watches
 }
 
-/// The first words of the errors of all attempts, of all these watches.
+/// Returns the first words of the errors of all attempts of these watches.
 async fn errors(t: &Harness, watches: &[String]) -> Vec<Vec<String>> {
     let mut all = Vec::new();
     for watch in watches {
@@ -558,15 +558,15 @@ fn count(errors: &[Vec<String>], word: &str) -> usize {
 }
 
 #[tokio::test]
-async fn where_nobody_answers_what_falls_due_is_recorded_as_destination_down_until_a_probe_is_answered() {
-    // A retry at once, and two that come after a probe is due.
+async fn a_silent_destination_is_down_until_a_probe_succeeds() {
+    // One retry at once, and two after the time of a probe.
     let t = Harness::with(&[
         ("RINGBACK_EGRESS__ALLOW_HTTP", "true"),
         ("RINGBACK_DELIVERY__PER_DESTINATION", "1"),
         ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s, 60s, 600s"),
     ])
     .await;
-    let watches = tell_nobody(&t, 8).await;
+    let watches = notify_silent(&t, 8).await;
     let first = errors(&t, &watches).await;
     assert_eq!((count(&first, "connect"), count(&first, "destination_down")), (5, 3), "{first:?}");
     let down = first.iter().position(|errors| errors[0] == "destination_down").unwrap();
@@ -575,15 +575,15 @@ async fn where_nobody_answers_what_falls_due_is_recorded_as_destination_down_unt
     assert_eq!((&attempt["statusCode"], &attempt["durationMs"]), (&json!(null), &json!(0)));
     assert_eq!((&attempt["requestHeaders"], &delivery["status"]), (&json!({}), &json!("pending")));
     assert!(t.get_without_key("/metrics").await.text().contains("\nringback_destinations_down 1\n"));
-    // By hand it is tried, whatever is known.
+    // A manual retry is always attempted.
     assert_eq!(retry(&t, &watches[down]).await.status, 202);
     t.rest().await;
     assert_eq!(errors(&t, &watches[down..=down]).await[0], ["destination_down", "connect"]);
-    // The second places come within two seconds: too early for a probe.
+    // The second attempts are due within two seconds: too early for a probe.
     t.pass(seconds(2)).await;
     let second = errors(&t, &watches).await;
     assert_eq!((count(&second, "connect"), count(&second, "destination_down")), (6, 11), "{second:?}");
-    // Then somebody is there: the first that falls due is a probe, and those after it are sent, too.
+    // Then the destination responds: the first due delivery is a probe, and the later ones are sent, too.
     t.resolve("down.example", &["127.0.0.1"]);
     t.pass(seconds(100)).await;
     assert_eq!(t.receiver.take(8).await.len(), 8);
@@ -596,14 +596,14 @@ async fn where_nobody_answers_what_falls_due_is_recorded_as_destination_down_unt
 }
 
 #[tokio::test]
-async fn the_last_place_of_the_schedule_is_always_really_tried() {
+async fn the_last_attempt_of_a_schedule_is_always_made() {
     let t = Harness::with(&[
         ("RINGBACK_EGRESS__ALLOW_HTTP", "true"),
         ("RINGBACK_DELIVERY__PER_DESTINATION", "1"),
         ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s"),
     ])
     .await;
-    let watches = tell_nobody(&t, 8).await;
+    let watches = notify_silent(&t, 8).await;
     t.pass(seconds(2)).await;
     let errors = errors(&t, &watches).await;
     assert_eq!(count(&errors, "destination_down"), 3, "{errors:?}");
@@ -614,7 +614,7 @@ async fn the_last_place_of_the_schedule_is_always_really_tried() {
 }
 
 #[tokio::test]
-async fn any_http_status_shows_that_somebody_is_there() {
+async fn any_http_status_closes_the_breaker() {
     let t = Harness::with(&[
         ("RINGBACK_DELIVERY__PER_DESTINATION", "1"),
         ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s, 60s"),
@@ -622,7 +622,7 @@ async fn any_http_status_shows_that_somebody_is_there() {
     .await;
     t.receiver.always("/hook", Some(Reply::status(500)));
     for n in 0..8 {
-        tell(&t, &format!("job_{n}"), "/hook").await;
+        notify(&t, &format!("job_{n}"), "/hook").await;
     }
     t.pass(seconds(100)).await;
     assert_eq!(t.receiver.read_all().len(), 3 * 8, "each was tried in each of its places");
@@ -630,7 +630,7 @@ async fn any_http_status_shows_that_somebody_is_there() {
 }
 
 #[tokio::test]
-async fn more_than_fits_in_hand_is_sent_all_the_same_once_each() {
+async fn more_deliveries_than_fit_in_memory_are_sent_once_each() {
     let t = Harness::with(&[("RINGBACK_DELIVERY__PER_DESTINATION", "3")]).await;
     t.provider.completed("job_1");
     for _ in 0..120 {
@@ -648,7 +648,7 @@ async fn more_than_fits_in_hand_is_sent_all_the_same_once_each() {
 }
 
 #[tokio::test]
-async fn what_is_in_flight_is_finished_before_the_service_ends() {
+async fn attempts_in_flight_are_finished_before_the_service_ends() {
     let mut t = Harness::start().await;
     let (reply, gate) = Reply::status(200).held();
     t.receiver.script("/hook", [reply]);
@@ -665,7 +665,7 @@ async fn what_is_in_flight_is_finished_before_the_service_ends() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_finished_within_the_grace_is_taken_up_at_the_next_start() {
+async fn unfinished_attempts_are_repeated_at_the_next_start() {
     let mut t = Harness::with(&[("RINGBACK_SHUTDOWN_GRACE", "3s")]).await;
     let (reply, gate) = Reply::status(200).held();
     t.receiver.script("/hook", [reply]);
@@ -687,34 +687,34 @@ async fn what_cannot_be_finished_within_the_grace_is_taken_up_at_the_next_start(
 }
 
 crate::postgres::on_postgres_too! {
-    retries_follow_the_schedule_with_jitter_and_then_the_delivery_has_failed,
-    a_clock_that_is_set_back_puts_no_retry_off,
-    the_jitter_is_derived_so_a_crash_changes_no_turn,
-    what_was_sent_and_not_recorded_in_a_crash_is_sent_again_under_the_same_id,
-    a_2xx_is_success_whatever_becomes_of_its_body,
-    a_receiver_that_does_not_answer_in_time_is_tried_again,
-    every_way_of_not_answering_is_recorded_in_words_and_tried_again,
-    nobody_listening_is_tried_again,
-    retry_after_lengthens_the_wait_on_any_failure_and_never_shortens_it,
-    a_410_ends_the_delivery_and_the_watchs_later_ones_to_that_address,
-    a_failed_delivery_is_sent_again_by_hand_under_the_same_id,
-    a_410_to_a_try_by_hand_ends_what_is_pending_and_the_watchs_later_ones,
-    a_retry_by_hand_of_what_is_pending_keeps_its_schedule,
-    a_retry_by_hand_survives_a_crash,
-    what_is_pending_when_a_watch_is_stopped_is_neither_sent_nor_retried,
-    a_send_in_flight_when_its_watch_is_stopped_is_recorded_as_it_went,
-    a_name_that_resolves_elsewhere_later_is_refused_at_the_attempt,
-    a_name_that_does_not_resolve_yet_is_accepted_and_reached_when_it_does,
-    no_more_sends_are_in_flight_in_all_than_the_concurrency,
-    no_more_sends_are_in_flight_towards_one_destination_than_per_destination,
-    a_delivery_is_read_by_its_id_with_its_attempts,
-    allow_http_lets_plain_http_reach_everywhere_that_https_would,
+    a_delivery_fails_after_the_schedule_with_jitter,
+    a_clock_that_is_set_back_delays_no_retry,
+    the_jitter_is_the_same_after_a_crash,
+    an_unrecorded_attempt_is_repeated_under_the_same_id,
+    a_2xx_is_success_even_if_its_body_breaks_off,
+    a_timeout_is_retried,
+    every_network_failure_is_recorded_and_retried,
+    a_refused_connection_is_retried,
+    retry_after_lengthens_a_delay_and_never_shortens_it,
+    a_410_ends_the_deliveries_of_a_watch_to_that_address,
+    a_failed_delivery_is_retried_manually_under_the_same_id,
+    a_410_to_a_manual_retry_ends_later_deliveries,
+    a_manual_retry_does_not_change_the_schedule,
+    a_manual_retry_survives_a_crash,
+    a_stopped_watch_sends_and_retries_nothing,
+    an_attempt_in_flight_at_a_stop_keeps_its_result,
+    a_host_that_resolves_privately_later_is_refused,
+    a_host_that_does_not_resolve_yet_is_accepted,
+    attempts_in_flight_are_limited_in_total,
+    attempts_in_flight_are_limited_by_destination,
+    a_delivery_is_shown_with_its_attempts,
+    allow_http_permits_plain_http_wherever_https_may_go,
     one_dead_receiver_does_not_slow_another,
     one_apps_dead_receivers_do_not_slow_another_app,
-    where_nobody_answers_what_falls_due_is_recorded_as_destination_down_until_a_probe_is_answered,
-    the_last_place_of_the_schedule_is_always_really_tried,
-    any_http_status_shows_that_somebody_is_there,
-    more_than_fits_in_hand_is_sent_all_the_same_once_each,
-    what_is_in_flight_is_finished_before_the_service_ends,
-    what_cannot_be_finished_within_the_grace_is_taken_up_at_the_next_start,
+    a_silent_destination_is_down_until_a_probe_succeeds,
+    the_last_attempt_of_a_schedule_is_always_made,
+    any_http_status_closes_the_breaker,
+    more_deliveries_than_fit_in_memory_are_sent_once_each,
+    attempts_in_flight_are_finished_before_the_service_ends,
+    unfinished_attempts_are_repeated_at_the_next_start,
 }

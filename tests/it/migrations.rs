@@ -2,7 +2,7 @@
 
 use ringback::domain::{DeliveryStatus, JobNo, Reason, Timestamp, WatchId, WatchStatus};
 use ringback::store::{
-    DatabaseLocation, DeliveryFilter, FirstAnswer, Keyring, Remember, Replay, TimelineEntry,
+    DatabaseLocation, DeliveryFilter, IdempotencyKey, Keyring, Replay, StoredResponse, TimelineEntry,
     TimelinePosition, WatchFilter,
 };
 use rusqlite::Connection;
@@ -72,19 +72,25 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     let events: Vec<String> = house.events().await.iter().map(ToString::to_string).collect();
     assert_eq!(events, ["job.processing", "job.progress", "job.completed"]);
     let beginning = TimelinePosition::default();
-    let story = house.store.story(house.app, watch_of_the_example(), beginning, 100).await;
+    let story = house.store.timeline(house.app, watch_of_the_example(), beginning, 100).await;
     let story = story.expect("read").expect("there");
     let observed = story.iter().filter(|(_, one)| matches!(one, TimelineEntry::Observed { .. })).count();
     assert_eq!((story.len(), observed), (10, 2), "{story:?}");
-    let send = house.page(at(200), 9, &[]).await.sends.pop().expect("what was still to be sent");
+    let send = house.page(at(200), 9, &[]).await.deliveries.pop().expect("what was still to be sent");
     assert_eq!((&*send.body, send.attempts, &send.destination), (b"{}".as_slice(), 1, destination));
     let (delivery, attempts) = house.shown_delivery(send.id).await;
     assert_eq!((delivery.status, attempts.len()), (DeliveryStatus::Pending, 1));
-    let remember =
-        Remember { app: house.app, path: "/".to_owned(), key: "k".to_owned(), request: [1; 32], seal: None };
-    let replay = house.store.recall(remember, at(200)).await.expect("read").expect("remembered");
+    let key = IdempotencyKey {
+        app: house.app,
+        path: "/".to_owned(),
+        key: "k".to_owned(),
+        request_hash: [1; 32],
+        now: at(200),
+        seal: None,
+    };
+    let replay = house.store.find_replay(key).await.expect("read").expect("stored");
     assert!(
-        matches!(replay, Replay::Answer(FirstAnswer { status: 201, ref body, .. }) if body == b"made"),
+        matches!(replay, Replay::Response(StoredResponse { status: 201, ref body, .. }) if body == b"made"),
         "{replay:?}"
     );
 }
@@ -174,7 +180,7 @@ async fn a_database_of_the_previous_release_opens_and_goes_on() {
     assert_eq!(statuses("job_1s_completed_e"), [stopped]);
     assert_eq!(statuses("job_1s_completed_k"), [("job.completed", DeliveryStatus::Pending, None)]);
     // What was pending is dispatched: the manual retry first, then the scheduled one.
-    let due = fixture.page(now, 10, &[]).await.sends;
+    let due = fixture.page(now, 10, &[]).await.deliveries;
     let due: Vec<_> = due.iter().map(|one| (one.watch, one.manual, one.step, one.attempts)).collect();
     let (manual, scheduled) = (watch("job_1s_completed_k"), watch("job_9s_completed_d"));
     assert_eq!(due, [(manual.id, true, 2, 3), (scheduled.id, false, 1, 1)]);
@@ -182,9 +188,9 @@ async fn a_database_of_the_previous_release_opens_and_goes_on() {
     let jobs = fixture.store.jobs(JobNo(0), 10, now).await.expect("read");
     let polled: Vec<_> = jobs.iter().map(|job| (job.name.job_id.as_str(), job.poll_requested)).collect();
     assert_eq!(polled, [("job_never_g", true)]);
-    let unfinished = fixture.store.open_endings().await.expect("read");
+    let unfinished = fixture.store.unfinished_endings().await.expect("read");
     assert_eq!(unfinished.iter().map(|ending| ending.job).collect::<Vec<_>>(), [manual.job_no]);
-    let timeline = fixture.store.story(fixture.app, scheduled.id, TimelinePosition::default(), 100).await;
+    let timeline = fixture.store.timeline(fixture.app, scheduled.id, TimelinePosition::default(), 100).await;
     assert_eq!(timeline.expect("read").expect("there").len(), 11);
 }
 

@@ -1,4 +1,4 @@
-//! Trying many failed deliveries again: `POST /v1/deliveries/retry`.
+//! Retrying many failed deliveries: `POST /v1/deliveries/retry`.
 
 use std::collections::HashSet;
 
@@ -9,12 +9,12 @@ use crate::harness::{AUTH, Harness, JSON, minutes, seconds};
 
 const PATH: &str = "/v1/deliveries/retry";
 
-/// An application that gives a delivery up after its first try.
+/// Starts an application without retries: a delivery fails after its first attempt.
 async fn impatient() -> Harness {
     Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "")]).await
 }
 
-/// Ends jobs whose only delivery each fails.
+/// Ends jobs, of which each has one delivery, which fails.
 async fn fail(t: &Harness, jobs: std::ops::Range<usize>, path: &str) -> Vec<String> {
     t.receiver.always(path, Some(Reply::status(500)));
     let mut watches = Vec::new();
@@ -34,7 +34,7 @@ async fn failed(t: &Harness) -> usize {
 }
 
 #[tokio::test]
-async fn all_that_failed_is_tried_again_under_the_same_ids_and_counted() {
+async fn all_failed_deliveries_are_retried_under_the_same_ids() {
     let t = impatient().await;
     fail(&t, 0..3, "/a").await;
     t.provider.completed("job_9");
@@ -51,13 +51,13 @@ async fn all_that_failed_is_tried_again_under_the_same_ids_and_counted() {
     assert_eq!(again, ids);
     assert_eq!(failed(&t).await, 0);
     assert_eq!(t.delivery(&good).await["attempts"].as_array().unwrap().len(), 1);
-    // Nothing is left to be tried.
+    // No failed delivery is left.
     assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 0);
     t.finish().await;
 }
 
 #[tokio::test]
-async fn more_than_fits_into_one_transaction_is_tried_again_too() {
+async fn more_failed_deliveries_than_a_transaction_holds_are_retried() {
     let t = impatient().await;
     let watches: Vec<Value> = (0..450)
         .map(|n| {
@@ -78,7 +78,7 @@ async fn more_than_fits_into_one_transaction_is_tried_again_too() {
 }
 
 #[tokio::test]
-async fn it_is_chosen_by_the_events_time_and_the_destination() {
+async fn a_retry_selects_by_event_time_and_destination() {
     let t = impatient().await;
     let early = fail(&t, 0..2, "/a").await;
     t.pass(minutes(60)).await;
@@ -98,7 +98,7 @@ async fn it_is_chosen_by_the_events_time_and_the_destination() {
 }
 
 #[tokio::test]
-async fn what_was_stopped_stays_unsent() {
+async fn a_retry_of_failed_deliveries_excludes_stopped_watches() {
     let t = Harness::start().await;
     t.receiver.script("/hook", [Reply::status(500)]);
     t.provider.completed("job_1");
@@ -113,7 +113,7 @@ async fn what_was_stopped_stays_unsent() {
 }
 
 #[tokio::test]
-async fn a_retry_that_fails_leaves_the_delivery_as_it_was() {
+async fn a_failed_retry_keeps_status_and_reason() {
     let t = impatient().await;
     let watch = fail(&t, 0..1, "/a").await.remove(0);
     t.receiver.always("/a", Some(Reply::status(503)));
@@ -127,14 +127,14 @@ async fn a_retry_that_fails_leaves_the_delivery_as_it_was() {
 }
 
 #[tokio::test]
-async fn what_was_asked_for_while_it_is_in_flight_is_sent_once_more() {
+async fn a_retry_requested_in_flight_is_attempted_once_more() {
     let t = impatient().await;
     fail(&t, 0..1, "/a").await;
     let (reply, gate) = Reply::status(500).held();
     t.receiver.script("/a", [reply]);
     assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 1);
     t.receiver.next().await;
-    // In flight by hand: this send answers both wishes, or another follows; none is lost.
+    // A manual retry is in flight: it answers both requests, or another attempt follows. None is lost.
     assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 1);
     gate.open();
     t.pass(seconds(1)).await;
@@ -146,7 +146,7 @@ async fn what_was_asked_for_while_it_is_in_flight_is_sent_once_more() {
 }
 
 #[tokio::test]
-async fn many_at_once_go_by_the_same_rules_after_a_crash() {
+async fn a_retry_of_many_deliveries_continues_after_a_crash() {
     let mut t = impatient().await;
     fail(&t, 0..3, "/a").await;
     let (reply, gate) = Reply::status(200).held();
@@ -163,7 +163,7 @@ async fn many_at_once_go_by_the_same_rules_after_a_crash() {
 }
 
 #[tokio::test]
-async fn under_its_key_it_is_done_once() {
+async fn a_retry_of_many_deliveries_is_idempotent() {
     let t = impatient().await;
     fail(&t, 0..2, "/a").await;
     t.receiver.always("/a", Some(Reply::status(500)));
@@ -181,7 +181,7 @@ async fn under_its_key_it_is_done_once() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_it_is_named() {
+async fn an_invalid_retry_names_every_error() {
     let t = Harness::start().await;
     for (body, wrong) in [
         (json!({}), vec!["/status"]),
@@ -200,13 +200,13 @@ async fn what_is_wrong_with_it_is_named() {
 }
 
 crate::postgres::on_postgres_too! {
-    all_that_failed_is_tried_again_under_the_same_ids_and_counted,
-    more_than_fits_into_one_transaction_is_tried_again_too,
-    it_is_chosen_by_the_events_time_and_the_destination,
-    what_was_stopped_stays_unsent,
-    a_retry_that_fails_leaves_the_delivery_as_it_was,
-    what_was_asked_for_while_it_is_in_flight_is_sent_once_more,
-    many_at_once_go_by_the_same_rules_after_a_crash,
-    under_its_key_it_is_done_once,
-    what_is_wrong_with_it_is_named,
+    all_failed_deliveries_are_retried_under_the_same_ids,
+    more_failed_deliveries_than_a_transaction_holds_are_retried,
+    a_retry_selects_by_event_time_and_destination,
+    a_retry_of_failed_deliveries_excludes_stopped_watches,
+    a_failed_retry_keeps_status_and_reason,
+    a_retry_requested_in_flight_is_attempted_once_more,
+    a_retry_of_many_deliveries_continues_after_a_crash,
+    a_retry_of_many_deliveries_is_idempotent,
+    an_invalid_retry_names_every_error,
 }

@@ -15,10 +15,12 @@ use ringback::domain::{
     Payload, PendingDelivery, PollerMessage, Terms, Timestamp, Watch, WatchId,
 };
 use ringback::store::{
-    BootstrapTenant, DatabaseLocation, Ended, FirstAnswer, Keyring, NotifyProgress, Observed, Page, Paged,
-    Record, Register, Registered, Remember, Stop, Store, StoreOptions, Writer,
+    BootstrapTenant, DatabaseLocation, DueDeliveries, EndJob, IdempotencyKey, Idempotent, Keyring,
+    LoadDueDeliveries, NotifyProgress, RecordAttempt, RecordObservation, Register, Replayable, Respond,
+    StopWatch, Store, StoreOptions, StoredResponse, Writer,
 };
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::postgres::{On, on, shared};
@@ -128,17 +130,17 @@ impl StoreFixture {
 
     pub async fn register(&self, watch: NewWatch) -> Watch {
         match self.store.register(asked(watch, None)).await.expect("registered") {
-            Registered::New(watch) => *watch,
-            Registered::Replayed(replay) => panic!("replayed: {replay:?}"),
+            Replayable::Done(watch) => watch,
+            other => panic!("{other:?}"),
         }
     }
 
     pub async fn end(&self, job: JobNo, generation: i64) -> NotifyProgress {
-        self.store.end(ended(job, generation, EndingKind::Completed, at(60))).await.expect("ended")
+        self.store.end_job(ended(job, generation, EndingKind::Completed, at(60))).await.expect("ended")
     }
 
     pub async fn stop(&self, watch: WatchId) {
-        self.store.stop(Stop { app: self.app, watch, now: at(30) }).await.expect("stopped");
+        self.store.stop_watch(StopWatch { app: self.app, watch, now: at(30) }).await.expect("stopped");
     }
 
     /// Registers a watch on a job of its own and ends it: one delivery waits.
@@ -149,17 +151,20 @@ impl StoreFixture {
         sends(&self.store).pop().expect("a delivery")
     }
 
-    pub async fn page(&self, now: Timestamp, limit: u32, in_hand: &[DeliveryId]) -> Paged {
-        let lane = "1 https a.example 443".to_owned();
-        self.store.page(Page { lane, now, limit, in_hand: in_hand.to_vec() }).await.expect("a page")
+    pub async fn page(&self, now: Timestamp, limit: u32, loaded: &[DeliveryId]) -> DueDeliveries {
+        let queue = "1 https a.example 443".to_owned();
+        self.store
+            .load_due_deliveries(LoadDueDeliveries { queue, now, limit, loaded: loaded.to_vec() })
+            .await
+            .expect("a page")
     }
 
     pub async fn record(&self, send: &PendingDelivery, after: NextStep) {
         let (_, attempts) = self.shown_delivery(send.id).await;
         let before = attempts.len().try_into().expect("a few");
         let (app, manual) = (self.app, send.manual);
-        let record = Record { app, delivery: send.id, manual, before, attempt: attempt(), after };
-        self.store.record(record).await.expect("recorded");
+        let record = RecordAttempt { app, delivery: send.id, manual, before, attempt: attempt(), after };
+        self.store.record_attempt(record).await.expect("recorded");
     }
 
     pub async fn shown(&self, id: WatchId) -> Watch {
@@ -211,20 +216,20 @@ pub async fn app(store: &Store, name: &str) -> AppNo {
     store.bootstrap(found).await.expect("an app").app.no
 }
 
-pub fn asked(watch: NewWatch, remember: Option<Remember>) -> Register {
-    let answer = |watch: &Watch| FirstAnswer {
-        status: 201,
-        location: Some(format!("/{}", watch.id)),
-        body: b"made".to_vec(),
-    };
-    Register { watch, remember, answer }
+/// A registration. Its stored response is `created`.
+pub fn asked(watch: NewWatch, key: Option<IdempotencyKey>) -> Idempotent<Register, Watch> {
+    let respond: Respond<Watch> = Arc::new(|watch| {
+        let location = Some(format!("/{}", watch.id));
+        Some(StoredResponse { status: 201, location, body: b"created".to_vec() })
+    });
+    Idempotent { command: Register(watch), key: key.map(|key| (key, respond)) }
 }
 
 pub fn seen(status: JobStatus, progress: Option<u8>) -> Observation {
     Observation { status, raw_status: Some(status.to_string()), progress, ..Observation::unknown() }
 }
 
-pub fn ended(job: JobNo, generation: i64, kind: EndingKind, at: Timestamp) -> Ended {
+pub fn ended(job: JobNo, generation: i64, kind: EndingKind, at: Timestamp) -> EndJob {
     let status = match kind {
         EndingKind::Completed => Some(JobStatus::Completed),
         EndingKind::Failed => Some(JobStatus::Failed),
@@ -232,20 +237,20 @@ pub fn ended(job: JobNo, generation: i64, kind: EndingKind, at: Timestamp) -> En
         EndingKind::NotFound | EndingKind::Expired => None,
     };
     let seen = status.map(|status| seen(status, Some(100)));
-    Ended { job, generation, kind, seen, error: None, raw: None, at }
+    EndJob { job, generation, kind, seen, error: None, raw: None, observed_at: at }
 }
 
-pub fn observed(job: JobNo, generation: i64, progress: u8, at: Timestamp) -> Observed {
-    Observed {
+pub fn observed(job: JobNo, generation: i64, progress: u8, at: Timestamp) -> RecordObservation {
+    RecordObservation {
         job,
         generation,
         seen: seen(JobStatus::Processing, Some(progress)),
         status_changed: true,
         progressed: true,
-        wanted: true,
+        notify: true,
         raw: None,
         after: None,
-        at,
+        observed_at: at,
     }
 }
 

@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::problem::Problem;
 use super::problem_code::{FieldErrorCode, ProblemCode};
-use crate::store::{FirstAnswer, Replay, StoreError};
+use crate::store::{Replay, StoreError, StoredResponse};
 use crate::tenants::CreateError;
 
 /// What a handler returns.
@@ -49,18 +49,18 @@ impl From<CreateError> for Early {
 impl From<Replay> for Early {
     fn from(replay: Replay) -> Self {
         match replay {
-            Replay::Different => {
+            Replay::OtherRequest => {
                 let detail = "was used with another body; use a new key for another request";
                 let mut problem = Problem::field("Idempotency-Key", FieldErrorCode::Conflict, detail);
                 problem.code = ProblemCode::IdempotencyConflict;
                 problem.into()
             }
-            Replay::Anothers => {
+            Replay::OtherApiKey => {
                 let detail = "this Idempotency-Key was used with another API key, and the response holds a secret: \
                               send the request with that API key";
                 Problem::new(ProblemCode::IdempotencyOtherKey, detail).into()
             }
-            Replay::Answer(first) => {
+            Replay::Response(first) => {
                 let mut response = first.into_response();
                 response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
                 Self::Replayed(Box::new(response))
@@ -78,7 +78,7 @@ impl IntoResponse for Early {
     }
 }
 
-impl IntoResponse for FirstAnswer {
+impl IntoResponse for StoredResponse {
     fn into_response(self) -> Response {
         let mut response = reply(StatusCode::from_u16(self.status).unwrap_or_default(), self.body);
         if let Some(location) = self.location.and_then(|location| location.parse().ok()) {
@@ -107,13 +107,13 @@ pub fn json(status: StatusCode, view: &impl Serialize) -> Response {
 }
 
 /// Makes the answer to a write. The store keeps it where the request has an `Idempotency-Key`.
-pub fn first_answer(status: StatusCode, view: &impl Serialize) -> FirstAnswer {
-    FirstAnswer { status: status.as_u16(), location: None, body: json_bytes(view) }
+pub fn first_answer(status: StatusCode, view: &impl Serialize) -> StoredResponse {
+    StoredResponse { status: status.as_u16(), location: None, body: json_bytes(view) }
 }
 
 /// Makes a 201 with the path of the new resource.
-pub fn created(location: String, view: &impl Serialize) -> FirstAnswer {
-    FirstAnswer { location: Some(location), ..first_answer(StatusCode::CREATED, view) }
+pub fn created(location: String, view: &impl Serialize) -> StoredResponse {
+    StoredResponse { location: Some(location), ..first_answer(StatusCode::CREATED, view) }
 }
 
 /// A page of a list.

@@ -22,7 +22,7 @@ use super::problem_code::FieldErrorCode;
 use super::query::Query;
 use super::state::Api;
 use crate::domain::AppNo;
-use crate::store::{Remember, Scope};
+use crate::store::{IdempotencyKey, Scope};
 
 /// A request with a valid key of the scope that its route needs.
 pub struct Call {
@@ -109,7 +109,7 @@ impl Call {
         };
         let claim = IdempotencyClaim::new(&api, caller.app, &parts, &text, has_secret)?;
         if let Some(claim) = &claim
-            && let Some(replay) = api.store.recall(claim.remember(), api.clock.now()).await?
+            && let Some(replay) = api.store.find_replay(claim.key()).await?
         {
             return Err(replay.into());
         }
@@ -163,14 +163,9 @@ impl Write {
         parse_id(self.id.as_deref(), parse)
     }
 
-    /// What the store needs to keep the answer; `None` without an `Idempotency-Key`.
-    pub fn remember(&self) -> Option<Remember> {
-        self.claim.as_ref().map(IdempotencyClaim::remember)
-    }
-
-    /// The same, with the answer or the function that makes it.
-    pub fn keep<A>(&self, answer: A) -> Option<(Remember, A)> {
-        self.remember().map(|remember| (remember, answer))
+    /// The idempotency key of the request, for the store.
+    pub fn key(&self) -> Option<IdempotencyKey> {
+        self.claim.as_ref().map(IdempotencyClaim::key)
     }
 
     /// Reads the body as an object; fields that `read` does not take are errors. Without a body it reads an

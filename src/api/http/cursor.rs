@@ -27,18 +27,19 @@ pub fn decode(text: &str) -> Option<Id> {
 pub fn encode_timeline_position(position: TimelinePosition) -> String {
     let mut bytes = [0; 12];
     bytes[..8].copy_from_slice(&position.at.millis().to_be_bytes());
-    bytes[8..].copy_from_slice(&position.told.to_be_bytes());
+    bytes[8..].copy_from_slice(&position.count.to_be_bytes());
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// Decodes the result of [`encode_timeline_position`].
 pub fn decode_timeline_position(text: &str) -> Option<TimelinePosition> {
     let bytes = <[u8; 12]>::try_from(BASE64_URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-    let (at, told) = bytes.split_at(8);
+    let (at, count) = bytes.split_at(8);
     let at = i64::from_be_bytes(at.try_into().ok()?);
-    let told = u32::from_be_bytes(told.try_into().ok()?);
+    let count = u32::from_be_bytes(count.try_into().ok()?);
     // All entries of one millisecond are read together.
-    (at >= 0 && told <= SAME_INSTANT_MAX).then_some(TimelinePosition { at: Timestamp::from_millis(at), told })
+    (at >= 0 && count <= SAME_INSTANT_MAX)
+        .then_some(TimelinePosition { at: Timestamp::from_millis(at), count })
 }
 
 /// Encodes the feed position after which the next page begins.

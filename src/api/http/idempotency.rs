@@ -11,7 +11,7 @@ use super::problem::Problem;
 use super::problem_code::{FieldErrorCode, ProblemCode};
 use super::state::Api;
 use crate::domain::AppNo;
-use crate::store::{AnswerKey, Remember};
+use crate::store::{AnswerKey, IdempotencyKey};
 
 /// Maximum length of an `Idempotency-Key`.
 const KEY_MAX: usize = 255;
@@ -56,10 +56,11 @@ impl IdempotencyClaim {
         Ok(Some(Self { api: Arc::clone(api), name, request: Sha256::digest(body).into(), seal }))
     }
 
-    /// Returns what the store keeps with the response.
-    pub fn remember(&self) -> Remember {
+    /// Returns the key for the store.
+    pub fn key(&self) -> IdempotencyKey {
         let (app, path, key) = self.name.clone();
-        Remember { app, path, key, request: self.request, seal: self.seal.clone() }
+        let (request_hash, now) = (self.request, self.api.clock.now());
+        IdempotencyKey { app, path, key, request_hash, now, seal: self.seal.clone() }
     }
 }
 

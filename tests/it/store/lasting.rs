@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringback::domain::{EndingKind, JobNo, NextStep, Reason, WatchId};
-use ringback::store::{DatabaseLocation, Page, Prune, Record, StoreError, WatchFilter};
+use ringback::store::{DatabaseLocation, LoadDueDeliveries, Prune, RecordAttempt, StoreError, WatchFilter};
 
 use super::{START, StoreFixture, at, attempt, ended, file, observed, open, sends};
 
@@ -116,23 +116,29 @@ async fn what_is_written_again_changes_nothing() {
     let watch = house.register(house.follower("job_1")).await;
     let observation = observed(watch.job_no, 0, 10, at(5));
     for _ in 0..2 {
-        house.store.observe(observation.clone()).await.expect("taken");
+        house.store.record_observation(observation.clone()).await.expect("taken");
     }
     assert_eq!(house.events().await.len(), 2, "processing and progress, once each");
-    house.store.observe(observed(watch.job_no, 0, 20, at(15))).await.expect("taken");
+    house.store.record_observation(observed(watch.job_no, 0, 20, at(15))).await.expect("taken");
     assert_eq!(house.events().await.len(), 3);
     let end = ended(watch.job_no, 0, EndingKind::Completed, at(60));
     sends(&house.store);
     for _ in 0..2 {
-        house.store.end(end.clone()).await.expect("ended");
+        house.store.end_job(end.clone()).await.expect("ended");
     }
     assert_eq!(house.events().await.len(), 4);
     let [send] = &sends(&house.store)[..] else { panic!("one delivery") };
     let after = NextStep::Failed(Reason::Gone);
-    let record =
-        Record { app: house.app, delivery: send.id, manual: false, before: 0, attempt: attempt(), after };
+    let record = RecordAttempt {
+        app: house.app,
+        delivery: send.id,
+        manual: false,
+        before: 0,
+        attempt: attempt(),
+        after,
+    };
     for _ in 0..2 {
-        house.store.record(record.clone()).await.expect("recorded");
+        house.store.record_attempt(record.clone()).await.expect("recorded");
         let (delivery, attempts) = house.shown_delivery(send.id).await;
         assert_eq!((attempts.len(), delivery.reason), (1, Some(Reason::Gone)));
     }
@@ -198,8 +204,8 @@ async fn on_a_small_disk(disk: &std::path::Path) {
     // … and the log has room where the refused one had begun.
     while house.store.check_writes().await.is_ok() {}
     assert!(house.store.refusing());
-    let page = Page { lane: "a".to_owned(), now: START, limit: 1, in_hand: Vec::new() };
-    let _ = house.store.page(page).await;
+    let page = LoadDueDeliveries { queue: "a".to_owned(), now: START, limit: 1, loaded: Vec::new() };
+    let _ = house.store.load_due_deliveries(page).await;
     assert!(house.store.refusing(), "a read is no sign of recovery");
     assert_eq!(house.store.jobs(JobNo(0), 10_000, START).await.expect("read").len(), made);
     std::fs::remove_file(ballast).expect("freed");

@@ -1,7 +1,7 @@
 //! A server that is lost: in a commit, between two, and for long.
 
 use ringback::domain::{NextStep, PollerMessage};
-use ringback::store::{Record, Registered, StoreError, WatchFilter};
+use ringback::store::{RecordAttempt, Replayable, StoreError, WatchFilter};
 
 use super::{START, StoreFixture, asked, at, attempt, plans};
 use crate::cuttable_proxy::{Cut, Proxy};
@@ -28,7 +28,7 @@ async fn a_commit_whose_answer_was_lost_is_found_to_have_happened_and_is_told() 
     proxy.cut(Cut::After, false);
     let answer = house.store.register(asked(house.watch("job_1"), None)).await;
     assert!(proxy.was_cut());
-    assert!(matches!(answer, Ok(Registered::New(_))), "{answer:?}");
+    assert!(matches!(answer, Ok(Replayable::Done(_))), "{answer:?}");
     assert!(matches!(plans(&house.store)[..], [PollerMessage::Watch(_)]));
     assert!(!house.store.refusing());
     assert_eq!(watches(&house).await, 1);
@@ -76,13 +76,19 @@ async fn an_attempt_written_again_after_a_commit_that_did_happen_is_one_attempt(
     let Some((house, proxy)) = house("an attempt written again").await else { return };
     let send = house.delivery("job_1").await;
     let after = NextStep::Retry { step: 1, due_at: at(100) };
-    let record =
-        Record { app: house.app, delivery: send.id, manual: false, before: 0, attempt: attempt(), after };
+    let record = RecordAttempt {
+        app: house.app,
+        delivery: send.id,
+        manual: false,
+        before: 0,
+        attempt: attempt(),
+        after,
+    };
     proxy.cut(Cut::After, true);
-    let answer = house.store.record(record.clone()).await;
+    let answer = house.store.record_attempt(record.clone()).await;
     assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
     proxy.open();
-    guarded("the record", async { while house.store.record(record.clone()).await.is_err() {} }).await;
+    guarded("the record", async { while house.store.record_attempt(record.clone()).await.is_err() {} }).await;
     let (delivery, attempts) = house.shown_delivery(send.id).await;
     assert_eq!(attempts.len(), 1);
     assert_eq!(delivery.next_attempt_at, Some(at(100)));

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use ringback::domain::{ChannelKind, Masked, NewWatch, Watch};
-use ringback::store::{BootstrapTenant, CreateApp, CreatedApp, Keyring, Rotate, Rotated, StoreError};
+use ringback::store::{BootstrapTenant, CreateApp, Keyring, Replayable, RotateSecret, StoreError};
 
 use super::{START, StoreFixture, at, file, open_with};
 
@@ -61,11 +61,10 @@ async fn create_app(house: &StoreFixture) -> ringback::domain::App {
         id: ringback::domain::AppId(house.store.ids().draw(START)),
         name: "b".to_owned(),
         signing_secret: Masked::new(CANARIES[1]),
-        remember: None,
         now: START,
     };
     match house.store.create_app(create).await.expect("made") {
-        CreatedApp::New(app) => *app,
+        Replayable::Done(app) => app,
         other => panic!("{other:?}"),
     }
 }
@@ -80,14 +79,13 @@ async fn fill(house: &StoreFixture, count: usize) -> Vec<Watch> {
     };
     house.store.bootstrap(found).await.expect("made");
     let app = create_app(house).await;
-    let rotate = Rotate {
+    let rotate = RotateSecret {
         app: app.no,
         signing_secret: Masked::new(CANARIES[5]),
         grace: std::time::Duration::from_secs(60),
-        remember: None,
         now: START,
     };
-    assert!(matches!(house.store.rotate(rotate).await.expect("rotated"), Rotated::Done));
+    assert!(matches!(house.store.rotate_secret(rotate).await.expect("rotated"), Replayable::Done(())));
     let mut watches = Vec::with_capacity(count);
     for n in 0..count {
         watches.push(house.register(secretive(house, &format!("job_{n}"))).await);

@@ -1,0 +1,199 @@
+//! Destination queues: loading due deliveries, and rescheduling them after the clock was set back.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::super::batch::Batch;
+use super::super::db::{Result, Tx};
+use super::super::reads::ReadStore;
+use super::pending::{PENDING, read_pending};
+use crate::domain::{DeliveryId, PendingDelivery, Timestamp};
+use crate::telemetry::metrics::Backlog;
+
+/// Maximum number of index entries that are counted for the backlog: some milliseconds of work.
+const COUNTED_MAX: u32 = 200_000;
+
+/// Time for which a count of the backlog is valid. Several callers may request it, often.
+const COUNT_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Loads due deliveries of a destination queue.
+#[derive(Clone, Debug)]
+pub struct LoadDueDeliveries {
+    /// Name of the queue.
+    pub queue: String,
+    /// Latest time of the attempts.
+    pub now: Timestamp,
+    /// Maximum number of deliveries.
+    pub limit: u32,
+    /// Deliveries that the dispatcher has already, which are excluded.
+    pub loaded: Vec<DeliveryId>,
+}
+
+/// Result of [`LoadDueDeliveries`].
+#[derive(Clone, Debug, Default)]
+pub struct DueDeliveries {
+    /// First attempts before retries, each by time.
+    pub deliveries: Vec<PendingDelivery>,
+    /// Whether more deliveries are due.
+    pub has_more: bool,
+    /// Time of the next retry that is not due.
+    pub next_retry_at: Option<Timestamp>,
+}
+
+/// Reschedules deliveries after the clock was set back. The result is their number.
+#[derive(Clone, Debug)]
+pub struct RescheduleRetries {
+    /// Pause after each failed attempt.
+    pub schedule: Vec<Duration>,
+    /// The current time.
+    pub now: Timestamp,
+}
+
+impl ReadStore {
+    /// Returns the destination queues that are not empty, each with the time of its first attempt.
+    pub async fn destination_queues(&self) -> Result<Vec<(String, Timestamp)>> {
+        self.read(|tx| {
+            tx.list(
+                "select queue, min(next_attempt_at) from deliveries where next_attempt_at is not null
+                 group by queue",
+                [],
+                |row| Ok((row.text(0)?, row.time(1)?)),
+            )
+        })
+        .await
+    }
+
+    /// Returns the number of due deliveries and the earliest of their times. A result is up to
+    /// [`COUNT_INTERVAL`] old and covers the first [`COUNTED_MAX`] pending deliveries.
+    pub async fn backlog(&self, now: Timestamp) -> Result<Backlog> {
+        let mut last = self.shared.backlog.lock().await;
+        if let Some((counted_at, backlog)) = *last
+            && now >= counted_at
+            && now < counted_at.plus(COUNT_INTERVAL)
+        {
+            return Ok(backlog);
+        }
+        let counted = self.read(move |tx| {
+            tx.one(
+                "select count(*), min(next_attempt_at) from
+                   (select is_retry, next_attempt_at from deliveries where next_attempt_at is not null
+                    limit $1) waiting
+                 where is_retry = 0 or next_attempt_at <= $2",
+                [COUNTED_MAX.into(), now.into()],
+                |row| {
+                    Ok(Backlog { count: u64::try_from(row.int(0)?).unwrap_or(0), oldest: row.opt_time(1)? })
+                },
+            )
+        });
+        let backlog = counted.await?;
+        *last = Some((now, backlog));
+        Ok(backlog)
+    }
+}
+
+pub(in super::super) fn load_due_deliveries(
+    batch: &mut Batch<'_>,
+    commands: &[&LoadDueDeliveries],
+) -> Result<Vec<DueDeliveries>> {
+    let mut queues: Vec<QueuePage<'_>> = commands.iter().map(|command| QueuePage::new(command)).collect();
+    // A first attempt is due at once, even if the clock was set back since it was created.
+    add_due(&batch.tx, &mut queues, |_| (0, Timestamp::MAX))?;
+    add_due(&batch.tx, &mut queues, |command| (1, command.now))?;
+    let has_more: Vec<bool> = queues.iter().map(|queue| queue.ids.len() > queue.limit()).collect();
+    for queue in &mut queues {
+        queue.ids.truncate(queue.limit());
+    }
+    let sql = format!("{PENDING} where d.app = $1 and d.id = $2");
+    let keyring = &batch.shared.keyring;
+    let rows = queues.iter().flat_map(|queue| queue.ids.iter().map(|(app, id)| [(*app).into(), id.0.into()]));
+    let mut deliveries = batch.tx.fetch(&sql, rows, |row| read_pending(row, keyring))?.into_iter();
+    let next_retry_at = batch.tx.ones(
+        "select min(next_attempt_at) from deliveries where queue = $1 and is_retry = 1 and next_attempt_at > $2",
+        commands.iter().map(|command| [(&command.queue).into(), command.now.into()]),
+        |row| row.opt_time(0),
+    )?;
+    let due = queues.iter().zip(has_more).zip(next_retry_at).map(|((queue, has_more), next_retry_at)| {
+        let deliveries = deliveries.by_ref().take(queue.ids.len()).flatten().collect();
+        DueDeliveries { deliveries, has_more, next_retry_at }
+    });
+    Ok(due.collect())
+}
+
+/// Due deliveries of a queue, without those that the dispatcher has already.
+struct QueuePage<'a> {
+    command: &'a LoadDueDeliveries,
+    loaded: HashSet<DeliveryId>,
+    ids: Vec<(i64, DeliveryId)>,
+}
+
+impl<'a> QueuePage<'a> {
+    fn new(command: &'a LoadDueDeliveries) -> Self {
+        Self { command, loaded: command.loaded.iter().copied().collect(), ids: Vec::new() }
+    }
+
+    fn limit(&self) -> usize {
+        self.command.limit as usize
+    }
+
+    /// Whether the page is not full, or whether more are due is not known yet.
+    fn is_open(&self) -> bool {
+        self.ids.len() <= self.limit()
+    }
+}
+
+/// Adds due deliveries to each open page. `select` returns `is_retry` and the latest time.
+fn add_due(
+    tx: &Tx<'_>,
+    queues: &mut [QueuePage<'_>],
+    select: impl Fn(&LoadDueDeliveries) -> (i64, Timestamp),
+) -> Result<()> {
+    let mut queues: Vec<&mut QueuePage<'_>> = queues.iter_mut().filter(|queue| queue.is_open()).collect();
+    // A covering index answers this query. Only the rows that are taken are read.
+    let found = tx.fetch(
+        "select app, id from deliveries where queue = $1 and is_retry = $2 and next_attempt_at <= $3
+         order by next_attempt_at limit $4",
+        queues.iter().map(|queue| {
+            let (is_retry, until) = select(queue.command);
+            // Those that the dispatcher has may be among them. One more shows whether more are due.
+            let limit = i64::try_from(queue.limit() + queue.command.loaded.len() + 1).unwrap_or(i64::MAX);
+            [(&queue.command.queue).into(), is_retry.into(), until.into(), limit.into()]
+        }),
+        |row| Ok((row.int(0)?, DeliveryId(row.id(1)?))),
+    )?;
+    for (queue, found) in queues.iter_mut().zip(found) {
+        let QueuePage { loaded, ids, .. } = &mut **queue;
+        ids.extend(found.into_iter().filter(|(_, id)| !loaded.contains(id)));
+    }
+    Ok(())
+}
+
+/// Reschedules deliveries whose last attempt lies in the future, which shows that the clock was set back. Each waits
+/// for the pause of its step from now. First attempts and manual retries are due at once.
+pub(in super::super) fn reschedule_retries(
+    batch: &mut Batch<'_>,
+    commands: &[&RescheduleRetries],
+) -> Result<Vec<usize>> {
+    commands.iter().map(|command| reschedule(&batch.tx, command)).collect()
+}
+
+fn reschedule(tx: &Tx<'_>, command: &RescheduleRetries) -> Result<usize> {
+    // Reads every pending delivery, at each start. It changes rows only after the clock was set back.
+    let found = tx.list(
+        "select app, id, step from deliveries
+         where next_attempt_at is not null and is_retry = 1
+           and (select max(started_at) from attempts where delivery = deliveries.id) > $1",
+        [command.now.into()],
+        |row| Ok((row.int(0)?, DeliveryId(row.id(1)?), row.count(2)? as usize)),
+    )?;
+    // Step 1 follows the first pause.
+    let due_at = |step: usize| Some(command.now.plus(*command.schedule.get(step.checked_sub(1)?)?));
+    let retries = tx.each(
+        "update deliveries set scheduled_at = $1, next_attempt_at = $1 where app = $2 and id = $3",
+        found.iter().filter_map(|(app, id, step)| Some([due_at(*step)?.into(), (*app).into(), id.0.into()])),
+    )?;
+    let at_once = tx.run(
+        "update deliveries set next_attempt_at = $1 where next_attempt_at > $1 and (is_retry = 0 or is_manual = 1)",
+        [command.now.into()],
+    )?;
+    Ok(retries.into_iter().sum::<usize>() + at_once)
+}

@@ -1,0 +1,157 @@
+//! Manual retries of one delivery, or of many failed ones.
+//!
+//! **Many deliveries.** There may be a hundred thousand, so they are marked in chunks of [`CHUNK`], each in a
+//! transaction of its own, in the order of their creation. The writer is never blocked for long, and each chunk is on
+//! disk before the next one begins. The count includes only deliveries on disk. After a crash some chunks are
+//! attempted although the client got no response. If the client repeats the request, some deliveries are attempted
+//! twice, which "at least once" permits.
+//!
+//! They are manual retries, as a single one is, but are queued as retries: new events do not wait for all deliveries
+//! that once failed. The dispatcher is notified of the queues, not of each delivery with its body, and loads pages.
+
+use std::collections::BTreeMap;
+
+use super::super::batch::Batch;
+use super::super::db::{Result, Tx, Where};
+use super::super::reads::ReadStore;
+use super::list::DeliveryFilter;
+use super::pending::{PENDING, read_pending};
+use crate::domain::{AppNo, DeliveryId, DispatcherMessage, Reason, Timestamp};
+
+/// Maximum number of deliveries that are marked in one transaction.
+const CHUNK: u32 = 200;
+
+/// Requests an attempt of a delivery at once.
+#[derive(Clone, Debug)]
+pub struct RetryDelivery {
+    /// The app.
+    pub app: AppNo,
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// Time of the request.
+    pub now: Timestamp,
+}
+
+/// Reason why a delivery is not retried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryRefusal {
+    /// The delivery does not exist.
+    NotFound,
+    /// Its watch was stopped.
+    Stopped,
+}
+
+/// Requests attempts of the next chunk of failed deliveries at once. Skipped deliveries are not included.
+#[derive(Clone, Debug)]
+pub struct RetryFailedDeliveries {
+    /// The app.
+    pub app: AppNo,
+    /// `destination`, `since` and `until` of the deliveries. Other fields have no effect.
+    pub filter: DeliveryFilter,
+    /// Progress of the earlier chunks.
+    pub progress: RetryProgress,
+    /// Time of the request.
+    pub now: Timestamp,
+}
+
+/// Progress of [`RetryFailedDeliveries`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetryProgress {
+    /// Number of deliveries that will be attempted.
+    pub count: u64,
+    /// Last delivery of the chunk, if more may remain. The caller repeats the command with this progress.
+    pub after: Option<DeliveryId>,
+}
+
+impl ReadStore {
+    /// Returns the number of deliveries that [`RetryFailedDeliveries`] would mark, at most `limit`.
+    pub async fn count_failed(&self, app: AppNo, filter: DeliveryFilter, limit: u32) -> Result<u32> {
+        self.read(move |tx| {
+            let found = failed(tx, app, &filter, None, limit)?;
+            Ok(u32::try_from(found.len()).unwrap_or(u32::MAX))
+        })
+        .await
+    }
+}
+
+pub(in super::super) fn retry_delivery(
+    batch: &mut Batch<'_>,
+    commands: &[&RetryDelivery],
+) -> Result<Vec<Result<(), RetryRefusal>>> {
+    commands.iter().map(|command| retry_one(batch, command)).collect()
+}
+
+fn retry_one(batch: &mut Batch<'_>, command: &RetryDelivery) -> Result<Result<(), RetryRefusal>> {
+    let (app, id) = (command.app.0, command.delivery.0);
+    let reason = batch.tx.find(
+        "select coalesce(reason, '') from deliveries where app = $1 and id = $2",
+        [app.into(), id.into()],
+        |row| row.text(0),
+    )?;
+    match reason.as_deref() {
+        None => return Ok(Err(RetryRefusal::NotFound)),
+        Some(reason) if reason == Reason::Stopped.as_str() => return Ok(Err(RetryRefusal::Stopped)),
+        Some(_) => {}
+    }
+    batch.tx.run(
+        "update deliveries set is_manual = 1, is_retry = 0, next_attempt_at = $1 where app = $2 and id = $3",
+        [command.now.into(), app.into(), id.into()],
+    )?;
+    let sql = format!("{PENDING} where d.app = $1 and d.id = $2");
+    let keyring = &batch.shared.keyring;
+    let pending = batch.tx.one(&sql, [app.into(), id.into()], |row| read_pending(row, keyring))?;
+    batch.effects.dispatcher_messages.push(DispatcherMessage::Dispatch(Box::new(pending)));
+    Ok(Ok(()))
+}
+
+/// Returns the app's failed deliveries after one, with their queues, in the order of their creation.
+fn failed(
+    tx: &Tx<'_>,
+    app: AppNo,
+    filter: &DeliveryFilter,
+    after: Option<DeliveryId>,
+    limit: u32,
+) -> Result<Vec<(DeliveryId, String)>> {
+    // Failed deliveries have a partial index, which applies only to exactly these expressions. A destination has
+    // fewer deliveries, and an index of its own.
+    let (by_app, column) =
+        if filter.destination.is_some() { ("app =", "status") } else { ("app + 0 =", "status || ''") };
+    let select = format!("select id, queue from deliveries where {column} = 'failed' and {by_app}");
+    let mut query = Where::new(&select, app.0);
+    query.and("destination =", filter.destination.map(|id| id.0));
+    query.and("id >", after.map(|id| id.0));
+    query.and("id >=", filter.least_id());
+    query.and("created_at >=", filter.since);
+    query.and("created_at <", filter.until);
+    query.push(" order by id limit", limit);
+    tx.list(&query.sql, query.values, |row| Ok((DeliveryId(row.id(0)?), row.text(1)?)))
+}
+
+pub(in super::super) fn retry_failed_deliveries(
+    batch: &mut Batch<'_>,
+    commands: &[&RetryFailedDeliveries],
+) -> Result<Vec<Result<RetryProgress, std::convert::Infallible>>> {
+    commands.iter().map(|command| retry_chunk(batch, command).map(Ok)).collect()
+}
+
+fn retry_chunk(batch: &mut Batch<'_>, command: &RetryFailedDeliveries) -> Result<RetryProgress> {
+    let RetryProgress { count, after } = command.progress;
+    let mut found = failed(&batch.tx, command.app, &command.filter, after, CHUNK + 1)?;
+    let has_more = found.len() > CHUNK as usize;
+    found.truncate(CHUNK as usize);
+    let marked = batch.tx.each(
+        "update deliveries set is_manual = 1, is_retry = 1, next_attempt_at = $1
+         where app = $2 and id = $3 and status = 'failed'",
+        found.iter().map(|(id, _)| [command.now.into(), command.app.0.into(), id.0.into()]),
+    )?;
+    let count = count + marked.into_iter().map(|changed| changed as u64).sum::<u64>();
+    let after = found.last().map(|(id, _)| *id).filter(|_| has_more);
+    let mut queues: BTreeMap<String, Vec<DeliveryId>> = BTreeMap::new();
+    for (id, queue) in found {
+        queues.entry(queue).or_default().push(id);
+    }
+    let messages =
+        queues.into_iter().map(|(queue, requested)| DispatcherMessage::QueueChanged { queue, requested });
+    batch.effects.dispatcher_messages.extend(messages);
+    Ok(RetryProgress { count, after })
+}

@@ -1,0 +1,179 @@
+//! Registering watches.
+//!
+//! **Registration of a job that has ended.** The upsert of the job decides this case, in the transaction of the
+//! watch. A job that has ended begins the next generation: its last observation is discarded, and it is polled
+//! again. An ending ends only watches of its own and earlier generations, so it never ends the new watch,
+//! whichever transaction is first.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use super::super::batch::Batch;
+use super::super::db::{Result, Tx, Value};
+use super::super::rows::insert_destinations;
+use super::super::sealing::Keyring;
+use crate::domain::{
+    JobName, JobNo, JobSnapshot, Known, NewWatch, Observation, PollerMessage, Timestamp, Watch, WatchStatus,
+};
+
+/// Stored observation of a job that was never polled.
+static NEVER_POLLED: LazyLock<String> =
+    LazyLock::new(|| serde_json::to_string(&Observation::unknown()).unwrap_or_default());
+
+/// Registers a watch.
+#[derive(Debug)]
+pub struct Register(pub NewWatch);
+
+/// Registers watches in one transaction: all of them, or none.
+#[derive(Debug)]
+pub struct RegisterMany(pub Vec<NewWatch>);
+
+pub(in super::super) fn register(
+    batch: &mut Batch<'_>,
+    commands: &[&Register],
+) -> Result<Vec<Result<Watch, Infallible>>> {
+    let watches: Vec<&NewWatch> = commands.iter().map(|command| &command.0).collect();
+    Ok(insert(batch, &watches)?.into_iter().map(Ok).collect())
+}
+
+pub(in super::super) fn register_many(
+    batch: &mut Batch<'_>,
+    commands: &[&RegisterMany],
+) -> Result<Vec<Result<Vec<Watch>, Infallible>>> {
+    commands.iter().map(|command| insert(batch, &command.0.iter().collect::<Vec<_>>()).map(Ok)).collect()
+}
+
+/// Inserts watches and their jobs, and notifies the poller.
+fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch]) -> Result<Vec<Watch>> {
+    let jobs = upsert_jobs(&batch.tx, watches)?;
+    insert_watches(&batch.tx, &batch.shared.keyring, watches, &jobs)?;
+    batch.effects.tally.registered(watches.len());
+    let traced = batch.shared.tracer().is_on();
+    let inserted = watches.iter().zip(&jobs).map(|(new, job)| {
+        batch.effects.poller_messages.push(PollerMessage::Watch(Box::new(job.snapshot(new, traced))));
+        new_watch(new, job)
+    });
+    Ok(inserted.collect())
+}
+
+/// A job after the upsert.
+struct UpsertedJob {
+    no: JobNo,
+    generation: i64,
+    seen: Observation,
+    registered_at: Timestamp,
+}
+
+impl UpsertedJob {
+    /// Returns the job with the terms of one watch, for the poller.
+    fn snapshot(&self, new: &NewWatch, traced: bool) -> JobSnapshot {
+        JobSnapshot {
+            traced: traced.then(|| (new.id, new.traceparent.clone())),
+            no: self.no,
+            name: new.job.clone(),
+            generation: self.generation,
+            known: Known::new(&self.seen, self.registered_at),
+            registered_at: self.registered_at,
+            watching: 1,
+            terms: Some(new.terms),
+            poll_requested: false,
+        }
+    }
+}
+
+/// Inserts the jobs of watches, or begins the next generation of jobs that have ended.
+fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
+    // Each job once, in the order of its first watch: PostgreSQL refuses to upsert a row twice.
+    let mut jobs = HashSet::with_capacity(watches.len());
+    let rows = watches.iter().filter(|new| jobs.insert(&new.job)).map(|new| {
+        let JobName { provider, account, job_id, params } = &new.job;
+        [
+            i64::from(new.job.shard()).into(),
+            job_id.into(),
+            provider.into(),
+            account.into(),
+            params.into(),
+            Value::Text(&NEVER_POLLED),
+            new.created_at.into(),
+        ]
+    });
+    tx.each(
+        "insert into jobs (shard, job_id, provider, account, params, seen, registered_at)
+         values ($1, $2, $3, $4, $5, $6, $7)
+         on conflict (job_id, provider, account, params) do update set
+           generation = jobs.generation + jobs.ended,
+           seen = case when jobs.ended = 1 then excluded.seen else jobs.seen end,
+           registered_at = case when jobs.ended = 1 then excluded.registered_at else jobs.registered_at end,
+           ended = 0",
+        rows,
+    )?;
+    // A lookup is faster than `returning`, for which SQLite fills a temporary table at each execution.
+    let found = tx.fetch(
+        "select no, generation, seen, registered_at from jobs
+         where job_id = $1 and provider = $2 and account = $3 and params = $4",
+        watches.iter().map(|new| {
+            let JobName { provider, account, job_id, params } = &new.job;
+            [job_id.into(), provider.into(), account.into(), params.into()]
+        }),
+        |row| {
+            Ok(UpsertedJob {
+                no: JobNo(row.int(0)?),
+                generation: row.int(1)?,
+                // Most jobs are new: this saves the parsing.
+                seen: if row.is(2, &NEVER_POLLED)? { Observation::unknown() } else { row.json(2)? },
+                registered_at: row.time(3)?,
+            })
+        },
+    )?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Inserts watches and their destinations.
+fn insert_watches(tx: &Tx<'_>, keyring: &Keyring, watches: &[&NewWatch], jobs: &[UpsertedJob]) -> Result<()> {
+    let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    tx.each(
+        "insert into watches (app, id, job, generation, status, events, payload, metadata, poll_interval,
+           expected_at, traceparent, created_at, expires_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        watches.iter().zip(jobs).map(|(new, job)| {
+            [
+                new.app.0.into(),
+                new.id.0.into(),
+                job.no.0.into(),
+                job.generation.into(),
+                WatchStatus::Watching.as_str().into(),
+                new.events.bits().into(),
+                new.payload.as_str().into(),
+                new.metadata.as_deref().into(),
+                new.terms.poll_interval.map(millis).into(),
+                new.terms.expected_at.into(),
+                new.traceparent.as_deref().into(),
+                new.created_at.into(),
+                new.terms.expires_at.into(),
+            ]
+        }),
+    )?;
+    let destinations = watches
+        .iter()
+        .flat_map(|new| (0i64..).zip(&new.destinations).map(|(n, destination)| (new.id, n, destination)));
+    insert_destinations(tx, keyring, destinations)
+}
+
+/// Returns a new watch as it is read back.
+fn new_watch(new: &NewWatch, job: &UpsertedJob) -> Watch {
+    Watch {
+        id: new.id,
+        status: WatchStatus::Watching,
+        job: new.job.clone(),
+        job_no: job.no,
+        seen: job.seen.clone(),
+        destinations: new.destinations.iter().map(|d| (d.clone(), None)).collect(),
+        events: new.events,
+        metadata: new.metadata.clone(),
+        created_at: new.created_at,
+        ended_at: None,
+        expires_at: new.terms.expires_at,
+    }
+}

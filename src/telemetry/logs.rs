@@ -25,14 +25,14 @@ pub fn init(log: &str, format: LogFormat) -> anyhow::Result<()> {
         // A line that cannot be written (a closed pipe, a full disk) is lost. The library would report that on
         // stderr as well, and so panic in the code that logs.
         .log_internal_errors(false);
-    // Colours on a terminal only; the library respects NO_COLOR.
     let colours = io::stderr().is_terminal();
+    // On a terminal the library decides: it respects NO_COLOR.
+    let builder = if colours { builder } else { builder.with_ansi(false) };
     let started = match format {
         LogFormat::Json => builder.with_writer(io::stderr).json().flatten_event(true).try_init(),
-        LogFormat::Text => builder
-            .with_ansi(colours)
-            .with_writer(move || EscapingWriter { writer: io::stderr(), colours })
-            .try_init(),
+        LogFormat::Text => {
+            builder.with_writer(move || EscapingWriter { writer: io::stderr(), colours }).try_init()
+        }
     };
     started.map_err(|error| anyhow::anyhow!("logging was already started: {error}"))
 }

@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, ConfigError, Environment, File, Flags, Origin};
+use crate::config::{Config, ConfigError, Environment, File, Flags, Source};
 use crate::domain::{Timestamp, parse_duration};
 
 /// The table of contents: what belongs together, in the order in which one meets it.
@@ -199,13 +199,13 @@ pub(crate) fn configuration(flags: &Flags) -> Result<Config, Failure> {
 
 /// What can be read of the configuration, and everything that is wrong with the rest.
 fn draft(flags: &Flags) -> (Config, Vec<ConfigError>) {
-    Config::draft(flags, &Environment::of_process(), &File::find(flags.config.as_deref()))
+    Config::read_partially(flags, &Environment::of_process(), &File::find(flags.config.as_deref()))
 }
 
 /// One line for each mistake. One of the command line is wrong usage.
 pub(crate) fn mistaken(mistakes: &[ConfigError]) -> Failure {
     let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-    let is_usage = mistakes.iter().any(|mistake| matches!(mistake.origin, Origin::Flag(_)));
+    let is_usage = mistakes.iter().any(|mistake| matches!(mistake.source, Source::Flag(_)));
     if is_usage { Failure::Usage(lines.join("\n")) } else { Failure::Failed(lines.join("\n")) }
 }
 

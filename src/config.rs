@@ -1,12 +1,12 @@
-//! The configuration: the only reader of flags, of the environment and of the configuration file.
+//! Configuration. This module is the only reader of flags, the environment and the configuration file.
 //!
-//! Defaults < `ringback.toml` (or `--config FILE`) < environment < flags. One table
-//! ([`table`]) says what can be set; reading, `ringback config`, suggestions and the README's table
-//! come from it. Every mistake is collected, so that one start is enough to see them all. Messages
-//! never repeat a secret.
+//! - Precedence: defaults < `ringback.toml` (or `--config FILE`) < environment < flags.
+//! - One table ([`table`]) lists all settings. Reading, `ringback config`, suggestions and the table in
+//!   docs/CONFIGURATION.md come from it.
+//! - All errors are collected, so that one start shows every error. Messages never repeat a secret.
 //!
-//! What it deliberately does not do: know which providers exist (their definitions may come from
-//! `[providers] path`; see [`Config::check_providers`]), open the database, or touch the network.
+//! The module does not know which providers exist, because definitions can come from `[providers] path` (see
+//! [`Config::check_providers`]). It does not open the database and does not use the network.
 
 mod access;
 mod parse;
@@ -27,95 +27,95 @@ pub use settings::{Setting, table};
 
 use crate::channels::SettingValues;
 
-/// The file that is read when `--config` names none, if it is there.
+/// The file that is read without `--config`, if it exists.
 const DEFAULT_FILE: &str = "ringback.toml";
 
-/// A configuration file is a page or two; what is larger is something else.
+/// Maximum size of the configuration file, in bytes.
 const FILE_MAX: u64 = 1024 * 1024;
 
-/// What the service runs with.
+/// Settings of the service.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the API listens.
+    /// Address and port of the API.
     pub listen: SocketAddr,
-    /// Where the metrics are, if not there.
+    /// Separate address and port of the metrics.
     pub metrics_listen: Option<SocketAddr>,
-    /// How the outside reaches us: an http(s) URL without a slash at its end.
+    /// URL of the API as clients see it: http(s), without a slash at its end.
     pub public_url: String,
-    /// Where the facts are kept.
+    /// The database.
     pub database: Database,
-    /// The bootstrap admin key of app `default`.
+    /// Admin key of app `default`.
     pub api_key: Option<Masked>,
-    /// The signing secret of app `default`, if it is not to be generated.
+    /// Signing secret of app `default`; `None` if it is in the database.
     pub signing_secret: Option<Masked>,
-    /// The keys that open secrets at rest; the first one seals.
+    /// Keys that decrypt secrets in the database; the first one encrypts.
     pub encryption_keys: Vec<EncryptionKey>,
-    /// What is logged, as a filter of `tracing`.
+    /// Log filter of `tracing`.
     pub log: String,
-    /// How it is logged.
+    /// Format of the log.
     pub log_format: LogFormat,
-    /// How long a stop waits for what is in flight.
+    /// Maximum time that a shutdown waits for work in progress.
     pub shutdown_grace: Duration,
-    /// What may be reached although it is private.
+    /// Restrictions of outgoing requests.
     pub egress: Egress,
-    /// How deliveries are sent.
+    /// Limits of deliveries.
     pub delivery: Delivery,
-    /// How long what has ended is kept.
+    /// Retention of data.
     pub retention: Retention,
-    /// Who is told of traces.
+    /// Export of traces.
     pub telemetry: Telemetry,
     /// Settings of the notification channels.
     pub channels: SettingValues,
-    /// A folder of templates in the place of the embedded ones.
+    /// Folder with templates that replace built-in ones.
     pub templates_path: Option<PathBuf>,
-    /// A folder of further provider definitions.
+    /// Folder with additional provider definitions.
     pub providers_path: Option<PathBuf>,
-    /// What is set for single providers, by their names.
+    /// Settings of providers, by name.
     pub providers: BTreeMap<String, ProviderConfig>,
-    /// Sentences for the log: variables that look like ours and are not.
+    /// Warnings for the log, such as variables that resemble settings.
     pub warnings: Vec<String>,
     effective: Vec<Effective>,
-    /// Who first said something of a provider.
-    named: BTreeMap<String, Origin>,
+    /// The first source that mentions a provider.
+    provider_sources: BTreeMap<String, Source>,
 }
 
-/// Where the facts are kept.
+/// Location of the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Database {
-    /// In a file.
+    /// SQLite file.
     Sqlite(PathBuf),
-    /// In a database of a server, by its URL, which may hold a password.
+    /// URL of a PostgreSQL database, which can hold a password.
     Postgres(Masked),
 }
 
 /// `[egress]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Egress {
-    /// CIDRs, addresses and host names (in lower case) that may be reached although they are private.
+    /// Private networks (CIDR), addresses and host names (in lower case) that may be reached.
     pub allow: Vec<String>,
-    /// Whether plain http is allowed everywhere.
+    /// Whether plain http is permitted everywhere.
     pub allow_http: bool,
-    /// Through whom everything goes: a URL, which may hold a user's name and password.
+    /// URL of the proxy for all outgoing requests, which can hold a user name and a password.
     pub proxy: Option<Masked>,
 }
 
 /// `[delivery]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delivery {
-    /// The waits after each failed try.
+    /// Waits before the retries of a delivery.
     pub retry_schedule: Vec<Duration>,
-    /// The most that one exchange may take, body included.
+    /// Timeout of an attempt, including the answer's body.
     pub timeout: Duration,
-    /// Sends in flight.
+    /// Maximum number of attempts in progress.
     pub concurrency: usize,
-    /// Sends in flight towards one destination.
+    /// Maximum number of attempts in progress per destination.
     pub per_destination: usize,
 }
 
 /// `[retention]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// How long events are kept, with their deliveries and attempts.
+    /// How long events, deliveries and attempts are kept.
     pub events: Duration,
     /// How long watches are kept after their end.
     pub watches: Duration,
@@ -124,56 +124,56 @@ pub struct Retention {
 /// `[telemetry]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Telemetry {
-    /// The collector's base URL, without a slash at its end; `None`: no traces.
+    /// Base URL of the collector, without a slash at its end; `None` if no traces are exported.
     pub otlp_endpoint: Option<String>,
-    /// Headers for the collector, mostly a key.
+    /// Headers for the collector, usually a key.
     pub otlp_headers: Vec<(String, Masked)>,
-    /// What the traces call this service.
+    /// Name of this service in traces.
     pub service_name: String,
 }
 
-/// `[providers.NAME]`: what is `None` is as the provider's definition says.
+/// `[providers.NAME]`. `None` means that the provider's definition decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProviderConfig {
     /// The credential.
     pub api_key: Option<Masked>,
-    /// Where the API is: an http(s) URL without a slash at its end.
+    /// Base URL of the API: http(s), without a slash at its end.
     pub base_url: Option<String>,
-    /// From registration to the first look while nothing is known.
+    /// Time from the registration to the first poll, if nothing is known about the job.
     pub first: Option<Duration>,
-    /// The least gap between looks at one job.
+    /// Shortest poll interval of a job.
     pub min_interval: Option<Duration>,
-    /// The greatest gap between looks at one job.
+    /// Longest poll interval of a job.
     pub max_interval: Option<Duration>,
-    /// How often the provider may be asked.
+    /// Maximum rate of polls.
     pub rate: Option<Rate>,
-    /// How many looks may be sent at once after a pause.
+    /// Maximum number of polls at once after a pause.
     pub burst: Option<u32>,
-    /// PollStats in flight.
+    /// Maximum number of polls in progress.
     pub concurrency: Option<u32>,
 }
 
-/// How the log is written.
+/// Format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines for people.
     #[default]
     Text,
-    /// For programs.
+    /// One JSON object per line.
     Json,
 }
 
-/// A key that seals secrets at rest, and is not shown.
+/// Key that encrypts secrets in the database. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EncryptionKey([u8; 32]);
 
 impl EncryptionKey {
-    /// Hides `bytes`.
+    /// Wraps the bytes of a key.
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The key itself.
+    /// Returns the bytes of the key.
     pub fn reveal(&self) -> &[u8; 32] {
         &self.0
     }
@@ -185,25 +185,25 @@ impl fmt::Debug for EncryptionKey {
     }
 }
 
-/// Where a value comes from.
+/// Source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// Nobody set it.
+pub enum Source {
+    /// The default.
     Default,
-    /// A line of the file.
+    /// A line of the configuration file.
     File {
-        /// The file, as it was named.
+        /// Path as the user wrote it.
         path: String,
-        /// Counted from 1.
+        /// Number of the line, from 1.
         line: usize,
     },
-    /// A variable of the environment.
+    /// An environment variable.
     Variable(String),
-    /// A flag of the command line.
+    /// A command-line flag.
     Flag(&'static str),
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -214,63 +214,63 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Something that is wrong with the configuration.
+/// An error in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// Where it stands.
-    pub origin: Origin,
-    /// What is wrong and what to do, for people.
-    pub what: String,
+    /// Source of the value.
+    pub source: Source,
+    /// What is wrong and what to do.
+    pub message: String,
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.origin, self.what)
+        write!(f, "{}: {}", self.source, self.message)
     }
 }
 
-/// A key with the value that holds.
+/// A setting with its effective value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effective {
-    /// The dotted key.
+    /// Dotted key.
     pub key: String,
-    /// As it would be written; secrets as `***`; `None` where nothing is set.
+    /// The value as it would be written, secrets as `***`; `None` if the setting is not set.
     pub value: Option<String>,
-    /// Who said so.
-    pub origin: Origin,
+    /// Source of the value.
+    pub source: Source,
 }
 
-/// The flags that take part in the configuration.
+/// Command-line flags that are settings.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Flags {
-    /// The configuration file [default: ringback.toml, if it is there]
+    /// Configuration file [default: ringback.toml if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where to listen, as 127.0.0.1:8080
+    /// Address and port to listen on, such as 127.0.0.1:8080
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
-    /// Where the facts are kept
+    /// Database, such as <sqlite:///abs/path.db> or <postgres://user@host/name>
     #[arg(
         long,
         value_name = "URL",
-        help = "The database, as sqlite:///abs/path.db or postgres://user@host/name"
+        help = "Database, such as sqlite:///abs/path.db or postgres://user@host/name"
     )]
     pub database_url: Option<String>,
-    /// What to log, as info or ringback=debug,warn
+    /// Log level or filter, such as info or ringback=debug,warn
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
-    /// How to log: text or json
+    /// Log format: text or json
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
 }
 
-/// The environment.
+/// Environment variables.
 #[derive(Clone, Debug, Default)]
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// This process's own. A value that is not UTF-8 is read with replacement characters, which the
-    /// setting's own check then refuses or shows.
+    /// Reads the variables of this process. A value that is not UTF-8 is read with replacement characters, which the
+    /// check of the setting rejects or shows.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn of_process() -> Self {
         std::env::vars_os()
@@ -280,7 +280,7 @@ impl Environment {
             .collect()
     }
 
-    /// A variable; an empty one is as if unset.
+    /// Returns a variable; `None` if it is not set or empty.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
@@ -292,42 +292,42 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
     }
 }
 
-/// A configuration file that was read and not yet understood.
+/// A configuration file before it is parsed.
 #[derive(Clone, Debug)]
 pub struct File {
-    /// How messages name it.
+    /// Path, as messages show it.
     pub path: String,
-    /// What stands in it.
+    /// Content.
     pub text: String,
 }
 
 impl File {
-    /// Reads the file that was asked for, or else `ringback.toml` if it is there.
-    pub fn find(asked: Option<&Path>) -> Result<Option<Self>, ConfigError> {
-        let path = asked.unwrap_or(Path::new(DEFAULT_FILE));
+    /// Reads the requested file, or else `ringback.toml` if it exists.
+    pub fn find(requested: Option<&Path>) -> Result<Option<Self>, ConfigError> {
+        let path = requested.unwrap_or(Path::new(DEFAULT_FILE));
         let name = path.display().to_string();
         let mut text = String::new();
         let read = fs::File::open(path).and_then(|file| file.take(FILE_MAX + 1).read_to_string(&mut text));
-        let what = match read {
+        let message = match read {
             Ok(_) if text.len() as u64 <= FILE_MAX => return Ok(Some(Self { path: name, text })),
-            Ok(_) => format!("{name} is larger than 1 MiB"),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && asked.is_none() => return Ok(None),
+            Ok(_) => format!("{name} is larger than 1 MiB; is it the right file?"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && requested.is_none() => return Ok(None),
             Err(error) => format!("{name} cannot be read: {error}"),
         };
-        let default = || Origin::File { path: name.clone(), line: 1 };
-        Err(ConfigError { origin: asked.map_or_else(default, |_| Origin::Flag("--config")), what })
+        let default = || Source::File { path: name.clone(), line: 1 };
+        Err(ConfigError { source: requested.map_or_else(default, |_| Source::Flag("--config")), message })
     }
 }
 
 impl Default for Config {
-    /// What holds where nobody sets anything.
+    /// Returns the default settings.
     fn default() -> Self {
         read::defaults()
     }
 }
 
 impl Config {
-    /// Before the table's defaults are filled in.
+    /// Returns a configuration without values, before the defaults of the table are set.
     fn blank() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
@@ -350,19 +350,19 @@ impl Config {
             providers: BTreeMap::new(),
             warnings: Vec::new(),
             effective: Vec::new(),
-            named: BTreeMap::new(),
+            provider_sources: BTreeMap::new(),
         }
     }
 
-    /// Reads everything and finds every mistake.
+    /// Reads all sources. Returns every error.
     pub fn read(flags: &Flags, env: &Environment, file: Option<&File>) -> Result<Self, Vec<ConfigError>> {
-        let (config, mistakes) = read::read(flags, env, Ok(file));
-        if mistakes.is_empty() { Ok(config) } else { Err(mistakes) }
+        let (config, errors) = read::read(flags, env, Ok(file));
+        if errors.is_empty() { Ok(config) } else { Err(errors) }
     }
 
-    /// Reads what can be read, and finds every mistake: for whoever looks for more of them in what the
-    /// configuration names. What has a mistake is as if nobody had set it.
-    pub fn draft(
+    /// Reads all sources and returns every error together with the values that have none, so that the caller can
+    /// check files that the configuration names. A value with an error is treated as not set.
+    pub fn read_partially(
         flags: &Flags,
         env: &Environment,
         file: &Result<Option<File>, ConfigError>,
@@ -370,29 +370,32 @@ impl Config {
         read::read(flags, env, file.as_ref().map(Option::as_ref).map_err(Clone::clone))
     }
 
-    /// Finds sections of providers that do not exist. A step of its own: which ones exist is known
-    /// only once the folder that this configuration names has been read.
+    /// Returns an error for each section of an unknown provider. The providers are known only after the folder that
+    /// this configuration names was read.
     pub fn check_providers(&self, known: &[&str]) -> Vec<ConfigError> {
         let unknown = self.providers.keys().filter(|name| !known.contains(&name.as_str()));
         unknown
             .map(|name| {
-                let what = match crate::domain::nearest(name, known.iter().copied()) {
-                    Some((_, near)) => format!("no provider is called `{name}`; the nearest is `{near}`"),
-                    None => format!("no provider is called `{name}`; none is defined"),
+                let message = match crate::domain::nearest(name, known.iter().copied()) {
+                    Some((_, near)) => format!("there is no provider `{name}`; the nearest is `{near}`"),
+                    None => format!("there is no provider `{name}`; none is defined"),
                 };
-                ConfigError { origin: self.named.get(name).cloned().unwrap_or(Origin::Default), what }
+                ConfigError {
+                    source: self.provider_sources.get(name).cloned().unwrap_or(Source::Default),
+                    message,
+                }
             })
             .collect()
     }
 
-    /// Every key with its value and origin, in the order of the table, then the providers' by name.
+    /// Returns every setting with its value and source, in the order of the table, then those of the providers by name.
     pub fn effective(&self) -> &[Effective] {
         &self.effective
     }
 
-    /// Whether somebody set `key`.
+    /// Returns whether a source other than the default sets `key`.
     pub fn is_set(&self, key: &str) -> bool {
-        self.effective.iter().any(|one| one.key == key && one.origin != Origin::Default)
+        self.effective.iter().any(|one| one.key == key && one.source != Source::Default)
     }
 }
 
@@ -401,15 +404,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_was_asked_for_must_be_there_and_be_small() {
+    fn a_requested_file_must_exist_and_be_small() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("r.toml");
-        assert!(File::find(Some(&path)).is_err_and(|mistake| mistake.to_string().starts_with("--config: ")));
+        assert!(File::find(Some(&path)).is_err_and(|error| error.to_string().starts_with("--config: ")));
         fs::write(&path, "log = 'warn'").expect("written");
         assert!(
             File::find(Some(&path)).is_ok_and(|file| file.is_some_and(|file| file.text == "log = 'warn'"))
         );
         fs::write(&path, vec![b'#'; 1024 * 1024 + 1]).expect("written");
-        assert!(File::find(Some(&path)).is_err_and(|mistake| mistake.what.contains("larger")));
+        assert!(File::find(Some(&path)).is_err_and(|error| error.message.contains("larger")));
     }
 }

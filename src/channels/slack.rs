@@ -79,7 +79,7 @@ pub(super) const SPEC: ChannelSpec = ChannelSpec {
         ChannelSetting {
             key: "slack.bot_token",
             default: None,
-            doc: "`xoxb-…` of a Slack app: posts to channels by name or id",
+            doc: "`xoxb-…` token of a Slack app, to post to channels by name or id",
             check: SettingCheck::Credential(|token| {
                 let hint =
                     "a bot's token begins with xoxb-: it is the `Bot User OAuth Token` of the Slack app";
@@ -89,7 +89,7 @@ pub(super) const SPEC: ChannelSpec = ChannelSpec {
         ChannelSetting {
             key: "slack.api_url",
             default: Some("https://slack.com/api"),
-            doc: "Slack's API; it gets the token",
+            doc: "base URL of Slack's API; the token is sent to its host",
             check: SettingCheck::BaseUrl,
         },
     ],

@@ -39,7 +39,7 @@ impl Show {
     }
 }
 
-/// Three columns: key, value, origin.
+/// Three columns: key, value, source.
 fn listing(effective: &[Effective]) -> String {
     let shown = |one: &Effective| one.value.clone().unwrap_or_else(|| "none".to_owned());
     let width = |of: &dyn Fn(&Effective) -> usize| effective.iter().map(of).max().unwrap_or(0);
@@ -47,7 +47,7 @@ fn listing(effective: &[Effective]) -> String {
     let values = width(&|one| shown(one).chars().count());
     effective.iter().fold(String::new(), |mut text, one| {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{:keys$}  {:values$}  {}", one.key, shown(one), one.origin);
+        let _ = writeln!(text, "{:keys$}  {:values$}  {}", one.key, shown(one), one.source);
         text
     })
 }

@@ -39,7 +39,7 @@ enum Asked {
 impl Place {
     fn find(self) -> Result<Asked, Failure> {
         let names_database = self.config.is_some() || self.database_url.is_some();
-        let names_server = Access::is_meant(self.server.url.as_deref(), &Environment::of_process());
+        let names_server = Access::is_set(self.server.url.as_deref(), &Environment::of_process());
         if names_server && !names_database {
             return Ok(Asked::Server(self.server.client()?));
         }

@@ -1,39 +1,39 @@
-//! What the client commands need to know: where the server is, and the key to it.
+//! Settings of the client commands: the URL of the server and the API key.
 
-use super::{ConfigError, Environment, Masked, Origin, parse};
+use super::{ConfigError, Environment, Masked, Source, parse};
 
-/// Where `serve` listens if nobody says otherwise.
+/// URL of a server with the default settings on this machine.
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 
 const URL: &str = "RINGBACK_URL";
 const KEY: &str = "RINGBACK_API_KEY";
 
-/// How a server is reached.
+/// Access to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// An http(s) URL without a slash at its end.
+    /// http(s) URL without a slash at its end.
     pub url: String,
-    /// The key. There is no flag for it: the command lines of a machine are seen by all its users.
+    /// API key. There is no flag for it, because every user of a machine can see command lines.
     pub key: Option<Masked>,
 }
 
 impl Access {
-    /// `--url` before `RINGBACK_URL` before the default, and `RINGBACK_API_KEY`; or every mistake.
+    /// Reads the URL (`--url`, else `RINGBACK_URL`, else the default) and `RINGBACK_API_KEY`. Returns every error.
     pub fn read(flag: Option<&str>, env: &Environment) -> Result<Self, Vec<ConfigError>> {
-        let variable = || Some((env.get(URL)?, Origin::Variable(URL.to_owned())));
-        let given = flag.map(|url| (url, Origin::Flag("--url"))).or_else(variable);
-        let (text, origin) = given.unwrap_or((DEFAULT_URL, Origin::Default));
-        let url = parse::base_url(text).map_err(|what| ConfigError { origin, what });
+        let variable = || Some((env.get(URL)?, Source::Variable(URL.to_owned())));
+        let given = flag.map(|url| (url, Source::Flag("--url"))).or_else(variable);
+        let (text, source) = given.unwrap_or((DEFAULT_URL, Source::Default));
+        let url = parse::base_url(text).map_err(|message| ConfigError { source, message });
         let key = env.get(KEY).map(parse::api_key).transpose();
-        let key = key.map_err(|what| ConfigError { origin: Origin::Variable(KEY.to_owned()), what });
+        let key = key.map_err(|message| ConfigError { source: Source::Variable(KEY.to_owned()), message });
         match (url, key) {
             (Ok(url), Ok(key)) => Ok(Self { url, key }),
             (url, key) => Err(url.err().into_iter().chain(key.err()).collect()),
         }
     }
 
-    /// Whether somebody said, by flag or variable, that a server is meant.
-    pub fn is_meant(flag: Option<&str>, env: &Environment) -> bool {
+    /// Returns whether a flag or a variable names a server.
+    pub fn is_set(flag: Option<&str>, env: &Environment) -> bool {
         flag.is_some() || env.get(URL).is_some() || env.get(KEY).is_some()
     }
 }
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flag_goes_before_a_variable_and_both_are_checked() {
+    fn a_flag_overrides_a_variable_and_both_are_checked() {
         let read = |flag: Option<&str>, env: &[(&str, &str)]| {
             let env = env.iter().copied().collect();
             let read = Access::read(flag, &env);
@@ -58,7 +58,7 @@ mod tests {
             read(None, &[("RINGBACK_URL", "127.0.0.1:8080"), ("RINGBACK_API_KEY", "hush")]).unwrap_err(),
             @r"
         RINGBACK_URL: this is not a URL: relative URL without a base
-        RINGBACK_API_KEY: a key has 16 to 256 characters, and this one has 4
+        RINGBACK_API_KEY: the key has 4 characters; it must have 16 to 256
         "
         );
         insta::assert_snapshot!(
@@ -68,11 +68,11 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_meant_where_its_address_or_a_key_is_given() {
-        let meant =
-            |flag: Option<&str>, env: &[(&str, &str)]| Access::is_meant(flag, &env.iter().copied().collect());
-        assert!(!meant(None, &[]) && !meant(None, &[("RINGBACK_URL", "")]));
-        assert!(meant(Some("x"), &[]) && meant(None, &[("RINGBACK_URL", "x")]));
-        assert!(meant(None, &[("RINGBACK_API_KEY", "x")]));
+    fn a_server_is_set_by_its_url_or_a_key() {
+        let is_set =
+            |flag: Option<&str>, env: &[(&str, &str)]| Access::is_set(flag, &env.iter().copied().collect());
+        assert!(!is_set(None, &[]) && !is_set(None, &[("RINGBACK_URL", "")]));
+        assert!(is_set(Some("x"), &[]) && is_set(None, &[("RINGBACK_URL", "x")]));
+        assert!(is_set(None, &[("RINGBACK_API_KEY", "x")]));
     }
 }

@@ -1,5 +1,4 @@
-//! What a single value may be. Each error is the rest of a sentence for people, and none repeats a
-//! secret.
+//! Checks of single values. An error says what is wrong and what to write instead, without repeating a secret.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -19,56 +18,56 @@ use crate::domain::{format_duration, nearest, parse_duration};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// It is sent with every batch of spans.
+/// Maximum length of the service name, which is sent with every batch of spans.
 const SERVICE_NAME_MAX: usize = 255;
 
-/// More retries than one an hour over two days help nobody.
+/// Maximum number of retries: one an hour for two days.
 const RETRIES_MAX: usize = 50;
-/// A wait of more than a month outlives what would be sent.
+/// Longest wait before a retry: the default retention of the event.
 const WAIT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
-/// A list that is read for every connection.
+/// Maximum number of entries of `egress.allow`, which is searched for every connection.
 const ALLOW_MAX: usize = 256;
-/// What a log says, from nothing to everything.
+/// Log levels, from nothing to everything.
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
-/// A rotation needs two; whoever has more of them has not finished the one before.
+/// Maximum number of encryption keys. A rotation needs two.
 const ENCRYPTION_KEYS_MAX: usize = 8;
-/// A credential has to fit into one header line.
+/// Maximum length of a credential: it must fit into one header line.
 const CREDENTIAL_MAX: usize = 8 * 1024;
 
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("`{text}` is not an address with a port; write it as 127.0.0.1:8080"))
 }
 
-pub(super) fn duration(text: &str, most: Duration) -> Result<Duration, String> {
+pub(super) fn duration(text: &str, max: Duration) -> Result<Duration, String> {
     let span = parse_duration(text)?;
-    if span > most {
-        return Err(format!("`{text}` is too long; the most is {}", format_duration(most)));
+    if span > max {
+        return Err(format!("`{text}` is too long; the maximum is {}", format_duration(max)));
     }
     Ok(span)
 }
 
-/// A gap between looks.
-pub(super) fn gap(text: &str) -> Result<Duration, String> {
+/// Parses a poll interval.
+pub(super) fn poll_interval(text: &str) -> Result<Duration, String> {
     duration(text, DAY)
 }
 
 pub(super) fn schedule(entries: &[String]) -> Result<Vec<Duration>, String> {
     if entries.len() > RETRIES_MAX {
-        return Err(format!("{} entries are too many; the most is {RETRIES_MAX}", entries.len()));
+        return Err(format!("{} entries are too many; the maximum is {RETRIES_MAX}", entries.len()));
     }
     entries.iter().map(|entry| duration(entry, WAIT_MAX)).collect()
 }
 
-pub(super) fn whole<T>(text: &str, range: RangeInclusive<T>) -> Result<T, String>
+pub(super) fn integer<T>(text: &str, range: RangeInclusive<T>) -> Result<T, String>
 where
     T: FromStr + PartialOrd + std::fmt::Display,
 {
-    let (least, most) = (range.start(), range.end());
+    let (min, max) = (range.start(), range.end());
     let number = text.parse().ok().filter(|number| range.contains(number));
-    number.ok_or_else(|| format!("`{text}` is not a whole number from {least} to {most}"))
+    number.ok_or_else(|| format!("`{text}` is not a whole number from {min} to {max}"))
 }
 
-pub(super) fn yes_or_no(text: &str) -> Result<bool, String> {
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| format!("`{text}` is neither true nor false"))
 }
 
@@ -76,44 +75,46 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("the path is empty".into()) } else { Ok(PathBuf::from(text)) }
 }
 
-/// `sqlite://` and a path: what follows is relative unless it begins with a slash. Or a server's URL.
+/// Parses a database URL: `sqlite://` and a path, which is relative unless it begins with a slash, or the URL of a
+/// PostgreSQL server.
 pub(super) fn database(text: &str) -> Result<Database, String> {
     if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-        return server(text).map(Database::Postgres);
+        return postgres_url(text).map(Database::Postgres);
     }
     let form =
         "write it as sqlite://ringback.db, sqlite:///abs/path.db or postgres://user:password@host/name";
     match text.strip_prefix("sqlite://") {
-        None => Err(format!("this is not a database of a kind that is known; {form}")),
-        Some("" | "/") => Err(format!("no file is named; {form}")),
+        None => Err(format!("this is not the URL of an SQLite or PostgreSQL database; {form}")),
+        Some("" | "/") => Err(format!("the file is missing; {form}")),
         Some(path) if path.starts_with(":memory:") => {
-            Err(format!("a database in memory would lose registrations; {form}"))
+            Err(format!("a database in memory would lose everything at a restart; {form}"))
         }
         Some(path) if path.contains(['?', '#']) => Err(format!("parameters are not supported; {form}")),
         Some(path) => Ok(Database::Sqlite(PathBuf::from(path))),
     }
 }
 
-/// The library's messages are not repeated: what it takes for a parameter may be part of a password.
-fn server(text: &str) -> Result<Masked, String> {
+/// Checks the URL of a PostgreSQL server. The library's messages are not repeated: what the library takes for a
+/// parameter can be part of a password.
+fn postgres_url(text: &str) -> Result<Masked, String> {
     let form = "write it as postgres://user:password@host:5432/name?sslmode=require, with %40 for an @ in the \
                 password and so on; sslmode is disable, prefer or require";
     let config = tokio_postgres::Config::from_str(text);
     let config = config.map_err(|_| format!("this URL cannot be read; {form}"))?;
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        return Err(format!("no host is named; {form}"));
+        return Err(format!("the host is missing; {form}"));
     }
     if config.get_dbname().is_none() {
-        return Err(format!("no database is named; {form}"));
+        return Err(format!("the name of the database is missing; {form}"));
     }
     Ok(Masked::new(text))
 }
 
-/// A value as it may be shown: a URL without its password.
+/// Returns a value as it may be shown: passwords in URLs are replaced.
 pub(super) fn without_password(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
     let rest = match rest.rsplit_once('@') {
-        // Whatever stands before the last @ may be part of it.
+        // Everything before the last @ can be part of the password.
         Some((user, rest)) => {
             let (user, password) = user.split_once(':').unwrap_or((user, ""));
             format!("{user}{}@{rest}", if password.is_empty() { "" } else { ":***" })
@@ -130,9 +131,9 @@ pub(super) fn without_password(text: &str) -> String {
     format!("{scheme}://{place}?{}", masked.collect::<Vec<_>>().join("&"))
 }
 
-/// Keys that seal, each of 32 bytes in base64 of either alphabet, with padding or without.
+/// Parses encryption keys, each of 32 bytes in base64 of either alphabet, with or without padding.
 pub(super) fn encryption_keys(text: &str) -> Result<Vec<EncryptionKey>, String> {
-    const FORM: &str = "write it as the base64 of 32 random bytes, as `openssl rand -base64 32` makes them";
+    const FORM: &str = "make one with `openssl rand -base64 32`";
     let mut keys = Vec::new();
     for one in text.split(',') {
         let plain = one.trim().trim_end_matches('=').replace('-', "+").replace('_', "/");
@@ -141,42 +142,42 @@ pub(super) fn encryption_keys(text: &str) -> Result<Vec<EncryptionKey>, String> 
         let bytes = bytes.try_into().map_err(|_| format!("a key has {length} bytes; {FORM}"))?;
         let key = EncryptionKey::new(bytes);
         if keys.contains(&key) {
-            return Err("a key is given twice: remove one".to_owned());
+            return Err("a key occurs twice; remove one".to_owned());
         }
         keys.push(key);
     }
     if keys.len() > ENCRYPTION_KEYS_MAX {
-        return Err(format!("{} keys are too many; the most is {ENCRYPTION_KEYS_MAX}", keys.len()));
+        return Err(format!("{} keys are too many; the maximum is {ENCRYPTION_KEYS_MAX}", keys.len()));
     }
     Ok(keys)
 }
 
-/// An http(s) URL to which paths are appended.
+/// Parses an http(s) URL to which paths are appended.
 pub(super) fn base_url(text: &str) -> Result<String, String> {
-    // Not repeated in the messages: it may hold a credential.
+    // The URL is not repeated in the messages: it can hold a credential.
     let url = Url::parse(text).map_err(|error| format!("this is not a URL: {error}"))?;
     let wrong = if !matches!(url.scheme(), "http" | "https") {
         "it must begin with http:// or https://"
     } else if !url.username().is_empty() || url.password().is_some() {
-        "it must hold no user name or password"
+        "it must not contain a user name or a password"
     } else if url.query().is_some() || url.fragment().is_some() {
-        "it must have neither a query nor a fragment"
+        "it must not have a query or a fragment"
     } else {
         return Ok(url.as_str().trim_end_matches('/').to_owned());
     };
     Err(format!("this URL cannot be used: {wrong}"))
 }
 
-/// Where a proxy is.
+/// Parses the URL of a proxy.
 pub(super) fn proxy(text: &str) -> Result<Masked, String> {
-    // Not repeated in the messages: it may hold a password.
+    // The URL is not repeated in the messages: it can hold a password.
     let url = Url::parse(text).map_err(|error| format!("this is not a URL: {error}"))?;
     let wrong = if !matches!(url.scheme(), "http" | "https") {
         "it must begin with http:// or https://"
     } else if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        "it ends after the port: http://user:password@proxy:3128"
+        "it must end after the port, as in http://user:password@proxy:3128"
     } else if url.port() == Some(0) {
-        "it must not name port 0"
+        "its port must not be 0"
     } else {
         return Ok(Masked::new(url.as_str()));
     };
@@ -185,15 +186,15 @@ pub(super) fn proxy(text: &str) -> Result<Masked, String> {
 
 pub(super) fn api_key(text: &str) -> Result<Masked, String> {
     if !(16..=256).contains(&text.len()) {
-        return Err(format!("a key has 16 to 256 characters, and this one has {}", text.chars().count()));
+        return Err(format!("the key has {} characters; it must have 16 to 256", text.chars().count()));
     }
     printable(text)
 }
 
-/// A provider's credential.
+/// Checks the credential of a provider.
 pub(super) fn credential(text: &str) -> Result<Masked, String> {
     if text.is_empty() || text.len() > CREDENTIAL_MAX {
-        return Err(format!("a key has 1 to {CREDENTIAL_MAX} characters, and this one has {}", text.len()));
+        return Err(format!("the key has {} characters; it must have 1 to {CREDENTIAL_MAX}", text.len()));
     }
     printable(text)
 }
@@ -211,14 +212,13 @@ pub(super) fn channel_value(check: SettingCheck, text: &str) -> Result<String, S
     }
 }
 
-/// `name=value,name=value`, the values percent-encoded where they need it, as OpenTelemetry writes
-/// them.
+/// Parses headers as OpenTelemetry writes them: `name=value,name=value`, with percent-encoded values.
 pub(super) fn headers(text: &str) -> Result<Vec<(String, Masked)>, String> {
     let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     let mut headers = Vec::new();
     for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
-        // Not repeated in the messages: it mostly is a key.
-        let (name, value) = pair.split_once('=').ok_or("a header is written name=value")?;
+        // The value is not repeated in the messages: it usually is a key.
+        let (name, value) = pair.split_once('=').ok_or("a header has no value; write it as name=value")?;
         let name = name.trim();
         if name.is_empty() || !name.chars().all(token) {
             return Err(format!("`{name}` is not the name of a header"));
@@ -230,23 +230,23 @@ pub(super) fn headers(text: &str) -> Result<Vec<(String, Masked)>, String> {
     Ok(headers)
 }
 
-/// What the traces call this service.
+/// Checks the name of this service in traces.
 pub(super) fn service_name(text: &str) -> Result<String, String> {
     match text.trim() {
-        "" => Err("a service has a name".into()),
+        "" => Err("the name of the service is empty".into()),
         name if name.len() > SERVICE_NAME_MAX => {
-            Err(format!("a service's name has at most {SERVICE_NAME_MAX} characters"))
+            Err(format!("the name of the service is too long; the maximum is {SERVICE_NAME_MAX} characters"))
         }
         name => Ok(name.to_owned()),
     }
 }
 
-/// What arrives unchanged in a header: servers trim the spaces at its ends.
+/// Checks that a key arrives unchanged in a header. Servers remove spaces at its ends.
 fn printable(text: &str) -> Result<Masked, String> {
     if text.trim() != text {
-        Err("this key begins or ends with a space or a line break: remove it".into())
+        Err("the key begins or ends with a space or a line break; remove it".into())
     } else if !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-        Err("a key consists of printable ASCII characters, and this one has others".into())
+        Err("the key contains characters that are not printable ASCII".into())
     } else {
         Ok(Masked::new(text))
     }
@@ -256,15 +256,16 @@ pub(super) fn signing_secret(text: &str) -> Result<Masked, String> {
     let form = "write it as whsec_ and the base64 of 24 to 64 bytes";
     let encoded =
         text.strip_prefix("whsec_").ok_or_else(|| format!("a signing secret begins with whsec_; {form}"))?;
-    let bytes = STANDARD.decode(encoded).map_err(|_| format!("what follows whsec_ is not base64; {form}"))?;
+    let bytes =
+        STANDARD.decode(encoded).map_err(|_| format!("the part after whsec_ is not base64; {form}"))?;
     if !(24..=64).contains(&bytes.len()) {
-        return Err(format!("this secret has {} bytes; {form}", bytes.len()));
+        return Err(format!("the secret has {} bytes; {form}", bytes.len()));
     }
     Ok(Masked::new(text))
 }
 
 pub(super) fn log_filter(text: &str) -> Result<String, String> {
-    // The library takes a bare word that is no level for a target's name, and then all else is silent.
+    // The library takes a bare word that is not a level for a target, and then logs nothing else.
     let mut words =
         text.split(',').map(str::trim).filter(|word| !word.is_empty() && !word.contains(['=', '[']));
     if let Some(word) = words.find(|word| !is_level(word)) {
@@ -272,16 +273,18 @@ pub(super) fn log_filter(text: &str) -> Result<String, String> {
         let near = near.map_or(String::new(), |(_, near)| format!(", the nearest is {near}"));
         let levels = LEVELS.join(", ");
         return Err(format!(
-            "`{word}` is no level{near}; write one of {levels}, or a filter as {word}=debug"
+            "`{word}` is not a level{near}; write one of {levels}, or a filter such as {word}=debug"
         ));
     }
     match EnvFilter::builder().parse(text) {
         Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(format!("`{text}` is not a filter as info or ringback=debug,warn: {error}")),
+        Err(error) => {
+            Err(format!("`{text}` is not a log filter such as info or ringback=debug,warn: {error}"))
+        }
     }
 }
 
-/// As the library reads them: in either case, and 0 to 5 as well.
+/// Returns whether the library reads `word` as a level: in either case, and 0 to 5 as well.
 fn is_level(word: &str) -> bool {
     word.parse::<LevelFilter>().is_ok()
 }
@@ -296,7 +299,7 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
 
 pub(super) fn allow(entries: &[String]) -> Result<Vec<String>, String> {
     if entries.len() > ALLOW_MAX {
-        return Err(format!("{} entries are too many; the most is {ALLOW_MAX}", entries.len()));
+        return Err(format!("{} entries are too many; the maximum is {ALLOW_MAX}", entries.len()));
     }
     entries.iter().map(|entry| allowed(entry)).collect()
 }
@@ -311,8 +314,8 @@ fn allowed(entry: &str) -> Result<String, String> {
     ))
 }
 
-/// A name that DNS could know. One that ends in a number would be taken for an IPv4 address
-/// wherever URLs are read, so it is a mistyped address.
+/// Returns whether `text` can be a DNS name. A name whose last label is a number is a mistyped IPv4 address, because
+/// URL parsers read it as one.
 fn is_host_name(text: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -345,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_on_a_server_is_named_by_its_url_and_its_password_is_never_shown() {
+    fn a_postgres_url_is_shown_without_its_password() {
         for text in [
             "postgres://db/r",
             "postgresql://u@db:5433/r?sslmode=disable",
@@ -383,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_url_has_nothing_that_an_appended_path_would_break() {
+    fn a_base_url_has_no_part_after_its_path() {
         assert_eq!(base_url("https://Example.com/"), Ok("https://example.com".into()));
         assert_eq!(base_url("http://127.0.0.1:9100/a/"), Ok("http://127.0.0.1:9100/a".into()));
         for text in
@@ -394,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_word_of_the_log_filter_is_a_level_or_a_mistake_that_names_the_levels() {
+    fn a_bare_word_in_a_log_filter_must_be_a_level() {
         for text in [
             "info",
             "WARN",
@@ -403,8 +406,8 @@ mod tests {
             "warn,ringback=debug",
             "hyper=info",
             "hyper_util=trace,error",
-            "[looked]=debug",
-            "ringback[looked{job}]=trace,info",
+            "[polled]=debug",
+            "ringback[polled{job}]=trace,info",
         ] {
             assert_eq!(log_filter(text).as_deref(), Ok(text));
         }
@@ -413,12 +416,12 @@ mod tests {
         }
         insta::assert_snapshot!(
             log_filter("ringback=debug,warning").unwrap_err(),
-            @"`warning` is no level, the nearest is warn; write one of off, error, warn, info, debug, trace, or a filter as warning=debug"
+            @"`warning` is not a level, the nearest is warn; write one of off, error, warn, info, debug, trace, or a filter such as warning=debug"
         );
     }
 
     #[test]
-    fn what_may_be_reached_is_a_network_an_address_or_a_name() {
+    fn an_allowed_entry_is_a_network_an_address_or_a_name() {
         let good = [
             "10.0.0.0/8",
             "fd00::/8",
@@ -451,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_secrets_are_checked_and_never_repeated() {
+    fn errors_about_keys_and_secrets_do_not_repeat_them() {
         assert!(api_key("0123456789 abcde").is_ok());
         for text in [
             "short-and-hush",
@@ -470,10 +473,10 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_spans_have_bounds() {
-        assert_eq!(whole("16", 1..=1_000_usize), Ok(16));
+    fn numbers_and_durations_have_bounds() {
+        assert_eq!(integer("16", 1..=1_000_usize), Ok(16));
         for text in ["0", "1001", "-1", "1e2", "", "sixteen"] {
-            assert!(whole(text, 1..=1_000_usize).is_err(), "{text}");
+            assert!(integer(text, 1..=1_000_usize).is_err(), "{text}");
         }
         assert!(duration("2d", DAY).is_err());
         assert_eq!(schedule(&[]), Ok(vec![]));
@@ -482,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encryption_key_is_32_bytes_in_either_base64_and_no_message_repeats_it() {
+    fn an_encryption_key_is_32_bytes_in_either_base64() {
         let (standard, url) = ("+/".repeat(21) + "8=", "-_".repeat(21) + "8");
         let read = encryption_keys(&standard).expect("a key");
         assert_eq!(encryption_keys(&url), Ok(read.clone()));

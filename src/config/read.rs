@@ -1,41 +1,40 @@
-//! Reading, layer by layer: defaults, file, environment, flags. Each layer is checked as a whole,
-//! also where a later one overrides it: a mistake that is hidden today bites when the later layer
-//! goes away.
+//! Reads the sources in order: defaults, file, environment, flags. Every source is checked completely, even where a
+//! later one overrides it: otherwise an error would appear only when the later source is removed.
 
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::settings::{self, OTEL_VARIABLES, Setting, Store};
-use super::{Config, ConfigError, Effective, Environment, File, Flags, Origin, parse};
+use super::{Config, ConfigError, Effective, Environment, File, Flags, Source, parse};
 use crate::channels;
 
-/// The provider whose key has a variable of its own, and that variable.
-const FIRST_PROVIDER: (&str, &str) = ("muvi", "MUVI_API_KEY");
+/// The provider whose credential has a second variable, and that variable.
+const MUVI: (&str, &str) = ("muvi", "MUVI_API_KEY");
 
 /// Variables of the client commands.
 const CLIENT_VARIABLES: &[&str] = &["RINGBACK_URL"];
 
-/// How many edits a variable without `__` may be away from a known one to be called a slip of it.
-/// Others are somebody else's: Kubernetes makes `RINGBACK_SERVICE_HOST` for a service of our name.
-const SLIP: usize = 2;
+/// Maximum number of edits between a variable without `__` and the setting that is suggested for it. Variables that
+/// are further away belong to other programs: Kubernetes sets `RINGBACK_SERVICE_HOST` for a service of this name.
+const TYPO_EDITS: usize = 2;
 
-/// A value as it was given.
-enum Given {
+/// A value as it was written.
+enum Written {
     One(String),
     Many(Vec<String>),
 }
 
 struct Reader {
     config: Config,
-    mistakes: Vec<ConfigError>,
-    /// Whether `[providers] path` is what the user wrote.
-    knows_folder: bool,
+    errors: Vec<ConfigError>,
+    /// Whether `[providers] path` was read without an error.
+    providers_path_is_known: bool,
 }
 
 pub(super) fn defaults() -> Config {
-    let mut reader = Reader { config: Config::blank(), mistakes: Vec::new(), knows_folder: true };
+    let mut reader = Reader { config: Config::blank(), errors: Vec::new(), providers_path_is_known: true };
     reader.defaults();
-    debug_assert_eq!(reader.mistakes, []);
+    debug_assert_eq!(reader.errors, []);
     reader.derive();
     reader.config
 }
@@ -45,62 +44,62 @@ pub(super) fn read(
     env: &Environment,
     file: Result<Option<&File>, ConfigError>,
 ) -> (Config, Vec<ConfigError>) {
-    let mut reader = Reader { config: Config::blank(), mistakes: Vec::new(), knows_folder: true };
+    let mut reader = Reader { config: Config::blank(), errors: Vec::new(), providers_path_is_known: true };
     reader.defaults();
     match file {
         Ok(Some(file)) => reader.file(file),
         Ok(None) => {}
-        Err(mistake) => {
-            reader.mistakes.push(mistake);
-            reader.knows_folder = false;
+        Err(error) => {
+            reader.errors.push(error);
+            reader.providers_path_is_known = false;
         }
     }
     reader.environment(env);
     reader.flags(flags);
     reader.derive();
     reader.check();
-    if !reader.knows_folder {
-        // A folder of definitions may be missing here: nothing can be said of who is in it.
+    if !reader.providers_path_is_known {
+        // A folder of definitions is unknown here, so the names of providers cannot be checked.
         reader.config.providers.clear();
     }
-    (reader.config, reader.mistakes)
+    (reader.config, reader.errors)
 }
 
 impl Reader {
     fn defaults(&mut self) {
         for setting in settings::table().iter().filter(|setting| !matches!(setting.store, Store::Provider(_)))
         {
-            let empty = Effective { key: setting.key.to_owned(), value: None, origin: Origin::Default };
+            let empty = Effective { key: setting.key.to_owned(), value: None, source: Source::Default };
             self.config.effective.push(empty);
             match setting.default {
                 // `{listen}` is filled in by `derive`, when all layers have been read.
-                Some(text) if !text.contains('{') => self.set_text(setting, None, text, Origin::Default),
+                Some(text) if !text.contains('{') => self.set_text(setting, None, text, Source::Default),
                 Some(_) | None => {}
             }
         }
     }
 
     fn file(&mut self, file: &File) {
-        let origin = |at: usize| {
+        let source = |at: usize| {
             let line = file.text.get(..at).map_or(1, |before| before.matches('\n').count() + 1);
-            Origin::File { path: file.path.clone(), line }
+            Source::File { path: file.path.clone(), line }
         };
         let (table, errors) = DeTable::parse_recoverable(&file.text);
         if errors.is_empty() {
-            self.section(&mut Vec::new(), table.get_ref(), &origin);
+            self.section(&mut Vec::new(), table.get_ref(), &source);
         }
-        // The parser hands tables out by the alphabet; people read by the line.
-        self.mistakes.sort_by_key(|mistake| match mistake.origin {
-            Origin::File { line, .. } => line,
-            Origin::Default | Origin::Variable(_) | Origin::Flag(_) => 0,
+        // The parser returns tables in alphabetical order; errors are listed by line.
+        self.errors.sort_by_key(|error| match error.source {
+            Source::File { line, .. } => line,
+            Source::Default | Source::Variable(_) | Source::Flag(_) => 0,
         });
-        // What was recovered from broken TOML would only give misleading mistakes. The error's own
-        // `Display` would quote the line, and the line may hold a secret.
-        self.knows_folder &= errors.is_empty();
+        // Values recovered from broken TOML would cause misleading errors. The `Display` of the error would quote
+        // the line, which can hold a secret.
+        self.providers_path_is_known &= errors.is_empty();
         for error in errors {
-            let what = error.message().to_owned();
-            self.mistakes
-                .push(ConfigError { origin: origin(error.span().map_or(0, |span| span.start)), what });
+            let message = error.message().to_owned();
+            self.errors
+                .push(ConfigError { source: source(error.span().map_or(0, |span| span.start)), message });
         }
     }
 
@@ -108,35 +107,35 @@ impl Reader {
         &mut self,
         path: &mut Vec<&'t str>,
         table: &'t DeTable<'_>,
-        origin: &impl Fn(usize) -> Origin,
+        source: &impl Fn(usize) -> Source,
     ) {
         for (key, value) in table {
             path.push(key.get_ref());
             if let DeValue::Table(inner) = value.get_ref()
                 && (!inner.is_empty() || is_section(path))
             {
-                self.section(path, inner, origin);
+                self.section(path, inner, source);
             } else {
-                self.leaf(path, value.get_ref(), origin(key.span().start));
+                self.leaf(path, value.get_ref(), source(key.span().start));
             }
             path.pop();
         }
     }
 
-    fn leaf(&mut self, path: &[&str], value: &DeValue<'_>, origin: Origin) {
+    fn leaf(&mut self, path: &[&str], value: &DeValue<'_>, source: Source) {
         let key = path.join(".");
         let Some((setting, name)) = settings::find(path) else {
-            let what = if is_section(path) {
-                format!("`{key}` is a section: write [{key}] and its keys below")
+            let message = if is_section(path) {
+                format!("`{key}` is a section; write [{key}] and its keys below it")
             } else {
                 unknown(&key, &format!("`{key}`"), |near| format!("`{near}`"))
             };
-            self.mistakes.push(ConfigError { origin, what });
+            self.errors.push(ConfigError { source, message });
             return;
         };
         match given(value) {
-            Some(given) => self.set(setting, name, &given, origin),
-            None => self.mistakes.push(ConfigError { origin, what: format!("`{key}` cannot be a table") }),
+            Some(given) => self.set(setting, name, &given, source),
+            None => self.errors.push(ConfigError { source, message: format!("`{key}` cannot be a table") }),
         }
     }
 
@@ -146,38 +145,38 @@ impl Reader {
                 self.variable(name, rest, value);
             }
         }
-        // Last, so that they go before RINGBACK_TELEMETRY__… and RINGBACK_PROVIDERS__MUVI__API_KEY.
+        // Last, so that they override RINGBACK_TELEMETRY__… and RINGBACK_PROVIDERS__MUVI__API_KEY.
         for (variable, key) in OTEL_VARIABLES {
             if let (Some(value), Some((setting, name))) =
                 (env.get(variable), settings::find(&["telemetry", key]))
             {
-                self.set_text(setting, name, value, Origin::Variable((*variable).to_owned()));
+                self.set_text(setting, name, value, Source::Variable((*variable).to_owned()));
             }
         }
-        let (provider, variable) = FIRST_PROVIDER;
+        let (provider, variable) = MUVI;
         if let (Some(key), Some((setting, _))) =
             (env.get(variable), settings::find(&["providers", provider, "api_key"]))
         {
-            self.set_text(setting, Some(provider), key, Origin::Variable(variable.to_owned()));
+            self.set_text(setting, Some(provider), key, Source::Variable(variable.to_owned()));
         }
     }
 
     fn variable(&mut self, name: &str, rest: &str, value: &str) {
         let key = settings::key_of(rest);
         let path: Vec<&str> = key.split('.').collect();
-        let origin = Origin::Variable(name.to_owned());
-        // The spelling counts: RINGBACK_listen is not RINGBACK_LISTEN.
+        let source = Source::Variable(name.to_owned());
+        // Variables are case-sensitive: RINGBACK_listen is not RINGBACK_LISTEN.
         if let Some((setting, provider)) = settings::find(&path).filter(|_| settings::variable(&key) == name)
         {
             if !value.is_empty() || setting.store.is_list() {
-                self.set_text(setting, provider, value, origin);
+                self.set_text(setting, provider, value, source);
             }
         } else if name.contains("__") {
-            let what = unknown(&key, "this", settings::variable);
-            self.mistakes.push(ConfigError { origin, what });
+            let message = unknown(&key, "this", settings::variable);
+            self.errors.push(ConfigError { source, message });
         } else if !CLIENT_VARIABLES.contains(&name) {
-            let (distance, near) = settings::nearest_key(&key);
-            let hint = if distance <= SLIP {
+            let (edits, near) = settings::nearest_key(&key);
+            let hint = if edits <= TYPO_EDITS {
                 format!("; did you mean {}?", settings::variable(&near))
             } else {
                 String::new()
@@ -195,71 +194,72 @@ impl Reader {
         ];
         for (key, flag, value) in given {
             if let (Some(value), Some((setting, name))) = (value, settings::find(&[key])) {
-                self.set_text(setting, name, value, Origin::Flag(flag));
+                self.set_text(setting, name, value, Source::Flag(flag));
             }
         }
     }
 
-    /// A value from a place that knows only text: a list is separated by commas.
-    fn set_text(&mut self, setting: &'static Setting, name: Option<&str>, text: &str, origin: Origin) {
+    /// Sets a value from a source that has only text. The entries of a list are separated by commas.
+    fn set_text(&mut self, setting: &'static Setting, name: Option<&str>, text: &str, source: Source) {
         let given = if !setting.store.is_list() {
-            Given::One(text.to_owned())
+            Written::One(text.to_owned())
         } else if text.trim().is_empty() {
-            Given::Many(Vec::new())
+            Written::Many(Vec::new())
         } else {
-            Given::Many(text.split(',').map(|entry| entry.trim().to_owned()).collect())
+            Written::Many(text.split(',').map(|entry| entry.trim().to_owned()).collect())
         };
-        self.set(setting, name, &given, origin);
+        self.set(setting, name, &given, source);
     }
 
-    fn set(&mut self, setting: &'static Setting, name: Option<&str>, given: &Given, origin: Origin) {
+    fn set(&mut self, setting: &'static Setting, name: Option<&str>, given: &Written, source: Source) {
         let stored = match (&setting.store, given) {
-            (Store::One(store), Given::One(value)) => store(&mut self.config, value),
-            (Store::Many(store), Given::Many(values)) => store(&mut self.config, values),
-            (Store::Provider(store), Given::One(value)) => {
+            (Store::One(store), Written::One(value)) => store(&mut self.config, value),
+            (Store::Many(store), Written::Many(values)) => store(&mut self.config, values),
+            (Store::Provider(store), Written::One(value)) => {
                 let section = name.unwrap_or_default().to_owned();
-                self.config.named.entry(section.clone()).or_insert_with(|| origin.clone());
+                self.config.provider_sources.entry(section.clone()).or_insert_with(|| source.clone());
                 store(self.config.providers.entry(section).or_default(), value)
             }
-            (Store::ChannelOne(check), Given::One(value)) => parse::channel_value(*check, value)
+            (Store::ChannelOne(check), Written::One(value)) => parse::channel_value(*check, value)
                 .map(|value| self.config.channels.set(setting.key, &[value])),
-            (Store::ChannelMany(check), Given::Many(values)) => {
+            (Store::ChannelMany(check), Written::Many(values)) => {
                 check(values).map(|()| self.config.channels.set(setting.key, values))
             }
-            (Store::Many(_) | Store::ChannelMany(_), Given::One(_)) => {
-                Err("this is a list: write it as [\"…\", \"…\"]".to_owned())
+            (Store::Many(_) | Store::ChannelMany(_), Written::One(_)) => {
+                Err("a list is expected; write it as [\"…\", \"…\"]".to_owned())
             }
-            (Store::One(_) | Store::Provider(_) | Store::ChannelOne(_), Given::Many(_)) => {
-                Err("this is one value, not a list".to_owned())
+            (Store::One(_) | Store::Provider(_) | Store::ChannelOne(_), Written::Many(_)) => {
+                Err("one value is expected, not a list".to_owned())
             }
         };
         let key = name.map_or_else(|| setting.key.to_owned(), |name| setting.key_for(name));
-        if let Err(what) = stored {
-            // A variable or a flag says by its own name which setting it is.
-            let what = if matches!(origin, Origin::File { .. }) { format!("`{key}`: {what}") } else { what };
-            self.mistakes.push(ConfigError { origin, what });
-            self.knows_folder &= setting.key != "providers.path";
+        if let Err(message) = stored {
+            // The name of a variable or a flag already names the setting.
+            let message =
+                if matches!(source, Source::File { .. }) { format!("`{key}`: {message}") } else { message };
+            self.errors.push(ConfigError { source, message });
+            self.providers_path_is_known &= setting.key != "providers.path";
             return;
         }
         let value = Some(match given {
             _ if setting.secret => "***".to_owned(),
-            Given::One(value) => parse::without_password(value),
-            Given::Many(values) => format!("[{}]", values.join(", ")),
+            Written::One(value) => parse::without_password(value),
+            Written::Many(values) => format!("[{}]", values.join(", ")),
         });
         let effective = &mut self.config.effective;
         match effective.iter_mut().find(|one| one.key == key) {
-            Some(one) => (one.value, one.origin) = (value, origin),
-            None => effective.push(Effective { key, value, origin }),
+            Some(one) => (one.value, one.source) = (value, source),
+            None => effective.push(Effective { key, value, source }),
         }
     }
 
-    /// Fills in the default that depends on another value, and puts the providers' keys in order.
+    /// Sets the default that depends on another value, and sorts the keys of the providers.
     fn derive(&mut self) {
         let listen = self.config.listen.to_string();
         for setting in settings::table() {
             let text = setting.default.filter(|text| text.contains("{listen}"));
             if let Some(text) = text.filter(|_| !self.config.is_set(setting.key)) {
-                self.set_text(setting, None, &text.replace("{listen}", &listen), Origin::Default);
+                self.set_text(setting, None, &text.replace("{listen}", &listen), Source::Default);
             }
         }
         let own =
@@ -267,7 +267,7 @@ impl Reader {
         self.config.effective[own..].sort_by(|a, b| a.key.cmp(&b.key));
     }
 
-    /// What only shows when all layers have been read.
+    /// Checks what depends on several values.
     fn check(&mut self) {
         self.check_channels();
         for (name, provider) in &mut self.config.providers {
@@ -276,10 +276,12 @@ impl Reader {
             {
                 let key = format!("providers.{name}.min_interval");
                 let set = self.config.effective.iter().find(|one| one.key == key);
-                let origin = set.map_or(Origin::Default, |one| one.origin.clone());
-                let what = format!("[providers.{name}] min_interval is greater than max_interval");
-                self.mistakes.push(ConfigError { origin, what });
-                // Said once: whoever knows the definition would say it again.
+                let source = set.map_or(Source::Default, |one| one.source.clone());
+                let message = format!(
+                    "[providers.{name}] min_interval is greater than max_interval; lower it or raise max_interval"
+                );
+                self.errors.push(ConfigError { source, message });
+                // Otherwise the check against the provider's definition would report it again.
                 provider.min_interval = None;
             }
         }
@@ -289,16 +291,16 @@ impl Reader {
         for spec in &channels::TABLE {
             let report = (spec.check_settings)(&self.config.channels);
             self.config.warnings.extend(report.warnings);
-            for (key, what) in report.errors {
+            for (key, message) in report.errors {
                 let set = self.config.effective.iter().find(|one| one.key == key);
-                let origin = set.map_or(Origin::Default, |one| one.origin.clone());
-                self.mistakes.push(ConfigError { origin, what });
+                let source = set.map_or(Source::Default, |one| one.source.clone());
+                self.errors.push(ConfigError { source, message });
             }
         }
     }
 }
 
-/// Whether keys stand below this path.
+/// Returns whether the path is that of a section.
 fn is_section(path: &[&str]) -> bool {
     match path {
         ["providers", _] => true,
@@ -309,18 +311,17 @@ fn is_section(path: &[&str]) -> bool {
     }
 }
 
-/// Why a key is refused that is not in the table: `shown` is what the user wrote, and `spell` writes
-/// a key in the user's way.
+/// Returns the error for an unknown key. `shown` is the text of the user, and `spell` writes a key in the same form.
 fn unknown(key: &str, shown: &str, spell: impl Fn(&str) -> String) -> String {
     let (_, near) = settings::nearest_key(key);
     format!("{shown} is not a setting; the nearest is {}", spell(&near))
 }
 
-fn given(value: &DeValue<'_>) -> Option<Given> {
+fn given(value: &DeValue<'_>) -> Option<Written> {
     if let DeValue::Array(entries) = value {
-        many(entries).map(Given::Many)
+        many(entries).map(Written::Many)
     } else {
-        scalar(value).map(Given::One)
+        scalar(value).map(Written::One)
     }
 }
 
@@ -328,7 +329,7 @@ fn many(entries: &DeArray<'_>) -> Option<Vec<String>> {
     entries.iter().map(|entry: &Spanned<DeValue<'_>>| scalar(entry.get_ref())).collect()
 }
 
-/// A value as one would write it in a variable; the setting's own check says what is wrong with it.
+/// Returns a value as it would be written in a variable. The check of the setting reports what is wrong with it.
 fn scalar(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
@@ -358,22 +359,22 @@ mod tests {
 
     fn from_file(text: &str) -> Result<Config, Vec<String>> {
         let read = Config::read(&Flags::default(), &Environment::default(), Some(&file(text)));
-        read.map_err(|mistakes| mistakes.iter().map(ConfigError::to_string).collect())
+        read.map_err(|errors| errors.iter().map(ConfigError::to_string).collect())
     }
 
     fn from_env(variables: &[(&str, &str)]) -> Result<Config, Vec<String>> {
         let env = variables.iter().copied().collect();
         let read = Config::read(&Flags::default(), &env, None);
-        read.map_err(|mistakes| mistakes.iter().map(ConfigError::to_string).collect())
+        read.map_err(|errors| errors.iter().map(ConfigError::to_string).collect())
     }
 
-    fn origin(config: &Config, key: &str) -> String {
+    fn source(config: &Config, key: &str) -> String {
         let found = config.effective().iter().find(|one| one.key == key);
-        found.map_or_else(String::new, |one| one.origin.to_string())
+        found.map_or_else(String::new, |one| one.source.to_string())
     }
 
     #[test]
-    fn with_nothing_set_everything_has_its_default() {
+    fn without_settings_the_defaults_apply() {
         let config = Config::default();
         assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(config.public_url, "http://127.0.0.1:8080");
@@ -384,87 +385,86 @@ mod tests {
         assert_eq!((config.delivery.concurrency, config.delivery.per_destination), (512, 16));
         assert_eq!(config.retention.events, Duration::from_secs(30 * 86_400));
         assert!(config.egress.allow.is_empty() && !config.egress.allow_http);
-        assert!(config.effective().iter().all(|one| one.origin == Origin::Default));
+        assert!(config.effective().iter().all(|one| one.source == Source::Default));
         let read = Config::read(&Flags::default(), &Environment::default(), None);
         assert_eq!(read.map(|read| format!("{read:?}")), Ok(format!("{config:?}")));
     }
 
     #[test]
-    fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
+    fn flags_override_variables_override_the_file() {
         let file =
             file("listen = '127.0.0.1:1'\nlog = 'warn'\nlog_format = 'json'\n[delivery]\ntimeout = '5s'\n");
         let env = [("RINGBACK_LISTEN", "127.0.0.1:2"), ("RINGBACK_LOG", "debug")].into_iter().collect();
         let flags = Flags { listen: Some("127.0.0.1:3".into()), ..Flags::default() };
-        let config = Config::read(&flags, &env, Some(&file)).expect("no mistake");
+        let config = Config::read(&flags, &env, Some(&file)).expect("no errors");
         assert_eq!(config.listen.port(), 3);
         assert_eq!(config.log, "debug");
         assert_eq!(config.log_format, LogFormat::Json);
         assert_eq!(config.public_url, "http://127.0.0.1:3");
-        let origins = ["listen", "log", "log_format", "delivery.timeout", "shutdown_grace", "public_url"];
+        let sources = ["listen", "log", "log_format", "delivery.timeout", "shutdown_grace", "public_url"];
         assert_eq!(
-            origins.map(|key| origin(&config, key)),
+            sources.map(|key| source(&config, key)),
             ["--listen", "RINGBACK_LOG", "ringback.toml:3", "ringback.toml:5", "default", "default"]
         );
     }
 
     #[test]
-    fn every_mistake_is_named_with_its_place() {
+    fn every_error_is_reported_with_its_place() {
         let text = "listen = 8080\ndelivery = 5\n[delivery]\n";
         assert!(
-            from_file(text)
-                .is_err_and(|mistakes| mistakes.len() == 1 && mistakes[0].contains("ringback.toml:3"))
+            from_file(text).is_err_and(|errors| errors.len() == 1 && errors[0].contains("ringback.toml:3"))
         );
         let text = "listen = 8080\nlisen = 'x'\negress = 5\n[delivery]\ntimout = '5s'\ntimeout = 20\n\
                     retry_schedule = '5s'\nconcurrency = 0\n[retention]\nevents = ['1d']\n[foo]\n[providers.muvi]\nrat = '1/s'\n";
-        let mistakes = from_file(text).expect_err("mistakes");
-        insta::assert_snapshot!(mistakes.join("\n"), @r#"
+        let errors = from_file(text).expect_err("errors");
+        insta::assert_snapshot!(errors.join("\n"), @r#"
         ringback.toml:1: `listen`: `8080` is not an address with a port; write it as 127.0.0.1:8080
         ringback.toml:2: `lisen` is not a setting; the nearest is `listen`
-        ringback.toml:3: `egress` is a section: write [egress] and its keys below
+        ringback.toml:3: `egress` is a section; write [egress] and its keys below it
         ringback.toml:5: `delivery.timout` is not a setting; the nearest is `delivery.timeout`
         ringback.toml:6: `delivery.timeout`: `20` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d
-        ringback.toml:7: `delivery.retry_schedule`: this is a list: write it as ["…", "…"]
+        ringback.toml:7: `delivery.retry_schedule`: a list is expected; write it as ["…", "…"]
         ringback.toml:8: `delivery.concurrency`: `0` is not a whole number from 1 to 10000
-        ringback.toml:10: `retention.events`: this is one value, not a list
+        ringback.toml:10: `retention.events`: one value is expected, not a list
         ringback.toml:11: `foo` is not a setting; the nearest is `log`
         ringback.toml:13: `providers.muvi.rat` is not a setting; the nearest is `providers.muvi.rate`
         "#);
     }
 
     #[test]
-    fn a_mistake_in_the_file_counts_although_a_variable_overrides_it() {
+    fn an_overridden_value_is_checked_too() {
         let env = [("RINGBACK_LISTEN", "127.0.0.1:2")].into_iter().collect();
         assert!(Config::read(&Flags::default(), &env, Some(&file("listen = 'x'"))).is_err());
     }
 
     #[test]
-    fn broken_toml_is_a_mistake_that_quotes_nothing() {
-        let mistakes = from_file("listen = '127.0.0.1:1'\napi_key = hush-hush\n").expect_err("mistakes");
-        assert!(mistakes.iter().all(|mistake| mistake.starts_with("ringback.toml:2: ")), "{mistakes:?}");
-        assert!(mistakes.iter().all(|mistake| !mistake.contains("hush")), "{mistakes:?}");
+    fn errors_in_toml_do_not_quote_the_line() {
+        let errors = from_file("listen = '127.0.0.1:1'\napi_key = hush-hush\n").expect_err("errors");
+        assert!(errors.iter().all(|error| error.starts_with("ringback.toml:2: ")), "{errors:?}");
+        assert!(errors.iter().all(|error| !error.contains("hush")), "{errors:?}");
     }
 
     #[test]
-    fn no_mistake_and_no_listing_shows_a_secret() {
+    fn errors_and_listings_never_show_a_secret() {
         let hush = "hush-0123456789abcdef";
-        let config = from_env(&[("RINGBACK_API_KEY", hush), ("MUVI_API_KEY", hush)]).expect("no mistake");
+        let config = from_env(&[("RINGBACK_API_KEY", hush), ("MUVI_API_KEY", hush)]).expect("no errors");
         assert_eq!(config.api_key.as_ref().map(Masked::reveal), Some(hush));
         assert!(!format!("{config:?}").contains("hush"));
-        let mistakes =
-            from_file("api_key = 'hush'\nsigning_secret = 'hush'\napi_kee = 'hush'").expect_err("mistakes");
-        assert_eq!(mistakes.len(), 3);
-        assert!(mistakes.iter().all(|mistake| !mistake.contains("hush")), "{mistakes:?}");
+        let errors =
+            from_file("api_key = 'hush'\nsigning_secret = 'hush'\napi_kee = 'hush'").expect_err("errors");
+        assert_eq!(errors.len(), 3);
+        assert!(errors.iter().all(|error| !error.contains("hush")), "{errors:?}");
     }
 
     #[test]
-    fn variables_with_two_underscores_must_be_known_and_others_are_warned_of() {
-        let mistakes = from_env(&[
+    fn unknown_variables_are_errors_or_warnings() {
+        let errors = from_env(&[
             ("RINGBACK_DELIVERY__TIMOUT", "5s"),
             ("RINGBACK_PROVIDERS__OPENAI_BATCH__RATES", "1/s"),
             ("RINGBACK_egress__allow", ""),
             ("RINGBACK_DELIVERY__TIMEOUT", "soon"),
         ]);
-        insta::assert_snapshot!(mistakes.expect_err("mistakes").join("\n"), @r"
+        insta::assert_snapshot!(errors.expect_err("errors").join("\n"), @r"
         RINGBACK_DELIVERY__TIMEOUT: `soon` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d
         RINGBACK_DELIVERY__TIMOUT: this is not a setting; the nearest is RINGBACK_DELIVERY__TIMEOUT
         RINGBACK_PROVIDERS__OPENAI_BATCH__RATES: this is not a setting; the nearest is RINGBACK_PROVIDERS__OPENAI_BATCH__RATE
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_variable_is_the_empty_list_and_elsewhere_as_if_unset() {
+    fn an_empty_variable_is_unset_or_an_empty_list() {
         let config = from_env(&[
             ("RINGBACK_DELIVERY__RETRY_SCHEDULE", ""),
             ("RINGBACK_EGRESS__ALLOW", "10.0.0.0/8, hooks.internal"),
@@ -496,7 +496,7 @@ mod tests {
             ("MUVI_API_KEY", ""),
             ("RINGBACK_SMTP__URL", ""),
         ])
-        .expect("no mistake");
+        .expect("no errors");
         assert!(config.delivery.retry_schedule.is_empty());
         assert_eq!(config.egress.allow, ["10.0.0.0/8", "hooks.internal"]);
         assert_eq!(config.listen.port(), 8080);
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn providers_are_kept_by_name_and_checked_when_names_are_known() {
+    fn names_of_providers_are_checked_when_they_are_known() {
         let config = from_env(&[
             ("MUVI_API_KEY", "pb_first"),
             ("RINGBACK_PROVIDERS__MUVI__API_KEY", "pb_second"),
@@ -514,39 +514,39 @@ mod tests {
             ("RINGBACK_PROVIDERS__MUVY__FIRST", "3s"),
             ("RINGBACK_PROVIDERS__PATH", "more"),
         ])
-        .expect("no mistake");
+        .expect("no errors");
         let muvi = &config.providers["muvi"];
         assert_eq!(muvi.api_key.as_ref().map(Masked::reveal), Some("pb_first"));
         assert_eq!(muvi.rate, Some(Rate::Limit { count: 600, per: Duration::from_secs(60) }));
         assert_eq!(config.providers_path, Some(PathBuf::from("more")));
         assert!(config.providers["openai-batch"].api_key.is_some());
         assert_eq!(config.check_providers(&["muvi", "openai-batch", "muvy"]), []);
-        let mistakes = config.check_providers(&["muvi", "openai-batch"]);
+        let errors = config.check_providers(&["muvi", "openai-batch"]);
         assert_eq!(
-            mistakes.iter().map(ConfigError::to_string).collect::<Vec<_>>(),
-            ["RINGBACK_PROVIDERS__MUVY__FIRST: no provider is called `muvy`; the nearest is `muvi`"]
+            errors.iter().map(ConfigError::to_string).collect::<Vec<_>>(),
+            ["RINGBACK_PROVIDERS__MUVY__FIRST: there is no provider `muvy`; the nearest is `muvi`"]
         );
     }
 
     #[test]
-    fn the_key_of_muvi_is_muvi_api_key_before_the_name_that_every_provider_has_before_the_file() {
+    fn muvi_api_key_overrides_the_other_sources_of_the_key() {
         let file = file("[providers.muvi]\napi_key = 'of-the-file'\n[providers.replicate]\napi_key = 'r8'\n");
         let ours = ("RINGBACK_PROVIDERS__MUVI__API_KEY", "of-our-name");
-        for (env, key, origin_of_it) in [
+        for (env, key, expected) in [
             (&[][..], "of-the-file", "ringback.toml:2"),
             (&[ours], "of-our-name", ours.0),
             (&[ours, ("MUVI_API_KEY", "of-muvis-name")], "of-muvis-name", "MUVI_API_KEY"),
         ] {
             let env = env.iter().copied().collect();
-            let config = Config::read(&Flags::default(), &env, Some(&file)).expect("no mistake");
+            let config = Config::read(&Flags::default(), &env, Some(&file)).expect("no errors");
             let credential = |name: &str| config.providers[name].api_key.as_ref().map(Masked::reveal);
             assert_eq!((credential("muvi"), credential("replicate")), (Some(key), Some("r8")));
-            assert_eq!(origin(&config, "providers.muvi.api_key"), origin_of_it);
+            assert_eq!(source(&config, "providers.muvi.api_key"), expected);
         }
     }
 
     #[test]
-    fn what_opentelemetry_calls_its_variables_goes_before_our_own_names() {
+    fn opentelemetry_variables_override_our_names() {
         let config = from_env(&[
             ("RINGBACK_TELEMETRY__OTLP_ENDPOINT", "http://elsewhere:4318"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/"),
@@ -554,7 +554,7 @@ mod tests {
             ("OTEL_SERVICE_NAME", "callbacks"),
             ("RINGBACK_METRICS_LISTEN", "127.0.0.1:9464"),
         ])
-        .expect("no mistake");
+        .expect("no errors");
         assert_eq!(config.telemetry.otlp_endpoint.as_deref(), Some("http://collector:4318"));
         let headers: Vec<(&str, &str)> = config
             .telemetry
@@ -567,20 +567,20 @@ mod tests {
         assert_eq!(config.metrics_listen, Some(std::net::SocketAddr::from(([127, 0, 0, 1], 9464))));
         assert!(!format!("{:?}", config.effective()).contains("s%3D"), "a secret is never shown");
         let wrong = from_env(&[("OTEL_EXPORTER_OTLP_HEADERS", "s3cret"), ("OTEL_SERVICE_NAME", " ")]);
-        let wrong = wrong.expect_err("mistakes");
+        let wrong = wrong.expect_err("errors");
         assert_eq!(
             wrong,
             [
-                "OTEL_EXPORTER_OTLP_HEADERS: a header is written name=value",
-                "OTEL_SERVICE_NAME: a service has a name"
+                "OTEL_EXPORTER_OTLP_HEADERS: a header has no value; write it as name=value",
+                "OTEL_SERVICE_NAME: the name of the service is empty"
             ]
         );
     }
 
     #[test]
-    fn a_proxy_is_a_url_whose_password_is_never_shown() {
+    fn a_proxy_url_is_shown_without_its_password() {
         let read = |proxy: &str| from_env(&[("RINGBACK_EGRESS__PROXY", proxy)]);
-        let config = read("http://me:hush@proxy.example:3128").expect("no mistake");
+        let config = read("http://me:hush@proxy.example:3128").expect("no errors");
         assert_eq!(
             config.egress.proxy.as_ref().map(Masked::reveal),
             Some("http://me:hush@proxy.example:3128/")
@@ -589,16 +589,16 @@ mod tests {
         for wrong in
             ["proxy:3128", "socks5://me:hush@proxy", "http://me:hush@proxy/x", "http://me:hush@proxy:0"]
         {
-            let mistakes = read(wrong).expect_err(wrong);
-            assert!(mistakes.len() == 1 && !mistakes[0].contains("hush"), "{mistakes:?}");
+            let errors = read(wrong).expect_err(wrong);
+            assert!(errors.len() == 1 && !errors[0].contains("hush"), "{errors:?}");
         }
     }
 
     #[test]
-    fn every_mistake_about_mail_and_chat_is_named_and_no_password_is_shown() {
+    fn errors_in_channel_settings_show_no_password() {
         let text = "[smtp]\nurl = 'smtp://u:hush@'\nfrom = 'nobody'\nallow = ['*@a.example', 'a.example']\n\
                     [slack]\nbot_token = 'hush'\napi_url = 'slack'\n[templates]\npath = ''\n";
-        insta::assert_snapshot!(from_file(text).expect_err("mistakes").join("\n"), @r"
+        insta::assert_snapshot!(from_file(text).expect_err("errors").join("\n"), @r"
         ringback.toml:2: `smtp.url`: this is not a URL (empty host); write it as smtp://user:password@mail.example.com:587?tls=required, or smtps://… for TLS from the start
         ringback.toml:3: `smtp.from`: `nobody` is not a sender; write it as ringback@example.com or Ringback <ringback@example.com>
         ringback.toml:4: `smtp.allow`: `a.example` is neither *@example.com, nor me@example.com, nor * (everybody)
@@ -608,27 +608,29 @@ mod tests {
         ");
         let url = "smtp://u:hush@mail.example.com";
         assert_eq!(
-            from_env(&[("RINGBACK_SMTP__URL", url)]).expect_err("a mistake"),
+            from_env(&[("RINGBACK_SMTP__URL", url)]).expect_err("an error"),
             ["RINGBACK_SMTP__URL: [smtp] url needs [smtp] from: the sender of the mails"]
         );
         let config = from_env(&[("RINGBACK_SMTP__URL", url), ("RINGBACK_SMTP__FROM", "r@a.example")]);
-        let config = config.expect("no mistake");
+        let config = config.expect("no errors");
         assert!(!format!("{config:?}").contains("hush"), "{config:?}");
         let shown =
             config.effective().iter().find(|one| one.key == "smtp.url").and_then(|one| one.value.as_deref());
         assert_eq!(shown, Some("smtp://u:***@mail.example.com"));
         assert_eq!(config.channels.list("smtp.allow"), None);
         assert!(config.warnings[0].contains("unencrypted"), "{:?}", config.warnings);
-        let config = from_env(&[("RINGBACK_SMTP__ALLOW", "")]).expect("no mistake");
+        let config = from_env(&[("RINGBACK_SMTP__ALLOW", "")]).expect("no errors");
         assert_eq!(config.channels.list("smtp.allow"), Some(&[][..]));
     }
 
     #[test]
-    fn the_least_gap_is_not_greater_than_the_greatest() {
+    fn the_shortest_interval_is_at_most_the_longest() {
         let text = "[providers.muvi]\nmin_interval = '10s'\nmax_interval = '5s'\n";
         assert_eq!(
-            from_file(text).expect_err("a mistake"),
-            ["ringback.toml:2: [providers.muvi] min_interval is greater than max_interval"]
+            from_file(text).expect_err("an error"),
+            [
+                "ringback.toml:2: [providers.muvi] min_interval is greater than max_interval; lower it or raise max_interval"
+            ]
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The table of everything that can be set, and how a word is matched against it.
+//! The table of all settings, and the search for a setting by its key.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -7,41 +7,41 @@ use super::{Config, ProviderConfig, parse};
 use crate::channels::{self, ChannelSetting, SettingCheck};
 use crate::domain::{nearest, parse_rate};
 
-/// A stop that takes longer than this is a stop that hangs.
+/// Longest shutdown grace: a shutdown that takes longer hangs.
 const GRACE_MAX: Duration = Duration::from_secs(3600);
-/// A receiver that needs longer than this for a 2xx is not going to send one.
+/// Longest timeout of an attempt: a receiver that needs longer is unlikely to answer at all.
 const TIMEOUT_MAX: Duration = Duration::from_secs(600);
-/// Sends in flight each hold a socket; a process has some tens of thousands of those at most.
-const SENDS_MAX: usize = 10_000;
-/// Sends that one receiver may be made to bear at once.
-const SENDS_EACH_MAX: usize = 1_000;
-/// PollStats in flight, or sent at once after a pause, for one provider.
-const LOOKS_MAX: u32 = 10_000;
-/// As long as a duration can be.
-const EVER: Duration = Duration::from_secs(100 * 366 * 86_400);
+/// Maximum number of attempts in progress. Each holds a socket, and a process has some ten thousand at most.
+const ATTEMPTS_MAX: usize = 10_000;
+/// Maximum number of attempts in progress per destination, to protect receivers.
+const ATTEMPTS_PER_DESTINATION_MAX: usize = 1_000;
+/// Maximum number of polls in progress, or at once after a pause, for one provider.
+const POLLS_MAX: u32 = 10_000;
+/// Longest retention: the longest duration that can be written.
+const RETENTION_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 
-/// One thing that can be set.
+/// A setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// The dotted key; a key of each provider contains `NAME`.
+    /// Dotted key. Keys that exist for each provider contain `NAME`.
     pub key: &'static str,
-    /// What holds where nobody says anything, as one would write it; `None`: nothing.
+    /// Default, as it would be written in a configuration; `None` if the setting is then not set.
     pub default: Option<&'static str>,
-    /// One line for people.
+    /// Description in one line.
     pub doc: &'static str,
-    /// Whether its value is never shown.
+    /// Whether the value must never be shown.
     pub secret: bool,
     pub(super) store: Store,
 }
 
-/// Checks a value and puts it where it belongs.
+/// Function that checks a value and stores it in the configuration.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Store {
     /// One value.
     One(fn(&mut Config, &str) -> Result<(), String>),
     /// A list.
     Many(fn(&mut Config, &[String]) -> Result<(), String>),
-    /// One value of one provider.
+    /// One value of a provider.
     Provider(fn(&mut ProviderConfig, &str) -> Result<(), String>),
     /// One value of a channel.
     ChannelOne(SettingCheck),
@@ -56,105 +56,104 @@ impl Store {
     }
 }
 
-/// Everything that can be set, in the order in which it is shown. `listen` stands before
-/// `public_url`, whose default mentions it.
+/// The settings before those of the channels, in the order in which they are shown. `listen` precedes
+/// `public_url`, whose default contains it.
 const FIRST: &[Setting] = &[
-    one("listen", Some("127.0.0.1:8080"), "where the API listens", |c, v| {
+    one("listen", Some("127.0.0.1:8080"), "address and port of the API", |c, v| {
         put(&mut c.listen, parse::address(v))
     }),
-    one("metrics_listen", None, "where `/metrics` listens, instead of on the main port", |c, v| {
-        put(&mut c.metrics_listen, parse::address(v).map(Some))
-    }),
-    one("public_url", Some("http://{listen}"), "how the outside reaches the API", |c, v| {
+    one(
+        "metrics_listen",
+        None,
+        "separate address and port for `/metrics`; without it, `/metrics` is on the API's port",
+        |c, v| put(&mut c.metrics_listen, parse::address(v).map(Some)),
+    ),
+    one("public_url", Some("http://{listen}"), "URL of the API as clients see it", |c, v| {
         put(&mut c.public_url, parse::base_url(v))
     }),
     one(
         "database_url",
         Some("sqlite://ringback.db"),
-        "where the facts are kept; `sqlite:///abs/path.db` is absolute, \
-         `postgres://user:password@host/name?sslmode=require` is on a server",
+        "SQLite file (`sqlite://relative.db`, `sqlite:///abs/path.db`) or PostgreSQL database (`postgres://user:password@host/name?sslmode=require`)",
         |c, v| put(&mut c.database, parse::database(v)),
     ),
     secret(
         "api_key",
-        "the bootstrap admin key of app `default`: 16–256 printable ASCII characters",
+        "admin key of app `default`, 16–256 printable ASCII characters; made at the first start if not set",
         |c, v| put(&mut c.api_key, parse::api_key(v).map(Some)),
     ),
     secret(
         "signing_secret",
-        "`whsec_…` of app `default`; generated where none is given; while set, rotating answers 409",
+        "signing secret of app `default`, `whsec_…`; made at the first start if not set; while it is set, rotation answers 409",
         |c, v| put(&mut c.signing_secret, parse::signing_secret(v).map(Some)),
     ),
     secret(
         "encryption_key",
-        "secrets at rest are sealed with it: 32 bytes, base64; of several, separated by commas, the first seals and all open",
+        "keys that encrypt secrets in the database, each 32 bytes in base64, separated by commas; the first encrypts, all decrypt",
         |c, v| put(&mut c.encryption_keys, parse::encryption_keys(v)),
     ),
-    one("log", Some("info"), "what is logged: a level, or a filter as `ringback=debug,warn`", |c, v| {
+    one("log", Some("info"), "log level, or a filter such as `ringback=debug,warn`", |c, v| {
         put(&mut c.log, parse::log_filter(v))
     }),
-    one("log_format", Some("text"), "how it is logged: `text` or `json`", |c, v| {
+    one("log_format", Some("text"), "format of the log: `text` or `json`", |c, v| {
         put(&mut c.log_format, parse::log_format(v))
     }),
-    one("shutdown_grace", Some("25s"), "how long a stop waits for what is in flight", |c, v| {
+    one("shutdown_grace", Some("25s"), "maximum time that a shutdown waits for work in progress", |c, v| {
         put(&mut c.shutdown_grace, parse::duration(v, GRACE_MAX))
     }),
-    many(
-        "egress.allow",
-        "",
-        "CIDRs, addresses and host names that callbacks may reach although they are private",
-        |c, v| put(&mut c.egress.allow, parse::allow(v)),
-    ),
+    many("egress.allow", "", "private networks, addresses and host names that may be reached", |c, v| {
+        put(&mut c.egress.allow, parse::allow(v))
+    }),
     one(
         "egress.allow_http",
         Some("false"),
-        "plain http everywhere; towards an address in `allow` it always is allowed",
-        |c, v| put(&mut c.egress.allow_http, parse::yes_or_no(v)),
+        "permits plain http everywhere; to addresses in `egress.allow` it is always permitted",
+        |c, v| put(&mut c.egress.allow_http, parse::boolean(v)),
     ),
     secret(
         "egress.proxy",
-        "an http or https proxy for all that is sent, as `http://user:password@proxy:3128`; it must guard",
+        "http or https proxy for all outgoing requests, `http://user:password@proxy:3128`; the proxy must block private addresses itself",
         |c, v| put(&mut c.egress.proxy, parse::proxy(v).map(Some)),
     ),
     many(
         "delivery.retry_schedule",
         "5s, 5m, 30m, 2h, 5h, 10h, 14h, 20h, 24h",
-        "the waits after each failed try; jitter ±20 %",
+        "waits before the retries of a delivery; each varies by ±20 %",
         |c, v| put(&mut c.delivery.retry_schedule, parse::schedule(v)),
     ),
-    one("delivery.timeout", Some("20s"), "the whole exchange, body included", |c, v| {
+    one("delivery.timeout", Some("20s"), "timeout of an attempt, including the answer's body", |c, v| {
         put(&mut c.delivery.timeout, parse::duration(v, TIMEOUT_MAX))
     }),
-    one("delivery.concurrency", Some("512"), "sends in flight", |c, v| {
-        put(&mut c.delivery.concurrency, parse::whole(v, 1..=SENDS_MAX))
-    }),
-    one("delivery.per_destination", Some("16"), "sends in flight towards one destination", |c, v| {
-        put(&mut c.delivery.per_destination, parse::whole(v, 1..=SENDS_EACH_MAX))
+    one("delivery.concurrency", Some("512"), "maximum number of attempts in progress", |c, v| {
+        put(&mut c.delivery.concurrency, parse::integer(v, 1..=ATTEMPTS_MAX))
     }),
     one(
-        "retention.events",
-        Some("30d"),
-        "how long events stay, with their deliveries and attempts",
-        |c, v| put(&mut c.retention.events, parse::duration(v, EVER)),
+        "delivery.per_destination",
+        Some("16"),
+        "maximum number of attempts in progress per destination",
+        |c, v| put(&mut c.delivery.per_destination, parse::integer(v, 1..=ATTEMPTS_PER_DESTINATION_MAX)),
     ),
-    one("retention.watches", Some("30d"), "how long watches stay after their end", |c, v| {
-        put(&mut c.retention.watches, parse::duration(v, EVER))
+    one("retention.events", Some("30d"), "how long events, deliveries and attempts are kept", |c, v| {
+        put(&mut c.retention.events, parse::duration(v, RETENTION_MAX))
+    }),
+    one("retention.watches", Some("30d"), "how long watches are kept after their end", |c, v| {
+        put(&mut c.retention.watches, parse::duration(v, RETENTION_MAX))
     }),
     one(
         "telemetry.otlp_endpoint",
         None,
-        "the trace collector, as `http://collector:4318`; also `OTEL_EXPORTER_OTLP_ENDPOINT`, which goes first",
+        "URL of the OpenTelemetry collector, `http://collector:4318`; `OTEL_EXPORTER_OTLP_ENDPOINT` takes precedence",
         |c, v| put(&mut c.telemetry.otlp_endpoint, parse::base_url(v).map(Some)),
     ),
     secret(
         "telemetry.otlp_headers",
-        "headers for it, as `name=value,name=value`; also `OTEL_EXPORTER_OTLP_HEADERS`, which goes first",
+        "headers for the collector, `name=value,name=value`; `OTEL_EXPORTER_OTLP_HEADERS` takes precedence",
         |c, v| put(&mut c.telemetry.otlp_headers, parse::headers(v)),
     ),
     one(
         "telemetry.service_name",
         Some("ringback"),
-        "what the traces call this service; also `OTEL_SERVICE_NAME`, which goes first",
+        "name of this service in traces; `OTEL_SERVICE_NAME` takes precedence",
         |c, v| put(&mut c.telemetry.service_name, parse::service_name(v)),
     ),
 ];
@@ -164,50 +163,46 @@ const LAST: &[Setting] = &[
     one(
         "templates.path",
         None,
-        "a folder whose templates replace the embedded ones of the same name",
+        "folder with templates that replace the built-in ones of the same name",
         |c, v| put(&mut c.templates_path, parse::path(v).map(Some)),
     ),
-    one("providers.path", None, "a folder of further provider definitions", |c, v| {
+    one("providers.path", None, "folder with additional provider definitions", |c, v| {
         put(&mut c.providers_path, parse::path(v).map(Some))
     }),
     Setting {
         secret: true,
         ..provider(
             "providers.NAME.api_key",
-            "the credential; for muvi also `MUVI_API_KEY`, which goes first",
+            "credential of the provider; for muvi, `MUVI_API_KEY` takes precedence",
             |p, v| put(&mut p.api_key, parse::credential(v).map(Some)),
         )
     },
-    provider(
-        "providers.NAME.base_url",
-        "instead of the definition's; its host gets the credential",
-        |p, v| put(&mut p.base_url, parse::base_url(v).map(Some)),
-    ),
+    provider("providers.NAME.base_url", "base URL of the API; the credential is sent to its host", |p, v| {
+        put(&mut p.base_url, parse::base_url(v).map(Some))
+    }),
     provider(
         "providers.NAME.first",
-        "from registration to the first look while nothing is known of the job",
-        |p, v| put(&mut p.first, parse::gap(v).map(Some)),
+        "time from the registration to the first poll, if nothing is known about the job",
+        |p, v| put(&mut p.first, parse::poll_interval(v).map(Some)),
     ),
-    provider("providers.NAME.min_interval", "the least gap between looks at one job", |p, v| {
-        put(&mut p.min_interval, parse::gap(v).map(Some))
+    provider("providers.NAME.min_interval", "shortest poll interval of a job", |p, v| {
+        put(&mut p.min_interval, parse::poll_interval(v).map(Some))
     }),
-    provider("providers.NAME.max_interval", "the greatest gap between looks at one job", |p, v| {
-        put(&mut p.max_interval, parse::gap(v).map(Some))
+    provider("providers.NAME.max_interval", "longest poll interval of a job", |p, v| {
+        put(&mut p.max_interval, parse::poll_interval(v).map(Some))
     }),
-    provider(
-        "providers.NAME.rate",
-        "looks in a second, a minute or an hour: `10/s`, `600/m`, `3000/h` or `off`",
-        |p, v| put(&mut p.rate, parse_rate(v).map(Some)),
-    ),
-    provider("providers.NAME.burst", "looks that may be sent at once after a pause", |p, v| {
-        put(&mut p.burst, parse::whole(v, 1..=LOOKS_MAX).map(Some))
+    provider("providers.NAME.rate", "maximum rate of polls: `10/s`, `600/m`, `3000/h` or `off`", |p, v| {
+        put(&mut p.rate, parse_rate(v).map(Some))
     }),
-    provider("providers.NAME.concurrency", "looks in flight", |p, v| {
-        put(&mut p.concurrency, parse::whole(v, 1..=LOOKS_MAX).map(Some))
+    provider("providers.NAME.burst", "maximum number of polls at once after a pause", |p, v| {
+        put(&mut p.burst, parse::integer(v, 1..=POLLS_MAX).map(Some))
+    }),
+    provider("providers.NAME.concurrency", "maximum number of polls in progress", |p, v| {
+        put(&mut p.concurrency, parse::integer(v, 1..=POLLS_MAX).map(Some))
     }),
 ];
 
-/// The variables of `[telemetry]` that are not ours to name, and the keys that they set.
+/// Variables of `[telemetry]` whose names OpenTelemetry defines, and the keys that they set.
 pub(super) const OTEL_VARIABLES: &[(&str, &str)] = &[
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint"),
     ("OTEL_EXPORTER_OTLP_HEADERS", "otlp_headers"),
@@ -251,7 +246,7 @@ fn put<T>(place: &mut T, value: Result<T, String>) -> Result<(), String> {
     Ok(())
 }
 
-/// Everything that can be set, in the order in which it is shown.
+/// Returns all settings, in the order in which they are shown.
 pub fn table() -> &'static [Setting] {
     static TABLE: LazyLock<Vec<Setting>> = LazyLock::new(|| {
         let channels = channels::TABLE.iter().flat_map(|spec| spec.settings).map(of_channel);
@@ -271,25 +266,25 @@ fn of_channel(setting: &'static ChannelSetting) -> Setting {
 }
 
 impl Setting {
-    /// The variable that sets it; for a key of each provider it contains `NAME`.
+    /// Returns the environment variable of the setting. Variables that exist for each provider contain `NAME`.
     pub fn variable(&self) -> String {
         variable(self.key)
     }
 
-    /// The key for the provider `name`.
+    /// Returns the key for the provider `name`.
     pub(super) fn key_for(&self, name: &str) -> String {
         self.key.replace("NAME", name)
     }
 }
 
-/// `egress.allow` as `RINGBACK_EGRESS__ALLOW`.
+/// Returns the environment variable of a key: `RINGBACK_EGRESS__ALLOW` for `egress.allow`.
 pub(super) fn variable(key: &str) -> String {
     let words: Vec<String> = key.split('.').map(|word| word.replace('-', "_").to_uppercase()).collect();
     format!("RINGBACK_{}", words.join("__"))
 }
 
-/// A variable's name without `RINGBACK_`, as a key: `EGRESS__ALLOW` as `egress.allow`, and within
-/// `[providers]`, `OPENAI_BATCH` as `openai-batch`.
+/// Returns the key of an environment variable without `RINGBACK_`: `egress.allow` for `EGRESS__ALLOW`. Names of
+/// providers get hyphens: `openai-batch` for `OPENAI_BATCH`.
 pub(super) fn key_of(name: &str) -> String {
     let mut words: Vec<String> = name.split("__").map(str::to_lowercase).collect();
     if words.len() > 2 && words[0] == "providers" {
@@ -298,7 +293,7 @@ pub(super) fn key_of(name: &str) -> String {
     words.join(".")
 }
 
-/// The setting of a key, and the provider's name where it is one of a provider.
+/// Returns the setting of a key, and the name of the provider if the key contains one.
 pub(super) fn find<'k>(path: &[&'k str]) -> Option<(&'static Setting, Option<&'k str>)> {
     let (key, name) = match path {
         ["providers", name, key] => (format!("providers.NAME.{key}"), Some(*name)),
@@ -307,7 +302,8 @@ pub(super) fn find<'k>(path: &[&'k str]) -> Option<(&'static Setting, Option<&'k
     table().iter().find(|setting| setting.key == key).map(|setting| (setting, name))
 }
 
-/// The known key that is nearest to `key`, with the provider's name that stands in it, if any.
+/// Returns the known key that is nearest to `key`, and the number of edits between them. The name of a provider
+/// in `key` is kept.
 pub(super) fn nearest_key(key: &str) -> (usize, String) {
     let words: Vec<&str> = key.split('.').collect();
     let name = match words.as_slice() {
@@ -324,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_and_its_variable_lead_to_each_other() {
+    fn a_key_and_its_variable_convert_into_each_other() {
         for setting in table() {
             let key = setting.key_for("openai-batch");
             let name = variable(&key);

@@ -30,7 +30,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("provider list", "provider_list_shows_what_can_be_watched_with_this_configuration"),
     ("provider check", "provider_check_runs_the_examples_and_lists_every_mistake"),
     ("provider poll", "provider_poll_asks_once_and_shows_what_was_understood"),
-    ("config", "config_exits_with_1_and_lists_every_mistake_of_every_kind"),
+    ("config", "config_exits_with_1_and_lists_every_error"),
     ("openapi", "the_committed_document_is_the_one_that_the_program_prints"),
     ("completions", "completions_are_scripts_that_bash_can_read_and_name_every_command"),
     ("health", "health_is_0_while_the_service_answers_and_1_when_it_does_not"),

@@ -19,19 +19,19 @@ pub(super) const SETTINGS: &[ChannelSetting] = &[
     ChannelSetting {
         key: "smtp.url",
         default: None,
-        doc: "the mail server: `smtp://…?tls=required` or `smtps://…`, name and password in it",
+        doc: "mail server: `smtp://user:password@host?tls=required` or `smtps://…`",
         check: SettingCheck::Text(|text| SmtpServer::parse(text).map(drop)),
     },
     ChannelSetting {
         key: "smtp.from",
         default: None,
-        doc: "who mails are from: `Ringback <ringback@example.com>`",
+        doc: "sender of mails: `Ringback <ringback@example.com>`",
         check: SettingCheck::Text(|text| sender(text).map(drop)),
     },
     ChannelSetting {
         key: "smtp.allow",
         default: None,
-        doc: "who may be mailed: `*@example.com`, `me@example.com`, `*`; none: the sender's own domain, unless it is a public mail service's",
+        doc: "addresses that may receive mail: `*@example.com`, `me@example.com`, `*`; if not set, the sender's own domain, unless it is a public mail service's",
         check: SettingCheck::List(|entries| patterns(entries.iter().map(String::as_str)).map(drop)),
     },
 ];

@@ -1,11 +1,11 @@
-//! What users get wrong: on the command line, and in the configuration with all that it names.
+//! Errors of users: on the command line, in the configuration, and in the files that it names.
 
 use crate::cli::{Ran, run};
 use crate::harness::KEY;
 
 #[tokio::test]
-async fn what_is_wrong_on_the_command_line_is_2_whether_or_not_there_is_a_server() {
-    let nobody = [("RINGBACK_URL", "http://127.0.0.1:1"), ("RINGBACK_API_KEY", KEY)];
+async fn usage_errors_exit_with_2_with_or_without_a_server() {
+    let no_server = [("RINGBACK_URL", "http://127.0.0.1:1"), ("RINGBACK_API_KEY", KEY)];
     for (line, says) in [
         (&["watches", "--url", "ftp://x"][..], "--url: this URL cannot be used"),
         (&["watch", "job_1", "--url", "127.0.0.1:8080"], "--url: this is not a URL"),
@@ -19,7 +19,7 @@ async fn what_is_wrong_on_the_command_line_is_2_whether_or_not_there_is_a_server
         (&["watch", "job_1", "--poll-interval", "soon"], "is not a duration"),
         (&["serve", "--listen", "nowhere"], "--listen: `nowhere` is not an address"),
     ] {
-        for env in [&nobody[..], &[]] {
+        for env in [&no_server[..], &[]] {
             let ran = run(env, line).await.expect(2);
             assert!(ran.err.contains(says) && !ran.err.contains("hush"), "{line:?}: {ran:#?}");
         }
@@ -27,7 +27,7 @@ async fn what_is_wrong_on_the_command_line_is_2_whether_or_not_there_is_a_server
 }
 
 #[tokio::test]
-async fn config_exits_with_1_and_lists_every_mistake_of_every_kind() {
+async fn config_exits_with_1_and_lists_every_error() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
     for name in ["apis", "templates/email"] {
@@ -48,8 +48,8 @@ async fn config_exits_with_1_and_lists_every_mistake_of_every_kind() {
 
     let (apis, templates) = (at("apis"), at("templates"));
     let text = format!("lisen = 'x'\n[providers]\npath = '{apis}'\n[templates]\npath = '{templates}'\n");
-    let told = lines(run_with(text, &[timeout]).await.expect(1));
-    insta::assert_snapshot!(told, @r"
+    let errors = lines(run_with(text, &[timeout]).await.expect(1));
+    insta::assert_snapshot!(errors, @r"
     ringback.toml:1: `lisen` is not a setting; the nearest is `listen`
     RINGBACK_DELIVERY__TIMEOUT: `5x` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d
     apis/broken.toml: line 1: string values must be quoted, expected literal string
@@ -58,19 +58,19 @@ async fn config_exits_with_1_and_lists_every_mistake_of_every_kind() {
 
     let text = "[providers.nope]\nrate = '1/x'\n[providers.muvi]\nmin_interval = '2h'\n".to_owned();
     let missing = [timeout, ("RINGBACK_TEMPLATES__PATH", "not-there")];
-    let told = lines(run_with(text, &missing).await.expect(1));
-    insta::assert_snapshot!(told, @r"
+    let errors = lines(run_with(text, &missing).await.expect(1));
+    insta::assert_snapshot!(errors, @r"
     ringback.toml:2: `providers.nope.rate`: `1/x` is not a rate; write it as 10/s, 600/m, 3000/h or off
     RINGBACK_DELIVERY__TIMEOUT: `5x` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d
-    ringback.toml:2: no provider is called `nope`; the nearest is `muvi`
+    ringback.toml:2: there is no provider `nope`; the nearest is `muvi`
     [providers.muvi] min_interval is greater than max_interval
     not-there: cannot be read: No such file or directory (os error 2)
     ");
 
-    // Who is defined in a folder that is not known is not known either.
+    // If the folder of definitions is unknown, the names of providers are not checked.
     let text = "[providers.nope]\nrate = '1/s'\n[providers]\npath = ''\n".to_owned();
-    let told = lines(run_with(text, &[]).await.expect(1));
-    insta::assert_snapshot!(told, @"ringback.toml:4: `providers.path`: the path is empty");
+    let errors = lines(run_with(text, &[]).await.expect(1));
+    insta::assert_snapshot!(errors, @"ringback.toml:4: `providers.path`: the path is empty");
 
     run_with("log = 'warn'".to_owned(), &[]).await.expect(0);
     run(&[], &["config", "--config", &at("nowhere.toml")]).await.expect(1);

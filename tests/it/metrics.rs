@@ -301,6 +301,7 @@ async fn with_metrics_listen_only_that_port_serves_metrics() {
     t.finish().await;
 }
 
+// Once: these metrics do not depend on the database.
 #[tokio::test]
 async fn process_metrics_describe_this_process() {
     let t = Harness::start().await;

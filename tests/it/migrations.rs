@@ -48,6 +48,7 @@ fn watch_of_the_example() -> WatchId {
     WatchId::parse("watch_01khrm7rc03s2tztvnjjyqm002").expect("an id")
 }
 
+// Once: the database of schema 1 is a SQLite file.
 #[tokio::test]
 async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     let (folder, place) = schema_1();
@@ -95,6 +96,7 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     );
 }
 
+// Once: the database of schema 1 is a SQLite file.
 #[tokio::test]
 async fn a_database_of_schema_1_is_brought_to_the_newest_once_and_loses_no_row() {
     let (_folder, place) = schema_1();
@@ -112,6 +114,7 @@ async fn a_database_of_schema_1_is_brought_to_the_newest_once_and_loses_no_row()
     }
 }
 
+// Once: the database of schema 1 is a SQLite file.
 #[tokio::test]
 async fn a_database_of_schema_1_is_sealed_when_it_is_first_opened_with_a_key() {
     let (folder, place) = schema_1();

@@ -37,6 +37,7 @@ mod delivering;
 mod demo;
 mod fakes;
 mod harness;
+mod imports;
 mod logs;
 mod mail_server;
 mod mailing;

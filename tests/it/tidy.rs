@@ -1,13 +1,12 @@
 //! Rules for the text of this project:
 //!
-//! - imports between modules run one way;
 //! - only certain files contain SQL or read the environment;
 //! - files have a maximum length and start with a comment;
 //! - the pages agree with the program about tests, settings, log lines, links and files.
 //!
 //! The tests read sources as text and need no other tool. Clippy checks what a lint can express.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,51 +16,6 @@ const LINES_MAX: usize = 800;
 
 /// Maximum length of README.md, in words.
 const README_WORDS_MAX: usize = 1_500;
-
-#[test]
-fn imports_run_one_way() {
-    let graph = graph();
-    let mut wrong = String::new();
-    for (module, imported, place) in imports() {
-        let allowed = graph.get(&module);
-        if allowed.is_none_or(|allowed| !allowed.contains(&imported)) {
-            let _ = writeln!(wrong, "{place}: `{module}` imports `{imported}`");
-        }
-    }
-    assert!(
-        wrong.is_empty(),
-        "\n{wrong}The graph in docs/ARCHITECTURE.md does not allow it. If it should, that page says why."
-    );
-}
-
-/// The graph on that page may grow; this may not.
-#[test]
-fn the_graph_keeps_the_rooms_apart() {
-    let graph = graph();
-    let sees = |module: &str| graph.get(module).cloned().unwrap_or_default();
-    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<BTreeSet<String>>();
-    for (module, most) in [
-        ("domain", ""),
-        ("clock", "domain"),
-        ("events", "domain"),
-        ("providers", "domain"),
-        ("config", "channels domain"),
-        ("egress", "clock domain tls"),
-        ("channels", "clock domain egress"),
-        ("telemetry", "clock config domain egress"),
-        ("store", "clock domain events telemetry tls"),
-    ] {
-        let more: Vec<String> = sees(module).difference(&words(most)).cloned().collect();
-        assert!(more.is_empty(), "`{module}` may see only: {most}; and not: {more:?}");
-    }
-    let loops = ["api", "poller", "dispatcher"];
-    for (module, other) in loops.iter().flat_map(|one| loops.map(|other| (*one, other))) {
-        assert!(
-            !sees(module).contains(other),
-            "`{module}` and `{other}` meet in `app` and in the store only"
-        );
-    }
-}
 
 #[test]
 fn only_the_store_contains_sql() {
@@ -220,7 +174,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn read(file: &Path) -> String {
+/// Reads a file of the repository.
+pub fn read(file: &Path) -> String {
     fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
@@ -282,76 +237,6 @@ fn forbid(phrases: &[&str], allowed: impl Fn(&Path) -> bool, advice: &str) {
         }
     }
     assert!(wrong.is_empty(), "\n{wrong}{advice}.");
-}
-
-/// Who may import whom: the block of docs/ARCHITECTURE.md whose lines are `module ← imported …`.
-fn graph() -> BTreeMap<String, BTreeSet<String>> {
-    let page = read(Path::new("docs/ARCHITECTURE.md"));
-    let lines = page.lines().filter_map(|line| line.split_once('←'));
-    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
-    let graph: BTreeMap<_, _> =
-        lines.map(|(module, imported)| (module.trim().to_owned(), words(imported))).collect();
-    assert!(!graph.is_empty(), "docs/ARCHITECTURE.md has no lines `module ← imported`");
-    graph
-}
-
-/// Every (module, imported module, place) of the code.
-fn imports() -> Vec<(String, String, String)> {
-    let files = sources(&["src"]);
-    let modules: BTreeSet<String> = files.iter().map(|file| module_of(file)).collect();
-    let mut found = Vec::new();
-    for file in &files {
-        let module = module_of(file);
-        if file.ends_with("tests.rs") || ["lib", "main"].contains(&module.as_str()) {
-            continue;
-        }
-        // `super` of `src/a.rs` is the root, and so is `super::super` of `src/a/b.rs`.
-        let ups = "super::".repeat(file.iter().count() - 1);
-        let text = read(file);
-        let lines: String = code(&text).flat_map(|(_, line)| [line, "\n"]).collect();
-        for prefix in ["crate::", ups.as_str()] {
-            for rest in lines.split(prefix).skip(1) {
-                for name in heads(rest) {
-                    if name != module && modules.contains(&name) && !is_child(file, &name) {
-                        found.push((module.clone(), name, file.display().to_string()));
-                    }
-                }
-            }
-        }
-    }
-    found
-}
-
-/// A module of `src/a/b.rs`'s own that is called like one of the root's.
-fn is_child(file: &Path, name: &str) -> bool {
-    root().join(file).with_extension("").join(name).with_extension("rs").exists()
-}
-
-/// The first words of what follows `crate::`: one, or those of a group in braces.
-fn heads(rest: &str) -> Vec<String> {
-    let word = |text: &str| -> String {
-        text.trim().chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect()
-    };
-    let Some(group) = rest.strip_prefix('{') else { return vec![word(rest)] };
-    let mut depth = 1;
-    let mut heads = vec![String::new()];
-    for c in group.chars() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            ',' if depth == 1 => heads.push(String::new()),
-            _ => {}
-        }
-        if depth == 0 {
-            break;
-        }
-        if let Some(last) = heads.last_mut()
-            && c != ','
-        {
-            last.push(c);
-        }
-    }
-    heads.iter().map(|head| word(head)).collect()
 }
 
 /// Returns the names of all tests.

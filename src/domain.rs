@@ -19,6 +19,7 @@ mod app;
 mod channel;
 mod delivery;
 mod event;
+mod host_name;
 mod id;
 mod job;
 mod mail;
@@ -39,6 +40,7 @@ pub use delivery::{
     Attempt, Delivery, DeliveryStatus, Destination, Finished, Payload, PendingDelivery, Reason,
 };
 pub use event::{Event, EventSet, EventType};
+pub use host_name::{is_host_name, is_internal_host_name};
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, random};
 pub use job::{
     EndingKind, JobError, JobName, JobNo, JobSnapshot, JobStatus, Observation, Output, PollStats, SHARDS,

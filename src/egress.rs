@@ -1,24 +1,24 @@
-//! The one way out: every HTTP exchange of this program passes here, and every other connection.
+//! The outbound network client: every HTTP exchange and every other connection of this program.
 //!
-//! Two kinds of address are told apart. What a *user* gave ([`Egress::send`]) is hostile until
-//! shown otherwise: the URL is parsed once, addresses in it are judged before each exchange, and
-//! names are judged where the connection is made, on the very addresses that are then connected to
-//! (`resolver`). Checking at registration ([`Egress::check`]) is a courtesy to the user, not the
-//! guard: a name can resolve elsewhere tomorrow. What the *operator* configured
-//! ([`Egress::fetch`], [`Egress::call`], [`Egress::dial`]) is trusted to be where it should be, but not
-//! to be brief.
+//! There are two kinds of addresses:
 //!
-//! For both: no redirects, no proxies from the environment, no cookies, no hidden retries, a
-//! deadline for the whole exchange and a cap on what is read.
+//! - **A user's address** ([`Egress::send`]) is untrusted. The URL is parsed once. An address in it is checked
+//!   before each exchange. A name is checked when the connection is made, on the addresses that are then
+//!   connected to (`resolver`). The check at registration ([`Egress::check`]) helps the user to find errors; it is
+//!   not the guard, because a name can have other addresses tomorrow.
+//! - **An operator's address** ([`Egress::fetch`], [`Egress::call`], [`Egress::dial`]) is trusted. Its responses
+//!   are limited in time and size all the same.
 //!
-//! **With a proxy** (`[egress] proxy`) everything goes through it, what the operator allowed and asked
-//! for included: a network that has one has it because nothing else leads out. It is the proxy that
-//! resolves names then, and nobody here sees the address that is connected to: the guard that remains
-//! is the check at registration and that of addresses written into a URL, and the proxy has to do the
-//! rest. Its own name is the operator's and is not judged. Only mail goes to its server directly: that is
-//! a host of the operator's, mostly inside, and few proxies lead to its port.
+//! Both kinds have no redirects, no proxy from the environment, no cookies and no hidden retries. Each exchange
+//! has a deadline, and a limit on the bytes that are read.
 //!
-//! What is not here: when to send, whom, and what an answer means. Nor is this a substitute for a
+//! **With a proxy** (`[egress] proxy`) every HTTP exchange uses it, also those with allowed and with operator's
+//! addresses: a network with a proxy often has no other route. The proxy then resolves the names, so this program
+//! does not see the addresses that are connected to. What remains of the guard is the check at registration and
+//! the check of addresses in URLs; the proxy has to do the rest. The proxy's own name is trusted. Mail goes to its
+//! server directly: the server is the operator's, mostly inside the network, and few proxies permit its port.
+//!
+//! This module does not decide when to send, where to, and what a response means. It is no substitute for a
 //! firewall, see `ranges`.
 
 mod address;
@@ -47,43 +47,43 @@ use url::Url;
 use crate::clock::Clock;
 use crate::domain::{AddressError, Timestamp};
 use crate::tls;
-use address::{Demand, Reach};
-use resolver::{AddressPolicy, Asked, Cache, Guard};
+use address::{AddressClass, Requirement};
+use resolver::{AddressPolicy, Guard, LookupCache, PendingLookups};
 
-/// Of an exchange's deadline, this much may go to one connection: name, TCP and TLS.
+/// Maximum time to make a connection: resolving the name, TCP and TLS. It is part of the exchange's deadline.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A registration waits no longer for the DNS.
-const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum time for which a registration waits for DNS.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Shorter than the minute after which servers and load balancers close: fewer sends meet a
-/// connection that is just being closed.
+/// Maximum time for which an unused connection stays open. Servers and load balancers close after a minute; with
+/// a shorter time fewer requests meet a connection that is being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// As many as send at once in all by default: a host that gets everything keeps its connections.
+/// Maximum number of unused connections to a host: the default number of concurrent sends, in case one host gets all.
 const IDLE_PER_HOST: usize = 512;
 
-/// What is kept of an answer's headers.
+/// Maximum size of the recorded response headers, in bytes.
 const HEADERS_MAX: usize = 16 * 1024;
 
-/// The one outbound HTTP client.
+/// The outbound network client.
 pub struct Egress {
     settings: Arc<Settings>,
     resolver: Resolver,
     clock: Clock,
-    seen: Cache,
-    asked: Asked,
-    /// https to users' addresses.
+    lookup_cache: LookupCache,
+    pending_lookups: PendingLookups,
+    /// Client for users' https addresses.
     secure: Client,
-    /// http to users' addresses: of these the guard asks more.
+    /// Client for users' http addresses, for which the guard has stricter rules.
     plain: Client,
-    /// The operator's addresses.
+    /// Client for the operator's addresses.
     trusted: Client,
-    /// TLS for what is not HTTP.
+    /// TLS for other protocols than HTTP.
     tls: Arc<rustls::ClientConfig>,
 }
 
-/// A client for the server of whoever sits at the command line, wherever that is: no guard.
+/// Makes a client without the guard, for commands that call the user's own server.
 pub fn unguarded(connect_timeout: Duration) -> anyhow::Result<Client> {
     let mut tls = tls::config(Vec::new())?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -91,40 +91,40 @@ pub fn unguarded(connect_timeout: Duration) -> anyhow::Result<Client> {
     Ok(client.gzip(true).build()?)
 }
 
-/// One POST to an address that a user gave.
+/// A POST to a user's address.
 #[derive(Debug)]
 pub struct Post {
-    /// Where to.
+    /// The checked URL.
     pub target: Target,
-    /// Sent as they are; `accept: */*` is added where it is missing.
+    /// The headers, sent unchanged; a missing `accept` becomes `*/*`.
     pub headers: HeaderMap,
-    /// Sent as it is.
+    /// The body, sent unchanged.
     pub body: Bytes,
-    /// For the whole exchange, the answer's body included.
+    /// Deadline of the exchange, which includes the response's body.
     pub timeout: Duration,
-    /// How much of the answer's body is read.
+    /// Maximum number of bytes that are read of the response's body.
     pub max_answer: usize,
 }
 
-/// One GET to an address that the operator configured.
+/// A GET to an operator's address.
 #[derive(Debug)]
 pub struct Fetch {
-    /// Where from.
+    /// The URL.
     pub url: Url,
-    /// Sent as they are; `accept: */*` is added where it is missing, and `accept-encoding`.
+    /// The headers, sent unchanged; a missing `accept` becomes `*/*`, and `accept-encoding` is added.
     pub headers: HeaderMap,
-    /// For the whole exchange, the answer's body included.
+    /// Deadline of the exchange, which includes the response's body.
     pub timeout: Duration,
-    /// A larger body, decoded, is an error.
+    /// Maximum size of the decoded body, in bytes. A larger one is an error.
     pub max_body: usize,
 }
 
 impl Fetch {
-    /// Headers are given as text; what no header can carry is left out.
+    /// Makes a request with these headers. A name or a value that is not valid in HTTP is left out.
     pub fn new(url: Url, named: &[(String, String)], timeout: Duration, max_body: usize) -> Self {
         let header = |(name, value): &(String, String)| {
             let mut value = HeaderValue::from_str(value).ok()?;
-            // The credential may be among them.
+            // A header can contain the credential.
             value.set_sensitive(true);
             Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
         };
@@ -132,50 +132,50 @@ impl Fetch {
     }
 }
 
-/// One POST to an address that the operator configured.
+/// A POST to an operator's address.
 #[derive(Debug)]
 pub struct Call {
-    /// Where to.
+    /// The URL.
     pub url: Url,
-    /// Sent as they are; `accept: */*` is added where it is missing, and `accept-encoding`.
+    /// The headers, sent unchanged; a missing `accept` becomes `*/*`, and `accept-encoding` is added.
     pub headers: HeaderMap,
-    /// Sent as it is.
+    /// The body, sent unchanged.
     pub body: Bytes,
-    /// For the whole exchange, the answer's body included.
+    /// Deadline of the exchange, which includes the response's body.
     pub timeout: Duration,
-    /// How much of the answer's body is read.
+    /// Maximum number of bytes that are read of the response's body.
     pub max_answer: usize,
 }
 
-/// An answer.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Received {
-    /// HTTP's.
+    /// HTTP's status.
     pub status: u16,
-    /// In the order of their arrival, names in lower case; the first 16 KiB of them.
+    /// The first 16 KiB of headers in their order, with names in lower case.
     pub headers: Vec<(String, String)>,
-    /// What was read of the body.
+    /// The part of the body that was read.
     pub body: Bytes,
-    /// Whether there was more, or might have been.
+    /// Whether the body has, or could have, more bytes.
     pub truncated: bool,
-    /// From the first look-up to the last byte that was read.
+    /// Time from the first lookup to the last byte.
     pub duration: Duration,
 }
 
 impl Received {
-    /// The first header of this name (in lower case).
+    /// Returns the first header with this lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// How the reading of a body ended.
+/// The result of reading a body.
 enum Read {
-    /// At its end.
-    Whole,
-    /// At the cap.
-    Capped,
-    /// Before its end.
+    /// The body was read to its end.
+    Complete,
+    /// The limit was reached.
+    Limited,
+    /// The connection failed before the end.
     Broken(SendError),
 }
 
@@ -186,7 +186,7 @@ impl std::fmt::Debug for Egress {
 }
 
 impl Egress {
-    /// `extra_roots` are certificate authorities to trust besides the machine's.
+    /// Makes the client. `extra_roots` are certificate authorities that are trusted besides the system's.
     pub fn new(
         settings: Settings,
         resolver: Resolver,
@@ -198,12 +198,13 @@ impl Egress {
         let mut tls = bare.clone();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let proxy = settings.proxy.as_ref().map(|proxy| reqwest::Proxy::all(proxy.url())).transpose();
-        // The error would show the URL, and its password.
-        let proxy = proxy.map_err(|_| anyhow::anyhow!("[egress] proxy cannot be used"))?;
-        let client = |door| {
-            // All that is looked up then is the proxy.
-            let door = if proxy.is_some() { AddressPolicy::Trusted } else { door };
-            let guard = Guard { door, resolver: resolver.clone(), settings: settings.clone() };
+        // The error would show the URL with its password.
+        let proxy =
+            proxy.map_err(|_| anyhow::anyhow!("[egress] proxy: the HTTP client cannot use this URL"))?;
+        let client = |policy| {
+            // With a proxy, only the proxy's name is resolved.
+            let policy = if proxy.is_some() { AddressPolicy::Trusted } else { policy };
+            let guard = Guard { policy, resolver: resolver.clone(), settings: settings.clone() };
             let client = Self::client().dns_resolver(guard).tls_backend_preconfigured(tls.clone());
             match &proxy {
                 Some(proxy) => client.proxy(proxy.clone()),
@@ -211,13 +212,13 @@ impl Egress {
             }
         };
         Ok(Arc::new(Self {
-            // Not decoding what receivers say: nobody needs it, and it could be a bomb.
+            // Receivers' bodies are not decoded: they are only recorded, and could be decompression bombs.
             secure: client(AddressPolicy::Secure).no_gzip().https_only(true).build()?,
             plain: client(AddressPolicy::Plain).no_gzip().build()?,
             trusted: client(AddressPolicy::Trusted).gzip(true).build()?,
             tls: Arc::new(bare),
-            seen: Cache::default(),
-            asked: Asked::default(),
+            lookup_cache: LookupCache::default(),
+            pending_lookups: PendingLookups::default(),
             settings,
             resolver,
             clock,
@@ -236,67 +237,69 @@ impl Egress {
             .pool_max_idle_per_host(IDLE_PER_HOST)
     }
 
-    /// Reads a URL that a user gave, without looking its name up: for one that passed
-    /// [`Egress::check`] once. The error is every reason, for people.
+    /// Parses a user's URL without resolving its name, for a URL that [`Egress::check`] has accepted. The error
+    /// has every reason.
     pub fn parse(&self, url: &str) -> Result<Target, AddressError> {
         self.settings.parse(url)
     }
 
-    /// Judges a URL at registration, its name looked up now. A name that does not resolve yet
-    /// passes. The error is every reason, for people, and says of no address that it exists.
+    /// Checks a user's URL at registration and resolves its name. A name that does not resolve yet is accepted.
+    /// The error has every reason; it does not reveal the addresses of a name.
     pub async fn check(&self, url: &str) -> Result<Target, AddressError> {
         self.check_until(url, Timestamp::MAX).await
     }
 
-    /// The same for one of many, whose names are looked up until then: one for which there was no time
-    /// passes like one that does not resolve yet.
+    /// Like [`Egress::check`], for one of many URLs. A name that is not resolved at `until` is accepted.
     pub async fn check_until(&self, url: &str, until: Timestamp) -> Result<Target, AddressError> {
         let target = self.parse(url)?;
         if target.literal().is_some() {
             return Ok(target);
         }
-        let demand = self.settings.demand(target.name(), target.is_plain());
-        if demand == Demand::Nothing {
+        let requirement = self.settings.requirement(target.name(), target.is_plain());
+        if requirement == Requirement::None {
             return Ok(target);
         }
-        let reach = self.reach(target.name(), until).await;
-        if demand.met_by(reach) || (demand, reach) == (Demand::NothingForbidden, Reach::Unknown) {
+        let class = self.classify(target.name(), until).await;
+        if requirement.is_met_by(class)
+            || (requirement, class) == (Requirement::NoForbidden, AddressClass::Unknown)
+        {
             return Ok(target);
         }
-        let mut reasons = self.settings.doubts(target.name(), target.is_plain());
-        if reach == Reach::Forbidden {
+        let mut reasons = self.settings.name_objections(target.name(), target.is_plain());
+        if class == AddressClass::Forbidden {
             reasons.push("must not lead to a private or otherwise special address".into());
         }
         Err(address::forbidden_error(&reasons))
     }
 
-    async fn reach(&self, name: &str, until: Timestamp) -> Reach {
+    /// Returns the class of a name, from the cache or by a lookup.
+    async fn classify(&self, name: &str, until: Timestamp) -> AddressClass {
         let now = self.clock.now();
-        if let Some(reach) = self.seen.get(name, now) {
-            return reach;
+        if let Some(class) = self.lookup_cache.get(name, now) {
+            return class;
         }
-        // A batch names one host a thousand times: whoever asks meanwhile waits for the same answer.
-        let asked = self.asked.join(name);
-        let answer = asked.once().get_or_init(async || {
-            let look_up = self.resolver.look_up(name, false);
-            let reach = match self.clock.timeout(LOOK_UP_TIMEOUT, look_up).await {
-                Some(Ok(addresses)) => self.settings.reach(&addresses),
-                Some(Err(_)) | None => Reach::Unknown,
+        // A batch can contain one host a thousand times: concurrent checks share one lookup.
+        let pending = self.pending_lookups.join(name);
+        let answer = pending.result().get_or_init(async || {
+            let lookup = self.resolver.lookup(name, false);
+            let class = match self.clock.timeout(LOOKUP_TIMEOUT, lookup).await {
+                Some(Ok(addresses)) => self.settings.classify(&addresses),
+                Some(Err(_)) | None => AddressClass::Unknown,
             };
-            self.seen.put(name, reach, self.clock.now());
-            reach
+            self.lookup_cache.put(name, class, self.clock.now());
+            class
         });
-        self.clock.timeout(until.since(now), answer).await.copied().unwrap_or(Reach::Unknown)
+        self.clock.timeout(until.since(now), answer).await.copied().unwrap_or(AddressClass::Unknown)
     }
 
-    /// One exchange with a receiver. Whatever becomes of the answer's body, its status counts: an
-    /// endless, slow or broken body is cut short, not an error.
+    /// Sends a request to a receiver. The status of the response decides: an endless, slow or broken body is cut
+    /// off and is no error.
     pub async fn send(&self, post: Post) -> Result<Received, SendError> {
         let Post { target, headers, body, timeout, max_answer } = post;
         let plain = target.is_plain();
-        // The client never asks the resolver about addresses, so they are judged here, each time.
+        // The HTTP client calls the resolver for names only, so an address in the URL is checked here, each time.
         if let Some(refusal) =
-            target.literal().and_then(|address| self.settings.refuse_literal(address, plain))
+            target.literal().and_then(|address| self.settings.literal_objection(address, plain))
         {
             return Err(SendError::Refused(refusal));
         }
@@ -308,28 +311,28 @@ impl Egress {
         Ok(received)
     }
 
-    /// One exchange with a provider. The answer is whole, or an error.
+    /// Sends a request to a provider. An incomplete response is an error.
     pub async fn fetch(&self, fetch: Fetch) -> Result<Received, SendError> {
         let Fetch { url, headers, timeout, max_body } = fetch;
         let mut request = Request::new(Method::GET, url);
         *request.headers_mut() = headers;
         match self.exchange(&self.trusted, request, timeout, max_body).await? {
-            (received, Read::Whole) => Ok(received),
-            (_, Read::Capped) => Err(SendError::TooLarge(max_body)),
+            (received, Read::Complete) => Ok(received),
+            (_, Read::Limited) => Err(SendError::TooLarge(max_body)),
             (_, Read::Broken(error)) => Err(error),
         }
     }
 
-    /// With a proxy, a connection that was not made is one to the proxy, or one that it did not make.
-    fn blame(&self, error: SendError) -> SendError {
+    /// Names the proxy in a connection error: the proxy, or a connection that it was to make, has failed.
+    fn name_proxy(&self, error: SendError) -> SendError {
         if let (SendError::Connect(why), Some(_)) = (&error, &self.settings.proxy) {
             return SendError::Connect(format!("through the proxy: {why}"));
         }
         error
     }
 
-    /// One exchange with a service of the operator's. As with a receiver, its status counts whatever
-    /// becomes of the answer's body.
+    /// Sends a request to a service of the operator. As with a receiver, the status decides, whatever happens to
+    /// the body.
     pub async fn call(&self, call: Call) -> Result<Received, SendError> {
         let Call { url, headers, body, timeout, max_answer } = call;
         let mut request = Request::new(Method::POST, url);
@@ -339,10 +342,10 @@ impl Egress {
         Ok(received)
     }
 
-    /// A connection to a host that the operator configured, for what is not HTTP.
+    /// Connects to an operator's host, for other protocols than HTTP.
     pub async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, SendError> {
-        let (door, resolver) = (AddressPolicy::Trusted, self.resolver.clone());
-        let guard = Guard { door, resolver, settings: Arc::clone(&self.settings) };
+        let (policy, resolver) = (AddressPolicy::Trusted, self.resolver.clone());
+        let guard = Guard { policy, resolver, settings: Arc::clone(&self.settings) };
         let connecting = async {
             let addresses = match host.parse() {
                 Ok(address) => vec![address],
@@ -361,10 +364,10 @@ impl Egress {
         connected.unwrap_or_else(|| Err(SendError::not_connected()))
     }
 
-    /// Makes a connection secret, if whoever is there is `host`.
+    /// Starts TLS on a connection and verifies that the peer is `host`.
     pub async fn secure(&self, stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, SendError> {
         let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| SendError::Tls(format!("`{host}` is no name that a certificate could have")))?;
+            .map_err(|_| SendError::Tls(format!("`{host}` is not a name that a certificate can have")))?;
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         connector.connect(name, stream).await.map_err(|error| SendError::not_secure(&error))
     }
@@ -380,7 +383,7 @@ impl Egress {
         let answer = self.clock.timeout(timeout, client.execute(request)).await;
         let mut response = match answer {
             Some(Ok(response)) => response,
-            Some(Err(error)) => return Err(self.blame(SendError::classify(&error))),
+            Some(Err(error)) => return Err(self.name_proxy(SendError::classify(&error))),
             None => return Err(SendError::timed_out(timeout)),
         };
         let mut body = Vec::new();
@@ -389,25 +392,25 @@ impl Egress {
         let read = read.unwrap_or_else(|| Read::Broken(SendError::timed_out(timeout)));
         let received = Received {
             status: response.status().as_u16(),
-            headers: readable(response.headers()),
+            headers: recorded_headers(response.headers()),
             body: body.into(),
-            truncated: !matches!(read, Read::Whole),
+            truncated: !matches!(read, Read::Complete),
             duration: watch.elapsed(),
         };
         Ok((received, read))
     }
 }
 
-/// Reads up to `max` bytes into `body`, which keeps them if this is dropped half-way.
+/// Reads up to `max` bytes into `body`. The bytes remain there if the future is dropped.
 async fn read(response: &mut Response, body: &mut Vec<u8>, max: usize) -> Read {
     loop {
         match response.chunk().await {
-            Ok(None) => return Read::Whole,
+            Ok(None) => return Read::Complete,
             Ok(Some(chunk)) => {
                 let room = max - body.len();
                 body.extend_from_slice(&chunk[..chunk.len().min(room)]);
                 if chunk.len() > room {
-                    return Read::Capped;
+                    return Read::Limited;
                 }
             }
             Err(error) => return Read::Broken(SendError::classify(&error)),
@@ -415,13 +418,14 @@ async fn read(response: &mut Response, body: &mut Vec<u8>, max: usize) -> Read {
     }
 }
 
-fn readable(headers: &HeaderMap) -> Vec<(String, String)> {
+/// Returns the headers as text, up to the maximum size.
+fn recorded_headers(headers: &HeaderMap) -> Vec<(String, String)> {
     let mut room = HEADERS_MAX;
-    let mut readable = Vec::with_capacity(headers.len());
+    let mut recorded = Vec::with_capacity(headers.len());
     for (name, value) in headers {
         let Some(left) = room.checked_sub(name.as_str().len() + value.len()) else { break };
         room = left;
-        readable.push((name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+        recorded.push((name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
     }
-    readable
+    recorded
 }

@@ -14,7 +14,7 @@ use url::Url;
 
 use super::{Database, EncryptionKey, LogFormat, Masked};
 use crate::channels::SettingCheck;
-use crate::domain::{format_duration, nearest, parse_duration};
+use crate::domain::{format_duration, is_internal_host_name, nearest, parse_duration};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -317,14 +317,8 @@ fn allowed(entry: &str) -> Result<String, String> {
 /// Returns whether `text` can be a DNS name. A name whose last label is a number is a mistyped IPv4 address, because
 /// URL parsers read it as one.
 fn is_host_name(text: &str) -> bool {
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
     let last = text.rsplit('.').next().unwrap_or_default();
-    text.len() <= 253 && text.split('.').all(is_label) && !last.bytes().all(|byte| byte.is_ascii_digit())
+    is_internal_host_name(text) && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use std::fmt;
 
 use url::Host;
 
+use super::is_host_name;
+
 /// The longest address that fits into an SMTP path.
 const ADDRESS_MAX: usize = 254;
 /// The longest part before the `@`.
@@ -134,15 +136,9 @@ fn is_local(local: &str) -> bool {
 /// A domain with a dot, as the DNS would have it; an address in its stead is none.
 fn mail_domain(text: &str) -> Option<String> {
     let Ok(Host::Domain(domain)) = Host::parse(text) else { return None };
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
     // The parser decodes `%41` for the sake of URLs; here it is a slip.
     let written = !text.contains('%') && domain.contains('.');
-    (written && domain.len() <= 253 && domain.split('.').all(is_label)).then_some(domain)
+    (written && is_host_name(&domain)).then_some(domain)
 }
 
 /// An address with the name that people read beside it.

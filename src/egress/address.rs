@@ -1,9 +1,9 @@
-//! Which addresses a user may give, and what the operator allows beyond that: pure decisions on
-//! URLs, names and resolved addresses. Looking names up is the resolver's.
+//! The addresses that users can give, and those that the operator allows beyond: pure decisions on URLs,
+//! names and resolved addresses. `resolver` resolves names.
 //!
-//! A URL is parsed once, by the same crate that the HTTP client uses, and everything later goes by
-//! the parsed form: `http://0x7f.1/` and `http://①②⑦.0.0.1/` are then plainly 127.0.0.1, and no
-//! second parser can read the host differently.
+//! A URL is parsed once, by the crate that the HTTP client also uses, and every later decision uses the parsed
+//! form. `http://0x7f.1/` and `http://①②⑦.0.0.1/` are then 127.0.0.1, and no second parser can read the host
+//! differently.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,37 +12,33 @@ use ipnet::IpNet;
 use url::{Host, Url};
 
 use super::ranges::forbidden;
-use crate::domain::AddressError;
+use crate::domain::{AddressError, is_host_name, is_internal_host_name};
 
-/// The longest URL, as given and as normalised.
+/// Maximum length of a URL in bytes, as given and as normalised.
 const URL_MAX: usize = 2_048;
 
-/// DNS cannot carry longer names or labels.
-const NAME_MAX: usize = 253;
-const LABEL_MAX: usize = 63;
-
-/// Names that mean something else on every network: special-use names and what clusters and clouds
-/// answer to inside.
+/// Suffixes of names that differ from network to network: special-use names, and internal names of clusters
+/// and clouds.
 const SPECIAL_SUFFIXES: &[&str] =
     &["localhost", "local", "internal", "svc", "cluster.local", "home.arpa", "arpa", "onion"];
 
-/// What the operator decided about the addresses that users give.
+/// The operator's settings for the addresses that users give.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// What may be reached although it is private.
+    /// The private networks and hosts that callbacks can reach.
     pub allow: Vec<Allowed>,
-    /// Whether plain http may go anywhere; towards `allow` it always may.
+    /// Whether callbacks can use plain http everywhere; towards `allow` they always can.
     pub allow_http: bool,
-    /// Through whom everything goes.
+    /// The proxy of all HTTP exchanges; `None` for direct connections.
     pub proxy: Option<Proxy>,
 }
 
-/// A proxy, by its URL. Whether there is a user's name and password in it, nobody sees.
+/// The URL of a proxy. It can contain a password, so `Debug` hides it.
 #[derive(Clone)]
 pub struct Proxy(Url);
 
 impl Proxy {
-    /// Reads an http or https URL. The error is a sentence for the operator, and shows nothing of it.
+    /// Parses an http or https URL. The error is a sentence without any part of the URL.
     pub fn parse(text: &str) -> Result<Self, String> {
         let url = Url::parse(text).map_err(|error| format!("the proxy's address is not a URL: {error}"))?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -62,17 +58,17 @@ impl fmt::Debug for Proxy {
     }
 }
 
-/// Something private that callbacks may reach.
+/// A private network or host that callbacks can reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Allowed {
-    /// Every address in a network.
+    /// Every address of a network.
     Net(IpNet),
-    /// One host, whatever it resolves to.
+    /// One host, whatever its addresses are.
     Name(String),
 }
 
 impl Allowed {
-    /// Reads a CIDR, an address or a host name. The error is a sentence for the operator.
+    /// Parses a network in CIDR form, an address or a host name. The error is a sentence.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if let Ok(net) = text.parse::<IpNet>() {
@@ -82,7 +78,9 @@ impl Allowed {
             return Ok(Self::Net(IpNet::from(address)));
         }
         match Host::parse(text.strip_suffix('.').unwrap_or(text)) {
-            Ok(Host::Domain(name)) if !text.contains(['/', ':', '*', '@']) && labels_fit(&name) => {
+            Ok(Host::Domain(name))
+                if !text.contains(['/', ':', '*', '@']) && is_internal_host_name(&name) =>
+            {
                 Ok(Self::Name(name))
             }
             _ => Err(format!("`{text}` is neither a network (10.0.0.0/8), an address nor a host name")),
@@ -90,43 +88,43 @@ impl Allowed {
     }
 }
 
-/// What a name must resolve to before it may be reached.
+/// The addresses that a name must have before a callback can reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Demand {
-    /// The operator allowed the name itself.
-    Nothing,
-    /// No forbidden address.
-    NothingForbidden,
-    /// Allowed addresses only.
+pub(super) enum Requirement {
+    /// Any address: the operator allows the name itself.
+    None,
+    /// At least one address, and no forbidden one.
+    NoForbidden,
+    /// Only addresses that the operator allows.
     AllAllowed,
 }
 
-/// What the addresses of a name come to.
+/// The class of a name, by all its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
-    /// It has none, today.
+pub(super) enum AddressClass {
+    /// The name has no address at present.
     Unknown,
-    /// At least one that is forbidden and not allowed.
+    /// At least one address is forbidden and not allowed.
     Forbidden,
-    /// None that is forbidden and not allowed.
+    /// No address is forbidden, and at least one is not in the operator's list.
     Public,
-    /// Only such as the operator allowed.
+    /// Every address is allowed by the operator.
     Allowed,
 }
 
-impl Demand {
-    /// Whether a connection may be made.
-    pub(super) fn met_by(self, reach: Reach) -> bool {
+impl Requirement {
+    /// Returns whether a connection is permitted.
+    pub(super) fn is_met_by(self, class: AddressClass) -> bool {
         match self {
-            Self::Nothing => true,
-            Self::NothingForbidden => matches!(reach, Reach::Public | Reach::Allowed),
-            Self::AllAllowed => reach == Reach::Allowed,
+            Self::None => true,
+            Self::NoForbidden => matches!(class, AddressClass::Public | AddressClass::Allowed),
+            Self::AllAllowed => class == AddressClass::Allowed,
         }
     }
 }
 
 impl Settings {
-    /// Parses a URL and checks everything that needs no look-up of its name. The error has every reason.
+    /// Parses a URL and checks everything that needs no lookup of its name. The error has every reason.
     pub(super) fn parse(&self, text: &str) -> Result<Target, AddressError> {
         let invalid = |reason: &str| Err(AddressError::Invalid(reason.to_owned()));
         if text.len() > URL_MAX {
@@ -165,9 +163,9 @@ impl Settings {
         }
         let target = Target { url };
         if target.literal().is_none() {
-            reasons.extend(self.refuse_syntax(target.name()));
+            reasons.extend(self.syntax_objection(target.name()));
         }
-        let literal = target.literal().and_then(|address| self.refuse_literal(address, target.is_plain()));
+        let literal = target.literal().and_then(|address| self.literal_objection(address, target.is_plain()));
         if reasons.is_empty() {
             return literal.map_or(Ok(target), |reason| Err(forbidden_error(&[reason])));
         }
@@ -175,8 +173,8 @@ impl Settings {
         Err(AddressError::Invalid(reasons.join("; ")))
     }
 
-    /// Why an address that stands in the URL itself may not be reached.
-    pub(super) fn refuse_literal(&self, address: IpAddr, plain: bool) -> Option<String> {
+    /// Returns why callbacks cannot reach an address that is written in the URL; `None` if they can.
+    pub(super) fn literal_objection(&self, address: IpAddr, plain: bool) -> Option<String> {
         if self.allows_address(address) {
             return None;
         }
@@ -187,58 +185,59 @@ impl Settings {
         }
     }
 
-    fn refuse_syntax(&self, name: &str) -> Option<String> {
+    /// Returns why a name cannot be a host name; `None` if it can.
+    fn syntax_objection(&self, name: &str) -> Option<String> {
         if self.allows_name(name) {
             None
         } else if name.split('.').any(str::is_empty) {
             Some("has an empty label in its host name".into())
-        } else if !labels_fit(name) || !name.split('.').all(is_label) {
-            Some(format!("has `{name}` for a host name, which is not one"))
+        } else if !is_host_name(name) {
+            Some(format!("has `{name}` as its host name, which is not a valid one"))
         } else {
             None
         }
     }
 
-    /// What is wrong with a name unless all its addresses are allowed.
-    pub(super) fn doubts(&self, name: &str, plain: bool) -> Vec<String> {
+    /// Returns why callbacks cannot reach a name, unless the operator allows all its addresses.
+    pub(super) fn name_objections(&self, name: &str, plain: bool) -> Vec<String> {
         if self.allows_name(name) {
             return Vec::new();
         }
-        let mut doubts = Vec::new();
+        let mut objections = Vec::new();
         if let Some(suffix) = special_suffix(name) {
-            doubts.push(format!("must not lead to a host in `{suffix}`"));
+            objections.push(format!("must not lead to a host in `{suffix}`"));
         } else if !name.contains('.') {
-            doubts.push("must have a full host name, with a domain".to_owned());
+            objections.push("must have a full host name, with a domain".to_owned());
         }
         if plain && !self.allow_http {
-            doubts.push(HTTPS.to_owned());
+            objections.push(HTTPS.to_owned());
         }
-        doubts
+        objections
     }
 
-    /// What a name must resolve to.
-    pub(super) fn demand(&self, name: &str, plain: bool) -> Demand {
+    /// Returns the addresses that a name must have.
+    pub(super) fn requirement(&self, name: &str, plain: bool) -> Requirement {
         if self.allows_name(name) {
-            Demand::Nothing
+            Requirement::None
         } else if (plain && !self.allow_http) || !name.contains('.') || special_suffix(name).is_some() {
-            Demand::AllAllowed
+            Requirement::AllAllowed
         } else {
-            Demand::NothingForbidden
+            Requirement::NoForbidden
         }
     }
 
-    /// What the addresses of a name come to.
-    pub(super) fn reach(&self, addresses: &[IpAddr]) -> Reach {
-        let mut reach = if addresses.is_empty() { Reach::Unknown } else { Reach::Allowed };
+    /// Returns the class of a name with these addresses.
+    pub(super) fn classify(&self, addresses: &[IpAddr]) -> AddressClass {
+        let mut class = if addresses.is_empty() { AddressClass::Unknown } else { AddressClass::Allowed };
         for address in addresses {
             if !self.allows_address(*address) {
                 if forbidden(*address).is_some() {
-                    return Reach::Forbidden;
+                    return AddressClass::Forbidden;
                 }
-                reach = Reach::Public;
+                class = AddressClass::Public;
             }
         }
-        reach
+        class
     }
 
     pub(super) fn allows_name(&self, name: &str) -> bool {
@@ -250,12 +249,13 @@ impl Settings {
     }
 }
 
-/// Whether everybody can fetch this, as far as can be told without a look-up: for what others are to
-/// fetch, whatever is allowed here.
+/// Returns whether a URL is public, as far as this can be known without a lookup. The operator's settings do
+/// not count: the URL is for a third party, such as Slack.
 pub fn is_public_https(url: &str) -> bool {
     let settings = Settings::default();
     settings.parse(url).is_ok_and(|target| {
-        !target.is_plain() && (target.literal().is_some() || settings.doubts(target.name(), false).is_empty())
+        !target.is_plain()
+            && (target.literal().is_some() || settings.name_objections(target.name(), false).is_empty())
     })
 }
 
@@ -280,23 +280,14 @@ fn special_suffix(name: &str) -> Option<&'static str> {
         .find(|suffix| name.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
 }
 
-fn labels_fit(name: &str) -> bool {
-    !name.is_empty() && name.len() <= NAME_MAX && name.split('.').all(|label| label.len() <= LABEL_MAX)
-}
-
-fn is_label(label: &str) -> bool {
-    let plain = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    plain && !label.starts_with('-') && !label.ends_with('-')
-}
-
-/// A URL that was parsed and judged. Shown without its query, which may hold a secret.
+/// A parsed and checked URL. `Display` omits the query, which can contain a secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     url: Url,
 }
 
 impl Target {
-    /// The whole URL, normalised: what is stored and sent to.
+    /// The whole URL in normalised form, as it is stored and sent.
     pub fn as_str(&self) -> &str {
         self.url.as_str()
     }
@@ -315,7 +306,7 @@ impl Target {
         self.url.scheme() == "http"
     }
 
-    /// The address, if the host is one rather than a name.
+    /// The address, if the host is an address and not a name.
     pub(super) fn literal(&self) -> Option<IpAddr> {
         match self.url.host() {
             Some(Host::Ipv4(address)) => Some(address.into()),
@@ -324,7 +315,7 @@ impl Target {
         }
     }
 
-    /// The name; empty if the host is an address.
+    /// The host name; empty if the host is an address.
     pub(super) fn name(&self) -> &str {
         self.url.domain().unwrap_or_default()
     }
@@ -353,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_seen_through_every_spelling() {
+    fn loopback_is_refused_in_every_spelling() {
         for host in [
             "127.0.0.1",
             "2130706433",
@@ -405,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_url_is_said_all_at_once() {
+    fn every_reason_against_a_url_is_reported_at_once() {
         let table = [
             ("", "is not a URL"),
             ("example.com/hook", "is not a URL"),
@@ -447,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_at_most_2048_characters_long_as_given_and_as_sent() {
+    fn a_url_has_at_most_2048_characters_as_given_and_as_sent() {
         let url = |fill: &str, count| format!("https://example.com/{}", fill.repeat(count));
         assert!(settings(&[], false).parse(&url("a", 2_028)).is_ok());
         assert!(settings(&[], false).parse(&url("a", 2_029)).is_err());
@@ -455,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_other_worlds_are_doubted_unless_allowed() {
+    fn special_use_names_are_refused_unless_allowed() {
         let names = [
             "localhost",
             "a.localhost",
@@ -471,13 +462,13 @@ mod tests {
         ];
         for name in names {
             let strict = settings(&[], false);
-            assert_eq!(strict.demand(name, false), Demand::AllAllowed, "{name}");
-            assert_eq!(strict.doubts(name, false).len(), 1, "{name}");
-            assert_eq!(settings(&[name], false).demand(name, true), Demand::Nothing, "{name}");
-            assert!(settings(&[name], false).doubts(name, true).is_empty(), "{name}");
+            assert_eq!(strict.requirement(name, false), Requirement::AllAllowed, "{name}");
+            assert_eq!(strict.name_objections(name, false).len(), 1, "{name}");
+            assert_eq!(settings(&[name], false).requirement(name, true), Requirement::None, "{name}");
+            assert!(settings(&[name], false).name_objections(name, true).is_empty(), "{name}");
         }
         for name in ["notlocalhost.example", "local.example", "svc.example.com", "arpanet.org"] {
-            assert_eq!(settings(&[], false).demand(name, false), Demand::NothingForbidden, "{name}");
+            assert_eq!(settings(&[], false).requirement(name, false), Requirement::NoForbidden, "{name}");
         }
         for url in
             ["https://LOCALHOST/", "https://ｌｏｃａｌｈｏｓｔ/", "https://ⓛocalhost/", "https://localhost./"]
@@ -487,33 +478,33 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_goes_to_allowed_addresses_or_where_the_operator_says() {
+    fn plain_http_is_limited_to_allowed_addresses_by_default() {
         let strict = settings(&["10.0.0.0/8", "hooks.corp"], false);
         assert!(strict.parse("http://10.1.2.3/").is_ok());
         assert!(strict.parse("http://93.184.216.34/").is_err());
         assert!(strict.parse("https://93.184.216.34/").is_ok());
         assert!(settings(&[], true).parse("http://93.184.216.34/").is_ok());
-        assert_eq!(strict.demand("hooks.corp", true), Demand::Nothing);
-        assert_eq!(strict.demand("example.com", true), Demand::AllAllowed);
-        assert_eq!(settings(&[], true).demand("example.com", true), Demand::NothingForbidden);
+        assert_eq!(strict.requirement("hooks.corp", true), Requirement::None);
+        assert_eq!(strict.requirement("example.com", true), Requirement::AllAllowed);
+        assert_eq!(settings(&[], true).requirement("example.com", true), Requirement::NoForbidden);
     }
 
     #[test]
-    fn one_forbidden_address_among_many_spoils_a_name() {
+    fn one_forbidden_address_of_a_name_forbids_the_name() {
         let settings = settings(&["10.0.0.0/8"], false);
-        let reach = |texts: &[&str]| {
-            settings.reach(&texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>())
+        let class = |texts: &[&str]| {
+            settings.classify(&texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>())
         };
-        assert_eq!(reach(&[]), Reach::Unknown);
-        assert_eq!(reach(&["10.0.0.1", "10.0.0.2"]), Reach::Allowed);
-        assert_eq!(reach(&["10.0.0.1", "93.184.216.34"]), Reach::Public);
-        assert_eq!(reach(&["93.184.216.34", "10.0.0.1", "192.168.0.1"]), Reach::Forbidden);
-        // Allowing a network allows no other spelling of it.
-        assert_eq!(reach(&["::ffff:10.0.0.1"]), Reach::Forbidden);
+        assert_eq!(class(&[]), AddressClass::Unknown);
+        assert_eq!(class(&["10.0.0.1", "10.0.0.2"]), AddressClass::Allowed);
+        assert_eq!(class(&["10.0.0.1", "93.184.216.34"]), AddressClass::Public);
+        assert_eq!(class(&["93.184.216.34", "10.0.0.1", "192.168.0.1"]), AddressClass::Forbidden);
+        // An allowed network does not include its IPv4-mapped form.
+        assert_eq!(class(&["::ffff:10.0.0.1"]), AddressClass::Forbidden);
     }
 
     #[test]
-    fn a_target_is_shown_without_its_query_and_shares_a_lane_with_its_host() {
+    fn a_target_hides_its_query_and_has_an_origin() {
         let target = settings(&[], false).parse("HTTPS://Example.com.:443/a?token=secret").unwrap();
         assert_eq!(target.as_str(), "https://example.com/a?token=secret");
         assert_eq!(format!("{target} {target:?}"), "https://example.com/a?… https://example.com/a?…");
@@ -523,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_is_a_network_an_address_or_a_name() {
+    fn an_allowed_entry_is_a_network_an_address_or_a_name() {
         assert_eq!(Allowed::parse(" Hooks.Corp. "), Ok(Allowed::Name("hooks.corp".into())));
         assert_eq!(Allowed::parse("::1"), Ok(Allowed::Net("::1/128".parse().unwrap())));
         assert_eq!(Allowed::parse("10.0.0.0/8"), Ok(Allowed::Net("10.0.0.0/8".parse().unwrap())));

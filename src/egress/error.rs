@@ -1,68 +1,67 @@
-//! Why an exchange came to nothing, in words that may be shown to whoever gave the address.
+//! Errors of an exchange, in texts that can be shown to the user who gave the address.
 //!
-//! The HTTP client's own words never pass: they hold the URL, query and all. Whoever reads these
-//! learns nothing about addresses that are forbidden: no connection is made to those, so open,
-//! closed and absent look the same. What the operator allowed is told apart like any other.
+//! The texts of the HTTP client are not used: they contain the URL with its query. The errors reveal nothing about
+//! forbidden addresses: no connection is made to them, so an open, a closed and an absent port look the same.
 
 use std::error::Error;
 use std::io;
 use std::time::Duration;
 
 use super::CONNECT_TIMEOUT;
-use super::resolver::NoAddress;
+use super::resolver::ResolveError;
 
-/// A certificate may list a thousand names, and TLS quotes them.
+/// Maximum length of a TLS error, in characters: it can quote a thousand names of a certificate.
 const DETAIL_MAX: usize = 300;
 
-/// Why there is no answer. Shown as a word and a sentence.
+/// Reason why there is no response. `Display` gives a word and a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// The guard forbids the address.
+    /// The guard refuses the address.
     #[error("refused: {0}")]
     Refused(String),
-    /// The time was up.
+    /// The deadline has passed.
     #[error("timeout: {0}")]
     Timeout(String),
-    /// There is no connection to be had.
+    /// The connection could not be made.
     #[error("connect: {0}")]
     Connect(String),
-    /// Whoever is there is not to be believed.
+    /// The peer's identity could not be verified.
     #[error("tls: {0}")]
     Tls(String),
-    /// What came back is no answer, or not all of one.
+    /// The response is not HTTP, or is incomplete.
     #[error("protocol: {0}")]
     Protocol(String),
-    /// The answer is over its cap, in bytes, decoded.
+    /// The decoded response is larger than this maximum, in bytes.
     #[error("too_large: the answer is larger than {0} bytes")]
     TooLarge(usize),
 }
 
 impl SendError {
-    /// The whole exchange took too long.
+    /// The exchange exceeded its deadline.
     pub fn timed_out(limit: Duration) -> Self {
-        Self::Timeout(format!("no answer within {}", spoken(limit)))
+        Self::Timeout(format!("no answer within {}", format_span(limit)))
     }
 
     pub(super) fn not_connected() -> Self {
-        Self::Timeout(format!("no connection within {}", spoken(CONNECT_TIMEOUT)))
+        Self::Timeout(format!("no connection within {}", format_span(CONNECT_TIMEOUT)))
     }
 
-    /// What went wrong while a connection was made secret.
+    /// Classifies an error of a TLS handshake.
     pub(super) fn not_secure(error: &io::Error) -> Self {
         match causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>()) {
             Some(tls) => Self::Tls(tls.to_string().chars().take(DETAIL_MAX).collect()),
-            // Nobody is disbelieved: there is nobody any more.
+            // Not an error of TLS: the connection was closed.
             None => Self::Connect(error.kind().to_string()),
         }
     }
 
-    /// Finds what went wrong at the bottom of what the HTTP client says.
+    /// Classifies an error of the HTTP client by its causes.
     pub fn classify(error: &reqwest::Error) -> Self {
         let (mut network, mut cut) = (None, false);
         for cause in causes(error) {
             match cause.downcast_ref() {
-                Some(refused @ NoAddress::Forbidden) => return Self::Refused(refused.to_string()),
-                Some(unknown @ NoAddress::Unknown) => return Self::Connect(unknown.to_string()),
+                Some(refused @ ResolveError::Forbidden) => return Self::Refused(refused.to_string()),
+                Some(unknown @ ResolveError::Unknown) => return Self::Connect(unknown.to_string()),
                 None => {}
             }
             if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
@@ -77,12 +76,14 @@ impl SendError {
             if let Some(error) = cause.downcast_ref::<io::Error>() {
                 network = Some(error.kind());
             }
-            // Their type cannot be named from here.
+            // The type of these errors is private to the HTTP client.
             match cause.to_string().strip_prefix("tunnel error: ") {
                 Some("proxy authorization required") => {
-                    return Self::Connect("it asks for another name or password".into());
+                    return Self::Connect("the proxy requires another name or password".into());
                 }
-                Some("unsuccessful") => return Self::Connect("it does not connect there".into()),
+                Some("unsuccessful") => {
+                    return Self::Connect("the proxy cannot connect to the destination".into());
+                }
                 Some(_) | None => {}
             }
         }
@@ -96,7 +97,7 @@ impl SendError {
     }
 }
 
-/// An error and what is below it. `io::Error` hides the error that it carries from `source`.
+/// Returns an error and its causes. `io::Error` does not return the error that it contains from `source`.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| {
         match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
@@ -106,7 +107,8 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     })
 }
 
-fn spoken(span: Duration) -> String {
+/// Formats a time span for people.
+fn format_span(span: Duration) -> String {
     match span.as_millis() {
         millis if millis % 1_000 == 0 => format!("{} s", millis / 1_000),
         millis => format!("{millis} ms"),

@@ -1,13 +1,12 @@
-//! The addresses that nobody may make this program talk to: one table, used at registration and at
-//! every connection, so that the two cannot drift apart.
+//! The addresses that callbacks must not reach. One table serves the check at registration and the check of
+//! every connection, so both give the same result.
 //!
-//! IPv6 is refused by default: only global unicast (`2000::/3`) passes, without the parts of it that
-//! carry IPv4 or are no hosts. Enumerating the encodings of IPv4 in IPv6 is how others let one
-//! slip through. NAT64's well-known prefix is decoded, not refused: on an IPv6-only host with DNS64
-//! it is how every IPv4 receiver is reached.
-//!
-//! What is not here, because no table can know it: this host's own public addresses, and pods,
-//! services or on-premises networks that use public space. A firewall has to refuse those.
+//! - IPv6 is refused by default: only global unicast (`2000::/3`) is permitted, without its parts that embed IPv4
+//!   or contain no hosts. A list of the encodings of IPv4 in IPv6 would be easy to get incomplete.
+//! - The well-known prefix of NAT64 is decoded, not refused: an IPv6-only host with DNS64 reaches every IPv4
+//!   receiver through it.
+//! - The table cannot contain this host's own public addresses, nor pods, services and on-premises networks with
+//!   public addresses. A firewall has to refuse those.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -21,6 +20,7 @@ const fn v6(a: u16, b: u16, c: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix)
 }
 
+/// The refused IPv4 networks, each with its kind.
 const V4: &[(Ipv4Net, &str)] = &[
     (v4(0, 0, 0, 0, 8), "\"this host\""),
     (v4(10, 0, 0, 0, 8), "private"),
@@ -39,16 +39,16 @@ const V4: &[(Ipv4Net, &str)] = &[
     (v4(198, 51, 100, 0, 24), "for documentation"),
     (v4(203, 0, 113, 0, 24), "for documentation"),
     (v4(224, 0, 0, 0, 4), "multicast"),
-    // Class E and broadcast; some clusters give it to pods.
+    // Class E and broadcast; some clusters use it for pods.
     (v4(240, 0, 0, 0, 4), "reserved"),
-    // Azure's WireServer: looks public, and no registry marks it.
+    // Azure's WireServer: in public space, and in no registry of special addresses.
     (v4(168, 63, 129, 16, 32), "a cloud's metadata service"),
 ];
 
-/// Only what lies in here can be public.
+/// The only IPv6 network that has public addresses.
 const GLOBAL_UNICAST: Ipv6Net = v6(0x2000, 0, 0, 3);
 
-/// What is refused inside of [`GLOBAL_UNICAST`].
+/// The parts of [`GLOBAL_UNICAST`] that are refused.
 const V6: &[(Ipv6Net, &str)] = &[
     // Teredo, ORCHID, benchmarks, DETs.
     (v6(0x2001, 0, 0, 23), "reserved for protocols"),
@@ -57,11 +57,11 @@ const V6: &[(Ipv6Net, &str)] = &[
     (v6(0x3fff, 0, 0, 20), "for documentation"),
 ];
 
-/// The NAT64 prefix whose last 32 bits are an IPv4 address. Operators' own prefixes have unknown
-/// lengths and cannot be decoded: they stay refused.
+/// The NAT64 prefix whose last 32 bits are an IPv4 address. Prefixes of operators have unknown lengths and
+/// cannot be decoded, so they are refused.
 const NAT64: Ipv6Net = v6(0x64, 0xff9b, 0, 96);
 
-/// Why an address is refused; `None` for one that is public.
+/// Returns why an address is refused; `None` for a public address.
 pub fn forbidden(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(address) => forbidden_v4(address),
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_and_the_last_address_of_every_range_are_forbidden() {
+    fn both_ends_of_every_range_are_forbidden() {
         for (net, why) in V4 {
             for address in [net.network(), net.broadcast()] {
                 assert!(forbidden(address.into()).is_some(), "{address} {why}");
@@ -167,9 +167,9 @@ mod tests {
     }
 
     #[test]
-    fn every_embedding_of_a_forbidden_v4_in_v6_is_forbidden() {
+    fn every_embedding_of_a_forbidden_v4_is_forbidden() {
         for (net, why) in V4 {
-            // A walk through each range, both ends included.
+            // Samples of each range, both ends included.
             let (first, last) = (u32::from(net.network()), u32::from(net.broadcast()));
             let stride = usize::try_from((last - first) / 500).unwrap().max(1);
             for bits in (first..=last).step_by(stride).chain([last]) {

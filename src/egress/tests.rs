@@ -1,4 +1,4 @@
-//! The guard and the client against receivers on loopback. No test waits: time is moved by hand.
+//! Tests of the guard and the client against receivers on loopback. No test waits; each moves a manual clock.
 
 use std::future::pending;
 use std::io;
@@ -20,7 +20,7 @@ const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(93, 184, 216, 34));
 const LIMIT: Duration = Duration::from_secs(20);
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// Names that resolve to loopback.
+/// A resolver that resolves every name to loopback.
 fn here() -> Resolver {
     Resolver::fixed(|_| Ok(vec![LOOPBACK]))
 }
@@ -47,7 +47,7 @@ fn fetch(port: u16) -> Fetch {
     Fetch { url, headers: HeaderMap::new(), timeout: LIMIT, max_body: 1 << 20 }
 }
 
-/// A server on loopback that hands every request's connection to `answer`.
+/// Starts a server on loopback that passes the connection of every request to `answer`.
 async fn server<F, A>(answer: F) -> u16
 where
     F: Fn(TcpStream) -> A + Send + 'static,
@@ -64,7 +64,7 @@ where
     port
 }
 
-async fn saying(answer: impl AsRef<[u8]> + Clone + Send + Sync + 'static) -> u16 {
+async fn responding(answer: impl AsRef<[u8]> + Clone + Send + Sync + 'static) -> u16 {
     server(move |mut stream| {
         let answer = answer.clone();
         async move { stream.write_all(answer.as_ref()).await.unwrap() }
@@ -72,7 +72,7 @@ async fn saying(answer: impl AsRef<[u8]> + Clone + Send + Sync + 'static) -> u16
     .await
 }
 
-/// Reads a request with a body of two bytes, or none.
+/// Reads a request with the body `{}`, or without a body.
 async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") && !request.ends_with(b"{}") {
@@ -83,20 +83,20 @@ async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> String {
     String::from_utf8(request).unwrap()
 }
 
-/// A listener, and whether anybody ever knocked.
-fn untouched() -> (std::net::TcpListener, u16) {
+/// Makes a listener that must get no connection.
+fn unused_listener() -> (std::net::TcpListener, u16) {
     let listener = std::net::TcpListener::bind((LOOPBACK, 0)).unwrap();
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
     (listener, port)
 }
 
-fn assert_untouched(listener: &std::net::TcpListener) {
-    assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "somebody knocked");
+fn assert_unused(listener: &std::net::TcpListener) {
+    assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "there was a connection");
 }
 
-/// Lets `work` run while time flies.
-async fn hurry<T>(clock: &ManualClock, work: impl Future<Output = T>) -> T {
+/// Advances the clock until `work` is done.
+async fn advance_until<T>(clock: &ManualClock, work: impl Future<Output = T>) -> T {
     tokio::pin!(work);
     loop {
         tokio::select! {
@@ -108,7 +108,7 @@ async fn hurry<T>(clock: &ManualClock, work: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test]
-async fn an_exchange_carries_what_it_was_given_and_brings_back_the_answer() {
+async fn an_exchange_sends_the_request_and_returns_the_response() {
     let (sender, request) = oneshot::channel();
     let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -130,8 +130,8 @@ async fn an_exchange_carries_what_it_was_given_and_brings_back_the_answer() {
 }
 
 #[tokio::test]
-async fn a_name_that_resolves_elsewhere_after_registration_is_refused_and_never_connected_to() {
-    let (listener, port) = untouched();
+async fn a_name_rebound_after_registration_is_never_connected_to() {
+    let (listener, port) = unused_listener();
     let looks = Arc::new(AtomicUsize::new(0));
     let count = looks.clone();
     let (egress, _) = egress(
@@ -145,12 +145,12 @@ async fn a_name_that_resolves_elsewhere_after_registration_is_refused_and_never_
     let error = egress.send(post(&egress, &url)).await.unwrap_err();
     assert_eq!(error, SendError::Refused("the host is not one that callbacks may reach".into()));
     assert_eq!(looks.load(Ordering::SeqCst), 2);
-    assert_untouched(&listener);
+    assert_unused(&listener);
 }
 
 #[tokio::test]
-async fn one_forbidden_address_among_public_ones_refuses_the_connection() {
-    let (listener, port) = untouched();
+async fn one_forbidden_address_of_a_name_refuses_the_connection() {
+    let (listener, port) = unused_listener();
     let (egress, _) = egress(&[], Resolver::fixed(|_| Ok(vec![PUBLIC, LOOPBACK])));
     let url = format!("https://mixed.example:{port}/");
     let refusal = egress.check(&url).await.unwrap_err();
@@ -158,24 +158,24 @@ async fn one_forbidden_address_among_public_ones_refuses_the_connection() {
                   settings";
     assert_eq!(refusal, AddressError::Forbidden(detail.to_owned()));
     assert!(matches!(egress.send(post(&egress, &url)).await, Err(SendError::Refused(_))));
-    assert_untouched(&listener);
+    assert_unused(&listener);
 }
 
 #[tokio::test]
-async fn an_address_in_the_url_is_judged_at_each_send_although_it_is_never_looked_up() {
-    let (listener, port) = untouched();
+async fn an_address_in_a_url_is_checked_at_each_send() {
+    let (listener, port) = unused_listener();
     let (lenient, _) = egress(&["127.0.0.0/8"], here());
     let (strict, _) = egress(&[], Resolver::fixed(|_| panic!("an address was looked up")));
     for host in ["127.0.0.1", "127.1", "0x7f000001"] {
         let error = strict.send(post(&lenient, &format!("https://{host}:{port}/"))).await.unwrap_err();
         assert!(matches!(error, SendError::Refused(_)), "{host}: {error}");
     }
-    assert_untouched(&listener);
+    assert_unused(&listener);
 }
 
 #[tokio::test]
-async fn plain_http_to_a_name_needs_all_its_addresses_to_be_allowed() {
-    let port = saying(OK).await;
+async fn plain_http_to_a_name_requires_allowed_addresses_only() {
+    let port = responding(OK).await;
     let url = format!("http://receiver.example:{port}/");
     let (by_address, _) = egress(&["127.0.0.0/8"], here());
     by_address.check(&url).await.unwrap();
@@ -204,7 +204,7 @@ async fn a_special_name_is_refused_unless_its_addresses_are_allowed() {
 }
 
 #[tokio::test]
-async fn a_name_is_looked_up_once_a_minute_and_a_slow_one_costs_a_second() {
+async fn a_name_is_looked_up_once_a_minute_for_at_most_a_second() {
     let looks = Arc::new(AtomicUsize::new(0));
     let count = looks.clone();
     let slow = Resolver::Fixed(Arc::new(move |_| {
@@ -214,12 +214,12 @@ async fn a_name_is_looked_up_once_a_minute_and_a_slow_one_costs_a_second() {
     let (egress, clock) = egress(&[], slow);
     let start = clock_now(&clock);
     for _ in 0..100 {
-        hurry(&clock, egress.check("https://slow.example/")).await.unwrap();
+        advance_until(&clock, egress.check("https://slow.example/")).await.unwrap();
     }
     assert_eq!(looks.load(Ordering::SeqCst), 1);
     assert_eq!(clock_now(&clock).since(start), Duration::from_secs(1));
     clock.advance(Duration::from_secs(60));
-    hurry(&clock, egress.check("https://slow.example/")).await.unwrap();
+    advance_until(&clock, egress.check("https://slow.example/")).await.unwrap();
     assert_eq!(looks.load(Ordering::SeqCst), 2);
 }
 
@@ -228,7 +228,7 @@ fn clock_now(clock: &ManualClock) -> Timestamp {
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_resolve_passes_registration_and_fails_at_the_attempt() {
+async fn an_unresolved_name_is_registered_and_its_attempt_fails() {
     let (egress, _) = egress(&[], Resolver::fixed(|_| Err(io::Error::other("no such name"))));
     egress.check("https://soon.example/").await.unwrap();
     let error = egress.send(post(&egress, "https://soon.example/")).await.unwrap_err();
@@ -236,11 +236,11 @@ async fn a_name_that_does_not_resolve_passes_registration_and_fails_at_the_attem
 }
 
 #[tokio::test]
-async fn a_redirect_is_an_answer_and_is_never_followed() {
-    let elsewhere = saying(OK).await;
+async fn a_redirect_is_a_response_and_is_not_followed() {
+    let elsewhere = responding(OK).await;
     let answer =
         format!("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:{elsewhere}/\r\ncontent-length: 0\r\n\r\n");
-    let port = saying(answer).await;
+    let port = responding(answer).await;
     let (egress, _) = egress(&["127.0.0.0/8"], here());
     let url = format!("http://127.0.0.1:{port}/");
     assert_eq!(egress.send(post(&egress, &url)).await.unwrap().status, 302);
@@ -248,7 +248,7 @@ async fn a_redirect_is_an_answer_and_is_never_followed() {
 }
 
 #[tokio::test]
-async fn an_endless_body_is_cut_at_the_cap_and_the_connection_dropped() {
+async fn an_endless_body_is_cut_at_its_limit() {
     let (sender, dropped) = oneshot::channel();
     let sender = std::sync::Mutex::new(Some(sender));
     let port = server(move |mut stream| {
@@ -267,7 +267,7 @@ async fn an_endless_body_is_cut_at_the_cap_and_the_connection_dropped() {
 }
 
 #[tokio::test]
-async fn a_body_that_stops_coming_ends_with_the_deadline_and_the_status_still_counts() {
+async fn a_stalled_body_ends_at_the_deadline_and_keeps_the_status() {
     // Far more than the sockets buffer: when it is written, the client is reading the body.
     const MUCH: usize = 32 << 20;
     let (sender, written) = oneshot::channel();
@@ -287,13 +287,13 @@ async fn a_body_that_stops_coming_ends_with_the_deadline_and_the_status_still_co
     message.max_answer = 2 * MUCH;
     let exchange = tokio::spawn(async move { egress.send(message).await });
     written.await.unwrap();
-    let received = hurry(&clock, exchange).await.unwrap().unwrap();
+    let received = advance_until(&clock, exchange).await.unwrap().unwrap();
     assert_eq!((received.status, received.truncated), (200, true));
     assert!(!received.body.is_empty());
 }
 
 #[tokio::test]
-async fn an_answer_that_never_comes_ends_with_the_deadline() {
+async fn a_missing_response_ends_at_the_deadline() {
     let port = server(|stream| async move {
         let _open = stream;
         pending::<()>().await;
@@ -301,15 +301,15 @@ async fn an_answer_that_never_comes_ends_with_the_deadline() {
     .await;
     let (egress, clock) = egress(&["127.0.0.0/8"], here());
     let message = post(&egress, &format!("http://127.0.0.1:{port}/?secret"));
-    let error = hurry(&clock, egress.send(message)).await.unwrap_err();
+    let error = advance_until(&clock, egress.send(message)).await.unwrap_err();
     assert_eq!(error.to_string(), "timeout: no answer within 20 s");
-    let error = hurry(&clock, egress.fetch(fetch(port))).await.unwrap_err();
+    let error = advance_until(&clock, egress.fetch(fetch(port))).await.unwrap_err();
     assert_eq!(error.to_string(), "timeout: no answer within 20 s");
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_keeps_the_status_of_a_receiver_and_fails_a_provider() {
-    let port = saying("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart").await;
+async fn a_broken_body_fails_a_poll_but_not_a_delivery() {
+    let port = responding("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart").await;
     let (egress, _) = egress(&["127.0.0.0/8"], here());
     let received = egress.send(post(&egress, &format!("http://127.0.0.1:{port}/"))).await.unwrap();
     assert_eq!((received.status, &received.body[..], received.truncated), (200, &b"part"[..], true));
@@ -318,19 +318,19 @@ async fn a_body_that_breaks_off_keeps_the_status_of_a_receiver_and_fails_a_provi
 }
 
 #[tokio::test]
-async fn what_is_no_answer_is_said_to_be_none_and_tells_no_url() {
+async fn an_invalid_response_is_an_error_that_shows_no_url() {
     let endless = server(|mut stream| async move {
         stream.write_all(b"HTTP/1.1 200 OK\r\n").await.unwrap();
         while stream.write_all(b"x-endless: yes\r\n").await.is_ok() {}
     });
     let closed = {
-        let (_, port) = untouched();
+        let (_, port) = unused_listener();
         port
     };
     let table = [
-        (saying("SSH-2.0-OpenSSH_9.6\r\n\r\n").await, "protocol: the answer is not HTTP"),
+        (responding("SSH-2.0-OpenSSH_9.6\r\n\r\n").await, "protocol: the answer is not HTTP"),
         (endless.await, "protocol: the answer is not HTTP"),
-        (saying("").await, "protocol: the connection was closed before the answer was complete"),
+        (responding("").await, "protocol: the connection was closed before the answer was complete"),
         (closed, "connect: connection refused"),
     ];
     let (egress, _) = egress(&["127.0.0.0/8"], here());
@@ -342,13 +342,13 @@ async fn what_is_no_answer_is_said_to_be_none_and_tells_no_url() {
 }
 
 #[tokio::test]
-async fn a_providers_answer_is_decoded_and_a_receivers_is_not() {
+async fn a_providers_body_is_decoded_and_a_receivers_is_not() {
     const BODY: &[u8] = &[
         31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 171, 86, 42, 46, 73, 44, 41, 45, 86, 178, 82, 74, 206, 207, 45, 200,
         73, 45, 73, 77, 81, 170, 5, 0, 22, 237, 19, 51, 22, 0, 0, 0,
     ];
     let head = format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", BODY.len());
-    let port = saying([head.as_bytes(), BODY].concat()).await;
+    let port = responding([head.as_bytes(), BODY].concat()).await;
     let (egress, _) = egress(&["127.0.0.0/8"], here());
     assert_eq!(&egress.fetch(fetch(port)).await.unwrap().body[..], br#"{"status":"completed"}"#);
     let received = egress.send(post(&egress, &format!("http://127.0.0.1:{port}/"))).await.unwrap();
@@ -356,9 +356,9 @@ async fn a_providers_answer_is_decoded_and_a_receivers_is_not() {
 }
 
 #[tokio::test]
-async fn a_bomb_is_cut_by_what_it_decodes_to() {
+async fn a_decompression_bomb_is_limited_by_its_decoded_size() {
     let port =
-        saying([b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n".as_slice(), &bomb()].concat()).await;
+        responding([b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n".as_slice(), &bomb()].concat()).await;
     let (egress, _) = egress(&[], here());
     let error = egress.fetch(fetch(port)).await.unwrap_err();
     assert_eq!(error.to_string(), "too_large: the answer is larger than 1048576 bytes");
@@ -419,7 +419,7 @@ async fn answer_ok(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
 }
 
 #[tokio::test]
-async fn https_needs_a_certificate_for_the_name_from_somebody_trusted() {
+async fn https_requires_a_trusted_certificate_for_the_name() {
     let (port, root) = https().await;
     let with_roots = |roots| {
         let settings = Settings {
@@ -442,7 +442,7 @@ async fn https_needs_a_certificate_for_the_name_from_somebody_trusted() {
 }
 
 #[tokio::test]
-async fn a_connection_is_used_again() {
+async fn a_connection_is_reused() {
     let connections = Arc::new(AtomicUsize::new(0));
     let count = connections.clone();
     let port = server(move |mut stream| {
@@ -464,28 +464,27 @@ async fn a_connection_is_used_again() {
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
-/// What a proxy was asked.
-type Asked = Arc<std::sync::Mutex<Vec<String>>>;
+/// The heads of the requests that a proxy got.
+type Requests = Arc<std::sync::Mutex<Vec<String>>>;
 
-/// A proxy that notes how it is asked, and connects to loopback whatever the name; to `refused.example`
-/// it does not.
-async fn proxy() -> (u16, Asked) {
+/// Starts a proxy that records its requests. It connects every name to loopback, and refuses `refused.example`.
+async fn proxy() -> (u16, Requests) {
     let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let asked = Asked::default();
-    let note = asked.clone();
+    let requests = Requests::default();
+    let log = requests.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(tunnel(stream, note.clone()));
+            tokio::spawn(tunnel(stream, log.clone()));
         }
     });
-    (port, asked)
+    (port, requests)
 }
 
-async fn tunnel(mut stream: impl AsyncRead + AsyncWrite + Unpin, asked: Asked) {
+async fn tunnel(mut stream: impl AsyncRead + AsyncWrite + Unpin, requests: Requests) {
     let request = read_request(&mut stream).await;
     let authority = request.split([' ', '/']).nth(1).unwrap_or_default().to_owned();
-    asked.lock().unwrap().push(request);
+    requests.lock().unwrap().push(request);
     let (name, port) = authority.split_once(':').unwrap();
     if name == "refused.example" {
         stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n").await.unwrap();
@@ -498,54 +497,54 @@ async fn tunnel(mut stream: impl AsyncRead + AsyncWrite + Unpin, asked: Asked) {
 
 fn through(proxy: &str, roots: Vec<CertificateDer<'static>>) -> Arc<Egress> {
     let settings = Settings { proxy: Some(Proxy::parse(proxy).unwrap()), ..Settings::default() };
-    // Nobody is known here, not even the proxy by a name.
-    let nobody = Resolver::fixed(|_| Ok(Vec::new()));
-    Egress::new(settings, nobody, Clock::Manual(ManualClock::at(Timestamp::default())), roots).unwrap()
+    // No name resolves here, not even the proxy's.
+    let no_names = Resolver::fixed(|_| Ok(Vec::new()));
+    Egress::new(settings, no_names, Clock::Manual(ManualClock::at(Timestamp::default())), roots).unwrap()
 }
 
 #[tokio::test]
-async fn a_proxy_makes_the_tunnel_resolves_the_name_and_alone_gets_its_credentials() {
+async fn only_the_proxy_gets_its_credentials_and_resolves_names() {
     let (port, root) = https().await;
-    let (proxy, asked) = proxy().await;
+    let (proxy, requests) = proxy().await;
     let egress = through(&format!("http://me:hu%3Ash@127.0.0.1:{proxy}"), vec![root]);
     let url = format!("https://hooks.example:{port}/hook");
     assert_eq!(egress.send(post(&egress, &url)).await.unwrap().status, 200);
-    let asked = asked.lock().unwrap().clone();
+    let requests = requests.lock().unwrap().clone();
     // me:hu:sh
     let head = format!(
         "CONNECT hooks.example:{port} HTTP/1.1\r\nHost: hooks.example:{port}\r\nProxy-Authorization: Basic bWU6aHU6c2g=\r\n\r\n"
     );
-    assert_eq!(asked, [head]);
+    assert_eq!(requests, [head]);
     assert!(!format!("{egress:?}").contains("hu"), "{egress:?}");
 }
 
 #[tokio::test]
-async fn a_proxy_may_speak_tls_itself() {
+async fn a_proxy_can_use_tls() {
     let (port, root) = https().await;
     let (acceptor, root_of_proxy) = certified();
     let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
     let proxy = format!("https://hooks.example:{}", listener.local_addr().unwrap().port());
-    let asked = Asked::default();
-    let note = asked.clone();
+    let requests = Requests::default();
+    let log = requests.clone();
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
-        tunnel(acceptor.accept(stream).await.unwrap(), note).await;
+        tunnel(acceptor.accept(stream).await.unwrap(), log).await;
     });
     let settings = Settings { proxy: Some(Proxy::parse(&proxy).unwrap()), ..Settings::default() };
     let clock = Clock::Manual(ManualClock::at(Timestamp::default()));
     let egress = Egress::new(settings, here(), clock, vec![root, root_of_proxy]).unwrap();
     let url = format!("https://hooks.example:{port}/hook");
     assert_eq!(egress.send(post(&egress, &url)).await.unwrap().status, 200);
-    assert_eq!(asked.lock().unwrap().len(), 1);
+    assert_eq!(requests.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_down_or_refuses_is_an_error_in_words() {
+async fn an_error_names_a_proxy_that_is_down_or_refuses() {
     let (port, _) = proxy().await;
     let error = |egress: Arc<Egress>, url: &'static str| async move {
         egress.send(post(&egress, url)).await.unwrap_err().to_string()
     };
-    // Nobody listens there.
+    // A port without a listener.
     let down = through("http://127.0.0.1:1", Vec::new());
     assert_eq!(error(down, "https://hooks.example/").await, "connect: through the proxy: connection refused");
     let unknown = through("http://proxy.example:3128", Vec::new());
@@ -556,13 +555,13 @@ async fn a_proxy_that_is_down_or_refuses_is_an_error_in_words() {
     let refusing = through(&format!("http://127.0.0.1:{port}"), Vec::new());
     assert_eq!(
         error(refusing, "https://refused.example:1/").await,
-        "connect: through the proxy: it does not connect there"
+        "connect: through the proxy: the proxy cannot connect to the destination"
     );
 }
 
 #[tokio::test]
-async fn with_a_proxy_what_can_be_judged_without_a_look_up_still_is() {
-    let (port, asked) = proxy().await;
+async fn with_a_proxy_urls_are_checked_without_a_look_up() {
+    let (port, requests) = proxy().await;
     let egress = through(&format!("http://127.0.0.1:{port}"), Vec::new());
     assert!(egress.parse("https://10.0.0.1/").is_err());
     assert!(egress.check("http://hooks.example/").await.is_err());
@@ -570,28 +569,28 @@ async fn with_a_proxy_what_can_be_judged_without_a_look_up_still_is() {
     let target = loosely.parse("https://10.0.0.1/").unwrap();
     let refused = egress.send(Post { target, ..post(&egress, "https://hooks.example/") }).await;
     assert!(matches!(refused, Err(SendError::Refused(_))), "{refused:?}");
-    assert!(asked.lock().unwrap().is_empty());
+    assert!(requests.lock().unwrap().is_empty());
 }
 
 #[test]
 fn proxies_in_the_environment_are_ignored() {
-    // Nobody listens there: whoever asked the proxy would fail.
-    // Another process of this very program, because ours cannot safely change its environment.
+    // No proxy listens there, so a request through it would fail.
+    // The tests run in another process, because this one cannot safely change its environment.
     let mut again = std::process::Command::new(std::env::current_exe().unwrap());
     for name in ["http_proxy", "https_proxy", "all_proxy"] {
         again.env(name, "http://127.0.0.1:1");
         again.env(name.to_uppercase(), "http://127.0.0.1:1");
     }
     let again = again.env_remove("no_proxy").env_remove("NO_PROXY").args(["--exact"]).args([
-        "egress::tests::a_redirect_is_an_answer_and_is_never_followed",
-        "egress::tests::https_needs_a_certificate_for_the_name_from_somebody_trusted",
+        "egress::tests::a_redirect_is_a_response_and_is_not_followed",
+        "egress::tests::https_requires_a_trusted_certificate_for_the_name",
     ]);
     let output = String::from_utf8(again.output().unwrap().stdout).unwrap();
     assert!(output.contains("2 passed; 0 failed"), "{output}");
 }
 
 #[tokio::test]
-async fn the_machine_knows_localhost_without_asking_anybody() {
-    let addresses = Resolver::system().unwrap().look_up("localhost", false).await.unwrap();
+async fn the_system_resolver_knows_localhost_without_dns() {
+    let addresses = Resolver::system().unwrap().lookup("localhost", false).await.unwrap();
     assert!(!addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback), "{addresses:?}");
 }

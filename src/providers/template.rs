@@ -4,6 +4,7 @@
 //! scheme, host and port are never part of a template, and a path that comes out differently from
 //! what was written (dot segments in any spelling) is refused.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
 /// A text with `{names}` in it.
@@ -124,20 +125,10 @@ pub(super) fn check_base(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// `value` with every byte encoded that is not unreserved in RFC 3986.
+/// Percent-encodes every byte that is not unreserved in RFC 3986.
 pub(super) fn percent_encode(value: &str) -> String {
-    let mut text = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            text.push('%');
-            for half in [byte >> 4, byte & 15] {
-                text.push(char::from(b"0123456789ABCDEF"[usize::from(half)]));
-            }
-        }
-    }
-    text
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(value, RESERVED).to_string()
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Whatever arrives is answered: each mistake by its place and its reason, all of them at once; and
-//! whatever arrives, the next request is served.
+//! Invalid requests: the response lists every error with its place, code and reason, and the next request is
+//! served.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
@@ -28,7 +28,7 @@ fn errors(problem: &Value) -> Vec<FieldError> {
     errors.iter().map(field_error).collect()
 }
 
-/// A registration that is right, with these fields in the place of its own; null leaves one out.
+/// A valid registration with these fields replaced; null removes a field.
 fn with(fields: &Value) -> Value {
     let mut body = json!({ "jobId": "job_1", "callbackUrl": "https://app.example.com/hook" });
     for (name, value) in fields.as_object().unwrap() {
@@ -39,7 +39,7 @@ fn with(fields: &Value) -> Value {
 
 #[tokio::test]
 #[expect(clippy::too_many_lines, reason = "a table")]
-async fn every_field_that_is_wrong_is_named_with_the_reason() {
+async fn every_invalid_field_has_its_pointer_code_and_reason() {
     let t = Harness::start().await;
     let long = "j".repeat(129);
     let table = [
@@ -175,7 +175,7 @@ async fn every_field_that_is_wrong_is_named_with_the_reason() {
 }
 
 #[tokio::test]
-async fn all_mistakes_are_told_at_once() {
+async fn all_field_errors_are_reported_at_once() {
     let t = Harness::start().await;
     let body = json!({ "jobId": "", "callbackUrl": "ftp://x", "events": ["no"], "expiresIn": "1y", "extra": 1,
                        "metadata": 1, "notify": [{ "url": "https://10.0.0.1/" }, { "secret": "x" }] });
@@ -201,7 +201,7 @@ async fn all_mistakes_are_told_at_once() {
 }
 
 #[tokio::test]
-async fn an_address_that_callbacks_may_not_reach_is_refused_in_any_spelling() {
+async fn a_forbidden_address_is_refused_in_every_spelling() {
     let t = Harness::with(&[("RINGBACK_EGRESS__ALLOW", "")]).await;
     t.resolve("rebound.example.com", &["93.184.216.34", "169.254.169.254"]);
     t.resolve("public.example.com", &["93.184.216.34"]);
@@ -289,7 +289,7 @@ async fn a_watch_has_at_most_twenty_destinations() {
     let urls = |n: usize| -> Vec<String> { (0..n).map(|n| t.receiver.url(&format!("/{n}"))).collect() };
     let problem = t.post("/v1/watches", &json!({ "jobId": "job_1", "notify": urls(21) })).await.expect(422);
     assert_eq!((&*errors(&problem)[0].pointer, &*errors(&problem)[0].code), ("/notify", "too_many"));
-    // One that is written twice is one.
+    // Equal entries count once.
     let notify = [urls(20), urls(20), urls(3)].concat();
     t.post("/v1/watches", &json!({ "jobId": "job_1", "notify": notify })).await.expect(201);
     let many = vec![t.receiver.url("/0"); 101];
@@ -300,7 +300,7 @@ async fn a_watch_has_at_most_twenty_destinations() {
 }
 
 #[tokio::test]
-async fn what_is_not_json_is_told_from_what_is_wrong_inside_it() {
+async fn a_malformed_body_is_400_and_an_invalid_one_422() {
     let t = Harness::start().await;
     let large = json!({ "jobId": "x".repeat(256 * 1024) }).to_string();
     let bomb = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
@@ -340,7 +340,7 @@ async fn what_is_not_json_is_told_from_what_is_wrong_inside_it() {
 }
 
 #[tokio::test]
-async fn a_field_that_is_given_twice_is_refused_and_not_chosen_from() {
+async fn a_duplicate_field_is_refused() {
     let t = Harness::start().await;
     let body = br#"{"jobId":"job_1","jobId":"job_2","notify":[]}"#;
     let problem = t.send("POST", "/v1/watches", &[AUTH, JSON], body).await.expect(422);
@@ -350,7 +350,7 @@ async fn a_field_that_is_given_twice_is_refused_and_not_chosen_from() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_plain_json_by_its_headers_is_415() {
+async fn a_body_with_another_media_type_or_encoding_is_415() {
     let t = Harness::start().await;
     let body = br#"{"jobId":"job_1","notify":[]}"#;
     for headers in [
@@ -371,7 +371,7 @@ async fn a_body_that_is_not_plain_json_by_its_headers_is_415() {
 }
 
 #[tokio::test]
-async fn an_action_that_takes_no_fields_says_so() {
+async fn an_action_without_fields_refuses_fields() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 0);
     let watch = t.register(&json!({ "jobId": "job_1", "notify": [] })).await;
@@ -384,7 +384,7 @@ async fn an_action_that_takes_no_fields_says_so() {
     t.finish().await;
 }
 
-/// Sends bytes, closes its side, and reads whatever comes back until the server closes, too.
+/// Sends bytes, closes the sending side, and reads until the server closes the connection.
 async fn raw(t: &Harness, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(t.address()).await.unwrap();
     let _ = stream.write_all(bytes).await;
@@ -395,7 +395,7 @@ async fn raw(t: &Harness, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn whatever_bytes_arrive_the_next_request_is_served() {
+async fn after_any_bytes_the_next_request_is_served() {
     let t = Harness::start().await;
     let auth = "authorization: Bearer rb_integration_key_0123\r\ncontent-type: application/json\r\n";
     let post = format!("POST /v1/watches HTTP/1.1\r\nhost: x\r\n{auth}");
@@ -449,7 +449,7 @@ async fn whatever_bytes_arrive_the_next_request_is_served() {
 }
 
 #[tokio::test]
-async fn requests_that_were_sent_together_are_answered_in_order() {
+async fn pipelined_requests_are_answered_in_order() {
     let t = Harness::start().await;
     let paths = ["/healthz", "/nowhere", "/v1/watches", "/readyz"];
     let requests: Vec<String> =
@@ -466,7 +466,7 @@ async fn requests_that_were_sent_together_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_far_too_large_is_refused_with_and_without_its_length() {
+async fn a_body_above_the_limit_is_413_with_and_without_length() {
     let t = Harness::start().await;
     let body = vec![b' '; 2 * 1024 * 1024];
     let whole = wire::request("POST", "/v1/watches", &[AUTH, JSON], &body);
@@ -484,7 +484,7 @@ async fn a_body_that_is_far_too_large_is_refused_with_and_without_its_length() {
     for bytes in [whole, chunked] {
         let stream = TcpStream::connect(t.address()).await.unwrap();
         let (read, mut write) = stream.into_split();
-        // Both ways at once, as clients do: the server stops reading half-way.
+        // The client sends and reads at the same time; the server stops reading at its limit.
         let sending = async move {
             let _ = write.write_all(&bytes).await;
             write
@@ -492,13 +492,13 @@ async fn a_body_that_is_far_too_large_is_refused_with_and_without_its_length() {
         let mut read = BufReader::new(read);
         let (answer, _) =
             guarded("an answer", async { tokio::join!(Answer::read(&mut read), sending) }).await;
-        // A reset may overtake the answer where the client goes on sending beyond 1 MiB.
+        // A reset can arrive before the response if the client sends more than 1 MiB.
         if let Some(answer) = answer {
             assert_eq!(answer.status, 413, "{}", answer.text());
         }
         t.get_without_key("/healthz").await.expect(200);
     }
-    // Up to 1 MiB is read and dropped, so that whoever sent it gets to read why.
+    // Up to 1 MiB is read and discarded, so that the client can read the response.
     let refused = t.send("POST", "/v1/watches", &[AUTH, JSON], &vec![b' '; 900 * 1024]).await;
     assert_eq!(refused.status, 413);
     let unauthorized = t.send("POST", "/v1/watches", &[JSON], &vec![b' '; 900 * 1024]).await;
@@ -509,7 +509,7 @@ async fn a_body_that_is_far_too_large_is_refused_with_and_without_its_length() {
 }
 
 #[tokio::test]
-async fn a_client_that_sends_half_a_body_and_waits_is_answered_after_the_deadline() {
+async fn an_incomplete_body_is_408_after_the_deadline() {
     let t = Harness::start().await;
     let mut stream = TcpStream::connect(t.address()).await.unwrap();
     let head = format!(
@@ -519,7 +519,7 @@ async fn a_client_that_sends_half_a_body_and_waits_is_answered_after_the_deadlin
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut stream = BufReader::new(stream);
     let mut answer = std::pin::pin!(Answer::read(&mut stream));
-    // When its deadline begins to run is not to be seen from outside.
+    // The start of the deadline is not visible from outside.
     let answer = loop {
         tokio::select! {
             biased;
@@ -533,16 +533,16 @@ async fn a_client_that_sends_half_a_body_and_waits_is_answered_after_the_deadlin
 }
 
 crate::postgres::on_postgres_too! {
-    every_field_that_is_wrong_is_named_with_the_reason,
-    all_mistakes_are_told_at_once,
-    an_address_that_callbacks_may_not_reach_is_refused_in_any_spelling,
+    every_invalid_field_has_its_pointer_code_and_reason,
+    all_field_errors_are_reported_at_once,
+    a_forbidden_address_is_refused_in_every_spelling,
     a_watch_has_at_most_twenty_destinations,
-    what_is_not_json_is_told_from_what_is_wrong_inside_it,
-    a_field_that_is_given_twice_is_refused_and_not_chosen_from,
-    a_body_that_is_not_plain_json_by_its_headers_is_415,
-    an_action_that_takes_no_fields_says_so,
-    whatever_bytes_arrive_the_next_request_is_served,
-    requests_that_were_sent_together_are_answered_in_order,
-    a_body_that_is_far_too_large_is_refused_with_and_without_its_length,
-    a_client_that_sends_half_a_body_and_waits_is_answered_after_the_deadline,
+    a_malformed_body_is_400_and_an_invalid_one_422,
+    a_duplicate_field_is_refused,
+    a_body_with_another_media_type_or_encoding_is_415,
+    an_action_without_fields_refuses_fields,
+    after_any_bytes_the_next_request_is_served,
+    pipelined_requests_are_answered_in_order,
+    a_body_above_the_limit_is_413_with_and_without_length,
+    an_incomplete_body_is_408_after_the_deadline,
 }

@@ -50,7 +50,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("shutdown_grace", "unfinished_attempts_are_repeated_at_the_next_start"),
     ("egress.allow", "what_may_be_reached_is_a_network_an_address_or_a_name"),
     ("egress.allow_http", "allow_http_permits_plain_http_wherever_https_may_go"),
-    ("egress.proxy", "looks_and_webhooks_go_through_the_proxy_which_resolves_and_alone_sees_its_password"),
+    ("egress.proxy", "polls_and_webhooks_use_the_proxy_and_hide_its_password"),
     ("delivery.retry_schedule", "a_delivery_fails_after_the_schedule_with_jitter"),
     ("delivery.timeout", "a_timeout_is_retried"),
     ("delivery.concurrency", "attempts_in_flight_are_limited_in_total"),

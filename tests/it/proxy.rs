@@ -1,4 +1,4 @@
-//! `[egress] proxy`: everything goes through it, and through nothing else.
+//! `[egress] proxy`: all HTTP exchanges use the proxy.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::harness::{Harness, minutes, seconds};
 use crate::wire::{Answer, Request};
 
-/// A forward proxy for plain http: it knows every name as loopback, and keeps what is meant for it.
+/// A forward proxy for plain http. It resolves every name to loopback and removes the headers for itself.
 #[derive(Clone)]
 struct Proxy {
     address: SocketAddr,
@@ -19,9 +19,9 @@ struct Proxy {
 
 #[derive(Default)]
 struct State {
-    /// Whose method is this is not answered.
-    hang_up_on: &'static str,
-    asked: Vec<Request>,
+    /// Method of the requests that get no response.
+    drop_method: &'static str,
+    requests: Vec<Request>,
 }
 
 impl Proxy {
@@ -37,13 +37,13 @@ impl Proxy {
         proxy
     }
 
-    fn hang_up_on(&self, method: &'static str) {
-        self.state.lock().unwrap().hang_up_on = method;
+    fn drop_method(&self, method: &'static str) {
+        self.state.lock().unwrap().drop_method = method;
     }
 
-    /// What it was asked for since it was last looked at.
-    fn asked(&self) -> Vec<Request> {
-        std::mem::take(&mut self.state.lock().unwrap().asked)
+    /// Returns the requests since the last call.
+    fn requests(&self) -> Vec<Request> {
+        std::mem::take(&mut self.state.lock().unwrap().requests)
     }
 }
 
@@ -52,8 +52,8 @@ async fn forward(stream: TcpStream, state: Arc<Mutex<State>>) {
     while let Some(request) = Request::read(&mut stream).await {
         let down = {
             let mut state = state.lock().unwrap();
-            state.asked.push(request.clone());
-            state.hang_up_on == request.method
+            state.requests.push(request.clone());
+            state.drop_method == request.method
         };
         let Some(answer) = (if down { None } else { relay(request).await }) else { return };
         let mut bytes = format!("HTTP/1.1 {} Relayed\r\n", answer.status).into_bytes();
@@ -68,7 +68,7 @@ async fn forward(stream: TcpStream, state: Arc<Mutex<State>>) {
     }
 }
 
-/// Asks the server itself, without what was for the proxy.
+/// Sends the request to its server, without the headers for the proxy.
 async fn relay(request: Request) -> Option<Answer> {
     let (authority, path) = request.path.strip_prefix("http://")?.split_once('/')?;
     let port: u16 = authority.rsplit(':').next()?.parse().ok()?;
@@ -91,39 +91,39 @@ async fn behind(proxy: &Proxy) -> Harness {
 }
 
 #[tokio::test]
-async fn looks_and_webhooks_go_through_the_proxy_which_resolves_and_alone_sees_its_password() {
+async fn polls_and_webhooks_use_the_proxy_and_hide_its_password() {
     let proxy = Proxy::start().await;
     let h = behind(&proxy).await;
     h.provider.completed("job_1");
-    // A name that only the proxy knows.
+    // Only the proxy resolves this name.
     let url = format!("http://hooks.internal:{}/hook", h.receiver.port());
     h.register(&json!({ "jobId": "job_1", "callbackUrl": url })).await;
     h.pass(minutes(1)).await;
     let hit = h.receiver.next().await;
     assert_eq!(hit.event(), "job.completed");
     assert!(hit.headers.iter().all(|(name, _)| !name.starts_with("proxy-")), "{hit:?}");
-    let asked = proxy.asked();
-    let paths: Vec<&str> = asked.iter().map(|request| request.path.as_str()).collect();
+    let requests = proxy.requests();
+    let paths: Vec<&str> = requests.iter().map(|request| request.path.as_str()).collect();
     assert_eq!(paths, [format!("{}/v1/jobs/job_1", h.provider.url()), url]);
-    for request in &asked {
+    for request in &requests {
         assert_eq!(request.header("proxy-authorization"), Some("Basic bWU6aHVzaA=="), "me:hush");
     }
     h.finish().await;
 }
 
 #[tokio::test]
-async fn a_proxy_that_hangs_up_is_an_attempt_with_an_error_and_tried_again() {
+async fn an_attempt_that_the_proxy_drops_is_retried() {
     let proxy = Proxy::start().await;
     let h = behind(&proxy).await;
     h.provider.completed("job_1");
-    proxy.hang_up_on("POST");
+    proxy.drop_method("POST");
     let watch = h.watch("job_1").await;
     h.pass(seconds(10)).await;
     let delivery = h.delivery(&watch).await;
     assert_eq!(delivery["status"], "pending", "{delivery}");
     let attempt = &delivery["attempts"][0];
     assert!(attempt["statusCode"].is_null() && attempt["error"].is_string(), "{attempt}");
-    proxy.hang_up_on("");
+    proxy.drop_method("");
     h.pass(minutes(10)).await;
     assert_eq!(h.receiver.next().await.event(), "job.completed");
     assert_eq!(h.delivery(&watch).await["status"], "succeeded");

@@ -1,11 +1,11 @@
-//! A certificate authority of the tests' own, for fakes that speak TLS.
+//! A certificate authority for fakes that use TLS.
 
 use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
 
-/// An authority, and somebody whom it calls `name`.
+/// Makes an authority, and an acceptor with its certificate for `name`.
 pub fn authority_and(name: &str) -> (CertificateDer<'static>, TlsAcceptor) {
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut authority = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();

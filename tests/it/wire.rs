@@ -1,5 +1,5 @@
-//! HTTP/1.1 by hand, for both sides: a fake must be able to answer what no server would, and a client
-//! to send what no client would. It knows `content-length` and no other framing.
+//! A minimal HTTP/1.1 for both sides, with which fakes and clients can also send invalid messages. It supports
+//! `content-length` and no other framing.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ fn find<'a>(headers: &'a Headers, name: &str) -> Option<&'a str> {
     headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
 }
 
-/// What a client sent.
+/// A request.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: String,
@@ -25,7 +25,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// The first header of this name.
+    /// Returns the first header with this lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
         find(&self.headers, name)
     }
@@ -38,7 +38,7 @@ impl Request {
     }
 }
 
-/// What a server answered.
+/// A response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
@@ -47,7 +47,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The first header of this name.
+    /// Returns the first header with this lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
         find(&self.headers, name)
     }
@@ -61,14 +61,14 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
     }
 
-    /// The body, where the status is the one that was hoped for.
+    /// Checks the status and returns the body.
     #[track_caller]
     pub fn expect(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.text());
         self.json()
     }
 
-    /// Reads the next answer of a connection; `None` at its end.
+    /// Reads the next response of a connection; `None` at its end.
     pub async fn read<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Option<Self> {
         let (line, headers, body) = read_message(stream).await?;
         let status = line.split(' ').nth(1)?.parse().ok()?;
@@ -100,7 +100,7 @@ async fn read_line<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Option<St
     String::from_utf8(text.to_vec()).ok()
 }
 
-/// A request as bytes.
+/// Returns a request as bytes.
 pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: ringback\r\nconnection: close\r\n");
     for (name, value) in headers {
@@ -112,10 +112,10 @@ pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) 
     [head.as_bytes(), b"\r\n", body].concat()
 }
 
-/// Sends bytes on a connection of their own and reads one answer; `None` where there is none.
+/// Sends bytes on a new connection and reads one response; `None` if there is none.
 pub async fn exchange(to: SocketAddr, bytes: &[u8]) -> Option<Answer> {
     let mut stream = TcpStream::connect(to).await.ok()?;
-    // Whoever is refused half-way may find the connection closed; the answer counts.
+    // The server can close the connection before it has read everything; the response counts.
     let _ = stream.write_all(bytes).await;
     Answer::read(&mut BufReader::new(stream)).await
 }

@@ -105,8 +105,8 @@ pub(super) struct Guard {
 impl Guard {
     pub(super) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         let trusted = self.policy == AddressPolicy::Trusted || self.settings.allows_name(name);
-        let looked_up = self.resolver.lookup(name, trusted).await;
-        let mut addresses = looked_up.ok().filter(|found| !found.is_empty()).ok_or(ResolveError::Unknown)?;
+        let resolved = self.resolver.lookup(name, trusted).await;
+        let mut addresses = resolved.ok().filter(|found| !found.is_empty()).ok_or(ResolveError::Unknown)?;
         if !trusted {
             let requirement = self.settings.requirement(name, self.policy == AddressPolicy::Plain);
             if !requirement.is_met_by(self.settings.classify(&addresses)) {

@@ -132,8 +132,8 @@ async fn an_exchange_sends_the_request_and_returns_the_response() {
 #[tokio::test]
 async fn a_name_rebound_after_registration_is_never_connected_to() {
     let (listener, port) = unused_listener();
-    let looks = Arc::new(AtomicUsize::new(0));
-    let count = looks.clone();
+    let lookups = Arc::new(AtomicUsize::new(0));
+    let count = lookups.clone();
     let (egress, _) = egress(
         &[],
         Resolver::fixed(move |_| {
@@ -144,7 +144,7 @@ async fn a_name_rebound_after_registration_is_never_connected_to() {
     egress.check(&url).await.unwrap();
     let error = egress.send(post(&egress, &url)).await.unwrap_err();
     assert_eq!(error, SendError::Refused("the host is not one that callbacks may reach".into()));
-    assert_eq!(looks.load(Ordering::SeqCst), 2);
+    assert_eq!(lookups.load(Ordering::SeqCst), 2);
     assert_unused(&listener);
 }
 
@@ -165,7 +165,7 @@ async fn one_forbidden_address_of_a_name_refuses_the_connection() {
 async fn an_address_in_a_url_is_checked_at_each_send() {
     let (listener, port) = unused_listener();
     let (lenient, _) = egress(&["127.0.0.0/8"], here());
-    let (strict, _) = egress(&[], Resolver::fixed(|_| panic!("an address was looked up")));
+    let (strict, _) = egress(&[], Resolver::fixed(|_| panic!("an address was resolved")));
     for host in ["127.0.0.1", "127.1", "0x7f000001"] {
         let error = strict.send(post(&lenient, &format!("https://{host}:{port}/"))).await.unwrap_err();
         assert!(matches!(error, SendError::Refused(_)), "{host}: {error}");
@@ -204,9 +204,9 @@ async fn a_special_name_is_refused_unless_its_addresses_are_allowed() {
 }
 
 #[tokio::test]
-async fn a_name_is_looked_up_once_a_minute_for_at_most_a_second() {
-    let looks = Arc::new(AtomicUsize::new(0));
-    let count = looks.clone();
+async fn a_name_is_resolved_once_a_minute_for_at_most_a_second() {
+    let lookups = Arc::new(AtomicUsize::new(0));
+    let count = lookups.clone();
     let slow = Resolver::Fixed(Arc::new(move |_| {
         count.fetch_add(1, Ordering::SeqCst);
         Box::pin(pending())
@@ -216,11 +216,11 @@ async fn a_name_is_looked_up_once_a_minute_for_at_most_a_second() {
     for _ in 0..100 {
         advance_until(&clock, egress.check("https://slow.example/")).await.unwrap();
     }
-    assert_eq!(looks.load(Ordering::SeqCst), 1);
+    assert_eq!(lookups.load(Ordering::SeqCst), 1);
     assert_eq!(clock_now(&clock).since(start), Duration::from_secs(1));
     clock.advance(Duration::from_secs(60));
     advance_until(&clock, egress.check("https://slow.example/")).await.unwrap();
-    assert_eq!(looks.load(Ordering::SeqCst), 2);
+    assert_eq!(lookups.load(Ordering::SeqCst), 2);
 }
 
 fn clock_now(clock: &ManualClock) -> Timestamp {

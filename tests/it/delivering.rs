@@ -78,14 +78,14 @@ async fn the_jitter_is_the_same_after_a_crash() {
     let mut t = Harness::start().await;
     t.receiver.always("/hook", Some(Reply::status(500)));
     let watch = notify(&t, "job_1", "/hook").await;
-    let turn = t.delivery(&watch).await["nextAttemptAt"].clone();
+    let due_at = t.delivery(&watch).await["nextAttemptAt"].clone();
     t.crash().await;
     t.restart().await;
     t.rest().await;
-    assert_eq!(t.delivery(&watch).await["nextAttemptAt"], turn);
+    assert_eq!(t.delivery(&watch).await["nextAttemptAt"], due_at);
     t.pass(minutes(60)).await;
     let hits = t.receiver.read_all();
-    assert_eq!(json!(hits[1].at), turn);
+    assert_eq!(json!(hits[1].at), due_at);
     assert!(hits.iter().all(|hit| (hit.id(), &hit.body) == (hits[0].id(), &hits[0].body)), "{hits:?}");
     t.finish().await;
 }
@@ -262,7 +262,7 @@ async fn a_failed_delivery_is_retried_manually_under_the_same_id() {
     t.pass(minutes(10)).await;
     let still = t.delivery(&watch).await;
     assert_eq!((&still["status"], &still["reason"]), (&json!("failed"), &json!("exhausted")));
-    assert_eq!(still["attempts"].as_array().unwrap().len(), 3, "by hand is one attempt");
+    assert_eq!(still["attempts"].as_array().unwrap().len(), 3, "a manual retry is one attempt");
 
     t.receiver.always("/hook", None);
     retry(&t, &watch).await.expect(202);
@@ -313,7 +313,7 @@ async fn a_manual_retry_does_not_change_the_schedule() {
     assert_eq!(after["nextAttemptAt"], before["nextAttemptAt"]);
     assert_eq!(after["attempts"].as_array().unwrap().len(), 3);
     t.pass(minutes(10)).await;
-    assert_eq!(t.receiver.read_all().len(), 4, "5 s, by hand, 5 min");
+    assert_eq!(t.receiver.read_all().len(), 4, "5 s, manual, 5 min");
     t.finish().await;
 }
 

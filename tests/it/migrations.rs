@@ -1,4 +1,4 @@
-//! Databases of earlier versions: what was written then is read by this version, and goes on.
+//! Databases of earlier versions: this version reads them and continues their work.
 
 use ringback::domain::{DeliveryStatus, JobNo, Reason, Timestamp, WatchId, WatchStatus};
 use ringback::store::{
@@ -10,10 +10,10 @@ use rusqlite::Connection;
 use crate::postgres::{On, on, shared};
 use crate::store::{StoreFixture, at, open_with};
 
-/// The newest schema.
+/// Version of the current SQLite schema.
 const NEWEST: i64 = 4;
 
-/// A file as schema 1 left it.
+/// Creates a file with schema 1.
 fn schema_1() -> (tempfile::TempDir, DatabaseLocation) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("ringback.db");
@@ -22,7 +22,7 @@ fn schema_1() -> (tempfile::TempDir, DatabaseLocation) {
     assert_eq!(version(&db), 1);
     let empty: Vec<String> =
         rows(&db).into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect();
-    assert_eq!(empty, [""; 0], "there is an example of everything");
+    assert_eq!(empty, [""; 0], "every table has a row");
     (folder, DatabaseLocation::File(path))
 }
 
@@ -30,7 +30,7 @@ fn version(db: &Connection) -> i64 {
     db.query_row("pragma user_version", [], |row| row.get(0)).expect("read")
 }
 
-/// Every table, and how many rows it holds.
+/// Returns the tables and their numbers of rows.
 fn rows(db: &Connection) -> Vec<(String, i64)> {
     let sql =
         "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' order by name";
@@ -43,17 +43,17 @@ fn rows(db: &Connection) -> Vec<(String, i64)> {
     names.iter().map(|name| (name.clone(), count(name))).collect()
 }
 
-/// The watch of the example.
+/// Returns the id of the watch in `schema_1.sql`.
 fn watch_of_the_example() -> WatchId {
     WatchId::parse("watch_01khrm7rc03s2tztvnjjyqm002").expect("an id")
 }
 
 // Once: the database of schema 1 is a SQLite file.
 #[tokio::test]
-async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
-    let (folder, place) = schema_1();
-    let house = StoreFixture::at(folder, place, at(200)).await;
-    let watch = house.shown(watch_of_the_example()).await;
+async fn a_database_of_schema_1_is_read_completely() {
+    let (folder, location) = schema_1();
+    let fixture = StoreFixture::at(folder, location, at(200)).await;
+    let watch = fixture.shown(watch_of_the_example()).await;
     assert_eq!(
         (watch.status, watch.metadata.as_deref()),
         (WatchStatus::Completed, Some(r#"{"orderId": 42}"#))
@@ -66,30 +66,30 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
     );
     assert_eq!(destination.headers, [("x-env".to_owned(), "prod".to_owned())]);
     assert_eq!(destination.secret.as_deref(), Some("whsec_ZGVzdGluYXRpb24tc2VjcmV0LTAxMjM0NTY3ODkw"));
-    let app = house.store.app(house.app).expect("the app");
+    let app = fixture.store.app(fixture.app).expect("the app");
     assert_eq!(app.signing_secret.reveal(), "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz");
     assert_eq!((app.created_at, app.old_secret.is_none()), (at(0), true));
-    assert!(house.store.key(&[7; 32], Timestamp::MAX).is_some(), "a key that never expires");
-    let events: Vec<String> = house.events().await.iter().map(ToString::to_string).collect();
+    assert!(fixture.store.key(&[7; 32], Timestamp::MAX).is_some(), "a key that never expires");
+    let events: Vec<String> = fixture.events().await.iter().map(ToString::to_string).collect();
     assert_eq!(events, ["job.processing", "job.progress", "job.completed"]);
     let beginning = TimelinePosition::default();
-    let story = house.store.timeline(house.app, watch_of_the_example(), beginning, 100).await;
-    let story = story.expect("read").expect("there");
-    let observed = story.iter().filter(|(_, one)| matches!(one, TimelineEntry::Observed { .. })).count();
-    assert_eq!((story.len(), observed), (10, 2), "{story:?}");
-    let send = house.page(at(200), 9, &[]).await.deliveries.pop().expect("what was still to be sent");
+    let timeline = fixture.store.timeline(fixture.app, watch_of_the_example(), beginning, 100).await;
+    let timeline = timeline.expect("read").expect("there");
+    let observed = timeline.iter().filter(|(_, one)| matches!(one, TimelineEntry::Observed { .. })).count();
+    assert_eq!((timeline.len(), observed), (10, 2), "{timeline:?}");
+    let send = fixture.page(at(200), 9, &[]).await.deliveries.pop().expect("what was still to be sent");
     assert_eq!((&*send.body, send.attempts, &send.destination), (b"{}".as_slice(), 1, destination));
-    let (delivery, attempts) = house.shown_delivery(send.id).await;
+    let (delivery, attempts) = fixture.shown_delivery(send.id).await;
     assert_eq!((delivery.status, attempts.len()), (DeliveryStatus::Pending, 1));
     let key = IdempotencyKey {
-        app: house.app,
+        app: fixture.app,
         path: "/".to_owned(),
         key: "k".to_owned(),
         request_hash: [1; 32],
         now: at(200),
         seal: None,
     };
-    let replay = house.store.find_replay(key).await.expect("read").expect("stored");
+    let replay = fixture.store.find_replay(key).await.expect("read").expect("stored");
     assert!(
         matches!(replay, Replay::Response(StoredResponse { status: 201, ref body, .. }) if body == b"made"),
         "{replay:?}"
@@ -98,12 +98,12 @@ async fn every_table_of_schema_1_is_filled_and_read_back_by_this_version() {
 
 // Once: the database of schema 1 is a SQLite file.
 #[tokio::test]
-async fn a_database_of_schema_1_is_brought_to_the_newest_once_and_loses_no_row() {
-    let (_folder, place) = schema_1();
-    let DatabaseLocation::File(path) = &place else { panic!("a file") };
+async fn a_database_of_schema_1_is_migrated_without_loss() {
+    let (_folder, location) = schema_1();
+    let DatabaseLocation::File(path) = &location else { panic!("a file") };
     let before = rows(&Connection::open(path).expect("opens"));
     for _ in 0..2 {
-        let (store, writer) = open_with(&place, at(200), Keyring::default()).expect("opens");
+        let (store, writer) = open_with(&location, at(200), Keyring::default()).expect("opens");
         drop(store);
         writer.join();
         let db = Connection::open(path).expect("opens");
@@ -116,12 +116,12 @@ async fn a_database_of_schema_1_is_brought_to_the_newest_once_and_loses_no_row()
 
 // Once: the database of schema 1 is a SQLite file.
 #[tokio::test]
-async fn a_database_of_schema_1_is_sealed_when_it_is_first_opened_with_a_key() {
-    let (folder, place) = schema_1();
-    let house = StoreFixture::with(folder, place, at(200), Keyring::new(&[[1; 32]])).await;
-    let (destination, _) = &house.shown(watch_of_the_example()).await.destinations[0];
+async fn a_database_of_schema_1_is_sealed_with_a_new_key() {
+    let (folder, location) = schema_1();
+    let fixture = StoreFixture::with(folder, location, at(200), Keyring::new(&[[1; 32]])).await;
+    let (destination, _) = &fixture.shown(watch_of_the_example()).await.destinations[0];
     assert_eq!(destination.secret.as_deref(), Some("whsec_ZGVzdGluYXRpb24tc2VjcmV0LTAxMjM0NTY3ODkw"));
-    let DatabaseLocation::File(path) = &house.place else { panic!("a file") };
+    let DatabaseLocation::File(path) = &fixture.place else { panic!("a file") };
     let db = Connection::open(path).expect("opens");
     let sql = "select signing_secret from apps union all select secret from watch_destinations
                union all select headers from watch_destinations";
@@ -132,7 +132,7 @@ async fn a_database_of_schema_1_is_sealed_when_it_is_first_opened_with_a_key() {
     assert!(stored.iter().all(|text| text.starts_with("sealed:")), "{stored:?}");
 }
 
-/// A database as the previous release left it when it was killed.
+/// Creates a database as the previous release left it when it was killed.
 fn previous_release() -> (tempfile::TempDir, DatabaseLocation) {
     let folder = tempfile::tempdir().expect("a folder");
     let location = match on() {

@@ -88,8 +88,9 @@ async fn a_retry_selects_by_event_time_and_destination() {
     assert_eq!(retry(json!({ "status": "failed", "since": "2026-02-18T17:00:00Z" })).await, 0);
     assert_eq!(retry(json!({ "status": "failed", "since": "2026-02-18T15:30:00Z" })).await, 2);
     t.rest().await;
-    let told: HashSet<String> = t.receiver.take(2).await.iter().map(|hit| hit.watch().to_owned()).collect();
-    assert_eq!(told, late.into_iter().collect());
+    let notified: HashSet<String> =
+        t.receiver.take(2).await.iter().map(|hit| hit.watch().to_owned()).collect();
+    assert_eq!(notified, late.into_iter().collect());
     let destination = t.shown(&early[0]).await["destinations"][0]["id"].clone();
     assert_eq!(retry(json!({ "status": "failed", "destinationId": destination })).await, 1);
     t.rest().await;
@@ -157,8 +158,8 @@ async fn a_retry_of_many_deliveries_continues_after_a_crash() {
     t.restart().await;
     t.rest().await;
     assert_eq!(failed(&t).await, 0);
-    let told: HashSet<String> = t.receiver.read_all().iter().map(|hit| hit.id().to_owned()).collect();
-    assert_eq!(told.len(), 3);
+    let notified: HashSet<String> = t.receiver.read_all().iter().map(|hit| hit.id().to_owned()).collect();
+    assert_eq!(notified.len(), 3);
     t.finish().await;
 }
 

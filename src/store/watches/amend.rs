@@ -1,8 +1,8 @@
 //! Amending a watch that has not ended.
 //!
 //! **Amended while the job ends.** The first transaction decides. An amendment begins with an update of the watch
-//! `where status = 'watching'`. If no row matches, the watch has ended: nothing is changed, and the caller is told
-//! so. If the row matches, it is locked until the commit, and a later ending reads the amended destinations and
+//! `where status = 'watching'`. If no row matches, the watch has ended, nothing is changed, and the command is
+//! refused. If the row matches, it is locked until the commit, and a later ending reads the amended destinations and
 //! metadata. No ending is delivered to a mixture of old and new destinations.
 //!
 //! **Amended during the last poll.** A poll at the expiry that finds no ending ends the watches that expire, by

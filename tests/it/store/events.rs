@@ -104,7 +104,7 @@ async fn a_timeline_is_in_the_order_of_cause_and_effect() {
     let page = async |id, after, limit| {
         fixture.store.timeline(fixture.app, id, after, limit).await.expect("read").expect("a timeline")
     };
-    let told = async |id, limit| {
+    let entries_of = async |id, limit| {
         let mut timeline = page(id, TimelinePosition::default(), limit).await;
         // The other pages.
         while let Some((position, _)) = timeline.last() {
@@ -125,9 +125,9 @@ async fn a_timeline_is_in_the_order_of_cause_and_effect() {
         };
         timeline.into_iter().map(|(_, timeline_entry)| word(timeline_entry)).collect::<Vec<_>>()
     };
-    let timeline = told(watch.id, 100).await;
+    let timeline = entries_of(watch.id, 100).await;
     for limit in 1..=4 {
-        assert_eq!(told(watch.id, limit).await, timeline, "by pages of {limit}");
+        assert_eq!(entries_of(watch.id, limit).await, timeline, "by pages of {limit}");
     }
     assert_eq!(
         timeline,

@@ -92,10 +92,10 @@ async fn a_first_attempt_is_due_after_the_clock_was_set_back() {
     let fixture = StoreFixture::new().await;
     let send = fixture.delivery("job_1").await;
     let rewind = RescheduleRetries { schedule: vec![Duration::from_secs(5)], now: at(0) };
-    let lanes = async || fixture.store.destination_queues().await.expect("read");
-    assert_eq!(lanes().await, [(send.destination.queue.clone(), at(60))]);
+    let queues = async || fixture.store.destination_queues().await.expect("read");
+    assert_eq!(queues().await, [(send.destination.queue.clone(), at(60))]);
     assert_eq!(fixture.store.reschedule_retries(rewind).await.expect("taken"), 1);
-    assert_eq!(lanes().await, [(send.destination.queue, at(0))]);
+    assert_eq!(queues().await, [(send.destination.queue, at(0))]);
 }
 
 #[tokio::test]
@@ -123,8 +123,8 @@ async fn later_deliveries_to_a_gone_destination_are_skipped() {
     let first = sent.iter().find(|send| send.destination.id == gone).expect("one to it");
     fixture.record(first, NextStep::Failed(Reason::Gone)).await;
     let off = DispatcherMessage::Skip { watch: watch.id, which: CancelScope::To(gone) };
-    let told = fixture.store.dispatcher_messages().take();
-    assert_eq!(format!("{told:?}"), format!("{:?}", [off]), "loaded deliveries are skipped too");
+    let messages = fixture.store.dispatcher_messages().take();
+    assert_eq!(format!("{messages:?}"), format!("{:?}", [off]), "loaded deliveries are skipped too");
     for send in &sent {
         let (delivery, _) = fixture.shown_delivery(send.id).await;
         let expected = match (send.id == first.id, send.destination.id == gone) {
@@ -164,8 +164,8 @@ async fn a_failed_manual_retry_keeps_the_status() {
     let send = fixture.delivery("job_1").await;
     fixture.record(&send, NextStep::Failed(Reason::Exhausted)).await;
     assert!(matches!(retry_delivery(&fixture, &send, 80).await, Replayable::Done(())));
-    let told = sends(&fixture.store);
-    assert!(told.len() == 1 && told[0].manual && told[0].attempts == 1);
+    let messages = sends(&fixture.store);
+    assert!(messages.len() == 1 && messages[0].manual && messages[0].attempts == 1);
     assert_eq!(ids(&fixture.page(at(80), 10, &[]).await.deliveries), [send.id], "it outlives a crash");
     fixture.record(&send, NextStep::Unchanged).await;
     let (delivery, attempts) = fixture.shown_delivery(send.id).await;

@@ -24,7 +24,7 @@ async fn watches_of_one_job_share_it_and_each_reaches_the_poller() {
     assert_eq!(first.job_no, second.job_no);
     assert_ne!(first.job_no, other.job_no);
     assert_eq!((first.status, first.seen.status), (WatchStatus::Watching, JobStatus::Unknown));
-    let told: Vec<(JobNo, u32)> = plans(&fixture.store)
+    let messages: Vec<(JobNo, u32)> = plans(&fixture.store)
         .into_iter()
         .map(|plan| match plan {
             PollerMessage::Watch(facts) => (facts.no, facts.watching),
@@ -33,7 +33,7 @@ async fn watches_of_one_job_share_it_and_each_reaches_the_poller() {
             }
         })
         .collect();
-    assert_eq!(told, [(first.job_no, 1), (first.job_no, 1), (other.job_no, 1)]);
+    assert_eq!(messages, [(first.job_no, 1), (first.job_no, 1), (other.job_no, 1)]);
     let jobs = fixture.store.jobs(JobNo(0), 10, at(0)).await.expect("read");
     let waiting: Vec<(JobNo, u32)> = jobs.iter().map(|facts| (facts.no, facts.watching)).collect();
     assert_eq!(waiting, [(first.job_no, 2), (other.job_no, 1)]);
@@ -145,9 +145,9 @@ async fn processing_is_notified_once_and_progress_is_numbered() {
     assert_eq!(fixture.shown(quiet.id).await.seen.progress, Some(30));
     // The ending supersedes pending progress.
     fixture.end(follower.job_no, 0).await;
-    let told = fixture.store.dispatcher_messages().take();
+    let messages = fixture.store.dispatcher_messages().take();
     let off = DispatcherMessage::Skip { watch: follower.id, which: CancelScope::Progress };
-    assert!(told.iter().any(|errand| format!("{errand:?}") == format!("{off:?}")));
+    assert!(messages.iter().any(|message| format!("{message:?}") == format!("{off:?}")));
     let (overtaken, _) = fixture.shown_delivery(sent[0].id).await;
     assert_eq!((overtaken.status, overtaken.reason), (DeliveryStatus::Skipped, Some(Reason::Superseded)));
     assert_eq!(overtaken.next_attempt_at, None);
@@ -205,20 +205,20 @@ async fn an_unwanted_ending_is_recorded_and_not_sent() {
 async fn the_raw_answer_goes_only_to_watches_that_want_it() {
     let fixture = StoreFixture::new().await;
     let raw: &[u8] = b"{\"data\": \xff}";
-    let mut wants = fixture.watch("job_1");
-    wants.payload = Payload::Raw;
-    let wants = fixture.register(wants).await;
+    let mut raw_watch = fixture.watch("job_1");
+    raw_watch.payload = Payload::Raw;
+    let raw_watch = fixture.register(raw_watch).await;
     let other = fixture.register(fixture.watch("job_1")).await;
-    let mut end = ended(wants.job_no, 0, EndingKind::Completed, at(60));
+    let mut end = ended(raw_watch.job_no, 0, EndingKind::Completed, at(60));
     end.raw = Some(raw.into());
     fixture.store.end_job(end).await.expect("ended");
-    for told in [
+    for messages in [
         sends(&fixture.store),
         fixture.page(at(60), 10, &[]).await.deliveries.into_iter().map(Box::new).collect(),
     ] {
-        assert_eq!(told.len(), 2);
-        for send in told {
-            assert_eq!(&*send.body == raw, send.watch == wants.id, "{}", send.watch == other.id);
+        assert_eq!(messages.len(), 2);
+        for send in messages {
+            assert_eq!(&*send.body == raw, send.watch == raw_watch.id, "{}", send.watch == other.id);
         }
     }
 }
@@ -238,10 +238,10 @@ async fn ending_many_watches_continues_after_a_crash() {
     let open = fixture.store.unfinished_endings().await.expect("read");
     let [UnfinishedEnding { job: found, generation: 0 }] = open[..] else { panic!("{open:?}") };
     assert_eq!(found, job);
-    let tell = || fixture.store.notify_watches(NotifyWatches { job, generation: 0 });
-    assert_eq!(tell().await.expect("told"), NotifyProgress { has_more: true });
-    assert_eq!(tell().await.expect("told"), NotifyProgress { has_more: false });
-    assert_eq!(tell().await.expect("told"), NotifyProgress { has_more: false }, "again is nothing");
+    let notify = || fixture.store.notify_watches(NotifyWatches { job, generation: 0 });
+    assert_eq!(notify().await.expect("notified"), NotifyProgress { has_more: true });
+    assert_eq!(notify().await.expect("notified"), NotifyProgress { has_more: false });
+    assert_eq!(notify().await.expect("notified"), NotifyProgress { has_more: false }, "again is nothing");
     assert_eq!(fixture.events().await.len(), 450);
     assert!(fixture.store.unfinished_endings().await.expect("read").is_empty());
     assert_eq!(fixture.shown(next.id).await.status, WatchStatus::Watching);
@@ -257,7 +257,7 @@ async fn a_missing_ending_notifies_no_watch() {
         fixture.store.notify_watches(NotifyWatches { job: watch.job_no, generation: 0 })
     );
     assert_eq!(
-        (none.expect("told"), one.expect("told")),
+        (none.expect("notified"), one.expect("notified")),
         (NotifyProgress { has_more: false }, NotifyProgress { has_more: false })
     );
 }
@@ -286,7 +286,7 @@ async fn only_expired_watches_end_with_the_last_observation() {
         panic!("one waits")
     };
     assert_eq!(terms.expires_at, at(86_400));
-    let body = String::from_utf8(sends(&fixture.store).pop().expect("told").body.to_vec()).expect("text");
+    let body = String::from_utf8(sends(&fixture.store).pop().expect("notified").body.to_vec()).expect("text");
     assert!(body.contains(r#""status":"expired""#) && body.contains("deadline"), "{body}");
     assert!(body.contains(r#""progress":40"#), "the rest is as last seen: {body}");
 }
@@ -306,9 +306,9 @@ async fn a_stop_skips_deliveries_and_keeps_an_earlier_ending() {
     let (delivery, _) = fixture.shown_delivery(send.id).await;
     assert_eq!(delivery.status, DeliveryStatus::Skipped);
     assert_eq!(delivery.reason.map(|reason| reason.as_str()), Some("stopped"));
-    let told = plans(&fixture.store);
-    let [PollerMessage::WatchersChanged { job, watching: 0, terms: None }] = told[..] else {
-        panic!("{told:?}")
+    let messages = plans(&fixture.store);
+    let [PollerMessage::WatchersChanged { job, watching: 0, terms: None }] = messages[..] else {
+        panic!("{messages:?}")
     };
     assert_eq!(job, running.job_no);
     let unknown = StopWatch { app: super::app(&fixture.store, "other").await, watch: running.id, now: at(1) };
@@ -322,9 +322,9 @@ async fn a_concurrent_stop_and_ending_do_not_both_apply() {
         let watch = fixture.register(fixture.watch(&format!("job_{n}"))).await;
         let end = ended(watch.job_no, 0, EndingKind::Completed, at(60));
         let stop = StopWatch { app: fixture.app, watch: watch.id, now: at(60) };
-        let (stopped, told) = tokio::join!(fixture.store.stop_watch(stop), fixture.store.end_job(end));
+        let (stopped, progress) = tokio::join!(fixture.store.stop_watch(stop), fixture.store.end_job(end));
         assert_eq!(
-            (stopped.expect("stopped"), told.expect("told")),
+            (stopped.expect("stopped"), progress.expect("notified")),
             (true, NotifyProgress { has_more: false })
         );
         let status = fixture.shown(watch.id).await.status;
@@ -352,10 +352,10 @@ async fn a_requested_poll_survives_a_restart() {
     let watch = fixture.register(fixture.watch("job_1")).await;
     fixture.end(watch.job_no, 0).await;
     plans(&fixture.store);
-    let look = PollNow { app: fixture.app, watch: watch.id, now: at(70) };
-    assert!(matches!(fixture.store.poll_now(look.clone()).await.expect("taken"), Replayable::Done(())));
-    let told = plans(&fixture.store);
-    let [PollerMessage::PollNow(facts)] = &told[..] else { panic!("{told:?}") };
+    let poll = PollNow { app: fixture.app, watch: watch.id, now: at(70) };
+    assert!(matches!(fixture.store.poll_now(poll.clone()).await.expect("taken"), Replayable::Done(())));
+    let messages = plans(&fixture.store);
+    let [PollerMessage::PollNow(facts)] = &messages[..] else { panic!("{messages:?}") };
     assert_eq!((facts.watching, facts.poll_requested), (0, true));
     let fixture = fixture.reopen(at(80)).await;
     let jobs = fixture.store.jobs(JobNo(0), 10, at(80)).await.expect("read");
@@ -365,10 +365,10 @@ async fn a_requested_poll_survives_a_restart() {
     let refresh = |seen| fixture.store.refresh_ending(RefreshEnding { job: watch.job_no, seen });
     refresh(Some(fresh.clone())).await.expect("written");
     assert_eq!(fixture.shown(watch.id).await.seen.output, fresh.output);
-    assert!(fixture.store.jobs(JobNo(0), 10, at(80)).await.expect("read").is_empty(), "one look");
+    assert!(fixture.store.jobs(JobNo(0), 10, at(80)).await.expect("read").is_empty(), "one poll");
     refresh(Some(seen(JobStatus::Failed, None))).await.expect("written");
     assert_eq!(fixture.shown(watch.id).await.seen.output, fresh.output, "another ending changes nothing");
-    let unknown = PollNow { app: super::app(&fixture.store, "other").await, ..look };
+    let unknown = PollNow { app: super::app(&fixture.store, "other").await, ..poll };
     assert!(matches!(
         fixture.store.poll_now(unknown).await.expect("answered"),
         Replayable::Refused(NotFound)

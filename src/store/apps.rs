@@ -1,10 +1,10 @@
 //! Apps: creating them, and replacing their signing secrets.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use super::batch::Batch;
 use super::db::{Result, Row, StoreError};
+use super::idempotency::Results;
 use super::keys::{CreateKey, KeyRow, insert_key};
 use super::sealing::{Column, Keyring};
 use super::tenant_cache::TenantChange;
@@ -155,10 +155,7 @@ fn insert_app(
     Ok(app)
 }
 
-pub(super) fn create_app(
-    batch: &mut Batch<'_>,
-    commands: &[&CreateApp],
-) -> Result<Vec<Result<App, CreateAppRefusal>>> {
+pub(super) fn create_app(batch: &mut Batch<'_>, commands: &[&CreateApp]) -> Results<App, CreateAppRefusal> {
     let create = |command: &&CreateApp| {
         if batch.tx.one("select count(*) from apps", [], |row| row.int(0))? >= APPS_MAX {
             return Ok(Err(CreateAppRefusal::TooMany(APPS_MAX)));
@@ -169,10 +166,7 @@ pub(super) fn create_app(
     commands.iter().map(create).collect()
 }
 
-pub(super) fn rotate_secret(
-    batch: &mut Batch<'_>,
-    commands: &[&RotateSecret],
-) -> Result<Vec<Result<(), Infallible>>> {
+pub(super) fn rotate_secret(batch: &mut Batch<'_>, commands: &[&RotateSecret]) -> Results<()> {
     commands.iter().map(|command| rotate_one(batch, command).map(Ok)).collect()
 }
 

@@ -1,6 +1,6 @@
 //! Endings of jobs, and the end of their watches.
 //!
-//! A job may have a hundred thousand watches, so they end in chunks of [`CHUNK`]. The ending is a row that is
+//! A job may have a hundred thousand watches, so they end in chunks. The ending is a row that is
 //! written first; every chunk is made from it. The row is marked as `unfinished` until all its watches have
 //! ended, and a partial index finds such rows after a restart. The transaction of the ending contains the first
 //! chunk, so an ordinary job costs one commit.
@@ -20,7 +20,7 @@ use super::db::{Result, Row};
 use super::deliveries;
 use super::jobs::notify_watchers_changed;
 use super::rows::{read_name, to_json};
-use super::watch_events::{CHUNK, COLUMNS, EventContents, WatchToNotify, chunk};
+use super::watch_events::{EventContents, WatchToNotify, read_chunks};
 use crate::domain::{EndingKind, EventType, Finished, JobError, JobName, JobNo, Observation, Timestamp};
 
 /// Writes the ending of a job, and ends the first chunk of its watches.
@@ -149,26 +149,19 @@ pub(super) fn notify_watches(
         commands.iter().map(|command| [command.job.0.into(), command.generation.into()]),
         read_ending,
     )?;
-    // In the order of the index, so that a chunk does not read all remaining watches.
-    let sql = format!(
-        "select {COLUMNS} from watches
-         where job = $1 and status = 'watching' and generation <= $2 order by app, id limit $3"
-    );
-    let limit = || (CHUNK + 1).into();
-    let watches = batch.tx.fetch(
-        &sql,
-        commands.iter().map(|command| [command.job.0.into(), command.generation.into(), limit()]),
-        WatchToNotify::read,
+    let watches = read_chunks(
+        &batch.tx,
+        "generation <= $2",
+        commands.iter().map(|command| [command.job.0.into(), command.generation.into()]),
     )?;
     let mut progress = Vec::with_capacity(endings.len());
     let mut chunks = Vec::with_capacity(endings.len());
-    for (ending, watches) in endings.into_iter().zip(watches) {
+    for (ending, (watches, has_more)) in endings.into_iter().zip(watches) {
         // There is no ending if the job did not end, or if the ending was pruned.
         let Some(ending) = ending.into_iter().next() else {
             progress.push(NotifyProgress { has_more: false });
             continue;
         };
-        let (watches, has_more) = chunk(watches);
         chunks.push(Chunk { ending, watches, has_more });
         progress.push(NotifyProgress { has_more });
     }
@@ -192,25 +185,19 @@ pub(super) fn expire_watches(
         commands.iter().map(|command| [command.job.0.into()]),
         |row| Ok((read_name(row, 0)?, row.json(4)?)),
     )?;
-    let sql = format!(
-        "select {COLUMNS} from watches
-         where job = $1 and status = 'watching' and expires_at <= $2 order by app, id limit $3"
-    );
-    let limit = || (CHUNK + 1).into();
-    let watches = batch.tx.fetch(
-        &sql,
-        commands.iter().map(|command| [command.job.0.into(), command.until.into(), limit()]),
-        WatchToNotify::read,
+    let watches = read_chunks(
+        &batch.tx,
+        "expires_at <= $2",
+        commands.iter().map(|command| [command.job.0.into(), command.until.into()]),
     )?;
     let chunks: Vec<Chunk> = commands
         .iter()
         .zip(jobs)
         .zip(watches)
-        .map(|((command, (name, seen)), watches)| {
+        .map(|((command, (name, seen)), (watches, has_more))| {
             let (job, error, at) = (command.job, Some(command.error.clone()), command.now);
             let kind = EndingKind::Expired;
             let ending = Ending { job, name, kind, seen, error, raw: None, generation: 0, at };
-            let (watches, has_more) = chunk(watches);
             Chunk { ending, watches, has_more }
         })
         .collect();

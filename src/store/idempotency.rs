@@ -9,6 +9,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,9 +123,12 @@ impl<C: fmt::Debug, T> fmt::Debug for Idempotent<C, T> {
     }
 }
 
+/// Results of the idempotent commands of a batch.
+pub(super) type Results<T, R = Infallible> = Result<Vec<Result<T, R>>>;
+
 /// Result of an [`Idempotent`] command.
 #[derive(Debug)]
-pub enum Replayable<T, R = std::convert::Infallible> {
+pub enum Replayable<T, R = Infallible> {
     /// The command was applied.
     Done(T),
     /// The command was refused. Nothing was written.
@@ -166,7 +170,7 @@ impl ReadStore {
 pub(super) fn apply<C, T, R>(
     batch: &mut Batch<'_>,
     requests: &[&Idempotent<C, T>],
-    apply: impl FnOnce(&mut Batch<'_>, &[&C]) -> Result<Vec<Result<T, R>>>,
+    apply: impl FnOnce(&mut Batch<'_>, &[&C]) -> Results<T, R>,
 ) -> Result<Vec<Replayable<T, R>>> {
     let keys: Vec<&IdempotencyKey> =
         requests.iter().filter_map(|request| request.key.as_ref()).map(|(key, _)| key).collect();

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::batch::Batch;
 use super::db::{Result, Row, Tx};
+use super::idempotency::Results;
 use super::reads::ReadStore;
 use super::rows::{read_name, to_json};
-use super::watch_events::{CHUNK, COLUMNS, EventContents, WatchToNotify, chunk};
+use super::watch_events::{Chunk, EventContents, WatchToNotify, read_chunks};
 use crate::domain::{
     AppNo, EventId, EventType, Id, JobName, JobNo, JobSnapshot, JobStatus, Known, Observation, PollerMessage,
     Terms, Timestamp, WatchId,
@@ -275,24 +276,21 @@ fn progress_chunks<'a>(tx: &Tx<'_>, commands: &[&'a RecordObservation]) -> Resul
         commands.iter().map(|command| [command.job.0.into()]),
         |row| read_name(row, 0),
     )?;
-    // In the order of the index.
-    let sql = format!(
-        "select {COLUMNS} from watches
-         where job = $1 and status = 'watching' and (app, id) > ($2, $3) and events & 96 <> 0
-         order by app, id limit $4"
-    );
-    let watches = tx.fetch(
-        &sql,
+    let watches = read_chunks(
+        tx,
+        "(app, id) > ($2, $3) and events & 96 <> 0",
         commands.iter().map(|command| {
             let (app, watch) = command.after.unwrap_or((AppNo(0), WatchId(Id::from_bytes([0; 16]))));
-            [command.job.0.into(), app.0.into(), watch.0.into(), (CHUNK + 1).into()]
+            [command.job.0.into(), app.0.into(), watch.0.into()]
         }),
-        WatchToNotify::read,
     )?;
-    let progress_chunk = |((command, job), watches): ((&&'a RecordObservation, JobName), _)| {
-        let (watches, has_more) = chunk(watches);
-        ProgressChunk { command, job, watches, has_more }
-    };
+    let progress_chunk =
+        |((command, job), (watches, has_more)): ((&&'a RecordObservation, JobName), Chunk)| ProgressChunk {
+            command,
+            job,
+            watches,
+            has_more,
+        };
     Ok(commands.iter().zip(names).zip(watches).map(progress_chunk).collect())
 }
 
@@ -350,7 +348,7 @@ pub(super) fn refresh_ending(batch: &mut Batch<'_>, commands: &[&RefreshEnding])
     Ok(vec![(); commands.len()])
 }
 
-pub(super) fn poll_now(batch: &mut Batch<'_>, commands: &[&PollNow]) -> Result<Vec<Result<(), NotFound>>> {
+pub(super) fn poll_now(batch: &mut Batch<'_>, commands: &[&PollNow]) -> Results<(), NotFound> {
     commands.iter().map(|command| poll_now_one(batch, command)).collect()
 }
 

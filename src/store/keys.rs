@@ -2,6 +2,7 @@
 
 use super::batch::Batch;
 use super::db::{Result, Row, Where};
+use super::idempotency::Results;
 use super::reads::ReadStore;
 use super::tenant_cache::{Key, TenantChange};
 use crate::domain::{AppId, AppNo, Id, KeyId, Scope, Timestamp};
@@ -104,10 +105,7 @@ fn read_key(row: &Row<'_>) -> Result<KeyRow> {
     })
 }
 
-pub(super) fn create_key(
-    batch: &mut Batch<'_>,
-    commands: &[&CreateKey],
-) -> Result<Vec<Result<(), TooManyKeys>>> {
+pub(super) fn create_key(batch: &mut Batch<'_>, commands: &[&CreateKey]) -> Results<(), TooManyKeys> {
     let create = |command: &&CreateKey| {
         let sql = "select count(*) from keys where app = $1";
         if batch.tx.one(sql, [command.app.0.into()], |row| row.int(0))? >= KEYS_MAX {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::batch::{Batch, NewEvent};
-use super::db::{Result, Row};
+use super::db::{Result, Row, Tx, Value};
 use super::deliveries;
 use crate::domain::{
     AppNo, EventId, EventSet, EventType, Finished, JobError, JobName, Observation, Payload, Timestamp,
@@ -12,10 +12,7 @@ use crate::domain::{
 use crate::events::{self, About};
 
 /// Maximum number of watches of one job that are notified in one transaction.
-pub(super) const CHUNK: u32 = 200;
-
-/// Columns that [`WatchToNotify::read`] reads.
-pub(super) const COLUMNS: &str = "app, id, events, payload, metadata, traceparent, progress";
+const CHUNK: usize = 200;
 
 /// A watch for which an event is created.
 pub(super) struct WatchToNotify {
@@ -47,8 +44,7 @@ pub(super) struct EventContents<'a> {
 }
 
 impl WatchToNotify {
-    /// Reads a row of [`COLUMNS`].
-    pub(super) fn read(row: &Row<'_>) -> Result<Self> {
+    fn read(row: &Row<'_>) -> Result<Self> {
         Ok(Self {
             app: AppNo(row.int(0)?),
             id: WatchId(row.id(1)?),
@@ -104,9 +100,26 @@ impl WatchToNotify {
     }
 }
 
-/// Splits what a query with a limit of `CHUNK + 1` returned: a chunk, and whether more rows remain.
-pub(super) fn chunk<T>(mut rows: Vec<T>) -> (Vec<T>, bool) {
-    let has_more = rows.len() > CHUNK as usize;
-    rows.truncate(CHUNK as usize);
-    (rows, has_more)
+/// A chunk of the watches of a job, and whether more remain.
+pub(super) type Chunk = (Vec<WatchToNotify>, bool);
+
+/// Reads for each row of values a chunk of the watches of job `$1` that have not ended and meet a condition. They
+/// are in the order of the index, so that a chunk does not read all remaining watches.
+pub(super) fn read_chunks<'v, const N: usize>(
+    tx: &Tx<'_>,
+    condition: &str,
+    rows: impl IntoIterator<Item = [Value<'v>; N]>,
+) -> Result<Vec<Chunk>> {
+    let sql = format!(
+        "select app, id, events, payload, metadata, traceparent, progress from watches
+         where job = $1 and status = 'watching' and {condition} order by app, id limit {}",
+        CHUNK + 1
+    );
+    let found = tx.fetch(&sql, rows, WatchToNotify::read)?;
+    let chunk = |mut watches: Vec<WatchToNotify>| {
+        let has_more = watches.len() > CHUNK;
+        watches.truncate(CHUNK);
+        (watches, has_more)
+    };
+    Ok(found.into_iter().map(chunk).collect())
 }

@@ -23,10 +23,7 @@ pub struct RecordAttempt {
     pub after: NextStep,
 }
 
-pub(in super::super) fn record_attempt(
-    batch: &mut Batch<'_>,
-    commands: &[&RecordAttempt],
-) -> Result<Vec<()>> {
+pub fn record_attempt(batch: &mut Batch<'_>, commands: &[&RecordAttempt]) -> Result<Vec<()>> {
     let applied = update_deliveries(batch, commands)?;
     let headers: Vec<(String, String)> = applied
         .iter()

@@ -8,7 +8,7 @@ use super::super::rows::read_destination;
 use crate::domain::{DeliveryId, DispatcherMessage, Payload, PendingDelivery};
 
 /// Adds an event to the batch. [`create_deliveries`] creates a delivery for each destination of its watch.
-pub(in super::super) fn create(
+pub fn create(
     batch: &mut Batch<'_>,
     event: NewEvent,
     traceparent: Option<&str>,
@@ -26,7 +26,7 @@ pub(in super::super) fn create(
 
 /// Creates the deliveries of the events that [`create`] added since the last call. Destinations that are gone get
 /// none.
-pub(in super::super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
+pub fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
     let new = std::mem::take(&mut batch.new_deliveries);
     if new.is_empty() {
         return Ok(());

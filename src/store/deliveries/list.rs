@@ -71,7 +71,7 @@ impl ReadStore {
 }
 
 /// Builds the query of a list, newest first.
-pub(in super::super) fn listed(app: AppNo, filter: &DeliveryFilter, limit: u32) -> Where<'static> {
+pub fn listed(app: AppNo, filter: &DeliveryFilter, limit: u32) -> Where<'static> {
     // Pending, failed and skipped deliveries have partial indexes. Each applies only to exactly these expressions,
     // with the status as a literal. A watch or a destination has fewer deliveries, and an index of its own.
     let narrow = filter.watch.is_some() || filter.destination.is_some();

@@ -91,7 +91,7 @@ impl ReadStore {
     }
 }
 
-pub(in super::super) fn load_due_deliveries(
+pub fn load_due_deliveries(
     batch: &mut Batch<'_>,
     commands: &[&LoadDueDeliveries],
 ) -> Result<Vec<DueDeliveries>> {
@@ -169,10 +169,7 @@ fn add_due(
 
 /// Reschedules deliveries whose last attempt lies in the future, which shows that the clock was set back. Each waits
 /// for the pause of its step from now. First attempts and manual retries are due at once.
-pub(in super::super) fn reschedule_retries(
-    batch: &mut Batch<'_>,
-    commands: &[&RescheduleRetries],
-) -> Result<Vec<usize>> {
+pub fn reschedule_retries(batch: &mut Batch<'_>, commands: &[&RescheduleRetries]) -> Result<Vec<usize>> {
     commands.iter().map(|command| reschedule(&batch.tx, command)).collect()
 }
 

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use super::super::batch::Batch;
 use super::super::db::{Result, Tx, Where};
+use super::super::idempotency::Results;
 use super::super::reads::ReadStore;
 use super::list::DeliveryFilter;
 use super::pending::{PENDING, read_pending};
@@ -74,10 +75,7 @@ impl ReadStore {
     }
 }
 
-pub(in super::super) fn retry_delivery(
-    batch: &mut Batch<'_>,
-    commands: &[&RetryDelivery],
-) -> Result<Vec<Result<(), RetryRefusal>>> {
+pub fn retry_delivery(batch: &mut Batch<'_>, commands: &[&RetryDelivery]) -> Results<(), RetryRefusal> {
     commands.iter().map(|command| retry_one(batch, command)).collect()
 }
 
@@ -127,10 +125,10 @@ fn failed(
     tx.list(&query.sql, query.values, |row| Ok((DeliveryId(row.id(0)?), row.text(1)?)))
 }
 
-pub(in super::super) fn retry_failed_deliveries(
+pub fn retry_failed_deliveries(
     batch: &mut Batch<'_>,
     commands: &[&RetryFailedDeliveries],
-) -> Result<Vec<Result<RetryProgress, std::convert::Infallible>>> {
+) -> Results<RetryProgress> {
     commands.iter().map(|command| retry_chunk(batch, command).map(Ok)).collect()
 }
 

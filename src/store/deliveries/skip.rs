@@ -5,7 +5,7 @@ use super::super::db::Result;
 use crate::domain::{CancelScope, DeliveryId, DestinationId, DispatcherMessage, Reason, Timestamp, WatchId};
 
 /// Skips pending progress of watches that have ended.
-pub(in super::super) fn skip_superseded(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
+pub fn skip_superseded(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
     let skipped = batch.tx.each(
         "update deliveries set status = 'skipped', reason = 'superseded', scheduled_at = null,
            next_attempt_at = null, is_manual = 0
@@ -19,7 +19,7 @@ pub(in super::super) fn skip_superseded(batch: &mut Batch<'_>, watches: &[WatchI
 }
 
 /// Skips the pending deliveries of stopped watches, and cancels their manual retries.
-pub(in super::super) fn skip_stopped(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
+pub fn skip_stopped(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
     let skipped = batch.tx.each(
         "update deliveries set status = 'skipped', reason = 'stopped', scheduled_at = null,
            next_attempt_at = null, is_manual = 0

@@ -50,7 +50,7 @@ pub enum AmendRefusal {
     DestinationDiffers(String),
 }
 
-pub(in super::super) fn amend_watch(
+pub fn amend_watch(
     batch: &mut Batch<'_>,
     commands: &[&AmendWatch],
 ) -> Result<Vec<Result<Watch, AmendRefusal>>> {

@@ -40,7 +40,7 @@ impl ReadStore {
 }
 
 /// Builds the query of a list, newest first.
-pub(in super::super) fn listed(app: AppNo, filter: &WatchFilter, limit: u32) -> Where<'_> {
+pub fn listed(app: AppNo, filter: &WatchFilter, limit: u32) -> Where<'_> {
     // A job id leads to few watches, through the index of the jobs; `+ 0` hides the primary key from the planner.
     // Watches that have not ended have a partial index. It applies only to exactly these expressions, with the
     // status as a literal.

@@ -6,12 +6,12 @@
 //! whichever transaction is first.
 
 use std::collections::HashSet;
-use std::convert::Infallible;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::super::batch::Batch;
 use super::super::db::{Result, Tx, Value};
+use super::super::idempotency::Results;
 use super::super::rows::insert_destinations;
 use super::super::sealing::Keyring;
 use crate::domain::{
@@ -30,18 +30,12 @@ pub struct Register(pub NewWatch);
 #[derive(Debug)]
 pub struct RegisterMany(pub Vec<NewWatch>);
 
-pub(in super::super) fn register(
-    batch: &mut Batch<'_>,
-    commands: &[&Register],
-) -> Result<Vec<Result<Watch, Infallible>>> {
+pub fn register(batch: &mut Batch<'_>, commands: &[&Register]) -> Results<Watch> {
     let watches: Vec<&NewWatch> = commands.iter().map(|command| &command.0).collect();
     Ok(insert(batch, &watches)?.into_iter().map(Ok).collect())
 }
 
-pub(in super::super) fn register_many(
-    batch: &mut Batch<'_>,
-    commands: &[&RegisterMany],
-) -> Result<Vec<Result<Vec<Watch>, Infallible>>> {
+pub fn register_many(batch: &mut Batch<'_>, commands: &[&RegisterMany]) -> Results<Vec<Watch>> {
     commands.iter().map(|command| insert(batch, &command.0.iter().collect::<Vec<_>>()).map(Ok)).collect()
 }
 

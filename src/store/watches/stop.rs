@@ -20,7 +20,7 @@ pub struct StopWatch {
 }
 
 /// Applies stops. Returns whether each watch exists.
-pub(in super::super) fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Result<Vec<bool>> {
+pub fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Result<Vec<bool>> {
     let jobs = batch.tx.fetch(
         "select job from watches where app = $1 and id = $2",
         commands.iter().map(|command| [command.app.0.into(), command.watch.0.into()]),

@@ -140,6 +140,18 @@ fn every_link_to_a_heading_leads_to_one() {
 }
 
 #[test]
+fn every_component_on_the_architecture_page_exists() {
+    let page = read(Path::new("docs/ARCHITECTURE.md"));
+    let named = quoted(&page).into_iter().filter(|name| {
+        name.contains('/') && name.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == '/')
+    });
+    let source = |name: &str| root().join("src").join(name);
+    let missing: Vec<String> =
+        named.filter(|name| !source(name).is_dir() && !source(&format!("{name}.rs")).exists()).collect();
+    assert!(missing.is_empty(), "there is no such file below src: {missing:?}");
+}
+
+#[test]
 fn every_documented_log_line_is_in_the_code() {
     let page = read(Path::new("docs/OPERATIONS.md"));
     let rows = rows_under(&page, &["line", "level", "what to do"]);

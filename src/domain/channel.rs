@@ -3,8 +3,8 @@
 //! Everything else about a channel is in the channel table (`channels::TABLE`).
 
 word_enum! {
-    /// Kind of a notification channel.
-    ChannelKind {
+    /// Name of a channel, such as `webhook`, `email` or `slack`. Later versions may add channels.
+    open ChannelKind {
         /// A signed HTTP POST.
         Webhook = "webhook",
         /// An email.

@@ -1,9 +1,8 @@
-//! Mail addresses: which texts are one, and which may be mailed.
+//! Mail addresses, and patterns of the permitted recipients.
 //!
-//! An address ends up in SMTP commands and in headers, so this is stricter than the standard: no
-//! quoted local part, no comment, no address literal, nothing beyond ASCII before the `@`. A domain in
-//! another script is brought to its ASCII form. What passes holds neither a space nor a control
-//! character, and needs no escaping anywhere.
+//! An address becomes part of SMTP commands and of headers, so the parser is stricter than the standard: no quoted
+//! local part, no comment, no address literal, and only ASCII before the `@`. A domain in another script is converted
+//! to its ASCII form. A parsed address contains neither a space nor a control character, and needs no escaping.
 
 use std::fmt;
 
@@ -11,15 +10,15 @@ use url::Host;
 
 use super::is_host_name;
 
-/// The longest address that fits into an SMTP path.
+/// Maximum length of an address in an SMTP path, in bytes.
 const ADDRESS_MAX: usize = 254;
-/// The longest part before the `@`.
+/// Maximum length of the part before the `@`, in bytes.
 const LOCAL_MAX: usize = 64;
-/// A name that people read, beside the address.
+/// Maximum length of a display name, in characters.
 const NAME_MAX: usize = 100;
 
-/// Who gives mail boxes to everybody: that the sender has one there says nothing of the others, so
-/// none of these domains is allowed by being the sender's own.
+/// Domains of public mail services, sorted. The sender's own domain is permitted by default, but not if it is one of
+/// these: its other mailboxes belong to strangers.
 const PUBLIC_SERVICES: &[&str] = &[
     "126.com",
     "163.com",
@@ -83,7 +82,7 @@ const PUBLIC_SERVICES: &[&str] = &[
     "zoho.com",
 ];
 
-/// Somebody's mail address, its domain in lower case and ASCII.
+/// A mail address, with its domain in lower case and ASCII.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MailAddress {
     text: String,
@@ -91,7 +90,7 @@ pub struct MailAddress {
 }
 
 impl MailAddress {
-    /// Reads an address; `None` for anything else.
+    /// Parses an address.
     pub fn parse(text: &str) -> Option<Self> {
         let (local, domain) = text.rsplit_once('@')?;
         let domain = mail_domain(domain)?;
@@ -99,17 +98,17 @@ impl MailAddress {
         (is_local(local) && address.text.len() <= ADDRESS_MAX).then_some(address)
     }
 
-    /// The whole address.
+    /// Returns the whole address.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// What stands before the `@`.
+    /// Returns the part before the `@`.
     pub fn local(&self) -> &str {
         &self.text[..self.at]
     }
 
-    /// What stands after the `@`.
+    /// Returns the part after the `@`.
     pub fn domain(&self) -> &str {
         &self.text[self.at + 1..]
     }
@@ -121,11 +120,11 @@ impl fmt::Display for MailAddress {
     }
 }
 
-/// The letters that stand before an `@` without quotes, in groups between dots.
+/// Returns whether a text is valid before an `@` without quotes.
 ///
-/// Not `%` and `!`: to many mail servers `you%elsewhere.example@ours.example` and
-/// `elsewhere.example!you@ours.example` are a wish to pass the mail on, past any list of who may be mailed.
-/// Nor a beginning that a server may take for an option, a program or a file.
+/// `%` and `!` are not accepted: many mail servers forward `you%elsewhere.example@ours.example` and
+/// `elsewhere.example!you@ours.example` to `elsewhere.example`, past the list of permitted recipients. Neither is a
+/// first character that a server may interpret as the start of an option, a program or a file.
 fn is_local(local: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"#$&'*+-/=?^_`{|}~".contains(&byte);
     local.len() <= LOCAL_MAX
@@ -133,25 +132,25 @@ fn is_local(local: &str) -> bool {
         && local.split('.').all(|atom| !atom.is_empty() && atom.bytes().all(plain))
 }
 
-/// A domain with a dot, as the DNS would have it; an address in its stead is none.
+/// Parses a domain name with at least one dot, and returns its ASCII form. An IP address is not accepted.
 fn mail_domain(text: &str) -> Option<String> {
     let Ok(Host::Domain(domain)) = Host::parse(text) else { return None };
-    // The parser decodes `%41` for the sake of URLs; here it is a slip.
-    let written = !text.contains('%') && domain.contains('.');
-    (written && is_host_name(&domain)).then_some(domain)
+    // The URL parser decodes `%41`; in a mail address it is an error.
+    let is_plain = !text.contains('%') && domain.contains('.');
+    (is_plain && is_host_name(&domain)).then_some(domain)
 }
 
-/// An address with the name that people read beside it.
+/// A mail address with a display name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mailbox {
-    /// What people read.
+    /// Display name.
     pub name: Option<String>,
-    /// Where it is.
+    /// Address.
     pub address: MailAddress,
 }
 
 impl Mailbox {
-    /// Reads `me@example.com` or `Name <me@example.com>`.
+    /// Parses `me@example.com` or `Name <me@example.com>`.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         let Some((name, rest)) = text.split_once('<') else {
@@ -166,41 +165,40 @@ impl Mailbox {
     }
 }
 
-/// Who may be mailed.
+/// Pattern of permitted recipients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MailPattern {
-    /// `*`: everybody.
-    Anybody,
-    /// `*@example.com`: everybody there.
+    /// `*`: every address.
+    Any,
+    /// `*@example.com`: every address of the domain.
     Domain(String),
-    /// One address.
-    One(MailAddress),
+    /// A single address.
+    Address(MailAddress),
 }
 
 impl MailPattern {
-    /// Reads `*`, `*@example.com` or an address.
+    /// Parses `*`, `*@example.com` or an address.
     pub fn parse(text: &str) -> Option<Self> {
         match text.strip_prefix('*') {
-            Some("") => Some(Self::Anybody),
+            Some("") => Some(Self::Any),
             Some(rest) => Some(Self::Domain(mail_domain(rest.strip_prefix('@')?)?)),
-            None => MailAddress::parse(text).map(Self::One),
+            None => MailAddress::parse(text).map(Self::Address),
         }
     }
 
-    /// What holds where nobody says anything: the sender's own domain, unless everybody can have a box
-    /// there.
+    /// Returns the default pattern: the sender's own domain. `None` if that is the domain of a public mail service.
     pub fn of_sender(sender: &MailAddress) -> Option<Self> {
         let public = PUBLIC_SERVICES.contains(&sender.domain());
         (!public).then(|| Self::Domain(sender.domain().to_owned()))
     }
 
-    /// Whether `address` may be mailed. Hardly any server tells `Me` from `me`, and none that does is
-    /// harmed by taking both.
+    /// Returns whether `address` is permitted. The comparison ignores case: almost no server distinguishes `Me` from
+    /// `me`, and permitting both does no harm.
     pub fn allows(&self, address: &MailAddress) -> bool {
         match self {
-            Self::Anybody => true,
+            Self::Any => true,
             Self::Domain(domain) => address.domain() == domain,
-            Self::One(known) => known.as_str().eq_ignore_ascii_case(address.as_str()),
+            Self::Address(known) => known.as_str().eq_ignore_ascii_case(address.as_str()),
         }
     }
 }
@@ -210,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_needs_no_escaping_anywhere_or_is_none() {
+    fn an_address_that_would_need_escaping_is_not_accepted() {
         for (text, read) in [
             ("me@example.com", "me@example.com"),
             ("Me.Too+tag@EXAMPLE.com", "Me.Too+tag@example.com"),
@@ -272,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_may_have_a_name() {
+    fn a_sender_may_have_a_display_name() {
         let read = |text| Mailbox::parse(text).map(|one| (one.name, one.address.text));
         let address = "r@a.example".to_owned();
         assert_eq!(read("r@a.example"), Some((None, address.clone())));
@@ -287,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_be_mailed_is_a_domain_an_address_or_everybody() {
+    fn a_pattern_is_a_domain_an_address_or_everything() {
         let me = MailAddress::parse("Me@Example.com").expect("an address");
         for (pattern, allows) in [
             ("*", true),
@@ -307,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn where_everybody_can_have_a_box_nobody_is_a_neighbour() {
+    fn the_domain_of_a_public_mail_service_is_no_default() {
         let of = |text| MailAddress::parse(text).and_then(|sender| MailPattern::of_sender(&sender));
         assert_eq!(of("me@example.com"), Some(MailPattern::Domain("example.com".into())));
         assert_eq!(of("me@GMail.com"), None);

@@ -1,13 +1,13 @@
-//! When a delivery is tried again.
+//! The retry schedule: what follows an attempt.
 
 use std::time::Duration;
 
 use super::{DeliveryId, Reason, Timestamp, jitter};
 
-/// The most that a receiver's `Retry-After` can ask for.
+/// Maximum wait that a receiver's `Retry-After` can cause.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// The waits after each failed try; the first try is at once.
+/// Waits after failed attempts. The first attempt has no wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// One wait for each retry.
@@ -15,76 +15,76 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Whether nothing comes after this try if it fails: then it decides, or somebody asked for it.
-    pub fn is_last(&self, which: AttemptKind) -> bool {
-        match which {
+    /// Returns whether no attempt follows this one if it fails: the last one of the schedule, and every manual retry.
+    pub fn is_last(&self, kind: AttemptKind) -> bool {
+        match kind {
             AttemptKind::Manual => true,
             AttemptKind::Scheduled { step } => step as usize >= self.schedule.len(),
         }
     }
 }
 
-/// What a try came to, as its channel classified it, once.
+/// Outcome of an attempt, as its channel classified it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Taken.
+    /// The receiver accepted the message.
     Ok,
-    /// Not taken, worth another try; the receiver may have said when.
+    /// The receiver did not accept the message now; a retry may succeed.
     Retry {
-        /// The receiver's `Retry-After`.
+        /// Minimum wait, if the receiver sent one (`Retry-After`), or if the channel knows one.
         after: Option<Duration>,
     },
-    /// This message will never be taken.
+    /// The receiver will never accept this message.
     Fatal,
-    /// This destination wants nothing more.
+    /// The destination accepts no messages any more.
     Gone,
-    /// The guard forbids the address today; a name may resolve elsewhere tomorrow.
+    /// The guard forbids the address. A retry may succeed, because a name may resolve to another address later.
     Refused,
-    /// Not tried: nobody answered there lately.
+    /// No attempt was made, because the destination did not respond lately.
     Down,
 }
 
-/// Which try it was.
+/// Kind of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptKind {
-    /// The `step`th of the schedule; the first is 0.
+    /// An attempt of the schedule.
     Scheduled {
-        /// How many scheduled tries came before.
+        /// Number of scheduled attempts before it.
         step: u32,
     },
-    /// Asked for by hand: it takes no place in the schedule.
+    /// A manual retry, which uses no place of the schedule.
     Manual,
 }
 
-/// What becomes of a delivery after a try.
+/// What follows an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextStep {
-    /// It succeeded.
+    /// The delivery succeeded.
     Succeeded,
-    /// It is tried again, as the `step`th try, at `due_at`.
+    /// A retry follows.
     Retry {
-        /// The place in the schedule.
+        /// Number of scheduled attempts before it.
         step: u32,
-        /// Not before.
+        /// Earliest time of the retry.
         due_at: Timestamp,
     },
-    /// It is given up.
+    /// The delivery failed.
     Failed(Reason),
-    /// It stays what it was: a try by hand that failed.
+    /// The delivery keeps its status, because a manual retry failed.
     Unchanged,
 }
 
-/// Decides what becomes of a delivery whose try ended at `ended_at`.
+/// Decides what follows an attempt that ended at `ended_at`.
 pub fn next_attempt(
     policy: &RetryPolicy,
     delivery: DeliveryId,
-    which: AttemptKind,
+    kind: AttemptKind,
     outcome: &Outcome,
     ended_at: Timestamp,
 ) -> NextStep {
-    match (outcome, which) {
+    match (outcome, kind) {
         (Outcome::Ok, _) => NextStep::Succeeded,
-        // Whoever asked: nothing more is wanted there.
+        // This applies to a manual retry, too.
         (Outcome::Gone, _) => NextStep::Failed(Reason::Gone),
         (_, AttemptKind::Manual) => NextStep::Unchanged,
         (Outcome::Fatal, AttemptKind::Scheduled { .. }) => NextStep::Failed(Reason::Exhausted),
@@ -93,7 +93,7 @@ pub fn next_attempt(
                 let refused = matches!(outcome, Outcome::Refused);
                 return NextStep::Failed(if refused { Reason::Refused } else { Reason::Exhausted });
             };
-            let asked = match outcome {
+            let requested = match outcome {
                 Outcome::Retry { after: Some(after) } => (*after).min(RETRY_AFTER_MAX),
                 Outcome::Ok
                 | Outcome::Retry { .. }
@@ -102,7 +102,7 @@ pub fn next_attempt(
                 | Outcome::Refused
                 | Outcome::Down => Duration::ZERO,
             };
-            let wait = wait.mul_f64(jitter(delivery.0, step)).max(asked);
+            let wait = wait.mul_f64(jitter(delivery.0, step)).max(requested);
             NextStep::Retry { step: step + 1, due_at: ended_at.plus(wait) }
         }
     }
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schedule_is_followed_with_jitter_and_then_spent() {
+    fn retries_follow_the_schedule_with_jitter_until_it_ends() {
         let id = DeliveryId(Id::from_bytes([7; 16]));
         let end = Timestamp::from_millis(0);
         let retry = Outcome::Retry { after: None };
@@ -128,28 +128,28 @@ mod tests {
             let NextStep::Retry { step: next, due_at } =
                 next_attempt(&policy(), id, AttemptKind::Scheduled { step }, &retry, end)
             else {
-                panic!("a try is left");
+                panic!("a retry is left");
             };
             assert_eq!(next, step + 1);
             assert!((wait * 8 / 10..=wait * 12 / 10).contains(&due_at.millis()), "{due_at:?}");
         }
-        let spent = |outcome| next_attempt(&policy(), id, AttemptKind::Scheduled { step: 2 }, &outcome, end);
-        assert_eq!(spent(retry), NextStep::Failed(Reason::Exhausted));
-        assert_eq!(spent(Outcome::Refused), NextStep::Failed(Reason::Refused));
+        let last = |outcome| next_attempt(&policy(), id, AttemptKind::Scheduled { step: 2 }, &outcome, end);
+        assert_eq!(last(retry), NextStep::Failed(Reason::Exhausted));
+        assert_eq!(last(Outcome::Refused), NextStep::Failed(Reason::Refused));
     }
 
     #[test]
-    fn the_jitter_of_a_try_is_the_same_after_a_crash() {
+    fn the_jitter_of_a_retry_is_the_same_after_a_crash() {
         let id = DeliveryId(Id::from_bytes([9; 16]));
         let again = || {
-            let which = AttemptKind::Scheduled { step: 0 };
-            next_attempt(&policy(), id, which, &Outcome::Retry { after: None }, Timestamp::default())
+            let kind = AttemptKind::Scheduled { step: 0 };
+            next_attempt(&policy(), id, kind, &Outcome::Retry { after: None }, Timestamp::default())
         };
         assert_eq!(again(), again());
     }
 
     #[test]
-    fn retry_after_can_lengthen_a_wait_to_a_day_and_never_shorten_it() {
+    fn retry_after_lengthens_a_wait_to_a_day_at_most() {
         let id = DeliveryId(Id::from_bytes([7; 16]));
         let due = |after| {
             let outcome = Outcome::Retry { after: Some(after) };
@@ -172,14 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn a_try_by_hand_changes_nothing_unless_it_succeeds_or_nothing_more_is_wanted_there() {
+    fn a_failed_manual_retry_changes_nothing_unless_it_is_gone() {
         let id = DeliveryId(Id::from_bytes([7; 16]));
-        let by_hand =
+        let manual =
             |outcome| next_attempt(&policy(), id, AttemptKind::Manual, &outcome, Timestamp::default());
-        assert_eq!(by_hand(Outcome::Ok), NextStep::Succeeded);
-        assert_eq!(by_hand(Outcome::Gone), NextStep::Failed(Reason::Gone));
+        assert_eq!(manual(Outcome::Ok), NextStep::Succeeded);
+        assert_eq!(manual(Outcome::Gone), NextStep::Failed(Reason::Gone));
         for outcome in [Outcome::Fatal, Outcome::Refused, Outcome::Retry { after: None }] {
-            assert_eq!(by_hand(outcome), NextStep::Unchanged);
+            assert_eq!(manual(outcome), NextStep::Unchanged);
         }
     }
 }

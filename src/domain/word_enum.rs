@@ -2,8 +2,35 @@
 
 /// Declares an enum whose variants each have one spelling, the same in the API, the database, the log and
 /// the metrics.
+///
+/// The schema of an `open` enum does not list the spellings, because a later version may add some. Generated clients
+/// then accept spellings that they do not know.
 macro_rules! word_enum {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
+    ($(#[doc = $doc:literal])* open $name:ident { $($variants:tt)* }) => {
+        word_enum! { @base $(#[doc = $doc])* $name { $($variants)* } }
+
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                let string = utoipa::openapi::ObjectBuilder::new()
+                    .schema_type(utoipa::openapi::schema::Type::String)
+                    .description(Some(concat!($($doc),*).trim()));
+                string.into()
+            }
+        }
+    };
+    ($(#[$doc:meta])* $name:ident { $($variants:tt)* }) => {
+        word_enum! { @base $(#[$doc])* $name { $($variants)* } }
+
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                let words = utoipa::openapi::ObjectBuilder::new()
+                    .schema_type(utoipa::openapi::schema::Type::String)
+                    .enum_values(Some(Self::WORDS.iter().copied()));
+                words.into()
+            }
+        }
+    };
+    (@base $(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum $name { $($(#[$variant_doc])* $variant,)* }
@@ -35,15 +62,6 @@ macro_rules! word_enum {
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.serialize_str(self.as_str())
-            }
-        }
-
-        impl utoipa::PartialSchema for $name {
-            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-                let words = utoipa::openapi::ObjectBuilder::new()
-                    .schema_type(utoipa::openapi::schema::Type::String)
-                    .enum_values(Some(Self::WORDS.iter().copied()));
-                words.into()
             }
         }
 

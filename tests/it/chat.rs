@@ -1,4 +1,4 @@
-//! Slack, played: its hooks by TLS, its API, and hooks of chats elsewhere.
+//! A fake of Slack (its hooks with TLS, its API) and of compatible chats.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
@@ -22,7 +22,7 @@ pub const HOOKS: &str = "hooks.slack.com";
 /// The bot's token.
 pub const TOKEN: &str = "xoxb-1-2-hush";
 
-/// A message as it was posted.
+/// A received message.
 #[derive(Clone, Debug)]
 pub struct Posted {
     pub at: Timestamp,
@@ -30,27 +30,27 @@ pub struct Posted {
     pub payload: Value,
 }
 
-/// An answer: HTTP's status, headers and body.
-pub type Said = (u16, Headers, String);
+/// A response: HTTP status, headers and body.
+pub type Response = (u16, Headers, String);
 
-/// What the API says when it refuses.
-pub fn refusal(word: &str) -> Said {
+/// Returns a refusal of the API.
+pub fn refusal(word: &str) -> Response {
     (200, Headers::new(), json!({ "ok": false, "error": word }).to_string())
 }
 
 #[derive(Debug, Default)]
-struct Room {
-    script: HashMap<String, VecDeque<Said>>,
+struct ChatState {
+    script: HashMap<String, VecDeque<Response>>,
     unread: VecDeque<Posted>,
-    complaints: Vec<String>,
+    errors: Vec<String>,
 }
 
-/// A chat.
+/// The fake chat.
 #[derive(Debug)]
 pub struct Chat {
     secure: SocketAddr,
     plain: SocketAddr,
-    room: Arc<Shared<Room>>,
+    state: Arc<Shared<ChatState>>,
     accepting: [JoinHandle<()>; 2],
 }
 
@@ -66,24 +66,24 @@ impl Chat {
     pub async fn start(neighbours: &mut Neighbours) -> Self {
         let (root, acceptor) = authority_and(HOOKS);
         neighbours.roots.push(root);
-        let room = Shared::new(Room::default());
+        let state = Shared::new(ChatState::default());
         let clock = Clock::Manual(neighbours.clock.clone());
         let listeners = [(); 2].map(|()| async { TcpListener::bind("127.0.0.1:0").await.unwrap() });
         let [secure, plain] = listeners;
         let (secure, plain) = (secure.await, plain.await);
         let addresses = (secure.local_addr().unwrap(), plain.local_addr().unwrap());
         let accept = |listener: TcpListener, acceptor: Option<tokio_rustls::TlsAcceptor>| {
-            let (room, clock) = (Arc::clone(&room), clock.clone());
+            let (state, clock) = (Arc::clone(&state), clock.clone());
             tokio::spawn(async move {
                 loop {
                     let (stream, _) = listener.accept().await.unwrap();
-                    let (room, clock, acceptor) = (Arc::clone(&room), clock.clone(), acceptor.clone());
+                    let (state, clock, acceptor) = (Arc::clone(&state), clock.clone(), acceptor.clone());
                     tokio::spawn(async move {
                         match acceptor {
-                            None => serve(stream, &room, &clock).await,
+                            None => serve(stream, &state, &clock).await,
                             Some(acceptor) => {
                                 let Ok(stream) = acceptor.accept(stream).await else { return };
-                                serve(stream, &room, &clock).await;
+                                serve(stream, &state, &clock).await;
                             }
                         }
                     });
@@ -91,52 +91,52 @@ impl Chat {
             })
         };
         let accepting = [accept(secure, Some(acceptor)), accept(plain, None)];
-        Self { secure: addresses.0, plain: addresses.1, room, accepting }
+        Self { secure: addresses.0, plain: addresses.1, state, accepting }
     }
 
-    /// A hook of Slack's own.
+    /// Returns the URL of a Slack hook.
     pub fn hook(&self, secret: &str) -> String {
         format!("https://{HOOKS}:{}/services/T01/B02/{secret}", self.secure.port())
     }
 
-    /// A hook of a chat elsewhere.
+    /// Returns the URL of a compatible hook.
     pub fn elsewhere(&self, secret: &str) -> String {
         format!("http://{}/hooks/{secret}", self.plain)
     }
 
-    /// What `[slack] api_url` says.
+    /// Returns the value of `[slack] api_url`.
     pub fn api(&self) -> String {
         format!("http://{}/api", self.plain)
     }
 
-    /// What is posted to paths that end so is answered so, then as it should.
-    pub fn script(&self, end: &str, said: impl IntoIterator<Item = Said>) {
-        self.room.change(|room| room.script.entry(end.to_owned()).or_default().extend(said));
+    /// Scripts the next responses to paths with this end.
+    pub fn script(&self, end: &str, said: impl IntoIterator<Item = Response>) {
+        self.state.change(|state| state.script.entry(end.to_owned()).or_default().extend(said));
     }
 
-    /// The next message that nobody has read.
+    /// Waits for the next unread message.
     pub async fn next(&self) -> Posted {
-        self.room.until("a message", |room| room.unread.pop_front()).await
+        self.state.until("a message", |state| state.unread.pop_front()).await
     }
 
-    /// Everything that nobody has read.
+    /// Returns all unread messages.
     pub fn read_all(&self) -> Vec<Posted> {
-        self.room.lock().unread.drain(..).collect()
+        self.state.lock().unread.drain(..).collect()
     }
 
-    /// Ends a test: nothing is unread, nobody complains.
+    /// Ends a test: checks that no message is unread and that no error was found.
     pub fn finish(self) {
-        let room = self.room.lock();
-        assert!(room.unread.is_empty(), "nobody read {:#?}", room.unread);
-        assert!(room.complaints.is_empty(), "{:#?}", room.complaints);
+        let state = self.state.lock();
+        assert!(state.unread.is_empty(), "nobody read {:#?}", state.unread);
+        assert!(state.errors.is_empty(), "{:#?}", state.errors);
     }
 }
 
-async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, room: &Shared<Room>, clock: &Clock) {
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, state: &Shared<ChatState>, clock: &Clock) {
     let mut stream = BufReader::new(stream);
     while let Some(request) = Request::read(&mut stream).await {
-        let (status, headers, body) = room.change(|room| room.take(&request, clock.now()));
-        let mut answer = format!("HTTP/1.1 {status} Said\r\ncontent-length: {}\r\n", body.len());
+        let (status, headers, body) = state.change(|state| state.take(&request, clock.now()));
+        let mut answer = format!("HTTP/1.1 {status} Response\r\ncontent-length: {}\r\n", body.len());
         for (name, value) in headers {
             let _ = write!(answer, "{name}: {value}\r\n");
         }
@@ -148,19 +148,19 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, room: &Shared<Room>
     }
 }
 
-impl Room {
-    fn take(&mut self, request: &Request, at: Timestamp) -> Said {
+impl ChatState {
+    fn take(&mut self, request: &Request, at: Timestamp) -> Response {
         let path = request.path.clone();
         let Ok(payload) = serde_json::from_slice::<Value>(&request.body) else {
-            self.complaints.push(format!("no JSON: {request:?}"));
+            self.errors.push(format!("no JSON: {request:?}"));
             return (400, Headers::new(), "invalid_payload".into());
         };
         let api = path.starts_with("/api/");
         if api && request.header("authorization") != Some(&format!("Bearer {TOKEN}")) {
-            self.complaints.push(format!("another token: {request:?}"));
+            self.errors.push(format!("another token: {request:?}"));
         }
         if !api && request.header("authorization").is_some() {
-            self.complaints.push("the bot's token reached a hook".into());
+            self.errors.push("the bot's token reached a hook".into());
         }
         self.unread.push_back(Posted { at, path: path.clone(), payload });
         let scripted = self.script.iter_mut().find(|(end, _)| path.ends_with(end.as_str()));

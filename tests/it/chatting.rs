@@ -1,12 +1,12 @@
-//! Slack and its like: from a registration to a channel, how often, and what an answer means.
+//! Deliveries to Slack and compatible chats: messages, pace, and the meaning of responses.
 
 use serde_json::{Value, json};
 
-use crate::chat::{Chat, HOOKS, Posted, Said, TOKEN, refusal};
+use crate::chat::{Chat, HOOKS, Posted, Response, TOKEN, refusal};
 use crate::harness::{Harness, Neighbours, id, minutes, seconds, since_start};
 
-/// The application beside a chat, with a bot.
-async fn beside() -> (Harness, Chat) {
+/// Starts the application with a chat and a bot.
+async fn start() -> (Harness, Chat) {
     let mut neighbours = Neighbours::default();
     let chat = Chat::start(&mut neighbours).await;
     let api = chat.api();
@@ -16,22 +16,22 @@ async fn beside() -> (Harness, Chat) {
     (t, chat)
 }
 
-/// Registers a watch by Slack whose job has completed, and lets it be looked at and told of.
-async fn tell(t: &Harness, job: &str, slack: &str) -> String {
+/// Registers a watch of a completed job that notifies a Slack address, and lets it be delivered.
+async fn deliver(t: &Harness, job: &str, slack: &str) -> String {
     t.provider.completed(job);
     let watch = t.register(&json!({ "jobId": job, "slack": slack })).await;
     t.pass(seconds(5)).await;
     watch
 }
 
-fn said(status: u16, body: &str) -> Said {
+fn response(status: u16, body: &str) -> Response {
     (status, Vec::new(), body.to_owned())
 }
 
 #[tokio::test]
-async fn a_hook_of_slacks_gets_blocks_and_is_never_shown_whole() {
-    let (t, chat) = beside().await;
-    let watch = tell(&t, "job_1", &chat.hook("hush")).await;
+async fn a_slack_hook_gets_blocks_and_is_shown_masked() {
+    let (t, chat) = start().await;
+    let watch = deliver(&t, "job_1", &chat.hook("hush")).await;
     let Posted { path, payload, .. } = chat.next().await;
     assert_eq!(path, "/services/T01/B02/hush");
     assert_eq!(payload["text"], "\u{2705} Completed: job_1");
@@ -76,9 +76,9 @@ async fn a_hook_of_slacks_gets_blocks_and_is_never_shown_whole() {
 }
 
 #[tokio::test]
-async fn a_hook_elsewhere_gets_what_it_understands() {
-    let (t, chat) = beside().await;
-    let watch = tell(&t, "job_1", &chat.elsewhere("hush")).await;
+async fn a_compatible_hook_gets_attachments() {
+    let (t, chat) = start().await;
+    let watch = deliver(&t, "job_1", &chat.elsewhere("hush")).await;
     let payload = chat.next().await.payload;
     assert!(payload["blocks"].is_null());
     assert_eq!(payload["text"], "\u{2705} Completed: job_1");
@@ -92,7 +92,7 @@ async fn a_hook_elsewhere_gets_what_it_understands() {
 
 #[tokio::test]
 async fn a_channel_gets_its_message_from_the_bot() {
-    let (t, chat) = beside().await;
+    let (t, chat) = start().await;
     t.provider.failed("job_1");
     let watch = t.register(&json!({ "jobId": "job_1", "slack": "#ops" })).await;
     t.pass(seconds(5)).await;
@@ -109,8 +109,8 @@ async fn a_channel_gets_its_message_from_the_bot() {
 }
 
 #[tokio::test]
-async fn a_chat_gets_a_message_a_second_and_another_chat_does_not_wait_for_it() {
-    let (t, chat) = beside().await;
+async fn a_chat_gets_a_message_a_second_and_delays_no_other_chat() {
+    let (t, chat) = start().await;
     for n in 0..4 {
         let job = format!("job_{n}");
         t.provider.completed(&job);
@@ -135,8 +135,8 @@ async fn a_chat_gets_a_message_a_second_and_another_chat_does_not_wait_for_it() 
 }
 
 #[tokio::test]
-async fn a_chat_that_asks_for_patience_gets_it_for_all_its_messages() {
-    let (t, chat) = beside().await;
+async fn retry_after_delays_all_messages_of_a_chat() {
+    let (t, chat) = start().await;
     chat.script("/a", [(429, vec![("retry-after".to_owned(), "30".to_owned())], String::new())]);
     for n in 0..3 {
         let job = format!("job_{n}");
@@ -155,15 +155,15 @@ async fn a_chat_that_asks_for_patience_gets_it_for_all_its_messages() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_blocks_is_followed_by_the_plain_text() {
-    let (t, chat) = beside().await;
+async fn after_a_refusal_of_the_blocks_the_plain_text_is_sent() {
+    let (t, chat) = start().await;
     for (job, slack, refused) in [
-        ("job_1", chat.hook("a"), said(400, "invalid_blocks")),
+        ("job_1", chat.hook("a"), response(400, "invalid_blocks")),
         ("job_2", "#ops".to_owned(), refusal("msg_blocks_too_long")),
     ] {
         let end = if slack.starts_with('#') { "postMessage" } else { "/a" };
         chat.script(end, [refused]);
-        let watch = tell(&t, job, &slack).await;
+        let watch = deliver(&t, job, &slack).await;
         assert!(chat.next().await.payload["blocks"].is_array());
         let plain = chat.next().await.payload;
         assert!(plain["blocks"].is_null() && plain["attachments"].is_null());
@@ -178,9 +178,9 @@ async fn a_refusal_of_the_blocks_is_followed_by_the_plain_text() {
         let error = delivery["attempts"][0]["error"].as_str().unwrap();
         assert!(error.starts_with("degraded: the blocks were refused ("), "{error}");
     }
-    // Where the text is refused too, the message will never be taken.
-    chat.script("/b", [said(400, "invalid_blocks"), said(400, "invalid_payload")]);
-    let watch = tell(&t, "job_3", &chat.hook("b")).await;
+    // If the text is refused too, no retry follows.
+    chat.script("/b", [response(400, "invalid_blocks"), response(400, "invalid_payload")]);
+    let watch = deliver(&t, "job_3", &chat.hook("b")).await;
     let delivery = t.delivery(&watch).await;
     assert_eq!((&delivery["status"], &delivery["reason"]), (&json!("failed"), &json!("exhausted")));
     assert_eq!(delivery["attempts"][0]["error"], "slack: invalid_payload");
@@ -190,10 +190,10 @@ async fn a_refusal_of_the_blocks_is_followed_by_the_plain_text() {
 }
 
 #[tokio::test]
-async fn a_hook_or_a_channel_that_is_gone_gets_nothing_more_of_the_watch() {
-    let (t, chat) = beside().await;
+async fn a_removed_hook_or_channel_gets_no_more_messages_of_the_watch() {
+    let (t, chat) = start().await;
     for (job, slack, gone, hint) in [
-        ("job_1", chat.hook("a"), said(404, "no_service"), "the hook has been removed"),
+        ("job_1", chat.hook("a"), response(404, "no_service"), "the hook has been removed"),
         ("job_2", "C0123ABCD".to_owned(), refusal("not_in_channel"), "invite the app to the channel"),
     ] {
         let end = if slack.starts_with('C') { "postMessage" } else { "/a" };
@@ -215,10 +215,10 @@ async fn a_hook_or_a_channel_that_is_gone_gets_nothing_more_of_the_watch() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_refused_ends_no_delivery() {
-    let (t, chat) = beside().await;
+async fn a_refused_token_ends_no_delivery() {
+    let (t, chat) = start().await;
     chat.script("postMessage", [refusal("token_revoked")]);
-    let watch = tell(&t, "job_1", "#ops").await;
+    let watch = deliver(&t, "job_1", "#ops").await;
     let delivery = t.delivery(&watch).await;
     assert_eq!(
         (&delivery["status"], &delivery["attempts"][0]["error"]),
@@ -234,8 +234,8 @@ async fn a_token_that_is_refused_ends_no_delivery() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_slack_address_is_told_at_its_place() {
-    let (t, chat) = beside().await;
+async fn an_invalid_slack_address_is_reported_at_its_field() {
+    let (t, chat) = start().await;
     let body = json!({
         "jobId": "job_1", "slack": "ops",
         "notify": [
@@ -286,10 +286,10 @@ async fn what_is_wrong_with_a_slack_address_is_told_at_its_place() {
 }
 
 #[tokio::test]
-async fn a_chat_is_told_after_a_crash_what_it_was_not_told_before() {
-    let (mut t, chat) = beside().await;
-    chat.script("/a", [said(500, "rollup_error")]);
-    let watch = tell(&t, "job_1", &chat.hook("a")).await;
+async fn a_chat_gets_its_message_after_a_crash() {
+    let (mut t, chat) = start().await;
+    chat.script("/a", [response(500, "rollup_error")]);
+    let watch = deliver(&t, "job_1", &chat.hook("a")).await;
     assert_eq!(t.delivery(&watch).await["status"], "pending");
     t.crash().await;
     t.restart().await;
@@ -305,8 +305,8 @@ async fn a_chat_is_told_after_a_crash_what_it_was_not_told_before() {
 }
 
 #[tokio::test]
-async fn no_hostile_text_mentions_anybody_in_a_chat() {
-    let (t, chat) = beside().await;
+async fn no_text_of_a_job_mentions_a_user_in_a_chat() {
+    let (t, chat) = start().await;
     let evil = "<!channel> @channel <https://evil.example|ok> \r\n\u{202e}*b*";
     let error = json!({ "code": evil, "message": format!("{evil}{}", "&<>".repeat(30_000)) });
     t.provider.job("job_1", &json!({ "status": "failed", "error": error }));
@@ -331,15 +331,15 @@ async fn no_hostile_text_mentions_anybody_in_a_chat() {
 }
 
 crate::postgres::on_postgres_too! {
-    a_hook_of_slacks_gets_blocks_and_is_never_shown_whole,
-    a_hook_elsewhere_gets_what_it_understands,
+    a_slack_hook_gets_blocks_and_is_shown_masked,
+    a_compatible_hook_gets_attachments,
     a_channel_gets_its_message_from_the_bot,
-    a_chat_gets_a_message_a_second_and_another_chat_does_not_wait_for_it,
-    a_chat_that_asks_for_patience_gets_it_for_all_its_messages,
-    a_refusal_of_the_blocks_is_followed_by_the_plain_text,
-    a_hook_or_a_channel_that_is_gone_gets_nothing_more_of_the_watch,
-    a_token_that_is_refused_ends_no_delivery,
-    what_is_wrong_with_a_slack_address_is_told_at_its_place,
-    a_chat_is_told_after_a_crash_what_it_was_not_told_before,
-    no_hostile_text_mentions_anybody_in_a_chat,
+    a_chat_gets_a_message_a_second_and_delays_no_other_chat,
+    retry_after_delays_all_messages_of_a_chat,
+    after_a_refusal_of_the_blocks_the_plain_text_is_sent,
+    a_removed_hook_or_channel_gets_no_more_messages_of_the_watch,
+    a_refused_token_ends_no_delivery,
+    an_invalid_slack_address_is_reported_at_its_field,
+    a_chat_gets_its_message_after_a_crash,
+    no_text_of_a_job_mentions_a_user_in_a_chat,
 }

@@ -1,9 +1,8 @@
-//! The two neighbours of the service, played: a provider that is asked how jobs are, and a receiver
-//! that is told how they ended. Both hold state, both answer whatever a test scripts, both note when,
-//! by the manual clock, they were called, and both can be awaited.
+//! Stateful fakes of a provider and of a receiver of webhooks. Both respond as a test scripts them, record
+//! every request with its time by the manual clock, and can be awaited.
 //!
-//! A fake complains of what no real neighbour would let pass (a wrong key, a job that nobody
-//! submitted, a signature that does not hold); the harness fails the test for it.
+//! A fake records an error for a request that no real service would accept (a wrong key, an unknown job,
+//! an invalid signature); the harness then fails the test.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
@@ -22,7 +21,7 @@ use tokio::task::JoinHandle;
 use crate::harness::guarded;
 use crate::wire::{Headers, Request};
 
-/// How a fake answers one request.
+/// Response of a fake to one request.
 #[derive(Clone, Debug)]
 pub struct Reply {
     status: u16,
@@ -34,17 +33,17 @@ pub struct Reply {
 #[derive(Clone, Debug)]
 enum Body {
     Whole(Vec<u8>),
-    /// A body that begins, and then nothing more comes.
+    /// A body that is never completed.
     Stalled,
     /// A body that never ends.
     Endless,
-    /// No answer: the connection is reset.
+    /// No response: the connection is reset.
     Reset,
-    /// Something that is not HTTP.
+    /// Bytes that are not HTTP.
     Garbage,
 }
 
-/// Holds an answer back until it is opened, or dropped.
+/// Holds a response back until it is opened or dropped.
 #[derive(Debug)]
 pub struct Pacing(watch::Sender<bool>);
 
@@ -88,14 +87,14 @@ impl Reply {
         Self { body: Body::Garbage, ..Self::status(0) }
     }
 
-    /// The same answer, later.
+    /// Returns the same response, delayed.
     pub fn held(mut self) -> (Self, Pacing) {
         let (gate, held) = watch::channel(false);
         self.held = Some(held);
         (self, Pacing(gate))
     }
 
-    /// `true` where the connection can be used again.
+    /// Writes the response. Returns whether the connection can be used again.
     async fn write(mut self, stream: &mut TcpStream, held: &Held) -> bool {
         if let Some(gate) = &mut self.held {
             let _holding = held.hold(Some(gate.clone()));
@@ -138,7 +137,7 @@ impl Reply {
     }
 }
 
-/// Returns when the other side, which has nothing to say, has gone.
+/// Returns when the client has closed the connection.
 async fn closed(stream: &TcpStream) {
     while stream.readable().await.is_ok() {
         match stream.try_read(&mut [0; 64]) {
@@ -149,14 +148,14 @@ async fn closed(stream: &TcpStream) {
     }
 }
 
-/// The answers that are held back: so much is under way, and is not waited for.
+/// Responses that are held back: they are in progress, and a test does not wait for them.
 #[derive(Clone, Debug)]
 pub struct Held(Arc<Shared<Slots>>);
 
 #[derive(Debug, Default)]
 struct Slots {
     next: usize,
-    /// Those with a gate count until it is opened, whoever has heard of it yet.
+    /// A response with a gate counts until the gate is opened.
     slots: HashMap<usize, Option<watch::Receiver<bool>>>,
 }
 
@@ -180,7 +179,7 @@ impl Held {
         self.0.lock().count()
     }
 
-    /// Returns when whoever waited for answers has gone.
+    /// Returns when no client waits for a response.
     pub async fn none(&self) {
         self.0.until("nobody to wait", |slots| (slots.count() == 0).then_some(())).await;
     }
@@ -195,7 +194,7 @@ impl Held {
     }
 }
 
-/// Counts as held as long as it is there.
+/// Counts a response as held back while it exists.
 pub struct Holding(Held, usize);
 
 impl Drop for Holding {
@@ -204,7 +203,7 @@ impl Drop for Holding {
     }
 }
 
-/// What is shared between a fake and its connections: its state, and a bell that rings with each change.
+/// State that a fake shares with its connections, and a notification of each change.
 #[derive(Debug)]
 pub struct Shared<T> {
     state: Mutex<T>,
@@ -226,7 +225,7 @@ impl<T> Shared<T> {
         changed
     }
 
-    /// Returns when `look` finds something.
+    /// Returns when `look` returns a value.
     pub async fn until<R>(&self, what: &str, mut look: impl FnMut(&mut T) -> Option<R>) -> R {
         let mut changes = self.changes.subscribe();
         let found = guarded(what, async {
@@ -242,7 +241,7 @@ impl<T> Shared<T> {
     }
 }
 
-/// A server on loopback that ends with the test.
+/// A server on loopback that stops with the test.
 #[derive(Debug)]
 pub struct Server {
     pub address: SocketAddr,
@@ -278,10 +277,10 @@ impl Drop for Server {
     }
 }
 
-/// The key that the provider takes.
+/// API key that the provider accepts.
 pub const PROVIDER_KEY: &str = "pb_test_key";
 
-/// A provider that answers as Muvi does.
+/// A fake provider with Muvi's API.
 #[derive(Debug)]
 pub struct Provider {
     server: Server,
@@ -291,7 +290,7 @@ pub struct Provider {
 #[derive(Debug, Default)]
 struct Jobs {
     known: HashMap<String, Job>,
-    /// In the place of every job's own answer.
+    /// Replaces the responses of all jobs.
     all: Option<Reply>,
     enveloped: bool,
     polls: Vec<(Timestamp, String)>,
@@ -320,7 +319,7 @@ impl Provider {
         format!("http://{}", self.server.address)
     }
 
-    /// Says how a job is: `fields` in the place of those of a job that is processing.
+    /// Sets the state of a job: `fields` replace those of a job that is processing.
     pub fn job(&self, job: &str, fields: &Value) {
         let mut state = json!({
             "jobId": job, "status": "processing", "progress": 0, "output": null, "outputs": null,
@@ -364,54 +363,54 @@ impl Provider {
         self.always(job, error(404, "JOB_NOT_FOUND", "Job not found"));
     }
 
-    /// The next looks at a job are answered so, then as it is.
+    /// Scripts the responses to the next polls of a job.
     pub fn script(&self, job: &str, replies: impl IntoIterator<Item = Reply>) {
         self.shared.change(|jobs| jobs.job(job).script.extend(replies));
     }
 
-    /// Every look at a job is answered so, until [`Self::job`] says how it is.
+    /// Sets the response to every poll of a job, until [`Self::job`] sets its state.
     pub fn always(&self, job: &str, reply: Reply) {
         self.shared.change(|jobs| jobs.job(job).always = Some(reply));
     }
 
-    /// Every look is answered so, whatever the job; `None` ends it.
+    /// Sets the response to every poll of any job; `None` removes it.
     pub fn all(&self, reply: Option<Reply>) {
         self.shared.change(|jobs| jobs.all = reply);
     }
 
-    /// Whether answers come in `{"success", "data", "requestId"}`.
+    /// Sets whether responses are wrapped in `{"success", "data", "requestId"}`.
     pub fn enveloped(&self, enveloped: bool) {
         self.shared.change(|jobs| jobs.enveloped = enveloped);
     }
 
-    /// When this job was asked for.
+    /// Returns the times of the polls of a job.
     pub fn polls(&self, job: &str) -> Vec<Timestamp> {
         self.shared.lock().known.get(job).map(|job| job.polls.clone()).unwrap_or_default()
     }
 
-    /// When anything was asked for.
+    /// Returns the times of all polls.
     pub fn all_polls(&self) -> Vec<Timestamp> {
         self.shared.lock().polls.iter().map(|(at, _)| *at).collect()
     }
 
-    /// Returns when a job was asked for `n` times.
+    /// Returns after `n` polls of a job.
     pub async fn polled(&self, job: &str, n: usize) {
         let what = format!("{n} looks at {job}");
         self.shared.until(&what, |jobs| (jobs.job(job).polls.len() >= n).then_some(())).await;
     }
 
-    /// Returns when jobs were asked for `n` times in all.
+    /// Returns after `n` polls of any jobs.
     pub async fn polled_in_all(&self, n: usize) {
         self.shared.until("looks", |jobs| (jobs.polls.len() >= n).then_some(())).await;
     }
 
-    /// What was asked of it that no provider would let pass.
+    /// Returns the errors of requests that no provider would accept.
     pub fn complaints(&self) -> Vec<String> {
         self.shared.lock().complaints.clone()
     }
 }
 
-/// An answer of Muvi's that is an error.
+/// Returns an error response of Muvi's API.
 pub fn error(status: u16, code: &str, message: &str) -> Reply {
     let error = json!({ "code": code, "message": message, "details": {} });
     Reply::json(status, &json!({ "success": false, "error": error, "requestId": "req_fake" }))
@@ -450,7 +449,7 @@ impl Jobs {
     }
 }
 
-/// A webhook as it arrived.
+/// A received webhook.
 #[derive(Clone, Debug)]
 pub struct Hit {
     pub at: Timestamp,
@@ -460,7 +459,7 @@ pub struct Hit {
 }
 
 impl Hit {
-    /// The first header of this name.
+    /// Returns the first header with this name.
     #[track_caller]
     pub fn header(&self, name: &str) -> &str {
         let found = self.headers.iter().find(|(known, _)| known == name);
@@ -484,7 +483,7 @@ impl Hit {
     }
 }
 
-/// Somebody who gets webhooks.
+/// A fake receiver of webhooks.
 #[derive(Debug)]
 pub struct Receiver {
     server: Server,
@@ -503,7 +502,7 @@ struct Inbox {
 }
 
 impl Receiver {
-    /// One that takes everything that was signed with `secret`.
+    /// Starts a receiver that accepts everything signed with `secret`.
     pub async fn start(clock: Clock, held: Held, secret: &str) -> Self {
         let shared = Shared::new(Inbox { secret: secret.to_owned(), ..Inbox::default() });
         let server = Server::start(held, {
@@ -521,12 +520,12 @@ impl Receiver {
         self.server.address.port()
     }
 
-    /// The next webhooks to `path` are answered so, then with 200.
+    /// Scripts the responses to the next webhooks to `path`; later ones get 200.
     pub fn script(&self, path: &str, replies: impl IntoIterator<Item = Reply>) {
         self.shared.change(|inbox| inbox.script.entry(path.to_owned()).or_default().extend(replies));
     }
 
-    /// Every webhook to `path` is answered so; `None` ends it.
+    /// Sets the response to every webhook to `path`; `None` removes it.
     pub fn always(&self, path: &str, reply: Option<Reply>) {
         self.shared.change(|inbox| match reply {
             Some(reply) => inbox.always.insert(path.to_owned(), reply),
@@ -534,17 +533,17 @@ impl Receiver {
         });
     }
 
-    /// What is sent to `path` is signed with this secret.
+    /// Sets the secret that signs webhooks to `path`.
     pub fn secret(&self, path: &str, secret: &str) {
         self.shared.change(|inbox| inbox.secrets.insert(path.to_owned(), secret.to_owned()));
     }
 
-    /// The next webhook that nobody has read.
+    /// Waits for the next unread webhook.
     pub async fn next(&self) -> Hit {
         self.shared.until("a webhook", |inbox| inbox.unread.pop_front()).await
     }
 
-    /// The next webhook to `path` that nobody has read.
+    /// Waits for the next unread webhook to `path`.
     pub async fn next_to(&self, path: &str) -> Hit {
         let take = |inbox: &mut Inbox| {
             let index = inbox.unread.iter().position(|hit| hit.path == path)?;
@@ -553,7 +552,7 @@ impl Receiver {
         self.shared.until(&format!("a webhook to {path}"), take).await
     }
 
-    /// The next `n`, as a list.
+    /// Waits for the next `n` webhooks.
     pub async fn take(&self, n: usize) -> Vec<Hit> {
         let mut taken = Vec::new();
         while taken.len() < n {
@@ -562,27 +561,27 @@ impl Receiver {
         taken
     }
 
-    /// What arrived and was not read.
+    /// Returns the unread webhooks.
     pub fn unread(&self) -> Vec<Hit> {
         self.shared.lock().unread.iter().cloned().collect()
     }
 
-    /// Everything that arrived.
+    /// Returns all webhooks.
     pub fn all(&self) -> Vec<Hit> {
         self.shared.lock().all.clone()
     }
 
-    /// Reads everything.
+    /// Marks all webhooks as read.
     pub fn read_all(&self) -> Vec<Hit> {
         self.shared.lock().unread.drain(..).collect()
     }
 
-    /// Returns when `n` have arrived in all.
+    /// Returns after `n` webhooks.
     pub async fn received(&self, n: usize) {
         self.shared.until("webhooks", |inbox| (inbox.all.len() >= n).then_some(())).await;
     }
 
-    /// What arrived that no receiver would let pass.
+    /// Returns the errors of webhooks that no receiver would accept.
     pub fn complaints(&self) -> Vec<String> {
         self.shared.lock().complaints.clone()
     }
@@ -607,8 +606,8 @@ impl Inbox {
     }
 }
 
-/// Asks the official library what the signature should be. (Its own comparison reads the machine's
-/// clock; the age is judged by [`Hit::at`] instead.)
+/// Computes the expected signature with the official library. (Its own comparison reads the machine's
+/// clock; the tests check the age by [`Hit::at`] instead.)
 fn verify(secret: &str, hit: &Hit) -> Result<(), String> {
     let timestamp: i64 = hit.header("webhook-timestamp").parse().map_err(|_| "no timestamp")?;
     if timestamp.abs_diff(hit.at.seconds()) > 300 {

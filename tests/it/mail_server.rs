@@ -1,5 +1,5 @@
-//! A mail server, played: it takes what it is scripted to take, remembers what it took, and complains of
-//! what no mail server should be sent.
+//! A fake mail server. It accepts what a test scripts, keeps what it accepted, and records an error for everything
+//! that no client may send.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -16,67 +16,69 @@ use crate::fakes::{Held, Shared};
 use crate::harness::Neighbours;
 use crate::tls::authority_and;
 
-/// The name in its certificate.
+/// Host name in its certificate.
 pub const HOST: &str = "mail.test";
-/// Whom it knows.
+/// User name and password that it accepts.
 pub const LOGIN: (&str, &str) = ("robot@mail.test", "p:w/d#é");
 
-/// How it is set up.
+/// Setup of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setup {
-    /// TLS from the start.
+    /// Whether it uses TLS from the start.
     pub implicit: bool,
-    /// TLS on request.
+    /// Whether it offers STARTTLS.
     pub starttls: bool,
-    /// The mechanisms for a login, if it wants one.
+    /// Login mechanisms, if it requires a login.
     pub login: Option<&'static str>,
 }
 
-/// In the clear, from anybody.
+/// Without encryption and without a login.
 pub const OPEN: Setup = Setup { implicit: false, starttls: false, login: None };
 
-/// What it does, the next time that somebody connects, when a word comes: `greeting`, `EHLO`, `STARTTLS`,
+/// Scripted behaviour of the next connection at a step: `greeting`, `EHLO`, `STARTTLS`,
 /// `AUTH`, `MAIL`, `RCPT`, `DATA`, `.`, `QUIT`.
 #[derive(Clone, Debug)]
 pub enum Quirk {
-    /// Nothing unusual.
+    /// The usual reply.
     None,
-    /// It answers so.
-    Says(&'static str, &'static str),
-    /// It says nothing more.
+    /// This reply.
+    Replies(&'static str, &'static str),
+    /// No further reply.
     Silent(&'static str),
-    /// It begins an answer, and says nothing more.
+    /// An incomplete reply, and no further one.
     Half(&'static str),
-    /// It hangs up.
+    /// The connection is closed.
     Hangs(&'static str),
-    /// It answers a byte at a time.
+    /// A reply in single bytes.
     Dribbles,
 }
 
 impl Quirk {
     fn at(&self, asked: &str) -> bool {
         match self {
-            Self::Says(word, _) | Self::Silent(word) | Self::Half(word) | Self::Hangs(word) => *word == asked,
+            Self::Replies(word, _) | Self::Silent(word) | Self::Half(word) | Self::Hangs(word) => {
+                *word == asked
+            }
             Self::None | Self::Dribbles => false,
         }
     }
 }
 
-/// A mail as it was taken.
+/// An accepted mail.
 #[derive(Clone, Debug)]
 pub struct Mail {
     pub from: String,
     pub to: String,
-    /// Who had logged in.
+    /// User name of the login.
     pub login: Option<String>,
-    /// Whether it came by TLS.
+    /// Whether it was encrypted.
     pub secure: bool,
-    /// As it was sent, its dots undone.
+    /// The message, without the added dots.
     pub text: String,
 }
 
 impl Mail {
-    /// The value of a header, unfolded.
+    /// Returns the value of a header, unfolded.
     #[track_caller]
     pub fn header(&self, name: &str) -> String {
         let found: Vec<String> =
@@ -87,7 +89,7 @@ impl Mail {
         }
     }
 
-    /// All headers, unfolded.
+    /// Returns all headers, unfolded.
     pub fn headers(&self) -> Vec<(String, String)> {
         let head = self.text.split("\r\n\r\n").next().unwrap().replace("\r\n ", " ").replace("\r\n\t", " ");
         let pair =
@@ -95,7 +97,7 @@ impl Mail {
         head.split("\r\n").map(|line| pair(line).unwrap_or_else(|| panic!("no header: {line}"))).collect()
     }
 
-    /// The parts, decoded: text and HTML.
+    /// Returns the decoded parts: text and HTML.
     pub fn parts(&self) -> [String; 2] {
         let kind = self.header("Content-Type");
         let boundary = kind.split("boundary=\"").nth(1).unwrap().trim_end_matches('"').to_owned();
@@ -133,7 +135,7 @@ struct Office {
     complaints: Vec<String>,
 }
 
-/// A mail server.
+/// The fake mail server.
 #[derive(Debug)]
 pub struct MailServer {
     address: SocketAddr,
@@ -149,14 +151,14 @@ impl Drop for MailServer {
 }
 
 impl MailServer {
-    /// Opens, and has the application trust it.
+    /// Starts it with a certificate that the application trusts.
     pub async fn start(neighbours: &mut Neighbours, setup: Setup) -> Self {
         let (root, acceptor) = authority_and(HOST);
         neighbours.roots.push(root);
         Self::open(neighbours.held.clone(), setup, acceptor).await
     }
 
-    /// Opens, with a certificate that nobody trusts.
+    /// Starts it with an untrusted certificate.
     pub async fn start_stranger(neighbours: &Neighbours, setup: Setup) -> Self {
         Self::open(neighbours.held.clone(), setup, authority_and(HOST).1).await
     }
@@ -179,7 +181,7 @@ impl MailServer {
                     let acceptor = acceptor.clone();
                     tokio::spawn(async move {
                         if setup.implicit {
-                            // A client that does not believe us hangs up here.
+                            // A client that does not trust the certificate closes the connection here.
                             let Ok(stream) = acceptor.accept(stream).await else { return };
                             writer_loop.serve(BufReader::new(stream), true, true).await;
                         } else if let Some(stream) =
@@ -195,7 +197,7 @@ impl MailServer {
         Self { address, setup, office, accepting }
     }
 
-    /// What `[smtp] url` says.
+    /// Returns the value of `[smtp] url`.
     pub fn url(&self) -> String {
         let (scheme, tls) = match self.setup {
             Setup { implicit: true, .. } => ("smtps", ""),
@@ -206,27 +208,27 @@ impl MailServer {
         format!("{scheme}://{login}{HOST}:{}{tls}", self.address.port())
     }
 
-    /// The next connections go so, then as they should.
+    /// Scripts the next connections.
     pub fn script(&self, quirks: impl IntoIterator<Item = Quirk>) {
         self.office.change(|office| office.script.extend(quirks));
     }
 
-    /// Mails to this address are refused so.
+    /// Sets the refusal of mails to this address.
     pub fn refuse(&self, address: &str, reply: &'static str) {
         self.office.change(|office| office.refused.insert(address.to_owned(), reply));
     }
 
-    /// The next mail that nobody has read.
+    /// Waits for the next unread mail.
     pub async fn next(&self) -> Mail {
         self.office.until("a mail", |office| office.unread.pop_front()).await
     }
 
-    /// How often somebody has connected.
+    /// Returns the number of connections.
     pub fn connections(&self) -> usize {
         self.office.lock().connections
     }
 
-    /// Ends a test: nothing is unread, nobody complains.
+    /// Ends a test: checks that no mail is unread and that no error was found.
     pub fn finish(self) {
         let office = self.office.lock();
         assert!(office.unread.is_empty(), "nobody read {:#?}", office.unread);
@@ -243,7 +245,7 @@ struct WriterLoop {
 }
 
 impl WriterLoop {
-    /// Serves until the end, or until TLS is to begin: then the stream is given back.
+    /// Serves until the end, or until STARTTLS: then it returns the stream.
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         mut stream: BufReader<S>,
@@ -364,7 +366,7 @@ impl WriterLoop {
         usual: &str,
     ) -> Option<()> {
         let says = match &self.quirk {
-            Quirk::Says(_, says) if self.quirk.at(word) => says,
+            Quirk::Replies(_, says) if self.quirk.at(word) => says,
             Quirk::Hangs(_) if self.quirk.at(word) => return None,
             Quirk::Silent(_) | Quirk::Half(_) if self.quirk.at(word) => {
                 let _holding = self.held.hold(None);

@@ -1,4 +1,4 @@
-//! Mail: from a registration to a mailbox, and what never makes a mail go astray, or go twice unnoticed.
+//! Deliveries by mail: content, TLS, refusals, retries, and permitted recipients.
 
 use serde_json::{Value, json};
 
@@ -8,8 +8,8 @@ use crate::mail_server::{HOST, LOGIN, Mail, MailServer, OPEN, Quirk, Setup};
 
 const STARTTLS: Setup = Setup { starttls: true, login: Some("PLAIN LOGIN"), ..OPEN };
 
-/// The application beside a mail server.
-async fn beside(setup: Setup, more: &[(&str, &str)]) -> (Harness, MailServer) {
+/// Starts the application with a mail server.
+async fn start(setup: Setup, more: &[(&str, &str)]) -> (Harness, MailServer) {
     let mut neighbours = Neighbours::default();
     let server = MailServer::start(&mut neighbours, setup).await;
     (application(neighbours, &server, more).await, server)
@@ -29,8 +29,8 @@ async fn application(neighbours: Neighbours, server: &MailServer, more: &[(&str,
     t
 }
 
-/// Registers a watch by mail whose job has completed, and lets it be looked at and told of.
-async fn tell(t: &Harness, job: &str, email: &str) -> String {
+/// Registers a watch of a completed job that notifies a mail address, and lets it be delivered.
+async fn deliver(t: &Harness, job: &str, email: &str) -> String {
     t.provider.completed(job);
     let watch = t.register(&json!({ "jobId": job, "email": email })).await;
     t.pass(seconds(5)).await;
@@ -42,8 +42,8 @@ fn attempt(delivery: &Value, n: usize) -> &Value {
 }
 
 #[tokio::test]
-async fn a_mail_arrives_with_starttls_and_login_and_is_what_the_contract_says() {
-    let (t, server) = beside(STARTTLS, &[]).await;
+async fn a_mail_is_sent_with_starttls_and_login_as_documented() {
+    let (t, server) = start(STARTTLS, &[]).await;
     t.provider.completed("job_1");
     let body = json!({ "jobId": "job_1", "email": "Me+x@Example.COM", "metadata": { "orderId": 42 } });
     let watch = t.register(&body).await;
@@ -98,7 +98,7 @@ async fn a_mail_arrives_with_starttls_and_login_and_is_what_the_contract_says() 
 }
 
 #[tokio::test]
-async fn a_mail_arrives_by_implicit_tls_and_in_the_clear_and_by_either_way_to_log_in() {
+async fn a_mail_is_sent_with_implicit_tls_and_unencrypted() {
     for (setup, secure) in [
         (Setup { implicit: true, login: Some("PLAIN"), ..OPEN }, true),
         (Setup { implicit: true, login: Some("LOGIN"), ..OPEN }, true),
@@ -106,8 +106,8 @@ async fn a_mail_arrives_by_implicit_tls_and_in_the_clear_and_by_either_way_to_lo
         (Setup { login: Some("CRAM-MD5 LOGIN PLAIN"), ..OPEN }, false),
         (OPEN, false),
     ] {
-        let (t, server) = beside(setup, &[]).await;
-        tell(&t, "job_1", "me@example.com").await;
+        let (t, server) = start(setup, &[]).await;
+        deliver(&t, "job_1", "me@example.com").await;
         let mail = server.next().await;
         assert_eq!((mail.secure, mail.login.is_some()), (secure, setup.login.is_some()), "{setup:?}");
         t.finish().await;
@@ -116,12 +116,12 @@ async fn a_mail_arrives_by_implicit_tls_and_in_the_clear_and_by_either_way_to_lo
 }
 
 #[tokio::test]
-async fn a_mail_server_that_is_not_who_it_should_be_gets_neither_password_nor_mail() {
+async fn an_untrusted_mail_server_gets_neither_password_nor_mail() {
     for setup in [STARTTLS, Setup { implicit: true, starttls: false, ..STARTTLS }] {
         let neighbours = Neighbours::default();
         let server = MailServer::start_stranger(&neighbours, setup).await;
         let t = application(neighbours, &server, &[]).await;
-        let watch = tell(&t, "job_1", "me@example.com").await;
+        let watch = deliver(&t, "job_1", "me@example.com").await;
         let delivery = t.delivery(&watch).await;
         let error = attempt(&delivery, 0)["error"].as_str().unwrap();
         assert_eq!(error, "tls: invalid peer certificate: UnknownIssuer, at TLS");
@@ -133,13 +133,13 @@ async fn a_mail_server_that_is_not_who_it_should_be_gets_neither_password_nor_ma
         t.finish().await;
         server.finish();
     }
-    // One that offers no TLS where it is asked for, and where a password would go in the clear.
+    // A server without TLS where TLS is required, or where the password would be sent unencrypted.
     for parameter in ["required", "opportunistic"] {
         let mut neighbours = Neighbours::default();
         let server = MailServer::start(&mut neighbours, Setup { login: Some("PLAIN"), ..OPEN }).await;
         let url = format!("{}?tls={parameter}", server.url());
         let t = application(neighbours, &server, &[("RINGBACK_SMTP__URL", url.as_str())]).await;
-        let watch = tell(&t, "job_1", "me@example.com").await;
+        let watch = deliver(&t, "job_1", "me@example.com").await;
         let delivery = t.delivery(&watch).await;
         assert_eq!(attempt(&delivery, 0)["error"], "tls: the mail server offers no STARTTLS");
         t.finish().await;
@@ -148,7 +148,7 @@ async fn a_mail_server_that_is_not_who_it_should_be_gets_neither_password_nor_ma
 }
 
 #[tokio::test]
-async fn a_silent_mail_server_costs_one_attempt_in_time_and_never_the_next_mail() {
+async fn a_mail_server_without_response_delays_one_attempt_only() {
     for (word, quirk) in [
         ("the greeting", Quirk::Silent("greeting")),
         ("EHLO", Quirk::Silent("EHLO")),
@@ -156,14 +156,14 @@ async fn a_silent_mail_server_costs_one_attempt_in_time_and_never_the_next_mail(
         ("RCPT TO", Quirk::Silent("RCPT")),
         ("DATA", Quirk::Silent("DATA")),
     ] {
-        let (t, server) = beside(OPEN, &[("RINGBACK_DELIVERY__TIMEOUT", "7s")]).await;
+        let (t, server) = start(OPEN, &[("RINGBACK_DELIVERY__TIMEOUT", "7s")]).await;
         server.script([quirk]);
         t.provider.completed("job_1");
         let watch = t.register(&json!({ "jobId": "job_1", "email": "me@example.com" })).await;
         t.pass(seconds(5)).await;
         assert_eq!(t.held.count(), 1, "{word}");
-        // Another mail goes its own way meanwhile.
-        let other = tell(&t, "job_2", "you@example.com").await;
+        // Another mail is not affected.
+        let other = deliver(&t, "job_2", "you@example.com").await;
         assert_eq!(server.next().await.to, "you@example.com");
         assert_eq!(t.delivery(&other).await["status"], "succeeded");
         t.clock.advance(seconds(7));
@@ -181,9 +181,9 @@ async fn a_silent_mail_server_costs_one_attempt_in_time_and_never_the_next_mail(
 }
 
 #[tokio::test]
-async fn a_mail_whose_end_was_never_answered_is_sent_again_as_the_same_mail() {
-    let (t, server) = beside(OPEN, &[]).await;
-    server.script([Quirk::Silent("."), Quirk::Hangs("."), Quirk::Says(".", "451 4.3.0 later")]);
+async fn a_mail_without_a_final_reply_is_sent_again_as_the_same_mail() {
+    let (t, server) = start(OPEN, &[]).await;
+    server.script([Quirk::Silent("."), Quirk::Hangs("."), Quirk::Replies(".", "451 4.3.0 later")]);
     t.provider.completed("job_1");
     let watch = t.register(&json!({ "jobId": "job_1", "email": "me@example.com" })).await;
     t.pass(seconds(5)).await;
@@ -214,11 +214,11 @@ async fn a_mail_whose_end_was_never_answered_is_sent_again_as_the_same_mail() {
 }
 
 #[tokio::test]
-async fn what_the_mail_server_took_is_taken_whatever_it_does_afterwards() {
+async fn a_mail_that_was_accepted_stays_accepted() {
     for quirk in
-        [Quirk::Silent("QUIT"), Quirk::Hangs("QUIT"), Quirk::Says("QUIT", "500 what?"), Quirk::Dribbles]
+        [Quirk::Silent("QUIT"), Quirk::Hangs("QUIT"), Quirk::Replies("QUIT", "500 what?"), Quirk::Dribbles]
     {
-        let (t, server) = beside(OPEN, &[]).await;
+        let (t, server) = start(OPEN, &[]).await;
         server.script([quirk.clone()]);
         t.provider.completed("job_1");
         let watch = t.register(&json!({ "jobId": "job_1", "email": "me@example.com" })).await;
@@ -239,8 +239,8 @@ async fn what_the_mail_server_took_is_taken_whatever_it_does_afterwards() {
 }
 
 #[tokio::test]
-async fn a_refused_recipient_ends_that_delivery_alone() {
-    let (t, server) = beside(OPEN, &[]).await;
+async fn a_refused_recipient_ends_only_its_own_delivery() {
+    let (t, server) = start(OPEN, &[]).await;
     server.refuse("gone@example.com", "550 5.1.1 no such user");
     t.provider.processing("job_1", 10);
     let watch = t
@@ -269,7 +269,7 @@ async fn a_refused_recipient_ends_that_delivery_alone() {
     let tried = attempt(&failed, 0);
     assert_eq!(tried["responseBody"], "550 5.1.1 no such user");
     assert_eq!(tried["error"], "smtp: the recipient is refused (the answer to RCPT TO)");
-    // The watch's later ones go to the other one only.
+    // The watch's later mails go only to the other address.
     t.provider.completed("job_1");
     t.pass(minutes(2)).await;
     assert_eq!(server.next().await.header("Subject"), "Completed: job_1 (muvi)");
@@ -280,33 +280,33 @@ async fn a_refused_recipient_ends_that_delivery_alone() {
 }
 
 #[tokio::test]
-async fn each_refusal_of_the_mail_server_has_its_consequence() {
+async fn each_refusal_of_the_mail_server_is_classified() {
     for (quirk, status, reason, least, word) in [
-        (Quirk::Says("greeting", "421 busy"), "pending", None, 300, "retry later"),
+        (Quirk::Replies("greeting", "421 busy"), "pending", None, 300, "retry later"),
         (
-            Quirk::Says("greeting", "554 5.7.1 you are on a list"),
+            Quirk::Replies("greeting", "554 5.7.1 you are on a list"),
             "pending",
             None,
             1800,
             "does not accept mail",
         ),
-        (Quirk::Says("AUTH", "535 5.7.8 no"), "pending", None, 1800, "does not accept mail"),
-        (Quirk::Says("MAIL", "530 5.7.0 log in"), "pending", None, 1800, "does not accept mail"),
-        (Quirk::Says("RCPT", "450 4.2.0 greylisted"), "pending", None, 300, "retry later"),
-        (Quirk::Says("RCPT", "551 moved"), "failed", Some("gone"), 0, "recipient"),
-        (Quirk::Says("RCPT", "554 5.7.1 relay access denied"), "failed", Some("exhausted"), 0, "message"),
-        (Quirk::Says(".", "552 5.3.4 too large"), "failed", Some("exhausted"), 0, "message"),
-        (Quirk::Says(".", "554 5.7.1 spam"), "failed", Some("exhausted"), 0, "message"),
+        (Quirk::Replies("AUTH", "535 5.7.8 no"), "pending", None, 1800, "does not accept mail"),
+        (Quirk::Replies("MAIL", "530 5.7.0 log in"), "pending", None, 1800, "does not accept mail"),
+        (Quirk::Replies("RCPT", "450 4.2.0 greylisted"), "pending", None, 300, "retry later"),
+        (Quirk::Replies("RCPT", "551 moved"), "failed", Some("gone"), 0, "recipient"),
+        (Quirk::Replies("RCPT", "554 5.7.1 relay access denied"), "failed", Some("exhausted"), 0, "message"),
+        (Quirk::Replies(".", "552 5.3.4 too large"), "failed", Some("exhausted"), 0, "message"),
+        (Quirk::Replies(".", "554 5.7.1 spam"), "failed", Some("exhausted"), 0, "message"),
     ] {
-        let (t, server) = beside(STARTTLS, &[]).await;
-        let at_end = matches!(quirk, Quirk::Says(".", _));
+        let (t, server) = start(STARTTLS, &[]).await;
+        let at_end = matches!(quirk, Quirk::Replies(".", _));
         server.script([quirk.clone()]);
-        let watch = tell(&t, "job_1", "me@example.com").await;
+        let watch = deliver(&t, "job_1", "me@example.com").await;
         let delivery = t.delivery(&watch).await;
         assert_eq!((&delivery["status"], &delivery["reason"]), (&json!(status), &json!(reason)), "{quirk:?}");
         let tried = attempt(&delivery, 0);
         assert!(tried["error"].as_str().unwrap().contains(word), "{quirk:?}: {tried}");
-        let Quirk::Says(_, says) = quirk else { panic!() };
+        let Quirk::Replies(_, says) = quirk else { panic!() };
         assert_eq!(tried["responseBody"], says);
         if at_end {
             server.next().await;
@@ -324,7 +324,7 @@ async fn each_refusal_of_the_mail_server_has_its_consequence() {
 }
 
 #[tokio::test]
-async fn nobody_listening_and_nobody_known_are_tried_again() {
+async fn an_unreachable_mail_server_is_retried() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let closed = format!("smtp://127.0.0.1:{}", gone.local_addr().unwrap().port());
     drop(gone);
@@ -335,7 +335,7 @@ async fn nobody_listening_and_nobody_known_are_tried_again() {
         let settings =
             [("RINGBACK_SMTP__URL", url), ("RINGBACK_SMTP__FROM", "r@a.test"), ("RINGBACK_SMTP__ALLOW", "*")];
         let t = Harness::with(&settings).await;
-        let watch = tell(&t, "job_1", "me@example.com").await;
+        let watch = deliver(&t, "job_1", "me@example.com").await;
         let delivery = t.delivery(&watch).await;
         assert_eq!(
             (&delivery["status"], &attempt(&delivery, 0)["error"]),
@@ -346,8 +346,8 @@ async fn nobody_listening_and_nobody_known_are_tried_again() {
 }
 
 #[tokio::test]
-async fn four_mails_at_once_are_enough_for_a_mail_server_and_more_wait_their_turn() {
-    let (t, server) = beside(OPEN, &[]).await;
+async fn at_most_four_mails_are_in_flight() {
+    let (t, server) = start(OPEN, &[]).await;
     server.script(vec![Quirk::Silent("EHLO"); 4]);
     for n in 0..10 {
         let job = format!("job_{n}");
@@ -371,7 +371,7 @@ async fn four_mails_at_once_are_enough_for_a_mail_server_and_more_wait_their_tur
 }
 
 #[tokio::test]
-async fn who_may_be_mailed_is_the_operators_word() {
+async fn only_permitted_recipients_are_accepted() {
     let refused = |allow: &'static [(&'static str, &'static str)], from: &'static str, to: &'static str| async move {
         let mut settings = vec![("RINGBACK_SMTP__URL", "smtp://mail.test"), ("RINGBACK_SMTP__FROM", from)];
         settings.extend(allow);
@@ -384,7 +384,7 @@ async fn who_may_be_mailed_is_the_operators_word() {
             _ => Some(answer.expect(422)["errors"][0].clone()),
         }
     };
-    // By default the sender's own domain, unless everybody can have a box there.
+    // Default: the sender's own domain, unless it is a public mail service.
     assert_eq!(refused(&[], "r@corp.example", "me@corp.example").await, None);
     let wrong = json!({ "pointer": "/email", "code": "not_allowed_recipient",
         "detail": "may not be mailed from here: add it, or *@other.example, to [smtp] allow" });
@@ -402,8 +402,8 @@ async fn who_may_be_mailed_is_the_operators_word() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_mail_address_is_told_at_its_place() {
-    let (t, server) = beside(OPEN, &[]).await;
+async fn an_invalid_mail_address_is_reported_at_its_field() {
+    let (t, server) = start(OPEN, &[]).await;
     let body = json!({
         "jobId": "job_1",
         "email": ["me@example.com", "me@example.com\r\nBcc: x@y.example", "\"me\"@example.com", "you@elsewhere.example"],
@@ -446,8 +446,8 @@ async fn what_is_wrong_with_a_mail_address_is_told_at_its_place() {
 }
 
 #[tokio::test]
-async fn one_address_given_twice_gets_one_mail_and_two_get_one_each() {
-    let (t, server) = beside(OPEN, &[]).await;
+async fn a_duplicate_address_gets_one_mail() {
+    let (t, server) = start(OPEN, &[]).await;
     t.provider.completed("job_1");
     let body = json!({ "jobId": "job_1", "email": ["me@example.com", "me@EXAMPLE.com", "you@example.com"],
                        "notify": ["mailto:me@example.com"] });
@@ -462,8 +462,8 @@ async fn one_address_given_twice_gets_one_mail_and_two_get_one_each() {
 }
 
 #[tokio::test]
-async fn no_hostile_text_becomes_a_header_or_markup_of_a_mail() {
-    let (t, server) = beside(OPEN, &[]).await;
+async fn no_text_of_a_job_becomes_a_header_or_markup_of_a_mail() {
+    let (t, server) = start(OPEN, &[]).await;
     let evil =
         "\r\nBcc: x@y.example\r\n\r\n.\r\nMAIL FROM:<a@b.example>\r\n<script>alert(1)</script>\u{202e}\u{0}";
     let huge = format!("{evil}{}", "\u{1f600}x".repeat(20_000));
@@ -502,21 +502,21 @@ async fn no_hostile_text_becomes_a_header_or_markup_of_a_mail() {
     for part in [&text, &html] {
         assert!(!part.contains(['\u{202e}', '\0', '\r']) && part.len() < 100 * 1024);
     }
-    // What came in lines of its own is told apart from what we say by its indentation.
+    // A text of several lines is indented, to distinguish it from the rest of the mail.
     assert!(text.lines().all(|line| !line.starts_with("Bcc:") && !line.starts_with("MAIL")), "{text}");
     t.finish().await;
     server.finish();
 }
 
 #[tokio::test]
-async fn people_are_told_in_words_also_where_programs_get_the_raw_answer() {
-    let (t, server) = beside(OPEN, &[]).await;
+async fn a_mail_is_rendered_even_if_webhooks_get_the_raw_response() {
+    let (t, server) = start(OPEN, &[]).await;
     t.provider.completed("job_1");
     let body = json!({ "jobId": "job_1", "email": "me@example.com", "callbackUrl": t.receiver.url("/hook"),
                        "payload": "raw" });
     t.register(&body).await;
     t.receiver.script("/hook", [Reply::status(500)]);
-    server.script([Quirk::Says("RCPT", "450 later")]);
+    server.script([Quirk::Replies("RCPT", "450 later")]);
     t.pass(minutes(10)).await;
     let hits = t.receiver.take(2).await;
     assert!(hits.iter().all(|hit| hit.json()["jobId"] == "job_1"), "the raw answer");
@@ -526,8 +526,8 @@ async fn people_are_told_in_words_also_where_programs_get_the_raw_answer() {
 }
 
 #[tokio::test]
-async fn a_mail_waits_through_a_crash_and_is_sent_as_the_same_mail() {
-    let (mut t, server) = beside(OPEN, &[]).await;
+async fn a_mail_is_sent_after_a_crash_as_the_same_mail() {
+    let (mut t, server) = start(OPEN, &[]).await;
     server.script([Quirk::Silent(".")]);
     t.provider.completed("job_1");
     let watch = t.register(&json!({ "jobId": "job_1", "email": "me@example.com" })).await;
@@ -545,13 +545,13 @@ async fn a_mail_waits_through_a_crash_and_is_sent_as_the_same_mail() {
 }
 
 #[tokio::test]
-async fn a_broken_template_of_the_operators_is_refused_at_start_and_a_good_one_is_used() {
+async fn an_invalid_template_is_refused_at_start_and_a_valid_one_is_used() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("email")).unwrap();
     let file = folder.path().join("email/subject.txt");
     std::fs::write(&file, "{{ job }} of {{ metadata[0].value if metadata else 'nobody' }}").unwrap();
     let path = folder.path().display().to_string();
-    let (t, server) = beside(OPEN, &[("RINGBACK_TEMPLATES__PATH", &path)]).await;
+    let (t, server) = start(OPEN, &[("RINGBACK_TEMPLATES__PATH", &path)]).await;
     t.provider.completed("job_1");
     let body = json!({ "jobId": "job_1", "email": "me@example.com", "metadata": { "who": "Ada\r\nBcc: x@y.example" } });
     t.register(&body).await;
@@ -572,21 +572,21 @@ async fn a_broken_template_of_the_operators_is_refused_at_start_and_a_good_one_i
 }
 
 crate::postgres::on_postgres_too! {
-    a_mail_arrives_with_starttls_and_login_and_is_what_the_contract_says,
-    a_mail_arrives_by_implicit_tls_and_in_the_clear_and_by_either_way_to_log_in,
-    a_mail_server_that_is_not_who_it_should_be_gets_neither_password_nor_mail,
-    a_silent_mail_server_costs_one_attempt_in_time_and_never_the_next_mail,
-    a_mail_whose_end_was_never_answered_is_sent_again_as_the_same_mail,
-    what_the_mail_server_took_is_taken_whatever_it_does_afterwards,
-    a_refused_recipient_ends_that_delivery_alone,
-    each_refusal_of_the_mail_server_has_its_consequence,
-    nobody_listening_and_nobody_known_are_tried_again,
-    four_mails_at_once_are_enough_for_a_mail_server_and_more_wait_their_turn,
-    who_may_be_mailed_is_the_operators_word,
-    what_is_wrong_with_a_mail_address_is_told_at_its_place,
-    one_address_given_twice_gets_one_mail_and_two_get_one_each,
-    no_hostile_text_becomes_a_header_or_markup_of_a_mail,
-    people_are_told_in_words_also_where_programs_get_the_raw_answer,
-    a_mail_waits_through_a_crash_and_is_sent_as_the_same_mail,
-    a_broken_template_of_the_operators_is_refused_at_start_and_a_good_one_is_used,
+    a_mail_is_sent_with_starttls_and_login_as_documented,
+    a_mail_is_sent_with_implicit_tls_and_unencrypted,
+    an_untrusted_mail_server_gets_neither_password_nor_mail,
+    a_mail_server_without_response_delays_one_attempt_only,
+    a_mail_without_a_final_reply_is_sent_again_as_the_same_mail,
+    a_mail_that_was_accepted_stays_accepted,
+    a_refused_recipient_ends_only_its_own_delivery,
+    each_refusal_of_the_mail_server_is_classified,
+    an_unreachable_mail_server_is_retried,
+    at_most_four_mails_are_in_flight,
+    only_permitted_recipients_are_accepted,
+    an_invalid_mail_address_is_reported_at_its_field,
+    a_duplicate_address_gets_one_mail,
+    no_text_of_a_job_becomes_a_header_or_markup_of_a_mail,
+    a_mail_is_rendered_even_if_webhooks_get_the_raw_response,
+    a_mail_is_sent_after_a_crash_as_the_same_mail,
+    an_invalid_template_is_refused_at_start_and_a_valid_one_is_used,
 }

@@ -178,7 +178,7 @@ impl SettingValues {
 
     /// Returns the single value of `key`; `None` if it is not set.
     pub fn text(&self, key: &str) -> Option<&str> {
-        self.list(key)?.first().map(|value| value.reveal())
+        self.list(key)?.first().map(Masked::reveal)
     }
 
     /// Returns all values of `key`; `None` if it is not set.

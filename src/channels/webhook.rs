@@ -249,13 +249,11 @@ async fn send(services: &Services, message: &Message<'_>, timeout: Duration) -> 
 /// Returns the secrets that sign: the destination's own one, or those of the app, of which there are two
 /// during a rotation.
 fn secrets(message: &Message<'_>) -> Vec<Secret> {
-    match &message.delivery.destination.secret {
-        Some(secret) => Secret::parse(secret).into_iter().collect(),
-        None => {
-            let secrets = message.app.into_iter().flat_map(|app| app.secrets(message.now));
-            secrets.filter_map(|secret| Secret::parse(secret.reveal()).ok()).collect()
-        }
+    if let Some(secret) = &message.delivery.destination.secret {
+        return Secret::parse(secret).into_iter().collect();
     }
+    let secrets = message.app.into_iter().flat_map(|app| app.secrets(message.now));
+    secrets.filter_map(|secret| Secret::parse(secret.reveal()).ok()).collect()
 }
 
 fn headers(message: &Message<'_>, secrets: &[Secret]) -> Result<HeaderMap, InvalidHeaderValue> {

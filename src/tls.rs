@@ -1,5 +1,5 @@
-//! Whom to believe: the certificate authorities of the machine, or, on one that has none (a bare
-//! container), those that Mozilla trusts, as compiled in.
+//! Trusted certificate authorities: those of the machine, or, on a machine without any (a bare container), the
+//! ones that Mozilla trusts, which are compiled in.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
 
-/// A TLS configuration; its clones share their sessions. `extra` is trusted as well.
+/// Returns a TLS configuration that also trusts `extra`. Clones of it share their sessions.
 pub fn config(extra: Vec<CertificateDer<'static>>) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let verifier = verifier(extra, &provider)?;
@@ -29,7 +29,7 @@ fn verifier(
         Ok(platform) if extra.is_empty() => Ok(Arc::new(platform)),
         Ok(_) => Ok(Arc::new(Verifier::new_with_extra_roots(extra, provider.clone())?)),
         Err(error) => {
-            tracing::warn!(%error, "this machine has no certificate authorities; using those compiled in");
+            tracing::warn!(%error, "this machine has no certificate authorities; the compiled-in ones are used");
             compiled_in(extra, provider)
         }
     }
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_without_authorities_gets_those_compiled_in() {
+    fn a_machine_without_authorities_trusts_the_compiled_in_ones() {
         assert!(compiled_in(Vec::new(), &Arc::new(ring::default_provider())).is_ok());
     }
 }

@@ -124,9 +124,9 @@ pub(super) fn end_job(batch: &mut Batch<'_>, commands: &[&EndJob]) -> Result<Vec
             ]
         }),
     )?;
-    batch.tx.each(
-        "update jobs set ended = 1, poll_requested_at = null, seen = coalesce($1, seen)
-         where no = $2 and generation = $3 and ended = 0",
+    batch.tx.update_each(
+        "update jobs set ended = 1, poll_requested_at = null, seen = coalesce($1, seen)",
+        "no = $2 and generation = $3 and ended = 0",
         commands.iter().zip(&texts).map(|(command, (seen, _))| {
             [seen.as_deref().into(), command.job.0.into(), command.generation.into()]
         }),
@@ -166,8 +166,9 @@ pub(super) fn notify_watches(
         progress.push(NotifyProgress { has_more });
     }
     end_watches(batch, &chunks)?;
-    batch.tx.each(
-        "update endings set unfinished = 0 where job = $1 and generation = $2",
+    batch.tx.update_each(
+        "update endings set unfinished = 0",
+        "job = $1 and generation = $2",
         chunks
             .iter()
             .filter(|chunk| !chunk.has_more)
@@ -212,9 +213,9 @@ fn end_watches(batch: &mut Batch<'_>, chunks: &[Chunk]) -> Result<()> {
     let all = || chunks.iter().flat_map(|chunk| chunk.watches.iter().map(|watch| (&chunk.ending, watch)));
     // Without `coalesce` PostgreSQL, which plans while the tables are empty, would read all watches that have not
     // ended.
-    let changed = batch.tx.each(
-        "update watches set status = $1, ended_at = $2
-         where app = $3 and id = $4 and coalesce(status, '') = 'watching'",
+    let changed = batch.tx.update_each(
+        "update watches set status = $1, ended_at = $2",
+        "app = $3 and id = $4 and coalesce(status, '') = 'watching'",
         all().map(|(ending, watch)| {
             [ending.kind.status().as_str().into(), ending.at.into(), watch.app.0.into(), watch.id.0.into()]
         }),

@@ -166,8 +166,9 @@ pub(super) fn notify_watchers_changed(batch: &mut Batch<'_>, jobs: &[JobNo]) -> 
         |row| read_terms(row, 0),
     )?;
     let all = || jobs.iter().zip(&terms);
-    batch.tx.each(
-        "update jobs set poll_requested_at = null where no = $1",
+    batch.tx.update_each(
+        "update jobs set poll_requested_at = null",
+        "no = $1",
         all().filter(|(_, (watching, _))| *watching == 0).map(|(job, _)| [job.0.into()]),
     )?;
     let messages = all().map(|(job, (watching, terms))| PollerMessage::WatchersChanged {
@@ -184,8 +185,9 @@ pub(super) fn record_observation(
     commands: &[&RecordObservation],
 ) -> Result<Vec<Option<(AppNo, WatchId)>>> {
     let seen: Vec<String> = commands.iter().map(|command| to_json(&command.seen)).collect();
-    let changed = batch.tx.each(
-        "update jobs set seen = $1, poll_requested_at = null where no = $2 and generation = $3 and ended = 0",
+    let changed = batch.tx.update_each(
+        "update jobs set seen = $1, poll_requested_at = null",
+        "no = $2 and generation = $3 and ended = 0",
         commands
             .iter()
             .zip(&seen)
@@ -321,8 +323,9 @@ fn due_events<'w>(
         }
         due.push(events);
     }
-    tx.each(
-        "update watches set progress = progress + 1 where app = $1 and id = $2",
+    tx.update_each(
+        "update watches set progress = progress + 1",
+        "app = $1 and id = $2",
         progressed.iter().map(|watch| [watch.app.0.into(), watch.id.0.into()]),
     )?;
     Ok(due)
@@ -341,8 +344,9 @@ pub(super) fn refresh_ending(batch: &mut Batch<'_>, commands: &[&RefreshEnding])
          and generation = (select generation from jobs where no = $2)",
         seen.iter().map(|(job, seen, status)| [seen.into(), job.0.into(), (*status).into()]),
     )?;
-    batch.tx.each(
-        "update jobs set poll_requested_at = null where no = $1",
+    batch.tx.update_each(
+        "update jobs set poll_requested_at = null",
+        "no = $1",
         commands.iter().map(|command| [command.job.0.into()]),
     )?;
     Ok(vec![(); commands.len()])

@@ -61,7 +61,7 @@ impl Opened {
             Committed::Yes => connection.set_incarnation(incarnation),
             Committed::Unknown => anyhow::bail!("the connection to the database was lost; start again"),
         }
-        match reseal::bring_up(&mut connection, keyring)? {
+        match reseal::reseal(&mut connection, keyring)? {
             0 => {}
             count => tracing::info!(count, "secrets were sealed with the first encryption key"),
         }

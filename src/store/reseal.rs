@@ -1,4 +1,4 @@
-//! Bringing what is at rest under the first key, at the start; [`sealing`](super::sealing) is the essay.
+//! Re-sealing of secrets with the first key at the start; see [`sealing`](super::sealing).
 
 use anyhow::{Context as _, Result, bail};
 
@@ -7,10 +7,10 @@ use super::rows::StoredDestination;
 use super::sealing::{Column, Keyring};
 use crate::domain::{ChannelKind, Id};
 
-/// How many rows are read, and those that need it written, in one transaction.
+/// Number of rows that one transaction reads.
 const CHUNK: u32 = 500;
 
-/// Refuses a start without a key that something is sealed with. Nothing is changed.
+/// Returns an error if a needed key is missing. Changes nothing.
 pub(super) fn check(tx: &Tx<'_>, keyring: &Keyring) -> Result<()> {
     let needed = tx.list("select id from seals order by id", [], |row| row.text(0))?;
     let missing: Vec<&str> =
@@ -26,19 +26,18 @@ pub(super) fn check(tx: &Tx<'_>, keyring: &Keyring) -> Result<()> {
     )
 }
 
-/// Seals what is plain, and seals anew what is under another key than the first. The answer is how many
-/// rows that were.
-pub(super) fn bring_up(connection: &mut WriterConnection, keyring: &Keyring) -> Result<usize> {
+/// Seals every value that is plain or under another key than the first. Returns the number of changed rows.
+pub(super) fn reseal(connection: &mut WriterConnection, keyring: &Keyring) -> Result<usize> {
     let Some(first) = keyring.names().next() else { return Ok(0) };
     let seals =
         connection.tx().list("select id, complete from seals", [], |row| Ok((row.text(0)?, row.flag(1)?)))?;
     if matches!(seals.as_slice(), [(id, true)] if id == first) {
         return Ok(0);
     }
-    // Not so for a database that is new.
+    // A new database has no plain values.
     let was_plain = !seals.iter().any(|(_, complete)| *complete)
         && connection.tx().find("select no from apps limit 1", [], |row| row.int(0))?.is_some();
-    // Its name is there before the first value is.
+    // The name is inserted before the first value is sealed.
     transaction(connection, |tx| {
         tx.run(
             "insert into seals (id, complete) values ($1, 0) on conflict (id) do update set complete = 0",
@@ -56,9 +55,9 @@ pub(super) fn bring_up(connection: &mut WriterConnection, keyring: &Keyring) -> 
         }
     }
     if was_plain && let Err(error) = connection.rewrite() {
-        tracing::warn!(%error, "the database could not be rewritten: its file still holds what was plain; run VACUUM");
+        tracing::warn!(%error, "the database could not be rewritten: its file still holds plain secrets; run VACUUM");
     }
-    // And the others leave when no value is left that needs them.
+    // The other names are deleted when no value needs them any more.
     transaction(connection, |tx| {
         tx.run("delete from seals where id <> $1", [first.into()])?;
         tx.run("update seals set complete = 1", [])
@@ -75,7 +74,7 @@ fn transaction<T>(
     match done {
         Ok(done) => match connection.commit()? {
             Committed::Yes => Ok(done),
-            Committed::Unknown => bail!("the database was lost on the way; start again"),
+            Committed::Unknown => bail!("the connection to the database was lost; start again"),
         },
         Err(error) => {
             connection.roll_back();
@@ -84,7 +83,7 @@ fn transaction<T>(
     }
 }
 
-/// There are few.
+/// Re-seals the secrets of all apps; there are few.
 fn apps(tx: &Tx<'_>, keyring: &Keyring) -> db::Result<usize> {
     let sql = "select id, signing_secret, old_signing_secret from apps";
     let found = tx.list(sql, [], |row| Ok((row.id(0)?, row.text(1)?, row.opt_text(2)?)))?;
@@ -139,7 +138,7 @@ impl Row {
     }
 }
 
-/// What stands behind `last`: how many rows were changed, and where to go on.
+/// Re-seals the destinations after `last`. Returns the number of changed rows, and the last key if more remain.
 fn destinations(tx: &Tx<'_>, keyring: &Keyring, last: (Id, i64)) -> db::Result<(usize, Option<(Id, i64)>)> {
     let found = tx.list(
         "select watch, n, id, channel, address, headers, secret from watch_destinations
@@ -161,8 +160,9 @@ fn destinations(tx: &Tx<'_>, keyring: &Keyring, last: (Id, i64)) -> db::Result<(
     let plain: Vec<Row> = stale.map(|row| row.opened(keyring)).collect::<db::Result<_>>()?;
     let sealed = plain.iter().map(|row| Ok((row.key, row.sealed(keyring)?)));
     let sealed: Vec<((Id, i64), StoredDestination<'_>)> = sealed.collect::<db::Result<_>>()?;
-    let changed = tx.each(
-        "update watch_destinations set address = $1, headers = $2, secret = $3 where watch = $4 and n = $5",
+    let changed = tx.update_each(
+        "update watch_destinations set address = $1, headers = $2, secret = $3",
+        "watch = $4 and n = $5",
         sealed.iter().map(|((watch, n), stored)| {
             [
                 stored.address.as_ref().into(),

@@ -88,9 +88,10 @@ pub(super) fn insert_destinations<'d>(
     let stored = |(watch, n, one)| Ok((watch, n, one, StoredDestination::of(keyring, one)?));
     let stored: Vec<(WatchId, i64, &Destination, StoredDestination<'_>)> =
         destinations.map(stored).collect::<Result<_>>()?;
-    tx.each(
-        "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+    tx.insert_each(
+        "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret)",
+        "$1, $2, $3, $4, $5, $6, $7, $8",
+        "",
         stored.iter().map(|(watch, n, destination, stored)| {
             [
                 watch.0.into(),

@@ -1,45 +1,41 @@
-//! Sealing: secrets at rest.
+//! Sealing of secrets at rest.
 //!
-//! Who reads the database (a backup, a disk that was thrown away, a replica) is not to be able to
-//! sign in our name, nor to use what our users trusted us with. So, where an `encryption_key` is
-//! configured, these columns are sealed with it ([`Column`]): the signing secrets of apps, old and
-//! new; of a watch's destinations the secret, the headers (people put credentials there), and the
-//! address where the address itself is the credential: a Slack hook.
+//! A reader of the database (by a backup, a discarded disk, a replica) must not be able to sign as this service
+//! or to use the secrets of its clients. If an `encryption_key` is configured, these columns are sealed with it
+//! ([`Column`]): the signing secrets of apps, old and new; of a destination the secret, the headers (they often
+//! hold credentials), and the address if the address is a credential, as a Slack webhook is.
 //!
-//! **The form** is a text, `sealed:<key>:<base64>`, in the column where the plain text was. `<key>` is
-//! the first eight hex digits of the key's SHA-256: it says which key is needed, and nothing else. The
-//! rest is a random nonce of 24 bytes and what XChaCha20-Poly1305 made: at that length random nonces
-//! never meet, so nothing has to be counted, over restarts or between processes. None of the columns'
-//! plain texts begins with `sealed:`, so what is read says by itself what it is.
+//! **Format.** A text, `sealed:<key>:<base64>`, in the column of the plain text. `<key>` is the first eight hex
+//! digits of the SHA-256 of the key: it tells which key is needed, and nothing else. The rest is a random nonce
+//! of 24 bytes and the output of XChaCha20-Poly1305. Random nonces of this length do not repeat, so nothing is
+//! counted over restarts or between processes. No plain text of these columns starts with `sealed:`, so a value
+//! shows by itself whether it is sealed.
 //!
-//! **The associated data** is the table, the column and the row's id. A sealed value that is copied to
-//! another row or column does not open there: who can write to the database, but has no key, cannot
-//! have a secret of one tenant used for another.
+//! **Associated data**: the table, the column and the id of the row. A sealed value that is copied to another
+//! row or column does not open there. So an attacker who can write to the database, but has no key, cannot use
+//! the secret of one tenant for another.
 //!
-//! **Which keys are needed** stands in the table `seals`, not in the rows: a start must know it
-//! without reading millions of them. A key's name is there before the first value that it seals, and
-//! leaves only after the last one is gone. So a start compares two short lists, and where a key is
-//! missing it is refused before anything is changed.
+//! **Needed keys** are listed in the table `seals`: a start must know them without reading millions of rows. The
+//! name of a key is inserted before the first value that it seals, and deleted after the last one is gone. A
+//! start compares two short lists. If a key is missing, it fails before anything is changed.
 //!
-//! **Re-sealing** goes through the tables in bounded transactions, before anything else runs, and
-//! brings whatever is plain or under another key under the first one. A crash in between leaves values
-//! under both keys, and both names in `seals`: the next start needs both keys still, begins from the
-//! front, and passes over what is done. When the last row is done, one statement marks the first key
-//! as the only one, and from then on a start reads no row. Before that, where the database was plain, a
-//! SQLite file is written anew (`vacuum`), since plain texts stand in its free space too, those of rows
-//! that were deleted long ago included; what the disk, a server or a backup keeps of them is beyond us,
-//! and the manual says so.
+//! **Re-sealing** seals every value that is plain or under another key with the first key. It runs in bounded
+//! transactions before anything else. After a crash in between, values are under both keys and both names are
+//! in `seals`; the next start needs both keys, begins at the first row, and skips the rows that are done. When
+//! the last row is done, one statement marks the first key as the only one, and later starts read no row. If the
+//! database was plain, a SQLite file is rewritten before that (`vacuum`), because its free space holds plain
+//! texts, also of rows that were deleted long ago. Plain texts on the disk, on a server or in a backup are out of
+//! reach; the manual says so.
 //!
-//! **Not sealed**: what jobs are and bring (ids, outputs, errors, raw answers), metadata, bodies of
-//! events, attempts with the answers of receivers, and callback URLs: they are what the service is
-//! about, searched, joined and shown, and a database that is nobody's business wants an encrypted disk.
-//! Keys of the API are not kept at all, only their SHA-256. Providers' credentials are never stored.
+//! **Not sealed**: data of jobs (ids, outputs, errors, raw answers), metadata, bodies of events, attempts with
+//! the answers of receivers, and callback URLs. The service searches, joins and shows them; to protect them, use
+//! an encrypted disk. Of API keys only the SHA-256 is stored. Credentials of providers are never stored.
 //!
-//! **An answer that holds a secret** (a new key, a new app, a rotated secret) is kept for a day for its
-//! `Idempotency-Key`, and that must not become a way to read secrets from the database, nor for one key
-//! of an app to get what another was given. [`AnswerKey`] seals it with a key derived from the caller's
-//! own token, of which the database has only a hash: who sends the same token again gets the answer
-//! again, and nobody else can. That needs no `encryption_key` and is done always.
+//! **A response that holds a secret** (a new key, a new app, a rotated secret) is stored for a day for its
+//! `Idempotency-Key`. This must not reveal secrets to a reader of the database, or the secrets of one API key to
+//! another key of the app. [`AnswerKey`] seals the response with a key that is derived from the caller's token,
+//! of which the database has only a hash. A caller with the same token gets the response again; no other caller
+//! does. This needs no `encryption_key` and is always done.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -55,13 +51,13 @@ use sha2::{Digest as _, Sha256};
 use super::db::{Result, StoreError};
 use crate::domain::{Id, random};
 
-/// How a sealed text begins.
+/// Prefix of a sealed text.
 const SEALED: &str = "sealed:";
 
-/// The length of a nonce.
+/// Length of a nonce, in bytes.
 const NONCE: usize = 24;
 
-/// What is sealed.
+/// A column whose values are sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Column {
     AppSecret,
@@ -72,7 +68,7 @@ pub(super) enum Column {
 }
 
 impl Column {
-    /// A part of what is stored: never changed.
+    /// Name in the associated data. It must never change.
     const fn name(self) -> &'static str {
         match self {
             Self::AppSecret => "apps.signing_secret",
@@ -88,12 +84,12 @@ impl Column {
     }
 }
 
-/// The keys that open what is sealed; the first one seals. Without any, secrets are kept as they are.
+/// Encryption keys. All of them open sealed values; the first one seals. Without a key, secrets stay plain.
 #[derive(Clone, Default)]
 pub struct Keyring(Option<Arc<Keys>>);
 
 struct Keys {
-    /// `sealed:<key>:` of the first.
+    /// `sealed:<key>:` of the first key.
     prefix: String,
     all: Vec<(String, XChaCha20Poly1305)>,
 }
@@ -105,7 +101,7 @@ impl fmt::Debug for Keyring {
 }
 
 impl Keyring {
-    /// The keys, the one that seals first.
+    /// Creates a keyring. The first key seals.
     pub fn new<'k>(keys: impl IntoIterator<Item = &'k [u8; 32]>) -> Self {
         let all: Vec<_> = keys
             .into_iter()
@@ -119,12 +115,12 @@ impl Keyring {
         Self(all.first().map(prefix).map(|prefix| Arc::new(Keys { prefix, all })))
     }
 
-    /// What the keys are called, the one that seals first.
+    /// Names of the keys. The first key seals.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().flat_map(|keys| keys.all.iter().map(|(name, _)| name.as_str()))
     }
 
-    /// A text as it is stored.
+    /// Returns the text to be stored.
     pub(super) fn seal<'t>(&self, column: Column, row: Id, text: &'t str) -> Result<Cow<'t, str>> {
         let Some((keys, (_, cipher))) = self.0.as_deref().and_then(|keys| Some((keys, keys.all.first()?)))
         else {
@@ -134,7 +130,7 @@ impl Keyring {
         Ok(Cow::Owned(keys.prefix.clone() + &BASE64_STANDARD_NO_PAD.encode(sealed)))
     }
 
-    /// A stored text as it is meant.
+    /// Returns the plain text of a stored text.
     pub(super) fn open(&self, column: Column, row: Id, stored: String) -> Result<String> {
         let Some((name, sealed)) = stored.strip_prefix(SEALED).and_then(|rest| rest.split_once(':')) else {
             return Ok(stored);
@@ -143,18 +139,19 @@ impl Keyring {
         let bytes = BASE64_STANDARD_NO_PAD.decode(sealed).map_err(|_| broken("is not base64"))?;
         let mut keys = self.0.iter().flat_map(|keys| &keys.all).filter(|(known, _)| known == name);
         let opened = keys.find_map(|(_, cipher)| decrypt(cipher, &bytes, &column.associated(row)));
-        let opened =
-            opened.ok_or_else(|| broken("does not open: it is sealed with another key, or moved"))?;
+        let opened = opened.ok_or_else(|| {
+            broken("does not open: it is sealed with another key, or was copied from another row")
+        })?;
         String::from_utf8(opened).map_err(|_| broken("is not text"))
     }
 
-    /// Whether a stored text is not under the first key.
+    /// Whether a stored text is not sealed with the first key.
     pub(super) fn is_stale(&self, stored: &str) -> bool {
         self.0.as_deref().is_some_and(|keys| !stored.starts_with(&keys.prefix))
     }
 }
 
-/// Seals an answer that holds a secret for the one who was given it.
+/// Key that seals a response that holds a secret for the caller that received it.
 #[derive(Clone)]
 pub struct AnswerKey([u8; 32]);
 
@@ -165,7 +162,7 @@ impl fmt::Debug for AnswerKey {
 }
 
 impl AnswerKey {
-    /// The key of whoever sends this token.
+    /// Derives the key of the callers with this token.
     #[expect(clippy::expect_used, reason = "a MAC takes keys of any length")]
     pub fn of_token(token: &str) -> Self {
         let mut mac = Hmac::<Sha256>::new_from_slice(token.as_bytes()).expect("a key of any length");
@@ -173,23 +170,25 @@ impl AnswerKey {
         Self(mac.finalize().into_bytes().into())
     }
 
+    /// Seals a response.
     pub(super) fn seal(&self, answer: &[u8], associated: &[u8]) -> Result<Vec<u8>> {
         encrypt(&XChaCha20Poly1305::new((&self.0).into()), answer, associated)
     }
 
-    /// `None` where it was sealed for somebody else.
+    /// Opens a response. Returns `None` if it was sealed for another token.
     pub(super) fn open(&self, sealed: &[u8], associated: &[u8]) -> Option<Vec<u8>> {
         decrypt(&XChaCha20Poly1305::new((&self.0).into()), sealed, associated)
     }
 }
 
-/// The nonce, and then what was made.
+/// Returns the nonce and the ciphertext.
 fn encrypt(cipher: &XChaCha20Poly1305, msg: &[u8], aad: &[u8]) -> Result<Vec<u8>> {
     let mut nonce = [0; NONCE];
     random(&mut nonce);
-    let made = cipher.encrypt(&XNonce::from(nonce), Payload { msg, aad });
-    let made = made.map_err(|_| StoreError::Inconsistent("a text is too long to be sealed".to_owned()))?;
-    Ok([&nonce[..], &made].concat())
+    let ciphertext = cipher.encrypt(&XNonce::from(nonce), Payload { msg, aad });
+    let ciphertext =
+        ciphertext.map_err(|_| StoreError::Inconsistent("a text is too long to be sealed".to_owned()))?;
+    Ok([&nonce[..], &ciphertext].concat())
 }
 
 fn decrypt(cipher: &XChaCha20Poly1305, sealed: &[u8], aad: &[u8]) -> Option<Vec<u8>> {
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens_with_its_key_in_its_place_and_nowhere_else() {
+    fn a_sealed_value_opens_with_its_key_in_its_row_and_column_only() {
         let (old, new) = ([1; 32], [2; 32]);
         let ring = Keyring::new([&old]);
         let sealed = ring.seal(Column::AppSecret, row(1), "whsec_x").expect("sealed").into_owned();
@@ -225,14 +224,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_key_everything_is_as_it_is() {
+    fn without_a_key_values_stay_plain() {
         let ring = Keyring::default();
         assert_eq!(ring.seal(Column::AppSecret, row(1), "x").expect("sealed"), "x");
         assert_eq!(ring.open(Column::AppSecret, row(1), "x".to_owned()).expect("opened"), "x");
     }
 
     #[test]
-    fn an_answer_opens_for_the_same_token_and_the_same_request_only() {
+    fn a_response_opens_for_the_same_token_and_request_only() {
         let key = AnswerKey::of_token("rb_1");
         let sealed = key.seal(b"secret", b"here").expect("sealed");
         assert_eq!(AnswerKey::of_token("rb_1").open(&sealed, b"here").as_deref(), Some(b"secret".as_slice()));

@@ -6,10 +6,10 @@ use crate::domain::{CancelScope, DeliveryId, DestinationId, DispatcherMessage, R
 
 /// Skips pending progress of watches that have ended.
 pub fn skip_superseded(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
-    let skipped = batch.tx.each(
+    let skipped = batch.tx.update_each(
         "update deliveries set status = 'skipped', reason = 'superseded', scheduled_at = null,
-           next_attempt_at = null, is_manual = 0
-         where watch = $1 and status = 'pending' and type in ('job.processing', 'job.progress')",
+           next_attempt_at = null, is_manual = 0",
+        "watch = $1 and status = 'pending' and type in ('job.processing', 'job.progress')",
         watches.iter().map(|watch| [watch.0.into()]),
     )?;
     for (watch, skipped) in watches.iter().zip(skipped) {
@@ -20,15 +20,15 @@ pub fn skip_superseded(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()>
 
 /// Skips the pending deliveries of stopped watches, and cancels their manual retries.
 pub fn skip_stopped(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
-    let skipped = batch.tx.each(
+    let skipped = batch.tx.update_each(
         "update deliveries set status = 'skipped', reason = 'stopped', scheduled_at = null,
-           next_attempt_at = null, is_manual = 0
-         where watch = $1 and status = 'pending'",
+           next_attempt_at = null, is_manual = 0",
+        "watch = $1 and status = 'pending'",
         watches.iter().map(|watch| [watch.0.into()]),
     )?;
-    let manual = batch.tx.each(
-        "update deliveries set next_attempt_at = null, is_manual = 0
-         where watch = $1 and next_attempt_at is not null",
+    let manual = batch.tx.update_each(
+        "update deliveries set next_attempt_at = null, is_manual = 0",
+        "watch = $1 and next_attempt_at is not null",
         watches.iter().map(|watch| [watch.0.into()]),
     )?;
     for ((watch, skipped), manual) in watches.iter().zip(skipped).zip(manual) {
@@ -48,14 +48,15 @@ pub(super) struct GoneDestination {
 
 /// Marks destinations as gone, and skips their other pending deliveries.
 pub(super) fn skip_gone(batch: &mut Batch<'_>, gone: &[GoneDestination]) -> Result<()> {
-    batch.tx.each(
-        "update watch_destinations set gone_at = $1 where watch = $2 and n = $3",
+    batch.tx.update_each(
+        "update watch_destinations set gone_at = $1",
+        "watch = $2 and n = $3",
         gone.iter().map(|gone| [gone.at.into(), gone.watch.0.into(), gone.n.into()]),
     )?;
-    let skipped = batch.tx.each(
+    let skipped = batch.tx.update_each(
         "update deliveries set status = 'skipped', reason = 'gone', scheduled_at = null,
-           next_attempt_at = null, is_manual = 0
-         where watch = $1 and n = $2 and status = 'pending' and id <> $3",
+           next_attempt_at = null, is_manual = 0",
+        "watch = $1 and n = $2 and status = 'pending' and id <> $3",
         gone.iter().map(|gone| [gone.watch.0.into(), gone.n.into(), gone.delivery.0.into()]),
     )?;
     for (gone, skipped) in gone.iter().zip(skipped) {

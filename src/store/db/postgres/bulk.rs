@@ -1,9 +1,8 @@
 //! Statements for many rows, made from the statement for one row.
 //!
-//! A row costs the server a message, an answer and a flush, however small its work is. An `insert … values` or
-//! an `update … where` can take all rows at once, as one array for each `$n`. The text for many rows is made
-//! here from the text that both databases share, so every statement is written once. Statements of other
-//! forms are sent row by row, pipelined.
+//! A row costs the server a message, an answer and a flush, however small its work is. An `insert` or an
+//! `update` can take all rows at once, as one array for each `$n`. The parts of a [`RowStatement`] are written
+//! once for both databases; this file puts them together for arrays.
 //!
 //! If several rows of values match one row of the table, an update applies only one of them, and an upsert
 //! fails. Callers send each key once.
@@ -12,37 +11,22 @@ use std::fmt::Write as _;
 
 use tokio_postgres::types::Type;
 
-/// Form of a statement for many rows, which decides what its answer says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// Every row was written, or the statement failed.
-    Insert,
-    /// The answer holds the numbers, from 1, of the rows that matched a row of the table.
-    Update,
-}
+use super::super::statement::RowStatement;
 
-/// Returns the statement for many rows, if `sql` has a form that allows it. `types` are the types of its
-/// parameters.
-pub fn for_many(sql: &str, types: &[Type]) -> Option<(Form, String)> {
+/// Returns the text for many rows; `None` if a parameter has a type without arrays here. `types` are the types
+/// of the parameters. An `insert` returns nothing: every row was written, or the statement failed. An
+/// `update` returns the numbers, from 1, of the rows of values that matched a row of the table.
+pub fn for_many(statement: RowStatement<'_>, types: &[Type]) -> Option<String> {
     let arrays = arrays(types)?;
-    if sql.starts_with("insert into ") {
-        // The number of written rows would be unknown after `do nothing`.
-        let (head, rest) = sql.split_once("values (").filter(|_| !sql.contains("do nothing"))?;
-        let end = closing(rest)?;
-        let (row, tail) = (rest.get(..end)?, rest.get(end + 1..)?);
-        if tail.contains('$') || tail.contains("returning") {
-            return None;
+    Some(match statement {
+        RowStatement::Insert { into, row, tail } => {
+            format!("{into} select {} from {arrays} {tail}", columns(row)).trim_end().to_owned()
         }
-        Some((Form::Insert, format!("{head}select {} from {arrays}{tail}", columns(row))))
-    } else if sql.starts_with("update ") {
-        let mut parts = sql.split("where ");
-        let (head, condition) = (parts.next()?, parts.next()?);
-        let plain = parts.next().is_none() && !sql.contains("select") && !sql.contains("returning");
-        let (head, condition) = (columns(head), columns(condition));
-        plain.then(|| (Form::Update, format!("{head}from {arrays} where {condition} returning u.row")))
-    } else {
-        None
-    }
+        RowStatement::Update { update, condition } => {
+            let (update, condition) = (columns(update), columns(condition));
+            format!("{update} from {arrays} where {condition} returning u.row")
+        }
+    })
 }
 
 /// Returns `unnest(…) with ordinality as u (p1, …, row)`.
@@ -61,22 +45,6 @@ fn arrays(types: &[Type]) -> Option<String> {
     (!types.is_empty()).then(|| format!("unnest({given}) with ordinality as u ({names}row)"))
 }
 
-/// Returns the position of the parenthesis that closes the one before `text`.
-fn closing(text: &str) -> Option<usize> {
-    let mut depth = 1;
-    for (at, c) in text.char_indices() {
-        match c {
-            '(' => depth += 1,
-            ')' => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            return Some(at);
-        }
-    }
-    None
-}
-
 /// Replaces parameters such as `$3` by columns such as `u.p3`.
 fn columns(text: &str) -> String {
     text.replace('$', "u.p")
@@ -88,9 +56,12 @@ mod tests {
 
     #[test]
     fn an_insert_takes_its_rows_from_arrays() {
-        let sql = "insert into t (a, b, c) values ($1, 'x', coalesce($2, $1)) on conflict (a) do update set b = excluded.b";
-        let (form, many) = for_many(sql, &[Type::INT8, Type::TEXT]).expect("plain");
-        assert_eq!(form, Form::Insert);
+        let insert = RowStatement::Insert {
+            into: "insert into t (a, b, c)",
+            row: "$1, 'x', coalesce($2, $1)",
+            tail: "on conflict (a) do update set b = excluded.b",
+        };
+        let many = for_many(insert, &[Type::INT8, Type::TEXT]).expect("types with arrays");
         assert_eq!(
             many,
             "insert into t (a, b, c) select u.p1, 'x', coalesce(u.p2, u.p1) from \
@@ -101,9 +72,8 @@ mod tests {
 
     #[test]
     fn an_update_returns_the_rows_that_matched() {
-        let (form, many) =
-            for_many("update t set a = $1 where b = $2", &[Type::INT8, Type::BYTEA]).expect("plain");
-        assert_eq!(form, Form::Update);
+        let update = RowStatement::Update { update: "update t set a = $1", condition: "b = $2" };
+        let many = for_many(update, &[Type::INT8, Type::BYTEA]).expect("types with arrays");
         assert_eq!(
             many,
             "update t set a = u.p1 from unnest(cast($1 as bigint[]), cast($2 as bytea[])) \
@@ -113,17 +83,8 @@ mod tests {
 
     #[test]
     fn other_statements_are_sent_row_by_row() {
-        for sql in [
-            "insert into t (a) values ($1) on conflict (a) do nothing",
-            "insert into t (a) values ($1) on conflict (a) do update set a = $1",
-            "insert into t (a) select $1 from s",
-            "update t set a = 1 where b = $1 and (select c from s where d = 1) > 0",
-            "update t set a = $1 where b = 1 returning a",
-            "delete from t where a = $1",
-        ] {
-            assert_eq!(for_many(sql, &[Type::INT8]), None, "{sql}");
-        }
-        assert_eq!(for_many("update t set a = $1 where b = 1", &[Type::INT4]), None);
-        assert_eq!(for_many("update t set a = 1 where b = 1", &[]), None);
+        let update = RowStatement::Update { update: "update t set a = $1", condition: "b = 1" };
+        assert_eq!(for_many(update, &[Type::INT4]), None);
+        assert_eq!(for_many(update, &[]), None);
     }
 }

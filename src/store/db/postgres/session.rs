@@ -1,7 +1,7 @@
 //! One connection to a PostgreSQL server, used by one thread at a time.
 //!
-//! **Pipelining.** Rows that cannot be sent [as one statement](super::bulk) are sent together: a call sends
-//! every statement before it waits for the first answer. So a call costs one round trip, however many rows it
+//! **Pipelining.** Rows that are not sent [as one statement](super::bulk) are sent together: a call sends every
+//! statement before it waits for the first answer. So a call costs one round trip, however many rows it
 //! has. `begin` and the query for the number of the transaction are sent with the first call and cost no round
 //! trip.
 //!
@@ -28,8 +28,9 @@ use tokio_postgres::{Client, Error, Statement};
 
 use super::super::error::{Result, StoreError};
 use super::super::row::Row;
+use super::super::statement::RowStatement;
 use super::super::value::Value;
-use super::bulk::{self, Form};
+use super::bulk;
 use super::runtime::BlockingRuntime;
 use crate::clock::Clock;
 
@@ -61,7 +62,7 @@ pub struct Session {
     connection: RefCell<JoinHandle<()>>,
     statements: RefCell<HashMap<String, Statement>>,
     /// Statements for many rows; `None` for those that have no such form.
-    bulk_statements: RefCell<HashMap<String, Option<(Form, Statement)>>>,
+    bulk_statements: RefCell<HashMap<String, Option<Statement>>>,
     /// Query for the number of the transaction.
     number: Statement,
     /// The transaction that begins with the next call.
@@ -141,12 +142,6 @@ impl Session {
         sql: &str,
         rows: impl IntoIterator<Item = [Value<'v>; N]>,
     ) -> Result<Vec<usize>> {
-        let rows: Vec<[Value<'v>; N]> = rows.into_iter().collect();
-        if rows.len() > 1
-            && let Some(changed) = self.each_in_bulk(sql, &rows)?
-        {
-            return Ok(changed);
-        }
         let changed = self.block(async {
             let statement = &self.statement(sql).await?;
             let run = async |row: [Value<'v>; N]| {
@@ -158,26 +153,33 @@ impl Session {
         Ok(changed.into_iter().map(|count| usize::try_from(count).unwrap_or(usize::MAX)).collect())
     }
 
-    /// Runs a statement for all rows at once. Returns `None` if the statement has no such form.
-    fn each_in_bulk<const N: usize>(&self, sql: &str, rows: &[[Value<'_>; N]]) -> Result<Option<Vec<usize>>> {
-        let Some((form, statement)) = self.block(self.bulk_statement(sql))? else { return Ok(None) };
+    /// Runs a statement for each row of values: for all rows at once, if the types of its parameters allow it.
+    pub fn each_row<'v, const N: usize>(
+        &self,
+        statement: RowStatement<'_>,
+        rows: impl IntoIterator<Item = [Value<'v>; N]>,
+    ) -> Result<Vec<usize>> {
+        let rows: Vec<[Value<'v>; N]> = rows.into_iter().collect();
+        let text = statement.to_string();
+        let bulk = if rows.len() > 1 { self.block(self.bulk_statement(statement, &text))? } else { None };
+        let Some(bulk) = bulk else { return self.each(&text, rows) };
         let arrays: Vec<Vec<Value<'_>>> = (0..N).map(|n| rows.iter().map(|row| row[n]).collect()).collect();
         let run = async |arrays: &[Vec<Value<'_>>]| {
             let arrays: Vec<_> = arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
-            self.client.query(&statement, &arrays).await
+            self.client.query(&bulk, &arrays).await
         };
         let answer = self.block(self.pipelined(std::iter::once(run(&arrays))))?;
-        if form == Form::Insert {
-            return Ok(Some(vec![1; rows.len()]));
+        if matches!(statement, RowStatement::Insert { .. }) {
+            return Ok(vec![1; rows.len()]);
         }
         let mut changed = vec![0; rows.len()];
-        for hit in answer.iter().flatten() {
-            let row = Row::Postgres(hit).count(0)? as usize;
+        for matched in answer.iter().flatten() {
+            let row = Row::Postgres(matched).count(0)? as usize;
             if let Some(count) = changed.get_mut(row - 1) {
                 *count += 1;
             }
         }
-        Ok(Some(changed))
+        Ok(changed)
     }
 
     /// See [`super::super::Tx::fetch`].
@@ -262,17 +264,22 @@ impl Session {
         let _ = runtime.block_on(Clock::System.timeout(LOCK_TIMEOUT, connection.into_inner()));
     }
 
-    async fn bulk_statement(&self, sql: &str) -> Result<Option<(Form, Statement)>, Error> {
-        if let Some(known) = self.bulk_statements.borrow().get(sql) {
+    /// Prepares the statement for many rows. `text` is its text for one row.
+    async fn bulk_statement(
+        &self,
+        statement: RowStatement<'_>,
+        text: &str,
+    ) -> Result<Option<Statement>, Error> {
+        if let Some(known) = self.bulk_statements.borrow().get(text) {
             return Ok(known.clone());
         }
-        let for_one = self.statement(sql).await?;
-        let made = match bulk::for_many(sql, for_one.params()) {
-            Some((form, text)) => Some((form, self.client.prepare(&text).await?)),
+        let for_one = self.statement(text).await?;
+        let made = match bulk::for_many(statement, for_one.params()) {
+            Some(many) => Some(self.client.prepare(&many).await?),
             None => None,
         };
         // As many entries as statements in the source.
-        self.bulk_statements.borrow_mut().insert(sql.to_owned(), made.clone());
+        self.bulk_statements.borrow_mut().insert(text.to_owned(), made.clone());
         Ok(made)
     }
 

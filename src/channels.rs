@@ -1,8 +1,8 @@
 //! Notification channels: how a message reaches a destination, and what the response means.
 //!
-//! [`TABLE`] describes each channel in one row; nothing outside of the channel's own file depends on its kind. A
-//! new channel needs a file with its row and its implementation of [`Channel`], a template, a row in the table,
-//! and a variant of [`ChannelKind`].
+//! [`TABLE`] describes each channel in one row; nothing outside of the channel's own file depends on its
+//! kind. A new channel needs a file with its row and its implementation of [`Channel`], a template, a row in
+//! the table, and a variant of [`ChannelKind`].
 //!
 //! This module does not know the database.
 
@@ -55,8 +55,8 @@ pub fn load_templates(folder: Option<&Path>) -> Result<Templates, Vec<String>> {
 }
 
 impl ChannelSpec {
-    /// Returns the name of the destination queue of an address. `target` is the checked URL, where the address is
-    /// one.
+    /// Returns the name of the destination queue of an address. `target` is the checked URL, where the
+    /// address is one.
     pub fn queue_name(&self, app: AppNo, address: &str, target: Option<&Target>) -> String {
         match self.queue {
             QueueScope::Host => format!("{} {}", app.0, target.map(Target::origin).unwrap_or_default()),

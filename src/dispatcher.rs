@@ -1,33 +1,35 @@
 //! Dispatching: sending deliveries, with retries.
 //!
-//! A delivery waits in the store until it is due. The dispatcher keeps the *loaded* deliveries: taken from the store,
-//! and waiting for their destination or in flight. A first attempt comes directly from the commit that made the
-//! delivery ([`DispatcherMessage::Dispatch`](crate::domain::DispatcherMessage::Dispatch)). Everything else is read from
-//! the store in pages, queue by queue.
+//! A delivery waits in the store until it is due. The dispatcher keeps the *loaded* deliveries: taken from
+//! the store, and waiting for their destination or in flight. A first attempt comes directly from the commit
+//! that made the delivery ([`DispatcherMessage::Dispatch`](crate::domain::DispatcherMessage::Dispatch)).
+//! Everything else is read from the store in pages, queue by queue.
 //!
-//! **A queue for each destination** (app, scheme, host, port) has its own share of the concurrency, and the queues take
-//! turns: a slow receiver delays only its own queue, and an app, however many queues it has, does not delay another app
-//! ([`fair_queue`]). The number of loaded deliveries is limited for each queue, for each app, and in total. Deliveries
-//! beyond a limit stay in the store, and the queue is marked as having more.
+//! **A queue for each destination** (app, scheme, host, port) has its own share of the concurrency, and the
+//! queues take turns: a slow receiver delays only its own queue, and an app, however many queues it has, does
+//! not delay another app ([`fair_queue`]). The number of loaded deliveries is limited for each queue, for
+//! each app, and in total. Deliveries beyond a limit stay in the store, and the queue is marked as having
+//! more.
 //!
 //! **Nothing is sent twice while the process lives.**
 //!
 //! - A loaded delivery is not loaded again, neither from a message nor from a page.
-//! - The writer reads a page between two transactions, and leaves out the deliveries that were loaded when the page was
-//!   requested.
-//! - While a page is being read, its queue loads nothing from messages, so the loaded deliveries can only become fewer.
-//!   A delivery that was finished meanwhile is not waiting in the store any more.
-//! - A delivery that is skipped while a page is being read may be on the page, and is removed when the page arrives.
+//! - The writer reads a page between two transactions, and leaves out the deliveries that were loaded when
+//!   the page was requested.
+//! - While a page is being read, its queue loads nothing from messages, so the loaded deliveries can only
+//!   become fewer. A delivery that was finished meanwhile is not waiting in the store any more.
+//! - A delivery that is skipped while a page is being read may be on the page, and is removed when the page
+//!   arrives.
 //!
-//! **No delivery waits forever.** Every step that learns when a queue is due next sets the queue's timer; a page returns
-//! the time of the delivery after it. If a manual retry is requested while the delivery is loaded, the store is read
-//! again after the delivery was unloaded.
+//! **No delivery waits forever.** Every step that learns when a queue is due next sets the queue's timer; a
+//! page returns the time of the delivery after it. If a manual retry is requested while the delivery is
+//! loaded, the store is read again after the delivery was unloaded.
 //!
-//! **Some channels accept fewer messages** than a queue may send ([`pacing`]). **A destination that does not respond**
-//! does not delay its queue by one timeout after another ([`breaker`]).
+//! **Some channels accept fewer messages** than a queue may send ([`pacing`]). **A destination that does not
+//! respond** does not delay its queue by one timeout after another ([`breaker`]).
 //!
-//! **A result is written before its delivery is unloaded**, however long the store refuses writes. While it refuses
-//! writes, no attempt starts.
+//! **A result is written before its delivery is unloaded**, however long the store refuses writes. While it
+//! refuses writes, no attempt starts.
 
 mod breaker;
 mod fair_queue;
@@ -86,8 +88,8 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Returns a dispatcher without loaded deliveries. The receiver ends when the dispatcher and its last attempt have
-    /// ended.
+    /// Returns a dispatcher without loaded deliveries. The receiver ends when the dispatcher and its last
+    /// attempt have ended.
     pub fn new(
         store: Store,
         channels: Arc<Channels>,
@@ -171,8 +173,8 @@ impl Dispatcher {
         if is_refusing { Some(now.plus(WRITE_RETRY_PAUSE)) } else { next }
     }
 
-    /// Prepares a step. While the store refuses writes, checks whether it still does. After the clock was set back,
-    /// reschedules the waiting deliveries.
+    /// Prepares a step. While the store refuses writes, checks whether it still does. After the clock was set
+    /// back, reschedules the waiting deliveries.
     pub async fn prepare(&self) {
         if self.store.refusing() {
             let _ = self.store.check_writes().await;

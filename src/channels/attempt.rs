@@ -21,7 +21,7 @@ pub struct AttemptResult {
     pub outcome: Outcome,
     /// HTTP status, if there was a response.
     pub status_code: Option<u16>,
-    /// A code and a sentence; `None` if the attempt succeeded or the status says everything.
+    /// A code and a sentence; `None` if the attempt succeeded or the status is sufficient.
     pub error: Option<String>,
     /// Whether the destination did not respond: no connection, no TLS, or no response in time.
     pub unreachable: bool,

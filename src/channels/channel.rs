@@ -34,7 +34,7 @@ pub struct ChannelSpec {
     /// How fast messages may follow each other.
     pub pacing: Pacing,
     /// Whether a destination that does not respond is skipped for a while. Not where the connection goes to
-    /// the operator's own server, whose silence says nothing about a recipient.
+    /// the operator's own server, whose failures do not depend on the recipient.
     pub has_breaker: bool,
     /// Templates of the messages.
     pub templates: &'static [&'static TemplateFile],

@@ -215,7 +215,8 @@ enum Cause {
     Message,
 }
 
-/// Returns the cause of a refusal. It follows from the enhanced code; without one, from the stage and the code.
+/// Returns the cause of a refusal. It follows from the enhanced code; without one, from the stage and the
+/// code.
 fn cause(stage: Stage, reply: &Reply) -> (Outcome, Cause) {
     let operator = (Outcome::Retry { after: Some(OPERATOR_WAIT) }, Cause::Operator);
     let (recipient, message) = ((Outcome::Gone, Cause::Recipient), (Outcome::Fatal, Cause::Message));

@@ -3,16 +3,16 @@
 //! There are three kinds of address:
 //!
 //! - A **hook** of Slack accepts blocks and answers `ok`.
-//! - A **compatible hook** of another chat (Mattermost, Rocket.Chat) accepts the older attachments. Any 2xx is a
-//!   success, unless the response says otherwise.
+//! - A **compatible hook** of another chat (Mattermost, Rocket.Chat) accepts the older attachments. Any 2xx
+//!   is a success, unless the response says otherwise.
 //! - A **channel** of Slack gets its messages from the operator's bot, through Slack's API, which answers 200
 //!   even when it refuses.
 //!
 //! The URL of a hook is a secret, because it alone permits posting. It is shown masked, and its destination
 //! queue is named by its hash.
 //!
-//! If the format of a message is refused, the same message is sent once more at once as plain text: plain text
-//! is better than no message.
+//! If the format of a message is refused, the same message is sent once more at once as plain text: plain
+//! text is better than no message.
 
 mod blocks;
 
@@ -270,7 +270,8 @@ impl SlackSender<'_> {
                     Ok(target) => {
                         egress.send(Post { target, headers, body, timeout, max_answer: RESPONSE_MAX }).await
                     }
-                    // The configuration permits fewer addresses than at the registration; that may change again.
+                    // The configuration permits fewer addresses than at the registration; that may change
+                    // again.
                     Err(error) => Err(SendError::Refused(error.to_string())),
                 };
                 (response, recorded)
@@ -369,8 +370,8 @@ fn retry_after(received: &Received, clock: &Clock) -> Option<Duration> {
     })
 }
 
-/// Returns the code in a response of the API, which answers 200 to everything: `ok`, or the error's code; empty if
-/// the response is not one of the API.
+/// Returns the code in a response of the API, which answers 200 to everything: `ok`, or the error's code;
+/// empty if the response is not one of the API.
 fn api_code(received: &Received) -> String {
     match serde_json::from_slice::<Value>(&received.body) {
         Ok(json) if json["ok"] == Value::Bool(true) => "ok".into(),

@@ -1,9 +1,9 @@
 //! An event as the templates of mails and chat messages see it.
 //!
-//! Almost every text of an event comes from the provider or from the client that registered the watch. Here it is
-//! cleaned for any kind of page: no control characters, no marks that change the writing direction, no line breaks
-//! where a single line is expected, a maximum length, and only http(s) links. The template adds what its format
-//! needs besides: HTML's escapes, or JSON's quotes.
+//! Almost every text of an event comes from the provider or from the client that registered the watch. Here
+//! it is cleaned for any kind of page: no control characters, no marks that change the writing direction, no
+//! line breaks where a single line is expected, a maximum length, and only http(s) links. The template adds
+//! what its format needs besides: HTML's escapes, or JSON's quotes.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -113,8 +113,8 @@ pub struct NameValue {
     pub value: String,
 }
 
-/// The parts of an event's body that are shown. Bodies are kept for weeks, so a field that another version added or
-/// omitted is not an error.
+/// The parts of an event's body that are shown. Bodies are kept for weeks, so a field that another version
+/// added or omitted is not an error.
 #[derive(Deserialize)]
 struct Body<'a> {
     timestamp: String,

@@ -133,7 +133,8 @@ impl Templates {
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    // Without debug information, a release build does not name the unknown name. It costs nothing before an error.
+    // Without debug information, a release build does not name the unknown name. It costs nothing before an
+    // error.
     environment.set_debug(true);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEPTH_MAX);
@@ -235,8 +236,8 @@ fn find_files(
     found
 }
 
-/// Returns every file in the folder and its subfolders, with its name relative to the folder. Hidden files are
-/// left out: Kubernetes adds some to a mounted folder.
+/// Returns every file in the folder and its subfolders, with its name relative to the folder. Hidden files
+/// are left out: Kubernetes adds some to a mounted folder.
 fn file_names(folder: &Path, errors: &mut Vec<String>) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut waiting = vec![(folder.to_owned(), String::new())];

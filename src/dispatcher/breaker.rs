@@ -1,13 +1,13 @@
 //! Circuit breakers of destinations that do not respond.
 //!
-//! Every attempt to reach a dead host takes the whole timeout, so a queue would make only a few attempts in twenty
-//! seconds, all of them in vain. After several unreachable attempts in a row, the breaker of the queue opens. While it
-//! is open, a delivery that falls due takes its next place in the schedule at once, with an attempt that is recorded as
-//! `destination_down`. From time to time an attempt is made as a **probe**. Any HTTP response, even a 500, closes the
-//! breaker.
+//! Every attempt to reach a dead host takes the whole timeout, so a queue would make only a few attempts in
+//! twenty seconds, all of them in vain. After several unreachable attempts in a row, the breaker of the queue
+//! opens. While it is open, a delivery that falls due takes its next place in the schedule at once, with an
+//! attempt that is recorded as `destination_down`. From time to time an attempt is made as a **probe**. Any
+//! HTTP response, even a 500, closes the breaker.
 //!
-//! **A breaker never ends a delivery.** The last attempt of a schedule and every manual retry are always made. A single
-//! delivery whose attempts are further apart than the probes is not affected at all.
+//! **A breaker never ends a delivery.** The last attempt of a schedule and every manual retry are always
+//! made. A single delivery whose attempts are further apart than the probes is not affected at all.
 //!
 //! The breakers are kept in memory, for one process. After a restart, all of them are closed.
 

@@ -1,8 +1,9 @@
 //! Fairness between apps: no app delays another by the number of its deliveries, or of its dead hosts.
 //!
-//! An app may have thousands of destination queues. So the apps take turns first, and then the queues of each app
-//! ([`FairQueue`]). No app uses more than seven eighths of the deliveries in flight and of the loaded deliveries
-//! ([`AppShares`]): there is always a place for another app, and an app that is alone loses little.
+//! An app may have thousands of destination queues. So the apps take turns first, and then the queues of each
+//! app ([`FairQueue`]). No app uses more than seven eighths of the deliveries in flight and of the loaded
+//! deliveries ([`AppShares`]): there is always a place for another app, and an app that is alone loses
+//! little.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -108,8 +109,8 @@ impl AppShares {
         self.apps.get(&app).is_none_or(|held| held.in_flight < per_app_limit(most))
     }
 
-    /// Returns whether an app may have one more loaded delivery, if this is the common maximum of deliveries and of
-    /// bytes.
+    /// Returns whether an app may have one more loaded delivery, if this is the common maximum of deliveries
+    /// and of bytes.
     pub(super) fn may_load(&self, app: AppNo, (most, bytes): (usize, usize)) -> bool {
         self.apps
             .get(&app)

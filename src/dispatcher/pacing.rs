@@ -2,13 +2,13 @@
 //!
 //! [`Pacing`] says what a channel accepts:
 //!
-//! - **A message per interval to one address**, for all apps together. Where several apps write to one chat, their
-//!   queues take turns. A 429 with `Retry-After` closes the address for that time.
+//! - **A message per interval to one address**, for all apps together. Where several apps write to one chat,
+//!   their queues take turns. A 429 with `Retry-After` closes the address for that time.
 //! - **A few messages in flight**, for all addresses and apps together: the operator's mail server.
 //!
-//! A queue that is not admitted waits here and is returned when its time has come, so it is not asked for again and
-//! again. Nothing here is stored: after a restart every address is open. The limits hold for one process. Nodes that
-//! share a database would pace separately; a job and all its watches belong to one node.
+//! A queue that is not admitted waits here and is returned when its time has come, so it is not asked for
+//! again and again. Nothing here is stored: after a restart every address is open. The limits hold for one
+//! process. Nodes that share a database would pace separately; a job and all its watches belong to one node.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -58,8 +58,8 @@ fn address(queue: &str) -> &str {
 }
 
 impl Pacer {
-    /// Returns whether a queue may send now. If so, the message counts as sent. If not, the queue is returned later,
-    /// by [`Self::open`] or by [`Self::finished`].
+    /// Returns whether a queue may send now. If so, the message counts as sent. If not, the queue is returned
+    /// later, by [`Self::open`] or by [`Self::finished`].
     pub(super) fn admit(&mut self, queue: &Arc<str>, channel: ChannelKind, now: Timestamp) -> bool {
         match channels::spec(channel).pacing {
             Pacing::Unlimited => true,
@@ -89,8 +89,8 @@ impl Pacer {
         }
     }
 
-    /// Records the end of an admitted message. Returns the queues that waited for it, in turns: all of them, because
-    /// the first may have nothing to send any more.
+    /// Records the end of an admitted message. Returns the queues that waited for it, in turns: all of them,
+    /// because the first may have nothing to send any more.
     pub(super) fn finished(&mut self, channel: ChannelKind) -> Vec<Arc<str>> {
         let Some(in_flight) = self.limited.get_mut(&channel) else { return Vec::new() };
         in_flight.count -= 1;

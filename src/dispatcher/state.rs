@@ -10,8 +10,8 @@ use crate::clock::SetBackDetector;
 use crate::domain::{CancelScope, DeliveryId, DispatcherMessage, PendingDelivery, Timestamp, WatchId};
 use crate::store::{DueDeliveries, LoadDueDeliveries};
 
-/// Maximum number of loaded deliveries, and of the bytes of their bodies. Further deliveries wait on disk, not in
-/// memory.
+/// Maximum number of loaded deliveries, and of the bytes of their bodies. Further deliveries wait on disk,
+/// not in memory.
 pub(super) const LOADED_MAX: (usize, usize) = (8_192, 64 * 1024 * 1024);
 
 /// Maximum number of pages that are read at the same time. Their bodies are not counted before they arrive.
@@ -49,14 +49,14 @@ pub(super) struct DispatchState {
     shares: AppShares,
     /// Number of pages being read, and the maximum number of deliveries on them.
     pages: (usize, usize),
-    /// Time of the next waiting delivery in the store, one for each queue: the earliest. The page that it leads to
-    /// returns the time after it.
+    /// Time of the next waiting delivery in the store, one for each queue: the earliest. The page that it
+    /// leads to returns the time after it.
     timers: BTreeSet<(Timestamp, Arc<str>)>,
     timer_of_queue: HashMap<Arc<str>, Timestamp>,
     pub(super) pacer: Pacer,
     pub(super) breakers: Breakers,
-    /// Deliveries for which a manual retry was requested while they were loaded. The store is read again after they
-    /// are unloaded.
+    /// Deliveries for which a manual retry was requested while they were loaded. The store is read again
+    /// after they are unloaded.
     retry_requested: HashSet<DeliveryId>,
     /// Detects that the clock was set back.
     pub(super) clock: SetBackDetector,

@@ -1,8 +1,9 @@
 //! Mail addresses, and patterns of the permitted recipients.
 //!
-//! An address becomes part of SMTP commands and of headers, so the parser is stricter than the standard: no quoted
-//! local part, no comment, no address literal, and only ASCII before the `@`. A domain in another script is converted
-//! to its ASCII form. A parsed address contains neither a space nor a control character, and needs no escaping.
+//! An address becomes part of SMTP commands and of headers, so the parser is stricter than the standard: no
+//! quoted local part, no comment, no address literal, and only ASCII before the `@`. A domain in another
+//! script is converted to its ASCII form. A parsed address contains neither a space nor a control character,
+//! and needs no escaping.
 
 use std::fmt;
 
@@ -17,8 +18,8 @@ const LOCAL_MAX: usize = 64;
 /// Maximum length of a display name, in characters.
 const NAME_MAX: usize = 100;
 
-/// Domains of public mail services, sorted. The sender's own domain is permitted by default, but not if it is one of
-/// these: its other mailboxes belong to strangers.
+/// Domains of public mail services, sorted. The sender's own domain is permitted by default, but not if it is
+/// one of these: its other mailboxes belong to strangers.
 const PUBLIC_SERVICES: &[&str] = &[
     "126.com",
     "163.com",
@@ -123,8 +124,8 @@ impl fmt::Display for MailAddress {
 /// Returns whether a text is valid before an `@` without quotes.
 ///
 /// `%` and `!` are not accepted: many mail servers forward `you%elsewhere.example@ours.example` and
-/// `elsewhere.example!you@ours.example` to `elsewhere.example`, past the list of permitted recipients. Neither is a
-/// first character that a server may interpret as the start of an option, a program or a file.
+/// `elsewhere.example!you@ours.example` to `elsewhere.example`, past the list of permitted recipients.
+/// Neither is a first character that a server may interpret as the start of an option, a program or a file.
 fn is_local(local: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"#$&'*+-/=?^_`{|}~".contains(&byte);
     local.len() <= LOCAL_MAX
@@ -186,14 +187,15 @@ impl MailPattern {
         }
     }
 
-    /// Returns the default pattern: the sender's own domain. `None` if that is the domain of a public mail service.
+    /// Returns the default pattern: the sender's own domain. `None` if that is the domain of a public mail
+    /// service.
     pub fn of_sender(sender: &MailAddress) -> Option<Self> {
         let public = PUBLIC_SERVICES.contains(&sender.domain());
         (!public).then(|| Self::Domain(sender.domain().to_owned()))
     }
 
-    /// Returns whether `address` is permitted. The comparison ignores case: almost no server distinguishes `Me` from
-    /// `me`, and permitting both does no harm.
+    /// Returns whether `address` is permitted. The comparison ignores case: almost no server distinguishes
+    /// `Me` from `me`, and permitting both does no harm.
     pub fn allows(&self, address: &MailAddress) -> bool {
         match self {
             Self::Any => true,

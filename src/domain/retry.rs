@@ -15,7 +15,8 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Returns whether no attempt follows this one if it fails: the last one of the schedule, and every manual retry.
+    /// Returns whether no attempt follows this one if it fails: the last one of the schedule, and every
+    /// manual retry.
     pub fn is_last(&self, kind: AttemptKind) -> bool {
         match kind {
             AttemptKind::Manual => true,
@@ -38,7 +39,8 @@ pub enum Outcome {
     Fatal,
     /// The destination accepts no messages any more.
     Gone,
-    /// The guard forbids the address. A retry may succeed, because a name may resolve to another address later.
+    /// The guard forbids the address. A retry may succeed, because a name may resolve to another address
+    /// later.
     Refused,
     /// No attempt was made, because the destination did not respond lately.
     Down,

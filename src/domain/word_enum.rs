@@ -1,10 +1,10 @@
 //! Enums whose variants are words of the public contract.
 
-/// Declares an enum whose variants each have one spelling, the same in the API, the database, the log and
-/// the metrics.
+/// Declares an enum whose variants each have one spelling, the same in the API, the database, the log and the
+/// metrics.
 ///
-/// The schema of an `open` enum does not list the spellings, because a later version may add some. Generated clients
-/// then accept spellings that they do not know.
+/// The schema of an `open` enum does not list the spellings, because a later version may add some. Generated
+/// clients then accept spellings that they do not know.
 macro_rules! word_enum {
     ($(#[doc = $doc:literal])* open $name:ident { $($variants:tt)* }) => {
         word_enum! { @base $(#[doc = $doc])* $name { $($variants)* } }

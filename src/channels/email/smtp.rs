@@ -6,8 +6,8 @@
 //! - After STARTTLS it keeps the bytes that it has read before (`AsyncSmtpConnection::starttls` replaces the
 //!   stream below its `BufReader`, not the buffer). An attacker on the network can thus send replies in the
 //!   clear that count as encrypted. Here, such bytes end the exchange.
-//! - Its STARTTLS takes no TLS configuration from outside (`TlsParameters` builds its own), so it would not use
-//!   the certificate authorities of this program.
+//! - Its STARTTLS takes no TLS configuration from outside (`TlsParameters` builds its own), so it would not
+//!   use the certificate authorities of this program.
 //! - It checks the length of a line only after it has read the whole line, so a line without an end fills the
 //!   memory.
 //! - Its `send` does not report which command the server refused. A refused recipient and a refused sender

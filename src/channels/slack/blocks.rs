@@ -1,12 +1,12 @@
 //! The parts of a message as the payload that a chat accepts: escaped, within every limit, always valid.
 //!
-//! Untrusted text becomes `plain_text`, in which only `&`, `<` and `>` have a meaning. Only the link and the time
-//! are `mrkdwn`, which is composed here. Escaping `<` also disables `<!channel>` and `<@U…>`.
+//! Untrusted text becomes `plain_text`, in which only `&`, `<` and `>` have a meaning. Only the link and the
+//! time are `mrkdwn`, which is composed here. Escaping `<` also disables `<!channel>` and `<@U…>`.
 //!
 //! **Limits.** Slack's blocks limit a header to 150 characters, a section to 3,000, a field to 2,000, and a
 //! section to ten fields. [`TOTAL_MAX`] limits all texts together: Slack refuses somewhat more than that with
-//! `msg_blocks_too_long`, which it does not document. A message over the limit is shortened in this order: the
-//! image, the last fields, the end of the body, the end of the title.
+//! `msg_blocks_too_long`, which it does not document. A message over the limit is shortened in this order:
+//! the image, the last fields, the end of the body, the end of the title.
 //!
 //! Only attachments have a colour, so the fields are in an attachment. Everything important is in `blocks`.
 
@@ -32,8 +32,8 @@ const LABEL_MAX: usize = 100;
 const IMAGE_URL_MAX: usize = 3_000;
 /// Maximum length of a notification, in characters.
 const TEXT_MAX: usize = 300;
-/// Maximum length of an attachment's text, in characters. Mattermost accepts about 16,000, Rocket.Chat 5,000 by
-/// default.
+/// Maximum length of an attachment's text, in characters. Mattermost accepts about 16,000, Rocket.Chat 5,000
+/// by default.
 const ATTACHMENT_TEXT_MAX: usize = 3_000;
 
 /// Format of the payload.
@@ -45,8 +45,8 @@ pub(super) enum Dialect {
     Attachments,
 }
 
-/// Parts of a chat message, as the template renders them: plain texts. This module arranges, escapes and shortens
-/// them, so no template can produce a message that a chat refuses.
+/// Parts of a chat message, as the template renders them: plain texts. This module arranges, escapes and
+/// shortens them, so no template can produce a message that a chat refuses.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MessageParts {
@@ -281,7 +281,8 @@ fn link_url(url: &str) -> Option<String> {
     (escaped(&url).len() <= SECTION_MAX - LABEL_MAX * 5 - 3).then_some(url)
 }
 
-/// Disables Markdown, mentions and Slack's marks with zero-width spaces, for chats that have no other way to do it.
+/// Disables Markdown, mentions and Slack's marks with zero-width spaces, for chats that have no other way to
+/// do it.
 fn without_markup(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {

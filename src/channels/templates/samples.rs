@@ -28,7 +28,8 @@ pub(in crate::channels) fn all() -> Vec<(String, TemplateContext)> {
     samples
 }
 
-/// Returns every name that a template may use: `title`, `error.code`, and entries of lists as `outputs[].link`.
+/// Returns every name that a template may use: `title`, `error.code`, and entries of lists as
+/// `outputs[].link`.
 pub(in crate::channels) fn names() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (_, context) in all() {

@@ -227,6 +227,7 @@ fn complete(method: &str, operation: &mut Value, examples: &Value) {
         responses.entry(status.to_string()).or_insert_with(|| json!({}));
     }
     for (status, response) in responses.iter_mut() {
+        let example = if status == "422" { &examples["problem"] } else { example };
         complete_response(status, response, is_post, example);
     }
 }
@@ -265,6 +266,9 @@ fn complete_response(status: &str, response: &mut Value, is_post: bool, example:
     }
     response["content"] =
         json!({ "application/problem+json": { "schema": { "$ref": reference("Problem") } } });
+    if status == "422" && !example.is_null() {
+        response["content"]["application/problem+json"]["example"] = example.clone();
+    }
 }
 
 fn reference(schema: &str) -> String {

@@ -45,6 +45,7 @@ mod main_job;
 mod metrics;
 mod migrations;
 mod openapi;
+mod openapi_examples;
 mod patch;
 mod polling;
 mod postgres;

@@ -1,0 +1,185 @@
+//! The examples of the OpenAPI document are answers of the real application.
+//!
+//! The test calls every operation, replaces what differs from run to run (ids, secrets, addresses), and compares
+//! the answers with the file that the document includes. `UPDATE_EXAMPLES=1` writes the file instead.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use regex::{Captures, Regex};
+use serde_json::{Value, json};
+
+use crate::harness::{Harness, id, minutes, seconds};
+use crate::stream::Follower;
+use crate::tenants::{Tenant, tenant};
+
+const FILE: &str = "src/api/openapi/examples.json";
+
+/// The answers of one app, by operation.
+struct Examples<'t> {
+    t: &'t Harness,
+    tenant: Tenant,
+    found: BTreeMap<String, Value>,
+}
+
+impl Examples<'_> {
+    /// Calls an operation and keeps its answer.
+    async fn call(&mut self, operation: &str, method: &str, path: &str, body: Option<Value>) -> Value {
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        let answer = self.t.as_key(&self.tenant.key, method, path, &body).await;
+        assert!((200..300).contains(&answer.status), "{operation}: {answer:?}");
+        let value = if answer.body.is_empty() { Value::Null } else { answer.json() };
+        self.found.insert(operation.to_owned(), value.clone());
+        value
+    }
+
+    async fn get(&mut self, operation: &str, path: &str) -> Value {
+        self.call(operation, "GET", path, None).await
+    }
+}
+
+/// Replaces what differs from run to run.
+fn normalized(text: &str) -> String {
+    let mut ids = BTreeMap::<String, usize>::new();
+    let pattern = Regex::new(r"(watch|evt|dlv|dst|app|key|req)_[0-7][0-9a-hjkmnp-tv-z]{25}").unwrap();
+    let text = pattern.replace_all(text, |found: &Captures<'_>| {
+        let next = ids.len() + 1;
+        let n = *ids.entry(found[0].to_owned()).or_insert(next);
+        format!("{}_01khrm7rc0{n:016}", &found[1])
+    });
+    let replacements = [
+        (r"rb_[A-Za-z0-9_-]{43}", "rb_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"),
+        (r"whsec_[A-Za-z0-9+/=]{32,}", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"),
+        (r"v1,[A-Za-z0-9+/=]{44}", "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4="),
+        (r"http://127\.0\.0\.1:[0-9]+", "https://app.example.com"),
+        (r"127\.0\.0\.1:[0-9]+", "app.example.com"),
+    ];
+    replacements.iter().fold(text.into_owned(), |text, (pattern, replacement)| {
+        Regex::new(pattern).unwrap().replace_all(&text, *replacement).into_owned()
+    })
+}
+
+/// Registers a job of each kind and returns the bodies of the webhooks, by type.
+async fn webhooks(t: &Harness, key: &str) -> BTreeMap<String, Value> {
+    t.provider.completed("job_completed");
+    t.provider.failed("job_failed");
+    t.provider.cancelled("job_cancelled");
+    t.provider.not_found("job_not_found");
+    t.provider.processing("job_running", 40);
+    for job in ["completed", "failed", "cancelled", "not_found", "running"] {
+        let body = json!({
+            "jobId": format!("job_{job}"), "callbackUrl": t.receiver.url("/hooks"), "expiresIn": "5m",
+            "events": ["job.*", "watch.*"], "metadata": { "orderId": 42 },
+        });
+        t.as_key(key, "POST", "/v1/watches", &body.to_string()).await.expect(201);
+    }
+    t.pass(minutes(1)).await;
+    t.provider.processing("job_running", 60);
+    t.pass(minutes(6)).await;
+    let mut bodies = BTreeMap::new();
+    for hit in t.receiver.read_all() {
+        let mut body = hit.json();
+        // The times depend on random jitter.
+        body["timestamp"] = "2026-02-18T15:01:00.000Z".into();
+        bodies.entry(body["type"].as_str().unwrap().to_owned()).or_insert(body);
+    }
+    bodies
+}
+
+async fn collected(t: &Harness) -> BTreeMap<String, Value> {
+    let tenant = tenant(t, "customer-7").await;
+    t.receiver.secret("/hooks", &tenant.secret);
+    let key = tenant.key.clone();
+    let mut e = Examples { t, tenant, found: BTreeMap::new() };
+    let app = e.tenant.id.clone();
+    // The operator creates apps.
+    e.found.insert(
+        "createApp".to_owned(),
+        t.post("/v1/apps", &json!({ "name": "customer-8" })).await.expect(201),
+    );
+    e.get("listApps", "/v1/apps").await;
+    e.get("showApp", &format!("/v1/apps/{app}")).await;
+    let new_key = json!({ "name": "billing", "scope": "write", "expiresIn": "90d" });
+    let made = e.call("createKey", "POST", "/v1/keys", Some(new_key)).await;
+    e.get("showKey", &format!("/v1/keys/{}", id(&made))).await;
+    e.get("listKeys", "/v1/keys").await;
+    e.call("revokeKey", "DELETE", &format!("/v1/keys/{}", id(&made)), None).await;
+    e.get("showSigningSecret", "/v1/signing-secret").await;
+    e.get("listProviders", "/v1/providers?limit=1").await;
+
+    let auth = format!("Bearer {key}");
+    let mut follower = Follower::start(t, "", &[("authorization", &auth)]).await;
+    t.provider.completed("job_abc123def456");
+    let registration = json!({
+        "jobId": "job_abc123def456", "callbackUrl": t.receiver.url("/hooks"), "metadata": { "orderId": 42 },
+    });
+    let watch = e.call("createWatch", "POST", "/v1/watches", Some(registration)).await;
+    let watch = format!("/v1/watches/{}", id(&watch));
+    e.call("amendWatch", "PATCH", &watch, Some(json!({ "expiresIn": "48h" }))).await;
+    t.pass(seconds(5)).await;
+    let event = follower.next().await;
+    let stream = format!("id: {}\nevent: {}\ndata: {}\n\n", event.id, event.event, event.data);
+    e.found.insert("streamEvents".to_owned(), stream.into());
+    e.get("showWatch", &watch).await;
+    e.get("listWatches", "/v1/watches").await;
+    e.get("showTimeline", &format!("{watch}/timeline")).await;
+    e.get("listEvents", "/v1/events").await;
+    e.get("showEvent", &format!("/v1/events/{}", event.id)).await;
+    let deliveries = e.get("listDeliveries", "/v1/deliveries").await;
+    let delivery = format!("/v1/deliveries/{}", id(&deliveries["data"][0]));
+    e.get("showDelivery", &delivery).await;
+    e.call("retryDelivery", "POST", &format!("{delivery}/retry"), None).await;
+    e.call("retryDeliveries", "POST", "/v1/deliveries/retry", Some(json!({ "status": "failed" }))).await;
+    e.call("pollWatch", "POST", &format!("{watch}/poll"), None).await;
+    e.call("stopWatch", "DELETE", &watch, None).await;
+    t.pass(seconds(5)).await;
+    t.provider.processing("job_batch", 0);
+    let batch = json!({ "watches": [{ "jobId": "job_batch", "notify": [] }, { "jobId": 7, "notify": [] }] });
+    e.call("createWatches", "POST", "/v1/watches/batch", Some(batch)).await;
+    let problem = t.as_key(&key, "POST", "/v1/watches", r#"{"job": "job_abc123def456"}"#).await.expect(422);
+    e.found.insert("problem".to_owned(), problem);
+    for (operation, path) in [("alive", "/healthz"), ("ready", "/readyz")] {
+        e.found.insert(operation.to_owned(), t.get_without_key(path).await.expect(200));
+    }
+    let metrics = t.get_without_key("/metrics").await;
+    let lines = metrics.text().lines().filter(|line| line.contains("ringback_watches")).take(3);
+    e.found.insert("metrics".to_owned(), lines.map(|line| format!("{line}\n")).collect::<String>().into());
+    let document = t.get_without_key("/openapi.json").await.expect(200);
+    let head = json!({ "openapi": document["openapi"], "info": { "title": document["info"]["title"] } });
+    e.found.insert("openapi".to_owned(), head);
+    let page = t.get_without_key("/docs").await;
+    e.found.insert("docs".to_owned(), page.text().lines().take(1).collect::<String>().into());
+    t.receiver.read_all();
+    e.found.insert("webhooks".to_owned(), json!(webhooks(t, &key).await));
+    e.call("rotateSigningSecret", "POST", "/v1/signing-secret/rotate", Some(json!({ "grace": "24h" }))).await;
+    e.found.retain(|_, value| !value.is_null());
+    e.found
+}
+
+#[tokio::test]
+async fn every_response_example_is_a_real_answer() {
+    let t = Harness::start().await;
+    let made = collected(&t).await;
+    t.give_up().await;
+    let text = normalized(&format!("{:#}\n", json!(made)));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(FILE);
+    if std::env::var_os("UPDATE_EXAMPLES").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    let kept = fs::read_to_string(&path).unwrap();
+    let (kept, made): (Value, Value) =
+        (serde_json::from_str(&kept).unwrap(), serde_json::from_str(&text).unwrap());
+    for (operation, example) in made.as_object().unwrap() {
+        let update = "run this test with UPDATE_EXAMPLES=1";
+        assert_eq!(*example, kept[operation], "the example of {operation} is not current: {update}");
+    }
+    // Every operation whose answer has a body has an example.
+    let document: Value = serde_json::from_str(ringback::api::document()).unwrap();
+    for operation in
+        document["paths"].as_object().unwrap().values().flat_map(|all| all.as_object().unwrap().values())
+    {
+        let name = operation["operationId"].as_str().unwrap();
+        assert!(!kept[name].is_null() || operation["responses"]["204"].is_object(), "{name} has no example");
+    }
+}

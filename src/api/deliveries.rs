@@ -243,7 +243,7 @@ fn retry_count(count: u64) -> StoredResponse {
 async fn retry_many(call: Call) -> Answer {
     let write = call.write(Content::OBJECT).await?;
     let (api, app) = (&write.api, write.app());
-    let filter = write.object(read_filter)?;
+    let filter = write.object(|fields, errors| Some(read_filter(fields, errors)))?;
     let Some(_permit) = api.batches.try_acquire(app) else {
         return Err(Problem::busy("too many batches are in progress; send the request again later").into());
     };
@@ -266,7 +266,7 @@ async fn retry_many(call: Call) -> Answer {
     }
 }
 
-fn read_filter(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Option<DeliveryFilter> {
+fn read_filter(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> DeliveryFilter {
     if fields.required_text("status", errors).is_some_and(|status| status != "failed") {
         let detail = "must be `failed`; pending deliveries are retried anyway";
         errors.add("/status", FieldErrorCode::InvalidValue, detail);
@@ -276,5 +276,5 @@ fn read_filter(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Optio
             .ok_or((FieldErrorCode::InvalidFormat, "is not a destination's id".to_owned()))
     });
     let (since, until) = (fields.time("since", errors), fields.time("until", errors));
-    Some(DeliveryFilter { destination, since, until, ..DeliveryFilter::default() })
+    DeliveryFilter { destination, since, until, ..DeliveryFilter::default() }
 }

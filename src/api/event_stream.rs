@@ -102,7 +102,7 @@ async fn stream(call: Call) -> Answer {
 /// Sends the events after `position` until the client leaves or the stream ends.
 async fn follow(call: &Call, position: i64, filter: EventFilter, frames: &mpsc::Sender<Bytes>) {
     let (api, app) = (&call.api, call.app());
-    let changes = api.store.feed_changes(app);
+    let feed = api.store.feed_changes(app);
     let mut draining = api.draining.clone();
     let mut position = position;
     let end = api.clock.now().plus(STREAM_FOR);
@@ -115,7 +115,7 @@ async fn follow(call: &Call, position: i64, filter: EventFilter, frames: &mpsc::
         }
         let next_comment = api.clock.now().plus(KEEP_ALIVE).min(end);
         let events = loop {
-            let changed = changes.armed();
+            let changed = feed.armed();
             // On an error the stream ends; the client reconnects and is told the reason.
             let Ok((events, next)) = api.store.follow(app, position, filter, PAGE).await else { return };
             position = next;

@@ -93,7 +93,7 @@ struct Rotation {
 )]
 async fn rotate(call: Call) -> Answer {
     let write = call.write_secret(Content::Optional).await?;
-    let Rotation { grace } = write.object(read)?;
+    let Rotation { grace } = write.object(|fields, errors| Some(read(fields, errors)))?;
     let (api, app) = (&write.api, write.app());
     if api.store.has_configured_secret(app) {
         let detail = "the signing secret is set in the server's configuration; change signing_secret there";
@@ -107,7 +107,7 @@ async fn rotate(call: Call) -> Answer {
     Ok(answer.into_response())
 }
 
-fn read(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Option<Rotation> {
+fn read(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Rotation {
     let grace = fields.parsed("grace", errors, |text| {
         // The only duration that may be zero.
         let invalid = |detail| (FieldErrorCode::InvalidFormat, detail);
@@ -117,5 +117,5 @@ fn read(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Option<Rotat
         }
         Err((FieldErrorCode::OutOfRange, "must be from 0s to 30d".to_owned()))
     });
-    Some(Rotation { grace: grace.unwrap_or(GRACE_DEFAULT) })
+    Rotation { grace: grace.unwrap_or(GRACE_DEFAULT) }
 }

@@ -48,10 +48,10 @@ impl FromRequest<Arc<Api>> for Call {
         // A route that declares no scope has no handler that takes a `Call`; if one did, it asks for most.
         let scope = scope_of(method.as_str(), route).unwrap_or(Scope::Admin);
         let caller = Caller::authorize(api, &parts.headers, scope)?;
-        let id = match route.contains('{') {
-            true => Path::<String>::from_request_parts(&mut parts, &()).await.ok().map(|Path(id)| id),
-            false => None,
-        };
+        let mut id = None;
+        if route.contains('{') {
+            id = Path::<String>::from_request_parts(&mut parts, &()).await.ok().map(|Path(id)| id);
+        }
         let body = RequestBody::of(&mut parts, &api.clock)?;
         Ok(Self { api: Arc::clone(api), caller, parts, id, body })
     }
@@ -113,7 +113,7 @@ impl Call {
         {
             return Err(replay.into());
         }
-        Ok(Write { api, caller, parts, id, text, claim })
+        Ok(Write { api, caller, parts, text, id, claim })
     }
 }
 

@@ -29,6 +29,7 @@ mod resolver;
 mod tests;
 
 pub use address::{Allowed, Proxy, Settings, Target, is_public_https};
+use error::CONNECT_TIMEOUT;
 pub use error::SendError;
 pub use resolver::{Lookup, Resolver};
 
@@ -49,9 +50,6 @@ use crate::domain::{AddressError, Timestamp};
 use crate::tls;
 use address::{AddressClass, Requirement};
 use resolver::{AddressPolicy, Guard, LookupCache, PendingLookups};
-
-/// Maximum time to make a connection: resolving the name, TCP and TLS. It is part of the exchange's deadline.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Maximum time for which a registration waits for DNS.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);

@@ -7,8 +7,10 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use super::CONNECT_TIMEOUT;
 use super::resolver::ResolveError;
+
+/// Maximum time to make a connection: resolving the name, TCP and TLS. It is part of the exchange's deadline.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Maximum length of a TLS error, in characters: it can quote a thousand names of a certificate.
 const DETAIL_MAX: usize = 300;

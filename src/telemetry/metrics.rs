@@ -35,11 +35,7 @@ use gauges::Gauges;
 use labels::{ByLabel, LabeledCounters};
 use process::ProcessMetrics;
 use providers::ProviderFamilies;
-use registry::Registry;
-
-/// Seconds of an exchange over a network, up to the longest timeout that can be configured.
-const EXCHANGE: &[f64] =
-    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0, 300.0, 600.0];
+use registry::{EXCHANGE, Registry};
 
 /// Seconds of work on this machine, up to the longest `?wait=`.
 const LOCAL: &[f64] =

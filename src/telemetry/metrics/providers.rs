@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::EXCHANGE;
 use super::labels::{ByLabel, LabeledCounters};
-use super::registry::Registry;
+use super::registry::{EXCHANGE, Registry};
 use crate::domain::{Finished, PollOutcome, Timestamp};
 
 /// Seconds from the end of a job to the first attempt of its delivery.

@@ -9,6 +9,10 @@ use prometheus::{
     TextEncoder,
 };
 
+/// Seconds of an exchange over a network, up to the longest timeout that can be configured.
+pub(super) const EXCHANGE: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0, 300.0, 600.0];
+
 /// Function that reads the value of a gauge.
 type Value<T> = fn(&T) -> f64;
 

@@ -1,8 +1,8 @@
 //! Wiring, and the only place where loops are driven.
 //!
-//! [`App::build`] makes every part from the configuration and its surroundings (the clock, the
+//! [`App::build`] makes every part from the configuration and its environment (the clock, the
 //! resolver, the trusted authorities); [`App::run`] drives them until it is told to stop. The tests
-//! run the same object, in other surroundings.
+//! run the same object, in other environment.
 //!
 //! **The end.** NotifyProgress to stop, the app answers waiting long polls, accepts no more connections and
 //! starts no more looks and sends. It waits for what is in flight, as long as `shutdown_grace` allows,
@@ -46,7 +46,7 @@ const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 const USES_EVERY: Duration = Duration::from_secs(60);
 
 /// What the app takes from outside itself.
-pub struct Surroundings {
+pub struct HostEnvironment {
     /// Time.
     pub clock: Clock,
     /// Names.
@@ -55,9 +55,9 @@ pub struct Surroundings {
     pub roots: Vec<CertificateDer<'static>>,
 }
 
-impl Surroundings {
+impl HostEnvironment {
     /// The machine's.
-    pub fn of_machine() -> Result<Self> {
+    pub fn system() -> Result<Self> {
         Ok(Self { clock: Clock::System, resolver: Resolver::system()?, roots: Vec::new() })
     }
 }
@@ -94,10 +94,10 @@ pub struct App {
 
 impl App {
     /// Makes every part, opens the database and listens. Nothing runs yet.
-    pub async fn build(config: Config, surroundings: Surroundings) -> Result<Self> {
+    pub async fn build(config: Config, environment: HostEnvironment) -> Result<Self> {
         let Named { definitions, providers, templates } = named(&config).map_err(|wrong| lines(&wrong))?;
-        let egress = egress(&config, &surroundings)?;
-        let clock = surroundings.clock;
+        let egress = egress(&config, &environment)?;
+        let clock = environment.clock;
         let services = Services { egress: Arc::clone(&egress), clock: clock.clone(), templates };
         let channels = Arc::new(Channels::new(services, &config.channels));
         let listener = TcpListener::bind(config.listen)
@@ -403,7 +403,7 @@ fn named(config: &Config) -> Result<Named, Vec<String>> {
 }
 
 /// Every mistake in what the configuration names.
-pub fn mistakes(config: &Config) -> Vec<String> {
+pub fn configuration_errors(config: &Config) -> Vec<String> {
     named(config).err().unwrap_or_default()
 }
 
@@ -431,8 +431,8 @@ fn watchable(config: &Config) -> Result<(Providers, Vec<Provider>), Vec<String>>
 }
 
 /// The way out, as it is configured.
-pub fn egress(config: &Config, surroundings: &Surroundings) -> Result<Arc<Egress>> {
-    let Surroundings { clock, resolver, roots } = surroundings;
+pub fn egress(config: &Config, environment: &HostEnvironment) -> Result<Arc<Egress>> {
+    let HostEnvironment { clock, resolver, roots } = environment;
     let allow = config.egress.allow.iter().map(|text| Allowed::parse(text));
     let allow = allow.collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
     let proxy = config.egress.proxy.as_ref().map(|proxy| Proxy::parse(proxy.reveal()));

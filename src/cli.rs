@@ -1,27 +1,30 @@
-//! The command line: what there is to say, and how a command ends.
+//! The command line.
 //!
-//! Exit codes everywhere: 0 done, 1 failed, 2 wrong usage. An error is one sentence on stderr that
-//! says what to do. What a command answers goes to stdout, and only this folder writes there.
+//! Exit codes of all commands: 0 success, 1 failure, 2 wrong usage. An error is a sentence on stderr that says what
+//! to do. The result of a command goes to stdout, and only this folder writes to it.
 
-pub mod act;
+pub mod cancel;
 pub mod client;
 pub mod completions;
 pub mod config;
+pub mod deliveries;
 pub mod demo;
 mod follow;
 pub mod health;
 pub mod keys;
 pub mod listen;
-pub mod lists;
 pub mod openapi;
+pub mod paging;
 pub mod provider;
-pub mod screen;
+pub mod retry;
 pub mod serve;
 pub mod show;
 pub mod sim;
 pub mod tenants;
+pub mod terminal;
 pub mod verify;
 pub mod watch;
+pub mod watches;
 
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
@@ -33,17 +36,17 @@ use clap::{Parser, Subcommand};
 use crate::config::{Config, ConfigError, Environment, File, Flags, Source};
 use crate::domain::{Timestamp, parse_duration};
 
-/// The table of contents: what belongs together, in the order in which one meets it.
+/// The groups of commands in the help of the program.
 const CONTENTS: &[(&str, &[&str])] = &[
     ("Try it", &["demo", "sim", "listen", "verify"]),
     ("Run it", &["serve", "config", "health"]),
     ("Use a running server", &["watch", "watches", "show", "cancel", "deliveries", "retry"]),
-    ("Let others in", &["apps", "keys"]),
+    ("Manage access", &["apps", "keys"]),
     ("Other job APIs", &["provider"]),
     ("Tools", &["openapi", "completions"]),
 ];
 
-/// Watches the jobs of polling-only APIs and calls back: signed webhooks, durable, with retries.
+/// Polls job APIs and calls back when a job ends: signed webhooks, durable, with retries.
 #[derive(Debug, Parser)]
 #[command(
     name = "ringback",
@@ -67,11 +70,11 @@ enum Command {
     Config(config::Show),
     Health(health::Health),
     Watch(watch::Watch),
-    Watches(lists::Watches),
+    Watches(watches::Watches),
     Show(show::Show),
-    Cancel(act::Cancel),
-    Deliveries(lists::Deliveries),
-    Retry(act::Retry),
+    Cancel(cancel::Cancel),
+    Deliveries(deliveries::Deliveries),
+    Retry(retry::Retry),
     Apps(keys::Apps),
     Keys(keys::Keys),
     Provider(provider::Provider),
@@ -80,7 +83,7 @@ enum Command {
     Completions(completions::Completions),
 }
 
-/// The help of the whole program: clap lists commands, but does not group them.
+/// Returns the template of the help of the program. clap lists commands, but does not group them.
 fn contents() -> String {
     let listed = Command::augment_subcommands(clap::Command::new("ringback"));
     let width = listed.get_subcommands().map(|command| command.get_name().len()).max().unwrap_or(0);
@@ -97,14 +100,14 @@ fn contents() -> String {
     page
 }
 
-/// How a command fails.
+/// Failure of a command.
 #[derive(Debug)]
 pub enum Failure {
-    /// It was asked for the wrong way: exit code 2.
+    /// Wrong usage: exit code 2.
     Usage(String),
-    /// It did not work out: exit code 1.
+    /// The command failed: exit code 1.
     Failed(String),
-    /// It worked, and the job did not end well: what was followed has its own codes.
+    /// The command worked, but the watch that it followed did not complete: its own exit codes.
     Ended(u8),
 }
 
@@ -114,7 +117,7 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// Runs a command to its exit code.
+/// Runs a command and returns its exit code.
 pub fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Demo(command) => wait(command.run()),
@@ -136,85 +139,88 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Provider(command) => wait(command.run()),
         Command::Completions(command) => command.run(),
     };
-    let (code, sentence) = match done {
+    let (code, message) = match done {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Ended(code)) => return ExitCode::from(code),
-        Err(Failure::Failed(sentence)) => (1, sentence),
-        Err(Failure::Usage(sentence)) => (2, sentence),
+        Err(Failure::Failed(message)) => (1, message),
+        Err(Failure::Usage(message)) => (2, message),
     };
-    // Where nobody listens, the code has to say it.
-    let _ = writeln!(std::io::stderr(), "{sentence}");
+    // If stderr is closed, the exit code still reports the failure.
+    let _ = writeln!(std::io::stderr(), "{message}");
     ExitCode::from(code)
 }
 
-/// Writes a line of what a command answers. `println!` would panic where nobody reads it: in
-/// `ringback config | true`, or on a full disk.
+/// Writes a line to stdout. `println!` would panic if stdout is closed, as in `ringback config | true`, or if the disk
+/// is full.
 pub(crate) fn say(line: impl Display) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{line}").context("stdout cannot be written")
 }
 
-/// Writes a line beside the answer: on stderr, so that it is not taken for part of it.
+/// Writes a line to stderr, so that it is not part of the result.
 pub(crate) fn note(line: &str) {
-    // Whoever does not want to know it may close it.
+    // stderr can be closed.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// The words of a closed set, for clap to judge.
-fn one_of<T: Copy>(all: &[T], word: fn(T) -> &'static str) -> clap::builder::PossibleValuesParser {
+/// Returns a parser for the values of a closed set.
+fn values_of<T: Copy>(all: &[T], word: fn(T) -> &'static str) -> clap::builder::PossibleValuesParser {
     all.iter().map(|one| word(*one)).into()
 }
 
-/// Judges a span of time, which the server then reads for itself.
-fn span(text: &str) -> Result<String, String> {
+/// Checks a duration and returns its text, which the server parses.
+fn duration(text: &str) -> Result<String, String> {
     parse_duration(text).map(|_| text.to_owned())
 }
 
-/// A moment as the server reads it: a time as it is, or how long ago it was.
-fn moment(flag: &str, text: Option<String>, now: Timestamp) -> Result<Option<String>, Failure> {
+/// Returns the time that an argument names, for the server: a time, or a duration before `now`.
+fn time_argument(flag: &str, text: Option<String>, now: Timestamp) -> Result<Option<String>, Failure> {
     let Some(text) = text else { return Ok(None) };
     if let Some(at) = Timestamp::parse(&text) {
         return Ok(Some(at.to_string()));
     }
     let ago = parse_duration(&text).map_err(|_| {
-        Failure::Usage(format!("{flag}: write a time as 2026-02-18T15:00:00Z, or how long ago as 24h"))
+        Failure::Usage(format!(
+            "{flag}: write a time such as 2026-02-18T15:00:00Z, or how long ago, such as 24h"
+        ))
     })?;
     Ok(Some(now.minus(ago).to_string()))
 }
 
-/// Runs a command that waits for the network.
+/// Runs a command that uses the network.
 fn wait(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("the runtime does not start")?;
     let done = runtime.block_on(work);
-    // What still waits for a server that hangs is left to itself: the work is done, or was given up.
+    // Tasks that still wait for a server are abandoned: the command has ended.
     runtime.shutdown_background();
     done
 }
 
-/// Reads the configuration, or says everything that is wrong with it.
+/// Reads the configuration, or returns all its errors.
 pub(crate) fn configuration(flags: &Flags) -> Result<Config, Failure> {
-    let (config, mistakes) = draft(flags);
-    if mistakes.is_empty() { Ok(config) } else { Err(mistaken(&mistakes)) }
+    let (config, errors) = read_configuration(flags);
+    if errors.is_empty() { Ok(config) } else { Err(config_failure(&errors)) }
 }
 
-/// What can be read of the configuration, and everything that is wrong with the rest.
-fn draft(flags: &Flags) -> (Config, Vec<ConfigError>) {
+/// Reads the configuration, and returns all errors together with the values that have none.
+fn read_configuration(flags: &Flags) -> (Config, Vec<ConfigError>) {
     Config::read_partially(flags, &Environment::of_process(), &File::find(flags.config.as_deref()))
 }
 
-/// One line for each mistake. One of the command line is wrong usage.
-pub(crate) fn mistaken(mistakes: &[ConfigError]) -> Failure {
-    let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-    let is_usage = mistakes.iter().any(|mistake| matches!(mistake.source, Source::Flag(_)));
+/// Returns the failure for errors of the configuration, one per line. An error in a flag is wrong usage.
+pub(crate) fn config_failure(errors: &[ConfigError]) -> Failure {
+    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    let is_usage = errors.iter().any(|error| matches!(error.source, Source::Flag(_)));
     if is_usage { Failure::Usage(lines.join("\n")) } else { Failure::Failed(lines.join("\n")) }
 }
 
-/// Returns when the process is asked to stop: SIGINT or SIGTERM.
-pub(crate) async fn stopped() -> anyhow::Result<()> {
+/// Waits for SIGINT or SIGTERM.
+pub(crate) async fn shutdown_signal() -> anyhow::Result<()> {
     let kind = tokio::signal::unix::SignalKind::terminate();
-    let mut terminate = tokio::signal::unix::signal(kind).context("SIGTERM cannot be heard")?;
+    let mut terminate =
+        tokio::signal::unix::signal(kind).context("no handler for SIGTERM can be installed")?;
     tokio::select! {
-        heard = tokio::signal::ctrl_c() => heard.context("SIGINT cannot be heard"),
+        received = tokio::signal::ctrl_c() => received.context("no handler for SIGINT can be installed"),
         _ = terminate.recv() => Ok(()),
     }
 }
@@ -225,7 +231,7 @@ mod tests {
 
     use super::*;
 
-    /// Every command that does something, with the words that call it.
+    /// Returns every command without subcommands, with its full name.
     fn leaves(command: &clap::Command, words: &str) -> Vec<(String, clap::Command)> {
         let below = command.get_subcommands().filter(|below| below.get_name() != "help");
         let below: Vec<_> =
@@ -234,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn every_command_has_one_line_in_the_contents_and_an_example_in_its_help() {
+    fn every_command_is_listed_and_has_an_example() {
         let cli = Cli::command();
         cli.clone().debug_assert();
         for (words, command) in leaves(&cli, "ringback") {
@@ -259,9 +265,9 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_a_time_or_how_long_ago_it_was() {
+    fn a_time_argument_is_a_time_or_a_duration_before_now() {
         let now = Timestamp::parse("2026-02-18T15:00:00Z").expect("a time");
-        let read = |text: &str| moment("--since", Some(text.to_owned()), now);
+        let read = |text: &str| time_argument("--since", Some(text.to_owned()), now);
         assert!(read("24h").is_ok_and(|at| at.as_deref() == Some("2026-02-17T15:00:00.000Z")));
         assert!(
             read("2026-02-18T16:00:00+02:00")

@@ -1,89 +1,98 @@
-//! A client of a running server: one request, one answer, and what went wrong in a sentence that
-//! says what to do.
+//! Client of a running server. An error is a sentence that says what to do.
 //!
-//! It speaks to the server that the user named, wherever that is: the guard against private addresses
-//! is for what others name. Nothing is sent twice by itself; whoever may ask again, asks again.
+//! The client connects to the server that the user names, wherever it is: the address policy is for addresses that
+//! others name. The client does not repeat requests; callers decide about retries.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Display, Write as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
-use super::screen::clean;
-use super::{Failure, mistaken};
+use super::terminal::clean;
+use super::{Failure, config_failure};
 use crate::clock::Clock;
 use crate::config::{Access, Environment};
 use crate::egress;
 
-/// To a server that is there.
+/// Timeout of a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For one exchange, beyond what the server was asked to wait.
+/// Timeout of a request, in addition to the time that the server is asked to wait.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// A page of 200 watches with many outputs each; what is larger is no answer of a Ringback.
+/// Maximum size of an answer, in bytes: a page of 200 watches with many outputs is smaller.
 const ANSWER_MAX: usize = 64 * 1024 * 1024;
-/// As many entries as the server puts on a page.
+/// Maximum number of entries of a page.
 pub(super) const PAGE_MAX: u16 = 200;
 
 const AGENT: &str = concat!("Ringback-cli/", env!("CARGO_PKG_VERSION"));
 
-/// Which server is asked.
+/// Arguments that select the server.
 #[derive(Debug, Default, clap::Args)]
 pub struct Server {
-    /// The server's address.
-    #[arg(long, value_name = "URL", help = "The server [default: RINGBACK_URL, or http://127.0.0.1:8080]")]
+    /// URL of the server.
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "URL of the server [default: RINGBACK_URL, or http://127.0.0.1:8080]"
+    )]
     pub url: Option<String>,
 }
 
 impl Server {
-    /// The client for it. The key comes from `RINGBACK_API_KEY`.
+    /// Returns a client for the server, with the key in `RINGBACK_API_KEY`.
     pub fn client(&self) -> Result<Client, Failure> {
         let access = Access::read(self.url.as_deref(), &Environment::of_process());
-        let access = access.map_err(|mistakes| mistaken(&mistakes))?;
+        let access = access.map_err(|errors| config_failure(&errors))?;
         let http = egress::unguarded(CONNECT_TIMEOUT).context("the HTTP client cannot be made")?;
         Ok(Client { http, access, clock: Clock::System })
     }
 }
 
-/// Speaks to one server, with one key.
+/// Client of one server, with one key.
 #[derive(Debug)]
 pub struct Client {
     http: reqwest::Client,
     access: Access,
-    /// The machine's.
+    /// Clock of the system.
     pub clock: Clock,
 }
 
-/// Why there is no answer to work with.
+/// Failure of a request.
 #[derive(Debug)]
-pub enum Trouble {
-    /// Perhaps there is one later: nobody answered, or somebody who cannot now.
-    Passing(String),
-    /// Asking again would change nothing.
-    Lasting(String),
+pub enum ClientError {
+    /// A retry can help: the server does not answer, or cannot answer now.
+    Temporary(String),
+    /// A retry does not help.
+    Permanent(String),
 }
 
-impl From<Trouble> for Failure {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Passing(sentence) | Trouble::Lasting(sentence) => Self::Failed(sentence),
+impl Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Temporary(message) | Self::Permanent(message) => f.write_str(message),
         }
     }
 }
 
-/// What the server said: JSON, as it came.
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// JSON answer of the server.
 #[derive(Debug)]
 pub struct Answer {
-    /// The text; empty where there is nothing to say.
+    /// Text as it was received; empty for an answer without content.
     pub text: String,
 }
 
 impl Answer {
-    /// What it says.
+    /// Parses the text.
     pub fn value(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_default()
     }
@@ -93,13 +102,13 @@ impl Answer {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Page {
-    /// What is on it, as it came.
+    /// Entries as they were received.
     pub data: Vec<Box<RawValue>>,
-    /// Where the next one begins.
+    /// Cursor of the next page.
     pub next_cursor: Option<String>,
 }
 
-/// RFC 9457, as far as it is told to people.
+/// Fields of a problem (RFC 9457) that are shown.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Problem {
@@ -115,23 +124,28 @@ struct FieldError {
 }
 
 impl Client {
-    /// Where it asks.
+    /// Returns the URL of the server.
     pub fn url(&self) -> &str {
         &self.access.url
     }
 
-    /// Reads something.
-    pub async fn get(&self, path: &str) -> Result<Answer, Trouble> {
+    /// Sends a GET request.
+    pub async fn get(&self, path: &str) -> Result<Answer, ClientError> {
         self.exchange(self.request(Method::GET, path), Duration::ZERO).await
     }
 
-    /// Reads something for which the server waits up to `wait`.
-    pub async fn get_waiting(&self, path: &str, wait: Duration) -> Result<Answer, Trouble> {
+    /// Sends a GET request that the server answers after up to `wait`.
+    pub async fn get_waiting(&self, path: &str, wait: Duration) -> Result<Answer, ClientError> {
         self.exchange(self.request(Method::GET, path), wait).await
     }
 
-    /// Does something.
-    pub async fn post(&self, path: &str, body: Option<String>, key: Option<&str>) -> Result<Answer, Trouble> {
+    /// Sends a POST request.
+    pub async fn post(
+        &self,
+        path: &str,
+        body: Option<String>,
+        key: Option<&str>,
+    ) -> Result<Answer, ClientError> {
         let mut request = self.request(Method::POST, path);
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
@@ -142,8 +156,8 @@ impl Client {
         self.exchange(request, Duration::ZERO).await
     }
 
-    /// Ends something.
-    pub async fn delete(&self, path: &str) -> Result<Answer, Trouble> {
+    /// Sends a DELETE request.
+    pub async fn delete(&self, path: &str) -> Result<Answer, ClientError> {
         self.exchange(self.request(Method::DELETE, path), Duration::ZERO).await
     }
 
@@ -156,85 +170,93 @@ impl Client {
         }
     }
 
-    async fn exchange(&self, request: RequestBuilder, wait: Duration) -> Result<Answer, Trouble> {
+    async fn exchange(&self, request: RequestBuilder, wait: Duration) -> Result<Answer, ClientError> {
         let late = || {
             let seconds = TIMEOUT.as_secs();
-            Trouble::Passing(format!("{} does not answer within {seconds} s", self.url()))
+            ClientError::Temporary(format!("{} does not answer within {seconds} s", self.url()))
         };
         let work = async {
             let response = request.send().await.map_err(|error| self.unreachable(&error))?;
             let status = response.status();
             let path = response.url().path().to_owned();
             let text = self.read(response).await?;
-            if status.is_success() { self.understood(text) } else { Err(self.refused(status, &path, &text)) }
+            if status.is_success() { self.parse(text) } else { Err(self.rejected(status, &path, &text)) }
         };
         self.clock.timeout(wait + TIMEOUT, work).await.unwrap_or_else(|| Err(late()))
     }
 
-    async fn read(&self, mut response: Response) -> Result<String, Trouble> {
+    async fn read(&self, mut response: Response) -> Result<String, ClientError> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
             body.extend_from_slice(&chunk);
             if body.len() > ANSWER_MAX {
-                return Err(Trouble::Lasting(format!("{} answers more than 64 MiB", self.url())));
+                return Err(ClientError::Permanent(format!(
+                    "{} sent an answer of more than 64 MiB",
+                    self.url()
+                )));
             }
         }
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    /// Nobody is there, or nobody any more.
-    fn unreachable(&self, error: &reqwest::Error) -> Trouble {
+    /// Returns the error for a request without a complete answer.
+    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
         let why = egress::SendError::classify(error).to_string();
         let url = self.url();
-        Trouble::Passing(if error.is_builder() {
-            format!("{url} cannot be asked: {error}")
+        ClientError::Temporary(if error.is_builder() {
+            format!("no request can be sent to {url}: {error}")
         } else if error.is_connect() {
             format!("{url} does not answer ({why}): is the server running, and is RINGBACK_URL its address?")
         } else {
-            format!("{url} gave no whole answer ({why})")
+            format!("{url} sent an incomplete answer ({why})")
         })
     }
 
-    fn understood(&self, text: String) -> Result<Answer, Trouble> {
+    fn parse(&self, text: String) -> Result<Answer, ClientError> {
         if !text.is_empty() && serde_json::from_str::<serde::de::IgnoredAny>(&text).is_err() {
-            return Err(Trouble::Lasting(format!(
-                "what answers at {} is no Ringback: is RINGBACK_URL right?",
+            return Err(ClientError::Permanent(format!(
+                "the server at {} is not Ringback: is RINGBACK_URL right?",
                 self.url()
             )));
         }
         Ok(Answer { text })
     }
 
-    fn refused(&self, status: StatusCode, path: &str, text: &str) -> Trouble {
+    fn rejected(&self, status: StatusCode, path: &str, text: &str) -> ClientError {
         let problem: Problem = serde_json::from_str(text).unwrap_or_default();
         let mut sentence = match status {
             StatusCode::UNAUTHORIZED if self.access.key.is_none() => {
-                "the server asks for a key: set RINGBACK_API_KEY".to_owned()
+                "the server requires a key: set RINGBACK_API_KEY".to_owned()
             }
             StatusCode::UNAUTHORIZED => {
-                "the server does not know this key: set RINGBACK_API_KEY to one of its own".to_owned()
+                "the server does not know this key: set RINGBACK_API_KEY to a key of this server".to_owned()
             }
             StatusCode::NOT_FOUND if !problem.detail.is_empty() => {
                 let detail = clean(&problem.detail);
-                format!("{detail} ({path}): is the id whole, and of the app that the key is for?")
+                format!("{detail} ({path}): is the id complete, and does it belong to the app of the key?")
             }
             _ if problem.detail.is_empty() => {
                 format!("{} answered {status}: is RINGBACK_URL right?", self.url())
             }
             _ => clean(&problem.detail).into_owned(),
         };
-        // One alone is the sentence already.
+        // A single field error is already in the detail.
         let several = problem.errors.iter().filter(|_| problem.errors.len() > 1);
         for FieldError { pointer, detail } in several {
             // Writing to a string cannot fail.
             let _ = write!(sentence, "\n  {}: {}", clean(pointer), clean(detail));
         }
-        // Those that mean "not now", from the server or from a proxy before it.
+        // Statuses that mean "not now", from the server or from a proxy in front of it.
         match status.as_u16() {
-            429 | 502..=504 => Trouble::Passing(sentence),
-            _ => Trouble::Lasting(sentence),
+            429 | 502..=504 => ClientError::Temporary(sentence),
+            _ => ClientError::Permanent(sentence),
         }
     }
+}
+
+/// Returns a JSON object of the values that are set.
+pub(super) fn json_object<const N: usize>(values: [(&str, Option<String>); N]) -> Map<String, Value> {
+    values.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?)))).collect()
 }
 
 /// Appends parameters to a path.
@@ -252,7 +274,7 @@ pub(super) fn with_query<'a>(
     if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
 }
 
-/// A word of the user's as one segment of a path.
+/// Returns a text of the user as one segment of a path.
 pub(super) fn segment(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
 }
@@ -262,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_user_wrote_stays_in_its_place_of_the_path() {
+    fn user_text_cannot_leave_its_segment_of_the_path() {
         assert_eq!(segment("watch_1/../../x?y z"), "watch_1%2F..%2F..%2Fx%3Fy%20z");
         let path = with_query("/v1/watches", [("status", None), ("jobId", Some("a&b=c".to_owned()))]);
         assert_eq!(path, "/v1/watches?jobId=a%26b%3Dc");

@@ -1,4 +1,4 @@
-//! `ringback completions SHELL`: what a shell needs to complete command lines.
+//! `ringback completions SHELL`: completion scripts.
 
 use std::io::Write as _;
 
@@ -8,7 +8,7 @@ use clap_complete::Shell;
 
 use super::{Cli, Failure};
 
-/// Print what a shell needs to complete command lines
+/// Print the completion script of a shell
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -16,14 +16,14 @@ Example:
   ringback completions zsh > ~/.zfunc/_ringback
   ringback completions fish > ~/.config/fish/completions/ringback.fish")]
 pub struct Completions {
-    /// The shell
+    /// Name of the shell
     shell: Shell,
 }
 
 impl Completions {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
-        // Into memory first: the generator panics where its output cannot be written.
+        // Into memory first: the generator panics if its output cannot be written.
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "ringback", &mut script);
         Ok(std::io::stdout().write_all(&script).context("stdout cannot be written")?)

@@ -1,16 +1,16 @@
-//! `ringback config`: what holds, and who said so.
+//! `ringback config`: prints every effective setting and its source.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use super::{Failure, draft, say};
+use super::{Failure, read_configuration, say};
 use crate::config::{Effective, Flags};
 
-/// Show the effective configuration, and where each value comes from
+/// Show every effective setting and its source
 ///
-/// Secrets are masked. Every mistake is listed, not only the first, and the exit code is then 1: also those
-/// in the definitions and the templates that the configuration names.
-/// Defaults < ringback.toml (or --config FILE) < environment < flags.
+/// Secrets are masked. All errors are listed, including those in the definitions and templates that the configuration
+/// names; the exit code is then 1.
+/// Precedence: defaults < ringback.toml (or --config FILE) < environment < flags.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -25,10 +25,10 @@ pub struct Show {
 impl Show {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
-        let (config, mistakes) = draft(&self.flags);
-        // What the configuration names is read all the same: whoever asks here wants to know it all.
-        let mistakes = mistakes.iter().map(ToString::to_string);
-        let lines: Vec<String> = mistakes.chain(crate::app::mistakes(&config)).collect();
+        let (config, errors) = read_configuration(&self.flags);
+        // Definitions and templates are checked as well, so that all errors are shown at once.
+        let errors = errors.iter().map(ToString::to_string);
+        let lines: Vec<String> = errors.chain(crate::app::configuration_errors(&config)).collect();
         if !lines.is_empty() {
             return Err(Failure::Failed(lines.join("\n")));
         }
@@ -39,15 +39,15 @@ impl Show {
     }
 }
 
-/// Three columns: key, value, source.
+/// Returns three columns: key, value, source.
 fn listing(effective: &[Effective]) -> String {
-    let shown = |one: &Effective| one.value.clone().unwrap_or_else(|| "none".to_owned());
+    let value = |one: &Effective| one.value.clone().unwrap_or_else(|| "none".to_owned());
     let width = |of: &dyn Fn(&Effective) -> usize| effective.iter().map(of).max().unwrap_or(0);
     let keys = width(&|one| one.key.chars().count());
-    let values = width(&|one| shown(one).chars().count());
+    let values = width(&|one| value(one).chars().count());
     effective.iter().fold(String::new(), |mut text, one| {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{:keys$}  {:values$}  {}", one.key, shown(one), one.source);
+        let _ = writeln!(text, "{:keys$}  {:values$}  {}", one.key, value(one), one.source);
         text
     })
 }
@@ -59,14 +59,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_listing_shows_every_value_with_its_origin_and_no_secret() {
+    fn the_listing_shows_every_value_with_its_source() {
         let env = [
             ("RINGBACK_API_KEY", "hush-0123456789abcdef"),
             ("MUVI_API_KEY", "hush"),
             ("RINGBACK_EGRESS__ALLOW", "10.0.0.0/8,hooks.internal"),
         ];
         let env: Environment = env.into_iter().collect();
-        let config = Config::read(&Flags::default(), &env, None).expect("no mistake");
+        let config = Config::read(&Flags::default(), &env, None).expect("no errors");
         // The settings of the channels are listed in the same way.
         let is_of_channel = |line: &str| {
             crate::channels::TABLE.iter().flat_map(|spec| spec.settings).any(|one| line.starts_with(one.key))

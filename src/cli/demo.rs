@@ -1,13 +1,12 @@
-//! `ringback demo`: the whole story on this machine, with no account and no network.
+//! `ringback demo`: runs all of Ringback on this machine, without an account and a network.
 //!
-//! Nothing here is a stand-in for the service: it is [`App`], configured by variables as it would be
-//! elsewhere, and reached over HTTP. Around it stand the simulator and two receivers, one of which
-//! is flaky. What is expected of them, and whether it came, is the [`Ledger`]'s. What this
-//! deliberately does not do: read this machine's configuration or its `ringback.db`.
+//! The service is the real [`App`], configured by variables and used over HTTP. The simulator is its provider, and two
+//! receivers, one of them flaky, get its webhooks. [`Expectations`] compares the received webhooks with the expected
+//! ones. The demo does not read the configuration of this machine or its `ringback.db`.
 
+mod expectations;
 mod folder;
-mod ledger;
-mod screen;
+mod log;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -21,56 +20,55 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
+use self::expectations::{DemoJob, Expectations};
 use self::folder::Folder;
-use self::ledger::{Ledger, Scene};
-use self::screen::{Screen, Who};
+use self::log::{DemoLog, Participant};
 use super::listen::{Arrival, Listener};
 use super::sim::{Options, Simulator};
-use super::{Failure, mistaken, say, stopped};
-use crate::app::{App, Surroundings};
+use super::{Failure, config_failure, say, shutdown_signal};
+use crate::app::{App, HostEnvironment};
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
 use crate::config::{Config, Environment, Flags, LogFormat};
 use crate::egress::{Allowed, Egress, Post, Resolver, Settings};
 use crate::telemetry;
 
-/// The story takes some seconds; one that takes this long is stuck, and with [`GRACE`] it still ends
-/// within 30 s.
-const STUCK: Duration = Duration::from_secs(25);
-/// Loopback is quick to finish what is in flight.
+/// Timeout of the demo, which takes about five seconds. With [`GRACE`] the command ends within 30 s.
+const TIMEOUT: Duration = Duration::from_secs(25);
+/// Shutdown grace of the service; requests on loopback end quickly.
 const GRACE: &str = "3s";
-/// Instead of 5s, 5m, 30m …: nobody wants to wait for a demo.
+/// Retry schedule, shorter than the default to keep the demo short.
 const RETRY_SCHEDULE: &str = "1s, 1s, 2s";
-/// How many webhooks the flaky receiver refuses.
-const REFUSED: u32 = 1;
-/// One registration on loopback, and what is read of its answer.
+/// Number of webhooks that the flaky receiver rejects.
+const REJECTED: u32 = 1;
+/// Timeout of a registration, and maximum size of its answer.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_MAX: usize = 64 * 1024;
 
-/// What is played. The simulator reads length and ending from the job's id.
-const SCENES: &[Scene] = &[
-    Scene { job: "job_3s_completed", ending: "job.completed", flaky: false, expires: None },
-    Scene { job: "job_2s_failed", ending: "job.failed", flaky: false, expires: None },
-    Scene { job: "job_2s_cancelled", ending: "job.cancelled", flaky: false, expires: None },
-    // Muvi answers the first look with 500.
-    Scene { job: "job_2s_completed_e1", ending: "job.completed", flaky: false, expires: None },
-    Scene { job: "job_1s_completed", ending: "job.completed", flaky: true, expires: None },
-    Scene { job: "job_never", ending: "watch.expired", flaky: false, expires: Some("4s") },
+/// The jobs. The simulator reads the duration and the end of a job from its id.
+const JOBS: &[DemoJob] = &[
+    DemoJob { id: "job_3s_completed", ending: "job.completed", flaky: false, expires: None },
+    DemoJob { id: "job_2s_failed", ending: "job.failed", flaky: false, expires: None },
+    DemoJob { id: "job_2s_cancelled", ending: "job.cancelled", flaky: false, expires: None },
+    // The simulator answers the first poll with 500.
+    DemoJob { id: "job_2s_completed_e1", ending: "job.completed", flaky: false, expires: None },
+    DemoJob { id: "job_1s_completed", ending: "job.completed", flaky: true, expires: None },
+    DemoJob { id: "job_never", ending: "watch.expired", flaky: false, expires: Some("4s") },
 ];
 
-/// Play the whole story on this machine: no account, no network
+/// Show all of Ringback on this machine: no account, no network
 ///
-/// A server on a temporary database, a simulated Muvi, and two receivers that verify signatures, one
-/// of them flaky. Jobs complete, fail, are cancelled and expire. The exit code is 0 if every expected
-/// webhook came and was verified, else 1. It takes about five seconds.
+/// Starts a server with a temporary database, a simulated Muvi, and two receivers that verify signatures, one of them
+/// flaky. Jobs complete, fail, are cancelled and expire. The exit code is 0 if every expected webhook was received and
+/// verified, else 1. The demo takes about five seconds.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   ringback demo --keep
 
-With --keep everything stays up until Ctrl-C, and the command to register a job of your own is shown.")]
+With --keep everything runs until Ctrl-C, and the demo prints a command that registers a job of your own.")]
 pub struct Demo {
-    /// Leave it running until SIGINT or SIGTERM
+    /// Keep everything running until SIGINT or SIGTERM
     #[arg(long)]
     keep: bool,
 }
@@ -80,160 +78,159 @@ impl Demo {
     pub async fn run(self) -> Result<(), Failure> {
         telemetry::logs::init("error", LogFormat::Text)?;
         let clock = Clock::System;
-        let screen = Screen::new(&clock, &Environment::of_process());
-        // Made first, so that it is dropped last: the database is closed by then.
+        let log = DemoLog::new(&clock, &Environment::of_process());
+        // Created first, so that it is dropped last, after the database was closed.
         let folder = Folder::make()?;
-        let mut stage = Stage::set(&clock, &screen, &folder).await?;
-        let mut ledger = Ledger::new(SCENES);
+        let mut services = Services::start(&clock, &log, &folder).await?;
+        let mut expectations = Expectations::new(JOBS);
         let outcome = tokio::select! {
-            played = clock.timeout(STUCK, stage.play(&screen, &mut ledger)) => match played {
+            played = clock.timeout(TIMEOUT, services.run_jobs(&log, &mut expectations)) => match played {
                 Some(played) => played,
-                None => Err(anyhow!("the demo is stuck after {} s", STUCK.as_secs())),
+                None => Err(anyhow!("the demo did not end within {} s", TIMEOUT.as_secs())),
             },
-            asked = stopped() => asked.and(Err(anyhow!("the demo was stopped before its end"))),
+            asked = shutdown_signal() => asked.and(Err(anyhow!("the demo was interrupted"))),
         };
-        say(format_args!("\n{}", ledger.summary(|job| stage.simulator.polls(job))))?;
-        let verdict = outcome.and_then(|()| ledger.verdict().map_err(anyhow::Error::msg));
+        say(format_args!("\n{}", expectations.summary(|job| services.simulator.polls(job))))?;
+        let verdict = outcome.and_then(|()| expectations.verdict().map_err(anyhow::Error::msg));
         if verdict.is_ok() {
-            let (count, seconds) = (SCENES.len(), screen.elapsed().as_secs_f64());
+            let (count, seconds) = (JOBS.len(), log.elapsed().as_secs_f64());
             say(format_args!(
-                "{count} of {count} expected webhooks came, signed and verified, in {seconds:.1} s."
+                "{count} of {count} expected webhooks were received and verified in {seconds:.1} s."
             ))?;
-        } else if !ledger.is_complete() {
-            say(ledger.missing())?;
+        } else if !expectations.is_complete() {
+            say(expectations.missing())?;
         }
         if self.keep && verdict.is_ok() {
-            stage.keep(&screen).await?;
+            services.keep(&log).await?;
         }
-        stage.strike().await?;
+        services.shut_down().await?;
         Ok(verdict?)
     }
 }
 
-/// Everything that takes part.
-struct Stage {
+/// The running services.
+struct Services {
     simulator: Simulator,
     server: JoinHandle<Result<()>>,
     end: oneshot::Sender<()>,
-    /// The simulator's and the receivers' loops; they end when this is dropped.
-    around: JoinSet<std::io::Result<()>>,
+    /// Tasks of the simulator and the receivers; they end when this is dropped.
+    tasks: JoinSet<std::io::Result<()>>,
     client: Client,
     steady: Receiver,
     flaky: Receiver,
 }
 
-/// A receiver's address, and what arrives there.
+/// URL of a receiver, and the webhooks that it receives.
 struct Receiver {
     url: String,
     arrivals: mpsc::Receiver<Arrival>,
 }
 
-impl Stage {
-    async fn set(clock: &Clock, screen: &Screen, folder: &Folder) -> Result<Self, Failure> {
-        let mut around = JoinSet::new();
+impl Services {
+    async fn start(clock: &Clock, log: &DemoLog, folder: &Folder) -> Result<Self, Failure> {
+        let mut tasks = JoinSet::new();
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no free port")?;
         let muvi = format!("http://{}", socket.local_addr().context("the port has no address")?);
         let simulator = Simulator::new(clock.clone(), Options::default());
-        let heard = screen::overhear(simulator.router(), screen.clone());
-        around.spawn(async move { axum::serve(socket, heard).await });
-        screen.tell(Who::Muvi, &format!("simulated on {muvi}"));
+        let logged = log::log_responses(simulator.router(), log.clone());
+        tasks.spawn(async move { axum::serve(socket, logged).await });
+        log.line(Participant::Muvi, &format!("simulated on {muvi}"));
 
-        let app = App::build(configuration(folder, &muvi)?, Surroundings::of_machine()?).await?;
+        let app = App::build(configuration(folder, &muvi)?, HostEnvironment::system()?).await?;
         let server = format!("http://{}", app.address()?);
         let made = app.first_start().clone();
-        let key = made.admin_key.context("a new database has a new key")?;
-        let secret = made.signing_secret.context("a new database has a new signing secret")?;
+        let key = made.admin_key.context("the new database has no new key")?;
+        let secret = made.signing_secret.context("the new database has no new signing secret")?;
         let secret = Secret::parse(&secret).map_err(anyhow::Error::msg)?;
         let (end, ended) = oneshot::channel::<()>();
         let running = tokio::spawn(app.run(async {
-            // Also when the other end is dropped.
+            // Ends also when the sender is dropped.
             let _ = ended.await;
         }));
-        screen.tell(
-            Who::Server,
-            &format!("listens on {server}, its database is in {}", folder.path().display()),
+        log.line(
+            Participant::Server,
+            &format!("listens on {server}, database in {}", folder.path().display()),
         );
 
-        let steady = receiver(clock, &secret, 0, &mut around).await?;
-        screen.tell(Who::Receiver, &format!("listens on {}", steady.url));
-        let flaky = receiver(clock, &secret, REFUSED, &mut around).await?;
-        let refuses = "answers the first webhook with 503";
-        screen.tell(Who::Flaky, &format!("listens on {}, {refuses}", flaky.url));
-        screen.tell(Who::Server, &format!("retries after {RETRY_SCHEDULE} (shortened for the demo)"));
+        let steady = receiver(clock, &secret, 0, &mut tasks).await?;
+        log.line(Participant::Receiver, &format!("listens on {}", steady.url));
+        let flaky = receiver(clock, &secret, REJECTED, &mut tasks).await?;
+        let rejects = "answers 503 to the first webhook";
+        log.line(Participant::Flaky, &format!("listens on {}, {rejects}", flaky.url));
+        log.line(Participant::Server, &format!("retries after {RETRY_SCHEDULE} (shortened for the demo)"));
         let client = Client::new(clock, server, key)?;
-        Ok(Self { simulator, server: running, end, around, client, steady, flaky })
+        Ok(Self { simulator, server: running, end, tasks, client, steady, flaky })
     }
 
-    /// Registers every scene's watch and listens until all is there that is expected, or something
-    /// that is not.
-    async fn play(&mut self, screen: &Screen, ledger: &mut Ledger) -> Result<()> {
-        for scene in SCENES {
-            let to = if scene.flaky { &self.flaky } else { &self.steady };
-            let mut watch = json!({ "jobId": scene.job, "callbackUrl": to.url });
-            if let Some(expires) = scene.expires {
+    /// Registers a watch for every job and waits for the expected webhooks. Returns an error for any other webhook.
+    async fn run_jobs(&mut self, log: &DemoLog, expectations: &mut Expectations) -> Result<()> {
+        for demo_job in JOBS {
+            let to = if demo_job.flaky { &self.flaky } else { &self.steady };
+            let mut watch = json!({ "jobId": demo_job.id, "callbackUrl": to.url });
+            if let Some(expires) = demo_job.expires {
                 watch["expiresIn"] = json!(expires);
             }
-            let id = self.client.register(&watch).await.with_context(|| scene.job)?;
-            let within = scene.expires.map(|span| format!(" for {span}")).unwrap_or_default();
-            screen.tell(Who::Client, &format!("registers {}{within}: 201 {id}", scene.job));
-            ledger.registered(scene, id);
+            let id = self.client.register(&watch).await.with_context(|| demo_job.id)?;
+            let within = demo_job.expires.map(|duration| format!(" for {duration}")).unwrap_or_default();
+            log.line(Participant::Client, &format!("registers {}{within}: 201 {id}", demo_job.id));
+            expectations.registered(demo_job, id);
         }
-        while !ledger.is_complete() {
-            let (who, arrival) = self.next().await?;
-            screen.arrived(who, &arrival);
-            ledger.arrived(&arrival)?;
+        while !expectations.is_complete() {
+            let (participant, arrival) = self.next().await?;
+            log.webhook(participant, &arrival);
+            expectations.arrived(&arrival)?;
         }
         Ok(())
     }
 
-    /// What arrives next, and where; an error if the server ends.
-    async fn next(&mut self) -> Result<(Who, Arrival)> {
+    /// Waits for the next webhook and returns its receiver. Returns an error if the server ends.
+    async fn next(&mut self) -> Result<(Participant, Arrival)> {
         tokio::select! {
-            Some(arrival) = self.steady.arrivals.recv() => Ok((Who::Receiver, arrival)),
-            Some(arrival) = self.flaky.arrivals.recv() => Ok((Who::Flaky, arrival)),
-            ended = &mut self.server => match ended.context("the server broke down")? {
-                Ok(()) => bail!("the server ended by itself"),
+            Some(arrival) = self.steady.arrivals.recv() => Ok((Participant::Receiver, arrival)),
+            Some(arrival) = self.flaky.arrivals.recv() => Ok((Participant::Flaky, arrival)),
+            ended = &mut self.server => match ended.context("the server failed")? {
+                Ok(()) => bail!("the server ended"),
                 Err(error) => Err(error.context("the server ended")),
             },
         }
     }
 
-    /// Stays until it is asked to stop, and shows what else arrives.
-    async fn keep(&mut self, screen: &Screen) -> Result<()> {
+    /// Runs until a signal, and shows further webhooks.
+    async fn keep(&mut self, log: &DemoLog) -> Result<()> {
         let (Client { server, key, .. }, url) = (&self.client, &self.steady.url);
-        say("\nEverything stays up until Ctrl-C. A job of your own, 5 s long, that fails:\n")?;
+        say("\nEverything runs until Ctrl-C. To register a job of your own that fails after 5 s:\n")?;
         say(format_args!("  curl -X POST {server}/v1/watches \\"))?;
         say(format_args!("    -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\"))?;
         say(format_args!("    -d '{{\"jobId\": \"job_5s_failed_mine\", \"callbackUrl\": \"{url}\"}}'\n"))?;
-        say("`ringback sim --help` says what else a job's id can ask for.\n")?;
-        // One future, polled on: signals that come between two arrivals are heard.
-        let mut stop = std::pin::pin!(stopped());
+        say("`ringback sim --help` explains what a job id can contain.\n")?;
+        // One future for all iterations, so that no signal is lost between two webhooks.
+        let mut stop = std::pin::pin!(shutdown_signal());
         loop {
             tokio::select! {
                 asked = &mut stop => return asked,
                 arrived = self.next() => {
-                    let (who, arrival) = arrived?;
-                    screen.arrived(who, &arrival);
+                    let (participant, arrival) = arrived?;
+                    log.webhook(participant, &arrival);
                 }
             }
         }
     }
 
-    /// Ends the server in order, so that its database is closed before its folder goes. The
-    /// receivers stay until then: sends in flight get their answers.
-    async fn strike(self) -> Result<()> {
-        let Self { server, end, around, .. } = self;
+    /// Shuts the server down, so that its database is closed before its folder is removed. The receivers run until then,
+    /// so that attempts in progress are answered.
+    async fn shut_down(self) -> Result<()> {
+        let Self { server, end, tasks, .. } = self;
         if !server.is_finished() {
             drop(end);
-            server.await.context("the server broke down")??;
+            server.await.context("the server failed")??;
         }
-        drop(around);
+        drop(tasks);
         Ok(())
     }
 }
 
-/// As an operator would configure it, by variables. The process's own are not asked, so that a
-/// developer's real key and database stay out of this.
+/// Returns the configuration of the service. Variables of the process are not read, so that the demo does not use a
+/// developer's key and database.
 fn configuration(folder: &Folder, muvi: &str) -> Result<Config, Failure> {
     let database = format!("sqlite://{}", folder.path().join("ringback.db").display());
     let variables = [
@@ -250,23 +247,23 @@ fn configuration(folder: &Folder, muvi: &str) -> Result<Config, Failure> {
         ("MUVI_API_KEY", "simulated"),
     ];
     let environment: Environment = variables.into_iter().collect();
-    Config::read(&Flags::default(), &environment, None).map_err(|mistakes| mistaken(&mistakes))
+    Config::read(&Flags::default(), &environment, None).map_err(|errors| config_failure(&errors))
 }
 
 async fn receiver(
     clock: &Clock,
     secret: &Secret,
-    refuses: u32,
-    around: &mut JoinSet<std::io::Result<()>>,
+    rejects: u32,
+    tasks: &mut JoinSet<std::io::Result<()>>,
 ) -> Result<Receiver> {
-    let listening = Listener::bind(clock.clone(), 0, Some(secret.clone()), refuses).await;
+    let listening = Listener::bind(clock.clone(), 0, Some(secret.clone()), rejects).await;
     let (listener, arrivals) = listening.context("no free port")?;
     let url = listener.url();
-    around.spawn(listener.serve());
+    tasks.spawn(listener.serve());
     Ok(Receiver { url, arrivals })
 }
 
-/// Whoever registers jobs: a program of its own, elsewhere.
+/// Client that registers watches over HTTP.
 struct Client {
     egress: Arc<Egress>,
     server: String,
@@ -281,7 +278,7 @@ impl Client {
         Ok(Self { egress, server, key })
     }
 
-    /// Registers a watch; its id.
+    /// Registers a watch and returns its id.
     async fn register(&self, watch: &Value) -> Result<String> {
         let target = self.egress.parse(&format!("{}/v1/watches", self.server));
         let mut headers = HeaderMap::new();

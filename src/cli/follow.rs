@@ -1,34 +1,34 @@
-//! Staying with a watch until its end.
+//! Waiting for the end of a watch.
 //!
-//! The server is asked to answer when the watch has ended, and answers after a while if it has not;
-//! so nothing here counts time, and a server that restarts in between is only asked again. Following
-//! changes nothing: whoever stops it leaves the watch as it is.
+//! The server answers when the watch has ended, or after some time if it has not. So no timer is needed here, and after
+//! a restart of the server the request is repeated. Following does not change the watch, also if it is interrupted.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use backon::{ExponentialBuilder, Retryable as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use super::client::{Answer, Client, Trouble, segment, with_query};
-use super::screen::{Screen, clean, text};
-use super::{Failure, note, say, stopped};
+use super::client::{Answer, Client, ClientError, segment, with_query};
+use super::terminal::{Terminal, clean, text};
+use super::{Failure, note, say, shutdown_signal};
 use crate::domain::{JobStatus, WatchStatus};
 
-/// How long the server may wait before it answers: longer where nobody sees a bar move.
+/// Maximum time that the server waits before it answers; shorter with a progress bar.
 const WAIT: Duration = Duration::from_secs(30);
 const WAIT_FOR_BAR: Duration = Duration::from_secs(2);
-/// How long a server may be away. A restart takes seconds, an upgrade with a migration minutes.
-const PATIENCE: Duration = Duration::from_secs(300);
-/// Between two tries while it is away; doubled up to the greatest.
-const AGAIN: Duration = Duration::from_millis(250);
-const AGAIN_MAX: Duration = Duration::from_secs(5);
-/// A server that is about to end answers those who wait at once: it is not to be asked in a loop.
-const QUICK: Duration = Duration::from_secs(1);
-/// How often the bar shows that it lives.
+/// Maximum time without an answer of the server: a restart takes seconds, an upgrade with a migration minutes.
+const UNAVAILABLE_MAX: Duration = Duration::from_secs(300);
+/// First and longest wait before a retry; the wait doubles.
+const RETRY_WAIT: Duration = Duration::from_millis(250);
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Minimum time between two requests: a server that shuts down answers at once.
+const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval of the animation of the progress bar.
 const TICK: Duration = Duration::from_millis(120);
 
-/// How the command ends, by how the watch stands; `None` while it has not ended.
+/// Returns the exit code for the status of a watch; `None` if the watch has not ended.
 const fn exit_code(status: WatchStatus) -> Option<u8> {
     match status {
         WatchStatus::Watching => None,
@@ -40,7 +40,7 @@ const fn exit_code(status: WatchStatus) -> Option<u8> {
     }
 }
 
-/// Follows a watch to its end, which decides how the command ends.
+/// Waits for the end of a watch, whose status decides the exit code.
 pub(super) async fn follow(
     client: &Client,
     id: &str,
@@ -49,34 +49,31 @@ pub(super) async fn follow(
 ) -> Result<(), Failure> {
     let progress = Progress::new();
     let ended = tokio::select! {
-        // In this order: a signal is heard before anything is said that somebody could answer by one.
+        // The signal handler is installed before the first output, to which a user could react.
         biased;
-        asked = stopped() => {
+        asked = shutdown_signal() => {
             asked?;
             progress.clear();
-            let goes_on = format!("The watch goes on; `ringback show {id} --follow` follows it again.");
-            return Err(Failure::Failed(goes_on));
+            let message = format!("The watch continues; `ringback show {id} --follow` follows it again.");
+            return Err(Failure::Failed(message));
         }
         ended = wait_for_end(client, id, first, &progress) => ended,
     };
     progress.clear();
     let answer = ended?;
-    let (screen, watch) = (Screen::of_stdout(), answer.value());
+    let (terminal, watch) = (Terminal::of_stdout(), answer.value());
     let status = text(&watch, "/status");
     if json {
-        screen.json(&answer.text)?;
+        terminal.json(&answer.text)?;
     } else {
         let line = describe(&watch);
         let rest = line.strip_prefix(&status).unwrap_or_default();
-        say(format_args!("{}{rest}", screen.status(&status)))?;
+        say(format_args!("{}{rest}", terminal.status(&status)))?;
     }
     match WatchStatus::parse(&status).and_then(exit_code) {
         Some(0) => Ok(()),
         Some(code) => Err(Failure::Ended(code)),
-        None => Err(Failure::Failed(format!(
-            "the server names an ending that is not known here: {}",
-            clean(&status)
-        ))),
+        None => Err(Failure::Failed(format!("the server sent an unknown status: {}", clean(&status)))),
     }
 }
 
@@ -87,8 +84,8 @@ async fn wait_for_end(
     progress: &Progress,
 ) -> Result<Answer, Failure> {
     let wait = if progress.bar.is_some() { WAIT_FOR_BAR } else { WAIT };
-    let span = format!("{}s", wait.as_secs());
-    let path = with_query(&format!("/v1/watches/{}", segment(id)), [("wait", Some(span))]);
+    let duration = format!("{}s", wait.as_secs());
+    let path = with_query(&format!("/v1/watches/{}", segment(id)), [("wait", Some(duration))]);
     let mut known = first;
     loop {
         if let Some(answer) = known.take() {
@@ -99,62 +96,64 @@ async fn wait_for_end(
             }
         }
         let asked = client.clock.stopwatch();
-        let answer = insist(client, &path, wait, progress).await?;
-        if asked.elapsed() < QUICK && !has_ended(&answer.value()) {
-            client.clock.sleep(QUICK).await;
+        let answer = get_with_retries(client, &path, wait, progress).await?;
+        if asked.elapsed() < REQUEST_INTERVAL && !has_ended(&answer.value()) {
+            client.clock.sleep(REQUEST_INTERVAL).await;
         }
         known = Some(answer);
     }
 }
 
-/// Asks until there is an answer, also where the server is away for a while.
-async fn insist(client: &Client, path: &str, wait: Duration, progress: &Progress) -> Result<Answer, Failure> {
-    let (away, mut again, mut told) = (client.clock.stopwatch(), AGAIN, false);
-    loop {
-        let sentence = match client.get_waiting(path, wait).await {
-            Ok(answer) => {
-                if told {
-                    progress.tell("The server answers again.");
-                }
-                return Ok(answer);
+/// Repeats the request until the server answers, for at most [`UNAVAILABLE_MAX`].
+async fn get_with_retries(
+    client: &Client,
+    path: &str,
+    wait: Duration,
+    progress: &Progress,
+) -> Result<Answer, Failure> {
+    let (unavailable, mut noted) = (client.clock.stopwatch(), false);
+    let backoff = ExponentialBuilder::new().with_min_delay(RETRY_WAIT).with_max_delay(RETRY_WAIT_MAX);
+    let answer = (|| client.get_waiting(path, wait))
+        .retry(backoff.without_max_times())
+        .sleep(client.clock.clone())
+        .when(|error| matches!(error, ClientError::Temporary(_)) && unavailable.elapsed() < UNAVAILABLE_MAX)
+        .notify(|error, _| {
+            if !std::mem::replace(&mut noted, true) {
+                let minutes = UNAVAILABLE_MAX.as_secs() / 60;
+                progress.note(&format!("{error}\nRetrying for {minutes} minutes."));
             }
-            Err(Trouble::Passing(sentence)) if away.elapsed() < PATIENCE => sentence,
-            Err(trouble) => return Err(trouble.into()),
-        };
-        if !told {
-            let minutes = PATIENCE.as_secs() / 60;
-            progress.tell(&format!("{sentence}\nTrying again for {minutes} minutes."));
-            told = true;
-        }
-        client.clock.sleep(again).await;
-        again = (again * 2).min(AGAIN_MAX);
+        })
+        .await?;
+    if noted {
+        progress.note("The server answers again.");
     }
+    Ok(answer)
 }
 
 fn has_ended(watch: &Value) -> bool {
     text(watch, "/status") != WatchStatus::Watching.as_str()
 }
 
-/// How a watch stands, in a line.
+/// Returns the state of a watch in one line.
 fn describe(watch: &Value) -> String {
     let ended = has_ended(watch);
     let mut line = clean(&text(watch, if ended { "/status" } else { "/job/status" })).into_owned();
     if line == JobStatus::Unknown.as_str() {
-        "not looked at yet".clone_into(&mut line);
+        "not polled yet".clone_into(&mut line);
     }
     if let Some(percent) = percent(watch) {
         // Writing to a string cannot fail.
         let _ = write!(line, "  {percent} %");
     }
-    let said =
+    let fields =
         [text(watch, "/job/output"), text(watch, "/job/error/code"), text(watch, "/job/error/message")];
-    for word in said.iter().filter(|word| !word.is_empty()) {
+    for word in fields.iter().filter(|word| !word.is_empty()) {
         line.push_str("  ");
         line.push_str(&clean(word));
     }
-    let trouble = text(watch, "/job/lastError");
-    if !ended && !trouble.is_empty() {
-        let _ = write!(line, "  (the last look failed: {})", clean(&trouble));
+    let last_error = text(watch, "/job/lastError");
+    if !ended && !last_error.is_empty() {
+        let _ = write!(line, "  (the last poll failed: {})", clean(&last_error));
     }
     line
 }
@@ -163,7 +162,7 @@ fn percent(watch: &Value) -> Option<u64> {
     watch.pointer("/job/progress").and_then(Value::as_u64)
 }
 
-/// What happens meanwhile, on stderr: a bar on a terminal, elsewhere a line for each change.
+/// Progress on stderr: a bar on a terminal, elsewhere a line per change.
 struct Progress {
     bar: Option<ProgressBar>,
     last: std::cell::RefCell<String>,
@@ -172,7 +171,7 @@ struct Progress {
 impl Progress {
     fn new() -> Self {
         let bar = ProgressBar::new(100);
-        // Hidden is a bar on what is no terminal, or one that cannot move its cursor.
+        // A bar is hidden if stderr is not a terminal, or one that cannot move its cursor.
         let bar = (!bar.is_hidden()).then_some(bar);
         if let Some(bar) = &bar {
             bar.enable_steady_tick(TICK);
@@ -188,7 +187,7 @@ impl Progress {
             }
             return;
         };
-        // Without a percentage there is no bar: only that it lives, and for how long.
+        // Without a percentage there is no bar, only an animation and the elapsed time.
         let form = match percent(watch) {
             Some(_) => "{spinner} [{bar:30}] {elapsed}  {wide_msg}",
             None => "{spinner} {elapsed}  {wide_msg}",
@@ -198,10 +197,10 @@ impl Progress {
         bar.set_message(line);
     }
 
-    fn tell(&self, sentence: &str) {
+    fn note(&self, message: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| note(sentence)),
-            None => note(sentence),
+            Some(bar) => bar.suspend(|| note(message)),
+            None => note(message),
         }
     }
 
@@ -219,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_ending_has_its_exit_code_and_no_other_status_has_one() {
+    fn every_final_status_has_an_exit_code() {
         let told: Vec<String> =
             WatchStatus::ALL.iter().map(|status| format!("{status} {:?}", exit_code(*status))).collect();
         assert_eq!(
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn how_a_watch_stands_is_said_in_a_line_that_controls_nothing() {
+    fn the_state_of_a_watch_is_one_line_without_controls() {
         let watch = |status: &str, job: Value| describe(&json!({ "status": status, "job": job }));
         insta::assert_snapshot!(
             [
@@ -248,8 +247,8 @@ mod tests {
             ]
             .join("\n"),
             @r"
-        not looked at yet
-        processing  50 %  (the last look failed: timeout: \u{1b}[2J)
+        not polled yet
+        processing  50 %  (the last poll failed: timeout: \u{1b}[2J)
         completed  100 %  https://a/b
         failed  nsfw  no\nway
         "

@@ -1,4 +1,4 @@
-//! `ringback health`: whether the service on this machine is alive, for whoever starts containers.
+//! `ringback health`: health check of the service on this machine, for container runtimes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,28 +11,28 @@ use crate::clock::Clock;
 use crate::config::Flags;
 use crate::egress;
 
-/// Less than the three seconds that the image gives it.
+/// Timeout of the request: less than the three seconds of the image's HEALTHCHECK.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Ask the service on this machine whether it is alive
+/// Check whether the service on this machine is alive
 ///
-/// It reads the configuration as `ringback serve` does and asks /healthz where that listens. The exit
-/// code is 0 if it answers, else 1. The image's HEALTHCHECK is this.
+/// Reads the configuration as `ringback serve` does and requests /healthz at its address. The exit code is 0 if the
+/// service answers, else 1. The HEALTHCHECK of the image runs this command.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   ringback health --ready
 
-Alive is a service that answers; ready is one that can serve: its database answers, and it is not
-about to end. Restart what is not alive; send no requests to what is not ready.")]
+A service is alive if it answers. It is ready if its database answers and it is not shutting down.
+Restart a service that is not alive; send no requests to a service that is not ready.")]
 pub struct Health {
-    /// Ask whether it is ready: /readyz
+    /// Check whether the service is ready: /readyz
     #[arg(long)]
     ready: bool,
-    /// The configuration file [default: ringback.toml, if it is there]
+    /// Configuration file [default: ringback.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where it listens, as 127.0.0.1:8080
+    /// Address and port of the service, such as 127.0.0.1:8080
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
 }
@@ -41,10 +41,10 @@ impl Health {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
         let flags = Flags { config: self.config, listen: self.listen, ..Flags::default() };
-        let address = reached(configuration(&flags)?.listen);
+        let address = local_address(configuration(&flags)?.listen);
         if address.port() == 0 {
             let sentence =
-                "`listen` has port 0, so the service takes any that is free: name it with --listen";
+                "`listen` has port 0, so the port of the service is not known; give it with --listen";
             return Err(Failure::Usage(sentence.into()));
         }
         let url = format!("http://{address}/{}", if self.ready { "readyz" } else { "healthz" });
@@ -55,15 +55,15 @@ impl Health {
             None => failed(&format!("no answer within {} s", TIMEOUT.as_secs())),
             Some(Err(error)) => failed(&egress::SendError::classify(&error).to_string()),
             Some(Ok(answer)) if !answer.status().is_success() => {
-                failed(&format!("it answered {}", answer.status()))
+                failed(&format!("answered {}", answer.status()))
             }
             Some(Ok(_)) => Ok(say(if self.ready { "ready" } else { "alive" })?),
         }
     }
 }
 
-/// From this machine, "everywhere" is reached on its loopback.
-fn reached(listen: SocketAddr) -> SocketAddr {
+/// Returns the address of a server on this machine: loopback if it listens on all addresses.
+fn local_address(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -77,14 +77,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_listens_everywhere_is_asked_on_loopback() {
+    fn a_server_on_all_addresses_is_checked_on_loopback() {
         for (listen, asked) in [
             ("0.0.0.0:80", "127.0.0.1:80"),
             ("[::]:80", "[::1]:80"),
             ("10.0.0.1:80", "10.0.0.1:80"),
             ("127.0.0.1:80", "127.0.0.1:80"),
         ] {
-            assert_eq!(reached(listen.parse().expect("an address")).to_string(), asked);
+            assert_eq!(local_address(listen.parse().expect("an address")).to_string(), asked);
         }
     }
 }

@@ -8,12 +8,12 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::act::fields;
+use super::client::json_object;
 use super::client::{Answer, Client, Server, segment};
-use super::lists::Extent;
-use super::screen::{Card, Screen, clean, text, time};
+use super::paging::Paging;
 use super::tenants::{self, WantedKey};
-use super::{Failure, configuration, note, one_of, say, span};
+use super::terminal::{FieldList, Terminal, clean, text, time};
+use super::{Failure, configuration, duration, note, say, values_of};
 use crate::config::{Access, Config, Environment, Flags};
 use crate::domain::Scope;
 
@@ -85,7 +85,7 @@ Example:
   ringback apps list --json")]
 pub struct ListApps {
     #[command(flatten)]
-    extent: Extent,
+    paging: Paging,
     #[command(flatten)]
     place: Place,
 }
@@ -95,13 +95,13 @@ impl Apps {
     pub async fn run(self) -> Result<(), Failure> {
         match self.what {
             AppsWhat::Create(create) => create.run().await,
-            AppsWhat::List(ListApps { extent, place }) => {
+            AppsWhat::List(ListApps { paging, place }) => {
                 let head = ["ID", "NAME", "CREATED (UTC)"];
                 let row = |app: &Value| vec![text(app, "/id"), text(app, "/name"), time(app, "/createdAt")];
                 match place.find()? {
-                    Asked::Server(client) => extent.show(&client, "/v1/apps", Vec::new(), &head, row).await,
+                    Asked::Server(client) => paging.show(&client, "/v1/apps", Vec::new(), &head, row).await,
                     Asked::Database(config) => {
-                        extent.show_whole(tenants::list_apps(&config).await?, &head, row)
+                        paging.show_whole(tenants::list_apps(&config).await?, &head, row)
                     }
                 }
             }
@@ -120,16 +120,16 @@ impl CreateApp {
                 Answer { text: tenants::create_app(&config, &self.name).await?.to_string() }
             }
         };
-        let screen = Screen::of_stdout();
+        let terminal = Terminal::of_stdout();
         if self.json {
-            return Ok(screen.json(&answer.text)?);
+            return Ok(terminal.json(&answer.text)?);
         }
         let app = answer.value();
-        let mut card = Card::default();
+        let mut card = FieldList::default();
         card.line("app", text(&app, "/id"));
         card.line("name", text(&app, "/name"));
         card.line("signing secret", text(&app, "/signingSecret"));
-        say(card.render(screen))?;
+        say(card.render(terminal))?;
         note("Receivers verify by the signing secret; GET /v1/signing-secret gives it again.");
         Ok(())
     }
@@ -161,10 +161,10 @@ pub struct CreateKey {
     #[arg(long)]
     name: Option<String>,
     /// What it may do
-    #[arg(long, default_value = "write", value_parser = one_of(Scope::ALL, Scope::as_str))]
+    #[arg(long, default_value = "write", value_parser = values_of(Scope::ALL, Scope::as_str))]
     scope: String,
     /// For how long it is valid, as 90d [default: until it is revoked]
-    #[arg(long, value_name = "DURATION", value_parser = span)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     expires_in: Option<String>,
     /// Whose it is.
     #[arg(long, value_name = "APP_ID", help = "Whose it is [default: the app of RINGBACK_API_KEY]")]
@@ -186,7 +186,7 @@ pub struct ListKeys {
     #[arg(long, value_name = "APP_ID")]
     app: Option<String>,
     #[command(flatten)]
-    extent: Extent,
+    paging: Paging,
     #[command(flatten)]
     place: Place,
 }
@@ -208,7 +208,7 @@ impl Keys {
     pub async fn run(self) -> Result<(), Failure> {
         match self.what {
             KeysWhat::Create(create) => create.run().await,
-            KeysWhat::List(ListKeys { app, extent, place }) => {
+            KeysWhat::List(ListKeys { app, paging, place }) => {
                 let head =
                     ["ID", "NAME", "SCOPE", "APP", "CREATED (UTC)", "EXPIRES (UTC)", "LAST USED (UTC)"];
                 let row = |key: &Value| {
@@ -218,10 +218,10 @@ impl Keys {
                 };
                 match place.find()? {
                     Asked::Server(client) => {
-                        extent.show(&client, "/v1/keys", vec![("appId", app)], &head, row).await
+                        paging.show(&client, "/v1/keys", vec![("appId", app)], &head, row).await
                     }
                     Asked::Database(config) => {
-                        extent.show_whole(tenants::list_keys(&config, app.as_deref()).await?, &head, row)
+                        paging.show_whole(tenants::list_keys(&config, app.as_deref()).await?, &head, row)
                     }
                 }
             }
@@ -243,7 +243,7 @@ impl CreateKey {
         let answer = match self.place.find()? {
             Asked::Server(client) => {
                 let said = [("name", self.name), ("expiresIn", self.expires_in), ("appId", self.app)];
-                let mut body = fields(said);
+                let mut body = json_object(said);
                 body.insert("scope".to_owned(), json!(self.scope));
                 client.post("/v1/keys", Some(Value::Object(body).to_string()), None).await?
             }
@@ -257,18 +257,18 @@ impl CreateKey {
                 Answer { text: tenants::create_key(&config, wanted).await?.to_string() }
             }
         };
-        let screen = Screen::of_stdout();
+        let terminal = Terminal::of_stdout();
         if self.json {
-            return Ok(screen.json(&answer.text)?);
+            return Ok(terminal.json(&answer.text)?);
         }
         let key = answer.value();
-        let mut card = Card::default();
+        let mut card = FieldList::default();
         card.line("key", text(&key, "/key"));
         card.line("id", text(&key, "/id"));
         card.line("app", text(&key, "/appId"));
         card.line("scope", text(&key, "/scope"));
         card.line("expires (UTC)", time(&key, "/expiresAt"));
-        say(card.render(screen))?;
+        say(card.render(terminal))?;
         note("The key is shown this once: keep it.");
         Ok(())
     }

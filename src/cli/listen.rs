@@ -1,7 +1,7 @@
-//! `ringback listen`: a local receiver that verifies and shows what arrives.
+//! `ringback listen`: a local receiver that verifies and prints webhooks.
 //!
-//! [`Listener`] is the receiver without the printing; the demo uses it too. It is a tool for one
-//! developer on one machine: it binds to loopback alone and has no timeouts of its own.
+//! [`Listener`] is the receiver without the output; the demo uses it as well. It is a tool for one developer on one
+//! machine: it listens on loopback only and has no timeouts.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,37 +18,37 @@ use serde::de::IgnoredAny;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::{Failure, say, stopped};
+use super::{Failure, say, shutdown_signal};
 use crate::channels::webhook::{self, Secret};
 use crate::clock::Clock;
 
-/// Four times what a webhook can have.
+/// Maximum size of a body, in bytes: four times that of a webhook.
 const BODY_MAX: usize = 1024 * 1024;
-/// How many ids are remembered to count their attempts; then counting starts anew.
+/// Maximum number of ids whose attempts are counted; then counting restarts.
 const IDS_MAX: usize = 10_000;
-/// Arrivals that nobody has looked at yet; then senders wait.
+/// Maximum number of webhooks that wait to be printed; then senders wait.
 const UNSEEN_MAX: usize = 256;
-/// How much is shown of a body that is not JSON.
+/// Maximum number of bytes that are printed of a body that is not JSON.
 const SHOWN_MAX: usize = 4 * 1024;
 
-/// Receive webhooks on this machine, verify them and show them
+/// Receive webhooks on this machine, verify them and print them
 ///
-/// It answers 204, or 401 where the signature does not hold, or 503 to those that --fail refuses.
+/// Answers 204; 401 if the signature is not valid; 503 to the webhooks that --fail rejects.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   ringback listen --secret whsec_… --fail 3
 
-A private address is only called back where it is allowed; start the server with
+Webhooks to private addresses must be permitted; start the server with
   RINGBACK_EGRESS__ALLOW=127.0.0.1/32 ringback serve")]
 pub struct Listen {
-    /// The port on 127.0.0.1; 0 takes a free one
+    /// Port on 127.0.0.1; 0 selects a free one
     #[arg(long, default_value_t = 9000)]
     port: u16,
-    /// Verify signatures with this secret, as whsec_…
+    /// Verify signatures with this secret (whsec_…)
     #[arg(long, value_name = "SECRET")]
     secret: Option<String>,
-    /// Refuse the first N with 503, to see them come again
+    /// Answer 503 to the first N webhooks, to see retries
     #[arg(long, value_name = "N", default_value_t = 0)]
     fail: u32,
 }
@@ -58,12 +58,11 @@ impl Listen {
     pub async fn run(self) -> Result<(), Failure> {
         let secret = self.secret.as_deref().map(Secret::parse).transpose();
         let secret = secret.map_err(|why| Failure::Usage(format!("--secret: {why}")))?;
-        let (listener, mut arrivals) =
-            Listener::bind(Clock::System, self.port, secret, self.fail).await.with_context(|| {
-                format!("port {} cannot be listened on; --port 0 takes a free one", self.port)
-            })?;
+        let (listener, mut arrivals) = Listener::bind(Clock::System, self.port, secret, self.fail)
+            .await
+            .with_context(|| format!("port {} is not available; --port 0 selects a free one", self.port))?;
         say(format_args!("Listening on {}", listener.url()))?;
-        say("The server calls it back if it was started with RINGBACK_EGRESS__ALLOW=127.0.0.1/32")?;
+        say("Start the server with RINGBACK_EGRESS__ALLOW=127.0.0.1/32 to permit webhooks to this address.")?;
         let show = async {
             while let Some(arrival) = arrivals.recv().await {
                 say(format_args!("\n{arrival}"))?;
@@ -71,9 +70,9 @@ impl Listen {
             Ok::<_, anyhow::Error>(())
         };
         tokio::select! {
-            served = listener.serve() => served.context("the receiver broke down")?,
+            served = listener.serve() => served.context("the receiver failed")?,
             shown = show => shown?,
-            asked = stopped() => asked?,
+            asked = shutdown_signal() => asked?,
         }
         Ok(())
     }
@@ -88,8 +87,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Takes the port (0: a free one). What arrives comes out of the channel; who drops the channel
-    /// still gets answers sent.
+    /// Opens the port (0: a free one). Received webhooks are sent to the channel. If the channel is dropped, requests
+    /// are still answered.
     pub async fn bind(
         clock: Clock,
         port: u16,
@@ -103,12 +102,12 @@ impl Listener {
         Ok((Self { socket, address, receiver: Arc::new(Receiver { clock, secret, tally, arrivals }) }, seen))
     }
 
-    /// Where it listens.
+    /// Returns the URL.
     pub fn url(&self) -> String {
         format!("http://{}/", self.address)
     }
 
-    /// What it answers, on every path.
+    /// Returns the router, which accepts every path.
     pub fn router(&self) -> Router {
         Router::new()
             .route("/", post(receive))
@@ -117,7 +116,7 @@ impl Listener {
             .with_state(self.receiver.clone())
     }
 
-    /// Serves until it is dropped.
+    /// Serves requests until it is dropped.
     pub async fn serve(self) -> std::io::Result<()> {
         let router = self.router();
         axum::serve(self.socket, router).await
@@ -138,38 +137,38 @@ impl fmt::Debug for Receiver {
 }
 
 struct Tally {
-    /// How many are still to be refused.
+    /// Number of webhooks that are still to be rejected.
     fail: u32,
     attempts: HashMap<String, u32>,
 }
 
-/// Something that arrived.
+/// A received webhook.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// The path and query that were asked for.
+    /// Path and query of the request.
     pub path: String,
-    /// `webhook-id`; empty if there was none.
+    /// Header `webhook-id`; empty if missing.
     pub id: String,
-    /// `ringback-event`; empty if there was none.
+    /// Header `ringback-event`; empty if missing.
     pub event: String,
-    /// How often this id has come, this time included.
+    /// Number of requests with this id, including this one.
     pub attempt: u32,
-    /// Whether the signature holds.
+    /// Result of the verification.
     pub signature: Signature,
-    /// What was answered.
+    /// Status of the answer.
     pub answered: StatusCode,
-    /// The exact bytes.
+    /// Bytes of the body.
     pub body: Bytes,
 }
 
-/// Whether a signature holds.
+/// Result of the verification of a signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signature {
-    /// It does.
+    /// The signature is valid.
     Verified,
-    /// It does not, and why.
+    /// The signature is not valid, and the reason.
     Wrong(String),
-    /// Without a secret nobody can say.
+    /// The signature was not verified, because there is no secret.
     NoSecret,
 }
 
@@ -181,7 +180,7 @@ async fn receive(
 ) -> StatusCode {
     let arrival = receiver.judge(&uri, &headers, body);
     let answered = arrival.answered;
-    // Whoever dropped the other end does not want to know.
+    // The other end can be dropped.
     let _ = receiver.arrivals.send(arrival).await;
     answered
 }
@@ -208,9 +207,9 @@ impl Receiver {
                 }
             }
         };
-        let (attempt, refused) = self.tally.lock().unwrap_or_else(PoisonError::into_inner).count(&id);
+        let (attempt, rejected) = self.tally.lock().unwrap_or_else(PoisonError::into_inner).count(&id);
         let answered = match signature {
-            _ if refused => StatusCode::SERVICE_UNAVAILABLE,
+            _ if rejected => StatusCode::SERVICE_UNAVAILABLE,
             Signature::Wrong(_) => StatusCode::UNAUTHORIZED,
             Signature::Verified | Signature::NoSecret => StatusCode::NO_CONTENT,
         };
@@ -220,16 +219,16 @@ impl Receiver {
 }
 
 impl Tally {
-    /// The attempts of this id, and whether this one is refused.
+    /// Returns the number of requests with this id, and whether this one is rejected.
     fn count(&mut self, id: &str) -> (u32, bool) {
         if self.attempts.len() >= IDS_MAX {
             self.attempts.clear();
         }
         let attempts = self.attempts.entry(id.to_owned()).or_default();
         *attempts += 1;
-        let refused = self.fail > 0;
+        let rejected = self.fail > 0;
         self.fail = self.fail.saturating_sub(1);
-        (*attempts, refused)
+        (*attempts, rejected)
     }
 }
 
@@ -248,8 +247,7 @@ impl fmt::Display for Arrival {
     }
 }
 
-/// JSON, indented, its order and its numbers as they came; anything else as text without control
-/// characters, which a terminal would obey.
+/// Returns JSON indented, with the order and the numbers unchanged; other bodies as text without control characters.
 fn pretty(body: &[u8]) -> String {
     if let (Ok(text), Ok(_)) = (str::from_utf8(body), serde_json::from_slice::<IgnoredAny>(body)) {
         return indent(text);
@@ -258,7 +256,7 @@ fn pretty(body: &[u8]) -> String {
     format!("{} bytes that are not JSON: {shown}", body.len())
 }
 
-/// Indents text that is known to be JSON. Not by way of `serde_json::Value`, which sorts keys.
+/// Indents JSON. `serde_json::Value` is not used because it sorts keys.
 fn indent(json: &str) -> String {
     let (mut out, mut depth, mut in_string, mut escaped) = (String::new(), 0, false, false);
     let line = |out: &mut String, depth: usize| out.extend(["\n", &"  ".repeat(depth)]);
@@ -333,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_are_refused_and_attempts_are_counted_for_each_id() {
+    fn the_first_are_rejected_and_attempts_counted_by_id() {
         let body = Bytes::from_static(b"{}");
         let good = webhook::sign(&secret(), "evt_1", NOW.seconds(), &body);
         let receiver = receiver(Some(secret()), 2);
@@ -345,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_signed_is_refused_and_without_a_secret_everything_is_taken() {
+    fn unsigned_webhooks_are_rejected_if_there_is_a_secret() {
         let body = Bytes::from_static(b"{}");
         let strict =
             receiver(Some(secret()), 0).judge(&Uri::from_static("/"), &headers("v1,AAAA"), body.clone());
@@ -355,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arrival_is_shown_in_the_order_in_which_it_was_written() {
+    fn a_webhook_is_printed_in_its_own_order() {
         let body = Bytes::from_static(
             br#"{"type":"job.completed", "data":{"url":"a\"{,}\\","n":1.50,"list":[1,{}],"none":[ ],"null":null}}"#,
         );

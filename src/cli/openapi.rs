@@ -1,4 +1,4 @@
-//! `ringback openapi`: the contract, for programs.
+//! `ringback openapi`: prints the OpenAPI document.
 
 use std::io::Write as _;
 
@@ -8,7 +8,7 @@ use super::Failure;
 
 /// Print the API as an `OpenAPI` 3.1 document
 ///
-/// A running server answers with the same at /openapi.json, and shows it for people at /docs.
+/// A running server has the same document at /openapi.json, and a readable version at /docs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:

@@ -1,20 +1,19 @@
-//! `ringback provider`: what is known of job APIs, whether a definition is one, and what it makes of
-//! an answer.
+//! `ringback provider`: lists providers, checks definitions and polls a job once.
 
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::screen::{Card, Screen, Table, text, time};
+use super::terminal::{FieldList, Table, Terminal, text, time};
 use super::watch::parameter;
 use super::{Failure, configuration, say};
-use crate::app::{self, Surroundings};
+use crate::app::{self, HostEnvironment};
 use crate::config::Flags;
 use crate::domain::{format_duration, format_rate};
 use crate::egress::Fetch;
 use crate::providers::{Definition, Interpretation};
 
-/// List the job APIs that are known, check a definition, ask about one job
+/// List providers, check a definition, poll a job once
 #[derive(Debug, clap::Args)]
 pub struct Provider {
     #[command(subcommand)]
@@ -28,7 +27,7 @@ enum What {
     Poll(Poll),
 }
 
-/// List the job APIs that this configuration knows
+/// List the providers of this configuration
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -43,35 +42,35 @@ pub struct List {
 
 /// Validate a definition and run its examples
 ///
-/// Every mistake is listed with its place, and the exit code is then 1.
+/// Prints every error with its place; the exit code is then 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   ringback provider check providers/acme.toml
 
-docs/PROVIDERS.md is the language of definitions.")]
+docs/PROVIDERS.md describes the language of definitions.")]
 pub struct Check {
-    /// The definition
+    /// File of the definition
     file: PathBuf,
 }
 
-/// Ask about one job, once, and show what was understood
+/// Poll a job once and show how the answer is interpreted
 ///
-/// The credential, the address and the proxy are those that `ringback serve` would use. The exit code
-/// is 1 if nothing was learned of the job.
+/// Uses the credential, the base URL and the proxy of `ringback serve`. The exit code is 1 if the answer contains no
+/// status of the job.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   MUVI_API_KEY=pb_… ringback provider poll muvi job_abc123def456 --raw")]
 pub struct Poll {
-    /// Whom to ask
+    /// Name of the provider
     name: String,
-    /// The provider's id of the job
+    /// Id of the job at its provider
     job_id: String,
-    /// A parameter of the provider; may be repeated
+    /// Parameter of the provider; can be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
     param: Vec<(String, String)>,
-    /// Show the answer itself, too
+    /// Print the answer itself as well
     #[arg(long)]
     raw: bool,
     /// Print JSON
@@ -81,10 +80,10 @@ pub struct Poll {
     configured: Configured,
 }
 
-/// Where the configuration comes from.
+/// Arguments that select the configuration.
 #[derive(Debug, clap::Args)]
 pub struct Configured {
-    /// The configuration file [default: ringback.toml, if it is there]
+    /// Configuration file [default: ringback.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -111,11 +110,12 @@ impl List {
         let config = configuration(&self.configured.flags())?;
         let known = app::providers(&config)?;
         let known: Vec<Value> = known.iter().map(about).collect();
-        let screen = Screen::of_stdout();
+        let terminal = Terminal::of_stdout();
         if self.json {
-            return Ok(screen.json(&json!({ "data": known, "nextCursor": null }).to_string())?);
+            return Ok(terminal.json(&json!({ "data": known, "nextCursor": null }).to_string())?);
         }
-        let mut table = Table::new(&["ID", "KEY", "STATUSES…", "RATE", "AT ONCE", "LOOKS", "BASE URL…"]);
+        let mut table =
+            Table::new(&["ID", "KEY", "STATUSES…", "RATE", "CONCURRENCY", "POLL INTERVAL", "BASE URL…"]);
         for one in &known {
             let bounds = [text(one, "/poll/minInterval"), text(one, "/poll/maxInterval")].join("–");
             table.row([
@@ -128,16 +128,16 @@ impl List {
                 text(one, "/baseUrl"),
             ]);
         }
-        Ok(say(table.render(screen, "", true))?)
+        Ok(say(table.render(terminal, "", true))?)
     }
 }
 
-/// The provider's words for its statuses.
+/// Returns the statuses of the provider.
 fn words(statuses: &Map<String, Value>) -> String {
     statuses.keys().cloned().collect::<Vec<_>>().join(" ")
 }
 
-/// A provider, as it is configured here.
+/// Returns a provider with its effective settings as JSON.
 fn about(provider: &app::Provider) -> Value {
     let definition = &provider.definition;
     let credential = match (&provider.credential, definition.needs_credential()) {
@@ -176,7 +176,7 @@ impl Check {
         let definition =
             Definition::check(&self.file).map_err(|mistakes| Failure::Failed(mistakes.join("\n")))?;
         let (id, examples) = (definition.id(), definition.examples());
-        Ok(say(format_args!("{name} defines `{id}`; all {examples} examples are understood as they say."))?)
+        Ok(say(format_args!("{name} defines `{id}`; all {examples} examples have the expected result."))?)
     }
 }
 
@@ -187,7 +187,11 @@ impl Poll {
         let provider = providers.iter().find(|provider| provider.definition.id() == self.name);
         let provider = provider.ok_or_else(|| {
             let known: Vec<&str> = providers.iter().map(|provider| provider.definition.id()).collect();
-            Failure::Usage(format!("no provider is called `{}`; there are {}", self.name, known.join(", ")))
+            Failure::Usage(format!(
+                "there is no provider `{}`; the providers are {}",
+                self.name,
+                known.join(", ")
+            ))
         })?;
         let definition = &provider.definition;
         let usage = |why: String| Failure::Usage(format!("JOB_ID: {why}"));
@@ -197,31 +201,33 @@ impl Poll {
             let lines = wrong.iter().map(|(name, why)| format!("--param {name}: {why}"));
             Failure::Usage(lines.collect::<Vec<_>>().join("\n"))
         })?;
-        let request =
-            definition.request(&self.job_id, &params, provider.base_url.as_ref(), provider.key()).map_err(
-                |why| Failure::Failed(format!("{why}: `ringback provider list` says which have a key")),
-            )?;
-        let surroundings = Surroundings::of_machine()?;
-        let egress = app::egress(&config, &surroundings)?;
+        let request = definition
+            .request(&self.job_id, &params, provider.base_url.as_ref(), provider.key())
+            .map_err(|why| {
+            Failure::Failed(format!("{why}; `ringback provider list` shows which providers have a key"))
+        })?;
+        let environment = HostEnvironment::system()?;
+        let egress = app::egress(&config, &environment)?;
         let url = request.url.clone();
         let fetch = Fetch::new(request.url, &request.headers, request.timeout, request.max_body);
         let received = egress.fetch(fetch).await;
         let received = received
-            .map_err(|why| Failure::Failed(format!("{} gave no answer: {why}", definition.name())))?;
+            .map_err(|why| Failure::Failed(format!("{} did not answer: {why}", definition.name())))?;
         let answer = definition.interpret(&self.job_id, received.status, &received.body);
-        let mut told = report(&answer);
-        told["httpStatus"] = json!(received.status);
-        told["durationMs"] = json!(u64::try_from(received.duration.as_millis()).unwrap_or(u64::MAX));
-        let screen = Screen::of_stdout();
+        let mut report = report(&answer);
+        report["httpStatus"] = json!(received.status);
+        report["durationMs"] = json!(u64::try_from(received.duration.as_millis()).unwrap_or(u64::MAX));
+        let terminal = Terminal::of_stdout();
         if self.json {
-            screen.json(&told.to_string())?;
+            terminal.json(&report.to_string())?;
         } else {
-            // Without its query, which may hold what is nobody's business.
-            say(card(&told, &format!("{}{}", url.origin().ascii_serialization(), url.path())).render(screen))?;
+            // Without the query, which can hold secrets.
+            say(card(&report, &format!("{}{}", url.origin().ascii_serialization(), url.path()))
+                .render(terminal))?;
         }
         if self.raw {
             say("")?;
-            screen.json(&String::from_utf8_lossy(&received.body))?;
+            terminal.json(&String::from_utf8_lossy(&received.body))?;
         }
         if matches!(answer, Interpretation::Ok(_)) { Ok(()) } else { Err(Failure::Ended(1)) }
     }
@@ -247,32 +253,35 @@ fn report(meaning: &Interpretation) -> Value {
     report
 }
 
-fn card(told: &Value, url: &str) -> Card {
-    let mut card = Card::default();
-    card.line("asked", url);
-    card.line("answer", format!("HTTP {} in {} ms", text(told, "/httpStatus"), text(told, "/durationMs")));
-    let meaning = match text(told, "/outcome").as_str() {
+fn card(report: &Value, url: &str) -> FieldList {
+    let mut card = FieldList::default();
+    card.line("request", url);
+    card.line(
+        "answer",
+        format!("HTTP {} in {} ms", text(report, "/httpStatus"), text(report, "/durationMs")),
+    );
+    let meaning = match text(report, "/outcome").as_str() {
         "ok" => String::new(),
         "not_found" => "there is no such job".to_owned(),
-        "unauthorized" => format!("the provider rejects the credential ({})", text(told, "/code")),
+        "unauthorized" => format!("the provider rejects the credential ({})", text(report, "/code")),
         "rate_limited" => "too many requests".to_owned(),
         _ => "an error: nothing was learned about the job".to_owned(),
     };
-    card.line("means", meaning);
-    card.line("says", text(told, "/message"));
-    card.line("status", text(told, "/status"));
-    let unknown = told["unknownStatus"] == json!(true);
-    let raw = text(told, "/rawStatus");
-    card.line("its word", if unknown { format!("{raw} (the definition does not know it)") } else { raw });
-    card.line("progress", text(told, "/progress"));
-    card.line("output", text(told, "/output"));
-    for (n, output) in (1..).zip(told["outputs"].as_array().into_iter().flatten()) {
+    card.line("meaning", meaning);
+    card.line("message", text(report, "/message"));
+    card.line("status", text(report, "/status"));
+    let unknown = report["unknownStatus"] == json!(true);
+    let raw = text(report, "/rawStatus");
+    card.line("raw status", if unknown { format!("{raw} (not in the definition)") } else { raw });
+    card.line("progress", text(report, "/progress"));
+    card.line("output", text(report, "/output"));
+    for (n, output) in (1..).zip(report["outputs"].as_array().into_iter().flatten()) {
         card.line(&format!("output {n}"), format!("{} {}", text(output, "/url"), text(output, "/type")));
     }
-    card.line("error", text(told, "/error/code"));
-    card.line("error says", text(told, "/error/message"));
-    card.line("created (UTC)", time(told, "/createdAt"));
-    card.line("completed (UTC)", time(told, "/completedAt"));
-    card.line("request id", text(told, "/requestId"));
+    card.line("error", text(report, "/error/code"));
+    card.line("error message", text(report, "/error/message"));
+    card.line("created (UTC)", time(report, "/createdAt"));
+    card.line("completed (UTC)", time(report, "/completedAt"));
+    card.line("request id", text(report, "/requestId"));
     card
 }

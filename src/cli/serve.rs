@@ -2,15 +2,15 @@
 
 use anyhow::Context as _;
 
-use super::{Failure, configuration, say, stopped};
-use crate::app::{App, FirstStart, Surroundings};
+use super::{Failure, configuration, say, shutdown_signal};
+use crate::app::{App, FirstStart, HostEnvironment};
 use crate::config::Flags;
 use crate::telemetry;
 
 /// Run the service: API, poller and dispatcher in one process
 ///
-/// With nothing set it keeps its facts in ringback.db and listens on 127.0.0.1:8080. On the first
-/// start it makes an admin key and a signing secret and prints both, once.
+/// By default the database is ringback.db and the address 127.0.0.1:8080. The first start makes an admin key and a
+/// signing secret and prints both once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -20,7 +20,7 @@ Example:
     -H \"Authorization: Bearer $RINGBACK_API_KEY\" -H 'Content-Type: application/json' \\
     -d '{\"jobId\": \"job_abc123def456\", \"callbackUrl\": \"https://app.example.com/hooks/muvi\"}'
 
-`ringback config` shows every setting. SIGTERM and SIGINT end the service in order.")]
+`ringback config` shows every setting. SIGTERM and SIGINT shut the service down cleanly.")]
 pub struct Serve {
     #[command(flatten)]
     flags: Flags,
@@ -34,15 +34,15 @@ impl Serve {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        let app = App::build(config, Surroundings::of_machine()?).await?;
+        let app = App::build(config, HostEnvironment::system()?).await?;
         print_once(app.first_start()).context(
-            "what was made on this first start could not be shown, and will not be again: remove the \
-             database, or set RINGBACK_API_KEY",
+            "the new admin key could not be printed and will not be shown again: remove the database, or \
+             set RINGBACK_API_KEY",
         )?;
         say(format_args!("ringback listens on http://{}", app.address()?))?;
         app.run(async {
-            if let Err(error) = stopped().await {
-                tracing::error!(%error, "signals cannot be heard");
+            if let Err(error) = shutdown_signal().await {
+                tracing::error!(%error, "no signal handlers can be installed");
                 std::future::pending::<()>().await;
             }
         })
@@ -51,13 +51,13 @@ impl Serve {
     }
 }
 
-/// What is made on the first start is never logged.
+/// Prints what the first start made. It is never logged.
 fn print_once(first_start: &FirstStart) -> anyhow::Result<()> {
     if let Some(key) = &first_start.admin_key {
         say(format_args!("admin key (shown once, keep it):      {key}"))?;
     }
     if let Some(secret) = &first_start.signing_secret {
-        say(format_args!("signing secret (receivers verify by): {secret}"))?;
+        say(format_args!("signing secret (for receivers):       {secret}"))?;
     }
     Ok(())
 }

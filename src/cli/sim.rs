@@ -1,9 +1,9 @@
-//! `ringback sim`: a simulated Muvi, so that an integration can be tried without spending credits.
+//! `ringback sim`: a simulated Muvi, to try an integration without spending credits.
 //!
-//! [`Simulator`] is the service without the command line; tests, the demo and benches use it too.
-//! What it answers is decided by [`Machine`], a pure state machine to which time is a parameter; even
-//! the random-looking errors are derived from (job, look), so that a run can be run again. What it
-//! deliberately does not do: anything that Muvi does not document, such as cancelling.
+//! [`Simulator`] is the service without the command line; tests, the demo and benchmarks use it as well. [`Machine`] is
+//! a pure state machine that decides the answers, with time as a parameter. Even the errors that look random are derived
+//! from the job and the number of the poll, so that runs are repeatable. The simulator does nothing that Muvi does not
+//! document, such as cancelling.
 
 mod machine;
 
@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 
 pub use machine::{Answer, Ending, List, Machine, Options};
 
-use super::{Failure, say, stopped};
+use super::{Failure, say, shutdown_signal};
 use crate::clock::Clock;
 use crate::config::LogFormat;
 use crate::domain::parse_duration;
@@ -31,73 +31,73 @@ use crate::telemetry;
 
 /// Simulate Muvi's job API on this machine
 ///
-/// A job begins when it is submitted or first asked for: pending for a fifth of its length, then
-/// processing, then its ending.
+/// A job starts when it is submitted or polled for the first time: it is pending for a fifth of its duration, then
+/// processing, then it ends.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   ringback sim --length 20s --errors 0.1
   curl -H 'Authorization: Bearer any' http://127.0.0.1:9100/v1/jobs/job_10s_failed_e2
 
-What a job id can say, between underscores and in any order; what it leaves out, the flags say:
-  10s, 250ms, 2h …               the job's length
-  completed, failed, cancelled   how it ends
-  never                          it never ends
-  404                            it is unknown: 404 JOB_NOT_FOUND
-  e2                             the first 2 looks are answered 500 INTERNAL_ERROR
-  r1                             the next 1 look is answered 429 with Retry-After: 1
-  wrapped                        answers come in an envelope {success, data, requestId}
-Everything else in it only makes it another job: job_10s_completed_a, job_10s_completed_b.
+A job id can contain these words between underscores, in any order; flags set the rest:
+  10s, 250ms, 2h …               duration of the job
+  completed, failed, cancelled   end of the job
+  never                          the job never ends
+  404                            the job is unknown: 404 JOB_NOT_FOUND
+  e2                             the first 2 polls are answered 500 INTERNAL_ERROR
+  r1                             the next 1 poll is answered 429 with Retry-After: 1
+  wrapped                        answers have an envelope {success, data, requestId}
+Other words only distinguish jobs: job_10s_completed_a, job_10s_completed_b.
 
-A server that looks here instead of at Muvi:
+To start a server that polls the simulator:
   RINGBACK_PROVIDERS__MUVI__BASE_URL=http://127.0.0.1:9100 MUVI_API_KEY=any ringback serve")]
 pub struct Sim {
-    /// The port on 127.0.0.1; 0 takes a free one
+    /// Port on 127.0.0.1; 0 selects a free one
     #[arg(long, default_value_t = 9100)]
     port: u16,
-    /// How long a job takes, where its id does not say
+    /// Duration of a job, unless its id contains one
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = parse_duration)]
     length: Duration,
-    /// How a job ends, where its id does not say
+    /// End of a job, unless its id contains one
     #[arg(long, value_enum, default_value_t = Ending::Completed)]
     ending: Ending,
-    /// The share of looks that is answered 500, from 0 to 1
+    /// Share of polls that are answered 500, from 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     errors: f64,
-    /// The only key that is taken [default: any]
+    /// The only key that is accepted [default: any]
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
 }
 
 fn share(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
-    number.ok_or_else(|| "a share is a number from 0 to 1, as 0.1".to_owned())
+    number.ok_or_else(|| "a share is a number from 0 to 1, such as 0.1".to_owned())
 }
 
 impl Sim {
     /// Runs the command until it is stopped.
     pub async fn run(self) -> Result<(), Failure> {
         telemetry::logs::init("info", LogFormat::Text)?;
-        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await.with_context(|| {
-            format!("port {} cannot be listened on; --port 0 takes a free one", self.port)
-        })?;
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port))
+            .await
+            .with_context(|| format!("port {} is not available; --port 0 selects a free one", self.port))?;
         let url = format!("http://{}", socket.local_addr().context("the port has no address")?);
         say(format_args!("Simulating Muvi on {url}"))?;
         say(format_args!(
-            "A server looks here with RINGBACK_PROVIDERS__MUVI__BASE_URL={url} MUVI_API_KEY=any"
+            "To poll it, start a server with RINGBACK_PROVIDERS__MUVI__BASE_URL={url} MUVI_API_KEY=any"
         ))?;
         let options =
             Options { length: self.length, ending: self.ending, errors: self.errors, key: self.key };
         let simulator = Simulator::new(Clock::System, options);
         tokio::select! {
-            served = async { axum::serve(socket, simulator.router()).await } => served.context("the simulator broke down")?,
-            asked = stopped() => asked?,
+            served = async { axum::serve(socket, simulator.router()).await } => served.context("the simulator failed")?,
+            asked = shutdown_signal() => asked?,
         }
         Ok(())
     }
 }
 
-/// The simulated Muvi; clones are the same one.
+/// The simulated Muvi; clones share their state.
 #[derive(Clone, Debug)]
 pub struct Simulator {
     clock: Clock,
@@ -106,31 +106,31 @@ pub struct Simulator {
 }
 
 impl Simulator {
-    /// A Muvi that has no jobs yet.
+    /// Returns a simulator without jobs.
     pub fn new(clock: Clock, options: Options) -> Self {
         let key = options.key.as_deref().map(Arc::from);
         Self { clock, key, machine: Arc::new(Mutex::new(Machine::new(options))) }
     }
 
-    /// Its API.
+    /// Returns the router of the API.
     pub fn router(&self) -> Router {
         Router::new()
             .route("/v1/jobs", get(list))
             .route("/v1/jobs/submit", post(submit))
-            .route("/v1/jobs/{job_id}", get(look))
+            .route("/v1/jobs/{job_id}", get(poll))
             .with_state(self.clone())
     }
 
-    /// How often this job was asked for, failed looks included.
+    /// Returns the number of polls of a job, including failed ones.
     pub fn polls(&self, job_id: &str) -> u32 {
-        self.machine().looks(job_id)
+        self.machine().polls(job_id)
     }
 
     fn machine(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Any Bearer will do, unless one was named.
+    /// Returns whether the key is accepted: any, unless one is configured.
     fn authorised(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let key = given.and_then(|value| value.strip_prefix("Bearer ")).filter(|key| !key.is_empty());
@@ -150,18 +150,18 @@ impl Simulator {
     }
 }
 
-async fn look(
+async fn poll(
     State(simulator): State<Simulator>,
     Path(job_id): Path<String>,
     headers: HeaderMap,
 ) -> Response {
     let now = simulator.clock.now();
-    let response = simulator.answer(&headers, |machine| machine.look(&job_id, now));
+    let response = simulator.answer(&headers, |machine| machine.poll(&job_id, now));
     tracing::info!(
         job = job_id,
-        look = simulator.polls(&job_id),
+        poll = simulator.polls(&job_id),
         status = response.status().as_u16(),
-        "look"
+        "poll"
     );
     response
 }
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bearer_is_needed_and_where_one_is_named_it_is_that_one() {
+    fn a_key_is_required_and_must_be_the_configured_one() {
         let simulator = |key: Option<&str>| {
             let options = Options { key: key.map(str::to_owned), ..Options::default() };
             Simulator::new(Clock::System, options)

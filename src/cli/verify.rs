@@ -1,4 +1,4 @@
-//! `ringback verify`: whether a webhook's signature holds, and if not, why.
+//! `ringback verify`: verifies the signature of a webhook.
 
 use std::io::Read as _;
 
@@ -9,35 +9,35 @@ use crate::channels::webhook::{self, Secret};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
 
-/// A webhook's body is 256 KiB of answer and an envelope at most; this leaves room.
+/// Maximum size of the body, in bytes. A webhook has at most 256 KiB of answer and an envelope.
 const BODY_MAX: u64 = 4 * 1024 * 1024;
 
-/// Say whether a webhook's signature holds, and if not, why
+/// Verify the signature of a webhook, and explain a failure
 ///
-/// The body is read from stdin, byte for byte as it was received. The exit code is 0 if the
-/// signature holds and 1 if it does not.
+/// The body is read from stdin, byte for byte as it was received. The exit code is 0 if the signature is valid, else
+/// 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   ringback verify --secret whsec_… --id evt_… --timestamp 1771426951 \\
     --signature 'v1,…' < body.json
 
-The signature covers id.timestamp.body. A message older than five minutes is refused, as receivers
-should; --at 1771426951 checks it as of then.")]
+The signature covers id.timestamp.body. A message older than five minutes is rejected, as
+receivers should do; --at 1771426951 verifies it at that time.")]
 pub struct Verify {
-    /// The signing secret, as whsec_…
+    /// Signing secret (whsec_…)
     #[arg(long, value_name = "SECRET")]
     secret: String,
-    /// The header webhook-id
+    /// Header webhook-id
     #[arg(long)]
     id: String,
-    /// The header webhook-timestamp
+    /// Header webhook-timestamp
     #[arg(long, allow_hyphen_values = true)]
     timestamp: String,
-    /// The header webhook-signature, whole: it may hold several
+    /// Header webhook-signature, complete: it can hold several signatures
     #[arg(long, value_name = "SIGNATURES")]
     signature: String,
-    /// Check as of this moment instead of now, in seconds since 1970
+    /// Time of the verification in seconds since 1970 [default: now]
     #[arg(long, value_name = "SECONDS")]
     at: Option<u32>,
 }
@@ -52,29 +52,31 @@ impl Verify {
             .read_to_end(&mut body)
             .context("the body cannot be read from stdin")?;
         if body.len() as u64 > BODY_MAX {
-            return Err(Failure::Failed(format!("the body is larger than {BODY_MAX} bytes: no webhook is")));
+            return Err(Failure::Failed(format!(
+                "the body is larger than {BODY_MAX} bytes, which no webhook is"
+            )));
         }
         let now =
             self.at.map_or_else(|| Clock::System.now(), |at| Timestamp::from_millis(i64::from(at) * 1000));
         self.judge(&secret, &body, now).map_err(Failure::Failed)?;
-        Ok(say("The signature holds.")?)
+        Ok(say("The signature is valid.")?)
     }
 
-    /// Where the signature does not hold, looks for the slips that everybody makes once.
+    /// Verifies the signature. If it is not valid, the error names the likely cause.
     fn judge(&self, secret: &Secret, body: &[u8], now: Timestamp) -> Result<(), String> {
-        let holds = |body: &[u8]| {
+        let verify = |body: &[u8]| {
             webhook::verify(secret, &self.id, &self.timestamp, &self.signature, body, now, webhook::TOLERANCE)
         };
-        let Err(why) = holds(body) else { return Ok(()) };
-        let mut sentence = format!("The signature does not hold: {why}.");
+        let Err(why) = verify(body) else { return Ok(()) };
+        let mut sentence = format!("The signature is not valid: {why}.");
         if body.is_empty() {
-            sentence.push_str(" The body is empty: pass it on stdin.");
+            sentence.push_str(" The body is empty; pass it on stdin.");
         }
         let trimmed = body.strip_suffix(b"\n").map(|rest| rest.strip_suffix(b"\r").unwrap_or(rest));
-        if trimmed.is_some_and(|trimmed| holds(trimmed).is_ok()) {
+        if trimmed.is_some_and(|trimmed| verify(trimmed).is_ok()) {
             sentence.push_str(
-                " Without the line break at its end the body fits: something (echo, an editor) added it, \
-                 and what is signed are the exact bytes.",
+                " The signature is valid without the line break at the end of the body, which a program such as \
+                 echo or an editor has added. Pass the exact bytes.",
             );
         }
         Err(sentence)
@@ -98,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_that_does_not_hold_comes_with_a_reason() {
+    fn an_invalid_signature_is_explained() {
         let secret = Secret::parse("whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz").expect("a secret");
         let other = Secret::parse("whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4").expect("a secret");
         let at = Timestamp::from_millis(1_771_426_951_000);
@@ -110,10 +112,10 @@ mod tests {
         let table: [(&str, &str, &[u8], Timestamp, &str); 8] = [
             (time, &good, BODY, at, ""),
             (time, &format!("v1a,xx {strange} {good}"), BODY, at, ""),
-            (time, &strange, BODY, at, "does not hold"),
-            (time, &good, b"{}", at, "does not hold"),
+            (time, &strange, BODY, at, "is not valid"),
+            (time, &good, b"{}", at, "is not valid"),
             (time, &good, b"", at, "The body is empty"),
-            (time, &good, &with_break, at, "Without the line break"),
+            (time, &good, &with_break, at, "without the line break"),
             (time, &good, BODY, late, " s ago"),
             ("yesterday", &good, BODY, at, "timestamp"),
         ];

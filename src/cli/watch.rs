@@ -1,63 +1,63 @@
-//! `ringback watch`: registers a watch on a running server, and may stay until its end.
+//! `ringback watch`: registers a watch on a running server.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::client::Server;
-use super::screen::{Screen, text};
-use super::{Failure, follow, note, one_of, say, show, span};
+use super::terminal::{Terminal, text};
+use super::{Failure, duration, follow, note, say, show, values_of};
 use crate::domain::Payload;
 
-/// Register a watch on a running server, and follow it if you like
+/// Register a watch on a running server, and optionally wait for its end
 ///
-/// Exit codes with --follow: 0 the job completed, 3 failed, 4 was cancelled, 5 was not found, 6 the
-/// watch expired or was stopped. Without: 0 registered, 1 not.
+/// Exit codes with --follow: 0 the job completed, 3 failed, 4 was cancelled, 5 was not found, 6 the watch expired or
+/// was stopped. Without --follow: 0 the watch is registered, 1 it is not.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   ringback watch job_abc123def456 --webhook https://app.example.com/hooks/muvi --follow
 
-Without --webhook, --email and --slack nothing is sent: follow it, or ask later with `ringback show`.
-The server is RINGBACK_URL, the key RINGBACK_API_KEY. With --follow, progress goes to stderr: a bar on
-a terminal, lines elsewhere; stdout has the watch, and with --json only as it ended.")]
+Without --webhook, --email and --slack nothing is sent: use --follow, or `ringback show` later. The
+server is RINGBACK_URL, the key RINGBACK_API_KEY. With --follow, progress goes to stderr: a bar on a
+terminal, lines elsewhere. stdout has the watch; with --json only the ended watch.")]
 pub struct Watch {
-    /// The provider's id of the job
+    /// Id of the job at its provider
     job_id: String,
-    /// Call this URL back; may be repeated
+    /// Send a webhook to this URL; can be repeated
     #[arg(long, value_name = "URL")]
     webhook: Vec<String>,
-    /// Write to this address; may be repeated
+    /// Send mail to this address; can be repeated
     #[arg(long, value_name = "ADDRESS")]
     email: Vec<String>,
-    /// Post to this hook or #channel; may be repeated
+    /// Post to this Slack webhook or #channel; can be repeated
     #[arg(long, value_name = "URL")]
     slack: Vec<String>,
-    /// Whose job it is [default: the server's]
+    /// Provider of the job [default: the default of the server]
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
-    /// What is sent, as job.completed,job.failed or job.* [default: every ending]
+    /// Events to send, such as job.completed,job.failed or job.* [default: every end]
     #[arg(long, value_name = "TYPES", value_delimiter = ',')]
     events: Vec<String>,
-    /// For how long to watch, as 24h [default: the provider's]
-    #[arg(long, value_name = "DURATION", value_parser = span)]
+    /// Maximum duration of the watch, such as 24h [default: that of the provider]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     expires_in: Option<String>,
-    /// Your own JSON object, which comes back with every event
+    /// JSON object that every event contains
     #[arg(long, value_name = "JSON")]
     metadata: Option<String>,
-    /// A parameter of the provider; may be repeated
+    /// Parameter of the provider; can be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
     param: Vec<(String, String)>,
-    /// What a webhook carries
-    #[arg(long, value_name = "FORM", value_parser = one_of(Payload::ALL, Payload::as_str))]
+    /// Body of the webhooks
+    #[arg(long, value_name = "FORM", value_parser = values_of(Payload::ALL, Payload::as_str))]
     payload: Option<String>,
-    /// The greatest gap between two looks, as 10s
-    #[arg(long, value_name = "DURATION", value_parser = span)]
+    /// Longest poll interval, such as 10s
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     poll_interval: Option<String>,
-    /// Makes it safe to run the same command again
+    /// Key that makes it safe to repeat the command
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
-    /// Stay until the end, and show progress
+    /// Wait for the end and show progress
     #[arg(long, short)]
     follow: bool,
     /// Print the server's JSON
@@ -67,7 +67,7 @@ pub struct Watch {
     server: Server,
 }
 
-/// `name=value`.
+/// Parses `name=value`.
 pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
     let pair = pair.map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -110,18 +110,20 @@ impl Watch {
         let body = self.body()?;
         let client = self.server.client()?;
         let answer = client.post("/v1/watches", Some(body), self.idempotency_key.as_deref()).await?;
-        let (screen, watch) = (Screen::of_stdout(), answer.value());
+        let (terminal, watch) = (Terminal::of_stdout(), answer.value());
         let id = text(&watch, "/id");
         if !self.json {
-            say(show::watch_card(&watch, screen))?;
+            say(show::watch_fields(&watch, terminal))?;
         } else if !self.follow {
-            screen.json(&answer.text)?;
+            terminal.json(&answer.text)?;
         }
         if self.follow {
             return follow::follow(&client, &id, Some(answer), self.json).await;
         }
         if self.is_silent() {
-            note(&format!("Nothing will be sent; `ringback show {id} --follow` waits for the end."));
+            note(&format!(
+                "Nothing will be sent; `ringback show {id} --follow` waits for the end of the watch."
+            ));
         }
         Ok(())
     }
@@ -132,9 +134,8 @@ impl Watch {
 
     fn body(&self) -> Result<String, Failure> {
         let metadata = self.metadata.as_deref().map(serde_json::from_str::<&RawValue>).transpose();
-        let metadata =
-            metadata.map_err(|error| Failure::Usage(format!("--metadata: this is not JSON: {error}")))?;
-        // The fields with one place take the first, so that the server's complaints name what was said.
+        let metadata = metadata.map_err(|error| Failure::Usage(format!("--metadata: not JSON: {error}")))?;
+        // Fields with one value take the first one, so that errors of the server name the argument.
         let (callback_url, webhooks) = first(&self.webhook);
         let (slack, slacks) = first(&self.slack);
         let webhooks = webhooks.iter().map(|url| json!({ "type": "webhook", "url": url }));
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_is_registered_and_nothing_else() {
+    fn only_given_arguments_are_sent() {
         assert_eq!(body(&[]), r#"{"jobId":"job_1","notify":[]}"#);
         assert_eq!(body(&["--webhook", "https://a"]), r#"{"jobId":"job_1","callbackUrl":"https://a"}"#);
         let line = "--webhook https://a --webhook https://b --email x@a --email y@a --slack https://c --slack #d \

@@ -1,5 +1,4 @@
-//! The command line, as people and scripts meet it: the real program, against the real application or
-//! against a server that says what a test wants.
+//! The command line: the real program, against the real application or a scripted server.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -14,7 +13,7 @@ use crate::fakes::{PROVIDER_KEY, Reply, error};
 use crate::harness::{AUTH, Harness, KEY, guarded, id, minutes, seconds};
 use crate::wire::Request;
 
-/// How a command ended.
+/// Result of a command.
 #[derive(Debug)]
 pub struct Ran {
     pub code: i32,
@@ -35,7 +34,7 @@ impl Ran {
     }
 }
 
-/// The program with nothing around it but these variables.
+/// Returns the program with only these variables.
 fn program(env: &[(&str, &str)], line: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringback"));
     command.args(line).env_clear().envs(env.iter().copied()).current_dir(env!("CARGO_TARGET_TMPDIR"));
@@ -53,7 +52,7 @@ pub async fn run(env: &[(&str, &str)], line: &[&str]) -> Ran {
     ended(program(env, line).spawn().unwrap()).await
 }
 
-/// A client of the server at `url`.
+/// Runs a client command for the server at `url`.
 async fn ask(url: &str, line: &[&str]) -> Ran {
     run(&[("RINGBACK_URL", url), ("RINGBACK_API_KEY", KEY)], line).await
 }
@@ -62,14 +61,14 @@ fn url(h: &Harness) -> String {
     format!("http://{}", h.address())
 }
 
-/// Returns when `n` watches are registered.
+/// Waits until `n` watches are registered.
 async fn registered(h: &Harness, n: usize) {
     let all =
         async { while h.get("/v1/watches?limit=200").await.json()["data"].as_array().unwrap().len() < n {} };
     guarded("the registrations", all).await;
 }
 
-/// A server that says one thing after another, and keeps what it was asked.
+/// A server that sends prepared answers and records the requests.
 struct Scripted {
     url: String,
     asked: Arc<Mutex<Vec<Request>>>,
@@ -100,7 +99,7 @@ impl Scripted {
         Self { url, asked }
     }
 
-    /// What it was asked: method, path and body.
+    /// Returns the requests: method, path and body.
     fn asked(&self) -> Vec<String> {
         let line = |request: &Request| {
             let body = String::from_utf8_lossy(&request.body).into_owned();
@@ -111,7 +110,7 @@ impl Scripted {
 }
 
 #[tokio::test]
-async fn watch_registers_prints_the_watch_and_its_webhook_arrives() {
+async fn watch_registers_and_prints_the_watch() {
     let h = Harness::start().await;
     h.provider.completed("job_1");
     let hook = h.receiver.url("/hook");
@@ -128,7 +127,7 @@ async fn watch_registers_prints_the_watch_and_its_webhook_arrives() {
     let shown = ask(&url(&h), &line).await.expect(0);
     assert!(shown.out.contains("watching") && shown.out.contains("job_1 of muvi"), "{shown:#?}");
     assert!(shown.out.contains(&hook) && shown.err.is_empty(), "{shown:#?}");
-    // The same again, as JSON: the very same watch.
+    // The same command again, with JSON: the same watch.
     let again = ask(&url(&h), &[&line[..], &["--json"]].concat()).await.expect(0);
     assert!(shown.out.contains(&id(&again.json())), "{again:#?}");
     assert!(again.out.contains("{\"z\": 1.0,\"a\":2}"), "byte for byte: {again:#?}");
@@ -138,7 +137,7 @@ async fn watch_registers_prints_the_watch_and_its_webhook_arrives() {
 }
 
 #[tokio::test]
-async fn without_a_destination_watch_registers_and_says_how_to_learn_of_the_end() {
+async fn watch_without_destination_explains_how_to_follow() {
     let h = Harness::start().await;
     h.provider.completed("job_1");
     let ran = ask(&url(&h), &["watch", "job_1", "--json"]).await.expect(0);
@@ -152,14 +151,14 @@ async fn without_a_destination_watch_registers_and_says_how_to_learn_of_the_end(
 }
 
 #[tokio::test]
-async fn follow_ends_with_0_completed_3_failed_4_cancelled_5_not_found_6_expired_or_stopped() {
+async fn follow_exits_with_a_code_for_each_final_status() {
     let h = Harness::start().await;
     h.provider.completed("job_completed");
     h.provider.failed("job_failed");
     h.provider.cancelled("job_cancelled");
     h.provider.not_found("job_gone");
     h.provider.processing("job_long", 50);
-    h.provider.processing("job_called_off", 50);
+    h.provider.processing("job_stopped", 50);
     let (url, endings) = (
         url(&h),
         [
@@ -168,7 +167,7 @@ async fn follow_ends_with_0_completed_3_failed_4_cancelled_5_not_found_6_expired
             ("job_cancelled", 4, "cancelled"),
             ("job_gone", 5, "not_found"),
             ("job_long", 6, "expired"),
-            ("job_called_off", 6, "stopped"),
+            ("job_stopped", 6, "stopped"),
         ],
     );
     let env = [("RINGBACK_URL", url.as_str()), ("RINGBACK_API_KEY", KEY)];
@@ -176,7 +175,7 @@ async fn follow_ends_with_0_completed_3_failed_4_cancelled_5_not_found_6_expired
         |job: &str| program(&env, &["watch", job, "--follow", "--expires-in", "30m"]).spawn().unwrap();
     let children = endings.map(|(job, ..)| start(job));
     registered(&h, endings.len()).await;
-    let found = h.get("/v1/watches?jobId=job_called_off").await.json();
+    let found = h.get("/v1/watches?jobId=job_stopped").await.json();
     h.delete(&format!("/v1/watches/{}", id(&found["data"][0]))).await.expect(200);
     h.pass(minutes(31)).await;
     for (child, (job, code, word)) in children.into_iter().zip(endings) {
@@ -188,7 +187,7 @@ async fn follow_ends_with_0_completed_3_failed_4_cancelled_5_not_found_6_expired
 }
 
 #[tokio::test]
-async fn follow_tells_each_change_on_stderr_and_the_output_or_the_error_on_stdout() {
+async fn follow_prints_changes_on_stderr_and_the_result_on_stdout() {
     let watch = |status: &str, job: Value| json!({ "id": "watch_1", "status": status, "job": job });
     let answers = [
         (200, watch("watching", json!({ "status": "unknown" }))),
@@ -203,24 +202,24 @@ async fn follow_tells_each_change_on_stderr_and_the_output_or_the_error_on_stdou
     ];
     let server = Scripted::start(&answers).await;
     let ran = ask(&server.url, &["show", "watch_1", "--follow"]).await.expect(0);
-    assert_eq!(ran.err, "not looked at yet\nprocessing  50 %\n");
+    assert_eq!(ran.err, "not polled yet\nprocessing  50 %\n");
     assert_eq!(ran.out, "completed  100 %  https://a/\\u{1b}[2Jb\n", "and nothing controls the terminal");
     assert_eq!(server.asked(), ["GET /v1/watches/watch_1?wait=30s"; 3]);
 }
 
-/// Stays where it is while the server behind it moves.
+/// Forwards connections to a server whose address can change.
 #[derive(Clone)]
-struct Door {
+struct Forwarder {
     address: SocketAddr,
     behind: Arc<Mutex<Option<SocketAddr>>>,
 }
 
-impl Door {
+impl Forwarder {
     async fn to(behind: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let door =
+        let forwarder =
             Self { address: listener.local_addr().unwrap(), behind: Arc::new(Mutex::new(Some(behind))) };
-        let at = Arc::clone(&door.behind);
+        let at = Arc::clone(&forwarder.behind);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let behind = *at.lock().unwrap();
@@ -231,7 +230,7 @@ impl Door {
                 });
             }
         });
-        door
+        forwarder
     }
 
     fn lead(&self, behind: Option<SocketAddr>) {
@@ -243,45 +242,45 @@ impl Door {
 async fn follow_survives_a_restart_of_the_server() {
     let mut h = Harness::start().await;
     h.provider.processing("job_1", 50);
-    let door = Door::to(h.address()).await;
-    let url = format!("http://{}", door.address);
+    let forwarder = Forwarder::to(h.address()).await;
+    let url = format!("http://{}", forwarder.address);
     let env = [("RINGBACK_URL", url.as_str()), ("RINGBACK_API_KEY", KEY)];
     let mut child = program(&env, &["watch", "job_1", "--follow"]).spawn().unwrap();
-    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
     registered(&h, 1).await;
     h.stop().await;
-    door.lead(None);
-    let away = async { while !told.next_line().await.unwrap().unwrap().starts_with("Trying again") {} };
-    guarded("a word about the server's absence", away).await;
+    forwarder.lead(None);
+    let away = async { while !stderr.next_line().await.unwrap().unwrap().starts_with("Retrying") {} };
+    guarded("a note about the unavailable server", away).await;
     h.provider.completed("job_1");
     h.restart().await;
-    door.lead(Some(h.address()));
+    forwarder.lead(Some(h.address()));
     h.pass(minutes(1)).await;
     let mut rest = String::new();
     let rest_of_it = async {
-        while let Some(line) = told.next_line().await.unwrap() {
+        while let Some(line) = stderr.next_line().await.unwrap() {
             rest.push_str(&line);
         }
     };
-    guarded("the end of what is told", rest_of_it).await;
+    guarded("the end of stderr", rest_of_it).await;
     assert!(rest.contains("answers again"), "{rest}");
     ended(child).await.expect(0);
     h.finish().await;
 }
 
 #[tokio::test]
-async fn an_interrupted_follow_leaves_the_watch_alone_and_says_how_to_go_on() {
+async fn an_interrupted_follow_leaves_the_watch_unchanged() {
     let h = Harness::start().await;
     h.provider.processing("job_1", 50);
     let url = url(&h);
     let env = [("RINGBACK_URL", url.as_str()), ("RINGBACK_API_KEY", KEY)];
     let mut child = program(&env, &["watch", "job_1", "--follow"]).spawn().unwrap();
-    let mut told = BufReader::new(child.stderr.take().unwrap());
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
-    guarded("the first line", told.read_line(&mut line)).await.unwrap();
+    guarded("the first line", stderr.read_line(&mut line)).await.unwrap();
     let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    guarded("what is told", told.read_to_string(&mut line)).await.unwrap();
+    guarded("the rest of stderr", stderr.read_to_string(&mut line)).await.unwrap();
     let found = h.get("/v1/watches").await.json();
     assert_eq!(found["data"][0]["status"], "watching");
     assert!(line.contains(&format!("ringback show {} --follow", id(&found["data"][0]))), "{line}");
@@ -290,7 +289,7 @@ async fn an_interrupted_follow_leaves_the_watch_alone_and_says_how_to_go_on() {
 }
 
 #[tokio::test]
-async fn watches_are_a_table_for_people_and_the_servers_page_or_lines_for_programs() {
+async fn watches_prints_a_table_or_json() {
     let h = Harness::start().await;
     h.provider.processing("job_1", 50);
     h.provider.completed("job_2");
@@ -318,25 +317,25 @@ async fn watches_are_a_table_for_people_and_the_servers_page_or_lines_for_progra
     let all: Vec<String> = all.lines().map(|line| id(&serde_json::from_str(line).unwrap())).collect();
     assert_eq!(all, [two, one]);
     let none = ask(&url, &["watches", "--job-id", "job_3"]).await.expect(0);
-    assert_eq!((none.out.as_str(), none.err.as_str()), ("", "There are none.\n"));
+    assert_eq!((none.out.as_str(), none.err.as_str()), ("", "No entries.\n"));
     h.finish().await;
 }
 
 #[tokio::test]
-async fn all_follows_the_pages_to_their_end() {
+async fn all_reads_every_page() {
     let page = |n: usize, next: Option<&str>| json!({ "data": [{ "id": format!("watch_{n}") }], "nextCursor": next });
     let answers = [(200, page(3, Some("a&b"))), (200, page(2, Some("c"))), (200, page(1, None))];
     let server = Scripted::start(&answers).await;
     let ran = ask(&server.url, &["watches", "--all"]).await.expect(0);
     let first: Vec<&str> = ran.out.lines().filter_map(|line| line.split(' ').next()).collect();
-    assert_eq!(first, ["ID", "watch_3", "watch_2", "watch_1"], "the head once");
+    assert_eq!(first, ["ID", "watch_3", "watch_2", "watch_1"], "the header once");
     let asked = server.asked();
     assert_eq!(asked[0], "GET /v1/watches?limit=200");
     assert_eq!(asked[1], "GET /v1/watches?limit=200&cursor=a%26b");
 }
 
 #[tokio::test]
-async fn show_tells_of_a_watch_its_story_of_a_delivery_its_attempts_and_of_an_event_its_data() {
+async fn show_prints_a_watch_a_delivery_or_an_event() {
     let h = Harness::start().await;
     h.provider.completed("job_1");
     h.receiver.script("/hook", [Reply::new(500, "not\nnow")]);
@@ -354,7 +353,7 @@ async fn show_tells_of_a_watch_its_story_of_a_delivery_its_attempts_and_of_an_ev
         assert!(shown.contains(word), "{word}: {shown}");
     }
     let whole = ask(&url, &["show", &watch, "--json"]).await.expect(0).json();
-    assert_eq!(whole["story"], h.get(&format!("/v1/watches/{watch}/timeline")).await.json()["data"]);
+    assert_eq!(whole["timeline"], h.get(&format!("/v1/watches/{watch}/timeline")).await.json()["data"]);
     assert_eq!(whole["id"], watch.as_str());
 
     let shown = ask(&url, &["show", &delivery]).await.expect(0).out;
@@ -375,7 +374,7 @@ async fn show_tells_of_a_watch_its_story_of_a_delivery_its_attempts_and_of_an_ev
 }
 
 #[tokio::test]
-async fn watch_show_and_deliveries_say_where_to_by_url_mail_address_or_channel() {
+async fn addresses_are_urls_email_addresses_or_channels() {
     let to = [
         json!({ "type": "webhook", "url": "https://a.example/hook" }),
         json!({ "type": "email", "email": "me@a.example" }),
@@ -400,7 +399,7 @@ async fn watch_show_and_deliveries_say_where_to_by_url_mail_address_or_channel()
 }
 
 #[tokio::test]
-async fn deliveries_are_listed_and_one_is_sent_again_by_retry() {
+async fn deliveries_are_listed_and_retried() {
     let h = Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "")]).await;
     h.provider.completed("job_1");
     h.receiver.script("/hook", [Reply::status(500)]);
@@ -423,7 +422,7 @@ async fn deliveries_are_listed_and_one_is_sent_again_by_retry() {
 
     h.receiver.script("/hook", [Reply::status(500)]);
     let all = ask(&url, &["retry", "--failed", "--since", "2026-02-18T15:00:00Z"]).await.expect(0);
-    assert_eq!(all.out, "1 delivery is sent again.\n");
+    assert_eq!(all.out, "1 delivery is retried.\n");
     h.rest().await;
     assert_eq!(h.receiver.next().await.event(), "job.completed");
 
@@ -436,12 +435,12 @@ async fn deliveries_are_listed_and_one_is_sent_again_by_retry() {
 }
 
 #[tokio::test]
-async fn retry_failed_asks_for_all_that_failed_in_a_span() {
+async fn retry_failed_retries_all_failed_in_a_period() {
     let server = Scripted::start(&[(202, json!({ "count": 7 })), (202, json!({ "count": 0 }))]).await;
     let line =
         ["retry", "--failed", "--since", "2026-02-18T15:00:00Z", "--until", "2026-02-18T16:00:00+00:00"];
     let ran = ask(&server.url, &[&line[..], &["--destination", "dst_1"]].concat()).await.expect(0);
-    assert_eq!(ran.out, "7 deliveries are sent again.\n");
+    assert_eq!(ran.out, "7 deliveries are retried.\n");
     assert_eq!(ask(&server.url, &["retry", "--failed", "--json"]).await.expect(0).out, "{\"count\":0}\n");
     insta::assert_snapshot!(server.asked().join("\n"), @r#"
     POST /v1/deliveries/retry {"destinationId":"dst_1","since":"2026-02-18T15:00:00.000Z","status":"failed","until":"2026-02-18T16:00:00.000Z"}
@@ -466,7 +465,7 @@ async fn cancel_stops_a_watch() {
 }
 
 #[tokio::test]
-async fn apps_and_keys_are_made_listed_and_revoked_on_a_server() {
+async fn apps_and_keys_are_created_listed_and_revoked() {
     let app = json!({ "id": "app_1", "name": "seven", "createdAt": "2026-02-18T15:00:00.000Z" });
     let key = json!({ "id": "key_1", "appId": "app_1", "name": "billing", "scope": "read", "lastUsedAt": null,
                       "createdAt": "2026-02-18T15:00:00.000Z", "expiresAt": "2026-05-19T15:00:00.000Z" });
@@ -525,7 +524,7 @@ async fn apps_and_keys_are_made_listed_and_revoked_on_a_server() {
 }
 
 #[tokio::test]
-async fn a_key_made_on_a_running_server_lets_in_until_it_is_revoked() {
+async fn a_created_key_is_valid_until_it_is_revoked() {
     let h = Harness::start().await;
     let url = url(&h);
     let app = ask(&url, &["apps", "create", "seven", "--json"]).await.expect(0).json();
@@ -544,9 +543,9 @@ async fn a_key_made_on_a_running_server_lets_in_until_it_is_revoked() {
     h.finish().await;
 }
 
-// Once: its file has one owner.
+// Not on both databases: it is about a file.
 #[tokio::test]
-async fn without_a_server_apps_and_keys_are_made_in_the_database_which_a_running_server_keeps_to_itself() {
+async fn without_a_server_apps_and_keys_use_the_database() {
     let mut h = Harness::start().await;
     let database = format!("sqlite://{}", h.file().display());
     let here = [("RINGBACK_DATABASE_URL", database.as_str())];
@@ -557,7 +556,7 @@ async fn without_a_server_apps_and_keys_are_made_in_the_database_which_a_running
     let key = run(&here, &["keys", "create", "--app", &id(&app), "--json"]).await.expect(0).json();
     let apps = run(&here, &["apps", "list", "--limit", "1", "--json"]).await.expect(0).json();
     assert_eq!(apps["data"].as_array().unwrap().len(), 1);
-    // The flag goes before a variable that names a server.
+    // The flag overrides a variable that names a server.
     let env = [("RINGBACK_API_KEY", KEY), ("RINGBACK_URL", "http://127.0.0.1:1")];
     let listed = run(&env, &["keys", "list", "--database-url", &database]).await.expect(0).out;
     assert!(listed.contains(&id(&key)), "{listed}");
@@ -578,46 +577,46 @@ async fn without_a_server_apps_and_keys_are_made_in_the_database_which_a_running
 }
 
 #[tokio::test]
-async fn an_error_is_a_sentence_on_stderr_that_says_what_to_do() {
+async fn errors_on_stderr_say_what_to_do() {
     let h = Harness::start().await;
     let url = url(&h);
     let with = |key: &'static str| [("RINGBACK_URL", url.clone()), ("RINGBACK_API_KEY", key.to_owned())];
-    let mut told = String::new();
-    let mut tell = |ran: Ran| {
+    let mut errors = String::new();
+    let mut collect = |ran: Ran| {
         assert_eq!(ran.out, "", "{ran:#?}");
-        told.push_str(&format!("{}: {}", ran.code, ran.err.replace(&url, "URL")));
+        errors.push_str(&format!("{}: {}", ran.code, ran.err.replace(&url, "URL")));
     };
-    tell(run(&[], &["watches", "--url", "http://127.0.0.1:1"]).await);
+    collect(run(&[], &["watches", "--url", "http://127.0.0.1:1"]).await);
     for key in ["", "rb_not_one_of_its_keys"] {
         let env = with(key);
         let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        tell(run(&env, &["watches"]).await);
+        collect(run(&env, &["watches"]).await);
     }
-    tell(ask(&url, &["show", "watch_unknown"]).await);
-    tell(ask(&url, &["deliveries", "--destination", "nobody"]).await);
-    tell(ask(&url, &["watch", "../x", "--webhook", "https://10.0.0.1/", "--events", "job.done"]).await);
-    tell(ask(&url, &["watch", "job_1", "--metadata", "{"]).await);
-    tell(ask("ftp://x", &["watches"]).await);
-    tell(run(&[("RINGBACK_API_KEY", "short")], &["watches"]).await);
+    collect(ask(&url, &["show", "watch_unknown"]).await);
+    collect(ask(&url, &["deliveries", "--destination", "nobody"]).await);
+    collect(ask(&url, &["watch", "../x", "--webhook", "https://10.0.0.1/", "--events", "job.done"]).await);
+    collect(ask(&url, &["watch", "job_1", "--metadata", "{"]).await);
+    collect(ask("ftp://x", &["watches"]).await);
+    collect(run(&[("RINGBACK_API_KEY", "short")], &["watches"]).await);
     let strange = Scripted::raw(vec![(200, "<html>".into()), (500, "<html>".into())]).await;
     for _ in 0..2 {
         let ran = ask(&strange.url, &["watches"]).await;
-        tell(Ran { err: ran.err.replace(&strange.url, "STRANGE"), ..ran });
+        collect(Ran { err: ran.err.replace(&strange.url, "STRANGE"), ..ran });
     }
-    insta::assert_snapshot!(told, @r"
+    insta::assert_snapshot!(errors, @r"
     1: http://127.0.0.1:1 does not answer (connect: connection refused): is the server running, and is RINGBACK_URL its address?
-    1: the server asks for a key: set RINGBACK_API_KEY
-    1: the server does not know this key: set RINGBACK_API_KEY to one of its own
-    1: no such path, or no such object that this key can see (/v1/watches/watch_unknown): is the id whole, and of the app that the key is for?
+    1: the server requires a key: set RINGBACK_API_KEY
+    1: the server does not know this key: set RINGBACK_API_KEY to a key of this server
+    1: no such path, or no such object that this key can see (/v1/watches/watch_unknown): is the id complete, and does it belong to the app of the key?
     1: ?destinationId: is not a destination's id
     1: 3 fields are invalid
       /jobId: it does not match the pattern [A-Za-z0-9_-]{1,128}
       /events/0: `job.done` is not allowed here; use one of: job.completed, job.failed, job.cancelled, job.not_found, watch.expired, job.processing, job.progress, job.*, watch.*
       /callbackUrl: must not lead to 10.0.0.1 (an address that is private); the operator can permit it in the [egress] settings
-    2: --metadata: this is not JSON: EOF while parsing an object at line 1 column 1
+    2: --metadata: not JSON: EOF while parsing an object at line 1 column 1
     1: RINGBACK_URL: this URL cannot be used: it must begin with http:// or https://
-    1: RINGBACK_API_KEY: a key has 16 to 256 characters, and this one has 5
-    1: what answers at STRANGE is no Ringback: is RINGBACK_URL right?
+    1: RINGBACK_API_KEY: the key has 5 characters; it must have 16 to 256
+    1: the server at STRANGE is not Ringback: is RINGBACK_URL right?
     1: STRANGE answered 500 Internal Server Error: is RINGBACK_URL right?
     ");
     assert_eq!(h.send("GET", "/v1/watches", &[AUTH], b"").await.json()["data"], json!([]));
@@ -625,7 +624,7 @@ async fn an_error_is_a_sentence_on_stderr_that_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn what_a_server_says_controls_no_terminal_and_a_path_is_not_left() {
+async fn answers_of_a_server_cannot_control_the_terminal() {
     let hostile = "x\u{1b}]0;owned\u{7}\u{9b}31m\ny";
     let page = json!({ "data": [{ "id": "watch_1", "jobId": hostile }], "nextCursor": null });
     let problem = json!({ "detail": hostile, "errors": [{ "pointer": hostile, "detail": hostile }] });
@@ -643,7 +642,7 @@ async fn what_a_server_says_controls_no_terminal_and_a_path_is_not_left() {
 }
 
 #[tokio::test]
-async fn an_answer_that_cannot_be_written_is_an_error_and_no_panic() {
+async fn a_closed_stdout_is_an_error_and_not_a_panic() {
     let answer = (200, json!({ "data": [{ "id": "watch_1" }], "nextCursor": null }));
     let server = Scripted::start(&[answer]).await;
     let env = [("RINGBACK_URL", server.url.as_str()), ("RINGBACK_API_KEY", KEY)];
@@ -657,7 +656,7 @@ async fn an_answer_that_cannot_be_written_is_an_error_and_no_panic() {
 }
 
 #[tokio::test]
-async fn completions_are_scripts_that_bash_can_read_and_name_every_command() {
+async fn completions_are_valid_and_name_every_command() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = run(&[], &["completions", shell]).await.expect(0).out;
         for command in ["watch", "deliveries", "keys", "provider"] {
@@ -674,7 +673,7 @@ async fn completions_are_scripts_that_bash_can_read_and_name_every_command() {
 }
 
 #[tokio::test]
-async fn health_is_0_while_the_service_answers_and_1_when_it_does_not() {
+async fn health_exits_with_0_while_the_service_answers() {
     let mut h = Harness::start().await;
     let listen = h.address().to_string();
     assert_eq!(run(&[], &["health", "--listen", &listen]).await.expect(0).out, "alive\n");
@@ -690,7 +689,7 @@ async fn health_is_0_while_the_service_answers_and_1_when_it_does_not() {
 }
 
 #[tokio::test]
-async fn provider_list_shows_what_can_be_watched_with_this_configuration() {
+async fn provider_list_shows_the_configured_providers() {
     let env = [("MUVI_API_KEY", "hush"), ("RINGBACK_PROVIDERS__MUVI__RATE", "90/m")];
     let table = run(&env, &["provider", "list"]).await.expect(0).out;
     let muvi = table.lines().find(|line| line.starts_with("muvi ")).unwrap_or_default();
@@ -708,13 +707,13 @@ async fn provider_list_shows_what_can_be_watched_with_this_configuration() {
 }
 
 #[tokio::test]
-async fn provider_check_runs_the_examples_and_lists_every_mistake() {
+async fn provider_check_runs_the_examples_and_lists_errors() {
     let good = concat!(env!("CARGO_MANIFEST_DIR"), "/src/providers/muvi.toml");
     let ran = run(&[], &["provider", "check", good]).await.expect(0);
     assert!(ran.out.contains("defines `muvi`") && ran.out.contains("examples"), "{ran:#?}");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("wrong.toml");
-    // It expects other words than there are.
+    // The examples expect other statuses than they contain.
     let text = std::fs::read_to_string(good).unwrap();
     std::fs::write(&file, text.replace("\nraw_status = \"", "\nraw_status = \"x")).unwrap();
     let name = file.display().to_string();
@@ -730,7 +729,7 @@ async fn provider_check_runs_the_examples_and_lists_every_mistake() {
 }
 
 #[tokio::test]
-async fn provider_poll_asks_once_and_shows_what_was_understood() {
+async fn provider_poll_polls_once_and_shows_the_result() {
     let h = Harness::start().await;
     let base = h.provider.url();
     let env = [("MUVI_API_KEY", PROVIDER_KEY), ("RINGBACK_PROVIDERS__MUVI__BASE_URL", base.as_str())];
@@ -748,7 +747,13 @@ async fn provider_poll_asks_once_and_shows_what_was_understood() {
     h.provider.script("job_3", [error(500, "INTERNAL_ERROR", "not\u{1b}now")]);
     let ran = run(&env, &["provider", "poll", "muvi", "job_3"]).await.expect(1);
     assert!(ran.out.contains("an error:") && !ran.out.contains('\u{1b}'), "{ran:#?}");
-    assert!(run(&env, &["provider", "poll", "muvy", "job_1"]).await.expect(2).err.contains("there are muvi"));
+    assert!(
+        run(&env, &["provider", "poll", "muvy", "job_1"])
+            .await
+            .expect(2)
+            .err
+            .contains("the providers are muvi")
+    );
     assert!(run(&env, &["provider", "poll", "muvi", "../x"]).await.expect(2).err.starts_with("JOB_ID: "));
     let wrong = run(&env, &["provider", "poll", "muvi", "job_1", "--param", "a=b"]).await.expect(2);
     assert!(wrong.err.starts_with("--param a: "), "{wrong:#?}");

@@ -1,10 +1,10 @@
-//! The first thing that somebody tries.
+//! `ringback demo`.
 
 use std::time::Duration;
 
 #[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "a guard: the demo is a process on the machine's clock")]
-async fn demo_tells_the_story() {
+async fn demo_receives_every_expected_webhook() {
     let mut demo = tokio::process::Command::new(env!("CARGO_BIN_EXE_ringback"));
     demo.arg("demo").kill_on_drop(true);
     let ran = tokio::time::timeout(Duration::from_secs(40), demo.output()).await;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
-use ringback::app::{App, FirstStart, Surroundings};
+use ringback::app::{App, FirstStart, HostEnvironment};
 use ringback::clock::{Clock, ManualClock};
 use ringback::config::{Config, Environment, Flags};
 use ringback::domain::{Activity, Timestamp};
@@ -242,7 +242,7 @@ impl Harness {
         let config = Config::read(&Flags::default(), &environment, None).unwrap();
         let clock = Clock::Manual(ManualClock::at(start()));
         let resolver = Resolver::fixed(|_| Err(std::io::ErrorKind::NotFound.into()));
-        let surroundings = Surroundings { clock, resolver, roots: Vec::new() };
+        let surroundings = HostEnvironment { clock, resolver, roots: Vec::new() };
         App::build(config, surroundings).await.unwrap_err().to_string()
     }
 
@@ -284,7 +284,7 @@ impl Harness {
             })
         }));
         let clock = Clock::Manual(self.clock.clone());
-        let surroundings = Surroundings { clock, resolver, roots: self.roots.clone() };
+        let surroundings = HostEnvironment { clock, resolver, roots: self.roots.clone() };
         let app = runtime.spawn(App::build(config, surroundings)).await.unwrap().unwrap();
         let (address, activity) = (app.address().unwrap(), Box::new(app.activity()));
         let (first_start, metrics) = (app.first_start().clone(), app.metrics_address());

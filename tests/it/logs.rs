@@ -1,4 +1,4 @@
-//! What the log says, and what it never does: the real program, its whole story told at `trace`.
+//! Logs of the real program at level `trace`: their fields, and that they hold no secrets.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -18,7 +18,7 @@ use crate::harness::guarded;
 use crate::tidy::{code, rows_under, sources};
 use crate::wire::{self, Answer, Request};
 
-/// Whatever must not be said. One more secret is one more line.
+/// Secrets that must not be logged.
 mod canary {
     pub const API_KEY: &str = "rb_canary_bootstrap_0001";
     pub const WRONG_KEY: &str = "rb_canary_wrong_key_0002";
@@ -52,10 +52,10 @@ mod canary {
     ];
 }
 
-/// What a provider says to put a line of its own into our log.
+/// Text of a provider that tries to start another log line.
 const FORGED: &str = "no\r\n2026-02-18T15:00:00.000000Z ERROR ringback::forged: gotcha\u{1b}[2J";
 
-/// Everybody whom the program talks to, played by one server.
+/// One server that plays every peer of the program.
 struct World {
     server: Server,
     mail: SocketAddr,
@@ -84,7 +84,7 @@ fn answer(request: &Request, hits: &AtomicUsize) -> Reply {
             &json!({ "jobId": "job_done", "status": "completed", "progress": 100,
                      "output": "https://cdn.test/1.mp4?token=canary-output" }),
         ),
-        // It gives the key back, and more.
+        // The answer contains the key and a forged line.
         "/v1/jobs/job_echo" => {
             let key = request.header("authorization").unwrap_or_default();
             let error = json!({ "code": "UNAUTHORIZED", "message": format!("{key} is wrong: {FORGED}") });
@@ -96,7 +96,7 @@ fn answer(request: &Request, hits: &AtomicUsize) -> Reply {
     }
 }
 
-/// A mail server that takes no password.
+/// A mail server that rejects every password.
 async fn no_mail(stream: tokio::net::TcpStream) {
     let mut stream = BufReader::new(stream);
     let _ = stream.write_all(b"220 mail.test ESMTP\r\n").await;
@@ -112,7 +112,7 @@ async fn no_mail(stream: tokio::net::TcpStream) {
     }
 }
 
-/// `ringback serve` with secrets everywhere.
+/// `ringback serve` with a secret in every setting.
 struct Program {
     child: Child,
     address: SocketAddr,
@@ -185,18 +185,17 @@ impl Program {
         guarded(path, wire::exchange(self.address, &bytes)).await.expect("an answer")
     }
 
-    /// Ends it, and gives what it has said on stderr.
+    /// Stops the program and returns its stderr.
     async fn end(mut self) -> String {
         let pid = Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
         assert!(guarded("the end", self.child.wait()).await.unwrap().success());
-        guarded("what it said", self.said).await.unwrap()
+        guarded("its stderr", self.said).await.unwrap()
     }
 }
 
-/// Registers in every way that there is, with secrets wherever one can stand. The answer is secrets
-/// that were made on the way.
-async fn story(program: &Program, world: &World) -> Vec<String> {
+/// Registers watches with secrets in every possible place. Returns the secrets that were created.
+async fn use_every_secret(program: &Program, world: &World) -> Vec<String> {
     let url = |path: &str| format!("http://{}{path}", world.server.address);
     let key = canary::API_KEY;
     let made = program.send("POST", "/v1/keys", key, &json!({ "scope": "write" })).await.expect(201);
@@ -226,25 +225,25 @@ async fn story(program: &Program, world: &World) -> Vec<String> {
         loop {
             let path = "/v1/deliveries?status=succeeded&limit=200";
             let found = program.send("GET", path, key, &Value::Null).await.expect(200);
-            // Three hooks, a channel and a hook of the chat's.
+            // Three webhooks, a channel and a webhook of Slack.
             if found["data"].as_array().unwrap().len() >= 5 {
                 return;
             }
         }
     };
-    guarded("everybody to be told", told).await;
+    guarded("every delivery", told).await;
     let secret = app["signingSecret"].as_str().or(app["secret"].as_str()).map(str::to_owned);
     [Some(made), secret].into_iter().flatten().collect()
 }
 
-fn nothing_is_given_away(said: &str, made: &[String]) {
+fn holds_no_secret(said: &str, made: &[String]) {
     for canary in canary::ALL.iter().copied().chain(made.iter().map(String::as_str)) {
         let line = said.lines().find(|line| line.contains(canary));
-        assert_eq!(line, None, "{canary} stands in the log");
+        assert_eq!(line, None, "{canary} is in the log");
     }
 }
 
-/// The fields that docs/OPERATIONS.md lists.
+/// Returns the fields that docs/OPERATIONS.md lists.
 fn documented() -> BTreeSet<String> {
     let page = std::fs::read_to_string("docs/OPERATIONS.md").unwrap();
     let rows = rows_under(&page, &["field", "what it is"]);
@@ -253,14 +252,14 @@ fn documented() -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn no_secret_reaches_the_log_of_the_whole_story_in_text_and_nobody_forges_a_line() {
+async fn text_logs_hold_no_secret_and_no_forged_line() {
     let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());
-    // Every line of every library, too.
+    // Including every line of every library.
     let settings = settings(&world, "trace,ringback=trace", "text");
     let program = Program::start(folder.path(), &settings).await;
-    let made = story(&program, &world).await;
+    let made = use_every_secret(&program, &world).await;
     let said = program.end().await;
-    nothing_is_given_away(&said, &made);
+    holds_no_secret(&said, &made);
     assert!(said.contains("gotcha"), "the attempt was made");
     assert!(said.contains("*** is wrong"), "the key was given back");
     let levels = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
@@ -280,7 +279,7 @@ async fn no_secret_reaches_the_log_of_the_whole_story_in_text_and_nobody_forges_
 }
 
 #[tokio::test]
-async fn the_log_says_what_its_filter_lets_through_and_nothing_else() {
+async fn the_log_filter_decides_what_is_logged() {
     let world = World::start().await;
     for (filter, said, unsaid) in [
         ("off", &[][..], &["ready", "stopping"][..]),
@@ -299,10 +298,10 @@ async fn the_log_says_what_its_filter_lets_through_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_failed_says_why_and_what_is_not_known_is_left_out() {
+async fn a_failed_attempt_is_logged_with_its_error() {
     let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());
     let program = Program::start(folder.path(), &settings(&world, "ringback=debug", "json")).await;
-    story(&program, &world).await;
+    use_every_secret(&program, &world).await;
     let said = program.end().await;
     let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let empty = lines.iter().find(|line| line.as_object().unwrap().values().any(|value| value == ""));
@@ -313,13 +312,13 @@ async fn an_attempt_that_failed_says_why_and_what_is_not_known_is_left_out() {
 }
 
 #[tokio::test]
-async fn in_json_each_line_is_one_object_of_documented_fields_and_holds_no_secret() {
+async fn json_logs_have_documented_fields_and_no_secret() {
     let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());
     let settings = settings(&world, "trace,ringback=trace", "json");
     let program = Program::start(folder.path(), &settings).await;
-    let made = story(&program, &world).await;
+    let made = use_every_secret(&program, &world).await;
     let said = program.end().await;
-    nothing_is_given_away(&said, &made);
+    holds_no_secret(&said, &made);
     let documented = documented();
     let (mut ours, mut wrong) = (0, String::new());
     for line in said.lines() {
@@ -345,7 +344,7 @@ async fn in_json_each_line_is_one_object_of_documented_fields_and_holds_no_secre
 }
 
 #[tokio::test]
-async fn the_passwords_of_a_proxy_and_of_a_database_that_are_not_there_are_not_said_either() {
+async fn passwords_of_proxies_and_databases_are_not_logged() {
     let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());
     for format in ["text", "json"] {
         let mut proxied = settings(&world, "trace,ringback=trace", format);
@@ -353,7 +352,7 @@ async fn the_passwords_of_a_proxy_and_of_a_database_that_are_not_there_are_not_s
         let program = Program::start(folder.path(), &proxied).await;
         let body = json!({ "jobId": "job_done", "callbackUrl": "https://example.com/hook" });
         program.send("POST", "/v1/watches", canary::API_KEY, &body).await.expect(201);
-        let looked = async {
+        let polled = async {
             loop {
                 let found =
                     program.send("GET", "/v1/watches", canary::API_KEY, &Value::Null).await.expect(200);
@@ -362,22 +361,22 @@ async fn the_passwords_of_a_proxy_and_of_a_database_that_are_not_there_are_not_s
                 }
             }
         };
-        guarded("a look", looked).await;
-        nothing_is_given_away(&program.end().await, &[]);
+        guarded("a poll", polled).await;
+        holds_no_secret(&program.end().await, &[]);
 
         let mut elsewhere = settings(&world, "trace,ringback=trace", format);
         elsewhere
             .push(("RINGBACK_DATABASE_URL", format!("postgres://me:{}@127.0.0.1:9/none", canary::POSTGRES)));
         let output = guarded("the refusal", command(folder.path(), &elsewhere).output()).await.unwrap();
         assert_eq!(output.status.code(), Some(1));
-        nothing_is_given_away(&String::from_utf8_lossy(&output.stderr), &[]);
-        nothing_is_given_away(&String::from_utf8_lossy(&output.stdout), &[]);
+        holds_no_secret(&String::from_utf8_lossy(&output.stderr), &[]);
+        holds_no_secret(&String::from_utf8_lossy(&output.stdout), &[]);
     }
 }
 
-/// What is seldom said is written by the same rules. The simulator and the demo speak to whoever looks on.
+/// Checks the source as well, because some lines are rare. The simulator and the demo are not services.
 #[test]
-fn every_field_that_the_service_can_write_is_documented() {
+fn every_log_field_is_documented() {
     let documented = documented();
     let mut wrong = String::new();
     let own = |file: &Path| !file.starts_with("src/cli/sim") && !file.starts_with("src/cli/sim.rs");
@@ -397,7 +396,7 @@ fn every_field_that_the_service_can_write_is_documented() {
     assert!(wrong.is_empty(), "not in docs/OPERATIONS.md:\n{wrong}");
 }
 
-/// The names of the fields of a call: what stands before its message, between commas.
+/// Returns the names of the fields of a call, which precede its message.
 fn fields(call: &str) -> Vec<String> {
     let (mut depth, mut part, mut parts) = (0, String::new(), Vec::new());
     for c in call.chars() {

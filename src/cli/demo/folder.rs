@@ -1,4 +1,4 @@
-//! A folder that is gone when the demo is.
+//! Temporary folder of the demo.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -8,23 +8,23 @@ use anyhow::{Context as _, Result};
 
 use crate::domain::random;
 
-/// Removed with all that is in it when it is dropped. After a kill it stays, as any temporary file.
+/// Folder that is removed with its content when it is dropped. After a kill it stays.
 #[derive(Debug)]
 pub struct Folder(PathBuf);
 
 impl Folder {
-    /// Makes one of a name that nobody can guess, readable to us alone: the database holds a secret.
+    /// Creates a folder with a random name that only this user can read, because the database holds a secret.
     pub fn make() -> Result<Self> {
         let mut name = [0; 8];
         random(&mut name);
         let name = format!("ringback-demo-{:016x}", u64::from_be_bytes(name));
         let path = std::env::temp_dir().join(name);
         let made = fs::DirBuilder::new().mode(0o700).create(&path);
-        made.with_context(|| format!("{} cannot be made; set TMPDIR", path.display()))?;
+        made.with_context(|| format!("{} cannot be created; set TMPDIR to another folder", path.display()))?;
         Ok(Self(path))
     }
 
-    /// Where it is.
+    /// Returns the path.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -43,10 +43,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_and_what_is_in_it_go_when_it_is_dropped() {
+    fn the_folder_is_removed_when_it_is_dropped() {
         let folder = Folder::make().expect("a folder");
         let path = folder.path().to_owned();
-        fs::write(path.join("ringback.db"), "facts").expect("written");
+        fs::write(path.join("ringback.db"), "data").expect("written");
         drop(folder);
         assert!(!path.exists());
     }

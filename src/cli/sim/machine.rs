@@ -1,4 +1,4 @@
-//! What the simulated Muvi answers: `(state, request, now) → answer`, without I/O and without a clock.
+//! State machine of the simulated Muvi: `(state, request, now) → answer`, without I/O and without a clock.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,26 +10,26 @@ use sha2::{Digest, Sha256};
 
 use crate::domain::{JobStatus, Timestamp, parse_duration};
 
-/// Jobs that are remembered. A bench uses this many; each takes some 200 bytes.
+/// Maximum number of jobs: that of a benchmark. Each takes about 200 bytes.
 const JOBS_MAX: usize = 1_000_000;
-/// The longest job id.
+/// Maximum length of a job id.
 const ID_MAX: usize = 200;
-/// The longest page of a list, as documented, and the usual one.
+/// Maximum and default size of a page, as documented.
 const PAGE_MAX: usize = 100;
 const PAGE: usize = 20;
-/// The one model that there is.
+/// The only model.
 const MODEL: &str = "simulated";
 
-/// How a job comes out, where its id does not say.
+/// Defaults for jobs whose id contains no duration or end.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long it takes.
+    /// Duration of a job.
     pub length: Duration,
-    /// How it ends.
+    /// End of a job.
     pub ending: Ending,
-    /// The share of looks that is answered 500.
+    /// Share of polls that are answered 500.
     pub errors: f64,
-    /// The only key that is taken; `None`: any.
+    /// The only key that is accepted; `None` for any.
     pub key: Option<String>,
 }
 
@@ -39,7 +39,7 @@ impl Default for Options {
     }
 }
 
-/// How a job ends.
+/// End of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Ending {
     /// With an output.
@@ -50,18 +50,18 @@ pub enum Ending {
     Cancelled,
 }
 
-/// What is answered.
+/// Answer of the API.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// The status.
+    /// HTTP status.
     pub status: StatusCode,
     /// `Retry-After`, in seconds.
     pub retry_after: Option<u32>,
-    /// JSON.
+    /// Body.
     pub body: Value,
 }
 
-/// The query of a list.
+/// Query of a list.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct List {
@@ -71,7 +71,7 @@ pub struct List {
     cursor: Option<usize>,
 }
 
-/// All the jobs, as far as they have been asked for.
+/// The known jobs.
 #[derive(Debug)]
 pub struct Machine {
     options: Options,
@@ -84,11 +84,11 @@ pub struct Machine {
 #[derive(Debug)]
 struct Job {
     started: Timestamp,
-    looks: u32,
+    polls: u32,
     script: Script,
 }
 
-/// What a job id says, completed by the options.
+/// Behaviour of a job, from its id and the options.
 #[derive(Clone, Debug, PartialEq)]
 struct Script {
     length: Duration,
@@ -136,7 +136,7 @@ impl Script {
 }
 
 impl Job {
-    /// The status at `now`, and since when, if it has ended.
+    /// Returns the status at `now`, and the time of the end if the job has ended.
     fn status(&self, now: Timestamp) -> (JobStatus, Option<Timestamp>) {
         let age = now.since(self.started);
         if age < self.script.length / 5 {
@@ -177,7 +177,7 @@ impl Job {
     }
 }
 
-/// Muvi knows three steps; what did not end well is back at none.
+/// Returns the progress of Muvi, which has three values; it is 0 for a job that did not complete.
 fn progress(status: JobStatus) -> u8 {
     match status {
         JobStatus::Completed => 100,
@@ -187,32 +187,32 @@ fn progress(status: JobStatus) -> u8 {
 }
 
 impl Machine {
-    /// Without jobs.
+    /// Returns a machine without jobs.
     pub fn new(options: Options) -> Self {
         Self { options, jobs: HashMap::new(), order: Vec::new(), requests: 0 }
     }
 
-    /// How often a job was asked for.
-    pub fn looks(&self, job_id: &str) -> u32 {
-        self.jobs.get(job_id).map_or(0, |job| job.looks)
+    /// Returns the number of polls of a job.
+    pub fn polls(&self, job_id: &str) -> u32 {
+        self.jobs.get(job_id).map_or(0, |job| job.polls)
     }
 
-    /// `GET /v1/jobs/{jobId}`. An id that is new begins now.
-    pub fn look(&mut self, job_id: &str, now: Timestamp) -> Answer {
+    /// Answers `GET /v1/jobs/{jobId}`. A new id starts a job.
+    pub fn poll(&mut self, job_id: &str, now: Timestamp) -> Answer {
         let request = self.request();
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
         if job_id.len() > ID_MAX || !job_id.bytes().all(plain) {
             return not_found(request);
         }
         let Some(job) = self.job(job_id, now) else { return full(request) };
-        job.looks = job.looks.saturating_add(1);
-        let (looks, script) = (job.looks, job.script.clone());
+        job.polls = job.polls.saturating_add(1);
+        let (polls, script) = (job.polls, job.script.clone());
         let view = job.view(job_id, now);
         if script.missing {
             not_found(request)
-        } else if looks <= script.errors || unlucky(job_id, looks, self.options.errors) {
+        } else if polls <= script.errors || must_fail(job_id, polls, self.options.errors) {
             error(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "A simulated failure.", request)
-        } else if looks <= script.errors.saturating_add(script.limits) {
+        } else if polls <= script.errors.saturating_add(script.limits) {
             let limited = "Too many requests, as the job id asked.";
             let answer = error(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMIT_EXCEEDED", limited, request);
             Answer { retry_after: Some(1), ..answer }
@@ -223,14 +223,14 @@ impl Machine {
         }
     }
 
-    /// `POST /v1/jobs/submit`. The model is always the same and takes any input.
+    /// Answers `POST /v1/jobs/submit`. Any model and input is accepted.
     pub fn submit(&mut self, body: &[u8], now: Timestamp) -> Answer {
         let request = self.request();
         if !serde_json::from_slice::<Value>(body).is_ok_and(|body| body.is_object()) {
             let sentence = "The body is not a JSON object.";
             return error(StatusCode::BAD_REQUEST, "INVALID_REQUEST", sentence, request);
         }
-        // `sim…` says nothing to a script, so the flags decide.
+        // The id contains no instruction, so that the options decide.
         let job_id = format!("job_sim{:08}", self.order.len());
         let Some(job) = self.job(&job_id, now) else { return full(request) };
         let estimate = job.started.plus(job.script.length);
@@ -243,7 +243,7 @@ impl Machine {
         }))
     }
 
-    /// `GET /v1/jobs`, newest first, neither output nor error.
+    /// Answers `GET /v1/jobs`: newest first, without outputs and errors.
     pub fn list(&mut self, list: &List, now: Timestamp) -> Answer {
         let request = self.request();
         let limit = list.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
@@ -270,14 +270,14 @@ impl Machine {
         ok(json!({"jobs": page, "nextCursor": next, "hasMore": next.is_some()}))
     }
 
-    /// The answer to whoever has no key.
+    /// Answers a request without an accepted key.
     pub fn unauthorised(&mut self) -> Answer {
         let request = self.request();
         let sentence = "A key is needed: Authorization: Bearer KEY.";
         error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", sentence, request)
     }
 
-    /// The job of this id, which begins now if it is new; `None` if there is no room for it.
+    /// Returns the job with this id, which starts now if it is new; `None` if there are too many jobs.
     fn job(&mut self, job_id: &str, now: Timestamp) -> Option<&mut Job> {
         if !self.jobs.contains_key(job_id) {
             if self.jobs.len() >= JOBS_MAX {
@@ -285,7 +285,7 @@ impl Machine {
             }
             let script = Script::read(job_id, &self.options);
             self.order.push(job_id.to_owned());
-            self.jobs.insert(job_id.to_owned(), Job { started: now, looks: 0, script });
+            self.jobs.insert(job_id.to_owned(), Job { started: now, polls: 0, script });
         }
         self.jobs.get_mut(job_id)
     }
@@ -296,11 +296,11 @@ impl Machine {
     }
 }
 
-/// Whether this look belongs to the share that fails: derived, so that a run can be run again.
-fn unlucky(job_id: &str, look: u32, share: f64) -> bool {
+/// Returns whether this poll is one of the share that fails. It is derived, so that runs are repeatable.
+fn must_fail(job_id: &str, poll: u32, share: f64) -> bool {
     let mut hash = Sha256::new();
     hash.update(job_id.as_bytes());
-    hash.update(look.to_be_bytes());
+    hash.update(poll.to_be_bytes());
     let digest: [u8; 32] = hash.finalize().into();
     let draw = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
     f64::from(draw) < share * (f64::from(u32::MAX) + 1.0)
@@ -311,11 +311,11 @@ fn ok(body: Value) -> Answer {
 }
 
 fn not_found(request: String) -> Answer {
-    error(StatusCode::NOT_FOUND, "JOB_NOT_FOUND", "There is no job of this id.", request)
+    error(StatusCode::NOT_FOUND, "JOB_NOT_FOUND", "There is no job with this id.", request)
 }
 
 fn full(request: String) -> Answer {
-    let sentence = "The simulator remembers no more jobs: restart it.";
+    let sentence = "The simulator has too many jobs: restart it.";
     error(StatusCode::SERVICE_UNAVAILABLE, "SIMULATOR_FULL", sentence, request)
 }
 
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_waits_runs_and_ends_as_its_id_says() {
+    fn the_id_decides_the_duration_and_the_end_of_a_job() {
         let table = [
             ("job_10s_completed", 0, "pending", 0),
             ("job_10s_completed", 1, "pending", 0),
@@ -358,8 +358,8 @@ mod tests {
         ];
         for (job_id, at, status, progress) in table {
             let mut machine = machine();
-            machine.look(job_id, START);
-            let answer = machine.look(job_id, seconds(at));
+            machine.poll(job_id, START);
+            let answer = machine.poll(job_id, seconds(at));
             assert_eq!(answer.status, StatusCode::OK);
             assert_eq!(
                 (&answer.body["status"], &answer.body["progress"]),
@@ -370,14 +370,14 @@ mod tests {
     }
 
     #[test]
-    fn the_answers_have_the_providers_form() {
+    fn answers_have_the_form_of_muvi() {
         let mut machine = machine();
-        let mut look = |job_id: &str| {
-            machine.look(job_id, START);
-            machine.look(job_id, seconds(3)).body
+        let mut poll = |job_id: &str| {
+            machine.poll(job_id, START);
+            machine.poll(job_id, seconds(3)).body
         };
         assert_eq!(
-            look("job_3s_completed"),
+            poll("job_3s_completed"),
             json!({
                 "jobId": "job_3s_completed", "status": "completed", "progress": 100,
                 "output": "https://cdn.muvi.example/outputs/job_3s_completed/output_0.mp4",
@@ -389,38 +389,38 @@ mod tests {
                 "error": null, "createdAt": "2026-02-18T15:00:00.000Z", "completedAt": "2026-02-18T15:00:03.000Z",
             })
         );
-        let failed = look("job_3s_failed");
+        let failed = poll("job_3s_failed");
         assert_eq!(
             (&failed["error"]["code"], &failed["output"]),
             (&json!("GENERATION_FAILED"), &Value::Null)
         );
-        let wrapped = look("job_wrapped");
+        let wrapped = poll("job_wrapped");
         assert_eq!((&wrapped["success"], &wrapped["data"]["jobId"]), (&json!(true), &json!("job_wrapped")));
-        let missing = look("job_404");
+        let missing = poll("job_404");
         assert_eq!(
             (&missing["success"], &missing["error"]["code"]),
             (&json!(false), &json!("JOB_NOT_FOUND"))
         );
-        assert_eq!(machine.look("job/../x", START).status, StatusCode::NOT_FOUND);
+        assert_eq!(machine.poll("job/../x", START).status, StatusCode::NOT_FOUND);
         assert_eq!(machine.unauthorised().body["error"]["code"], "UNAUTHORIZED");
     }
 
     #[test]
-    fn errors_come_first_then_limits_then_answers_and_all_are_counted() {
+    fn errors_precede_limits_and_all_polls_are_counted() {
         let mut machine = machine();
-        let looks = [1, 2, 3, 4, 5].map(|_| {
-            let answer = machine.look("job_e2_r1", START);
+        let polls = [1, 2, 3, 4, 5].map(|_| {
+            let answer = machine.poll("job_e2_r1", START);
             (answer.status.as_u16(), answer.retry_after)
         });
-        assert_eq!(looks, [(500, None), (500, None), (429, Some(1)), (200, None), (200, None)]);
-        assert_eq!((machine.looks("job_e2_r1"), machine.looks("job_other")), (5, 0));
+        assert_eq!(polls, [(500, None), (500, None), (429, Some(1)), (200, None), (200, None)]);
+        assert_eq!((machine.polls("job_e2_r1"), machine.polls("job_other")), (5, 0));
     }
 
     #[test]
-    fn the_share_of_errors_is_kept_and_comes_out_the_same_again() {
+    fn the_share_of_errors_is_exact_and_repeatable() {
         let failures = |errors: f64| {
             let mut machine = Machine::new(Options { errors, ..Options::default() });
-            (0..1_000).filter(|_| machine.look("job_x", START).status != StatusCode::OK).count()
+            (0..1_000).filter(|_| machine.poll("job_x", START).status != StatusCode::OK).count()
         };
         assert_eq!((failures(0.0), failures(1.0)), (0, 1_000));
         assert!((70..130).contains(&failures(0.1)));
@@ -428,14 +428,14 @@ mod tests {
     }
 
     #[test]
-    fn a_submitted_job_follows_the_options_and_is_listed() {
+    fn a_submitted_job_uses_the_options_and_is_listed() {
         let mut machine = machine();
         assert_eq!(machine.submit(b"[]", START).status, StatusCode::BAD_REQUEST);
         let answer = machine.submit(br#"{"modelId":"any","input":{}}"#, START);
         assert_eq!(answer.body["estimatedCompletionTime"], json!(seconds(20)));
         let job_id = answer.body["jobId"].as_str().unwrap_or_default().to_owned();
-        machine.look("job_404", START);
-        machine.look("job_never", START);
+        machine.poll("job_404", START);
+        machine.poll("job_never", START);
         let done = List { status: Some("completed".into()), ..List::default() };
         let listed = machine.list(&done, seconds(20)).body;
         assert_eq!((&listed["jobs"][0]["jobId"], &listed["hasMore"]), (&json!(job_id), &json!(false)));

@@ -1,8 +1,8 @@
-//! What people read: tables, cards, times, colours.
+//! Output for people: tables, field lists, times, colours.
 //!
-//! What comes from the server was written by many: providers, receivers, whoever registered. Nothing
-//! of it reaches a terminal before [`clean`] has made its control characters visible. Ids are never
-//! shortened, so that they can be copied; what gives way on a narrow terminal are URLs and sentences.
+//! Texts from the server can come from providers, receivers and clients. [`clean`] makes their control characters
+//! visible before they reach a terminal. Ids are never shortened, so that they can be copied; on a narrow terminal URLs
+//! and sentences are shortened.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -15,22 +15,22 @@ use super::say;
 use crate::config::Environment;
 use crate::domain::Timestamp;
 
-/// A column that gives way keeps this much.
+/// Minimum width of a shortened column.
 const COLUMN_MIN: usize = 12;
 
-/// What is between two columns.
+/// Space between two columns.
 const GAP: &str = "  ";
 
-/// Where answers are written: a terminal, or something that reads them.
+/// Properties of stdout: a terminal, or a program that reads the output.
 #[derive(Clone, Copy, Debug)]
-pub struct Screen {
+pub struct Terminal {
     terminal: bool,
     colours: bool,
     width: Option<usize>,
 }
 
-impl Screen {
-    /// Colours are for terminals whose owner does not object.
+impl Terminal {
+    /// Returns the properties of stdout. Colours are used on a terminal unless `NO_COLOR` is set.
     pub fn of_stdout() -> Self {
         let terminal = std::io::stdout().is_terminal();
         let size = rustix::termios::tcgetwinsize(std::io::stdout());
@@ -39,8 +39,8 @@ impl Screen {
         Self { terminal, colours, width }
     }
 
-    /// JSON as the server wrote it. On a terminal, the control characters that JSON allows in a
-    /// string are escaped; it means the same.
+    /// Prints JSON as the server wrote it. On a terminal, control characters in strings are escaped, which does not
+    /// change the meaning.
     pub fn json(self, text: &str) -> anyhow::Result<()> {
         if !self.terminal {
             return say(text);
@@ -60,7 +60,7 @@ impl Screen {
         say(safe)
     }
 
-    /// A word that says how something stands, in its colour.
+    /// Returns a status in its colour.
     pub fn status(self, word: &str) -> String {
         let colour = match word {
             "completed" | "succeeded" | "ready" => 32,
@@ -81,35 +81,35 @@ impl Screen {
     }
 }
 
-/// Rows below a head.
+/// Table with a header.
 #[derive(Debug)]
 pub struct Table {
     head: Vec<&'static str>,
-    /// Which columns may be shortened.
+    /// Whether each column may be shortened.
     soft: Vec<bool>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// A column whose name ends with `…` may be shortened.
+    /// Creates a table. A column whose name ends with `…` may be shortened.
     pub fn new(head: &[&'static str]) -> Self {
         let soft = head.iter().map(|name| name.ends_with('…')).collect();
         Self { head: head.iter().map(|name| name.trim_end_matches('…')).collect(), soft, rows: Vec::new() }
     }
 
-    /// Adds a row; its cells are cleaned here.
+    /// Adds a row, after cleaning its cells.
     pub fn row<T: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = T>) {
         self.rows.push(cells.into_iter().map(|cell| clean(cell.as_ref()).into_owned()).collect());
     }
 
-    /// Whether there are no rows.
+    /// Returns whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// The lines, indented; the head is left out where it was shown already.
-    pub fn render(&self, screen: Screen, indent: &str, with_head: bool) -> String {
-        let widths = self.widths(screen.width.map(|width| width.saturating_sub(indent.len())));
+    /// Returns the lines, indented, with or without the header.
+    pub fn render(&self, terminal: Terminal, indent: &str, with_head: bool) -> String {
+        let widths = self.widths(terminal.width.map(|width| width.saturating_sub(indent.len())));
         let line = |cells: &mut dyn Iterator<Item = &str>, paint: &dyn Fn(&str) -> String| {
             let mut line = String::new();
             for (cell, width) in cells.zip(&widths) {
@@ -123,16 +123,16 @@ impl Table {
         };
         let mut lines = Vec::with_capacity(self.rows.len() + 1);
         if with_head {
-            lines.push(line(&mut self.head.iter().copied(), &|cell| screen.bold(cell)));
+            lines.push(line(&mut self.head.iter().copied(), &|cell| terminal.bold(cell)));
         }
         for row in &self.rows {
-            lines.push(line(&mut row.iter().map(String::as_str), &|cell| screen.status(cell)));
+            lines.push(line(&mut row.iter().map(String::as_str), &|cell| terminal.status(cell)));
         }
         lines.join("\n")
     }
 
-    /// Each column as wide as its widest cell; on a narrow terminal the widest that may be shortened
-    /// gives way first.
+    /// Returns the widths of the columns: those of their widest cells. On a narrow terminal the widest column that may
+    /// be shortened is shortened first.
     fn widths(&self, room: Option<usize>) -> Vec<usize> {
         let mut widths: Vec<usize> = self.head.iter().map(|name| name.width()).collect();
         for row in &self.rows {
@@ -169,11 +169,11 @@ fn shortened(text: &str, width: usize) -> Cow<'_, str> {
     short.into()
 }
 
-/// Names and what they stand for, one a line; what is empty is left out.
+/// List of named values, one per line. Empty values are left out.
 #[derive(Debug, Default)]
-pub struct Card(Vec<(String, String)>);
+pub struct FieldList(Vec<(String, String)>);
 
-impl Card {
+impl FieldList {
     /// Adds a line.
     pub fn line(&mut self, name: &str, value: impl AsRef<str>) {
         let value = value.as_ref();
@@ -182,24 +182,24 @@ impl Card {
         }
     }
 
-    /// The lines.
-    pub fn render(&self, screen: Screen) -> String {
+    /// Returns the lines.
+    pub fn render(&self, terminal: Terminal) -> String {
         let width = self.0.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         let lines = self.0.iter().map(|(name, value)| {
             let pad = " ".repeat(width - name.len());
-            let value = if name == "status" { screen.status(value) } else { value.clone() };
-            format!("{}{pad}{GAP}{value}", screen.bold(name))
+            let value = if name == "status" { terminal.status(value) } else { value.clone() };
+            format!("{}{pad}{GAP}{value}", terminal.bold(name))
         });
         lines.collect::<Vec<_>>().join("\n")
     }
 }
 
-/// Characters that would do something to a terminal, or turn the direction of what follows.
+/// Returns whether a character controls a terminal or changes the direction of text.
 fn is_unfit(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The text with control characters made visible.
+/// Returns the text with visible control characters.
 pub fn clean(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_unfit) {
         return text.into();
@@ -215,7 +215,7 @@ pub fn clean(text: &str) -> Cow<'_, str> {
     visible.into()
 }
 
-/// What stands at `pointer`: a text as it is, a number as it is written, nothing where it is null.
+/// Returns the value at `pointer` as text; empty for null and for a missing value.
 pub fn text(value: &Value, pointer: &str) -> String {
     match value.pointer(pointer) {
         None | Some(Value::Null) => String::new(),
@@ -224,13 +224,13 @@ pub fn text(value: &Value, pointer: &str) -> String {
     }
 }
 
-/// Where a destination is, under whichever name suits its channel.
-pub fn place(destination: &Value) -> String {
+/// Returns the address of a destination, whose field depends on the channel.
+pub fn address(destination: &Value) -> String {
     let named = ["/url", "/email", "/channel"].map(|field| text(destination, field));
     named.into_iter().find(|place| !place.is_empty()).unwrap_or_default()
 }
 
-/// The time that stands at `pointer`, to the second.
+/// Returns the time at `pointer`, in seconds; other text is returned unchanged.
 pub fn time(value: &Value, pointer: &str) -> String {
     let text = text(value, pointer);
     match (Timestamp::parse(&text), text.get(..10), text.get(11..19)) {
@@ -243,7 +243,7 @@ pub fn time(value: &Value, pointer: &str) -> String {
 mod tests {
     use super::*;
 
-    const PLAIN: Screen = Screen { terminal: false, colours: false, width: None };
+    const PLAIN: Terminal = Terminal { terminal: false, colours: false, width: None };
 
     fn table() -> Table {
         let mut table = Table::new(&["ID", "STATUS", "URL…"]);
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_has_a_column_for_each_name_and_no_borders() {
+    fn a_table_has_a_header_and_no_borders() {
         insta::assert_snapshot!(table().render(PLAIN, "", true), @r"
         ID      STATUS     URL
         dlv_1   succeeded  https://a.example/a/very/long/path/that/never/ends
@@ -262,13 +262,13 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_terminal_shortens_what_may_be_shortened_and_never_an_id() {
-        let narrow = Screen { width: Some(40), ..PLAIN };
+    fn a_narrow_terminal_never_shortens_an_id() {
+        let narrow = Terminal { width: Some(40), ..PLAIN };
         insta::assert_snapshot!(table().render(narrow, "", false), @r"
         dlv_1   succeeded  https://a.example/a/…
         dlv_22  failed     https://日本.example…
         ");
-        let tiny = Screen { width: Some(5), ..PLAIN };
+        let tiny = Terminal { width: Some(5), ..PLAIN };
         insta::assert_snapshot!(table().render(tiny, "", false), @r"
         dlv_1   succeeded  https://a.e…
         dlv_22  failed     https://日…
@@ -276,10 +276,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_came_from_outside_controls_the_terminal() {
+    fn text_from_outside_cannot_control_the_terminal() {
         let hostile = "a\x1b]0;x\x07b\nc\u{9b}31md\u{202e}e";
         assert_eq!(clean(hostile), r"a\u{1b}]0;x\u{7}b\nc\u{9b}31md\u{202e}e");
-        let mut card = Card::default();
+        let mut card = FieldList::default();
         card.line("error", hostile);
         let mut table = Table::new(&["X"]);
         table.row([hostile]);
@@ -289,17 +289,17 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_is_shown_by_its_url_its_mail_address_or_its_channel() {
+    fn a_destination_is_shown_by_its_url_email_or_channel() {
         for (field, place_of) in
             [("url", "https://a.example/hook"), ("email", "me@a.example"), ("channel", "#ops")]
         {
-            assert_eq!(place(&serde_json::json!({ "type": "x", field: place_of })), place_of);
+            assert_eq!(address(&serde_json::json!({ "type": "x", field: place_of })), place_of);
         }
-        assert_eq!(place(&serde_json::json!({ "type": "x" })), "");
+        assert_eq!(address(&serde_json::json!({ "type": "x" })), "");
     }
 
     #[test]
-    fn a_time_is_shown_to_the_second_and_what_is_none_as_it_is() {
+    fn a_time_is_shown_to_the_second() {
         let value = serde_json::json!({ "at": "2026-02-18T15:02:31.120Z", "x": "soon", "n": null, "p": 50 });
         assert_eq!(time(&value, "/at"), "2026-02-18 15:02:31");
         assert_eq!(time(&value, "/x"), "soon");

@@ -1,4 +1,4 @@
-//! How the story is told: a line for each thing that happens, with its time and whom it happens to.
+//! Output of the demo: one line per action, with its time and its participant.
 
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
@@ -18,27 +18,27 @@ use crate::cli::say;
 use crate::clock::{Clock, Stopwatch};
 use crate::config::Environment;
 
-/// The simulator's answers are far smaller.
+/// Maximum size of an answer of the simulator, in bytes.
 const ANSWER_MAX: usize = 64 * 1024;
-/// Jobs whose last answer is remembered; then every answer is news again.
+/// Maximum number of jobs participantse last answer is kept; then all are forgotten.
 const JOBS_MAX: usize = 10_000;
 
-/// Who did it.
+/// Participant of the demo.
 #[derive(Clone, Copy, Debug)]
-pub enum Who {
+pub enum Participant {
     /// The simulated provider.
     Muvi,
     /// Ringback.
     Server,
-    /// Whoever registers.
+    /// The client that registers watches.
     Client,
-    /// The receiver that takes everything.
+    /// The receiver that accepts everything.
     Receiver,
-    /// The one that does not.
+    /// The receiver that rejects the first webhook.
     Flaky,
 }
 
-impl Who {
+impl Participant {
     fn name(self) -> &'static str {
         match self {
             Self::Muvi => "muvi",
@@ -49,7 +49,7 @@ impl Who {
         }
     }
 
-    /// The number of a terminal's colour.
+    /// Returns the ANSI number of the colour.
     fn colour(self) -> u8 {
         match self {
             Self::Muvi => 35,
@@ -61,39 +61,39 @@ impl Who {
     }
 }
 
-/// Where the story is told; clones are the same one.
+/// Output of the demo; clones share the start time.
 #[derive(Clone, Debug)]
-pub struct Screen {
+pub struct DemoLog {
     start: Arc<Stopwatch>,
     colours: bool,
 }
 
-impl Screen {
-    /// Time begins now. Colours are for terminals whose owner does not object.
+impl DemoLog {
+    /// Starts the time. Colours are used on a terminal unless `NO_COLOR` is set.
     pub fn new(clock: &Clock, environment: &Environment) -> Self {
         let colours = std::io::stdout().is_terminal() && environment.get("NO_COLOR").is_none();
         Self { start: Arc::new(clock.stopwatch()), colours }
     }
 
-    /// The time since the beginning.
+    /// Returns the time since the start.
     pub fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
 
-    /// One line.
-    pub fn tell(&self, who: Who, what: &str) {
-        let (at, name) = (self.elapsed().as_secs_f64(), who.name());
-        // Where nobody reads on, the story still takes its course: its end is the exit code.
+    /// Prints a line.
+    pub fn line(&self, participant: Participant, text: &str) {
+        let (at, name) = (self.elapsed().as_secs_f64(), participant.name());
+        // If stdout is closed, the demo continues: its result is the exit code.
         let _ = if self.colours {
-            let colour = who.colour();
-            say(format_args!("\x1b[2m{at:5.1}s\x1b[0m  \x1b[{colour}m{name:8}\x1b[0m  {what}"))
+            let colour = participant.colour();
+            say(format_args!("\x1b[2m{at:5.1}s\x1b[0m  \x1b[{colour}m{name:8}\x1b[0m  {text}"))
         } else {
-            say(format_args!("{at:5.1}s  {name:8}  {what}"))
+            say(format_args!("{at:5.1}s  {name:8}  {text}"))
         };
     }
 
-    /// A webhook's line.
-    pub fn arrived(&self, who: Who, arrival: &Arrival) {
+    /// Prints a line for a webhook.
+    pub fn webhook(&self, participant: Participant, arrival: &Arrival) {
         let signature = match &arrival.signature {
             Signature::Verified => "signature verified".to_owned(),
             Signature::Wrong(why) => format!("signature wrong: {why}"),
@@ -103,26 +103,26 @@ impl Screen {
         let job = body["data"]["jobId"].as_str().unwrap_or("(no job)");
         let (event, id, attempt) = (&arrival.event, &arrival.id, arrival.attempt);
         let answered = arrival.answered.as_u16();
-        self.tell(
-            who,
-            &format!("gets {event} of {job} ({id}, try {attempt}), {signature}, answers {answered}"),
+        self.line(
+            participant,
+            &format!("receives {event} of {job} ({id}, attempt {attempt}), {signature}, answers {answered}"),
         );
     }
 }
 
-/// Tells what the simulator says about a job, where it is not what it said before.
-pub fn overhear(router: Router, screen: Screen) -> Router {
-    let ear = Ear { screen, said: Arc::default() };
-    router.layer(from_fn_with_state(ear, listen))
+/// Prints the answers of the simulator about a job, unless the answer is the same as the one before.
+pub fn log_responses(router: Router, log: DemoLog) -> Router {
+    let responses = ResponseLog { log, last: Arc::default() };
+    router.layer(from_fn_with_state(responses, log_response))
 }
 
 #[derive(Clone)]
-struct Ear {
-    screen: Screen,
-    said: Arc<Mutex<HashMap<String, String>>>,
+struct ResponseLog {
+    log: DemoLog,
+    last: Arc<Mutex<HashMap<String, String>>>,
 }
 
-async fn listen(State(ear): State<Ear>, request: Request, next: Next) -> Response {
+async fn log_response(State(responses): State<ResponseLog>, request: Request, next: Next) -> Response {
     let job = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
     let (parts, body) = next.run(request).await.into_parts();
     let Ok(body) = to_bytes(body, ANSWER_MAX).await else {
@@ -133,19 +133,19 @@ async fn listen(State(ear): State<Ear>, request: Request, next: Next) -> Respons
         .as_str()
         .or(answer["error"]["code"].as_str())
         .unwrap_or("(neither status nor error)");
-    ear.hear(job, format!("{} {word}", parts.status.as_u16()));
+    responses.record(job, format!("{} {word}", parts.status.as_u16()));
     Response::from_parts(parts, Body::from(body))
 }
 
-impl Ear {
-    fn hear(&self, job: String, what: String) {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.len() >= JOBS_MAX {
-            said.clear();
+impl ResponseLog {
+    fn record(&self, job: String, text: String) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.len() >= JOBS_MAX {
+            last.clear();
         }
-        if said.get(&job) != Some(&what) {
-            self.screen.tell(Who::Muvi, &format!("says of {job}: {what}"));
-            said.insert(job, what);
+        if last.get(&job) != Some(&text) {
+            self.log.line(Participant::Muvi, &format!("answers about {job}: {text}"));
+            last.insert(job, text);
         }
     }
 }

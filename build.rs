@@ -1,9 +1,9 @@
-//! Lists the provider definitions that are compiled in: every `src/providers/*.toml`.
+//! Lists the built-in provider definitions: every `src/providers/*.toml`.
 //!
-//! So a new provider is one new file. Whether a definition is right is not looked at here: a test
-//! parses all of them and runs their examples.
+//! A new provider is therefore one new file. The script does not check definitions: a test parses all of them and runs
+//! their examples.
 
-#![expect(clippy::disallowed_methods, reason = "a build script is told where to write by the environment")]
+#![expect(clippy::disallowed_methods, reason = "Cargo passes the output folder in the environment")]
 
 use std::path::PathBuf;
 use std::{env, fs, io};

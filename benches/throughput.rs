@@ -1,9 +1,9 @@
-//! How fast, as ratios within one run: `cargo bench`. The answer is one JSON object on stdout.
+//! Throughput, as ratios within one run: `cargo bench`. The result is one JSON object on stdout.
 //!
-//! The release binary runs as a process of its own; the load, the provider and the receiver are
-//! here, on the same cores. Beside each figure stands a bare loop: the same client, as many
-//! connections, against the same local server, with nothing in between. Machines differ and are
-//! shared; the ratio says what the service costs. Rounds are interleaved, and the median counts.
+//! The release binary runs in a separate process; the load, the provider and the receiver run in this one, on the same
+//! cores. Each figure is compared with a bare loop: the same client and number of connections against the same local
+//! server, without Ringback. Machines differ and are shared, so the ratio is the result. Rounds are interleaved, and
+//! the median counts.
 //!
 //! The same figures are measured on PostgreSQL, with a server of the benchmark's own on the same cores
 //! and the same disk, and shown as ratios to the figures on SQLite. They are omitted if PostgreSQL's
@@ -16,7 +16,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the machine's clock")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints")]
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
+#![expect(clippy::unwrap_used, reason = "a benchmark stops at an error")]
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -47,17 +47,17 @@ const CONNECTIONS: usize = 64;
 const SPAN: Duration = Duration::from_secs(3);
 const KEY: &str = "benchmark-0123456789";
 
-/// In the service's own folder.
+/// Database in the folder of the service.
 const SQLITE: &str = "sqlite://ringback.db";
 
-/// How many watches of one job are delivered at once.
+/// Number of watches of one job whose deliveries are measured.
 const DELIVERIES: u64 = 30_000;
 /// Number of jobs that are polled repeatedly.
 const POLLED: u64 = 2_000;
-/// How many watches wait before, and how many come on top, when memory is measured.
+/// Number of watches before the measurement of memory, and number of additional watches.
 const WAITING: (u64, u64) = (100_000, 200_000);
 
-/// The provider and the receiver: the same server, as bare as it can be.
+/// Provider and receiver: one server with as little work as possible.
 #[derive(Default)]
 struct Local {
     gets: AtomicU64,
@@ -122,7 +122,7 @@ struct Target<'a> {
     database: &'a str,
 }
 
-/// The service, as a process of its own on a fresh database.
+/// The service in a separate process with a new database.
 struct Service {
     process: Child,
     url: String,
@@ -188,7 +188,7 @@ fn client() -> reqwest::Client {
         .unwrap()
 }
 
-/// Sends from all connections until `until` says that it is enough; the answer is requests a second.
+/// Sends requests on all connections until `until` returns true. Returns the requests per second.
 async fn load(
     request: impl Fn(u64) -> reqwest::RequestBuilder + Send + Sync + 'static,
     until: impl Fn(u64, Duration) -> bool + Send + Sync + 'static,
@@ -299,7 +299,7 @@ async fn together(server: &Local, on: &Target<'_>) -> f64 {
     per_second(count, start.elapsed())
 }
 
-/// What each further waiting watch takes of the process's memory.
+/// Measures the memory per additional watch.
 async fn memory(on: &Target<'_>) -> f64 {
     let service = Service::start(on, "1h", "1h").await;
     register(&service, on.local, "first", WAITING.0).await;
@@ -308,8 +308,8 @@ async fn memory(on: &Target<'_>) -> f64 {
     per_second(service.resident().saturating_sub(before), Duration::from_secs(WAITING.1))
 }
 
-/// Group commit and nothing else: as many callers as there are connections, each with one row of its
-/// own to put on disk, and one thread that commits what has queued up.
+/// Measures group commit alone: as many callers as connections, each with one row to write, and one thread that commits
+/// the queued rows.
 async fn commits() -> f64 {
     let folder = tempfile::tempdir_in(".").unwrap();
     let (queue, mut waiting) = tokio::sync::mpsc::channel::<tokio::sync::oneshot::Sender<()>>(CONNECTIONS);
@@ -357,7 +357,7 @@ async fn commits() -> f64 {
     rate
 }
 
-/// The median of fdatasync after an append of 4 KiB, in milliseconds.
+/// Measures the median duration of fdatasync after an append of 4 KiB, in milliseconds.
 fn sync_ms(folder: &Path) -> f64 {
     let mut file = std::fs::File::create(folder.join("sync")).unwrap();
     let mut spans: Vec<f64> = (0..300)

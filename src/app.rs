@@ -1,13 +1,12 @@
-//! Wiring, and the only place where loops are driven.
+//! Wiring of the components. This is the only module that runs loops.
 //!
-//! [`App::build`] makes every part from the configuration and its environment (the clock, the
-//! resolver, the trusted authorities); [`App::run`] drives them until it is told to stop. The tests
-//! run the same object, in other environment.
+//! [`App::build`] creates every component from the configuration and its environment (clock, resolver, trusted
+//! certificate authorities). [`App::run`] drives them until a shutdown. The tests run the same object in another
+//! environment.
 //!
-//! **The end.** NotifyProgress to stop, the app answers waiting long polls, accepts no more connections and
-//! starts no more looks and sends. It waits for what is in flight, as long as `shutdown_grace` allows,
-//! and closes the database. What is cut off then is in the state in which a crash would have left it,
-//! and the next start takes it up.
+//! **Shutdown.** The app answers waiting requests, accepts no more connections, and starts no more polls and attempts.
+//! It waits for the work in progress, for at most `shutdown_grace`, and closes the database. Work that is interrupted
+//! then is in the same state as after a crash; the next start continues it.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -39,35 +38,35 @@ use crate::telemetry::metrics::Load;
 use crate::telemetry::traces::{Collector, Exporter};
 use crate::tenants::{DEFAULT_APP, draw_key, hash_key};
 
-/// How often what is older than the retention is forgotten.
-const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+/// Interval between two deletions of data that is older than the retention.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// How often it is written when keys were last used.
-const USES_EVERY: Duration = Duration::from_secs(60);
+/// Interval between two writes of the times at which keys were last used.
+const KEY_USES_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What the app takes from outside itself.
+/// Dependencies of the app on the system.
 pub struct HostEnvironment {
-    /// Time.
+    /// Clock.
     pub clock: Clock,
-    /// Names.
+    /// DNS resolver.
     pub resolver: Resolver,
-    /// Authorities to trust besides the machine's.
+    /// Certificate authorities that are trusted in addition to those of the system.
     pub roots: Vec<CertificateDer<'static>>,
 }
 
 impl HostEnvironment {
-    /// The machine's.
+    /// Returns the clock, the resolver and the certificate authorities of the system.
     pub fn system() -> Result<Self> {
         Ok(Self { clock: Clock::System, resolver: Resolver::system()?, roots: Vec::new() })
     }
 }
 
-/// What was made on the first start, to be shown once.
+/// Secrets that the first start made, to be shown once.
 #[derive(Clone)]
 pub struct FirstStart {
-    /// An admin key, where none is configured.
+    /// Admin key; `None` if one is configured or exists.
     pub admin_key: Option<String>,
-    /// The app's signing secret, where none is configured.
+    /// Signing secret of app `default`; `None` if one is configured or exists.
     pub signing_secret: Option<String>,
 }
 
@@ -81,38 +80,34 @@ pub struct App {
     poller: Arc<Poller>,
     polls_ended: mpsc::Receiver<()>,
     dispatcher: Arc<Dispatcher>,
-    sends_ended: mpsc::Receiver<()>,
+    attempts_ended: mpsc::Receiver<()>,
     store: Store,
     writer: Writer,
     clock: Clock,
     draining: watch::Sender<bool>,
-    planned: Arc<AtomicBool>,
+    loaded: Arc<AtomicBool>,
     first_start: FirstStart,
     retention: (Duration, Duration),
     grace: Duration,
 }
 
 impl App {
-    /// Makes every part, opens the database and listens. Nothing runs yet.
+    /// Creates every component, opens the database and the ports. Nothing runs yet.
     pub async fn build(config: Config, environment: HostEnvironment) -> Result<Self> {
-        let Named { definitions, providers, templates } = named(&config).map_err(|wrong| lines(&wrong))?;
+        let Loaded { definitions, providers, templates } =
+            load(&config).map_err(|errors| join_lines(&errors))?;
         let egress = egress(&config, &environment)?;
         let clock = environment.clock;
         let services = Services { egress: Arc::clone(&egress), clock: clock.clone(), templates };
         let channels = Arc::new(Channels::new(services, &config.channels));
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .with_context(|| format!("{} cannot be listened on; is it taken?", config.listen))?;
-        let metrics =
-            match config.metrics_listen {
-                None => None,
-                Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
-                    format!("metrics_listen {address} cannot be listened on; is it taken?")
-                })?),
-            };
+        let listener = bind("listen", config.listen).await?;
+        let metrics = match config.metrics_listen {
+            Some(address) => Some(bind("metrics_listen", address).await?),
+            None => None,
+        };
         let (store, writer) = open_store(&config, clock.now())?;
         let exporter = exporter(&config, &store, &egress, &clock)?;
-        let (operator, first_start) = found(&store, &config, clock.now()).await?;
+        let (operator, first_start) = bootstrap(&store, &config, clock.now()).await?;
 
         let with_credential: HashSet<String> = providers
             .iter()
@@ -120,17 +115,11 @@ impl App {
             .map(|provider| provider.definition.id().to_owned())
             .collect();
         let (poller, polls_ended) = Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers);
-        let policy = DispatchPolicy {
-            retries: RetryPolicy { schedule: config.delivery.retry_schedule.clone() },
-            timeout: config.delivery.timeout,
-            concurrency: config.delivery.concurrency,
-            per_destination: config.delivery.per_destination,
-        };
-        let (dispatcher, sends_ended) =
-            Dispatcher::new(store.clone(), Arc::clone(&channels), clock.clone(), policy);
+        let (dispatcher, attempts_ended) =
+            Dispatcher::new(store.clone(), Arc::clone(&channels), clock.clone(), dispatch_policy(&config));
         let (draining, is_draining) = watch::channel(false);
-        let planned = Arc::new(AtomicBool::new(false));
-        let (looks, states) = (Arc::clone(&poller), Arc::clone(&poller));
+        let loaded = Arc::new(AtomicBool::new(false));
+        let (stats, states) = (Arc::clone(&poller), Arc::clone(&poller));
         let api = Arc::new(Api {
             store: store.clone(),
             egress,
@@ -140,10 +129,10 @@ impl App {
             with_credential,
             bootstrap: config.api_key.as_ref().map(|key| hash_key(key.reveal())),
             operator,
-            poll_stats: Box::new(move |job| looks.stats(job)),
+            poll_stats: Box::new(move |job| stats.stats(job)),
             provider_states: Box::new(move || states.providers()),
             draining: is_draining,
-            loaded: Arc::clone(&planned),
+            loaded: Arc::clone(&loaded),
             in_progress: InProgressKeys::default(),
             waits: ConcurrencyLimiter::new(WAITS_MAX),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
@@ -160,52 +149,52 @@ impl App {
             poller,
             polls_ended,
             dispatcher,
-            sends_ended,
+            attempts_ended,
             store,
             writer,
             clock,
             draining,
-            planned,
+            loaded,
             first_start,
             retention: (config.retention.events, config.retention.watches),
             grace: config.shutdown_grace,
         })
     }
 
-    /// Where it listens.
+    /// Returns the address of the API.
     pub fn address(&self) -> Result<SocketAddr> {
         Ok(self.listener.local_addr()?)
     }
 
-    /// Where the metrics are, if not there.
+    /// Returns the separate address of the metrics, if there is one.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics.as_ref()?.local_addr().ok()
     }
 
-    /// What was made on this start, and is shown once.
+    /// Returns the secrets that this start made.
     pub fn first_start(&self) -> &FirstStart {
         &self.first_start
     }
 
-    /// Feels, now and while it runs, how much is under way and when there is more to do: for whoever
-    /// moves a manual clock, and must not move it while something is under way.
+    /// Returns a function that reports the work in progress and the time of the next work. Callers that move a manual
+    /// clock must not move it while work is in progress.
     pub fn activity(&self) -> impl Fn() -> Activity + Send + Sync + use<> {
-        // Weak: what the drain waits for is not to be held up.
+        // Weak references: the shutdown waits until the components are dropped.
         let (poller, dispatcher) = (Arc::downgrade(&self.poller), Arc::downgrade(&self.dispatcher));
-        let planned = Arc::clone(&self.planned);
+        let loaded = Arc::clone(&self.loaded);
         let now = self.clock.clone();
         move || {
-            if !planned.load(Ordering::Acquire) {
+            if !loaded.load(Ordering::Acquire) {
                 return Activity { in_progress: 1, next_at: Some(now.now()) };
             }
-            // In this order: a look can make something to send, a send nothing to look at.
-            let looking = poller.upgrade().map(|poller| poller.activity()).unwrap_or_default();
+            // In this order: a poll can cause a delivery, a delivery never causes a poll.
+            let polling = poller.upgrade().map(|poller| poller.activity()).unwrap_or_default();
             let sending = dispatcher.upgrade().map(|dispatcher| dispatcher.activity()).unwrap_or_default();
-            looking.and(sending)
+            polling.and(sending)
         }
     }
 
-    /// Makes the plans, and looks, sends and serves until `stop` returns.
+    /// Loads the schedules, and polls, delivers and serves until `stop` returns.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
         let Self {
             listener,
@@ -215,13 +204,13 @@ impl App {
             poller,
             mut polls_ended,
             dispatcher,
-            mut sends_ended,
+            mut attempts_ended,
             ..
         } = self;
-        let Self { store, writer, clock, draining, planned, retention, grace, .. } = self;
-        poller.load().await.context("the plans cannot be made")?;
-        dispatcher.load().await.context("the waiting deliveries cannot be found")?;
-        planned.store(true, Ordering::Release);
+        let Self { store, writer, clock, draining, loaded, retention, grace, .. } = self;
+        poller.load().await.context("the jobs cannot be loaded")?;
+        dispatcher.load().await.context("the pending deliveries cannot be loaded")?;
+        loaded.store(true, Ordering::Release);
         tracing::info!(jobs = poller.scheduled_jobs(), "ready");
 
         let (no_more_spans, closing) = watch::channel(false);
@@ -229,25 +218,17 @@ impl App {
         let scraped = metrics
             .map(|metrics| tokio::spawn(api::serve_metrics(metrics, Arc::clone(&api), draining.subscribe())));
         let server = tokio::spawn(api::serve(listener, api, draining.subscribe()));
-        {
-            let mut looking = std::pin::pin!(look(&poller, &clock));
-            let mut sending = std::pin::pin!(send(&dispatcher, &clock));
-            let mut forgetting = std::pin::pin!(forget(&store, &clock, retention));
-            let mut noting = std::pin::pin!(note_uses(&store, &clock));
-            let mut minding = std::pin::pin!(mind_the_clock(&clock, &poller, &dispatcher));
-            let mut stop = std::pin::pin!(stop);
-            tokio::select! {
-                () = &mut stop => {}
-                never = &mut looking => match never {},
-                never = &mut sending => match never {},
-                never = &mut forgetting => match never {},
-                never = &mut noting => match never {},
-                never = &mut minding => match never {},
-            }
+        tokio::select! {
+            () = stop => {}
+            never = run_poller(&poller, &clock) => match never {},
+            never = run_dispatcher(&dispatcher, &clock) => match never {},
+            never = prune(&store, &clock, retention) => match never {},
+            never = run_key_uses(&store, &clock) => match never {},
+            never = watch_clock(&clock, &poller, &dispatcher) => match never {},
         }
-        tracing::info!("stopping: what is in flight is finished");
+        tracing::info!("stopping: finishing the work in progress");
         draining.send_replace(true);
-        // Each ends when its last task has let go of it.
+        // Each ends when its last task has dropped it.
         drop((poller, dispatcher));
         let stopping = clock.stopwatch();
         let drained = clock.timeout(grace, async move {
@@ -256,21 +237,23 @@ impl App {
                 let _ = scraped.await;
             }
             let _ = polls_ended.recv().await;
-            let _ = sends_ended.recv().await;
-            // Now that nobody asks any more.
+            let _ = attempts_ended.recv().await;
+            // After the last request.
             write_key_uses(&store).await;
         });
         if drained.await.is_none() {
-            tracing::warn!("what is still in flight is cut off; the next start takes it up");
+            tracing::warn!(
+                "the shutdown grace has passed: work in progress is interrupted, and the next start continues it"
+            );
             return Ok(());
         }
         let closing = tokio::task::spawn_blocking(|| writer.join());
         let left = grace.saturating_sub(stopping.elapsed());
         let Some(closed) = clock.timeout(left, closing).await else {
-            tracing::warn!("the database does not answer, and is not waited for any longer");
+            tracing::warn!("the shutdown grace has passed: the database does not answer and was not closed");
             return Ok(());
         };
-        closed.context("the database was not closed in order")?;
+        closed.context("the database was not closed cleanly")?;
         no_more_spans.send_replace(true);
         if let Some(exporting) = exporting {
             clock.timeout(grace.saturating_sub(stopping.elapsed()), exporting).await;
@@ -279,64 +262,79 @@ impl App {
     }
 }
 
-/// What is in hand, read when somebody asks. Weak: what the drain waits for is not to be held up.
+async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("{setting}: {address} is not available; does another process use it?"))
+}
+
+fn dispatch_policy(config: &Config) -> DispatchPolicy {
+    DispatchPolicy {
+        retries: RetryPolicy { schedule: config.delivery.retry_schedule.clone() },
+        timeout: config.delivery.timeout,
+        concurrency: config.delivery.concurrency,
+        per_destination: config.delivery.per_destination,
+    }
+}
+
+/// Returns a function that reads the work in memory. Weak references: the shutdown waits until the components are
+/// dropped.
 fn load_of(poller: &Arc<Poller>, dispatcher: &Arc<Dispatcher>) -> Box<dyn Fn() -> Load + Send + Sync> {
     let (poller, dispatcher) = (Arc::downgrade(poller), Arc::downgrade(dispatcher));
     Box::new(move || {
-        let looking = poller.upgrade().map(|poller| poller.load_now()).unwrap_or_default();
+        let polling = poller.upgrade().map(|poller| poller.load_now()).unwrap_or_default();
         let sending = dispatcher.upgrade().map(|dispatcher| dispatcher.load_now()).unwrap_or_default();
-        Load { loaded: sending.loaded, in_flight: sending.in_flight, down: sending.down, ..looking }
+        Load { loaded: sending.loaded, in_flight: sending.in_flight, down: sending.down, ..polling }
     })
 }
 
 enum Never {}
 
-async fn look(poller: &Arc<Poller>, clock: &Clock) -> Never {
+async fn run_poller(poller: &Arc<Poller>, clock: &Clock) -> Never {
     loop {
         let next = poller.step();
         tokio::select! {
             () = poller.changed() => {}
-            () = reached(clock, next) => {}
+            () = sleep_until(clock, next) => {}
         }
     }
 }
 
-async fn send(dispatcher: &Arc<Dispatcher>, clock: &Clock) -> Never {
+async fn run_dispatcher(dispatcher: &Arc<Dispatcher>, clock: &Clock) -> Never {
     loop {
         dispatcher.prepare().await;
         let next = dispatcher.step();
         tokio::select! {
             () = dispatcher.changed() => {}
-            () = reached(clock, next) => {}
+            () = sleep_until(clock, next) => {}
         }
     }
 }
 
-async fn forget(store: &Store, clock: &Clock, (events, watches): (Duration, Duration)) -> Never {
+async fn prune(store: &Store, clock: &Clock, (events, watches): (Duration, Duration)) -> Never {
     loop {
         let now = clock.now();
         let prune = Prune { events_before: now.minus(events), watches_before: now.minus(watches), now };
         match store.prune(prune).await {
-            // From when it was decided, however long the store took.
-            Ok(0) => clock.sleep_until(now.plus(PRUNE_EVERY)).await,
-            Ok(count) => tracing::debug!(count, "forgotten"),
+            // From the start of the deletion, however long it took.
+            Ok(0) => clock.sleep_until(now.plus(PRUNE_INTERVAL)).await,
+            Ok(count) => tracing::debug!(count, "deleted data older than the retention"),
             Err(error) => {
-                tracing::warn!(%error, "what is too old could not be forgotten");
-                clock.sleep_until(now.plus(PRUNE_EVERY)).await;
+                tracing::warn!(%error, "data older than the retention could not be deleted");
+                clock.sleep_until(now.plus(PRUNE_INTERVAL)).await;
             }
         }
     }
 }
 
-async fn note_uses(store: &Store, clock: &Clock) -> Never {
+async fn run_key_uses(store: &Store, clock: &Clock) -> Never {
     loop {
-        clock.sleep(USES_EVERY).await;
+        clock.sleep(KEY_USES_INTERVAL).await;
         write_key_uses(store).await;
     }
 }
 
-/// Whoever sleeps until a time by the old clock is woken.
-async fn mind_the_clock(clock: &Clock, poller: &Poller, dispatcher: &Dispatcher) -> Never {
+/// Wakes the loops after the clock was set back, because they sleep until a time of the old clock.
+async fn watch_clock(clock: &Clock, poller: &Poller, dispatcher: &Dispatcher) -> Never {
     loop {
         clock.set_back().await;
         poller.wake();
@@ -346,18 +344,18 @@ async fn mind_the_clock(clock: &Clock, poller: &Poller, dispatcher: &Dispatcher)
 
 async fn write_key_uses(store: &Store) {
     if let Err(error) = store.write_key_uses().await {
-        tracing::warn!(%error, "it could not be written when keys were last used");
+        tracing::warn!(%error, "the times at which keys were last used could not be written");
     }
 }
 
-async fn reached(clock: &Clock, at: Option<Timestamp>) {
+async fn sleep_until(clock: &Clock, at: Option<Timestamp>) {
     match at {
         Some(at) => clock.sleep_until(at).await,
         None => std::future::pending().await,
     }
 }
 
-/// Where there is a collector, what brings spans to it; the store's tracer takes them.
+/// Returns the exporter of traces if a collector is configured, and gives its tracer to the store.
 fn exporter(config: &Config, store: &Store, egress: &Arc<Egress>, clock: &Clock) -> Result<Option<Exporter>> {
     let telemetry = &config.telemetry;
     let Some(endpoint) = telemetry.otlp_endpoint.clone() else { return Ok(None) };
@@ -373,7 +371,7 @@ fn exporter(config: &Config, store: &Store, egress: &Arc<Egress>, clock: &Clock)
     Ok(Some(exporter))
 }
 
-/// Opens the database that is configured, and takes it for this process.
+/// Opens the configured database and locks it for this process.
 pub fn open_store(config: &Config, now: Timestamp) -> Result<(Store, Writer)> {
     let location = match &config.database {
         Database::Sqlite(path) => DatabaseLocation::File(path.clone()),
@@ -383,54 +381,54 @@ pub fn open_store(config: &Config, now: Timestamp) -> Result<(Store, Writer)> {
     Store::open(StoreOptions { location, keyring, public_url: config.public_url.clone(), now })
 }
 
-/// What the configuration names: read from its folders, or embedded.
-struct Named {
+/// Definitions and templates, built-in ones and those of the configured folders.
+struct Loaded {
     definitions: Providers,
     providers: Vec<Provider>,
     templates: Templates,
 }
 
-/// Reads what the configuration names, or says every mistake in it.
-fn named(config: &Config) -> Result<Named, Vec<String>> {
-    let watchable = watchable(config);
+/// Loads definitions and templates. Returns every error.
+fn load(config: &Config) -> Result<Loaded, Vec<String>> {
+    let providers = configured_providers(config);
     let templates = load_templates(config.templates_path.as_deref());
-    match (watchable, templates) {
-        (Ok((definitions, providers)), Ok(templates)) => Ok(Named { definitions, providers, templates }),
-        (watchable, templates) => {
-            Err([watchable.err(), templates.err()].into_iter().flatten().flatten().collect())
+    match (providers, templates) {
+        (Ok((definitions, providers)), Ok(templates)) => Ok(Loaded { definitions, providers, templates }),
+        (providers, templates) => {
+            Err([providers.err(), templates.err()].into_iter().flatten().flatten().collect())
         }
     }
 }
 
-/// Every mistake in what the configuration names.
+/// Returns every error in the files that the configuration names.
 pub fn configuration_errors(config: &Config) -> Vec<String> {
-    named(config).err().unwrap_or_default()
+    load(config).err().unwrap_or_default()
 }
 
-/// What can be watched, as it is configured here.
+/// Returns the providers with their effective settings.
 pub fn providers(config: &Config) -> Result<Vec<Provider>> {
-    watchable(config).map(|(_, providers)| providers).map_err(|wrong| lines(&wrong))
+    configured_providers(config).map(|(_, providers)| providers).map_err(|errors| join_lines(&errors))
 }
 
-/// The embedded definitions and the operator's, each as it is configured, and nothing configured beside.
-fn watchable(config: &Config) -> Result<(Providers, Vec<Provider>), Vec<String>> {
+/// Returns the definitions and the providers with their effective settings. A section of an unknown provider is an error.
+fn configured_providers(config: &Config) -> Result<(Providers, Vec<Provider>), Vec<String>> {
     let definitions = Providers::load(config.providers_path.as_deref())?;
     let known: Vec<&str> = definitions.iter().map(|definition| definition.id()).collect();
     let unknown = config.check_providers(&known);
-    let mut mistakes: Vec<String> = unknown.iter().map(ToString::to_string).collect();
+    let mut errors: Vec<String> = unknown.iter().map(ToString::to_string).collect();
     let nothing = ProviderConfig::default();
     let mut providers = Vec::new();
     for definition in definitions.iter() {
         let own = config.providers.get(definition.id()).unwrap_or(&nothing);
         match provider(definition, own) {
             Ok(provider) => providers.push(provider),
-            Err(wrong) => mistakes.push(format!("[providers.{}] {wrong}", definition.id())),
+            Err(error) => errors.push(format!("[providers.{}] {error}", definition.id())),
         }
     }
-    if mistakes.is_empty() { Ok((definitions, providers)) } else { Err(mistakes) }
+    if errors.is_empty() { Ok((definitions, providers)) } else { Err(errors) }
 }
 
-/// The way out, as it is configured.
+/// Returns the client for outgoing requests.
 pub fn egress(config: &Config, environment: &HostEnvironment) -> Result<Arc<Egress>> {
     let HostEnvironment { clock, resolver, roots } = environment;
     let allow = config.egress.allow.iter().map(|text| Allowed::parse(text));
@@ -441,19 +439,19 @@ pub fn egress(config: &Config, environment: &HostEnvironment) -> Result<Arc<Egre
     Egress::new(settings, resolver.clone(), clock.clone(), roots.clone())
 }
 
-fn lines<T: ToString>(mistakes: &[T]) -> anyhow::Error {
-    anyhow::Error::msg(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+fn join_lines<T: ToString>(errors: &[T]) -> anyhow::Error {
+    anyhow::Error::msg(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
 fn provider(definition: &Arc<Definition>, own: &ProviderConfig) -> Result<Provider, String> {
     let base_url = own.base_url.as_deref().map(|base| definition.check_base_url(base)).transpose();
-    let base_url = base_url.map_err(|wrong| format!("base_url: {wrong}"))?;
+    let base_url = base_url.map_err(|error| format!("base_url: {error}"))?;
     let (mut policy, mut limits) = (*definition.poll(), *definition.limits());
     policy.first = own.first.unwrap_or(policy.first);
     policy.min_interval = own.min_interval.unwrap_or(policy.min_interval);
     policy.max_interval = own.max_interval.unwrap_or(policy.max_interval);
     if policy.min_interval > policy.max_interval {
-        return Err("min_interval is greater than max_interval".to_owned());
+        return Err("min_interval is greater than max_interval; lower it or raise max_interval".to_owned());
     }
     limits.rate = own.rate.unwrap_or(limits.rate);
     limits.burst = own.burst.unwrap_or(limits.burst);
@@ -462,10 +460,10 @@ fn provider(definition: &Arc<Definition>, own: &ProviderConfig) -> Result<Provid
     Ok(Provider { definition, credential: own.api_key.clone(), base_url, policy, limits })
 }
 
-/// The default app with its secret, and the admin key: the configured one, or one that is made now.
-async fn found(store: &Store, config: &Config, now: Timestamp) -> Result<(AppNo, FirstStart)> {
+/// Creates the default app, its signing secret and the admin key, unless they exist or are configured.
+async fn bootstrap(store: &Store, config: &Config, now: Timestamp) -> Result<(AppNo, FirstStart)> {
     let new_key = config.api_key.is_none().then(draw_key);
-    let founded = store
+    let result = store
         .bootstrap(BootstrapTenant {
             name: DEFAULT_APP.to_owned(),
             signing_secret: Masked::new(Secret::generate().expose()),
@@ -474,14 +472,14 @@ async fn found(store: &Store, config: &Config, now: Timestamp) -> Result<(AppNo,
         })
         .await?;
     if let Some(secret) = &config.signing_secret {
-        store.override_signing_secret(founded.app.no, secret.clone());
+        store.override_signing_secret(result.app.no, secret.clone());
     }
-    let shown = founded.new_app && config.signing_secret.is_none();
+    let shown = result.new_app && config.signing_secret.is_none();
     let first_start = FirstStart {
-        admin_key: new_key.filter(|_| founded.new_key).map(|key| key.reveal().to_owned()),
-        signing_secret: shown.then(|| founded.app.signing_secret.reveal().to_owned()),
+        admin_key: new_key.filter(|_| result.new_key).map(|key| key.reveal().to_owned()),
+        signing_secret: shown.then(|| result.app.signing_secret.reveal().to_owned()),
     };
-    Ok((founded.app.no, first_start))
+    Ok((result.app.no, first_start))
 }
 
 impl std::fmt::Debug for FirstStart {

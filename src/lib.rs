@@ -1,6 +1,6 @@
-//! Ringback watches jobs of polling-only APIs and calls back.
+//! Ringback polls job APIs for its clients and calls back when a job ends.
 //!
-//! The modules, in the order in which data flows.
+//! The modules are listed in the order of the data flow: requests, storage, polling, delivery.
 
 pub mod config;
 

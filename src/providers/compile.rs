@@ -1,8 +1,7 @@
-//! From a file's form to a definition: reads every value and lists every mistake, each with the key
-//! it stands at, because whoever writes a definition wants to see them all at once.
+//! Compiling a definition file to a [`Definition`].
 //!
-//! Only mistakes in the form (not TOML, an unknown key, a wrong type) end the reading before; those
-//! name their line.
+//! All errors are listed at once, each with its key, for the author of the definition. Only an error in the form
+//! (no TOML, an unknown key, a wrong type) is reported alone, with its line.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -11,32 +10,36 @@ use std::time::Duration;
 use url::Url;
 
 use super::definition::{Definition, Limits, PollPolicy};
+use super::extract::{Extract, Outputs, Progress};
 use super::file::{
     AuthTable, AuthType, ErrorsTable, Example, Expect, ExtractTable, File, Fold, LimitsTable, Method,
     NotFoundTable, OutputsTable, ParamTable, PathList, PollTable, ProgressTable, RequestTable, ResponseTable,
     StatusTable,
 };
-use super::interpret::{Errors, Extract, NotFound, Outputs, Progress, Reader, StatusWords};
 use super::param::Param;
 use super::path::{Path, Paths};
-use super::request::{Auth, RequestForm, authority};
-use super::size::parse_size;
+use super::reader::{Errors, NotFound, Reader, StatusWords};
+use super::request_form::{Auth, RequestForm, authority};
 use super::template::{Template, UrlTemplate};
 use crate::domain::{EndingKind, JobStatus, parse_duration, parse_rate};
 
-/// The version of the language.
+/// Version of the definition language.
 const SCHEMA: u32 = 1;
 
-/// A watch lives for at most this long, so no deadline is longer.
+/// Longest deadline: no watch lives longer.
 const MAX_DEADLINE: Duration = Duration::from_secs(30 * 86_400);
 
-/// Longer than any status call takes; a look holds one place of the concurrency meanwhile.
+/// Longest timeout. No status request takes longer, and a poll uses a place of the concurrency meanwhile.
 const MAX_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// More in flight at once would be a load test.
+/// Largest concurrency and burst. More requests at once would be a load test.
 const MAX_CONCURRENCY: u32 = 10_000;
 
-/// Headers that belong to the connection, or to a table of their own.
+/// Largest response that a definition may allow. A response is held in memory, and its parsed form takes a
+/// multiple of this, for every poll in flight.
+const MAX_BODY: usize = 16 * 1024 * 1024;
+
+/// Headers that a definition cannot set: they belong to the connection or to another table.
 const RESERVED_HEADERS: &[&str] = &[
     "accept-encoding",
     "authorization",
@@ -50,58 +53,78 @@ const RESERVED_HEADERS: &[&str] = &[
     "upgrade",
 ];
 
-/// The definition that `file` writes down, or every mistake in it.
-pub(super) fn compile(file: File) -> Result<Definition, Vec<String>> {
-    let mut m = DefinitionErrors::default();
-    let definition = definition(file, &mut m);
-    match definition {
-        Some(definition) if m.0.is_empty() => Ok(definition),
-        _ => Err(m.0),
+impl Definition {
+    /// Parses a definition. The error lists every error as a sentence. The examples are not checked here.
+    pub fn parse(text: &str) -> Result<Self, Vec<String>> {
+        let file: File = toml::from_str(text).map_err(|error| vec![located(text, &error)])?;
+        compile(file)
     }
 }
 
-/// `None` where a part has no stand-in; its mistake is noted then.
-fn definition(file: File, m: &mut DefinitionErrors) -> Option<Definition> {
+/// Returns an error in the form, with its line.
+fn located(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().trim_end();
+    match error.span() {
+        Some(span) => {
+            let before = text.get(..span.start).unwrap_or(text);
+            format!("line {}: {message}", before.matches('\n').count() + 1)
+        }
+        None => message.to_owned(),
+    }
+}
+
+/// Compiles `file`; the error lists every error in it.
+fn compile(file: File) -> Result<Definition, Vec<String>> {
+    let mut report = DefinitionErrors::default();
+    let definition = definition(file, &mut report);
+    match definition {
+        Some(definition) if report.0.is_empty() => Ok(definition),
+        _ => Err(report.0),
+    }
+}
+
+/// Returns `None` if a part is invalid and has no default value. Its error is then in `report`.
+fn definition(file: File, report: &mut DefinitionErrors) -> Option<Definition> {
     if file.schema != SCHEMA {
-        m.add("schema", format!("{} is not known; this version reads schema {SCHEMA}", file.schema));
+        report.add("schema", format!("{} is unknown; this version supports schema {SCHEMA}", file.schema));
     }
     if !is_slug(&file.id) {
-        m.add("id", "it must be 1 to 40 of a-z, 0-9 and -, beginning with a letter");
+        report.add("id", "must be 1 to 40 characters of a-z, 0-9 and -, starting with a letter");
     }
     if file.name.trim().is_empty() {
-        m.add("name", "it is empty");
+        report.add("name", "must not be empty");
     }
     if !Url::parse(&file.docs).is_ok_and(|url| matches!(url.scheme(), "https" | "http")) {
-        m.add("docs", "it must be the URL of the provider's documentation");
+        report.add("docs", "must be the URL of the provider's documentation");
     }
     let mut params = file.params;
-    let job_id = job_id_param(params.remove("job_id").unwrap_or_default(), m);
+    let job_id = job_id_param(params.remove("job_id").unwrap_or_default(), report);
     let params: BTreeMap<String, Param> = params
         .into_iter()
         .map(|(name, table)| {
-            let param = m.take(&format!("params.{name}"), Param::new(table));
+            let param = report.take(&format!("params.{name}"), Param::new(table));
             (name, param)
         })
         .collect();
-    let request = request_form(file.request, file.auth, m);
+    let request = request_form(file.request, file.auth, report);
     if let Some(request) = &request {
-        check_names(request, &params, m);
+        check_names(request, &params, report);
     }
     for class in missing(&file.example) {
-        m.add("example", format!("none shows a job that {class}"));
+        report.add("example", format!("at least one must show a job that {class}"));
     }
-    let (not_found, grace) = not_found(file.not_found, &file.errors, m);
+    let (not_found, grace) = not_found(file.not_found, &file.errors, report);
     let ResponseTable { unwrap, request_id } = file.response;
     let reader = Reader {
-        unwrap: m.paths("response.unwrap", &unwrap),
-        request_id: m.paths("response.request_id", &request_id),
-        status: status_words(file.status, m),
-        extract: extract(file.extract, m),
-        errors: errors(file.errors, m),
+        unwrap: report.paths("response.unwrap", &unwrap),
+        request_id: report.paths("response.request_id", &request_id),
+        status: status_words(file.status, report),
+        extract: extract(file.extract, report),
+        errors: errors(file.errors, report),
         not_found,
         max_body: request.as_ref().map_or(0, |request| request.max_body),
     };
-    let (poll, limits) = (poll(file.poll, grace, m), limits(file.limits, m));
+    let (poll, limits) = (poll(file.poll, grace, report), limits(file.limits, report));
     Some(Definition {
         id: file.id,
         name: file.name,
@@ -131,7 +154,7 @@ fn missing(examples: &[Example]) -> Vec<&'static str> {
     required.into_iter().filter(|(ending, _)| !shows(*ending)).map(|(_, words)| words).collect()
 }
 
-/// The mistakes found so far.
+/// Errors found so far.
 #[derive(Default)]
 struct DefinitionErrors(Vec<String>);
 
@@ -140,8 +163,7 @@ impl DefinitionErrors {
         self.0.push(format!("{key}: {sentence}"));
     }
 
-    /// The value, or its mistake noted: with one mistake the definition is never used, so anything
-    /// can stand in.
+    /// Returns the value, or adds its error and returns a default. A definition with an error is never used.
     fn take<T: Default>(&mut self, key: &str, value: Result<T, String>) -> T {
         value.unwrap_or_else(|sentence| {
             self.add(key, sentence);
@@ -153,10 +175,10 @@ impl DefinitionErrors {
         Paths(list.0.iter().map(|text| self.take(key, Path::parse(text))).collect())
     }
 
-    /// Paths of which there must be one.
+    /// Parses a list of paths that must not be empty.
     fn some_paths(&mut self, key: &str, list: &PathList) -> Paths {
         if list.0.is_empty() {
-            self.add(key, "it needs a path");
+            self.add(key, "a path is required");
         }
         self.paths(key, list)
     }
@@ -166,36 +188,43 @@ impl DefinitionErrors {
     }
 }
 
-/// Lower case and dashes only, so that an id is also the name of a variable and of a file.
+/// Returns whether `id` consists of lower case letters, digits and dashes, so that it can be part of the name of a
+/// variable and of a file.
 fn is_slug(id: &str) -> bool {
     id.len() <= 40
         && id.starts_with(|c: char| c.is_ascii_lowercase())
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-fn job_id_param(table: ParamTable, m: &mut DefinitionErrors) -> Param {
+fn job_id_param(table: ParamTable, report: &mut DefinitionErrors) -> Param {
     if table.pattern.is_none() {
-        m.add("params.job_id", "it needs a `pattern`: what cannot be an id is refused at registration");
+        report.add(
+            "params.job_id",
+            "a `pattern` is required, so that a registration with an impossible id is rejected",
+        );
     }
     if table.default.is_some() || table.r#enum.is_some() {
-        m.add("params.job_id", "every registration gives one: it has no `default` and no `enum`");
+        report.add(
+            "params.job_id",
+            "`default` and `enum` are not allowed, because every registration gives a job id",
+        );
     }
-    m.take("params.job_id", Param::new(table))
+    report.take("params.job_id", Param::new(table))
 }
 
-fn request_form(table: RequestTable, auth: AuthTable, m: &mut DefinitionErrors) -> Option<RequestForm> {
+fn request_form(table: RequestTable, auth: AuthTable, report: &mut DefinitionErrors) -> Option<RequestForm> {
     let RequestTable { method: Method::Get, url, query, headers, timeout, max_body } = table;
     let url = match UrlTemplate::parse(&url) {
         Ok(url) => Some(url),
         Err(sentence) => {
-            m.add("request.url", sentence);
+            report.add("request.url", sentence);
             None
         }
     };
     let query = query
         .into_iter()
         .map(|(name, text)| {
-            let template = m.take(&format!("request.query.{name}"), Template::parse(&text));
+            let template = report.take(&format!("request.query.{name}"), Template::parse(&text));
             (name, template)
         })
         .collect();
@@ -203,61 +232,73 @@ fn request_form(table: RequestTable, auth: AuthTable, m: &mut DefinitionErrors) 
         .into_iter()
         .map(|(name, text)| {
             let key = format!("request.headers.{name}");
-            let name = m.take(&key, header_name(&name));
+            let name = report.take(&key, header_name(&name));
             if RESERVED_HEADERS.contains(&name.as_str()) || name.starts_with("proxy-") {
-                m.add(&key, "it is not the definition's to set; a credential belongs to [auth]");
+                report.add(&key, "a definition cannot set this header; describe a credential in [auth]");
             }
-            (name, m.take(&key, Template::parse(&text)))
+            (name, report.take(&key, Template::parse(&text)))
         })
         .collect();
-    let timeout = m.duration("request.timeout", timeout.as_deref(), "20s");
+    let timeout = report.duration("request.timeout", timeout.as_deref(), "20s");
     if timeout > MAX_TIMEOUT {
-        m.add("request.timeout", format!("it is longer than {} s", MAX_TIMEOUT.as_secs()));
+        report.add("request.timeout", format!("must be at most {} s", MAX_TIMEOUT.as_secs()));
     }
-    let max_body = m.take("request.max_body", parse_size(max_body.as_deref().unwrap_or("1MiB")));
-    let auth = credential(auth, m);
+    let max_body = report.take("request.max_body", parse_size(max_body.as_deref().unwrap_or("1MiB")));
+    let auth = credential(auth, report);
     if let (Some(auth), Some(url)) = (&auth, &url)
         && !auth.trusts(&url.origin)
     {
-        m.add("auth.send_to", "it must name the host of request.url, and that must be https");
+        report.add("auth.send_to", "must contain the host of request.url, whose scheme must be https");
     }
     Some(RequestForm { url: url?, query, headers, timeout, max_body, auth })
 }
 
-fn credential(table: AuthTable, m: &mut DefinitionErrors) -> Option<Auth> {
+/// Parses a size, such as `64KiB` or `1MiB`.
+fn parse_size(text: &str) -> Result<usize, String> {
+    let wrong = || format!("`{text}` is not a size from 1KiB to 16MiB; write it as 64KiB or 1MiB");
+    let (number, unit) = match (text.strip_suffix("KiB"), text.strip_suffix("MiB")) {
+        (Some(number), _) => (number, 1024),
+        (_, Some(number)) => (number, 1024 * 1024),
+        (None, None) => return Err(wrong()),
+    };
+    let number: usize = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).filter(|size| (1024..=MAX_BODY).contains(size)).ok_or_else(wrong)
+}
+
+fn credential(table: AuthTable, report: &mut DefinitionErrors) -> Option<Auth> {
     let AuthTable { r#type, header, prefix, send_to } = table;
     if r#type == AuthType::None {
         if header.is_some() || prefix.is_some() || !send_to.is_empty() {
-            m.add("auth", "with type `none` there is nothing to send");
+            report.add("auth", "type `none` allows no `header`, `prefix` or `send_to`");
         }
         return None;
     }
     let (header, prefix) = match (r#type, header) {
         (AuthType::Header, Some(name)) => {
-            (m.take("auth.header", header_name(&name)), prefix.unwrap_or_default())
+            (report.take("auth.header", header_name(&name)), prefix.unwrap_or_default())
         }
         (AuthType::Header, None) => {
-            m.add("auth.header", "type `header` needs the header's name");
+            report.add("auth.header", "type `header` requires the name of the header");
             Default::default()
         }
         (_, given) => {
             if given.is_some() || prefix.is_some() {
-                m.add("auth", "`header` and `prefix` belong to type `header`");
+                report.add("auth", "`header` and `prefix` are allowed only with type `header`");
             }
             ("authorization".to_owned(), "Bearer ".to_owned())
         }
     };
     if !prefix.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
-        m.add("auth.prefix", "it has characters that a header cannot carry");
+        report.add("auth.prefix", "contains characters that are not allowed in a header");
     }
     if send_to.is_empty() {
-        m.add("auth.send_to", "it must name the only hosts that get the credential");
+        report.add("auth.send_to", "must list the hosts to which the credential may be sent");
     }
-    let send_to = send_to.iter().map(|host| m.take("auth.send_to", host_and_port(host))).collect();
+    let send_to = send_to.iter().map(|host| report.take("auth.send_to", host_and_port(host))).collect();
     Some(Auth { header, prefix, send_to })
 }
 
-/// Reads `api.example.com` or `api.example.com:8443`.
+/// Parses `api.example.com` or `api.example.com:8443`.
 fn host_and_port(text: &str) -> Result<(String, u16), String> {
     let wrong = || format!("`{text}` is not a host; write it as api.example.com or api.example.com:8443");
     if text.is_empty() || text.contains(['/', '@', '?', '#', '*', '\\']) || text.contains(char::is_whitespace)
@@ -270,39 +311,42 @@ fn host_and_port(text: &str) -> Result<(String, u16), String> {
 fn header_name(name: &str) -> Result<String, String> {
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if name.is_empty() || !name.bytes().all(is_token) {
-        return Err(format!("`{name}` is not the name of a header"));
+        return Err(format!("`{name}` is not a valid header name"));
     }
     Ok(name.to_ascii_lowercase())
 }
 
-/// Every name that is used is declared, and every one that is declared is used.
-fn check_names(form: &RequestForm, params: &BTreeMap<String, Param>, m: &mut DefinitionErrors) {
+/// Checks that every parameter is declared and used.
+fn check_names(form: &RequestForm, params: &BTreeMap<String, Param>, report: &mut DefinitionErrors) {
     let fields = form.query.iter().chain(&form.headers).map(|(_, template)| template);
     let used: Vec<&str> = std::iter::once(&form.url.path).chain(fields).flat_map(Template::names).collect();
     for name in &used {
         if *name != "job_id" && !params.contains_key(*name) {
-            m.add("request", format!("`{{{name}}}` is not declared; add [params.{name}]"));
+            report.add("request", format!("`{{{name}}}` is not declared; add [params.{name}]"));
         }
     }
     for name in params.keys().map(String::as_str).chain(["job_id"]) {
         if !used.contains(&name) {
-            m.add(&format!("params.{name}"), "the request does not use it");
+            report.add(&format!("params.{name}"), "the request does not use this parameter; remove it");
         }
     }
 }
 
-fn status_words(table: StatusTable, m: &mut DefinitionErrors) -> StatusWords {
+fn status_words(table: StatusTable, report: &mut DefinitionErrors) -> StatusWords {
     let StatusTable { path, fold, unknown, map, explain } = table;
     if !matches!(unknown, JobStatus::Pending | JobStatus::Processing) {
-        m.add("status.unknown", "a word that nobody knows ends no job; write processing or pending");
+        report.add(
+            "status.unknown",
+            "must be processing or pending, because an unknown status must not end a job",
+        );
     }
     for (class, words) in [("completed", &map.completed), ("failed", &map.failed)] {
         if words.is_empty() {
-            m.add("status.map", format!("no word means {class}"));
+            report.add("status.map", format!("at least one word must mean {class}"));
         }
     }
     if map.pending.is_empty() && map.processing.is_empty() {
-        m.add("status.map", "no word means pending or processing");
+        report.add("status.map", "at least one word must mean pending or processing");
     }
     let classes = [
         (JobStatus::Pending, map.pending),
@@ -315,10 +359,10 @@ fn status_words(table: StatusTable, m: &mut DefinitionErrors) -> StatusWords {
     for (class, list) in classes {
         for word in list {
             if word.trim().is_empty() {
-                m.add("status.map", format!("{class} has an empty word"));
+                report.add("status.map", format!("{class} contains an empty word"));
             }
             if let Some(other) = words.insert(fold.apply(&word), class) {
-                m.add("status.map", format!("`{word}` stands twice, in {other} and {class}"));
+                report.add("status.map", format!("`{word}` is listed twice, in {other} and in {class}"));
             }
         }
     }
@@ -326,15 +370,15 @@ fn status_words(table: StatusTable, m: &mut DefinitionErrors) -> StatusWords {
     for (word, sentence) in explain {
         let word = fold.apply(&word);
         if !matches!(words.get(&word), Some(JobStatus::Failed | JobStatus::Cancelled)) {
-            m.add("status.explain", format!("`{word}` is no word for failed or cancelled"));
+            report.add("status.explain", format!("`{word}` is not a word of failed or cancelled"));
         }
         sentences.insert(word, sentence);
     }
-    StatusWords { path: m.some_paths("status.path", &path), fold, unknown, words, explain: sentences }
+    StatusWords { path: report.some_paths("status.path", &path), fold, unknown, words, explain: sentences }
 }
 
 impl Fold {
-    /// The spelling that is looked up.
+    /// Returns the spelling under which a word is looked up.
     pub(super) fn apply(self, word: &str) -> String {
         match self {
             Self::None => word.to_owned(),
@@ -343,7 +387,7 @@ impl Fold {
     }
 }
 
-fn extract(table: ExtractTable, m: &mut DefinitionErrors) -> Extract {
+fn extract(table: ExtractTable, report: &mut DefinitionErrors) -> Extract {
     let ExtractTable {
         job_id,
         progress: given_progress,
@@ -355,109 +399,127 @@ fn extract(table: ExtractTable, m: &mut DefinitionErrors) -> Extract {
         completed_at,
     } = table;
     Extract {
-        job_id: m.some_paths("extract.job_id", &job_id),
-        progress: given_progress.and_then(|table| progress(table, m)),
-        output: m.paths("extract.output", &output),
+        job_id: report.some_paths("extract.job_id", &job_id),
+        progress: given_progress.and_then(|table| progress(table, report)),
+        output: report.paths("extract.output", &output),
         outputs: outputs.map(|OutputsTable { each, url, r#type, thumbnail, poster, only_urls }| Outputs {
-            each: m.some_paths("extract.outputs.each", &each),
-            url: m.some_paths("extract.outputs.url", &url),
-            kind: m.paths("extract.outputs.type", &r#type),
-            thumbnail: m.paths("extract.outputs.thumbnail", &thumbnail),
-            poster: m.paths("extract.outputs.poster", &poster),
+            each: report.some_paths("extract.outputs.each", &each),
+            url: report.some_paths("extract.outputs.url", &url),
+            kind: report.paths("extract.outputs.type", &r#type),
+            thumbnail: report.paths("extract.outputs.thumbnail", &thumbnail),
+            poster: report.paths("extract.outputs.poster", &poster),
             only_urls,
         }),
-        error_code: m.paths("extract.error_code", &error_code),
-        error_message: m.paths("extract.error_message", &error_message),
-        created_at: created_at.map(|t| (m.some_paths("extract.created_at", &t.path), t.format)),
-        completed_at: completed_at.map(|t| (m.some_paths("extract.completed_at", &t.path), t.format)),
+        error_code: report.paths("extract.error_code", &error_code),
+        error_message: report.paths("extract.error_message", &error_message),
+        created_at: created_at.map(|t| (report.some_paths("extract.created_at", &t.path), t.format)),
+        completed_at: completed_at.map(|t| (report.some_paths("extract.completed_at", &t.path), t.format)),
     }
 }
 
-fn progress(table: ProgressTable, m: &mut DefinitionErrors) -> Option<Progress> {
+fn progress(table: ProgressTable, report: &mut DefinitionErrors) -> Option<Progress> {
     let key = "extract.progress";
     match table {
         ProgressTable { path, unit: Some(unit), ratio: None } => {
-            Some(Progress::Number(m.some_paths(key, &path), unit))
+            Some(Progress::Number(report.some_paths(key, &path), unit))
         }
         ProgressTable { path: PathList(none), unit: None, ratio: Some([part, whole]) } if none.is_empty() => {
-            Some(Progress::Ratio(m.take(key, Path::parse(&part)), m.take(key, Path::parse(&whole))))
+            Some(Progress::Ratio(report.take(key, Path::parse(&part)), report.take(key, Path::parse(&whole))))
         }
         _ => {
-            m.add(key, "write either `path` and `unit`, or `ratio` alone");
+            report.add(key, "set either `path` and `unit`, or `ratio` alone");
             None
         }
     }
 }
 
-fn errors(table: ErrorsTable, m: &mut DefinitionErrors) -> Errors {
+fn errors(table: ErrorsTable, report: &mut DefinitionErrors) -> Errors {
     let ErrorsTable { when, code, message, account } = table;
     if code.0.is_empty() && !account.is_empty() {
-        m.add("errors.account", "codes are compared with what stands at errors.code: name its path");
+        report.add("errors.account", "requires errors.code, the path of the code that is compared");
     }
     let when = when.map(|condition| {
         if condition.is.is_array() || condition.is.is_object() || condition.is.is_null() {
-            m.add("errors.when", "`is` must be a boolean, a number or a text");
+            report.add("errors.when", "`is` must be a boolean, a number or a string");
         }
-        (m.take("errors.when", Path::parse(&condition.path)), condition.is)
+        (report.take("errors.when", Path::parse(&condition.path)), condition.is)
     });
     Errors {
         when,
-        code: m.paths("errors.code", &code),
-        message: m.paths("errors.message", &message),
+        code: report.paths("errors.code", &code),
+        message: report.paths("errors.message", &message),
         account,
     }
 }
 
-fn not_found(table: NotFoundTable, errors: &ErrorsTable, m: &mut DefinitionErrors) -> (NotFound, Duration) {
+fn not_found(
+    table: NotFoundTable,
+    errors: &ErrorsTable,
+    report: &mut DefinitionErrors,
+) -> (NotFound, Duration) {
     let NotFoundTable { http, path, values, grace } = table;
     let http = http.unwrap_or_else(|| vec![404]);
     if http.is_empty()
         || http.iter().any(|status| !(400..500).contains(status) || [401, 429].contains(status))
     {
-        m.add("not_found.http", "it must list statuses from 400 to 499, and not 401 or 429");
+        report.add("not_found.http", "must list statuses from 400 to 499, except 401 and 429");
     }
-    // Codes stand where the other errors' codes stand, unless a path of its own is given.
+    // The codes are at `errors.code`, unless `not_found.path` is set.
     let place = if path.0.is_empty() && !values.is_empty() { &errors.code } else { &path };
     if place.0.is_empty() && !values.is_empty() {
-        m.add("not_found.values", "name where they stand: not_found.path, or errors.code");
+        report.add("not_found.values", "requires a path: not_found.path or errors.code");
     }
-    let paths = m.paths("not_found.path", place);
-    (NotFound { http, path: paths, values }, m.duration("not_found.grace", grace.as_deref(), "60s"))
+    let paths = report.paths("not_found.path", place);
+    (NotFound { http, path: paths, values }, report.duration("not_found.grace", grace.as_deref(), "60s"))
 }
 
-fn poll(table: PollTable, not_found_grace: Duration, m: &mut DefinitionErrors) -> PollPolicy {
+fn poll(table: PollTable, not_found_grace: Duration, report: &mut DefinitionErrors) -> PollPolicy {
     let PollTable { first, min_interval, max_interval, deadline, price } = table;
     let poll = PollPolicy {
-        first: m.duration("poll.first", first.as_deref(), "5s"),
-        min_interval: m.duration("poll.min_interval", min_interval.as_deref(), "1s"),
-        max_interval: m.duration("poll.max_interval", max_interval.as_deref(), "60s"),
-        deadline: m.duration("poll.deadline", deadline.as_deref(), "24h"),
+        first: report.duration("poll.first", first.as_deref(), "5s"),
+        min_interval: report.duration("poll.min_interval", min_interval.as_deref(), "1s"),
+        max_interval: report.duration("poll.max_interval", max_interval.as_deref(), "60s"),
+        deadline: report.duration("poll.deadline", deadline.as_deref(), "24h"),
         not_found_grace,
-        price: m.duration("poll.price", price.as_deref(), "5s"),
+        price: report.duration("poll.price", price.as_deref(), "5s"),
     };
     if poll.min_interval > poll.max_interval {
-        m.add("poll.min_interval", "it is greater than poll.max_interval");
+        report.add("poll.min_interval", "must not be greater than poll.max_interval");
     }
     if poll.deadline > MAX_DEADLINE || poll.deadline < poll.first {
-        m.add("poll.deadline", "it must be between poll.first and 30d");
+        report.add("poll.deadline", "must be between poll.first and 30d");
     }
     if poll.not_found_grace > poll.deadline {
-        m.add("not_found.grace", "it is longer than poll.deadline");
+        report.add("not_found.grace", "must not be longer than poll.deadline");
     }
     poll
 }
 
-fn limits(table: LimitsTable, m: &mut DefinitionErrors) -> Limits {
+fn limits(table: LimitsTable, report: &mut DefinitionErrors) -> Limits {
     let LimitsTable { rate, burst, concurrency } = table;
     let limits = Limits {
-        rate: m.take("limits.rate", parse_rate(rate.as_deref().unwrap_or("1/s"))),
+        rate: report.take("limits.rate", parse_rate(rate.as_deref().unwrap_or("1/s"))),
         burst: burst.unwrap_or(1),
         concurrency: concurrency.unwrap_or(4),
     };
     for (key, value) in [("limits.burst", limits.burst), ("limits.concurrency", limits.concurrency)] {
         if !(1..=MAX_CONCURRENCY).contains(&value) {
-            m.add(key, format!("it must be between 1 and {MAX_CONCURRENCY}"));
+            report.add(key, format!("must be between 1 and {MAX_CONCURRENCY}"));
         }
     }
     limits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_has_a_unit_and_a_maximum() {
+        assert_eq!(parse_size("1MiB"), Ok(1_048_576));
+        assert_eq!(parse_size("64KiB"), Ok(65_536));
+        for text in ["", "1", "1MB", "0KiB", "17MiB", "99999999999999999999MiB", "-1KiB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
 }

@@ -1,25 +1,25 @@
-//! A definition that was checked: what a provider's file says, in a form that cannot be wrong.
+//! A valid provider definition.
 //!
-//! The file's mistakes are found in `compile`; here are the types, and what others may read of them.
+//! `compile` makes it from a file and finds the errors. This file has the types and the accessors.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::compile::compile;
-use super::file::{Example, File};
-use super::interpret::Reader;
+use super::file::Example;
+use super::interpretation::Interpretation;
 use super::param::Param;
-use super::request::RequestForm;
+use super::reader::Reader;
+use super::request_form::RequestForm;
 use crate::domain::{JobStatus, Rate};
 
-/// How one job API is asked, and how its answers are understood.
+/// How to request a job from one job API, and what the responses mean.
 #[derive(Clone, Debug)]
 pub struct Definition {
     pub(super) id: String,
     pub(super) name: String,
     pub(super) docs: String,
     pub(super) job_id: Param,
-    /// All but the job id.
+    /// All parameters except the job id.
     pub(super) params: BTreeMap<String, Param>,
     pub(super) request: RequestForm,
     pub(super) reader: Reader,
@@ -57,66 +57,54 @@ pub struct Limits {
 }
 
 impl Definition {
-    /// Reads a definition; every mistake is a sentence for people. Its examples are not run here.
-    pub fn parse(text: &str) -> Result<Self, Vec<String>> {
-        let file: File = toml::from_str(text).map_err(|error| vec![located(text, &error)])?;
-        compile(file)
-    }
-
-    /// The slug by which clients name it.
+    /// Returns the id, by which clients refer to the provider.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The name for people.
+    /// Returns the name for people.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where the provider documents its status call.
+    /// Returns the URL of the provider's documentation.
     pub fn docs(&self) -> &str {
         &self.docs
     }
 
-    /// Whether nothing can be asked without a key.
+    /// Returns whether requests require a key.
     pub fn needs_credential(&self) -> bool {
         self.request.auth.is_some()
     }
 
-    /// Where it asks, unless the operator says otherwise: scheme, host and port.
+    /// Returns the default address of requests: scheme, host and port.
     pub fn base_url(&self) -> String {
         self.request.url.origin.to_string()
     }
 
-    /// The provider's words for how a job stands, as they are matched, and ours.
+    /// Returns the provider's status words, as they are matched, and their meanings.
     pub fn status_words(&self) -> impl Iterator<Item = (&str, JobStatus)> {
         self.reader.status.words.iter().map(|(word, status)| (word.as_str(), *status))
     }
 
-    /// How many examples it has.
+    /// Returns the number of examples.
     pub fn examples(&self) -> usize {
         self.examples.len()
     }
 
-    /// When a job is looked at.
+    /// Returns the meaning of the response to [`Self::request`]. `body` is the decoded body, up to the size limit.
+    /// Never panics, whatever the bytes. Times are returned as the provider reports them, also future ones.
+    pub fn interpret(&self, job_id: &str, status: u16, body: &[u8]) -> Interpretation {
+        self.reader.read(job_id, status, body)
+    }
+
+    /// Returns when to poll a job, by default.
     pub fn poll(&self) -> &PollPolicy {
         &self.poll
     }
 
-    /// How fast it may be asked.
+    /// Returns how fast to poll, by default.
     pub fn limits(&self) -> &Limits {
         &self.limits
-    }
-}
-
-/// A mistake in the form, with its line.
-fn located(text: &str, error: &toml::de::Error) -> String {
-    let message = error.message().trim_end();
-    match error.span() {
-        Some(span) => {
-            let before = text.get(..span.start).unwrap_or(text);
-            format!("line {}: {message}", before.matches('\n').count() + 1)
-        }
-        None => message.to_owned(),
     }
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::definition::Definition;
 use super::file::{Example, Expect};
-use super::interpret::{Interpretation, JobReport};
+use super::interpretation::{Interpretation, JobReport};
 use crate::domain::{JobError, Observation, Timestamp};
 
 impl Definition {

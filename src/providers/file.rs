@@ -1,7 +1,7 @@
-//! The form of a definition file: every table and key, as it stands in the TOML.
+//! The form of a definition file: every table and key of the TOML.
 //!
-//! Only the form: what the values mean is read in `definition`, which can then list every mistake
-//! at once. Unknown keys are refused here, so that a misspelt one is never silently ignored.
+//! `compile` reads the values and lists every error in them. Unknown keys are rejected here, so that a misspelt key
+//! is never ignored.
 
 use std::collections::BTreeMap;
 
@@ -51,10 +51,10 @@ pub(super) struct ParamTable {
 #[derive(Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Encode {
-    /// As one segment: `/` is encoded.
+    /// As one segment; `/` is encoded.
     #[default]
     Segment,
-    /// As several segments: `/` stays.
+    /// As several segments; `/` is kept.
     Path,
 }
 
@@ -90,8 +90,7 @@ pub(super) struct RequestTable {
     pub(super) max_body: Option<String>,
 }
 
-/// The methods that a look may use. Written out in the file, so that one which needs another fails
-/// to load instead of asking wrongly.
+/// Methods of a poll. A definition that needs another method cannot be loaded, instead of sending wrong requests.
 #[derive(Deserialize, Default)]
 pub(super) enum Method {
     #[default]
@@ -125,14 +124,14 @@ fn processing() -> JobStatus {
     JobStatus::Processing
 }
 
-/// How a status word is brought to one spelling.
+/// How status words are compared.
 #[derive(Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Fold {
-    /// It is taken as it is.
+    /// Exactly.
     #[default]
     None,
-    /// Case makes no difference.
+    /// Without regard to case.
     Lower,
 }
 
@@ -176,7 +175,7 @@ pub(super) struct ProgressTable {
     pub(super) ratio: Option<[String; 2]>,
 }
 
-/// What a progress number counts.
+/// Unit of a progress number.
 #[derive(Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Unit {
@@ -208,15 +207,15 @@ pub(super) struct TimeTable {
     pub(super) format: TimeFormat,
 }
 
-/// How a provider writes a time.
+/// Format of a time.
 #[derive(Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum TimeFormat {
-    /// Text, RFC 3339.
+    /// Text in RFC 3339.
     Rfc3339,
-    /// A number of seconds since 1970.
+    /// Number of seconds since 1970.
     EpochS,
-    /// A number of milliseconds since 1970.
+    /// Number of milliseconds since 1970.
     EpochMs,
 }
 
@@ -268,7 +267,7 @@ pub(super) struct LimitsTable {
     pub(super) concurrency: Option<u32>,
 }
 
-/// An answer of the provider, and what must be understood by it.
+/// A response of the provider, and its meaning.
 #[derive(Deserialize, Clone, Debug)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Example {
@@ -283,8 +282,8 @@ fn ok() -> u16 {
     200
 }
 
-/// What must be understood. Of an answer about the job everything is compared: what is not
-/// mentioned must be null.
+/// Meaning of an example. For a response about the job, every field is compared: a field that is not listed must be
+/// null.
 #[derive(Deserialize, Clone, Debug)]
 #[serde(tag = "answer", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Expect {
@@ -321,7 +320,7 @@ pub(super) enum Expect {
     },
 }
 
-/// One path, or a list of which the first usable one wins.
+/// One path, or a list. The first path with a usable value is used.
 #[derive(Default)]
 pub(super) struct PathList(pub(super) Vec<String>);
 

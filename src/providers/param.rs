@@ -1,30 +1,30 @@
-//! What may stand for a `{name}` in a request: the job id, and further parameters.
+//! The parameters of a request: the job id and others.
 
 use regex::Regex;
 
 use super::file::{Encode, ParamTable};
 use super::template::percent_encode;
 
-/// The longest value, in bytes. The longest ids that were met (cloud resource names) have half.
+/// Longest value in bytes: twice the longest ids in use, which are names of cloud resources.
 const MAX_VALUE: usize = 256;
 
-/// One declared parameter.
+/// A declared parameter.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Param {
-    /// As written, and compiled so that only a match of the whole value counts.
+    /// The pattern as written, and compiled to match a whole value.
     pattern: Option<(String, Regex)>,
     allowed: Option<Vec<String>>,
     encode: Encode,
-    /// What stands for it where nothing is given; without one it must be given.
+    /// Value of a registration that gives none; without a default, the parameter is required.
     pub(super) default: Option<String>,
 }
 
 impl Param {
-    /// Reads what a definition declares; the error is a sentence for people.
+    /// Creates a parameter from its declaration. The error is a sentence.
     pub(super) fn new(table: ParamTable) -> Result<Self, String> {
         let ParamTable { pattern, encode, default, r#enum: allowed } = table;
         if allowed.as_ref().is_some_and(Vec::is_empty) {
-            return Err("`enum` allows nothing".to_owned());
+            return Err("`enum` must not be empty".to_owned());
         }
         let pattern = match pattern {
             Some(pattern) => Some((pattern.clone(), anchored(&pattern)?)),
@@ -40,38 +40,38 @@ impl Param {
         Ok(Self { default, ..param })
     }
 
-    /// Whether `value` may stand for it; the error is a sentence for people.
+    /// Checks a value. The error is a sentence.
     pub(super) fn check(&self, value: &str) -> Result<(), String> {
         if value.is_empty() {
-            return Err("it is empty".to_owned());
+            return Err("must not be empty".to_owned());
         }
         if value.len() > MAX_VALUE {
-            return Err(format!("it is longer than {MAX_VALUE} bytes"));
+            return Err(format!("must be at most {MAX_VALUE} bytes"));
         }
         if value.chars().any(char::is_control) {
-            return Err("it has control characters".to_owned());
+            return Err("must not contain control characters".to_owned());
         }
-        let climbs = match self.encode {
+        let leaves = match self.encode {
             Encode::Segment => matches!(value, "." | ".."),
             Encode::Path => value.split('/').any(|part| matches!(part, "" | "." | "..")),
         };
-        if climbs {
-            return Err("`.`, `..` and empty parts are steps in a path".to_owned());
+        if leaves {
+            return Err("must not contain `.`, `..` or an empty part between slashes".to_owned());
         }
         if let Some(allowed) = &self.allowed
             && !allowed.iter().any(|one| one == value)
         {
-            return Err(format!("it must be one of {}", allowed.join(", ")));
+            return Err(format!("must be one of {}", allowed.join(", ")));
         }
         match &self.pattern {
             Some((pattern, regex)) if !regex.is_match(value) => {
-                Err(format!("it does not match the pattern {pattern}"))
+                Err(format!("must match the pattern {pattern}"))
             }
             _ => Ok(()),
         }
     }
 
-    /// The value as it stands in a path.
+    /// Returns the value, encoded for a path.
     pub(super) fn encoded(&self, value: &str) -> String {
         match self.encode {
             Encode::Segment => percent_encode(value),
@@ -83,7 +83,7 @@ impl Param {
 /// Compiles `pattern` so that it must match a whole value.
 fn anchored(pattern: &str) -> Result<Regex, String> {
     let wrong = |error| format!("`{pattern}` is not a regular expression: {error}");
-    // By itself first: `a)|(?:b` would be one only between the brackets that anchor it.
+    // Without the brackets first, because `a)|(?:b` is valid only between them.
     Regex::new(pattern).map_err(wrong)?;
     Regex::new(&format!(r"\A(?:{pattern})\z")).map_err(wrong)
 }
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn no_value_climbs_out_of_its_place() {
+    fn no_value_leaves_its_place_in_a_path() {
         let segment = param(ParamTable::default());
         let path = param(ParamTable { encode: Encode::Path, ..ParamTable::default() });
         for value in ["", ".", "..", "a\0", "a\r\nb", &"x".repeat(257)] {
@@ -121,11 +121,11 @@ mod tests {
     }
 
     #[test]
-    fn a_value_outside_the_list_is_refused_with_the_list() {
+    fn a_value_that_is_not_listed_is_rejected_with_the_list() {
         let allowed = Some(vec!["eu".into(), "us".into()]);
         let region =
             param(ParamTable { r#enum: allowed, default: Some("eu".into()), ..ParamTable::default() });
-        assert_eq!(region.check("asia"), Err("it must be one of eu, us".into()));
+        assert_eq!(region.check("asia"), Err("must be one of eu, us".into()));
         assert_eq!(region.check("us"), Ok(()));
     }
 }

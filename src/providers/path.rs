@@ -1,14 +1,14 @@
-//! Where in an answer something lies: `$.a.b`, `$.a[0]`, `$.a[*].b`.
+//! Paths in a response: `$.a.b`, `$.a[0]`, `$.a[*].b`.
 //!
-//! A small part of `JSONPath`, on purpose: no filters, no recursive descent, no slices. A look-up
-//! costs at most one visit of each node of the answer, and cannot fail.
+//! The language is a small part of `JSONPath`, without filters, recursive descent and slices. A look-up therefore
+//! visits each node of the response at most once, and cannot fail.
 
 use serde_json::Value;
 
-/// Steps of one path. Deeper than any answer that was met, and short enough that nobody computes.
+/// Largest number of steps of a path. No known response is deeper.
 const MAX_STEPS: usize = 16;
 
-/// One path.
+/// A path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Path {
     steps: Vec<Step>,
@@ -22,7 +22,7 @@ enum Step {
 }
 
 impl Path {
-    /// Reads one path; the error is a sentence for people.
+    /// Parses a path. The error is a sentence.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is not a path; write it as $.a.b, $.a[0] or $.a[*].b");
         let mut rest = text.strip_prefix('$').ok_or_else(wrong)?;
@@ -47,12 +47,12 @@ impl Path {
             }
         }
         if steps.len() > MAX_STEPS {
-            return Err(format!("`{text}` has more than {MAX_STEPS} steps"));
+            return Err(format!("`{text}` has more than {MAX_STEPS} steps; shorten it"));
         }
         Ok(Self { steps })
     }
 
-    /// Every node that the path leads to.
+    /// Returns every node at the path.
     pub(super) fn nodes<'a>(&self, root: &'a Value) -> Vec<&'a Value> {
         let mut nodes = vec![root];
         for step in &self.steps {
@@ -65,7 +65,7 @@ impl Path {
         nodes
     }
 
-    /// Whether it is the items of a list that has none.
+    /// Returns whether the path selects the items of an empty list.
     pub(super) fn is_empty_list(&self, root: &Value) -> bool {
         let Some((Step::Each, list)) = self.steps.split_last() else { return false };
         let list = Self { steps: list.to_vec() };
@@ -73,12 +73,12 @@ impl Path {
     }
 }
 
-/// Several places for the same thing, in the order in which they are tried.
+/// Alternative paths of one value, in the order in which they are tried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Paths(pub(super) Vec<Path>);
 
 impl Paths {
-    /// The first node that `read` can use. A null, or a value of another type, is passed over.
+    /// Returns the first value that `read` accepts. Nulls and values of another type are skipped.
     pub(super) fn find<'a, T>(&self, root: &'a Value, read: impl Fn(&'a Value) -> Option<T>) -> Option<T> {
         self.0.iter().flat_map(|path| path.nodes(root)).find_map(read)
     }
@@ -90,7 +90,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_path_leads_to_keys_places_and_every_item() {
+    fn a_path_selects_keys_indexes_and_every_item() {
         let root = json!({"a": {"b": 1}, "list": [{"u": "x"}, {"u": "y"}, 3], "s": "text"});
         let table = [
             ("$", json!([root])),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_path_is_refused() {
+    fn an_invalid_path_is_rejected() {
         let deep = format!("${}", ".a".repeat(17));
         for text in ["", "a", "a.b", "$a", "$.", "$..a", "$.a[", "$.a[-1]", "$.a[x]", "$.a]", "$.a b", &deep]
         {

@@ -1,7 +1,7 @@
-//! What is sent to ask for a job. Nothing is sent here: the request is data.
+//! The request for a job. It is data; `egress` sends it.
 //!
-//! The one rule that matters: the credential goes to the hosts that the definition names in
-//! `send_to`, to the host and port of the operator's own `base_url`, and nowhere else.
+//! The credential is sent only to the hosts that the definition lists in `send_to`, and to the host and port of the
+//! configured `base_url`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,26 +12,26 @@ use url::Url;
 
 use super::definition::Definition;
 use super::param::Param;
-use super::template::{Template, UrlTemplate, check_base, percent_encode};
+use super::request_form::Auth;
+use super::template::{check_base, percent_encode};
 
-/// The longest base URL, as for every URL that is given to us.
+/// Longest base URL in characters, as for every URL.
 const MAX_BASE_URL: usize = 2048;
 
-/// A GET that asks for one job. Redirects are not to be followed: they could lead the credential
-/// elsewhere.
+/// A GET request for one job. Redirects must not be followed, because they could send the credential elsewhere.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Where.
+    /// URL with its query.
     pub url: Url,
-    /// Names in lower case, the credential's among them.
+    /// Headers, including the credential's; names in lower case.
     pub headers: Vec<(String, String)>,
-    /// For the whole exchange, body included.
+    /// Timeout of the whole exchange, including the body.
     pub timeout: Duration,
-    /// The most bytes of a body that are read.
+    /// Largest body that is read, in bytes.
     pub max_body: usize,
 }
 
-/// Without header values, one of which is the credential, and without the query.
+/// Prints no header values, one of which is the credential, and no query.
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut url = self.url.clone();
@@ -44,37 +44,6 @@ impl fmt::Debug for Request {
             .field("max_body", &self.max_body)
             .finish()
     }
-}
-
-/// How a definition asks.
-#[derive(Clone, Debug)]
-pub(super) struct RequestForm {
-    pub(super) url: UrlTemplate,
-    pub(super) query: Vec<(String, Template)>,
-    pub(super) headers: Vec<(String, Template)>,
-    pub(super) timeout: Duration,
-    pub(super) max_body: usize,
-    pub(super) auth: Option<Auth>,
-}
-
-/// How the credential is sent, and where it may go.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Auth {
-    pub(super) header: String,
-    pub(super) prefix: String,
-    pub(super) send_to: Vec<(String, u16)>,
-}
-
-impl Auth {
-    /// Whether the definition names this host and port; by name it trusts https alone.
-    pub(super) fn trusts(&self, url: &Url) -> bool {
-        url.scheme() == "https" && authority(url).is_some_and(|there| self.send_to.contains(&there))
-    }
-}
-
-/// Host and port.
-pub(super) fn authority(url: &Url) -> Option<(String, u16)> {
-    Some((url.host_str()?.to_owned(), url.port_or_known_default()?))
 }
 
 /// Reason why a parameter of a registration is invalid.
@@ -95,7 +64,7 @@ pub enum ParamError {
 }
 
 impl Definition {
-    /// Whether `job_id` can be one of this provider's; the error is a sentence for people.
+    /// Checks whether `job_id` can be an id of this provider. The error is a sentence.
     pub fn check_job_id(&self, job_id: &str) -> Result<(), String> {
         self.job_id.check(job_id)
     }
@@ -132,16 +101,16 @@ impl Definition {
             .map_err(|error| vec![(String::new(), ParamError::Invalid(error.to_string()))])
     }
 
-    /// Checks the operator's own address for this provider. It replaces the scheme, host and port
-    /// of the definition's URL; its path, if any, comes before the URL's.
+    /// Checks a configured address. It replaces the scheme, host and port of the definition's URL, and its path, if
+    /// any, is placed before the URL's path.
     pub fn check_base_url(&self, base: &str) -> Result<Url, String> {
         if base.len() > MAX_BASE_URL {
-            return Err(format!("it is longer than {MAX_BASE_URL} characters"));
+            return Err(format!("must be at most {MAX_BASE_URL} characters"));
         }
         check_base(base)
     }
 
-    /// The request that asks for a job. `params` is what [`Self::params`] made.
+    /// Returns the request for a job. `params` is a result of [`Self::params`].
     pub fn request(
         &self,
         job_id: &str,
@@ -152,7 +121,7 @@ impl Definition {
         let form = &self.request;
         let params: BTreeMap<String, String> =
             serde_json::from_str(params).map_err(|error| format!("the stored parameters: {error}"))?;
-        // They were checked when they came in, perhaps against an older definition.
+        // The values were checked at registration, perhaps with an older definition.
         let value = |name: &str| -> Result<(&Param, String), String> {
             let (param, value) = match name {
                 "job_id" => (Some(&self.job_id), Some(job_id)),
@@ -177,7 +146,9 @@ impl Definition {
         for (name, template) in &form.headers {
             let text = template.render(|name| value(name).map(|(_, value)| value))?;
             if !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
-                return Err(format!("the header `{name}` would have characters that a header cannot carry"));
+                return Err(format!(
+                    "the header `{name}` would contain characters that are not allowed in a header"
+                ));
             }
             headers.push((name.clone(), text));
         }
@@ -187,7 +158,7 @@ impl Definition {
         Ok(Request { url, headers, timeout: form.timeout, max_body: form.max_body })
     }
 
-    /// The header that carries the credential to `url`, if it may go there at all.
+    /// Returns the header with the credential, if it may be sent to `url`.
     fn credential_header(
         &self,
         auth: &Auth,
@@ -195,7 +166,7 @@ impl Definition {
         base_url: Option<&Url>,
         credential: Option<&str>,
     ) -> Result<(String, String), String> {
-        let credential = credential.ok_or_else(|| format!("{} needs a key and none is set", self.name()))?;
+        let credential = credential.ok_or_else(|| format!("{} needs a key; set its api_key", self.name()))?;
         if credential.is_empty() || !credential.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(format!("the key for {} must be printable ASCII without spaces", self.name()));
         }

@@ -1,13 +1,18 @@
-//! Texts with `{names}` in them, and the URL that is made of one.
+//! Texts and URLs with parameters, written as `{name}`.
 //!
-//! A value never changes the shape of what it is put into: in a URL it is percent-encoded, its
-//! scheme, host and port are never part of a template, and a path that comes out differently from
-//! what was written (dot segments in any spelling) is refused.
+//! A value cannot change the structure of a URL:
+//!
+//! - The value is percent-encoded.
+//! - Scheme, host and port contain no parameters.
+//! - A URL whose path is not the path as written is rejected, for example with dot segments in any spelling.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
-/// A text with `{names}` in it.
+/// Every byte that is not unreserved in RFC 3986.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A text with parameters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Template {
     parts: Vec<Part>,
@@ -20,7 +25,7 @@ enum Part {
 }
 
 impl Template {
-    /// Reads a template; the error is a sentence for people.
+    /// Parses a template. The error is a sentence.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut rest = text;
@@ -29,9 +34,9 @@ impl Template {
             let (name, after) = brace
                 .strip_prefix('{')
                 .and_then(|inside| inside.split_once('}'))
-                .ok_or_else(|| format!("`{text}` has a brace without its partner"))?;
+                .ok_or_else(|| format!("`{text}` has an unpaired brace"))?;
             if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-                return Err(format!("`{{{name}}}` is not the name of a parameter"));
+                return Err(format!("`{{{name}}}` is not a valid parameter name"));
             }
             if !before.is_empty() {
                 parts.push(Part::Text(before.to_owned()));
@@ -45,7 +50,7 @@ impl Template {
         Ok(Self { parts })
     }
 
-    /// The names in it.
+    /// Returns the names of the parameters.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {
             Part::Name(name) => Some(name.as_str()),
@@ -53,7 +58,7 @@ impl Template {
         })
     }
 
-    /// The text with each name replaced by what `value` says.
+    /// Returns the text with each parameter replaced by its value.
     pub(super) fn render(&self, value: impl Fn(&str) -> Result<String, String>) -> Result<String, String> {
         let mut text = String::new();
         for part in &self.parts {
@@ -66,35 +71,37 @@ impl Template {
     }
 }
 
-/// Where a job is asked for: a fixed origin, and a path with names in it.
+/// A URL with a fixed origin and a path with parameters.
 #[derive(Clone, Debug)]
 pub(super) struct UrlTemplate {
     /// Scheme, host and port.
     pub(super) origin: Url,
-    /// The rest.
+    /// Path.
     pub(super) path: Template,
 }
 
 impl UrlTemplate {
-    /// Reads a URL template; the error is a sentence for people.
+    /// Parses a URL template. The error is a sentence.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let after_scheme = text.find("://").ok_or_else(|| format!("`{text}` is not a URL"))? + 3;
         let slash = text[after_scheme..].find('/').ok_or_else(|| format!("`{text}` has no path"))?;
         let (origin, path) = text.split_at(after_scheme + slash);
         if origin.contains(['{', '}']) {
-            return Err("scheme, host and port are fixed: a parameter may stand in the path only".to_owned());
+            return Err("scheme, host and port are fixed; use parameters in the path only".to_owned());
         }
         if path.contains(['?', '#']) {
-            return Err("the query belongs to request.query, and a fragment is never sent".to_owned());
+            return Err(
+                "move the query to request.query, and remove a fragment, which is never sent".to_owned()
+            );
         }
         let origin = check_base(origin)?;
         let template = Self { origin, path: Template::parse(path)? };
-        // A path that a URL would write otherwise would be refused at each look: say so now.
+        // A path that a URL would write differently would be rejected at each poll. Report it at load time.
         template.render(None, |_| Ok("x".to_owned()))?;
         Ok(template)
     }
 
-    /// The URL, at `base` instead of the origin where one is given.
+    /// Returns the URL. `base` replaces the origin.
     pub(super) fn render(
         &self,
         base: Option<&Url>,
@@ -103,31 +110,30 @@ impl UrlTemplate {
         let mut url = base.unwrap_or(&self.origin).clone();
         let path = format!("{}{}", url.path().trim_end_matches('/'), self.path.render(value)?);
         url.set_path(&path);
-        if url.path() == path { Ok(url) } else { Err(format!("`{path}` is not a plain path")) }
+        if url.path() == path { Ok(url) } else { Err(format!("`{path}` is not a normalised path")) }
     }
 }
 
-/// Checks an address that a path is put behind; the error is a sentence for people.
+/// Checks an address to which a path is appended. The error is a sentence.
 pub(super) fn check_base(text: &str) -> Result<Url, String> {
     let url = Url::parse(text.trim()).map_err(|error| format!("not a URL: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!("the scheme is `{}`; it must be https or http", url.scheme()));
     }
     if url.host_str().is_none_or(str::is_empty) || url.port() == Some(0) {
-        return Err("it needs a host, and a port other than 0".to_owned());
+        return Err("a host is required, and the port must not be 0".to_owned());
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("it must not hold a name or a password".to_owned());
+        return Err("must not contain a user name or password".to_owned());
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err("it must not have a query or a fragment".to_owned());
+        return Err("must not contain a query or fragment".to_owned());
     }
     Ok(url)
 }
 
-/// Percent-encodes every byte that is not unreserved in RFC 3986.
+/// Returns `value` with every byte encoded that is not unreserved in RFC 3986.
 pub(super) fn percent_encode(value: &str) -> String {
-    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     utf8_percent_encode(value, RESERVED).to_string()
 }
 
@@ -142,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_one_segment_whatever_is_in_it() {
+    fn a_value_is_always_one_segment() {
         let at = "https://api.example/v1/jobs/{id}/status";
         for (value, segment) in [
             ("job_1", "job_1"),
@@ -159,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_url_replaces_the_origin_and_comes_before_the_path() {
+    fn a_base_url_replaces_the_origin_and_precedes_the_path() {
         let at = "https://api.example/v1/jobs/{id}";
         for (base, expected) in [
             ("http://127.0.0.1:9000", "http://127.0.0.1:9000/v1/jobs/1"),
@@ -170,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_url_template_is_refused() {
+    fn an_invalid_url_template_is_rejected() {
         for text in [
             "api.example/x",
             "https://api.example",

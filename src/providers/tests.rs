@@ -1,4 +1,4 @@
-//! What the definitions and their language promise, seen from outside.
+//! Guarantees of the definitions and of their language.
 
 use std::fs;
 
@@ -15,12 +15,12 @@ fn muvi(status: u16, body: &str) -> Interpretation {
     embedded().get("muvi").unwrap().interpret("job_1", status, body.as_bytes())
 }
 
-fn seen(answer: Interpretation) -> JobReport {
-    let Interpretation::Ok(seen) = answer else { panic!("{answer:?}") };
-    *seen
+fn report(meaning: Interpretation) -> JobReport {
+    let Interpretation::Ok(report) = meaning else { panic!("{meaning:?}") };
+    *report
 }
 
-/// A small definition that leaves most out, with `replace` done to it: (what, by what).
+/// Returns a minimal definition after the replacements (from, to).
 fn small(replace: &[(&str, &str)]) -> String {
     let text = r#"
 schema = 1
@@ -73,7 +73,7 @@ expect = { answer = "seen", status = "failed", raw_status = "bad" }
 }
 
 #[test]
-fn every_embedded_definition_understands_its_examples() {
+fn every_embedded_definition_passes_its_examples() {
     let providers = embedded();
     let ids: Vec<&str> = providers.iter().map(|definition| definition.id()).collect();
     for id in ["muvi", "openai-batch", "replicate"] {
@@ -85,7 +85,7 @@ fn every_embedded_definition_understands_its_examples() {
 }
 
 #[test]
-fn no_answer_makes_a_panic_and_garbage_is_trouble() {
+fn no_response_causes_a_panic_and_garbage_is_an_error() {
     let deep = "[".repeat(200_000);
     let deep_object = r#"{"a":"#.repeat(50_000);
     let large = format!(r#"{{"jobId": "job_1", "x": "{}"}}"#, "y".repeat(1 << 20));
@@ -127,8 +127,8 @@ fn no_answer_makes_a_panic_and_garbage_is_trouble() {
         for body in &bodies {
             let shown = String::from_utf8_lossy(&body[..body.len().min(60)]);
             for status in [0, 100, 200, 202, 204, 299, 302, 400, 403, 404, 418, 500, 503, 599, 65_535] {
-                let answer = definition.interpret("job_1", status, body);
-                assert!(matches!(answer, Interpretation::Error { .. }), "{status} {shown}: {answer:?}");
+                let meaning = definition.interpret("job_1", status, body);
+                assert!(matches!(meaning, Interpretation::Error { .. }), "{status} {shown}: {meaning:?}");
             }
             let account = definition.interpret("job_1", 401, body);
             assert!(matches!(account, Interpretation::Unauthorized { .. }), "{shown}: {account:?}");
@@ -139,24 +139,24 @@ fn no_answer_makes_a_panic_and_garbage_is_trouble() {
 }
 
 #[test]
-fn every_cut_of_an_answer_is_understood_without_a_panic() {
+fn every_truncated_response_is_an_error_without_a_panic() {
     for definition in embedded().iter() {
         for example in &definition.examples {
             for end in 0..example.body.len() {
                 let cut = &example.body.as_bytes()[..end];
-                let answer = definition.interpret(&example.job_id, 200, cut);
+                let meaning = definition.interpret(&example.job_id, 200, cut);
                 let whole = example.body.get(end..).is_some_and(|rest| rest.trim().is_empty());
-                assert!(whole || matches!(answer, Interpretation::Error { .. }), "{answer:?}");
+                assert!(whole || matches!(meaning, Interpretation::Error { .. }), "{meaning:?}");
             }
         }
     }
 }
 
 #[test]
-fn half_a_character_hides_no_ending() {
+fn an_unpaired_surrogate_hides_no_ending() {
     let said = |error: &str| {
         let body = format!(r#"{{"jobId": "job_1", "status": "failed", "error": {{"message": "{error}"}}}}"#);
-        seen(muvi(200, &body)).observation.error.and_then(|error| error.message)
+        report(muvi(200, &body)).observation.error.and_then(|error| error.message)
     };
     for (written, read) in [
         (r"cut \ud83d", "cut \u{fffd}"),
@@ -172,14 +172,14 @@ fn half_a_character_hides_no_ending() {
 }
 
 #[test]
-fn a_field_of_the_wrong_type_is_null_and_harms_no_other() {
+fn a_field_of_the_wrong_type_is_null_and_affects_no_other() {
     let body = json!({
         "jobId": "job_1", "status": "Completed", "progress": "much", "output": {"url": "x"}, "error": "text",
         "outputs": [{"url": 5, "type": "video"}, null, 7, [], {}, {"url": "https://cdn.example/1.mp4", "type": {}}],
         "createdAt": 12, "completedAt": "yesterday",
     });
-    let seen = seen(muvi(200, &body.to_string()));
-    let job = seen.observation;
+    let found = report(muvi(200, &body.to_string()));
+    let job = found.observation;
     assert_eq!((job.status, job.raw_status.as_deref()), (JobStatus::Completed, Some("Completed")));
     assert_eq!((job.progress, job.error, job.created_at, job.completed_at), (None, None, None, None));
     let outputs = job.outputs.unwrap();
@@ -193,69 +193,69 @@ fn a_field_of_the_wrong_type_is_null_and_harms_no_other() {
 
     for outputs in ["null", "5", "{}", "\"x\"", "[null]", "[[[]]]"] {
         let body = format!(r#"{{"jobId": "job_1", "status": "completed", "outputs": {outputs}}}"#);
-        assert_eq!(self::seen(muvi(200, &body)).observation.outputs, None, "{outputs}");
+        assert_eq!(report(muvi(200, &body)).observation.outputs, None, "{outputs}");
     }
 }
 
 #[test]
-fn progress_is_0_to_100_whatever_is_told() {
+fn progress_is_always_between_0_and_100() {
     let table = [("-5", 0), ("0", 0), ("49.9", 49), ("100", 100), ("1e300", 100), ("99.99", 99)];
     for (told, shown) in table {
         let body = format!(r#"{{"jobId": "job_1", "status": "processing", "progress": {told}}}"#);
-        assert_eq!(seen(muvi(200, &body)).observation.progress, Some(shown), "{told}");
+        assert_eq!(report(muvi(200, &body)).observation.progress, Some(shown), "{told}");
     }
 }
 
 #[test]
-fn a_time_in_the_future_is_shown_and_one_that_cannot_be_written_is_null() {
+fn a_future_time_is_shown_and_an_unrepresentable_one_is_null() {
     let body = r#"{"jobId": "job_1", "status": "pending", "createdAt": "2999-01-01T00:00:00+01:00",
                    "completedAt": "0000-01-01T00:00:00Z"}"#;
-    let job = seen(muvi(200, body)).observation;
+    let job = report(muvi(200, body)).observation;
     assert_eq!(job.created_at.unwrap().to_string(), "2998-12-31T23:00:00.000Z");
     assert_eq!(job.completed_at, None);
     let openai = embedded();
     for told in ["-1", "1e30", "99999999999999", "\"1719168000\"", "true"] {
         let body = format!(r#"{{"id": "batch_1", "status": "completed", "created_at": {told}}}"#);
-        let answer = openai.get("openai-batch").unwrap().interpret("batch_1", 200, body.as_bytes());
-        assert_eq!(seen(answer).observation.created_at, None, "{told}");
+        let meaning = openai.get("openai-batch").unwrap().interpret("batch_1", 200, body.as_bytes());
+        assert_eq!(report(meaning).observation.created_at, None, "{told}");
     }
 }
 
 #[test]
-fn what_is_kept_of_an_answer_is_bounded_and_storable() {
+fn the_kept_part_of_a_response_is_bounded_and_storable() {
     let many = json!({
         "jobId": "job_1", "status": "s".repeat(5_000), "output": "a\0b", "requestId": "r\n".repeat(500),
         "outputs": vec![json!({"url": "https://cdn.example/1"}); 5_000],
     });
-    let seen = seen(muvi(200, &many.to_string()));
-    assert!(seen.unknown_status);
-    assert_eq!(seen.observation.status, JobStatus::Processing);
-    assert_eq!(seen.observation.raw_status.unwrap().chars().count(), 201);
-    assert_eq!(seen.observation.output.as_deref(), Some("a\u{FFFD}b"));
-    assert_eq!(seen.observation.outputs.unwrap().len(), 1_000);
-    assert!(!seen.request_id.unwrap().contains('\n'));
-    // Whatever is told is written down with each event of each watch.
+    let found = report(muvi(200, &many.to_string()));
+    assert!(found.unknown_status);
+    assert_eq!(found.observation.status, JobStatus::Processing);
+    assert_eq!(found.observation.raw_status.unwrap().chars().count(), 201);
+    assert_eq!(found.observation.output.as_deref(), Some("a\u{FFFD}b"));
+    assert_eq!(found.observation.outputs.unwrap().len(), 1_000);
+    assert!(!found.request_id.unwrap().contains('\n'));
+    // All texts are stored with each event of each watch.
     let long = "x".repeat(40 * 1024);
     let url = |n: usize| json!({ "url": format!("https://cdn.example/{n}/{long}") });
     let large = json!({
         "jobId": "job_1", "status": "failed", "output": long.repeat(2), "outputs": [url(1), url(2)],
         "error": { "code": long, "message": long.repeat(2) },
     });
-    let seen = super::tests::seen(muvi(200, &large.to_string()));
-    let outputs = seen.observation.outputs.unwrap();
-    assert_eq!((outputs.len(), seen.observation.output), (1, outputs[0].url.clone()));
-    let error = seen.observation.error.unwrap();
+    let found = report(muvi(200, &large.to_string()));
+    let outputs = found.observation.outputs.unwrap();
+    assert_eq!((outputs.len(), found.observation.output), (1, outputs[0].url.clone()));
+    let error = found.observation.error.unwrap();
     assert_eq!(error.code.unwrap().chars().count(), 201);
     assert_eq!(error.message.unwrap().len(), 64 * 1024 + '…'.len_utf8());
     let sentence = json!({"success": false, "error": {"code": "X", "message": "y\n".repeat(9_000)}});
-    let Interpretation::Error { message } = muvi(500, &sentence.to_string()) else { panic!("trouble") };
+    let Interpretation::Error { message } = muvi(500, &sentence.to_string()) else { panic!("an error") };
     assert!(message.len() < 600 && !message.contains('\n'), "{message}");
 }
 
 #[test]
-fn an_account_code_of_a_job_is_not_an_account_code_of_the_key() {
+fn an_error_code_of_a_job_is_not_an_account_code() {
     let body = r#"{"jobId": "job_1", "status": "failed", "error": {"code": "USER_BANNED", "message": "x"}}"#;
-    assert_eq!(seen(muvi(200, body)).observation.status, JobStatus::Failed);
+    assert_eq!(report(muvi(200, body)).observation.status, JobStatus::Failed);
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn a_job_id_never_leaves_its_segment() {
     let request = muvi.request("job_abc123def456", "{}", None, Some("key")).unwrap();
     assert_eq!(request.url.as_str(), "https://api.muvi.video/v1/jobs/job_abc123def456");
 
-    // A pattern that allows everything does not help either.
+    // Not even with a pattern that allows everything.
     let open = Definition::parse(&small(&[("[a-z0-9.]+", "(?s).*")])).unwrap();
     let params = r#"{"region": "eu", "team": "a"}"#;
     assert!(open.request("..", params, None, Some("key")).is_err());
@@ -282,7 +282,7 @@ fn a_job_id_never_leaves_its_segment() {
 }
 
 #[test]
-fn the_credential_goes_to_the_named_hosts_and_the_operators_base_url_only() {
+fn the_credential_is_sent_to_listed_hosts_and_the_base_url_only() {
     let definition = Definition::parse(&small(&[])).unwrap();
     let params = definition.params(&Map::from_iter([("team".to_owned(), json!("blue"))])).unwrap();
     assert_eq!(params, r#"{"region":"eu","team":"blue"}"#);
@@ -309,7 +309,7 @@ fn the_credential_goes_to_the_named_hosts_and_the_operators_base_url_only() {
 }
 
 #[test]
-fn a_base_url_is_an_address_and_nothing_else() {
+fn a_base_url_is_only_an_address() {
     let providers = embedded();
     let muvi = providers.get("muvi").unwrap();
     let long = format!("https://a.example/{}", "x".repeat(2_048));
@@ -333,7 +333,7 @@ fn a_base_url_is_an_address_and_nothing_else() {
 }
 
 #[test]
-fn every_wrong_parameter_is_named_at_once() {
+fn every_invalid_parameter_is_listed_at_once() {
     let definition = Definition::parse(&small(&[])).unwrap();
     let given = json!({"region": "mars", "colour": "red", "team": 5});
     let errors = definition.params(given.as_object().unwrap()).unwrap_err();
@@ -346,7 +346,7 @@ fn every_wrong_parameter_is_named_at_once() {
 }
 
 #[test]
-fn what_a_definition_leaves_out_has_a_default() {
+fn every_optional_key_of_a_definition_has_a_default() {
     let definition = Definition::parse(&small(&[])).unwrap();
     assert_eq!(definition.check_examples(), Ok(()));
     let seconds = std::time::Duration::from_secs;
@@ -364,88 +364,96 @@ fn what_a_definition_leaves_out_has_a_default() {
 }
 
 #[test]
-fn every_mistake_in_a_definition_has_a_sentence() {
+fn every_error_in_a_definition_is_reported_with_its_key() {
     let table = [
-        ("schema = 1", "schema = 2", "schema: 2 is not known"),
-        ("id = \"small\"", "id = \"Small One\"", "id: it must be 1 to 40"),
-        ("name = \"Small\"", "name = \" \"", "name: it is empty"),
-        ("https://small.example/docs", "here", "docs: it must be the URL"),
+        ("schema = 1", "schema = 2", "schema: 2 is unknown"),
+        ("id = \"small\"", "id = \"Small One\"", "id: must be 1 to 40"),
+        ("name = \"Small\"", "name = \" \"", "name: must not be empty"),
+        ("https://small.example/docs", "here", "docs: must be the URL"),
         ("[a-z0-9.]+", "[a-z", "params.job_id: `[a-z` is not a regular expression"),
-        ("pattern = \"[a-z0-9.]+\"", "", "params.job_id: it needs a `pattern`"),
+        ("pattern = \"[a-z0-9.]+\"", "", "params.job_id: a `pattern` is required"),
         ("default = \"eu\"", "default = \"mars\"", "params.region: the default `mars` can never be used"),
         ("{region}", "{zone}", "request: `{zone}` is not declared"),
-        ("{region}", "eu", "params.region: the request does not use it"),
-        ("{job_id}", "all", "params.job_id: the request does not use it"),
-        ("{job_id}\"", "{job_id}?x=1\"", "request.url: the query belongs to request.query"),
-        ("{job_id}\"", "{job_id\"", "request.url: `/{region}/jobs/{job_id` has a brace"),
+        ("{region}", "eu", "params.region: the request does not use this"),
+        ("{job_id}", "all", "params.job_id: the request does not use this"),
+        ("{job_id}\"", "{job_id}?x=1\"", "request.url: move the query to request.query"),
+        ("{job_id}\"", "{job_id\"", "request.url: `/{region}/jobs/{job_id` has an unpaired brace"),
         (
             "url = \"https://small.example",
             "url = \"http://small.example",
-            "auth.send_to: it must name the host",
+            "auth.send_to: must contain the host",
         ),
         (
             "url = \"https://small.example",
             "url = \"https://{team}",
             "request.url: scheme, host and port are fixed",
         ),
-        ("\"X-Version\"", "\"Authorization\"", "request.headers.Authorization: it is not the definition's"),
-        ("\"X-Version\"", "\"X Version\"", "request.headers.X Version: `X Version` is not the name"),
-        ("header = \"X-Key\"\n", "", "auth.header: type `header` needs"),
-        ("\"header\"\n", "\"bearer\"\n", "auth: `header` and `prefix` belong to"),
-        ("\"header\"\n", "\"none\"\n", "auth: with type `none`"),
+        ("\"X-Version\"", "\"Authorization\"", "request.headers.Authorization: a definition cannot set this"),
+        ("\"X-Version\"", "\"X Version\"", "request.headers.X Version: `X Version` is not a valid"),
+        ("header = \"X-Key\"\n", "", "auth.header: type `header` requires"),
+        ("\"header\"\n", "\"bearer\"\n", "auth: `header` and `prefix` are allowed only"),
+        ("\"header\"\n", "\"none\"\n", "auth: type `none` allows"),
         (
             "[\"small.example\"]",
             "[\"https://small.example\"]",
             "auth.send_to: `https://small.example` is not",
         ),
-        ("processing = [\"Run\"]", "", "status.map: no word means pending or processing"),
-        ("completed = [\"ok\"]", "", "status.map: no word means completed"),
+        ("processing = [\"Run\"]", "", "status.map: at least one word must mean pending or processing"),
+        ("completed = [\"ok\"]", "", "status.map: at least one word must mean completed"),
         (
             "failed = [\"bad\"]",
             "failed = [\"bad\", \"ok\"]",
-            "status.map: `ok` stands twice, in completed and failed",
+            "status.map: `ok` is listed twice, in completed and in failed",
         ),
-        ("[status.map]", "unknown = \"failed\"\n[status.map]", "status.unknown: a word that nobody knows"),
+        (
+            "[status.map]",
+            "unknown = \"failed\"\n[status.map]",
+            "status.unknown: must be processing or pending",
+        ),
         (
             "[status.map]",
             "explain = { ok = \"x\" }\n[status.map]",
-            "status.explain: `ok` is no word for failed",
+            "status.explain: `ok` is not a word of failed",
         ),
         ("\"$.id\"", "\"id\"", "extract.job_id: `id` is not a path"),
-        ("\"$.id\"", "[]", "extract.job_id: it needs a path"),
-        (", unit = \"fraction\"", "", "extract.progress: write either"),
-        ("[extract]", "[errors]\naccount = [\"X\"]\n[extract]", "errors.account: codes are compared"),
-        ("[extract]", "[not_found]\nvalues = [\"X\"]\n[extract]", "not_found.values: name where"),
-        ("[extract]", "[not_found]\nhttp = [429]\n[extract]", "not_found.http: it must list"),
+        ("\"$.id\"", "[]", "extract.job_id: a path is required"),
+        (", unit = \"fraction\"", "", "extract.progress: set either"),
+        ("[extract]", "[errors]\naccount = [\"X\"]\n[extract]", "errors.account: requires errors.code"),
+        ("[extract]", "[not_found]\nvalues = [\"X\"]\n[extract]", "not_found.values: requires a path"),
+        ("[extract]", "[not_found]\nhttp = [429]\n[extract]", "not_found.http: must list"),
         ("[extract]", "[poll]\nfirst = \"5\"\n[extract]", "poll.first: `5` is not a duration"),
-        ("[extract]", "[poll]\nmin_interval = \"2m\"\n[extract]", "poll.min_interval: it is greater"),
-        ("[extract]", "[poll]\ndeadline = \"31d\"\n[extract]", "poll.deadline: it must be between"),
+        ("[extract]", "[poll]\nmin_interval = \"2m\"\n[extract]", "poll.min_interval: must not be greater"),
+        ("[extract]", "[poll]\ndeadline = \"31d\"\n[extract]", "poll.deadline: must be between"),
         ("[extract]", "[limits]\nrate = \"fast\"\n[extract]", "limits.rate: `fast` is not a rate"),
-        ("[extract]", "[limits]\nburst = 0\n[extract]", "limits.burst: it must be between"),
+        ("[extract]", "[limits]\nburst = 0\n[extract]", "limits.burst: must be between"),
         ("[request]", "[request]\nmax_body = \"1GB\"", "request.max_body: `1GB` is not a size"),
-        ("[request]", "[request]\ntimeout = \"1h\"", "request.timeout: it is longer than 120 s"),
+        ("[request]", "[request]\ntimeout = \"1h\"", "request.timeout: must be at most 120 s"),
         ("[request]", "[request]\nmethod = \"POST\"", "line 19: unknown variant `POST`, expected `GET`"),
-        ("status = \"failed\"", "status = \"cancelled\"", "example: none shows a job that failed"),
+        (
+            "status = \"failed\"",
+            "status = \"cancelled\"",
+            "example: at least one must show a job that failed",
+        ),
         ("id = \"small\"", "id = \"small\"\nidd = 1", "line 4: unknown field `idd`"),
         ("schema = 1", "schema = = 1", "line 2: "),
     ];
     for (what, by, sentence) in table {
-        let mistakes = Definition::parse(&small(&[(what, by)])).unwrap_err();
-        assert!(mistakes.iter().any(|m| m.starts_with(sentence)), "{what} -> {by}: {mistakes:#?}");
+        let errors = Definition::parse(&small(&[(what, by)])).unwrap_err();
+        assert!(errors.iter().any(|m| m.starts_with(sentence)), "{what} -> {by}: {errors:#?}");
     }
     let several = small(&[("schema = 1", "schema = 2"), ("\"$.id\"", "\"id\""), ("{region}", "eu")]);
     assert_eq!(Definition::parse(&several).unwrap_err().len(), 3);
 }
 
 #[test]
-fn an_example_that_is_understood_otherwise_is_a_mistake() {
+fn an_example_with_another_meaning_is_an_error() {
     let wrong = small(&[("progress = 29", "progress = 30")]);
-    let mistakes = Definition::parse(&wrong).unwrap().check_examples().unwrap_err();
-    assert_eq!(mistakes, ["example 2: progress: expected 30, but got 29"]);
+    let errors = Definition::parse(&wrong).unwrap().check_examples().unwrap_err();
+    assert_eq!(errors, ["example 2: progress: expected 30, but got 29"]);
 }
 
 #[test]
-fn a_folder_adds_and_replaces_and_all_its_mistakes_are_listed() {
+fn a_folder_adds_and_replaces_definitions_and_lists_all_errors() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     write("small.toml", &small(&[]));
@@ -458,16 +466,16 @@ fn a_folder_adds_and_replaces_and_all_its_mistakes_are_listed() {
     write("again.toml", &small(&[]));
     write("broken.toml", "schema = 1\nid = 5");
     write("wrong.toml", &small(&[("id = \"small\"", "id = \"w\""), ("progress = 29", "progress = 1")]));
-    let mistakes = Providers::load(Some(folder.path())).unwrap_err();
-    assert_eq!(mistakes.len(), 3, "{mistakes:#?}");
-    assert!(mistakes[0].contains("broken.toml: line 2: "), "{mistakes:#?}");
-    assert!(mistakes[1].contains("small.toml: id: another file defines `small`"), "{mistakes:#?}");
-    assert!(mistakes[2].contains("wrong.toml: example 2: "), "{mistakes:#?}");
+    let errors = Providers::load(Some(folder.path())).unwrap_err();
+    assert_eq!(errors.len(), 3, "{errors:#?}");
+    assert!(errors[0].contains("broken.toml: line 2: "), "{errors:#?}");
+    assert!(errors[1].contains("small.toml: id: another file defines `small`"), "{errors:#?}");
+    assert!(errors[2].contains("wrong.toml: example 2: "), "{errors:#?}");
     assert!(Providers::load(Some(&folder.path().join("nowhere"))).is_err());
 }
 
 #[test]
-fn the_documented_example_is_a_definition() {
+fn the_documented_example_is_a_valid_definition() {
     let docs = include_str!("../../docs/PROVIDERS.md");
     let (_, rest) = docs.split_once("```toml complete\n").unwrap();
     let (text, _) = rest.split_once("```").unwrap();

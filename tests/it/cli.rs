@@ -610,7 +610,7 @@ async fn errors_on_stderr_say_what_to_do() {
     1: no such path, or no such object that this key can see (/v1/watches/watch_unknown): is the id complete, and does it belong to the app of the key?
     1: ?destinationId: is not a destination's id
     1: 3 fields are invalid
-      /jobId: it does not match the pattern [A-Za-z0-9_-]{1,128}
+      /jobId: must match the pattern [A-Za-z0-9_-]{1,128}
       /events/0: `job.done` is not allowed here; use one of: job.completed, job.failed, job.cancelled, job.not_found, watch.expired, job.processing, job.progress, job.*, watch.*
       /callbackUrl: must not lead to 10.0.0.1 (an address that is private); the operator can permit it in the [egress] settings
     2: --metadata: not JSON: EOF while parsing an object at line 1 column 1

@@ -42,12 +42,10 @@ pub use delivery::{
 pub use event::{Event, EventSet, EventType};
 pub use host_name::{is_host_name, is_internal_host_name};
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, random};
-pub use job::{
-    EndingKind, JobError, JobName, JobNo, JobSnapshot, JobStatus, Observation, Output, PollStats, SHARDS,
-};
+pub use job::{EndingKind, JobError, JobName, JobNo, JobStatus, Observation, Output, PollStats, SHARDS};
 pub use mail::{MailAddress, MailPattern, Mailbox};
 pub use masked::Masked;
-pub use messages::{Activity, CancelScope, DispatcherMessage, PollerMessage};
+pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, PollerMessage};
 pub use observe::{Finding, Known, observe};
 pub use provider::{PollOutcome, ProviderHealth, ProviderState};
 pub use rate::{Rate, format_rate, parse_rate};

@@ -1,6 +1,8 @@
 //! Events: immutable facts about a watch.
 
-use super::{EventId, Timestamp, WatchId};
+use sha2::{Digest, Sha256};
+
+use super::{EndingKind, EventId, Id, Timestamp, WatchId};
 
 word_enum! {
     /// Type of an event.
@@ -42,6 +44,34 @@ impl EventType {
 
     const fn bit(self) -> i64 {
         1 << self as u8
+    }
+}
+
+impl EndingKind {
+    /// Returns the type of the event that reports this ending.
+    pub fn event(self) -> EventType {
+        match self {
+            Self::Completed => EventType::JobCompleted,
+            Self::Failed => EventType::JobFailed,
+            Self::Cancelled => EventType::JobCancelled,
+            Self::NotFound => EventType::JobNotFound,
+            Self::Expired => EventType::WatchExpired,
+        }
+    }
+}
+
+impl EventId {
+    /// Returns the id of the `n`th event of this type and watch.
+    pub fn derive(watch: WatchId, event: EventType, n: u32) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(watch.to_bytes());
+        hash.update(event.as_str().as_bytes());
+        hash.update([0]);
+        hash.update(n.to_be_bytes());
+        let digest: [u8; 32] = hash.finalize().into();
+        let mut first = [0u8; 16];
+        first.copy_from_slice(&digest[..16]);
+        Self(Id::from_bytes(first))
     }
 }
 
@@ -131,5 +161,14 @@ mod tests {
             let mut none = EventSet::NONE;
             assert!(!none.add(pattern), "{pattern}");
         }
+    }
+
+    #[test]
+    fn an_events_id_is_a_function_of_the_fact() {
+        let watch = WatchId(Id::from_bytes([7; 16]));
+        let id = EventId::derive(watch, EventType::JobCompleted, 0);
+        assert_eq!(id, EventId::derive(watch, EventType::JobCompleted, 0));
+        assert_ne!(id, EventId::derive(watch, EventType::JobFailed, 0));
+        assert_ne!(id, EventId::derive(watch, EventType::JobCompleted, 1));
     }
 }

@@ -1,43 +1,43 @@
-//! Ids: 128 bits, written as a prefix and 26 characters of Crockford's base32, in lower case.
+//! Ids: 128 bits, written as a prefix and 26 characters of Crockford's base32 in lower case.
 //!
-//! All but an event's are *drawn*: 48 bits of milliseconds, then 80 bits that are random when the
-//! millisecond is new and one more than the last otherwise, so that the order of ids is the order
-//! of their creation. An event's is *derived* from (watch, type, n): whoever observes the same fact
-//! again, after a crash or a takeover, derives the same id.
+//! - All ids except those of events are *drawn*: 48 bits of milliseconds, then 80 bits. These are random in a new
+//!   millisecond, and the last id plus one otherwise. The order of ids is therefore the order of their creation.
+//! - The id of an event is *derived* from (watch, type, n). If the same fact is observed again, after a crash or a
+//!   takeover, the derived id is the same.
 
 use std::fmt;
 use std::sync::Mutex;
 
 use sha2::{Digest, Sha256};
 
-use super::{EventType, Timestamp};
+use super::Timestamp;
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const DIGITS: usize = 26;
 
-/// The greatest time that an id has room for.
+/// Largest time in milliseconds that fits into an id.
 const MILLIS_MAX: i64 = (1 << 48) - 1;
 
-/// 128 bits that name something.
+/// A 128 bit id without a prefix.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(u128);
 
 impl Id {
-    /// Greater than any that is drawn.
+    /// An id greater than every drawn one.
     pub const MAX: Self = Self(u128::MAX);
 
-    /// The least that is drawn when it is `at`, or later. A clock that was set back draws greater ones
-    /// than its time says, never lesser ones.
+    /// Returns the smallest id that can be drawn at `at` or later. After the clock was set back, drawn ids are
+    /// greater than this, never smaller.
     pub fn least(at: Timestamp) -> Self {
         Self(u128::from(at.millis().clamp(0, MILLIS_MAX).unsigned_abs()) << 80)
     }
 
-    /// As stored.
+    /// Returns the stored form.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()
     }
 
-    /// From what was stored.
+    /// Returns the id that was stored as `bytes`.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(bytes))
     }
@@ -55,7 +55,7 @@ impl Id {
 
     fn read(prefix: &str, text: &str) -> Option<Self> {
         let digits = text.strip_prefix(prefix)?.as_bytes();
-        // 26 digits hold 130 bits: the first may be 7 at most.
+        // 26 digits have 130 bits, so the first digit is at most 7.
         if digits.len() != DIGITS || digits[0] > b'7' {
             return None;
         }
@@ -75,12 +75,12 @@ macro_rules! ids {
         pub struct $name(pub Id);
 
         impl $name {
-            /// Reads the public form; `None` for anything else.
+            /// Parses the public form. Returns `None` for anything else.
             pub fn parse(text: &str) -> Option<Self> {
                 Id::read($prefix, text).map(Self)
             }
 
-            /// As stored.
+            /// Returns the stored form.
             pub fn to_bytes(self) -> [u8; 16] {
                 self.0.to_bytes()
             }
@@ -118,35 +118,20 @@ macro_rules! ids {
 }
 
 ids! {
-    /// Names a watch.
+    /// Id of a watch.
     WatchId = "watch_";
-    /// Names an event; also the `webhook-id` of everything that is sent because of it.
+    /// Id of an event, and `webhook-id` of its deliveries.
     EventId = "evt_";
-    /// Names a delivery.
+    /// Id of a delivery.
     DeliveryId = "dlv_";
-    /// Names a destination.
+    /// Id of a destination.
     DestinationId = "dst_";
-    /// Names an app.
+    /// Id of an app.
     AppId = "app_";
-    /// Names an API key (not the key itself).
+    /// Id of an API key; not the key itself.
     KeyId = "key_";
-    /// Names one request to the API, in its answer and in the log.
+    /// Id of one API request, in its response and in the log.
     RequestId = "req_";
-}
-
-impl EventId {
-    /// The id of the `n`th event of this type of this watch.
-    pub fn derive(watch: WatchId, event: EventType, n: u32) -> Self {
-        let mut hash = Sha256::new();
-        hash.update(watch.to_bytes());
-        hash.update(event.as_str().as_bytes());
-        hash.update([0]);
-        hash.update(n.to_be_bytes());
-        let digest: [u8; 32] = hash.finalize().into();
-        let mut first = [0u8; 16];
-        first.copy_from_slice(&digest[..16]);
-        Self(Id::from_bytes(first))
-    }
 }
 
 /// Draws ids in ascending order.
@@ -156,18 +141,18 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// Draws from above `last`: the greatest id that was ever stored, so that a clock which was
-    /// set back over a restart does not break the order.
+    /// Creates a source of ids above `last`, the greatest stored id. A clock that was set back before a restart
+    /// then does not break the order.
     pub fn above(last: Id) -> Self {
         Self { last: Mutex::new(last.0) }
     }
 
-    /// The next id.
+    /// Returns the next id.
     pub fn draw(&self, now: Timestamp) -> Id {
         let millis = u128::try_from(now.millis()).unwrap_or(0) & ((1 << 48) - 1);
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *last = if millis > *last >> 80 {
-            // The top bit stays clear: room to count up within the millisecond.
+            // The top bit is 0, which leaves room to count within the millisecond.
             (millis << 80) | u128::from(random_u64() >> 1) << 16
         } else {
             *last + 1
@@ -193,10 +178,9 @@ fn random_u64() -> u64 {
     u64::from_be_bytes(bytes)
 }
 
-/// Fills `bytes` from the operating system's generator.
+/// Fills `bytes` with random bytes of the operating system.
 ///
 /// # Panics
-/// When the operating system has no randomness: nothing that this program makes would be safe.
 #[expect(clippy::expect_used, reason = "no safe way to go on without randomness")]
 pub fn random(bytes: &mut [u8]) {
     getrandom::fill(bytes).expect("the operating system gives random bytes");
@@ -223,14 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn ids_come_in_the_order_of_their_creation_even_when_the_clock_does_not() {
+    fn ids_are_in_order_of_creation_even_if_the_clock_is_not() {
         let ids = Ids::default();
         let drawn: Vec<Id> = [5, 5, 7, 3, 9].map(|ms| ids.draw(Timestamp::from_millis(ms))).to_vec();
         assert!(drawn.is_sorted_by(|a, b| a < b));
     }
 
     #[test]
-    fn no_id_is_less_than_its_time_whatever_the_clock_does() {
+    fn no_id_is_smaller_than_its_time() {
         let ids = Ids::default();
         for ms in [5, 9, 3, 0, 9, 8, 1_771_426_800_000, 7, 1_771_426_800_001] {
             let at = Timestamp::from_millis(ms);
@@ -238,14 +222,5 @@ mod tests {
         }
         assert!(ids.draw(Timestamp::from_millis(1_771_426_900_000)) < Id::least(Timestamp::MAX));
         assert!(Id::least(Timestamp::from_millis(-1)) == Id(0));
-    }
-
-    #[test]
-    fn an_events_id_is_a_function_of_the_fact() {
-        let watch = WatchId(Id(7));
-        let id = EventId::derive(watch, EventType::JobCompleted, 0);
-        assert_eq!(id, EventId::derive(watch, EventType::JobCompleted, 0));
-        assert_ne!(id, EventId::derive(watch, EventType::JobFailed, 0));
-        assert_ne!(id, EventId::derive(watch, EventType::JobCompleted, 1));
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::{EventType, Known, Terms, Timestamp, WatchId, WatchStatus};
+use super::Timestamp;
 
 /// Number of shards. A job, its watches and its deliveries belong to one shard, and a shard has one owner.
 /// The number never changes, because shards are stored.
@@ -87,30 +87,6 @@ word_enum! {
     }
 }
 
-impl EndingKind {
-    /// Returns the final status of a watch with this ending.
-    pub fn status(self) -> WatchStatus {
-        match self {
-            Self::Completed => WatchStatus::Completed,
-            Self::Failed => WatchStatus::Failed,
-            Self::Cancelled => WatchStatus::Cancelled,
-            Self::NotFound => WatchStatus::NotFound,
-            Self::Expired => WatchStatus::Expired,
-        }
-    }
-
-    /// Returns the type of the event that reports this ending.
-    pub fn event(self) -> EventType {
-        match self {
-            Self::Completed => EventType::JobCompleted,
-            Self::Failed => EventType::JobFailed,
-            Self::Cancelled => EventType::JobCancelled,
-            Self::NotFound => EventType::JobNotFound,
-            Self::Expired => EventType::WatchExpired,
-        }
-    }
-}
-
 /// One thing that a job produced.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -178,29 +154,6 @@ impl Observation {
             completed_at: None,
         }
     }
-}
-
-/// What the poller needs to know about a job to schedule its polls.
-#[derive(Clone, Debug)]
-pub struct JobSnapshot {
-    /// Row number in the database.
-    pub no: JobNo,
-    /// Identity of the job.
-    pub name: JobName,
-    /// How many times the job was registered anew after it had ended.
-    pub generation: i64,
-    /// What is stored about the job.
-    pub known: Known,
-    /// First registration of this generation.
-    pub registered_at: Timestamp,
-    /// How many watches wait for the job.
-    pub watching: u32,
-    /// Combined terms of those watches; `None` where no watch waits and a poll is requested all the same.
-    pub terms: Option<Terms>,
-    /// Whether a client requested a poll now.
-    pub poll_requested: bool,
-    /// The watch to whose trace the polls belong, with its `traceparent`. Read only while traces are exported.
-    pub traced: Option<(WatchId, Option<String>)>,
 }
 
 /// What the poller remembers about the polls of a job. It is kept in memory only.

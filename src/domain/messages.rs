@@ -1,7 +1,30 @@
 //! Messages between components, and how busy a component is.
 
 use super::watch::least;
-use super::{DeliveryId, DestinationId, JobNo, JobSnapshot, PendingDelivery, Terms, Timestamp, WatchId};
+use super::{DeliveryId, DestinationId, JobName, JobNo, Known, PendingDelivery, Terms, Timestamp, WatchId};
+
+/// What the poller needs to know about a job to schedule its polls.
+#[derive(Clone, Debug)]
+pub struct JobSnapshot {
+    /// Row number in the database.
+    pub no: JobNo,
+    /// Identity of the job.
+    pub name: JobName,
+    /// How many times the job was registered anew after it had ended.
+    pub generation: i64,
+    /// What is stored about the job.
+    pub known: Known,
+    /// First registration of this generation.
+    pub registered_at: Timestamp,
+    /// How many watches wait for the job.
+    pub watching: u32,
+    /// Combined terms of those watches; `None` where no watch waits and a poll is requested all the same.
+    pub terms: Option<Terms>,
+    /// Whether a client requested a poll now.
+    pub poll_requested: bool,
+    /// The watch to whose trace the polls belong, with its `traceparent`. Read only while traces are exported.
+    pub traced: Option<(WatchId, Option<String>)>,
+}
 
 /// Message from the store to the poller, sent after the commit.
 #[derive(Clone, Debug)]

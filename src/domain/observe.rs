@@ -1,35 +1,35 @@
-//! What a look at a job has taught.
+//! What an observation changes.
 //!
-//! A poll that learns nothing writes nothing, so whoever looks must know what was last written.
-//! It keeps a [`Known`] for each job: small, because there may be a million.
+//! A poll that learns nothing writes nothing. The poller must therefore know what is stored. It keeps a [`Known`]
+//! for each job, which is small, because there may be a million.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::{EndingKind, JobStatus, Observation, Timestamp};
 
-/// Progress alone is written at most this often.
+/// Shortest time between two writes of the progress alone.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
-/// What is written of a job, in as few bytes as tell whether an observation changes it.
+/// What is stored about a job, in the fewest bytes that show whether an observation changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
-    /// The status as last written.
+    /// Status as last written.
     pub status: JobStatus,
     progress: Option<u8>,
-    /// When the progress last moved; long ago for a job that was never seen.
+    /// Time of the last progress; the epoch for a job that was never polled.
     progressed_at: Timestamp,
     rest: u64,
 }
 
 impl Known {
-    /// What is known when `seen` was read from the store at `now`.
+    /// Creates it from an observation that was read from the store at `now`.
     pub fn new(seen: &Observation, now: Timestamp) -> Self {
         let progressed_at = if seen.progress.is_some() { now } else { Timestamp::default() };
         Self { status: seen.status, progress: seen.progress, progressed_at, rest: fingerprint(seen) }
     }
 
-    /// What is known once a change is written.
+    /// Returns what is stored after a change is written.
     #[must_use]
     pub fn after(self, seen: &Observation, progressed: bool, now: Timestamp) -> Self {
         let (progress, progressed_at) =
@@ -37,7 +37,7 @@ impl Known {
         Self { status: seen.status, progress, progressed_at, rest: fingerprint(seen) }
     }
 
-    /// Forgets enough that the next look counts as a change: somebody new wants to be told.
+    /// Forgets enough that the next poll counts as a change, for a new watch that wants progress.
     pub fn forget(&mut self) {
         *self = Self { progress: None, progressed_at: Timestamp::default(), rest: 0, ..*self };
     }
@@ -46,24 +46,24 @@ impl Known {
 /// What an observation means for a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// Nothing that is not written already.
+    /// Nothing new.
     Nothing,
-    /// The job goes on, and looks different.
+    /// The job runs, and something has changed.
     Changed {
-        /// Its progress moved, and it is time to say so.
+        /// Whether a progress event is due.
         progressed: bool,
     },
     /// The job has ended.
     Ended(EndingKind),
 }
 
-/// Decides what `seen` means for a job of which `known` is written. A status that goes backwards is
-/// a change like any other: providers requeue.
+/// Decides what `seen` means for a job about which `known` is stored. A status that goes backwards is a change like
+/// any other, because providers put jobs back into their queue.
 pub fn observe(known: &Known, seen: &Observation, now: Timestamp) -> Finding {
     if let Some(kind) = seen.status.ending() {
         return Finding::Ended(kind);
     }
-    // Nothing done yet is no progress.
+    // A progress of 0 is not reported as progress.
     let moved = seen.progress.is_some_and(|progress| progress != known.progress.unwrap_or(0));
     let progressed = moved && now >= known.progressed_at.plus(PROGRESS_EVERY);
     if progressed || seen.status != known.status || fingerprint(seen) != known.rest {
@@ -72,7 +72,7 @@ pub fn observe(known: &Known, seen: &Observation, now: Timestamp) -> Finding {
     Finding::Nothing
 }
 
-/// Everything but the progress, in 64 bits. It never leaves the process, so the hasher may change.
+/// Returns a hash of everything except the progress. It never leaves the process, so the hasher may change.
 fn fingerprint(seen: &Observation) -> u64 {
     let mut hasher = DefaultHasher::new();
     let Observation { status, raw_status, progress: _, output, outputs, error, created_at, completed_at } =
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_that_teaches_nothing_is_nothing() {
+    fn a_poll_that_learns_nothing_changes_nothing() {
         let at = Timestamp::from_millis(1_000_000);
         let known = Known::new(&seen(JobStatus::Processing, 50), at);
         let soon = at.plus(Duration::from_secs(1));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_makes_the_next_look_count() {
+    fn a_new_watch_makes_the_next_poll_a_change() {
         let at = Timestamp::from_millis(1_000_000);
         let mut known = Known::new(&seen(JobStatus::Processing, 50), at);
         known.forget();
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_that_came_too_soon_is_told_when_its_time_has_come() {
+    fn early_progress_is_reported_later() {
         let at = Timestamp::from_millis(1_000_000);
         let unseen = Known::new(&Observation::unknown(), at);
         let first = seen(JobStatus::Processing, 10);

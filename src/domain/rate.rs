@@ -1,25 +1,25 @@
-//! How often something may be done, as definitions and the configuration write it.
+//! Rates, as definitions and the configuration write them.
 
 use std::time::Duration;
 
 use super::format_duration;
 
-/// The greatest count in a rate: above it the word for what is meant is `off`.
+/// Largest count of a rate. For more, `off` is the right word.
 const COUNT_MAX: u32 = 1_000_000;
 
-/// The units, the shortest first.
+/// Units, the shortest first.
 const UNITS: [(&str, Duration); 3] =
     [("s", Duration::from_secs(1)), ("m", Duration::from_secs(60)), ("h", Duration::from_secs(3600))];
 
-/// How often something may be done.
+/// A limit of a number of actions in a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rate {
-    /// As often as one likes.
+    /// No limit.
     #[default]
     Off,
-    /// `count` times in `per`.
+    /// `count` actions in `per`.
     Limit {
-        /// How many times; at least once.
+        /// Number of actions; at least 1.
         count: u32,
         /// A second, a minute or an hour.
         per: Duration,
@@ -27,7 +27,7 @@ pub enum Rate {
 }
 
 impl Rate {
-    /// The gap between two; `None`: there need be none.
+    /// Returns the time between two actions; `None` for no limit.
     pub fn spacing(self) -> Option<Duration> {
         match self {
             Self::Off => None,
@@ -36,7 +36,7 @@ impl Rate {
     }
 }
 
-/// Reads `10/s`, `600/m`, `3000/h` or `off`. The error is a sentence for people.
+/// Parses `10/s`, `600/m`, `3000/h` or `off`. The error is a sentence.
 pub fn parse_rate(text: &str) -> Result<Rate, String> {
     if text == "off" {
         return Ok(Rate::Off);
@@ -49,16 +49,16 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
         return Err(wrong());
     }
     match count.parse::<u32>().map_err(|_| wrong())? {
-        0 => Err(format!("`{text}` would never ask; the least count is 1")),
-        count if count > COUNT_MAX => Err(format!("`{text}` is no limit; write off")),
+        0 => Err(format!("`{text}` allows nothing; the smallest count is 1")),
+        count if count > COUNT_MAX => Err(format!("`{text}` is more than 1000000; write off for no limit")),
         count => Ok(Rate::Limit { count, per }),
     }
 }
 
-/// Writes the gap between two as the rate that it is, in the shortest unit that loses nothing.
+/// Formats the time between two actions as a rate, in the shortest exact unit.
 pub fn format_rate(gap: Duration) -> String {
     let whole = |per: Duration| {
-        // The gap was made by a division that cuts off.
+        // The time is the result of an integer division.
         let count = (per.as_nanos() + gap.as_nanos() / 2).checked_div(gap.as_nanos())?;
         let count = u32::try_from(count).ok().filter(|count| *count > 0)?;
         (per / count == gap).then_some(count)
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_written_as_it_is_configured_or_in_a_shorter_unit_that_says_the_same() {
+    fn a_rate_is_written_in_the_shortest_exact_unit() {
         for (given, written) in [
             ("10/s", "10/s"),
             ("600/m", "10/s"),

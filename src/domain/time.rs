@@ -1,55 +1,55 @@
-//! Moments and spans, as the contract writes them.
+//! Times and durations, as the API writes them.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A moment: milliseconds since 1970, UTC. Written as RFC 3339 with milliseconds.
+/// A time in milliseconds since 1970, UTC. It is written in RFC 3339 with milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The greatest moment: the last year that RFC 3339 can write begins.
+    /// Largest time: the start of the last year that RFC 3339 can express.
     pub const MAX: Self = Self(253_370_764_800_000);
 
-    /// From milliseconds since 1970.
+    /// Returns the time with this number of milliseconds since 1970.
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
     }
 
-    /// Milliseconds since 1970.
+    /// Returns the milliseconds since 1970.
     pub const fn millis(self) -> i64 {
         self.0
     }
 
-    /// Whole seconds since 1970.
+    /// Returns the whole seconds since 1970.
     pub const fn seconds(self) -> i64 {
         self.0.div_euclid(1000)
     }
 
-    /// Reads RFC 3339 with any offset and any fraction; anything else, and any year that cannot be
-    /// written back, is `None`.
+    /// Parses RFC 3339 with any offset and fraction. Returns `None` for anything else, and for a year that cannot be
+    /// written.
     pub fn parse(text: &str) -> Option<Self> {
         let moment: jiff::Timestamp = text.trim().parse().ok()?;
         let millis = moment.as_millisecond();
         (0..=Self::MAX.0).contains(&millis).then_some(Self(millis))
     }
 
-    /// The moment `span` later, at most [`Self::MAX`].
+    /// Returns the time `span` later, at most [`Self::MAX`].
     #[must_use]
     pub fn plus(self, span: Duration) -> Self {
         let span = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         Self(self.0.saturating_add(span).min(Self::MAX.0))
     }
 
-    /// The moment `span` earlier.
+    /// Returns the time `span` earlier.
     #[must_use]
     pub fn minus(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// The span since `earlier`, zero where `earlier` is later.
+    /// Returns the time since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
@@ -95,8 +95,7 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// Reads a duration as the contract writes it: `250ms`, `5s`, `10m`, `2h`, `30d`; whole numbers,
-/// from 1 ms. The error is a sentence for people.
+/// Parses a duration: `250ms`, `5s`, `10m`, `2h` or `30d`, a whole number of at least 1 ms. The error is a sentence.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d");
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -112,13 +111,13 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     };
     let millis = number.checked_mul(unit_millis).filter(|millis| *millis <= 100 * 366 * 86_400_000);
     match millis {
-        Some(0) => Err(format!("`{text}` is too short; the least duration is 1ms")),
+        Some(0) => Err(format!("`{text}` is too short; the shortest duration is 1ms")),
         Some(millis) => Ok(Duration::from_millis(millis)),
         None => Err(format!("`{text}` is too long")),
     }
 }
 
-/// Writes a duration in the greatest unit that loses nothing.
+/// Formats a duration in the largest exact unit.
 pub fn format_duration(span: Duration) -> String {
     let millis = span.as_millis();
     for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_read_as_the_contract_writes_them() {
+    fn durations_are_parsed_as_documented() {
         for (text, millis) in [("250ms", 250), ("5s", 5_000), ("10m", 600_000), ("2h", 7_200_000)] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)));
             assert_eq!(format_duration(Duration::from_millis(millis)), text);

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    AppNo, DeliveryStatus, Destination, EventSet, JobName, JobNo, Observation, Payload, Timestamp, WatchId,
+    AppNo, DeliveryStatus, Destination, EndingKind, EventSet, JobName, JobNo, Observation, Payload,
+    Timestamp, WatchId,
 };
 
 word_enum! {
@@ -23,6 +24,19 @@ word_enum! {
         Expired = "expired",
         /// A client stopped the watch.
         Stopped = "stopped",
+    }
+}
+
+impl EndingKind {
+    /// Returns the final status of a watch with this ending.
+    pub fn status(self) -> WatchStatus {
+        match self {
+            Self::Completed => WatchStatus::Completed,
+            Self::Failed => WatchStatus::Failed,
+            Self::Cancelled => WatchStatus::Cancelled,
+            Self::NotFound => WatchStatus::NotFound,
+            Self::Expired => WatchStatus::Expired,
+        }
     }
 }
 

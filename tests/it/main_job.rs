@@ -1,5 +1,5 @@
-//! The main promise: once a registration is answered with 2xx, its destinations hear how the job
-//! ended, in the form that the contract shows.
+//! The main guarantee: after a 2xx response to a registration, its destinations are notified of the end of the job,
+//! in the documented form.
 
 use ringback::domain::Timestamp;
 use serde_json::{Value, json};
@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use crate::fakes::{Hit, Pacing, Reply, error};
 use crate::harness::{AUTH, Harness, JSON, id, minutes, seconds, since_start};
 
-/// A body with the watch's id, which is another each time, blanked out.
+/// Returns a body without the id of the watch, which differs in each run.
 fn shown(hit: &Hit) -> String {
     String::from_utf8(hit.body.clone()).unwrap().replace(hit.watch(), "watch_…")
 }
 
 #[tokio::test]
-async fn a_completed_job_reaches_its_receiver_signed_and_exactly_as_documented() {
+async fn a_completed_job_is_delivered_signed_and_as_documented() {
     let t = Harness::start().await;
     t.provider.completed("job_abc123def456");
     let body = json!({ "jobId": "job_abc123def456", "callbackUrl": t.receiver.url("/hooks/muvi"),
@@ -41,7 +41,7 @@ async fn a_completed_job_reaches_its_receiver_signed_and_exactly_as_documented()
 }
 
 #[tokio::test]
-async fn every_ending_of_a_job_is_told_by_its_own_name_and_reason() {
+async fn every_ending_has_its_own_event_type_and_reason() {
     let t = Harness::start().await;
     t.provider.failed("job_failed");
     t.provider.cancelled("job_cancelled");
@@ -54,9 +54,9 @@ async fn every_ending_of_a_job_is_told_by_its_own_name_and_reason() {
     t.register(&slow).await;
     t.pass(minutes(10)).await;
 
-    let mut told: Vec<Value> = t.receiver.take(4).await.iter().map(Hit::json).collect();
-    told.sort_by_key(|body| body["type"].to_string());
-    let lines = told.iter().map(|body| {
+    let mut notified: Vec<Value> = t.receiver.take(4).await.iter().map(Hit::json).collect();
+    notified.sort_by_key(|body| body["type"].to_string());
+    let lines = notified.iter().map(|body| {
         let data = &body["data"];
         format!(
             "{} {} {} {} {}",
@@ -73,7 +73,7 @@ async fn every_ending_of_a_job_is_told_by_its_own_name_and_reason() {
 }
 
 #[tokio::test]
-async fn answers_in_an_envelope_are_understood_as_well_as_flat_ones() {
+async fn responses_in_an_envelope_are_read_like_flat_ones() {
     let t = Harness::start().await;
     t.provider.enveloped(true);
     t.provider.completed("job_1");
@@ -84,9 +84,9 @@ async fn answers_in_an_envelope_are_understood_as_well_as_flat_ones() {
 }
 
 #[tokio::test]
-async fn a_raw_payload_is_the_providers_answer_byte_for_byte_and_stays_it_over_retries() {
+async fn a_raw_payload_is_the_providers_response_byte_for_byte() {
     let t = Harness::start().await;
-    // Order, spaces, escapes, an unknown field: nothing that survives being parsed and written again.
+    // Order, spaces, escapes and an unknown field would not survive parsing and serialising.
     let odd = "{ \"success\":true,\n\t\"data\": {\"status\":\"completed\", \"jobId\":\"job_1\", \"x\": 1.00, \"n\":\"\\u00e9é\"}}\n";
     t.provider.always("job_1", Reply::new(200, odd));
     t.receiver.script("/hook", [Reply::status(500)]);
@@ -100,7 +100,7 @@ async fn a_raw_payload_is_the_providers_answer_byte_for_byte_and_stays_it_over_r
 }
 
 #[tokio::test]
-async fn progress_is_told_raw_too_byte_for_byte_also_after_a_crash() {
+async fn raw_progress_is_delivered_byte_for_byte_after_a_crash() {
     let mut t = Harness::start().await;
     let odd = "{ \"success\":true,\n\t\"data\": {\"status\":\"processing\", \"jobId\":\"job_1\", \"progress\": 10.0}}\n";
     t.provider.always("job_1", Reply::new(200, odd));
@@ -121,7 +121,7 @@ async fn progress_is_told_raw_too_byte_for_byte_also_after_a_crash() {
 }
 
 #[tokio::test]
-async fn a_raw_payload_that_is_too_large_or_does_not_exist_is_the_event_instead() {
+async fn without_a_usable_raw_payload_the_event_is_delivered() {
     let t = Harness::start().await;
     let large = json!({ "jobId": "job_large", "status": "completed", "x": "x".repeat(300 * 1024) });
     t.provider.always("job_large", Reply::json(200, &large));
@@ -137,7 +137,7 @@ async fn a_raw_payload_that_is_too_large_or_does_not_exist_is_the_event_instead(
 }
 
 #[tokio::test]
-async fn a_destinations_own_secret_signs_in_the_apps_stead_and_never_comes_back() {
+async fn a_destinations_own_secret_signs_and_is_never_returned() {
     let t = Harness::start().await;
     let own = "whsec_QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo=";
     t.receiver.secret("/own", own);
@@ -148,7 +148,7 @@ async fn a_destinations_own_secret_signs_in_the_apps_stead_and_never_comes_back(
     let made = t.post("/v1/watches", &body).await;
     assert!(!made.text().contains("whsec_"), "{}", made.text());
     t.pass(seconds(5)).await;
-    // That the signatures hold is judged by the receiver, each by its own secret.
+    // The receiver verifies each signature with the destination's own secret.
     t.receiver.next_to("/own").await;
     t.receiver.next_to("/app").await;
     let all = t.get("/v1/deliveries").await;
@@ -157,7 +157,7 @@ async fn a_destinations_own_secret_signs_in_the_apps_stead_and_never_comes_back(
 }
 
 #[tokio::test]
-async fn further_headers_are_sent_and_shown_only_masked() {
+async fn additional_headers_are_sent_and_shown_masked() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
     let notify = json!([{ "url": t.receiver.url("/hook"), "headers": { "X-Env": "prod-secret", "authorization": "Bearer s3cret" } }]);
@@ -175,7 +175,7 @@ async fn further_headers_are_sent_and_shown_only_masked() {
 }
 
 #[tokio::test]
-async fn the_trace_of_the_registration_goes_on_in_the_webhook() {
+async fn the_webhook_continues_the_trace_of_the_registration() {
     let t = Harness::start().await;
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     for (job, given) in [("job_1", trace), ("job_2", "00-no-trace-00")] {
@@ -192,7 +192,7 @@ async fn the_trace_of_the_registration_goes_on_in_the_webhook() {
 }
 
 #[tokio::test]
-async fn only_the_events_that_were_asked_for_are_sent_and_every_ending_is_recorded() {
+async fn only_requested_events_are_sent_but_every_ending_is_recorded() {
     let t = Harness::start().await;
     t.provider.failed("job_1");
     let hook = t.receiver.url("/hook");
@@ -207,7 +207,7 @@ async fn only_the_events_that_were_asked_for_are_sent_and_every_ending_is_record
 }
 
 #[tokio::test]
-async fn progress_is_told_to_those_who_ask_and_processing_once() {
+async fn progress_is_delivered_on_request_and_processing_once() {
     let t = Harness::start().await;
     let watch = |events: Value| json!({ "jobId": "job_1", "events": events, "pollInterval": "1s", "callbackUrl": t.receiver.url("/hook") });
     t.provider.job("job_1", &json!({ "status": "pending" }));
@@ -222,13 +222,13 @@ async fn progress_is_told_to_those_who_ask_and_processing_once() {
     t.pass(seconds(1)).await;
 
     let hits = t.receiver.read_all();
-    let mut told: Vec<(u64, &str, Value)> = hits
+    let mut notified: Vec<(u64, &str, Value)> = hits
         .iter()
         .filter(|hit| hit.watch() == curious)
         .map(|hit| (since_start(&[hit.at])[0], hit.event(), hit.json()["data"]["progress"].clone()))
         .collect();
-    // What is told together may arrive in any order.
-    told.sort_by_key(|(at, event, _)| (*at, event.to_string()));
+    // Simultaneous events may arrive in any order.
+    notified.sort_by_key(|(at, event, _)| (*at, event.to_string()));
     let expected = [
         (3, "job.processing", json!(5)),
         (3, "job.progress", json!(5)),
@@ -236,14 +236,14 @@ async fn progress_is_told_to_those_who_ask_and_processing_once() {
         (13, "job.progress", json!(55)),
         (15, "job.completed", json!(100)),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(notified, expected);
     let ids: std::collections::HashSet<&str> = hits.iter().map(Hit::id).collect();
     assert_eq!((hits.len(), ids.len()), (6, 6), "each is an event of its own");
     t.finish().await;
 }
 
 #[tokio::test]
-async fn an_ending_overtakes_the_progress_that_was_not_sent_yet() {
+async fn an_ending_supersedes_progress_that_was_not_sent() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 10);
     t.receiver.script("/hook", [Reply::status(503)]);
@@ -266,7 +266,7 @@ async fn an_ending_overtakes_the_progress_that_was_not_sent_yet() {
 }
 
 #[tokio::test]
-async fn a_watch_that_notifies_nobody_is_recorded_all_the_same() {
+async fn a_watch_without_destinations_is_recorded_as_well() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
     let watch = t.register(&json!({ "jobId": "job_1", "notify": [] })).await;
@@ -278,7 +278,7 @@ async fn a_watch_that_notifies_nobody_is_recorded_all_the_same() {
 }
 
 #[tokio::test]
-async fn metadata_is_kept_and_given_back_byte_for_byte() {
+async fn metadata_is_returned_byte_for_byte() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
     let metadata = "{\"z\": 1.0e2,  \"a\":\"\\u00fc/\\/\", \"big\":12345678901234567890123, \"a\":[ ]}";
@@ -295,7 +295,7 @@ async fn metadata_is_kept_and_given_back_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn one_address_twice_is_one_destination() {
+async fn the_same_address_twice_is_one_destination() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
     let hook = t.receiver.url("/hook");
@@ -308,23 +308,24 @@ async fn one_address_twice_is_one_destination() {
 }
 
 #[tokio::test]
-async fn watches_of_one_job_share_one_poll_and_each_is_told() {
+async fn watches_of_one_job_share_its_polls_and_all_are_notified() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
     let mut watches = Vec::new();
-    // More than one transaction ends.
+    // More watches than one transaction ends.
     for _ in 0..250 {
         watches.push(t.watch("job_1").await);
     }
     t.pass(seconds(5)).await;
-    let mut told: Vec<String> = t.receiver.take(250).await.iter().map(|hit| hit.watch().to_owned()).collect();
-    told.sort();
-    assert_eq!(told, watches, "ids are in the order of their creation");
+    let mut notified: Vec<String> =
+        t.receiver.take(250).await.iter().map(|hit| hit.watch().to_owned()).collect();
+    notified.sort();
+    assert_eq!(notified, watches, "ids are in the order of their creation");
     assert_eq!(t.provider.polls("job_1").len(), 1);
     t.finish().await;
 }
 
-// Once: the file tells of every commit.
+// Once: only a SQLite file reports every commit.
 #[tokio::test]
 async fn a_poll_that_learns_nothing_writes_nothing() {
     let t = Harness::start().await;
@@ -346,13 +347,13 @@ async fn a_poll_that_learns_nothing_writes_nothing() {
 }
 
 #[tokio::test]
-async fn a_new_watch_on_a_job_that_has_ended_asks_the_provider_again() {
+async fn a_new_watch_on_an_ended_job_polls_it_again() {
     let t = Harness::start().await;
     t.provider.failed("job_1");
     let first = t.watch("job_1").await;
     t.pass(seconds(5)).await;
     assert_eq!(t.receiver.next().await.event(), "job.failed");
-    // Providers requeue.
+    // A provider may put a job back into its queue.
     t.provider.processing("job_1", 10);
     let second = t.watch("job_1").await;
     t.pass(seconds(10)).await;
@@ -366,7 +367,7 @@ async fn a_new_watch_on_a_job_that_has_ended_asks_the_provider_again() {
 }
 
 #[tokio::test]
-async fn a_watch_that_is_registered_while_its_job_ends_is_told_by_a_look_of_its_own() {
+async fn a_watch_registered_while_its_job_ends_gets_its_own_poll() {
     let t = Harness::start().await;
     let (reply, gate): (Reply, Pacing) =
         Reply::json(200, &json!({ "jobId": "job_1", "status": "completed" })).held();
@@ -378,15 +379,15 @@ async fn a_watch_that_is_registered_while_its_job_ends_is_told_by_a_look_of_its_
     let second = t.watch("job_1").await;
     gate.open();
     t.rest().await;
-    let mut told =
+    let mut notified =
         vec![t.receiver.next().await.watch().to_owned(), t.receiver.next().await.watch().to_owned()];
-    told.sort();
-    assert_eq!(told, [first, second]);
+    notified.sort();
+    assert_eq!(notified, [first, second]);
     t.finish().await;
 }
 
 #[tokio::test]
-async fn a_look_that_is_asked_for_comes_at_once_but_not_sooner_than_the_least_interval() {
+async fn a_requested_poll_starts_at_once_after_the_minimum_interval() {
     let t = Harness::with(&[("RINGBACK_PROVIDERS__MUVI__MIN_INTERVAL", "3s")]).await;
     t.provider.processing("job_1", 1);
     let watch = t.watch("job_1").await;
@@ -401,7 +402,7 @@ async fn a_look_that_is_asked_for_comes_at_once_but_not_sooner_than_the_least_in
 }
 
 #[tokio::test]
-async fn a_look_at_an_ended_job_refreshes_its_outputs_and_nothing_else() {
+async fn a_poll_of_an_ended_job_refreshes_only_its_outputs() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
     let watch = t.watch("job_1").await;
@@ -430,7 +431,7 @@ async fn a_look_at_an_ended_job_refreshes_its_outputs_and_nothing_else() {
     let failed = t.shown(&watch).await;
     assert_eq!(failed["job"]["output"], "https://cdn.muvi.video/1?sig=2");
     assert!(failed["job"]["lastError"].as_str().unwrap().contains("500"), "{failed}");
-    assert_eq!(t.provider.polls("job_1").len(), 4, "each was one look, not repeated");
+    assert_eq!(t.provider.polls("job_1").len(), 4, "each was one poll, not repeated");
     assert_eq!(t.get("/v1/events").await.expect(200)["data"].as_array().unwrap().len(), 1);
     t.finish().await;
 }
@@ -481,7 +482,7 @@ async fn a_long_poll_is_answered_when_the_server_drains() {
     let path = format!("/v1/watches/{watch}?wait=60s");
     let request = crate::wire::request("GET", &path, &[AUTH], b"");
     let waiting = tokio::spawn(async move { crate::wire::exchange(address, &request).await });
-    // A round trip that begins later: by then the first connection was accepted.
+    // A round trip that starts later: by its end, the first connection is accepted.
     t.get("/v1/watches").await.expect(200);
     let stopping = t.begin_stop();
     let answer = crate::harness::guarded("the answer", waiting).await.unwrap();
@@ -494,7 +495,7 @@ async fn a_long_poll_is_answered_when_the_server_drains() {
 }
 
 #[tokio::test]
-async fn a_stopped_watch_is_not_looked_at_and_not_told_of() {
+async fn a_stopped_watch_causes_no_polls_and_no_notifications() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 5);
     let watch = t.watch("job_1").await;
@@ -515,7 +516,7 @@ async fn a_stopped_watch_is_not_looked_at_and_not_told_of() {
 }
 
 #[tokio::test]
-async fn a_story_tells_what_happened_in_order() {
+async fn a_timeline_lists_what_happened_in_order() {
     let t = Harness::start().await;
     t.provider.job("job_1", &json!({ "status": "pending" }));
     t.receiver.script("/hook", [Reply::status(500)]);
@@ -549,7 +550,7 @@ async fn a_story_tells_what_happened_in_order() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_provider_in_a_good_answer_is_not_the_end_of_the_job() {
+async fn an_error_in_a_2xx_response_does_not_end_the_job() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
     t.provider.script("job_1", [error(200, "INTERNAL_ERROR", "Oops")]);
@@ -564,30 +565,30 @@ async fn an_error_of_the_provider_in_a_good_answer_is_not_the_end_of_the_job() {
 }
 
 crate::postgres::on_postgres_too! {
-    a_completed_job_reaches_its_receiver_signed_and_exactly_as_documented,
-    every_ending_of_a_job_is_told_by_its_own_name_and_reason,
-    answers_in_an_envelope_are_understood_as_well_as_flat_ones,
-    a_raw_payload_is_the_providers_answer_byte_for_byte_and_stays_it_over_retries,
-    progress_is_told_raw_too_byte_for_byte_also_after_a_crash,
-    a_raw_payload_that_is_too_large_or_does_not_exist_is_the_event_instead,
-    a_destinations_own_secret_signs_in_the_apps_stead_and_never_comes_back,
-    further_headers_are_sent_and_shown_only_masked,
-    the_trace_of_the_registration_goes_on_in_the_webhook,
-    only_the_events_that_were_asked_for_are_sent_and_every_ending_is_recorded,
-    progress_is_told_to_those_who_ask_and_processing_once,
-    an_ending_overtakes_the_progress_that_was_not_sent_yet,
-    a_watch_that_notifies_nobody_is_recorded_all_the_same,
-    metadata_is_kept_and_given_back_byte_for_byte,
-    one_address_twice_is_one_destination,
-    watches_of_one_job_share_one_poll_and_each_is_told,
-    a_new_watch_on_a_job_that_has_ended_asks_the_provider_again,
-    a_watch_that_is_registered_while_its_job_ends_is_told_by_a_look_of_its_own,
-    a_look_that_is_asked_for_comes_at_once_but_not_sooner_than_the_least_interval,
-    a_look_at_an_ended_job_refreshes_its_outputs_and_nothing_else,
+    a_completed_job_is_delivered_signed_and_as_documented,
+    every_ending_has_its_own_event_type_and_reason,
+    responses_in_an_envelope_are_read_like_flat_ones,
+    a_raw_payload_is_the_providers_response_byte_for_byte,
+    raw_progress_is_delivered_byte_for_byte_after_a_crash,
+    without_a_usable_raw_payload_the_event_is_delivered,
+    a_destinations_own_secret_signs_and_is_never_returned,
+    additional_headers_are_sent_and_shown_masked,
+    the_webhook_continues_the_trace_of_the_registration,
+    only_requested_events_are_sent_but_every_ending_is_recorded,
+    progress_is_delivered_on_request_and_processing_once,
+    an_ending_supersedes_progress_that_was_not_sent,
+    a_watch_without_destinations_is_recorded_as_well,
+    metadata_is_returned_byte_for_byte,
+    the_same_address_twice_is_one_destination,
+    watches_of_one_job_share_its_polls_and_all_are_notified,
+    a_new_watch_on_an_ended_job_polls_it_again,
+    a_watch_registered_while_its_job_ends_gets_its_own_poll,
+    a_requested_poll_starts_at_once_after_the_minimum_interval,
+    a_poll_of_an_ended_job_refreshes_only_its_outputs,
     a_long_poll_is_answered_at_the_end_of_the_watch,
     a_long_poll_is_answered_when_its_time_is_up,
     a_long_poll_is_answered_when_the_server_drains,
-    a_stopped_watch_is_not_looked_at_and_not_told_of,
-    a_story_tells_what_happened_in_order,
-    an_error_of_the_provider_in_a_good_answer_is_not_the_end_of_the_job,
+    a_stopped_watch_causes_no_polls_and_no_notifications,
+    a_timeline_lists_what_happened_in_order,
+    an_error_in_a_2xx_response_does_not_end_the_job,
 }

@@ -1,4 +1,4 @@
-//! When the provider is asked, and what its troubles are not: the failures of jobs.
+//! When jobs are polled, and that errors of a provider are not failures of its jobs.
 
 use ringback::domain::Timestamp;
 use serde_json::json;
@@ -6,13 +6,13 @@ use serde_json::json;
 use crate::fakes::{Reply, error};
 use crate::harness::{Harness, minutes, seconds, since_start, start};
 
-/// A Muvi-shaped 200 about a job that goes on.
+/// Returns a response in Muvi's form about a running job.
 fn processing(job: &str) -> Reply {
     Reply::json(200, &json!({ "jobId": job, "status": "processing", "progress": 0 }))
 }
 
 #[tokio::test]
-async fn looks_come_at_the_squares() {
+async fn polls_are_at_squared_ages() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 0);
     t.watch("job_1").await;
@@ -23,7 +23,7 @@ async fn looks_come_at_the_squares() {
 }
 
 #[tokio::test]
-async fn no_gap_is_greater_than_the_greatest_interval() {
+async fn no_interval_is_longer_than_the_maximum() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 0);
     t.watch("job_1").await;
@@ -35,13 +35,13 @@ async fn no_gap_is_greater_than_the_greatest_interval() {
 }
 
 #[tokio::test]
-async fn the_smallest_interval_of_a_jobs_watches_is_its_greatest_gap() {
+async fn the_shortest_interval_of_a_jobs_watches_applies() {
     let t = Harness::with(&[("RINGBACK_PROVIDERS__MUVI__MIN_INTERVAL", "4s")]).await;
     t.provider.processing("job_1", 0);
     let watch = |interval: &str| json!({ "jobId": "job_1", "notify": [], "pollInterval": interval });
     t.register(&watch("10s")).await;
     t.pass(seconds(40)).await;
-    // Raised to the provider's least.
+    // Raised to the provider's minimum.
     let eager = t.register(&watch("1s")).await;
     t.pass(seconds(12)).await;
     t.delete(&format!("/v1/watches/{eager}")).await.expect(200);
@@ -52,7 +52,7 @@ async fn the_smallest_interval_of_a_jobs_watches_is_its_greatest_gap() {
 }
 
 #[tokio::test]
-async fn a_look_comes_when_the_provider_said_that_it_would_be_done() {
+async fn a_job_is_polled_at_its_expected_end() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 0);
     let expected = start().plus(seconds(100)).to_string();
@@ -64,7 +64,7 @@ async fn a_look_comes_when_the_provider_said_that_it_would_be_done() {
 }
 
 #[tokio::test]
-async fn the_rate_is_never_exceeded_nor_by_a_restart() {
+async fn the_rate_is_never_exceeded_not_even_by_a_restart() {
     let rate = [("RINGBACK_PROVIDERS__MUVI__RATE", "4/s"), ("RINGBACK_PROVIDERS__MUVI__BURST", "2")];
     let mut t = Harness::with(&rate).await;
     for n in 0..40 {
@@ -73,7 +73,7 @@ async fn the_rate_is_never_exceeded_nor_by_a_restart() {
         t.register(&json!({ "jobId": job, "notify": [], "pollInterval": "1s" })).await;
     }
     t.pass(seconds(8)).await;
-    // A bucket that is full at start would let a crash loop exceed the rate.
+    // A full bucket at start would let a crash loop exceed the rate.
     for _ in 0..4 {
         t.crash().await;
         t.restart().await;
@@ -91,7 +91,7 @@ async fn the_rate_is_never_exceeded_nor_by_a_restart() {
 }
 
 #[tokio::test]
-async fn no_more_looks_are_in_flight_than_the_provider_takes() {
+async fn polls_in_flight_never_exceed_the_concurrency() {
     let t = Harness::with(&[("RINGBACK_PROVIDERS__MUVI__CONCURRENCY", "2")]).await;
     let mut gates = Vec::new();
     for n in 0..5 {
@@ -114,7 +114,7 @@ async fn no_more_looks_are_in_flight_than_the_provider_takes() {
 }
 
 #[tokio::test]
-async fn after_a_429_nobody_is_asked_for_until_retry_after_has_passed() {
+async fn after_a_429_no_poll_starts_until_retry_after_has_passed() {
     let t = Harness::start().await;
     for job in ["job_1", "job_2"] {
         t.provider.completed(job);
@@ -132,7 +132,7 @@ async fn after_a_429_nobody_is_asked_for_until_retry_after_has_passed() {
 }
 
 #[tokio::test]
-async fn after_429s_without_retry_after_each_pause_is_longer() {
+async fn after_429s_without_retry_after_each_cooldown_is_longer() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
     t.provider.script("job_1", (0..4).map(|_| Reply::status(429)));
@@ -145,7 +145,7 @@ async fn after_429s_without_retry_after_each_pause_is_longer() {
 }
 
 #[tokio::test]
-async fn a_refused_credential_is_tried_each_minute_fails_no_watch_and_recovers() {
+async fn a_rejected_credential_fails_no_watch_and_recovers() {
     let t = Harness::start().await;
     t.provider.all(Some(error(401, "UNAUTHORIZED", "Invalid API key")));
     let mut watches = Vec::new();
@@ -173,7 +173,7 @@ async fn a_refused_credential_is_tried_each_minute_fails_no_watch_and_recovers()
 }
 
 #[tokio::test]
-async fn the_account_codes_of_a_definition_pause_the_credential_as_a_401_does() {
+async fn an_account_code_pauses_the_credential_as_a_401_does() {
     let t = Harness::start().await;
     for code in ["USER_BANNED", "USER_INACTIVE", "IP_NOT_WHITELISTED"] {
         t.provider.completed(code);
@@ -189,7 +189,7 @@ async fn the_account_codes_of_a_definition_pause_the_credential_as_a_401_does() 
 }
 
 #[tokio::test]
-async fn one_jobs_trouble_is_backed_off_from_and_is_not_the_providers() {
+async fn errors_of_one_job_delay_only_that_job() {
     let t = Harness::start().await;
     t.provider.completed("job_bad");
     t.provider.script("job_bad", (0..4).map(|_| Reply::status(500)));
@@ -205,7 +205,7 @@ async fn one_jobs_trouble_is_backed_off_from_and_is_not_the_providers() {
 }
 
 #[tokio::test]
-async fn the_breaker_opens_at_five_jobs_in_trouble_and_closes_with_one_good_answer() {
+async fn the_breaker_opens_after_errors_of_five_jobs_and_closes_on_ok() {
     let t = Harness::start().await;
     t.provider.all(Some(Reply::status(502)));
     for n in 0..20 {
@@ -218,16 +218,16 @@ async fn the_breaker_opens_at_five_jobs_in_trouble_and_closes_with_one_good_answ
     assert_eq!(at_once, 20, "they were due together");
     t.pass(seconds(20)).await;
     let probes = t.provider.all_polls()[at_once..].to_vec();
-    assert!((19..=20).contains(&probes.len()), "one look a second: {probes:?}");
+    assert!((19..=20).contains(&probes.len()), "one poll a second: {probes:?}");
     assert!(probes.windows(2).all(|pair| pair[1].since(pair[0]) >= seconds(1)), "{probes:?}");
     t.provider.all(None);
     t.pass(seconds(2)).await;
-    assert_eq!(t.receiver.take(20).await.len(), 20, "all are looked at again at once");
+    assert_eq!(t.receiver.take(20).await.len(), 20, "all are polled again at once");
     t.finish().await;
 }
 
 #[tokio::test]
-async fn four_jobs_in_trouble_do_not_open_the_breaker() {
+async fn errors_of_four_jobs_do_not_open_the_breaker() {
     let t = Harness::start().await;
     for n in 0..4 {
         let job = format!("job_{n}");
@@ -242,7 +242,7 @@ async fn four_jobs_in_trouble_do_not_open_the_breaker() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_not_found_ends_its_watch_after_a_minute_and_three_looks() {
+async fn an_unknown_job_ends_its_watch_after_a_minute_and_three_polls() {
     let t = Harness::start().await;
     t.provider.not_found("job_1");
     let watch = t.watch("job_1").await;
@@ -257,10 +257,10 @@ async fn a_job_that_is_not_found_ends_its_watch_after_a_minute_and_three_looks()
 }
 
 #[tokio::test]
-async fn a_job_that_appears_within_the_grace_is_watched_on() {
+async fn a_job_that_appears_within_the_grace_stays_watched() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
-    // Just submitted, and not yet everywhere: the count begins anew with any other answer.
+    // The job was just submitted and is not on every server yet. Any other response restarts the count.
     let missing = || error(404, "JOB_NOT_FOUND", "Job not found");
     let script = [missing(), missing(), missing(), Reply::status(500), missing(), missing()];
     t.provider.script("job_1", script);
@@ -271,7 +271,7 @@ async fn a_job_that_appears_within_the_grace_is_watched_on() {
 }
 
 #[tokio::test]
-async fn a_job_that_was_seen_before_is_missing_for_a_quarter_of_an_hour_before_that_is_believed() {
+async fn a_known_job_must_be_not_found_for_a_quarter_of_an_hour() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 20);
     let watch = t.watch("job_1").await;
@@ -312,7 +312,7 @@ async fn a_wrong_base_url_ends_no_watch() {
 }
 
 #[tokio::test]
-async fn an_unknown_status_is_shown_and_watched_on() {
+async fn an_unknown_status_is_shown_and_ends_nothing() {
     let t = Harness::start().await;
     t.provider.job("job_1", &json!({ "status": "UPSCALING", "progress": 80 }));
     let watch = t.watch("job_1").await;
@@ -327,12 +327,12 @@ async fn an_unknown_status_is_shown_and_watched_on() {
 }
 
 #[tokio::test]
-async fn an_answer_that_makes_no_sense_is_a_failed_look_and_is_shown() {
+async fn an_unreadable_response_is_a_failed_poll_and_is_shown() {
     let table: [(&str, Reply, &str); 9] = [
         ("not_json", Reply::new(200, "<html>hello</html>"), "JSON"),
         ("truncated", Reply::new(200, "{\"jobId\": \"trunca"), "JSON"),
         ("empty", Reply::new(200, ""), "empty"),
-        ("array", Reply::new(200, "[]"), "which job"),
+        ("array", Reply::new(200, "[]"), "does not name the job"),
         ("other", Reply::json(200, &json!({ "jobId": "job_2", "status": "completed" })), "another job"),
         ("large", Reply::new(200, "x".repeat(1024 * 1024 + 1)), "too_large"),
         ("reset", Reply::reset(), ""),
@@ -357,7 +357,7 @@ async fn an_answer_that_makes_no_sense_is_a_failed_look_and_is_shown() {
 }
 
 #[tokio::test]
-async fn wrong_types_in_an_answer_are_nulls_and_never_an_ending() {
+async fn wrong_types_in_a_response_are_null_and_end_nothing() {
     let t = Harness::start().await;
     let odd = json!({ "progress": "many", "output": 7, "outputs": { "a": 1 }, "createdAt": "yesterday",
                       "error": "none", "completedAt": 99 });
@@ -373,7 +373,7 @@ async fn wrong_types_in_an_answer_are_nulls_and_never_an_ending() {
 }
 
 #[tokio::test]
-async fn a_provider_that_never_answers_is_given_up_on_after_its_timeout() {
+async fn a_poll_without_a_response_ends_after_its_timeout() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
     let (reply, gate) = Reply::status(200).held();
@@ -393,7 +393,7 @@ async fn a_provider_that_never_answers_is_given_up_on_after_its_timeout() {
 }
 
 #[tokio::test]
-async fn a_status_that_goes_backwards_is_shown_and_watched_on() {
+async fn a_status_that_goes_backwards_is_shown_and_ends_nothing() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 90);
     let watch = t.watch("job_1").await;
@@ -409,7 +409,7 @@ async fn a_status_that_goes_backwards_is_shown_and_watched_on() {
 }
 
 #[tokio::test]
-async fn at_its_expiry_a_watch_gets_one_last_look() {
+async fn a_job_is_polled_a_final_time_when_its_watch_expires() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 0);
     let body = json!({ "jobId": "job_1", "expiresIn": "30s", "callbackUrl": t.receiver.url("/hook") });
@@ -417,13 +417,13 @@ async fn at_its_expiry_a_watch_gets_one_last_look() {
     t.pass(seconds(29)).await;
     t.provider.completed("job_1");
     t.pass(seconds(1)).await;
-    assert_eq!(t.receiver.next().await.event(), "job.completed", "the last look found it ended");
+    assert_eq!(t.receiver.next().await.event(), "job.completed", "the final poll found its end");
     assert_eq!(since_start(&t.provider.polls("job_1")), [5, 13, 25, 30]);
     t.finish().await;
 }
 
 #[tokio::test]
-async fn expiry_is_each_watchs_own() {
+async fn each_watch_has_its_own_expiry() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 0);
     let body = json!({ "jobId": "job_1", "expiresIn": "30s", "callbackUrl": t.receiver.url("/short") });
@@ -439,7 +439,7 @@ async fn expiry_is_each_watchs_own() {
 }
 
 #[tokio::test]
-async fn a_last_look_that_fails_is_repeated_for_a_minute_and_then_the_provider_was_unreachable() {
+async fn a_failed_final_poll_is_repeated_for_a_minute() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 10);
     let body = json!({ "jobId": "job_1", "expiresIn": "30s", "callbackUrl": t.receiver.url("/hook") });
@@ -458,7 +458,7 @@ async fn a_last_look_that_fails_is_repeated_for_a_minute_and_then_the_provider_w
 }
 
 #[tokio::test]
-async fn a_watch_expires_though_the_credential_is_paused() {
+async fn a_watch_expires_while_the_credential_is_paused() {
     let t = Harness::start().await;
     t.provider.all(Some(error(401, "UNAUTHORIZED", "Invalid API key")));
     for job in ["job_1", "job_2"] {
@@ -474,7 +474,7 @@ async fn a_watch_expires_though_the_credential_is_paused() {
 }
 
 #[tokio::test]
-async fn a_restart_makes_the_plans_again_from_what_is_on_disk() {
+async fn a_restart_rebuilds_the_schedules_from_the_database() {
     let mut t = Harness::start().await;
     t.provider.processing("job_old", 0);
     let old = t.watch("job_old").await;
@@ -485,20 +485,20 @@ async fn a_restart_makes_the_plans_again_from_what_is_on_disk() {
     t.clock.advance(seconds(2));
     t.restart().await;
     t.rest().await;
-    let looks = t.provider.polls("job_old");
-    assert_eq!(since_start(&looks).last(), Some(&122), "past its first look: at once");
+    let polls = t.provider.polls("job_old");
+    assert_eq!(since_start(&polls).last(), Some(&122), "its first poll is past: at once");
     t.pass(minutes(2)).await;
-    // … and then the squares go on from the registration.
-    let later: Vec<u64> = since_start(&t.provider.polls("job_old")[looks.len()..]);
+    // Then the squared ages continue from the registration.
+    let later: Vec<u64> = since_start(&t.provider.polls("job_old")[polls.len()..]);
     assert_eq!(later, [155, 192, 233]);
-    assert_eq!(since_start(&t.provider.polls("job_new")), [125], "its first look was not yet due");
+    assert_eq!(since_start(&t.provider.polls("job_new")), [125], "its first poll was not yet due");
     assert_eq!(t.receiver.next().await.event(), "job.completed");
-    assert_eq!(t.shown(&old).await["job"]["polls"], 4, "known to the process that looks");
+    assert_eq!(t.shown(&old).await["job"]["polls"], 4, "counted since the start of the process");
     t.finish().await;
 }
 
 #[tokio::test]
-async fn a_watch_that_expired_while_the_process_was_down_gets_its_last_look() {
+async fn a_watch_that_expired_during_a_downtime_gets_its_final_poll() {
     let mut t = Harness::start().await;
     t.provider.completed("job_1");
     t.provider.processing("job_2", 0);
@@ -518,7 +518,7 @@ async fn a_watch_that_expired_while_the_process_was_down_gets_its_last_look() {
 }
 
 #[tokio::test]
-async fn a_look_that_was_asked_for_survives_a_crash() {
+async fn a_requested_poll_survives_a_crash() {
     let mut t = Harness::with(&[("RINGBACK_PROVIDERS__MUVI__FIRST", "30s")]).await;
     t.provider.processing("job_1", 0);
     let (reply, _gate) = processing("job_1").held();
@@ -534,7 +534,7 @@ async fn a_look_that_was_asked_for_survives_a_crash() {
 }
 
 #[tokio::test]
-async fn a_clock_that_jumps_back_stops_nothing() {
+async fn a_clock_that_is_set_back_delays_no_poll() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 0);
     t.watch("job_1").await;
@@ -555,35 +555,35 @@ async fn a_clock_that_jumps_back_stops_nothing() {
 }
 
 crate::postgres::on_postgres_too! {
-    looks_come_at_the_squares,
-    no_gap_is_greater_than_the_greatest_interval,
-    the_smallest_interval_of_a_jobs_watches_is_its_greatest_gap,
-    a_look_comes_when_the_provider_said_that_it_would_be_done,
-    the_rate_is_never_exceeded_nor_by_a_restart,
-    no_more_looks_are_in_flight_than_the_provider_takes,
-    after_a_429_nobody_is_asked_for_until_retry_after_has_passed,
-    after_429s_without_retry_after_each_pause_is_longer,
-    a_refused_credential_is_tried_each_minute_fails_no_watch_and_recovers,
-    the_account_codes_of_a_definition_pause_the_credential_as_a_401_does,
-    one_jobs_trouble_is_backed_off_from_and_is_not_the_providers,
-    the_breaker_opens_at_five_jobs_in_trouble_and_closes_with_one_good_answer,
-    four_jobs_in_trouble_do_not_open_the_breaker,
-    a_job_that_is_not_found_ends_its_watch_after_a_minute_and_three_looks,
-    a_job_that_appears_within_the_grace_is_watched_on,
-    a_job_that_was_seen_before_is_missing_for_a_quarter_of_an_hour_before_that_is_believed,
+    polls_are_at_squared_ages,
+    no_interval_is_longer_than_the_maximum,
+    the_shortest_interval_of_a_jobs_watches_applies,
+    a_job_is_polled_at_its_expected_end,
+    the_rate_is_never_exceeded_not_even_by_a_restart,
+    polls_in_flight_never_exceed_the_concurrency,
+    after_a_429_no_poll_starts_until_retry_after_has_passed,
+    after_429s_without_retry_after_each_cooldown_is_longer,
+    a_rejected_credential_fails_no_watch_and_recovers,
+    an_account_code_pauses_the_credential_as_a_401_does,
+    errors_of_one_job_delay_only_that_job,
+    the_breaker_opens_after_errors_of_five_jobs_and_closes_on_ok,
+    errors_of_four_jobs_do_not_open_the_breaker,
+    an_unknown_job_ends_its_watch_after_a_minute_and_three_polls,
+    a_job_that_appears_within_the_grace_stays_watched,
+    a_known_job_must_be_not_found_for_a_quarter_of_an_hour,
     a_404_without_the_definitions_code_never_ends_a_watch,
     a_wrong_base_url_ends_no_watch,
-    an_unknown_status_is_shown_and_watched_on,
-    an_answer_that_makes_no_sense_is_a_failed_look_and_is_shown,
-    wrong_types_in_an_answer_are_nulls_and_never_an_ending,
-    a_provider_that_never_answers_is_given_up_on_after_its_timeout,
-    a_status_that_goes_backwards_is_shown_and_watched_on,
-    at_its_expiry_a_watch_gets_one_last_look,
-    expiry_is_each_watchs_own,
-    a_last_look_that_fails_is_repeated_for_a_minute_and_then_the_provider_was_unreachable,
-    a_watch_expires_though_the_credential_is_paused,
-    a_restart_makes_the_plans_again_from_what_is_on_disk,
-    a_watch_that_expired_while_the_process_was_down_gets_its_last_look,
-    a_look_that_was_asked_for_survives_a_crash,
-    a_clock_that_jumps_back_stops_nothing,
+    an_unknown_status_is_shown_and_ends_nothing,
+    an_unreadable_response_is_a_failed_poll_and_is_shown,
+    wrong_types_in_a_response_are_null_and_end_nothing,
+    a_poll_without_a_response_ends_after_its_timeout,
+    a_status_that_goes_backwards_is_shown_and_ends_nothing,
+    a_job_is_polled_a_final_time_when_its_watch_expires,
+    each_watch_has_its_own_expiry,
+    a_failed_final_poll_is_repeated_for_a_minute,
+    a_watch_expires_while_the_credential_is_paused,
+    a_restart_rebuilds_the_schedules_from_the_database,
+    a_watch_that_expired_during_a_downtime_gets_its_final_poll,
+    a_requested_poll_survives_a_crash,
+    a_clock_that_is_set_back_delays_no_poll,
 }

@@ -1,4 +1,4 @@
-//! The scheduler, with plain timestamps.
+//! Tests of the scheduler, with plain timestamps.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp::from_millis(1_000_000_000 + seconds * 1000)
 }
 
-/// One credential without a rate.
+/// A scheduler with one provider and no rate limit.
 fn scheduler(start: Timestamp) -> Scheduler {
     limited(start, Limits { rate: Rate::Off, burst: 1, concurrency: 100 })
 }
@@ -71,7 +71,7 @@ impl Scheduler {
         self.apply(PollerMessage::PollNow(Box::new(facts)), |_| 0, at(now));
     }
 
-    /// A look began at `began` and taught nothing.
+    /// A poll that started at `began` learned nothing.
     fn nothing_new(&mut self, job: i64, began: i64, now: i64) {
         self.record_start(JobNo(job), at(began));
         let generation = self.jobs[&JobNo(job)].generation;
@@ -100,13 +100,13 @@ fn poll(job: i64) -> Action {
 }
 
 #[test]
-fn an_entry_is_small() {
-    // There may be a million: with its strings, its box and its places in the heaps about half a KB each.
+fn the_schedule_of_a_job_is_small() {
+    // There may be a million. With its strings, its box and its heap entries, each takes about half a KB.
     assert!(size_of::<JobSchedule>() <= 320, "{}", size_of::<JobSchedule>());
 }
 
 #[test]
-fn after_a_restart_all_that_is_overdue_is_spread_by_the_rate_with_last_looks_first() {
+fn after_a_restart_the_rate_spreads_polls_final_polls_first() {
     let limits = Limits { rate: EACH_SECOND, burst: 1, concurrency: 100 };
     let mut scheduler = limited(at(1000), limits);
     for job in 1..=3 {
@@ -114,20 +114,20 @@ fn after_a_restart_all_that_is_overdue_is_spread_by_the_rate_with_last_looks_fir
     }
     scheduler.load(&facts(4, 0, 0, Some(terms(900))), 0, at(1000));
     scheduler.load(&facts(5, 0, 999, Some(terms(9_000))), 0, at(1000));
-    let (mut now, mut looks) = (at(1000), Vec::new());
+    let (mut now, mut polls) = (at(1000), Vec::new());
     while let Some(next) = scheduler.next_due(now) {
         if next > at(1020) {
             break;
         }
-        assert!(next > now || looks.is_empty(), "no spinning");
+        assert!(next > now || polls.is_empty(), "no spinning");
         now = next;
-        looks.extend(scheduler.take_due(now).into_iter().map(|due| (due, now.since(at(1000)).as_secs())));
+        polls.extend(scheduler.take_due(now).into_iter().map(|due| (due, now.since(at(1000)).as_secs())));
     }
-    assert_eq!(looks, [(poll(4), 1), (poll(1), 2), (poll(2), 3), (poll(3), 4), (poll(5), 5)]);
+    assert_eq!(polls, [(poll(4), 1), (poll(1), 2), (poll(2), 3), (poll(3), 4), (poll(5), 5)]);
 }
 
 #[test]
-fn two_looks_at_a_job_never_overlap() {
+fn two_polls_of_a_job_never_overlap() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 0);
     assert_eq!(scheduler.next_due(at(0)), Some(at(5)));
@@ -136,12 +136,12 @@ fn two_looks_at_a_job_never_overlap() {
     scheduler.watch(facts(1, 0, 0, Some(terms(100))), 6);
     assert_eq!(scheduler.take_due(at(8_000)), [], "not even for an expiry");
     scheduler.nothing_new(1, 5, 8);
-    // What was asked for in between takes effect now.
+    // The poll requested in between takes effect now.
     assert_eq!(scheduler.take_due(at(8)), [poll(1)]);
 }
 
 #[test]
-fn the_last_look_is_at_the_expiry_and_ends_what_had_expired_until_it_was_sent() {
+fn a_final_poll_at_expiry_ends_what_expired_before_its_start() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(3))), 0);
     assert_eq!(scheduler.next_due(at(0)), Some(at(3)));
@@ -154,14 +154,14 @@ fn the_last_look_is_at_the_expiry_and_ends_what_had_expired_until_it_was_sent() 
 }
 
 #[test]
-fn a_last_look_that_fails_is_repeated_for_a_minute_and_then_given_up() {
+fn a_final_poll_that_fails_is_repeated_for_a_minute() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(3))), 0);
     assert_eq!(scheduler.take_due(at(3)), [poll(1)]);
-    let (mut now, mut looks) = (3, 1);
+    let (mut now, mut polls) = (3, 1);
     let given_up = loop {
         scheduler.failed(1, now, now + 1);
-        // Somebody else's stop gives it no more time.
+        // The stop of another watch does not extend the time.
         scheduler.unwatch(1, Some(terms(3)), now + 1);
         now = scheduler
             .next_due(at(now + 1))
@@ -171,17 +171,17 @@ fn a_last_look_that_fails_is_repeated_for_a_minute_and_then_given_up() {
             .try_into()
             .expect("small");
         match scheduler.take_due(at(now))[..] {
-            [Action::Poll(_)] => looks += 1,
+            [Action::Poll(_)] => polls += 1,
             [give_up @ Action::GiveUp(..), ..] => break give_up,
             ref other => panic!("{other:?}"),
         }
     };
     assert_eq!((given_up, now), (Action::GiveUp(JobNo(1), at(3)), 63));
-    assert!(looks > 3);
+    assert!(polls > 3);
 }
 
 #[test]
-fn nothing_is_given_up_while_a_look_is_in_flight() {
+fn no_watch_is_given_up_while_a_poll_is_in_flight() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(3))), 0);
     assert_eq!(scheduler.take_due(at(3)), [poll(1)]);
@@ -194,7 +194,7 @@ fn nothing_is_given_up_while_a_look_is_in_flight() {
 }
 
 #[test]
-fn behind_an_open_breaker_the_minute_counts_from_the_expiry_or_the_start() {
+fn with_an_open_breaker_the_minute_counts_from_expiry_or_start() {
     let mut scheduler = scheduler(at(100));
     for job in 90..95 {
         scheduler.queues[0].budget.error(JobNo(job), at(100));
@@ -217,7 +217,7 @@ fn behind_an_open_breaker_the_minute_counts_from_the_expiry_or_the_start() {
 }
 
 #[test]
-fn a_newcomer_may_bring_the_next_look_forward_and_never_puts_it_off() {
+fn a_new_watch_may_advance_the_next_poll_but_never_delays_it() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 0);
     assert_eq!(scheduler.take_due(at(100)), [poll(1)]);
@@ -232,14 +232,14 @@ fn a_newcomer_may_bring_the_next_look_forward_and_never_puts_it_off() {
     let hint = Terms { expected_at: Some(at(106)), ..terms(9_000) };
     scheduler.watch(facts(1, 0, 0, Some(hint)), 103);
     assert_eq!(scheduler.next_due(at(103)), Some(at(106)));
-    // Late, and waiting for the budget: its place is kept.
+    // Late, and waiting for the budget: the poll keeps its time.
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 200);
     assert_eq!(scheduler.jobs[&JobNo(1)].poll_at, at(106));
     assert_eq!(scheduler.jobs[&JobNo(1)].watching, 5);
 }
 
 #[test]
-fn a_newcomer_does_not_shorten_what_the_provider_or_a_failure_has_put_off() {
+fn a_new_watch_does_not_shorten_a_backoff() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 0);
     assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
@@ -250,7 +250,7 @@ fn a_newcomer_does_not_shorten_what_the_provider_or_a_failure_has_put_off() {
 }
 
 #[test]
-fn a_newcomer_that_wants_progress_makes_the_next_look_count() {
+fn a_new_watch_with_progress_makes_the_next_poll_a_change() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 0);
     let before = scheduler.jobs[&JobNo(1)].known;
@@ -259,7 +259,7 @@ fn a_newcomer_that_wants_progress_makes_the_next_look_count() {
 }
 
 #[test]
-fn a_next_generation_that_came_while_a_look_was_in_flight_is_looked_for_anew() {
+fn a_new_generation_during_a_poll_gets_its_own_first_poll() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 0);
     assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
@@ -272,7 +272,7 @@ fn a_next_generation_that_came_while_a_look_was_in_flight_is_looked_for_anew() {
 }
 
 #[test]
-fn the_stop_of_the_last_watch_while_a_look_is_in_flight_ends_the_plan_with_the_look() {
+fn a_job_without_watches_is_removed_at_the_end_of_its_poll() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 0);
     assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
@@ -281,12 +281,12 @@ fn the_stop_of_the_last_watch_while_a_look_is_in_flight_ends_the_plan_with_the_l
     scheduler.nothing_new(1, 5, 7);
     assert!(scheduler.jobs.is_empty());
     assert_eq!(scheduler.take_due(at(99_999)), []);
-    let looks = scheduler.stats(JobNo(1)).expect("remembered");
-    assert_eq!((looks.polls, looks.next_poll_at), (1, None));
+    let stats = scheduler.stats(JobNo(1)).expect("remembered");
+    assert_eq!((stats.polls, stats.next_poll_at), (1, None));
 }
 
 #[test]
-fn a_look_by_hand_at_a_job_that_has_ended_is_made_once() {
+fn a_requested_poll_of_an_ended_job_is_made_once() {
     let mut scheduler = scheduler(at(0));
     scheduler.poll_now(facts(1, 0, 0, None), 3);
     scheduler.poll_now(facts(1, 0, 0, None), 4);
@@ -297,7 +297,7 @@ fn a_look_by_hand_at_a_job_that_has_ended_is_made_once() {
 }
 
 #[test]
-fn a_look_by_hand_waits_for_the_least_gap_and_for_nothing_else() {
+fn a_requested_poll_waits_only_for_the_minimum_interval() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 0);
     assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
@@ -311,7 +311,7 @@ fn a_look_by_hand_waits_for_the_least_gap_and_for_nothing_else() {
 }
 
 #[test]
-fn a_look_by_hand_that_came_while_the_end_was_written_is_made_after_it() {
+fn a_poll_requested_while_the_end_is_written_follows_it() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(100))), 0);
     assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
@@ -324,7 +324,7 @@ fn a_look_by_hand_that_came_while_the_end_was_written_is_made_after_it() {
 }
 
 #[test]
-fn when_all_is_well_again_what_waited_for_a_backoff_is_due() {
+fn after_recovery_polls_that_wait_for_a_backoff_are_due() {
     let mut scheduler = scheduler(at(0));
     for job in 1..=3 {
         scheduler.watch(facts(job, 0, 0, Some(terms(9_000))), 0);
@@ -341,19 +341,19 @@ fn when_all_is_well_again_what_waited_for_a_backoff_is_due() {
 }
 
 #[test]
-fn the_place_of_a_look_is_free_when_what_it_brought_is_on_disk() {
+fn a_poll_occupies_its_place_until_its_result_is_committed() {
     let mut scheduler = limited(at(0), Limits { rate: Rate::Off, burst: 1, concurrency: 1 });
     for job in 1..=2 {
         scheduler.watch(facts(job, 0, 0, Some(terms(9_000))), 0);
     }
     assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
-    assert_eq!(scheduler.next_due(at(5)), Some(at(9_000)), "the end of the look asks again");
+    assert_eq!(scheduler.next_due(at(5)), Some(at(9_000)), "the end of the poll causes the next step");
     scheduler.nothing_new(1, 5, 9);
     assert_eq!(scheduler.take_due(at(9)), [poll(2)]);
 }
 
 #[test]
-fn a_job_that_is_looked_at_for_long_leaves_no_trail() {
+fn the_heaps_do_not_grow_with_the_polls_of_a_job() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000_000))), 0);
     for round in 1..1_000 {
@@ -366,7 +366,7 @@ fn a_job_that_is_looked_at_for_long_leaves_no_trail() {
 }
 
 #[test]
-fn a_plan_that_holds_no_more_is_dropped_when_it_comes_up() {
+fn a_stale_heap_entry_is_dropped_when_it_reaches_the_top() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(50))), 0);
     scheduler.unwatch(1, None, 1);
@@ -374,12 +374,12 @@ fn a_plan_that_holds_no_more_is_dropped_when_it_comes_up() {
     assert_eq!(scheduler.take_due(at(24)), []);
     assert_eq!(scheduler.take_due(at(25)), [poll(1)]);
     scheduler.nothing_new(1, 25, 25);
-    assert_eq!(scheduler.take_due(at(50)).len(), 1, "the look that is due, and no last one");
+    assert_eq!(scheduler.take_due(at(50)).len(), 1, "the poll that is due, and no final poll");
     assert_eq!(scheduler.jobs[&JobNo(1)].cutoff(), None);
 }
 
 #[test]
-fn a_clock_that_is_set_back_moves_the_plans_with_it() {
+fn a_clock_that_is_set_back_moves_the_schedules_with_it() {
     let mut scheduler = limited(at(0), Limits { rate: EACH_SECOND, burst: 1, concurrency: 100 });
     for job in [1, 2] {
         scheduler.watch(facts(job, 1, 0, Some(terms(20_000))), 0);
@@ -388,13 +388,13 @@ fn a_clock_that_is_set_back_moves_the_plans_with_it() {
     assert_eq!(scheduler.take_due(at(7_200)), [Action::Poll(JobNo(1))]);
     scheduler.nothing_new(1, 7_200, 7_200);
     let next = scheduler.next_due(at(7_200)).expect("planned");
-    // Two hours back: what was to come in a second comes in a second.
+    // Two hours back: a poll due in a second stays due in a second.
     scheduler.follow_clock(at(0));
     assert_eq!(scheduler.next_due(at(0)).map(|at| at.plus(2 * HOUR)), Some(next));
     assert_eq!(scheduler.take_due(at(1)), [Action::Poll(JobNo(2))]);
     scheduler.nothing_new(2, 1, 1);
-    let looks: Vec<Action> = (2..70).flat_map(|second| scheduler.take_due(at(second))).collect();
-    assert!(looks.contains(&Action::Poll(JobNo(1))), "{looks:?}");
+    let polls: Vec<Action> = (2..70).flat_map(|second| scheduler.take_due(at(second))).collect();
+    assert!(polls.contains(&Action::Poll(JobNo(1))), "{polls:?}");
     // A correction by less than a second moves nothing.
     let next = scheduler.next_due(at(70));
     scheduler.follow_clock(at(70));
@@ -403,14 +403,14 @@ fn a_clock_that_is_set_back_moves_the_plans_with_it() {
 }
 
 #[test]
-fn jobs_that_have_ended_leave_no_trail() {
+fn ended_jobs_leave_no_entries_in_the_heaps() {
     let mut scheduler = scheduler(at(0));
     for job in 0..50_000 {
         scheduler.watch(facts(job, 1, 0, Some(terms(1_000_000))), 0);
         scheduler.unwatch(job, None, 0);
     }
     assert!(scheduler.in_heaps() <= 2 * SLACK + 4, "{} entries for no job", scheduler.in_heaps());
-    // And one that is changed often leaves none either.
+    // A job that changes often leaves none either.
     scheduler.watch(facts(1, 1, 0, Some(terms(1_000_000))), 0);
     for n in 0..50_000 {
         scheduler.unwatch(1, Some(terms(1_000_000 + n)), 0);

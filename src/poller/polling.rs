@@ -1,0 +1,380 @@
+//! The poller: it starts polls, writes their results, and reports its state.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+
+use super::decide::{Decision, decide, expire};
+use super::provider::{PollResponse, Provider};
+use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
+use crate::clock::Clock;
+use crate::domain::{Activity, JobName, JobNo, PollStats, ProviderState, Rate, Timestamp};
+use crate::egress::Egress;
+use crate::providers::{Interpretation, Limits, PollPolicy};
+use crate::store::{ExpireWatches, NotifyWatches, Store, StoreError, UnfinishedEnding, write_until_accepted};
+use crate::telemetry::metrics::{Load, ProviderMetrics};
+use crate::telemetry::traces::{Context, Span, SpanKind};
+
+/// Number of jobs that are read at a time at start.
+const PAGE: u32 = 10_000;
+
+/// Pause of a job after an error that indicates a bug, so that the bug is not repeated quickly.
+const AFTER_BUG: Duration = Duration::from_secs(60);
+
+/// Largest number of waiting polls that is counted for people. The scheduler is locked meanwhile.
+const WAITING_SHOWN: usize = 10_000;
+
+/// Polls jobs.
+#[derive(Debug)]
+pub struct Poller {
+    store: Store,
+    egress: Arc<Egress>,
+    clock: Clock,
+    providers: Vec<Provider>,
+    by_name: HashMap<String, usize>,
+    scheduler: Mutex<Scheduler>,
+    woken: Notify,
+    alive: mpsc::Sender<()>,
+    /// The metrics of each provider.
+    metrics: Vec<ProviderMetrics>,
+}
+
+impl Poller {
+    /// Creates a poller without jobs. The receiver closes when the last poll has ended.
+    pub fn new(
+        store: Store,
+        egress: Arc<Egress>,
+        clock: Clock,
+        providers: Vec<Provider>,
+    ) -> (Arc<Self>, mpsc::Receiver<()>) {
+        let now = clock.now();
+        let by_name = providers.iter().zip(0..).map(|(p, n)| (p.definition.id().to_owned(), n)).collect();
+        let queue = |p: &Provider| ProviderQueue::new(p.definition.id().to_owned(), p.policy, p.limits, now);
+        let queues = providers.iter().map(queue).chain([queue_of_unknown_providers(now)]).collect();
+        let metrics = providers.iter().map(|p| store.metrics().provider(p.definition.id())).collect();
+        let scheduler = Mutex::new(Scheduler::new(queues, now));
+        let (alive, ended) = mpsc::channel(1);
+        let woken = Notify::new();
+        (Arc::new(Self { store, egress, clock, providers, by_name, scheduler, woken, alive, metrics }), ended)
+    }
+
+    /// Builds the schedules from the store's rows, and ends the watches of endings that a crash left open. Call it
+    /// once, before clients can register watches: it replaces existing schedules.
+    pub async fn load(&self) -> Result<(), StoreError> {
+        for UnfinishedEnding { job, generation } in self.store.unfinished_endings().await? {
+            match self.notify_watches(job, generation).await {
+                // One broken row must not stop the notification of other watches.
+                Err(error @ StoreError::Inconsistent(_)) => {
+                    tracing::error!(%error, row = job.0, "some watches of an ended job cannot be ended");
+                }
+                notified => notified?,
+            }
+        }
+        let mut after = JobNo(0);
+        loop {
+            let mut page = self.store.jobs(after, PAGE, self.clock.now()).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.no;
+            if self.store.tracer().is_on() {
+                let traced = self.store.traced_watches(page.iter().map(|facts| facts.no).collect()).await?;
+                for (facts, traced) in page.iter_mut().zip(traced) {
+                    facts.traced = traced;
+                }
+            }
+            let now = self.clock.now();
+            let mut scheduler = self.scheduler();
+            for facts in &page {
+                scheduler.load(facts, self.queue(&facts.name), now);
+            }
+        }
+    }
+
+    /// Returns the poll statistics of a job.
+    pub fn stats(&self, job: JobNo) -> Option<PollStats> {
+        self.scheduler().stats(job)
+    }
+
+    /// Returns the state of each provider, sorted by id.
+    pub fn providers(&self) -> Vec<ProviderState> {
+        let now = self.clock.now();
+        let scheduler = self.scheduler();
+        let state = |(provider, queue): (&Provider, &ProviderQueue)| {
+            let (health, held_until) = queue.budget.health(now);
+            let definition = &provider.definition;
+            ProviderState {
+                id: definition.id().to_owned(),
+                name: definition.name().to_owned(),
+                configured: provider.credential.is_some() || !definition.needs_credential(),
+                health,
+                held_until,
+                last_good_at: queue.budget.last_ok(),
+                last_error: queue.last_error.clone(),
+                spacing: provider.limits.rate.spacing(),
+                burst: provider.limits.burst,
+                concurrency: provider.limits.concurrency,
+                in_flight: queue.budget.in_flight(),
+                waiting: queue.waiting(&scheduler.jobs, now, WAITING_SHOWN),
+                first: provider.policy.first,
+                min_interval: provider.policy.min_interval,
+                max_interval: provider.policy.max_interval,
+                deadline: provider.policy.deadline,
+            }
+        };
+        let mut states: Vec<ProviderState> =
+            self.providers.iter().zip(&scheduler.queues).map(state).collect();
+        states.sort_by(|one, other| one.id.cmp(&other.id));
+        states
+    }
+
+    /// Returns the number of scheduled jobs.
+    pub fn scheduled_jobs(&self) -> usize {
+        self.scheduler().jobs.len()
+    }
+
+    /// Updates the metrics of each provider, and returns the load for the other metrics.
+    pub fn load_now(&self) -> Load {
+        let scheduler = self.scheduler();
+        for (queue, metrics) in scheduler.queues.iter().zip(&self.metrics) {
+            let budget = &queue.budget;
+            metrics.set_state(budget.in_flight(), budget.is_open(), budget.is_paused());
+        }
+        Load { jobs: scheduler.jobs.len(), watching: scheduler.watching, ..Load::default() }
+    }
+
+    /// Returns the number of polls in progress, and the time of the next one.
+    pub fn activity(&self) -> Activity {
+        let now = self.clock.now();
+        let scheduler = self.scheduler();
+        let unchanged = self.store.poller_messages().is_empty() && scheduler.clock.jump(now).is_none();
+        let next_at = if unchanged { scheduler.next_step_at } else { Some(now) };
+        Activity { in_progress: self.alive.strong_count() - 1, next_at }
+    }
+
+    /// Starts the polls that are due, and returns the time of the next one.
+    pub fn step(self: &Arc<Self>) -> Option<Timestamp> {
+        let now = self.clock.now();
+        // A poll that the scheduler has returned counts as in progress before its task starts.
+        let _alive = self.alive.clone();
+        let (actions, next) = {
+            let mut scheduler = self.scheduler();
+            scheduler.follow_clock(now);
+            self.merge_messages(&mut scheduler, now);
+            let actions = scheduler.take_due(now);
+            scheduler.next_step_at = scheduler.next_due(now);
+            (actions, scheduler.next_step_at)
+        };
+        for action in actions {
+            let (poller, alive) = (Arc::clone(self), self.alive.clone());
+            match action {
+                Action::Poll(job) => {
+                    let mut task = PollTask { poller, job, started: now, finished: false, _alive: alive };
+                    tokio::spawn(async move { task.run().await });
+                }
+                Action::GiveUp(job, until) => {
+                    tokio::spawn(async move {
+                        let message = "the provider could not be reached when the watch expired";
+                        poller.expire(expire(job, until, "provider_unreachable", message, now)).await;
+                        poller.woken.notify_one();
+                        drop(alive);
+                    });
+                }
+            }
+        }
+        next
+    }
+
+    /// Causes a call of [`Self::step`], because the clock was set back.
+    pub fn wake(&self) {
+        self.woken.notify_one();
+    }
+
+    /// Returns when [`Self::step`] must be called before the time that it returned.
+    pub async fn changed(&self) {
+        let messages = self.store.poller_messages();
+        tokio::select! {
+            () = self.woken.notified() => {}
+            () = messages.arrived() => {}
+        }
+    }
+
+    fn scheduler(&self) -> MutexGuard<'_, Scheduler> {
+        self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Merges the messages of the store into the scheduler. Call it before deciding anything.
+    fn merge_messages(&self, scheduler: &mut Scheduler, now: Timestamp) {
+        for message in self.store.poller_messages().take() {
+            scheduler.apply(message, |name| self.queue(name), now);
+        }
+    }
+
+    /// Returns the index of a job's queue.
+    fn queue(&self, name: &JobName) -> usize {
+        self.by_name.get(&name.provider).copied().unwrap_or(self.providers.len())
+    }
+
+    async fn expire(&self, expire: ExpireWatches) {
+        while self
+            .write(|| self.store.expire_watches(expire.clone()))
+            .await
+            .is_some_and(|progress| progress.has_more)
+        {}
+    }
+
+    /// Ends the remaining watches of an ended job, a chunk at a time.
+    async fn notify_watches(&self, job: JobNo, generation: i64) -> Result<(), StoreError> {
+        while self.store.notify_watches(NotifyWatches { job, generation }).await?.has_more {}
+        Ok(())
+    }
+
+    /// Writes a result as soon as the database accepts writes. Returns `None` if it can never be written.
+    async fn write<T, F: Future<Output = Result<T, StoreError>>>(&self, write: impl Fn() -> F) -> Option<T> {
+        write_until_accepted(&self.clock, write)
+            .await
+            .inspect_err(|error| tracing::error!(%error, "the result of a poll cannot be written"))
+            .ok()
+    }
+}
+
+/// Returns the queue of jobs whose provider is not defined any more. They cannot be polled; they expire in time.
+fn queue_of_unknown_providers(now: Timestamp) -> ProviderQueue {
+    let hour = Duration::from_secs(3600);
+    let policy = PollPolicy {
+        first: hour,
+        min_interval: hour,
+        max_interval: hour,
+        deadline: hour,
+        not_found_grace: hour,
+        price: hour,
+    };
+    let limits = Limits { rate: Rate::Off, burst: 1, concurrency: 0 };
+    ProviderQueue::new(String::new(), policy, limits, now)
+}
+
+/// A poll in flight. However it ends, by a panic for example, the job is scheduled again.
+struct PollTask {
+    poller: Arc<Poller>,
+    job: JobNo,
+    started: Timestamp,
+    /// Whether the next poll is scheduled.
+    finished: bool,
+    _alive: mpsc::Sender<()>,
+}
+
+impl PollTask {
+    /// Polls the job, writes the result, and schedules the next poll.
+    async fn run(&mut self) {
+        let poller = Arc::clone(&self.poller);
+        let found = poller.scheduler().jobs.get(&self.job).map(|schedule| {
+            let trace = schedule.trace.as_deref().copied();
+            (schedule.queue, schedule.name.clone(), trace)
+        });
+        let Some((queue, name, trace)) = found else { return };
+        let Some(provider) = poller.providers.get(queue) else { return };
+        let stopwatch = poller.clock.stopwatch();
+        let response = provider.poll(&poller.egress, &poller.clock, &name).await;
+        let (now, took) = (poller.clock.now(), stopwatch.elapsed());
+        if let Some(metrics) = poller.metrics.get(queue) {
+            metrics.polled(response.meaning.outcome(), took);
+            if matches!(&response.meaning, Interpretation::Ok(report) if report.unknown_status) {
+                metrics.unknown_status();
+            }
+        }
+        let span = trace.map(|trace| poll_span(trace, self.started, took, &name, &response));
+        let span_id = span.as_ref().map(Span::id);
+        poller.store.tracer().record(|| span);
+        let mut decision = {
+            let mut scheduler = poller.scheduler();
+            poller.merge_messages(&mut scheduler, now);
+            decide(&mut scheduler, self.job, response, self.started, now)
+        };
+        let stopwatch = poller.clock.stopwatch();
+        let kind = decision.ended.as_ref().map(|ended| ended.kind);
+        let ended = poller.write_decision(&mut decision).await;
+        poller.store.tracer().record(|| {
+            let span = trace?.span("end", SpanKind::Internal, now, stopwatch.elapsed()).below(span_id?);
+            Some(span.about(b"").with("ringback.status", kind.filter(|_| ended)?.as_str()))
+        });
+        self.finish(decision.generation, ended, decision.not_before);
+    }
+
+    fn finish(&mut self, generation: i64, ended: bool, not_before: Option<Timestamp>) {
+        self.finished = true;
+        let now = self.poller.clock.now();
+        let mut scheduler = self.poller.scheduler();
+        self.poller.merge_messages(&mut scheduler, now);
+        scheduler.finish_poll(FinishedPoll { job: self.job, generation, ended, not_before }, now);
+        drop(scheduler);
+        self.poller.woken.notify_one();
+    }
+}
+
+impl Drop for PollTask {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        let generation = self.poller.scheduler().jobs.get(&self.job).map(|schedule| schedule.generation);
+        if let Some(generation) = generation {
+            self.finish(generation, false, Some(self.started.plus(AFTER_BUG)));
+        }
+    }
+}
+
+impl Poller {
+    /// Performs the writes of a decision as soon as the database accepts them. Returns whether the job has ended.
+    async fn write_decision(&self, decision: &mut Decision) -> bool {
+        if let Some(mut observed) = decision.observed.take() {
+            while let Some(Some(last)) = self.write(|| self.store.record_observation(observed.clone())).await
+            {
+                observed.after = Some(last);
+            }
+        }
+        if let Some(refresh) = decision.refresh.take() {
+            self.write(|| self.store.refresh_ending(refresh.clone())).await;
+        }
+        if let Some(expire) = decision.expire.take() {
+            self.expire(expire).await;
+        }
+        let Some(ended) = decision.ended.take() else { return false };
+        let (job, generation) = (ended.job, ended.generation);
+        let mut progress = self.write(|| self.store.end_job(ended.clone())).await;
+        while progress.is_some_and(|progress| progress.has_more) {
+            progress = self.write(|| self.store.notify_watches(NotifyWatches { job, generation })).await;
+        }
+        if progress.is_none() {
+            // The watches still wait: the job stays scheduled.
+            decision.not_before = Some(self.clock.now().plus(AFTER_BUG));
+        }
+        progress.is_some()
+    }
+}
+
+/// Returns the trace span of a poll.
+fn poll_span(
+    trace: Context,
+    started: Timestamp,
+    took: Duration,
+    name: &JobName,
+    response: &PollResponse,
+) -> Span {
+    let status = match &response.meaning {
+        Interpretation::Ok(report) => Some(report.observation.status.as_str()),
+        Interpretation::Error { .. }
+        | Interpretation::Unauthorized { .. }
+        | Interpretation::RateLimited { .. }
+        | Interpretation::NotFound { .. } => None,
+    };
+    trace
+        .span("poll", SpanKind::Client, started, took)
+        .about(name.job_id.as_bytes())
+        .with("ringback.provider", name.provider.as_str())
+        .with("ringback.job.id", name.job_id.as_str())
+        .with("ringback.outcome", response.meaning.outcome().as_str())
+        .with_some("ringback.status", status)
+        .with("http.request.method", "GET")
+        .with_some("http.response.status_code", response.http_status)
+        .failed(response.meaning.message())
+}

@@ -181,6 +181,7 @@ fn random_u64() -> u64 {
 /// Fills `bytes` with random bytes of the operating system.
 ///
 /// # Panics
+/// If the operating system has no random bytes, because no secret would be safe.
 #[expect(clippy::expect_used, reason = "no safe way to go on without randomness")]
 pub fn random(bytes: &mut [u8]) {
     getrandom::fill(bytes).expect("the operating system gives random bytes");

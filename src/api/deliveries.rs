@@ -232,8 +232,8 @@ fn retry_count(count: u64) -> StoredResponse {
 
 /// Retry many failed deliveries
 ///
-/// One attempt each, with the same `webhook-id`; if it fails, the delivery stays as it was. Deliveries of
-/// stopped watches are left out. At most 100,000 deliveries in one request.
+/// One attempt each, with the same `webhook-id`; if it fails, the delivery stays as it was. Skipped
+/// deliveries are not included. At most 100,000 deliveries in one request.
 #[utoipa::path(
     post, path = "/v1/deliveries/retry", operation_id = "retryDeliveries", tag = "Deliveries",
     security(("key" = ["write"])),

@@ -1,10 +1,10 @@
-//! `GET /docs`: the OpenAPI document as a page for people.
+//! `GET /docs`: the `OpenAPI` document as a page for people.
 //!
 //! The page is made from the document alone. It has no script and loads nothing, so its policy
 //! (`content-security-policy`) permits one inline style and nothing else.
 //!
 //! **Why not a vendored renderer.** Measured in Chromium 156 with this document and the policy `script-src 'self';
-//! style-src 'self'`: Scalar 1.46.4 (3.6 MB), Redoc 2.5.4 (1.1 MB) and RapiDoc 9.3.8 (0.9 MB) need inline styles
+//! style-src 'self'`: Scalar 1.46.4 (3.6 MB), Redoc 2.5.4 (1.1 MB) and `RapiDoc` 9.3.8 (0.9 MB) need inline styles
 //! (6, 10 and 74 violations; Redoc also a worker from a `blob:` URL and does not start), and Stoplight Elements
 //! 9.0.25 (2.4 MB) loses its layout. With `'unsafe-inline'` they would make the binary a tenth larger or more.
 
@@ -74,11 +74,10 @@ fn render(document: &Value) -> Result<String, minijinja::Error> {
     })
 }
 
-/// Renders Markdown (CommonMark with tables). HTML in it is shown as text.
+/// Renders Markdown (`CommonMark` with tables). HTML in it is shown as text.
 fn markdown(text: &str) -> String {
-    let events = Parser::new_ext(text, Options::ENABLE_TABLES).map(|event| match event {
-        Event::Html(html) | Event::InlineHtml(html) => Event::Text(html),
-        other => other,
+    let events = Parser::new_ext(text, Options::ENABLE_TABLES).map(|event| {
+        if let Event::Html(html) | Event::InlineHtml(html) = event { Event::Text(html) } else { event }
     });
     let mut page = String::new();
     html::push_html(&mut page, events);
@@ -112,23 +111,19 @@ fn operations(document: &Value) -> Vec<Value> {
 
 /// Returns a command that sends the request.
 fn curl(path: &str, method: &str, spec: &Value, needs_key: bool) -> String {
-    let mut command = "curl".to_owned();
-    if spec["responses"]["200"]["content"]["text/event-stream"].is_object() {
-        command.push_str(" -N");
-    }
-    if method != "get" {
-        command.push_str(&format!(" -X {}", method.to_uppercase()));
-    }
-    command.push_str(&format!(" \"$RINGBACK{}\"", path.replace("{id}", "$ID")));
-    if needs_key {
-        command.push_str(" -H \"Authorization: Bearer $KEY\"");
-    }
-    let body = &spec["requestBody"]["content"]["application/json"]["example"];
-    if !body.is_null() {
-        let body = body.to_string().replace('\'', "'\\''");
-        command.push_str(&format!(" \\\n  -H 'Content-Type: application/json' \\\n  -d '{body}'"));
-    }
-    command
+    let streams = spec["responses"]["200"]["content"]["text/event-stream"].is_object();
+    let no_buffer = if streams { " -N" } else { "" };
+    let method = if method == "get" { String::new() } else { format!(" -X {}", method.to_uppercase()) };
+    let path = path.replace("{id}", "$ID");
+    let key = if needs_key { " -H \"Authorization: Bearer $KEY\"" } else { "" };
+    let example = &spec["requestBody"]["content"]["application/json"]["example"];
+    let body = if example.is_null() {
+        String::new()
+    } else {
+        let json = example.to_string().replace('\'', "'\\''");
+        format!(" \\\n  -H 'Content-Type: application/json' \\\n  -d '{json}'")
+    };
+    format!("curl{no_buffer}{method} \"$RINGBACK{path}\"{key}{body}")
 }
 
 /// Returns the bounds and the default of a schema as a phrase.

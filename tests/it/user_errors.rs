@@ -63,7 +63,7 @@ async fn config_exits_with_1_and_lists_every_error() {
     ringback.toml:2: `providers.nope.rate`: `1/x` is not a rate; write it as 10/s, 600/m, 3000/h or off
     RINGBACK_DELIVERY__TIMEOUT: `5x` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d
     ringback.toml:2: there is no provider `nope`; the nearest is `muvi`
-    [providers.muvi] min_interval is greater than max_interval
+    [providers.muvi] min_interval is greater than max_interval; lower it or raise max_interval
     not-there: cannot be read: No such file or directory (os error 2)
     ");
 

@@ -119,7 +119,7 @@ impl App {
             Dispatcher::new(store.clone(), Arc::clone(&channels), clock.clone(), dispatch_policy(&config));
         let (draining, is_draining) = watch::channel(false);
         let loaded = Arc::new(AtomicBool::new(false));
-        let (stats, states) = (Arc::clone(&poller), Arc::clone(&poller));
+        let (poll_stats, provider_states) = (Arc::clone(&poller), Arc::clone(&poller));
         let api = Arc::new(Api {
             store: store.clone(),
             egress,
@@ -129,8 +129,8 @@ impl App {
             with_credential,
             bootstrap: config.api_key.as_ref().map(|key| hash_key(key.reveal())),
             operator,
-            poll_stats: Box::new(move |job| stats.stats(job)),
-            provider_states: Box::new(move || states.providers()),
+            poll_stats: Box::new(move |job| poll_stats.stats(job)),
+            provider_states: Box::new(move || provider_states.providers()),
             draining: is_draining,
             loaded: Arc::clone(&loaded),
             in_progress: InProgressKeys::default(),

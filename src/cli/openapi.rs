@@ -1,4 +1,4 @@
-//! `ringback openapi`: prints the OpenAPI document.
+//! `ringback openapi`: prints the `OpenAPI` document.
 
 use std::io::Write as _;
 

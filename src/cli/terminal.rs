@@ -24,7 +24,7 @@ const GAP: &str = "  ";
 /// Properties of stdout: a terminal, or a program that reads the output.
 #[derive(Clone, Copy, Debug)]
 pub struct Terminal {
-    terminal: bool,
+    interactive: bool,
     colours: bool,
     width: Option<usize>,
 }
@@ -32,17 +32,17 @@ pub struct Terminal {
 impl Terminal {
     /// Returns the properties of stdout. Colours are used on a terminal unless `NO_COLOR` is set.
     pub fn of_stdout() -> Self {
-        let terminal = std::io::stdout().is_terminal();
+        let interactive = std::io::stdout().is_terminal();
         let size = rustix::termios::tcgetwinsize(std::io::stdout());
-        let width = size.ok().map(|size| usize::from(size.ws_col)).filter(|width| terminal && *width > 0);
-        let colours = terminal && Environment::of_process().get("NO_COLOR").is_none();
-        Self { terminal, colours, width }
+        let width = size.ok().map(|size| usize::from(size.ws_col)).filter(|width| interactive && *width > 0);
+        let colours = interactive && Environment::of_process().get("NO_COLOR").is_none();
+        Self { interactive, colours, width }
     }
 
     /// Prints JSON as the server wrote it. On a terminal, control characters in strings are escaped, which does not
     /// change the meaning.
     pub fn json(self, text: &str) -> anyhow::Result<()> {
-        if !self.terminal {
+        if !self.interactive {
             return say(text);
         }
         let mut safe = String::with_capacity(text.len());
@@ -243,7 +243,7 @@ pub fn time(value: &Value, pointer: &str) -> String {
 mod tests {
     use super::*;
 
-    const PLAIN: Terminal = Terminal { terminal: false, colours: false, width: None };
+    const PLAIN: Terminal = Terminal { interactive: false, colours: false, width: None };
 
     fn table() -> Table {
         let mut table = Table::new(&["ID", "STATUS", "URL…"]);

@@ -219,10 +219,10 @@ mod tests {
 
     #[test]
     fn every_final_status_has_an_exit_code() {
-        let told: Vec<String> =
+        let codes: Vec<String> =
             WatchStatus::ALL.iter().map(|status| format!("{status} {:?}", exit_code(*status))).collect();
         assert_eq!(
-            told,
+            codes,
             [
                 "watching None",
                 "completed Some(0)",

@@ -174,7 +174,7 @@ impl Check {
     fn run(self) -> Result<(), Failure> {
         let name = self.file.display();
         let definition =
-            Definition::check(&self.file).map_err(|mistakes| Failure::Failed(mistakes.join("\n")))?;
+            Definition::check(&self.file).map_err(|errors| Failure::Failed(errors.join("\n")))?;
         let (id, examples) = (definition.id(), definition.examples());
         Ok(say(format_args!("{name} defines `{id}`; all {examples} examples have the expected result."))?)
     }

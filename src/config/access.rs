@@ -48,7 +48,7 @@ mod tests {
             let env = env.iter().copied().collect();
             let read = Access::read(flag, &env);
             read.map(|access| access.url)
-                .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+                .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
         };
         let url = "https://ringback.example/base/";
         assert_eq!(read(None, &[]).as_deref(), Ok(DEFAULT_URL));

@@ -9,8 +9,8 @@
 //! Two kinds of values:
 //!
 //! - **Counted where it happens** (polls, attempts, commits, requests). Handles are made at the start, so
-//!   that counting is an atomic addition without a look-up of names. Requests are the exception: their
-//!   labels are looked up, because there are as many combinations as routes.
+//!   that counting is an atomic addition without a lookup of names. Requests are the exception: their
+//!   labels need a lookup, because there are as many combinations as routes.
 //! - **Read at a scrape** (queues, work in memory, the process): see [`Metrics::render`].
 //!
 //! Label values come from closed sets: provider names, channels, our own enums, declared routes. No label
@@ -216,7 +216,7 @@ fn channels(r: &Registry) -> ByLabel<ChannelKind, ChannelMetrics> {
     let attempts = r.counters("ringback_attempts_total", "Attempts, by outcome.", &["channel", "outcome"]);
     let duration = r.histograms(
         "ringback_attempt_duration_seconds",
-        "Duration of an attempt, from the name look-up to the last byte.",
+        "Duration of an attempt, from the name lookup to the last byte.",
         &["channel"],
         EXCHANGE,
     );

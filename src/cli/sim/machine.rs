@@ -161,9 +161,8 @@ impl Job {
             let (thumbnail, poster) = (format!("{place}/thumb_0.jpg"), format!("{place}/poster_0.jpg"));
             json!([{"url": url, "type": "video", "thumbnail": thumbnail, "posterImage": poster}])
         });
-        let error = (status == JobStatus::Failed).then(
-            || json!({"code": "GENERATION_FAILED", "message": "The simulated model was told to fail."}),
-        );
+        let error = (status == JobStatus::Failed)
+            .then(|| json!({"code": "GENERATION_FAILED", "message": "The job id asked for a failure."}));
         json!({
             "jobId": job_id,
             "status": status,

@@ -16,7 +16,6 @@ pub mod webhook;
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -90,9 +89,9 @@ impl Channels {
     }
 
     /// Makes one attempt.
-    pub async fn send(&self, message: Message<'_>, timeout: Duration) -> AttemptResult {
+    pub async fn send(&self, message: Message<'_>) -> AttemptResult {
         let channel = &self.channels[message.delivery.destination.channel as usize];
-        channel.send(&self.services, &message, timeout).await
+        channel.send(&self.services, &message).await
     }
 }
 

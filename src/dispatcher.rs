@@ -305,8 +305,8 @@ impl Dispatcher {
     async fn send(&self, delivery: &PendingDelivery, now: Timestamp) -> AttemptResult {
         let is_signed = channels::spec(delivery.destination.channel).is_signed;
         let app = if is_signed { self.store.app(delivery.app) } else { None };
-        let message = Message { delivery, app: app.as_deref(), now };
-        self.channels.send(message, self.policy.timeout).await
+        let message = Message { delivery, app: app.as_deref(), now, timeout: self.policy.timeout };
+        self.channels.send(message).await
     }
 
     /// Applies what the result says about later deliveries of the same queue.

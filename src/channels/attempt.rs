@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use reqwest::header::{HeaderMap, HeaderValue};
 
 use crate::domain::Outcome;
-use crate::egress::{Received, SendError};
+use crate::egress::{Egress, Post, Received, SendError};
 
 /// Maximum size of a response that is read and recorded, in bytes.
 pub(super) const RESPONSE_MAX: usize = 16 * 1024;
@@ -65,26 +66,16 @@ impl AttemptResult {
         Self::without_response(Outcome::Fatal, format!("invalid: {reason}"), Vec::new())
     }
 
-    /// Returns the result of an HTTP exchange that failed before a response arrived.
-    pub(super) fn send_error(error: &SendError, request_headers: Vec<(String, String)>) -> Self {
-        let outcome = match error {
-            SendError::Refused(_) => Outcome::Refused,
-            SendError::Timeout(_)
-            | SendError::Connect(_)
-            | SendError::Tls(_)
-            | SendError::Protocol(_)
-            | SendError::TooLarge(_) => Outcome::Retry { after: None },
-        };
-        let unreachable = matches!(error, SendError::Timeout(_) | SendError::Connect(_) | SendError::Tls(_));
-        Self { unreachable, ..Self::without_response(outcome, error.to_string(), request_headers) }
-    }
-
-    /// Returns the result of an HTTP exchange with a response, which the channel classified as `outcome`.
-    pub(super) fn response(
-        received: Received,
-        (outcome, error): (Outcome, Option<String>),
-        request_headers: Vec<(String, String)>,
+    /// Returns the result of an HTTP exchange. `classify` returns the outcome of a response, and its error.
+    pub(super) fn of_exchange(
+        (response, request_headers): (Result<Received, SendError>, Vec<(String, String)>),
+        classify: impl FnOnce(&Received) -> (Outcome, Option<String>),
     ) -> Self {
+        let received = match response {
+            Ok(received) => received,
+            Err(error) => return Self::send_error(&error, request_headers),
+        };
+        let (outcome, error) = classify(&received);
         Self {
             outcome,
             status_code: Some(received.status),
@@ -96,6 +87,29 @@ impl AttemptResult {
             duration: received.duration,
         }
     }
+
+    fn send_error(error: &SendError, request_headers: Vec<(String, String)>) -> Self {
+        let refused = matches!(error, SendError::Refused(_));
+        let outcome = if refused { Outcome::Refused } else { Outcome::Retry { after: None } };
+        let unreachable = matches!(error, SendError::Timeout(_) | SendError::Connect(_) | SendError::Tls(_));
+        Self { unreachable, ..Self::without_response(outcome, error.to_string(), request_headers) }
+    }
+}
+
+/// Posts to the URL of a destination. Also returns the headers for the attempt log.
+pub(super) async fn post(
+    egress: &Egress,
+    url: &str,
+    (headers, body): (HeaderMap, Bytes),
+    timeout: Duration,
+) -> (Result<Received, SendError>, Vec<(String, String)>) {
+    let recorded = recorded_headers(&headers);
+    let response = match egress.parse(url) {
+        Ok(target) => egress.send(Post { target, headers, body, timeout, max_answer: RESPONSE_MAX }).await,
+        // The configuration permits fewer addresses than at the registration; that may change again.
+        Err(error) => Err(SendError::Refused(error.to_string())),
+    };
+    (response, recorded)
 }
 
 /// Returns headers as an attempt records them. Custom headers are marked sensitive, and masked.

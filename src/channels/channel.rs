@@ -46,6 +46,27 @@ pub struct ChannelSpec {
     pub configure: fn(&SettingValues) -> Box<dyn Channel>,
 }
 
+impl ChannelSpec {
+    /// Returns a row without the optional features.
+    pub(super) const fn new(kind: ChannelKind, configure: fn(&SettingValues) -> Box<dyn Channel>) -> Self {
+        Self {
+            kind,
+            shorthand: None,
+            address_fields: &["url"],
+            is_signed: false,
+            recognize: |_| None,
+            show: |address| ShownAddress::Url(Cow::Borrowed(address)),
+            queue: QueueScope::Host,
+            pacing: Pacing::Unlimited,
+            has_breaker: true,
+            templates: &[],
+            settings: &[],
+            check_settings: |_| SettingsReport { errors: Vec::new(), warnings: Vec::new() },
+            configure,
+        }
+    }
+}
+
 /// A channel as it is configured.
 ///
 /// A channel renders a message, sends it once, and classifies the response. It keeps no state: the
@@ -54,13 +75,8 @@ pub trait Channel: fmt::Debug + Send + Sync {
     /// Parses an address and checks that it is permitted. The host of a URL is checked later.
     fn parse_address(&self, text: &str) -> Result<ParsedAddress, AddressError>;
 
-    /// Makes one attempt, which takes at most `timeout`.
-    fn send<'a>(
-        &'a self,
-        services: &'a Services,
-        message: &'a Message<'a>,
-        timeout: Duration,
-    ) -> SendFuture<'a>;
+    /// Makes one attempt.
+    fn send<'a>(&'a self, services: &'a Services, message: &'a Message<'a>) -> SendFuture<'a>;
 }
 
 /// An attempt that is being made.
@@ -86,6 +102,8 @@ pub struct Message<'a> {
     pub app: Option<&'a App>,
     /// Start of the attempt.
     pub now: Timestamp,
+    /// Maximum duration of the attempt.
+    pub timeout: Duration,
 }
 
 /// A field of a registration that holds addresses of one channel.
@@ -151,6 +169,13 @@ pub struct ChannelSetting {
     pub doc: &'static str,
     /// How a value is checked.
     pub check: SettingCheck,
+}
+
+impl ChannelSetting {
+    /// Returns a setting without a default.
+    pub(super) const fn new(key: &'static str, doc: &'static str, check: SettingCheck) -> Self {
+        Self { key, default: None, doc, check }
+    }
 }
 
 /// How a value of a setting is checked. An error says what is wrong without repeating a secret.

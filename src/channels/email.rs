@@ -37,10 +37,8 @@ const OPERATOR_WAIT: Duration = Duration::from_secs(30 * 60);
 
 /// The row of email in the channel table.
 pub(super) const SPEC: ChannelSpec = ChannelSpec {
-    kind: ChannelKind::Email,
     shorthand: Some(Shorthand { field: "email", is_list: true }),
     address_fields: &["email", "address", "to"],
-    is_signed: false,
     recognize: |text| Some(percent_decode_str(text.strip_prefix("mailto:")?).decode_utf8_lossy()),
     show: |address| ShownAddress::Email(address),
     queue: QueueScope::Server("smtp"),
@@ -49,7 +47,7 @@ pub(super) const SPEC: ChannelSpec = ChannelSpec {
     templates: &[&SUBJECT, &TEXT, &HTML],
     settings: SETTINGS,
     check_settings: settings::check,
-    configure: |values| Box::new(Email { mailer: Mailer::from_settings(values) }),
+    ..ChannelSpec::new(ChannelKind::Email, |values| Box::new(Email { mailer: Mailer::from_settings(values) }))
 };
 
 /// The channel.
@@ -95,26 +93,21 @@ impl Channel for Email {
         Ok(ParsedAddress::Text(address.as_str().to_owned()))
     }
 
-    fn send<'a>(
-        &'a self,
-        services: &'a Services,
-        message: &'a Message<'a>,
-        timeout: Duration,
-    ) -> SendFuture<'a> {
+    fn send<'a>(&'a self, services: &'a Services, message: &'a Message<'a>) -> SendFuture<'a> {
         Box::pin(async move {
             let Some(mailer) = &self.mailer else {
                 tracing::error!("mails wait: [smtp] url is not configured any more");
                 let error = "smtp: no mail server is configured any more".to_owned();
                 return AttemptResult::without_response(Outcome::Retry { after: None }, error, Vec::new());
             };
-            mailer.send(services, message, timeout).await
+            mailer.send(services, message).await
         })
     }
 }
 
 impl Mailer {
     /// Sends a mail once.
-    async fn send(&self, services: &Services, message: &Message<'_>, timeout: Duration) -> AttemptResult {
+    async fn send(&self, services: &Services, message: &Message<'_>) -> AttemptResult {
         let stopwatch = services.clock.stopwatch();
         let Some(to) = MailAddress::parse(&message.delivery.destination.address) else {
             return AttemptResult::invalid("the mail address cannot be read");
@@ -127,12 +120,12 @@ impl Mailer {
         };
         let mail = Mail { from: &self.from.address, to: &to, message: &composed.bytes };
         let mut exchange = Exchange::new(&self.server);
-        let finished = services.clock.timeout(timeout, exchange.run(&services.egress, mail)).await;
+        let finished = services.clock.timeout(message.timeout, exchange.run(&services.egress, mail)).await;
         let classified = match (exchange.accepted.take(), finished) {
             (Some(reply), _) => Classified { outcome: Outcome::Ok, error: None, reply: reply.text },
             (None, Some(Err(failure))) => classify(exchange.stage, failure),
             (None, Some(Ok(())) | None) => {
-                let (error, stage) = (SendError::timed_out(timeout), exchange.stage.name());
+                let (error, stage) = (SendError::timed_out(message.timeout), exchange.stage.name());
                 let outcome = Outcome::Retry { after: None };
                 Classified { outcome, error: Some(format!("{error}, at {stage}")), reply: String::new() }
             }

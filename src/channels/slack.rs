@@ -23,16 +23,16 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, USER_
 use serde_json::Value;
 use url::Url;
 
-use super::attempt::{AttemptResult, RESPONSE_MAX, USER_AGENT_VALUE, recorded_headers};
+use super::attempt::{AttemptResult, RESPONSE_MAX, USER_AGENT_VALUE, post, recorded_headers};
 use super::channel::{
     Channel, ChannelSetting, ChannelSpec, Message, Pacing, ParsedAddress, QueueScope, SendFuture, Services,
-    SettingCheck, SettingValues, SettingsReport, Shorthand, ShownAddress,
+    SettingCheck, SettingValues, Shorthand, ShownAddress,
 };
 use super::template_context::TemplateContext;
 use super::templates::TemplateFile;
 use crate::clock::Clock;
 use crate::domain::{AddressError, ChannelKind, Masked, Outcome, parse_retry_after};
-use crate::egress::{Call, Post, Received, SendError};
+use crate::egress::{Call, Received, SendError};
 use blocks::{Dialect, MessageParts};
 
 /// Slack accepts a message a second for each channel. Short bursts are accepted, but an app that keeps
@@ -58,10 +58,8 @@ pub(super) const MESSAGE: TemplateFile = TemplateFile {
 
 /// The row of Slack in the channel table.
 pub(super) const SPEC: ChannelSpec = ChannelSpec {
-    kind: ChannelKind::Slack,
     shorthand: Some(Shorthand { field: "slack", is_list: false }),
     address_fields: &["url", "channel", "slack"],
-    is_signed: false,
     // Slack's own hooks are recognized by their host, because they never accept a webhook.
     recognize: |text| slack_path(text).map(|_| text.into()),
     show: |address| {
@@ -73,28 +71,27 @@ pub(super) const SPEC: ChannelSpec = ChannelSpec {
     },
     queue: QueueScope::Address,
     pacing: Pacing::PerAddress(MESSAGE_INTERVAL),
-    has_breaker: true,
     templates: &[&MESSAGE],
     settings: &[
-        ChannelSetting {
-            key: "slack.bot_token",
-            default: None,
-            doc: "`xoxb-…` token of a Slack app, to post to channels by name or id",
-            check: SettingCheck::Credential(|token| {
+        ChannelSetting::new(
+            "slack.bot_token",
+            "`xoxb-…` token of a Slack app, to post to channels by name or id",
+            SettingCheck::Credential(|token| {
                 let hint =
                     "a bot's token begins with xoxb-: it is the `Bot User OAuth Token` of the Slack app";
                 if token.starts_with("xox") { Ok(()) } else { Err(hint.to_owned()) }
             }),
-        },
+        ),
         ChannelSetting {
-            key: "slack.api_url",
             default: Some("https://slack.com/api"),
-            doc: "base URL of Slack's API; the token is sent to its host",
-            check: SettingCheck::BaseUrl,
+            ..ChannelSetting::new(
+                "slack.api_url",
+                "base URL of Slack's API; the token is sent to its host",
+                SettingCheck::BaseUrl,
+            )
         },
     ],
-    check_settings: |_| SettingsReport::default(),
-    configure: |values| Box::new(Slack { bot: Bot::from_settings(values) }),
+    ..ChannelSpec::new(ChannelKind::Slack, |values| Box::new(Slack { bot: Bot::from_settings(values) }))
 };
 
 /// The channel.
@@ -131,13 +128,8 @@ impl Channel for Slack {
         }
     }
 
-    fn send<'a>(
-        &'a self,
-        services: &'a Services,
-        message: &'a Message<'a>,
-        timeout: Duration,
-    ) -> SendFuture<'a> {
-        Box::pin(SlackSender { services, bot: self.bot.as_ref() }.send(message, timeout))
+    fn send<'a>(&'a self, services: &'a Services, message: &'a Message<'a>) -> SendFuture<'a> {
+        Box::pin(SlackSender { services, bot: self.bot.as_ref() }.send(message))
     }
 }
 
@@ -217,7 +209,7 @@ struct SlackSender<'a> {
 
 impl SlackSender<'_> {
     /// Sends a message once. If its format is refused, its plain text follows at once.
-    async fn send(self, message: &Message<'_>, timeout: Duration) -> AttemptResult {
+    async fn send(self, message: &Message<'_>) -> AttemptResult {
         let Services { clock, templates, .. } = self.services;
         let stopwatch = clock.stopwatch();
         let target = match SlackTarget::parse(&message.delivery.destination.address) {
@@ -235,11 +227,11 @@ impl SlackSender<'_> {
             SlackTarget::Compatible(_) => Dialect::Attachments,
         };
         let payload = blocks::payload(dialect, &parts, &context);
-        let (mut result, response) = self.post(target, payload, timeout).await;
+        let (mut result, response) = self.post(target, payload, message.timeout).await;
         if let (Ok(received), Outcome::Fatal) = (&response, &result.outcome)
             && is_format_error(received)
         {
-            let left = timeout.saturating_sub(stopwatch.elapsed());
+            let left = message.timeout.saturating_sub(stopwatch.elapsed());
             let payload = blocks::plain_text(dialect, &parts, &context);
             (result, _) = self.post(target, payload, left).await;
             if result.outcome == Outcome::Ok {
@@ -262,32 +254,17 @@ impl SlackSender<'_> {
         let mut headers = HeaderMap::with_capacity(4);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
         headers.insert(USER_AGENT, USER_AGENT_VALUE);
-        let (response, recorded) = match target {
+        let exchange = match target {
             SlackTarget::Hook(url) | SlackTarget::Compatible(url) => {
-                let recorded = recorded_headers(&headers);
-                let body = Bytes::from(payload.to_string());
-                let response = match egress.parse(url) {
-                    Ok(target) => {
-                        egress.send(Post { target, headers, body, timeout, max_answer: RESPONSE_MAX }).await
-                    }
-                    // The configuration permits fewer addresses than at the registration; that may change
-                    // again.
-                    Err(error) => Err(SendError::Refused(error.to_string())),
-                };
-                (response, recorded)
+                post(egress, url, (headers, Bytes::from(payload.to_string())), timeout).await
             }
             SlackTarget::Channel(channel) => {
                 payload["channel"] = channel.into();
                 self.call_api(headers, Bytes::from(payload.to_string()), timeout).await
             }
         };
-        let result = match &response {
-            Ok(received) => {
-                AttemptResult::response(received.clone(), classify(target, received, clock), recorded)
-            }
-            Err(error) => AttemptResult::send_error(error, recorded),
-        };
-        (result, response)
+        let response = exchange.0.clone();
+        (AttemptResult::of_exchange(exchange, |received| classify(target, received, clock)), response)
     }
 
     /// Calls Slack's API as the bot. Also returns the headers for the attempt log.

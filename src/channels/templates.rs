@@ -48,6 +48,13 @@ pub struct TemplateFile {
     pub check: fn(&str) -> Result<(), String>,
 }
 
+impl TemplateFile {
+    /// Returns a template whose result is a text.
+    pub(super) const fn text(name: &'static str, source: &'static str, max_bytes: usize) -> Self {
+        Self { name, source, max_bytes, check: |_| Ok(()) }
+    }
+}
+
 /// The templates that are in use.
 #[derive(Clone, Debug)]
 pub struct Templates {

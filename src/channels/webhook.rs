@@ -13,13 +13,10 @@ use hyper::body::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT};
 use sha2::Sha256;
 
-use super::attempt::{AttemptResult, RESPONSE_MAX, USER_AGENT_VALUE, recorded_headers};
-use super::channel::{
-    Channel, ChannelSpec, Message, Pacing, ParsedAddress, QueueScope, SendFuture, Services, SettingsReport,
-    Shorthand, ShownAddress,
-};
+use super::attempt::{AttemptResult, USER_AGENT_VALUE, post};
+use super::channel::{Channel, ChannelSpec, Message, ParsedAddress, SendFuture, Services, Shorthand};
 use crate::domain::{AddressError, ChannelKind, Outcome, Payload, Timestamp, parse_retry_after, random};
-use crate::egress::{Post, Received, SendError};
+use crate::egress::Received;
 
 /// Tolerance of receivers for the timestamp of a signature, in both directions.
 pub const TOLERANCE: Duration = Duration::from_secs(5 * 60);
@@ -43,19 +40,9 @@ const TRACE: HeaderName = HeaderName::from_static("traceparent");
 
 /// The row of webhooks in the channel table.
 pub(super) const SPEC: ChannelSpec = ChannelSpec {
-    kind: ChannelKind::Webhook,
     shorthand: Some(Shorthand { field: "callbackUrl", is_list: false }),
-    address_fields: &["url"],
     is_signed: true,
-    recognize: |_| None,
-    show: |address| ShownAddress::Url(address.into()),
-    queue: QueueScope::Host,
-    pacing: Pacing::Unlimited,
-    has_breaker: true,
-    templates: &[],
-    settings: &[],
-    check_settings: |_| SettingsReport::default(),
-    configure: |_| Box::new(Webhook),
+    ..ChannelSpec::new(ChannelKind::Webhook, |_| Box::new(Webhook))
 };
 
 /// The channel. It has no settings of its own.
@@ -67,13 +54,8 @@ impl Channel for Webhook {
         Ok(ParsedAddress::Url(text.to_owned()))
     }
 
-    fn send<'a>(
-        &'a self,
-        services: &'a Services,
-        message: &'a Message<'a>,
-        timeout: Duration,
-    ) -> SendFuture<'a> {
-        Box::pin(send(services, message, timeout))
+    fn send<'a>(&'a self, services: &'a Services, message: &'a Message<'a>) -> SendFuture<'a> {
+        Box::pin(send(services, message))
     }
 }
 
@@ -218,7 +200,7 @@ pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
 }
 
 /// Sends a webhook once.
-async fn send(services: &Services, message: &Message<'_>, timeout: Duration) -> AttemptResult {
+async fn send(services: &Services, message: &Message<'_>) -> AttemptResult {
     let Services { egress, clock, .. } = services;
     let stopwatch = clock.stopwatch();
     let delivery = message.delivery;
@@ -227,23 +209,15 @@ async fn send(services: &Services, message: &Message<'_>, timeout: Duration) -> 
         // Ids and base64 are always valid headers. If not, a later attempt fails, too.
         Err(error) => return AttemptResult::invalid(error),
     };
-    let recorded = recorded_headers(&headers);
-    let target = match egress.parse(&delivery.destination.address) {
-        Ok(target) => target,
-        // The configuration permits fewer addresses than at the registration; that may change again.
-        Err(error) => return AttemptResult::send_error(&SendError::Refused(error.to_string()), recorded),
-    };
     let body = Bytes::from_owner(delivery.body.clone());
-    let post = Post { target, headers, body, timeout, max_answer: RESPONSE_MAX };
-    match egress.send(post).await {
-        Ok(received) => {
-            let outcome = classify(&received, clock.now());
-            AttemptResult::response(received, (outcome, None), recorded)
-        }
-        Err(error) => {
-            AttemptResult { duration: stopwatch.elapsed(), ..AttemptResult::send_error(&error, recorded) }
-        }
+    let url = &delivery.destination.address;
+    let exchange = post(egress, url, (headers, body), message.timeout).await;
+    let is_answered = exchange.0.is_ok();
+    let mut result = AttemptResult::of_exchange(exchange, |received| (classify(received, clock.now()), None));
+    if !is_answered {
+        result.duration = stopwatch.elapsed();
     }
+    result
 }
 
 /// Returns the secrets that sign: the destination's own one, or those of the app, of which there are two

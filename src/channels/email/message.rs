@@ -20,28 +20,19 @@ use crate::domain::{MailAddress, Mailbox};
 const SUBJECT_MAX: usize = 150;
 
 /// The subject.
-pub(in crate::channels) const SUBJECT: TemplateFile = TemplateFile {
-    name: "email/subject.txt",
-    source: include_str!("../../../templates/email/subject.txt"),
-    max_bytes: 4 * 1024,
-    check: |_| Ok(()),
-};
+pub(in crate::channels) const SUBJECT: TemplateFile =
+    TemplateFile::text("email/subject.txt", include_str!("../../../templates/email/subject.txt"), 4 * 1024);
 
 /// The text part.
-pub(in crate::channels) const TEXT: TemplateFile = TemplateFile {
-    name: "email/message.txt",
-    source: include_str!("../../../templates/email/message.txt"),
-    max_bytes: 64 * 1024,
-    check: |_| Ok(()),
-};
+pub(in crate::channels) const TEXT: TemplateFile =
+    TemplateFile::text("email/message.txt", include_str!("../../../templates/email/message.txt"), 64 * 1024);
 
 /// The HTML part. Mail readers cut it after about 100 KB.
-pub(in crate::channels) const HTML: TemplateFile = TemplateFile {
-    name: "email/message.html",
-    source: include_str!("../../../templates/email/message.html"),
-    max_bytes: 100 * 1024,
-    check: |_| Ok(()),
-};
+pub(in crate::channels) const HTML: TemplateFile = TemplateFile::text(
+    "email/message.html",
+    include_str!("../../../templates/email/message.html"),
+    100 * 1024,
+);
 
 /// A composed mail.
 #[derive(Debug)]

@@ -16,24 +16,21 @@ const EXAMPLE: &str =
 
 /// The configuration keys.
 pub(super) const SETTINGS: &[ChannelSetting] = &[
-    ChannelSetting {
-        key: "smtp.url",
-        default: None,
-        doc: "mail server: `smtp://user:password@host?tls=required` or `smtps://…`",
-        check: SettingCheck::Text(|text| SmtpServer::parse(text).map(drop)),
-    },
-    ChannelSetting {
-        key: "smtp.from",
-        default: None,
-        doc: "sender of mails: `Ringback <ringback@example.com>`",
-        check: SettingCheck::Text(|text| sender(text).map(drop)),
-    },
-    ChannelSetting {
-        key: "smtp.allow",
-        default: None,
-        doc: "addresses that may receive mail: `*@example.com`, `me@example.com`, `*`; if not set, the sender's own domain, unless it is a public mail service's",
-        check: SettingCheck::List(|entries| patterns(entries.iter().map(String::as_str)).map(drop)),
-    },
+    ChannelSetting::new(
+        "smtp.url",
+        "mail server: `smtp://user:password@host?tls=required` or `smtps://…`",
+        SettingCheck::Text(|text| SmtpServer::parse(text).map(drop)),
+    ),
+    ChannelSetting::new(
+        "smtp.from",
+        "sender of mails: `Ringback <ringback@example.com>`",
+        SettingCheck::Text(|text| sender(text).map(drop)),
+    ),
+    ChannelSetting::new(
+        "smtp.allow",
+        "addresses that may receive mail: `*@example.com`, `me@example.com`, `*`; if not set, the sender's own domain, unless it is a public mail service's",
+        SettingCheck::List(|entries| patterns(entries.iter().map(String::as_str)).map(drop)),
+    ),
 ];
 
 /// When an SMTP exchange is encrypted.

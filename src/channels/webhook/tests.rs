@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::channels::attempt::recorded_text;
+use crate::channels::attempt::{RESPONSE_MAX, recorded_text};
 use crate::channels::templates::Templates;
 use crate::clock::{Clock, ManualClock};
 use crate::domain::{
@@ -197,7 +197,8 @@ fn the_official_library_verifies_what_we_sign_with_either_secret_of_a_rotation()
     let secrets = [Secret::generate(), secret(SECRET)];
     let (delivery, app) = (delivery("", &[]), app(&secrets));
     // The library reads the machine's clock.
-    let message = Message { delivery: &delivery, app: Some(&app), now: Clock::System.now() };
+    let message =
+        Message { delivery: &delivery, app: Some(&app), now: Clock::System.now(), timeout: TOLERANCE };
     let headers = headers(&message, &super::secrets(&message)).unwrap();
     for secret in &secrets {
         let official = standardwebhooks::Webhook::new(&secret.expose()).unwrap();
@@ -217,8 +218,9 @@ async fn sent(url: &str, allow: &[&str]) -> AttemptResult {
     let services = Services { egress, clock: clock.clone(), templates: Templates::load(&[], None).unwrap() };
     let app = app(&[Secret::generate(), secret(SECRET)]);
     let delivery = delivery(url, &[("X-Env", "prod"), ("host", "evil")]);
-    let message = Message { delivery: &delivery, app: Some(&app), now: clock.now() };
-    send(&services, &message, Duration::from_secs(20)).await
+    let timeout = Duration::from_secs(20);
+    let message = Message { delivery: &delivery, app: Some(&app), now: clock.now(), timeout };
+    send(&services, &message).await
 }
 
 #[tokio::test]

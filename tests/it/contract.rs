@@ -11,7 +11,7 @@ use crate::tidy::{sources, test_names};
 
 /// Every command of the program, with a test.
 const COMMANDS: &[(&str, &str)] = &[
-    ("serve", "serve_answers_those_who_wait_on_sigterm_and_exits_with_0"),
+    ("serve", "on_sigterm_serve_answers_waiting_requests_and_exits_with_0"),
     ("demo", "demo_receives_every_expected_webhook"),
     ("sim", "the_id_decides_the_duration_and_the_end_of_a_job"),
     ("watch", "follow_exits_with_a_code_for_each_final_status"),

@@ -1,7 +1,7 @@
-//! The real program, killed without warning, again and again, under load.
+//! The real program, killed repeatedly under load.
 //!
-//! `cargo test` kills it five times; `RINGBACK_KILLS=50 cargo test --test it crash` does so in
-//! earnest. The seed of the moments is printed; `RINGBACK_SEED` sets it.
+//! `cargo test` kills it five times; `RINGBACK_KILLS=50 cargo test --test it crash` kills it 50 times. The test
+//! prints the seed of the times; `RINGBACK_SEED` sets it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -25,16 +25,16 @@ use crate::postgres::{On, on, shared};
 use crate::server::{Server, programs};
 use crate::wire::{self, Answer};
 
-/// How many clients register at once.
+/// Number of clients that register at the same time.
 const CLIENTS: u32 = 4;
 
-/// A process has no clock that a test could move.
+/// Real time: a test cannot move the clock of another process.
 #[expect(clippy::disallowed_methods, reason = "the real program runs on the real clock")]
 async fn nap(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
 }
 
-/// The neighbours of a process, and where it keeps its facts.
+/// The provider and the receiver of a process, and its database.
 struct Ground {
     provider: Provider,
     receiver: Receiver,
@@ -43,7 +43,7 @@ struct Ground {
 }
 
 impl Ground {
-    /// With a database of its own, of the kind that the test is for.
+    /// Creates a database of the kind that the test is for.
     async fn new() -> Self {
         match on() {
             On::Sqlite => Self::on("sqlite://ringback.db".to_owned()).await,
@@ -73,7 +73,7 @@ impl Ground {
     }
 }
 
-/// `ringback serve`.
+/// A process `ringback serve`.
 struct Process {
     child: Child,
     address: watch::Receiver<Option<SocketAddr>>,
@@ -124,7 +124,7 @@ impl Process {
         found.unwrap()
     }
 
-    /// No warning, no cleaning up.
+    /// Kills the process with SIGKILL.
     async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
@@ -134,7 +134,7 @@ impl Process {
         kill_process(pid, Signal::TERM).unwrap();
     }
 
-    /// How it ended, and what it said on stderr.
+    /// Returns the exit status and stderr.
     async fn ended(mut self) -> (ExitStatus, String) {
         let mut said = String::new();
         let mut stderr = self.child.stderr.take().unwrap();
@@ -151,13 +151,13 @@ async fn get(address: SocketAddr, path: &str) -> Value {
     guarded(path, wire::exchange(address, &bytes)).await.expect("an answer").expect(200)
 }
 
-/// What its probe of readiness says.
+/// Returns the answer of `/readyz`.
 async fn ready(address: SocketAddr) -> u16 {
     let bytes = wire::request("GET", "/readyz", &[], b"");
     guarded("/readyz", wire::exchange(address, &bytes)).await.expect("an answer").status
 }
 
-/// Every item of a list, page by page.
+/// Returns every item of a list, page by page.
 async fn all(address: SocketAddr, list: &str) -> Vec<Value> {
     let (mut items, mut path) = (Vec::new(), format!("{list}?limit=200"));
     loop {
@@ -168,7 +168,7 @@ async fn all(address: SocketAddr, list: &str) -> Vec<Value> {
     }
 }
 
-/// Registers one watch after the other, each as often as it takes to get a 201, under one key.
+/// Registers one watch after another. Each request is repeated with its key until the answer is 201.
 async fn register(
     ground: Arc<Ground>,
     client: u32,
@@ -215,7 +215,7 @@ fn draw() -> Draw {
     Draw(seed)
 }
 
-/// Clients that register as fast as they can, at whatever address is the right one.
+/// Clients that register as fast as possible, at the current address of the process.
 struct Load {
     ground: Arc<Ground>,
     moved: watch::Sender<Option<SocketAddr>>,
@@ -225,7 +225,7 @@ struct Load {
 
 impl Load {
     fn start(ground: &Arc<Ground>) -> Self {
-        // Every fifth webhook is refused, so that there are always retries on the way.
+        // Every fifth webhook is refused, so that retries are always pending.
         let flaky = (0..100_000).map(|n| Reply::status(if n % 5 == 0 { 500 } else { 200 }));
         ground.receiver.script("/hook", flaky);
         let (moved, address) = watch::channel(None);
@@ -237,7 +237,7 @@ impl Load {
         Self { ground: Arc::clone(ground), moved, done, clients }
     }
 
-    /// Waits until everything that was accepted is delivered, and checks that it is what was promised.
+    /// Waits until every accepted watch is delivered, and checks the guarantees.
     async fn check(self, address: SocketAddr) {
         self.moved.send_replace(Some(address));
         self.done.store(true, Ordering::Relaxed);
@@ -268,7 +268,7 @@ async fn kill_dash_nine_loses_nothing_that_was_answered_with_2xx() {
     let started = AtomicU32::new(0);
     for _ in 0..kills {
         let process = ground.start();
-        // One in four dies while it starts; the others live long enough to do something.
+        // One in four is killed while it starts; the others live long enough to do work.
         let life = if draw.below(4) == 0 { draw.below(60) } else { 300 + draw.below(700) };
         let mut known = process.address.clone();
         tokio::select! {
@@ -290,10 +290,10 @@ async fn kill_dash_nine_loses_nothing_that_was_answered_with_2xx() {
     assert!(status.success(), "{status}: {said}");
 }
 
-// Once: it has a server of its own.
+// Once: it starts its own server.
 #[tokio::test]
-async fn a_database_server_that_dies_again_and_again_loses_nothing_that_was_answered_with_2xx() {
-    // One of its own: it is killed.
+async fn a_dying_database_server_loses_nothing_answered_with_2xx() {
+    // The test kills this server.
     if shared("a server that dies").is_none() {
         return;
     }
@@ -327,7 +327,7 @@ async fn a_database_server_that_dies_again_and_again_loses_nothing_that_was_answ
     assert!(said.contains("the store refuses writes"), "{said}");
 }
 
-// Once: it has a server of its own.
+// Once: it starts its own server.
 #[tokio::test]
 async fn a_process_whose_database_was_taken_over_ends() {
     let Some(server) = shared("a process whose database was taken over") else { return };
@@ -347,7 +347,7 @@ async fn a_process_whose_database_was_taken_over_ends() {
     get(address, "/v1/watches").await;
 }
 
-/// What was answered with 201, and what arrived.
+/// The watches that were answered with 201, and the webhooks that arrived.
 struct Conserved {
     accepted: BTreeMap<String, String>,
     hits: Vec<crate::fakes::Hit>,
@@ -362,7 +362,7 @@ impl Conserved {
             assert_eq!(shown["status"], "completed", "{shown}");
             assert_eq!(shown["destinations"][0]["status"], "succeeded", "{shown}");
         }
-        // Nothing was made that nobody was told of: each key was asked for until it was answered.
+        // No other watch exists: each request was repeated until it was answered.
         let watches = all(address, "/v1/watches").await;
         let (events, deliveries) = (all(address, "/v1/events").await, all(address, "/v1/deliveries").await);
         let counts = [watches.len(), events.len(), deliveries.len()];
@@ -380,9 +380,9 @@ impl Conserved {
     }
 }
 
-// Once: the store has no part in it.
+// Once: the store is not involved.
 #[tokio::test]
-async fn serve_answers_those_who_wait_on_sigterm_and_exits_with_0() {
+async fn on_sigterm_serve_answers_waiting_requests_and_exits_with_0() {
     let ground = Ground::new().await;
     ground.provider.processing("job_1", 10);
     let process = ground.start();
@@ -400,7 +400,7 @@ async fn serve_answers_those_who_wait_on_sigterm_and_exits_with_0() {
         Answer::read(&mut BufReader::new(stream)).await
     });
     arrived.await.unwrap();
-    // Two looks later the request, which was sent before, has long been read.
+    // After two polls, the request, which was sent before, has been read.
     let seen = ground.provider.polls("job_1").len();
     ground.provider.polled("job_1", seen + 2).await;
     get(address, "/v1/watches").await;
@@ -418,7 +418,7 @@ async fn serve_answers_those_who_wait_on_sigterm_and_exits_with_0() {
 }
 
 #[tokio::test]
-async fn a_second_process_on_the_same_file_is_refused_with_a_sentence() {
+async fn a_second_process_on_the_same_file_is_refused() {
     let ground = Ground::new().await;
     let first = ground.start();
     let address = first.address().await;
@@ -427,7 +427,7 @@ async fn a_second_process_on_the_same_file_is_refused_with_a_sentence() {
     assert!(said.contains("is in use by another ringback"), "{said}");
     assert_eq!(said.trim().lines().count(), 1, "{said}");
     get(address, "/v1/watches").await;
-    // A crash leaves nothing behind that would have to be cleaned away by hand.
+    // A crash leaves nothing that an operator must clean up.
     first.kill().await;
     let next = ground.start();
     get(next.address().await, "/v1/watches").await;
@@ -435,5 +435,5 @@ async fn a_second_process_on_the_same_file_is_refused_with_a_sentence() {
 
 crate::postgres::on_postgres_too! {
     kill_dash_nine_loses_nothing_that_was_answered_with_2xx,
-    a_second_process_on_the_same_file_is_refused_with_a_sentence,
+    a_second_process_on_the_same_file_is_refused,
 }

@@ -1,6 +1,6 @@
-//! A line to a PostgreSQL server that can be cut, on purpose and to the byte.
+//! A proxy to a PostgreSQL server whose connections can be cut at an exact byte.
 //!
-//! It runs on threads of its own: opening a store holds the test's thread.
+//! It runs on threads of its own, because opening a store blocks the thread of the test.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,30 +9,30 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// `commit` as a simple query.
+/// The message of a simple query `commit`.
 const COMMIT: &[u8] = b"Q\0\0\0\x0bcommit\0";
 
-/// What becomes of the next commit.
+/// Treatment of the next commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// It never arrives.
+    /// The commit never arrives.
     Before,
-    /// It is done, and the answer never arrives.
+    /// The commit happens, and its answer never arrives.
     After,
 }
 
 #[derive(Debug, Default)]
 struct PollerMessage {
     cut: Option<Cut>,
-    /// Nobody gets through: from now on, or from the cut on.
+    /// Whether new connections are refused: at once, or after the cut.
     closed: bool,
     closed_after_cut: bool,
     lines: Vec<TcpStream>,
-    /// The server does not hear of a line that ends: its side is kept here.
+    /// Connections to the server that stay open after their clients are cut.
     silent: Option<Vec<UnixStream>>,
 }
 
-/// The line.
+/// The proxy.
 #[derive(Clone, Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -64,24 +64,24 @@ impl Proxy {
         format!("postgres://ringback@{}/{database}?sslmode=disable", self.address)
     }
 
-    /// Cuts the line in the next commit; `closed`: and lets nobody through afterwards.
+    /// Cuts the connection in the next commit. `closed`: new connections are then refused.
     pub fn cut(&self, cut: Cut, closed: bool) {
         let mut plan = self.plan.lock().unwrap();
         (plan.cut, plan.closed_after_cut) = (Some(cut), closed);
     }
 
-    /// Cuts every line, and lets nobody through.
+    /// Cuts every connection, and refuses new ones.
     pub fn close(&self) {
         self.plan.lock().unwrap().closed = true;
         self.shake();
     }
 
-    /// Lets the server believe that every line still stands that is cut from now on.
+    /// Keeps the server side of connections that are cut from now on open.
     pub fn say_nothing(&self) {
         self.plan.lock().unwrap().silent = Some(Vec::new());
     }
 
-    /// Cuts every line that there is now.
+    /// Cuts every current connection.
     pub fn shake(&self) {
         let mut plan = self.plan.lock().unwrap();
         for line in plan.lines.drain(..) {
@@ -89,12 +89,12 @@ impl Proxy {
         }
     }
 
-    /// Lets everybody through again.
+    /// Accepts connections again.
     pub fn open(&self) {
         self.plan.lock().unwrap().closed = false;
     }
 
-    /// Whether the line was cut as planned.
+    /// Whether the connection was cut in the commit.
     pub fn was_cut(&self) -> bool {
         self.plan.lock().unwrap().cut.is_none()
     }
@@ -118,7 +118,7 @@ impl Proxy {
             let mut bytes = vec![0; 65_536];
             while let Ok(read @ 1..) = from.read(&mut bytes) {
                 let sent = &bytes[..read];
-                // A commit follows an answer, so it comes by itself.
+                // A commit follows an answer, so it is a message of its own.
                 if sent == COMMIT
                     && let Some(cut) = this.take_cut()
                 {

@@ -1,8 +1,8 @@
 //! The same tests on both databases.
 //!
-//! A test is written once, and runs on SQLite; [`on_postgres_too!`] runs it again on a server, as
-//! `postgres::…`: what opens a store for a test asks [`on`] which. Where no server can be had, the tests
-//! that need one say so, loudly; where `RINGBACK_TESTS_NEED_POSTGRES` is set, they fail.
+//! A test is written once and runs on SQLite. [`on_postgres_too!`] runs it again on a server, as `postgres::…`.
+//! Fixtures that open a store read [`on`]. Without the programs of PostgreSQL, the tests that need a server
+//! print that they are skipped; if `RINGBACK_TESTS_NEED_POSTGRES` is set, they fail.
 
 use std::cell::Cell;
 use std::io::Write as _;
@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use crate::server::{Server, programs};
 
-/// Which database a test is for.
+/// Database of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum On {
     Sqlite,
@@ -18,25 +18,25 @@ pub enum On {
 }
 
 thread_local! {
-    /// A test runs on a thread of its own.
+    /// Database of the test on this thread.
     static ON: Cell<On> = const { Cell::new(On::Sqlite) };
 }
 
-/// What the test that runs here is for.
+/// Returns the database of the current test.
 pub fn on() -> On {
     ON.get()
 }
 
-/// Runs a test once more, on PostgreSQL.
+/// Runs a test on PostgreSQL.
 pub fn on_postgres(name: &str, test: fn()) {
     if shared(name).is_some() {
         ON.set(On::Postgres);
-        // The snapshots are the same on both.
+        // Both databases have the same snapshots.
         insta::allow_duplicates! { test() }
     }
 }
 
-/// Tests of this module that are run on PostgreSQL too, as `postgres::…`.
+/// Tests of this module that also run on PostgreSQL, as `postgres::…`.
 macro_rules! on_postgres_too {
     ($($name:ident,)*) => {
         mod postgres {
@@ -53,7 +53,7 @@ fn variable(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name)
 }
 
-/// The server that all tests share; `None` where there are no programs.
+/// Returns the server that all tests share; `None` if its programs are missing.
 pub fn shared(test: &str) -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
     let server =
@@ -63,7 +63,7 @@ pub fn shared(test: &str) -> Option<&'static Server> {
             variable("RINGBACK_TESTS_NEED_POSTGRES").is_none(),
             "there is no PostgreSQL 14 or newer, neither in PATH nor in /usr/lib/postgresql"
         );
-        // Not through `eprintln!`, which is caught.
+        // The test harness captures `eprintln!`.
         let line = format!("\nSKIPPED for want of PostgreSQL 14 or newer: {test}\n");
         let _ = std::io::stderr().write_all(line.as_bytes());
     }

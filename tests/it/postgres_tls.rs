@@ -1,4 +1,4 @@
-//! TLS towards PostgreSQL, with a door before the server that speaks it.
+//! TLS to PostgreSQL, with a TLS proxy before the server.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -13,10 +13,10 @@ use tokio_rustls::TlsAcceptor;
 use crate::harness::guarded;
 use crate::postgres::shared;
 
-/// What a client asks that would speak TLS.
+/// Message of a client that requests TLS.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
-/// A door for `localhost`; its port, and the authority that vouches for it, as a file wants it.
+/// Starts a TLS proxy for `localhost`. Returns its port and the certificate of its authority, as PEM.
 async fn door(socket: &Path) -> (u16, String) {
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut authority = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
@@ -47,7 +47,7 @@ async fn door(socket: &Path) -> (u16, String) {
                     return;
                 }
                 client.write_all(b"S").await.unwrap();
-                // A client that does not believe us hangs up here.
+                // A client that does not trust the certificate closes the connection here.
                 let Ok(mut client) = acceptor.accept(client).await else { return };
                 let mut server = UnixStream::connect(socket).await.unwrap();
                 let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
@@ -57,7 +57,7 @@ async fn door(socket: &Path) -> (u16, String) {
     (port, root)
 }
 
-/// The first line on stdout, or what was said on stderr.
+/// Returns the first line on stdout, or all of stderr.
 async fn serve(url: &str, authorities: &Path) -> Result<String, String> {
     let folder = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_ringback"))
@@ -86,7 +86,7 @@ async fn serve(url: &str, authorities: &Path) -> Result<String, String> {
 }
 
 #[tokio::test]
-async fn a_server_that_speaks_tls_is_believed_by_its_name_and_its_authority() {
+async fn a_tls_server_is_verified_by_its_name_and_its_authority() {
     let Some(server) = shared("TLS towards a server") else { return };
     let (port, root) = door(&server.socket()).await;
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,4 @@
-//! What the store guarantees, whichever database it stands on: functions over a [`Store`], and a thin
-//! set-up that opens one.
+//! Guarantees of the store on both databases, and a fixture that opens a [`Store`].
 
 mod events;
 mod lasting;
@@ -25,7 +24,7 @@ use std::time::Duration;
 
 use crate::postgres::{On, on, shared};
 
-/// When every story begins.
+/// Time at which every test starts.
 pub const START: Timestamp = Timestamp::from_millis(1_771_426_800_000);
 
 pub fn at(seconds: u64) -> Timestamp {
@@ -58,7 +57,7 @@ impl StoreFixture {
         Self::with(folder, place, now, Keyring::default()).await
     }
 
-    /// A house whose secrets are sealed.
+    /// Opens a store that seals its secrets.
     pub async fn with(
         folder: tempfile::TempDir,
         place: DatabaseLocation,
@@ -70,7 +69,7 @@ impl StoreFixture {
         Self { store, app, place, writer: Some(writer), folder }
     }
 
-    /// What a crash leaves and the next start finds: all that was answered is on disk.
+    /// Closes the store and opens it again.
     pub async fn reopen(self, now: Timestamp) -> Self {
         let (folder, place) = self.close().await;
         Self::at(folder, place, now).await
@@ -83,7 +82,7 @@ impl StoreFixture {
         (folder, place)
     }
 
-    /// A watch of the job `job_id`, that wants every ending at one address.
+    /// Returns a watch of the job `job_id` that notifies one address of every ending.
     pub fn watch(&self, job_id: &str) -> NewWatch {
         NewWatch {
             app: self.app,
@@ -120,7 +119,7 @@ impl StoreFixture {
         }
     }
 
-    /// One that hears of progress too.
+    /// Returns a watch that also notifies of progress.
     pub fn follower(&self, job_id: &str) -> NewWatch {
         let mut watch = self.watch(job_id);
         assert!(watch.events.add("job.*"));
@@ -143,7 +142,7 @@ impl StoreFixture {
         self.store.stop_watch(StopWatch { app: self.app, watch, now: at(30) }).await.expect("stopped");
     }
 
-    /// Registers a watch on a job of its own and ends it: one delivery waits.
+    /// Registers a watch on a job of its own and ends it. One delivery is then pending.
     pub async fn delivery(&self, job_id: &str) -> Box<PendingDelivery> {
         let watch = self.register(self.watch(job_id)).await;
         self.store.dispatcher_messages().take();
@@ -175,7 +174,7 @@ impl StoreFixture {
         self.store.delivery(self.app, id).await.expect("read").expect("there")
     }
 
-    /// The types of a watch's app's events, in the order of the feed.
+    /// Returns the types of the events of the app, in the order of the feed.
     pub async fn events(&self) -> Vec<EventType> {
         let all =
             self.store.events(self.app, ringback::store::After::Start, Default::default(), 10_000).await;
@@ -200,7 +199,7 @@ pub fn open_with(
     Store::open(StoreOptions { location: place.clone(), keyring, public_url, now })
 }
 
-/// The file of a place that is one.
+/// Returns the path of a SQLite database.
 pub fn file(place: &DatabaseLocation) -> &Path {
     let DatabaseLocation::File(path) = place else { panic!("not a file") };
     path
@@ -216,7 +215,7 @@ pub async fn app(store: &Store, name: &str) -> AppNo {
     store.bootstrap(found).await.expect("an app").app.no
 }
 
-/// A registration. Its stored response is `created`.
+/// Returns a registration. Its stored response is `created`.
 pub fn asked(watch: NewWatch, key: Option<IdempotencyKey>) -> Idempotent<Register, Watch> {
     let respond: Respond<Watch> = Arc::new(|watch| {
         let location = Some(format!("/{}", watch.id));
@@ -266,7 +265,7 @@ pub fn attempt() -> Attempt {
     }
 }
 
-/// The deliveries that those who send have been told of since the last time.
+/// Returns the deliveries among the messages to the dispatcher since the last call.
 pub fn sends(store: &Store) -> Vec<Box<PendingDelivery>> {
     let send = |errand| match errand {
         DispatcherMessage::Dispatch(send) => Some(send),
@@ -275,7 +274,7 @@ pub fn sends(store: &Store) -> Vec<Box<PendingDelivery>> {
     store.dispatcher_messages().take().into_iter().filter_map(send).collect()
 }
 
-/// What those who look have been told since the last time.
+/// Returns the messages to the poller since the last call.
 pub fn plans(store: &Store) -> Vec<PollerMessage> {
     store.poller_messages().take()
 }

@@ -1,7 +1,7 @@
-//! A walk at random over everything that can happen, with the promises checked after each step.
+//! A random walk over all operations and failures, with the guarantees checked after each step.
 //!
-//! The seeds are fixed, so that a run is the same everywhere; `RINGBACK_SEED` walks another one, and
-//! `RINGBACK_STEPS` sets how far. A seed that fails is to become a test with a name.
+//! The seeds are fixed, so every run is the same. `RINGBACK_SEED` sets another seed, and `RINGBACK_STEPS` the
+//! number of steps. A seed that fails becomes a named test.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,17 +10,17 @@ use serde_json::{Value, json};
 use crate::fakes::{Reply, error};
 use crate::harness::{Draw, Harness, id, minutes, seconds};
 
-/// Few jobs, so that watches share them and jobs are registered again after they have ended.
+/// Number of jobs: few, so that watches share them and ended jobs are registered again.
 const JOBS: u64 = 6;
 
 struct Walk {
     t: Harness,
     draw: Draw,
-    /// What was answered with 201, and how it was last seen.
+    /// Watches that were answered with 201, with their last known state.
     watches: BTreeMap<String, Value>,
-    /// Those that somebody stopped.
+    /// Stopped watches.
     stopped: Vec<String>,
-    /// The feed, as it was last read.
+    /// The feed at the last read.
     feed: Vec<String>,
 }
 
@@ -130,7 +130,7 @@ impl Walk {
         format!("look at {watch}")
     }
 
-    /// In the middle of something, as a crash is.
+    /// Restarts in the middle of other work, as a crash does.
     async fn crash(&mut self) -> String {
         let (span, turns) = (seconds(self.draw.below(30)), self.draw.below(8));
         self.t.clock.advance(span);
@@ -152,7 +152,7 @@ impl Walk {
         }
     }
 
-    /// What holds at any time.
+    /// Checks the invariants.
     async fn check(&mut self) {
         self.t.rest().await;
         let shown = self.all("watches").await;
@@ -196,7 +196,7 @@ impl Walk {
         }
     }
 
-    /// Once all troubles are over, everybody hears of everything.
+    /// Ends all failures, and checks that every receiver gets every event.
     async fn end(mut self) {
         self.t.provider.all(None);
         for n in 0..JOBS {
@@ -231,7 +231,7 @@ impl Walk {
 
 #[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "which walk, and how far, is for whoever runs it to say")]
-async fn a_walk_at_random_breaks_no_promise() {
+async fn a_random_walk_breaks_no_guarantee() {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = number("RINGBACK_SEED").map_or_else(|| (1..=6).collect(), |seed| vec![seed]);
     let steps = number("RINGBACK_STEPS").unwrap_or(60);
@@ -253,5 +253,5 @@ async fn a_walk_at_random_breaks_no_promise() {
 }
 
 crate::postgres::on_postgres_too! {
-    a_walk_at_random_breaks_no_promise,
+    a_random_walk_breaks_no_guarantee,
 }

@@ -1,4 +1,4 @@
-//! What lasts: over a restart, over the retention, over a full disk; and one process at a time.
+//! Durability over a restart, the retention and a full disk; one process at a time.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use ringback::store::{DatabaseLocation, LoadDueDeliveries, Prune, RecordAttempt,
 use super::{START, StoreFixture, at, attempt, ended, file, observed, open, sends};
 
 #[tokio::test]
-async fn ids_go_on_in_order_after_a_restart_with_the_clock_set_back() {
+async fn ids_stay_in_order_after_a_restart_with_an_earlier_clock() {
     let house = StoreFixture::new().await;
     let before = house.delivery("job_1").await;
     let house = house.reopen(START.minus(Duration::from_secs(9_999_999))).await;
@@ -17,7 +17,7 @@ async fn ids_go_on_in_order_after_a_restart_with_the_clock_set_back() {
 }
 
 #[tokio::test]
-async fn the_app_and_its_key_are_made_once() {
+async fn the_first_app_and_its_key_are_created_once() {
     let house = StoreFixture::new().await;
     let made = house.store.app(house.app).expect("an app");
     let house = house.reopen(at(1)).await;
@@ -27,7 +27,7 @@ async fn the_app_and_its_key_are_made_once() {
 }
 
 #[tokio::test]
-async fn a_read_after_an_answer_sees_what_was_answered() {
+async fn a_read_after_a_reply_sees_the_write() {
     let house = StoreFixture::new().await;
     for n in 0..50 {
         let watch = house.register(house.watch(&format!("job_{n}"))).await;
@@ -38,7 +38,7 @@ async fn a_read_after_an_answer_sees_what_was_answered() {
 }
 
 #[tokio::test]
-async fn what_is_old_is_forgotten_but_nothing_that_is_still_to_be_sent() {
+async fn old_rows_are_pruned_except_pending_deliveries() {
     let house = StoreFixture::new().await;
     let done = house.delivery("job_1").await;
     house.record(&done, NextStep::Failed(Reason::Exhausted)).await;
@@ -62,7 +62,7 @@ async fn what_is_old_is_forgotten_but_nothing_that_is_still_to_be_sent() {
     assert_eq!(prune(61, 61).await, 2, "both at once");
     assert_eq!(left().await, (1, 0));
     assert_eq!(house.store.jobs(JobNo(0), 9, at(0)).await.expect("read")[0].no, running.job_no);
-    // The feed's positions go on where they were.
+    // The positions of the feed continue.
     house.end(running.job_no, 0).await;
     let feed = house
         .store
@@ -72,7 +72,7 @@ async fn what_is_old_is_forgotten_but_nothing_that_is_still_to_be_sent() {
 }
 
 #[tokio::test]
-async fn a_second_process_on_the_same_file_is_refused_with_a_sentence() {
+async fn a_second_process_on_the_same_file_is_refused() {
     let house = StoreFixture::new().await;
     let error = open(&house.place, START).expect_err("refused").to_string();
     assert!(error.contains("is in use by another ringback"), "{error}");
@@ -111,7 +111,7 @@ async fn a_file_of_a_newer_version_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn what_is_written_again_changes_nothing() {
+async fn a_repeated_write_changes_nothing() {
     let house = StoreFixture::new().await;
     let watch = house.register(house.follower("job_1")).await;
     let observation = observed(watch.job_no, 0, 10, at(5));
@@ -144,7 +144,7 @@ async fn what_is_written_again_changes_nothing() {
     }
 }
 
-/// Tells this test, when it runs itself again, where its small disk is.
+/// Variable that passes the path of the small disk to the second run of the test.
 const SMALL_DISK: &str = "RINGBACK_TEST_SMALL_DISK";
 
 #[expect(clippy::disallowed_methods, reason = "a test asks how it is run")]
@@ -152,10 +152,10 @@ fn variable(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name)
 }
 
-/// A file system of 1 MiB for this test alone: it runs itself again where it may mount one.
+/// Uses a file system of 1 MiB. The test runs itself again in a name space in which it may mount one.
 // Once: the disk is that of the file.
 #[test]
-fn while_the_disk_is_full_writes_are_refused_and_afterwards_taken_again() {
+fn writes_are_refused_on_a_full_disk_and_accepted_afterwards() {
     if let Some(disk) = variable(SMALL_DISK) {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         return runtime.expect("a runtime").block_on(on_a_small_disk(std::path::Path::new(&disk)));
@@ -166,13 +166,13 @@ fn while_the_disk_is_full_writes_are_refused_and_afterwards_taken_again() {
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", inner, "sh"])
         .arg(folder.path())
         .arg(std::env::current_exe().expect("a path"))
-        .arg("store::lasting::while_the_disk_is_full_writes_are_refused_and_afterwards_taken_again")
+        .arg("store::lasting::writes_are_refused_on_a_full_disk_and_accepted_afterwards")
         .env(SMALL_DISK, folder.path())
         .output();
     let said =
         ran.as_ref().map_or_else(ToString::to_string, |ran| String::from_utf8_lossy(&ran.stderr).into());
     if ran.is_err() || said.contains("unshare:") || said.contains("mount:") {
-        // No name spaces for users here. Where every test must be run, that is a failure.
+        // User name spaces are not available. If every test must run, that is a failure.
         assert!(variable("CI").is_none(), "a small disk cannot be had: {said}");
         return;
     }
@@ -198,10 +198,10 @@ async fn on_a_small_disk(disk: &std::path::Path) {
     };
     assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
     assert!(house.store.refusing());
-    // A write of a page could still fit where a larger one did not.
+    // A write of one page can fit where a larger one does not.
     let mut rest = std::fs::File::create(disk.join("rest")).expect("a name is free");
     while std::io::Write::write_all(&mut rest, &[0; 512]).is_ok() {}
-    // … and the log has room where the refused one had begun.
+    // The log has room at the position of the refused write.
     while house.store.check_writes().await.is_ok() {}
     assert!(house.store.refusing());
     let page = LoadDueDeliveries { queue: "a".to_owned(), now: START, limit: 1, loaded: Vec::new() };
@@ -217,10 +217,10 @@ async fn on_a_small_disk(disk: &std::path::Path) {
 }
 
 crate::postgres::on_postgres_too! {
-    ids_go_on_in_order_after_a_restart_with_the_clock_set_back,
-    the_app_and_its_key_are_made_once,
-    a_read_after_an_answer_sees_what_was_answered,
-    what_is_old_is_forgotten_but_nothing_that_is_still_to_be_sent,
-    a_second_process_on_the_same_file_is_refused_with_a_sentence,
-    what_is_written_again_changes_nothing,
+    ids_stay_in_order_after_a_restart_with_an_earlier_clock,
+    the_first_app_and_its_key_are_created_once,
+    a_read_after_a_reply_sees_the_write,
+    old_rows_are_pruned_except_pending_deliveries,
+    a_second_process_on_the_same_file_is_refused,
+    a_repeated_write_changes_nothing,
 }

@@ -1,4 +1,4 @@
-//! A server that is lost: in a commit, between two, and for long.
+//! Loss of the PostgreSQL server: in a commit, between two commits, and for a long time.
 
 use ringback::domain::{NextStep, PollerMessage};
 use ringback::store::{RecordAttempt, Replayable, StoreError, WatchFilter};
@@ -9,7 +9,7 @@ use crate::harness::guarded;
 use crate::postgres::shared;
 use ringback::store::DatabaseLocation;
 
-/// A store at the end of a line that can be cut; `None` where there is no server.
+/// Returns a store behind a proxy that can be cut; `None` if there is no server.
 async fn house(test: &str) -> Option<(StoreFixture, Proxy)> {
     let server = shared(test)?;
     let proxy = Proxy::start(server.socket());
@@ -23,7 +23,7 @@ async fn watches(house: &StoreFixture) -> usize {
 }
 
 #[tokio::test]
-async fn a_commit_whose_answer_was_lost_is_found_to_have_happened_and_is_told() {
+async fn a_commit_with_a_lost_answer_is_found_and_published() {
     let Some((house, proxy)) = house("a commit whose answer was lost").await else { return };
     proxy.cut(Cut::After, false);
     let answer = house.store.register(asked(house.watch("job_1"), None)).await;
@@ -52,7 +52,7 @@ async fn a_commit_that_never_arrived_is_found_not_to_have_happened() {
 }
 
 #[tokio::test]
-async fn while_nobody_knows_of_a_commit_nothing_else_is_written_and_then_it_is_told_first() {
+async fn an_unknown_commit_is_settled_before_any_other_write() {
     let Some((house, proxy)) = house("a commit of which nobody knows").await else { return };
     proxy.cut(Cut::After, true);
     let watch = house.watch("job_1");
@@ -72,7 +72,7 @@ async fn while_nobody_knows_of_a_commit_nothing_else_is_written_and_then_it_is_t
 }
 
 #[tokio::test]
-async fn an_attempt_written_again_after_a_commit_that_did_happen_is_one_attempt() {
+async fn an_attempt_written_twice_is_recorded_once() {
     let Some((house, proxy)) = house("an attempt written again").await else { return };
     let send = house.delivery("job_1").await;
     let after = NextStep::Retry { step: 1, due_at: at(100) };
@@ -95,18 +95,18 @@ async fn an_attempt_written_again_after_a_commit_that_did_happen_is_one_attempt(
 }
 
 #[tokio::test]
-async fn a_connection_that_was_lost_between_two_writes_is_made_again_unnoticed() {
+async fn a_connection_lost_between_two_writes_is_replaced() {
     let Some((house, proxy)) = house("a connection that was lost").await else { return };
     for n in 0..5 {
         proxy.shake();
-        // The readers', too.
+        // The sessions of the readers, too.
         assert_eq!(watches(&house).await, n);
         house.register(house.watch("job_1")).await;
     }
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_is_missed_at_once_and_found_again_without_being_asked() {
+async fn a_lost_server_is_noticed_and_found_again_without_requests() {
     let Some((house, proxy)) = house("a server that is away").await else { return };
     assert!(!house.store.refusing());
     proxy.close();
@@ -124,7 +124,7 @@ async fn a_server_that_is_away_is_missed_at_once_and_found_again_without_being_a
 }
 
 #[tokio::test]
-async fn a_session_that_the_server_still_believes_in_is_ended_for_its_lock() {
+async fn an_old_session_that_still_holds_the_lock_is_terminated() {
     let Some((house, proxy)) = house("a session that lingers").await else { return };
     proxy.say_nothing();
     for n in 0..2 {

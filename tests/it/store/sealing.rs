@@ -1,5 +1,4 @@
-//! Secrets at rest: what stands in the file, which keys a start needs, and how one key takes over from
-//! another.
+//! Secrets at rest: the contents of the file, the keys that a start needs, and the change of the key.
 
 use std::path::Path;
 
@@ -11,7 +10,7 @@ use super::{START, StoreFixture, at, file, open_with};
 const OLD: [u8; 32] = [1; 32];
 const NEW: [u8; 32] = [2; 32];
 
-/// No two of them share a beginning, so that a leftover of any is found.
+/// Secrets without a common prefix, so that remains of each are found.
 const CANARIES: [&str; 6] = [
     "whsec_Y2FuYXJ5LW9mLXRoZS1hcHAtMDEyMzQ1Njc4OTA=",
     "whsec_b2xkLWNhbmFyeS1vZi10aGUtYXBwLTEyMzQ1Njc4",
@@ -35,15 +34,15 @@ async fn again(house: StoreFixture, keys: &[[u8; 32]]) -> StoreFixture {
     StoreFixture::with(folder, place, START, ring(keys)).await
 }
 
-/// Why a start with these keys is refused.
+/// Returns the error of a start with these keys.
 async fn refused(house: StoreFixture, keys: &[[u8; 32]]) -> (StoreFixture, String) {
     let (folder, place) = house.close().await;
     let error = format!("{:#}", open_with(&place, START, ring(keys)).expect_err("refused"));
-    // Whoever needs the house again comes with the right keys.
+    // The caller opens the store again with the right keys.
     (StoreFixture::with(folder, place, START, ring(&[OLD, NEW])).await, error)
 }
 
-/// A watch whose destinations hold everything that is sealed.
+/// Returns a watch whose destinations hold every kind of secret.
 fn secretive(house: &StoreFixture, job: &str) -> NewWatch {
     let mut watch = house.watch(job);
     watch.destinations[0].secret = Some(CANARIES[2].to_owned());
@@ -69,7 +68,7 @@ async fn create_app(house: &StoreFixture) -> ringback::domain::App {
     }
 }
 
-/// Everything that is sealed, in use: an app with an old and a new secret, and `count` watches.
+/// Uses every kind of secret: an app with an old and a new secret, and `count` watches.
 async fn fill(house: &StoreFixture, count: usize) -> Vec<Watch> {
     let found = BootstrapTenant {
         name: "c".to_owned(),
@@ -93,7 +92,7 @@ async fn fill(house: &StoreFixture, count: usize) -> Vec<Watch> {
     watches
 }
 
-/// All secrets are read as they were written, by those who show and by those who send.
+/// Checks that reads and deliveries get all secrets as they were written.
 async fn check(house: &StoreFixture, watches: &[Watch]) {
     for watch in watches {
         let shown = house.shown(watch.id).await;
@@ -108,7 +107,7 @@ async fn check(house: &StoreFixture, watches: &[Watch]) {
     assert_eq!(secrets("b"), [CANARIES[5], CANARIES[1]]);
 }
 
-/// Which of `wanted` stand in the database's files, the log included.
+/// Returns those of `wanted` that the files of the database contain, the log included.
 fn found_in(path: &Path, wanted: &[&str]) -> Vec<String> {
     let mut bytes = Vec::new();
     for end in ["", "-wal", "-shm"] {
@@ -120,7 +119,7 @@ fn found_in(path: &Path, wanted: &[&str]) -> Vec<String> {
     wanted.iter().filter(is_in).map(|text| (*text).to_owned()).collect()
 }
 
-/// What a key is called in the database.
+/// Returns the name of a key in the database.
 fn name(key: &[u8; 32]) -> String {
     use sha2::Digest as _;
     let [a, b, c, d, ..]: [u8; 32] = sha2::Sha256::digest(key).into();
@@ -129,7 +128,7 @@ fn name(key: &[u8; 32]) -> String {
 
 // Once: it reads the bytes of the file.
 #[tokio::test]
-async fn with_an_encryption_key_no_secret_stands_in_the_database_file() {
+async fn with_an_encryption_key_the_file_holds_no_plain_secret() {
     let house = house(&[OLD]).await;
     let watches = fill(&house, 3).await;
     let job = watches[0].job_no;
@@ -147,7 +146,7 @@ async fn with_an_encryption_key_no_secret_stands_in_the_database_file() {
 
 // Once: it reads the bytes of the file.
 #[tokio::test]
-async fn what_was_plain_is_sealed_at_the_first_start_with_a_key_and_leaves_no_trace_in_the_file() {
+async fn the_first_start_with_a_key_seals_everything_without_a_trace() {
     let house = StoreFixture::new().await;
     let watches = fill(&house, 700).await;
     assert_eq!(found_in(file(&house.place), &CANARIES), CANARIES, "without a key they are there");
@@ -160,7 +159,7 @@ async fn what_was_plain_is_sealed_at_the_first_start_with_a_key_and_leaves_no_tr
 }
 
 #[tokio::test]
-async fn a_start_without_a_key_that_something_is_sealed_with_is_refused_by_its_name() {
+async fn a_start_without_a_needed_key_is_refused_and_names_the_key() {
     let house = house(&[OLD]).await;
     let watches = fill(&house, 1).await;
     let (house, none) = refused(house, &[]).await;
@@ -173,7 +172,7 @@ async fn a_start_without_a_key_that_something_is_sealed_with_is_refused_by_its_n
 }
 
 #[tokio::test]
-async fn a_new_key_takes_over_at_a_start_with_both_and_is_then_enough() {
+async fn after_a_start_with_both_keys_the_new_key_is_sufficient() {
     let house = house(&[OLD]).await;
     let watches = fill(&house, 600).await;
     let house = again(house, &[NEW, OLD]).await;
@@ -191,7 +190,7 @@ async fn a_new_key_takes_over_at_a_start_with_both_and_is_then_enough() {
 
 // Once: it writes into the file.
 #[tokio::test]
-async fn sealing_anew_goes_on_where_a_crash_ended_it() {
+async fn re_sealing_continues_after_a_crash() {
     let house = house(&[OLD]).await;
     let watches = fill(&house, 600).await;
     let (folder, place) = house.close().await;
@@ -224,7 +223,7 @@ async fn sealing_anew_goes_on_where_a_crash_ended_it() {
 
 // Once: it writes into the file.
 #[tokio::test]
-async fn a_sealed_value_that_is_moved_to_another_row_does_not_open() {
+async fn a_sealed_value_copied_to_another_row_does_not_open() {
     let house = house(&[OLD]).await;
     let watches = fill(&house, 2).await;
     let (folder, place) = house.close().await;
@@ -243,6 +242,6 @@ async fn a_sealed_value_that_is_moved_to_another_row_does_not_open() {
 }
 
 crate::postgres::on_postgres_too! {
-    a_start_without_a_key_that_something_is_sealed_with_is_refused_by_its_name,
-    a_new_key_takes_over_at_a_start_with_both_and_is_then_enough,
+    a_start_without_a_needed_key_is_refused_and_names_the_key,
+    after_a_start_with_both_keys_the_new_key_is_sufficient,
 }

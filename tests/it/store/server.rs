@@ -1,4 +1,4 @@
-//! What a PostgreSQL server must be, and what is done to it at the start.
+//! Checks of a PostgreSQL server, and its schema.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::postgres::{On, on, shared};
 use ringback::store::DatabaseLocation;
 
 #[test]
-fn a_server_that_answers_before_it_has_written_is_refused() {
+fn a_server_that_confirms_before_writing_is_refused() {
     let Some(server) = shared("a server that answers too soon") else { return };
     let name = server.database();
     server.ask("postgres", &format!("alter database {name} set synchronous_commit = off"));
@@ -29,7 +29,7 @@ fn a_database_of_a_newer_version_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_database_that_cannot_hold_every_text_is_refused() {
+fn a_database_that_is_not_in_utf_8_is_refused() {
     let Some(server) = shared("a database in another encoding") else { return };
     server.ask("postgres", "create database latin encoding 'LATIN1' template template0");
     let error = open(&DatabaseLocation::Server(server.url("latin")), START).expect_err("refused");
@@ -37,7 +37,7 @@ fn a_database_that_cannot_hold_every_text_is_refused() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_named_without_its_password() {
+fn an_unreachable_server_is_reported_without_its_password() {
     let place = DatabaseLocation::Server("postgres://ringback:hush@127.0.0.1:1/ringback".to_owned());
     let error = format!("{:#}", open(&place, START).expect_err("refused"));
     assert!(error.contains("the database cannot be reached") && !error.contains("hush"), "{error}");
@@ -55,7 +55,7 @@ async fn both_databases_have_the_same_tables_and_columns() {
     let mut all = db.prepare(sql).expect("a statement");
     let mut sqlite: BTreeSet<String> =
         all.query_map([], |row| row.get(0)).expect("read").collect::<Result<_, _>>().expect("names");
-    // Nothing but the number of its row.
+    // Only the number of its row.
     assert!(sqlite.remove("events.no"));
     let sql = "select string_agg(table_name || '.' || column_name, ' ') from information_schema.columns
                where table_schema = 'public' and table_name <> 'schema_version'";

@@ -243,7 +243,8 @@ fn complete_response(status: &str, response: &mut Value, is_post: bool, example:
                 "description": "`true` where this answer was given before.",
                 "schema": { "type": "string", "enum": ["true"] } });
         }
-        let content = response["content"].as_object_mut().and_then(|all| all.values_mut().next());
+        let content = response.get_mut("content").and_then(Value::as_object_mut);
+        let content = content.and_then(|all| all.values_mut().next());
         if let (Some(content), false) = (content, example.is_null()) {
             content["example"] = example.clone();
         }

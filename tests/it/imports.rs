@@ -8,7 +8,8 @@
 //! - A parent file whose own code uses a child, or an item that it re-exports, imports that child. If the child
 //!   then uses an item that the parent defines, the two files form a circle.
 //! - A path that starts with a child module or an imported module (`db::Row`) counts, too.
-//! - The path of a visibility, `pub(in path)`, does not count. `main.rs`, `lib.rs`, files called `tests.rs` and `mod tests { … }` at the end of a file do not count.
+//! - The path of a visibility, `pub(in path)`, does not count, nor do `main.rs`, `lib.rs`, files called `tests.rs`
+//!   and `mod tests { … }` at the end of a file.
 //!
 //! docs/ARCHITECTURE.md declares the graph as lines `module ← imported …`, and the layers of a module as lines
 //! `module: lowest < … < highest`, where `…` stands for all files that no layer names. A file may import files

@@ -161,7 +161,7 @@ impl Scheduler {
                 self.schedule_new_watch(facts.no, now);
             }
             PollerMessage::WatchersChanged { job, watching, terms } => {
-                self.set_watchers(job, watching, terms)
+                self.set_watchers(job, watching, terms);
             }
             PollerMessage::PollNow(facts) => {
                 if !self.jobs.contains_key(&facts.no) {

@@ -57,6 +57,11 @@ pub fn docs() -> Response {
 fn render(document: &Value) -> Result<String, minijinja::Error> {
     let mut environment = Environment::new();
     environment.add_filter("markdown", |text: &str| minijinja::Value::from_safe_string(markdown(text)));
+    environment.add_filter("inline", |text: &str| {
+        let page = markdown(text);
+        let line = page.trim().trim_start_matches("<p>").trim_end_matches("</p>");
+        minijinja::Value::from_safe_string(line.to_owned())
+    });
     environment.add_filter("json", |value: &minijinja::Value| {
         serde_json::to_string_pretty(value).unwrap_or_default()
     });

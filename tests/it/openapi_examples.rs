@@ -1,4 +1,4 @@
-//! The examples of the OpenAPI document are answers of the real application.
+//! The examples of the API document are answers of the real application.
 //!
 //! The test calls every operation, replaces what differs from run to run (ids, secrets, addresses), and compares
 //! the answers with the file that the document includes. `UPDATE_EXAMPLES=1` writes the file instead.
@@ -158,6 +158,7 @@ async fn collected(t: &Harness) -> BTreeMap<String, Value> {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "the developer's request to write the file, as insta has one")]
 async fn every_response_example_is_a_real_answer() {
     let t = Harness::start().await;
     let made = collected(&t).await;

@@ -152,6 +152,16 @@ fn every_component_on_the_architecture_page_exists() {
 }
 
 #[test]
+fn every_test_that_contributors_are_shown_exists() {
+    let page = read(Path::new("CONTRIBUTING.md"));
+    let tests = test_names();
+    let named = page.lines().filter_map(|line| line.split_once("cargo test ")?.1.split_whitespace().next());
+    let missing: Vec<&str> =
+        named.filter(|name| name.contains('_') && !tests.iter().any(|test| test.contains(name))).collect();
+    assert!(missing.is_empty(), "there is no such test: {missing:?}");
+}
+
+#[test]
 fn every_documented_log_line_is_in_the_code() {
     let page = read(Path::new("docs/OPERATIONS.md"));
     let rows = rows_under(&page, &["line", "level", "what to do"]);

@@ -3,6 +3,7 @@
 //! Exit codes of all commands: 0 success, 1 failure, 2 wrong usage. An error is a sentence on stderr that says what
 //! to do. The result of a command goes to stdout, and only this folder writes to it.
 
+mod arguments;
 pub mod cancel;
 pub mod client;
 pub mod completions;
@@ -14,6 +15,7 @@ pub mod health;
 pub mod keys;
 pub mod listen;
 pub mod openapi;
+mod output;
 pub mod paging;
 pub mod provider;
 pub mod retry;
@@ -26,15 +28,13 @@ pub mod verify;
 pub mod watch;
 pub mod watches;
 
-use std::fmt::{Display, Write as _};
-use std::io::Write as _;
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::config::{Config, ConfigError, Environment, File, Flags, Source};
-use crate::domain::{Timestamp, parse_duration};
+use output::{Failure, print_note};
 
 /// The groups of commands in the help of the program.
 const CONTENTS: &[(&str, &[&str])] = &[
@@ -100,23 +100,6 @@ fn contents() -> String {
     page
 }
 
-/// Failure of a command.
-#[derive(Debug)]
-pub enum Failure {
-    /// Wrong usage: exit code 2.
-    Usage(String),
-    /// The command failed: exit code 1.
-    Failed(String),
-    /// The command worked, but the watch that it followed did not complete: its own exit codes.
-    Ended(u8),
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Failed(format!("{error:#}"))
-    }
-}
-
 /// Runs a command and returns its exit code.
 pub fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
@@ -137,7 +120,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Apps(command) => wait(command.run()),
         Command::Keys(command) => wait(command.run()),
         Command::Provider(command) => wait(command.run()),
-        Command::Completions(command) => command.run(),
+        Command::Completions(command) => command.run(&mut Cli::command()),
     };
     let (code, message) = match done {
         Ok(()) => return ExitCode::SUCCESS,
@@ -145,45 +128,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Err(Failure::Failed(message)) => (1, message),
         Err(Failure::Usage(message)) => (2, message),
     };
-    // If stderr is closed, the exit code still reports the failure.
-    let _ = writeln!(std::io::stderr(), "{message}");
+    print_note(&message);
     ExitCode::from(code)
-}
-
-/// Writes a line to stdout. `println!` would panic if stdout is closed, as in `ringback config | true`, or if the disk
-/// is full.
-pub(crate) fn say(line: impl Display) -> anyhow::Result<()> {
-    writeln!(std::io::stdout(), "{line}").context("stdout cannot be written")
-}
-
-/// Writes a line to stderr, so that it is not part of the result.
-pub(crate) fn note(line: &str) {
-    // stderr can be closed.
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-/// Returns a parser for the values of a closed set.
-fn values_of<T: Copy>(all: &[T], word: fn(T) -> &'static str) -> clap::builder::PossibleValuesParser {
-    all.iter().map(|one| word(*one)).into()
-}
-
-/// Checks a duration and returns its text, which the server parses.
-fn duration(text: &str) -> Result<String, String> {
-    parse_duration(text).map(|_| text.to_owned())
-}
-
-/// Returns the time that an argument names, for the server: a time, or a duration before `now`.
-fn time_argument(flag: &str, text: Option<String>, now: Timestamp) -> Result<Option<String>, Failure> {
-    let Some(text) = text else { return Ok(None) };
-    if let Some(at) = Timestamp::parse(&text) {
-        return Ok(Some(at.to_string()));
-    }
-    let ago = parse_duration(&text).map_err(|_| {
-        Failure::Usage(format!(
-            "{flag}: write a time such as 2026-02-18T15:00:00Z, or how long ago, such as 24h"
-        ))
-    })?;
-    Ok(Some(now.minus(ago).to_string()))
 }
 
 /// Runs a command that uses the network.
@@ -196,39 +142,8 @@ fn wait(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> 
     done
 }
 
-/// Reads the configuration, or returns all its errors.
-pub(crate) fn configuration(flags: &Flags) -> Result<Config, Failure> {
-    let (config, errors) = read_configuration(flags);
-    if errors.is_empty() { Ok(config) } else { Err(config_failure(&errors)) }
-}
-
-/// Reads the configuration, and returns all errors together with the values that have none.
-fn read_configuration(flags: &Flags) -> (Config, Vec<ConfigError>) {
-    Config::read_partially(flags, &Environment::of_process(), &File::find(flags.config.as_deref()))
-}
-
-/// Returns the failure for errors of the configuration, one per line. An error in a flag is wrong usage.
-pub(crate) fn config_failure(errors: &[ConfigError]) -> Failure {
-    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    let is_usage = errors.iter().any(|error| matches!(error.source, Source::Flag(_)));
-    if is_usage { Failure::Usage(lines.join("\n")) } else { Failure::Failed(lines.join("\n")) }
-}
-
-/// Waits for SIGINT or SIGTERM.
-pub(crate) async fn shutdown_signal() -> anyhow::Result<()> {
-    let kind = tokio::signal::unix::SignalKind::terminate();
-    let mut terminate =
-        tokio::signal::unix::signal(kind).context("no handler for SIGTERM can be installed")?;
-    tokio::select! {
-        received = tokio::signal::ctrl_c() => received.context("no handler for SIGINT can be installed"),
-        _ = terminate.recv() => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     /// Returns every command without subcommands, with its full name.
@@ -262,17 +177,5 @@ mod tests {
             let named = [format!("`{words}`"), format!("`{words} ")].iter().any(|name| page.contains(name));
             assert!(named, "{words}");
         }
-    }
-
-    #[test]
-    fn a_time_argument_is_a_time_or_a_duration_before_now() {
-        let now = Timestamp::parse("2026-02-18T15:00:00Z").expect("a time");
-        let read = |text: &str| time_argument("--since", Some(text.to_owned()), now);
-        assert!(read("24h").is_ok_and(|at| at.as_deref() == Some("2026-02-17T15:00:00.000Z")));
-        assert!(
-            read("2026-02-18T16:00:00+02:00")
-                .is_ok_and(|at| at.as_deref() == Some("2026-02-18T14:00:00.000Z"))
-        );
-        assert!(matches!(read("yesterday"), Err(Failure::Usage(why)) if why.starts_with("--since: ")));
     }
 }

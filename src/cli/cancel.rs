@@ -1,8 +1,9 @@
 //! `ringback cancel`: stops a watch.
 
 use super::client::{Server, segment};
+use super::output::{Failure, print_line};
+use super::show;
 use super::terminal::Terminal;
-use super::{Failure, say, show};
 
 /// Stop a watch: its job is not polled any more, and nothing more is sent
 ///
@@ -31,6 +32,6 @@ impl Cancel {
         if self.json {
             return Ok(terminal.json(&answer.text)?);
         }
-        Ok(say(show::watch_fields(&answer.value(), terminal))?)
+        Ok(print_line(show::watch_fields(&answer.value(), terminal))?)
     }
 }

@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::output::Failure;
 use super::terminal::clean;
-use super::{Failure, config_failure};
 use crate::clock::Clock;
 use crate::config::{Access, Environment};
 use crate::egress;
@@ -45,8 +45,7 @@ pub struct Server {
 impl Server {
     /// Returns a client for the server, with the key in `RINGBACK_API_KEY`.
     pub fn client(&self) -> Result<Client, Failure> {
-        let access = Access::read(self.url.as_deref(), &Environment::of_process());
-        let access = access.map_err(|errors| config_failure(&errors))?;
+        let access = Access::read(self.url.as_deref(), &Environment::of_process())?;
         let http = egress::unguarded(CONNECT_TIMEOUT).context("the HTTP client cannot be made")?;
         Ok(Client { http, access, clock: Clock::System })
     }

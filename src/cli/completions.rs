@@ -3,10 +3,9 @@
 use std::io::Write as _;
 
 use anyhow::Context as _;
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use super::{Cli, Failure};
+use super::output::Failure;
 
 /// Print the completion script of a shell
 #[derive(Debug, clap::Args)]
@@ -21,11 +20,11 @@ pub struct Completions {
 }
 
 impl Completions {
-    /// Runs the command.
-    pub fn run(self) -> Result<(), Failure> {
+    /// Runs the command for `program`, whose commands are completed.
+    pub fn run(self, program: &mut clap::Command) -> Result<(), Failure> {
         // Into memory first: the generator panics if its output cannot be written.
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "ringback", &mut script);
+        clap_complete::generate(self.shell, program, "ringback", &mut script);
         Ok(std::io::stdout().write_all(&script).context("stdout cannot be written")?)
     }
 }

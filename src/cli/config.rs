@@ -1,9 +1,9 @@
 //! `ringback config`: prints every effective setting and its source.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 
-use super::{Failure, read_configuration, say};
+use super::arguments::read_configuration;
+use super::output::{Failure, print_line, print_note};
 use crate::config::{Effective, Flags};
 
 /// Show every effective setting and its source
@@ -33,9 +33,9 @@ impl Show {
             return Err(Failure::Failed(lines.join("\n")));
         }
         for warning in &config.warnings {
-            let _ = writeln!(std::io::stderr(), "warning: {warning}");
+            print_note(&format!("warning: {warning}"));
         }
-        Ok(say(listing(config.effective()).trim_end())?)
+        Ok(print_line(listing(config.effective()).trim_end())?)
     }
 }
 

@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 
+use super::arguments::{time_argument, values_of};
 use super::client::Server;
+use super::output::Failure;
 use super::paging::Paging;
 use super::terminal::{address, text, time};
-use super::{Failure, time_argument, values_of};
 use crate::domain::DeliveryStatus;
 
 /// List deliveries, newest first

@@ -23,9 +23,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use self::expectations::{DemoJob, Expectations};
 use self::folder::Folder;
 use self::log::{DemoLog, Participant};
+use super::arguments::shutdown_signal;
 use super::listen::{Arrival, Listener};
+use super::output::{Failure, print_line};
 use super::sim::{Options, Simulator};
-use super::{Failure, config_failure, say, shutdown_signal};
 use crate::app::{App, HostEnvironment};
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
@@ -90,15 +91,15 @@ impl Demo {
             },
             asked = shutdown_signal() => asked.and(Err(anyhow!("the demo was interrupted"))),
         };
-        say(format_args!("\n{}", expectations.summary(|job| services.simulator.polls(job))))?;
+        print_line(format_args!("\n{}", expectations.summary(|job| services.simulator.polls(job))))?;
         let verdict = outcome.and_then(|()| expectations.verdict().map_err(anyhow::Error::msg));
         if verdict.is_ok() {
             let (count, seconds) = (JOBS.len(), log.elapsed().as_secs_f64());
-            say(format_args!(
+            print_line(format_args!(
                 "{count} of {count} expected webhooks were received and verified in {seconds:.1} s."
             ))?;
         } else if !expectations.is_complete() {
-            say(expectations.missing())?;
+            print_line(expectations.missing())?;
         }
         if self.keep && verdict.is_ok() {
             services.keep(&log).await?;
@@ -198,11 +199,15 @@ impl Services {
     /// Runs until a signal, and shows further webhooks.
     async fn keep(&mut self, log: &DemoLog) -> Result<()> {
         let (Client { server, key, .. }, url) = (&self.client, &self.steady.url);
-        say("\nEverything runs until Ctrl-C. To register a job of your own that fails after 5 s:\n")?;
-        say(format_args!("  curl -X POST {server}/v1/watches \\"))?;
-        say(format_args!("    -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\"))?;
-        say(format_args!("    -d '{{\"jobId\": \"job_5s_failed_mine\", \"callbackUrl\": \"{url}\"}}'\n"))?;
-        say("`ringback sim --help` explains what a job id can contain.\n")?;
+        print_line("\nEverything runs until Ctrl-C. To register a job of your own that fails after 5 s:\n")?;
+        print_line(format_args!("  curl -X POST {server}/v1/watches \\"))?;
+        print_line(format_args!(
+            "    -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\"
+        ))?;
+        print_line(format_args!(
+            "    -d '{{\"jobId\": \"job_5s_failed_mine\", \"callbackUrl\": \"{url}\"}}'\n"
+        ))?;
+        print_line("`ringback sim --help` explains what a job id can contain.\n")?;
         // One future for all iterations, so that no signal is lost between two webhooks.
         let mut stop = std::pin::pin!(shutdown_signal());
         loop {
@@ -247,7 +252,7 @@ fn configuration(folder: &Folder, muvi: &str) -> Result<Config, Failure> {
         ("MUVI_API_KEY", "simulated"),
     ];
     let environment: Environment = variables.into_iter().collect();
-    Config::read(&Flags::default(), &environment, None).map_err(|errors| config_failure(&errors))
+    Ok(Config::read(&Flags::default(), &environment, None)?)
 }
 
 async fn receiver(

@@ -10,9 +10,10 @@ use backon::{ExponentialBuilder, Retryable as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
+use super::arguments::shutdown_signal;
 use super::client::{Answer, Client, ClientError, segment, with_query};
+use super::output::{Failure, print_line, print_note};
 use super::terminal::{Terminal, clean, text};
-use super::{Failure, note, say, shutdown_signal};
 use crate::domain::{JobStatus, WatchStatus};
 
 /// Maximum time that the server waits before it answers; shorter with a progress bar.
@@ -68,7 +69,7 @@ pub(super) async fn follow(
     } else {
         let line = describe(&watch);
         let rest = line.strip_prefix(&status).unwrap_or_default();
-        say(format_args!("{}{rest}", terminal.status(&status)))?;
+        print_line(format_args!("{}{rest}", terminal.status(&status)))?;
     }
     match WatchStatus::parse(&status).and_then(exit_code) {
         Some(0) => Ok(()),
@@ -183,7 +184,7 @@ impl Progress {
         let line = describe(watch);
         let Some(bar) = &self.bar else {
             if !has_ended(watch) && self.last.replace(line.clone()) != line {
-                note(&line);
+                print_note(&line);
             }
             return;
         };
@@ -199,8 +200,8 @@ impl Progress {
 
     fn note(&self, message: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| note(message)),
-            None => note(message),
+            Some(bar) => bar.suspend(|| print_note(message)),
+            None => print_note(message),
         }
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::{Failure, configuration, say};
+use super::arguments::configuration;
+use super::output::{Failure, print_line};
 use crate::clock::Clock;
 use crate::config::Flags;
 use crate::egress;
@@ -57,7 +58,7 @@ impl Health {
             Some(Ok(answer)) if !answer.status().is_success() => {
                 failed(&format!("answered {}", answer.status()))
             }
-            Some(Ok(_)) => Ok(say(if self.ready { "ready" } else { "alive" })?),
+            Some(Ok(_)) => Ok(print_line(if self.ready { "ready" } else { "alive" })?),
         }
     }
 }

@@ -8,12 +8,13 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::arguments::{configuration, duration, values_of};
 use super::client::json_object;
 use super::client::{Answer, Client, Server, segment};
+use super::output::{Failure, print_line, print_note};
 use super::paging::Paging;
 use super::tenants::{self, WantedKey};
 use super::terminal::{FieldList, Terminal, clean, text, time};
-use super::{Failure, configuration, duration, note, say, values_of};
 use crate::config::{Access, Config, Environment, Flags};
 use crate::domain::Scope;
 
@@ -129,8 +130,8 @@ impl CreateApp {
         card.line("app", text(&app, "/id"));
         card.line("name", text(&app, "/name"));
         card.line("signing secret", text(&app, "/signingSecret"));
-        say(card.render(terminal))?;
-        note("Receivers verify by the signing secret; GET /v1/signing-secret gives it again.");
+        print_line(card.render(terminal))?;
+        print_note("Receivers verify by the signing secret; GET /v1/signing-secret gives it again.");
         Ok(())
     }
 }
@@ -232,7 +233,7 @@ impl Keys {
                     }
                     Asked::Database(config) => tenants::revoke_key(&config, &id).await?,
                 }
-                Ok(say(format_args!("{} is revoked.", clean(&id)))?)
+                Ok(print_line(format_args!("{} is revoked.", clean(&id)))?)
             }
         }
     }
@@ -268,8 +269,8 @@ impl CreateKey {
         card.line("app", text(&key, "/appId"));
         card.line("scope", text(&key, "/scope"));
         card.line("expires (UTC)", time(&key, "/expiresAt"));
-        say(card.render(terminal))?;
-        note("The key is shown this once: keep it.");
+        print_line(card.render(terminal))?;
+        print_note("The key is shown this once: keep it.");
         Ok(())
     }
 }

@@ -18,7 +18,8 @@ use serde::de::IgnoredAny;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::{Failure, say, shutdown_signal};
+use super::arguments::shutdown_signal;
+use super::output::{Failure, print_line};
 use crate::channels::webhook::{self, Secret};
 use crate::clock::Clock;
 
@@ -61,11 +62,13 @@ impl Listen {
         let (listener, mut arrivals) = Listener::bind(Clock::System, self.port, secret, self.fail)
             .await
             .with_context(|| format!("port {} is not available; --port 0 selects a free one", self.port))?;
-        say(format_args!("Listening on {}", listener.url()))?;
-        say("Start the server with RINGBACK_EGRESS__ALLOW=127.0.0.1/32 to permit webhooks to this address.")?;
+        print_line(format_args!("Listening on {}", listener.url()))?;
+        print_line(
+            "Start the server with RINGBACK_EGRESS__ALLOW=127.0.0.1/32 to permit webhooks to this address.",
+        )?;
         let show = async {
             while let Some(arrival) = arrivals.recv().await {
-                say(format_args!("\n{arrival}"))?;
+                print_line(format_args!("\n{arrival}"))?;
             }
             Ok::<_, anyhow::Error>(())
         };

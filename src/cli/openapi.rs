@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use anyhow::Context as _;
 
-use super::Failure;
+use super::output::Failure;
 
 /// Print the API as an `OpenAPI` 3.1 document
 ///

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::client::{Client, PAGE_MAX, Page, with_query};
+use super::output::{Failure, print_line, print_note};
 use super::terminal::{Table, Terminal};
-use super::{Failure, note, say};
 
 /// Arguments that select the page and the form of a list.
 #[derive(Debug, clap::Args)]
@@ -45,7 +45,7 @@ impl Paging {
             }
         }
         if cursor.is_some() && !self.json {
-            note("There are more entries: --all lists them.");
+            print_note("There are more entries: --all lists them.");
         }
         Ok(())
     }
@@ -84,13 +84,13 @@ impl Paging {
         } else if self.json {
             terminal.json(text)?;
         } else if page.data.is_empty() && with_head {
-            note("No entries.");
+            print_note("No entries.");
         } else {
             let mut table = Table::new(head);
             for one in &page.data {
                 table.row(row(&serde_json::from_str(one.get()).unwrap_or_default()));
             }
-            say(table.render(terminal, "", with_head))?;
+            print_line(table.render(terminal, "", with_head))?;
         }
         Ok(page.next_cursor)
     }

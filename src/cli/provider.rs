@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
+use super::arguments::configuration;
+use super::output::{Failure, print_line};
 use super::terminal::{FieldList, Table, Terminal, text, time};
 use super::watch::parameter;
-use super::{Failure, configuration, say};
 use crate::app::{self, HostEnvironment};
 use crate::config::Flags;
 use crate::domain::{format_duration, format_rate};
@@ -128,7 +129,7 @@ impl List {
                 text(one, "/baseUrl"),
             ]);
         }
-        Ok(say(table.render(terminal, "", true))?)
+        Ok(print_line(table.render(terminal, "", true))?)
     }
 }
 
@@ -176,7 +177,9 @@ impl Check {
         let definition =
             Definition::check(&self.file).map_err(|errors| Failure::Failed(errors.join("\n")))?;
         let (id, examples) = (definition.id(), definition.examples());
-        Ok(say(format_args!("{name} defines `{id}`; all {examples} examples have the expected result."))?)
+        Ok(print_line(format_args!(
+            "{name} defines `{id}`; all {examples} examples have the expected result."
+        ))?)
     }
 }
 
@@ -222,11 +225,13 @@ impl Poll {
             terminal.json(&report.to_string())?;
         } else {
             // Without the query, which can hold secrets.
-            say(card(&report, &format!("{}{}", url.origin().ascii_serialization(), url.path()))
-                .render(terminal))?;
+            print_line(
+                card(&report, &format!("{}{}", url.origin().ascii_serialization(), url.path()))
+                    .render(terminal),
+            )?;
         }
         if self.raw {
-            say("")?;
+            print_line("")?;
             terminal.json(&String::from_utf8_lossy(&received.body))?;
         }
         if matches!(answer, Interpretation::Ok(_)) { Ok(()) } else { Err(Failure::Ended(1)) }

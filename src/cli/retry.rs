@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
+use super::arguments::time_argument;
 use super::client::{Server, json_object, segment};
+use super::output::{Failure, print_line};
 use super::terminal::{Terminal, clean, text};
-use super::{Failure, say, time_argument};
 
 /// Retry a delivery now, or all failed deliveries
 ///
@@ -67,11 +68,11 @@ impl Retry {
         match &self.id {
             Some(id) => {
                 let id = clean(id);
-                say(format_args!("{id} is attempted now; `ringback show {id}` shows the result."))?;
+                print_line(format_args!("{id} is attempted now; `ringback show {id}` shows the result."))?;
             }
             None => match text(&value, "/count").as_str() {
-                "1" => say("1 delivery is retried.")?,
-                count => say(format_args!("{count} deliveries are retried."))?,
+                "1" => print_line("1 delivery is retried.")?,
+                count => print_line(format_args!("{count} deliveries are retried."))?,
             },
         }
         Ok(())

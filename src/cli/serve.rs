@@ -2,7 +2,8 @@
 
 use anyhow::Context as _;
 
-use super::{Failure, configuration, say, shutdown_signal};
+use super::arguments::{configuration, shutdown_signal};
+use super::output::{Failure, print_line};
 use crate::app::{App, FirstStart, HostEnvironment};
 use crate::config::Flags;
 use crate::telemetry;
@@ -39,7 +40,7 @@ impl Serve {
             "the new admin key could not be printed and will not be shown again: remove the database, or \
              set RINGBACK_API_KEY",
         )?;
-        say(format_args!("ringback listens on http://{}", app.address()?))?;
+        print_line(format_args!("ringback listens on http://{}", app.address()?))?;
         app.run(async {
             if let Err(error) = shutdown_signal().await {
                 tracing::error!(%error, "no signal handlers can be installed");
@@ -54,10 +55,10 @@ impl Serve {
 /// Prints what the first start made. It is never logged.
 fn print_once(first_start: &FirstStart) -> anyhow::Result<()> {
     if let Some(key) = &first_start.admin_key {
-        say(format_args!("admin key (shown once, keep it):      {key}"))?;
+        print_line(format_args!("admin key (shown once, keep it):      {key}"))?;
     }
     if let Some(secret) = &first_start.signing_secret {
-        say(format_args!("signing secret (for receivers):       {secret}"))?;
+        print_line(format_args!("signing secret (for receivers):       {secret}"))?;
     }
     Ok(())
 }

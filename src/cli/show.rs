@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 use super::client::{Answer, Client, PAGE_MAX, Server, segment};
+use super::follow;
+use super::output::{Failure, print_line};
 use super::terminal::{FieldList, Table, Terminal, address, text, time};
-use super::{Failure, follow, say};
 use crate::domain::JobStatus;
 
 /// Show a watch with its timeline, a delivery with its attempts, or an event
@@ -55,7 +56,7 @@ impl Show {
         if self.json {
             return Ok(terminal.json(&answer.text)?);
         }
-        Ok(say(shown(&answer.value(), terminal))?)
+        Ok(print_line(shown(&answer.value(), terminal))?)
     }
 }
 

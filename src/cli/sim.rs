@@ -23,7 +23,8 @@ use tokio::net::TcpListener;
 
 pub use machine::{Answer, Ending, List, Machine, Options};
 
-use super::{Failure, say, shutdown_signal};
+use super::arguments::shutdown_signal;
+use super::output::{Failure, print_line};
 use crate::clock::Clock;
 use crate::config::LogFormat;
 use crate::domain::parse_duration;
@@ -82,8 +83,8 @@ impl Sim {
             .await
             .with_context(|| format!("port {} is not available; --port 0 selects a free one", self.port))?;
         let url = format!("http://{}", socket.local_addr().context("the port has no address")?);
-        say(format_args!("Simulating Muvi on {url}"))?;
-        say(format_args!(
+        print_line(format_args!("Simulating Muvi on {url}"))?;
+        print_line(format_args!(
             "To poll it, start a server with RINGBACK_PROVIDERS__MUVI__BASE_URL={url} MUVI_API_KEY=any"
         ))?;
         let options =

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::Failure;
+use super::output::Failure;
 use crate::app::open_store;
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;

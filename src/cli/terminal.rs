@@ -11,7 +11,7 @@ use std::io::IsTerminal as _;
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr as _;
 
-use super::say;
+use super::output::print_line;
 use crate::config::Environment;
 use crate::domain::Timestamp;
 
@@ -43,7 +43,7 @@ impl Terminal {
     /// change the meaning.
     pub fn json(self, text: &str) -> anyhow::Result<()> {
         if !self.interactive {
-            return say(text);
+            return print_line(text);
         }
         let mut safe = String::with_capacity(text.len());
         for c in text.chars() {
@@ -57,7 +57,7 @@ impl Terminal {
                 safe.push(c);
             }
         }
-        say(safe)
+        print_line(safe)
     }
 
     /// Returns a status in its colour.

@@ -4,7 +4,7 @@ use std::io::Read as _;
 
 use anyhow::Context;
 
-use super::{Failure, say};
+use super::output::{Failure, print_line};
 use crate::channels::webhook::{self, Secret};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
@@ -59,7 +59,7 @@ impl Verify {
         let now =
             self.at.map_or_else(|| Clock::System.now(), |at| Timestamp::from_millis(i64::from(at) * 1000));
         self.judge(&secret, &body, now).map_err(Failure::Failed)?;
-        Ok(say("The signature is valid.")?)
+        Ok(print_line("The signature is valid.")?)
     }
 
     /// Verifies the signature. If it is not valid, the error names the likely cause.

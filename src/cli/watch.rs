@@ -4,9 +4,11 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::arguments::{duration, values_of};
 use super::client::Server;
+use super::output::{Failure, print_line, print_note};
 use super::terminal::{Terminal, text};
-use super::{Failure, duration, follow, note, say, show, values_of};
+use super::{follow, show};
 use crate::domain::Payload;
 
 /// Register a watch on a running server, and optionally wait for its end
@@ -113,7 +115,7 @@ impl Watch {
         let (terminal, watch) = (Terminal::of_stdout(), answer.value());
         let id = text(&watch, "/id");
         if !self.json {
-            say(show::watch_fields(&watch, terminal))?;
+            print_line(show::watch_fields(&watch, terminal))?;
         } else if !self.follow {
             terminal.json(&answer.text)?;
         }
@@ -121,7 +123,7 @@ impl Watch {
             return follow::follow(&client, &id, Some(answer), self.json).await;
         }
         if self.is_silent() {
-            note(&format!(
+            print_note(&format!(
                 "Nothing will be sent; `ringback show {id} --follow` waits for the end of the watch."
             ));
         }

@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 
+use super::arguments::values_of;
 use super::client::Server;
+use super::output::Failure;
 use super::paging::Paging;
 use super::terminal::{text, time};
-use super::{Failure, values_of};
 use crate::domain::{JobStatus, WatchStatus};
 
 /// List watches, newest first

@@ -31,7 +31,32 @@ struct Reader {
     providers_path_is_known: bool,
 }
 
-pub(super) fn defaults() -> Config {
+impl Default for Config {
+    /// Returns the default settings.
+    fn default() -> Self {
+        defaults()
+    }
+}
+
+impl Config {
+    /// Reads all sources. Returns every error.
+    pub fn read(flags: &Flags, env: &Environment, file: Option<&File>) -> Result<Self, Vec<ConfigError>> {
+        let (config, errors) = read(flags, env, Ok(file));
+        if errors.is_empty() { Ok(config) } else { Err(errors) }
+    }
+
+    /// Reads all sources and returns every error together with the values that have none, so that the caller can
+    /// check files that the configuration names. A value with an error is treated as not set.
+    pub fn read_partially(
+        flags: &Flags,
+        env: &Environment,
+        file: &Result<Option<File>, ConfigError>,
+    ) -> (Self, Vec<ConfigError>) {
+        read(flags, env, file.as_ref().map(Option::as_ref).map_err(Clone::clone))
+    }
+}
+
+fn defaults() -> Config {
     let mut reader = Reader { config: Config::blank(), errors: Vec::new(), providers_path_is_known: true };
     reader.defaults();
     debug_assert_eq!(reader.errors, []);
@@ -39,7 +64,7 @@ pub(super) fn defaults() -> Config {
     reader.config
 }
 
-pub(super) fn read(
+fn read(
     flags: &Flags,
     env: &Environment,
     file: Result<Option<&File>, ConfigError>,

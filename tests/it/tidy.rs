@@ -26,7 +26,11 @@ fn only_the_store_contains_sql() {
 #[test]
 fn only_the_configuration_reads_the_environment() {
     let phrases = ["env::var", "env::args", "option_env!"];
-    forbid(&phrases, |file| file == Path::new("src/config.rs"), "src/config.rs is the one reader");
+    forbid(
+        &phrases,
+        |file| file == Path::new("src/config/source.rs"),
+        "src/config/source.rs is the one reader",
+    );
 }
 
 #[test]

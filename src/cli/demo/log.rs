@@ -14,13 +14,13 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::Value;
 
 use crate::cli::listen::{Arrival, Signature};
-use crate::cli::say;
+use crate::cli::output::print_line;
 use crate::clock::{Clock, Stopwatch};
 use crate::config::Environment;
 
 /// Maximum size of an answer of the simulator, in bytes.
 const ANSWER_MAX: usize = 64 * 1024;
-/// Maximum number of jobs participantse last answer is kept; then all are forgotten.
+/// Maximum number of jobs whose last answer is kept; then all are forgotten.
 const JOBS_MAX: usize = 10_000;
 
 /// Participant of the demo.
@@ -86,9 +86,9 @@ impl DemoLog {
         // If stdout is closed, the demo continues: its result is the exit code.
         let _ = if self.colours {
             let colour = participant.colour();
-            say(format_args!("\x1b[2m{at:5.1}s\x1b[0m  \x1b[{colour}m{name:8}\x1b[0m  {text}"))
+            print_line(format_args!("\x1b[2m{at:5.1}s\x1b[0m  \x1b[{colour}m{name:8}\x1b[0m  {text}"))
         } else {
-            say(format_args!("{at:5.1}s  {name:8}  {text}"))
+            print_line(format_args!("{at:5.1}s  {name:8}  {text}"))
         };
     }
 

@@ -1,0 +1,78 @@
+//! Parts that several commands share: values of arguments, the configuration that flags select, and the signals that
+//! end a command.
+
+use anyhow::Context as _;
+
+use super::output::Failure;
+use crate::config::{Config, ConfigError, Environment, File, Flags};
+use crate::domain::{Timestamp, parse_duration};
+
+/// Returns a parser for the values of a closed set.
+pub(super) fn values_of<T: Copy>(
+    all: &[T],
+    word: fn(T) -> &'static str,
+) -> clap::builder::PossibleValuesParser {
+    all.iter().map(|one| word(*one)).into()
+}
+
+/// Checks a duration and returns its text, which the server parses.
+pub(super) fn duration(text: &str) -> Result<String, String> {
+    parse_duration(text).map(|_| text.to_owned())
+}
+
+/// Returns the time that an argument names, for the server: a time, or a duration before `now`.
+pub(super) fn time_argument(
+    flag: &str,
+    text: Option<String>,
+    now: Timestamp,
+) -> Result<Option<String>, Failure> {
+    let Some(text) = text else { return Ok(None) };
+    if let Some(at) = Timestamp::parse(&text) {
+        return Ok(Some(at.to_string()));
+    }
+    let ago = parse_duration(&text).map_err(|_| {
+        Failure::Usage(format!(
+            "{flag}: write a time such as 2026-02-18T15:00:00Z, or how long ago, such as 24h"
+        ))
+    })?;
+    Ok(Some(now.minus(ago).to_string()))
+}
+
+/// Reads the configuration, or returns all its errors.
+pub(super) fn configuration(flags: &Flags) -> Result<Config, Failure> {
+    let (config, errors) = read_configuration(flags);
+    if errors.is_empty() { Ok(config) } else { Err(errors.into()) }
+}
+
+/// Reads the configuration, and returns all errors together with the values that have none.
+pub(super) fn read_configuration(flags: &Flags) -> (Config, Vec<ConfigError>) {
+    Config::read_partially(flags, &Environment::of_process(), &File::find(flags.config.as_deref()))
+}
+
+/// Waits for SIGINT or SIGTERM.
+pub(super) async fn shutdown_signal() -> anyhow::Result<()> {
+    let kind = tokio::signal::unix::SignalKind::terminate();
+    let mut terminate =
+        tokio::signal::unix::signal(kind).context("no handler for SIGTERM can be installed")?;
+    tokio::select! {
+        received = tokio::signal::ctrl_c() => received.context("no handler for SIGINT can be installed"),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_argument_is_a_time_or_a_duration_before_now() {
+        let now = Timestamp::parse("2026-02-18T15:00:00Z").expect("a time");
+        let read = |text: &str| time_argument("--since", Some(text.to_owned()), now);
+        assert!(read("24h").is_ok_and(|at| at.as_deref() == Some("2026-02-17T15:00:00.000Z")));
+        assert!(
+            read("2026-02-18T16:00:00+02:00")
+                .is_ok_and(|at| at.as_deref() == Some("2026-02-18T14:00:00.000Z"))
+        );
+        assert!(matches!(read("yesterday"), Err(Failure::Usage(why)) if why.starts_with("--since: ")));
+    }
+}

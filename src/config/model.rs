@@ -1,0 +1,231 @@
+//! The settings of the service as typed values.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::source::{ConfigError, Source};
+use crate::channels::SettingValues;
+use crate::domain::{Masked, Rate, nearest};
+
+/// Settings of the service.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Address and port of the API.
+    pub listen: SocketAddr,
+    /// Separate address and port of the metrics.
+    pub metrics_listen: Option<SocketAddr>,
+    /// URL of the API as clients see it: http(s), without a slash at its end.
+    pub public_url: String,
+    /// The database.
+    pub database: Database,
+    /// Admin key of app `default`.
+    pub api_key: Option<Masked>,
+    /// Signing secret of app `default`; `None` if it is in the database.
+    pub signing_secret: Option<Masked>,
+    /// Keys that decrypt secrets in the database; the first one encrypts.
+    pub encryption_keys: Vec<EncryptionKey>,
+    /// Log filter of `tracing`.
+    pub log: String,
+    /// Format of the log.
+    pub log_format: LogFormat,
+    /// Maximum time that a shutdown waits for work in progress.
+    pub shutdown_grace: Duration,
+    /// Restrictions of outgoing requests.
+    pub egress: Egress,
+    /// Limits of deliveries.
+    pub delivery: Delivery,
+    /// Retention of data.
+    pub retention: Retention,
+    /// Export of traces.
+    pub telemetry: Telemetry,
+    /// Settings of the notification channels.
+    pub channels: SettingValues,
+    /// Folder with templates that replace built-in ones.
+    pub templates_path: Option<PathBuf>,
+    /// Folder with additional provider definitions.
+    pub providers_path: Option<PathBuf>,
+    /// Settings of providers, by name.
+    pub providers: BTreeMap<String, ProviderConfig>,
+    /// Warnings for the log, such as variables that resemble settings.
+    pub warnings: Vec<String>,
+    pub(super) effective: Vec<Effective>,
+    /// The first source that mentions a provider.
+    pub(super) provider_sources: BTreeMap<String, Source>,
+}
+
+/// Location of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// SQLite file.
+    Sqlite(PathBuf),
+    /// URL of a PostgreSQL database, which can hold a password.
+    Postgres(Masked),
+}
+
+/// `[egress]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// Private networks (CIDR), addresses and host names (in lower case) that may be reached.
+    pub allow: Vec<String>,
+    /// Whether plain http is permitted everywhere.
+    pub allow_http: bool,
+    /// URL of the proxy for all outgoing requests, which can hold a user name and a password.
+    pub proxy: Option<Masked>,
+}
+
+/// `[delivery]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delivery {
+    /// Waits before the retries of a delivery.
+    pub retry_schedule: Vec<Duration>,
+    /// Timeout of an attempt, including the answer's body.
+    pub timeout: Duration,
+    /// Maximum number of attempts in progress.
+    pub concurrency: usize,
+    /// Maximum number of attempts in progress per destination.
+    pub per_destination: usize,
+}
+
+/// `[retention]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// How long events, deliveries and attempts are kept.
+    pub events: Duration,
+    /// How long watches are kept after their end.
+    pub watches: Duration,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Base URL of the collector, without a slash at its end; `None` if no traces are exported.
+    pub otlp_endpoint: Option<String>,
+    /// Headers for the collector, usually a key.
+    pub otlp_headers: Vec<(String, Masked)>,
+    /// Name of this service in traces.
+    pub service_name: String,
+}
+
+/// `[providers.NAME]`. `None` means that the provider's definition decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProviderConfig {
+    /// The credential.
+    pub api_key: Option<Masked>,
+    /// Base URL of the API: http(s), without a slash at its end.
+    pub base_url: Option<String>,
+    /// Time from the registration to the first poll, if nothing is known about the job.
+    pub first: Option<Duration>,
+    /// Shortest poll interval of a job.
+    pub min_interval: Option<Duration>,
+    /// Longest poll interval of a job.
+    pub max_interval: Option<Duration>,
+    /// Maximum rate of polls.
+    pub rate: Option<Rate>,
+    /// Maximum number of polls at once after a pause.
+    pub burst: Option<u32>,
+    /// Maximum number of polls in progress.
+    pub concurrency: Option<u32>,
+}
+
+/// Format of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Key that encrypts secrets in the database. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EncryptionKey([u8; 32]);
+
+impl EncryptionKey {
+    /// Wraps the bytes of a key.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns the bytes of the key.
+    pub fn reveal(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// A setting with its effective value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// Dotted key.
+    pub key: String,
+    /// The value as it would be written, secrets as `***`; `None` if the setting is not set.
+    pub value: Option<String>,
+    /// Source of the value.
+    pub source: Source,
+}
+
+impl Config {
+    /// Returns a configuration without values, before the defaults of the table are set.
+    pub(super) fn blank() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            metrics_listen: None,
+            public_url: String::new(),
+            database: Database::Sqlite(PathBuf::new()),
+            api_key: None,
+            signing_secret: None,
+            encryption_keys: Vec::new(),
+            log: String::new(),
+            log_format: LogFormat::Text,
+            shutdown_grace: Duration::ZERO,
+            egress: Egress::default(),
+            delivery: Delivery::default(),
+            retention: Retention::default(),
+            telemetry: Telemetry::default(),
+            channels: SettingValues::default(),
+            templates_path: None,
+            providers_path: None,
+            providers: BTreeMap::new(),
+            warnings: Vec::new(),
+            effective: Vec::new(),
+            provider_sources: BTreeMap::new(),
+        }
+    }
+
+    /// Returns an error for each section of an unknown provider. The providers are known only after the folder that
+    /// this configuration names was read.
+    pub fn check_providers(&self, known: &[&str]) -> Vec<ConfigError> {
+        let unknown = self.providers.keys().filter(|name| !known.contains(&name.as_str()));
+        unknown
+            .map(|name| {
+                let message = match nearest(name, known.iter().copied()) {
+                    Some((_, near)) => format!("there is no provider `{name}`; the nearest is `{near}`"),
+                    None => format!("there is no provider `{name}`; none is defined"),
+                };
+                ConfigError {
+                    source: self.provider_sources.get(name).cloned().unwrap_or(Source::Default),
+                    message,
+                }
+            })
+            .collect()
+    }
+
+    /// Returns every setting with its value and source, in the order of the table, then those of the providers by name.
+    pub fn effective(&self) -> &[Effective] {
+        &self.effective
+    }
+
+    /// Returns whether a source other than the default sets `key`.
+    pub fn is_set(&self, key: &str) -> bool {
+        self.effective.iter().any(|one| one.key == key && one.source != Source::Default)
+    }
+}

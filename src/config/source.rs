@@ -1,0 +1,154 @@
+//! The sources of settings, flags, environment and file, and errors that name their source.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+/// The file that is read without `--config`, if it exists.
+const DEFAULT_FILE: &str = "ringback.toml";
+
+/// Maximum size of the configuration file, in bytes.
+const FILE_MAX: u64 = 1024 * 1024;
+
+/// Source of a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The default.
+    Default,
+    /// A line of the configuration file.
+    File {
+        /// Path as the user wrote it.
+        path: String,
+        /// Number of the line, from 1.
+        line: usize,
+    },
+    /// An environment variable.
+    Variable(String),
+    /// A command-line flag.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{path}:{line}"),
+            Self::Variable(name) => f.write_str(name),
+            Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// An error in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Source of the value.
+    pub source: Source,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.source, self.message)
+    }
+}
+
+/// Command-line flags that are settings.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Flags {
+    /// Configuration file [default: ringback.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address and port to listen on, such as 127.0.0.1:8080
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// Database, such as <sqlite:///abs/path.db> or <postgres://user@host/name>
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "Database, such as sqlite:///abs/path.db or postgres://user@host/name"
+    )]
+    pub database_url: Option<String>,
+    /// Log level or filter, such as info or ringback=debug,warn
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Log format: text or json
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+/// Environment variables.
+#[derive(Clone, Debug, Default)]
+pub struct Environment(pub(super) BTreeMap<String, String>);
+
+impl Environment {
+    /// Reads the variables of this process. A value that is not UTF-8 is read with replacement characters, which the
+    /// check of the setting rejects or shows.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn of_process() -> Self {
+        std::env::vars_os()
+            .filter_map(|(name, value)| {
+                Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+            })
+            .collect()
+    }
+
+    /// Returns a variable; `None` if it is not set or empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+/// A configuration file before it is parsed.
+#[derive(Clone, Debug)]
+pub struct File {
+    /// Path, as messages show it.
+    pub path: String,
+    /// Content.
+    pub text: String,
+}
+
+impl File {
+    /// Reads the requested file, or else `ringback.toml` if it exists.
+    pub fn find(requested: Option<&Path>) -> Result<Option<Self>, ConfigError> {
+        let path = requested.unwrap_or(Path::new(DEFAULT_FILE));
+        let name = path.display().to_string();
+        let mut text = String::new();
+        let read = fs::File::open(path).and_then(|file| file.take(FILE_MAX + 1).read_to_string(&mut text));
+        let message = match read {
+            Ok(_) if text.len() as u64 <= FILE_MAX => return Ok(Some(Self { path: name, text })),
+            Ok(_) => format!("{name} is larger than 1 MiB; is it the right file?"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && requested.is_none() => return Ok(None),
+            Err(error) => format!("{name} cannot be read: {error}"),
+        };
+        let default = || Source::File { path: name.clone(), line: 1 };
+        Err(ConfigError { source: requested.map_or_else(default, |_| Source::Flag("--config")), message })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_requested_file_must_exist_and_be_small() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("r.toml");
+        assert!(File::find(Some(&path)).is_err_and(|error| error.to_string().starts_with("--config: ")));
+        fs::write(&path, "log = 'warn'").expect("written");
+        assert!(
+            File::find(Some(&path)).is_ok_and(|file| file.is_some_and(|file| file.text == "log = 'warn'"))
+        );
+        fs::write(&path, vec![b'#'; 1024 * 1024 + 1]).expect("written");
+        assert!(File::find(Some(&path)).is_err_and(|error| error.message.contains("larger")));
+    }
+}

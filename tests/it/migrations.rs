@@ -1,5 +1,7 @@
 //! Databases of earlier versions: this version reads them and continues their work.
 
+use std::path::Path;
+
 use ringback::domain::{DeliveryStatus, JobNo, Reason, Timestamp, WatchId, WatchStatus};
 use ringback::store::{
     DatabaseLocation, DeliveryFilter, IdempotencyKey, Keyring, Replay, StoredResponse, TimelineEntry,
@@ -10,8 +12,33 @@ use rusqlite::Connection;
 use crate::postgres::{On, on, shared};
 use crate::store::{StoreFixture, at, open_with};
 
-/// Version of the current SQLite schema.
-const NEWEST: i64 = 4;
+/// Returns the numbers in the file names of the migrations of a database, in their order.
+fn numbers(database: &str) -> Vec<i64> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(database);
+    let number = |name: &str| name.split_once('_').and_then(|(number, _)| number.parse().ok());
+    let mut numbers: Vec<i64> = std::fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))
+        .map(|name| number(&name).unwrap_or_else(|| panic!("{name}: expected 0001_name.sql")))
+        .collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// The position of a migration in the list is its version.
+// Once: the test reads the folders, not a database.
+#[test]
+fn the_migrations_are_numbered_without_gaps() {
+    for database in ["sqlite", "postgres"] {
+        let numbers = numbers(database);
+        assert!(numbers.iter().copied().eq(1..=newest(database)), "{database}: {numbers:?}");
+    }
+}
+
+/// Returns the version of the current schema of a database.
+fn newest(database: &str) -> i64 {
+    i64::try_from(numbers(database).len()).expect("few migrations")
+}
 
 /// Creates a file with schema 1.
 fn schema_1() -> (tempfile::TempDir, DatabaseLocation) {
@@ -107,7 +134,7 @@ async fn a_database_of_schema_1_is_migrated_without_loss() {
         drop(store);
         writer.join();
         let db = Connection::open(path).expect("opens");
-        assert_eq!(version(&db), NEWEST);
+        assert_eq!(version(&db), newest("sqlite"));
         let after: Vec<_> =
             rows(&db).into_iter().filter(|(name, _)| before.iter().any(|(old, _)| old == name)).collect();
         assert_eq!(after, before);

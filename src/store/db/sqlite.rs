@@ -40,13 +40,9 @@ const CHECKPOINT_PAGES: i32 = 8_000;
 /// Capacity of the cache of prepared statements: every statement of the program.
 const STATEMENTS: usize = 128;
 
-/// Migrations, in the order of their versions. A released migration never changes.
-const MIGRATIONS: &[&str] = &[
-    include_str!("../../../migrations/sqlite/0001_main.sql"),
-    include_str!("../../../migrations/sqlite/0002_the_rest.sql"),
-    include_str!("../../../migrations/sqlite/0003_lists.sql"),
-    include_str!("../../../migrations/sqlite/0004_plain_names.sql"),
-];
+/// Every `migrations/sqlite/*.sql`: (file name, text), in the order of their versions. The build script lists
+/// the folder. A released migration never changes.
+const MIGRATIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/migrations_sqlite.rs"));
 
 /// The connection that writes, and the lock of the file. The lock is the last field, so it is released after
 /// the last write.
@@ -217,15 +213,15 @@ fn prepare_writer(writer: &Connection) -> Result<()> {
 
 /// Brings the schema to the newest version. Each migration is one transaction with its version number, so a
 /// crash in between leaves a complete version.
-fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<()> {
+fn migrate(connection: &mut Connection, migrations: &[(&str, &str)]) -> Result<()> {
     let done: i64 = connection.query_row("pragma user_version", [], |row| row.get(0))?;
     let done = usize::try_from(done).unwrap_or(usize::MAX);
     if done > migrations.len() {
         bail!("it was written by a newer version of ringback (schema {done}, here {})", migrations.len());
     }
-    for (index, migration) in migrations.iter().enumerate().skip(done) {
+    for (index, (name, migration)) in migrations.iter().enumerate().skip(done) {
         let transaction = connection.transaction()?;
-        transaction.execute_batch(migration)?;
+        transaction.execute_batch(migration).with_context(|| format!("the migration {name} failed"))?;
         transaction.pragma_update(None, "user_version", i64::try_from(index + 1)?)?;
         transaction.commit()?;
     }

@@ -1,6 +1,6 @@
 //! Checks and migrations of a PostgreSQL database.
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
 use super::super::tx::Tx;
 use super::session::Session;
@@ -8,12 +8,9 @@ use super::session::Session;
 /// Minimum version, in the numbering of the server.
 const MIN_VERSION: i64 = 140_000;
 
-/// Migrations, in the order of their versions. A released migration never changes.
-const MIGRATIONS: &[&str] = &[
-    include_str!("../../../../migrations/postgres/0001_main.sql"),
-    include_str!("../../../../migrations/postgres/0002_lists.sql"),
-    include_str!("../../../../migrations/postgres/0003_plain_names.sql"),
-];
+/// Every `migrations/postgres/*.sql`: (file name, text), in the order of their versions. The build script
+/// lists the folder. A released migration never changes.
+const MIGRATIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/migrations_postgres.rs"));
 
 /// Refuses servers that would lose commits or do not work.
 pub fn check(session: &Session) -> anyhow::Result<()> {
@@ -47,14 +44,14 @@ pub fn migrate(session: &Session) -> anyhow::Result<()> {
     if done > MIGRATIONS.len() {
         bail!("it was written by a newer version of ringback (schema {done}, here {})", MIGRATIONS.len());
     }
-    for (version, migration) in (1..).zip(MIGRATIONS).skip(done) {
+    for (version, (name, migration)) in (1..).zip(MIGRATIONS).skip(done) {
         // Creating an index of a large table may take longer than any other statement.
         let step = format!(
             "begin; set local statement_timeout = 0; {migration}; insert into schema_version values ({version}); commit"
         );
         if let Err(error) = session.batch_without_timeout(&step) {
             let _ = session.batch("rollback");
-            return Err(error.into());
+            return Err(error).with_context(|| format!("the migration {name} failed"));
         }
     }
     Ok(())

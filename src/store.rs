@@ -8,6 +8,9 @@
 //! The store knows no HTTP. After a commit it puts messages for the poller and the dispatcher into their
 //! [`Mailbox`].
 //!
+//! The end of this file declares the commands. A new aggregate is one new file and a few lines here: its
+//! module, its public names and its commands.
+//!
 //! The files form layers, each of which imports only those above it:
 //!
 //! 1. `db`: connections, one SQL text, two dialects;
@@ -15,13 +18,16 @@
 //!    it;
 //! 3. `rows`, `batch`, `reads`: what all aggregates use;
 //! 4. one file for each aggregate: its types, statements and reads;
-//! 5. `writer` and `commands`: the writer is generic, and `commands` declares the command set;
-//! 6. `open`.
+//! 5. `writer` and `commands`: the writer is generic, and `commands` generates the command set;
+//! 6. this file, which declares the commands and defines [`Store`];
+//! 7. `open`.
+
+#[macro_use]
+mod commands;
 
 mod apps;
 mod batch;
 mod change_notifier;
-mod commands;
 mod db;
 mod deliveries;
 mod endings;
@@ -48,9 +54,17 @@ mod watch_events;
 mod watches;
 mod writer;
 
+use std::ops::Deref;
+
+use self::db::Result;
+use self::keys::KeyUses;
+use self::nodes::Probe;
+use self::writer::WriterQueue;
+use crate::domain::{App, AppNo, Watch, WatchId};
+use crate::telemetry::metrics::Queues;
+
 pub use self::apps::{BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefusal, RotateSecret};
 pub use self::change_notifier::Listener;
-pub use self::commands::Store;
 pub use self::db::{DatabaseLocation, StoreError};
 pub use self::deliveries::{
     DeliveryFilter, DueDeliveries, LoadDueDeliveries, RecordAttempt, RescheduleRetries, RetryDelivery,
@@ -72,3 +86,95 @@ pub use self::timeline::{TimelineEntry, TimelinePosition};
 pub use self::watches::{AmendRefusal, AmendWatch, Register, RegisterMany, StopWatch, WatchFilter};
 pub use self::writer::Writer;
 pub use crate::domain::Scope;
+
+/// Handle of a store: reads by [`ReadStore`], and one method for each command. It is cheap to clone. The
+/// writer ends when the last handle is dropped.
+#[derive(Clone, Debug)]
+pub struct Store {
+    reads: ReadStore,
+    queue: WriterQueue<Command>,
+}
+
+impl Deref for Store {
+    type Target = ReadStore;
+
+    fn deref(&self) -> &ReadStore {
+        &self.reads
+    }
+}
+
+impl Store {
+    /// Lengths of the queues.
+    pub fn queues(&self) -> Queues {
+        Queues {
+            writer: self.queue.len(),
+            poller: self.shared.poller_messages.len(),
+            dispatcher: self.shared.dispatcher_messages.len(),
+            refusing: self.refusing(),
+        }
+    }
+
+    /// Writes something that changes no fact, to show whether the database accepts writes.
+    pub async fn check_writes(&self) -> Result<()> {
+        self.probe(Probe).await
+    }
+
+    /// Writes the times of last use of the keys that were used since the last call. If the write fails, the
+    /// next use of a key sets its time again.
+    pub async fn write_key_uses(&self) -> Result<()> {
+        let uses = self.take_unwritten_key_uses();
+        if uses.is_empty() { Ok(()) } else { self.set_key_uses(KeyUses(uses)).await }
+    }
+}
+
+commands! {
+    /// Creates the first app and the first key, if they are missing.
+    write bootstrap: BootstrapTenant => BootstrapResult, apps::bootstrap;
+    /// Creates an app.
+    idempotent create_app: CreateApp => App | CreateAppRefusal, apps::create_app;
+    /// Creates a key.
+    idempotent create_key: CreateKey => () | TooManyKeys, keys::create_key;
+    /// Deletes a key. Returns whether there was one. Requests with the key are refused from then on.
+    write revoke_key: RevokeKey => bool, keys::revoke_key;
+    /// Writes the times of last use of keys.
+    write set_key_uses: KeyUses => (), keys::set_key_uses;
+    /// Replaces a signing secret.
+    idempotent rotate_secret: RotateSecret => (), apps::rotate_secret;
+    /// Registers a watch.
+    idempotent register: Register => Watch, watches::register;
+    /// Registers watches, all or none.
+    idempotent register_many: RegisterMany => Vec<Watch>, watches::register_many;
+    /// Changes a watch that has not ended.
+    write amend_watch: AmendWatch => Result<Watch, AmendRefusal>, watches::amend_watch;
+    /// Writes a change of a job that has not ended. Returns the last watch that was notified, if more
+    /// remain: the caller repeats the command with `after` set to that watch.
+    write record_observation: RecordObservation => Option<(AppNo, WatchId)>, jobs::record_observation;
+    /// Writes the ending of a job, and ends the first of its watches.
+    write end_job: EndJob => NotifyProgress, endings::end_job;
+    /// Ends more watches of a job that has ended.
+    write notify_watches: NotifyWatches => NotifyProgress, endings::notify_watches;
+    /// Ends watches that have expired.
+    write expire_watches: ExpireWatches => NotifyProgress, endings::expire_watches;
+    /// Writes the result of a requested poll of a job that has ended.
+    write refresh_ending: RefreshEnding => (), jobs::refresh_ending;
+    /// Stops a watch. Returns whether it exists.
+    write stop_watch: StopWatch => bool, watches::stop_watch;
+    /// Records the request to poll a job at once.
+    idempotent poll_now: PollNow => () | NotFound, jobs::poll_now;
+    /// Records an attempt and the next step of its delivery.
+    write record_attempt: RecordAttempt => (), deliveries::record_attempt;
+    /// Reschedules deliveries whose last attempt lies in the future. Returns their number.
+    write reschedule_retries: RescheduleRetries => usize, deliveries::reschedule_retries;
+    /// Records the request to retry a delivery at once.
+    idempotent retry_delivery: RetryDelivery => () | RetryRefusal, deliveries::retry_delivery;
+    /// Records the request to retry the next failed deliveries at once.
+    idempotent retry_failed_deliveries: RetryFailedDeliveries => RetryProgress,
+        deliveries::retry_failed_deliveries;
+    /// Loads due deliveries of a destination queue. It runs on the writer: with an older snapshot, a finished
+    /// delivery would be sent again.
+    read load_due_deliveries: LoadDueDeliveries => DueDeliveries, deliveries::load_due_deliveries;
+    /// Deletes a chunk of what is older than the retention. Returns the number of rows; 0 if none is left.
+    write prune: Prune => usize, prune::prune;
+    /// Writes something that changes no fact, to show whether the database accepts writes.
+    write probe: Probe => (), nodes::probe;
+}

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::commands::Store;
 use super::db::{Committed, DatabaseLocation, Readers, WriterConnection};
 use super::reads::ReadStore;
 use super::sealing::Keyring;
 use super::shared::Shared;
 use super::tenant_cache::TenantCache;
 use super::writer::Writer;
-use super::{nodes, reseal, rows, tenants};
+use super::{Store, nodes, reseal, rows, tenants};
 use crate::domain::{Ids, Timestamp};
 
 /// Options of [`Store::open`].
@@ -37,7 +36,7 @@ impl Store {
         let StoreOptions { keyring, public_url, .. } = options;
         let shared = Arc::new(Shared::new(ids, tenants, keyring, public_url));
         let (queue, writer) = Writer::start(connection, &shared)?;
-        Ok((Self::new(ReadStore::new(shared, readers), queue), writer))
+        Ok((Self { reads: ReadStore::new(shared, readers), queue }, writer))
     }
 }
 

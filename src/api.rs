@@ -2,7 +2,8 @@
 //!
 //! Each resource has one file: request schemas, routes, handlers, views. The router and the `OpenAPI` document
 //! are both made of the `#[utoipa::path]` annotations of the handlers, by `utoipa-axum`; the scope that a
-//! route needs is part of the annotation. To add a resource, add its file and a line in [`resources`].
+//! route needs is part of the annotation. To add a resource, add its file and a line in
+//! [`resources`](self::resources::resources).
 //!
 //! A handler takes an authorized request ([`http::Call`]), parses it, makes one call to the store and renders the
 //! response. `http` has what the resources share: the server (which adds `x-request-id` to every response and
@@ -23,6 +24,7 @@ mod openapi;
 mod providers;
 mod register;
 mod registration_span;
+mod resources;
 mod service;
 mod signing_secret;
 mod timeline;
@@ -34,36 +36,16 @@ pub use openapi::{ROUTES, Route, document};
 
 use std::sync::Arc;
 
-use axum::Router;
+use axum::{Extension, Router};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
-use utoipa_axum::router::OpenApiRouter;
 
-use self::http::{Problem, ProblemCode, Server};
+use self::http::{Description, Problem, ProblemCode, Resource, Server};
+use self::resources::resources;
 
 /// Maximum number of connections to a listener for metrics. Each response is computed anew, and there are
 /// few scrapers.
 const METRICS_CONNECTIONS_MAX: usize = 16;
-
-/// A resource: its routes, and what the document says of them.
-type Resource = OpenApiRouter<Arc<Api>>;
-
-/// Every resource, except the metrics.
-fn resources() -> Resource {
-    OpenApiRouter::default()
-        .merge(watches::routes())
-        .merge(batch::routes())
-        .merge(amend::routes())
-        .merge(timeline::routes())
-        .merge(events::routes())
-        .merge(event_stream::routes())
-        .merge(deliveries::routes())
-        .merge(providers::routes())
-        .merge(signing_secret::routes())
-        .merge(apps::routes())
-        .merge(keys::routes())
-        .merge(service::routes())
-}
 
 /// Serves the API until `closing` is set. Returns after the last connection has ended.
 pub async fn serve(listener: TcpListener, api: Arc<Api>, closing: watch::Receiver<bool>) {
@@ -83,8 +65,8 @@ pub async fn serve_metrics(listener: TcpListener, api: Arc<Api>, closing: watch:
 }
 
 fn router(api: Arc<Api>) -> Router {
-    let resources = resources();
-    finish(if api.with_metrics { resources.merge(service::metrics_routes()) } else { resources }, api)
+    let all = resources();
+    finish(if api.with_metrics { all.merge(service::metrics_routes()) } else { all }, api)
 }
 
 /// The routes of a listener for metrics alone.
@@ -93,6 +75,7 @@ fn metrics_router(api: Arc<Api>) -> Router {
 }
 
 fn finish(resources: Resource, api: Arc<Api>) -> Router {
+    let description = Description { scope_of: openapi::scope_of, document, page: openapi::docs };
     Router::from(resources)
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || {
@@ -100,5 +83,6 @@ fn finish(resources: Resource, api: Arc<Api>) -> Router {
             Problem::new(ProblemCode::MethodNotAllowed, detail)
         })
         .layer(axum::middleware::from_fn(http::attach_route))
+        .layer(Extension(description))
         .with_state(api)
 }

@@ -8,11 +8,11 @@ use utoipa_axum::routes;
 
 use super::destination_request::{self, DESTINATIONS_MAX, DestinationRequest};
 use super::http::{
-    Answer, BODY_MAX, Call, FieldErrorCode, FieldErrors, ObjectReader, Problem, ProblemCode, object_reader,
+    Answer, Api, BODY_MAX, Call, FieldErrorCode, FieldErrors, ObjectReader, Problem, ProblemCode, Resource,
+    object_reader,
 };
 use super::register;
 use super::watches::{Target, WatchView, shown};
-use super::{Api, Resource};
 use crate::domain::{Timestamp, WatchId};
 use crate::store::{AmendRefusal, AmendWatch};
 

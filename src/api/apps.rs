@@ -10,10 +10,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::http::{
-    Answer, Call, Content, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Page, PageParams, Problem,
-    ProblemCode, cursor, json, page,
+    Answer, Api, Call, Content, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Page, PageParams,
+    Problem, ProblemCode, Resource, cursor, json, page,
 };
-use super::{Api, Resource};
 use crate::channels::webhook::Secret;
 use crate::domain::{App, AppId, AppNo, Masked};
 use crate::tenants::{self, AppView, check_name};

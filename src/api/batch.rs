@@ -16,12 +16,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::http::{
-    Answer, BATCH_MAX, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Problem,
-    ProblemCode, ProblemView, first_answer, json, object_reader::first, too_large, traceparent,
+    Answer, Api, BATCH_MAX, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Problem,
+    ProblemCode, ProblemView, Resource, first_answer, json, object_reader::first, too_large, traceparent,
 };
+use super::register;
 use super::registration_span::RegistrationSpan;
 use super::watches::{Registration, WatchView};
-use super::{Api, Resource, register};
 use crate::domain::{AppNo, NewWatch, Timestamp, Watch};
 use crate::store::{Idempotent, RegisterMany};
 

@@ -9,11 +9,10 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Resource;
 use super::address::AddressView;
 use super::http::{
     Answer, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Page, PageParams, Problem, ProblemCode,
-    cursor, first_answer, json, page,
+    Resource, cursor, first_answer, json, page,
 };
 use crate::domain::{
     Attempt, Delivery, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, Reason, Timestamp,

@@ -23,9 +23,8 @@ use tokio::sync::mpsc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Resource;
 use super::events::{gone, listed};
-use super::http::{Answer, Call, Problem, is_set};
+use super::http::{Answer, Call, Problem, Resource, is_set};
 use crate::domain::{Event, EventId, EventType};
 use crate::store::EventFilter;
 

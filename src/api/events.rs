@@ -6,9 +6,8 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Resource;
 use super::http::{
-    Answer, Call, FieldErrorCode, Page, PageParams, Problem, ProblemCode, cursor, page, reply,
+    Answer, Call, FieldErrorCode, Page, PageParams, Problem, ProblemCode, Resource, cursor, page, reply,
 };
 use crate::domain::{Event, EventId, EventType};
 use crate::events::Body;

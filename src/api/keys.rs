@@ -12,10 +12,9 @@ use utoipa_axum::routes;
 
 use super::apps::{managed_app, valid_name};
 use super::http::{
-    Answer, Call, Content, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Page, PageParams, Problem,
-    cursor, json, page,
+    Answer, Api, Call, Content, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Page, PageParams,
+    Problem, Resource, cursor, json, page,
 };
-use super::{Api, Resource};
 use crate::domain::{App, AppId, AppNo, KeyId, Scope, Timestamp};
 use crate::store::RevokeKey;
 use crate::tenants::{self, EXPIRES_IN, KeyView, NewKey, check_expiry};

@@ -20,7 +20,8 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 
 use super::http::ProblemView;
-use super::{resources, service};
+use super::resources::resources;
+use super::service;
 use crate::domain::EventType;
 use crate::events;
 use crate::store::Scope;

@@ -5,8 +5,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Resource;
-use super::http::{Answer, Call, Page, PageParams, cursor};
+use super::http::{Answer, Call, Page, PageParams, Resource, cursor};
 use crate::domain::{ProviderHealth, ProviderState, Timestamp, format_duration, format_rate};
 
 /// The routes of this resource.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
-use super::Api;
+use super::http::Api;
 use crate::domain::{NewWatch, Timestamp};
 use crate::telemetry::traces::{Context, Span};
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -11,8 +12,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::http::{Answer, Problem, ProblemCode, json, reply};
-use super::{Api, CONNECTIONS_MAX, Resource, openapi};
+use super::http::{Answer, Api, CONNECTIONS_MAX, Description, Problem, ProblemCode, Resource, json, reply};
 use crate::telemetry::metrics::{Clients, Snapshot};
 
 /// The routes of this resource, but for the metrics.
@@ -105,8 +105,8 @@ async fn metrics(State(api): State<Arc<Api>>) -> Response {
     get, path = "/openapi.json", operation_id = "openapi", tag = "Service",
     responses((status = 200, description = "The OpenAPI 3.1 document.", body = Object))
 )]
-async fn document() -> Response {
-    reply(StatusCode::OK, openapi::document().as_bytes().to_vec())
+async fn document(Extension(description): Extension<Description>) -> Response {
+    reply(StatusCode::OK, (description.document)().as_bytes().to_vec())
 }
 
 /// Show this document as a page
@@ -114,6 +114,6 @@ async fn document() -> Response {
     get, path = "/docs", operation_id = "docs", tag = "Service",
     responses((status = 200, description = "The page.", body = String, content_type = "text/html"))
 )]
-async fn docs() -> Response {
-    openapi::docs()
+async fn docs(Extension(description): Extension<Description>) -> Response {
+    (description.page)()
 }

@@ -9,10 +9,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Resource;
 use super::http::{
-    Answer, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Problem, ProblemCode, first_answer,
-    json,
+    Answer, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Problem, ProblemCode, Resource,
+    first_answer, json,
 };
 use crate::channels::webhook::Secret;
 use crate::domain::{Masked, Timestamp, parse_duration};

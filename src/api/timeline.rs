@@ -5,8 +5,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Resource;
-use super::http::{Answer, Call, Page, PageParams, Problem, cursor, page};
+use super::http::{Answer, Call, Page, PageParams, Problem, Resource, cursor, page};
 use crate::domain::{
     DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, JobStatus, Reason, Timestamp, WatchId,
 };

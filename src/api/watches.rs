@@ -13,11 +13,11 @@ use utoipa_axum::routes;
 
 use super::address::AddressView;
 use super::http::{
-    Answer, Call, Content, Page, PageParams, Problem, created, cursor, first_answer, is_set, json, page,
-    traceparent,
+    Answer, Api, Call, Content, Page, PageParams, Problem, Resource, created, cursor, first_answer, is_set,
+    json, page, traceparent,
 };
+use super::register;
 use super::registration_span::RegistrationSpan;
-use super::{Api, Resource, register};
 use crate::domain::{
     ChannelKind, DeliveryStatus, Destination, DestinationId, EventSet, EventType, JobError, JobStatus,
     Output, Payload, PollStats, Timestamp, Watch, WatchId, WatchStatus, parse_duration,

@@ -11,10 +11,10 @@ use axum::http::request::Parts;
 use axum::http::{Method, Request};
 use serde_json::value::RawValue;
 
-use super::super::openapi::scope_of;
 use super::answer::Early;
 use super::body::{BODY_MAX, RequestBody};
 use super::caller::Caller;
+use super::description::Description;
 use super::idempotency::IdempotencyClaim;
 use super::object_reader::ObjectReader;
 use super::problem::{FieldErrors, Problem};
@@ -45,9 +45,11 @@ impl FromRequest<Arc<Api>> for Call {
         let route = route.as_ref().map_or("", MatchedPath::as_str);
         // Axum answers HEAD by the handler of GET.
         let method = if parts.method == Method::HEAD { &Method::GET } else { &parts.method };
-        // A route that declares no scope has no handler that takes a `Call`; if one did, it asks for most.
-        let scope = scope_of(method.as_str(), route).unwrap_or(Scope::Admin);
-        let caller = Caller::authorize(api, &parts.headers, scope)?;
+        // A route that declares no scope has no handler that takes a `Call`. If it had one, the highest scope
+        // would apply.
+        let description = parts.extensions.get::<Description>();
+        let scope = description.and_then(|description| (description.scope_of)(method.as_str(), route));
+        let caller = Caller::authorize(api, &parts.headers, scope.unwrap_or(Scope::Admin))?;
         let mut id = None;
         if route.contains('{') {
             id = Path::<String>::from_request_parts(&mut parts, &()).await.ok().map(|Path(id)| id);

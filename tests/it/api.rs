@@ -1,4 +1,4 @@
-//! What every answer of the API has in common, and the lists, keys and doors around the main job.
+//! Properties of every response of the API, lists, idempotency keys, health, the first start and retention.
 
 use std::collections::HashSet;
 
@@ -14,7 +14,7 @@ async fn keyed(t: &Harness, key: &str, body: &Value) -> Answer {
 }
 
 #[tokio::test]
-async fn a_registration_answers_with_the_watch_and_where_it_is() {
+async fn a_registration_returns_the_watch_and_its_location() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 0);
     let body = json!({ "jobId": "job_1", "notify": [], "expiresIn": "24h" });
@@ -27,7 +27,7 @@ async fn a_registration_answers_with_the_watch_and_where_it_is() {
 }
 
 #[tokio::test]
-async fn every_answer_has_a_request_id_of_its_own_and_a_problem_repeats_it() {
+async fn every_response_has_a_unique_request_id() {
     let t = Harness::start().await;
     let mut ids = HashSet::new();
     for (path, status) in [
@@ -56,7 +56,7 @@ async fn every_answer_has_a_request_id_of_its_own_and_a_problem_repeats_it() {
 }
 
 #[tokio::test]
-async fn without_a_valid_key_there_is_nothing_to_see() {
+async fn a_request_without_a_valid_key_is_401() {
     let t = Harness::start().await;
     let paths = ["/v1/watches", "/v1/events", "/v1/deliveries", "/v1/signing-secret", "/v1/watches/watch_1"];
     for path in paths {
@@ -68,15 +68,15 @@ async fn without_a_valid_key_there_is_nothing_to_see() {
             assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
         }
     }
-    // The scheme's case does not matter.
+    // The scheme is case-insensitive.
     let lower = format!("bearer {KEY}");
     t.send("GET", "/v1/watches", &[("authorization", &lower)], b"").await.expect(200);
     t.finish().await;
 }
 
-// Once: it writes into the file.
+// Once: the test writes into the SQLite file.
 #[tokio::test]
-async fn a_key_may_do_what_its_scope_says_and_no_more() {
+async fn a_key_permits_what_its_scope_includes_and_no_more() {
     let mut t = Harness::start().await;
     t.keys().await;
     t.provider.completed("job_1");
@@ -92,7 +92,7 @@ async fn a_key_may_do_what_its_scope_says_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_path_that_does_not_take_a_method_says_which_it_takes() {
+async fn an_unsupported_method_is_405_with_the_supported_ones() {
     let t = Harness::start().await;
     for (method, path, allow) in [
         ("PUT", "/v1/watches", ["GET", "POST"].as_slice()),
@@ -114,7 +114,7 @@ async fn a_path_that_does_not_take_a_method_says_which_it_takes() {
 }
 
 #[tokio::test]
-async fn an_id_that_is_unknown_or_malformed_is_not_found() {
+async fn an_unknown_or_malformed_id_is_404() {
     let t = Harness::start().await;
     let none = "0".repeat(26);
     for name in ["0", "watch_", "watch_x", "evt_1", "%00", "..", "watch_%2e%2e", "watch_' or 1=1", "%ff%fe"] {
@@ -139,7 +139,7 @@ async fn an_id_that_is_unknown_or_malformed_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_query_is_understood_wholly_or_refused_parameter_by_parameter() {
+async fn an_invalid_query_names_every_invalid_parameter() {
     let t = Harness::start().await;
     for (path, wrong) in [
         ("/v1/watches?limit=0", vec!["?limit"]),
@@ -159,12 +159,12 @@ async fn a_query_is_understood_wholly_or_refused_parameter_by_parameter() {
         ),
     ] {
         let problem = t.get(path).await.expect(422);
-        let mut named: Vec<&str> =
+        let mut pointers: Vec<&str> =
             problem["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap()).collect();
         let mut wrong = wrong;
-        named.sort_unstable();
+        pointers.sort_unstable();
         wrong.sort_unstable();
-        assert_eq!(named, wrong, "{path}");
+        assert_eq!(pointers, wrong, "{path}");
     }
     t.provider.completed("job_1");
     let watch = t.register(&json!({ "jobId": "job_1", "notify": [] })).await;
@@ -177,14 +177,14 @@ async fn a_query_is_understood_wholly_or_refused_parameter_by_parameter() {
 }
 
 #[tokio::test]
-async fn pages_show_everything_once_and_end() {
+async fn pages_list_every_row_once() {
     let t = Harness::start().await;
-    let mut made = Vec::new();
+    let mut created = Vec::new();
     for n in 0..120 {
         let job = format!("job_{}", n % 60);
         t.provider.completed(&job);
         let body = json!({ "jobId": job, "callbackUrl": t.receiver.url("/hook") });
-        made.push(t.register(&body).await);
+        created.push(t.register(&body).await);
     }
     t.pass(seconds(5)).await;
     assert_eq!(t.receiver.take(120).await.len(), 120);
@@ -196,7 +196,7 @@ async fn pages_show_everything_once_and_end() {
             let page = t.get(&path).await.expect(200);
             seen.extend(page["data"].as_array().unwrap().iter().map(id));
             pages += 1;
-            // What arrives in between moves nothing.
+            // New rows do not move the rows of later pages.
             if list == "watches" {
                 t.provider.completed("job_late");
                 t.register(&json!({ "jobId": "job_late", "notify": [] })).await;
@@ -207,8 +207,8 @@ async fn pages_show_everything_once_and_end() {
         let once: HashSet<&String> = seen.iter().collect();
         assert_eq!((seen.len(), once.len(), pages), (120, 120, 3), "{list}");
         if list == "watches" {
-            made.reverse();
-            assert_eq!(seen, made, "newest first");
+            created.reverse();
+            assert_eq!(seen, created, "newest first");
         }
     }
     let default = t.get("/v1/watches").await.expect(200);
@@ -217,7 +217,7 @@ async fn pages_show_everything_once_and_end() {
     t.finish().await;
 }
 
-/// Three watches: one whose job completed, one whose job failed, and one that goes on.
+/// Registers three watches: the first job completes, the second fails, the third continues.
 async fn three(t: &Harness) -> Vec<String> {
     t.provider.completed("job_1");
     t.provider.failed("job_2");
@@ -231,13 +231,13 @@ async fn three(t: &Harness) -> Vec<String> {
     watches
 }
 
-/// The ids on a list's first page.
+/// Returns the ids on the first page of a list.
 async fn ids(t: &Harness, path: &str) -> Vec<String> {
     t.get(path).await.expect(200)["data"].as_array().unwrap().iter().map(id).collect()
 }
 
 #[tokio::test]
-async fn watches_are_listed_newest_first_and_by_status_job_and_provider() {
+async fn watches_are_listed_newest_first_and_can_be_filtered() {
     let t = Harness::start().await;
     let watches = three(&t).await;
     let newest: Vec<String> = watches.iter().rev().cloned().collect();
@@ -250,7 +250,7 @@ async fn watches_are_listed_newest_first_and_by_status_job_and_provider() {
 }
 
 #[tokio::test]
-async fn events_are_listed_oldest_first_by_type_and_after_one_that_is_known() {
+async fn events_are_listed_oldest_first_by_type_and_after_an_event() {
     let t = Harness::start().await;
     three(&t).await;
     let events = ids(&t, "/v1/events").await;
@@ -262,7 +262,7 @@ async fn events_are_listed_oldest_first_by_type_and_after_one_that_is_known() {
 }
 
 #[tokio::test]
-async fn an_event_is_read_by_its_id_as_the_feed_has_it() {
+async fn an_event_by_id_equals_the_event_in_the_feed() {
     let t = Harness::start().await;
     three(&t).await;
     for event in t.get("/v1/events").await.expect(200)["data"].as_array().unwrap() {
@@ -273,7 +273,7 @@ async fn an_event_is_read_by_its_id_as_the_feed_has_it() {
 }
 
 #[tokio::test]
-async fn deliveries_are_listed_newest_first_and_by_status_watch_and_time() {
+async fn deliveries_are_listed_newest_first_and_can_be_filtered() {
     let t = Harness::start().await;
     let watches = three(&t).await;
     let of = async |watch: &str| ids(&t, &format!("/v1/deliveries?watchId={watch}")).await;
@@ -291,10 +291,10 @@ async fn deliveries_are_listed_newest_first_and_by_status_watch_and_time() {
 }
 
 #[tokio::test]
-async fn the_signing_secret_that_is_shown_is_the_one_that_signs() {
+async fn the_signing_secret_of_the_api_signs_webhooks() {
     let t = Harness::start().await;
     assert_eq!(t.get("/v1/signing-secret").await.expect(200), json!({ "secret": SECRET, "previous": null }));
-    // The receiver verifies by it, and complains of anything else.
+    // The receiver verifies every signature with this secret and reports any error.
     t.provider.completed("job_1");
     t.watch("job_1").await;
     t.pass(seconds(5)).await;
@@ -303,7 +303,7 @@ async fn the_signing_secret_that_is_shown_is_the_one_that_signs() {
 }
 
 #[tokio::test]
-async fn the_same_key_and_body_give_the_first_answer_again_byte_for_byte() {
+async fn the_same_idempotency_key_and_body_replay_the_first_answer() {
     let mut t = Harness::start().await;
     t.provider.processing("job_1", 0);
     let body = json!({ "jobId": "job_1", "notify": [] });
@@ -319,19 +319,19 @@ async fn the_same_key_and_body_give_the_first_answer_again_byte_for_byte() {
     assert_eq!(again.header("location"), first.header("location"));
     assert_eq!(t.get("/v1/watches").await.expect(200)["data"].as_array().unwrap().len(), 1);
 
-    // Another body, were it only by a space.
+    // A body that differs by a space is another body.
     let other = format!("{body} ");
     let headers = [AUTH, JSON, ("idempotency-key", "k1")];
     let problem = t.send("POST", "/v1/watches", &headers, other.as_bytes()).await.expect(422);
     assert_eq!(problem["errors"][0]["pointer"], "Idempotency-Key");
 
-    // Without a key the same makes another watch.
+    // Without a key, the same body creates another watch.
     assert_ne!(t.register(&body).await, id(&first.json()));
     t.finish().await;
 }
 
 #[tokio::test]
-async fn the_first_answer_is_given_again_even_where_the_request_would_be_refused_by_now() {
+async fn a_replay_is_not_validated_again() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 0);
     t.resolve("app.example.com", &["93.184.216.34"]);
@@ -347,7 +347,7 @@ async fn the_first_answer_is_given_again_even_where_the_request_would_be_refused
 }
 
 #[tokio::test]
-async fn a_key_is_forgotten_after_a_day() {
+async fn an_idempotency_key_expires_after_a_day() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
     let body = json!({ "jobId": "job_1", "notify": [] });
@@ -355,14 +355,14 @@ async fn a_key_is_forgotten_after_a_day() {
     t.pass(minutes(24 * 60 - 1)).await;
     assert_eq!(id(&keyed(&t, "k1", &body).await.expect(201)), first);
     t.pass(minutes(2)).await;
-    let anew = keyed(&t, "k1", &body).await;
-    assert_ne!(id(&anew.expect(201)), first);
-    assert_eq!(anew.header("idempotent-replayed"), None);
+    let later = keyed(&t, "k1", &body).await;
+    assert_ne!(id(&later.expect(201)), first);
+    assert_eq!(later.header("idempotent-replayed"), None);
     t.finish().await;
 }
 
 #[tokio::test]
-async fn refusals_are_not_remembered_and_a_key_that_is_none_is_refused() {
+async fn a_refusal_is_not_stored_and_an_invalid_key_is_refused() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
     keyed(&t, "k1", &json!({ "jobId": "", "notify": [] })).await.expect(422);
@@ -376,31 +376,31 @@ async fn refusals_are_not_remembered_and_a_key_that_is_none_is_refused() {
 }
 
 #[tokio::test]
-async fn many_requests_with_one_key_at_once_make_one_watch() {
+async fn concurrent_requests_with_one_key_create_one_watch() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
     let body = json!({ "jobId": "job_1", "notify": [] }).to_string();
     let headers = [AUTH, JSON, ("idempotency-key", "k1")];
     let bytes = wire::request("POST", "/v1/watches", &headers, body.as_bytes());
-    let mut asked = tokio::task::JoinSet::new();
+    let mut requests = tokio::task::JoinSet::new();
     for _ in 0..20 {
         let (address, bytes) = (t.address(), bytes.clone());
-        asked.spawn(async move { wire::exchange(address, &bytes).await.unwrap() });
+        requests.spawn(async move { wire::exchange(address, &bytes).await.unwrap() });
     }
-    let answers = asked.join_all().await;
-    let made: HashSet<String> =
+    let answers = requests.join_all().await;
+    let created: HashSet<String> =
         answers.iter().filter(|answer| answer.status == 201).map(|answer| id(&answer.json())).collect();
-    assert_eq!(made.len(), 1, "{answers:?}");
+    assert_eq!(created.len(), 1, "{answers:?}");
     assert!(answers.iter().all(|answer| matches!(answer.status, 201 | 409)), "{answers:?}");
     assert_eq!(t.get("/v1/watches").await.expect(200)["data"].as_array().unwrap().len(), 1);
     t.finish().await;
 }
 
 #[tokio::test]
-async fn a_key_that_is_still_under_way_is_a_conflict() {
+async fn a_key_of_a_request_in_progress_is_409() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
-    // A name whose look-up takes as long as the test wants keeps the first request under way.
+    // A slow name lookup, which the test ends, keeps the first request in progress.
     let url = format!("http://slow.example.com:{}/hook", t.receiver.port());
     let release = t.resolve_slowly("slow.example.com", &["127.0.0.1"]);
     let body = json!({ "jobId": "job_1", "callbackUrl": url });
@@ -418,7 +418,7 @@ async fn a_key_that_is_still_under_way_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn a_retry_and_a_look_are_repeated_under_their_keys_without_being_done_twice() {
+async fn a_retry_and_a_poll_run_once_per_idempotency_key() {
     let t = Harness::start().await;
     t.receiver.script("/hook", [Reply::status(500)]);
     t.provider.completed("job_1");
@@ -444,11 +444,11 @@ async fn a_retry_and_a_look_are_repeated_under_their_keys_without_being_done_twi
 }
 
 #[tokio::test]
-async fn it_is_alive_and_ready_without_a_key_and_not_ready_while_it_drains() {
+async fn health_needs_no_key_and_readiness_ends_with_the_drain() {
     let mut t = Harness::start().await;
     t.get_without_key("/healthz").await.expect(200);
     t.get_without_key("/readyz").await.expect(200);
-    // A connection that is open when the drain begins, and a send that holds the drain up.
+    // A connection is open when the drain begins, and an attempt in flight delays its end.
     let (reply, gate) = Reply::status(200).held();
     t.receiver.script("/hook", [reply]);
     t.provider.completed("job_1");
@@ -462,7 +462,7 @@ async fn it_is_alive_and_ready_without_a_key_and_not_ready_while_it_drains() {
     t.get_without_key("/healthz").await.expect(200);
     let stopping = t.begin_stop();
     t.closed(address).await;
-    // Half a request is no request: it may be cut off. If not, its answer is no.
+    // The server may cut off an incomplete request. If it answers, the status is 503.
     let _ = tokio::io::AsyncWriteExt::write_all(&mut open, b"\r\n").await;
     if let Some(answer) = Answer::read(&mut tokio::io::BufReader::new(open)).await {
         assert_eq!(answer.status, 503, "{}", answer.text());
@@ -474,10 +474,10 @@ async fn it_is_alive_and_ready_without_a_key_and_not_ready_while_it_drains() {
 }
 
 #[tokio::test]
-async fn a_first_start_makes_a_key_and_a_secret_and_no_later_start_does() {
+async fn only_the_first_start_creates_a_key_and_a_secret() {
     let mut t = Harness::with(&[("RINGBACK_API_KEY", ""), ("RINGBACK_SIGNING_SECRET", "")]).await;
-    let made = t.first_start().clone();
-    let (key, secret) = (made.admin_key.unwrap(), made.signing_secret.unwrap());
+    let created = t.first_start().clone();
+    let (key, secret) = (created.admin_key.unwrap(), created.signing_secret.unwrap());
     let auth = format!("Bearer {key}");
     let shown = t.send("GET", "/v1/signing-secret", &[("authorization", &auth)], b"").await;
     assert_eq!(shown.expect(200)["secret"], secret);
@@ -497,7 +497,7 @@ async fn a_first_start_makes_a_key_and_a_secret_and_no_later_start_does() {
 }
 
 #[tokio::test]
-async fn what_has_ended_is_forgotten_after_the_retention_and_nothing_else_is() {
+async fn the_retention_deletes_only_events_and_ended_watches() {
     let t =
         Harness::with(&[("RINGBACK_RETENTION__EVENTS", "2d"), ("RINGBACK_RETENTION__WATCHES", "4d")]).await;
     t.provider.completed("job_1");
@@ -505,44 +505,44 @@ async fn what_has_ended_is_forgotten_after_the_retention_and_nothing_else_is() {
     t.pass(seconds(5)).await;
     let event = t.receiver.next().await.id().to_owned();
     t.provider.processing("job_2", 0);
-    let going = t
+    let continuing = t
         .register(&json!({ "jobId": "job_2", "notify": [], "expiresIn": "30d", "pollInterval": "24h" }))
         .await;
-    let (of_event, of_watch) = (format!("/v1/events/{event}"), format!("/v1/watches/{watch}"));
+    let (event_path, watch_path) = (format!("/v1/events/{event}"), format!("/v1/watches/{watch}"));
     t.pass(minutes(60 * 47)).await;
-    t.get(&of_event).await.expect(200);
+    t.get(&event_path).await.expect(200);
     t.pass(minutes(60 * 2)).await;
-    t.until(&of_event, 404).await;
+    t.until(&event_path, 404).await;
     t.pass(minutes(60 * 46)).await;
-    t.get(&of_watch).await.expect(200);
+    t.get(&watch_path).await.expect(200);
     t.pass(minutes(60 * 2)).await;
-    t.until(&of_watch, 404).await;
+    t.until(&watch_path, 404).await;
     t.get(&format!("/v1/events?after={event}")).await.expect(410);
-    assert_eq!(t.shown(&going).await["status"], "watching");
+    assert_eq!(t.shown(&continuing).await["status"], "watching");
     t.finish().await;
 }
 
 crate::postgres::on_postgres_too! {
-    a_registration_answers_with_the_watch_and_where_it_is,
-    every_answer_has_a_request_id_of_its_own_and_a_problem_repeats_it,
-    without_a_valid_key_there_is_nothing_to_see,
-    a_path_that_does_not_take_a_method_says_which_it_takes,
-    an_id_that_is_unknown_or_malformed_is_not_found,
-    a_query_is_understood_wholly_or_refused_parameter_by_parameter,
-    pages_show_everything_once_and_end,
-    watches_are_listed_newest_first_and_by_status_job_and_provider,
-    events_are_listed_oldest_first_by_type_and_after_one_that_is_known,
-    an_event_is_read_by_its_id_as_the_feed_has_it,
-    deliveries_are_listed_newest_first_and_by_status_watch_and_time,
-    the_signing_secret_that_is_shown_is_the_one_that_signs,
-    the_same_key_and_body_give_the_first_answer_again_byte_for_byte,
-    the_first_answer_is_given_again_even_where_the_request_would_be_refused_by_now,
-    a_key_is_forgotten_after_a_day,
-    refusals_are_not_remembered_and_a_key_that_is_none_is_refused,
-    many_requests_with_one_key_at_once_make_one_watch,
-    a_key_that_is_still_under_way_is_a_conflict,
-    a_retry_and_a_look_are_repeated_under_their_keys_without_being_done_twice,
-    it_is_alive_and_ready_without_a_key_and_not_ready_while_it_drains,
-    a_first_start_makes_a_key_and_a_secret_and_no_later_start_does,
-    what_has_ended_is_forgotten_after_the_retention_and_nothing_else_is,
+    a_registration_returns_the_watch_and_its_location,
+    every_response_has_a_unique_request_id,
+    a_request_without_a_valid_key_is_401,
+    an_unsupported_method_is_405_with_the_supported_ones,
+    an_unknown_or_malformed_id_is_404,
+    an_invalid_query_names_every_invalid_parameter,
+    pages_list_every_row_once,
+    watches_are_listed_newest_first_and_can_be_filtered,
+    events_are_listed_oldest_first_by_type_and_after_an_event,
+    an_event_by_id_equals_the_event_in_the_feed,
+    deliveries_are_listed_newest_first_and_can_be_filtered,
+    the_signing_secret_of_the_api_signs_webhooks,
+    the_same_idempotency_key_and_body_replay_the_first_answer,
+    a_replay_is_not_validated_again,
+    an_idempotency_key_expires_after_a_day,
+    a_refusal_is_not_stored_and_an_invalid_key_is_refused,
+    concurrent_requests_with_one_key_create_one_watch,
+    a_key_of_a_request_in_progress_is_409,
+    a_retry_and_a_poll_run_once_per_idempotency_key,
+    health_needs_no_key_and_readiness_ends_with_the_drain,
+    only_the_first_start_creates_a_key_and_a_secret,
+    the_retention_deletes_only_events_and_ended_watches,
 }

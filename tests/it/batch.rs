@@ -1,4 +1,4 @@
-//! Many registrations in one request: `POST /v1/watches/batch`.
+//! Registration of many watches in one request: `POST /v1/watches/batch`.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use crate::wire::{self, Answer};
 
 const PATH: &str = "/v1/watches/batch";
 
-/// The items of an answer.
+/// Returns the items of a 200 answer.
 #[track_caller]
 fn items(answer: &Answer) -> Vec<Value> {
     answer.expect(200)["data"].as_array().unwrap().clone()
@@ -32,7 +32,7 @@ async fn count(t: &Harness) -> usize {
 }
 
 #[tokio::test]
-async fn each_item_of_a_batch_is_answered_in_its_place_and_what_is_right_is_registered() {
+async fn valid_items_of_a_batch_are_registered_and_others_refused() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
     t.provider.failed("job_2");
@@ -59,11 +59,11 @@ async fn each_item_of_a_batch_is_answered_in_its_place_and_what_is_right_is_regi
     insta::assert_snapshot!(items[1].to_string(), @r#"{"problem":{"code":"invalid_request","detail":"3 fields are invalid","errors":[{"code":"invalid_format","detail":"must match the pattern [A-Za-z0-9_-]{1,128}","pointer":"/jobId"},{"code":"unknown_field","detail":"there is no such field; did you mean `events`?","pointer":"/evnts"},{"code":"forbidden_address","detail":"must not lead to 169.254.169.254 (an address that is link-local); the operator can permit it in the [egress] settings","pointer":"/callbackUrl"}],"status":422,"title":"Invalid request","type":"urn:ringback:problem:invalid_request"},"status":422}"#);
     insta::assert_snapshot!(items[3].to_string(), @r#"{"problem":{"code":"invalid_request","detail":"the body must be an object","errors":[{"code":"invalid_type","detail":"must be an object","pointer":""}],"status":422,"title":"Invalid request","type":"urn:ringback:problem:invalid_request"},"status":422}"#);
     t.pass(seconds(10)).await;
-    let told: HashSet<String> =
+    let delivered: HashSet<String> =
         t.receiver.take(2).await.iter().map(|hit| format!("{} {}", hit.event(), hit.watch())).collect();
-    let hoped = [("job.completed", 0), ("job.failed", 2)]
+    let expected = [("job.completed", 0), ("job.failed", 2)]
         .map(|(event, n)| format!("{event} {}", items[n]["watch"]["id"].as_str().unwrap()));
-    assert_eq!(told, HashSet::from(hoped));
+    assert_eq!(delivered, HashSet::from(expected));
     assert_eq!(count(&t).await, 2);
     t.finish().await;
 }
@@ -88,11 +88,11 @@ async fn a_batch_of_a_thousand_is_on_disk_when_it_is_answered() {
 }
 
 #[tokio::test]
-async fn a_batch_that_is_none_is_refused_as_a_whole() {
+async fn a_malformed_batch_is_refused_as_a_whole() {
     let t = Harness::start().await;
     let one = json!({ "jobId": "job_1", "notify": [] });
     let many = |n: usize| json!({ "watches": vec![json!(1); n] });
-    for (body, pointer, says) in [
+    for (body, pointer, text) in [
         (json!({}), "/watches", "required"),
         (json!({ "watches": null }), "/watches", "required"),
         (json!({ "watches": {} }), "/watches", "list"),
@@ -104,7 +104,7 @@ async fn a_batch_that_is_none_is_refused_as_a_whole() {
         let problem = t.post(PATH, &body).await.expect(422);
         let error = &problem["errors"][0];
         assert_eq!(error["pointer"], pointer, "{body}");
-        assert!(error["detail"].as_str().unwrap().contains(says), "{problem}");
+        assert!(error["detail"].as_str().unwrap().contains(text), "{problem}");
     }
     let large = "x".repeat(8 * 1024 * 1024);
     let send = async |body: &[u8]| t.send("POST", PATH, &[AUTH, JSON], body).await;
@@ -118,7 +118,7 @@ async fn a_batch_that_is_none_is_refused_as_a_whole() {
 }
 
 #[tokio::test]
-async fn an_item_that_is_too_large_or_a_bomb_is_refused_in_its_place_and_harms_no_other() {
+async fn an_oversized_or_deep_item_of_a_batch_is_refused_alone() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 1);
     let good = r#"{"jobId":"job_1","notify":[]}"#;
@@ -130,14 +130,14 @@ async fn an_item_that_is_too_large_or_a_bomb_is_refused_in_its_place_and_harms_n
     let events = format!(r#"{{"jobId":"job_1","notify":[],"events":[{}1]}}"#, "1,".repeat(100_000));
     let body = format!(r#"{{"watches":[{good},{bomb},{deep},{large},{wide},{events},null,{good}]}}"#);
     let items = items(&t.send("POST", PATH, &[AUTH, JSON], body.as_bytes()).await);
-    let said: Vec<(u64, String)> = items
+    let answered: Vec<(u64, String)> = items
         .iter()
         .map(|item| {
             let detail = item["problem"]["detail"].as_str().unwrap_or("").to_owned();
             (item["status"].as_u64().unwrap(), detail)
         })
         .collect();
-    for ((status, detail), (wanted, says)) in said.iter().zip([
+    for ((status, detail), (expected, text)) in answered.iter().zip([
         (201, ""),
         (422, "must be an object"),
         (422, "/metadata: is nested deeper than 32 levels"),
@@ -147,15 +147,15 @@ async fn an_item_that_is_too_large_or_a_bomb_is_refused_in_its_place_and_harms_n
         (422, "must be an object"),
         (201, ""),
     ]) {
-        assert_eq!(*status, wanted, "{detail}");
-        assert!(detail.contains(says), "{detail}");
+        assert_eq!(*status, expected, "{detail}");
+        assert!(detail.contains(text), "{detail}");
     }
     assert_eq!(count(&t).await, 2);
     t.finish().await;
 }
 
 #[tokio::test]
-async fn a_batch_under_its_key_is_registered_once_and_its_refusals_are_repeated() {
+async fn a_batch_is_registered_once_per_idempotency_key() {
     let mut t = Harness::start().await;
     t.provider.processing("job_1", 1);
     let body = json!({ "watches": [{ "jobId": "job_1", "notify": [] }, { "jobId": "" }] });
@@ -169,42 +169,42 @@ async fn a_batch_under_its_key_is_registered_once_and_its_refusals_are_repeated(
     assert_eq!(count(&t).await, 1);
     keyed(&t, "k1", &json!({ "watches": [{ "jobId": "job_1", "notify": [] }] })).await.expect(422);
 
-    // One in which nothing was right is an answer, too.
+    // An answer without any valid item is stored, too.
     let wrong = json!({ "watches": [{ "jobId": "" }] });
     let first = keyed(&t, "k2", &wrong).await;
     assert_eq!(keyed(&t, "k2", &wrong).await.header("idempotent-replayed"), Some("true"));
     assert_eq!(items(&first)[0]["status"], 422);
-    // A batch that was refused as a whole is not remembered.
+    // The refusal of a whole batch is not stored.
     keyed(&t, "k3", &json!({ "watches": [] })).await.expect(422);
     keyed(&t, "k3", &body).await.expect(200);
     t.finish().await;
 }
 
 #[tokio::test]
-async fn many_batches_with_one_key_at_once_register_once() {
+async fn concurrent_batches_with_one_key_register_once() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 1);
     let body = json!({ "watches": [{ "jobId": "job_1", "notify": [] }] }).to_string();
     let headers = [AUTH, JSON, ("idempotency-key", "k1")];
     let bytes = wire::request("POST", PATH, &headers, body.as_bytes());
-    let mut asked = tokio::task::JoinSet::new();
+    let mut requests = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let (address, bytes) = (t.address(), bytes.clone());
-        asked.spawn(async move { wire::exchange(address, &bytes).await.unwrap() });
+        requests.spawn(async move { wire::exchange(address, &bytes).await.unwrap() });
     }
-    let answers = asked.join_all().await;
+    let answers = requests.join_all().await;
     assert!(answers.iter().all(|answer| matches!(answer.status, 200 | 409)), "{answers:?}");
     assert_eq!(count(&t).await, 1);
     t.finish().await;
 }
 
 #[tokio::test]
-async fn the_names_of_a_batch_are_looked_up_for_five_seconds_in_all_and_a_name_once() {
+async fn a_batch_resolves_each_name_once_within_five_seconds() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
     let slow = t.resolve_slowly("slow.example.com", &["10.0.0.1"]);
     t.resolve("inside.example.com", &["10.0.0.1"]);
-    // At a second each, and 64 at a time, these names would take a quarter of a minute.
+    // With a timeout of one second and 64 lookups at a time, these names would take 15 seconds.
     let mut watches = vec![json!({ "jobId": "job_1", "callbackUrl": "https://slow.example.com/" }); 90];
     for n in 0..900 {
         let name = format!("slow{n}.example.com");
@@ -214,10 +214,10 @@ async fn the_names_of_a_batch_are_looked_up_for_five_seconds_in_all_and_a_name_o
     watches.push(json!({ "jobId": "job_1", "callbackUrl": "https://inside.example.com/" }));
     let body = json!({ "watches": watches });
     let answer = guarded("the batch", async {
-        let asking = t.post(PATH, &body);
+        let response = t.post(PATH, &body);
         let some_seconds = async {
             slow.asked().await;
-            // Some more than five: a wait that begins while the clock is moved ends a tick later.
+            // More than five seconds: a wait that begins while the clock moves ends one tick later.
             for _ in 0..8 {
                 t.clock.advance(seconds(1));
                 t.get_without_key("/healthz").await;
@@ -225,20 +225,20 @@ async fn the_names_of_a_batch_are_looked_up_for_five_seconds_in_all_and_a_name_o
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            answer = asking => answer,
-            () = some_seconds => unreachable!("it waits for the answer"),
+            answer = response => answer,
+            () = some_seconds => unreachable!("the clock stops only with the answer"),
         }
     });
     let answer = answer.await;
-    // A name that does not resolve yet is accepted; so is one for which there was no time.
+    // A name that does not resolve, or not in time, is accepted.
     let items = items(&answer);
     assert!(items[..990].iter().all(|item| item["status"] == 201), "{items:?}");
     t.give_up().await;
 }
 
-// Once: it writes into the file.
+// Once: the test writes into the SQLite file.
 #[tokio::test]
-async fn a_batch_that_fails_half_way_has_registered_nothing() {
+async fn a_batch_that_fails_half_way_registers_nothing() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 1);
     let other = rusqlite::Connection::open(t.file()).unwrap();
@@ -258,11 +258,11 @@ async fn a_batch_that_fails_half_way_has_registered_nothing() {
 }
 
 crate::postgres::on_postgres_too! {
-    each_item_of_a_batch_is_answered_in_its_place_and_what_is_right_is_registered,
+    valid_items_of_a_batch_are_registered_and_others_refused,
     a_batch_of_a_thousand_is_on_disk_when_it_is_answered,
-    a_batch_that_is_none_is_refused_as_a_whole,
-    an_item_that_is_too_large_or_a_bomb_is_refused_in_its_place_and_harms_no_other,
-    a_batch_under_its_key_is_registered_once_and_its_refusals_are_repeated,
-    many_batches_with_one_key_at_once_register_once,
-    the_names_of_a_batch_are_looked_up_for_five_seconds_in_all_and_a_name_once,
+    a_malformed_batch_is_refused_as_a_whole,
+    an_oversized_or_deep_item_of_a_batch_is_refused_alone,
+    a_batch_is_registered_once_per_idempotency_key,
+    concurrent_batches_with_one_key_register_once,
+    a_batch_resolves_each_name_once_within_five_seconds,
 }

@@ -1,4 +1,4 @@
-//! `"payload": "cloudevents"`, and what `raw` and `event` are called beside it.
+//! `"payload": "cloudevents"`, and the content type of every payload.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ async fn watch(t: &Harness, job: &str, payload: &str, events: &[&str]) -> String
 }
 
 #[tokio::test]
-async fn a_cloud_event_is_the_events_data_in_an_envelope_of_its_own() {
+async fn a_cloud_event_holds_the_data_of_the_event() {
     let t = Harness::with(&[("RINGBACK_PUBLIC_URL", "https://ringback.example.com")]).await;
     t.provider.completed("job_1");
     let watch = watch(&t, "job_1", "cloudevents", &["job.*"]).await;
@@ -21,7 +21,7 @@ async fn a_cloud_event_is_the_events_data_in_an_envelope_of_its_own() {
     let hit = t.receiver.next().await;
     assert_eq!(hit.header("content-type"), "application/cloudevents+json");
     let event = hit.json();
-    // The feed has the event itself.
+    // The feed lists the event without the envelope.
     let listed = t.get(&format!("/v1/events/{}", hit.id())).await.expect(200);
     assert_eq!(event["data"], listed["data"]);
     assert_eq!(listed["type"], "job.completed");
@@ -39,7 +39,7 @@ async fn a_cloud_event_is_the_events_data_in_an_envelope_of_its_own() {
 }
 
 #[tokio::test]
-async fn every_attempt_sends_the_same_bytes_though_the_public_url_is_another_after_a_restart() {
+async fn every_attempt_sends_the_same_bytes_despite_a_new_public_url() {
     let mut t = Harness::with(&[("RINGBACK_PUBLIC_URL", "https://one.example.com")]).await;
     t.receiver.script("/hook", [Reply::status(500), Reply::status(500)]);
     t.provider.completed("job_1");
@@ -57,7 +57,7 @@ async fn every_attempt_sends_the_same_bytes_though_the_public_url_is_another_aft
 }
 
 #[tokio::test]
-async fn progress_and_the_endings_that_the_provider_did_not_speak_of_are_cloud_events_too() {
+async fn progress_and_expiry_are_sent_as_cloud_events() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 10);
     watch(&t, "job_1", "cloudevents", &["job.processing", "watch.expired"]).await;
@@ -71,7 +71,7 @@ async fn progress_and_the_endings_that_the_provider_did_not_speak_of_are_cloud_e
 }
 
 #[tokio::test]
-async fn each_payload_has_its_content_type_at_the_first_try_and_at_later_ones() {
+async fn every_attempt_has_the_content_type_of_its_payload() {
     let t = Harness::start().await;
     for (n, (payload, content_type)) in [
         ("event", "application/json"),
@@ -94,8 +94,8 @@ async fn each_payload_has_its_content_type_at_the_first_try_and_at_later_ones() 
 }
 
 crate::postgres::on_postgres_too! {
-    a_cloud_event_is_the_events_data_in_an_envelope_of_its_own,
-    every_attempt_sends_the_same_bytes_though_the_public_url_is_another_after_a_restart,
-    progress_and_the_endings_that_the_provider_did_not_speak_of_are_cloud_events_too,
-    each_payload_has_its_content_type_at_the_first_try_and_at_later_ones,
+    a_cloud_event_holds_the_data_of_the_event,
+    every_attempt_sends_the_same_bytes_despite_a_new_public_url,
+    progress_and_expiry_are_sent_as_cloud_events,
+    every_attempt_has_the_content_type_of_its_payload,
 }

@@ -1,11 +1,10 @@
-//! The real application on a free port, with its neighbours played and its clock in the test's hand.
+//! The real application on a free port, with fakes of its peers and a clock that the test controls.
 //!
-//! The application has a runtime of its own, so that [`Harness::crash`] can take everything away from
-//! it at once; what is left is the file. Nothing sleeps: [`Harness::rest`] returns when all that is
-//! due was done, and [`Harness::pass`] moves the clock from one thing that is planned to the next, so
-//! that everything happens at the very moment for which it was planned.
+//! The application has its own runtime, so [`Harness::crash`] can end it at once; only the database remains. No test
+//! sleeps: [`Harness::rest`] returns when all due work is done, and [`Harness::pass`] moves the clock from one
+//! scheduled time to the next, so everything happens exactly when it is scheduled.
 //!
-//! Every test ends with [`Harness::finish`], which fails it for what it leaves behind.
+//! Every test ends with [`Harness::finish`], which fails for unread requests, overdue deliveries and errors.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -32,23 +31,23 @@ use crate::postgres::{On, on, shared};
 use crate::server::Server;
 use crate::wire::{self, Answer};
 
-/// When every test begins.
+/// Start time of every test.
 pub const START: &str = "2026-02-18T15:00:00.000Z";
 
-/// The app's key.
+/// The configured admin key.
 pub const KEY: &str = "rb_integration_key_0123";
 
-/// The app's signing secret.
+/// The configured signing secret.
 pub const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
-/// What nothing may take longer than, by the machine's clock: far more than a loaded machine needs.
+/// Limit of every wait, by the machine's clock: far more than a loaded machine needs.
 const GUARD: Duration = Duration::from_secs(20);
 
-/// Waits for `work`, and fails the test if it never ends.
-#[expect(clippy::disallowed_methods, reason = "a test that hangs must fail, whatever its own clock says")]
+/// Waits for `work`; fails the test if it takes longer than [`GUARD`].
+#[expect(clippy::disallowed_methods, reason = "a test that hangs must fail, independent of its own clock")]
 pub async fn guarded<T>(what: &str, work: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(GUARD, work).await;
-    done.unwrap_or_else(|_| panic!("waited {GUARD:?} in vain for {what}"))
+    done.unwrap_or_else(|_| panic!("{what}: timed out after {GUARD:?}"))
 }
 
 pub fn seconds(n: u64) -> Duration {
@@ -59,22 +58,22 @@ pub fn minutes(n: u64) -> Duration {
     Duration::from_secs(60 * n)
 }
 
-/// A moment of the tests' day.
+/// Returns [`START`] as a timestamp.
 pub fn start() -> Timestamp {
     Timestamp::parse(START).unwrap()
 }
 
-/// Whole seconds since the tests' day began.
+/// Returns the whole seconds from [`START`] to each time.
 pub fn since_start(times: &[Timestamp]) -> Vec<u64> {
     times.iter().map(|at| at.since(start()).as_secs()).collect()
 }
 
-/// A stretch of numbers that look random and can be had again (splitmix64).
+/// A reproducible pseudo-random sequence (splitmix64).
 #[derive(Debug)]
 pub struct Draw(pub u64);
 
 impl Draw {
-    /// A number below `limit`.
+    /// Returns the next number below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -83,7 +82,7 @@ impl Draw {
     }
 }
 
-/// Threads of applications that panicked.
+/// Panics of applications' threads.
 static PANICKED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn note_panics() {
@@ -100,7 +99,7 @@ fn note_panics() {
     });
 }
 
-/// The application, as it runs.
+/// A running application.
 struct Running {
     runtime: Runtime,
     address: SocketAddr,
@@ -111,7 +110,7 @@ struct Running {
     first_start: FirstStart,
 }
 
-/// What the played DNS knows.
+/// A name of the fake DNS.
 #[derive(Clone)]
 struct Known {
     name: String,
@@ -119,7 +118,7 @@ struct Known {
     slow: Option<Slow>,
 }
 
-/// A name server that takes its time.
+/// A name lookup that waits until the test answers it.
 #[derive(Clone)]
 pub struct Slow {
     asked: Arc<watch::Sender<bool>>,
@@ -127,23 +126,23 @@ pub struct Slow {
 }
 
 impl Slow {
-    /// Returns when it was asked.
+    /// Waits until the application looks the name up.
     pub async fn asked(&self) {
         let mut asked = self.asked.subscribe();
-        guarded("the look-up", asked.wait_for(|asked| *asked)).await.unwrap();
+        guarded("the lookup", asked.wait_for(|asked| *asked)).await.unwrap();
     }
 
-    /// Lets it answer.
+    /// Ends the lookup.
     pub fn answer(&self) {
         self.answered.send_replace(true);
     }
 }
 
-/// What a fake shares with the harness that is started after it.
+/// State that fakes share with a harness that is started after them.
 pub struct Neighbours {
     pub clock: ManualClock,
     pub held: Held,
-    /// Authorities that the application trusts.
+    /// Certificate authorities that the application trusts.
     pub roots: Vec<CertificateDer<'static>>,
 }
 
@@ -153,17 +152,17 @@ impl Default for Neighbours {
     }
 }
 
-/// The application and its surroundings.
+/// The application and its fakes.
 pub struct Harness {
     pub clock: ManualClock,
     pub provider: Provider,
     pub receiver: Receiver,
-    /// What the fakes hold back.
+    /// Responses that the fakes hold back.
     pub held: Held,
     names: Arc<Mutex<Vec<Known>>>,
     roots: Vec<CertificateDer<'static>>,
     folder: TempDir,
-    /// Where it is not a file in the folder.
+    /// Server and name of the PostgreSQL database. `None`: a SQLite file in the folder.
     database: Option<(&'static Server, String)>,
     settings: Vec<(String, String)>,
     running: Option<Running>,
@@ -172,17 +171,17 @@ pub struct Harness {
 }
 
 impl Harness {
-    /// The application as most tests want it: no rate limit, nothing else unusual.
+    /// Starts the application with the settings of most tests: no rate limit, defaults otherwise.
     pub async fn start() -> Self {
         Self::with(&[]).await
     }
 
-    /// The application with other settings; an empty value is none.
+    /// Starts the application with further settings; an empty value unsets one.
     pub async fn with(settings: &[(&str, &str)]) -> Self {
         Self::among(Neighbours::default(), settings).await
     }
 
-    /// The same, where there are neighbours already.
+    /// Starts the application with the state of fakes that run already.
     pub async fn among(neighbours: Neighbours, settings: &[(&str, &str)]) -> Self {
         note_panics();
         let Neighbours { clock, held, roots } = neighbours;
@@ -233,7 +232,7 @@ impl Harness {
         harness
     }
 
-    /// Why an application with these settings does not start.
+    /// Returns the error with which an application with these settings does not start.
     pub async fn refused(settings: &[(&str, &str)]) -> String {
         let folder = tempfile::tempdir().unwrap();
         let file = format!("sqlite://{}", folder.path().join("ringback.db").display());
@@ -246,22 +245,22 @@ impl Harness {
         App::build(config, surroundings).await.unwrap_err().to_string()
     }
 
-    /// Changes a setting for the next start; an empty value is none.
+    /// Changes a setting for the next start; an empty value unsets it.
     pub fn set(&mut self, name: &str, value: &str) {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.to_owned(), value.to_owned()));
     }
 
-    /// What the application is started with.
+    /// Returns the configuration of the next start.
     pub fn config(&self) -> Config {
         let environment: Environment = self.settings.iter().cloned().collect();
         Config::read(&Flags::default(), &environment, None).unwrap()
     }
 
-    /// Starts the application (again) on its file.
+    /// Starts the application on its database.
     pub async fn restart(&mut self) {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        assert!(self.running.is_none(), "it runs");
+        assert!(self.running.is_none(), "the application runs already");
         let thread = format!("app-{}-", NEXT.fetch_add(1, Ordering::Relaxed));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -296,23 +295,23 @@ impl Harness {
         }));
         self.threads.push(thread);
         self.running = Some(Running { runtime, address, metrics, activity, stop, ended, first_start });
-        self.rest_of_start().await;
+        self.ready().await;
     }
 
-    /// Returns when the plans are made.
-    async fn rest_of_start(&self) {
+    /// Waits until the application is ready.
+    async fn ready(&self) {
         guarded("readiness", async { while self.get_without_key("/readyz").await.status != 200 {} }).await;
     }
 
-    /// Takes everything away from the application at once, as a crash would.
+    /// Ends the application at once, as a crash does.
     pub async fn crash(&mut self) {
-        let running = self.running.take().expect("it runs");
+        let running = self.running.take().expect("a running application");
         running.runtime.shutdown_background();
         self.released().await;
     }
 
-    /// Returns when the database is free. The last write of an application that is gone may still be on
-    /// its way to the disk; then the kernel, or the server, lets go of the lock.
+    /// Waits until the lock of the database is free. The last write of a crashed application can still be in
+    /// progress; the kernel or the server releases the lock after it.
     pub async fn released(&self) {
         if let Some((server, name)) = &self.database {
             let (server, name) = (*server, name.clone());
@@ -330,48 +329,48 @@ impl Harness {
         guarded("the file", free).await.unwrap();
     }
 
-    /// Returns when the application, asked to stop, takes no connections any more.
+    /// Waits until a stopping application accepts no more connections.
     pub async fn closed(&self, address: SocketAddr) {
         let refused = async { while TcpStream::connect(address).await.is_ok() {} };
-        guarded("the door to close", refused).await;
+        guarded("the listener to close", refused).await;
     }
 
-    /// Asks the application to stop; the handle ends when it has.
+    /// Starts an orderly stop of the application.
     pub fn begin_stop(&mut self) -> Stopping {
-        let Running { runtime, stop, ended, .. } = self.running.take().expect("it runs");
+        let Running { runtime, stop, ended, .. } = self.running.take().expect("a running application");
         let _ = stop.send(());
         Stopping { runtime, ended }
     }
 
-    /// Stops the application in order.
+    /// Stops the application orderly.
     pub async fn stop(&mut self) {
         self.begin_stop().ended().await;
     }
 
-    /// The database file.
+    /// Path of the SQLite file.
     pub fn file(&self) -> PathBuf {
         self.folder.path().join("ringback.db")
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.running.as_ref().expect("it runs").address
+        self.running.as_ref().expect("a running application").address
     }
 
-    /// Where the metrics are, if not there.
+    /// Address of the listener for metrics, if there is one.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.running.as_ref().expect("it runs").metrics
+        self.running.as_ref().expect("a running application").metrics
     }
 
     pub fn first_start(&self) -> &FirstStart {
-        &self.running.as_ref().expect("it runs").first_start
+        &self.running.as_ref().expect("a running application").first_start
     }
 
-    /// Lets a name resolve to these addresses from now on.
+    /// Makes a name resolve to these addresses from now on.
     pub fn resolve(&self, name: &str, addresses: &[&str]) {
         self.know(name, addresses, None);
     }
 
-    /// The same, but not before somebody says so.
+    /// Makes a name resolve to these addresses after [`Slow::answer`].
     pub fn resolve_slowly(&self, name: &str, addresses: &[&str]) -> Slow {
         let slow = Slow { asked: Arc::default(), answered: Arc::default() };
         self.know(name, addresses, Some(slow.clone()));
@@ -388,28 +387,28 @@ impl Harness {
     }
 
     fn activity(&self) -> Activity {
-        (self.running.as_ref().expect("it runs").activity)()
+        (self.running.as_ref().expect("a running application").activity)()
     }
 
-    /// Returns when all that is due was done, but for what a fake holds back.
+    /// Waits until all due work is done, except requests that a fake holds back.
     pub async fn rest(&self) {
         let now = self.now();
         let resting = async {
             loop {
-                // In this order: what is held is under way, and stays so.
+                // In this order: a held request is in progress and remains so.
                 let held = self.held.count();
                 let activity = self.activity();
                 if activity.in_progress == held && activity.next_at.is_none_or(|at| at > now) {
                     return;
                 }
-                // A round trip instead of a nap: the application gets on in the meantime.
+                // A round trip instead of a sleep: the application makes progress in the meantime.
                 self.get_without_key("/healthz").await;
             }
         };
         guarded("rest", resting).await;
     }
 
-    /// Moves the clock on by `span`, from one thing that is planned to the next.
+    /// Advances the clock by `span`, from one scheduled time to the next.
     pub async fn pass(&self, span: Duration) {
         let end = self.now().plus(span);
         loop {
@@ -423,8 +422,7 @@ impl Harness {
         self.rest().await;
     }
 
-    /// Asks for `path` until it answers with `status`: for what happens on its own account, and is no
-    /// look and no send.
+    /// Requests `path` until the status is `status`: for background work that is neither a poll nor an attempt.
     pub async fn until(&self, path: &str, status: u16) {
         guarded(path, async { while self.get(path).await.status != status {} }).await;
     }
@@ -461,12 +459,12 @@ impl Harness {
         self.send("POST", path, &[AUTH, JSON], body.to_string().as_bytes()).await
     }
 
-    /// A POST that needs no body.
+    /// Sends a POST without a body.
     pub async fn act(&self, path: &str) -> Answer {
         self.send("POST", path, &[AUTH], b"").await
     }
 
-    /// Registers a watch; the answer is its id.
+    /// Registers a watch and returns its id.
     #[track_caller]
     pub fn register(&self, body: &Value) -> impl Future<Output = String> {
         let body = body.clone();
@@ -478,7 +476,7 @@ impl Harness {
         self.register(&json!({ "jobId": job, "callbackUrl": self.receiver.url("/hook") })).await
     }
 
-    /// Two keys that may do less: `read` and `write`. SQLite only: they are written into the file.
+    /// Creates the keys `read` and `write`, with the scopes of these names. SQLite only: it writes into the file.
     pub async fn keys(&mut self) -> (String, String) {
         self.stop().await;
         let db = rusqlite::Connection::open(self.file()).unwrap();
@@ -492,38 +490,38 @@ impl Harness {
         ("read".to_owned(), "write".to_owned())
     }
 
-    /// A watch, as it is shown.
+    /// Returns a watch.
     pub async fn shown(&self, watch: &str) -> Value {
         self.get(&format!("/v1/watches/{watch}")).await.expect(200)
     }
 
-    /// The only delivery of a watch, with its attempts.
+    /// Returns the only delivery of a watch, with its attempts.
     pub async fn delivery(&self, watch: &str) -> Value {
         let found = self.get(&format!("/v1/deliveries?watchId={watch}")).await.expect(200);
         let [one] = found["data"].as_array().unwrap().as_slice() else { panic!("not one: {found}") };
         self.get(&format!("/v1/deliveries/{}", id(one))).await.expect(200)
     }
 
-    /// Ends a test: what is due is done, nothing that arrived is unread, nobody complains, no look
-    /// fails, and the application stops in order.
+    /// Ends a test. Waits for due work, and fails for unread requests, overdue deliveries, failed polls, errors that
+    /// a fake has found, and panics. Then stops the application orderly.
     pub async fn finish(self) {
         self.rest().await;
         let unread = self.receiver.unread();
-        assert!(unread.is_empty(), "nobody read {unread:#?}");
+        assert!(unread.is_empty(), "unread requests: {unread:#?}");
         let now = self.now();
         let pending = self.get("/v1/deliveries?status=pending&limit=200").await.expect(200);
         for delivery in pending["data"].as_array().unwrap() {
-            let turn = Timestamp::parse(delivery["nextAttemptAt"].as_str().unwrap()).unwrap();
-            assert!(turn > now, "its turn has come: {delivery}");
+            let next = Timestamp::parse(delivery["nextAttemptAt"].as_str().unwrap()).unwrap();
+            assert!(next > now, "an attempt is overdue: {delivery}");
         }
         let watching = self.get("/v1/watches?status=watching&limit=200").await.expect(200);
         for watch in watching["data"].as_array().unwrap() {
-            assert!(watch["job"]["lastError"].is_null(), "nobody looked at the error of {watch}");
+            assert!(watch["job"]["lastError"].is_null(), "a poll failed: {watch}");
         }
         self.give_up().await;
     }
 
-    /// Ends a test that leaves something behind on purpose.
+    /// Ends a test that leaves requests, deliveries or poll errors behind on purpose.
     pub async fn give_up(mut self) {
         if self.running.is_some() {
             self.stop().await;
@@ -532,11 +530,11 @@ impl Harness {
         let complaints = [self.provider.complaints(), self.receiver.complaints()].concat();
         assert!(complaints.is_empty(), "{complaints:#?}");
         let panicked = PANICKED.lock().unwrap_or_else(PoisonError::into_inner);
-        let ours = |line: &&String| {
+        let own = |line: &&String| {
             line.starts_with("writer") || self.threads.iter().any(|thread| line.starts_with(thread.as_str()))
         };
-        let ours: Vec<&String> = panicked.iter().filter(ours).collect();
-        assert!(ours.is_empty(), "{ours:#?}");
+        let own: Vec<&String> = panicked.iter().filter(own).collect();
+        assert!(own.is_empty(), "{own:#?}");
     }
 }
 
@@ -545,31 +543,31 @@ impl Drop for Harness {
         if let Some(running) = self.running.take() {
             running.runtime.shutdown_background();
         }
-        assert!(self.finished || std::thread::panicking(), "a test ends with finish()");
+        assert!(self.finished || std::thread::panicking(), "a test must end with finish() or give_up()");
     }
 }
 
-/// An application that was asked to stop.
+/// A stopping application.
 pub struct Stopping {
     runtime: Runtime,
     ended: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Stopping {
-    /// Returns when it has stopped, in order.
+    /// Waits for the end of the orderly stop.
     pub async fn ended(self) {
         guarded("the end", self.ended).await.unwrap().unwrap();
         self.runtime.shutdown_background();
     }
 }
 
-/// The header that says who asks.
+/// The header with the configured admin key.
 pub const AUTH: (&str, &str) = ("authorization", "Bearer rb_integration_key_0123");
 
-/// The header that says that a body is JSON.
+/// The header of a JSON body.
 pub const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// What a view calls itself.
+/// Returns the `id` of a view.
 #[track_caller]
 pub fn id(view: &Value) -> String {
     view["id"].as_str().unwrap_or_else(|| panic!("no id in {view}")).to_owned()

@@ -231,7 +231,7 @@ fn what_is_read_of_a_query_is_what_is_documented_of_it() {
 }
 
 #[tokio::test]
-async fn each_route_takes_the_parameters_that_are_documented_of_it_and_no_others() {
+async fn each_route_accepts_exactly_the_documented_parameters() {
     let t = Harness::start().await;
     let names = [
         "limit",

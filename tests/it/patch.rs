@@ -1,4 +1,4 @@
-//! Changing a watch that still waits: `PATCH /v1/watches/{id}`.
+//! Changes of a watch that has not ended: `PATCH /v1/watches/{id}`.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ async fn patch(t: &Harness, watch: &str, body: &Value) -> Answer {
     t.send("PATCH", &path, &[AUTH, JSON], body.to_string().as_bytes()).await
 }
 
-/// The pointers of a refusal.
+/// Returns the pointers of a 422 answer.
 #[track_caller]
 fn pointers(answer: &Answer) -> Vec<String> {
     let problem = answer.expect(422);
@@ -20,7 +20,7 @@ fn pointers(answer: &Answer) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_watch_is_given_more_time_and_more_destinations_and_other_metadata() {
+async fn a_change_adds_time_and_destinations_and_replaces_metadata() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 1);
     let first = t.receiver.url("/first");
@@ -37,7 +37,7 @@ async fn a_watch_is_given_more_time_and_more_destinations_and_other_metadata() {
         amended["destinations"].as_array().unwrap().iter().map(|d| d["url"].as_str().unwrap()).collect();
     assert_eq!(urls, [&first, &second], "one address twice is one destination");
     assert_eq!(t.shown(&watch).await["destinations"], amended["destinations"]);
-    // It outlives the hour that it had, and both are told of the end, with the new metadata.
+    // The watch outlives its first hour. Both destinations get the ending with the new metadata.
     t.pass(minutes(45)).await;
     assert_eq!(t.shown(&watch).await["status"], "watching");
     t.provider.completed("job_1");
@@ -49,7 +49,7 @@ async fn a_watch_is_given_more_time_and_more_destinations_and_other_metadata() {
 }
 
 #[tokio::test]
-async fn a_shorter_time_counts_from_now_and_the_poller_keeps_it_also_after_a_restart() {
+async fn a_shorter_expiry_counts_from_now_also_after_a_restart() {
     let mut t = Harness::start().await;
     t.provider.processing("job_1", 1);
     let watch = t.watch("job_1").await;
@@ -61,7 +61,7 @@ async fn a_shorter_time_counts_from_now_and_the_poller_keeps_it_also_after_a_res
     assert_eq!(t.shown(&watch).await["status"], "watching");
     t.pass(minutes(2)).await;
     assert_eq!(t.receiver.next().await.event(), "watch.expired");
-    // … and without a restart.
+    // The same without a restart.
     t.provider.processing("job_2", 1);
     let watch = t.watch("job_2").await;
     t.pass(minutes(10)).await;
@@ -69,23 +69,23 @@ async fn a_shorter_time_counts_from_now_and_the_poller_keeps_it_also_after_a_res
     t.pass(minutes(4)).await;
     assert!(t.receiver.unread().is_empty());
     t.pass(minutes(2)).await;
-    let told = t.receiver.next().await;
-    assert_eq!((told.event(), told.watch()), ("watch.expired", watch.as_str()));
+    let expired = t.receiver.next().await;
+    assert_eq!((expired.event(), expired.watch()), ("watch.expired", watch.as_str()));
     t.finish().await;
 }
 
 #[tokio::test]
-async fn a_watch_whose_time_is_put_off_during_its_last_look_goes_on() {
+async fn a_watch_extended_during_its_final_poll_continues() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 1);
     let body = json!({ "jobId": "job_1", "callbackUrl": t.receiver.url("/hook"), "expiresIn": "60s" });
     let watch = t.register(&body).await;
     t.pass(seconds(55)).await;
-    let looks = t.provider.polls("job_1").len();
+    let polls = t.provider.polls("job_1").len();
     let (reply, gate) = Reply::json(200, &json!({ "jobId": "job_1", "status": "processing" })).held();
     t.provider.script("job_1", [reply]);
     t.clock.advance(seconds(5));
-    t.provider.polled("job_1", looks + 1).await;
+    t.provider.polled("job_1", polls + 1).await;
     patch(&t, &watch, &json!({ "expiresIn": "1h" })).await.expect(200);
     gate.open();
     t.pass(minutes(50)).await;
@@ -97,7 +97,7 @@ async fn a_watch_whose_time_is_put_off_during_its_last_look_goes_on() {
 }
 
 #[tokio::test]
-async fn what_has_ended_is_not_changed_any_more() {
+async fn an_ended_watch_cannot_be_changed() {
     let t = Harness::start().await;
     t.provider.completed("job_1");
     let ended = t.watch("job_1").await;
@@ -111,8 +111,8 @@ async fn what_has_ended_is_not_changed_any_more() {
         for change in [json!({ "metadata": { "x": 1 } }), json!({ "expiresIn": "1h" })] {
             patch(&t, &watch, &change).await.expect(409);
         }
-        let more = json!({ "notify": [t.receiver.url("/late")] });
-        patch(&t, &watch, &more).await.expect(409);
+        let addition = json!({ "notify": [t.receiver.url("/late")] });
+        patch(&t, &watch, &addition).await.expect(409);
         assert_eq!(t.shown(&watch).await, before);
     }
     let none = format!("watch_{}", "0".repeat(26));
@@ -123,7 +123,7 @@ async fn what_has_ended_is_not_changed_any_more() {
 }
 
 #[tokio::test]
-async fn a_change_that_is_wrong_is_refused_field_by_field_and_changes_nothing() {
+async fn an_invalid_change_names_every_field_and_changes_nothing() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 1);
     let hook = t.receiver.url("/hook");
@@ -144,17 +144,17 @@ async fn a_change_that_is_wrong_is_refused_field_by_field_and_changes_nothing() 
         (json!({ "metadata": metadata }), vec!["/metadata"]),
         (json!({ "notify": [] }), vec!["/notify"]),
         (json!({ "notify": ["http://10.0.0.1/", "ftp://x/"] }), vec!["/notify/0", "/notify/1"]),
-        // An address of it, with another secret.
+        // A destination of the watch, with another secret.
         (json!({ "notify": [hook], "metadata": { "b": 1 }, "expiresIn": "9h" }), vec!["/notify"]),
     ] {
-        let mut named = pointers(&patch(&t, &watch, &change).await);
-        named.sort();
+        let mut found = pointers(&patch(&t, &watch, &change).await);
+        found.sort();
         let mut wrong = wrong;
         wrong.sort_unstable();
-        assert_eq!(named, wrong, "{change}");
+        assert_eq!(found, wrong, "{change}");
     }
     assert_eq!(t.shown(&watch).await, before);
-    // Twenty in all.
+    // A watch has at most 20 destinations.
     let urls = |from: usize, to: usize| -> Value {
         (from..to).map(|n| t.receiver.url(&format!("/{n}"))).collect::<Vec<_>>().into()
     };
@@ -162,16 +162,16 @@ async fn a_change_that_is_wrong_is_refused_field_by_field_and_changes_nothing() 
     assert_eq!(pointers(&patch(&t, &watch, &json!({ "notify": urls(19, 20) })).await), ["/notify"]);
     patch(&t, &watch, &json!({ "notify": urls(0, 5) })).await.expect(200);
     assert_eq!(t.shown(&watch).await["destinations"].as_array().unwrap().len(), 20);
-    // Null is the empty object where it stands for metadata, and nothing elsewhere.
+    // A null `metadata` is the empty object; any other null field is ignored.
     let amended = patch(&t, &watch, &json!({ "metadata": null, "expiresIn": null })).await.expect(200);
     assert_eq!((&amended["metadata"], &amended["expiresAt"]), (&json!({}), &before["expiresAt"]));
     t.finish().await;
 }
 
 crate::postgres::on_postgres_too! {
-    a_watch_is_given_more_time_and_more_destinations_and_other_metadata,
-    a_shorter_time_counts_from_now_and_the_poller_keeps_it_also_after_a_restart,
-    a_watch_whose_time_is_put_off_during_its_last_look_goes_on,
-    what_has_ended_is_not_changed_any_more,
-    a_change_that_is_wrong_is_refused_field_by_field_and_changes_nothing,
+    a_change_adds_time_and_destinations_and_replaces_metadata,
+    a_shorter_expiry_counts_from_now_also_after_a_restart,
+    a_watch_extended_during_its_final_poll_continues,
+    an_ended_watch_cannot_be_changed,
+    an_invalid_change_names_every_field_and_changes_nothing,
 }

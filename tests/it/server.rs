@@ -1,7 +1,7 @@
-//! A PostgreSQL server of the tests' own, made from the programs that are found.
+//! A PostgreSQL server for the tests, run with the installed programs.
 //!
-//! It runs for as long as we do, and goes with us however we end: a shell stands between the two,
-//! whose standard input ends with us. It is as durable as any: `fsync` is on.
+//! The server ends with the test process, however that ends: a shell between the two stops the server when its
+//! standard input is closed. The server is durable: `fsync` is on.
 
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -15,7 +15,7 @@ use ringback::domain::Timestamp;
 use ringback::store::{DatabaseLocation, Keyring, Store, StoreOptions};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-/// The folder of `initdb` and `postgres`, the newest that is new enough.
+/// Returns the folder of the newest `initdb` and `postgres`, at least version 14.
 pub fn programs() -> Option<PathBuf> {
     let in_path = path();
     let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
@@ -25,21 +25,21 @@ pub fn programs() -> Option<PathBuf> {
     known.filter(|(version, _)| *version >= 14).max_by_key(|(version, _)| *version).map(|(_, folder)| folder)
 }
 
-#[expect(clippy::disallowed_methods, reason = "where programs are found")]
+#[expect(clippy::disallowed_methods, reason = "PATH is read to find the programs")]
 fn path() -> std::ffi::OsString {
     std::env::var_os("PATH").unwrap_or_default()
 }
 
-/// `postgres (PostgreSQL) 15.18 (Debian …)`
+/// Returns the major version: 15 for `postgres (PostgreSQL) 15.18 (Debian …)`.
 fn version(folder: &Path) -> Option<u32> {
-    // Debian keeps `initdb` out of PATH, and a link to `postgres` may stand alone.
+    // Debian has `initdb` outside of PATH, and PATH can have a link to `postgres` without one to `initdb`.
     let folder = folder.join("initdb").canonicalize().ok()?.parent()?.to_owned();
-    let said = Command::new(folder.join("postgres")).arg("--version").output().ok()?;
-    let said = String::from_utf8(said.stdout).ok()?;
-    said.split_whitespace().nth(2)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    let printed = Command::new(folder.join("postgres")).arg("--version").output().ok()?;
+    let printed = String::from_utf8(printed.stdout).ok()?;
+    printed.split_whitespace().nth(2)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// Who may run it: not root.
+/// Returns user and group of the server, which root must not run; `None` if the tests do not run as root.
 fn user() -> Option<(u32, u32)> {
     if std::fs::metadata("/proc/self").ok()?.uid() != 0 {
         return None;
@@ -53,7 +53,7 @@ fn user() -> Option<(u32, u32)> {
     find("postgres").or_else(|| find("nobody"))
 }
 
-/// A server in a folder of its own, that nobody else can reach.
+/// A server in its own folder, which only its user can access.
 #[derive(Debug)]
 pub struct Server {
     programs: PathBuf,
@@ -63,14 +63,14 @@ pub struct Server {
     made: AtomicU32,
 }
 
-/// Runs the server until its standard input ends, then takes everything away.
+/// A script that runs the server until its standard input ends. Then it removes the folder.
 const KEEPER: &str = r#"
 "$1/postgres" -D "$2/data" -k "$2" -c listen_addresses= -c max_connections=200 -c shared_buffers=32MB \
   -c wal_level=minimal -c max_wal_senders=0 -c full_page_writes=off -c log_min_messages=warning \
   -c max_prepared_transactions=0 </dev/null >>"$2/log" 2>&1 &
 server=$!
 read -r line
-# The first is for one so young that it ignores the second.
+# A starting server ignores SIGQUIT, but not SIGTERM.
 kill -TERM $server
 kill -QUIT $server
 wait $server
@@ -78,7 +78,7 @@ if [ "$line" != leave ]; then rm -rf "$2"; fi
 "#;
 
 impl Server {
-    /// Makes a server in a folder of its own below this one, and starts it.
+    /// Creates a server in a new folder inside `below` and starts it.
     pub fn start(programs: &Path, below: &Path) -> Self {
         let programs = programs.join("initdb").canonicalize().unwrap().parent().unwrap().to_owned();
         let folder = tempfile::Builder::new()
@@ -101,7 +101,7 @@ impl Server {
         let keeper = Self::keep(&programs, &folder);
         let (template, made) = (OnceLock::new(), AtomicU32::new(0));
         let server = Self { programs, folder, keeper, template, made };
-        server.answers();
+        server.wait_until_ready();
         server
     }
 
@@ -109,7 +109,7 @@ impl Server {
         let mut keeper = Command::new("sh");
         keeper.args(["-c", KEEPER, "keeper"]).arg(programs).arg(folder);
         keeper.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        // Not killed with us by a Ctrl-C: it has to clean up.
+        // Its own process group: a Ctrl-C must not end it before it has cleaned up.
         keeper.process_group(0);
         if let Some((uid, gid)) = user() {
             keeper.uid(uid).gid(gid);
@@ -117,15 +117,15 @@ impl Server {
         keeper.spawn().unwrap()
     }
 
-    /// Returns when it takes connections.
-    fn answers(&self) {
+    /// Waits until the server accepts connections.
+    fn wait_until_ready(&self) {
         let url = self.url("postgres");
-        let answers = apart(async move {
+        let answers = on_new_thread(async move {
             for _ in 0..2_000 {
                 if connect(&url).await.is_ok() {
                     return true;
                 }
-                nap().await;
+                pause().await;
             }
             false
         });
@@ -133,32 +133,32 @@ impl Server {
         assert!(answers, "the server does not start:\n{}", log());
     }
 
-    /// Takes it away from one moment to the next: nothing that is under way is finished.
+    /// Kills the server: it finishes nothing that is in progress.
     pub fn kill(&mut self) {
-        let mut stdin = self.keeper.stdin.take().expect("it runs");
+        let mut stdin = self.keeper.stdin.take().expect("a running server");
         stdin.write_all(b"leave\n").unwrap();
         drop(stdin);
         self.keeper.wait().unwrap();
     }
 
-    /// Starts it again on what it has written.
+    /// Starts the server again on its data.
     pub fn restart(&mut self) {
         self.keeper = Self::keep(&self.programs, &self.folder);
-        self.answers();
+        self.wait_until_ready();
     }
 
-    /// Where a database of it is.
+    /// Returns the URL of a database.
     pub fn url(&self, name: &str) -> String {
         let folder = self.folder.to_str().unwrap().replace('/', "%2F");
         format!("postgres://ringback@{folder}/{name}")
     }
 
-    /// Its socket.
+    /// Path of the Unix socket.
     pub fn socket(&self) -> PathBuf {
         self.folder.join(".s.PGSQL.5432")
     }
 
-    /// Makes a database that no other test has, with everything in it that a new one has.
+    /// Creates a database of its own for a test, with the schema and rows of a new store.
     pub fn database(&self) -> String {
         let name = self.name();
         self.template.get_or_init(|| {
@@ -174,14 +174,14 @@ impl Server {
             .expect("the store opens");
             drop(store);
             writer.join();
-            // A reader of it may not have gone yet.
+            // A connection of the store's readers can still be open.
             self.ask("template_ringback", "delete from shards; delete from nodes");
         });
         self.ask("postgres", &format!("create database {name} template template_ringback"));
         name
     }
 
-    /// Makes an empty database.
+    /// Creates an empty database.
     pub fn empty(&self) -> String {
         let name = self.name();
         self.ask("postgres", &format!("create database {name}"));
@@ -192,10 +192,10 @@ impl Server {
         format!("test_{}", self.made.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Runs statements in a database, and says what the first row of the last one begins with.
+    /// Runs statements in a database. Returns the first column of the first row of the last one.
     pub fn ask(&self, database: &str, sql: &str) -> Option<String> {
         let (url, sql) = (self.url(database), sql.to_owned());
-        apart(async move {
+        on_new_thread(async move {
             for _ in 0..200 {
                 let (client, driven) = connect(&url).await.expect("a connection");
                 let answer = client.simple_query(&sql).await;
@@ -208,8 +208,8 @@ impl Server {
                             row.get(0).map(str::to_owned)
                         });
                     }
-                    // Somebody is on his way out of the template.
-                    Err(error) if error.code().is_some_and(|code| code.code() == "55006") => nap().await,
+                    // 55006: a connection to the template is still closing.
+                    Err(error) if error.code().is_some_and(|code| code.code() == "55006") => pause().await,
                     Err(error) => panic!("{sql}: {error:?}"),
                 }
             }
@@ -218,8 +218,8 @@ impl Server {
     }
 }
 
-/// Runs `work` on a thread of its own: this one may drive a runtime.
-fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+/// Runs `work` on a new thread, because the caller's thread can belong to a runtime.
+fn on_new_thread<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
     let thread = std::thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(work)
@@ -227,13 +227,13 @@ fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T
     thread.join().unwrap()
 }
 
-/// Between two looks at a server that starts.
-#[expect(clippy::disallowed_methods, reason = "a server has no clock that a test could move")]
-async fn nap() {
+/// Waits between two attempts to connect.
+#[expect(clippy::disallowed_methods, reason = "a test cannot move the clock of a server")]
+async fn pause() {
     tokio::time::sleep(std::time::Duration::from_millis(10)).await;
 }
 
-/// A connection of the test's own.
+/// Connects the test to a database.
 pub async fn connect(url: &str) -> Result<(Client, tokio::task::JoinHandle<()>), tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     let driven = tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! The feed as server-sent events: `GET /v1/events/stream`.
+//! The event feed as server-sent events: `GET /v1/events/stream`.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -7,24 +7,24 @@ use tokio::net::TcpStream;
 use crate::harness::{AUTH, Harness, guarded, id, minutes, seconds};
 use crate::wire::{self, Answer};
 
-/// Somebody who follows.
+/// A client of the stream.
 pub struct Follower {
     stream: BufReader<TcpStream>,
     head: String,
     text: String,
 }
 
-/// One event of the stream.
+/// An event of the stream.
 #[derive(Debug, PartialEq)]
-pub struct NotifyProgress {
+pub struct StreamEvent {
     pub id: String,
     pub event: String,
     pub data: Value,
 }
 
 impl Follower {
-    /// Asks, and reads the head of the answer.
-    async fn ask(t: &Harness, query: &str, headers: &[(&str, &str)]) -> Self {
+    /// Sends the request and reads the head of the response.
+    async fn request(t: &Harness, query: &str, headers: &[(&str, &str)]) -> Self {
         let auth = if headers.iter().any(|(name, _)| *name == AUTH.0) { &[][..] } else { &[AUTH][..] };
         let headers = [auth, headers].concat();
         let bytes = wire::request("GET", &format!("/v1/events/stream{query}"), &headers, b"");
@@ -40,16 +40,16 @@ impl Follower {
         follower
     }
 
-    /// Follows, and reads the first line.
+    /// Opens the stream and reads its first block.
     pub async fn start(t: &Harness, query: &str, headers: &[(&str, &str)]) -> Self {
-        let mut follower = Self::ask(t, query, headers).await;
+        let mut follower = Self::request(t, query, headers).await;
         assert!(follower.head.starts_with("HTTP/1.1 200"), "{}", follower.head);
         assert!(follower.head.contains("content-type: text/event-stream\r\n"), "{}", follower.head);
         assert_eq!(follower.block().await.as_deref(), Some("retry: 1000"));
         follower
     }
 
-    /// The next block of lines; `None` where the stream ends in order.
+    /// Returns the next block of lines; `None` when the stream ends orderly.
     async fn block(&mut self) -> Option<String> {
         guarded("the stream", async {
             loop {
@@ -73,8 +73,8 @@ impl Follower {
         .await
     }
 
-    /// The next event, past signs of life.
-    pub async fn next(&mut self) -> NotifyProgress {
+    /// Returns the next event; skips keep-alive comments.
+    pub async fn next(&mut self) -> StreamEvent {
         loop {
             let block = self.block().await.expect("an event");
             if block.starts_with(':') {
@@ -85,12 +85,12 @@ impl Follower {
                 block.lines().filter_map(|line| line.strip_prefix(&prefix)).map(str::to_owned).collect()
             };
             let data = serde_json::from_str(&field("data").join("\n")).unwrap();
-            return NotifyProgress { id: field("id").remove(0), event: field("event").remove(0), data };
+            return StreamEvent { id: field("id").remove(0), event: field("event").remove(0), data };
         }
     }
 }
 
-/// Ends a job that somebody watches and who asks for nothing to be sent.
+/// Completes a job with a watch that has no destinations.
 async fn end(t: &Harness, job: &str, metadata: &Value) {
     t.provider.completed(job);
     t.register(&json!({ "jobId": job, "notify": [], "metadata": metadata })).await;
@@ -102,7 +102,7 @@ async fn feed(t: &Harness, query: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn who_follows_is_told_nothing_more_once_the_key_is_revoked() {
+async fn a_stream_ends_when_its_key_is_revoked() {
     let t = Harness::start().await;
     let key = t.post("/v1/keys", &json!({ "scope": "read" })).await.expect(201);
     let auth = format!("Bearer {}", key["key"].as_str().unwrap());
@@ -116,14 +116,17 @@ async fn who_follows_is_told_nothing_more_once_the_key_is_revoked() {
 }
 
 #[tokio::test]
-async fn who_follows_is_told_what_happens_from_now_on_as_the_feed_lists_it() {
+async fn a_stream_sends_new_events_as_the_feed_lists_them() {
     let t = Harness::start().await;
     end(&t, "job_0", &json!({})).await;
     let mut follower = Follower::start(&t, "", &[]).await;
     end(&t, "job_1", &json!({ "n": 1 })).await;
-    let told = follower.next().await;
+    let event = follower.next().await;
     let listed = feed(&t, "").await;
-    assert_eq!((&told.data, told.event.as_str(), &told.id), (&listed[1], "job.completed", &id(&listed[1])));
+    assert_eq!(
+        (&event.data, event.event.as_str(), &event.id),
+        (&listed[1], "job.completed", &id(&listed[1]))
+    );
     end(&t, "job_2", &json!({})).await;
     assert_eq!(follower.next().await.data["data"]["jobId"], "job_2");
     drop(follower);
@@ -131,7 +134,7 @@ async fn who_follows_is_told_what_happens_from_now_on_as_the_feed_lists_it() {
 }
 
 #[tokio::test]
-async fn last_event_id_resumes_where_it_broke_off_and_nothing_is_skipped_or_told_twice() {
+async fn last_event_id_resumes_a_stream_without_gap_or_duplicate() {
     let mut t = Harness::start().await;
     for n in 0..40 {
         t.provider.completed(&format!("job_{n}"));
@@ -145,7 +148,7 @@ async fn last_event_id_resumes_where_it_broke_off_and_nothing_is_skipped_or_told
     for event in &listed[1..] {
         assert_eq!(&follower.next().await.data, event);
     }
-    // The header goes before the URL, which a client repeats as it was; also after a crash.
+    // The header overrides the URL, which a client repeats unchanged; also after a crash.
     t.crash().await;
     t.restart().await;
     let query = format!("?after={first}");
@@ -159,7 +162,7 @@ async fn last_event_id_resumes_where_it_broke_off_and_nothing_is_skipped_or_told
 }
 
 #[tokio::test]
-async fn a_type_is_followed_alone() {
+async fn a_stream_can_be_filtered_by_type() {
     let t = Harness::start().await;
     let mut follower = Follower::start(&t, "?type=job.failed", &[]).await;
     end(&t, "job_1", &json!({})).await;
@@ -172,14 +175,14 @@ async fn a_type_is_followed_alone() {
 }
 
 #[tokio::test]
-async fn who_wants_to_go_on_after_an_event_that_is_not_there_is_told_so() {
+async fn resuming_a_stream_after_an_unknown_event_is_410() {
     let t = Harness::start().await;
     let none = format!("evt_{}", "0".repeat(26));
     for (query, header) in
         [(format!("?after={none}"), None), (String::new(), Some(none.as_str())), (String::new(), Some("x"))]
     {
         let headers: Vec<(&str, &str)> = header.map(|id| ("last-event-id", id)).into_iter().collect();
-        let follower = Follower::ask(&t, &query, &headers).await;
+        let follower = Follower::request(&t, &query, &headers).await;
         assert!(follower.head.starts_with("HTTP/1.1 410"), "{}", follower.head);
     }
     for (path, status) in [("?x=1", 422), ("?type=x", 422)] {
@@ -190,7 +193,7 @@ async fn who_wants_to_go_on_after_an_event_that_is_not_there_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_quiet_stream_shows_that_it_lives_each_quarter_of_a_minute_and_ends_after_an_hour() {
+async fn an_idle_stream_sends_keep_alives_and_ends_after_an_hour() {
     let t = Harness::start().await;
     let mut follower = Follower::start(&t, "", &[]).await;
     for _ in 0..239 {
@@ -204,7 +207,7 @@ async fn a_quiet_stream_shows_that_it_lives_each_quarter_of_a_minute_and_ends_af
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_the_server_does_and_says_when_to_come_back() {
+async fn a_stopping_server_ends_streams_with_a_retry_delay() {
     let mut t = Harness::start().await;
     let mut follower = Follower::start(&t, "", &[]).await;
     t.stop().await;
@@ -215,11 +218,11 @@ async fn a_stream_ends_when_the_server_does_and_says_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn who_takes_nothing_neither_holds_the_others_up_nor_the_stop() {
+async fn a_stalled_client_delays_neither_others_nor_the_stop() {
     let mut t = Harness::start().await;
     let _idle = Follower::start(&t, "", &[]).await;
     let mut busy = Follower::start(&t, "", &[]).await;
-    // Far more than a connection holds that nobody reads from.
+    // Far more data than the buffers of an unread connection hold.
     let metadata = json!({ "x": "x".repeat(4000) });
     for chunk in 0..8 {
         let watches: Vec<Value> = (0..500)
@@ -244,19 +247,19 @@ async fn who_takes_nothing_neither_holds_the_others_up_nor_the_stop() {
     };
     tokio::select! {
         () = stopping.ended() => {}
-        () = ticking => unreachable!("it ticks for ever"),
+        () = ticking => unreachable!("the loop has no end"),
     }
-    // At the latest when the grace is over.
+    // The stop ends at the latest with the grace period.
     t.released().await;
     t.restart().await;
     t.give_up().await;
 }
 
 #[tokio::test]
-async fn there_are_places_for_so_many_and_one_that_was_left_is_free_again() {
+async fn the_number_of_streams_is_limited() {
     let t = Harness::start().await;
     let mut followers = Vec::new();
-    // Seven eighths of 512: the rest is for other apps.
+    // 7/8 of 512: the rest is reserved for other apps.
     for _ in 0..448 {
         followers.push(Follower::start(&t, "", &[]).await);
     }
@@ -264,8 +267,8 @@ async fn there_are_places_for_so_many_and_one_that_was_left_is_free_again() {
     assert_eq!(refused.status, 503);
     assert!(refused.header("retry-after").is_some());
     followers.clear();
-    guarded("a place", async {
-        while !Follower::ask(&t, "", &[]).await.head.starts_with("HTTP/1.1 200") {
+    guarded("a free stream", async {
+        while !Follower::request(&t, "", &[]).await.head.starts_with("HTTP/1.1 200") {
             t.pass(minutes(1)).await;
         }
     })
@@ -274,13 +277,13 @@ async fn there_are_places_for_so_many_and_one_that_was_left_is_free_again() {
 }
 
 crate::postgres::on_postgres_too! {
-    who_follows_is_told_nothing_more_once_the_key_is_revoked,
-    who_follows_is_told_what_happens_from_now_on_as_the_feed_lists_it,
-    last_event_id_resumes_where_it_broke_off_and_nothing_is_skipped_or_told_twice,
-    a_type_is_followed_alone,
-    who_wants_to_go_on_after_an_event_that_is_not_there_is_told_so,
-    a_quiet_stream_shows_that_it_lives_each_quarter_of_a_minute_and_ends_after_an_hour,
-    a_stream_ends_when_the_server_does_and_says_when_to_come_back,
-    who_takes_nothing_neither_holds_the_others_up_nor_the_stop,
-    there_are_places_for_so_many_and_one_that_was_left_is_free_again,
+    a_stream_ends_when_its_key_is_revoked,
+    a_stream_sends_new_events_as_the_feed_lists_them,
+    last_event_id_resumes_a_stream_without_gap_or_duplicate,
+    a_stream_can_be_filtered_by_type,
+    resuming_a_stream_after_an_unknown_event_is_410,
+    an_idle_stream_sends_keep_alives_and_ends_after_an_hour,
+    a_stopping_server_ends_streams_with_a_retry_delay,
+    a_stalled_client_delays_neither_others_nor_the_stop,
+    the_number_of_streams_is_limited,
 }

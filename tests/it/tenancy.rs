@@ -1,9 +1,8 @@
-//! Who may what: every route of the router, tried by every kind of key, and with everything that
-//! belongs to another app.
+//! Authorization: every route with every kind of key, and every route with the data of another app.
 //!
-//! Both go through `ringback::api::ROUTES`, of which the router is made. A route that is added is in
-//! both at once: one with an `{id}` is tried with the other app's id of that kind by itself; about any
-//! other, [`tries`] has to be told what it could give away, and the test fails until it is.
+//! The tests iterate over `ringback::api::ROUTES`, which has every route of the router, so a new route is tested
+//! at once. A route with `{id}` is called with the id of the other app. For any other route, [`attempts`] lists the
+//! requests that could reveal data of another app; the tests fail for a route that it does not list.
 
 use ringback::api::{ROUTES, Route};
 use ringback::domain::Scope;
@@ -13,7 +12,7 @@ use crate::harness::{Harness, JSON, KEY, id, seconds};
 use crate::tenants::{Tenant, tenant};
 use crate::wire::Answer;
 
-/// The contract's table: method, path, scope.
+/// The documented routes: method, path, scope.
 const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
     ("POST", "/v1/watches", Some(Scope::Write)),
     ("POST", "/v1/watches/batch", Some(Scope::Write)),
@@ -47,7 +46,7 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
     ("GET", "/docs", None),
 ];
 
-/// The path with a name in it.
+/// Returns the path with an id in the place of `{id}`.
 fn path(route: &Route, name: impl Fn(&str) -> String) -> String {
     let Some((before, after)) = route.path.split_once("{id}") else { return route.path.to_owned() };
     let kind = before.split('/').nth(2).unwrap_or("");
@@ -55,7 +54,7 @@ fn path(route: &Route, name: impl Fn(&str) -> String) -> String {
 }
 
 #[tokio::test]
-async fn every_route_asks_for_the_scope_that_the_contract_names() {
+async fn every_route_requires_the_documented_scope() {
     let t = Harness::start().await;
     let make = async |body: Value| {
         let made = t.post("/v1/keys", &body).await.expect(201);
@@ -86,14 +85,14 @@ async fn every_route_asks_for_the_scope_that_the_contract_names() {
     for route in ROUTES.iter() {
         let row = CONTRACT.iter().find(|(method, path, _)| (*method, *path) == (route.method, route.path));
         let Some((_, _, needed)) = row else {
-            wrong.push(format!("{route:?} is not in the contract's table"));
+            wrong.push(format!("{route:?} is not in the table of this test"));
             continue;
         };
         if route.scope != *needed {
-            wrong.push(format!("{route:?} says that it asks for {:?}", route.scope));
+            wrong.push(format!("{route:?} requires {:?}", route.scope));
         }
-        let path = path(route, |kind| unknown(kind).to_owned());
-        for (who, auth, has) in &callers {
+        let path = path(route, |kind| unknown_id(kind).to_owned());
+        for (caller, auth, has) in &callers {
             let mut headers = vec![JSON];
             headers.extend(auth.iter().map(|auth| ("authorization", auth.as_str())));
             let body: &[u8] = if route.method == "GET" { b"" } else { b"{}" };
@@ -104,7 +103,7 @@ async fn every_route_asks_for_the_scope_that_the_contract_names() {
                 (Some(_) | None, _) => !matches!(status, 401 | 403 | 405 | 500..),
             };
             if !fits {
-                wrong.push(format!("{route:?} as {who}: {status}"));
+                wrong.push(format!("{route:?} as {caller}: {status}"));
             }
         }
     }
@@ -112,51 +111,51 @@ async fn every_route_asks_for_the_scope_that_the_contract_names() {
     t.finish().await;
 }
 
-/// An id that nothing has.
-fn unknown(kind: &str) -> &'static str {
+/// Returns a valid id of a row that does not exist.
+fn unknown_id(kind: &str) -> &'static str {
     match kind {
         "watches" => "watch_00000000000000000000000000",
         "events" => "evt_00000000000000000000000000",
         "deliveries" => "dlv_00000000000000000000000000",
         "apps" => "app_00000000000000000000000000",
         "keys" => "key_00000000000000000000000000",
-        other => panic!("say what an id of {other} looks like"),
+        other => panic!("add an id of {other}"),
     }
 }
 
-/// An app with one of everything.
+/// Another app, with one row of every kind.
 struct Other {
     tenant: Tenant,
     watch: String,
     destination: String,
     event: String,
     delivery: String,
-    /// A destination that wants nothing more.
-    dead: String,
-    /// Where its lists go on after the first entry.
+    /// A destination that has answered with 410.
+    gone: String,
+    /// Cursors after the first row of its lists.
     cursors: [(&'static str, String); 5],
-    /// Whatever is its own and must not be read in anybody else's answer.
+    /// Texts that no answer to another app may contain.
     marks: Vec<String>,
 }
 
-const METADATA: &str = "nobody-elses-metadata";
-const HEADER: &str = "nobody-elses-header";
-const REMEMBERED: (&str, &str) = ("idempotency-key", "nobody-elses-key");
+const METADATA: &str = "other-tenant-metadata";
+const HEADER: &str = "other-tenant-header";
+const IDEMPOTENCY_KEY: (&str, &str) = ("idempotency-key", "other-tenant-key");
 
 impl Other {
     async fn make(t: &Harness) -> Self {
-        let tenant = tenant(t, "nobody-elses-app").await;
+        let tenant = tenant(t, "other-tenant-app").await;
         let auth = format!("Bearer {}", tenant.key);
         let post = async |path: &str, body: Value| {
-            let headers = [("authorization", auth.as_str()), JSON, REMEMBERED];
+            let headers = [("authorization", auth.as_str()), JSON, IDEMPOTENCY_KEY];
             t.send("POST", path, &headers, body.to_string().as_bytes()).await.json()
         };
         let get = async |path: &str| t.as_key(&tenant.key, "GET", path, "").await.expect(200);
-        t.receiver.secret("/nobody-elses-hook", &tenant.secret);
+        t.receiver.secret("/other-tenant-hook", &tenant.secret);
         t.provider.completed("job_other1");
         let body = json!({
             "jobId": "job_other1", "metadata": { "note": METADATA },
-            "notify": [{ "type": "webhook", "url": t.receiver.url("/nobody-elses-hook"), "headers": { "x-note": HEADER } }],
+            "notify": [{ "type": "webhook", "url": t.receiver.url("/other-tenant-hook"), "headers": { "x-note": HEADER } }],
         });
         let watch = post("/v1/watches", body).await;
         t.provider.processing("job_other2", 10);
@@ -168,27 +167,27 @@ impl Other {
         )
         .await
         .expect(201);
-        // What could be replayed to somebody who sends the same under the same key, who is another.
+        // Answers that could be replayed to another app that sends the same request with the same key.
         post("/v1/keys", json!({ "scope": "read" })).await;
         post("/v1/signing-secret/rotate", json!({})).await;
         t.provider.processing("job_other4", 0);
         post("/v1/watches/batch", json!({ "watches": [{ "jobId": "job_other4", "notify": [] }] })).await;
         post("/v1/deliveries/retry", json!({ "status": "failed" })).await;
         t.pass(seconds(5)).await;
-        t.receiver.next_to("/nobody-elses-hook").await;
-        // And what could be sent again by somebody else's wish.
-        t.receiver.script("/nobody-elses-end", [crate::fakes::Reply::status(410)]);
-        t.receiver.secret("/nobody-elses-end", &tenant.secret);
+        t.receiver.next_to("/other-tenant-hook").await;
+        // A failed delivery that another app could retry.
+        t.receiver.script("/other-tenant-end", [crate::fakes::Reply::status(410)]);
+        t.receiver.secret("/other-tenant-end", &tenant.secret);
         t.provider.completed("job_other3");
-        let body = json!({ "jobId": "job_other3", "callbackUrl": t.receiver.url("/nobody-elses-end") });
+        let body = json!({ "jobId": "job_other3", "callbackUrl": t.receiver.url("/other-tenant-end") });
         t.as_key(&tenant.key, "POST", "/v1/watches", &body.to_string()).await.expect(201);
         t.pass(seconds(5)).await;
-        t.receiver.next_to("/nobody-elses-end").await;
+        t.receiver.next_to("/other-tenant-end").await;
         let list = async |path: &str| get(&format!("{path}?limit=1")).await;
         let mut cursors = Vec::new();
         for path in ["/v1/watches", "/v1/events", "/v1/deliveries", "/v1/apps", "/v1/keys"] {
             let page = list(path).await;
-            // Of some there is only one page; the last id's place is as good as any.
+            // Some lists have only one page; any valid cursor serves there.
             let cursor = page["nextCursor"].as_str().unwrap_or("AAAAAAAAAAAAAAAAAAAAAA");
             cursors.push((path, cursor.to_owned()));
         }
@@ -199,10 +198,10 @@ impl Other {
         let delivery = id(&failed["data"][0]);
         let destination = watch["destinations"][0]["id"].as_str().unwrap().to_owned();
         let watch = id(&watch);
-        let dead = failed["data"][0]["destinationId"].as_str().unwrap().to_owned();
+        let gone = failed["data"][0]["destinationId"].as_str().unwrap().to_owned();
         let secret = get("/v1/signing-secret").await["secret"].as_str().unwrap().to_owned();
         let marks = [
-            &dead,
+            &gone,
             &secret,
             &tenant.id,
             &tenant.secret,
@@ -213,10 +212,10 @@ impl Other {
             &event,
             &delivery,
         ];
-        let words = ["nobody-elses", "job_other"].map(str::to_owned);
+        let words = ["other-tenant", "job_other"].map(str::to_owned);
         let marks = marks.into_iter().cloned().chain(words).collect();
         let cursors = cursors.try_into().expect("five");
-        Self { tenant, watch, destination, event, delivery, dead, cursors, marks }
+        Self { tenant, watch, destination, event, delivery, gone, cursors, marks }
     }
 
     fn name(&self, kind: &str) -> String {
@@ -226,18 +225,18 @@ impl Other {
             "deliveries" => &self.delivery,
             "apps" => &self.tenant.id,
             "keys" => &self.tenant.key_id,
-            other => panic!("say which of {other} is the other app's"),
+            other => panic!("add the other app's id of {other}"),
         }
         .clone()
     }
 
     fn cursor(&self, path: &str) -> &str {
         let found = self.cursors.iter().find(|(known, _)| *known == path);
-        found.map_or_else(|| panic!("say where the list {path} goes on"), |(_, cursor)| cursor)
+        found.map_or_else(|| panic!("add a cursor of the list {path}"), |(_, cursor)| cursor)
     }
 
-    /// Everything that it sees of itself. The clock stands, so that not even a last use changes.
-    async fn sees(&self, t: &Harness) -> Vec<String> {
+    /// Returns everything that the app can read. The clock stands still, so no last use changes.
+    async fn readable(&self, t: &Harness) -> Vec<String> {
         let mut all = Vec::new();
         for path in [
             format!("/v1/watches/{}/timeline", self.watch),
@@ -257,38 +256,39 @@ impl Other {
     }
 }
 
-/// What is to come of an attempt to reach what is another's.
+/// Expected answer to a request for data of another app.
 #[derive(Clone, Copy, Debug)]
-enum Hoped {
-    /// This status, and a problem.
+enum Expected {
+    /// A problem with this status.
     Refused(u16),
     /// An empty list.
     Empty,
-    /// An answer about one's own alone, and nothing that was made before.
+    /// Data of the caller's own app only, and no replay.
     Own,
 }
 
+/// A request for data of another app.
 struct Attempt {
-    /// What follows the path.
+    /// Query, with its `?`.
     query: String,
     headers: Vec<(&'static str, String)>,
     body: String,
-    hoped: Hoped,
+    expected: Expected,
 }
 
-fn attempt(query: impl Into<String>, hoped: Hoped) -> Attempt {
-    Attempt { query: query.into(), headers: Vec::new(), body: String::new(), hoped }
+fn attempt(query: impl Into<String>, expected: Expected) -> Attempt {
+    Attempt { query: query.into(), headers: Vec::new(), body: String::new(), expected }
 }
 
-/// With a body, and with the other app's Idempotency-Key.
-fn write(body: &Value, hoped: Hoped) -> Attempt {
-    let headers = vec![(REMEMBERED.0, REMEMBERED.1.to_owned())];
-    Attempt { headers, body: body.to_string(), ..attempt("", hoped) }
+/// Returns a request with a body and the other app's `Idempotency-Key`.
+fn write(body: &Value, expected: Expected) -> Attempt {
+    let headers = vec![(IDEMPOTENCY_KEY.0, IDEMPOTENCY_KEY.1.to_owned())];
+    Attempt { headers, body: body.to_string(), ..attempt("", expected) }
 }
 
-/// All the ways in which a route could be asked for what is `b`'s.
-fn tries(route: &Route, b: &Other) -> Vec<Attempt> {
-    use Hoped::{Empty, Own, Refused};
+/// Returns the requests by which a route could reveal or change data of `b`.
+fn attempts(route: &Route, b: &Other) -> Vec<Attempt> {
+    use Expected::{Empty, Own, Refused};
 
     if route.path.contains("{id}") {
         let body = match route.method {
@@ -297,9 +297,9 @@ fn tries(route: &Route, b: &Other) -> Vec<Attempt> {
             _ => "{}",
         };
         let body = body.to_owned();
-        let remembered = write(&json!({}), Refused(404));
+        let replayed = write(&json!({}), Refused(404));
         let plain = Attempt { body, ..attempt("", Refused(404)) };
-        return if route.method == "POST" { vec![plain, remembered] } else { vec![plain] };
+        return if route.method == "POST" { vec![plain, replayed] } else { vec![plain] };
     }
     let list = |more: Vec<Attempt>| -> Vec<Attempt> {
         let cursor = format!("?cursor={}", b.cursor(route.path));
@@ -334,31 +334,35 @@ fn tries(route: &Route, b: &Other) -> Vec<Attempt> {
         ("POST", "/v1/deliveries/retry") => vec![
             write(&json!({ "status": "failed" }), Own),
             Attempt {
-                body: json!({ "status": "failed", "destinationId": b.dead }).to_string(),
+                body: json!({ "status": "failed", "destinationId": b.gone }).to_string(),
                 ..attempt("", Own)
             },
         ],
         ("GET", "/v1/signing-secret" | "/v1/providers") => vec![attempt("", Own)],
-        // Without a key they have nobody's.
+        // These routes need no key and show no app's data.
         ("GET", "/healthz" | "/readyz" | "/metrics" | "/openapi.json" | "/docs") => vec![attempt("", Own)],
-        _ => panic!("say what {route:?} could give away of another app"),
+        _ => panic!("add requests by which {route:?} could reveal data of another app"),
     }
 }
 
-/// What is wrong with an answer.
-fn judge(answer: &Answer, hoped: Hoped, marks: &[String]) -> Option<String> {
-    let told: Vec<&String> = marks.iter().filter(|mark| answer.text().contains(mark.as_str())).collect();
-    let fits = match hoped {
-        Hoped::Refused(status) => answer.status == status,
-        Hoped::Empty => answer.status == 200 && answer.json()["data"] == json!([]),
-        Hoped::Own => (200..300).contains(&answer.status) && answer.header("idempotent-replayed").is_none(),
+/// Returns the error of an answer; `None` if it is as expected.
+fn check(answer: &Answer, expected: Expected, marks: &[String]) -> Option<String> {
+    let revealed: Vec<&String> = marks.iter().filter(|mark| answer.text().contains(mark.as_str())).collect();
+    let fits = match expected {
+        Expected::Refused(status) => answer.status == status,
+        Expected::Empty => answer.status == 200 && answer.json()["data"] == json!([]),
+        Expected::Own => {
+            (200..300).contains(&answer.status) && answer.header("idempotent-replayed").is_none()
+        }
     };
-    let wrong = !fits || !told.is_empty();
-    wrong.then(|| format!("{hoped:?} was hoped for: {} {}, telling {told:?}", answer.status, answer.text()))
+    let wrong = !fits || !revealed.is_empty();
+    wrong.then(|| {
+        format!("expected {expected:?}: {} {}, which reveals {revealed:?}", answer.status, answer.text())
+    })
 }
 
 #[tokio::test]
-async fn an_app_sees_and_changes_nothing_of_another_whatever_it_asks_for() {
+async fn an_app_neither_reads_nor_changes_data_of_another_app() {
     let t = Harness::start().await;
     let b = Other::make(&t).await;
     let a = tenant(&t, "own").await;
@@ -366,11 +370,11 @@ async fn an_app_sees_and_changes_nothing_of_another_whatever_it_asks_for() {
     t.provider.processing("job_own2", 0);
     t.provider.processing("job_own3", 0);
     t.as_key(&a.key, "POST", "/v1/watches", r#"{"jobId": "job_own1", "notify": []}"#).await.expect(201);
-    let before = b.sees(&t).await;
+    let before = b.readable(&t).await;
     let auth = format!("Bearer {}", a.key);
     let mut wrong = Vec::new();
     for route in ROUTES.iter() {
-        for Attempt { query, headers, body, hoped } in tries(route, &b) {
+        for Attempt { query, headers, body, expected } in attempts(route, &b) {
             let path = path(route, |kind| b.name(kind)) + &query;
             let mut all = vec![("authorization", auth.as_str())];
             all.extend(headers.iter().map(|(name, value)| (*name, value.as_str())));
@@ -378,18 +382,19 @@ async fn an_app_sees_and_changes_nothing_of_another_whatever_it_asks_for() {
                 all.push(JSON);
             }
             let answer = t.send(route.method, &path, &all, body.as_bytes()).await;
-            wrong
-                .extend(judge(&answer, hoped, &b.marks).map(|why| format!("{} {path}: {why}", route.method)));
+            wrong.extend(
+                check(&answer, expected, &b.marks).map(|error| format!("{} {path}: {error}", route.method)),
+            );
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     t.rest().await;
-    assert_eq!(b.sees(&t).await, before, "nothing of it has changed");
+    assert_eq!(b.readable(&t).await, before, "its data is unchanged");
     t.finish().await;
 }
 
 #[tokio::test]
-async fn who_follows_is_told_of_the_own_app_only() {
+async fn a_stream_sends_only_events_of_its_own_app() {
     let t = Harness::start().await;
     let (a, b) = (tenant(&t, "a").await, tenant(&t, "b").await);
     let auth = format!("Bearer {}", a.key);
@@ -404,19 +409,19 @@ async fn who_follows_is_told_of_the_own_app_only() {
     t.finish().await;
 }
 
-/// The first app's admins manage the tenants, and no more than that.
+/// Admins of the first app manage all apps and keys, but do not read the watches of other apps.
 #[tokio::test]
-async fn the_operator_sees_apps_and_keys_of_all_and_the_rest_of_its_own_app_only() {
+async fn the_operator_manages_all_apps_but_reads_only_its_own_data() {
     let t = Harness::start().await;
     let b = Other::make(&t).await;
     t.provider.processing("job_own2", 0);
     t.provider.processing("job_own3", 0);
-    let before = b.sees(&t).await;
+    let before = b.readable(&t).await;
     let mut wrong = Vec::new();
     for route in ROUTES.iter().filter(|route| !manages(route)) {
-        for Attempt { query, headers, body, hoped } in tries(route, &b) {
+        for Attempt { query, headers, body, expected } in attempts(route, &b) {
             let path = path(route, |kind| b.name(kind)) + &query;
-            // Its own secret is configured in these tests, and is not rotated.
+            // The first app's secret is configured in these tests, so it cannot be rotated.
             if route.path == "/v1/signing-secret/rotate" {
                 continue;
             }
@@ -426,15 +431,16 @@ async fn the_operator_sees_apps_and_keys_of_all_and_the_rest_of_its_own_app_only
                 all.push(JSON);
             }
             let answer = t.send(route.method, &path, &all, body.as_bytes()).await;
-            wrong
-                .extend(judge(&answer, hoped, &b.marks).map(|why| format!("{} {path}: {why}", route.method)));
+            wrong.extend(
+                check(&answer, expected, &b.marks).map(|error| format!("{} {path}: {error}", route.method)),
+            );
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     t.rest().await;
-    assert_eq!(b.sees(&t).await, before);
+    assert_eq!(b.readable(&t).await, before);
     let app = t.get(&format!("/v1/apps/{}", b.tenant.id)).await.expect(200);
-    assert_eq!(app["name"], "nobody-elses-app");
+    assert_eq!(app["name"], "other-tenant-app");
     let keys = t.get(&format!("/v1/keys?appId={}", b.tenant.id)).await.expect(200);
     assert_eq!(keys["data"].as_array().unwrap().len(), 2);
     assert_eq!(t.delete(&format!("/v1/keys/{}", b.tenant.key_id)).await.status, 204);
@@ -447,8 +453,8 @@ fn manages(route: &Route) -> bool {
 }
 
 crate::postgres::on_postgres_too! {
-    every_route_asks_for_the_scope_that_the_contract_names,
-    an_app_sees_and_changes_nothing_of_another_whatever_it_asks_for,
-    who_follows_is_told_of_the_own_app_only,
-    the_operator_sees_apps_and_keys_of_all_and_the_rest_of_its_own_app_only,
+    every_route_requires_the_documented_scope,
+    an_app_neither_reads_nor_changes_data_of_another_app,
+    a_stream_sends_only_events_of_its_own_app,
+    the_operator_manages_all_apps_but_reads_only_its_own_data,
 }

@@ -1,4 +1,4 @@
-//! Apps, keys and signing secrets: how they are made, what they are good for, and how they end.
+//! Apps, API keys and signing secrets: creation, use, expiry, revocation and rotation.
 
 use ringback::channels::webhook::{Secret, sign};
 use ringback::cli::tenants::{self as database, WantedKey};
@@ -15,7 +15,7 @@ pub struct Tenant {
     pub key_id: String,
 }
 
-/// Makes an app and an admin key for it.
+/// Creates an app and an admin key for it.
 pub async fn tenant(t: &Harness, name: &str) -> Tenant {
     let app = t.post("/v1/apps", &json!({ "name": name })).await.expect(201);
     let key = t.post("/v1/keys", &json!({ "scope": "admin", "appId": app["id"] })).await.expect(201);
@@ -23,8 +23,8 @@ pub async fn tenant(t: &Harness, name: &str) -> Tenant {
     Tenant { id: id(&app), secret: text(&app, "signingSecret"), key: text(&key, "key"), key_id: id(&key) }
 }
 
-/// A key of the first app, as it is shown when it is made.
-async fn make_key(t: &Harness, body: &Value) -> Value {
+/// Creates a key of the first app and returns the answer.
+async fn create_key_with(t: &Harness, body: &Value) -> Value {
     t.post("/v1/keys", body).await.expect(201)
 }
 
@@ -39,7 +39,7 @@ fn errors(answer: &Answer) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_app_is_made_with_a_secret_that_only_this_answer_shows() {
+async fn the_signing_secret_of_a_new_app_is_shown_once() {
     let t = Harness::start().await;
     let answer = t.post("/v1/apps", &json!({ "name": "customer-7" })).await;
     let app = answer.expect(201);
@@ -57,7 +57,7 @@ async fn an_app_is_made_with_a_secret_that_only_this_answer_shows() {
 }
 
 #[tokio::test]
-async fn the_name_of_an_app_is_its_own_and_every_mistake_is_named() {
+async fn an_app_name_is_unique_and_every_invalid_field_is_named() {
     let t = Harness::start().await;
     t.post("/v1/apps", &json!({ "name": "a" })).await.expect(201);
     t.post("/v1/apps", &json!({ "name": "a" })).await.expect(409);
@@ -78,9 +78,9 @@ async fn the_name_of_an_app_is_its_own_and_every_mistake_is_named() {
     t.finish().await;
 }
 
-// Once: it looks into the file.
+// Once: the test reads the SQLite file.
 #[tokio::test]
-async fn a_key_is_shown_once_and_kept_as_a_hash() {
+async fn a_key_is_shown_once_and_stored_as_a_hash() {
     let mut t = Harness::start().await;
     let answer =
         t.post("/v1/keys", &json!({ "name": "billing", "scope": "write", "expiresIn": "90d" })).await;
@@ -107,7 +107,7 @@ async fn a_key_is_shown_once_and_kept_as_a_hash() {
 }
 
 #[tokio::test]
-async fn every_mistake_about_a_key_is_named_at_once() {
+async fn every_invalid_field_of_a_new_key_is_named() {
     let t = Harness::start().await;
     let wrong = json!({ "name": "", "scope": "root", "expiresIn": "0s", "appId": "app_x", "colour": "red" });
     assert_eq!(
@@ -130,10 +130,10 @@ async fn every_mistake_about_a_key_is_named_at_once() {
 }
 
 #[tokio::test]
-async fn a_key_that_has_expired_or_was_revoked_is_as_good_as_none() {
+async fn an_expired_or_revoked_key_is_401() {
     let mut t = Harness::start().await;
-    let short = make_key(&t, &json!({ "scope": "read", "expiresAt": "2026-02-18T15:01:00Z" })).await;
-    let other = make_key(&t, &json!({ "scope": "admin" })).await;
+    let short = create_key_with(&t, &json!({ "scope": "read", "expiresAt": "2026-02-18T15:01:00Z" })).await;
+    let other = create_key_with(&t, &json!({ "scope": "admin" })).await;
     let (short, key) = (short["key"].as_str().unwrap(), other["key"].as_str().unwrap());
     t.pass(seconds(59)).await;
     t.as_key(short, "GET", "/v1/watches", "").await.expect(200);
@@ -141,7 +141,7 @@ async fn a_key_that_has_expired_or_was_revoked_is_as_good_as_none() {
     let expired = t.as_key(short, "GET", "/v1/watches", "").await;
     let unknown = t.as_key("rb_unknown", "GET", "/v1/watches", "").await;
     assert_eq!(expired.expect(401)["detail"], unknown.expect(401)["detail"]);
-    // Its own, too.
+    // A key can revoke itself.
     let path = format!("/v1/keys/{}", id(&other));
     let gone = t.as_key(key, "DELETE", &path, "").await;
     assert_eq!((gone.status, gone.text()), (204, ""));
@@ -155,11 +155,11 @@ async fn a_key_that_has_expired_or_was_revoked_is_as_good_as_none() {
     t.finish().await;
 }
 
-// Once: it looks into the file.
+// Once: the test reads the SQLite file.
 #[tokio::test]
-async fn when_a_key_was_last_used_is_shown_at_once_and_written_within_a_minute() {
+async fn the_last_use_of_a_key_is_stored_within_a_minute() {
     let mut t = Harness::start().await;
-    let made = make_key(&t, &json!({ "scope": "read" })).await;
+    let made = create_key_with(&t, &json!({ "scope": "read" })).await;
     let path = format!("/v1/keys/{}", id(&made));
     let key = made["key"].as_str().unwrap();
     t.pass(seconds(30)).await;
@@ -167,7 +167,7 @@ async fn when_a_key_was_last_used_is_shown_at_once_and_written_within_a_minute()
     let used = "2026-02-18T15:00:30.000Z";
     assert_eq!(t.get(&path).await.expect(200)["lastUsedAt"], used);
     t.pass(minutes(2)).await;
-    // What is written is not waited for by the clock: ask the file.
+    // The clock does not wait for this write: read the file until it is there.
     let db = rusqlite::Connection::open(t.file()).unwrap();
     let written =
         || -> Option<i64> { db.query_row("select last_used_at from keys", [], |row| row.get(0)).unwrap() };
@@ -184,9 +184,9 @@ async fn when_a_key_was_last_used_is_shown_at_once_and_written_within_a_minute()
 }
 
 #[tokio::test]
-async fn when_a_key_was_last_used_is_written_when_the_service_stops() {
+async fn the_last_use_of_a_key_is_stored_at_a_stop() {
     let mut t = Harness::start().await;
-    let made = make_key(&t, &json!({ "scope": "read" })).await;
+    let made = create_key_with(&t, &json!({ "scope": "read" })).await;
     let path = format!("/v1/keys/{}", id(&made));
     t.pass(seconds(30)).await;
     t.as_key(made["key"].as_str().unwrap(), "GET", "/v1/watches", "").await.expect(200);
@@ -197,7 +197,7 @@ async fn when_a_key_was_last_used_is_written_when_the_service_stops() {
 }
 
 #[tokio::test]
-async fn lists_of_apps_and_keys_are_read_page_by_page() {
+async fn lists_of_apps_and_keys_are_paged() {
     let t = Harness::start().await;
     let mut made = Vec::new();
     for n in 0..3 {
@@ -221,7 +221,7 @@ async fn lists_of_apps_and_keys_are_read_page_by_page() {
 }
 
 #[tokio::test]
-async fn after_a_rotation_both_secrets_sign_until_the_grace_is_over() {
+async fn after_a_rotation_both_secrets_sign_until_the_grace_ends() {
     let mut t = Harness::start().await;
     let b = tenant(&t, "b").await;
     let rotated = t.as_key(&b.key, "POST", "/v1/signing-secret/rotate", r#"{"grace": "10m"}"#).await;
@@ -230,7 +230,7 @@ async fn after_a_rotation_both_secrets_sign_until_the_grace_is_over() {
     assert_ne!(new, b.secret);
     assert_eq!(rotated["previous"], json!({ "expiresAt": "2026-02-18T15:10:00.000Z" }));
     assert_eq!(t.as_key(&b.key, "GET", "/v1/signing-secret", "").await.expect(200), rotated);
-    // What has a secret of its own is signed with that alone.
+    // A destination with its own secret is signed with that secret only.
     let own = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz";
     t.receiver.secret("/b", &b.secret);
     t.receiver.secret("/own", own);
@@ -265,7 +265,7 @@ async fn after_a_rotation_both_secrets_sign_until_the_grace_is_over() {
 }
 
 #[tokio::test]
-async fn a_rotation_takes_a_day_if_nothing_is_said_and_no_time_if_that_is_wanted() {
+async fn the_grace_of_a_rotation_is_a_day_unless_it_is_given() {
     let t = Harness::start().await;
     let b = tenant(&t, "b").await;
     let rotate = async |body: &str| t.as_key(&b.key, "POST", "/v1/signing-secret/rotate", body).await;
@@ -282,7 +282,7 @@ async fn a_rotation_takes_a_day_if_nothing_is_said_and_no_time_if_that_is_wanted
 }
 
 #[tokio::test]
-async fn a_secret_that_stands_in_the_configuration_is_not_rotated() {
+async fn a_configured_secret_cannot_be_rotated() {
     let mut t = Harness::start().await;
     let problem = t.act("/v1/signing-secret/rotate").await.expect(409);
     assert!(problem["detail"].as_str().unwrap().contains("signing_secret"), "{problem}");
@@ -298,11 +298,11 @@ async fn a_secret_that_stands_in_the_configuration_is_not_rotated() {
     t.finish().await;
 }
 
-// Once: it looks into the file.
+// Once: the test reads the SQLite file.
 #[tokio::test]
-async fn an_answer_that_holds_a_secret_is_given_again_to_the_same_key_only() {
+async fn an_answer_with_a_secret_is_replayed_to_the_same_key_only() {
     let mut t = Harness::start().await;
-    let other = make_key(&t, &json!({ "scope": "admin" })).await;
+    let other = create_key_with(&t, &json!({ "scope": "admin" })).await;
     let other = other["key"].as_str().unwrap();
     let mut shown = Vec::new();
     for (path, body, secret) in
@@ -322,14 +322,14 @@ async fn an_answer_that_holds_a_secret_is_given_again_to_the_same_key_only() {
         t.send("POST", path, &headers, b"{ }").await.expect(422);
     }
     t.stop().await;
-    // The app's secret stands in the table of apps, which no encryption key seals here; no answer may.
+    // Without an encryption key, the table of apps holds the secret in plain text; stored answers never do.
     let db = rusqlite::Connection::open(t.file()).unwrap();
-    let mut kept = db.prepare("select response from idempotency").unwrap();
-    let kept: Vec<Vec<u8>> = kept.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-    assert_eq!(kept.len(), 2);
+    let mut stored = db.prepare("select response from idempotency").unwrap();
+    let stored: Vec<Vec<u8>> = stored.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert_eq!(stored.len(), 2);
     for secret in &shown {
         assert!(
-            kept.iter().all(|answer| !answer.windows(secret.len()).any(|part| part == secret.as_bytes()))
+            stored.iter().all(|answer| !answer.windows(secret.len()).any(|part| part == secret.as_bytes()))
         );
     }
     t.restart().await;
@@ -337,7 +337,7 @@ async fn an_answer_that_holds_a_secret_is_given_again_to_the_same_key_only() {
 }
 
 #[tokio::test]
-async fn keys_and_apps_are_made_in_the_database_where_no_server_runs() {
+async fn keys_and_apps_can_be_managed_without_a_server() {
     let mut t = Harness::start().await;
     let b = tenant(&t, "b").await;
     let config = t.config();
@@ -346,13 +346,13 @@ async fn keys_and_apps_are_made_in_the_database_where_no_server_runs() {
     assert!(refused.contains("is in use") && refused.contains("RINGBACK_URL"), "{refused}");
     t.stop().await;
     let made = database::create_key(&config, wanted).await.expect("made");
-    let theirs = WantedKey { app: Some(&b.id), scope: "read", expires_in: None, ..wanted };
-    let theirs = database::create_key(&config, theirs).await.expect("made");
-    assert_eq!(theirs["appId"], b.id);
+    let of_other_app = WantedKey { app: Some(&b.id), scope: "read", expires_in: None, ..wanted };
+    let of_other_app = database::create_key(&config, of_other_app).await.expect("made");
+    assert_eq!(of_other_app["appId"], b.id);
     let listed = database::list_keys(&config, Some(&b.id)).await.expect("listed");
     assert_eq!(
         listed["data"].as_array().unwrap().iter().map(id).collect::<Vec<_>>(),
-        [id(&theirs), b.key_id.clone()]
+        [id(&of_other_app), b.key_id.clone()]
     );
     assert_eq!(listed["nextCursor"], Value::Null);
     database::revoke_key(&config, &b.key_id).await.expect("revoked");
@@ -385,14 +385,14 @@ async fn keys_and_apps_are_made_in_the_database_where_no_server_runs() {
 }
 
 crate::postgres::on_postgres_too! {
-    an_app_is_made_with_a_secret_that_only_this_answer_shows,
-    the_name_of_an_app_is_its_own_and_every_mistake_is_named,
-    every_mistake_about_a_key_is_named_at_once,
-    a_key_that_has_expired_or_was_revoked_is_as_good_as_none,
-    when_a_key_was_last_used_is_written_when_the_service_stops,
-    lists_of_apps_and_keys_are_read_page_by_page,
-    after_a_rotation_both_secrets_sign_until_the_grace_is_over,
-    a_rotation_takes_a_day_if_nothing_is_said_and_no_time_if_that_is_wanted,
-    a_secret_that_stands_in_the_configuration_is_not_rotated,
-    keys_and_apps_are_made_in_the_database_where_no_server_runs,
+    the_signing_secret_of_a_new_app_is_shown_once,
+    an_app_name_is_unique_and_every_invalid_field_is_named,
+    every_invalid_field_of_a_new_key_is_named,
+    an_expired_or_revoked_key_is_401,
+    the_last_use_of_a_key_is_stored_at_a_stop,
+    lists_of_apps_and_keys_are_paged,
+    after_a_rotation_both_secrets_sign_until_the_grace_ends,
+    the_grace_of_a_rotation_is_a_day_unless_it_is_given,
+    a_configured_secret_cannot_be_rotated,
+    keys_and_apps_can_be_managed_without_a_server,
 }

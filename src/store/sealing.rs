@@ -6,26 +6,26 @@
 //! hold credentials), and the address if the address is a credential, as a Slack webhook is.
 //!
 //! **Format.** A text, `sealed:<key>:<base64>`, in the column of the plain text. `<key>` is the first eight hex
-//! digits of the SHA-256 of the key: it tells which key is needed, and nothing else. The rest is a random nonce
-//! of 24 bytes and the output of XChaCha20-Poly1305. Random nonces of this length do not repeat, so nothing is
-//! counted over restarts or between processes. No plain text of these columns starts with `sealed:`, so a value
-//! shows by itself whether it is sealed.
+//! digits of the SHA-256 of the key: it identifies the needed key and contains nothing else. The rest is a
+//! random nonce of 24 bytes and the output of XChaCha20-Poly1305. Random nonces of this length do not repeat,
+//! so nothing is counted over restarts or between processes. No plain text of these columns starts with
+//! `sealed:`, so the text of a value shows whether it is sealed.
 //!
 //! **Associated data**: the table, the column and the id of the row. A sealed value that is copied to another
 //! row or column does not open there. So an attacker who can write to the database, but has no key, cannot use
 //! the secret of one tenant for another.
 //!
 //! **Needed keys** are listed in the table `seals`: a start must know them without reading millions of rows. The
-//! name of a key is inserted before the first value that it seals, and deleted after the last one is gone. A
+//! name of a key is inserted before the first value that it seals, and deleted after the last one is deleted. A
 //! start compares two short lists. If a key is missing, it fails before anything is changed.
 //!
 //! **Re-sealing** seals every value that is plain or under another key with the first key. It runs in bounded
 //! transactions before anything else. After a crash in between, values are under both keys and both names are
 //! in `seals`; the next start needs both keys, begins at the first row, and skips the rows that are done. When
-//! the last row is done, one statement marks the first key as the only one, and later starts read no row. If the
-//! database was plain, a SQLite file is rewritten before that (`vacuum`), because its free space holds plain
-//! texts, also of rows that were deleted long ago. Plain texts on the disk, on a server or in a backup are out of
-//! reach; the manual says so.
+//! the last row is done, one statement marks the first key as the only one, and later starts read no row. If
+//! the database was plain, a SQLite file is rewritten before that (`vacuum`), because its free space holds
+//! plain texts, also of rows that were deleted long ago. Plain texts that remain on the disk, on a server or in
+//! a backup are not removed; docs/OPERATIONS.md states this.
 //!
 //! **Not sealed**: data of jobs (ids, outputs, errors, raw answers), metadata, bodies of events, attempts with
 //! the answers of receivers, and callback URLs. The service searches, joins and shows them; to protect them, use

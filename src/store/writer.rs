@@ -17,7 +17,7 @@
 //! **An error of the database fails all commands.** If it is full, unreadable or locked, the writer rolls
 //! the batch back, answers every command with the error (503), and sets [`Shared::refusing`] until a commit
 //! succeeds. Meanwhile no attempt starts, because its outcome could not be written. In this state every
-//! batch writes something: a batch that only reads would otherwise look like a recovery.
+//! batch writes something: a batch that only reads would otherwise be taken for a recovery.
 //!
 //! **A failed COMMIT is not repeated.**
 //!
@@ -28,9 +28,10 @@
 //! - On PostgreSQL, the server can be asked for the outcome (see `db/postgres`). The writer writes nothing
 //!   else until the server has answered.
 //!
-//! **A lost server** is looked for before each batch, and at once if it was lost between two batches. A
-//! batch that was lost before its COMMIT did not happen. The writer applies it once more on a new
-//! connection; without one, it answers every command with the error at once.
+//! **A lost server.** Before each batch, the writer reconnects if the connection is lost. Between two batches
+//! it notices the loss and reconnects at once. A batch that was lost before its COMMIT did not happen. The
+//! writer applies it once more on a new connection; without one, it answers every command with the error at
+//! once.
 //!
 //! **Notifications follow the commit and precede the replies.** The writer sends messages to the poller and
 //! the dispatcher and notifies requests that wait for the end of a watch; then it replies to the callers. A

@@ -204,7 +204,7 @@ async fn register(
     accepted
 }
 
-#[expect(clippy::disallowed_methods, reason = "how long and from where is for whoever runs it to say")]
+#[expect(clippy::disallowed_methods, reason = "the caller sets the duration and the seed")]
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
@@ -368,14 +368,14 @@ impl Conserved {
         let counts = [watches.len(), events.len(), deliveries.len()];
         assert_eq!(counts, [accepted.len(); 3], "one watch, one ending, one delivery for each");
 
-        let mut told: HashMap<&str, (&str, &[u8])> = HashMap::new();
+        let mut received: HashMap<&str, (&str, &[u8])> = HashMap::new();
         for hit in &self.hits {
-            let first = told.entry(hit.watch()).or_insert((hit.id(), &hit.body));
+            let first = received.entry(hit.watch()).or_insert((hit.id(), &hit.body));
             assert_eq!(*first, (hit.id(), hit.body.as_slice()), "a duplicate is the same, byte for byte");
         }
-        assert_eq!(told.len(), accepted.len());
-        assert!(accepted.iter().all(|watch| told.contains_key(watch.as_str())));
-        let ids: HashSet<&str> = told.values().map(|(id, _)| *id).collect();
+        assert_eq!(received.len(), accepted.len());
+        assert!(accepted.iter().all(|watch| received.contains_key(watch.as_str())));
+        let ids: HashSet<&str> = received.values().map(|(id, _)| *id).collect();
         assert_eq!(ids, events.iter().map(|event| event["id"].as_str().unwrap()).collect());
     }
 }

@@ -162,7 +162,7 @@ async fn a_timeout_is_retried() {
 #[tokio::test]
 async fn every_network_failure_is_recorded_and_retried() {
     let t = Harness::start().await;
-    for (job, reply, code, says) in [
+    for (job, reply, code, error) in [
         ("job_reset", Reply::reset(), Value::Null, "protocol: "),
         ("job_garbage", Reply::garbage(), Value::Null, "protocol: the answer is not HTTP"),
         ("job_404", Reply::status(404), json!(404), ""),
@@ -174,7 +174,7 @@ async fn every_network_failure_is_recorded_and_retried() {
         let delivery = t.delivery(&watch).await;
         let attempt = &delivery["attempts"][0];
         assert_eq!(attempt["statusCode"], code, "{job}");
-        assert!(attempt["error"].as_str().unwrap_or("").starts_with(says), "{job}: {attempt}");
+        assert!(attempt["error"].as_str().unwrap_or("").starts_with(error), "{job}: {attempt}");
         assert_eq!(delivery["status"], "pending", "{job}");
         t.pass(seconds(6)).await;
         assert_eq!(t.delivery(&watch).await["status"], "succeeded", "{job}");
@@ -625,7 +625,7 @@ async fn any_http_status_closes_the_breaker() {
         notify(&t, &format!("job_{n}"), "/hook").await;
     }
     t.pass(seconds(100)).await;
-    assert_eq!(t.receiver.read_all().len(), 3 * 8, "each was tried in each of its places");
+    assert_eq!(t.receiver.read_all().len(), 3 * 8, "each was attempted three times");
     t.finish().await;
 }
 

@@ -148,7 +148,7 @@ async fn a_database_of_schema_1_is_sealed_with_a_new_key() {
     let fixture = StoreFixture::with(folder, location, at(200), Keyring::new(&[[1; 32]])).await;
     let (destination, _) = &fixture.shown(watch_of_the_example()).await.destinations[0];
     assert_eq!(destination.secret.as_deref(), Some("whsec_ZGVzdGluYXRpb24tc2VjcmV0LTAxMjM0NTY3ODkw"));
-    let DatabaseLocation::File(path) = &fixture.place else { panic!("a file") };
+    let DatabaseLocation::File(path) = &fixture.location else { panic!("a file") };
     let db = Connection::open(path).expect("opens");
     let sql = "select signing_secret from apps union all select secret from watch_destinations
                union all select headers from watch_destinations";

@@ -80,9 +80,9 @@ async fn more_failed_deliveries_than_a_transaction_holds_are_retried() {
 #[tokio::test]
 async fn a_retry_selects_by_event_time_and_destination() {
     let t = impatient().await;
-    let early = fail(&t, 0..2, "/a").await;
+    let first = fail(&t, 0..2, "/a").await;
     t.pass(minutes(60)).await;
-    let late = fail(&t, 2..4, "/b").await;
+    let second = fail(&t, 2..4, "/b").await;
     let retry = async |body: Value| t.post(PATH, &body).await.expect(202)["count"].as_u64().unwrap();
     assert_eq!(retry(json!({ "status": "failed", "until": "2026-02-18T15:00:00Z" })).await, 0);
     assert_eq!(retry(json!({ "status": "failed", "since": "2026-02-18T17:00:00Z" })).await, 0);
@@ -90,11 +90,11 @@ async fn a_retry_selects_by_event_time_and_destination() {
     t.rest().await;
     let notified: HashSet<String> =
         t.receiver.take(2).await.iter().map(|hit| hit.watch().to_owned()).collect();
-    assert_eq!(notified, late.into_iter().collect());
-    let destination = t.shown(&early[0]).await["destinations"][0]["id"].clone();
+    assert_eq!(notified, second.into_iter().collect());
+    let destination = t.shown(&first[0]).await["destinations"][0]["id"].clone();
     assert_eq!(retry(json!({ "status": "failed", "destinationId": destination })).await, 1);
     t.rest().await;
-    assert_eq!(t.receiver.next().await.watch(), early[0]);
+    assert_eq!(t.receiver.next().await.watch(), first[0]);
     t.finish().await;
 }
 

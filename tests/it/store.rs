@@ -35,7 +35,7 @@ pub fn at(seconds: u64) -> Timestamp {
 pub struct StoreFixture {
     pub store: Store,
     pub app: AppNo,
-    pub place: DatabaseLocation,
+    pub location: DatabaseLocation,
     writer: Option<Writer>,
     folder: tempfile::TempDir,
 }
@@ -43,43 +43,43 @@ pub struct StoreFixture {
 impl StoreFixture {
     pub async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let place = match on() {
+        let location = match on() {
             On::Sqlite => DatabaseLocation::File(folder.path().join("ringback.db")),
             On::Postgres => {
                 let server = shared("a store").expect("a server");
                 DatabaseLocation::Server(server.url(&server.database()))
             }
         };
-        Self::at(folder, place, START).await
+        Self::at(folder, location, START).await
     }
 
-    pub async fn at(folder: tempfile::TempDir, place: DatabaseLocation, now: Timestamp) -> Self {
-        Self::with(folder, place, now, Keyring::default()).await
+    pub async fn at(folder: tempfile::TempDir, location: DatabaseLocation, now: Timestamp) -> Self {
+        Self::with(folder, location, now, Keyring::default()).await
     }
 
     /// Opens a store that seals its secrets.
     pub async fn with(
         folder: tempfile::TempDir,
-        place: DatabaseLocation,
+        location: DatabaseLocation,
         now: Timestamp,
         keyring: Keyring,
     ) -> Self {
-        let (store, writer) = open_with(&place, now, keyring).expect("the store opens");
+        let (store, writer) = open_with(&location, now, keyring).expect("the store opens");
         let app = app(&store, "default").await;
-        Self { store, app, place, writer: Some(writer), folder }
+        Self { store, app, location, writer: Some(writer), folder }
     }
 
     /// Closes the store and opens it again.
     pub async fn reopen(self, now: Timestamp) -> Self {
-        let (folder, place) = self.close().await;
-        Self::at(folder, place, now).await
+        let (folder, location) = self.close().await;
+        Self::at(folder, location, now).await
     }
 
     pub async fn close(self) -> (tempfile::TempDir, DatabaseLocation) {
-        let Self { store, writer, folder, place, .. } = self;
+        let Self { store, writer, folder, location, .. } = self;
         drop(store);
         writer.expect("a writer").join();
-        (folder, place)
+        (folder, location)
     }
 
     /// Returns a watch of the job `job_id` that notifies one address of every ending.
@@ -147,7 +147,7 @@ impl StoreFixture {
         let watch = self.register(self.watch(job_id)).await;
         self.store.dispatcher_messages().take();
         self.end(watch.job_no, 0).await;
-        sends(&self.store).pop().expect("a delivery")
+        take_deliveries(&self.store).pop().expect("a delivery")
     }
 
     pub async fn page(&self, now: Timestamp, limit: u32, loaded: &[DeliveryId]) -> DueDeliveries {
@@ -186,22 +186,22 @@ impl StoreFixture {
     }
 }
 
-pub fn open(place: &DatabaseLocation, now: Timestamp) -> anyhow::Result<(Store, Writer)> {
-    open_with(place, now, Keyring::default())
+pub fn open(location: &DatabaseLocation, now: Timestamp) -> anyhow::Result<(Store, Writer)> {
+    open_with(location, now, Keyring::default())
 }
 
 pub fn open_with(
-    place: &DatabaseLocation,
+    location: &DatabaseLocation,
     now: Timestamp,
     keyring: Keyring,
 ) -> anyhow::Result<(Store, Writer)> {
     let public_url = "https://ringback.example.com".to_owned();
-    Store::open(StoreOptions { location: place.clone(), keyring, public_url, now })
+    Store::open(StoreOptions { location: location.clone(), keyring, public_url, now })
 }
 
 /// Returns the path of a SQLite database.
-pub fn file(place: &DatabaseLocation) -> &Path {
-    let DatabaseLocation::File(path) = place else { panic!("not a file") };
+pub fn file(location: &DatabaseLocation) -> &Path {
+    let DatabaseLocation::File(path) = location else { panic!("not a file") };
     path
 }
 
@@ -266,15 +266,15 @@ pub fn attempt() -> Attempt {
 }
 
 /// Returns the deliveries among the messages to the dispatcher since the last call.
-pub fn sends(store: &Store) -> Vec<Box<PendingDelivery>> {
-    let send = |errand| match errand {
-        DispatcherMessage::Dispatch(send) => Some(send),
+pub fn take_deliveries(store: &Store) -> Vec<Box<PendingDelivery>> {
+    let delivery = |message| match message {
+        DispatcherMessage::Dispatch(delivery) => Some(delivery),
         DispatcherMessage::QueueChanged { .. } | DispatcherMessage::Skip { .. } => None,
     };
-    store.dispatcher_messages().take().into_iter().filter_map(send).collect()
+    store.dispatcher_messages().take().into_iter().filter_map(delivery).collect()
 }
 
 /// Returns the messages to the poller since the last call.
-pub fn plans(store: &Store) -> Vec<PollerMessage> {
+pub fn take_poller_messages(store: &Store) -> Vec<PollerMessage> {
     store.poller_messages().take()
 }

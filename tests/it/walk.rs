@@ -124,10 +124,10 @@ impl Walk {
     async fn poll_now(&mut self) -> String {
         let index = self.draw.below(self.watches.len().max(1) as u64);
         let Some(watch) = self.watches.keys().nth(usize::try_from(index).unwrap()) else {
-            return "nothing to look at".to_owned();
+            return "nothing to poll".to_owned();
         };
         self.t.act(&format!("/v1/watches/{watch}/poll")).await.expect(202);
-        format!("look at {watch}")
+        format!("poll {watch}")
     }
 
     /// Restarts in the middle of other work, as a crash does.
@@ -188,7 +188,7 @@ impl Walk {
             assert!(self.watches.contains_key(hit.watch()), "{hit:?}");
             assert!(
                 self.feed.iter().any(|event| event == hit.id()),
-                "told of what is not in the feed: {hit:?}"
+                "an event that is not in the feed was received: {hit:?}"
             );
             let key = (hit.path.clone(), hit.id().to_owned());
             let first = bodies.entry(key).or_insert_with(|| hit.body.clone());
@@ -205,9 +205,9 @@ impl Walk {
         self.t.pass(minutes(60 * 48)).await;
         self.check().await;
         for delivery in self.all("deliveries").await {
-            let told = delivery["status"] == "succeeded"
+            let is_settled = delivery["status"] == "succeeded"
                 || matches!(delivery["reason"].as_str(), Some("stopped" | "superseded"));
-            assert!(told, "{delivery}");
+            assert!(is_settled, "{delivery}");
         }
         for watch in self.watches.values() {
             assert_ne!(watch["status"], "watching", "{watch}");
@@ -230,7 +230,7 @@ impl Walk {
 }
 
 #[tokio::test]
-#[expect(clippy::disallowed_methods, reason = "which walk, and how far, is for whoever runs it to say")]
+#[expect(clippy::disallowed_methods, reason = "the caller sets the seed and the length")]
 async fn a_random_walk_breaks_no_guarantee() {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = number("RINGBACK_SEED").map_or_else(|| (1..=6).collect(), |seed| vec![seed]);

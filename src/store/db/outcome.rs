@@ -26,6 +26,6 @@ pub enum Received<T> {
     Item(T),
     /// The queue is closed: no command will arrive.
     Closed,
-    /// The connection was lost, or it is time to look for the server again.
+    /// The connection was lost, or it is time to reconnect.
     Lost,
 }

@@ -29,8 +29,8 @@ pub(super) fn read_pending(row: &Row<'_>, keyring: &Keyring) -> Result<PendingDe
     let attempts = row.count(6)?;
     let body: Arc<[u8]> = row.bytes(9)?.into();
     let payload = row.word(10, Payload::parse)?;
-    // The latency of first attempts is measured, including those that are loaded from the database: they are the
-    // late ones. The provider's answer does not contain the time, so it is read from the event.
+    // The latency of first attempts is measured, including those that are loaded from the database, which are the
+    // slowest. The provider's answer does not contain the time, so it is read from the event.
     let finished = match payload {
         _ if attempts > 0 || !event_type.reports_the_jobs_end() => None,
         Payload::Raw => row.opt_bytes(17)?.as_deref().and_then(events::finished),

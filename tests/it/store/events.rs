@@ -5,7 +5,7 @@ use ringback::store::{After, EventFilter, TimelineEntry, TimelinePosition};
 
 use EventType::{JobCompleted, JobProcessing, JobProgress};
 
-use super::{StoreFixture, at, observed, sends};
+use super::{StoreFixture, at, observed, take_deliveries};
 
 #[tokio::test]
 async fn feed_positions_have_no_gaps_under_concurrent_writes() {
@@ -97,7 +97,7 @@ async fn a_timeline_is_in_the_order_of_cause_and_effect() {
     let watch = fixture.register(fixture.follower("job_1")).await;
     fixture.store.record_observation(observed(watch.job_no, 0, 10, at(0))).await.expect("taken");
     fixture.end(watch.job_no, 0).await;
-    let send = sends(&fixture.store).pop().expect("the ending");
+    let send = take_deliveries(&fixture.store).pop().expect("the ending");
     fixture.record(&send, NextStep::Succeeded).await;
     let stopped = fixture.register(fixture.watch("job_2")).await;
     fixture.stop(stopped.id).await;

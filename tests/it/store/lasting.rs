@@ -5,87 +5,88 @@ use std::time::Duration;
 use ringback::domain::{EndingKind, JobNo, NextStep, Reason, WatchId};
 use ringback::store::{DatabaseLocation, LoadDueDeliveries, Prune, RecordAttempt, StoreError, WatchFilter};
 
-use super::{START, StoreFixture, at, attempt, ended, file, observed, open, sends};
+use super::{START, StoreFixture, at, attempt, ended, file, observed, open, take_deliveries};
 
 #[tokio::test]
 async fn ids_stay_in_order_after_a_restart_with_an_earlier_clock() {
-    let house = StoreFixture::new().await;
-    let before = house.delivery("job_1").await;
-    let house = house.reopen(START.minus(Duration::from_secs(9_999_999))).await;
-    let id = WatchId(house.store.ids().draw(START.minus(Duration::from_secs(9_999_999))));
+    let fixture = StoreFixture::new().await;
+    let before = fixture.delivery("job_1").await;
+    let fixture = fixture.reopen(START.minus(Duration::from_secs(9_999_999))).await;
+    let id = WatchId(fixture.store.ids().draw(START.minus(Duration::from_secs(9_999_999))));
     assert!(id.0 > before.id.0 && id.0 > before.watch.0);
 }
 
 #[tokio::test]
 async fn the_first_app_and_its_key_are_created_once() {
-    let house = StoreFixture::new().await;
-    let made = house.store.app(house.app).expect("an app");
-    let house = house.reopen(at(1)).await;
-    let again = house.store.app(house.app).expect("an app");
+    let fixture = StoreFixture::new().await;
+    let made = fixture.store.app(fixture.app).expect("an app");
+    let fixture = fixture.reopen(at(1)).await;
+    let again = fixture.store.app(fixture.app).expect("an app");
     assert_eq!((made.id, &made.signing_secret), (again.id, &again.signing_secret));
-    assert!(house.store.key(&[7; 32], at(1)).is_some() && house.store.key(&[8; 32], at(1)).is_none());
+    assert!(fixture.store.key(&[7; 32], at(1)).is_some() && fixture.store.key(&[8; 32], at(1)).is_none());
 }
 
 #[tokio::test]
 async fn a_read_after_a_reply_sees_the_write() {
-    let house = StoreFixture::new().await;
+    let fixture = StoreFixture::new().await;
     for n in 0..50 {
-        let watch = house.register(house.watch(&format!("job_{n}"))).await;
-        assert_eq!(house.shown(watch.id).await.id, watch.id);
-        house.end(watch.job_no, 0).await;
-        assert_eq!(house.events().await.len(), n + 1);
+        let watch = fixture.register(fixture.watch(&format!("job_{n}"))).await;
+        assert_eq!(fixture.shown(watch.id).await.id, watch.id);
+        fixture.end(watch.job_no, 0).await;
+        assert_eq!(fixture.events().await.len(), n + 1);
     }
 }
 
 #[tokio::test]
 async fn old_rows_are_pruned_except_pending_deliveries() {
-    let house = StoreFixture::new().await;
-    let done = house.delivery("job_1").await;
-    house.record(&done, NextStep::Failed(Reason::Exhausted)).await;
-    let pending = house.delivery("job_2").await;
-    let running = house.register(house.watch("job_3")).await;
+    let fixture = StoreFixture::new().await;
+    let done = fixture.delivery("job_1").await;
+    fixture.record(&done, NextStep::Failed(Reason::Exhausted)).await;
+    let pending = fixture.delivery("job_2").await;
+    let running = fixture.register(fixture.watch("job_3")).await;
     let prune = async |events, watches| {
         let (events_before, watches_before) = (at(events), at(watches));
-        house.store.prune(Prune { events_before, watches_before, now: at(100) }).await.expect("pruned")
+        fixture.store.prune(Prune { events_before, watches_before, now: at(100) }).await.expect("pruned")
     };
     let left = async || {
-        let watches = house.store.watches(house.app, WatchFilter::default(), 10).await.expect("read").len();
-        (watches, house.events().await.len())
+        let watches =
+            fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read").len();
+        (watches, fixture.events().await.len())
     };
     assert_eq!((prune(60, 60).await, left().await), (0, (3, 2)), "nothing is older");
     assert_eq!((prune(61, 0).await, left().await), (1, (3, 1)), "its events first");
-    assert!(house.store.delivery(house.app, done.id).await.expect("read").is_none());
+    assert!(fixture.store.delivery(fixture.app, done.id).await.expect("read").is_none());
     assert_eq!((prune(61, 61).await, left().await), (1, (2, 1)));
     assert_eq!(prune(61, 61).await, 0);
-    assert!(house.store.watch(house.app, pending.watch).await.expect("read").is_some());
-    house.record(&pending, NextStep::Succeeded).await;
+    assert!(fixture.store.watch(fixture.app, pending.watch).await.expect("read").is_some());
+    fixture.record(&pending, NextStep::Succeeded).await;
     assert_eq!(prune(61, 61).await, 2, "both at once");
     assert_eq!(left().await, (1, 0));
-    assert_eq!(house.store.jobs(JobNo(0), 9, at(0)).await.expect("read")[0].no, running.job_no);
+    assert_eq!(fixture.store.jobs(JobNo(0), 9, at(0)).await.expect("read")[0].no, running.job_no);
     // The positions of the feed continue.
-    house.end(running.job_no, 0).await;
-    let feed = house
+    fixture.end(running.job_no, 0).await;
+    let feed = fixture
         .store
-        .events(house.app, ringback::store::After::Start, ringback::store::EventFilter::default(), 9)
+        .events(fixture.app, ringback::store::After::Start, ringback::store::EventFilter::default(), 9)
         .await;
     assert_eq!(feed.expect("read").expect("a feed")[0].position, 3);
 }
 
 #[tokio::test]
 async fn a_second_process_on_the_same_file_is_refused() {
-    let house = StoreFixture::new().await;
-    let error = open(&house.place, START).expect_err("refused").to_string();
+    let fixture = StoreFixture::new().await;
+    let error = open(&fixture.location, START).expect_err("refused").to_string();
     assert!(error.contains("is in use by another ringback"), "{error}");
-    house.register(house.watch("job_1")).await;
-    let (_folder, place) = house.close().await;
-    drop(open(&place, START).expect("free again"));
+    fixture.register(fixture.watch("job_1")).await;
+    let (_folder, location) = fixture.close().await;
+    drop(open(&location, START).expect("free again"));
 }
 
 // Once: it is about files.
 #[tokio::test]
 async fn the_same_file_by_another_name_is_refused_too() {
-    let house = StoreFixture::new().await;
-    let DatabaseLocation::File(path) = &house.place else { panic!("a file") };
+    let fixture = StoreFixture::new().await;
+    let DatabaseLocation::File(path) = &fixture.location else { panic!("a file") };
     let link = path.with_file_name("link.db");
     std::os::unix::fs::symlink(path, &link).expect("linked");
     let error = open(&DatabaseLocation::File(link.clone()), START).expect_err("refused").to_string();
@@ -99,38 +100,38 @@ async fn the_same_file_by_another_name_is_refused_too() {
 // Once: it writes into the file.
 #[tokio::test]
 async fn a_file_of_a_newer_version_is_refused_and_left_alone() {
-    let (_folder, place) = StoreFixture::new().await.close().await;
-    let db = rusqlite::Connection::open(file(&place)).expect("opens");
+    let (_folder, location) = StoreFixture::new().await.close().await;
+    let db = rusqlite::Connection::open(file(&location)).expect("opens");
     db.pragma_update(None, "user_version", 999).expect("set");
     drop(db);
-    let error = format!("{:#}", open(&place, START).expect_err("refused"));
+    let error = format!("{:#}", open(&location, START).expect_err("refused"));
     assert!(error.contains("written by a newer version of ringback"), "{error}");
-    let db = rusqlite::Connection::open(file(&place)).expect("opens");
+    let db = rusqlite::Connection::open(file(&location)).expect("opens");
     let version: i64 = db.query_row("pragma user_version", [], |row| row.get(0)).expect("read");
     assert_eq!(version, 999);
 }
 
 #[tokio::test]
 async fn a_repeated_write_changes_nothing() {
-    let house = StoreFixture::new().await;
-    let watch = house.register(house.follower("job_1")).await;
+    let fixture = StoreFixture::new().await;
+    let watch = fixture.register(fixture.follower("job_1")).await;
     let observation = observed(watch.job_no, 0, 10, at(5));
     for _ in 0..2 {
-        house.store.record_observation(observation.clone()).await.expect("taken");
+        fixture.store.record_observation(observation.clone()).await.expect("taken");
     }
-    assert_eq!(house.events().await.len(), 2, "processing and progress, once each");
-    house.store.record_observation(observed(watch.job_no, 0, 20, at(15))).await.expect("taken");
-    assert_eq!(house.events().await.len(), 3);
+    assert_eq!(fixture.events().await.len(), 2, "processing and progress, once each");
+    fixture.store.record_observation(observed(watch.job_no, 0, 20, at(15))).await.expect("taken");
+    assert_eq!(fixture.events().await.len(), 3);
     let end = ended(watch.job_no, 0, EndingKind::Completed, at(60));
-    sends(&house.store);
+    take_deliveries(&fixture.store);
     for _ in 0..2 {
-        house.store.end_job(end.clone()).await.expect("ended");
+        fixture.store.end_job(end.clone()).await.expect("ended");
     }
-    assert_eq!(house.events().await.len(), 4);
-    let [send] = &sends(&house.store)[..] else { panic!("one delivery") };
+    assert_eq!(fixture.events().await.len(), 4);
+    let [send] = &take_deliveries(&fixture.store)[..] else { panic!("one delivery") };
     let after = NextStep::Failed(Reason::Gone);
     let record = RecordAttempt {
-        app: house.app,
+        app: fixture.app,
         delivery: send.id,
         manual: false,
         before: 0,
@@ -138,8 +139,8 @@ async fn a_repeated_write_changes_nothing() {
         after,
     };
     for _ in 0..2 {
-        house.store.record_attempt(record.clone()).await.expect("recorded");
-        let (delivery, attempts) = house.shown_delivery(send.id).await;
+        fixture.store.record_attempt(record.clone()).await.expect("recorded");
+        let (delivery, attempts) = fixture.shown_delivery(send.id).await;
         assert_eq!((attempts.len(), delivery.reason), (1, Some(Reason::Gone)));
     }
 }
@@ -184,36 +185,36 @@ fn writes_are_refused_on_a_full_disk_and_accepted_afterwards() {
 async fn on_a_small_disk(disk: &std::path::Path) {
     let ballast = disk.join("ballast");
     std::fs::write(&ballast, vec![0; 384 * 1024]).expect("room");
-    let place = DatabaseLocation::File(disk.join("ringback.db"));
-    let house = StoreFixture::at(tempfile::tempdir().expect("a folder"), place, START).await;
+    let location = DatabaseLocation::File(disk.join("ringback.db"));
+    let fixture = StoreFixture::at(tempfile::tempdir().expect("a folder"), location, START).await;
     let mut made = 0;
     let refused = loop {
-        let mut watch = house.watch(&format!("job_{made}"));
+        let mut watch = fixture.watch(&format!("job_{made}"));
         watch.metadata = Some(format!(r#"{{"pad": "{}"}}"#, "x".repeat(4_000)));
-        match house.store.register(super::asked(watch, None)).await {
+        match fixture.store.register(super::asked(watch, None)).await {
             Ok(_) => made += 1,
             Err(error) => break error,
         }
         assert!(made < 10_000, "a disk without end");
     };
     assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
-    assert!(house.store.refusing());
+    assert!(fixture.store.refusing());
     // A write of one page can fit where a larger one does not.
     let mut rest = std::fs::File::create(disk.join("rest")).expect("a name is free");
     while std::io::Write::write_all(&mut rest, &[0; 512]).is_ok() {}
     // The log has room at the position of the refused write.
-    while house.store.check_writes().await.is_ok() {}
-    assert!(house.store.refusing());
+    while fixture.store.check_writes().await.is_ok() {}
+    assert!(fixture.store.refusing());
     let page = LoadDueDeliveries { queue: "a".to_owned(), now: START, limit: 1, loaded: Vec::new() };
-    let _ = house.store.load_due_deliveries(page).await;
-    assert!(house.store.refusing(), "a read is no sign of recovery");
-    assert_eq!(house.store.jobs(JobNo(0), 10_000, START).await.expect("read").len(), made);
+    let _ = fixture.store.load_due_deliveries(page).await;
+    assert!(fixture.store.refusing(), "a read is no sign of recovery");
+    assert_eq!(fixture.store.jobs(JobNo(0), 10_000, START).await.expect("read").len(), made);
     std::fs::remove_file(ballast).expect("freed");
-    house.store.check_writes().await.expect("taken again");
-    assert!(!house.store.refusing());
-    house.register(house.watch("job_last")).await;
-    let house = house.reopen(START).await;
-    assert_eq!(house.store.jobs(JobNo(0), 10_000, START).await.expect("read").len(), made + 1);
+    fixture.store.check_writes().await.expect("taken again");
+    assert!(!fixture.store.refusing());
+    fixture.register(fixture.watch("job_last")).await;
+    let fixture = fixture.reopen(START).await;
+    assert_eq!(fixture.store.jobs(JobNo(0), 10_000, START).await.expect("read").len(), made + 1);
 }
 
 crate::postgres::on_postgres_too! {

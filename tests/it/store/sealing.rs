@@ -24,30 +24,30 @@ fn ring(keys: &[[u8; 32]]) -> Keyring {
     Keyring::new(keys)
 }
 
-async fn house(keys: &[[u8; 32]]) -> StoreFixture {
-    let (folder, place) = StoreFixture::new().await.close().await;
-    StoreFixture::with(folder, place, START, ring(keys)).await
+async fn fixture_with(keys: &[[u8; 32]]) -> StoreFixture {
+    let (folder, location) = StoreFixture::new().await.close().await;
+    StoreFixture::with(folder, location, START, ring(keys)).await
 }
 
-async fn again(house: StoreFixture, keys: &[[u8; 32]]) -> StoreFixture {
-    let (folder, place) = house.close().await;
-    StoreFixture::with(folder, place, START, ring(keys)).await
+async fn reopen_with(fixture: StoreFixture, keys: &[[u8; 32]]) -> StoreFixture {
+    let (folder, location) = fixture.close().await;
+    StoreFixture::with(folder, location, START, ring(keys)).await
 }
 
 /// Returns the error of a start with these keys.
-async fn refused(house: StoreFixture, keys: &[[u8; 32]]) -> (StoreFixture, String) {
-    let (folder, place) = house.close().await;
-    let error = format!("{:#}", open_with(&place, START, ring(keys)).expect_err("refused"));
+async fn refused(fixture: StoreFixture, keys: &[[u8; 32]]) -> (StoreFixture, String) {
+    let (folder, location) = fixture.close().await;
+    let error = format!("{:#}", open_with(&location, START, ring(keys)).expect_err("refused"));
     // The caller opens the store again with the right keys.
-    (StoreFixture::with(folder, place, START, ring(&[OLD, NEW])).await, error)
+    (StoreFixture::with(folder, location, START, ring(&[OLD, NEW])).await, error)
 }
 
 /// Returns a watch whose destinations hold every kind of secret.
-fn secretive(house: &StoreFixture, job: &str) -> NewWatch {
-    let mut watch = house.watch(job);
+fn secretive(fixture: &StoreFixture, job: &str) -> NewWatch {
+    let mut watch = fixture.watch(job);
     watch.destinations[0].secret = Some(CANARIES[2].to_owned());
     watch.destinations[0].headers = vec![("authorization".to_owned(), CANARIES[3].to_owned())];
-    let mut slack = house.destination("b.example");
+    let mut slack = fixture.destination("b.example");
     slack.channel = ChannelKind::Slack;
     slack.address = format!("https://hooks.slack.com/services/{}", CANARIES[4]);
     slack.headers = Vec::new();
@@ -55,52 +55,52 @@ fn secretive(house: &StoreFixture, job: &str) -> NewWatch {
     watch
 }
 
-async fn create_app(house: &StoreFixture) -> ringback::domain::App {
+async fn create_app(fixture: &StoreFixture) -> ringback::domain::App {
     let create = CreateApp {
-        id: ringback::domain::AppId(house.store.ids().draw(START)),
+        id: ringback::domain::AppId(fixture.store.ids().draw(START)),
         name: "b".to_owned(),
         signing_secret: Masked::new(CANARIES[1]),
         now: START,
     };
-    match house.store.create_app(create).await.expect("made") {
+    match fixture.store.create_app(create).await.expect("made") {
         Replayable::Done(app) => app,
         other => panic!("{other:?}"),
     }
 }
 
 /// Uses every kind of secret: an app with an old and a new secret, and `count` watches.
-async fn fill(house: &StoreFixture, count: usize) -> Vec<Watch> {
+async fn fill(fixture: &StoreFixture, count: usize) -> Vec<Watch> {
     let found = BootstrapTenant {
         name: "c".to_owned(),
         signing_secret: Masked::new(CANARIES[0]),
         key_hash: None,
         now: START,
     };
-    house.store.bootstrap(found).await.expect("made");
-    let app = create_app(house).await;
+    fixture.store.bootstrap(found).await.expect("made");
+    let app = create_app(fixture).await;
     let rotate = RotateSecret {
         app: app.no,
         signing_secret: Masked::new(CANARIES[5]),
         grace: std::time::Duration::from_secs(60),
         now: START,
     };
-    assert!(matches!(house.store.rotate_secret(rotate).await.expect("rotated"), Replayable::Done(())));
+    assert!(matches!(fixture.store.rotate_secret(rotate).await.expect("rotated"), Replayable::Done(())));
     let mut watches = Vec::with_capacity(count);
     for n in 0..count {
-        watches.push(house.register(secretive(house, &format!("job_{n}"))).await);
+        watches.push(fixture.register(secretive(fixture, &format!("job_{n}"))).await);
     }
     watches
 }
 
 /// Checks that reads and deliveries get all secrets as they were written.
-async fn check(house: &StoreFixture, watches: &[Watch]) {
+async fn check(fixture: &StoreFixture, watches: &[Watch]) {
     for watch in watches {
-        let shown = house.shown(watch.id).await;
+        let shown = fixture.shown(watch.id).await;
         let given: Vec<_> = watch.destinations.iter().map(|(one, _)| one).collect();
         assert_eq!(shown.destinations.iter().map(|(one, _)| one).collect::<Vec<_>>(), given);
     }
     let secrets = |name: &str| {
-        let app = house.store.apps(None, 10).into_iter().find(|app| app.name == name).expect("an app");
+        let app = fixture.store.apps(None, 10).into_iter().find(|app| app.name == name).expect("an app");
         app.secrets(at(59)).map(|secret| secret.reveal().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(secrets("c"), [CANARIES[0]]);
@@ -129,72 +129,72 @@ fn name(key: &[u8; 32]) -> String {
 // Once: it reads the bytes of the file.
 #[tokio::test]
 async fn with_an_encryption_key_the_file_holds_no_plain_secret() {
-    let house = house(&[OLD]).await;
-    let watches = fill(&house, 3).await;
+    let fixture = fixture_with(&[OLD]).await;
+    let watches = fill(&fixture, 3).await;
     let job = watches[0].job_no;
-    house.end(job, 0).await;
-    let send = super::sends(&house.store).pop().expect("a delivery");
-    assert!(send.destination.address.ends_with(CANARIES[4]), "whoever sends is told the address");
-    let (delivery, _) = house.shown_delivery(send.id).await;
+    fixture.end(job, 0).await;
+    let send = super::take_deliveries(&fixture.store).pop().expect("a delivery");
+    assert!(send.destination.address.ends_with(CANARIES[4]), "the dispatcher gets the address");
+    let (delivery, _) = fixture.shown_delivery(send.id).await;
     assert!(delivery.address.ends_with(CANARIES[4]));
-    assert_eq!(found_in(file(&house.place), &CANARIES), [""; 0], "while it runs, in the log too");
-    check(&house, &watches).await;
-    let house = again(house, &[OLD]).await;
-    check(&house, &watches).await;
-    assert_eq!(found_in(file(&house.place), &CANARIES), [""; 0]);
+    assert_eq!(found_in(file(&fixture.location), &CANARIES), [""; 0], "while it runs, in the log too");
+    check(&fixture, &watches).await;
+    let fixture = reopen_with(fixture, &[OLD]).await;
+    check(&fixture, &watches).await;
+    assert_eq!(found_in(file(&fixture.location), &CANARIES), [""; 0]);
 }
 
 // Once: it reads the bytes of the file.
 #[tokio::test]
 async fn the_first_start_with_a_key_seals_everything_without_a_trace() {
-    let house = StoreFixture::new().await;
-    let watches = fill(&house, 700).await;
-    assert_eq!(found_in(file(&house.place), &CANARIES), CANARIES, "without a key they are there");
-    let house = again(house, &[OLD]).await;
-    check(&house, &watches).await;
-    assert_eq!(found_in(file(&house.place), &CANARIES), [""; 0]);
-    let (folder, place) = house.close().await;
-    assert_eq!(found_in(file(&place), &CANARIES), [""; 0]);
+    let fixture = StoreFixture::new().await;
+    let watches = fill(&fixture, 700).await;
+    assert_eq!(found_in(file(&fixture.location), &CANARIES), CANARIES, "without a key they are there");
+    let fixture = reopen_with(fixture, &[OLD]).await;
+    check(&fixture, &watches).await;
+    assert_eq!(found_in(file(&fixture.location), &CANARIES), [""; 0]);
+    let (folder, location) = fixture.close().await;
+    assert_eq!(found_in(file(&location), &CANARIES), [""; 0]);
     drop(folder);
 }
 
 #[tokio::test]
 async fn a_start_without_a_needed_key_is_refused_and_names_the_key() {
-    let house = house(&[OLD]).await;
-    let watches = fill(&house, 1).await;
-    let (house, none) = refused(house, &[]).await;
+    let fixture = fixture_with(&[OLD]).await;
+    let watches = fill(&fixture, 1).await;
+    let (fixture, none) = refused(fixture, &[]).await;
     assert!(none.contains(&name(&OLD)) && none.contains("configured: none"), "{none}");
-    let house = again(house, &[OLD]).await;
-    let (house, other) = refused(house, &[NEW]).await;
+    let fixture = reopen_with(fixture, &[OLD]).await;
+    let (fixture, other) = refused(fixture, &[NEW]).await;
     assert!(other.contains(&name(&OLD)) && other.contains(&name(&NEW)), "{other}");
     assert!(other.contains("encryption_key"), "{other}");
-    check(&house, &watches).await;
+    check(&fixture, &watches).await;
 }
 
 #[tokio::test]
 async fn after_a_start_with_both_keys_the_new_key_is_sufficient() {
-    let house = house(&[OLD]).await;
-    let watches = fill(&house, 600).await;
-    let house = again(house, &[NEW, OLD]).await;
-    check(&house, &watches).await;
-    let more = house.register(secretive(&house, "job_more")).await;
-    let house = again(house, &[NEW]).await;
-    check(&house, &watches).await;
-    check(&house, &[more]).await;
-    let (folder, place) = house.close().await;
-    let error = format!("{:#}", open_with(&place, START, ring(&[OLD])).expect_err("refused"));
+    let fixture = fixture_with(&[OLD]).await;
+    let watches = fill(&fixture, 600).await;
+    let fixture = reopen_with(fixture, &[NEW, OLD]).await;
+    check(&fixture, &watches).await;
+    let more = fixture.register(secretive(&fixture, "job_more")).await;
+    let fixture = reopen_with(fixture, &[NEW]).await;
+    check(&fixture, &watches).await;
+    check(&fixture, &[more]).await;
+    let (folder, location) = fixture.close().await;
+    let error = format!("{:#}", open_with(&location, START, ring(&[OLD])).expect_err("refused"));
     assert!(error.contains(&name(&NEW)), "{error}");
-    let house = StoreFixture::with(folder, place, START, ring(&[NEW])).await;
-    check(&house, &watches).await;
+    let fixture = StoreFixture::with(folder, location, START, ring(&[NEW])).await;
+    check(&fixture, &watches).await;
 }
 
 // Once: it writes into the file.
 #[tokio::test]
 async fn re_sealing_continues_after_a_crash() {
-    let house = house(&[OLD]).await;
-    let watches = fill(&house, 600).await;
-    let (folder, place) = house.close().await;
-    let db = rusqlite::Connection::open(file(&place)).expect("opens");
+    let fixture = fixture_with(&[OLD]).await;
+    let watches = fill(&fixture, 600).await;
+    let (folder, location) = fixture.close().await;
+    let db = rusqlite::Connection::open(file(&location)).expect("opens");
     // The second transaction of the re-sealing fails, and the first is on disk.
     let trip = "create trigger trip before update on watch_destinations
                 when new.secret is not null and (select count(*) from watch_destinations
@@ -206,28 +206,29 @@ async fn re_sealing_continues_after_a_crash() {
         let sql = "select count(*) from watch_destinations where secret like $1";
         db.query_row(sql, [form], |row| row.get(0)).expect("counted")
     };
-    let error = format!("{:#}", open_with(&place, START, ring(&[NEW, OLD])).expect_err("tripped"));
+    let error = format!("{:#}", open_with(&location, START, ring(&[NEW, OLD])).expect_err("tripped"));
     assert!(error.contains("tripped"), "{error}");
     assert!(sealed(&NEW) > 0 && sealed(&OLD) > 0, "half-way: {} {}", sealed(&NEW), sealed(&OLD));
     for alone in [NEW, OLD] {
-        let error = format!("{:#}", open_with(&place, START, ring(&[alone])).expect_err("both are needed"));
+        let error =
+            format!("{:#}", open_with(&location, START, ring(&[alone])).expect_err("both are needed"));
         assert!(error.contains("which is not configured"), "{error}");
     }
     db.execute_batch("drop trigger trip").expect("dropped");
-    let house = StoreFixture::with(folder, place, START, ring(&[NEW, OLD])).await;
+    let fixture = StoreFixture::with(folder, location, START, ring(&[NEW, OLD])).await;
     assert_eq!((sealed(&NEW), sealed(&OLD)), (600, 0));
-    check(&house, &watches).await;
-    let house = again(house, &[NEW]).await;
-    check(&house, &watches).await;
+    check(&fixture, &watches).await;
+    let fixture = reopen_with(fixture, &[NEW]).await;
+    check(&fixture, &watches).await;
 }
 
 // Once: it writes into the file.
 #[tokio::test]
 async fn a_sealed_value_copied_to_another_row_does_not_open() {
-    let house = house(&[OLD]).await;
-    let watches = fill(&house, 2).await;
-    let (folder, place) = house.close().await;
-    let db = rusqlite::Connection::open(file(&place)).expect("opens");
+    let fixture = fixture_with(&[OLD]).await;
+    let watches = fill(&fixture, 2).await;
+    let (folder, location) = fixture.close().await;
+    let db = rusqlite::Connection::open(file(&location)).expect("opens");
     let (from, to) = (watches[0].id.to_bytes(), watches[1].id.to_bytes());
     db.execute(
         "update watch_destinations set secret = (select secret from watch_destinations where watch = $1 and n = 0)
@@ -235,10 +236,10 @@ async fn a_sealed_value_copied_to_another_row_does_not_open() {
         [from, to],
     )
     .expect("moved");
-    let house = StoreFixture::with(folder, place, START, ring(&[OLD])).await;
-    let error = house.store.watch(house.app, watches[1].id).await.expect_err("refused");
+    let fixture = StoreFixture::with(folder, location, START, ring(&[OLD])).await;
+    let error = fixture.store.watch(fixture.app, watches[1].id).await.expect_err("refused");
     assert!(matches!(&error, StoreError::Inconsistent(why) if why.contains("does not open")), "{error}");
-    house.shown(watches[0].id).await;
+    fixture.shown(watches[0].id).await;
 }
 
 crate::postgres::on_postgres_too! {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ringback::domain::{CancelScope, DeliveryStatus, DispatcherMessage, NextStep, PendingDelivery, Reason};
 use ringback::store::{DeliveryFilter, Replayable, RescheduleRetries, RetryDelivery, RetryRefusal};
 
-use super::{StoreFixture, at, observed, sends};
+use super::{StoreFixture, at, observed, take_deliveries};
 
 async fn retry_delivery(
     fixture: &StoreFixture,
@@ -16,8 +16,8 @@ async fn retry_delivery(
     fixture.store.retry_delivery(retry_delivery).await.expect("taken")
 }
 
-fn ids(sends: &[PendingDelivery]) -> Vec<ringback::domain::DeliveryId> {
-    sends.iter().map(|send| send.id).collect()
+fn ids(deliveries: &[PendingDelivery]) -> Vec<ringback::domain::DeliveryId> {
+    deliveries.iter().map(|delivery| delivery.id).collect()
 }
 
 #[tokio::test]
@@ -55,8 +55,8 @@ async fn a_retry_is_loaded_when_due_with_the_same_bytes() {
 #[tokio::test]
 async fn first_attempts_precede_retries_without_loaded_ones() {
     let fixture = StoreFixture::new().await;
-    let late = fixture.delivery("job_0").await;
-    fixture.record(&late, NextStep::Retry { step: 1, due_at: at(61) }).await;
+    let retried = fixture.delivery("job_0").await;
+    fixture.record(&retried, NextStep::Retry { step: 1, due_at: at(61) }).await;
     let mut first = Vec::new();
     for n in 1..=5 {
         first.push(fixture.delivery(&format!("job_{n}")).await.id);
@@ -65,9 +65,9 @@ async fn first_attempts_precede_retries_without_loaded_ones() {
     assert_eq!((ids(&page.deliveries), page.has_more), (first[..3].to_vec(), true));
     let page = fixture.page(at(100), 3, &first[..3]).await;
     let mut rest = first[3..].to_vec();
-    rest.push(late.id);
+    rest.push(retried.id);
     assert_eq!((ids(&page.deliveries), page.has_more), (rest.clone(), false));
-    let page = fixture.page(at(100), 3, &[&first[..], &[late.id]].concat()).await;
+    let page = fixture.page(at(100), 3, &[&first[..], &[retried.id]].concat()).await;
     assert!(page.deliveries.is_empty() && !page.has_more);
     // A clock that was set back does not delay first attempts.
     assert_eq!(ids(&fixture.page(at(0), 9, &[]).await.deliveries), first);
@@ -118,7 +118,7 @@ async fn later_deliveries_to_a_gone_destination_are_skipped() {
     let gone = watch.destinations[0].id;
     let watch = fixture.register(watch).await;
     fixture.store.record_observation(observed(watch.job_no, 0, 10, at(5))).await.expect("taken");
-    let sent = sends(&fixture.store);
+    let sent = take_deliveries(&fixture.store);
     assert_eq!(sent.len(), 4);
     let first = sent.iter().find(|send| send.destination.id == gone).expect("one to it");
     fixture.record(first, NextStep::Failed(Reason::Gone)).await;
@@ -135,7 +135,8 @@ async fn later_deliveries_to_a_gone_destination_are_skipped() {
         assert_eq!((delivery.status, delivery.reason), expected);
     }
     fixture.end(watch.job_no, 0).await;
-    let ending: Vec<_> = sends(&fixture.store).into_iter().map(|send| send.destination.id).collect();
+    let ending: Vec<_> =
+        take_deliveries(&fixture.store).into_iter().map(|send| send.destination.id).collect();
     assert_eq!(ending, [watch.destinations[1].0.id]);
 }
 
@@ -164,7 +165,7 @@ async fn a_failed_manual_retry_keeps_the_status() {
     let send = fixture.delivery("job_1").await;
     fixture.record(&send, NextStep::Failed(Reason::Exhausted)).await;
     assert!(matches!(retry_delivery(&fixture, &send, 80).await, Replayable::Done(())));
-    let messages = sends(&fixture.store);
+    let messages = take_deliveries(&fixture.store);
     assert!(messages.len() == 1 && messages[0].manual && messages[0].attempts == 1);
     assert_eq!(ids(&fixture.page(at(80), 10, &[]).await.deliveries), [send.id], "it outlives a crash");
     fixture.record(&send, NextStep::Unchanged).await;
@@ -236,7 +237,7 @@ async fn a_skipped_delivery_can_be_retried_manually() {
     let fixture = StoreFixture::new().await;
     let watch = fixture.register(fixture.follower("job_1")).await;
     fixture.store.record_observation(observed(watch.job_no, 0, 10, at(5))).await.expect("taken");
-    let send = sends(&fixture.store).remove(0);
+    let send = take_deliveries(&fixture.store).remove(0);
     fixture.end(watch.job_no, 0).await;
     assert_eq!(fixture.shown_delivery(send.id).await.0.status, DeliveryStatus::Skipped);
     assert!(matches!(retry_delivery(&fixture, &send, 80).await, Replayable::Done(())));

@@ -38,18 +38,18 @@ fn a_database_that_is_not_in_utf_8_is_refused() {
 
 #[test]
 fn an_unreachable_server_is_reported_without_its_password() {
-    let place = DatabaseLocation::Server("postgres://ringback:hush@127.0.0.1:1/ringback".to_owned());
-    let error = format!("{:#}", open(&place, START).expect_err("refused"));
+    let location = DatabaseLocation::Server("postgres://ringback:hush@127.0.0.1:1/ringback".to_owned());
+    let error = format!("{:#}", open(&location, START).expect_err("refused"));
     assert!(error.contains("the database cannot be reached") && !error.contains("hush"), "{error}");
-    assert!(!format!("{place:?}").contains("hush"));
+    assert!(!format!("{location:?}").contains("hush"));
 }
 
 #[tokio::test]
 async fn both_databases_have_the_same_tables_and_columns() {
     let Some(server) = shared("the tables of both") else { return };
     assert_eq!(on(), On::Sqlite);
-    let (_folder, place) = StoreFixture::new().await.close().await;
-    let db = Connection::open(file(&place)).expect("opens");
+    let (_folder, location) = StoreFixture::new().await.close().await;
+    let db = Connection::open(file(&location)).expect("opens");
     let sql = "select t.name || '.' || c.name from sqlite_master t, pragma_table_info(t.name) c
                where t.type = 'table' and t.name not like 'sqlite_%'";
     let mut all = db.prepare(sql).expect("a statement");

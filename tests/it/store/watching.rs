@@ -13,7 +13,7 @@ use ringback::store::{
 
 use EventType::{JobProcessing, JobProgress};
 
-use super::{StoreFixture, asked, at, ended, observed, plans, seen, sends};
+use super::{StoreFixture, asked, at, ended, observed, seen, take_deliveries, take_poller_messages};
 
 #[tokio::test]
 async fn watches_of_one_job_share_it_and_each_reaches_the_poller() {
@@ -24,7 +24,7 @@ async fn watches_of_one_job_share_it_and_each_reaches_the_poller() {
     assert_eq!(first.job_no, second.job_no);
     assert_ne!(first.job_no, other.job_no);
     assert_eq!((first.status, first.seen.status), (WatchStatus::Watching, JobStatus::Unknown));
-    let messages: Vec<(JobNo, u32)> = plans(&fixture.store)
+    let messages: Vec<(JobNo, u32)> = take_poller_messages(&fixture.store)
         .into_iter()
         .map(|plan| match plan {
             PollerMessage::Watch(facts) => (facts.no, facts.watching),
@@ -54,11 +54,11 @@ async fn a_registration_of_an_ended_job_polls_it_again() {
     let fixture = StoreFixture::new().await;
     let before = fixture.register(fixture.watch("job_1")).await;
     fixture.end(before.job_no, 0).await;
-    plans(&fixture.store);
+    take_poller_messages(&fixture.store);
     let after = fixture.register(fixture.watch("job_1")).await;
     assert_eq!(after.job_no, before.job_no);
     assert_eq!(after.seen.status, JobStatus::Unknown);
-    let [PollerMessage::Watch(facts)] = &plans(&fixture.store)[..] else { panic!("one plan") };
+    let [PollerMessage::Watch(facts)] = &take_poller_messages(&fixture.store)[..] else { panic!("one plan") };
     assert_eq!(facts.generation, 1);
     // Later observations of the first generation do not change it.
     fixture.end(before.job_no, 0).await;
@@ -126,7 +126,7 @@ async fn an_invalid_command_fails_alone() {
             assert!(matches!(answer, Ok(Replayable::Done(_))), "{n}: {answer:?}");
         }
     }
-    assert!(!fixture.store.refusing(), "a bad item is not the store's trouble");
+    assert!(!fixture.store.refusing(), "a bad item is not an error of the store");
 }
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn processing_is_notified_once_and_progress_is_numbered() {
         assert_eq!(fixture.store.record_observation(observed).await.expect("taken"), None);
     }
     assert_eq!(fixture.events().await, [JobProcessing, JobProgress, JobProgress, JobProgress]);
-    let sent = sends(&fixture.store);
+    let sent = take_deliveries(&fixture.store);
     assert_eq!(sent.len(), 4);
     assert!(sent.iter().all(|send| send.watch == follower.id));
     assert_eq!(fixture.shown(quiet.id).await.seen.progress, Some(30));
@@ -183,7 +183,7 @@ async fn only_the_first_ending_of_a_job_creates_events() {
     let shown = fixture.shown(watch.id).await;
     assert_eq!((shown.status, shown.ended_at), (WatchStatus::Completed, Some(at(60))));
     assert_eq!(shown.seen.progress, Some(100));
-    let sent = sends(&fixture.store);
+    let sent = take_deliveries(&fixture.store);
     assert_eq!(sent.len(), 1);
     let body = String::from_utf8(sent[0].body.to_vec()).expect("text");
     assert!(body.contains(r#""metadata":{"orderId": 42}"#), "byte for byte: {body}");
@@ -198,7 +198,7 @@ async fn an_unwanted_ending_is_recorded_and_not_sent() {
     let watch = fixture.register(watch).await;
     fixture.end(watch.job_no, 0).await;
     assert_eq!(fixture.events().await, [EventType::JobCompleted]);
-    assert!(sends(&fixture.store).is_empty());
+    assert!(take_deliveries(&fixture.store).is_empty());
 }
 
 #[tokio::test]
@@ -213,7 +213,7 @@ async fn the_raw_answer_goes_only_to_watches_that_want_it() {
     end.raw = Some(raw.into());
     fixture.store.end_job(end).await.expect("ended");
     for messages in [
-        sends(&fixture.store),
+        take_deliveries(&fixture.store),
         fixture.page(at(60), 10, &[]).await.deliveries.into_iter().map(Box::new).collect(),
     ] {
         assert_eq!(messages.len(), 2);
@@ -270,7 +270,7 @@ async fn only_expired_watches_end_with_the_last_observation() {
     let short = fixture.register(short).await;
     let long = fixture.register(fixture.watch("job_1")).await;
     fixture.store.record_observation(observed(short.job_no, 0, 40, at(5))).await.expect("taken");
-    plans(&fixture.store);
+    take_poller_messages(&fixture.store);
     let error = JobError { code: Some("deadline".to_owned()), message: None };
     let expire = ExpireWatches { job: short.job_no, until: at(101), error, now: at(102) };
     assert_eq!(
@@ -281,12 +281,13 @@ async fn only_expired_watches_end_with_the_last_observation() {
     assert_eq!(fixture.shown(short.id).await.status, WatchStatus::Expired);
     assert_eq!(fixture.shown(long.id).await.status, WatchStatus::Watching);
     let Some(PollerMessage::WatchersChanged { watching: 1, terms: Some(terms), .. }) =
-        plans(&fixture.store).pop()
+        take_poller_messages(&fixture.store).pop()
     else {
         panic!("one waits")
     };
     assert_eq!(terms.expires_at, at(86_400));
-    let body = String::from_utf8(sends(&fixture.store).pop().expect("notified").body.to_vec()).expect("text");
+    let body = String::from_utf8(take_deliveries(&fixture.store).pop().expect("notified").body.to_vec())
+        .expect("text");
     assert!(body.contains(r#""status":"expired""#) && body.contains("deadline"), "{body}");
     assert!(body.contains(r#""progress":40"#), "the rest is as last seen: {body}");
 }
@@ -297,8 +298,8 @@ async fn a_stop_skips_deliveries_and_keeps_an_earlier_ending() {
     let running = fixture.register(fixture.watch("job_1")).await;
     let over = fixture.register(fixture.watch("job_2")).await;
     fixture.end(over.job_no, 0).await;
-    let send = sends(&fixture.store).pop().expect("a delivery");
-    plans(&fixture.store);
+    let send = take_deliveries(&fixture.store).pop().expect("a delivery");
+    take_poller_messages(&fixture.store);
     fixture.stop(running.id).await;
     fixture.stop(over.id).await;
     assert_eq!(fixture.shown(running.id).await.status, WatchStatus::Stopped);
@@ -306,7 +307,7 @@ async fn a_stop_skips_deliveries_and_keeps_an_earlier_ending() {
     let (delivery, _) = fixture.shown_delivery(send.id).await;
     assert_eq!(delivery.status, DeliveryStatus::Skipped);
     assert_eq!(delivery.reason.map(|reason| reason.as_str()), Some("stopped"));
-    let messages = plans(&fixture.store);
+    let messages = take_poller_messages(&fixture.store);
     let [PollerMessage::WatchersChanged { job, watching: 0, terms: None }] = messages[..] else {
         panic!("{messages:?}")
     };
@@ -351,10 +352,10 @@ async fn a_requested_poll_survives_a_restart() {
     let fixture = StoreFixture::new().await;
     let watch = fixture.register(fixture.watch("job_1")).await;
     fixture.end(watch.job_no, 0).await;
-    plans(&fixture.store);
+    take_poller_messages(&fixture.store);
     let poll = PollNow { app: fixture.app, watch: watch.id, now: at(70) };
     assert!(matches!(fixture.store.poll_now(poll.clone()).await.expect("taken"), Replayable::Done(())));
-    let messages = plans(&fixture.store);
+    let messages = take_poller_messages(&fixture.store);
     let [PollerMessage::PollNow(facts)] = &messages[..] else { panic!("{messages:?}") };
     assert_eq!((facts.watching, facts.poll_requested), (0, true));
     let fixture = fixture.reopen(at(80)).await;

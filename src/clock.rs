@@ -27,7 +27,7 @@ const SLICE: Duration = Duration::from_secs(1);
 /// Smallest jump backward that counts. A smaller one is a correction of the clock.
 const MIN_JUMP: Duration = Duration::from_secs(1);
 
-/// Source of time.
+/// Source of the current time.
 #[derive(Clone, Debug)]
 pub enum Clock {
     /// The machine's wall clock.
@@ -150,7 +150,7 @@ impl SetBackDetector {
         Some(self.last.since(now)).filter(|jump| *jump >= MIN_JUMP)
     }
 
-    /// Records a reading, unless the clock was set back: [`Self::jump`] then goes on reporting the jump.
+    /// Records a reading, unless the clock was set back: [`Self::jump`] then continues to report the jump.
     pub fn advance(&mut self, now: Timestamp) {
         self.last = self.last.max(now);
     }

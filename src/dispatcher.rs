@@ -173,7 +173,7 @@ impl Dispatcher {
         if is_refusing { Some(now.plus(WRITE_RETRY_PAUSE)) } else { next }
     }
 
-    /// Prepares a step. While the store refuses writes, checks whether it still does. After the clock was set
+    /// Prepares a step. While the store refuses writes, checks whether it accepts them again. After the clock was set
     /// back, reschedules the waiting deliveries.
     pub async fn prepare(&self) {
         if self.store.refusing() {
@@ -309,7 +309,7 @@ impl Dispatcher {
         self.channels.send(message).await
     }
 
-    /// Applies what the result says about later deliveries of the same queue.
+    /// Applies the consequences of a result for later deliveries of the same queue.
     fn apply_to_queue(&self, delivery: &PendingDelivery, result: &AttemptResult) {
         let (queue, now) = (delivery.destination.queue.as_str(), self.clock.now());
         let channel = delivery.destination.channel;

@@ -14,12 +14,13 @@
 //!
 //! **With a proxy** (`[egress] proxy`) every HTTP exchange uses it, also those with allowed and with operator's
 //! addresses: a network with a proxy often has no other route. The proxy then resolves the names, so this program
-//! does not see the addresses that are connected to. What remains of the guard is the check at registration and
-//! the check of addresses in URLs; the proxy has to do the rest. The proxy's own name is trusted. Mail goes to its
-//! server directly: the server is the operator's, mostly inside the network, and few proxies permit its port.
+//! does not see the addresses that are connected to. Two parts of the guard remain: the check at registration
+//! and the check of addresses in URLs. The proxy is responsible for the rest. The proxy's own name is trusted. Mail is
+//! sent to its server directly: the server is the operator's, usually inside the network, and few proxies permit its
+//! port.
 //!
-//! This module does not decide when to send, where to, and what a response means. It is no substitute for a
-//! firewall, see `ranges`.
+//! This module decides neither when and where to send nor what a response means. It does not replace a firewall, see
+//! `ranges`.
 
 mod address;
 mod error;
@@ -58,7 +59,8 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 /// a shorter time fewer requests meet a connection that is being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Maximum number of unused connections to a host: the default number of concurrent sends, in case one host gets all.
+/// Maximum number of unused connections to a host. Equal to the default number of concurrent sends, because one host
+/// may get all of them.
 const IDLE_PER_HOST: usize = 512;
 
 /// Maximum size of the recorded response headers, in bytes.

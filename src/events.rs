@@ -1,8 +1,7 @@
 //! The public wire format of an event.
 //!
-//! It is serialised once, when the event is made, and stored as bytes. What is stored is what is
-//! signed and what is sent, on every attempt, across restarts and upgrades: a later version of this
-//! module changes new events only.
+//! An event is serialised once, when it is made, and stored as bytes. Every attempt signs and sends the stored
+//! bytes, also after a restart or an upgrade: a later version of this module changes new events only.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -10,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::domain::{EventId, EventType, Finished, JobError, Observation, Output, Timestamp, WatchId};
 
-/// What an event says of its watch.
+/// The part of an event that describes its watch.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
     /// The watch.
@@ -23,7 +22,7 @@ pub struct About<'a> {
     pub metadata: Option<&'a str>,
 }
 
-/// What [`finished`] reads of a body.
+/// The part of a body that [`finished`] reads.
 #[derive(Deserialize)]
 struct Ending {
     data: EndingData,
@@ -98,9 +97,8 @@ struct Data<'a> {
     metadata: &'a RawValue,
 }
 
-/// The body of an event of `event_type` that happened `at`. The job is described by `seen`; an
-/// ending that the provider did not speak of (`job.not_found`, `watch.expired`) gives its own
-/// `status` and `error`.
+/// Returns the body of an event of `event_type` at time `at`. `seen` describes the job. `own` replaces the status and
+/// the error of an ending that the provider did not report (`job.not_found`, `watch.expired`).
 pub fn body(
     event_type: EventType,
     at: Timestamp,
@@ -109,11 +107,11 @@ pub fn body(
     own: Option<(&str, &JobError)>,
 ) -> Vec<u8> {
     let data = data(about, seen, own);
-    // Strings, numbers and checked JSON: there is nothing in it that could fail.
+    // Cannot fail: the body consists of strings, numbers and checked JSON.
     serde_json::to_vec(&Body { event_type, timestamp: at, data }).unwrap_or_default()
 }
 
-/// The same as a `CloudEvents` message, whose source is the watch at `public_url`.
+/// Returns the same event as a `CloudEvents` message. Its source is the URL of the watch below `public_url`.
 pub fn cloud_event(
     id: EventId,
     event_type: EventType,
@@ -155,7 +153,7 @@ fn data<'a>(about: &About<'a>, seen: &'a Observation, own: Option<(&'a str, &'a 
     }
 }
 
-/// When the job ended, as a body of ours says; `None` for any other body.
+/// Returns the end of the job from a body in the default form; `None` for any other body.
 pub fn finished(body: &[u8]) -> Option<Finished> {
     let EndingData { provider, completed_at } = serde_json::from_slice::<Ending>(body).ok()?.data;
     Some(Finished { provider, at: completed_at? })

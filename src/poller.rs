@@ -5,7 +5,7 @@
 //! task. [`Poller::step`] starts the polls that are due and returns when to call it again. Nothing here sleeps,
 //! except to repeat a write while the database accepts no writes.
 //!
-//! **A poll that learns nothing writes nothing.** The number of polls, their times and their errors are kept in
+//! **A poll without a change writes nothing.** The number of polls, their times and their errors are kept in
 //! memory only.
 //!
 //! **The result of a poll is written before its job is scheduled again.** While the database accepts no writes, the

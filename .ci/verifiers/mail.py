@@ -1,8 +1,8 @@
-"""Do the mails of a running ringback arrive at a real SMTP server, and are they what they should be?
+"""Checks that the mails of a running ringback arrive at a real SMTP server with the expected content.
 
     mail.py target/release/ringback FOLDER
 
-aiosmtpd asks for STARTTLS and a login; Python's email package reads what it took. FOLDER holds `ca.pem`,
+aiosmtpd requires STARTTLS and a login; Python's email package parses the accepted mails. FOLDER holds `ca.pem`,
 `cert.pem` and `key.pem`, the certificate for localhost.
 """
 
@@ -23,13 +23,13 @@ LOGIN = LoginPassword(b"robot@example.com", "p:w/d#é".encode())
 
 
 class Office:
-    """Takes every mail."""
+    """Accepts every mail."""
 
     def __init__(self):
         self.mails = []
 
     async def handle_RCPT(self, server, session, envelope, address, options):
-        if address.startswith("nobody"):
+        if address.startswith("unknown"):
             return "550 5.1.1 no such user"
         envelope.rcpt_tos.append(address)
         return "250 OK"
@@ -47,7 +47,7 @@ def authenticate(server, session, envelope, mechanism, given):
 
 
 class Page(HTMLParser):
-    """What a browser would find: tags, where links lead, and the text."""
+    """Collects tags, the targets of links, and the text, as a browser reads them."""
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
@@ -116,13 +116,13 @@ def main(binary, folder):
         watches = {}
         for ending, text in CASES:
             to = f"{ending}.{text}@example.com"
-            watches[to] = ringback.watch(ending, text, email=[to, "nobody@example.com"])
+            watches[to] = ringback.watch(ending, text, email=[to, "unknown@example.com"])
         wait(120, "every mail", lambda: len(office.mails) >= len(CASES))
-        wait(10, "every delivery to be recorded", lambda: not ringback.ask("/v1/deliveries?status=pending")["data"])
+        wait(10, "every delivery to be recorded", lambda: not ringback.call("/v1/deliveries?status=pending")["data"])
         assert len(office.mails) == len(CASES)
         for to, content in office.mails:
             ending, text = to.removesuffix("@example.com").split(".")
-            deliveries = ringback.ask(f"/v1/deliveries?watchId={watches[to]}")["data"]
+            deliveries = ringback.call(f"/v1/deliveries?watchId={watches[to]}")["data"]
             by_status = {one["status"]: one for one in deliveries}
             assert set(by_status) == {"succeeded", "failed"} and by_status["failed"]["reason"] == "gone"
             ids = by_status["succeeded"]["id"], watches[to]

@@ -1,4 +1,4 @@
-"""A running ringback, and a provider that is played, for the checks beside this file."""
+"""A running ringback and a fake provider, for the checks in this folder."""
 
 import json
 import os
@@ -19,7 +19,7 @@ EVIL = (
     "\r\nBcc: x@y.example\r\n\r\n.\r\n<script>alert(1)</script>\" onload=\"x <!channel> @channel <@U123> "
     "<https://evil.example|ok> *b* `c` [a](javascript:x) {{ 7 * 7 }} \u202egpj.exe \x1b[31m & &amp; | =_"
 )
-# What a job may say, and what whoever registers may say of it (at most 4 KiB).
+# Texts of a job, metadata of its watch (at most 4 KiB), and the URL of its output.
 TEXTS = {
     "ordinary": ("The model failed.\nTry another prompt.", {"orderId": 42, "customer": "Ada"}, URL + "0.mp4"),
     "huge": ("W\U0001f600&<>" * 20_000, {"note": "&" * 3_900}, URL + "x" * 1_900),
@@ -35,7 +35,7 @@ def job(ending, text):
 
 
 def job_state(name):
-    """What the provider says of a job, or None where it knows none."""
+    """Returns the provider's answer about a job; None if it does not know the job."""
     _, ending, text = name.split("_")
     message, _, output = TEXTS[text]
     if ending == "not-found":
@@ -90,7 +90,7 @@ def provider():
 
 
 class Ringback:
-    """The real binary, until the end of a `with`."""
+    """Runs the real binary until the end of a `with`."""
 
     def __init__(self, binary, settings):
         self.folder = tempfile.TemporaryDirectory()
@@ -124,7 +124,7 @@ class Ringback:
         with open(self.log.name, encoding="utf-8", errors="replace") as log:
             return log.read()
 
-    def ask(self, path, body=None):
+    def call(self, path, body=None):
         headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers)
@@ -141,7 +141,7 @@ class Ringback:
             body["expiresIn"] = "2s"
         if ending == "processing":
             body["events"] = ["job.processing"]
-        return self.ask("/v1/watches", body)["id"]
+        return self.call("/v1/watches", body)["id"]
 
     def __exit__(self, failed, *_):
         self.process.terminate()
@@ -153,10 +153,10 @@ class Ringback:
         assert failed or status == 0, f"ringback's exit code after SIGTERM is {status}"
 
 
-def wait(seconds, what, look):
-    """Waits until `look` finds something."""
+def wait(seconds, what, check):
+    """Waits until `check` returns a true value, and returns it."""
     end = time.monotonic() + seconds
-    while not (found := look()):
+    while not (found := check()):
         assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
         time.sleep(0.1)
     return found

@@ -1,4 +1,4 @@
-"""Are the messages that a running ringback posts valid to Slack's own library?
+"""Checks with Slack's own library that the messages of a running ringback are valid.
 
     slack.py target/release/ringback
 
@@ -32,7 +32,7 @@ def handle(path, headers, body):
 
 
 def validate(thing):
-    """Every object of the library's within `thing`."""
+    """Returns every object of the library within `thing`."""
     if isinstance(thing, JsonObject):
         thing.validate_json()
         for value in vars(thing).values():
@@ -100,7 +100,7 @@ def main(binary):
             channel, path = f"#{ending}-{text}", f"/hooks/{ending}-{text}"
             channels[channel], paths[path] = (ending, text), (ending, text)
             ringback.watch(ending, text, notify=[{"type": "slack", "channel": channel}], slack=url + path)
-        # `not found` is told after a minute, when the provider has said so three times.
+        # `not found` is delivered after a minute, when the provider has reported it three times.
         wait(120, "every message", lambda: len(posted) == len(elsewhere) == len(CASES))
         for channel, case in channels.items():
             (payload,) = posted[channel]
@@ -109,9 +109,9 @@ def main(binary):
         for path in paths:
             (payload,) = elsewhere[path]
             check_attachments(payload)
-        wait(10, "every delivery to be recorded as succeeded", lambda: not ringback.ask(
+        wait(10, "every delivery to be recorded as succeeded", lambda: not ringback.call(
             "/v1/deliveries?status=pending")["data"])
-        assert not ringback.ask("/v1/deliveries?status=failed")["data"]
+        assert not ringback.call("/v1/deliveries?status=failed")["data"]
         for secret in (TOKEN, "/hooks/"):
             assert secret not in ringback.said(), f"{secret} is in the log"
     print(f"  {len(posted)} messages of blocks and {len(elsewhere)} of attachments are valid to slack_sdk")

@@ -1,4 +1,4 @@
-"""Metrics by Prometheus's own parser, and traces by OpenTelemetry's own messages, of a running ringback."""
+"""Checks a running ringback: metrics with Prometheus's parser, traces with OpenTelemetry's messages."""
 
 import sys
 import threading
@@ -35,7 +35,7 @@ def collector(path, headers, body):
 
 def receiver(_path, headers, _body):
     hooks.append(headers.get("traceparent"))
-    # The first is refused, so that it comes again.
+    # The first one is refused, so that a retry follows.
     return (500 if len(hooks) == 1 else 204), b""
 
 
@@ -105,14 +105,14 @@ def main():
     with Ringback(sys.argv[1], settings) as ringback:
         register(ringback.url, hook)
 
-        def told():
+        def delivered():
             families = scrape(ringback.url)
             ended = dict(channel="webhook", outcome="succeeded")
             done = value(families, "ringback_deliveries_ended", "ringback_deliveries_ended_total", **ended)
             return families if done == 1 else None
 
-        metrics(wait(30, "the receiver to be told", told))
-    # The last spans come before the end of the process.
+        metrics(wait(30, "the delivery to succeed", delivered))
+    # The last spans are exported before the process ends.
     assert hooks == [f"00-{TRACE}-{CLIENT}-01"] * 2, hooks
     traces()
 

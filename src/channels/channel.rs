@@ -1,4 +1,4 @@
-//! What a channel is: the row that describes it in the channel table, and the trait that it implements.
+//! Description of a channel: its row in the channel table, and the trait that it implements.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -33,8 +33,8 @@ pub struct ChannelSpec {
     pub queue: QueueScope,
     /// How fast messages may follow each other.
     pub pacing: Pacing,
-    /// Whether a destination that does not respond is skipped for a while. Not where the connection goes to
-    /// the operator's own server, whose failures do not depend on the recipient.
+    /// Whether attempts pause while a destination does not respond. False if the connection leads to the
+    /// operator's own server, because its failures do not depend on the recipient.
     pub has_breaker: bool,
     /// Templates of the messages.
     pub templates: &'static [&'static TemplateFile],
@@ -82,7 +82,7 @@ pub trait Channel: fmt::Debug + Send + Sync {
 /// An attempt that is being made.
 pub type SendFuture<'a> = Pin<Box<dyn Future<Output = AttemptResult> + Send + 'a>>;
 
-/// What channels need to send.
+/// Shared resources that channels use to send.
 #[derive(Debug)]
 pub struct Services {
     /// The outbound HTTP client, which also opens other connections.
@@ -135,7 +135,7 @@ pub enum ShownAddress<'a> {
     Channel(&'a str),
 }
 
-/// Which deliveries of an app share a destination queue, and with it their fate.
+/// Which deliveries of an app share a destination queue, and so its order, limits and breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueScope {
     /// Deliveries to the same scheme, host and port.
@@ -178,7 +178,7 @@ impl ChannelSetting {
     }
 }
 
-/// How a value of a setting is checked. An error says what is wrong without repeating a secret.
+/// How a value of a setting is checked. An error never repeats a secret.
 #[derive(Clone, Copy, Debug)]
 pub enum SettingCheck {
     /// A text.
@@ -212,7 +212,7 @@ impl SettingValues {
     }
 }
 
-/// What is wrong with the settings of a channel as a whole.
+/// Errors and warnings about the settings of a channel as a whole.
 #[derive(Debug, Default)]
 pub struct SettingsReport {
     /// Errors, each with the key where it is reported.

@@ -4,15 +4,15 @@
 //!
 //! - A **hook** of Slack accepts blocks and answers `ok`.
 //! - A **compatible hook** of another chat (Mattermost, Rocket.Chat) accepts the older attachments. Any 2xx
-//!   is a success, unless the response says otherwise.
+//!   is a success, unless the body contains `ok` or `success` with the value false.
 //! - A **channel** of Slack gets its messages from the operator's bot, through Slack's API, which answers 200
 //!   even when it refuses.
 //!
 //! The URL of a hook is a secret, because it alone permits posting. It is shown masked, and its destination
 //! queue is named by its hash.
 //!
-//! If the format of a message is refused, the same message is sent once more at once as plain text: plain
-//! text is better than no message.
+//! If the format of a message is refused, the same message is sent once more at once as plain text: a plain
+//! message is better than none.
 
 mod blocks;
 
@@ -319,7 +319,7 @@ fn classify(target: SlackTarget<'_>, received: &Received, clock: &Clock) -> (Out
         }
         (SlackTarget::Compatible(_), 200..=299) => {
             let json = serde_json::from_slice::<Value>(&received.body).unwrap_or_default();
-            if [&json["ok"], &json["success"]].iter().any(|says| **says == Value::Bool(false)) {
+            if [&json["ok"], &json["success"]].iter().any(|success| **success == Value::Bool(false)) {
                 retry(Some("chat: the hook answered that it failed".into()))
             } else {
                 (Outcome::Ok, None)
@@ -337,7 +337,7 @@ fn is_gone(code: &str) -> bool {
     matches!(code, "no_service" | "no_team" | "invalid_token" | "action_prohibited" | "channel_is_archived")
 }
 
-/// Returns the wait that a response asks for, in its header or else in its body.
+/// Returns the wait that a response requests, in its header or else in its body.
 fn retry_after(received: &Received, clock: &Clock) -> Option<Duration> {
     let header = received.header("retry-after").and_then(|text| parse_retry_after(text, clock.now()));
     header.or_else(|| {

@@ -1,9 +1,9 @@
-//! An event as the templates of mails and chat messages see it.
+//! The values of an event that the templates of mails and chat messages can use.
 //!
 //! Almost every text of an event comes from the provider or from the client that registered the watch. Here
-//! it is cleaned for any kind of page: no control characters, no marks that change the writing direction, no
+//! it is cleaned for every format: no control characters, no marks that change the writing direction, no
 //! line breaks where a single line is expected, a maximum length, and only http(s) links. The template adds
-//! what its format needs besides: HTML's escapes, or JSON's quotes.
+//! the escapes of its format, HTML or JSON.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -246,7 +246,7 @@ fn thumbnail(output: &Output) -> Option<String> {
 /// Returns the URL in its normalised spelling, if it is an http(s) URL.
 fn link(text: &str) -> Option<String> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "https" | "http"))?;
-    // Credentials before the host make a link look as if it led to another host.
+    // Credentials before the host make a link appear to lead to another host.
     let plain = url.username().is_empty() && url.password().is_none() && url.as_str().len() <= URL_MAX;
     plain.then(|| url.into())
 }

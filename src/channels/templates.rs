@@ -1,4 +1,4 @@
-//! Templates of the messages that people read: the embedded ones, and the operator's in place of them.
+//! Templates of mails and chat messages: the embedded ones, and the operator's files that replace them.
 //!
 //! A template is chosen by its file name, and the extension decides how it escapes: `.html` for HTML, `.json`
 //! for JSON, `.txt` not at all. The channel does the rest: it encodes the parts of a mail, and shortens its
@@ -9,7 +9,7 @@
 //!
 //! **A template never loses a message.** If an operator's template fails with values that no sample had, the
 //! embedded template is used for this message, and a warning is logged. A template has [`FUEL`] and a maximum
-//! size of its result, so it can neither take long nor grow large.
+//! size of its result, so its time and memory are bounded.
 //!
 //! `templates/README.md` lists the names that a template may use.
 
@@ -140,8 +140,8 @@ impl Templates {
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    // Without debug information, a release build does not name the unknown name. It costs nothing before an
-    // error.
+    // Without debug information, a release build does not name the unknown name. It costs nothing unless an
+    // error occurs.
     environment.set_debug(true);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEPTH_MAX);
@@ -188,7 +188,7 @@ fn render(
     if text.len() > file.max_bytes { Err(RenderError::TooLarge(text.len())) } else { Ok(text) }
 }
 
-/// Returns an error as `:line: what is wrong`.
+/// Returns an error as `:line: message`.
 fn located(error: &minijinja::Error) -> String {
     let line = error.line().map_or(String::new(), |line| format!(":{line}"));
     let detail = error.detail().map_or(String::new(), |detail| format!(": {detail}"));

@@ -134,7 +134,7 @@ pub enum SignatureError {
 }
 
 /// Verifies a signature. The comparison takes constant time. The timestamp is checked last, so that an error
-/// about it says that everything else is valid.
+/// about it means that everything else is valid.
 pub fn verify(
     secret: &Secret,
     id: &str,
@@ -220,8 +220,7 @@ async fn send(services: &Services, message: &Message<'_>) -> AttemptResult {
     result
 }
 
-/// Returns the secrets that sign: the destination's own one, or those of the app, of which there are two
-/// during a rotation.
+/// Returns the secrets that sign: the destination's secret, or else those of the app (two during a rotation).
 fn secrets(message: &Message<'_>) -> Vec<Secret> {
     if let Some(secret) = &message.delivery.destination.secret {
         return Secret::parse(secret).into_iter().collect();
@@ -246,7 +245,7 @@ fn headers(message: &Message<'_>, secrets: &[Secret]) -> Result<HeaderMap, Inval
     headers.insert(USER_AGENT, USER_AGENT_VALUE);
     headers.insert(EVENT, HeaderValue::from_static(delivery.event_type.as_str()));
     headers.insert(WATCH, delivery.watch.to_string().try_into()?);
-    // A header that was valid at the registration and is invalid today is left out: the message matters more.
+    // A header that was valid at the registration and is invalid today is left out, so that the message can still be sent.
     let trace = delivery.traceparent.as_deref();
     if let Some(trace) = trace.and_then(|trace| trace.try_into().ok()) {
         headers.insert(TRACE, trace);

@@ -1,7 +1,7 @@
 //! Circuit breakers of destinations that do not respond.
 //!
 //! Every attempt to reach a dead host takes the whole timeout, so a queue would make only a few attempts in
-//! twenty seconds, all of them in vain. After several unreachable attempts in a row, the breaker of the queue
+//! twenty seconds, and all of them would fail. After several unreachable attempts in a row, the breaker of the queue
 //! opens. While it is open, a delivery that falls due takes its next place in the schedule at once, with an
 //! attempt that is recorded as `destination_down`. From time to time an attempt is made as a **probe**. Any
 //! HTTP response, even a 500, closes the breaker.
@@ -22,7 +22,7 @@ const OPENS_AFTER: u32 = 5;
 /// Time between two probes, from the end of the first one.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Maximum number of unreachable queues that are kept. A forgotten queue makes a few more attempts in vain.
+/// Maximum number of unreachable queues that are kept. A forgotten queue makes a few more attempts that fail.
 const UNREACHABLE_MAX: usize = 10_000;
 
 /// Breakers of all queues.
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn unreachable_attempts_in_a_row_open_it_and_a_response_closes_it() {
+    fn unreachable_attempts_open_it_and_a_response_closes_it() {
         let a = "1 https a.example 443";
         let mut breakers = open(a);
         assert_eq!((breakers.admits(a, at(9)), breakers.open_count()), (false, 1));

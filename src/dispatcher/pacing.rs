@@ -1,13 +1,13 @@
 //! Pacing: channels that accept fewer messages than a destination queue may send.
 //!
-//! [`Pacing`] says what a channel accepts:
+//! [`Pacing`] describes what a channel accepts:
 //!
 //! - **A message per interval to one address**, for all apps together. Where several apps write to one chat,
 //!   their queues take turns. A 429 with `Retry-After` closes the address for that time.
 //! - **A few messages in flight**, for all addresses and apps together: the operator's mail server.
 //!
-//! A queue that is not admitted waits here and is returned when its time has come, so it is not asked for
-//! again and again. Nothing here is stored: after a restart every address is open. The limits hold for one
+//! A queue that is not admitted waits here and is returned at its time, so the dispatcher does not
+//! check it repeatedly. Nothing here is stored: after a restart every address is open. The limits hold for one
 //! process. Nodes that share a database would pace separately; a job and all its watches belong to one node.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -48,7 +48,7 @@ struct InFlight {
     count: usize,
     /// Queues that wait for the end of one of them, in turns.
     waiting: VecDeque<Arc<str>>,
-    /// The same queues, for look-up.
+    /// The same queues, for lookup by name.
     is_waiting: HashSet<Arc<str>>,
 }
 

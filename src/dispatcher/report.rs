@@ -1,4 +1,4 @@
-//! How an attempt is reported: in the attempt log of its delivery, in the log, and as a span.
+//! Reports of an attempt: in the attempt log of its delivery, in the log, and as a span.
 
 use crate::channels::AttemptResult;
 use crate::domain::{Attempt, NextStep, Outcome, PendingDelivery, Timestamp};

@@ -102,14 +102,14 @@ fn is_skipped(delivery: &PendingDelivery, watch: WatchId, scope: CancelScope) ->
         }
 }
 
-/// When a queue is to be read again after one of its deliveries was unloaded.
+/// Time at which a queue is to be read again, after one of its deliveries was unloaded.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum NextRead {
     /// At this time: the delivery is retried then.
     At(Timestamp),
     /// Now: a manual retry failed, and the delivery may still have its place in the schedule.
     Now,
-    /// Not because of this delivery.
+    /// This delivery is no reason to read the queue again.
     Never,
 }
 

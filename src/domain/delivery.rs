@@ -94,7 +94,7 @@ pub struct PendingDelivery {
     pub event_type: EventType,
     /// The watch that the event is about.
     pub watch: WatchId,
-    /// Where to send it.
+    /// Destination of the delivery.
     pub destination: Destination,
     /// W3C trace context of the registration.
     pub traceparent: Option<String>,

@@ -19,7 +19,7 @@ const LOCAL_MAX: usize = 64;
 const NAME_MAX: usize = 100;
 
 /// Domains of public mail services, sorted. The sender's own domain is permitted by default, but not if it is
-/// one of these: its other mailboxes belong to strangers.
+/// one of these: its other mailboxes belong to unrelated people.
 const PUBLIC_SERVICES: &[&str] = &[
     "126.com",
     "163.com",

@@ -1,6 +1,6 @@
-//! What an observation changes.
+//! Effects of an observation on a job.
 //!
-//! A poll that learns nothing writes nothing. The poller must therefore know what is stored. It keeps a [`Known`]
+//! A poll without a change writes nothing. The poller must therefore know what is stored. It keeps a [`Known`]
 //! for each job, which is small, because there may be a million.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -37,7 +37,7 @@ impl Known {
         Self { status: seen.status, progress, progressed_at, rest: fingerprint(seen) }
     }
 
-    /// Forgets enough that the next poll counts as a change, for a new watch that wants progress.
+    /// Discards the stored progress, so that the next poll counts as a change. For a new watch with progress events.
     pub fn forget(&mut self) {
         *self = Self { progress: None, progressed_at: Timestamp::default(), rest: 0, ..*self };
     }
@@ -57,7 +57,7 @@ pub enum Finding {
     Ended(EndingKind),
 }
 
-/// Decides what `seen` means for a job about which `known` is stored. A status that goes backwards is a change like
+/// Decides what `seen` means for a job about which `known` is stored. A status that moves backwards is a change like
 /// any other, because providers put jobs back into their queue.
 pub fn observe(known: &Known, seen: &Observation, now: Timestamp) -> Finding {
     if let Some(kind) = seen.status.ending() {

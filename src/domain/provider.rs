@@ -67,6 +67,6 @@ pub struct ProviderState {
     pub min_interval: Duration,
     /// Longest poll interval of one job.
     pub max_interval: Duration,
-    /// Lifetime of a watch that gives none.
+    /// Default lifetime of a watch.
     pub deadline: Duration,
 }

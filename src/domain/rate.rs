@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::format_duration;
 
-/// Largest count of a rate. For more, `off` is the right word.
+/// Largest count of a rate. `off` means no limit.
 const COUNT_MAX: u32 = 1_000_000;
 
 /// Units, the shortest first.
@@ -56,15 +56,15 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
 }
 
 /// Formats the time between two actions as a rate, in the shortest exact unit.
-pub fn format_rate(gap: Duration) -> String {
+pub fn format_rate(interval: Duration) -> String {
     let whole = |per: Duration| {
         // The time is the result of an integer division.
-        let count = (per.as_nanos() + gap.as_nanos() / 2).checked_div(gap.as_nanos())?;
+        let count = (per.as_nanos() + interval.as_nanos() / 2).checked_div(interval.as_nanos())?;
         let count = u32::try_from(count).ok().filter(|count| *count > 0)?;
-        (per / count == gap).then_some(count)
+        (per / count == interval).then_some(count)
     };
     let written = UNITS.into_iter().find_map(|(unit, per)| Some(format!("{}/{unit}", whole(per)?)));
-    written.unwrap_or_else(|| format!("1 in {}", format_duration(gap)))
+    written.unwrap_or_else(|| format!("1 in {}", format_duration(interval)))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The addresses that users can give, and those that the operator allows beyond: pure decisions on URLs,
-//! names and resolved addresses. `resolver` resolves names.
+//! Decides which addresses users can give, by default and by the operator's settings. Pure decisions on URLs, names
+//! and resolved addresses; `resolver` resolves names.
 //!
 //! A URL is parsed once, by the crate that the HTTP client also uses, and every later decision uses the parsed
 //! form. `http://0x7f.1/` and `http://①②⑦.0.0.1/` are then 127.0.0.1, and no second parser can read the host

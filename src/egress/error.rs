@@ -1,7 +1,7 @@
 //! Errors of an exchange, in texts that can be shown to the user who gave the address.
 //!
 //! The texts of the HTTP client are not used: they contain the URL with its query. The errors reveal nothing about
-//! forbidden addresses: no connection is made to them, so open, closed and absent ports cannot be told apart.
+//! forbidden addresses: no connection is made to them, so open, closed and absent ports cannot be distinguished.
 
 use std::error::Error;
 use std::io;

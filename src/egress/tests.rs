@@ -364,9 +364,9 @@ async fn a_decompression_bomb_is_limited_by_its_decoded_size() {
     assert_eq!(error.to_string(), "too_large: the answer is larger than 1048576 bytes");
 }
 
-/// Ten MiB of NUL in 64 KiB of gzip, by hand: one literal, then "258 times the byte before".
+/// Returns ten MiB of NUL in 64 KiB of gzip: one literal, then repeatedly "258 times the byte before".
 fn bomb() -> Vec<u8> {
-    // A last block with fixed codes; the literal 0; then again and again length 258, distance 1.
+    // A last block with fixed codes; the literal 0; then 40,000 times length 258, distance 1.
     let (block, literal, run) = ("110", "00110000", "1100010100000");
     let bits: Vec<u8> =
         [block, literal, &run.repeat(40_000)].concat().bytes().map(|bit| bit - b'0').collect();
@@ -374,7 +374,7 @@ fn bomb() -> Vec<u8> {
     [31, 139, 8, 0, 0, 0, 0, 0, 0, 255].into_iter().chain(deflated).collect()
 }
 
-/// What `hooks.example` shows, and the authority that vouches for it.
+/// Returns the TLS acceptor of `hooks.example`, and the authority that issued its certificate.
 fn certified() -> (TlsAcceptor, CertificateDer<'static>) {
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut authority = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
@@ -395,14 +395,14 @@ fn certified() -> (TlsAcceptor, CertificateDer<'static>) {
     (TlsAcceptor::from(Arc::new(config)), root)
 }
 
-/// An https server named `hooks.example`, and the authority that vouches for it.
+/// Starts an https server named `hooks.example`. Returns its port and its authority.
 async fn https() -> (u16, CertificateDer<'static>) {
     let (acceptor, root) = certified();
     let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            // A client that does not believe us hangs up here.
+            // A client that does not trust the certificate closes the connection here.
             if let Ok(mut stream) = acceptor.accept(stream).await {
                 answer_ok(&mut stream).await;
             }
@@ -560,7 +560,7 @@ async fn an_error_names_a_proxy_that_is_down_or_refuses() {
 }
 
 #[tokio::test]
-async fn with_a_proxy_urls_are_checked_without_a_look_up() {
+async fn with_a_proxy_urls_are_checked_without_a_lookup() {
     let (port, requests) = proxy().await;
     let egress = through(&format!("http://127.0.0.1:{port}"), Vec::new());
     assert!(egress.parse("https://10.0.0.1/").is_err());

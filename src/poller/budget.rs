@@ -2,7 +2,7 @@
 //!
 //! A budget limits the rate and the concurrency of polls. Three further limits apply after errors:
 //!
-//! - **Cooldown**, after a 429: polls were too fast. No poll starts until `Retry-After` has passed, or for 1, 2,
+//! - **Cooldown**, after a 429. No poll starts until `Retry-After` has passed, or for 1, 2,
 //!   4 … 60 s.
 //! - **Circuit breaker**, after errors of five distinct jobs within a minute and no successful poll: the provider
 //!   fails. One poll a second starts until one succeeds. Then the breaker closes and the backoffs of all jobs
@@ -62,10 +62,10 @@ enum Health {
     },
 }
 
-/// How the outcome of a poll changed the health, for the log.
+/// Change of the health by the outcome of a poll, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthChange {
-    /// Not at all.
+    /// No change.
     None,
     /// The breaker opened.
     Opened,

@@ -1,4 +1,4 @@
-//! What follows from the response to a poll: the change of the job's schedule, and what is to be written.
+//! Decisions about the response to a poll: the change of the job's schedule, and the rows to write.
 //!
 //! [`decide`] does no I/O. The caller performs the writes of the [`Decision`] in the order of its fields.
 
@@ -23,7 +23,7 @@ const GRACE_KNOWN: Duration = Duration::from_secs(15 * 60);
 /// Number of `not_found` outcomes in a row that are required as well.
 const GRACE_POLLS: u32 = 3;
 
-/// What a poll requires to be written.
+/// Writes that follow from a poll.
 #[derive(Default)]
 pub(super) struct Decision {
     pub(super) observed: Option<RecordObservation>,
@@ -106,7 +106,7 @@ pub(super) fn decide(
     decision
 }
 
-/// Decides what the description of a job means: nothing new, a change, or its end.
+/// Decides whether the description of a job shows nothing new, a change, or its end.
 fn decide_report(
     schedule: &mut JobSchedule,
     job: JobNo,

@@ -23,7 +23,7 @@ const PAGE: u32 = 10_000;
 /// Pause of a job after an error that indicates a bug, so that the bug is not repeated quickly.
 const AFTER_BUG: Duration = Duration::from_secs(60);
 
-/// Largest number of waiting polls that is counted for people. The scheduler is locked meanwhile.
+/// Largest number of waiting polls that is counted for the API. The scheduler is locked during the count.
 const WAITING_SHOWN: usize = 10_000;
 
 /// Polls jobs.

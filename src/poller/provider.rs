@@ -23,9 +23,9 @@ pub struct Provider {
     pub credential: Option<Masked>,
     /// Address that replaces the definition's.
     pub base_url: Option<Url>,
-    /// When to poll.
+    /// Poll intervals and deadlines.
     pub policy: PollPolicy,
-    /// How fast to poll.
+    /// Limits of rate and concurrency.
     pub limits: Limits,
 }
 

@@ -1,8 +1,8 @@
 //! The poll schedule of a job, as pure functions.
 //!
 //! Without a history of job durations, polls at the ages `t_k = c·k²` are never much worse than the best fixed
-//! interval, whatever the duration turns out to be. The interval grows with the square root of the age: the end
-//! of a short job is detected early, and a long job is not polled in vain. The price `c` is the number of
+//! interval, for any duration of the job. The interval grows with the square root of the age: the end
+//! of a short job is detected early, and a long job is not polled too often. The price `c` is the number of
 //! seconds of delay that one poll is worth. (Source: inspection theory, for the scale-free prior h(t) = 1/2t;
 //! Keller 1974.)
 //!

@@ -1,8 +1,8 @@
-//! The scheduler: when to poll each job that a watch waits for.
+//! The scheduler decides when each watched job is polled.
 //!
 //! The scheduler is kept in memory. It is built from the store's rows at start, so a crash loses nothing. It does
-//! no I/O and reads no clock: [`Scheduler::take_due`] returns what to do now, and [`Scheduler::next_due`] returns
-//! when to call it again.
+//! no I/O and reads no clock: [`Scheduler::take_due`] returns the actions that are due, and [`Scheduler::next_due`]
+//! returns when to call it again.
 //!
 //! **Two heaps for each credential.** One orders polls by time, the other orders expiries. Expiries come first,
 //! because the final poll of a job matters more than one poll of many. A heap entry stays when the schedule of
@@ -12,11 +12,11 @@
 //!
 //! **A job being polled is not scheduled.** From the start of a poll until its result is committed, nothing else
 //! schedules the job. Two polls of one job therefore never overlap. A message that arrives in between (another
-//! watch, a requested poll) is merged, and takes effect after the poll.
+//! watch, a requested poll) is merged, and is applied after the poll.
 //!
 //! **Messages arrive in commit order.** The store puts a message into the poller's mailbox before it replies to
-//! the caller of the write. The poller empties the mailbox before it acts on a response. When the ending of
-//! generation `g` is settled, it follows that:
+//! the caller of the write. The poller empties the mailbox before it acts on a response. Therefore, when the ending
+//! of generation `g` is committed:
 //!
 //! - every watch of generation `g` was merged, and has ended;
 //! - a watch of generation `g + 1` has already replaced the schedule.
@@ -25,8 +25,7 @@
 //!
 //! - The start of the final poll is the *cutoff*. Watches that expired until then end with its result.
 //! - If the final poll fails, it is repeated. 60 s after its first start, the watches end as unreachable.
-//! - They never end so while a poll is in flight. It may bring the end of the job, and that end may just be
-//!   reaching the same watches.
+//! - They do not end as unreachable while a poll is in flight, because its result may end the same watches.
 //! - While the breaker is open or the credential is paused, the 60 s count from `expires_at`, or from the start of
 //!   the process if that was later.
 //!
@@ -198,7 +197,7 @@ impl Scheduler {
         }
     }
 
-    /// Adds a job at start. Every job whose first poll is past is due at once; the rate spreads them.
+    /// Adds a job at start. A job with its first poll in the past is due at once; the rate spreads them.
     pub(super) fn load(&mut self, facts: &JobSnapshot, queue: usize, now: Timestamp) {
         let first = first_poll(&self.queues[queue].policy, facts.terms.as_ref(), facts.registered_at);
         self.insert(facts, queue);
@@ -254,7 +253,7 @@ impl Scheduler {
         }
     }
 
-    /// Returns what to do now. Each poll in it is granted by its budget, and counts as in flight.
+    /// Returns the actions that are due. The budget has granted each poll, which counts as in flight.
     pub(super) fn take_due(&mut self, now: Timestamp) -> Vec<Action> {
         let mut actions = Vec::new();
         for queue in &mut self.queues {

@@ -29,7 +29,7 @@ const SCHEMA: u32 = 1;
 /// Longest deadline: no watch lives longer.
 const MAX_DEADLINE: Duration = Duration::from_secs(30 * 86_400);
 
-/// Longest timeout. No status request takes longer, and a poll uses a place of the concurrency meanwhile.
+/// Longest timeout. No status request needs longer, and a poll uses a place of the concurrency during that time.
 const MAX_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Largest concurrency and burst. More requests at once would be a load test.
@@ -139,7 +139,7 @@ fn definition(file: File, report: &mut DefinitionErrors) -> Option<Definition> {
     })
 }
 
-/// Returns what the examples of a definition must show and do not, each as the end of a sentence.
+/// Returns the meanings that the examples of a definition must show and do not, each as the end of a sentence.
 fn missing(examples: &[Example]) -> Vec<&'static str> {
     let shows = |ending: Option<EndingKind>| {
         examples.iter().any(
@@ -378,7 +378,7 @@ fn status_words(table: StatusTable, report: &mut DefinitionErrors) -> StatusWord
 }
 
 impl Fold {
-    /// Returns the spelling under which a word is looked up.
+    /// Returns the spelling of a word for comparison.
     pub(super) fn apply(self, word: &str) -> String {
         match self {
             Self::None => word.to_owned(),

@@ -37,11 +37,11 @@ pub struct PollPolicy {
     pub min_interval: Duration,
     /// Longest poll interval of one job.
     pub max_interval: Duration,
-    /// Lifetime of a watch that gives none.
+    /// Default lifetime of a watch.
     pub deadline: Duration,
     /// Time for which `not_found` may mean "not yet created".
     pub not_found_grace: Duration,
-    /// Delay that one poll is worth: without history, the k-th poll is at the age `price`·k².
+    /// Accepted delay of the detection per saved poll: without history, the k-th poll is at the age `price`·k².
     pub price: Duration,
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Param {
     pattern: Option<(String, Regex)>,
     allowed: Option<Vec<String>>,
     encode: Encode,
-    /// Value of a registration that gives none; without a default, the parameter is required.
+    /// Value for registrations without the parameter; `None` if the parameter is required.
     pub(super) default: Option<String>,
 }
 

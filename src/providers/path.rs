@@ -1,6 +1,6 @@
 //! Paths in a response: `$.a.b`, `$.a[0]`, `$.a[*].b`.
 //!
-//! The language is a small part of `JSONPath`, without filters, recursive descent and slices. A look-up therefore
+//! The language is a small part of `JSONPath`, without filters, recursive descent and slices. A lookup therefore
 //! visits each node of the response at most once, and cannot fail.
 
 use serde_json::Value;

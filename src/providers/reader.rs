@@ -8,8 +8,8 @@
 //! 3. `not_found`: as the definition describes it;
 //! 4. `error`: everything else.
 //!
-//! Any other response is about the job if it names the requested job and has a status. From there on, nothing is
-//! an error: a field of the wrong type is null. An unknown status word ends no job, so a provider may add words.
+//! Any other response is about the job if it names the requested job and has a status. The other fields cannot
+//! cause an error: a field of the wrong type is null. An unknown status word ends no job, so a provider may add words.
 
 use std::collections::HashMap;
 
@@ -177,8 +177,8 @@ impl Reader {
 }
 
 impl NotFound {
-    /// Returns whether a response reports an unknown job. A 404 without the expected code comes from a wrong
-    /// address or from a proxy.
+    /// Returns whether a response reports an unknown job. A 404 without the expected code is the
+    /// response of a proxy or of a wrong address.
     fn applies(&self, status: u16, answer: &Value) -> bool {
         let marked = || match self.path.find(answer, label) {
             Some(code) => self.values.is_empty() || self.values.contains(&code),

@@ -200,9 +200,9 @@ fn a_field_of_the_wrong_type_is_null_and_affects_no_other() {
 #[test]
 fn progress_is_always_between_0_and_100() {
     let table = [("-5", 0), ("0", 0), ("49.9", 49), ("100", 100), ("1e300", 100), ("99.99", 99)];
-    for (told, shown) in table {
-        let body = format!(r#"{{"jobId": "job_1", "status": "processing", "progress": {told}}}"#);
-        assert_eq!(report(muvi(200, &body)).observation.progress, Some(shown), "{told}");
+    for (given, shown) in table {
+        let body = format!(r#"{{"jobId": "job_1", "status": "processing", "progress": {given}}}"#);
+        assert_eq!(report(muvi(200, &body)).observation.progress, Some(shown), "{given}");
     }
 }
 
@@ -214,10 +214,10 @@ fn a_future_time_is_shown_and_an_unrepresentable_one_is_null() {
     assert_eq!(job.created_at.unwrap().to_string(), "2998-12-31T23:00:00.000Z");
     assert_eq!(job.completed_at, None);
     let openai = embedded();
-    for told in ["-1", "1e30", "99999999999999", "\"1719168000\"", "true"] {
-        let body = format!(r#"{{"id": "batch_1", "status": "completed", "created_at": {told}}}"#);
+    for given in ["-1", "1e30", "99999999999999", "\"1719168000\"", "true"] {
+        let body = format!(r#"{{"id": "batch_1", "status": "completed", "created_at": {given}}}"#);
         let meaning = openai.get("openai-batch").unwrap().interpret("batch_1", 200, body.as_bytes());
-        assert_eq!(report(meaning).observation.created_at, None, "{told}");
+        assert_eq!(report(meaning).observation.created_at, None, "{given}");
     }
 }
 

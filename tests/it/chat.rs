@@ -110,8 +110,8 @@ impl Chat {
     }
 
     /// Scripts the next responses to paths with this end.
-    pub fn script(&self, end: &str, said: impl IntoIterator<Item = Response>) {
-        self.state.change(|state| state.script.entry(end.to_owned()).or_default().extend(said));
+    pub fn script(&self, end: &str, responses: impl IntoIterator<Item = Response>) {
+        self.state.change(|state| state.script.entry(end.to_owned()).or_default().extend(responses));
     }
 
     /// Waits for the next unread message.
@@ -127,7 +127,7 @@ impl Chat {
     /// Ends a test: checks that no message is unread and that no error was found.
     pub fn finish(self) {
         let state = self.state.lock();
-        assert!(state.unread.is_empty(), "nobody read {:#?}", state.unread);
+        assert!(state.unread.is_empty(), "unread messages: {:#?}", state.unread);
         assert!(state.errors.is_empty(), "{:#?}", state.errors);
     }
 }

@@ -63,10 +63,10 @@ async fn a_slack_hook_gets_blocks_and_is_shown_masked() {
         (&delivery["attempts"][0]["statusCode"], &delivery["attempts"][0]["responseBody"]),
         (&json!(200), &json!("ok"))
     );
-    let story = t.get(&format!("/v1/watches/{watch}/timeline")).await;
+    let timeline = t.get(&format!("/v1/watches/{watch}/timeline")).await;
     let list = t.get("/v1/watches").await;
     let made = t.post("/v1/watches", &json!({ "jobId": "job_1", "notify": [chat.hook("hush")] })).await;
-    for answer in [story.text(), list.text(), made.text(), &delivery.to_string()] {
+    for answer in [timeline.text(), list.text(), made.text(), &delivery.to_string()] {
         assert!(!answer.contains("hush"), "{answer}");
     }
     t.pass(minutes(1)).await;
@@ -247,17 +247,17 @@ async fn an_invalid_slack_address_is_reported_at_its_field() {
         ],
     });
     let problem = t.post("/v1/watches", &body).await.expect(422);
-    let mut told: Vec<(&str, &str)> = problem["errors"]
+    let mut found: Vec<(&str, &str)> = problem["errors"]
         .as_array()
         .unwrap()
         .iter()
         .map(|fault| (fault["pointer"].as_str().unwrap(), fault["detail"].as_str().unwrap()))
         .collect();
-    told.sort_unstable();
+    found.sort_unstable();
     let trigger = "is the trigger of a workflow, which accepts no messages: give an incoming webhook, \
                    https://hooks.slack.com/services/…";
     assert_eq!(
-        told,
+        found,
         [
             (
                 "/notify/0/slack",

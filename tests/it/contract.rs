@@ -71,7 +71,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("smtp.allow", "only_permitted_recipients_are_accepted"),
     ("slack.bot_token", "a_channel_gets_its_message_from_the_bot"),
     ("slack.api_url", "a_channel_gets_its_message_from_the_bot"),
-    ("templates.path", "an_invalid_template_is_refused_at_start_and_a_valid_one_is_used"),
+    ("templates.path", "an_invalid_template_is_refused_at_start"),
     ("telemetry.otlp_endpoint", "spans_of_a_watch_form_one_tree_across_a_restart"),
     ("telemetry.otlp_headers", "opentelemetry_variables_override_our_names"),
     ("telemetry.service_name", "opentelemetry_variables_override_our_names"),

@@ -9,10 +9,10 @@ async fn demo_receives_every_expected_webhook() {
     demo.arg("demo").kill_on_drop(true);
     let ran = tokio::time::timeout(Duration::from_secs(40), demo.output()).await;
     let output = ran.expect("it ends by itself").expect("it runs");
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
     for word in ["job.completed", "job.failed", "job.cancelled", "watch.expired", "signature verified"] {
-        assert!(told.contains(word), "{word}: {told}");
+        assert!(printed.contains(word), "{word}: {printed}");
     }
-    assert!(!told.contains("not verified"), "{told}");
+    assert!(!printed.contains("not verified"), "{printed}");
 }

@@ -181,7 +181,7 @@ impl Held {
 
     /// Returns when no client waits for a response.
     pub async fn none(&self) {
-        self.0.until("nobody to wait", |slots| (slots.count() == 0).then_some(())).await;
+        self.0.until("no waiting client", |slots| (slots.count() == 0).then_some(())).await;
     }
 
     pub fn hold(&self, gate: Option<watch::Receiver<bool>>) -> Holding {
@@ -225,13 +225,13 @@ impl<T> Shared<T> {
         changed
     }
 
-    /// Returns when `look` returns a value.
-    pub async fn until<R>(&self, what: &str, mut look: impl FnMut(&mut T) -> Option<R>) -> R {
+    /// Returns the first value that `check` returns; calls it after each change.
+    pub async fn until<R>(&self, what: &str, mut check: impl FnMut(&mut T) -> Option<R>) -> R {
         let mut changes = self.changes.subscribe();
         let found = guarded(what, async {
             loop {
                 changes.mark_unchanged();
-                if let Some(found) = look(&mut self.lock()) {
+                if let Some(found) = check(&mut self.lock()) {
                     return found;
                 }
                 changes.changed().await.unwrap();
@@ -395,13 +395,13 @@ impl Provider {
 
     /// Returns after `n` polls of a job.
     pub async fn polled(&self, job: &str, n: usize) {
-        let what = format!("{n} looks at {job}");
+        let what = format!("{n} polls of {job}");
         self.shared.until(&what, |jobs| (jobs.job(job).polls.len() >= n).then_some(())).await;
     }
 
     /// Returns after `n` polls of any jobs.
     pub async fn polled_in_all(&self, n: usize) {
-        self.shared.until("looks", |jobs| (jobs.polls.len() >= n).then_some(())).await;
+        self.shared.until("polls", |jobs| (jobs.polls.len() >= n).then_some(())).await;
     }
 
     /// Returns the errors of requests that no provider would accept.
@@ -426,9 +426,9 @@ impl Jobs {
             self.complaints.push(format!("the provider got another key: {request:?}"));
             return error(401, "UNAUTHORIZED", "Invalid API key");
         }
-        let asked = request.path.strip_prefix("/v1/jobs/").filter(|_| request.method == "GET");
-        let Some(name) = asked else {
-            self.complaints.push(format!("the provider was asked something else: {request:?}"));
+        let polled = request.path.strip_prefix("/v1/jobs/").filter(|_| request.method == "GET");
+        let Some(name) = polled else {
+            self.complaints.push(format!("the provider got another request: {request:?}"));
             return Reply::status(404);
         };
         self.polls.push((now, name.to_owned()));
@@ -439,7 +439,7 @@ impl Jobs {
             return scripted;
         }
         if job.state.is_null() {
-            self.complaints.push(format!("nobody submitted {name}"));
+            self.complaints.push(format!("the job {name} was not submitted"));
             return error(404, "JOB_NOT_FOUND", "Job not found");
         }
         let state = job.state.clone();

@@ -316,7 +316,7 @@ impl Harness {
         if let Some((server, name)) = &self.database {
             let (server, name) = (*server, name.clone());
             let free = tokio::task::spawn_blocking(move || {
-                server.ask(&name, "select pg_advisory_lock(x'72696e676261636b'::bit(64)::bigint)")
+                server.query(&name, "select pg_advisory_lock(x'72696e676261636b'::bit(64)::bigint)")
             });
             guarded("the database", free).await.unwrap();
             return;

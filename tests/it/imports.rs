@@ -1,6 +1,6 @@
 //! Rules for imports: the graph of the modules, the layers within a module, and no circles between files.
 //!
-//! The tests read sources as text. They look at every path in `use` declarations and in other code, and follow
+//! The tests read sources as text. They read every path in `use` declarations and in other code, and follow
 //! it to the file that *defines* the item:
 //!
 //! - A re-export (`pub use`) is followed to its origin. So a parent file that only declares and re-exports its

@@ -116,7 +116,7 @@ async fn no_mail(stream: tokio::net::TcpStream) {
 struct Program {
     child: Child,
     address: SocketAddr,
-    said: tokio::task::JoinHandle<String>,
+    log: tokio::task::JoinHandle<String>,
 }
 
 fn command(folder: &Path, settings: &[(&str, String)]) -> Command {
@@ -157,16 +157,16 @@ impl Program {
         let mut child = command(folder, settings).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut stderr = child.stderr.take().unwrap();
-        let said = tokio::spawn(async move {
-            let mut said = Vec::new();
-            stderr.read_to_end(&mut said).await.unwrap();
-            String::from_utf8(said).unwrap()
+        let log = tokio::spawn(async move {
+            let mut log = Vec::new();
+            stderr.read_to_end(&mut log).await.unwrap();
+            String::from_utf8(log).unwrap()
         });
-        let mut said = said;
+        let mut log = log;
         let listening = async {
             loop {
                 let Some(line) = lines.next_line().await.unwrap() else {
-                    panic!("it does not start: {}", (&mut said).await.unwrap());
+                    panic!("it does not start: {}", (&mut log).await.unwrap());
                 };
                 if let Some(address) = line.strip_prefix("ringback listens on http://") {
                     return address.parse().unwrap();
@@ -174,7 +174,7 @@ impl Program {
             }
         };
         let address = guarded("the address", listening).await;
-        Self { child, address, said }
+        Self { child, address, log }
     }
 
     async fn send(&self, method: &str, path: &str, key: &str, body: &Value) -> Answer {
@@ -190,7 +190,7 @@ impl Program {
         let pid = Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
         assert!(guarded("the end", self.child.wait()).await.unwrap().success());
-        guarded("its stderr", self.said).await.unwrap()
+        guarded("its stderr", self.log).await.unwrap()
     }
 }
 
@@ -221,7 +221,7 @@ async fn use_every_secret(program: &Program, world: &World) -> Vec<String> {
     let wrong = json!({ "jobId": "../x", "callbackUrl": format!("ftp://u:{}@x", canary::QUERY), "secret": canary::SIGNING });
     program.send("POST", "/v1/watches", &made, &wrong).await.expect(422);
     program.send("GET", &format!("/nowhere?key={}", canary::QUERY), &made, &Value::Null).await.expect(404);
-    let told = async {
+    let delivered = async {
         loop {
             let path = "/v1/deliveries?status=succeeded&limit=200";
             let found = program.send("GET", path, key, &Value::Null).await.expect(200);
@@ -231,14 +231,14 @@ async fn use_every_secret(program: &Program, world: &World) -> Vec<String> {
             }
         }
     };
-    guarded("every delivery", told).await;
+    guarded("every delivery", delivered).await;
     let secret = app["signingSecret"].as_str().or(app["secret"].as_str()).map(str::to_owned);
     [Some(made), secret].into_iter().flatten().collect()
 }
 
-fn holds_no_secret(said: &str, made: &[String]) {
+fn holds_no_secret(log: &str, made: &[String]) {
     for canary in canary::ALL.iter().copied().chain(made.iter().map(String::as_str)) {
-        let line = said.lines().find(|line| line.contains(canary));
+        let line = log.lines().find(|line| line.contains(canary));
         assert_eq!(line, None, "{canary} is in the log");
     }
 }
@@ -258,12 +258,12 @@ async fn text_logs_hold_no_secret_and_no_forged_line() {
     let settings = settings(&world, "trace,ringback=trace", "text");
     let program = Program::start(folder.path(), &settings).await;
     let made = use_every_secret(&program, &world).await;
-    let said = program.end().await;
-    holds_no_secret(&said, &made);
-    assert!(said.contains("gotcha"), "the attempt was made");
-    assert!(said.contains("*** is wrong"), "the key was given back");
+    let log = program.end().await;
+    holds_no_secret(&log, &made);
+    assert!(log.contains("gotcha"), "the attempt was made");
+    assert!(log.contains("*** is wrong"), "the key was given back");
     let levels = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
-    for line in said.lines() {
+    for line in log.lines() {
         let mut words = line.split_whitespace();
         let time = words.next().unwrap_or_default();
         assert!(time.len() == 27 && time.ends_with('Z'), "not a line of ours: {line:?}");
@@ -271,8 +271,7 @@ async fn text_logs_hold_no_secret_and_no_forged_line() {
         assert!(!line.contains(char::is_control), "{line:?}");
     }
     assert!(
-        !said
-            .lines()
+        !log.lines()
             .any(|line| line.contains(" ringback::forged: ")
                 && line.starts_with("2026-02-18T15:00:00.000000Z"))
     );
@@ -281,7 +280,7 @@ async fn text_logs_hold_no_secret_and_no_forged_line() {
 #[tokio::test]
 async fn the_log_filter_decides_what_is_logged() {
     let world = World::start().await;
-    for (filter, said, unsaid) in [
+    for (filter, expected, absent) in [
         ("off", &[][..], &["ready", "stopping"][..]),
         ("error", &[], &["ready"]),
         ("info", &["INFO ringback::app: ready"], &["DEBUG", "TRACE"]),
@@ -292,8 +291,8 @@ async fn the_log_filter_decides_what_is_logged() {
         let program = Program::start(folder.path(), &settings(&world, filter, "text")).await;
         program.send("GET", "/v1/watches", canary::API_KEY, &Value::Null).await;
         let log = program.end().await;
-        assert!(said.iter().all(|word| log.contains(word)), "{filter}: {log}");
-        assert!(!unsaid.iter().any(|word| log.contains(word)), "{filter}: {log}");
+        assert!(expected.iter().all(|word| log.contains(word)), "{filter}: {log}");
+        assert!(!absent.iter().any(|word| log.contains(word)), "{filter}: {log}");
     }
 }
 
@@ -302,8 +301,8 @@ async fn a_failed_attempt_is_logged_with_its_error() {
     let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());
     let program = Program::start(folder.path(), &settings(&world, "ringback=debug", "json")).await;
     use_every_secret(&program, &world).await;
-    let said = program.end().await;
-    let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let log = program.end().await;
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let empty = lines.iter().find(|line| line.as_object().unwrap().values().any(|value| value == ""));
     assert!(empty.is_none(), "{empty:?}");
     let failed: Vec<&Value> =
@@ -317,11 +316,11 @@ async fn json_logs_have_documented_fields_and_no_secret() {
     let settings = settings(&world, "trace,ringback=trace", "json");
     let program = Program::start(folder.path(), &settings).await;
     let made = use_every_secret(&program, &world).await;
-    let said = program.end().await;
-    holds_no_secret(&said, &made);
+    let log = program.end().await;
+    holds_no_secret(&log, &made);
     let documented = documented();
     let (mut ours, mut wrong) = (0, String::new());
-    for line in said.lines() {
+    for line in log.lines() {
         let object: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         let object = object.as_object().unwrap();
         for always in ["timestamp", "level", "target", "message"] {

@@ -54,10 +54,10 @@ pub enum Quirk {
 }
 
 impl Quirk {
-    fn at(&self, asked: &str) -> bool {
+    fn at(&self, step: &str) -> bool {
         match self {
             Self::Replies(word, _) | Self::Silent(word) | Self::Half(word) | Self::Hangs(word) => {
-                *word == asked
+                *word == step
             }
             Self::None | Self::Dribbles => false,
         }
@@ -231,7 +231,7 @@ impl MailServer {
     /// Ends a test: checks that no mail is unread and that no error was found.
     pub fn finish(self) {
         let office = self.office.lock();
-        assert!(office.unread.is_empty(), "nobody read {:#?}", office.unread);
+        assert!(office.unread.is_empty(), "unread mails: {:#?}", office.unread);
         assert!(office.complaints.is_empty(), "{:#?}", office.complaints);
     }
 }

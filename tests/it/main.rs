@@ -1,5 +1,5 @@
-//! The guarantees, tried on the real application from outside: over its API, with a provider and a
-//! receiver that are played, and a clock that is moved by hand. The store has a suite of its own.
+//! Tests of the guarantees on the real application, through its API, with a fake provider, a fake receiver and a
+//! manual clock. The store has its own tests.
 
 #![allow(
     clippy::cast_precision_loss,
@@ -20,7 +20,7 @@
     clippy::unwrap_used,
     clippy::vec_box,
     clippy::wildcard_enum_match_arm,
-    reason = "a test is read as a story, and whatever it did not expect is a failure"
+    reason = "a test is read from top to bottom, and a panic is a failure"
 )]
 
 mod api;

@@ -197,9 +197,10 @@ async fn only_requested_events_are_sent_but_every_ending_is_recorded() {
     t.provider.failed("job_1");
     let hook = t.receiver.url("/hook");
     t.register(&json!({ "jobId": "job_1", "events": ["job.completed"], "callbackUrl": hook })).await;
-    let heard = t.register(&json!({ "jobId": "job_1", "events": ["job.failed"], "callbackUrl": hook })).await;
+    let registered =
+        t.register(&json!({ "jobId": "job_1", "events": ["job.failed"], "callbackUrl": hook })).await;
     t.pass(seconds(5)).await;
-    assert_eq!(t.receiver.next().await.watch(), heard);
+    assert_eq!(t.receiver.next().await.watch(), registered);
     let events = t.get("/v1/events").await.expect(200);
     let types: Vec<&Value> = events["data"].as_array().unwrap().iter().map(|event| &event["type"]).collect();
     assert_eq!(types, ["job.failed", "job.failed"]);
@@ -527,14 +528,14 @@ async fn a_timeline_lists_what_happened_in_order() {
     t.provider.completed("job_1");
     t.pass(minutes(1)).await;
     t.receiver.take(2).await;
-    let story = t.get(&format!("/v1/watches/{watch}/timeline")).await.expect(200);
-    let story = story["data"].as_array().unwrap();
+    let timeline = t.get(&format!("/v1/watches/{watch}/timeline")).await.expect(200);
+    let timeline = timeline["data"].as_array().unwrap();
     let times: Vec<Timestamp> =
-        story.iter().map(|line| Timestamp::parse(line["at"].as_str().unwrap()).unwrap()).collect();
+        timeline.iter().map(|entry| Timestamp::parse(entry["at"].as_str().unwrap()).unwrap()).collect();
     assert!(times.is_sorted(), "{times:?}");
-    let words = story.iter().map(|line| {
-        let word = ["status", "eventType", "statusCode"].iter().find_map(|field| line.get(field));
-        format!("{} {}", line["kind"].as_str().unwrap(), word.unwrap_or(&Value::Null))
+    let words = timeline.iter().map(|entry| {
+        let word = ["status", "eventType", "statusCode"].iter().find_map(|field| entry.get(field));
+        format!("{} {}", entry["kind"].as_str().unwrap(), word.unwrap_or(&Value::Null))
     });
     insta::assert_snapshot!(words.collect::<Vec<_>>().join("\n"), @r#"
     registered null

@@ -294,10 +294,10 @@ async fn with_metrics_listen_only_that_port_serves_metrics() {
     let t = Harness::with(&[("RINGBACK_METRICS_LISTEN", "127.0.0.1:0")]).await;
     assert_eq!(t.get("/metrics").await.status, 404);
     let own = t.metrics_address().unwrap();
-    let ask = async |path: &str| wire::exchange(own, &wire::request("GET", path, &[], b"")).await.unwrap();
-    assert!(Scrape::read(ask("/metrics").await.text()).of("process_start_time_seconds") > 0.0);
-    assert_eq!(ask("/v1/watches").await.status, 404);
-    assert_eq!(ask("/healthz").await.status, 404);
+    let fetch = async |path: &str| wire::exchange(own, &wire::request("GET", path, &[], b"")).await.unwrap();
+    assert!(Scrape::read(fetch("/metrics").await.text()).of("process_start_time_seconds") > 0.0);
+    assert_eq!(fetch("/v1/watches").await.status, 404);
+    assert_eq!(fetch("/healthz").await.status, 404);
     t.finish().await;
 }
 

@@ -172,7 +172,7 @@ fn previous_release() -> (tempfile::TempDir, DatabaseLocation) {
         On::Postgres => {
             let server = shared("a database of the previous release").expect("a server");
             let name = server.empty();
-            server.ask(&name, include_str!("migrations/postgres_schema_2.sql"));
+            server.query(&name, include_str!("migrations/postgres_schema_2.sql"));
             DatabaseLocation::Server(server.url(&name))
         }
     };

@@ -1,5 +1,5 @@
-//! The document that describes the API says what is true: it is compared with the routes, with what is
-//! read, and, by [`check`], with every answer that any test gets.
+//! The OpenAPI document agrees with the API. It is compared with the routes, with the fields that the program
+//! reads, and, by [`check`], with every answer that a test gets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +16,7 @@ use crate::wire::Answer;
 static DOCUMENT: LazyLock<Value> =
     LazyLock::new(|| serde_json::from_str(ringback::api::document()).expect("JSON"));
 
-/// Every operation: method, path, and what is said of it.
+/// Returns every operation: method, path and description.
 fn operations() -> Vec<(&'static str, &'static str, &'static Value)> {
     let paths = DOCUMENT["paths"].as_object().unwrap();
     let of_path = |(path, methods): (&'static String, &'static Value)| {
@@ -26,7 +26,7 @@ fn operations() -> Vec<(&'static str, &'static str, &'static Value)> {
     paths.iter().flat_map(of_path).collect()
 }
 
-/// The operation that answers a request, if there is one.
+/// Returns the operation that answers a request.
 fn operation(method: &str, path: &str) -> Option<&'static Value> {
     let path = path.split('?').next().unwrap_or("");
     let methods = &DOCUMENT["paths"][path];
@@ -44,7 +44,7 @@ fn operation(method: &str, path: &str) -> Option<&'static Value> {
     methods.get(method.to_lowercase())
 }
 
-/// Fails the test that got an answer which is not documented.
+/// Fails the test if an answer is not documented.
 #[track_caller]
 pub fn check(method: &str, path: &str, answer: &Answer) {
     let Some(operation) = operation(method, path) else {
@@ -71,7 +71,8 @@ pub fn check(method: &str, path: &str, answer: &Answer) {
     }
 }
 
-/// JSON Schema, as far as the document uses it; and what it does not name is wrong, too, but for `also`.
+/// Validates a value by the part of JSON Schema that the document uses. Fields that the schema does not name are
+/// errors, except those in `also`.
 fn validate(value: &Value, schema: &Value, also: &[String], at: &str, wrong: &mut Vec<String>) {
     let schema = resolve(schema);
     if let Some(choices) = schema["oneOf"].as_array() {
@@ -105,7 +106,7 @@ fn validate(value: &Value, schema: &Value, also: &[String], at: &str, wrong: &mu
         "boolean" => value.is_boolean(),
         "array" => value.is_array(),
         "object" => value.is_object(),
-        other => panic!("{other} is not looked for"),
+        other => panic!("the type {other} is not supported"),
     };
     if !types.is_empty() && !types.iter().any(|name| is(name)) {
         wrong.push(format!("{at}: {value} is none of {types:?}"));
@@ -134,7 +135,7 @@ fn validate(value: &Value, schema: &Value, also: &[String], at: &str, wrong: &mu
             wrong.push(format!("{at}: no {name}"));
         }
     }
-    // An object of which nothing is said is the client's own.
+    // An object without declared properties belongs to the client.
     let Some(properties) = schema["properties"].as_object() else { return };
     for (name, value) in fields {
         match properties.get(name) {
@@ -153,7 +154,7 @@ fn resolve(schema: &Value) -> &Value {
     }
 }
 
-/// The names of the properties of one part of a whole, its choices included.
+/// Returns the names of the properties of a schema, including those of its choices.
 fn properties(schema: &Value) -> Vec<String> {
     let schema = resolve(schema);
     let own = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.clone());
@@ -165,7 +166,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// All files of `src/api`, in one.
+/// Returns the concatenated files of `src/api`.
 fn sources() -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api");
     let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
@@ -271,14 +272,18 @@ async fn each_route_needs_the_documented_scope() {
     for (method, path, operation) in operations() {
         let path = path.replace("{id}", "x");
         let method = method.to_uppercase();
-        let ask = async |key: Option<&str>| {
+        let status = async |key: Option<&str>| {
             let auth = key.map(|key| format!("Bearer {key}"));
             let headers: Vec<(&str, &str)> =
                 auth.iter().map(|auth| ("authorization", auth.as_str())).collect();
             t.send(&method, &format!("{path}?x=1"), &headers, b"").await.status
         };
-        let answers =
-            [ask(None).await, ask(Some(&read)).await, ask(Some(&write)).await, ask(Some(KEY)).await];
+        let answers = [
+            status(None).await,
+            status(Some(&read)).await,
+            status(Some(&write)).await,
+            status(Some(KEY)).await,
+        ];
         let wanted = match operation["x-scope"].as_str() {
             None => [200; 4],
             Some("read") => [401, 422, 422, 422],
@@ -380,7 +385,7 @@ async fn a_providers_trouble_is_shown_and_names_no_job() {
     assert_eq!((&paused["status"], &paused["breaker"]), (&json!("paused"), &json!("closed")));
     assert!(paused["pausedUntil"].is_string(), "{paused}");
     assert!(paused["lastError"].as_str().unwrap().contains("Invalid API key"), "{paused}");
-    // Accepted again: what comes now is not the credential's trouble.
+    // The credential is accepted again, so the next errors have another cause.
     t.provider.all(None);
     t.pass(seconds(70)).await;
     t.provider.all(Some(Reply::json(500, &json!({ "error": "job_0 job_1 job_2 job_3 job_4 job_5" }))));

@@ -1,4 +1,4 @@
-//! When jobs are polled, and that errors of a provider are not failures of its jobs.
+//! Times of the polls. Errors of a provider are not failures of its jobs.
 
 use ringback::domain::Timestamp;
 use serde_json::json;
@@ -29,8 +29,8 @@ async fn no_interval_is_longer_than_the_maximum() {
     t.watch("job_1").await;
     t.pass(minutes(60)).await;
     let polls = t.provider.polls("job_1");
-    let gaps: Vec<u64> = polls.windows(2).map(|pair| pair[1].since(pair[0]).as_secs()).collect();
-    assert!(gaps.is_sorted() && gaps.last() == Some(&60), "{gaps:?}");
+    let intervals: Vec<u64> = polls.windows(2).map(|pair| pair[1].since(pair[0]).as_secs()).collect();
+    assert!(intervals.is_sorted() && intervals.last() == Some(&60), "{intervals:?}");
     t.finish().await;
 }
 
@@ -393,7 +393,7 @@ async fn a_poll_without_a_response_ends_after_its_timeout() {
 }
 
 #[tokio::test]
-async fn a_status_that_goes_backwards_is_shown_and_ends_nothing() {
+async fn a_status_that_moves_backwards_is_shown_and_ends_nothing() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 90);
     let watch = t.watch("job_1").await;
@@ -577,7 +577,7 @@ crate::postgres::on_postgres_too! {
     an_unreadable_response_is_a_failed_poll_and_is_shown,
     wrong_types_in_a_response_are_null_and_end_nothing,
     a_poll_without_a_response_ends_after_its_timeout,
-    a_status_that_goes_backwards_is_shown_and_ends_nothing,
+    a_status_that_moves_backwards_is_shown_and_ends_nothing,
     a_job_is_polled_a_final_time_when_its_watch_expires,
     each_watch_has_its_own_expiry,
     a_failed_final_poll_is_repeated_for_a_minute,

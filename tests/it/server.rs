@@ -162,7 +162,7 @@ impl Server {
     pub fn database(&self) -> String {
         let name = self.name();
         self.template.get_or_init(|| {
-            self.ask("postgres", "create database template_ringback");
+            self.query("postgres", "create database template_ringback");
             let location = DatabaseLocation::Server(self.url("template_ringback"));
             let now = Timestamp::from_millis(0);
             let (store, writer) = Store::open(StoreOptions {
@@ -175,16 +175,16 @@ impl Server {
             drop(store);
             writer.join();
             // A connection of the store's readers can still be open.
-            self.ask("template_ringback", "delete from shards; delete from nodes");
+            self.query("template_ringback", "delete from shards; delete from nodes");
         });
-        self.ask("postgres", &format!("create database {name} template template_ringback"));
+        self.query("postgres", &format!("create database {name} template template_ringback"));
         name
     }
 
     /// Creates an empty database.
     pub fn empty(&self) -> String {
         let name = self.name();
-        self.ask("postgres", &format!("create database {name}"));
+        self.query("postgres", &format!("create database {name}"));
         name
     }
 
@@ -193,7 +193,7 @@ impl Server {
     }
 
     /// Runs statements in a database. Returns the first column of the first row of the last one.
-    pub fn ask(&self, database: &str, sql: &str) -> Option<String> {
+    pub fn query(&self, database: &str, sql: &str) -> Option<String> {
         let (url, sql) = (self.url(database), sql.to_owned());
         on_new_thread(async move {
             for _ in 0..200 {

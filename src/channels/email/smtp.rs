@@ -1,12 +1,12 @@
 //! One SMTP exchange: one message, one recipient, one connection.
 //!
-//! lettre composes the messages; this module sends them. lettre 0.11.23 has a transport, but four facts speak
-//! against it:
+//! lettre composes the messages; this module sends them. lettre 0.11.23 has a transport, but has four
+//! disadvantages:
 //!
 //! - After STARTTLS it keeps the bytes that it has read before (`AsyncSmtpConnection::starttls` replaces the
-//!   stream below its `BufReader`, not the buffer). An attacker on the network can thus send replies in the
-//!   clear that count as encrypted. Here, such bytes end the exchange.
-//! - Its STARTTLS takes no TLS configuration from outside (`TlsParameters` builds its own), so it would not
+//!   stream below its `BufReader`, not the buffer). An attacker on the network can thus send
+//!   unencrypted replies that are treated as encrypted. Here, such bytes end the exchange.
+//! - Its STARTTLS accepts no TLS configuration from its caller (`TlsParameters` builds its own), so it would not
 //!   use the certificate authorities of this program.
 //! - It checks the length of a line only after it has read the whole line, so a line without an end fills the
 //!   memory.
@@ -17,7 +17,7 @@
 //! the exchange. A connection that is kept would continue where the last mail was interrupted.
 //!
 //! **An accepted message stays accepted.** Once the server has answered the message with 2xx, no later error
-//! changes the result: the message would be sent twice. QUIT is a courtesy.
+//! changes the result: the message would be sent twice. The result of QUIT is ignored.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -81,9 +81,9 @@ pub(super) enum Failure {
     Refused(Reply),
     /// The connection failed, or the server violated the protocol.
     Connection(SendError),
-    /// The server extensions no STARTTLS, and the configuration requires it.
+    /// The server offers no STARTTLS, and the configuration requires it.
     NoTls,
-    /// The server extensions no known login mechanism.
+    /// The server offers no known login mechanism.
     NoLogin,
 }
 
@@ -93,7 +93,7 @@ impl From<SendError> for Failure {
     }
 }
 
-/// The mail of an exchange.
+/// The mail that an exchange sends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mail<'a> {
     pub(super) from: &'a MailAddress,
@@ -111,7 +111,7 @@ pub(super) struct Exchange<'a> {
     pub(super) accepted: Option<Reply>,
 }
 
-/// Extensions that the server extensions.
+/// Extensions that the server offers.
 #[derive(Clone, Copy, Debug, Default)]
 struct Extensions {
     starttls: bool,
@@ -236,7 +236,7 @@ async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 impl Reply {
-    /// Returns this reply if it is of the expected class: 2 accepts a command, 3 asks for more.
+    /// Returns this reply if it is of the expected class: 2 accepts a command, 3 requires more data.
     fn expect_class(self, class: u16) -> Result<Self, Failure> {
         match self.code / 100 {
             found if found == class => Ok(self),
@@ -348,7 +348,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if self.stream.buffer().is_empty() {
             Ok(self.stream.into_inner())
         } else {
-            Err(SendError::Tls("the server went on in the clear after STARTTLS".into()).into())
+            Err(SendError::Tls("the server sent unencrypted data after STARTTLS".into()).into())
         }
     }
 }

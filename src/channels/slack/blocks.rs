@@ -390,7 +390,7 @@ mod tests {
             }
             assert!(!sent["text"].as_str().unwrap().contains(['<', '>']), "{name}");
             let mut with_link = payload(Dialect::Attachments, &parts, &context);
-            // Where a link leads is no text.
+            // The target of a link does not count as text.
             for field in ["title_link", "thumb_url"] {
                 with_link["attachments"][0][field] = Value::Null;
             }

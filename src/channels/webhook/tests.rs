@@ -41,7 +41,7 @@ fn signatures_agree_with_the_published_vectors() {
 }
 
 #[test]
-fn a_secret_is_base64_of_24_to_64_bytes_and_is_never_shown_by_accident() {
+fn a_secret_is_base64_of_24_to_64_bytes_and_is_not_printed() {
     let drawn = Secret::generate();
     assert_eq!(Secret::parse(&drawn.expose()), Ok(drawn.clone()));
     assert_ne!(drawn, Secret::generate());
@@ -65,7 +65,7 @@ fn a_secret_is_base64_of_24_to_64_bytes_and_is_never_shown_by_accident() {
 }
 
 #[test]
-fn a_verdict_says_why_a_signature_does_not_hold() {
+fn an_invalid_signature_has_a_reason() {
     let check = |timestamp: &str, signatures: &str, body: &[u8], now: i64| {
         verify(&secret(SECRET), MESSAGE, timestamp, signatures, body, at(now), TOLERANCE)
     };
@@ -193,7 +193,7 @@ fn app(secrets: &[Secret; 2]) -> App {
 }
 
 #[test]
-fn the_official_library_verifies_what_we_sign_with_either_secret_of_a_rotation() {
+fn the_official_library_verifies_signatures_of_a_rotation() {
     let secrets = [Secret::generate(), secret(SECRET)];
     let (delivery, app) = (delivery("", &[]), app(&secrets));
     // The library reads the machine's clock.

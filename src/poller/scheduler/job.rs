@@ -55,7 +55,7 @@ pub struct RareState {
 pub struct FinalPoll {
     /// The watches that had expired by this time end with the result of the poll.
     pub cutoff: Timestamp,
-    /// When those watches end without a result; [`NEVER`] once that is being written.
+    /// Time at which those watches end without a result; [`NEVER`] once that is being written.
     pub give_up_at: Timestamp,
 }
 

@@ -21,7 +21,7 @@ pub type Jobs = HashMap<JobNo, Box<JobSchedule>>;
 /// A heap with the earliest time at the top.
 pub type TimeHeap = BinaryHeap<Reverse<(Timestamp, JobNo)>>;
 
-/// What to do now.
+/// An action that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Poll a job.

@@ -12,7 +12,7 @@ use ringback::store::DatabaseLocation;
 fn a_server_that_confirms_before_writing_is_refused() {
     let Some(server) = shared("a server that answers too soon") else { return };
     let name = server.database();
-    server.ask("postgres", &format!("alter database {name} set synchronous_commit = off"));
+    server.query("postgres", &format!("alter database {name} set synchronous_commit = off"));
     let error = open(&DatabaseLocation::Server(server.url(&name)), START).expect_err("refused");
     let expected = "synchronous_commit=off, and would lose what it said was written";
     assert!(format!("{error:#}").contains(expected), "{error:#}");
@@ -22,16 +22,16 @@ fn a_server_that_confirms_before_writing_is_refused() {
 fn a_database_of_a_newer_version_is_refused_and_left_alone() {
     let Some(server) = shared("a database of a newer version") else { return };
     let name = server.database();
-    server.ask(&name, "insert into schema_version values (999)");
+    server.query(&name, "insert into schema_version values (999)");
     let error = open(&DatabaseLocation::Server(server.url(&name)), START).expect_err("refused");
     assert!(format!("{error:#}").contains("written by a newer version of ringback"), "{error:#}");
-    assert_eq!(server.ask(&name, "select max(version) from schema_version").as_deref(), Some("999"));
+    assert_eq!(server.query(&name, "select max(version) from schema_version").as_deref(), Some("999"));
 }
 
 #[test]
 fn a_database_that_is_not_in_utf_8_is_refused() {
     let Some(server) = shared("a database in another encoding") else { return };
-    server.ask("postgres", "create database latin encoding 'LATIN1' template template0");
+    server.query("postgres", "create database latin encoding 'LATIN1' template template0");
     let error = open(&DatabaseLocation::Server(server.url("latin")), START).expect_err("refused");
     assert!(format!("{error:#}").contains("not in UTF-8"), "{error:#}");
 }
@@ -59,7 +59,7 @@ async fn both_databases_have_the_same_tables_and_columns() {
     assert!(sqlite.remove("events.no"));
     let sql = "select string_agg(table_name || '.' || column_name, ' ') from information_schema.columns
                where table_schema = 'public' and table_name <> 'schema_version'";
-    let postgres = server.ask(&server.database(), sql).expect("columns");
+    let postgres = server.query(&server.database(), sql).expect("columns");
     let postgres: BTreeSet<String> = postgres.split(' ').map(str::to_owned).collect();
     assert_eq!(sqlite, postgres);
 }

@@ -166,7 +166,7 @@ fn classify(stage: Stage, failure: Failure) -> Classified {
                     )
                 }
                 Cause::Temporary => {
-                    format!("smtp: the mail server requires a later retry (its answer to {stage_name})")
+                    format!("smtp: the mail server asks to retry later (its answer to {stage_name})")
                 }
                 Cause::Recipient => format!("smtp: the recipient is refused (the answer to {stage_name})"),
                 Cause::Message => format!("smtp: the message is refused (the answer to {stage_name})"),

@@ -20,7 +20,7 @@ pub struct ChannelTraits {
     /// Whether an address is a credential, because it alone permits sending to it. The store seals such
     /// addresses at rest.
     pub secret_address: bool,
-    /// Whether the channel sends the payload form that the watch asks for. Other channels render the event.
+    /// Whether the channel sends the payload form that the watch requests. Other channels render the event.
     pub payload_forms: bool,
 }
 

@@ -280,7 +280,7 @@ impl WriterLoop {
                     let given = self.credentials(&mut stream, rest).await?;
                     let known = (given.0.as_str(), given.1.as_str()) == LOGIN;
                     login = known.then(|| given.0.clone());
-                    let reply = if known { "235 2.7.0 welcome" } else { "535 5.7.8 who are you?" };
+                    let reply = if known { "235 2.7.0 welcome" } else { "535 5.7.8 authentication failed" };
                     self.answer(&mut stream, "AUTH", reply).await?;
                 }
                 "MAIL" => {

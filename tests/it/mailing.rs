@@ -205,7 +205,7 @@ async fn a_mail_without_a_final_reply_is_sent_again_as_the_same_mail() {
         [
             &json!("timeout: no answer within 20 s, at the message"),
             &json!("protocol: the mail server closed the connection, at the message"),
-            &json!("smtp: the mail server requires a later retry (its answer to the message)"),
+            &json!("smtp: the mail server asks to retry later (its answer to the message)"),
             &Value::Null
         ]
     );

@@ -147,7 +147,7 @@ impl<'a> Exchange<'a> {
                 self.transfer(wire, extensions, mail).await
             }
             SmtpSecurity::Required => Err(Failure::NoTls),
-            // An attacker who removes the offer of STARTTLS would get the password.
+            // An attacker that removes the offer of STARTTLS would get the password.
             SmtpSecurity::Opportunistic if self.server.login.is_some() => Err(Failure::NoTls),
             SmtpSecurity::Opportunistic | SmtpSecurity::None | SmtpSecurity::Implicit => {
                 self.transfer(wire, extensions, mail).await

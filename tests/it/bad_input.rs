@@ -158,7 +158,7 @@ async fn every_invalid_field_has_its_pointer_code_and_reason() {
         ),
         (json!({ "notify": ["mailto:nobody"] }), "/notify/0", "invalid_address", "not a mail address"),
     ];
-    for (fields, pointer, code, says) in table {
+    for (fields, pointer, code, reason) in table {
         let mut body = with(&fields);
         if let Some(object) = body.as_object_mut() {
             object.retain(|_, value| !value.is_null());
@@ -168,7 +168,7 @@ async fn every_invalid_field_has_its_pointer_code_and_reason() {
         let found = errors(&answer.json());
         assert_eq!(found.len(), 1, "{body}: {found:?}");
         assert_eq!((&*found[0].pointer, &*found[0].code), (pointer, code), "{body}: {found:?}");
-        assert!(found[0].detail.contains(says), "{body}: {found:?}");
+        assert!(found[0].detail.contains(reason), "{body}: {found:?}");
         assert!(!answer.text().contains("s3cret"), "{}", answer.text());
     }
     t.finish().await;
@@ -327,14 +327,14 @@ async fn a_malformed_body_is_400_and_an_invalid_one_422() {
         (deep.as_bytes(), 422, "invalid_request", "/metadata: is nested deeper"),
         (large.as_bytes(), 413, "too_large", "256 KiB"),
     ];
-    for (body, status, code, says) in table {
+    for (body, status, code, reason) in table {
         let answer = t.send("POST", "/v1/watches", &[AUTH, JSON], body).await;
         let start = String::from_utf8_lossy(&body[..body.len().min(40)]).into_owned();
         assert_eq!(answer.status, status, "{start}: {}", answer.text());
         let problem = answer.json();
         assert_eq!(problem["code"], code, "{start}");
         let detail = problem["detail"].as_str().unwrap().to_owned();
-        assert!(detail.contains(says), "{start}: {detail}");
+        assert!(detail.contains(reason), "{start}: {detail}");
     }
     t.finish().await;
 }

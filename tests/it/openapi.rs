@@ -1,5 +1,5 @@
-//! The OpenAPI document agrees with the API. It is compared with the routes, with the fields that the program
-//! reads, and, by [`check`], with every answer that a test gets.
+//! The `OpenAPI` document matches the program. Tests compare it with the routes and with the fields that the program
+//! reads; [`check`] compares it with every answer of every test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +16,7 @@ use crate::wire::Answer;
 static DOCUMENT: LazyLock<Value> =
     LazyLock::new(|| serde_json::from_str(ringback::api::document()).expect("JSON"));
 
-/// Returns every operation: method, path and description.
+/// Every operation: method, path and description.
 fn operations() -> Vec<(&'static str, &'static str, &'static Value)> {
     let paths = DOCUMENT["paths"].as_object().unwrap();
     let of_path = |(path, methods): (&'static String, &'static Value)| {
@@ -26,7 +26,7 @@ fn operations() -> Vec<(&'static str, &'static str, &'static Value)> {
     paths.iter().flat_map(of_path).collect()
 }
 
-/// Returns the operation that answers a request.
+/// Returns the operation of a request, if there is one.
 fn operation(method: &str, path: &str) -> Option<&'static Value> {
     let path = path.split('?').next().unwrap_or("");
     let methods = &DOCUMENT["paths"][path];
@@ -44,7 +44,7 @@ fn operation(method: &str, path: &str) -> Option<&'static Value> {
     methods.get(method.to_lowercase())
 }
 
-/// Fails the test if an answer is not documented.
+/// Fails the test if an answer does not conform to the document.
 #[track_caller]
 pub fn check(method: &str, path: &str, answer: &Answer) {
     let Some(operation) = operation(method, path) else {
@@ -71,8 +71,8 @@ pub fn check(method: &str, path: &str, answer: &Answer) {
     }
 }
 
-/// Validates a value by the part of JSON Schema that the document uses. Fields that the schema does not name are
-/// errors, except those in `also`.
+/// Checks a value with the part of JSON Schema that the document uses. Fields outside of the schema and `also` are
+/// errors.
 fn validate(value: &Value, schema: &Value, also: &[String], at: &str, wrong: &mut Vec<String>) {
     let schema = resolve(schema);
     if let Some(choices) = schema["oneOf"].as_array() {
@@ -135,7 +135,7 @@ fn validate(value: &Value, schema: &Value, also: &[String], at: &str, wrong: &mu
             wrong.push(format!("{at}: no {name}"));
         }
     }
-    // An object without declared properties belongs to the client.
+    // An object without properties in its schema is the client's own data.
     let Some(properties) = schema["properties"].as_object() else { return };
     for (name, value) in fields {
         match properties.get(name) {
@@ -154,7 +154,7 @@ fn resolve(schema: &Value) -> &Value {
     }
 }
 
-/// Returns the names of the properties of a schema, including those of its choices.
+/// Returns the names of the properties of a part of a schema, with those of its alternatives.
 fn properties(schema: &Value) -> Vec<String> {
     let schema = resolve(schema);
     let own = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.clone());
@@ -166,7 +166,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// Returns the concatenated files of `src/api`.
+/// Returns the text of all files of `src/api`.
 fn sources() -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api");
     let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
@@ -312,7 +312,7 @@ async fn the_document_and_its_page_need_no_key_and_load_nothing() {
     assert_eq!(others, expected);
     let text = page.text();
     assert!(text.contains("curl -X POST") && text.contains("<nav"));
-    // Every asset is in the page itself.
+    // The page contains its assets.
     for loaded in ["<script", "<link", "<img", "<iframe", " src=", "@import", "url("] {
         assert!(!text.contains(loaded), "{loaded}");
     }
@@ -352,7 +352,7 @@ async fn what_can_be_watched_is_shown_with_its_health_and_its_budget() {
     );
     let text = list.to_string();
     assert!(!text.contains(crate::fakes::PROVIDER_KEY) && !text.contains(&t.provider.url()), "{text}");
-    // Page by page.
+    // The list is paged.
     let mut seen = Vec::new();
     let mut path = "/v1/providers?limit=1".to_owned();
     loop {
@@ -385,7 +385,7 @@ async fn a_providers_trouble_is_shown_and_names_no_job() {
     assert_eq!((&paused["status"], &paused["breaker"]), (&json!("paused"), &json!("closed")));
     assert!(paused["pausedUntil"].is_string(), "{paused}");
     assert!(paused["lastError"].as_str().unwrap().contains("Invalid API key"), "{paused}");
-    // The credential is accepted again, so the next errors have another cause.
+    // The credential is accepted again; the next errors have another cause.
     t.provider.all(None);
     t.pass(seconds(70)).await;
     t.provider.all(Some(Reply::json(500, &json!({ "error": "job_0 job_1 job_2 job_3 job_4 job_5" }))));

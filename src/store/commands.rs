@@ -1,6 +1,6 @@
 //! The generator of the command set.
 //!
-//! [`commands!`] takes the declaration of each command, as `kind method: Request => Answer, function;`. It
+//! `commands!` takes the declaration of each command, as `kind method: Request => Answer, function;`. It
 //! generates the enum `Command`, the dispatch to the functions, and the methods of `Store`. The declarations
 //! are in `src/store.rs`. Their order is the order in which the kinds of a batch are applied.
 //!

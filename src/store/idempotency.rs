@@ -4,7 +4,7 @@
 //! repeats the request gets the stored response, and nothing is written twice. Only successful writes store
 //! a response. It is valid for a day, then pruned.
 //!
-//! Every such write is an [`Idempotent`] command, and [`apply`] is the only function that finds keys and
+//! Every such write is an [`Idempotent`] command, and [`apply()`] is the only function that finds keys and
 //! stores responses.
 
 use std::borrow::Cow;

@@ -12,7 +12,7 @@
 //! `sealed:`, so the text of a value shows whether it is sealed.
 //!
 //! **Associated data**: the table, the column and the id of the row. A sealed value that is copied to another
-//! row or column does not open there. So an attacker who can write to the database, but has no key, cannot use
+//! row or column does not open there. So an attacker that can write to the database, but has no key, cannot use
 //! the secret of one tenant for another.
 //!
 //! **Needed keys** are listed in the table `seals`: a start must know them without reading millions of rows. The

@@ -1,9 +1,8 @@
 //! `ringback cancel`: stops a watch.
 
 use super::client::{Server, segment};
-use super::output::{Failure, print_line};
+use super::output::Failure;
 use super::show;
-use super::terminal::Terminal;
 
 /// Stop a watch: its job is not polled any more, and nothing more is sent
 ///
@@ -28,10 +27,6 @@ impl Cancel {
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.server.client()?;
         let answer = client.delete(&format!("/v1/watches/{}", segment(&self.id))).await?;
-        let terminal = Terminal::of_stdout();
-        if self.json {
-            return Ok(terminal.json(&answer.text)?);
-        }
-        Ok(print_line(show::watch_fields(&answer.value(), terminal))?)
+        answer.print(self.json, show::watch_fields)
     }
 }

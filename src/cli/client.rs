@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::output::Failure;
-use super::terminal::clean;
+use super::output::{Failure, print_line};
+use super::terminal::{Terminal, clean};
 use crate::clock::Clock;
 use crate::config::{Access, Environment};
 use crate::egress;
@@ -46,8 +46,7 @@ impl Server {
     /// Returns a client for the server, with the key in `RINGBACK_API_KEY`.
     pub fn client(&self) -> Result<Client, Failure> {
         let access = Access::read(self.url.as_deref(), &Environment::of_process())?;
-        let http = egress::unguarded(CONNECT_TIMEOUT).context("the HTTP client cannot be made")?;
-        Ok(Client { http, access, clock: Clock::System })
+        Ok(Client::new(access)?)
     }
 }
 
@@ -95,6 +94,21 @@ impl Answer {
     pub fn value(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_default()
     }
+
+    /// Prints the JSON as it was received, or else the text that `render` returns.
+    pub(super) fn print(
+        &self,
+        as_json: bool,
+        render: impl FnOnce(&Value, Terminal) -> String,
+    ) -> Result<(), Failure> {
+        let terminal = Terminal::of_stdout();
+        if as_json {
+            terminal.json(&self.text)?;
+        } else {
+            print_line(render(&self.value(), terminal))?;
+        }
+        Ok(())
+    }
 }
 
 /// A page of a list.
@@ -123,6 +137,12 @@ struct FieldError {
 }
 
 impl Client {
+    /// Creates a client for a server.
+    pub(super) fn new(access: Access) -> anyhow::Result<Self> {
+        let http = egress::unguarded(CONNECT_TIMEOUT).context("the HTTP client cannot be made")?;
+        Ok(Self { http, access, clock: Clock::System })
+    }
+
     /// Returns the URL of the server.
     pub fn url(&self) -> &str {
         &self.access.url

@@ -9,13 +9,10 @@ mod folder;
 mod log;
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use hyper::body::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
@@ -24,14 +21,14 @@ use self::expectations::{DemoJob, Expectations};
 use self::folder::Folder;
 use self::log::{DemoLog, Participant};
 use super::arguments::shutdown_signal;
+use super::client::Client;
 use super::listen::{Arrival, Listener};
 use super::output::{Failure, print_line};
 use super::sim::{Options, Simulator};
 use crate::app::{App, HostEnvironment};
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
-use crate::config::{Config, Environment, Flags, LogFormat};
-use crate::egress::{Allowed, Egress, Post, Resolver, Settings};
+use crate::config::{Access, Config, Environment, Flags, LogFormat, Masked};
 use crate::telemetry;
 
 /// Timeout of the demo, which takes about five seconds. With [`GRACE`] the command ends within 30 s.
@@ -42,9 +39,6 @@ const GRACE: &str = "3s";
 const RETRY_SCHEDULE: &str = "1s, 1s, 2s";
 /// Number of webhooks that the flaky receiver rejects.
 const REJECTED: u32 = 1;
-/// Timeout of a registration, and maximum size of its answer.
-const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
-const ANSWER_MAX: usize = 64 * 1024;
 
 /// The jobs. The simulator reads the duration and the end of a job from its id.
 const JOBS: &[DemoJob] = &[
@@ -117,6 +111,7 @@ struct Services {
     /// Tasks of the simulator and the receivers; they end when this is dropped.
     tasks: JoinSet<std::io::Result<()>>,
     client: Client,
+    key: String,
     steady: Receiver,
     flaky: Receiver,
 }
@@ -159,8 +154,8 @@ impl Services {
         let rejects = "answers 503 to the first webhook";
         log.line(Participant::Flaky, &format!("listens on {}, {rejects}", flaky.url));
         log.line(Participant::Server, &format!("retries after {RETRY_SCHEDULE} (shortened for the demo)"));
-        let client = Client::new(clock, server, key)?;
-        Ok(Self { simulator, server: running, end, tasks, client, steady, flaky })
+        let client = Client::new(Access { url: server, key: Some(Masked::new(key.clone())) })?;
+        Ok(Self { simulator, server: running, end, tasks, client, key, steady, flaky })
     }
 
     /// Registers a watch for every job and waits for the expected webhooks. Returns an error for any other webhook.
@@ -171,7 +166,9 @@ impl Services {
             if let Some(expires) = demo_job.expires {
                 watch["expiresIn"] = json!(expires);
             }
-            let id = self.client.register(&watch).await.with_context(|| demo_job.id)?;
+            let answer = self.client.post("/v1/watches", Some(watch.to_string()), None).await;
+            let answer = answer.map_err(anyhow::Error::msg).with_context(|| demo_job.id)?;
+            let id = answer.value()["id"].as_str().map(str::to_owned).context("the new watch has no id")?;
             let within = demo_job.expires.map(|duration| format!(" for {duration}")).unwrap_or_default();
             log.line(Participant::Client, &format!("registers {}{within}: 201 {id}", demo_job.id));
             expectations.registered(demo_job, id);
@@ -198,7 +195,7 @@ impl Services {
 
     /// Runs until a signal, and shows further webhooks.
     async fn keep(&mut self, log: &DemoLog) -> Result<()> {
-        let (Client { server, key, .. }, url) = (&self.client, &self.steady.url);
+        let (server, key, url) = (self.client.url(), &self.key, &self.steady.url);
         print_line("\nEverything runs until Ctrl-C. To register a job of your own that fails after 5 s:\n")?;
         print_line(format_args!("  curl -X POST {server}/v1/watches \\"))?;
         print_line(format_args!(
@@ -266,43 +263,4 @@ async fn receiver(
     let url = listener.url();
     tasks.spawn(listener.serve());
     Ok(Receiver { url, arrivals })
-}
-
-/// Client that registers watches over HTTP.
-struct Client {
-    egress: Arc<Egress>,
-    server: String,
-    key: String,
-}
-
-impl Client {
-    fn new(clock: &Clock, server: String, key: String) -> Result<Self> {
-        let allow = vec![Allowed::parse("127.0.0.1/32").map_err(anyhow::Error::msg)?];
-        let settings = Settings { allow, allow_http: false, ..Settings::default() };
-        let egress = Egress::new(settings, Resolver::system()?, clock.clone(), Vec::new())?;
-        Ok(Self { egress, server, key })
-    }
-
-    /// Registers a watch and returns its id.
-    async fn register(&self, watch: &Value) -> Result<String> {
-        let target = self.egress.parse(&format!("{}/v1/watches", self.server));
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(AUTHORIZATION, format!("Bearer {}", self.key).parse()?);
-        let answer = self
-            .egress
-            .send(Post {
-                target: target.map_err(anyhow::Error::msg)?,
-                headers,
-                body: Bytes::from(watch.to_string()),
-                timeout: REGISTER_TIMEOUT,
-                max_answer: ANSWER_MAX,
-            })
-            .await?;
-        if answer.status != 201 {
-            bail!("the server answered {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
-        }
-        let watch: Value = serde_json::from_slice(&answer.body)?;
-        watch["id"].as_str().map(str::to_owned).context("the new watch has no id")
-    }
 }

@@ -1,76 +1,83 @@
-//! `ringback apps` and `ringback keys`: tenants, and the keys with which they come in.
+//! `ringback apps` and `ringback keys`: tenants and their API keys.
 //!
-//! They are asked of a running server where the user names one, by `--url`, `RINGBACK_URL` or
-//! `RINGBACK_API_KEY`. Elsewhere, and where `--config` or `--database-url` names a database, they are
-//! made in the database itself: that is how the first key is made, and how one gets in again.
+//! The commands use a running server if `--url`, `RINGBACK_URL` or `RINGBACK_API_KEY` names one. Otherwise, and if
+//! `--config` or `--database-url` names a database, they use the database itself. The first key can be created in this
+//! way, and a new one if all admin keys are lost.
 
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::arguments::{configuration, duration, values_of};
-use super::client::json_object;
-use super::client::{Answer, Client, Server, segment};
+use super::arguments::configuration;
+use super::client::{Answer, Client, Server, json_object, segment};
 use super::output::{Failure, print_line, print_note};
 use super::paging::Paging;
-use super::tenants::{self, WantedKey};
-use super::terminal::{FieldList, Terminal, clean, text, time};
+use super::tenants::{self, KeyRequest};
+use super::terminal::{FieldList, clean, text, time};
 use crate::config::{Access, Config, Environment, Flags};
-use crate::domain::Scope;
 
-/// Where apps and keys are.
+/// Arguments that select a server or a database.
 #[derive(Debug, clap::Args)]
 pub struct Place {
     #[command(flatten)]
     server: Server,
-    /// Ask the database of this configuration file, and no server
+    /// Use the database of this configuration file instead of a server
     #[arg(long, value_name = "FILE", conflicts_with = "url")]
     config: Option<PathBuf>,
-    /// Ask this database, and no server
+    /// Use this database instead of a server
     #[arg(long, value_name = "DATABASE", conflicts_with = "url")]
     database_url: Option<String>,
 }
 
-/// Whom to ask.
-enum Asked {
+/// The selected server or database.
+enum Backend {
     Server(Client),
     Database(Box<Config>),
 }
 
 impl Place {
-    fn find(self) -> Result<Asked, Failure> {
+    fn find(self) -> Result<Backend, Failure> {
         let names_database = self.config.is_some() || self.database_url.is_some();
         let names_server = Access::is_set(self.server.url.as_deref(), &Environment::of_process());
         if names_server && !names_database {
-            return Ok(Asked::Server(self.server.client()?));
+            return Ok(Backend::Server(self.server.client()?));
         }
         let flags = Flags { config: self.config, database_url: self.database_url, ..Flags::default() };
-        Ok(Asked::Database(Box::new(configuration(&flags)?)))
+        Ok(Backend::Database(Box::new(configuration(&flags)?)))
     }
 }
 
-/// Make and list apps: tenants that see nothing of each other
+/// Create and list apps: tenants that cannot see each other's data
 #[derive(Debug, clap::Args)]
 pub struct Apps {
     #[command(subcommand)]
-    what: AppsWhat,
+    command: AppsCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum AppsWhat {
+enum AppsCommand {
     Create(CreateApp),
-    List(ListApps),
+    /// List apps
+    #[command(after_help = "\
+Example:
+  ringback apps list --json")]
+    List {
+        #[command(flatten)]
+        paging: Paging,
+        #[command(flatten)]
+        place: Place,
+    },
 }
 
-/// Make an app, and print its signing secret, once
+/// Create an app, and print its signing secret once
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   ringback apps create customer-7
 
-It needs a key of its own: ringback keys create --app app_… --scope write")]
+The app needs a key of its own: ringback keys create --app app_… --scope write")]
 pub struct CreateApp {
-    /// What people call it
+    /// Name of the app
     name: String,
     /// Print the server's JSON
     #[arg(long)]
@@ -79,33 +86,18 @@ pub struct CreateApp {
     place: Place,
 }
 
-/// List apps
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Example:
-  ringback apps list --json")]
-pub struct ListApps {
-    #[command(flatten)]
-    paging: Paging,
-    #[command(flatten)]
-    place: Place,
-}
-
 impl Apps {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
-        match self.what {
-            AppsWhat::Create(create) => create.run().await,
-            AppsWhat::List(ListApps { paging, place }) => {
-                let head = ["ID", "NAME", "CREATED (UTC)"];
-                let row = |app: &Value| vec![text(app, "/id"), text(app, "/name"), time(app, "/createdAt")];
-                match place.find()? {
-                    Asked::Server(client) => paging.show(&client, "/v1/apps", Vec::new(), &head, row).await,
-                    Asked::Database(config) => {
-                        paging.show_whole(tenants::list_apps(&config).await?, &head, row)
-                    }
-                }
-            }
+        let (paging, place) = match self.command {
+            AppsCommand::Create(create) => return create.run().await,
+            AppsCommand::List { paging, place } => (paging, place),
+        };
+        let head = ["ID", "NAME", "CREATED (UTC)"];
+        let row = |app: &Value| vec![text(app, "/id"), text(app, "/name"), time(app, "/createdAt")];
+        match place.find()? {
+            Backend::Server(client) => paging.show(&client, "/v1/apps", Vec::new(), &head, row).await,
+            Backend::Database(config) => paging.show_whole(tenants::list_apps(&config).await?, &head, row),
         }
     }
 }
@@ -113,63 +105,89 @@ impl Apps {
 impl CreateApp {
     async fn run(self) -> Result<(), Failure> {
         let answer = match self.place.find()? {
-            Asked::Server(client) => {
+            Backend::Server(client) => {
                 let body = json!({ "name": self.name }).to_string();
                 client.post("/v1/apps", Some(body), None).await?
             }
-            Asked::Database(config) => {
-                Answer { text: tenants::create_app(&config, &self.name).await?.to_string() }
-            }
+            Backend::Database(config) => tenants::create_app(&config, &self.name).await?,
         };
-        let terminal = Terminal::of_stdout();
-        if self.json {
-            return Ok(terminal.json(&answer.text)?);
-        }
-        let app = answer.value();
-        let mut card = FieldList::default();
-        card.line("app", text(&app, "/id"));
-        card.line("name", text(&app, "/name"));
-        card.line("signing secret", text(&app, "/signingSecret"));
-        print_line(card.render(terminal))?;
-        print_note("Receivers verify by the signing secret; GET /v1/signing-secret gives it again.");
-        Ok(())
+        let fields = [("app", "/id"), ("name", "/name"), ("signing secret", "/signingSecret")];
+        print_created(
+            &answer,
+            self.json,
+            &fields,
+            "Receivers verify signatures with the secret; GET /v1/signing-secret returns it again.",
+        )
     }
 }
 
-/// Make, list and revoke keys
+/// Prints an app or a key that was created, by the names of its fields and their pointers.
+fn print_created(
+    answer: &Answer,
+    as_json: bool,
+    fields: &[(&str, &str)],
+    remark: &str,
+) -> Result<(), Failure> {
+    answer.print(as_json, |created, terminal| {
+        let mut card = FieldList::default();
+        for (name, pointer) in fields {
+            let show = if pointer.ends_with("At") { time } else { text };
+            card.line(name, show(created, pointer));
+        }
+        card.render(terminal)
+    })?;
+    if !as_json {
+        print_note(remark);
+    }
+    Ok(())
+}
+
+/// Create, list and revoke keys
 #[derive(Debug, clap::Args)]
 pub struct Keys {
     #[command(subcommand)]
-    what: KeysWhat,
+    command: KeysCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum KeysWhat {
+enum KeysCommand {
     Create(CreateKey),
-    List(ListKeys),
-    Revoke(RevokeKey),
+    /// List keys; the keys themselves are not stored and never shown
+    #[command(after_help = "\
+Example:
+  ringback keys list --app app_01m84y…")]
+    List {
+        /// Only keys of this app
+        #[arg(long, value_name = "APP_ID")]
+        app: Option<String>,
+        #[command(flatten)]
+        paging: Paging,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Revoke a key: it is rejected from now on
+    #[command(after_help = "\
+Example:
+  ringback keys revoke key_01m84y…")]
+    Revoke {
+        /// Id of the key (key_…)
+        id: String,
+        #[command(flatten)]
+        place: Place,
+    },
 }
 
-/// Make a key, and print it, once
+/// Create a key, and print it once
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   ringback keys create --name billing --scope write --expires-in 90d
 
-A key may read; read and write; or, as admin, also make keys and apps and see the signing secret.")]
+Scopes: read; write, which includes read; and admin, which also manages keys and apps and reads the
+signing secret.")]
 pub struct CreateKey {
-    /// What people call it
-    #[arg(long)]
-    name: Option<String>,
-    /// What it may do
-    #[arg(long, default_value = "write", value_parser = values_of(Scope::ALL, Scope::as_str))]
-    scope: String,
-    /// For how long it is valid, as 90d [default: until it is revoked]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    expires_in: Option<String>,
-    /// Whose it is.
-    #[arg(long, value_name = "APP_ID", help = "Whose it is [default: the app of RINGBACK_API_KEY]")]
-    app: Option<String>,
+    #[command(flatten)]
+    key: KeyRequest,
     /// Print the server's JSON
     #[arg(long)]
     json: bool,
@@ -177,39 +195,12 @@ pub struct CreateKey {
     place: Place,
 }
 
-/// List keys; the keys themselves are not kept, and never shown
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Example:
-  ringback keys list --app app_01m84y…")]
-pub struct ListKeys {
-    /// Of this app
-    #[arg(long, value_name = "APP_ID")]
-    app: Option<String>,
-    #[command(flatten)]
-    paging: Paging,
-    #[command(flatten)]
-    place: Place,
-}
-
-/// Revoke a key: it is refused from now on
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Example:
-  ringback keys revoke key_01m84y…")]
-pub struct RevokeKey {
-    /// The key's id, as key_…
-    id: String,
-    #[command(flatten)]
-    place: Place,
-}
-
 impl Keys {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
-        match self.what {
-            KeysWhat::Create(create) => create.run().await,
-            KeysWhat::List(ListKeys { app, paging, place }) => {
+        match self.command {
+            KeysCommand::Create(create) => create.run().await,
+            KeysCommand::List { app, paging, place } => {
                 let head =
                     ["ID", "NAME", "SCOPE", "APP", "CREATED (UTC)", "EXPIRES (UTC)", "LAST USED (UTC)"];
                 let row = |key: &Value| {
@@ -218,20 +209,20 @@ impl Keys {
                     words.into_iter().chain(times).collect()
                 };
                 match place.find()? {
-                    Asked::Server(client) => {
+                    Backend::Server(client) => {
                         paging.show(&client, "/v1/keys", vec![("appId", app)], &head, row).await
                     }
-                    Asked::Database(config) => {
+                    Backend::Database(config) => {
                         paging.show_whole(tenants::list_keys(&config, app.as_deref()).await?, &head, row)
                     }
                 }
             }
-            KeysWhat::Revoke(RevokeKey { id, place }) => {
+            KeysCommand::Revoke { id, place } => {
                 match place.find()? {
-                    Asked::Server(client) => {
+                    Backend::Server(client) => {
                         client.delete(&format!("/v1/keys/{}", segment(&id))).await?;
                     }
-                    Asked::Database(config) => tenants::revoke_key(&config, &id).await?,
+                    Backend::Database(config) => tenants::revoke_key(&config, &id).await?,
                 }
                 Ok(print_line(format_args!("{} is revoked.", clean(&id)))?)
             }
@@ -242,35 +233,25 @@ impl Keys {
 impl CreateKey {
     async fn run(self) -> Result<(), Failure> {
         let answer = match self.place.find()? {
-            Asked::Server(client) => {
-                let said = [("name", self.name), ("expiresIn", self.expires_in), ("appId", self.app)];
-                let mut body = json_object(said);
-                body.insert("scope".to_owned(), json!(self.scope));
+            Backend::Server(client) => {
+                let KeyRequest { name, scope, expires_in, app } = self.key;
+                let body = json_object([
+                    ("name", name),
+                    ("scope", Some(scope)),
+                    ("expiresIn", expires_in),
+                    ("appId", app),
+                ]);
                 client.post("/v1/keys", Some(Value::Object(body).to_string()), None).await?
             }
-            Asked::Database(config) => {
-                let wanted = WantedKey {
-                    name: self.name.as_deref(),
-                    scope: &self.scope,
-                    expires_in: self.expires_in.as_deref(),
-                    app: self.app.as_deref(),
-                };
-                Answer { text: tenants::create_key(&config, wanted).await?.to_string() }
-            }
+            Backend::Database(config) => tenants::create_key(&config, &self.key).await?,
         };
-        let terminal = Terminal::of_stdout();
-        if self.json {
-            return Ok(terminal.json(&answer.text)?);
-        }
-        let key = answer.value();
-        let mut card = FieldList::default();
-        card.line("key", text(&key, "/key"));
-        card.line("id", text(&key, "/id"));
-        card.line("app", text(&key, "/appId"));
-        card.line("scope", text(&key, "/scope"));
-        card.line("expires (UTC)", time(&key, "/expiresAt"));
-        print_line(card.render(terminal))?;
-        print_note("The key is shown this once: keep it.");
-        Ok(())
+        let fields = [
+            ("key", "/key"),
+            ("id", "/id"),
+            ("app", "/appId"),
+            ("scope", "/scope"),
+            ("expires (UTC)", "/expiresAt"),
+        ];
+        print_created(&answer, self.json, &fields, "The key is not shown again; store it now.")
     }
 }

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::arguments::time_argument;
 use super::client::{Server, json_object, segment};
-use super::output::{Failure, print_line};
-use super::terminal::{Terminal, clean, text};
+use super::output::Failure;
+use super::terminal::{clean, text};
 
 /// Retry a delivery now, or all failed deliveries
 ///
@@ -61,20 +61,12 @@ impl Retry {
             body.insert("status".to_owned(), json!("failed"));
             client.post("/v1/deliveries/retry", Some(Value::Object(body).to_string()), None).await?
         };
-        if self.json {
-            return Ok(Terminal::of_stdout().json(&answer.text)?);
-        }
-        let value = answer.value();
-        match &self.id {
-            Some(id) => {
-                let id = clean(id);
-                print_line(format_args!("{id} is attempted now; `ringback show {id}` shows the result."))?;
-            }
-            None => match text(&value, "/count").as_str() {
-                "1" => print_line("1 delivery is retried.")?,
-                count => print_line(format_args!("{count} deliveries are retried."))?,
+        answer.print(self.json, |value, _| match self.id.as_deref().map(clean) {
+            Some(id) => format!("{id} is attempted now; `ringback show {id}` shows the result."),
+            None => match text(value, "/count").as_str() {
+                "1" => "1 delivery is retried.".to_owned(),
+                count => format!("{count} deliveries are retried."),
             },
-        }
-        Ok(())
+        })
     }
 }

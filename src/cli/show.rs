@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::client::{Answer, Client, PAGE_MAX, Server, segment};
 use super::follow;
-use super::output::{Failure, print_line};
+use super::output::Failure;
 use super::terminal::{FieldList, Table, Terminal, address, text, time};
 use crate::domain::JobStatus;
 
@@ -41,7 +41,7 @@ impl Show {
             ));
         }
         let client = self.server.client()?;
-        let (id, terminal) = (segment(&self.id), Terminal::of_stdout());
+        let id = segment(&self.id);
         let (answer, shown): (Answer, fn(&Value, Terminal) -> String) = match kind {
             "watch" if self.follow => return follow::follow(&client, &self.id, None, self.json).await,
             "watch" => (with_timeline(&client, &id).await?, watch),
@@ -53,10 +53,7 @@ impl Show {
                 return Err(Failure::Usage(sentence.into()));
             }
         };
-        if self.json {
-            return Ok(terminal.json(&answer.text)?);
-        }
-        Ok(print_line(shown(&answer.value(), terminal))?)
+        answer.print(self.json, shown)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Apps, API keys and signing secrets: creation, use, expiry, revocation and rotation.
 
 use ringback::channels::webhook::{Secret, sign};
-use ringback::cli::tenants::{self as database, WantedKey};
+use ringback::cli::tenants::{self as database, KeyRequest};
 use serde_json::{Value, json};
 
 use crate::harness::{AUTH, Harness, JSON, KEY, id, minutes, seconds};
@@ -341,13 +341,19 @@ async fn keys_and_apps_can_be_managed_without_a_server() {
     let mut t = Harness::start().await;
     let b = tenant(&t, "b").await;
     let config = t.config();
-    let wanted = WantedKey { name: Some("back in"), scope: "admin", expires_in: Some("90d"), app: None };
-    let refused = format!("{:?}", database::create_key(&config, wanted).await.expect_err("in use"));
+    let wanted = KeyRequest {
+        name: Some("back in".into()),
+        scope: "admin".into(),
+        expires_in: Some("90d".into()),
+        app: None,
+    };
+    let refused = format!("{:?}", database::create_key(&config, &wanted).await.expect_err("in use"));
     assert!(refused.contains("is in use") && refused.contains("RINGBACK_URL"), "{refused}");
     t.stop().await;
-    let made = database::create_key(&config, wanted).await.expect("made");
-    let of_other_app = WantedKey { app: Some(&b.id), scope: "read", expires_in: None, ..wanted };
-    let of_other_app = database::create_key(&config, of_other_app).await.expect("made");
+    let made = database::create_key(&config, &wanted).await.expect("made").value();
+    let of_other_app =
+        KeyRequest { app: Some(b.id.clone()), scope: "read".into(), expires_in: None, ..wanted.clone() };
+    let of_other_app = database::create_key(&config, &of_other_app).await.expect("made").value();
     assert_eq!(of_other_app["appId"], b.id);
     let listed = database::list_keys(&config, Some(&b.id)).await.expect("listed");
     assert_eq!(
@@ -357,16 +363,16 @@ async fn keys_and_apps_can_be_managed_without_a_server() {
     assert_eq!(listed["nextCursor"], Value::Null);
     database::revoke_key(&config, &b.key_id).await.expect("revoked");
     database::revoke_key(&config, &b.key_id).await.expect_err("gone");
-    let app = database::create_app(&config, "c").await.expect("made");
+    let app = database::create_app(&config, "c").await.expect("made").value();
     assert!(app["signingSecret"].as_str().unwrap().starts_with("whsec_"));
     database::create_app(&config, "c").await.expect_err("taken");
     for wrong in [
-        WantedKey { scope: "root", ..wanted },
-        WantedKey { expires_in: Some("soon"), ..wanted },
-        WantedKey { name: Some(""), ..wanted },
-        WantedKey { app: Some("app_x"), ..wanted },
+        KeyRequest { scope: "root".into(), ..wanted.clone() },
+        KeyRequest { expires_in: Some("soon".into()), ..wanted.clone() },
+        KeyRequest { name: Some(String::new()), ..wanted.clone() },
+        KeyRequest { app: Some("app_x".into()), ..wanted.clone() },
     ] {
-        database::create_key(&config, wrong).await.expect_err("refused");
+        database::create_key(&config, &wrong).await.expect_err("refused");
     }
     let names = |apps: &Value| -> Vec<Value> {
         apps["data"].as_array().unwrap().iter().map(|app| app["name"].clone()).collect()

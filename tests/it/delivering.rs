@@ -18,7 +18,7 @@ async fn notify(t: &Harness, job: &str, path: &str) -> String {
     watch
 }
 
-fn gaps(hits: &[Hit]) -> Vec<Duration> {
+fn intervals(hits: &[Hit]) -> Vec<Duration> {
     hits.windows(2).map(|pair| pair[1].at.since(pair[0].at)).collect()
 }
 
@@ -37,9 +37,9 @@ async fn a_delivery_fails_after_the_schedule_with_jitter() {
     let hour = 3600;
     let schedule = [5, 300, 1800, 2 * hour, 5 * hour, 10 * hour, 14 * hour, 20 * hour, 24 * hour];
     assert_eq!(hits.len(), schedule.len() + 1);
-    for (gap, step) in gaps(&hits).iter().zip(schedule) {
-        let ratio = gap.as_secs_f64() / f64::from(step);
-        assert!((0.8..=1.2).contains(&ratio), "{gap:?} for {step} s");
+    for (interval, step) in intervals(&hits).iter().zip(schedule) {
+        let ratio = interval.as_secs_f64() / f64::from(step);
+        assert!((0.8..=1.2).contains(&ratio), "{interval:?} for {step} s");
     }
     let first = &hits[0];
     for hit in &hits {

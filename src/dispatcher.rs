@@ -1,32 +1,34 @@
 //! Dispatching: sending deliveries, with retries.
 //!
-//! A delivery waits in the store until it is due. The dispatcher keeps the *loaded* deliveries: taken from
-//! the store, and waiting for their destination or in flight. A first attempt comes directly from the commit
-//! that made the delivery ([`DispatcherMessage::Dispatch`](crate::domain::DispatcherMessage::Dispatch)).
+//! A delivery waits in the store until it is due. A delivery is *loaded* while the dispatcher holds it in
+//! memory, where it waits for its destination or is in flight. A new delivery is loaded directly from the
+//! commit that created it ([`DispatcherMessage::Dispatch`](crate::domain::DispatcherMessage::Dispatch)).
 //! Everything else is read from the store in pages, queue by queue.
 //!
-//! **A queue for each destination** (app, scheme, host, port) has its own share of the concurrency, and the
-//! queues take turns: a slow receiver delays only its own queue, and an app, however many queues it has, does
-//! not delay another app ([`fair_queue`]). The number of loaded deliveries is limited for each queue, for
-//! each app, and in total. Deliveries beyond a limit stay in the store, and the queue is marked as having
-//! more.
+//! **Each destination** (app, scheme, host, port) has a queue with its own concurrency limit. The queues take
+//! turns, so a slow receiver delays only its own queue. The apps take turns as well, so an app with many
+//! queues does not delay another app ([`fair_queue`]). The number of loaded deliveries is limited for each
+//! queue, for each app, and in total. Deliveries beyond a limit stay in the store, and the queue is marked as
+//! having more.
 //!
 //! **Nothing is sent twice while the process lives.**
 //!
 //! - A loaded delivery is not loaded again, neither from a message nor from a page.
 //! - The writer reads a page between two transactions, and leaves out the deliveries that were loaded when
 //!   the page was requested.
-//! - While a page is being read, its queue loads nothing from messages, so the loaded deliveries can only
-//!   become fewer. A delivery that was finished meanwhile is not waiting in the store any more.
+//! - While a page is being read, its queue loads nothing from messages, so its set of loaded deliveries can
+//!   only shrink. A delivery that finishes meanwhile was loaded when the page was requested, so it is not on
+//!   the page.
 //! - A delivery that is skipped while a page is being read may be on the page, and is removed when the page
 //!   arrives.
 //!
 //! **No delivery waits forever.** Every step that learns when a queue is due next sets the queue's timer; a
-//! page returns the time of the delivery after it. If a manual retry is requested while the delivery is
-//! loaded, the store is read again after the delivery was unloaded.
+//! page also returns the time of the next retry in its queue. If a manual retry is requested while the
+//! delivery is loaded, the store is read again after the delivery has been unloaded.
 //!
-//! **Some channels accept fewer messages** than a queue may send ([`pacing`]). **A destination that does not
-//! respond** does not delay its queue by one timeout after another ([`breaker`]).
+//! **Some channels accept fewer messages** than a queue may send; [`pacing`] delays the others. **A
+//! destination that does not respond** would delay its queue by one timeout after another; [`breaker`]
+//! prevents this.
 //!
 //! **A result is written before its delivery is unloaded**, however long the store refuses writes. While it
 //! refuses writes, no attempt starts.
@@ -83,7 +85,7 @@ pub struct Dispatcher {
     state: Mutex<DispatchState>,
     /// Notified when [`Self::step`] has to be called.
     wake: Notify,
-    /// A clone exists for each task: the receiver ends when the last one is dropped.
+    /// Each task holds a clone. The receiver ends when the last clone is dropped.
     alive: mpsc::Sender<()>,
 }
 
@@ -133,7 +135,7 @@ impl Dispatcher {
         let now = self.clock.now();
         let state = self.state();
         let in_progress = self.alive.strong_count() - 1;
-        // While a task is in progress, its end reads the pages.
+        // Not needed while a task is in progress: the end of the task causes the step that reads the pages.
         let can_load = in_progress == 0 && state.can_load();
         let is_due = can_load
             || state.can_send(self.limits())
@@ -146,7 +148,7 @@ impl Dispatcher {
     pub fn step(self: &Arc<Self>) -> Option<Timestamp> {
         let now = self.clock.now();
         let is_refusing = self.store.refusing();
-        // Counts the deliveries whose tasks are not started yet.
+        // In `activity`, this clone stands for the deliveries whose tasks have not started yet.
         let _alive = self.alive.clone();
         let mut state = self.state();
         for message in self.store.dispatcher_messages().take() {
@@ -191,12 +193,12 @@ impl Dispatcher {
         }
     }
 
-    /// Causes a call of [`Self::step`]: the clock was set back.
+    /// Causes a call of [`Self::step`], after the clock was set back.
     pub fn wake(&self) {
         self.wake.notify_one();
     }
 
-    /// Returns when there is a reason to call [`Self::step`] before the time that it returned.
+    /// Waits for a reason to call [`Self::step`] before the time that it returned.
     pub async fn changed(&self) {
         let messages = self.store.dispatcher_messages();
         tokio::select! {

@@ -1,13 +1,13 @@
 //! Circuit breakers of destinations that do not respond.
 //!
 //! Every attempt to reach a dead host takes the whole timeout, so a queue would make only a few attempts in
-//! twenty seconds, and all of them would fail. After several unreachable attempts in a row, the breaker of the queue
-//! opens. While it is open, a delivery that falls due takes its next place in the schedule at once, with an
-//! attempt that is recorded as `destination_down`. From time to time an attempt is made as a **probe**. Any
-//! HTTP response, even a 500, closes the breaker.
+//! twenty seconds, and all of them would fail. After several unreachable attempts in a row, the breaker of
+//! the queue opens. While it is open, a due delivery is not sent: it moves to the next step of its schedule
+//! at once, and an attempt is recorded as `destination_down`. Every ten seconds, one attempt is made as a
+//! **probe**. Any HTTP response, even a 500, closes the breaker.
 //!
 //! **A breaker never ends a delivery.** The last attempt of a schedule and every manual retry are always
-//! made. A single delivery whose attempts are further apart than the probes is not affected at all.
+//! made. A queue with a single delivery is not affected if its attempts are further apart than the probes.
 //!
 //! The breakers are kept in memory, for one process. After a restart, all of them are closed.
 
@@ -37,7 +37,7 @@ pub(super) struct Breakers {
 struct Failures {
     /// Number of unreachable attempts in a row.
     count: u32,
-    /// End of the last one, or start of a probe.
+    /// End of the last unreachable attempt, or start of a probe.
     last: Timestamp,
 }
 
@@ -60,7 +60,7 @@ impl Breakers {
         let Some(failures) = self.unreachable.get_mut(queue).filter(|failures| failures.is_open()) else {
             return true;
         };
-        // After the clock was set back, it does not wait.
+        // If the clock was set back, the next attempt is a probe at once.
         let probe = now < failures.last || now >= failures.last.plus(PROBE_INTERVAL);
         if probe {
             failures.last = now;
@@ -102,7 +102,7 @@ mod tests {
         Timestamp::from_millis(seconds * 1_000)
     }
 
-    /// Returns breakers of which that of queue `name` has opened at second 0.
+    /// Returns breakers; the breaker of queue `name` opened at second 0.
     fn open(name: &str) -> Breakers {
         let mut breakers = Breakers::default();
         for n in 1..=OPENS_AFTER {
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!((breakers.responded(a), breakers.open_count()), (Some(BreakerChange::Closed), 0));
         assert!(breakers.admits(a, at(9)));
         assert_eq!(breakers.responded(a), None);
-        // After one response among them, they are not in a row.
+        // A response in between restarts the count.
         for _ in 1..OPENS_AFTER {
             assert_eq!(breakers.unreachable(a, at(9)), None);
         }
@@ -138,7 +138,7 @@ mod tests {
         let mut breakers = open(a);
         let tried: Vec<i64> = (0..40).filter(|second| breakers.admits(a, at(*second))).collect();
         assert_eq!(tried, [10, 20, 30]);
-        // A probe that took long counts from its end.
+        // After a long probe, the interval counts from the end of the probe.
         assert_eq!(breakers.unreachable(a, at(50)), None);
         assert_eq!((breakers.admits(a, at(59)), breakers.admits(a, at(60))), (false, true));
     }

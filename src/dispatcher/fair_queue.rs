@@ -1,9 +1,9 @@
-//! Fairness between apps: no app delays another by the number of its deliveries, or of its dead hosts.
+//! Fairness between apps: no app delays another, however many deliveries or unreachable hosts it has.
 //!
-//! An app may have thousands of destination queues. So the apps take turns first, and then the queues of each
-//! app ([`FairQueue`]). No app uses more than seven eighths of the deliveries in flight and of the loaded
-//! deliveries ([`AppShares`]): there is always a place for another app, and an app that is alone loses
-//! little.
+//! An app may have thousands of destination queues. So the apps take turns, and the queues of an app take
+//! turns within it ([`FairQueue`]). No app uses more than seven eighths of the deliveries in flight and of
+//! the loaded deliveries ([`AppShares`]): there is always a place for another app, and an app that is alone
+//! loses little.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ fn app_of(queue: &str) -> AppNo {
     AppNo(queue.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default())
 }
 
-/// Destination queues in turns: of the apps, and of the queues of each app.
+/// Destination queues that take turns: the apps first, then the queues of each app.
 #[derive(Debug, Default)]
 pub(super) struct FairQueue {
     apps: VecDeque<AppNo>,
@@ -109,8 +109,8 @@ impl AppShares {
         self.apps.get(&app).is_none_or(|held| held.in_flight < per_app_limit(most))
     }
 
-    /// Returns whether an app may have one more loaded delivery, if this is the common maximum of deliveries
-    /// and of bytes.
+    /// Returns whether an app may have one more loaded delivery. The pair is the common maximum: the number
+    /// of loaded deliveries, and the bytes of their bodies.
     pub(super) fn may_load(&self, app: AppNo, (most, bytes): (usize, usize)) -> bool {
         self.apps
             .get(&app)

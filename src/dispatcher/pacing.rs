@@ -4,11 +4,12 @@
 //!
 //! - **A message per interval to one address**, for all apps together. Where several apps write to one chat,
 //!   their queues take turns. A 429 with `Retry-After` closes the address for that time.
-//! - **A few messages in flight**, for all addresses and apps together: the operator's mail server.
+//! - **A few messages in flight**, for all addresses and apps together. This protects the operator's mail
+//!   server.
 //!
-//! A queue that is not admitted waits here and is returned at its time, so the dispatcher does not
-//! check it repeatedly. Nothing here is stored: after a restart every address is open. The limits hold for one
-//! process. Nodes that share a database would pace separately; a job and all its watches belong to one node.
+//! A queue that is not admitted waits here and is returned at its time, so the dispatcher does not check it
+//! repeatedly. Nothing here is stored: after a restart every address is open. The limits hold for one
+//! process. Nodes that share a database would pace separately, each for its own jobs and all their watches.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use std::time::Duration;
 use crate::channels::{self, Pacing};
 use crate::domain::{ChannelKind, Timestamp};
 
-/// Maximum time for which a `Retry-After` closes an address. The delivery that received it waits as long as
-/// requested; the others may find out earlier whether it still applies.
+/// Maximum time for which a `Retry-After` closes an address. The delivery that received it waits for the
+/// requested time. After the maximum, other deliveries are sent again and show whether the address still
+/// refuses messages.
 const CLOSED_MAX: Duration = Duration::from_secs(3600);
 
 /// State of all paced channels.
@@ -38,7 +40,7 @@ pub(super) struct Pacer {
 #[derive(Debug)]
 struct ClosedAddress {
     until: Timestamp,
-    /// Queues that wait for it, in turns.
+    /// Queues that wait for it, in the order of their turns.
     queues: Vec<Arc<str>>,
 }
 
@@ -46,9 +48,9 @@ struct ClosedAddress {
 #[derive(Debug, Default)]
 struct InFlight {
     count: usize,
-    /// Queues that wait for the end of one of them, in turns.
+    /// Queues that wait until one of these messages ends, in the order of their turns.
     waiting: VecDeque<Arc<str>>,
-    /// The same queues, for lookup by name.
+    /// The same queues, for a lookup by name.
     is_waiting: HashSet<Arc<str>>,
 }
 
@@ -89,8 +91,8 @@ impl Pacer {
         }
     }
 
-    /// Records the end of an admitted message. Returns the queues that waited for it, in turns: all of them,
-    /// because the first may have nothing to send any more.
+    /// Records the end of an admitted message. Returns all queues that waited for it, in the order of their
+    /// turns, because the first may have nothing left to send.
     pub(super) fn finished(&mut self, channel: ChannelKind) -> Vec<Arc<str>> {
         let Some(in_flight) = self.limited.get_mut(&channel) else { return Vec::new() };
         in_flight.count -= 1;

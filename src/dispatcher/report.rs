@@ -5,7 +5,7 @@ use crate::domain::{Attempt, NextStep, Outcome, PendingDelivery, Timestamp};
 use crate::telemetry::metrics::AttemptOutcome;
 use crate::telemetry::traces::{Context, Span, SpanKind};
 
-/// Returns the entry of an attempt that began at `at` for the attempt log.
+/// Returns the entry for the attempt log of an attempt that began at `at`.
 pub(super) fn attempt_entry(result: AttemptResult, at: Timestamp) -> Attempt {
     Attempt {
         at,

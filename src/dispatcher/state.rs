@@ -10,11 +10,12 @@ use crate::clock::SetBackDetector;
 use crate::domain::{CancelScope, DeliveryId, DispatcherMessage, PendingDelivery, Timestamp, WatchId};
 use crate::store::{DueDeliveries, LoadDueDeliveries};
 
-/// Maximum number of loaded deliveries, and of the bytes of their bodies. Further deliveries wait on disk,
-/// not in memory.
+/// Maximum number of loaded deliveries, and maximum total size of their bodies in bytes. Further deliveries
+/// wait on disk, not in memory.
 pub(super) const LOADED_MAX: (usize, usize) = (8_192, 64 * 1024 * 1024);
 
-/// Maximum number of pages that are read at the same time. Their bodies are not counted before they arrive.
+/// Maximum number of pages that are read at the same time. The bodies on a page are counted only after the
+/// page has arrived.
 const PAGES_MAX: usize = 16;
 
 /// Limits of the messages in flight.
@@ -27,7 +28,7 @@ pub(super) struct FlightLimits {
 }
 
 impl FlightLimits {
-    /// Returns how many deliveries of one queue may be loaded: enough that it never waits for a page.
+    /// Returns how many deliveries of one queue may be loaded: enough that the queue never waits for a page.
     fn loaded_per_queue(self) -> usize {
         self.per_queue * 2
     }
@@ -49,8 +50,8 @@ pub(super) struct DispatchState {
     shares: AppShares,
     /// Number of pages being read, and the maximum number of deliveries on them.
     pages: (usize, usize),
-    /// Time of the next waiting delivery in the store, one for each queue: the earliest. The page that it
-    /// leads to returns the time after it.
+    /// Timers, at most one for each queue: the earliest time at which a waiting delivery in the store is due.
+    /// When a timer expires, a page is read, and the page returns the next time.
     timers: BTreeSet<(Timestamp, Arc<str>)>,
     timer_of_queue: HashMap<Arc<str>, Timestamp>,
     pub(super) pacer: Pacer,
@@ -188,7 +189,7 @@ impl DispatchState {
         self.mark_sendable(name);
     }
 
-    /// Removes the waiting deliveries of a watch that are skipped. Deliveries in flight continue.
+    /// Removes the waiting deliveries of a watch that are in the scope. Deliveries in flight continue.
     fn skip(&mut self, watch: WatchId, scope: CancelScope) {
         let Self { queues, loaded, bytes, retry_requested, shares, .. } = self;
         let mut changed = Vec::new();
@@ -231,7 +232,7 @@ impl DispatchState {
         }
     }
 
-    /// Marks a queue with more deliveries in the store as loadable: it may have a free place now.
+    /// Marks a queue as loadable if the store has more of its deliveries, because a place may be free now.
     fn mark_loadable(&mut self, name: &Arc<str>) {
         if self.queues.get(name).is_some_and(|queue| queue.has_more) {
             self.mark_has_more(name);
@@ -307,7 +308,7 @@ impl DispatchState {
         deliveries
     }
 
-    /// Returns the pages to read now: of queues with few loaded deliveries, and more in the store.
+    /// Returns the pages to read now, for queues that have few loaded deliveries and more in the store.
     pub(super) fn take_pages(&mut self, limits: FlightLimits, now: Timestamp) -> Vec<LoadDueDeliveries> {
         let (most, few) = (limits.loaded_per_queue(), limits.per_queue.div_ceil(2));
         let mut pages = Vec::new();
@@ -386,7 +387,7 @@ impl DispatchState {
         self.remove_if_idle(&name);
     }
 
-    /// Removes a queue without deliveries and marks.
+    /// Removes a queue that has neither deliveries nor marks.
     fn remove_if_idle(&mut self, name: &Arc<str>) {
         if self.queues.get(name).is_some_and(DestinationQueue::is_idle) {
             self.queues.remove(name);

@@ -4,11 +4,12 @@
 //! no I/O and reads no clock: [`Scheduler::take_due`] returns the actions that are due, and [`Scheduler::next_due`]
 //! returns when to call it again.
 //!
-//! **Two heaps for each credential.** One orders polls by time, the other orders expiries. Expiries come first,
-//! because the final poll of a job matters more than one poll of many. A heap entry stays when the schedule of
-//! its job changes. It is then stale, because its time differs from the time in the job's schedule. A stale entry
-//! is dropped when it reaches the top of the heap, or when stale entries outnumber the others. A schedule that
-//! does not change adds no entry, so the heaps do not grow while a job is polled for a month.
+//! **Two heaps for each credential.** One orders polls by time, the other orders expiries. Expiries come
+//! first, because a final poll matters more than a poll that others follow. When the schedule of a job
+//! changes, its old heap entry stays. The entry is then stale: its time differs from the time in the job's
+//! schedule. A stale entry is dropped when it reaches the top of the heap, or when stale entries outnumber
+//! the others. An entry is added only when the time changes, so the heaps do not grow while a job is polled
+//! for a month.
 //!
 //! **A job being polled is not scheduled.** From the start of a poll until its result is committed, nothing else
 //! schedules the job. Two polls of one job therefore never overlap. A message that arrives in between (another
@@ -18,14 +19,16 @@
 //! the caller of the write. The poller empties the mailbox before it acts on a response. Therefore, when the ending
 //! of generation `g` is committed:
 //!
-//! - every watch of generation `g` was merged, and has ended;
-//! - a watch of generation `g + 1` has already replaced the schedule.
+//! - every watch of generation `g` has been merged, and has ended;
+//! - a watch of generation `g + 1`, if there is one, has already replaced the schedule.
 //!
 //! **Expiry.** At `expires_at`, a job is polled one final time.
 //!
-//! - The start of the final poll is the *cutoff*. Watches that expired until then end with its result.
+//! - The start of the final poll is the *cutoff*. Watches that have expired by then end with the result of
+//!   this poll.
 //! - If the final poll fails, it is repeated. 60 s after its first start, the watches end as unreachable.
-//! - They do not end as unreachable while a poll is in flight, because its result may end the same watches.
+//! - They do not end as unreachable while a poll is in flight, because the result of that poll may end the
+//!   same watches.
 //! - While the breaker is open or the credential is paused, the 60 s count from `expires_at`, or from the start of
 //!   the process if that was later.
 //!
@@ -184,7 +187,7 @@ impl Scheduler {
         adjust(&mut self.watching, found.watching, watching);
         found.watching = watching;
         found.terms = terms;
-        // A final poll that is under way continues for the other watches that expired with this one.
+        // The final poll continues while watches remain that had expired by its cutoff.
         if let Some(rare) = &mut found.rare
             && rare.final_poll.is_some_and(|poll| terms.is_none_or(|t| t.expires_at > poll.cutoff))
         {
@@ -197,7 +200,8 @@ impl Scheduler {
         }
     }
 
-    /// Adds a job at start. A job with its first poll in the past is due at once; the rate spreads them.
+    /// Adds a job at start. A job whose first poll lies in the past is due at once; the rate limit spreads
+    /// such polls.
     pub(super) fn load(&mut self, facts: &JobSnapshot, queue: usize, now: Timestamp) {
         let first = first_poll(&self.queues[queue].policy, facts.terms.as_ref(), facts.registered_at);
         self.insert(facts, queue);
@@ -253,7 +257,7 @@ impl Scheduler {
         }
     }
 
-    /// Returns the actions that are due. The budget has granted each poll, which counts as in flight.
+    /// Returns the actions that are due. Each poll has been granted by the budget and counts as in flight.
     pub(super) fn take_due(&mut self, now: Timestamp) -> Vec<Action> {
         let mut actions = Vec::new();
         for queue in &mut self.queues {
@@ -275,8 +279,9 @@ impl Scheduler {
         }
     }
 
-    /// Ends a poll whose result is committed, and schedules the next one. The poll keeps its place in the budget
-    /// until now, so that the concurrency also limits the results that wait to be written.
+    /// Ends a poll whose result is committed, and schedules the next one. The poll keeps its place in the
+    /// budget until this call, so the concurrency limit also bounds the number of results that wait to be
+    /// written.
     pub(super) fn finish_poll(&mut self, poll: FinishedPoll, now: Timestamp) {
         let FinishedPoll { job, generation, ended, not_before } = poll;
         self.next_step_at = Some(now);
@@ -320,7 +325,8 @@ impl Scheduler {
         self.schedule_expiry(job);
     }
 
-    /// Clears the backoffs of a provider's jobs, after it has recovered: they are due.
+    /// Clears the backoffs of a provider's jobs, after the provider has recovered. These jobs are due as soon
+    /// as the minimum interval permits.
     pub(super) fn clear_backoffs(&mut self, queue: usize, now: Timestamp) {
         let min_interval = self.queues[queue].policy.min_interval;
         let mut due = Vec::new();

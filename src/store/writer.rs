@@ -1,41 +1,41 @@
 //! Group commit by a single writer.
 //!
 //! Every write is a command in one queue. The writer takes all commands that wait, applies them in one
-//! transaction, commits, and then replies: a 2xx is on disk. While a commit waits for the disk, the next
-//! batch gathers. A slow disk makes the batches larger and does not lower the rate. The writer never waits
-//! for a batch to fill. It is generic over the [`CommandSet`].
+//! transaction, commits, and then replies. A 2xx therefore means that the change is on disk. While a commit
+//! waits for the disk, the next batch gathers. A slow disk makes the batches larger and does not lower the
+//! rate. The writer never waits for a batch to fill. It is generic over the [`CommandSet`].
 //!
-//! **Order.** Within a batch, commands are applied kind by kind, each kind for all its commands at once.
-//! Two commands are in one batch only if neither waited for the reply to the other, so every order between
-//! them is an order in which they could have arrived.
+//! **Order.** Within a batch, commands are applied kind by kind: all commands of one kind at once. The
+//! callers of a batch sent their commands without waiting for a reply to another command of the batch. The
+//! commands could therefore have arrived in any order, and every order is correct.
 //!
 //! **An error of one command fails only that command.** Requests are checked before they get here, and the
-//! statements handle conflicts. A statement that fails is therefore a bug or a broken row; so is a panic.
-//! The writer rolls the batch back and applies each half in a transaction of its own, down to the command
-//! that fails.
+//! statements handle conflicts. A failed statement or a panic therefore means a bug or a broken row. The
+//! writer rolls the batch back and applies each half in a transaction of its own. It repeats this until only
+//! the failing command is left.
 //!
-//! **An error of the database fails all commands.** If it is full, unreadable or locked, the writer rolls
-//! the batch back, answers every command with the error (503), and sets [`Shared::refusing`] until a commit
-//! succeeds. Meanwhile no attempt starts, because its outcome could not be written. In this state every
-//! batch writes something: a batch that only reads would otherwise be taken for a recovery.
+//! **An error of the database fails all commands.** If it is full, unreadable or locked, the writer rolls the
+//! batch back, answers every command with the error (503), and sets [`Shared::refusing`] until a commit
+//! succeeds. Meanwhile no attempt starts, because its outcome could not be written. In this state every batch
+//! contains a write. Otherwise the success of a batch that only reads would look like a recovery.
 //!
 //! **A failed COMMIT is not repeated.**
 //!
-//! - On SQLite, the contents of the disk are unknown after a failed sync, and a second sync could report a
-//!   success that is none. The process ends, and the next start reads what is there. A full disk is the
-//!   exception: it fails while frames are appended, before the frame that commits, so the transaction is
-//!   known not to have happened.
+//! - On SQLite, the contents of the disk are unknown after a failed sync, and a second sync could falsely
+//!   report success. The process ends, and the next start reads what is there. A full disk is the exception:
+//!   the write fails while frames are appended, before the frame that commits. The transaction is then known
+//!   not to have happened.
 //! - On PostgreSQL, the server can be asked for the outcome (see `db/postgres`). The writer writes nothing
 //!   else until the server has answered.
 //!
 //! **A lost server.** Before each batch, the writer reconnects if the connection is lost. Between two batches
 //! it notices the loss and reconnects at once. A batch that was lost before its COMMIT did not happen. The
-//! writer applies it once more on a new connection; without one, it answers every command with the error at
-//! once.
+//! writer applies it once more on a new connection. If it cannot connect, it answers every command with the
+//! error at once.
 //!
 //! **Notifications follow the commit and precede the replies.** The writer sends messages to the poller and
 //! the dispatcher and notifies requests that wait for the end of a watch; then it replies to the callers. A
-//! crash in between loses a message, never a fact: a start makes all of them again from the rows.
+//! crash in between can lose messages but no facts: the next start creates all messages again from the rows.
 //!
 //! **The feed never skips an event.** The last statements of a transaction give an app's events their
 //! positions, so their order is the order of the commits.
@@ -60,8 +60,8 @@ const BATCH: usize = 1024;
 /// Capacity of the queue. Further commands wait in their callers, whose number is bounded.
 const QUEUE: usize = 4096;
 
-/// Maximum time that callers wait for the outcome of an unknown commit: the time that a server takes to
-/// start again.
+/// Maximum time that callers wait for the outcome of a commit if it is unknown: the time that a server needs
+/// to restart.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Interval of attempts to reconnect while no command arrives.
@@ -200,7 +200,7 @@ impl WriterLoop<'_> {
     /// Commits `commands` in one transaction, or in halves if one of them fails.
     fn commit<C: CommandSet>(&mut self, mut commands: Vec<C>) {
         let transacted = self.ready().and_then(|()| match self.transact(&mut commands) {
-            // The transaction did not happen: once more, if there is a new connection.
+            // The transaction did not happen. It is applied once more if there is a new connection.
             Err(error) if self.connection.is_lost() => match self.ready() {
                 Ok(()) => self.transact(&mut commands),
                 Err(_) => Err(error),
@@ -263,7 +263,7 @@ impl WriterLoop<'_> {
         outcome
     }
 
-    /// Marks the store as refusing, if the error is one of the database. Logs the first such error.
+    /// Marks the store as refusing, if the error is an error of the database. Logs the first such error.
     fn refuse(&self, error: &StoreError) {
         if let StoreError::Unavailable(reason) | StoreError::Unknown(reason) = error
             && !self.shared.refusing.swap(true, Ordering::AcqRel)
@@ -283,7 +283,7 @@ impl WriterLoop<'_> {
             }
             C::apply(&mut batch, commands)
         }));
-        // A panic must not end the writer: without it the process would accept no write.
+        // A panic must not end the writer: without the writer, the process would accept no write.
         let applied =
             applied.unwrap_or_else(|_| Err(StoreError::Inconsistent("a write panicked".to_owned())));
         let mut effects = batch.effects;

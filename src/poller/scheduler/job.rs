@@ -8,7 +8,7 @@ use crate::telemetry::traces::Context;
 /// The time of something that is not scheduled.
 pub const NEVER: Timestamp = Timestamp::MAX;
 
-/// The schedule of one job. There may be a million, so fields that few jobs need are boxed.
+/// The schedule of one job. There may be a million jobs, so fields that few jobs need are boxed.
 #[derive(Debug)]
 pub struct JobSchedule {
     pub name: JobName,
@@ -22,9 +22,10 @@ pub struct JobSchedule {
     pub registered_at: Timestamp,
     /// Start of the last poll.
     pub polled_at: Option<Timestamp>,
-    /// Time of the next poll, and of the only valid entry in the heap of polls; [`NEVER`] if there is none.
+    /// Time of the next poll; [`NEVER`] if none is scheduled. In the heap of polls, only an entry with this
+    /// time is valid.
     pub poll_at: Timestamp,
-    /// The same for the heap of expiries.
+    /// Time of the next step of the expiry, with the same rules for the heap of expiries.
     pub expiry_at: Timestamp,
     /// Number of polls since the process started.
     pub polls: u32,
@@ -55,7 +56,7 @@ pub struct RareState {
 pub struct FinalPoll {
     /// The watches that had expired by this time end with the result of the poll.
     pub cutoff: Timestamp,
-    /// Time at which those watches end without a result; [`NEVER`] once that is being written.
+    /// Time at which those watches end without a result; [`NEVER`] while their end is being written.
     pub give_up_at: Timestamp,
 }
 

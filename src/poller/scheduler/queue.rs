@@ -26,7 +26,7 @@ pub type TimeHeap = BinaryHeap<Reverse<(Timestamp, JobNo)>>;
 pub enum Action {
     /// Poll a job.
     Poll(JobNo),
-    /// End the watches of a job that expired until this time: the provider cannot be reached.
+    /// End the watches of a job that had expired by this time: the provider cannot be reached.
     GiveUp(JobNo, Timestamp),
 }
 
@@ -67,7 +67,7 @@ impl ProviderQueue {
         }
     }
 
-    /// Adds everything that is due to `actions`. The budget has granted each poll.
+    /// Appends the due actions to `actions`. Each poll has been granted by the budget.
     pub fn take_due(
         &mut self,
         jobs: &mut Jobs,
@@ -166,7 +166,8 @@ impl ProviderQueue {
     pub fn waiting(&self, jobs: &Jobs, now: Timestamp, most: usize) -> usize {
         let heap = self.polls.as_slice();
         let (mut count, mut below) = (0, vec![0]);
-        // In a heap, the children of an entry are not earlier than the entry. Only due entries are visited.
+        // In a heap, the children of an entry are not earlier than the entry, so the search does not go below
+        // an entry that is not due.
         while let Some(at) = below.pop() {
             let Some(Reverse((due, job))) = heap.get(at).filter(|Reverse((due, _))| *due <= now) else {
                 continue;

@@ -71,7 +71,7 @@ impl Scheduler {
         self.apply(PollerMessage::PollNow(Box::new(facts)), |_| 0, at(now));
     }
 
-    /// A poll that started at `began` learned nothing.
+    /// Finishes a poll that started at `began` and learned nothing.
     fn nothing_new(&mut self, job: i64, began: i64, now: i64) {
         self.record_start(JobNo(job), at(began));
         let generation = self.jobs[&JobNo(job)].generation;
@@ -101,7 +101,8 @@ fn poll(job: i64) -> Action {
 
 #[test]
 fn the_schedule_of_a_job_is_small() {
-    // There may be a million. With its strings, its box and its heap entries, each takes about half a KB.
+    // There may be a million jobs. Each takes about half a KB, with its strings, its box and its heap
+    // entries.
     assert!(size_of::<JobSchedule>() <= 320, "{}", size_of::<JobSchedule>());
 }
 
@@ -232,7 +233,7 @@ fn a_new_watch_may_advance_the_next_poll_but_never_delays_it() {
     let hint = Terms { expected_at: Some(at(106)), ..terms(9_000) };
     scheduler.watch(facts(1, 0, 0, Some(hint)), 103);
     assert_eq!(scheduler.next_due(at(103)), Some(at(106)));
-    // Late, and waiting for the budget: the poll keeps its time.
+    // The poll is late and waits for the budget. It keeps its time.
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 200);
     assert_eq!(scheduler.jobs[&JobNo(1)].poll_at, at(106));
     assert_eq!(scheduler.jobs[&JobNo(1)].watching, 5);

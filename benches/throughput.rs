@@ -149,6 +149,8 @@ impl Service {
             .env("RINGBACK_DELIVERY__PER_DESTINATION", "256")
             .env("RINGBACK_EGRESS__ALLOW", "127.0.0.1/32")
             .env("RINGBACK_LOG", "warn")
+            .env_remove("RINGBACK_BENCH_BASE")
+            .env_remove("RINGBACK_BENCH_ROUNDS")
             .stdout(Stdio::null())
             .spawn()
             .unwrap();

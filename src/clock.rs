@@ -106,7 +106,7 @@ impl Clock {
 
     /// Returns after `limit`, measured by the monotonic timer of the machine, so that a jump of the wall clock
     /// ends no exchange early.
-    async fn deadline(&self, limit: Duration) {
+    pub async fn deadline(&self, limit: Duration) {
         match self {
             Self::System => tokio::time::sleep(limit).await,
             Self::Manual(_) => self.sleep(limit).await,

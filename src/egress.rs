@@ -380,16 +380,20 @@ impl Egress {
         max_body: usize,
     ) -> Result<(Received, Read), SendError> {
         let watch = self.clock.stopwatch();
-        let answer = self.clock.timeout(timeout, client.execute(request)).await;
-        let mut response = match answer {
-            Some(Ok(response)) => response,
-            Some(Err(error)) => return Err(self.name_proxy(SendError::classify(&error))),
-            None => return Err(SendError::timed_out(timeout)),
+        // One timer for the whole exchange: a jump of the clock between two timers would lengthen it.
+        let mut deadline = std::pin::pin!(self.clock.deadline(timeout));
+        let answer = tokio::select! {
+            biased;
+            answer = client.execute(request) => answer,
+            () = &mut deadline => return Err(SendError::timed_out(timeout)),
         };
+        let mut response = answer.map_err(|error| self.name_proxy(SendError::classify(&error)))?;
         let mut body = Vec::new();
-        let left = timeout.saturating_sub(watch.elapsed());
-        let read = self.clock.timeout(left, read(&mut response, &mut body, max_body)).await;
-        let read = read.unwrap_or_else(|| Read::Broken(SendError::timed_out(timeout)));
+        let read = tokio::select! {
+            biased;
+            read = read(&mut response, &mut body, max_body) => read,
+            () = &mut deadline => Read::Broken(SendError::timed_out(timeout)),
+        };
         let received = Received {
             status: response.status().as_u16(),
             headers: recorded_headers(response.headers()),

@@ -41,7 +41,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use self::http::{Description, Problem, ProblemCode, Resource, Server};
-use self::resources::resources;
+use self::resources::{metrics, resources};
 
 /// Maximum number of connections to a listener for metrics. Each response is computed anew, and there are
 /// few scrapers.
@@ -66,12 +66,12 @@ pub async fn serve_metrics(listener: TcpListener, api: Arc<Api>, closing: watch:
 
 fn router(api: Arc<Api>) -> Router {
     let all = resources();
-    finish(if api.with_metrics { all.merge(service::metrics_routes()) } else { all }, api)
+    finish(if api.with_metrics { all.merge(metrics()) } else { all }, api)
 }
 
 /// The routes of a listener for metrics alone.
 fn metrics_router(api: Arc<Api>) -> Router {
-    finish(service::metrics_routes(), api)
+    finish(metrics(), api)
 }
 
 fn finish(resources: Resource, api: Arc<Api>) -> Router {

@@ -3,23 +3,16 @@
 use std::time::Duration;
 
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::destination_request::{self, DESTINATIONS_MAX, DestinationRequest};
 use super::http::{
-    Answer, Api, BODY_MAX, Call, FieldErrorCode, FieldErrors, ObjectReader, Problem, ProblemCode, Resource,
+    Answer, Api, BODY_MAX, Call, FieldErrorCode, FieldErrors, ObjectReader, Problem, ProblemCode,
     object_reader,
 };
 use super::register;
 use super::watches::{Target, WatchView, shown};
 use crate::domain::{Timestamp, WatchId};
 use crate::store::{AmendRefusal, AmendWatch};
-
-/// The routes of this resource.
-pub fn routes() -> Resource {
-    OpenApiRouter::new().routes(routes!(amend))
-}
 
 /// A change of a watch. At least one field is required.
 #[derive(ToSchema)]
@@ -51,7 +44,7 @@ struct Amendment {
         (status = 409, description = "The watch has ended."),
     )
 )]
-async fn amend(call: Call) -> Answer {
+pub async fn amend(call: Call) -> Answer {
     let id = call.only_id(WatchId::parse)?;
     let (api, app) = (&call.api, call.app());
     let text = call.json(BODY_MAX).await?;

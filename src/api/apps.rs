@@ -6,21 +6,14 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::http::{
     Answer, Api, Call, Content, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Page, PageParams,
-    Problem, ProblemCode, Resource, cursor, json, page,
+    Problem, ProblemCode, cursor, json, page,
 };
 use crate::channels::webhook::Secret;
 use crate::domain::{App, AppId, AppNo, Masked};
 use crate::tenants::{self, AppView, check_name};
-
-/// The routes of this resource.
-pub fn routes() -> Resource {
-    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(show))
-}
 
 /// Finds an app that the caller manages. `only` is the caller's own app, or `None` for all apps.
 pub fn managed_app(api: &Api, only: Option<AppNo>, id: &str) -> Option<Arc<App>> {
@@ -36,7 +29,7 @@ pub fn managed_app(api: &Api, only: Option<AppNo>, id: &str) -> Option<Arc<App>>
     params(PageParams),
     responses((status = 200, description = "A page of apps.", body = Page<AppView>))
 )]
-async fn list(call: Call) -> Answer {
+pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
     let before = query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(AppId));
@@ -57,7 +50,7 @@ async fn list(call: Call) -> Answer {
     params(("id" = AppId, Path)),
     responses((status = 200, description = "The app.", body = AppView))
 )]
-async fn show(call: Call) -> Answer {
+pub async fn show(call: Call) -> Answer {
     let app = call.only_id(|id| managed_app(&call.api, call.caller.managed_app(), id))?;
     Ok(json(StatusCode::OK, &AppView::of(&app)))
 }
@@ -84,7 +77,7 @@ struct NewApp {
             Idempotency-Key is in progress, or the key was used with another API key."),
     )
 )]
-async fn create(call: Call) -> Answer {
+pub async fn create(call: Call) -> Answer {
     if call.caller.managed_app().is_some() {
         let detail = "only an admin key of the first app can create apps";
         return Err(Problem::new(ProblemCode::OperatorOnly, detail).into());

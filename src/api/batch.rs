@@ -12,12 +12,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::http::{
     Answer, Api, BATCH_MAX, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Problem,
-    ProblemCode, ProblemView, Resource, first_answer, json, object_reader::first, too_large, traceparent,
+    ProblemCode, ProblemView, first_answer, json, object_reader::first, too_large, traceparent,
 };
 use super::register;
 use super::registration_span::RegistrationSpan;
@@ -34,11 +32,6 @@ const AT_ONCE: usize = 64;
 /// Time for all name look-ups of a batch. A thousand hosts without an answer would take a quarter of a
 /// minute. A name that was not looked up in time is accepted, as a name that does not resolve yet.
 const LOOK_UPS_FOR: Duration = Duration::from_secs(5);
-
-/// The routes of this resource.
-pub fn routes() -> Resource {
-    OpenApiRouter::new().routes(routes!(create))
-}
 
 /// A batch of registrations.
 #[derive(ToSchema)]
@@ -87,7 +80,7 @@ struct BatchView<'a> {
     request_body(content = Batch, example = json!({"watches": [{"jobId": "job_abc123def456", "notify": []}]})),
     responses((status = 200, description = "The result of each item.", body = BatchView))
 )]
-async fn create(call: Call) -> Answer {
+pub async fn create(call: Call) -> Answer {
     call.no_query()?;
     let (at, took) = (call.api.clock.now(), call.api.clock.stopwatch());
     // Taken before the body is read: the permits bound the memory of bodies.

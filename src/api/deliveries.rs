@@ -6,13 +6,11 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::address::AddressView;
 use super::http::{
     Answer, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Page, PageParams, Problem, ProblemCode,
-    Resource, cursor, first_answer, json, page,
+    cursor, first_answer, json, page,
 };
 use crate::domain::{
     Attempt, Delivery, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, Reason, Timestamp,
@@ -25,15 +23,6 @@ use crate::store::{
 
 /// Largest number of deliveries that one request retries: some seconds of work, done in chunks.
 const RETRY_MAX: u32 = 100_000;
-
-/// The routes of this resource.
-pub fn routes() -> Resource {
-    OpenApiRouter::new()
-        .routes(routes!(list))
-        .routes(routes!(retry_many))
-        .routes(routes!(show))
-        .routes(routes!(retry))
-}
 
 /// A delivery: an event on its way to one destination.
 #[derive(Serialize, ToSchema)]
@@ -135,7 +124,7 @@ impl<'a> DeliveryView<'a> {
     ),
     responses((status = 200, description = "A page of deliveries.", body = Page<DeliveryView>))
 )]
-async fn list(call: Call) -> Answer {
+pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
     let filter = DeliveryFilter {
@@ -159,7 +148,7 @@ async fn list(call: Call) -> Answer {
     security(("key" = ["read"])), params(("id" = DeliveryId, Path)),
     responses((status = 200, description = "The delivery.", body = DeliveryView))
 )]
-async fn show(call: Call) -> Answer {
+pub async fn show(call: Call) -> Answer {
     let id = call.only_id(DeliveryId::parse)?;
     let found = call.api.store.delivery(call.app(), id).await?;
     let (delivery, attempts) = found.ok_or_else(Problem::not_found)?;
@@ -178,7 +167,7 @@ async fn show(call: Call) -> Answer {
         (status = 409, description = "The watch was stopped, or a request with this Idempotency-Key is in progress."),
     )
 )]
-async fn retry(call: Call) -> Answer {
+pub async fn retry(call: Call) -> Answer {
     let write = call.write(Content::Nothing).await?;
     let (api, app, id) = (&write.api, write.app(), write.id(DeliveryId::parse)?);
     let (delivery, attempts) = api.store.delivery(app, id).await?.ok_or_else(Problem::not_found)?;
@@ -239,7 +228,7 @@ fn retry_count(count: u64) -> StoredResponse {
     request_body(content = RetryRequest, example = json!({"status": "failed", "since": "2026-02-18T00:00:00Z"})),
     responses((status = 202, description = "The number of retries, committed.", body = RetryCountView))
 )]
-async fn retry_many(call: Call) -> Answer {
+pub async fn retry_many(call: Call) -> Answer {
     let write = call.write(Content::OBJECT).await?;
     let (api, app) = (&write.api, write.app());
     let filter = write.object(|fields, errors| Some(read_filter(fields, errors)))?;

@@ -20,11 +20,9 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
 use hyper::body::{Bytes, Frame};
 use tokio::sync::mpsc;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::events::{gone, listed};
-use super::http::{Answer, Call, Problem, Resource, is_set};
+use super::http::{Answer, Call, Problem, is_set};
 use crate::domain::{Event, EventId, EventType};
 use crate::store::EventFilter;
 
@@ -42,11 +40,6 @@ const STREAM_FOR: Duration = Duration::from_secs(3600);
 
 /// Tells the client to wait a second before it reconnects.
 const RETRY: &[u8] = b"retry: 1000\n\n";
-
-/// The routes of this resource.
-pub fn routes() -> Resource {
-    OpenApiRouter::new().routes(routes!(stream))
-}
 
 /// Follow events
 ///
@@ -67,7 +60,7 @@ pub fn routes() -> Resource {
         (status = 410, description = "The event to continue after does not exist, or does not exist any more."),
     )
 )]
-async fn stream(call: Call) -> Answer {
+pub async fn stream(call: Call) -> Answer {
     let (api, app) = (&call.api, call.app());
     let mut query = call.query();
     let filter = EventFilter { event_type: query.word("type", EventType::WORDS, EventType::parse) };

@@ -3,20 +3,13 @@
 use axum::http::StatusCode;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::http::{
-    Answer, Call, FieldErrorCode, Page, PageParams, Problem, ProblemCode, Resource, cursor, page, reply,
+    Answer, Call, FieldErrorCode, Page, PageParams, Problem, ProblemCode, cursor, page, reply,
 };
 use crate::domain::{Event, EventId, EventType};
 use crate::events::Body;
 use crate::store::{After, EventFilter};
-
-/// The routes of this resource.
-pub fn routes() -> Resource {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(show))
-}
 
 /// An event as it was delivered, with its id.
 #[derive(ToSchema)]
@@ -58,7 +51,7 @@ pub fn gone() -> Problem {
         (status = 410, description = "The event of `after` does not exist, or does not exist any more."),
     )
 )]
-async fn list(call: Call) -> Answer {
+pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
     let filter = EventFilter { event_type: query.word("type", EventType::WORDS, EventType::parse) };
@@ -87,7 +80,7 @@ async fn list(call: Call) -> Answer {
     params(("id" = EventId, Path)),
     responses((status = 200, description = "The event.", body = EventView))
 )]
-async fn show(call: Call) -> Answer {
+pub async fn show(call: Call) -> Answer {
     let id = call.only_id(EventId::parse)?;
     let event = call.api.store.event(call.app(), id).await?.ok_or_else(Problem::not_found)?;
     Ok(reply(StatusCode::OK, listed(&event).get().as_bytes().to_vec()))

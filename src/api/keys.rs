@@ -7,22 +7,15 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::apps::{managed_app, valid_name};
 use super::http::{
     Answer, Api, Call, Content, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Page, PageParams,
-    Problem, Resource, cursor, json, page,
+    Problem, cursor, json, page,
 };
 use crate::domain::{App, AppId, AppNo, KeyId, Scope, Timestamp};
 use crate::store::RevokeKey;
 use crate::tenants::{self, EXPIRES_IN, KeyView, NewKey, check_expiry};
-
-/// The routes of this resource.
-pub fn routes() -> Resource {
-    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(show, revoke))
-}
 
 /// Finds an app that the caller manages.
 fn find_app(api: &Api, only: Option<AppNo>, id: &str) -> Result<Arc<App>, Invalid> {
@@ -39,7 +32,7 @@ fn find_app(api: &Api, only: Option<AppNo>, id: &str) -> Result<Arc<App>, Invali
     params(PageParams, ("appId" = Option<AppId>, Query, description = "Only keys of this app.")),
     responses((status = 200, description = "A page of keys.", body = Page<KeyView>))
 )]
-async fn list(call: Call) -> Answer {
+pub async fn list(call: Call) -> Answer {
     let only = call.caller.managed_app();
     let mut query = call.query();
     let limit = query.limit();
@@ -57,7 +50,7 @@ async fn list(call: Call) -> Answer {
     params(("id" = KeyId, Path)),
     responses((status = 200, description = "The key.", body = KeyView))
 )]
-async fn show(call: Call) -> Answer {
+pub async fn show(call: Call) -> Answer {
     let id = call.only_id(KeyId::parse)?;
     let key =
         call.api.store.key_by_id(call.caller.managed_app(), id).await?.ok_or_else(Problem::not_found)?;
@@ -72,7 +65,7 @@ async fn show(call: Call) -> Answer {
     params(("id" = KeyId, Path)),
     responses((status = 204, description = "The key is revoked."))
 )]
-async fn revoke(call: Call) -> Answer {
+pub async fn revoke(call: Call) -> Answer {
     let key = call.only_id(KeyId::parse)?;
     if !call.api.store.revoke_key(RevokeKey { app: call.caller.managed_app(), key }).await? {
         return Err(Problem::not_found().into());
@@ -114,7 +107,7 @@ struct KeyRequest {
             progress, or the Idempotency-Key was used with another API key."),
     )
 )]
-async fn create(call: Call) -> Answer {
+pub async fn create(call: Call) -> Answer {
     let write = call.write_secret(Content::OBJECT).await?;
     let (api, now, only) = (&write.api, write.api.clock.now(), write.caller.managed_app());
     let find = |id: &str| find_app(api, only, id);

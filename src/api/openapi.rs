@@ -20,8 +20,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 
 use super::http::ProblemView;
-use super::resources::resources;
-use super::service;
+use super::resources::{metrics, resources};
 use crate::domain::EventType;
 use crate::events;
 use crate::store::Scope;
@@ -127,7 +126,7 @@ const MEANINGS: &[(u16, &str)] = &[
 ];
 
 fn make() -> Value {
-    let described = resources().merge(service::metrics_routes()).into_openapi();
+    let described = resources().merge(metrics()).into_openapi();
     let mut document = serde_json::to_value(described).unwrap_or_default();
     document["info"] = json!({
         "title": "Ringback",

@@ -2,16 +2,9 @@
 
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
-use super::http::{Answer, Call, Page, PageParams, Resource, cursor};
+use super::http::{Answer, Call, Page, PageParams, cursor};
 use crate::domain::{ProviderHealth, ProviderState, Timestamp, format_duration, format_rate};
-
-/// The routes of this resource.
-pub fn routes() -> Resource {
-    OpenApiRouter::new().routes(routes!(list))
-}
 
 /// A job API that can be watched.
 #[derive(Serialize, ToSchema)]
@@ -101,7 +94,7 @@ enum LearnedView {}
     params(PageParams),
     responses((status = 200, description = "A page of providers.", body = Page<ProviderView>))
 )]
-async fn list(call: Call) -> Answer {
+pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit() as usize;
     let from = query.read("cursor", cursor::WRONG, cursor::decode_feed_position).unwrap_or(0);

@@ -9,25 +9,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
-use super::http::{Answer, Api, CONNECTIONS_MAX, Description, Problem, ProblemCode, Resource, json, reply};
+use super::http::{Answer, Api, CONNECTIONS_MAX, Description, Problem, ProblemCode, json, reply};
 use crate::telemetry::metrics::{Clients, Snapshot};
-
-/// The routes of this resource, but for the metrics.
-pub fn routes() -> Resource {
-    OpenApiRouter::new()
-        .routes(routes!(healthz))
-        .routes(routes!(readyz))
-        .routes(routes!(document))
-        .routes(routes!(docs))
-}
-
-/// The route of the metrics, which may have a listener of its own.
-pub fn metrics_routes() -> Resource {
-    OpenApiRouter::new().routes(routes!(metrics))
-}
 
 /// The state of the service.
 #[derive(Serialize, ToSchema)]
@@ -42,7 +26,7 @@ struct StatusView {
     get, path = "/healthz", operation_id = "alive", tag = "Service",
     responses((status = 200, description = "The process answers.", body = StatusView))
 )]
-async fn healthz() -> Response {
+pub async fn healthz() -> Response {
     json(StatusCode::OK, &StatusView { status: "ok" })
 }
 
@@ -57,7 +41,7 @@ async fn healthz() -> Response {
         (status = 503, description = "The service is not ready. The problem says why."),
     )
 )]
-async fn readyz(State(api): State<Arc<Api>>) -> Answer {
+pub async fn readyz(State(api): State<Arc<Api>>) -> Answer {
     let reason = if *api.draining.borrow() {
         "the server is stopping"
     } else if !api.loaded.load(Ordering::Acquire) {
@@ -82,7 +66,7 @@ async fn readyz(State(api): State<Arc<Api>>) -> Answer {
         (status = 404, description = "The metrics have a listener of their own."),
     )
 )]
-async fn metrics(State(api): State<Arc<Api>>) -> Response {
+pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
     let now = api.clock.now();
     // Without an answer of the database the other metrics are still shown.
     let backlog = api.store.backlog(now).await.unwrap_or_default();
@@ -105,7 +89,7 @@ async fn metrics(State(api): State<Arc<Api>>) -> Response {
     get, path = "/openapi.json", operation_id = "openapi", tag = "Service",
     responses((status = 200, description = "The OpenAPI 3.1 document.", body = Object))
 )]
-async fn document(Extension(description): Extension<Description>) -> Response {
+pub async fn document(Extension(description): Extension<Description>) -> Response {
     reply(StatusCode::OK, (description.document)().as_bytes().to_vec())
 }
 
@@ -114,6 +98,6 @@ async fn document(Extension(description): Extension<Description>) -> Response {
     get, path = "/docs", operation_id = "docs", tag = "Service",
     responses((status = 200, description = "The page.", body = String, content_type = "text/html"))
 )]
-async fn docs(Extension(description): Extension<Description>) -> Response {
+pub async fn docs(Extension(description): Extension<Description>) -> Response {
     (description.page)()
 }

@@ -6,12 +6,10 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::http::{
-    Answer, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Problem, ProblemCode, Resource,
-    first_answer, json,
+    Answer, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Problem, ProblemCode, first_answer,
+    json,
 };
 use crate::channels::webhook::Secret;
 use crate::domain::{Masked, Timestamp, parse_duration};
@@ -22,11 +20,6 @@ const GRACE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Default of the grace.
 const GRACE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
-
-/// The routes of this resource.
-pub fn routes() -> Resource {
-    OpenApiRouter::new().routes(routes!(show)).routes(routes!(rotate))
-}
 
 /// A signing secret.
 #[derive(Serialize, ToSchema)]
@@ -60,7 +53,7 @@ impl<'a> SecretView<'a> {
     security(("key" = ["admin"])),
     responses((status = 200, description = "The secret.", body = SecretView))
 )]
-async fn show(call: Call) -> Answer {
+pub async fn show(call: Call) -> Answer {
     call.no_query()?;
     let app = call.api.store.app(call.app()).ok_or_else(Problem::not_found)?;
     let old_until = app.old_secret(call.api.clock.now()).map(|(_, until)| until);
@@ -90,7 +83,7 @@ struct Rotation {
             Idempotency-Key is in progress, or the key was used with another API key."),
     )
 )]
-async fn rotate(call: Call) -> Answer {
+pub async fn rotate(call: Call) -> Answer {
     let write = call.write_secret(Content::Optional).await?;
     let Rotation { grace } = write.object(|fields, errors| Some(read(fields, errors)))?;
     let (api, app) = (&write.api, write.app());

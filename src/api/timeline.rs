@@ -2,19 +2,12 @@
 
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
-use super::http::{Answer, Call, Page, PageParams, Problem, Resource, cursor, page};
+use super::http::{Answer, Call, Page, PageParams, Problem, cursor, page};
 use crate::domain::{
     DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, JobStatus, Reason, Timestamp, WatchId,
 };
 use crate::store::{TimelineEntry, TimelinePosition};
-
-/// The routes of this resource.
-pub fn routes() -> Resource {
-    OpenApiRouter::new().routes(routes!(show))
-}
 
 /// One thing that happened to a watch; `kind` says which.
 // Each variant holds `at`: a shared part beside them would be an `allOf`, which client generators do not take.
@@ -108,7 +101,7 @@ impl TimelineEntryView {
     responses((status = 200, description = "A page of the timeline, oldest first.",
         body = Page<TimelineEntryView>))
 )]
-async fn show(call: Call) -> Answer {
+pub async fn show(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
     let after = query.read("cursor", cursor::WRONG, cursor::decode_timeline_position).unwrap_or_default();

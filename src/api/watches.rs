@@ -8,13 +8,11 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use super::address::AddressView;
 use super::http::{
-    Answer, Api, Call, Content, Page, PageParams, Problem, Resource, created, cursor, first_answer, is_set,
-    json, page, traceparent,
+    Answer, Api, Call, Content, Page, PageParams, Problem, created, cursor, first_answer, is_set, json, page,
+    traceparent,
 };
 use super::register;
 use super::registration_span::RegistrationSpan;
@@ -26,11 +24,6 @@ use crate::store::{Idempotent, NotFound, PollNow, Register, StopWatch, StoredRes
 
 /// Longest `wait` for the end of a watch.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-
-/// The routes of this resource.
-pub fn routes() -> Resource {
-    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(show, stop)).routes(routes!(poll))
-}
 
 /// A registration. `jobId` and a destination (or `"notify": []`) are required.
 #[derive(ToSchema)]
@@ -275,7 +268,7 @@ fn registered(watch: &Watch) -> StoredResponse {
     responses((status = 201, description = "The watch, committed.", body = WatchView,
         headers(("Location" = String, description = "Path of the watch."))))
 )]
-async fn create(call: Call) -> Answer {
+pub async fn create(call: Call) -> Answer {
     let (at, took) = (call.api.clock.now(), call.api.clock.stopwatch());
     let write = call.write(Content::OBJECT).await?;
     let times = (write.api.clock.now(), Timestamp::MAX);
@@ -301,7 +294,7 @@ async fn create(call: Call) -> Answer {
     ),
     responses((status = 200, description = "A page of watches.", body = Page<WatchView>))
 )]
-async fn list(call: Call) -> Answer {
+pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
     let filter = WatchFilter {
@@ -332,7 +325,7 @@ async fn list(call: Call) -> Answer {
     ),
     responses((status = 200, description = "The watch.", body = WatchView))
 )]
-async fn show(call: Call) -> Answer {
+pub async fn show(call: Call) -> Answer {
     let mut query = call.query();
     let wait = query.read("wait", "must be a duration of at most 60s", |text| {
         parse_duration(text).ok().filter(|wait| *wait <= WAIT_MAX)
@@ -372,7 +365,7 @@ async fn show(call: Call) -> Answer {
     security(("key" = ["write"])), params(("id" = WatchId, Path)),
     responses((status = 200, description = "The watch.", body = WatchView))
 )]
-async fn stop(call: Call) -> Answer {
+pub async fn stop(call: Call) -> Answer {
     let id = call.only_id(WatchId::parse)?;
     let (api, app) = (&call.api, call.app());
     if !api.store.stop_watch(StopWatch { app, watch: id, now: api.clock.now() }).await? {
@@ -391,7 +384,7 @@ async fn stop(call: Call) -> Answer {
     security(("key" = ["write"])), params(("id" = WatchId, Path)),
     responses((status = 202, description = "The watch. The request to poll is committed.", body = WatchView))
 )]
-async fn poll(call: Call) -> Answer {
+pub async fn poll(call: Call) -> Answer {
     let write = call.write(Content::Nothing).await?;
     let (api, app, id) = (&write.api, write.app(), write.id(WatchId::parse)?);
     let watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;

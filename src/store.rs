@@ -35,8 +35,6 @@ mod events;
 mod idempotency;
 mod jobs;
 mod keys;
-#[cfg(test)]
-mod list_plans;
 mod mailbox;
 mod nodes;
 mod open;
@@ -178,3 +176,6 @@ commands! {
     /// Writes something that changes no fact, to show whether the database accepts writes.
     write probe: Probe => (), nodes::probe;
 }
+
+#[cfg(test)]
+mod list_plans;

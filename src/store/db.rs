@@ -16,7 +16,6 @@ mod postgres;
 mod readers;
 mod row;
 mod sqlite;
-mod statement;
 mod tx;
 mod value;
 mod writer_connection;

@@ -125,8 +125,8 @@ pub(super) fn end_job(batch: &mut Batch<'_>, commands: &[&EndJob]) -> Result<Vec
         }),
     )?;
     batch.tx.update_each(
-        "update jobs set ended = 1, poll_requested_at = null, seen = coalesce($1, seen)",
-        "no = $2 and generation = $3 and ended = 0",
+        "update jobs set ended = 1, poll_requested_at = null, seen = coalesce($1, seen)
+         where no = $2 and generation = $3 and ended = 0",
         commands.iter().zip(&texts).map(|(command, (seen, _))| {
             [seen.as_deref().into(), command.job.0.into(), command.generation.into()]
         }),
@@ -167,8 +167,7 @@ pub(super) fn notify_watches(
     }
     end_watches(batch, &chunks)?;
     batch.tx.update_each(
-        "update endings set unfinished = 0",
-        "job = $1 and generation = $2",
+        "update endings set unfinished = 0 where job = $1 and generation = $2",
         chunks
             .iter()
             .filter(|chunk| !chunk.has_more)
@@ -214,8 +213,8 @@ fn end_watches(batch: &mut Batch<'_>, chunks: &[Chunk]) -> Result<()> {
     // Without `coalesce` PostgreSQL, which plans while the tables are empty, would read all watches that have not
     // ended.
     let changed = batch.tx.update_each(
-        "update watches set status = $1, ended_at = $2",
-        "app = $3 and id = $4 and coalesce(status, '') = 'watching'",
+        "update watches set status = $1, ended_at = $2
+         where app = $3 and id = $4 and coalesce(status, '') = 'watching'",
         all().map(|(ending, watch)| {
             [ending.kind.status().as_str().into(), ending.at.into(), watch.app.0.into(), watch.id.0.into()]
         }),

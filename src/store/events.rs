@@ -45,9 +45,8 @@ pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
     let placed =
         by_app.values().zip(last).flat_map(|(events, last)| events.iter().zip(last - count(events) + 1..));
     batch.tx.insert_each(
-        "insert into events (id, app, position, watch, type, ending, observed_at, body, webhook_body)",
-        "$1, $2, $3, $4, $5, $6, $7, $8, $9",
-        "",
+        "insert into events (id, app, position, watch, type, ending, observed_at, body, webhook_body)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         placed.map(|(event, position)| {
             [
                 event.id.0.into(),

@@ -246,9 +246,9 @@ fn store_responses(tx: &Tx<'_>, responses: &[(&IdempotencyKey, StoredResponse)])
     });
     let bodies = bodies.collect::<Result<Vec<_>>>()?;
     tx.insert_each(
-        "insert into idempotency (app, path, key, request_hash, status, location, response, created_at)",
-        "$1, $2, $3, $4, $5, $6, $7, $8",
-        "on conflict (app, path, key) do update set request_hash = excluded.request_hash,
+        "insert into idempotency (app, path, key, request_hash, status, location, response, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)
+         on conflict (app, path, key) do update set request_hash = excluded.request_hash,
            status = excluded.status, location = excluded.location, response = excluded.response,
            created_at = excluded.created_at",
         responses.iter().zip(&bodies).map(|((key, response), body)| {

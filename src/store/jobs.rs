@@ -167,8 +167,7 @@ pub(super) fn notify_watchers_changed(batch: &mut Batch<'_>, jobs: &[JobNo]) -> 
     )?;
     let all = || jobs.iter().zip(&terms);
     batch.tx.update_each(
-        "update jobs set poll_requested_at = null",
-        "no = $1",
+        "update jobs set poll_requested_at = null where no = $1",
         all().filter(|(_, (watching, _))| *watching == 0).map(|(job, _)| [job.0.into()]),
     )?;
     let messages = all().map(|(job, (watching, terms))| PollerMessage::WatchersChanged {
@@ -186,8 +185,8 @@ pub(super) fn record_observation(
 ) -> Result<Vec<Option<(AppNo, WatchId)>>> {
     let seen: Vec<String> = commands.iter().map(|command| to_json(&command.seen)).collect();
     let changed = batch.tx.update_each(
-        "update jobs set seen = $1, poll_requested_at = null",
-        "no = $2 and generation = $3 and ended = 0",
+        "update jobs set seen = $1, poll_requested_at = null
+         where no = $2 and generation = $3 and ended = 0",
         commands
             .iter()
             .zip(&seen)
@@ -324,8 +323,7 @@ fn due_events<'w>(
         due.push(events);
     }
     tx.update_each(
-        "update watches set progress = progress + 1",
-        "app = $1 and id = $2",
+        "update watches set progress = progress + 1 where app = $1 and id = $2",
         progressed.iter().map(|watch| [watch.app.0.into(), watch.id.0.into()]),
     )?;
     Ok(due)
@@ -345,8 +343,7 @@ pub(super) fn refresh_ending(batch: &mut Batch<'_>, commands: &[&RefreshEnding])
         seen.iter().map(|(job, seen, status)| [seen.into(), job.0.into(), (*status).into()]),
     )?;
     batch.tx.update_each(
-        "update jobs set poll_requested_at = null",
-        "no = $1",
+        "update jobs set poll_requested_at = null where no = $1",
         commands.iter().map(|command| [command.job.0.into()]),
     )?;
     Ok(vec![(); commands.len()])

@@ -160,7 +160,7 @@ pub(super) fn revoke_key(batch: &mut Batch<'_>, commands: &[&RevokeKey]) -> Resu
 pub(super) fn set_key_uses(batch: &mut Batch<'_>, commands: &[&KeyUses]) -> Result<Vec<()>> {
     for KeyUses(uses) in commands {
         let rows = uses.iter().map(|(id, used_ms)| [(*used_ms).into(), id.0.into()]);
-        batch.tx.update_each("update keys set last_used_at = $1", "id = $2", rows)?;
+        batch.tx.update_each("update keys set last_used_at = $1 where id = $2", rows)?;
     }
     Ok(vec![(); commands.len()])
 }

@@ -25,9 +25,8 @@ pub(super) fn take_shards(tx: &Tx<'_>, node: &str, now: Timestamp) -> Result<i64
         [node.into(), now.into()],
     )?;
     tx.insert_each(
-        "insert into shards (shard, node, epoch)",
-        "$1, $2, 1",
-        "on conflict (shard) do update set node = excluded.node, epoch = shards.epoch + 1",
+        "insert into shards (shard, node, epoch) values ($1, $2, 1)
+         on conflict (shard) do update set node = excluded.node, epoch = shards.epoch + 1",
         (0..SHARDS).map(|shard| [i64::from(shard).into(), node.into()]),
     )?;
     tx.one("select incarnation from nodes where id = $1", [node.into()], |row| row.int(0))

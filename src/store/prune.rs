@@ -45,8 +45,7 @@ fn prune_chunk(tx: &Tx<'_>, command: &Prune) -> Result<usize> {
         tx.each(sql, watches_with_events.iter().map(|(_, watch, _)| [(*watch).into()]))?;
     }
     tx.update_each(
-        "update watches set pruned = 1",
-        "app = $1 and id = $2",
+        "update watches set pruned = 1 where app = $1 and id = $2",
         watches_with_events.iter().map(|(app, watch, _)| [app.0.into(), (*watch).into()]),
     )?;
     let watches = old_watches(tx, command.watches_before.min(command.events_before), "pruned = 1 and")?;

@@ -161,8 +161,8 @@ fn destinations(tx: &Tx<'_>, keyring: &Keyring, last: (Id, i64)) -> db::Result<(
     let sealed = plain.iter().map(|row| Ok((row.key, row.sealed(keyring)?)));
     let sealed: Vec<((Id, i64), StoredDestination<'_>)> = sealed.collect::<db::Result<_>>()?;
     let changed = tx.update_each(
-        "update watch_destinations set address = $1, headers = $2, secret = $3",
-        "watch = $4 and n = $5",
+        "update watch_destinations set address = $1, headers = $2, secret = $3
+         where watch = $4 and n = $5",
         sealed.iter().map(|((watch, n), stored)| {
             [
                 stored.address.as_ref().into(),

@@ -89,9 +89,8 @@ pub(super) fn insert_destinations<'d>(
     let stored: Vec<(WatchId, i64, &Destination, StoredDestination<'_>)> =
         destinations.map(stored).collect::<Result<_>>()?;
     tx.insert_each(
-        "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret)",
-        "$1, $2, $3, $4, $5, $6, $7, $8",
-        "",
+        "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
         stored.iter().map(|(watch, n, destination, stored)| {
             [
                 watch.0.into(),

@@ -8,7 +8,6 @@ use super::error::{Result, StoreError};
 use super::postgres::Session;
 use super::row::Row;
 use super::sqlite;
-use super::statement::RowStatement;
 use super::value::Value;
 
 /// A connection with or without an open transaction, as the statements see it.
@@ -30,38 +29,27 @@ impl Tx<'_> {
         }
     }
 
-    /// Runs `into values (row) tail` for each row of values, at once where the database can. `tail` has no
-    /// parameters, no `do nothing` and no `returning`; no two rows have the same key.
+    /// Inserts each row of values, at once where the database can. The statement has the form `insert into t (a, b)
+    /// values ($1, $2)`, with `on conflict (a) do update set …` if needed: no other clause has parameters, and there is
+    /// no `do nothing` and no `returning`. No two rows have the same key.
     pub fn insert_each<'v, const N: usize>(
         &self,
-        into: &str,
-        row: &str,
-        tail: &str,
+        sql: &str,
         rows: impl IntoIterator<Item = [Value<'v>; N]>,
     ) -> Result<()> {
-        self.each_row(RowStatement::Insert { into, row, tail }, rows).map(|_| ())
+        self.update_each(sql, rows).map(|_| ())
     }
 
-    /// Runs `update where condition` for each row of values, at once where the database can. There are no
-    /// subqueries, and no two rows match the same row of the table. Returns the number of rows that each
-    /// changed.
+    /// Runs `update t set a = $1 where b = $2` for each row of values, at once where the database can. There are no
+    /// subqueries, and no two rows match the same row of the table. Returns the number of rows that each changed.
     pub fn update_each<'v, const N: usize>(
         &self,
-        update: &str,
-        condition: &str,
-        rows: impl IntoIterator<Item = [Value<'v>; N]>,
-    ) -> Result<Vec<usize>> {
-        self.each_row(RowStatement::Update { update, condition }, rows)
-    }
-
-    fn each_row<'v, const N: usize>(
-        &self,
-        statement: RowStatement<'_>,
+        sql: &str,
         rows: impl IntoIterator<Item = [Value<'v>; N]>,
     ) -> Result<Vec<usize>> {
         match self {
-            Self::Sqlite(connection) => sqlite::each(connection, &statement.to_string(), rows),
-            Self::Postgres(session) => session.each_row(statement, rows),
+            Self::Sqlite(connection) => sqlite::each(connection, sql, rows),
+            Self::Postgres(session) => session.each_row(sql, rows),
         }
     }
 

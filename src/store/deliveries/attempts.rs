@@ -33,9 +33,8 @@ pub fn record_attempt(batch: &mut Batch<'_>, commands: &[&RecordAttempt]) -> Res
         .collect();
     batch.tx.insert_each(
         "insert into attempts (delivery, n, started_at, duration_ms, status_code, error, request_headers,
-           response_headers, response_body)",
-        "$1, $2, $3, $4, $5, $6, $7, $8, $9",
-        "",
+           response_headers, response_body)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         applied.iter().zip(&headers).map(|(command, (request_headers, response_headers))| {
             [
                 command.delivery.0.into(),
@@ -74,17 +73,21 @@ fn update_deliveries<'a>(
     let mut add_changed = |commands: &mut dyn Iterator<Item = &'a RecordAttempt>, changed: Vec<usize>| {
         applied.extend(commands.zip(changed).filter(|(_, changed)| *changed > 0).map(|(command, _)| command));
     };
-    let changed = batch.tx.update_each("update deliveries set attempts = attempts + 1, status = 'succeeded', reason = null, scheduled_at = null,
-           next_attempt_at = null, is_manual = 0", "app = $1 and id = $2 and attempts = $3",
+    let changed = batch.tx.update_each(
+        "update deliveries set attempts = attempts + 1, status = 'succeeded', reason = null, scheduled_at = null,
+           next_attempt_at = null, is_manual = 0
+         where app = $1 and id = $2 and attempts = $3",
         succeeded.iter().map(|command| <[_; 3]>::from(row(command))),
     )?;
     add_changed(&mut succeeded.iter().copied(), changed);
     // A manual retry that was requested meanwhile keeps its `next_attempt_at`.
-    let changed = batch.tx.update_each("update deliveries set attempts = attempts + 1,
+    let changed = batch.tx.update_each(
+        "update deliveries set attempts = attempts + 1,
            step = case when status = 'pending' then $1 else step end,
            scheduled_at = case when status = 'pending' then cast($2 as bigint) end,
            is_retry = case when is_manual = 1 then 0 else 1 end,
-           next_attempt_at = case when is_manual = 1 then next_attempt_at when status = 'pending' then $2 end", "app = $3 and id = $4 and attempts = $5",
+           next_attempt_at = case when is_manual = 1 then next_attempt_at when status = 'pending' then $2 end
+         where app = $3 and id = $4 and attempts = $5",
         retried.iter().map(|(command, step, due_at)| {
             let (app, id, before) = row(command);
             [(*step).into(), (*due_at).into(), app, id, before]
@@ -96,8 +99,8 @@ fn update_deliveries<'a>(
         "update deliveries set attempts = attempts + 1,
            reason = case when status = 'pending' then $1 else reason end,
            status = case when status = 'pending' or reason = $1 then 'failed' else status end,
-           scheduled_at = null, next_attempt_at = case when is_manual = 1 then next_attempt_at end",
-        "app = $2 and id = $3 and attempts = $4",
+           scheduled_at = null, next_attempt_at = case when is_manual = 1 then next_attempt_at end
+         where app = $2 and id = $3 and attempts = $4",
         failed.iter().map(|(command, reason)| {
             let (app, id, before) = row(command);
             [reason.as_str().into(), app, id, before]
@@ -109,8 +112,8 @@ fn update_deliveries<'a>(
     add_changed(&mut failed.iter().map(|(command, _)| *command), changed);
     let changed = batch.tx.update_each(
         "update deliveries set attempts = attempts + 1, is_manual = 0, next_attempt_at = scheduled_at,
-           is_retry = case when step > 0 then 1 else 0 end",
-        "app = $1 and id = $2 and attempts = $3",
+           is_retry = case when step > 0 then 1 else 0 end
+         where app = $1 and id = $2 and attempts = $3",
         unchanged.iter().map(|command| <[_; 3]>::from(row(command))),
     )?;
     add_changed(&mut unchanged.iter().copied(), changed);
@@ -126,8 +129,7 @@ fn mark_gone(batch: &mut Batch<'_>, commands: &[&RecordAttempt]) -> Result<()> {
     )?;
     // A manual retry is answered by this attempt.
     batch.tx.update_each(
-        "update deliveries set is_manual = 0, next_attempt_at = null",
-        "app = $1 and id = $2",
+        "update deliveries set is_manual = 0, next_attempt_at = null where app = $1 and id = $2",
         commands
             .iter()
             .filter(|command| command.manual)

@@ -56,9 +56,8 @@ pub fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
     }
     batch.tx.insert_each(
         "insert into deliveries (app, id, shard, event, type, watch, n, destination, queue, status, step,
-           scheduled_at, is_retry, raw_generation, next_attempt_at, created_at)",
-        "$1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10",
-        "",
+           scheduled_at, is_retry, raw_generation, next_attempt_at, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10)",
         created.iter().map(|(new, event, id, destination, n, (raw_generation, _, _))| {
             [
                 event.app.0.into(),

@@ -185,8 +185,7 @@ fn reschedule(tx: &Tx<'_>, command: &RescheduleRetries) -> Result<usize> {
     // Step 1 follows the first pause.
     let due_at = |step: usize| Some(command.now.plus(*command.schedule.get(step.checked_sub(1)?)?));
     let retries = tx.update_each(
-        "update deliveries set scheduled_at = $1, next_attempt_at = $1",
-        "app = $2 and id = $3",
+        "update deliveries set scheduled_at = $1, next_attempt_at = $1 where app = $2 and id = $3",
         found.iter().filter_map(|(app, id, step)| Some([due_at(*step)?.into(), (*app).into(), id.0.into()])),
     )?;
     let at_once = tx.run(

@@ -138,8 +138,8 @@ fn retry_chunk(batch: &mut Batch<'_>, command: &RetryFailedDeliveries) -> Result
     let has_more = found.len() > CHUNK as usize;
     found.truncate(CHUNK as usize);
     let marked = batch.tx.update_each(
-        "update deliveries set is_manual = 1, is_retry = 1, next_attempt_at = $1",
-        "app = $2 and id = $3 and status = 'failed'",
+        "update deliveries set is_manual = 1, is_retry = 1, next_attempt_at = $1
+         where app = $2 and id = $3 and status = 'failed'",
         found.iter().map(|(id, _)| [command.now.into(), command.app.0.into(), id.0.into()]),
     )?;
     let count = count + marked.into_iter().map(|changed| changed as u64).sum::<u64>();

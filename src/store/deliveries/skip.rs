@@ -8,8 +8,8 @@ use crate::domain::{CancelScope, DeliveryId, DestinationId, DispatcherMessage, R
 pub fn skip_superseded(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
     let skipped = batch.tx.update_each(
         "update deliveries set status = 'skipped', reason = 'superseded', scheduled_at = null,
-           next_attempt_at = null, is_manual = 0",
-        "watch = $1 and status = 'pending' and type in ('job.processing', 'job.progress')",
+           next_attempt_at = null, is_manual = 0
+         where watch = $1 and status = 'pending' and type in ('job.processing', 'job.progress')",
         watches.iter().map(|watch| [watch.0.into()]),
     )?;
     for (watch, skipped) in watches.iter().zip(skipped) {
@@ -22,13 +22,13 @@ pub fn skip_superseded(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()>
 pub fn skip_stopped(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
     let skipped = batch.tx.update_each(
         "update deliveries set status = 'skipped', reason = 'stopped', scheduled_at = null,
-           next_attempt_at = null, is_manual = 0",
-        "watch = $1 and status = 'pending'",
+           next_attempt_at = null, is_manual = 0
+         where watch = $1 and status = 'pending'",
         watches.iter().map(|watch| [watch.0.into()]),
     )?;
     let manual = batch.tx.update_each(
-        "update deliveries set next_attempt_at = null, is_manual = 0",
-        "watch = $1 and next_attempt_at is not null",
+        "update deliveries set next_attempt_at = null, is_manual = 0
+         where watch = $1 and next_attempt_at is not null",
         watches.iter().map(|watch| [watch.0.into()]),
     )?;
     for ((watch, skipped), manual) in watches.iter().zip(skipped).zip(manual) {
@@ -49,14 +49,13 @@ pub(super) struct GoneDestination {
 /// Marks destinations as gone, and skips their other pending deliveries.
 pub(super) fn skip_gone(batch: &mut Batch<'_>, gone: &[GoneDestination]) -> Result<()> {
     batch.tx.update_each(
-        "update watch_destinations set gone_at = $1",
-        "watch = $2 and n = $3",
+        "update watch_destinations set gone_at = $1 where watch = $2 and n = $3",
         gone.iter().map(|gone| [gone.at.into(), gone.watch.0.into(), gone.n.into()]),
     )?;
     let skipped = batch.tx.update_each(
         "update deliveries set status = 'skipped', reason = 'gone', scheduled_at = null,
-           next_attempt_at = null, is_manual = 0",
-        "watch = $1 and n = $2 and status = 'pending' and id <> $3",
+           next_attempt_at = null, is_manual = 0
+         where watch = $1 and n = $2 and status = 'pending' and id <> $3",
         gone.iter().map(|gone| [gone.watch.0.into(), gone.n.into(), gone.delivery.0.into()]),
     )?;
     for (gone, skipped) in gone.iter().zip(skipped) {

@@ -29,8 +29,8 @@ pub fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Result<Vec<
     let known: Vec<(&StopWatch, JobNo)> =
         commands.iter().zip(&jobs).filter_map(|(command, job)| Some((*command, *job.first()?))).collect();
     let stopped = batch.tx.update_each(
-        "update watches set status = 'stopped', ended_at = $1",
-        "app = $2 and id = $3 and coalesce(status, '') = 'watching'",
+        "update watches set status = 'stopped', ended_at = $1
+         where app = $2 and id = $3 and coalesce(status, '') = 'watching'",
         known.iter().map(|(command, _)| [command.now.into(), command.app.0.into(), command.watch.0.into()]),
     )?;
     deliveries::skip_stopped(batch, &known.iter().map(|(command, _)| command.watch).collect::<Vec<_>>())?;

@@ -1,8 +1,9 @@
 //! Statements for many rows, made from the statement for one row.
 //!
 //! A row costs the server a message, an answer and a flush, however small its work is. An `insert` or an
-//! `update` can take all rows at once, as one array for each `$n`. The parts of a [`RowStatement`] are written
-//! once for both databases; this file puts them together for arrays.
+//! `update` can take all rows at once, as one array for each `$n`. The text for one row is written once for both
+//! databases; this file makes the text for arrays from it. [`Tx::insert_each`](super::super::Tx::insert_each) and
+//! [`Tx::update_each`](super::super::Tx::update_each) state its form.
 //!
 //! If several rows of values match one row of the table, an update applies only one of them, and an upsert
 //! fails. Callers send each key once.
@@ -11,21 +12,20 @@ use std::fmt::Write as _;
 
 use tokio_postgres::types::Type;
 
-use super::super::statement::RowStatement;
-
 /// Returns the text for many rows; `None` if a parameter has a type without arrays here. `types` are the types
 /// of the parameters. An `insert` returns nothing: every row was written, or the statement failed. An
 /// `update` returns the numbers, from 1, of the rows of values that matched a row of the table.
-pub fn for_many(statement: RowStatement<'_>, types: &[Type]) -> Option<String> {
+pub fn for_many(sql: &str, types: &[Type]) -> Option<String> {
     let arrays = arrays(types)?;
-    Some(match statement {
-        RowStatement::Insert { into, row, tail } => {
-            format!("{into} select {} from {arrays} {tail}", columns(row)).trim_end().to_owned()
-        }
-        RowStatement::Update { update, condition } => {
-            let (update, condition) = (columns(update), columns(condition));
-            format!("{update} from {arrays} where {condition} returning u.row")
-        }
+    // Without the line breaks of the source, and with columns such as `u.p3` instead of parameters such as `$3`.
+    let sql = sql.split_whitespace().collect::<Vec<_>>().join(" ").replace('$', "u.p");
+    if let Some((update, condition)) = sql.split_once(" where ") {
+        return Some(format!("{update} from {arrays} where {condition} returning u.row"));
+    }
+    let (into, row) = sql.split_once(" values (")?;
+    Some(match row.split_once(") on conflict ") {
+        Some((row, conflict)) => format!("{into} select {row} from {arrays} on conflict {conflict}"),
+        None => format!("{into} select {} from {arrays}", row.strip_suffix(')')?),
     })
 }
 
@@ -45,22 +45,14 @@ fn arrays(types: &[Type]) -> Option<String> {
     (!types.is_empty()).then(|| format!("unnest({given}) with ordinality as u ({names}row)"))
 }
 
-/// Replaces parameters such as `$3` by columns such as `u.p3`.
-fn columns(text: &str) -> String {
-    text.replace('$', "u.p")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn an_insert_takes_its_rows_from_arrays() {
-        let insert = RowStatement::Insert {
-            into: "insert into t (a, b, c)",
-            row: "$1, 'x', coalesce($2, $1)",
-            tail: "on conflict (a) do update set b = excluded.b",
-        };
+        let insert = "insert into t (a, b, c) values ($1, 'x', coalesce($2, $1))
+                      on conflict (a) do update set b = excluded.b";
         let many = for_many(insert, &[Type::INT8, Type::TEXT]).expect("types with arrays");
         assert_eq!(
             many,
@@ -68,12 +60,17 @@ mod tests {
              unnest(cast($1 as bigint[]), cast($2 as text[])) with ordinality as u (p1, p2, row) \
              on conflict (a) do update set b = excluded.b"
         );
+        let many = for_many("insert into t (a) values ($1)", &[Type::INT8]).expect("a type with arrays");
+        assert_eq!(
+            many,
+            "insert into t (a) select u.p1 from unnest(cast($1 as bigint[])) with ordinality as u (p1, row)"
+        );
     }
 
     #[test]
     fn an_update_returns_the_rows_that_matched() {
-        let update = RowStatement::Update { update: "update t set a = $1", condition: "b = $2" };
-        let many = for_many(update, &[Type::INT8, Type::BYTEA]).expect("types with arrays");
+        let many = for_many("update t set a = $1 where b = $2", &[Type::INT8, Type::BYTEA])
+            .expect("types with arrays");
         assert_eq!(
             many,
             "update t set a = u.p1 from unnest(cast($1 as bigint[]), cast($2 as bytea[])) \
@@ -83,7 +80,7 @@ mod tests {
 
     #[test]
     fn other_statements_are_sent_row_by_row() {
-        let update = RowStatement::Update { update: "update t set a = $1", condition: "b = 1" };
+        let update = "update t set a = $1 where b = 1";
         assert_eq!(for_many(update, &[Type::INT4]), None);
         assert_eq!(for_many(update, &[]), None);
     }

@@ -28,7 +28,6 @@ use tokio_postgres::{Client, Error, Statement};
 
 use super::super::error::{Result, StoreError};
 use super::super::row::Row;
-use super::super::statement::RowStatement;
 use super::super::value::Value;
 use super::bulk;
 use super::runtime::BlockingRuntime;
@@ -154,24 +153,21 @@ impl Session {
     }
 
     /// Runs a statement for each row of values: for all rows at once, if the types of its parameters allow it.
+    /// The result of an `insert` has no meaning.
     pub fn each_row<'v, const N: usize>(
         &self,
-        statement: RowStatement<'_>,
+        sql: &str,
         rows: impl IntoIterator<Item = [Value<'v>; N]>,
     ) -> Result<Vec<usize>> {
         let rows: Vec<[Value<'v>; N]> = rows.into_iter().collect();
-        let text = statement.to_string();
-        let bulk = if rows.len() > 1 { self.block(self.bulk_statement(statement, &text))? } else { None };
-        let Some(bulk) = bulk else { return self.each(&text, rows) };
+        let bulk = if rows.len() > 1 { self.block(self.bulk_statement(sql))? } else { None };
+        let Some(bulk) = bulk else { return self.each(sql, rows) };
         let arrays: Vec<Vec<Value<'_>>> = (0..N).map(|n| rows.iter().map(|row| row[n]).collect()).collect();
         let run = async |arrays: &[Vec<Value<'_>>]| {
             let arrays: Vec<_> = arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
             self.client.query(&bulk, &arrays).await
         };
         let answer = self.block(self.pipelined(std::iter::once(run(&arrays))))?;
-        if matches!(statement, RowStatement::Insert { .. }) {
-            return Ok(vec![1; rows.len()]);
-        }
         let mut changed = vec![0; rows.len()];
         for matched in answer.iter().flatten() {
             let row = Row::Postgres(matched).count(0)? as usize;
@@ -264,22 +260,18 @@ impl Session {
         let _ = runtime.block_on(Clock::System.timeout(LOCK_TIMEOUT, connection.into_inner()));
     }
 
-    /// Prepares the statement for many rows. `text` is its text for one row.
-    async fn bulk_statement(
-        &self,
-        statement: RowStatement<'_>,
-        text: &str,
-    ) -> Result<Option<Statement>, Error> {
-        if let Some(known) = self.bulk_statements.borrow().get(text) {
+    /// Prepares the statement for many rows.
+    async fn bulk_statement(&self, sql: &str) -> Result<Option<Statement>, Error> {
+        if let Some(known) = self.bulk_statements.borrow().get(sql) {
             return Ok(known.clone());
         }
-        let for_one = self.statement(text).await?;
-        let made = match bulk::for_many(statement, for_one.params()) {
+        let for_one = self.statement(sql).await?;
+        let made = match bulk::for_many(sql, for_one.params()) {
             Some(many) => Some(self.client.prepare(&many).await?),
             None => None,
         };
         // As many entries as statements in the source.
-        self.bulk_statements.borrow_mut().insert(text.to_owned(), made.clone());
+        self.bulk_statements.borrow_mut().insert(sql.to_owned(), made.clone());
         Ok(made)
     }
 

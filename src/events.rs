@@ -25,14 +25,7 @@ pub struct About<'a> {
 /// The part of a body that [`finished`] reads.
 #[derive(Deserialize)]
 struct Ending {
-    data: EndingData,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct EndingData {
-    provider: String,
-    completed_at: Option<Timestamp>,
+    data: Finished,
 }
 
 /// An event.
@@ -155,6 +148,5 @@ fn data<'a>(about: &About<'a>, seen: &'a Observation, own: Option<(&'a str, &'a 
 
 /// Returns the end of the job from a body in the default form; `None` for any other body.
 pub fn finished(body: &[u8]) -> Option<Finished> {
-    let EndingData { provider, completed_at } = serde_json::from_slice::<Ending>(body).ok()?.data;
-    Some(Finished { provider, at: completed_at? })
+    serde_json::from_slice::<Ending>(body).ok().map(|ending| ending.data)
 }

@@ -5,16 +5,14 @@
 //! line breaks where a single line is expected, a maximum length, and only http(s) links. The template adds
 //! the escapes of its format, HTML or JSON.
 
-use std::fmt;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
-use crate::domain::{EventType, PendingDelivery, Timestamp};
+use crate::domain::{EventType, PendingDelivery, Timestamp, json_fields};
 
 /// Maximum length of an id, a name or a status, in characters.
 const WORD_MAX: usize = 200;
@@ -251,37 +249,9 @@ fn link(text: &str) -> Option<String> {
     plain.then(|| url.into())
 }
 
-/// The entries of an object, in their written order.
-struct Entries<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Entries<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
-
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Entries<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                Ok(Entries(pairs))
-            }
-        }
-
-        deserializer.deserialize_map(Reader)
-    }
-}
-
 fn metadata_entries(metadata: Option<&RawValue>) -> (Vec<NameValue>, usize) {
-    let pairs = metadata.and_then(|raw| serde_json::from_str::<Entries<'_>>(raw.get()).ok());
-    let pairs = pairs.map(|pairs| pairs.0).unwrap_or_default();
-    let more = pairs.len().saturating_sub(METADATA_MAX);
+    let fields = metadata.and_then(|raw| json_fields(raw.get(), usize::MAX)).unwrap_or_default();
+    let more = fields.len().saturating_sub(METADATA_MAX);
     let entry = |(name, raw): (String, &RawValue)| {
         let value = serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned());
         NameValue {
@@ -289,7 +259,7 @@ fn metadata_entries(metadata: Option<&RawValue>) -> (Vec<NameValue>, usize) {
             value: single_line(&value, METADATA_VALUE_MAX),
         }
     };
-    (pairs.into_iter().take(METADATA_MAX).map(entry).collect(), more)
+    (fields.into_iter().take(METADATA_MAX).map(entry).collect(), more)
 }
 
 /// Returns whether a character changes the writing direction of the text after it, even beyond its own text.

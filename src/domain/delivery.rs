@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::Deserialize;
+
 use super::{AppNo, ChannelKind, DeliveryId, DestinationId, EventId, EventType, Timestamp, WatchId};
 
 word_enum! {
@@ -113,11 +115,12 @@ pub struct PendingDelivery {
 }
 
 /// End of a job by its provider's clock. The detection delay is measured from it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Finished {
     /// Id of the provider.
     pub provider: String,
     /// Time of the end.
+    #[serde(rename = "completedAt")]
     pub at: Timestamp,
 }
 

@@ -3,16 +3,15 @@
 //! A field's value stays raw text until it is taken. Values that are stored byte for byte are therefore not
 //! changed, and a field that is never taken is unknown.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::problem::{FieldErrors, Invalid, not_one_of};
 use super::problem_code::FieldErrorCode;
-use crate::domain::{Timestamp, parse_duration};
+use crate::domain::{Timestamp, json_fields, parse_duration};
 
 /// Maximum nesting of a value: deeper values could exhaust the stack of a recursive reader.
 const DEPTH_MAX: usize = 32;
@@ -25,7 +24,7 @@ const FIELDS_MAX: usize = 256;
 #[derive(Debug)]
 pub struct ObjectReader<'a> {
     base: String,
-    fields: Vec<(Cow<'a, str>, &'a RawValue)>,
+    fields: Vec<(String, &'a RawValue)>,
     /// The names that were asked for: the fields that the object can have.
     known: Vec<&'static str>,
 }
@@ -52,7 +51,8 @@ impl<'a> ObjectReader<'a> {
         base: &str,
         errors: &mut FieldErrors,
     ) -> Option<Self> {
-        let Ok(Object(pairs)) = serde_json::from_str::<Object<'a>>(raw.get()) else {
+        // One more than the maximum shows that there are too many; the rest is not needed.
+        let Some(pairs) = json_fields(raw.get(), FIELDS_MAX + 1) else {
             errors.add(base, FieldErrorCode::InvalidType, "must be an object");
             return None;
         };
@@ -60,7 +60,7 @@ impl<'a> ObjectReader<'a> {
             errors.add(base, FieldErrorCode::TooMany, format!("has more than {FIELDS_MAX} fields"));
             return None;
         }
-        let mut fields: Vec<(Cow<'a, str>, &'a RawValue)> = Vec::with_capacity(pairs.len());
+        let mut fields: Vec<(String, &'a RawValue)> = Vec::with_capacity(pairs.len());
         for (name, value) in pairs {
             if fields.iter().any(|(known, _)| *known == name) {
                 errors.add(pointer(base, &name), FieldErrorCode::Duplicate, "is given twice");
@@ -175,7 +175,7 @@ impl<'a> ObjectReader<'a> {
     }
 
     /// Returns the fields that are left, as they are written.
-    pub fn rest(self) -> Vec<(Cow<'a, str>, &'a RawValue)> {
+    pub fn rest(self) -> Vec<(String, &'a RawValue)> {
         self.fields
     }
 
@@ -263,37 +263,6 @@ fn depth(json: &str) -> usize {
         }
     }
     deepest
-}
-
-/// An object's names and raw values, duplicates included.
-struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Object<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Pairs;
-
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = Object<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
-                let mut pairs = Vec::new();
-                while let Some(name) = map.next_key::<String>()? {
-                    let value = map.next_value()?;
-                    // One more than the maximum shows that there are too many; the rest is not needed.
-                    if pairs.len() <= FIELDS_MAX {
-                        pairs.push((Cow::Owned(name), value));
-                    }
-                }
-                Ok(Object(pairs))
-            }
-        }
-
-        deserializer.deserialize_map(Pairs)
-    }
 }
 
 #[cfg(test)]

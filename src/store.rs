@@ -46,7 +46,6 @@ mod rows;
 mod sealing;
 mod shared;
 mod tenant_cache;
-mod tenants;
 mod timeline;
 mod watch_events;
 mod watches;
@@ -54,6 +53,7 @@ mod writer;
 
 use std::ops::Deref;
 
+use self::batch::each;
 use self::db::Result;
 use self::keys::KeyUses;
 use self::nodes::Probe;
@@ -127,23 +127,23 @@ impl Store {
 
 commands! {
     /// Creates the first app and the first key, if they are missing.
-    write bootstrap: BootstrapTenant => BootstrapResult, apps::bootstrap;
+    write bootstrap: BootstrapTenant => BootstrapResult, each(apps::bootstrap);
     /// Creates an app.
-    idempotent create_app: CreateApp => App | CreateAppRefusal, apps::create_app;
+    idempotent create_app: CreateApp => App | CreateAppRefusal, each(apps::create_app);
     /// Creates a key.
-    idempotent create_key: CreateKey => () | TooManyKeys, keys::create_key;
+    idempotent create_key: CreateKey => () | TooManyKeys, each(keys::create_key);
     /// Deletes a key. Returns whether there was one. Requests with the key are refused from then on.
-    write revoke_key: RevokeKey => bool, keys::revoke_key;
+    write revoke_key: RevokeKey => bool, each(keys::revoke_key);
     /// Writes the times of last use of keys.
-    write set_key_uses: KeyUses => (), keys::set_key_uses;
+    write set_key_uses: KeyUses => (), each(keys::set_key_uses);
     /// Replaces a signing secret.
-    idempotent rotate_secret: RotateSecret => (), apps::rotate_secret;
+    idempotent rotate_secret: RotateSecret => (), each(apps::rotate_secret);
     /// Registers a watch.
     idempotent register: Register => Watch, watches::register;
     /// Registers watches, all or none.
-    idempotent register_many: RegisterMany => Vec<Watch>, watches::register_many;
+    idempotent register_many: RegisterMany => Vec<Watch>, each(watches::register_many);
     /// Changes a watch that has not ended.
-    write amend_watch: AmendWatch => Result<Watch, AmendRefusal>, watches::amend_watch;
+    write amend_watch: AmendWatch => Result<Watch, AmendRefusal>, each(watches::amend_watch);
     /// Writes a change of a job that has not ended. Returns the last watch that was notified, if more
     /// remain: the caller repeats the command with `after` set to that watch.
     write record_observation: RecordObservation => Option<(AppNo, WatchId)>, jobs::record_observation;
@@ -158,21 +158,21 @@ commands! {
     /// Stops a watch. Returns whether it exists.
     write stop_watch: StopWatch => bool, watches::stop_watch;
     /// Records the request to poll a job at once.
-    idempotent poll_now: PollNow => () | NotFound, jobs::poll_now;
+    idempotent poll_now: PollNow => () | NotFound, each(jobs::poll_now);
     /// Records an attempt and the next step of its delivery.
     write record_attempt: RecordAttempt => (), deliveries::record_attempt;
     /// Reschedules deliveries whose last attempt lies in the future. Returns their number.
-    write reschedule_retries: RescheduleRetries => usize, deliveries::reschedule_retries;
+    write reschedule_retries: RescheduleRetries => usize, each(deliveries::reschedule_retries);
     /// Records the request to retry a delivery at once.
-    idempotent retry_delivery: RetryDelivery => () | RetryRefusal, deliveries::retry_delivery;
+    idempotent retry_delivery: RetryDelivery => () | RetryRefusal, each(deliveries::retry_delivery);
     /// Records the request to retry the next failed deliveries at once.
     idempotent retry_failed_deliveries: RetryFailedDeliveries => RetryProgress,
-        deliveries::retry_failed_deliveries;
+        each(deliveries::retry_failed_deliveries);
     /// Loads due deliveries of a destination queue. It runs on the writer: with an older snapshot, a finished
     /// delivery would be sent again.
     read load_due_deliveries: LoadDueDeliveries => DueDeliveries, deliveries::load_due_deliveries;
     /// Deletes a chunk of what is older than the retention. Returns the number of rows; 0 if none is left.
-    write prune: Prune => usize, prune::prune;
+    write prune: Prune => usize, each(prune::prune);
     /// Writes something that changes no fact, to show whether the database accepts writes.
     write probe: Probe => (), nodes::probe;
 }

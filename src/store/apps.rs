@@ -1,14 +1,16 @@
-//! Apps: creating them, and replacing their signing secrets.
+//! Apps: creating them, and replacing their signing secrets. All apps and keys are in the [`TenantCache`].
 
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::batch::Batch;
-use super::db::{Result, Row, StoreError};
-use super::idempotency::Results;
+use super::db::{Result, Row, StoreError, Tx, params};
+use super::idempotency::Outcome;
 use super::keys::{CreateKey, KeyRow, insert_key};
+use super::reads::ReadStore;
 use super::sealing::{Column, Keyring};
-use super::tenant_cache::TenantChange;
-use crate::domain::{App, AppId, AppNo, Id, KeyId, Masked, Scope, Timestamp};
+use super::tenant_cache::{CachedKey, Key, TenantCache, TenantChange};
+use crate::domain::{App, AppId, AppNo, KeyId, Masked, Scope, Timestamp};
 
 /// Maximum number of apps: all of them are in memory, each with its destination queues.
 const APPS_MAX: i64 = 10_000;
@@ -73,10 +75,70 @@ pub struct RotateSecret {
     pub now: Timestamp,
 }
 
-pub(super) const APP: &str =
-    "no, id, name, created_at, signing_secret, old_signing_secret, old_secret_expires_at";
+/// Reads all apps and keys.
+pub(super) fn load_tenants(tx: &Tx<'_>, keyring: &Keyring) -> Result<TenantCache> {
+    let apps = tx.list(&format!("select {APP} from apps"), [], |row| read_app(row, keyring))?;
+    let sql = "select hash, app, scope, id, expires_at, coalesce(last_used_at, 0) from keys";
+    let keys = tx.list(sql, [], |row| {
+        let key = Key { app: AppNo(row.int(1)?), scope: row.word(2, Scope::parse)? };
+        let broken = |_| StoreError::Inconsistent("the hash of a key is not 32 bytes".to_owned());
+        let hash = row.bytes(0)?.try_into().map_err(broken)?;
+        Ok((hash, CachedKey::new(KeyId(row.id(3)?), key, row.opt_time(4)?, row.int(5)?)))
+    })?;
+    Ok(TenantCache::new(apps, keys))
+}
 
-pub(super) fn read_app(row: &Row<'_>, keyring: &Keyring) -> Result<App> {
+impl ReadStore {
+    /// Returns an app by its row.
+    pub fn app(&self, no: AppNo) -> Option<Arc<App>> {
+        self.tenants(|tenants| tenants.app(no))
+    }
+
+    /// Returns an app by its public id.
+    pub fn app_by_id(&self, id: AppId) -> Option<Arc<App>> {
+        self.tenants(|tenants| tenants.app_by_id(id))
+    }
+
+    /// Returns up to `limit` apps that were created before `before`, newest first.
+    pub fn apps(&self, before: Option<AppId>, limit: u32) -> Vec<Arc<App>> {
+        let mut found: Vec<Arc<App>> = self.tenants(|tenants| {
+            tenants.apps().filter(|app| before.is_none_or(|before| app.id < before)).cloned().collect()
+        });
+        found.sort_unstable_by_key(|app| std::cmp::Reverse(app.id));
+        found.truncate(limit as usize);
+        found
+    }
+
+    /// Returns the key with this SHA-256 if it is valid, and notes its use. The time of the comparison
+    /// reveals nothing, because hashes are compared.
+    pub fn key(&self, hash: &[u8; 32], now: Timestamp) -> Option<Key> {
+        self.tenants(|tenants| tenants.key(hash, now))
+    }
+
+    /// Replaces the signing secret of an app by a configured one, for the lifetime of the process.
+    pub fn override_signing_secret(&self, no: AppNo, secret: Masked) {
+        self.shared.tenants.write().unwrap_or_else(PoisonError::into_inner).configure(no, secret);
+    }
+
+    /// Whether the signing secret of an app is configured.
+    pub fn has_configured_secret(&self, no: AppNo) -> bool {
+        self.tenants(|tenants| tenants.is_configured(no))
+    }
+
+    /// Returns the last uses of keys that are not written yet, in milliseconds, and marks them as written.
+    pub(super) fn take_unwritten_key_uses(&self) -> Vec<(KeyId, i64)> {
+        self.tenants(TenantCache::take_unwritten_uses)
+    }
+
+    /// Reads the cache.
+    pub(super) fn tenants<T>(&self, read: impl FnOnce(&TenantCache) -> T) -> T {
+        read(&self.shared.tenants.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+const APP: &str = "no, id, name, created_at, signing_secret, old_signing_secret, old_secret_expires_at";
+
+fn read_app(row: &Row<'_>, keyring: &Keyring) -> Result<App> {
     let id = row.id(1)?;
     let old = match (row.opt_text(5)?, row.opt_time(6)?) {
         (Some(old), Some(until)) => Some((Masked::new(keyring.open(Column::AppOldSecret, id, old)?), until)),
@@ -92,37 +154,25 @@ pub(super) fn read_app(row: &Row<'_>, keyring: &Keyring) -> Result<App> {
     })
 }
 
-pub(super) fn bootstrap(
-    batch: &mut Batch<'_>,
-    commands: &[&BootstrapTenant],
-) -> Result<Vec<BootstrapResult>> {
-    commands.iter().map(|command| bootstrap_one(batch, command)).collect()
-}
-
-fn bootstrap_one(batch: &mut Batch<'_>, command: &BootstrapTenant) -> Result<BootstrapResult> {
-    let known = find_app(batch, &command.name)?;
+pub(super) fn bootstrap(batch: &mut Batch<'_>, command: &BootstrapTenant) -> Result<BootstrapResult> {
+    let BootstrapTenant { name, signing_secret, key_hash, now } = command.clone();
+    let known = find_app(batch, &name)?;
     let new_app = known.is_none();
     let app = if let Some(app) = known {
         app
     } else {
-        let id = batch.shared.ids.draw(command.now);
-        let made = insert_app(batch, id, &command.name, &command.signing_secret, command.now)?;
+        let id = AppId(batch.shared.ids.draw(now));
+        let made = insert_app(batch, &CreateApp { id, name, signing_secret, now })?;
         made.ok_or_else(|| StoreError::Inconsistent("an app both exists and does not".to_owned()))?
     };
     let mut new_key = false;
-    if let Some(hash) = &command.key_hash
+    if let Some(hash) = key_hash
         && batch.tx.one("select count(*) from keys", [], |row| row.int(0))? == 0
     {
-        let row = KeyRow {
-            id: KeyId(batch.shared.ids.draw(command.now)),
-            app_id: app.id,
-            name: None,
-            scope: Scope::Admin,
-            created_at: command.now,
-            expires_at: None,
-            last_used_at: None,
-        };
-        insert_key(batch, &CreateKey { row, app: app.no, hash: *hash })?;
+        let (id, app_id, scope) = (KeyId(batch.shared.ids.draw(now)), app.id, Scope::Admin);
+        let (name, expires_at, last_used_at) = (None, None, None);
+        let row = KeyRow { id, app_id, name, scope, created_at: now, expires_at, last_used_at };
+        insert_key(batch, &CreateKey { row, app: app.no, hash })?;
         new_key = true;
     }
     Ok(BootstrapResult { app, new_app, new_key })
@@ -130,67 +180,49 @@ fn bootstrap_one(batch: &mut Batch<'_>, command: &BootstrapTenant) -> Result<Boo
 
 fn find_app(batch: &Batch<'_>, name: &str) -> Result<Option<App>> {
     let sql = format!("select {APP} from apps where name = $1");
-    batch.tx.find(&sql, [name.into()], |row| read_app(row, &batch.shared.keyring))
+    batch.tx.find(&sql, params![name], |row| read_app(row, &batch.shared.keyring))
 }
 
 /// Inserts an app. Returns `None` if another app has the name.
-fn insert_app(
-    batch: &mut Batch<'_>,
-    id: Id,
-    name: &str,
-    secret: &Masked,
-    now: Timestamp,
-) -> Result<Option<App>> {
-    let sealed = batch.shared.keyring.seal(Column::AppSecret, id, secret.reveal())?;
+fn insert_app(batch: &mut Batch<'_>, new: &CreateApp) -> Result<Option<App>> {
+    let sealed = batch.shared.keyring.seal(Column::AppSecret, new.id.0, new.signing_secret.reveal())?;
     let made = batch.tx.run(
         "insert into apps (id, name, signing_secret, created_at) values ($1, $2, $3, $4)
          on conflict (name) do nothing",
-        [id.into(), name.into(), sealed.as_ref().into(), now.into()],
+        params![new.id, &new.name, &*sealed, new.now],
     )?;
     if made == 0 {
         return Ok(None);
     }
-    let app = find_app(batch, name)?;
+    let app = find_app(batch, &new.name)?;
     batch.effects.tenant_changes.extend(app.clone().map(|app| TenantChange::App(Box::new(app))));
     Ok(app)
 }
 
-pub(super) fn create_app(batch: &mut Batch<'_>, commands: &[&CreateApp]) -> Results<App, CreateAppRefusal> {
-    let create = |command: &&CreateApp| {
-        if batch.tx.one("select count(*) from apps", [], |row| row.int(0))? >= APPS_MAX {
-            return Ok(Err(CreateAppRefusal::TooMany(APPS_MAX)));
-        }
-        let app = insert_app(batch, command.id.0, &command.name, &command.signing_secret, command.now)?;
-        Ok(app.ok_or(CreateAppRefusal::NameTaken))
-    };
-    commands.iter().map(create).collect()
+pub(super) fn create_app(batch: &mut Batch<'_>, command: &CreateApp) -> Outcome<App, CreateAppRefusal> {
+    if batch.tx.one("select count(*) from apps", [], |row| row.int(0))? >= APPS_MAX {
+        return Ok(Err(CreateAppRefusal::TooMany(APPS_MAX)));
+    }
+    Ok(insert_app(batch, command)?.ok_or(CreateAppRefusal::NameTaken))
 }
 
-pub(super) fn rotate_secret(batch: &mut Batch<'_>, commands: &[&RotateSecret]) -> Results<()> {
-    commands.iter().map(|command| rotate_one(batch, command).map(Ok)).collect()
-}
-
-fn rotate_one(batch: &mut Batch<'_>, command: &RotateSecret) -> Result<()> {
+pub(super) fn rotate_secret(batch: &mut Batch<'_>, command: &RotateSecret) -> Outcome<()> {
     let keyring = &batch.shared.keyring;
     let sql = format!("select {APP} from apps where no = $1");
-    let app = batch.tx.one(&sql, [command.app.0.into()], |row| read_app(row, keyring))?;
+    let mut app = batch.tx.one(&sql, params![command.app], |row| read_app(row, keyring))?;
     let until = command.now.plus(command.grace);
-    let old = (until > command.now).then(|| (app.signing_secret.clone(), until));
-    let sealed = keyring.seal(Column::AppSecret, app.id.0, command.signing_secret.reveal())?;
-    let old_sealed = match &old {
+    let old = std::mem::replace(&mut app.signing_secret, command.signing_secret.clone());
+    app.old_secret = (until > command.now).then_some((old, until));
+    let sealed = keyring.seal(Column::AppSecret, app.id.0, app.signing_secret.reveal())?;
+    let old_sealed = match &app.old_secret {
         Some((old, _)) => Some(keyring.seal(Column::AppOldSecret, app.id.0, old.reveal())?),
         None => None,
     };
+    let old_until = app.old_secret.as_ref().map(|(_, until)| *until);
     batch.tx.run(
         "update apps set signing_secret = $1, old_signing_secret = $2, old_secret_expires_at = $3 where no = $4",
-        [
-            sealed.as_ref().into(),
-            old_sealed.as_deref().into(),
-            old.as_ref().map(|(_, until)| *until).into(),
-            command.app.0.into(),
-        ],
+        params![&*sealed, old_sealed.as_deref(), old_until, app.no],
     )?;
-    let secret = command.signing_secret.clone();
-    batch.effects.tenant_changes.push(TenantChange::Rotated { app: command.app, secret, old });
-    Ok(())
+    batch.effects.tenant_changes.push(TenantChange::App(Box::new(app)));
+    Ok(Ok(()))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::db::Tx;
+use super::db::{Result, Tx};
 use super::shared::Shared;
 use super::tenant_cache::TenantChange;
 use crate::domain::{
@@ -32,6 +32,13 @@ impl<'c> Batch<'c> {
     pub(super) fn new(tx: Tx<'c>, shared: &'c Shared) -> Self {
         Self { tx, shared, new_deliveries: Vec::new(), events: Vec::new(), effects: CommitEffects::default() }
     }
+}
+
+/// Applies commands one by one.
+pub(super) fn each<C, T>(
+    apply: impl Fn(&mut Batch<'_>, &C) -> Result<T>,
+) -> impl Fn(&mut Batch<'_>, &[&C]) -> Result<Vec<T>> {
+    move |batch, commands| commands.iter().map(|command| apply(batch, command)).collect()
 }
 
 /// Messages, notifications and counts that follow from a commit.

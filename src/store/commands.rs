@@ -2,7 +2,8 @@
 //!
 //! `commands!` takes the declaration of each command, as `kind method: Request => Answer, function;`. It
 //! generates the enum `Command`, the dispatch to the functions, and the methods of `Store`. The declarations
-//! are in `src/store.rs`. Their order is the order in which the kinds of a batch are applied.
+//! are in `src/store.rs`. Their order is the order in which the kinds of a batch are applied. `each(function)` applies
+//! a function to one request at a time.
 //!
 //! - `write`: the command may change rows. `function` takes all requests of a batch and returns their answers.
 //! - `read`: the command changes nothing, and runs on the writer because it must not see an older snapshot
@@ -24,10 +25,10 @@ macro_rules! answer {
 }
 
 macro_rules! apply {
-    (idempotent $apply:path, $batch:expr, $asks:expr) => {
+    (idempotent $apply:expr, $batch:expr, $asks:expr) => {
         $crate::store::idempotency::apply($batch, $asks, $apply)?
     };
-    ($kind:ident $apply:path, $batch:expr, $asks:expr) => {
+    ($kind:ident $apply:expr, $batch:expr, $asks:expr) => {
         $apply($batch, $asks)?
     };
 }
@@ -44,7 +45,7 @@ macro_rules! only_reads {
 macro_rules! commands {
     ($(
         $(#[$doc:meta])*
-        $kind:ident $method:ident: $ask:ident => $answer:ty $(| $refusal:ty)?, $apply:path;
+        $kind:ident $method:ident: $ask:ident => $answer:ty $(| $refusal:ty)?, $apply:expr;
     )*) => {
         /// A command, boxed because the queue moves it several times.
         #[derive(Debug)]

@@ -28,5 +28,6 @@ pub use self::row::Row;
 #[cfg(test)]
 pub use self::sqlite::in_memory;
 pub use self::tx::Tx;
+pub(super) use self::value::params;
 pub use self::value::{Value, Where};
 pub use self::writer_connection::WriterConnection;

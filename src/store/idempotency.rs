@@ -123,6 +123,9 @@ impl<C: fmt::Debug, T> fmt::Debug for Idempotent<C, T> {
     }
 }
 
+/// Result of an idempotent command, or an error of the store.
+pub(super) type Outcome<T, R = Infallible> = Result<Result<T, R>>;
+
 /// Results of the idempotent commands of a batch.
 pub(super) type Results<T, R = Infallible> = Result<Vec<Result<T, R>>>;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::batch::Batch;
 use super::db::{Result, Row, Tx};
-use super::idempotency::Results;
+use super::idempotency::Outcome;
 use super::reads::ReadStore;
 use super::rows::{read_name, to_json};
 use super::watch_events::{Chunk, EventContents, WatchToNotify, read_chunks};
@@ -349,11 +349,7 @@ pub(super) fn refresh_ending(batch: &mut Batch<'_>, commands: &[&RefreshEnding])
     Ok(vec![(); commands.len()])
 }
 
-pub(super) fn poll_now(batch: &mut Batch<'_>, commands: &[&PollNow]) -> Results<(), NotFound> {
-    commands.iter().map(|command| poll_now_one(batch, command)).collect()
-}
-
-fn poll_now_one(batch: &mut Batch<'_>, command: &PollNow) -> Result<Result<(), NotFound>> {
+pub(super) fn poll_now(batch: &mut Batch<'_>, command: &PollNow) -> Outcome<(), NotFound> {
     let job = batch.tx.find(
         "update jobs set poll_requested_at = $1
          where no = (select job from watches where app = $2 and id = $3) returning no",

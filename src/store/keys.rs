@@ -1,8 +1,8 @@
 //! Keys: creating, listing and revoking them. Only the SHA-256 of a key is stored.
 
 use super::batch::Batch;
-use super::db::{Result, Row, Where};
-use super::idempotency::Results;
+use super::db::{Result, Row, Where, params};
+use super::idempotency::Outcome;
 use super::reads::ReadStore;
 use super::tenant_cache::{Key, TenantChange};
 use crate::domain::{AppId, AppNo, Id, KeyId, Scope, Timestamp};
@@ -63,7 +63,7 @@ impl ReadStore {
     pub async fn keys(&self, app: Option<AppNo>, before: Option<KeyId>, limit: u32) -> Result<Vec<KeyRow>> {
         let found = self.read(move |tx| {
             let mut query = Where::new(&format!("{KEYS} where k.id <"), before.map_or(Id::MAX, |id| id.0));
-            query.and("k.app =", app.map(|app| app.0));
+            query.and("k.app =", app);
             query.push(" order by k.id desc limit", limit);
             tx.list(&query.sql, query.values, read_key)
         });
@@ -73,8 +73,8 @@ impl ReadStore {
     /// Returns a key. `app`: `None` for a key of any app.
     pub async fn key_by_id(&self, app: Option<AppNo>, id: KeyId) -> Result<Option<KeyRow>> {
         let found = self.read(move |tx| {
-            let mut query = Where::new(&format!("{KEYS} where k.id ="), id.0);
-            query.and("k.app =", app.map(|app| app.0));
+            let mut query = Where::new(&format!("{KEYS} where k.id ="), id);
+            query.and("k.app =", app);
             tx.list(&query.sql, query.values, read_key)
         });
         Ok(self.with_uses(found.await?).pop())
@@ -105,62 +105,41 @@ fn read_key(row: &Row<'_>) -> Result<KeyRow> {
     })
 }
 
-pub(super) fn create_key(batch: &mut Batch<'_>, commands: &[&CreateKey]) -> Results<(), TooManyKeys> {
-    let create = |command: &&CreateKey| {
-        let sql = "select count(*) from keys where app = $1";
-        if batch.tx.one(sql, [command.app.0.into()], |row| row.int(0))? >= KEYS_MAX {
-            return Ok(Err(TooManyKeys(KEYS_MAX)));
-        }
-        insert_key(batch, command).map(Ok)
-    };
-    commands.iter().map(create).collect()
+pub(super) fn create_key(batch: &mut Batch<'_>, command: &CreateKey) -> Outcome<(), TooManyKeys> {
+    let sql = "select count(*) from keys where app = $1";
+    if batch.tx.one(sql, params![command.app], |row| row.int(0))? >= KEYS_MAX {
+        return Ok(Err(TooManyKeys(KEYS_MAX)));
+    }
+    insert_key(batch, command).map(Ok)
 }
 
 /// Inserts a key.
 pub(super) fn insert_key(batch: &mut Batch<'_>, command: &CreateKey) -> Result<()> {
-    let CreateKey { row, app, hash } = command;
+    let CreateKey { row: KeyRow { id, name, scope, created_at, expires_at, .. }, app, hash } = command;
     batch.tx.run(
         "insert into keys (id, app, hash, scope, created_at, name, expires_at)
          values ($1, $2, $3, $4, $5, $6, $7)",
-        [
-            row.id.0.into(),
-            app.0.into(),
-            hash.as_slice().into(),
-            row.scope.as_str().into(),
-            row.created_at.into(),
-            row.name.as_deref().into(),
-            row.expires_at.into(),
-        ],
+        params![*id, *app, hash.as_slice(), *scope, *created_at, name.as_deref(), *expires_at],
     )?;
-    let key = Key { app: *app, scope: row.scope };
-    batch.effects.tenant_changes.push(TenantChange::Key {
-        id: row.id,
-        hash: *hash,
-        key,
-        expires_at: row.expires_at,
-    });
+    let key = Key { app: *app, scope: *scope };
+    let change = TenantChange::Key { id: *id, hash: *hash, key, expires_at: *expires_at };
+    batch.effects.tenant_changes.push(change);
     Ok(())
 }
 
-pub(super) fn revoke_key(batch: &mut Batch<'_>, commands: &[&RevokeKey]) -> Result<Vec<bool>> {
-    let revoke = |RevokeKey { app, key }: &&RevokeKey| {
-        let id = key.0.into();
-        let revoked = match app {
-            Some(app) => batch.tx.run("delete from keys where id = $1 and app = $2", [id, app.0.into()])?,
-            None => batch.tx.run("delete from keys where id = $1", [id])?,
-        };
-        if revoked > 0 {
-            batch.effects.tenant_changes.push(TenantChange::Revoked(*key));
-        }
-        Ok(revoked > 0)
+pub(super) fn revoke_key(batch: &mut Batch<'_>, &RevokeKey { app, key }: &RevokeKey) -> Result<bool> {
+    let revoked = match app {
+        Some(app) => batch.tx.run("delete from keys where id = $1 and app = $2", params![key, app])?,
+        None => batch.tx.run("delete from keys where id = $1", params![key])?,
     };
-    commands.iter().map(revoke).collect()
+    if revoked > 0 {
+        batch.effects.tenant_changes.push(TenantChange::Revoked(key));
+    }
+    Ok(revoked > 0)
 }
 
-pub(super) fn set_key_uses(batch: &mut Batch<'_>, commands: &[&KeyUses]) -> Result<Vec<()>> {
-    for KeyUses(uses) in commands {
-        let rows = uses.iter().map(|(id, used_ms)| [(*used_ms).into(), id.0.into()]);
-        batch.tx.update_each("update keys set last_used_at = $1 where id = $2", rows)?;
-    }
-    Ok(vec![(); commands.len()])
+pub(super) fn set_key_uses(batch: &mut Batch<'_>, KeyUses(uses): &KeyUses) -> Result<()> {
+    let rows = uses.iter().map(|(id, used_ms)| params![*used_ms, *id]);
+    batch.tx.update_each("update keys set last_used_at = $1 where id = $2", rows)?;
+    Ok(())
 }

@@ -10,7 +10,7 @@ use super::sealing::Keyring;
 use super::shared::Shared;
 use super::tenant_cache::TenantCache;
 use super::writer::Writer;
-use super::{Store, nodes, reseal, rows, tenants};
+use super::{Store, apps, nodes, reseal, rows};
 use crate::domain::{Ids, Timestamp};
 
 /// Options of [`Store::open`].
@@ -65,7 +65,7 @@ impl Opened {
             count => tracing::info!(count, "secrets were sealed with the first encryption key"),
         }
         let tx = connection.tx();
-        let (ids, tenants) = (Ids::above(rows::greatest_id(&tx)?), tenants::load(&tx, keyring)?);
+        let (ids, tenants) = (Ids::above(rows::greatest_id(&tx)?), apps::load_tenants(&tx, keyring)?);
         Ok(Self { connection, readers, ids, tenants })
     }
 }

@@ -26,11 +26,8 @@ pub struct Prune {
     pub now: Timestamp,
 }
 
-pub(super) fn prune(batch: &mut Batch<'_>, commands: &[&Prune]) -> Result<Vec<usize>> {
-    commands.iter().map(|command| prune_chunk(&batch.tx, command)).collect()
-}
-
-fn prune_chunk(tx: &Tx<'_>, command: &Prune) -> Result<usize> {
+pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<usize> {
+    let tx = &batch.tx;
     let responses = tx.run(
         "delete from idempotency where (app, path, key) in
            (select app, path, key from idempotency where created_at < $1 order by created_at limit $2)",

@@ -62,7 +62,6 @@ pub(super) enum TenantChange {
     App(Box<App>),
     Key { id: KeyId, hash: [u8; 32], key: Key, expires_at: Option<Timestamp> },
     Revoked(KeyId),
-    Rotated { app: AppNo, secret: Masked, old: Option<(Masked, Timestamp)> },
 }
 
 impl TenantCache {
@@ -92,7 +91,6 @@ impl TenantCache {
                         self.keys.remove(&hash);
                     }
                 }
-                TenantChange::Rotated { app, secret, old } => self.set_secret(app, secret, old),
             }
         }
         self.apply_configured();
@@ -105,15 +103,11 @@ impl TenantCache {
     }
 
     fn apply_configured(&mut self) {
-        if let Some((app, secret)) = self.configured.clone() {
-            self.set_secret(app, secret, None);
-        }
-    }
-
-    fn set_secret(&mut self, app: AppNo, secret: Masked, old: Option<(Masked, Timestamp)>) {
-        if let Some(app) = self.apps.get_mut(&app) {
+        if let Some((app, secret)) = &self.configured
+            && let Some(app) = self.apps.get_mut(app)
+        {
             let app = Arc::make_mut(app);
-            (app.signing_secret, app.old_secret) = (secret, old);
+            (app.signing_secret, app.old_secret) = (secret.clone(), None);
         }
     }
 

@@ -5,7 +5,10 @@ use rusqlite::types::ValueRef;
 use tokio_postgres::types::{IsNull, Type, WrongType};
 
 use super::error::Result;
-use crate::domain::{Id, Timestamp};
+use crate::domain::{
+    AppId, AppNo, ChannelKind, DeliveryId, DestinationId, EndingKind, EventId, EventType, Id, JobNo,
+    JobStatus, KeyId, Payload, Reason, Scope, Timestamp, WatchId, WatchStatus,
+};
 
 /// Value of a parameter `$n`.
 #[derive(Clone, Copy, Debug)]
@@ -56,34 +59,47 @@ impl tokio_postgres::types::ToSql for Value<'_> {
     tokio_postgres::types::to_sql_checked!();
 }
 
-impl From<i64> for Value<'_> {
-    fn from(int: i64) -> Self {
-        Self::Int(int)
-    }
+/// Makes a row of parameters: the value of each expression.
+macro_rules! params {
+    ($($value:expr),* $(,)?) => { [$($crate::store::db::Value::from($value)),*] };
+}
+pub(in crate::store) use params;
+
+/// Declares how types become values.
+macro_rules! values {
+    ($($from:ty: |$value:ident| $into:expr;)*) => {$(
+        impl From<$from> for Value<'_> {
+            fn from($value: $from) -> Self {
+                $into
+            }
+        }
+    )*};
 }
 
-impl From<u32> for Value<'_> {
-    fn from(int: u32) -> Self {
-        Self::Int(int.into())
-    }
-}
-
-impl From<bool> for Value<'_> {
-    fn from(yes: bool) -> Self {
-        Self::Int(yes.into())
-    }
-}
-
-impl From<Timestamp> for Value<'_> {
-    fn from(at: Timestamp) -> Self {
-        Self::Int(at.millis())
-    }
-}
-
-impl From<Id> for Value<'_> {
-    fn from(id: Id) -> Self {
-        Self::Id(id.to_bytes())
-    }
+values! {
+    i64: |int| Self::Int(int);
+    u32: |int| Self::Int(int.into());
+    u16: |int| Self::Int(int.into());
+    u8: |int| Self::Int(int.into());
+    bool: |yes| Self::Int(yes.into());
+    Timestamp: |at| Self::Int(at.millis());
+    AppNo: |no| Self::Int(no.0);
+    JobNo: |no| Self::Int(no.0);
+    Id: |id| Self::Id(id.to_bytes());
+    WatchId: |id| Self::Id(id.to_bytes());
+    EventId: |id| Self::Id(id.to_bytes());
+    DeliveryId: |id| Self::Id(id.to_bytes());
+    DestinationId: |id| Self::Id(id.to_bytes());
+    AppId: |id| Self::Id(id.to_bytes());
+    KeyId: |id| Self::Id(id.to_bytes());
+    ChannelKind: |word| Self::Text(word.as_str());
+    EndingKind: |word| Self::Text(word.as_str());
+    EventType: |word| Self::Text(word.as_str());
+    JobStatus: |word| Self::Text(word.as_str());
+    Payload: |word| Self::Text(word.as_str());
+    Reason: |word| Self::Text(word.as_str());
+    Scope: |word| Self::Text(word.as_str());
+    WatchStatus: |word| Self::Text(word.as_str());
 }
 
 impl<'a> From<&'a str> for Value<'a> {

@@ -169,11 +169,8 @@ fn add_due(
 
 /// Reschedules deliveries whose last attempt lies in the future, which shows that the clock was set back. Each waits
 /// for the pause of its step from now. First attempts and manual retries are due at once.
-pub fn reschedule_retries(batch: &mut Batch<'_>, commands: &[&RescheduleRetries]) -> Result<Vec<usize>> {
-    commands.iter().map(|command| reschedule(&batch.tx, command)).collect()
-}
-
-fn reschedule(tx: &Tx<'_>, command: &RescheduleRetries) -> Result<usize> {
+pub fn reschedule_retries(batch: &mut Batch<'_>, command: &RescheduleRetries) -> Result<usize> {
+    let tx = &batch.tx;
     // Reads every pending delivery, at each start. It changes rows only after the clock was set back.
     let found = tx.list(
         "select app, id, step from deliveries

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use super::super::batch::Batch;
 use super::super::db::{Result, Tx, Where};
-use super::super::idempotency::Results;
+use super::super::idempotency::Outcome;
 use super::super::reads::ReadStore;
 use super::list::DeliveryFilter;
 use super::pending::{PENDING, read_pending};
@@ -75,11 +75,7 @@ impl ReadStore {
     }
 }
 
-pub fn retry_delivery(batch: &mut Batch<'_>, commands: &[&RetryDelivery]) -> Results<(), RetryRefusal> {
-    commands.iter().map(|command| retry_one(batch, command)).collect()
-}
-
-fn retry_one(batch: &mut Batch<'_>, command: &RetryDelivery) -> Result<Result<(), RetryRefusal>> {
+pub fn retry_delivery(batch: &mut Batch<'_>, command: &RetryDelivery) -> Outcome<(), RetryRefusal> {
     let (app, id) = (command.app.0, command.delivery.0);
     let reason = batch.tx.find(
         "select coalesce(reason, '') from deliveries where app = $1 and id = $2",
@@ -127,12 +123,8 @@ fn failed(
 
 pub fn retry_failed_deliveries(
     batch: &mut Batch<'_>,
-    commands: &[&RetryFailedDeliveries],
-) -> Results<RetryProgress> {
-    commands.iter().map(|command| retry_chunk(batch, command).map(Ok)).collect()
-}
-
-fn retry_chunk(batch: &mut Batch<'_>, command: &RetryFailedDeliveries) -> Result<RetryProgress> {
+    command: &RetryFailedDeliveries,
+) -> Outcome<RetryProgress> {
     let RetryProgress { count, after } = command.progress;
     let mut found = failed(&batch.tx, command.app, &command.filter, after, CHUNK + 1)?;
     let has_more = found.len() > CHUNK as usize;
@@ -151,5 +143,5 @@ fn retry_chunk(batch: &mut Batch<'_>, command: &RetryFailedDeliveries) -> Result
     let messages =
         queues.into_iter().map(|(queue, requested)| DispatcherMessage::QueueChanged { queue, requested });
     batch.effects.dispatcher_messages.extend(messages);
-    Ok(RetryProgress { count, after })
+    Ok(Ok(RetryProgress { count, after }))
 }

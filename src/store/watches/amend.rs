@@ -50,14 +50,7 @@ pub enum AmendRefusal {
     DestinationDiffers(String),
 }
 
-pub fn amend_watch(
-    batch: &mut Batch<'_>,
-    commands: &[&AmendWatch],
-) -> Result<Vec<Result<Watch, AmendRefusal>>> {
-    commands.iter().map(|command| amend_one(batch, command)).collect()
-}
-
-fn amend_one(batch: &mut Batch<'_>, command: &AmendWatch) -> Result<Result<Watch, AmendRefusal>> {
+pub fn amend_watch(batch: &mut Batch<'_>, command: &AmendWatch) -> Result<Result<Watch, AmendRefusal>> {
     let (app, id) = (command.app.0, command.watch.0);
     let keyring = &batch.shared.keyring;
     // Locks the row: the watch does not end before the commit.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::super::batch::Batch;
 use super::super::db::{Result, Tx, Value};
-use super::super::idempotency::Results;
+use super::super::idempotency::{Outcome, Results};
 use super::super::rows::insert_destinations;
 use super::super::sealing::Keyring;
 use crate::domain::{
@@ -35,8 +35,8 @@ pub fn register(batch: &mut Batch<'_>, commands: &[&Register]) -> Results<Watch>
     Ok(insert(batch, &watches)?.into_iter().map(Ok).collect())
 }
 
-pub fn register_many(batch: &mut Batch<'_>, commands: &[&RegisterMany]) -> Results<Vec<Watch>> {
-    commands.iter().map(|command| insert(batch, &command.0.iter().collect::<Vec<_>>()).map(Ok)).collect()
+pub fn register_many(batch: &mut Batch<'_>, command: &RegisterMany) -> Outcome<Vec<Watch>> {
+    insert(batch, &command.0.iter().collect::<Vec<_>>()).map(Ok)
 }
 
 /// Inserts watches and their jobs, and notifies the poller.

@@ -34,6 +34,7 @@ use error::CONNECT_TIMEOUT;
 pub use error::SendError;
 pub use resolver::{Lookup, Resolver};
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ use crate::clock::Clock;
 use crate::domain::{AddressError, Timestamp};
 use crate::tls;
 use address::{AddressClass, Requirement};
-use resolver::{AddressPolicy, Guard, LookupCache, PendingLookups};
+use resolver::{AddressPolicy, Guard, LookupCache};
 
 /// Maximum time for which a registration waits for DNS.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -72,7 +73,6 @@ pub struct Egress {
     resolver: Resolver,
     clock: Clock,
     lookup_cache: LookupCache,
-    pending_lookups: PendingLookups,
     /// Client for users' https addresses.
     secure: Client,
     /// Client for users' http addresses, for which the guard has stricter rules.
@@ -91,12 +91,13 @@ pub fn unguarded(connect_timeout: Duration) -> anyhow::Result<Client> {
     Ok(client.gzip(true).build()?)
 }
 
-/// A POST to a user's address.
+/// A POST to a user's address (`U` is [`Target`], the checked URL) or to an operator's (`U` is [`Url`]).
 #[derive(Debug)]
-pub struct Post {
-    /// The checked URL.
-    pub target: Target,
-    /// The headers, sent unchanged; a missing `accept` becomes `*/*`.
+pub struct Post<U> {
+    /// The address.
+    pub url: U,
+    /// The headers, sent unchanged; a missing `accept` becomes `*/*`. At an operator's address, `accept-encoding` is
+    /// added.
     pub headers: HeaderMap,
     /// The body, sent unchanged.
     pub body: Bytes,
@@ -132,21 +133,6 @@ impl Fetch {
     }
 }
 
-/// A POST to an operator's address.
-#[derive(Debug)]
-pub struct Call {
-    /// The URL.
-    pub url: Url,
-    /// The headers, sent unchanged; a missing `accept` becomes `*/*`, and `accept-encoding` is added.
-    pub headers: HeaderMap,
-    /// The body, sent unchanged.
-    pub body: Bytes,
-    /// Deadline of the exchange, which includes the response's body.
-    pub timeout: Duration,
-    /// Maximum number of bytes that are read of the response's body.
-    pub max_answer: usize,
-}
-
 /// A response.
 #[derive(Clone, Debug)]
 pub struct Received {
@@ -167,16 +153,6 @@ impl Received {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
-}
-
-/// The result of reading a body.
-enum Read {
-    /// The body was read to its end.
-    Complete,
-    /// The limit was reached.
-    Limited,
-    /// The connection failed before the end.
-    Broken(SendError),
 }
 
 impl std::fmt::Debug for Egress {
@@ -218,7 +194,6 @@ impl Egress {
             trusted: client(AddressPolicy::Trusted).gzip(true).build()?,
             tls: Arc::new(bare),
             lookup_cache: LookupCache::default(),
-            pending_lookups: PendingLookups::default(),
             settings,
             resolver,
             clock,
@@ -252,11 +227,8 @@ impl Egress {
     /// Like [`Egress::check`], for one of many URLs. A name that is not resolved at `until` is accepted.
     pub async fn check_until(&self, url: &str, until: Timestamp) -> Result<Target, AddressError> {
         let target = self.parse(url)?;
-        if target.literal().is_some() {
-            return Ok(target);
-        }
         let requirement = self.settings.requirement(target.name(), target.is_plain());
-        if requirement == Requirement::None {
+        if target.literal().is_some() || requirement == Requirement::None {
             return Ok(target);
         }
         let class = self.classify(target.name(), until).await;
@@ -275,39 +247,44 @@ impl Egress {
     /// Returns the class of a name, from the cache or by a lookup.
     async fn classify(&self, name: &str, until: Timestamp) -> AddressClass {
         let now = self.clock.now();
-        if let Some(class) = self.lookup_cache.get(name, now) {
-            return class;
+        let cached = self.lookup_cache.entry(name, now);
+        if let Some((_, class)) = cached.get() {
+            return *class;
         }
         // A batch can contain one host a thousand times: concurrent checks share one lookup.
-        let pending = self.pending_lookups.join(name);
-        let answer = pending.result().get_or_init(async || {
+        let answer = cached.get_or_init(async || {
             let lookup = self.resolver.lookup(name, false);
             let class = match self.clock.timeout(LOOKUP_TIMEOUT, lookup).await {
                 Some(Ok(addresses)) => self.settings.classify(&addresses),
                 Some(Err(_)) | None => AddressClass::Unknown,
             };
-            self.lookup_cache.put(name, class, self.clock.now());
-            class
+            (self.clock.now(), class)
         });
-        self.clock.timeout(until.since(now), answer).await.copied().unwrap_or(AddressClass::Unknown)
+        self.clock.timeout(until.since(now), answer).await.map_or(AddressClass::Unknown, |(_, class)| *class)
     }
 
     /// Sends a request to a receiver. The status of the response decides: an endless, slow or broken body is cut
     /// off and is no error.
-    pub async fn send(&self, post: Post) -> Result<Received, SendError> {
-        let Post { target, headers, body, timeout, max_answer } = post;
-        let plain = target.is_plain();
+    pub async fn send(&self, post: Post<Target>) -> Result<Received, SendError> {
         // The HTTP client calls the resolver for names only, so an address in the URL is checked here, each time.
-        if let Some(refusal) =
-            target.literal().and_then(|address| self.settings.literal_objection(address, plain))
-        {
+        if let Some(refusal) = self.settings.literal_objection(&post.url) {
             return Err(SendError::Refused(refusal));
         }
-        let mut request = Request::new(Method::POST, target.into_url());
-        *request.headers_mut() = headers;
-        *request.body_mut() = Some(body.into());
-        let client = if plain { &self.plain } else { &self.secure };
-        let (received, _) = self.exchange(client, request, timeout, max_answer).await?;
+        let client = if post.url.is_plain() { &self.plain } else { &self.secure };
+        self.post(client, post).await
+    }
+
+    /// Sends a request to a service of the operator. As with a receiver, the status decides, whatever happens to
+    /// the body.
+    pub async fn call(&self, post: Post<Url>) -> Result<Received, SendError> {
+        self.post(&self.trusted, post).await
+    }
+
+    async fn post(&self, client: &Client, post: Post<impl Into<Url>>) -> Result<Received, SendError> {
+        let mut request = Request::new(Method::POST, post.url.into());
+        *request.headers_mut() = post.headers;
+        *request.body_mut() = Some(post.body.into());
+        let (received, _) = self.exchange(client, request, post.timeout, post.max_answer).await?;
         Ok(received)
     }
 
@@ -316,11 +293,8 @@ impl Egress {
         let Fetch { url, headers, timeout, max_body } = fetch;
         let mut request = Request::new(Method::GET, url);
         *request.headers_mut() = headers;
-        match self.exchange(&self.trusted, request, timeout, max_body).await? {
-            (received, Read::Complete) => Ok(received),
-            (_, Read::Limited) => Err(SendError::TooLarge(max_body)),
-            (_, Read::Broken(error)) => Err(error),
-        }
+        let (received, read) = self.exchange(&self.trusted, request, timeout, max_body).await?;
+        read.map(|()| received)
     }
 
     /// Names the proxy in a connection error: the proxy, or a connection that it was to make, has failed.
@@ -329,17 +303,6 @@ impl Egress {
             return SendError::Connect(format!("through the proxy: {why}"));
         }
         error
-    }
-
-    /// Sends a request to a service of the operator. As with a receiver, the status decides, whatever happens to
-    /// the body.
-    pub async fn call(&self, call: Call) -> Result<Received, SendError> {
-        let Call { url, headers, body, timeout, max_answer } = call;
-        let mut request = Request::new(Method::POST, url);
-        *request.headers_mut() = headers;
-        *request.body_mut() = Some(body.into());
-        let (received, _) = self.exchange(&self.trusted, request, timeout, max_answer).await?;
-        Ok(received)
     }
 
     /// Connects to an operator's host, for other protocols than HTTP.
@@ -351,14 +314,10 @@ impl Egress {
                 Ok(address) => vec![address],
                 Err(_) => guard.addresses(host).await.map_err(|none| SendError::Connect(none.to_string()))?,
             };
-            let mut last = SendError::Connect("the host has no address".into());
-            for address in addresses {
-                match TcpStream::connect((address, port)).await {
-                    Ok(stream) => return Ok(stream),
-                    Err(error) => last = SendError::Connect(error.kind().to_string()),
-                }
-            }
-            Err(last)
+            let sockets: Vec<_> =
+                addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect();
+            let connected = TcpStream::connect(sockets.as_slice()).await;
+            connected.map_err(|error| SendError::Connect(error.kind().to_string()))
         };
         let connected = self.clock.timeout(CONNECT_TIMEOUT, connecting).await;
         connected.unwrap_or_else(|| Err(SendError::not_connected()))
@@ -372,13 +331,14 @@ impl Egress {
         connector.connect(name, stream).await.map_err(|error| SendError::not_secure(&error))
     }
 
+    /// Returns the response, and why its body is incomplete.
     async fn exchange(
         &self,
         client: &Client,
         request: Request,
         timeout: Duration,
         max_body: usize,
-    ) -> Result<(Received, Read), SendError> {
+    ) -> Result<(Received, Result<(), SendError>), SendError> {
         let watch = self.clock.stopwatch();
         // One timer for the whole exchange: a jump of the clock between two timers would lengthen it.
         let mut deadline = std::pin::pin!(self.clock.deadline(timeout));
@@ -392,34 +352,29 @@ impl Egress {
         let read = tokio::select! {
             biased;
             read = read(&mut response, &mut body, max_body) => read,
-            () = &mut deadline => Read::Broken(SendError::timed_out(timeout)),
+            () = &mut deadline => Err(SendError::timed_out(timeout)),
         };
         let received = Received {
             status: response.status().as_u16(),
             headers: recorded_headers(response.headers()),
             body: body.into(),
-            truncated: !matches!(read, Read::Complete),
+            truncated: read.is_err(),
             duration: watch.elapsed(),
         };
         Ok((received, read))
     }
 }
 
-/// Reads up to `max` bytes into `body`. The bytes remain there if the future is dropped.
-async fn read(response: &mut Response, body: &mut Vec<u8>, max: usize) -> Read {
-    loop {
-        match response.chunk().await {
-            Ok(None) => return Read::Complete,
-            Ok(Some(chunk)) => {
-                let room = max - body.len();
-                body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-                if chunk.len() > room {
-                    return Read::Limited;
-                }
-            }
-            Err(error) => return Read::Broken(SendError::classify(&error)),
+/// Reads a body of up to `max` bytes into `body`. The bytes remain there if the future is dropped.
+async fn read(response: &mut Response, body: &mut Vec<u8>, max: usize) -> Result<(), SendError> {
+    while let Some(chunk) = response.chunk().await.map_err(|error| SendError::classify(&error))? {
+        let room = max - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() > room {
+            return Err(SendError::TooLarge(max));
         }
     }
+    Ok(())
 }
 
 /// Returns the headers as text, up to the maximum size.

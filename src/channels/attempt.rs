@@ -105,7 +105,7 @@ pub(super) async fn post(
 ) -> (Result<Received, SendError>, Vec<(String, String)>) {
     let recorded = recorded_headers(&headers);
     let response = match egress.parse(url) {
-        Ok(target) => egress.send(Post { target, headers, body, timeout, max_answer: RESPONSE_MAX }).await,
+        Ok(url) => egress.send(Post { url, headers, body, timeout, max_answer: RESPONSE_MAX }).await,
         // The configuration permits fewer addresses than at the registration; that may change again.
         Err(error) => Err(SendError::Refused(error.to_string())),
     };

@@ -32,7 +32,7 @@ use super::template_context::TemplateContext;
 use super::templates::TemplateFile;
 use crate::clock::Clock;
 use crate::domain::{AddressError, ChannelKind, Masked, Outcome, parse_retry_after};
-use crate::egress::{Call, Received, SendError};
+use crate::egress::{Post, Received, SendError};
 use blocks::{Dialect, MessageParts};
 
 /// Slack accepts a message a second for each channel. Short bursts are accepted, but an app that keeps
@@ -288,7 +288,7 @@ impl SlackSender<'_> {
         token.set_sensitive(true);
         headers.insert(AUTHORIZATION, token);
         let recorded = recorded_headers(&headers);
-        let call = Call { url, headers, body, timeout, max_answer: RESPONSE_MAX };
+        let call = Post { url, headers, body, timeout, max_answer: RESPONSE_MAX };
         (self.services.egress.call(call).await, recorded)
     }
 }

@@ -165,7 +165,7 @@ impl Settings {
         if target.literal().is_none() {
             reasons.extend(self.syntax_objection(target.name()));
         }
-        let literal = target.literal().and_then(|address| self.literal_objection(address, target.is_plain()));
+        let literal = self.literal_objection(&target);
         if reasons.is_empty() {
             return literal.map_or(Ok(target), |reason| Err(forbidden_error(&[reason])));
         }
@@ -174,14 +174,11 @@ impl Settings {
     }
 
     /// Returns why callbacks cannot reach an address that is written in the URL; `None` if they can.
-    pub(super) fn literal_objection(&self, address: IpAddr, plain: bool) -> Option<String> {
-        if self.allows_address(address) {
-            return None;
-        }
+    pub(super) fn literal_objection(&self, target: &Target) -> Option<String> {
+        let address = target.literal().filter(|address| !self.allows_address(*address))?;
         match forbidden(address) {
             Some(why) => Some(format!("must not lead to {address} (an address that is {why})")),
-            None if plain && !self.allow_http => Some(HTTPS.into()),
-            None => None,
+            None => (target.is_plain() && !self.allow_http).then(|| HTTPS.into()),
         }
     }
 
@@ -298,10 +295,6 @@ impl Target {
         format!("{}://{}:{port}", self.url.scheme(), self.url.host_str().unwrap_or_default())
     }
 
-    pub(super) fn into_url(self) -> Url {
-        self.url
-    }
-
     pub(super) fn is_plain(&self) -> bool {
         self.url.scheme() == "http"
     }
@@ -318,6 +311,12 @@ impl Target {
     /// The host name; empty if the host is an address.
     pub(super) fn name(&self) -> &str {
         self.url.domain().unwrap_or_default()
+    }
+}
+
+impl From<Target> for Url {
+    fn from(target: Target) -> Self {
+        target.url
     }
 }
 

@@ -130,11 +130,12 @@ impl Resolve for Guard {
     }
 }
 
-/// The classes of names that registrations have resolved.
+/// The class of a name, and the time of its lookup. Without a value, the lookup is in progress, or it was cancelled.
+type CachedClass = OnceCell<(Timestamp, AddressClass)>;
+
+/// The classes of names that registrations resolve.
 #[derive(Debug, Default)]
-pub(super) struct LookupCache {
-    known: Mutex<HashMap<Box<str>, (Timestamp, AddressClass)>>,
-}
+pub(super) struct LookupCache(Mutex<HashMap<Box<str>, Arc<CachedClass>>>);
 
 impl LookupCache {
     /// Time for which an entry is valid, failures included: a batch resolves a name once.
@@ -142,58 +143,25 @@ impl LookupCache {
     /// Maximum number of entries: about 1 MiB of names.
     const MAX: usize = 4_096;
 
-    pub(super) fn get(&self, name: &str, now: Timestamp) -> Option<AddressClass> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Returns the valid entry of a name, or a new one.
+    pub(super) fn entry(&self, name: &str, now: Timestamp) -> Arc<CachedClass> {
         // An entry from the future, after the clock was set back, is stale.
-        known.get(name).filter(|(at, _)| *at <= now && now < at.plus(Self::TTL)).map(|(_, class)| *class)
-    }
-
-    pub(super) fn put(&self, name: &str, class: AddressClass, now: Timestamp) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= Self::MAX {
-            known.retain(|_, (at, _)| now < at.plus(Self::TTL));
+        let is_valid =
+            |entry: &CachedClass| entry.get().is_none_or(|(at, _)| *at <= now && now < at.plus(Self::TTL));
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get(name).filter(|entry| is_valid(entry)) {
+            return Arc::clone(entry);
+        }
+        if entries.len() >= Self::MAX {
+            entries.retain(|_, entry| is_valid(entry));
             // Full of valid entries, for example of made-up names: a cleared cache costs one lookup for each.
-            if known.len() >= Self::MAX {
-                known.clear();
+            if entries.len() >= Self::MAX {
+                entries.clear();
             }
         }
-        known.insert(name.into(), (now, class));
-    }
-}
-
-/// The lookups in progress at registrations.
-#[derive(Debug, Default)]
-pub(super) struct PendingLookups(Mutex<HashMap<Box<str>, Arc<OnceCell<AddressClass>>>>);
-
-/// A share in a lookup in progress. The last one that is dropped removes the name.
-pub(super) struct PendingLookup<'a> {
-    pending: &'a PendingLookups,
-    name: &'a str,
-    result: Arc<OnceCell<AddressClass>>,
-}
-
-impl PendingLookups {
-    pub(super) fn join<'a>(&'a self, name: &'a str) -> PendingLookup<'a> {
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = Arc::clone(names.entry(name.into()).or_default());
-        PendingLookup { pending: self, name, result }
-    }
-}
-
-impl PendingLookup<'_> {
-    pub(super) fn result(&self) -> &OnceCell<AddressClass> {
-        &self.result
-    }
-}
-
-impl Drop for PendingLookup<'_> {
-    fn drop(&mut self) {
-        let mut names = self.pending.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Dropped under the lock: of two that are dropped together, the second sees that it is the last.
-        drop(std::mem::take(&mut self.result));
-        if names.get(self.name).is_some_and(|result| Arc::strong_count(result) == 1) {
-            names.remove(self.name);
-        }
+        let entry = Arc::default();
+        entries.insert(name.into(), Arc::clone(&entry));
+        entry
     }
 }
 
@@ -205,13 +173,16 @@ mod tests {
     fn the_cache_expires_after_a_minute_and_has_a_limit() {
         let cache = LookupCache::default();
         let at = Timestamp::from_millis;
-        cache.put("a.example", AddressClass::Unknown, at(1_000));
-        assert_eq!(cache.get("a.example", at(60_999)), Some(AddressClass::Unknown));
-        assert_eq!(cache.get("a.example", at(61_000)), None);
-        assert_eq!(cache.get("a.example", at(0)), None);
+        let class = |now| cache.entry("a.example", at(now)).get().map(|(_, class)| *class);
+        cache.entry("a.example", at(1_000)).set((at(1_000), AddressClass::Unknown)).unwrap();
+        assert_eq!(class(60_999), Some(AddressClass::Unknown));
+        assert_eq!(class(61_000), None);
+        cache.entry("a.example", at(1_000)).set((at(1_000), AddressClass::Unknown)).unwrap();
+        assert_eq!(class(0), None);
         for n in 0..3 * LookupCache::MAX {
-            cache.put(&format!("{n}.example"), AddressClass::Public, at(2_000));
+            let entry = cache.entry(&format!("{n}.example"), at(2_000));
+            entry.set((at(2_000), AddressClass::Public)).unwrap();
         }
-        assert!(cache.known.lock().unwrap().len() <= LookupCache::MAX);
+        assert!(cache.0.lock().unwrap().len() <= LookupCache::MAX);
     }
 }

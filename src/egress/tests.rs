@@ -32,9 +32,9 @@ fn egress(allow: &[&str], resolver: Resolver) -> (Arc<Egress>, ManualClock) {
     (Egress::new(settings, resolver, Clock::Manual(clock.clone()), Vec::new()).unwrap(), clock)
 }
 
-fn post(egress: &Egress, url: &str) -> Post {
+fn post(egress: &Egress, url: &str) -> Post<Target> {
     Post {
-        target: egress.parse(url).unwrap(),
+        url: egress.parse(url).unwrap(),
         headers: HeaderMap::new(),
         body: Bytes::from_static(b"{}"),
         timeout: LIMIT,
@@ -567,7 +567,7 @@ async fn with_a_proxy_urls_are_checked_without_a_lookup() {
     assert!(egress.check("http://hooks.example/").await.is_err());
     let loosely = Settings { allow: vec![Allowed::parse("10.0.0.0/8").unwrap()], ..Settings::default() };
     let target = loosely.parse("https://10.0.0.1/").unwrap();
-    let refused = egress.send(Post { target, ..post(&egress, "https://hooks.example/") }).await;
+    let refused = egress.send(Post { url: target, ..post(&egress, "https://hooks.example/") }).await;
     assert!(matches!(refused, Err(SendError::Refused(_))), "{refused:?}");
     assert!(requests.lock().unwrap().is_empty());
 }

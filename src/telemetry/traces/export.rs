@@ -28,7 +28,7 @@ use url::Url;
 use super::Tracer;
 use crate::clock::Clock;
 use crate::domain::{Masked, Timestamp, parse_retry_after};
-use crate::egress::{Call, Egress};
+use crate::egress::{Egress, Post};
 use crate::telemetry::metrics::{Metrics, SpanOutcome};
 
 /// Maximum number of spans in a batch: OpenTelemetry's default.
@@ -185,7 +185,7 @@ impl Exporter {
 
     /// Sends a request once. Returns the number of spans that the collector rejected.
     async fn send(&self, body: Bytes) -> Result<usize, ExportError> {
-        let call = Call {
+        let call = Post {
             url: self.url.clone(),
             headers: self.headers.clone(),
             body,

@@ -10,12 +10,11 @@
 //! writes problems), the parts of a request, and the problems. The API knows nothing of the poller and of the
 //! dispatcher; its writes reach them through the store.
 
-mod address;
 mod amend;
 mod apps;
 mod batch;
 mod deliveries;
-mod destination_request;
+mod destinations;
 mod event_stream;
 mod events;
 mod http;
@@ -23,7 +22,6 @@ mod keys;
 mod openapi;
 mod providers;
 mod register;
-mod registration_span;
 mod resources;
 mod service;
 mod signing_secret;

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use utoipa::ToSchema;
 
-use super::destination_request::{self, DESTINATIONS_MAX, DestinationRequest};
+use super::destinations::{DESTINATIONS_MAX, DestinationReader, DestinationRequest, Target, destinations};
 use super::http::{
     Answer, Api, BODY_MAX, Call, FieldErrorCode, FieldErrors, ObjectReader, Problem, ProblemCode,
     object_reader,
 };
 use super::register;
-use super::watches::{Target, WatchView, shown};
+use super::watches::{WatchView, shown};
 use crate::domain::{Timestamp, WatchId};
 use crate::store::{AmendRefusal, AmendWatch};
 
@@ -52,8 +52,7 @@ pub async fn amend(call: Call) -> Answer {
     let mut errors = FieldErrors::default();
     let amendment = read(api, &text, &mut errors);
     let wanted = amendment.as_ref().map_or(&[][..], |amendment| &amendment.notify);
-    let destinations =
-        destination_request::destinations(api, app, wanted, (now, Timestamp::MAX), &mut errors).await;
+    let destinations = destinations(api, app, wanted, (now, Timestamp::MAX), &mut errors).await;
     errors.check()?;
     let Some(Amendment { expires_in, metadata, .. }) = amendment else {
         return Err(Problem::field("", FieldErrorCode::InvalidType, "must be an object").into());
@@ -97,15 +96,15 @@ fn read(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Amendment> {
         Some(raw) => register::metadata(raw, &at, errors),
     };
     let at = fields.at("notify");
-    let notify = match fields.take("notify") {
-        None => Vec::new(),
-        Some(raw) => {
-            if object_reader::first(raw, 1).is_some_and(|list| list.is_empty()) {
-                errors.add(&at, FieldErrorCode::Empty, "must have at least one destination");
-            }
-            destination_request::notify(api, raw, &at, errors)
-        }
-    };
+    let notify = fields.take("notify");
+    if notify.and_then(|raw| object_reader::first(raw, 1)).is_some_and(|list| list.is_empty()) {
+        errors.add(&at, FieldErrorCode::Empty, "must have at least one destination");
+    }
+    let mut reader = DestinationReader::new(api, errors);
+    if let Some(raw) = notify {
+        reader.list(raw, &at);
+    }
+    let notify = reader.requests;
     let expires_in = fields.duration("expiresIn", register::EXPIRES_IN, errors);
     fields.done(errors);
     Some(Amendment { expires_in, notify, metadata })

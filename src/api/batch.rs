@@ -18,7 +18,6 @@ use super::http::{
     ProblemCode, ProblemView, first_answer, json, object_reader::first, too_large, traceparent,
 };
 use super::register;
-use super::registration_span::RegistrationSpan;
 use super::watches::{Registration, WatchView};
 use crate::domain::{AppNo, NewWatch, Timestamp, Watch};
 use crate::store::{Idempotent, RegisterMany};
@@ -100,14 +99,14 @@ pub async fn create(call: Call) -> Answer {
         refused.push(item.map(|watch| watches.push(watch)).err());
     }
     let refused = Arc::new(refused);
-    let spans: Vec<_> = watches.iter().filter_map(|watch| RegistrationSpan::new(api, watch, at)).collect();
+    let contexts: Vec<_> = watches.iter().map(|watch| register::trace_context(api, watch)).collect();
     let kept = Arc::clone(&refused);
     let register = Idempotent::new(RegisterMany(watches), write.key(), move |made: &Vec<Watch>| {
         Some(first_answer(StatusCode::OK, &view(&kept, made)))
     });
     let made = api.store.register_many(register).await?.done()?;
-    for span in spans {
-        api.store.tracer().record(|| Some(span.end("/v1/watches/batch", took.elapsed())));
+    for (context, watch) in contexts.into_iter().zip(&made) {
+        register::record_span(api, context, watch, "/v1/watches/batch", (at, took.elapsed()));
     }
     Ok(json(StatusCode::OK, &view(&refused, &made)))
 }
@@ -124,33 +123,31 @@ async fn read(
     let items = items(text, &mut errors);
     errors.check()?;
     let times = (now, now.plus(LOOK_UPS_FOR));
-    let mut read: Vec<Option<Result<NewWatch, Problem>>> = Vec::new();
-    read.resize_with(items.len(), || None);
+    // An item keeps this problem only if reading it panicked.
+    let broken = || Problem::new(ProblemCode::Internal, "internal error; the server's log has the details");
+    let mut read: Vec<_> = items.iter().map(|_| Err(broken())).collect();
     let mut reading = JoinSet::new();
-    let mut waiting = items.into_iter().enumerate();
-    loop {
-        while reading.len() < AT_ONCE {
-            let Some((n, item)) = waiting.next() else { break };
-            if item.get().len() > BODY_MAX {
-                read[n] = Some(Err(too_large("the item", BODY_MAX)));
-                continue;
-            }
-            let (api, item) = (Arc::clone(api), item.get().to_owned());
-            let traceparent = traceparent.map(str::to_owned);
-            reading.spawn(async move {
-                (n, register::read(&api, app, &item, traceparent.as_deref(), times).await)
-            });
+    for (n, item) in items.into_iter().enumerate() {
+        if item.get().len() > BODY_MAX {
+            read[n] = Err(too_large("the item", BODY_MAX));
+            continue;
         }
-        match reading.join_next().await {
-            Some(Ok((n, item))) => read[n] = Some(item),
-            Some(Err(_)) => {}
-            None => break,
+        if reading.len() == AT_ONCE
+            && let Some(Ok((n, item))) = reading.join_next().await
+        {
+            read[n] = item;
+        }
+        let (api, item, traceparent) =
+            (Arc::clone(api), item.get().to_owned(), traceparent.map(str::to_owned));
+        reading
+            .spawn(async move { (n, register::read(&api, app, &item, traceparent.as_deref(), times).await) });
+    }
+    while let Some(joined) = reading.join_next().await {
+        if let Ok((n, item)) = joined {
+            read[n] = item;
         }
     }
-    // An item is missing only if reading it panicked.
-    let broken =
-        || Err(Problem::new(ProblemCode::Internal, "internal error; the server's log has the details"));
-    Ok(read.into_iter().map(|item| item.unwrap_or_else(broken)).collect())
+    Ok(read)
 }
 
 fn items<'a>(text: &'a str, errors: &mut FieldErrors) -> Vec<&'a RawValue> {

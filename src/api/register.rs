@@ -1,4 +1,4 @@
-//! Registrations: JSON in, a [`NewWatch`] or every invalid field out.
+//! Registrations: JSON in, a [`NewWatch`] or every invalid field out; and their trace span.
 //!
 //! A field that this version does not support (saved destinations) is parsed and checked like the others, and
 //! then refused by itself, so that a client learns of all its errors at once.
@@ -6,13 +6,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use serde_json::value::RawValue;
 
-use super::destination_request::{DestinationRequest, destination_requests, destinations};
+use super::destinations::{DestinationRequest, destination_requests, destinations};
 use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Problem, not_one_of};
-use crate::domain::{AppNo, EventSet, EventType, JobName, NewWatch, Payload, Terms, Timestamp, WatchId};
+use crate::domain::{
+    AppNo, EventSet, EventType, JobName, NewWatch, Payload, Terms, Timestamp, Watch, WatchId,
+};
 use crate::providers::{Definition, ParamError};
+use crate::telemetry::traces::Context;
 
 /// Maximum size of the client's metadata, in bytes.
 const METADATA_MAX: usize = 4 * 1024;
@@ -29,19 +33,6 @@ pub(super) const EXPIRES_IN: (&str, &str) = ("1s", "30d");
 /// The bounds of `pollInterval`.
 const POLL_INTERVAL: (&str, &str) = ("1s", "24h");
 
-/// A registration before its destinations are resolved.
-struct Registration {
-    job: Option<JobName>,
-    deadline: Duration,
-    destinations: Vec<DestinationRequest>,
-    events: EventSet,
-    payload: Payload,
-    metadata: Option<String>,
-    expires_in: Option<Duration>,
-    expected_at: Option<Timestamp>,
-    poll_interval: Option<Duration>,
-}
-
 /// Parses and checks a registration that arrived at `now`. Names are resolved until `until`.
 pub async fn read(
     api: &Api,
@@ -51,56 +42,54 @@ pub async fn read(
     (now, until): (Timestamp, Timestamp),
 ) -> Result<NewWatch, Problem> {
     let mut errors = FieldErrors::default();
-    let registration = registration(api, text, &mut errors);
-    let requests = registration.as_ref().map_or(&[][..], |registration| &registration.destinations);
-    let destinations = destinations(api, app, requests, (now, until), &mut errors).await;
+    let (watch, requests) = parse(api, app, text, now, &mut errors);
+    let destinations = destinations(api, app, &requests, (now, until), &mut errors).await;
     errors.check()?;
-    // Without an error, the job is there.
-    let Some((job, registration)) = registration.and_then(|mut read| Some((read.job.take()?, read))) else {
+    // Without an error, the watch is there.
+    let Some(watch) = watch else {
         return Err(Problem::field("", FieldErrorCode::InvalidType, "must be an object"));
     };
+    let traceparent = traceparent.filter(|text| is_traceparent(text)).map(str::to_owned);
+    Ok(NewWatch { traceparent, destinations, ..watch })
+}
+
+/// Parses a registration. The watch has no destinations yet.
+fn parse(
+    api: &Api,
+    app: AppNo,
+    text: &str,
+    now: Timestamp,
+    errors: &mut FieldErrors,
+) -> (Option<NewWatch>, Vec<DestinationRequest>) {
+    let raw: &RawValue = serde_json::from_str(text).unwrap_or(RawValue::NULL);
+    let Some(mut fields) = ObjectReader::read(raw, "", errors) else { return (None, Vec::new()) };
+    let definition = provider(api, &mut fields, errors);
+    let job = job(definition.as_ref(), &mut fields, errors);
+    let requests = destination_requests(api, &mut fields, errors);
+    let payload = fields.word("payload", Payload::WORDS, errors, Payload::parse);
+    let events = events(&mut fields, errors);
+    let metadata = fields.take("metadata").and_then(|raw| metadata(raw, "/metadata", errors));
+    let deadline = definition.map_or(DEADLINE, |definition| definition.poll().deadline);
     let terms = Terms {
-        expires_at: now.plus(registration.expires_in.unwrap_or(registration.deadline)),
-        poll_interval: registration.poll_interval,
-        expected_at: registration.expected_at.filter(|at| *at > now),
-        wants_progress: [EventType::JobProcessing, EventType::JobProgress]
-            .iter()
-            .any(|event| registration.events.has(*event)),
+        expires_at: now.plus(fields.duration("expiresIn", EXPIRES_IN, errors).unwrap_or(deadline)),
+        expected_at: fields.time("expectedAt", errors).filter(|at| *at > now),
+        poll_interval: fields.duration("pollInterval", POLL_INTERVAL, errors),
+        wants_progress: events.has(EventType::JobProcessing) || events.has(EventType::JobProgress),
     };
-    Ok(NewWatch {
+    fields.done(errors);
+    let watch = job.map(|job| NewWatch {
         app,
         id: WatchId(api.store.ids().draw(now)),
         job,
-        events: registration.events,
-        payload: registration.payload,
-        metadata: registration.metadata,
-        terms,
-        traceparent: traceparent.filter(|text| is_traceparent(text)).map(str::to_owned),
-        destinations,
-        created_at: now,
-    })
-}
-
-fn registration(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Registration> {
-    let raw: &RawValue = serde_json::from_str(text).ok()?;
-    let mut fields = ObjectReader::read(raw, "", errors)?;
-    let definition = provider(api, &mut fields, errors);
-    let job = job(definition.as_ref(), &mut fields, errors);
-    let destinations = destination_requests(api, &mut fields, errors);
-    let payload = fields.word("payload", Payload::WORDS, errors, Payload::parse);
-    let registration = Registration {
-        job,
-        deadline: definition.map_or(DEADLINE, |definition| definition.poll().deadline),
-        destinations,
-        events: events(&mut fields, errors),
+        events,
         payload: payload.unwrap_or(Payload::Event),
-        metadata: fields.take("metadata").and_then(|raw| metadata(raw, "/metadata", errors)),
-        expires_in: fields.duration("expiresIn", EXPIRES_IN, errors),
-        expected_at: fields.time("expectedAt", errors),
-        poll_interval: fields.duration("pollInterval", POLL_INTERVAL, errors),
-    };
-    fields.done(errors);
-    Some(registration)
+        metadata,
+        terms,
+        traceparent: None,
+        destinations: Vec::new(),
+        created_at: now,
+    });
+    (watch, requests)
 }
 
 fn provider(api: &Api, fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Option<Arc<Definition>> {
@@ -215,4 +204,34 @@ fn is_traceparent(text: &str) -> bool {
     let is_not_zero = |part: &str| part.bytes().any(|b| b != b'0');
     matches!(parts.as_slice(), ["00", trace, span, flags]
         if is_hex(trace, 32) && is_not_zero(trace) && is_hex(span, 16) && is_not_zero(span) && is_hex(flags, 2))
+}
+
+/// Returns the trace context of a registration; `None` if traces are off or the trace is not sampled.
+pub(super) fn trace_context(api: &Api, watch: &NewWatch) -> Option<Context> {
+    if !api.store.tracer().is_on() {
+        return None;
+    }
+    Context::of(watch.id, watch.traceparent.as_deref())
+}
+
+/// Records the span of a registration that is committed: the root of the spans that this program adds to the watch's
+/// trace.
+pub(super) fn record_span(
+    api: &Api,
+    context: Option<Context>,
+    watch: &Watch,
+    route: &'static str,
+    (started_at, took): (Timestamp, Duration),
+) {
+    api.store.tracer().record(|| {
+        let span = context?
+            .registration("register", started_at, took)
+            .with("http.request.method", "POST")
+            .with("http.route", route)
+            .with("http.response.status_code", StatusCode::CREATED.as_u16())
+            .with("ringback.watch.id", watch.id.to_string().as_str())
+            .with("ringback.provider", watch.job.provider.as_str())
+            .with("ringback.job.id", watch.job.job_id.as_str());
+        Some(span)
+    });
 }

@@ -7,16 +7,13 @@ use axum::response::IntoResponse as _;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::http::{
-    Answer, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Problem, ProblemCode, first_answer,
-    json,
-};
+use super::http::{Answer, Call, Content, Problem, ProblemCode, first_answer, json};
 use crate::channels::webhook::Secret;
-use crate::domain::{Masked, Timestamp, parse_duration};
+use crate::domain::{Masked, Timestamp};
 use crate::store::{Idempotent, RotateSecret};
 
-/// Longest grace. A receiver that still uses the old secret after 30 days is not maintained.
-const GRACE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The bounds of the grace. A receiver that still uses the old secret after 30 days is not maintained.
+const GRACE: (&str, &str) = ("0s", "30d");
 
 /// Default of the grace.
 const GRACE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
@@ -85,7 +82,10 @@ struct Rotation {
 )]
 pub async fn rotate(call: Call) -> Answer {
     let write = call.write_secret(Content::Optional).await?;
-    let Rotation { grace } = write.object(|fields, errors| Some(read(fields, errors)))?;
+    let Rotation { grace } = write.object(|fields, errors| {
+        let grace = fields.duration("grace", GRACE, errors).unwrap_or(GRACE_DEFAULT);
+        Some(Rotation { grace })
+    })?;
     let (api, app) = (&write.api, write.app());
     if api.store.has_configured_secret(app) {
         let detail = "the signing secret is set in the server's configuration; change signing_secret there";
@@ -97,17 +97,4 @@ pub async fn rotate(call: Call) -> Answer {
     let rotate = RotateSecret { app, signing_secret: secret, grace, now };
     api.store.rotate_secret(Idempotent::with_response(rotate, write.key(), &answer)).await?.done()?;
     Ok(answer.into_response())
-}
-
-fn read(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Rotation {
-    let grace = fields.parsed("grace", errors, |text| {
-        // The only duration that may be zero.
-        let invalid = |detail| (FieldErrorCode::InvalidFormat, detail);
-        let grace = if text == "0s" { Duration::ZERO } else { parse_duration(text).map_err(invalid)? };
-        if grace <= GRACE_MAX {
-            return Ok(grace);
-        }
-        Err((FieldErrorCode::OutOfRange, "must be from 0s to 30d".to_owned()))
-    });
-    Rotation { grace: grace.unwrap_or(GRACE_DEFAULT) }
 }

@@ -9,13 +9,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::address::AddressView;
+use super::destinations::{DestinationView, OneOrMany, Target};
 use super::http::{
     Answer, Api, Call, Content, Page, PageParams, Problem, created, cursor, first_answer, is_set, json, page,
     traceparent,
 };
 use super::register;
-use super::registration_span::RegistrationSpan;
 use crate::domain::{
     ChannelKind, DeliveryStatus, Destination, DestinationId, EventSet, EventType, JobError, JobStatus,
     Output, Payload, PollStats, Timestamp, Watch, WatchId, WatchStatus, parse_duration,
@@ -68,55 +67,6 @@ pub struct Registration {
     poll_interval: Option<String>,
     /// Format of webhooks. Default: `event`.
     payload: Option<Payload>,
-}
-
-/// A string, or a list of strings.
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "part of `Registration`")]
-enum OneOrMany {
-    /// One string.
-    One(String),
-    /// Several strings.
-    Many(Vec<String>),
-}
-
-/// A destination: a URL, `mailto:` and an address, or an object.
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "part of `Registration`")]
-pub enum Target {
-    /// A URL, or `mailto:` and an address.
-    Plain(String),
-    /// A destination with options.
-    Object(TargetObject),
-}
-
-/// A destination with options.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct TargetObject {
-    /// The channel. Default: `webhook`.
-    r#type: Option<ChannelKind>,
-    /// URL of a webhook, or of a Slack webhook.
-    url: Option<String>,
-    /// Mail address; `address` and `to` are synonyms.
-    email: Option<String>,
-    /// Synonym of `email`.
-    address: Option<String>,
-    /// Synonym of `email`.
-    to: Option<String>,
-    /// Slack channel, as `#ops`; `slack` is a synonym.
-    channel: Option<String>,
-    /// Synonym of `url` or `channel`, for Slack.
-    slack: Option<String>,
-    /// Additional headers of a webhook.
-    #[schema(value_type = Option<BTreeMap<String, String>>)]
-    headers: Option<()>,
-    /// Signing secret of this webhook, instead of the app's: `whsec_` and the base64 of 24 to 64 bytes.
-    secret: Option<String>,
-    /// Id of a saved destination. This version has none.
-    destination_id: Option<DestinationId>,
 }
 
 /// A watch.
@@ -180,22 +130,6 @@ struct JobView<'a> {
     last_error: Option<String>,
 }
 
-/// A destination of a watch.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Destination)]
-struct DestinationView<'a> {
-    id: DestinationId,
-    #[serde(flatten)]
-    address: AddressView<'a>,
-    /// Names of the additional headers. Their values are not shown: `***`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(value_type = BTreeMap<String, String>, required = false)]
-    headers: BTreeMap<&'a str, &'static str>,
-    /// Status of the latest delivery; null before the first.
-    #[schema(required)]
-    status: Option<DeliveryStatus>,
-}
-
 impl<'a> WatchView<'a> {
     /// Shows a watch. The poller's statistics are lost when the server restarts.
     pub fn of(watch: &'a Watch, polls: Option<PollStats>) -> Self {
@@ -221,7 +155,7 @@ impl<'a> WatchView<'a> {
                 estimated_completion_at: None,
                 last_error: polls.last_error,
             },
-            destinations: watch.destinations.iter().map(destination_view).collect(),
+            destinations: watch.destinations.iter().map(DestinationView::of).collect(),
             events: EventSet::iter(watch.events).collect(),
             // Checked when the watch was registered.
             metadata: serde_json::from_str(watch.metadata.as_deref().unwrap_or("{}"))
@@ -234,15 +168,6 @@ impl<'a> WatchView<'a> {
 
     fn now(api: &Api, watch: &'a Watch) -> Self {
         Self::of(watch, (api.poll_stats)(watch.job_no))
-    }
-}
-
-fn destination_view((destination, status): &(Destination, Option<DeliveryStatus>)) -> DestinationView<'_> {
-    DestinationView {
-        id: destination.id,
-        address: AddressView::of(destination.channel, &destination.address),
-        headers: destination.headers.iter().map(|(name, _)| (name.as_str(), "***")).collect(),
-        status: *status,
     }
 }
 
@@ -274,10 +199,10 @@ pub async fn create(call: Call) -> Answer {
     let times = (write.api.clock.now(), Timestamp::MAX);
     let watch =
         register::read(&write.api, write.app(), &write.text, traceparent(&write.parts), times).await?;
-    let span = RegistrationSpan::new(&write.api, &watch, at);
+    let context = register::trace_context(&write.api, &watch);
     let register = Idempotent::new(Register(watch), write.key(), |watch: &Watch| Some(registered(watch)));
     let watch = write.api.store.register(register).await?.done()?;
-    write.api.store.tracer().record(|| Some(span?.end("/v1/watches", took.elapsed())));
+    register::record_span(&write.api, context, &watch, "/v1/watches", (at, took.elapsed()));
     Ok(registered(&watch).into_response())
 }
 

@@ -204,7 +204,7 @@ fn what_is_read_of_a_body_is_what_is_documented_of_it() {
         let shorthand = spec.shorthand.map(|shorthand| shorthand.field);
         spec.address_fields.iter().copied().chain(shorthand).map(str::to_owned)
     });
-    let destinations = fields("src/api/destination_request.rs").into_iter().chain(addresses);
+    let destinations = fields("src/api/destinations.rs").into_iter().chain(addresses);
     let all: BTreeSet<String> = fields("src/api/register.rs").into_iter().chain(destinations).collect();
     assert_eq!(all, registration);
     assert_eq!(fields("src/api/batch.rs"), schema("Batch"));

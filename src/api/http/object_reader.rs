@@ -139,7 +139,7 @@ impl<'a> ObjectReader<'a> {
         self.parsed(name, errors, |text| parse(text).ok_or_else(|| not_one_of(text, allowed.iter().copied())))
     }
 
-    /// Takes a duration within bounds.
+    /// Takes a duration within bounds. It can be zero if `0s` is its lower bound.
     pub fn duration(
         &mut self,
         name: &'static str,
@@ -147,10 +147,12 @@ impl<'a> ObjectReader<'a> {
         errors: &mut FieldErrors,
     ) -> Option<Duration> {
         self.parsed(name, errors, |text| {
-            let invalid = |detail| (FieldErrorCode::InvalidFormat, detail);
-            let span = parse_duration(text).map_err(invalid)?;
-            let bounds = parse_duration(least).map_err(invalid)?..=parse_duration(most).map_err(invalid)?;
-            if bounds.contains(&span) {
+            let parse = |text: &str| match text {
+                "0s" if least == "0s" => Ok(Duration::ZERO),
+                text => parse_duration(text).map_err(|detail| (FieldErrorCode::InvalidFormat, detail)),
+            };
+            let span = parse(text)?;
+            if (parse(least)?..=parse(most)?).contains(&span) {
                 return Ok(span);
             }
             Err((FieldErrorCode::OutOfRange, format!("must be from {least} to {most}")))

@@ -1,0 +1,370 @@
+//! The destinations of a watch: parsing them, resolving their addresses, and showing them.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use futures_util::future::join_all;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::http::object_reader::{self, pointer};
+use super::http::{Api, FieldErrorCode, FieldErrors, ObjectReader, not_one_of};
+use crate::channels::webhook::{Secret, check_header};
+use crate::channels::{self, ParsedAddress, Shorthand, ShownAddress};
+use crate::domain::{AppNo, ChannelKind, DeliveryStatus, Destination, DestinationId, Timestamp};
+
+/// Maximum number of destinations of a watch.
+pub(super) const DESTINATIONS_MAX: usize = 20;
+
+/// Maximum number of destinations in a request, duplicates included.
+const ENTRIES_MAX: usize = 100;
+
+/// Maximum number of custom headers of a destination, and the maximum size of each value in bytes.
+const HEADERS_MAX: usize = 32;
+const HEADER_MAX: usize = 4 * 1024;
+
+/// A string, or a list of strings.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "part of `Registration`")]
+pub enum OneOrMany {
+    /// One string.
+    One(String),
+    /// Several strings.
+    Many(Vec<String>),
+}
+
+/// A destination: a URL, `mailto:` and an address, or an object.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "part of `Registration`")]
+pub enum Target {
+    /// A URL, or `mailto:` and an address.
+    Plain(String),
+    /// A destination with options.
+    Object(TargetObject),
+}
+
+/// A destination with options.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetObject {
+    /// The channel. Default: `webhook`.
+    r#type: Option<ChannelKind>,
+    /// URL of a webhook, or of a Slack webhook.
+    url: Option<String>,
+    /// Mail address; `address` and `to` are synonyms.
+    email: Option<String>,
+    /// Synonym of `email`.
+    address: Option<String>,
+    /// Synonym of `email`.
+    to: Option<String>,
+    /// Slack channel, as `#ops`; `slack` is a synonym.
+    channel: Option<String>,
+    /// Synonym of `url` or `channel`, for Slack.
+    slack: Option<String>,
+    /// Additional headers of a webhook.
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    headers: Option<()>,
+    /// Signing secret of this webhook, instead of the app's: `whsec_` and the base64 of 24 to 64 bytes.
+    secret: Option<String>,
+    /// Id of a saved destination. This version has none.
+    destination_id: Option<DestinationId>,
+}
+
+/// A destination as a client requests it; its host name is not resolved yet.
+pub(super) struct DestinationRequest {
+    /// The JSON pointer to it.
+    at: String,
+    channel: ChannelKind,
+    address: ParsedAddress,
+    headers: Vec<(String, String)>,
+    secret: Option<String>,
+}
+
+impl DestinationRequest {
+    /// Whether both request the same, apart from their place in the body.
+    fn is_same(&self, other: &Self) -> bool {
+        (self.channel, &self.address, &self.headers, &self.secret)
+            == (other.channel, &other.address, &other.headers, &other.secret)
+    }
+}
+
+/// Parses every destination of a registration.
+pub(super) fn destination_requests(
+    api: &Api,
+    fields: &mut ObjectReader<'_>,
+    errors: &mut FieldErrors,
+) -> Vec<DestinationRequest> {
+    let shorthands = channels::TABLE.iter().filter_map(|spec| Some((spec.kind, spec.shorthand?)));
+    if !fields.has("notify") && !shorthands.clone().any(|(_, shorthand)| fields.has(shorthand.field)) {
+        let detail =
+            "is required to say where to send events; or use email, slack or notify (`[]` for nowhere)";
+        errors.add(fields.at("callbackUrl"), FieldErrorCode::Required, detail);
+    }
+    let mut reader = DestinationReader::new(api, errors);
+    for (channel, Shorthand { field, is_list }) in shorthands {
+        let at = fields.at(field);
+        let Some(raw) = fields.take(field) else { continue };
+        match object_reader::text(raw) {
+            Some(text) => _ = reader.address(channel, &text, at),
+            None if is_list => reader.addresses(channel, raw, &at),
+            None => reader.errors.add(at, FieldErrorCode::InvalidType, "must be a string"),
+        }
+    }
+    if let Some(raw) = fields.take("notify") {
+        reader.list(raw, &fields.at("notify"));
+    }
+    reader.requests
+}
+
+/// Parser of destinations.
+pub(super) struct DestinationReader<'a> {
+    api: &'a Api,
+    errors: &'a mut FieldErrors,
+    /// The destinations so far.
+    pub(super) requests: Vec<DestinationRequest>,
+}
+
+impl<'a> DestinationReader<'a> {
+    pub(super) fn new(api: &'a Api, errors: &'a mut FieldErrors) -> Self {
+        Self { api, errors, requests: Vec::new() }
+    }
+
+    /// Parses a list of destinations.
+    pub(super) fn list(&mut self, raw: &RawValue, at: &str) {
+        let Some(list) = object_reader::first(raw, ENTRIES_MAX) else {
+            return self.errors.add(at, FieldErrorCode::InvalidType, "must be a list");
+        };
+        for (n, raw) in list.into_iter().enumerate() {
+            let at = format!("{at}/{n}");
+            match object_reader::text(raw) {
+                Some(text) => {
+                    let (channel, address) = channels::recognize(&text);
+                    self.address(channel, &address, at);
+                }
+                None => _ = self.object(raw, &at),
+            }
+        }
+    }
+
+    /// Parses a list of addresses of a channel.
+    fn addresses(&mut self, channel: ChannelKind, raw: &RawValue, at: &str) {
+        let Some(list) = object_reader::first(raw, ENTRIES_MAX) else {
+            return self.errors.add(at, FieldErrorCode::InvalidType, "must be a string or a list of strings");
+        };
+        if list.is_empty() {
+            self.errors.add(at, FieldErrorCode::Empty, "must not be empty");
+        }
+        for (n, raw) in list.into_iter().enumerate() {
+            let at = format!("{at}/{n}");
+            if let Some(address) = object_reader::string(raw, &at, self.errors) {
+                self.address(channel, &address, at);
+            }
+        }
+    }
+
+    /// Parses an address of a channel.
+    fn address(&mut self, channel: ChannelKind, text: &str, at: String) -> Option<&mut DestinationRequest> {
+        let address = self.errors.keep(&at, self.api.channels.parse_address(channel, text))?;
+        self.requests.push(DestinationRequest { at, channel, address, headers: Vec::new(), secret: None });
+        self.requests.last_mut()
+    }
+
+    /// Parses a destination that is an object.
+    fn object(&mut self, raw: &RawValue, at: &str) -> Option<()> {
+        let errors = &mut *self.errors;
+        if !raw.get().starts_with('{') {
+            errors.add(at, FieldErrorCode::InvalidType, "must be a string or an object");
+            return None;
+        }
+        let mut fields = ObjectReader::read(raw, at, errors)?;
+        if fields.take("destinationId").is_some() {
+            let detail = "this version has no saved destinations; give the address itself";
+            errors.add(fields.at("destinationId"), FieldErrorCode::Unsupported, detail);
+            return None;
+        }
+        let channel = match fields.text("type", errors) {
+            None => channels::DEFAULT,
+            Some(word) => {
+                let allowed = ChannelKind::WORDS.iter().copied();
+                let parsed = ChannelKind::parse(&word).ok_or_else(|| not_one_of(&word, allowed));
+                errors.keep(fields.at("type"), parsed)?
+            }
+        };
+        let spec = channels::spec(channel);
+        let found = one_of(&mut fields, spec.address_fields, errors);
+        let (mut own_headers, mut secret) = (Vec::new(), None);
+        if spec.is_signed {
+            secret = fields.parsed("secret", errors, |text| match Secret::parse(text) {
+                Ok(_) => Ok(text.to_owned()),
+                Err(detail) => Err((FieldErrorCode::InvalidSecret, detail)),
+            });
+            own_headers = headers(&mut fields, errors);
+        }
+        fields.done(errors);
+        let (at, text) = found?;
+        let request = self.address(channel, &text, at)?;
+        (request.headers, request.secret) = (own_headers, secret);
+        Some(())
+    }
+}
+
+/// Takes the string that stands under exactly one of these names.
+fn one_of(
+    fields: &mut ObjectReader<'_>,
+    names: &[&'static str],
+    errors: &mut FieldErrors,
+) -> Option<(String, String)> {
+    let mut present = names.iter().copied().filter(|name| fields.has(name)).collect::<Vec<_>>().into_iter();
+    let Some(name) = present.next() else {
+        fields.required_text(names[0], errors);
+        return None;
+    };
+    let text = fields.text(name, errors);
+    for extra in present {
+        fields.take(extra);
+        let detail = format!("cannot be used with {name}; give one of {}", names.join(", "));
+        errors.add(fields.at(extra), FieldErrorCode::Conflict, detail);
+    }
+    Some((fields.at(name), text?))
+}
+
+fn headers(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Vec<(String, String)> {
+    let at = fields.at("headers");
+    let object = fields.take("headers").and_then(|raw| ObjectReader::read(raw, &at, errors));
+    let pairs = object.map(ObjectReader::rest).unwrap_or_default();
+    if pairs.len() > HEADERS_MAX {
+        errors.add(&at, FieldErrorCode::TooMany, format!("must not have more than {HEADERS_MAX} headers"));
+        return Vec::new();
+    }
+    let mut headers: Vec<(String, String)> = Vec::new();
+    for (name, raw) in pairs {
+        let at = pointer(&at, &name);
+        let lower = name.to_ascii_lowercase();
+        let Some(value) = object_reader::string(raw, &at, errors) else { continue };
+        if value.len() > HEADER_MAX {
+            errors.add(at, FieldErrorCode::TooLong, "must not be longer than 4 KiB");
+        } else if headers.iter().any(|(known, _)| *known == lower) {
+            errors.add(at, FieldErrorCode::Duplicate, "is given twice");
+        } else if let Err(detail) = check_header(&name, &value) {
+            errors.add(at, FieldErrorCode::InvalidHeader, detail);
+        } else {
+            headers.push((lower, value));
+        }
+    }
+    headers
+}
+
+/// Resolves every address and makes one destination of each.
+pub(super) async fn destinations(
+    api: &Api,
+    app: AppNo,
+    requests: &[DestinationRequest],
+    (now, until): (Timestamp, Timestamp),
+    errors: &mut FieldErrors,
+) -> Vec<Destination> {
+    // Equal requests are one destination. Different spellings of one address are found below.
+    let mut distinct: Vec<&DestinationRequest> = Vec::with_capacity(requests.len().min(DESTINATIONS_MAX));
+    for request in requests.iter().take(ENTRIES_MAX) {
+        if !distinct.iter().any(|known| known.is_same(request)) {
+            distinct.push(request);
+        }
+    }
+    if distinct.len() > DESTINATIONS_MAX || requests.len() > ENTRIES_MAX {
+        let detail = format!("must not have more than {DESTINATIONS_MAX} destinations");
+        errors.add("/notify", FieldErrorCode::TooMany, detail);
+        return Vec::new();
+    }
+    let mut destinations: Vec<Destination> = Vec::with_capacity(distinct.len());
+    // All at the same time, because each can take a second.
+    let targets = join_all(distinct.iter().map(|request| async move {
+        match &request.address {
+            ParsedAddress::Url(url) => api.egress.check_until(url, until).await.map(Some),
+            ParsedAddress::Text(_) => Ok(None),
+        }
+    }));
+    for (request, target) in distinct.iter().zip(targets.await) {
+        let Some(target) = errors.keep(&request.at, target) else { continue };
+        let address = match (&target, &request.address) {
+            (Some(target), _) => target.as_str(),
+            (None, ParsedAddress::Url(text) | ParsedAddress::Text(text)) => text,
+        };
+        let channel = request.channel;
+        match destinations.iter().find(|known| known.address == address && known.channel == channel) {
+            Some(known) if known.headers == request.headers && known.secret == request.secret => {}
+            Some(_) => {
+                let detail = "is given twice, with different headers or secrets; give it once";
+                errors.add(&request.at, FieldErrorCode::Duplicate, detail);
+            }
+            None => destinations.push(Destination {
+                id: DestinationId(api.store.ids().draw(now)),
+                channel,
+                address: address.to_owned(),
+                queue: channels::spec(channel).queue_name(app, address, target.as_ref()),
+                headers: request.headers.clone(),
+                secret: request.secret.clone(),
+            }),
+        }
+    }
+    destinations
+}
+
+/// A destination of a watch.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Destination)]
+pub struct DestinationView<'a> {
+    id: DestinationId,
+    #[serde(flatten)]
+    address: AddressView<'a>,
+    /// Names of the additional headers. Their values are not shown: `***`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, String>, required = false)]
+    headers: BTreeMap<&'a str, &'static str>,
+    /// Status of the latest delivery; null before the first.
+    #[schema(required)]
+    status: Option<DeliveryStatus>,
+}
+
+impl<'a> DestinationView<'a> {
+    /// Shows a destination of a watch.
+    pub fn of((destination, status): &'a (Destination, Option<DeliveryStatus>)) -> Self {
+        Self {
+            id: destination.id,
+            address: AddressView::of(destination.channel, &destination.address),
+            headers: destination.headers.iter().map(|(name, _)| (name.as_str(), "***")).collect(),
+            status: *status,
+        }
+    }
+}
+
+/// A destination's address, in the field that belongs to its channel.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Address)]
+pub struct AddressView<'a> {
+    /// The channel.
+    r#type: ChannelKind,
+    /// URL of a webhook, or the masked URL of a Slack webhook.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    url: Option<Cow<'a, str>>,
+    /// Mail address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<&'a str>,
+    /// Slack channel, as `#ops`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'a str>,
+}
+
+impl<'a> AddressView<'a> {
+    /// Shows an address.
+    pub fn of(r#type: ChannelKind, address: &'a str) -> Self {
+        let empty = Self { r#type, url: None, email: None, channel: None };
+        match (channels::spec(r#type).show)(address) {
+            ShownAddress::Url(url) => Self { url: Some(url), ..empty },
+            ShownAddress::Email(email) => Self { email: Some(email), ..empty },
+            ShownAddress::Channel(channel) => Self { channel: Some(channel), ..empty },
+        }
+    }
+}

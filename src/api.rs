@@ -47,34 +47,27 @@ const METRICS_CONNECTIONS_MAX: usize = 16;
 
 /// Serves the API until `closing` is set. Returns after the last connection has ended.
 pub async fn serve(listener: TcpListener, api: Arc<Api>, closing: watch::Receiver<bool>) {
-    let (clock, metrics) = (api.clock.clone(), Arc::clone(api.store.metrics()));
-    let (connections, connections_max) = (Arc::clone(&api.connections), CONNECTIONS_MAX);
-    let router = router(api);
-    Server { listener, router, clock, metrics, connections, connections_max }.run(closing).await;
+    let resources = if api.with_metrics { resources().merge(metrics()) } else { resources() };
+    let connections = (Arc::clone(&api.connections), CONNECTIONS_MAX);
+    serve_resources(resources, connections, listener, api, closing).await;
 }
 
 /// Serves the metrics alone, like [`serve`].
 pub async fn serve_metrics(listener: TcpListener, api: Arc<Api>, closing: watch::Receiver<bool>) {
+    let connections = (Arc::new(Semaphore::new(METRICS_CONNECTIONS_MAX)), METRICS_CONNECTIONS_MAX);
+    serve_resources(metrics(), connections, listener, api, closing).await;
+}
+
+async fn serve_resources(
+    resources: Resource,
+    (connections, connections_max): (Arc<Semaphore>, usize),
+    listener: TcpListener,
+    api: Arc<Api>,
+    closing: watch::Receiver<bool>,
+) {
     let (clock, metrics) = (api.clock.clone(), Arc::clone(api.store.metrics()));
-    let connections_max = METRICS_CONNECTIONS_MAX;
-    let connections = Arc::new(Semaphore::new(connections_max));
-    let router = metrics_router(api);
-    Server { listener, router, clock, metrics, connections, connections_max }.run(closing).await;
-}
-
-fn router(api: Arc<Api>) -> Router {
-    let all = resources();
-    finish(if api.with_metrics { all.merge(metrics()) } else { all }, api)
-}
-
-/// The routes of a listener for metrics alone.
-fn metrics_router(api: Arc<Api>) -> Router {
-    finish(metrics(), api)
-}
-
-fn finish(resources: Resource, api: Arc<Api>) -> Router {
     let description = Description { scope_of: openapi::scope_of, document, page: openapi::docs };
-    Router::from(resources)
+    let router = Router::from(resources)
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || {
             let detail = "this path does not support this method; Allow lists those that it supports";
@@ -82,5 +75,6 @@ fn finish(resources: Resource, api: Arc<Api>) -> Router {
         })
         .layer(axum::middleware::from_fn(http::attach_route))
         .layer(Extension(description))
-        .with_state(api)
+        .with_state(api);
+    Server { listener, router, clock, metrics, connections, connections_max }.run(closing).await;
 }

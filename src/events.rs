@@ -30,12 +30,11 @@ struct Ending {
 
 /// An event.
 #[derive(Serialize, ToSchema)]
-#[schema(as = EventBody)]
-pub struct Body<'a> {
+pub struct EventBody<'a> {
     #[serde(rename = "type")]
     event_type: EventType,
     timestamp: Timestamp,
-    data: Data<'a>,
+    data: EventData<'a>,
 }
 
 /// `CloudEvents` 1.0, structured.
@@ -54,14 +53,13 @@ pub struct CloudEvent<'a> {
     time: Timestamp,
     /// `application/json`.
     datacontenttype: &'static str,
-    data: Data<'a>,
+    data: EventData<'a>,
 }
 
 /// The watch, and its job at the time of the event.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = EventData)]
-struct Data<'a> {
+struct EventData<'a> {
     watch_id: WatchId,
     provider: &'a str,
     job_id: &'a str,
@@ -101,7 +99,7 @@ pub fn body(
 ) -> Vec<u8> {
     let data = data(about, seen, own);
     // Cannot fail: the body consists of strings, numbers and checked JSON.
-    serde_json::to_vec(&Body { event_type, timestamp: at, data }).unwrap_or_default()
+    serde_json::to_vec(&EventBody { event_type, timestamp: at, data }).unwrap_or_default()
 }
 
 /// Returns the same event as a `CloudEvents` message. Its source is the URL of the watch below `public_url`.
@@ -127,10 +125,10 @@ pub fn cloud_event(
     serde_json::to_vec(&event).unwrap_or_default()
 }
 
-fn data<'a>(about: &About<'a>, seen: &'a Observation, own: Option<(&'a str, &'a JobError)>) -> Data<'a> {
+fn data<'a>(about: &About<'a>, seen: &'a Observation, own: Option<(&'a str, &'a JobError)>) -> EventData<'a> {
     // Checked to be JSON when the watch was registered.
     let metadata: &RawValue = serde_json::from_str(about.metadata.unwrap_or("{}")).unwrap_or(RawValue::NULL);
-    Data {
+    EventData {
         watch_id: about.watch,
         provider: about.provider,
         job_id: about.job_id,

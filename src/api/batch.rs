@@ -44,8 +44,7 @@ struct Batch {
 /// The result of one item.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-#[schema(as = BatchItem)]
-enum ItemView<'a> {
+enum BatchItem<'a> {
     /// The item is registered.
     #[schema(title = "BatchItemRegistered")]
     Registered {
@@ -64,9 +63,8 @@ enum ItemView<'a> {
 
 /// The result of each item, in the order of the batch.
 #[derive(Serialize, ToSchema)]
-#[schema(as = BatchAnswer)]
-struct BatchView<'a> {
-    data: Vec<ItemView<'a>>,
+struct BatchAnswer<'a> {
+    data: Vec<BatchItem<'a>>,
 }
 
 /// Watch many jobs
@@ -77,15 +75,14 @@ struct BatchView<'a> {
     post, path = "/v1/watches/batch", operation_id = "createWatches", tag = "Watches",
     security(("key" = ["write"])),
     request_body(content = Batch, example = json!({"watches": [{"jobId": "job_abc123def456", "notify": []}]})),
-    responses((status = 200, description = "The result of each item.", body = BatchView))
+    responses((status = 200, description = "The result of each item.", body = BatchAnswer))
 )]
 pub async fn create(call: Call) -> Answer {
     call.no_query()?;
     let (at, took) = (call.api.clock.now(), call.api.clock.stopwatch());
     // Taken before the body is read: the permits bound the memory of bodies.
-    let Some(_permit) = call.api.batches.try_acquire(call.app()) else {
-        return Err(Problem::busy("too many batches are in progress; send this one again later").into());
-    };
+    let busy = || Problem::busy("too many batches are in progress; send this one again later");
+    let _permit = call.api.batches.try_acquire(call.app()).ok_or_else(busy)?;
     let mut write = call.write(Content::Json(BATCH_MAX)).await?;
     let text = std::mem::take(&mut write.text);
     let api = &write.api;
@@ -169,16 +166,16 @@ fn items<'a>(text: &'a str, errors: &mut FieldErrors) -> Vec<&'a RawValue> {
     items.flatten().unwrap_or_default()
 }
 
-fn view<'a>(refused: &'a [Option<Problem>], made: &'a [Watch]) -> BatchView<'a> {
+fn view<'a>(refused: &'a [Option<Problem>], made: &'a [Watch]) -> BatchAnswer<'a> {
     let mut made = made.iter();
     let items = refused.iter().filter_map(|problem| match problem {
         Some(problem) => {
-            Some(ItemView::Refused { status: problem.status().as_u16(), problem: problem.view(None) })
+            Some(BatchItem::Refused { status: problem.status().as_u16(), problem: problem.view(None) })
         }
-        None => made.next().map(|watch| ItemView::Registered {
+        None => made.next().map(|watch| BatchItem::Registered {
             status: StatusCode::CREATED.as_u16(),
             watch: Box::new(WatchView::of(watch, None)),
         }),
     });
-    BatchView { data: items.collect() }
+    BatchAnswer { data: items.collect() }
 }

@@ -7,7 +7,7 @@ use axum::response::IntoResponse as _;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::destinations::AddressView;
+use super::destinations::Address;
 use super::http::{
     Answer, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Page, PageParams, Problem, ProblemCode,
     cursor, first_answer, json, page,
@@ -34,7 +34,7 @@ struct DeliveryView<'a> {
     event_type: EventType,
     watch_id: WatchId,
     destination_id: DestinationId,
-    destination: AddressView<'a>,
+    destination: Address<'a>,
     status: DeliveryStatus,
     /// Why the delivery ended without success.
     #[schema(required)]
@@ -98,7 +98,7 @@ impl<'a> DeliveryView<'a> {
             event_type: delivery.event_type,
             watch_id: delivery.watch,
             destination_id: delivery.destination,
-            destination: AddressView::of(delivery.channel, &delivery.address),
+            destination: Address::of(delivery.channel, &delivery.address),
             status: delivery.status,
             reason: delivery.reason,
             next_attempt_at: delivery.next_attempt_at,
@@ -209,13 +209,12 @@ enum RetryStatus {
 
 /// The number of deliveries that are retried.
 #[derive(Serialize, ToSchema)]
-#[schema(as = RetryCount)]
-struct RetryCountView {
+struct RetryCount {
     count: u64,
 }
 
 fn retry_count(count: u64) -> StoredResponse {
-    first_answer(StatusCode::ACCEPTED, &RetryCountView { count })
+    first_answer(StatusCode::ACCEPTED, &RetryCount { count })
 }
 
 /// Retry many failed deliveries
@@ -226,15 +225,14 @@ fn retry_count(count: u64) -> StoredResponse {
     post, path = "/v1/deliveries/retry", operation_id = "retryDeliveries", tag = "Deliveries",
     security(("key" = ["write"])),
     request_body(content = RetryRequest, example = json!({"status": "failed", "since": "2026-02-18T00:00:00Z"})),
-    responses((status = 202, description = "The number of retries, committed.", body = RetryCountView))
+    responses((status = 202, description = "The number of retries, committed.", body = RetryCount))
 )]
 pub async fn retry_many(call: Call) -> Answer {
     let write = call.write(Content::OBJECT).await?;
     let (api, app) = (&write.api, write.app());
     let filter = write.object(|fields, errors| Some(read_filter(fields, errors)))?;
-    let Some(_permit) = api.batches.try_acquire(app) else {
-        return Err(Problem::busy("too many batches are in progress; send the request again later").into());
-    };
+    let busy = || Problem::busy("too many batches are in progress; send the request again later");
+    let _permit = api.batches.try_acquire(app).ok_or_else(busy)?;
     if api.store.count_failed(app, filter, RETRY_MAX + 1).await? > RETRY_MAX {
         let detail = format!("matches more than {RETRY_MAX} deliveries; select fewer with since and until");
         return Err(Problem::field("", FieldErrorCode::TooMany, detail).into());

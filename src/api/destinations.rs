@@ -317,7 +317,7 @@ pub(super) async fn destinations(
 pub struct DestinationView<'a> {
     id: DestinationId,
     #[serde(flatten)]
-    address: AddressView<'a>,
+    address: Address<'a>,
     /// Names of the additional headers. Their values are not shown: `***`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = BTreeMap<String, String>, required = false)]
@@ -332,7 +332,7 @@ impl<'a> DestinationView<'a> {
     pub fn of((destination, status): &'a (Destination, Option<DeliveryStatus>)) -> Self {
         Self {
             id: destination.id,
-            address: AddressView::of(destination.channel, &destination.address),
+            address: Address::of(destination.channel, &destination.address),
             headers: destination.headers.iter().map(|(name, _)| (name.as_str(), "***")).collect(),
             status: *status,
         }
@@ -341,8 +341,7 @@ impl<'a> DestinationView<'a> {
 
 /// A destination's address, in the field that belongs to its channel.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Address)]
-pub struct AddressView<'a> {
+pub struct Address<'a> {
     /// The channel.
     r#type: ChannelKind,
     /// URL of a webhook, or the masked URL of a Slack webhook.
@@ -357,7 +356,7 @@ pub struct AddressView<'a> {
     channel: Option<&'a str>,
 }
 
-impl<'a> AddressView<'a> {
+impl<'a> Address<'a> {
     /// Shows an address.
     pub fn of(r#type: ChannelKind, address: &'a str) -> Self {
         let empty = Self { r#type, url: None, email: None, channel: None };

@@ -12,13 +12,14 @@
 //! **Every stream ends.** It ends with the server, when its key expires or is revoked (before anything more
 //! is sent), and after an hour. The client then reconnects by itself, and its key is checked again.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::http::{HeaderName, HeaderValue, header};
-use axum::response::Response;
-use hyper::body::{Bytes, Frame};
+use axum::body::Body;
+use axum::http::{HeaderName, header};
+use axum::response::IntoResponse as _;
+use futures_util::stream;
+use hyper::body::Bytes;
 use tokio::sync::mpsc;
 
 use super::events::{gone, listed};
@@ -70,25 +71,21 @@ pub async fn stream(call: Call) -> Answer {
     let last = call.parts.headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes()));
     let after = last.filter(|id| !id.is_empty()).map(std::borrow::Cow::into_owned).or(after);
     let after = after.map(|id| EventId::parse(&id).ok_or_else(gone)).transpose()?;
-    let Some(permit) = api.streams.try_acquire(app) else {
-        let detail = "too many streams are open; connect again later, or page through /v1/events";
-        return Err(Problem::busy(detail).into());
-    };
+    let busy = || Problem::busy("too many streams are open; connect again later, or page through /v1/events");
+    let permit = api.streams.try_acquire(app).ok_or_else(busy)?;
     let position = api.store.follow_from(app, after).await?.ok_or_else(gone)?;
-    let (sender, frames) = mpsc::channel(1);
+    let (sender, mut frames) = mpsc::channel(1);
     tokio::spawn(async move {
         follow(&call, position, filter, &sender).await;
         drop(permit);
     });
-    let mut response = Response::new(axum::body::Body::new(Frames(frames)));
-    for (name, value) in [
+    let frames = stream::poll_fn(move |cx| frames.poll_recv(cx).map(|frame| frame.map(Ok::<_, Infallible>)));
+    let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache"),
         (HeaderName::from_static("x-accel-buffering"), "no"),
-    ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    Ok(response)
+    ];
+    Ok((headers, Body::from_stream(frames)).into_response())
 }
 
 /// Sends the events after `position` until the client leaves or the stream ends.
@@ -146,21 +143,6 @@ fn written(events: &[Event]) -> Bytes {
         text.push('\n');
     }
     text.into()
-}
-
-/// A response body that is written while it is sent.
-struct Frames(mpsc::Receiver<Bytes>);
-
-impl hyper::body::Body for Frames {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.0.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::http::{
     Answer, Call, FieldErrorCode, Page, PageParams, Problem, ProblemCode, cursor, page, reply,
 };
 use crate::domain::{Event, EventId, EventType};
-use crate::events::Body;
+use crate::events::EventBody;
 use crate::store::{After, EventFilter};
 
 /// An event as it was delivered, with its id.
@@ -18,7 +18,7 @@ use crate::store::{After, EventFilter};
 pub struct EventView<'a> {
     id: EventId,
     #[serde(flatten)]
-    body: Body<'a>,
+    body: EventBody<'a>,
 }
 
 /// Writes an event as it is listed: its stored body with its id in front.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::IntoResponse as _;
 use utoipa::ToSchema;
 
 use super::apps::{managed_app, valid_name};
@@ -15,7 +15,7 @@ use super::http::{
 };
 use crate::domain::{App, AppId, AppNo, KeyId, Scope, Timestamp};
 use crate::store::RevokeKey;
-use crate::tenants::{self, EXPIRES_IN, KeyView, NewKey, check_expiry};
+use crate::tenants::{self, EXPIRES_IN, KeyView, check_expiry};
 
 /// Finds an app that the caller manages.
 fn find_app(api: &Api, only: Option<AppNo>, id: &str) -> Result<Arc<App>, Invalid> {
@@ -70,15 +70,13 @@ pub async fn revoke(call: Call) -> Answer {
     if !call.api.store.revoke_key(RevokeKey { app: call.caller.managed_app(), key }).await? {
         return Err(Problem::not_found().into());
     }
-    let mut response = Response::default();
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    Ok(response)
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// A key to create.
 #[derive(ToSchema)]
-#[schema(as = NewKey, rename_all = "camelCase")]
-struct KeyRequest {
+#[schema(rename_all = "camelCase")]
+struct NewKey {
     /// A name for people.
     #[schema(min_length = 1, max_length = 64)]
     name: Option<String>,
@@ -99,7 +97,7 @@ struct KeyRequest {
 /// The answer shows the key, once.
 #[utoipa::path(
     post, path = "/v1/keys", operation_id = "createKey", tag = "Tenants", security(("key" = ["admin"])),
-    request_body(content = KeyRequest, example = json!({"name": "billing", "scope": "write", "expiresIn": "90d"})),
+    request_body(content = NewKey, example = json!({"name": "billing", "scope": "write", "expiresIn": "90d"})),
     responses(
         (status = 201, description = "The key, committed and valid.", body = KeyView,
             headers(("Location" = String, description = "Path of the key."))),
@@ -112,10 +110,10 @@ pub async fn create(call: Call) -> Answer {
     let (api, now, only) = (&write.api, write.api.clock.now(), write.caller.managed_app());
     let find = |id: &str| find_app(api, only, id);
     let request = write.object(|fields, errors| read(fields, errors, now, find))?;
-    let KeyRequest { name, scope, expires_in, expires_at, app_id } = request;
+    let NewKey { name, scope, expires_in, expires_at, app_id } = request;
     let expires_at = expires_in.map(|span| now.plus(span)).or(expires_at);
     let app = app_id.or_else(|| api.store.app(write.app())).ok_or_else(Problem::not_found)?;
-    let key = NewKey { name, scope, expires_at, app };
+    let key = tenants::NewKey { name, scope, expires_at, app };
     let created = tenants::create_key(&api.store, key, now, write.key());
     Ok(created.await?.into_response())
 }
@@ -125,7 +123,7 @@ fn read(
     errors: &mut FieldErrors,
     now: Timestamp,
     find_app: impl FnOnce(&str) -> Result<Arc<App>, Invalid>,
-) -> Option<KeyRequest> {
+) -> Option<NewKey> {
     let name = fields.parsed("name", errors, valid_name);
     if !fields.has("scope") {
         errors.add("/scope", FieldErrorCode::Required, "is required; use one of: read, write, admin");
@@ -140,5 +138,5 @@ fn read(
         errors.add("/expiresAt", FieldErrorCode::OutOfRange, wrong);
     }
     let app_id = fields.parsed("appId", errors, find_app);
-    Some(KeyRequest { name, scope: scope?, expires_in, expires_at, app_id })
+    Some(NewKey { name, scope: scope?, expires_in, expires_at, app_id })
 }

@@ -147,7 +147,7 @@ fn make() -> Value {
     }
     let mut shared = Vec::new();
     collect::<ProblemView>(&mut shared);
-    collect::<events::Body>(&mut shared);
+    collect::<events::EventBody>(&mut shared);
     collect::<events::CloudEvent>(&mut shared);
     for (name, schema) in shared {
         document["components"]["schemas"][name] = serde_json::to_value(schema).unwrap_or_default();

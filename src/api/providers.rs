@@ -9,25 +9,23 @@ use crate::domain::{ProviderHealth, ProviderState, Timestamp, format_duration, f
 /// A job API that can be watched.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = Provider)]
-struct ProviderView {
+struct Provider {
     id: String,
     name: String,
     /// Whether the server has a credential for it, or it needs none.
     configured: bool,
-    health: HealthView,
-    budget: BudgetView,
-    poll: PollView,
+    health: ProviderHealthView,
+    budget: ProviderBudget,
+    poll: ProviderPoll,
     /// Always null: this version learns nothing of the duration of jobs.
     #[schema(required, value_type = Option<Object>)]
-    learned: Option<LearnedView>,
+    learned: Option<()>,
 }
 
 /// The provider's health.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = ProviderHealthView)]
-struct HealthView {
+struct ProviderHealthView {
     status: ProviderHealth,
     /// `open` while polls of this provider fail.
     breaker: Breaker,
@@ -52,8 +50,7 @@ enum Breaker {
 /// The provider's limits, and their present use.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = ProviderBudget)]
-struct BudgetView {
+struct ProviderBudget {
     /// Polls per second, minute or hour, as `10/s`, `90/m` or `1/h`; null without a limit.
     #[schema(required)]
     rate: Option<String>,
@@ -70,8 +67,7 @@ struct BudgetView {
 /// The poll schedule of the provider's jobs. All values are durations.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = ProviderPoll)]
-struct PollView {
+struct ProviderPoll {
     /// From the registration to the first poll.
     first: String,
     /// Shortest interval between two polls.
@@ -82,17 +78,13 @@ struct PollView {
     deadline: String,
 }
 
-/// No value exists in this version.
-#[derive(Serialize)]
-enum LearnedView {}
-
 /// List providers
 ///
 /// The providers that can be watched, with their health, their budget and their poll schedule.
 #[utoipa::path(
     get, path = "/v1/providers", operation_id = "listProviders", tag = "Providers", security(("key" = ["read"])),
     params(PageParams),
-    responses((status = 200, description = "A page of providers.", body = Page<ProviderView>))
+    responses((status = 200, description = "A page of providers.", body = Page<Provider>))
 )]
 pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
@@ -101,19 +93,19 @@ pub async fn list(call: Call) -> Answer {
     query.done()?;
     let from = usize::try_from(from).unwrap_or(usize::MAX);
     let states = (call.api.provider_states)();
-    let data: Vec<ProviderView> = states.iter().skip(from).take(limit).map(shown).collect();
+    let data: Vec<Provider> = states.iter().skip(from).take(limit).map(shown).collect();
     let next = from.saturating_add(data.len());
     let next = i64::try_from(next).ok().filter(|_| !data.is_empty() && next < states.len());
     Ok(Page::reply(data, next.map(cursor::encode_feed_position)))
 }
 
-fn shown(state: &ProviderState) -> ProviderView {
+fn shown(state: &ProviderState) -> Provider {
     let (last_error_at, last_error) = state.last_error.clone().unzip();
-    ProviderView {
+    Provider {
         id: state.id.clone(),
         name: state.name.clone(),
         configured: state.configured,
-        health: HealthView {
+        health: ProviderHealthView {
             status: state.health,
             breaker: if state.health == ProviderHealth::Down { Breaker::Open } else { Breaker::Closed },
             paused_until: state.held_until,
@@ -121,14 +113,14 @@ fn shown(state: &ProviderState) -> ProviderView {
             last_error,
             last_error_at,
         },
-        budget: BudgetView {
+        budget: ProviderBudget {
             rate: state.spacing.map(format_rate),
             burst: state.burst,
             concurrency: state.concurrency,
             in_flight: state.in_flight,
             waiting: state.waiting,
         },
-        poll: PollView {
+        poll: ProviderPoll {
             first: format_duration(state.first),
             min_interval: format_duration(state.min_interval),
             max_interval: format_duration(state.max_interval),

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::Response;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -15,8 +15,7 @@ use crate::telemetry::metrics::{Clients, Snapshot};
 
 /// The state of the service.
 #[derive(Serialize, ToSchema)]
-#[schema(as = ServiceStatus)]
-struct StatusView {
+struct ServiceStatus {
     /// `ok` or `ready`.
     status: &'static str,
 }
@@ -24,10 +23,10 @@ struct StatusView {
 /// Check liveness
 #[utoipa::path(
     get, path = "/healthz", operation_id = "alive", tag = "Service",
-    responses((status = 200, description = "The process answers.", body = StatusView))
+    responses((status = 200, description = "The process answers.", body = ServiceStatus))
 )]
 pub async fn healthz() -> Response {
-    json(StatusCode::OK, &StatusView { status: "ok" })
+    json(StatusCode::OK, &ServiceStatus { status: "ok" })
 }
 
 /// Check readiness
@@ -37,7 +36,7 @@ pub async fn healthz() -> Response {
 #[utoipa::path(
     get, path = "/readyz", operation_id = "ready", tag = "Service",
     responses(
-        (status = 200, description = "The service is ready.", body = StatusView),
+        (status = 200, description = "The service is ready.", body = ServiceStatus),
         (status = 503, description = "The service is not ready. The problem says why."),
     )
 )]
@@ -51,7 +50,7 @@ pub async fn readyz(State(api): State<Arc<Api>>) -> Answer {
     } else if api.store.check_reads().await.is_err() {
         "the database does not answer"
     } else {
-        return Ok(json(StatusCode::OK, &StatusView { status: "ready" }));
+        return Ok(json(StatusCode::OK, &ServiceStatus { status: "ready" }));
     };
     Err(Problem::new(ProblemCode::NotReady, reason).into())
 }
@@ -78,10 +77,7 @@ pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
     let oldest_due = backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
     let snapshot = Snapshot { load: (api.load)(), queues: api.store.queues(), backlog, oldest_due, clients };
     let text = api.store.metrics().render(&snapshot);
-    let mut response = reply(StatusCode::OK, text);
-    let plain = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, plain);
-    response
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// Show this document

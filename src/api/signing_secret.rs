@@ -20,27 +20,25 @@ const GRACE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 
 /// A signing secret.
 #[derive(Serialize, ToSchema)]
-#[schema(as = SigningSecret)]
-struct SecretView<'a> {
+struct SigningSecret<'a> {
     /// `whsec_` and base64.
     secret: &'a str,
     /// The previous secret, while it signs, too.
     #[schema(required)]
-    previous: Option<PreviousView>,
+    previous: Option<PreviousSecret>,
 }
 
 /// A signing secret that was replaced.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = PreviousSecret)]
-struct PreviousView {
+struct PreviousSecret {
     /// End of the grace: the previous secret signs until then.
     expires_at: Timestamp,
 }
 
-impl<'a> SecretView<'a> {
+impl<'a> SigningSecret<'a> {
     fn of(secret: &'a Masked, old_until: Option<Timestamp>) -> Self {
-        Self { secret: secret.reveal(), previous: old_until.map(|expires_at| PreviousView { expires_at }) }
+        Self { secret: secret.reveal(), previous: old_until.map(|expires_at| PreviousSecret { expires_at }) }
     }
 }
 
@@ -48,13 +46,13 @@ impl<'a> SecretView<'a> {
 #[utoipa::path(
     get, path = "/v1/signing-secret", operation_id = "showSigningSecret", tag = "Secrets",
     security(("key" = ["admin"])),
-    responses((status = 200, description = "The secret.", body = SecretView))
+    responses((status = 200, description = "The secret.", body = SigningSecret))
 )]
 pub async fn show(call: Call) -> Answer {
     call.no_query()?;
     let app = call.api.store.app(call.app()).ok_or_else(Problem::not_found)?;
     let old_until = app.old_secret(call.api.clock.now()).map(|(_, until)| until);
-    Ok(json(StatusCode::OK, &SecretView::of(&app.signing_secret, old_until)))
+    Ok(json(StatusCode::OK, &SigningSecret::of(&app.signing_secret, old_until)))
 }
 
 /// How to replace a signing secret.
@@ -75,7 +73,7 @@ struct Rotation {
     security(("key" = ["admin"])),
     request_body(content = Option<Rotation>, example = json!({"grace": "24h"})),
     responses(
-        (status = 200, description = "The new secret.", body = SecretView),
+        (status = 200, description = "The new secret.", body = SigningSecret),
         (status = 409, description = "The secret is set in the server's configuration; or a request with this \
             Idempotency-Key is in progress, or the key was used with another API key."),
     )
@@ -93,7 +91,7 @@ pub async fn rotate(call: Call) -> Answer {
     }
     let (now, secret) = (api.clock.now(), Masked::new(Secret::generate().expose()));
     let old_until = Some(now.plus(grace)).filter(|until| *until > now);
-    let answer = first_answer(StatusCode::OK, &SecretView::of(&secret, old_until));
+    let answer = first_answer(StatusCode::OK, &SigningSecret::of(&secret, old_until));
     let rotate = RotateSecret { app, signing_secret: secret, grace, now };
     api.store.rotate_secret(Idempotent::with_response(rotate, write.key(), &answer)).await?.done()?;
     Ok(answer.into_response())

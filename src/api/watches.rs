@@ -78,7 +78,7 @@ pub struct WatchView<'a> {
     status: WatchStatus,
     job_id: &'a str,
     provider: &'a str,
-    job: JobView<'a>,
+    job: Job<'a>,
     destinations: Vec<DestinationView<'a>>,
     /// Types of the events that are sent.
     events: Vec<EventType>,
@@ -95,8 +95,7 @@ pub struct WatchView<'a> {
 /// The job, as the last poll saw it.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = Job)]
-struct JobView<'a> {
+struct Job<'a> {
     status: JobStatus,
     /// The provider's own word for the status.
     #[schema(required)]
@@ -140,7 +139,7 @@ impl<'a> WatchView<'a> {
             status: watch.status,
             job_id: &watch.job.job_id,
             provider: &watch.job.provider,
-            job: JobView {
+            job: Job {
                 status: seen.status,
                 raw_status: seen.raw_status.as_deref(),
                 progress: seen.progress,
@@ -265,11 +264,8 @@ pub async fn show(call: Call) -> Answer {
     if let Some((wait, ended)) = ended
         && watch.status == WatchStatus::Watching
     {
-        let Some(_permit) = api.waits.try_acquire(app) else {
-            let detail =
-                "too many requests wait for the end of a watch; send it again later, or without `wait`";
-            return Err(Problem::busy(detail).into());
-        };
+        let busy = "too many requests wait for the end of a watch; send it again later, or without `wait`";
+        let _permit = api.waits.try_acquire(app).ok_or_else(|| Problem::busy(busy))?;
         let mut draining = api.draining.clone();
         tokio::select! {
             () = ended => {}

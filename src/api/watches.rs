@@ -1,6 +1,5 @@
 //! Watches: create, list, show, stop, and poll now.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -16,8 +15,8 @@ use super::http::{
 };
 use super::register;
 use crate::domain::{
-    ChannelKind, DeliveryStatus, Destination, DestinationId, EventSet, EventType, JobError, JobStatus,
-    Output, Payload, PollStats, Timestamp, Watch, WatchId, WatchStatus, parse_duration,
+    EventSet, EventType, JobError, JobStatus, Output, Payload, PollStats, Timestamp, Watch, WatchId,
+    WatchStatus, parse_duration,
 };
 use crate::store::{Idempotent, NotFound, PollNow, Register, StopWatch, StoredResponse, WatchFilter};
 

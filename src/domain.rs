@@ -12,48 +12,40 @@
 //! This module imports no other module of the crate, and nothing in it reads a clock.
 
 #[macro_use]
-mod word_enum;
+mod words;
 
-mod address_error;
+mod address;
 mod app;
-mod channel;
 mod delivery;
 mod event;
-mod host_name;
 mod id;
 mod job;
 mod json_fields;
 mod mail;
-mod masked;
 mod messages;
 mod observe;
 mod provider;
-mod rate;
 mod retry;
-mod suggest;
 mod time;
 mod watch;
 
-pub use address_error::AddressError;
-pub use app::{App, AppNo, Scope, per_app_limit};
-pub use channel::{ChannelKind, ChannelTraits};
+pub use address::{AddressError, is_host_name, is_internal_host_name};
+pub use app::{App, AppNo, Masked, Scope, per_app_limit};
 pub use delivery::{
-    Attempt, Delivery, DeliveryStatus, Destination, Finished, Payload, PendingDelivery, Reason,
+    Attempt, ChannelKind, ChannelTraits, Delivery, DeliveryStatus, Destination, Finished, Payload,
+    PendingDelivery, Reason,
 };
 pub use event::{Event, EventSet, EventType};
-pub use host_name::{is_host_name, is_internal_host_name};
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, random};
 pub use job::{EndingKind, JobError, JobName, JobNo, JobStatus, Observation, Output, PollStats, SHARDS};
 pub use json_fields::json_fields;
 pub use mail::{MailAddress, MailPattern, Mailbox};
-pub use masked::Masked;
 pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, PollerMessage};
 pub use observe::{Finding, Known, observe};
-pub use provider::{PollOutcome, ProviderHealth, ProviderState};
-pub use rate::{Rate, format_rate, parse_rate};
+pub use provider::{Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState};
 pub use retry::{AttemptKind, NextStep, Outcome, RetryPolicy, next_attempt};
-pub use suggest::nearest;
-pub use time::{Timestamp, format_duration, parse_duration, parse_retry_after};
+pub use time::{
+    Rate, Timestamp, format_duration, format_rate, parse_duration, parse_rate, parse_retry_after,
+};
 pub use watch::{NewWatch, Terms, Watch, WatchStatus};
-
-use id::jitter;
+pub use words::nearest;

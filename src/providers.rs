@@ -22,7 +22,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use definition::{Definition, Limits, PollPolicy};
+pub use definition::Definition;
 pub use interpretation::{Interpretation, JobReport};
 pub use request::{ParamError, Request};
 

@@ -1,6 +1,8 @@
-//! Apps, the tenants of the service, and what their keys permit.
+//! Apps, the tenants of the service; what their keys permit; secrets that are not printed.
 
-use super::{AppId, Masked, Timestamp};
+use std::fmt;
+
+use super::{AppId, Timestamp};
 
 /// Row number of an app in the database. It is never shown in public.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,4 +53,26 @@ word_enum! {
 /// always finds a place. Of fewer than eight, one app may use all.
 pub const fn per_app_limit(total: usize) -> usize {
     total - total / 8
+}
+
+/// A secret that `{:?}` does not print. `{}` does not compile.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Masked(String);
+
+impl Masked {
+    /// Wraps `secret`.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// Returns the secret itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Masked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }

@@ -1,7 +1,6 @@
 //! Events: immutable facts about a watch.
 
-use sha2::{Digest, Sha256};
-
+use super::id::hash;
 use super::{EndingKind, EventId, Id, Timestamp, WatchId};
 
 word_enum! {
@@ -27,14 +26,7 @@ word_enum! {
 impl EventType {
     /// Returns whether the event ends its watch.
     pub fn is_ending(self) -> bool {
-        match self {
-            Self::JobCompleted
-            | Self::JobFailed
-            | Self::JobCancelled
-            | Self::JobNotFound
-            | Self::WatchExpired => true,
-            Self::JobProcessing | Self::JobProgress => false,
-        }
+        !matches!(self, Self::JobProcessing | Self::JobProgress)
     }
 
     /// Returns whether the event reports an end that the provider reported.
@@ -63,15 +55,8 @@ impl EndingKind {
 impl EventId {
     /// Returns the id of the `n`th event of this type and watch.
     pub fn derive(watch: WatchId, event: EventType, n: u32) -> Self {
-        let mut hash = Sha256::new();
-        hash.update(watch.to_bytes());
-        hash.update(event.as_str().as_bytes());
-        hash.update([0]);
-        hash.update(n.to_be_bytes());
-        let digest: [u8; 32] = hash.finalize().into();
-        let mut first = [0u8; 16];
-        first.copy_from_slice(&digest[..16]);
-        Self(Id::from_bytes(first))
+        let parts: [&[u8]; 4] = [&watch.to_bytes(), event.as_str().as_bytes(), &[0], &n.to_be_bytes()];
+        Self(Id::from_bytes(hash(&parts)))
     }
 }
 

@@ -43,12 +43,8 @@ impl Id {
     }
 
     fn write(self, prefix: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0u8; DIGITS];
-        let mut rest = self.0;
-        for digit in text.iter_mut().rev() {
-            *digit = ALPHABET[(rest & 31) as usize];
-            rest >>= 5;
-        }
+        let digit = |n| ALPHABET[(self.0 >> (5 * (DIGITS - 1 - n)) & 31) as usize];
+        let text: [u8; DIGITS] = std::array::from_fn(digit);
         f.write_str(prefix)?;
         f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
@@ -59,12 +55,8 @@ impl Id {
         if digits.len() != DIGITS || digits[0] > b'7' {
             return None;
         }
-        let mut value = 0u128;
-        for digit in digits {
-            let index = ALPHABET.iter().position(|known| known == digit)?;
-            value = (value << 5) | index as u128;
-        }
-        Some(Self(value))
+        let index = |digit: &u8| ALPHABET.iter().position(|known| known == digit);
+        digits.iter().try_fold(0, |value, digit| Some((value << 5) | index(digit)? as u128)).map(Self)
     }
 }
 
@@ -98,21 +90,8 @@ macro_rules! ids {
             }
         }
 
-        impl utoipa::PartialSchema for $name {
-            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-                let text = utoipa::openapi::ObjectBuilder::new()
-                    .schema_type(utoipa::openapi::schema::Type::String)
-                    .pattern(Some(concat!("^", $prefix, "[0-7][0-9a-hjkmnp-tv-z]{25}$")));
-                text.into()
-            }
-        }
-
-        impl utoipa::ToSchema for $name {}
-
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
+        json_string! {
+            $name { pattern: concat!("^", $prefix, "[0-7][0-9a-hjkmnp-tv-z]{25}$").to_owned() }
         }
     )*};
 }
@@ -153,7 +132,9 @@ impl Ids {
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *last = if millis > *last >> 80 {
             // The top bit is 0, which leaves room to count within the millisecond.
-            (millis << 80) | u128::from(random_u64() >> 1) << 16
+            let mut bytes = [0u8; 8];
+            random(&mut bytes);
+            (millis << 80) | u128::from(u64::from_be_bytes(bytes) >> 1) << 16
         } else {
             *last + 1
         };
@@ -164,18 +145,14 @@ impl Ids {
 /// Returns the jitter of a retry: a factor of 0.8 to 1.2, derived from the delivery and the step, so that it
 /// is the same after a crash.
 pub(super) fn jitter(id: Id, n: u32) -> f64 {
-    let mut hash = Sha256::new();
-    hash.update(id.to_bytes());
-    hash.update(n.to_be_bytes());
-    let digest: [u8; 32] = hash.finalize().into();
-    let draw = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
+    let draw = u32::from_be_bytes(hash(&[&id.to_bytes(), &n.to_be_bytes()]));
     0.8 + 0.4 * f64::from(draw) / f64::from(u32::MAX)
 }
 
-fn random_u64() -> u64 {
-    let mut bytes = [0u8; 8];
-    random(&mut bytes);
-    u64::from_be_bytes(bytes)
+/// Returns the beginning of the SHA-256 hash of `parts`, one after the other.
+pub(super) fn hash<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
+    let digest = parts.iter().fold(Sha256::new(), Sha256::chain_update).finalize();
+    std::array::from_fn(|n| digest[n])
 }
 
 /// Fills `bytes` with random bytes of the operating system.

@@ -1,17 +1,17 @@
 //! Jobs: what identifies one, its status, and what a poll reports about it.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::Timestamp;
+use super::id::hash;
 
 /// Number of shards. A job, its watches and its deliveries belong to one shard, and a shard has one owner.
 /// The number never changes, because shards are stored.
 pub const SHARDS: u16 = 1024;
 
 /// Row number of a job in the database. In public, a job has its provider's id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobNo(pub i64);
 
 /// Identity of a job. Watches with equal names share one poll.
@@ -31,20 +31,18 @@ pub struct JobName {
 impl JobName {
     /// Returns the shard to which the job, its watches and its deliveries belong.
     pub fn shard(&self) -> u16 {
-        let mut hash = Sha256::new();
-        for part in [&self.provider, &self.account, &self.job_id, &self.params] {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part.as_bytes());
-        }
-        let digest: [u8; 32] = hash.finalize().into();
-        u16::from_be_bytes([digest[0], digest[1]]) % SHARDS
+        let parts = [&self.provider, &self.account, &self.job_id, &self.params].map(String::as_bytes);
+        let [a, b, c, d] = parts.map(|part| (part.len() as u64).to_be_bytes());
+        u16::from_be_bytes(hash(&[&a, parts[0], &b, parts[1], &c, parts[2], &d, parts[3]])) % SHARDS
     }
 }
 
 word_enum! {
     /// Status of a provider's job, as last polled.
+    #[derive(Default)]
     JobStatus {
         /// Not polled yet.
+        #[default]
         Unknown = "unknown",
         /// Waiting at the provider.
         Pending = "pending",
@@ -88,7 +86,7 @@ word_enum! {
 }
 
 /// One thing that a job produced.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Output {
     /// Where the provider keeps it.
@@ -107,7 +105,7 @@ pub struct Output {
 }
 
 /// Why a job did not complete, in the provider's words.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobError {
     /// Code for programs.
@@ -118,8 +116,9 @@ pub struct JobError {
     pub message: Option<String>,
 }
 
-/// One parsed poll: the job as the provider describes it, in Ringback's words.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One parsed poll: the job as the provider describes it, in Ringback's words. The default is the observation of a
+/// job that was never polled.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Observation {
     /// Status that the provider's definition assigns to the provider's word.
@@ -138,22 +137,6 @@ pub struct Observation {
     pub created_at: Option<Timestamp>,
     /// Time of the end, by the provider's clock.
     pub completed_at: Option<Timestamp>,
-}
-
-impl Observation {
-    /// Returns the observation of a job that was never polled.
-    pub fn unknown() -> Self {
-        Self {
-            status: JobStatus::Unknown,
-            raw_status: None,
-            progress: None,
-            output: None,
-            outputs: None,
-            error: None,
-            created_at: None,
-            completed_at: None,
-        }
-    }
 }
 
 /// What the poller remembers about the polls of a job. It is kept in memory only.

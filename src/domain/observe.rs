@@ -32,9 +32,8 @@ impl Known {
     /// Returns what is stored after a change is written.
     #[must_use]
     pub fn after(self, seen: &Observation, progressed: bool, now: Timestamp) -> Self {
-        let (progress, progressed_at) =
-            if progressed { (seen.progress, now) } else { (self.progress, self.progressed_at) };
-        Self { status: seen.status, progress, progressed_at, rest: fingerprint(seen) }
+        let known = Self { status: seen.status, rest: fingerprint(seen), ..self };
+        if progressed { Self { progress: seen.progress, progressed_at: now, ..known } } else { known }
     }
 
     /// Discards the stored progress, so that the next poll counts as a change. For a new watch with progress events.
@@ -77,12 +76,7 @@ fn fingerprint(seen: &Observation) -> u64 {
     let mut hasher = DefaultHasher::new();
     let Observation { status, raw_status, progress: _, output, outputs, error, created_at, completed_at } =
         seen;
-    (status, raw_status, output, created_at, completed_at).hash(&mut hasher);
-    for one in outputs.iter().flatten() {
-        (&one.url, &one.kind, &one.thumbnail, &one.poster_image).hash(&mut hasher);
-    }
-    outputs.is_some().hash(&mut hasher);
-    error.as_ref().map(|error| (&error.code, &error.message)).hash(&mut hasher);
+    (status, raw_status, output, outputs, error, created_at, completed_at).hash(&mut hasher);
     hasher.finish().max(1)
 }
 
@@ -91,7 +85,7 @@ mod tests {
     use super::*;
 
     fn seen(status: JobStatus, progress: u8) -> Observation {
-        Observation { status, progress: Some(progress), ..Observation::unknown() }
+        Observation { status, progress: Some(progress), ..Observation::default() }
     }
 
     #[test]
@@ -128,7 +122,7 @@ mod tests {
     #[test]
     fn early_progress_is_reported_later() {
         let at = Timestamp::from_millis(1_000_000);
-        let unseen = Known::new(&Observation::unknown(), at);
+        let unseen = Known::new(&Observation::default(), at);
         let first = seen(JobStatus::Processing, 10);
         assert_eq!(observe(&unseen, &first, at), Finding::Changed { progressed: true });
         let known = unseen.after(&first, true, at);

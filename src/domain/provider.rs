@@ -1,8 +1,36 @@
-//! The state of a provider, as the poller reports it.
+//! Providers: the settings of their polls, and their state, as the poller reports it.
 
 use std::time::Duration;
 
-use super::Timestamp;
+use super::{Rate, Timestamp};
+
+/// When to poll a job. The definition has the defaults, and the configuration can replace some of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PollPolicy {
+    /// Time from registration to the first poll.
+    pub first: Duration,
+    /// Shortest poll interval of one job.
+    pub min_interval: Duration,
+    /// Longest poll interval of one job.
+    pub max_interval: Duration,
+    /// Default lifetime of a watch.
+    pub deadline: Duration,
+    /// Time for which `not_found` may mean "not yet created".
+    pub not_found_grace: Duration,
+    /// Accepted delay of the detection per saved poll: without history, the k-th poll is at the age `price`·k².
+    pub price: Duration,
+}
+
+/// How fast a provider may be polled with one credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Polls per time.
+    pub rate: Rate,
+    /// Number of polls that may start at once after a quiet time.
+    pub burst: u32,
+    /// Number of polls that may be in flight.
+    pub concurrency: u32,
+}
 
 word_enum! {
     /// Health of a provider with one credential.
@@ -51,22 +79,12 @@ pub struct ProviderState {
     pub last_good_at: Option<Timestamp>,
     /// Time and text of the last error. The text contains no job id.
     pub last_error: Option<(Timestamp, String)>,
-    /// Time between polls that the rate allows; `None` for no limit.
-    pub spacing: Option<Duration>,
-    /// Number of polls that may start at once after a quiet time.
-    pub burst: u32,
-    /// Number of polls that may be in flight.
-    pub concurrency: u32,
     /// Number of polls in flight.
     pub in_flight: u32,
     /// Number of polls that are due and wait for the budget.
     pub waiting: usize,
-    /// Time from registration to the first poll.
-    pub first: Duration,
-    /// Shortest poll interval of one job.
-    pub min_interval: Duration,
-    /// Longest poll interval of one job.
-    pub max_interval: Duration,
-    /// Default lifetime of a watch.
-    pub deadline: Duration,
+    /// When a job is polled.
+    pub policy: PollPolicy,
+    /// How fast jobs are polled.
+    pub limits: Limits,
 }

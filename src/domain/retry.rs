@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{DeliveryId, Reason, Timestamp, jitter};
+use super::id::jitter;
+use super::{DeliveryId, Reason, Timestamp};
 
 /// Maximum wait that a receiver's `Retry-After` can cause.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -18,10 +19,7 @@ impl RetryPolicy {
     /// Returns whether no attempt follows this one if it fails: the last one of the schedule, and every
     /// manual retry.
     pub fn is_last(&self, kind: AttemptKind) -> bool {
-        match kind {
-            AttemptKind::Manual => true,
-            AttemptKind::Scheduled { step } => step as usize >= self.schedule.len(),
-        }
+        !matches!(kind, AttemptKind::Scheduled { step } if (step as usize) < self.schedule.len())
     }
 }
 
@@ -84,30 +82,22 @@ pub fn next_attempt(
     outcome: &Outcome,
     ended_at: Timestamp,
 ) -> NextStep {
-    match (outcome, kind) {
-        (Outcome::Ok, _) => NextStep::Succeeded,
+    let (waits, reason, requested) = match outcome {
+        Outcome::Ok => return NextStep::Succeeded,
         // This applies to a manual retry, too.
-        (Outcome::Gone, _) => NextStep::Failed(Reason::Gone),
-        (_, AttemptKind::Manual) => NextStep::Unchanged,
-        (Outcome::Fatal, AttemptKind::Scheduled { .. }) => NextStep::Failed(Reason::Exhausted),
-        (Outcome::Retry { .. } | Outcome::Refused | Outcome::Down, AttemptKind::Scheduled { step }) => {
-            let Some(wait) = policy.schedule.get(step as usize) else {
-                let refused = matches!(outcome, Outcome::Refused);
-                return NextStep::Failed(if refused { Reason::Refused } else { Reason::Exhausted });
-            };
-            let requested = match outcome {
-                Outcome::Retry { after: Some(after) } => (*after).min(RETRY_AFTER_MAX),
-                Outcome::Ok
-                | Outcome::Retry { .. }
-                | Outcome::Fatal
-                | Outcome::Gone
-                | Outcome::Refused
-                | Outcome::Down => Duration::ZERO,
-            };
-            let wait = wait.mul_f64(jitter(delivery.0, step)).max(requested);
-            NextStep::Retry { step: step + 1, due_at: ended_at.plus(wait) }
-        }
-    }
+        Outcome::Gone => return NextStep::Failed(Reason::Gone),
+        Outcome::Fatal => (None, Reason::Exhausted, None),
+        Outcome::Retry { after } => (Some(&policy.schedule), Reason::Exhausted, *after),
+        Outcome::Refused => (Some(&policy.schedule), Reason::Refused, None),
+        Outcome::Down => (Some(&policy.schedule), Reason::Exhausted, None),
+    };
+    let AttemptKind::Scheduled { step } = kind else { return NextStep::Unchanged };
+    let Some(wait) = waits.and_then(|waits| waits.get(step as usize)) else {
+        return NextStep::Failed(reason);
+    };
+    let requested = requested.unwrap_or_default().min(RETRY_AFTER_MAX);
+    let wait = wait.mul_f64(jitter(delivery.0, step)).max(requested);
+    NextStep::Retry { step: step + 1, due_at: ended_at.plus(wait) }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! Times and durations, as the API writes them.
+//! Times, durations and rates, as the API, definitions and the configuration write them.
 
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer};
+use utoipa::openapi::schema::{KnownFormat, SchemaFormat};
 
 /// A time in milliseconds since 1970, UTC. It is written in RFC 3339 with milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -70,21 +71,10 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-impl utoipa::PartialSchema for Timestamp {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-        let text = utoipa::openapi::ObjectBuilder::new()
-            .schema_type(utoipa::openapi::schema::Type::String)
-            .format(Some(utoipa::openapi::SchemaFormat::KnownFormat(utoipa::openapi::KnownFormat::DateTime)))
-            .description(Some("RFC 3339, UTC, with milliseconds"));
-        text.into()
-    }
-}
-
-impl utoipa::ToSchema for Timestamp {}
-
-impl Serialize for Timestamp {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+json_string! {
+    Timestamp {
+        format: SchemaFormat::KnownFormat(KnownFormat::DateTime),
+        description: "RFC 3339, UTC, with milliseconds".to_owned()
     }
 }
 
@@ -95,20 +85,16 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
+/// Units of a duration in milliseconds, the longest first.
+const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
 /// Parses a duration: `250ms`, `5s`, `10m`, `2h` or `30d`, a whole number of at least 1 ms. The error is a sentence.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d");
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| wrong())?;
-    let unit_millis = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(wrong()),
-    };
+    let (_, unit_millis) = UNITS.into_iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
     let millis = number.checked_mul(unit_millis).filter(|millis| *millis <= 100 * 366 * 86_400_000);
     match millis {
         Some(0) => Err(format!("`{text}` is too short; the shortest duration is 1ms")),
@@ -120,12 +106,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// Formats a duration in the largest exact unit.
 pub fn format_duration(span: Duration) -> String {
     let millis = span.as_millis();
-    for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
-        if millis >= size && millis.is_multiple_of(size) {
-            return format!("{}{unit}", millis / size);
-        }
-    }
-    format!("{millis}ms")
+    let is_exact = |size: u64| millis >= size.into() && millis.is_multiple_of(size.into());
+    let (unit, size) = UNITS.into_iter().find(|(_, size)| is_exact(*size)).unwrap_or(("ms", 1));
+    format!("{}{unit}", millis / u128::from(size))
 }
 
 /// Parses a `Retry-After` header, in seconds (whole or not) or as an HTTP date, as a span from `now`. Returns
@@ -140,6 +123,69 @@ pub fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let millis = date.duration_since(std::time::UNIX_EPOCH).ok()?.as_millis();
     let date = Timestamp::from_millis(i64::try_from(millis).ok()?);
     (date > now).then(|| date.since(now))
+}
+
+/// Largest count of a rate. `off` means no limit.
+const COUNT_MAX: u32 = 1_000_000;
+
+/// Units of a rate, the shortest first.
+const RATE_UNITS: [(&str, Duration); 3] =
+    [("s", Duration::from_secs(1)), ("m", Duration::from_secs(60)), ("h", Duration::from_secs(3600))];
+
+/// A limit of a number of actions in a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rate {
+    /// No limit.
+    #[default]
+    Off,
+    /// `count` actions in `per`.
+    Limit {
+        /// Number of actions; at least 1.
+        count: u32,
+        /// A second, a minute or an hour.
+        per: Duration,
+    },
+}
+
+impl Rate {
+    /// Returns the time between two actions; `None` for no limit.
+    pub fn spacing(self) -> Option<Duration> {
+        match self {
+            Self::Off => None,
+            Self::Limit { count, per } => Some(per / count),
+        }
+    }
+}
+
+/// Parses `10/s`, `600/m`, `3000/h` or `off`. The error is a sentence.
+pub fn parse_rate(text: &str) -> Result<Rate, String> {
+    if text == "off" {
+        return Ok(Rate::Off);
+    }
+    let wrong = || format!("`{text}` is not a rate; write it as 10/s, 600/m, 3000/h or off");
+    let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
+    let (_, per) = RATE_UNITS.into_iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+    // `parse` alone would read a leading `+`.
+    if !count.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    match count.parse::<u32>().map_err(|_| wrong())? {
+        0 => Err(format!("`{text}` allows nothing; the smallest count is 1")),
+        count if count > COUNT_MAX => Err(format!("`{text}` is more than 1000000; write off for no limit")),
+        count => Ok(Rate::Limit { count, per }),
+    }
+}
+
+/// Formats the time between two actions as a rate, in the shortest exact unit.
+pub fn format_rate(interval: Duration) -> String {
+    let whole = |per: Duration| {
+        // The time is the result of an integer division.
+        let count = (per.as_nanos() + interval.as_nanos() / 2).checked_div(interval.as_nanos())?;
+        let count = u32::try_from(count).ok().filter(|count| *count > 0)?;
+        (per / count == interval).then_some(count)
+    };
+    let written = RATE_UNITS.into_iter().find_map(|(unit, per)| Some(format!("{}/{unit}", whole(per)?)));
+    written.unwrap_or_else(|| format!("1 in {}", format_duration(interval)))
 }
 
 #[cfg(test)]
@@ -192,6 +238,51 @@ mod tests {
         }
         for text in ["", "5", "s", "0s", "-1s", "1.5s", "5 s", "5S", "9999999999999d"] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_a_number_in_a_second_a_minute_or_an_hour_or_off() {
+        let rate = |count, seconds| Ok(Rate::Limit { count, per: Duration::from_secs(seconds) });
+        assert_eq!(parse_rate("10/s"), rate(10, 1));
+        assert_eq!(parse_rate("600/m"), rate(600, 60));
+        assert_eq!(parse_rate("3000/h"), rate(3000, 3600));
+        assert_eq!(parse_rate("1000000/h"), rate(1_000_000, 3600));
+        assert_eq!(parse_rate("off"), Ok(Rate::Off));
+        for text in [
+            "",
+            "10",
+            "10/",
+            "/s",
+            "0/s",
+            "-1/s",
+            "+1/s",
+            "1.5/s",
+            "10/d",
+            "10 / s",
+            "10/s/s",
+            "2000000/s",
+            "999999999999/s",
+            "OFF",
+        ] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_written_in_the_shortest_exact_unit() {
+        for (given, written) in [
+            ("10/s", "10/s"),
+            ("600/m", "10/s"),
+            ("90/m", "90/m"),
+            ("1/m", "1/m"),
+            ("1/h", "1/h"),
+            ("7/h", "7/h"),
+            ("3600/h", "1/s"),
+            ("1000000/s", "1000000/s"),
+        ] {
+            let spacing = parse_rate(given).expect("a rate").spacing();
+            assert_eq!(spacing.map(format_rate).as_deref(), Some(written));
         }
     }
 }

@@ -15,8 +15,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::domain::{JobNo, ProviderHealth, Timestamp};
-use crate::providers::Limits;
+use crate::domain::{JobNo, Limits, ProviderHealth, Timestamp};
 
 /// Longest cooldown that a provider's `Retry-After` can cause.
 const COOLDOWN_MAX: Duration = Duration::from_secs(3600);
@@ -49,24 +48,18 @@ pub enum Permit {
     Busy,
 }
 
+/// Why only probes start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Health {
-    Ok,
+enum Hold {
     /// The circuit breaker is open.
-    Open {
-        probe_at: Timestamp,
-    },
+    Open,
     /// The provider rejects the credential.
-    Paused {
-        probe_at: Timestamp,
-    },
+    Paused,
 }
 
 /// Change of the health by the outcome of a poll, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthChange {
-    /// No change.
-    None,
     /// The breaker opened.
     Opened,
     /// The credential was paused.
@@ -84,12 +77,15 @@ pub struct Budget {
     concurrency: u32,
     /// Theoretical arrival time of the GCRA, in microseconds: when the bucket is full again.
     full_at: i64,
-    in_flight: u32,
+    /// Number of polls in flight.
+    pub in_flight: u32,
     cooldown_until: Timestamp,
     /// Cooldowns in a row.
     cooldowns: u32,
-    health: Health,
-    last_ok: Option<Timestamp>,
+    /// Why only probes start, and when the next one may start.
+    hold: Option<(Hold, Timestamp)>,
+    /// Time of the last successful poll.
+    pub last_ok: Option<Timestamp>,
     /// Time of the last error of each job, of up to [`BREAKER_JOBS`] jobs.
     errors: HashMap<JobNo, Timestamp>,
 }
@@ -108,7 +104,7 @@ impl Budget {
             in_flight: 0,
             cooldown_until: Timestamp::default(),
             cooldowns: 0,
-            health: Health::Ok,
+            hold: None,
             last_ok: None,
             errors: HashMap::new(),
         }
@@ -116,41 +112,31 @@ impl Budget {
 
     /// Returns whether polls are limited to probes, or are impossible.
     pub fn is_held_back(&self) -> bool {
-        self.health != Health::Ok || self.concurrency == 0
+        self.hold.is_some() || self.concurrency == 0
     }
 
     /// Returns whether the provider rejects the credential.
     pub fn is_paused(&self) -> bool {
-        matches!(self.health, Health::Paused { .. })
+        matches!(self.hold, Some((Hold::Paused, _)))
     }
 
     /// Returns whether the circuit breaker is open.
     pub fn is_open(&self) -> bool {
-        matches!(self.health, Health::Open { .. })
+        matches!(self.hold, Some((Hold::Open, _)))
     }
 
     /// Returns the health as the API shows it, and the time until which polls are held back.
     pub fn health(&self, now: Timestamp) -> (ProviderHealth, Option<Timestamp>) {
         let cooling = Some(self.cooldown_until).filter(|until| *until > now);
         let since = now.minus(BREAKER_WINDOW);
-        match self.health {
-            Health::Open { probe_at } => (ProviderHealth::Down, Some(probe_at).max(cooling)),
-            Health::Paused { probe_at } => (ProviderHealth::Paused, Some(probe_at).max(cooling)),
-            Health::Ok if cooling.is_some() || self.errors.values().any(|at| *at >= since) => {
+        match self.hold {
+            Some((Hold::Open, probe_at)) => (ProviderHealth::Down, Some(probe_at).max(cooling)),
+            Some((Hold::Paused, probe_at)) => (ProviderHealth::Paused, Some(probe_at).max(cooling)),
+            None if cooling.is_some() || self.errors.values().any(|at| *at >= since) => {
                 (ProviderHealth::Degraded, cooling)
             }
-            Health::Ok => (ProviderHealth::Ok, None),
+            None => (ProviderHealth::Ok, None),
         }
-    }
-
-    /// Returns the time of the last successful poll.
-    pub fn last_ok(&self) -> Option<Timestamp> {
-        self.last_ok
-    }
-
-    /// Returns the number of polls in flight.
-    pub fn in_flight(&self) -> u32 {
-        self.in_flight
     }
 
     /// Returns what [`Self::acquire`] would return, without acquiring.
@@ -165,7 +151,7 @@ impl Budget {
         if allowed > micros(now) + 999 {
             at = at.max(Timestamp::from_millis(allowed.div_euclid(1000)));
         }
-        if let Health::Open { probe_at } | Health::Paused { probe_at } = self.health {
+        if let Some((_, probe_at)) = self.hold {
             at = at.max(probe_at);
         }
         if at > now { Permit::At(at) } else { Permit::Granted }
@@ -179,10 +165,8 @@ impl Budget {
         }
         self.full_at = self.full_at.max(micros(now)) + self.spacing;
         self.in_flight += 1;
-        match &mut self.health {
-            Health::Ok => {}
-            Health::Open { probe_at } => *probe_at = now.plus(BREAKER_PROBE),
-            Health::Paused { probe_at } => *probe_at = now.plus(PAUSE_PROBE),
+        if let Some((hold, probe_at)) = &mut self.hold {
+            *probe_at = now.plus(if *hold == Hold::Open { BREAKER_PROBE } else { PAUSE_PROBE });
         }
         Permit::Granted
     }
@@ -193,42 +177,38 @@ impl Budget {
     }
 
     /// Records a successful poll.
-    pub fn ok(&mut self, now: Timestamp) -> HealthChange {
+    pub fn ok(&mut self, now: Timestamp) -> Option<HealthChange> {
         self.last_ok = Some(now);
         self.cooldowns = 0;
         self.errors.clear();
-        let before = std::mem::replace(&mut self.health, Health::Ok);
-        if before == Health::Ok { HealthChange::None } else { HealthChange::Recovered }
+        self.hold.take().map(|_| HealthChange::Recovered)
     }
 
     /// Records a failed poll of `job`. The cause may be the job or the provider.
-    pub fn error(&mut self, job: JobNo, now: Timestamp) -> HealthChange {
+    pub fn error(&mut self, job: JobNo, now: Timestamp) -> Option<HealthChange> {
         let since = now.minus(BREAKER_WINDOW);
         self.errors.retain(|_, at| *at >= since);
         if self.errors.len() < BREAKER_JOBS {
             self.errors.insert(job, now);
         }
         let none_ok = self.last_ok.is_none_or(|at| at < since);
-        if self.health == Health::Ok && none_ok && self.errors.len() >= BREAKER_JOBS {
-            self.health = Health::Open { probe_at: now.plus(BREAKER_PROBE) };
-            return HealthChange::Opened;
-        }
-        HealthChange::None
+        let opens = self.hold.is_none() && none_ok && self.errors.len() >= BREAKER_JOBS;
+        opens.then(|| {
+            self.hold = Some((Hold::Open, now.plus(BREAKER_PROBE)));
+            HealthChange::Opened
+        })
     }
 
     /// Records that the provider rejected the credential.
-    pub fn unauthorized(&mut self, now: Timestamp) -> HealthChange {
-        let before = std::mem::replace(&mut self.health, Health::Paused { probe_at: now.plus(PAUSE_PROBE) });
-        if matches!(before, Health::Paused { .. }) { HealthChange::None } else { HealthChange::Paused }
+    pub fn unauthorized(&mut self, now: Timestamp) -> Option<HealthChange> {
+        let was_paused = self.is_paused();
+        self.hold = Some((Hold::Paused, now.plus(PAUSE_PROBE)));
+        (!was_paused).then_some(HealthChange::Paused)
     }
 
     /// Records that the provider accepted the credential in a poll that did not succeed.
-    pub fn authorized(&mut self) -> HealthChange {
-        if matches!(self.health, Health::Paused { .. }) {
-            self.health = Health::Ok;
-            return HealthChange::Recovered;
-        }
-        HealthChange::None
+    pub fn authorized(&mut self) -> Option<HealthChange> {
+        self.hold.take_if(|(hold, _)| *hold == Hold::Paused).map(|_| HealthChange::Recovered)
     }
 
     /// Records a 429, and returns the end of the cooldown.
@@ -248,7 +228,7 @@ impl Budget {
         self.cooldown_until = self.cooldown_until.minus(jump);
         self.last_ok = self.last_ok.map(|at| at.minus(jump));
         self.errors.values_mut().for_each(|at| *at = at.minus(jump));
-        if let Health::Open { probe_at } | Health::Paused { probe_at } = &mut self.health {
+        if let Some((_, probe_at)) = &mut self.hold {
             *probe_at = probe_at.minus(jump);
         }
     }
@@ -329,40 +309,41 @@ mod tests {
     fn errors_of_few_jobs_do_not_open_the_breaker() {
         let mut budget = unlimited();
         for _ in 0..20 {
-            assert_eq!(budget.error(JobNo(1), at(0)), HealthChange::None);
+            assert_eq!(budget.error(JobNo(1), at(0)), None);
         }
         for job in 2..5 {
-            assert_eq!(budget.error(JobNo(job), at(0)), HealthChange::None);
+            assert_eq!(budget.error(JobNo(job), at(0)), None);
         }
         // The fifth error comes after the first errors have expired.
-        assert_eq!(budget.error(JobNo(5), at(61_000)), HealthChange::None);
+        assert_eq!(budget.error(JobNo(5), at(61_000)), None);
         assert!(!budget.is_held_back());
     }
 
     #[test]
     fn errors_of_five_jobs_open_the_breaker_until_a_poll_is_ok() {
         let mut budget = unlimited();
-        let changes: Vec<HealthChange> = (1..=5).map(|job| budget.error(JobNo(job), at(job))).collect();
-        assert_eq!(changes[4], HealthChange::Opened);
+        let changes: Vec<Option<HealthChange>> =
+            (1..=5).map(|job| budget.error(JobNo(job), at(job))).collect();
+        assert_eq!(changes[4], Some(HealthChange::Opened));
         assert_eq!(budget.acquire(at(500)), Permit::At(at(1_005)));
         assert_eq!(budget.acquire(at(1_005)), Permit::Granted);
         assert_eq!(budget.acquire(at(1_006)), Permit::At(at(2_005)));
-        assert_eq!(budget.ok(at(1_100)), HealthChange::Recovered);
+        assert_eq!(budget.ok(at(1_100)), Some(HealthChange::Recovered));
         assert_eq!(budget.acquire(at(1_100)), Permit::Granted);
         // A successful poll within the minute keeps the breaker closed.
         for job in 1..=9 {
-            assert_eq!(budget.error(JobNo(job), at(2_000)), HealthChange::None);
+            assert_eq!(budget.error(JobNo(job), at(2_000)), None);
         }
     }
 
     #[test]
     fn a_rejected_credential_is_polled_once_a_minute() {
         let mut budget = unlimited();
-        assert_eq!(budget.unauthorized(at(0)), HealthChange::Paused);
-        assert_eq!(budget.unauthorized(at(1)), HealthChange::None);
+        assert_eq!(budget.unauthorized(at(0)), Some(HealthChange::Paused));
+        assert_eq!(budget.unauthorized(at(1)), None);
         assert_eq!(budget.acquire(at(30_000)), Permit::At(at(60_001)));
         assert_eq!(budget.acquire(at(60_001)), Permit::Granted);
-        assert_eq!(budget.authorized(), HealthChange::Recovered);
+        assert_eq!(budget.authorized(), Some(HealthChange::Recovered));
         assert_eq!(budget.acquire(at(60_002)), Permit::Granted);
     }
 

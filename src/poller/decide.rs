@@ -10,7 +10,9 @@ use hyper::body::Bytes;
 use super::budget::{HealthChange, backoff};
 use super::provider::PollResponse;
 use super::scheduler::{JobSchedule, Scheduler};
-use crate::domain::{EndingKind, Finding, JobError, JobName, JobNo, JobStatus, Timestamp, observe};
+use crate::domain::{
+    EndingKind, Finding, JobError, JobName, JobNo, JobStatus, Observation, Timestamp, observe,
+};
 use crate::providers::{Interpretation, JobReport};
 use crate::store::{EndJob, ExpireWatches, RecordObservation, RefreshEnding};
 
@@ -30,8 +32,10 @@ pub(super) struct Decision {
     pub(super) refresh: Option<RefreshEnding>,
     pub(super) expire: Option<ExpireWatches>,
     pub(super) ended: Option<EndJob>,
+    job: JobNo,
     /// Generation of the job that was polled.
     pub(super) generation: i64,
+    now: Timestamp,
     /// No next poll before this time.
     pub(super) not_before: Option<Timestamp>,
 }
@@ -44,175 +48,144 @@ pub(super) fn decide(
     started: Timestamp,
     now: Timestamp,
 ) -> Decision {
-    let retry_after = response.retry_after.map(|after| after.min(RETRY_AFTER_MAX));
+    let PollResponse { meaning, retry_after, raw, .. } = response;
+    let retry_after = retry_after.map(|after| after.min(RETRY_AFTER_MAX));
+    let not_before = retry_after.map(|after| now.plus(after));
+    let mut decision = Decision { job, now, not_before, ..Decision::default() };
     scheduler.record_start(job, started);
-    let Some(schedule) = scheduler.jobs.get_mut(&job) else { return Decision::default() };
+    let Some(schedule) = scheduler.jobs.get_mut(&job) else { return decision };
+    decision.generation = schedule.generation;
     let index = schedule.queue;
     let queue = &mut scheduler.queues[index];
     let budget = &mut queue.budget;
-    let mut decision = Decision {
-        generation: schedule.generation,
-        not_before: retry_after.map(|after| now.plus(after)),
-        ..Decision::default()
-    };
-    if !matches!(response.meaning, Interpretation::NotFound { .. })
-        && let Some(rare) = &mut schedule.rare
+    if let Some(error) = meaning.message() {
+        schedule.rare().last_error = Some(error.to_owned());
+        // A requested poll of a job for which no watch waits ends, although it failed.
+        decision.refresh = (schedule.watching == 0).then_some(RefreshEnding { job, seen: None });
+    }
+    if let Some(rare) = &mut schedule.rare
+        && !matches!(meaning, Interpretation::NotFound { .. })
     {
         rare.not_found = None;
     }
-    let (change, error) = match response.meaning {
+    let change = match &meaning {
         Interpretation::Ok(report) => {
-            let change = budget.ok(now);
             if let Some(rare) = &mut schedule.rare {
                 (rare.failures, rare.last_error) = (0, None);
             }
-            log_report(schedule, &report);
-            decide_report(schedule, job, &report, response.raw, now, &mut decision);
-            (change, None)
+            log_report(schedule, report);
+            decision.on_report(schedule, report, raw);
+            budget.ok(now)
         }
         Interpretation::NotFound { message } => {
             let authorized = budget.authorized();
-            let change = budget.error(job, now);
-            back_off(schedule, job, &message, now, &mut decision);
+            let change = authorized.or(budget.error(job, now));
+            decision.back_off(schedule);
             if schedule.watching > 0 && !budget.is_open() {
-                decide_not_found(schedule, job, &message, queue.policy.not_found_grace, now, &mut decision);
+                decision.on_not_found(schedule, message, queue.policy.not_found_grace);
             }
-            (if authorized == HealthChange::None { change } else { authorized }, Some(message))
+            change
         }
         Interpretation::Unauthorized { code, message } => {
             schedule.rare().last_error = Some(format!("{code}: {message}"));
-            decision.refresh = refresh_without_watches(schedule, job);
-            (budget.unauthorized(now), Some(message))
+            budget.unauthorized(now)
         }
-        Interpretation::RateLimited { message } => {
+        Interpretation::RateLimited { .. } => {
             decision.not_before = Some(budget.rate_limited(retry_after, now));
-            schedule.rare().last_error = Some(message.clone());
-            decision.refresh = refresh_without_watches(schedule, job);
-            (HealthChange::None, Some(message))
+            None
         }
-        Interpretation::Error { message } => {
-            back_off(schedule, job, &message, now, &mut decision);
-            (budget.error(job, now), Some(message))
+        Interpretation::Error { .. } => {
+            decision.back_off(schedule);
+            budget.error(job, now)
         }
     };
-    log_health(change, &queue.provider, error.as_deref().unwrap_or_default());
-    if let Some(error) = error.filter(|error| !error.is_empty()) {
+    let error = meaning.message().unwrap_or_default();
+    log_health(change, &queue.provider, error);
+    if !error.is_empty() {
         // Every tenant can read the state of a provider, but not the job ids of another tenant.
         queue.last_error = Some((now, error.replace(&schedule.name.job_id, "…")));
     }
-    if change == HealthChange::Recovered {
+    if change == Some(HealthChange::Recovered) {
         scheduler.clear_backoffs(index, now);
     }
     decision
 }
 
-/// Decides whether the description of a job shows nothing new, a change, or its end.
-fn decide_report(
-    schedule: &mut JobSchedule,
-    job: JobNo,
-    report: &JobReport,
-    raw: Option<Bytes>,
-    now: Timestamp,
-    decision: &mut Decision,
-) {
-    let raw = |wanted: bool| raw.filter(|_| wanted).map(|raw| Arc::from(raw.as_ref()));
-    let observation = &report.observation;
-    if schedule.watching == 0 {
-        let ended = observation.status.ending().is_some();
-        decision.refresh = Some(RefreshEnding { job, seen: ended.then(|| observation.clone()) });
-        return;
-    }
-    match observe(&schedule.known, observation, now) {
-        Finding::Nothing => {}
-        Finding::Changed { progressed } => {
-            let wanted = schedule.terms.is_some_and(|terms| terms.wants_progress);
-            decision.observed = Some(RecordObservation {
-                job,
-                generation: schedule.generation,
-                seen: observation.clone(),
-                status_changed: schedule.known.status != observation.status,
-                progressed,
-                notify: wanted,
-                raw: raw(wanted),
-                after: None,
-                observed_at: now,
-            });
-            schedule.known = schedule.known.after(observation, progressed, now);
-        }
-        Finding::Ended(kind) => {
-            decision.ended = Some(EndJob {
-                job,
-                generation: schedule.generation,
-                kind,
-                seen: Some(observation.clone()),
-                error: None,
-                raw: raw(true),
-                observed_at: now,
-            });
+impl Decision {
+    /// Decides whether the description of a job shows nothing new, a change, or its end.
+    fn on_report(&mut self, schedule: &mut JobSchedule, report: &JobReport, raw: Option<Bytes>) {
+        let raw = |wanted: bool| raw.filter(|_| wanted).map(|raw| Arc::from(raw.as_ref()));
+        let (job, generation, now, seen) = (self.job, self.generation, self.now, &report.observation);
+        if schedule.watching == 0 {
+            self.refresh = Some(RefreshEnding { job, seen: seen.status.ending().map(|_| seen.clone()) });
             return;
         }
+        match observe(&schedule.known, seen, now) {
+            Finding::Nothing => {}
+            Finding::Changed { progressed } => {
+                let notify = schedule.terms.is_some_and(|terms| terms.wants_progress);
+                self.observed = Some(RecordObservation {
+                    job,
+                    generation,
+                    seen: seen.clone(),
+                    status_changed: schedule.known.status != seen.status,
+                    progressed,
+                    notify,
+                    raw: raw(notify),
+                    after: None,
+                    observed_at: now,
+                });
+                schedule.known = schedule.known.after(seen, progressed, now);
+            }
+            Finding::Ended(kind) => {
+                self.end(kind, Some(seen.clone()), None, raw(true));
+                return;
+            }
+        }
+        if let Some(cutoff) = schedule.cutoff() {
+            let message = "the job had not ended when the watch expired";
+            self.expire = Some(expire(job, cutoff, now, "deadline", message));
+        }
     }
-    if let Some(cutoff) = schedule.cutoff() {
-        let message = "the job had not ended when the watch expired";
-        decision.expire = Some(expire(job, cutoff, "deadline", message, now));
+
+    /// Ends a job that the provider does not know, if it has reported so often enough and for long enough.
+    fn on_not_found(&mut self, schedule: &mut JobSchedule, message: &str, grace: Duration) {
+        let known_before = schedule.known.status != JobStatus::Unknown;
+        let grace = if known_before { GRACE_KNOWN.max(grace) } else { grace };
+        let not_found = &mut schedule.rare().not_found;
+        let (polls, since) = not_found.map_or((1, self.now), |(polls, since)| (polls + 1, since));
+        *not_found = Some((polls, since));
+        if polls >= GRACE_POLLS && self.now >= since.plus(grace) {
+            self.end(EndingKind::NotFound, None, Some(job_error("not_found", message)), None);
+        }
+    }
+
+    fn end(
+        &mut self,
+        kind: EndingKind,
+        seen: Option<Observation>,
+        error: Option<JobError>,
+        raw: Option<Arc<[u8]>>,
+    ) {
+        let (job, generation, observed_at) = (self.job, self.generation, self.now);
+        self.ended = Some(EndJob { job, generation, kind, seen, error, raw, observed_at });
+    }
+
+    /// Delays the next poll of a job after a failed one, longer after each failure.
+    fn back_off(&mut self, schedule: &mut JobSchedule) {
+        let rare = schedule.rare();
+        rare.failures = rare.failures.saturating_add(1);
+        self.not_before = self.not_before.max(Some(self.now.plus(backoff(rare.failures))));
     }
 }
 
-/// Ends a job that the provider does not know, if it has reported so often enough and for long enough.
-fn decide_not_found(
-    schedule: &mut JobSchedule,
-    job: JobNo,
-    message: &str,
-    grace: Duration,
-    now: Timestamp,
-    decision: &mut Decision,
-) {
-    let known_before = schedule.known.status != JobStatus::Unknown;
-    let grace = if known_before { GRACE_KNOWN.max(grace) } else { grace };
-    let (polls, since) = schedule.rare().not_found.map_or((1, now), |(polls, since)| (polls + 1, since));
-    schedule.rare().not_found = Some((polls, since));
-    if polls >= GRACE_POLLS && now >= since.plus(grace) {
-        decision.ended = Some(EndJob {
-            job,
-            generation: schedule.generation,
-            kind: EndingKind::NotFound,
-            seen: None,
-            error: Some(JobError { code: Some("not_found".to_owned()), message: Some(message.to_owned()) }),
-            raw: None,
-            observed_at: now,
-        });
-    }
-}
-
-/// Delays the next poll of a job after a failed one, longer after each failure.
-fn back_off(schedule: &mut JobSchedule, job: JobNo, error: &str, now: Timestamp, decision: &mut Decision) {
-    decision.refresh = refresh_without_watches(schedule, job);
-    let rare = schedule.rare();
-    rare.failures = rare.failures.saturating_add(1);
-    rare.last_error = Some(error.to_owned());
-    let next = now.plus(backoff(rare.failures));
-    decision.not_before = Some(decision.not_before.map_or(next, |requested| requested.max(next)));
-}
-
-/// Returns the write that ends a requested poll of a job for which no watch waits, when the poll failed.
-fn refresh_without_watches(schedule: &JobSchedule, job: JobNo) -> Option<RefreshEnding> {
-    (schedule.watching == 0).then_some(RefreshEnding { job, seen: None })
+fn job_error(code: &str, message: &str) -> JobError {
+    JobError { code: Some(code.to_owned()), message: Some(message.to_owned()) }
 }
 
 /// Returns the end of the watches that expired until `until`.
-pub(super) fn expire(
-    job: JobNo,
-    until: Timestamp,
-    code: &str,
-    message: &str,
-    now: Timestamp,
-) -> ExpireWatches {
-    ExpireWatches {
-        job,
-        until,
-        error: JobError { code: Some(code.to_owned()), message: Some(message.to_owned()) },
-        now,
-    }
+pub fn expire(job: JobNo, until: Timestamp, now: Timestamp, code: &str, message: &str) -> ExpireWatches {
+    ExpireWatches { job, until, error: job_error(code, message), now }
 }
 
 fn log_report(schedule: &JobSchedule, report: &JobReport) {
@@ -233,15 +206,15 @@ fn log_report(schedule: &JobSchedule, report: &JobReport) {
     }
 }
 
-fn log_health(change: HealthChange, provider: &str, error: &str) {
+fn log_health(change: Option<HealthChange>, provider: &str, error: &str) {
     match change {
-        HealthChange::None => {}
-        HealthChange::Opened => {
+        None => {}
+        Some(HealthChange::Opened) => {
             tracing::warn!(provider, error, "circuit breaker opened: one poll a second until one succeeds");
         }
-        HealthChange::Paused => {
+        Some(HealthChange::Paused) => {
             tracing::error!(provider, error, "credential rejected: one poll a minute until it is accepted");
         }
-        HealthChange::Recovered => tracing::info!(provider, "the provider has recovered"),
+        Some(HealthChange::Recovered) => tracing::info!(provider, "the provider has recovered"),
     }
 }

@@ -1,18 +1,19 @@
 //! The poller: it starts polls, writes their results, and reports its state.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use super::decide::{Decision, decide, expire};
 use super::provider::{PollResponse, Provider};
-use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
+use super::scheduler::{Action, ProviderQueue, Scheduler};
 use crate::clock::Clock;
-use crate::domain::{Activity, JobName, JobNo, PollStats, ProviderState, Rate, Timestamp};
+use crate::domain::{
+    Activity, JobName, JobNo, Limits, PollPolicy, PollStats, ProviderState, Rate, Timestamp,
+};
 use crate::egress::Egress;
-use crate::providers::{Interpretation, Limits, PollPolicy};
+use crate::providers::Interpretation;
 use crate::store::{ExpireWatches, NotifyWatches, Store, StoreError, UnfinishedEnding, write_until_accepted};
 use crate::telemetry::metrics::{Load, ProviderMetrics};
 use crate::telemetry::traces::{Context, Span, SpanKind};
@@ -32,17 +33,14 @@ pub struct Poller {
     store: Store,
     egress: Arc<Egress>,
     clock: Clock,
-    providers: Vec<Provider>,
-    by_name: HashMap<String, usize>,
+    /// The providers with their metrics, in the order of the scheduler's queues.
+    providers: Vec<(Provider, ProviderMetrics)>,
     scheduler: Mutex<Scheduler>,
-    woken: Notify,
     alive: mpsc::Sender<()>,
-    /// The metrics of each provider.
-    metrics: Vec<ProviderMetrics>,
 }
 
 impl Poller {
-    /// Creates a poller without jobs. The receiver closes when the last poll has ended.
+    /// Creates a poller without jobs. `providers` are sorted by id. The receiver closes when the last poll has ended.
     pub fn new(
         store: Store,
         egress: Arc<Egress>,
@@ -50,14 +48,16 @@ impl Poller {
         providers: Vec<Provider>,
     ) -> (Arc<Self>, mpsc::Receiver<()>) {
         let now = clock.now();
-        let by_name = providers.iter().zip(0..).map(|(p, n)| (p.definition.id().to_owned(), n)).collect();
         let queue = |p: &Provider| ProviderQueue::new(p.definition.id().to_owned(), p.policy, p.limits, now);
         let queues = providers.iter().map(queue).chain([queue_of_unknown_providers(now)]).collect();
-        let metrics = providers.iter().map(|p| store.metrics().provider(p.definition.id())).collect();
         let scheduler = Mutex::new(Scheduler::new(queues, now));
+        let with_metrics = |provider: Provider| {
+            let metrics = store.metrics().provider(provider.definition.id());
+            (provider, metrics)
+        };
+        let providers = providers.into_iter().map(with_metrics).collect();
         let (alive, ended) = mpsc::channel(1);
-        let woken = Notify::new();
-        (Arc::new(Self { store, egress, clock, providers, by_name, scheduler, woken, alive, metrics }), ended)
+        (Arc::new(Self { store, egress, clock, providers, scheduler, alive }), ended)
     }
 
     /// Builds the schedules from the store's rows, and ends the watches of endings that a crash left open. Call it
@@ -86,7 +86,7 @@ impl Poller {
             let now = self.clock.now();
             let mut scheduler = self.scheduler();
             for facts in &page {
-                scheduler.load(facts, self.queue(&facts.name), now);
+                scheduler.load(facts, now);
             }
         }
     }
@@ -100,7 +100,7 @@ impl Poller {
     pub fn providers(&self) -> Vec<ProviderState> {
         let now = self.clock.now();
         let scheduler = self.scheduler();
-        let state = |(provider, queue): (&Provider, &ProviderQueue)| {
+        let state = |((provider, _), queue): (&(Provider, ProviderMetrics), &ProviderQueue)| {
             let (health, held_until) = queue.budget.health(now);
             let definition = &provider.definition;
             ProviderState {
@@ -109,23 +109,15 @@ impl Poller {
                 configured: provider.credential.is_some() || !definition.needs_credential(),
                 health,
                 held_until,
-                last_good_at: queue.budget.last_ok(),
+                last_good_at: queue.budget.last_ok,
                 last_error: queue.last_error.clone(),
-                spacing: provider.limits.rate.spacing(),
-                burst: provider.limits.burst,
-                concurrency: provider.limits.concurrency,
-                in_flight: queue.budget.in_flight(),
+                in_flight: queue.budget.in_flight,
                 waiting: queue.waiting(&scheduler.jobs, now, WAITING_SHOWN),
-                first: provider.policy.first,
-                min_interval: provider.policy.min_interval,
-                max_interval: provider.policy.max_interval,
-                deadline: provider.policy.deadline,
+                policy: provider.policy,
+                limits: provider.limits,
             }
         };
-        let mut states: Vec<ProviderState> =
-            self.providers.iter().zip(&scheduler.queues).map(state).collect();
-        states.sort_by(|one, other| one.id.cmp(&other.id));
-        states
+        self.providers.iter().zip(&scheduler.queues).map(state).collect()
     }
 
     /// Returns the number of scheduled jobs.
@@ -136,9 +128,9 @@ impl Poller {
     /// Updates the metrics of each provider, and returns the load for the other metrics.
     pub fn load_now(&self) -> Load {
         let scheduler = self.scheduler();
-        for (queue, metrics) in scheduler.queues.iter().zip(&self.metrics) {
+        for (queue, (_, metrics)) in scheduler.queues.iter().zip(&self.providers) {
             let budget = &queue.budget;
-            metrics.set_state(budget.in_flight(), budget.is_open(), budget.is_paused());
+            metrics.set_state(budget.in_flight, budget.is_open(), budget.is_paused());
         }
         Load { jobs: scheduler.jobs.len(), watching: scheduler.watching, ..Load::default() }
     }
@@ -175,8 +167,8 @@ impl Poller {
                 Action::GiveUp(job, until) => {
                     tokio::spawn(async move {
                         let message = "the provider could not be reached when the watch expired";
-                        poller.expire(expire(job, until, "provider_unreachable", message, now)).await;
-                        poller.woken.notify_one();
+                        poller.expire(expire(job, until, now, "provider_unreachable", message)).await;
+                        poller.wake();
                         drop(alive);
                     });
                 }
@@ -185,18 +177,14 @@ impl Poller {
         next
     }
 
-    /// Causes a call of [`Self::step`], because the clock was set back.
+    /// Causes a call of [`Self::step`].
     pub fn wake(&self) {
-        self.woken.notify_one();
+        self.store.poller_messages().wake();
     }
 
     /// Returns when [`Self::step`] must be called before the time that it returned.
     pub async fn changed(&self) {
-        let messages = self.store.poller_messages();
-        tokio::select! {
-            () = self.woken.notified() => {}
-            () = messages.arrived() => {}
-        }
+        self.store.poller_messages().arrived().await;
     }
 
     fn scheduler(&self) -> MutexGuard<'_, Scheduler> {
@@ -206,13 +194,8 @@ impl Poller {
     /// Merges the messages of the store into the scheduler. Call it before deciding anything.
     fn merge_messages(&self, scheduler: &mut Scheduler, now: Timestamp) {
         for message in self.store.poller_messages().take() {
-            scheduler.apply(message, |name| self.queue(name), now);
+            scheduler.apply(message, now);
         }
-    }
-
-    /// Returns the index of a job's queue.
-    fn queue(&self, name: &JobName) -> usize {
-        self.by_name.get(&name.provider).copied().unwrap_or(self.providers.len())
     }
 
     async fn expire(&self, expire: ExpireWatches) {
@@ -241,14 +224,7 @@ impl Poller {
 /// Returns the queue of jobs whose provider is not defined any more. They cannot be polled; they expire in time.
 fn queue_of_unknown_providers(now: Timestamp) -> ProviderQueue {
     let hour = Duration::from_secs(3600);
-    let policy = PollPolicy {
-        first: hour,
-        min_interval: hour,
-        max_interval: hour,
-        deadline: hour,
-        not_found_grace: hour,
-        price: hour,
-    };
+    let policy = PollPolicy { first: hour, min_interval: hour, max_interval: hour, ..PollPolicy::default() };
     let limits = Limits { rate: Rate::Off, burst: 1, concurrency: 0 };
     ProviderQueue::new(String::new(), policy, limits, now)
 }
@@ -272,17 +248,15 @@ impl PollTask {
             (schedule.queue, schedule.name.clone(), trace)
         });
         let Some((queue, name, trace)) = found else { return };
-        let Some(provider) = poller.providers.get(queue) else { return };
+        let Some((provider, metrics)) = poller.providers.get(queue) else { return };
         let stopwatch = poller.clock.stopwatch();
         let response = provider.poll(&poller.egress, &poller.clock, &name).await;
         let (now, took) = (poller.clock.now(), stopwatch.elapsed());
-        if let Some(metrics) = poller.metrics.get(queue) {
-            metrics.polled(response.meaning.outcome(), took);
-            if matches!(&response.meaning, Interpretation::Ok(report) if report.unknown_status) {
-                metrics.unknown_status();
-            }
+        metrics.polled(response.meaning.outcome(), took);
+        if matches!(&response.meaning, Interpretation::Ok(report) if report.unknown_status) {
+            metrics.unknown_status();
         }
-        let span = trace.map(|trace| poll_span(trace, self.started, took, &name, &response));
+        let span = trace.map(|trace| self.span(trace, took, &name, &response));
         let span_id = span.as_ref().map(Span::id);
         poller.store.tracer().record(|| span);
         let mut decision = {
@@ -305,9 +279,28 @@ impl PollTask {
         let now = self.poller.clock.now();
         let mut scheduler = self.poller.scheduler();
         self.poller.merge_messages(&mut scheduler, now);
-        scheduler.finish_poll(FinishedPoll { job: self.job, generation, ended, not_before }, now);
+        scheduler.finish_poll(self.job, generation, ended, not_before, now);
         drop(scheduler);
-        self.poller.woken.notify_one();
+        self.poller.wake();
+    }
+
+    /// Returns the trace span of the poll.
+    fn span(&self, trace: Context, took: Duration, name: &JobName, response: &PollResponse) -> Span {
+        let status = if let Interpretation::Ok(report) = &response.meaning {
+            Some(report.observation.status.as_str())
+        } else {
+            None
+        };
+        trace
+            .span("poll", SpanKind::Client, self.started, took)
+            .about(name.job_id.as_bytes())
+            .with("ringback.provider", name.provider.as_str())
+            .with("ringback.job.id", name.job_id.as_str())
+            .with("ringback.outcome", response.meaning.outcome().as_str())
+            .with_some("ringback.status", status)
+            .with("http.request.method", "GET")
+            .with_some("http.response.status_code", response.http_status)
+            .failed(response.meaning.message())
     }
 }
 
@@ -350,31 +343,4 @@ impl Poller {
         }
         progress.is_some()
     }
-}
-
-/// Returns the trace span of a poll.
-fn poll_span(
-    trace: Context,
-    started: Timestamp,
-    took: Duration,
-    name: &JobName,
-    response: &PollResponse,
-) -> Span {
-    let status = match &response.meaning {
-        Interpretation::Ok(report) => Some(report.observation.status.as_str()),
-        Interpretation::Error { .. }
-        | Interpretation::Unauthorized { .. }
-        | Interpretation::RateLimited { .. }
-        | Interpretation::NotFound { .. } => None,
-    };
-    trace
-        .span("poll", SpanKind::Client, started, took)
-        .about(name.job_id.as_bytes())
-        .with("ringback.provider", name.provider.as_str())
-        .with("ringback.job.id", name.job_id.as_str())
-        .with("ringback.outcome", response.meaning.outcome().as_str())
-        .with_some("ringback.status", status)
-        .with("http.request.method", "GET")
-        .with_some("http.response.status_code", response.http_status)
-        .failed(response.meaning.message())
 }

@@ -7,9 +7,9 @@ use hyper::body::Bytes;
 use url::Url;
 
 use crate::clock::Clock;
-use crate::domain::{JobName, Masked, parse_retry_after};
+use crate::domain::{JobName, Limits, Masked, PollPolicy, parse_retry_after};
 use crate::egress::{Egress, Fetch};
-use crate::providers::{Definition, Interpretation, Limits, PollPolicy};
+use crate::providers::{Definition, Interpretation};
 
 /// Largest response body that is passed on byte for byte.
 const RAW_MAX: usize = 256 * 1024;
@@ -39,12 +39,6 @@ pub(super) struct PollResponse {
     pub(super) raw: Option<Bytes>,
 }
 
-impl PollResponse {
-    fn without_http(meaning: Interpretation) -> Self {
-        Self { meaning, http_status: None, retry_after: None, raw: None }
-    }
-}
-
 impl Provider {
     /// Returns the API key.
     pub fn key(&self) -> Option<&str> {
@@ -53,35 +47,40 @@ impl Provider {
 
     /// Requests the status of a job, and interprets the response.
     pub(super) async fn poll(&self, egress: &Egress, clock: &Clock, name: &JobName) -> PollResponse {
-        let error = |message| PollResponse::without_http(Interpretation::Error { message });
+        let response = self.request(egress, clock, name).await;
+        response.unwrap_or_else(|meaning| PollResponse {
+            meaning,
+            http_status: None,
+            retry_after: None,
+            raw: None,
+        })
+    }
+
+    /// Like [`Self::poll`]; the error is the meaning of a poll without a response.
+    async fn request(
+        &self,
+        egress: &Egress,
+        clock: &Clock,
+        name: &JobName,
+    ) -> Result<PollResponse, Interpretation> {
+        let error = |message| Interpretation::Error { message };
         let definition = &self.definition;
         if definition.needs_credential() && self.credential.is_none() {
             let (code, message) = ("no_api_key".to_owned(), "no api_key is configured".to_owned());
-            return PollResponse::without_http(Interpretation::Unauthorized { code, message });
+            return Err(Interpretation::Unauthorized { code, message });
         }
         let base_url = self.base_url.as_ref();
-        let request = match definition.request(&name.job_id, &name.params, base_url, self.key()) {
-            Ok(request) => request,
-            Err(message) => return error(message),
-        };
+        let request = definition.request(&name.job_id, &name.params, base_url, self.key()).map_err(error)?;
         let fetch = Fetch::new(request.url, &request.headers, request.timeout, request.max_body);
-        let received = match egress.fetch(fetch).await {
-            Ok(received) => received,
-            Err(failure) => return error(failure.to_string()),
-        };
+        let received = egress.fetch(fetch).await.map_err(|failure| error(failure.to_string()))?;
         let now = clock.now();
         let retry_after = received.header("retry-after").and_then(|text| parse_retry_after(text, now));
         let mut meaning = definition.interpret(&name.job_id, received.status, &received.body);
-        redact(&mut meaning, self.key());
+        // A provider's error message is logged and shown to users.
+        if let (Some(message), Some(credential)) = (meaning.message_mut(), self.key()) {
+            *message = message.replace(credential, "***");
+        }
         let raw = Some(received.body).filter(|body| body.len() <= RAW_MAX);
-        PollResponse { meaning, http_status: Some(received.status), retry_after, raw }
-    }
-}
-
-/// Removes the credential from a provider's error message, which is logged and shown to users.
-fn redact(meaning: &mut Interpretation, credential: Option<&str>) {
-    let Some(message) = meaning.message_mut() else { return };
-    if let Some(credential) = credential.filter(|credential| message.contains(credential)) {
-        *message = message.replace(credential, "***");
+        Ok(PollResponse { meaning, http_status: Some(received.status), retry_after, raw })
     }
 }

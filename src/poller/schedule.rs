@@ -11,8 +11,7 @@
 
 use std::time::Duration;
 
-use crate::domain::{Terms, Timestamp};
-use crate::providers::PollPolicy;
+use crate::domain::{PollPolicy, Terms, Timestamp};
 
 /// Returns the longest poll interval that the provider and the watches allow. An interval below the provider's
 /// minimum is raised to it.

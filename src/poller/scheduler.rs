@@ -36,18 +36,16 @@
 //! back by the jump and keep their distance from the current time ([`Scheduler::follow_clock`]). Stored times do
 //! not move: the registration of a watch, and its expiry.
 
-mod job;
 mod queue;
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 
-pub(super) use self::job::JobSchedule;
-use self::job::NEVER;
-pub(super) use self::queue::{Action, ProviderQueue};
+pub(super) use self::queue::{Action, JobSchedule, ProviderQueue};
+use self::queue::{Jobs, NEVER};
 use super::schedule::{first_poll, next_poll};
 use crate::clock::SetBackDetector;
-use crate::domain::{JobName, JobNo, JobSnapshot, PollStats, PollerMessage, Terms, Timestamp};
+use crate::domain::{JobNo, JobSnapshot, PollStats, PollerMessage, Terms, Timestamp};
 
 /// Number of finished jobs whose poll statistics are kept.
 const FINISHED_KEPT: usize = 10_000;
@@ -55,8 +53,10 @@ const FINISHED_KEPT: usize = 10_000;
 /// The schedules of all jobs.
 #[derive(Debug)]
 pub(super) struct Scheduler {
-    pub(super) jobs: HashMap<JobNo, Box<JobSchedule>>,
+    pub(super) jobs: Jobs,
     pub(super) queues: Vec<ProviderQueue>,
+    /// Index of each provider's queue.
+    queue_of: HashMap<String, usize>,
     started_at: Timestamp,
     pub(super) clock: SetBackDetector,
     /// Time of the next step, as last returned. The end of a poll sets it to the current time.
@@ -87,23 +87,14 @@ impl FinishedJobs {
     }
 }
 
-/// The end of a poll whose result is committed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FinishedPoll {
-    pub(super) job: JobNo,
-    /// Generation of the job that was polled.
-    pub(super) generation: i64,
-    /// Whether the job has ended.
-    pub(super) ended: bool,
-    /// No next poll before this time.
-    pub(super) not_before: Option<Timestamp>,
-}
-
 impl Scheduler {
+    /// Creates a scheduler without jobs. The last queue is for the jobs of unknown providers.
     pub(super) fn new(queues: Vec<ProviderQueue>, now: Timestamp) -> Self {
+        let queue_of = queues.iter().zip(0..).map(|(queue, index)| (queue.provider.clone(), index)).collect();
         Self {
             jobs: HashMap::new(),
             queues,
+            queue_of,
             started_at: now,
             clock: SetBackDetector::new(now),
             next_step_at: Some(now),
@@ -129,28 +120,20 @@ impl Scheduler {
             queue.polls.clear();
             queue.expiries.clear();
         }
-        let mut scheduled = Vec::with_capacity(self.jobs.len());
         for (job, found) in &mut self.jobs {
-            scheduled.push((*job, found.poll_at, found.expiry_at));
             found.set_back(jump);
-        }
-        for (job, poll_at, expiry_at) in scheduled {
-            if poll_at != NEVER {
-                self.schedule_poll(job, poll_at.minus(jump));
+            let queue = &mut self.queues[found.queue];
+            if found.poll_at != NEVER {
+                queue.polls.push(Reverse((found.poll_at, *job)));
             }
-            if expiry_at != NEVER {
-                self.schedule_expiry(job);
+            if found.expiry_at != NEVER {
+                queue.expiries.push(Reverse((found.expiry_at, *job)));
             }
         }
     }
 
-    /// Merges a message of the store. `queue` returns the index of a job's queue.
-    pub(super) fn apply(
-        &mut self,
-        message: PollerMessage,
-        queue: impl Fn(&JobName) -> usize,
-        now: Timestamp,
-    ) {
+    /// Merges a message of the store.
+    pub(super) fn apply(&mut self, message: PollerMessage, now: Timestamp) {
         match message {
             PollerMessage::Watch(facts) => {
                 if let Some(found) = self.jobs.get_mut(&facts.no) {
@@ -158,16 +141,16 @@ impl Scheduler {
                     found.add_watch(&facts);
                     adjust(&mut self.watching, before, found.watching);
                 } else {
-                    self.insert(&facts, queue(&facts.name));
+                    self.insert(&facts);
                 }
                 self.schedule_new_watch(facts.no, now);
             }
             PollerMessage::WatchersChanged { job, watching, terms } => {
-                self.set_watchers(job, watching, terms);
+                self.set_watchers(job, watching, terms)
             }
             PollerMessage::PollNow(facts) => {
                 if !self.jobs.contains_key(&facts.no) {
-                    self.insert(&facts, queue(&facts.name));
+                    self.insert(&facts);
                 }
                 let Some(found) = self.jobs.get_mut(&facts.no) else { return };
                 if found.in_flight {
@@ -202,16 +185,19 @@ impl Scheduler {
 
     /// Adds a job at start. A job whose first poll lies in the past is due at once; the rate limit spreads
     /// such polls.
-    pub(super) fn load(&mut self, facts: &JobSnapshot, queue: usize, now: Timestamp) {
+    pub(super) fn load(&mut self, facts: &JobSnapshot, now: Timestamp) {
+        let queue = self.insert(facts);
         let first = first_poll(&self.queues[queue].policy, facts.terms.as_ref(), facts.registered_at);
-        self.insert(facts, queue);
         self.schedule_poll(facts.no, if facts.poll_requested { now } else { first.max(now) });
         self.schedule_expiry(facts.no);
     }
 
-    fn insert(&mut self, facts: &JobSnapshot, queue: usize) {
+    /// Adds a job, and returns the index of its queue.
+    fn insert(&mut self, facts: &JobSnapshot) -> usize {
+        let queue = self.queue_of.get(&facts.name.provider).copied().unwrap_or(self.queues.len() - 1);
         self.jobs.insert(facts.no, Box::new(JobSchedule::new(facts, queue)));
         adjust(&mut self.watching, 0, facts.watching);
+        queue
     }
 
     fn schedule_new_watch(&mut self, job: JobNo, now: Timestamp) {
@@ -230,38 +216,26 @@ impl Scheduler {
         self.schedule_expiry(job);
     }
 
-    /// Schedules the next poll of a job, in place of the one that was scheduled before.
-    fn schedule_poll(&mut self, job: JobNo, poll_at: Timestamp) {
+    fn schedule_poll(&mut self, job: JobNo, at: Timestamp) {
         let Some(found) = self.jobs.get_mut(&job) else { return };
-        if found.poll_at != poll_at {
-            found.poll_at = poll_at;
-            let queue = &mut self.queues[found.queue];
-            queue.polls.push(Reverse((poll_at, job)));
-            queue.drop_stale(&self.jobs);
-        }
+        let queue = &mut self.queues[found.queue];
+        queue.schedule_poll(job, found, at);
+        queue.drop_stale(&self.jobs);
     }
 
-    /// Schedules the next step of the expiry: the final poll, or the end of the watches without its result.
     fn schedule_expiry(&mut self, job: JobNo) {
         let Some(found) = self.jobs.get_mut(&job) else { return };
-        let final_poll = found.rare.as_ref().and_then(|rare| rare.final_poll);
-        let expires_at = found.terms.map_or(NEVER, |terms| terms.expires_at);
-        let at = final_poll.map_or(expires_at, |poll| poll.give_up_at);
-        if found.expiry_at != at {
-            found.expiry_at = at;
-            let queue = &mut self.queues[found.queue];
-            if at != NEVER {
-                queue.expiries.push(Reverse((at, job)));
-                queue.drop_stale(&self.jobs);
-            }
-        }
+        let queue = &mut self.queues[found.queue];
+        queue.schedule_expiry(job, found);
+        queue.drop_stale(&self.jobs);
     }
 
     /// Returns the actions that are due. Each poll has been granted by the budget and counts as in flight.
     pub(super) fn take_due(&mut self, now: Timestamp) -> Vec<Action> {
         let mut actions = Vec::new();
         for queue in &mut self.queues {
-            queue.take_due(&mut self.jobs, self.started_at, now, &mut actions);
+            queue.take_expiries(&mut self.jobs, self.started_at, now, &mut actions);
+            queue.take_polls(&mut self.jobs, now, &mut actions);
         }
         actions
     }
@@ -282,8 +256,17 @@ impl Scheduler {
     /// Ends a poll whose result is committed, and schedules the next one. The poll keeps its place in the
     /// budget until this call, so the concurrency limit also bounds the number of results that wait to be
     /// written.
-    pub(super) fn finish_poll(&mut self, poll: FinishedPoll, now: Timestamp) {
-        let FinishedPoll { job, generation, ended, not_before } = poll;
+    ///
+    /// `generation` is the one that was polled, and `ended` is whether it has ended. The next poll is not before
+    /// `not_before`.
+    pub(super) fn finish_poll(
+        &mut self,
+        job: JobNo,
+        generation: i64,
+        ended: bool,
+        not_before: Option<Timestamp>,
+        now: Timestamp,
+    ) {
         self.next_step_at = Some(now);
         let Some(found) = self.jobs.get_mut(&job) else { return };
         let ProviderQueue { budget, policy, .. } = &mut self.queues[found.queue];
@@ -328,21 +311,16 @@ impl Scheduler {
     /// Clears the backoffs of a provider's jobs, after the provider has recovered. These jobs are due as soon
     /// as the minimum interval permits.
     pub(super) fn clear_backoffs(&mut self, queue: usize, now: Timestamp) {
-        let min_interval = self.queues[queue].policy.min_interval;
-        let mut due = Vec::new();
-        for (job, found) in &mut self.jobs {
-            if found.queue != queue || found.in_flight {
-                continue;
-            }
-            let poll_at = found.earliest_poll(min_interval, now);
+        let (index, queue) = (queue, &mut self.queues[queue]);
+        for (job, found) in self.jobs.iter_mut().filter(|(_, found)| found.queue == index && !found.in_flight)
+        {
             if let Some(rare) = found.rare.as_mut().filter(|rare| rare.failures > 0) {
                 (rare.failures, rare.not_before) = (0, Timestamp::default());
-                due.push((*job, poll_at));
+                let poll_at = found.earliest_poll(queue.policy.min_interval, now);
+                queue.schedule_poll(*job, found, poll_at);
             }
         }
-        for (job, poll_at) in due {
-            self.schedule_poll(job, poll_at);
-        }
+        queue.drop_stale(&self.jobs);
     }
 
     fn remove(&mut self, job: JobNo) {

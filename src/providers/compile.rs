@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::definition::{Definition, Limits, PollPolicy};
+use super::definition::Definition;
 use super::extract::{Extract, Outputs, Progress};
 use super::file::{
     AuthTable, AuthType, ErrorsTable, Example, Expect, ExtractTable, File, Fold, LimitsTable, Method,
@@ -21,7 +21,7 @@ use super::path::{Path, Paths};
 use super::reader::{Errors, NotFound, Reader, StatusWords};
 use super::request_form::{Auth, RequestForm, authority};
 use super::template::{Template, UrlTemplate};
-use crate::domain::{EndingKind, JobStatus, parse_duration, parse_rate};
+use crate::domain::{EndingKind, JobStatus, Limits, PollPolicy, parse_duration, parse_rate};
 
 /// Version of the definition language.
 const SCHEMA: u32 = 1;

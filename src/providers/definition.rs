@@ -3,14 +3,13 @@
 //! `compile` makes it from a file and finds the errors. This file has the types and the accessors.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::file::Example;
 use super::interpretation::Interpretation;
 use super::param::Param;
 use super::reader::Reader;
 use super::request_form::RequestForm;
-use crate::domain::{JobStatus, Rate};
+use crate::domain::{JobStatus, Limits, PollPolicy};
 
 /// How to request a job from one job API, and what the responses mean.
 #[derive(Clone, Debug)]
@@ -26,34 +25,6 @@ pub struct Definition {
     pub(super) poll: PollPolicy,
     pub(super) limits: Limits,
     pub(super) examples: Vec<Example>,
-}
-
-/// When to poll a job. The definition has the defaults, and the configuration can replace some of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PollPolicy {
-    /// Time from registration to the first poll.
-    pub first: Duration,
-    /// Shortest poll interval of one job.
-    pub min_interval: Duration,
-    /// Longest poll interval of one job.
-    pub max_interval: Duration,
-    /// Default lifetime of a watch.
-    pub deadline: Duration,
-    /// Time for which `not_found` may mean "not yet created".
-    pub not_found_grace: Duration,
-    /// Accepted delay of the detection per saved poll: without history, the k-th poll is at the age `price`·k².
-    pub price: Duration,
-}
-
-/// How fast a provider may be polled with one credential.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Polls per time.
-    pub rate: Rate,
-    /// Number of polls that may start at once after a quiet time.
-    pub burst: u32,
-    /// Number of polls that may be in flight.
-    pub concurrency: u32,
 }
 
 impl Definition {

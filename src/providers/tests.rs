@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::domain::{JobStatus, Rate};
+use crate::domain::{JobStatus, Limits, PollPolicy, Rate};
 
 fn embedded() -> Providers {
     Providers::load(None).unwrap()

@@ -26,6 +26,11 @@ impl<T> Mailbox<T> {
         }
     }
 
+    /// Lets [`Mailbox::arrived`] return without a message.
+    pub fn wake(&self) {
+        self.arrived.notify_one();
+    }
+
     /// Whether no message has arrived since the last [`Mailbox::take`].
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -41,7 +46,7 @@ impl<T> Mailbox<T> {
         std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns when a message has arrived since the last time that this function returned.
+    /// Returns when a message has arrived, or [`Mailbox::wake`] was called, since the last time that this function returned.
     pub async fn arrived(&self) {
         self.arrived.notified().await;
     }

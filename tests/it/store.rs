@@ -225,7 +225,7 @@ pub fn asked(watch: NewWatch, key: Option<IdempotencyKey>) -> Idempotent<Registe
 }
 
 pub fn seen(status: JobStatus, progress: Option<u8>) -> Observation {
-    Observation { status, raw_status: Some(status.to_string()), progress, ..Observation::unknown() }
+    Observation { status, raw_status: Some(status.to_string()), progress, ..Observation::default() }
 }
 
 pub fn ended(job: JobNo, generation: i64, kind: EndingKind, at: Timestamp) -> EndJob {

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use super::queue::SLACK;
 use super::*;
-use crate::domain::{Known, Observation, Rate};
-use crate::providers::{Limits, PollPolicy};
+use crate::domain::{JobName, Known, Limits, Observation, PollPolicy, Rate};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -49,7 +48,7 @@ fn facts(job: i64, generation: i64, registered_at: i64, terms: Option<Terms>) ->
             params: "{}".to_owned(),
         },
         generation,
-        known: Known::new(&Observation::unknown(), at(registered_at)),
+        known: Known::new(&Observation::default(), at(registered_at)),
         registered_at: at(registered_at),
         watching: u32::from(terms.is_some()),
         terms,
@@ -59,16 +58,16 @@ fn facts(job: i64, generation: i64, registered_at: i64, terms: Option<Terms>) ->
 
 impl Scheduler {
     fn watch(&mut self, facts: JobSnapshot, now: i64) {
-        self.apply(PollerMessage::Watch(Box::new(facts)), |_| 0, at(now));
+        self.apply(PollerMessage::Watch(Box::new(facts)), at(now));
     }
 
     fn unwatch(&mut self, job: i64, left: Option<Terms>, now: i64) {
         let (job, watching) = (JobNo(job), left.map_or(0, |_| 1));
-        self.apply(PollerMessage::WatchersChanged { job, watching, terms: left }, |_| 0, at(now));
+        self.apply(PollerMessage::WatchersChanged { job, watching, terms: left }, at(now));
     }
 
     fn poll_now(&mut self, facts: JobSnapshot, now: i64) {
-        self.apply(PollerMessage::PollNow(Box::new(facts)), |_| 0, at(now));
+        self.apply(PollerMessage::PollNow(Box::new(facts)), at(now));
     }
 
     /// Finishes a poll that started at `began` and learned nothing.
@@ -87,7 +86,7 @@ impl Scheduler {
     }
 
     fn finish(&mut self, job: i64, generation: i64, ended: bool, not_before: Option<Timestamp>, now: i64) {
-        self.finish_poll(FinishedPoll { job: JobNo(job), generation, ended, not_before }, at(now));
+        self.finish_poll(JobNo(job), generation, ended, not_before, at(now));
     }
 
     fn in_heaps(&self) -> usize {
@@ -111,10 +110,10 @@ fn after_a_restart_the_rate_spreads_polls_final_polls_first() {
     let limits = Limits { rate: EACH_SECOND, burst: 1, concurrency: 100 };
     let mut scheduler = limited(at(1000), limits);
     for job in 1..=3 {
-        scheduler.load(&facts(job, 0, 0, Some(terms(9_000))), 0, at(1000));
+        scheduler.load(&facts(job, 0, 0, Some(terms(9_000))), at(1000));
     }
-    scheduler.load(&facts(4, 0, 0, Some(terms(900))), 0, at(1000));
-    scheduler.load(&facts(5, 0, 999, Some(terms(9_000))), 0, at(1000));
+    scheduler.load(&facts(4, 0, 0, Some(terms(900))), at(1000));
+    scheduler.load(&facts(5, 0, 999, Some(terms(9_000))), at(1000));
     let (mut now, mut polls) = (at(1000), Vec::new());
     while let Some(next) = scheduler.next_due(now) {
         if next > at(1020) {
@@ -200,8 +199,8 @@ fn with_an_open_breaker_the_minute_counts_from_expiry_or_start() {
     for job in 90..95 {
         scheduler.queues[0].budget.error(JobNo(job), at(100));
     }
-    scheduler.load(&facts(1, 0, 0, Some(terms(50))), 0, at(100));
-    scheduler.load(&facts(2, 0, 0, Some(terms(130))), 0, at(100));
+    scheduler.load(&facts(1, 0, 0, Some(terms(50))), at(100));
+    scheduler.load(&facts(2, 0, 0, Some(terms(130))), at(100));
     let mut given_up = Vec::new();
     for now in 100..250 {
         for due in scheduler.take_due(at(now)) {

@@ -20,7 +20,7 @@ use crate::domain::{
 
 /// Stored observation of a job that was never polled.
 static NEVER_POLLED: LazyLock<String> =
-    LazyLock::new(|| serde_json::to_string(&Observation::unknown()).unwrap_or_default());
+    LazyLock::new(|| serde_json::to_string(&Observation::default()).unwrap_or_default());
 
 /// Registers a watch.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
                 no: JobNo(row.int(0)?),
                 generation: row.int(1)?,
                 // Most jobs are new: this saves the parsing.
-                seen: if row.is(2, &NEVER_POLLED)? { Observation::unknown() } else { row.json(2)? },
+                seen: if row.is(2, &NEVER_POLLED)? { Observation::default() } else { row.json(2)? },
                 registered_at: row.time(3)?,
             })
         },

@@ -1,4 +1,26 @@
-//! Enums whose variants are words of the public contract.
+//! Words of the public contract, as enums, and suggestions for misspelt words.
+
+/// Implements how a type is written in JSON, which is the string of its `Display`, and how the `OpenAPI` document
+/// describes that string. The fields are those of [`utoipa::openapi::Object`].
+macro_rules! json_string {
+    ($name:ident { $($field:ident: $value:expr),* }) => {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                let mut schema = utoipa::openapi::Object::with_type(utoipa::openapi::schema::Type::String);
+                $(schema.$field = Some($value);)*
+                schema.into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
+    };
+}
 
 /// Declares an enum whose variants each have one spelling, the same in the API, the database, the log and the
 /// metrics.
@@ -9,26 +31,12 @@ macro_rules! word_enum {
     ($(#[doc = $doc:literal])* open $name:ident { $($variants:tt)* }) => {
         word_enum! { @base $(#[doc = $doc])* $name { $($variants)* } }
 
-        impl utoipa::PartialSchema for $name {
-            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-                let string = utoipa::openapi::ObjectBuilder::new()
-                    .schema_type(utoipa::openapi::schema::Type::String)
-                    .description(Some(concat!($($doc),*).trim()));
-                string.into()
-            }
-        }
+        json_string! { $name { description: concat!($($doc),*).trim().to_owned() } }
     };
     ($(#[$doc:meta])* $name:ident { $($variants:tt)* }) => {
         word_enum! { @base $(#[$doc])* $name { $($variants)* } }
 
-        impl utoipa::PartialSchema for $name {
-            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-                let words = utoipa::openapi::ObjectBuilder::new()
-                    .schema_type(utoipa::openapi::schema::Type::String)
-                    .enum_values(Some(Self::WORDS.iter().copied()));
-                words.into()
-            }
-        }
+        json_string! { $name { enum_values: $name::WORDS.iter().map(|word| (*word).into()).collect() } }
     };
     (@base $(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$doc])*
@@ -59,14 +67,6 @@ macro_rules! word_enum {
             }
         }
 
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.as_str())
-            }
-        }
-
-        impl utoipa::ToSchema for $name {}
-
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let word = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(deserializer)?;
@@ -74,4 +74,22 @@ macro_rules! word_enum {
             }
         }
     };
+}
+
+/// Returns the known word with the smallest edit distance to `word`, and that distance.
+pub fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<(usize, &'w str)> {
+    known.map(|candidate| (strsim::levenshtein(word, candidate), candidate)).min_by_key(|(edits, _)| *edits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_known_word_with_the_fewest_edits_is_suggested() {
+        let known = ["listen", "log", "store"];
+        assert_eq!(nearest("listn", known.into_iter()), Some((1, "listen")));
+        assert_eq!(nearest("", known.into_iter()), Some((3, "log")));
+        assert_eq!(nearest("listn", [].into_iter()), None);
+    }
 }

@@ -1,4 +1,22 @@
-//! The syntax of host names, as DNS can carry them (RFC 1123).
+//! Addresses of destinations: why one is refused, and the syntax of host names, as DNS can carry them (RFC 1123).
+
+/// Reason why the address of a destination is refused. The text is a sentence without its subject, for the
+/// client that gave the address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// It cannot be an address of this channel.
+    #[error("{0}")]
+    Invalid(String),
+    /// Callbacks must not reach it.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The operator does not allow it as a recipient.
+    #[error("{0}")]
+    NotAllowed(String),
+    /// The operator has not configured the channel.
+    #[error("{0}")]
+    NotConfigured(String),
+}
 
 /// Maximum length of a host name, in bytes.
 const NAME_MAX: usize = 253;

@@ -8,10 +8,9 @@
 //! It waits for the work in progress, for at most `shutdown_grace`, and closes the database. Work that is interrupted
 //! then is in the same state as after a crash; the next start continues it.
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -26,7 +25,7 @@ use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
 use crate::channels::{Channels, Services, load_templates};
 use crate::clock::Clock;
-use crate::config::{Config, Database, EncryptionKey, ProviderConfig};
+use crate::config::{Config, Database, EncryptionKey, ProviderConfig, Retention};
 use crate::dispatcher::{DispatchPolicy, Dispatcher};
 use crate::domain::{Activity, AppNo, Masked, RetryPolicy, Timestamp};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
@@ -81,14 +80,11 @@ pub struct App {
     polls_ended: mpsc::Receiver<()>,
     dispatcher: Arc<Dispatcher>,
     attempts_ended: mpsc::Receiver<()>,
-    store: Store,
     writer: Writer,
-    clock: Clock,
     draining: watch::Sender<bool>,
-    loaded: Arc<AtomicBool>,
-    first_start: FirstStart,
-    retention: (Duration, Duration),
-    grace: Duration,
+    /// Secrets that this start made.
+    pub first_start: FirstStart,
+    config: Config,
 }
 
 impl App {
@@ -109,16 +105,12 @@ impl App {
         let exporter = exporter(&config, &store, &egress, &clock)?;
         let (operator, first_start) = bootstrap(&store, &config, clock.now()).await?;
 
-        let with_credential: HashSet<String> = providers
-            .iter()
-            .filter(|provider| provider.credential.is_some())
-            .map(|provider| provider.definition.id().to_owned())
-            .collect();
+        let with_credential = providers.iter().filter(|provider| provider.credential.is_some());
+        let with_credential = with_credential.map(|provider| provider.definition.id().to_owned()).collect();
         let (poller, polls_ended) = Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers);
         let (dispatcher, attempts_ended) =
             Dispatcher::new(store.clone(), Arc::clone(&channels), clock.clone(), dispatch_policy(&config));
         let (draining, is_draining) = watch::channel(false);
-        let loaded = Arc::new(AtomicBool::new(false));
         let (poll_stats, provider_states) = (Arc::clone(&poller), Arc::clone(&poller));
         let api = Arc::new(Api {
             store: store.clone(),
@@ -132,7 +124,7 @@ impl App {
             poll_stats: Box::new(move |job| poll_stats.stats(job)),
             provider_states: Box::new(move || provider_states.providers()),
             draining: is_draining,
-            loaded: Arc::clone(&loaded),
+            loaded: Arc::default(),
             in_progress: InProgressKeys::default(),
             waits: ConcurrencyLimiter::new(WAITS_MAX),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
@@ -150,14 +142,10 @@ impl App {
             polls_ended,
             dispatcher,
             attempts_ended,
-            store,
             writer,
-            clock,
             draining,
-            loaded,
             first_start,
-            retention: (config.retention.events, config.retention.watches),
-            grace: config.shutdown_grace,
+            config,
         })
     }
 
@@ -171,21 +159,15 @@ impl App {
         self.metrics.as_ref()?.local_addr().ok()
     }
 
-    /// Returns the secrets that this start made.
-    pub fn first_start(&self) -> &FirstStart {
-        &self.first_start
-    }
-
     /// Returns a function that reports the work in progress and the time of the next work. Callers that move a manual
     /// clock must not move it while work is in progress.
     pub fn activity(&self) -> impl Fn() -> Activity + Send + Sync + use<> {
         // Weak references: the shutdown waits until the components are dropped.
         let (poller, dispatcher) = (Arc::downgrade(&self.poller), Arc::downgrade(&self.dispatcher));
-        let loaded = Arc::clone(&self.loaded);
-        let now = self.clock.clone();
+        let (loaded, clock) = (Arc::clone(&self.api.loaded), self.api.clock.clone());
         move || {
             if !loaded.load(Ordering::Acquire) {
-                return Activity { in_progress: 1, next_at: Some(now.now()) };
+                return Activity { in_progress: 1, next_at: Some(clock.now()) };
             }
             // In this order: a poll can cause a delivery, a delivery never causes a poll.
             let polling = poller.upgrade().map(|poller| poller.activity()).unwrap_or_default();
@@ -196,33 +178,25 @@ impl App {
 
     /// Loads the schedules, and polls, delivers and serves until `stop` returns.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let Self {
-            listener,
-            metrics,
-            exporter,
-            api,
-            poller,
-            mut polls_ended,
-            dispatcher,
-            mut attempts_ended,
-            ..
-        } = self;
-        let Self { store, writer, clock, draining, loaded, retention, grace, .. } = self;
+        let Self { api, poller, dispatcher, writer, draining, config, .. } = self;
+        let (mut polls_ended, mut attempts_ended) = (self.polls_ended, self.attempts_ended);
+        let (store, clock, grace) = (api.store.clone(), api.clock.clone(), config.shutdown_grace);
         poller.load().await.context("the jobs cannot be loaded")?;
         dispatcher.load().await.context("the pending deliveries cannot be loaded")?;
-        loaded.store(true, Ordering::Release);
+        api.loaded.store(true, Ordering::Release);
         tracing::info!(jobs = poller.scheduled_jobs(), "ready");
 
         let (no_more_spans, closing) = watch::channel(false);
-        let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(closing)));
-        let scraped = metrics
+        let exporting = self.exporter.map(|exporter| tokio::spawn(exporter.run(closing)));
+        let scraped = self
+            .metrics
             .map(|metrics| tokio::spawn(api::serve_metrics(metrics, Arc::clone(&api), draining.subscribe())));
-        let server = tokio::spawn(api::serve(listener, api, draining.subscribe()));
+        let server = tokio::spawn(api::serve(self.listener, api, draining.subscribe()));
         tokio::select! {
             () = stop => {}
             never = run_poller(&poller, &clock) => match never {},
             never = run_dispatcher(&dispatcher, &clock) => match never {},
-            never = prune(&store, &clock, retention) => match never {},
+            never = prune(&store, &clock, &config.retention) => match never {},
             never = run_key_uses(&store, &clock) => match never {},
             never = watch_clock(&clock, &poller, &dispatcher) => match never {},
         }
@@ -292,10 +266,7 @@ enum Never {}
 async fn run_poller(poller: &Arc<Poller>, clock: &Clock) -> Never {
     loop {
         let next = poller.step();
-        tokio::select! {
-            () = poller.changed() => {}
-            () = sleep_until(clock, next) => {}
-        }
+        wait(clock, next, poller.changed()).await;
     }
 }
 
@@ -303,18 +274,15 @@ async fn run_dispatcher(dispatcher: &Arc<Dispatcher>, clock: &Clock) -> Never {
     loop {
         dispatcher.prepare().await;
         let next = dispatcher.step();
-        tokio::select! {
-            () = dispatcher.changed() => {}
-            () = sleep_until(clock, next) => {}
-        }
+        wait(clock, next, dispatcher.changed()).await;
     }
 }
 
-async fn prune(store: &Store, clock: &Clock, (events, watches): (Duration, Duration)) -> Never {
+async fn prune(store: &Store, clock: &Clock, retention: &Retention) -> Never {
     loop {
         let now = clock.now();
-        let prune = Prune { events_before: now.minus(events), watches_before: now.minus(watches), now };
-        match store.prune(prune).await {
+        let (events_before, watches_before) = (now.minus(retention.events), now.minus(retention.watches));
+        match store.prune(Prune { events_before, watches_before, now }).await {
             // From the start of the deletion, however long it took.
             Ok(0) => clock.sleep_until(now.plus(PRUNE_INTERVAL)).await,
             Ok(count) => tracing::debug!(count, "deleted data older than the retention"),
@@ -348,10 +316,11 @@ async fn write_key_uses(store: &Store) {
     }
 }
 
-async fn sleep_until(clock: &Clock, at: Option<Timestamp>) {
-    match at {
-        Some(at) => clock.sleep_until(at).await,
-        None => std::future::pending().await,
+/// Returns at the time of the next step, or when `changed` returns.
+async fn wait(clock: &Clock, next: Option<Timestamp>, changed: impl Future<Output = ()>) {
+    tokio::select! {
+        () = changed => {}
+        () = clock.sleep_until(next.unwrap_or_default()), if next.is_some() => {}
     }
 }
 

@@ -68,24 +68,19 @@ impl Clock {
 
     /// Returns when the clock was set back by more than [`SLICE`].
     pub async fn set_back(&self) {
-        match self {
-            Self::System => loop {
-                let before = self.now();
-                tokio::time::sleep(SLICE).await;
-                if self.now() < before {
-                    return;
-                }
-            },
-            Self::Manual(clock) => {
-                let mut time = clock.time.subscribe();
-                loop {
-                    let before = *time.borrow_and_update();
-                    // The sender lives in `clock`, so waiting cannot fail.
-                    let _ = time.changed().await;
-                    if *time.borrow() < before {
-                        return;
-                    }
-                }
+        let mut manual = match self {
+            Self::System => None,
+            Self::Manual(clock) => Some(clock.time.subscribe()),
+        };
+        loop {
+            let before = self.now();
+            match &mut manual {
+                None => tokio::time::sleep(SLICE).await,
+                // The sender lives in `self`, so waiting cannot fail.
+                Some(time) => _ = time.changed().await,
+            }
+            if self.now() < before {
+                return;
             }
         }
     }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use anyhow::Result;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, ring};
@@ -10,8 +11,11 @@ use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
 
+/// Certificate authorities that are trusted in addition to others.
+type Roots = Vec<CertificateDer<'static>>;
+
 /// Returns a TLS configuration that also trusts `extra`. Clones of it share their sessions.
-pub fn config(extra: Vec<CertificateDer<'static>>) -> anyhow::Result<ClientConfig> {
+pub fn config(extra: Roots) -> Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let verifier = verifier(extra, &provider)?;
     Ok(ClientConfig::builder_with_provider(provider)
@@ -21,10 +25,7 @@ pub fn config(extra: Vec<CertificateDer<'static>>) -> anyhow::Result<ClientConfi
         .with_no_client_auth())
 }
 
-fn verifier(
-    extra: Vec<CertificateDer<'static>>,
-    provider: &Arc<CryptoProvider>,
-) -> anyhow::Result<Arc<dyn ServerCertVerifier>> {
+fn verifier(extra: Roots, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>> {
     match Verifier::new(provider.clone()) {
         Ok(platform) if extra.is_empty() => Ok(Arc::new(platform)),
         Ok(_) => Ok(Arc::new(Verifier::new_with_extra_roots(extra, provider.clone())?)),
@@ -35,10 +36,7 @@ fn verifier(
     }
 }
 
-fn compiled_in(
-    extra: Vec<CertificateDer<'static>>,
-    provider: &Arc<CryptoProvider>,
-) -> anyhow::Result<Arc<dyn ServerCertVerifier>> {
+fn compiled_in(extra: Roots, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     for root in extra {
         roots.add(root)?;

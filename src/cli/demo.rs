@@ -134,7 +134,7 @@ impl Services {
 
         let app = App::build(configuration(folder, &muvi)?, HostEnvironment::system()?).await?;
         let server = format!("http://{}", app.address()?);
-        let made = app.first_start().clone();
+        let made = app.first_start.clone();
         let key = made.admin_key.context("the new database has no new key")?;
         let secret = made.signing_secret.context("the new database has no new signing secret")?;
         let secret = Secret::parse(&secret).map_err(anyhow::Error::msg)?;

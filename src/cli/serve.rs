@@ -36,7 +36,7 @@ impl Serve {
             tracing::warn!("{warning}");
         }
         let app = App::build(config, HostEnvironment::system()?).await?;
-        print_once(app.first_start()).context(
+        print_once(&app.first_start).context(
             "the new admin key could not be printed and will not be shown again: remove the database, or \
              set RINGBACK_API_KEY",
         )?;

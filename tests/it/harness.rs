@@ -286,7 +286,7 @@ impl Harness {
         let surroundings = HostEnvironment { clock, resolver, roots: self.roots.clone() };
         let app = runtime.spawn(App::build(config, surroundings)).await.unwrap().unwrap();
         let (address, activity) = (app.address().unwrap(), Box::new(app.activity()));
-        let (first_start, metrics) = (app.first_start().clone(), app.metrics_address());
+        let (first_start, metrics) = (app.first_start.clone(), app.metrics_address());
         let (stop, stopped) = oneshot::channel::<()>();
         let ended = runtime.spawn(app.run(async move {
             if stopped.await.is_err() {

@@ -10,12 +10,10 @@
 //! writes problems), the parts of a request, and the problems. The API knows nothing of the poller and of the
 //! dispatcher; its writes reach them through the store.
 
-mod amend;
 mod apps;
 mod batch;
 mod deliveries;
 mod destinations;
-mod event_stream;
 mod events;
 mod http;
 mod keys;
@@ -28,7 +26,7 @@ mod signing_secret;
 mod timeline;
 mod watches;
 
-pub use event_stream::STREAMS_MAX;
+pub use events::STREAMS_MAX;
 pub use http::{Api, BATCHES_MAX, CONNECTIONS_MAX, ConcurrencyLimiter, InProgressKeys, WAITS_MAX};
 pub use openapi::{ROUTES, Route, document};
 

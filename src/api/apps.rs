@@ -8,8 +8,8 @@ use axum::response::IntoResponse as _;
 use utoipa::ToSchema;
 
 use super::http::{
-    Answer, Api, Call, Content, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Page, PageParams,
-    Problem, ProblemCode, cursor, json, page,
+    Answer, Api, Call, Content, FieldErrorCode, Invalid, ObjectReader, Page, PageParams, Problem,
+    ProblemCode, cursor, json, page,
 };
 use crate::channels::webhook::Secret;
 use crate::domain::{App, AppId, AppNo, Masked};
@@ -90,9 +90,9 @@ pub async fn create(call: Call) -> Answer {
     Ok(created.await?.into_response())
 }
 
-fn read(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Option<NewApp> {
-    let name = fields.required_text("name", errors)?;
-    errors.keep("/name", valid_name(&name)).map(|name| NewApp { name })
+fn read(fields: &mut ObjectReader<'_, '_>) -> Option<NewApp> {
+    let name = fields.required_text("name")?;
+    fields.keep("name", valid_name(&name)).map(|name| NewApp { name })
 }
 
 /// Checks the name of an app or of a key.

@@ -151,18 +151,17 @@ fn items<'a>(text: &'a str, errors: &mut FieldErrors) -> Vec<&'a RawValue> {
     let Ok(raw) = serde_json::from_str::<&RawValue>(text) else { return Vec::new() };
     // Nesting is checked for each item: a deep item is an error of its own.
     let Some(mut fields) = ObjectReader::read_to(usize::MAX, raw, "", errors) else { return Vec::new() };
-    let at = fields.at("watches");
     let items = fields.take("watches").map(|raw| first(raw, WATCHES_MAX));
     match &items {
-        None => errors.add(at, FieldErrorCode::Required, "is required"),
-        Some(None) => errors.add(at, FieldErrorCode::InvalidType, "must be a list"),
+        None => fields.error("watches", FieldErrorCode::Required, "is required"),
+        Some(None) => fields.error("watches", FieldErrorCode::InvalidType, "must be a list"),
         Some(Some(items)) if (1..=WATCHES_MAX).contains(&items.len()) => {}
         Some(Some(items)) => {
             let code = if items.is_empty() { FieldErrorCode::Empty } else { FieldErrorCode::TooMany };
-            errors.add(at, code, format!("must have 1 to {WATCHES_MAX} watches"));
+            fields.error("watches", code, format!("must have 1 to {WATCHES_MAX} watches"));
         }
     }
-    fields.done(errors);
+    fields.done();
     items.flatten().unwrap_or_default()
 }
 

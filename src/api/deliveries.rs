@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 
 use super::destinations::Address;
 use super::http::{
-    Answer, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Page, PageParams, Problem, ProblemCode,
-    cursor, first_answer, json, page,
+    Answer, Call, Content, FieldErrorCode, ObjectReader, Page, PageParams, Problem, ProblemCode, cursor,
+    first_answer, json, page,
 };
 use crate::domain::{
     Attempt, Delivery, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, Reason, Timestamp,
@@ -230,7 +230,7 @@ fn retry_count(count: u64) -> StoredResponse {
 pub async fn retry_many(call: Call) -> Answer {
     let write = call.write(Content::OBJECT).await?;
     let (api, app) = (&write.api, write.app());
-    let filter = write.object(|fields, errors| Some(read_filter(fields, errors)))?;
+    let filter = write.object(|fields| Some(read_filter(fields)))?;
     let busy = || Problem::busy("too many batches are in progress; send the request again later");
     let _permit = api.batches.try_acquire(app).ok_or_else(busy)?;
     if api.store.count_failed(app, filter, RETRY_MAX + 1).await? > RETRY_MAX {
@@ -252,15 +252,15 @@ pub async fn retry_many(call: Call) -> Answer {
     }
 }
 
-fn read_filter(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> DeliveryFilter {
-    if fields.required_text("status", errors).is_some_and(|status| status != "failed") {
+fn read_filter(fields: &mut ObjectReader<'_, '_>) -> DeliveryFilter {
+    if fields.required_text("status").is_some_and(|status| status != "failed") {
         let detail = "must be `failed`; pending deliveries are retried anyway";
-        errors.add("/status", FieldErrorCode::InvalidValue, detail);
+        fields.error("status", FieldErrorCode::InvalidValue, detail);
     }
-    let destination = fields.parsed("destinationId", errors, |text| {
+    let destination = fields.parsed("destinationId", |text| {
         DestinationId::parse(text)
             .ok_or((FieldErrorCode::InvalidFormat, "is not a destination's id".to_owned()))
     });
-    let (since, until) = (fields.time("since", errors), fields.time("until", errors));
+    let (since, until) = (fields.time("since"), fields.time("until"));
     DeliveryFilter { destination, since, until, ..DeliveryFilter::default() }
 }

@@ -92,29 +92,25 @@ impl DestinationRequest {
 }
 
 /// Parses every destination of a registration.
-pub(super) fn destination_requests(
-    api: &Api,
-    fields: &mut ObjectReader<'_>,
-    errors: &mut FieldErrors,
-) -> Vec<DestinationRequest> {
+pub(super) fn destination_requests(api: &Api, fields: &mut ObjectReader<'_, '_>) -> Vec<DestinationRequest> {
     let shorthands = channels::TABLE.iter().filter_map(|spec| Some((spec.kind, spec.shorthand?)));
     if !fields.has("notify") && !shorthands.clone().any(|(_, shorthand)| fields.has(shorthand.field)) {
         let detail =
             "is required to say where to send events; or use email, slack or notify (`[]` for nowhere)";
-        errors.add(fields.at("callbackUrl"), FieldErrorCode::Required, detail);
+        fields.error("callbackUrl", FieldErrorCode::Required, detail);
     }
-    let mut reader = DestinationReader::new(api, errors);
+    let mut reader = DestinationReader::new(api);
     for (channel, Shorthand { field, is_list }) in shorthands {
         let at = fields.at(field);
         let Some(raw) = fields.take(field) else { continue };
         match object_reader::text(raw) {
-            Some(text) => _ = reader.address(channel, &text, at),
-            None if is_list => reader.addresses(channel, raw, &at),
-            None => reader.errors.add(at, FieldErrorCode::InvalidType, "must be a string"),
+            Some(text) => _ = reader.address(channel, &text, at, fields.errors),
+            None if is_list => reader.addresses(channel, raw, &at, fields.errors),
+            None => fields.error(field, FieldErrorCode::InvalidType, "must be a string"),
         }
     }
     if let Some(raw) = fields.take("notify") {
-        reader.list(raw, &fields.at("notify"));
+        reader.list(raw, &fields.at("notify"), fields.errors);
     }
     reader.requests
 }
@@ -122,134 +118,132 @@ pub(super) fn destination_requests(
 /// Parser of destinations.
 pub(super) struct DestinationReader<'a> {
     api: &'a Api,
-    errors: &'a mut FieldErrors,
     /// The destinations so far.
     pub(super) requests: Vec<DestinationRequest>,
 }
 
 impl<'a> DestinationReader<'a> {
-    pub(super) fn new(api: &'a Api, errors: &'a mut FieldErrors) -> Self {
-        Self { api, errors, requests: Vec::new() }
+    pub(super) fn new(api: &'a Api) -> Self {
+        Self { api, requests: Vec::new() }
     }
 
     /// Parses a list of destinations.
-    pub(super) fn list(&mut self, raw: &RawValue, at: &str) {
+    pub(super) fn list(&mut self, raw: &RawValue, at: &str, errors: &mut FieldErrors) {
         let Some(list) = object_reader::first(raw, ENTRIES_MAX) else {
-            return self.errors.add(at, FieldErrorCode::InvalidType, "must be a list");
+            return errors.add(at, FieldErrorCode::InvalidType, "must be a list");
         };
         for (n, raw) in list.into_iter().enumerate() {
             let at = format!("{at}/{n}");
-            match object_reader::text(raw) {
-                Some(text) => {
-                    let (channel, address) = channels::recognize(&text);
-                    self.address(channel, &address, at);
-                }
-                None => _ = self.object(raw, &at),
+            if let Some(text) = object_reader::text(raw) {
+                let (channel, address) = channels::recognize(&text);
+                self.address(channel, &address, at, errors);
+            } else if raw.get().starts_with('{') {
+                self.object(raw, &at, errors);
+            } else {
+                errors.add(at, FieldErrorCode::InvalidType, "must be a string or an object");
             }
         }
     }
 
     /// Parses a list of addresses of a channel.
-    fn addresses(&mut self, channel: ChannelKind, raw: &RawValue, at: &str) {
+    fn addresses(&mut self, channel: ChannelKind, raw: &RawValue, at: &str, errors: &mut FieldErrors) {
         let Some(list) = object_reader::first(raw, ENTRIES_MAX) else {
-            return self.errors.add(at, FieldErrorCode::InvalidType, "must be a string or a list of strings");
+            return errors.add(at, FieldErrorCode::InvalidType, "must be a string or a list of strings");
         };
         if list.is_empty() {
-            self.errors.add(at, FieldErrorCode::Empty, "must not be empty");
+            errors.add(at, FieldErrorCode::Empty, "must not be empty");
         }
         for (n, raw) in list.into_iter().enumerate() {
             let at = format!("{at}/{n}");
-            if let Some(address) = object_reader::string(raw, &at, self.errors) {
-                self.address(channel, &address, at);
+            if let Some(address) = object_reader::string(raw, &at, errors) {
+                self.address(channel, &address, at, errors);
             }
         }
     }
 
     /// Parses an address of a channel.
-    fn address(&mut self, channel: ChannelKind, text: &str, at: String) -> Option<&mut DestinationRequest> {
-        let address = self.errors.keep(&at, self.api.channels.parse_address(channel, text))?;
+    fn address(
+        &mut self,
+        channel: ChannelKind,
+        text: &str,
+        at: String,
+        errors: &mut FieldErrors,
+    ) -> Option<&mut DestinationRequest> {
+        let address = errors.keep(&at, self.api.channels.parse_address(channel, text))?;
         self.requests.push(DestinationRequest { at, channel, address, headers: Vec::new(), secret: None });
         self.requests.last_mut()
     }
 
     /// Parses a destination that is an object.
-    fn object(&mut self, raw: &RawValue, at: &str) -> Option<()> {
-        let errors = &mut *self.errors;
-        if !raw.get().starts_with('{') {
-            errors.add(at, FieldErrorCode::InvalidType, "must be a string or an object");
-            return None;
-        }
+    fn object(&mut self, raw: &RawValue, at: &str, errors: &mut FieldErrors) -> Option<()> {
         let mut fields = ObjectReader::read(raw, at, errors)?;
         if fields.take("destinationId").is_some() {
             let detail = "this version has no saved destinations; give the address itself";
-            errors.add(fields.at("destinationId"), FieldErrorCode::Unsupported, detail);
+            fields.error("destinationId", FieldErrorCode::Unsupported, detail);
             return None;
         }
-        let channel = match fields.text("type", errors) {
+        let channel = match fields.text("type") {
             None => channels::DEFAULT,
             Some(word) => {
                 let allowed = ChannelKind::WORDS.iter().copied();
                 let parsed = ChannelKind::parse(&word).ok_or_else(|| not_one_of(&word, allowed));
-                errors.keep(fields.at("type"), parsed)?
+                fields.keep("type", parsed)?
             }
         };
         let spec = channels::spec(channel);
-        let found = one_of(&mut fields, spec.address_fields, errors);
+        let found = one_of(&mut fields, spec.address_fields);
         let (mut own_headers, mut secret) = (Vec::new(), None);
         if spec.is_signed {
-            secret = fields.parsed("secret", errors, |text| match Secret::parse(text) {
+            secret = fields.parsed("secret", |text| match Secret::parse(text) {
                 Ok(_) => Ok(text.to_owned()),
                 Err(detail) => Err((FieldErrorCode::InvalidSecret, detail)),
             });
-            own_headers = headers(&mut fields, errors);
+            own_headers = headers(&mut fields);
         }
-        fields.done(errors);
+        fields.done();
         let (at, text) = found?;
-        let request = self.address(channel, &text, at)?;
+        let request = self.address(channel, &text, at, errors)?;
         (request.headers, request.secret) = (own_headers, secret);
         Some(())
     }
 }
 
 /// Takes the string that stands under exactly one of these names.
-fn one_of(
-    fields: &mut ObjectReader<'_>,
-    names: &[&'static str],
-    errors: &mut FieldErrors,
-) -> Option<(String, String)> {
+fn one_of(fields: &mut ObjectReader<'_, '_>, names: &[&'static str]) -> Option<(String, String)> {
     let mut present = names.iter().copied().filter(|name| fields.has(name)).collect::<Vec<_>>().into_iter();
     let Some(name) = present.next() else {
-        fields.required_text(names[0], errors);
+        fields.required_text(names[0]);
         return None;
     };
-    let text = fields.text(name, errors);
+    let text = fields.text(name);
     for extra in present {
         fields.take(extra);
         let detail = format!("cannot be used with {name}; give one of {}", names.join(", "));
-        errors.add(fields.at(extra), FieldErrorCode::Conflict, detail);
+        fields.error(extra, FieldErrorCode::Conflict, detail);
     }
     Some((fields.at(name), text?))
 }
 
-fn headers(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Vec<(String, String)> {
+fn headers(fields: &mut ObjectReader<'_, '_>) -> Vec<(String, String)> {
     let at = fields.at("headers");
-    let object = fields.take("headers").and_then(|raw| ObjectReader::read(raw, &at, errors));
+    let object = fields.take("headers").and_then(|raw| ObjectReader::read(raw, &at, fields.errors));
     let pairs = object.map(ObjectReader::rest).unwrap_or_default();
     if pairs.len() > HEADERS_MAX {
-        errors.add(&at, FieldErrorCode::TooMany, format!("must not have more than {HEADERS_MAX} headers"));
+        let detail = format!("must not have more than {HEADERS_MAX} headers");
+        fields.error("headers", FieldErrorCode::TooMany, detail);
         return Vec::new();
     }
     let mut headers: Vec<(String, String)> = Vec::new();
     for (name, raw) in pairs {
         let at = pointer(&at, &name);
         let lower = name.to_ascii_lowercase();
-        let Some(value) = object_reader::string(raw, &at, errors) else { continue };
+        let Some(value) = object_reader::string(raw, &at, fields.errors) else { continue };
         if value.len() > HEADER_MAX {
-            errors.add(at, FieldErrorCode::TooLong, "must not be longer than 4 KiB");
+            fields.errors.add(at, FieldErrorCode::TooLong, "must not be longer than 4 KiB");
         } else if headers.iter().any(|(known, _)| *known == lower) {
-            errors.add(at, FieldErrorCode::Duplicate, "is given twice");
+            fields.errors.add(at, FieldErrorCode::Duplicate, "is given twice");
         } else if let Err(detail) = check_header(&name, &value) {
-            errors.add(at, FieldErrorCode::InvalidHeader, detail);
+            fields.errors.add(at, FieldErrorCode::InvalidHeader, detail);
         } else {
             headers.push((lower, value));
         }

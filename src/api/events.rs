@@ -1,15 +1,50 @@
-//! The feed of events.
+//! The feed of events: as pages, and as a stream of server-sent events.
+//!
+//! **No event is skipped.** A stream is a position in the app's feed, and positions become visible in their
+//! order (`store/feed`). The stream subscribes to changes before it reads the feed, so a commit between the
+//! two wakes it. Every event that it sends is read from the feed, after its position.
+//!
+//! **A slow client delays only itself.** The next page is read when the client has taken the previous one.
+//! A client that takes nothing for half a minute loses the connection (`http/stream`) and can resume with
+//! `Last-Event-ID`. An idle stream is not closed: a comment every 15 s shows the client, the server and
+//! every proxy between them that the connection works.
+//!
+//! **Every stream ends.** It ends with the server, when its key expires or is revoked (before anything more
+//! is sent), and after an hour. The client then reconnects by itself, and its key is checked again.
 
-use axum::http::StatusCode;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::IntoResponse as _;
+use futures_util::stream;
+use hyper::body::Bytes;
 use serde_json::value::RawValue;
+use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
 use super::http::{
-    Answer, Call, FieldErrorCode, Page, PageParams, Problem, ProblemCode, cursor, page, reply,
+    Answer, Call, FieldErrorCode, Page, PageParams, Problem, ProblemCode, cursor, is_set, page, reply,
 };
 use crate::domain::{Event, EventId, EventType};
 use crate::events::EventBody;
 use crate::store::{After, EventFilter};
+
+/// Largest number of streams. Each holds a connection and up to three pages of events.
+pub const STREAMS_MAX: usize = 512;
+
+/// Number of events that are read at a time.
+const PAGE: u32 = 16;
+
+/// Interval of the comments on an idle stream.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Longest duration of a stream.
+const STREAM_FOR: Duration = Duration::from_secs(3600);
+
+/// Tells the client to wait a second before it reconnects.
+const RETRY: &[u8] = b"retry: 1000\n\n";
 
 /// An event as it was delivered, with its id.
 #[derive(ToSchema)]
@@ -22,14 +57,14 @@ pub struct EventView<'a> {
 }
 
 /// Writes an event as it is listed: its stored body with its id in front.
-pub fn listed(event: &Event) -> Box<RawValue> {
+fn listed(event: &Event) -> Box<RawValue> {
     let body = String::from_utf8_lossy(&event.body);
     let listed = format!("{{\"id\":\"{}\",{}", event.id, body.strip_prefix('{').unwrap_or("}"));
     RawValue::from_string(listed).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 /// 410: what came after an event that is not stored cannot be known.
-pub fn gone() -> Problem {
+fn gone() -> Problem {
     Problem::new(
         ProblemCode::EventGone,
         "the event to continue after does not exist or was deleted; start again without `after`",
@@ -84,4 +119,134 @@ pub async fn show(call: Call) -> Answer {
     let id = call.only_id(EventId::parse)?;
     let event = call.api.store.event(call.app(), id).await?.ok_or_else(Problem::not_found)?;
     Ok(reply(StatusCode::OK, listed(&event).get().as_bytes().to_vec()))
+}
+
+/// Follow events
+///
+/// Server-sent events: `id`, `event` (the type) and `data` (the event as it is listed). Without
+/// `Last-Event-ID` and `after` the stream begins with the next event. A comment every 15 s shows that the
+/// connection works. The stream ends after an hour, or with the server; clients reconnect by themselves.
+#[utoipa::path(
+    get, path = "/v1/events/stream", operation_id = "streamEvents", tag = "Events",
+    security(("key" = ["read"])),
+    params(
+        ("after" = Option<EventId>, Query, description = "Only events after this one."),
+        ("type" = Option<EventType>, Query, description = "Only events of this type."),
+        ("Last-Event-ID" = Option<String>, Header,
+            description = "Id of the last event that the client received. It has precedence over `after`."),
+    ),
+    responses(
+        (status = 200, description = "The stream.", body = String, content_type = "text/event-stream"),
+        (status = 410, description = "The event to continue after does not exist, or does not exist any more."),
+    )
+)]
+pub async fn follow(call: Call) -> Answer {
+    let (api, app) = (&call.api, call.app());
+    let mut query = call.query();
+    let filter = EventFilter { event_type: query.word("type", EventType::WORDS, EventType::parse) };
+    let after = query.text("after");
+    query.done()?;
+    // A client that reconnects repeats its URL and names the last event in the header.
+    let last = call.parts.headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes()));
+    let after = last.filter(|id| !id.is_empty()).map(std::borrow::Cow::into_owned).or(after);
+    let after = after.map(|id| EventId::parse(&id).ok_or_else(gone)).transpose()?;
+    let busy = || Problem::busy("too many streams are open; connect again later, or page through /v1/events");
+    let permit = api.streams.try_acquire(app).ok_or_else(busy)?;
+    let position = api.store.follow_from(app, after).await?.ok_or_else(gone)?;
+    let (sender, mut frames) = mpsc::channel(1);
+    tokio::spawn(async move {
+        send_events(&call, position, filter, &sender).await;
+        drop(permit);
+    });
+    let frames = stream::poll_fn(move |cx| frames.poll_recv(cx).map(|frame| frame.map(Ok::<_, Infallible>)));
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((headers, Body::from_stream(frames)).into_response())
+}
+
+/// Sends the events after `position` until the client leaves or the stream ends.
+async fn send_events(call: &Call, position: i64, filter: EventFilter, frames: &mpsc::Sender<Bytes>) {
+    let (api, app) = (&call.api, call.app());
+    let feed = api.store.feed_changes(app);
+    let mut draining = api.draining.clone();
+    let mut position = position;
+    let end = api.clock.now().plus(STREAM_FOR);
+    // The first bytes show the client that the stream is open.
+    let mut text = Bytes::from_static(RETRY);
+    while call.caller.is_still_valid(api) {
+        tokio::select! {
+            sent = frames.send(text) => if sent.is_err() { return },
+            () = is_set(&mut draining) => return,
+        }
+        let next_comment = api.clock.now().plus(KEEP_ALIVE).min(end);
+        let events = loop {
+            let changed = feed.armed();
+            // On an error the stream ends; the client reconnects and is told the reason.
+            let Ok((events, next)) = api.store.follow(app, position, filter, PAGE).await else { return };
+            position = next;
+            if !events.is_empty() {
+                break events;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = api.clock.sleep_until(next_comment) => break events,
+                () = frames.closed() => return,
+                () = is_set(&mut draining) => {
+                    let _ = frames.try_send(Bytes::from_static(RETRY));
+                    return;
+                }
+            }
+        };
+        if api.clock.now() >= end {
+            let _ = frames.try_send(Bytes::from_static(RETRY));
+            return;
+        }
+        text = if events.is_empty() { Bytes::from_static(b": keep-alive\n\n") } else { written(&events) };
+    }
+}
+
+/// Writes events, each as it is listed, as lines of the stream.
+fn written(events: &[Event]) -> Bytes {
+    let mut text = String::new();
+    for event in events {
+        let listed = listed(event);
+        text.extend(["id: ", &event.id.to_string(), "\nevent: ", event.event_type.as_str(), "\n"]);
+        // Metadata is kept as it was written and may hold line breaks. Between two tokens of JSON any
+        // white space is the same.
+        for line in listed.get().split(['\r', '\n']) {
+            text.extend(["data: ", line, "\n"]);
+        }
+        text.push('\n');
+    }
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Id, Timestamp, WatchId};
+
+    #[test]
+    fn line_breaks_in_metadata_do_not_split_an_event() {
+        let id = EventId(Id::from_bytes([0; 16]));
+        let event = Event {
+            id,
+            position: 1,
+            event_type: EventType::JobCompleted,
+            watch: WatchId(Id::from_bytes([0; 16])),
+            at: Timestamp::default(),
+            body: b"{\"data\":{\"metadata\":{\r\n \"a\": 1\n}}}".to_vec(),
+        };
+        let written = written(&[event]);
+        assert_eq!(
+            std::str::from_utf8(&written).expect("text"),
+            format!(
+                "id: {id}\nevent: job.completed\ndata: {{\"id\":\"{id}\",\"data\":{{\"metadata\":{{\n\
+                 data: \ndata:  \"a\": 1\ndata: }}}}}}\n\n"
+            )
+        );
+    }
 }

@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 
 use super::apps::{managed_app, valid_name};
 use super::http::{
-    Answer, Api, Call, Content, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Page, PageParams,
-    Problem, cursor, json, page,
+    Answer, Api, Call, Content, FieldErrorCode, Invalid, ObjectReader, Page, PageParams, Problem, cursor,
+    json, page,
 };
 use crate::domain::{App, AppId, AppNo, KeyId, Scope, Timestamp};
 use crate::store::RevokeKey;
@@ -109,7 +109,7 @@ pub async fn create(call: Call) -> Answer {
     let write = call.write_secret(Content::OBJECT).await?;
     let (api, now, only) = (&write.api, write.api.clock.now(), write.caller.managed_app());
     let find = |id: &str| find_app(api, only, id);
-    let request = write.object(|fields, errors| read(fields, errors, now, find))?;
+    let request = write.object(|fields| read(fields, now, find))?;
     let NewKey { name, scope, expires_in, expires_at, app_id } = request;
     let expires_at = expires_in.map(|span| now.plus(span)).or(expires_at);
     let app = app_id.or_else(|| api.store.app(write.app())).ok_or_else(Problem::not_found)?;
@@ -119,24 +119,24 @@ pub async fn create(call: Call) -> Answer {
 }
 
 fn read(
-    fields: &mut ObjectReader<'_>,
-    errors: &mut FieldErrors,
+    fields: &mut ObjectReader<'_, '_>,
     now: Timestamp,
     find_app: impl FnOnce(&str) -> Result<Arc<App>, Invalid>,
 ) -> Option<NewKey> {
-    let name = fields.parsed("name", errors, valid_name);
+    let name = fields.parsed("name", valid_name);
     if !fields.has("scope") {
-        errors.add("/scope", FieldErrorCode::Required, "is required; use one of: read, write, admin");
+        fields.error("scope", FieldErrorCode::Required, "is required; use one of: read, write, admin");
     }
-    let scope = fields.word("scope", Scope::WORDS, errors, Scope::parse);
+    let scope = fields.word("scope", Scope::WORDS, Scope::parse);
     if fields.has("expiresIn") && fields.has("expiresAt") {
-        errors.add("/expiresAt", FieldErrorCode::Conflict, "cannot be used with expiresIn; give one of both");
+        let detail = "cannot be used with expiresIn; give one of both";
+        fields.error("expiresAt", FieldErrorCode::Conflict, detail);
     }
-    let expires_in = fields.duration("expiresIn", EXPIRES_IN, errors);
-    let expires_at = fields.time("expiresAt", errors);
+    let expires_in = fields.duration("expiresIn", EXPIRES_IN);
+    let expires_at = fields.time("expiresAt");
     if let Some(Err(wrong)) = expires_at.map(|at| check_expiry(at, now)) {
-        errors.add("/expiresAt", FieldErrorCode::OutOfRange, wrong);
+        fields.error("expiresAt", FieldErrorCode::OutOfRange, wrong);
     }
-    let app_id = fields.parsed("appId", errors, find_app);
+    let app_id = fields.parsed("appId", find_app);
     Some(NewKey { name, scope: scope?, expires_in, expires_at, app_id })
 }

@@ -63,20 +63,20 @@ fn parse(
 ) -> (Option<NewWatch>, Vec<DestinationRequest>) {
     let raw: &RawValue = serde_json::from_str(text).unwrap_or(RawValue::NULL);
     let Some(mut fields) = ObjectReader::read(raw, "", errors) else { return (None, Vec::new()) };
-    let definition = provider(api, &mut fields, errors);
-    let job = job(definition.as_ref(), &mut fields, errors);
-    let requests = destination_requests(api, &mut fields, errors);
-    let payload = fields.word("payload", Payload::WORDS, errors, Payload::parse);
-    let events = events(&mut fields, errors);
-    let metadata = fields.take("metadata").and_then(|raw| metadata(raw, "/metadata", errors));
+    let definition = provider(api, &mut fields);
+    let job = job(definition.as_deref(), &mut fields);
+    let requests = destination_requests(api, &mut fields);
+    let payload = fields.word("payload", Payload::WORDS, Payload::parse);
+    let events = events(&mut fields);
+    let metadata = fields.take("metadata").and_then(|raw| fields.keep("metadata", check_metadata(raw)));
     let deadline = definition.map_or(DEADLINE, |definition| definition.poll().deadline);
     let terms = Terms {
-        expires_at: now.plus(fields.duration("expiresIn", EXPIRES_IN, errors).unwrap_or(deadline)),
-        expected_at: fields.time("expectedAt", errors).filter(|at| *at > now),
-        poll_interval: fields.duration("pollInterval", POLL_INTERVAL, errors),
+        expires_at: now.plus(fields.duration("expiresIn", EXPIRES_IN).unwrap_or(deadline)),
+        expected_at: fields.time("expectedAt").filter(|at| *at > now),
+        poll_interval: fields.duration("pollInterval", POLL_INTERVAL),
         wants_progress: events.has(EventType::JobProcessing) || events.has(EventType::JobProgress),
     };
-    fields.done(errors);
+    fields.done();
     let watch = job.map(|job| NewWatch {
         app,
         id: WatchId(api.store.ids().draw(now)),
@@ -92,19 +92,15 @@ fn parse(
     (watch, requests)
 }
 
-fn provider(api: &Api, fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> Option<Arc<Definition>> {
-    let at = fields.at("provider");
-    let name = if fields.has("provider") {
-        fields.text("provider", errors)?
-    } else {
-        api.default_provider().to_owned()
-    };
+fn provider(api: &Api, fields: &mut ObjectReader<'_, '_>) -> Option<Arc<Definition>> {
+    let name =
+        if fields.has("provider") { fields.text("provider")? } else { api.default_provider().to_owned() };
     let Some(definition) = api.providers.get(&name) else {
-        return errors.keep(at, Err(unknown_provider(api, &name)));
+        return fields.keep("provider", Err(unknown_provider(api, &name)));
     };
     if definition.needs_credential() && !api.with_credential.contains(&name) {
         let detail = format!("no api_key is configured for `{name}`; the operator can add one");
-        errors.add(at, FieldErrorCode::NoCredential, detail);
+        fields.error("provider", FieldErrorCode::NoCredential, detail);
     }
     Some(Arc::clone(definition))
 }
@@ -115,30 +111,19 @@ pub(super) fn unknown_provider(api: &Api, name: &str) -> Invalid {
     (FieldErrorCode::UnknownProvider, detail)
 }
 
-fn job(
-    definition: Option<&Arc<Definition>>,
-    fields: &mut ObjectReader<'_>,
-    errors: &mut FieldErrors,
-) -> Option<JobName> {
-    let at = fields.at("jobId");
-    let params_at = fields.at("params");
-    let job_id = fields.required_text("jobId", errors);
-    let params = match fields.take("params").map(|raw| serde_json::from_str(raw.get())) {
-        None => Some(serde_json::Map::new()),
-        Some(Ok(params)) => Some(params),
-        Some(Err(_)) => {
-            errors.add(&params_at, FieldErrorCode::InvalidType, "must be an object");
-            None
-        }
-    };
+fn job(definition: Option<&Definition>, fields: &mut ObjectReader<'_, '_>) -> Option<JobName> {
+    let job_id = fields.required_text("jobId");
+    let params = serde_json::from_str(fields.take("params").map_or("{}", RawValue::get));
+    let not_an_object = |_| (FieldErrorCode::InvalidType, "must be an object".to_owned());
+    let params = fields.keep("params", params.map_err(not_an_object));
     let job_id = job_id?;
     if job_id.is_empty() {
-        errors.add(at, FieldErrorCode::Empty, "must not be empty");
+        fields.error("jobId", FieldErrorCode::Empty, "must not be empty");
         return None;
     }
     let definition = definition?;
     if let Err(detail) = definition.check_job_id(&job_id) {
-        errors.add(at, FieldErrorCode::InvalidFormat, detail);
+        fields.error("jobId", FieldErrorCode::InvalidFormat, detail);
     }
     match definition.params(&params?) {
         Ok(params) => {
@@ -146,6 +131,7 @@ fn job(
             Some(JobName { provider, account, job_id, params })
         }
         Err(invalid) => {
+            let at = fields.at("params");
             for (name, error) in invalid {
                 let code = match error {
                     ParamError::Unknown(_) => FieldErrorCode::UnknownField,
@@ -153,46 +139,43 @@ fn job(
                     ParamError::NotAString => FieldErrorCode::InvalidType,
                     ParamError::Invalid(_) => FieldErrorCode::InvalidFormat,
                 };
-                errors.add(pointer(&params_at, &name), code, error.to_string());
+                fields.errors.add(pointer(&at, &name), code, error.to_string());
             }
             None
         }
     }
 }
 
-fn events(fields: &mut ObjectReader<'_>, errors: &mut FieldErrors) -> EventSet {
-    let at = fields.at("events");
-    let Some(list) = fields.list("events", errors) else { return EventSet::endings() };
+fn events(fields: &mut ObjectReader<'_, '_>) -> EventSet {
+    let Some(list) = fields.list("events") else { return EventSet::endings() };
     let mut events = EventSet::NONE;
     if list.is_empty() {
         let detail = "must have at least one event; leave it out to get every ending";
-        errors.add(&at, FieldErrorCode::Empty, detail);
+        fields.error("events", FieldErrorCode::Empty, detail);
     }
     for (n, raw) in list.into_iter().enumerate() {
-        let at = format!("{at}/{n}");
-        let Some(pattern) = object_reader::string(raw, &at, errors) else { continue };
+        let at = format!("{}/{n}", fields.at("events"));
+        let Some(pattern) = object_reader::string(raw, &at, fields.errors) else { continue };
         if !events.add(&pattern) {
             let allowed = EventType::WORDS.iter().copied().chain(EventSet::FAMILIES);
-            errors.keep::<()>(at, Err(not_one_of(&pattern, allowed)));
+            fields.errors.keep::<()>(at, Err(not_one_of(&pattern, allowed)));
         }
     }
     events
 }
 
 /// Checks the client's metadata, which is stored byte for byte.
-pub(super) fn metadata(raw: &RawValue, at: &str, errors: &mut FieldErrors) -> Option<String> {
+pub(super) fn check_metadata(raw: &RawValue) -> Result<String, Invalid> {
     let raw = raw.get();
     if raw.len() > METADATA_MAX {
-        errors.add(at, FieldErrorCode::TooLarge, "must not be larger than 4 KiB");
-        return None;
+        return Err((FieldErrorCode::TooLarge, "must not be larger than 4 KiB".to_owned()));
     }
     // Parsed here, so that every receiver can parse it.
     match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(raw) {
-        Ok(_) => return Some(raw.to_owned()),
-        Err(error) if error.is_data() => errors.add(at, FieldErrorCode::InvalidType, "must be an object"),
-        Err(error) => errors.add(at, FieldErrorCode::InvalidFormat, format!("cannot be parsed: {error}")),
+        Ok(_) => Ok(raw.to_owned()),
+        Err(error) if error.is_data() => Err((FieldErrorCode::InvalidType, "must be an object".to_owned())),
+        Err(error) => Err((FieldErrorCode::InvalidFormat, format!("cannot be parsed: {error}"))),
     }
-    None
 }
 
 /// Whether this is a trace context of W3C's version 00; others are ignored.

@@ -4,22 +4,19 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::http::Resource;
-use super::{
-    amend, apps, batch, deliveries, event_stream, events, keys, providers, service, signing_secret, timeline,
-    watches,
-};
+use super::{apps, batch, deliveries, events, keys, providers, service, signing_secret, timeline, watches};
 
 /// Returns every resource, except the metrics.
 pub fn resources() -> Resource {
     OpenApiRouter::default()
         .routes(routes!(watches::create, watches::list))
-        .routes(routes!(watches::show, watches::stop, amend::amend))
+        .routes(routes!(watches::show, watches::stop, watches::amend))
         .routes(routes!(watches::poll))
         .routes(routes!(batch::create))
         .routes(routes!(timeline::show))
         .routes(routes!(events::list))
         .routes(routes!(events::show))
-        .routes(routes!(event_stream::stream))
+        .routes(routes!(events::follow))
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::retry_many))
         .routes(routes!(deliveries::show))

@@ -80,8 +80,8 @@ struct Rotation {
 )]
 pub async fn rotate(call: Call) -> Answer {
     let write = call.write_secret(Content::Optional).await?;
-    let Rotation { grace } = write.object(|fields, errors| {
-        let grace = fields.duration("grace", GRACE, errors).unwrap_or(GRACE_DEFAULT);
+    let Rotation { grace } = write.object(|fields| {
+        let grace = fields.duration("grace", GRACE).unwrap_or(GRACE_DEFAULT);
         Some(Rotation { grace })
     })?;
     let (api, app) = (&write.api, write.app());

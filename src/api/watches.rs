@@ -1,4 +1,4 @@
-//! Watches: create, list, show, stop, and poll now.
+//! Watches: create, list, show, change, stop, and poll now.
 
 use std::time::Duration;
 
@@ -8,17 +8,21 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::destinations::{DestinationView, OneOrMany, Target};
+use super::destinations::{
+    DESTINATIONS_MAX, DestinationReader, DestinationRequest, DestinationView, OneOrMany, Target, destinations,
+};
 use super::http::{
-    Answer, Api, Call, Content, Page, PageParams, Problem, created, cursor, first_answer, is_set, json, page,
-    traceparent,
+    Answer, Api, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Page, PageParams,
+    Problem, ProblemCode, created, cursor, first_answer, is_set, json, object_reader, page, traceparent,
 };
 use super::register;
 use crate::domain::{
     EventSet, EventType, JobError, JobStatus, Output, Payload, PollStats, Timestamp, Watch, WatchId,
     WatchStatus, parse_duration,
 };
-use crate::store::{Idempotent, NotFound, PollNow, Register, StopWatch, StoredResponse, WatchFilter};
+use crate::store::{
+    AmendRefusal, AmendWatch, Idempotent, NotFound, PollNow, Register, StopWatch, StoredResponse, WatchFilter,
+};
 
 /// Longest `wait` for the end of a watch.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -170,7 +174,7 @@ impl<'a> WatchView<'a> {
 }
 
 /// Answers with a watch.
-pub fn shown(api: &Api, watch: &Watch) -> Response {
+fn shown(api: &Api, watch: &Watch) -> Response {
     json(StatusCode::OK, &WatchView::now(api, watch))
 }
 
@@ -295,6 +299,99 @@ pub async fn stop(call: Call) -> Answer {
     Ok(shown(api, &watch))
 }
 
+/// A change of a watch. At least one field is required.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase", min_properties = 1)]
+struct Amendment {
+    /// Time from now until the watch expires, `1s` to `30d`.
+    #[schema(example = "48h", value_type = Option<String>)]
+    expires_in: Option<Duration>,
+    /// Further destinations. A watch has at most 20.
+    #[schema(min_items = 1, max_items = 20, value_type = Option<Vec<Target>>)]
+    notify: Vec<DestinationRequest>,
+    /// Replaces the metadata. Null is the empty object.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<String>,
+}
+
+/// Change an active watch
+///
+/// Sets another expiry, adds destinations or replaces the metadata. Events that exist already stay as they
+/// are.
+#[utoipa::path(
+    patch, path = "/v1/watches/{id}", operation_id = "amendWatch", tag = "Watches",
+    security(("key" = ["write"])), params(("id" = WatchId, Path)),
+    request_body(content = Amendment, example = json!({
+        "expiresIn": "48h", "notify": ["https://app.example.com/hooks/more"],
+    })),
+    responses(
+        (status = 200, description = "The watch after the change.", body = WatchView),
+        (status = 409, description = "The watch has ended."),
+    )
+)]
+pub async fn amend(call: Call) -> Answer {
+    let id = call.only_id(WatchId::parse)?;
+    let (api, app) = (&call.api, call.app());
+    let text = call.json(BODY_MAX).await?;
+    let now = api.clock.now();
+    let mut errors = FieldErrors::default();
+    let amendment = read_amendment(api, &text, &mut errors);
+    let wanted = amendment.as_ref().map_or(&[][..], |amendment| &amendment.notify);
+    let destinations = destinations(api, app, wanted, (now, Timestamp::MAX), &mut errors).await;
+    errors.check()?;
+    let Some(Amendment { expires_in, metadata, .. }) = amendment else {
+        return Err(Problem::field("", FieldErrorCode::InvalidType, "must be an object").into());
+    };
+    let amend = AmendWatch {
+        app,
+        watch: id,
+        expires_at: expires_in.map(|span| now.plus(span)),
+        metadata,
+        destinations,
+        destinations_max: DESTINATIONS_MAX,
+    };
+    let problem = match api.store.amend_watch(amend).await? {
+        Ok(watch) => return Ok(shown(api, &watch)),
+        Err(AmendRefusal::NotFound) => Problem::not_found(),
+        Err(AmendRefusal::Ended) => {
+            Problem::new(ProblemCode::WatchEnded, "the watch has ended and cannot be changed")
+        }
+        Err(AmendRefusal::TooManyDestinations) => {
+            let detail =
+                format!("a watch has at most {DESTINATIONS_MAX} destinations, those that it has included");
+            Problem::field("/notify", FieldErrorCode::TooMany, detail)
+        }
+        Err(AmendRefusal::DestinationDiffers(address)) => {
+            let detail = format!("{address} is a destination already, with other headers or another secret");
+            Problem::field("/notify", FieldErrorCode::Conflict, detail)
+        }
+    };
+    Err(problem.into())
+}
+
+fn read_amendment(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Amendment> {
+    let mut fields = ObjectReader::read(serde_json::from_str(text).ok()?, "", errors)?;
+    if fields.is_empty() {
+        let detail = "must have at least one of: expiresIn, notify, metadata";
+        fields.errors.add("", FieldErrorCode::Empty, detail);
+    }
+    let metadata = match fields.take_nullable("metadata") {
+        None => None,
+        Some(raw) if raw.get() == "null" => Some("{}".to_owned()),
+        Some(raw) => fields.keep("metadata", register::check_metadata(raw)),
+    };
+    let mut notify = DestinationReader::new(api);
+    if let Some(raw) = fields.take("notify") {
+        if object_reader::first(raw, 1).is_some_and(|list| list.is_empty()) {
+            fields.error("notify", FieldErrorCode::Empty, "must have at least one destination");
+        }
+        notify.list(raw, &fields.at("notify"), fields.errors);
+    }
+    let expires_in = fields.duration("expiresIn", register::EXPIRES_IN);
+    fields.done();
+    Some(Amendment { expires_in, notify: notify.requests, metadata })
+}
+
 /// Poll now
 ///
 /// The job is polled as soon as the provider's rate and the shortest interval permit. For a watch that has
@@ -311,8 +408,6 @@ pub async fn poll(call: Call) -> Answer {
     let answer = first_answer(StatusCode::ACCEPTED, &WatchView::now(api, &watch));
     let poll = PollNow { app, watch: id, now: api.clock.now() };
     let poll = Idempotent::with_response(poll, write.key(), &answer);
-    match api.store.poll_now(poll).await?.fresh()? {
-        Ok(()) => Ok(answer.into_response()),
-        Err(NotFound) => Err(Problem::not_found().into()),
-    }
+    api.store.poll_now(poll).await?.fresh()?.map_err(|NotFound| Problem::not_found())?;
+    Ok(answer.into_response())
 }

@@ -208,7 +208,7 @@ fn what_is_read_of_a_body_is_what_is_documented_of_it() {
     let all: BTreeSet<String> = fields("src/api/register.rs").into_iter().chain(destinations).collect();
     assert_eq!(all, registration);
     assert_eq!(fields("src/api/batch.rs"), schema("Batch"));
-    assert_eq!(fields("src/api/amend.rs"), schema("Amendment"));
+    assert_eq!(fields("src/api/watches.rs"), schema("Amendment"));
     assert_eq!(fields("src/api/deliveries.rs"), schema("RetryRequest"));
     assert_eq!(fields("src/api/apps.rs"), schema("NewApp"));
     assert_eq!(fields("src/api/keys.rs"), schema("NewKey"));

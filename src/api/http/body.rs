@@ -112,7 +112,7 @@ impl RequestBody {
         }
         let mut errors = FieldErrors::default();
         if let Some(fields) = ObjectReader::read(raw, "", &mut errors) {
-            fields.done(&mut errors);
+            fields.done();
         }
         errors.check().map(|()| body)
     }

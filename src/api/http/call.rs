@@ -172,16 +172,13 @@ impl Write {
 
     /// Reads the body as an object; fields that `read` does not take are errors. Without a body it reads an
     /// empty object.
-    pub fn object<T>(
-        &self,
-        read: impl FnOnce(&mut ObjectReader<'_>, &mut FieldErrors) -> Option<T>,
-    ) -> Result<T, Problem> {
+    pub fn object<T>(&self, read: impl FnOnce(&mut ObjectReader<'_, '_>) -> Option<T>) -> Result<T, Problem> {
         let mut errors = FieldErrors::default();
         let text = if self.text.is_empty() { "{}" } else { &self.text };
         let raw: &RawValue = serde_json::from_str(text).unwrap_or(RawValue::NULL);
         let object = ObjectReader::read(raw, "", &mut errors).and_then(|mut fields| {
-            let object = read(&mut fields, &mut errors);
-            fields.done(&mut errors);
+            let object = read(&mut fields);
+            fields.done();
             object
         });
         errors.check()?;

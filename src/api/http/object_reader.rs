@@ -22,11 +22,13 @@ const FIELDS_MAX: usize = 256;
 
 /// The fields of an object, in the order in which they were written.
 #[derive(Debug)]
-pub struct ObjectReader<'a> {
+pub struct ObjectReader<'a, 'e> {
     base: String,
     fields: Vec<(String, &'a RawValue)>,
     /// The names that were asked for: the fields that the object can have.
     known: Vec<&'static str>,
+    /// The errors so far.
+    pub errors: &'e mut FieldErrors,
 }
 
 /// Returns the JSON pointer to a field.
@@ -37,9 +39,9 @@ pub fn pointer(base: &str, name: &str) -> String {
     [base, "/", name].concat()
 }
 
-impl<'a> ObjectReader<'a> {
+impl<'a, 'e> ObjectReader<'a, 'e> {
     /// Reads an object; any other value is an error at `base`.
-    pub fn read(raw: &'a RawValue, base: &str, errors: &mut FieldErrors) -> Option<Self> {
+    pub fn read(raw: &'a RawValue, base: &str, errors: &'e mut FieldErrors) -> Option<Self> {
         Self::read_to(DEPTH_MAX, raw, base, errors)
     }
 
@@ -49,7 +51,7 @@ impl<'a> ObjectReader<'a> {
         depth_max: usize,
         raw: &'a RawValue,
         base: &str,
-        errors: &mut FieldErrors,
+        errors: &'e mut FieldErrors,
     ) -> Option<Self> {
         // One more than the maximum shows that there are too many; the rest is not needed.
         let Some(pairs) = json_fields(raw.get(), FIELDS_MAX + 1) else {
@@ -71,7 +73,7 @@ impl<'a> ObjectReader<'a> {
                 fields.push((name, value));
             }
         }
-        Some(Self { base: base.to_owned(), fields, known: Vec::new() })
+        Some(Self { base: base.to_owned(), fields, known: Vec::new(), errors })
     }
 
     /// Returns the JSON pointer to a field of this object.
@@ -101,31 +103,40 @@ impl<'a> ObjectReader<'a> {
         self.fields.iter().any(|(known, value)| known == name && value.get() != "null")
     }
 
+    /// Adds an error in a field of this object.
+    pub fn error(&mut self, name: &str, code: FieldErrorCode, detail: impl Into<String>) {
+        self.errors.add(pointer(&self.base, name), code, detail);
+    }
+
+    /// Adds the error of a field's result, whose value it returns.
+    pub fn keep<T>(&mut self, name: &str, result: Result<T, impl Into<Invalid>>) -> Option<T> {
+        self.errors.keep(pointer(&self.base, name), result)
+    }
+
     /// Takes a string.
-    pub fn text(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<String> {
+    pub fn text(&mut self, name: &'static str) -> Option<String> {
         let raw = self.take(name)?;
-        string(raw, &self.at(name), errors)
+        string(raw, &self.at(name), self.errors)
     }
 
     /// Takes a string that must be there.
-    pub fn required_text(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<String> {
+    pub fn required_text(&mut self, name: &'static str) -> Option<String> {
         if !self.has(name) {
             self.known.push(name);
-            errors.add(self.at(name), FieldErrorCode::Required, "is required");
+            self.error(name, FieldErrorCode::Required, "is required");
             return None;
         }
-        self.text(name, errors)
+        self.text(name)
     }
 
     /// Takes a string that `parse` reads.
     pub fn parsed<T, E: Into<Invalid>>(
         &mut self,
         name: &'static str,
-        errors: &mut FieldErrors,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
-        let text = self.text(name, errors)?;
-        errors.keep(self.at(name), parse(&text))
+        let text = self.text(name)?;
+        self.keep(name, parse(&text))
     }
 
     /// Takes a string out of a closed set.
@@ -133,20 +144,14 @@ impl<'a> ObjectReader<'a> {
         &mut self,
         name: &'static str,
         allowed: &[&str],
-        errors: &mut FieldErrors,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Option<T> {
-        self.parsed(name, errors, |text| parse(text).ok_or_else(|| not_one_of(text, allowed.iter().copied())))
+        self.parsed(name, |text| parse(text).ok_or_else(|| not_one_of(text, allowed.iter().copied())))
     }
 
     /// Takes a duration within bounds. It can be zero if `0s` is its lower bound.
-    pub fn duration(
-        &mut self,
-        name: &'static str,
-        (least, most): (&str, &str),
-        errors: &mut FieldErrors,
-    ) -> Option<Duration> {
-        self.parsed(name, errors, |text| {
+    pub fn duration(&mut self, name: &'static str, (least, most): (&str, &str)) -> Option<Duration> {
+        self.parsed(name, |text| {
             let parse = |text: &str| match text {
                 "0s" if least == "0s" => Ok(Duration::ZERO),
                 text => parse_duration(text).map_err(|detail| (FieldErrorCode::InvalidFormat, detail)),
@@ -160,18 +165,17 @@ impl<'a> ObjectReader<'a> {
     }
 
     /// Takes an instant.
-    pub fn time(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<Timestamp> {
-        self.parsed(name, errors, |text| {
+    pub fn time(&mut self, name: &'static str) -> Option<Timestamp> {
+        self.parsed(name, |text| {
             Timestamp::parse(text).ok_or((FieldErrorCode::InvalidFormat, TIME.to_owned()))
         })
     }
 
     /// Takes a list.
-    pub fn list(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<Vec<&'a RawValue>> {
-        let raw = self.take(name)?;
-        let list = serde_json::from_str(raw.get()).ok();
+    pub fn list(&mut self, name: &'static str) -> Option<Vec<&'a RawValue>> {
+        let list = serde_json::from_str(self.take(name)?.get()).ok();
         if list.is_none() {
-            errors.add(self.at(name), FieldErrorCode::InvalidType, "must be a list");
+            self.error(name, FieldErrorCode::InvalidType, "must be a list");
         }
         list
     }
@@ -182,10 +186,10 @@ impl<'a> ObjectReader<'a> {
     }
 
     /// Reports each field that is left as unknown.
-    pub fn done(self, errors: &mut FieldErrors) {
-        for (name, _) in &self.fields {
-            let detail = format!("there is no such field{}", suggestion(name, &self.known));
-            errors.add(self.at(name), FieldErrorCode::UnknownField, detail);
+    pub fn done(mut self) {
+        for (name, _) in std::mem::take(&mut self.fields) {
+            let detail = format!("there is no such field{}", suggestion(&name, &self.known));
+            self.error(&name, FieldErrorCode::UnknownField, detail);
         }
     }
 }

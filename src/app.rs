@@ -90,8 +90,7 @@ pub struct App {
 impl App {
     /// Creates every component, opens the database and the ports. Nothing runs yet.
     pub async fn build(config: Config, environment: HostEnvironment) -> Result<Self> {
-        let Loaded { definitions, providers, templates } =
-            load(&config).map_err(|errors| join_lines(&errors))?;
+        let (definitions, providers, templates) = load(&config).map_err(|errors| join_lines(&errors))?;
         let egress = egress(&config, &environment)?;
         let clock = environment.clock;
         let services = Services { egress: Arc::clone(&egress), clock: clock.clone(), templates };
@@ -206,9 +205,8 @@ impl App {
         drop((poller, dispatcher));
         let stopping = clock.stopwatch();
         let drained = clock.timeout(grace, async move {
-            let _ = server.await;
-            if let Some(scraped) = scraped {
-                let _ = scraped.await;
+            for server in [Some(server), scraped].into_iter().flatten() {
+                let _ = server.await;
             }
             let _ = polls_ended.recv().await;
             let _ = attempts_ended.recv().await;
@@ -350,19 +348,10 @@ pub fn open_store(config: &Config, now: Timestamp) -> Result<(Store, Writer)> {
     Store::open(StoreOptions { location, keyring, public_url: config.public_url.clone(), now })
 }
 
-/// Definitions and templates, built-in ones and those of the configured folders.
-struct Loaded {
-    definitions: Providers,
-    providers: Vec<Provider>,
-    templates: Templates,
-}
-
-/// Loads definitions and templates. Returns every error.
-fn load(config: &Config) -> Result<Loaded, Vec<String>> {
-    let providers = configured_providers(config);
-    let templates = load_templates(config.templates_path.as_deref());
-    match (providers, templates) {
-        (Ok((definitions, providers)), Ok(templates)) => Ok(Loaded { definitions, providers, templates }),
+/// Loads definitions and templates, built-in ones and those of the configured folders. Returns every error.
+fn load(config: &Config) -> Result<(Providers, Vec<Provider>, Templates), Vec<String>> {
+    match (configured_providers(config), load_templates(config.templates_path.as_deref())) {
+        (Ok((definitions, providers)), Ok(templates)) => Ok((definitions, providers, templates)),
         (providers, templates) => {
             Err([providers.err(), templates.err()].into_iter().flatten().flatten().collect())
         }

@@ -130,15 +130,11 @@ impl backon::Sleeper for Clock {
 /// Detects that the clock was set back between two readings.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SetBackDetector {
-    last: Timestamp,
+    /// Last reading.
+    pub last: Timestamp,
 }
 
 impl SetBackDetector {
-    /// Starts at `now`.
-    pub fn new(now: Timestamp) -> Self {
-        Self { last: now }
-    }
-
     /// Returns by how much the clock was set back since the last reading; `None` if it was not, or by less
     /// than [`MIN_JUMP`].
     pub fn jump(&self, now: Timestamp) -> Option<Duration> {

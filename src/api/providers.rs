@@ -114,7 +114,7 @@ fn shown(state: &ProviderState) -> Provider {
             last_error_at,
         },
         budget: ProviderBudget {
-            rate: state.limits.rate.spacing().map(format_rate),
+            rate: state.limits.rate.spacing.map(format_rate),
             burst: state.limits.burst,
             concurrency: state.limits.concurrency,
             in_flight: state.in_flight,

@@ -164,7 +164,7 @@ fn about(provider: &app::Provider) -> Value {
             "deadline": format_duration(bounds.deadline),
         },
         "limits": {
-            "rate": limits.rate.spacing().map_or_else(|| "off".to_owned(), format_rate),
+            "rate": limits.rate.spacing.map_or_else(|| "off".to_owned(), format_rate),
             "burst": limits.burst,
             "concurrency": limits.concurrency,
         },

@@ -542,7 +542,7 @@ mod tests {
         .expect("no errors");
         let muvi = &config.providers["muvi"];
         assert_eq!(muvi.api_key.as_ref().map(Masked::reveal), Some("pb_first"));
-        assert_eq!(muvi.rate, Some(Rate::Limit { count: 600, per: Duration::from_secs(60) }));
+        assert_eq!(muvi.rate, Some(Rate { spacing: Some(Duration::from_millis(100)) }));
         assert_eq!(config.providers_path, Some(PathBuf::from("more")));
         assert!(config.providers["openai-batch"].api_key.is_some());
         assert_eq!(config.check_providers(&["muvi", "openai-batch", "muvy"]), []);

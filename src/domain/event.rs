@@ -60,9 +60,9 @@ impl EventId {
     }
 }
 
-/// The event types that a watch delivers.
+/// The event types that a watch delivers. It is stored as one bit for each type, in the order of their declaration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct EventSet(i64);
+pub struct EventSet(pub i64);
 
 impl EventSet {
     /// The empty set.
@@ -95,16 +95,6 @@ impl EventSet {
     /// Returns the members, in the order of their declaration.
     pub fn iter(self) -> impl Iterator<Item = EventType> {
         EventType::ALL.iter().copied().filter(move |event| self.has(*event))
-    }
-
-    /// Returns the stored form: one bit for each type, in the order of their declaration.
-    pub fn bits(self) -> i64 {
-        self.0
-    }
-
-    /// Returns the set that was stored as `bits`.
-    pub fn from_bits(bits: i64) -> Self {
-        Self(bits)
     }
 }
 

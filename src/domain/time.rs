@@ -134,33 +134,15 @@ const RATE_UNITS: [(&str, Duration); 3] =
 
 /// A limit of a number of actions in a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Rate {
-    /// No limit.
-    #[default]
-    Off,
-    /// `count` actions in `per`.
-    Limit {
-        /// Number of actions; at least 1.
-        count: u32,
-        /// A second, a minute or an hour.
-        per: Duration,
-    },
-}
-
-impl Rate {
-    /// Returns the time between two actions; `None` for no limit.
-    pub fn spacing(self) -> Option<Duration> {
-        match self {
-            Self::Off => None,
-            Self::Limit { count, per } => Some(per / count),
-        }
-    }
+pub struct Rate {
+    /// Time between two actions; `None` for no limit.
+    pub spacing: Option<Duration>,
 }
 
 /// Parses `10/s`, `600/m`, `3000/h` or `off`. The error is a sentence.
 pub fn parse_rate(text: &str) -> Result<Rate, String> {
     if text == "off" {
-        return Ok(Rate::Off);
+        return Ok(Rate { spacing: None });
     }
     let wrong = || format!("`{text}` is not a rate; write it as 10/s, 600/m, 3000/h or off");
     let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
@@ -172,7 +154,7 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
     match count.parse::<u32>().map_err(|_| wrong())? {
         0 => Err(format!("`{text}` allows nothing; the smallest count is 1")),
         count if count > COUNT_MAX => Err(format!("`{text}` is more than 1000000; write off for no limit")),
-        count => Ok(Rate::Limit { count, per }),
+        count => Ok(Rate { spacing: Some(per / count) }),
     }
 }
 
@@ -243,12 +225,12 @@ mod tests {
 
     #[test]
     fn a_rate_is_a_number_in_a_second_a_minute_or_an_hour_or_off() {
-        let rate = |count, seconds| Ok(Rate::Limit { count, per: Duration::from_secs(seconds) });
+        let rate = |count, seconds| Ok(Rate { spacing: Some(Duration::from_secs(seconds) / count) });
         assert_eq!(parse_rate("10/s"), rate(10, 1));
         assert_eq!(parse_rate("600/m"), rate(600, 60));
         assert_eq!(parse_rate("3000/h"), rate(3000, 3600));
         assert_eq!(parse_rate("1000000/h"), rate(1_000_000, 3600));
-        assert_eq!(parse_rate("off"), Ok(Rate::Off));
+        assert_eq!(parse_rate("off"), Ok(Rate { spacing: None }));
         for text in [
             "",
             "10",
@@ -281,7 +263,7 @@ mod tests {
             ("3600/h", "1/s"),
             ("1000000/s", "1000000/s"),
         ] {
-            let spacing = parse_rate(given).expect("a rate").spacing();
+            let spacing = parse_rate(given).expect("a rate").spacing;
             assert_eq!(spacing.map(format_rate).as_deref(), Some(written));
         }
     }

@@ -94,7 +94,7 @@ impl Budget {
     /// Creates a budget with an empty bucket: before a restart or a change of owner, the bucket may just have
     /// been used up.
     pub fn new(limits: Limits, now: Timestamp) -> Self {
-        let spacing = limits.rate.spacing().unwrap_or_default().as_micros();
+        let spacing = limits.rate.spacing.unwrap_or_default().as_micros();
         let spacing = i64::try_from(spacing).unwrap_or(i64::MAX / 1_000_000);
         Self {
             spacing,
@@ -248,7 +248,7 @@ mod tests {
     }
 
     fn limits(per_second: u32, burst: u32, concurrency: u32) -> Limits {
-        let rate = Rate::Limit { count: per_second, per: Duration::from_secs(1) };
+        let rate = Rate { spacing: Some(Duration::from_secs(1) / per_second) };
         Limits { rate, burst, concurrency }
     }
 
@@ -293,7 +293,8 @@ mod tests {
 
     #[test]
     fn polls_in_flight_are_limited_by_the_concurrency() {
-        let mut budget = Budget::new(Limits { rate: Rate::Off, burst: 1, concurrency: 2 }, at(0));
+        let mut budget =
+            Budget::new(Limits { rate: Rate { spacing: None }, burst: 1, concurrency: 2 }, at(0));
         assert_eq!(budget.acquire(at(0)), Permit::Granted);
         assert_eq!(budget.acquire(at(0)), Permit::Granted);
         assert_eq!(budget.acquire(at(0)), Permit::Busy);
@@ -302,7 +303,7 @@ mod tests {
     }
 
     fn unlimited() -> Budget {
-        Budget::new(Limits { rate: Rate::Off, burst: 1, concurrency: 100 }, at(0))
+        Budget::new(Limits { rate: Rate { spacing: None }, burst: 1, concurrency: 100 }, at(0))
     }
 
     #[test]

@@ -33,8 +33,8 @@ pub struct Poller {
     store: Store,
     egress: Arc<Egress>,
     clock: Clock,
-    /// The providers with their metrics, in the order of the scheduler's queues.
-    providers: Vec<(Provider, ProviderMetrics)>,
+    /// The providers and their metrics, in the order of the scheduler's queues.
+    providers: Vec<(ProviderMetrics, Provider)>,
     scheduler: Mutex<Scheduler>,
     alive: mpsc::Sender<()>,
 }
@@ -51,11 +51,8 @@ impl Poller {
         let queue = |p: &Provider| ProviderQueue::new(p.definition.id().to_owned(), p.policy, p.limits, now);
         let queues = providers.iter().map(queue).chain([queue_of_unknown_providers(now)]).collect();
         let scheduler = Mutex::new(Scheduler::new(queues, now));
-        let with_metrics = |provider: Provider| {
-            let metrics = store.metrics().provider(provider.definition.id());
-            (provider, metrics)
-        };
-        let providers = providers.into_iter().map(with_metrics).collect();
+        let metrics = |p: &Provider| store.metrics().provider(p.definition.id());
+        let providers = providers.into_iter().map(|p| (metrics(&p), p)).collect();
         let (alive, ended) = mpsc::channel(1);
         (Arc::new(Self { store, egress, clock, providers, scheduler, alive }), ended)
     }
@@ -100,7 +97,7 @@ impl Poller {
     pub fn providers(&self) -> Vec<ProviderState> {
         let now = self.clock.now();
         let scheduler = self.scheduler();
-        let state = |((provider, _), queue): (&(Provider, ProviderMetrics), &ProviderQueue)| {
+        let state = |((_, provider), queue): (&(ProviderMetrics, Provider), &ProviderQueue)| {
             let (health, held_until) = queue.budget.health(now);
             let definition = &provider.definition;
             ProviderState {
@@ -128,7 +125,7 @@ impl Poller {
     /// Updates the metrics of each provider, and returns the load for the other metrics.
     pub fn load_now(&self) -> Load {
         let scheduler = self.scheduler();
-        for (queue, (_, metrics)) in scheduler.queues.iter().zip(&self.providers) {
+        for (queue, (metrics, _)) in scheduler.queues.iter().zip(&self.providers) {
             let budget = &queue.budget;
             metrics.set_state(budget.in_flight, budget.is_open(), budget.is_paused());
         }
@@ -199,11 +196,8 @@ impl Poller {
     }
 
     async fn expire(&self, expire: ExpireWatches) {
-        while self
-            .write(|| self.store.expire_watches(expire.clone()))
-            .await
-            .is_some_and(|progress| progress.has_more)
-        {}
+        let expire = || self.write(|| self.store.expire_watches(expire.clone()));
+        while expire().await.is_some_and(|progress| progress.has_more) {}
     }
 
     /// Ends the remaining watches of an ended job, a chunk at a time.
@@ -225,7 +219,7 @@ impl Poller {
 fn queue_of_unknown_providers(now: Timestamp) -> ProviderQueue {
     let hour = Duration::from_secs(3600);
     let policy = PollPolicy { first: hour, min_interval: hour, max_interval: hour, ..PollPolicy::default() };
-    let limits = Limits { rate: Rate::Off, burst: 1, concurrency: 0 };
+    let limits = Limits { rate: Rate { spacing: None }, burst: 1, concurrency: 0 };
     ProviderQueue::new(String::new(), policy, limits, now)
 }
 
@@ -248,7 +242,7 @@ impl PollTask {
             (schedule.queue, schedule.name.clone(), trace)
         });
         let Some((queue, name, trace)) = found else { return };
-        let Some((provider, metrics)) = poller.providers.get(queue) else { return };
+        let Some((metrics, provider)) = poller.providers.get(queue) else { return };
         let stopwatch = poller.clock.stopwatch();
         let response = provider.poll(&poller.egress, &poller.clock, &name).await;
         let (now, took) = (poller.clock.now(), stopwatch.elapsed());

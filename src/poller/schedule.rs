@@ -23,7 +23,7 @@ fn longest_interval(policy: &PollPolicy, terms: Option<&Terms>) -> Duration {
 /// Returns the time of the first poll of a job that was registered at `registered_at`.
 pub fn first_poll(policy: &PollPolicy, terms: Option<&Terms>, registered_at: Timestamp) -> Timestamp {
     let first = registered_at.plus(policy.first.min(longest_interval(policy, terms)));
-    no_later_than_expected(policy, terms, registered_at, first)
+    bring_forward(policy, terms, registered_at, first)
 }
 
 /// Returns the time of the next poll of a job that was registered at `registered_at`, was last polled at
@@ -40,16 +40,11 @@ pub fn next_poll(
     // where a late poll, a requested poll or the longest interval has led.
     let interval = Duration::from_secs_f64((price + 2.0 * (price * age).sqrt()).min(1e9));
     let interval = interval.clamp(policy.min_interval, longest_interval(policy, terms));
-    no_later_than_expected(policy, terms, polled_at, polled_at.plus(interval))
+    bring_forward(policy, terms, polled_at, polled_at.plus(interval))
 }
 
 /// Moves a poll forward to the time at which the client expects the job to end, if that is before `next`.
-fn no_later_than_expected(
-    policy: &PollPolicy,
-    terms: Option<&Terms>,
-    last: Timestamp,
-    next: Timestamp,
-) -> Timestamp {
+fn bring_forward(policy: &PollPolicy, terms: Option<&Terms>, last: Timestamp, next: Timestamp) -> Timestamp {
     match terms.and_then(|terms| terms.expected_at) {
         Some(expected) if expected > last => next.min(expected.max(last.plus(policy.min_interval))),
         _ => next,

@@ -63,28 +63,10 @@ pub(super) struct Scheduler {
     pub(super) next_step_at: Option<Timestamp>,
     /// Number of watches that wait, over all jobs.
     pub(super) watching: u64,
-    finished: FinishedJobs,
-}
-
-/// Poll statistics of the jobs that finished last.
-#[derive(Debug, Default)]
-struct FinishedJobs {
-    stats: HashMap<JobNo, PollStats>,
-    /// The jobs, oldest first.
-    order: VecDeque<JobNo>,
-}
-
-impl FinishedJobs {
-    fn add(&mut self, job: JobNo, stats: PollStats) {
-        if self.stats.insert(job, stats).is_none() {
-            self.order.push_back(job);
-        }
-        if self.order.len() > FINISHED_KEPT
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.stats.remove(&oldest);
-        }
-    }
+    /// Poll statistics of the jobs that finished last.
+    finished: HashMap<JobNo, PollStats>,
+    /// Those jobs, oldest first.
+    finished_order: VecDeque<JobNo>,
 }
 
 impl Scheduler {
@@ -96,16 +78,17 @@ impl Scheduler {
             queues,
             queue_of,
             started_at: now,
-            clock: SetBackDetector::new(now),
+            clock: SetBackDetector { last: now },
             next_step_at: Some(now),
             watching: 0,
-            finished: FinishedJobs::default(),
+            finished: HashMap::new(),
+            finished_order: VecDeque::new(),
         }
     }
 
     /// Returns the poll statistics of a job.
     pub(super) fn stats(&self, job: JobNo) -> Option<PollStats> {
-        self.jobs.get(&job).map(|found| found.stats()).or_else(|| self.finished.stats.get(&job).cloned())
+        self.jobs.get(&job).map(|found| found.stats()).or_else(|| self.finished.get(&job).cloned())
     }
 
     /// Moves all schedules if the clock was set back. Call it before scheduling anything at `now`.
@@ -146,7 +129,7 @@ impl Scheduler {
                 self.schedule_new_watch(facts.no, now);
             }
             PollerMessage::WatchersChanged { job, watching, terms } => {
-                self.set_watchers(job, watching, terms)
+                self.set_watchers(job, watching, terms);
             }
             PollerMessage::PollNow(facts) => {
                 if !self.jobs.contains_key(&facts.no) {
@@ -326,7 +309,14 @@ impl Scheduler {
     fn remove(&mut self, job: JobNo) {
         let Some(found) = self.jobs.remove(&job) else { return };
         self.queues[found.queue].drop_stale(&self.jobs);
-        self.finished.add(job, PollStats { next_poll_at: None, ..found.stats() });
+        if self.finished.insert(job, PollStats { next_poll_at: None, ..found.stats() }).is_none() {
+            self.finished_order.push_back(job);
+        }
+        if self.finished_order.len() > FINISHED_KEPT
+            && let Some(oldest) = self.finished_order.pop_front()
+        {
+            self.finished.remove(&oldest);
+        }
     }
 }
 

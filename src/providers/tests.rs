@@ -359,7 +359,7 @@ fn every_optional_key_of_a_definition_has_a_default() {
         price: seconds(5),
     };
     assert_eq!(definition.poll(), &poll);
-    let rate = Rate::Limit { count: 1, per: seconds(1) };
+    let rate = Rate { spacing: Some(seconds(1)) };
     assert_eq!(definition.limits(), &Limits { rate, burst: 1, concurrency: 4 });
 }
 

@@ -374,6 +374,6 @@ mod tests {
     #[test]
     fn the_statements_contain_the_bits_of_progress_events() {
         let set: EventSet = [EventType::JobProcessing, EventType::JobProgress].into_iter().collect();
-        assert_eq!(set.bits(), 96);
+        assert_eq!(set.0, 96);
     }
 }

@@ -48,7 +48,7 @@ impl WatchToNotify {
         Ok(Self {
             app: AppNo(row.int(0)?),
             id: WatchId(row.id(1)?),
-            events: EventSet::from_bits(row.int(2)?),
+            events: EventSet(row.int(2)?),
             payload: row.word(3, Payload::parse)?,
             metadata: row.opt_text(4)?,
             traceparent: row.opt_text(5)?,

@@ -18,7 +18,7 @@ const POLICY: PollPolicy = PollPolicy {
     price: Duration::from_secs(5),
 };
 
-const EACH_SECOND: Rate = Rate::Limit { count: 1, per: SECOND };
+const EACH_SECOND: Rate = Rate { spacing: Some(SECOND) };
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_millis(1_000_000_000 + seconds * 1000)
@@ -26,7 +26,7 @@ fn at(seconds: i64) -> Timestamp {
 
 /// A scheduler with one provider and no rate limit.
 fn scheduler(start: Timestamp) -> Scheduler {
-    limited(start, Limits { rate: Rate::Off, burst: 1, concurrency: 100 })
+    limited(start, Limits { rate: Rate { spacing: None }, burst: 1, concurrency: 100 })
 }
 
 fn limited(start: Timestamp, limits: Limits) -> Scheduler {
@@ -342,7 +342,7 @@ fn after_recovery_polls_that_wait_for_a_backoff_are_due() {
 
 #[test]
 fn a_poll_occupies_its_place_until_its_result_is_committed() {
-    let mut scheduler = limited(at(0), Limits { rate: Rate::Off, burst: 1, concurrency: 1 });
+    let mut scheduler = limited(at(0), Limits { rate: Rate { spacing: None }, burst: 1, concurrency: 1 });
     for job in 1..=2 {
         scheduler.watch(facts(job, 0, 0, Some(terms(9_000))), 0);
     }

@@ -80,7 +80,7 @@ fn read_watch(row: &Row<'_>) -> Result<Watch> {
     Ok(Watch {
         id: WatchId(row.id(0)?),
         status: row.word(1, WatchStatus::parse)?,
-        events: EventSet::from_bits(row.int(2)?),
+        events: EventSet(row.int(2)?),
         metadata: row.opt_text(3)?,
         created_at: row.time(4)?,
         ended_at: row.opt_time(5)?,

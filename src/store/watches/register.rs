@@ -138,7 +138,7 @@ fn insert_watches(tx: &Tx<'_>, keyring: &Keyring, watches: &[&NewWatch], jobs: &
                 job.no.0.into(),
                 job.generation.into(),
                 WatchStatus::Watching.as_str().into(),
-                new.events.bits().into(),
+                new.events.0.into(),
                 new.payload.as_str().into(),
                 new.metadata.as_deref().into(),
                 new.terms.poll_interval.map(millis).into(),

@@ -279,8 +279,8 @@ async fn run_dispatcher(dispatcher: &Arc<Dispatcher>, clock: &Clock) -> Never {
 async fn prune(store: &Store, clock: &Clock, retention: &Retention) -> Never {
     loop {
         let now = clock.now();
-        let (events_before, watches_before) = (now.minus(retention.events), now.minus(retention.watches));
-        match store.prune(Prune { events_before, watches_before, now }).await {
+        let (watches_before, events_before) = (now.minus(retention.watches), now.minus(retention.events));
+        match store.prune(Prune { watches_before, events_before, now }).await {
             // From the start of the deletion, however long it took.
             Ok(0) => clock.sleep_until(now.plus(PRUNE_INTERVAL)).await,
             Ok(count) => tracing::debug!(count, "deleted data older than the retention"),

@@ -342,7 +342,7 @@ fn exporter(config: &Config, store: &Store, egress: &Arc<Egress>, clock: &Clock)
 pub fn open_store(config: &Config, now: Timestamp) -> Result<(Store, Writer)> {
     let location = match &config.database {
         Database::Sqlite(path) => DatabaseLocation::File(path.clone()),
-        Database::Postgres(url) => DatabaseLocation::Server(url.reveal().to_owned()),
+        Database::Postgres(url) => DatabaseLocation::Server(url.clone()),
     };
     let keyring = Keyring::new(config.encryption_keys.iter().map(EncryptionKey::reveal));
     Store::open(StoreOptions { location, keyring, public_url: config.public_url.clone(), now })

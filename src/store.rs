@@ -14,9 +14,8 @@
 //! The files form layers, each of which imports only those above it:
 //!
 //! 1. `db`: connections, one SQL text, two dialects;
-//! 2. `sealing`, `tenant_cache`, `mailbox`, `change_notifier`: state without SQL, and `shared`, which holds
-//!    it;
-//! 3. `rows`, `batch`, `reads`: what all aggregates use;
+//! 2. `sealing`, `tenant_cache`, `mailbox`, `change_notifier`: state without SQL, and `reads`, which holds it;
+//! 3. `rows`, `batch`: what all aggregates use, too;
 //! 4. one file for each aggregate: its types, statements and reads;
 //! 5. `writer` and `commands`: the writer is generic, and `commands` generates the command set;
 //! 6. this file, which declares the commands and defines [`Store`];
@@ -41,10 +40,8 @@ mod open;
 mod prune;
 mod reads;
 mod reseal;
-mod retry_writes;
 mod rows;
 mod sealing;
-mod shared;
 mod tenant_cache;
 mod timeline;
 mod watch_events;
@@ -53,11 +50,13 @@ mod writer;
 
 use std::ops::Deref;
 
+use tokio::sync::mpsc;
+
 use self::batch::each;
 use self::db::Result;
 use self::keys::KeyUses;
 use self::nodes::Probe;
-use self::writer::WriterQueue;
+use self::tenant_cache::TenantCache;
 use crate::domain::{App, AppNo, Watch, WatchId};
 use crate::telemetry::metrics::Queues;
 
@@ -77,12 +76,11 @@ pub use self::mailbox::Mailbox;
 pub use self::open::StoreOptions;
 pub use self::prune::Prune;
 pub use self::reads::ReadStore;
-pub use self::retry_writes::{WRITE_RETRY_PAUSE, write_until_accepted};
 pub use self::sealing::{AnswerKey, Keyring};
 pub use self::tenant_cache::Key;
 pub use self::timeline::{TimelineEntry, TimelinePosition};
 pub use self::watches::{AmendRefusal, AmendWatch, Register, RegisterMany, StopWatch, WatchFilter};
-pub use self::writer::Writer;
+pub use self::writer::{WRITE_RETRY_PAUSE, Writer, write_until_accepted};
 pub use crate::domain::Scope;
 
 /// Handle of a store: reads by [`ReadStore`], and one method for each command. It is cheap to clone. The
@@ -90,7 +88,7 @@ pub use crate::domain::Scope;
 #[derive(Clone, Debug)]
 pub struct Store {
     reads: ReadStore,
-    queue: WriterQueue<Command>,
+    queue: mpsc::Sender<Command>,
 }
 
 impl Deref for Store {
@@ -105,7 +103,7 @@ impl Store {
     /// Lengths of the queues.
     pub fn queues(&self) -> Queues {
         Queues {
-            writer: self.queue.len(),
+            writer: self.queue.max_capacity() - self.queue.capacity(),
             poller: self.shared.poller_messages.len(),
             dispatcher: self.shared.dispatcher_messages.len(),
             refusing: self.refusing(),
@@ -120,7 +118,7 @@ impl Store {
     /// Writes the times of last use of the keys that were used since the last call. If the write fails, the
     /// next use of a key sets its time again.
     pub async fn write_key_uses(&self) -> Result<()> {
-        let uses = self.take_unwritten_key_uses();
+        let uses = self.tenants(TenantCache::take_unwritten_uses);
         if uses.is_empty() { Ok(()) } else { self.set_key_uses(KeyUses(uses)).await }
     }
 }
@@ -178,4 +176,4 @@ commands! {
 }
 
 #[cfg(test)]
-mod list_plans;
+mod tests;

@@ -121,7 +121,7 @@ pub async fn create_key(
     let answer = created(format!("/v1/keys/{id}"), &KeyView::of(&row, Some(&key)));
     let create = CreateKey { row, app: app.no, hash: hash_key(key.reveal()) };
     let create = Idempotent::with_response(create, idempotency_key, &answer);
-    match store.create_key(create).await?.fresh().map_err(CreateError::Replayed)? {
+    match store.create_key(create).await?.map_err(CreateError::Replayed)? {
         Ok(()) => Ok(answer),
         Err(TooManyKeys(count)) => Err(CreateError::TooMany { count, kind: "keys of this app" }),
     }
@@ -140,7 +140,7 @@ pub async fn create_app(
     let answer = created(format!("/v1/apps/{id}"), &view);
     let create = CreateApp { id, name, signing_secret, now };
     let create = Idempotent::with_response(create, idempotency_key, &answer);
-    match store.create_app(create).await?.fresh().map_err(CreateError::Replayed)? {
+    match store.create_app(create).await?.map_err(CreateError::Replayed)? {
         Ok(_) => Ok(answer),
         Err(CreateAppRefusal::NameTaken) => Err(CreateError::NameTaken),
         Err(CreateAppRefusal::TooMany(count)) => Err(CreateError::TooMany { count, kind: "apps" }),

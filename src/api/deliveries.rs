@@ -174,7 +174,7 @@ pub async fn retry(call: Call) -> Answer {
     let answer = first_answer(StatusCode::ACCEPTED, &DeliveryView::of(&delivery, Some(&attempts)));
     let retry = RetryDelivery { app, delivery: id, now: api.clock.now() };
     let retry = Idempotent::with_response(retry, write.key(), &answer);
-    match api.store.retry_delivery(retry).await?.fresh()? {
+    match api.store.retry_delivery(retry).await?? {
         Ok(()) => Ok(answer.into_response()),
         Err(RetryRefusal::NotFound) => Err(Problem::not_found().into()),
         Err(RetryRefusal::Stopped) => {
@@ -244,7 +244,7 @@ pub async fn retry_many(call: Call) -> Answer {
         progress.after.is_none().then(|| retry_count(progress.count))
     });
     loop {
-        let progress = api.store.retry_failed_deliveries(retry.clone()).await?.done()?;
+        let Ok(progress) = api.store.retry_failed_deliveries(retry.clone()).await??;
         if progress.after.is_none() {
             return Ok(retry_count(progress.count).into_response());
         }

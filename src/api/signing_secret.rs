@@ -93,6 +93,6 @@ pub async fn rotate(call: Call) -> Answer {
     let old_until = Some(now.plus(grace)).filter(|until| *until > now);
     let answer = first_answer(StatusCode::OK, &SigningSecret::of(&secret, old_until));
     let rotate = RotateSecret { app, signing_secret: secret, grace, now };
-    api.store.rotate_secret(Idempotent::with_response(rotate, write.key(), &answer)).await?.done()?;
+    let Ok(()) = api.store.rotate_secret(Idempotent::with_response(rotate, write.key(), &answer)).await??;
     Ok(answer.into_response())
 }

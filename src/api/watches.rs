@@ -203,7 +203,7 @@ pub async fn create(call: Call) -> Answer {
         register::read(&write.api, write.app(), &write.text, traceparent(&write.parts), times).await?;
     let context = register::trace_context(&write.api, &watch);
     let register = Idempotent::new(Register(watch), write.key(), |watch: &Watch| Some(registered(watch)));
-    let watch = write.api.store.register(register).await?.done()?;
+    let Ok(watch) = write.api.store.register(register).await??;
     register::record_span(&write.api, context, &watch, "/v1/watches", (at, took.elapsed()));
     Ok(registered(&watch).into_response())
 }
@@ -408,6 +408,6 @@ pub async fn poll(call: Call) -> Answer {
     let answer = first_answer(StatusCode::ACCEPTED, &WatchView::now(api, &watch));
     let poll = PollNow { app, watch: id, now: api.clock.now() };
     let poll = Idempotent::with_response(poll, write.key(), &answer);
-    api.store.poll_now(poll).await?.fresh()?.map_err(|NotFound| Problem::not_found())?;
+    api.store.poll_now(poll).await??.map_err(|NotFound| Problem::not_found())?;
     Ok(answer.into_response())
 }

@@ -77,15 +77,17 @@ pub struct RotateSecret {
 
 /// Reads all apps and keys.
 pub(super) fn load_tenants(tx: &Tx<'_>, keyring: &Keyring) -> Result<TenantCache> {
-    let apps = tx.list(&format!("select {APP} from apps"), [], |row| read_app(row, keyring))?;
+    let mut cache = TenantCache::default();
+    let app = |row: &Row<'_>| Ok(TenantChange::App(Arc::new(read_app(row, keyring)?)));
+    cache.apply(tx.list(&format!("select {APP} from apps"), [], app)?);
     let sql = "select hash, app, scope, id, expires_at, coalesce(last_used_at, 0) from keys";
-    let keys = tx.list(sql, [], |row| {
+    cache.apply(tx.list(sql, [], |row| {
         let key = Key { app: AppNo(row.int(1)?), scope: row.word(2, Scope::parse)? };
         let broken = |_| StoreError::Inconsistent("the hash of a key is not 32 bytes".to_owned());
         let hash = row.bytes(0)?.try_into().map_err(broken)?;
-        Ok((hash, CachedKey::new(KeyId(row.id(3)?), key, row.opt_time(4)?, row.int(5)?)))
-    })?;
-    Ok(TenantCache::new(apps, keys))
+        Ok(TenantChange::Key(hash, CachedKey::new(KeyId(row.id(3)?), key, row.opt_time(4)?, row.int(5)?)))
+    })?);
+    Ok(cache)
 }
 
 impl ReadStore {
@@ -123,11 +125,6 @@ impl ReadStore {
     /// Whether the signing secret of an app is configured.
     pub fn has_configured_secret(&self, no: AppNo) -> bool {
         self.tenants(|tenants| tenants.is_configured(no))
-    }
-
-    /// Returns the last uses of keys that are not written yet, in milliseconds, and marks them as written.
-    pub(super) fn take_unwritten_key_uses(&self) -> Vec<(KeyId, i64)> {
-        self.tenants(TenantCache::take_unwritten_uses)
     }
 
     /// Reads the cache.
@@ -195,7 +192,7 @@ fn insert_app(batch: &mut Batch<'_>, new: &CreateApp) -> Result<Option<App>> {
         return Ok(None);
     }
     let app = find_app(batch, &new.name)?;
-    batch.effects.tenant_changes.extend(app.clone().map(|app| TenantChange::App(Box::new(app))));
+    batch.effects.tenant_changes.extend(app.clone().map(|app| TenantChange::App(Arc::new(app))));
     Ok(app)
 }
 
@@ -223,6 +220,6 @@ pub(super) fn rotate_secret(batch: &mut Batch<'_>, command: &RotateSecret) -> Ou
         "update apps set signing_secret = $1, old_signing_secret = $2, old_secret_expires_at = $3 where no = $4",
         params![&*sealed, old_sealed.as_deref(), old_until, app.no],
     )?;
-    batch.effects.tenant_changes.push(TenantChange::App(Box::new(app)));
+    batch.effects.tenant_changes.push(TenantChange::App(Arc::new(app)));
     Ok(Ok(()))
 }

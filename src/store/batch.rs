@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::db::{Result, Tx};
-use super::shared::Shared;
+use super::reads::Shared;
 use super::tenant_cache::TenantChange;
 use crate::domain::{
     AppNo, DispatcherMessage, EventId, EventType, Finished, Payload, PollerMessage, Timestamp, WatchId,

@@ -48,7 +48,6 @@ macro_rules! commands {
         $kind:ident $method:ident: $ask:ident => $answer:ty $(| $refusal:ty)?, $apply:expr;
     )*) => {
         /// A command, boxed because the queue moves it several times.
-        #[derive(Debug)]
         enum Command {
             $($ask(Box<$crate::store::writer::Item<
                 request!($kind $ask, $answer $(, $refusal)?),
@@ -63,7 +62,7 @@ macro_rules! commands {
                     &self,
                     ask: impl Into<request!($kind $ask, $answer $(, $refusal)?)>,
                 ) -> $crate::store::db::Result<answer!($kind $answer $(, $refusal)?)> {
-                    self.queue.ask(Command::$ask, ask.into()).await
+                    $crate::store::writer::ask(&self.queue, Command::$ask, ask.into()).await
                 }
             )*
         }

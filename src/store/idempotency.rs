@@ -7,7 +7,6 @@
 //! Every such write is an [`Idempotent`] command, and [`apply()`] is the only function that finds keys and
 //! stores responses.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fmt;
@@ -117,49 +116,15 @@ impl<C, T> From<C> for Idempotent<C, T> {
     }
 }
 
-impl<C: fmt::Debug, T> fmt::Debug for Idempotent<C, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.command.fmt(f)
-    }
-}
-
 /// Result of an idempotent command, or an error of the store.
 pub(super) type Outcome<T, R = Infallible> = Result<Result<T, R>>;
 
 /// Results of the idempotent commands of a batch.
 pub(super) type Results<T, R = Infallible> = Result<Vec<Result<T, R>>>;
 
-/// Result of an [`Idempotent`] command.
-#[derive(Debug)]
-pub enum Replayable<T, R = Infallible> {
-    /// The command was applied.
-    Done(T),
-    /// The command was refused. Nothing was written.
-    Refused(R),
-    /// The key was used before. Nothing was written.
-    Replayed(Replay),
-}
-
-impl<T, R> Replayable<T, R> {
-    /// Separates replays, which every caller handles alike, from the results of the command.
-    pub fn fresh(self) -> Result<Result<T, R>, Replay> {
-        match self {
-            Self::Done(done) => Ok(Ok(done)),
-            Self::Refused(refusal) => Ok(Err(refusal)),
-            Self::Replayed(replay) => Err(replay),
-        }
-    }
-}
-
-impl<T> Replayable<T> {
-    /// Returns the result of a command that is never refused.
-    pub fn done(self) -> Result<T, Replay> {
-        self.fresh().map(|result| match result {
-            Ok(done) => done,
-            Err(never) => match never {},
-        })
-    }
-}
+/// Result of an [`Idempotent`] command: its own result, or the replay of a key that was used before. If the
+/// command was refused or replayed, nothing was written.
+pub type Replayable<T, R = Infallible> = Result<Result<T, R>, Replay>;
 
 impl ReadStore {
     /// Returns the replay of a key that was used before. Handlers call this before they validate a request:
@@ -183,27 +148,20 @@ pub(super) fn apply<C, T, R>(
         return Err(StoreError::Inconsistent("an idempotency key occurs twice in a batch".to_owned()));
     }
     let mut found = find_replays(&batch.tx, &keys)?.into_iter();
-    let replays: Vec<Option<Replay>> = requests
-        .iter()
-        .map(|request| if request.key.is_some() { found.next().flatten() } else { None })
-        .collect();
-    let fresh: Vec<&Idempotent<C, T>> = requests
-        .iter()
-        .zip(&replays)
-        .filter(|(_, replay)| replay.is_none())
-        .map(|(request, _)| *request)
-        .collect();
-    let commands: Vec<&C> = fresh.iter().map(|request| &request.command).collect();
+    let replays = requests.iter().map(|request| request.key.as_ref().and_then(|_| found.next().flatten()));
+    let replays: Vec<Option<Replay>> = replays.collect();
+    let fresh = || requests.iter().zip(&replays).filter(|(_, replay)| replay.is_none());
+    let commands: Vec<&C> = fresh().map(|(request, _)| &request.command).collect();
     let results = apply(batch, &commands)?;
-    let responses = fresh.iter().zip(&results).filter_map(|(request, result)| {
+    let responses = fresh().zip(&results).filter_map(|((request, _), result)| {
         let ((key, respond), done) = (request.key.as_ref()?, result.as_ref().ok()?);
         Some((key, respond(done)?))
     });
-    store_responses(&batch.tx, &responses.collect::<Vec<_>>())?;
+    store_responses(&batch.tx, responses)?;
     let mut results = results.into_iter();
     let outcome = |replay: Option<Replay>| match replay {
-        Some(replay) => Some(Replayable::Replayed(replay)),
-        None => results.next().map(|result| result.map_or_else(Replayable::Refused, Replayable::Done)),
+        Some(replay) => Some(Err(replay)),
+        None => results.next().map(Ok),
     };
     Ok(replays.into_iter().filter_map(outcome).collect())
 }
@@ -239,22 +197,27 @@ fn find_replays(tx: &Tx<'_>, keys: &[&IdempotencyKey]) -> Result<Vec<Option<Repl
 }
 
 /// Stores responses. A response that is no longer valid is replaced.
-fn store_responses(tx: &Tx<'_>, responses: &[(&IdempotencyKey, StoredResponse)]) -> Result<()> {
-    if responses.is_empty() {
+fn store_responses<'k>(
+    tx: &Tx<'_>,
+    responses: impl Iterator<Item = (&'k IdempotencyKey, StoredResponse)>,
+) -> Result<()> {
+    let sealed = responses.map(|(key, mut response)| {
+        if let Some(seal) = &key.seal {
+            response.body = seal.seal(&response.body, &key.associated_data())?;
+        }
+        Ok((key, response))
+    });
+    let sealed: Vec<_> = sealed.collect::<Result<_>>()?;
+    if sealed.is_empty() {
         return Ok(());
     }
-    let bodies = responses.iter().map(|(key, response)| match &key.seal {
-        Some(seal) => Ok(Cow::Owned(seal.seal(&response.body, &key.associated_data())?)),
-        None => Ok(Cow::Borrowed(response.body.as_slice())),
-    });
-    let bodies = bodies.collect::<Result<Vec<_>>>()?;
     tx.insert_each(
         "insert into idempotency (app, path, key, request_hash, status, location, response, created_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8)
          on conflict (app, path, key) do update set request_hash = excluded.request_hash,
            status = excluded.status, location = excluded.location, response = excluded.response,
            created_at = excluded.created_at",
-        responses.iter().zip(&bodies).map(|((key, response), body)| {
+        sealed.iter().map(|(key, response)| {
             [
                 key.app.0.into(),
                 (&key.path).into(),
@@ -262,10 +225,9 @@ fn store_responses(tx: &Tx<'_>, responses: &[(&IdempotencyKey, StoredResponse)])
                 key.request_hash.as_slice().into(),
                 i64::from(response.status).into(),
                 response.location.as_deref().into(),
-                (&**body).into(),
+                response.body.as_slice().into(),
                 key.now.into(),
             ]
         }),
-    )?;
-    Ok(())
+    )
 }

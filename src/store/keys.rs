@@ -4,7 +4,7 @@ use super::batch::Batch;
 use super::db::{Result, Row, Where, params};
 use super::idempotency::Outcome;
 use super::reads::ReadStore;
-use super::tenant_cache::{Key, TenantChange};
+use super::tenant_cache::{CachedKey, Key, TenantChange};
 use crate::domain::{AppId, AppNo, Id, KeyId, Scope, Timestamp};
 
 /// Maximum number of keys of an app, expired keys included: all of them are in memory.
@@ -121,9 +121,8 @@ pub(super) fn insert_key(batch: &mut Batch<'_>, command: &CreateKey) -> Result<(
          values ($1, $2, $3, $4, $5, $6, $7)",
         params![*id, *app, hash.as_slice(), *scope, *created_at, name.as_deref(), *expires_at],
     )?;
-    let key = Key { app: *app, scope: *scope };
-    let change = TenantChange::Key { id: *id, hash: *hash, key, expires_at: *expires_at };
-    batch.effects.tenant_changes.push(change);
+    let key = CachedKey::new(*id, Key { app: *app, scope: *scope }, *expires_at, 0);
+    batch.effects.tenant_changes.push(TenantChange::Key(*hash, key));
     Ok(())
 }
 

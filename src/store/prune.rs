@@ -46,25 +46,18 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<usize> {
         watches_with_events.iter().map(|(app, watch, _)| [app.0.into(), (*watch).into()]),
     )?;
     let watches = old_watches(tx, command.watches_before.min(command.events_before), "pruned = 1 and")?;
-    tx.each(
-        "delete from watch_destinations where watch = $1",
-        watches.iter().map(|(_, watch, _)| [(*watch).into()]),
-    )?;
-    tx.each(
-        "delete from watches where app = $1 and id = $2",
-        watches.iter().map(|(app, watch, _)| [app.0.into(), (*watch).into()]),
-    )?;
+    let keys = watches.iter().map(|(app, watch, _)| [app.0.into(), (*watch).into()]);
+    let ids = watches.iter().map(|(_, watch, _)| [(*watch).into()]);
+    tx.each("delete from watch_destinations where watch = $1", ids)?;
+    tx.each("delete from watches where app = $1 and id = $2", keys)?;
     delete_jobs(tx, &watches.iter().map(|(.., job)| *job).collect())?;
     Ok(responses + watches_with_events.len() + watches.len())
 }
 
 /// Deletes those of the jobs that have no watch.
 fn delete_jobs(tx: &Tx<'_>, jobs: &BTreeSet<JobNo>) -> Result<()> {
-    let left = tx.fetch(
-        "select job from watches where job = $1 limit 1",
-        jobs.iter().map(|job| [job.0.into()]),
-        |row| row.int(0),
-    )?;
+    let nos = jobs.iter().map(|job| [job.0.into()]);
+    let left = tx.fetch("select job from watches where job = $1 limit 1", nos, |row| row.int(0))?;
     let unwatched = || jobs.iter().zip(&left).filter(|(_, left)| left.is_empty()).map(|(job, _)| job);
     for sql in [
         "delete from observations where job = $1",

@@ -20,58 +20,19 @@ pub(super) fn read_name(row: &Row<'_>, first: usize) -> Result<JobName> {
 pub(super) fn read_destination(row: &Row<'_>, first: usize, keyring: &Keyring) -> Result<Destination> {
     let id = row.id(first)?;
     let open = |column, text: Option<String>| text.map(|text| keyring.open(column, id, text)).transpose();
-    let headers = open(Column::DestinationHeaders, row.opt_text(first + 4)?)?;
+    let broken = |_| StoreError::Inconsistent("the headers of a destination cannot be read".to_owned());
+    let headers = match open(Column::DestinationHeaders, row.opt_text(first + 4)?)? {
+        Some(headers) => serde_json::from_str(&headers).map_err(broken)?,
+        None => Vec::new(),
+    };
     Ok(Destination {
         id: DestinationId(id),
         channel: row.word(first + 1, ChannelKind::parse)?,
         address: keyring.open(Column::DestinationAddress, id, row.text(first + 2)?)?,
         queue: row.text(first + 3)?,
-        headers: headers.map_or(Ok(Vec::new()), |headers| {
-            let broken =
-                |_| StoreError::Inconsistent("the headers of a destination cannot be read".to_owned());
-            serde_json::from_str(&headers).map_err(broken)
-        })?,
+        headers,
         secret: open(Column::DestinationSecret, row.opt_text(first + 5)?)?,
     })
-}
-
-/// The columns of a destination that may be sealed, as they are stored.
-pub(super) struct StoredDestination<'d> {
-    pub(super) address: Cow<'d, str>,
-    pub(super) headers: Option<Cow<'d, str>>,
-    pub(super) secret: Option<Cow<'d, str>>,
-}
-
-impl<'d> StoredDestination<'d> {
-    pub(super) fn new(
-        keyring: &Keyring,
-        id: Id,
-        (address, secret_address): (&'d str, bool),
-        headers: Option<String>,
-        secret: Option<&'d str>,
-    ) -> Result<Self> {
-        Ok(Self {
-            address: if secret_address {
-                keyring.seal(Column::DestinationAddress, id, address)?
-            } else {
-                Cow::Borrowed(address)
-            },
-            headers: match headers {
-                Some(text) => {
-                    Some(Cow::Owned(keyring.seal(Column::DestinationHeaders, id, &text)?.into_owned()))
-                }
-                None => None,
-            },
-            secret: secret.map(|text| keyring.seal(Column::DestinationSecret, id, text)).transpose()?,
-        })
-    }
-
-    pub(super) fn of(keyring: &Keyring, one: &'d Destination) -> Result<Self> {
-        // Most destinations have no headers: this saves the serialisation.
-        let headers = if one.headers.is_empty() { None } else { serde_json::to_string(&one.headers).ok() };
-        let address = (one.address.as_str(), one.channel.traits().secret_address);
-        Self::new(keyring, one.id.0, address, headers, one.secret.as_deref())
-    }
 }
 
 /// Serialises a type of this program. None of them can fail.
@@ -85,26 +46,39 @@ pub(super) fn insert_destinations<'d>(
     keyring: &Keyring,
     destinations: impl Iterator<Item = (WatchId, i64, &'d Destination)>,
 ) -> Result<()> {
-    let stored = |(watch, n, one)| Ok((watch, n, one, StoredDestination::of(keyring, one)?));
-    let stored: Vec<(WatchId, i64, &Destination, StoredDestination<'_>)> =
-        destinations.map(stored).collect::<Result<_>>()?;
+    let sealed = |(watch, n, one): (WatchId, i64, &'d Destination)| {
+        let seal = |column, text| keyring.seal(column, one.id.0, text);
+        let address = if one.channel.traits().secret_address {
+            seal(Column::DestinationAddress, &one.address)?
+        } else {
+            Cow::Borrowed(one.address.as_str())
+        };
+        // Most destinations have no headers: this saves the serialisation.
+        let headers = if one.headers.is_empty() {
+            None
+        } else {
+            Some(keyring.seal(Column::DestinationHeaders, one.id.0, &to_json(&one.headers))?.into_owned())
+        };
+        let secret = one.secret.as_deref().map(|text| seal(Column::DestinationSecret, text)).transpose()?;
+        Ok((watch, n, one, address, headers, secret))
+    };
+    let sealed: Vec<_> = destinations.map(sealed).collect::<Result<_>>()?;
     tx.insert_each(
         "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret)
          values ($1, $2, $3, $4, $5, $6, $7, $8)",
-        stored.iter().map(|(watch, n, destination, stored)| {
+        sealed.iter().map(|(watch, n, destination, address, headers, secret)| {
             [
                 watch.0.into(),
                 (*n).into(),
                 destination.id.0.into(),
                 destination.channel.as_str().into(),
-                stored.address.as_ref().into(),
+                address.as_ref().into(),
                 (&destination.queue).into(),
-                stored.headers.as_deref().into(),
-                stored.secret.as_deref().into(),
+                headers.as_deref().into(),
+                secret.as_deref().into(),
             ]
         }),
-    )?;
-    Ok(())
+    )
 }
 
 /// Returns the greatest id in the database. New ids are greater.
@@ -118,9 +92,8 @@ pub(super) fn greatest_id(tx: &Tx<'_>) -> Result<Id> {
         "select id from keys",
     ] {
         for found in tx.list(sql, [], |row| row.opt_bytes(0))?.into_iter().flatten() {
-            let bytes = found.try_into();
-            let bytes = bytes.map_err(|_| StoreError::Inconsistent("an id is not 16 bytes".to_owned()))?;
-            greatest = greatest.max(Id::from_bytes(bytes));
+            let broken = |_| StoreError::Inconsistent("an id is not 16 bytes".to_owned());
+            greatest = greatest.max(found.try_into().map(Id::from_bytes).map_err(broken)?);
         }
     }
     Ok(greatest)

@@ -84,15 +84,10 @@ impl Column {
     }
 }
 
-/// Encryption keys. All of them open sealed values; the first one seals. Without a key, secrets stay plain.
+/// Encryption keys with their names. All of them open sealed values; the first one seals. Without a key, secrets
+/// stay plain.
 #[derive(Clone, Default)]
-pub struct Keyring(Option<Arc<Keys>>);
-
-struct Keys {
-    /// `sealed:<key>:` of the first key.
-    prefix: String,
-    all: Vec<(String, XChaCha20Poly1305)>,
-}
+pub struct Keyring(Arc<[(String, XChaCha20Poly1305)]>);
 
 impl fmt::Debug for Keyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,41 +98,31 @@ impl fmt::Debug for Keyring {
 impl Keyring {
     /// Creates a keyring. The first key seals.
     pub fn new<'k>(keys: impl IntoIterator<Item = &'k [u8; 32]>) -> Self {
-        let all: Vec<_> = keys
-            .into_iter()
-            .map(|key| {
-                let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(key).into();
-                let name = format!("{:08x}", u32::from_be_bytes([a, b, c, d]));
-                (name, XChaCha20Poly1305::new(key.into()))
-            })
-            .collect();
-        let prefix = |(name, _): &(String, _)| format!("{SEALED}{name}:");
-        Self(all.first().map(prefix).map(|prefix| Arc::new(Keys { prefix, all })))
+        let named = |key: &[u8; 32]| {
+            let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(key).into();
+            (format!("{:08x}", u32::from_be_bytes([a, b, c, d])), XChaCha20Poly1305::new(key.into()))
+        };
+        Self(keys.into_iter().map(named).collect())
     }
 
     /// Names of the keys. The first key seals.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().flat_map(|keys| keys.all.iter().map(|(name, _)| name.as_str()))
+        self.0.iter().map(|(name, _)| name.as_str())
     }
 
     /// Returns the text to be stored.
     pub(super) fn seal<'t>(&self, column: Column, row: Id, text: &'t str) -> Result<Cow<'t, str>> {
-        let Some((keys, (_, cipher))) = self.0.as_deref().and_then(|keys| Some((keys, keys.all.first()?)))
-        else {
-            return Ok(Cow::Borrowed(text));
-        };
+        let Some((name, cipher)) = self.0.first() else { return Ok(Cow::Borrowed(text)) };
         let sealed = encrypt(cipher, text.as_bytes(), &column.associated(row))?;
-        Ok(Cow::Owned(keys.prefix.clone() + &BASE64_STANDARD_NO_PAD.encode(sealed)))
+        Ok(Cow::Owned(format!("{SEALED}{name}:{}", BASE64_STANDARD_NO_PAD.encode(sealed))))
     }
 
     /// Returns the plain text of a stored text.
     pub(super) fn open(&self, column: Column, row: Id, stored: String) -> Result<String> {
-        let Some((name, sealed)) = stored.strip_prefix(SEALED).and_then(|rest| rest.split_once(':')) else {
-            return Ok(stored);
-        };
+        let Some((name, sealed)) = sealed_parts(&stored) else { return Ok(stored) };
         let broken = |what: &str| StoreError::Inconsistent(format!("`{}` {what}", column.name()));
         let bytes = BASE64_STANDARD_NO_PAD.decode(sealed).map_err(|_| broken("is not base64"))?;
-        let mut keys = self.0.iter().flat_map(|keys| &keys.all).filter(|(known, _)| known == name);
+        let mut keys = self.0.iter().filter(|(known, _)| known == name);
         let opened = keys.find_map(|(_, cipher)| decrypt(cipher, &bytes, &column.associated(row)));
         let opened = opened.ok_or_else(|| {
             broken("does not open: it is sealed with another key, or was copied from another row")
@@ -145,10 +130,34 @@ impl Keyring {
         String::from_utf8(opened).map_err(|_| broken("is not text"))
     }
 
-    /// Whether a stored text is not sealed with the first key.
-    pub(super) fn is_stale(&self, stored: &str) -> bool {
-        self.0.as_deref().is_some_and(|keys| !stored.starts_with(&keys.prefix))
+    /// Seals those of the stored texts of a row that are not sealed with the first key. Returns whether there
+    /// was one.
+    pub(super) fn reseal<'t>(
+        &self,
+        row: Id,
+        texts: impl IntoIterator<Item = (Column, Option<&'t mut String>)>,
+    ) -> Result<bool> {
+        let mut is_changed = false;
+        for (column, text) in texts {
+            if let Some(text) = text.filter(|text| self.is_stale(text)) {
+                let plain = self.open(column, row, std::mem::take(text))?;
+                *text = self.seal(column, row, &plain)?.into_owned();
+                is_changed = true;
+            }
+        }
+        Ok(is_changed)
     }
+
+    /// Whether a stored text is not sealed with the first key.
+    fn is_stale(&self, stored: &str) -> bool {
+        let sealed_with = sealed_parts(stored).map(|(name, _)| name);
+        self.names().next().is_some_and(|first| sealed_with != Some(first))
+    }
+}
+
+/// Returns the name of the key and the rest of a sealed text.
+fn sealed_parts(stored: &str) -> Option<(&str, &str)> {
+    stored.strip_prefix(SEALED)?.split_once(':')
 }
 
 /// Key that seals a response that holds a secret for the caller that received it.

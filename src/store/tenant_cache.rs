@@ -59,32 +59,22 @@ pub(super) struct TenantCache {
 /// A committed change of an app or a key.
 #[derive(Debug)]
 pub(super) enum TenantChange {
-    App(Box<App>),
-    Key { id: KeyId, hash: [u8; 32], key: Key, expires_at: Option<Timestamp> },
+    App(Arc<App>),
+    Key([u8; 32], CachedKey),
     Revoked(KeyId),
 }
 
 impl TenantCache {
-    /// Creates a cache of these apps and keys.
-    pub(super) fn new(apps: Vec<App>, keys: Vec<([u8; 32], CachedKey)>) -> Self {
-        Self {
-            apps: apps.into_iter().map(|app| (app.no, Arc::new(app))).collect(),
-            hashes: keys.iter().map(|(hash, key)| (key.id, *hash)).collect(),
-            keys: keys.into_iter().collect(),
-            configured: None,
-        }
-    }
-
-    /// Applies the changes of a commit.
+    /// Applies the changes of a commit, or the rows of a database that was just opened.
     pub(super) fn apply(&mut self, changes: Vec<TenantChange>) {
         for change in changes {
             match change {
                 TenantChange::App(app) => {
-                    self.apps.insert(app.no, Arc::new(*app));
+                    self.apps.insert(app.no, app);
                 }
-                TenantChange::Key { id, hash, key, expires_at } => {
-                    self.keys.insert(hash, CachedKey::new(id, key, expires_at, 0));
-                    self.hashes.insert(id, hash);
+                TenantChange::Key(hash, key) => {
+                    self.hashes.insert(key.id, hash);
+                    self.keys.insert(hash, key);
                 }
                 TenantChange::Revoked(id) => {
                     if let Some(hash) = self.hashes.remove(&id) {
@@ -104,9 +94,8 @@ impl TenantCache {
 
     fn apply_configured(&mut self) {
         if let Some((app, secret)) = &self.configured
-            && let Some(app) = self.apps.get_mut(app)
+            && let Some(app) = self.apps.get_mut(app).map(Arc::make_mut)
         {
-            let app = Arc::make_mut(app);
             (app.signing_secret, app.old_secret) = (secret.clone(), None);
         }
     }

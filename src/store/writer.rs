@@ -40,17 +40,19 @@
 //! **The feed never skips an event.** The last statements of a transaction give an app's events their
 //! positions, so their order is the order of the commits.
 
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use backon::{ConstantBuilder, Retryable as _};
 use tokio::sync::{mpsc, oneshot};
 
 use super::batch::{Batch, CommitEffects};
-use super::db::{CommitOutcome, Committed, Received, Result, StoreError, WriterConnection};
+use super::db::{CommitOutcome, Received, Result, StoreError, WriterConnection};
 use super::nodes;
-use super::shared::Shared;
+use super::reads::Shared;
 use crate::clock::Clock;
 
 /// Maximum number of commands in one transaction: enough to share the cost of a sync, few enough that the
@@ -67,6 +69,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Interval of attempts to reconnect while no command arrives.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Pause between two attempts to write while the database accepts no writes.
+pub const WRITE_RETRY_PAUSE: Duration = Duration::from_secs(1);
+
 /// A closed set of commands, which the writer applies in batches.
 pub(super) trait CommandSet: Send + Sized + 'static {
     /// Whether the command changes nothing.
@@ -80,7 +85,6 @@ pub(super) trait CommandSet: Send + Sized + 'static {
 }
 
 /// A command with its answer and the channel for the reply.
-#[derive(Debug)]
 pub(super) struct Item<Q, A> {
     pub(super) ask: Q,
     pub(super) answer: Option<A>,
@@ -99,30 +103,33 @@ impl<Q, A> Item<Q, A> {
     }
 }
 
-/// The sending half of the queue of the writer.
-#[derive(Debug)]
-pub(super) struct WriterQueue<C>(mpsc::Sender<C>);
-
-impl<C> Clone for WriterQueue<C> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
+/// Sends a command to the writer and waits for the reply.
+pub(super) async fn ask<C, Q, A>(
+    queue: &mpsc::Sender<C>,
+    command: fn(Box<Item<Q, A>>) -> C,
+    ask: Q,
+) -> Result<A> {
+    let ended = || StoreError::Unavailable("the writer has ended".to_owned());
+    let (reply, answer) = oneshot::channel();
+    let item = Box::new(Item { ask, answer: None, reply });
+    queue.send(command(item)).await.map_err(|_| ended())?;
+    answer.await.map_err(|_| ended())?
 }
 
-impl<C> WriterQueue<C> {
-    /// Sends a command and waits for the reply.
-    pub(super) async fn ask<Q, A>(&self, command: fn(Box<Item<Q, A>>) -> C, ask: Q) -> Result<A> {
-        let ended = || StoreError::Unavailable("the writer has ended".to_owned());
-        let (reply, answer) = oneshot::channel();
-        let item = Box::new(Item { ask, answer: None, reply });
-        self.0.send(command(item)).await.map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
-    }
-
-    /// Number of commands that wait.
-    pub(super) fn len(&self) -> usize {
-        self.0.max_capacity() - self.0.capacity()
-    }
+/// Repeats `write` while the database accepts no writes. Returns the error only if a retry cannot help
+/// ([`StoreError::Inconsistent`]).
+///
+/// A write must change nothing when it is repeated, because the commit of a failed attempt may have happened
+/// ([`StoreError::Unknown`]).
+pub async fn write_until_accepted<T, F>(clock: &Clock, write: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    write
+        .retry(ConstantBuilder::new().with_delay(WRITE_RETRY_PAUSE).without_max_times())
+        .sleep(clock.clone())
+        .when(|error| matches!(error, StoreError::Unavailable(_) | StoreError::Unknown(_)))
+        .await
 }
 
 /// The thread of the writer. It ends when the last handle of the store is dropped.
@@ -134,28 +141,20 @@ impl Writer {
     pub(super) fn start<C: CommandSet>(
         connection: WriterConnection,
         shared: &Arc<Shared>,
-    ) -> std::io::Result<(WriterQueue<C>, Self)> {
+    ) -> std::io::Result<(mpsc::Sender<C>, Self)> {
         let (sender, queue) = mpsc::channel(QUEUE);
         let shared = Arc::clone(shared);
         let thread = std::thread::Builder::new().name("writer".to_owned());
         let thread = thread.spawn(move || {
             WriterLoop { connection, shared: &shared, pending_effects: None }.run(queue);
         })?;
-        Ok((WriterQueue(sender), Self(thread)))
+        Ok((sender, Self(thread)))
     }
 
     /// Waits until everything is written and the database is closed.
     pub fn join(self) {
         let _ = self.0.join();
     }
-}
-
-/// State of a transaction that the database did not refuse.
-enum Transacted {
-    /// It is on disk.
-    Committed(CommitEffects),
-    /// The connection was lost in the commit.
-    Unknown(CommitEffects),
 }
 
 struct WriterLoop<'s> {
@@ -189,7 +188,7 @@ impl WriterLoop<'_> {
                 Received::Closed => return None,
                 Received::Lost => {
                     // A connection is no sign of recovery: only a commit resets `refusing`.
-                    if let Err(error) = self.ready() {
+                    if let Err(error) = self.ready(Duration::ZERO) {
                         self.refuse(&error);
                     }
                 }
@@ -199,31 +198,26 @@ impl WriterLoop<'_> {
 
     /// Commits `commands` in one transaction, or in halves if one of them fails.
     fn commit<C: CommandSet>(&mut self, mut commands: Vec<C>) {
-        let transacted = self.ready().and_then(|()| match self.transact(&mut commands) {
+        let done = self.ready(Duration::ZERO).and_then(|_| match self.transact(&mut commands) {
             // The transaction did not happen. It is applied once more if there is a new connection.
-            Err(error) if self.connection.is_lost() => match self.ready() {
-                Ok(()) => self.transact(&mut commands),
+            Err(error) if self.connection.is_lost() => match self.ready(Duration::ZERO) {
+                Ok(_) => self.transact(&mut commands),
                 Err(_) => Err(error),
             },
-            transacted => transacted,
+            done => done,
         });
-        let failure = match transacted {
-            Ok(Transacted::Committed(effects)) => {
-                effects.publish(self.shared);
-                None
-            }
-            Ok(Transacted::Unknown(effects)) => {
-                self.pending_effects = Some(effects);
-                self.refuse(&StoreError::Unknown("the connection was lost in a commit".to_owned()));
-                self.wait_for_outcome()
-            }
+        let failure = match done {
             Err(StoreError::Inconsistent(_)) if commands.len() > 1 => {
                 let second = commands.split_off(commands.len() / 2);
                 self.commit(commands);
                 self.commit(second);
                 return;
             }
-            Err(error) => Some(error),
+            Err(error @ StoreError::Unknown(_)) => {
+                self.refuse(&error);
+                self.wait_for_outcome()
+            }
+            done => done.err(),
         };
         if let Some(error) = &failure {
             self.refuse(error);
@@ -235,8 +229,7 @@ impl WriterLoop<'_> {
 
     /// Waits up to [`PATIENCE`] for the outcome of a commit. Returns the error for its callers, if any.
     fn wait_for_outcome(&mut self) -> Option<StoreError> {
-        let outcome = self.connection.wait_until_ready(PATIENCE);
-        match outcome.map(|outcome| self.settle_pending(outcome)) {
+        match self.ready(PATIENCE) {
             Ok(Some(CommitOutcome::Aborted)) => {
                 Some(StoreError::Unavailable("the connection was lost before the commit".to_owned()))
             }
@@ -245,22 +238,17 @@ impl WriterLoop<'_> {
         }
     }
 
-    /// Reconnects if needed.
-    fn ready(&mut self) -> Result<()> {
-        let outcome = self.connection.ready()?;
-        self.settle_pending(outcome);
-        Ok(())
-    }
-
-    /// Publishes or drops the pending effects when their outcome is known.
-    fn settle_pending(&mut self, outcome: Option<CommitOutcome>) -> Option<CommitOutcome> {
+    /// Reconnects if needed, for up to `patience`. Publishes or drops the pending effects when their outcome is
+    /// known, and returns it.
+    fn ready(&mut self, patience: Duration) -> Result<Option<CommitOutcome>> {
+        let outcome = self.connection.ready(patience)?;
         if outcome.is_some()
             && let Some(effects) = self.pending_effects.take()
             && outcome == Some(CommitOutcome::Committed)
         {
             effects.publish(self.shared);
         }
-        outcome
+        Ok(outcome)
     }
 
     /// Marks the store as refusing, if the error is an error of the database. Logs the first such error.
@@ -272,7 +260,8 @@ impl WriterLoop<'_> {
         }
     }
 
-    fn transact<C: CommandSet>(&mut self, commands: &mut [C]) -> Result<Transacted> {
+    /// Commits `commands` in one transaction. Publishes the effects, or keeps them if the outcome is unknown.
+    fn transact<C: CommandSet>(&mut self, commands: &mut [C]) -> Result<()> {
         let started = Clock::System.stopwatch();
         let refusing = self.shared.is_refusing();
         self.connection.begin(refusing || !commands.iter().all(C::only_reads))?;
@@ -287,15 +276,14 @@ impl WriterLoop<'_> {
         let applied =
             applied.unwrap_or_else(|_| Err(StoreError::Inconsistent("a write panicked".to_owned())));
         let mut effects = batch.effects;
-        if let Err(error) = applied {
-            self.connection.roll_back();
-            return Err(error);
-        }
-        let committed = self.connection.commit()?;
+        applied.inspect_err(|_| self.connection.roll_back())?;
+        let committed = self.connection.commit();
         (effects.commands, effects.duration) = (commands.len(), started.elapsed());
-        Ok(match committed {
-            Committed::Yes => Transacted::Committed(effects),
-            Committed::Unknown => Transacted::Unknown(effects),
-        })
+        match &committed {
+            Ok(()) => effects.publish(self.shared),
+            Err(StoreError::Unknown(_)) => self.pending_effects = Some(effects),
+            Err(StoreError::Unavailable(_) | StoreError::Inconsistent(_)) => {}
+        }
+        committed
     }
 }

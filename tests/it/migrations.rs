@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ringback::domain::{DeliveryStatus, JobNo, Reason, Timestamp, WatchId, WatchStatus};
+use ringback::domain::{DeliveryStatus, JobNo, Masked, Reason, Timestamp, WatchId, WatchStatus};
 use ringback::store::{
     DatabaseLocation, DeliveryFilter, IdempotencyKey, Keyring, Replay, StoredResponse, TimelineEntry,
     TimelinePosition, WatchFilter,
@@ -173,7 +173,7 @@ fn previous_release() -> (tempfile::TempDir, DatabaseLocation) {
             let server = shared("a database of the previous release").expect("a server");
             let name = server.empty();
             server.query(&name, include_str!("migrations/postgres_schema_2.sql"));
-            DatabaseLocation::Server(server.url(&name))
+            DatabaseLocation::Server(Masked::new(server.url(&name)))
         }
     };
     (folder, location)

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ringback::domain::Timestamp;
+use ringback::domain::{Masked, Timestamp};
 use ringback::store::{DatabaseLocation, Keyring, Store, StoreOptions};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
@@ -163,7 +163,7 @@ impl Server {
         let name = self.name();
         self.template.get_or_init(|| {
             self.query("postgres", "create database template_ringback");
-            let location = DatabaseLocation::Server(self.url("template_ringback"));
+            let location = DatabaseLocation::Server(Masked::new(self.url("template_ringback")));
             let now = Timestamp::from_millis(0);
             let (store, writer) = Store::open(StoreOptions {
                 location,

@@ -15,8 +15,8 @@ use ringback::domain::{
 };
 use ringback::store::{
     BootstrapTenant, DatabaseLocation, DueDeliveries, EndJob, IdempotencyKey, Idempotent, Keyring,
-    LoadDueDeliveries, NotifyProgress, RecordAttempt, RecordObservation, Register, Replayable, Respond,
-    StopWatch, Store, StoreOptions, StoredResponse, Writer,
+    LoadDueDeliveries, NotifyProgress, RecordAttempt, RecordObservation, Register, Respond, StopWatch, Store,
+    StoreOptions, StoredResponse, Writer,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl StoreFixture {
             On::Sqlite => DatabaseLocation::File(folder.path().join("ringback.db")),
             On::Postgres => {
                 let server = shared("a store").expect("a server");
-                DatabaseLocation::Server(server.url(&server.database()))
+                DatabaseLocation::Server(Masked::new(server.url(&server.database())))
             }
         };
         Self::at(folder, location, START).await
@@ -129,7 +129,7 @@ impl StoreFixture {
 
     pub async fn register(&self, watch: NewWatch) -> Watch {
         match self.store.register(asked(watch, None)).await.expect("registered") {
-            Replayable::Done(watch) => watch,
+            Ok(Ok(watch)) => watch,
             other => panic!("{other:?}"),
         }
     }

@@ -1,4 +1,4 @@
-//! Errors of the store.
+//! Errors of the store, and outcomes of commits and of waits.
 
 use rusqlite::ErrorCode;
 
@@ -39,6 +39,26 @@ impl From<rusqlite::Error> for StoreError {
             _ => Self::Inconsistent(error.to_string()),
         }
     }
+}
+
+/// Outcome of a commit that was unknown at first ([`StoreError::Unknown`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitOutcome {
+    /// The transaction is on disk.
+    Committed,
+    /// The transaction did not happen.
+    Aborted,
+}
+
+/// Reason why the writer stopped waiting.
+#[derive(Debug)]
+pub enum Received<T> {
+    /// A command arrived.
+    Item(T),
+    /// The queue is closed: no command will arrive.
+    Closed,
+    /// The connection was lost, or it is time to reconnect.
+    Lost,
 }
 
 /// Ends the process where continuing would require a guess about the contents of the database: the next

@@ -29,27 +29,22 @@
 //! differ from the memory of this process. Its timeline differs, and this process ends.
 
 mod bulk;
-mod runtime;
 mod server;
 mod session;
-mod setup;
 mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use backon::{BlockingRetryable as _, ConstantBuilder};
-use tokio::sync::mpsc;
 
-use self::runtime::BlockingRuntime;
-pub use self::server::{Reader, Server};
-pub use self::session::Session;
-use self::session::{Begin, SessionCommit, Waited};
-use super::error::{Result, StoreError, end_the_process};
-use super::outcome::{CommitOutcome, Committed, Received};
+use self::session::BlockingRuntime;
+use super::error::{CommitOutcome, Result, StoreError, end_the_process};
 use super::tx::Tx;
 use crate::clock::Clock;
+
+pub use self::server::{Reader, Server};
+pub use self::session::Session;
 
 /// Key of the advisory lock, one for each database of a server: "ringback" in ASCII.
 const LOCK_KEY: i64 = 0x7269_6e67_6261_636b;
@@ -65,17 +60,24 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// of that many losses is not running.
 const OWN_SESSIONS_MAX: usize = 64;
 
+/// Minimum version, in the numbering of the server.
+const MIN_VERSION: i64 = 140_000;
+
+/// Every `migrations/postgres/*.sql`: (file name, text), in the order of their versions. The build script
+/// lists the folder. A released migration never changes.
+const MIGRATIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/migrations_postgres.rs"));
+
 /// The connection that writes.
 #[derive(Debug)]
 pub struct WriterConnection {
     server: Arc<Server>,
     runtime: Arc<BlockingRuntime>,
-    session: Session,
+    pub session: Session,
     /// Process ids, on the server, of the sessions that hold the lock or may hold it: the answer to a
     /// session that asked for the lock may have been lost.
     own_sessions: Vec<i64>,
     /// Number of times that the database had been opened when this process opened it.
-    incarnation: Option<i64>,
+    pub incarnation: Option<i64>,
     /// Timeline of the server, if the server reports it.
     timeline: Option<String>,
     /// Number of the transaction whose outcome is unknown.
@@ -85,98 +87,68 @@ pub struct WriterConnection {
 impl WriterConnection {
     /// Connects, locks the database for this process, and migrates it.
     pub fn open(server: &Arc<Server>) -> anyhow::Result<Self> {
-        let runtime = Arc::new(BlockingRuntime::new()?);
+        let runtime = BlockingRuntime::new()?;
         let session = server.connect(&runtime).context("the database cannot be reached")?;
-        setup::check(&session)?;
+        check(&session)?;
         let own_sessions = vec![backend(&session)?];
         let waited = Clock::System.stopwatch();
-        let locked = (|| lock(&session).map_err(Some).and_then(|locked| locked.then_some(()).ok_or(None)))
-            .retry(ConstantBuilder::new().with_delay(PAUSE).without_max_times())
-            .sleep(runtime.sleeper())
-            .when(|error| error.is_none() && waited.elapsed() <= LOCK_PATIENCE)
-            .call();
-        match locked {
-            Ok(()) => {}
-            Err(Some(error)) => return Err(error.into()),
-            Err(None) => bail!(
-                "the database is in use by another ringback; stop that one, or give this one its own \
-                 database_url"
-            ),
+        while !lock(&session)? {
+            if waited.elapsed() > LOCK_PATIENCE {
+                bail!(
+                    "the database is in use by another ringback; stop that one, or give this one its own \
+                     database_url"
+                );
+            }
+            runtime.block_on(Clock::System.sleep(PAUSE));
         }
-        setup::migrate(&session).context("the database cannot be brought up to date")?;
+        migrate(&session).context("the database cannot be brought up to date")?;
         let timeline = timeline(&session);
         let server = Arc::clone(server);
         Ok(Self { server, runtime, session, own_sessions, incarnation: None, timeline, unknown_commit: None })
     }
 
-    /// Sets how often the database has been opened, this time included.
-    pub fn set_incarnation(&mut self, incarnation: i64) {
-        self.incarnation = Some(incarnation);
-    }
-
-    /// The connection, as statements see it.
-    pub fn tx(&self) -> Tx<'_> {
-        Tx::Postgres(&self.session)
-    }
-
     /// Whether the connection is lost and nothing of the transaction has happened.
     pub fn is_lost(&self) -> bool {
-        self.session.is_broken() && self.unknown_commit.is_none()
+        self.session.broken.get() && self.unknown_commit.is_none()
     }
 
-    /// Begins a transaction with the next statement.
-    pub fn begin(&self, writes: bool) {
-        self.session.begin(if writes { Begin::Write } else { Begin::Read });
+    /// Commits the transaction. Keeps its number if the outcome is unknown.
+    pub fn commit(&mut self) -> Result<()> {
+        let committed = self.session.commit();
+        if matches!(committed, Err(StoreError::Unknown(_))) {
+            self.unknown_commit = self.session.xid.take();
+        }
+        committed
     }
 
-    /// Commits the transaction.
-    pub fn commit(&mut self) -> Result<Committed> {
-        match self.session.commit()? {
-            SessionCommit::Done => Ok(Committed::Yes),
-            SessionCommit::Lost(Some(xid)) => {
-                self.unknown_commit = Some(xid);
-                Ok(Committed::Unknown)
+    /// Reconnects if the connection is lost, and repeats this until it succeeds, for up to `patience`. Returns
+    /// the outcome of the unknown commit, if there was one.
+    pub fn ready(&mut self, patience: Duration) -> Result<Option<CommitOutcome>> {
+        let (runtime, waited) = (Arc::clone(&self.runtime), Clock::System.stopwatch());
+        loop {
+            match self.try_ready() {
+                Err(_) if waited.elapsed() < patience => runtime.block_on(Clock::System.sleep(PAUSE)),
+                done => return done,
             }
-            // The transaction only read.
-            SessionCommit::Lost(None) => Err(StoreError::Unavailable("the connection was lost".to_owned())),
         }
     }
 
-    /// Rolls the transaction back.
-    pub fn roll_back(&self) {
-        self.session.roll_back();
-    }
-
-    /// See [`super::writer_connection::WriterConnection::ready`].
-    pub fn ready(&mut self) -> Result<Option<CommitOutcome>> {
-        if self.session.is_broken() {
+    fn try_ready(&mut self) -> Result<Option<CommitOutcome>> {
+        if self.session.broken.get() {
             self.session = self.server.connect(&self.runtime)?;
             if let Err(error) = self.take_over() {
                 // A session without the lock must not be used.
-                self.session.give_up();
+                self.session.broken.set(true);
                 return Err(error);
             }
             tracing::info!("the database answers again");
         }
         let Some(xid) = &self.unknown_commit else { return Ok(None) };
         let outcome = outcome(&self.session, xid)?;
-        tracing::info!(
-            ?outcome,
-            transaction = xid,
-            "the outcome of the commit whose connection was lost is known"
-        );
+        let known = "the outcome of the commit whose connection was lost is known";
+        tracing::info!(?outcome, transaction = xid, "{known}");
         self.unknown_commit = None;
         Ok(Some(outcome))
-    }
-
-    /// Repeats [`WriterConnection::ready`] until it succeeds, for up to `patience`.
-    pub fn wait_until_ready(&mut self, patience: Duration) -> Result<Option<CommitOutcome>> {
-        let (sleeper, waited) = (self.runtime.sleeper(), Clock::System.stopwatch());
-        (|| self.ready())
-            .retry(ConstantBuilder::new().with_delay(PAUSE).without_max_times())
-            .sleep(sleeper)
-            .when(|_| waited.elapsed() < patience)
-            .call()
     }
 
     /// Takes the lock with a new session, and verifies that no other process had it in between.
@@ -195,7 +167,7 @@ impl WriterConnection {
                     Tx::Postgres(session).one(end, [holder.into()], |row| row.int(0))?;
                     StoreError::Unavailable("the old connection still held the lock".to_owned())
                 }
-                None => lock_is_held(),
+                None => StoreError::Unavailable("the lock of the database was held a moment ago".to_owned()),
                 Some(_) => end_the_process("another ringback has taken the database over"),
             });
         }
@@ -213,21 +185,6 @@ impl WriterConnection {
         Ok(())
     }
 
-    /// Waits for the next item of `queue`, for the loss of the connection, or for `timeout`.
-    pub fn receive<T>(&self, queue: &mut mpsc::Receiver<T>, timeout: Option<Duration>) -> Received<T> {
-        let work = async {
-            match timeout {
-                None => Some(queue.recv().await),
-                Some(timeout) => Clock::System.timeout(timeout, queue.recv()).await,
-            }
-        };
-        match self.session.wait(work) {
-            Waited::Done(Some(Some(item))) => Received::Item(item),
-            Waited::Done(Some(None)) => Received::Closed,
-            Waited::Done(None) | Waited::Lost => Received::Lost,
-        }
-    }
-
     /// Releases the lock and closes the connection.
     pub fn close(self) {
         let _ = self.session.batch("select pg_advisory_unlock_all()");
@@ -239,10 +196,6 @@ impl WriterConnection {
 fn lock(session: &Session) -> Result<bool> {
     let sql = "select case when pg_try_advisory_lock($1) then 1 else 0 end";
     Tx::Postgres(session).one(sql, [LOCK_KEY.into()], |row| row.flag(0))
-}
-
-fn lock_is_held() -> StoreError {
-    StoreError::Unavailable("the lock of the database was held a moment ago".to_owned())
 }
 
 /// Process id of the session that holds the lock.
@@ -273,4 +226,47 @@ fn outcome(session: &Session, xid: &str) -> Result<CommitOutcome> {
         Some(_) => Err(StoreError::Unavailable("a commit is still in progress".to_owned())),
         None => end_the_process("the server does not know the outcome of a commit"),
     }
+}
+
+/// Refuses servers that would lose commits or do not work.
+fn check(session: &Session) -> anyhow::Result<()> {
+    let tx = Tx::Postgres(session);
+    let setting = |name: &str| tx.one("select current_setting($1)", [name.into()], |row| row.text(0));
+    let version = setting("server_version_num")?.parse::<i64>().unwrap_or_default();
+    if version < MIN_VERSION {
+        bail!("PostgreSQL {} is too old: 14 or newer is needed", setting("server_version")?);
+    }
+    if setting("server_encoding")? != "UTF8" {
+        bail!("the database is not in UTF-8: create it with `encoding 'UTF8'`");
+    }
+    for name in ["synchronous_commit", "fsync"] {
+        if setting(name)? == "off" {
+            bail!(
+                "the server has {name}=off, and would lose what it said was written: set {name} = on, for \
+                 this database at least"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Brings the schema to the newest version. Each migration is one transaction with its version number.
+fn migrate(session: &Session) -> anyhow::Result<()> {
+    session.batch("create table if not exists schema_version (version bigint not null)")?;
+    let newest = "select coalesce(max(version), 0) from schema_version";
+    let done = usize::try_from(Tx::Postgres(session).one(newest, [], |row| row.count(0))?)?;
+    if done > MIGRATIONS.len() {
+        bail!("it was written by a newer version of ringback (schema {done}, here {})", MIGRATIONS.len());
+    }
+    for (version, (name, migration)) in (1..).zip(MIGRATIONS).skip(done) {
+        // Creating an index of a large table may take longer than any other statement.
+        let step = format!(
+            "begin; set local statement_timeout = 0; {migration}; insert into schema_version values ({version}); commit"
+        );
+        if let Err(error) = session.batch_without_timeout(&step) {
+            let _ = session.batch("rollback");
+            return Err(error).with_context(|| format!("the migration {name} failed"));
+        }
+    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! SQLite: the lock, the version, the settings, the migrations, and the statements.
+//! SQLite: the lock, the version, the settings, the migrations, and the commit.
 //!
 //! **One process.** A second process on the same file would poll and send everything twice. A `flock` on a
 //! file beside the database locks it for this process. The kernel releases the lock when the process ends,
@@ -17,18 +17,24 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use rustix::fs::{FlockOperation, flock};
 
 use super::error::{self, end_the_process};
-use super::row::Row;
-use super::value::Value;
 
 /// 3.51.3, the first version without the WAL-reset bug.
 const MIN_VERSION: i32 = 3_051_003;
 
 /// Page cache of the writer. The pages in frequent use are few, and memory is bounded.
 const WRITER_CACHE_KIB: i32 = 16 * 1024;
+
+/// Settings of the writer. `fullfsync`: on macOS, a plain fsync leaves data in the cache of the drive.
+/// `journal_size_limit` is four times the size of a checkpoint: the file system must allocate the blocks of a
+/// truncated log again before it can sync.
+const WRITER_SETTINGS: &str =
+    "pragma synchronous = full; pragma fullfsync = on; pragma checkpoint_fullfsync = on;
+    pragma foreign_keys = on; pragma temp_store = memory; pragma mmap_size = 0;
+    pragma journal_size_limit = 134217728";
 
 /// Page cache of each reader.
 const READER_CACHE_KIB: i32 = 2 * 1024;
@@ -79,11 +85,6 @@ impl WriterConnection {
         Ok(reader)
     }
 
-    /// Begins a transaction that writes.
-    pub fn begin(&self) -> error::Result<()> {
-        Ok(self.connection.execute_batch("begin immediate")?)
-    }
-
     /// Commits the transaction.
     pub fn commit(&self) -> error::Result<()> {
         match self.connection.execute_batch("commit") {
@@ -116,17 +117,15 @@ impl WriterConnection {
         let done = self.connection.execute_batch("vacuum");
         self.connection.pragma_update(None, "temp_store", "MEMORY")?;
         done?;
-        if !self.truncate_log()? {
+        if self.truncate_log()? != 0 {
             tracing::warn!("another process reads the database: its log is truncated at the next stop");
         }
         Ok(())
     }
 
-    /// Checkpoints and truncates the log. Returns `false` if a reader prevented it.
-    fn truncate_log(&self) -> error::Result<bool> {
-        Ok(self
-            .connection
-            .query_row("pragma wal_checkpoint(truncate)", [], |row| Ok(row.get::<_, i64>(0)? == 0))?)
+    /// Checkpoints and truncates the log. The result is not 0 if a reader prevented it.
+    fn truncate_log(&self) -> rusqlite::Result<i64> {
+        self.connection.query_row("pragma wal_checkpoint(truncate)", [], |row| row.get(0))
     }
 
     /// Truncates the log and closes the connection. A log that remains is read at the next start.
@@ -162,11 +161,10 @@ fn canonical(path: &Path) -> Result<PathBuf> {
 fn lock(path: &Path) -> Result<File> {
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
-    let lock_path = PathBuf::from(lock_path);
-    let file =
-        OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).with_context(|| {
-            format!("{} cannot be created; is the folder there and writable?", lock_path.display())
-        })?;
+    let lock_path = Path::new(&lock_path);
+    let failure = || format!("{} cannot be created; is the folder there and writable?", lock_path.display());
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(lock_path);
+    let file = file.with_context(failure)?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         bail!(
             "{} is in use by another ringback; stop that one, or give this one its own database_url",
@@ -188,20 +186,7 @@ fn prepare_writer(writer: &Connection) -> Result<()> {
     if mode != "wal" {
         bail!("its file system does not allow write-ahead logging (mode `{mode}`); use a local disk");
     }
-    for (setting, value) in [
-        ("synchronous", "FULL"),
-        ("foreign_keys", "ON"),
-        ("temp_store", "MEMORY"),
-        ("mmap_size", "0"),
-        // Four times the size of a checkpoint: the file system must allocate the blocks of a truncated log again
-        // before it can sync.
-        ("journal_size_limit", "134217728"),
-    ] {
-        writer.pragma_update(None, setting, value)?;
-    }
-    // On macOS, a plain fsync leaves data in the cache of the drive.
-    writer.pragma_update(None, "fullfsync", true)?;
-    writer.pragma_update(None, "checkpoint_fullfsync", true)?;
+    writer.execute_batch(WRITER_SETTINGS)?;
     writer.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     writer.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     let synchronous: i64 = writer.query_row("pragma synchronous", [], |row| row.get(0))?;
@@ -230,58 +215,6 @@ fn migrate(connection: &mut Connection, migrations: &[(&str, &str)]) -> Result<(
 
 fn outcome_is_unknown(error: &rusqlite::Error) -> ! {
     end_the_process(&format!("a commit failed, and the contents of the disk are unknown: {error}"));
-}
-
-/// See [`super::Tx::each`].
-pub fn each<'v, const N: usize>(
-    connection: &Connection,
-    sql: &str,
-    rows: impl IntoIterator<Item = [Value<'v>; N]>,
-) -> error::Result<Vec<usize>> {
-    let mut statement = prepare(connection, sql)?;
-    let run = |row: [Value<'v>; N]| {
-        bind(&mut statement, &row)?;
-        Ok(statement.raw_execute()?)
-    };
-    rows.into_iter().map(run).collect()
-}
-
-/// See [`super::Tx::fetch`].
-pub fn fetch<'v, T, R: AsRef<[Value<'v>]>>(
-    connection: &Connection,
-    sql: &str,
-    rows: impl IntoIterator<Item = R>,
-    mut read: impl FnMut(&Row<'_>) -> error::Result<T>,
-) -> error::Result<Vec<Vec<T>>> {
-    let mut statement = prepare(connection, sql)?;
-    let mut all = Vec::new();
-    for row in rows {
-        bind(&mut statement, row.as_ref())?;
-        let mut found = Vec::new();
-        let mut cursor = statement.raw_query();
-        while let Some(row) = cursor.next()? {
-            found.push(read(&Row::Sqlite(row))?);
-        }
-        all.push(found);
-    }
-    Ok(all)
-}
-
-fn prepare<'c>(connection: &'c Connection, sql: &str) -> error::Result<CachedStatement<'c>> {
-    let statement = connection.prepare_cached(sql)?;
-    debug_assert!(
-        (1..=statement.parameter_count()).all(|n| statement.parameter_name(n) == Some(&format!("${n}"))),
-        "parameters are numbered in the order of their first appearance: {sql}"
-    );
-    Ok(statement)
-}
-
-fn bind(statement: &mut CachedStatement<'_>, row: &[Value<'_>]) -> error::Result<()> {
-    debug_assert_eq!(statement.parameter_count(), row.len(), "a value for each parameter");
-    for (index, value) in row.iter().enumerate() {
-        statement.raw_bind_parameter(index + 1, value)?;
-    }
-    Ok(())
 }
 
 /// Opens an empty database in memory, with the current schema.

@@ -1,16 +1,13 @@
 //! Transactions, as the statements see them.
 
-use std::fmt;
-
-use rusqlite::Connection;
+use rusqlite::{CachedStatement, Connection};
 
 use super::error::{Result, StoreError};
 use super::postgres::Session;
-use super::row::Row;
-use super::sqlite;
-use super::value::Value;
+use super::value::{Row, Value};
 
 /// A connection with or without an open transaction, as the statements see it.
+#[derive(Debug)]
 pub enum Tx<'c> {
     Sqlite(&'c Connection),
     Postgres(&'c Session),
@@ -24,14 +21,21 @@ impl Tx<'_> {
         rows: impl IntoIterator<Item = [Value<'v>; N]>,
     ) -> Result<Vec<usize>> {
         match self {
-            Self::Sqlite(connection) => sqlite::each(connection, sql, rows),
+            Self::Sqlite(connection) => {
+                let mut statement = prepare(connection, sql)?;
+                let run = |row: [Value<'v>; N]| {
+                    bind(&mut statement, &row)?;
+                    Ok(statement.raw_execute()?)
+                };
+                rows.into_iter().map(run).collect()
+            }
             Self::Postgres(session) => session.each(sql, rows),
         }
     }
 
-    /// Inserts each row of values, at once where the database can. The statement has the form `insert into t (a, b)
-    /// values ($1, $2)`, with `on conflict (a) do update set …` if needed: no other clause has parameters, and there is
-    /// no `do nothing` and no `returning`. No two rows have the same key.
+    /// Inserts each row of values, at once where the database can. The form is `insert into t (a, b) values ($1, $2)`,
+    /// possibly with ` on conflict (a) do update set b = excluded.b`: without parameters, `do nothing` and `returning`.
+    /// No two rows have the same key.
     pub fn insert_each<'v, const N: usize>(
         &self,
         sql: &str,
@@ -48,7 +52,7 @@ impl Tx<'_> {
         rows: impl IntoIterator<Item = [Value<'v>; N]>,
     ) -> Result<Vec<usize>> {
         match self {
-            Self::Sqlite(connection) => sqlite::each(connection, sql, rows),
+            Self::Sqlite(_) => self.each(sql, rows),
             Self::Postgres(session) => session.each_row(sql, rows),
         }
     }
@@ -63,10 +67,21 @@ impl Tx<'_> {
         &self,
         sql: &str,
         rows: impl IntoIterator<Item = R>,
-        read: impl FnMut(&Row<'_>) -> Result<T>,
+        mut read: impl FnMut(&Row<'_>) -> Result<T>,
     ) -> Result<Vec<Vec<T>>> {
         match self {
-            Self::Sqlite(connection) => sqlite::fetch(connection, sql, rows, read),
+            Self::Sqlite(connection) => {
+                let mut statement = prepare(connection, sql)?;
+                let fetch = |row: R| {
+                    bind(&mut statement, row.as_ref())?;
+                    let (mut found, mut cursor) = (Vec::new(), statement.raw_query());
+                    while let Some(row) = cursor.next()? {
+                        found.push(read(&Row::Sqlite(row))?);
+                    }
+                    Ok(found)
+                };
+                rows.into_iter().map(fetch).collect()
+            }
             Self::Postgres(session) => session.fetch(sql, rows, read),
         }
     }
@@ -117,8 +132,19 @@ fn no_row(sql: &str) -> StoreError {
     StoreError::Inconsistent(format!("no row for `{sql}`"))
 }
 
-impl fmt::Debug for Tx<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Tx")
+fn prepare<'c>(connection: &'c Connection, sql: &str) -> Result<CachedStatement<'c>> {
+    let statement = connection.prepare_cached(sql)?;
+    debug_assert!(
+        (1..=statement.parameter_count()).all(|n| statement.parameter_name(n) == Some(&format!("${n}"))),
+        "parameters are numbered in the order of their first appearance: {sql}"
+    );
+    Ok(statement)
+}
+
+fn bind(statement: &mut CachedStatement<'_>, row: &[Value<'_>]) -> Result<()> {
+    debug_assert_eq!(statement.parameter_count(), row.len(), "a value for each parameter");
+    for (index, value) in row.iter().enumerate() {
+        statement.raw_bind_parameter(index + 1, value)?;
     }
+    Ok(())
 }

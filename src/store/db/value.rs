@@ -1,16 +1,16 @@
-//! Values of SQL parameters, and queries with optional conditions.
+//! Values of SQL parameters and of the columns of a result, and queries with optional conditions.
 
 use bytes::BytesMut;
 use rusqlite::types::ValueRef;
-use tokio_postgres::types::{IsNull, Type, WrongType};
+use tokio_postgres::types::{FromSql, IsNull, Type, WrongType};
 
-use super::error::Result;
+use super::error::{Result, StoreError};
 use crate::domain::{
     AppId, AppNo, ChannelKind, DeliveryId, DestinationId, EndingKind, EventId, EventType, Id, JobNo,
     JobStatus, KeyId, Payload, Reason, Scope, Timestamp, WatchId, WatchStatus,
 };
 
-/// Value of a parameter `$n`.
+/// Value of a parameter `$n`, or of a column.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {
     Null,
@@ -18,6 +18,20 @@ pub enum Value<'a> {
     Text(&'a str),
     Bytes(&'a [u8]),
     Id([u8; 16]),
+}
+
+impl<'a> Value<'a> {
+    fn int(self) -> Option<i64> {
+        if let Self::Int(int) = self { Some(int) } else { None }
+    }
+
+    fn text(self) -> Option<&'a str> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    fn bytes(self) -> Option<&'a [u8]> {
+        if let Self::Bytes(bytes) = self { Some(bytes) } else { None }
+    }
 }
 
 impl rusqlite::types::ToSql for Value<'_> {
@@ -33,7 +47,7 @@ impl rusqlite::types::ToSql for Value<'_> {
 }
 
 /// Error of a conversion to or from the wire format of PostgreSQL.
-pub type ConversionError = Box<dyn std::error::Error + Sync + Send>;
+type ConversionError = Box<dyn std::error::Error + Sync + Send>;
 
 impl tokio_postgres::types::ToSql for Value<'_> {
     fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, ConversionError> {
@@ -68,7 +82,7 @@ pub(in crate::store) use params;
 /// Declares how types become values.
 macro_rules! values {
     ($($from:ty: |$value:ident| $into:expr;)*) => {$(
-        impl From<$from> for Value<'_> {
+        impl<'a> From<$from> for Value<'a> {
             fn from($value: $from) -> Self {
                 $into
             }
@@ -100,29 +114,140 @@ values! {
     Reason: |word| Self::Text(word.as_str());
     Scope: |word| Self::Text(word.as_str());
     WatchStatus: |word| Self::Text(word.as_str());
-}
-
-impl<'a> From<&'a str> for Value<'a> {
-    fn from(text: &'a str) -> Self {
-        Self::Text(text)
-    }
-}
-
-impl<'a> From<&'a String> for Value<'a> {
-    fn from(text: &'a String) -> Self {
-        Self::Text(text)
-    }
-}
-
-impl<'a> From<&'a [u8]> for Value<'a> {
-    fn from(bytes: &'a [u8]) -> Self {
-        Self::Bytes(bytes)
-    }
+    &'a str: |text| Self::Text(text);
+    &'a String: |text| Self::Text(text);
+    &'a [u8]: |bytes| Self::Bytes(bytes);
 }
 
 impl<'a, T: Into<Value<'a>>> From<Option<T>> for Value<'a> {
     fn from(value: Option<T>) -> Self {
         value.map_or(Self::Null, Into::into)
+    }
+}
+
+impl<'a> FromSql<'a> for Value<'a> {
+    fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Self, ConversionError> {
+        Ok(match *ty {
+            Type::INT8 => Self::Int(i64::from_be_bytes(raw.try_into()?)),
+            Type::INT4 => Self::Int(i32::from_be_bytes(raw.try_into()?).into()),
+            Type::BYTEA => Self::Bytes(raw),
+            _ => Self::Text(std::str::from_utf8(raw)?),
+        })
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        matches!(*ty, Type::INT8 | Type::INT4 | Type::BYTEA) || <&str>::accepts(ty)
+    }
+}
+
+/// A row of a result, read by column position.
+pub enum Row<'r> {
+    Sqlite(&'r rusqlite::Row<'r>),
+    Postgres(&'r tokio_postgres::Row),
+}
+
+impl Row<'_> {
+    pub fn int(&self, column: usize) -> Result<i64> {
+        self.read(column, Value::int)
+    }
+
+    pub fn opt_int(&self, column: usize) -> Result<Option<i64>> {
+        self.optional(column, Value::int)
+    }
+
+    pub fn count(&self, column: usize) -> Result<u32> {
+        u32::try_from(self.int(column)?).map_err(|_| self.broken(column))
+    }
+
+    pub fn flag(&self, column: usize) -> Result<bool> {
+        Ok(self.int(column)? != 0)
+    }
+
+    pub fn time(&self, column: usize) -> Result<Timestamp> {
+        self.int(column).map(Timestamp::from_millis)
+    }
+
+    pub fn opt_time(&self, column: usize) -> Result<Option<Timestamp>> {
+        Ok(self.opt_int(column)?.map(Timestamp::from_millis))
+    }
+
+    pub fn text(&self, column: usize) -> Result<String> {
+        self.borrowed(column).map(str::to_owned)
+    }
+
+    pub fn opt_text(&self, column: usize) -> Result<Option<String>> {
+        self.optional(column, |value| value.text().map(str::to_owned))
+    }
+
+    pub fn bytes(&self, column: usize) -> Result<Vec<u8>> {
+        self.blob(column).map(<[u8]>::to_vec)
+    }
+
+    pub fn opt_bytes(&self, column: usize) -> Result<Option<Vec<u8>>> {
+        self.optional(column, |value| value.bytes().map(<[u8]>::to_vec))
+    }
+
+    pub fn id(&self, column: usize) -> Result<Id> {
+        let bytes = self.blob(column)?.try_into();
+        bytes.map(Id::from_bytes).map_err(|_| self.broken(column))
+    }
+
+    /// Reads a word of a closed set.
+    pub fn word<T>(&self, column: usize, parse: fn(&str) -> Option<T>) -> Result<T> {
+        parse(self.borrowed(column)?).ok_or_else(|| self.broken(column))
+    }
+
+    /// Whether a column holds exactly this text.
+    pub fn is(&self, column: usize, text: &str) -> Result<bool> {
+        Ok(self.borrowed(column)? == text)
+    }
+
+    /// Reads a JSON text that this program wrote.
+    pub fn json<T: serde::de::DeserializeOwned>(&self, column: usize) -> Result<T> {
+        serde_json::from_str(self.borrowed(column)?).map_err(|_| self.broken(column))
+    }
+
+    fn borrowed(&self, column: usize) -> Result<&str> {
+        self.read(column, Value::text)
+    }
+
+    fn blob(&self, column: usize) -> Result<&[u8]> {
+        self.read(column, Value::bytes)
+    }
+
+    fn read<'s, T>(&'s self, column: usize, read: fn(Value<'s>) -> Option<T>) -> Result<T> {
+        self.value(column).and_then(read).ok_or_else(|| self.broken(column))
+    }
+
+    /// Reads a column that may be null.
+    fn optional<'s, T>(&'s self, column: usize, read: fn(Value<'s>) -> Option<T>) -> Result<Option<T>> {
+        match self.value(column) {
+            Some(Value::Null) => Ok(None),
+            value => value.and_then(read).map(Some).ok_or_else(|| self.broken(column)),
+        }
+    }
+
+    fn value(&self, column: usize) -> Option<Value<'_>> {
+        match self {
+            Self::Sqlite(row) => Some(match row.get_ref(column).ok()? {
+                ValueRef::Null => Value::Null,
+                ValueRef::Integer(int) => Value::Int(int),
+                ValueRef::Text(text) => Value::Text(std::str::from_utf8(text).ok()?),
+                ValueRef::Blob(bytes) => Value::Bytes(bytes),
+                ValueRef::Real(_) => return None,
+            }),
+            Self::Postgres(row) => {
+                row.try_get::<_, Option<_>>(column).ok().map(|value| value.unwrap_or(Value::Null))
+            }
+        }
+    }
+
+    fn broken(&self, column: usize) -> StoreError {
+        let name = match self {
+            Self::Sqlite(row) => row.as_ref().column_name(column).unwrap_or("?"),
+            Self::Postgres(row) => row.columns().get(column).map_or("?", tokio_postgres::Column::name),
+        };
+        StoreError::Inconsistent(format!("the column `{name}` cannot be read"))
     }
 }
 

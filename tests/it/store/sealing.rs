@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ringback::domain::{ChannelKind, Masked, NewWatch, Watch};
-use ringback::store::{BootstrapTenant, CreateApp, Keyring, Replayable, RotateSecret, StoreError};
+use ringback::store::{BootstrapTenant, CreateApp, Keyring, RotateSecret, StoreError};
 
 use super::{START, StoreFixture, at, file, open_with};
 
@@ -63,7 +63,7 @@ async fn create_app(fixture: &StoreFixture) -> ringback::domain::App {
         now: START,
     };
     match fixture.store.create_app(create).await.expect("made") {
-        Replayable::Done(app) => app,
+        Ok(Ok(app)) => app,
         other => panic!("{other:?}"),
     }
 }
@@ -84,7 +84,7 @@ async fn fill(fixture: &StoreFixture, count: usize) -> Vec<Watch> {
         grace: std::time::Duration::from_secs(60),
         now: START,
     };
-    assert!(matches!(fixture.store.rotate_secret(rotate).await.expect("rotated"), Replayable::Done(())));
+    assert!(matches!(fixture.store.rotate_secret(rotate).await.expect("rotated"), Ok(Ok(()))));
     let mut watches = Vec::with_capacity(count);
     for n in 0..count {
         watches.push(fixture.register(secretive(fixture, &format!("job_{n}"))).await);

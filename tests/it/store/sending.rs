@@ -164,7 +164,7 @@ async fn a_failed_manual_retry_keeps_the_status() {
     let fixture = StoreFixture::new().await;
     let send = fixture.delivery("job_1").await;
     fixture.record(&send, NextStep::Failed(Reason::Exhausted)).await;
-    assert!(matches!(retry_delivery(&fixture, &send, 80).await, Replayable::Done(())));
+    assert!(matches!(retry_delivery(&fixture, &send, 80).await, Ok(Ok(()))));
     let messages = take_deliveries(&fixture.store);
     assert!(messages.len() == 1 && messages[0].manual && messages[0].attempts == 1);
     assert_eq!(ids(&fixture.page(at(80), 10, &[]).await.deliveries), [send.id], "it outlives a crash");
@@ -220,15 +220,12 @@ async fn a_stop_cancels_manual_retries_and_refuses_new_ones() {
     assert!(fixture.page(at(999), 10, &[]).await.deliveries.is_empty());
     let pending = fixture.delivery("job_2").await;
     fixture.stop(pending.watch).await;
-    assert!(matches!(
-        retry_delivery(&fixture, &pending, 90).await,
-        Replayable::Refused(RetryRefusal::Stopped)
-    ));
+    assert!(matches!(retry_delivery(&fixture, &pending, 90).await, Ok(Err(RetryRefusal::Stopped))));
     let unknown =
         RetryDelivery { app: super::app(&fixture.store, "other").await, delivery: pending.id, now: at(90) };
     assert!(matches!(
         fixture.store.retry_delivery(unknown).await.expect("answered"),
-        Replayable::Refused(RetryRefusal::NotFound)
+        Ok(Err(RetryRefusal::NotFound))
     ));
 }
 
@@ -240,7 +237,7 @@ async fn a_skipped_delivery_can_be_retried_manually() {
     let send = take_deliveries(&fixture.store).remove(0);
     fixture.end(watch.job_no, 0).await;
     assert_eq!(fixture.shown_delivery(send.id).await.0.status, DeliveryStatus::Skipped);
-    assert!(matches!(retry_delivery(&fixture, &send, 80).await, Replayable::Done(())));
+    assert!(matches!(retry_delivery(&fixture, &send, 80).await, Ok(Ok(()))));
     fixture.record(&send, NextStep::Unchanged).await;
     let (delivery, _) = fixture.shown_delivery(send.id).await;
     assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Skipped, Some(Reason::Superseded)));

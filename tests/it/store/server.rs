@@ -6,6 +6,7 @@ use rusqlite::Connection;
 
 use super::{START, StoreFixture, file, open};
 use crate::postgres::{On, on, shared};
+use ringback::domain::Masked;
 use ringback::store::DatabaseLocation;
 
 #[test]
@@ -13,7 +14,7 @@ fn a_server_that_confirms_before_writing_is_refused() {
     let Some(server) = shared("a server that answers too soon") else { return };
     let name = server.database();
     server.query("postgres", &format!("alter database {name} set synchronous_commit = off"));
-    let error = open(&DatabaseLocation::Server(server.url(&name)), START).expect_err("refused");
+    let error = open(&DatabaseLocation::Server(Masked::new(server.url(&name))), START).expect_err("refused");
     let expected = "synchronous_commit=off, and would lose what it said was written";
     assert!(format!("{error:#}").contains(expected), "{error:#}");
 }
@@ -23,7 +24,7 @@ fn a_database_of_a_newer_version_is_refused_and_left_alone() {
     let Some(server) = shared("a database of a newer version") else { return };
     let name = server.database();
     server.query(&name, "insert into schema_version values (999)");
-    let error = open(&DatabaseLocation::Server(server.url(&name)), START).expect_err("refused");
+    let error = open(&DatabaseLocation::Server(Masked::new(server.url(&name))), START).expect_err("refused");
     assert!(format!("{error:#}").contains("written by a newer version of ringback"), "{error:#}");
     assert_eq!(server.query(&name, "select max(version) from schema_version").as_deref(), Some("999"));
 }
@@ -32,13 +33,14 @@ fn a_database_of_a_newer_version_is_refused_and_left_alone() {
 fn a_database_that_is_not_in_utf_8_is_refused() {
     let Some(server) = shared("a database in another encoding") else { return };
     server.query("postgres", "create database latin encoding 'LATIN1' template template0");
-    let error = open(&DatabaseLocation::Server(server.url("latin")), START).expect_err("refused");
+    let error =
+        open(&DatabaseLocation::Server(Masked::new(server.url("latin"))), START).expect_err("refused");
     assert!(format!("{error:#}").contains("not in UTF-8"), "{error:#}");
 }
 
 #[test]
 fn an_unreachable_server_is_reported_without_its_password() {
-    let location = DatabaseLocation::Server("postgres://ringback:hush@127.0.0.1:1/ringback".to_owned());
+    let location = DatabaseLocation::Server(Masked::new("postgres://ringback:hush@127.0.0.1:1/ringback"));
     let error = format!("{:#}", open(&location, START).expect_err("refused"));
     assert!(error.contains("the database cannot be reached") && !error.contains("hush"), "{error}");
     assert!(!format!("{location:?}").contains("hush"));

@@ -8,7 +8,7 @@ use ringback::domain::{
 };
 use ringback::store::{
     ExpireWatches, IdempotencyKey, NotFound, NotifyProgress, NotifyWatches, PollNow, RefreshEnding, Replay,
-    Replayable, StopWatch, StoreError, StoredResponse, UnfinishedEnding, WatchFilter,
+    StopWatch, StoreError, StoredResponse, UnfinishedEnding, WatchFilter,
 };
 
 use EventType::{JobProcessing, JobProgress};
@@ -87,14 +87,14 @@ async fn an_idempotency_key_replays_the_response_for_a_day() {
     let ask = |request, now| {
         fixture.store.register(asked(fixture.watch("job_1"), Some(key(&fixture, request, now))))
     };
-    let Replayable::Done(made) = ask(1, at(0)).await.expect("made") else { panic!("new") };
+    let Ok(Ok(made)) = ask(1, at(0)).await.expect("made") else { panic!("new") };
     let location = Some(format!("/{}", made.id));
     let day = 24 * 3600;
-    let Replayable::Replayed(replay) = ask(1, at(day - 1)).await.expect("replayed") else { panic!("known") };
+    let Err(replay) = ask(1, at(day - 1)).await.expect("replayed") else { panic!("known") };
     assert_eq!(replay, Replay::Response(StoredResponse { status: 201, location, body: b"created".to_vec() }));
-    let Replayable::Replayed(replay) = ask(2, at(day - 1)).await.expect("refused") else { panic!("known") };
+    let Err(replay) = ask(2, at(day - 1)).await.expect("refused") else { panic!("known") };
     assert_eq!(replay, Replay::OtherRequest);
-    assert!(matches!(ask(2, at(day)).await.expect("made"), Replayable::Done(_)), "not valid after a day");
+    assert!(matches!(ask(2, at(day)).await.expect("made"), Ok(Ok(_))), "not valid after a day");
     assert_eq!(fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read").len(), 2);
 }
 
@@ -103,7 +103,7 @@ async fn concurrent_requests_with_one_key_create_one_watch() {
     let fixture = StoreFixture::new().await;
     let ask = || fixture.store.register(asked(fixture.watch("job_1"), Some(key(&fixture, 1, at(0)))));
     let (a, b, c) = tokio::join!(ask(), ask(), ask());
-    let new = [a, b, c].into_iter().filter(|one| matches!(one, Ok(Replayable::Done(_)))).count();
+    let new = [a, b, c].into_iter().filter(|one| matches!(one, Ok(Ok(Ok(_))))).count();
     assert_eq!(new, 1);
     assert_eq!(fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read").len(), 1);
 }
@@ -123,7 +123,7 @@ async fn an_invalid_command_fails_alone() {
         if n == 20 {
             assert!(matches!(answer, Err(StoreError::Inconsistent(_))), "{answer:?}");
         } else {
-            assert!(matches!(answer, Ok(Replayable::Done(_))), "{n}: {answer:?}");
+            assert!(matches!(answer, Ok(Ok(Ok(_)))), "{n}: {answer:?}");
         }
     }
     assert!(!fixture.store.refusing(), "a bad item is not an error of the store");
@@ -354,7 +354,7 @@ async fn a_requested_poll_survives_a_restart() {
     fixture.end(watch.job_no, 0).await;
     take_poller_messages(&fixture.store);
     let poll = PollNow { app: fixture.app, watch: watch.id, now: at(70) };
-    assert!(matches!(fixture.store.poll_now(poll.clone()).await.expect("taken"), Replayable::Done(())));
+    assert!(matches!(fixture.store.poll_now(poll.clone()).await.expect("taken"), Ok(Ok(()))));
     let messages = take_poller_messages(&fixture.store);
     let [PollerMessage::PollNow(facts)] = &messages[..] else { panic!("{messages:?}") };
     assert_eq!((facts.watching, facts.poll_requested), (0, true));
@@ -370,10 +370,7 @@ async fn a_requested_poll_survives_a_restart() {
     refresh(Some(seen(JobStatus::Failed, None))).await.expect("written");
     assert_eq!(fixture.shown(watch.id).await.seen.output, fresh.output, "another ending changes nothing");
     let unknown = PollNow { app: super::app(&fixture.store, "other").await, ..poll };
-    assert!(matches!(
-        fixture.store.poll_now(unknown).await.expect("answered"),
-        Replayable::Refused(NotFound)
-    ));
+    assert!(matches!(fixture.store.poll_now(unknown).await.expect("answered"), Ok(Err(NotFound))));
 }
 
 #[tokio::test]

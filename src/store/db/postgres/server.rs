@@ -1,4 +1,4 @@
-//! The address of a PostgreSQL server, and new sessions on it.
+//! The address of a PostgreSQL server, and its sessions that only read.
 
 use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,8 +7,7 @@ use std::time::Duration;
 use tokio_postgres::config::TargetSessionAttrs;
 
 use super::super::error::{Result, StoreError};
-use super::runtime::BlockingRuntime;
-use super::session::{LOCK_TIMEOUT, STATEMENT_TIMEOUT, Session, message};
+use super::session::{BlockingRuntime, Session, message};
 use super::tls::Tls;
 use crate::clock::{Clock, Stopwatch};
 
@@ -17,12 +16,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time after a failed connection in which the same error is returned without a new attempt.
 const FAILURE_VALID_FOR: Duration = Duration::from_millis(200);
-
-/// Settings of a session. Every statement has an index. PostgreSQL plans statements while the tables are
-/// empty, when reading everything seems cheap, and keeps the plans; so plans without an index are disabled.
-const SESSION_SETTINGS: &str = "set idle_in_transaction_session_timeout = '60s';
-    set default_transaction_isolation = 'read committed'; set client_min_messages = 'warning';
-    set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off";
 
 /// The address of a server, and the last failure to connect.
 #[derive(Debug)]
@@ -50,8 +43,8 @@ impl Server {
             .keepalives_idle(Duration::from_secs(10))
             .keepalives_interval(Duration::from_secs(5))
             .keepalives_retries(3);
-        let tls = Tls::new(crate::tls::config(Vec::new())?);
-        Ok(Arc::new(Self { config, tls, last_failure: Mutex::new(None) }))
+        let tls = Tls(Arc::new(crate::tls::config(Vec::new())?));
+        Ok(Arc::new(Self { config, tls, last_failure: Mutex::default() }))
     }
 
     /// Opens and prepares a session.
@@ -61,8 +54,8 @@ impl Server {
             return Err(StoreError::Unavailable(reason.clone()));
         }
         drop(last_failure);
-        let connecting = Clock::System.timeout(CONNECT_TIMEOUT * 2, self.open_session(runtime));
-        let reason = match runtime.block_on(connecting) {
+        let opening = Session::open(runtime, &self.config, self.tls.clone());
+        let reason = match runtime.block_on(Clock::System.timeout(CONNECT_TIMEOUT * 2, opening)) {
             Some(Ok(session)) => return Ok(session),
             Some(Err(error)) => message(&error),
             None => "it does not answer".to_owned(),
@@ -72,28 +65,9 @@ impl Server {
         Err(StoreError::Unavailable(reason))
     }
 
-    async fn open_session(
-        &self,
-        runtime: &Arc<BlockingRuntime>,
-    ) -> std::result::Result<Session, tokio_postgres::Error> {
-        let (client, connection) = self.config.connect(self.tls.clone()).await?;
-        let driver = tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        let (statement, lock) = (STATEMENT_TIMEOUT.as_millis(), LOCK_TIMEOUT.as_millis());
-        client
-            .batch_execute(&format!(
-                "set statement_timeout = {statement}; set lock_timeout = {lock}; {SESSION_SETTINGS}"
-            ))
-            .await?;
-        let number = client.prepare("select cast(pg_current_xact_id() as text)").await?;
-        Ok(Session::new(Arc::clone(runtime), client, driver, number))
-    }
-
     /// Returns a further connection, which only reads.
     pub fn reader(self: &Arc<Self>) -> anyhow::Result<Reader> {
-        let runtime = Arc::new(BlockingRuntime::new()?);
-        Ok(Reader { server: Arc::clone(self), runtime, session: None })
+        Ok(Reader { server: Arc::clone(self), runtime: BlockingRuntime::new()?, session: None })
     }
 }
 
@@ -111,15 +85,13 @@ const READ: &str = "begin isolation level repeatable read read only";
 impl Reader {
     /// Begins a transaction. This also detects a lost connection, which is replaced.
     pub fn begin(&mut self) -> Result<&Session> {
-        if let Some(session) =
-            self.session.take_if(|session| session.is_broken() || session.batch(READ).is_err())
-        {
-            drop(session);
-        } else if let Some(ref session) = self.session {
-            return Ok(session);
-        }
-        let session = self.server.connect(&self.runtime)?;
-        session.batch(READ)?;
+        let session = if let Some(session) = self.session.take().filter(|old| old.batch(READ).is_ok()) {
+            session
+        } else {
+            let session = self.server.connect(&self.runtime)?;
+            session.batch(READ)?;
+            session
+        };
         Ok(self.session.insert(session))
     }
 

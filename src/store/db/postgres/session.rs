@@ -12,32 +12,34 @@
 //! after [`LOCK_TIMEOUT`]. The kernel closes a connection on which nothing is acknowledged. A call without an
 //! answer after [`CALL_TIMEOUT`] counts as a lost connection.
 
+use std::array;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::fmt;
 use std::future::{Future, poll_fn};
+use std::iter;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::Severity;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Error, Statement};
+use tokio_postgres::{Client, Config, Error, Statement};
 
-use super::super::error::{Result, StoreError};
-use super::super::row::Row;
-use super::super::value::Value;
+use super::super::error::{Received, Result, StoreError};
+use super::super::value::{Row, Value};
 use super::bulk;
-use super::runtime::BlockingRuntime;
+use super::tls::Tls;
 use crate::clock::Clock;
 
 /// Timeout of a statement. A list of a large database takes seconds.
-pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Timeout of a wait for a lock, for example one that an operator's shell holds.
-pub const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Timeout of a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(45);
@@ -45,16 +47,40 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(45);
 /// Capacity of the cache of prepared statements: every statement of the program, and the forms of its lists.
 const STATEMENTS: usize = 256;
 
-/// Kind of a transaction.
-#[derive(Clone, Copy, Debug)]
-pub enum Begin {
-    /// It writes. Its number is queried.
-    Write,
-    /// It only reads; each statement sees what is committed.
-    Read,
+/// Settings of a session. Every statement has an index. PostgreSQL plans statements while the tables are
+/// empty, when reading everything seems cheap, and keeps the plans; so plans without an index are disabled.
+const SETTINGS: &str = "set idle_in_transaction_session_timeout = '60s';
+    set default_transaction_isolation = 'read committed'; set client_min_messages = 'warning';
+    set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off";
+
+/// A runtime for one connection, driven by the thread that waits for an answer.
+#[derive(Debug)]
+pub struct BlockingRuntime(Option<Runtime>);
+
+impl BlockingRuntime {
+    /// Creates a runtime.
+    pub fn new() -> std::io::Result<Arc<Self>> {
+        Ok(Arc::new(Self(Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?))))
+    }
+
+    /// Runs `work` to its end on this thread.
+    #[expect(clippy::expect_used, reason = "it is taken in `drop` only")]
+    pub fn block_on<F: Future>(&self, work: F) -> F::Output {
+        self.0.as_ref().expect("not dropped yet").block_on(work)
+    }
+}
+
+impl Drop for BlockingRuntime {
+    /// Does not wait: waiting is not allowed on a thread of an asynchronous runtime, and nothing is pending.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// One connection.
+#[derive(Debug)]
 pub struct Session {
     runtime: Arc<BlockingRuntime>,
     client: Client,
@@ -64,37 +90,31 @@ pub struct Session {
     bulk_statements: RefCell<HashMap<String, Option<Statement>>>,
     /// Query for the number of the transaction.
     number: Statement,
-    /// The transaction that begins with the next call.
-    begin: Cell<Option<Begin>>,
+    /// The transaction that begins with the next call: whether it writes.
+    begin: Cell<Option<bool>>,
     /// Whether a transaction is open on the server.
     open: Cell<bool>,
     /// Number of the open transaction, if it writes.
-    xid: RefCell<Option<String>>,
+    pub xid: RefCell<Option<String>>,
     /// Whether a statement of the transaction failed.
     failed: Cell<bool>,
     /// Whether the connection is lost, or must not be used any more.
-    broken: Cell<bool>,
-}
-
-/// Result of a `commit` that the server did not refuse.
-#[derive(Debug)]
-pub enum SessionCommit {
-    /// The transaction is on disk.
-    Done,
-    /// The connection was lost. Holds the number of the transaction, if it wrote.
-    Lost(Option<String>),
+    pub broken: Cell<bool>,
 }
 
 impl Session {
-    /// Wraps a connection.
-    pub fn new(
-        runtime: Arc<BlockingRuntime>,
-        client: Client,
-        connection: JoinHandle<()>,
-        number: Statement,
-    ) -> Self {
-        Self {
-            runtime,
+    /// Opens and prepares a connection. `runtime` drives it.
+    pub async fn open(runtime: &Arc<BlockingRuntime>, config: &Config, tls: Tls) -> Result<Self, Error> {
+        let (client, connection) = config.connect(tls).await?;
+        let connection = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        let (statement, lock) = (STATEMENT_TIMEOUT.as_millis(), LOCK_TIMEOUT.as_millis());
+        let timeouts = format!("set statement_timeout = {statement}; set lock_timeout = {lock}");
+        client.batch_execute(&format!("{timeouts}; {SETTINGS}")).await?;
+        let number = client.prepare("select cast(pg_current_xact_id() as text)").await?;
+        Ok(Self {
+            runtime: Arc::clone(runtime),
             client,
             connection: RefCell::new(connection),
             statements: RefCell::default(),
@@ -105,24 +125,15 @@ impl Session {
             xid: RefCell::new(None),
             failed: Cell::new(false),
             broken: Cell::new(false),
-        }
+        })
     }
 
-    /// Whether the connection is lost.
-    pub fn is_broken(&self) -> bool {
-        self.broken.get()
-    }
-
-    /// Marks the session as unusable.
-    pub fn give_up(&self) {
-        self.broken.set(true);
-    }
-
-    /// Begins a transaction with the next call.
-    pub fn begin(&self, kind: Begin) {
+    /// Begins a transaction with the next call. If it `writes`, its number is queried. If it only reads, each
+    /// statement sees what is committed.
+    pub fn begin(&self, writes: bool) {
         self.failed.set(false);
         self.xid.replace(None);
-        self.begin.set(Some(kind));
+        self.begin.set(Some(writes));
     }
 
     /// Runs statements without parameters, one after another.
@@ -141,15 +152,15 @@ impl Session {
         sql: &str,
         rows: impl IntoIterator<Item = [Value<'v>; N]>,
     ) -> Result<Vec<usize>> {
-        let changed = self.block(async {
+        self.block(async {
             let statement = &self.statement(sql).await?;
             let run = async |row: [Value<'v>; N]| {
                 let row = row.each_ref().map(|value| value as &(dyn ToSql + Sync));
-                self.client.execute(statement, &row).await
+                let changed = self.client.execute(statement, &row).await?;
+                Ok(usize::try_from(changed).unwrap_or(usize::MAX))
             };
             self.pipelined(rows.into_iter().map(run)).await
-        })?;
-        Ok(changed.into_iter().map(|count| usize::try_from(count).unwrap_or(usize::MAX)).collect())
+        })
     }
 
     /// Runs a statement for each row of values: for all rows at once, if the types of its parameters allow it.
@@ -162,14 +173,11 @@ impl Session {
         let rows: Vec<[Value<'v>; N]> = rows.into_iter().collect();
         let bulk = if rows.len() > 1 { self.block(self.bulk_statement(sql))? } else { None };
         let Some(bulk) = bulk else { return self.each(sql, rows) };
-        let arrays: Vec<Vec<Value<'_>>> = (0..N).map(|n| rows.iter().map(|row| row[n]).collect()).collect();
-        let run = async |arrays: &[Vec<Value<'_>>]| {
-            let arrays: Vec<_> = arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
-            self.client.query(&bulk, &arrays).await
-        };
-        let answer = self.block(self.pipelined(std::iter::once(run(&arrays))))?;
+        let arrays: [Vec<Value<'v>>; N] = array::from_fn(|n| rows.iter().map(|row| row[n]).collect());
+        let arrays = arrays.each_ref().map(|array| array as &(dyn ToSql + Sync));
+        let matched = self.block(self.pipelined(iter::once(self.client.query(&bulk, &arrays))))?;
         let mut changed = vec![0; rows.len()];
-        for matched in answer.iter().flatten() {
+        for matched in matched.iter().flatten() {
             let row = Row::Postgres(matched).count(0)? as usize;
             if let Some(count) = changed.get_mut(row - 1) {
                 *count += 1;
@@ -196,11 +204,11 @@ impl Session {
         found.iter().map(|rows| rows.iter().map(|row| read(&Row::Postgres(row))).collect()).collect()
     }
 
-    /// Commits the transaction.
-    pub fn commit(&self) -> Result<SessionCommit> {
+    /// Commits the transaction. [`StoreError::Unknown`]: the connection was lost before the server answered.
+    pub fn commit(&self) -> Result<()> {
         if self.begin.take().is_some() {
             // No statement was run, so no transaction was begun.
-            return Ok(SessionCommit::Done);
+            return Ok(());
         }
         if self.failed.get() {
             self.roll_back();
@@ -209,19 +217,18 @@ impl Session {
         let committed = self.block_in_time(self.client.batch_execute("commit"));
         self.open.set(false);
         match committed {
-            Some(Ok(())) => Ok(SessionCommit::Done),
+            Some(Ok(())) => return Ok(()),
             // The server is alive and did not commit.
-            Some(Err(error)) if is_refusal(&error) => Err(self.convert(&error)),
-            Some(Err(error)) => {
-                self.broken.set(true);
-                tracing::warn!(%error, "the connection was lost in a commit");
-                Ok(SessionCommit::Lost(self.xid.take()))
-            }
-            None => {
-                self.broken.set(true);
-                Ok(SessionCommit::Lost(self.xid.take()))
-            }
+            Some(Err(error)) if is_refusal(&error) => return Err(self.convert(&error)),
+            Some(Err(error)) => tracing::warn!(%error, "the connection was lost in a commit"),
+            None => {}
         }
+        self.broken.set(true);
+        if self.xid.borrow().is_none() {
+            // The transaction only read.
+            return Err(lost());
+        }
+        Err(StoreError::Unknown("the connection was lost in a commit".to_owned()))
     }
 
     /// Rolls the open transaction back, if there is one. If that fails, the connection is given up, and the
@@ -233,31 +240,30 @@ impl Session {
         }
     }
 
-    /// Waits for `work` or for the loss of the connection.
-    pub fn wait<F: Future>(&self, work: F) -> Waited<F::Output> {
+    /// Waits for the next item of `queue`, for the loss of the connection, or for `timeout`.
+    pub fn receive<T>(&self, queue: &mut mpsc::Receiver<T>, timeout: Option<Duration>) -> Received<T> {
         let mut connection = self.connection.borrow_mut();
-        let broken = self.broken.get();
-        let waited = self.runtime.block_on(async {
+        let deadline = Clock::System.deadline(timeout.unwrap_or_default());
+        self.runtime.block_on(async {
             tokio::select! {
                 biased;
-                _ = &mut *connection, if !broken => Waited::Lost,
-                done = work => Waited::Done(done),
+                _ = &mut *connection, if !self.broken.get() => {
+                    self.broken.set(true);
+                    Received::Lost
+                }
+                item = queue.recv() => item.map_or(Received::Closed, Received::Item),
+                () = deadline, if timeout.is_some() => Received::Lost,
             }
-        });
-        if matches!(waited, Waited::Lost) {
-            self.broken.set(true);
-        }
-        waited
+        })
     }
 
     /// Closes the connection.
     pub fn close(self) {
         let Self { runtime, client, connection, broken, .. } = self;
         drop(client);
-        if broken.get() {
-            return;
+        if !broken.get() {
+            let _ = runtime.block_on(Clock::System.timeout(LOCK_TIMEOUT, connection.into_inner()));
         }
-        let _ = runtime.block_on(Clock::System.timeout(LOCK_TIMEOUT, connection.into_inner()));
     }
 
     /// Prepares the statement for many rows.
@@ -293,57 +299,36 @@ impl Session {
         &self,
         calls: impl Iterator<Item = F>,
     ) -> Result<Vec<T>, Error> {
-        let mut begin = pin!(self.send_begin());
-        let early = sent(begin.as_mut()).await;
+        let begin = pin!(self.send_begin());
+        let begin = sent(begin).await;
         let mut sent_calls = Vec::with_capacity(calls.size_hint().0);
         for call in calls {
-            let mut call = Box::pin(call);
-            let answer = sent(call.as_mut()).await;
-            sent_calls.push((call, answer));
+            sent_calls.push(sent(Box::pin(call)).await);
         }
-        match early {
-            Some(done) => done?,
-            None => begin.await?,
-        }
+        begin.await?;
         let mut answers = Vec::with_capacity(sent_calls.len());
-        for (call, answer) in sent_calls {
-            answers.push(match answer {
-                Some(answer) => answer?,
-                None => call.await?,
-            });
+        for call in sent_calls {
+            answers.push(call.await?);
         }
         Ok(answers)
     }
 
     /// Sends `begin` and the query for the number of the transaction together.
     async fn send_begin(&self) -> Result<(), Error> {
-        let Some(kind) = self.begin.take() else { return Ok(()) };
+        let Some(writes) = self.begin.take() else { return Ok(()) };
         self.open.set(true);
-        match kind {
-            Begin::Read => self.client.batch_execute("begin").await,
-            Begin::Write => {
-                let mut begin = pin!(self.client.batch_execute("begin"));
-                let first = sent(begin.as_mut()).await;
-                let number = self.client.query_one(&self.number, &[]);
-                let mut number = pin!(number);
-                let second = sent(number.as_mut()).await;
-                match first {
-                    Some(done) => done?,
-                    None => begin.await?,
-                }
-                let row = match second {
-                    Some(row) => row?,
-                    None => number.await?,
-                };
-                self.xid.replace(Some(row.try_get(0)?));
-                Ok(())
-            }
+        let begin = self.client.batch_execute("begin");
+        if !writes {
+            return begin.await;
         }
+        let ((), row) = tokio::try_join!(biased; begin, self.client.query_one(&self.number, &[]))?;
+        self.xid.replace(Some(row.try_get(0)?));
+        Ok(())
     }
 
     fn block<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T> {
         if self.broken.get() {
-            return Err(StoreError::Unavailable("the connection was lost".to_owned()));
+            return Err(lost());
         }
         if let Some(done) = self.block_in_time(work) {
             return done.map_err(|error| self.convert(&error));
@@ -360,45 +345,32 @@ impl Session {
     /// Converts an error, and marks the transaction as failed and a lost connection as broken.
     fn convert(&self, error: &Error) -> StoreError {
         self.failed.set(true);
-        let cause = cause(error);
-        if cause == Cause::Connection {
-            self.broken.set(true);
+        match cause(error) {
+            Cause::Item => return StoreError::Inconsistent(message(error)),
+            Cause::Connection => self.broken.set(true),
+            Cause::Server => {}
         }
-        match cause {
-            Cause::Item => StoreError::Inconsistent(message(error)),
-            Cause::Connection | Cause::Server => StoreError::Unavailable(message(error)),
-        }
+        StoreError::Unavailable(message(error))
     }
 }
 
-impl fmt::Debug for Session {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Session")
+fn lost() -> StoreError {
+    StoreError::Unavailable("the connection was lost".to_owned())
+}
+
+/// Polls `call` once, which sends it. Returns the future of its answer.
+async fn sent<F: Future + Unpin>(mut call: F) -> impl Future<Output = F::Output> {
+    // An answer at this point is usually an error.
+    let early = poll_fn(|context| Poll::Ready(Pin::new(&mut call).poll(context))).await;
+    async move {
+        match early {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => call.await,
+        }
     }
-}
-
-/// Result of a wait.
-#[derive(Debug)]
-pub enum Waited<T> {
-    /// The work is done.
-    Done(T),
-    /// The connection is lost.
-    Lost,
-}
-
-/// Polls `call` once, which sends it. An answer at this point is usually an error.
-async fn sent<F: Future>(mut call: Pin<&mut F>) -> Option<F::Output> {
-    poll_fn(|context| {
-        Poll::Ready(match call.as_mut().poll(context) {
-            Poll::Ready(answer) => Some(answer),
-            Poll::Pending => None,
-        })
-    })
-    .await
 }
 
 /// Cause of an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
     /// The statement or its values.
     Item,

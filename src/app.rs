@@ -105,7 +105,7 @@ impl App {
         let (operator, first_start) = bootstrap(&store, &config, clock.now()).await?;
 
         let with_credential = providers.iter().filter(|provider| provider.credential.is_some());
-        let with_credential = with_credential.map(|provider| provider.definition.id().to_owned()).collect();
+        let with_credential = with_credential.map(|provider| provider.definition.id.clone()).collect();
         let (poller, polls_ended) = Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers);
         let (dispatcher, attempts_ended) =
             Dispatcher::new(store.clone(), Arc::clone(&channels), clock.clone(), dispatch_policy(&config));
@@ -371,16 +371,16 @@ pub fn providers(config: &Config) -> Result<Vec<Provider>> {
 /// Returns the definitions and the providers with their effective settings. A section of an unknown provider is an error.
 fn configured_providers(config: &Config) -> Result<(Providers, Vec<Provider>), Vec<String>> {
     let definitions = Providers::load(config.providers_path.as_deref())?;
-    let known: Vec<&str> = definitions.iter().map(|definition| definition.id()).collect();
+    let known: Vec<&str> = definitions.iter().map(|definition| definition.id.as_str()).collect();
     let unknown = config.check_providers(&known);
     let mut errors: Vec<String> = unknown.iter().map(ToString::to_string).collect();
     let nothing = ProviderConfig::default();
     let mut providers = Vec::new();
     for definition in definitions.iter() {
-        let own = config.providers.get(definition.id()).unwrap_or(&nothing);
+        let own = config.providers.get(&definition.id).unwrap_or(&nothing);
         match provider(definition, own) {
             Ok(provider) => providers.push(provider),
-            Err(error) => errors.push(format!("[providers.{}] {error}", definition.id())),
+            Err(error) => errors.push(format!("[providers.{}] {error}", definition.id)),
         }
     }
     if errors.is_empty() { Ok((definitions, providers)) } else { Err(errors) }
@@ -404,7 +404,7 @@ fn join_lines<T: ToString>(errors: &[T]) -> anyhow::Error {
 fn provider(definition: &Arc<Definition>, own: &ProviderConfig) -> Result<Provider, String> {
     let base_url = own.base_url.as_deref().map(|base| definition.check_base_url(base)).transpose();
     let base_url = base_url.map_err(|error| format!("base_url: {error}"))?;
-    let (mut policy, mut limits) = (*definition.poll(), *definition.limits());
+    let (mut policy, mut limits) = (definition.poll, definition.limits);
     policy.first = own.first.unwrap_or(policy.first);
     policy.min_interval = own.min_interval.unwrap_or(policy.min_interval);
     policy.max_interval = own.max_interval.unwrap_or(policy.max_interval);

@@ -77,6 +77,7 @@ enum Command {
     Retry(retry::Retry),
     Apps(keys::Apps),
     Keys(keys::Keys),
+    #[command(subcommand)]
     Provider(provider::Provider),
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),

@@ -10,20 +10,16 @@ mod example;
 mod extract;
 mod file;
 mod interpretation;
-mod param;
-mod path;
-mod reader;
 mod request;
-mod request_form;
 mod template;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use definition::Definition;
-pub use interpretation::{Interpretation, JobReport};
+pub use interpretation::{Interpretation, JobReport, PollFailure};
 pub use request::{ParamError, Request};
 
 /// Every `src/providers/*.toml`: (file name, text). The build script lists the folder.
@@ -50,11 +46,11 @@ impl Providers {
         let mut errors = Vec::new();
         let mut definitions = BTreeMap::new();
         for (file, text) in EMBEDDED {
-            add(&mut definitions, file, text, &mut errors);
+            add(&mut definitions, file, checked(file, text), &mut errors);
         }
         let mut own = BTreeMap::new();
-        for (file, text) in folder.map(|folder| read(folder, &mut errors)).unwrap_or_default() {
-            add(&mut own, &file, &text, &mut errors);
+        for file in folder.map(|folder| list(folder, &mut errors)).unwrap_or_default() {
+            add(&mut own, &file.display().to_string(), Definition::check(&file), &mut errors);
         }
         definitions.extend(own);
         if errors.is_empty() { Ok(Self { definitions: Arc::new(definitions) }) } else { Err(errors) }
@@ -75,76 +71,61 @@ impl Definition {
     /// Reads the definition in a file, and checks its examples. The error lists every error as a sentence that
     /// starts with the file's name.
     pub fn check(file: &Path) -> Result<Self, Vec<String>> {
-        let mut errors = Vec::new();
-        let found = read_file(file, &mut errors);
-        let (name, text) = found.ok_or(errors)?;
-        let checked = Self::parse(&text).and_then(|d| d.check_examples().map(|()| d));
-        checked.map_err(|found| found.iter().map(|error| format!("{name}: {error}")).collect())
+        let name = file.display().to_string();
+        if fs::metadata(file).is_ok_and(|about| about.len() > MAX_FILE) {
+            return Err(vec![format!("{name}: the file is larger than {MAX_FILE} bytes; check the path")]);
+        }
+        let text = fs::read_to_string(file)
+            .map_err(|error| vec![format!("{name}: the file cannot be read: {error}")])?;
+        checked(&name, &text)
     }
 }
 
-/// Adds the definition in `text` to `definitions`.
+/// Returns the definition in `text` after a check of its examples. Every error starts with the file's name.
+fn checked(file: &str, text: &str) -> Result<Definition, Vec<String>> {
+    let checked = Definition::parse(text).and_then(|d| d.check_examples().map(|()| d));
+    checked.map_err(|found| found.iter().map(|error| format!("{file}: {error}")).collect())
+}
+
+/// Adds the definition of a file to `definitions`, or its errors to `errors`.
 fn add(
     definitions: &mut BTreeMap<String, Arc<Definition>>,
     file: &str,
-    text: &str,
+    checked: Result<Definition, Vec<String>>,
     errors: &mut Vec<String>,
 ) {
-    let checked = Definition::parse(text).and_then(|d| d.check_examples().map(|()| d));
     match checked {
-        Ok(definition) if definitions.contains_key(definition.id()) => {
-            errors.push(format!("{file}: id: another file defines `{}` already", definition.id()));
+        Ok(definition) if definitions.contains_key(&definition.id) => {
+            errors.push(format!("{file}: id: another file defines `{}` already", definition.id));
         }
         Ok(definition) => {
-            definitions.insert(definition.id().to_owned(), Arc::new(definition));
+            definitions.insert(definition.id.clone(), Arc::new(definition));
         }
-        Err(found) => errors.extend(found.into_iter().map(|error| format!("{file}: {error}"))),
+        Err(found) => errors.extend(found),
     }
 }
 
-/// Reads every `*.toml` of a folder as (path, text), sorted, so that the result does not depend on the order of the
-/// file system.
-fn read(folder: &Path, errors: &mut Vec<String>) -> Vec<(String, String)> {
+/// Lists every `*.toml` of a folder, sorted, so that the result does not depend on the order of the file system.
+fn list(folder: &Path, errors: &mut Vec<String>) -> Vec<PathBuf> {
+    let name = folder.display();
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) => {
-            errors.push(format!("{}: the folder cannot be read: {error}", folder.display()));
+            errors.push(format!("{name}: the folder cannot be read: {error}"));
             return Vec::new();
         }
     };
-    let mut paths = Vec::new();
-    for entry in entries {
-        match entry {
-            Ok(entry) => paths.push(entry.path()),
-            Err(error) => errors.push(format!("{}: {error}", folder.display())),
-        }
-    }
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    let mut paths: Vec<PathBuf> = paths
+        .filter_map(|path| path.map_err(|error| errors.push(format!("{name}: {error}"))).ok())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
     paths.sort();
     if paths.len() > MAX_FILES {
-        errors.push(format!(
-            "{}: the folder contains more than {MAX_FILES} definitions; check the path",
-            folder.display()
-        ));
-        paths.truncate(0);
+        errors.push(format!("{name}: the folder contains more than {MAX_FILES} definitions; check the path"));
+        paths.clear();
     }
-    paths.iter().filter_map(|path| read_file(path, errors)).collect()
-}
-
-/// Reads a file as (path, text).
-fn read_file(path: &Path, errors: &mut Vec<String>) -> Option<(String, String)> {
-    let name = path.display().to_string();
-    if fs::metadata(path).is_ok_and(|about| about.len() > MAX_FILE) {
-        errors.push(format!("{name}: the file is larger than {MAX_FILE} bytes; check the path"));
-        return None;
-    }
-    match fs::read_to_string(path) {
-        Ok(text) => Some((name, text)),
-        Err(error) => {
-            errors.push(format!("{name}: the file cannot be read: {error}"));
-            None
-        }
-    }
+    paths
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ fn parse(
     let payload = fields.word("payload", Payload::WORDS, Payload::parse);
     let events = events(&mut fields);
     let metadata = fields.take("metadata").and_then(|raw| fields.keep("metadata", check_metadata(raw)));
-    let deadline = definition.map_or(DEADLINE, |definition| definition.poll().deadline);
+    let deadline = definition.map_or(DEADLINE, |definition| definition.poll.deadline);
     let terms = Terms {
         expires_at: now.plus(fields.duration("expiresIn", EXPIRES_IN).unwrap_or(deadline)),
         expected_at: fields.time("expectedAt").filter(|at| *at > now),
@@ -107,7 +107,7 @@ fn provider(api: &Api, fields: &mut ObjectReader<'_, '_>) -> Option<Arc<Definiti
 
 /// The error for a provider that is not defined.
 pub(super) fn unknown_provider(api: &Api, name: &str) -> Invalid {
-    let (_, detail) = not_one_of(name, api.providers.iter().map(|definition| definition.id()));
+    let (_, detail) = not_one_of(name, api.providers.iter().map(|definition| definition.id.as_str()));
     (FieldErrorCode::UnknownProvider, detail)
 }
 
@@ -127,7 +127,7 @@ fn job(definition: Option<&Definition>, fields: &mut ObjectReader<'_, '_>) -> Op
     }
     match definition.params(&params?) {
         Ok(params) => {
-            let (provider, account) = (definition.id().to_owned(), ACCOUNT.to_owned());
+            let (provider, account) = (definition.id.clone(), ACCOUNT.to_owned());
             Some(JobName { provider, account, job_id, params })
         }
         Err(invalid) => {

@@ -5,21 +5,24 @@
 //! ones. The demo does not read the configuration of this machine or its `ringback.db`.
 
 mod expectations;
-mod folder;
 mod log;
 
+use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use axum::middleware::from_fn_with_state;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 use self::expectations::{DemoJob, Expectations};
-use self::folder::Folder;
-use self::log::{DemoLog, Participant};
+use self::log::{CLIENT, DemoLog, FLAKY, MUVI, Participant, RECEIVER, SERVER, log_response};
 use super::arguments::shutdown_signal;
 use super::client::Client;
 use super::listen::{Arrival, Listener};
@@ -29,6 +32,7 @@ use crate::app::{App, HostEnvironment};
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
 use crate::config::{Access, Config, Environment, Flags, LogFormat, Masked};
+use crate::domain::random;
 use crate::telemetry;
 
 /// Timeout of the demo, which takes about five seconds. With [`GRACE`] the command ends within 30 s.
@@ -73,7 +77,7 @@ impl Demo {
     pub async fn run(self) -> Result<(), Failure> {
         telemetry::logs::init("error", LogFormat::Text)?;
         let clock = Clock::System;
-        let log = DemoLog::new(&clock, &Environment::of_process());
+        let log = Arc::new(DemoLog::new(&clock));
         // Created first, so that it is dropped last, after the database was closed.
         let folder = Folder::make()?;
         let mut services = Services::start(&clock, &log, &folder).await?;
@@ -123,14 +127,14 @@ struct Receiver {
 }
 
 impl Services {
-    async fn start(clock: &Clock, log: &DemoLog, folder: &Folder) -> Result<Self, Failure> {
+    async fn start(clock: &Clock, log: &Arc<DemoLog>, folder: &Folder) -> Result<Self, Failure> {
         let mut tasks = JoinSet::new();
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no free port")?;
         let muvi = format!("http://{}", socket.local_addr().context("the port has no address")?);
         let simulator = Simulator::new(clock.clone(), Options::default());
-        let logged = log::log_responses(simulator.router(), log.clone());
+        let logged = simulator.router().layer(from_fn_with_state(log.clone(), log_response));
         tasks.spawn(async move { axum::serve(socket, logged).await });
-        log.line(Participant::Muvi, &format!("simulated on {muvi}"));
+        log.line(MUVI, &format!("simulated on {muvi}"));
 
         let app = App::build(configuration(folder, &muvi)?, HostEnvironment::system()?).await?;
         let server = format!("http://{}", app.address()?);
@@ -143,17 +147,14 @@ impl Services {
             // Ends also when the sender is dropped.
             let _ = ended.await;
         }));
-        log.line(
-            Participant::Server,
-            &format!("listens on {server}, database in {}", folder.path().display()),
-        );
+        log.line(SERVER, &format!("listens on {server}, database in {}", folder.0.display()));
 
         let steady = receiver(clock, &secret, 0, &mut tasks).await?;
-        log.line(Participant::Receiver, &format!("listens on {}", steady.url));
+        log.line(RECEIVER, &format!("listens on {}", steady.url));
         let flaky = receiver(clock, &secret, REJECTED, &mut tasks).await?;
         let rejects = "answers 503 to the first webhook";
-        log.line(Participant::Flaky, &format!("listens on {}, {rejects}", flaky.url));
-        log.line(Participant::Server, &format!("retries after {RETRY_SCHEDULE} (shortened for the demo)"));
+        log.line(FLAKY, &format!("listens on {}, {rejects}", flaky.url));
+        log.line(SERVER, &format!("retries after {RETRY_SCHEDULE} (shortened for the demo)"));
         let client = Client::new(Access { url: server, key: Some(Masked::new(key.clone())) })?;
         Ok(Self { simulator, server: running, end, tasks, client, key, steady, flaky })
     }
@@ -170,7 +171,7 @@ impl Services {
             let answer = answer.map_err(anyhow::Error::msg).with_context(|| demo_job.id)?;
             let id = answer.value()["id"].as_str().map(str::to_owned).context("the new watch has no id")?;
             let within = demo_job.expires.map(|duration| format!(" for {duration}")).unwrap_or_default();
-            log.line(Participant::Client, &format!("registers {}{within}: 201 {id}", demo_job.id));
+            log.line(CLIENT, &format!("registers {}{within}: 201 {id}", demo_job.id));
             expectations.registered(demo_job, id);
         }
         while !expectations.is_complete() {
@@ -184,8 +185,8 @@ impl Services {
     /// Waits for the next webhook and returns its receiver. Returns an error if the server ends.
     async fn next(&mut self) -> Result<(Participant, Arrival)> {
         tokio::select! {
-            Some(arrival) = self.steady.arrivals.recv() => Ok((Participant::Receiver, arrival)),
-            Some(arrival) = self.flaky.arrivals.recv() => Ok((Participant::Flaky, arrival)),
+            Some(arrival) = self.steady.arrivals.recv() => Ok((RECEIVER, arrival)),
+            Some(arrival) = self.flaky.arrivals.recv() => Ok((FLAKY, arrival)),
             ended = &mut self.server => match ended.context("the server failed")? {
                 Ok(()) => bail!("the server ended"),
                 Err(error) => Err(error.context("the server ended")),
@@ -196,15 +197,17 @@ impl Services {
     /// Runs until a signal, and shows further webhooks.
     async fn keep(&mut self, log: &DemoLog) -> Result<()> {
         let (server, key, url) = (self.client.url(), &self.key, &self.steady.url);
-        print_line("\nEverything runs until Ctrl-C. To register a job of your own that fails after 5 s:\n")?;
-        print_line(format_args!("  curl -X POST {server}/v1/watches \\"))?;
         print_line(format_args!(
-            "    -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\"
+            r#"
+Everything runs until Ctrl-C. To register a job of your own that fails after 5 s:
+
+  curl -X POST {server}/v1/watches \
+    -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \
+    -d '{{"jobId": "job_5s_failed_mine", "callbackUrl": "{url}"}}'
+
+`ringback sim --help` explains what a job id can contain.
+"#
         ))?;
-        print_line(format_args!(
-            "    -d '{{\"jobId\": \"job_5s_failed_mine\", \"callbackUrl\": \"{url}\"}}'\n"
-        ))?;
-        print_line("`ringback sim --help` explains what a job id can contain.\n")?;
         // One future for all iterations, so that no signal is lost between two webhooks.
         let mut stop = std::pin::pin!(shutdown_signal());
         loop {
@@ -231,10 +234,35 @@ impl Services {
     }
 }
 
+/// Folder that is removed with its content when it is dropped. After a kill it stays.
+#[derive(Debug)]
+struct Folder(PathBuf);
+
+impl Folder {
+    /// Creates a folder with a random name that only this user can read, because the database holds a secret.
+    fn make() -> Result<Self> {
+        let mut name = [0; 8];
+        random(&mut name);
+        let name = format!("ringback-demo-{:016x}", u64::from_be_bytes(name));
+        let path = std::env::temp_dir().join(name);
+        let made = fs::DirBuilder::new().mode(0o700).create(&path);
+        made.with_context(|| format!("{} cannot be created; set TMPDIR to another folder", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::error!(%error, path = %self.0.display(), "the temporary folder could not be removed");
+        }
+    }
+}
+
 /// Returns the configuration of the service. Variables of the process are not read, so that the demo does not use a
 /// developer's key and database.
 fn configuration(folder: &Folder, muvi: &str) -> Result<Config, Failure> {
-    let database = format!("sqlite://{}", folder.path().join("ringback.db").display());
+    let database = format!("sqlite://{}", folder.0.join("ringback.db").display());
     let variables = [
         ("RINGBACK_LISTEN", "127.0.0.1:0"),
         ("RINGBACK_DATABASE_URL", &database),
@@ -263,4 +291,18 @@ async fn receiver(
     let url = listener.url();
     tasks.spawn(listener.serve());
     Ok(Receiver { url, arrivals })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_is_removed_when_it_is_dropped() {
+        let folder = Folder::make().expect("a folder");
+        let path = folder.0.clone();
+        fs::write(path.join("ringback.db"), "data").expect("written");
+        drop(folder);
+        assert!(!path.exists());
+    }
 }

@@ -12,17 +12,11 @@ use crate::app::{self, HostEnvironment};
 use crate::config::Flags;
 use crate::domain::{format_duration, format_rate};
 use crate::egress::Fetch;
-use crate::providers::{Definition, Interpretation};
+use crate::providers::{Definition, Interpretation, PollFailure};
 
 /// List providers, check a definition, poll a job once
-#[derive(Debug, clap::Args)]
-pub struct Provider {
-    #[command(subcommand)]
-    what: What,
-}
-
 #[derive(Debug, clap::Subcommand)]
-enum What {
+pub(super) enum Provider {
     List(List),
     Check(Check),
     Poll(Poll),
@@ -37,8 +31,9 @@ pub struct List {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    configured: Configured,
+    /// Configuration file [default: ringback.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 /// Validate a definition and run its examples
@@ -77,38 +72,25 @@ pub struct Poll {
     /// Print JSON
     #[arg(long, conflicts_with = "raw")]
     json: bool,
-    #[command(flatten)]
-    configured: Configured,
-}
-
-/// Arguments that select the configuration.
-#[derive(Debug, clap::Args)]
-pub struct Configured {
     /// Configuration file [default: ringback.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-impl Configured {
-    fn flags(self) -> Flags {
-        Flags { config: self.config, ..Flags::default() }
-    }
-}
-
 impl Provider {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
-        match self.what {
-            What::List(list) => list.run(),
-            What::Check(check) => check.run(),
-            What::Poll(poll) => poll.run().await,
+        match self {
+            Self::List(list) => list.run(),
+            Self::Check(check) => check.run(),
+            Self::Poll(poll) => poll.run().await,
         }
     }
 }
 
 impl List {
     fn run(self) -> Result<(), Failure> {
-        let config = configuration(&self.configured.flags())?;
+        let config = configuration(&Flags { config: self.config, ..Flags::default() })?;
         let known = app::providers(&config)?;
         let known: Vec<Value> = known.iter().map(about).collect();
         let terminal = Terminal::of_stdout();
@@ -118,24 +100,20 @@ impl List {
         let mut table =
             Table::new(&["ID", "KEY", "STATUSES…", "RATE", "CONCURRENCY", "POLL INTERVAL", "BASE URL…"]);
         for one in &known {
-            let bounds = [text(one, "/poll/minInterval"), text(one, "/poll/maxInterval")].join("–");
+            let statuses: Vec<_> =
+                one["statuses"].as_object().into_iter().flat_map(Map::keys).cloned().collect();
             table.row([
                 text(one, "/id"),
                 text(one, "/credential"),
-                one["statuses"].as_object().map(words).unwrap_or_default(),
+                statuses.join(" "),
                 text(one, "/limits/rate"),
                 text(one, "/limits/concurrency"),
-                bounds,
+                [text(one, "/poll/minInterval"), text(one, "/poll/maxInterval")].join("–"),
                 text(one, "/baseUrl"),
             ]);
         }
         Ok(print_line(table.render(terminal, "", true))?)
     }
-}
-
-/// Returns the statuses of the provider.
-fn words(statuses: &Map<String, Value>) -> String {
-    statuses.keys().cloned().collect::<Vec<_>>().join(" ")
 }
 
 /// Returns a provider with its effective settings as JSON.
@@ -151,9 +129,9 @@ fn about(provider: &app::Provider) -> Value {
         definition.status_words().map(|(word, status)| (word.to_owned(), json!(status))).collect();
     let (bounds, limits) = (&provider.policy, &provider.limits);
     json!({
-        "id": definition.id(),
-        "name": definition.name(),
-        "docs": definition.docs(),
+        "id": definition.id,
+        "name": definition.name,
+        "docs": definition.docs,
         "baseUrl": base_url.trim_end_matches('/'),
         "credential": credential,
         "statuses": statuses,
@@ -176,7 +154,7 @@ impl Check {
         let name = self.file.display();
         let definition =
             Definition::check(&self.file).map_err(|errors| Failure::Failed(errors.join("\n")))?;
-        let (id, examples) = (definition.id(), definition.examples());
+        let (id, examples) = (&definition.id, definition.examples());
         Ok(print_line(format_args!(
             "{name} defines `{id}`; all {examples} examples have the expected result."
         ))?)
@@ -185,37 +163,31 @@ impl Check {
 
 impl Poll {
     async fn run(self) -> Result<(), Failure> {
-        let config = configuration(&self.configured.flags())?;
+        let config = configuration(&Flags { config: self.config, ..Flags::default() })?;
         let providers = app::providers(&config)?;
-        let provider = providers.iter().find(|provider| provider.definition.id() == self.name);
-        let provider = provider.ok_or_else(|| {
-            let known: Vec<&str> = providers.iter().map(|provider| provider.definition.id()).collect();
-            Failure::Usage(format!(
-                "there is no provider `{}`; the providers are {}",
-                self.name,
-                known.join(", ")
-            ))
-        })?;
+        let Some(provider) = providers.iter().find(|provider| provider.definition.id == self.name) else {
+            let known: Vec<&str> = providers.iter().map(|provider| provider.definition.id.as_str()).collect();
+            let (name, known) = (self.name, known.join(", "));
+            return Err(Failure::Usage(format!("there is no provider `{name}`; the providers are {known}")));
+        };
         let definition = &provider.definition;
-        let usage = |why: String| Failure::Usage(format!("JOB_ID: {why}"));
-        definition.check_job_id(&self.job_id).map_err(usage)?;
+        definition.check_job_id(&self.job_id).map_err(|why| Failure::Usage(format!("JOB_ID: {why}")))?;
         let given = self.param.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
         let params = definition.params(&given).map_err(|wrong| {
             let lines = wrong.iter().map(|(name, why)| format!("--param {name}: {why}"));
             Failure::Usage(lines.collect::<Vec<_>>().join("\n"))
         })?;
-        let request = definition
-            .request(&self.job_id, &params, provider.base_url.as_ref(), provider.key())
-            .map_err(|why| {
+        let (base_url, key) = (provider.base_url.as_ref(), provider.key());
+        let request = definition.request(&self.job_id, &params, base_url, key).map_err(|why| {
             Failure::Failed(format!("{why}; `ringback provider list` shows which providers have a key"))
         })?;
-        let environment = HostEnvironment::system()?;
-        let egress = app::egress(&config, &environment)?;
-        let url = request.url.clone();
+        let egress = app::egress(&config, &HostEnvironment::system()?)?;
+        // Without the query, which can hold secrets.
+        let url = format!("{}{}", request.url.origin().ascii_serialization(), request.url.path());
         let fetch = Fetch::new(request.url, &request.headers, request.timeout, request.max_body);
         let received = egress.fetch(fetch).await;
-        let received = received
-            .map_err(|why| Failure::Failed(format!("{} did not answer: {why}", definition.name())))?;
+        let received =
+            received.map_err(|why| Failure::Failed(format!("{} did not answer: {why}", definition.name)))?;
         let answer = definition.interpret(&self.job_id, received.status, &received.body);
         let mut report = report(&answer);
         report["httpStatus"] = json!(received.status);
@@ -224,11 +196,7 @@ impl Poll {
         if self.json {
             terminal.json(&report.to_string())?;
         } else {
-            // Without the query, which can hold secrets.
-            print_line(
-                card(&report, &format!("{}{}", url.origin().ascii_serialization(), url.path()))
-                    .render(terminal),
-            )?;
+            print_line(card(&report, &url).render(terminal))?;
         }
         if self.raw {
             print_line("")?;
@@ -240,31 +208,27 @@ impl Poll {
 
 /// Returns the meaning of a response as JSON.
 fn report(meaning: &Interpretation) -> Value {
-    let mut report = json!({ "outcome": meaning.outcome() });
-    if let Interpretation::Ok(seen) = meaning
-        && let (Value::Object(all), Ok(Value::Object(job))) =
-            (&mut report, serde_json::to_value(&seen.observation))
-    {
-        all.extend(job);
-        report["unknownStatus"] = json!(seen.unknown_status);
-        report["requestId"] = json!(seen.request_id);
-    }
-    if let Interpretation::Unauthorized { code, .. } = meaning {
-        report["code"] = json!(code);
-    }
-    if let Some(message) = meaning.message() {
-        report["message"] = json!(message);
-    }
+    let mut report = match meaning {
+        Interpretation::Ok(seen) => {
+            let mut job = json!(seen.observation);
+            job["unknownStatus"] = json!(seen.unknown_status);
+            job["requestId"] = json!(seen.request_id);
+            job
+        }
+        Interpretation::Failed { failure: PollFailure::Unauthorized { code }, message } => {
+            json!({ "code": code, "message": message })
+        }
+        Interpretation::Failed { message, .. } => json!({ "message": message }),
+    };
+    report["outcome"] = json!(meaning.outcome());
     report
 }
 
 fn card(report: &Value, url: &str) -> FieldList {
     let mut card = FieldList::default();
     card.line("request", url);
-    card.line(
-        "answer",
-        format!("HTTP {} in {} ms", text(report, "/httpStatus"), text(report, "/durationMs")),
-    );
+    let (status, duration) = (text(report, "/httpStatus"), text(report, "/durationMs"));
+    card.line("answer", format!("HTTP {status} in {duration} ms"));
     let meaning = match text(report, "/outcome").as_str() {
         "ok" => String::new(),
         "not_found" => "there is no such job".to_owned(),

@@ -9,7 +9,6 @@ mod machine;
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
@@ -27,7 +26,6 @@ use super::arguments::shutdown_signal;
 use super::output::{Failure, print_line};
 use crate::clock::Clock;
 use crate::config::LogFormat;
-use crate::domain::parse_duration;
 use crate::telemetry;
 
 /// Simulate Muvi's job API on this machine
@@ -56,23 +54,8 @@ pub struct Sim {
     /// Port on 127.0.0.1; 0 selects a free one
     #[arg(long, default_value_t = 9100)]
     port: u16,
-    /// Duration of a job, unless its id contains one
-    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = parse_duration)]
-    length: Duration,
-    /// End of a job, unless its id contains one
-    #[arg(long, value_enum, default_value_t = Ending::Completed)]
-    ending: Ending,
-    /// Share of polls that are answered 500, from 0 to 1
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
-    errors: f64,
-    /// The only key that is accepted [default: any]
-    #[arg(long, value_name = "KEY")]
-    key: Option<String>,
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
-    number.ok_or_else(|| "a share is a number from 0 to 1, such as 0.1".to_owned())
+    #[command(flatten)]
+    options: Options,
 }
 
 impl Sim {
@@ -87,9 +70,7 @@ impl Sim {
         print_line(format_args!(
             "To poll it, start a server with RINGBACK_PROVIDERS__MUVI__BASE_URL={url} MUVI_API_KEY=any"
         ))?;
-        let options =
-            Options { length: self.length, ending: self.ending, errors: self.errors, key: self.key };
-        let simulator = Simulator::new(Clock::System, options);
+        let simulator = Simulator::new(Clock::System, self.options);
         tokio::select! {
             served = async { axum::serve(socket, simulator.router()).await } => served.context("the simulator failed")?,
             asked = shutdown_signal() => asked?,
@@ -102,15 +83,13 @@ impl Sim {
 #[derive(Clone, Debug)]
 pub struct Simulator {
     clock: Clock,
-    key: Option<Arc<str>>,
     machine: Arc<Mutex<Machine>>,
 }
 
 impl Simulator {
     /// Returns a simulator without jobs.
     pub fn new(clock: Clock, options: Options) -> Self {
-        let key = options.key.as_deref().map(Arc::from);
-        Self { clock, key, machine: Arc::new(Mutex::new(Machine::new(options))) }
+        Self { clock, machine: Arc::new(Mutex::new(Machine::new(options))) }
     }
 
     /// Returns the router of the API.
@@ -131,24 +110,22 @@ impl Simulator {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns whether the key is accepted: any, unless one is configured.
-    fn authorised(&self, headers: &HeaderMap) -> bool {
-        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let key = given.and_then(|value| value.strip_prefix("Bearer ")).filter(|key| !key.is_empty());
-        key.is_some_and(|key| self.key.as_deref().is_none_or(|only| only == key))
-    }
-
     fn answer(&self, headers: &HeaderMap, answer: impl FnOnce(&mut Machine) -> Answer) -> Response {
         let mut machine = self.machine();
-        let answer = if self.authorised(headers) { answer(&mut machine) } else { machine.unauthorised() };
+        let answer =
+            if is_authorised(headers, machine.key()) { answer(&mut machine) } else { machine.unauthorised() };
         drop(machine);
-        let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let mut response = (answer.status, [json], answer.body.to_string()).into_response();
-        if let Some(seconds) = answer.retry_after {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
+        let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        let retry_after = answer.retry_after.map(|seconds| [(RETRY_AFTER, HeaderValue::from(seconds))]);
+        (answer.status, json, retry_after, answer.body.to_string()).into_response()
     }
+}
+
+/// Returns whether a request has the `only` key that is accepted; `None` accepts any.
+fn is_authorised(headers: &HeaderMap, only: Option<&str>) -> bool {
+    let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let key = given.and_then(|value| value.strip_prefix("Bearer ")).filter(|key| !key.is_empty());
+    key.is_some_and(|key| only.is_none_or(|only| only == key))
 }
 
 async fn poll(
@@ -185,10 +162,6 @@ mod tests {
 
     #[test]
     fn a_key_is_required_and_must_be_the_configured_one() {
-        let simulator = |key: Option<&str>| {
-            let options = Options { key: key.map(str::to_owned), ..Options::default() };
-            Simulator::new(Clock::System, options)
-        };
         let headers = |value: Option<&'static str>| {
             value
                 .map(|value| (AUTHORIZATION, HeaderValue::from_static(value)))
@@ -204,7 +177,7 @@ mod tests {
             (Some("pb_1"), Some("Bearer any"), false),
         ];
         for (key, given, taken) in table {
-            assert_eq!(simulator(key).authorised(&headers(given)), taken, "{key:?} {given:?}");
+            assert_eq!(is_authorised(&headers(given), key), taken, "{key:?} {given:?}");
         }
     }
 }

@@ -72,7 +72,7 @@ impl Terminal {
         self.paint(colour, word)
     }
 
-    fn paint(self, colour: u8, text: &str) -> String {
+    pub(super) fn paint(self, colour: u8, text: &str) -> String {
         if self.colours { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
     }
 

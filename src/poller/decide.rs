@@ -13,7 +13,7 @@ use super::scheduler::{JobSchedule, Scheduler};
 use crate::domain::{
     EndingKind, Finding, JobError, JobName, JobNo, JobStatus, Observation, Timestamp, observe,
 };
-use crate::providers::{Interpretation, JobReport};
+use crate::providers::{Interpretation, JobReport, PollFailure};
 use crate::store::{EndJob, ExpireWatches, RecordObservation, RefreshEnding};
 
 /// Longest delay of a job's next poll that a provider's `Retry-After` can cause.
@@ -64,7 +64,7 @@ pub(super) fn decide(
         decision.refresh = (schedule.watching == 0).then_some(RefreshEnding { job, seen: None });
     }
     if let Some(rare) = &mut schedule.rare
-        && !matches!(meaning, Interpretation::NotFound { .. })
+        && !matches!(meaning, Interpretation::Failed { failure: PollFailure::NotFound, .. })
     {
         rare.not_found = None;
     }
@@ -77,7 +77,7 @@ pub(super) fn decide(
             decision.on_report(schedule, report, raw);
             budget.ok(now)
         }
-        Interpretation::NotFound { message } => {
+        Interpretation::Failed { failure: PollFailure::NotFound, message } => {
             let authorized = budget.authorized();
             let change = authorized.or(budget.error(job, now));
             decision.back_off(schedule);
@@ -86,15 +86,15 @@ pub(super) fn decide(
             }
             change
         }
-        Interpretation::Unauthorized { code, message } => {
+        Interpretation::Failed { failure: PollFailure::Unauthorized { code }, message } => {
             schedule.rare().last_error = Some(format!("{code}: {message}"));
             budget.unauthorized(now)
         }
-        Interpretation::RateLimited { .. } => {
+        Interpretation::Failed { failure: PollFailure::RateLimited, .. } => {
             decision.not_before = Some(budget.rate_limited(retry_after, now));
             None
         }
-        Interpretation::Error { .. } => {
+        Interpretation::Failed { failure: PollFailure::Error, .. } => {
             decision.back_off(schedule);
             budget.error(job, now)
         }

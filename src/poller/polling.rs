@@ -48,10 +48,10 @@ impl Poller {
         providers: Vec<Provider>,
     ) -> (Arc<Self>, mpsc::Receiver<()>) {
         let now = clock.now();
-        let queue = |p: &Provider| ProviderQueue::new(p.definition.id().to_owned(), p.policy, p.limits, now);
+        let queue = |p: &Provider| ProviderQueue::new(p.definition.id.clone(), p.policy, p.limits, now);
         let queues = providers.iter().map(queue).chain([queue_of_unknown_providers(now)]).collect();
         let scheduler = Mutex::new(Scheduler::new(queues, now));
-        let metrics = |p: &Provider| store.metrics().provider(p.definition.id());
+        let metrics = |p: &Provider| store.metrics().provider(&p.definition.id);
         let providers = providers.into_iter().map(|p| (metrics(&p), p)).collect();
         let (alive, ended) = mpsc::channel(1);
         (Arc::new(Self { store, egress, clock, providers, scheduler, alive }), ended)
@@ -101,8 +101,8 @@ impl Poller {
             let (health, held_until) = queue.budget.health(now);
             let definition = &provider.definition;
             ProviderState {
-                id: definition.id().to_owned(),
-                name: definition.name().to_owned(),
+                id: definition.id.clone(),
+                name: definition.name.clone(),
                 configured: provider.credential.is_some() || !definition.needs_credential(),
                 health,
                 held_until,

@@ -9,7 +9,7 @@ use url::Url;
 use crate::clock::Clock;
 use crate::domain::{JobName, Limits, Masked, PollPolicy, parse_retry_after};
 use crate::egress::{Egress, Fetch};
-use crate::providers::{Definition, Interpretation};
+use crate::providers::{Definition, Interpretation, PollFailure};
 
 /// Largest response body that is passed on byte for byte.
 const RAW_MAX: usize = 256 * 1024;
@@ -63,21 +63,23 @@ impl Provider {
         clock: &Clock,
         name: &JobName,
     ) -> Result<PollResponse, Interpretation> {
-        let error = |message| Interpretation::Error { message };
         let definition = &self.definition;
         if definition.needs_credential() && self.credential.is_none() {
             let (code, message) = ("no_api_key".to_owned(), "no api_key is configured".to_owned());
-            return Err(Interpretation::Unauthorized { code, message });
+            return Err(Interpretation::Failed { failure: PollFailure::Unauthorized { code }, message });
         }
         let base_url = self.base_url.as_ref();
-        let request = definition.request(&name.job_id, &name.params, base_url, self.key()).map_err(error)?;
+        let request = definition
+            .request(&name.job_id, &name.params, base_url, self.key())
+            .map_err(Interpretation::error)?;
         let fetch = Fetch::new(request.url, &request.headers, request.timeout, request.max_body);
-        let received = egress.fetch(fetch).await.map_err(|failure| error(failure.to_string()))?;
+        let received =
+            egress.fetch(fetch).await.map_err(|failure| Interpretation::error(failure.to_string()))?;
         let now = clock.now();
         let retry_after = received.header("retry-after").and_then(|text| parse_retry_after(text, now));
         let mut meaning = definition.interpret(&name.job_id, received.status, &received.body);
         // A provider's error message is logged and shown to users.
-        if let (Some(message), Some(credential)) = (meaning.message_mut(), self.key()) {
+        if let (Interpretation::Failed { message, .. }, Some(credential)) = (&mut meaning, self.key()) {
             *message = message.replace(credential, "***");
         }
         let raw = Some(received.body).filter(|body| body.len() <= RAW_MAX);

@@ -4,23 +4,18 @@
 //! (no TOML, an unknown key, a wrong type) is reported alone, with its line.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
+use std::fmt::Display;
 use std::time::Duration;
 
 use url::Url;
 
-use super::definition::Definition;
-use super::extract::{Extract, Outputs, Progress};
+use super::definition::{Auth, Condition, Definition, Errors, NotFound, RequestForm, StatusWords, authority};
+use super::extract::{Extract, Path, Paths, Progress};
 use super::file::{
-    AuthTable, AuthType, ErrorsTable, Example, Expect, ExtractTable, File, Fold, LimitsTable, Method,
-    NotFoundTable, OutputsTable, ParamTable, PathList, PollTable, ProgressTable, RequestTable, ResponseTable,
+    AuthTable, AuthType, Example, Expect, File, LimitsTable, Method, NotFoundTable, PollTable, RequestTable,
     StatusTable,
 };
-use super::param::Param;
-use super::path::{Path, Paths};
-use super::reader::{Errors, NotFound, Reader, StatusWords};
-use super::request_form::{Auth, RequestForm, authority};
-use super::template::{Template, UrlTemplate};
+use super::template::{Param, ParamTable, Template, UrlTemplate};
 use crate::domain::{EndingKind, JobStatus, Limits, PollPolicy, parse_duration, parse_rate};
 
 /// Version of the definition language.
@@ -57,7 +52,11 @@ impl Definition {
     /// Parses a definition. The error lists every error as a sentence. The examples are not checked here.
     pub fn parse(text: &str) -> Result<Self, Vec<String>> {
         let file: File = toml::from_str(text).map_err(|error| vec![located(text, &error)])?;
-        compile(file)
+        let mut report = DefinitionErrors::default();
+        match definition(file, &mut report) {
+            Some(definition) if report.0.is_empty() => Ok(definition),
+            _ => Err(report.0),
+        }
     }
 }
 
@@ -73,39 +72,19 @@ fn located(text: &str, error: &toml::de::Error) -> String {
     }
 }
 
-/// Compiles `file`; the error lists every error in it.
-fn compile(file: File) -> Result<Definition, Vec<String>> {
-    let mut report = DefinitionErrors::default();
-    let definition = definition(file, &mut report);
-    match definition {
-        Some(definition) if report.0.is_empty() => Ok(definition),
-        _ => Err(report.0),
-    }
-}
-
 /// Returns `None` if a part is invalid and has no default value. Its error is then in `report`.
 fn definition(file: File, report: &mut DefinitionErrors) -> Option<Definition> {
-    if file.schema != SCHEMA {
-        report.add("schema", format!("{} is unknown; this version supports schema {SCHEMA}", file.schema));
-    }
-    if !is_slug(&file.id) {
-        report.add("id", "must be 1 to 40 characters of a-z, 0-9 and -, starting with a letter");
-    }
-    if file.name.trim().is_empty() {
-        report.add("name", "must not be empty");
-    }
-    if !Url::parse(&file.docs).is_ok_and(|url| matches!(url.scheme(), "https" | "http")) {
-        report.add("docs", "must be the URL of the provider's documentation");
-    }
+    let File { id, name, docs, response, extract, errors, .. } = file;
+    let sentence = format_args!("{} is unknown; this version supports schema {SCHEMA}", file.schema);
+    report.require(file.schema == SCHEMA, "schema", sentence);
+    let sentence = "must be 1 to 40 characters of a-z, 0-9 and -, starting with a letter";
+    report.require(is_slug(&id), "id", sentence);
+    report.require(!name.trim().is_empty(), "name", "must not be empty");
+    let is_url = Url::parse(&docs).is_ok_and(|url| matches!(url.scheme(), "https" | "http"));
+    report.require(is_url, "docs", "must be the URL of the provider's documentation");
     let mut params = file.params;
     let job_id = job_id_param(params.remove("job_id").unwrap_or_default(), report);
-    let params: BTreeMap<String, Param> = params
-        .into_iter()
-        .map(|(name, table)| {
-            let param = report.take(&format!("params.{name}"), Param::new(table));
-            (name, param)
-        })
-        .collect();
+    let params = report.each("params", params, Param::new);
     let request = request_form(file.request, file.auth, report);
     if let Some(request) = &request {
         check_names(request, &params, report);
@@ -113,39 +92,36 @@ fn definition(file: File, report: &mut DefinitionErrors) -> Option<Definition> {
     for class in missing(&file.example) {
         report.add("example", format!("at least one must show a job that {class}"));
     }
-    let (not_found, grace) = not_found(file.not_found, &file.errors, report);
-    let ResponseTable { unwrap, request_id } = file.response;
-    let reader = Reader {
-        unwrap: report.paths("response.unwrap", &unwrap),
-        request_id: report.paths("response.request_id", &request_id),
-        status: status_words(file.status, report),
-        extract: extract(file.extract, report),
-        errors: errors(file.errors, report),
-        not_found,
-        max_body: request.as_ref().map_or(0, |request| request.max_body),
-    };
+    report.paths("response.unwrap", &response.unwrap.0);
+    report.paths("response.request_id", &response.request_id.0);
+    let status = status_words(file.status, report);
+    check_extract(&extract, report);
+    check_errors(&errors, report);
+    let grace = report.duration("not_found.grace", file.not_found.grace.as_deref(), "60s");
+    let not_found = not_found(file.not_found, &errors.code, report);
     let (poll, limits) = (poll(file.poll, grace, report), limits(file.limits, report));
     Some(Definition {
-        id: file.id,
-        name: file.name,
-        docs: file.docs,
+        id,
+        name,
+        docs,
+        poll,
+        limits,
         job_id,
         params,
         request: request?,
-        reader,
-        poll,
-        limits,
+        response,
+        status,
+        extract,
+        errors,
+        not_found,
         examples: file.example,
     })
 }
 
 /// Returns the meanings that the examples of a definition must show and do not, each as the end of a sentence.
 fn missing(examples: &[Example]) -> Vec<&'static str> {
-    let shows = |ending: Option<EndingKind>| {
-        examples.iter().any(
-            |example| matches!(&example.expect, Expect::Seen { status, .. } if status.ending() == ending),
-        )
-    };
+    let is_end = |example: &Example, ending: Option<EndingKind>| matches!(&example.expect, Expect::Seen(seen) if seen.status.ending() == ending);
+    let shows = |ending| examples.iter().any(|example| is_end(example, ending));
     let required = [
         (None, "still runs"),
         (Some(EndingKind::Completed), "completed"),
@@ -159,28 +135,53 @@ fn missing(examples: &[Example]) -> Vec<&'static str> {
 struct DefinitionErrors(Vec<String>);
 
 impl DefinitionErrors {
-    fn add(&mut self, key: &str, sentence: impl fmt::Display) {
+    fn add(&mut self, key: &str, sentence: impl Display) {
         self.0.push(format!("{key}: {sentence}"));
+    }
+
+    /// Adds the sentence unless the condition holds.
+    fn require(&mut self, holds: bool, key: &str, sentence: impl Display) {
+        if !holds {
+            self.add(key, sentence);
+        }
+    }
+
+    /// Returns the value, or adds its error.
+    fn ok<T>(&mut self, key: &str, value: Result<T, String>) -> Option<T> {
+        value.map_err(|sentence| self.add(key, sentence)).ok()
     }
 
     /// Returns the value, or adds its error and returns a default. A definition with an error is never used.
     fn take<T: Default>(&mut self, key: &str, value: Result<T, String>) -> T {
-        value.unwrap_or_else(|sentence| {
-            self.add(key, sentence);
-            T::default()
-        })
+        self.ok(key, value).unwrap_or_default()
     }
 
-    fn paths(&mut self, key: &str, list: &PathList) -> Paths {
-        Paths(list.0.iter().map(|text| self.take(key, Path::parse(text))).collect())
-    }
-
-    /// Parses a list of paths that must not be empty.
-    fn some_paths(&mut self, key: &str, list: &PathList) -> Paths {
-        if list.0.is_empty() {
-            self.add(key, "a path is required");
+    /// Parses every value of a table.
+    fn each<T, V: Default>(
+        &mut self,
+        key: &str,
+        table: BTreeMap<String, T>,
+        parse: impl Fn(T) -> Result<V, String>,
+    ) -> BTreeMap<String, V> {
+        let mut parsed = BTreeMap::new();
+        for (name, value) in table {
+            let value = self.take(&format!("{key}.{name}"), parse(value));
+            parsed.insert(name, value);
         }
-        self.paths(key, list)
+        parsed
+    }
+
+    /// Adds the errors of paths.
+    fn paths(&mut self, key: &str, paths: &[Path]) {
+        for sentence in paths.iter().filter_map(Path::error) {
+            self.add(key, sentence);
+        }
+    }
+
+    /// Adds the errors of paths of which at least one is required.
+    fn some_paths(&mut self, key: &str, paths: &[Path]) {
+        self.require(!paths.is_empty(), key, "a path is required");
+        self.paths(key, paths);
     }
 
     fn duration(&mut self, key: &str, text: Option<&str>, default: &str) -> Duration {
@@ -197,58 +198,38 @@ fn is_slug(id: &str) -> bool {
 }
 
 fn job_id_param(table: ParamTable, report: &mut DefinitionErrors) -> Param {
-    if table.pattern.is_none() {
-        report.add(
-            "params.job_id",
-            "a `pattern` is required, so that a registration with an impossible id is rejected",
-        );
-    }
-    if table.default.is_some() || table.r#enum.is_some() {
-        report.add(
-            "params.job_id",
-            "`default` and `enum` are not allowed, because every registration gives a job id",
-        );
-    }
-    report.take("params.job_id", Param::new(table))
+    let key = "params.job_id";
+    let pattern = "a `pattern` is required, so that a registration with an impossible id is rejected";
+    report.require(table.pattern.is_some(), key, pattern);
+    let plain = table.default.is_none() && table.r#enum.is_none();
+    let given = "`default` and `enum` are not allowed, because every registration gives a job id";
+    report.require(plain, key, given);
+    report.take(key, Param::new(table))
 }
 
 fn request_form(table: RequestTable, auth: AuthTable, report: &mut DefinitionErrors) -> Option<RequestForm> {
-    let RequestTable { method: Method::Get, url, query, headers, timeout, max_body } = table;
-    let url = match UrlTemplate::parse(&url) {
-        Ok(url) => Some(url),
-        Err(sentence) => {
-            report.add("request.url", sentence);
-            None
-        }
-    };
-    let query = query
-        .into_iter()
-        .map(|(name, text)| {
-            let template = report.take(&format!("request.query.{name}"), Template::parse(&text));
-            (name, template)
-        })
-        .collect();
-    let headers = headers
-        .into_iter()
-        .map(|(name, text)| {
-            let key = format!("request.headers.{name}");
-            let name = report.take(&key, header_name(&name));
-            if RESERVED_HEADERS.contains(&name.as_str()) || name.starts_with("proxy-") {
-                report.add(&key, "a definition cannot set this header; describe a credential in [auth]");
-            }
-            (name, report.take(&key, Template::parse(&text)))
-        })
-        .collect();
+    let RequestTable { method: None | Some(Method::Get), url, query, headers, timeout, max_body } = table;
+    let url = report.ok("request.url", UrlTemplate::parse(&url));
+    let query = report.each("request.query", query, |text| Template::parse(&text));
+    let headers = report.each("request.headers", headers, |text| Template::parse(&text));
+    let headers = headers.into_iter().map(|(name, template)| {
+        let key = format!("request.headers.{name}");
+        let name = report.take(&key, header_name(&name));
+        let reserved = RESERVED_HEADERS.contains(&name.as_str()) || name.starts_with("proxy-");
+        let sentence = "a definition cannot set this header; describe a credential in [auth]";
+        report.require(!reserved, &key, sentence);
+        (name, template)
+    });
+    let headers = headers.collect();
     let timeout = report.duration("request.timeout", timeout.as_deref(), "20s");
     if timeout > MAX_TIMEOUT {
         report.add("request.timeout", format!("must be at most {} s", MAX_TIMEOUT.as_secs()));
     }
     let max_body = report.take("request.max_body", parse_size(max_body.as_deref().unwrap_or("1MiB")));
     let auth = credential(auth, report);
-    if let (Some(auth), Some(url)) = (&auth, &url)
-        && !auth.trusts(&url.origin)
-    {
-        report.add("auth.send_to", "must contain the host of request.url, whose scheme must be https");
+    if let (Some(auth), Some(url)) = (&auth, &url) {
+        let sentence = "must contain the host of request.url, whose scheme must be https";
+        report.require(auth.trusts(&url.origin), "auth.send_to", sentence);
     }
     Some(RequestForm { url: url?, query, headers, timeout, max_body, auth })
 }
@@ -267,33 +248,27 @@ fn parse_size(text: &str) -> Result<usize, String> {
 
 fn credential(table: AuthTable, report: &mut DefinitionErrors) -> Option<Auth> {
     let AuthTable { r#type, header, prefix, send_to } = table;
-    if r#type == AuthType::None {
-        if header.is_some() || prefix.is_some() || !send_to.is_empty() {
-            report.add("auth", "type `none` allows no `header`, `prefix` or `send_to`");
+    let is_bare = header.is_none() && prefix.is_none();
+    let (header, prefix) = match r#type {
+        AuthType::None => {
+            let sentence = "type `none` allows no `header`, `prefix` or `send_to`";
+            report.require(is_bare && send_to.is_empty(), "auth", sentence);
+            return None;
         }
-        return None;
-    }
-    let (header, prefix) = match (r#type, header) {
-        (AuthType::Header, Some(name)) => {
-            (report.take("auth.header", header_name(&name)), prefix.unwrap_or_default())
-        }
-        (AuthType::Header, None) => {
-            report.add("auth.header", "type `header` requires the name of the header");
-            Default::default()
-        }
-        (_, given) => {
-            if given.is_some() || prefix.is_some() {
-                report.add("auth", "`header` and `prefix` are allowed only with type `header`");
-            }
+        AuthType::Bearer => {
+            report.require(is_bare, "auth", "`header` and `prefix` are allowed only with type `header`");
             ("authorization".to_owned(), "Bearer ".to_owned())
         }
+        AuthType::Header => {
+            let name = header.ok_or_else(|| "type `header` requires the name of the header".to_owned());
+            let name = name.and_then(|name| header_name(&name));
+            (report.take("auth.header", name), prefix.unwrap_or_default())
+        }
     };
-    if !prefix.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
-        report.add("auth.prefix", "contains characters that are not allowed in a header");
-    }
-    if send_to.is_empty() {
-        report.add("auth.send_to", "must list the hosts to which the credential may be sent");
-    }
+    let is_printable = prefix.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+    report.require(is_printable, "auth.prefix", "contains characters that are not allowed in a header");
+    let sentence = "must list the hosts to which the credential may be sent";
+    report.require(!send_to.is_empty(), "auth.send_to", sentence);
     let send_to = send_to.iter().map(|host| report.take("auth.send_to", host_and_port(host))).collect();
     Some(Auth { header, prefix, send_to })
 }
@@ -318,36 +293,31 @@ fn header_name(name: &str) -> Result<String, String> {
 
 /// Checks that every parameter is declared and used.
 fn check_names(form: &RequestForm, params: &BTreeMap<String, Param>, report: &mut DefinitionErrors) {
-    let fields = form.query.iter().chain(&form.headers).map(|(_, template)| template);
-    let used: Vec<&str> = std::iter::once(&form.url.path).chain(fields).flat_map(Template::names).collect();
+    let headers = form.headers.iter().map(|(_, template)| template);
+    let templates = std::iter::once(&form.url.path).chain(form.query.values()).chain(headers);
+    let used: Vec<&str> = templates.flat_map(Template::names).collect();
     for name in &used {
-        if *name != "job_id" && !params.contains_key(*name) {
-            report.add("request", format!("`{{{name}}}` is not declared; add [params.{name}]"));
-        }
+        let is_declared = *name == "job_id" || params.contains_key(*name);
+        let sentence = format_args!("`{{{name}}}` is not declared; add [params.{name}]");
+        report.require(is_declared, "request", sentence);
     }
     for name in params.keys().map(String::as_str).chain(["job_id"]) {
-        if !used.contains(&name) {
-            report.add(&format!("params.{name}"), "the request does not use this parameter; remove it");
-        }
+        let key = format!("params.{name}");
+        report.require(used.contains(&name), &key, "the request does not use this parameter; remove it");
     }
 }
 
 fn status_words(table: StatusTable, report: &mut DefinitionErrors) -> StatusWords {
     let StatusTable { path, fold, unknown, map, explain } = table;
-    if !matches!(unknown, JobStatus::Pending | JobStatus::Processing) {
-        report.add(
-            "status.unknown",
-            "must be processing or pending, because an unknown status must not end a job",
-        );
-    }
-    for (class, words) in [("completed", &map.completed), ("failed", &map.failed)] {
-        if words.is_empty() {
-            report.add("status.map", format!("at least one word must mean {class}"));
-        }
-    }
-    if map.pending.is_empty() && map.processing.is_empty() {
-        report.add("status.map", "at least one word must mean pending or processing");
-    }
+    let unknown = unknown.unwrap_or(JobStatus::Processing);
+    let sentence = "must be processing or pending, because an unknown status must not end a job";
+    let is_running = matches!(unknown, JobStatus::Pending | JobStatus::Processing);
+    report.require(is_running, "status.unknown", sentence);
+    let key = "status.map";
+    report.require(!map.completed.is_empty(), key, "at least one word must mean completed");
+    report.require(!map.failed.is_empty(), key, "at least one word must mean failed");
+    let runs = !map.pending.is_empty() || !map.processing.is_empty();
+    report.require(runs, key, "at least one word must mean pending or processing");
     let classes = [
         (JobStatus::Pending, map.pending),
         (JobStatus::Processing, map.processing),
@@ -358,119 +328,85 @@ fn status_words(table: StatusTable, report: &mut DefinitionErrors) -> StatusWord
     let mut words = HashMap::new();
     for (class, list) in classes {
         for word in list {
-            if word.trim().is_empty() {
-                report.add("status.map", format!("{class} contains an empty word"));
-            }
+            report.require(!word.trim().is_empty(), key, format_args!("{class} contains an empty word"));
             if let Some(other) = words.insert(fold.apply(&word), class) {
-                report.add("status.map", format!("`{word}` is listed twice, in {other} and in {class}"));
+                report.add(key, format!("`{word}` is listed twice, in {other} and in {class}"));
             }
         }
     }
-    let mut sentences = HashMap::new();
-    for (word, sentence) in explain {
-        let word = fold.apply(&word);
+    for word in explain.keys().map(|word| fold.apply(word)) {
         if !matches!(words.get(&word), Some(JobStatus::Failed | JobStatus::Cancelled)) {
             report.add("status.explain", format!("`{word}` is not a word of failed or cancelled"));
         }
-        sentences.insert(word, sentence);
     }
-    StatusWords { path: report.some_paths("status.path", &path), fold, unknown, words, explain: sentences }
+    let explain = explain.into_iter().map(|(word, sentence)| (fold.apply(&word), sentence)).collect();
+    report.some_paths("status.path", &path.0);
+    StatusWords { path, fold, unknown, words, explain }
 }
 
-impl Fold {
-    /// Returns the spelling of a word for comparison.
-    pub(super) fn apply(self, word: &str) -> String {
-        match self {
-            Self::None => word.to_owned(),
-            Self::Lower => word.to_lowercase(),
-        }
+fn check_extract(extract: &Extract, report: &mut DefinitionErrors) {
+    report.some_paths("extract.job_id", &extract.job_id.0);
+    if let Some(progress) = &extract.progress {
+        check_progress(progress, report);
     }
-}
-
-fn extract(table: ExtractTable, report: &mut DefinitionErrors) -> Extract {
-    let ExtractTable {
-        job_id,
-        progress: given_progress,
-        output,
-        outputs,
-        error_code,
-        error_message,
-        created_at,
-        completed_at,
-    } = table;
-    Extract {
-        job_id: report.some_paths("extract.job_id", &job_id),
-        progress: given_progress.and_then(|table| progress(table, report)),
-        output: report.paths("extract.output", &output),
-        outputs: outputs.map(|OutputsTable { each, url, r#type, thumbnail, poster, only_urls }| Outputs {
-            each: report.some_paths("extract.outputs.each", &each),
-            url: report.some_paths("extract.outputs.url", &url),
-            kind: report.paths("extract.outputs.type", &r#type),
-            thumbnail: report.paths("extract.outputs.thumbnail", &thumbnail),
-            poster: report.paths("extract.outputs.poster", &poster),
-            only_urls,
-        }),
-        error_code: report.paths("extract.error_code", &error_code),
-        error_message: report.paths("extract.error_message", &error_message),
-        created_at: created_at.map(|t| (report.some_paths("extract.created_at", &t.path), t.format)),
-        completed_at: completed_at.map(|t| (report.some_paths("extract.completed_at", &t.path), t.format)),
+    report.paths("extract.output", &extract.output.0);
+    if let Some(outputs) = &extract.outputs {
+        report.some_paths("extract.outputs.each", &outputs.each.0);
+        report.some_paths("extract.outputs.url", &outputs.url.0);
+        report.paths("extract.outputs.type", &outputs.r#type.0);
+        report.paths("extract.outputs.thumbnail", &outputs.thumbnail.0);
+        report.paths("extract.outputs.poster", &outputs.poster.0);
+    }
+    report.paths("extract.error_code", &extract.error_code.0);
+    report.paths("extract.error_message", &extract.error_message.0);
+    if let Some(time) = &extract.created_at {
+        report.some_paths("extract.created_at", &time.path.0);
+    }
+    if let Some(time) = &extract.completed_at {
+        report.some_paths("extract.completed_at", &time.path.0);
     }
 }
 
-fn progress(table: ProgressTable, report: &mut DefinitionErrors) -> Option<Progress> {
+fn check_progress(progress: &Progress, report: &mut DefinitionErrors) {
     let key = "extract.progress";
-    match table {
-        ProgressTable { path, unit: Some(unit), ratio: None } => {
-            Some(Progress::Number(report.some_paths(key, &path), unit))
+    match progress {
+        Progress { path, unit: Some(_), ratio: None } => report.some_paths(key, &path.0),
+        Progress { path, unit: None, ratio: Some(ratio) } if path.0.is_empty() => {
+            report.paths(key, ratio);
         }
-        ProgressTable { path: PathList(none), unit: None, ratio: Some([part, whole]) } if none.is_empty() => {
-            Some(Progress::Ratio(report.take(key, Path::parse(&part)), report.take(key, Path::parse(&whole))))
-        }
-        _ => {
-            report.add(key, "set either `path` and `unit`, or `ratio` alone");
-            None
-        }
+        _ => report.add(key, "set either `path` and `unit`, or `ratio` alone"),
     }
 }
 
-fn errors(table: ErrorsTable, report: &mut DefinitionErrors) -> Errors {
-    let ErrorsTable { when, code, message, account } = table;
-    if code.0.is_empty() && !account.is_empty() {
-        report.add("errors.account", "requires errors.code, the path of the code that is compared");
+fn check_errors(errors: &Errors, report: &mut DefinitionErrors) {
+    let has_code = !errors.code.0.is_empty() || errors.account.is_empty();
+    report.require(has_code, "errors.account", "requires errors.code, the path of the code that is compared");
+    if let Some(Condition { path, is }) = &errors.when {
+        let is_plain = is.is_boolean() || is.is_number() || is.is_string();
+        report.require(is_plain, "errors.when", "`is` must be a boolean, a number or a string");
+        report.paths("errors.when", std::slice::from_ref(path));
     }
-    let when = when.map(|condition| {
-        if condition.is.is_array() || condition.is.is_object() || condition.is.is_null() {
-            report.add("errors.when", "`is` must be a boolean, a number or a string");
-        }
-        (report.take("errors.when", Path::parse(&condition.path)), condition.is)
-    });
-    Errors {
-        when,
-        code: report.paths("errors.code", &code),
-        message: report.paths("errors.message", &message),
-        account,
-    }
+    report.paths("errors.code", &errors.code.0);
+    report.paths("errors.message", &errors.message.0);
 }
 
-fn not_found(
-    table: NotFoundTable,
-    errors: &ErrorsTable,
-    report: &mut DefinitionErrors,
-) -> (NotFound, Duration) {
-    let NotFoundTable { http, path, values, grace } = table;
+fn not_found(table: NotFoundTable, error_code: &Paths, report: &mut DefinitionErrors) -> NotFound {
+    let NotFoundTable { http, mut path, values, .. } = table;
     let http = http.unwrap_or_else(|| vec![404]);
-    if http.is_empty()
-        || http.iter().any(|status| !(400..500).contains(status) || [401, 429].contains(status))
-    {
-        report.add("not_found.http", "must list statuses from 400 to 499, except 401 and 429");
-    }
+    let is_about_job = |status: &u16| (400..500).contains(status) && ![401, 429].contains(status);
+    let sentence = "must list statuses from 400 to 499, except 401 and 429";
+    report.require(!http.is_empty() && http.iter().all(is_about_job), "not_found.http", sentence);
     // The codes are at `errors.code`, unless `not_found.path` is set.
-    let place = if path.0.is_empty() && !values.is_empty() { &errors.code } else { &path };
-    if place.0.is_empty() && !values.is_empty() {
-        report.add("not_found.values", "requires a path: not_found.path or errors.code");
+    if path.0.is_empty() && !values.is_empty() {
+        path = error_code.clone();
+        report.require(
+            !path.0.is_empty(),
+            "not_found.values",
+            "requires a path: not_found.path or errors.code",
+        );
     }
-    let paths = report.paths("not_found.path", place);
-    (NotFound { http, path: paths, values }, report.duration("not_found.grace", grace.as_deref(), "60s"))
+    report.paths("not_found.path", &path.0);
+    NotFound { http, path, values }
 }
 
 fn poll(table: PollTable, not_found_grace: Duration, report: &mut DefinitionErrors) -> PollPolicy {
@@ -483,31 +419,25 @@ fn poll(table: PollTable, not_found_grace: Duration, report: &mut DefinitionErro
         not_found_grace,
         price: report.duration("poll.price", price.as_deref(), "5s"),
     };
-    if poll.min_interval > poll.max_interval {
-        report.add("poll.min_interval", "must not be greater than poll.max_interval");
-    }
-    if poll.deadline > MAX_DEADLINE || poll.deadline < poll.first {
-        report.add("poll.deadline", "must be between poll.first and 30d");
-    }
-    if poll.not_found_grace > poll.deadline {
-        report.add("not_found.grace", "must not be longer than poll.deadline");
-    }
+    let PollPolicy { first, min_interval, max_interval, deadline, .. } = poll;
+    let sentence = "must not be greater than poll.max_interval";
+    report.require(min_interval <= max_interval, "poll.min_interval", sentence);
+    let sentence = "must be between poll.first and 30d";
+    report.require((first..=MAX_DEADLINE).contains(&deadline), "poll.deadline", sentence);
+    report.require(not_found_grace <= deadline, "not_found.grace", "must not be longer than poll.deadline");
     poll
 }
 
 fn limits(table: LimitsTable, report: &mut DefinitionErrors) -> Limits {
     let LimitsTable { rate, burst, concurrency } = table;
-    let limits = Limits {
-        rate: report.take("limits.rate", parse_rate(rate.as_deref().unwrap_or("1/s"))),
-        burst: burst.unwrap_or(1),
-        concurrency: concurrency.unwrap_or(4),
-    };
-    for (key, value) in [("limits.burst", limits.burst), ("limits.concurrency", limits.concurrency)] {
+    let rate = report.take("limits.rate", parse_rate(rate.as_deref().unwrap_or("1/s")));
+    let (burst, concurrency) = (burst.unwrap_or(1), concurrency.unwrap_or(4));
+    for (key, value) in [("limits.burst", burst), ("limits.concurrency", concurrency)] {
         if !(1..=MAX_CONCURRENCY).contains(&value) {
             report.add(key, format!("must be between 1 and {MAX_CONCURRENCY}"));
         }
     }
-    limits
+    Limits { rate, burst, concurrency }
 }
 
 #[cfg(test)]

@@ -1,48 +1,142 @@
 //! A valid provider definition.
 //!
-//! `compile` makes it from a file and finds the errors. This file has the types and the accessors.
+//! `compile` makes it from a file and finds the errors. This file has the types and the accessors; `request` makes
+//! requests, and `interpretation` reads responses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
+use serde::Deserialize;
+use serde_json::Value;
+use url::Url;
+
+use super::extract::{Extract, Path, Paths};
 use super::file::Example;
-use super::interpretation::Interpretation;
-use super::param::Param;
-use super::reader::Reader;
-use super::request_form::RequestForm;
+use super::template::{Param, Template, UrlTemplate};
 use crate::domain::{JobStatus, Limits, PollPolicy};
 
 /// How to request a job from one job API, and what the responses mean.
 #[derive(Clone, Debug)]
 pub struct Definition {
-    pub(super) id: String,
-    pub(super) name: String,
-    pub(super) docs: String,
+    /// Id, by which clients refer to the provider.
+    pub id: String,
+    /// Name for people.
+    pub name: String,
+    /// URL of the provider's documentation.
+    pub docs: String,
+    /// When to poll a job, by default.
+    pub poll: PollPolicy,
+    /// How fast to poll, by default.
+    pub limits: Limits,
     pub(super) job_id: Param,
     /// All parameters except the job id.
     pub(super) params: BTreeMap<String, Param>,
     pub(super) request: RequestForm,
-    pub(super) reader: Reader,
-    pub(super) poll: PollPolicy,
-    pub(super) limits: Limits,
+    pub(super) response: Response,
+    pub(super) status: StatusWords,
+    pub(super) extract: Extract,
+    pub(super) errors: Errors,
+    pub(super) not_found: NotFound,
     pub(super) examples: Vec<Example>,
 }
 
+/// The parts of a request, before the values of the parameters are known.
+#[derive(Clone, Debug)]
+pub(super) struct RequestForm {
+    pub(super) url: UrlTemplate,
+    pub(super) query: BTreeMap<String, Template>,
+    pub(super) headers: Vec<(String, Template)>,
+    pub(super) timeout: Duration,
+    pub(super) max_body: usize,
+    pub(super) auth: Option<Auth>,
+}
+
+/// How to send the credential, and to which hosts.
+#[derive(Clone, Debug)]
+pub(super) struct Auth {
+    pub(super) header: String,
+    pub(super) prefix: String,
+    pub(super) send_to: Vec<(String, u16)>,
+}
+
+impl Auth {
+    /// Returns whether the credential may be sent to the host and port of `url`. It requires https.
+    pub(super) fn trusts(&self, url: &Url) -> bool {
+        url.scheme() == "https" && authority(url).is_some_and(|there| self.send_to.contains(&there))
+    }
+}
+
+/// Returns the host and port of `url`.
+pub(super) fn authority(url: &Url) -> Option<(String, u16)> {
+    Some((url.host_str()?.to_owned(), url.port_or_known_default()?))
+}
+
+/// Paths of every response, whatever it means.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Response {
+    pub(super) unwrap: Paths,
+    pub(super) request_id: Paths,
+}
+
+/// Meanings of the status words. The words are stored in folded spelling.
+#[derive(Clone, Debug)]
+pub(super) struct StatusWords {
+    pub(super) path: Paths,
+    pub(super) fold: Fold,
+    pub(super) unknown: JobStatus,
+    pub(super) words: HashMap<String, JobStatus>,
+    pub(super) explain: HashMap<String, String>,
+}
+
+/// How status words are compared.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Fold {
+    /// Exactly.
+    #[default]
+    None,
+    /// Without regard to case.
+    Lower,
+}
+
+impl Fold {
+    /// Returns the spelling of a word for comparison.
+    pub(super) fn apply(self, word: &str) -> String {
+        match self {
+            Self::None => word.to_owned(),
+            Self::Lower => word.to_lowercase(),
+        }
+    }
+}
+
+/// How the provider reports errors.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Errors {
+    pub(super) when: Option<Condition>,
+    pub(super) code: Paths,
+    pub(super) message: Paths,
+    pub(super) account: Vec<String>,
+}
+
+/// A value in a response that makes it an error.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Condition {
+    pub(super) path: Path,
+    pub(super) is: Value,
+}
+
+/// How the provider reports that it does not know a job.
+#[derive(Clone, Debug)]
+pub(super) struct NotFound {
+    pub(super) http: Vec<u16>,
+    pub(super) path: Paths,
+    pub(super) values: Vec<String>,
+}
+
 impl Definition {
-    /// Returns the id, by which clients refer to the provider.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Returns the name for people.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Returns the URL of the provider's documentation.
-    pub fn docs(&self) -> &str {
-        &self.docs
-    }
-
     /// Returns whether requests require a key.
     pub fn needs_credential(&self) -> bool {
         self.request.auth.is_some()
@@ -55,27 +149,11 @@ impl Definition {
 
     /// Returns the provider's status words, as they are matched, and their meanings.
     pub fn status_words(&self) -> impl Iterator<Item = (&str, JobStatus)> {
-        self.reader.status.words.iter().map(|(word, status)| (word.as_str(), *status))
+        self.status.words.iter().map(|(word, status)| (word.as_str(), *status))
     }
 
     /// Returns the number of examples.
     pub fn examples(&self) -> usize {
         self.examples.len()
-    }
-
-    /// Returns the meaning of the response to [`Self::request`]. `body` is the decoded body, up to the size limit.
-    /// Never panics, whatever the bytes. Times are returned as the provider reports them, also future ones.
-    pub fn interpret(&self, job_id: &str, status: u16, body: &[u8]) -> Interpretation {
-        self.reader.read(job_id, status, body)
-    }
-
-    /// Returns when to poll a job, by default.
-    pub fn poll(&self) -> &PollPolicy {
-        &self.poll
-    }
-
-    /// Returns how fast to poll, by default.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
     }
 }

@@ -5,8 +5,8 @@ use std::fmt;
 use serde_json::json;
 
 use super::definition::Definition;
-use super::file::{Example, Expect};
-use super::interpretation::{Interpretation, JobReport};
+use super::file::{Example, Expect, Seen};
+use super::interpretation::{Interpretation, JobReport, PollFailure};
 use crate::domain::{JobError, Observation, Timestamp};
 
 impl Definition {
@@ -23,23 +23,39 @@ impl Definition {
 
     fn check_example(&self, example: &Example) -> Result<(), String> {
         self.check_job_id(&example.job_id).map_err(|why| format!("job_id: {why}"))?;
-        let meaning = self.interpret(&example.job_id, example.http, example.body.as_bytes());
-        if example.expect.is_met_by(&meaning) {
+        let status = example.http.unwrap_or(200);
+        let meaning = self.interpret(&example.job_id, status, example.body.as_bytes());
+        let (expected, says) = match &example.expect {
+            Expect::Seen(seen) => return compare(seen, &meaning),
+            Expect::NotFound { says } => (PollFailure::NotFound, says),
+            Expect::RateLimited { says } => (PollFailure::RateLimited, says),
+            Expect::Account { code, says } => (PollFailure::Unauthorized { code: code.clone() }, says),
+            Expect::Trouble { says } => (PollFailure::Error, says),
+        };
+        if let Interpretation::Failed { failure, message } = &meaning
+            && *failure == expected
+            && says.as_ref().is_none_or(|says| message.contains(says))
+        {
             return Ok(());
         }
-        Err(match (example.expect.report(), &meaning) {
-            (Some(expected), Interpretation::Ok(report)) => differences(&expected, report),
-            _ => format!("expected {}, but got {meaning}", example.expect),
-        })
+        let part = says.as_ref().map(|says| format!(" with `{says}` in the message")).unwrap_or_default();
+        Err(format!("expected {expected}{part}, but got {meaning}"))
     }
 }
 
-/// Lists the fields of a job that differ, by their names in the file.
-fn differences(expected: &JobReport, actual: &JobReport) -> String {
-    let pairs = fields(expected).into_iter().zip(fields(actual)).filter(|(one, other)| one != other);
+/// Compares the fields of a job. The error lists those that differ, by their names in the file.
+fn compare(expected: &Seen, meaning: &Interpretation) -> Result<(), String> {
+    let Interpretation::Ok(report) = meaning else {
+        let Seen { status, raw_status, .. } = expected;
+        let job = format!("a job with the status {status} and the raw status `{raw_status}`");
+        return Err(format!("expected {job}, but got {meaning}"));
+    };
+    let pairs =
+        fields(&expected.report()).into_iter().zip(fields(report)).filter(|(one, other)| one != other);
     let sentences =
         pairs.map(|((name, expected), (_, actual))| format!("{name}: expected {expected}, but got {actual}"));
-    sentences.collect::<Vec<_>>().join("; ")
+    let wrong: Vec<String> = sentences.collect();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
 }
 
 /// Returns the compared fields of a job, as name and text.
@@ -71,68 +87,39 @@ impl fmt::Display for Interpretation {
                 let fields = fields(report).map(|(name, value)| format!("{name} {value}"));
                 write!(f, "a job: {}", fields.join(", "))
             }
-            Self::Error { message } => write!(f, "an error with the message `{message}`"),
-            Self::Unauthorized { code, message } => {
-                write!(f, "an account error with the code `{code}` and the message `{message}`")
+            Self::Failed { failure, message } => {
+                let joint = if matches!(failure, PollFailure::Unauthorized { .. }) { "and" } else { "with" };
+                write!(f, "{failure} {joint} the message `{message}`")
             }
-            Self::RateLimited { message } => write!(f, "\"too many requests\" with the message `{message}`"),
-            Self::NotFound { message } => write!(f, "\"no such job\" with the message `{message}`"),
         }
     }
 }
 
-impl fmt::Display for Expect {
+impl fmt::Display for PollFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, says) = match self {
-            Self::Seen { status, raw_status, .. } => {
-                return write!(f, "a job with the status {status} and the raw status `{raw_status}`");
-            }
-            Self::Trouble { says } => ("an error".to_owned(), says),
-            Self::Account { code, says } => (format!("an account error with the code `{code}`"), says),
-            Self::RateLimited { says } => ("\"too many requests\"".to_owned(), says),
-            Self::NotFound { says } => ("\"no such job\"".to_owned(), says),
-        };
-        if says.is_empty() { f.write_str(&what) } else { write!(f, "{what} with `{says}` in the message") }
+        match self {
+            Self::Error => f.write_str("an error"),
+            Self::Unauthorized { code } => write!(f, "an account error with the code `{code}`"),
+            Self::RateLimited => f.write_str("\"too many requests\""),
+            Self::NotFound => f.write_str("\"no such job\""),
+        }
     }
 }
 
-impl Expect {
-    fn is_met_by(&self, meaning: &Interpretation) -> bool {
-        match (self, meaning) {
-            (Self::Seen { .. }, Interpretation::Ok(report)) => self.report().as_ref() == Some(report),
-            (Self::Account { code, says }, Interpretation::Unauthorized { code: actual, message }) => {
-                code == actual && message.contains(says)
-            }
-            (Self::NotFound { says }, Interpretation::NotFound { message })
-            | (Self::RateLimited { says }, Interpretation::RateLimited { message })
-            | (Self::Trouble { says }, Interpretation::Error { message }) => message.contains(says),
-            _ => false,
-        }
-    }
-
-    /// Returns the expected report; `None` where another meaning is expected.
-    fn report(&self) -> Option<Box<JobReport>> {
-        let Self::Seen {
-            status,
-            raw_status,
-            unknown_status,
-            progress,
-            output,
-            outputs,
-            error_code,
-            error_message,
-            created_at,
-            completed_at,
-            request_id,
-        } = self.clone()
-        else {
-            return None;
+impl Seen {
+    fn report(&self) -> JobReport {
+        let seen = self.clone();
+        let error = JobError { code: seen.error_code, message: seen.error_message };
+        let observation = Observation {
+            status: seen.status,
+            raw_status: Some(seen.raw_status),
+            progress: seen.progress,
+            output: seen.output,
+            outputs: seen.outputs,
+            error: Some(error),
+            created_at: seen.created_at,
+            completed_at: seen.completed_at,
         };
-        let error = (error_code.is_some() || error_message.is_some())
-            .then_some(JobError { code: error_code, message: error_message });
-        let raw_status = Some(raw_status);
-        let observation =
-            Observation { status, raw_status, progress, output, outputs, error, created_at, completed_at };
-        Some(Box::new(JobReport { observation, unknown_status, request_id }))
+        JobReport { observation, unknown_status: seen.unknown_status, request_id: seen.request_id }
     }
 }

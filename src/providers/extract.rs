@@ -1,11 +1,129 @@
-//! The fields of a job in a response: progress, outputs, times and texts.
+//! The fields of a job in a response, and the paths to them: `$.a.b`, `$.a[0]`, `$.a[*].b`.
+//!
+//! The language of paths is a small part of `JSONPath`, without filters, recursive descent and slices. A lookup
+//! therefore visits each node of the response at most once, and cannot fail.
 
+use serde::Deserialize;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::Value;
 use url::Url;
 
-use super::file::{TimeFormat, Unit};
-use super::path::{Path, Paths};
 use crate::domain::{Output, Timestamp};
+
+/// Largest number of steps of a path. No known response is deeper.
+const MAX_STEPS: usize = 16;
+
+/// A path: its steps, or a sentence that says why the text is none. A definition with such a text is rejected.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "String")]
+pub(super) struct Path(Result<Vec<Step>, String>);
+
+#[derive(Clone, Debug)]
+enum Step {
+    Key(String),
+    Index(usize),
+    Each,
+}
+
+impl From<String> for Path {
+    fn from(text: String) -> Self {
+        Self(steps(&text))
+    }
+}
+
+fn steps(text: &str) -> Result<Vec<Step>, String> {
+    let wrong = || format!("`{text}` is not a path; write it as $.a.b, $.a[0] or $.a[*].b");
+    let mut rest = text.strip_prefix('$').ok_or_else(wrong)?;
+    let mut steps = Vec::new();
+    while !rest.is_empty() {
+        if let Some(after) = rest.strip_prefix('.') {
+            let end = after.find(['.', '[']).unwrap_or(after.len());
+            let (key, tail) = after.split_at(end);
+            if key.is_empty() || key.contains(|c: char| c.is_whitespace() || "]*$@?'\"".contains(c)) {
+                return Err(wrong());
+            }
+            steps.push(Step::Key(key.to_owned()));
+            rest = tail;
+        } else {
+            let (index, tail) = rest.strip_prefix('[').and_then(|r| r.split_once(']')).ok_or_else(wrong)?;
+            steps.push(match index {
+                "*" => Step::Each,
+                _ => Step::Index(index.parse().map_err(|_| wrong())?),
+            });
+            rest = tail;
+        }
+    }
+    if steps.len() > MAX_STEPS {
+        return Err(format!("`{text}` has more than {MAX_STEPS} steps; shorten it"));
+    }
+    Ok(steps)
+}
+
+impl Path {
+    /// Returns why the text is not a path, as a sentence.
+    pub(super) fn error(&self) -> Option<&String> {
+        self.0.as_ref().err()
+    }
+
+    /// Returns every node at the path.
+    pub(super) fn nodes<'a>(&self, root: &'a Value) -> Vec<&'a Value> {
+        nodes(self.0.as_deref().unwrap_or_default(), root)
+    }
+
+    /// Returns whether the path selects the items of an empty list.
+    fn is_empty_list(&self, root: &Value) -> bool {
+        let Ok([list @ .., Step::Each]) = self.0.as_deref() else { return false };
+        nodes(list, root).into_iter().filter_map(Value::as_array).any(Vec::is_empty)
+    }
+}
+
+fn nodes<'a>(steps: &[Step], root: &'a Value) -> Vec<&'a Value> {
+    let mut nodes = vec![root];
+    for step in steps {
+        nodes = match step {
+            Step::Key(key) => nodes.into_iter().filter_map(|node| node.get(key)).collect(),
+            Step::Index(index) => nodes.into_iter().filter_map(|node| node.get(index)).collect(),
+            Step::Each => nodes.into_iter().filter_map(Value::as_array).flatten().collect(),
+        };
+    }
+    nodes
+}
+
+/// Alternative paths of one value, in the order in which they are tried. A file has one path, or a list.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Paths(pub(super) Vec<Path>);
+
+impl<'de> Deserialize<'de> for Paths {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMany;
+
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Paths;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a path or a list of paths")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Paths, E> {
+                Ok(Paths(vec![text.to_owned().into()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Paths, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(Paths)
+            }
+        }
+
+        deserializer.deserialize_any(OneOrMany)
+    }
+}
+
+impl Paths {
+    /// Returns the first value that `read` accepts. Nulls and values of another type are skipped.
+    pub(super) fn find<'a, T>(&self, root: &'a Value, read: impl Fn(&'a Value) -> Option<T>) -> Option<T> {
+        self.0.iter().flat_map(|path| path.nodes(root)).find_map(read)
+    }
+}
 
 /// Largest number of outputs of one job that is kept; the raw response contains all. A body of the largest size
 /// could contain a hundred thousand, which would be stored, signed and sent for every watch.
@@ -16,58 +134,90 @@ const MAX_OUTPUTS: usize = 1_000;
 pub(super) const MAX_TEXT: usize = 64 * 1024;
 
 /// Paths of the fields of a job.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Extract {
     pub(super) job_id: Paths,
     pub(super) progress: Option<Progress>,
+    #[serde(default)]
     pub(super) output: Paths,
     pub(super) outputs: Option<Outputs>,
+    #[serde(default)]
     pub(super) error_code: Paths,
+    #[serde(default)]
     pub(super) error_message: Paths,
-    pub(super) created_at: Option<(Paths, TimeFormat)>,
-    pub(super) completed_at: Option<(Paths, TimeFormat)>,
+    pub(super) created_at: Option<Time>,
+    pub(super) completed_at: Option<Time>,
 }
 
-/// Form of the progress.
-#[derive(Clone, Debug)]
-pub(super) enum Progress {
-    /// A number in a unit.
-    Number(Paths, Unit),
-    /// The quotient of two numbers.
-    Ratio(Path, Path),
+/// Form of the progress: a number in a unit, or the quotient of two numbers.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Progress {
+    #[serde(default)]
+    pub(super) path: Paths,
+    pub(super) unit: Option<Unit>,
+    pub(super) ratio: Option<[Path; 2]>,
+}
+
+/// Unit of a progress number.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Unit {
+    /// 0 to 100.
+    Percent,
+    /// 0 to 1.
+    Fraction,
 }
 
 /// Paths of the outputs, and of the fields within each.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Outputs {
     pub(super) each: Paths,
     pub(super) url: Paths,
-    pub(super) kind: Paths,
+    #[serde(default)]
+    pub(super) r#type: Paths,
+    #[serde(default)]
     pub(super) thumbnail: Paths,
+    #[serde(default)]
     pub(super) poster: Paths,
-    pub(super) only_urls: bool,
+    #[serde(default)]
+    only_urls: bool,
+}
+
+/// Paths of a time, and its format.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Time {
+    pub(super) path: Paths,
+    format: TimeFormat,
+}
+
+/// Format of a time.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum TimeFormat {
+    /// Text in RFC 3339.
+    Rfc3339,
+    /// Number of seconds since 1970.
+    EpochS,
+    /// Number of milliseconds since 1970.
+    EpochMs,
 }
 
 impl Progress {
     /// Returns the progress in whole percent, rounded down, so that 99.9 is not 100.
     pub(super) fn read(&self, job: &Value) -> Option<u8> {
-        let one = |path: &Path| path.nodes(job).into_iter().find_map(Value::as_f64);
-        let percent = match self {
-            Self::Number(paths, unit) => {
-                let number = paths.find(job, Value::as_f64)?;
-                match unit {
-                    Unit::Percent => number,
-                    Unit::Fraction => number * 100.0,
-                }
-            }
-            Self::Ratio(part, whole) => {
-                let (part, whole) = (one(part)?, one(whole)?);
-                if whole <= 0.0 {
-                    return None;
-                }
-                part / whole * 100.0
+        let number = match &self.ratio {
+            None => self.path.find(job, Value::as_f64)?,
+            Some(ratio) => {
+                let [part, whole] =
+                    ratio.each_ref().map(|path| path.nodes(job).into_iter().find_map(Value::as_f64));
+                part? / whole.filter(|whole| *whole > 0.0)?
             }
         };
+        let percent = if matches!(self.unit, Some(Unit::Percent)) { number } else { number * 100.0 };
         // 0.29 × 100 is 28.999…
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped before")]
         Some((percent + 1e-9).clamp(0.0, 100.0) as u8)
@@ -90,7 +240,7 @@ impl Outputs {
     fn output(&self, item: &Value) -> Option<Output> {
         let output = Output {
             url: self.url.find(item, text).filter(|url| !self.only_urls || is_url(url)),
-            kind: self.kind.find(item, text),
+            kind: self.r#type.find(item, text),
             thumbnail: self.thumbnail.find(item, text),
             poster_image: self.poster.find(item, text),
         };
@@ -141,19 +291,62 @@ pub(super) fn clip(text: &str, most: usize) -> String {
     clipped
 }
 
-/// Returns the first readable time.
-pub(super) fn time(place: Option<&(Paths, TimeFormat)>, job: &Value) -> Option<Timestamp> {
-    let (paths, format) = place?;
-    let epoch = |value: &Value, millis_per_unit: f64| {
-        let millis = value.as_f64()? * millis_per_unit;
-        #[expect(clippy::cast_precision_loss, reason = "both ends are exact in 53 bits")]
-        let max = Timestamp::MAX.millis() as f64;
-        #[expect(clippy::cast_possible_truncation, reason = "in range")]
-        (0.0..=max).contains(&millis).then_some(Timestamp::from_millis(millis as i64))
-    };
-    paths.find(job, |value| match format {
-        TimeFormat::Rfc3339 => value.as_str().and_then(Timestamp::parse),
-        TimeFormat::EpochS => epoch(value, 1000.0),
-        TimeFormat::EpochMs => epoch(value, 1.0),
-    })
+impl Time {
+    /// Returns the first readable time.
+    pub(super) fn read(&self, job: &Value) -> Option<Timestamp> {
+        let epoch = |value: &Value, millis_per_unit: f64| {
+            let millis = value.as_f64()? * millis_per_unit;
+            #[expect(clippy::cast_precision_loss, reason = "both ends are exact in 53 bits")]
+            let max = Timestamp::MAX.millis() as f64;
+            #[expect(clippy::cast_possible_truncation, reason = "in range")]
+            (0.0..=max).contains(&millis).then_some(Timestamp::from_millis(millis as i64))
+        };
+        self.path.find(job, |value| match self.format {
+            TimeFormat::Rfc3339 => value.as_str().and_then(Timestamp::parse),
+            TimeFormat::EpochS => epoch(value, 1000.0),
+            TimeFormat::EpochMs => epoch(value, 1.0),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_path_selects_keys_indexes_and_every_item() {
+        let root = json!({"a": {"b": 1}, "list": [{"u": "x"}, {"u": "y"}, 3], "s": "text"});
+        let table = [
+            ("$", json!([root])),
+            ("$.a.b", json!([1])),
+            ("$.list[0].u", json!(["x"])),
+            ("$.list[*].u", json!(["x", "y"])),
+            ("$.list[9]", json!([])),
+            ("$.s.b", json!([])),
+            ("$.s[*]", json!([])),
+            ("$.missing[*].u", json!([])),
+        ];
+        for (path, nodes) in table {
+            assert_eq!(json!(Path::from(path.to_owned()).nodes(&root)), nodes, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_invalid_path_is_rejected() {
+        let deep = format!("${}", ".a".repeat(17));
+        for text in ["", "a", "a.b", "$a", "$.", "$..a", "$.a[", "$.a[-1]", "$.a[x]", "$.a]", "$.a b", &deep]
+        {
+            assert!(Path::from(text.to_owned()).error().is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_first_usable_value_wins() {
+        let paths = Paths(["$.a", "$.b", "$.c"].map(|path| Path::from(path.to_owned())).to_vec());
+        let root = json!({"a": null, "b": 5, "c": "word"});
+        assert_eq!(paths.find(&root, Value::as_str), Some("word"));
+        assert_eq!(paths.find(&root, Value::as_i64), Some(5));
+        assert_eq!(Paths::default().find(&root, Value::as_str), None);
+    }
 }

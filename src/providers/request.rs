@@ -10,10 +10,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::definition::Definition;
-use super::param::Param;
-use super::request_form::Auth;
-use super::template::{check_base, percent_encode};
+use super::definition::{Auth, Definition};
+use super::template::{Param, check_base, percent_encode};
 
 /// Longest base URL in characters, as for every URL.
 const MAX_BASE_URL: usize = 2048;
@@ -40,9 +38,7 @@ impl fmt::Debug for Request {
         f.debug_struct("Request")
             .field("url", &url.as_str())
             .field("headers", &headers)
-            .field("timeout", &self.timeout)
-            .field("max_body", &self.max_body)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -77,13 +73,13 @@ impl Definition {
         for name in given.keys().filter(|name| !self.params.contains_key(*name)) {
             let known = self.params.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {known}") };
-            let detail = format!("{} has no such parameter; {known}", self.name());
+            let detail = format!("{} has no such parameter; {known}", self.name);
             errors.push((name.clone(), ParamError::Unknown(detail)));
         }
         for (name, param) in &self.params {
-            let missing = || ParamError::Missing(format!("is required by {}", self.name()));
+            let missing = || ParamError::Missing(format!("is required by {}", self.name));
             let value = match given.get(name) {
-                None => param.default.clone().ok_or_else(missing),
+                None => param.default().cloned().ok_or_else(missing),
                 Some(Value::String(value)) => {
                     param.check(value).map(|()| value.clone()).map_err(ParamError::Invalid)
                 }
@@ -166,13 +162,13 @@ impl Definition {
         base_url: Option<&Url>,
         credential: Option<&str>,
     ) -> Result<(String, String), String> {
-        let credential = credential.ok_or_else(|| format!("{} needs a key; set its api_key", self.name()))?;
+        let credential = credential.ok_or_else(|| format!("{} needs a key; set its api_key", self.name))?;
         if credential.is_empty() || !credential.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(format!("the key for {} must be printable ASCII without spaces", self.name()));
+            return Err(format!("the key for {} must be printable ASCII without spaces", self.name));
         }
         let operators_own = base_url.is_some_and(|base| base.origin() == url.origin());
         if !operators_own && !auth.trusts(url) {
-            return Err(format!("the key for {} must not be sent to this host", self.name()));
+            return Err(format!("the key for {} must not be sent to this host", self.name));
         }
         Ok((auth.header.clone(), format!("{}{credential}", auth.prefix)))
     }

@@ -1,4 +1,4 @@
-//! Texts and URLs with parameters, written as `{name}`.
+//! The parameters of a request, and texts and URLs with parameters, written as `{name}`.
 //!
 //! A value cannot change the structure of a URL:
 //!
@@ -7,65 +7,50 @@
 //! - A URL whose path is not the path as written is rejected, for example with dot segments in any spelling.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use regex::Regex;
+use serde::Deserialize;
 use url::Url;
 
 /// Every byte that is not unreserved in RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A text with parameters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A text with parameters: the text before the first one, and the name of each with the text after it.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Template {
-    parts: Vec<Part>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
-    Text(String),
-    Name(String),
+    start: String,
+    parts: Vec<(String, String)>,
 }
 
 impl Template {
     /// Parses a template. The error is a sentence.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let unpaired = || format!("`{text}` has an unpaired brace");
+        let (start, rest) = text.split_at(text.find('{').unwrap_or(text.len()));
         let mut parts = Vec::new();
-        let mut rest = text;
-        while let Some(at) = rest.find(['{', '}']) {
-            let (before, brace) = rest.split_at(at);
-            let (name, after) = brace
-                .strip_prefix('{')
-                .and_then(|inside| inside.split_once('}'))
-                .ok_or_else(|| format!("`{text}` has an unpaired brace"))?;
+        for part in rest.split('{').skip(1) {
+            let (name, after) = part.split_once('}').ok_or_else(unpaired)?;
             if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
                 return Err(format!("`{{{name}}}` is not a valid parameter name"));
             }
-            if !before.is_empty() {
-                parts.push(Part::Text(before.to_owned()));
-            }
-            parts.push(Part::Name(name.to_owned()));
-            rest = after;
+            parts.push((name.to_owned(), after.to_owned()));
         }
-        if !rest.is_empty() {
-            parts.push(Part::Text(rest.to_owned()));
+        if start.contains('}') || parts.iter().any(|(_, after)| after.contains('}')) {
+            return Err(unpaired());
         }
-        Ok(Self { parts })
+        Ok(Self { start: start.to_owned(), parts })
     }
 
     /// Returns the names of the parameters.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.parts.iter().filter_map(|part| match part {
-            Part::Name(name) => Some(name.as_str()),
-            Part::Text(_) => None,
-        })
+        self.parts.iter().map(|(name, _)| name.as_str())
     }
 
     /// Returns the text with each parameter replaced by its value.
     pub(super) fn render(&self, value: impl Fn(&str) -> Result<String, String>) -> Result<String, String> {
-        let mut text = String::new();
-        for part in &self.parts {
-            match part {
-                Part::Text(literal) => text.push_str(literal),
-                Part::Name(name) => text.push_str(&value(name)?),
-            }
+        let mut text = self.start.clone();
+        for (name, after) in &self.parts {
+            text.push_str(&value(name)?);
+            text.push_str(after);
         }
         Ok(text)
     }
@@ -117,24 +102,122 @@ impl UrlTemplate {
 /// Checks an address to which a path is appended. The error is a sentence.
 pub(super) fn check_base(text: &str) -> Result<Url, String> {
     let url = Url::parse(text.trim()).map_err(|error| format!("not a URL: {error}"))?;
-    if !matches!(url.scheme(), "http" | "https") {
+    let problem = if !matches!(url.scheme(), "http" | "https") {
         return Err(format!("the scheme is `{}`; it must be https or http", url.scheme()));
-    }
-    if url.host_str().is_none_or(str::is_empty) || url.port() == Some(0) {
-        return Err("a host is required, and the port must not be 0".to_owned());
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not contain a user name or password".to_owned());
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err("must not contain a query or fragment".to_owned());
-    }
-    Ok(url)
+    } else if url.host_str().is_none_or(str::is_empty) || url.port() == Some(0) {
+        "a host is required, and the port must not be 0"
+    } else if !url.username().is_empty() || url.password().is_some() {
+        "must not contain a user name or password"
+    } else if url.query().is_some() || url.fragment().is_some() {
+        "must not contain a query or fragment"
+    } else {
+        return Ok(url);
+    };
+    Err(problem.to_owned())
 }
 
 /// Returns `value` with every byte encoded that is not unreserved in RFC 3986.
 pub(super) fn percent_encode(value: &str) -> String {
     utf8_percent_encode(value, RESERVED).to_string()
+}
+
+/// Longest value in bytes: twice the longest ids in use, which are names of cloud resources.
+const MAX_VALUE: usize = 256;
+
+/// The declaration of a parameter.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ParamTable {
+    pub(super) pattern: Option<String>,
+    pub(super) encode: Encode,
+    pub(super) default: Option<String>,
+    pub(super) r#enum: Option<Vec<String>>,
+}
+
+/// How a value is put into the URL's path.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Encode {
+    /// As one segment; `/` is encoded.
+    #[default]
+    Segment,
+    /// As several segments; `/` is kept.
+    Path,
+}
+
+/// A declared parameter.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Param {
+    table: ParamTable,
+    /// Matches a whole value.
+    pattern: Option<Regex>,
+}
+
+impl Param {
+    /// Creates a parameter from its declaration. The error is a sentence.
+    pub(super) fn new(table: ParamTable) -> Result<Self, String> {
+        if table.r#enum.as_ref().is_some_and(Vec::is_empty) {
+            return Err("`enum` must not be empty".to_owned());
+        }
+        let pattern = table.pattern.as_deref().map(anchored).transpose()?;
+        let param = Self { table, pattern };
+        for value in param.table.r#enum.iter().flatten() {
+            param.check(value).map_err(|why| format!("`{value}` in `enum` can never be used: {why}"))?;
+        }
+        if let Some(value) = param.default() {
+            param.check(value).map_err(|why| format!("the default `{value}` can never be used: {why}"))?;
+        }
+        Ok(param)
+    }
+
+    /// Returns the value for registrations without the parameter; `None` if the parameter is required.
+    pub(super) fn default(&self) -> Option<&String> {
+        self.table.default.as_ref()
+    }
+
+    /// Checks a value. The error is a sentence.
+    pub(super) fn check(&self, value: &str) -> Result<(), String> {
+        let leaves = |part| matches!(part, "" | "." | "..");
+        let leaves = match self.table.encode {
+            Encode::Segment => leaves(value),
+            Encode::Path => value.split('/').any(leaves),
+        };
+        Err(if value.is_empty() {
+            "must not be empty".to_owned()
+        } else if value.len() > MAX_VALUE {
+            format!("must be at most {MAX_VALUE} bytes")
+        } else if value.chars().any(char::is_control) {
+            "must not contain control characters".to_owned()
+        } else if leaves {
+            "must not contain `.`, `..` or an empty part between slashes".to_owned()
+        } else if let Some(allowed) =
+            self.table.r#enum.as_ref().filter(|all| !all.iter().any(|one| one == value))
+        {
+            format!("must be one of {}", allowed.join(", "))
+        } else if let (Some(pattern), Some(regex)) = (&self.table.pattern, &self.pattern)
+            && !regex.is_match(value)
+        {
+            format!("must match the pattern {pattern}")
+        } else {
+            return Ok(());
+        })
+    }
+
+    /// Returns the value, encoded for a path.
+    pub(super) fn encoded(&self, value: &str) -> String {
+        match self.table.encode {
+            Encode::Segment => percent_encode(value),
+            Encode::Path => value.split('/').map(percent_encode).collect::<Vec<_>>().join("/"),
+        }
+    }
+}
+
+/// Compiles `pattern` so that it must match a whole value.
+fn anchored(pattern: &str) -> Result<Regex, String> {
+    let wrong = |error| format!("`{pattern}` is not a regular expression: {error}");
+    // Without the brackets first, because `a)|(?:b` is valid only between them.
+    Regex::new(pattern).map_err(wrong)?;
+    Regex::new(&format!(r"\A(?:{pattern})\z")).map_err(wrong)
 }
 
 #[cfg(test)]
@@ -192,5 +275,42 @@ mod tests {
         ] {
             assert!(UrlTemplate::parse(text).is_err(), "{text}");
         }
+    }
+
+    fn param(table: ParamTable) -> Param {
+        Param::new(table).unwrap()
+    }
+
+    #[test]
+    fn a_pattern_must_match_the_whole_value() {
+        let loose = param(ParamTable { pattern: Some("job|[0-9]+".into()), ..ParamTable::default() });
+        for (value, fits) in [("job", true), ("42", true), ("job1", false), ("1job", false), ("42\n", false)]
+        {
+            assert_eq!(loose.check(value).is_ok(), fits, "{value:?}");
+        }
+        assert!(Param::new(ParamTable { pattern: Some("a)|(?:b".into()), ..ParamTable::default() }).is_err());
+    }
+
+    #[test]
+    fn no_value_leaves_its_place_in_a_path() {
+        let segment = param(ParamTable::default());
+        let path = param(ParamTable { encode: Encode::Path, ..ParamTable::default() });
+        for value in ["", ".", "..", "a\0", "a\r\nb", &"x".repeat(257)] {
+            assert!(segment.check(value).is_err() && path.check(value).is_err(), "{value:?}");
+        }
+        for value in ["a/../b", "/a", "a/", "a//b", "./a"] {
+            assert!(path.check(value).is_err(), "{value:?}");
+        }
+        assert_eq!(segment.encoded("a/../b"), "a%2F..%2Fb");
+        assert_eq!(path.encoded("projects/x y"), "projects/x%20y");
+    }
+
+    #[test]
+    fn a_value_that_is_not_listed_is_rejected_with_the_list() {
+        let allowed = Some(vec!["eu".into(), "us".into()]);
+        let region =
+            param(ParamTable { r#enum: allowed, default: Some("eu".into()), ..ParamTable::default() });
+        assert_eq!(region.check("asia"), Err("must be one of eu, us".into()));
+        assert_eq!(region.check("us"), Ok(()));
     }
 }

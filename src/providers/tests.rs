@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::domain::{JobStatus, Limits, PollPolicy, Rate};
+use crate::domain::{JobStatus, Limits, PollOutcome, PollPolicy, Rate};
 
 fn embedded() -> Providers {
     Providers::load(None).unwrap()
@@ -75,7 +75,7 @@ expect = { answer = "seen", status = "failed", raw_status = "bad" }
 #[test]
 fn every_embedded_definition_passes_its_examples() {
     let providers = embedded();
-    let ids: Vec<&str> = providers.iter().map(|definition| definition.id()).collect();
+    let ids: Vec<&str> = providers.iter().map(|definition| definition.id.as_str()).collect();
     for id in ["muvi", "openai-batch", "replicate"] {
         assert!(ids.contains(&id), "{id}: {ids:?}");
     }
@@ -128,12 +128,12 @@ fn no_response_causes_a_panic_and_garbage_is_an_error() {
             let shown = String::from_utf8_lossy(&body[..body.len().min(60)]);
             for status in [0, 100, 200, 202, 204, 299, 302, 400, 403, 404, 418, 500, 503, 599, 65_535] {
                 let meaning = definition.interpret("job_1", status, body);
-                assert!(matches!(meaning, Interpretation::Error { .. }), "{status} {shown}: {meaning:?}");
+                assert_eq!(meaning.outcome(), PollOutcome::Error, "{status} {shown}: {meaning:?}");
             }
             let account = definition.interpret("job_1", 401, body);
-            assert!(matches!(account, Interpretation::Unauthorized { .. }), "{shown}: {account:?}");
+            assert_eq!(account.outcome(), PollOutcome::Unauthorized, "{shown}: {account:?}");
             let limited = definition.interpret("job_1", 429, body);
-            assert!(matches!(limited, Interpretation::RateLimited { .. }), "{shown}: {limited:?}");
+            assert_eq!(limited.outcome(), PollOutcome::RateLimited, "{shown}: {limited:?}");
         }
     }
 }
@@ -146,7 +146,7 @@ fn every_truncated_response_is_an_error_without_a_panic() {
                 let cut = &example.body.as_bytes()[..end];
                 let meaning = definition.interpret(&example.job_id, 200, cut);
                 let whole = example.body.get(end..).is_some_and(|rest| rest.trim().is_empty());
-                assert!(whole || matches!(meaning, Interpretation::Error { .. }), "{meaning:?}");
+                assert!(whole || meaning.outcome() == PollOutcome::Error, "{meaning:?}");
             }
         }
     }
@@ -167,7 +167,7 @@ fn an_unpaired_surrogate_hides_no_ending() {
     }
     for broken in [r"\ud83d\q", r"\ud83d\u12"] {
         let body = format!(r#"{{"jobId": "job_1", "status": "failed", "error": "{broken}"}}"#);
-        assert!(matches!(muvi(200, &body), Interpretation::Error { .. }), "{broken}");
+        assert_eq!(muvi(200, &body).outcome(), PollOutcome::Error, "{broken}");
     }
 }
 
@@ -248,7 +248,10 @@ fn the_kept_part_of_a_response_is_bounded_and_storable() {
     assert_eq!(error.code.unwrap().chars().count(), 201);
     assert_eq!(error.message.unwrap().len(), 64 * 1024 + '…'.len_utf8());
     let sentence = json!({"success": false, "error": {"code": "X", "message": "y\n".repeat(9_000)}});
-    let Interpretation::Error { message } = muvi(500, &sentence.to_string()) else { panic!("an error") };
+    let Interpretation::Failed { failure: PollFailure::Error, message } = muvi(500, &sentence.to_string())
+    else {
+        panic!("an error")
+    };
     assert!(message.len() < 600 && !message.contains('\n'), "{message}");
 }
 
@@ -358,9 +361,9 @@ fn every_optional_key_of_a_definition_has_a_default() {
         not_found_grace: seconds(60),
         price: seconds(5),
     };
-    assert_eq!(definition.poll(), &poll);
+    assert_eq!(definition.poll, poll);
     let rate = Rate { spacing: Some(seconds(1)) };
-    assert_eq!(definition.limits(), &Limits { rate, burst: 1, concurrency: 4 });
+    assert_eq!(definition.limits, Limits { rate, burst: 1, concurrency: 4 });
 }
 
 #[test]
@@ -461,7 +464,7 @@ fn a_folder_adds_and_replaces_definitions_and_lists_all_errors() {
     write("mine.toml", &small(&[("id = \"small\"", "id = \"muvi\""), ("\"Small\"", "\"My own\"")]));
     let providers = Providers::load(Some(folder.path())).unwrap();
     assert_eq!(providers.iter().count(), 4);
-    assert_eq!(providers.get("muvi").unwrap().name(), "My own");
+    assert_eq!(providers.get("muvi").unwrap().name, "My own");
 
     write("again.toml", &small(&[]));
     write("broken.toml", "schema = 1\nid = 5");

@@ -50,11 +50,10 @@ impl Expectations {
 
     /// Records a webhook. Returns an error if it is not an expected one.
     pub fn arrived(&mut self, arrival: &Arrival) -> Result<()> {
-        if let Signature::Wrong(why) = &arrival.signature {
-            bail!("the signature of {} is not valid: {why}", arrival.id);
-        }
-        if arrival.signature != Signature::Verified {
-            bail!("the signature of {} was not checked", arrival.id);
+        match &arrival.signature {
+            Signature::Verified => {}
+            Signature::Wrong(why) => bail!("the signature of {} is not valid: {why}", arrival.id),
+            Signature::NoSecret => bail!("the signature of {} was not checked", arrival.id),
         }
         let body: Value = serde_json::from_slice(&arrival.body).context("a webhook's body is not JSON")?;
         let watch = body["data"]["watchId"].as_str().context("a webhook names no watch")?;
@@ -83,11 +82,10 @@ impl Expectations {
         let open = self.entries.iter().filter(|entry| !entry.accepted);
         let open: Vec<String> =
             open.map(|entry| format!("{} of {}", entry.job.ending, entry.job.id)).collect();
+        let open = open.join(", ");
         match self.jobs - self.entries.len() {
-            0 => format!("Missing: {}.", open.join(", ")),
-            unregistered => {
-                format!("Missing: {unregistered} registrations, and {}.", open.join(", "))
-            }
+            0 => format!("Missing: {open}."),
+            unregistered => format!("Missing: {unregistered} registrations, and {open}."),
         }
     }
 
@@ -98,12 +96,10 @@ impl Expectations {
         }
         // The flaky receiver must have rejected one attempt.
         let wanted = |job: &DemoJob| if job.flaky { 2 } else { 1 };
-        match self.entries.iter().find(|entry| entry.attempts != wanted(entry.job)) {
-            None => Ok(()),
-            Some(Entry { job, attempts, .. }) => {
-                Err(format!("attempts of the webhook of {}: {attempts} instead of {}", job.id, wanted(job)))
-            }
-        }
+        let wrong = self.entries.iter().find(|entry| entry.attempts != wanted(entry.job));
+        wrong.map_or(Ok(()), |Entry { job, attempts, .. }| {
+            Err(format!("attempts of the webhook of {}: {attempts} instead of {}", job.id, wanted(job)))
+        })
     }
 
     /// Returns a table. `polls` returns the number of polls of a job.
@@ -113,15 +109,11 @@ impl Expectations {
             "job", "expected", "polls", "attempts", "result"
         );
         for entry in &self.entries {
-            let Entry { job, webhook, attempts, accepted, .. } = entry;
+            let Entry { job: DemoJob { id, ending, .. }, webhook, attempts, accepted, .. } = entry;
             let result = if *accepted { "verified" } else { "missing" };
-            let (polls, id) = (polls(job.id), webhook.as_deref().unwrap_or("-"));
+            let (polls, webhook) = (polls(id), webhook.as_deref().unwrap_or("-"));
             // Writing to a string cannot fail.
-            let _ = writeln!(
-                text,
-                "{:20}  {:14}  {polls:>5}  {attempts:>8}  {result:8}  {id}",
-                job.id, job.ending
-            );
+            let _ = writeln!(text, "{id:20}  {ending:14}  {polls:>5}  {attempts:>8}  {result:8}  {webhook}");
         }
         text
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use clap::ValueEnum as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -20,17 +21,40 @@ const PAGE: usize = 20;
 /// The only model.
 const MODEL: &str = "simulated";
 
-/// Defaults for jobs whose id contains no duration or end.
-#[derive(Clone, Debug)]
+/// Error of the API: status, code and message.
+type Problem = (StatusCode, &'static str, &'static str);
+
+const NOT_A_SUBMISSION: Problem =
+    (StatusCode::BAD_REQUEST, "INVALID_REQUEST", "The body is not a JSON object.");
+const UNAUTHORISED: Problem =
+    (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "A key is needed: Authorization: Bearer KEY.");
+const NOT_FOUND: Problem = (StatusCode::NOT_FOUND, "JOB_NOT_FOUND", "There is no job with this id.");
+const LIMITED: Problem =
+    (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMIT_EXCEEDED", "Too many requests, as the job id asked.");
+const FAILURE: Problem = (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "A simulated failure.");
+const FULL: Problem =
+    (StatusCode::SERVICE_UNAVAILABLE, "SIMULATOR_FULL", "The simulator has too many jobs: restart it.");
+
+/// Options of the simulator. The duration and the end are for jobs whose id contains none.
+#[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Duration of a job.
+    /// Duration of a job, unless its id contains one
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = parse_duration)]
     pub length: Duration,
-    /// End of a job.
+    /// End of a job, unless its id contains one
+    #[arg(long, value_enum, default_value_t = Ending::Completed)]
     pub ending: Ending,
-    /// Share of polls that are answered 500.
+    /// Share of polls that are answered 500, from 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     pub errors: f64,
-    /// The only key that is accepted; `None` for any.
+    /// The only key that is accepted [default: any]
+    #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
+    number.ok_or_else(|| "a share is a number from 0 to 1, such as 0.1".to_owned())
 }
 
 impl Default for Options {
@@ -40,9 +64,10 @@ impl Default for Options {
 }
 
 /// End of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Ending {
     /// With an output.
+    #[default]
     Completed,
     /// With an error.
     Failed,
@@ -89,7 +114,7 @@ struct Job {
 }
 
 /// Behaviour of a job, from its id and the options.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug, Default)]
 struct Script {
     length: Duration,
     ending: Ending,
@@ -102,31 +127,22 @@ struct Script {
 
 impl Script {
     fn read(job_id: &str, options: &Options) -> Self {
-        let mut script = Self {
-            length: options.length,
-            ending: options.ending,
-            never: false,
-            missing: false,
-            errors: 0,
-            limits: 0,
-            wrapped: false,
-        };
+        let mut script = Self { length: options.length, ending: options.ending, ..Self::default() };
         for part in job_id.split('_') {
-            let count = |letter| part.strip_prefix(letter).and_then(|digits| digits.parse::<u16>().ok());
+            let count = |letter| part.strip_prefix(letter)?.parse::<u16>().ok().map(u32::from);
             match part {
-                "completed" => script.ending = Ending::Completed,
-                "failed" => script.ending = Ending::Failed,
-                "cancelled" => script.ending = Ending::Cancelled,
                 "never" => script.never = true,
                 "404" => script.missing = true,
                 "wrapped" => script.wrapped = true,
                 part => {
-                    if let Ok(length) = parse_duration(part) {
+                    if let Ok(ending) = Ending::from_str(part, false) {
+                        script.ending = ending;
+                    } else if let Ok(length) = parse_duration(part) {
                         script.length = length;
                     } else if let Some(errors) = count('e') {
-                        script.errors = u32::from(errors);
+                        script.errors = errors;
                     } else if let Some(limits) = count('r') {
-                        script.limits = u32::from(limits);
+                        script.limits = limits;
                     }
                 }
             }
@@ -191,6 +207,11 @@ impl Machine {
         Self { options, jobs: HashMap::new(), order: Vec::new(), requests: 0 }
     }
 
+    /// Returns the only key that is accepted; `None` for any.
+    pub fn key(&self) -> Option<&str> {
+        self.options.key.as_deref()
+    }
+
     /// Returns the number of polls of a job.
     pub fn polls(&self, job_id: &str) -> u32 {
         self.jobs.get(job_id).map_or(0, |job| job.polls)
@@ -198,58 +219,64 @@ impl Machine {
 
     /// Answers `GET /v1/jobs/{jobId}`. A new id starts a job.
     pub fn poll(&mut self, job_id: &str, now: Timestamp) -> Answer {
-        let request = self.request();
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-        if job_id.len() > ID_MAX || !job_id.bytes().all(plain) {
-            return not_found(request);
-        }
-        let Some(job) = self.job(job_id, now) else { return full(request) };
-        job.polls = job.polls.saturating_add(1);
-        let (polls, script) = (job.polls, job.script.clone());
-        let view = job.view(job_id, now);
-        if script.missing {
-            not_found(request)
-        } else if polls <= script.errors || must_fail(job_id, polls, self.options.errors) {
-            error(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "A simulated failure.", request)
-        } else if polls <= script.errors.saturating_add(script.limits) {
-            let limited = "Too many requests, as the job id asked.";
-            let answer = error(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMIT_EXCEEDED", limited, request);
-            Answer { retry_after: Some(1), ..answer }
-        } else if script.wrapped {
-            ok(json!({"success": true, "data": view, "requestId": request}))
-        } else {
-            ok(view)
-        }
+        let share = self.options.errors;
+        self.answer(|machine, request| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+            if job_id.len() > ID_MAX || !job_id.bytes().all(plain) {
+                return Err(NOT_FOUND);
+            }
+            let job = machine.job(job_id, now)?;
+            job.polls = job.polls.saturating_add(1);
+            let (polls, script) = (job.polls, &job.script);
+            if script.missing {
+                Err(NOT_FOUND)
+            } else if polls <= script.errors || must_fail(job_id, polls, share) {
+                Err(FAILURE)
+            } else if polls <= script.errors.saturating_add(script.limits) {
+                Err(LIMITED)
+            } else if script.wrapped {
+                Ok(json!({"success": true, "data": job.view(job_id, now), "requestId": request}))
+            } else {
+                Ok(job.view(job_id, now))
+            }
+        })
     }
 
     /// Answers `POST /v1/jobs/submit`. Any model and input is accepted.
     pub fn submit(&mut self, body: &[u8], now: Timestamp) -> Answer {
-        let request = self.request();
-        if !serde_json::from_slice::<Value>(body).is_ok_and(|body| body.is_object()) {
-            let sentence = "The body is not a JSON object.";
-            return error(StatusCode::BAD_REQUEST, "INVALID_REQUEST", sentence, request);
-        }
-        // The id contains no instruction, so that the options decide.
-        let job_id = format!("job_sim{:08}", self.order.len());
-        let Some(job) = self.job(&job_id, now) else { return full(request) };
-        let estimate = job.started.plus(job.script.length);
-        ok(json!({
-            "jobId": job_id,
-            "requestId": request,
-            "status": "pending",
-            "estimatedCompletionTime": estimate,
-            "costMicroCents": 0,
-        }))
+        self.answer(|machine, request| {
+            if !serde_json::from_slice::<Value>(body).is_ok_and(|body| body.is_object()) {
+                return Err(NOT_A_SUBMISSION);
+            }
+            // The id contains no instruction, so that the options decide.
+            let job_id = format!("job_sim{:08}", machine.order.len());
+            let job = machine.job(&job_id, now)?;
+            let estimate = job.started.plus(job.script.length);
+            Ok(json!({
+                "jobId": job_id,
+                "requestId": request,
+                "status": "pending",
+                "estimatedCompletionTime": estimate,
+                "costMicroCents": 0,
+            }))
+        })
     }
 
     /// Answers `GET /v1/jobs`: newest first, without outputs and errors.
     pub fn list(&mut self, list: &List, now: Timestamp) -> Answer {
-        let request = self.request();
+        self.answer(|machine, request| {
+            let (jobs, next) = machine.page(list, now);
+            tracing::debug!(request, jobs = jobs.len(), "listed");
+            Ok(json!({"jobs": jobs, "nextCursor": next, "hasMore": next.is_some()}))
+        })
+    }
+
+    /// Returns a page, and the cursor of the next one.
+    fn page(&self, list: &List, now: Timestamp) -> (Vec<Value>, Option<String>) {
         let limit = list.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
         let before = list.cursor.unwrap_or(usize::MAX).min(self.order.len());
         let other_model = list.model_id.as_deref().is_some_and(|model| model != MODEL);
         let mut page = Vec::new();
-        let mut next = None;
         for (at, job_id) in self.order[..before].iter().enumerate().rev().filter(|_| !other_model) {
             let Some(job) = self.jobs.get(job_id).filter(|job| !job.script.missing) else { continue };
             let (status, completed_at) = job.status(now);
@@ -257,41 +284,47 @@ impl Machine {
                 continue;
             }
             if page.len() == limit {
-                next = Some((at + 1).to_string());
-                break;
+                return (page, Some((at + 1).to_string()));
             }
             page.push(json!({
                 "jobId": job_id, "status": status, "progress": progress(status), "model": MODEL,
                 "createdAt": job.started, "completedAt": completed_at,
             }));
         }
-        tracing::debug!(request, jobs = page.len(), "listed");
-        ok(json!({"jobs": page, "nextCursor": next, "hasMore": next.is_some()}))
+        (page, None)
     }
 
     /// Answers a request without an accepted key.
     pub fn unauthorised(&mut self) -> Answer {
-        let request = self.request();
-        let sentence = "A key is needed: Authorization: Bearer KEY.";
-        error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", sentence, request)
+        self.answer(|_, _| Err(UNAUTHORISED))
     }
 
-    /// Returns the job with this id, which starts now if it is new; `None` if there are too many jobs.
-    fn job(&mut self, job_id: &str, now: Timestamp) -> Option<&mut Job> {
+    /// Returns the job with this id, which starts now if it is new.
+    fn job(&mut self, job_id: &str, now: Timestamp) -> Result<&mut Job, Problem> {
         if !self.jobs.contains_key(job_id) {
             if self.jobs.len() >= JOBS_MAX {
-                return None;
+                return Err(FULL);
             }
             let script = Script::read(job_id, &self.options);
             self.order.push(job_id.to_owned());
             self.jobs.insert(job_id.to_owned(), Job { started: now, polls: 0, script });
         }
-        self.jobs.get_mut(job_id)
+        self.jobs.get_mut(job_id).ok_or(NOT_FOUND)
     }
 
-    fn request(&mut self) -> String {
+    /// Answers a request, whose id `decide` can use.
+    fn answer(&mut self, decide: impl FnOnce(&mut Self, &str) -> Result<Value, Problem>) -> Answer {
         self.requests += 1;
-        format!("req_sim{:08}", self.requests)
+        let request = format!("req_sim{:08}", self.requests);
+        let (status, body) = decide(self, &request).map_or_else(
+            |(status, code, message)| {
+                let error = json!({"code": code, "message": message, "details": {}});
+                (status, json!({"success": false, "error": error, "requestId": request}))
+            },
+            |body| (StatusCode::OK, body),
+        );
+        let retry_after = (status == StatusCode::TOO_MANY_REQUESTS).then_some(1);
+        Answer { status, retry_after, body }
     }
 }
 
@@ -303,26 +336,6 @@ fn must_fail(job_id: &str, poll: u32, share: f64) -> bool {
     let digest: [u8; 32] = hash.finalize().into();
     let draw = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
     f64::from(draw) < share * (f64::from(u32::MAX) + 1.0)
-}
-
-fn ok(body: Value) -> Answer {
-    Answer { status: StatusCode::OK, retry_after: None, body }
-}
-
-fn not_found(request: String) -> Answer {
-    error(StatusCode::NOT_FOUND, "JOB_NOT_FOUND", "There is no job with this id.", request)
-}
-
-fn full(request: String) -> Answer {
-    let sentence = "The simulator has too many jobs: restart it.";
-    error(StatusCode::SERVICE_UNAVAILABLE, "SIMULATOR_FULL", sentence, request)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "a request has one answer")]
-fn error(status: StatusCode, code: &str, message: &str, request: String) -> Answer {
-    let error = json!({"code": code, "message": message, "details": {}});
-    let body = json!({"success": false, "error": error, "requestId": request});
-    Answer { status, retry_after: None, body }
 }
 
 #[cfg(test)]

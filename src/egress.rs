@@ -50,7 +50,7 @@ use url::Url;
 use crate::clock::Clock;
 use crate::domain::{AddressError, Timestamp};
 use crate::tls;
-use address::{AddressClass, Requirement};
+use address::AddressClass;
 use resolver::{AddressPolicy, Guard, LookupCache};
 
 /// Maximum time for which a registration waits for DNS.
@@ -218,23 +218,16 @@ impl Egress {
         self.settings.parse(url)
     }
 
-    /// Checks a user's URL at registration and resolves its name. A name that does not resolve yet is accepted.
-    /// The error has every reason; it does not reveal the addresses of a name.
-    pub async fn check(&self, url: &str) -> Result<Target, AddressError> {
-        self.check_until(url, Timestamp::MAX).await
-    }
-
-    /// Like [`Egress::check`], for one of many URLs. A name that is not resolved at `until` is accepted.
-    pub async fn check_until(&self, url: &str, until: Timestamp) -> Result<Target, AddressError> {
+    /// Checks a user's URL at registration and resolves its name. A name that does not resolve yet, or not before
+    /// `until`, is accepted. The error has every reason; it does not reveal the addresses of a name.
+    pub async fn check(&self, url: &str, until: Timestamp) -> Result<Target, AddressError> {
         let target = self.parse(url)?;
-        let requirement = self.settings.requirement(target.name(), target.is_plain());
-        if target.literal().is_some() || requirement == Requirement::None {
+        let required = self.settings.required_class(target.name(), target.is_plain());
+        if target.literal().is_some() || required == AddressClass::Unknown {
             return Ok(target);
         }
         let class = self.classify(target.name(), until).await;
-        if requirement.is_met_by(class)
-            || (requirement, class) == (Requirement::NoForbidden, AddressClass::Unknown)
-        {
+        if class >= required || (class, required) == (AddressClass::Unknown, AddressClass::Public) {
             return Ok(target);
         }
         let mut reasons = self.settings.name_objections(target.name(), target.is_plain());

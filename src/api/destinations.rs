@@ -275,7 +275,7 @@ pub(super) async fn destinations(
     // All at the same time, because each can take a second.
     let targets = join_all(distinct.iter().map(|request| async move {
         match &request.address {
-            ParsedAddress::Url(url) => api.egress.check_until(url, until).await.map(Some),
+            ParsedAddress::Url(url) => api.egress.check(url, until).await.map(Some),
             ParsedAddress::Text(_) => Ok(None),
         }
     }));

@@ -65,10 +65,8 @@ fn listed(event: &Event) -> Box<RawValue> {
 
 /// 410: what came after an event that is not stored cannot be known.
 fn gone() -> Problem {
-    Problem::new(
-        ProblemCode::EventGone,
-        "the event to continue after does not exist or was deleted; start again without `after`",
-    )
+    let detail = "the event to continue after does not exist or was deleted; start again without `after`";
+    Problem::new(ProblemCode::EventGone, detail)
 }
 
 /// List events
@@ -93,11 +91,8 @@ pub async fn list(call: Call) -> Answer {
     let position = query.read("cursor", cursor::WRONG, cursor::decode_feed_position);
     let after = query.text("after");
     if after.is_some() && position.is_some() {
-        query.errors.add(
-            "?after",
-            FieldErrorCode::Conflict,
-            "cannot be used with a cursor; give one of both",
-        );
+        let detail = "cannot be used with a cursor; give one of both";
+        query.errors.add("?after", FieldErrorCode::Conflict, detail);
     }
     query.done()?;
     let after = match (position, after) {

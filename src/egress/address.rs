@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use url::{Host, Url};
 
 use super::ranges::forbidden;
-use crate::domain::{AddressError, is_host_name, is_internal_host_name};
+use crate::domain::{AddressError, Masked, is_host_name, is_internal_host_name};
 
 /// Maximum length of a URL in bytes, as given and as normalised.
 const URL_MAX: usize = 2_048;
@@ -34,8 +34,8 @@ pub struct Settings {
 }
 
 /// The URL of a proxy. It can contain a password, so `Debug` hides it.
-#[derive(Clone)]
-pub struct Proxy(Url);
+#[derive(Clone, Debug)]
+pub struct Proxy(Masked);
 
 impl Proxy {
     /// Parses an http or https URL. The error is a sentence without any part of the URL.
@@ -44,17 +44,11 @@ impl Proxy {
         if !matches!(url.scheme(), "http" | "https") {
             return Err("the proxy's address must begin with http:// or https://".into());
         }
-        Ok(Self(url))
+        Ok(Self(Masked::new(url.to_string())))
     }
 
     pub(super) fn url(&self) -> &str {
-        self.0.as_str()
-    }
-}
-
-impl fmt::Debug for Proxy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
+        self.0.reveal()
     }
 }
 
@@ -71,11 +65,8 @@ impl Allowed {
     /// Parses a network in CIDR form, an address or a host name. The error is a sentence.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        if let Ok(net) = text.parse::<IpNet>() {
+        if let Ok(net) = text.parse().or_else(|_| text.parse().map(|address: IpAddr| IpNet::from(address))) {
             return Ok(Self::Net(net));
-        }
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(Self::Net(IpNet::from(address)));
         }
         match Host::parse(text.strip_suffix('.').unwrap_or(text)) {
             Ok(Host::Domain(name))
@@ -88,21 +79,10 @@ impl Allowed {
     }
 }
 
-/// The addresses that a name must have before a callback can reach it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Requirement {
-    /// Any address: the operator allows the name itself.
-    None,
-    /// At least one address, and no forbidden one.
-    NoForbidden,
-    /// Only addresses that the operator allows.
-    AllAllowed,
-}
-
-/// The class of a name, by all its addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The class of a name, by all its addresses. A name can be reached if its class is at least the required one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum AddressClass {
-    /// The name has no address at present.
+    /// The name has no address at present. As a requirement: any address, because the operator allows the name itself.
     Unknown,
     /// At least one address is forbidden and not allowed.
     Forbidden,
@@ -110,17 +90,6 @@ pub(super) enum AddressClass {
     Public,
     /// Every address is allowed by the operator.
     Allowed,
-}
-
-impl Requirement {
-    /// Returns whether a connection is permitted.
-    pub(super) fn is_met_by(self, class: AddressClass) -> bool {
-        match self {
-            Self::None => true,
-            Self::NoForbidden => matches!(class, AddressClass::Public | AddressClass::Allowed),
-            Self::AllAllowed => class == AddressClass::Allowed,
-        }
-    }
 }
 
 impl Settings {
@@ -212,29 +181,25 @@ impl Settings {
         objections
     }
 
-    /// Returns the addresses that a name must have.
-    pub(super) fn requirement(&self, name: &str, plain: bool) -> Requirement {
+    /// Returns the class that a name must have before a callback can reach it.
+    pub(super) fn required_class(&self, name: &str, plain: bool) -> AddressClass {
         if self.allows_name(name) {
-            Requirement::None
+            AddressClass::Unknown
         } else if (plain && !self.allow_http) || !name.contains('.') || special_suffix(name).is_some() {
-            Requirement::AllAllowed
+            AddressClass::Allowed
         } else {
-            Requirement::NoForbidden
+            AddressClass::Public
         }
     }
 
     /// Returns the class of a name with these addresses.
     pub(super) fn classify(&self, addresses: &[IpAddr]) -> AddressClass {
-        let mut class = if addresses.is_empty() { AddressClass::Unknown } else { AddressClass::Allowed };
-        for address in addresses {
-            if !self.allows_address(*address) {
-                if forbidden(*address).is_some() {
-                    return AddressClass::Forbidden;
-                }
-                class = AddressClass::Public;
-            }
-        }
-        class
+        let class = |address: &IpAddr| match forbidden(*address) {
+            _ if self.allows_address(*address) => AddressClass::Allowed,
+            Some(_) => AddressClass::Forbidden,
+            None => AddressClass::Public,
+        };
+        addresses.iter().map(class).min().unwrap_or(AddressClass::Unknown)
     }
 
     pub(super) fn allows_name(&self, name: &str) -> bool {
@@ -461,13 +426,13 @@ mod tests {
         ];
         for name in names {
             let strict = settings(&[], false);
-            assert_eq!(strict.requirement(name, false), Requirement::AllAllowed, "{name}");
+            assert_eq!(strict.required_class(name, false), AddressClass::Allowed, "{name}");
             assert_eq!(strict.name_objections(name, false).len(), 1, "{name}");
-            assert_eq!(settings(&[name], false).requirement(name, true), Requirement::None, "{name}");
+            assert_eq!(settings(&[name], false).required_class(name, true), AddressClass::Unknown, "{name}");
             assert!(settings(&[name], false).name_objections(name, true).is_empty(), "{name}");
         }
         for name in ["notlocalhost.example", "local.example", "svc.example.com", "arpanet.org"] {
-            assert_eq!(settings(&[], false).requirement(name, false), Requirement::NoForbidden, "{name}");
+            assert_eq!(settings(&[], false).required_class(name, false), AddressClass::Public, "{name}");
         }
         for url in
             ["https://LOCALHOST/", "https://ｌｏｃａｌｈｏｓｔ/", "https://ⓛocalhost/", "https://localhost./"]
@@ -483,9 +448,9 @@ mod tests {
         assert!(strict.parse("http://93.184.216.34/").is_err());
         assert!(strict.parse("https://93.184.216.34/").is_ok());
         assert!(settings(&[], true).parse("http://93.184.216.34/").is_ok());
-        assert_eq!(strict.requirement("hooks.corp", true), Requirement::None);
-        assert_eq!(strict.requirement("example.com", true), Requirement::AllAllowed);
-        assert_eq!(settings(&[], true).requirement("example.com", true), Requirement::NoForbidden);
+        assert_eq!(strict.required_class("hooks.corp", true), AddressClass::Unknown);
+        assert_eq!(strict.required_class("example.com", true), AddressClass::Allowed);
+        assert_eq!(settings(&[], true).required_class("example.com", true), AddressClass::Public);
     }
 
     #[test]

@@ -108,8 +108,8 @@ impl Guard {
         let resolved = self.resolver.lookup(name, trusted).await;
         let mut addresses = resolved.ok().filter(|found| !found.is_empty()).ok_or(ResolveError::Unknown)?;
         if !trusted {
-            let requirement = self.settings.requirement(name, self.policy == AddressPolicy::Plain);
-            if !requirement.is_met_by(self.settings.classify(&addresses)) {
+            let required = self.settings.required_class(name, self.policy == AddressPolicy::Plain);
+            if self.settings.classify(&addresses) < required {
                 return Err(ResolveError::Forbidden);
             }
         }

@@ -141,7 +141,7 @@ async fn a_name_rebound_after_registration_is_never_connected_to() {
         }),
     );
     let url = format!("https://rebind.example:{port}/?secret");
-    egress.check(&url).await.unwrap();
+    egress.check(&url, Timestamp::MAX).await.unwrap();
     let error = egress.send(post(&egress, &url)).await.unwrap_err();
     assert_eq!(error, SendError::Refused("the host is not one that callbacks may reach".into()));
     assert_eq!(lookups.load(Ordering::SeqCst), 2);
@@ -153,7 +153,7 @@ async fn one_forbidden_address_of_a_name_refuses_the_connection() {
     let (listener, port) = unused_listener();
     let (egress, _) = egress(&[], Resolver::fixed(|_| Ok(vec![PUBLIC, LOOPBACK])));
     let url = format!("https://mixed.example:{port}/");
-    let refusal = egress.check(&url).await.unwrap_err();
+    let refusal = egress.check(&url, Timestamp::MAX).await.unwrap_err();
     let detail = "must not lead to a private or otherwise special address; the operator can permit it in the [egress] \
                   settings";
     assert_eq!(refusal, AddressError::Forbidden(detail.to_owned()));
@@ -178,14 +178,14 @@ async fn plain_http_to_a_name_requires_allowed_addresses_only() {
     let port = responding(OK).await;
     let url = format!("http://receiver.example:{port}/");
     let (by_address, _) = egress(&["127.0.0.0/8"], here());
-    by_address.check(&url).await.unwrap();
+    by_address.check(&url, Timestamp::MAX).await.unwrap();
     assert_eq!(by_address.send(post(&by_address, &url)).await.unwrap().status, 200);
     let (by_name, _) = egress(&["receiver.example"], here());
-    by_name.check(&url).await.unwrap();
+    by_name.check(&url, Timestamp::MAX).await.unwrap();
     assert_eq!(by_name.send(post(&by_name, &url)).await.unwrap().status, 200);
 
     let (neither, _) = egress(&["10.0.0.0/8"], Resolver::fixed(|_| Ok(vec![PUBLIC])));
-    assert!(neither.check(&url).await.unwrap_err().to_string().contains("https://"));
+    assert!(neither.check(&url, Timestamp::MAX).await.unwrap_err().to_string().contains("https://"));
     assert!(matches!(neither.send(post(&neither, &url)).await, Err(SendError::Refused(_))));
 }
 
@@ -194,12 +194,12 @@ async fn a_special_name_is_refused_unless_its_addresses_are_allowed() {
     for host in ["localhost", "intranet", "db.internal", "api.default.svc.cluster.local"] {
         let url = format!("https://{host}/");
         let (public, _) = egress(&[], Resolver::fixed(|_| Ok(vec![PUBLIC])));
-        public.check(&url).await.unwrap_err();
+        public.check(&url, Timestamp::MAX).await.unwrap_err();
         assert!(matches!(public.send(post(&public, &url)).await, Err(SendError::Refused(_))), "{host}");
         let (nowhere, _) = egress(&[], Resolver::fixed(|_| Ok(vec![])));
-        nowhere.check(&url).await.unwrap_err();
-        egress(&["127.0.0.1"], here()).0.check(&url).await.unwrap();
-        egress(&[host], Resolver::fixed(|_| Ok(vec![]))).0.check(&url).await.unwrap();
+        nowhere.check(&url, Timestamp::MAX).await.unwrap_err();
+        egress(&["127.0.0.1"], here()).0.check(&url, Timestamp::MAX).await.unwrap();
+        egress(&[host], Resolver::fixed(|_| Ok(vec![]))).0.check(&url, Timestamp::MAX).await.unwrap();
     }
 }
 
@@ -214,12 +214,12 @@ async fn a_name_is_resolved_once_a_minute_for_at_most_a_second() {
     let (egress, clock) = egress(&[], slow);
     let start = clock_now(&clock);
     for _ in 0..100 {
-        advance_until(&clock, egress.check("https://slow.example/")).await.unwrap();
+        advance_until(&clock, egress.check("https://slow.example/", Timestamp::MAX)).await.unwrap();
     }
     assert_eq!(lookups.load(Ordering::SeqCst), 1);
     assert_eq!(clock_now(&clock).since(start), Duration::from_secs(1));
     clock.advance(Duration::from_secs(60));
-    advance_until(&clock, egress.check("https://slow.example/")).await.unwrap();
+    advance_until(&clock, egress.check("https://slow.example/", Timestamp::MAX)).await.unwrap();
     assert_eq!(lookups.load(Ordering::SeqCst), 2);
 }
 
@@ -230,7 +230,7 @@ fn clock_now(clock: &ManualClock) -> Timestamp {
 #[tokio::test]
 async fn an_unresolved_name_is_registered_and_its_attempt_fails() {
     let (egress, _) = egress(&[], Resolver::fixed(|_| Err(io::Error::other("no such name"))));
-    egress.check("https://soon.example/").await.unwrap();
+    egress.check("https://soon.example/", Timestamp::MAX).await.unwrap();
     let error = egress.send(post(&egress, "https://soon.example/")).await.unwrap_err();
     assert_eq!(error.to_string(), "connect: the host name does not resolve");
 }
@@ -564,7 +564,7 @@ async fn with_a_proxy_urls_are_checked_without_a_lookup() {
     let (port, requests) = proxy().await;
     let egress = through(&format!("http://127.0.0.1:{port}"), Vec::new());
     assert!(egress.parse("https://10.0.0.1/").is_err());
-    assert!(egress.check("http://hooks.example/").await.is_err());
+    assert!(egress.check("http://hooks.example/", Timestamp::MAX).await.is_err());
     let loosely = Settings { allow: vec![Allowed::parse("10.0.0.0/8").unwrap()], ..Settings::default() };
     let target = loosely.parse("https://10.0.0.1/").unwrap();
     let refused = egress.send(Post { url: target, ..post(&egress, "https://hooks.example/") }).await;

@@ -95,9 +95,7 @@ fn parse(
 fn provider(api: &Api, fields: &mut ObjectReader<'_, '_>) -> Option<Arc<Definition>> {
     let name =
         if fields.has("provider") { fields.text("provider")? } else { api.default_provider().to_owned() };
-    let Some(definition) = api.providers.get(&name) else {
-        return fields.keep("provider", Err(unknown_provider(api, &name)));
-    };
+    let definition = fields.keep("provider", find_provider(api, &name))?;
     if definition.needs_credential() && !api.with_credential.contains(&name) {
         let detail = format!("no api_key is configured for `{name}`; the operator can add one");
         fields.error("provider", FieldErrorCode::NoCredential, detail);
@@ -105,10 +103,12 @@ fn provider(api: &Api, fields: &mut ObjectReader<'_, '_>) -> Option<Arc<Definiti
     Some(Arc::clone(definition))
 }
 
-/// The error for a provider that is not defined.
-pub(super) fn unknown_provider(api: &Api, name: &str) -> Invalid {
-    let (_, detail) = not_one_of(name, api.providers.iter().map(|definition| definition.id.as_str()));
-    (FieldErrorCode::UnknownProvider, detail)
+/// Finds a provider by its id.
+pub(super) fn find_provider<'a>(api: &'a Api, name: &str) -> Result<&'a Arc<Definition>, Invalid> {
+    api.providers.get(name).ok_or_else(|| {
+        let (_, detail) = not_one_of(name, api.providers.iter().map(|definition| definition.id.as_str()));
+        (FieldErrorCode::UnknownProvider, detail)
+    })
 }
 
 fn job(definition: Option<&Definition>, fields: &mut ObjectReader<'_, '_>) -> Option<JobName> {

@@ -74,17 +74,12 @@ impl TimelineEntryView {
             TimelineEntry::Observed { status, raw_status, progress } => {
                 Self::Observed { at, status, raw_status, progress }
             }
-            TimelineEntry::Event { id, event_type } => Self::Event { at, event_id: id, event_type },
-            TimelineEntry::Delivery { id, event, destination, status, reason } => Self::Delivery {
-                at,
-                delivery_id: id,
-                event_id: event,
-                destination_id: destination,
-                status,
-                reason,
-            },
-            TimelineEntry::Attempt { delivery, status_code, error, duration_ms } => {
-                Self::Attempt { at, delivery_id: delivery, status_code, error, duration_ms }
+            TimelineEntry::Event { event_id, event_type } => Self::Event { at, event_id, event_type },
+            TimelineEntry::Delivery { delivery_id, event_id, destination_id, status, reason } => {
+                Self::Delivery { at, delivery_id, event_id, destination_id, status, reason }
+            }
+            TimelineEntry::Attempt { delivery_id, status_code, error, duration_ms } => {
+                Self::Attempt { at, delivery_id, status_code, error, duration_ms }
             }
             TimelineEntry::Stopped => Self::Stopped { at },
         }

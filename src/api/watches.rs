@@ -15,7 +15,7 @@ use super::http::{
     Answer, Api, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Page, PageParams,
     Problem, ProblemCode, created, cursor, first_answer, is_set, json, object_reader, page, traceparent,
 };
-use super::register;
+use super::register::{self, find_provider};
 use crate::domain::{
     EventSet, EventType, JobError, JobStatus, Output, Payload, PollStats, Timestamp, Watch, WatchId,
     WatchStatus, parse_duration,
@@ -30,10 +30,7 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// A registration. `jobId` and a destination (or `"notify": []`) are required.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
-#[expect(
-    dead_code,
-    reason = "`register` reads it field by field, to name every error; a test compares the two"
-)]
+#[expect(dead_code, reason = "`register` reads it field by field; a test compares the two")]
 pub struct Registration {
     /// Id of the job at its provider. It must match the provider's pattern.
     #[schema(min_length = 1, example = "job_abc123def456")]
@@ -226,14 +223,10 @@ pub async fn list(call: Call) -> Answer {
     let limit = query.limit();
     let filter = WatchFilter {
         status: query.word("status", WatchStatus::WORDS, WatchStatus::parse),
-        provider: query.text("provider"),
+        provider: query.parsed("provider", |name| find_provider(&call.api, name).map(|_| name.to_owned())),
         job_id: query.text("jobId"),
         before: query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(WatchId)),
     };
-    if let Some(provider) = filter.provider.as_deref().filter(|name| call.api.providers.get(name).is_none()) {
-        let unknown = register::unknown_provider(&call.api, provider);
-        query.errors.keep("?provider", Err::<(), _>(unknown));
-    }
     query.done()?;
     let found = call.api.store.watches(call.app(), filter, limit + 1).await?;
     Ok(page(&found, limit, |watch| cursor::encode(watch.id.0), |watch| WatchView::now(&call.api, watch)))
@@ -300,7 +293,7 @@ pub async fn stop(call: Call) -> Answer {
 }
 
 /// A change of a watch. At least one field is required.
-#[derive(ToSchema)]
+#[derive(Default, ToSchema)]
 #[schema(rename_all = "camelCase", min_properties = 1)]
 struct Amendment {
     /// Time from now until the watch expires, `1s` to `30d`.
@@ -335,13 +328,10 @@ pub async fn amend(call: Call) -> Answer {
     let text = call.json(BODY_MAX).await?;
     let now = api.clock.now();
     let mut errors = FieldErrors::default();
-    let amendment = read_amendment(api, &text, &mut errors);
-    let wanted = amendment.as_ref().map_or(&[][..], |amendment| &amendment.notify);
-    let destinations = destinations(api, app, wanted, (now, Timestamp::MAX), &mut errors).await;
+    let Amendment { expires_in, notify, metadata } =
+        read_amendment(api, &text, &mut errors).unwrap_or_default();
+    let destinations = destinations(api, app, &notify, (now, Timestamp::MAX), &mut errors).await;
     errors.check()?;
-    let Some(Amendment { expires_in, metadata, .. }) = amendment else {
-        return Err(Problem::field("", FieldErrorCode::InvalidType, "must be an object").into());
-    };
     let amend = AmendWatch {
         app,
         watch: id,
@@ -369,8 +359,10 @@ pub async fn amend(call: Call) -> Answer {
     Err(problem.into())
 }
 
+/// Reads a change. `None`: there are errors.
 fn read_amendment(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Amendment> {
-    let mut fields = ObjectReader::read(serde_json::from_str(text).ok()?, "", errors)?;
+    let raw: &RawValue = serde_json::from_str(text).unwrap_or(RawValue::NULL);
+    let mut fields = ObjectReader::read(raw, "", errors)?;
     if fields.is_empty() {
         let detail = "must have at least one of: expiresIn, notify, metadata";
         fields.errors.add("", FieldErrorCode::Empty, detail);

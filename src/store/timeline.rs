@@ -33,18 +33,18 @@ pub enum TimelineEntry {
     /// An event was created.
     Event {
         /// Its id.
-        id: EventId,
+        event_id: EventId,
         /// Type of the event.
         event_type: EventType,
     },
     /// A delivery was created.
     Delivery {
         /// Its id.
-        id: DeliveryId,
+        delivery_id: DeliveryId,
         /// The event.
-        event: EventId,
+        event_id: EventId,
         /// The destination.
-        destination: DestinationId,
+        destination_id: DestinationId,
         /// Current status.
         status: DeliveryStatus,
         /// Reason of `failed` or `skipped`.
@@ -53,7 +53,7 @@ pub enum TimelineEntry {
     /// An attempt was made.
     Attempt {
         /// The delivery.
-        delivery: DeliveryId,
+        delivery_id: DeliveryId,
         /// HTTP status of the response.
         status_code: Option<i64>,
         /// A word and a sentence, if the attempt failed.
@@ -176,7 +176,7 @@ fn notified(
         [id.0.into(), from.into(), limit.into()],
         |row| {
             let event_type = row.word(2, EventType::parse)?;
-            Ok((row.time(0)?, TimelineEntry::Event { id: EventId(row.id(1)?), event_type }))
+            Ok((row.time(0)?, TimelineEntry::Event { event_id: EventId(row.id(1)?), event_type }))
         },
     )?;
     let deliveries = tx.list(
@@ -185,9 +185,9 @@ fn notified(
         [id.0.into(), from.into(), limit.into()],
         |row| {
             let delivery = TimelineEntry::Delivery {
-                id: DeliveryId(row.id(1)?),
-                event: EventId(row.id(2)?),
-                destination: DestinationId(row.id(3)?),
+                delivery_id: DeliveryId(row.id(1)?),
+                event_id: EventId(row.id(2)?),
+                destination_id: DestinationId(row.id(3)?),
                 status: row.word(4, DeliveryStatus::parse)?,
                 reason: row.opt_text(5)?.as_deref().and_then(Reason::parse),
             };
@@ -202,7 +202,7 @@ fn notified(
         [id.0.into(), from.into(), limit.into()],
         |row| {
             let attempt = TimelineEntry::Attempt {
-                delivery: DeliveryId(row.id(1)?),
+                delivery_id: DeliveryId(row.id(1)?),
                 status_code: row.opt_int(2)?,
                 error: row.opt_text(3)?,
                 duration_ms: row.int(4)?,

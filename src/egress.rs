@@ -290,14 +290,6 @@ impl Egress {
         read.map(|()| received)
     }
 
-    /// Names the proxy in a connection error: the proxy, or a connection that it was to make, has failed.
-    fn name_proxy(&self, error: SendError) -> SendError {
-        if let (SendError::Connect(why), Some(_)) = (&error, &self.settings.proxy) {
-            return SendError::Connect(format!("through the proxy: {why}"));
-        }
-        error
-    }
-
     /// Connects to an operator's host, for other protocols than HTTP.
     pub async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, SendError> {
         let (policy, resolver) = (AddressPolicy::Trusted, self.resolver.clone());
@@ -340,7 +332,12 @@ impl Egress {
             answer = client.execute(request) => answer,
             () = &mut deadline => return Err(SendError::timed_out(timeout)),
         };
-        let mut response = answer.map_err(|error| self.name_proxy(SendError::classify(&error)))?;
+        let mut response =
+            answer.map_err(|error| match (SendError::classify(&error), &self.settings.proxy) {
+                // The proxy, or a connection that it was to make, has failed.
+                (SendError::Connect(why), Some(_)) => SendError::Connect(format!("through the proxy: {why}")),
+                (error, _) => error,
+            })?;
         let mut body = Vec::new();
         let read = tokio::select! {
             biased;

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::http::{
     Answer, Api, BATCH_MAX, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Problem,
-    ProblemCode, ProblemView, first_answer, json, object_reader::first, too_large, traceparent,
+    ProblemCode, ProblemView, first_answer, json, too_large, traceparent,
 };
 use super::register;
 use super::watches::{Registration, WatchView};
@@ -151,18 +151,18 @@ fn items<'a>(text: &'a str, errors: &mut FieldErrors) -> Vec<&'a RawValue> {
     let Ok(raw) = serde_json::from_str::<&RawValue>(text) else { return Vec::new() };
     // Nesting is checked for each item: a deep item is an error of its own.
     let Some(mut fields) = ObjectReader::read_to(usize::MAX, raw, "", errors) else { return Vec::new() };
-    let items = fields.take("watches").map(|raw| first(raw, WATCHES_MAX));
-    match &items {
-        None => fields.error("watches", FieldErrorCode::Required, "is required"),
-        Some(None) => fields.error("watches", FieldErrorCode::InvalidType, "must be a list"),
-        Some(Some(items)) if (1..=WATCHES_MAX).contains(&items.len()) => {}
-        Some(Some(items)) => {
-            let code = if items.is_empty() { FieldErrorCode::Empty } else { FieldErrorCode::TooMany };
-            fields.error("watches", code, format!("must have 1 to {WATCHES_MAX} watches"));
-        }
+    if !fields.has("watches") {
+        fields.error("watches", FieldErrorCode::Required, "is required");
+    }
+    let items = fields.list("watches", WATCHES_MAX);
+    if let Some(items) = &items
+        && !(1..=WATCHES_MAX).contains(&items.len())
+    {
+        let code = if items.is_empty() { FieldErrorCode::Empty } else { FieldErrorCode::TooMany };
+        fields.error("watches", code, format!("must have 1 to {WATCHES_MAX} watches"));
     }
     fields.done();
-    items.flatten().unwrap_or_default()
+    items.unwrap_or_default()
 }
 
 fn view<'a>(refused: &'a [Option<Problem>], made: &'a [Watch]) -> BatchAnswer<'a> {

@@ -18,7 +18,7 @@ use crate::domain::{AppNo, ChannelKind, DeliveryStatus, Destination, Destination
 pub(super) const DESTINATIONS_MAX: usize = 20;
 
 /// Maximum number of destinations in a request, duplicates included.
-const ENTRIES_MAX: usize = 100;
+pub(super) const ENTRIES_MAX: usize = 100;
 
 /// Maximum number of custom headers of a destination, and the maximum size of each value in bytes.
 const HEADERS_MAX: usize = 32;
@@ -109,8 +109,8 @@ pub(super) fn destination_requests(api: &Api, fields: &mut ObjectReader<'_, '_>)
             None => fields.error(field, FieldErrorCode::InvalidType, "must be a string"),
         }
     }
-    if let Some(raw) = fields.take("notify") {
-        reader.list(raw, &fields.at("notify"), fields.errors);
+    if let Some(list) = fields.list("notify", ENTRIES_MAX) {
+        reader.list(list, &fields.at("notify"), fields.errors);
     }
     reader.requests
 }
@@ -128,10 +128,7 @@ impl<'a> DestinationReader<'a> {
     }
 
     /// Parses a list of destinations.
-    pub(super) fn list(&mut self, raw: &RawValue, at: &str, errors: &mut FieldErrors) {
-        let Some(list) = object_reader::first(raw, ENTRIES_MAX) else {
-            return errors.add(at, FieldErrorCode::InvalidType, "must be a list");
-        };
+    pub(super) fn list(&mut self, list: Vec<&RawValue>, at: &str, errors: &mut FieldErrors) {
         for (n, raw) in list.into_iter().enumerate() {
             let at = format!("{at}/{n}");
             if let Some(text) = object_reader::text(raw) {

@@ -147,7 +147,7 @@ fn job(definition: Option<&Definition>, fields: &mut ObjectReader<'_, '_>) -> Op
 }
 
 fn events(fields: &mut ObjectReader<'_, '_>) -> EventSet {
-    let Some(list) = fields.list("events") else { return EventSet::endings() };
+    let Some(list) = fields.list("events", usize::MAX) else { return EventSet::endings() };
     let mut events = EventSet::NONE;
     if list.is_empty() {
         let detail = "must have at least one event; leave it out to get every ending";

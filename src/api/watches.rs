@@ -9,11 +9,12 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::destinations::{
-    DESTINATIONS_MAX, DestinationReader, DestinationRequest, DestinationView, OneOrMany, Target, destinations,
+    DESTINATIONS_MAX, DestinationReader, DestinationRequest, DestinationView, ENTRIES_MAX, OneOrMany, Target,
+    destinations,
 };
 use super::http::{
     Answer, Api, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Page, PageParams,
-    Problem, ProblemCode, created, cursor, first_answer, is_set, json, object_reader, page, traceparent,
+    Problem, ProblemCode, created, cursor, first_answer, is_set, json, page, traceparent,
 };
 use super::register::{self, find_provider};
 use crate::domain::{
@@ -373,11 +374,11 @@ fn read_amendment(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Ame
         Some(raw) => fields.keep("metadata", register::check_metadata(raw)),
     };
     let mut notify = DestinationReader::new(api);
-    if let Some(raw) = fields.take("notify") {
-        if object_reader::first(raw, 1).is_some_and(|list| list.is_empty()) {
+    if let Some(list) = fields.list("notify", ENTRIES_MAX) {
+        if list.is_empty() {
             fields.error("notify", FieldErrorCode::Empty, "must have at least one destination");
         }
-        notify.list(raw, &fields.at("notify"), fields.errors);
+        notify.list(list, &fields.at("notify"), fields.errors);
     }
     let expires_in = fields.duration("expiresIn", register::EXPIRES_IN);
     fields.done();

@@ -117,16 +117,13 @@ impl Settings {
         {
             return invalid("has an empty label in its host name");
         }
-        let mut reasons = Vec::new();
-        if !url.username().is_empty() || url.password().is_some() {
-            reasons.push("must not contain credentials".to_owned());
-        }
-        if url.fragment().is_some() {
-            reasons.push("must not contain a fragment (#…)".to_owned());
-        }
-        if url.port() == Some(0) {
-            reasons.push("must not have port 0".to_owned());
-        }
+        let parts = [
+            (!url.username().is_empty() || url.password().is_some(), "must not contain credentials"),
+            (url.fragment().is_some(), "must not contain a fragment (#…)"),
+            (url.port() == Some(0), "must not have port 0"),
+        ];
+        let mut reasons: Vec<String> =
+            parts.iter().filter(|(is_there, _)| *is_there).map(|(_, reason)| (*reason).to_owned()).collect();
         if url.as_str().len() > URL_MAX {
             reasons.push(too_long());
         }

@@ -171,9 +171,9 @@ impl<'a, 'e> ObjectReader<'a, 'e> {
         })
     }
 
-    /// Takes a list.
-    pub fn list(&mut self, name: &'static str) -> Option<Vec<&'a RawValue>> {
-        let list = serde_json::from_str(self.take(name)?.get()).ok();
+    /// Takes the first elements of a list, at most one more than `most`.
+    pub fn list(&mut self, name: &'static str, most: usize) -> Option<Vec<&'a RawValue>> {
+        let list = first(self.take(name)?, most);
         if list.is_none() {
             self.error(name, FieldErrorCode::InvalidType, "must be a list");
         }

@@ -67,10 +67,10 @@ pub use self::deliveries::{
     DeliveryFilter, DueDeliveries, LoadDueDeliveries, RecordAttempt, RescheduleRetries, RetryDelivery,
     RetryFailedDeliveries, RetryProgress, RetryRefusal,
 };
-pub use self::endings::{EndJob, ExpireWatches, NotifyProgress, NotifyWatches};
+pub use self::endings::{EndJob, ExpireWatches, NotifyWatches};
 pub use self::events::{After, EventFilter};
 pub use self::idempotency::{IdempotencyKey, Idempotent, Replay, Replayable, Respond, StoredResponse};
-pub use self::jobs::{NotFound, PollNow, RecordObservation, RefreshEnding, UnfinishedEnding};
+pub use self::jobs::{NotFound, PollNow, RecordObservation, RefreshEnding};
 pub use self::keys::{CreateKey, KeyRow, RevokeKey, TooManyKeys};
 pub use self::mailbox::Mailbox;
 pub use self::open::StoreOptions;
@@ -145,12 +145,13 @@ commands! {
     /// Writes a change of a job that has not ended. Returns the last watch that was notified, if more
     /// remain: the caller repeats the command with `after` set to that watch.
     write record_observation: RecordObservation => Option<(AppNo, WatchId)>, jobs::record_observation;
-    /// Writes the ending of a job, and ends the first of its watches.
-    write end_job: EndJob => NotifyProgress, endings::end_job;
-    /// Ends more watches of a job that has ended.
-    write notify_watches: NotifyWatches => NotifyProgress, endings::notify_watches;
-    /// Ends watches that have expired.
-    write expire_watches: ExpireWatches => NotifyProgress, endings::expire_watches;
+    /// Writes the ending of a job, and ends the first of its watches. Returns whether more remain: the caller
+    /// continues with `notify_watches`.
+    write end_job: EndJob => bool, endings::end_job;
+    /// Ends more watches of a job that has ended. Returns whether more remain: the caller repeats the command.
+    write notify_watches: NotifyWatches => bool, endings::notify_watches;
+    /// Ends watches that have expired. Returns whether more remain: the caller repeats the command.
+    write expire_watches: ExpireWatches => bool, endings::expire_watches;
     /// Writes the result of a requested poll of a job that has ended.
     write refresh_ending: RefreshEnding => (), jobs::refresh_ending;
     /// Stops a watch. Returns whether it exists.

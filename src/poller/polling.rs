@@ -14,7 +14,7 @@ use crate::domain::{
 };
 use crate::egress::Egress;
 use crate::providers::Interpretation;
-use crate::store::{ExpireWatches, NotifyWatches, Store, StoreError, UnfinishedEnding, write_until_accepted};
+use crate::store::{ExpireWatches, NotifyWatches, Store, StoreError, write_until_accepted};
 use crate::telemetry::metrics::{Load, ProviderMetrics};
 use crate::telemetry::traces::{Context, Span, SpanKind};
 
@@ -60,7 +60,7 @@ impl Poller {
     /// Builds the schedules from the store's rows, and ends the watches of endings that a crash left open. Call it
     /// once, before clients can register watches: it replaces existing schedules.
     pub async fn load(&self) -> Result<(), StoreError> {
-        for UnfinishedEnding { job, generation } in self.store.unfinished_endings().await? {
+        for NotifyWatches { job, generation } in self.store.unfinished_endings().await? {
             match self.notify_watches(job, generation).await {
                 // One broken row must not stop the notification of other watches.
                 Err(error @ StoreError::Inconsistent(_)) => {
@@ -196,13 +196,12 @@ impl Poller {
     }
 
     async fn expire(&self, expire: ExpireWatches) {
-        let expire = || self.write(|| self.store.expire_watches(expire.clone()));
-        while expire().await.is_some_and(|progress| progress.has_more) {}
+        while self.write(|| self.store.expire_watches(expire.clone())).await == Some(true) {}
     }
 
     /// Ends the remaining watches of an ended job, a chunk at a time.
     async fn notify_watches(&self, job: JobNo, generation: i64) -> Result<(), StoreError> {
-        while self.store.notify_watches(NotifyWatches { job, generation }).await?.has_more {}
+        while self.store.notify_watches(NotifyWatches { job, generation }).await? {}
         Ok(())
     }
 
@@ -327,14 +326,14 @@ impl Poller {
         }
         let Some(ended) = decision.ended.take() else { return false };
         let (job, generation) = (ended.job, ended.generation);
-        let mut progress = self.write(|| self.store.end_job(ended.clone())).await;
-        while progress.is_some_and(|progress| progress.has_more) {
-            progress = self.write(|| self.store.notify_watches(NotifyWatches { job, generation })).await;
+        let mut has_more = self.write(|| self.store.end_job(ended.clone())).await;
+        while has_more == Some(true) {
+            has_more = self.write(|| self.store.notify_watches(NotifyWatches { job, generation })).await;
         }
-        if progress.is_none() {
+        if has_more.is_none() {
             // The watches still wait: the job stays scheduled.
             decision.not_before = Some(self.clock.now().plus(AFTER_BUG));
         }
-        progress.is_some()
+        has_more.is_some()
     }
 }

@@ -19,10 +19,11 @@ pub(super) struct Batch<'c> {
     pub(super) tx: Tx<'c>,
     /// State of the store.
     pub(super) shared: &'c Shared,
-    /// Events that become deliveries when all commands of a kind have been applied.
-    pub(super) new_deliveries: Vec<NewDelivery>,
     /// Events that the last statements of the transaction insert.
     pub(super) events: Vec<NewEvent>,
+    /// Number of the events whose deliveries have been created. They are created when all commands of a kind have
+    /// been applied.
+    pub(super) delivered: usize,
     /// Effects of the commit.
     pub(super) effects: CommitEffects,
 }
@@ -30,7 +31,7 @@ pub(super) struct Batch<'c> {
 impl<'c> Batch<'c> {
     /// Creates a batch without effects.
     pub(super) fn new(tx: Tx<'c>, shared: &'c Shared) -> Self {
-        Self { tx, shared, new_deliveries: Vec::new(), events: Vec::new(), effects: CommitEffects::default() }
+        Self { tx, shared, events: Vec::new(), delivered: 0, effects: CommitEffects::default() }
     }
 }
 
@@ -84,20 +85,10 @@ pub(super) struct NewEvent {
     pub(super) event_type: EventType,
     pub(super) observed_at: Timestamp,
     pub(super) body: Arc<[u8]>,
-    /// Body for webhooks, where their watch asks for another form than the event's.
-    pub(super) webhook_body: Option<(Payload, Arc<[u8]>)>,
+    /// What webhooks get instead of the event: the generation of the ending that stores it, its form and its bytes.
+    pub(super) webhook_body: Option<(Option<i64>, Payload, Arc<[u8]>)>,
     /// End of the job by its provider's clock. It is measured and not stored.
     pub(super) finished: Option<Finished>,
-}
-
-/// An event of which deliveries are created.
-#[derive(Debug)]
-pub(super) struct NewDelivery {
-    /// Index of the event in [`Batch::events`].
-    pub(super) event: usize,
-    /// The provider's answer, which webhooks get instead of the event, and the generation of the ending
-    /// that stores it.
-    pub(super) raw: Option<(i64, Arc<[u8]>)>,
-    pub(super) traceparent: Option<String>,
-    pub(super) shard: u16,
+    /// `traceparent` and shard of the deliveries. `None`: the watch does not want the event.
+    pub(super) delivery: Option<(Option<String>, u16)>,
 }

@@ -20,22 +20,292 @@
 //! answers both requests.
 
 mod attempts;
-mod create;
-mod list;
-mod pending;
 mod queues;
 mod retry;
-mod skip;
+
+use std::sync::Arc;
+
+use super::batch::{Batch, NewEvent};
+use super::db::{Result, Row, Value, Where, params};
+use super::reads::ReadStore;
+use super::rows::read_destination;
+use super::sealing::{Column, Keyring};
+use crate::domain::{
+    AppNo, Attempt, CancelScope, ChannelKind, Delivery, DeliveryId, DeliveryStatus, Destination,
+    DestinationId, DispatcherMessage, EventId, EventType, Id, Payload, PendingDelivery, Reason, Timestamp,
+    WatchId,
+};
+use crate::events;
 
 pub use self::attempts::RecordAttempt;
-pub use self::list::DeliveryFilter;
 pub use self::queues::{DueDeliveries, LoadDueDeliveries, RescheduleRetries};
 pub use self::retry::{RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal};
 
 pub(super) use self::attempts::record_attempt;
-pub(super) use self::create::{create, create_deliveries};
-#[cfg(test)]
-pub(super) use self::list::listed;
 pub(super) use self::queues::{load_due_deliveries, reschedule_retries};
 pub(super) use self::retry::{retry_delivery, retry_failed_deliveries};
-pub(super) use self::skip::{skip_stopped, skip_superseded};
+
+/// Filter of a list of deliveries. A field that is `None` does not restrict the list.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeliveryFilter {
+    /// Status of the delivery.
+    pub status: Option<DeliveryStatus>,
+    /// Watch of the event.
+    pub watch: Option<WatchId>,
+    /// Destination.
+    pub destination: Option<DestinationId>,
+    /// Earliest time of the event.
+    pub since: Option<Timestamp>,
+    /// First time of the event that is excluded.
+    pub until: Option<Timestamp>,
+    /// Last delivery of the previous page.
+    pub before: Option<DeliveryId>,
+}
+
+impl DeliveryFilter {
+    /// Returns a lower bound of the ids since `since`. There is no such bound for `until`: if the clock was set
+    /// back, or if an event waited for the database, its id is later than its time by an unknown amount.
+    fn least_id(&self) -> Option<Id> {
+        self.since.map(Id::least)
+    }
+}
+
+const SHOWN: &str =
+    "select d.id, d.event, d.type, d.watch, d.destination, d.status, d.reason, d.next_attempt_at, d.created_at,
+    wd.channel, wd.address
+  from deliveries d join watch_destinations wd on wd.watch = d.watch and wd.n = d.n";
+
+impl ReadStore {
+    /// Returns up to `limit` deliveries of the app, newest first.
+    pub async fn deliveries(&self, app: AppNo, filter: DeliveryFilter, limit: u32) -> Result<Vec<Delivery>> {
+        let keyring = self.shared.keyring.clone();
+        self.read(move |tx| {
+            let query = listed(app, &filter, limit);
+            tx.list(&query.sql, query.values, |row| read_shown(row, &keyring))
+        })
+        .await
+    }
+
+    /// Returns a delivery of the app and its attempts, oldest first.
+    pub async fn delivery(&self, app: AppNo, id: DeliveryId) -> Result<Option<(Delivery, Vec<Attempt>)>> {
+        let keyring = self.shared.keyring.clone();
+        self.read(move |tx| {
+            let sql = format!("{SHOWN} where d.app = $1 and d.id = $2");
+            let delivery = tx.find(&sql, params![app, id], |row| read_shown(row, &keyring))?;
+            let Some(delivery) = delivery else { return Ok(None) };
+            let attempts = tx.list(
+                "select started_at, duration_ms, status_code, error, request_headers, response_headers, response_body
+                 from attempts where delivery = $1 order by n",
+                params![id],
+                read_attempt,
+            )?;
+            Ok(Some((delivery, attempts)))
+        })
+        .await
+    }
+}
+
+/// Builds the query of a list, newest first.
+pub(super) fn listed(app: AppNo, filter: &DeliveryFilter, limit: u32) -> Where<'static> {
+    // Pending, failed and skipped deliveries have partial indexes. Each applies only to exactly these expressions,
+    // with the status as a literal. A watch or a destination has fewer deliveries, and an index of its own.
+    let narrow = filter.watch.is_some() || filter.destination.is_some();
+    let (by_app, column) = match filter.status {
+        Some(DeliveryStatus::Pending | DeliveryStatus::Failed | DeliveryStatus::Skipped) if !narrow => {
+            ("d.app + 0 =", "d.status || ''")
+        }
+        _ => ("d.app =", "d.status"),
+    };
+    let status = filter.status.map(|status| format!("{column} = '{status}' and ")).unwrap_or_default();
+    let mut query = Where::new(&format!("{SHOWN} where {status}{by_app}"), app);
+    query.and("d.watch =", filter.watch);
+    query.and("d.destination =", filter.destination);
+    query.and("d.id <", filter.before);
+    query.and("d.id >=", filter.least_id());
+    query.and("d.created_at >=", filter.since);
+    query.and("d.created_at <", filter.until);
+    query.push(" order by d.id desc limit", limit);
+    query
+}
+
+fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
+    let destination = row.id(4)?;
+    let reason = row.opt_text(6)?;
+    Ok(Delivery {
+        id: DeliveryId(row.id(0)?),
+        event: EventId(row.id(1)?),
+        event_type: row.word(2, EventType::parse)?,
+        watch: WatchId(row.id(3)?),
+        destination: DestinationId(destination),
+        status: row.word(5, DeliveryStatus::parse)?,
+        reason: reason.as_deref().and_then(Reason::parse),
+        next_attempt_at: row.opt_time(7)?,
+        created_at: row.time(8)?,
+        channel: row.word(9, ChannelKind::parse)?,
+        address: keyring.open(Column::DestinationAddress, destination, row.text(10)?)?,
+    })
+}
+
+fn read_attempt(row: &Row<'_>) -> Result<Attempt> {
+    Ok(Attempt {
+        at: row.time(0)?,
+        duration_ms: row.count(1)?,
+        status_code: row.opt_int(2)?.and_then(|code| u16::try_from(code).ok()),
+        error: row.opt_text(3)?,
+        request_headers: row.json(4)?,
+        response_headers: row.json(5)?,
+        response_body: row.text(6)?,
+    })
+}
+
+/// Creates the deliveries of the events that were added since the last call. Destinations that are gone get none.
+pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
+    let added = &batch.events[std::mem::replace(&mut batch.delivered, batch.events.len())..];
+    let new: Vec<(&NewEvent, &Option<String>, u16)> = added
+        .iter()
+        .filter_map(|event| event.delivery.as_ref().map(|(traceparent, shard)| (event, traceparent, *shard)))
+        .collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    let keyring = &batch.shared.keyring;
+    let destinations = batch.tx.fetch(
+        "select id, channel, address, queue, headers, secret, n from watch_destinations
+         where watch = $1 and gone_at is null order by n",
+        new.iter().map(|(event, ..)| params![event.watch]),
+        |row| Ok((read_destination(row, 0, keyring)?, row.int(6)?)),
+    )?;
+    let mut created = Vec::with_capacity(new.len());
+    for ((event, traceparent, shard), destinations) in new.into_iter().zip(destinations) {
+        for (destination, n) in destinations {
+            // Channels without payload forms render their messages from the event.
+            let (raw_generation, payload, body) = match &event.webhook_body {
+                Some((generation, payload, body)) if destination.channel.traits().payload_forms => {
+                    (*generation, *payload, body)
+                }
+                _ => (None, Payload::Event, &event.body),
+            };
+            let delivery = PendingDelivery {
+                app: event.app,
+                id: DeliveryId(batch.shared.ids.draw(event.observed_at)),
+                event: event.id,
+                event_type: event.event_type,
+                watch: event.watch,
+                destination,
+                traceparent: traceparent.clone(),
+                body: Arc::clone(body),
+                payload,
+                step: 0,
+                attempts: 0,
+                manual: false,
+                finished: event.finished.clone(),
+            };
+            created.push((delivery, n, shard, event.observed_at, raw_generation));
+        }
+    }
+    batch.tx.insert_each(
+        "insert into deliveries (app, id, shard, event, type, watch, n, destination, queue, status, step,
+           scheduled_at, is_retry, raw_generation, next_attempt_at, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10)",
+        created.iter().map(|(delivery, n, shard, at, raw_generation)| {
+            let PendingDelivery { app, id, event, event_type, watch, destination, .. } = delivery;
+            let Destination { id: to, queue, .. } = destination;
+            params![app, id, shard, event, event_type, watch, n, to, queue, at, *raw_generation]
+        }),
+    )?;
+    let messages = created.into_iter().map(|(delivery, ..)| DispatcherMessage::Dispatch(Box::new(delivery)));
+    batch.effects.dispatcher_messages.extend(messages);
+    Ok(())
+}
+
+/// Columns of a pending delivery. The body is the event's. Webhooks get the form that their watch wants instead, or
+/// the provider's answer that the ending stores.
+const PENDING: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.is_manual,
+    w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.webhook_body end, e.body),
+    case when n.raw is not null then 'raw'
+      when wd.channel = 'webhook' and e.webhook_body is not null then w.payload else 'event' end,
+    wd.id, wd.channel, wd.address, wd.queue, wd.headers, wd.secret,
+    case when n.raw is not null and d.attempts = 0 then e.body end
+  from deliveries d
+  join watches w on w.app = d.app and w.id = d.watch
+  join events e on e.id = d.event
+  join watch_destinations wd on wd.watch = d.watch and wd.n = d.n
+  left join endings n on n.job = w.job and n.generation = d.raw_generation";
+
+/// Reads a row of [`PENDING`].
+fn read_pending(row: &Row<'_>, keyring: &Keyring) -> Result<PendingDelivery> {
+    let event_type = row.word(3, EventType::parse)?;
+    let attempts = row.count(6)?;
+    let body: Arc<[u8]> = row.bytes(9)?.into();
+    let payload = row.word(10, Payload::parse)?;
+    // The latency of first attempts is measured, including those that are loaded from the database, which are the
+    // slowest. The provider's answer does not contain the time, so it is read from the event.
+    let finished = match payload {
+        _ if attempts > 0 || !event_type.reports_the_jobs_end() => None,
+        Payload::Raw => row.opt_bytes(17)?.as_deref().and_then(events::finished),
+        Payload::Event | Payload::CloudEvents => events::finished(&body),
+    };
+    Ok(PendingDelivery {
+        finished,
+        app: AppNo(row.int(0)?),
+        id: DeliveryId(row.id(1)?),
+        event: EventId(row.id(2)?),
+        event_type,
+        watch: WatchId(row.id(4)?),
+        step: row.count(5)?,
+        attempts,
+        manual: row.flag(7)?,
+        traceparent: row.opt_text(8)?,
+        body,
+        payload,
+        destination: read_destination(row, 11, keyring)?,
+    })
+}
+
+/// Skips pending progress of watches that have ended.
+pub(super) fn skip_superseded(batch: &mut Batch<'_>, watches: impl Iterator<Item = WatchId>) -> Result<()> {
+    let progress = watches.map(|watch| (watch, CancelScope::Progress, params![watch])).collect();
+    let condition = "watch = $1 and status = 'pending' and type in ('job.processing', 'job.progress')";
+    skip(batch, Reason::Superseded, condition, progress).map(|_| ())
+}
+
+/// Skips the pending deliveries of stopped watches, and cancels their manual retries.
+pub(super) fn skip_stopped(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
+    let all = watches.iter().map(|watch| (*watch, CancelScope::All, params![watch])).collect();
+    let skipped = skip(batch, Reason::Stopped, "watch = $1 and status = 'pending'", all)?;
+    let manual = batch.tx.update_each(
+        "update deliveries set next_attempt_at = null, is_manual = 0
+         where watch = $1 and next_attempt_at is not null",
+        watches.iter().map(|watch| params![watch]),
+    )?;
+    for ((watch, skipped), manual) in watches.iter().zip(skipped).zip(manual) {
+        if skipped == 0 && manual > 0 {
+            let message = DispatcherMessage::Skip { watch: *watch, which: CancelScope::All };
+            batch.effects.dispatcher_messages.push(message);
+        }
+    }
+    Ok(())
+}
+
+/// Skips deliveries that are not attempted any more, though nothing failed: for each watch those that meet the
+/// condition with these values. Counts them, and notifies the dispatcher. Returns the number for each watch.
+fn skip<const N: usize>(
+    batch: &mut Batch<'_>,
+    reason: Reason,
+    condition: &str,
+    watches: Vec<(WatchId, CancelScope, [Value<'_>; N])>,
+) -> Result<Vec<usize>> {
+    let sql = format!(
+        "update deliveries set status = 'skipped', reason = '{reason}', scheduled_at = null,
+           next_attempt_at = null, is_manual = 0
+         where {condition}"
+    );
+    let skipped = batch.tx.update_each(&sql, watches.iter().map(|(.., values)| *values))?;
+    for ((watch, which, _), skipped) in watches.into_iter().zip(&skipped) {
+        batch.effects.tally.skipped(reason, *skipped);
+        if *skipped > 0 {
+            batch.effects.dispatcher_messages.push(DispatcherMessage::Skip { watch, which });
+        }
+    }
+    Ok(skipped)
+}

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::batch::{Batch, NewEvent};
-use super::db::{Result, Row, Tx, Where};
+use super::db::{Result, Row, Tx, Where, params};
 use super::reads::ReadStore;
 use crate::domain::{AppNo, Event, EventId, EventType, WatchId};
 
@@ -39,7 +39,7 @@ pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
     let count = |events: &Vec<&NewEvent>| i64::try_from(events.len()).unwrap_or(i64::MAX);
     let last = batch.tx.ones(
         "update apps set position = position + $1 where no = $2 returning position",
-        by_app.iter().map(|(app, events)| [count(events).into(), app.0.into()]),
+        by_app.iter().map(|(app, events)| params![count(events), app]),
         |row| row.int(0),
     )?;
     let placed =
@@ -48,17 +48,13 @@ pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
         "insert into events (id, app, position, watch, type, ending, observed_at, body, webhook_body)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         placed.map(|(event, position)| {
-            [
-                event.id.0.into(),
-                event.app.0.into(),
-                position.into(),
-                event.watch.0.into(),
-                event.event_type.as_str().into(),
-                event.event_type.is_ending().into(),
-                event.observed_at.into(),
-                event.body.as_ref().into(),
-                event.webhook_body.as_ref().map(|(_, body)| body.as_ref()).into(),
-            ]
+            let NewEvent { id, app, watch, event_type, observed_at, body, webhook_body, .. } = *event;
+            let webhook_body = match webhook_body {
+                Some((None, _, body)) => Some(&**body),
+                _ => None,
+            };
+            let ending = event_type.is_ending();
+            params![id, app, position, watch, event_type, ending, observed_at, &**body, webhook_body]
         }),
     )?;
     batch.effects.changed_feeds = by_app.into_keys().collect();
@@ -118,7 +114,7 @@ impl ReadStore {
     pub async fn event(&self, app: AppNo, id: EventId) -> Result<Option<Event>> {
         self.read(move |tx| {
             let sql = format!("select {COLUMNS} from events where id = $1 and app = $2");
-            tx.find(&sql, [id.0.into(), app.0.into()], read_event)
+            tx.find(&sql, params![id, app], read_event)
         })
         .await
     }
@@ -131,21 +127,21 @@ fn after_position(
     filter: EventFilter,
     limit: u32,
 ) -> Result<Vec<Event>> {
-    let mut query = Where::new(&format!("select {COLUMNS} from events where app ="), app.0);
+    let mut query = Where::new(&format!("select {COLUMNS} from events where app ="), app);
     query.and("position >", Some(position));
-    query.and("type =", filter.event_type.map(EventType::as_str));
+    query.and("type =", filter.event_type);
     query.push(" order by position limit", limit);
     tx.list(&query.sql, query.values, read_event)
 }
 
 fn position_of(tx: &Tx<'_>, app: AppNo, id: EventId) -> Result<Option<i64>> {
-    let row = [id.0.into(), app.0.into()];
+    let row = params![id, app];
     tx.find("select position from events where id = $1 and app = $2", row, |row| row.int(0))
 }
 
 /// Returns the position of the last event that the app ever had.
 fn end_of_feed(tx: &Tx<'_>, app: AppNo) -> Result<i64> {
-    tx.one("select position from apps where no = $1", [app.0.into()], |row| row.int(0))
+    tx.one("select position from apps where no = $1", params![app], |row| row.int(0))
 }
 
 pub(super) fn read_event(row: &Row<'_>) -> Result<Event> {

@@ -1,14 +1,15 @@
 //! Jobs as last observed, and what the poller needs of them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::batch::Batch;
-use super::db::{Result, Row, Tx};
+use super::db::{Result, Row, Tx, params};
 use super::idempotency::Outcome;
 use super::reads::ReadStore;
 use super::rows::{read_name, to_json};
-use super::watch_events::{Chunk, EventContents, WatchToNotify, read_chunks};
+use super::watch_events::{JobChange, WatchToNotify, Watches, read_watches};
 use crate::domain::{
     AppNo, EventId, EventType, Id, JobName, JobNo, JobSnapshot, JobStatus, Known, Observation, PollerMessage,
     Terms, Timestamp, WatchId,
@@ -61,15 +62,6 @@ pub struct PollNow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotFound;
 
-/// An ending of which some watches are not notified yet.
-#[derive(Clone, Copy, Debug)]
-pub struct UnfinishedEnding {
-    /// The job.
-    pub job: JobNo,
-    /// Its generation.
-    pub generation: i64,
-}
-
 /// Columns of a job and the combined terms of its watches. 96 is the bits of `job.processing` and
 /// `job.progress`; a test compares them.
 const SNAPSHOT: &str =
@@ -95,7 +87,7 @@ impl ReadStore {
                  left join watches w on w.job = j.no and w.status = 'watching'
                  group by j.no order by j.no"
             );
-            tx.list(&sql, [after.0.into(), limit.into()], |row| read_snapshot(row, now))
+            tx.list(&sql, params![after, limit], |row| read_snapshot(row, now))
         })
         .await
     }
@@ -106,20 +98,10 @@ impl ReadStore {
             let found = tx.fetch(
                 "select id, traceparent from watches where job = $1 and status = 'watching'
                  order by app, id limit 1",
-                jobs.iter().map(|job| [job.0.into()]),
+                jobs.iter().map(|job| params![job]),
                 |row| Ok((WatchId(row.id(0)?), row.opt_text(1)?)),
             )?;
             Ok(found.into_iter().map(|found| found.into_iter().next()).collect())
-        })
-        .await
-    }
-
-    /// Returns the endings of which some watches are not notified, which a crash leaves.
-    pub async fn unfinished_endings(&self) -> Result<Vec<UnfinishedEnding>> {
-        self.read(|tx| {
-            tx.list("select job, generation from endings where unfinished = 1 order by job", [], |row| {
-                Ok(UnfinishedEnding { job: JobNo(row.int(0)?), generation: row.int(1)? })
-            })
         })
         .await
     }
@@ -162,23 +144,21 @@ pub(super) fn notify_watchers_changed(batch: &mut Batch<'_>, jobs: &[JobNo]) -> 
     let terms = batch.tx.ones(
         "select count(*), min(expires_at), min(poll_interval), min(expected_at), max(events & 96)
          from watches where job = $1 and status = 'watching'",
-        jobs.iter().map(|job| [job.0.into()]),
+        jobs.iter().map(|job| params![job]),
         |row| read_terms(row, 0),
     )?;
-    let all = || jobs.iter().zip(&terms);
+    let unwatched = jobs.iter().zip(&terms).filter(|(_, (watching, _))| *watching == 0);
     batch.tx.update_each(
         "update jobs set poll_requested_at = null where no = $1",
-        all().filter(|(_, (watching, _))| *watching == 0).map(|(job, _)| [job.0.into()]),
+        unwatched.map(|(job, _)| params![job]),
     )?;
-    let messages = all().map(|(job, (watching, terms))| PollerMessage::WatchersChanged {
-        job: *job,
-        watching: *watching,
-        terms: *terms,
-    });
-    batch.effects.poller_messages.extend(messages);
+    let changed =
+        |(job, (watching, terms)): (&JobNo, _)| PollerMessage::WatchersChanged { job: *job, watching, terms };
+    batch.effects.poller_messages.extend(jobs.iter().zip(terms).map(changed));
     Ok(())
 }
 
+/// Returns for each command the last watch that was notified, if more remain.
 pub(super) fn record_observation(
     batch: &mut Batch<'_>,
     commands: &[&RecordObservation],
@@ -187,10 +167,7 @@ pub(super) fn record_observation(
     let changed = batch.tx.update_each(
         "update jobs set seen = $1, poll_requested_at = null
          where no = $2 and generation = $3 and ended = 0",
-        commands
-            .iter()
-            .zip(&seen)
-            .map(|(command, seen)| [seen.into(), command.job.0.into(), command.generation.into()]),
+        commands.iter().zip(&seen).map(|(command, seen)| params![seen, command.job, command.generation]),
     )?;
     let applied =
         || commands.iter().zip(&changed).filter(|(_, changed)| **changed > 0).map(|(command, _)| *command);
@@ -198,13 +175,8 @@ pub(super) fn record_observation(
         "insert into observations (job, observed_at, status, raw_status, progress) values ($1, $2, $3, $4, $5)
          on conflict (job, observed_at) do nothing",
         applied().filter(|command| command.status_changed).map(|command| {
-            [
-                command.job.0.into(),
-                command.observed_at.into(),
-                command.seen.status.as_str().into(),
-                command.seen.raw_status.as_deref().into(),
-                command.seen.progress.map(i64::from).into(),
-            ]
+            let Observation { status, raw_status, progress, .. } = &command.seen;
+            params![command.job, command.observed_at, status, raw_status, *progress]
         }),
     )?;
     let notifying: Vec<&RecordObservation> = applied().filter(|command| command.notify).collect();
@@ -215,31 +187,14 @@ pub(super) fn record_observation(
     Ok(commands.iter().zip(&changed).map(last_watch).collect())
 }
 
-impl WatchToNotify {
-    /// Returns the id of `job.processing`, if the watch wants it and the job is processing.
-    fn processing(&self, command: &RecordObservation) -> Option<EventId> {
-        let due = command.seen.status == JobStatus::Processing && self.events.has(EventType::JobProcessing);
-        due.then(|| EventId::derive(self.id, EventType::JobProcessing, 0))
-    }
-
-    fn wants_progress(&self, command: &RecordObservation) -> bool {
-        command.progressed && self.events.has(EventType::JobProgress)
-    }
-
-    /// Returns the id of the watch's last `job.progress`, if another one is due.
-    fn last_progress(&self, command: &RecordObservation) -> Option<EventId> {
-        let due = self.wants_progress(command) && self.progress > 0;
-        due.then(|| EventId::derive(self.id, EventType::JobProgress, self.progress))
-    }
-}
-
-/// An observation, and the watches that this transaction notifies of it.
-struct ProgressChunk<'a> {
-    command: &'a RecordObservation,
-    job: JobName,
-    watches: Vec<WatchToNotify>,
-    /// Whether more watches remain.
-    has_more: bool,
+/// A `job.processing` or `job.progress` event that a watch may be due.
+struct ProgressEvent<'a> {
+    change: &'a JobChange<'a>,
+    watch: &'a WatchToNotify,
+    event_type: EventType,
+    n: u32,
+    /// Id of the watch's last event of this type, if there may be one.
+    last: Option<EventId>,
 }
 
 /// Creates `job.processing` (once for each watch) and `job.progress` events for a chunk of each job's watches.
@@ -248,103 +203,88 @@ fn notify_progress(
     batch: &mut Batch<'_>,
     commands: &[&RecordObservation],
 ) -> Result<Vec<Option<(AppNo, WatchId)>>> {
-    let chunks = progress_chunks(&batch.tx, commands)?;
-    let all = || chunks.iter().flat_map(|chunk| chunk.watches.iter().map(move |watch| (chunk, watch)));
-    let due = due_events(&batch.tx, all().map(|(chunk, watch)| (chunk.command, watch)))?;
-    for ((chunk, watch), due) in all().zip(due) {
-        let contents = EventContents {
-            job: &chunk.job,
-            seen: &chunk.command.seen,
-            at: chunk.command.observed_at,
-            own: None,
-            raw: chunk.command.raw.as_ref(),
-            raw_generation: None,
-            finished: None,
-        };
-        for (event_type, n) in due {
-            watch.create_event(batch, event_type, n, &contents);
+    let changes = read_changes(&batch.tx, commands)?;
+    let mut events = Vec::new();
+    for (command, change) in commands.iter().zip(&changes) {
+        for watch in &change.watches.chunk {
+            let event = |event_type, n, last: Option<u32>| {
+                let last = last.map(|n| EventId::derive(watch.id, event_type, n));
+                ProgressEvent { change, watch, event_type, n, last }
+            };
+            if change.seen.status == JobStatus::Processing && watch.events.has(EventType::JobProcessing) {
+                events.push(event(EventType::JobProcessing, 0, Some(0)));
+            }
+            if command.progressed && watch.events.has(EventType::JobProgress) {
+                let n = watch.progress;
+                events.push(event(EventType::JobProgress, n + 1, (n > 0).then_some(n)));
+            }
         }
     }
-    let last = |chunk: &ProgressChunk<'_>| {
-        chunk.watches.last().filter(|_| chunk.has_more).map(|watch| (watch.app, watch.id))
+    let last = events.iter().filter_map(|event| event.last).map(|id| params![id]);
+    let times = batch.tx.fetch("select observed_at from events where id = $1", last, |row| row.time(0))?;
+    let mut times = times.into_iter();
+    // If the same observation is written again after a commit whose outcome was unknown, its progress is not due
+    // again.
+    events.retain(|ProgressEvent { change, event_type, last, .. }| {
+        let last_at = last.and_then(|_| times.next()?.pop());
+        if *event_type == EventType::JobProgress { last_at != Some(change.at) } else { last_at.is_none() }
+    });
+    let progressed = events.iter().filter(|event| event.event_type == EventType::JobProgress);
+    batch.tx.update_each(
+        "update watches set progress = progress + 1 where app = $1 and id = $2",
+        progressed.map(|event| params![event.watch.app, event.watch.id]),
+    )?;
+    for ProgressEvent { change, watch, event_type, n, .. } in events {
+        watch.create_event(batch, event_type, n, change);
+    }
+    let last = |Watches { chunk, has_more }: &Watches| {
+        chunk.last().filter(|_| *has_more).map(|watch| (watch.app, watch.id))
     };
-    Ok(chunks.iter().map(last).collect())
+    Ok(changes.iter().map(|change| last(&change.watches)).collect())
 }
 
-fn progress_chunks<'a>(tx: &Tx<'_>, commands: &[&'a RecordObservation]) -> Result<Vec<ProgressChunk<'a>>> {
+/// Reads for each observation the name of the job and the next chunk of its watches.
+fn read_changes<'a>(tx: &Tx<'_>, commands: &[&'a RecordObservation]) -> Result<Vec<JobChange<'a>>> {
     let names = tx.ones(
         "select provider, account, job_id, params from jobs where no = $1",
-        commands.iter().map(|command| [command.job.0.into()]),
+        commands.iter().map(|command| params![command.job]),
         |row| read_name(row, 0),
     )?;
-    let watches = read_chunks(
+    let watches = read_watches(
         tx,
         "(app, id) > ($2, $3) and events & 96 <> 0",
         commands.iter().map(|command| {
             let (app, watch) = command.after.unwrap_or((AppNo(0), WatchId(Id::from_bytes([0; 16]))));
-            [command.job.0.into(), app.0.into(), watch.0.into()]
+            params![command.job, app, watch]
         }),
     )?;
-    let progress_chunk =
-        |((command, job), (watches, has_more)): ((&&'a RecordObservation, JobName), Chunk)| ProgressChunk {
-            command,
-            job,
-            watches,
-            has_more,
-        };
-    Ok(commands.iter().zip(names).zip(watches).map(progress_chunk).collect())
-}
-
-/// Returns the events that each watch is due. If the same observation is written again after a commit whose
-/// outcome was unknown, its progress is not due again.
-fn due_events<'w>(
-    tx: &Tx<'_>,
-    watches: impl Iterator<Item = (&'w RecordObservation, &'w WatchToNotify)> + Clone,
-) -> Result<Vec<Vec<(EventType, u32)>>> {
-    let ids = watches.clone().flat_map(|(command, watch)| {
-        watch.processing(command).into_iter().chain(watch.last_progress(command)).map(|id| [id.0.into()])
-    });
-    let mut times =
-        tx.fetch("select observed_at from events where id = $1", ids, |row| row.time(0))?.into_iter();
-    let mut time_of = |id: Option<EventId>| id.and_then(|_| times.next()).and_then(|mut time| time.pop());
-    let mut progressed = Vec::new();
-    let mut due = Vec::new();
-    for (command, watch) in watches {
-        let mut events = Vec::new();
-        let processing = watch.processing(command);
-        if time_of(processing).is_none() && processing.is_some() {
-            events.push((EventType::JobProcessing, 0));
-        }
-        let last = time_of(watch.last_progress(command));
-        if watch.wants_progress(command) && last != Some(command.observed_at) {
-            progressed.push(watch);
-            events.push((EventType::JobProgress, watch.progress + 1));
-        }
-        due.push(events);
-    }
-    tx.update_each(
-        "update watches set progress = progress + 1 where app = $1 and id = $2",
-        progressed.iter().map(|watch| [watch.app.0.into(), watch.id.0.into()]),
-    )?;
-    Ok(due)
+    let change = |((command, name), watches): ((&&'a RecordObservation, JobName), Watches)| JobChange {
+        job: command.job,
+        name,
+        seen: Cow::Borrowed(&command.seen),
+        at: command.observed_at,
+        ending: None,
+        error: None,
+        raw: command.raw.clone(),
+        watches,
+    };
+    Ok(commands.iter().zip(names).zip(watches).map(change).collect())
 }
 
 pub(super) fn refresh_ending(batch: &mut Batch<'_>, commands: &[&RefreshEnding]) -> Result<Vec<()>> {
-    let seen: Vec<(JobNo, String, &str)> = commands
+    let seen: Vec<(JobNo, String, JobStatus)> = commands
         .iter()
-        .filter_map(|command| {
-            command.seen.as_ref().map(|seen| (command.job, to_json(seen), seen.status.as_str()))
-        })
+        .filter_map(|command| command.seen.as_ref().map(|seen| (command.job, to_json(seen), seen.status)))
         .collect();
     // Only the same kind of ending: another result does not change the ending.
     batch.tx.each(
         "update endings set refreshed = $1 where job = $2 and kind = $3
          and generation = (select generation from jobs where no = $2)",
-        seen.iter().map(|(job, seen, status)| [seen.into(), job.0.into(), (*status).into()]),
+        seen.iter().map(|(job, seen, status)| params![seen, job, status]),
     )?;
     batch.tx.update_each(
         "update jobs set poll_requested_at = null where no = $1",
-        commands.iter().map(|command| [command.job.0.into()]),
+        commands.iter().map(|command| params![command.job]),
     )?;
     Ok(vec![(); commands.len()])
 }
@@ -353,7 +293,7 @@ pub(super) fn poll_now(batch: &mut Batch<'_>, command: &PollNow) -> Outcome<(), 
     let job = batch.tx.find(
         "update jobs set poll_requested_at = $1
          where no = (select job from watches where app = $2 and id = $3) returning no",
-        [command.now.into(), command.app.0.into(), command.watch.0.into()],
+        params![command.now, command.app, command.watch],
         |row| Ok(JobNo(row.int(0)?)),
     )?;
     let Some(job) = job else { return Ok(Err(NotFound)) };
@@ -361,7 +301,7 @@ pub(super) fn poll_now(batch: &mut Batch<'_>, command: &PollNow) -> Outcome<(), 
         "{SNAPSHOT} from jobs j left join watches w on w.job = j.no and w.status = 'watching'
          where j.no = $1 group by j.no"
     );
-    let snapshot = batch.tx.one(&sql, [job.0.into()], |row| read_snapshot(row, command.now))?;
+    let snapshot = batch.tx.one(&sql, params![job], |row| read_snapshot(row, command.now))?;
     batch.effects.poller_messages.push(PollerMessage::PollNow(Box::new(snapshot)));
     Ok(Ok(()))
 }

@@ -1,13 +1,13 @@
 //! Events of watches, as jobs change and end.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::batch::{Batch, NewEvent};
 use super::db::{Result, Row, Tx, Value};
-use super::deliveries;
 use crate::domain::{
-    AppNo, EventId, EventSet, EventType, Finished, JobError, JobName, Observation, Payload, Timestamp,
-    WatchId,
+    AppNo, EndingKind, EventId, EventSet, EventType, Finished, JobError, JobName, JobNo, Observation,
+    Payload, Timestamp, WatchId,
 };
 use crate::events::{self, About};
 
@@ -21,26 +21,34 @@ pub(super) struct WatchToNotify {
     /// Types that it wants.
     pub(super) events: EventSet,
     /// Form of its webhooks.
-    pub(super) payload: Payload,
+    payload: Payload,
     metadata: Option<String>,
     traceparent: Option<String>,
     /// Number of its `job.progress` events.
     pub(super) progress: u32,
 }
 
-/// Contents of an event, which are the same for all watches of a job.
-pub(super) struct EventContents<'a> {
-    pub(super) job: &'a JobName,
-    pub(super) seen: &'a Observation,
+/// A change of a job, and the watches that this transaction notifies of it.
+pub(super) struct JobChange<'a> {
+    pub(super) job: JobNo,
+    pub(super) name: JobName,
+    pub(super) seen: Cow<'a, Observation>,
     pub(super) at: Timestamp,
-    /// Status and error of an ending that the provider did not report.
-    pub(super) own: Option<(&'a str, &'a JobError)>,
+    /// Kind of the ending, and the generation whose row stores the provider's answer. `None`: the job runs.
+    pub(super) ending: Option<(EndingKind, i64)>,
+    /// Error of an ending that the provider did not report.
+    pub(super) error: Option<JobError>,
     /// The provider's answer.
-    pub(super) raw: Option<&'a Arc<[u8]>>,
-    /// Generation of the ending that stores the provider's answer.
-    pub(super) raw_generation: Option<i64>,
-    /// Time at which the provider finished the job.
-    pub(super) finished: Option<Finished>,
+    pub(super) raw: Option<Arc<[u8]>>,
+    pub(super) watches: Watches,
+}
+
+/// A chunk of the watches of a job.
+#[derive(Default)]
+pub(super) struct Watches {
+    pub(super) chunk: Vec<WatchToNotify>,
+    /// Whether more remain.
+    pub(super) has_more: bool,
 }
 
 impl WatchToNotify {
@@ -62,64 +70,55 @@ impl WatchToNotify {
         batch: &mut Batch<'_>,
         event_type: EventType,
         n: u32,
-        contents: &EventContents<'_>,
+        change: &JobChange<'_>,
     ) {
-        let EventContents { job, seen, at, own, .. } = *contents;
-        let about = About {
-            watch: self.id,
-            provider: &job.provider,
-            job_id: &job.job_id,
-            metadata: self.metadata.as_deref(),
-        };
+        let JobChange { name: JobName { provider, job_id, .. }, seen, at, ending, error, raw, .. } = change;
+        let about = About { watch: self.id, provider, job_id, metadata: self.metadata.as_deref() };
+        let own = ending.zip(error.as_ref()).map(|((kind, _), error)| (kind.as_str(), error));
         let id = EventId::derive(self.id, event_type, n);
-        let raw = contents.raw.filter(|_| self.payload == Payload::Raw);
-        let webhook_body = match (self.payload, contents.raw_generation) {
-            (Payload::CloudEvents, _) => Some(
-                events::cloud_event(id, event_type, at, &about, seen, own, &batch.shared.public_url).into(),
-            ),
-            // The ending stores it once for all watches.
-            (Payload::Raw, None) => raw.cloned(),
-            (Payload::Raw, Some(_)) | (Payload::Event, _) => None,
+        // The ending stores the provider's answer once for all watches.
+        let (generation, webhook_body) = match self.payload {
+            Payload::Event => (None, None),
+            Payload::Raw => (ending.map(|(_, generation)| generation), raw.clone()),
+            Payload::CloudEvents => {
+                let url = &batch.shared.public_url;
+                (None, Some(events::cloud_event(id, event_type, *at, &about, seen, own, url).into()))
+            }
         };
-        let event = NewEvent {
+        let reports_end = seen.status.ending().is_some_and(|kind| kind.event() == event_type);
+        let finished_at = seen.completed_at.filter(|_| reports_end);
+        let is_wanted = self.events.has(event_type);
+        batch.events.push(NewEvent {
             id,
             app: self.app,
             watch: self.id,
             event_type,
-            observed_at: at,
-            body: events::body(event_type, at, &about, seen, own).into(),
-            webhook_body: webhook_body.map(|body| (self.payload, body)),
-            finished: contents.finished.clone(),
-        };
-        if self.events.has(event_type) {
-            let raw = contents.raw_generation.zip(raw);
-            deliveries::create(batch, event, self.traceparent.as_deref(), raw, job.shard());
-        } else {
-            batch.events.push(event);
-        }
+            observed_at: *at,
+            body: events::body(event_type, *at, &about, seen, own).into(),
+            webhook_body: webhook_body.map(|body| (generation, self.payload, body)),
+            finished: finished_at.map(|at| Finished { provider: provider.clone(), at }),
+            delivery: is_wanted.then(|| (self.traceparent.clone(), change.name.shard())),
+        });
     }
 }
 
-/// A chunk of the watches of a job, and whether more remain.
-pub(super) type Chunk = (Vec<WatchToNotify>, bool);
-
 /// Reads for each row of values a chunk of the watches of job `$1` that have not ended and meet a condition. They
 /// are in the order of the index, so that a chunk does not read all remaining watches.
-pub(super) fn read_chunks<'v, const N: usize>(
+pub(super) fn read_watches<'v, const N: usize>(
     tx: &Tx<'_>,
     condition: &str,
     rows: impl IntoIterator<Item = [Value<'v>; N]>,
-) -> Result<Vec<Chunk>> {
+) -> Result<Vec<Watches>> {
     let sql = format!(
         "select app, id, events, payload, metadata, traceparent, progress from watches
          where job = $1 and status = 'watching' and {condition} order by app, id limit {}",
         CHUNK + 1
     );
     let found = tx.fetch(&sql, rows, WatchToNotify::read)?;
-    let chunk = |mut watches: Vec<WatchToNotify>| {
-        let has_more = watches.len() > CHUNK;
-        watches.truncate(CHUNK);
-        (watches, has_more)
+    let watches = |mut chunk: Vec<WatchToNotify>| {
+        let has_more = chunk.len() > CHUNK;
+        chunk.truncate(CHUNK);
+        Watches { chunk, has_more }
     };
-    Ok(found.into_iter().map(chunk).collect())
+    Ok(found.into_iter().map(watches).collect())
 }

@@ -15,8 +15,8 @@ use ringback::domain::{
 };
 use ringback::store::{
     BootstrapTenant, DatabaseLocation, DueDeliveries, EndJob, IdempotencyKey, Idempotent, Keyring,
-    LoadDueDeliveries, NotifyProgress, RecordAttempt, RecordObservation, Register, Respond, StopWatch, Store,
-    StoreOptions, StoredResponse, Writer,
+    LoadDueDeliveries, RecordAttempt, RecordObservation, Register, Respond, StopWatch, Store, StoreOptions,
+    StoredResponse, Writer,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -134,7 +134,8 @@ impl StoreFixture {
         }
     }
 
-    pub async fn end(&self, job: JobNo, generation: i64) -> NotifyProgress {
+    /// Ends a job. Returns whether more watches remain.
+    pub async fn end(&self, job: JobNo, generation: i64) -> bool {
         self.store.end_job(ended(job, generation, EndingKind::Completed, at(60))).await.expect("ended")
     }
 

@@ -79,12 +79,18 @@ macro_rules! params {
 }
 pub(in crate::store) use params;
 
-/// Declares how types become values.
+/// Declares how types and references to them become values.
 macro_rules! values {
     ($($from:ty: |$value:ident| $into:expr;)*) => {$(
         impl<'a> From<$from> for Value<'a> {
             fn from($value: $from) -> Self {
                 $into
+            }
+        }
+
+        impl From<&$from> for Value<'_> {
+            fn from(value: &$from) -> Self {
+                (*value).into()
             }
         }
     )*};
@@ -117,6 +123,12 @@ values! {
     &'a str: |text| Self::Text(text);
     &'a String: |text| Self::Text(text);
     &'a [u8]: |bytes| Self::Bytes(bytes);
+}
+
+impl<'a> From<&'a Option<String>> for Value<'a> {
+    fn from(text: &'a Option<String>) -> Self {
+        text.as_deref().into()
+    }
 }
 
 impl<'a, T: Into<Value<'a>>> From<Option<T>> for Value<'a> {

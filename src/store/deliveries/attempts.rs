@@ -1,10 +1,10 @@
 //! Recording attempts.
 
 use super::super::batch::Batch;
-use super::super::db::Result;
+use super::super::db::{Result, Value, params};
 use super::super::rows::to_json;
-use super::skip::{GoneDestination, skip_gone};
-use crate::domain::{AppNo, Attempt, DeliveryId, DestinationId, NextStep, Reason, WatchId};
+use super::skip;
+use crate::domain::{AppNo, Attempt, CancelScope, DeliveryId, DestinationId, NextStep, Reason, WatchId};
 
 /// Records an attempt and the next step of its delivery.
 #[derive(Clone, Debug)]
@@ -25,28 +25,18 @@ pub struct RecordAttempt {
 
 pub fn record_attempt(batch: &mut Batch<'_>, commands: &[&RecordAttempt]) -> Result<Vec<()>> {
     let applied = update_deliveries(batch, commands)?;
-    let headers: Vec<(String, String)> = applied
-        .iter()
-        .map(|command| {
-            (to_json(&command.attempt.request_headers), to_json(&command.attempt.response_headers))
-        })
-        .collect();
+    let headers = |command: &&RecordAttempt| {
+        (to_json(&command.attempt.request_headers), to_json(&command.attempt.response_headers))
+    };
+    let headers: Vec<(String, String)> = applied.iter().map(headers).collect();
     batch.tx.insert_each(
         "insert into attempts (delivery, n, started_at, duration_ms, status_code, error, request_headers,
            response_headers, response_body)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        applied.iter().zip(&headers).map(|(command, (request_headers, response_headers))| {
-            [
-                command.delivery.0.into(),
-                command.before.into(),
-                command.attempt.at.into(),
-                command.attempt.duration_ms.into(),
-                command.attempt.status_code.map(i64::from).into(),
-                command.attempt.error.as_deref().into(),
-                request_headers.into(),
-                response_headers.into(),
-                (&command.attempt.response_body).into(),
-            ]
+        applied.iter().zip(&headers).map(|(command, (request, response))| {
+            let RecordAttempt { delivery, before, attempt, .. } = command;
+            let Attempt { at, duration_ms, status_code, error, response_body, .. } = attempt;
+            params![delivery, before, at, duration_ms, *status_code, error, request, response, response_body]
         }),
     )?;
     Ok(vec![(); commands.len()])
@@ -58,88 +48,101 @@ fn update_deliveries<'a>(
     batch: &mut Batch<'_>,
     commands: &[&'a RecordAttempt],
 ) -> Result<Vec<&'a RecordAttempt>> {
-    let (mut succeeded, mut retried, mut failed, mut unchanged) = (vec![], vec![], vec![], vec![]);
-    for command in commands {
-        match command.after {
-            NextStep::Succeeded => succeeded.push(*command),
-            NextStep::Retry { step, due_at } => retried.push((*command, step, due_at)),
-            NextStep::Failed(reason) => failed.push((*command, reason)),
-            NextStep::Unchanged => unchanged.push(*command),
-        }
-    }
-    let row =
-        |command: &RecordAttempt| (command.app.0.into(), command.delivery.0.into(), command.before.into());
-    let mut applied = Vec::with_capacity(commands.len());
-    let mut add_changed = |commands: &mut dyn Iterator<Item = &'a RecordAttempt>, changed: Vec<usize>| {
-        applied.extend(commands.zip(changed).filter(|(_, changed)| *changed > 0).map(|(command, _)| command));
-    };
-    let changed = batch.tx.update_each(
+    let mut applied = update_some(
+        batch,
         "update deliveries set attempts = attempts + 1, status = 'succeeded', reason = null, scheduled_at = null,
            next_attempt_at = null, is_manual = 0
          where app = $1 and id = $2 and attempts = $3",
-        succeeded.iter().map(|command| <[_; 3]>::from(row(command))),
+        commands,
+        |command, row| (command.after == NextStep::Succeeded).then_some(row),
     )?;
-    add_changed(&mut succeeded.iter().copied(), changed);
     // A manual retry that was requested meanwhile keeps its `next_attempt_at`.
-    let changed = batch.tx.update_each(
+    applied.extend(update_some(
+        batch,
         "update deliveries set attempts = attempts + 1,
            step = case when status = 'pending' then $1 else step end,
            scheduled_at = case when status = 'pending' then cast($2 as bigint) end,
            is_retry = case when is_manual = 1 then 0 else 1 end,
            next_attempt_at = case when is_manual = 1 then next_attempt_at when status = 'pending' then $2 end
          where app = $3 and id = $4 and attempts = $5",
-        retried.iter().map(|(command, step, due_at)| {
-            let (app, id, before) = row(command);
-            [(*step).into(), (*due_at).into(), app, id, before]
-        }),
-    )?;
-    add_changed(&mut retried.iter().map(|(command, ..)| *command), changed);
+        commands,
+        |command, [app, id, before]| {
+            let NextStep::Retry { step, due_at } = command.after else { return None };
+            Some([step.into(), due_at.into(), app, id, before])
+        },
+    )?);
     // A delivery that was skipped as gone has failed if it is refused as gone itself.
-    let changed = batch.tx.update_each(
+    let failed = update_some(
+        batch,
         "update deliveries set attempts = attempts + 1,
            reason = case when status = 'pending' then $1 else reason end,
            status = case when status = 'pending' or reason = $1 then 'failed' else status end,
            scheduled_at = null, next_attempt_at = case when is_manual = 1 then next_attempt_at end
          where app = $2 and id = $3 and attempts = $4",
-        failed.iter().map(|(command, reason)| {
-            let (app, id, before) = row(command);
-            [reason.as_str().into(), app, id, before]
-        }),
+        commands,
+        |command, [app, id, before]| {
+            let NextStep::Failed(reason) = command.after else { return None };
+            Some([reason.into(), app, id, before])
+        },
     )?;
-    let gone =
-        failed.iter().zip(&changed).filter(|((_, reason), changed)| *reason == Reason::Gone && **changed > 0);
-    mark_gone(batch, &gone.map(|((command, _), _)| *command).collect::<Vec<_>>())?;
-    add_changed(&mut failed.iter().map(|(command, _)| *command), changed);
-    let changed = batch.tx.update_each(
+    mark_gone(batch, &failed)?;
+    applied.extend(failed);
+    applied.extend(update_some(
+        batch,
         "update deliveries set attempts = attempts + 1, is_manual = 0, next_attempt_at = scheduled_at,
            is_retry = case when step > 0 then 1 else 0 end
          where app = $1 and id = $2 and attempts = $3",
-        unchanged.iter().map(|command| <[_; 3]>::from(row(command))),
-    )?;
-    add_changed(&mut unchanged.iter().copied(), changed);
+        commands,
+        |command, row| (command.after == NextStep::Unchanged).then_some(row),
+    )?);
     Ok(applied)
 }
 
-/// Marks the destinations of deliveries as gone, and skips their later deliveries.
-fn mark_gone(batch: &mut Batch<'_>, commands: &[&RecordAttempt]) -> Result<()> {
+/// Updates the deliveries of those commands for which `values` returns values. Its second parameter identifies the
+/// row: the app, the delivery and the number of earlier attempts. Returns the commands whose delivery was updated.
+fn update_some<'a, const N: usize>(
+    batch: &Batch<'_>,
+    sql: &str,
+    commands: &[&'a RecordAttempt],
+    values: impl Fn(&RecordAttempt, [Value<'a>; 3]) -> Option<[Value<'a>; N]>,
+) -> Result<Vec<&'a RecordAttempt>> {
+    let row = |command: &&'a RecordAttempt| {
+        let row = params![command.app, command.delivery, command.before];
+        Some((*command, values(command, row)?))
+    };
+    let rows: Vec<(&RecordAttempt, [Value<'_>; N])> = commands.iter().filter_map(row).collect();
+    let changed = batch.tx.update_each(sql, rows.iter().map(|(_, values)| *values))?;
+    let applied = rows.into_iter().zip(changed).filter(|(_, changed)| *changed > 0);
+    Ok(applied.map(|((command, _), _)| command).collect())
+}
+
+/// Marks the destinations that are gone, and skips their other pending deliveries.
+fn mark_gone(batch: &mut Batch<'_>, failed: &[&RecordAttempt]) -> Result<()> {
+    let gone: Vec<&RecordAttempt> =
+        failed.iter().copied().filter(|command| command.after == NextStep::Failed(Reason::Gone)).collect();
     let found = batch.tx.fetch(
         "select watch, n, destination from deliveries where app = $1 and id = $2",
-        commands.iter().map(|command| [command.app.0.into(), command.delivery.0.into()]),
+        gone.iter().map(|command| params![command.app, command.delivery]),
         |row| Ok((WatchId(row.id(0)?), row.int(1)?, DestinationId(row.id(2)?))),
     )?;
     // A manual retry is answered by this attempt.
     batch.tx.update_each(
         "update deliveries set is_manual = 0, next_attempt_at = null where app = $1 and id = $2",
-        commands
-            .iter()
-            .filter(|command| command.manual)
-            .map(|command| [command.app.0.into(), command.delivery.0.into()]),
+        gone.iter().filter(|command| command.manual).map(|command| params![command.app, command.delivery]),
     )?;
-    let gone = commands.iter().zip(found).flat_map(|(command, found)| {
-        found.into_iter().map(|(watch, n, destination)| {
-            let (delivery, at) = (command.delivery, command.attempt.at);
-            GoneDestination { watch, n, destination, delivery, at }
-        })
+    let found = gone
+        .iter()
+        .zip(found)
+        .flat_map(|(command, found)| found.into_iter().map(move |found| (command, found)));
+    let found: Vec<_> = found.collect();
+    batch.tx.update_each(
+        "update watch_destinations set gone_at = $1 where watch = $2 and n = $3",
+        found.iter().map(|(command, (watch, n, _))| params![command.attempt.at, watch, n]),
+    )?;
+    // The delivery that found this has failed, and is not skipped.
+    let others = found.iter().map(|(command, (watch, n, destination))| {
+        (*watch, CancelScope::To(*destination), params![watch, n, command.delivery])
     });
-    skip_gone(batch, &gone.collect::<Vec<_>>())
+    let condition = "watch = $1 and n = $2 and status = 'pending' and id <> $3";
+    skip(batch, Reason::Gone, condition, others.collect()).map(|_| ())
 }

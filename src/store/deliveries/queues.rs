@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::super::batch::Batch;
-use super::super::db::{Result, Tx};
+use super::super::db::{Result, Tx, params};
 use super::super::reads::ReadStore;
-use super::pending::{PENDING, read_pending};
+use super::{PENDING, read_pending};
 use crate::domain::{DeliveryId, PendingDelivery, Timestamp};
 use crate::telemetry::metrics::Backlog;
 
@@ -79,7 +79,7 @@ impl ReadStore {
                    (select is_retry, next_attempt_at from deliveries where next_attempt_at is not null
                     limit $1) waiting
                  where is_retry = 0 or next_attempt_at <= $2",
-                [COUNTED_MAX.into(), now.into()],
+                params![COUNTED_MAX, now],
                 |row| {
                     Ok(Backlog { count: u64::try_from(row.int(0)?).unwrap_or(0), oldest: row.opt_time(1)? })
                 },
@@ -105,11 +105,11 @@ pub fn load_due_deliveries(
     }
     let sql = format!("{PENDING} where d.app = $1 and d.id = $2");
     let keyring = &batch.shared.keyring;
-    let rows = queues.iter().flat_map(|queue| queue.ids.iter().map(|(app, id)| [(*app).into(), id.0.into()]));
+    let rows = queues.iter().flat_map(|queue| queue.ids.iter().map(|(app, id)| params![app, id]));
     let mut deliveries = batch.tx.fetch(&sql, rows, |row| read_pending(row, keyring))?.into_iter();
     let next_retry_at = batch.tx.ones(
         "select min(next_attempt_at) from deliveries where queue = $1 and is_retry = 1 and next_attempt_at > $2",
-        commands.iter().map(|command| [(&command.queue).into(), command.now.into()]),
+        commands.iter().map(|command| params![&command.queue, command.now]),
         |row| row.opt_time(0),
     )?;
     let due = queues.iter().zip(has_more).zip(next_retry_at).map(|((queue, has_more), next_retry_at)| {
@@ -134,20 +134,16 @@ impl<'a> QueuePage<'a> {
     fn limit(&self) -> usize {
         self.command.limit as usize
     }
-
-    /// Whether the page is not full, or whether more are due is not known yet.
-    fn is_open(&self) -> bool {
-        self.ids.len() <= self.limit()
-    }
 }
 
-/// Adds due deliveries to each open page. `select` returns `is_retry` and the latest time.
+/// Adds due deliveries to each page that is not full, or of which is not known yet whether more are due. `select`
+/// returns `is_retry` and the latest time.
 fn add_due(
     tx: &Tx<'_>,
     queues: &mut [QueuePage<'_>],
     select: impl Fn(&LoadDueDeliveries) -> (i64, Timestamp),
 ) -> Result<()> {
-    let mut queues: Vec<&mut QueuePage<'_>> = queues.iter_mut().filter(|queue| queue.is_open()).collect();
+    let mut queues: Vec<_> = queues.iter_mut().filter(|queue| queue.ids.len() <= queue.limit()).collect();
     // A covering index answers this query. Only the rows that are taken are read.
     let found = tx.fetch(
         "select app, id from deliveries where queue = $1 and is_retry = $2 and next_attempt_at <= $3
@@ -156,7 +152,7 @@ fn add_due(
             let (is_retry, until) = select(queue.command);
             // Those that the dispatcher has may be among them. One more shows whether more are due.
             let limit = i64::try_from(queue.limit() + queue.command.loaded.len() + 1).unwrap_or(i64::MAX);
-            [(&queue.command.queue).into(), is_retry.into(), until.into(), limit.into()]
+            params![&queue.command.queue, is_retry, until, limit]
         }),
         |row| Ok((row.int(0)?, DeliveryId(row.id(1)?))),
     )?;
@@ -176,18 +172,18 @@ pub fn reschedule_retries(batch: &mut Batch<'_>, command: &RescheduleRetries) ->
         "select app, id, step from deliveries
          where next_attempt_at is not null and is_retry = 1
            and (select max(started_at) from attempts where delivery = deliveries.id) > $1",
-        [command.now.into()],
+        params![command.now],
         |row| Ok((row.int(0)?, DeliveryId(row.id(1)?), row.count(2)? as usize)),
     )?;
     // Step 1 follows the first pause.
     let due_at = |step: usize| Some(command.now.plus(*command.schedule.get(step.checked_sub(1)?)?));
     let retries = tx.update_each(
         "update deliveries set scheduled_at = $1, next_attempt_at = $1 where app = $2 and id = $3",
-        found.iter().filter_map(|(app, id, step)| Some([due_at(*step)?.into(), (*app).into(), id.0.into()])),
+        found.iter().filter_map(|(app, id, step)| Some(params![due_at(*step)?, app, id])),
     )?;
     let at_once = tx.run(
         "update deliveries set next_attempt_at = $1 where next_attempt_at > $1 and (is_retry = 0 or is_manual = 1)",
-        [command.now.into()],
+        params![command.now],
     )?;
     Ok(retries.into_iter().sum::<usize>() + at_once)
 }

@@ -12,11 +12,10 @@
 use std::collections::BTreeMap;
 
 use super::super::batch::Batch;
-use super::super::db::{Result, Tx, Where};
+use super::super::db::{Result, Tx, Where, params};
 use super::super::idempotency::Outcome;
 use super::super::reads::ReadStore;
-use super::list::DeliveryFilter;
-use super::pending::{PENDING, read_pending};
+use super::{DeliveryFilter, PENDING, read_pending};
 use crate::domain::{AppNo, DeliveryId, DispatcherMessage, Reason, Timestamp};
 
 /// Maximum number of deliveries that are marked in one transaction.
@@ -76,10 +75,10 @@ impl ReadStore {
 }
 
 pub fn retry_delivery(batch: &mut Batch<'_>, command: &RetryDelivery) -> Outcome<(), RetryRefusal> {
-    let (app, id) = (command.app.0, command.delivery.0);
+    let RetryDelivery { app, delivery: id, now } = command;
     let reason = batch.tx.find(
         "select coalesce(reason, '') from deliveries where app = $1 and id = $2",
-        [app.into(), id.into()],
+        params![app, id],
         |row| row.text(0),
     )?;
     match reason.as_deref() {
@@ -89,11 +88,11 @@ pub fn retry_delivery(batch: &mut Batch<'_>, command: &RetryDelivery) -> Outcome
     }
     batch.tx.run(
         "update deliveries set is_manual = 1, is_retry = 0, next_attempt_at = $1 where app = $2 and id = $3",
-        [command.now.into(), app.into(), id.into()],
+        params![now, app, id],
     )?;
     let sql = format!("{PENDING} where d.app = $1 and d.id = $2");
     let keyring = &batch.shared.keyring;
-    let pending = batch.tx.one(&sql, [app.into(), id.into()], |row| read_pending(row, keyring))?;
+    let pending = batch.tx.one(&sql, params![app, id], |row| read_pending(row, keyring))?;
     batch.effects.dispatcher_messages.push(DispatcherMessage::Dispatch(Box::new(pending)));
     Ok(Ok(()))
 }
@@ -111,9 +110,9 @@ fn failed(
     let (by_app, column) =
         if filter.destination.is_some() { ("app =", "status") } else { ("app + 0 =", "status || ''") };
     let select = format!("select id, queue from deliveries where {column} = 'failed' and {by_app}");
-    let mut query = Where::new(&select, app.0);
-    query.and("destination =", filter.destination.map(|id| id.0));
-    query.and("id >", after.map(|id| id.0));
+    let mut query = Where::new(&select, app);
+    query.and("destination =", filter.destination);
+    query.and("id >", after);
     query.and("id >=", filter.least_id());
     query.and("created_at >=", filter.since);
     query.and("created_at <", filter.until);
@@ -132,7 +131,7 @@ pub fn retry_failed_deliveries(
     let marked = batch.tx.update_each(
         "update deliveries set is_manual = 1, is_retry = 1, next_attempt_at = $1
          where app = $2 and id = $3 and status = 'failed'",
-        found.iter().map(|(id, _)| [command.now.into(), command.app.0.into(), id.0.into()]),
+        found.iter().map(|(id, _)| params![command.now, command.app, id]),
     )?;
     let count = count + marked.into_iter().map(|changed| changed as u64).sum::<u64>();
     let after = found.last().map(|(id, _)| *id).filter(|_| has_more);

@@ -88,7 +88,7 @@ macro_rules! values {
             }
         }
 
-        impl From<&$from> for Value<'_> {
+        impl<'a> From<&$from> for Value<'a> {
             fn from(value: &$from) -> Self {
                 (*value).into()
             }

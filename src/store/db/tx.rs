@@ -4,7 +4,7 @@ use rusqlite::{CachedStatement, Connection};
 
 use super::error::{Result, StoreError};
 use super::postgres::Session;
-use super::value::{Row, Value};
+use super::value::{ManyParams, Params, Read, Row, Value};
 
 /// A connection with or without an open transaction, as the statements see it.
 #[derive(Debug)]
@@ -15,16 +15,12 @@ pub enum Tx<'c> {
 
 impl Tx<'_> {
     /// Runs a statement for each row of values. Returns the number of rows that each changed.
-    pub fn each<'v, const N: usize>(
-        &self,
-        sql: &str,
-        rows: impl IntoIterator<Item = [Value<'v>; N]>,
-    ) -> Result<Vec<usize>> {
+    pub fn each<'v, R: ManyParams<'v>>(&self, sql: &str, rows: R) -> Result<Vec<usize>> {
         match self {
             Self::Sqlite(connection) => {
                 let mut statement = prepare(connection, sql)?;
-                let run = |row: [Value<'v>; N]| {
-                    bind(&mut statement, &row)?;
+                let run = |row: R::Item| {
+                    bind(&mut statement, row.as_ref())?;
                     Ok(statement.raw_execute()?)
                 };
                 rows.into_iter().map(run).collect()
@@ -33,24 +29,16 @@ impl Tx<'_> {
         }
     }
 
-    /// Inserts each row of values, at once where the database can. The form is `insert into t (a, b) values ($1, $2)`,
-    /// possibly with ` on conflict (a) do update set b = excluded.b`: without parameters, `do nothing` and `returning`.
-    /// No two rows have the same key.
-    pub fn insert_each<'v, const N: usize>(
-        &self,
-        sql: &str,
-        rows: impl IntoIterator<Item = [Value<'v>; N]>,
-    ) -> Result<()> {
+    /// Inserts each row of values, at once where the database can. `sql` is `insert into t (a, b) values ($1, $2)`,
+    /// followed by a clause `on conflict (a) do update set b = excluded.b` if needed. The clause has no parameters, no
+    /// `do nothing` and no `returning`. No two rows have the same key.
+    pub fn insert_each<'v>(&self, sql: &str, rows: impl ManyParams<'v>) -> Result<()> {
         self.update_each(sql, rows).map(|_| ())
     }
 
     /// Runs `update t set a = $1 where b = $2` for each row of values, at once where the database can. There are no
     /// subqueries, and no two rows match the same row of the table. Returns the number of rows that each changed.
-    pub fn update_each<'v, const N: usize>(
-        &self,
-        sql: &str,
-        rows: impl IntoIterator<Item = [Value<'v>; N]>,
-    ) -> Result<Vec<usize>> {
+    pub fn update_each<'v>(&self, sql: &str, rows: impl ManyParams<'v>) -> Result<Vec<usize>> {
         match self {
             Self::Sqlite(_) => self.each(sql, rows),
             Self::Postgres(session) => session.each_row(sql, rows),
@@ -58,21 +46,21 @@ impl Tx<'_> {
     }
 
     /// Runs a statement once. Returns the number of rows that it changed.
-    pub fn run<const N: usize>(&self, sql: &str, row: [Value<'_>; N]) -> Result<usize> {
+    pub fn run<'v>(&self, sql: &str, row: impl Params<'v>) -> Result<usize> {
         Ok(self.each(sql, [row])?.into_iter().sum())
     }
 
     /// Runs a query for each row of values, and reads all rows of each result.
-    pub fn fetch<'v, T, R: AsRef<[Value<'v>]>>(
+    pub fn fetch<'v, T, R: ManyParams<'v>>(
         &self,
         sql: &str,
-        rows: impl IntoIterator<Item = R>,
-        mut read: impl FnMut(&Row<'_>) -> Result<T>,
+        rows: R,
+        mut read: impl Read<T>,
     ) -> Result<Vec<Vec<T>>> {
         match self {
             Self::Sqlite(connection) => {
                 let mut statement = prepare(connection, sql)?;
-                let fetch = |row: R| {
+                let fetch = |row: R::Item| {
                     bind(&mut statement, row.as_ref())?;
                     let (mut found, mut cursor) = (Vec::new(), statement.raw_query());
                     while let Some(row) = cursor.next()? {
@@ -87,43 +75,23 @@ impl Tx<'_> {
     }
 
     /// Runs a query once, and reads all rows of its result.
-    pub fn list<'v, T>(
-        &self,
-        sql: &str,
-        row: impl AsRef<[Value<'v>]>,
-        read: impl FnMut(&Row<'_>) -> Result<T>,
-    ) -> Result<Vec<T>> {
+    pub fn list<'v, T>(&self, sql: &str, row: impl Params<'v>, read: impl Read<T>) -> Result<Vec<T>> {
         Ok(self.fetch(sql, [row], read)?.pop().unwrap_or_default())
     }
 
     /// Runs a query once, and reads the first row of its result, if any.
-    pub fn find<T, const N: usize>(
-        &self,
-        sql: &str,
-        row: [Value<'_>; N],
-        read: impl FnMut(&Row<'_>) -> Result<T>,
-    ) -> Result<Option<T>> {
+    pub fn find<'v, T>(&self, sql: &str, row: impl Params<'v>, read: impl Read<T>) -> Result<Option<T>> {
         Ok(self.list(sql, row, read)?.into_iter().next())
     }
 
     /// Runs a query for each row of values, and reads the first row of each result. A missing row is an error.
-    pub fn ones<'v, T, R: AsRef<[Value<'v>]>>(
-        &self,
-        sql: &str,
-        rows: impl IntoIterator<Item = R>,
-        read: impl FnMut(&Row<'_>) -> Result<T>,
-    ) -> Result<Vec<T>> {
+    pub fn ones<'v, T>(&self, sql: &str, rows: impl ManyParams<'v>, read: impl Read<T>) -> Result<Vec<T>> {
         let first = |found: Vec<T>| found.into_iter().next().ok_or_else(|| no_row(sql));
         self.fetch(sql, rows, read)?.into_iter().map(first).collect()
     }
 
     /// Runs a query once, and reads the first row of its result. A missing row is an error.
-    pub fn one<T, const N: usize>(
-        &self,
-        sql: &str,
-        row: [Value<'_>; N],
-        read: impl FnMut(&Row<'_>) -> Result<T>,
-    ) -> Result<T> {
+    pub fn one<'v, T>(&self, sql: &str, row: impl Params<'v>, read: impl Read<T>) -> Result<T> {
         self.find(sql, row, read)?.ok_or_else(|| no_row(sql))
     }
 }

@@ -263,6 +263,18 @@ impl Row<'_> {
     }
 }
 
+/// The values of the parameters of a statement.
+pub trait Params<'v>: AsRef<[Value<'v>]> {}
+impl<'v, P: AsRef<[Value<'v>]>> Params<'v> for P {}
+
+/// The values of the parameters of a statement that is run many times.
+pub trait ManyParams<'v>: IntoIterator<Item: Params<'v>> {}
+impl<'v, P: IntoIterator<Item: Params<'v>>> ManyParams<'v> for P {}
+
+/// A function that reads a row of a result.
+pub trait Read<T>: FnMut(&Row<'_>) -> Result<T> {}
+impl<T, F: FnMut(&Row<'_>) -> Result<T>> Read<T> for F {}
+
 /// A query with optional conditions. (`$n is null or …` would hide the index from the planner of SQLite and
 /// the type of `$n` from PostgreSQL.)
 pub struct Where<'a> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringback::domain::{CancelScope, DeliveryStatus, DispatcherMessage, NextStep, PendingDelivery, Reason};
-use ringback::store::{DeliveryFilter, Replayable, RescheduleRetries, RetryDelivery, RetryRefusal};
+use ringback::store::{DeliveryFilter, RescheduleRetries, RetryDelivery, RetryRefusal};
 
 use super::{StoreFixture, at, observed, take_deliveries};
 
@@ -11,9 +11,9 @@ async fn retry_delivery(
     fixture: &StoreFixture,
     send: &PendingDelivery,
     seconds: u64,
-) -> Replayable<(), RetryRefusal> {
+) -> Result<(), RetryRefusal> {
     let retry_delivery = RetryDelivery { app: fixture.app, delivery: send.id, now: at(seconds) };
-    fixture.store.retry_delivery(retry_delivery).await.expect("taken")
+    fixture.store.retry_delivery(retry_delivery).await.expect("taken").expect("a request without a key")
 }
 
 fn ids(deliveries: &[PendingDelivery]) -> Vec<ringback::domain::DeliveryId> {
@@ -164,7 +164,7 @@ async fn a_failed_manual_retry_keeps_the_status() {
     let fixture = StoreFixture::new().await;
     let send = fixture.delivery("job_1").await;
     fixture.record(&send, NextStep::Failed(Reason::Exhausted)).await;
-    assert!(matches!(retry_delivery(&fixture, &send, 80).await, Ok(Ok(()))));
+    assert!(retry_delivery(&fixture, &send, 80).await.is_ok());
     let messages = take_deliveries(&fixture.store);
     assert!(messages.len() == 1 && messages[0].manual && messages[0].attempts == 1);
     assert_eq!(ids(&fixture.page(at(80), 10, &[]).await.deliveries), [send.id], "it outlives a crash");
@@ -172,7 +172,7 @@ async fn a_failed_manual_retry_keeps_the_status() {
     let (delivery, attempts) = fixture.shown_delivery(send.id).await;
     assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Failed, Some(Reason::Exhausted)));
     assert_eq!((delivery.next_attempt_at, attempts.len()), (None, 2));
-    retry_delivery(&fixture, &send, 90).await;
+    retry_delivery(&fixture, &send, 90).await.expect("accepted");
     fixture.record(&send, NextStep::Succeeded).await;
     assert_eq!(fixture.shown_delivery(send.id).await.0.status, DeliveryStatus::Succeeded);
 }
@@ -182,7 +182,7 @@ async fn a_manual_retry_of_a_pending_delivery_keeps_its_schedule() {
     let fixture = StoreFixture::new().await;
     let send = fixture.delivery("job_1").await;
     fixture.record(&send, NextStep::Retry { step: 2, due_at: at(500) }).await;
-    retry_delivery(&fixture, &send, 80).await;
+    retry_delivery(&fixture, &send, 80).await.expect("accepted");
     let [now] = &fixture.page(at(80), 10, &[]).await.deliveries[..] else { panic!("due now") };
     assert!(now.manual);
     fixture.record(&send, NextStep::Unchanged).await;
@@ -200,7 +200,7 @@ async fn a_manual_retry_requested_in_flight_follows_the_attempt() {
         ("job_2", NextStep::Failed(Reason::Exhausted)),
     ] {
         let send = fixture.delivery(job).await;
-        retry_delivery(&fixture, &send, 80).await;
+        retry_delivery(&fixture, &send, 80).await.expect("accepted");
         fixture.record(&send, after).await;
         let page = fixture.page(at(80), 10, &[]).await;
         assert_eq!(ids(&page.deliveries), [send.id], "{job}");
@@ -214,18 +214,18 @@ async fn a_stop_cancels_manual_retries_and_refuses_new_ones() {
     let fixture = StoreFixture::new().await;
     let done = fixture.delivery("job_1").await;
     fixture.record(&done, NextStep::Failed(Reason::Exhausted)).await;
-    retry_delivery(&fixture, &done, 80).await;
+    retry_delivery(&fixture, &done, 80).await.expect("accepted");
     fixture.stop(done.watch).await;
     fixture.record(&done, NextStep::Unchanged).await;
     assert!(fixture.page(at(999), 10, &[]).await.deliveries.is_empty());
     let pending = fixture.delivery("job_2").await;
     fixture.stop(pending.watch).await;
-    assert!(matches!(retry_delivery(&fixture, &pending, 90).await, Ok(Err(RetryRefusal::Stopped))));
+    assert!(matches!(retry_delivery(&fixture, &pending, 90).await, Err(RetryRefusal::Stopped)));
     let unknown =
         RetryDelivery { app: super::app(&fixture.store, "other").await, delivery: pending.id, now: at(90) };
     assert!(matches!(
         fixture.store.retry_delivery(unknown).await.expect("answered"),
-        Ok(Err(RetryRefusal::NotFound))
+        Err(RetryRefusal::NotFound)
     ));
 }
 
@@ -237,11 +237,11 @@ async fn a_skipped_delivery_can_be_retried_manually() {
     let send = take_deliveries(&fixture.store).remove(0);
     fixture.end(watch.job_no, 0).await;
     assert_eq!(fixture.shown_delivery(send.id).await.0.status, DeliveryStatus::Skipped);
-    assert!(matches!(retry_delivery(&fixture, &send, 80).await, Ok(Ok(()))));
+    assert!(retry_delivery(&fixture, &send, 80).await.is_ok());
     fixture.record(&send, NextStep::Unchanged).await;
     let (delivery, _) = fixture.shown_delivery(send.id).await;
     assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Skipped, Some(Reason::Superseded)));
-    retry_delivery(&fixture, &send, 90).await;
+    retry_delivery(&fixture, &send, 90).await.expect("accepted");
     fixture.record(&send, NextStep::Succeeded).await;
     let (delivery, _) = fixture.shown_delivery(send.id).await;
     assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Succeeded, None));

@@ -12,7 +12,6 @@
 //! after [`LOCK_TIMEOUT`]. The kernel closes a connection on which nothing is acknowledged. A call without an
 //! answer after [`CALL_TIMEOUT`] counts as a lost connection.
 
-use std::array;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
@@ -30,7 +29,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, Error, Statement};
 
 use super::super::error::{Received, Result, StoreError};
-use super::super::value::{Row, Value};
+use super::super::value::{ManyParams, Read, Row, Value};
 use super::bulk;
 use super::tls::Tls;
 use crate::clock::Clock;
@@ -147,16 +146,11 @@ impl Session {
     }
 
     /// See [`super::super::Tx::each`].
-    pub fn each<'v, const N: usize>(
-        &self,
-        sql: &str,
-        rows: impl IntoIterator<Item = [Value<'v>; N]>,
-    ) -> Result<Vec<usize>> {
+    pub fn each<'v, R: ManyParams<'v>>(&self, sql: &str, rows: R) -> Result<Vec<usize>> {
         self.block(async {
             let statement = &self.statement(sql).await?;
-            let run = async |row: [Value<'v>; N]| {
-                let row = row.each_ref().map(|value| value as &(dyn ToSql + Sync));
-                let changed = self.client.execute(statement, &row).await?;
+            let run = async |row: R::Item| {
+                let changed = self.client.execute_raw(statement, row.as_ref()).await?;
                 Ok(usize::try_from(changed).unwrap_or(usize::MAX))
             };
             self.pipelined(rows.into_iter().map(run)).await
@@ -165,16 +159,13 @@ impl Session {
 
     /// Runs a statement for each row of values: for all rows at once, if the types of its parameters allow it.
     /// The result of an `insert` has no meaning.
-    pub fn each_row<'v, const N: usize>(
-        &self,
-        sql: &str,
-        rows: impl IntoIterator<Item = [Value<'v>; N]>,
-    ) -> Result<Vec<usize>> {
-        let rows: Vec<[Value<'v>; N]> = rows.into_iter().collect();
+    pub fn each_row<'v>(&self, sql: &str, rows: impl ManyParams<'v>) -> Result<Vec<usize>> {
+        let rows: Vec<_> = rows.into_iter().collect();
         let bulk = if rows.len() > 1 { self.block(self.bulk_statement(sql))? } else { None };
         let Some(bulk) = bulk else { return self.each(sql, rows) };
-        let arrays: [Vec<Value<'v>>; N] = array::from_fn(|n| rows.iter().map(|row| row[n]).collect());
-        let arrays = arrays.each_ref().map(|array| array as &(dyn ToSql + Sync));
+        let array = |n| rows.iter().map(|row| row.as_ref()[n]).collect();
+        let arrays: Vec<Vec<Value<'v>>> = (0..bulk.params().len()).map(array).collect();
+        let arrays: Vec<_> = arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
         let matched = self.block(self.pipelined(iter::once(self.client.query(&bulk, &arrays))))?;
         let mut changed = vec![0; rows.len()];
         for matched in matched.iter().flatten() {
@@ -187,15 +178,15 @@ impl Session {
     }
 
     /// See [`super::super::Tx::fetch`].
-    pub fn fetch<'v, T, R: AsRef<[Value<'v>]>>(
+    pub fn fetch<'v, T, R: ManyParams<'v>>(
         &self,
         sql: &str,
-        rows: impl IntoIterator<Item = R>,
-        mut read: impl FnMut(&Row<'_>) -> Result<T>,
+        rows: R,
+        mut read: impl Read<T>,
     ) -> Result<Vec<Vec<T>>> {
         let found = self.block(async {
             let statement = &self.statement(sql).await?;
-            let run = async |row: R| {
+            let run = async |row: R::Item| {
                 let row: Vec<_> = row.as_ref().iter().map(|value| value as &(dyn ToSql + Sync)).collect();
                 self.client.query(statement, &row).await
             };

@@ -81,7 +81,7 @@ pub(in crate::store) use params;
 
 /// Declares how types and references to them become values.
 macro_rules! values {
-    ($($from:ty: |$value:ident| $into:expr;)*) => {$(
+    ($(|$value:ident| $into:expr => $($from:ty),+;)*) => {$($(
         impl<'a> From<$from> for Value<'a> {
             fn from($value: $from) -> Self {
                 $into
@@ -93,36 +93,17 @@ macro_rules! values {
                 (*value).into()
             }
         }
-    )*};
+    )+)*};
 }
 
 values! {
-    i64: |int| Self::Int(int);
-    u32: |int| Self::Int(int.into());
-    u16: |int| Self::Int(int.into());
-    u8: |int| Self::Int(int.into());
-    bool: |yes| Self::Int(yes.into());
-    Timestamp: |at| Self::Int(at.millis());
-    AppNo: |no| Self::Int(no.0);
-    JobNo: |no| Self::Int(no.0);
-    Id: |id| Self::Id(id.to_bytes());
-    WatchId: |id| Self::Id(id.to_bytes());
-    EventId: |id| Self::Id(id.to_bytes());
-    DeliveryId: |id| Self::Id(id.to_bytes());
-    DestinationId: |id| Self::Id(id.to_bytes());
-    AppId: |id| Self::Id(id.to_bytes());
-    KeyId: |id| Self::Id(id.to_bytes());
-    ChannelKind: |word| Self::Text(word.as_str());
-    EndingKind: |word| Self::Text(word.as_str());
-    EventType: |word| Self::Text(word.as_str());
-    JobStatus: |word| Self::Text(word.as_str());
-    Payload: |word| Self::Text(word.as_str());
-    Reason: |word| Self::Text(word.as_str());
-    Scope: |word| Self::Text(word.as_str());
-    WatchStatus: |word| Self::Text(word.as_str());
-    &'a str: |text| Self::Text(text);
-    &'a String: |text| Self::Text(text);
-    &'a [u8]: |bytes| Self::Bytes(bytes);
+    |int| Self::Int(int.into()) => i64, u32, u16, u8, bool;
+    |at| Self::Int(at.millis()) => Timestamp;
+    |no| Self::Int(no.0) => AppNo, JobNo;
+    |id| Self::Id(id.to_bytes()) => Id, AppId, KeyId, WatchId, DestinationId, EventId, DeliveryId;
+    |text| Self::Text(text) => &'a str, &'a String;
+    |word| Self::Text(word.as_str()) => ChannelKind, EndingKind, EventType, JobStatus, Payload, Reason, Scope, WatchStatus;
+    |bytes| Self::Bytes(bytes) => &'a [u8];
 }
 
 impl<'a> From<&'a Option<String>> for Value<'a> {

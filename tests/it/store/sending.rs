@@ -225,7 +225,7 @@ async fn a_stop_cancels_manual_retries_and_refuses_new_ones() {
         RetryDelivery { app: super::app(&fixture.store, "other").await, delivery: pending.id, now: at(90) };
     assert!(matches!(
         fixture.store.retry_delivery(unknown).await.expect("answered"),
-        Err(RetryRefusal::NotFound)
+        Ok(Err(RetryRefusal::NotFound))
     ));
 }
 

@@ -97,7 +97,8 @@ macro_rules! values {
 }
 
 values! {
-    |int| Self::Int(int.into()) => i64, u32, u16, u8, bool;
+    |int| Self::Int(int) => i64;
+    |int| Self::Int(int.into()) => u32, u16, u8, bool;
     |at| Self::Int(at.millis()) => Timestamp;
     |no| Self::Int(no.0) => AppNo, JobNo;
     |id| Self::Id(id.to_bytes()) => Id, AppId, KeyId, WatchId, DestinationId, EventId, DeliveryId;

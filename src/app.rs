@@ -31,7 +31,7 @@ use crate::domain::{Activity, AppNo, Masked, RetryPolicy, Timestamp};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
 use crate::poller::Poller;
 pub use crate::poller::Provider;
-use crate::providers::{Definition, Providers};
+use crate::providers::{Definition, Providers, load_providers};
 use crate::store::{BootstrapTenant, DatabaseLocation, Keyring, Prune, Store, StoreOptions, Writer};
 use crate::telemetry::metrics::Load;
 use crate::telemetry::traces::{Collector, Exporter};
@@ -370,13 +370,13 @@ pub fn providers(config: &Config) -> Result<Vec<Provider>> {
 
 /// Returns the definitions and the providers with their effective settings. A section of an unknown provider is an error.
 fn configured_providers(config: &Config) -> Result<(Providers, Vec<Provider>), Vec<String>> {
-    let definitions = Providers::load(config.providers_path.as_deref())?;
-    let known: Vec<&str> = definitions.iter().map(|definition| definition.id.as_str()).collect();
+    let definitions = load_providers(config.providers_path.as_deref())?;
+    let known: Vec<&str> = definitions.keys().map(String::as_str).collect();
     let unknown = config.check_providers(&known);
     let mut errors: Vec<String> = unknown.iter().map(ToString::to_string).collect();
     let nothing = ProviderConfig::default();
     let mut providers = Vec::new();
-    for definition in definitions.iter() {
+    for definition in definitions.values() {
         let own = config.providers.get(&definition.id).unwrap_or(&nothing);
         match provider(definition, own) {
             Ok(provider) => providers.push(provider),

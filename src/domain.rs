@@ -36,7 +36,7 @@ pub use delivery::{
     PendingDelivery, Reason,
 };
 pub use event::{Event, EventSet, EventType};
-pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, random};
+pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, hash, random};
 pub use job::{EndingKind, JobError, JobName, JobNo, JobStatus, Observation, Output, PollStats, SHARDS};
 pub use json_fields::json_fields;
 pub use mail::{MailAddress, MailPattern, Mailbox};

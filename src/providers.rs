@@ -1,7 +1,7 @@
 //! Job APIs, each described by a TOML file.
 //!
 //! A definition describes how to request a job and what the responses mean. `docs/PROVIDERS.md` documents the
-//! language. Definitions are data: no code is about one provider. Only [`Providers::load`] and
+//! language. Definitions are data: no code is about one provider. Only [`load_providers`] and
 //! [`Definition::check`] do I/O, because they read files. The poller sends the requests and schedules them.
 
 mod compile;
@@ -32,39 +32,23 @@ const MAX_FILE: u64 = 512 * 1024;
 /// Largest number of files in the operator's folder. A folder with more is a wrong path.
 const MAX_FILES: usize = 1_000;
 
-/// All known providers.
-#[derive(Clone, Debug)]
-pub struct Providers {
-    definitions: Arc<BTreeMap<String, Arc<Definition>>>,
-}
+/// All known providers by their ids.
+pub type Providers = BTreeMap<String, Arc<Definition>>;
 
-impl Providers {
-    /// Reads the embedded definitions and every `*.toml` of `folder`, and checks their examples. A definition in
-    /// the folder replaces the embedded one with the same id. The error lists every error as a sentence that
-    /// starts with the file's name.
-    pub fn load(folder: Option<&Path>) -> Result<Self, Vec<String>> {
-        let mut errors = Vec::new();
-        let mut definitions = BTreeMap::new();
-        for (file, text) in EMBEDDED {
-            add(&mut definitions, file, checked(file, text), &mut errors);
-        }
-        let mut own = BTreeMap::new();
-        for file in folder.map(|folder| list(folder, &mut errors)).unwrap_or_default() {
-            add(&mut own, &file.display().to_string(), Definition::check(&file), &mut errors);
-        }
-        definitions.extend(own);
-        if errors.is_empty() { Ok(Self { definitions: Arc::new(definitions) }) } else { Err(errors) }
+/// Reads the embedded definitions and every `*.toml` of `folder`, and checks their examples. A definition in the
+/// folder replaces the embedded one with the same id. The error lists every error as a sentence that starts with
+/// the file's name.
+pub fn load_providers(folder: Option<&Path>) -> Result<Providers, Vec<String>> {
+    let mut errors = Vec::new();
+    let (mut definitions, mut own) = (Providers::new(), Providers::new());
+    for (file, text) in EMBEDDED {
+        add(&mut definitions, file, checked(file, text), &mut errors);
     }
-
-    /// Returns the definition with this id.
-    pub fn get(&self, id: &str) -> Option<&Arc<Definition>> {
-        self.definitions.get(id)
+    for file in folder.map(|folder| list(folder, &mut errors)).unwrap_or_default() {
+        add(&mut own, &file.display().to_string(), Definition::check(&file), &mut errors);
     }
-
-    /// Returns all definitions, sorted by id.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Definition>> {
-        self.definitions.values()
-    }
+    definitions.extend(own);
+    if errors.is_empty() { Ok(definitions) } else { Err(errors) }
 }
 
 impl Definition {
@@ -89,7 +73,7 @@ fn checked(file: &str, text: &str) -> Result<Definition, Vec<String>> {
 
 /// Adds the definition of a file to `definitions`, or its errors to `errors`.
 fn add(
-    definitions: &mut BTreeMap<String, Arc<Definition>>,
+    definitions: &mut Providers,
     file: &str,
     checked: Result<Definition, Vec<String>>,
     errors: &mut Vec<String>,

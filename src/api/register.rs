@@ -106,7 +106,7 @@ fn provider(api: &Api, fields: &mut ObjectReader<'_, '_>) -> Option<Arc<Definiti
 /// Finds a provider by its id.
 pub(super) fn find_provider<'a>(api: &'a Api, name: &str) -> Result<&'a Arc<Definition>, Invalid> {
     api.providers.get(name).ok_or_else(|| {
-        let (_, detail) = not_one_of(name, api.providers.iter().map(|definition| definition.id.as_str()));
+        let (_, detail) = not_one_of(name, api.providers.keys().map(String::as_str));
         (FieldErrorCode::UnknownProvider, detail)
     })
 }

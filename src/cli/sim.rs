@@ -26,6 +26,7 @@ use super::arguments::shutdown_signal;
 use super::output::{Failure, print_line};
 use crate::clock::Clock;
 use crate::config::LogFormat;
+use crate::domain::Timestamp;
 use crate::telemetry;
 
 /// Simulate Muvi's job API on this machine
@@ -110,10 +111,14 @@ impl Simulator {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, headers: &HeaderMap, answer: impl FnOnce(&mut Machine) -> Answer) -> Response {
-        let mut machine = self.machine();
-        let answer =
-            if is_authorised(headers, machine.key()) { answer(&mut machine) } else { machine.unauthorised() };
+    fn answer(
+        &self,
+        headers: &HeaderMap,
+        answer: impl FnOnce(&mut Machine, Timestamp) -> Answer,
+    ) -> Response {
+        let (now, mut machine) = (self.clock.now(), self.machine());
+        let is_authorised = is_authorised(headers, machine.key());
+        let answer = if is_authorised { answer(&mut machine, now) } else { machine.unauthorised() };
         drop(machine);
         let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
         let retry_after = answer.retry_after.map(|seconds| [(RETRY_AFTER, HeaderValue::from(seconds))]);
@@ -133,25 +138,18 @@ async fn poll(
     Path(job_id): Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    let now = simulator.clock.now();
-    let response = simulator.answer(&headers, |machine| machine.poll(&job_id, now));
-    tracing::info!(
-        job = job_id,
-        poll = simulator.polls(&job_id),
-        status = response.status().as_u16(),
-        "poll"
-    );
+    let response = simulator.answer(&headers, |machine, now| machine.poll(&job_id, now));
+    let (poll, status) = (simulator.polls(&job_id), response.status().as_u16());
+    tracing::info!(job = job_id, poll, status, "poll");
     response
 }
 
 async fn list(State(simulator): State<Simulator>, Query(list): Query<List>, headers: HeaderMap) -> Response {
-    let now = simulator.clock.now();
-    simulator.answer(&headers, |machine| machine.list(&list, now))
+    simulator.answer(&headers, |machine, now| machine.list(&list, now))
 }
 
 async fn submit(State(simulator): State<Simulator>, headers: HeaderMap, body: Bytes) -> Response {
-    let now = simulator.clock.now();
-    let response = simulator.answer(&headers, |machine| machine.submit(&body, now));
+    let response = simulator.answer(&headers, |machine, now| machine.submit(&body, now));
     tracing::info!(status = response.status().as_u16(), "submit");
     response
 }

@@ -150,7 +150,7 @@ pub(super) fn jitter(id: Id, n: u32) -> f64 {
 }
 
 /// Returns the beginning of the SHA-256 hash of `parts`, one after the other.
-pub(super) fn hash<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
+pub fn hash<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
     let digest = parts.iter().fold(Sha256::new(), Sha256::chain_update).finalize();
     std::array::from_fn(|n| digest[n])
 }

@@ -84,14 +84,13 @@ fn definition(file: File, report: &mut DefinitionErrors) -> Option<Definition> {
     report.require(is_url, "docs", "must be the URL of the provider's documentation");
     let mut params = file.params;
     let job_id = job_id_param(params.remove("job_id").unwrap_or_default(), report);
-    let params = report.each("params", params, Param::new);
+    let params = params.into_iter().map(|(name, table)| report.entry("params", name, Param::new(table)));
+    let params = params.collect();
     let request = request_form(file.request, file.auth, report);
     if let Some(request) = &request {
         check_names(request, &params, report);
     }
-    for class in missing(&file.example) {
-        report.add("example", format!("at least one must show a job that {class}"));
-    }
+    check_examples(&file.example, report);
     report.paths("response.unwrap", &response.unwrap.0);
     report.paths("response.request_id", &response.request_id.0);
     let status = status_words(file.status, report);
@@ -118,16 +117,14 @@ fn definition(file: File, report: &mut DefinitionErrors) -> Option<Definition> {
     })
 }
 
-/// Returns the meanings that the examples of a definition must show and do not, each as the end of a sentence.
-fn missing(examples: &[Example]) -> Vec<&'static str> {
-    let is_end = |example: &Example, ending: Option<EndingKind>| matches!(&example.expect, Expect::Seen(seen) if seen.status.ending() == ending);
-    let shows = |ending| examples.iter().any(|example| is_end(example, ending));
-    let required = [
-        (None, "still runs"),
-        (Some(EndingKind::Completed), "completed"),
-        (Some(EndingKind::Failed), "failed"),
-    ];
-    required.into_iter().filter(|(ending, _)| !shows(*ending)).map(|(_, words)| words).collect()
+/// Checks that the examples show a job that runs, one that completed and one that failed.
+fn check_examples(examples: &[Example], report: &mut DefinitionErrors) {
+    let (completed, failed) = (Some(EndingKind::Completed), Some(EndingKind::Failed));
+    for (ending, class) in [(None, "still runs"), (completed, "completed"), (failed, "failed")] {
+        let shows = |expect: &Expect| matches!(expect, Expect::Seen(seen) if seen.status.ending() == ending);
+        let is_shown = examples.iter().any(|example| shows(&example.expect));
+        report.require(is_shown, "example", format_args!("at least one must show a job that {class}"));
+    }
 }
 
 /// Errors found so far.
@@ -156,19 +153,10 @@ impl DefinitionErrors {
         self.ok(key, value).unwrap_or_default()
     }
 
-    /// Parses every value of a table.
-    fn each<T, V: Default>(
-        &mut self,
-        key: &str,
-        table: BTreeMap<String, T>,
-        parse: impl Fn(T) -> Result<V, String>,
-    ) -> BTreeMap<String, V> {
-        let mut parsed = BTreeMap::new();
-        for (name, value) in table {
-            let value = self.take(&format!("{key}.{name}"), parse(value));
-            parsed.insert(name, value);
-        }
-        parsed
+    /// Returns an entry of a table; see [`Self::take`].
+    fn entry<T: Default>(&mut self, table: &str, name: String, value: Result<T, String>) -> (String, T) {
+        let value = self.take(&format!("{table}.{name}"), value);
+        (name, value)
     }
 
     /// Adds the errors of paths.
@@ -210,9 +198,11 @@ fn job_id_param(table: ParamTable, report: &mut DefinitionErrors) -> Param {
 fn request_form(table: RequestTable, auth: AuthTable, report: &mut DefinitionErrors) -> Option<RequestForm> {
     let RequestTable { method: None | Some(Method::Get), url, query, headers, timeout, max_body } = table;
     let url = report.ok("request.url", UrlTemplate::parse(&url));
-    let query = report.each("request.query", query, |text| Template::parse(&text));
-    let headers = report.each("request.headers", headers, |text| Template::parse(&text));
-    let headers = headers.into_iter().map(|(name, template)| {
+    let query = query.into_iter();
+    let query =
+        query.map(|(name, text)| report.entry("request.query", name, Template::parse(&text))).collect();
+    let headers = headers.into_iter().map(|(name, text)| {
+        let (name, template) = report.entry("request.headers", name, Template::parse(&text));
         let key = format!("request.headers.{name}");
         let name = report.take(&key, header_name(&name));
         let reserved = RESERVED_HEADERS.contains(&name.as_str()) || name.starts_with("proxy-");
@@ -236,14 +226,10 @@ fn request_form(table: RequestTable, auth: AuthTable, report: &mut DefinitionErr
 
 /// Parses a size, such as `64KiB` or `1MiB`.
 fn parse_size(text: &str) -> Result<usize, String> {
-    let wrong = || format!("`{text}` is not a size from 1KiB to 16MiB; write it as 64KiB or 1MiB");
-    let (number, unit) = match (text.strip_suffix("KiB"), text.strip_suffix("MiB")) {
-        (Some(number), _) => (number, 1024),
-        (_, Some(number)) => (number, 1024 * 1024),
-        (None, None) => return Err(wrong()),
-    };
-    let number: usize = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(unit).filter(|size| (1024..=MAX_BODY).contains(size)).ok_or_else(wrong)
+    let parse = |(unit, bytes)| text.strip_suffix(unit)?.parse::<usize>().ok()?.checked_mul(bytes);
+    let size = [("KiB", 1024), ("MiB", 1024 * 1024)].into_iter().find_map(parse);
+    size.filter(|size| (1024..=MAX_BODY).contains(size))
+        .ok_or_else(|| format!("`{text}` is not a size from 1KiB to 16MiB; write it as 64KiB or 1MiB"))
 }
 
 fn credential(table: AuthTable, report: &mut DefinitionErrors) -> Option<Auth> {
@@ -275,20 +261,17 @@ fn credential(table: AuthTable, report: &mut DefinitionErrors) -> Option<Auth> {
 
 /// Parses `api.example.com` or `api.example.com:8443`.
 fn host_and_port(text: &str) -> Result<(String, u16), String> {
-    let wrong = || format!("`{text}` is not a host; write it as api.example.com or api.example.com:8443");
-    if text.is_empty() || text.contains(['/', '@', '?', '#', '*', '\\']) || text.contains(char::is_whitespace)
-    {
-        return Err(wrong());
-    }
-    Url::parse(&format!("https://{text}")).ok().as_ref().and_then(authority).ok_or_else(wrong)
+    let foreign = |c: char| c.is_whitespace() || "/@?#*\\".contains(c);
+    let url = Url::parse(&format!("https://{text}")).ok().filter(|_| !text.contains(foreign));
+    url.as_ref()
+        .and_then(authority)
+        .ok_or_else(|| format!("`{text}` is not a host; write it as api.example.com or api.example.com:8443"))
 }
 
 fn header_name(name: &str) -> Result<String, String> {
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if name.is_empty() || !name.bytes().all(is_token) {
-        return Err(format!("`{name}` is not a valid header name"));
-    }
-    Ok(name.to_ascii_lowercase())
+    let is_name = !name.is_empty() && name.bytes().all(is_token);
+    is_name.then(|| name.to_ascii_lowercase()).ok_or_else(|| format!("`{name}` is not a valid header name"))
 }
 
 /// Checks that every parameter is declared and used.

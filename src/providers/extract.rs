@@ -34,26 +34,20 @@ impl From<String> for Path {
 
 fn steps(text: &str) -> Result<Vec<Step>, String> {
     let wrong = || format!("`{text}` is not a path; write it as $.a.b, $.a[0] or $.a[*].b");
-    let mut rest = text.strip_prefix('$').ok_or_else(wrong)?;
-    let mut steps = Vec::new();
-    while !rest.is_empty() {
-        if let Some(after) = rest.strip_prefix('.') {
-            let end = after.find(['.', '[']).unwrap_or(after.len());
-            let (key, tail) = after.split_at(end);
-            if key.is_empty() || key.contains(|c: char| c.is_whitespace() || "]*$@?'\"".contains(c)) {
-                return Err(wrong());
-            }
-            steps.push(Step::Key(key.to_owned()));
-            rest = tail;
-        } else {
-            let (index, tail) = rest.strip_prefix('[').and_then(|r| r.split_once(']')).ok_or_else(wrong)?;
-            steps.push(match index {
-                "*" => Step::Each,
-                _ => Step::Index(index.parse().map_err(|_| wrong())?),
-            });
-            rest = tail;
+    let step = |part: &str| match part.strip_prefix('[').map(|index| index.strip_suffix(']')) {
+        Some(Some("*")) => Some(Step::Each),
+        Some(index) => index?.parse().ok().map(Step::Index),
+        None if part.is_empty() || part.contains(|c: char| c.is_whitespace() || "]*$@?'\"".contains(c)) => {
+            None
         }
+        None => Some(Step::Key(part.to_owned())),
+    };
+    let text_of_steps = text.strip_prefix('$').ok_or_else(wrong)?.replace('[', ".[");
+    let mut parts = text_of_steps.split('.');
+    if parts.next() != Some("") {
+        return Err(wrong());
     }
+    let steps: Vec<Step> = parts.map(step).collect::<Option<_>>().ok_or_else(wrong)?;
     if steps.len() > MAX_STEPS {
         return Err(format!("`{text}` has more than {MAX_STEPS} steps; shorten it"));
     }

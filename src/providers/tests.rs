@@ -8,7 +8,7 @@ use super::*;
 use crate::domain::{JobStatus, Limits, PollOutcome, PollPolicy, Rate};
 
 fn embedded() -> Providers {
-    Providers::load(None).unwrap()
+    load_providers(None).unwrap()
 }
 
 fn muvi(status: u16, body: &str) -> Interpretation {
@@ -75,11 +75,11 @@ expect = { answer = "seen", status = "failed", raw_status = "bad" }
 #[test]
 fn every_embedded_definition_passes_its_examples() {
     let providers = embedded();
-    let ids: Vec<&str> = providers.iter().map(|definition| definition.id.as_str()).collect();
+    let ids: Vec<&str> = providers.keys().map(String::as_str).collect();
     for id in ["muvi", "openai-batch", "replicate"] {
         assert!(ids.contains(&id), "{id}: {ids:?}");
     }
-    for definition in providers.iter() {
+    for definition in providers.values() {
         assert_eq!(definition.check_examples(), Ok(()));
     }
 }
@@ -123,7 +123,7 @@ fn no_response_causes_a_panic_and_garbage_is_an_error() {
         deep_object.as_bytes(),
         large.as_bytes(),
     ];
-    for definition in embedded().iter() {
+    for definition in embedded().values() {
         for body in &bodies {
             let shown = String::from_utf8_lossy(&body[..body.len().min(60)]);
             for status in [0, 100, 200, 202, 204, 299, 302, 400, 403, 404, 418, 500, 503, 599, 65_535] {
@@ -140,7 +140,7 @@ fn no_response_causes_a_panic_and_garbage_is_an_error() {
 
 #[test]
 fn every_truncated_response_is_an_error_without_a_panic() {
-    for definition in embedded().iter() {
+    for definition in embedded().values() {
         for example in &definition.examples {
             for end in 0..example.body.len() {
                 let cut = &example.body.as_bytes()[..end];
@@ -462,19 +462,19 @@ fn a_folder_adds_and_replaces_definitions_and_lists_all_errors() {
     write("small.toml", &small(&[]));
     write("notes.md", "not a definition");
     write("mine.toml", &small(&[("id = \"small\"", "id = \"muvi\""), ("\"Small\"", "\"My own\"")]));
-    let providers = Providers::load(Some(folder.path())).unwrap();
-    assert_eq!(providers.iter().count(), 4);
+    let providers = load_providers(Some(folder.path())).unwrap();
+    assert_eq!(providers.len(), 4);
     assert_eq!(providers.get("muvi").unwrap().name, "My own");
 
     write("again.toml", &small(&[]));
     write("broken.toml", "schema = 1\nid = 5");
     write("wrong.toml", &small(&[("id = \"small\"", "id = \"w\""), ("progress = 29", "progress = 1")]));
-    let errors = Providers::load(Some(folder.path())).unwrap_err();
+    let errors = load_providers(Some(folder.path())).unwrap_err();
     assert_eq!(errors.len(), 3, "{errors:#?}");
     assert!(errors[0].contains("broken.toml: line 2: "), "{errors:#?}");
     assert!(errors[1].contains("small.toml: id: another file defines `small`"), "{errors:#?}");
     assert!(errors[2].contains("wrong.toml: example 2: "), "{errors:#?}");
-    assert!(Providers::load(Some(&folder.path().join("nowhere"))).is_err());
+    assert!(load_providers(Some(&folder.path().join("nowhere"))).is_err());
 }
 
 #[test]

@@ -7,9 +7,8 @@ use axum::http::StatusCode;
 use clap::ValueEnum as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use crate::domain::{JobStatus, Timestamp, parse_duration};
+use crate::domain::{JobStatus, Timestamp, hash, parse_duration};
 
 /// Maximum number of jobs: that of a benchmark. Each takes about 200 bytes.
 const JOBS_MAX: usize = 1_000_000;
@@ -106,16 +105,11 @@ pub struct Machine {
     requests: u64,
 }
 
-#[derive(Debug)]
+/// A job; its id and the options decide its behaviour.
+#[derive(Debug, Default)]
 struct Job {
     started: Timestamp,
     polls: u32,
-    script: Script,
-}
-
-/// Behaviour of a job, from its id and the options.
-#[derive(Debug, Default)]
-struct Script {
     length: Duration,
     ending: Ending,
     never: bool,
@@ -125,47 +119,47 @@ struct Script {
     wrapped: bool,
 }
 
-impl Script {
-    fn read(job_id: &str, options: &Options) -> Self {
-        let mut script = Self { length: options.length, ending: options.ending, ..Self::default() };
+impl Job {
+    /// Returns a job that starts at `now`.
+    fn start(job_id: &str, options: &Options, now: Timestamp) -> Self {
+        let Options { length, ending, .. } = *options;
+        let mut job = Self { started: now, length, ending, ..Self::default() };
         for part in job_id.split('_') {
             let count = |letter| part.strip_prefix(letter)?.parse::<u16>().ok().map(u32::from);
             match part {
-                "never" => script.never = true,
-                "404" => script.missing = true,
-                "wrapped" => script.wrapped = true,
+                "never" => job.never = true,
+                "404" => job.missing = true,
+                "wrapped" => job.wrapped = true,
                 part => {
                     if let Ok(ending) = Ending::from_str(part, false) {
-                        script.ending = ending;
+                        job.ending = ending;
                     } else if let Ok(length) = parse_duration(part) {
-                        script.length = length;
+                        job.length = length;
                     } else if let Some(errors) = count('e') {
-                        script.errors = errors;
+                        job.errors = errors;
                     } else if let Some(limits) = count('r') {
-                        script.limits = limits;
+                        job.limits = limits;
                     }
                 }
             }
         }
-        script
+        job
     }
-}
 
-impl Job {
     /// Returns the status at `now`, and the time of the end if the job has ended.
     fn status(&self, now: Timestamp) -> (JobStatus, Option<Timestamp>) {
         let age = now.since(self.started);
-        if age < self.script.length / 5 {
+        if age < self.length / 5 {
             (JobStatus::Pending, None)
-        } else if self.script.never || age < self.script.length {
+        } else if self.never || age < self.length {
             (JobStatus::Processing, None)
         } else {
-            let status = match self.script.ending {
+            let status = match self.ending {
                 Ending::Completed => JobStatus::Completed,
                 Ending::Failed => JobStatus::Failed,
                 Ending::Cancelled => JobStatus::Cancelled,
             };
-            (status, Some(self.started.plus(self.script.length)))
+            (status, Some(self.started.plus(self.length)))
         }
     }
 
@@ -227,14 +221,13 @@ impl Machine {
             }
             let job = machine.job(job_id, now)?;
             job.polls = job.polls.saturating_add(1);
-            let (polls, script) = (job.polls, &job.script);
-            if script.missing {
+            if job.missing {
                 Err(NOT_FOUND)
-            } else if polls <= script.errors || must_fail(job_id, polls, share) {
+            } else if job.polls <= job.errors || must_fail(job_id, job.polls, share) {
                 Err(FAILURE)
-            } else if polls <= script.errors.saturating_add(script.limits) {
+            } else if job.polls <= job.errors.saturating_add(job.limits) {
                 Err(LIMITED)
-            } else if script.wrapped {
+            } else if job.wrapped {
                 Ok(json!({"success": true, "data": job.view(job_id, now), "requestId": request}))
             } else {
                 Ok(job.view(job_id, now))
@@ -251,7 +244,7 @@ impl Machine {
             // The id contains no instruction, so that the options decide.
             let job_id = format!("job_sim{:08}", machine.order.len());
             let job = machine.job(&job_id, now)?;
-            let estimate = job.started.plus(job.script.length);
+            let estimate = job.started.plus(job.length);
             Ok(json!({
                 "jobId": job_id,
                 "requestId": request,
@@ -278,7 +271,7 @@ impl Machine {
         let other_model = list.model_id.as_deref().is_some_and(|model| model != MODEL);
         let mut page = Vec::new();
         for (at, job_id) in self.order[..before].iter().enumerate().rev().filter(|_| !other_model) {
-            let Some(job) = self.jobs.get(job_id).filter(|job| !job.script.missing) else { continue };
+            let Some(job) = self.jobs.get(job_id).filter(|job| !job.missing) else { continue };
             let (status, completed_at) = job.status(now);
             if list.status.as_deref().is_some_and(|wanted| wanted != status.as_str()) {
                 continue;
@@ -305,9 +298,8 @@ impl Machine {
             if self.jobs.len() >= JOBS_MAX {
                 return Err(FULL);
             }
-            let script = Script::read(job_id, &self.options);
             self.order.push(job_id.to_owned());
-            self.jobs.insert(job_id.to_owned(), Job { started: now, polls: 0, script });
+            self.jobs.insert(job_id.to_owned(), Job::start(job_id, &self.options, now));
         }
         self.jobs.get_mut(job_id).ok_or(NOT_FOUND)
     }
@@ -330,11 +322,7 @@ impl Machine {
 
 /// Returns whether this poll is one of the share that fails. It is derived, so that runs are repeatable.
 fn must_fail(job_id: &str, poll: u32, share: f64) -> bool {
-    let mut hash = Sha256::new();
-    hash.update(job_id.as_bytes());
-    hash.update(poll.to_be_bytes());
-    let digest: [u8; 32] = hash.finalize().into();
-    let draw = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
+    let draw = u32::from_be_bytes(hash(&[job_id.as_bytes(), &poll.to_be_bytes()]));
     f64::from(draw) < share * (f64::from(u32::MAX) + 1.0)
 }
 

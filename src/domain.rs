@@ -47,5 +47,5 @@ pub use retry::{AttemptKind, NextStep, Outcome, RetryPolicy, next_attempt};
 pub use time::{
     Rate, Timestamp, format_duration, format_rate, parse_duration, parse_rate, parse_retry_after,
 };
-pub use watch::{NewWatch, Terms, Watch, WatchStatus};
+pub use watch::{NewWatch, Terms, TimelineEntry, Watch, WatchStatus};
 pub use words::nearest;

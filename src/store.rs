@@ -78,7 +78,7 @@ pub use self::prune::Prune;
 pub use self::reads::ReadStore;
 pub use self::sealing::{AnswerKey, Keyring};
 pub use self::tenant_cache::Key;
-pub use self::timeline::{TimelineEntry, TimelinePosition};
+pub use self::timeline::TimelinePosition;
 pub use self::watches::{AmendRefusal, AmendWatch, Register, RegisterMany, StopWatch, WatchFilter};
 pub use self::writer::{WRITE_RETRY_PAUSE, Writer, write_until_accepted};
 pub use crate::domain::Scope;

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+use utoipa::ToSchema;
+
 use super::{
-    AppNo, DeliveryStatus, Destination, EndingKind, EventSet, JobName, JobNo, Observation, Payload,
-    Timestamp, WatchId,
+    AppNo, DeliveryId, DeliveryStatus, Destination, DestinationId, EndingKind, EventId, EventSet, EventType,
+    JobName, JobNo, JobStatus, Observation, Payload, Reason, Timestamp, WatchId,
 };
 
 word_enum! {
@@ -121,4 +124,65 @@ pub struct Watch {
     pub ended_at: Option<Timestamp>,
     /// Time at which it expires, or would have expired.
     pub expires_at: Timestamp,
+}
+
+/// One thing that happened to a watch; `kind` says which.
+// Each variant holds `at`: a shared part beside them would be an `allOf`, which client generators do not take.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+#[expect(
+    missing_docs,
+    reason = "docs of fields are part of the API's description, which has none for plain names"
+)]
+pub enum TimelineEntry {
+    /// The watch was registered.
+    #[schema(title = "TimelineRegistered")]
+    Registered { at: Timestamp },
+    /// A poll saw the job change.
+    #[serde(rename_all = "camelCase")]
+    #[schema(title = "TimelineObserved")]
+    Observed {
+        at: Timestamp,
+        status: JobStatus,
+        /// The provider's own word for the status.
+        #[schema(required)]
+        raw_status: Option<String>,
+        /// 0 to 100.
+        #[schema(required)]
+        progress: Option<i64>,
+    },
+    /// An event was made.
+    #[serde(rename_all = "camelCase")]
+    #[schema(title = "TimelineEvent")]
+    Event { at: Timestamp, event_id: EventId, event_type: EventType },
+    /// A delivery of an event was made. `status` and `reason` are the present ones.
+    #[serde(rename_all = "camelCase")]
+    #[schema(title = "TimelineDelivery")]
+    Delivery {
+        at: Timestamp,
+        delivery_id: DeliveryId,
+        event_id: EventId,
+        destination_id: DestinationId,
+        status: DeliveryStatus,
+        #[schema(required)]
+        reason: Option<Reason>,
+    },
+    /// A delivery was attempted.
+    #[serde(rename_all = "camelCase")]
+    #[schema(title = "TimelineAttempt")]
+    Attempt {
+        at: Timestamp,
+        delivery_id: DeliveryId,
+        /// HTTP status of the receiver; null without an answer.
+        #[schema(required)]
+        status_code: Option<i64>,
+        /// Why the attempt failed; null if it succeeded.
+        #[schema(required)]
+        error: Option<String>,
+        /// Duration, in milliseconds.
+        duration_ms: i64,
+    },
+    /// The watch was stopped by a client.
+    #[schema(title = "TimelineStopped")]
+    Stopped { at: Timestamp },
 }

@@ -1,10 +1,10 @@
 //! The timeline of a watch: what happened to it, in order.
 
-use super::db::{Result, Tx};
+use super::db::{Result, Row, Tx, params};
 use super::reads::ReadStore;
 use crate::domain::{
     AppNo, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, JobNo, JobStatus, Observation,
-    Reason, Timestamp, WatchId, WatchStatus,
+    Reason, TimelineEntry, Timestamp, WatchId, WatchStatus,
 };
 
 /// Position in a timeline: a time, and a number of entries of that millisecond.
@@ -16,54 +16,8 @@ pub struct TimelinePosition {
     pub count: u32,
 }
 
-/// An entry of a timeline.
-#[derive(Clone, Debug)]
-pub enum TimelineEntry {
-    /// The watch was registered.
-    Registered,
-    /// The job changed.
-    Observed {
-        /// Status, normalised.
-        status: JobStatus,
-        /// Status in the provider's terms.
-        raw_status: Option<String>,
-        /// Progress, 0 to 100.
-        progress: Option<i64>,
-    },
-    /// An event was created.
-    Event {
-        /// Its id.
-        event_id: EventId,
-        /// Type of the event.
-        event_type: EventType,
-    },
-    /// A delivery was created.
-    Delivery {
-        /// Its id.
-        delivery_id: DeliveryId,
-        /// The event.
-        event_id: EventId,
-        /// The destination.
-        destination_id: DestinationId,
-        /// Current status.
-        status: DeliveryStatus,
-        /// Reason of `failed` or `skipped`.
-        reason: Option<Reason>,
-    },
-    /// An attempt was made.
-    Attempt {
-        /// The delivery.
-        delivery_id: DeliveryId,
-        /// HTTP status of the response.
-        status_code: Option<i64>,
-        /// A word and a sentence, if the attempt failed.
-        error: Option<String>,
-        /// Duration in milliseconds.
-        duration_ms: i64,
-    },
-    /// The client stopped the watch.
-    Stopped,
-}
+/// A time, and what happened then.
+type Entry = (Timestamp, TimelineEntry);
 
 /// The attributes of a watch that its timeline needs.
 struct TimelineWatch {
@@ -87,7 +41,7 @@ impl ReadStore {
         self.read(move |tx| {
             let watch = tx.find(
                 "select job, generation, status, created_at, ended_at from watches where app = $1 and id = $2",
-                [app.0.into(), id.0.into()],
+                params![app, id],
                 |row| {
                     Ok(TimelineWatch {
                         job: JobNo(row.int(0)?),
@@ -101,11 +55,11 @@ impl ReadStore {
             let Some(watch) = watch else { return Ok(None) };
             // The page may consist of entries of one kind.
             let limit_of_kind = after.count.saturating_add(limit);
-            let mut entries = vec![(watch.created_at, TimelineEntry::Registered)];
+            let mut entries = vec![(watch.created_at, TimelineEntry::Registered { at: watch.created_at })];
             entries.extend(observed(tx, &watch, after.at, limit_of_kind)?);
             entries.extend(notified(tx, id, after.at, limit_of_kind)?);
             if let (WatchStatus::Stopped, Some(at)) = (watch.status, watch.ended_at) {
-                entries.push((at, TimelineEntry::Stopped));
+                entries.push((at, TimelineEntry::Stopped { at }));
             }
             // The sort is stable: entries of one millisecond stay in the order of cause and effect.
             entries.sort_by_key(|(at, _)| *at);
@@ -124,91 +78,69 @@ impl ReadStore {
 }
 
 /// Returns up to `limit` changes of the job during the watch, and the ending of the job.
-fn observed(
-    tx: &Tx<'_>,
-    watch: &TimelineWatch,
-    from: Timestamp,
-    limit: u32,
-) -> Result<Vec<(Timestamp, TimelineEntry)>> {
+fn observed(tx: &Tx<'_>, watch: &TimelineWatch, from: Timestamp, limit: u32) -> Result<Vec<Entry>> {
+    let (first, last) = (watch.created_at.max(from), watch.ended_at.unwrap_or(Timestamp::MAX));
     let mut seen = tx.list(
         "select observed_at, status, raw_status, progress from observations
          where job = $1 and observed_at >= $2 and observed_at <= $3 order by observed_at limit $4",
-        [
-            watch.job.0.into(),
-            watch.created_at.max(from).into(),
-            watch.ended_at.unwrap_or(Timestamp::MAX).into(),
-            limit.into(),
-        ],
+        params![watch.job, first, last, limit],
         |row| {
-            let status = row.word(1, JobStatus::parse)?;
-            Ok((
-                row.time(0)?,
-                TimelineEntry::Observed { status, raw_status: row.opt_text(2)?, progress: row.opt_int(3)? },
-            ))
+            let (at, status) = (row.time(0)?, row.word(1, JobStatus::parse)?);
+            let (raw_status, progress) = (row.opt_text(2)?, row.opt_int(3)?);
+            Ok((at, TimelineEntry::Observed { at, status, raw_status, progress }))
         },
     )?;
-    let of_the_job =
-        matches!(watch.status, WatchStatus::Completed | WatchStatus::Failed | WatchStatus::Cancelled);
-    if of_the_job {
-        let ending = tx.find(
+    if matches!(watch.status, WatchStatus::Completed | WatchStatus::Failed | WatchStatus::Cancelled) {
+        seen.extend(tx.find(
             "select ended_at, seen from endings where job = $1 and generation >= $2 order by generation limit 1",
-            [watch.job.0.into(), watch.generation.into()],
-            |row| Ok((row.time(0)?, row.json::<Observation>(1)?)),
-        )?;
-        seen.extend(ending.map(|(at, end)| {
-            let progress = end.progress.map(i64::from);
-            (at, TimelineEntry::Observed { status: end.status, raw_status: end.raw_status, progress })
-        }));
+            params![watch.job, watch.generation],
+            |row| {
+                let at = row.time(0)?;
+                let Observation { status, raw_status, progress, .. } = row.json(1)?;
+                let progress = progress.map(i64::from);
+                Ok((at, TimelineEntry::Observed { at, status, raw_status, progress }))
+            },
+        )?);
     }
     Ok(seen)
 }
 
 /// Returns up to `limit` events, deliveries and attempts of a watch, each kind in order.
-fn notified(
-    tx: &Tx<'_>,
-    id: WatchId,
-    from: Timestamp,
-    limit: u32,
-) -> Result<Vec<(Timestamp, TimelineEntry)>> {
-    let mut entries = tx.list(
+fn notified(tx: &Tx<'_>, id: WatchId, from: Timestamp, limit: u32) -> Result<Vec<Entry>> {
+    let list = |sql, read: fn(&Row<'_>) -> Result<Entry>| tx.list(sql, params![id, from, limit], read);
+    let events = list(
         "select observed_at, id, type from events where watch = $1 and observed_at >= $2
          order by observed_at, position limit $3",
-        [id.0.into(), from.into(), limit.into()],
         |row| {
-            let event_type = row.word(2, EventType::parse)?;
-            Ok((row.time(0)?, TimelineEntry::Event { event_id: EventId(row.id(1)?), event_type }))
+            let (at, event_id) = (row.time(0)?, EventId(row.id(1)?));
+            Ok((at, TimelineEntry::Event { at, event_id, event_type: row.word(2, EventType::parse)? }))
         },
     )?;
-    let deliveries = tx.list(
+    let deliveries = list(
         "select created_at, id, event, destination, status, reason from deliveries
          where watch = $1 and created_at >= $2 order by created_at, id limit $3",
-        [id.0.into(), from.into(), limit.into()],
         |row| {
+            let at = row.time(0)?;
             let delivery = TimelineEntry::Delivery {
+                at,
                 delivery_id: DeliveryId(row.id(1)?),
                 event_id: EventId(row.id(2)?),
                 destination_id: DestinationId(row.id(3)?),
                 status: row.word(4, DeliveryStatus::parse)?,
                 reason: row.opt_text(5)?.as_deref().and_then(Reason::parse),
             };
-            Ok((row.time(0)?, delivery))
+            Ok((at, delivery))
         },
     )?;
-    entries.extend(deliveries);
-    entries.extend(tx.list(
+    let attempts = list(
         "select a.started_at, a.delivery, a.status_code, a.error, a.duration_ms
          from attempts a join deliveries d on d.id = a.delivery
          where d.watch = $1 and a.started_at >= $2 order by a.started_at, a.delivery, a.n limit $3",
-        [id.0.into(), from.into(), limit.into()],
         |row| {
-            let attempt = TimelineEntry::Attempt {
-                delivery_id: DeliveryId(row.id(1)?),
-                status_code: row.opt_int(2)?,
-                error: row.opt_text(3)?,
-                duration_ms: row.int(4)?,
-            };
-            Ok((row.time(0)?, attempt))
+            let (at, delivery_id, duration_ms) = (row.time(0)?, DeliveryId(row.id(1)?), row.int(4)?);
+            let (status_code, error) = (row.opt_int(2)?, row.opt_text(3)?);
+            Ok((at, TimelineEntry::Attempt { at, delivery_id, status_code, error, duration_ms }))
         },
-    )?);
-    Ok(entries)
+    )?;
+    Ok([events, deliveries, attempts].into_iter().flatten().collect())
 }

@@ -1,17 +1,258 @@
 //! Watches: registering, amending, stopping and reading them.
+//!
+//! **A watch is amended while its job ends.** The first transaction decides. An amendment begins with an update of the watch
+//! `where status = 'watching'`. If no row matches, the watch has ended, nothing is changed, and the command is
+//! refused. If the row matches, it is locked until the commit, and a later ending reads the amended destinations and
+//! metadata. No ending is delivered to a mixture of old and new destinations.
+//!
+//! **A watch is amended during the last poll.** A poll at the expiry that finds no ending ends the watches that expire, by
+//! their rows at that time, before the poll began ([`ExpireWatches`](super::ExpireWatches)). A watch whose
+//! expiry was postponed meanwhile is not among them. The poller receives the new terms from its mailbox before it
+//! decides anything.
+//!
+//! **An amendment does not change earlier events.** They keep their metadata and their deliveries. A new destination receives
+//! later events only.
 
-mod amend;
-mod read;
 mod register;
-mod stop;
 
-pub use self::amend::{AmendRefusal, AmendWatch};
-pub use self::read::WatchFilter;
+use std::collections::BTreeSet;
+
+use super::batch::Batch;
+use super::db::{Result, Row, Tx, Where, params};
+use super::reads::ReadStore;
+use super::rows::{insert_destinations, read_destination, read_name};
+use super::sealing::Keyring;
+use super::{deliveries, jobs};
+use crate::domain::{
+    AppNo, DeliveryStatus, Destination, EventSet, JobNo, Timestamp, Watch, WatchId, WatchStatus,
+};
+
 pub use self::register::{Register, RegisterMany};
-pub use self::stop::StopWatch;
 
-pub(super) use self::amend::amend_watch;
-#[cfg(test)]
-pub(super) use self::read::listed;
 pub(super) use self::register::{register, register_many};
-pub(super) use self::stop::stop_watch;
+
+/// Changes a watch. A field that is `None` is not changed.
+#[derive(Clone, Debug)]
+pub struct AmendWatch {
+    /// The app.
+    pub app: AppNo,
+    /// The watch.
+    pub watch: WatchId,
+    /// New expiry.
+    pub expires_at: Option<Timestamp>,
+    /// New metadata: a JSON object of the client's.
+    pub metadata: Option<String>,
+    /// Additional destinations. Those that the watch has already are ignored.
+    pub destinations: Vec<Destination>,
+    /// Maximum number of destinations of the watch.
+    pub destinations_max: usize,
+}
+
+/// Reason why a watch was not changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AmendRefusal {
+    /// The watch does not exist.
+    NotFound,
+    /// The watch has ended.
+    Ended,
+    /// The watch would have more than the maximum number of destinations.
+    TooManyDestinations,
+    /// The watch has this address already, with other headers or another secret.
+    DestinationDiffers(String),
+}
+
+/// Stops a watch: its job is not polled for it any more, and its pending deliveries are skipped. Attempts in
+/// flight are recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct StopWatch {
+    /// The app.
+    pub app: AppNo,
+    /// The watch.
+    pub watch: WatchId,
+    /// Time of the stop.
+    pub now: Timestamp,
+}
+
+/// Filter of a list of watches. A field that is `None` does not restrict the list.
+#[derive(Clone, Debug, Default)]
+pub struct WatchFilter {
+    /// Status of the watch.
+    pub status: Option<WatchStatus>,
+    /// Provider of the job.
+    pub provider: Option<String>,
+    /// Id of the job at the provider.
+    pub job_id: Option<String>,
+    /// Last watch of the previous page.
+    pub before: Option<WatchId>,
+}
+
+impl ReadStore {
+    /// Returns a watch of the app.
+    pub async fn watch(&self, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
+        let keyring = self.shared.keyring.clone();
+        self.read(move |tx| find(tx, &keyring, app, id)).await
+    }
+
+    /// Returns up to `limit` watches of the app, newest first.
+    pub async fn watches(&self, app: AppNo, filter: WatchFilter, limit: u32) -> Result<Vec<Watch>> {
+        let keyring = self.shared.keyring.clone();
+        self.read(move |tx| {
+            let query = listed(app, &filter, limit);
+            let mut found = tx.list(&query.sql, query.values, read_watch)?;
+            add_destinations(tx, &keyring, &mut found)?;
+            Ok(found)
+        })
+        .await
+    }
+}
+
+/// Builds the query of a list, newest first.
+pub(super) fn listed(app: AppNo, filter: &WatchFilter, limit: u32) -> Where<'_> {
+    // A job id leads to few watches, through the index of the jobs; `+ 0` hides the primary key from the planner.
+    // Watches that have not ended have a partial index. It applies only to exactly these expressions, with the
+    // status as a literal.
+    let (by_app, column) = match (&filter.job_id, filter.status) {
+        (Some(_), _) => ("w.app + 0 =", "w.status"),
+        (None, Some(WatchStatus::Watching)) => ("w.app + 0 =", "w.status || ''"),
+        (None, _) => ("w.app =", "w.status"),
+    };
+    let status = filter.status.map(|status| format!("{column} = '{status}' and ")).unwrap_or_default();
+    let mut query = Where::new(&format!("{SELECT} where {status}{by_app}"), app);
+    query.and("j.job_id =", filter.job_id.as_deref());
+    query.and("j.provider =", filter.provider.as_deref());
+    query.and("w.id <", filter.before);
+    query.push(" order by w.id desc limit", limit);
+    query
+}
+
+/// Returns a watch of the app.
+fn find(tx: &Tx<'_>, keyring: &Keyring, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
+    let sql = format!("{SELECT} where w.app = $1 and w.id = $2");
+    let mut found = tx.list(&sql, params![app, id], read_watch)?;
+    add_destinations(tx, keyring, &mut found)?;
+    Ok(found.pop())
+}
+
+/// Columns of a watch. A watch that ended with its job shows the observation of the ending; every other watch
+/// shows the last observation.
+const SELECT: &str = "select w.id, w.status, w.events, w.metadata, w.created_at, w.ended_at, w.expires_at,
+    j.no, j.provider, j.account, j.job_id, j.params,
+    coalesce((select coalesce(e.refreshed, e.seen) from endings e
+              where e.job = w.job and e.generation >= w.generation
+                and w.status in ('completed', 'failed', 'cancelled', 'not_found')
+              order by e.generation limit 1), j.seen)
+  from watches w join jobs j on j.no = w.job";
+
+fn read_watch(row: &Row<'_>) -> Result<Watch> {
+    Ok(Watch {
+        id: WatchId(row.id(0)?),
+        status: row.word(1, WatchStatus::parse)?,
+        events: EventSet(row.int(2)?),
+        metadata: row.opt_text(3)?,
+        created_at: row.time(4)?,
+        ended_at: row.opt_time(5)?,
+        expires_at: row.time(6)?,
+        job_no: JobNo(row.int(7)?),
+        job: read_name(row, 8)?,
+        seen: row.json(12)?,
+        destinations: Vec::new(),
+    })
+}
+
+/// Reads the destinations of each watch, and the status of the last delivery to each.
+fn add_destinations(tx: &Tx<'_>, keyring: &Keyring, watches: &mut [Watch]) -> Result<()> {
+    let found = tx.fetch(
+        "select id, channel, address, queue, headers, secret,
+           (select d.status from deliveries d where d.watch = wd.watch and d.n = wd.n order by d.id desc limit 1)
+         from watch_destinations wd where watch = $1 order by n",
+        watches.iter().map(|watch| params![watch.id]),
+        |row| {
+            let destination = read_destination(row, 0, keyring)?;
+            let status = row.opt_text(6)?;
+            Ok((destination, status.as_deref().and_then(DeliveryStatus::parse)))
+        },
+    )?;
+    for (watch, destinations) in watches.iter_mut().zip(found) {
+        watch.destinations = destinations;
+    }
+    Ok(())
+}
+
+pub(super) fn amend_watch(
+    batch: &mut Batch<'_>,
+    command: &AmendWatch,
+) -> Result<Result<Watch, AmendRefusal>> {
+    let (app, id) = (command.app, command.watch);
+    let keyring = &batch.shared.keyring;
+    // Locks the row: the watch does not end before the commit.
+    let held = batch.tx.run(
+        "update watches set status = status where app = $1 and id = $2 and status = 'watching'",
+        params![app, id],
+    )?;
+    if held == 0 {
+        let known = find(&batch.tx, keyring, app, id)?;
+        return Ok(Err(if known.is_some() { AmendRefusal::Ended } else { AmendRefusal::NotFound }));
+    }
+    let known = batch.tx.list(
+        "select n, id, channel, address, queue, headers, secret from watch_destinations
+         where watch = $1 order by n",
+        params![id],
+        |row| Ok((row.int(0)?, read_destination(row, 1, keyring)?)),
+    )?;
+    let mut fresh = Vec::new();
+    for one in &command.destinations {
+        let same = |known: &&Destination| known.channel == one.channel && known.address == one.address;
+        match known.iter().map(|(_, known)| known).find(same) {
+            None => fresh.push(one),
+            Some(known) if known.headers == one.headers && known.secret == one.secret => {}
+            Some(_) => return Ok(Err(AmendRefusal::DestinationDiffers(one.address.clone()))),
+        }
+    }
+    if known.len() + fresh.len() > command.destinations_max {
+        return Ok(Err(AmendRefusal::TooManyDestinations));
+    }
+    let first = known.last().map_or(0, |(n, _)| n + 1);
+    let fresh = (first..).zip(fresh).map(|(n, one)| (id, n, one));
+    insert_destinations(&batch.tx, keyring, fresh)?;
+    if let Some(metadata) = &command.metadata {
+        batch
+            .tx
+            .run("update watches set metadata = $1 where app = $2 and id = $3", params![metadata, app, id])?;
+    }
+    if let Some(expires_at) = command.expires_at {
+        let job = batch.tx.one(
+            "update watches set expires_at = $1 where app = $2 and id = $3 returning job",
+            params![expires_at, app, id],
+            |row| Ok(JobNo(row.int(0)?)),
+        )?;
+        jobs::notify_watchers_changed(batch, &[job])?;
+    }
+    let amended = find(&batch.tx, keyring, app, id)?;
+    Ok(amended.ok_or(AmendRefusal::NotFound))
+}
+
+/// Applies stops. Returns whether each watch exists.
+pub(super) fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Result<Vec<bool>> {
+    let jobs = batch.tx.fetch(
+        "select job from watches where app = $1 and id = $2",
+        commands.iter().map(|command| params![command.app, command.watch]),
+        |row| Ok(JobNo(row.int(0)?)),
+    )?;
+    let known: Vec<(&StopWatch, JobNo)> =
+        commands.iter().zip(&jobs).filter_map(|(command, job)| Some((*command, *job.first()?))).collect();
+    let stopped = batch.tx.update_each(
+        "update watches set status = 'stopped', ended_at = $1
+         where app = $2 and id = $3 and coalesce(status, '') = 'watching'",
+        known.iter().map(|(command, _)| params![command.now, command.app, command.watch]),
+    )?;
+    deliveries::skip_stopped(batch, &known.iter().map(|(command, _)| command.watch).collect::<Vec<_>>())?;
+    let mut changed_jobs = BTreeSet::new();
+    for ((command, job), _) in known.iter().zip(stopped).filter(|(_, stopped)| *stopped > 0) {
+        changed_jobs.insert(*job);
+        batch.effects.ended_watches.push(command.watch);
+        batch.effects.tally.ended(WatchStatus::Stopped);
+    }
+    // Once for each job: a client may stop many watches of one job in a batch.
+    jobs::notify_watchers_changed(batch, &changed_jobs.into_iter().collect::<Vec<_>>())?;
+    Ok(jobs.iter().map(|job| !job.is_empty()).collect())
+}

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use ringback::domain::{DeliveryStatus, JobNo, Masked, Reason, Timestamp, WatchId, WatchStatus};
+use ringback::domain::{
+    DeliveryStatus, JobNo, Masked, Reason, TimelineEntry, Timestamp, WatchId, WatchStatus,
+};
 use ringback::store::{
-    DatabaseLocation, DeliveryFilter, IdempotencyKey, Keyring, Replay, StoredResponse, TimelineEntry,
-    TimelinePosition, WatchFilter,
+    DatabaseLocation, DeliveryFilter, IdempotencyKey, Keyring, Replay, StoredResponse, TimelinePosition,
+    WatchFilter,
 };
 use rusqlite::Connection;
 

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::super::batch::Batch;
-use super::super::db::{Result, Tx, Value};
+use super::super::db::{Result, Tx, params};
 use super::super::idempotency::{Outcome, Results};
 use super::super::rows::insert_destinations;
 use super::super::sealing::Keyring;
@@ -39,17 +39,42 @@ pub fn register_many(batch: &mut Batch<'_>, command: &RegisterMany) -> Outcome<V
     insert(batch, &command.0.iter().collect::<Vec<_>>()).map(Ok)
 }
 
-/// Inserts watches and their jobs, and notifies the poller.
+/// Inserts watches and their jobs, and notifies the poller. Returns the watches as they are read back.
 fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch]) -> Result<Vec<Watch>> {
     let jobs = upsert_jobs(&batch.tx, watches)?;
     insert_watches(&batch.tx, &batch.shared.keyring, watches, &jobs)?;
     batch.effects.tally.registered(watches.len());
     let traced = batch.shared.tracer().is_on();
-    let inserted = watches.iter().zip(&jobs).map(|(new, job)| {
-        batch.effects.poller_messages.push(PollerMessage::Watch(Box::new(job.snapshot(new, traced))));
-        new_watch(new, job)
-    });
-    Ok(inserted.collect())
+    let mut inserted = Vec::with_capacity(watches.len());
+    for (new, UpsertedJob { no, generation, seen, registered_at }) in watches.iter().zip(jobs) {
+        // The terms of this watch alone.
+        let snapshot = JobSnapshot {
+            traced: traced.then(|| (new.id, new.traceparent.clone())),
+            no,
+            name: new.job.clone(),
+            generation,
+            known: Known::new(&seen, registered_at),
+            registered_at,
+            watching: 1,
+            terms: Some(new.terms),
+            poll_requested: false,
+        };
+        batch.effects.poller_messages.push(PollerMessage::Watch(Box::new(snapshot)));
+        inserted.push(Watch {
+            id: new.id,
+            status: WatchStatus::Watching,
+            job: new.job.clone(),
+            job_no: no,
+            seen,
+            destinations: new.destinations.iter().map(|destination| (destination.clone(), None)).collect(),
+            events: new.events,
+            metadata: new.metadata.clone(),
+            created_at: new.created_at,
+            ended_at: None,
+            expires_at: new.terms.expires_at,
+        });
+    }
+    Ok(inserted)
 }
 
 /// A job after the upsert.
@@ -60,38 +85,13 @@ struct UpsertedJob {
     registered_at: Timestamp,
 }
 
-impl UpsertedJob {
-    /// Returns the job with the terms of one watch, for the poller.
-    fn snapshot(&self, new: &NewWatch, traced: bool) -> JobSnapshot {
-        JobSnapshot {
-            traced: traced.then(|| (new.id, new.traceparent.clone())),
-            no: self.no,
-            name: new.job.clone(),
-            generation: self.generation,
-            known: Known::new(&self.seen, self.registered_at),
-            registered_at: self.registered_at,
-            watching: 1,
-            terms: Some(new.terms),
-            poll_requested: false,
-        }
-    }
-}
-
 /// Inserts the jobs of watches, or begins the next generation of jobs that have ended.
 fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
     // Each job once, in the order of its first watch: PostgreSQL refuses to upsert a row twice.
     let mut jobs = HashSet::with_capacity(watches.len());
     let rows = watches.iter().filter(|new| jobs.insert(&new.job)).map(|new| {
         let JobName { provider, account, job_id, params } = &new.job;
-        [
-            i64::from(new.job.shard()).into(),
-            job_id.into(),
-            provider.into(),
-            account.into(),
-            params.into(),
-            Value::Text(&NEVER_POLLED),
-            new.created_at.into(),
-        ]
+        params![new.job.shard(), job_id, provider, account, params, &*NEVER_POLLED, new.created_at]
     });
     tx.insert_each(
         "insert into jobs (shard, job_id, provider, account, params, seen, registered_at)
@@ -109,7 +109,7 @@ fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
          where job_id = $1 and provider = $2 and account = $3 and params = $4",
         watches.iter().map(|new| {
             let JobName { provider, account, job_id, params } = &new.job;
-            [job_id.into(), provider.into(), account.into(), params.into()]
+            params![job_id, provider, account, params]
         }),
         |row| {
             Ok(UpsertedJob {
@@ -132,42 +132,24 @@ fn insert_watches(tx: &Tx<'_>, keyring: &Keyring, watches: &[&NewWatch], jobs: &
            expected_at, traceparent, created_at, expires_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         watches.iter().zip(jobs).map(|(new, job)| {
-            [
-                new.app.0.into(),
-                new.id.0.into(),
-                job.no.0.into(),
-                job.generation.into(),
-                WatchStatus::Watching.as_str().into(),
-                new.events.0.into(),
-                new.payload.as_str().into(),
-                new.metadata.as_deref().into(),
-                new.terms.poll_interval.map(millis).into(),
-                new.terms.expected_at.into(),
-                new.traceparent.as_deref().into(),
-                new.created_at.into(),
-                new.terms.expires_at.into(),
+            params![
+                new.app,
+                new.id,
+                job.no,
+                job.generation,
+                WatchStatus::Watching,
+                new.events.0,
+                new.payload,
+                &new.metadata,
+                new.terms.poll_interval.map(millis),
+                new.terms.expected_at,
+                &new.traceparent,
+                new.created_at,
+                new.terms.expires_at,
             ]
         }),
     )?;
-    let destinations = watches
-        .iter()
-        .flat_map(|new| (0i64..).zip(&new.destinations).map(|(n, destination)| (new.id, n, destination)));
+    let destinations =
+        watches.iter().flat_map(|new| (0..).zip(&new.destinations).map(|(n, one)| (new.id, n, one)));
     insert_destinations(tx, keyring, destinations)
-}
-
-/// Returns a new watch as it is read back.
-fn new_watch(new: &NewWatch, job: &UpsertedJob) -> Watch {
-    Watch {
-        id: new.id,
-        status: WatchStatus::Watching,
-        job: new.job.clone(),
-        job_no: job.no,
-        seen: job.seen.clone(),
-        destinations: new.destinations.iter().map(|d| (d.clone(), None)).collect(),
-        events: new.events,
-        metadata: new.metadata.clone(),
-        created_at: new.created_at,
-        ended_at: None,
-        expires_at: new.terms.expires_at,
-    }
 }

@@ -1,7 +1,7 @@
 //! The feed of events, and the timeline of a watch.
 
-use ringback::domain::{EventType, NextStep};
-use ringback::store::{After, EventFilter, TimelineEntry, TimelinePosition};
+use ringback::domain::{EventType, NextStep, TimelineEntry};
+use ringback::store::{After, EventFilter, TimelinePosition};
 
 use EventType::{JobCompleted, JobProcessing, JobProgress};
 
@@ -116,12 +116,12 @@ async fn a_timeline_is_in_the_order_of_cause_and_effect() {
         }
         assert!(timeline.is_sorted_by_key(|(position, _)| position.at));
         let word = |timeline_entry| match timeline_entry {
-            TimelineEntry::Registered => "registered".to_owned(),
+            TimelineEntry::Registered { .. } => "registered".to_owned(),
             TimelineEntry::Observed { status, .. } => format!("observed {status}"),
             TimelineEntry::Event { event_type, .. } => event_type.to_string(),
             TimelineEntry::Delivery { status, .. } => format!("delivery {status}"),
             TimelineEntry::Attempt { status_code, .. } => format!("attempt {status_code:?}"),
-            TimelineEntry::Stopped => "stopped".to_owned(),
+            TimelineEntry::Stopped { .. } => "stopped".to_owned(),
         };
         timeline.into_iter().map(|(_, timeline_entry)| word(timeline_entry)).collect::<Vec<_>>()
     };
@@ -148,7 +148,10 @@ async fn a_timeline_is_in_the_order_of_cause_and_effect() {
     let beginning = TimelinePosition::default();
     assert!(fixture.store.timeline(other, watch.id, beginning, 9).await.expect("read").is_none());
     let timeline = page(stopped.id, beginning, 9).await;
-    assert!(matches!(timeline[..], [(_, TimelineEntry::Registered), (_, TimelineEntry::Stopped)]));
+    assert!(matches!(
+        timeline[..],
+        [(_, TimelineEntry::Registered { .. }), (_, TimelineEntry::Stopped { .. })]
+    ));
 }
 
 crate::postgres::on_postgres_too! {

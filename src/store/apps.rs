@@ -138,7 +138,9 @@ const APP: &str = "no, id, name, created_at, signing_secret, old_signing_secret,
 fn read_app(row: &Row<'_>, keyring: &Keyring) -> Result<App> {
     let id = row.id(1)?;
     let old = match (row.opt_text(5)?, row.opt_time(6)?) {
-        (Some(old), Some(until)) => Some((Masked::new(keyring.open(Column::AppOldSecret, id, old)?), until)),
+        (Some(old), Some(until)) => {
+            Some((Masked::new(keyring.open(Column::APP_OLD_SECRET, id, old)?), until))
+        }
         (_, _) => None,
     };
     Ok(App {
@@ -146,7 +148,7 @@ fn read_app(row: &Row<'_>, keyring: &Keyring) -> Result<App> {
         id: AppId(id),
         name: row.text(2)?,
         created_at: row.time(3)?,
-        signing_secret: Masked::new(keyring.open(Column::AppSecret, id, row.text(4)?)?),
+        signing_secret: Masked::new(keyring.open(Column::APP_SECRET, id, row.text(4)?)?),
         old_secret: old,
     })
 }
@@ -182,7 +184,7 @@ fn find_app(batch: &Batch<'_>, name: &str) -> Result<Option<App>> {
 
 /// Inserts an app. Returns `None` if another app has the name.
 fn insert_app(batch: &mut Batch<'_>, new: &CreateApp) -> Result<Option<App>> {
-    let sealed = batch.shared.keyring.seal(Column::AppSecret, new.id.0, new.signing_secret.reveal())?;
+    let sealed = batch.shared.keyring.seal(Column::APP_SECRET, new.id.0, new.signing_secret.reveal())?;
     let made = batch.tx.run(
         "insert into apps (id, name, signing_secret, created_at) values ($1, $2, $3, $4)
          on conflict (name) do nothing",
@@ -210,9 +212,9 @@ pub(super) fn rotate_secret(batch: &mut Batch<'_>, command: &RotateSecret) -> Ou
     let until = command.now.plus(command.grace);
     let old = std::mem::replace(&mut app.signing_secret, command.signing_secret.clone());
     app.old_secret = (until > command.now).then_some((old, until));
-    let sealed = keyring.seal(Column::AppSecret, app.id.0, app.signing_secret.reveal())?;
+    let sealed = keyring.seal(Column::APP_SECRET, app.id.0, app.signing_secret.reveal())?;
     let old_sealed = match &app.old_secret {
-        Some((old, _)) => Some(keyring.seal(Column::AppOldSecret, app.id.0, old.reveal())?),
+        Some((old, _)) => Some(keyring.seal(Column::APP_OLD_SECRET, app.id.0, old.reveal())?),
         None => None,
     };
     let old_until = app.old_secret.as_ref().map(|(_, until)| *until);

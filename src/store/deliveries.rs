@@ -142,7 +142,7 @@ fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
         next_attempt_at: row.opt_time(7)?,
         created_at: row.time(8)?,
         channel: row.word(9, ChannelKind::parse)?,
-        address: keyring.open(Column::DestinationAddress, destination, row.text(10)?)?,
+        address: keyring.open(Column::DESTINATION_ADDRESS, destination, row.text(10)?)?,
     })
 }
 

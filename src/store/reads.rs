@@ -13,7 +13,7 @@ use crate::telemetry::metrics::{Backlog, Metrics};
 use crate::telemetry::traces::Tracer;
 
 /// State that the handles and the writer of a store share.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Shared {
     /// Draws every id that is not derived.
     pub(super) ids: Ids,
@@ -44,20 +44,7 @@ pub(super) struct Shared {
 impl Shared {
     /// Creates the state of a store that was just opened.
     pub(super) fn new(ids: Ids, tenants: TenantCache, keyring: Keyring, public_url: String) -> Self {
-        Self {
-            ids,
-            keyring,
-            public_url,
-            refusing: AtomicBool::new(false),
-            watch_ends: ChangeNotifier::default(),
-            feeds: ChangeNotifier::default(),
-            poller_messages: Arc::default(),
-            dispatcher_messages: Arc::default(),
-            tenants: RwLock::new(tenants),
-            metrics: Arc::new(Metrics::default()),
-            tracer: OnceLock::new(),
-            backlog: tokio::sync::Mutex::default(),
-        }
+        Self { ids, keyring, public_url, tenants: RwLock::new(tenants), ..Self::default() }
     }
 
     /// The tracer, or one that records nothing.

@@ -68,7 +68,7 @@ fn apps(tx: &Tx<'_>, keyring: &Keyring) -> db::Result<usize> {
     let found = tx.list(sql, [], |row| Ok((row.id(0)?, row.text(1)?, row.opt_text(2)?)))?;
     let mut count = 0;
     for (id, mut new, mut old) in found {
-        let secrets = [(Column::AppSecret, Some(&mut new)), (Column::AppOldSecret, old.as_mut())];
+        let secrets = [(Column::APP_SECRET, Some(&mut new)), (Column::APP_OLD_SECRET, old.as_mut())];
         if keyring.reseal(id, secrets)? {
             count += tx.run(
                 "update apps set signing_secret = $1, old_signing_secret = $2 where id = $3",
@@ -89,9 +89,9 @@ fn destinations(tx: &Tx<'_>, keyring: &Keyring, last: (Id, i64)) -> db::Result<(
             let is_secret = row.word(3, ChannelKind::parse)?.traits().secret_address;
             let (mut address, mut headers, mut secret) = (row.text(4)?, row.opt_text(5)?, row.opt_text(6)?);
             let secrets = [
-                (Column::DestinationAddress, Some(&mut address).filter(|_| is_secret)),
-                (Column::DestinationHeaders, headers.as_mut()),
-                (Column::DestinationSecret, secret.as_mut()),
+                (Column::DESTINATION_ADDRESS, Some(&mut address).filter(|_| is_secret)),
+                (Column::DESTINATION_HEADERS, headers.as_mut()),
+                (Column::DESTINATION_SECRET, secret.as_mut()),
             ];
             let is_changed = keyring.reseal(row.id(2)?, secrets)?;
             Ok(((row.id(0)?, row.int(1)?), is_changed, address, headers, secret))

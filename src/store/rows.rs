@@ -21,17 +21,17 @@ pub(super) fn read_destination(row: &Row<'_>, first: usize, keyring: &Keyring) -
     let id = row.id(first)?;
     let open = |column, text: Option<String>| text.map(|text| keyring.open(column, id, text)).transpose();
     let broken = |_| StoreError::Inconsistent("the headers of a destination cannot be read".to_owned());
-    let headers = match open(Column::DestinationHeaders, row.opt_text(first + 4)?)? {
+    let headers = match open(Column::DESTINATION_HEADERS, row.opt_text(first + 4)?)? {
         Some(headers) => serde_json::from_str(&headers).map_err(broken)?,
         None => Vec::new(),
     };
     Ok(Destination {
         id: DestinationId(id),
         channel: row.word(first + 1, ChannelKind::parse)?,
-        address: keyring.open(Column::DestinationAddress, id, row.text(first + 2)?)?,
+        address: keyring.open(Column::DESTINATION_ADDRESS, id, row.text(first + 2)?)?,
         queue: row.text(first + 3)?,
         headers,
-        secret: open(Column::DestinationSecret, row.opt_text(first + 5)?)?,
+        secret: open(Column::DESTINATION_SECRET, row.opt_text(first + 5)?)?,
     })
 }
 
@@ -49,7 +49,7 @@ pub(super) fn insert_destinations<'d>(
     let sealed = |(watch, n, one): (WatchId, i64, &'d Destination)| {
         let seal = |column, text| keyring.seal(column, one.id.0, text);
         let address = if one.channel.traits().secret_address {
-            seal(Column::DestinationAddress, &one.address)?
+            seal(Column::DESTINATION_ADDRESS, &one.address)?
         } else {
             Cow::Borrowed(one.address.as_str())
         };
@@ -57,9 +57,9 @@ pub(super) fn insert_destinations<'d>(
         let headers = if one.headers.is_empty() {
             None
         } else {
-            Some(keyring.seal(Column::DestinationHeaders, one.id.0, &to_json(&one.headers))?.into_owned())
+            Some(keyring.seal(Column::DESTINATION_HEADERS, one.id.0, &to_json(&one.headers))?.into_owned())
         };
-        let secret = one.secret.as_deref().map(|text| seal(Column::DestinationSecret, text)).transpose()?;
+        let secret = one.secret.as_deref().map(|text| seal(Column::DESTINATION_SECRET, text)).transpose()?;
         Ok((watch, n, one, address, headers, secret))
     };
     let sealed: Vec<_> = destinations.map(sealed).collect::<Result<_>>()?;

@@ -57,30 +57,19 @@ const SEALED: &str = "sealed:";
 /// Length of a nonce, in bytes.
 const NONCE: usize = 24;
 
-/// A column whose values are sealed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Column {
-    AppSecret,
-    AppOldSecret,
-    DestinationAddress,
-    DestinationHeaders,
-    DestinationSecret,
-}
+/// A column whose values are sealed. The value is its name in the associated data, which must never change.
+#[derive(Clone, Copy)]
+pub(super) struct Column(&'static str);
 
 impl Column {
-    /// Name in the associated data. It must never change.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::AppSecret => "apps.signing_secret",
-            Self::AppOldSecret => "apps.old_signing_secret",
-            Self::DestinationAddress => "watch_destinations.address",
-            Self::DestinationHeaders => "watch_destinations.headers",
-            Self::DestinationSecret => "watch_destinations.secret",
-        }
-    }
+    pub(super) const APP_SECRET: Self = Self("apps.signing_secret");
+    pub(super) const APP_OLD_SECRET: Self = Self("apps.old_signing_secret");
+    pub(super) const DESTINATION_ADDRESS: Self = Self("watch_destinations.address");
+    pub(super) const DESTINATION_HEADERS: Self = Self("watch_destinations.headers");
+    pub(super) const DESTINATION_SECRET: Self = Self("watch_destinations.secret");
 
     fn associated(self, row: Id) -> Vec<u8> {
-        [self.name().as_bytes(), &[0], &row.to_bytes()].concat()
+        [self.0.as_bytes(), &[0], &row.to_bytes()].concat()
     }
 }
 
@@ -120,7 +109,7 @@ impl Keyring {
     /// Returns the plain text of a stored text.
     pub(super) fn open(&self, column: Column, row: Id, stored: String) -> Result<String> {
         let Some((name, sealed)) = sealed_parts(&stored) else { return Ok(stored) };
-        let broken = |what: &str| StoreError::Inconsistent(format!("`{}` {what}", column.name()));
+        let broken = |what: &str| StoreError::Inconsistent(format!("`{}` {what}", column.0));
         let bytes = BASE64_STANDARD_NO_PAD.decode(sealed).map_err(|_| broken("is not base64"))?;
         let mut keys = self.0.iter().filter(|(known, _)| known == name);
         let opened = keys.find_map(|(_, cipher)| decrypt(cipher, &bytes, &column.associated(row)));
@@ -217,17 +206,17 @@ mod tests {
     fn a_sealed_value_opens_with_its_key_in_its_row_and_column_only() {
         let (old, new) = ([1; 32], [2; 32]);
         let ring = Keyring::new([&old]);
-        let sealed = ring.seal(Column::AppSecret, row(1), "whsec_x").expect("sealed").into_owned();
+        let sealed = ring.seal(Column::APP_SECRET, row(1), "whsec_x").expect("sealed").into_owned();
         assert!(sealed.starts_with("sealed:") && !sealed.contains("whsec_x"), "{sealed}");
-        assert_ne!(sealed, ring.seal(Column::AppSecret, row(1), "whsec_x").expect("sealed"));
+        assert_ne!(sealed, ring.seal(Column::APP_SECRET, row(1), "whsec_x").expect("sealed"));
         let open = |ring: &Keyring, column, row| ring.open(column, row, sealed.clone()).ok();
         for ring in [&ring, &Keyring::new([&new, &old])] {
-            assert_eq!(open(ring, Column::AppSecret, row(1)).as_deref(), Some("whsec_x"));
+            assert_eq!(open(ring, Column::APP_SECRET, row(1)).as_deref(), Some("whsec_x"));
         }
-        assert_eq!(open(&ring, Column::AppSecret, row(2)), None, "another row");
-        assert_eq!(open(&ring, Column::AppOldSecret, row(1)), None, "another column");
-        assert_eq!(open(&Keyring::new([&new]), Column::AppSecret, row(1)), None, "another key");
-        assert_eq!(open(&Keyring::default(), Column::AppSecret, row(1)), None, "no key");
+        assert_eq!(open(&ring, Column::APP_SECRET, row(2)), None, "another row");
+        assert_eq!(open(&ring, Column::APP_OLD_SECRET, row(1)), None, "another column");
+        assert_eq!(open(&Keyring::new([&new]), Column::APP_SECRET, row(1)), None, "another key");
+        assert_eq!(open(&Keyring::default(), Column::APP_SECRET, row(1)), None, "no key");
         assert!(!ring.is_stale(&sealed) && ring.is_stale("whsec_x") && !Keyring::default().is_stale("x"));
         assert!(Keyring::new([&new, &old]).is_stale(&sealed));
     }
@@ -235,8 +224,8 @@ mod tests {
     #[test]
     fn without_a_key_values_stay_plain() {
         let ring = Keyring::default();
-        assert_eq!(ring.seal(Column::AppSecret, row(1), "x").expect("sealed"), "x");
-        assert_eq!(ring.open(Column::AppSecret, row(1), "x".to_owned()).expect("opened"), "x");
+        assert_eq!(ring.seal(Column::APP_SECRET, row(1), "x").expect("sealed"), "x");
+        assert_eq!(ring.open(Column::APP_SECRET, row(1), "x".to_owned()).expect("opened"), "x");
     }
 
     #[test]

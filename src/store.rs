@@ -14,7 +14,7 @@
 //! The files form layers, each of which imports only those above it:
 //!
 //! 1. `db`: connections, one SQL text, two dialects;
-//! 2. `sealing`, `tenant_cache`, `mailbox`, `change_notifier`: state without SQL, and `reads`, which holds it;
+//! 2. `sealing`, `tenant_cache`, `notifications`: state without SQL, and `reads`, which holds it;
 //! 3. `rows`, `batch`: what all aggregates use, too;
 //! 4. one file for each aggregate: its types, statements and reads;
 //! 5. `writer` and `commands`: the writer is generic, and `commands` generates the command set;
@@ -26,7 +26,6 @@ mod commands;
 
 mod apps;
 mod batch;
-mod change_notifier;
 mod db;
 mod deliveries;
 mod endings;
@@ -34,8 +33,8 @@ mod events;
 mod idempotency;
 mod jobs;
 mod keys;
-mod mailbox;
 mod nodes;
+mod notifications;
 mod open;
 mod prune;
 mod reads;
@@ -61,7 +60,6 @@ use crate::domain::{App, AppNo, Watch, WatchId};
 use crate::telemetry::metrics::Queues;
 
 pub use self::apps::{BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefusal, RotateSecret};
-pub use self::change_notifier::Listener;
 pub use self::db::{DatabaseLocation, StoreError};
 pub use self::deliveries::{
     DeliveryFilter, DueDeliveries, LoadDueDeliveries, RecordAttempt, RescheduleRetries, RetryDelivery,
@@ -72,7 +70,7 @@ pub use self::events::{After, EventFilter};
 pub use self::idempotency::{IdempotencyKey, Idempotent, Replay, Replayable, Respond, StoredResponse};
 pub use self::jobs::{NotFound, PollNow, RecordObservation, RefreshEnding};
 pub use self::keys::{CreateKey, KeyRow, RevokeKey, TooManyKeys};
-pub use self::mailbox::Mailbox;
+pub use self::notifications::{Listener, Mailbox};
 pub use self::open::StoreOptions;
 pub use self::prune::Prune;
 pub use self::reads::ReadStore;

@@ -33,15 +33,6 @@ macro_rules! apply {
     };
 }
 
-macro_rules! only_reads {
-    (read) => {
-        true
-    };
-    ($kind:ident) => {
-        false
-    };
-}
-
 macro_rules! commands {
     ($(
         $(#[$doc:meta])*
@@ -69,7 +60,7 @@ macro_rules! commands {
 
         impl $crate::store::writer::CommandSet for Command {
             fn only_reads(&self) -> bool {
-                match self { $(Self::$ask(_) => only_reads!($kind),)* }
+                match self { $(Self::$ask(_) => stringify!($kind) == "read",)* }
             }
 
             fn apply(

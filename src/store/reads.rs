@@ -3,9 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use super::change_notifier::{ChangeNotifier, Listener};
 use super::db::{Readers, Result, Tx};
-use super::mailbox::Mailbox;
+use super::notifications::{ChangeNotifier, Listener, Mailbox};
 use super::sealing::Keyring;
 use super::tenant_cache::{TenantCache, TenantChange};
 use crate::domain::{AppNo, DispatcherMessage, Ids, PollerMessage, Timestamp, WatchId};

@@ -1,4 +1,5 @@
-//! Notification of requests that wait for a change: the end of a watch, the growth of an app's feed.
+//! Notifications that follow a commit: messages to the poller and the dispatcher, and the wake-up of requests that
+//! wait for the end of a watch or the growth of an app's feed.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -6,6 +7,54 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
+
+/// A queue of messages for one reader, in the order of the commits.
+#[derive(Debug)]
+pub struct Mailbox<T> {
+    waiting: Mutex<Vec<T>>,
+    arrived: Notify,
+}
+
+impl<T> Default for Mailbox<T> {
+    fn default() -> Self {
+        Self { waiting: Mutex::default(), arrived: Notify::new() }
+    }
+}
+
+impl<T> Mailbox<T> {
+    /// Appends messages.
+    pub(super) fn put(&self, messages: Vec<T>) {
+        if !messages.is_empty() {
+            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).extend(messages);
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Lets [`Mailbox::arrived`] return without a message.
+    pub fn wake(&self) {
+        self.arrived.notify_one();
+    }
+
+    /// Whether no message has arrived since the last [`Mailbox::take`].
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of messages that wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Removes and returns all messages that wait.
+    pub fn take(&self) -> Vec<T> {
+        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns when a message has arrived, or [`Mailbox::wake`] was called, since the last time that this function returned.
+    pub async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+}
 
 /// Notifies the listeners of a key. A key has an entry for as long as it has a listener.
 #[derive(Clone, Debug)]

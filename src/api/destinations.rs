@@ -74,25 +74,19 @@ pub struct TargetObject {
 }
 
 /// A destination as a client requests it; its host name is not resolved yet.
+#[derive(PartialEq)]
 pub(super) struct DestinationRequest {
-    /// The JSON pointer to it.
-    at: String,
     channel: ChannelKind,
     address: ParsedAddress,
     headers: Vec<(String, String)>,
     secret: Option<String>,
 }
 
-impl DestinationRequest {
-    /// Whether both request the same, apart from their place in the body.
-    fn is_same(&self, other: &Self) -> bool {
-        (self.channel, &self.address, &self.headers, &self.secret)
-            == (other.channel, &other.address, &other.headers, &other.secret)
-    }
-}
+/// The requests of a client, each with the JSON pointer to it.
+pub(super) type DestinationRequests = Vec<(String, DestinationRequest)>;
 
 /// Parses every destination of a registration.
-pub(super) fn destination_requests(api: &Api, fields: &mut ObjectReader<'_, '_>) -> Vec<DestinationRequest> {
+pub(super) fn destination_requests(api: &Api, fields: &mut ObjectReader<'_, '_>) -> DestinationRequests {
     let shorthands = channels::TABLE.iter().filter_map(|spec| Some((spec.kind, spec.shorthand?)));
     if !fields.has("notify") && !shorthands.clone().any(|(_, shorthand)| fields.has(shorthand.field)) {
         let detail =
@@ -119,7 +113,7 @@ pub(super) fn destination_requests(api: &Api, fields: &mut ObjectReader<'_, '_>)
 pub(super) struct DestinationReader<'a> {
     api: &'a Api,
     /// The destinations so far.
-    pub(super) requests: Vec<DestinationRequest>,
+    pub(super) requests: DestinationRequests,
 }
 
 impl<'a> DestinationReader<'a> {
@@ -167,8 +161,8 @@ impl<'a> DestinationReader<'a> {
         errors: &mut FieldErrors,
     ) -> Option<&mut DestinationRequest> {
         let address = errors.keep(&at, self.api.channels.parse_address(channel, text))?;
-        self.requests.push(DestinationRequest { at, channel, address, headers: Vec::new(), secret: None });
-        self.requests.last_mut()
+        self.requests.push((at, DestinationRequest { channel, address, headers: Vec::new(), secret: None }));
+        self.requests.last_mut().map(|(_, request)| request)
     }
 
     /// Parses a destination that is an object.
@@ -252,14 +246,15 @@ fn headers(fields: &mut ObjectReader<'_, '_>) -> Vec<(String, String)> {
 pub(super) async fn destinations(
     api: &Api,
     app: AppNo,
-    requests: &[DestinationRequest],
+    requests: &[(String, DestinationRequest)],
     (now, until): (Timestamp, Timestamp),
     errors: &mut FieldErrors,
 ) -> Vec<Destination> {
     // Equal requests are one destination. Different spellings of one address are found below.
-    let mut distinct: Vec<&DestinationRequest> = Vec::with_capacity(requests.len().min(DESTINATIONS_MAX));
+    let mut distinct: Vec<&(String, DestinationRequest)> =
+        Vec::with_capacity(requests.len().min(DESTINATIONS_MAX));
     for request in requests.iter().take(ENTRIES_MAX) {
-        if !distinct.iter().any(|known| known.is_same(request)) {
+        if !distinct.iter().any(|known| known.1 == request.1) {
             distinct.push(request);
         }
     }
@@ -270,14 +265,14 @@ pub(super) async fn destinations(
     }
     let mut destinations: Vec<Destination> = Vec::with_capacity(distinct.len());
     // All at the same time, because each can take a second.
-    let targets = join_all(distinct.iter().map(|request| async move {
+    let targets = join_all(distinct.iter().map(|(_, request)| async move {
         match &request.address {
             ParsedAddress::Url(url) => api.egress.check(url, until).await.map(Some),
             ParsedAddress::Text(_) => Ok(None),
         }
     }));
-    for (request, target) in distinct.iter().zip(targets.await) {
-        let Some(target) = errors.keep(&request.at, target) else { continue };
+    for ((at, request), target) in distinct.iter().zip(targets.await) {
+        let Some(target) = errors.keep(at, target) else { continue };
         let address = match (&target, &request.address) {
             (Some(target), _) => target.as_str(),
             (None, ParsedAddress::Url(text) | ParsedAddress::Text(text)) => text,
@@ -287,7 +282,7 @@ pub(super) async fn destinations(
             Some(known) if known.headers == request.headers && known.secret == request.secret => {}
             Some(_) => {
                 let detail = "is given twice, with different headers or secrets; give it once";
-                errors.add(&request.at, FieldErrorCode::Duplicate, detail);
+                errors.add(at, FieldErrorCode::Duplicate, detail);
             }
             None => destinations.push(Destination {
                 id: DestinationId(api.store.ids().draw(now)),

@@ -108,8 +108,7 @@ struct NewKey {
 pub async fn create(call: Call) -> Answer {
     let write = call.write_secret(Content::OBJECT).await?;
     let (api, now, only) = (&write.api, write.api.clock.now(), write.caller.managed_app());
-    let find = |id: &str| find_app(api, only, id);
-    let request = write.object(|fields| read(fields, now, find))?;
+    let request = write.object(|fields| read(api, only, now, fields))?;
     let NewKey { name, scope, expires_in, expires_at, app_id } = request;
     let expires_at = expires_in.map(|span| now.plus(span)).or(expires_at);
     let app = app_id.or_else(|| api.store.app(write.app())).ok_or_else(Problem::not_found)?;
@@ -118,11 +117,7 @@ pub async fn create(call: Call) -> Answer {
     Ok(created.await?.into_response())
 }
 
-fn read(
-    fields: &mut ObjectReader<'_, '_>,
-    now: Timestamp,
-    find_app: impl FnOnce(&str) -> Result<Arc<App>, Invalid>,
-) -> Option<NewKey> {
+fn read(api: &Api, only: Option<AppNo>, now: Timestamp, fields: &mut ObjectReader<'_, '_>) -> Option<NewKey> {
     let name = fields.parsed("name", valid_name);
     if !fields.has("scope") {
         fields.error("scope", FieldErrorCode::Required, "is required; use one of: read, write, admin");
@@ -137,6 +132,6 @@ fn read(
     if let Some(Err(wrong)) = expires_at.map(|at| check_expiry(at, now)) {
         fields.error("expiresAt", FieldErrorCode::OutOfRange, wrong);
     }
-    let app_id = fields.parsed("appId", find_app);
+    let app_id = fields.parsed("appId", |id| find_app(api, only, id));
     Some(NewKey { name, scope: scope?, expires_in, expires_at, app_id })
 }

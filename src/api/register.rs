@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use serde_json::value::RawValue;
 
-use super::destinations::{DestinationRequest, destination_requests, destinations};
+use super::destinations::{DestinationRequests, destination_requests, destinations};
 use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Problem, not_one_of};
 use crate::domain::{
@@ -60,7 +60,7 @@ fn parse(
     text: &str,
     now: Timestamp,
     errors: &mut FieldErrors,
-) -> (Option<NewWatch>, Vec<DestinationRequest>) {
+) -> (Option<NewWatch>, DestinationRequests) {
     let raw: &RawValue = serde_json::from_str(text).unwrap_or(RawValue::NULL);
     let Some(mut fields) = ObjectReader::read(raw, "", errors) else { return (None, Vec::new()) };
     let definition = provider(api, &mut fields);

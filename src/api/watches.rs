@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::destinations::{
-    DESTINATIONS_MAX, DestinationReader, DestinationRequest, DestinationView, ENTRIES_MAX, OneOrMany, Target,
-    destinations,
+    DESTINATIONS_MAX, DestinationReader, DestinationRequests, DestinationView, ENTRIES_MAX, OneOrMany,
+    Target, destinations,
 };
 use super::http::{
     Answer, Api, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Page, PageParams,
@@ -302,7 +302,7 @@ struct Amendment {
     expires_in: Option<Duration>,
     /// Further destinations. A watch has at most 20.
     #[schema(min_items = 1, max_items = 20, value_type = Option<Vec<Target>>)]
-    notify: Vec<DestinationRequest>,
+    notify: DestinationRequests,
     /// Replaces the metadata. Null is the empty object.
     #[schema(value_type = Option<Object>)]
     metadata: Option<String>,

@@ -50,52 +50,46 @@ impl SendError {
 
     /// Classifies an error of a TLS handshake.
     pub(super) fn not_secure(error: &io::Error) -> Self {
-        match causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>()) {
-            Some(tls) => Self::Tls(tls.to_string().chars().take(DETAIL_MAX).collect()),
-            // Not an error of TLS: the connection was closed.
-            None => Self::Connect(error.kind().to_string()),
-        }
+        // Without an error of TLS, the connection was closed.
+        causes(error).find_map(Self::by_cause).unwrap_or_else(|| Self::Connect(error.kind().to_string()))
     }
 
     /// Classifies an error of the HTTP client by its causes.
     pub fn classify(error: &reqwest::Error) -> Self {
-        let (mut network, mut cut) = (None, false);
-        for cause in causes(error) {
-            match cause.downcast_ref() {
-                Some(refused @ ResolveError::Forbidden) => return Self::Refused(refused.to_string()),
-                Some(unknown @ ResolveError::Unknown) => return Self::Connect(unknown.to_string()),
-                None => {}
-            }
-            if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
-                return Self::Tls(tls.to_string().chars().take(DETAIL_MAX).collect());
-            }
-            if let Some(http) = cause.downcast_ref::<hyper::Error>() {
-                if http.is_parse() {
-                    return Self::Protocol("the answer is not HTTP".into());
-                }
-                cut = true;
-            }
-            if let Some(error) = cause.downcast_ref::<io::Error>() {
-                network = Some(error.kind());
-            }
-            // The type of these errors is private to the HTTP client.
-            match cause.to_string().strip_prefix("tunnel error: ") {
-                Some("proxy authorization required") => {
-                    return Self::Connect("the proxy requires another name or password".into());
-                }
-                Some("unsuccessful") => {
-                    return Self::Connect("the proxy cannot connect to the destination".into());
-                }
-                Some(_) | None => {}
-            }
+        if let Some(classified) = causes(error).find_map(Self::by_cause) {
+            return classified;
         }
+        let is_cut = causes(error).any(<dyn Error>::is::<hyper::Error>);
+        let network = causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).last();
         match network {
             _ if error.is_connect() && error.is_timeout() => Self::not_connected(),
-            Some(kind) if error.is_connect() => Self::Connect(kind.to_string()),
+            Some(network) if error.is_connect() => Self::Connect(network.kind().to_string()),
             None if error.is_connect() => Self::Connect("no connection could be made".into()),
-            _ if error.is_decode() && !cut => Self::Protocol("the answer cannot be decoded".into()),
+            _ if error.is_decode() && !is_cut => Self::Protocol("the answer cannot be decoded".into()),
             _ => Self::Protocol("the connection was closed before the answer was complete".into()),
         }
+    }
+
+    /// Classifies an error by one of its causes; `None` if the cause does not decide.
+    fn by_cause(cause: &(dyn Error + 'static)) -> Option<Self> {
+        match cause.downcast_ref() {
+            Some(refused @ ResolveError::Forbidden) => return Some(Self::Refused(refused.to_string())),
+            Some(unknown @ ResolveError::Unknown) => return Some(Self::Connect(unknown.to_string())),
+            None => {}
+        }
+        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
+            return Some(Self::Tls(tls.to_string().chars().take(DETAIL_MAX).collect()));
+        }
+        if cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+            return Some(Self::Protocol("the answer is not HTTP".into()));
+        }
+        // The type of these errors is private to the HTTP client.
+        let why = match cause.to_string().strip_prefix("tunnel error: ")? {
+            "proxy authorization required" => "the proxy requires another name or password",
+            "unsuccessful" => "the proxy cannot connect to the destination",
+            _ => return None,
+        };
+        Some(Self::Connect(why.into()))
     }
 }
 

@@ -48,17 +48,14 @@ pub(super) fn insert_destinations<'d>(
 ) -> Result<()> {
     let sealed = |(watch, n, one): (WatchId, i64, &'d Destination)| {
         let seal = |column, text| keyring.seal(column, one.id.0, text);
-        let address = if one.channel.traits().secret_address {
-            seal(Column::DESTINATION_ADDRESS, &one.address)?
-        } else {
-            Cow::Borrowed(one.address.as_str())
-        };
+        let (address, is_secret) = (one.address.as_str(), one.channel.traits().secret_address);
+        let address = if is_secret { seal(Column::DESTINATION_ADDRESS, address)? } else { address.into() };
         // Most destinations have no headers: this saves the serialisation.
-        let headers = if one.headers.is_empty() {
-            None
-        } else {
-            Some(keyring.seal(Column::DESTINATION_HEADERS, one.id.0, &to_json(&one.headers))?.into_owned())
+        let headers = (!one.headers.is_empty()).then(|| to_json(&one.headers));
+        let seal_headers = |headers: String| {
+            keyring.seal(Column::DESTINATION_HEADERS, one.id.0, &headers).map(Cow::into_owned)
         };
+        let headers = headers.map(seal_headers).transpose()?;
         let secret = one.secret.as_deref().map(|text| seal(Column::DESTINATION_SECRET, text)).transpose()?;
         Ok((watch, n, one, address, headers, secret))
     };

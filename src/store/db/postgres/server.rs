@@ -49,11 +49,11 @@ impl Server {
 
     /// Opens and prepares a session.
     pub fn connect(&self, runtime: &Arc<BlockingRuntime>) -> Result<Session> {
-        let last_failure = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, reason)) = last_failure.as_ref().filter(|(at, _)| at.elapsed() < FAILURE_VALID_FOR) {
+        if let Some((at, reason)) = &*self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
+            && at.elapsed() < FAILURE_VALID_FOR
+        {
             return Err(StoreError::Unavailable(reason.clone()));
         }
-        drop(last_failure);
         let opening = Session::open(runtime, &self.config, self.tls.clone());
         let reason = match runtime.block_on(Clock::System.timeout(CONNECT_TIMEOUT * 2, opening)) {
             Some(Ok(session)) => return Ok(session),

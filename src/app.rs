@@ -18,9 +18,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::api::{
-    self, Api, BATCHES_MAX, CONNECTIONS_MAX, ConcurrencyLimiter, InProgressKeys, STREAMS_MAX, WAITS_MAX,
-};
+use crate::api::{self, Api, ConcurrencyLimiter, InProgressKeys};
 use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
 use crate::channels::{Channels, Services, load_templates};
@@ -125,12 +123,12 @@ impl App {
             draining: is_draining,
             loaded: Arc::default(),
             in_progress: InProgressKeys::default(),
-            waits: ConcurrencyLimiter::new(WAITS_MAX),
-            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            waits: ConcurrencyLimiter::new(api::WAITS_MAX),
+            connections: Arc::new(Semaphore::new(api::CONNECTIONS_MAX)),
             load: load_of(&poller, &dispatcher),
             with_metrics: metrics.is_none(),
-            batches: ConcurrencyLimiter::new(BATCHES_MAX),
-            streams: ConcurrencyLimiter::new(STREAMS_MAX),
+            batches: ConcurrencyLimiter::new(api::BATCHES_MAX),
+            streams: ConcurrencyLimiter::new(api::STREAMS_MAX),
         });
         Ok(Self {
             listener,
@@ -171,7 +169,8 @@ impl App {
             // In this order: a poll can cause a delivery, a delivery never causes a poll.
             let polling = poller.upgrade().map(|poller| poller.activity()).unwrap_or_default();
             let sending = dispatcher.upgrade().map(|dispatcher| dispatcher.activity()).unwrap_or_default();
-            polling.and(sending)
+            let next_at = polling.next_at.into_iter().chain(sending.next_at).min();
+            Activity { in_progress: polling.in_progress + sending.in_progress, next_at }
         }
     }
 
@@ -372,12 +371,10 @@ pub fn providers(config: &Config) -> Result<Vec<Provider>> {
 fn configured_providers(config: &Config) -> Result<(Providers, Vec<Provider>), Vec<String>> {
     let definitions = load_providers(config.providers_path.as_deref())?;
     let known: Vec<&str> = definitions.keys().map(String::as_str).collect();
-    let unknown = config.check_providers(&known);
-    let mut errors: Vec<String> = unknown.iter().map(ToString::to_string).collect();
-    let nothing = ProviderConfig::default();
+    let mut errors: Vec<String> = config.check_providers(&known).iter().map(ToString::to_string).collect();
     let mut providers = Vec::new();
     for definition in definitions.values() {
-        let own = config.providers.get(&definition.id).unwrap_or(&nothing);
+        let own = config.providers.get(&definition.id).cloned().unwrap_or_default();
         match provider(definition, own) {
             Ok(provider) => providers.push(provider),
             Err(error) => errors.push(format!("[providers.{}] {error}", definition.id)),
@@ -401,7 +398,7 @@ fn join_lines<T: ToString>(errors: &[T]) -> anyhow::Error {
     anyhow::Error::msg(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
-fn provider(definition: &Arc<Definition>, own: &ProviderConfig) -> Result<Provider, String> {
+fn provider(definition: &Arc<Definition>, own: ProviderConfig) -> Result<Provider, String> {
     let base_url = own.base_url.as_deref().map(|base| definition.check_base_url(base)).transpose();
     let base_url = base_url.map_err(|error| format!("base_url: {error}"))?;
     let (mut policy, mut limits) = (definition.poll, definition.limits);
@@ -415,7 +412,7 @@ fn provider(definition: &Arc<Definition>, own: &ProviderConfig) -> Result<Provid
     limits.burst = own.burst.unwrap_or(limits.burst);
     limits.concurrency = own.concurrency.unwrap_or(limits.concurrency);
     let definition = Arc::clone(definition);
-    Ok(Provider { definition, credential: own.api_key.clone(), base_url, policy, limits })
+    Ok(Provider { definition, credential: own.api_key, base_url, policy, limits })
 }
 
 /// Creates the default app, its signing secret and the admin key, unless they exist or are configured.

@@ -130,7 +130,7 @@ impl backon::Sleeper for Clock {
 /// Detects that the clock was set back between two readings.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SetBackDetector {
-    /// Last reading.
+    /// Last reading. It is set to the current time after the schedule was moved by the jump.
     pub last: Timestamp,
 }
 
@@ -144,11 +144,6 @@ impl SetBackDetector {
     /// Records a reading, unless the clock was set back: [`Self::jump`] then continues to report the jump.
     pub fn advance(&mut self, now: Timestamp) {
         self.last = self.last.max(now);
-    }
-
-    /// Records a reading after the schedule was moved by the jump.
-    pub fn reset(&mut self, now: Timestamp) {
-        self.last = now;
     }
 }
 

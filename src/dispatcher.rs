@@ -184,7 +184,7 @@ impl Dispatcher {
         let now = self.clock.now();
         if self.state().clock.jump(now).is_some() {
             match self.load().await {
-                Ok(()) => self.state().clock.reset(now),
+                Ok(()) => self.state().clock.last = now,
                 // The next step tries it again.
                 Err(error) => {
                     tracing::warn!(%error, "the clock was set back, and retries could not be rescheduled");

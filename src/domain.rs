@@ -25,15 +25,14 @@ mod mail;
 mod messages;
 mod observe;
 mod provider;
-mod retry;
 mod time;
 mod watch;
 
 pub use address::{AddressError, is_host_name, is_internal_host_name};
 pub use app::{App, AppNo, Masked, Scope, per_app_limit};
 pub use delivery::{
-    Attempt, ChannelKind, ChannelTraits, Delivery, DeliveryStatus, Destination, Finished, Payload,
-    PendingDelivery, Reason,
+    Attempt, AttemptKind, ChannelKind, ChannelTraits, Delivery, DeliveryStatus, Destination, Finished,
+    NextStep, Outcome, Payload, PendingDelivery, Reason, RetryPolicy, next_attempt,
 };
 pub use event::{Event, EventSet, EventType};
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, hash, random};
@@ -43,7 +42,6 @@ pub use mail::{MailAddress, MailPattern, Mailbox};
 pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, PollerMessage};
 pub use observe::{Finding, Known, observe};
 pub use provider::{Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState};
-pub use retry::{AttemptKind, NextStep, Outcome, RetryPolicy, next_attempt};
 pub use time::{
     Rate, Timestamp, format_duration, format_rate, parse_duration, parse_rate, parse_retry_after,
 };

@@ -1,6 +1,5 @@
 //! Messages between components, and how busy a component is.
 
-use super::watch::least;
 use super::{DeliveryId, DestinationId, JobName, JobNo, Known, PendingDelivery, Terms, Timestamp, WatchId};
 
 /// What the poller needs to know about a job to schedule its polls.
@@ -83,15 +82,4 @@ pub struct Activity {
     pub in_progress: usize,
     /// Time of the next operation, as scheduled now; `None` if there is none.
     pub next_at: Option<Timestamp>,
-}
-
-impl Activity {
-    /// Returns the activity of both components together.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self {
-            in_progress: self.in_progress + other.in_progress,
-            next_at: least(self.next_at, other.next_at),
-        }
-    }
 }

@@ -95,7 +95,7 @@ impl Terms {
 }
 
 /// Returns the smaller of two values, each of which may be missing.
-pub(super) fn least<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+fn least<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
     a.into_iter().chain(b).min()
 }
 

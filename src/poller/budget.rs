@@ -48,33 +48,12 @@ pub enum Permit {
     Busy,
 }
 
-/// Why only probes start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hold {
-    /// The circuit breaker is open.
-    Open,
-    /// The provider rejects the credential.
-    Paused,
-}
-
-/// Change of the health by the outcome of a poll, for the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HealthChange {
-    /// The breaker opened.
-    Opened,
-    /// The credential was paused.
-    Paused,
-    /// Healthy again. The caller clears the backoffs of all jobs.
-    Recovered,
-}
-
 /// The budget of one credential.
 #[derive(Debug)]
 pub struct Budget {
     /// Time that one poll takes from the bucket, in microseconds; 0 for no limit.
     spacing: i64,
-    burst: u32,
-    concurrency: u32,
+    limits: Limits,
     /// Theoretical arrival time of the GCRA, in microseconds: when the bucket is full again.
     full_at: i64,
     /// Number of polls in flight.
@@ -82,8 +61,8 @@ pub struct Budget {
     cooldown_until: Timestamp,
     /// Cooldowns in a row.
     cooldowns: u32,
-    /// Why only probes start, and when the next one may start.
-    hold: Option<(Hold, Timestamp)>,
+    /// While only probes start: `Down` (the breaker is open) or `Paused`, and the earliest time of the next probe.
+    hold: Option<(ProviderHealth, Timestamp)>,
     /// Time of the last successful poll.
     pub last_ok: Option<Timestamp>,
     /// Time of the last error of each job, of up to [`BREAKER_JOBS`] jobs.
@@ -98,8 +77,7 @@ impl Budget {
         let spacing = i64::try_from(spacing).unwrap_or(i64::MAX / 1_000_000);
         Self {
             spacing,
-            burst: limits.burst,
-            concurrency: limits.concurrency,
+            limits,
             full_at: micros(now) + spacing * i64::from(limits.burst),
             in_flight: 0,
             cooldown_until: Timestamp::default(),
@@ -112,17 +90,17 @@ impl Budget {
 
     /// Returns whether polls are limited to probes, or are impossible.
     pub fn is_held_back(&self) -> bool {
-        self.hold.is_some() || self.concurrency == 0
+        self.hold.is_some() || self.limits.concurrency == 0
     }
 
     /// Returns whether the provider rejects the credential.
     pub fn is_paused(&self) -> bool {
-        matches!(self.hold, Some((Hold::Paused, _)))
+        matches!(self.hold, Some((ProviderHealth::Paused, _)))
     }
 
     /// Returns whether the circuit breaker is open.
     pub fn is_open(&self) -> bool {
-        matches!(self.hold, Some((Hold::Open, _)))
+        matches!(self.hold, Some((ProviderHealth::Down, _)))
     }
 
     /// Returns the health as the API shows it, and the time until which polls are held back.
@@ -130,8 +108,7 @@ impl Budget {
         let cooling = Some(self.cooldown_until).filter(|until| *until > now);
         let since = now.minus(BREAKER_WINDOW);
         match self.hold {
-            Some((Hold::Open, probe_at)) => (ProviderHealth::Down, Some(probe_at).max(cooling)),
-            Some((Hold::Paused, probe_at)) => (ProviderHealth::Paused, Some(probe_at).max(cooling)),
+            Some((health, probe_at)) => (health, Some(probe_at).max(cooling)),
             None if cooling.is_some() || self.errors.values().any(|at| *at >= since) => {
                 (ProviderHealth::Degraded, cooling)
             }
@@ -141,10 +118,10 @@ impl Budget {
 
     /// Returns what [`Self::acquire`] would return, without acquiring.
     pub fn check(&self, now: Timestamp) -> Permit {
-        if self.in_flight >= self.concurrency {
+        if self.in_flight >= self.limits.concurrency {
             return Permit::Busy;
         }
-        let saved = self.spacing * i64::from(self.burst.saturating_sub(1));
+        let saved = self.spacing * i64::from(self.limits.burst.saturating_sub(1));
         let allowed = self.full_at - saved;
         let mut at = self.cooldown_until;
         // The clock has a resolution of a millisecond, in which several polls may be allowed.
@@ -166,7 +143,7 @@ impl Budget {
         self.full_at = self.full_at.max(micros(now)) + self.spacing;
         self.in_flight += 1;
         if let Some((hold, probe_at)) = &mut self.hold {
-            *probe_at = now.plus(if *hold == Hold::Open { BREAKER_PROBE } else { PAUSE_PROBE });
+            *probe_at = now.plus(if *hold == ProviderHealth::Down { BREAKER_PROBE } else { PAUSE_PROBE });
         }
         Permit::Granted
     }
@@ -176,16 +153,17 @@ impl Budget {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
-    /// Records a successful poll.
-    pub fn ok(&mut self, now: Timestamp) -> Option<HealthChange> {
+    /// Records a successful poll. Like the following functions, returns the new health if it has changed. If it is
+    /// `Ok`, the caller clears the backoffs of all jobs.
+    pub fn ok(&mut self, now: Timestamp) -> Option<ProviderHealth> {
         self.last_ok = Some(now);
         self.cooldowns = 0;
         self.errors.clear();
-        self.hold.take().map(|_| HealthChange::Recovered)
+        self.hold.take().map(|_| ProviderHealth::Ok)
     }
 
     /// Records a failed poll of `job`. The cause may be the job or the provider.
-    pub fn error(&mut self, job: JobNo, now: Timestamp) -> Option<HealthChange> {
+    pub fn error(&mut self, job: JobNo, now: Timestamp) -> Option<ProviderHealth> {
         let since = now.minus(BREAKER_WINDOW);
         self.errors.retain(|_, at| *at >= since);
         if self.errors.len() < BREAKER_JOBS {
@@ -194,21 +172,21 @@ impl Budget {
         let none_ok = self.last_ok.is_none_or(|at| at < since);
         let opens = self.hold.is_none() && none_ok && self.errors.len() >= BREAKER_JOBS;
         opens.then(|| {
-            self.hold = Some((Hold::Open, now.plus(BREAKER_PROBE)));
-            HealthChange::Opened
+            self.hold = Some((ProviderHealth::Down, now.plus(BREAKER_PROBE)));
+            ProviderHealth::Down
         })
     }
 
     /// Records that the provider rejected the credential.
-    pub fn unauthorized(&mut self, now: Timestamp) -> Option<HealthChange> {
+    pub fn unauthorized(&mut self, now: Timestamp) -> Option<ProviderHealth> {
         let was_paused = self.is_paused();
-        self.hold = Some((Hold::Paused, now.plus(PAUSE_PROBE)));
-        (!was_paused).then_some(HealthChange::Paused)
+        self.hold = Some((ProviderHealth::Paused, now.plus(PAUSE_PROBE)));
+        (!was_paused).then_some(ProviderHealth::Paused)
     }
 
     /// Records that the provider accepted the credential in a poll that did not succeed.
-    pub fn authorized(&mut self) -> Option<HealthChange> {
-        self.hold.take_if(|(hold, _)| *hold == Hold::Paused).map(|_| HealthChange::Recovered)
+    pub fn authorized(&mut self) -> Option<ProviderHealth> {
+        self.hold.take_if(|(hold, _)| *hold == ProviderHealth::Paused).map(|_| ProviderHealth::Ok)
     }
 
     /// Records a 429, and returns the end of the cooldown.
@@ -323,13 +301,13 @@ mod tests {
     #[test]
     fn errors_of_five_jobs_open_the_breaker_until_a_poll_is_ok() {
         let mut budget = unlimited();
-        let changes: Vec<Option<HealthChange>> =
+        let changes: Vec<Option<ProviderHealth>> =
             (1..=5).map(|job| budget.error(JobNo(job), at(job))).collect();
-        assert_eq!(changes[4], Some(HealthChange::Opened));
+        assert_eq!(changes[4], Some(ProviderHealth::Down));
         assert_eq!(budget.acquire(at(500)), Permit::At(at(1_005)));
         assert_eq!(budget.acquire(at(1_005)), Permit::Granted);
         assert_eq!(budget.acquire(at(1_006)), Permit::At(at(2_005)));
-        assert_eq!(budget.ok(at(1_100)), Some(HealthChange::Recovered));
+        assert_eq!(budget.ok(at(1_100)), Some(ProviderHealth::Ok));
         assert_eq!(budget.acquire(at(1_100)), Permit::Granted);
         // A successful poll within the minute keeps the breaker closed.
         for job in 1..=9 {
@@ -340,11 +318,11 @@ mod tests {
     #[test]
     fn a_rejected_credential_is_polled_once_a_minute() {
         let mut budget = unlimited();
-        assert_eq!(budget.unauthorized(at(0)), Some(HealthChange::Paused));
+        assert_eq!(budget.unauthorized(at(0)), Some(ProviderHealth::Paused));
         assert_eq!(budget.unauthorized(at(1)), None);
         assert_eq!(budget.acquire(at(30_000)), Permit::At(at(60_001)));
         assert_eq!(budget.acquire(at(60_001)), Permit::Granted);
-        assert_eq!(budget.authorized(), Some(HealthChange::Recovered));
+        assert_eq!(budget.authorized(), Some(ProviderHealth::Ok));
         assert_eq!(budget.acquire(at(60_002)), Permit::Granted);
     }
 

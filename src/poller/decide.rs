@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 
-use super::budget::{HealthChange, backoff};
+use super::budget::backoff;
 use super::provider::PollResponse;
 use super::scheduler::{JobSchedule, Scheduler};
 use crate::domain::{
-    EndingKind, Finding, JobError, JobName, JobNo, JobStatus, Observation, Timestamp, observe,
+    EndingKind, Finding, JobError, JobName, JobNo, JobStatus, Observation, ProviderHealth, Timestamp, observe,
 };
 use crate::providers::{Interpretation, JobReport, PollFailure};
 use crate::store::{EndJob, ExpireWatches, RecordObservation, RefreshEnding};
@@ -105,7 +105,7 @@ pub(super) fn decide(
         // Every tenant can read the state of a provider, but not the job ids of another tenant.
         queue.last_error = Some((now, error.replace(&schedule.name.job_id, "…")));
     }
-    if change == Some(HealthChange::Recovered) {
+    if change == Some(ProviderHealth::Ok) {
         scheduler.clear_backoffs(index, now);
     }
     decision
@@ -206,15 +206,15 @@ fn log_report(schedule: &JobSchedule, report: &JobReport) {
     }
 }
 
-fn log_health(change: Option<HealthChange>, provider: &str, error: &str) {
+fn log_health(change: Option<ProviderHealth>, provider: &str, error: &str) {
     match change {
-        None => {}
-        Some(HealthChange::Opened) => {
+        None | Some(ProviderHealth::Degraded) => {}
+        Some(ProviderHealth::Down) => {
             tracing::warn!(provider, error, "circuit breaker opened: one poll a second until one succeeds");
         }
-        Some(HealthChange::Paused) => {
+        Some(ProviderHealth::Paused) => {
             tracing::error!(provider, error, "credential rejected: one poll a minute until it is accepted");
         }
-        Some(HealthChange::Recovered) => tracing::info!(provider, "the provider has recovered"),
+        Some(ProviderHealth::Ok) => tracing::info!(provider, "the provider has recovered"),
     }
 }

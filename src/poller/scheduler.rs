@@ -45,7 +45,7 @@ pub(super) use self::queue::{Action, JobSchedule, ProviderQueue};
 use self::queue::{Jobs, NEVER};
 use super::schedule::{first_poll, next_poll};
 use crate::clock::SetBackDetector;
-use crate::domain::{JobNo, JobSnapshot, PollStats, PollerMessage, Terms, Timestamp};
+use crate::domain::{JobNo, JobSnapshot, PollStats, PollerMessage, Timestamp};
 
 /// Number of finished jobs whose poll statistics are kept.
 const FINISHED_KEPT: usize = 10_000;
@@ -94,7 +94,7 @@ impl Scheduler {
     /// Moves all schedules if the clock was set back. Call it before scheduling anything at `now`.
     pub(super) fn follow_clock(&mut self, now: Timestamp) {
         let jump = self.clock.jump(now);
-        self.clock.reset(now);
+        self.clock.last = now;
         let Some(jump) = jump else { return };
         tracing::warn!(seconds = jump.as_secs(), "the clock was set back: scheduled polls are moved with it");
         self.started_at = self.started_at.minus(jump);
@@ -129,7 +129,20 @@ impl Scheduler {
                 self.schedule_new_watch(facts.no, now);
             }
             PollerMessage::WatchersChanged { job, watching, terms } => {
-                self.set_watchers(job, watching, terms);
+                let Some(found) = self.jobs.get_mut(&job) else { return };
+                adjust(&mut self.watching, found.watching, watching);
+                (found.watching, found.terms) = (watching, terms);
+                // The final poll continues while watches remain that had expired by its cutoff.
+                if let Some(rare) = &mut found.rare
+                    && rare.final_poll.is_some_and(|poll| terms.is_none_or(|t| t.expires_at > poll.cutoff))
+                {
+                    rare.final_poll = None;
+                }
+                if watching == 0 && !found.in_flight {
+                    self.remove(job);
+                } else {
+                    self.schedule_expiry(job);
+                }
             }
             PollerMessage::PollNow(facts) => {
                 if !self.jobs.contains_key(&facts.no) {
@@ -145,24 +158,6 @@ impl Scheduler {
                 self.schedule_poll(facts.no, poll_at);
                 self.schedule_expiry(facts.no);
             }
-        }
-    }
-
-    fn set_watchers(&mut self, job: JobNo, watching: u32, terms: Option<Terms>) {
-        let Some(found) = self.jobs.get_mut(&job) else { return };
-        adjust(&mut self.watching, found.watching, watching);
-        found.watching = watching;
-        found.terms = terms;
-        // The final poll continues while watches remain that had expired by its cutoff.
-        if let Some(rare) = &mut found.rare
-            && rare.final_poll.is_some_and(|poll| terms.is_none_or(|t| t.expires_at > poll.cutoff))
-        {
-            rare.final_poll = None;
-        }
-        if watching == 0 && !found.in_flight {
-            self.remove(job);
-        } else {
-            self.schedule_expiry(job);
         }
     }
 

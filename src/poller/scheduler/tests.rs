@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::queue::SLACK;
 use super::*;
-use crate::domain::{JobName, Known, Limits, Observation, PollPolicy, Rate};
+use crate::domain::{JobName, Known, Limits, Observation, PollPolicy, Rate, Terms};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);

@@ -149,9 +149,16 @@ impl Services {
         }));
         log.line(SERVER, &format!("listens on {server}, database in {}", folder.0.display()));
 
-        let steady = receiver(clock, &secret, 0, &mut tasks).await?;
+        let mut receiver = async |rejects| {
+            let listening = Listener::bind(clock.clone(), 0, Some(secret.clone()), rejects).await;
+            let (listener, arrivals) = listening.context("no free port")?;
+            let url = listener.url();
+            tasks.spawn(listener.serve());
+            anyhow::Ok(Receiver { url, arrivals })
+        };
+        let steady = receiver(0).await?;
         log.line(RECEIVER, &format!("listens on {}", steady.url));
-        let flaky = receiver(clock, &secret, REJECTED, &mut tasks).await?;
+        let flaky = receiver(REJECTED).await?;
         let rejects = "answers 503 to the first webhook";
         log.line(FLAKY, &format!("listens on {}, {rejects}", flaky.url));
         log.line(SERVER, &format!("retries after {RETRY_SCHEDULE} (shortened for the demo)"));
@@ -278,19 +285,6 @@ fn configuration(folder: &Folder, muvi: &str) -> Result<Config, Failure> {
     ];
     let environment: Environment = variables.into_iter().collect();
     Ok(Config::read(&Flags::default(), &environment, None)?)
-}
-
-async fn receiver(
-    clock: &Clock,
-    secret: &Secret,
-    rejects: u32,
-    tasks: &mut JoinSet<std::io::Result<()>>,
-) -> Result<Receiver> {
-    let listening = Listener::bind(clock.clone(), 0, Some(secret.clone()), rejects).await;
-    let (listener, arrivals) = listening.context("no free port")?;
-    let url = listener.url();
-    tasks.spawn(listener.serve());
-    Ok(Receiver { url, arrivals })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `ringback provider`: lists providers, checks definitions and polls a job once.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
@@ -10,7 +11,7 @@ use super::terminal::{FieldList, Table, Terminal, text, time};
 use super::watch::parameter;
 use crate::app::{self, HostEnvironment};
 use crate::config::Flags;
-use crate::domain::{format_duration, format_rate};
+use crate::domain::{JobStatus, format_duration, format_rate};
 use crate::egress::Fetch;
 use crate::providers::{Definition, Interpretation, PollFailure};
 
@@ -125,8 +126,7 @@ fn about(provider: &app::Provider) -> Value {
         (None, true) => "missing",
     };
     let base_url = provider.base_url.as_ref().map_or_else(|| definition.base_url(), ToString::to_string);
-    let statuses: Map<String, Value> =
-        definition.status_words().map(|(word, status)| (word.to_owned(), json!(status))).collect();
+    let statuses: BTreeMap<&str, JobStatus> = definition.status_words().collect();
     let (bounds, limits) = (&provider.policy, &provider.limits);
     json!({
         "id": definition.id,

@@ -161,7 +161,7 @@ impl DefinitionErrors {
 
     /// Adds the errors of paths.
     fn paths(&mut self, key: &str, paths: &[Path]) {
-        for sentence in paths.iter().filter_map(Path::error) {
+        for sentence in paths.iter().filter_map(|path| path.0.as_ref().err()) {
             self.add(key, sentence);
         }
     }

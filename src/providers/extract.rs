@@ -17,10 +17,10 @@ const MAX_STEPS: usize = 16;
 /// A path: its steps, or a sentence that says why the text is none. A definition with such a text is rejected.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(from = "String")]
-pub(super) struct Path(Result<Vec<Step>, String>);
+pub(super) struct Path(pub(super) Result<Vec<Step>, String>);
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     Key(String),
     Index(usize),
     Each,
@@ -55,11 +55,6 @@ fn steps(text: &str) -> Result<Vec<Step>, String> {
 }
 
 impl Path {
-    /// Returns why the text is not a path, as a sentence.
-    pub(super) fn error(&self) -> Option<&String> {
-        self.0.as_ref().err()
-    }
-
     /// Returns every node at the path.
     pub(super) fn nodes<'a>(&self, root: &'a Value) -> Vec<&'a Value> {
         nodes(self.0.as_deref().unwrap_or_default(), root)
@@ -331,7 +326,7 @@ mod tests {
         let deep = format!("${}", ".a".repeat(17));
         for text in ["", "a", "a.b", "$a", "$.", "$..a", "$.a[", "$.a[-1]", "$.a[x]", "$.a]", "$.a b", &deep]
         {
-            assert!(Path::from(text.to_owned()).error().is_some(), "{text}");
+            assert!(Path::from(text.to_owned()).0.is_err(), "{text}");
         }
     }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::definition::{Auth, Definition};
-use super::template::{Param, check_base, percent_encode};
+use super::definition::Definition;
+use super::template::{check_base, percent_encode};
 
 /// Longest base URL in characters, as for every URL.
 const MAX_BASE_URL: usize = 2048;
@@ -106,7 +106,8 @@ impl Definition {
         check_base(base)
     }
 
-    /// Returns the request for a job. `params` is a result of [`Self::params`].
+    /// Returns the request for a job. `params` is a result of [`Self::params`]. The error is a sentence, also if the
+    /// credential must not be sent to the URL.
     pub fn request(
         &self,
         job_id: &str,
@@ -118,21 +119,19 @@ impl Definition {
         let params: BTreeMap<String, String> =
             serde_json::from_str(params).map_err(|error| format!("the stored parameters: {error}"))?;
         // The values were checked at registration, perhaps with an older definition.
-        let value = |name: &str| -> Result<(&Param, String), String> {
-            let (param, value) = match name {
-                "job_id" => (Some(&self.job_id), Some(job_id)),
-                _ => (self.params.get(name), params.get(name).map(String::as_str)),
+        let value = |name: &str| {
+            let found = match name {
+                "job_id" => Some((&self.job_id, job_id)),
+                _ => self.params.get(name).zip(params.get(name).map(String::as_str)),
             };
-            let (Some(param), Some(value)) = (param, value) else {
-                return Err(format!("the parameter `{name}` is missing"));
-            };
-            param.check(value).map_err(|why| format!("`{name}`: {why}"))?;
-            Ok((param, value.to_owned()))
+            let (param, value) = found.ok_or_else(|| format!("the parameter `{name}` is missing"))?;
+            param.check(value).map(|()| (param, value)).map_err(|why| format!("`{name}`: {why}"))
         };
-        let mut url = form.url.render(base_url, |name| value(name).map(|(param, v)| param.encoded(&v)))?;
+        let plain = |name: &str| value(name).map(|(_, value)| value.to_owned());
+        let mut url = form.url.render(base_url, |name| value(name).map(|(param, v)| param.encoded(v)))?;
         let mut query = Vec::new();
         for (name, template) in &form.query {
-            let text = template.render(|name| value(name).map(|(_, value)| value))?;
+            let text = template.render(plain)?;
             query.push(format!("{}={}", percent_encode(name), percent_encode(&text)));
         }
         if !query.is_empty() {
@@ -140,36 +139,25 @@ impl Definition {
         }
         let mut headers = vec![("accept".to_owned(), "application/json".to_owned())];
         for (name, template) in &form.headers {
-            let text = template.render(|name| value(name).map(|(_, value)| value))?;
+            let text = template.render(plain)?;
             if !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
-                return Err(format!(
-                    "the header `{name}` would contain characters that are not allowed in a header"
-                ));
+                let why = "would contain characters that are not allowed in a header";
+                return Err(format!("the header `{name}` {why}"));
             }
             headers.push((name.clone(), text));
         }
         if let Some(auth) = &form.auth {
-            headers.push(self.credential_header(auth, &url, base_url, credential)?);
+            let name = &self.name;
+            let credential = credential.ok_or_else(|| format!("{name} needs a key; set its api_key"))?;
+            if credential.is_empty() || !credential.bytes().all(|b| b.is_ascii_graphic()) {
+                return Err(format!("the key for {name} must be printable ASCII without spaces"));
+            }
+            let operators_own = base_url.is_some_and(|base| base.origin() == url.origin());
+            if !operators_own && !auth.trusts(&url) {
+                return Err(format!("the key for {name} must not be sent to this host"));
+            }
+            headers.push((auth.header.clone(), format!("{}{credential}", auth.prefix)));
         }
         Ok(Request { url, headers, timeout: form.timeout, max_body: form.max_body })
-    }
-
-    /// Returns the header with the credential, if it may be sent to `url`.
-    fn credential_header(
-        &self,
-        auth: &Auth,
-        url: &Url,
-        base_url: Option<&Url>,
-        credential: Option<&str>,
-    ) -> Result<(String, String), String> {
-        let credential = credential.ok_or_else(|| format!("{} needs a key; set its api_key", self.name))?;
-        if credential.is_empty() || !credential.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(format!("the key for {} must be printable ASCII without spaces", self.name));
-        }
-        let operators_own = base_url.is_some_and(|base| base.origin() == url.origin());
-        if !operators_own && !auth.trusts(url) {
-            return Err(format!("the key for {} must not be sent to this host", self.name));
-        }
-        Ok((auth.header.clone(), format!("{}{credential}", auth.prefix)))
     }
 }

@@ -75,9 +75,8 @@ impl UrlTemplate {
             return Err("scheme, host and port are fixed; use parameters in the path only".to_owned());
         }
         if path.contains(['?', '#']) {
-            return Err(
-                "move the query to request.query, and remove a fragment, which is never sent".to_owned()
-            );
+            let sentence = "move the query to request.query, and remove a fragment, which is never sent";
+            return Err(sentence.to_owned());
         }
         let origin = check_base(origin)?;
         let template = Self { origin, path: Template::parse(path)? };
@@ -177,8 +176,9 @@ impl Param {
 
     /// Checks a value. The error is a sentence.
     pub(super) fn check(&self, value: &str) -> Result<(), String> {
+        let ParamTable { pattern, encode, r#enum, .. } = &self.table;
         let leaves = |part| matches!(part, "" | "." | "..");
-        let leaves = match self.table.encode {
+        let leaves = match encode {
             Encode::Segment => leaves(value),
             Encode::Path => value.split('/').any(leaves),
         };
@@ -190,14 +190,10 @@ impl Param {
             "must not contain control characters".to_owned()
         } else if leaves {
             "must not contain `.`, `..` or an empty part between slashes".to_owned()
-        } else if let Some(allowed) =
-            self.table.r#enum.as_ref().filter(|all| !all.iter().any(|one| one == value))
-        {
-            format!("must be one of {}", allowed.join(", "))
-        } else if let (Some(pattern), Some(regex)) = (&self.table.pattern, &self.pattern)
-            && !regex.is_match(value)
-        {
-            format!("must match the pattern {pattern}")
+        } else if r#enum.as_ref().is_some_and(|all| all.iter().all(|one| one != value)) {
+            format!("must be one of {}", r#enum.as_deref().unwrap_or_default().join(", "))
+        } else if self.pattern.as_ref().is_some_and(|regex| !regex.is_match(value)) {
+            format!("must match the pattern {}", pattern.as_deref().unwrap_or_default())
         } else {
             return Ok(());
         })

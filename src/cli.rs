@@ -4,28 +4,18 @@
 //! to do. The result of a command goes to stdout, and only this folder writes to it.
 
 mod arguments;
-pub mod cancel;
 pub mod client;
-pub mod completions;
-pub mod config;
 pub mod deliveries;
 pub mod demo;
 mod follow;
-pub mod health;
-pub mod keys;
 pub mod listen;
-pub mod openapi;
 mod output;
-pub mod paging;
 pub mod provider;
-pub mod retry;
 pub mod serve;
 pub mod show;
 pub mod sim;
 pub mod tenants;
-pub mod terminal;
 pub mod verify;
-pub mod watch;
 pub mod watches;
 
 use std::fmt::Write as _;
@@ -33,8 +23,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 
-use output::{Failure, print_note};
+use output::{Failure, print, print_note};
 
 /// The groups of commands in the help of the program.
 const CONTENTS: &[(&str, &[&str])] = &[
@@ -67,21 +58,40 @@ enum Command {
     Listen(listen::Listen),
     Verify(verify::Verify),
     Serve(serve::Serve),
-    Config(config::Show),
-    Health(health::Health),
-    Watch(watch::Watch),
+    Config(serve::ShowConfig),
+    Health(serve::Health),
+    Watch(watches::Watch),
     Watches(watches::Watches),
     Show(show::Show),
-    Cancel(cancel::Cancel),
+    Cancel(watches::Cancel),
     Deliveries(deliveries::Deliveries),
-    Retry(retry::Retry),
-    Apps(keys::Apps),
-    Keys(keys::Keys),
+    Retry(deliveries::Retry),
+    #[command(subcommand)]
+    Apps(tenants::Apps),
+    #[command(subcommand)]
+    Keys(tenants::Keys),
     #[command(subcommand)]
     Provider(provider::Provider),
-    #[command(name = "openapi")]
-    OpenApi(openapi::OpenApi),
-    Completions(completions::Completions),
+    /// Print the API as an `OpenAPI` 3.1 document
+    ///
+    /// A running server has the same document at /openapi.json, and a readable version at /docs.
+    #[command(
+        name = "openapi",
+        after_help = "\
+Example:
+  ringback openapi > openapi.json"
+    )]
+    OpenApi,
+    /// Print the completion script of a shell
+    #[command(after_help = "\
+Example:
+  ringback completions bash > ~/.local/share/bash-completion/completions/ringback
+  ringback completions zsh > ~/.zfunc/_ringback
+  ringback completions fish > ~/.config/fish/completions/ringback.fish")]
+    Completions {
+        /// Name of the shell
+        shell: Shell,
+    },
 }
 
 /// Returns the template of the help of the program. clap lists commands, but does not group them.
@@ -110,7 +120,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Verify(command) => command.run(),
         Command::Serve(command) => wait(command.run()),
         Command::Config(command) => command.run(),
-        Command::OpenApi(command) => command.run(),
+        Command::OpenApi => print(crate::api::document()).map_err(Failure::from),
         Command::Health(command) => wait(command.run()),
         Command::Watch(command) => wait(command.run()),
         Command::Watches(command) => wait(command.run()),
@@ -121,15 +131,20 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Apps(command) => wait(command.run()),
         Command::Keys(command) => wait(command.run()),
         Command::Provider(command) => wait(command.run()),
-        Command::Completions(command) => command.run(&mut Cli::command()),
+        Command::Completions { shell } => {
+            // Into memory first: the generator panics if its output cannot be written.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "ringback", &mut script);
+            print(String::from_utf8_lossy(&script)).map_err(Failure::from)
+        }
     };
     let (code, message) = match done {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Ended(code)) => return ExitCode::from(code),
-        Err(Failure::Failed(message)) => (1, message),
+        Err(Failure::Failed(message) | Failure::Unavailable(message)) => (1, message),
         Err(Failure::Usage(message)) => (2, message),
     };
-    print_note(&message);
+    print_note(message);
     ExitCode::from(code)
 }
 

@@ -7,12 +7,11 @@ use super::output::Failure;
 use crate::config::{Config, ConfigError, Environment, File, Flags};
 use crate::domain::{Timestamp, parse_duration};
 
-/// Returns a parser for the values of a closed set.
-pub(super) fn values_of<T: Copy>(
-    all: &[T],
-    word: fn(T) -> &'static str,
-) -> clap::builder::PossibleValuesParser {
-    all.iter().map(|one| word(*one)).into()
+/// Parses `name=value`.
+pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    let pair = pair.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    pair.ok_or_else(|| "write it as name=value".to_owned())
 }
 
 /// Checks a duration and returns its text, which the server parses.

@@ -1,20 +1,21 @@
-//! Client of a running server. An error is a sentence that says what to do.
+//! Client of a running server, and output of lists, page by page. An error is a sentence that says what to do.
 //!
 //! The client connects to the server that the user names, wherever it is: the address policy is for addresses that
 //! others name. The client does not repeat requests; callers decide about retries.
 
-use std::fmt::{self, Display, Write as _};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::output::{Failure, print_line};
-use super::terminal::{Terminal, clean};
+use super::output::{Failure, Terminal, clean, list, print_line, print_note};
 use crate::clock::Clock;
 use crate::config::{Access, Environment};
 use crate::egress;
@@ -59,29 +60,6 @@ pub struct Client {
     pub clock: Clock,
 }
 
-/// Failure of a request.
-#[derive(Debug)]
-pub enum ClientError {
-    /// A retry can help: the server does not answer, or cannot answer now.
-    Temporary(String),
-    /// A retry does not help.
-    Permanent(String),
-}
-
-impl Display for ClientError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Temporary(message) | Self::Permanent(message) => f.write_str(message),
-        }
-    }
-}
-
-impl From<ClientError> for Failure {
-    fn from(error: ClientError) -> Self {
-        Self::Failed(error.to_string())
-    }
-}
-
 /// JSON answer of the server.
 #[derive(Debug)]
 pub struct Answer {
@@ -121,21 +99,6 @@ pub struct Page {
     pub next_cursor: Option<String>,
 }
 
-/// Fields of a problem (RFC 9457) that are shown.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Problem {
-    detail: String,
-    errors: Vec<FieldError>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct FieldError {
-    pointer: String,
-    detail: String,
-}
-
 impl Client {
     /// Creates a client for a server.
     pub(super) fn new(access: Access) -> anyhow::Result<Self> {
@@ -149,22 +112,17 @@ impl Client {
     }
 
     /// Sends a GET request.
-    pub async fn get(&self, path: &str) -> Result<Answer, ClientError> {
-        self.exchange(self.request(Method::GET, path), Duration::ZERO).await
+    pub async fn get(&self, path: &str) -> Result<Answer, Failure> {
+        self.get_waiting(path, Duration::ZERO).await
     }
 
     /// Sends a GET request that the server answers after up to `wait`.
-    pub async fn get_waiting(&self, path: &str, wait: Duration) -> Result<Answer, ClientError> {
+    pub async fn get_waiting(&self, path: &str, wait: Duration) -> Result<Answer, Failure> {
         self.exchange(self.request(Method::GET, path), wait).await
     }
 
     /// Sends a POST request.
-    pub async fn post(
-        &self,
-        path: &str,
-        body: Option<String>,
-        key: Option<&str>,
-    ) -> Result<Answer, ClientError> {
+    pub async fn post(&self, path: &str, body: Option<String>, key: Option<&str>) -> Result<Answer, Failure> {
         let mut request = self.request(Method::POST, path);
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
@@ -176,7 +134,7 @@ impl Client {
     }
 
     /// Sends a DELETE request.
-    pub async fn delete(&self, path: &str) -> Result<Answer, ClientError> {
+    pub async fn delete(&self, path: &str) -> Result<Answer, Failure> {
         self.exchange(self.request(Method::DELETE, path), Duration::ZERO).await
     }
 
@@ -189,40 +147,44 @@ impl Client {
         }
     }
 
-    async fn exchange(&self, request: RequestBuilder, wait: Duration) -> Result<Answer, ClientError> {
-        let late = || {
-            let seconds = TIMEOUT.as_secs();
-            ClientError::Temporary(format!("{} does not answer within {seconds} s", self.url()))
-        };
+    async fn exchange(&self, request: RequestBuilder, wait: Duration) -> Result<Answer, Failure> {
         let work = async {
             let response = request.send().await.map_err(|error| self.unreachable(&error))?;
             let status = response.status();
             let path = response.url().path().to_owned();
             let text = self.read(response).await?;
-            if status.is_success() { self.parse(text) } else { Err(self.rejected(status, &path, &text)) }
+            if !status.is_success() {
+                return Err(self.rejected(status, &path, &text));
+            }
+            if !text.is_empty() && serde_json::from_str::<IgnoredAny>(&text).is_err() {
+                let url = self.url();
+                let sentence = format!("the server at {url} is not Ringback: is RINGBACK_URL right?");
+                return Err(Failure::Failed(sentence));
+            }
+            Ok(Answer { text })
         };
-        self.clock.timeout(wait + TIMEOUT, work).await.unwrap_or_else(|| Err(late()))
+        self.clock.timeout(wait + TIMEOUT, work).await.unwrap_or_else(|| {
+            let seconds = TIMEOUT.as_secs();
+            Err(Failure::Unavailable(format!("{} does not answer within {seconds} s", self.url())))
+        })
     }
 
-    async fn read(&self, mut response: Response) -> Result<String, ClientError> {
+    async fn read(&self, mut response: Response) -> Result<String, Failure> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
             body.extend_from_slice(&chunk);
             if body.len() > ANSWER_MAX {
-                return Err(ClientError::Permanent(format!(
-                    "{} sent an answer of more than 64 MiB",
-                    self.url()
-                )));
+                return Err(Failure::Failed(format!("{} sent an answer of more than 64 MiB", self.url())));
             }
         }
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
     /// Returns the error for a request without a complete answer.
-    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
         let why = egress::SendError::classify(error).to_string();
         let url = self.url();
-        ClientError::Temporary(if error.is_builder() {
+        Failure::Unavailable(if error.is_builder() {
             format!("no request can be sent to {url}: {error}")
         } else if error.is_connect() {
             format!("{url} does not answer ({why}): is the server running, and is RINGBACK_URL its address?")
@@ -231,18 +193,11 @@ impl Client {
         })
     }
 
-    fn parse(&self, text: String) -> Result<Answer, ClientError> {
-        if !text.is_empty() && serde_json::from_str::<serde::de::IgnoredAny>(&text).is_err() {
-            return Err(ClientError::Permanent(format!(
-                "the server at {} is not Ringback: is RINGBACK_URL right?",
-                self.url()
-            )));
-        }
-        Ok(Answer { text })
-    }
-
-    fn rejected(&self, status: StatusCode, path: &str, text: &str) -> ClientError {
-        let problem: Problem = serde_json::from_str(text).unwrap_or_default();
+    /// Returns the error for an answer with an error status, whose body is a problem (RFC 9457).
+    fn rejected(&self, status: StatusCode, path: &str, text: &str) -> Failure {
+        let problem: Value = serde_json::from_str(text).unwrap_or_default();
+        let text = |value: &Value, field: &str| clean(value[field].as_str().unwrap_or_default());
+        let detail = text(&problem, "detail");
         let mut sentence = match status {
             StatusCode::UNAUTHORIZED if self.access.key.is_none() => {
                 "the server requires a key: set RINGBACK_API_KEY".to_owned()
@@ -250,32 +205,116 @@ impl Client {
             StatusCode::UNAUTHORIZED => {
                 "the server does not know this key: set RINGBACK_API_KEY to a key of this server".to_owned()
             }
-            StatusCode::NOT_FOUND if !problem.detail.is_empty() => {
-                let detail = clean(&problem.detail);
+            _ if detail.is_empty() => format!("{} answered {status}: is RINGBACK_URL right?", self.url()),
+            StatusCode::NOT_FOUND => {
                 format!("{detail} ({path}): is the id complete, and does it belong to the app of the key?")
             }
-            _ if problem.detail.is_empty() => {
-                format!("{} answered {status}: is RINGBACK_URL right?", self.url())
-            }
-            _ => clean(&problem.detail).into_owned(),
+            _ => detail,
         };
         // A single field error is already in the detail.
-        let several = problem.errors.iter().filter(|_| problem.errors.len() > 1);
-        for FieldError { pointer, detail } in several {
-            // Writing to a string cannot fail.
-            let _ = write!(sentence, "\n  {}: {}", clean(pointer), clean(detail));
+        if list(&problem, "/errors").nth(1).is_some() {
+            for error in list(&problem, "/errors") {
+                // Writing to a string cannot fail.
+                let _ = write!(sentence, "\n  {}: {}", text(error, "pointer"), text(error, "detail"));
+            }
         }
         // Statuses that mean "not now", from the server or from a proxy in front of it.
         match status.as_u16() {
-            429 | 502..=504 => ClientError::Temporary(sentence),
-            _ => ClientError::Permanent(sentence),
+            429 | 502..=504 => Failure::Unavailable(sentence),
+            _ => Failure::Failed(sentence),
         }
     }
 }
 
-/// Returns a JSON object of the values that are set.
-pub(super) fn json_object<const N: usize>(values: [(&str, Option<String>); N]) -> Map<String, Value> {
-    values.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?)))).collect()
+/// Arguments that select the page and the form of a list.
+#[derive(Debug, clap::Args)]
+pub struct Paging {
+    /// Maximum number of entries, 1 to 200 [default: 50]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(PAGE_MAX)))]
+    limit: Option<u16>,
+    /// Continue after an earlier page, at its nextCursor
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<String>,
+    /// List all entries, page by page
+    #[arg(long, conflicts_with = "limit")]
+    all: bool,
+    /// Print the server's JSON: a page, or with --all one entry per line
+    #[arg(long)]
+    json: bool,
+}
+
+impl Paging {
+    /// Prints the list at `path`, each entry as a row.
+    pub(super) async fn show(
+        self,
+        client: &Client,
+        path: &str,
+        filters: &[(&str, Option<String>)],
+        head: &[&str],
+        row: impl Fn(&Value) -> Vec<String>,
+    ) -> Result<(), Failure> {
+        let (mut cursor, mut with_head) = (self.cursor.clone(), true);
+        let limit = self.limit.or(self.all.then_some(PAGE_MAX)).map(|limit| limit.to_string());
+        loop {
+            let parameters = [("limit", limit.clone()), ("cursor", cursor.take())];
+            let answer = client.get(&with_query(path, filters.iter().cloned().chain(parameters))).await?;
+            cursor = self.page(&answer.text, head, &row, with_head)?;
+            with_head = false;
+            if !self.all || cursor.is_none() {
+                break;
+            }
+        }
+        if cursor.is_some() && !self.json {
+            print_note("There are more entries: --all lists them.");
+        }
+        Ok(())
+    }
+
+    /// Prints a list that is completely in memory.
+    pub(super) fn show_whole(
+        self,
+        mut list: Value,
+        head: &[&str],
+        row: impl Fn(&Value) -> Vec<String>,
+    ) -> Result<(), Failure> {
+        if self.cursor.is_some() {
+            let sentence = "--cursor works with a server only: a database is read completely";
+            return Err(Failure::Usage(sentence.to_owned()));
+        }
+        if let (Some(limit), Some(data)) = (self.limit, list["data"].as_array_mut()) {
+            data.truncate(usize::from(limit));
+        }
+        self.page(&list.to_string(), head, row, true).map(drop)
+    }
+
+    /// Prints a page and returns the cursor of the next one.
+    fn page(
+        &self,
+        text: &str,
+        head: &[&str],
+        row: impl Fn(&Value) -> Vec<String>,
+        with_head: bool,
+    ) -> Result<Option<String>, Failure> {
+        let terminal = Terminal::of_stdout();
+        let page: Page = serde_json::from_str(text).context("the answer is not a list of Ringback")?;
+        if self.json && self.all {
+            page.data.iter().try_for_each(|one| terminal.json(one.get()))?;
+        } else if self.json {
+            terminal.json(text)?;
+        } else if page.data.is_empty() && with_head {
+            print_note("No entries.");
+        } else {
+            let rows = page.data.iter().map(|one| row(&serde_json::from_str(one.get()).unwrap_or_default()));
+            print_line(terminal.table(head, rows, with_head))?;
+        }
+        Ok(page.next_cursor)
+    }
+}
+
+/// Returns the values that are set as a JSON object.
+pub(super) fn json_object<'a>(values: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
+    let given = values.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    json!(given.collect::<BTreeMap<_, _>>()).to_string()
 }
 
 /// Appends parameters to a path.

@@ -1,12 +1,11 @@
-//! `ringback deliveries`: lists deliveries.
+//! `ringback deliveries` and `ringback retry`: lists deliveries and retries them now.
 
+use clap::builder::PossibleValuesParser;
 use serde_json::Value;
 
-use super::arguments::{time_argument, values_of};
-use super::client::Server;
-use super::output::Failure;
-use super::paging::Paging;
-use super::terminal::{address, text, time};
+use super::arguments::time_argument;
+use super::client::{Paging, Server, json_object, segment};
+use super::output::{Failure, address, clean, text, texts};
 use crate::domain::DeliveryStatus;
 
 /// List deliveries, newest first
@@ -19,7 +18,7 @@ Example:
 ago, such as 24h.")]
 pub struct Deliveries {
     /// Only deliveries with this status
-    #[arg(long, value_parser = values_of(DeliveryStatus::ALL, DeliveryStatus::as_str))]
+    #[arg(long, value_parser = PossibleValuesParser::new(DeliveryStatus::WORDS))]
     status: Option<String>,
     /// Only deliveries of this watch
     #[arg(long, value_name = "ID")]
@@ -44,7 +43,7 @@ impl Deliveries {
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.server.client()?;
         let now = client.clock.now();
-        let filters = vec![
+        let filters = [
             ("status", self.status),
             ("watchId", self.watch),
             ("destinationId", self.destination),
@@ -53,17 +52,75 @@ impl Deliveries {
         ];
         let head = ["ID", "STATUS", "EVENT", "WATCH", "TO…", "NEXT ATTEMPT (UTC)", "CREATED (UTC)"];
         let row = |delivery: &Value| {
-            let (status, reason) = (text(delivery, "/status"), text(delivery, "/reason"));
-            vec![
-                text(delivery, "/id"),
-                if reason.is_empty() { status } else { format!("{status}: {reason}") },
-                text(delivery, "/eventType"),
-                text(delivery, "/watchId"),
-                address(&delivery["destination"]),
-                time(delivery, "/nextAttemptAt"),
-                time(delivery, "/createdAt"),
-            ]
+            let [id, status, reason] = texts(delivery, ["/id", "/status", "/reason"]);
+            let status = if reason.is_empty() { status } else { format!("{status}: {reason}") };
+            let [event, watch] = texts(delivery, ["/eventType", "/watchId"]);
+            let [next, created] = texts(delivery, ["/nextAttemptAt", "/createdAt"]);
+            vec![id, status, event, watch, address(&delivery["destination"]), next, created]
         };
-        self.paging.show(&client, "/v1/deliveries", filters, &head, row).await
+        self.paging.show(&client, "/v1/deliveries", &filters, &head, row).await
+    }
+}
+
+/// Retry a delivery now, or all failed deliveries
+///
+/// A pending delivery is attempted at once and keeps its schedule. A delivery that has succeeded or failed is attempted
+/// once more, with the same webhook-id.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "\
+Example:
+  ringback retry dlv_01m84y…
+  ringback retry --failed --since 24h
+
+--since and --until select by the time of the event: a time such as 2026-02-18T15:00:00Z, or how long
+ago, such as 24h.",
+    group(clap::ArgGroup::new("what").required(true).args(["id", "failed"]))
+)]
+pub struct Retry {
+    /// Id of the delivery (dlv_…)
+    id: Option<String>,
+    /// Retry all failed deliveries
+    #[arg(long)]
+    failed: bool,
+    /// Only events from this time on
+    #[arg(long, value_name = "WHEN", conflicts_with = "id")]
+    since: Option<String>,
+    /// Only events before this time
+    #[arg(long, value_name = "WHEN", conflicts_with = "id")]
+    until: Option<String>,
+    /// Only deliveries to this destination
+    #[arg(long, value_name = "ID", conflicts_with = "id")]
+    destination: Option<String>,
+    /// Print the server's JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: Server,
+}
+
+impl Retry {
+    /// Runs the command.
+    pub async fn run(self) -> Result<(), Failure> {
+        let client = self.server.client()?;
+        let answer = if let Some(id) = &self.id {
+            client.post(&format!("/v1/deliveries/{}/retry", segment(id)), None, None).await?
+        } else {
+            let now = client.clock.now();
+            let body = json_object([
+                ("status", Some("failed".to_owned())),
+                ("since", time_argument("--since", self.since, now)?),
+                ("until", time_argument("--until", self.until, now)?),
+                ("destinationId", self.destination),
+            ]);
+            client.post("/v1/deliveries/retry", Some(body), None).await?
+        };
+        answer.print(self.json, |value, _| match self.id.as_deref().map(clean) {
+            Some(id) => format!("{id} is attempted now; `ringback show {id}` shows the result."),
+            None => match text(value, "/count").as_str() {
+                "1" => "1 delivery is retried.".to_owned(),
+                count => format!("{count} deliveries are retried."),
+            },
+        })
     }
 }

@@ -3,7 +3,6 @@
 //! The server answers when the watch has ended, or after some time if it has not. So no timer is needed here, and after
 //! a restart of the server the request is repeated. Following does not change the watch, also if it is interrupted.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
@@ -11,9 +10,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use super::arguments::shutdown_signal;
-use super::client::{Answer, Client, ClientError, segment, with_query};
-use super::output::{Failure, print_line, print_note};
-use super::terminal::{Terminal, clean, text};
+use super::client::{Answer, Client, segment, with_query};
+use super::output::{Failure, Terminal, clean, join, print_line, print_note, text, texts};
 use crate::domain::{JobStatus, WatchStatus};
 
 /// Maximum time that the server waits before it answers; shorter with a progress bar.
@@ -117,7 +115,7 @@ async fn get_with_retries(
     let answer = (|| client.get_waiting(path, wait))
         .retry(backoff.without_max_times())
         .sleep(client.clock.clone())
-        .when(|error| matches!(error, ClientError::Temporary(_)) && unavailable.elapsed() < UNAVAILABLE_MAX)
+        .when(|error| matches!(error, Failure::Unavailable(_)) && unavailable.elapsed() < UNAVAILABLE_MAX)
         .notify(|error, _| {
             if !std::mem::replace(&mut noted, true) {
                 let minutes = UNAVAILABLE_MAX.as_secs() / 60;
@@ -138,25 +136,13 @@ fn has_ended(watch: &Value) -> bool {
 /// Returns the state of a watch in one line.
 fn describe(watch: &Value) -> String {
     let ended = has_ended(watch);
-    let mut line = clean(&text(watch, if ended { "/status" } else { "/job/status" })).into_owned();
-    if line == JobStatus::Unknown.as_str() {
-        "not polled yet".clone_into(&mut line);
-    }
-    if let Some(percent) = percent(watch) {
-        // Writing to a string cannot fail.
-        let _ = write!(line, "  {percent} %");
-    }
-    let fields =
-        [text(watch, "/job/output"), text(watch, "/job/error/code"), text(watch, "/job/error/message")];
-    for word in fields.iter().filter(|word| !word.is_empty()) {
-        line.push_str("  ");
-        line.push_str(&clean(word));
-    }
-    let last_error = text(watch, "/job/lastError");
-    if !ended && !last_error.is_empty() {
-        let _ = write!(line, "  (the last poll failed: {})", clean(&last_error));
-    }
-    line
+    let status = text(watch, if ended { "/status" } else { "/job/status" });
+    let status = if status == JobStatus::Unknown.as_str() { "not polled yet".to_owned() } else { status };
+    let percent = percent(watch).map(|percent| format!("{percent} %")).unwrap_or_default();
+    let [output, code, message] = texts(watch, ["/job/output", "/job/error/code", "/job/error/message"]);
+    let failed = Some(text(watch, "/job/lastError")).filter(|error| !ended && !error.is_empty());
+    let failed = failed.map(|error| format!("(the last poll failed: {error})")).unwrap_or_default();
+    clean(&join([status, percent, output, code, message, failed], "  "))
 }
 
 fn percent(watch: &Value) -> Option<u64> {

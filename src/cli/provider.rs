@@ -5,10 +5,8 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::arguments::configuration;
-use super::output::{Failure, print_line};
-use super::terminal::{FieldList, Table, Terminal, text, time};
-use super::watch::parameter;
+use super::arguments::{configuration, parameter};
+use super::output::{Failure, FieldList, Terminal, print_line, text, time};
 use crate::app::{self, HostEnvironment};
 use crate::config::Flags;
 use crate::domain::{JobStatus, format_duration, format_rate};
@@ -98,12 +96,11 @@ impl List {
         if self.json {
             return Ok(terminal.json(&json!({ "data": known, "nextCursor": null }).to_string())?);
         }
-        let mut table =
-            Table::new(&["ID", "KEY", "STATUSES…", "RATE", "CONCURRENCY", "POLL INTERVAL", "BASE URL…"]);
-        for one in &known {
+        let head = ["ID", "KEY", "STATUSES…", "RATE", "CONCURRENCY", "POLL INTERVAL", "BASE URL…"];
+        let rows = known.iter().map(|one| {
             let statuses: Vec<_> =
                 one["statuses"].as_object().into_iter().flat_map(Map::keys).cloned().collect();
-            table.row([
+            [
                 text(one, "/id"),
                 text(one, "/credential"),
                 statuses.join(" "),
@@ -111,9 +108,9 @@ impl List {
                 text(one, "/limits/concurrency"),
                 [text(one, "/poll/minInterval"), text(one, "/poll/maxInterval")].join("–"),
                 text(one, "/baseUrl"),
-            ]);
-        }
-        Ok(print_line(table.render(terminal, "", true))?)
+            ]
+        });
+        Ok(print_line(terminal.table(&head, rows, true))?)
     }
 }
 

@@ -1,12 +1,20 @@
-//! `ringback serve`: the service.
+//! `ringback serve`, `ringback health` and `ringback config`: the service, its health check, and its settings.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::arguments::{configuration, shutdown_signal};
-use super::output::{Failure, print_line};
-use crate::app::{App, FirstStart, HostEnvironment};
-use crate::config::Flags;
-use crate::telemetry;
+use super::arguments::{configuration, read_configuration, shutdown_signal};
+use super::output::{Failure, Terminal, print_line, print_note};
+use crate::app::{App, FirstStart, HostEnvironment, configuration_errors};
+use crate::clock::Clock;
+use crate::config::{Effective, Flags};
+use crate::{egress, telemetry};
+
+/// Timeout of the request: less than the three seconds of the image's HEALTHCHECK.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Run the service: API, poller and dispatcher in one process
 ///
@@ -61,4 +69,162 @@ fn print_once(first_start: &FirstStart) -> anyhow::Result<()> {
         print_line(format_args!("signing secret (for receivers):       {secret}"))?;
     }
     Ok(())
+}
+
+/// Check whether the service on this machine is alive
+///
+/// Reads the configuration as `ringback serve` does and requests /healthz at its address. The exit code is 0 if the
+/// service answers, else 1. The HEALTHCHECK of the image runs this command.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  ringback health --ready
+
+A service is alive if it answers. It is ready if its database answers and it is not shutting down.
+Restart a service that is not alive; send no requests to a service that is not ready.")]
+pub struct Health {
+    /// Check whether the service is ready: /readyz
+    #[arg(long)]
+    ready: bool,
+    /// Configuration file [default: ringback.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port of the service, such as 127.0.0.1:8080
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+}
+
+impl Health {
+    /// Runs the command.
+    pub async fn run(self) -> Result<(), Failure> {
+        let flags = Flags { config: self.config, listen: self.listen, ..Flags::default() };
+        let address = local_address(configuration(&flags)?.listen);
+        if address.port() == 0 {
+            let sentence =
+                "`listen` has port 0, so the port of the service is not known; give it with --listen";
+            return Err(Failure::Usage(sentence.into()));
+        }
+        let url = format!("http://{address}/{}", if self.ready { "readyz" } else { "healthz" });
+        let client = egress::unguarded(HEALTH_TIMEOUT).context("the HTTP client cannot be made")?;
+        let asked = Clock::System.timeout(HEALTH_TIMEOUT, client.get(&url).send()).await;
+        let wrong = match asked {
+            None => format!("no answer within {} s", HEALTH_TIMEOUT.as_secs()),
+            Some(Err(error)) => egress::SendError::classify(&error).to_string(),
+            Some(Ok(answer)) if !answer.status().is_success() => format!("answered {}", answer.status()),
+            Some(Ok(_)) => return Ok(print_line(if self.ready { "ready" } else { "alive" })?),
+        };
+        Err(Failure::Failed(format!("{url}: {wrong}")))
+    }
+}
+
+/// Returns the address of a server on this machine: loopback if it listens on all addresses.
+fn local_address(mut listen: SocketAddr) -> SocketAddr {
+    if listen.ip().is_unspecified() {
+        listen.set_ip(if listen.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    listen
+}
+
+/// Show every effective setting and its source
+///
+/// Secrets are masked. All errors are listed, including those in the definitions and templates that the configuration
+/// names; the exit code is then 1.
+/// Precedence: defaults < ringback.toml (or --config FILE) < environment < flags.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  RINGBACK_DELIVERY__TIMEOUT=5s ringback config
+
+A variable RINGBACK_X__Y sets [x] y. Lists in variables are separated by commas.")]
+pub struct ShowConfig {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+impl ShowConfig {
+    /// Runs the command.
+    pub fn run(self) -> Result<(), Failure> {
+        let (config, errors) = read_configuration(&self.flags);
+        // Definitions and templates are checked as well, so that all errors are shown at once.
+        let errors = errors.iter().map(ToString::to_string);
+        let lines: Vec<String> = errors.chain(configuration_errors(&config)).collect();
+        if !lines.is_empty() {
+            return Err(Failure::Failed(lines.join("\n")));
+        }
+        for warning in &config.warnings {
+            print_note(format_args!("warning: {warning}"));
+        }
+        Ok(print_line(listing(config.effective()))?)
+    }
+}
+
+/// Returns three columns: key, value, source.
+fn listing(effective: &[Effective]) -> String {
+    let rows = effective.iter().map(|one| {
+        let value = one.value.clone().unwrap_or_else(|| "none".to_owned());
+        [one.key.clone(), value, one.source.to_string()]
+    });
+    Terminal::of_stdout().table(&["", "", ""], rows, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Environment};
+
+    #[test]
+    fn a_server_on_all_addresses_is_checked_on_loopback() {
+        for (listen, asked) in [
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("127.0.0.1:80", "127.0.0.1:80"),
+        ] {
+            assert_eq!(local_address(listen.parse().expect("an address")).to_string(), asked);
+        }
+    }
+
+    #[test]
+    fn the_listing_shows_every_value_with_its_source() {
+        let env = [
+            ("RINGBACK_API_KEY", "hush-0123456789abcdef"),
+            ("MUVI_API_KEY", "hush"),
+            ("RINGBACK_EGRESS__ALLOW", "10.0.0.0/8,hooks.internal"),
+        ];
+        let env: Environment = env.into_iter().collect();
+        let config = Config::read(&Flags::default(), &env, None).expect("no errors");
+        // The settings of the channels are listed in the same way.
+        let is_of_channel = |line: &str| {
+            crate::channels::TABLE.iter().flat_map(|spec| spec.settings).any(|one| line.starts_with(one.key))
+        };
+        let listed = listing(config.effective());
+        let listed: Vec<&str> = listed.lines().filter(|line| !is_of_channel(line)).collect();
+        insta::assert_snapshot!(listed.join("\n"), @r"
+        listen                    127.0.0.1:8080                             default
+        metrics_listen            none                                       default
+        public_url                http://127.0.0.1:8080                      default
+        database_url              sqlite://ringback.db                       default
+        api_key                   ***                                        RINGBACK_API_KEY
+        signing_secret            none                                       default
+        encryption_key            none                                       default
+        log                       info                                       default
+        log_format                text                                       default
+        shutdown_grace            25s                                        default
+        egress.allow              [10.0.0.0/8, hooks.internal]               RINGBACK_EGRESS__ALLOW
+        egress.allow_http         false                                      default
+        egress.proxy              none                                       default
+        delivery.retry_schedule   [5s, 5m, 30m, 2h, 5h, 10h, 14h, 20h, 24h]  default
+        delivery.timeout          20s                                        default
+        delivery.concurrency      512                                        default
+        delivery.per_destination  16                                         default
+        retention.events          30d                                        default
+        retention.watches         30d                                        default
+        telemetry.otlp_endpoint   none                                       default
+        telemetry.otlp_headers    none                                       default
+        telemetry.service_name    ringback                                   default
+        templates.path            none                                       default
+        providers.path            none                                       default
+        providers.muvi.api_key    ***                                        MUVI_API_KEY
+        ");
+    }
 }

@@ -1,11 +1,11 @@
 //! `ringback show ID`: a watch with its timeline, a delivery with its attempts, or an event.
 
+use anyhow::Context as _;
 use serde_json::Value;
 
-use super::client::{Answer, Client, PAGE_MAX, Server, segment};
+use super::client::{Answer, Client, PAGE_MAX, Page, Server, segment};
 use super::follow;
-use super::output::Failure;
-use super::terminal::{FieldList, Table, Terminal, address, text, time};
+use super::output::{Failure, FieldList, Terminal, address, join, list, text, texts, time};
 use crate::domain::JobStatus;
 
 /// Show a watch with its timeline, a delivery with its attempts, or an event
@@ -36,24 +36,22 @@ impl Show {
     pub async fn run(self) -> Result<(), Failure> {
         let kind = self.id.split_once('_').map_or("", |(kind, _)| kind);
         if self.follow && kind != "watch" {
-            return Err(Failure::Usage(
-                "only a watch can be followed; give the id of a watch (watch_…)".into(),
-            ));
+            let sentence = "only a watch can be followed; give the id of a watch (watch_…)";
+            return Err(Failure::Usage(sentence.into()));
         }
         let client = self.server.client()?;
         let id = segment(&self.id);
-        let (answer, shown): (Answer, fn(&Value, Terminal) -> String) = match kind {
-            "watch" if self.follow => return follow::follow(&client, &self.id, None, self.json).await,
-            "watch" => (with_timeline(&client, &id).await?, watch),
-            "dlv" => (client.get(&format!("/v1/deliveries/{id}")).await?, delivery),
-            "evt" => (client.get(&format!("/v1/events/{id}")).await?, event),
+        match kind {
+            "watch" if self.follow => follow::follow(&client, &self.id, None, self.json).await,
+            "watch" => with_timeline(&client, &id).await?.print(self.json, watch),
+            "dlv" => client.get(&format!("/v1/deliveries/{id}")).await?.print(self.json, delivery),
+            "evt" => client.get(&format!("/v1/events/{id}")).await?.print(self.json, event),
             _ => {
                 let sentence =
                     "this object cannot be shown; give an id that begins with watch_, dlv_ or evt_";
-                return Err(Failure::Usage(sentence.into()));
+                Err(Failure::Usage(sentence.into()))
             }
-        };
-        answer.print(self.json, shown)
+        }
     }
 }
 
@@ -63,8 +61,8 @@ async fn with_timeline(client: &Client, id: &str) -> Result<Answer, Failure> {
     let (mut lines, mut after) = (Vec::new(), String::new());
     loop {
         let page = client.get(&format!("/v1/watches/{id}/timeline?limit={PAGE_MAX}{after}")).await?.text;
-        let page: super::client::Page = serde_json::from_str(&page)
-            .map_err(|error| Failure::Failed(format!("{} sent no timeline: {error}", client.url())))?;
+        let page: Page =
+            serde_json::from_str(&page).with_context(|| format!("{} sent no timeline", client.url()))?;
         lines.extend(page.data.iter().map(|line| line.get().to_owned()));
         let Some(cursor) = page.next_cursor else { break };
         after = format!("&cursor={}", segment(&cursor));
@@ -79,48 +77,53 @@ pub(super) fn watch_fields(watch: &Value, terminal: Terminal) -> String {
     card.line("watch", text(watch, "/id"));
     card.line("status", text(watch, "/status"));
     card.line("job", format!("{} of {}", text(watch, "/jobId"), text(watch, "/provider")));
-    let (status, raw) = (text(watch, "/job/status"), text(watch, "/job/rawStatus"));
-    let named = if raw.is_empty() || raw == status { status } else { format!("{status} ({raw})") };
-    let progress = text(watch, "/job/progress");
+    let [status, raw, percent] = texts(watch, ["/job/status", "/job/rawStatus", "/job/progress"]);
+    let named = match status {
+        status if raw.is_empty() || raw == status => status,
+        status => format!("{status} ({raw})"),
+    };
     let named = if named == JobStatus::Unknown.as_str() { "not polled yet".to_owned() } else { named };
-    card.line("job status", if progress.is_empty() { named } else { format!("{named}, {progress} %") });
+    card.line("job status", if percent.is_empty() { named } else { format!("{named}, {percent} %") });
     card.line("output", text(watch, "/job/output"));
-    let outputs = watch.pointer("/job/outputs").and_then(Value::as_array).map_or(0, Vec::len);
+    let outputs = list(watch, "/job/outputs").count();
     if outputs > 1 {
         card.line("outputs", format!("{outputs}; --json shows all"));
     }
-    let why = [text(watch, "/job/error/code"), text(watch, "/job/error/message")];
-    card.line("error", why.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(": "));
+    let why = texts(watch, ["/job/error/code", "/job/error/message"]);
+    card.line("error", join(why, ": "));
     card.line("last error", text(watch, "/job/lastError"));
     card.line("last poll", utc(watch, "/job/lastPolledAt"));
     card.line("next poll", utc(watch, "/job/nextPollAt"));
     card.line("created", utc(watch, "/createdAt"));
     card.line("ended", utc(watch, "/endedAt"));
-    card.line(
-        "expires",
-        if text(watch, "/endedAt").is_empty() { utc(watch, "/expiresAt") } else { String::new() },
-    );
+    if text(watch, "/endedAt").is_empty() {
+        card.line("expires", utc(watch, "/expiresAt"));
+    }
     let metadata = text(watch, "/metadata");
-    card.line("metadata", if metadata == "{}" { String::new() } else { metadata });
-    let mut shown = card.render(terminal);
-    let mut destinations = Table::new(&["DESTINATION", "STATUS", "TYPE", "ADDRESS…"]);
-    for one in watch.pointer("/destinations").and_then(Value::as_array).into_iter().flatten() {
-        let [id, status, kind] = ["/id", "/status", "/type"].map(|field| text(one, field));
-        destinations.row([id, status, kind, address(one)]);
-    }
-    if !destinations.is_empty() {
-        shown.push_str("\n\n");
-        shown.push_str(&destinations.render(terminal, "", true));
-    }
-    shown
+    card.line("metadata", if metadata == "{}" { "" } else { &metadata });
+    let destinations = list(watch, "/destinations").map(|one| {
+        let [id, status, kind] = texts(one, ["/id", "/status", "/type"]);
+        [id, status, kind, address(one)]
+    });
+    let head = ["DESTINATION", "STATUS", "TYPE", "ADDRESS…"];
+    with_table(&card, terminal, &head, destinations.collect())
+}
+
+/// Returns the fields, and below them the table if it has rows.
+fn with_table<const N: usize>(
+    card: &FieldList,
+    terminal: Terminal,
+    head: &[&str; N],
+    rows: Vec<[String; N]>,
+) -> String {
+    let shown = card.render(terminal);
+    if rows.is_empty() { shown } else { format!("{shown}\n\n{}", terminal.table(head, rows, true)) }
 }
 
 fn watch(watch: &Value, terminal: Terminal) -> String {
-    let mut timeline = Table::new(&["TIME (UTC)", "KIND", "DETAILS…"]);
-    for one in watch.pointer("/timeline").and_then(Value::as_array).into_iter().flatten() {
-        timeline.row([time(one, "/at"), text(one, "/kind"), details(one)]);
-    }
-    format!("{}\n\n{}", watch_fields(watch, terminal), timeline.render(terminal, "", true))
+    let timeline = list(watch, "/timeline").map(|one| [time(one, "/at"), text(one, "/kind"), details(one)]);
+    let timeline = terminal.table(&["TIME (UTC)", "KIND", "DETAILS…"], timeline, true);
+    format!("{}\n\n{timeline}", watch_fields(watch, terminal))
 }
 
 /// Returns the important fields of an entry of a timeline.
@@ -156,18 +159,13 @@ fn delivery(delivery: &Value, terminal: Terminal) -> String {
     card.line("destination", format!("{} {}", text(to, "/type"), address(to)));
     card.line("next attempt", utc(delivery, "/nextAttemptAt"));
     card.line("created", utc(delivery, "/createdAt"));
-    let mut attempts = Table::new(&["TIME (UTC)", "STATUS", "DURATION", "ERROR…", "RESPONSE…"]);
-    for one in delivery.pointer("/attempts").and_then(Value::as_array).into_iter().flatten() {
-        attempts.row([
-            time(one, "/at"),
-            text(one, "/statusCode"),
-            format!("{} ms", text(one, "/durationMs")),
-            text(one, "/error"),
-            text(one, "/responseBody"),
-        ]);
-    }
-    let card = card.render(terminal);
-    if attempts.is_empty() { card } else { format!("{card}\n\n{}", attempts.render(terminal, "", true)) }
+    let attempts = list(delivery, "/attempts").map(|one| {
+        let duration = format!("{} ms", text(one, "/durationMs"));
+        let [at, status, error, response] = texts(one, ["/at", "/statusCode", "/error", "/responseBody"]);
+        [at, status, duration, error, response]
+    });
+    let head = ["TIME (UTC)", "STATUS", "DURATION", "ERROR…", "RESPONSE…"];
+    with_table(&card, terminal, &head, attempts.collect())
 }
 
 fn event(event: &Value, terminal: Terminal) -> String {

@@ -1,26 +1,187 @@
-//! Apps and keys in the database itself, without a server: to create the first key, and to restore access if all
-//! admin keys are lost.
+//! `ringback apps` and `ringback keys`: tenants and their API keys.
 //!
-//! Each function opens the configured database, performs one operation with the functions that the API's handlers use,
-//! and closes the database. Results have the shapes of the API. A database that a server uses is locked.
+//! The commands use a running server if `--url`, `RINGBACK_URL` or `RINGBACK_API_KEY` names one. Otherwise, and if
+//! `--config` or `--database-url` names a database, they use the database itself. The first key can be created in this
+//! way, and a new one if all admin keys are lost.
+//!
+//! Each function for a database opens it, performs one operation with the functions that the API's handlers use, and
+//! closes it. Results have the shapes of the API. A database that a server uses is locked.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::{Context as _, anyhow};
+use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
 
-use super::arguments::{duration, values_of};
-use super::client::Answer;
-use super::output::Failure;
+use super::arguments::{configuration, duration};
+use super::client::{Answer, Client, Paging, Server, json_object, segment};
+use super::output::{Failure, FieldList, clean, print_line, print_note, texts};
 use crate::app::open_store;
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
-use crate::config::{Config, Database};
+use crate::config::{Access, Config, Database, Environment, Flags};
 use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, parse_duration};
-use crate::store::{RevokeKey, Store, StoredResponse, Writer};
+use crate::store::{RevokeKey, Store, StoredResponse};
 use crate::tenants::{self, AppView, DEFAULT_APP, EXPIRES_IN, KeyView, NewKey, check_expiry, check_name};
 
 /// Number of rows that are read at a time.
 const PAGE: u32 = 200;
+
+/// Arguments that select a server or a database.
+#[derive(Debug, clap::Args)]
+pub struct Place {
+    #[command(flatten)]
+    server: Server,
+    /// Use the database of this configuration file instead of a server
+    #[arg(long, value_name = "FILE", conflicts_with = "url")]
+    config: Option<PathBuf>,
+    /// Use this database instead of a server
+    #[arg(long, value_name = "DATABASE", conflicts_with = "url")]
+    database_url: Option<String>,
+}
+
+/// The selected server or database.
+enum Backend {
+    Server(Client),
+    Database(Box<Config>),
+}
+
+impl Place {
+    fn find(self) -> Result<Backend, Failure> {
+        let names_database = self.config.is_some() || self.database_url.is_some();
+        let names_server = Access::is_set(self.server.url.as_deref(), &Environment::of_process());
+        if names_server && !names_database {
+            return Ok(Backend::Server(self.server.client()?));
+        }
+        let flags = Flags { config: self.config, database_url: self.database_url, ..Flags::default() };
+        Ok(Backend::Database(Box::new(configuration(&flags)?)))
+    }
+}
+
+/// Create and list apps: tenants that cannot see each other's data
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Apps {
+    /// Create an app, and print its signing secret once
+    #[command(after_help = "\
+Example:
+  ringback apps create customer-7
+
+The app needs a key of its own: ringback keys create --app app_… --scope write")]
+    Create {
+        /// Name of the app
+        name: String,
+        /// Print the server's JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List apps
+    #[command(after_help = "\
+Example:
+  ringback apps list --json")]
+    List {
+        #[command(flatten)]
+        paging: Paging,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+impl Apps {
+    /// Runs the command.
+    pub async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Create { name, json, place } => {
+                let answer = match place.find()? {
+                    Backend::Server(client) => {
+                        let body = json_object([("name", Some(name))]);
+                        client.post("/v1/apps", Some(body), None).await?
+                    }
+                    Backend::Database(config) => create_app(&config, &name).await?,
+                };
+                let remark =
+                    "Receivers verify signatures with the secret; GET /v1/signing-secret returns it again.";
+                let fields = [("app", "/id"), ("name", "/name"), ("signing secret", "/signingSecret")];
+                print_created(&answer, json, &fields, remark)
+            }
+            Self::List { paging, place } => {
+                let head = ["ID", "NAME", "CREATED (UTC)"];
+                let row = |app: &Value| texts(app, ["/id", "/name", "/createdAt"]).to_vec();
+                match place.find()? {
+                    Backend::Server(client) => paging.show(&client, "/v1/apps", &[], &head, row).await,
+                    Backend::Database(config) => paging.show_whole(list_apps(&config).await?, &head, row),
+                }
+            }
+        }
+    }
+}
+
+/// Prints an app or a key that was created, by the names of its fields and their pointers.
+fn print_created(
+    answer: &Answer,
+    as_json: bool,
+    fields: &[(&str, &str)],
+    remark: &str,
+) -> Result<(), Failure> {
+    answer.print(as_json, |created, terminal| {
+        let mut card = FieldList::default();
+        for (name, pointer) in fields {
+            let [value] = texts(created, [pointer]);
+            card.line(name, value);
+        }
+        card.render(terminal)
+    })?;
+    if !as_json {
+        print_note(remark);
+    }
+    Ok(())
+}
+
+/// Create, list and revoke keys
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Keys {
+    /// Create a key, and print it once
+    #[command(after_help = "\
+Example:
+  ringback keys create --name billing --scope write --expires-in 90d
+
+Scopes: read; write, which includes read; and admin, which also manages keys and apps and reads the
+signing secret.")]
+    Create {
+        #[command(flatten)]
+        key: KeyRequest,
+        /// Print the server's JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List keys; the keys themselves are not stored and never shown
+    #[command(after_help = "\
+Example:
+  ringback keys list --app app_01m84y…")]
+    List {
+        /// Only keys of this app
+        #[arg(long, value_name = "APP_ID")]
+        app: Option<String>,
+        #[command(flatten)]
+        paging: Paging,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Revoke a key: it is rejected from now on
+    #[command(after_help = "\
+Example:
+  ringback keys revoke key_01m84y…")]
+    Revoke {
+        /// Id of the key (key_…)
+        id: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
 
 /// Properties of a key to create.
 #[derive(Clone, Debug, clap::Args)]
@@ -29,7 +190,7 @@ pub struct KeyRequest {
     #[arg(long)]
     pub name: Option<String>,
     /// What the key permits
-    #[arg(long, default_value = "write", value_parser = values_of(Scope::ALL, Scope::as_str))]
+    #[arg(long, default_value = "write", value_parser = PossibleValuesParser::new(Scope::WORDS))]
     pub scope: String,
     /// How long the key is valid, such as 90d [default: until it is revoked]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
@@ -39,23 +200,74 @@ pub struct KeyRequest {
     pub app: Option<String>,
 }
 
+impl Keys {
+    /// Runs the command.
+    pub async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Create { key, json, place } => {
+                let answer = match place.find()? {
+                    Backend::Server(client) => {
+                        let names = ["name", "scope", "expiresIn", "appId"];
+                        let values = [key.name, Some(key.scope), key.expires_in, key.app];
+                        let body = json_object(names.into_iter().zip(values));
+                        client.post("/v1/keys", Some(body), None).await?
+                    }
+                    Backend::Database(config) => create_key(&config, &key).await?,
+                };
+                let fields = [
+                    ("key", "/key"),
+                    ("id", "/id"),
+                    ("app", "/appId"),
+                    ("scope", "/scope"),
+                    ("expires (UTC)", "/expiresAt"),
+                ];
+                print_created(&answer, json, &fields, "The key is not shown again; store it now.")
+            }
+            Self::List { app, paging, place } => {
+                let head =
+                    ["ID", "NAME", "SCOPE", "APP", "CREATED (UTC)", "EXPIRES (UTC)", "LAST USED (UTC)"];
+                let fields = ["/id", "/name", "/scope", "/appId", "/createdAt", "/expiresAt", "/lastUsedAt"];
+                let row = |key: &Value| texts(key, fields).to_vec();
+                match place.find()? {
+                    Backend::Server(client) => {
+                        paging.show(&client, "/v1/keys", &[("appId", app)], &head, row).await
+                    }
+                    Backend::Database(config) => {
+                        paging.show_whole(list_keys(&config, app.as_deref()).await?, &head, row)
+                    }
+                }
+            }
+            Self::Revoke { id, place } => {
+                match place.find()? {
+                    Backend::Server(client) => {
+                        client.delete(&format!("/v1/keys/{}", segment(&id))).await?;
+                    }
+                    Backend::Database(config) => revoke_key(&config, &id).await?,
+                }
+                Ok(print_line(format_args!("{} is revoked.", clean(&id)))?)
+            }
+        }
+    }
+}
+
 /// Creates a key. Only this answer contains it.
 pub async fn create_key(config: &Config, request: &KeyRequest) -> Result<Answer, Failure> {
-    let usage = |what: &str, wrong: String| Failure::Usage(format!("{what}: {wrong}"));
-    let name = request.name.as_deref().map(check_name).transpose().map_err(|wrong| usage("--name", wrong))?;
+    let usage = |what: &str, wrong: &str| Failure::Usage(format!("{what}: {wrong}"));
+    let name = request.name.as_deref().map(check_name).transpose();
+    let name = name.map_err(|wrong| usage("--name", &wrong))?;
     let scope = Scope::parse(&request.scope);
-    let scope = scope.ok_or_else(|| usage("--scope", "must be read, write or admin".to_owned()))?;
+    let scope = scope.ok_or_else(|| usage("--scope", "must be read, write or admin"))?;
     with_store(config, async |store, now| {
         let expires_at = request.expires_in.as_deref().map(|text| read_expiry(text, now)).transpose();
-        let expires_at = expires_at.map_err(|wrong| usage("--expires-in", wrong))?;
+        let expires_at = expires_at.map_err(|wrong| usage("--expires-in", &wrong))?;
         let app = find_app(&store, request.app.as_deref())?;
         let key = NewKey { name, scope, expires_at, app };
-        tenants::create_key(&store, key, now, None).await.map(|response| answer(&response)).map_err(failed)
+        Ok(answer(tenants::create_key(&store, key, now, None).await?))
     })
     .await
 }
 
-fn answer(response: &StoredResponse) -> Answer {
+fn answer(response: StoredResponse) -> Answer {
     Answer { text: String::from_utf8_lossy(&response.body).into_owned() }
 }
 
@@ -71,7 +283,7 @@ pub async fn list_keys(config: &Config, app: Option<&str>) -> Result<Value, Fail
         let app = app.map(|id| find_app(&store, Some(id))).transpose()?.map(|app| app.no);
         let (mut all, mut before) = (Vec::new(), None);
         loop {
-            let page = store.keys(app, before, PAGE).await.map_err(failed)?;
+            let page = store.keys(app, before, PAGE).await?;
             let Some(last) = page.last() else { break };
             before = Some(last.id);
             all.extend(page.iter().map(|key| json!(KeyView::of(key, None))));
@@ -85,10 +297,11 @@ pub async fn list_keys(config: &Config, app: Option<&str>) -> Result<Value, Fail
 pub async fn revoke_key(config: &Config, id: &str) -> Result<(), Failure> {
     let unknown = || Failure::Failed(format!("there is no key `{id}`; `ringback keys list` shows all"));
     let key = KeyId::parse(id).ok_or_else(unknown)?;
-    let revoked = with_store(config, async |store, _| {
-        store.revoke_key(RevokeKey { app: None, key }).await.map_err(failed)
-    });
-    if revoked.await? { Ok(()) } else { Err(unknown()) }
+    with_store(config, async |store, _| {
+        let is_revoked = store.revoke_key(RevokeKey { app: None, key }).await?;
+        if is_revoked { Ok(()) } else { Err(unknown().into()) }
+    })
+    .await
 }
 
 /// Creates an app. The answer contains its signing secret.
@@ -96,10 +309,7 @@ pub async fn create_app(config: &Config, name: &str) -> Result<Answer, Failure> 
     let name = check_name(name).map_err(|wrong| Failure::Usage(format!("the name: {wrong}")))?;
     with_store(config, async |store, now| {
         let secret = Masked::new(Secret::generate().expose());
-        tenants::create_app(&store, name, secret, now, None)
-            .await
-            .map(|response| answer(&response))
-            .map_err(failed)
+        Ok(answer(tenants::create_app(&store, name, secret, now, None).await?))
     })
     .await
 }
@@ -116,7 +326,7 @@ pub async fn list_apps(config: &Config) -> Result<Value, Failure> {
 /// Opens the database, performs an operation at the current time, and closes the database, also after an error.
 async fn with_store<T>(
     config: &Config,
-    work: impl AsyncFnOnce(Store, Timestamp) -> Result<T, Failure>,
+    work: impl AsyncFnOnce(Store, Timestamp) -> anyhow::Result<T>,
 ) -> Result<T, Failure> {
     const HINT: &str = "to use a running server instead, set RINGBACK_URL and RINGBACK_API_KEY";
     let now = Clock::System.now();
@@ -127,27 +337,19 @@ async fn with_store<T>(
         let what = format!("there is no database {path}: `ringback serve` creates it; {HINT}");
         return Err(Failure::Failed(what));
     }
-    let opened = open_store(config, now);
-    let (store, writer): (Store, Writer) =
-        opened.map_err(|error| Failure::Failed(format!("{error:#}; {HINT}")))?;
+    let (store, writer) = open_store(config, now).map_err(|error| anyhow!("{error:#}; {HINT}"))?;
     let done = work(store, now).await;
     let closed = tokio::task::spawn_blocking(|| writer.join()).await;
-    closed.map_err(|_| Failure::Failed("the database was not closed cleanly".to_owned()))?;
-    done
+    closed.map_err(|_| anyhow!("the database was not closed cleanly"))?;
+    Ok(done?)
 }
 
 /// Returns the app with an id, or the first app.
-fn find_app(store: &Store, id: Option<&str>) -> Result<Arc<App>, Failure> {
-    match id {
-        Some(id) => AppId::parse(id).and_then(|id| store.app_by_id(id)).ok_or_else(|| {
-            Failure::Failed(format!("there is no app `{id}`; `ringback apps list` shows all"))
-        }),
-        None => store.apps(None, u32::MAX).into_iter().find(|app| app.name == DEFAULT_APP).ok_or_else(|| {
-            Failure::Failed("the database has no apps: `ringback serve` creates the first one".to_owned())
-        }),
-    }
-}
-
-fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure::Failed(error.to_string())
+fn find_app(store: &Store, id: Option<&str>) -> anyhow::Result<Arc<App>> {
+    let Some(id) = id else {
+        let first = store.apps(None, u32::MAX).into_iter().find(|app| app.name == DEFAULT_APP);
+        return first.context("the database has no apps: `ringback serve` creates the first one");
+    };
+    let app = AppId::parse(id).and_then(|id| store.app_by_id(id));
+    app.with_context(|| format!("there is no app `{id}`; `ringback apps list` shows all"))
 }

@@ -1,13 +1,132 @@
-//! `ringback watches`: lists watches.
+//! `ringback watch`, `ringback watches` and `ringback cancel`: registers, lists and stops watches.
 
-use serde_json::Value;
+use std::collections::BTreeMap;
 
-use super::arguments::values_of;
-use super::client::Server;
-use super::output::Failure;
-use super::paging::Paging;
-use super::terminal::{text, time};
-use crate::domain::{JobStatus, WatchStatus};
+use clap::builder::PossibleValuesParser;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::arguments::{duration, parameter};
+use super::client::{Paging, Server, segment};
+use super::output::{Failure, Terminal, print_line, print_note, text, texts};
+use super::{follow, show};
+use crate::domain::{JobStatus, Payload, WatchStatus};
+
+/// Register a watch on a running server, and optionally wait for its end
+///
+/// Exit codes with --follow: 0 the job completed, 3 failed, 4 was cancelled, 5 was not found, 6 the watch expired or
+/// was stopped. Without --follow: 0 the watch is registered, 1 it is not.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  ringback watch job_abc123def456 --webhook https://app.example.com/hooks/muvi --follow
+
+Without --webhook, --email and --slack nothing is sent: use --follow, or `ringback show` later. The
+server is RINGBACK_URL, the key RINGBACK_API_KEY. With --follow, progress goes to stderr: a bar on a
+terminal, lines elsewhere. stdout has the watch; with --json only the ended watch.")]
+pub struct Watch {
+    /// Id of the job at its provider
+    job_id: String,
+    /// Send a webhook to this URL; can be repeated
+    #[arg(long, value_name = "URL")]
+    webhook: Vec<String>,
+    /// Send mail to this address; can be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    email: Vec<String>,
+    /// Post to this Slack webhook or #channel; can be repeated
+    #[arg(long, value_name = "URL")]
+    slack: Vec<String>,
+    /// Provider of the job [default: the default of the server]
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+    /// Events to send, such as job.completed,job.failed or job.* [default: every end]
+    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
+    events: Vec<String>,
+    /// Maximum duration of the watch, such as 24h [default: that of the provider]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    expires_in: Option<String>,
+    /// JSON object that every event contains
+    #[arg(long, value_name = "JSON")]
+    metadata: Option<String>,
+    /// Parameter of the provider; can be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
+    param: Vec<(String, String)>,
+    /// Body of the webhooks
+    #[arg(long, value_name = "FORM", value_parser = PossibleValuesParser::new(Payload::WORDS))]
+    payload: Option<String>,
+    /// Longest poll interval, such as 10s
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    poll_interval: Option<String>,
+    /// Key that makes it safe to repeat the command
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+    /// Wait for the end and show progress
+    #[arg(long, short)]
+    follow: bool,
+    /// Print the server's JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: Server,
+}
+
+impl Watch {
+    /// Runs the command.
+    pub async fn run(self) -> Result<(), Failure> {
+        let body = self.body()?;
+        let client = self.server.client()?;
+        let answer = client.post("/v1/watches", Some(body), self.idempotency_key.as_deref()).await?;
+        let (terminal, watch) = (Terminal::of_stdout(), answer.value());
+        let id = text(&watch, "/id");
+        if !self.json {
+            print_line(show::watch_fields(&watch, terminal))?;
+        } else if !self.follow {
+            terminal.json(&answer.text)?;
+        }
+        if self.follow {
+            return follow::follow(&client, &id, Some(answer), self.json).await;
+        }
+        if self.is_silent() {
+            print_note(format_args!(
+                "Nothing will be sent; `ringback show {id} --follow` waits for the end of the watch."
+            ));
+        }
+        Ok(())
+    }
+
+    fn is_silent(&self) -> bool {
+        self.webhook.is_empty() && self.email.is_empty() && self.slack.is_empty()
+    }
+
+    fn body(&self) -> Result<String, Failure> {
+        let metadata = self.metadata.as_deref().map(serde_json::from_str::<&RawValue>).transpose();
+        let metadata = metadata.map_err(|error| Failure::Usage(format!("--metadata: not JSON: {error}")))?;
+        // Fields with one value take the first one, so that errors of the server name the argument.
+        let webhooks = self.webhook.iter().skip(1).map(|url| json!({ "type": "webhook", "url": url }));
+        let slacks = self.slack.iter().skip(1).map(|url| json!({ "type": "slack", "url": url }));
+        let more: Vec<Value> = webhooks.chain(slacks).collect();
+        let fields = [
+            ("jobId", json!(self.job_id)),
+            ("provider", json!(self.provider)),
+            ("callbackUrl", json!(self.webhook.first())),
+            ("email", json!(self.email)),
+            ("slack", json!(self.slack.first())),
+            ("events", json!(self.events)),
+            ("params", json!(self.param.iter().cloned().collect::<BTreeMap<_, _>>())),
+            ("expiresIn", json!(self.expires_in)),
+            ("pollInterval", json!(self.poll_interval)),
+            ("payload", json!(self.payload)),
+        ];
+        // What was not given is left to the server.
+        let given = fields.into_iter().map(|(name, value)| (name, value.to_string()));
+        let given = given.filter(|(_, json)| !["null", "[]", "{}"].contains(&json.as_str()));
+        let notify = (self.is_silent() || !more.is_empty()).then(|| ("notify", json!(more).to_string()));
+        // Byte for byte.
+        let metadata = metadata.map(|json| ("metadata", json.get().to_owned()));
+        let fields = given.chain(notify).chain(metadata).map(|(name, json)| format!("\"{name}\":{json}"));
+        Ok(format!("{{{}}}", fields.collect::<Vec<_>>().join(",")))
+    }
+}
 
 /// List watches, newest first
 #[derive(Debug, clap::Args)]
@@ -18,7 +137,7 @@ Example:
 With --all --json each watch is one line of JSON.")]
 pub struct Watches {
     /// Only watches with this status
-    #[arg(long, value_parser = values_of(WatchStatus::ALL, WatchStatus::as_str))]
+    #[arg(long, value_parser = PossibleValuesParser::new(WatchStatus::WORDS))]
     status: Option<String>,
     /// Only watches of this provider
     #[arg(long, value_name = "NAME")]
@@ -36,25 +155,74 @@ impl Watches {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.server.client()?;
-        let filters = vec![("status", self.status), ("provider", self.provider), ("jobId", self.job_id)];
+        let filters = [("status", self.status), ("provider", self.provider), ("jobId", self.job_id)];
         let head = ["ID", "STATUS", "PROVIDER", "JOB", "PROGRESS", "CREATED (UTC)", "ENDED (UTC)"];
         let row = |watch: &Value| {
-            let (status, progress) = (text(watch, "/job/status"), text(watch, "/job/progress"));
-            let polled = status != JobStatus::Unknown.as_str();
-            vec![
-                text(watch, "/id"),
-                text(watch, "/status"),
-                text(watch, "/provider"),
-                text(watch, "/jobId"),
-                if progress.is_empty() {
-                    Some(status).filter(|_| polled).unwrap_or_default()
-                } else {
-                    format!("{progress} %")
-                },
-                time(watch, "/createdAt"),
-                time(watch, "/endedAt"),
-            ]
+            let progress = match texts(watch, ["/job/progress", "/job/status"]) {
+                [percent, _] if !percent.is_empty() => format!("{percent} %"),
+                [_, status] if status == JobStatus::Unknown.as_str() => String::new(),
+                [_, status] => status,
+            };
+            let [id, status, provider, job] = texts(watch, ["/id", "/status", "/provider", "/jobId"]);
+            let [created, ended] = texts(watch, ["/createdAt", "/endedAt"]);
+            vec![id, status, provider, job, progress, created, ended]
         };
-        self.paging.show(&client, "/v1/watches", filters, &head, row).await
+        self.paging.show(&client, "/v1/watches", &filters, &head, row).await
+    }
+}
+
+/// Stop a watch: its job is not polled any more, and nothing more is sent
+///
+/// A watch that has ended keeps its status; its pending deliveries are skipped. The job itself continues at the
+/// provider.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  ringback cancel watch_01m84y…")]
+pub struct Cancel {
+    /// Id of the watch (watch_…)
+    id: String,
+    /// Print the server's JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: Server,
+}
+
+impl Cancel {
+    /// Runs the command.
+    pub async fn run(self) -> Result<(), Failure> {
+        let client = self.server.client()?;
+        let answer = client.delete(&format!("/v1/watches/{}", segment(&self.id))).await?;
+        answer.print(self.json, show::watch_fields)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        watch: Watch,
+    }
+
+    fn body(line: &[&str]) -> String {
+        let line = Line::try_parse_from([&["watch", "job_1"], line].concat())
+            .unwrap_or_else(|error| panic!("{error}"));
+        line.watch.body().expect("a body")
+    }
+
+    #[test]
+    fn only_given_arguments_are_sent() {
+        assert_eq!(body(&[]), r#"{"jobId":"job_1","notify":[]}"#);
+        assert_eq!(body(&["--webhook", "https://a"]), r#"{"jobId":"job_1","callbackUrl":"https://a"}"#);
+        let line = "--webhook https://a --webhook https://b --email x@a --email y@a --slack https://c --slack #d \
+                    --provider p --events job.*,watch.expired --expires-in 1h --metadata {\"z\":1,\"a\":1.0} \
+                    --param k=v=w --payload raw --poll-interval 10s";
+        insta::assert_snapshot!(body(&line.split_whitespace().collect::<Vec<_>>()), @r##"{"jobId":"job_1","provider":"p","callbackUrl":"https://a","email":["x@a","y@a"],"slack":"https://c","events":["job.*","watch.expired"],"params":{"k":"v=w"},"expiresIn":"1h","pollInterval":"10s","payload":"raw","notify":[{"type":"webhook","url":"https://b"},{"type":"slack","url":"#d"}],"metadata":{"z":1,"a":1.0}}"##);
     }
 }

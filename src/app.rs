@@ -23,7 +23,7 @@ use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
 use crate::channels::{Channels, Services, load_templates};
 use crate::clock::Clock;
-use crate::config::{Config, Database, EncryptionKey, ProviderConfig, Retention};
+use crate::config::{Config, Database, ProviderConfig, Retention};
 use crate::dispatcher::{DispatchPolicy, Dispatcher};
 use crate::domain::{Activity, AppNo, Masked, RetryPolicy, Timestamp};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
@@ -343,7 +343,7 @@ pub fn open_store(config: &Config, now: Timestamp) -> Result<(Store, Writer)> {
         Database::Sqlite(path) => DatabaseLocation::File(path.clone()),
         Database::Postgres(url) => DatabaseLocation::Server(url.clone()),
     };
-    let keyring = Keyring::new(config.encryption_keys.iter().map(EncryptionKey::reveal));
+    let keyring = Keyring::new(config.encryption_keys.iter().map(|key| &key.0));
     Store::open(StoreOptions { location, keyring, public_url: config.public_url.clone(), now })
 }
 

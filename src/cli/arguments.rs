@@ -45,7 +45,7 @@ pub(super) fn configuration(flags: &Flags) -> Result<Config, Failure> {
 
 /// Reads the configuration, and returns all errors together with the values that have none.
 pub(super) fn read_configuration(flags: &Flags) -> (Config, Vec<ConfigError>) {
-    Config::read_partially(flags, &Environment::of_process(), &File::find(flags.config.as_deref()))
+    Config::read_partially(flags, &Environment::of_process(), File::find(flags.config.as_deref()))
 }
 
 /// Waits for SIGINT or SIGTERM.

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
@@ -101,8 +102,9 @@ impl Listener {
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
         let address = socket.local_addr()?;
         let (arrivals, seen) = mpsc::channel(UNSEEN_MAX);
-        let tally = Mutex::new(Tally { fail, attempts: HashMap::new() });
-        Ok((Self { socket, address, receiver: Arc::new(Receiver { clock, secret, tally, arrivals }) }, seen))
+        let (fail, attempts) = (fail.into(), Mutex::default());
+        let receiver = Arc::new(Receiver { clock, secret, fail, attempts, arrivals });
+        Ok((Self { socket, address, receiver }, seen))
     }
 
     /// Returns the URL.
@@ -110,39 +112,23 @@ impl Listener {
         format!("http://{}/", self.address)
     }
 
-    /// Returns the router, which accepts every path.
-    pub fn router(&self) -> Router {
-        Router::new()
-            .route("/", post(receive))
-            .route("/{*path}", post(receive))
-            .layer(DefaultBodyLimit::max(BODY_MAX))
-            .with_state(self.receiver.clone())
-    }
-
-    /// Serves requests until it is dropped.
+    /// Serves requests to every path until it is dropped.
     pub async fn serve(self) -> std::io::Result<()> {
-        let router = self.router();
+        let router = Router::new().route("/", post(receive)).route("/{*path}", post(receive));
+        let router = router.layer(DefaultBodyLimit::max(BODY_MAX)).with_state(self.receiver);
         axum::serve(self.socket, router).await
     }
 }
 
+#[derive(Debug)]
 struct Receiver {
     clock: Clock,
     secret: Option<Secret>,
-    tally: Mutex<Tally>,
-    arrivals: mpsc::Sender<Arrival>,
-}
-
-impl fmt::Debug for Receiver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Receiver").finish_non_exhaustive()
-    }
-}
-
-struct Tally {
     /// Number of webhooks that are still to be rejected.
-    fail: u32,
-    attempts: HashMap<String, u32>,
+    fail: AtomicU32,
+    /// Number of requests with each id.
+    attempts: Mutex<HashMap<String, u32>>,
+    arrivals: mpsc::Sender<Arrival>,
 }
 
 /// A received webhook.
@@ -192,54 +178,39 @@ impl Receiver {
     fn judge(&self, uri: &Uri, headers: &HeaderMap, body: Bytes) -> Arrival {
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let id = header("webhook-id").to_owned();
-        let signature = match &self.secret {
+        let verified = self.secret.as_ref().map(|secret| {
+            let (time, signatures) = (header("webhook-timestamp"), header("webhook-signature"));
+            webhook::verify(secret, &id, time, signatures, &body, self.clock.now(), webhook::TOLERANCE)
+        });
+        let signature = match verified {
             None => Signature::NoSecret,
-            Some(secret) => {
-                let (time, signatures) = (header("webhook-timestamp"), header("webhook-signature"));
-                match webhook::verify(
-                    secret,
-                    &id,
-                    time,
-                    signatures,
-                    &body,
-                    self.clock.now(),
-                    webhook::TOLERANCE,
-                ) {
-                    Ok(()) => Signature::Verified,
-                    Err(why) => Signature::Wrong(why.to_string()),
-                }
-            }
+            Some(Ok(())) => Signature::Verified,
+            Some(Err(why)) => Signature::Wrong(why.to_string()),
         };
-        let (attempt, rejected) = self.tally.lock().unwrap_or_else(PoisonError::into_inner).count(&id);
+        let is_rejected = self.fail.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
         let answered = match signature {
-            _ if rejected => StatusCode::SERVICE_UNAVAILABLE,
+            _ if is_rejected => StatusCode::SERVICE_UNAVAILABLE,
             Signature::Wrong(_) => StatusCode::UNAUTHORIZED,
             Signature::Verified | Signature::NoSecret => StatusCode::NO_CONTENT,
         };
-        let event = header("ringback-event").to_owned();
+        let (attempt, event) = (self.attempt(&id), header("ringback-event").to_owned());
         Arrival { path: uri.to_string(), id, event, attempt, signature, answered, body }
     }
-}
 
-impl Tally {
-    /// Returns the number of requests with this id, and whether this one is rejected.
-    fn count(&mut self, id: &str) -> (u32, bool) {
-        if self.attempts.len() >= IDS_MAX {
-            self.attempts.clear();
+    /// Returns the number of requests with this id, including this one.
+    fn attempt(&self, id: &str) -> u32 {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        if attempts.len() >= IDS_MAX {
+            attempts.clear();
         }
-        let attempts = self.attempts.entry(id.to_owned()).or_default();
-        *attempts += 1;
-        let rejected = self.fail > 0;
-        self.fail = self.fail.saturating_sub(1);
-        (*attempts, rejected)
+        *attempts.entry(id.to_owned()).and_modify(|attempts| *attempts += 1).or_insert(1)
     }
 }
 
 impl fmt::Display for Arrival {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let or = |text: &str, other: &str| if text.is_empty() { other.to_owned() } else { text.to_owned() };
-        let event = or(&self.event, "(no ringback-event)");
-        let id = or(&self.id, "(no webhook-id)");
+        let event = if self.event.is_empty() { "(no ringback-event)" } else { &self.event };
+        let id = if self.id.is_empty() { "(no webhook-id)" } else { &self.id };
         writeln!(f, "{event}  {id}  attempt {}  {} → {}", self.attempt, self.path, self.answered.as_u16())?;
         match &self.signature {
             Signature::Verified => writeln!(f, "signature: verified")?,
@@ -317,7 +288,7 @@ mod tests {
     fn receiver(secret: Option<Secret>, fail: u32) -> Receiver {
         let (arrivals, _) = mpsc::channel(1);
         let clock = Clock::Manual(ManualClock::at(NOW));
-        Receiver { clock, secret, tally: Mutex::new(Tally { fail, attempts: HashMap::new() }), arrivals }
+        Receiver { clock, secret, fail: fail.into(), attempts: Mutex::default(), arrivals }
     }
 
     fn headers(signature: &str) -> HeaderMap {

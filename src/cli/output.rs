@@ -4,7 +4,7 @@
 //! visible before they reach a terminal. Ids are never shortened, so that they can be copied; on a narrow terminal URLs
 //! and sentences are shortened.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
@@ -93,13 +93,10 @@ impl Terminal {
         if !self.interactive {
             return print_line(text);
         }
-        let is_unsafe = |c: char| is_unfit(c) && !c.is_ascii_whitespace();
-        print_line(escaped(text, is_unsafe, |safe, c| {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                // Writing to a string cannot fail.
-                let _ = write!(safe, "\\u{unit:04x}");
-            }
-        }))
+        // Each of these characters is one unit of UTF-16.
+        let is_escaped = |c: char| is_unfit(c) && !c.is_ascii_whitespace();
+        let escape = |c| if is_escaped(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+        print_line(text.chars().map(escape).collect::<String>())
     }
 
     /// Returns a status in its colour.
@@ -122,7 +119,8 @@ impl Terminal {
         self.paint(1, text)
     }
 
-    /// Returns the lines of a table, with or without its header. A column whose name ends with `…` may be shortened.
+    /// Returns the lines of a table, with or without its header; none if there are no rows. A column whose name ends
+    /// with `…` may be shortened.
     pub fn table<R: AsRef<[String]>>(
         self,
         head: &[&str],
@@ -140,7 +138,7 @@ impl Terminal {
             });
             cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
         };
-        let head = with_head.then(|| line(&names, Self::bold));
+        let head = (with_head && !rows.is_empty()).then(|| line(&names, Self::bold));
         let rows = rows.iter().map(|row| line(row, Self::status));
         head.into_iter().chain(rows).collect::<Vec<_>>().join("\n")
     }
@@ -211,19 +209,8 @@ fn is_unfit(c: char) -> bool {
 
 /// Returns the text with visible control characters.
 pub fn clean(text: &str) -> String {
-    escaped(text, is_unfit, |visible, c| visible.extend(c.escape_default()))
-}
-
-/// Returns the text; `escape` writes the characters that are unfit.
-fn escaped(text: &str, is_unfit: impl Fn(char) -> bool, escape: impl Fn(&mut String, char)) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut escaped, c| {
-        if is_unfit(c) {
-            escape(&mut escaped, c)
-        } else {
-            escaped.push(c)
-        }
-        escaped
-    })
+    let escape = |c: char| if is_unfit(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
 }
 
 /// Returns the value at `pointer` as text; empty for null and for a missing value.

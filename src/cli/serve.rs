@@ -154,7 +154,7 @@ impl ShowConfig {
         for warning in &config.warnings {
             print_note(format_args!("warning: {warning}"));
         }
-        Ok(print_line(listing(config.effective()))?)
+        Ok(print_line(listing(&config.effective))?)
     }
 }
 
@@ -197,7 +197,7 @@ mod tests {
         let is_of_channel = |line: &str| {
             crate::channels::TABLE.iter().flat_map(|spec| spec.settings).any(|one| line.starts_with(one.key))
         };
-        let listed = listing(config.effective());
+        let listed = listing(&config.effective);
         let listed: Vec<&str> = listed.lines().filter(|line| !is_of_channel(line)).collect();
         insta::assert_snapshot!(listed.join("\n"), @r"
         listen                    127.0.0.1:8080                             default

@@ -106,24 +106,13 @@ pub(super) fn watch_fields(watch: &Value, terminal: Terminal) -> String {
         [id, status, kind, address(one)]
     });
     let head = ["DESTINATION", "STATUS", "TYPE", "ADDRESS…"];
-    with_table(&card, terminal, &head, destinations.collect())
-}
-
-/// Returns the fields, and below them the table if it has rows.
-fn with_table<const N: usize>(
-    card: &FieldList,
-    terminal: Terminal,
-    head: &[&str; N],
-    rows: Vec<[String; N]>,
-) -> String {
-    let shown = card.render(terminal);
-    if rows.is_empty() { shown } else { format!("{shown}\n\n{}", terminal.table(head, rows, true)) }
+    join([card.render(terminal), terminal.table(&head, destinations, true)], "\n\n")
 }
 
 fn watch(watch: &Value, terminal: Terminal) -> String {
     let timeline = list(watch, "/timeline").map(|one| [time(one, "/at"), text(one, "/kind"), details(one)]);
     let timeline = terminal.table(&["TIME (UTC)", "KIND", "DETAILS…"], timeline, true);
-    format!("{}\n\n{timeline}", watch_fields(watch, terminal))
+    join([watch_fields(watch, terminal), timeline], "\n\n")
 }
 
 /// Returns the important fields of an entry of a timeline.
@@ -165,7 +154,7 @@ fn delivery(delivery: &Value, terminal: Terminal) -> String {
         [at, status, duration, error, response]
     });
     let head = ["TIME (UTC)", "STATUS", "DURATION", "ERROR…", "RESPONSE…"];
-    with_table(&card, terminal, &head, attempts.collect())
+    join([card.render(terminal), terminal.table(&head, attempts, true)], "\n\n")
 }
 
 fn event(event: &Value, terminal: Terminal) -> String {

@@ -268,7 +268,7 @@ pub async fn create_key(config: &Config, request: &KeyRequest) -> Result<Answer,
 }
 
 fn answer(response: StoredResponse) -> Answer {
-    Answer { text: String::from_utf8_lossy(&response.body).into_owned() }
+    Answer { text: String::from_utf8(response.body).unwrap_or_default() }
 }
 
 fn read_expiry(text: &str, now: Timestamp) -> Result<Timestamp, String> {

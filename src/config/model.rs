@@ -51,7 +51,8 @@ pub struct Config {
     pub providers: BTreeMap<String, ProviderConfig>,
     /// Warnings for the log, such as variables that resemble settings.
     pub warnings: Vec<String>,
-    pub(super) effective: Vec<Effective>,
+    /// Every setting with its value and source, in the order of the table, then those of the providers by name.
+    pub effective: Vec<Effective>,
     /// The first source that mentions a provider.
     pub(super) provider_sources: BTreeMap<String, Source>,
 }
@@ -142,19 +143,7 @@ pub enum LogFormat {
 
 /// Key that encrypts secrets in the database. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct EncryptionKey([u8; 32]);
-
-impl EncryptionKey {
-    /// Wraps the bytes of a key.
-    pub fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// Returns the bytes of the key.
-    pub fn reveal(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
+pub struct EncryptionKey(pub [u8; 32]);
 
 impl fmt::Debug for EncryptionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -205,27 +194,24 @@ impl Config {
     /// this configuration names was read.
     pub fn check_providers(&self, known: &[&str]) -> Vec<ConfigError> {
         let unknown = self.providers.keys().filter(|name| !known.contains(&name.as_str()));
-        unknown
-            .map(|name| {
-                let message = match nearest(name, known.iter().copied()) {
-                    Some((_, near)) => format!("there is no provider `{name}`; the nearest is `{near}`"),
-                    None => format!("there is no provider `{name}`; none is defined"),
-                };
-                ConfigError {
-                    source: self.provider_sources.get(name).cloned().unwrap_or(Source::Default),
-                    message,
-                }
-            })
-            .collect()
+        let error = |name: &String| {
+            let near =
+                nearest(name, known.iter().copied()).map(|(_, near)| format!("the nearest is `{near}`"));
+            let near = near.unwrap_or_else(|| "none is defined".to_owned());
+            let source = self.provider_sources.get(name).cloned().unwrap_or(Source::Default);
+            ConfigError { source, message: format!("there is no provider `{name}`; {near}") }
+        };
+        unknown.map(error).collect()
     }
 
-    /// Returns every setting with its value and source, in the order of the table, then those of the providers by name.
-    pub fn effective(&self) -> &[Effective] {
-        &self.effective
+    /// Returns the source of the value of `key`.
+    pub(super) fn source(&self, key: &str) -> Source {
+        let set = self.effective.iter().find(|one| one.key == key);
+        set.map_or(Source::Default, |one| one.source.clone())
     }
 
     /// Returns whether a source other than the default sets `key`.
     pub fn is_set(&self, key: &str) -> bool {
-        self.effective.iter().any(|one| one.key == key && one.source != Source::Default)
+        self.source(key) != Source::Default
     }
 }

@@ -39,11 +39,8 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 pub(super) fn duration(text: &str, max: Duration) -> Result<Duration, String> {
-    let span = parse_duration(text)?;
-    if span > max {
-        return Err(format!("`{text}` is too long; the maximum is {}", format_duration(max)));
-    }
-    Ok(span)
+    let too_long = || format!("`{text}` is too long; the maximum is {}", format_duration(max));
+    parse_duration(text).and_then(|span| if span > max { Err(too_long()) } else { Ok(span) })
 }
 
 /// Parses a poll interval.
@@ -52,10 +49,12 @@ pub(super) fn poll_interval(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn schedule(entries: &[String]) -> Result<Vec<Duration>, String> {
-    if entries.len() > RETRIES_MAX {
-        return Err(format!("{} entries are too many; the maximum is {RETRIES_MAX}", entries.len()));
-    }
+    at_most(entries.len(), RETRIES_MAX, "entries")?;
     entries.iter().map(|entry| duration(entry, WAIT_MAX)).collect()
+}
+
+fn at_most(count: usize, max: usize, what: &str) -> Result<(), String> {
+    if count > max { Err(format!("{count} {what} are too many; the maximum is {max}")) } else { Ok(()) }
 }
 
 pub(super) fn integer<T>(text: &str, range: RangeInclusive<T>) -> Result<T, String>
@@ -101,13 +100,14 @@ fn postgres_url(text: &str) -> Result<Masked, String> {
                 password and so on; sslmode is disable, prefer or require";
     let config = tokio_postgres::Config::from_str(text);
     let config = config.map_err(|_| format!("this URL cannot be read; {form}"))?;
-    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        return Err(format!("the host is missing; {form}"));
-    }
-    if config.get_dbname().is_none() {
-        return Err(format!("the name of the database is missing; {form}"));
-    }
-    Ok(Masked::new(text))
+    let missing = if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        "the host"
+    } else if config.get_dbname().is_none() {
+        "the name of the database"
+    } else {
+        return Ok(Masked::new(text));
+    };
+    Err(format!("{missing} is missing; {form}"))
 }
 
 /// Returns a value as it may be shown: passwords in URLs are replaced.
@@ -140,76 +140,76 @@ pub(super) fn encryption_keys(text: &str) -> Result<Vec<EncryptionKey>, String> 
         let bytes = STANDARD_NO_PAD.decode(plain).map_err(|_| format!("a key is not base64; {FORM}"))?;
         let length = bytes.len();
         let bytes = bytes.try_into().map_err(|_| format!("a key has {length} bytes; {FORM}"))?;
-        let key = EncryptionKey::new(bytes);
+        let key = EncryptionKey(bytes);
         if keys.contains(&key) {
             return Err("a key occurs twice; remove one".to_owned());
         }
         keys.push(key);
     }
-    if keys.len() > ENCRYPTION_KEYS_MAX {
-        return Err(format!("{} keys are too many; the maximum is {ENCRYPTION_KEYS_MAX}", keys.len()));
-    }
+    at_most(keys.len(), ENCRYPTION_KEYS_MAX, "keys")?;
     Ok(keys)
 }
 
 /// Parses an http(s) URL to which paths are appended.
 pub(super) fn base_url(text: &str) -> Result<String, String> {
-    // The URL is not repeated in the messages: it can hold a credential.
-    let url = Url::parse(text).map_err(|error| format!("this is not a URL: {error}"))?;
-    let wrong = if !matches!(url.scheme(), "http" | "https") {
-        "it must begin with http:// or https://"
-    } else if !url.username().is_empty() || url.password().is_some() {
-        "it must not contain a user name or a password"
-    } else if url.query().is_some() || url.fragment().is_some() {
-        "it must not have a query or a fragment"
-    } else {
-        return Ok(url.as_str().trim_end_matches('/').to_owned());
-    };
-    Err(format!("this URL cannot be used: {wrong}"))
+    let url = web_url(text, "URL", |url| {
+        if !url.username().is_empty() || url.password().is_some() {
+            Some("it must not contain a user name or a password")
+        } else {
+            (url.query().or(url.fragment()).is_some()).then_some("it must not have a query or a fragment")
+        }
+    })?;
+    Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
 /// Parses the URL of a proxy.
 pub(super) fn proxy(text: &str) -> Result<Masked, String> {
-    // The URL is not repeated in the messages: it can hold a password.
+    let url = web_url(text, "proxy", |url| {
+        if url.path() != "/" || url.query().or(url.fragment()).is_some() {
+            Some("it must end after the port, as in http://user:password@proxy:3128")
+        } else {
+            (url.port() == Some(0)).then_some("its port must not be 0")
+        }
+    })?;
+    Ok(Masked::new(url.as_str()))
+}
+
+/// Parses an http(s) URL, and checks it. It is not repeated in the messages: it can hold a credential.
+fn web_url(text: &str, what: &str, wrong: fn(&Url) -> Option<&'static str>) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("this is not a URL: {error}"))?;
-    let wrong = if !matches!(url.scheme(), "http" | "https") {
-        "it must begin with http:// or https://"
-    } else if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        "it must end after the port, as in http://user:password@proxy:3128"
-    } else if url.port() == Some(0) {
-        "its port must not be 0"
-    } else {
-        return Ok(Masked::new(url.as_str()));
-    };
-    Err(format!("this proxy cannot be used: {wrong}"))
+    let is_web = matches!(url.scheme(), "http" | "https");
+    match if is_web { wrong(&url) } else { Some("it must begin with http:// or https://") } {
+        Some(wrong) => Err(format!("this {what} cannot be used: {wrong}")),
+        None => Ok(url),
+    }
 }
 
 pub(super) fn api_key(text: &str) -> Result<Masked, String> {
-    if !(16..=256).contains(&text.len()) {
-        return Err(format!("the key has {} characters; it must have 16 to 256", text.chars().count()));
-    }
-    printable(text)
+    header_value(text, 16..=256)
 }
 
 /// Checks the credential of a provider.
 pub(super) fn credential(text: &str) -> Result<Masked, String> {
-    if text.is_empty() || text.len() > CREDENTIAL_MAX {
-        return Err(format!("the key has {} characters; it must have 1 to {CREDENTIAL_MAX}", text.len()));
+    header_value(text, 1..=CREDENTIAL_MAX)
+}
+
+fn header_value(text: &str, lengths: RangeInclusive<usize>) -> Result<Masked, String> {
+    if !lengths.contains(&text.len()) {
+        let (length, min, max) = (text.chars().count(), lengths.start(), lengths.end());
+        return Err(format!("the key has {length} characters; it must have {min} to {max}"));
     }
     printable(text)
 }
 
-/// Returns a value of a channel's setting as it is kept.
-pub(super) fn channel_value(check: SettingCheck, text: &str) -> Result<String, String> {
+/// Returns the values of a channel's setting as they are kept: one, unless the setting is a list.
+pub(super) fn channel_values(check: SettingCheck, values: &[String]) -> Result<Vec<String>, String> {
     match check {
-        SettingCheck::Text(check) => check(text).map(|()| text.to_owned()),
-        SettingCheck::Credential(check) => {
-            let credential = credential(text)?;
-            check(credential.reveal()).map(|()| text.to_owned())
-        }
-        SettingCheck::BaseUrl => base_url(text),
-        SettingCheck::List(check) => check(&[text.to_owned()]).map(|()| text.to_owned()),
+        SettingCheck::Text(check) => check(&values[0])?,
+        SettingCheck::Credential(check) => check(credential(&values[0])?.reveal())?,
+        SettingCheck::BaseUrl => return base_url(&values[0]).map(|url| vec![url]),
+        SettingCheck::List(check) => check(values)?,
     }
+    Ok(values.to_vec())
 }
 
 /// Parses headers as OpenTelemetry writes them: `name=value,name=value`, with percent-encoded values.
@@ -268,7 +268,8 @@ pub(super) fn log_filter(text: &str) -> Result<String, String> {
     // The library takes a bare word that is not a level for a target, and then logs nothing else.
     let mut words =
         text.split(',').map(str::trim).filter(|word| !word.is_empty() && !word.contains(['=', '[']));
-    if let Some(word) = words.find(|word| !is_level(word)) {
+    // It reads a level in either case, and 0 to 5 as well.
+    if let Some(word) = words.find(|word| word.parse::<LevelFilter>().is_err()) {
         let near = nearest(word, LEVELS.iter().copied()).filter(|(edits, _)| edits * 2 < word.len());
         let near = near.map_or(String::new(), |(_, near)| format!(", the nearest is {near}"));
         let levels = LEVELS.join(", ");
@@ -276,17 +277,8 @@ pub(super) fn log_filter(text: &str) -> Result<String, String> {
             "`{word}` is not a level{near}; write one of {levels}, or a filter such as {word}=debug"
         ));
     }
-    match EnvFilter::builder().parse(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => {
-            Err(format!("`{text}` is not a log filter such as info or ringback=debug,warn: {error}"))
-        }
-    }
-}
-
-/// Returns whether the library reads `word` as a level: in either case, and 0 to 5 as well.
-fn is_level(word: &str) -> bool {
-    word.parse::<LevelFilter>().is_ok()
+    let wrong = |error| format!("`{text}` is not a log filter such as info or ringback=debug,warn: {error}");
+    EnvFilter::builder().parse(text).map(|_| text.to_owned()).map_err(wrong)
 }
 
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
@@ -298,27 +290,20 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
 }
 
 pub(super) fn allow(entries: &[String]) -> Result<Vec<String>, String> {
-    if entries.len() > ALLOW_MAX {
-        return Err(format!("{} entries are too many; the maximum is {ALLOW_MAX}", entries.len()));
-    }
+    at_most(entries.len(), ALLOW_MAX, "entries")?;
     entries.iter().map(|entry| allowed(entry)).collect()
 }
 
 fn allowed(entry: &str) -> Result<String, String> {
-    let is_network = entry.parse::<ipnet::IpNet>().is_ok() || entry.parse::<IpAddr>().is_ok();
-    if is_network || is_host_name(entry) {
+    // A name whose last label is a number is a mistyped IPv4 address, because URL parsers read it as one.
+    let last = entry.rsplit('.').next().unwrap_or_default();
+    let is_name = is_internal_host_name(entry) && !last.bytes().all(|byte| byte.is_ascii_digit());
+    if is_name || entry.parse::<ipnet::IpNet>().is_ok() || entry.parse::<IpAddr>().is_ok() {
         return Ok(entry.to_ascii_lowercase());
     }
     Err(format!(
         "`{entry}` is neither a network (10.0.0.0/8), nor an address (10.1.2.3), nor a host name without a port"
     ))
-}
-
-/// Returns whether `text` can be a DNS name. A name whose last label is a number is a mistyped IPv4 address, because
-/// URL parsers read it as one.
-fn is_host_name(text: &str) -> bool {
-    let last = text.rsplit('.').next().unwrap_or_default();
-    is_internal_host_name(text) && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]

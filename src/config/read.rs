@@ -1,15 +1,11 @@
 //! Reads the sources in order: defaults, file, environment, flags. Every source is checked completely, even where a
 //! later one overrides it: otherwise an error would appear only when the later source is removed.
 
-use toml::Spanned;
-use toml::de::{DeArray, DeTable, DeValue};
+use toml::de::{DeTable, DeValue};
 
-use super::settings::{self, OTEL_VARIABLES, Setting, Store};
+use super::settings::{self, Setting, Store};
 use super::{Config, ConfigError, Effective, Environment, File, Flags, Source, parse};
 use crate::channels;
-
-/// The provider whose credential has a second variable, and that variable.
-const MUVI: (&str, &str) = ("muvi", "MUVI_API_KEY");
 
 /// Variables of the client commands.
 const CLIENT_VARIABLES: &[&str] = &["RINGBACK_URL"];
@@ -31,17 +27,10 @@ struct Reader {
     providers_path_is_known: bool,
 }
 
-impl Default for Config {
-    /// Returns the default settings.
-    fn default() -> Self {
-        defaults()
-    }
-}
-
 impl Config {
     /// Reads all sources. Returns every error.
-    pub fn read(flags: &Flags, env: &Environment, file: Option<&File>) -> Result<Self, Vec<ConfigError>> {
-        let (config, errors) = read(flags, env, Ok(file));
+    pub fn read(flags: &Flags, env: &Environment, file: Option<File>) -> Result<Self, Vec<ConfigError>> {
+        let (config, errors) = Self::read_partially(flags, env, Ok(file));
         if errors.is_empty() { Ok(config) } else { Err(errors) }
     }
 
@@ -50,44 +39,28 @@ impl Config {
     pub fn read_partially(
         flags: &Flags,
         env: &Environment,
-        file: &Result<Option<File>, ConfigError>,
+        file: Result<Option<File>, ConfigError>,
     ) -> (Self, Vec<ConfigError>) {
-        read(flags, env, file.as_ref().map(Option::as_ref).map_err(Clone::clone))
-    }
-}
-
-fn defaults() -> Config {
-    let mut reader = Reader { config: Config::blank(), errors: Vec::new(), providers_path_is_known: true };
-    reader.defaults();
-    debug_assert_eq!(reader.errors, []);
-    reader.derive();
-    reader.config
-}
-
-fn read(
-    flags: &Flags,
-    env: &Environment,
-    file: Result<Option<&File>, ConfigError>,
-) -> (Config, Vec<ConfigError>) {
-    let mut reader = Reader { config: Config::blank(), errors: Vec::new(), providers_path_is_known: true };
-    reader.defaults();
-    match file {
-        Ok(Some(file)) => reader.file(file),
-        Ok(None) => {}
-        Err(error) => {
-            reader.errors.push(error);
-            reader.providers_path_is_known = false;
+        let mut reader = Reader { config: Self::blank(), errors: Vec::new(), providers_path_is_known: true };
+        reader.defaults();
+        match file {
+            Ok(Some(file)) => reader.file(&file),
+            Ok(None) => {}
+            Err(error) => {
+                reader.errors.push(error);
+                reader.providers_path_is_known = false;
+            }
         }
+        reader.environment(env);
+        reader.flags(flags);
+        reader.derive();
+        reader.check();
+        if !reader.providers_path_is_known {
+            // A folder of definitions is unknown here, so the names of providers cannot be checked.
+            reader.config.providers.clear();
+        }
+        (reader.config, reader.errors)
     }
-    reader.environment(env);
-    reader.flags(flags);
-    reader.derive();
-    reader.check();
-    if !reader.providers_path_is_known {
-        // A folder of definitions is unknown here, so the names of providers cannot be checked.
-        reader.config.providers.clear();
-    }
-    (reader.config, reader.errors)
 }
 
 impl Reader {
@@ -96,10 +69,9 @@ impl Reader {
         {
             let empty = Effective { key: setting.key.to_owned(), value: None, source: Source::Default };
             self.config.effective.push(empty);
-            match setting.default {
-                // `{listen}` is filled in by `derive`, when all layers have been read.
-                Some(text) if !text.contains('{') => self.set_text(setting, None, text, Source::Default),
-                Some(_) | None => {}
+            // `{listen}` is filled in by `derive`, when all layers have been read.
+            if let Some(text) = setting.default.filter(|text| !text.contains('{')) {
+                self.set_text(setting, None, text, Source::Default);
             }
         }
     }
@@ -171,18 +143,11 @@ impl Reader {
             }
         }
         // Last, so that they override RINGBACK_TELEMETRY__… and RINGBACK_PROVIDERS__MUVI__API_KEY.
-        for (variable, key) in OTEL_VARIABLES {
-            if let (Some(value), Some((setting, name))) =
-                (env.get(variable), settings::find(&["telemetry", key]))
-            {
+        for (variable, key) in settings::FOREIGN_VARIABLES {
+            let path: Vec<&str> = key.split('.').collect();
+            if let (Some(value), Some((setting, name))) = (env.get(variable), settings::find(&path)) {
                 self.set_text(setting, name, value, Source::Variable((*variable).to_owned()));
             }
-        }
-        let (provider, variable) = MUVI;
-        if let (Some(key), Some((setting, _))) =
-            (env.get(variable), settings::find(&["providers", provider, "api_key"]))
-        {
-            self.set_text(setting, Some(provider), key, Source::Variable(variable.to_owned()));
         }
     }
 
@@ -193,7 +158,7 @@ impl Reader {
         // Variables are case-sensitive: RINGBACK_listen is not RINGBACK_LISTEN.
         if let Some((setting, provider)) = settings::find(&path).filter(|_| settings::variable(&key) == name)
         {
-            if !value.is_empty() || setting.store.is_list() {
+            if !value.is_empty() || setting.is_list() {
                 self.set_text(setting, provider, value, source);
             }
         } else if name.contains("__") {
@@ -226,7 +191,7 @@ impl Reader {
 
     /// Sets a value from a source that has only text. The entries of a list are separated by commas.
     fn set_text(&mut self, setting: &'static Setting, name: Option<&str>, text: &str, source: Source) {
-        let given = if !setting.store.is_list() {
+        let given = if !setting.is_list() {
             Written::One(text.to_owned())
         } else if text.trim().is_empty() {
             Written::Many(Vec::new())
@@ -237,26 +202,27 @@ impl Reader {
     }
 
     fn set(&mut self, setting: &'static Setting, name: Option<&str>, given: &Written, source: Source) {
-        let stored = match (&setting.store, given) {
-            (Store::One(store), Written::One(value)) => store(&mut self.config, value),
-            (Store::Many(store), Written::Many(values)) => store(&mut self.config, values),
-            (Store::Provider(store), Written::One(value)) => {
-                let section = name.unwrap_or_default().to_owned();
-                self.config.provider_sources.entry(section.clone()).or_insert_with(|| source.clone());
-                store(self.config.providers.entry(section).or_default(), value)
-            }
-            (Store::ChannelOne(check), Written::One(value)) => parse::channel_value(*check, value)
-                .map(|value| self.config.channels.set(setting.key, &[value])),
-            (Store::ChannelMany(check), Written::Many(values)) => {
-                check(values).map(|()| self.config.channels.set(setting.key, values))
-            }
-            (Store::Many(_) | Store::ChannelMany(_), Written::One(_)) => {
-                Err("a list is expected; write it as [\"…\", \"…\"]".to_owned())
-            }
-            (Store::One(_) | Store::Provider(_) | Store::ChannelOne(_), Written::Many(_)) => {
-                Err("one value is expected, not a list".to_owned())
-            }
+        let values = match given {
+            Written::One(value) if !setting.is_list() => Ok(std::slice::from_ref(value)),
+            Written::Many(values) if setting.is_list() => Ok(values.as_slice()),
+            Written::One(_) => Err("a list is expected; write it as [\"…\", \"…\"]".to_owned()),
+            Written::Many(_) => Err("one value is expected, not a list".to_owned()),
         };
+        let config = &mut self.config;
+        let stored = values.and_then(|values| match setting.store {
+            Store::One(store) => store(config, &values[0]),
+            Store::Many(store) => store(config, values),
+            Store::Provider(store) => {
+                let section = name.unwrap_or_default().to_owned();
+                config.provider_sources.entry(section.clone()).or_insert_with(|| source.clone());
+                store(config.providers.entry(section).or_default(), &values[0])
+            }
+            Store::Channel(check) => {
+                let values = parse::channel_values(check, values)?;
+                config.channels.set(setting.key, &values);
+                Ok(())
+            }
+        });
         let key = name.map_or_else(|| setting.key.to_owned(), |name| setting.key_for(name));
         if let Err(message) = stored {
             // The name of a variable or a flag already names the setting.
@@ -294,14 +260,19 @@ impl Reader {
 
     /// Checks what depends on several values.
     fn check(&mut self) {
-        self.check_channels();
-        for (name, provider) in &mut self.config.providers {
+        for spec in &channels::TABLE {
+            let report = (spec.check_settings)(&self.config.channels);
+            self.config.warnings.extend(report.warnings);
+            for (key, message) in report.errors {
+                self.errors.push(ConfigError { source: self.config.source(key), message });
+            }
+        }
+        let mut providers = std::mem::take(&mut self.config.providers);
+        for (name, provider) in &mut providers {
             if let (Some(least), Some(greatest)) = (provider.min_interval, provider.max_interval)
                 && least > greatest
             {
-                let key = format!("providers.{name}.min_interval");
-                let set = self.config.effective.iter().find(|one| one.key == key);
-                let source = set.map_or(Source::Default, |one| one.source.clone());
+                let source = self.config.source(&format!("providers.{name}.min_interval"));
                 let message = format!(
                     "[providers.{name}] min_interval is greater than max_interval; lower it or raise max_interval"
                 );
@@ -310,18 +281,7 @@ impl Reader {
                 provider.min_interval = None;
             }
         }
-    }
-
-    fn check_channels(&mut self) {
-        for spec in &channels::TABLE {
-            let report = (spec.check_settings)(&self.config.channels);
-            self.config.warnings.extend(report.warnings);
-            for (key, message) in report.errors {
-                let set = self.config.effective.iter().find(|one| one.key == key);
-                let source = set.map_or(Source::Default, |one| one.source.clone());
-                self.errors.push(ConfigError { source, message });
-            }
-        }
+        self.config.providers = providers;
     }
 }
 
@@ -343,15 +303,8 @@ fn unknown(key: &str, shown: &str, spell: impl Fn(&str) -> String) -> String {
 }
 
 fn given(value: &DeValue<'_>) -> Option<Written> {
-    if let DeValue::Array(entries) = value {
-        many(entries).map(Written::Many)
-    } else {
-        scalar(value).map(Written::One)
-    }
-}
-
-fn many(entries: &DeArray<'_>) -> Option<Vec<String>> {
-    entries.iter().map(|entry: &Spanned<DeValue<'_>>| scalar(entry.get_ref())).collect()
+    let DeValue::Array(entries) = value else { return scalar(value).map(Written::One) };
+    entries.iter().map(|entry| scalar(entry.get_ref())).collect::<Option<_>>().map(Written::Many)
 }
 
 /// Returns a value as it would be written in a variable. The check of the setting reports what is wrong with it.
@@ -383,7 +336,7 @@ mod tests {
     }
 
     fn from_file(text: &str) -> Result<Config, Vec<String>> {
-        let read = Config::read(&Flags::default(), &Environment::default(), Some(&file(text)));
+        let read = Config::read(&Flags::default(), &Environment::default(), Some(file(text)));
         read.map_err(|errors| errors.iter().map(ConfigError::to_string).collect())
     }
 
@@ -394,13 +347,13 @@ mod tests {
     }
 
     fn source(config: &Config, key: &str) -> String {
-        let found = config.effective().iter().find(|one| one.key == key);
+        let found = config.effective.iter().find(|one| one.key == key);
         found.map_or_else(String::new, |one| one.source.to_string())
     }
 
     #[test]
     fn without_settings_the_defaults_apply() {
-        let config = Config::default();
+        let config = from_env(&[]).expect("no errors");
         assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(config.public_url, "http://127.0.0.1:8080");
         assert_eq!(config.database, Database::Sqlite(PathBuf::from("ringback.db")));
@@ -410,9 +363,7 @@ mod tests {
         assert_eq!((config.delivery.concurrency, config.delivery.per_destination), (512, 16));
         assert_eq!(config.retention.events, Duration::from_secs(30 * 86_400));
         assert!(config.egress.allow.is_empty() && !config.egress.allow_http);
-        assert!(config.effective().iter().all(|one| one.source == Source::Default));
-        let read = Config::read(&Flags::default(), &Environment::default(), None);
-        assert_eq!(read.map(|read| format!("{read:?}")), Ok(format!("{config:?}")));
+        assert!(config.effective.iter().all(|one| one.source == Source::Default));
     }
 
     #[test]
@@ -421,7 +372,7 @@ mod tests {
             file("listen = '127.0.0.1:1'\nlog = 'warn'\nlog_format = 'json'\n[delivery]\ntimeout = '5s'\n");
         let env = [("RINGBACK_LISTEN", "127.0.0.1:2"), ("RINGBACK_LOG", "debug")].into_iter().collect();
         let flags = Flags { listen: Some("127.0.0.1:3".into()), ..Flags::default() };
-        let config = Config::read(&flags, &env, Some(&file)).expect("no errors");
+        let config = Config::read(&flags, &env, Some(file)).expect("no errors");
         assert_eq!(config.listen.port(), 3);
         assert_eq!(config.log, "debug");
         assert_eq!(config.log_format, LogFormat::Json);
@@ -459,7 +410,7 @@ mod tests {
     #[test]
     fn an_overridden_value_is_checked_too() {
         let env = [("RINGBACK_LISTEN", "127.0.0.1:2")].into_iter().collect();
-        assert!(Config::read(&Flags::default(), &env, Some(&file("listen = 'x'"))).is_err());
+        assert!(Config::read(&Flags::default(), &env, Some(file("listen = 'x'"))).is_err());
     }
 
     #[test]
@@ -563,7 +514,7 @@ mod tests {
             (&[ours, ("MUVI_API_KEY", "of-muvis-name")], "of-muvis-name", "MUVI_API_KEY"),
         ] {
             let env = env.iter().copied().collect();
-            let config = Config::read(&Flags::default(), &env, Some(&file)).expect("no errors");
+            let config = Config::read(&Flags::default(), &env, Some(file.clone())).expect("no errors");
             let credential = |name: &str| config.providers[name].api_key.as_ref().map(Masked::reveal);
             assert_eq!((credential("muvi"), credential("replicate")), (Some(key), Some("r8")));
             assert_eq!(source(&config, "providers.muvi.api_key"), expected);
@@ -590,7 +541,7 @@ mod tests {
         assert_eq!(headers, [("api-key", "s=cret"), ("x-team", "a")]);
         assert_eq!(config.telemetry.service_name, "callbacks");
         assert_eq!(config.metrics_listen, Some(std::net::SocketAddr::from(([127, 0, 0, 1], 9464))));
-        assert!(!format!("{:?}", config.effective()).contains("s%3D"), "a secret is never shown");
+        assert!(!format!("{:?}", config.effective).contains("s%3D"), "a secret is never shown");
         let wrong = from_env(&[("OTEL_EXPORTER_OTLP_HEADERS", "s3cret"), ("OTEL_SERVICE_NAME", " ")]);
         let wrong = wrong.expect_err("errors");
         assert_eq!(
@@ -640,7 +591,7 @@ mod tests {
         let config = config.expect("no errors");
         assert!(!format!("{config:?}").contains("hush"), "{config:?}");
         let shown =
-            config.effective().iter().find(|one| one.key == "smtp.url").and_then(|one| one.value.as_deref());
+            config.effective.iter().find(|one| one.key == "smtp.url").and_then(|one| one.value.as_deref());
         assert_eq!(shown, Some("smtp://u:***@mail.example.com"));
         assert_eq!(config.channels.list("smtp.allow"), None);
         assert!(config.warnings[0].contains("unencrypted"), "{:?}", config.warnings);

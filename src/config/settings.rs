@@ -43,206 +43,128 @@ pub(super) enum Store {
     Many(fn(&mut Config, &[String]) -> Result<(), String>),
     /// One value of a provider.
     Provider(fn(&mut ProviderConfig, &str) -> Result<(), String>),
-    /// One value of a channel.
-    ChannelOne(SettingCheck),
-    /// A list of a channel.
-    ChannelMany(fn(&[String]) -> Result<(), String>),
-}
-
-impl Store {
-    /// Returns whether the value is a list.
-    pub(super) fn is_list(&self) -> bool {
-        matches!(self, Self::Many(_) | Self::ChannelMany(_))
-    }
+    /// The value or the list of a channel.
+    Channel(SettingCheck),
 }
 
 /// The settings before those of the channels, in the order in which they are shown. `listen` precedes
 /// `public_url`, whose default contains it.
 const FIRST: &[Setting] = &[
-    one("listen", Some("127.0.0.1:8080"), "address and port of the API", |c, v| {
-        put(&mut c.listen, parse::address(v))
-    }),
-    one(
-        "metrics_listen",
-        None,
-        "separate address and port for `/metrics`; without it, `/metrics` is on the API's port",
-        |c, v| put(&mut c.metrics_listen, parse::address(v).map(Some)),
-    ),
-    one("public_url", Some("http://{listen}"), "URL of the API as clients see it", |c, v| {
-        put(&mut c.public_url, parse::base_url(v))
-    }),
-    one(
-        "database_url",
-        Some("sqlite://ringback.db"),
-        "SQLite file (`sqlite://relative.db`, `sqlite:///abs/path.db`) or PostgreSQL database (`postgres://user:password@host/name?sslmode=require`)",
-        |c, v| put(&mut c.database, parse::database(v)),
-    ),
-    secret(
-        "api_key",
-        "admin key of app `default`, 16–256 printable ASCII characters; made at the first start if not set",
-        |c, v| put(&mut c.api_key, parse::api_key(v).map(Some)),
-    ),
-    secret(
-        "signing_secret",
-        "signing secret of app `default`, `whsec_…`; made at the first start if not set; while it is set, rotation answers 409",
-        |c, v| put(&mut c.signing_secret, parse::signing_secret(v).map(Some)),
-    ),
-    secret(
-        "encryption_key",
-        "keys that encrypt secrets in the database, each 32 bytes in base64, separated by commas; the first encrypts, all decrypt",
-        |c, v| put(&mut c.encryption_keys, parse::encryption_keys(v)),
-    ),
-    one("log", Some("info"), "log level, or a filter such as `ringback=debug,warn`", |c, v| {
-        put(&mut c.log, parse::log_filter(v))
-    }),
-    one("log_format", Some("text"), "format of the log: `text` or `json`", |c, v| {
-        put(&mut c.log_format, parse::log_format(v))
-    }),
-    one("shutdown_grace", Some("25s"), "maximum time that a shutdown waits for work in progress", |c, v| {
-        put(&mut c.shutdown_grace, parse::duration(v, GRACE_MAX))
-    }),
-    many("egress.allow", "", "private networks, addresses and host names that may be reached", |c, v| {
-        put(&mut c.egress.allow, parse::allow(v))
-    }),
-    one(
-        "egress.allow_http",
-        Some("false"),
-        "permits plain http everywhere; to addresses in `egress.allow` it is always permitted",
-        |c, v| put(&mut c.egress.allow_http, parse::boolean(v)),
-    ),
-    secret(
-        "egress.proxy",
-        "http or https proxy for all outgoing requests, `http://user:password@proxy:3128`; the proxy must block private addresses itself",
-        |c, v| put(&mut c.egress.proxy, parse::proxy(v).map(Some)),
-    ),
-    many(
-        "delivery.retry_schedule",
-        "5s, 5m, 30m, 2h, 5h, 10h, 14h, 20h, 24h",
-        "waits before the retries of a delivery; each varies by ±20 %",
-        |c, v| put(&mut c.delivery.retry_schedule, parse::schedule(v)),
-    ),
-    one("delivery.timeout", Some("20s"), "timeout of an attempt, including the answer's body", |c, v| {
-        put(&mut c.delivery.timeout, parse::duration(v, TIMEOUT_MAX))
-    }),
-    one("delivery.concurrency", Some("512"), "maximum number of attempts in progress", |c, v| {
-        put(&mut c.delivery.concurrency, parse::integer(v, 1..=ATTEMPTS_MAX))
-    }),
-    one(
-        "delivery.per_destination",
-        Some("16"),
-        "maximum number of attempts in progress per destination",
-        |c, v| put(&mut c.delivery.per_destination, parse::integer(v, 1..=ATTEMPTS_PER_DESTINATION_MAX)),
-    ),
-    one("retention.events", Some("30d"), "how long events, deliveries and attempts are kept", |c, v| {
-        put(&mut c.retention.events, parse::duration(v, RETENTION_MAX))
-    }),
-    one("retention.watches", Some("30d"), "how long watches are kept after their end", |c, v| {
-        put(&mut c.retention.watches, parse::duration(v, RETENTION_MAX))
-    }),
-    one(
-        "telemetry.otlp_endpoint",
-        None,
-        "URL of the OpenTelemetry collector, `http://collector:4318`; `OTEL_EXPORTER_OTLP_ENDPOINT` takes precedence",
-        |c, v| put(&mut c.telemetry.otlp_endpoint, parse::base_url(v).map(Some)),
-    ),
-    secret(
-        "telemetry.otlp_headers",
-        "headers for the collector, `name=value,name=value`; `OTEL_EXPORTER_OTLP_HEADERS` takes precedence",
-        |c, v| put(&mut c.telemetry.otlp_headers, parse::headers(v)),
-    ),
-    one(
-        "telemetry.service_name",
-        Some("ringback"),
-        "name of this service in traces; `OTEL_SERVICE_NAME` takes precedence",
-        |c, v| put(&mut c.telemetry.service_name, parse::service_name(v)),
-    ),
+    one("listen", |c, v| put(&mut c.listen, parse::address(v)))
+        .default("127.0.0.1:8080")
+        .doc("address and port of the API"),
+    one("metrics_listen", |c, v| put(&mut c.metrics_listen, parse::address(v)))
+        .doc("separate address and port for `/metrics`; without it, `/metrics` is on the API's port"),
+    one("public_url", |c, v| put(&mut c.public_url, parse::base_url(v)))
+        .default("http://{listen}")
+        .doc("URL of the API as clients see it"),
+    one("database_url", |c, v| put(&mut c.database, parse::database(v)))
+        .default("sqlite://ringback.db")
+        .doc("SQLite file (`sqlite://relative.db`, `sqlite:///abs/path.db`) or PostgreSQL database (`postgres://user:password@host/name?sslmode=require`)"),
+    secret("api_key", |c, v| put(&mut c.api_key, parse::api_key(v)))
+        .doc("admin key of app `default`, 16–256 printable ASCII characters; made at the first start if not set"),
+    secret("signing_secret", |c, v| put(&mut c.signing_secret, parse::signing_secret(v)))
+        .doc("signing secret of app `default`, `whsec_…`; made at the first start if not set; while it is set, rotation answers 409"),
+    secret("encryption_key", |c, v| put(&mut c.encryption_keys, parse::encryption_keys(v)))
+        .doc("keys that encrypt secrets in the database, each 32 bytes in base64, separated by commas; the first encrypts, all decrypt"),
+    one("log", |c, v| put(&mut c.log, parse::log_filter(v)))
+        .default("info")
+        .doc("log level, or a filter such as `ringback=debug,warn`"),
+    one("log_format", |c, v| put(&mut c.log_format, parse::log_format(v)))
+        .default("text")
+        .doc("format of the log: `text` or `json`"),
+    one("shutdown_grace", |c, v| put(&mut c.shutdown_grace, parse::duration(v, GRACE_MAX)))
+        .default("25s")
+        .doc("maximum time that a shutdown waits for work in progress"),
+    many("egress.allow", |c, v| put(&mut c.egress.allow, parse::allow(v)))
+        .default("")
+        .doc("private networks, addresses and host names that may be reached"),
+    one("egress.allow_http", |c, v| put(&mut c.egress.allow_http, parse::boolean(v)))
+        .default("false")
+        .doc("permits plain http everywhere; to addresses in `egress.allow` it is always permitted"),
+    secret("egress.proxy", |c, v| put(&mut c.egress.proxy, parse::proxy(v)))
+        .doc("http or https proxy for all outgoing requests, `http://user:password@proxy:3128`; the proxy must block private addresses itself"),
+    many("delivery.retry_schedule", |c, v| put(&mut c.delivery.retry_schedule, parse::schedule(v)))
+        .default("5s, 5m, 30m, 2h, 5h, 10h, 14h, 20h, 24h")
+        .doc("waits before the retries of a delivery; each varies by ±20 %"),
+    one("delivery.timeout", |c, v| put(&mut c.delivery.timeout, parse::duration(v, TIMEOUT_MAX)))
+        .default("20s")
+        .doc("timeout of an attempt, including the answer's body"),
+    one("delivery.concurrency", |c, v| put(&mut c.delivery.concurrency, parse::integer(v, 1..=ATTEMPTS_MAX)))
+        .default("512")
+        .doc("maximum number of attempts in progress"),
+    one("delivery.per_destination", |c, v| put(&mut c.delivery.per_destination, parse::integer(v, 1..=ATTEMPTS_PER_DESTINATION_MAX)))
+        .default("16")
+        .doc("maximum number of attempts in progress per destination"),
+    one("retention.events", |c, v| put(&mut c.retention.events, parse::duration(v, RETENTION_MAX)))
+        .default("30d")
+        .doc("how long events, deliveries and attempts are kept"),
+    one("retention.watches", |c, v| put(&mut c.retention.watches, parse::duration(v, RETENTION_MAX)))
+        .default("30d")
+        .doc("how long watches are kept after their end"),
+    one("telemetry.otlp_endpoint", |c, v| put(&mut c.telemetry.otlp_endpoint, parse::base_url(v)))
+        .doc("URL of the OpenTelemetry collector, `http://collector:4318`; `OTEL_EXPORTER_OTLP_ENDPOINT` takes precedence"),
+    secret("telemetry.otlp_headers", |c, v| put(&mut c.telemetry.otlp_headers, parse::headers(v)))
+        .doc("headers for the collector, `name=value,name=value`; `OTEL_EXPORTER_OTLP_HEADERS` takes precedence"),
+    one("telemetry.service_name", |c, v| put(&mut c.telemetry.service_name, parse::service_name(v)))
+        .default("ringback")
+        .doc("name of this service in traces; `OTEL_SERVICE_NAME` takes precedence"),
 ];
 
 /// The settings that follow those of the channels.
 const LAST: &[Setting] = &[
-    one(
-        "templates.path",
-        None,
-        "folder with templates that replace the built-in ones of the same name",
-        |c, v| put(&mut c.templates_path, parse::path(v).map(Some)),
-    ),
-    one("providers.path", None, "folder with additional provider definitions", |c, v| {
-        put(&mut c.providers_path, parse::path(v).map(Some))
-    }),
-    Setting {
-        secret: true,
-        ..provider(
-            "providers.NAME.api_key",
-            "credential of the provider; for muvi, `MUVI_API_KEY` takes precedence",
-            |p, v| put(&mut p.api_key, parse::credential(v).map(Some)),
-        )
-    },
-    provider("providers.NAME.base_url", "base URL of the API; the credential is sent to its host", |p, v| {
-        put(&mut p.base_url, parse::base_url(v).map(Some))
-    }),
-    provider(
-        "providers.NAME.first",
-        "time from the registration to the first poll, if nothing is known about the job",
-        |p, v| put(&mut p.first, parse::poll_interval(v).map(Some)),
-    ),
-    provider("providers.NAME.min_interval", "shortest poll interval of a job", |p, v| {
-        put(&mut p.min_interval, parse::poll_interval(v).map(Some))
-    }),
-    provider("providers.NAME.max_interval", "longest poll interval of a job", |p, v| {
-        put(&mut p.max_interval, parse::poll_interval(v).map(Some))
-    }),
-    provider("providers.NAME.rate", "maximum rate of polls: `10/s`, `600/m`, `3000/h` or `off`", |p, v| {
-        put(&mut p.rate, parse_rate(v).map(Some))
-    }),
-    provider("providers.NAME.burst", "maximum number of polls at once after a pause", |p, v| {
-        put(&mut p.burst, parse::integer(v, 1..=POLLS_MAX).map(Some))
-    }),
-    provider("providers.NAME.concurrency", "maximum number of polls in progress", |p, v| {
-        put(&mut p.concurrency, parse::integer(v, 1..=POLLS_MAX).map(Some))
-    }),
+    one("templates.path", |c, v| put(&mut c.templates_path, parse::path(v)))
+        .doc("folder with templates that replace the built-in ones of the same name"),
+    one("providers.path", |c, v| put(&mut c.providers_path, parse::path(v)))
+        .doc("folder with additional provider definitions"),
+    provider("providers.NAME.api_key", |p, v| put(&mut p.api_key, parse::credential(v)))
+        .secret()
+        .doc("credential of the provider; for muvi, `MUVI_API_KEY` takes precedence"),
+    provider("providers.NAME.base_url", |p, v| put(&mut p.base_url, parse::base_url(v)))
+        .doc("base URL of the API; the credential is sent to its host"),
+    provider("providers.NAME.first", |p, v| put(&mut p.first, parse::poll_interval(v)))
+        .doc("time from the registration to the first poll, if nothing is known about the job"),
+    provider("providers.NAME.min_interval", |p, v| put(&mut p.min_interval, parse::poll_interval(v)))
+        .doc("shortest poll interval of a job"),
+    provider("providers.NAME.max_interval", |p, v| put(&mut p.max_interval, parse::poll_interval(v)))
+        .doc("longest poll interval of a job"),
+    provider("providers.NAME.rate", |p, v| put(&mut p.rate, parse_rate(v)))
+        .doc("maximum rate of polls: `10/s`, `600/m`, `3000/h` or `off`"),
+    provider("providers.NAME.burst", |p, v| put(&mut p.burst, parse::integer(v, 1..=POLLS_MAX)))
+        .doc("maximum number of polls at once after a pause"),
+    provider("providers.NAME.concurrency", |p, v| put(&mut p.concurrency, parse::integer(v, 1..=POLLS_MAX)))
+        .doc("maximum number of polls in progress"),
 ];
 
-/// Variables of `[telemetry]` whose names OpenTelemetry defines, and the keys that they set.
-pub(super) const OTEL_VARIABLES: &[(&str, &str)] = &[
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint"),
-    ("OTEL_EXPORTER_OTLP_HEADERS", "otlp_headers"),
-    ("OTEL_SERVICE_NAME", "service_name"),
+/// Variables whose names others define, and the keys that they set.
+pub(super) const FOREIGN_VARIABLES: &[(&str, &str)] = &[
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.otlp_endpoint"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "telemetry.otlp_headers"),
+    ("OTEL_SERVICE_NAME", "telemetry.service_name"),
+    ("MUVI_API_KEY", "providers.muvi.api_key"),
 ];
 
 type StoreOne = fn(&mut Config, &str) -> Result<(), String>;
 
-const fn one(
-    key: &'static str,
-    default: Option<&'static str>,
-    doc: &'static str,
-    store: StoreOne,
-) -> Setting {
-    Setting { key, default, doc, secret: false, store: Store::One(store) }
+const fn one(key: &'static str, store: StoreOne) -> Setting {
+    Setting { key, default: None, doc: "", secret: false, store: Store::One(store) }
 }
 
-const fn secret(key: &'static str, doc: &'static str, store: StoreOne) -> Setting {
-    Setting { key, default: None, doc, secret: true, store: Store::One(store) }
+const fn secret(key: &'static str, store: StoreOne) -> Setting {
+    one(key, store).secret()
 }
 
-const fn many(
-    key: &'static str,
-    default: &'static str,
-    doc: &'static str,
-    store: fn(&mut Config, &[String]) -> Result<(), String>,
-) -> Setting {
-    Setting { key, default: Some(default), doc, secret: false, store: Store::Many(store) }
+const fn many(key: &'static str, store: fn(&mut Config, &[String]) -> Result<(), String>) -> Setting {
+    Setting { key, default: None, doc: "", secret: false, store: Store::Many(store) }
 }
 
-const fn provider(
-    key: &'static str,
-    doc: &'static str,
-    store: fn(&mut ProviderConfig, &str) -> Result<(), String>,
-) -> Setting {
-    Setting { key, default: None, doc, secret: false, store: Store::Provider(store) }
+const fn provider(key: &'static str, store: fn(&mut ProviderConfig, &str) -> Result<(), String>) -> Setting {
+    Setting { key, default: None, doc: "", secret: false, store: Store::Provider(store) }
 }
 
-fn put<T>(place: &mut T, value: Result<T, String>) -> Result<(), String> {
-    *place = value?;
+/// Sets a value, or an optional one.
+fn put<T, V: Into<T>>(place: &mut T, value: Result<V, String>) -> Result<(), String> {
+    *place = value?.into();
     Ok(())
 }
 
@@ -256,16 +178,29 @@ pub fn table() -> &'static [Setting] {
 }
 
 fn of_channel(setting: &'static ChannelSetting) -> Setting {
-    let ChannelSetting { key, default, doc, check } = setting;
-    let (secret, store) = match check {
-        SettingCheck::Text(_) | SettingCheck::BaseUrl => (false, Store::ChannelOne(*check)),
-        SettingCheck::Credential(_) => (true, Store::ChannelOne(*check)),
-        SettingCheck::List(check) => (false, Store::ChannelMany(*check)),
-    };
-    Setting { key, default: *default, doc, secret, store }
+    let ChannelSetting { key, default, doc, check } = *setting;
+    let secret = matches!(check, SettingCheck::Credential(_));
+    Setting { key, default, doc, secret, store: Store::Channel(check) }
 }
 
 impl Setting {
+    const fn default(self, default: &'static str) -> Self {
+        Self { default: Some(default), ..self }
+    }
+
+    const fn doc(self, doc: &'static str) -> Self {
+        Self { doc, ..self }
+    }
+
+    const fn secret(self) -> Self {
+        Self { secret: true, ..self }
+    }
+
+    /// Returns whether the value is a list.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.store, Store::Many(_) | Store::Channel(SettingCheck::List(_)))
+    }
+
     /// Returns the environment variable of the setting. Variables that exist for each provider contain `NAME`.
     pub fn variable(&self) -> String {
         variable(self.key)

@@ -12,8 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::Value;
 
 use crate::cli::listen::{Arrival, Signature};
-use crate::cli::output::print_line;
-use crate::cli::terminal::Terminal;
+use crate::cli::output::{Terminal, print_line};
 use crate::clock::{Clock, Stopwatch};
 
 /// Maximum size of an answer of the simulator, in bytes.

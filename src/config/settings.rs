@@ -58,15 +58,22 @@ const FIRST: &[Setting] = &[
     one("public_url", |c, v| put(&mut c.public_url, parse::base_url(v)))
         .default("http://{listen}")
         .doc("URL of the API as clients see it"),
-    one("database_url", |c, v| put(&mut c.database, parse::database(v)))
-        .default("sqlite://ringback.db")
-        .doc("SQLite file (`sqlite://relative.db`, `sqlite:///abs/path.db`) or PostgreSQL database (`postgres://user:password@host/name?sslmode=require`)"),
-    secret("api_key", |c, v| put(&mut c.api_key, parse::api_key(v)))
-        .doc("admin key of app `default`, 16–256 printable ASCII characters; made at the first start if not set"),
-    secret("signing_secret", |c, v| put(&mut c.signing_secret, parse::signing_secret(v)))
-        .doc("signing secret of app `default`, `whsec_…`; made at the first start if not set; while it is set, rotation answers 409"),
-    secret("encryption_key", |c, v| put(&mut c.encryption_keys, parse::encryption_keys(v)))
-        .doc("keys that encrypt secrets in the database, each 32 bytes in base64, separated by commas; the first encrypts, all decrypt"),
+    one("database_url", |c, v| put(&mut c.database, parse::database(v))).default("sqlite://ringback.db").doc(
+        "SQLite file (`sqlite://relative.db`, `sqlite:///abs/path.db`) or PostgreSQL database \
+         (`postgres://user:password@host/name?sslmode=require`)",
+    ),
+    secret("api_key", |c, v| put(&mut c.api_key, parse::api_key(v))).doc(
+        "admin key of app `default`, 16–256 printable ASCII characters; made at the first start if \
+         not set",
+    ),
+    secret("signing_secret", |c, v| put(&mut c.signing_secret, parse::signing_secret(v))).doc(
+        "signing secret of app `default`, `whsec_…`; made at the first start if not set; while it \
+         is set, rotation answers 409",
+    ),
+    secret("encryption_key", |c, v| put(&mut c.encryption_keys, parse::encryption_keys(v))).doc(
+        "keys that encrypt secrets in the database, each 32 bytes in base64, separated by commas; \
+         the first encrypts, all decrypt",
+    ),
     one("log", |c, v| put(&mut c.log, parse::log_filter(v)))
         .default("info")
         .doc("log level, or a filter such as `ringback=debug,warn`"),
@@ -82,8 +89,10 @@ const FIRST: &[Setting] = &[
     one("egress.allow_http", |c, v| put(&mut c.egress.allow_http, parse::boolean(v)))
         .default("false")
         .doc("permits plain http everywhere; to addresses in `egress.allow` it is always permitted"),
-    secret("egress.proxy", |c, v| put(&mut c.egress.proxy, parse::proxy(v)))
-        .doc("http or https proxy for all outgoing requests, `http://user:password@proxy:3128`; the proxy must block private addresses itself"),
+    secret("egress.proxy", |c, v| put(&mut c.egress.proxy, parse::proxy(v))).doc(
+        "http or https proxy for all outgoing requests, `http://user:password@proxy:3128`; the \
+         proxy must block private addresses itself",
+    ),
     many("delivery.retry_schedule", |c, v| put(&mut c.delivery.retry_schedule, parse::schedule(v)))
         .default("5s, 5m, 30m, 2h, 5h, 10h, 14h, 20h, 24h")
         .doc("waits before the retries of a delivery; each varies by ±20 %"),
@@ -93,19 +102,25 @@ const FIRST: &[Setting] = &[
     one("delivery.concurrency", |c, v| put(&mut c.delivery.concurrency, parse::integer(v, 1..=ATTEMPTS_MAX)))
         .default("512")
         .doc("maximum number of attempts in progress"),
-    one("delivery.per_destination", |c, v| put(&mut c.delivery.per_destination, parse::integer(v, 1..=ATTEMPTS_PER_DESTINATION_MAX)))
-        .default("16")
-        .doc("maximum number of attempts in progress per destination"),
+    one("delivery.per_destination", |c, v| {
+        put(&mut c.delivery.per_destination, parse::integer(v, 1..=ATTEMPTS_PER_DESTINATION_MAX))
+    })
+    .default("16")
+    .doc("maximum number of attempts in progress per destination"),
     one("retention.events", |c, v| put(&mut c.retention.events, parse::duration(v, RETENTION_MAX)))
         .default("30d")
         .doc("how long events, deliveries and attempts are kept"),
     one("retention.watches", |c, v| put(&mut c.retention.watches, parse::duration(v, RETENTION_MAX)))
         .default("30d")
         .doc("how long watches are kept after their end"),
-    one("telemetry.otlp_endpoint", |c, v| put(&mut c.telemetry.otlp_endpoint, parse::base_url(v)))
-        .doc("URL of the OpenTelemetry collector, `http://collector:4318`; `OTEL_EXPORTER_OTLP_ENDPOINT` takes precedence"),
-    secret("telemetry.otlp_headers", |c, v| put(&mut c.telemetry.otlp_headers, parse::headers(v)))
-        .doc("headers for the collector, `name=value,name=value`; `OTEL_EXPORTER_OTLP_HEADERS` takes precedence"),
+    one("telemetry.otlp_endpoint", |c, v| put(&mut c.telemetry.otlp_endpoint, parse::base_url(v))).doc(
+        "URL of the OpenTelemetry collector, `http://collector:4318`; `OTEL_EXPORTER_OTLP_ENDPOINT` \
+         takes precedence",
+    ),
+    secret("telemetry.otlp_headers", |c, v| put(&mut c.telemetry.otlp_headers, parse::headers(v))).doc(
+        "headers for the collector, `name=value,name=value`; `OTEL_EXPORTER_OTLP_HEADERS` takes \
+         precedence",
+    ),
     one("telemetry.service_name", |c, v| put(&mut c.telemetry.service_name, parse::service_name(v)))
         .default("ringback")
         .doc("name of this service in traces; `OTEL_SERVICE_NAME` takes precedence"),

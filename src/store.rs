@@ -66,7 +66,7 @@ pub use self::deliveries::{
     RetryFailedDeliveries, RetryProgress, RetryRefusal,
 };
 pub use self::endings::{EndJob, ExpireWatches, NotifyWatches};
-pub use self::events::{After, EventFilter};
+pub use self::events::After;
 pub use self::idempotency::{IdempotencyKey, Idempotent, Replay, Replayable, Respond, StoredResponse};
 pub use self::jobs::{NotFound, PollNow, RecordObservation, RefreshEnding};
 pub use self::keys::{CreateKey, KeyRow, RevokeKey, TooManyKeys};

@@ -29,7 +29,7 @@ use super::http::{
 };
 use crate::domain::{Event, EventId, EventType};
 use crate::events::EventBody;
-use crate::store::{After, EventFilter};
+use crate::store::After;
 
 /// Largest number of streams. Each holds a connection and up to three pages of events.
 pub const STREAMS_MAX: usize = 512;
@@ -87,7 +87,7 @@ fn gone() -> Problem {
 pub async fn list(call: Call) -> Answer {
     let mut query = call.query();
     let limit = query.limit();
-    let filter = EventFilter { event_type: query.word("type", EventType::WORDS, EventType::parse) };
+    let event_type = query.word("type", EventType::WORDS, EventType::parse);
     let position = query.read("cursor", cursor::WRONG, cursor::decode_feed_position);
     let after = query.text("after");
     if after.is_some() && position.is_some() {
@@ -100,7 +100,7 @@ pub async fn list(call: Call) -> Answer {
         (None, Some(id)) => After::Event(EventId::parse(&id).ok_or_else(gone)?),
         (None, None) => After::Start,
     };
-    let found = call.api.store.events(call.app(), after, filter, limit + 1).await?.ok_or_else(gone)?;
+    let found = call.api.store.events(call.app(), after, event_type, limit + 1).await?.ok_or_else(gone)?;
     Ok(page(&found, limit, |event| cursor::encode_feed_position(event.position), listed))
 }
 
@@ -138,7 +138,7 @@ pub async fn show(call: Call) -> Answer {
 pub async fn follow(call: Call) -> Answer {
     let (api, app) = (&call.api, call.app());
     let mut query = call.query();
-    let filter = EventFilter { event_type: query.word("type", EventType::WORDS, EventType::parse) };
+    let event_type = query.word("type", EventType::WORDS, EventType::parse);
     let after = query.text("after");
     query.done()?;
     // A client that reconnects repeats its URL and names the last event in the header.
@@ -150,7 +150,7 @@ pub async fn follow(call: Call) -> Answer {
     let position = api.store.follow_from(app, after).await?.ok_or_else(gone)?;
     let (sender, mut frames) = mpsc::channel(1);
     tokio::spawn(async move {
-        send_events(&call, position, filter, &sender).await;
+        send_events(&call, position, event_type, &sender).await;
         drop(permit);
     });
     let frames = stream::poll_fn(move |cx| frames.poll_recv(cx).map(|frame| frame.map(Ok::<_, Infallible>)));
@@ -163,7 +163,12 @@ pub async fn follow(call: Call) -> Answer {
 }
 
 /// Sends the events after `position` until the client leaves or the stream ends.
-async fn send_events(call: &Call, position: i64, filter: EventFilter, frames: &mpsc::Sender<Bytes>) {
+async fn send_events(
+    call: &Call,
+    position: i64,
+    event_type: Option<EventType>,
+    frames: &mpsc::Sender<Bytes>,
+) {
     let (api, app) = (&call.api, call.app());
     let feed = api.store.feed_changes(app);
     let mut draining = api.draining.clone();
@@ -180,7 +185,7 @@ async fn send_events(call: &Call, position: i64, filter: EventFilter, frames: &m
         let events = loop {
             let changed = feed.armed();
             // On an error the stream ends; the client reconnects and is told the reason.
-            let Ok((events, next)) = api.store.follow(app, position, filter, PAGE).await else { return };
+            let Ok((events, next)) = api.store.follow(app, position, event_type, PAGE).await else { return };
             position = next;
             if !events.is_empty() {
                 break events;

@@ -218,7 +218,7 @@ pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Columns of a pending delivery. The body is the event's. Webhooks get the form that their watch wants instead, or
+/// Reads a pending delivery. The body is the event's. Webhooks get the form that their watch wants instead, or
 /// the provider's answer that the ending stores.
 const PENDING: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.attempts, d.is_manual,
     w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.webhook_body end, e.body),
@@ -230,7 +230,8 @@ const PENDING: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.a
   join watches w on w.app = d.app and w.id = d.watch
   join events e on e.id = d.event
   join watch_destinations wd on wd.watch = d.watch and wd.n = d.n
-  left join endings n on n.job = w.job and n.generation = d.raw_generation";
+  left join endings n on n.job = w.job and n.generation = d.raw_generation
+  where d.app = $1 and d.id = $2";
 
 /// Reads a row of [`PENDING`].
 fn read_pending(row: &Row<'_>, keyring: &Keyring) -> Result<PendingDelivery> {

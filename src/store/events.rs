@@ -12,13 +12,6 @@ use crate::domain::{AppNo, Event, EventId, EventType, WatchId};
 
 const COLUMNS: &str = "id, position, type, watch, observed_at, body";
 
-/// Filter of a feed. A field that is `None` does not restrict it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct EventFilter {
-    /// Type of the event.
-    pub event_type: Option<EventType>,
-}
-
 /// Position in a feed after which a page begins.
 #[derive(Clone, Copy, Debug)]
 pub enum After {
@@ -72,16 +65,16 @@ impl ReadStore {
     }
 
     /// Returns the app's next events, and the position for the next call. After the last event this is the end of the
-    /// feed, so that events that the filter excludes are not read again.
+    /// feed, so that events of other types are not read again.
     pub async fn follow(
         &self,
         app: AppNo,
         position: i64,
-        filter: EventFilter,
+        event_type: Option<EventType>,
         limit: u32,
     ) -> Result<(Vec<Event>, i64)> {
         self.read(move |tx| {
-            let events = after_position(tx, app, position, filter, limit)?;
+            let events = after_position(tx, app, position, event_type, limit)?;
             let next = match events.last() {
                 Some(last) if events.len() >= limit as usize => last.position,
                 _ => end_of_feed(tx, app)?,
@@ -91,12 +84,12 @@ impl ReadStore {
         .await
     }
 
-    /// Returns the app's events after `after`, oldest first. `None`: the app has no such event.
+    /// Returns the app's events after `after`, oldest first; `event_type`: only of this type. `None`: the app has no such event.
     pub async fn events(
         &self,
         app: AppNo,
         after: After,
-        filter: EventFilter,
+        event_type: Option<EventType>,
         limit: u32,
     ) -> Result<Option<Vec<Event>>> {
         self.read(move |tx| {
@@ -105,7 +98,7 @@ impl ReadStore {
                 After::Position(position) => Some(position),
                 After::Event(id) => position_of(tx, app, id)?,
             };
-            position.map(|position| after_position(tx, app, position, filter, limit)).transpose()
+            position.map(|position| after_position(tx, app, position, event_type, limit)).transpose()
         })
         .await
     }
@@ -124,12 +117,12 @@ fn after_position(
     tx: &Tx<'_>,
     app: AppNo,
     position: i64,
-    filter: EventFilter,
+    event_type: Option<EventType>,
     limit: u32,
 ) -> Result<Vec<Event>> {
     let mut query = Where::new(&format!("select {COLUMNS} from events where app ="), app);
     query.and("position >", Some(position));
-    query.and("type =", filter.event_type);
+    query.and("type =", event_type);
     query.push(" order by position limit", limit);
     tx.list(&query.sql, query.values, read_event)
 }

@@ -103,10 +103,9 @@ pub fn load_due_deliveries(
     for queue in &mut queues {
         queue.ids.truncate(queue.limit());
     }
-    let sql = format!("{PENDING} where d.app = $1 and d.id = $2");
     let keyring = &batch.shared.keyring;
     let rows = queues.iter().flat_map(|queue| queue.ids.iter().map(|(app, id)| params![app, id]));
-    let mut deliveries = batch.tx.fetch(&sql, rows, |row| read_pending(row, keyring))?.into_iter();
+    let mut deliveries = batch.tx.fetch(PENDING, rows, |row| read_pending(row, keyring))?.into_iter();
     let next_retry_at = batch.tx.ones(
         "select min(next_attempt_at) from deliveries where queue = $1 and is_retry = 1 and next_attempt_at > $2",
         commands.iter().map(|command| params![&command.queue, command.now]),

@@ -90,9 +90,8 @@ pub fn retry_delivery(batch: &mut Batch<'_>, command: &RetryDelivery) -> Outcome
         "update deliveries set is_manual = 1, is_retry = 0, next_attempt_at = $1 where app = $2 and id = $3",
         params![now, app, id],
     )?;
-    let sql = format!("{PENDING} where d.app = $1 and d.id = $2");
     let keyring = &batch.shared.keyring;
-    let pending = batch.tx.one(&sql, params![app, id], |row| read_pending(row, keyring))?;
+    let pending = batch.tx.one(PENDING, params![app, id], |row| read_pending(row, keyring))?;
     batch.effects.dispatcher_messages.push(DispatcherMessage::Dispatch(Box::new(pending)));
     Ok(Ok(()))
 }

@@ -65,10 +65,7 @@ async fn old_rows_are_pruned_except_pending_deliveries() {
     assert_eq!(fixture.store.jobs(JobNo(0), 9, at(0)).await.expect("read")[0].no, running.job_no);
     // The positions of the feed continue.
     fixture.end(running.job_no, 0).await;
-    let feed = fixture
-        .store
-        .events(fixture.app, ringback::store::After::Start, ringback::store::EventFilter::default(), 9)
-        .await;
+    let feed = fixture.store.events(fixture.app, ringback::store::After::Start, None, 9).await;
     assert_eq!(feed.expect("read").expect("a feed")[0].position, 3);
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::batch::Batch;
-use super::db::{Result, StoreError, Tx};
+use super::db::{Result, StoreError, Tx, params};
 use super::reads::ReadStore;
 use super::sealing::AnswerKey;
 use crate::domain::{AppNo, Timestamp};
@@ -170,7 +170,7 @@ fn find_replays(tx: &Tx<'_>, keys: &[&IdempotencyKey]) -> Result<Vec<Option<Repl
     let found = tx.fetch(
         "select request_hash, status, location, response, created_at from idempotency
          where app = $1 and path = $2 and key = $3",
-        keys.iter().map(|key| [key.app.0.into(), (&key.path).into(), (&key.key).into()]),
+        keys.iter().map(|key| params![key.app, &key.path, &key.key]),
         |row| {
             let status = u16::try_from(row.int(1)?).unwrap_or(200);
             let response = StoredResponse { status, location: row.opt_text(2)?, body: row.bytes(3)? };
@@ -214,16 +214,9 @@ fn store_responses<'k>(
            status = excluded.status, location = excluded.location, response = excluded.response,
            created_at = excluded.created_at",
         sealed.iter().map(|(key, response)| {
-            [
-                key.app.0.into(),
-                (&key.path).into(),
-                (&key.key).into(),
-                key.request_hash.as_slice().into(),
-                i64::from(response.status).into(),
-                response.location.as_deref().into(),
-                response.body.as_slice().into(),
-                key.now.into(),
-            ]
+            let IdempotencyKey { app, path, key, request_hash, now, .. } = key;
+            let StoredResponse { status, location, body } = response;
+            params![app, path, key, request_hash.as_slice(), status, location, body.as_slice(), now]
         }),
     )
 }

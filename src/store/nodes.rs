@@ -1,7 +1,7 @@
 //! Processes that open the database, and the shards that they own.
 
 use super::batch::Batch;
-use super::db::{Result, Tx};
+use super::db::{Result, Tx, params};
 use super::reads::ReadStore;
 use crate::domain::{SHARDS, Timestamp};
 
@@ -22,14 +22,14 @@ pub(super) fn take_shards(tx: &Tx<'_>, node: &str, now: Timestamp) -> Result<i64
     tx.run(
         "insert into nodes (id, incarnation, started_at) values ($1, 1, $2)
          on conflict (id) do update set incarnation = nodes.incarnation + 1, started_at = excluded.started_at",
-        [node.into(), now.into()],
+        params![node, now],
     )?;
     tx.insert_each(
         "insert into shards (shard, node, epoch) values ($1, $2, 1)
          on conflict (shard) do update set node = excluded.node, epoch = shards.epoch + 1",
-        (0..SHARDS).map(|shard| [i64::from(shard).into(), node.into()]),
+        (0..SHARDS).map(|shard| params![shard, node]),
     )?;
-    tx.one("select incarnation from nodes where id = $1", [node.into()], |row| row.int(0))
+    tx.one("select incarnation from nodes where id = $1", params![node], |row| row.int(0))
 }
 
 /// Applies probes.

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::batch::Batch;
-use super::db::{Result, Tx};
+use super::db::{Result, Tx, params};
 use super::idempotency;
 use crate::domain::{AppNo, Id, JobNo, Timestamp};
 
@@ -31,7 +31,7 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<usize> {
     let responses = tx.run(
         "delete from idempotency where (app, path, key) in
            (select app, path, key from idempotency where created_at < $1 order by created_at limit $2)",
-        [command.now.minus(idempotency::VALID_FOR).into(), RESPONSES.into()],
+        params![command.now.minus(idempotency::VALID_FOR), RESPONSES],
     )?;
     let watches_with_events = old_watches(tx, command.events_before, "pruned = 0 and")?;
     for sql in [
@@ -39,15 +39,15 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<usize> {
         "delete from deliveries where watch = $1",
         "delete from events where watch = $1",
     ] {
-        tx.each(sql, watches_with_events.iter().map(|(_, watch, _)| [(*watch).into()]))?;
+        tx.each(sql, watches_with_events.iter().map(|(_, watch, _)| params![watch]))?;
     }
     tx.update_each(
         "update watches set pruned = 1 where app = $1 and id = $2",
-        watches_with_events.iter().map(|(app, watch, _)| [app.0.into(), (*watch).into()]),
+        watches_with_events.iter().map(|(app, watch, _)| params![app, watch]),
     )?;
     let watches = old_watches(tx, command.watches_before.min(command.events_before), "pruned = 1 and")?;
-    let keys = watches.iter().map(|(app, watch, _)| [app.0.into(), (*watch).into()]);
-    let ids = watches.iter().map(|(_, watch, _)| [(*watch).into()]);
+    let keys = watches.iter().map(|(app, watch, _)| params![app, watch]);
+    let ids = watches.iter().map(|(_, watch, _)| params![watch]);
     tx.each("delete from watch_destinations where watch = $1", ids)?;
     tx.each("delete from watches where app = $1 and id = $2", keys)?;
     delete_jobs(tx, &watches.iter().map(|(.., job)| *job).collect())?;
@@ -56,7 +56,7 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<usize> {
 
 /// Deletes those of the jobs that have no watch.
 fn delete_jobs(tx: &Tx<'_>, jobs: &BTreeSet<JobNo>) -> Result<()> {
-    let nos = jobs.iter().map(|job| [job.0.into()]);
+    let nos = jobs.iter().map(|job| params![job]);
     let left = tx.fetch("select job from watches where job = $1 limit 1", nos, |row| row.int(0))?;
     let unwatched = || jobs.iter().zip(&left).filter(|(_, left)| left.is_empty()).map(|(job, _)| job);
     for sql in [
@@ -64,7 +64,7 @@ fn delete_jobs(tx: &Tx<'_>, jobs: &BTreeSet<JobNo>) -> Result<()> {
         "delete from endings where job = $1",
         "delete from jobs where no = $1",
     ] {
-        tx.each(sql, unwatched().map(|job| [job.0.into()]))?;
+        tx.each(sql, unwatched().map(|job| params![job]))?;
     }
     Ok(())
 }
@@ -75,7 +75,5 @@ fn old_watches(tx: &Tx<'_>, before: Timestamp, which: &str) -> Result<Vec<(AppNo
          and not exists (select 1 from deliveries d where d.watch = w.id and d.next_attempt_at is not null)
          order by ended_at limit $2"
     );
-    tx.list(&sql, [before.into(), CHUNK.into()], |row| {
-        Ok((AppNo(row.int(0)?), row.id(1)?, JobNo(row.int(2)?)))
-    })
+    tx.list(&sql, params![before, CHUNK], |row| Ok((AppNo(row.int(0)?), row.id(1)?, JobNo(row.int(2)?))))
 }

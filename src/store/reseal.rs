@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::db::{self, Tx, WriterConnection};
+use super::db::{self, Tx, WriterConnection, params};
 use super::sealing::{Column, Keyring};
 use crate::domain::{ChannelKind, Id};
 
@@ -41,7 +41,7 @@ pub(super) fn reseal(connection: &mut WriterConnection, keyring: &Keyring) -> Re
     connection.transaction(failure, |tx| {
         tx.run(
             "insert into seals (id, complete) values ($1, 0) on conflict (id) do update set complete = 0",
-            [first.into()],
+            params![first],
         )
     })?;
     let mut count = connection.transaction(failure, |tx| apps(tx, keyring))?;
@@ -56,7 +56,7 @@ pub(super) fn reseal(connection: &mut WriterConnection, keyring: &Keyring) -> Re
     }
     // The other names are deleted when no value needs them any more.
     connection.transaction(failure, |tx| {
-        tx.run("delete from seals where id <> $1", [first.into()])?;
+        tx.run("delete from seals where id <> $1", params![first])?;
         tx.run("update seals set complete = 1", [])
     })?;
     Ok(count)
@@ -72,7 +72,7 @@ fn apps(tx: &Tx<'_>, keyring: &Keyring) -> db::Result<usize> {
         if keyring.reseal(id, secrets)? {
             count += tx.run(
                 "update apps set signing_secret = $1, old_signing_secret = $2 where id = $3",
-                [(&new).into(), old.as_deref().into(), id.into()],
+                params![&new, &old, id],
             )?;
         }
     }
@@ -84,7 +84,7 @@ fn destinations(tx: &Tx<'_>, keyring: &Keyring, last: (Id, i64)) -> db::Result<(
     let found = tx.list(
         "select watch, n, id, channel, address, headers, secret from watch_destinations
          where (watch, n) > ($1, $2) order by watch, n limit $3",
-        [last.0.into(), last.1.into(), CHUNK.into()],
+        params![last.0, last.1, CHUNK],
         |row| {
             let is_secret = row.word(3, ChannelKind::parse)?.traits().secret_address;
             let (mut address, mut headers, mut secret) = (row.text(4)?, row.opt_text(5)?, row.opt_text(6)?);
@@ -99,17 +99,10 @@ fn destinations(tx: &Tx<'_>, keyring: &Keyring, last: (Id, i64)) -> db::Result<(
     )?;
     let changed = tx.update_each(
         "update watch_destinations set address = $1, headers = $2, secret = $3 where watch = $4 and n = $5",
-        found.iter().filter(|(_, is_changed, ..)| *is_changed).map(
-            |((watch, n), _, address, headers, secret)| {
-                [
-                    address.into(),
-                    headers.as_deref().into(),
-                    secret.as_deref().into(),
-                    (*watch).into(),
-                    (*n).into(),
-                ]
-            },
-        ),
+        found
+            .iter()
+            .filter(|(_, is_changed, ..)| *is_changed)
+            .map(|((watch, n), _, address, headers, secret)| params![address, headers, secret, watch, n]),
     )?;
     Ok((changed.into_iter().sum(), found.last().map(|(key, ..)| *key)))
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::db::{Result, Row, StoreError, Tx};
+use super::db::{Result, Row, StoreError, Tx, params};
 use super::sealing::{Column, Keyring};
 use crate::domain::{ChannelKind, Destination, DestinationId, Id, JobName, WatchId};
 
@@ -64,16 +64,8 @@ pub(super) fn insert_destinations<'d>(
         "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret)
          values ($1, $2, $3, $4, $5, $6, $7, $8)",
         sealed.iter().map(|(watch, n, destination, address, headers, secret)| {
-            [
-                watch.0.into(),
-                (*n).into(),
-                destination.id.0.into(),
-                destination.channel.as_str().into(),
-                address.as_ref().into(),
-                (&destination.queue).into(),
-                headers.as_deref().into(),
-                secret.as_deref().into(),
-            ]
+            let Destination { id, channel, queue, .. } = destination;
+            params![watch, n, id, channel, &**address, queue, headers.as_deref(), secret.as_deref()]
         }),
     )
 }

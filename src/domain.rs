@@ -47,3 +47,4 @@ pub use time::{
 };
 pub use watch::{NewWatch, Terms, TimelineEntry, Watch, WatchStatus};
 pub use words::nearest;
+pub(crate) use words::{json_string, word_enum};

@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::http::{Answer, Api, CONNECTIONS_MAX, Description, Problem, ProblemCode, json, reply};
-use crate::telemetry::metrics::{Clients, Snapshot};
+use crate::telemetry::metrics::Snapshot;
 
 /// The state of the service.
 #[derive(Serialize, ToSchema)]
@@ -69,13 +69,15 @@ pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
     let now = api.clock.now();
     // Without an answer of the database the other metrics are still shown.
     let backlog = api.store.backlog(now).await.unwrap_or_default();
-    let clients = Clients {
+    let snapshot = Snapshot {
+        load: (api.load)(),
+        queues: api.store.queues(),
+        backlog,
+        oldest_due: backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default(),
         connections: CONNECTIONS_MAX - api.connections.available_permits().min(CONNECTIONS_MAX),
         waiting: api.waits.in_use_count(),
         following: api.streams.in_use_count(),
     };
-    let oldest_due = backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
-    let snapshot = Snapshot { load: (api.load)(), queues: api.store.queues(), backlog, oldest_due, clients };
     let text = api.store.metrics().render(&snapshot);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -76,6 +76,8 @@ macro_rules! word_enum {
     };
 }
 
+pub(crate) use {json_string, word_enum};
+
 /// Returns the known word with the smallest edit distance to `word`, and that distance.
 pub fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<(usize, &'w str)> {
     known.map(|candidate| (strsim::levenshtein(word, candidate), candidate)).min_by_key(|(edits, _)| *edits)

@@ -303,7 +303,7 @@ fn skip<const N: usize>(
     );
     let skipped = batch.tx.update_each(&sql, watches.iter().map(|(.., values)| *values))?;
     for ((watch, which, _), skipped) in watches.into_iter().zip(&skipped) {
-        batch.effects.tally.skipped(reason, *skipped);
+        batch.effects.tally.skipped.push((reason, *skipped));
         if *skipped > 0 {
             batch.effects.dispatcher_messages.push(DispatcherMessage::Skip { watch, which });
         }

@@ -181,7 +181,7 @@ fn end_watches<'e>(
     deliveries::skip_superseded(batch, superseded)?;
     for (change, kind, watch) in ended {
         batch.effects.ended_watches.push(watch.id);
-        batch.effects.tally.ended(kind.status());
+        batch.effects.tally.ended.push(kind.status());
         watch.create_event(batch, kind.event(), 0, change);
     }
     Ok(())

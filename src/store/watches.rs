@@ -250,7 +250,7 @@ pub(super) fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Resu
     for ((command, job), _) in known.iter().zip(stopped).filter(|(_, stopped)| *stopped > 0) {
         changed_jobs.insert(*job);
         batch.effects.ended_watches.push(command.watch);
-        batch.effects.tally.ended(WatchStatus::Stopped);
+        batch.effects.tally.ended.push(WatchStatus::Stopped);
     }
     // Once for each job: a client may stop many watches of one job in a batch.
     jobs::notify_watchers_changed(batch, &changed_jobs.into_iter().collect::<Vec<_>>())?;

@@ -17,29 +17,36 @@
 //! holds an id, a host or an app. docs/OPERATIONS.md lists every metric, and a test compares the list.
 
 mod gauges;
-mod labels;
 mod process;
-mod providers;
 mod registry;
 
-pub use gauges::{Backlog, Clients, Load, Queues, Snapshot};
-pub use labels::{AttemptOutcome, SpanOutcome};
-pub use providers::ProviderMetrics;
+pub use gauges::{Backlog, Load, Queues, Snapshot};
 
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
+use prometheus::core::AtomicI64;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
-use crate::domain::{ChannelKind, Finished, NextStep, Reason, Timestamp, WatchStatus};
-use gauges::Gauges;
-use labels::{ByLabel, LabeledCounters};
+use crate::domain::{
+    ChannelKind, Finished, NextStep, Outcome, PollOutcome, Reason, Timestamp, WatchStatus, json_string,
+    word_enum,
+};
 use process::ProcessMetrics;
-use providers::ProviderFamilies;
-use registry::{EXCHANGE, Registry};
+use registry::{ByLabel, Readings, Registry};
 
 /// Seconds of work on this machine, up to the longest `?wait=`.
 const LOCAL: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 60.0];
+
+/// Seconds of an exchange over a network, up to the longest timeout that can be configured.
+const EXCHANGE: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0, 300.0, 600.0];
+
+/// Seconds from the end of a job to the first attempt of its delivery.
+const DELAY: &[f64] =
+    &[0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
 
 /// Number of commands in a transaction, up to the writer's limit.
 const COMMANDS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
@@ -48,56 +55,171 @@ const COMMANDS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 5
 const OTHER: &str = "other";
 
 /// The reasons for which a delivery is skipped; the other reasons are those of failed attempts.
-const SKIPPED: [Reason; 4] = [Reason::Stopped, Reason::Superseded, Reason::Gone, Reason::Disabled];
+const SKIPPED: &[Reason] = &[Reason::Stopped, Reason::Superseded, Reason::Gone, Reason::Disabled];
+
+word_enum! {
+    /// Outcome of an attempt to deliver.
+    AttemptOutcome {
+        /// The receiver accepted the delivery.
+        Succeeded = "succeeded",
+        /// The attempt failed and can be repeated.
+        Failed = "failed",
+        /// The message cannot be sent at all.
+        Fatal = "fatal",
+        /// The receiver answered 410.
+        Gone = "gone",
+        /// The address policy does not permit the address.
+        Refused = "refused",
+        /// No request was made, because the destination's breaker is open.
+        Down = "destination_down",
+    }
+}
+
+word_enum! {
+    /// Outcome of the export of a span.
+    SpanOutcome {
+        /// The collector accepted the span.
+        Exported = "exported",
+        /// The queue was full, or the collector was not available before the process ended.
+        Dropped = "dropped",
+        /// The collector rejected the span.
+        Rejected = "rejected",
+    }
+}
+
+impl From<&Outcome> for AttemptOutcome {
+    fn from(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Ok => Self::Succeeded,
+            Outcome::Retry { .. } => Self::Failed,
+            Outcome::Fatal => Self::Fatal,
+            Outcome::Gone => Self::Gone,
+            Outcome::Refused => Self::Refused,
+            Outcome::Down => Self::Down,
+        }
+    }
+}
 
 /// Changes of a transaction, to be counted after its commit.
 #[derive(Debug, Default)]
 pub struct Tally {
-    registered: usize,
-    ended: Vec<WatchStatus>,
-    skipped: Vec<(Reason, usize)>,
+    /// Number of registered watches.
+    pub registered: usize,
+    /// Status of each watch that ended.
+    pub ended: Vec<WatchStatus>,
+    /// Numbers of skipped deliveries, with the reason.
+    pub skipped: Vec<(Reason, usize)>,
 }
 
-impl Tally {
-    /// Counts registered watches.
-    pub fn registered(&mut self, count: usize) {
-        self.registered += count;
+/// Metrics of one provider.
+#[derive(Clone, Debug)]
+pub struct ProviderMetrics {
+    polls: ByLabel<PollOutcome, IntCounter>,
+    duration: Histogram,
+    unknown_status: IntCounter,
+    in_flight: IntGauge,
+    breaker_open: IntGauge,
+    unauthorized: IntGauge,
+}
+
+impl ProviderMetrics {
+    /// Registers the metrics in the registry of the provider.
+    fn new(r: &Registry) -> Self {
+        Self {
+            polls: r.counter_by(
+                "ringback_polls_total",
+                "Polls of jobs, by outcome.",
+                "outcome",
+                PollOutcome::ALL,
+            ),
+            duration: r.histogram(
+                "ringback_poll_duration_seconds",
+                "Duration of a poll, from the request to the last byte of the answer.",
+                EXCHANGE,
+            ),
+            unknown_status: r.counter(
+                "ringback_polls_unknown_status_total",
+                "Answers with a status that the provider's definition does not contain.",
+            ),
+            in_flight: r.gauge("ringback_polls_in_flight", "Polls in progress."),
+            breaker_open: r
+                .gauge("ringback_provider_breaker_open", "1 while the provider's circuit breaker is open."),
+            unauthorized: r.gauge(
+                "ringback_provider_unauthorized",
+                "1 while the provider does not accept the credential.",
+            ),
+        }
     }
 
-    /// Counts a watch that ended.
-    pub fn ended(&mut self, status: WatchStatus) {
-        self.ended.push(status);
+    /// Records a poll that has ended.
+    pub fn polled(&self, outcome: PollOutcome, took: Duration) {
+        self.polls.add(outcome, 1);
+        self.duration.observe(took.as_secs_f64());
     }
 
-    /// Counts deliveries that are skipped.
-    pub fn skipped(&mut self, reason: Reason, count: usize) {
-        self.skipped.push((reason, count));
+    /// Records an answer with a status that the definition does not contain.
+    pub fn unknown_status(&self) {
+        self.unknown_status.inc();
+    }
+
+    /// Sets the provider's gauges.
+    pub fn set_state(&self, in_flight: u32, breaker_open: bool, unauthorized: bool) {
+        self.in_flight.set(in_flight.into());
+        self.breaker_open.set(breaker_open.into());
+        self.unauthorized.set(unauthorized.into());
     }
 }
 
 /// Metrics of one channel.
 #[derive(Debug)]
 struct ChannelMetrics {
-    attempts: LabeledCounters<AttemptOutcome>,
+    attempts: ByLabel<AttemptOutcome, IntCounter>,
     duration: Histogram,
     succeeded: IntCounter,
-    failed: LabeledCounters<Reason>,
+    failed: ByLabel<Reason, IntCounter>,
+}
+
+impl ChannelMetrics {
+    /// Registers the metrics in the registry of the channel.
+    fn new(r: &Registry) -> Self {
+        let ended = r.counters(
+            "ringback_deliveries_ended_total",
+            "Deliveries that succeeded, or failed with an attempt: then the outcome is the reason.",
+            &["outcome"],
+        );
+        Self {
+            attempts: r.counter_by(
+                "ringback_attempts_total",
+                "Attempts, by outcome.",
+                "outcome",
+                AttemptOutcome::ALL,
+            ),
+            duration: r.histogram(
+                "ringback_attempt_duration_seconds",
+                "Duration of an attempt, from the name lookup to the last byte.",
+                EXCHANGE,
+            ),
+            succeeded: ended.with_label_values(&["succeeded"]),
+            failed: ByLabel::new(Reason::ALL, |reason| ended.with_label_values(&[reason.as_str()])),
+        }
+    }
 }
 
 /// The metrics of one application.
 #[derive(Debug)]
 pub struct Metrics {
     registered: IntCounter,
-    ended: LabeledCounters<WatchStatus>,
-    providers: ProviderFamilies,
+    ended: ByLabel<WatchStatus, IntCounter>,
     channels: ByLabel<ChannelKind, ChannelMetrics>,
-    skipped: LabeledCounters<Reason>,
+    skipped: ByLabel<Reason, IntCounter>,
     commit_duration: Histogram,
     commit_commands: Histogram,
     requests: IntCounterVec,
     request_duration: HistogramVec,
-    spans: LabeledCounters<SpanOutcome>,
-    gauges: Gauges,
+    spans: ByLabel<SpanOutcome, IntCounter>,
+    /// The detection delay of each provider that is defined.
+    delays: RwLock<HashMap<String, Histogram>>,
+    gauges: Readings<Snapshot>,
     process: Option<ProcessMetrics>,
     registry: Registry,
 }
@@ -105,23 +227,27 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let r = Registry::default();
-        let build = r.gauges("ringback_build_info", "Always 1; the version is a label.", &["version"]);
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let ended = r.counters("ringback_watches_ended_total", "Ended watches, by status.", &["status"]);
+        let build = r.labeled("version", env!("CARGO_PKG_VERSION"));
+        build.gauge::<AtomicI64>("ringback_build_info", "Always 1; the version is a label.").set(1);
         let can_end = WatchStatus::ALL.iter().copied().filter(|status| *status != WatchStatus::Watching);
-        let skipped = r.counters(
-            "ringback_deliveries_skipped_total",
-            "Deliveries that are not attempted any more, by reason.",
-            &["reason"],
-        );
-        let spans =
-            r.counters("ringback_spans_total", "Spans for the trace collector, by outcome.", &["outcome"]);
+        let can_end: Vec<WatchStatus> = can_end.collect();
         Self {
             registered: r.counter("ringback_watches_registered_total", "Registered watches."),
-            ended: ByLabel::new(can_end, |status| ended.with_label_values(&[status])),
-            providers: ProviderFamilies::new(&r),
-            channels: channels(&r),
-            skipped: ByLabel::new(SKIPPED, |reason| skipped.with_label_values(&[reason])),
+            ended: r.counter_by(
+                "ringback_watches_ended_total",
+                "Ended watches, by status.",
+                "status",
+                &can_end,
+            ),
+            channels: ByLabel::new(ChannelKind::ALL, |channel| {
+                ChannelMetrics::new(&r.labeled("channel", channel.as_str()))
+            }),
+            skipped: r.counter_by(
+                "ringback_deliveries_skipped_total",
+                "Deliveries that are not attempted any more, by reason.",
+                "reason",
+                SKIPPED,
+            ),
             commit_duration: r.histogram(
                 "ringback_commit_duration_seconds",
                 "Duration of a transaction of the writer, including the sync.",
@@ -139,8 +265,14 @@ impl Default for Metrics {
                 &["route", "method"],
                 LOCAL,
             ),
-            spans: ByLabel::all(|outcome| spans.with_label_values(&[outcome])),
-            gauges: Gauges::new(&r),
+            spans: r.counter_by(
+                "ringback_spans_total",
+                "Spans for the trace collector, by outcome.",
+                "outcome",
+                SpanOutcome::ALL,
+            ),
+            delays: RwLock::default(),
+            gauges: gauges::register(&r),
             process: ProcessMetrics::new(&r),
             registry: r,
         }
@@ -148,9 +280,16 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Creates the samples of a provider and returns their handles.
+    /// Registers the metrics of a provider and returns their handles.
     pub fn provider(&self, id: &str) -> ProviderMetrics {
-        self.providers.provider(id)
+        let registry = self.registry.labeled("provider", id);
+        let delay = registry.histogram(
+            "ringback_detection_delay_seconds",
+            "Time from the job's completedAt to the first attempt of each delivery that reports its end.",
+            DELAY,
+        );
+        self.delays.write().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), delay);
+        ProviderMetrics::new(&registry)
     }
 
     /// Records a committed transaction.
@@ -163,7 +302,7 @@ impl Metrics {
             self.ended.add(*status, 1);
         }
         for (reason, count) in &tally.skipped {
-            self.skipped.add(*reason, *count as u64);
+            self.skipped.add(*reason, *count);
         }
     }
 
@@ -183,7 +322,11 @@ impl Metrics {
 
     /// Records that the first attempt to report the end of a job begins `now`.
     pub fn detected(&self, finished: &Finished, now: Timestamp) {
-        self.providers.detected(finished, now);
+        let delays = self.delays.read().unwrap_or_else(PoisonError::into_inner);
+        // The row can name a provider that is no longer defined.
+        if let Some(delay) = delays.get(&finished.provider) {
+            delay.observe(now.since(finished.at).as_secs_f64());
+        }
     }
 
     /// Records an answered request. `route` is `None` if no route has this path.
@@ -199,36 +342,15 @@ impl Metrics {
 
     /// Counts spans, by the outcome of their export.
     pub fn spans(&self, outcome: SpanOutcome, count: usize) {
-        self.spans.add(outcome, count as u64);
+        self.spans.add(outcome, count);
     }
 
     /// Returns every metric in Prometheus's text format.
     pub fn render(&self, snapshot: &Snapshot) -> Vec<u8> {
-        self.gauges.set(snapshot);
+        registry::set(&self.gauges, snapshot);
         if let Some(process) = &self.process {
             process.update();
         }
         self.registry.render()
     }
-}
-
-fn channels(r: &Registry) -> ByLabel<ChannelKind, ChannelMetrics> {
-    let attempts = r.counters("ringback_attempts_total", "Attempts, by outcome.", &["channel", "outcome"]);
-    let duration = r.histograms(
-        "ringback_attempt_duration_seconds",
-        "Duration of an attempt, from the name lookup to the last byte.",
-        &["channel"],
-        EXCHANGE,
-    );
-    let ended = r.counters(
-        "ringback_deliveries_ended_total",
-        "Deliveries that succeeded, or failed with an attempt: then the outcome is the reason.",
-        &["channel", "outcome"],
-    );
-    ByLabel::all(|channel| ChannelMetrics {
-        attempts: ByLabel::all(|outcome| attempts.with_label_values(&[channel, outcome])),
-        duration: duration.with_label_values(&[channel]),
-        succeeded: ended.with_label_values(&[channel, "succeeded"]),
-        failed: ByLabel::all(|reason| ended.with_label_values(&[channel, reason])),
-    })
 }

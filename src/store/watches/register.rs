@@ -43,7 +43,7 @@ pub fn register_many(batch: &mut Batch<'_>, command: &RegisterMany) -> Outcome<V
 fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch]) -> Result<Vec<Watch>> {
     let jobs = upsert_jobs(&batch.tx, watches)?;
     insert_watches(&batch.tx, &batch.shared.keyring, watches, &jobs)?;
-    batch.effects.tally.registered(watches.len());
+    batch.effects.tally.registered += watches.len();
     let traced = batch.shared.tracer().is_on();
     let mut inserted = Vec::with_capacity(watches.len());
     for (new, UpsertedJob { no, generation, seen, registered_at }) in watches.iter().zip(jobs) {

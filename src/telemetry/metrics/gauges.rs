@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::IntGaugeVec;
-
-use super::registry::{Reading, Readings, Registry};
+use super::registry::{Reading, Readings, Registry, Value};
 use crate::domain::Timestamp;
 
 /// Work that the poller and the dispatcher hold in memory.
@@ -44,17 +42,6 @@ pub struct Backlog {
     pub oldest: Option<Timestamp>,
 }
 
-/// Connected clients.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Clients {
-    /// Number of connections.
-    pub connections: usize,
-    /// Number of requests that wait for the end of a watch.
-    pub waiting: usize,
-    /// Number of requests that follow the event stream.
-    pub following: usize,
-}
-
 /// Everything that is read at a scrape.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Snapshot {
@@ -66,8 +53,12 @@ pub struct Snapshot {
     pub backlog: Backlog,
     /// Time since the oldest of them became due.
     pub oldest_due: Duration,
-    /// Connected clients.
-    pub clients: Clients,
+    /// Number of connections of clients.
+    pub connections: usize,
+    /// Number of requests that wait for the end of a watch.
+    pub waiting: usize,
+    /// Number of requests that follow the event stream.
+    pub following: usize,
 }
 
 /// Name, description and value of each gauge without labels.
@@ -83,34 +74,25 @@ const GAUGES: [Reading<Snapshot>; 11] = [
         s.oldest_due.as_secs_f64()
     }),
     ("ringback_store_refusing", "1 while the database refuses writes.", |s| s.queues.refusing.into()),
-    ("ringback_http_connections", "Open connections of clients.", |s| s.clients.connections as f64),
-    ("ringback_http_waiting", "Requests that wait for the end of a watch.", |s| s.clients.waiting as f64),
-    ("ringback_http_streams", "Requests that follow the event stream.", |s| s.clients.following as f64),
+    ("ringback_http_connections", "Open connections of clients.", |s| s.connections as f64),
+    ("ringback_http_waiting", "Requests that wait for the end of a watch.", |s| s.waiting as f64),
+    ("ringback_http_streams", "Requests that follow the event stream.", |s| s.following as f64),
 ];
 
-/// The gauges that a [`Snapshot`] sets.
-#[derive(Debug)]
-pub struct Gauges {
-    gauges: Readings<Snapshot>,
-    queues: IntGaugeVec,
-}
+/// Name of each queue within the process, and its length.
+#[expect(clippy::cast_precision_loss, reason = "numbers of things in memory")]
+const QUEUES: [(&str, Value<Snapshot>); 3] = [
+    ("writer", |s| s.queues.writer as f64),
+    ("poller", |s| s.queues.poller as f64),
+    ("dispatcher", |s| s.queues.dispatcher as f64),
+];
 
-impl Gauges {
-    /// Registers the gauges.
-    pub fn new(registry: &Registry) -> Self {
-        let queues =
-            registry.gauges("ringback_queue_length", "Messages that wait within the process.", &["queue"]);
-        Self { gauges: registry.readings(&GAUGES), queues }
+/// Registers the gauges that a [`Snapshot`] sets.
+pub fn register(registry: &Registry) -> Readings<Snapshot> {
+    let mut gauges = registry.readings(&GAUGES);
+    for (queue, length) in QUEUES {
+        let help = "Messages that wait within the process.";
+        gauges.extend(registry.labeled("queue", queue).readings(&[("ringback_queue_length", help, length)]));
     }
-
-    /// Sets every gauge.
-    pub fn set(&self, snapshot: &Snapshot) {
-        self.gauges.set(snapshot);
-        let queues = &snapshot.queues;
-        for (queue, length) in
-            [("writer", queues.writer), ("poller", queues.poller), ("dispatcher", queues.dispatcher)]
-        {
-            self.queues.with_label_values(&[queue]).set(i64::try_from(length).unwrap_or(i64::MAX));
-        }
-    }
+    gauges
 }

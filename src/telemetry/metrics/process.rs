@@ -12,15 +12,15 @@ use std::sync::{Mutex, PoisonError};
 use prometheus::{Counter, Gauge};
 use rustix::process::{Resource, getrlimit};
 
-use super::registry::{Reading, Readings, Registry};
+use super::registry::{self, Reading, Readings, Registry};
 
 /// Name, description and value of each gauge.
 const GAUGES: [Reading<Process>; 5] = [
     ("process_open_fds", "Number of open file descriptors.", |p| p.open_fds),
     ("process_max_fds", "Maximum number of open file descriptors.", |p| p.max_fds),
-    ("process_resident_memory_bytes", "Resident memory size in bytes.", |p| p.stat.resident_memory),
-    ("process_virtual_memory_bytes", "Virtual memory size in bytes.", |p| p.stat.virtual_memory),
-    ("process_threads", "Number of OS threads in the process.", |p| p.stat.threads),
+    ("process_resident_memory_bytes", "Resident memory size in bytes.", |p| p.resident_memory),
+    ("process_virtual_memory_bytes", "Virtual memory size in bytes.", |p| p.virtual_memory),
+    ("process_threads", "Number of OS threads in the process.", |p| p.threads),
 ];
 
 /// The metrics of this process.
@@ -34,7 +34,7 @@ pub struct ProcessMetrics {
 impl ProcessMetrics {
     /// Registers the metrics; returns `None` where the system has no `/proc` of Linux.
     pub fn new(registry: &Registry) -> Option<Self> {
-        let started_at = boot_time()? + Process::read()?.stat.started_at;
+        let started_at = boot_time()? + Process::read()?.started_at;
         let start: Gauge = registry
             .gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.");
         start.set(started_at);
@@ -47,15 +47,20 @@ impl ProcessMetrics {
     pub fn update(&self) {
         let Some(process) = Process::read() else { return };
         let cpu_seconds = self.cpu_seconds.lock().unwrap_or_else(PoisonError::into_inner);
-        cpu_seconds.inc_by((process.stat.cpu_seconds - cpu_seconds.get()).max(0.0));
-        self.gauges.set(&process);
+        cpu_seconds.inc_by((process.cpu_seconds - cpu_seconds.get()).max(0.0));
+        registry::set(&self.gauges, &process);
     }
 }
 
-/// State of this process.
-#[derive(Debug)]
+/// State of this process, in seconds and bytes.
+#[derive(Debug, Default, PartialEq)]
 struct Process {
-    stat: Stat,
+    cpu_seconds: f64,
+    threads: f64,
+    /// Since the start of the system.
+    started_at: f64,
+    virtual_memory: f64,
+    resident_memory: f64,
     open_fds: f64,
     max_fds: f64,
 }
@@ -68,25 +73,12 @@ impl Process {
         // One of the descriptors is that of this folder.
         let open_fds = fs::read_dir("/proc/self/fd").ok()?.count() - 1;
         let max_fds = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let stat = Stat::parse(&text, ticks as f64, page as f64)?;
-        Some(Self { stat, open_fds: open_fds as f64, max_fds: max_fds as f64 })
+        let stat = Self::parse_stat(&text, ticks as f64, page as f64)?;
+        Some(Self { open_fds: open_fds as f64, max_fds: max_fds as f64, ..stat })
     }
-}
 
-/// Fields of `/proc/self/stat`, in seconds and bytes.
-#[derive(Debug, PartialEq)]
-struct Stat {
-    cpu_seconds: f64,
-    threads: f64,
-    /// Since the start of the system.
-    started_at: f64,
-    virtual_memory: f64,
-    resident_memory: f64,
-}
-
-impl Stat {
-    /// Parses the file. The numbers of the fields are those of the manual page `proc_pid_stat(5)`.
-    fn parse(text: &str, ticks: f64, page: f64) -> Option<Self> {
+    /// Parses `/proc/self/stat`. The numbers of the fields are those of the manual page `proc_pid_stat(5)`.
+    fn parse_stat(text: &str, ticks: f64, page: f64) -> Option<Self> {
         // The second field is the program's name in parentheses, which can hold spaces and parentheses.
         let (_, rest) = text.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
@@ -97,6 +89,7 @@ impl Stat {
             started_at: field(22)? / ticks,
             virtual_memory: field(23)?,
             resident_memory: field(24)? * page,
+            ..Self::default()
         })
     }
 }
@@ -114,14 +107,15 @@ mod tests {
     #[test]
     fn stat_is_parsed_whatever_the_programs_name_is() {
         let text = "42 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 250 150 0 0 20 0 12 0 1000 4096000 500 1 2\n";
-        let stat = Stat {
+        let stat = Process {
             cpu_seconds: 4.0,
             threads: 12.0,
             started_at: 10.0,
             virtual_memory: 4_096_000.0,
             resident_memory: 2_048_000.0,
+            ..Process::default()
         };
-        assert_eq!(Stat::parse(text, 100.0, 4096.0), Some(stat));
-        assert_eq!(Stat::parse("42 (a) S 1", 100.0, 4096.0), None);
+        assert_eq!(Process::parse_stat(text, 100.0, 4096.0), Some(stat));
+        assert_eq!(Process::parse_stat("42 (a) S 1", 100.0, 4096.0), None);
     }
 }

@@ -211,10 +211,10 @@ pub(super) fn record_span(
             .registration("register", started_at, took)
             .with("http.request.method", "POST")
             .with("http.route", route)
-            .with("http.response.status_code", StatusCode::CREATED.as_u16())
-            .with("ringback.watch.id", watch.id.to_string().as_str())
-            .with("ringback.provider", watch.job.provider.as_str())
-            .with("ringback.job.id", watch.job.job_id.as_str());
+            .with("http.response.status_code", i64::from(StatusCode::CREATED.as_u16()))
+            .with("ringback.watch.id", watch.id.to_string())
+            .with("ringback.provider", watch.job.provider.clone())
+            .with("ringback.job.id", watch.job.job_id.clone());
         Some(span)
     });
 }

@@ -31,19 +31,19 @@ pub(super) fn attempt_span(
 ) -> Option<Span> {
     let context = Context::of(delivery.watch, delivery.traceparent.as_deref())?;
     let error = error_text(result).filter(|_| result.outcome != Outcome::Ok);
-    let provider = delivery.finished.as_ref().map(|finished| finished.provider.as_str());
+    let provider = delivery.finished.as_ref().map(|finished| finished.provider.clone());
     let span = context
         .span("deliver", SpanKind::Client, at, result.duration)
         .about(&delivery.id.to_bytes())
-        .with("ringback.watch.id", delivery.watch.to_string().as_str())
-        .with("ringback.delivery.id", delivery.id.to_string().as_str())
-        .with("ringback.event.id", delivery.event.to_string().as_str())
+        .with("ringback.watch.id", delivery.watch.to_string())
+        .with("ringback.delivery.id", delivery.id.to_string())
+        .with("ringback.event.id", delivery.event.to_string())
         .with("ringback.event.type", delivery.event_type.as_str())
         .with("ringback.channel", delivery.destination.channel.as_str())
-        .with("ringback.attempt", delivery.attempts.saturating_add(1))
+        .with("ringback.attempt", i64::from(delivery.attempts) + 1)
         .with_some("ringback.provider", provider)
         .with("ringback.outcome", AttemptOutcome::from(&result.outcome).as_str())
-        .with_some("http.response.status_code", result.status_code);
+        .with_some("http.response.status_code", result.status_code.map(i64::from));
     Some(span.failed(error.as_deref()))
 }
 

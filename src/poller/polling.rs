@@ -287,12 +287,12 @@ impl PollTask {
         trace
             .span("poll", SpanKind::Client, self.started, took)
             .about(name.job_id.as_bytes())
-            .with("ringback.provider", name.provider.as_str())
-            .with("ringback.job.id", name.job_id.as_str())
+            .with("ringback.provider", name.provider.clone())
+            .with("ringback.job.id", name.job_id.clone())
             .with("ringback.outcome", response.meaning.outcome().as_str())
             .with_some("ringback.status", status)
             .with("http.request.method", "GET")
-            .with_some("http.response.status_code", response.http_status)
+            .with_some("http.response.status_code", response.http_status.map(i64::from))
             .failed(response.meaning.message())
     }
 }

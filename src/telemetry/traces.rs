@@ -45,6 +45,7 @@ mod export;
 pub use export::{Collector, Exporter};
 pub use opentelemetry::trace::SpanKind;
 
+use std::array;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -77,17 +78,11 @@ pub struct Context {
 impl Context {
     /// Derives the ids, the same in every process. Returns `None` if the client does not record its trace.
     pub fn of(watch: WatchId, traceparent: Option<&str>) -> Option<Self> {
-        let mut hash = Sha256::new();
-        hash.update(b"ringback.trace");
-        hash.update(watch.to_bytes());
-        let digest: [u8; 32] = hash.finalize().into();
-        let mut trace = [0; 16];
-        let mut root = [0; 8];
-        trace.copy_from_slice(&digest[..16]);
-        root.copy_from_slice(&digest[16..24]);
-        let root = SpanId::from_bytes(root);
+        let digest = Sha256::new().chain_update(b"ringback.trace").chain_update(watch.to_bytes()).finalize();
+        let trace = TraceId::from_bytes(array::from_fn(|n| digest[n]));
+        let root = SpanId::from_bytes(array::from_fn(|n| digest[16 + n]));
         match traceparent.and_then(parse_traceparent) {
-            None => Some(Self { trace: TraceId::from_bytes(trace), parent: SpanId::INVALID, root }),
+            None => Some(Self { trace, parent: SpanId::INVALID, root }),
             Some((trace, parent, flags)) if flags.is_sampled() => Some(Self { trace, parent, root }),
             Some(_) => None,
         }
@@ -100,17 +95,16 @@ impl Context {
 
     /// Returns the span of the registration.
     pub fn registration(self, name: &'static str, at: Timestamp, took: Duration) -> Span {
-        let mut span = self.span(name, SpanKind::Server, at, took).below(self.parent);
-        span.set_id(self.root);
-        span
+        self.span(name, SpanKind::Server, at, took).below(self.parent).identified(self.root)
     }
 
     /// Returns a span below the registration.
     pub fn span(self, name: &'static str, kind: SpanKind, at: Timestamp, took: Duration) -> Span {
         let start_time = SystemTime::UNIX_EPOCH + Duration::from_millis(at.millis().try_into().unwrap_or(0));
         let scope = InstrumentationScope::builder("ringback").with_version(env!("CARGO_PKG_VERSION"));
-        let mut span = Span(SpanData {
-            span_context: SpanContext::NONE,
+        let flags = TraceFlags::SAMPLED;
+        Span(SpanData {
+            span_context: SpanContext::new(self.trace, SpanId::INVALID, flags, false, TraceState::NONE),
             parent_span_id: self.root,
             parent_span_is_remote: false,
             span_kind: kind,
@@ -123,9 +117,7 @@ impl Context {
             links: SpanLinks::default(),
             status: Status::Unset,
             instrumentation_scope: scope.build(),
-        });
-        span.set_context(self.trace, SpanId::INVALID);
-        span
+        })
     }
 }
 
@@ -142,29 +134,24 @@ fn parse_traceparent(traceparent: &str) -> Option<(TraceId, SpanId, TraceFlags)>
 pub struct Span(SpanData);
 
 impl Span {
-    fn set_context(&mut self, trace: TraceId, id: SpanId) {
+    fn identified(mut self, id: SpanId) -> Self {
+        let trace = self.0.span_context.trace_id();
         self.0.span_context = SpanContext::new(trace, id, TraceFlags::SAMPLED, false, TraceState::NONE);
-    }
-
-    fn set_id(&mut self, id: SpanId) {
-        self.set_context(self.0.span_context.trace_id(), id);
+        self
     }
 
     /// Derives the id from the name, the parent, the subject and the start time. The same work at another
     /// time is another span.
     #[must_use]
-    pub fn about(mut self, subject: &[u8]) -> Self {
+    pub fn about(self, subject: &[u8]) -> Self {
         let started = self.0.start_time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let mut hash = Sha256::new();
-        hash.update(self.0.name.as_bytes());
-        hash.update(self.0.parent_span_id.to_bytes());
-        hash.update(subject);
-        hash.update(started.as_millis().to_be_bytes());
-        let digest: [u8; 32] = hash.finalize().into();
-        let mut id = [0; 8];
-        id.copy_from_slice(&digest[..8]);
-        self.set_id(SpanId::from_bytes(id));
-        self
+        let digest = Sha256::new()
+            .chain_update(self.0.name.as_bytes())
+            .chain_update(self.0.parent_span_id.to_bytes())
+            .chain_update(subject)
+            .chain_update(started.as_millis().to_be_bytes())
+            .finalize();
+        self.identified(SpanId::from_bytes(array::from_fn(|n| digest[n])))
     }
 
     /// Sets the parent, which is in the same trace.
@@ -176,18 +163,15 @@ impl Span {
 
     /// Adds an attribute.
     #[must_use]
-    pub fn with(mut self, name: &'static str, value: impl Into<Attribute>) -> Self {
-        self.0.attributes.push(KeyValue::new(name, value.into().0));
-        self
+    pub fn with(self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.with_some(name, Some(value))
     }
 
     /// Adds an attribute if there is a value.
     #[must_use]
-    pub fn with_some(self, name: &'static str, value: Option<impl Into<Attribute>>) -> Self {
-        match value {
-            Some(value) => self.with(name, value),
-            None => self,
-        }
+    pub fn with_some(mut self, name: &'static str, value: Option<impl Into<Value>>) -> Self {
+        self.0.attributes.extend(value.map(|value| KeyValue::new(name, value)));
+        self
     }
 
     /// Marks the span as failed if there is an error.
@@ -200,28 +184,6 @@ impl Span {
     /// Returns the id, for the spans below this one.
     pub fn id(&self) -> SpanId {
         self.0.span_context.span_id()
-    }
-}
-
-/// Value of an attribute.
-#[derive(Clone, Debug)]
-pub struct Attribute(Value);
-
-impl From<&str> for Attribute {
-    fn from(text: &str) -> Self {
-        Self(text.to_owned().into())
-    }
-}
-
-impl From<u16> for Attribute {
-    fn from(number: u16) -> Self {
-        Self(i64::from(number).into())
-    }
-}
-
-impl From<u32> for Attribute {
-    fn from(number: u32) -> Self {
-        Self(i64::from(number).into())
     }
 }
 

@@ -32,12 +32,14 @@ pub use openapi::{ROUTES, Route, document};
 
 use std::sync::Arc;
 
-use axum::{Extension, Router};
+use axum::Router;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use utoipa_axum::router::OpenApiRouter;
 
-use self::http::{Description, Problem, ProblemCode, Resource, Server};
-use self::resources::{metrics, resources};
+use self::http::Problem;
+use self::http::endpoint::{Resource, with_endpoint};
+use self::resources::metrics;
 
 /// Maximum number of connections to a listener for metrics. Each response is computed anew, and there are
 /// few scrapers.
@@ -45,34 +47,21 @@ const METRICS_CONNECTIONS_MAX: usize = 16;
 
 /// Serves the API until `closing` is set. Returns after the last connection has ended.
 pub async fn serve(listener: TcpListener, api: Arc<Api>, closing: watch::Receiver<bool>) {
-    let resources = if api.with_metrics { resources().merge(metrics()) } else { resources() };
-    let connections = (Arc::clone(&api.connections), CONNECTIONS_MAX);
-    serve_resources(resources, connections, listener, api, closing).await;
+    let mut resources = openapi::resources();
+    resources.extend(api.with_metrics.then(metrics));
+    let (router, connections) = (router(resources, &api), Arc::clone(&api.connections));
+    http::serve(listener, router, api, connections, closing).await;
 }
 
 /// Serves the metrics alone, like [`serve`].
 pub async fn serve_metrics(listener: TcpListener, api: Arc<Api>, closing: watch::Receiver<bool>) {
-    let connections = (Arc::new(Semaphore::new(METRICS_CONNECTIONS_MAX)), METRICS_CONNECTIONS_MAX);
-    serve_resources(metrics(), connections, listener, api, closing).await;
+    let connections = Arc::new(Semaphore::new(METRICS_CONNECTIONS_MAX));
+    http::serve(listener, router(vec![metrics()], &api), api, connections, closing).await;
 }
 
-async fn serve_resources(
-    resources: Resource,
-    (connections, connections_max): (Arc<Semaphore>, usize),
-    listener: TcpListener,
-    api: Arc<Api>,
-    closing: watch::Receiver<bool>,
-) {
-    let (clock, metrics) = (api.clock.clone(), Arc::clone(api.store.metrics()));
-    let description = Description { scope_of: openapi::scope_of, document, page: openapi::docs };
-    let router = Router::from(resources)
+fn router(resources: Vec<Resource>, api: &Arc<Api>) -> Router {
+    let resources = resources.into_iter().map(with_endpoint);
+    Router::from(resources.fold(OpenApiRouter::new(), OpenApiRouter::routes))
         .fallback(async || Problem::not_found())
-        .method_not_allowed_fallback(async || {
-            let detail = "this path does not support this method; Allow lists those that it supports";
-            Problem::new(ProblemCode::MethodNotAllowed, detail)
-        })
-        .layer(axum::middleware::from_fn(http::attach_route))
-        .layer(Extension(description))
-        .with_state(api);
-    Server { listener, router, clock, metrics, connections, connections_max }.run(closing).await;
+        .with_state(Arc::clone(api))
 }

@@ -8,19 +8,22 @@
 
 mod page;
 
-pub use page::docs;
-
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::LazyLock;
 
+use axum::http::StatusCode;
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::http::ProblemView;
-use super::resources::{metrics, resources};
+use super::http::endpoint::Resource;
+use super::http::{ProblemView, reply};
+use super::resources::{self, metrics};
 use crate::domain::EventType;
 use crate::events;
 use crate::store::Scope;
@@ -36,6 +39,22 @@ const EXAMPLES: &str = include_str!("openapi/examples.json");
 /// Returns the document, as `ringback openapi` prints it and `/openapi.json` answers it.
 pub fn document() -> &'static str {
     &TEXT
+}
+
+/// Returns every resource, except the metrics.
+pub fn resources() -> Vec<Resource> {
+    let mut all = resources::resources();
+    all.extend([routes!(show), routes!(page::docs)]);
+    all
+}
+
+/// Show this document
+#[utoipa::path(
+    get, path = "/openapi.json", operation_id = "openapi", tag = "Service",
+    responses((status = 200, description = "The OpenAPI 3.1 document.", body = Object))
+)]
+async fn show() -> Response {
+    reply(StatusCode::OK, document().as_bytes().to_vec())
 }
 
 /// One operation of the API.
@@ -65,18 +84,6 @@ pub static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
 });
 
 const METHODS: &[&str] = &["GET", "POST", "PATCH", "DELETE"];
-
-/// Returns the scope that a key needs for an operation.
-pub fn scope_of(method: &str, path: &str) -> Option<Scope> {
-    static SCOPES: LazyLock<HashMap<&str, Vec<&Route>>> = LazyLock::new(|| {
-        let mut scopes = HashMap::<_, Vec<_>>::new();
-        for route in ROUTES.iter() {
-            scopes.entry(route.path).or_default().push(route);
-        }
-        scopes
-    });
-    SCOPES.get(path)?.iter().find(|route| route.method == method)?.scope
-}
 
 /// Every operation of a document: path, method in lower case, and what the document says of it.
 fn operations(document: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
@@ -126,8 +133,8 @@ const MEANINGS: &[(u16, &str)] = &[
 ];
 
 fn make() -> Value {
-    let described = resources().merge(metrics()).into_openapi();
-    let mut document = serde_json::to_value(described).unwrap_or_default();
+    let all = resources().into_iter().chain([metrics()]).fold(OpenApiRouter::new(), OpenApiRouter::routes);
+    let mut document = serde_json::to_value(all.into_openapi()).unwrap_or_default();
     document["info"] = json!({
         "title": "Ringback",
         "version": env!("CARGO_PKG_VERSION"),
@@ -345,6 +352,7 @@ fn references(part: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::http::endpoint::Endpoint;
 
     #[test]
     fn every_operation_has_its_words_and_an_id_of_its_own() {
@@ -371,8 +379,11 @@ mod tests {
 
     #[test]
     fn every_operation_with_a_key_knows_its_scope() {
+        let endpoints: Vec<Endpoint> =
+            resources().iter().chain([&metrics()]).map(|(_, paths, _)| Endpoint::new(paths)).collect();
         for (path, method, operation) in operations(&DOCUMENT) {
-            let scope = scope_of(&method.to_uppercase(), path);
+            let endpoint = endpoints.iter().find(|endpoint| endpoint.path == path).expect("an endpoint");
+            let scope = endpoint.scope(&method.to_uppercase().parse().expect("a method"));
             assert_eq!(scope.is_some(), path.starts_with("/v1/"), "{method} {path}");
             assert_eq!(scope.map(Scope::as_str), operation["x-scope"].as_str(), "{method} {path}");
         }

@@ -1,16 +1,15 @@
-//! The service itself: liveness, readiness, metrics and the API's document.
+//! The service itself: liveness, readiness and metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::Extension;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::http::{Answer, Api, CONNECTIONS_MAX, Description, Problem, ProblemCode, json, reply};
+use super::http::{Answer, Api, CONNECTIONS_MAX, Problem, ProblemCode, json};
 use crate::telemetry::metrics::Snapshot;
 
 /// The state of the service.
@@ -80,22 +79,4 @@ pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
     };
     let text = api.store.metrics().render(&snapshot);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
-}
-
-/// Show this document
-#[utoipa::path(
-    get, path = "/openapi.json", operation_id = "openapi", tag = "Service",
-    responses((status = 200, description = "The OpenAPI 3.1 document.", body = Object))
-)]
-pub async fn document(Extension(description): Extension<Description>) -> Response {
-    reply(StatusCode::OK, (description.document)().as_bytes().to_vec())
-}
-
-/// Show this document as a page
-#[utoipa::path(
-    get, path = "/docs", operation_id = "docs", tag = "Service",
-    responses((status = 200, description = "The page.", body = String, content_type = "text/html"))
-)]
-pub async fn docs(Extension(description): Extension<Description>) -> Response {
-    (description.page)()
 }

@@ -6,74 +6,51 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::problem::Problem;
-use super::problem_code::{FieldErrorCode, ProblemCode};
+use super::problem::{FieldErrorCode, Problem, ProblemCode};
 use crate::store::{Replay, StoreError, StoredResponse};
 use crate::tenants::CreateError;
 
-/// What a handler returns.
-pub type Answer = Result<Response, Early>;
+/// What a handler returns. The error is the answer to a request that is refused, or that is a repetition of an
+/// earlier one with the same `Idempotency-Key`.
+pub type Answer<T = Response> = axum::response::Result<T>;
 
-/// Why a handler stops before its end.
-#[derive(Debug)]
-pub enum Early {
-    /// The request is refused.
-    Refused(Problem),
-    /// An earlier request with the same `Idempotency-Key` had this answer.
-    Replayed(Box<Response>),
-}
-
-impl From<Problem> for Early {
-    fn from(problem: Problem) -> Self {
-        Self::Refused(problem)
+impl IntoResponse for StoreError {
+    fn into_response(self) -> Response {
+        Problem::from(self).into_response()
     }
 }
 
-impl From<StoreError> for Early {
-    fn from(error: StoreError) -> Self {
-        Self::Refused(error.into())
+impl IntoResponse for CreateError {
+    fn into_response(self) -> Response {
+        let code = match self {
+            Self::Store(error) => return error.into_response(),
+            Self::Replayed(replay) => return replay.into_response(),
+            Self::NameTaken => ProblemCode::NameTaken,
+            Self::TooMany { .. } => ProblemCode::LimitReached,
+        };
+        Problem::new(code, self.to_string()).into_response()
     }
 }
 
-impl From<CreateError> for Early {
-    fn from(error: CreateError) -> Self {
-        match error {
-            CreateError::Store(error) => error.into(),
-            CreateError::NameTaken => Problem::new(ProblemCode::NameTaken, error.to_string()).into(),
-            CreateError::TooMany { .. } => Problem::new(ProblemCode::LimitReached, error.to_string()).into(),
-            CreateError::Replayed(replay) => replay.into(),
-        }
-    }
-}
-
-impl From<Replay> for Early {
-    fn from(replay: Replay) -> Self {
-        match replay {
-            Replay::OtherRequest => {
+impl IntoResponse for Replay {
+    fn into_response(self) -> Response {
+        match self {
+            Self::OtherRequest => {
                 let detail = "was used with another body; use a new key for another request";
                 let mut problem = Problem::field("Idempotency-Key", FieldErrorCode::Conflict, detail);
                 problem.code = ProblemCode::IdempotencyConflict;
-                problem.into()
+                problem.into_response()
             }
-            Replay::OtherApiKey => {
+            Self::OtherApiKey => {
                 let detail = "this Idempotency-Key was used with another API key, and the response holds a secret: \
                               send the request with that API key";
-                Problem::new(ProblemCode::IdempotencyOtherKey, detail).into()
+                Problem::new(ProblemCode::IdempotencyOtherKey, detail).into_response()
             }
-            Replay::Response(first) => {
+            Self::Response(first) => {
                 let mut response = first.into_response();
                 response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
-                Self::Replayed(Box::new(response))
+                response
             }
-        }
-    }
-}
-
-impl IntoResponse for Early {
-    fn into_response(self) -> Response {
-        match self {
-            Self::Refused(problem) => problem.into_response(),
-            Self::Replayed(response) => *response,
         }
     }
 }
@@ -90,10 +67,8 @@ impl IntoResponse for StoredResponse {
 
 /// Makes an answer of JSON text.
 pub fn reply(status: StatusCode, body: Vec<u8>) -> Response {
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    let content_type = HeaderValue::from_static("application/json");
+    (status, [(header::CONTENT_TYPE, content_type)], Body::from(body)).into_response()
 }
 
 /// Serialises a view. Views hold strings, numbers and checked JSON, so serialising cannot fail.

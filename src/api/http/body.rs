@@ -10,8 +10,7 @@ use hyper::body::{Body as _, Incoming};
 use serde_json::value::RawValue;
 
 use super::object_reader::ObjectReader;
-use super::problem::{FieldErrors, Problem};
-use super::problem_code::{FieldErrorCode, ProblemCode};
+use super::problem::{FieldErrorCode, FieldErrors, Problem, ProblemCode};
 use crate::clock::Clock;
 
 /// Maximum size of a request's body, in bytes.
@@ -39,11 +38,38 @@ impl UnreadBody {
 
     fn is_empty(&self) -> bool {
         let body = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        body.as_ref().is_none_or(hyper::body::Body::is_end_stream)
+        body.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn take(&self) -> Option<Incoming> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Takes and reads a text of at most `max` bytes.
+    async fn read_text(&self, max: usize, clock: &Clock) -> Result<String, Problem> {
+        let malformed = |detail| Problem::new(ProblemCode::MalformedBody, detail);
+        let Some(mut body) = self.take() else { return Ok(String::new()) };
+        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(max);
+        let mut bytes = Vec::with_capacity(announced.min(max));
+        let reading = async {
+            while let Some(frame) = body.frame().await {
+                if let Some(data) = frame.map_err(|_| malformed("the body is incomplete"))?.data_ref() {
+                    if bytes.len() + data.len() > max {
+                        return Ok(false);
+                    }
+                    bytes.extend_from_slice(data);
+                }
+            }
+            Ok(true)
+        };
+        let is_complete = clock.timeout(BODY_TIMEOUT, reading).await.unwrap_or_else(|| {
+            Err(Problem::new(ProblemCode::BodyTimeout, "the body did not arrive within 30 s"))
+        })?;
+        if !is_complete {
+            discard(body, clock).await;
+            return Err(too_large("the body", max));
+        }
+        String::from_utf8(bytes).map_err(|_| malformed("the body is not UTF-8"))
     }
 
     /// Reads and discards the body if no handler read it.
@@ -69,93 +95,59 @@ async fn discard(mut body: Incoming, clock: &Clock) {
     clock.timeout(DISCARD_TIMEOUT, reading).await;
 }
 
-/// The body of a request, as a handler takes it.
-#[derive(Debug)]
-pub struct RequestBody {
-    unread: UnreadBody,
-    clock: Clock,
-    /// Whether the headers announce plain JSON; the error is a sentence.
-    media_type: Result<(), &'static str>,
+/// What the body of a request may be.
+#[derive(Clone, Copy, Debug)]
+pub enum Content {
+    /// JSON of at most so many bytes.
+    Json(usize),
+    /// JSON of usual size, or nothing.
+    Optional,
+    /// An empty JSON object, or nothing.
+    Nothing,
 }
 
-impl RequestBody {
-    /// Takes the body of a request.
-    pub(super) fn of(parts: &mut Parts, clock: &Clock) -> Result<Self, Problem> {
-        let unread = parts.extensions.remove::<UnreadBody>();
-        let unread = unread.ok_or_else(|| Problem::new(ProblemCode::Internal, "the body was read before"))?;
-        Ok(Self { unread, clock: clock.clone(), media_type: check_media_type(&parts.headers) })
-    }
+impl Content {
+    /// JSON of usual size.
+    pub const OBJECT: Self = Self::Json(BODY_MAX);
 
-    /// Reads the text of a JSON body of up to `max` bytes. Its content is checked by the caller.
-    pub async fn json(&self, max: usize) -> Result<String, Problem> {
-        self.check_media_type()?;
-        let text = self.read_text(max).await?;
-        serde_json::from_str::<&RawValue>(&text).map_err(|error| not_json(&error))?;
+    /// Reads the text of the body; it is empty without a body. Fields of an object are checked by the caller.
+    pub(super) async fn read(self, parts: &Parts, clock: &Clock) -> Result<String, Problem> {
+        let Some(body) = parts.extensions.get::<UnreadBody>() else { return Ok(String::new()) };
+        let text = match self {
+            Self::Optional if body.is_empty() => return Ok(String::new()),
+            Self::Json(_) | Self::Optional => {
+                check_media_type(&parts.headers)?;
+                let max = if let Self::Json(max) = self { max } else { BODY_MAX };
+                body.read_text(max, clock).await?
+            }
+            Self::Nothing => {
+                let text = body.read_text(BODY_MAX, clock).await?;
+                if text.is_empty() {
+                    return Ok(text);
+                }
+                check_media_type(&parts.headers)?;
+                text
+            }
+        };
+        let raw: &RawValue = serde_json::from_str(&text).map_err(|error| {
+            Problem::new(ProblemCode::MalformedBody, format!("the body is not JSON: {error}"))
+        })?;
+        if let Self::Nothing = self {
+            check_no_fields(raw)?;
+        }
         Ok(text)
     }
-
-    /// Reads the text of a JSON body that can be absent: then the text is empty.
-    pub async fn json_or_nothing(&self) -> Result<String, Problem> {
-        if self.unread.is_empty() { Ok(String::new()) } else { self.json(BODY_MAX).await }
-    }
-
-    /// Reads the body of a POST without fields: nothing, or an empty object.
-    pub async fn no_fields(&self) -> Result<String, Problem> {
-        let body = self.read_text(BODY_MAX).await?;
-        if body.is_empty() {
-            return Ok(body);
-        }
-        self.check_media_type()?;
-        let raw: &RawValue = serde_json::from_str(&body).map_err(|error| not_json(&error))?;
-        if !raw.get().starts_with('{') {
-            return Err(Problem::field("", FieldErrorCode::InvalidType, "must be an object, or absent"));
-        }
-        let mut errors = FieldErrors::default();
-        if let Some(fields) = ObjectReader::read(raw, "", &mut errors) {
-            fields.done();
-        }
-        errors.check().map(|()| body)
-    }
-
-    fn check_media_type(&self) -> Result<(), Problem> {
-        self.media_type.map_err(|detail| Problem::new(ProblemCode::UnsupportedMediaType, detail))
-    }
-
-    async fn read_text(&self, max: usize) -> Result<String, Problem> {
-        String::from_utf8(self.read(max).await?)
-            .map_err(|_| Problem::new(ProblemCode::MalformedBody, "the body is not UTF-8"))
-    }
-
-    async fn read(&self, max: usize) -> Result<Vec<u8>, Problem> {
-        let Some(mut body) = self.unread.take() else { return Ok(Vec::new()) };
-        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(max);
-        let mut bytes = Vec::with_capacity(announced.min(max));
-        let reading = async {
-            while let Some(frame) = body.frame().await {
-                let incomplete = |_| Problem::new(ProblemCode::MalformedBody, "the body is incomplete");
-                if let Some(data) = frame.map_err(incomplete)?.data_ref() {
-                    if bytes.len() + data.len() > max {
-                        return Ok(false);
-                    }
-                    bytes.extend_from_slice(data);
-                }
-            }
-            Ok(true)
-        };
-        match self.clock.timeout(BODY_TIMEOUT, reading).await {
-            Some(Ok(true)) => Ok(bytes),
-            Some(Ok(false)) => {
-                discard(body, &self.clock).await;
-                Err(too_large("the body", max))
-            }
-            Some(Err(problem)) => Err(problem),
-            None => Err(Problem::new(ProblemCode::BodyTimeout, "the body did not arrive within 30 s")),
-        }
-    }
 }
 
-fn not_json(error: &serde_json::Error) -> Problem {
-    Problem::new(ProblemCode::MalformedBody, format!("the body is not JSON: {error}"))
+fn check_no_fields(raw: &RawValue) -> Result<(), Problem> {
+    if !raw.get().starts_with('{') {
+        return Err(Problem::field("", FieldErrorCode::InvalidType, "must be an object, or absent"));
+    }
+    let mut errors = FieldErrors::default();
+    if let Some(fields) = ObjectReader::read(raw, "", &mut errors) {
+        fields.done();
+    }
+    errors.check()
 }
 
 /// 413.
@@ -163,14 +155,15 @@ pub fn too_large(what: &str, max: usize) -> Problem {
     Problem::new(ProblemCode::TooLarge, format!("{what} is larger than {} KiB", max / 1024))
 }
 
-fn check_media_type(headers: &HeaderMap) -> Result<(), &'static str> {
+fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let unsupported = |detail| Err(Problem::new(ProblemCode::UnsupportedMediaType, detail));
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = content_type.split(';').next().unwrap_or("").trim();
     if !essence.eq_ignore_ascii_case("application/json") {
-        return Err("the body must be JSON; send `content-type: application/json`");
+        return unsupported("the body must be JSON; send `content-type: application/json`");
     }
     match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(()),
-        Some(_) => Err("the body must not be compressed; send it without content-encoding"),
+        Some(_) => unsupported("the body must not be compressed; send it without content-encoding"),
     }
 }

@@ -1,28 +1,76 @@
 //! The authorized request, as handlers take it.
 //!
 //! The scope that a route needs is written once, in the `security` of its `#[utoipa::path]` annotation.
-//! [`Call`] reads it from the `OpenAPI` document, so a handler runs only for keys of that scope.
+//! [`Call`] takes it from the [`Endpoint`] of the request, so a handler runs only for keys of that scope.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{FromRequest, FromRequestParts as _, MatchedPath, Path};
+use axum::extract::{FromRequest, FromRequestParts as _, Path};
 use axum::http::request::Parts;
-use axum::http::{Method, Request};
+use axum::http::{HeaderMap, Request, header};
 use serde_json::value::RawValue;
 
-use super::answer::Early;
-use super::body::{BODY_MAX, RequestBody};
-use super::caller::Caller;
-use super::description::Description;
+use super::answer::Answer;
+use super::body::Content;
+use super::endpoint::Endpoint;
 use super::idempotency::IdempotencyClaim;
 use super::object_reader::ObjectReader;
-use super::problem::{FieldErrors, Problem};
-use super::problem_code::FieldErrorCode;
+use super::problem::{FieldErrorCode, FieldErrors, Problem, ProblemCode};
 use super::query::Query;
 use super::state::Api;
 use crate::domain::AppNo;
-use crate::store::{IdempotencyKey, Scope};
+use crate::store::{AnswerKey, IdempotencyKey, Scope};
+use crate::tenants::hash_key;
+
+/// The API key of a request, after its scope was checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// The app of the key.
+    pub app: AppNo,
+    /// Whether the app is the first one, whose admins manage all apps.
+    operator: bool,
+    /// SHA-256 of the key.
+    hash: [u8; 32],
+}
+
+impl Caller {
+    /// Finds the key of a request. 401 without a valid key, 403 if the key lacks the scope.
+    pub fn authorize(api: &Api, headers: &HeaderMap, needed: Scope) -> Result<Self, Problem> {
+        let token = bearer(headers).ok_or_else(Problem::unauthorized)?;
+        let hash = hash_key(token);
+        // Hashes are compared, so the time of the comparison reveals nothing about the key.
+        let (app, scope) = match &api.bootstrap {
+            Some(bootstrap) if *bootstrap == hash => (api.operator, Scope::Admin),
+            Some(_) | None => {
+                let key = api.store.key(&hash, api.clock.now()).ok_or_else(Problem::unauthorized)?;
+                (key.app, key.scope)
+            }
+        };
+        if scope < needed {
+            let detail = format!("this API key lacks the scope `{needed}`; use one that has it");
+            return Err(Problem::new(ProblemCode::InsufficientScope, detail));
+        }
+        Ok(Self { app, operator: app == api.operator, hash })
+    }
+
+    /// Whether the key is still valid: for a response that lasts.
+    pub fn is_still_valid(&self, api: &Api) -> bool {
+        api.bootstrap == Some(self.hash) || api.store.key(&self.hash, api.clock.now()).is_some()
+    }
+
+    /// The app whose keys an admin manages. `None` means all apps: for admins of the first app.
+    pub fn managed_app(&self) -> Option<AppNo> {
+        (!self.operator).then_some(self.app)
+    }
+}
+
+/// Returns the token of `Authorization: Bearer <token>`.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
 
 /// A request with a valid key of the scope that its route needs.
 pub struct Call {
@@ -33,7 +81,6 @@ pub struct Call {
     /// The request without its body.
     pub parts: Parts,
     id: Option<String>,
-    body: RequestBody,
 }
 
 impl FromRequest<Arc<Api>> for Call {
@@ -41,21 +88,17 @@ impl FromRequest<Arc<Api>> for Call {
 
     async fn from_request(request: Request<Body>, api: &Arc<Api>) -> Result<Self, Problem> {
         let (mut parts, _) = request.into_parts();
-        let route = parts.extensions.get::<MatchedPath>().cloned();
-        let route = route.as_ref().map_or("", MatchedPath::as_str);
-        // Axum answers HEAD by the handler of GET.
-        let method = if parts.method == Method::HEAD { &Method::GET } else { &parts.method };
-        // A route that declares no scope has no handler that takes a `Call`. If it had one, the highest scope
-        // would apply.
-        let description = parts.extensions.get::<Description>();
-        let scope = description.and_then(|description| (description.scope_of)(method.as_str(), route));
-        let caller = Caller::authorize(api, &parts.headers, scope.unwrap_or(Scope::Admin))?;
+        let endpoint = parts.extensions.get::<Arc<Endpoint>>();
+        // An operation that declares no scope has no handler that takes a `Call`. If it had one, the highest
+        // scope would apply.
+        let scope = endpoint.and_then(|endpoint| endpoint.scope(&parts.method)).unwrap_or(Scope::Admin);
+        let has_id = endpoint.is_some_and(|endpoint| endpoint.path.contains('{'));
+        let caller = Caller::authorize(api, &parts.headers, scope)?;
         let mut id = None;
-        if route.contains('{') {
+        if has_id {
             id = Path::<String>::from_request_parts(&mut parts, &()).await.ok().map(|Path(id)| id);
         }
-        let body = RequestBody::of(&mut parts, &api.clock)?;
-        Ok(Self { api: Arc::clone(api), caller, parts, id, body })
+        Ok(Self { api: Arc::clone(api), caller, parts, id })
     }
 }
 
@@ -67,7 +110,7 @@ impl Call {
 
     /// Parses the `{id}` of the path. 404 if it is malformed.
     pub fn id<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Problem> {
-        parse_id(self.id.as_deref(), parse)
+        self.id.as_deref().and_then(parse).ok_or_else(Problem::not_found)
     }
 
     /// Parses the `{id}` of a request that takes no query parameters.
@@ -88,86 +131,55 @@ impl Call {
 
     /// Reads a JSON body of at most `max` bytes.
     pub async fn json(&self, max: usize) -> Result<String, Problem> {
-        self.body.json(max).await
+        Content::Json(max).read(&self.parts, &self.api.clock).await
     }
 
     /// Begins a write: reads the body, claims the `Idempotency-Key` and looks for an earlier answer.
-    pub async fn write(self, content: Content) -> Result<Write, Early> {
+    pub async fn write(self, content: Content) -> Answer<Write> {
         self.begin(content, false).await
     }
 
     /// Begins a write whose answer holds a secret. A kept answer is sealed with the caller's API key.
-    pub async fn write_secret(self, content: Content) -> Result<Write, Early> {
+    pub async fn write_secret(self, content: Content) -> Answer<Write> {
         self.begin(content, true).await
     }
 
-    async fn begin(self, content: Content, has_secret: bool) -> Result<Write, Early> {
+    async fn begin(self, content: Content, has_secret: bool) -> Answer<Write> {
         self.no_query()?;
-        let Self { api, caller, parts, id, body } = self;
-        let text = match content {
-            Content::Json(max) => body.json(max).await?,
-            Content::Optional => body.json_or_nothing().await?,
-            Content::Nothing => body.no_fields().await?,
-        };
-        let claim = IdempotencyClaim::new(&api, caller.app, &parts, &text, has_secret)?;
-        if let Some(claim) = &claim
-            && let Some(replay) = api.store.find_replay(claim.key()).await?
+        let text = content.read(&self.parts, &self.api.clock).await?;
+        let seal = bearer(&self.parts.headers).filter(|_| has_secret).map(AnswerKey::of_token);
+        let claim = IdempotencyClaim::new(&self.api.in_progress, self.app(), &self.parts, &text, seal)?;
+        let write = Write { call: self, text, claim };
+        if let Some(key) = write.key()
+            && let Some(replay) = write.api.store.find_replay(key).await?
         {
             return Err(replay.into());
         }
-        Ok(Write { api, caller, parts, text, id, claim })
+        Ok(write)
     }
-}
-
-fn parse_id<T>(id: Option<&str>, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Problem> {
-    id.and_then(parse).ok_or_else(Problem::not_found)
-}
-
-/// What the body of a write may be.
-#[derive(Clone, Copy)]
-pub enum Content {
-    /// A JSON object of at most so many bytes.
-    Json(usize),
-    /// A JSON object, or nothing.
-    Optional,
-    /// An empty JSON object, or nothing.
-    Nothing,
-}
-
-impl Content {
-    /// A JSON object of usual size.
-    pub const OBJECT: Self = Self::Json(BODY_MAX);
 }
 
 /// A write that was not answered before. It holds its `Idempotency-Key` until it is dropped: a second
 /// request with the same key is refused in the meantime.
 pub struct Write {
-    /// The application's parts.
-    pub api: Arc<Api>,
-    /// The key.
-    pub caller: Caller,
-    /// The request without its body.
-    pub parts: Parts,
+    call: Call,
     /// The text of the body.
     pub text: String,
-    id: Option<String>,
     claim: Option<IdempotencyClaim>,
 }
 
+impl Deref for Write {
+    type Target = Call;
+
+    fn deref(&self) -> &Call {
+        &self.call
+    }
+}
+
 impl Write {
-    /// The caller's app.
-    pub fn app(&self) -> AppNo {
-        self.caller.app
-    }
-
-    /// Parses the `{id}` of the path. 404 if it is malformed.
-    pub fn id<T>(&self, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Problem> {
-        parse_id(self.id.as_deref(), parse)
-    }
-
     /// The idempotency key of the request, for the store.
     pub fn key(&self) -> Option<IdempotencyKey> {
-        self.claim.as_ref().map(IdempotencyClaim::key)
+        self.claim.as_ref().map(|claim| claim.key(self.api.clock.now()))
     }
 
     /// Reads the body as an object; fields that `read` does not take are errors. Without a body it reads an

@@ -1,25 +1,35 @@
 //! `Idempotency-Key`: one request at a time for each key, and the first response for a repetition.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::http::request::Parts;
 use sha2::{Digest, Sha256};
 
-use super::caller::bearer;
-use super::in_progress_keys::KeyName;
-use super::problem::Problem;
-use super::problem_code::{FieldErrorCode, ProblemCode};
-use super::state::Api;
-use crate::domain::AppNo;
+use super::problem::{FieldErrorCode, Problem, ProblemCode};
+use crate::domain::{AppNo, Timestamp};
 use crate::store::{AnswerKey, IdempotencyKey};
 
 /// Maximum length of an `Idempotency-Key`.
 const KEY_MAX: usize = 255;
 
+/// An app, a path and an `Idempotency-Key`.
+type KeyName = (AppNo, String, String);
+
+/// The idempotency keys of requests in progress.
+#[derive(Clone, Debug, Default)]
+pub struct InProgressKeys(Arc<Mutex<HashSet<KeyName>>>);
+
+impl InProgressKeys {
+    fn lock(&self) -> MutexGuard<'_, HashSet<KeyName>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The exclusive use of an `Idempotency-Key`, until it is dropped.
 #[derive(Debug)]
 pub struct IdempotencyClaim {
-    api: Arc<Api>,
+    in_progress: InProgressKeys,
     name: KeyName,
     /// SHA-256 of the body.
     request: [u8; 32],
@@ -28,14 +38,14 @@ pub struct IdempotencyClaim {
 }
 
 impl IdempotencyClaim {
-    /// Reads the `Idempotency-Key`, if there is one, and claims it. If the response holds a secret, only the
-    /// same API key gets it again.
+    /// Reads the `Idempotency-Key`, if there is one, and claims it. A stored response that holds
+    /// a secret is sealed by `seal`, so that only the same API key gets it again.
     pub fn new(
-        api: &Arc<Api>,
+        in_progress: &InProgressKeys,
         app: AppNo,
         parts: &Parts,
         body: &str,
-        has_secret: bool,
+        seal: Option<AnswerKey>,
     ) -> Result<Option<Self>, Problem> {
         let mut keys = parts.headers.get_all("idempotency-key").iter();
         let Some(key) = keys.next() else { return Ok(None) };
@@ -48,24 +58,22 @@ impl IdempotencyClaim {
             Problem::field("Idempotency-Key", FieldErrorCode::InvalidFormat, detail)
         })?;
         let name = (app, parts.uri.path().to_owned(), key.to_owned());
-        if !api.in_progress.lock().insert(name.clone()) {
+        if !in_progress.lock().insert(name.clone()) {
             let detail = "a request with this Idempotency-Key is still in progress; send it again later";
             return Err(Problem::new(ProblemCode::IdempotencyInProgress, detail));
         }
-        let seal = if has_secret { bearer(&parts.headers).map(AnswerKey::of_token) } else { None };
-        Ok(Some(Self { api: Arc::clone(api), name, request: Sha256::digest(body).into(), seal }))
+        Ok(Some(Self { in_progress: in_progress.clone(), name, request: Sha256::digest(body).into(), seal }))
     }
 
     /// Returns the key for the store.
-    pub fn key(&self) -> IdempotencyKey {
+    pub fn key(&self, now: Timestamp) -> IdempotencyKey {
         let (app, path, key) = self.name.clone();
-        let (request_hash, now) = (self.request, self.api.clock.now());
-        IdempotencyKey { app, path, key, request_hash, now, seal: self.seal.clone() }
+        IdempotencyKey { app, path, key, request_hash: self.request, now, seal: self.seal.clone() }
     }
 }
 
 impl Drop for IdempotencyClaim {
     fn drop(&mut self) {
-        self.api.in_progress.lock().remove(&self.name);
+        self.in_progress.lock().remove(&self.name);
     }
 }

@@ -9,8 +9,7 @@ use std::time::Duration;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::problem::{FieldErrors, Invalid, not_one_of};
-use super::problem_code::FieldErrorCode;
+use super::problem::{FieldErrorCode, FieldErrors, Invalid, not_one_of};
 use crate::domain::{Timestamp, json_fields, parse_duration};
 
 /// Maximum nesting of a value: deeper values could exhaust the stack of a recursive reader.

@@ -1,16 +1,128 @@
-//! Refusals as RFC 9457 problem details.
+//! Refusals as RFC 9457 problem details, and the codes of problems and of field errors.
 //!
 //! A handler returns a [`Problem`]; `serve` adds the request's id and writes the body, so no handler
 //! needs to know the id.
+//!
+//! A code is stable: clients branch on it, texts can change. `docs/API.md` lists both tables, and a test
+//! compares them with these.
 
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::Extension;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::problem_code::{FieldErrorCode, ProblemCode};
-use crate::domain::AddressError;
+use crate::domain::{AddressError, json_string, word_enum};
 use crate::store::StoreError;
+
+/// Declares an enum of codes with a description for each.
+macro_rules! codes {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident $code:literal $description:literal)* }) => {
+        word_enum! { @base $(#[$doc])* $name { $(#[doc = $description] $variant = $code,)* } }
+
+        impl $name {
+            /// What the code means, as a sentence for the documentation.
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$variant => $description,)* }
+            }
+        }
+
+        json_string! { $name {
+            enum_values: $name::WORDS.iter().map(|word| (*word).into()).collect(),
+            description: $name::ALL
+                .iter()
+                .map(|code| format!("- `{code}`: {}", code.description()))
+                .collect::<Vec<_>>()
+                .join("\n")
+        } }
+    };
+}
+
+/// Declares the codes of problems, each with HTTP's status.
+macro_rules! problem_codes {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident $status:ident $code:literal $description:literal)* }) => {
+        codes! { $(#[$doc])* $name { $($variant $code $description)* } }
+
+        impl $name {
+            /// HTTP's status.
+            pub const fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status,)* }
+            }
+        }
+    };
+}
+
+problem_codes! {
+    /// What kind of problem a request met. The problem's `type` is `urn:ringback:problem:` and this code.
+    ProblemCode {
+        MalformedBody BAD_REQUEST "malformed_body" "The body is incomplete, not UTF-8 or not JSON."
+        Unauthorized UNAUTHORIZED "unauthorized" "The API key is missing, unknown, revoked or expired."
+        InsufficientScope FORBIDDEN "insufficient_scope" "The API key lacks the scope that the operation needs."
+        OperatorOnly FORBIDDEN "operator_only" "The operation needs an admin key of the first app."
+        NotFound NOT_FOUND "not_found" "The path or the object does not exist, or the object belongs to another app."
+        MethodNotAllowed METHOD_NOT_ALLOWED "method_not_allowed" "The path does not support the method; `Allow` lists those that it supports."
+        BodyTimeout REQUEST_TIMEOUT "body_timeout" "The body did not arrive in time."
+        IdempotencyInProgress CONFLICT "idempotency_in_progress" "A request with this `Idempotency-Key` is still in progress; send it again later."
+        IdempotencyOtherKey CONFLICT "idempotency_other_key" "The `Idempotency-Key` was used with another API key, and the response holds a secret."
+        WatchEnded CONFLICT "watch_ended" "The watch has ended and cannot be changed."
+        WatchStopped CONFLICT "watch_stopped" "The watch of the delivery was stopped, so the delivery cannot be retried."
+        NameTaken CONFLICT "name_taken" "Another app has this name."
+        LimitReached CONFLICT "limit_reached" "The maximum number of such objects exists."
+        SecretConfigured CONFLICT "secret_configured" "The signing secret is set in the server's configuration and cannot be rotated through the API."
+        EventGone GONE "event_gone" "The event to continue after does not exist, or was deleted after its retention time."
+        TooLarge PAYLOAD_TOO_LARGE "too_large" "The body, or one item of a batch, exceeds its maximum size."
+        UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The body is not `application/json`, or it is compressed."
+        InvalidRequest UNPROCESSABLE_ENTITY "invalid_request" "Fields, parameters or headers are invalid; `errors` lists each."
+        IdempotencyConflict UNPROCESSABLE_ENTITY "idempotency_conflict" "The `Idempotency-Key` was used with another body."
+        Internal INTERNAL_SERVER_ERROR "internal_error" "An error in the server; its log has the details."
+        Unavailable SERVICE_UNAVAILABLE "unavailable" "The database is not available, and nothing was changed; send the request again later."
+        OutcomeUnknown SERVICE_UNAVAILABLE "outcome_unknown" "The database was lost during the write, so the change may have been made; a repetition with the same `Idempotency-Key` is safe."
+        NotReady SERVICE_UNAVAILABLE "not_ready" "The server is starting, stopping, or has no working database."
+        TooManyRequests SERVICE_UNAVAILABLE "too_many_requests" "Too many requests of this kind are in progress; send the request again later."
+    }
+}
+
+impl ProblemCode {
+    /// The URI that identifies the kind of problem.
+    pub fn uri(self) -> String {
+        format!("urn:ringback:problem:{self}")
+    }
+
+    /// The code in words: a title for people.
+    pub fn title(self) -> String {
+        let words = self.as_str().replace('_', " ");
+        words[..1].to_uppercase() + &words[1..]
+    }
+}
+
+codes! {
+    /// What is wrong with one field, parameter or header.
+    FieldErrorCode {
+        Required "required" "The value is missing."
+        UnknownField "unknown_field" "There is no field or parameter of this name."
+        Duplicate "duplicate" "The name, or the destination, occurs more than once."
+        InvalidType "invalid_type" "The value has the wrong JSON type."
+        InvalidValue "invalid_value" "The value is not one of the allowed ones, which the detail lists."
+        InvalidFormat "invalid_format" "The text does not have the required form."
+        OutOfRange "out_of_range" "The value is outside its bounds, which the detail names."
+        Empty "empty" "The value must not be empty."
+        TooLong "too_long" "The text is too long."
+        TooLarge "too_large" "The value takes too many bytes."
+        TooMany "too_many" "There are too many elements."
+        TooDeep "too_deep" "The value is nested too deeply."
+        Conflict "conflict" "The value contradicts another one, or what is stored."
+        UnknownProvider "unknown_provider" "The server knows no provider of this name."
+        NoCredential "no_credential" "The server has no API key for this provider."
+        UnknownApp "unknown_app" "There is no such app, or the API key does not manage it."
+        InvalidAddress "invalid_address" "The address is not a URL, mail address or Slack address that can be used."
+        ForbiddenAddress "forbidden_address" "Callbacks must not reach this address; the operator can allow it."
+        NotAllowedRecipient "not_allowed_recipient" "The operator does not allow mail to this address."
+        ChannelNotConfigured "channel_not_configured" "The operator has not configured this channel."
+        InvalidHeader "invalid_header" "The header's name or value cannot be sent."
+        InvalidSecret "invalid_secret" "The signing secret is not `whsec_` and the base64 of 24 to 64 bytes."
+        Unsupported "unsupported" "This version does not support the field."
+    }
+}
 
 /// An error in one field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -99,15 +211,12 @@ pub struct Problem {
     pub detail: String,
     /// The invalid fields.
     pub errors: Vec<FieldError>,
-    header: Option<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
-    /// A problem of this kind. A 503 asks the client to wait for a second.
+    /// A problem of this kind.
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
-        let header = (code.status() == StatusCode::SERVICE_UNAVAILABLE)
-            .then(|| (header::RETRY_AFTER, HeaderValue::from_static("1")));
-        Self { code, detail: detail.into(), errors: Vec::new(), header }
+        Self { code, detail: detail.into(), errors: Vec::new() }
     }
 
     /// 422 with every invalid field.
@@ -138,8 +247,7 @@ impl Problem {
     /// 401.
     pub fn unauthorized() -> Self {
         let detail = "the API key is missing or not valid; send `Authorization: Bearer <key>`";
-        let header = Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
-        Self { header, ..Self::new(ProblemCode::Unauthorized, detail) }
+        Self::new(ProblemCode::Unauthorized, detail)
     }
 
     /// 503: too many requests of one kind are in progress.
@@ -221,13 +329,50 @@ impl From<StoreError> for Problem {
 }
 
 impl IntoResponse for Problem {
-    /// Puts the problem into the extensions, where `serve` finds it and writes the body.
+    /// Puts the problem into the extensions, where `serve` finds it and writes the body. A 503 asks the client
+    /// to wait for a second.
     fn into_response(self) -> Response {
-        let mut response = self.status().into_response();
-        if let Some((name, value)) = self.header.clone() {
-            response.headers_mut().insert(name, value);
-        }
-        response.extensions_mut().insert(self);
-        response
+        let status = self.status();
+        let header = match status {
+            StatusCode::UNAUTHORIZED => Some([(header::WWW_AUTHENTICATE, "Bearer")]),
+            StatusCode::SERVICE_UNAVAILABLE => Some([(header::RETRY_AFTER, "1")]),
+            _ => None,
+        };
+        (status, header, Extension(self)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The codes of the table below a heading of docs/API.md, in order, with their descriptions.
+    fn documented(heading: &str) -> Vec<(String, String)> {
+        let page = include_str!("../../../docs/API.md");
+        let section = page.split_once(heading).expect("the heading").1;
+        let table = section.lines().skip_while(|line| !line.starts_with("| `"));
+        let rows = table.take_while(|line| line.starts_with("| `"));
+        rows.map(|row| {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            (cells[0].trim_matches('`').to_owned(), cells[1..].join(" | "))
+        })
+        .collect()
+    }
+
+    #[test]
+    fn the_documentation_lists_every_code() {
+        let problems = ProblemCode::ALL.iter().map(|code| {
+            (code.as_str().to_owned(), format!("{} | {}", code.status().as_u16(), code.description()))
+        });
+        assert_eq!(documented("### Codes of problems"), problems.collect::<Vec<_>>());
+        let fields =
+            FieldErrorCode::ALL.iter().map(|code| (code.as_str().to_owned(), code.description().to_owned()));
+        assert_eq!(documented("### Codes of field errors"), fields.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_title_is_the_code_in_words() {
+        assert_eq!(ProblemCode::InvalidRequest.title(), "Invalid request");
+        assert_eq!(ProblemCode::InvalidRequest.uri(), "urn:ringback:problem:invalid_request");
     }
 }

@@ -4,8 +4,7 @@ use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;
 
 use super::object_reader::{TIME, suggestion};
-use super::problem::{FieldErrors, Invalid, Problem, not_one_of};
-use super::problem_code::FieldErrorCode;
+use super::problem::{FieldErrorCode, FieldErrors, Invalid, Problem, not_one_of};
 use crate::domain::Timestamp;
 
 /// Number of rows of a page: the maximum, and the default.

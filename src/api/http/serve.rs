@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::MatchedPath;
 use axum::http::{HeaderName, HeaderValue, Request, header};
-use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -21,11 +19,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower_service::Service as _;
 
 use super::body::UnreadBody;
+use super::endpoint::Endpoint;
 use super::problem::Problem;
+use super::state::Api;
 use super::stream::Stream;
-use crate::clock::Clock;
 use crate::domain::{Ids, RequestId};
-use crate::telemetry::metrics::Metrics;
 
 /// Maximum time for the headers of a request, and for the silence between two requests.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,52 +37,39 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// A listener and what its connections need.
-pub struct Server {
-    /// Accepts connections.
-    pub listener: TcpListener,
-    /// The handlers.
-    pub router: Router,
-    /// The clock of deadlines.
-    pub clock: Clock,
-    /// Counts responses.
-    pub metrics: Arc<Metrics>,
-    /// A permit for each connection.
-    pub connections: Arc<Semaphore>,
-    /// Number of permits in all.
-    pub connections_max: usize,
-}
-
-impl Server {
-    /// Serves until `closing` is set. Returns after the last connection has ended.
-    pub async fn run(self, closing: watch::Receiver<bool>) {
-        let Self { listener, router, clock, metrics, connections, connections_max } = self;
-        let service = HttpService { router, clock, ids: Arc::default(), metrics };
-        let mut closed = closing.clone();
-        loop {
-            let accepted = tokio::select! {
-                () = is_set(&mut closed) => break,
-                accepted = accept(&listener, &connections) => accepted,
-            };
-            match accepted {
-                Ok((stream, permit)) => {
-                    let service = service.clone();
-                    let closing = closing.clone();
-                    tokio::spawn(async move {
-                        serve_connection(stream, service, closing).await;
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    service.clock.sleep(ACCEPT_PAUSE).await;
-                }
+/// Serves `router` until `closing` is set, with a permit for each connection. Returns after the last connection
+/// has ended.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    api: Arc<Api>,
+    connections: Arc<Semaphore>,
+    mut closing: watch::Receiver<bool>,
+) {
+    let connections_max = connections.available_permits();
+    let service = HttpService { router, api, ids: Arc::default() };
+    loop {
+        let accepted = tokio::select! {
+            () = is_set(&mut closing) => break,
+            accepted = accept(&listener, &connections) => accepted,
+        };
+        match accepted {
+            Ok((stream, permit)) => {
+                let (service, closing) = (service.clone(), closing.clone());
+                tokio::spawn(async move {
+                    serve_connection(stream, service, closing).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                service.api.clock.sleep(ACCEPT_PAUSE).await;
             }
         }
-        drop((listener, service));
-        // All permits are free when the last connection has ended.
-        let _ = connections.acquire_many(u32::try_from(connections_max).unwrap_or(u32::MAX)).await;
     }
+    drop((listener, service));
+    // All permits are free when the last connection has ended.
+    let _ = connections.acquire_many(u32::try_from(connections_max).unwrap_or(u32::MAX)).await;
 }
 
 async fn accept(
@@ -98,7 +83,7 @@ async fn accept(
 }
 
 async fn serve_connection(stream: TcpStream, service: HttpService, mut closing: watch::Receiver<bool>) {
-    let stream = Stream::new(stream, service.clock.clone());
+    let stream = Stream::new(stream, service.api.clock.clone());
     let service = hyper::service::service_fn(move |request| {
         let service = service.clone();
         async move { Ok::<_, std::convert::Infallible>(service.handle(request).await) }
@@ -127,49 +112,36 @@ pub async fn is_set(flag: &mut watch::Receiver<bool>) {
     let _ = flag.wait_for(|set| *set).await;
 }
 
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Attaches the route of a request to its response. Only the router knows the route.
-pub async fn attach_route(matched: Option<MatchedPath>, request: Request<Body>, next: Next) -> Response {
-    let mut response = next.run(request).await;
-    if let Some(matched) = matched {
-        response.extensions_mut().insert(matched);
-    }
-    response
-}
-
 /// The service of every connection: the router, with the request's id, problems, metrics and the log around it.
 #[derive(Clone)]
 struct HttpService {
     router: Router,
-    clock: Clock,
+    api: Arc<Api>,
     ids: Arc<Ids>,
-    metrics: Arc<Metrics>,
 }
 
 impl HttpService {
     async fn handle(mut self, request: Request<Incoming>) -> Response {
-        let stopwatch = self.clock.stopwatch();
-        let request_id = RequestId(self.ids.draw(self.clock.now())).to_string();
+        let clock = &self.api.clock;
+        let stopwatch = clock.stopwatch();
+        let request_id = RequestId(self.ids.draw(clock.now())).to_string();
         let (mut parts, body) = request.into_parts();
         let body = UnreadBody::new(body);
         parts.extensions.insert(body.clone());
         let method = parts.method.clone();
         let path = parts.uri.path().to_owned();
         let Ok(mut response) = self.router.call(Request::from_parts(parts, Body::empty())).await;
-        body.discard(&self.clock).await;
+        body.discard(clock).await;
         if let Some(problem) = response.extensions_mut().remove::<Problem>() {
             *response.body_mut() = Body::from(problem.render(&request_id));
             let json = HeaderValue::from_static("application/problem+json");
             response.headers_mut().insert(header::CONTENT_TYPE, json);
             response.headers_mut().remove(header::CONTENT_LENGTH);
         }
-        let route = response.extensions_mut().remove::<MatchedPath>();
-        let (route, status) = (route.as_ref().map(MatchedPath::as_str), response.status().as_u16());
-        self.metrics.answered(route, method.as_str(), status, stopwatch.elapsed());
-        let duration_ms = millis(stopwatch.elapsed());
+        let endpoint = response.extensions_mut().remove::<Arc<Endpoint>>();
+        let (route, status) = (endpoint.as_ref().map(|at| at.path.as_str()), response.status().as_u16());
+        self.api.store.metrics().answered(route, method.as_str(), status, stopwatch.elapsed());
+        let duration_ms = u64::try_from(stopwatch.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::debug!(%method, path, status, request_id, duration_ms, "answered");
         if let Ok(id) = HeaderValue::from_str(&request_id) {
             response.headers_mut().insert(X_REQUEST_ID, id);

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use tokio::sync::{Semaphore, watch};
-use utoipa_axum::router::OpenApiRouter;
 
 use super::concurrency_limit::ConcurrencyLimiter;
-use super::in_progress_keys::InProgressKeys;
+use super::idempotency::InProgressKeys;
 use crate::channels::Channels;
 use crate::clock::Clock;
 use crate::domain::{AppNo, JobNo, PollStats, ProviderState};
@@ -28,9 +27,6 @@ pub const WAITS_MAX: usize = 1_024;
 /// Maximum number of concurrent batches, of registrations and of retries. Each can hold a body of 8 MiB, and
 /// about as much again of parsed data.
 pub const BATCHES_MAX: usize = 8;
-
-/// A resource: its routes, and their part of the `OpenAPI` document.
-pub type Resource = OpenApiRouter<Arc<Api>>;
 
 /// The state that the handlers share.
 pub struct Api {

@@ -10,9 +10,8 @@
 
 use std::sync::LazyLock;
 
-use axum::body::Body;
-use axum::http::{HeaderValue, header};
-use axum::response::Response;
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use minijinja::value::Serde;
@@ -42,16 +41,18 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Answers with the page.
-pub fn docs() -> Response {
-    let mut response = Response::new(Body::from(PAGE.as_str()));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if let Ok(policy) = POLICY.parse() {
-        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
-    }
-    response
+/// Show this document as a page
+#[utoipa::path(
+    get, path = "/docs", operation_id = "docs", tag = "Service",
+    responses((status = 200, description = "The page.", body = String, content_type = "text/html"))
+)]
+pub async fn docs() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CONTENT_SECURITY_POLICY, POLICY.as_str()),
+    ];
+    (headers, PAGE.as_str()).into_response()
 }
 
 fn render(document: &Value) -> Result<String, minijinja::Error> {

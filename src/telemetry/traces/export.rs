@@ -158,7 +158,7 @@ impl Exporter {
                     tracing::warn!(
                         error,
                         "the trace collector accepts no spans; spans that do not fit into the queue are dropped"
-                    )
+                    );
                 }
                 Ok(_) | Err(_) => {}
             }

@@ -33,6 +33,11 @@ static TEXT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", *DOCUMENT));
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(make);
 
+/// The document as a page for people.
+static PAGE: LazyLock<String> = LazyLock::new(|| {
+    page::render(&DOCUMENT).unwrap_or_else(|error| format!("the page cannot be rendered: {error}"))
+});
+
 /// Answers of the real application, by operation.
 const EXAMPLES: &str = include_str!("openapi/examples.json");
 
@@ -44,7 +49,7 @@ pub fn document() -> &'static str {
 /// Returns every resource, except the metrics.
 pub fn resources() -> Vec<Resource> {
     let mut all = resources::resources();
-    all.extend([routes!(show), routes!(page::docs)]);
+    all.extend([routes!(show), routes!(docs)]);
     all
 }
 
@@ -55,6 +60,15 @@ pub fn resources() -> Vec<Resource> {
 )]
 async fn show() -> Response {
     reply(StatusCode::OK, document().as_bytes().to_vec())
+}
+
+/// Show this document as a page
+#[utoipa::path(
+    get, path = "/docs", operation_id = "docs", tag = "Service",
+    responses((status = 200, description = "The page.", body = String, content_type = "text/html"))
+)]
+async fn docs() -> Response {
+    page::answer(&PAGE)
 }
 
 /// One operation of the API.

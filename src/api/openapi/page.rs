@@ -20,17 +20,11 @@ use pulldown_cmark::{Event, Options, Parser, html};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::DOCUMENT;
-
 const TEMPLATE: &str = include_str!("../../../templates/ui/docs.html");
 const STYLE: &str = include_str!("../../../templates/ui/docs.css");
 
 /// The methods in the order in which the page lists them.
 const METHODS: [&str; 5] = ["post", "get", "put", "patch", "delete"];
-
-static PAGE: LazyLock<String> = LazyLock::new(|| {
-    render(&DOCUMENT).unwrap_or_else(|error| format!("the page cannot be rendered: {error}"))
-});
 
 /// The policy: nothing is loaded, and only the page's own style applies.
 static POLICY: LazyLock<String> = LazyLock::new(|| {
@@ -41,21 +35,18 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Show this document as a page
-#[utoipa::path(
-    get, path = "/docs", operation_id = "docs", tag = "Service",
-    responses((status = 200, description = "The page.", body = String, content_type = "text/html"))
-)]
-pub async fn docs() -> Response {
+/// Answers with the page.
+pub fn answer(page: &'static str) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CONTENT_SECURITY_POLICY, POLICY.as_str()),
     ];
-    (headers, PAGE.as_str()).into_response()
+    (headers, page).into_response()
 }
 
-fn render(document: &Value) -> Result<String, minijinja::Error> {
+/// Renders the page of a document.
+pub fn render(document: &Value) -> Result<String, minijinja::Error> {
     let mut environment = Environment::new();
     environment.add_filter("markdown", |text: &str| minijinja::Value::from_safe_string(markdown(text)));
     environment.add_filter("inline", |text: &str| {
@@ -157,6 +148,7 @@ fn limits(schema: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::openapi::DOCUMENT;
 
     #[test]
     fn the_page_shows_everything_and_loads_nothing() {

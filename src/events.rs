@@ -7,20 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::domain::{EventId, EventType, Finished, JobError, Observation, Output, Timestamp, WatchId};
-
-/// The part of an event that describes its watch.
-#[derive(Clone, Copy, Debug)]
-pub struct About<'a> {
-    /// The watch.
-    pub watch: WatchId,
-    /// The job's provider.
-    pub provider: &'a str,
-    /// The job's id at the provider.
-    pub job_id: &'a str,
-    /// The client's own JSON object.
-    pub metadata: Option<&'a str>,
-}
+use crate::domain::{
+    EventId, EventType, Finished, JobError, JobName, Observation, Output, Timestamp, WatchId,
+};
 
 /// The part of a body that [`finished`] reads.
 #[derive(Deserialize)]
@@ -53,7 +42,7 @@ pub struct CloudEvent<'a> {
     time: Timestamp,
     /// `application/json`.
     datacontenttype: &'static str,
-    data: EventData<'a>,
+    data: &'a EventData<'a>,
 }
 
 /// The watch, and its job at the time of the event.
@@ -88,59 +77,54 @@ struct EventData<'a> {
     metadata: &'a RawValue,
 }
 
-/// Returns the body of an event of `event_type` at time `at`. `seen` describes the job. `own` replaces the status and
-/// the error of an ending that the provider did not report (`job.not_found`, `watch.expired`).
-pub fn body(
-    event_type: EventType,
-    at: Timestamp,
-    about: &About<'_>,
-    seen: &Observation,
-    own: Option<(&str, &JobError)>,
-) -> Vec<u8> {
-    let data = data(about, seen, own);
-    // Cannot fail: the body consists of strings, numbers and checked JSON.
-    serde_json::to_vec(&EventBody { event_type, timestamp: at, data }).unwrap_or_default()
-}
+impl<'a> EventBody<'a> {
+    /// Describes an event of a watch on `job`, with its type and its time. `seen` describes the job. `own` replaces the
+    /// status and the error of an ending that the provider did not report (`job.not_found`, `watch.expired`).
+    pub fn new(
+        (event_type, timestamp): (EventType, Timestamp),
+        watch_id: WatchId,
+        job: &'a JobName,
+        metadata: Option<&'a str>,
+        seen: &'a Observation,
+        own: Option<(&'a str, &'a JobError)>,
+    ) -> Self {
+        let data = EventData {
+            watch_id,
+            provider: &job.provider,
+            job_id: &job.job_id,
+            status: own.map_or(seen.status.as_str(), |(status, _)| status),
+            raw_status: seen.raw_status.as_deref(),
+            progress: seen.progress,
+            output: seen.output.as_deref(),
+            outputs: seen.outputs.as_deref(),
+            error: own.map(|(_, error)| error).or(seen.error.as_ref()),
+            created_at: seen.created_at,
+            completed_at: seen.completed_at,
+            // Checked to be JSON when the watch was registered.
+            metadata: serde_json::from_str(metadata.unwrap_or("{}")).unwrap_or(RawValue::NULL),
+        };
+        Self { event_type, timestamp, data }
+    }
 
-/// Returns the same event as a `CloudEvents` message. Its source is the URL of the watch below `public_url`.
-pub fn cloud_event(
-    id: EventId,
-    event_type: EventType,
-    at: Timestamp,
-    about: &About<'_>,
-    seen: &Observation,
-    own: Option<(&str, &JobError)>,
-    public_url: &str,
-) -> Vec<u8> {
-    let event = CloudEvent {
-        specversion: "1.0",
-        id,
-        source: format!("{public_url}/v1/watches/{}", about.watch),
-        event_type: format!("ringback.{event_type}"),
-        subject: about.job_id,
-        time: at,
-        datacontenttype: "application/json",
-        data: data(about, seen, own),
-    };
-    serde_json::to_vec(&event).unwrap_or_default()
-}
+    /// Returns the event in the default form.
+    pub fn to_json(&self) -> Vec<u8> {
+        // Cannot fail: the body consists of strings, numbers and checked JSON.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
 
-fn data<'a>(about: &About<'a>, seen: &'a Observation, own: Option<(&'a str, &'a JobError)>) -> EventData<'a> {
-    // Checked to be JSON when the watch was registered.
-    let metadata: &RawValue = serde_json::from_str(about.metadata.unwrap_or("{}")).unwrap_or(RawValue::NULL);
-    EventData {
-        watch_id: about.watch,
-        provider: about.provider,
-        job_id: about.job_id,
-        status: own.map_or(seen.status.as_str(), |(status, _)| status),
-        raw_status: seen.raw_status.as_deref(),
-        progress: seen.progress,
-        output: seen.output.as_deref(),
-        outputs: seen.outputs.as_deref(),
-        error: own.map(|(_, error)| error).or(seen.error.as_ref()),
-        created_at: seen.created_at,
-        completed_at: seen.completed_at,
-        metadata,
+    /// Returns the event as a `CloudEvents` message. Its source is the URL of the watch below `public_url`.
+    pub fn to_cloud_event(&self, id: EventId, public_url: &str) -> Vec<u8> {
+        let event = CloudEvent {
+            specversion: "1.0",
+            id,
+            source: format!("{public_url}/v1/watches/{}", self.data.watch_id),
+            event_type: format!("ringback.{}", self.event_type),
+            subject: self.data.job_id,
+            time: self.timestamp,
+            datacontenttype: "application/json",
+            data: &self.data,
+        };
+        serde_json::to_vec(&event).unwrap_or_default()
     }
 }
 

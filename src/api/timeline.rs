@@ -2,6 +2,7 @@
 
 use super::http::{Answer, Call, Page, PageParams, Problem, cursor, page};
 use crate::domain::{TimelineEntry, WatchId};
+use crate::store::TimelinePosition;
 
 /// Show the timeline of a watch
 ///
@@ -21,10 +22,7 @@ pub async fn show(call: Call) -> Answer {
     let id = call.id(WatchId::parse)?;
     let timeline =
         call.api.store.timeline(call.app(), id, after, limit + 1).await?.ok_or_else(Problem::not_found)?;
-    Ok(page(
-        &timeline,
-        limit,
-        |(position, _)| cursor::encode_timeline_position(*position),
-        |(_, entry)| entry,
-    ))
+    let cursor =
+        |(position, _): &(TimelinePosition, TimelineEntry)| cursor::encode_timeline_position(*position);
+    Ok(page(&timeline, limit, cursor, |(_, entry)| entry))
 }

@@ -9,7 +9,7 @@ use crate::domain::{
     AppNo, EndingKind, EventId, EventSet, EventType, Finished, JobError, JobName, JobNo, Observation,
     Payload, Timestamp, WatchId,
 };
-use crate::events::{self, About};
+use crate::events::EventBody;
 
 /// Maximum number of watches of one job that are notified in one transaction.
 const CHUNK: usize = 200;
@@ -72,18 +72,15 @@ impl WatchToNotify {
         n: u32,
         change: &JobChange<'_>,
     ) {
-        let JobChange { name: JobName { provider, job_id, .. }, seen, at, ending, error, raw, .. } = change;
-        let about = About { watch: self.id, provider, job_id, metadata: self.metadata.as_deref() };
+        let JobChange { name, seen, at, ending, error, raw, .. } = change;
         let own = ending.zip(error.as_ref()).map(|((kind, _), error)| (kind.as_str(), error));
+        let body = EventBody::new((event_type, *at), self.id, name, self.metadata.as_deref(), seen, own);
         let id = EventId::derive(self.id, event_type, n);
         // The ending stores the provider's answer once for all watches.
         let (generation, webhook_body) = match self.payload {
             Payload::Event => (None, None),
             Payload::Raw => (ending.map(|(_, generation)| generation), raw.clone()),
-            Payload::CloudEvents => {
-                let url = &batch.shared.public_url;
-                (None, Some(events::cloud_event(id, event_type, *at, &about, seen, own, url).into()))
-            }
+            Payload::CloudEvents => (None, Some(body.to_cloud_event(id, &batch.shared.public_url).into())),
         };
         let reports_end = seen.status.ending().is_some_and(|kind| kind.event() == event_type);
         let finished_at = seen.completed_at.filter(|_| reports_end);
@@ -94,10 +91,10 @@ impl WatchToNotify {
             watch: self.id,
             event_type,
             observed_at: *at,
-            body: events::body(event_type, *at, &about, seen, own).into(),
+            body: body.to_json().into(),
             webhook_body: webhook_body.map(|body| (generation, self.payload, body)),
-            finished: finished_at.map(|at| Finished { provider: provider.clone(), at }),
-            delivery: is_wanted.then(|| (self.traceparent.clone(), change.name.shard())),
+            finished: finished_at.map(|at| Finished { provider: name.provider.clone(), at }),
+            delivery: is_wanted.then(|| (self.traceparent.clone(), name.shard())),
         });
     }
 }

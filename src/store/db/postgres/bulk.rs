@@ -19,6 +19,7 @@ pub fn for_many(sql: &str, types: &[Type]) -> Option<String> {
     let arrays = arrays(types)?;
     // Without the line breaks of the source, and with columns such as `u.p3` instead of parameters such as `$3`.
     let sql = sql.split_whitespace().collect::<Vec<_>>().join(" ").replace('$', "u.p");
+    debug_assert!(sql.contains(" where ") || sql.contains(" values ("), "neither insert nor update: {sql}");
     if let Some((update, condition)) = sql.split_once(" where ") {
         return Some(format!("{update} from {arrays} where {condition} returning u.row"));
     }

@@ -167,25 +167,19 @@ struct WriterLoop<'s> {
 impl WriterLoop<'_> {
     /// Runs until the last handle of the store is dropped.
     fn run<C: CommandSet>(mut self, mut queue: mpsc::Receiver<C>) {
-        let mut waiting = Vec::with_capacity(BATCH);
-        while let Some(first) = self.next(&mut queue) {
-            waiting.push(first);
-            while waiting.len() < BATCH {
-                let Ok(next) = queue.try_recv() else { break };
-                waiting.push(next);
-            }
-            self.commit(std::mem::take(&mut waiting));
-        }
-        self.connection.close();
-    }
-
-    /// Returns the next command; `None` when the queue is closed.
-    fn next<C>(&mut self, queue: &mut mpsc::Receiver<C>) -> Option<C> {
         loop {
             let retry = self.shared.is_refusing().then_some(RETRY);
-            match self.connection.receive(queue, retry) {
-                Received::Item(command) => return Some(command),
-                Received::Closed => return None,
+            match self.connection.receive(&mut queue, retry) {
+                Received::Item(first) => {
+                    let mut commands = vec![first];
+                    while commands.len() < BATCH
+                        && let Ok(next) = queue.try_recv()
+                    {
+                        commands.push(next);
+                    }
+                    self.commit(commands);
+                }
+                Received::Closed => return self.connection.close(),
                 Received::Lost => {
                     // A connection is no sign of recovery: only a commit resets `refusing`.
                     if let Err(error) = self.ready(Duration::ZERO) {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -88,7 +88,8 @@ pub struct App {
 impl App {
     /// Creates every component, opens the database and the ports. Nothing runs yet.
     pub async fn build(config: Config, environment: HostEnvironment) -> Result<Self> {
-        let (definitions, providers, templates) = load(&config).map_err(|errors| join_lines(&errors))?;
+        let (definitions, providers, templates) =
+            load(&config).map_err(|errors| anyhow!(errors.join("\n")))?;
         let egress = egress(&config, &environment)?;
         let clock = environment.clock;
         let services = Services { egress: Arc::clone(&egress), clock: clock.clone(), templates };
@@ -109,6 +110,13 @@ impl App {
             Dispatcher::new(store.clone(), Arc::clone(&channels), clock.clone(), dispatch_policy(&config));
         let (draining, is_draining) = watch::channel(false);
         let (poll_stats, provider_states) = (Arc::clone(&poller), Arc::clone(&poller));
+        // Weak references: the shutdown waits until the components are dropped.
+        let (polls, sends) = (Arc::downgrade(&poller), Arc::downgrade(&dispatcher));
+        let load = move || {
+            let polling = polls.upgrade().map(|poller| poller.load_now()).unwrap_or_default();
+            let sending = sends.upgrade().map(|dispatcher| dispatcher.load_now()).unwrap_or_default();
+            Load { loaded: sending.loaded, in_flight: sending.in_flight, down: sending.down, ..polling }
+        };
         let api = Arc::new(Api {
             store: store.clone(),
             egress,
@@ -125,7 +133,7 @@ impl App {
             in_progress: InProgressKeys::default(),
             waits: ConcurrencyLimiter::new(api::WAITS_MAX),
             connections: Arc::new(Semaphore::new(api::CONNECTIONS_MAX)),
-            load: load_of(&poller, &dispatcher),
+            load: Box::new(load),
             with_metrics: metrics.is_none(),
             batches: ConcurrencyLimiter::new(api::BATCHES_MAX),
             streams: ConcurrencyLimiter::new(api::STREAMS_MAX),
@@ -182,7 +190,7 @@ impl App {
         poller.load().await.context("the jobs cannot be loaded")?;
         dispatcher.load().await.context("the pending deliveries cannot be loaded")?;
         api.loaded.store(true, Ordering::Release);
-        tracing::info!(jobs = poller.scheduled_jobs(), "ready");
+        tracing::info!(jobs = poller.load_now().jobs, "ready");
 
         let (no_more_spans, closing) = watch::channel(false);
         let exporting = self.exporter.map(|exporter| tokio::spawn(exporter.run(closing)));
@@ -245,17 +253,6 @@ fn dispatch_policy(config: &Config) -> DispatchPolicy {
         concurrency: config.delivery.concurrency,
         per_destination: config.delivery.per_destination,
     }
-}
-
-/// Returns a function that reads the work in memory. Weak references: the shutdown waits until the components are
-/// dropped.
-fn load_of(poller: &Arc<Poller>, dispatcher: &Arc<Dispatcher>) -> Box<dyn Fn() -> Load + Send + Sync> {
-    let (poller, dispatcher) = (Arc::downgrade(poller), Arc::downgrade(dispatcher));
-    Box::new(move || {
-        let polling = poller.upgrade().map(|poller| poller.load_now()).unwrap_or_default();
-        let sending = dispatcher.upgrade().map(|dispatcher| dispatcher.load_now()).unwrap_or_default();
-        Load { loaded: sending.loaded, in_flight: sending.in_flight, down: sending.down, ..polling }
-    })
 }
 
 enum Never {}
@@ -364,7 +361,7 @@ pub fn configuration_errors(config: &Config) -> Vec<String> {
 
 /// Returns the providers with their effective settings.
 pub fn providers(config: &Config) -> Result<Vec<Provider>> {
-    configured_providers(config).map(|(_, providers)| providers).map_err(|errors| join_lines(&errors))
+    configured_providers(config).map(|(_, providers)| providers).map_err(|errors| anyhow!(errors.join("\n")))
 }
 
 /// Returns the definitions and the providers with their effective settings. A section of an unknown provider is an error.
@@ -392,10 +389,6 @@ pub fn egress(config: &Config, environment: &HostEnvironment) -> Result<Arc<Egre
     let proxy = proxy.transpose().map_err(anyhow::Error::msg)?;
     let settings = Settings { allow, allow_http: config.egress.allow_http, proxy };
     Egress::new(settings, resolver.clone(), clock.clone(), roots.clone())
-}
-
-fn join_lines<T: ToString>(errors: &[T]) -> anyhow::Error {
-    anyhow::Error::msg(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
 fn provider(definition: &Arc<Definition>, own: ProviderConfig) -> Result<Provider, String> {

@@ -44,7 +44,7 @@ impl Clock {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
             }
-            Self::Manual(clock) => *clock.time.borrow(),
+            Self::Manual(clock) => *clock.0.borrow(),
         }
     }
 
@@ -59,7 +59,7 @@ impl Clock {
                 tokio::time::sleep(left.min(SLICE)).await;
             },
             Self::Manual(clock) => {
-                let mut time = clock.time.subscribe();
+                let mut time = clock.0.subscribe();
                 // The sender lives in `clock`, so waiting cannot fail.
                 let _ = time.wait_for(|now| *now >= until).await;
             }
@@ -70,7 +70,7 @@ impl Clock {
     pub async fn set_back(&self) {
         let mut manual = match self {
             Self::System => None,
-            Self::Manual(clock) => Some(clock.time.subscribe()),
+            Self::Manual(clock) => Some(clock.0.subscribe()),
         };
         loop {
             let before = self.now();
@@ -161,30 +161,28 @@ impl Stopwatch {
     pub fn elapsed(&self) -> Duration {
         match self {
             Self::System(start) => start.elapsed(),
-            Self::Manual(clock, start) => clock.time.borrow().since(*start),
+            Self::Manual(clock, start) => clock.0.borrow().since(*start),
         }
     }
 }
 
 /// A clock that a test moves.
 #[derive(Clone, Debug)]
-pub struct ManualClock {
-    time: Arc<watch::Sender<Timestamp>>,
-}
+pub struct ManualClock(Arc<watch::Sender<Timestamp>>);
 
 impl ManualClock {
     /// Creates a clock that is stopped at `start`.
     pub fn at(start: Timestamp) -> Self {
-        Self { time: Arc::new(watch::Sender::new(start)) }
+        Self(Arc::new(watch::Sender::new(start)))
     }
 
     /// Moves the time forward and wakes every sleeper that is due.
     pub fn advance(&self, span: Duration) {
-        self.time.send_modify(|now| *now = now.plus(span));
+        self.0.send_modify(|now| *now = now.plus(span));
     }
 
     /// Sets the time, forward or back.
     pub fn set(&self, to: Timestamp) {
-        self.time.send_replace(to);
+        self.0.send_replace(to);
     }
 }

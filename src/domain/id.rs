@@ -115,21 +115,19 @@ ids! {
 
 /// Draws ids in ascending order.
 #[derive(Debug, Default)]
-pub struct Ids {
-    last: Mutex<u128>,
-}
+pub struct Ids(Mutex<u128>);
 
 impl Ids {
     /// Creates a source of ids above `last`, the greatest stored id. A clock that was set back before a restart
     /// then does not break the order.
     pub fn above(last: Id) -> Self {
-        Self { last: Mutex::new(last.0) }
+        Self(Mutex::new(last.0))
     }
 
     /// Returns the next id.
     pub fn draw(&self, now: Timestamp) -> Id {
         let millis = u128::try_from(now.millis()).unwrap_or(0) & ((1 << 48) - 1);
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut last = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *last = if millis > *last >> 80 {
             // The top bit is 0, which leaves room to count within the millisecond.
             let mut bytes = [0u8; 8];

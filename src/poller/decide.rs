@@ -52,8 +52,8 @@ pub(super) fn decide(
     let retry_after = retry_after.map(|after| after.min(RETRY_AFTER_MAX));
     let not_before = retry_after.map(|after| now.plus(after));
     let mut decision = Decision { job, now, not_before, ..Decision::default() };
-    scheduler.record_start(job, started);
     let Some(schedule) = scheduler.jobs.get_mut(&job) else { return decision };
+    schedule.record_start(started);
     decision.generation = schedule.generation;
     let index = schedule.queue;
     let queue = &mut scheduler.queues[index];

@@ -117,11 +117,6 @@ impl Poller {
         self.providers.iter().zip(&scheduler.queues).map(state).collect()
     }
 
-    /// Returns the number of scheduled jobs.
-    pub fn scheduled_jobs(&self) -> usize {
-        self.scheduler().jobs.len()
-    }
-
     /// Updates the metrics of each provider, and returns the load for the other metrics.
     pub fn load_now(&self) -> Load {
         let scheduler = self.scheduler();

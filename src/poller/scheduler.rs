@@ -164,18 +164,17 @@ impl Scheduler {
     /// Adds a job at start. A job whose first poll lies in the past is due at once; the rate limit spreads
     /// such polls.
     pub(super) fn load(&mut self, facts: &JobSnapshot, now: Timestamp) {
-        let queue = self.insert(facts);
-        let first = first_poll(&self.queues[queue].policy, facts.terms.as_ref(), facts.registered_at);
-        self.schedule_poll(facts.no, if facts.poll_requested { now } else { first.max(now) });
-        self.schedule_expiry(facts.no);
+        self.insert(facts);
+        if facts.poll_requested {
+            self.schedule_poll(facts.no, now);
+        }
+        self.schedule_new_watch(facts.no, now);
     }
 
-    /// Adds a job, and returns the index of its queue.
-    fn insert(&mut self, facts: &JobSnapshot) -> usize {
+    fn insert(&mut self, facts: &JobSnapshot) {
         let queue = self.queue_of.get(&facts.name.provider).copied().unwrap_or(self.queues.len() - 1);
         self.jobs.insert(facts.no, Box::new(JobSchedule::new(facts, queue)));
         adjust(&mut self.watching, 0, facts.watching);
-        queue
     }
 
     fn schedule_new_watch(&mut self, job: JobNo, now: Timestamp) {
@@ -221,14 +220,6 @@ impl Scheduler {
     /// Returns when [`Self::take_due`] next returns an action, as scheduled now.
     pub(super) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
         self.queues.iter().filter_map(|queue| queue.next_due(now)).min()
-    }
-
-    /// Records the start of the poll that is in flight.
-    pub(super) fn record_start(&mut self, job: JobNo, at: Timestamp) {
-        if let Some(found) = self.jobs.get_mut(&job) {
-            found.polled_at = Some(at);
-            found.polls = found.polls.saturating_add(1);
-        }
     }
 
     /// Ends a poll whose result is committed, and schedules the next one. The poll keeps its place in the

@@ -126,6 +126,12 @@ impl JobSchedule {
         self.poll_at = NEVER;
     }
 
+    /// Records the start of the poll that is in flight.
+    pub fn record_start(&mut self, at: Timestamp) {
+        self.polled_at = Some(at);
+        self.polls = self.polls.saturating_add(1);
+    }
+
     /// Returns the time of the next step of the expiry: the final poll, or the end of the watches without its result.
     pub fn next_expiry(&self) -> Timestamp {
         let final_poll = self.rare.as_ref().and_then(|rare| rare.final_poll);

@@ -70,16 +70,20 @@ impl Scheduler {
         self.apply(PollerMessage::PollNow(Box::new(facts)), at(now));
     }
 
+    fn started(&mut self, job: i64, began: i64) -> &mut JobSchedule {
+        let found = self.jobs.get_mut(&JobNo(job)).expect("scheduled");
+        found.record_start(at(began));
+        found
+    }
+
     /// Finishes a poll that started at `began` and learned nothing.
     fn nothing_new(&mut self, job: i64, began: i64, now: i64) {
-        self.record_start(JobNo(job), at(began));
-        let generation = self.jobs[&JobNo(job)].generation;
+        let generation = self.started(job, began).generation;
         self.finish(job, generation, false, None, now);
     }
 
     fn failed(&mut self, job: i64, began: i64, now: i64) {
-        self.record_start(JobNo(job), at(began));
-        let found = self.jobs.get_mut(&JobNo(job)).expect("planned");
+        let found = self.started(job, began);
         found.rare().failures += 1;
         let generation = found.generation;
         self.finish(job, generation, false, Some(at(now + 1)), now);
@@ -243,7 +247,7 @@ fn a_new_watch_does_not_shorten_a_backoff() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 0);
     assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
-    scheduler.record_start(JobNo(1), at(5));
+    scheduler.started(1, 5);
     scheduler.finish(1, 0, false, Some(at(500)), 5);
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 6);
     assert_eq!(scheduler.next_due(at(6)), Some(at(500)));
@@ -263,7 +267,7 @@ fn a_new_generation_during_a_poll_gets_its_own_first_poll() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 0);
     assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
-    scheduler.record_start(JobNo(1), at(5));
+    scheduler.started(1, 5);
     scheduler.watch(facts(1, 1, 7, Some(terms(9_000))), 7);
     assert_eq!(scheduler.take_due(at(7)), []);
     scheduler.finish(1, 0, true, None, 8);
@@ -315,7 +319,7 @@ fn a_poll_requested_while_the_end_is_written_follows_it() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(100))), 0);
     assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
-    scheduler.record_start(JobNo(1), at(5));
+    scheduler.started(1, 5);
     scheduler.poll_now(facts(1, 0, 0, None), 6);
     scheduler.finish(1, 0, true, None, 6);
     assert_eq!(scheduler.take_due(at(7)), [poll(1)]);
@@ -331,7 +335,7 @@ fn after_recovery_polls_that_wait_for_a_backoff_are_due() {
     }
     assert_eq!(scheduler.take_due(at(5)).len(), 3);
     for job in 1..=2 {
-        scheduler.record_start(JobNo(job), at(5));
+        scheduler.started(job, 5);
         scheduler.jobs.get_mut(&JobNo(job)).expect("planned").rare().failures = 7;
         scheduler.finish(job, 0, false, Some(at(65)), 5);
     }

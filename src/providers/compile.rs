@@ -198,9 +198,8 @@ fn job_id_param(table: ParamTable, report: &mut DefinitionErrors) -> Param {
 fn request_form(table: RequestTable, auth: AuthTable, report: &mut DefinitionErrors) -> Option<RequestForm> {
     let RequestTable { method: None | Some(Method::Get), url, query, headers, timeout, max_body } = table;
     let url = report.ok("request.url", UrlTemplate::parse(&url));
-    let query = query.into_iter();
-    let query =
-        query.map(|(name, text)| report.entry("request.query", name, Template::parse(&text))).collect();
+    let parse = |(name, text): (_, String)| report.entry("request.query", name, Template::parse(&text));
+    let query = query.into_iter().map(parse).collect();
     let headers = headers.into_iter().map(|(name, text)| {
         let (name, template) = report.entry("request.headers", name, Template::parse(&text));
         let key = format!("request.headers.{name}");
@@ -382,11 +381,8 @@ fn not_found(table: NotFoundTable, error_code: &Paths, report: &mut DefinitionEr
     // The codes are at `errors.code`, unless `not_found.path` is set.
     if path.0.is_empty() && !values.is_empty() {
         path = error_code.clone();
-        report.require(
-            !path.0.is_empty(),
-            "not_found.values",
-            "requires a path: not_found.path or errors.code",
-        );
+        let sentence = "requires a path: not_found.path or errors.code";
+        report.require(!path.0.is_empty(), "not_found.values", sentence);
     }
     report.paths("not_found.path", &path.0);
     NotFound { http, path, values }

@@ -12,12 +12,10 @@ use crate::domain::{JobError, Observation, Timestamp};
 impl Definition {
     /// Interprets every example. Returns a sentence for each with another meaning than the file states.
     pub fn check_examples(&self) -> Result<(), Vec<String>> {
-        let wrong: Vec<String> = (1..)
-            .zip(&self.examples)
-            .filter_map(|(n, example)| {
-                self.check_example(example).err().map(|why| format!("example {n}: {why}"))
-            })
-            .collect();
+        let check = |(n, example): (usize, _)| {
+            self.check_example(example).err().map(|why| format!("example {n}: {why}"))
+        };
+        let wrong: Vec<String> = (1..).zip(&self.examples).filter_map(check).collect();
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
@@ -91,17 +89,6 @@ impl fmt::Display for Interpretation {
                 let joint = if matches!(failure, PollFailure::Unauthorized { .. }) { "and" } else { "with" };
                 write!(f, "{failure} {joint} the message `{message}`")
             }
-        }
-    }
-}
-
-impl fmt::Display for PollFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Error => f.write_str("an error"),
-            Self::Unauthorized { code } => write!(f, "an account error with the code `{code}`"),
-            Self::RateLimited => f.write_str("\"too many requests\""),
-            Self::NotFound => f.write_str("\"no such job\""),
         }
     }
 }

@@ -42,18 +42,22 @@ pub enum Interpretation {
 }
 
 /// Why a poll brings nothing about the job.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PollFailure {
     /// No response, or one that cannot be read.
+    #[error("an error")]
     Error,
     /// The provider rejects the credential, and with it every poll.
+    #[error("an account error with the code `{code}`")]
     Unauthorized {
         /// The provider's code, or `unauthorized`.
         code: String,
     },
     /// The provider limits the rate.
+    #[error("\"too many requests\"")]
     RateLimited,
     /// The provider does not know the job.
+    #[error("\"no such job\"")]
     NotFound,
 }
 

@@ -71,11 +71,8 @@ impl DemoLog {
         let body: Value = serde_json::from_slice(&arrival.body).unwrap_or_default();
         let job = body["data"]["jobId"].as_str().unwrap_or("(no job)");
         let (event, id, attempt) = (&arrival.event, &arrival.id, arrival.attempt);
-        let answered = arrival.answered.as_u16();
-        self.line(
-            participant,
-            &format!("receives {event} of {job} ({id}, attempt {attempt}), {signature}, answers {answered}"),
-        );
+        let received = format!("receives {event} of {job} ({id}, attempt {attempt})");
+        self.line(participant, &format!("{received}, {signature}, answers {}", arrival.answered.as_u16()));
     }
 }
 

@@ -6,7 +6,6 @@
 //!
 //! This module does not know the database.
 
-mod attempt;
 mod channel;
 pub mod email;
 pub mod slack;
@@ -19,13 +18,12 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-pub use attempt::AttemptResult;
 pub use channel::{
-    Channel, ChannelSetting, ChannelSpec, Message, Pacing, ParsedAddress, QueueScope, Services, SettingCheck,
-    SettingValues, SettingsReport, Shorthand, ShownAddress,
+    AttemptResult, Channel, ChannelSetting, ChannelSpec, Message, Pacing, ParsedAddress, QueueScope,
+    Services, SettingCheck, SettingValues, SettingsReport, Shorthand, ShownAddress,
 };
 
-use crate::domain::{AddressError, AppNo, ChannelKind};
+use crate::domain::{AddressError, AppNo, ChannelKind, Outcome};
 use crate::egress::Target;
 use templates::Templates;
 
@@ -91,7 +89,10 @@ impl Channels {
     /// Makes one attempt.
     pub async fn send(&self, message: Message<'_>) -> AttemptResult {
         let channel = &self.channels[message.delivery.destination.channel as usize];
-        channel.send(&self.services, &message).await
+        let invalid = |reason| {
+            AttemptResult::without_response(Outcome::Fatal, format!("invalid: {reason}"), Vec::new())
+        };
+        channel.send(&self.services, &message).await.unwrap_or_else(invalid)
     }
 }
 

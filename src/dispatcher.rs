@@ -36,7 +36,6 @@
 mod breaker;
 mod fair_queue;
 mod pacing;
-mod report;
 mod state;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,17 +46,15 @@ use tokio::sync::{Notify, mpsc};
 use crate::channels::{self, AttemptResult, Channels, Message};
 use crate::clock::Clock;
 use crate::domain::{
-    Activity, AttemptKind, NextStep, Outcome, PendingDelivery, RetryPolicy, Timestamp, next_attempt,
+    Activity, Attempt, AttemptKind, NextStep, Outcome, PendingDelivery, RetryPolicy, Timestamp, next_attempt,
 };
 use crate::store::{
     LoadDueDeliveries, RecordAttempt, RescheduleRetries, Store, StoreError, WRITE_RETRY_PAUSE,
     write_until_accepted,
 };
 use crate::telemetry::metrics::{AttemptOutcome, Load};
-use crate::telemetry::traces::Context;
-use breaker::BreakerChange;
-use report::{attempt_entry, attempt_span, log_attempt};
-use state::{DispatchState, FlightLimits, NextRead};
+use crate::telemetry::traces::{Context, Span, SpanKind};
+use state::DispatchState;
 
 /// Pause before the retry of an attempt that ended in a panic.
 const PANIC_RETRY_PAUSE: Duration = Duration::from_secs(60);
@@ -99,17 +96,17 @@ impl Dispatcher {
         policy: DispatchPolicy,
     ) -> (Arc<Self>, mpsc::Receiver<()>) {
         let (alive, ended) = mpsc::channel(1);
-        let (state, wake) = (Mutex::default(), Notify::new());
-        (Arc::new(Self { store, channels, clock, policy, state, wake, alive }), ended)
+        let state = Mutex::new(DispatchState::new(policy.concurrency, policy.per_destination));
+        (Arc::new(Self { store, channels, clock, policy, state, wake: Notify::new(), alive }), ended)
     }
 
     /// Reads from the store which queues have waiting deliveries, and when each is due.
     pub async fn load(&self) -> Result<(), StoreError> {
-        let rewind =
-            RescheduleRetries { schedule: self.policy.retries.schedule.clone(), now: self.clock.now() };
-        match self.store.reschedule_retries(rewind).await? {
-            0 => {}
-            count => tracing::warn!(count, "the clock was set back; retries are rescheduled"),
+        let schedule = self.policy.retries.schedule.clone();
+        let rewind = RescheduleRetries { schedule, now: self.clock.now() };
+        let count = self.store.reschedule_retries(rewind).await?;
+        if count > 0 {
+            tracing::warn!(count, "the clock was set back; retries are rescheduled");
         }
         let queues = self.store.destination_queues().await?;
         let mut state = self.state();
@@ -123,8 +120,8 @@ impl Dispatcher {
     pub fn load_now(&self) -> Load {
         let state = self.state();
         Load {
-            loaded: state.loaded(),
-            in_flight: state.in_flight(),
+            loaded: state.shares.total.loaded,
+            in_flight: state.shares.total.in_flight,
             down: state.breakers.open_count(),
             ..Load::default()
         }
@@ -138,7 +135,7 @@ impl Dispatcher {
         // Not needed while a task is in progress: the end of the task causes the step that reads the pages.
         let can_load = in_progress == 0 && state.can_load();
         let is_due = can_load
-            || state.can_send(self.limits())
+            || state.can_send()
             || state.clock.jump(now).is_some()
             || !self.store.dispatcher_messages().is_empty();
         Activity { in_progress, next_at: if is_due { Some(now) } else { state.next() } }
@@ -152,14 +149,14 @@ impl Dispatcher {
         let _alive = self.alive.clone();
         let mut state = self.state();
         for message in self.store.dispatcher_messages().take() {
-            state.apply(message, self.limits());
+            state.apply(message);
         }
         state.expire_timers(now);
         state.clock.advance(now);
         let (mut deliveries, mut pages) = (Vec::new(), Vec::new());
         if !is_refusing {
-            deliveries = state.take_sendable(self.limits(), now);
-            pages = state.take_pages(self.limits(), now);
+            deliveries = state.take_sendable(now);
+            pages = state.take_pages(now);
         }
         let next = state.next();
         drop(state);
@@ -211,10 +208,6 @@ impl Dispatcher {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn limits(&self) -> FlightLimits {
-        FlightLimits { total: self.policy.concurrency, per_queue: self.policy.per_destination }
-    }
-
     fn start_page(self: &Arc<Self>, page: LoadDueDeliveries) {
         let dispatcher = Arc::clone(self);
         let alive = self.alive.clone();
@@ -248,14 +241,10 @@ impl RunningAttempt {
         dispatcher.record(record).await;
         let channel = self.delivery.destination.channel;
         dispatcher.store.metrics().attempted(channel, outcome, duration, next);
-        self.finish(match next {
-            NextStep::Retry { due_at, .. } => NextRead::At(due_at),
-            NextStep::Unchanged => NextRead::Now,
-            NextStep::Succeeded | NextStep::Failed(_) => NextRead::Never,
-        });
+        self.finish(next);
     }
 
-    fn finish(&mut self, next: NextRead) {
+    fn finish(&mut self, next: NextStep) {
         self.is_finished = true;
         self.dispatcher.state().finish(&self.delivery, next);
         self.dispatcher.wake.notify_one();
@@ -266,7 +255,8 @@ impl Drop for RunningAttempt {
     fn drop(&mut self) {
         if !self.is_finished {
             // The delivery is still due in the store: it is retried, but not at once.
-            self.finish(NextRead::At(self.dispatcher.clock.now().plus(PANIC_RETRY_PAUSE)));
+            let due_at = self.dispatcher.clock.now().plus(PANIC_RETRY_PAUSE);
+            self.finish(NextStep::Retry { step: self.delivery.step, due_at });
         }
     }
 }
@@ -274,31 +264,31 @@ impl Drop for RunningAttempt {
 impl Dispatcher {
     /// Makes one attempt. Returns its record and its outcome.
     async fn attempt(&self, delivery: &PendingDelivery) -> (RecordAttempt, AttemptOutcome) {
-        let at = self.clock.now();
+        let (at, stopwatch) = (self.clock.now(), self.clock.stopwatch());
         if let Some(finished) = &delivery.finished {
             self.store.metrics().detected(finished, at);
         }
-        let kind = if delivery.manual {
-            AttemptKind::Manual
-        } else {
-            AttemptKind::Scheduled { step: delivery.step }
-        };
+        let scheduled = AttemptKind::Scheduled { step: delivery.step };
+        let kind = if delivery.manual { AttemptKind::Manual } else { scheduled };
         let queue = &delivery.destination.queue;
         let is_admitted = self.policy.retries.is_last(kind) || self.state().breakers.admits(queue, at);
-        let result =
+        let mut result =
             if is_admitted { self.send(delivery, at).await } else { AttemptResult::destination_down() };
+        let duration = stopwatch.elapsed();
+        result.attempt.at = at;
+        result.attempt.duration_ms = u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
         self.apply_to_queue(delivery, &result);
         let ended_at = self.clock.now();
         let next = next_attempt(&self.policy.retries, delivery.id, kind, &result.outcome, ended_at);
         log_attempt(delivery, &result, next, self.trace_id(delivery).as_deref());
-        self.store.tracer().record(|| attempt_span(delivery, &result, at));
+        self.store.tracer().record(|| attempt_span(delivery, &result, duration));
         let outcome = AttemptOutcome::from(&result.outcome);
         let record = RecordAttempt {
             app: delivery.app,
             delivery: delivery.id,
             manual: delivery.manual,
             before: delivery.attempts,
-            attempt: attempt_entry(result, at),
+            attempt: result.attempt,
             after: next,
         };
         (record, outcome)
@@ -314,28 +304,23 @@ impl Dispatcher {
     /// Applies the consequences of a result for later deliveries of the same queue.
     fn apply_to_queue(&self, delivery: &PendingDelivery, result: &AttemptResult) {
         let (queue, now) = (delivery.destination.queue.as_str(), self.clock.now());
-        let channel = delivery.destination.channel;
+        let (channel, status) = (delivery.destination.channel, result.attempt.status_code);
         let mut state = self.state();
-        if let (Some(429), Outcome::Retry { after: Some(wait) }) = (result.status_code, &result.outcome) {
+        if let (Some(429), Outcome::Retry { after: Some(wait) }) = (status, &result.outcome) {
             state.pacer.rate_limited(queue, channel, *wait, now);
         }
-        let change = match result.status_code {
-            Some(_) => state.breakers.responded(queue),
-            None if result.unreachable && channels::spec(channel).has_breaker => {
-                state.breakers.unreachable(queue, now)
-            }
-            None => None,
-        };
+        let is_down = result.unreachable && channels::spec(channel).has_breaker;
+        let has_opened = is_down && state.breakers.unreachable(queue, now);
+        let has_closed = status.is_some() && state.breakers.responded(queue);
         drop(state);
-        match change {
-            Some(BreakerChange::Opened) => {
-                tracing::warn!(
-                    queue,
-                    "the destination does not respond: one attempt in ten seconds is made until it does"
-                );
-            }
-            Some(BreakerChange::Closed) => tracing::info!(queue, "the destination responds again"),
-            None => {}
+        if has_opened {
+            tracing::warn!(
+                queue,
+                "the destination does not respond: one attempt in ten seconds is made until it does"
+            );
+        }
+        if has_closed {
+            tracing::info!(queue, "the destination responds again");
         }
     }
 
@@ -351,6 +336,53 @@ impl Dispatcher {
         let written = write_until_accepted(&self.clock, || self.store.record_attempt(record.clone())).await;
         if let Err(error) = written {
             tracing::error!(%error, delivery = %record.delivery, "an attempt could not be written");
+        }
+    }
+}
+
+/// Returns the error of an attempt, or else its HTTP status.
+fn error_text(result: &AttemptResult) -> Option<String> {
+    let Attempt { error, status_code, .. } = &result.attempt;
+    error.clone().or_else(|| status_code.map(|status| format!("HTTP {status}")))
+}
+
+/// Returns the span of an attempt, for the trace of its watch.
+fn attempt_span(delivery: &PendingDelivery, result: &AttemptResult, duration: Duration) -> Option<Span> {
+    let context = Context::of(delivery.watch, delivery.traceparent.as_deref())?;
+    let error = error_text(result).filter(|_| result.outcome != Outcome::Ok);
+    let provider = delivery.finished.as_ref().map(|finished| finished.provider.clone());
+    let span = context
+        .span("deliver", SpanKind::Client, result.attempt.at, duration)
+        .about(&delivery.id.to_bytes())
+        .with("ringback.watch.id", delivery.watch.to_string())
+        .with("ringback.delivery.id", delivery.id.to_string())
+        .with("ringback.event.id", delivery.event.to_string())
+        .with("ringback.event.type", delivery.event_type.as_str())
+        .with("ringback.channel", delivery.destination.channel.as_str())
+        .with("ringback.attempt", i64::from(delivery.attempts) + 1)
+        .with_some("ringback.provider", provider)
+        .with("ringback.outcome", AttemptOutcome::from(&result.outcome).as_str())
+        .with_some("http.response.status_code", result.attempt.status_code.map(i64::from));
+    Some(span.failed(error.as_deref()))
+}
+
+/// Logs an attempt: at level info if a retry follows, as a warning if it was the last one.
+fn log_attempt(delivery: &PendingDelivery, result: &AttemptResult, next: NextStep, trace_id: Option<&str>) {
+    let (queue, status) = (delivery.destination.queue.as_str(), result.attempt.status_code);
+    let (channel, error) = (delivery.destination.channel, error_text(result));
+    let PendingDelivery { id: delivery, watch, event_type: event, .. } = delivery;
+    match next {
+        NextStep::Succeeded => {
+            tracing::debug!(%delivery, %watch, %event, %channel, queue, status, trace_id, "delivered");
+        }
+        NextStep::Retry { due_at, .. } => {
+            tracing::info!(%delivery, %watch, %event, %channel, queue, status, trace_id, error, %due_at, "an attempt failed; a retry follows");
+        }
+        NextStep::Failed(reason) => {
+            tracing::warn!(%delivery, %watch, %event, %channel, queue, status, trace_id, error, %reason, "a delivery failed; it can be retried manually");
+        }
+        NextStep::Unchanged => {
+            tracing::info!(%delivery, %watch, %event, %channel, queue, status, trace_id, error, "a manual retry failed");
         }
     }
 }

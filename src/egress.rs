@@ -48,7 +48,7 @@ use tokio_rustls::client::TlsStream;
 use url::Url;
 
 use crate::clock::Clock;
-use crate::domain::{AddressError, Timestamp};
+use crate::domain::{AddressError, Timestamp, parse_retry_after};
 use crate::tls;
 use address::AddressClass;
 use resolver::{AddressPolicy, Guard, LookupCache};
@@ -152,6 +152,11 @@ impl Received {
     /// Returns the first header with this lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Returns the wait from `now` that the header `retry-after` requests.
+    pub fn retry_after(&self, now: Timestamp) -> Option<Duration> {
+        parse_retry_after(self.header("retry-after")?, now)
     }
 }
 

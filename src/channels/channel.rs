@@ -1,4 +1,4 @@
-//! Description of a channel: its row in the channel table, and the trait that it implements.
+//! Description of a channel: its row in the channel table, the trait that it implements, and the result of an attempt.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -7,11 +7,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::attempt::AttemptResult;
+use hyper::body::Bytes;
+use reqwest::header::{HeaderMap, HeaderValue};
+
 use super::templates::{TemplateFile, Templates};
 use crate::clock::Clock;
-use crate::domain::{AddressError, App, ChannelKind, Masked, PendingDelivery, Timestamp};
-use crate::egress::Egress;
+use crate::domain::{AddressError, App, Attempt, ChannelKind, Masked, Outcome, PendingDelivery, Timestamp};
+use crate::egress::{Egress, Post, Received, SendError};
+
+/// Maximum size of a response that is read and recorded, in bytes.
+pub(super) const RESPONSE_MAX: usize = 16 * 1024;
+
+/// The `user-agent` of every request.
+pub(super) const USER_AGENT_VALUE: HeaderValue =
+    HeaderValue::from_static(concat!("Ringback/", env!("CARGO_PKG_VERSION")));
 
 /// One row of the channel table: the facts about a channel that do not depend on the configuration.
 pub struct ChannelSpec {
@@ -79,8 +88,8 @@ pub trait Channel: fmt::Debug + Send + Sync {
     fn send<'a>(&'a self, services: &'a Services, message: &'a Message<'a>) -> SendFuture<'a>;
 }
 
-/// An attempt that is being made.
-pub type SendFuture<'a> = Pin<Box<dyn Future<Output = AttemptResult> + Send + 'a>>;
+/// An attempt that is being made. The error is a sentence: the message or the address cannot be sent, now or later.
+pub type SendFuture<'a> = Pin<Box<dyn Future<Output = Result<AttemptResult, String>> + Send + 'a>>;
 
 /// Shared resources that channels use to send.
 #[derive(Debug)]
@@ -219,4 +228,102 @@ pub struct SettingsReport {
     pub errors: Vec<(&'static str, String)>,
     /// Warnings for the log.
     pub warnings: Vec<String>,
+}
+
+/// Result of one attempt.
+#[derive(Clone, Debug)]
+pub struct AttemptResult {
+    /// Classification of the result; decides what follows.
+    pub outcome: Outcome,
+    /// Whether the destination did not respond: no connection, no TLS, or no response in time.
+    pub unreachable: bool,
+    /// Entry for the attempt log. The dispatcher sets its times. Its error is `None` if the attempt succeeded or the
+    /// status is sufficient.
+    pub attempt: Attempt,
+}
+
+impl AttemptResult {
+    /// Returns the result of an attempt that was skipped because the destination did not respond lately.
+    pub fn destination_down() -> Self {
+        let error = "destination_down: the destination did not respond lately; nothing was sent";
+        Self::without_response(Outcome::Down, error.to_owned(), Vec::new())
+    }
+
+    /// Returns the result of an exchange without an HTTP response.
+    pub(super) fn without_response(
+        outcome: Outcome,
+        error: String,
+        request_headers: Vec<(String, String)>,
+    ) -> Self {
+        let attempt = Attempt { error: Some(error), request_headers, ..Attempt::default() };
+        Self { outcome, unreachable: false, attempt }
+    }
+
+    /// Returns the result of an HTTP exchange. `classify` returns the outcome of a response, and its error.
+    pub(super) fn of_exchange(
+        (response, request_headers): Exchange,
+        classify: impl FnOnce(&Received) -> (Outcome, Option<String>),
+    ) -> Self {
+        let received = match response {
+            Ok(received) => received,
+            Err(error) => {
+                let refused = matches!(error, SendError::Refused(_));
+                let outcome = if refused { Outcome::Refused } else { Outcome::Retry { after: None } };
+                let unreachable =
+                    matches!(error, SendError::Timeout(_) | SendError::Connect(_) | SendError::Tls(_));
+                let result = Self::without_response(outcome, error.to_string(), request_headers);
+                return Self { unreachable, ..result };
+            }
+        };
+        let (outcome, error) = classify(&received);
+        let attempt = Attempt {
+            status_code: Some(received.status),
+            error,
+            request_headers,
+            response_body: recorded_text(&received.body),
+            response_headers: received.headers,
+            ..Attempt::default()
+        };
+        Self { outcome, unreachable: false, attempt }
+    }
+}
+
+/// The response to a request, and the request's headers for the attempt log.
+pub(super) type Exchange = (Result<Received, SendError>, Vec<(String, String)>);
+
+/// Posts to the URL of a destination.
+pub(super) async fn post(
+    egress: &Egress,
+    url: &str,
+    (headers, body): (HeaderMap, Bytes),
+    timeout: Duration,
+) -> Exchange {
+    let recorded = recorded_headers(&headers);
+    let response = match egress.parse(url) {
+        Ok(url) => egress.send(Post { url, headers, body, timeout, max_answer: RESPONSE_MAX }).await,
+        // The configuration permits fewer addresses than at the registration; that may change again.
+        Err(error) => Err(SendError::Refused(error.to_string())),
+    };
+    (response, recorded)
+}
+
+/// Returns headers as an attempt records them. Custom headers are marked sensitive, and masked.
+pub(super) fn recorded_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let show = |value: &HeaderValue| match value.to_str() {
+        Ok(text) if !value.is_sensitive() => text.to_owned(),
+        _ => "***".to_owned(),
+    };
+    headers.iter().map(|(name, value)| (name.as_str().to_owned(), show(value))).collect()
+}
+
+/// Returns a response as text that any database accepts: without NUL, and at most [`RESPONSE_MAX`] bytes
+/// long, although each invalid byte becomes a character of three.
+pub(super) fn recorded_text(body: &[u8]) -> String {
+    let mut text = String::from_utf8_lossy(body).replace('\0', "\u{fffd}");
+    let mut end = text.len().min(RESPONSE_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
 }

@@ -3,26 +3,32 @@
 //! Each recipient gets a mail of its own: a server that refuses one of several recipients refuses the whole
 //! exchange, and no recipient sees the address of another. The `Message-ID` is the delivery's id, so a mail
 //! that is sent again after a crash or a lost reply is recognized as the same mail.
+//!
+//! The results of the templates are not trusted: the subject is shortened to one line, and both bodies are
+//! encoded completely. So no text can end a header, a part or the message.
 
-mod message;
 mod settings;
 mod smtp;
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
+use lettre::Address;
+use lettre::message::header::{
+    ContentTransferEncoding, ContentType, HeaderName, HeaderValue, MIME_VERSION_1_0,
+};
+use lettre::message::{Body, Mailbox as LettreMailbox, MultiPart, SinglePart};
 use percent_encoding::percent_decode_str;
 
-use super::attempt::{AttemptResult, recorded_text};
 use super::channel::{
-    Channel, ChannelSpec, Message, Pacing, ParsedAddress, QueueScope, SendFuture, Services, SettingValues,
-    Shorthand, ShownAddress,
+    AttemptResult, Channel, ChannelSpec, Message, Pacing, ParsedAddress, QueueScope, SendFuture, Services,
+    SettingValues, Shorthand, ShownAddress, recorded_text,
 };
-use super::template_context::TemplateContext;
-use crate::domain::{AddressError, ChannelKind, MailAddress, MailPattern, Mailbox, Masked, Outcome};
+use super::template_context::{TemplateContext, single_line};
+use super::templates::{TemplateFile, Templates};
+use crate::domain::{AddressError, Attempt, ChannelKind, MailAddress, MailPattern, Mailbox, Masked, Outcome};
 use crate::egress::SendError;
-pub(super) use message::{HTML, SUBJECT, TEXT};
 use settings::{SETTINGS, SmtpServer};
-use smtp::{Exchange, Failure, Mail, Reply, Stage};
+use smtp::{Failure, Mail, Progress, Reply, Stage};
 
 /// Maximum number of mails in flight. Each uses a connection of its own, and a mail server accepts about this
 /// many from one client (Postfix defers beyond 50, small relays beyond 5).
@@ -34,6 +40,21 @@ const TEMPORARY_WAIT: Duration = Duration::from_secs(5 * 60);
 /// Wait after an error that only the operator can correct: a server locks the account after repeated attempts
 /// with a wrong password.
 const OPERATOR_WAIT: Duration = Duration::from_secs(30 * 60);
+
+/// Maximum length of a subject, in characters. Mail readers cut longer ones.
+const SUBJECT_MAX: usize = 150;
+
+/// The subject.
+pub(super) const SUBJECT: TemplateFile =
+    TemplateFile::text("email/subject.txt", include_str!("../../templates/email/subject.txt"), 4 * 1024);
+
+/// The text part.
+pub(super) const TEXT: TemplateFile =
+    TemplateFile::text("email/message.txt", include_str!("../../templates/email/message.txt"), 64 * 1024);
+
+/// The HTML part. Mail readers cut it after about 100 KB.
+pub(super) const HTML: TemplateFile =
+    TemplateFile::text("email/message.html", include_str!("../../templates/email/message.html"), 100 * 1024);
 
 /// The row of email in the channel table.
 pub(super) const SPEC: ChannelSpec = ChannelSpec {
@@ -98,7 +119,11 @@ impl Channel for Email {
             let Some(mailer) = &self.mailer else {
                 tracing::error!("mails wait: [smtp] url is not configured any more");
                 let error = "smtp: no mail server is configured any more".to_owned();
-                return AttemptResult::without_response(Outcome::Retry { after: None }, error, Vec::new());
+                return Ok(AttemptResult::without_response(
+                    Outcome::Retry { after: None },
+                    error,
+                    Vec::new(),
+                ));
             };
             mailer.send(services, message).await
         })
@@ -107,71 +132,104 @@ impl Channel for Email {
 
 impl Mailer {
     /// Sends a mail once.
-    async fn send(&self, services: &Services, message: &Message<'_>) -> AttemptResult {
-        let stopwatch = services.clock.stopwatch();
-        let Some(to) = MailAddress::parse(&message.delivery.destination.address) else {
-            return AttemptResult::invalid("the mail address cannot be read");
+    async fn send(&self, services: &Services, message: &Message<'_>) -> Result<AttemptResult, String> {
+        let to = MailAddress::parse(&message.delivery.destination.address)
+            .ok_or("the mail address cannot be read")?;
+        let (bytes, request_headers) = self.compose(&services.templates, &to, message)?;
+        let mail = Mail { from: &self.from.address, to: &to, message: &bytes };
+        let mut progress = Progress { stage: Stage::Connect, accepted: None };
+        let exchange = smtp::send(&services.egress, &self.server, mail, &mut progress);
+        let finished = services.clock.timeout(message.timeout, exchange).await;
+        let Progress { stage, accepted } = progress;
+        let (outcome, error, reply) = if let Some(reply) = accepted {
+            (Outcome::Ok, None, reply.text)
+        } else {
+            let timed_out = || SendError::timed_out(message.timeout).into();
+            let (outcome, error, reply) =
+                classify(stage, finished.and_then(Result::err).unwrap_or_else(timed_out));
+            (outcome, Some(error), reply)
         };
-        let composed = TemplateContext::new(message.delivery)
-            .and_then(|context| message::compose(&services.templates, &self.from, &to, message, &context));
-        let composed = match composed {
-            Ok(composed) => composed,
-            Err(error) => return AttemptResult::invalid(error),
+        let response_body = recorded_text(reply.as_bytes());
+        let attempt = Attempt { error, request_headers, response_body, ..Attempt::default() };
+        Ok(AttemptResult { outcome, unreachable: false, attempt })
+    }
+
+    /// Returns a mail, and the headers that the attempt log shows. The error is a sentence.
+    fn compose(
+        &self,
+        templates: &Templates,
+        to: &MailAddress,
+        message: &Message<'_>,
+    ) -> Result<(Vec<u8>, Vec<(String, String)>), String> {
+        let context = TemplateContext::new(message.delivery)?;
+        let subject = single_line(&templates.render(&SUBJECT, &context)?, SUBJECT_MAX);
+        let plain = templates.render(&TEXT, &context)?;
+        let html = templates.render(&HTML, &context)?;
+        let from = &self.from.address;
+        let id = format!("<{}@{}>", message.delivery.id, from.domain());
+        // Names a message that does not exist: mail readers show all mails that refer to it as one thread.
+        let thread = format!("<{}@{}>", message.delivery.watch, from.domain());
+
+        let seconds = Duration::from_secs(u64::try_from(message.now.seconds()).unwrap_or_default());
+        let address = |address: &MailAddress| {
+            Address::new(address.local(), address.domain()).map_err(|error| format!("{address}: {error}"))
         };
-        let mail = Mail { from: &self.from.address, to: &to, message: &composed.bytes };
-        let mut exchange = Exchange::new(&self.server);
-        let finished = services.clock.timeout(message.timeout, exchange.run(&services.egress, mail)).await;
-        let classified = match (exchange.accepted.take(), finished) {
-            (Some(reply), _) => Classified { outcome: Outcome::Ok, error: None, reply: reply.text },
-            (None, Some(Err(failure))) => classify(exchange.stage, failure),
-            (None, Some(Ok(())) | None) => {
-                let (error, stage) = (SendError::timed_out(message.timeout), exchange.stage.name());
-                let outcome = Outcome::Retry { after: None };
-                Classified { outcome, error: Some(format!("{error}, at {stage}")), reply: String::new() }
-            }
-        };
-        AttemptResult {
-            error: classified.error,
-            response_body: recorded_text(classified.reply.as_bytes()),
-            duration: stopwatch.elapsed(),
-            ..AttemptResult::without_response(classified.outcome, String::new(), composed.headers)
-        }
+        let parts = MultiPart::alternative()
+            // `=_` cannot occur in a part: in its encoding, `=` precedes two digits or the end of a line.
+            .boundary(format!("=_{}", message.delivery.id))
+            .singlepart(part(ContentType::TEXT_PLAIN, plain)?)
+            .singlepart(part(ContentType::TEXT_HTML, html)?);
+        let mail = lettre::Message::builder()
+            .date(UNIX_EPOCH + seconds)
+            .from(LettreMailbox::new(self.from.name.clone(), address(from)?))
+            .to(LettreMailbox::new(None, address(to)?))
+            .subject(subject.as_str())
+            .message_id(Some(id.clone()))
+            .in_reply_to(thread.clone())
+            .references(thread)
+            // RFC 3834, and a header that Exchange evaluates: no automatic replies.
+            .raw_header(header("Auto-Submitted", "auto-generated"))
+            .raw_header(header("X-Auto-Response-Suppress", "All"))
+            .header(MIME_VERSION_1_0)
+            .multipart(parts)
+            .map_err(|error| error.to_string())?;
+        let shown =
+            [("from", from.as_str()), ("to", to.as_str()), ("message-id", &id), ("subject", &subject)];
+        let shown = shown.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Ok((mail.formatted(), shown.into()))
     }
 }
 
-/// A classified exchange.
-#[derive(Debug)]
-struct Classified {
-    outcome: Outcome,
-    error: Option<String>,
-    reply: String,
+fn part(kind: ContentType, text: String) -> Result<SinglePart, String> {
+    let body = Body::new_with_encoding(text, ContentTransferEncoding::QuotedPrintable);
+    let body = body.map_err(|_| "a part of the mail cannot be encoded")?;
+    Ok(SinglePart::builder().header(kind).body(body))
 }
 
-fn classify(stage: Stage, failure: Failure) -> Classified {
+fn header(name: &'static str, value: &str) -> HeaderValue {
+    HeaderValue::new(HeaderName::new_from_ascii_str(name), value.to_owned())
+}
+
+/// Returns the outcome of a failed exchange, its error, and the server's reply.
+fn classify(stage: Stage, failure: Failure) -> (Outcome, String, String) {
     let stage_name = stage.name();
-    let retry = |after, error| (Outcome::Retry { after }, Some(error));
-    let ((outcome, error), reply) = match failure {
+    let retry = |after| Outcome::Retry { after };
+    match failure {
         Failure::Refused(reply) => {
-            let (outcome, cause) = cause(stage, &reply);
+            let cause = cause(stage, &reply);
             if cause == Cause::Operator {
                 tracing::error!(
                     error = reply.text,
                     "the mail server does not accept mail from here at {stage_name}: see [smtp]; mails wait"
                 );
             }
-            let error = match cause {
-                Cause::Operator => {
-                    format!(
-                        "smtp: the mail server does not accept mail from here (its answer to {stage_name})"
-                    )
-                }
-                Cause::Temporary => {
-                    format!("smtp: the mail server asks to retry later (its answer to {stage_name})")
-                }
-                Cause::Recipient => format!("smtp: the recipient is refused (the answer to {stage_name})"),
-                Cause::Message => format!("smtp: the message is refused (the answer to {stage_name})"),
+            let (refusal, answer) = match cause {
+                Cause::Operator => ("the mail server does not accept mail from here", "its answer"),
+                Cause::Temporary => ("the mail server asks to retry later", "its answer"),
+                Cause::Recipient => ("the recipient is refused", "the answer"),
+                Cause::Message => ("the message is refused", "the answer"),
             };
-            ((outcome, Some(error)), reply.text)
+            (cause.outcome(), format!("smtp: {refusal} ({answer} to {stage_name})"), reply.text)
         }
         Failure::Connection(error) => {
             // A certificate needs the operator; a lost connection does not.
@@ -181,18 +239,19 @@ fn classify(stage: Stage, failure: Failure) -> Classified {
             if distrusted {
                 tracing::error!(error, "the mail server is not trusted: see [smtp]; mails wait");
             }
-            (retry(distrusted.then_some(OPERATOR_WAIT), error), String::new())
+            (retry(distrusted.then_some(OPERATOR_WAIT)), error, String::new())
         }
         Failure::NoTls => {
             tracing::error!("the mail server offers no STARTTLS, and [smtp] url requires it; mails wait");
-            (retry(Some(OPERATOR_WAIT), "tls: the mail server offers no STARTTLS".into()), String::new())
+            let error = "tls: the mail server offers no STARTTLS".to_owned();
+            (retry(Some(OPERATOR_WAIT)), error, String::new())
         }
         Failure::NoLogin => {
             tracing::error!("the mail server offers neither AUTH PLAIN nor AUTH LOGIN; mails wait");
-            (retry(Some(OPERATOR_WAIT), "smtp: the mail server offers no login".into()), String::new())
+            let error = "smtp: the mail server offers no login".to_owned();
+            (retry(Some(OPERATOR_WAIT)), error, String::new())
         }
-    };
-    Classified { outcome, error, reply }
+    }
 }
 
 /// Cause of a refusal.
@@ -208,39 +267,39 @@ enum Cause {
     Message,
 }
 
+impl Cause {
+    fn outcome(self) -> Outcome {
+        match self {
+            Self::Temporary => Outcome::Retry { after: Some(TEMPORARY_WAIT) },
+            Self::Operator => Outcome::Retry { after: Some(OPERATOR_WAIT) },
+            Self::Recipient => Outcome::Gone,
+            Self::Message => Outcome::Fatal,
+        }
+    }
+}
+
 /// Returns the cause of a refusal. It follows from the enhanced code; without one, from the stage and the
 /// code.
-fn cause(stage: Stage, reply: &Reply) -> (Outcome, Cause) {
-    let operator = (Outcome::Retry { after: Some(OPERATOR_WAIT) }, Cause::Operator);
-    let (recipient, message) = ((Outcome::Gone, Cause::Recipient), (Outcome::Fatal, Cause::Message));
+fn cause(stage: Stage, reply: &Reply) -> Cause {
     if reply.code < 500 {
-        return (Outcome::Retry { after: Some(TEMPORARY_WAIT) }, Cause::Temporary);
+        return Cause::Temporary;
     }
     if matches!(reply.code, 530 | 534 | 535 | 538) {
-        return operator;
+        return Cause::Operator;
     }
     match (stage, reply.enhanced_code()) {
         (Stage::Recipient | Stage::Data | Stage::Content, code) => match code {
             // About the sender's address.
-            Some((_, 1, 7 | 8)) => operator,
-            Some((_, 1, _) | (_, 2, 1)) => recipient,
-            None if stage == Stage::Recipient && matches!(reply.code, 550 | 551 | 553) => recipient,
-            Some(_) | None => message,
+            Some((_, 1, 7 | 8)) => Cause::Operator,
+            Some((_, 1, _) | (_, 2, 1)) => Cause::Recipient,
+            None if stage == Stage::Recipient && matches!(reply.code, 550 | 551 | 553) => Cause::Recipient,
+            Some(_) | None => Cause::Message,
         },
         // About the size.
-        (Stage::Sender, Some((_, 2 | 3, _))) => message,
-        (Stage::Sender, None) if reply.code == 552 => message,
+        (Stage::Sender, Some((_, 2 | 3, _))) => Cause::Message,
+        (Stage::Sender, None) if reply.code == 552 => Cause::Message,
         // The server does not know the recipient and the message yet.
-        (
-            Stage::Connect
-            | Stage::Tls
-            | Stage::Greeting
-            | Stage::Hello
-            | Stage::StartTls
-            | Stage::Login
-            | Stage::Sender,
-            _,
-        ) => operator,
+        _ => Cause::Operator,
     }
 }
 
@@ -258,11 +317,8 @@ mod tests {
             (Stage::Tls, cut.clone(), None),
             (Stage::StartTls, cut, None),
         ] {
-            assert_eq!(
-                classify(stage, Failure::Connection(error)).outcome,
-                Outcome::Retry { after },
-                "{stage:?}"
-            );
+            let (outcome, ..) = classify(stage, Failure::Connection(error));
+            assert_eq!(outcome, Outcome::Retry { after }, "{stage:?}");
         }
     }
 
@@ -305,7 +361,7 @@ mod tests {
             (Stage::Content, "451 4.3.0 later", Temporary),
         ] {
             let code = text[..3].parse().unwrap();
-            let (outcome, found) = cause(stage, &Reply { code, text: text.to_owned() });
+            let found = cause(stage, &Reply { code, text: text.to_owned() });
             assert_eq!(found, expected_cause, "{stage:?} {text}");
             let expected = match expected_cause {
                 Temporary => Outcome::Retry { after: Some(TEMPORARY_WAIT) },
@@ -313,7 +369,7 @@ mod tests {
                 Recipient => Outcome::Gone,
                 Message => Outcome::Fatal,
             };
-            assert_eq!(outcome, expected, "{stage:?} {text}");
+            assert_eq!(found.outcome(), expected, "{stage:?} {text}");
         }
     }
 }

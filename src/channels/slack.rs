@@ -23,16 +23,16 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, USER_
 use serde_json::Value;
 use url::Url;
 
-use super::attempt::{AttemptResult, RESPONSE_MAX, USER_AGENT_VALUE, post, recorded_headers};
 use super::channel::{
-    Channel, ChannelSetting, ChannelSpec, Message, Pacing, ParsedAddress, QueueScope, SendFuture, Services,
-    SettingCheck, SettingValues, Shorthand, ShownAddress,
+    AttemptResult, Channel, ChannelSetting, ChannelSpec, Exchange, Message, Pacing, ParsedAddress,
+    QueueScope, RESPONSE_MAX, SendFuture, Services, SettingCheck, SettingValues, Shorthand, ShownAddress,
+    USER_AGENT_VALUE, post, recorded_headers,
 };
 use super::template_context::TemplateContext;
 use super::templates::TemplateFile;
 use crate::clock::Clock;
-use crate::domain::{AddressError, ChannelKind, Masked, Outcome, parse_retry_after};
-use crate::egress::{Post, Received, SendError};
+use crate::domain::{AddressError, ChannelKind, Outcome};
+use crate::egress::{Egress, Post, Received, SendError};
 use blocks::{Dialect, MessageParts};
 
 /// Slack accepts a message a second for each channel. Short bursts are accepted, but an app that keeps
@@ -104,50 +104,54 @@ struct Slack {
 /// The operator's bot.
 #[derive(Debug)]
 struct Bot {
-    token: Masked,
-    /// Base URL of Slack's API, without a slash at its end.
-    api_url: String,
+    /// The token, marked as sensitive.
+    authorization: HeaderValue,
+    /// URL of the API's method.
+    url: Url,
 }
 
 impl Bot {
     fn from_settings(values: &SettingValues) -> Option<Self> {
         let (token, api_url) = (values.text("slack.bot_token")?, values.text("slack.api_url")?);
-        Some(Self { token: Masked::new(token), api_url: api_url.to_owned() })
+        // Both were checked when the configuration was read.
+        let mut authorization = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+        authorization.set_sensitive(true);
+        Some(Self { authorization, url: Url::parse(&format!("{api_url}/chat.postMessage")).ok()? })
     }
 }
 
 impl Channel for Slack {
     fn parse_address(&self, text: &str) -> Result<ParsedAddress, AddressError> {
-        match SlackTarget::parse(text).map_err(AddressError::Invalid)? {
-            SlackTarget::Channel(_) if self.bot.is_none() => {
+        match SlackTarget::of(text).map_err(AddressError::Invalid)? {
+            SlackTarget::Channel if self.bot.is_none() => {
                 let message = "channels cannot be posted to from here: [slack] bot_token is not configured";
                 Err(AddressError::NotConfigured(message.to_owned()))
             }
-            SlackTarget::Hook(url) | SlackTarget::Compatible(url) => Ok(ParsedAddress::Url(url.to_owned())),
-            SlackTarget::Channel(name) => Ok(ParsedAddress::Text(name.to_owned())),
+            SlackTarget::Hook | SlackTarget::Compatible => Ok(ParsedAddress::Url(text.to_owned())),
+            SlackTarget::Channel => Ok(ParsedAddress::Text(text.to_owned())),
         }
     }
 
     fn send<'a>(&'a self, services: &'a Services, message: &'a Message<'a>) -> SendFuture<'a> {
-        Box::pin(SlackSender { services, bot: self.bot.as_ref() }.send(message))
+        Box::pin(self.send_once(services, message))
     }
 }
 
-/// Destination of a message.
+/// Kind of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SlackTarget<'a> {
-    /// URL of a hook of Slack.
-    Hook(&'a str),
-    /// URL of a compatible hook.
-    Compatible(&'a str),
+enum SlackTarget {
+    /// A hook of Slack.
+    Hook,
+    /// A compatible hook.
+    Compatible,
     /// A channel, by `#name` or id.
-    Channel(&'a str),
+    Channel,
 }
 
-impl<'a> SlackTarget<'a> {
-    /// Parses an address. The host of a URL is not checked here. The error is a sentence that does not repeat
-    /// the address.
-    fn parse(address: &'a str) -> Result<Self, String> {
+impl SlackTarget {
+    /// Returns the kind of an address. The host of a URL is not checked here. The error is a sentence that does not
+    /// repeat the address.
+    fn of(address: &str) -> Result<Self, String> {
         if address.is_empty() {
             return Err("must not be empty".into());
         }
@@ -155,15 +159,13 @@ impl<'a> SlackTarget<'a> {
             if !matches!(scheme.to_ascii_lowercase().as_str(), "https" | "http") {
                 return Err("must begin with https://".into());
             }
-            let Some(path) = slack_path(address) else { return Ok(Self::Compatible(address)) };
+            let Some(path) = slack_path(address) else { return Ok(Self::Compatible) };
             if path.starts_with("/workflows/") || path.starts_with("/triggers/") {
-                return Err(
-                    "is the trigger of a workflow, which accepts no messages: give an incoming webhook, \
-                     https://hooks.slack.com/services/…"
-                        .into(),
-                );
+                let message = "is the trigger of a workflow, which accepts no messages: give an incoming webhook, \
+                               https://hooks.slack.com/services/…";
+                return Err(message.into());
             }
-            return Ok(Self::Hook(address));
+            return Ok(Self::Hook);
         }
         let is_name = |name: &str| {
             (1..=CHANNEL_MAX).contains(&name.chars().count())
@@ -175,10 +177,9 @@ impl<'a> SlackTarget<'a> {
                 && id.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
         };
         if address.strip_prefix('#').is_some_and(is_name) || is_id(address) {
-            Ok(Self::Channel(address))
-        } else {
-            Err("must be a hook (https://hooks.slack.com/services/…), #channel or a channel's id".into())
+            return Ok(Self::Channel);
         }
+        Err("must be a hook (https://hooks.slack.com/services/…), #channel or a channel's id".into())
     }
 }
 
@@ -200,135 +201,111 @@ fn masked(address: &str) -> String {
     format!("{}{front}/***", &url[..url::Position::BeforePath])
 }
 
-/// What is needed to send a message.
-#[derive(Clone, Copy)]
-struct SlackSender<'a> {
-    services: &'a Services,
-    bot: Option<&'a Bot>,
-}
-
-impl SlackSender<'_> {
+impl Slack {
     /// Sends a message once. If its format is refused, its plain text follows at once.
-    async fn send(self, message: &Message<'_>) -> AttemptResult {
-        let Services { clock, templates, .. } = self.services;
-        let stopwatch = clock.stopwatch();
-        let target = match SlackTarget::parse(&message.delivery.destination.address) {
-            Ok(target) => target,
-            Err(error) => return AttemptResult::invalid(format_args!("the address {error}")),
-        };
-        let rendered = TemplateContext::new(message.delivery)
-            .and_then(|context| Ok((MessageParts::parse(&templates.render(&MESSAGE, &context)?)?, context)));
-        let (parts, context) = match rendered {
-            Ok(rendered) => rendered,
-            Err(error) => return AttemptResult::invalid(error),
-        };
-        let dialect = match target {
-            SlackTarget::Hook(_) | SlackTarget::Channel(_) => Dialect::Slack,
-            SlackTarget::Compatible(_) => Dialect::Attachments,
-        };
-        let payload = blocks::payload(dialect, &parts, &context);
-        let (mut result, response) = self.post(target, payload, message.timeout).await;
-        if let (Ok(received), Outcome::Fatal) = (&response, &result.outcome)
-            && is_format_error(received)
-        {
+    async fn send_once(&self, services: &Services, message: &Message<'_>) -> Result<AttemptResult, String> {
+        let stopwatch = services.clock.stopwatch();
+        let address = message.delivery.destination.address.as_str();
+        let target = SlackTarget::of(address).map_err(|error| format!("the address {error}"))?;
+        let context = TemplateContext::new(message.delivery)?;
+        let parts = MessageParts::parse(&services.templates.render(&MESSAGE, &context)?)?.fitted(&context);
+        let dialect = if target == SlackTarget::Compatible { Dialect::Attachments } else { Dialect::Slack };
+        let payload = parts.payload(dialect, &context);
+        let (mut result, refused) = self.post(services, (target, address), payload, message.timeout).await;
+        if let (Some(code), Outcome::Fatal) = (refused, &result.outcome) {
             let left = message.timeout.saturating_sub(stopwatch.elapsed());
-            let payload = blocks::plain_text(dialect, &parts, &context);
-            (result, _) = self.post(target, payload, left).await;
+            let payload = parts.plain_text(dialect, &context);
+            (result, _) = self.post(services, (target, address), payload, left).await;
             if result.outcome == Outcome::Ok {
-                let refused = error_code(received);
-                result.error =
-                    Some(format!("degraded: the blocks were refused ({refused}), the text was accepted"));
+                let error = format!("degraded: the blocks were refused ({code}), the text was accepted");
+                result.attempt.error = Some(error);
             }
         }
-        AttemptResult { duration: stopwatch.elapsed(), ..result }
+        Ok(result)
     }
 
-    /// Makes one request.
+    /// Makes one request. Also returns the error code of a response that refuses the format.
     async fn post(
-        self,
-        target: SlackTarget<'_>,
+        &self,
+        services: &Services,
+        (target, address): (SlackTarget, &str),
         mut payload: Value,
         timeout: Duration,
-    ) -> (AttemptResult, Result<Received, SendError>) {
-        let Services { egress, clock, .. } = self.services;
+    ) -> (AttemptResult, Option<String>) {
+        let Services { egress, clock, .. } = services;
         let mut headers = HeaderMap::with_capacity(4);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
         headers.insert(USER_AGENT, USER_AGENT_VALUE);
-        let exchange = match target {
-            SlackTarget::Hook(url) | SlackTarget::Compatible(url) => {
-                post(egress, url, (headers, Bytes::from(payload.to_string())), timeout).await
-            }
-            SlackTarget::Channel(channel) => {
-                payload["channel"] = channel.into();
-                self.call_api(headers, Bytes::from(payload.to_string()), timeout).await
-            }
+        let exchange = if target == SlackTarget::Channel {
+            payload["channel"] = address.into();
+            self.call_api(egress, headers, payload.to_string().into(), timeout).await
+        } else {
+            post(egress, address, (headers, payload.to_string().into()), timeout).await
         };
-        let response = exchange.0.clone();
-        (AttemptResult::of_exchange(exchange, |received| classify(target, received, clock)), response)
+        let mut format_error = None;
+        let result = AttemptResult::of_exchange(exchange, |received| {
+            format_error = Some(error_code(received)).filter(|code| is_format_error(code));
+            classify(target, received, clock)
+        });
+        (result, format_error)
     }
 
-    /// Calls Slack's API as the bot. Also returns the headers for the attempt log.
+    /// Calls Slack's API as the bot.
     async fn call_api(
-        self,
+        &self,
+        egress: &Egress,
         mut headers: HeaderMap,
         body: Bytes,
         timeout: Duration,
-    ) -> (Result<Received, SendError>, Vec<(String, String)>) {
-        let Some(bot) = self.bot else {
+    ) -> Exchange {
+        let Some(Bot { authorization, url }) = &self.bot else {
             tracing::error!("messages for channels wait: [slack] bot_token is not configured any more");
             let error = SendError::Refused("no bot_token is configured for channels".into());
             return (Err(error), recorded_headers(&headers));
         };
-        let token = HeaderValue::try_from(format!("Bearer {}", bot.token.reveal()));
-        let url = Url::parse(&format!("{}/chat.postMessage", bot.api_url));
-        let (Ok(mut token), Ok(url)) = (token, url) else {
-            let error = SendError::Refused("[slack] cannot be used as it is configured".into());
-            return (Err(error), recorded_headers(&headers));
-        };
-        token.set_sensitive(true);
-        headers.insert(AUTHORIZATION, token);
+        headers.insert(AUTHORIZATION, authorization.clone());
         let recorded = recorded_headers(&headers);
-        let call = Post { url, headers, body, timeout, max_answer: RESPONSE_MAX };
-        (self.services.egress.call(call).await, recorded)
+        let call = Post { url: url.clone(), headers, body, timeout, max_answer: RESPONSE_MAX };
+        (egress.call(call).await, recorded)
     }
+}
+
+/// Returns the JSON of a response; null if it has none.
+fn json(received: &Received) -> Value {
+    serde_json::from_slice(&received.body).unwrap_or_default()
 }
 
 /// Returns the error code of a response: the `error` of a JSON object, or the text.
 fn error_code(received: &Received) -> String {
-    let json = serde_json::from_slice::<Value>(&received.body).unwrap_or_default();
-    let text = String::from_utf8_lossy(&received.body);
+    let (json, text) = (json(received), String::from_utf8_lossy(&received.body));
     let code = json["error"].as_str().unwrap_or_else(|| text.trim());
     code.chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
-fn classify(target: SlackTarget<'_>, received: &Received, clock: &Clock) -> (Outcome, Option<String>) {
+fn classify(target: SlackTarget, received: &Received, clock: &Clock) -> (Outcome, Option<String>) {
     let after = retry_after(received, clock);
-    let retry = |error: Option<String>| (Outcome::Retry { after }, error);
+    let retry = |error: Option<&str>| (Outcome::Retry { after }, error.map(str::to_owned));
+    let code = error_code(received);
+    let error = || Some(format!("slack: {}", explained(&code)));
     match (target, received.status) {
-        (SlackTarget::Channel(_), 200..=299) => classify_api(&api_code(received), after),
-        (SlackTarget::Hook(_), 200..=299) if received.body.trim_ascii() == b"ok" => (Outcome::Ok, None),
-        (SlackTarget::Hook(_), 200..=299) => retry(Some("protocol: the hook did not answer ok".into())),
-        (SlackTarget::Hook(_), 404 | 410) => {
-            (Outcome::Gone, Some(format!("slack: {}", explained(&error_code(received)))))
-        }
-        (SlackTarget::Hook(_), 400 | 403) if is_gone(&error_code(received)) => {
-            (Outcome::Gone, Some(format!("slack: {}", explained(&error_code(received)))))
-        }
-        (SlackTarget::Hook(_), 400) => {
-            (Outcome::Fatal, Some(format!("slack: {}", explained(&error_code(received)))))
-        }
-        (SlackTarget::Compatible(_), 200..=299) => {
-            let json = serde_json::from_slice::<Value>(&received.body).unwrap_or_default();
-            if [&json["ok"], &json["success"]].iter().any(|success| **success == Value::Bool(false)) {
-                retry(Some("chat: the hook answered that it failed".into()))
+        (SlackTarget::Channel, 200..=299) => classify_api(&api_code(received), after),
+        (SlackTarget::Hook, 200..=299) if received.body.trim_ascii() == b"ok" => (Outcome::Ok, None),
+        (SlackTarget::Hook, 200..=299) => retry(Some("protocol: the hook did not answer ok")),
+        (SlackTarget::Hook, 404 | 410) => (Outcome::Gone, error()),
+        (SlackTarget::Hook, 400 | 403) if is_gone(&code) => (Outcome::Gone, error()),
+        (SlackTarget::Hook, 400) => (Outcome::Fatal, error()),
+        (SlackTarget::Compatible, 200..=299) => {
+            let json = json(received);
+            if [&json["ok"], &json["success"]].contains(&&Value::Bool(false)) {
+                retry(Some("chat: the hook answered that it failed"))
             } else {
                 (Outcome::Ok, None)
             }
         }
-        (SlackTarget::Compatible(_), 410) => (Outcome::Gone, None),
-        (SlackTarget::Compatible(_), _) if is_format_error(received) => (Outcome::Fatal, None),
+        (SlackTarget::Compatible, 410) => (Outcome::Gone, None),
+        (SlackTarget::Compatible, _) if is_format_error(&code) => (Outcome::Fatal, None),
         // A 403 without a code of Slack, and a 404 of another chat, may come from a proxy and pass.
-        (SlackTarget::Hook(_) | SlackTarget::Compatible(_) | SlackTarget::Channel(_), _) => retry(None),
+        (SlackTarget::Hook | SlackTarget::Compatible | SlackTarget::Channel, _) => retry(None),
     }
 }
 
@@ -339,10 +316,9 @@ fn is_gone(code: &str) -> bool {
 
 /// Returns the wait that a response requests, in its header or else in its body.
 fn retry_after(received: &Received, clock: &Clock) -> Option<Duration> {
-    let header = received.header("retry-after").and_then(|text| parse_retry_after(text, clock.now()));
-    header.or_else(|| {
-        let json = serde_json::from_slice::<Value>(&received.body).ok()?;
-        let seconds = json.get("retry_after")?.as_f64().filter(|seconds| (0.0..1e9).contains(seconds))?;
+    received.retry_after(clock.now()).or_else(|| {
+        let seconds =
+            json(received)["retry_after"].as_f64().filter(|seconds| (0.0..1e9).contains(seconds))?;
         Some(Duration::from_secs_f64(seconds))
     })
 }
@@ -350,10 +326,10 @@ fn retry_after(received: &Received, clock: &Clock) -> Option<Duration> {
 /// Returns the code in a response of the API, which answers 200 to everything: `ok`, or the error's code;
 /// empty if the response is not one of the API.
 fn api_code(received: &Received) -> String {
-    match serde_json::from_slice::<Value>(&received.body) {
-        Ok(json) if json["ok"] == Value::Bool(true) => "ok".into(),
-        Ok(json) if json["ok"] == Value::Bool(false) => error_code(received),
-        Ok(_) | Err(_) => String::new(),
+    match json(received)["ok"].as_bool() {
+        Some(true) => "ok".into(),
+        Some(false) => error_code(received),
+        None => String::new(),
     }
 }
 
@@ -404,7 +380,7 @@ fn classify_api(code: &str, after: Option<Duration>) -> (Outcome, Option<String>
 }
 
 /// Returns whether a refusal is about the format, so that plain text may be accepted.
-fn is_format_error(received: &Received) -> bool {
+fn is_format_error(code: &str) -> bool {
     const FORMAT_ERRORS: [&str; 8] = [
         "invalid_payload",
         "invalid_attachments",
@@ -415,8 +391,7 @@ fn is_format_error(received: &Received) -> bool {
         "missing_text_or_fallback_or_attachments",
         "no_text",
     ];
-    let code = error_code(received);
-    FORMAT_ERRORS.contains(&code.as_str()) || code.starts_with("invalid_blocks")
+    FORMAT_ERRORS.contains(&code) || code.starts_with("invalid_blocks")
 }
 
 /// Returns a code with what to do about it.

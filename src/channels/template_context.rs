@@ -5,7 +5,6 @@
 //! line breaks where a single line is expected, a maximum length, and only http(s) links. The template adds
 //! the escapes of its format, HTML or JSON.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -93,7 +92,7 @@ pub struct OutputContext {
 }
 
 /// The error of a job.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ErrorContext {
     /// Code for programs.
     pub code: Option<String>,
@@ -129,7 +128,7 @@ struct Data<'a> {
     progress: Option<u8>,
     output: Option<String>,
     outputs: Option<Vec<Output>>,
-    error: Option<Error>,
+    error: Option<ErrorContext>,
     created_at: Option<String>,
     completed_at: Option<String>,
     #[serde(borrow)]
@@ -143,12 +142,6 @@ struct Output {
     r#type: Option<String>,
     thumbnail: Option<String>,
     poster_image: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Error {
-    code: Option<String>,
-    message: Option<String>,
 }
 
 impl TemplateContext {
@@ -173,10 +166,7 @@ impl TemplateContext {
         let observed_at = Timestamp::parse(&timestamp).unwrap_or_default();
         let times =
             [&data.created_at, &data.completed_at].map(|time| time.as_deref().and_then(Timestamp::parse));
-        let took = times[0]
-            .zip(times[1])
-            .filter(|(from, to)| from <= to)
-            .map(|(from, to)| format_span(to.since(from)));
+        let span = times[0].zip(times[1]).filter(|(from, to)| from <= to);
         Ok(Self {
             event: event.as_str(),
             id,
@@ -190,22 +180,19 @@ impl TemplateContext {
             status: data.raw_status.map(|status| single_line(&status, WORD_MAX)),
             progress: data.progress,
             link: data.output.as_deref().and_then(link),
-            output: data
-                .output
-                .map(|output| single_line(&output, URL_MAX))
-                .filter(|output| !output.is_empty()),
+            output: data.output.as_deref().and_then(|output| non_empty_line(output, URL_MAX)),
             thumbnail: outputs.iter().find_map(thumbnail),
             more_outputs: outputs.len().saturating_sub(OUTPUTS_MAX),
             outputs: outputs.into_iter().take(OUTPUTS_MAX).filter_map(output_context).collect(),
             error: data.error.map(|error| ErrorContext {
-                code: error.code.map(|code| single_line(&code, WORD_MAX)).filter(|code| !code.is_empty()),
+                code: error.code.as_deref().and_then(|code| non_empty_line(code, WORD_MAX)),
                 message: error.message.map(|message| multi_line(&message)).filter(|text| !text.is_empty()),
             }),
             at: format_time(observed_at),
             at_seconds: observed_at.seconds(),
             created: times[0].map(format_time),
             completed: times[1].map(format_time),
-            took,
+            took: span.map(|(from, to)| format_span(to.since(from))),
             metadata,
             more_metadata,
         })
@@ -229,10 +216,9 @@ fn describe(event: EventType) -> (&'static str, &'static str, &'static str, &'st
 }
 
 fn output_context(output: Output) -> Option<OutputContext> {
-    let text = single_line(output.url.as_deref()?, URL_MAX);
-    let kind = output.r#type.map(|kind| single_line(&kind, WORD_MAX)).filter(|kind| !kind.is_empty());
-    let link = output.url.as_deref().and_then(link);
-    (!text.is_empty()).then_some(OutputContext { kind, text, link })
+    let url = output.url.as_deref()?;
+    let kind = output.r#type.as_deref().and_then(|kind| non_empty_line(kind, WORD_MAX));
+    Some(OutputContext { kind, text: non_empty_line(url, URL_MAX)?, link: link(url) })
 }
 
 fn thumbnail(output: &Output) -> Option<String> {
@@ -281,6 +267,11 @@ pub(super) fn single_line(text: &str, max: usize) -> String {
     truncate(line.trim_end(), max)
 }
 
+/// Returns a cleaned text as a single line; `None` if nothing is left of it.
+fn non_empty_line(text: &str, max: usize) -> Option<String> {
+    Some(single_line(text, max)).filter(|line| !line.is_empty())
+}
+
 /// Returns a cleaned text, in several lines.
 fn multi_line(text: &str) -> String {
     let begin: String = text.chars().take(ERROR_MESSAGE_MAX * 4).collect();
@@ -301,37 +292,30 @@ fn multi_line(text: &str) -> String {
 
 /// Returns at most `max` characters; the last one is an ellipsis if the text was longer.
 pub(super) fn truncate(text: &str, max: usize) -> String {
-    match text.char_indices().nth(max) {
-        None => text.to_owned(),
-        Some(_) if max == 0 => String::new(),
-        Some(_) => {
-            let end = text.char_indices().nth(max - 1).map_or(0, |(at, _)| at);
-            format!("{}\u{2026}", &text[..end])
-        }
+    if text.chars().nth(max).is_none() {
+        return text.to_owned();
     }
+    text.chars().take(max.saturating_sub(1)).chain(['\u{2026}']).take(max).collect()
 }
 
 /// Formats a time as `2026-02-18 15:02:31 UTC`.
 fn format_time(time: Timestamp) -> String {
     let text = time.to_string();
-    match (text.get(..10), text.get(11..19)) {
-        (Some(day), Some(time)) => format!("{day} {time} UTC"),
-        _ => text,
-    }
+    let seconds = text.get(..19).map(|seconds| format!("{} UTC", seconds.replace('T', " ")));
+    seconds.unwrap_or(text)
 }
 
 /// Formats a duration as `2m 30s`.
 fn format_span(span: Duration) -> String {
     let mut rest = span.as_secs();
-    let mut text = String::new();
+    let mut parts = Vec::new();
     for (unit, seconds) in [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)] {
-        let count = rest / seconds;
-        rest %= seconds;
-        if count > 0 {
-            let _ = write!(text, "{}{count}{unit}", if text.is_empty() { "" } else { " " });
+        if rest >= seconds {
+            parts.push(format!("{}{unit}", rest / seconds));
+            rest %= seconds;
         }
     }
-    if text.is_empty() { "0s".into() } else { text }
+    if parts.is_empty() { "0s".into() } else { parts.join(" ") }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! because receivers refuse a signature that is older than five minutes.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -13,9 +14,11 @@ use hyper::body::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT};
 use sha2::Sha256;
 
-use super::attempt::{AttemptResult, USER_AGENT_VALUE, post};
-use super::channel::{Channel, ChannelSpec, Message, ParsedAddress, SendFuture, Services, Shorthand};
-use crate::domain::{AddressError, ChannelKind, Outcome, Payload, Timestamp, parse_retry_after, random};
+use super::channel::{
+    AttemptResult, Channel, ChannelSpec, Message, ParsedAddress, SendFuture, Services, Shorthand,
+    USER_AGENT_VALUE, post,
+};
+use crate::domain::{AddressError, ChannelKind, Outcome, Payload, Timestamp, random};
 use crate::egress::Received;
 
 /// Tolerance of receivers for the timestamp of a signature, in both directions.
@@ -26,10 +29,6 @@ const PREFIX: &str = "whsec_";
 /// Maximum lengths of a custom header, in bytes. Common servers accept 8 KiB for all headers together.
 const HEADER_NAME_MAX: usize = 128;
 const HEADER_VALUE_MAX: usize = 4_096;
-
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
-const CLOUD_EVENT: HeaderValue = HeaderValue::from_static("application/cloudevents+json");
 
 const ID: HeaderName = HeaderName::from_static("webhook-id");
 const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
@@ -55,7 +54,16 @@ impl Channel for Webhook {
     }
 
     fn send<'a>(&'a self, services: &'a Services, message: &'a Message<'a>) -> SendFuture<'a> {
-        Box::pin(send(services, message))
+        Box::pin(async move {
+            // Ids and base64 are always valid headers. If not, a later attempt fails, too.
+            let headers = headers(message).map_err(|error| error.to_string())?;
+            let body = Bytes::from_owner(Arc::clone(&message.delivery.body));
+            let url = &message.delivery.destination.address;
+            let exchange = post(&services.egress, url, (headers, body), message.timeout).await;
+            Ok(AttemptResult::of_exchange(exchange, |received| {
+                (classify(received, services.clock.now()), None)
+            }))
+        })
     }
 }
 
@@ -154,35 +162,25 @@ pub fn verify(
         return Err(SignatureError::Mismatch);
     }
     let off = now.seconds().abs_diff(seconds);
-    match off <= tolerance.as_secs() {
-        true => Ok(()),
-        false if seconds < now.seconds() => Err(SignatureError::TooOld(off)),
-        false => Err(SignatureError::InTheFuture(off)),
+    if off <= tolerance.as_secs() {
+        return Ok(());
     }
+    Err(if seconds < now.seconds() { SignatureError::TooOld(off) } else { SignatureError::InTheFuture(off) })
 }
 
 /// Checks a custom header of a destination. The error is a sentence.
 pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
-    const REFUSED: &[&str] = &[
-        "host",
-        "connection",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "expect",
-        "user-agent",
-        "traceparent",
-    ];
-    const FAMILIES: &[&str] = &["proxy-", "content-", "webhook-", "ringback-"];
+    const FAMILIES: [&str; 4] = ["proxy-", "content-", "webhook-", "ringback-"];
 
     if name.len() > HEADER_NAME_MAX {
         return Err(format!("a header's name must not be longer than {HEADER_NAME_MAX} characters"));
     }
     let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "is not the name of a header")?;
     let known = header.as_str();
-    if REFUSED.contains(&known) || FAMILIES.iter().any(|family| known.starts_with(family)) {
+    let is_hop_by_hop =
+        matches!(known, "connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "upgrade");
+    let is_ours = matches!(known, "host" | "expect" | "user-agent" | "traceparent");
+    if is_hop_by_hop || is_ours || FAMILIES.iter().any(|family| known.starts_with(family)) {
         return Err(format!("`{known}` is not yours to set"));
     }
     if value.len() > HEADER_VALUE_MAX {
@@ -199,27 +197,6 @@ pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
     Ok((header, value))
 }
 
-/// Sends a webhook once.
-async fn send(services: &Services, message: &Message<'_>) -> AttemptResult {
-    let Services { egress, clock, .. } = services;
-    let stopwatch = clock.stopwatch();
-    let delivery = message.delivery;
-    let headers = match headers(message, &secrets(message)) {
-        Ok(headers) => headers,
-        // Ids and base64 are always valid headers. If not, a later attempt fails, too.
-        Err(error) => return AttemptResult::invalid(error),
-    };
-    let body = Bytes::from_owner(delivery.body.clone());
-    let url = &delivery.destination.address;
-    let exchange = post(egress, url, (headers, body), message.timeout).await;
-    let is_answered = exchange.0.is_ok();
-    let mut result = AttemptResult::of_exchange(exchange, |received| (classify(received, clock.now()), None));
-    if !is_answered {
-        result.duration = stopwatch.elapsed();
-    }
-    result
-}
-
 /// Returns the secrets that sign: the destination's secret, or else those of the app (two during a rotation).
 fn secrets(message: &Message<'_>) -> Vec<Secret> {
     if let Some(secret) = &message.delivery.destination.secret {
@@ -229,16 +206,20 @@ fn secrets(message: &Message<'_>) -> Vec<Secret> {
     secrets.filter_map(|secret| Secret::parse(secret.reveal()).ok()).collect()
 }
 
-fn headers(message: &Message<'_>, secrets: &[Secret]) -> Result<HeaderMap, InvalidHeaderValue> {
+fn headers(message: &Message<'_>) -> Result<HeaderMap, InvalidHeaderValue> {
     let delivery = message.delivery;
     let custom = &delivery.destination.headers;
     let id = delivery.event.to_string();
     let seconds = message.now.seconds();
-    let signatures: Vec<_> =
-        secrets.iter().map(|secret| sign(secret, &id, seconds, &delivery.body)).collect();
+    let signed = |secret: &Secret| sign(secret, &id, seconds, &delivery.body);
+    let signatures: Vec<_> = secrets(message).iter().map(signed).collect();
+    let content_type = match delivery.payload {
+        Payload::Event | Payload::Raw => "application/json",
+        Payload::CloudEvents => "application/cloudevents+json",
+    };
 
     let mut headers = HeaderMap::with_capacity(8 + custom.len());
-    headers.insert(CONTENT_TYPE, content_type(delivery.payload));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(SIGNATURE, signatures.join(" ").try_into()?);
     headers.insert(ID, id.try_into()?);
     headers.insert(TIMESTAMP, seconds.into());
@@ -254,20 +235,11 @@ fn headers(message: &Message<'_>, secrets: &[Secret]) -> Result<HeaderMap, Inval
     Ok(headers)
 }
 
-fn content_type(payload: Payload) -> HeaderValue {
-    match payload {
-        Payload::Event | Payload::Raw => JSON,
-        Payload::CloudEvents => CLOUD_EVENT,
-    }
-}
-
 fn classify(received: &Received, now: Timestamp) -> Outcome {
     match received.status {
         200..=299 => Outcome::Ok,
         410 => Outcome::Gone,
-        _ => Outcome::Retry {
-            after: received.header("retry-after").and_then(|text| parse_retry_after(text, now)),
-        },
+        _ => Outcome::Retry { after: received.retry_after(now) },
     }
 }
 

@@ -29,8 +29,6 @@ const UNREACHABLE_MAX: usize = 10_000;
 #[derive(Debug, Default)]
 pub(super) struct Breakers {
     unreachable: HashMap<String, Failures>,
-    /// Number of open breakers.
-    open: usize,
 }
 
 #[derive(Debug)]
@@ -47,13 +45,6 @@ impl Failures {
     }
 }
 
-/// Change of a breaker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BreakerChange {
-    Opened,
-    Closed,
-}
-
 impl Breakers {
     /// Returns whether an attempt is to be made now. If the breaker is open, that attempt is a probe.
     pub(super) fn admits(&mut self, queue: &str, now: Timestamp) -> bool {
@@ -68,29 +59,25 @@ impl Breakers {
         probe
     }
 
-    /// Records a response.
-    pub(super) fn responded(&mut self, queue: &str) -> Option<BreakerChange> {
-        let open = self.unreachable.remove(queue)?.is_open();
-        self.open -= usize::from(open);
-        open.then_some(BreakerChange::Closed)
+    /// Records a response. Returns whether the breaker was open.
+    pub(super) fn responded(&mut self, queue: &str) -> bool {
+        self.unreachable.remove(queue).is_some_and(|failures| failures.is_open())
     }
 
-    /// Records an unreachable attempt.
-    pub(super) fn unreachable(&mut self, queue: &str, now: Timestamp) -> Option<BreakerChange> {
+    /// Records an unreachable attempt. Returns whether it opens the breaker.
+    pub(super) fn unreachable(&mut self, queue: &str, now: Timestamp) -> bool {
         if self.unreachable.len() >= UNREACHABLE_MAX && !self.unreachable.contains_key(queue) {
             *self = Self::default();
         }
         let failures = self.unreachable.entry(queue.to_owned()).or_insert(Failures { count: 0, last: now });
         failures.count = failures.count.saturating_add(1);
         failures.last = now;
-        let opened = failures.count == OPENS_AFTER;
-        self.open += usize::from(opened);
-        opened.then_some(BreakerChange::Opened)
+        failures.count == OPENS_AFTER
     }
 
     /// Returns the number of open breakers.
     pub(super) fn open_count(&self) -> usize {
-        self.open
+        self.unreachable.values().filter(|failures| failures.is_open()).count()
     }
 }
 
@@ -107,10 +94,7 @@ mod tests {
         let mut breakers = Breakers::default();
         for n in 1..=OPENS_AFTER {
             assert!(breakers.admits(name, at(0)));
-            assert_eq!(
-                breakers.unreachable(name, at(0)),
-                (n == OPENS_AFTER).then_some(BreakerChange::Opened)
-            );
+            assert_eq!(breakers.unreachable(name, at(0)), n == OPENS_AFTER);
         }
         breakers
     }
@@ -121,15 +105,15 @@ mod tests {
         let mut breakers = open(a);
         assert_eq!((breakers.admits(a, at(9)), breakers.open_count()), (false, 1));
         assert!(breakers.admits("1 https b.example 443", at(9)));
-        assert_eq!((breakers.responded(a), breakers.open_count()), (Some(BreakerChange::Closed), 0));
+        assert_eq!((breakers.responded(a), breakers.open_count()), (true, 0));
         assert!(breakers.admits(a, at(9)));
-        assert_eq!(breakers.responded(a), None);
+        assert!(!breakers.responded(a));
         // A response in between restarts the count.
         for _ in 1..OPENS_AFTER {
-            assert_eq!(breakers.unreachable(a, at(9)), None);
+            assert!(!breakers.unreachable(a, at(9)));
         }
-        assert_eq!(breakers.responded(a), None);
-        assert_eq!((breakers.unreachable(a, at(9)), breakers.open_count()), (None, 0));
+        assert!(!breakers.responded(a));
+        assert_eq!((breakers.unreachable(a, at(9)), breakers.open_count()), (false, 0));
     }
 
     #[test]
@@ -139,7 +123,7 @@ mod tests {
         let tried: Vec<i64> = (0..40).filter(|second| breakers.admits(a, at(*second))).collect();
         assert_eq!(tried, [10, 20, 30]);
         // After a long probe, the interval counts from the end of the probe.
-        assert_eq!(breakers.unreachable(a, at(50)), None);
+        assert!(!breakers.unreachable(a, at(50)));
         assert_eq!((breakers.admits(a, at(59)), breakers.admits(a, at(60))), (false, true));
     }
 

@@ -63,43 +63,50 @@ impl FairQueue {
 #[derive(Debug, Default)]
 pub(super) struct AppShares {
     apps: HashMap<AppNo, Share>,
+    /// What all apps use together.
+    pub(super) total: Share,
 }
 
+/// A part of the common limits.
 #[derive(Debug, Default)]
-struct Share {
-    loaded: usize,
-    /// Size of the bodies of the loaded deliveries.
-    bytes: usize,
-    in_flight: usize,
+pub(super) struct Share {
+    /// Number of loaded deliveries.
+    pub(super) loaded: usize,
+    /// Size of their bodies.
+    pub(super) bytes: usize,
+    /// Number of deliveries in flight.
+    pub(super) in_flight: usize,
 }
 
 impl AppShares {
     /// Counts a delivery with a body of this size as loaded.
     pub(super) fn load(&mut self, app: AppNo, bytes: usize) {
-        let share = self.apps.entry(app).or_default();
-        share.loaded += 1;
-        share.bytes += bytes;
+        for share in [self.apps.entry(app).or_default(), &mut self.total] {
+            share.loaded += 1;
+            share.bytes += bytes;
+        }
     }
 
     /// Counts a delivery as unloaded.
     pub(super) fn unload(&mut self, app: AppNo, bytes: usize) {
-        if let Some(share) = self.apps.get_mut(&app) {
+        for share in self.apps.get_mut(&app).into_iter().chain([&mut self.total]) {
             share.loaded -= 1;
             share.bytes -= bytes;
-            if share.loaded == 0 {
-                self.apps.remove(&app);
-            }
+        }
+        if self.apps.get(&app).is_some_and(|share| share.loaded == 0) {
+            self.apps.remove(&app);
         }
     }
 
     /// Counts a loaded delivery as in flight.
     pub(super) fn start(&mut self, app: AppNo) {
         self.apps.entry(app).or_default().in_flight += 1;
+        self.total.in_flight += 1;
     }
 
     /// Counts a delivery as no longer in flight, but still loaded.
     pub(super) fn end(&mut self, app: AppNo) {
-        if let Some(share) = self.apps.get_mut(&app) {
+        for share in self.apps.get_mut(&app).into_iter().chain([&mut self.total]) {
             share.in_flight -= 1;
         }
     }
@@ -162,5 +169,6 @@ mod tests {
             shares.unload(one, 10);
         }
         assert!(shares.may_send(one, 8) && shares.apps.is_empty());
+        assert_eq!((shares.total.loaded, shares.total.bytes, shares.total.in_flight), (0, 0, 0));
     }
 }

@@ -7,7 +7,9 @@ use super::breaker::Breakers;
 use super::fair_queue::{AppShares, FairQueue};
 use super::pacing::Pacer;
 use crate::clock::SetBackDetector;
-use crate::domain::{CancelScope, DeliveryId, DispatcherMessage, PendingDelivery, Timestamp, WatchId};
+use crate::domain::{
+    CancelScope, DeliveryId, DispatcherMessage, NextStep, PendingDelivery, Timestamp, WatchId,
+};
 use crate::store::{DueDeliveries, LoadDueDeliveries};
 
 /// Maximum number of loaded deliveries, and maximum total size of their bodies in bytes. Further deliveries
@@ -18,36 +20,20 @@ pub(super) const LOADED_MAX: (usize, usize) = (8_192, 64 * 1024 * 1024);
 /// page has arrived.
 const PAGES_MAX: usize = 16;
 
-/// Limits of the messages in flight.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FlightLimits {
-    /// In total.
-    pub(super) total: usize,
-    /// In one destination queue.
-    pub(super) per_queue: usize,
-}
-
-impl FlightLimits {
-    /// Returns how many deliveries of one queue may be loaded: enough that the queue never waits for a page.
-    fn loaded_per_queue(self) -> usize {
-        self.per_queue * 2
-    }
-}
-
 /// The loaded deliveries: taken from the store, and waiting or in flight.
 #[derive(Debug, Default)]
 pub(super) struct DispatchState {
+    /// Maximum number of deliveries in flight, in total and in one queue.
+    in_flight_max: usize,
+    per_queue_max: usize,
     queues: HashMap<Arc<str>, DestinationQueue>,
     loaded: HashSet<DeliveryId>,
-    /// Size of the bodies of all loaded deliveries.
-    bytes: usize,
-    in_flight: usize,
     /// Queues with a delivery to send and a free place to send it.
     sendable: FairQueue,
     /// Queues with more deliveries in the store and a free place to load them.
     loadable: FairQueue,
     /// How much of the limits each app uses.
-    shares: AppShares,
+    pub(super) shares: AppShares,
     /// Number of pages being read, and the maximum number of deliveries on them.
     pages: (usize, usize),
     /// Timers, at most one for each queue: the earliest time at which a waiting delivery in the store is due.
@@ -65,7 +51,6 @@ pub(super) struct DispatchState {
 
 /// Deliveries to one destination, in order.
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "four independent marks, each with its own sentence")]
 struct DestinationQueue {
     waiting: VecDeque<Box<PendingDelivery>>,
     in_flight: HashSet<DeliveryId>,
@@ -75,12 +60,19 @@ struct DestinationQueue {
     has_more: bool,
     /// Whether it is in `DispatchState::loadable`.
     is_loadable: bool,
-    /// Maximum number of deliveries on the page that is being read; `None` if no page is being read.
-    page: Option<usize>,
-    /// Whether a delivery became due while a page was being read, and may be missing on it.
-    due_since_page: bool,
-    /// Deliveries that were skipped while a page was being read, and may be on it.
-    skipped_since_page: Vec<(WatchId, CancelScope)>,
+    /// The page that is being read.
+    page: Option<PageInFlight>,
+}
+
+/// A page that is being read.
+#[derive(Debug, Default)]
+struct PageInFlight {
+    /// Maximum number of deliveries on it.
+    limit: usize,
+    /// Whether a delivery became due meanwhile, and may be missing on it.
+    became_due: bool,
+    /// Deliveries that were skipped meanwhile, and may be on it.
+    skipped: Vec<(WatchId, CancelScope)>,
 }
 
 impl DestinationQueue {
@@ -103,31 +95,21 @@ fn is_skipped(delivery: &PendingDelivery, watch: WatchId, scope: CancelScope) ->
         }
 }
 
-/// Time at which a queue is to be read again, after one of its deliveries was unloaded.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum NextRead {
-    /// At this time: the delivery is retried then.
-    At(Timestamp),
-    /// Now: a manual retry failed, and the delivery may still have its place in the schedule.
-    Now,
-    /// This delivery is no reason to read the queue again.
-    Never,
-}
-
 impl DispatchState {
-    /// Returns the number of loaded deliveries.
-    pub(super) fn loaded(&self) -> usize {
-        self.loaded.len()
+    /// Returns the state without loaded deliveries, with the limits of the deliveries in flight.
+    pub(super) fn new(in_flight_max: usize, per_queue_max: usize) -> Self {
+        Self { in_flight_max, per_queue_max, ..Self::default() }
     }
 
-    /// Returns the number of deliveries in flight.
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight
+    /// Returns how many deliveries of one queue may be loaded: enough that the queue never waits for a page.
+    fn loaded_per_queue(&self) -> usize {
+        self.per_queue_max * 2
     }
 
     /// Returns whether a delivery can be sent now.
-    pub(super) fn can_send(&self, limits: FlightLimits) -> bool {
-        self.in_flight < limits.total && self.sendable.has_any(|app| self.shares.may_send(app, limits.total))
+    pub(super) fn can_send(&self) -> bool {
+        let has_place = |app| self.shares.may_send(app, self.in_flight_max);
+        self.shares.total.in_flight < self.in_flight_max && self.sendable.has_any(has_place)
     }
 
     /// Returns whether a page can be read now.
@@ -142,9 +124,9 @@ impl DispatchState {
     }
 
     /// Applies a message of the store.
-    pub(super) fn apply(&mut self, message: DispatcherMessage, limits: FlightLimits) {
+    pub(super) fn apply(&mut self, message: DispatcherMessage) {
         match message {
-            DispatcherMessage::Dispatch(delivery) => self.add_committed(delivery, limits),
+            DispatcherMessage::Dispatch(delivery) => self.add_committed(delivery),
             DispatcherMessage::QueueChanged { queue, requested } => {
                 // A page leaves out loaded deliveries, so the store is read again once they are unloaded.
                 let loaded: Vec<DeliveryId> =
@@ -157,7 +139,8 @@ impl DispatchState {
     }
 
     /// Loads a delivery that was just committed, or leaves it to a page.
-    fn add_committed(&mut self, delivery: Box<PendingDelivery>, limits: FlightLimits) {
+    fn add_committed(&mut self, delivery: Box<PendingDelivery>) {
+        let most = self.loaded_per_queue();
         let is_full = self.is_full() || !self.shares.may_load(delivery.app, LOADED_MAX);
         let is_loaded = self.loaded.contains(&delivery.id);
         if is_loaded {
@@ -165,9 +148,8 @@ impl DispatchState {
         }
         let name: Arc<str> = delivery.destination.queue.as_str().into();
         let queue = self.queues.entry(Arc::clone(&name)).or_default();
-        if queue.page.is_some() {
-            queue.due_since_page = true;
-        } else if is_full || is_loaded || queue.loaded() >= limits.loaded_per_queue() || queue.has_more {
+        let is_behind_others = queue.has_more || queue.page.is_some() || queue.loaded() >= most;
+        if is_full || is_loaded || is_behind_others {
             self.mark_has_more(&name);
         } else {
             self.load(&name, delivery);
@@ -175,14 +157,14 @@ impl DispatchState {
     }
 
     fn is_full(&self) -> bool {
-        self.loaded.len() + self.pages.1 >= LOADED_MAX.0 || self.bytes >= LOADED_MAX.1
+        let loaded = &self.shares.total;
+        loaded.loaded + self.pages.1 >= LOADED_MAX.0 || loaded.bytes >= LOADED_MAX.1
     }
 
     fn load(&mut self, name: &Arc<str>, delivery: Box<PendingDelivery>) {
         if !self.loaded.insert(delivery.id) {
             return;
         }
-        self.bytes += delivery.body.len();
         self.shares.load(delivery.app, delivery.body.len());
         let queue = self.queues.entry(Arc::clone(name)).or_default();
         queue.waiting.push_back(delivery);
@@ -191,7 +173,7 @@ impl DispatchState {
 
     /// Removes the waiting deliveries of a watch that are in the scope. Deliveries in flight continue.
     fn skip(&mut self, watch: WatchId, scope: CancelScope) {
-        let Self { queues, loaded, bytes, retry_requested, shares, .. } = self;
+        let Self { queues, loaded, retry_requested, shares, .. } = self;
         let mut changed = Vec::new();
         for (name, queue) in queues {
             let before = queue.waiting.len();
@@ -200,7 +182,6 @@ impl DispatchState {
                 if skipped {
                     loaded.remove(&delivery.id);
                     retry_requested.remove(&delivery.id);
-                    *bytes -= delivery.body.len();
                     shares.unload(delivery.app, delivery.body.len());
                 }
                 !skipped
@@ -208,8 +189,8 @@ impl DispatchState {
             if queue.waiting.len() < before {
                 changed.push(Arc::clone(name));
             }
-            if queue.page.is_some() {
-                queue.skipped_since_page.push((watch, scope));
+            if let Some(page) = &mut queue.page {
+                page.skipped.push((watch, scope));
             }
         }
         for name in changed {
@@ -221,8 +202,8 @@ impl DispatchState {
     /// Records that the store has more due deliveries of a queue.
     fn mark_has_more(&mut self, name: &Arc<str>) {
         let queue = self.queues.entry(Arc::clone(name)).or_default();
-        if queue.page.is_some() {
-            queue.due_since_page = true;
+        if let Some(page) = &mut queue.page {
+            page.became_due = true;
             return;
         }
         queue.has_more = true;
@@ -275,18 +256,14 @@ impl DispatchState {
 
     /// Returns the deliveries to send now, and counts them as in flight.
     #[expect(clippy::vec_box, reason = "the boxes come from the queue and go to the tasks")]
-    pub(super) fn take_sendable(
-        &mut self,
-        limits: FlightLimits,
-        now: Timestamp,
-    ) -> Vec<Box<PendingDelivery>> {
+    pub(super) fn take_sendable(&mut self, now: Timestamp) -> Vec<Box<PendingDelivery>> {
         let mut deliveries = Vec::new();
-        while self.in_flight < limits.total {
-            let Self { sendable, shares, .. } = self;
-            let Some(name) = sendable.pop(|app| shares.may_send(app, limits.total)) else { break };
+        while self.shares.total.in_flight < self.in_flight_max {
+            let Self { sendable, shares, in_flight_max, .. } = self;
+            let Some(name) = sendable.pop(|app| shares.may_send(app, *in_flight_max)) else { break };
             let Some(queue) = self.queues.get_mut(&name) else { continue };
             queue.is_sendable = false;
-            if queue.in_flight.len() >= limits.per_queue {
+            if queue.in_flight.len() >= self.per_queue_max {
                 // `finish` marks it as sendable again.
                 continue;
             }
@@ -300,7 +277,6 @@ impl DispatchState {
             }
             let Some(delivery) = queue.waiting.pop_front() else { continue };
             queue.in_flight.insert(delivery.id);
-            self.in_flight += 1;
             self.shares.start(delivery.app);
             self.mark_sendable(&name);
             deliveries.push(delivery);
@@ -309,8 +285,8 @@ impl DispatchState {
     }
 
     /// Returns the pages to read now, for queues that have few loaded deliveries and more in the store.
-    pub(super) fn take_pages(&mut self, limits: FlightLimits, now: Timestamp) -> Vec<LoadDueDeliveries> {
-        let (most, few) = (limits.loaded_per_queue(), limits.per_queue.div_ceil(2));
+    pub(super) fn take_pages(&mut self, now: Timestamp) -> Vec<LoadDueDeliveries> {
+        let (most, few) = (self.loaded_per_queue(), self.per_queue_max.div_ceil(2));
         let mut pages = Vec::new();
         while !self.is_full() && self.pages.0 < PAGES_MAX {
             let Self { loadable, shares, .. } = self;
@@ -324,7 +300,7 @@ impl DispatchState {
             }
             let limit = most - queue.loaded();
             queue.has_more = false;
-            queue.page = Some(limit);
+            queue.page = Some(PageInFlight { limit, ..PageInFlight::default() });
             self.pages.0 += 1;
             self.pages.1 += limit;
             let loaded =
@@ -337,12 +313,9 @@ impl DispatchState {
 
     /// Loads the deliveries of a page. `None` if the page could not be read.
     pub(super) fn finish_page(&mut self, name: &Arc<str>, page: Option<DueDeliveries>) {
-        let queue = self.queues.entry(Arc::clone(name)).or_default();
-        let due_since_page = std::mem::take(&mut queue.due_since_page);
-        let skipped = std::mem::take(&mut queue.skipped_since_page);
-        if let Some(limit) = queue.page.take() {
-            self.pages = (self.pages.0 - 1, self.pages.1 - limit);
-        }
+        let in_flight = self.queues.get_mut(name).and_then(|queue| queue.page.take());
+        let Some(PageInFlight { limit, became_due, skipped }) = in_flight else { return };
+        self.pages = (self.pages.0 - 1, self.pages.1 - limit);
         let failed = page.is_none();
         let DueDeliveries { deliveries, has_more, next_retry_at } = page.unwrap_or_default();
         for delivery in deliveries {
@@ -350,7 +323,7 @@ impl DispatchState {
                 self.load(name, Box::new(delivery));
             }
         }
-        if failed || has_more || due_since_page {
+        if failed || has_more || became_due {
             self.mark_has_more(name);
         }
         if let Some(next_retry_at) = next_retry_at {
@@ -360,10 +333,8 @@ impl DispatchState {
     }
 
     /// Unloads a delivery after its attempt.
-    pub(super) fn finish(&mut self, delivery: &PendingDelivery, next: NextRead) {
+    pub(super) fn finish(&mut self, delivery: &PendingDelivery, next: NextStep) {
         self.loaded.remove(&delivery.id);
-        self.bytes -= delivery.body.len();
-        self.in_flight -= 1;
         self.shares.end(delivery.app);
         self.shares.unload(delivery.app, delivery.body.len());
         for name in self.pacer.finished(delivery.destination.channel) {
@@ -373,13 +344,11 @@ impl DispatchState {
         if let Some(queue) = self.queues.get_mut(&name) {
             queue.in_flight.remove(&delivery.id);
         }
-        let retry_requested = self.retry_requested.remove(&delivery.id);
-        match next {
-            NextRead::At(at) => self.set_timer(&name, at),
-            NextRead::Now => self.mark_has_more(&name),
-            NextRead::Never => {}
+        if let NextStep::Retry { due_at, .. } = next {
+            self.set_timer(&name, due_at);
         }
-        if retry_requested {
+        // After a failed manual retry, the delivery may still have its place in the schedule.
+        if self.retry_requested.remove(&delivery.id) || next == NextStep::Unchanged {
             self.mark_has_more(&name);
         }
         self.mark_loadable(&name);

@@ -162,7 +162,7 @@ pub struct Finished {
 }
 
 /// One attempt at a delivery, for the attempt log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attempt {
     /// Start of the attempt.
     pub at: Timestamp,

@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use url::Url;
 
 use crate::clock::Clock;
-use crate::domain::{JobName, Limits, Masked, PollPolicy, parse_retry_after};
+use crate::domain::{JobName, Limits, Masked, PollPolicy};
 use crate::egress::{Egress, Fetch};
 use crate::providers::{Definition, Interpretation, PollFailure};
 
@@ -76,7 +76,7 @@ impl Provider {
         let received =
             egress.fetch(fetch).await.map_err(|failure| Interpretation::error(failure.to_string()))?;
         let now = clock.now();
-        let retry_after = received.header("retry-after").and_then(|text| parse_retry_after(text, now));
+        let retry_after = received.retry_after(now);
         let mut meaning = definition.interpret(&name.job_id, received.status, &received.body);
         // A provider's error message is logged and shown to users.
         if let (Interpretation::Failed { message, .. }, Some(credential)) = (&mut meaning, self.key()) {

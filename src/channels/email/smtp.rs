@@ -21,7 +21,9 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 
 use super::settings::{SmtpSecurity, SmtpServer};
 use crate::domain::{MailAddress, Masked};
@@ -101,10 +103,9 @@ pub(super) struct Mail<'a> {
     pub(super) message: &'a [u8],
 }
 
-/// An exchange. Its progress remains readable if the running exchange is dropped.
+/// Progress of an exchange. It remains readable if the running exchange is dropped.
 #[derive(Debug)]
-pub(super) struct Exchange<'a> {
-    server: &'a SmtpServer,
+pub(super) struct Progress {
     /// Last step.
     pub(super) stage: Stage,
     /// The server's reply that accepted the message.
@@ -119,120 +120,39 @@ struct Extensions {
     login: bool,
 }
 
-impl<'a> Exchange<'a> {
-    pub(super) fn new(server: &'a SmtpServer) -> Self {
-        Self { server, stage: Stage::Connect, accepted: None }
-    }
-
-    /// Sends the mail.
-    pub(super) async fn run(&mut self, egress: &Egress, mail: Mail<'_>) -> Result<(), Failure> {
-        let SmtpServer { security, host, port, .. } = self.server;
-        let stream = egress.dial(host, *port).await?;
-        if *security == SmtpSecurity::Implicit {
-            self.stage = Stage::Tls;
-            let mut wire = Wire::new(egress.secure(stream, host).await?);
-            let extensions = self.greet(&mut wire, mail.from).await?;
-            return self.transfer(wire, extensions, mail).await;
-        }
-        let mut wire = Wire::new(stream);
-        let extensions = self.greet(&mut wire, mail.from).await?;
-        match security {
-            SmtpSecurity::Required | SmtpSecurity::Opportunistic if extensions.starttls => {
-                self.stage = Stage::StartTls;
-                wire.command("STARTTLS").await?.expect_class(2)?;
-                let stream = wire.into_stream()?;
-                self.stage = Stage::Tls;
-                let mut wire = Wire::new(egress.secure(stream, host).await?);
-                let extensions = self.hello(&mut wire, mail.from).await?;
-                self.transfer(wire, extensions, mail).await
-            }
-            SmtpSecurity::Required => Err(Failure::NoTls),
-            // An attacker that removes the offer of STARTTLS would get the password.
-            SmtpSecurity::Opportunistic if self.server.login.is_some() => Err(Failure::NoTls),
-            SmtpSecurity::Opportunistic | SmtpSecurity::None | SmtpSecurity::Implicit => {
-                self.transfer(wire, extensions, mail).await
-            }
-        }
-    }
-
-    async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
-        &mut self,
-        wire: &mut Wire<S>,
-        from: &MailAddress,
-    ) -> Result<Extensions, Failure> {
-        self.stage = Stage::Greeting;
-        wire.reply().await?.expect_class(2)?;
-        self.hello(wire, from).await
-    }
-
-    /// Sends EHLO with the sender's domain, which resolves, unlike the name of this machine.
-    async fn hello<S: AsyncRead + AsyncWrite + Unpin>(
-        &mut self,
-        wire: &mut Wire<S>,
-        from: &MailAddress,
-    ) -> Result<Extensions, Failure> {
-        self.stage = Stage::Hello;
-        let reply = wire.command(&format!("EHLO {}", from.domain())).await?.expect_class(2)?;
-        let mut extensions = Extensions::default();
-        for line in reply.text.lines().skip(1) {
-            let words = line.get(4..).unwrap_or_default().to_ascii_uppercase();
-            let mut words = words.split([' ', '=']);
-            match words.next() {
-                Some("STARTTLS") => extensions.starttls = true,
-                Some("AUTH") => {
-                    for mechanism in words {
-                        extensions.plain |= mechanism == "PLAIN";
-                        extensions.login |= mechanism == "LOGIN";
-                    }
-                }
-                Some(_) | None => {}
-            }
-        }
-        Ok(extensions)
-    }
-
-    async fn transfer<S: AsyncRead + AsyncWrite + Unpin>(
-        &mut self,
-        mut wire: Wire<S>,
-        extensions: Extensions,
-        mail: Mail<'_>,
-    ) -> Result<(), Failure> {
-        if let Some((name, password)) = &self.server.login {
-            self.stage = Stage::Login;
-            log_in(&mut wire, extensions, (name, password)).await?;
-        }
-        self.stage = Stage::Sender;
-        wire.command(&format!("MAIL FROM:<{}>", mail.from)).await?.expect_class(2)?;
-        self.stage = Stage::Recipient;
-        wire.command(&format!("RCPT TO:<{}>", mail.to)).await?.expect_class(2)?;
-        self.stage = Stage::Data;
-        wire.command("DATA").await?.expect_class(3)?;
-        self.stage = Stage::Content;
-        wire.write(&dot_stuffed(mail.message)).await?;
-        self.accepted = Some(wire.reply().await?.expect_class(2)?);
-        // The exchange does not wait for the reply, which is not needed.
-        let _ = wire.write(b"QUIT\r\n").await;
-        Ok(())
-    }
-}
-
-async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
-    wire: &mut Wire<S>,
-    extensions: Extensions,
-    (name, password): (&str, &Masked),
+/// Sends the mail.
+pub(super) async fn send(
+    egress: &Egress,
+    server: &SmtpServer,
+    mail: Mail<'_>,
+    progress: &mut Progress,
 ) -> Result<(), Failure> {
-    let password = password.reveal();
-    if extensions.plain {
-        let credentials = BASE64_STANDARD.encode(format!("\0{name}\0{password}"));
-        wire.command(&format!("AUTH PLAIN {credentials}")).await?.expect_class(2)?;
-    } else if extensions.login {
-        wire.command("AUTH LOGIN").await?.expect_class(3)?;
-        wire.command(&BASE64_STANDARD.encode(name)).await?.expect_class(3)?;
-        wire.command(&BASE64_STANDARD.encode(password)).await?.expect_class(2)?;
-    } else {
-        return Err(Failure::NoLogin);
+    let SmtpServer { security, host, port, login } = server;
+    let mut stream = egress.dial(host, *port).await?;
+    if *security != SmtpSecurity::Implicit {
+        let mut wire = Wire { stream: BufReader::with_capacity(LINE_MAX, stream), progress };
+        wire.greet().await?;
+        let extensions = wire.hello(mail.from).await?;
+        match security {
+            SmtpSecurity::Required | SmtpSecurity::Opportunistic if extensions.starttls => {}
+            SmtpSecurity::Required => return Err(Failure::NoTls),
+            // An attacker that removes the offer of STARTTLS would get the password.
+            SmtpSecurity::Opportunistic if login.is_some() => return Err(Failure::NoTls),
+            SmtpSecurity::Opportunistic | SmtpSecurity::None | SmtpSecurity::Implicit => {
+                return wire.transfer(login.as_ref(), extensions, mail).await;
+            }
+        }
+        wire.command(Stage::StartTls, "STARTTLS", 2).await?;
+        stream = wire.into_stream()?;
     }
-    Ok(())
+    progress.stage = Stage::Tls;
+    let stream = egress.secure(stream, host).await?;
+    let mut wire = Wire { stream: BufReader::with_capacity(LINE_MAX, stream), progress };
+    if *security == SmtpSecurity::Implicit {
+        wire.greet().await?;
+    }
+    let extensions = wire.hello(mail.from).await?;
+    wire.transfer(login.as_ref(), extensions, mail).await
 }
 
 impl Reply {
@@ -278,18 +198,77 @@ fn dot_stuffed(message: &[u8]) -> Vec<u8> {
 }
 
 /// A connection that writes lines and reads replies.
-struct Wire<S> {
+struct Wire<'p, S> {
     stream: BufReader<S>,
+    progress: &'p mut Progress,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    fn new(stream: S) -> Self {
-        Self { stream: BufReader::with_capacity(LINE_MAX, stream) }
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<'_, S> {
+    async fn greet(&mut self) -> Result<(), Failure> {
+        self.progress.stage = Stage::Greeting;
+        self.reply().await?.expect_class(2).map(drop)
     }
 
-    async fn command(&mut self, line: &str) -> Result<Reply, Failure> {
+    /// Sends EHLO with the sender's domain, which resolves, unlike the name of this machine.
+    async fn hello(&mut self, from: &MailAddress) -> Result<Extensions, Failure> {
+        let reply = self.command(Stage::Hello, &format!("EHLO {}", from.domain()), 2).await?;
+        let mut extensions = Extensions::default();
+        for line in reply.text.lines().skip(1) {
+            let words = line.get(4..).unwrap_or_default().to_ascii_uppercase();
+            let mut words = words.split([' ', '=']);
+            match words.next() {
+                Some("STARTTLS") => extensions.starttls = true,
+                Some("AUTH") => {
+                    for mechanism in words {
+                        extensions.plain |= mechanism == "PLAIN";
+                        extensions.login |= mechanism == "LOGIN";
+                    }
+                }
+                Some(_) | None => {}
+            }
+        }
+        Ok(extensions)
+    }
+
+    async fn transfer(
+        mut self,
+        login: Option<&(String, Masked)>,
+        extensions: Extensions,
+        mail: Mail<'_>,
+    ) -> Result<(), Failure> {
+        if let Some((name, password)) = login {
+            self.log_in(extensions, name, password.reveal()).await?;
+        }
+        self.command(Stage::Sender, &format!("MAIL FROM:<{}>", mail.from), 2).await?;
+        self.command(Stage::Recipient, &format!("RCPT TO:<{}>", mail.to), 2).await?;
+        self.command(Stage::Data, "DATA", 3).await?;
+        self.progress.stage = Stage::Content;
+        self.write(&dot_stuffed(mail.message)).await?;
+        self.progress.accepted = Some(self.reply().await?.expect_class(2)?);
+        // The exchange does not wait for the reply, which is not needed.
+        let _ = self.write(b"QUIT\r\n").await;
+        Ok(())
+    }
+
+    async fn log_in(&mut self, extensions: Extensions, name: &str, password: &str) -> Result<(), Failure> {
+        if extensions.plain {
+            let credentials = BASE64_STANDARD.encode(format!("\0{name}\0{password}"));
+            self.command(Stage::Login, &format!("AUTH PLAIN {credentials}"), 2).await?;
+        } else if extensions.login {
+            self.command(Stage::Login, "AUTH LOGIN", 3).await?;
+            self.command(Stage::Login, &BASE64_STANDARD.encode(name), 3).await?;
+            self.command(Stage::Login, &BASE64_STANDARD.encode(password), 2).await?;
+        } else {
+            return Err(Failure::NoLogin);
+        }
+        Ok(())
+    }
+
+    /// Sends a command, and expects a reply of a class.
+    async fn command(&mut self, stage: Stage, line: &str, class: u16) -> Result<Reply, Failure> {
+        self.progress.stage = stage;
         self.write(format!("{line}\r\n").as_bytes()).await?;
-        self.reply().await
+        self.reply().await?.expect_class(class)
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
@@ -325,21 +304,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Reads a line and returns it without its end.
     async fn line(&mut self) -> Result<String, Failure> {
         let mut line = Vec::new();
-        loop {
-            let waiting = self.stream.fill_buf().await.map_err(|_| closed())?;
-            if waiting.is_empty() {
-                return Err(closed());
-            }
-            let end = waiting.iter().position(|byte| *byte == b'\n');
-            line.extend_from_slice(&waiting[..end.unwrap_or(waiting.len())]);
-            let used = end.map_or(waiting.len(), |end| end + 1);
-            self.stream.consume(used);
-            if line.len() > LINE_MAX {
-                return Err(SendError::TooLarge(LINE_MAX).into());
-            }
-            if end.is_some() {
-                return Ok(String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned());
-            }
+        let mut limited = (&mut self.stream).take(LINE_MAX as u64 + 1);
+        limited.read_until(b'\n', &mut line).await.map_err(|_| closed())?;
+        match line.strip_suffix(b"\n") {
+            Some(line) => Ok(String::from_utf8_lossy(line).trim_end_matches('\r').to_owned()),
+            None if line.len() > LINE_MAX => Err(SendError::TooLarge(LINE_MAX).into()),
+            None => Err(closed()),
         }
     }
 
@@ -360,6 +330,14 @@ fn closed() -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn progress() -> Progress {
+        Progress { stage: Stage::Connect, accepted: None }
+    }
+
+    fn wire<S: AsyncRead>(stream: S, progress: &mut Progress) -> Wire<'_, S> {
+        Wire { stream: BufReader::with_capacity(LINE_MAX, stream), progress }
+    }
 
     #[test]
     fn no_line_of_a_message_ends_the_message() {
@@ -407,7 +385,7 @@ mod tests {
             let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
             theirs.write_all(bytes).await.unwrap();
             drop(theirs);
-            match (Wire::new(ours).reply().await, says) {
+            match (wire(ours, &mut progress()).reply().await, says) {
                 (Ok(reply), Ok(text)) => assert_eq!(reply.text, text),
                 (Err(Failure::Connection(error)), Err(word)) => {
                     assert!(error.to_string().starts_with(word), "{error}");
@@ -421,7 +399,8 @@ mod tests {
     async fn bytes_before_starttls_do_not_count_as_encrypted() {
         let (ours, mut theirs) = tokio::io::duplex(1024);
         theirs.write_all(b"220 go ahead\r\n250 AUTH PLAIN\r\n").await.unwrap();
-        let mut wire = Wire::new(ours);
+        let mut progress = progress();
+        let mut wire = wire(ours, &mut progress);
         assert!(wire.reply().await.is_ok());
         assert!(matches!(wire.into_stream(), Err(Failure::Connection(SendError::Tls(_)))));
     }

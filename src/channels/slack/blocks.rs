@@ -10,7 +10,7 @@
 //!
 //! Only attachments have a colour, so the fields are in an attachment. Everything important is in `blocks`.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use url::Url;
 
@@ -55,20 +55,18 @@ pub(super) struct MessageParts {
     /// Headline.
     title: String,
     /// Some lines below the headline.
-    #[serde(default)]
-    body: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    body: String,
     /// Link to the result.
-    #[serde(default)]
     link: Option<Link>,
     /// URL of a small picture.
-    #[serde(default)]
     image: Option<String>,
     /// Names and values, the most important first.
     #[serde(default)]
     fields: Vec<NameValue>,
     /// Small line at the end; the time is appended.
-    #[serde(default)]
-    footer: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    footer: String,
 }
 
 /// A URL with its label.
@@ -79,83 +77,72 @@ struct Link {
     url: String,
 }
 
+/// Reads a text; null counts as empty.
+fn nullable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 impl MessageParts {
     /// Parses the result of the template. The error is a sentence.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         serde_json::from_str(text).map_err(|error| error.to_string())
     }
-}
 
-/// Returns the formatted message.
-pub(super) fn payload(dialect: Dialect, parts: &MessageParts, context: &TemplateContext) -> Value {
-    let fitted = Fitted::new(parts, context);
-    match dialect {
-        Dialect::Slack => fitted.blocks(context),
-        Dialect::Attachments => fitted.attachments(context),
-    }
-}
-
-/// Returns the message as plain text.
-pub(super) fn plain_text(dialect: Dialect, parts: &MessageParts, context: &TemplateContext) -> Value {
-    let fitted = Fitted::new(parts, context);
-    let escape = match dialect {
-        Dialect::Slack => escaped,
-        Dialect::Attachments => without_markup,
-    };
-    // In a URL, these characters may be percent-encoded, which disables mentions and markup.
-    let encoded = |url: &str| escaped(&url.replace('@', "%40").replace('[', "%5B").replace(']', "%5D"));
-    let link = fitted.link.as_ref().map(|(_, url)| encoded(url)).unwrap_or_default();
-    let parts = [escape(&fitted.title), escape(&fitted.body), link, context.at.clone()];
-    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-    let text = parts.join("\n");
-    match dialect {
-        Dialect::Slack => json!({ "text": text, "mrkdwn": false, "unfurl_links": false }),
-        Dialect::Attachments => json!({ "text": text }),
-    }
-}
-
-/// Parts within the limits, not escaped yet.
-struct Fitted {
-    text: String,
-    title: String,
-    body: String,
-    link: Option<(String, String)>,
-    image: Option<String>,
-    fields: Vec<(String, String)>,
-    footer: String,
-}
-
-impl Fitted {
-    fn new(parts: &MessageParts, context: &TemplateContext) -> Self {
+    /// Returns the parts within the limits, not escaped yet.
+    pub(super) fn fitted(self, context: &TemplateContext) -> Self {
         let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
-        let title = or(single_line(&parts.title, TITLE_MAX), context.title);
-        let link = parts.link.as_ref().and_then(|link| {
-            let label = or(single_line(&link.label, LABEL_MAX), "Open");
-            link_url(&link.url).map(|url| (label, url))
-        });
-        let field = |name: &str, value: &str| {
-            (single_line(name, FIELD_SHOWN_MAX), single_line(value, FIELD_SHOWN_MAX))
-        };
+        let title = or(single_line(&self.title, TITLE_MAX), context.title);
+        let body: Vec<String> = self.body.lines().map(|line| single_line(line, SECTION_MAX)).collect();
+        let shown = |text: &str| single_line(text, FIELD_SHOWN_MAX);
+        let fields = self.fields.iter();
+        let fields = fields.map(|one| NameValue { name: shown(&one.name), value: shown(&one.value) });
         let mut fitted = Self {
-            text: or(single_line(&parts.text, TEXT_MAX), &title),
-            body: truncate(clean(parts.body.as_deref().unwrap_or_default()).trim(), SECTION_MAX),
-            image: parts.image.clone().filter(|url| url.len() <= IMAGE_URL_MAX && is_public_https(url)),
-            fields: parts.fields.iter().map(|one| field(&one.name, &one.value)).collect(),
-            footer: single_line(parts.footer.as_deref().unwrap_or_default(), FOOTER_MAX),
+            text: or(single_line(&self.text, TEXT_MAX), &title),
             title,
-            link,
+            body: truncate(body.join("\n").trim(), SECTION_MAX),
+            link: self.link.and_then(|Link { label, url }| {
+                Some(Link { label: or(single_line(&label, LABEL_MAX), "Open"), url: link_url(&url)? })
+            }),
+            image: self.image.filter(|url| url.len() <= IMAGE_URL_MAX && is_public_https(url)),
+            fields: fields
+                .filter(|one| !(one.name.is_empty() && one.value.is_empty()))
+                .take(FIELDS_MAX)
+                .collect(),
+            footer: single_line(&self.footer, FOOTER_MAX),
         };
-        fitted.fields.retain(|(name, value)| !name.is_empty() || !value.is_empty());
-        fitted.fields.truncate(FIELDS_MAX);
         fitted.fit();
         fitted
+    }
+
+    /// Returns the formatted message.
+    pub(super) fn payload(&self, dialect: Dialect, context: &TemplateContext) -> Value {
+        match dialect {
+            Dialect::Slack => self.blocks(context),
+            Dialect::Attachments => self.attachments(context),
+        }
+    }
+
+    /// Returns the message as plain text.
+    pub(super) fn plain_text(&self, dialect: Dialect, context: &TemplateContext) -> Value {
+        // In a URL, these characters may be percent-encoded, which disables mentions and markup.
+        let encoded = |url: &str| escaped(&url.replace('@', "%40").replace('[', "%5B").replace(']', "%5D"));
+        let link = self.link.as_ref().map(|link| encoded(&link.url)).unwrap_or_default();
+        let text = |escape: fn(&str) -> String| {
+            let parts = [escape(&self.title), escape(&self.body), link, context.at.clone()];
+            let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+            parts.join("\n")
+        };
+        match dialect {
+            Dialect::Slack => json!({ "text": text(escaped), "mrkdwn": false, "unfurl_links": false }),
+            Dialect::Attachments => json!({ "text": text(without_markup) }),
+        }
     }
 
     /// Returns the total length as Slack counts it, with escapes.
     fn size(&self) -> usize {
         let chars = |text: &str| escaped(text).chars().count();
-        let link = self.link.as_ref().map_or(0, |(label, url)| chars(label) + chars(url));
-        let fields: usize = self.fields.iter().map(|(name, value)| chars(name) + chars(value) + 1).sum();
+        let link = self.link.as_ref().map_or(0, |link| chars(&link.label) + chars(&link.url));
+        let fields: usize = self.fields.iter().map(|one| chars(&one.name) + chars(&one.value) + 1).sum();
         let image = self.image.as_ref().map_or(0, String::len);
         let texts = chars(&self.text) + chars(&self.title) + chars(&self.body) + chars(&self.footer);
         texts + link + fields + image
@@ -185,8 +172,10 @@ impl Fitted {
                 json!({ "type": "image", "image_url": url, "alt_text": "A picture of the output" });
         }
         blocks.push(section);
-        if let Some((label, url)) = &self.link {
-            let text = format!("<{}|{}>", escaped(url), label_of(label));
+        if let Some(Link { label, url }) = &self.link {
+            // `|` would begin another label, and the marks of `mrkdwn` cannot be escaped.
+            let label = label.replace(['|', '*', '_', '~', '`'], " ");
+            let text = format!("<{}|{}>", escaped(url), escaped(&label));
             blocks.push(json!({ "type": "section", "text": { "type": "mrkdwn", "text": text } }));
         }
         let date =
@@ -196,11 +185,10 @@ impl Fitted {
             elements.insert(0, plain_text_object(&self.footer, FOOTER_MAX * 2));
         }
         blocks.push(json!({ "type": "context", "elements": elements }));
-        let fields: Vec<Value> = self
-            .fields
-            .iter()
-            .map(|(name, value)| plain_text_object(format!("{name}\n{value}").trim(), FIELD_MAX))
-            .collect();
+        let field = |NameValue { name, value }: &NameValue| {
+            plain_text_object(format!("{name}\n{value}").trim(), FIELD_MAX)
+        };
+        let fields: Vec<Value> = self.fields.iter().map(field).collect();
         let sections: Vec<Value> =
             fields.chunks(10).map(|fields| json!({ "type": "section", "fields": fields })).collect();
         let mut payload = json!({
@@ -216,21 +204,18 @@ impl Fitted {
     }
 
     fn attachments(&self, context: &TemplateContext) -> Value {
-        let fields: Vec<Value> = self
-            .fields
-            .iter()
-            .map(|(name, value)| {
-                let short = value.chars().count() <= 40;
-                json!({ "short": short, "title": without_markup(name), "value": without_markup(value) })
-            })
-            .collect();
+        let field = |NameValue { name, value }: &NameValue| {
+            let short = value.chars().count() <= 40;
+            json!({ "short": short, "title": without_markup(name), "value": without_markup(value) })
+        };
+        let fields: Vec<Value> = self.fields.iter().map(field).collect();
         let body = if self.body.is_empty() { context.summary } else { &self.body };
         let footer = [self.footer.as_str(), &context.at].join(" ");
         let mut attachment = json!({
             "fallback": without_markup(&self.text), "color": context.color, "text": without_markup(&truncate(body, ATTACHMENT_TEXT_MAX)),
             "fields": fields, "footer": without_markup(footer.trim()),
         });
-        if let Some((label, url)) = &self.link {
+        if let Some(Link { label, url }) = &self.link {
             attachment["title"] = without_markup(label).into();
             attachment["title_link"] = url.as_str().into();
         }
@@ -255,22 +240,9 @@ fn plain_text_object(text: &str, max: usize) -> Value {
     }
 }
 
-/// Removes control characters and marks that change the writing direction, but keeps the lines.
-fn clean(text: &str) -> String {
-    let lines: Vec<String> = text.lines().map(|text| single_line(text, SECTION_MAX)).collect();
-    lines.join("\n")
-}
-
 /// Escapes the three characters that have a meaning in Slack's texts.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
-/// Returns a label for a link. `|` would begin another label, and the marks of `mrkdwn` cannot be escaped.
-fn label_of(label: &str) -> String {
-    let plain: String =
-        label.chars().map(|c| if matches!(c, '|' | '*' | '_' | '~' | '`') { ' ' } else { c }).collect();
-    escaped(&plain)
 }
 
 /// Returns an http(s) URL in a form that is valid between `<` and `|`.
@@ -284,14 +256,8 @@ fn link_url(url: &str) -> Option<String> {
 /// Disables Markdown, mentions and Slack's marks with zero-width spaces, for chats that have no other way to
 /// do it.
 fn without_markup(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    for c in text.chars() {
-        plain.push(c);
-        if matches!(c, '@' | '<' | ']' | '!') {
-            plain.push('\u{200b}');
-        }
-    }
-    plain
+    let text = text.replace('@', "@\u{200b}").replace('<', "<\u{200b}");
+    text.replace(']', "]\u{200b}").replace('!', "!\u{200b}")
 }
 
 #[cfg(test)]
@@ -305,7 +271,7 @@ mod tests {
     }
 
     fn render(context: &TemplateContext) -> MessageParts {
-        MessageParts::parse(&templates().render(&MESSAGE, context).unwrap()).unwrap()
+        MessageParts::parse(&templates().render(&MESSAGE, context).unwrap()).unwrap().fitted(context)
     }
 
     fn messages() -> Vec<(String, MessageParts, TemplateContext)> {
@@ -338,7 +304,7 @@ mod tests {
     fn payloads_for_slack() {
         for name in ["job.completed", "job.failed"] {
             let (parts, context) = sample(name);
-            let payload = payload(Dialect::Slack, &parts, &context);
+            let payload = parts.payload(Dialect::Slack, &context);
             insta::assert_snapshot!(format!("{name} blocks").replace(' ', "-"), format!("{payload:#}"));
         }
     }
@@ -346,14 +312,14 @@ mod tests {
     #[test]
     fn payload_for_a_compatible_chat() {
         let (parts, context) = sample("job.completed");
-        let payload = payload(Dialect::Attachments, &parts, &context);
+        let payload = parts.payload(Dialect::Attachments, &context);
         insta::assert_snapshot!("job.completed-attachments", format!("{payload:#}"));
     }
 
     #[test]
     fn a_message_is_within_every_limit_for_any_event() {
         for (name, parts, context) in messages() {
-            let payload = payload(Dialect::Slack, &parts, &context);
+            let payload = parts.payload(Dialect::Slack, &context);
             let (mut all, blocks) = (Vec::new(), payload["blocks"].as_array().unwrap());
             texts(&payload, &mut all);
             let total: usize = all.iter().map(|(_, text)| text.chars().count()).sum();
@@ -371,7 +337,7 @@ mod tests {
     #[test]
     fn no_text_mentions_a_user_or_contains_a_link() {
         for (name, parts, context) in messages() {
-            let (mut all, sent) = (Vec::new(), payload(Dialect::Slack, &parts, &context));
+            let (mut all, sent) = (Vec::new(), parts.payload(Dialect::Slack, &context));
             texts(&sent, &mut all);
             for (kind, text) in all {
                 match kind.as_str() {
@@ -389,19 +355,19 @@ mod tests {
                 }
             }
             assert!(!sent["text"].as_str().unwrap().contains(['<', '>']), "{name}");
-            let mut with_link = payload(Dialect::Attachments, &parts, &context);
+            let mut with_link = parts.payload(Dialect::Attachments, &context);
             // The target of a link does not count as text.
             for field in ["title_link", "thumb_url"] {
                 with_link["attachments"][0][field] = Value::Null;
             }
             for elsewhere in
-                [with_link.to_string(), plain_text(Dialect::Attachments, &parts, &context).to_string()]
+                [with_link.to_string(), parts.plain_text(Dialect::Attachments, &context).to_string()]
             {
                 for mark in ["<!", "<@", "@channel", "@U123", "](", "\u{202e}"] {
                     assert!(!elsewhere.contains(mark), "{name}: {mark}");
                 }
             }
-            let alone = plain_text(Dialect::Slack, &parts, &context);
+            let alone = parts.plain_text(Dialect::Slack, &context);
             assert!(!alone["text"].as_str().unwrap().contains(['<', '>']), "{name}");
         }
     }
@@ -411,18 +377,18 @@ mod tests {
         let (mut parts, context) = sample("job.completed");
         let wide = |n: usize| "&".repeat(n);
         parts.image = Some(format!("https://a.example/{}", "x".repeat(2_000)));
-        parts.body = Some(wide(600));
+        parts.body = wide(600);
         parts.fields = vec![NameValue { name: "name".into(), value: wide(400) }; 3];
         // Escaped, an ampersand counts five.
-        let fitted = Fitted::new(&parts, &context);
+        let fitted = parts.clone().fitted(&context);
         assert!(fitted.image.is_none(), "the picture first");
         assert_eq!((fitted.fields.len(), fitted.body.len()), (3, 600));
-        parts.body = Some(wide(1_400));
-        let fitted = Fitted::new(&parts, &context);
+        parts.body = wide(1_400);
+        let fitted = parts.clone().fitted(&context);
         assert!(fitted.fields.len() < 3, "then the last fields");
         assert_eq!(fitted.body.len(), 1_400);
-        parts.body = Some(wide(3_000));
-        let fitted = Fitted::new(&parts, &context);
+        parts.body = wide(3_000);
+        let fitted = parts.clone().fitted(&context);
         assert!(fitted.fields.is_empty() && fitted.body.ends_with('\u{2026}'), "then the end of the body");
         assert_eq!(fitted.title, parts.title);
         assert!(fitted.size() <= TOTAL_MAX);
@@ -440,7 +406,7 @@ mod tests {
         ] {
             let (mut parts, context) = sample("job.completed");
             parts.image = Some(url.into());
-            assert_eq!(Fitted::new(&parts, &context).image.is_some(), shown, "{url}");
+            assert_eq!(parts.clone().fitted(&context).image.is_some(), shown, "{url}");
         }
     }
 }

@@ -32,10 +32,10 @@ fn an_address_is_a_hook_a_compatible_hook_or_a_channel() {
         ("https://hooks.slack.com/workflows/T1/A2/3/x", None),
         ("https://hooks.slack.com/triggers/T1/2/x", None),
     ] {
-        let found = SlackTarget::parse(address).ok().map(|target| match target {
-            SlackTarget::Hook(_) => "hook",
-            SlackTarget::Compatible(_) => "compatible",
-            SlackTarget::Channel(_) => "channel",
+        let found = SlackTarget::of(address).ok().map(|target| match target {
+            SlackTarget::Hook => "hook",
+            SlackTarget::Compatible => "compatible",
+            SlackTarget::Channel => "channel",
         });
         assert_eq!(found, kind, "{address:?}");
     }
@@ -54,11 +54,14 @@ fn a_hook_is_shown_without_its_secret() {
     ] {
         assert_eq!(masked(address), is);
     }
-    let bot = Bot { token: Masked::new("xoxb-hush"), api_url: "https://slack.com/api".into() };
+    let mut settings = SettingValues::default();
+    settings.set("slack.bot_token", &["xoxb-hush".to_owned()]);
+    settings.set("slack.api_url", &["https://slack.com/api".to_owned()]);
+    let bot = Bot::from_settings(&settings).unwrap();
     assert!(!format!("{bot:?}").contains("hush"));
 }
 
-fn classified(target: SlackTarget<'_>, status: u16, header: &str, body: &str) -> Outcome {
+fn classified(target: SlackTarget, status: u16, header: &str, body: &str) -> Outcome {
     let headers = if header.is_empty() { Vec::new() } else { vec![("retry-after".into(), header.into())] };
     let body = Bytes::copy_from_slice(body.as_bytes());
     let received = Received { status, headers, body, truncated: false, duration: Duration::ZERO };
@@ -96,7 +99,7 @@ fn each_response_of_a_hook_is_classified() {
         (500, "", "rollup_error", RETRY),
         (503, "7", "", after(7.0)),
     ] {
-        let target = SlackTarget::Hook("https://hooks.slack.com/services/T/B/x");
+        let target = SlackTarget::Hook;
         assert_eq!(classified(target, status, header, body), outcome, "{status} {body}");
     }
 }
@@ -116,14 +119,14 @@ fn each_response_of_a_compatible_hook_is_classified() {
         (410, "", Outcome::Gone),
         (500, "", RETRY),
     ] {
-        let target = SlackTarget::Compatible("https://chat.example.com/hooks/x");
+        let target = SlackTarget::Compatible;
         assert_eq!(classified(target, status, "", body), outcome, "{status} {body}");
     }
 }
 
 #[test]
 fn each_response_of_the_api_is_classified() {
-    let of = |status, body: &str| classified(SlackTarget::Channel("#ops"), status, "", body);
+    let of = |status, body: &str| classified(SlackTarget::Channel, status, "", body);
     assert_eq!(of(200, r#"{"ok":true,"channel":"C1","ts":"1.2"}"#), Outcome::Ok);
     let operator = Outcome::Retry { after: Some(OPERATOR_WAIT) };
     for (words, outcome) in [
@@ -153,7 +156,7 @@ fn each_response_of_the_api_is_classified() {
         assert_eq!(of(status, body), RETRY, "{status} {body}");
     }
     assert_eq!(
-        classified(SlackTarget::Channel("#ops"), 429, "30", "{\"ok\":false,\"error\":\"ratelimited\"}"),
+        classified(SlackTarget::Channel, 429, "30", "{\"ok\":false,\"error\":\"ratelimited\"}"),
         after(30.0)
     );
 }

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::channels::attempt::{RESPONSE_MAX, recorded_text};
+use crate::channels::channel::{RESPONSE_MAX, recorded_text};
 use crate::channels::templates::Templates;
 use crate::clock::{Clock, ManualClock};
 use crate::domain::{
@@ -199,7 +199,7 @@ fn the_official_library_verifies_signatures_of_a_rotation() {
     // The library reads the machine's clock.
     let message =
         Message { delivery: &delivery, app: Some(&app), now: Clock::System.now(), timeout: TOLERANCE };
-    let headers = headers(&message, &super::secrets(&message)).unwrap();
+    let headers = headers(&message).unwrap();
     for secret in &secrets {
         let official = standardwebhooks::Webhook::new(&secret.expose()).unwrap();
         official.verify(BODY, &headers).unwrap();
@@ -220,7 +220,7 @@ async fn sent(url: &str, allow: &[&str]) -> AttemptResult {
     let delivery = delivery(url, &[("X-Env", "prod"), ("host", "evil")]);
     let timeout = Duration::from_secs(20);
     let message = Message { delivery: &delivery, app: Some(&app), now: clock.now(), timeout };
-    send(&services, &message).await
+    Webhook.send(&services, &message).await.unwrap()
 }
 
 #[tokio::test]
@@ -228,10 +228,11 @@ async fn a_webhook_is_what_the_contract_says() {
     let (port, request) = receiver("HTTP/1.1 204 No Content\r\nx-pot: 1\r\n\r\n".into()).await;
     let url = format!("http://127.0.0.1:{port}/hook?token=x");
     let sent = sent(&url, &["127.0.0.0/8"]).await;
-    assert_eq!((sent.outcome, sent.status_code, sent.error), (Outcome::Ok, Some(204), None));
-    assert_eq!(sent.response_headers, [("x-pot".to_owned(), "1".to_owned())]);
-    let shown =
-        |name| sent.request_headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    assert_eq!((sent.outcome, sent.attempt.status_code, sent.attempt.error), (Outcome::Ok, Some(204), None));
+    assert_eq!(sent.attempt.response_headers, [("x-pot".to_owned(), "1".to_owned())]);
+    let shown = |name| {
+        sent.attempt.request_headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    };
     assert_eq!((shown("x-env"), shown("webhook-timestamp")), (Some("***"), Some("1614265330")));
 
     let request = String::from_utf8(request.await.unwrap()).unwrap();
@@ -277,7 +278,7 @@ async fn every_answer_has_one_meaning() {
         let (port, _) = receiver(format!("HTTP/1.1 {status}\r\n{header}content-length: 2\r\n\r\nhi")).await;
         let sent = sent(&format!("http://127.0.0.1:{port}/"), &["127.0.0.0/8"]).await;
         assert_eq!(sent.outcome, outcome, "{status}");
-        assert_eq!((sent.response_body.as_str(), sent.error), ("hi", None), "{status}");
+        assert_eq!((sent.attempt.response_body.as_str(), sent.attempt.error), ("hi", None), "{status}");
     }
 }
 
@@ -287,8 +288,8 @@ async fn what_the_guard_forbids_is_refused_and_what_fails_is_retried() {
         ["https://127.0.0.1/?secret", "http://example.com/?secret", "https://elsewhere.example/?secret"]
     {
         let sent = sent(url, &[]).await;
-        assert_eq!((sent.outcome, sent.status_code), (Outcome::Refused, None), "{url}");
-        let error = sent.error.unwrap();
+        assert_eq!((sent.outcome, sent.attempt.status_code), (Outcome::Refused, None), "{url}");
+        let error = sent.attempt.error.unwrap();
         assert!(error.starts_with("refused: ") && !error.contains("secret"), "{error}");
     }
     let (port, request) = receiver(String::new()).await;
@@ -296,7 +297,7 @@ async fn what_the_guard_forbids_is_refused_and_what_fails_is_retried() {
     request.await.unwrap();
     assert_eq!(sent.outcome, Outcome::Retry { after: None });
     assert_eq!(
-        sent.error.as_deref(),
+        sent.attempt.error.as_deref(),
         Some("protocol: the connection was closed before the answer was complete")
     );
 }

@@ -250,11 +250,7 @@ impl AttemptResult {
     }
 
     /// Returns the result of an exchange without an HTTP response.
-    pub(super) fn without_response(
-        outcome: Outcome,
-        error: String,
-        request_headers: Vec<(String, String)>,
-    ) -> Self {
+    pub(super) fn without_response(outcome: Outcome, error: String, request_headers: Headers) -> Self {
         let attempt = Attempt { error: Some(error), request_headers, ..Attempt::default() };
         Self { outcome, unreachable: false, attempt }
     }
@@ -288,8 +284,11 @@ impl AttemptResult {
     }
 }
 
-/// The response to a request, and the request's headers for the attempt log.
-pub(super) type Exchange = (Result<Received, SendError>, Vec<(String, String)>);
+/// Headers, as the attempt log shows them.
+pub(super) type Headers = Vec<(String, String)>;
+
+/// The response to a request, and the request's headers.
+pub(super) type Exchange = (Result<Received, SendError>, Headers);
 
 /// Posts to the URL of a destination.
 pub(super) async fn post(
@@ -308,7 +307,7 @@ pub(super) async fn post(
 }
 
 /// Returns headers as an attempt records them. Custom headers are marked sensitive, and masked.
-pub(super) fn recorded_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+pub(super) fn recorded_headers(headers: &HeaderMap) -> Headers {
     let show = |value: &HeaderValue| match value.to_str() {
         Ok(text) if !value.is_sensitive() => text.to_owned(),
         _ => "***".to_owned(),

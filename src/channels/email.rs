@@ -20,8 +20,8 @@ use lettre::message::{Body, Mailbox as LettreMailbox, MultiPart, SinglePart};
 use percent_encoding::percent_decode_str;
 
 use super::channel::{
-    AttemptResult, Channel, ChannelSpec, Message, Pacing, ParsedAddress, QueueScope, SendFuture, Services,
-    SettingValues, Shorthand, ShownAddress, recorded_text,
+    AttemptResult, Channel, ChannelSpec, Headers, Message, Pacing, ParsedAddress, QueueScope, SendFuture,
+    Services, SettingValues, Shorthand, ShownAddress, recorded_text,
 };
 use super::template_context::{TemplateContext, single_line};
 use super::templates::{TemplateFile, Templates};
@@ -68,15 +68,8 @@ pub(super) const SPEC: ChannelSpec = ChannelSpec {
     templates: &[&SUBJECT, &TEXT, &HTML],
     settings: SETTINGS,
     check_settings: settings::check,
-    ..ChannelSpec::new(ChannelKind::Email, |values| Box::new(Email { mailer: Mailer::from_settings(values) }))
+    ..ChannelSpec::new(ChannelKind::Email, |values| Box::new(Mailer::from_settings(values)))
 };
-
-/// The channel.
-#[derive(Debug)]
-struct Email {
-    /// `None` if no mail server is configured.
-    mailer: Option<Mailer>,
-}
 
 /// A configured mail server, with the sender and the permitted recipients.
 #[derive(Debug)]
@@ -98,11 +91,12 @@ impl Mailer {
     }
 }
 
-impl Channel for Email {
+/// The channel; `None` if no mail server is configured.
+impl Channel for Option<Mailer> {
     fn parse_address(&self, text: &str) -> Result<ParsedAddress, AddressError> {
         let address = MailAddress::parse(text)
             .ok_or_else(|| AddressError::Invalid("is not a mail address".to_owned()))?;
-        let mailer = self.mailer.as_ref().ok_or_else(|| {
+        let mailer = self.as_ref().ok_or_else(|| {
             let message = "no mail is sent from here: [smtp] url is not configured";
             AddressError::NotConfigured(message.to_owned())
         })?;
@@ -116,7 +110,7 @@ impl Channel for Email {
 
     fn send<'a>(&'a self, services: &'a Services, message: &'a Message<'a>) -> SendFuture<'a> {
         Box::pin(async move {
-            let Some(mailer) = &self.mailer else {
+            let Some(mailer) = self else {
                 tracing::error!("mails wait: [smtp] url is not configured any more");
                 let error = "smtp: no mail server is configured any more".to_owned();
                 return Ok(AttemptResult::without_response(
@@ -136,9 +130,9 @@ impl Mailer {
         let to = MailAddress::parse(&message.delivery.destination.address)
             .ok_or("the mail address cannot be read")?;
         let (bytes, request_headers) = self.compose(&services.templates, &to, message)?;
-        let mail = Mail { from: &self.from.address, to: &to, message: &bytes };
+        let mail = Mail { server: &self.server, from: &self.from.address, to: &to, message: &bytes };
         let mut progress = Progress { stage: Stage::Connect, accepted: None };
-        let exchange = smtp::send(&services.egress, &self.server, mail, &mut progress);
+        let exchange = smtp::send(&services.egress, mail, &mut progress);
         let finished = services.clock.timeout(message.timeout, exchange).await;
         let Progress { stage, accepted } = progress;
         let (outcome, error, reply) = if let Some(reply) = accepted {
@@ -160,7 +154,7 @@ impl Mailer {
         templates: &Templates,
         to: &MailAddress,
         message: &Message<'_>,
-    ) -> Result<(Vec<u8>, Vec<(String, String)>), String> {
+    ) -> Result<(Vec<u8>, Headers), String> {
         let context = TemplateContext::new(message.delivery)?;
         let subject = single_line(&templates.render(&SUBJECT, &context)?, SUBJECT_MAX);
         let plain = templates.render(&TEXT, &context)?;

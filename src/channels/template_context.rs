@@ -183,7 +183,7 @@ impl TemplateContext {
             output: data.output.as_deref().and_then(|output| non_empty_line(output, URL_MAX)),
             thumbnail: outputs.iter().find_map(thumbnail),
             more_outputs: outputs.len().saturating_sub(OUTPUTS_MAX),
-            outputs: outputs.into_iter().take(OUTPUTS_MAX).filter_map(output_context).collect(),
+            outputs: outputs.iter().take(OUTPUTS_MAX).filter_map(output_context).collect(),
             error: data.error.map(|error| ErrorContext {
                 code: error.code.as_deref().and_then(|code| non_empty_line(code, WORD_MAX)),
                 message: error.message.map(|message| multi_line(&message)).filter(|text| !text.is_empty()),
@@ -215,7 +215,7 @@ fn describe(event: EventType) -> (&'static str, &'static str, &'static str, &'st
     }
 }
 
-fn output_context(output: Output) -> Option<OutputContext> {
+fn output_context(output: &Output) -> Option<OutputContext> {
     let url = output.url.as_deref()?;
     let kind = output.r#type.as_deref().and_then(|kind| non_empty_line(kind, WORD_MAX));
     Some(OutputContext { kind, text: non_empty_line(url, URL_MAX)?, link: link(url) })

@@ -69,31 +69,29 @@ impl Templates {
     /// its file and line.
     pub fn load(files: &[&'static TemplateFile], folder: Option<&Path>) -> Result<Self, Vec<String>> {
         let mut errors = Vec::new();
+        let at = |folder: &Path, file: &TemplateFile, error: &str| {
+            format!("{}{error}", folder.join(file.name).display())
+        };
         let mut embedded = environment();
         for file in files {
             if let Err(error) = embedded.add_template(file.name, file.source) {
-                errors.push(format!(
-                    "{}{}",
-                    Path::new("templates").join(file.name).display(),
-                    located(&error)
-                ));
+                errors.push(at(Path::new("templates"), file, &located(&error)));
             }
         }
-        let mut active = embedded.clone();
-        let folder = folder.unwrap_or(Path::new(""));
-        let mut replaced = Vec::new();
-        let found =
-            if folder.as_os_str().is_empty() { Vec::new() } else { find_files(files, folder, &mut errors) };
-        for (file, source) in found {
-            match active.add_template_owned(file.name, source) {
-                Ok(()) => replaced.push(file),
-                Err(error) => errors.push(format!("{}{}", folder.join(file.name).display(), located(&error))),
+        let mut templates = Self { active: embedded.clone(), embedded };
+        let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder {
+            let mut replaced = Vec::new();
+            for (file, source) in find_files(files, folder, &mut errors) {
+                match templates.active.add_template_owned(file.name, source) {
+                    Ok(()) => replaced.push(file),
+                    Err(error) => errors.push(at(folder, file, &located(&error))),
+                }
             }
-        }
-        let templates = Self { embedded, active };
-        for file in replaced {
-            if let Err(error) = templates.render_samples(file) {
-                errors.push(format!("{}{error}", folder.join(file.name).display()));
+            for file in replaced {
+                if let Err(error) = templates.render_samples(file) {
+                    errors.push(at(folder, file, &error));
+                }
             }
         }
         if errors.is_empty() { Ok(templates) } else { Err(errors) }
@@ -102,20 +100,17 @@ impl Templates {
     /// Renders every sample. The error continues the file's name.
     fn render_samples(&self, file: &TemplateFile) -> Result<(), String> {
         for (name, context) in samples::all() {
-            let rendered = render(&self.active, file, &context).map_err(|error| match error {
+            let result = format!(": the result for the sample `{name}`");
+            render(&self.active, file, &context).map_err(|error| match error {
                 RenderError::Template(error) => {
                     let hint = hint(&error).unwrap_or_default();
                     format!("{}{hint}, with the sample `{name}`", located(&error))
                 }
                 RenderError::TooLarge(size) => {
-                    format!(
-                        ": the result for the sample `{name}` has {size} bytes; the maximum is {}",
-                        file.max_bytes
-                    )
+                    format!("{result} has {size} bytes; the maximum is {}", file.max_bytes)
                 }
+                RenderError::Invalid(error) => format!("{result} is invalid: {error}"),
             })?;
-            (file.check)(&rendered)
-                .map_err(|error| format!(": the result for the sample `{name}` is invalid: {error}"))?;
         }
         Ok(())
     }
@@ -123,11 +118,11 @@ impl Templates {
     /// Renders a template for an event.
     pub(super) fn render(&self, file: &TemplateFile, context: &TemplateContext) -> Result<String, String> {
         let with = |environment| {
-            let text = render(environment, file, context).map_err(|error| match error {
+            render(environment, file, context).map_err(|error| match error {
                 RenderError::Template(error) => located(&error),
                 RenderError::TooLarge(size) => format!(": the result has {size} bytes, which is too large"),
-            })?;
-            (file.check)(&text).map(|()| text).map_err(|error| format!(": {error}"))
+                RenderError::Invalid(error) => format!(": {error}"),
+            })
         };
         with(&self.active).or_else(|error| {
             let (template, event_id) = (file.name, &context.id);
@@ -157,24 +152,16 @@ fn environment() -> Environment<'static> {
 
 /// Escapes a text for HTML, in elements and in attributes.
 fn escape_html(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len() + text.len() / 8);
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    text.replace('"', "&quot;").replace('\'', "&#39;")
 }
 
 enum RenderError {
     Template(minijinja::Error),
     /// Size of the result, in bytes.
     TooLarge(usize),
+    /// What the check of the result found.
+    Invalid(String),
 }
 
 fn render(
@@ -185,7 +172,10 @@ fn render(
     let template = environment.get_template(file.name);
     let rendered = template.and_then(|template| template.render(Serde(context)));
     let text = rendered.map_err(RenderError::Template)?;
-    if text.len() > file.max_bytes { Err(RenderError::TooLarge(text.len())) } else { Ok(text) }
+    if text.len() > file.max_bytes {
+        return Err(RenderError::TooLarge(text.len()));
+    }
+    (file.check)(&text).map(|()| text).map_err(RenderError::Invalid)
 }
 
 /// Returns an error as `:line: message`.
@@ -224,7 +214,8 @@ fn find_files(
     errors: &mut Vec<String>,
 ) -> Vec<(&'static TemplateFile, String)> {
     let mut found = Vec::new();
-    for (path, name) in file_names(folder, errors) {
+    for path in file_paths(folder, errors) {
+        let name = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy();
         let Some(file) = files.iter().find(|file| file.name == name) else {
             let near = nearest(&name, files.iter().map(|file| file.name)).map_or("", |(_, near)| near);
             errors.push(format!("{}: there is no such template; the nearest is {near}", path.display()));
@@ -243,25 +234,22 @@ fn find_files(
     found
 }
 
-/// Returns every file in the folder and its subfolders, with its name relative to the folder. Hidden files
-/// are left out: Kubernetes adds some to a mounted folder.
-fn file_names(folder: &Path, errors: &mut Vec<String>) -> Vec<(PathBuf, String)> {
-    let mut found = Vec::new();
-    let mut waiting = vec![(folder.to_owned(), String::new())];
-    while let Some((path, prefix)) = waiting.pop() {
-        let entries = fs::read_dir(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let entries = entries.unwrap_or_else(|error| {
-            errors.push(format!("{}: cannot be read: {error}", path.display()));
-            Vec::new()
+/// Returns the path of every file in the folder and its subfolders. Hidden files are left out: Kubernetes adds
+/// some to a mounted folder.
+fn file_paths(folder: &Path, errors: &mut Vec<String>) -> Vec<PathBuf> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(parent) = folders.pop() {
+        let entries = fs::read_dir(&parent).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let entries = entries.map_err(|error| {
+            errors.push(format!("{}: cannot be read: {error}", parent.display()));
         });
-        for entry in entries {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let (path, own) = (entry.path(), format!("{prefix}{name}"));
-            if name.starts_with('.') {
-            } else if path.is_dir() && prefix.is_empty() {
-                waiting.push((path, format!("{own}/")));
+        for entry in entries.into_iter().flatten() {
+            let path = entry.path();
+            if entry.file_name().to_string_lossy().starts_with('.') {
+            } else if path.is_dir() && parent == folder {
+                folders.push(path);
             } else {
-                found.push((path, own));
+                found.push(path);
             }
         }
     }

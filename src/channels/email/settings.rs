@@ -63,26 +63,21 @@ impl SmtpServer {
     /// Parses the URL of a mail server.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let url = Url::parse(text).map_err(|error| format!("this is not a URL ({error}); {EXAMPLE}"))?;
-        let (mut tls, mut others) = (None, false);
-        for (name, value) in url.query_pairs() {
-            match (&*name, tls) {
-                ("tls", None) => tls = Some(security(&value)),
-                _ => others = true,
-            }
-        }
-        let security = match (url.scheme(), tls) {
-            ("smtps", None) => SmtpSecurity::Implicit,
-            ("smtps", Some(_)) => {
-                return Err(format!("smtps:// is TLS from the start: leave `tls` out; {EXAMPLE}"));
-            }
-            ("smtp", None) => SmtpSecurity::None,
-            ("smtp", Some(Some(security))) => security,
-            ("smtp", Some(None)) => return Err(format!("`tls` is required or opportunistic; {EXAMPLE}")),
-            _ => return Err(format!("it begins with smtp:// or smtps://; {EXAMPLE}")),
+        let fail = |error: &str| Err(format!("{error}; {EXAMPLE}"));
+        let tls = url.query_pairs().find(|(name, _)| name == "tls").map(|(_, value)| value);
+        let others = url.query_pairs().count() > usize::from(tls.is_some());
+        let (security, default_port) = match (url.scheme(), tls.as_deref()) {
+            ("smtps", None) => (SmtpSecurity::Implicit, 465),
+            ("smtps", Some(_)) => return fail("smtps:// is TLS from the start: leave `tls` out"),
+            ("smtp", None) => (SmtpSecurity::None, 25),
+            ("smtp", Some("required")) => (SmtpSecurity::Required, 587),
+            ("smtp", Some("opportunistic")) => (SmtpSecurity::Opportunistic, 587),
+            ("smtp", Some(_)) => return fail("`tls` is required or opportunistic"),
+            _ => return fail("it begins with smtp:// or smtps://"),
         };
-        let host = url.host_str().filter(|host| !host.is_empty());
-        let host = host.ok_or_else(|| format!("no host is named; {EXAMPLE}"))?;
+        let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let error = match () {
+            () if host.is_empty() => "no host is named",
             () if others => "the only parameter is `tls`",
             () if url.fragment().is_some() => "a # in a password is written %23",
             () if !matches!(url.path(), "" | "/") => "it has no path; a / in a password is written %2F",
@@ -93,30 +88,17 @@ impl SmtpServer {
             () => "",
         };
         if !error.is_empty() {
-            return Err(format!("{error}; {EXAMPLE}"));
+            return fail(error);
         }
-        let default_port = match security {
-            SmtpSecurity::None => 25,
-            SmtpSecurity::Opportunistic | SmtpSecurity::Required => 587,
-            SmtpSecurity::Implicit => 465,
-        };
         let login = url.password().map(|password| -> Result<_, String> {
             Ok((decode(url.username())?, Masked::new(decode(password)?)))
         });
         Ok(Self {
             security,
-            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            host: host.to_owned(),
             port: url.port().unwrap_or(default_port),
             login: login.transpose()?,
         })
-    }
-}
-
-fn security(word: &str) -> Option<SmtpSecurity> {
-    match word {
-        "required" => Some(SmtpSecurity::Required),
-        "opportunistic" => Some(SmtpSecurity::Opportunistic),
-        _ => None,
     }
 }
 
@@ -125,11 +107,8 @@ fn decode(text: &str) -> Result<String, String> {
         // NUL separates the parts of a login, and a line break would end the line.
         text.len() <= LOGIN_MAX && !text.chars().any(char::is_control)
     });
-    decoded.map(Into::into).ok_or_else(|| {
-        format!(
-            "the user name or the password is too long, or is no text when its %XX are decoded; {EXAMPLE}"
-        )
-    })
+    let error = "the user name or the password is too long, or is no text when its %XX are decoded";
+    decoded.map(Into::into).ok_or_else(|| format!("{error}; {EXAMPLE}"))
 }
 
 /// Parses the sender of the mails.

@@ -26,7 +26,7 @@ use tokio::io::{
 };
 
 use super::settings::{SmtpSecurity, SmtpServer};
-use crate::domain::{MailAddress, Masked};
+use crate::domain::MailAddress;
 use crate::egress::{Egress, SendError};
 
 /// Maximum length of a line, in bytes. The standard permits 512; real servers exceed that.
@@ -98,6 +98,7 @@ impl From<SendError> for Failure {
 /// The mail that an exchange sends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mail<'a> {
+    pub(super) server: &'a SmtpServer,
     pub(super) from: &'a MailAddress,
     pub(super) to: &'a MailAddress,
     pub(super) message: &'a [u8],
@@ -121,38 +122,32 @@ struct Extensions {
 }
 
 /// Sends the mail.
-pub(super) async fn send(
-    egress: &Egress,
-    server: &SmtpServer,
-    mail: Mail<'_>,
-    progress: &mut Progress,
-) -> Result<(), Failure> {
-    let SmtpServer { security, host, port, login } = server;
+pub(super) async fn send(egress: &Egress, mail: Mail<'_>, progress: &mut Progress) -> Result<(), Failure> {
+    let SmtpServer { security, host, port, login } = mail.server;
     let mut stream = egress.dial(host, *port).await?;
     if *security != SmtpSecurity::Implicit {
-        let mut wire = Wire { stream: BufReader::with_capacity(LINE_MAX, stream), progress };
+        let mut wire = Wire::new(stream, progress);
         wire.greet().await?;
-        let extensions = wire.hello(mail.from).await?;
+        wire.hello(mail.from).await?;
         match security {
-            SmtpSecurity::Required | SmtpSecurity::Opportunistic if extensions.starttls => {}
+            SmtpSecurity::Required | SmtpSecurity::Opportunistic if wire.extensions.starttls => {}
             SmtpSecurity::Required => return Err(Failure::NoTls),
             // An attacker that removes the offer of STARTTLS would get the password.
             SmtpSecurity::Opportunistic if login.is_some() => return Err(Failure::NoTls),
             SmtpSecurity::Opportunistic | SmtpSecurity::None | SmtpSecurity::Implicit => {
-                return wire.transfer(login.as_ref(), extensions, mail).await;
+                return wire.transfer(mail).await;
             }
         }
         wire.command(Stage::StartTls, "STARTTLS", 2).await?;
         stream = wire.into_stream()?;
     }
     progress.stage = Stage::Tls;
-    let stream = egress.secure(stream, host).await?;
-    let mut wire = Wire { stream: BufReader::with_capacity(LINE_MAX, stream), progress };
+    let mut wire = Wire::new(egress.secure(stream, host).await?, progress);
     if *security == SmtpSecurity::Implicit {
         wire.greet().await?;
     }
-    let extensions = wire.hello(mail.from).await?;
-    wire.transfer(login.as_ref(), extensions, mail).await
+    wire.hello(mail.from).await?;
+    wire.transfer(mail).await
 }
 
 impl Reply {
@@ -200,44 +195,44 @@ fn dot_stuffed(message: &[u8]) -> Vec<u8> {
 /// A connection that writes lines and reads replies.
 struct Wire<'p, S> {
     stream: BufReader<S>,
+    extensions: Extensions,
     progress: &'p mut Progress,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Wire<'_, S> {
+impl<'p, S: AsyncRead + AsyncWrite + Unpin> Wire<'p, S> {
+    fn new(stream: S, progress: &'p mut Progress) -> Self {
+        let stream = BufReader::with_capacity(LINE_MAX, stream);
+        Self { stream, extensions: Extensions::default(), progress }
+    }
+
     async fn greet(&mut self) -> Result<(), Failure> {
         self.progress.stage = Stage::Greeting;
         self.reply().await?.expect_class(2).map(drop)
     }
 
     /// Sends EHLO with the sender's domain, which resolves, unlike the name of this machine.
-    async fn hello(&mut self, from: &MailAddress) -> Result<Extensions, Failure> {
+    async fn hello(&mut self, from: &MailAddress) -> Result<(), Failure> {
         let reply = self.command(Stage::Hello, &format!("EHLO {}", from.domain()), 2).await?;
-        let mut extensions = Extensions::default();
         for line in reply.text.lines().skip(1) {
             let words = line.get(4..).unwrap_or_default().to_ascii_uppercase();
             let mut words = words.split([' ', '=']);
             match words.next() {
-                Some("STARTTLS") => extensions.starttls = true,
+                Some("STARTTLS") => self.extensions.starttls = true,
                 Some("AUTH") => {
                     for mechanism in words {
-                        extensions.plain |= mechanism == "PLAIN";
-                        extensions.login |= mechanism == "LOGIN";
+                        self.extensions.plain |= mechanism == "PLAIN";
+                        self.extensions.login |= mechanism == "LOGIN";
                     }
                 }
                 Some(_) | None => {}
             }
         }
-        Ok(extensions)
+        Ok(())
     }
 
-    async fn transfer(
-        mut self,
-        login: Option<&(String, Masked)>,
-        extensions: Extensions,
-        mail: Mail<'_>,
-    ) -> Result<(), Failure> {
-        if let Some((name, password)) = login {
-            self.log_in(extensions, name, password.reveal()).await?;
+    async fn transfer(mut self, mail: Mail<'_>) -> Result<(), Failure> {
+        if let Some((name, password)) = &mail.server.login {
+            self.log_in(name, password.reveal()).await?;
         }
         self.command(Stage::Sender, &format!("MAIL FROM:<{}>", mail.from), 2).await?;
         self.command(Stage::Recipient, &format!("RCPT TO:<{}>", mail.to), 2).await?;
@@ -250,11 +245,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<'_, S> {
         Ok(())
     }
 
-    async fn log_in(&mut self, extensions: Extensions, name: &str, password: &str) -> Result<(), Failure> {
-        if extensions.plain {
+    async fn log_in(&mut self, name: &str, password: &str) -> Result<(), Failure> {
+        if self.extensions.plain {
             let credentials = BASE64_STANDARD.encode(format!("\0{name}\0{password}"));
             self.command(Stage::Login, &format!("AUTH PLAIN {credentials}"), 2).await?;
-        } else if extensions.login {
+        } else if self.extensions.login {
             self.command(Stage::Login, "AUTH LOGIN", 3).await?;
             self.command(Stage::Login, &BASE64_STANDARD.encode(name), 3).await?;
             self.command(Stage::Login, &BASE64_STANDARD.encode(password), 2).await?;
@@ -335,10 +330,6 @@ mod tests {
         Progress { stage: Stage::Connect, accepted: None }
     }
 
-    fn wire<S: AsyncRead>(stream: S, progress: &mut Progress) -> Wire<'_, S> {
-        Wire { stream: BufReader::with_capacity(LINE_MAX, stream), progress }
-    }
-
     #[test]
     fn no_line_of_a_message_ends_the_message() {
         for (message, wire) in [
@@ -385,7 +376,7 @@ mod tests {
             let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
             theirs.write_all(bytes).await.unwrap();
             drop(theirs);
-            match (wire(ours, &mut progress()).reply().await, says) {
+            match (Wire::new(ours, &mut progress()).reply().await, says) {
                 (Ok(reply), Ok(text)) => assert_eq!(reply.text, text),
                 (Err(Failure::Connection(error)), Err(word)) => {
                     assert!(error.to_string().starts_with(word), "{error}");
@@ -400,7 +391,7 @@ mod tests {
         let (ours, mut theirs) = tokio::io::duplex(1024);
         theirs.write_all(b"220 go ahead\r\n250 AUTH PLAIN\r\n").await.unwrap();
         let mut progress = progress();
-        let mut wire = wire(ours, &mut progress);
+        let mut wire = Wire::new(ours, &mut progress);
         assert!(wire.reply().await.is_ok());
         assert!(matches!(wire.into_stream(), Err(Failure::Connection(SendError::Tls(_)))));
     }

@@ -23,7 +23,6 @@ mod register;
 mod resources;
 mod service;
 mod signing_secret;
-mod timeline;
 mod watches;
 
 pub use events::STREAMS_MAX;

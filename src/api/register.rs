@@ -191,10 +191,7 @@ fn is_traceparent(text: &str) -> bool {
 
 /// Returns the trace context of a registration; `None` if traces are off or the trace is not sampled.
 pub(super) fn trace_context(api: &Api, watch: &NewWatch) -> Option<Context> {
-    if !api.store.tracer().is_on() {
-        return None;
-    }
-    Context::of(watch.id, watch.traceparent.as_deref())
+    if api.store.tracer().is_on() { Context::of(watch.id, watch.traceparent.as_deref()) } else { None }
 }
 
 /// Records the span of a registration that is committed: the root of the spans that this program adds to the watch's

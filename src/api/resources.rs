@@ -3,7 +3,7 @@
 use utoipa_axum::routes;
 
 use super::http::endpoint::Resource;
-use super::{apps, batch, deliveries, events, keys, providers, service, signing_secret, timeline, watches};
+use super::{apps, batch, deliveries, events, keys, providers, service, signing_secret, watches};
 
 /// Returns every resource, except the metrics and the `OpenAPI` document.
 pub fn resources() -> Vec<Resource> {
@@ -12,7 +12,7 @@ pub fn resources() -> Vec<Resource> {
         routes!(watches::show, watches::stop, watches::amend),
         routes!(watches::poll),
         routes!(batch::create),
-        routes!(timeline::show),
+        routes!(watches::timeline),
         routes!(events::list),
         routes!(events::show),
         routes!(events::follow),

@@ -1,4 +1,4 @@
-//! Watches: create, list, show, change, stop, and poll now.
+//! Watches: create, list, show, change, stop, poll now, and show the timeline.
 
 use std::time::Duration;
 
@@ -18,11 +18,12 @@ use super::http::{
 };
 use super::register::{self, find_provider};
 use crate::domain::{
-    EventSet, EventType, JobError, JobStatus, Output, Payload, PollStats, Timestamp, Watch, WatchId,
-    WatchStatus, parse_duration,
+    EventSet, EventType, JobError, JobStatus, Output, Payload, PollStats, TimelineEntry, Timestamp, Watch,
+    WatchId, WatchStatus, parse_duration,
 };
 use crate::store::{
-    AmendRefusal, AmendWatch, Idempotent, NotFound, PollNow, Register, StopWatch, StoredResponse, WatchFilter,
+    AmendRefusal, AmendWatch, Idempotent, NotFound, PollNow, Register, StopWatch, StoredResponse,
+    TimelinePosition, WatchFilter,
 };
 
 /// Longest `wait` for the end of a watch.
@@ -403,4 +404,27 @@ pub async fn poll(call: Call) -> Answer {
     let poll = Idempotent::with_response(poll, write.key(), &answer);
     api.store.poll_now(poll).await??.map_err(|NotFound| Problem::not_found())?;
     Ok(answer.into_response())
+}
+
+/// Show the timeline of a watch
+///
+/// Everything that happened to the watch, in order: registration, observed changes of the job, events,
+/// deliveries and attempts.
+#[utoipa::path(
+    get, path = "/v1/watches/{id}/timeline", operation_id = "showTimeline", tag = "Watches",
+    security(("key" = ["read"])), params(("id" = WatchId, Path), PageParams),
+    responses((status = 200, description = "A page of the timeline, oldest first.",
+        body = Page<TimelineEntry>))
+)]
+pub async fn timeline(call: Call) -> Answer {
+    let mut query = call.query();
+    let limit = query.limit();
+    let after = query.read("cursor", cursor::WRONG, cursor::decode_timeline_position).unwrap_or_default();
+    query.done()?;
+    let id = call.id(WatchId::parse)?;
+    let entries =
+        call.api.store.timeline(call.app(), id, after, limit + 1).await?.ok_or_else(Problem::not_found)?;
+    let cursor =
+        |(position, _): &(TimelinePosition, TimelineEntry)| cursor::encode_timeline_position(*position);
+    Ok(page(&entries, limit, cursor, |(_, entry)| entry))
 }

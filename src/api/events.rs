@@ -1,7 +1,7 @@
 //! The feed of events: as pages, and as a stream of server-sent events.
 //!
 //! **No event is skipped.** A stream is a position in the app's feed, and positions become visible in their
-//! order (`store/feed`). The stream subscribes to changes before it reads the feed, so a commit between the
+//! order (`store/events`). The stream subscribes to changes before it reads the feed, so a commit between the
 //! two wakes it. Every event that it sends is read from the feed, after its position.
 //!
 //! **A slow client delays only itself.** The next page is read when the client has taken the previous one.

@@ -93,18 +93,18 @@ pub(super) fn load_tenants(tx: &Tx<'_>, keyring: &Keyring) -> Result<TenantCache
 impl ReadStore {
     /// Returns an app by its row.
     pub fn app(&self, no: AppNo) -> Option<Arc<App>> {
-        self.tenants(|tenants| tenants.app(no))
+        self.tenants(|tenants| tenants.apps.get(&no).cloned())
     }
 
     /// Returns an app by its public id.
     pub fn app_by_id(&self, id: AppId) -> Option<Arc<App>> {
-        self.tenants(|tenants| tenants.app_by_id(id))
+        self.tenants(|tenants| tenants.apps.values().find(|app| app.id == id).cloned())
     }
 
     /// Returns up to `limit` apps that were created before `before`, newest first.
     pub fn apps(&self, before: Option<AppId>, limit: u32) -> Vec<Arc<App>> {
         let mut found: Vec<Arc<App>> = self.tenants(|tenants| {
-            tenants.apps().filter(|app| before.is_none_or(|before| app.id < before)).cloned().collect()
+            tenants.apps.values().filter(|app| before.is_none_or(|before| app.id < before)).cloned().collect()
         });
         found.sort_unstable_by_key(|app| std::cmp::Reverse(app.id));
         found.truncate(limit as usize);
@@ -124,7 +124,7 @@ impl ReadStore {
 
     /// Whether the signing secret of an app is configured.
     pub fn has_configured_secret(&self, no: AppNo) -> bool {
-        self.tenants(|tenants| tenants.is_configured(no))
+        self.tenants(|tenants| tenants.configured.as_ref().is_some_and(|(configured, _)| *configured == no))
     }
 
     /// Reads the cache.

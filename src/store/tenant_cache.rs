@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::domain::{App, AppId, AppNo, KeyId, Masked, Scope, Timestamp};
+use crate::domain::{App, AppNo, KeyId, Masked, Scope, Timestamp};
 
 /// Resolution of the last use of a key, in milliseconds. One request in a thousand then writes to memory
 /// that all cores share.
@@ -49,11 +49,11 @@ impl CachedKey {
 /// All apps and keys.
 #[derive(Debug, Default)]
 pub(super) struct TenantCache {
-    apps: HashMap<AppNo, Arc<App>>,
+    pub(super) apps: HashMap<AppNo, Arc<App>>,
     keys: HashMap<[u8; 32], CachedKey>,
     hashes: HashMap<KeyId, [u8; 32]>,
     /// Signing secret of an app in the configuration. It replaces the secrets in the database.
-    configured: Option<(AppNo, Masked)>,
+    pub(super) configured: Option<(AppNo, Masked)>,
 }
 
 /// A committed change of an app or a key.
@@ -98,26 +98,6 @@ impl TenantCache {
         {
             (app.signing_secret, app.old_secret) = (secret.clone(), None);
         }
-    }
-
-    /// Whether the secret of an app is configured.
-    pub(super) fn is_configured(&self, app: AppNo) -> bool {
-        self.configured.as_ref().is_some_and(|(configured, _)| *configured == app)
-    }
-
-    /// Returns an app by its row.
-    pub(super) fn app(&self, no: AppNo) -> Option<Arc<App>> {
-        self.apps.get(&no).cloned()
-    }
-
-    /// All apps, in no order.
-    pub(super) fn apps(&self) -> impl Iterator<Item = &Arc<App>> {
-        self.apps.values()
-    }
-
-    /// Returns an app by its public id.
-    pub(super) fn app_by_id(&self, id: AppId) -> Option<Arc<App>> {
-        self.apps().find(|app| app.id == id).cloned()
     }
 
     /// Returns the key with this SHA-256 if it is valid, and notes its use.

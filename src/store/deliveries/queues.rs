@@ -91,72 +91,65 @@ impl ReadStore {
     }
 }
 
-pub fn load_due_deliveries(
+pub fn load_due_deliveries<'c>(
     batch: &mut Batch<'_>,
-    commands: &[&LoadDueDeliveries],
+    commands: &[&'c LoadDueDeliveries],
 ) -> Result<Vec<DueDeliveries>> {
-    let mut queues: Vec<QueuePage<'_>> = commands.iter().map(|command| QueuePage::new(command)).collect();
+    let page = |command: &&'c LoadDueDeliveries| {
+        let loaded = command.loaded.iter().copied().collect();
+        QueuePage { command, limit: command.limit as usize, loaded, ids: Vec::new() }
+    };
+    let mut pages: Vec<QueuePage<'_>> = commands.iter().map(page).collect();
     // A first attempt is due at once, even if the clock was set back since it was created.
-    add_due(&batch.tx, &mut queues, |_| (0, Timestamp::MAX))?;
-    add_due(&batch.tx, &mut queues, |command| (1, command.now))?;
-    let has_more: Vec<bool> = queues.iter().map(|queue| queue.ids.len() > queue.limit()).collect();
-    for queue in &mut queues {
-        queue.ids.truncate(queue.limit());
-    }
+    add_due(&batch.tx, &mut pages, |_| (0, Timestamp::MAX))?;
+    add_due(&batch.tx, &mut pages, |command| (1, command.now))?;
     let keyring = &batch.shared.keyring;
-    let rows = queues.iter().flat_map(|queue| queue.ids.iter().map(|(app, id)| params![app, id]));
+    let ids = pages.iter().flat_map(|page| page.ids.iter().take(page.limit));
+    let rows = ids.map(|(app, id)| params![app, id]);
     let mut deliveries = batch.tx.fetch(PENDING, rows, |row| read_pending(row, keyring))?.into_iter();
     let next_retry_at = batch.tx.ones(
         "select min(next_attempt_at) from deliveries where queue = $1 and is_retry = 1 and next_attempt_at > $2",
         commands.iter().map(|command| params![&command.queue, command.now]),
         |row| row.opt_time(0),
     )?;
-    let due = queues.iter().zip(has_more).zip(next_retry_at).map(|((queue, has_more), next_retry_at)| {
-        let deliveries = deliveries.by_ref().take(queue.ids.len()).flatten().collect();
-        DueDeliveries { deliveries, has_more, next_retry_at }
-    });
-    Ok(due.collect())
+    let due = |(QueuePage { ids, limit, .. }, next_retry_at): (&QueuePage<'_>, _)| {
+        let deliveries = deliveries.by_ref().take(ids.len().min(*limit)).flatten().collect();
+        DueDeliveries { deliveries, has_more: ids.len() > *limit, next_retry_at }
+    };
+    Ok(pages.iter().zip(next_retry_at).map(due).collect())
 }
 
-/// Due deliveries of a queue, without those that the dispatcher has already.
+/// Due deliveries of a queue, without those that the dispatcher has already. If there are more than the limit, more
+/// are due.
 struct QueuePage<'a> {
     command: &'a LoadDueDeliveries,
+    limit: usize,
     loaded: HashSet<DeliveryId>,
     ids: Vec<(i64, DeliveryId)>,
-}
-
-impl<'a> QueuePage<'a> {
-    fn new(command: &'a LoadDueDeliveries) -> Self {
-        Self { command, loaded: command.loaded.iter().copied().collect(), ids: Vec::new() }
-    }
-
-    fn limit(&self) -> usize {
-        self.command.limit as usize
-    }
 }
 
 /// Adds due deliveries to each page that is not full, or of which is not known yet whether more are due. `select`
 /// returns `is_retry` and the latest time.
 fn add_due(
     tx: &Tx<'_>,
-    queues: &mut [QueuePage<'_>],
+    pages: &mut [QueuePage<'_>],
     select: impl Fn(&LoadDueDeliveries) -> (i64, Timestamp),
 ) -> Result<()> {
-    let mut queues: Vec<_> = queues.iter_mut().filter(|queue| queue.ids.len() <= queue.limit()).collect();
+    let mut pages: Vec<_> = pages.iter_mut().filter(|page| page.ids.len() <= page.limit).collect();
     // A covering index answers this query. Only the rows that are taken are read.
     let found = tx.fetch(
         "select app, id from deliveries where queue = $1 and is_retry = $2 and next_attempt_at <= $3
          order by next_attempt_at limit $4",
-        queues.iter().map(|queue| {
-            let (is_retry, until) = select(queue.command);
+        pages.iter().map(|page| {
+            let (is_retry, until) = select(page.command);
             // Those that the dispatcher has may be among them. One more shows whether more are due.
-            let limit = i64::try_from(queue.limit() + queue.command.loaded.len() + 1).unwrap_or(i64::MAX);
-            params![&queue.command.queue, is_retry, until, limit]
+            let limit = i64::try_from(page.limit + page.command.loaded.len() + 1).unwrap_or(i64::MAX);
+            params![&page.command.queue, is_retry, until, limit]
         }),
         |row| Ok((row.int(0)?, DeliveryId(row.id(1)?))),
     )?;
-    for (queue, found) in queues.iter_mut().zip(found) {
-        let QueuePage { loaded, ids, .. } = &mut **queue;
+    for (page, found) in pages.iter_mut().zip(found) {
+        let QueuePage { loaded, ids, .. } = &mut **page;
         ids.extend(found.into_iter().filter(|(_, id)| !loaded.contains(id)));
     }
     Ok(())

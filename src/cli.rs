@@ -70,6 +70,7 @@ enum Command {
     Apps(tenants::Apps),
     #[command(subcommand)]
     Keys(tenants::Keys),
+    /// List providers, check a definition, poll a job once
     #[command(subcommand)]
     Provider(provider::Provider),
     /// Print the API as an `OpenAPI` 3.1 document

@@ -13,7 +13,7 @@ use crate::domain::{JobStatus, format_duration, format_rate};
 use crate::egress::Fetch;
 use crate::providers::{Definition, Interpretation, PollFailure};
 
-/// List providers, check a definition, poll a job once
+/// Subcommands of `ringback provider`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Provider {
     List(List),

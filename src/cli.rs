@@ -76,12 +76,10 @@ enum Command {
     /// Print the API as an `OpenAPI` 3.1 document
     ///
     /// A running server has the same document at /openapi.json, and a readable version at /docs.
-    #[command(
-        name = "openapi",
-        after_help = "\
+    #[command(name = "openapi")]
+    #[command(after_help = "\
 Example:
-  ringback openapi > openapi.json"
-    )]
+  ringback openapi > openapi.json")]
     OpenApi,
     /// Print the completion script of a shell
     #[command(after_help = "\

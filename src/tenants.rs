@@ -96,23 +96,14 @@ pub enum CreateError {
     Replayed(Replay),
 }
 
-/// A key to create.
-#[derive(Debug)]
-pub struct NewKey {
-    /// A name for people.
-    pub name: Option<String>,
-    /// What the key permits.
-    pub scope: Scope,
-    /// `None`: valid until it is revoked.
-    pub expires_at: Option<Timestamp>,
-    /// The app that it belongs to.
-    pub app: Arc<App>,
-}
-
-/// Creates a key. The answer holds it; it is never shown again. `idempotency_key`: of the request.
+/// Creates a key, which is valid until `expires_at` or until it is revoked. The answer holds it; it is never shown
+/// again. `idempotency_key`: of the request.
 pub async fn create_key(
     store: &Store,
-    NewKey { name, scope, expires_at, app }: NewKey,
+    name: Option<String>,
+    scope: Scope,
+    expires_at: Option<Timestamp>,
+    app: Arc<App>,
     now: Timestamp,
     idempotency_key: Option<IdempotencyKey>,
 ) -> Result<StoredResponse, CreateError> {

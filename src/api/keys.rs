@@ -112,8 +112,7 @@ pub async fn create(call: Call) -> Answer {
     let NewKey { name, scope, expires_in, expires_at, app_id } = request;
     let expires_at = expires_in.map(|span| now.plus(span)).or(expires_at);
     let app = app_id.or_else(|| api.store.app(write.app())).ok_or_else(Problem::not_found)?;
-    let key = tenants::NewKey { name, scope, expires_at, app };
-    let created = tenants::create_key(&api.store, key, now, write.key());
+    let created = tenants::create_key(&api.store, name, scope, expires_at, app, now, write.key());
     Ok(created.await?.into_response())
 }
 

@@ -226,6 +226,9 @@ impl Client {
     }
 }
 
+/// Function that returns the row of an entry of a list.
+type Row = fn(&Value) -> Vec<String>;
+
 /// Arguments that select the page and the form of a list.
 #[derive(Debug, clap::Args)]
 pub struct Paging {
@@ -251,14 +254,14 @@ impl Paging {
         path: &str,
         filters: &[(&str, Option<String>)],
         head: &[&str],
-        row: impl Fn(&Value) -> Vec<String>,
+        row: Row,
     ) -> Result<(), Failure> {
         let (mut cursor, mut with_head) = (self.cursor.clone(), true);
         let limit = self.limit.or(self.all.then_some(PAGE_MAX)).map(|limit| limit.to_string());
         loop {
             let parameters = [("limit", limit.clone()), ("cursor", cursor.take())];
             let answer = client.get(&with_query(path, filters.iter().cloned().chain(parameters))).await?;
-            cursor = self.page(&answer.text, head, &row, with_head)?;
+            cursor = self.page(&answer.text, head, row, with_head)?;
             with_head = false;
             if !self.all || cursor.is_none() {
                 break;
@@ -271,12 +274,7 @@ impl Paging {
     }
 
     /// Prints a list that is completely in memory.
-    pub(super) fn show_whole(
-        self,
-        mut list: Value,
-        head: &[&str],
-        row: impl Fn(&Value) -> Vec<String>,
-    ) -> Result<(), Failure> {
+    pub(super) fn show_whole(self, mut list: Value, head: &[&str], row: Row) -> Result<(), Failure> {
         if self.cursor.is_some() {
             let sentence = "--cursor works with a server only: a database is read completely";
             return Err(Failure::Usage(sentence.to_owned()));
@@ -288,13 +286,7 @@ impl Paging {
     }
 
     /// Prints a page and returns the cursor of the next one.
-    fn page(
-        &self,
-        text: &str,
-        head: &[&str],
-        row: impl Fn(&Value) -> Vec<String>,
-        with_head: bool,
-    ) -> Result<Option<String>, Failure> {
+    fn page(&self, text: &str, head: &[&str], row: Row, with_head: bool) -> Result<Option<String>, Failure> {
         let terminal = Terminal::of_stdout();
         let page: Page = serde_json::from_str(text).context("the answer is not a list of Ringback")?;
         if self.json && self.all {

@@ -52,13 +52,13 @@ pub(super) async fn follow(
         biased;
         asked = shutdown_signal() => {
             asked?;
-            progress.clear();
+            progress.bar.finish_and_clear();
             let message = format!("The watch continues; `ringback show {id} --follow` follows it again.");
             return Err(Failure::Failed(message));
         }
         ended = wait_for_end(client, id, first, &progress) => ended,
     };
-    progress.clear();
+    progress.bar.finish_and_clear();
     let answer = ended?;
     let (terminal, watch) = (Terminal::of_stdout(), answer.value());
     let status = text(&watch, "/status");
@@ -82,7 +82,7 @@ async fn wait_for_end(
     first: Option<Answer>,
     progress: &Progress,
 ) -> Result<Answer, Failure> {
-    let wait = if progress.bar.is_some() { WAIT_FOR_BAR } else { WAIT };
+    let wait = if progress.bar.is_hidden() { WAIT } else { WAIT_FOR_BAR };
     let duration = format!("{}s", wait.as_secs());
     let path = with_query(&format!("/v1/watches/{}", segment(id)), [("wait", Some(duration))]);
     let mut known = first;
@@ -151,16 +151,15 @@ fn percent(watch: &Value) -> Option<u64> {
 
 /// Progress on stderr: a bar on a terminal, elsewhere a line per change.
 struct Progress {
-    bar: Option<ProgressBar>,
+    /// Hidden if stderr is not a terminal, or one that cannot move its cursor.
+    bar: ProgressBar,
     last: std::cell::RefCell<String>,
 }
 
 impl Progress {
     fn new() -> Self {
         let bar = ProgressBar::new(100);
-        // A bar is hidden if stderr is not a terminal, or one that cannot move its cursor.
-        let bar = (!bar.is_hidden()).then_some(bar);
-        if let Some(bar) = &bar {
+        if !bar.is_hidden() {
             bar.enable_steady_tick(TICK);
         }
         Self { bar, last: std::cell::RefCell::default() }
@@ -168,33 +167,25 @@ impl Progress {
 
     fn show(&self, watch: &Value) {
         let line = describe(watch);
-        let Some(bar) = &self.bar else {
+        if self.bar.is_hidden() {
             if !has_ended(watch) && self.last.replace(line.clone()) != line {
-                print_note(&line);
+                print_note(line);
             }
             return;
-        };
+        }
         // Without a percentage there is no bar, only an animation and the elapsed time.
         let form = match percent(watch) {
             Some(_) => "{spinner} [{bar:30}] {elapsed}  {wide_msg}",
             None => "{spinner} {elapsed}  {wide_msg}",
         };
-        bar.set_style(ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_position(percent(watch).unwrap_or_default());
-        bar.set_message(line);
+        let style = ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar());
+        self.bar.set_style(style);
+        self.bar.set_position(percent(watch).unwrap_or_default());
+        self.bar.set_message(line);
     }
 
     fn note(&self, message: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| print_note(message)),
-            None => print_note(message),
-        }
-    }
-
-    fn clear(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.bar.suspend(|| print_note(message));
     }
 }
 

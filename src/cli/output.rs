@@ -167,14 +167,12 @@ fn shortened(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }
-    let mut short = String::new();
-    for c in text.chars() {
-        if short.width() + c.width().unwrap_or(0) + 1 > width {
-            break;
-        }
-        short.push(c);
-    }
-    short + "…"
+    // The ellipsis has a width of 1.
+    let fits = |used: &mut usize, c: char| {
+        *used += c.width().unwrap_or(0);
+        (*used <= width).then_some(c)
+    };
+    text.chars().scan(1, fits).chain(['…']).collect()
 }
 
 /// List of named values, one per line. Empty values are left out.

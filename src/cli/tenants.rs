@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::config::{Access, Config, Database, Environment, Flags};
 use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, parse_duration};
 use crate::store::{RevokeKey, Store, StoredResponse};
-use crate::tenants::{self, AppView, DEFAULT_APP, EXPIRES_IN, KeyView, NewKey, check_expiry, check_name};
+use crate::tenants::{self, AppView, DEFAULT_APP, EXPIRES_IN, KeyView, check_expiry, check_name};
 
 /// Number of rows that are read at a time.
 const PAGE: u32 = 200;
@@ -226,8 +226,11 @@ impl Keys {
             Self::List { app, paging, place } => {
                 let head =
                     ["ID", "NAME", "SCOPE", "APP", "CREATED (UTC)", "EXPIRES (UTC)", "LAST USED (UTC)"];
-                let fields = ["/id", "/name", "/scope", "/appId", "/createdAt", "/expiresAt", "/lastUsedAt"];
-                let row = |key: &Value| texts(key, fields).to_vec();
+                let row = |key: &Value| {
+                    let fields =
+                        ["/id", "/name", "/scope", "/appId", "/createdAt", "/expiresAt", "/lastUsedAt"];
+                    texts(key, fields).to_vec()
+                };
                 match place.find()? {
                     Backend::Server(client) => {
                         paging.show(&client, "/v1/keys", &[("appId", app)], &head, row).await
@@ -261,8 +264,7 @@ pub async fn create_key(config: &Config, request: &KeyRequest) -> Result<Answer,
         let expires_at = request.expires_in.as_deref().map(|text| read_expiry(text, now)).transpose();
         let expires_at = expires_at.map_err(|wrong| usage("--expires-in", &wrong))?;
         let app = find_app(&store, request.app.as_deref())?;
-        let key = NewKey { name, scope, expires_at, app };
-        Ok(answer(tenants::create_key(&store, key, now, None).await?))
+        Ok(answer(tenants::create_key(&store, name, scope, expires_at, app, now, None).await?))
     })
     .await
 }

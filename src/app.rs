@@ -24,8 +24,8 @@ use crate::channels::webhook::Secret;
 use crate::channels::{Channels, Services, load_templates};
 use crate::clock::Clock;
 use crate::config::{Config, Database, ProviderConfig, Retention};
-use crate::dispatcher::{DispatchPolicy, Dispatcher};
-use crate::domain::{Activity, AppNo, Masked, RetryPolicy, Timestamp};
+use crate::dispatcher::Dispatcher;
+use crate::domain::{Activity, AppNo, Masked, Timestamp};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
 use crate::poller::Poller;
 pub use crate::poller::Provider;
@@ -107,7 +107,7 @@ impl App {
         let with_credential = with_credential.map(|provider| provider.definition.id.clone()).collect();
         let (poller, polls_ended) = Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers);
         let (dispatcher, attempts_ended) =
-            Dispatcher::new(store.clone(), Arc::clone(&channels), clock.clone(), dispatch_policy(&config));
+            Dispatcher::new(store.clone(), Arc::clone(&channels), clock.clone(), config.delivery.clone());
         let (draining, is_draining) = watch::channel(false);
         let (poll_stats, provider_states) = (Arc::clone(&poller), Arc::clone(&poller));
         // Weak references: the shutdown waits until the components are dropped.
@@ -244,15 +244,6 @@ impl App {
 async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener> {
     let listener = TcpListener::bind(address).await;
     listener.with_context(|| format!("{setting}: {address} is not available; does another process use it?"))
-}
-
-fn dispatch_policy(config: &Config) -> DispatchPolicy {
-    DispatchPolicy {
-        retries: RetryPolicy { schedule: config.delivery.retry_schedule.clone() },
-        timeout: config.delivery.timeout,
-        concurrency: config.delivery.concurrency,
-        per_destination: config.delivery.per_destination,
-    }
 }
 
 enum Never {}

@@ -16,8 +16,7 @@ mod source;
 
 pub use crate::domain::{Masked, Rate};
 pub use model::{
-    Config, Database, Delivery, Effective, Egress, EncryptionKey, LogFormat, ProviderConfig, Retention,
-    Telemetry,
+    Config, Database, Effective, Egress, EncryptionKey, LogFormat, ProviderConfig, Retention, Telemetry,
 };
 pub use settings::{Setting, table};
 pub use source::{Access, ConfigError, Environment, File, Flags, Source};

@@ -46,7 +46,8 @@ use tokio::sync::{Notify, mpsc};
 use crate::channels::{self, AttemptResult, Channels, Message};
 use crate::clock::Clock;
 use crate::domain::{
-    Activity, Attempt, AttemptKind, NextStep, Outcome, PendingDelivery, RetryPolicy, Timestamp, next_attempt,
+    Activity, Attempt, AttemptKind, DispatchPolicy, NextStep, Outcome, PendingDelivery, Timestamp,
+    next_attempt,
 };
 use crate::store::{
     LoadDueDeliveries, RecordAttempt, RescheduleRetries, Store, StoreError, WRITE_RETRY_PAUSE,
@@ -58,19 +59,6 @@ use state::DispatchState;
 
 /// Pause before the retry of an attempt that ended in a panic.
 const PANIC_RETRY_PAUSE: Duration = Duration::from_secs(60);
-
-/// Settings of the dispatcher.
-#[derive(Clone, Debug)]
-pub struct DispatchPolicy {
-    /// When to retry.
-    pub retries: RetryPolicy,
-    /// Maximum duration of one attempt.
-    pub timeout: Duration,
-    /// Maximum number of deliveries in flight.
-    pub concurrency: usize,
-    /// Maximum number of deliveries in flight to one destination.
-    pub per_destination: usize,
-}
 
 /// Sends deliveries.
 #[derive(Debug)]
@@ -102,7 +90,7 @@ impl Dispatcher {
 
     /// Reads from the store which queues have waiting deliveries, and when each is due.
     pub async fn load(&self) -> Result<(), StoreError> {
-        let schedule = self.policy.retries.schedule.clone();
+        let schedule = self.policy.retry_schedule.clone();
         let rewind = RescheduleRetries { schedule, now: self.clock.now() };
         let count = self.store.reschedule_retries(rewind).await?;
         if count > 0 {
@@ -271,7 +259,7 @@ impl Dispatcher {
         let scheduled = AttemptKind::Scheduled { step: delivery.step };
         let kind = if delivery.manual { AttemptKind::Manual } else { scheduled };
         let queue = &delivery.destination.queue;
-        let is_admitted = self.policy.retries.is_last(kind) || self.state().breakers.admits(queue, at);
+        let is_admitted = self.policy.is_last(kind) || self.state().breakers.admits(queue, at);
         let mut result =
             if is_admitted { self.send(delivery, at).await } else { AttemptResult::destination_down() };
         let duration = stopwatch.elapsed();
@@ -279,7 +267,7 @@ impl Dispatcher {
         result.attempt.duration_ms = u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
         self.apply_to_queue(delivery, &result);
         let ended_at = self.clock.now();
-        let next = next_attempt(&self.policy.retries, delivery.id, kind, &result.outcome, ended_at);
+        let next = next_attempt(&self.policy, delivery.id, kind, &result.outcome, ended_at);
         log_attempt(delivery, &result, next, self.trace_id(delivery).as_deref());
         self.store.tracer().record(|| attempt_span(delivery, &result, duration));
         let outcome = AttemptOutcome::from(&result.outcome);

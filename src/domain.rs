@@ -31,8 +31,8 @@ mod watch;
 pub use address::{AddressError, is_host_name, is_internal_host_name};
 pub use app::{App, AppNo, Masked, Scope, per_app_limit};
 pub use delivery::{
-    Attempt, AttemptKind, ChannelKind, ChannelTraits, Delivery, DeliveryStatus, Destination, Finished,
-    NextStep, Outcome, Payload, PendingDelivery, Reason, RetryPolicy, next_attempt,
+    Attempt, AttemptKind, ChannelKind, ChannelTraits, Delivery, DeliveryStatus, Destination, DispatchPolicy,
+    Finished, NextStep, Outcome, Payload, PendingDelivery, Reason, next_attempt,
 };
 pub use event::{Event, EventSet, EventType};
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, hash, random};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::source::{ConfigError, Source};
 use crate::channels::SettingValues;
-use crate::domain::{Masked, Rate, nearest};
+use crate::domain::{DispatchPolicy, Masked, Rate, nearest};
 
 /// Settings of the service.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub struct Config {
     /// Restrictions of outgoing requests.
     pub egress: Egress,
     /// Limits of deliveries.
-    pub delivery: Delivery,
+    pub delivery: DispatchPolicy,
     /// Retention of data.
     pub retention: Retention,
     /// Export of traces.
@@ -75,19 +75,6 @@ pub struct Egress {
     pub allow_http: bool,
     /// URL of the proxy for all outgoing requests, which can hold a user name and a password.
     pub proxy: Option<Masked>,
-}
-
-/// `[delivery]`
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Delivery {
-    /// Waits before the retries of a delivery.
-    pub retry_schedule: Vec<Duration>,
-    /// Timeout of an attempt, including the answer's body.
-    pub timeout: Duration,
-    /// Maximum number of attempts in progress.
-    pub concurrency: usize,
-    /// Maximum number of attempts in progress per destination.
-    pub per_destination: usize,
 }
 
 /// `[retention]`
@@ -177,7 +164,7 @@ impl Config {
             log_format: LogFormat::Text,
             shutdown_grace: Duration::ZERO,
             egress: Egress::default(),
-            delivery: Delivery::default(),
+            delivery: DispatchPolicy::default(),
             retention: Retention::default(),
             telemetry: Telemetry::default(),
             channels: SettingValues::default(),

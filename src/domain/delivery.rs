@@ -210,18 +210,24 @@ pub struct Delivery {
 /// Maximum wait that a receiver's `Retry-After` can cause.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Waits after failed attempts. The first attempt has no wait.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RetryPolicy {
-    /// One wait for each retry.
-    pub schedule: Vec<Duration>,
+/// How deliveries are sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DispatchPolicy {
+    /// Waits before the retries of a delivery, one for each. The first attempt has no wait.
+    pub retry_schedule: Vec<Duration>,
+    /// Maximum duration of an attempt, including the answer's body.
+    pub timeout: Duration,
+    /// Maximum number of attempts in progress.
+    pub concurrency: usize,
+    /// Maximum number of attempts in progress per destination.
+    pub per_destination: usize,
 }
 
-impl RetryPolicy {
+impl DispatchPolicy {
     /// Returns whether no attempt follows this one if it fails: the last one of the schedule, and every
     /// manual retry.
     pub fn is_last(&self, kind: AttemptKind) -> bool {
-        !matches!(kind, AttemptKind::Scheduled { step } if (step as usize) < self.schedule.len())
+        !matches!(kind, AttemptKind::Scheduled { step } if (step as usize) < self.retry_schedule.len())
     }
 }
 
@@ -278,7 +284,7 @@ pub enum NextStep {
 
 /// Decides what follows an attempt that ended at `ended_at`.
 pub fn next_attempt(
-    policy: &RetryPolicy,
+    policy: &DispatchPolicy,
     delivery: DeliveryId,
     kind: AttemptKind,
     outcome: &Outcome,
@@ -289,9 +295,9 @@ pub fn next_attempt(
         // This applies to a manual retry, too.
         Outcome::Gone => return NextStep::Failed(Reason::Gone),
         Outcome::Fatal => (None, Reason::Exhausted, None),
-        Outcome::Retry { after } => (Some(&policy.schedule), Reason::Exhausted, *after),
-        Outcome::Refused => (Some(&policy.schedule), Reason::Refused, None),
-        Outcome::Down => (Some(&policy.schedule), Reason::Exhausted, None),
+        Outcome::Retry { after } => (Some(&policy.retry_schedule), Reason::Exhausted, *after),
+        Outcome::Refused => (Some(&policy.retry_schedule), Reason::Refused, None),
+        Outcome::Down => (Some(&policy.retry_schedule), Reason::Exhausted, None),
     };
     let AttemptKind::Scheduled { step } = kind else { return NextStep::Unchanged };
     let Some(wait) = waits.and_then(|waits| waits.get(step as usize)) else {
@@ -309,8 +315,9 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn policy() -> RetryPolicy {
-        RetryPolicy { schedule: vec![Duration::from_secs(5), MINUTE] }
+    fn policy() -> DispatchPolicy {
+        let retry_schedule = vec![Duration::from_secs(5), MINUTE];
+        DispatchPolicy { retry_schedule, ..DispatchPolicy::default() }
     }
 
     #[test]

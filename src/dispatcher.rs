@@ -153,8 +153,7 @@ impl Dispatcher {
         }
         for delivery in deliveries {
             let dispatcher = Arc::clone(self);
-            let mut attempt =
-                RunningAttempt { dispatcher, delivery, is_finished: false, _alive: self.alive.clone() };
+            let mut attempt = RunningAttempt { dispatcher, delivery, next: None, _alive: self.alive.clone() };
             tokio::spawn(async move { attempt.run().await });
         }
         if is_refusing { Some(now.plus(WRITE_RETRY_PAUSE)) } else { next }
@@ -217,7 +216,8 @@ impl Dispatcher {
 struct RunningAttempt {
     dispatcher: Arc<Dispatcher>,
     delivery: Box<PendingDelivery>,
-    is_finished: bool,
+    /// What follows; `None` until its record is written.
+    next: Option<NextStep>,
     _alive: mpsc::Sender<()>,
 }
 
@@ -229,23 +229,20 @@ impl RunningAttempt {
         dispatcher.record(record).await;
         let channel = self.delivery.destination.channel;
         dispatcher.store.metrics().attempted(channel, outcome, duration, next);
-        self.finish(next);
-    }
-
-    fn finish(&mut self, next: NextStep) {
-        self.is_finished = true;
-        self.dispatcher.state().finish(&self.delivery, next);
-        self.dispatcher.wake.notify_one();
+        self.next = Some(next);
     }
 }
 
 impl Drop for RunningAttempt {
     fn drop(&mut self) {
-        if !self.is_finished {
-            // The delivery is still due in the store: it is retried, but not at once.
-            let due_at = self.dispatcher.clock.now().plus(PANIC_RETRY_PAUSE);
-            self.finish(NextStep::Retry { step: self.delivery.step, due_at });
-        }
+        let dispatcher = &self.dispatcher;
+        let next = self.next.unwrap_or_else(|| {
+            // After a panic, the delivery is still due in the store: it is retried, but not at once.
+            let due_at = dispatcher.clock.now().plus(PANIC_RETRY_PAUSE);
+            NextStep::Retry { step: self.delivery.step, due_at }
+        });
+        dispatcher.state().finish(&self.delivery, next);
+        dispatcher.wake.notify_one();
     }
 }
 

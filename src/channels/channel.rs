@@ -18,6 +18,10 @@ use crate::egress::{Egress, Post, Received, SendError};
 /// Maximum size of a response that is read and recorded, in bytes.
 pub(super) const RESPONSE_MAX: usize = 16 * 1024;
 
+/// Wait after an error that only the operator can correct: a mail server locks the account after repeated attempts
+/// with a wrong password.
+pub(super) const OPERATOR_WAIT: Duration = Duration::from_secs(30 * 60);
+
 /// The `user-agent` of every request.
 pub(super) const USER_AGENT_VALUE: HeaderValue =
     HeaderValue::from_static(concat!("Ringback/", env!("CARGO_PKG_VERSION")));

@@ -20,8 +20,8 @@ use lettre::message::{Body, Mailbox as LettreMailbox, MultiPart, SinglePart};
 use percent_encoding::percent_decode_str;
 
 use super::channel::{
-    AttemptResult, Channel, ChannelSpec, Headers, Message, Pacing, ParsedAddress, QueueScope, SendFuture,
-    Services, SettingValues, Shorthand, ShownAddress, recorded_text,
+    AttemptResult, Channel, ChannelSpec, Headers, Message, OPERATOR_WAIT, Pacing, ParsedAddress, QueueScope,
+    SendFuture, Services, SettingValues, Shorthand, ShownAddress, recorded_text,
 };
 use super::template_context::{TemplateContext, single_line};
 use super::templates::{TemplateFile, Templates};
@@ -36,10 +36,6 @@ const CONCURRENT_MAX: usize = 4;
 
 /// Wait after a temporary refusal: greylisting accepts a sender after some minutes.
 const TEMPORARY_WAIT: Duration = Duration::from_secs(5 * 60);
-
-/// Wait after an error that only the operator can correct: a server locks the account after repeated attempts
-/// with a wrong password.
-const OPERATOR_WAIT: Duration = Duration::from_secs(30 * 60);
 
 /// Maximum length of a subject, in characters. Mail readers cut longer ones.
 const SUBJECT_MAX: usize = 150;

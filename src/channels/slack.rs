@@ -24,23 +24,20 @@ use serde_json::Value;
 use url::Url;
 
 use super::channel::{
-    AttemptResult, Channel, ChannelSetting, ChannelSpec, Exchange, Message, Pacing, ParsedAddress,
-    QueueScope, RESPONSE_MAX, SendFuture, Services, SettingCheck, SettingValues, Shorthand, ShownAddress,
-    USER_AGENT_VALUE, post, recorded_headers,
+    AttemptResult, Channel, ChannelSetting, ChannelSpec, Exchange, Message, OPERATOR_WAIT, Pacing,
+    ParsedAddress, QueueScope, RESPONSE_MAX, SendFuture, Services, SettingCheck, SettingValues, Shorthand,
+    ShownAddress, USER_AGENT_VALUE, post, recorded_headers,
 };
 use super::template_context::TemplateContext;
 use super::templates::TemplateFile;
 use crate::clock::Clock;
 use crate::domain::{AddressError, ChannelKind, Outcome};
 use crate::egress::{Egress, Post, Received, SendError};
-use blocks::{Dialect, MessageParts};
+use blocks::MessageParts;
 
 /// Slack accepts a message a second for each channel. Short bursts are accepted, but an app that keeps
 /// exceeding the rate may be disabled.
 const MESSAGE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Wait after an error that only the operator can correct.
-const OPERATOR_WAIT: Duration = Duration::from_secs(30 * 60);
 
 /// Maximum length of a channel's name, in characters.
 const CHANNEL_MAX: usize = 80;
@@ -209,12 +206,12 @@ impl Slack {
         let target = SlackTarget::of(address).map_err(|error| format!("the address {error}"))?;
         let context = TemplateContext::new(message.delivery)?;
         let parts = MessageParts::parse(&services.templates.render(&MESSAGE, &context)?)?.fitted(&context);
-        let dialect = if target == SlackTarget::Compatible { Dialect::Attachments } else { Dialect::Slack };
-        let payload = parts.payload(dialect, &context);
+        let is_slack = target != SlackTarget::Compatible;
+        let payload = if is_slack { parts.blocks(&context) } else { parts.attachments(&context) };
         let (mut result, refused) = self.post(services, (target, address), payload, message.timeout).await;
         if let (Some(code), Outcome::Fatal) = (refused, &result.outcome) {
             let left = message.timeout.saturating_sub(stopwatch.elapsed());
-            let payload = parts.plain_text(dialect, &context);
+            let payload = if is_slack { parts.slack_text(&context) } else { parts.compatible_text(&context) };
             (result, _) = self.post(services, (target, address), payload, left).await;
             if result.outcome == Outcome::Ok {
                 let error = format!("degraded: the blocks were refused ({code}), the text was accepted");
@@ -364,34 +361,24 @@ fn classify_api(code: &str, after: Option<Duration>) -> (Outcome, Option<String>
             (Outcome::Retry { after: Some(OPERATOR_WAIT) }, error)
         }
         // Errors of the message: no retry would succeed.
-        "msg_blocks_too_long"
-        | "msg_too_long"
-        | "no_text"
-        | "too_many_attachments"
-        | "attachment_payload_limit_exceeded"
-        | "markdown_text_conflict"
-        | "cannot_reply_to_message" => (Outcome::Fatal, error),
-        code if code.starts_with("invalid_blocks") || code.starts_with("metadata_") => {
-            (Outcome::Fatal, error)
-        }
+        "markdown_text_conflict" | "cannot_reply_to_message" => (Outcome::Fatal, error),
+        code if is_unsuitable(code) || code.starts_with("metadata_") => (Outcome::Fatal, error),
         "message_limit_exceeded" => (Outcome::Retry { after: Some(after.unwrap_or(OPERATOR_WAIT)) }, error),
         _ => (Outcome::Retry { after }, error),
     }
 }
 
+/// Returns whether the blocks or the length of a message are refused.
+fn is_unsuitable(code: &str) -> bool {
+    matches!(code, "no_text" | "msg_too_long" | "msg_blocks_too_long" | "too_many_attachments")
+        || code == "attachment_payload_limit_exceeded"
+        || code.starts_with("invalid_blocks")
+}
+
 /// Returns whether a refusal is about the format, so that plain text may be accepted.
 fn is_format_error(code: &str) -> bool {
-    const FORMAT_ERRORS: [&str; 8] = [
-        "invalid_payload",
-        "invalid_attachments",
-        "msg_blocks_too_long",
-        "msg_too_long",
-        "too_many_attachments",
-        "attachment_payload_limit_exceeded",
-        "missing_text_or_fallback_or_attachments",
-        "no_text",
-    ];
-    FORMAT_ERRORS.contains(&code) || code.starts_with("invalid_blocks")
+    matches!(code, "invalid_payload" | "invalid_attachments" | "missing_text_or_fallback_or_attachments")
+        || is_unsuitable(code)
 }
 
 /// Returns a code with what to do about it.

@@ -36,15 +36,6 @@ const TEXT_MAX: usize = 300;
 /// by default.
 const ATTACHMENT_TEXT_MAX: usize = 3_000;
 
-/// Format of the payload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dialect {
-    /// Blocks, for Slack.
-    Slack,
-    /// Slack's older attachments, for compatible chats.
-    Attachments,
-}
-
 /// Parts of a chat message, as the template renders them: plain texts. This module arranges, escapes and
 /// shortens them, so no template can produce a message that a chat refuses.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -114,28 +105,23 @@ impl MessageParts {
         fitted
     }
 
-    /// Returns the formatted message.
-    pub(super) fn payload(&self, dialect: Dialect, context: &TemplateContext) -> Value {
-        match dialect {
-            Dialect::Slack => self.blocks(context),
-            Dialect::Attachments => self.attachments(context),
-        }
+    /// Returns the message as plain text, for Slack.
+    pub(super) fn slack_text(&self, context: &TemplateContext) -> Value {
+        json!({ "text": self.plain(escaped, context), "mrkdwn": false, "unfurl_links": false })
     }
 
-    /// Returns the message as plain text.
-    pub(super) fn plain_text(&self, dialect: Dialect, context: &TemplateContext) -> Value {
+    /// Returns the message as plain text, for compatible chats.
+    pub(super) fn compatible_text(&self, context: &TemplateContext) -> Value {
+        json!({ "text": self.plain(without_markup, context) })
+    }
+
+    fn plain(&self, escape: fn(&str) -> String, context: &TemplateContext) -> String {
         // In a URL, these characters may be percent-encoded, which disables mentions and markup.
         let encoded = |url: &str| escaped(&url.replace('@', "%40").replace('[', "%5B").replace(']', "%5D"));
         let link = self.link.as_ref().map(|link| encoded(&link.url)).unwrap_or_default();
-        let text = |escape: fn(&str) -> String| {
-            let parts = [escape(&self.title), escape(&self.body), link, context.at.clone()];
-            let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-            parts.join("\n")
-        };
-        match dialect {
-            Dialect::Slack => json!({ "text": text(escaped), "mrkdwn": false, "unfurl_links": false }),
-            Dialect::Attachments => json!({ "text": text(without_markup) }),
-        }
+        let parts = [escape(&self.title), escape(&self.body), link, context.at.clone()];
+        let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        parts.join("\n")
     }
 
     /// Returns the total length as Slack counts it, with escapes.
@@ -163,7 +149,8 @@ impl MessageParts {
         }
     }
 
-    fn blocks(&self, context: &TemplateContext) -> Value {
+    /// Returns the message as blocks, for Slack.
+    pub(super) fn blocks(&self, context: &TemplateContext) -> Value {
         let mut blocks = vec![json!({ "type": "header", "text": plain_text_object(&self.title, TITLE_MAX) })];
         let body = if self.body.is_empty() { context.summary } else { &self.body };
         let mut section = json!({ "type": "section", "text": plain_text_object(body, SECTION_MAX) });
@@ -203,7 +190,8 @@ impl MessageParts {
         payload
     }
 
-    fn attachments(&self, context: &TemplateContext) -> Value {
+    /// Returns the message as one of Slack's older attachments, for compatible chats.
+    pub(super) fn attachments(&self, context: &TemplateContext) -> Value {
         let field = |NameValue { name, value }: &NameValue| {
             let short = value.chars().count() <= 40;
             json!({ "short": short, "title": without_markup(name), "value": without_markup(value) })
@@ -304,7 +292,7 @@ mod tests {
     fn payloads_for_slack() {
         for name in ["job.completed", "job.failed"] {
             let (parts, context) = sample(name);
-            let payload = parts.payload(Dialect::Slack, &context);
+            let payload = parts.blocks(&context);
             insta::assert_snapshot!(format!("{name} blocks").replace(' ', "-"), format!("{payload:#}"));
         }
     }
@@ -312,14 +300,14 @@ mod tests {
     #[test]
     fn payload_for_a_compatible_chat() {
         let (parts, context) = sample("job.completed");
-        let payload = parts.payload(Dialect::Attachments, &context);
+        let payload = parts.attachments(&context);
         insta::assert_snapshot!("job.completed-attachments", format!("{payload:#}"));
     }
 
     #[test]
     fn a_message_is_within_every_limit_for_any_event() {
         for (name, parts, context) in messages() {
-            let payload = parts.payload(Dialect::Slack, &context);
+            let payload = parts.blocks(&context);
             let (mut all, blocks) = (Vec::new(), payload["blocks"].as_array().unwrap());
             texts(&payload, &mut all);
             let total: usize = all.iter().map(|(_, text)| text.chars().count()).sum();
@@ -337,7 +325,7 @@ mod tests {
     #[test]
     fn no_text_mentions_a_user_or_contains_a_link() {
         for (name, parts, context) in messages() {
-            let (mut all, sent) = (Vec::new(), parts.payload(Dialect::Slack, &context));
+            let (mut all, sent) = (Vec::new(), parts.blocks(&context));
             texts(&sent, &mut all);
             for (kind, text) in all {
                 match kind.as_str() {
@@ -355,19 +343,17 @@ mod tests {
                 }
             }
             assert!(!sent["text"].as_str().unwrap().contains(['<', '>']), "{name}");
-            let mut with_link = parts.payload(Dialect::Attachments, &context);
+            let mut with_link = parts.attachments(&context);
             // The target of a link does not count as text.
             for field in ["title_link", "thumb_url"] {
                 with_link["attachments"][0][field] = Value::Null;
             }
-            for elsewhere in
-                [with_link.to_string(), parts.plain_text(Dialect::Attachments, &context).to_string()]
-            {
+            for elsewhere in [with_link.to_string(), parts.compatible_text(&context).to_string()] {
                 for mark in ["<!", "<@", "@channel", "@U123", "](", "\u{202e}"] {
                     assert!(!elsewhere.contains(mark), "{name}: {mark}");
                 }
             }
-            let alone = parts.plain_text(Dialect::Slack, &context);
+            let alone = parts.slack_text(&context);
             assert!(!alone["text"].as_str().unwrap().contains(['<', '>']), "{name}");
         }
     }

@@ -53,19 +53,19 @@ fn ordinary(event: EventType) -> Value {
         json!({ "url": url(&format!("output_{n}.mp4")), "type": "video",
                 "thumbnail": url(&format!("thumb_{n}.jpg")), "posterImage": url(&format!("poster_{n}.jpg")) })
     };
-    let error = |code: &str, message: &str| json!({ "code": code, "message": message });
     let (status, progress, error) = match event {
-        EventType::JobCompleted => ("completed", 100, Value::Null),
+        EventType::JobCompleted => ("completed", 100, None),
         EventType::JobFailed => {
-            ("failed", 40, error("GENERATION_FAILED", "The model failed.\nTry another prompt."))
+            ("failed", 40, Some(("GENERATION_FAILED", "The model failed.\nTry another prompt.")))
         }
-        EventType::JobCancelled => ("cancelled", 50, Value::Null),
+        EventType::JobCancelled => ("cancelled", 50, None),
         EventType::JobNotFound => {
-            ("processing", 10, error("not_found", "the provider does not know the job"))
+            ("processing", 10, Some(("not_found", "the provider does not know the job")))
         }
-        EventType::WatchExpired => ("processing", 80, error("deadline", "the job did not end in time")),
-        EventType::JobProcessing | EventType::JobProgress => ("processing", 30, Value::Null),
+        EventType::WatchExpired => ("processing", 80, Some(("deadline", "the job did not end in time"))),
+        EventType::JobProcessing | EventType::JobProgress => ("processing", 30, None),
     };
+    let error = error.map(|(code, message)| json!({ "code": code, "message": message }));
     let done = event == EventType::JobCompleted;
     json!({
         "watchId": "watch_01m84xcqq61hcfr06f3pqac001", "provider": "muvi", "jobId": "job_abc123def456",

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::definition::{Auth, Condition, Definition, Errors, NotFound, RequestForm, StatusWords, authority};
+use super::definition::{
+    Auth, Condition, Definition, Errors, Example, Expect, NotFound, RequestForm, StatusWords, authority,
+};
 use super::extract::{Extract, Path, Paths, Progress};
 use super::file::{
-    AuthTable, AuthType, Example, Expect, File, LimitsTable, Method, NotFoundTable, PollTable, RequestTable,
-    StatusTable,
+    AuthTable, AuthType, File, LimitsTable, Method, NotFoundTable, PollTable, RequestTable, StatusTable,
 };
 use super::template::{Param, ParamTable, Template, UrlTemplate};
 use crate::domain::{EndingKind, JobStatus, Limits, PollPolicy, parse_duration, parse_rate};

@@ -4,8 +4,7 @@ use std::fmt;
 
 use serde_json::json;
 
-use super::definition::Definition;
-use super::file::{Example, Expect, Seen};
+use super::definition::{Definition, Example, Expect, Seen};
 use super::interpretation::{Interpretation, JobReport, PollFailure};
 use crate::domain::{JobError, Observation, Timestamp};
 

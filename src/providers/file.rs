@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::definition::{Errors, Fold, Response};
+use super::definition::{Errors, Example, Fold, Response};
 use super::extract::{Extract, Paths};
 use super::template::ParamTable;
-use crate::domain::{JobStatus, Output, Timestamp};
+use crate::domain::JobStatus;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -123,44 +123,4 @@ pub(super) struct LimitsTable {
     pub(super) rate: Option<String>,
     pub(super) burst: Option<u32>,
     pub(super) concurrency: Option<u32>,
-}
-
-/// A response of the provider, and its meaning.
-#[derive(Deserialize, Clone, Debug)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Example {
-    pub(super) job_id: String,
-    /// HTTP status; 200 by default.
-    pub(super) http: Option<u16>,
-    pub(super) body: String,
-    pub(super) expect: Expect,
-}
-
-/// Meaning of an example. `says` is a part of the message.
-#[derive(Deserialize, Clone, Debug)]
-#[serde(tag = "answer", rename_all = "snake_case", deny_unknown_fields)]
-pub(super) enum Expect {
-    Seen(Seen),
-    NotFound { says: Option<String> },
-    Account { code: String, says: Option<String> },
-    RateLimited { says: Option<String> },
-    Trouble { says: Option<String> },
-}
-
-/// A response about the job. Every field is compared: a field that is not listed must be null.
-#[derive(Deserialize, Clone, Debug)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Seen {
-    pub(super) status: JobStatus,
-    pub(super) raw_status: String,
-    #[serde(default)]
-    pub(super) unknown_status: bool,
-    pub(super) progress: Option<u8>,
-    pub(super) output: Option<String>,
-    pub(super) outputs: Option<Vec<Output>>,
-    pub(super) error_code: Option<String>,
-    pub(super) error_message: Option<String>,
-    pub(super) created_at: Option<Timestamp>,
-    pub(super) completed_at: Option<Timestamp>,
-    pub(super) request_id: Option<String>,
 }

@@ -94,39 +94,28 @@ async fn wait_for_end(
                 return Ok(answer);
             }
         }
-        let asked = client.clock.stopwatch();
-        let answer = get_with_retries(client, &path, wait, progress).await?;
+        // The request is repeated until the server answers.
+        let (asked, mut noted) = (client.clock.stopwatch(), false);
+        let backoff = ExponentialBuilder::new().with_min_delay(RETRY_WAIT).with_max_delay(RETRY_WAIT_MAX);
+        let answer = (|| client.get_waiting(&path, wait))
+            .retry(backoff.without_max_times())
+            .sleep(client.clock.clone())
+            .when(|error| matches!(error, Failure::Unavailable(_)) && asked.elapsed() < UNAVAILABLE_MAX)
+            .notify(|error, _| {
+                if !std::mem::replace(&mut noted, true) {
+                    let minutes = UNAVAILABLE_MAX.as_secs() / 60;
+                    progress.note(&format!("{error}\nRetrying for {minutes} minutes."));
+                }
+            })
+            .await?;
+        if noted {
+            progress.note("The server answers again.");
+        }
         if asked.elapsed() < REQUEST_INTERVAL && !has_ended(&answer.value()) {
             client.clock.sleep(REQUEST_INTERVAL).await;
         }
         known = Some(answer);
     }
-}
-
-/// Repeats the request until the server answers, for at most [`UNAVAILABLE_MAX`].
-async fn get_with_retries(
-    client: &Client,
-    path: &str,
-    wait: Duration,
-    progress: &Progress,
-) -> Result<Answer, Failure> {
-    let (unavailable, mut noted) = (client.clock.stopwatch(), false);
-    let backoff = ExponentialBuilder::new().with_min_delay(RETRY_WAIT).with_max_delay(RETRY_WAIT_MAX);
-    let answer = (|| client.get_waiting(path, wait))
-        .retry(backoff.without_max_times())
-        .sleep(client.clock.clone())
-        .when(|error| matches!(error, Failure::Unavailable(_)) && unavailable.elapsed() < UNAVAILABLE_MAX)
-        .notify(|error, _| {
-            if !std::mem::replace(&mut noted, true) {
-                let minutes = UNAVAILABLE_MAX.as_secs() / 60;
-                progress.note(&format!("{error}\nRetrying for {minutes} minutes."));
-            }
-        })
-        .await?;
-    if noted {
-        progress.note("The server answers again.");
-    }
-    Ok(answer)
 }
 
 fn has_ended(watch: &Value) -> bool {

@@ -233,41 +233,27 @@ fn pretty(body: &[u8]) -> String {
 /// Indents JSON. `serde_json::Value` is not used because it sorts keys.
 fn indent(json: &str) -> String {
     let (mut out, mut depth, mut in_string, mut escaped) = (String::new(), 0, false, false);
-    let line = |out: &mut String, depth: usize| out.extend(["\n", &"  ".repeat(depth)]);
-    let mut chars = json.chars().filter(|c| !c.is_control()).peekable();
-    while let Some(c) = chars.next() {
+    for c in json.chars().filter(|c| !c.is_control()) {
         if in_string {
             out.push(c);
             in_string = escaped || c != '"';
             escaped = !escaped && c == '\\';
             continue;
         }
+        if c == ' ' {
+            continue;
+        }
+        let is_close = matches!(c, '}' | ']');
+        depth -= usize::from(is_close);
+        // An empty object or list stays on one line.
+        if out.ends_with(',') || out.ends_with(['{', '[']) != is_close {
+            out.extend(["\n", &"  ".repeat(depth)]);
+        }
+        out.push(c);
         match c {
-            ' ' => {}
-            '{' | '[' => {
-                out.push(c);
-                while chars.next_if_eq(&' ').is_some() {}
-                if let Some(close) = chars.next_if(|next| matches!(next, '}' | ']')) {
-                    out.push(close);
-                } else {
-                    depth += 1;
-                    line(&mut out, depth);
-                }
-            }
-            '}' | ']' => {
-                depth -= 1;
-                line(&mut out, depth);
-                out.push(c);
-            }
-            ',' => {
-                out.push(c);
-                line(&mut out, depth);
-            }
-            ':' => out.push_str(": "),
-            _ => {
-                in_string = c == '"';
-                out.push(c);
-            }
+            '{' | '[' => depth += 1,
+            ':' => out.push(' '),
+            _ => in_string = c == '"',
         }
     }
     out

@@ -103,10 +103,8 @@ pub(super) fn end_job(batch: &mut Batch<'_>, commands: &[&EndJob]) -> Result<Vec
             .zip(&texts)
             .map(|(command, (seen, _))| params![seen, command.job, command.generation]),
     )?;
-    let first_chunks: Vec<NotifyWatches> = commands
-        .iter()
-        .map(|command| NotifyWatches { job: command.job, generation: command.generation })
-        .collect();
+    let first = |&&EndJob { job, generation, .. }: &&EndJob| NotifyWatches { job, generation };
+    let first_chunks: Vec<NotifyWatches> = commands.iter().map(first).collect();
     notify_watches(batch, &first_chunks.iter().collect::<Vec<_>>())
 }
 

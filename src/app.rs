@@ -32,7 +32,7 @@ pub use crate::poller::Provider;
 use crate::providers::{Definition, Providers, load_providers};
 use crate::store::{BootstrapTenant, DatabaseLocation, Keyring, Prune, Store, StoreOptions, Writer};
 use crate::telemetry::metrics::Load;
-use crate::telemetry::traces::{Collector, Exporter};
+use crate::telemetry::traces::Exporter;
 use crate::tenants::{DEFAULT_APP, draw_key, hash_key};
 
 /// Interval between two deletions of data that is older than the retention.
@@ -311,16 +311,10 @@ async fn wait(clock: &Clock, next: Option<Timestamp>, changed: impl Future<Outpu
 
 /// Returns the exporter of traces if a collector is configured, and gives its tracer to the store.
 fn exporter(config: &Config, store: &Store, egress: &Arc<Egress>, clock: &Clock) -> Result<Option<Exporter>> {
-    let telemetry = &config.telemetry;
-    let Some(endpoint) = telemetry.otlp_endpoint.clone() else { return Ok(None) };
-    let collector = Collector {
-        endpoint,
-        headers: telemetry.otlp_headers.clone(),
-        service_name: telemetry.service_name.clone(),
-    };
+    let Some(endpoint) = &config.telemetry.otlp_endpoint else { return Ok(None) };
     let (egress, metrics) = (Arc::clone(egress), Arc::clone(store.metrics()));
-    let (tracer, exporter) =
-        Exporter::new(collector, egress, clock.clone(), metrics).context("[telemetry] otlp_endpoint")?;
+    let exporter = Exporter::new(endpoint, &config.telemetry, egress, clock.clone(), metrics);
+    let (tracer, exporter) = exporter.context("[telemetry] otlp_endpoint")?;
     store.trace_with(tracer);
     Ok(Some(exporter))
 }

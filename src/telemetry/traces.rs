@@ -42,7 +42,7 @@
 
 mod export;
 
-pub use export::{Collector, Exporter};
+pub use export::Exporter;
 pub use opentelemetry::trace::SpanKind;
 
 use std::array;

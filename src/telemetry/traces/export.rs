@@ -26,7 +26,8 @@ use url::Url;
 
 use super::Tracer;
 use crate::clock::Clock;
-use crate::domain::{Masked, Timestamp, parse_retry_after};
+use crate::config::Telemetry;
+use crate::domain::{Timestamp, parse_retry_after};
 use crate::egress::{Egress, Post};
 use crate::telemetry::metrics::{Metrics, SpanOutcome};
 
@@ -48,17 +49,6 @@ const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Maximum size of an answer, in bytes.
 const ANSWER_MAX: usize = 64 * 1024;
 
-/// The collector, as it is configured.
-#[derive(Clone, Debug)]
-pub struct Collector {
-    /// Base URL, without a slash at its end.
-    pub endpoint: String,
-    /// Additional headers.
-    pub headers: Vec<(String, Masked)>,
-    /// Name of this service.
-    pub service_name: String,
-}
-
 /// Sends the spans of a [`Tracer`] to the collector.
 #[derive(Debug)]
 pub struct Exporter {
@@ -79,16 +69,17 @@ struct ExportError {
 }
 
 impl Exporter {
-    /// Returns a tracer and the exporter of its spans.
+    /// Returns a tracer and the exporter of its spans to the collector at `endpoint`.
     pub fn new(
-        collector: Collector,
+        endpoint: &str,
+        settings: &Telemetry,
         egress: Arc<Egress>,
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<(Tracer, Self)> {
-        let url = Url::parse(&format!("{}/v1/traces", collector.endpoint))?;
+        let url = Url::parse(&format!("{endpoint}/v1/traces"))?;
         let mut headers = HeaderMap::new();
-        for (name, value) in collector.headers {
+        for (name, value) in &settings.otlp_headers {
             let mut value = HeaderValue::from_str(value.reveal())?;
             value.set_sensitive(true);
             headers.insert(HeaderName::from_bytes(name.as_bytes())?, value);
@@ -96,7 +87,7 @@ impl Exporter {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("Ringback/", env!("CARGO_PKG_VERSION"))));
         let attributes = [
-            KeyValue::new("service.name", collector.service_name),
+            KeyValue::new("service.name", settings.service_name.clone()),
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
         ];
         let resource = (&Resource::builder_empty().with_attributes(attributes).build()).into();

@@ -169,7 +169,7 @@ fn view<'a>(refused: &'a [Option<Problem>], made: &'a [Watch]) -> BatchAnswer<'a
     let mut made = made.iter();
     let items = refused.iter().filter_map(|problem| match problem {
         Some(problem) => {
-            Some(BatchItem::Refused { status: problem.status().as_u16(), problem: problem.view(None) })
+            Some(BatchItem::Refused { status: problem.code.status().as_u16(), problem: problem.view(None) })
         }
         None => made.next().map(|watch| BatchItem::Registered {
             status: StatusCode::CREATED.as_u16(),

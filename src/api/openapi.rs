@@ -15,9 +15,7 @@ use std::sync::LazyLock;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
-use utoipa::ToSchema;
-use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::Schema;
+use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -25,7 +23,7 @@ use super::http::endpoint::Resource;
 use super::http::{ProblemView, reply};
 use super::resources::{self, metrics};
 use crate::domain::EventType;
-use crate::events;
+use crate::events::{CloudEvent, EventBody};
 use crate::store::Scope;
 
 /// The document as text, indented, with a line break at its end: byte for byte the committed file.
@@ -146,8 +144,14 @@ const MEANINGS: &[(u16, &str)] = &[
     (503, "The database is not available, or there are too many such requests: try again later."),
 ];
 
+/// The schemas that no operation declares: those of problems and of webhooks.
+#[derive(OpenApi)]
+#[openapi(components(schemas(ProblemView, EventBody, CloudEvent)))]
+struct Shared;
+
 fn make() -> Value {
-    let all = resources().into_iter().chain([metrics()]).fold(OpenApiRouter::new(), OpenApiRouter::routes);
+    let shared = OpenApiRouter::with_openapi(Shared::openapi());
+    let all = resources().into_iter().chain([metrics()]).fold(shared, OpenApiRouter::routes);
     let mut document = serde_json::to_value(all.into_openapi()).unwrap_or_default();
     document["info"] = json!({
         "title": "Ringback",
@@ -166,22 +170,10 @@ fn make() -> Value {
             complete(method, operation, &examples);
         }
     }
-    let mut shared = Vec::new();
-    collect::<ProblemView>(&mut shared);
-    collect::<events::EventBody>(&mut shared);
-    collect::<events::CloudEvent>(&mut shared);
-    for (name, schema) in shared {
-        document["components"]["schemas"][name] = serde_json::to_value(schema).unwrap_or_default();
-    }
     refer_to_items(&mut document["components"]["schemas"]);
     document["webhooks"] = webhooks(&examples);
     close_requests(&mut document);
     document
-}
-
-fn collect<T: ToSchema>(all: &mut Vec<(String, RefOr<Schema>)>) {
-    T::schemas(all);
-    all.push((T::name().into_owned(), T::schema()));
 }
 
 /// Replaces the items of pages, which utoipa writes out for a generic type, by references.
@@ -255,9 +247,8 @@ fn complete(method: &str, operation: &mut Value, examples: &Value) {
 
 /// Adds to a response what every response has.
 fn complete_response(status: &str, response: &mut Value, is_post: bool, example: &Value) {
-    let text = || json!({ "type": "string" });
-    response["headers"]["x-request-id"] = json!({ "required": true, "schema": text(),
-        "description": "Id of this request, in the log, too." });
+    let header = |description: &str| json!({ "required": true, "schema": { "type": "string" }, "description": description });
+    response["headers"]["x-request-id"] = header("Id of this request, in the log, too.");
     if status.starts_with('2') {
         if is_post {
             response["headers"]["Idempotent-Replayed"] = json!({
@@ -272,14 +263,8 @@ fn complete_response(status: &str, response: &mut Value, is_post: bool, example:
         return;
     }
     match status {
-        "401" => {
-            response["headers"]["WWW-Authenticate"] =
-                json!({ "required": true, "schema": text(), "description": "`Bearer`." });
-        }
-        "503" => {
-            response["headers"]["Retry-After"] =
-                json!({ "required": true, "schema": text(), "description": "Seconds." });
-        }
+        "401" => response["headers"]["WWW-Authenticate"] = header("`Bearer`."),
+        "503" => response["headers"]["Retry-After"] = header("Seconds."),
         _ => {}
     }
     if response["description"].as_str().unwrap_or_default().is_empty() {

@@ -74,9 +74,7 @@ impl UnreadBody {
 
     /// Reads and discards the body if no handler read it.
     pub(super) async fn discard(&self, clock: &Clock) {
-        if let Some(body) = self.take()
-            && !body.is_end_stream()
-        {
+        if let Some(body) = self.take() {
             discard(body, clock).await;
         }
     }

@@ -255,11 +255,6 @@ impl Problem {
         Self::new(ProblemCode::TooManyRequests, detail)
     }
 
-    /// HTTP's status.
-    pub const fn status(&self) -> StatusCode {
-        self.code.status()
-    }
-
     /// The body, once the request's id is known.
     pub fn render(&self, request_id: &str) -> Vec<u8> {
         serde_json::to_vec(&self.view(Some(request_id))).unwrap_or_default()
@@ -271,7 +266,7 @@ impl Problem {
             r#type: self.code.uri(),
             code: self.code,
             title: self.code.title(),
-            status: self.status().as_u16(),
+            status: self.code.status().as_u16(),
             detail: &self.detail,
             request_id,
             errors: &self.errors,
@@ -332,7 +327,7 @@ impl IntoResponse for Problem {
     /// Puts the problem into the extensions, where `serve` finds it and writes the body. A 503 asks the client
     /// to wait for a second.
     fn into_response(self) -> Response {
-        let status = self.status();
+        let status = self.code.status();
         let header = match status {
             StatusCode::UNAUTHORIZED => Some([(header::WWW_AUTHENTICATE, "Bearer")]),
             StatusCode::SERVICE_UNAVAILABLE => Some([(header::RETRY_AFTER, "1")]),

@@ -189,13 +189,7 @@ impl Span {
 
 /// Queue for finished spans, if there is a collector.
 #[derive(Clone, Debug, Default)]
-pub struct Tracer(Option<Arc<Queue>>);
-
-#[derive(Debug)]
-struct Queue {
-    spans: mpsc::Sender<SpanData>,
-    metrics: Arc<Metrics>,
-}
+pub struct Tracer(Option<(mpsc::Sender<SpanData>, Arc<Metrics>)>);
 
 impl Tracer {
     /// A tracer without a collector.
@@ -204,7 +198,7 @@ impl Tracer {
     /// Returns a tracer and the receiving end of its queue.
     fn new(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<SpanData>) {
         let (spans, queue) = mpsc::channel(QUEUE);
-        (Self(Some(Arc::new(Queue { spans, metrics }))), queue)
+        (Self(Some((spans, metrics))), queue)
     }
 
     /// Returns whether there is a collector.
@@ -214,10 +208,11 @@ impl Tracer {
 
     /// Queues the span that `make` returns. Without a collector, `make` is not called.
     pub fn record(&self, make: impl FnOnce() -> Option<Span>) {
-        let Some(queue) = &self.0 else { return };
-        let Some(span) = make() else { return };
-        if queue.spans.try_send(span.0).is_err() {
-            queue.metrics.spans(SpanOutcome::Dropped, 1);
+        if let Some((spans, metrics)) = &self.0
+            && let Some(span) = make()
+            && spans.try_send(span.0).is_err()
+        {
+            metrics.spans(SpanOutcome::Dropped, 1);
         }
     }
 }

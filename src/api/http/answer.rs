@@ -46,22 +46,16 @@ impl IntoResponse for Replay {
                               send the request with that API key";
                 Problem::new(ProblemCode::IdempotencyOtherKey, detail).into_response()
             }
-            Self::Response(first) => {
-                let mut response = first.into_response();
-                response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
-                response
-            }
+            Self::Response(first) => ([("idempotent-replayed", "true")], first).into_response(),
         }
     }
 }
 
 impl IntoResponse for StoredResponse {
     fn into_response(self) -> Response {
-        let mut response = reply(StatusCode::from_u16(self.status).unwrap_or_default(), self.body);
-        if let Some(location) = self.location.and_then(|location| location.parse().ok()) {
-            response.headers_mut().insert(header::LOCATION, location);
-        }
-        response
+        let status = StatusCode::from_u16(self.status).unwrap_or_default();
+        let location = self.location.map(|location| [(header::LOCATION, location)]);
+        (location, reply(status, self.body)).into_response()
     }
 }
 

@@ -188,12 +188,8 @@ impl FieldErrors {
         pointer: impl Into<String>,
         result: Result<T, impl Into<Invalid>>,
     ) -> Option<T> {
-        result
-            .map_err(|invalid| {
-                let (code, detail) = invalid.into();
-                self.add(pointer, code, detail);
-            })
-            .ok()
+        let add = |(code, detail): Invalid| self.add(pointer, code, detail);
+        result.map_err(|invalid| add(invalid.into())).ok()
     }
 
     /// Returns `Ok` if there is no error.

@@ -125,20 +125,18 @@ fn curl(path: &str, method: &str, spec: &Value, needs_key: bool) -> String {
 
 /// Returns the bounds and the default of a schema as a phrase.
 fn limits(schema: &Value) -> String {
-    const BOUNDS: [(&str, &str, &str); 6] = [
+    const BOUNDS: [(&str, &str, &str); 7] = [
         ("minimum", "at least ", ""),
         ("maximum", "at most ", ""),
         ("minLength", "at least ", " characters"),
         ("maxLength", "at most ", " characters"),
         ("minItems", "at least ", " elements"),
         ("maxItems", "at most ", " elements"),
+        ("default", "default ", ""),
     ];
     let bounds = BOUNDS.iter().filter(|(key, ..)| !schema[key].is_null());
     let mut phrases: Vec<String> =
         bounds.map(|(key, before, after)| format!("{before}{}{after}", schema[key])).collect();
-    if !schema["default"].is_null() {
-        phrases.push(format!("default {}", schema["default"]));
-    }
     if let Some(format) = schema["format"].as_str() {
         phrases.push(format!("format {format}"));
     }

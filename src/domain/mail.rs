@@ -18,8 +18,8 @@ const LOCAL_MAX: usize = 64;
 /// Maximum length of a display name, in characters.
 const NAME_MAX: usize = 100;
 
-/// Domains of public mail services, sorted and separated by spaces. The sender's own domain is permitted by default, but not if it is
-/// one of these: its other mailboxes belong to unrelated people.
+/// Domains of public mail services, sorted and separated by spaces. The sender's own domain is permitted by
+/// default, but not if it is one of these: its other mailboxes belong to unrelated people.
 const PUBLIC_SERVICES: &str = "\
     126.com 163.com aim.com aol.com bluewin.ch btinternet.com comcast.net duck.com fastmail.com free.fr \
     freenet.de gmail.com gmx.at gmx.ch gmx.com gmx.de gmx.net googlemail.com hey.com hotmail.co.uk \

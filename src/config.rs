@@ -8,6 +8,7 @@
 //! The module does not know which providers exist, because definitions can come from `[providers] path` (see
 //! [`Config::check_providers`]). It does not open the database and does not use the network.
 
+mod access;
 mod model;
 mod parse;
 mod read;
@@ -15,8 +16,9 @@ mod settings;
 mod source;
 
 pub use crate::domain::{Masked, Rate};
+pub use access::Access;
 pub use model::{
     Config, Database, Effective, Egress, EncryptionKey, LogFormat, ProviderConfig, Retention, Telemetry,
 };
 pub use settings::{Setting, table};
-pub use source::{Access, ConfigError, Environment, File, Flags, Source};
+pub use source::{ConfigError, Environment, File, Flags, Source};

@@ -26,7 +26,7 @@ mod retry;
 use std::sync::Arc;
 
 use super::batch::{Batch, NewEvent};
-use super::db::{Result, Row, Value, Where, params};
+use super::db::{Result, Row, RowSql, Value, Where, params, row_sql};
 use super::reads::ReadStore;
 use super::rows::read_destination;
 use super::sealing::{Column, Keyring};
@@ -204,9 +204,11 @@ pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
         }
     }
     batch.tx.insert_each(
-        "insert into deliveries (app, id, shard, event, type, watch, n, destination, queue, status, step,
-           scheduled_at, is_retry, raw_generation, next_attempt_at, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10)",
+        row_sql!(
+"insert into deliveries (app, id, shard, event, type, watch, n, destination, queue, status, step,
+           scheduled_at, is_retry, raw_generation, next_attempt_at, created_at)"
+        values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10")
+        ),
         created.iter().map(|(delivery, n, shard, at, raw_generation)| {
             let PendingDelivery { app, id, event, event_type, watch, destination, .. } = delivery;
             let Destination { id: to, queue, .. } = destination;
@@ -265,18 +267,19 @@ fn read_pending(row: &Row<'_>, keyring: &Keyring) -> Result<PendingDelivery> {
 
 /// Skips pending progress of watches that have ended.
 pub(super) fn skip_superseded(batch: &mut Batch<'_>, watches: impl Iterator<Item = WatchId>) -> Result<()> {
-    let progress = watches.map(|watch| (watch, CancelScope::Progress, params![watch])).collect();
-    let condition = "watch = $1 and status = 'pending' and type in ('job.processing', 'job.progress')";
-    skip(batch, Reason::Superseded, condition, progress).map(|_| ())
+    let reason = Reason::Superseded;
+    let progress = watches.map(|watch| (watch, CancelScope::Progress, params![reason, watch])).collect();
+    let sql = skip_sql!("watch = $2 and status = 'pending' and type in ('job.processing', 'job.progress')");
+    skip(batch, reason, sql, progress).map(|_| ())
 }
 
 /// Skips the pending deliveries of stopped watches, and cancels their manual retries.
 pub(super) fn skip_stopped(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result<()> {
-    let all = watches.iter().map(|watch| (*watch, CancelScope::All, params![watch])).collect();
-    let skipped = skip(batch, Reason::Stopped, "watch = $1 and status = 'pending'", all)?;
+    let reason = Reason::Stopped;
+    let all = watches.iter().map(|watch| (*watch, CancelScope::All, params![reason, watch])).collect();
+    let skipped = skip(batch, reason, skip_sql!("watch = $2 and status = 'pending'"), all)?;
     let manual = batch.tx.update_each(
-        "update deliveries set next_attempt_at = null, is_manual = 0
-         where watch = $1 and next_attempt_at is not null",
+        row_sql!("update deliveries set next_attempt_at = null, is_manual = 0" where "watch = $1 and next_attempt_at is not null"),
         watches.iter().map(|watch| params![watch]),
     )?;
     for ((watch, skipped), manual) in watches.iter().zip(skipped).zip(manual) {
@@ -288,20 +291,27 @@ pub(super) fn skip_stopped(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result
     Ok(())
 }
 
-/// Skips deliveries that are not attempted any more, though nothing failed: for each watch those that meet the
-/// condition with these values. Counts them, and notifies the dispatcher. Returns the number for each watch.
+/// The statement that skips the deliveries that meet a condition. `$1` is the reason.
+macro_rules! skip_sql {
+    ($condition:literal) => {
+        row_sql!(
+            "update deliveries set status = 'skipped', reason = $1, scheduled_at = null, next_attempt_at = null,
+               is_manual = 0"
+            where $condition
+        )
+    };
+}
+use skip_sql;
+
+/// Skips deliveries that are not attempted any more, though nothing failed: for each watch those that `sql` selects
+/// with these values. Counts them, and notifies the dispatcher. Returns the number for each watch.
 fn skip<const N: usize>(
     batch: &mut Batch<'_>,
     reason: Reason,
-    condition: &str,
+    sql: RowSql,
     watches: Vec<(WatchId, CancelScope, [Value<'_>; N])>,
 ) -> Result<Vec<usize>> {
-    let sql = format!(
-        "update deliveries set status = 'skipped', reason = '{reason}', scheduled_at = null,
-           next_attempt_at = null, is_manual = 0
-         where {condition}"
-    );
-    let skipped = batch.tx.update_each(&sql, watches.iter().map(|(.., values)| *values))?;
+    let skipped = batch.tx.update_each(sql, watches.iter().map(|(.., values)| *values))?;
     for ((watch, which, _), skipped) in watches.into_iter().zip(&skipped) {
         batch.effects.tally.skipped.push((reason, *skipped));
         if *skipped > 0 {

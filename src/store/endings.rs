@@ -17,7 +17,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::batch::Batch;
-use super::db::{Result, Row, params};
+use super::db::{Result, Row, params, row_sql};
 use super::deliveries;
 use super::jobs::notify_watchers_changed;
 use super::reads::ReadStore;
@@ -96,8 +96,7 @@ pub(super) fn end_job(batch: &mut Batch<'_>, commands: &[&EndJob]) -> Result<Vec
         }),
     )?;
     batch.tx.update_each(
-        "update jobs set ended = 1, poll_requested_at = null, seen = coalesce($1, seen)
-         where no = $2 and generation = $3 and ended = 0",
+        row_sql!("update jobs set ended = 1, poll_requested_at = null, seen = coalesce($1, seen)" where "no = $2 and generation = $3 and ended = 0"),
         commands
             .iter()
             .zip(&texts)
@@ -129,7 +128,7 @@ pub(super) fn notify_watches(batch: &mut Batch<'_>, commands: &[&NotifyWatches])
     let has_more = |ending: &JobChange<'_>| ending.watches.has_more;
     let finished = endings.iter().flatten().filter(|ending| !has_more(ending));
     batch.tx.update_each(
-        "update endings set unfinished = 0 where job = $1 and generation = $2",
+        row_sql!("update endings set unfinished = 0" where "job = $1 and generation = $2"),
         finished.filter_map(|ending| Some(params![ending.job, ending.ending?.1])),
     )?;
     Ok(endings.iter().map(|ending| ending.as_ref().is_some_and(has_more)).collect())
@@ -167,8 +166,7 @@ fn end_watches<'e>(
     // Without `coalesce` PostgreSQL, which plans while the tables are empty, would read all watches that have not
     // ended.
     let changed = batch.tx.update_each(
-        "update watches set status = $1, ended_at = $2
-         where app = $3 and id = $4 and coalesce(status, '') = 'watching'",
+        row_sql!("update watches set status = $1, ended_at = $2" where "app = $3 and id = $4 and coalesce(status, '') = 'watching'"),
         all.clone().map(|(change, kind, watch)| params![kind.status(), change.at, watch.app, watch.id]),
     )?;
     let ended = all.zip(&changed).filter(|(_, changed)| **changed > 0).map(|(ended, _)| ended);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::batch::{Batch, NewEvent};
-use super::db::{Result, Row, Tx, Where, params};
+use super::db::{Result, Row, Tx, Where, params, row_sql};
 use super::reads::ReadStore;
 use crate::domain::{AppNo, Event, EventId, EventType, WatchId};
 
@@ -38,8 +38,10 @@ pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
     let placed =
         by_app.values().zip(last).flat_map(|(events, last)| events.iter().zip(last - count(events) + 1..));
     batch.tx.insert_each(
-        "insert into events (id, app, position, watch, type, ending, observed_at, body, webhook_body)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        row_sql!(
+        "insert into events (id, app, position, watch, type, ending, observed_at, body, webhook_body)"
+        values ("$1, $2, $3, $4, $5, $6, $7, $8, $9")
+        ),
         placed.map(|(event, position)| {
             let NewEvent { id, app, watch, event_type, observed_at, body, webhook_body, .. } = *event;
             let webhook_body = match webhook_body {

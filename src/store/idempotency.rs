@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::batch::Batch;
-use super::db::{Result, StoreError, Tx, params};
+use super::db::{Result, StoreError, Tx, params, row_sql};
 use super::reads::ReadStore;
 use super::sealing::AnswerKey;
 use crate::domain::{AppNo, Timestamp};
@@ -208,11 +208,13 @@ fn store_responses<'k>(
         return Ok(());
     }
     tx.insert_each(
-        "insert into idempotency (app, path, key, request_hash, status, location, response, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)
-         on conflict (app, path, key) do update set request_hash = excluded.request_hash,
+        row_sql!(
+        "insert into idempotency (app, path, key, request_hash, status, location, response, created_at)"
+        values ("$1, $2, $3, $4, $5, $6, $7, $8")
+"on conflict (app, path, key) do update set request_hash = excluded.request_hash,
            status = excluded.status, location = excluded.location, response = excluded.response,
-           created_at = excluded.created_at",
+           created_at = excluded.created_at"
+        ),
         sealed.iter().map(|(key, response)| {
             let IdempotencyKey { app, path, key, request_hash, now, .. } = key;
             let StoredResponse { status, location, body } = response;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::batch::Batch;
-use super::db::{Result, Row, Tx, params};
+use super::db::{Result, Row, Tx, params, row_sql};
 use super::idempotency::Outcome;
 use super::reads::ReadStore;
 use super::rows::{read_name, to_json};
@@ -149,7 +149,7 @@ pub(super) fn notify_watchers_changed(batch: &mut Batch<'_>, jobs: &[JobNo]) -> 
     )?;
     let unwatched = jobs.iter().zip(&terms).filter(|(_, (watching, _))| *watching == 0);
     batch.tx.update_each(
-        "update jobs set poll_requested_at = null where no = $1",
+        row_sql!("update jobs set poll_requested_at = null" where "no = $1"),
         unwatched.map(|(job, _)| params![job]),
     )?;
     let changed =
@@ -165,8 +165,7 @@ pub(super) fn record_observation(
 ) -> Result<Vec<Option<(AppNo, WatchId)>>> {
     let seen: Vec<String> = commands.iter().map(|command| to_json(&command.seen)).collect();
     let changed = batch.tx.update_each(
-        "update jobs set seen = $1, poll_requested_at = null
-         where no = $2 and generation = $3 and ended = 0",
+        row_sql!("update jobs set seen = $1, poll_requested_at = null" where "no = $2 and generation = $3 and ended = 0"),
         commands.iter().zip(&seen).map(|(command, seen)| params![seen, command.job, command.generation]),
     )?;
     let applied =
@@ -231,7 +230,7 @@ fn notify_progress(
     });
     let progressed = events.iter().filter(|event| event.event_type == EventType::JobProgress);
     batch.tx.update_each(
-        "update watches set progress = progress + 1 where app = $1 and id = $2",
+        row_sql!("update watches set progress = progress + 1" where "app = $1 and id = $2"),
         progressed.map(|event| params![event.watch.app, event.watch.id]),
     )?;
     for ProgressEvent { change, watch, event_type, n, .. } in events {
@@ -283,7 +282,7 @@ pub(super) fn refresh_ending(batch: &mut Batch<'_>, commands: &[&RefreshEnding])
         seen.iter().map(|(job, seen, status)| params![seen, job, status]),
     )?;
     batch.tx.update_each(
-        "update jobs set poll_requested_at = null where no = $1",
+        row_sql!("update jobs set poll_requested_at = null" where "no = $1"),
         commands.iter().map(|command| params![command.job]),
     )?;
     Ok(vec![(); commands.len()])

@@ -1,7 +1,7 @@
 //! Keys: creating, listing and revoking them. Only the SHA-256 of a key is stored.
 
 use super::batch::Batch;
-use super::db::{Result, Row, Where, params};
+use super::db::{Result, Row, Where, params, row_sql};
 use super::idempotency::Outcome;
 use super::reads::ReadStore;
 use super::tenant_cache::{CachedKey, Key, TenantChange};
@@ -139,6 +139,6 @@ pub(super) fn revoke_key(batch: &mut Batch<'_>, &RevokeKey { app, key }: &Revoke
 
 pub(super) fn set_key_uses(batch: &mut Batch<'_>, KeyUses(uses): &KeyUses) -> Result<()> {
     let rows = uses.iter().map(|(id, used_ms)| params![*used_ms, *id]);
-    batch.tx.update_each("update keys set last_used_at = $1 where id = $2", rows)?;
+    batch.tx.update_each(row_sql!("update keys set last_used_at = $1" where "id = $2"), rows)?;
     Ok(())
 }

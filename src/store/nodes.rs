@@ -1,7 +1,7 @@
 //! Processes that open the database, and the shards that they own.
 
 use super::batch::Batch;
-use super::db::{Result, Tx, params};
+use super::db::{Result, Tx, params, row_sql};
 use super::reads::ReadStore;
 use crate::domain::{SHARDS, Timestamp};
 
@@ -25,8 +25,11 @@ pub(super) fn take_shards(tx: &Tx<'_>, node: &str, now: Timestamp) -> Result<i64
         params![node, now],
     )?;
     tx.insert_each(
-        "insert into shards (shard, node, epoch) values ($1, $2, 1)
-         on conflict (shard) do update set node = excluded.node, epoch = shards.epoch + 1",
+        row_sql!(
+        "insert into shards (shard, node, epoch)"
+        values ("$1, $2, 1")
+        "on conflict (shard) do update set node = excluded.node, epoch = shards.epoch + 1"
+        ),
         (0..SHARDS).map(|shard| params![shard, node]),
     )?;
     tx.one("select incarnation from nodes where id = $1", params![node], |row| row.int(0))

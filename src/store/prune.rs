@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::batch::Batch;
-use super::db::{Result, Tx, params};
+use super::db::{Result, Tx, params, row_sql};
 use super::idempotency;
 use crate::domain::{AppNo, Id, JobNo, Timestamp};
 
@@ -42,7 +42,7 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<usize> {
         tx.each(sql, watches_with_events.iter().map(|(_, watch, _)| params![watch]))?;
     }
     tx.update_each(
-        "update watches set pruned = 1 where app = $1 and id = $2",
+        row_sql!("update watches set pruned = 1" where "app = $1 and id = $2"),
         watches_with_events.iter().map(|(app, watch, _)| params![app, watch]),
     )?;
     let watches = old_watches(tx, command.watches_before.min(command.events_before), "pruned = 1 and")?;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::db::{Result, Row, StoreError, Tx, params};
+use super::db::{Result, Row, StoreError, Tx, params, row_sql};
 use super::sealing::{Column, Keyring};
 use crate::domain::{ChannelKind, Destination, DestinationId, Id, JobName, WatchId};
 
@@ -61,8 +61,10 @@ pub(super) fn insert_destinations<'d>(
     };
     let sealed: Vec<_> = destinations.map(sealed).collect::<Result<_>>()?;
     tx.insert_each(
-        "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+        row_sql!(
+        "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret)"
+        values ("$1, $2, $3, $4, $5, $6, $7, $8")
+        ),
         sealed.iter().map(|(watch, n, destination, address, headers, secret)| {
             let Destination { id, channel, queue, .. } = destination;
             params![watch, n, id, channel, &**address, queue, headers.as_deref(), secret.as_deref()]

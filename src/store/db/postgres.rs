@@ -37,6 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use backon::{BlockingRetryable as _, ConstantBuilder};
 
 use self::session::BlockingRuntime;
 use super::error::{CommitOutcome, Result, StoreError, end_the_process};
@@ -52,8 +53,8 @@ const LOCK_KEY: i64 = 0x7269_6e67_6261_636b;
 /// Pause between two questions to the server: for the lock, for the outcome of a commit.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Maximum time that a start waits for the lock. The server releases the lock of a killed process as soon as
-/// it notices the closed connection.
+/// Maximum time of a wait for the lock. The server releases the lock of a killed process as soon as it notices the
+/// closed connection.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Maximum number of remembered sessions of this process that may hold the lock. A server that notices none
@@ -91,15 +92,11 @@ impl WriterConnection {
         let session = server.connect(&runtime).context("the database cannot be reached")?;
         check(&session)?;
         let own_sessions = vec![backend(&session)?];
-        let waited = Clock::System.stopwatch();
-        while !lock(&session)? {
-            if waited.elapsed() > LOCK_PATIENCE {
-                bail!(
-                    "the database is in use by another ringback; stop that one, or give this one its own \
-                     database_url"
-                );
-            }
-            runtime.block_on(Clock::System.sleep(PAUSE));
+        if !lock(&session, &runtime)? {
+            bail!(
+                "the database is in use by another ringback; stop that one, or give this one its own \
+                 database_url"
+            );
         }
         migrate(&session).context("the database cannot be brought up to date")?;
         let timeline = timeline(&session);
@@ -124,13 +121,12 @@ impl WriterConnection {
     /// Reconnects if the connection is lost, and repeats this until it succeeds, for up to `patience`. Returns
     /// the outcome of the unknown commit, if there was one.
     pub fn ready(&mut self, patience: Duration) -> Result<Option<CommitOutcome>> {
-        let (runtime, waited) = (Arc::clone(&self.runtime), Clock::System.stopwatch());
-        loop {
-            match self.try_ready() {
-                Err(_) if waited.elapsed() < patience => runtime.block_on(Clock::System.sleep(PAUSE)),
-                done => return done,
-            }
-        }
+        let (sleeper, waited) = (self.runtime.sleeper(), Clock::System.stopwatch());
+        (|| self.try_ready())
+            .retry(ConstantBuilder::new().with_delay(PAUSE).without_max_times())
+            .sleep(sleeper)
+            .when(|_| waited.elapsed() < patience)
+            .call()
     }
 
     fn try_ready(&mut self) -> Result<Option<CommitOutcome>> {
@@ -159,17 +155,17 @@ impl WriterConnection {
             self.own_sessions.remove(0);
         }
         self.own_sessions.push(own);
-        if !lock(session)? {
+        if !try_lock(session)? {
             let holder = Tx::Postgres(session).find(LOCK_HOLDER, [LOCK_KEY.into()], |row| row.int(0))?;
-            return Err(match holder {
-                Some(holder) if self.own_sessions.contains(&holder) => {
-                    let end = "select case when pg_terminate_backend(cast($1 as integer)) then 1 else 0 end";
-                    Tx::Postgres(session).one(end, [holder.into()], |row| row.int(0))?;
-                    StoreError::Unavailable("the old connection still held the lock".to_owned())
-                }
-                None => StoreError::Unavailable("the lock of the database was held a moment ago".to_owned()),
-                Some(_) => end_the_process("another ringback has taken the database over"),
-            });
+            if holder.is_some_and(|holder| !self.own_sessions.contains(&holder)) {
+                end_the_process("another ringback has taken the database over");
+            }
+            let end = "select case when pg_terminate_backend(cast($1 as integer)) then 1 else 0 end";
+            Tx::Postgres(session).list(end, [holder.into()], |row| row.int(0))?;
+            // The server ends the old session within milliseconds.
+            if !lock(session, &self.runtime)? {
+                return Err(StoreError::Unavailable("the old connection still held the lock".to_owned()));
+            }
         }
         if let (Some(old), Some(new)) = (&self.timeline, timeline(session))
             && *old != new
@@ -193,9 +189,24 @@ impl WriterConnection {
 }
 
 /// Takes the lock, if no session holds it.
-fn lock(session: &Session) -> Result<bool> {
+fn try_lock(session: &Session) -> Result<bool> {
     let sql = "select case when pg_try_advisory_lock($1) then 1 else 0 end";
     Tx::Postgres(session).one(sql, [LOCK_KEY.into()], |row| row.flag(0))
+}
+
+/// Takes the lock, and waits up to [`LOCK_PATIENCE`] while another session holds it. Returns whether it is taken.
+fn lock(session: &Session, runtime: &Arc<BlockingRuntime>) -> Result<bool> {
+    let waited = Clock::System.stopwatch();
+    let locked = (|| if try_lock(session).map_err(Some)? { Ok(()) } else { Err(None) })
+        .retry(ConstantBuilder::new().with_delay(PAUSE).without_max_times())
+        .sleep(runtime.sleeper())
+        .when(|error| error.is_none() && waited.elapsed() <= LOCK_PATIENCE)
+        .call();
+    match locked {
+        Ok(()) => Ok(true),
+        Err(None) => Ok(false),
+        Err(Some(error)) => Err(error),
+    }
 }
 
 /// Process id of the session that holds the lock.

@@ -6,6 +6,42 @@ use super::error::{Result, StoreError};
 use super::postgres::Session;
 use super::value::{ManyParams, Params, Read, Row, Value};
 
+/// A statement that is run for many rows of values: its text for one row, and the parts of which PostgreSQL's text for
+/// all rows at once is made. [`row_sql`] makes one.
+#[derive(Clone, Copy, Debug)]
+pub struct RowSql {
+    pub one: &'static str,
+    pub parts: Parts,
+}
+
+/// Parts of a [`RowSql`].
+#[derive(Clone, Copy, Debug)]
+pub enum Parts {
+    Insert { into: &'static str, row: &'static str, tail: &'static str },
+    Update { update: &'static str, condition: &'static str },
+}
+
+/// Makes a [`RowSql`]:
+///
+/// - `row_sql!("insert into t (a, b)" values ("$1, $2") "on conflict (a) do update set b = excluded.b")`: the last part
+///   has no parameters, no `do nothing` and no `returning`, or is left out;
+/// - `row_sql!("update t set a = $1" where "b = $2")`: without subqueries.
+macro_rules! row_sql {
+    ($into:literal values ($row:literal) $($tail:literal)?) => {
+        $crate::store::db::RowSql {
+            one: concat!($into, " values (", $row, ")" $(, " ", $tail)?),
+            parts: $crate::store::db::Parts::Insert { into: $into, row: $row, tail: concat!($($tail)?) },
+        }
+    };
+    ($update:literal where $condition:literal) => {
+        $crate::store::db::RowSql {
+            one: concat!($update, " where ", $condition),
+            parts: $crate::store::db::Parts::Update { update: $update, condition: $condition },
+        }
+    };
+}
+pub(in crate::store) use row_sql;
+
 /// A connection with or without an open transaction, as the statements see it.
 #[derive(Debug)]
 pub enum Tx<'c> {
@@ -29,18 +65,16 @@ impl Tx<'_> {
         }
     }
 
-    /// Inserts each row of values, at once where the database can. `sql` is `insert into t (a, b) values ($1, $2)`,
-    /// followed by a clause `on conflict (a) do update set b = excluded.b` if needed. The clause has no parameters, no
-    /// `do nothing` and no `returning`. No two rows have the same key.
-    pub fn insert_each<'v>(&self, sql: &str, rows: impl ManyParams<'v>) -> Result<()> {
+    /// Inserts each row of values, at once where the database can. No two rows have the same key.
+    pub fn insert_each<'v>(&self, sql: RowSql, rows: impl ManyParams<'v>) -> Result<()> {
         self.update_each(sql, rows).map(|_| ())
     }
 
-    /// Runs `update t set a = $1 where b = $2` for each row of values, at once where the database can. There are no
-    /// subqueries, and no two rows match the same row of the table. Returns the number of rows that each changed.
-    pub fn update_each<'v>(&self, sql: &str, rows: impl ManyParams<'v>) -> Result<Vec<usize>> {
+    /// Updates the row that each row of values selects, at once where the database can. No two rows of values select
+    /// the same row of the table. Returns the number of rows that each changed.
+    pub fn update_each<'v>(&self, sql: RowSql, rows: impl ManyParams<'v>) -> Result<Vec<usize>> {
         match self {
-            Self::Sqlite(_) => self.each(sql, rows),
+            Self::Sqlite(_) => self.each(sql.one, rows),
             Self::Postgres(session) => session.each_row(sql, rows),
         }
     }

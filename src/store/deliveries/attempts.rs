@@ -1,9 +1,9 @@
 //! Recording attempts.
 
 use super::super::batch::Batch;
-use super::super::db::{Result, Value, params};
+use super::super::db::{Result, RowSql, Value, params, row_sql};
 use super::super::rows::to_json;
-use super::skip;
+use super::{skip, skip_sql};
 use crate::domain::{AppNo, Attempt, CancelScope, DeliveryId, DestinationId, NextStep, Reason, WatchId};
 
 /// Records an attempt and the next step of its delivery.
@@ -30,9 +30,11 @@ pub fn record_attempt(batch: &mut Batch<'_>, commands: &[&RecordAttempt]) -> Res
     };
     let headers: Vec<(String, String)> = applied.iter().map(headers).collect();
     batch.tx.insert_each(
-        "insert into attempts (delivery, n, started_at, duration_ms, status_code, error, request_headers,
-           response_headers, response_body)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        row_sql!(
+"insert into attempts (delivery, n, started_at, duration_ms, status_code, error, request_headers,
+           response_headers, response_body)"
+        values ("$1, $2, $3, $4, $5, $6, $7, $8, $9")
+        ),
         applied.iter().zip(&headers).map(|(command, (request, response))| {
             let RecordAttempt { delivery, before, attempt, .. } = command;
             let Attempt { at, duration_ms, status_code, error, response_body, .. } = attempt;
@@ -50,21 +52,19 @@ fn update_deliveries<'a>(
 ) -> Result<Vec<&'a RecordAttempt>> {
     let mut applied = update_some(
         batch,
-        "update deliveries set attempts = attempts + 1, status = 'succeeded', reason = null, scheduled_at = null,
-           next_attempt_at = null, is_manual = 0
-         where app = $1 and id = $2 and attempts = $3",
+        row_sql!("update deliveries set attempts = attempts + 1, status = 'succeeded', reason = null, scheduled_at = null,
+           next_attempt_at = null, is_manual = 0" where "app = $1 and id = $2 and attempts = $3"),
         commands,
         |command, row| (command.after == NextStep::Succeeded).then_some(row),
     )?;
     // A manual retry that was requested meanwhile keeps its `next_attempt_at`.
     applied.extend(update_some(
         batch,
-        "update deliveries set attempts = attempts + 1,
+        row_sql!("update deliveries set attempts = attempts + 1,
            step = case when status = 'pending' then $1 else step end,
            scheduled_at = case when status = 'pending' then cast($2 as bigint) end,
            is_retry = case when is_manual = 1 then 0 else 1 end,
-           next_attempt_at = case when is_manual = 1 then next_attempt_at when status = 'pending' then $2 end
-         where app = $3 and id = $4 and attempts = $5",
+           next_attempt_at = case when is_manual = 1 then next_attempt_at when status = 'pending' then $2 end" where "app = $3 and id = $4 and attempts = $5"),
         commands,
         |command, [app, id, before]| {
             let NextStep::Retry { step, due_at } = command.after else { return None };
@@ -74,11 +74,10 @@ fn update_deliveries<'a>(
     // A delivery that was skipped as gone has failed if it is refused as gone itself.
     let failed = update_some(
         batch,
-        "update deliveries set attempts = attempts + 1,
+        row_sql!("update deliveries set attempts = attempts + 1,
            reason = case when status = 'pending' then $1 else reason end,
            status = case when status = 'pending' or reason = $1 then 'failed' else status end,
-           scheduled_at = null, next_attempt_at = case when is_manual = 1 then next_attempt_at end
-         where app = $2 and id = $3 and attempts = $4",
+           scheduled_at = null, next_attempt_at = case when is_manual = 1 then next_attempt_at end" where "app = $2 and id = $3 and attempts = $4"),
         commands,
         |command, [app, id, before]| {
             let NextStep::Failed(reason) = command.after else { return None };
@@ -89,9 +88,8 @@ fn update_deliveries<'a>(
     applied.extend(failed);
     applied.extend(update_some(
         batch,
-        "update deliveries set attempts = attempts + 1, is_manual = 0, next_attempt_at = scheduled_at,
-           is_retry = case when step > 0 then 1 else 0 end
-         where app = $1 and id = $2 and attempts = $3",
+        row_sql!("update deliveries set attempts = attempts + 1, is_manual = 0, next_attempt_at = scheduled_at,
+           is_retry = case when step > 0 then 1 else 0 end" where "app = $1 and id = $2 and attempts = $3"),
         commands,
         |command, row| (command.after == NextStep::Unchanged).then_some(row),
     )?);
@@ -102,7 +100,7 @@ fn update_deliveries<'a>(
 /// row: the app, the delivery and the number of earlier attempts. Returns the commands whose delivery was updated.
 fn update_some<'a, const N: usize>(
     batch: &Batch<'_>,
-    sql: &str,
+    sql: RowSql,
     commands: &[&'a RecordAttempt],
     values: impl Fn(&RecordAttempt, [Value<'a>; 3]) -> Option<[Value<'a>; N]>,
 ) -> Result<Vec<&'a RecordAttempt>> {
@@ -127,7 +125,7 @@ fn mark_gone(batch: &mut Batch<'_>, failed: &[&RecordAttempt]) -> Result<()> {
     )?;
     // A manual retry is answered by this attempt.
     batch.tx.update_each(
-        "update deliveries set is_manual = 0, next_attempt_at = null where app = $1 and id = $2",
+        row_sql!("update deliveries set is_manual = 0, next_attempt_at = null" where "app = $1 and id = $2"),
         gone.iter().filter(|command| command.manual).map(|command| params![command.app, command.delivery]),
     )?;
     let found = gone
@@ -136,13 +134,13 @@ fn mark_gone(batch: &mut Batch<'_>, failed: &[&RecordAttempt]) -> Result<()> {
         .flat_map(|(command, found)| found.into_iter().map(move |found| (command, found)));
     let found: Vec<_> = found.collect();
     batch.tx.update_each(
-        "update watch_destinations set gone_at = $1 where watch = $2 and n = $3",
+        row_sql!("update watch_destinations set gone_at = $1" where "watch = $2 and n = $3"),
         found.iter().map(|(command, (watch, n, _))| params![command.attempt.at, watch, n]),
     )?;
     // The delivery that found this has failed, and is not skipped.
     let others = found.iter().map(|(command, (watch, n, destination))| {
-        (*watch, CancelScope::To(*destination), params![watch, n, command.delivery])
+        (*watch, CancelScope::To(*destination), params![Reason::Gone, watch, n, command.delivery])
     });
-    let condition = "watch = $1 and n = $2 and status = 'pending' and id <> $3";
-    skip(batch, Reason::Gone, condition, others.collect()).map(|_| ())
+    let sql = skip_sql!("watch = $2 and n = $3 and status = 'pending' and id <> $4");
+    skip(batch, Reason::Gone, sql, others.collect()).map(|_| ())
 }

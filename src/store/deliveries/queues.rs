@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::super::batch::Batch;
-use super::super::db::{Result, Tx, params};
+use super::super::db::{Result, Tx, params, row_sql};
 use super::super::reads::ReadStore;
 use super::{PENDING, read_pending};
 use crate::domain::{DeliveryId, PendingDelivery, Timestamp};
@@ -170,7 +170,7 @@ pub fn reschedule_retries(batch: &mut Batch<'_>, command: &RescheduleRetries) ->
     // Step 1 follows the first pause.
     let due_at = |step: usize| Some(command.now.plus(*command.schedule.get(step.checked_sub(1)?)?));
     let retries = tx.update_each(
-        "update deliveries set scheduled_at = $1, next_attempt_at = $1 where app = $2 and id = $3",
+        row_sql!("update deliveries set scheduled_at = $1, next_attempt_at = $1" where "app = $2 and id = $3"),
         found.iter().filter_map(|(app, id, step)| Some(params![due_at(*step)?, app, id])),
     )?;
     let at_once = tx.run(

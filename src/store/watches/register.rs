@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::super::batch::Batch;
-use super::super::db::{Result, Tx, params};
+use super::super::db::{Result, Tx, params, row_sql};
 use super::super::idempotency::{Outcome, Results};
 use super::super::rows::insert_destinations;
 use super::super::sealing::Keyring;
@@ -94,13 +94,15 @@ fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
         params![new.job.shard(), job_id, provider, account, params, &*NEVER_POLLED, new.created_at]
     });
     tx.insert_each(
-        "insert into jobs (shard, job_id, provider, account, params, seen, registered_at)
-         values ($1, $2, $3, $4, $5, $6, $7)
-         on conflict (job_id, provider, account, params) do update set
+        row_sql!(
+        "insert into jobs (shard, job_id, provider, account, params, seen, registered_at)"
+        values ("$1, $2, $3, $4, $5, $6, $7")
+"on conflict (job_id, provider, account, params) do update set
            generation = jobs.generation + jobs.ended,
            seen = case when jobs.ended = 1 then excluded.seen else jobs.seen end,
            registered_at = case when jobs.ended = 1 then excluded.registered_at else jobs.registered_at end,
-           ended = 0",
+           ended = 0"
+        ),
         rows,
     )?;
     // A lookup is faster than `returning`, for which SQLite fills a temporary table at each execution.
@@ -128,9 +130,11 @@ fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
 fn insert_watches(tx: &Tx<'_>, keyring: &Keyring, watches: &[&NewWatch], jobs: &[UpsertedJob]) -> Result<()> {
     let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     tx.insert_each(
-        "insert into watches (app, id, job, generation, status, events, payload, metadata, poll_interval,
-           expected_at, traceparent, created_at, expires_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        row_sql!(
+"insert into watches (app, id, job, generation, status, events, payload, metadata, poll_interval,
+           expected_at, traceparent, created_at, expires_at)"
+        values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13")
+        ),
         watches.iter().zip(jobs).map(|(new, job)| {
             params![
                 new.app,

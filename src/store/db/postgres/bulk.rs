@@ -1,9 +1,8 @@
 //! Statements for many rows, made from the statement for one row.
 //!
 //! A row costs the server a message, an answer and a flush, however small its work is. An `insert` or an
-//! `update` can take all rows at once, as one array for each `$n`. The text for one row is written once for both
-//! databases; this file makes the text for arrays from it. [`Tx::insert_each`](super::super::Tx::insert_each) and
-//! [`Tx::update_each`](super::super::Tx::update_each) state its form.
+//! `update` can take all rows at once, as one array for each `$n`. The parts of a [`RowSql`] are written once for both
+//! databases; this file puts them together for arrays.
 //!
 //! If several rows of values match one row of the table, an update applies only one of them, and an upsert
 //! fails. Callers send each key once.
@@ -12,21 +11,20 @@ use std::fmt::Write as _;
 
 use tokio_postgres::types::Type;
 
+use super::super::tx::{Parts, RowSql};
+
 /// Returns the text for many rows; `None` if a parameter has a type without arrays here. `types` are the types
 /// of the parameters. An `insert` returns nothing: every row was written, or the statement failed. An
 /// `update` returns the numbers, from 1, of the rows of values that matched a row of the table.
-pub fn for_many(sql: &str, types: &[Type]) -> Option<String> {
+pub fn for_many(sql: RowSql, types: &[Type]) -> Option<String> {
     let arrays = arrays(types)?;
-    // Without the line breaks of the source, and with columns such as `u.p3` instead of parameters such as `$3`.
-    let sql = sql.split_whitespace().collect::<Vec<_>>().join(" ").replace('$', "u.p");
-    debug_assert!(sql.contains(" where ") || sql.contains(" values ("), "neither insert nor update: {sql}");
-    if let Some((update, condition)) = sql.split_once(" where ") {
-        return Some(format!("{update} from {arrays} where {condition} returning u.row"));
-    }
-    let (into, row) = sql.split_once(" values (")?;
-    Some(match row.split_once(") on conflict ") {
-        Some((row, conflict)) => format!("{into} select {row} from {arrays} on conflict {conflict}"),
-        None => format!("{into} select {} from {arrays}", row.strip_suffix(')')?),
+    // Columns such as `u.p3` instead of parameters such as `$3`.
+    let columns = |part: &str| part.replace('$', "u.p");
+    Some(match sql.parts {
+        Parts::Insert { into, row, tail } => format!("{into} select {} from {arrays} {tail}", columns(row)),
+        Parts::Update { update, condition } => {
+            format!("{} from {arrays} where {} returning u.row", columns(update), columns(condition))
+        }
     })
 }
 
@@ -48,12 +46,20 @@ fn arrays(types: &[Type]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::tx::row_sql;
     use super::*;
 
     #[test]
     fn an_insert_takes_its_rows_from_arrays() {
-        let insert = "insert into t (a, b, c) values ($1, 'x', coalesce($2, $1))
-                      on conflict (a) do update set b = excluded.b";
+        let insert = row_sql!(
+            "insert into t (a, b, c)"
+            values ("$1, 'x', coalesce($2, $1)")
+            "on conflict (a) do update set b = excluded.b"
+        );
+        assert_eq!(
+            insert.one,
+            "insert into t (a, b, c) values ($1, 'x', coalesce($2, $1)) on conflict (a) do update set b = excluded.b"
+        );
         let many = for_many(insert, &[Type::INT8, Type::TEXT]).expect("types with arrays");
         assert_eq!(
             many,
@@ -61,17 +67,20 @@ mod tests {
              unnest(cast($1 as bigint[]), cast($2 as text[])) with ordinality as u (p1, p2, row) \
              on conflict (a) do update set b = excluded.b"
         );
-        let many = for_many("insert into t (a) values ($1)", &[Type::INT8]).expect("a type with arrays");
+        let plain = row_sql!("insert into t (a)" values ("$1"));
+        assert_eq!(plain.one, "insert into t (a) values ($1)");
+        let many = for_many(plain, &[Type::INT8]).expect("a type with arrays");
         assert_eq!(
-            many,
+            many.trim_end(),
             "insert into t (a) select u.p1 from unnest(cast($1 as bigint[])) with ordinality as u (p1, row)"
         );
     }
 
     #[test]
     fn an_update_returns_the_rows_that_matched() {
-        let many = for_many("update t set a = $1 where b = $2", &[Type::INT8, Type::BYTEA])
-            .expect("types with arrays");
+        let update = row_sql!("update t set a = $1" where "b = $2");
+        assert_eq!(update.one, "update t set a = $1 where b = $2");
+        let many = for_many(update, &[Type::INT8, Type::BYTEA]).expect("types with arrays");
         assert_eq!(
             many,
             "update t set a = u.p1 from unnest(cast($1 as bigint[]), cast($2 as bytea[])) \
@@ -81,7 +90,7 @@ mod tests {
 
     #[test]
     fn other_statements_are_sent_row_by_row() {
-        let update = "update t set a = $1 where b = 1";
+        let update = row_sql!("update t set a = $1" where "b = 1");
         assert_eq!(for_many(update, &[Type::INT4]), None);
         assert_eq!(for_many(update, &[]), None);
     }

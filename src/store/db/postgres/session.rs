@@ -29,6 +29,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, Error, Statement};
 
 use super::super::error::{Received, Result, StoreError};
+use super::super::tx::RowSql;
 use super::super::value::{ManyParams, Read, Row, Value};
 use super::bulk;
 use super::tls::Tls;
@@ -67,6 +68,12 @@ impl BlockingRuntime {
     pub fn block_on<F: Future>(&self, work: F) -> F::Output {
         self.0.as_ref().expect("not dropped yet").block_on(work)
     }
+
+    /// Returns a function for `backon` that sleeps between retries, while the connection is driven.
+    pub fn sleeper(self: &Arc<Self>) -> impl Fn(Duration) + use<> {
+        let runtime = Arc::clone(self);
+        move |span| runtime.block_on(Clock::System.sleep(span))
+    }
 }
 
 impl Drop for BlockingRuntime {
@@ -86,7 +93,7 @@ pub struct Session {
     connection: RefCell<JoinHandle<()>>,
     statements: RefCell<HashMap<String, Statement>>,
     /// Statements for many rows; `None` for those that have no such form.
-    bulk_statements: RefCell<HashMap<String, Option<Statement>>>,
+    bulk_statements: RefCell<HashMap<&'static str, Option<Statement>>>,
     /// Query for the number of the transaction.
     number: Statement,
     /// The transaction that begins with the next call: whether it writes.
@@ -159,10 +166,10 @@ impl Session {
 
     /// Runs a statement for each row of values: for all rows at once, if the types of its parameters allow it.
     /// The result of an `insert` has no meaning.
-    pub fn each_row<'v>(&self, sql: &str, rows: impl ManyParams<'v>) -> Result<Vec<usize>> {
+    pub fn each_row<'v>(&self, sql: RowSql, rows: impl ManyParams<'v>) -> Result<Vec<usize>> {
         let rows: Vec<_> = rows.into_iter().collect();
         let bulk = if rows.len() > 1 { self.block(self.bulk_statement(sql))? } else { None };
-        let Some(bulk) = bulk else { return self.each(sql, rows) };
+        let Some(bulk) = bulk else { return self.each(sql.one, rows) };
         let array = |n| rows.iter().map(|row| row.as_ref()[n]).collect();
         let arrays: Vec<Vec<Value<'v>>> = (0..bulk.params().len()).map(array).collect();
         let arrays: Vec<_> = arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
@@ -258,17 +265,17 @@ impl Session {
     }
 
     /// Prepares the statement for many rows.
-    async fn bulk_statement(&self, sql: &str) -> Result<Option<Statement>, Error> {
-        if let Some(known) = self.bulk_statements.borrow().get(sql) {
+    async fn bulk_statement(&self, sql: RowSql) -> Result<Option<Statement>, Error> {
+        if let Some(known) = self.bulk_statements.borrow().get(sql.one) {
             return Ok(known.clone());
         }
-        let for_one = self.statement(sql).await?;
+        let for_one = self.statement(sql.one).await?;
         let made = match bulk::for_many(sql, for_one.params()) {
             Some(many) => Some(self.client.prepare(&many).await?),
             None => None,
         };
         // As many entries as statements in the source.
-        self.bulk_statements.borrow_mut().insert(sql.to_owned(), made.clone());
+        self.bulk_statements.borrow_mut().insert(sql.one, made.clone());
         Ok(made)
     }
 

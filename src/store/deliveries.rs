@@ -205,9 +205,9 @@ pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
     }
     batch.tx.insert_each(
         row_sql!(
-"insert into deliveries (app, id, shard, event, type, watch, n, destination, queue, status, step,
-           scheduled_at, is_retry, raw_generation, next_attempt_at, created_at)"
-        values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10")
+            "insert into deliveries (app, id, shard, event, type, watch, n, destination, queue, status, step,
+               scheduled_at, is_retry, raw_generation, next_attempt_at, created_at)"
+            values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', 0, $10, 0, $11, $10, $10")
         ),
         created.iter().map(|(delivery, n, shard, at, raw_generation)| {
             let PendingDelivery { app, id, event, event_type, watch, destination, .. } = delivery;
@@ -279,7 +279,10 @@ pub(super) fn skip_stopped(batch: &mut Batch<'_>, watches: &[WatchId]) -> Result
     let all = watches.iter().map(|watch| (*watch, CancelScope::All, params![reason, watch])).collect();
     let skipped = skip(batch, reason, skip_sql!("watch = $2 and status = 'pending'"), all)?;
     let manual = batch.tx.update_each(
-        row_sql!("update deliveries set next_attempt_at = null, is_manual = 0" where "watch = $1 and next_attempt_at is not null"),
+        row_sql!(
+            "update deliveries set next_attempt_at = null, is_manual = 0"
+            where "watch = $1 and next_attempt_at is not null"
+        ),
         watches.iter().map(|watch| params![watch]),
     )?;
     for ((watch, skipped), manual) in watches.iter().zip(skipped).zip(manual) {

@@ -96,7 +96,10 @@ pub(super) fn end_job(batch: &mut Batch<'_>, commands: &[&EndJob]) -> Result<Vec
         }),
     )?;
     batch.tx.update_each(
-        row_sql!("update jobs set ended = 1, poll_requested_at = null, seen = coalesce($1, seen)" where "no = $2 and generation = $3 and ended = 0"),
+        row_sql!(
+            "update jobs set ended = 1, poll_requested_at = null, seen = coalesce($1, seen)"
+            where "no = $2 and generation = $3 and ended = 0"
+        ),
         commands
             .iter()
             .zip(&texts)
@@ -166,7 +169,10 @@ fn end_watches<'e>(
     // Without `coalesce` PostgreSQL, which plans while the tables are empty, would read all watches that have not
     // ended.
     let changed = batch.tx.update_each(
-        row_sql!("update watches set status = $1, ended_at = $2" where "app = $3 and id = $4 and coalesce(status, '') = 'watching'"),
+        row_sql!(
+            "update watches set status = $1, ended_at = $2"
+            where "app = $3 and id = $4 and coalesce(status, '') = 'watching'"
+        ),
         all.clone().map(|(change, kind, watch)| params![kind.status(), change.at, watch.app, watch.id]),
     )?;
     let ended = all.zip(&changed).filter(|(_, changed)| **changed > 0).map(|(ended, _)| ended);

@@ -39,8 +39,8 @@ pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
         by_app.values().zip(last).flat_map(|(events, last)| events.iter().zip(last - count(events) + 1..));
     batch.tx.insert_each(
         row_sql!(
-        "insert into events (id, app, position, watch, type, ending, observed_at, body, webhook_body)"
-        values ("$1, $2, $3, $4, $5, $6, $7, $8, $9")
+            "insert into events (id, app, position, watch, type, ending, observed_at, body, webhook_body)"
+            values ("$1, $2, $3, $4, $5, $6, $7, $8, $9")
         ),
         placed.map(|(event, position)| {
             let NewEvent { id, app, watch, event_type, observed_at, body, webhook_body, .. } = *event;

@@ -209,11 +209,11 @@ fn store_responses<'k>(
     }
     tx.insert_each(
         row_sql!(
-        "insert into idempotency (app, path, key, request_hash, status, location, response, created_at)"
-        values ("$1, $2, $3, $4, $5, $6, $7, $8")
-"on conflict (app, path, key) do update set request_hash = excluded.request_hash,
-           status = excluded.status, location = excluded.location, response = excluded.response,
-           created_at = excluded.created_at"
+            "insert into idempotency (app, path, key, request_hash, status, location, response, created_at)"
+            values ("$1, $2, $3, $4, $5, $6, $7, $8")
+            "on conflict (app, path, key) do update set request_hash = excluded.request_hash,
+               status = excluded.status, location = excluded.location, response = excluded.response,
+               created_at = excluded.created_at"
         ),
         sealed.iter().map(|(key, response)| {
             let IdempotencyKey { app, path, key, request_hash, now, .. } = key;

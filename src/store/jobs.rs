@@ -165,7 +165,10 @@ pub(super) fn record_observation(
 ) -> Result<Vec<Option<(AppNo, WatchId)>>> {
     let seen: Vec<String> = commands.iter().map(|command| to_json(&command.seen)).collect();
     let changed = batch.tx.update_each(
-        row_sql!("update jobs set seen = $1, poll_requested_at = null" where "no = $2 and generation = $3 and ended = 0"),
+        row_sql!(
+            "update jobs set seen = $1, poll_requested_at = null"
+            where "no = $2 and generation = $3 and ended = 0"
+        ),
         commands.iter().zip(&seen).map(|(command, seen)| params![seen, command.job, command.generation]),
     )?;
     let applied =

@@ -26,9 +26,9 @@ pub(super) fn take_shards(tx: &Tx<'_>, node: &str, now: Timestamp) -> Result<i64
     )?;
     tx.insert_each(
         row_sql!(
-        "insert into shards (shard, node, epoch)"
-        values ("$1, $2, 1")
-        "on conflict (shard) do update set node = excluded.node, epoch = shards.epoch + 1"
+            "insert into shards (shard, node, epoch)"
+            values ("$1, $2, 1")
+            "on conflict (shard) do update set node = excluded.node, epoch = shards.epoch + 1"
         ),
         (0..SHARDS).map(|shard| params![shard, node]),
     )?;

@@ -98,7 +98,10 @@ fn destinations(tx: &Tx<'_>, keyring: &Keyring, last: (Id, i64)) -> db::Result<(
         },
     )?;
     let changed = tx.update_each(
-        row_sql!("update watch_destinations set address = $1, headers = $2, secret = $3" where "watch = $4 and n = $5"),
+        row_sql!(
+            "update watch_destinations set address = $1, headers = $2, secret = $3"
+            where "watch = $4 and n = $5"
+        ),
         found
             .iter()
             .filter(|(_, is_changed, ..)| *is_changed)

@@ -62,8 +62,8 @@ pub(super) fn insert_destinations<'d>(
     let sealed: Vec<_> = destinations.map(sealed).collect::<Result<_>>()?;
     tx.insert_each(
         row_sql!(
-        "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret)"
-        values ("$1, $2, $3, $4, $5, $6, $7, $8")
+            "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret)"
+            values ("$1, $2, $3, $4, $5, $6, $7, $8")
         ),
         sealed.iter().map(|(watch, n, destination, address, headers, secret)| {
             let Destination { id, channel, queue, .. } = destination;

@@ -241,7 +241,10 @@ pub(super) fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Resu
     let known: Vec<(&StopWatch, JobNo)> =
         commands.iter().zip(&jobs).filter_map(|(command, job)| Some((*command, *job.first()?))).collect();
     let stopped = batch.tx.update_each(
-        row_sql!("update watches set status = 'stopped', ended_at = $1" where "app = $2 and id = $3 and coalesce(status, '') = 'watching'"),
+        row_sql!(
+            "update watches set status = 'stopped', ended_at = $1"
+            where "app = $2 and id = $3 and coalesce(status, '') = 'watching'"
+        ),
         known.iter().map(|(command, _)| params![command.now, command.app, command.watch]),
     )?;
     deliveries::skip_stopped(batch, &known.iter().map(|(command, _)| command.watch).collect::<Vec<_>>())?;

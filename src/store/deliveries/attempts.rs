@@ -31,9 +31,9 @@ pub fn record_attempt(batch: &mut Batch<'_>, commands: &[&RecordAttempt]) -> Res
     let headers: Vec<(String, String)> = applied.iter().map(headers).collect();
     batch.tx.insert_each(
         row_sql!(
-"insert into attempts (delivery, n, started_at, duration_ms, status_code, error, request_headers,
-           response_headers, response_body)"
-        values ("$1, $2, $3, $4, $5, $6, $7, $8, $9")
+            "insert into attempts (delivery, n, started_at, duration_ms, status_code, error, request_headers,
+               response_headers, response_body)"
+            values ("$1, $2, $3, $4, $5, $6, $7, $8, $9")
         ),
         applied.iter().zip(&headers).map(|(command, (request, response))| {
             let RecordAttempt { delivery, before, attempt, .. } = command;

@@ -170,7 +170,10 @@ pub fn reschedule_retries(batch: &mut Batch<'_>, command: &RescheduleRetries) ->
     // Step 1 follows the first pause.
     let due_at = |step: usize| Some(command.now.plus(*command.schedule.get(step.checked_sub(1)?)?));
     let retries = tx.update_each(
-        row_sql!("update deliveries set scheduled_at = $1, next_attempt_at = $1" where "app = $2 and id = $3"),
+        row_sql!(
+            "update deliveries set scheduled_at = $1, next_attempt_at = $1"
+            where "app = $2 and id = $3"
+        ),
         found.iter().filter_map(|(app, id, step)| Some(params![due_at(*step)?, app, id])),
     )?;
     let at_once = tx.run(

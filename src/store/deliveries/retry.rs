@@ -128,7 +128,10 @@ pub fn retry_failed_deliveries(
     let has_more = found.len() > CHUNK as usize;
     found.truncate(CHUNK as usize);
     let marked = batch.tx.update_each(
-        row_sql!("update deliveries set is_manual = 1, is_retry = 1, next_attempt_at = $1" where "app = $2 and id = $3 and status = 'failed'"),
+        row_sql!(
+            "update deliveries set is_manual = 1, is_retry = 1, next_attempt_at = $1"
+            where "app = $2 and id = $3 and status = 'failed'"
+        ),
         found.iter().map(|(id, _)| params![command.now, command.app, id]),
     )?;
     let count = count + marked.into_iter().map(|changed| changed as u64).sum::<u64>();

@@ -95,13 +95,13 @@ fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
     });
     tx.insert_each(
         row_sql!(
-        "insert into jobs (shard, job_id, provider, account, params, seen, registered_at)"
-        values ("$1, $2, $3, $4, $5, $6, $7")
-"on conflict (job_id, provider, account, params) do update set
-           generation = jobs.generation + jobs.ended,
-           seen = case when jobs.ended = 1 then excluded.seen else jobs.seen end,
-           registered_at = case when jobs.ended = 1 then excluded.registered_at else jobs.registered_at end,
-           ended = 0"
+            "insert into jobs (shard, job_id, provider, account, params, seen, registered_at)"
+            values ("$1, $2, $3, $4, $5, $6, $7")
+            "on conflict (job_id, provider, account, params) do update set
+               generation = jobs.generation + jobs.ended,
+               seen = case when jobs.ended = 1 then excluded.seen else jobs.seen end,
+               registered_at = case when jobs.ended = 1 then excluded.registered_at else jobs.registered_at end,
+               ended = 0"
         ),
         rows,
     )?;
@@ -131,9 +131,9 @@ fn insert_watches(tx: &Tx<'_>, keyring: &Keyring, watches: &[&NewWatch], jobs: &
     let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     tx.insert_each(
         row_sql!(
-"insert into watches (app, id, job, generation, status, events, payload, metadata, poll_interval,
-           expected_at, traceparent, created_at, expires_at)"
-        values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13")
+            "insert into watches (app, id, job, generation, status, events, payload, metadata, poll_interval,
+               expected_at, traceparent, created_at, expires_at)"
+            values ("$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13")
         ),
         watches.iter().zip(jobs).map(|(new, job)| {
             params![

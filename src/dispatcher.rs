@@ -3,7 +3,7 @@
 //! A delivery waits in the store until it is due. A delivery is *loaded* while the dispatcher holds it in
 //! memory, where it waits for its destination or is in flight. A new delivery is loaded directly from the
 //! commit that created it ([`DispatcherMessage::Dispatch`](crate::domain::DispatcherMessage::Dispatch)).
-//! Everything else is read from the store in pages, queue by queue.
+//! All other deliveries are read from the store in pages. A page contains due deliveries of one queue.
 //!
 //! **Each destination** (app, scheme, host, port) has a queue with its own concurrency limit. The queues take
 //! turns, so a slow receiver delays only its own queue. The apps take turns as well, so an app with many
@@ -11,24 +11,26 @@
 //! queue, for each app, and in total. Deliveries beyond a limit stay in the store, and the queue is marked as
 //! having more.
 //!
-//! **Nothing is sent twice while the process lives.**
+//! **No attempt is made twice within one process.** A delivery is loaded only once for each attempt:
 //!
 //! - A loaded delivery is not loaded again, neither from a message nor from a page.
-//! - The writer reads a page between two transactions, and leaves out the deliveries that were loaded when
-//!   the page was requested.
+//! - The writer itself reads a page, so the page shows the result of every earlier write. It leaves out the
+//!   deliveries that were loaded when the page was requested.
 //! - While a page is being read, its queue loads nothing from messages, so its set of loaded deliveries can
 //!   only shrink. A delivery that finishes meanwhile was loaded when the page was requested, so it is not on
 //!   the page.
 //! - A delivery that is skipped while a page is being read may be on the page, and is removed when the page
 //!   arrives.
 //!
-//! **No delivery waits forever.** Every step that learns when a queue is due next sets the queue's timer; a
-//! page also returns the time of the next retry in its queue. If a manual retry is requested while the
-//! delivery is loaded, the store is read again after the delivery has been unloaded.
+//! **No delivery waits forever.** Each queue has a timer for the next delivery that becomes due in the store; when
+//! the timer expires, a page is read. The timer is set at the start of the process, after a failed attempt, and by
+//! each page, which contains the time of the next retry in its queue. If a manual retry of a loaded delivery is
+//! requested, the store is read again after the delivery has been unloaded.
 //!
-//! **Some channels accept fewer messages** than a queue may send; [`pacing`] delays the others. **A
-//! destination that does not respond** would delay its queue by one timeout after another; [`breaker`]
-//! prevents this.
+//! **Some channels accept fewer messages** than a queue may send. [`pacing`] delays the messages above that limit.
+//!
+//! **A destination that does not respond** would delay its queue by one timeout after another. [`breaker`] prevents
+//! this.
 //!
 //! **A result is written before its delivery is unloaded**, however long the store refuses writes. While it
 //! refuses writes, no attempt starts.
@@ -70,13 +72,13 @@ pub struct Dispatcher {
     state: Mutex<DispatchState>,
     /// Notified when [`Self::step`] has to be called.
     wake: Notify,
-    /// Each task holds a clone. The receiver ends when the last clone is dropped.
+    /// Each task has a clone. The channel closes when the last clone is dropped.
     alive: mpsc::Sender<()>,
 }
 
 impl Dispatcher {
-    /// Returns a dispatcher without loaded deliveries. The receiver ends when the dispatcher and its last
-    /// attempt have ended.
+    /// Returns a dispatcher without loaded deliveries, and a channel. The channel closes when the dispatcher is
+    /// dropped and its last task has ended.
     pub fn new(
         store: Store,
         channels: Arc<Channels>,
@@ -120,7 +122,7 @@ impl Dispatcher {
         let now = self.clock.now();
         let state = self.state();
         let in_progress = self.alive.strong_count() - 1;
-        // Not needed while a task is in progress: the end of the task causes the step that reads the pages.
+        // While a task is in progress, this is not checked: the end of the task causes the step that reads pages.
         let can_load = in_progress == 0 && state.can_load();
         let is_due = can_load
             || state.can_send()
@@ -133,7 +135,7 @@ impl Dispatcher {
     pub fn step(self: &Arc<Self>) -> Option<Timestamp> {
         let now = self.clock.now();
         let is_refusing = self.store.refusing();
-        // In `activity`, this clone stands for the deliveries whose tasks have not started yet.
+        // `activity` counts this clone as a task until the tasks of this step have their own clones.
         let _alive = self.alive.clone();
         let mut state = self.state();
         for message in self.store.dispatcher_messages().take() {
@@ -182,7 +184,7 @@ impl Dispatcher {
         self.wake.notify_one();
     }
 
-    /// Waits for a reason to call [`Self::step`] before the time that it returned.
+    /// Returns when [`Self::step`] must be called before the time that it returned.
     pub async fn changed(&self) {
         let messages = self.store.dispatcher_messages();
         tokio::select! {
@@ -216,7 +218,7 @@ impl Dispatcher {
 struct RunningAttempt {
     dispatcher: Arc<Dispatcher>,
     delivery: Box<PendingDelivery>,
-    /// What follows; `None` until its record is written.
+    /// Next step of the delivery; `None` until the record of the attempt is written.
     next: Option<NextStep>,
     _alive: mpsc::Sender<()>,
 }
@@ -286,7 +288,7 @@ impl Dispatcher {
         self.channels.send(message).await
     }
 
-    /// Applies the consequences of a result for later deliveries of the same queue.
+    /// Updates the pacing and the breaker of a queue after an attempt.
     fn apply_to_queue(&self, delivery: &PendingDelivery, result: &AttemptResult) {
         let (queue, now) = (delivery.destination.queue.as_str(), self.clock.now());
         let (channel, status) = (delivery.destination.channel, result.attempt.status_code);

@@ -16,8 +16,8 @@ use crate::store::{DueDeliveries, LoadDueDeliveries};
 /// wait on disk, not in memory.
 pub(super) const LOADED_MAX: (usize, usize) = (8_192, 64 * 1024 * 1024);
 
-/// Maximum number of pages that are read at the same time. The bodies on a page are counted only after the
-/// page has arrived.
+/// Maximum number of pages that are read at the same time. The size of the bodies on a page is known only after
+/// the page has arrived, so this also limits by how much [`LOADED_MAX`] can be exceeded.
 const PAGES_MAX: usize = 16;
 
 /// The loaded deliveries: taken from the store, and waiting or in flight.
@@ -28,9 +28,10 @@ pub(super) struct DispatchState {
     per_queue_max: usize,
     queues: HashMap<Arc<str>, DestinationQueue>,
     loaded: HashSet<DeliveryId>,
-    /// Queues with a delivery to send and a free place to send it.
+    /// Queues with waiting deliveries. `take_sendable` removes a queue at its limit; `finish` adds it again.
     sendable: FairQueue,
-    /// Queues with more deliveries in the store and a free place to load them.
+    /// Queues with more due deliveries in the store. `take_pages` removes a queue that has enough loaded deliveries;
+    /// `finish` adds it again.
     loadable: FairQueue,
     /// How much of the limits each app uses.
     pub(super) shares: AppShares,
@@ -69,9 +70,9 @@ struct DestinationQueue {
 struct PageInFlight {
     /// Maximum number of deliveries on it.
     limit: usize,
-    /// Whether a delivery became due meanwhile, and may be missing on it.
+    /// Whether a delivery became due meanwhile, and may be missing from the page.
     became_due: bool,
-    /// Deliveries that were skipped meanwhile, and may be on it.
+    /// Deliveries that were skipped meanwhile, and may be on the page.
     skipped: Vec<(WatchId, CancelScope)>,
 }
 
@@ -101,7 +102,7 @@ impl DispatchState {
         Self { in_flight_max, per_queue_max, ..Self::default() }
     }
 
-    /// Returns how many deliveries of one queue may be loaded: enough that the queue never waits for a page.
+    /// Returns how many deliveries of one queue may be loaded: enough to send some while a page is read.
     fn loaded_per_queue(&self) -> usize {
         self.per_queue_max * 2
     }
@@ -128,7 +129,7 @@ impl DispatchState {
         match message {
             DispatcherMessage::Dispatch(delivery) => self.add_committed(delivery),
             DispatcherMessage::QueueChanged { queue, requested } => {
-                // A page leaves out loaded deliveries, so the store is read again once they are unloaded.
+                // A page leaves out loaded deliveries, so the store is read again after they are unloaded.
                 let loaded: Vec<DeliveryId> =
                     requested.into_iter().filter(|id| self.loaded.contains(id)).collect();
                 self.retry_requested.extend(loaded);
@@ -138,7 +139,7 @@ impl DispatchState {
         }
     }
 
-    /// Loads a delivery that was just committed, or leaves it to a page.
+    /// Loads a delivery that was just committed. If it cannot be loaded now, a later page contains it.
     fn add_committed(&mut self, delivery: Box<PendingDelivery>) {
         let most = self.loaded_per_queue();
         let is_full = self.is_full() || !self.shares.may_load(delivery.app, LOADED_MAX);
@@ -295,7 +296,7 @@ impl DispatchState {
             queue.is_loadable = false;
             let has_enough = queue.waiting.len() >= few || queue.loaded() >= most;
             if !queue.has_more || queue.page.is_some() || has_enough {
-                // It is marked again when there is a reason.
+                // `mark_has_more` marks it as loadable again.
                 continue;
             }
             let limit = most - queue.loaded();
@@ -347,7 +348,7 @@ impl DispatchState {
         if let NextStep::Retry { due_at, .. } = next {
             self.set_timer(&name, due_at);
         }
-        // After a failed manual retry, the delivery may still have its place in the schedule.
+        // After a failed manual retry, the delivery may still have a scheduled attempt.
         if self.retry_requested.remove(&delivery.id) || next == NextStep::Unchanged {
             self.mark_has_more(&name);
         }

@@ -4,31 +4,36 @@
 //! no I/O and reads no clock: [`Scheduler::take_due`] returns the actions that are due, and [`Scheduler::next_due`]
 //! returns when to call it again.
 //!
-//! **Two heaps for each credential.** One orders polls by time, the other orders expiries. Expiries come
-//! first, because a final poll matters more than a poll that others follow. When the schedule of a job
+//! **Two heaps for each credential.** One orders polls by time, the other orders expiries. Due expiries are
+//! processed before due polls, because a late final poll delays the end of a watch. When the schedule of a job
 //! changes, its old heap entry stays. The entry is then stale: its time differs from the time in the job's
 //! schedule. A stale entry is dropped when it reaches the top of the heap, or when stale entries outnumber
-//! the others. An entry is added only when the time changes, so the heaps do not grow while a job is polled
-//! for a month.
+//! the others. An entry is added only when the time changes. A poll removes its entry from the heap of polls, and
+//! usually does not change the time of the expiry. The heaps therefore do not grow while a job is polled for a month.
 //!
 //! **A job being polled is not scheduled.** From the start of a poll until its result is committed, nothing else
-//! schedules the job. Two polls of one job therefore never overlap. A message that arrives in between (another
-//! watch, a requested poll) is merged, and is applied after the poll.
+//! schedules a poll of the job. Two polls of one job therefore never overlap. A message that arrives in between
+//! (a new watch, a requested poll) is merged into the state of the job. It can change the time of the next poll, but
+//! starts no poll at once.
 //!
 //! **Messages arrive in commit order.** The store puts a message into the poller's mailbox before it replies to
-//! the caller of the write. The poller empties the mailbox before it acts on a response. Therefore, when the ending
-//! of generation `g` is committed:
+//! the caller of the write. The poller reads all messages in the mailbox before it processes the result of a poll.
 //!
-//! - every watch of generation `g` has been merged, and has ended;
-//! - a watch of generation `g + 1`, if there is one, has already replaced the schedule.
+//! A job that is registered again after its ending begins a new *generation*. The order of the messages has two
+//! consequences for [`Scheduler::finish_poll`] after the ending of a generation is committed:
+//!
+//! - All watches of this generation have been merged and have ended. None of them needs another poll.
+//! - The message of a watch of the next generation has already replaced the schedule of the job, or it arrives later
+//!   and schedules the job again.
 //!
 //! **Expiry.** At `expires_at`, a job is polled one final time.
 //!
 //! - The start of the final poll is the *cutoff*. Watches that have expired by then end with the result of
 //!   this poll.
-//! - If the final poll fails, it is repeated. 60 s after its first start, the watches end as unreachable.
-//! - They do not end as unreachable while a poll is in flight, because the result of that poll may end the
-//!   same watches.
+//! - If the final poll fails, it is repeated. If no poll succeeds within 60 s after the cutoff, the watches end with
+//!   the reason `provider_unreachable`.
+//! - They do not end with this reason while a poll is in flight, because the result of that poll may end the same
+//!   watches.
 //! - While the breaker is open or the credential is paused, the 60 s count from `expires_at`, or from the start of
 //!   the process if that was later.
 //!
@@ -132,7 +137,7 @@ impl Scheduler {
                 let Some(found) = self.jobs.get_mut(&job) else { return };
                 adjust(&mut self.watching, found.watching, watching);
                 (found.watching, found.terms) = (watching, terms);
-                // The final poll continues while watches remain that had expired by its cutoff.
+                // The final poll is cancelled if no remaining watch had expired by its cutoff.
                 if let Some(rare) = &mut found.rare
                     && rare.final_poll.is_some_and(|poll| terms.is_none_or(|t| t.expires_at > poll.cutoff))
                 {
@@ -226,8 +231,8 @@ impl Scheduler {
     /// budget until this call, so the concurrency limit also bounds the number of results that wait to be
     /// written.
     ///
-    /// `generation` is the one that was polled, and `ended` is whether it has ended. The next poll is not before
-    /// `not_before`.
+    /// `generation` is the generation that was polled. `ended` reports whether this generation has ended. The next
+    /// poll starts at `not_before` or later, unless a client requested one.
     pub(super) fn finish_poll(
         &mut self,
         job: JobNo,
@@ -257,7 +262,7 @@ impl Scheduler {
             return;
         }
         let terms = found.terms.as_ref();
-        // After any error, a 429 included, nothing was learned: the job is polled again as soon as possible.
+        // An error gives no observation, so the next poll waits only for the minimum interval and `not_before`.
         let failed = found.rare.as_ref().is_some_and(|rare| rare.failures > 0 || rare.last_error.is_some());
         let wanted = if found.generation != generation {
             first_poll(policy, terms, found.registered_at)

@@ -2,43 +2,44 @@
 //!
 //! Every write is a command in one queue. The writer takes all commands that wait, applies them in one
 //! transaction, commits, and then replies. A 2xx therefore means that the change is on disk. While a commit
-//! waits for the disk, the next batch gathers. A slow disk makes the batches larger and does not lower the
-//! rate. The writer never waits for a batch to fill. It is generic over the [`CommandSet`].
+//! waits for the disk, the next batch accumulates. A slow disk therefore makes the batches larger and does not
+//! lower the rate. The writer never waits for a batch to fill. It is generic over the [`CommandSet`].
 //!
-//! **Order.** Within a batch, commands are applied kind by kind: all commands of one kind at once. The
-//! callers of a batch sent their commands without waiting for a reply to another command of the batch. The
-//! commands could therefore have arrived in any order, and every order is correct.
+//! **Order.** Within a batch, commands are applied kind by kind: all commands of one kind at once. Every order is
+//! correct, because replies are sent after the commit: no caller has waited for the reply to another command of the
+//! same batch.
 //!
 //! **An error of one command fails only that command.** Requests are checked before they get here, and the
 //! statements handle conflicts. A failed statement or a panic therefore means a bug or a broken row. The
 //! writer rolls the batch back and applies each half in a transaction of its own. It repeats this until only
 //! the failing command is left.
 //!
-//! **An error of the database fails all commands.** If it is full, unreadable or locked, the writer rolls the
-//! batch back, answers every command with the error (503), and sets [`Shared::refusing`] until a commit
-//! succeeds. Meanwhile no attempt starts, because its outcome could not be written. In this state every batch
-//! contains a write. Otherwise the success of a batch that only reads would look like a recovery.
+//! **An error of the database fails all commands.** If the database is full, unreadable or locked, the writer rolls
+//! the batch back, and answers every command with the error (503). It also sets [`Shared::refusing`] until a commit
+//! succeeds. Meanwhile no attempt starts, because its outcome could not be written. In this state, the writer adds a
+//! write to every batch. Otherwise the success of a batch that only reads would look like a recovery.
 //!
 //! **A failed COMMIT is not repeated.**
 //!
 //! - On SQLite, the contents of the disk are unknown after a failed sync, and a second sync could falsely
 //!   report success. The process ends, and the next start reads what is there. A full disk is the exception:
-//!   the write fails while frames are appended, before the frame that commits. The transaction is then known
-//!   not to have happened.
+//!   SQLite fails while it appends the changes to the log, before it appends the commit mark. The
+//!   transaction is then known not to have happened.
 //! - On PostgreSQL, the server can be asked for the outcome (see `db/postgres`). The writer writes nothing
 //!   else until the server has answered.
 //!
-//! **A lost server.** Before each batch, the writer reconnects if the connection is lost. Between two batches
-//! it notices the loss and reconnects at once. A batch that was lost before its COMMIT did not happen. The
-//! writer applies it once more on a new connection. If it cannot connect, it answers every command with the
-//! error at once.
+//! **A lost server.** Before each batch, the writer reconnects if the connection is lost. Between two batches,
+//! it detects the loss and reconnects at once. If the connection is lost before the COMMIT of a batch is sent, the
+//! batch is not committed. The writer applies it once more on a new connection. If it cannot connect, it answers
+//! every command with the error at once.
 //!
 //! **Notifications follow the commit and precede the replies.** The writer sends messages to the poller and
-//! the dispatcher and notifies requests that wait for the end of a watch; then it replies to the callers. A
-//! crash in between can lose messages but no facts: the next start creates all messages again from the rows.
+//! the dispatcher. It also notifies the requests that wait for the end of a watch or for new events of an app. Then
+//! it replies to the callers. A crash in between can lose messages but no facts: the next start rebuilds the
+//! schedules and the queues from the rows.
 //!
-//! **The feed never skips an event.** The last statements of a transaction give an app's events their
-//! positions, so their order is the order of the commits.
+//! **The event feed has no gaps.** The last statements of a transaction assign the positions of its events in the
+//! feed. The order of the positions is therefore the order of the commits.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -59,7 +60,7 @@ use crate::clock::Clock;
 /// first command does not wait long for the last.
 const BATCH: usize = 1024;
 
-/// Capacity of the queue. Further commands wait in their callers, whose number is bounded.
+/// Capacity of the queue. Callers with further commands wait; their number is limited.
 const QUEUE: usize = 4096;
 
 /// Maximum time that callers wait for the outcome of a commit if it is unknown: the time that a server needs
@@ -232,8 +233,8 @@ impl WriterLoop<'_> {
         }
     }
 
-    /// Reconnects if needed, for up to `patience`. Publishes or drops the pending effects when their outcome is
-    /// known, and returns it.
+    /// Reconnects if needed, for up to `patience`. If the outcome of an unknown commit becomes known, publishes
+    /// or drops its effects, and returns the outcome.
     fn ready(&mut self, patience: Duration) -> Result<Option<CommitOutcome>> {
         let outcome = self.connection.ready(patience)?;
         if outcome.is_some()

@@ -20,7 +20,6 @@ pub use self::connections::{DatabaseLocation, Readers, WriterConnection};
 pub use self::error::{CommitOutcome, Received, Result, StoreError};
 #[cfg(test)]
 pub use self::sqlite::in_memory;
-pub(super) use self::tx::row_sql;
-pub use self::tx::{Parts, RowSql, Tx};
-pub(super) use self::value::params;
-pub use self::value::{Row, Value, Where};
+pub use self::tx::Tx;
+pub use self::value::{Parts, Row, RowSql, Value, Where};
+pub(super) use self::value::{params, row_sql};

@@ -4,43 +4,7 @@ use rusqlite::{CachedStatement, Connection};
 
 use super::error::{Result, StoreError};
 use super::postgres::Session;
-use super::value::{ManyParams, Params, Read, Row, Value};
-
-/// A statement that is run for many rows of values: its text for one row, and the parts of which PostgreSQL's text for
-/// all rows at once is made. [`row_sql`] makes one.
-#[derive(Clone, Copy, Debug)]
-pub struct RowSql {
-    pub one: &'static str,
-    pub parts: Parts,
-}
-
-/// Parts of a [`RowSql`].
-#[derive(Clone, Copy, Debug)]
-pub enum Parts {
-    Insert { into: &'static str, row: &'static str, tail: &'static str },
-    Update { update: &'static str, condition: &'static str },
-}
-
-/// Makes a [`RowSql`]:
-///
-/// - `row_sql!("insert into t (a, b)" values ("$1, $2") "on conflict (a) do update set b = excluded.b")`: the last part
-///   has no parameters, no `do nothing` and no `returning`, or is left out;
-/// - `row_sql!("update t set a = $1" where "b = $2")`: without subqueries.
-macro_rules! row_sql {
-    ($into:literal values ($row:literal) $($tail:literal)?) => {
-        $crate::store::db::RowSql {
-            one: concat!($into, " values (", $row, ")" $(, " ", $tail)?),
-            parts: $crate::store::db::Parts::Insert { into: $into, row: $row, tail: concat!($($tail)?) },
-        }
-    };
-    ($update:literal where $condition:literal) => {
-        $crate::store::db::RowSql {
-            one: concat!($update, " where ", $condition),
-            parts: $crate::store::db::Parts::Update { update: $update, condition: $condition },
-        }
-    };
-}
-pub(in crate::store) use row_sql;
+use super::value::{ManyParams, Params, Read, Row, RowSql, Value};
 
 /// A connection with or without an open transaction, as the statements see it.
 #[derive(Debug)]

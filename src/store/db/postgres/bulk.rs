@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 
 use tokio_postgres::types::Type;
 
-use super::super::tx::{Parts, RowSql};
+use super::super::value::{Parts, RowSql};
 
 /// Returns the text for many rows; `None` if a parameter has a type without arrays here. `types` are the types
 /// of the parameters. An `insert` returns nothing: every row was written, or the statement failed. An
@@ -46,7 +46,7 @@ fn arrays(types: &[Type]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::tx::row_sql;
+    use super::super::super::value::row_sql;
     use super::*;
 
     #[test]

@@ -29,8 +29,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, Error, Statement};
 
 use super::super::error::{Received, Result, StoreError};
-use super::super::tx::RowSql;
-use super::super::value::{ManyParams, Read, Row, Value};
+use super::super::value::{ManyParams, Read, Row, RowSql, Value};
 use super::bulk;
 use super::tls::Tls;
 use crate::clock::Clock;

@@ -18,16 +18,70 @@ const LOCAL_MAX: usize = 64;
 /// Maximum length of a display name, in characters.
 const NAME_MAX: usize = 100;
 
-/// Domains of public mail services, sorted and separated by spaces. The sender's own domain is permitted by
-/// default, but not if it is one of these: its other mailboxes belong to unrelated people.
-const PUBLIC_SERVICES: &str = "\
-    126.com 163.com aim.com aol.com bluewin.ch btinternet.com comcast.net duck.com fastmail.com free.fr \
-    freenet.de gmail.com gmx.at gmx.ch gmx.com gmx.de gmx.net googlemail.com hey.com hotmail.co.uk \
-    hotmail.com hotmail.de hotmail.fr icloud.com laposte.net libero.it live.com mac.com mail.com mail.ru \
-    mailbox.org me.com msn.com naver.com orange.fr outlook.com outlook.de pm.me posteo.de proton.me \
-    protonmail.com qq.com rediffmail.com rocketmail.com sina.com t-online.de tuta.com tutanota.com \
-    verizon.net wanadoo.fr web.de yahoo.co.jp yahoo.co.uk yahoo.com yahoo.de yahoo.fr yandex.com \
-    yandex.ru ymail.com zoho.com";
+/// Domains of public mail services, sorted. The sender's own domain is permitted by default, but not if it is
+/// one of these: its other mailboxes belong to unrelated people.
+const PUBLIC_SERVICES: &[&str] = &[
+    "126.com",
+    "163.com",
+    "aim.com",
+    "aol.com",
+    "bluewin.ch",
+    "btinternet.com",
+    "comcast.net",
+    "duck.com",
+    "fastmail.com",
+    "free.fr",
+    "freenet.de",
+    "gmail.com",
+    "gmx.at",
+    "gmx.ch",
+    "gmx.com",
+    "gmx.de",
+    "gmx.net",
+    "googlemail.com",
+    "hey.com",
+    "hotmail.co.uk",
+    "hotmail.com",
+    "hotmail.de",
+    "hotmail.fr",
+    "icloud.com",
+    "laposte.net",
+    "libero.it",
+    "live.com",
+    "mac.com",
+    "mail.com",
+    "mail.ru",
+    "mailbox.org",
+    "me.com",
+    "msn.com",
+    "naver.com",
+    "orange.fr",
+    "outlook.com",
+    "outlook.de",
+    "pm.me",
+    "posteo.de",
+    "proton.me",
+    "protonmail.com",
+    "qq.com",
+    "rediffmail.com",
+    "rocketmail.com",
+    "sina.com",
+    "t-online.de",
+    "tuta.com",
+    "tutanota.com",
+    "verizon.net",
+    "wanadoo.fr",
+    "web.de",
+    "yahoo.co.jp",
+    "yahoo.co.uk",
+    "yahoo.com",
+    "yahoo.de",
+    "yahoo.fr",
+    "yandex.com",
+    "yandex.ru",
+    "ymail.com",
+    "zoho.com",
+];
 
 /// A mail address, with its domain in lower case and ASCII.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -136,7 +190,7 @@ impl MailPattern {
     /// Returns the default pattern: the sender's own domain. `None` if that is the domain of a public mail
     /// service.
     pub fn of_sender(sender: &MailAddress) -> Option<Self> {
-        let public = PUBLIC_SERVICES.split(' ').any(|service| service == sender.domain());
+        let public = PUBLIC_SERVICES.contains(&sender.domain());
         (!public).then(|| Self::Domain(sender.domain().to_owned()))
     }
 
@@ -257,7 +311,7 @@ mod tests {
         let of = |text| MailAddress::parse(text).and_then(|sender| MailPattern::of_sender(&sender));
         assert_eq!(of("me@example.com"), Some(MailPattern::Domain("example.com".into())));
         assert_eq!(of("me@GMail.com"), None);
-        assert!(PUBLIC_SERVICES.split(' ').is_sorted());
-        assert!(PUBLIC_SERVICES.split(' ').all(|service| mail_domain(service).as_deref() == Some(service)));
+        assert!(PUBLIC_SERVICES.is_sorted());
+        assert!(PUBLIC_SERVICES.iter().all(|service| mail_domain(service).as_deref() == Some(*service)));
     }
 }

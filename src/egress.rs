@@ -34,7 +34,6 @@ use error::CONNECT_TIMEOUT;
 pub use error::SendError;
 pub use resolver::{Lookup, Resolver};
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -304,10 +303,14 @@ impl Egress {
                 Ok(address) => vec![address],
                 Err(_) => guard.addresses(host).await.map_err(|none| SendError::Connect(none.to_string()))?,
             };
-            let sockets: Vec<_> =
-                addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect();
-            let connected = TcpStream::connect(sockets.as_slice()).await;
-            connected.map_err(|error| SendError::Connect(error.kind().to_string()))
+            let mut last = SendError::Connect("the host has no address".into());
+            for address in addresses {
+                match TcpStream::connect((address, port)).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => last = SendError::Connect(error.kind().to_string()),
+                }
+            }
+            Err(last)
         };
         let connected = self.clock.timeout(CONNECT_TIMEOUT, connecting).await;
         connected.unwrap_or_else(|| Err(SendError::not_connected()))

@@ -79,7 +79,8 @@ impl Allowed {
     }
 }
 
-/// The class of a name, by all its addresses. A name can be reached if its class is at least the required one.
+/// The class of a name, by all its addresses. The order matters: a name can be reached if its class is at least the
+/// required one, and one forbidden address makes the whole name forbidden.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum AddressClass {
     /// The name has no address at present. As a requirement: any address, because the operator allows the name itself.

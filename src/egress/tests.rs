@@ -223,8 +223,45 @@ async fn a_name_is_resolved_once_a_minute_for_at_most_a_second() {
     assert_eq!(lookups.load(Ordering::SeqCst), 2);
 }
 
+#[tokio::test]
+async fn a_lookup_that_was_cut_off_is_repeated() {
+    let lookups = AtomicUsize::new(0);
+    let slow_once = Resolver::Fixed(Arc::new(move |_| match lookups.fetch_add(1, Ordering::SeqCst) {
+        0 => Box::pin(pending()),
+        _ => Box::pin(std::future::ready(Ok(vec![LOOPBACK]))),
+    }));
+    let (egress, clock) = egress(&[], slow_once);
+    egress.check("https://slow.example/", clock_now(&clock)).await.unwrap();
+    egress.check("https://slow.example/", Timestamp::MAX).await.unwrap_err();
+}
+
 fn clock_now(clock: &ManualClock) -> Timestamp {
     Clock::Manual(clock.clone()).now()
+}
+
+#[tokio::test]
+async fn dialling_tries_each_address_and_reports_the_last_error() {
+    let (_listener, port) = unused_listener();
+    let unused = IpAddr::V4(Ipv4Addr::new(127, 9, 9, 9));
+    let (egress, clock) = egress(
+        &[],
+        Resolver::Fixed(Arc::new(move |name| match name {
+            "both.example" => Box::pin(std::future::ready(Ok(vec![unused, LOOPBACK]))),
+            "unused.example" => Box::pin(std::future::ready(Ok(vec![unused]))),
+            "none.example" => Box::pin(std::future::ready(Ok(Vec::new()))),
+            _ => Box::pin(pending()),
+        })),
+    );
+    egress.dial("both.example", port).await.unwrap();
+    egress.dial("127.0.0.1", port).await.unwrap();
+    let slow = advance_until(&clock, egress.dial("slow.example", port)).await.unwrap_err();
+    assert_eq!(slow, SendError::not_connected());
+    for (name, error) in [
+        ("unused.example", "connect: connection refused"),
+        ("none.example", "connect: the host name does not resolve"),
+    ] {
+        assert_eq!(egress.dial(name, port).await.unwrap_err().to_string(), error);
+    }
 }
 
 #[tokio::test]

@@ -251,7 +251,7 @@ impl Drop for RunningAttempt {
 impl Dispatcher {
     /// Makes one attempt. Returns its record and its outcome.
     async fn attempt(&self, delivery: &PendingDelivery) -> (RecordAttempt, AttemptOutcome) {
-        let (at, stopwatch) = (self.clock.now(), self.clock.stopwatch());
+        let at = self.clock.now();
         if let Some(finished) = &delivery.finished {
             self.store.metrics().detected(finished, at);
         }
@@ -261,14 +261,13 @@ impl Dispatcher {
         let is_admitted = self.policy.is_last(kind) || self.state().breakers.admits(queue, at);
         let mut result =
             if is_admitted { self.send(delivery, at).await } else { AttemptResult::destination_down() };
-        let duration = stopwatch.elapsed();
         result.attempt.at = at;
-        result.attempt.duration_ms = u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        result.attempt.duration_ms = u32::try_from(result.duration.as_millis()).unwrap_or(u32::MAX);
         self.apply_to_queue(delivery, &result);
         let ended_at = self.clock.now();
         let next = next_attempt(&self.policy, delivery.id, kind, &result.outcome, ended_at);
         log_attempt(delivery, &result, next, self.trace_id(delivery).as_deref());
-        self.store.tracer().record(|| attempt_span(delivery, &result, duration));
+        self.store.tracer().record(|| attempt_span(delivery, &result));
         let outcome = AttemptOutcome::from(&result.outcome);
         let record = RecordAttempt {
             app: delivery.app,
@@ -296,7 +295,7 @@ impl Dispatcher {
         if let (Some(429), Outcome::Retry { after: Some(wait) }) = (status, &result.outcome) {
             state.pacer.rate_limited(queue, channel, *wait, now);
         }
-        let is_down = result.unreachable && channels::spec(channel).has_breaker;
+        let is_down = status.is_none() && result.unreachable && channels::spec(channel).has_breaker;
         let has_opened = is_down && state.breakers.unreachable(queue, now);
         let has_closed = status.is_some() && state.breakers.responded(queue);
         drop(state);
@@ -334,12 +333,12 @@ fn error_text(result: &AttemptResult) -> Option<String> {
 }
 
 /// Returns the span of an attempt, for the trace of its watch.
-fn attempt_span(delivery: &PendingDelivery, result: &AttemptResult, duration: Duration) -> Option<Span> {
+fn attempt_span(delivery: &PendingDelivery, result: &AttemptResult) -> Option<Span> {
     let context = Context::of(delivery.watch, delivery.traceparent.as_deref())?;
     let error = error_text(result).filter(|_| result.outcome != Outcome::Ok);
     let provider = delivery.finished.as_ref().map(|finished| finished.provider.clone());
     let span = context
-        .span("deliver", SpanKind::Client, result.attempt.at, duration)
+        .span("deliver", SpanKind::Client, result.attempt.at, result.duration)
         .about(&delivery.id.to_bytes())
         .with("ringback.watch.id", delivery.watch.to_string())
         .with("ringback.delivery.id", delivery.id.to_string())

@@ -241,6 +241,8 @@ pub struct AttemptResult {
     pub outcome: Outcome,
     /// Whether the destination did not respond: no connection, no TLS, or no response in time.
     pub unreachable: bool,
+    /// Duration of the exchange, which the channel measures; zero if nothing was sent.
+    pub duration: Duration,
     /// Entry for the attempt log. The dispatcher sets its times. Its error is `None` if the attempt succeeded or the
     /// status is sufficient.
     pub attempt: Attempt,
@@ -256,7 +258,7 @@ impl AttemptResult {
     /// Returns the result of an exchange without an HTTP response.
     pub(super) fn without_response(outcome: Outcome, error: String, request_headers: Headers) -> Self {
         let attempt = Attempt { error: Some(error), request_headers, ..Attempt::default() };
-        Self { outcome, unreachable: false, attempt }
+        Self { outcome, unreachable: false, duration: Duration::ZERO, attempt }
     }
 
     /// Returns the result of an HTTP exchange. `classify` returns the outcome of a response, and its error.
@@ -284,7 +286,7 @@ impl AttemptResult {
             response_headers: received.headers,
             ..Attempt::default()
         };
-        Self { outcome, unreachable: false, attempt }
+        Self { outcome, unreachable: false, duration: Duration::ZERO, attempt }
     }
 }
 

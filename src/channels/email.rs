@@ -123,6 +123,7 @@ impl Channel for Option<Mailer> {
 impl Mailer {
     /// Sends a mail once.
     async fn send(&self, services: &Services, message: &Message<'_>) -> Result<AttemptResult, String> {
+        let stopwatch = services.clock.stopwatch();
         let to = MailAddress::parse(&message.delivery.destination.address)
             .ok_or("the mail address cannot be read")?;
         let (bytes, request_headers) = self.compose(&services.templates, &to, message)?;
@@ -141,7 +142,7 @@ impl Mailer {
         };
         let response_body = recorded_text(reply.as_bytes());
         let attempt = Attempt { error, request_headers, response_body, ..Attempt::default() };
-        Ok(AttemptResult { outcome, unreachable: false, attempt })
+        Ok(AttemptResult { outcome, unreachable: false, duration: stopwatch.elapsed(), attempt })
     }
 
     /// Returns a mail, and the headers that the attempt log shows. The error is a sentence.
@@ -289,7 +290,16 @@ fn cause(stage: Stage, reply: &Reply) -> Cause {
         (Stage::Sender, Some((_, 2 | 3, _))) => Cause::Message,
         (Stage::Sender, None) if reply.code == 552 => Cause::Message,
         // The server does not know the recipient and the message yet.
-        _ => Cause::Operator,
+        (
+            Stage::Connect
+            | Stage::Tls
+            | Stage::Greeting
+            | Stage::Hello
+            | Stage::StartTls
+            | Stage::Login
+            | Stage::Sender,
+            _,
+        ) => Cause::Operator,
     }
 }
 

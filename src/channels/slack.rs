@@ -218,7 +218,7 @@ impl Slack {
                 result.attempt.error = Some(error);
             }
         }
-        Ok(result)
+        Ok(AttemptResult { duration: stopwatch.elapsed(), ..result })
     }
 
     /// Makes one request. Also returns the error code of a response that refuses the format.

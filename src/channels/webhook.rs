@@ -59,10 +59,11 @@ impl Channel for Webhook {
             let headers = headers(message).map_err(|error| error.to_string())?;
             let body = Bytes::from_owner(Arc::clone(&message.delivery.body));
             let url = &message.delivery.destination.address;
+            let stopwatch = services.clock.stopwatch();
             let exchange = post(&services.egress, url, (headers, body), message.timeout).await;
-            Ok(AttemptResult::of_exchange(exchange, |received| {
-                (classify(received, services.clock.now()), None)
-            }))
+            let duration = stopwatch.elapsed();
+            let classify = |received: &Received| (classify(received, services.clock.now()), None);
+            Ok(AttemptResult { duration, ..AttemptResult::of_exchange(exchange, classify) })
         })
     }
 }

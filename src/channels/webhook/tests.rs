@@ -208,11 +208,18 @@ fn the_official_library_verifies_signatures_of_a_rotation() {
     stranger.verify(BODY, &headers).unwrap_err();
 }
 
+/// Time that a lookup takes.
+const LOOKUP: Duration = Duration::from_secs(3);
+
 /// Sends the delivery to `url`.
 async fn sent(url: &str, allow: &[&str]) -> AttemptResult {
-    let clock = Clock::Manual(ManualClock::at(at(SECONDS)));
+    let manual = ManualClock::at(at(SECONDS));
+    let clock = Clock::Manual(manual.clone());
     let allow = allow.iter().map(|text| Allowed::parse(text).unwrap()).collect();
-    let resolver = Resolver::fixed(|_| Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]));
+    let resolver = Resolver::fixed(move |_| {
+        manual.advance(LOOKUP);
+        Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)])
+    });
     let settings = Settings { allow, allow_http: false, ..Settings::default() };
     let egress = Egress::new(settings, resolver, clock.clone(), Vec::new()).unwrap();
     let services = Services { egress, clock: clock.clone(), templates: Templates::load(&[], None).unwrap() };
@@ -300,4 +307,14 @@ async fn what_the_guard_forbids_is_refused_and_what_fails_is_retried() {
         sent.attempt.error.as_deref(),
         Some("protocol: the connection was closed before the answer was complete")
     );
+}
+
+#[tokio::test]
+async fn the_duration_is_that_of_the_exchange_and_zero_if_nothing_was_sent() {
+    let (port, _) = receiver("HTTP/1.1 204 No Content\r\n\r\n".into()).await;
+    let url = format!("https://receiver.example:{port}/");
+    assert_eq!(sent(&url.replace("https", "http"), &["receiver.example"]).await.duration, LOOKUP);
+    let failed = sent(&url, &[]).await;
+    assert_eq!((failed.outcome, failed.duration), (Outcome::Refused, LOOKUP));
+    assert_eq!(AttemptResult::destination_down().duration, Duration::ZERO);
 }

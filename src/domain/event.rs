@@ -26,7 +26,14 @@ word_enum! {
 impl EventType {
     /// Returns whether the event ends its watch.
     pub fn is_ending(self) -> bool {
-        !matches!(self, Self::JobProcessing | Self::JobProgress)
+        match self {
+            Self::JobCompleted
+            | Self::JobFailed
+            | Self::JobCancelled
+            | Self::JobNotFound
+            | Self::WatchExpired => true,
+            Self::JobProcessing | Self::JobProgress => false,
+        }
     }
 
     /// Returns whether the event reports an end that the provider reported.

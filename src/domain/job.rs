@@ -31,9 +31,12 @@ pub struct JobName {
 impl JobName {
     /// Returns the shard to which the job, its watches and its deliveries belong.
     pub fn shard(&self) -> u16 {
-        let parts = [&self.provider, &self.account, &self.job_id, &self.params].map(String::as_bytes);
-        let [a, b, c, d] = parts.map(|part| (part.len() as u64).to_be_bytes());
-        u16::from_be_bytes(hash(&[&a, parts[0], &b, parts[1], &c, parts[2], &d, parts[3]])) % SHARDS
+        let mut name = Vec::new();
+        for part in [&self.provider, &self.account, &self.job_id, &self.params] {
+            name.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            name.extend_from_slice(part.as_bytes());
+        }
+        u16::from_be_bytes(hash(&[&name])) % SHARDS
     }
 }
 

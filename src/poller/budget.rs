@@ -170,11 +170,11 @@ impl Budget {
             self.errors.insert(job, now);
         }
         let none_ok = self.last_ok.is_none_or(|at| at < since);
-        let opens = self.hold.is_none() && none_ok && self.errors.len() >= BREAKER_JOBS;
-        opens.then(|| {
+        if self.hold.is_none() && none_ok && self.errors.len() >= BREAKER_JOBS {
             self.hold = Some((ProviderHealth::Down, now.plus(BREAKER_PROBE)));
-            ProviderHealth::Down
-        })
+            return Some(ProviderHealth::Down);
+        }
+        None
     }
 
     /// Records that the provider rejected the credential.

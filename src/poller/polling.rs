@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::decide::{Decision, decide, expire};
 use super::provider::{PollResponse, Provider};
-use super::scheduler::{Action, ProviderQueue, Scheduler};
+use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
 use crate::clock::Clock;
 use crate::domain::{
     Activity, JobName, JobNo, Limits, PollPolicy, PollStats, ProviderState, Rate, Timestamp,
@@ -267,7 +267,7 @@ impl PollTask {
         let now = self.poller.clock.now();
         let mut scheduler = self.poller.scheduler();
         self.poller.merge_messages(&mut scheduler, now);
-        scheduler.finish_poll(self.job, generation, ended, not_before, now);
+        scheduler.finish_poll(FinishedPoll { job: self.job, generation, ended, not_before }, now);
         drop(scheduler);
         self.poller.wake();
     }

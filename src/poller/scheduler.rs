@@ -74,6 +74,18 @@ pub(super) struct Scheduler {
     finished_order: VecDeque<JobNo>,
 }
 
+/// The end of a poll whose result is committed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FinishedPoll {
+    pub(super) job: JobNo,
+    /// Generation of the job that was polled.
+    pub(super) generation: i64,
+    /// Whether this generation has ended.
+    pub(super) ended: bool,
+    /// The next poll starts at this time or later, unless a client requested one.
+    pub(super) not_before: Option<Timestamp>,
+}
+
 impl Scheduler {
     /// Creates a scheduler without jobs. The last queue is for the jobs of unknown providers.
     pub(super) fn new(queues: Vec<ProviderQueue>, now: Timestamp) -> Self {
@@ -230,17 +242,8 @@ impl Scheduler {
     /// Ends a poll whose result is committed, and schedules the next one. The poll keeps its place in the
     /// budget until this call, so the concurrency limit also bounds the number of results that wait to be
     /// written.
-    ///
-    /// `generation` is the generation that was polled. `ended` reports whether this generation has ended. The next
-    /// poll starts at `not_before` or later, unless a client requested one.
-    pub(super) fn finish_poll(
-        &mut self,
-        job: JobNo,
-        generation: i64,
-        ended: bool,
-        not_before: Option<Timestamp>,
-        now: Timestamp,
-    ) {
+    pub(super) fn finish_poll(&mut self, poll: FinishedPoll, now: Timestamp) {
+        let FinishedPoll { job, generation, ended, not_before } = poll;
         self.next_step_at = Some(now);
         let Some(found) = self.jobs.get_mut(&job) else { return };
         let ProviderQueue { budget, policy, .. } = &mut self.queues[found.queue];
@@ -284,10 +287,12 @@ impl Scheduler {
 
     /// Clears the backoffs of a provider's jobs, after the provider has recovered. These jobs are due as soon
     /// as the minimum interval permits.
-    pub(super) fn clear_backoffs(&mut self, queue: usize, now: Timestamp) {
-        let (index, queue) = (queue, &mut self.queues[queue]);
-        for (job, found) in self.jobs.iter_mut().filter(|(_, found)| found.queue == index && !found.in_flight)
-        {
+    pub(super) fn clear_backoffs(&mut self, index: usize, now: Timestamp) {
+        let queue = &mut self.queues[index];
+        for (job, found) in &mut self.jobs {
+            if found.queue != index || found.in_flight {
+                continue;
+            }
             if let Some(rare) = found.rare.as_mut().filter(|rare| rare.failures > 0) {
                 (rare.failures, rare.not_before) = (0, Timestamp::default());
                 let poll_at = found.earliest_poll(queue.policy.min_interval, now);

@@ -266,8 +266,8 @@ impl ProviderQueue {
             };
             let cutoff = found.cutoff();
             let held_back = self.budget.is_held_back();
-            let polls = !found.in_flight && cutoff.is_none() && !held_back;
-            if polls && self.budget.acquire(now) != Permit::Granted {
+            let starts_poll = !found.in_flight && cutoff.is_none() && !held_back;
+            if starts_poll && self.budget.acquire(now) != Permit::Granted {
                 break;
             }
             self.expiries.pop();

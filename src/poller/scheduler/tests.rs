@@ -90,7 +90,7 @@ impl Scheduler {
     }
 
     fn finish(&mut self, job: i64, generation: i64, ended: bool, not_before: Option<Timestamp>, now: i64) {
-        self.finish_poll(JobNo(job), generation, ended, not_before, at(now));
+        self.finish_poll(FinishedPoll { job: JobNo(job), generation, ended, not_before }, at(now));
     }
 
     fn in_heaps(&self) -> usize {

@@ -2,8 +2,8 @@
 //!
 //! Each resource has one file: request schemas, routes, handlers, views. The router and the `OpenAPI` document
 //! are both made of the `#[utoipa::path]` annotations of the handlers, by `utoipa-axum`; the scope that a
-//! route needs is part of the annotation. To add a resource, add its file and a line in
-//! [`resources`](self::resources::resources).
+//! route needs is part of the annotation. To add a resource, add its file, its `mod` line and a line in
+//! `resources`.
 //!
 //! A handler takes an authorized request ([`http::Call`]), parses it, makes one call to the store and renders the
 //! response. `http` has what the resources share: the server (which adds `x-request-id` to every response and
@@ -20,7 +20,7 @@ mod keys;
 mod openapi;
 mod providers;
 mod register;
-mod resources;
+mod router;
 mod service;
 mod signing_secret;
 mod watches;
@@ -28,39 +28,41 @@ mod watches;
 pub use events::STREAMS_MAX;
 pub use http::{Api, BATCHES_MAX, CONNECTIONS_MAX, ConcurrencyLimiter, InProgressKeys, WAITS_MAX};
 pub use openapi::{ROUTES, Route, document};
+pub use router::{serve, serve_metrics};
 
-use std::sync::Arc;
+use utoipa_axum::routes;
 
-use axum::Router;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
-use utoipa_axum::router::OpenApiRouter;
+use self::http::endpoint::Resource;
 
-use self::http::Problem;
-use self::http::endpoint::{Resource, with_endpoint};
-use self::resources::metrics;
-
-/// Maximum number of connections to a listener for metrics. Each response is computed anew, and there are
-/// few scrapers.
-const METRICS_CONNECTIONS_MAX: usize = 16;
-
-/// Serves the API until `closing` is set. Returns after the last connection has ended.
-pub async fn serve(listener: TcpListener, api: Arc<Api>, closing: watch::Receiver<bool>) {
-    let mut resources = openapi::resources();
-    resources.extend(api.with_metrics.then(metrics));
-    let (router, connections) = (router(resources, &api), Arc::clone(&api.connections));
-    http::serve(listener, router, api, connections, closing).await;
+/// Returns every resource, except the metrics and the `OpenAPI` document: a line for each path, with the handlers
+/// of its methods.
+fn resources() -> Vec<Resource> {
+    vec![
+        routes!(watches::create, watches::list),
+        routes!(watches::show, watches::stop, watches::amend),
+        routes!(watches::poll),
+        routes!(batch::create),
+        routes!(watches::timeline),
+        routes!(events::list),
+        routes!(events::show),
+        routes!(events::follow),
+        routes!(deliveries::list),
+        routes!(deliveries::retry_many),
+        routes!(deliveries::show),
+        routes!(deliveries::retry),
+        routes!(providers::list),
+        routes!(signing_secret::show),
+        routes!(signing_secret::rotate),
+        routes!(apps::create, apps::list),
+        routes!(apps::show),
+        routes!(keys::create, keys::list),
+        routes!(keys::show, keys::revoke),
+        routes!(service::healthz),
+        routes!(service::readyz),
+    ]
 }
 
-/// Serves the metrics alone, like [`serve`].
-pub async fn serve_metrics(listener: TcpListener, api: Arc<Api>, closing: watch::Receiver<bool>) {
-    let connections = Arc::new(Semaphore::new(METRICS_CONNECTIONS_MAX));
-    http::serve(listener, router(vec![metrics()], &api), api, connections, closing).await;
-}
-
-fn router(resources: Vec<Resource>, api: &Arc<Api>) -> Router {
-    let resources = resources.into_iter().map(with_endpoint);
-    Router::from(resources.fold(OpenApiRouter::new(), OpenApiRouter::routes))
-        .fallback(async || Problem::not_found())
-        .with_state(Arc::clone(api))
+/// Returns the metrics, which may have a listener of their own.
+fn metrics() -> Resource {
+    routes!(service::metrics)
 }

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -12,7 +14,10 @@ use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, ObjectReader, not_one_of};
 use crate::channels::webhook::{Secret, check_header};
 use crate::channels::{self, ParsedAddress, Shorthand, ShownAddress};
-use crate::domain::{AppNo, ChannelKind, DeliveryStatus, Destination, DestinationId, Timestamp};
+use crate::domain::{
+    AddressError, AppNo, ChannelKind, DeliveryStatus, Destination, DestinationId, Timestamp,
+};
+use crate::egress::{self, Egress};
 
 /// Maximum number of destinations of a watch.
 pub(super) const DESTINATIONS_MAX: usize = 20;
@@ -265,12 +270,7 @@ pub(super) async fn destinations(
     }
     let mut destinations: Vec<Destination> = Vec::with_capacity(distinct.len());
     // All at the same time, because each can take a second.
-    let targets = join_all(distinct.iter().map(|(_, request)| async move {
-        match &request.address {
-            ParsedAddress::Url(url) => api.egress.check(url, until).await.map(Some),
-            ParsedAddress::Text(_) => Ok(None),
-        }
-    }));
+    let targets = join_all(distinct.iter().map(|(_, request)| check(&api.egress, &request.address, until)));
     for ((at, request), target) in distinct.iter().zip(targets.await) {
         let Some(target) = errors.keep(at, target) else { continue };
         let address = match (&target, &request.address) {
@@ -295,6 +295,19 @@ pub(super) async fn destinations(
         }
     }
     destinations
+}
+
+/// Checks a URL and resolves its name; `None` for an address without a URL. A panic is an error of this address
+/// alone: it ends neither the connection nor a batch.
+async fn check(
+    egress: &Egress,
+    address: &ParsedAddress,
+    until: Timestamp,
+) -> Result<Option<egress::Target>, AddressError> {
+    let ParsedAddress::Url(url) = address else { return Ok(None) };
+    let checked = AssertUnwindSafe(egress.check(url, until)).catch_unwind().await;
+    let panicked = |_| Err(AddressError::Invalid("could not be resolved; send the request again".to_owned()));
+    checked.unwrap_or_else(panicked).map(Some)
 }
 
 /// A destination of a watch.
@@ -351,5 +364,24 @@ impl<'a> Address<'a> {
             ShownAddress::Email(email) => Self { email: Some(email), ..empty },
             ShownAddress::Channel(channel) => Self { channel: Some(channel), ..empty },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, ManualClock};
+    use crate::egress::{Resolver, Settings};
+
+    #[tokio::test]
+    async fn a_panic_in_a_name_lookup_is_an_error_of_its_address() {
+        let clock = Clock::Manual(ManualClock::at(Timestamp::from_millis(0)));
+        let resolver = Resolver::fixed(|name| panic!("{name}"));
+        let egress = Egress::new(Settings::default(), resolver, clock, Vec::new()).expect("an egress");
+        let address = ParsedAddress::Url("https://app.example.com/".to_owned());
+        let checked = check(&egress, &address, Timestamp::MAX).await;
+        assert!(matches!(&checked, Err(AddressError::Invalid(_))), "{checked:?}");
+        let text = ParsedAddress::Text("#ops".to_owned());
+        assert!(matches!(check(&egress, &text, Timestamp::MAX).await, Ok(None)));
     }
 }

@@ -43,7 +43,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Longest duration of a stream.
 const STREAM_FOR: Duration = Duration::from_secs(3600);
 
-/// Tells the client to wait a second before it reconnects.
+/// Asks the client to wait a second before it reconnects.
 const RETRY: &[u8] = b"retry: 1000\n\n";
 
 /// An event as it was delivered, with its id.
@@ -184,7 +184,7 @@ async fn send_events(
         let next_comment = api.clock.now().plus(KEEP_ALIVE).min(end);
         let events = loop {
             let changed = feed.armed();
-            // On an error the stream ends; the client reconnects and is told the reason.
+            // On an error the stream ends; the client reconnects and gets the reason.
             let Ok((events, next)) = api.store.follow(app, position, event_type, PAGE).await else { return };
             position = next;
             if !events.is_empty() {

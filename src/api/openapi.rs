@@ -21,7 +21,7 @@ use utoipa_axum::routes;
 
 use super::http::endpoint::Resource;
 use super::http::{ProblemView, reply};
-use super::resources::{self, metrics};
+use super::metrics;
 use crate::domain::EventType;
 use crate::events::{CloudEvent, EventBody};
 use crate::store::Scope;
@@ -46,7 +46,7 @@ pub fn document() -> &'static str {
 
 /// Returns every resource, except the metrics.
 pub fn resources() -> Vec<Resource> {
-    let mut all = resources::resources();
+    let mut all = super::resources();
     all.extend([routes!(show), routes!(docs)]);
     all
 }

@@ -225,9 +225,9 @@ pub async fn list(call: Call) -> Answer {
     let limit = query.limit();
     let filter = WatchFilter {
         status: query.word("status", WatchStatus::WORDS, WatchStatus::parse),
-        provider: query.parsed("provider", |name| find_provider(&call.api, name).map(|_| name.to_owned())),
         job_id: query.text("jobId"),
         before: query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(WatchId)),
+        provider: query.parsed("provider", |name| find_provider(&call.api, name).map(|_| name.to_owned())),
     };
     query.done()?;
     let found = call.api.store.watches(call.app(), filter, limit + 1).await?;

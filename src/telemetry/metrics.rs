@@ -280,7 +280,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Registers the metrics of a provider and returns their handles.
+    /// Registers the metrics of a provider, once, and returns their handles.
     pub fn provider(&self, id: &str) -> ProviderMetrics {
         let registry = self.registry.labeled("provider", id);
         let delay = registry.histogram(

@@ -134,7 +134,7 @@ impl Call {
         Content::Json(max).read(&self.parts, &self.api.clock).await
     }
 
-    /// Begins a write: reads the body, claims the `Idempotency-Key` and looks for an earlier answer.
+    /// Begins a write: reads the body, claims the `Idempotency-Key` and finds an earlier answer.
     pub async fn write(self, content: Content) -> Answer<Write> {
         self.begin(content, false).await
     }

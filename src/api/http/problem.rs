@@ -235,7 +235,7 @@ impl Problem {
         Self::invalid(errors)
     }
 
-    /// 404: unknown, malformed, or another app's. The response does not tell which.
+    /// 404: unknown, malformed, or another app's. The response does not say which.
     pub fn not_found() -> Self {
         Self::new(ProblemCode::NotFound, "no such path, or no such object that this key can see")
     }

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{ConstantBuilder, Retryable as _};
 use bytes::Bytes;
 use opentelemetry::KeyValue;
 use opentelemetry_proto::tonic::collector::trace::v1::{
@@ -96,15 +97,15 @@ impl Exporter {
     }
 
     /// Exports spans until `closing` becomes true, which says that no more are recorded; then the rest, once.
-    pub async fn run(mut self, mut closing: watch::Receiver<bool>) {
+    pub async fn run(mut self, closing: watch::Receiver<bool>) {
         let mut failing = false;
         loop {
-            let batch = self.next_batch(&mut closing).await;
+            let batch = self.next_batch(closing.clone()).await;
             if batch.is_empty() {
                 return;
             }
             let count = batch.len();
-            let rejected = match self.export(batch, &mut closing, &mut failing).await {
+            let rejected = match self.export(batch, &closing, &mut failing).await {
                 Ok(rejected) => rejected.min(count),
                 Err(ExportError { retry_after: None, .. }) => count,
                 // Only when closing.
@@ -115,12 +116,12 @@ impl Exporter {
             };
             self.metrics.spans(SpanOutcome::Exported, count - rejected);
             self.metrics.spans(SpanOutcome::Rejected, rejected);
-            self.sleep(PAUSE, &mut closing).await;
+            sleep(self.clock.clone(), closing.clone(), PAUSE).await;
         }
     }
 
     /// Waits for spans. Returns none if `closing` is true and the queue is empty.
-    async fn next_batch(&mut self, closing: &mut watch::Receiver<bool>) -> Vec<SpanData> {
+    async fn next_batch(&mut self, mut closing: watch::Receiver<bool>) -> Vec<SpanData> {
         let mut batch = Vec::with_capacity(BATCH);
         tokio::select! {
             biased;
@@ -135,39 +136,33 @@ impl Exporter {
     async fn export(
         &self,
         batch: Vec<SpanData>,
-        closing: &mut watch::Receiver<bool>,
+        closing: &watch::Receiver<bool>,
         failing: &mut bool,
     ) -> Result<usize, ExportError> {
         let resource_spans = group_spans_by_resource_and_scope(batch, &self.resource);
         let body = Bytes::from(ExportTraceServiceRequest { resource_spans }.encode_to_vec());
-        loop {
-            let sent = self.send(body.clone()).await;
-            let was_failing = std::mem::replace(failing, sent.is_err());
-            match &sent {
-                Ok(_) if was_failing => tracing::info!("the trace collector accepts spans again"),
-                Err(ExportError { message: error, .. }) if !was_failing => {
+        let sleeper = {
+            let (clock, closing) = (self.clock.clone(), closing.clone());
+            move |wait| sleep(clock.clone(), closing.clone(), wait)
+        };
+        let sent = (|| self.send(body.clone()))
+            .retry(ConstantBuilder::new().without_max_times())
+            .sleep(sleeper)
+            .when(|error| {
+                if !std::mem::replace(failing, true) {
                     tracing::warn!(
-                        error,
+                        error = error.message,
                         "the trace collector accepts no spans; spans that do not fit into the queue are dropped"
                     );
                 }
-                Ok(_) | Err(_) => {}
-            }
-            match sent {
-                Err(ExportError { retry_after: Some(wait), .. }) if !*closing.borrow() => {
-                    self.sleep(wait, closing).await;
-                }
-                sent => return sent,
-            }
+                error.retry_after.is_some() && !*closing.borrow()
+            })
+            .adjust(|error, _| error.retry_after)
+            .await;
+        if sent.is_ok() && std::mem::take(failing) {
+            tracing::info!("the trace collector accepts spans again");
         }
-    }
-
-    /// Sleeps; returns early if `closing` is or becomes true.
-    async fn sleep(&self, wait: Duration, closing: &mut watch::Receiver<bool>) {
-        tokio::select! {
-            () = self.clock.sleep(wait) => {}
-            _ = closing.wait_for(|closing| *closing) => {}
-        }
+        sent
     }
 
     /// Sends a request once. Returns the number of spans that the collector rejected.
@@ -187,6 +182,14 @@ impl Exporter {
             }),
             Err(error) => Err(ExportError { message: error.to_string(), retry_after: Some(RETRY_WAIT) }),
         }
+    }
+}
+
+/// Sleeps; returns early if `closing` is or becomes true.
+async fn sleep(clock: Clock, mut closing: watch::Receiver<bool>, wait: Duration) {
+    tokio::select! {
+        () = clock.sleep(wait) => {}
+        _ = closing.wait_for(|closing| *closing) => {}
     }
 }
 

@@ -131,7 +131,7 @@ impl Dispatcher {
         Activity { in_progress, next_at: if is_due { Some(now) } else { state.next() } }
     }
 
-    /// Starts everything that can be sent now. Returns when to call it again.
+    /// Starts the attempts and the reads of pages that are possible now. Returns when to call it again.
     pub fn step(self: &Arc<Self>) -> Option<Timestamp> {
         let now = self.clock.now();
         let is_refusing = self.store.refusing();
@@ -171,7 +171,7 @@ impl Dispatcher {
         if self.state().clock.jump(now).is_some() {
             match self.load().await {
                 Ok(()) => self.state().clock.last = now,
-                // The next step tries it again.
+                // The next call repeats it.
                 Err(error) => {
                     tracing::warn!(%error, "the clock was set back, and retries could not be rescheduled");
                 }
@@ -214,7 +214,7 @@ impl Dispatcher {
     }
 }
 
-/// An attempt in progress. However it ends, even by a panic, its delivery is unloaded.
+/// An attempt in progress. Its delivery is unloaded when the attempt ends, even by a panic.
 struct RunningAttempt {
     dispatcher: Arc<Dispatcher>,
     delivery: Box<PendingDelivery>,

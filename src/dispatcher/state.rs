@@ -97,7 +97,7 @@ fn is_skipped(delivery: &PendingDelivery, watch: WatchId, scope: CancelScope) ->
 }
 
 impl DispatchState {
-    /// Returns the state without loaded deliveries, with the limits of the deliveries in flight.
+    /// Creates a state without loaded deliveries. The parameters limit the deliveries in flight.
     pub(super) fn new(in_flight_max: usize, per_queue_max: usize) -> Self {
         Self { in_flight_max, per_queue_max, ..Self::default() }
     }
@@ -214,7 +214,8 @@ impl DispatchState {
         }
     }
 
-    /// Marks a queue as loadable if the store has more of its deliveries, because a place may be free now.
+    /// Marks a queue as loadable if the store has more of its deliveries, because the limits may permit another
+    /// page now.
     fn mark_loadable(&mut self, name: &Arc<str>) {
         if self.queues.get(name).is_some_and(|queue| queue.has_more) {
             self.mark_has_more(name);

@@ -60,7 +60,7 @@ const FINISHED_KEPT: usize = 10_000;
 pub(super) struct Scheduler {
     pub(super) jobs: Jobs,
     pub(super) queues: Vec<ProviderQueue>,
-    /// Index of each provider's queue.
+    /// Index in `queues` of the queue of each provider.
     queue_of: HashMap<String, usize>,
     started_at: Timestamp,
     pub(super) clock: SetBackDetector,
@@ -70,7 +70,7 @@ pub(super) struct Scheduler {
     pub(super) watching: u64,
     /// Poll statistics of the jobs that finished last.
     finished: HashMap<JobNo, PollStats>,
-    /// Those jobs, oldest first.
+    /// The jobs in `finished`, in the order in which they finished.
     finished_order: VecDeque<JobNo>,
 }
 
@@ -234,13 +234,13 @@ impl Scheduler {
         actions
     }
 
-    /// Returns when [`Self::take_due`] next returns an action, as scheduled now.
+    /// Returns the time at which [`Self::take_due`] returns the next action, if no message changes the schedules.
     pub(super) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
         self.queues.iter().filter_map(|queue| queue.next_due(now)).min()
     }
 
-    /// Ends a poll whose result is committed, and schedules the next one. The poll keeps its place in the
-    /// budget until this call, so the concurrency limit also bounds the number of results that wait to be
+    /// Ends a poll whose result is committed, and schedules the next one. The budget counts the poll as
+    /// in flight until this call, so the concurrency limit also bounds the number of results that wait to be
     /// written.
     pub(super) fn finish_poll(&mut self, poll: FinishedPoll, now: Timestamp) {
         let FinishedPoll { job, generation, ended, not_before } = poll;

@@ -9,7 +9,7 @@
 //! correct, because replies are sent after the commit: no caller has waited for the reply to another command of the
 //! same batch.
 //!
-//! **An error of one command fails only that command.** Requests are checked before they get here, and the
+//! **An error of one command fails only that command.** Requests are checked before they are queued, and the
 //! statements handle conflicts. A failed statement or a panic therefore means a bug or a broken row. The
 //! writer rolls the batch back and applies each half in a transaction of its own. It repeats this until only
 //! the failing command is left.
@@ -161,7 +161,7 @@ impl Writer {
 struct WriterLoop<'s> {
     connection: WriterConnection,
     shared: &'s Shared,
-    /// Effects of a commit whose outcome is unknown. They are published if it did happen.
+    /// Effects of a commit whose outcome is unknown. They are published if the commit happened.
     pending_effects: Option<CommitEffects>,
 }
 
@@ -182,7 +182,7 @@ impl WriterLoop<'_> {
                 }
                 Received::Closed => return self.connection.close(),
                 Received::Lost => {
-                    // A connection is no sign of recovery: only a commit resets `refusing`.
+                    // A new connection does not show that writes succeed: only a commit resets `refusing`.
                     if let Err(error) = self.ready(Duration::ZERO) {
                         self.refuse(&error);
                     }

@@ -92,13 +92,12 @@ fn definition(file: File, report: &mut DefinitionErrors) -> Option<Definition> {
         check_names(request, &params, report);
     }
     check_examples(&file.example, report);
+    let (not_found, grace) = not_found(file.not_found, &errors.code, report);
     report.paths("response.unwrap", &response.unwrap.0);
     report.paths("response.request_id", &response.request_id.0);
     let status = status_words(file.status, report);
     check_extract(&extract, report);
     check_errors(&errors, report);
-    let grace = report.duration("not_found.grace", file.not_found.grace.as_deref(), "60s");
-    let not_found = not_found(file.not_found, &errors.code, report);
     let (poll, limits) = (poll(file.poll, grace, report), limits(file.limits, report));
     Some(Definition {
         id,
@@ -202,13 +201,12 @@ fn request_form(table: RequestTable, auth: AuthTable, report: &mut DefinitionErr
     let parse = |(name, text): (_, String)| report.entry("request.query", name, Template::parse(&text));
     let query = query.into_iter().map(parse).collect();
     let headers = headers.into_iter().map(|(name, text)| {
-        let (name, template) = report.entry("request.headers", name, Template::parse(&text));
         let key = format!("request.headers.{name}");
         let name = report.take(&key, header_name(&name));
         let reserved = RESERVED_HEADERS.contains(&name.as_str()) || name.starts_with("proxy-");
         let sentence = "a definition cannot set this header; describe a credential in [auth]";
         report.require(!reserved, &key, sentence);
-        (name, template)
+        (name, report.take(&key, Template::parse(&text)))
     });
     let headers = headers.collect();
     let timeout = report.duration("request.timeout", timeout.as_deref(), "20s");
@@ -373,8 +371,13 @@ fn check_errors(errors: &Errors, report: &mut DefinitionErrors) {
     report.paths("errors.message", &errors.message.0);
 }
 
-fn not_found(table: NotFoundTable, error_code: &Paths, report: &mut DefinitionErrors) -> NotFound {
-    let NotFoundTable { http, mut path, values, .. } = table;
+/// Returns how the provider reports an unknown job, and for how long that may mean "not yet created".
+fn not_found(
+    table: NotFoundTable,
+    error_code: &Paths,
+    report: &mut DefinitionErrors,
+) -> (NotFound, Duration) {
+    let NotFoundTable { http, mut path, values, grace } = table;
     let http = http.unwrap_or_else(|| vec![404]);
     let is_about_job = |status: &u16| (400..500).contains(status) && ![401, 429].contains(status);
     let sentence = "must list statuses from 400 to 499, except 401 and 429";
@@ -386,7 +389,7 @@ fn not_found(table: NotFoundTable, error_code: &Paths, report: &mut DefinitionEr
         report.require(!path.0.is_empty(), "not_found.values", sentence);
     }
     report.paths("not_found.path", &path.0);
-    NotFound { http, path, values }
+    (NotFound { http, path, values }, report.duration("not_found.grace", grace.as_deref(), "60s"))
 }
 
 fn poll(table: PollTable, not_found_grace: Duration, report: &mut DefinitionErrors) -> PollPolicy {

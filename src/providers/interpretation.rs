@@ -11,10 +11,6 @@
 //! Any other response is about the job if it names the requested job and has a status. The other fields cannot
 //! cause an error: a field of the wrong type is null. An unknown status word ends no job, so a provider may add words.
 
-use std::borrow::Cow;
-use std::sync::LazyLock;
-
-use regex::bytes::{Captures, Regex};
 use serde_json::Value;
 
 use super::definition::{Definition, NotFound};
@@ -127,7 +123,9 @@ impl Definition {
             return Err("the response is empty".to_owned());
         }
         serde_json::from_slice(body)
-            .or_else(|_| serde_json::from_slice(&replace_unpaired_surrogates(body)))
+            .or_else(|error| {
+                replace_unpaired_surrogates(body).map_or(Err(error), |body| serde_json::from_slice(&body))
+            })
             .map_err(|error| format!("the response is not JSON: {error}"))
     }
 
@@ -214,20 +212,34 @@ impl NotFound {
     }
 }
 
-/// A pair of surrogates, an unpaired one, or another escape. The second of two backslashes starts no escape.
-#[expect(clippy::expect_used, reason = "the pattern is valid, as each test of a body shows")]
-static ESCAPES: LazyLock<Regex> = LazyLock::new(|| {
-    let (high, low) = (r"\\u[dD][89abAB][[:xdigit:]]{2}", r"\\u[dD][c-fC-F][[:xdigit:]]{2}");
-    Regex::new(&format!(r"(?-u){high}{low}|(?<unpaired>{high}|{low})|\\.")).expect("a valid pattern")
-});
-
-/// Replaces unpaired surrogates by U+FFFD.
+/// Replaces unpaired surrogates by U+FFFD. Returns `None` if there are none.
 ///
 /// JavaScript writes a text that was cut within a character as an escaped half of it (`"\ud83d"`). That is valid
 /// JSON, but not Unicode. One such text, in a prompt or in an error, must not hide the end of a job.
-fn replace_unpaired_surrogates(body: &[u8]) -> Cow<'_, [u8]> {
-    ESCAPES.replace_all(body, |escape: &Captures<'_>| match escape.name("unpaired") {
-        Some(_) => br"\ufffd".to_vec(),
-        None => escape[0].to_vec(),
-    })
+///
+/// A regular expression with captures would take 0.2 s for 1 MiB of escapes, on a thread of the runtime.
+fn replace_unpaired_surrogates(body: &[u8]) -> Option<Vec<u8>> {
+    let unit = |at: usize| {
+        let digits = body.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let (mut text, mut at, mut replaced) = (Vec::with_capacity(body.len()), 0, false);
+    while at < body.len() {
+        let length = match (body[at], unit(at)) {
+            (b'\\', Some(0xD800..=0xDBFF)) if matches!(unit(at + 6), Some(0xDC00..=0xDFFF)) => 12,
+            (b'\\', Some(0xD800..=0xDFFF)) => {
+                text.extend_from_slice(b"\\ufffd");
+                replaced = true;
+                at += 6;
+                continue;
+            }
+            // A backslash and the character that it escapes. The second of two backslashes starts no escape.
+            (b'\\', _) => 2,
+            _ => 1,
+        };
+        let end = body.len().min(at + length);
+        text.extend_from_slice(&body[at..end]);
+        at = end;
+    }
+    replaced.then_some(text)
 }

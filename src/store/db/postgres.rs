@@ -42,6 +42,7 @@ use backon::{BlockingRetryable as _, ConstantBuilder};
 use self::session::BlockingRuntime;
 use super::error::{CommitOutcome, Result, StoreError, end_the_process};
 use super::tx::Tx;
+use super::value::params;
 use crate::clock::Clock;
 
 pub use self::server::{Reader, Server};
@@ -53,8 +54,8 @@ const LOCK_KEY: i64 = 0x7269_6e67_6261_636b;
 /// Pause between two questions to the server: for the lock, for the outcome of a commit.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Maximum time of a wait for the lock. The server releases the lock of a killed process as soon as it notices the
-/// closed connection.
+/// Maximum time that a start waits for the lock. The server releases the lock of a killed process as soon as
+/// it notices the closed connection.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Maximum number of remembered sessions of this process that may hold the lock. A server that notices none
@@ -157,15 +158,16 @@ impl WriterConnection {
         self.own_sessions.push(own);
         if !try_lock(session)? {
             let holder = Tx::Postgres(session).find(LOCK_HOLDER, [LOCK_KEY.into()], |row| row.int(0))?;
-            if holder.is_some_and(|holder| !self.own_sessions.contains(&holder)) {
-                end_the_process("another ringback has taken the database over");
-            }
-            let end = "select case when pg_terminate_backend(cast($1 as integer)) then 1 else 0 end";
-            Tx::Postgres(session).list(end, [holder.into()], |row| row.int(0))?;
-            // The server ends the old session within milliseconds.
-            if !lock(session, &self.runtime)? {
-                return Err(StoreError::Unavailable("the old connection still held the lock".to_owned()));
-            }
+            // The caller refuses writes and tries again: the writer does not wait here.
+            return Err(match holder {
+                Some(holder) if self.own_sessions.contains(&holder) => {
+                    let end = "select case when pg_terminate_backend(cast($1 as integer)) then 1 else 0 end";
+                    Tx::Postgres(session).one(end, params![holder], |row| row.int(0))?;
+                    StoreError::Unavailable("the old connection still held the lock".to_owned())
+                }
+                None => StoreError::Unavailable("the lock of the database was held a moment ago".to_owned()),
+                Some(_) => end_the_process("another ringback has taken the database over"),
+            });
         }
         if let (Some(old), Some(new)) = (&self.timeline, timeline(session))
             && *old != new
@@ -194,7 +196,8 @@ fn try_lock(session: &Session) -> Result<bool> {
     Tx::Postgres(session).one(sql, [LOCK_KEY.into()], |row| row.flag(0))
 }
 
-/// Takes the lock, and waits up to [`LOCK_PATIENCE`] while another session holds it. Returns whether it is taken.
+/// Takes the lock at the start, and waits up to [`LOCK_PATIENCE`] while another session holds it. Returns whether it
+/// is taken.
 fn lock(session: &Session, runtime: &Arc<BlockingRuntime>) -> Result<bool> {
     let waited = Clock::System.stopwatch();
     let locked = (|| if try_lock(session).map_err(Some)? { Ok(()) } else { Err(None) })

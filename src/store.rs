@@ -15,7 +15,7 @@
 //!
 //! 1. `db`: connections, one SQL text, two dialects;
 //! 2. `sealing`, `tenant_cache`, `notifications`: state without SQL, and `reads`, which holds it;
-//! 3. `rows`, `batch`: what all aggregates use, too;
+//! 3. `rows`, `batch`: what else all aggregates use;
 //! 4. one file for each aggregate: its types, statements and reads;
 //! 5. `writer` and `commands`: the writer is generic, and `commands` generates the command set;
 //! 6. this file, which declares the commands and defines [`Store`];

@@ -168,9 +168,15 @@ pub(super) fn bootstrap(batch: &mut Batch<'_>, command: &BootstrapTenant) -> Res
     if let Some(hash) = key_hash
         && batch.tx.one("select count(*) from keys", [], |row| row.int(0))? == 0
     {
-        let (id, app_id, scope) = (KeyId(batch.shared.ids.draw(now)), app.id, Scope::Admin);
-        let (name, expires_at, last_used_at) = (None, None, None);
-        let row = KeyRow { id, app_id, name, scope, created_at: now, expires_at, last_used_at };
+        let row = KeyRow {
+            id: KeyId(batch.shared.ids.draw(now)),
+            app_id: app.id,
+            name: None,
+            scope: Scope::Admin,
+            created_at: now,
+            expires_at: None,
+            last_used_at: None,
+        };
         insert_key(batch, &CreateKey { row, app: app.no, hash })?;
         new_key = true;
     }

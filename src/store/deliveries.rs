@@ -160,7 +160,8 @@ fn read_attempt(row: &Row<'_>) -> Result<Attempt> {
 
 /// Creates the deliveries of the events that were added since the last call. Destinations that are gone get none.
 pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
-    let added = &batch.events[std::mem::replace(&mut batch.delivered, batch.events.len())..];
+    let first = std::mem::replace(&mut batch.delivered, batch.events.len());
+    let added = &batch.events[first..];
     let new: Vec<(&NewEvent, &Option<String>, u16)> = added
         .iter()
         .filter_map(|event| event.delivery.as_ref().map(|(traceparent, shard)| (event, traceparent, *shard)))

@@ -45,6 +45,7 @@ pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
         placed.map(|(event, position)| {
             let NewEvent { id, app, watch, event_type, observed_at, body, webhook_body, .. } = *event;
             let webhook_body = match webhook_body {
+                // The ending stores a body with a generation.
                 Some((None, _, body)) => Some(&**body),
                 _ => None,
             };
@@ -86,7 +87,8 @@ impl ReadStore {
         .await
     }
 
-    /// Returns the app's events after `after`, oldest first; `event_type`: only of this type. `None`: the app has no such event.
+    /// Returns the app's events after `after`, oldest first; `event_type`: only of this type. `None`: the app has no
+    /// such event.
     pub async fn events(
         &self,
         app: AppNo,

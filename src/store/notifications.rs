@@ -50,7 +50,8 @@ impl<T> Mailbox<T> {
         std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns when a message has arrived, or [`Mailbox::wake`] was called, since the last time that this function returned.
+    /// Returns when a message has arrived, or [`Mailbox::wake`] was called, since the last time that this function
+    /// returned.
     pub async fn arrived(&self) {
         self.arrived.notified().await;
     }

@@ -79,6 +79,16 @@ fn apps(tx: &Tx<'_>, keyring: &Keyring) -> db::Result<usize> {
     Ok(count)
 }
 
+/// A row of `watch_destinations`, as it is stored.
+struct StoredDestination {
+    key: (Id, i64),
+    /// Whether a secret was sealed again.
+    is_changed: bool,
+    address: String,
+    headers: Option<String>,
+    secret: Option<String>,
+}
+
 /// Re-seals the destinations after `last`. Returns the number of changed rows, and the last key if more remain.
 fn destinations(tx: &Tx<'_>, keyring: &Keyring, last: (Id, i64)) -> db::Result<(usize, Option<(Id, i64)>)> {
     let found = tx.list(
@@ -94,7 +104,7 @@ fn destinations(tx: &Tx<'_>, keyring: &Keyring, last: (Id, i64)) -> db::Result<(
                 (Column::DESTINATION_SECRET, secret.as_mut()),
             ];
             let is_changed = keyring.reseal(row.id(2)?, secrets)?;
-            Ok(((row.id(0)?, row.int(1)?), is_changed, address, headers, secret))
+            Ok(StoredDestination { key: (row.id(0)?, row.int(1)?), is_changed, address, headers, secret })
         },
     )?;
     let changed = tx.update_each(
@@ -102,10 +112,10 @@ fn destinations(tx: &Tx<'_>, keyring: &Keyring, last: (Id, i64)) -> db::Result<(
             "update watch_destinations set address = $1, headers = $2, secret = $3"
             where "watch = $4 and n = $5"
         ),
-        found
-            .iter()
-            .filter(|(_, is_changed, ..)| *is_changed)
-            .map(|((watch, n), _, address, headers, secret)| params![address, headers, secret, watch, n]),
+        found.iter().filter(|one| one.is_changed).map(|one| {
+            let StoredDestination { key: (watch, n), address, headers, secret, .. } = one;
+            params![address, headers, secret, watch, n]
+        }),
     )?;
-    Ok((changed.into_iter().sum(), found.last().map(|(key, ..)| *key)))
+    Ok((changed.into_iter().sum(), found.last().map(|one| one.key)))
 }

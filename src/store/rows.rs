@@ -40,32 +40,45 @@ pub(super) fn to_json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
+/// A destination, and its texts as they are stored.
+struct StoredDestination<'d> {
+    watch: WatchId,
+    n: i64,
+    destination: &'d Destination,
+    address: Cow<'d, str>,
+    headers: Option<String>,
+    secret: Option<Cow<'d, str>>,
+}
+
 /// Inserts destinations, each with its watch and its number within the watch.
 pub(super) fn insert_destinations<'d>(
     tx: &Tx<'_>,
     keyring: &Keyring,
     destinations: impl Iterator<Item = (WatchId, i64, &'d Destination)>,
 ) -> Result<()> {
-    let sealed = |(watch, n, one): (WatchId, i64, &'d Destination)| {
-        let seal = |column, text| keyring.seal(column, one.id.0, text);
-        let (address, is_secret) = (one.address.as_str(), one.channel.traits().secret_address);
+    let stored = |(watch, n, destination): (WatchId, i64, &'d Destination)| {
+        let seal = |column, text| keyring.seal(column, destination.id.0, text);
+        let address = destination.address.as_str();
+        let is_secret = destination.channel.traits().secret_address;
         let address = if is_secret { seal(Column::DESTINATION_ADDRESS, address)? } else { address.into() };
         // Most destinations have no headers: this saves the serialisation.
-        let headers = (!one.headers.is_empty()).then(|| to_json(&one.headers));
+        let headers = (!destination.headers.is_empty()).then(|| to_json(&destination.headers));
         let seal_headers = |headers: String| {
-            keyring.seal(Column::DESTINATION_HEADERS, one.id.0, &headers).map(Cow::into_owned)
+            keyring.seal(Column::DESTINATION_HEADERS, destination.id.0, &headers).map(Cow::into_owned)
         };
         let headers = headers.map(seal_headers).transpose()?;
-        let secret = one.secret.as_deref().map(|text| seal(Column::DESTINATION_SECRET, text)).transpose()?;
-        Ok((watch, n, one, address, headers, secret))
+        let secret = destination.secret.as_deref();
+        let secret = secret.map(|text| seal(Column::DESTINATION_SECRET, text)).transpose()?;
+        Ok(StoredDestination { watch, n, destination, address, headers, secret })
     };
-    let sealed: Vec<_> = destinations.map(sealed).collect::<Result<_>>()?;
+    let stored: Vec<StoredDestination<'_>> = destinations.map(stored).collect::<Result<_>>()?;
     tx.insert_each(
         row_sql!(
             "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret)"
             values ("$1, $2, $3, $4, $5, $6, $7, $8")
         ),
-        sealed.iter().map(|(watch, n, destination, address, headers, secret)| {
+        stored.iter().map(|stored| {
+            let StoredDestination { watch, n, destination, address, headers, secret } = stored;
             let Destination { id, channel, queue, .. } = destination;
             params![watch, n, id, channel, &**address, queue, headers.as_deref(), secret.as_deref()]
         }),

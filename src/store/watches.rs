@@ -1,17 +1,17 @@
 //! Watches: registering, amending, stopping and reading them.
 //!
-//! **A watch is amended while its job ends.** The first transaction decides. An amendment begins with an update of the watch
-//! `where status = 'watching'`. If no row matches, the watch has ended, nothing is changed, and the command is
-//! refused. If the row matches, it is locked until the commit, and a later ending reads the amended destinations and
-//! metadata. No ending is delivered to a mixture of old and new destinations.
+//! **A watch is amended while its job ends.** The first transaction decides. An amendment begins with an update of
+//! the watch `where status = 'watching'`. If no row matches, the watch has ended, nothing is changed, and the command
+//! is refused. If the row matches, it is locked until the commit, and a later ending reads the amended destinations
+//! and metadata. No ending is delivered to a mixture of old and new destinations.
 //!
-//! **A watch is amended during the last poll.** A poll at the expiry that finds no ending ends the watches that expire, by
-//! their rows at that time, before the poll began ([`ExpireWatches`](super::ExpireWatches)). A watch whose
+//! **A watch is amended during the last poll.** A poll at the expiry that finds no ending ends the watches that
+//! expire, by their rows at that time, before the poll began ([`ExpireWatches`](super::ExpireWatches)). A watch whose
 //! expiry was postponed meanwhile is not among them. The poller receives the new terms from its mailbox before it
 //! decides anything.
 //!
-//! **An amendment does not change earlier events.** They keep their metadata and their deliveries. A new destination receives
-//! later events only.
+//! **An amendment does not change earlier events.** They keep their metadata and their deliveries. A new destination
+//! receives later events only.
 
 mod register;
 

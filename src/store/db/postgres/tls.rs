@@ -40,8 +40,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> TlsConnect<S> for Hands
 
     fn connect(self, stream: S) -> Self::Future {
         Box::pin(async move {
-            let name = self.1.ok_or(io::ErrorKind::InvalidInput)?;
-            Ok(Stream(self.0.connect(name, stream).await?))
+            let Self(connector, name) = self;
+            let name = name.ok_or(io::ErrorKind::InvalidInput)?;
+            Ok(Stream(connector.connect(name, stream).await?))
         })
     }
 }

@@ -250,7 +250,8 @@ impl Egress {
         }
         // A batch can contain one host a thousand times: concurrent checks share one lookup.
         let answer = cached.get_or_init(async || {
-            let lookup = self.resolver.lookup(name, false);
+            // A lookup is a large future: boxed, it does not enlarge those of requests without one.
+            let lookup = Box::pin(self.resolver.lookup(name, false));
             let class = match self.clock.timeout(LOOKUP_TIMEOUT, lookup).await {
                 Some(Ok(addresses)) => self.settings.classify(&addresses),
                 Some(Err(_)) | None => AddressClass::Unknown,

@@ -1,12 +1,12 @@
 //! Words of the public contract, as enums, and suggestions for misspelt words.
 
-/// Implements how a type is written in JSON, which is the string of its `Display`, and how the `OpenAPI` document
-/// describes that string. The fields are those of [`utoipa::openapi::Object`].
+/// Implements how a type is written in JSON, which is the string of its `Display` (or of the named method, which is
+/// faster), and how the `OpenAPI` document describes that string. The fields are those of [`utoipa::openapi::Object`].
 macro_rules! json_string {
-    ($name:ident { $($field:ident: $value:expr),* }) => {
+    ($name:ident $(($as_str:ident))? { $($field:ident: $value:expr),* }) => {
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                json_string!(@write self serializer $($as_str)?)
             }
         }
 
@@ -20,6 +20,8 @@ macro_rules! json_string {
 
         impl utoipa::ToSchema for $name {}
     };
+    (@write $self:ident $serializer:ident) => { $serializer.collect_str($self) };
+    (@write $self:ident $serializer:ident $as_str:ident) => { $serializer.serialize_str($self.$as_str()) };
 }
 
 /// Declares an enum whose variants each have one spelling, the same in the API, the database, the log and the
@@ -31,12 +33,12 @@ macro_rules! word_enum {
     ($(#[doc = $doc:literal])* open $name:ident { $($variants:tt)* }) => {
         word_enum! { @base $(#[doc = $doc])* $name { $($variants)* } }
 
-        json_string! { $name { description: concat!($($doc),*).trim().to_owned() } }
+        json_string! { $name (as_str) { description: concat!($($doc),*).trim().to_owned() } }
     };
     ($(#[$doc:meta])* $name:ident { $($variants:tt)* }) => {
         word_enum! { @base $(#[$doc])* $name { $($variants)* } }
 
-        json_string! { $name { enum_values: $name::WORDS.iter().map(|word| (*word).into()).collect() } }
+        json_string! { $name (as_str) { enum_values: $name::WORDS.iter().map(|word| (*word).into()).collect() } }
     };
     (@base $(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$doc])*

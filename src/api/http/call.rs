@@ -147,7 +147,7 @@ impl Call {
     async fn begin(self, content: Content, has_secret: bool) -> Answer<Write> {
         self.no_query()?;
         let text = content.read(&self.parts, &self.api.clock).await?;
-        let seal = bearer(&self.parts.headers).filter(|_| has_secret).map(AnswerKey::of_token);
+        let seal = if has_secret { bearer(&self.parts.headers).map(AnswerKey::of_token) } else { None };
         let claim = IdempotencyClaim::new(&self.api.in_progress, self.app(), &self.parts, &text, seal)?;
         let write = Write { call: self, text, claim };
         if let Some(key) = write.key()

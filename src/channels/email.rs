@@ -136,8 +136,8 @@ impl Mailer {
             (Outcome::Ok, None, reply.text)
         } else {
             let timed_out = || SendError::timed_out(message.timeout).into();
-            let (outcome, error, reply) =
-                classify(stage, finished.and_then(Result::err).unwrap_or_else(timed_out));
+            let failure = finished.and_then(Result::err).unwrap_or_else(timed_out);
+            let (outcome, error, reply) = classify(stage, failure);
             (outcome, Some(error), reply)
         };
         let response_body = recorded_text(reply.as_bytes());

@@ -293,7 +293,7 @@ fn classify(target: SlackTarget, received: &Received, clock: &Clock) -> (Outcome
         (SlackTarget::Hook, 400) => (Outcome::Fatal, error()),
         (SlackTarget::Compatible, 200..=299) => {
             let json = json(received);
-            if [&json["ok"], &json["success"]].contains(&&Value::Bool(false)) {
+            if json["ok"] == false || json["success"] == false {
                 retry(Some("chat: the hook answered that it failed"))
             } else {
                 (Outcome::Ok, None)

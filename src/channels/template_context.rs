@@ -295,7 +295,8 @@ pub(super) fn truncate(text: &str, max: usize) -> String {
     if text.chars().nth(max).is_none() {
         return text.to_owned();
     }
-    text.chars().take(max.saturating_sub(1)).chain(['\u{2026}']).take(max).collect()
+    let Some(kept) = max.checked_sub(1) else { return String::new() };
+    text.chars().take(kept).chain(['\u{2026}']).collect()
 }
 
 /// Formats a time as `2026-02-18 15:02:31 UTC`.

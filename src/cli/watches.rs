@@ -105,25 +105,26 @@ impl Watch {
         let webhooks = self.webhook.iter().skip(1).map(|url| json!({ "type": "webhook", "url": url }));
         let slacks = self.slack.iter().skip(1).map(|url| json!({ "type": "slack", "url": url }));
         let more: Vec<Value> = webhooks.chain(slacks).collect();
-        let fields = [
-            ("jobId", json!(self.job_id)),
-            ("provider", json!(self.provider)),
-            ("callbackUrl", json!(self.webhook.first())),
-            ("email", json!(self.email)),
-            ("slack", json!(self.slack.first())),
-            ("events", json!(self.events)),
-            ("params", json!(self.param.iter().cloned().collect::<BTreeMap<_, _>>())),
-            ("expiresIn", json!(self.expires_in)),
-            ("pollInterval", json!(self.poll_interval)),
-            ("payload", json!(self.payload)),
-        ];
         // What was not given is left to the server.
-        let given = fields.into_iter().map(|(name, value)| (name, value.to_string()));
-        let given = given.filter(|(_, json)| !["null", "[]", "{}"].contains(&json.as_str()));
-        let notify = (self.is_silent() || !more.is_empty()).then(|| ("notify", json!(more).to_string()));
-        // Byte for byte.
-        let metadata = metadata.map(|json| ("metadata", json.get().to_owned()));
-        let fields = given.chain(notify).chain(metadata).map(|(name, json)| format!("\"{name}\":{json}"));
+        let given = |value: Value| {
+            Some(value.to_string()).filter(|json| !["null", "[]", "{}"].contains(&json.as_str()))
+        };
+        let fields = [
+            ("jobId", given(json!(self.job_id))),
+            ("provider", given(json!(self.provider))),
+            ("callbackUrl", given(json!(self.webhook.first()))),
+            ("email", given(json!(self.email))),
+            ("slack", given(json!(self.slack.first()))),
+            ("notify", (self.is_silent() || !more.is_empty()).then(|| json!(more).to_string())),
+            ("events", given(json!(self.events))),
+            // Byte for byte.
+            ("metadata", metadata.map(|json| json.get().to_owned())),
+            ("params", given(json!(self.param.iter().cloned().collect::<BTreeMap<_, _>>()))),
+            ("expiresIn", given(json!(self.expires_in))),
+            ("pollInterval", given(json!(self.poll_interval))),
+            ("payload", given(json!(self.payload))),
+        ];
+        let fields = fields.into_iter().filter_map(|(name, json)| Some(format!("\"{name}\":{}", json?)));
         Ok(format!("{{{}}}", fields.collect::<Vec<_>>().join(",")))
     }
 }
@@ -223,6 +224,6 @@ mod tests {
         let line = "--webhook https://a --webhook https://b --email x@a --email y@a --slack https://c --slack #d \
                     --provider p --events job.*,watch.expired --expires-in 1h --metadata {\"z\":1,\"a\":1.0} \
                     --param k=v=w --payload raw --poll-interval 10s";
-        insta::assert_snapshot!(body(&line.split_whitespace().collect::<Vec<_>>()), @r##"{"jobId":"job_1","provider":"p","callbackUrl":"https://a","email":["x@a","y@a"],"slack":"https://c","events":["job.*","watch.expired"],"params":{"k":"v=w"},"expiresIn":"1h","pollInterval":"10s","payload":"raw","notify":[{"type":"webhook","url":"https://b"},{"type":"slack","url":"#d"}],"metadata":{"z":1,"a":1.0}}"##);
+        insta::assert_snapshot!(body(&line.split_whitespace().collect::<Vec<_>>()), @r##"{"jobId":"job_1","provider":"p","callbackUrl":"https://a","email":["x@a","y@a"],"slack":"https://c","notify":[{"type":"webhook","url":"https://b"},{"type":"slack","url":"#d"}],"events":["job.*","watch.expired"],"metadata":{"z":1,"a":1.0},"params":{"k":"v=w"},"expiresIn":"1h","pollInterval":"10s","payload":"raw"}"##);
     }
 }

@@ -31,7 +31,7 @@ pub struct JobName {
 impl JobName {
     /// Returns the shard to which the job, its watches and its deliveries belong.
     pub fn shard(&self) -> u16 {
-        let mut name = Vec::new();
+        let mut name = Vec::with_capacity(128);
         for part in [&self.provider, &self.account, &self.job_id, &self.params] {
             name.extend_from_slice(&(part.len() as u64).to_be_bytes());
             name.extend_from_slice(part.as_bytes());

@@ -135,13 +135,13 @@ impl Call {
     }
 
     /// Begins a write: reads the body, claims the `Idempotency-Key` and finds an earlier answer.
-    pub async fn write(self, content: Content) -> Answer<Write> {
-        self.begin(content, false).await
+    pub fn write(self, content: Content) -> impl Future<Output = Answer<Write>> {
+        self.begin(content, false)
     }
 
     /// Begins a write whose answer holds a secret. A kept answer is sealed with the caller's API key.
-    pub async fn write_secret(self, content: Content) -> Answer<Write> {
-        self.begin(content, true).await
+    pub fn write_secret(self, content: Content) -> impl Future<Output = Answer<Write>> {
+        self.begin(content, true)
     }
 
     async fn begin(self, content: Content, has_secret: bool) -> Answer<Write> {

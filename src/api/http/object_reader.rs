@@ -72,7 +72,7 @@ impl<'a, 'e> ObjectReader<'a, 'e> {
                 fields.push((name, value));
             }
         }
-        Some(Self { base: base.to_owned(), fields, known: Vec::new(), errors })
+        Some(Self { base: base.to_owned(), fields, known: Vec::with_capacity(16), errors })
     }
 
     /// Returns the JSON pointer to a field of this object.

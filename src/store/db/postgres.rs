@@ -158,16 +158,20 @@ impl WriterConnection {
         self.own_sessions.push(own);
         if !try_lock(session)? {
             let holder = Tx::Postgres(session).find(LOCK_HOLDER, [LOCK_KEY.into()], |row| row.int(0))?;
-            // The caller refuses writes and tries again: the writer does not wait here.
-            return Err(match holder {
+            match holder {
                 Some(holder) if self.own_sessions.contains(&holder) => {
-                    let end = "select case when pg_terminate_backend(cast($1 as integer)) then 1 else 0 end";
+                    // The server waits up to a second for the end, so that the next attempt usually succeeds.
+                    let end =
+                        "select case when pg_terminate_backend(cast($1 as integer), 1000) then 1 else 0 end";
                     Tx::Postgres(session).one(end, params![holder], |row| row.int(0))?;
-                    StoreError::Unavailable("the old connection still held the lock".to_owned())
                 }
-                None => StoreError::Unavailable("the lock of the database was held a moment ago".to_owned()),
+                None => {}
                 Some(_) => end_the_process("another ringback has taken the database over"),
-            });
+            }
+            if !try_lock(session)? {
+                // The caller refuses writes and tries again.
+                return Err(StoreError::Unavailable("the old connection still held the lock".to_owned()));
+            }
         }
         if let (Some(old), Some(new)) = (&self.timeline, timeline(session))
             && *old != new

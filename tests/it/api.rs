@@ -405,7 +405,7 @@ async fn a_key_of_a_request_in_progress_is_409() {
     let release = t.resolve_slowly("slow.example.com", &["127.0.0.1"]);
     let body = json!({ "jobId": "job_1", "callbackUrl": url });
     let (first, second) = tokio::join!(keyed(&t, "k1", &body), async {
-        release.asked().await;
+        release.requested().await;
         let second = keyed(&t, "k1", &body).await;
         release.answer();
         second

@@ -216,7 +216,7 @@ async fn a_batch_resolves_each_name_once_within_five_seconds() {
     let answer = guarded("the batch", async {
         let response = t.post(PATH, &body);
         let some_seconds = async {
-            slow.asked().await;
+            slow.requested().await;
             // More than five seconds: a wait that begins while the clock moves ends one tick later.
             for _ in 0..8 {
                 t.clock.advance(seconds(1));

@@ -71,7 +71,7 @@ async fn registered(h: &Harness, n: usize) {
 /// A server that sends prepared answers and records the requests.
 struct Scripted {
     url: String,
-    asked: Arc<Mutex<Vec<Request>>>,
+    requests: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Scripted {
@@ -83,8 +83,8 @@ impl Scripted {
     async fn raw(answers: Vec<(u16, String)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let asked: Arc<Mutex<Vec<Request>>> = Arc::default();
-        let kept = Arc::clone(&asked);
+        let requests: Arc<Mutex<Vec<Request>>> = Arc::default();
+        let kept = Arc::clone(&requests);
         tokio::spawn(async move {
             for (status, body) in answers {
                 let mut stream = BufReader::new(listener.accept().await.unwrap().0);
@@ -96,16 +96,16 @@ impl Scripted {
                 let _ = stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await;
             }
         });
-        Self { url, asked }
+        Self { url, requests }
     }
 
     /// Returns the requests: method, path and body.
-    fn asked(&self) -> Vec<String> {
+    fn requests(&self) -> Vec<String> {
         let line = |request: &Request| {
             let body = String::from_utf8_lossy(&request.body).into_owned();
             format!("{} {} {body}", request.method, request.path).trim_end().to_owned()
         };
-        self.asked.lock().unwrap().iter().map(line).collect()
+        self.requests.lock().unwrap().iter().map(line).collect()
     }
 }
 
@@ -204,7 +204,7 @@ async fn follow_prints_changes_on_stderr_and_the_result_on_stdout() {
     let ran = ask(&server.url, &["show", "watch_1", "--follow"]).await.expect(0);
     assert_eq!(ran.err, "not polled yet\nprocessing  50 %\n");
     assert_eq!(ran.out, "completed  100 %  https://a/\\u{1b}[2Jb\n", "and nothing controls the terminal");
-    assert_eq!(server.asked(), ["GET /v1/watches/watch_1?wait=30s"; 3]);
+    assert_eq!(server.requests(), ["GET /v1/watches/watch_1?wait=30s"; 3]);
 }
 
 /// Forwards connections to a server whose address can change.
@@ -329,9 +329,9 @@ async fn all_reads_every_page() {
     let ran = ask(&server.url, &["watches", "--all"]).await.expect(0);
     let first: Vec<&str> = ran.out.lines().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(first, ["ID", "watch_3", "watch_2", "watch_1"], "the header once");
-    let asked = server.asked();
-    assert_eq!(asked[0], "GET /v1/watches?limit=200");
-    assert_eq!(asked[1], "GET /v1/watches?limit=200&cursor=a%26b");
+    let requests = server.requests();
+    assert_eq!(requests[0], "GET /v1/watches?limit=200");
+    assert_eq!(requests[1], "GET /v1/watches?limit=200&cursor=a%26b");
 }
 
 #[tokio::test]
@@ -442,7 +442,7 @@ async fn retry_failed_retries_all_failed_in_a_period() {
     let ran = ask(&server.url, &[&line[..], &["--destination", "dst_1"]].concat()).await.expect(0);
     assert_eq!(ran.out, "7 deliveries are retried.\n");
     assert_eq!(ask(&server.url, &["retry", "--failed", "--json"]).await.expect(0).out, "{\"count\":0}\n");
-    insta::assert_snapshot!(server.asked().join("\n"), @r#"
+    insta::assert_snapshot!(server.requests().join("\n"), @r#"
     POST /v1/deliveries/retry {"destinationId":"dst_1","since":"2026-02-18T15:00:00.000Z","status":"failed","until":"2026-02-18T16:00:00.000Z"}
     POST /v1/deliveries/retry {"status":"failed"}
     "#);
@@ -514,7 +514,7 @@ async fn apps_and_keys_are_created_listed_and_revoked() {
     $ ringback keys revoke key_1
     key_1 is revoked.
     ");
-    insta::assert_snapshot!(server.asked().join("\n"), @r#"
+    insta::assert_snapshot!(server.requests().join("\n"), @r#"
     POST /v1/apps {"name":"seven"}
     GET /v1/apps
     POST /v1/keys {"appId":"app_1","expiresIn":"90d","name":"billing","scope":"read"}
@@ -638,7 +638,7 @@ async fn answers_of_a_server_cannot_control_the_terminal() {
         let text = format!("{}{}", ran.out, ran.err);
         assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{ran:#?}");
     }
-    assert_eq!(server.asked()[2], "GET /v1/watches/watch_%2F..%2F..%2F..%2Fv1%2Fsigning-secret%3Fx");
+    assert_eq!(server.requests()[2], "GET /v1/watches/watch_%2F..%2F..%2F..%2Fv1%2Fsigning-secret%3Fx");
 }
 
 #[tokio::test]
@@ -738,8 +738,8 @@ async fn provider_poll_polls_once_and_shows_the_result() {
     assert!(ran.out.contains("completed") && ran.out.contains("HTTP 200"), "{ran:#?}");
     let raw: Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
     assert_eq!(raw["jobId"], "job_1");
-    let told = run(&env, &["provider", "poll", "muvi", "job_1", "--json"]).await.expect(0).json();
-    assert_eq!((&told["status"], &told["httpStatus"]), (&json!("completed"), &json!(200)));
+    let polled = run(&env, &["provider", "poll", "muvi", "job_1", "--json"]).await.expect(0).json();
+    assert_eq!((&polled["status"], &polled["httpStatus"]), (&json!("completed"), &json!(200)));
     h.provider.not_found("job_2");
     let ran = run(&env, &["provider", "poll", "muvi", "job_2"]).await.expect(1);
     assert!(ran.out.contains("there is no such job"), "{ran:#?}");

@@ -121,15 +121,15 @@ struct Known {
 /// A name lookup that waits until the test answers it.
 #[derive(Clone)]
 pub struct Slow {
-    asked: Arc<watch::Sender<bool>>,
+    requested: Arc<watch::Sender<bool>>,
     answered: Arc<watch::Sender<bool>>,
 }
 
 impl Slow {
     /// Waits until the application looks the name up.
-    pub async fn asked(&self) {
-        let mut asked = self.asked.subscribe();
-        guarded("the lookup", asked.wait_for(|asked| *asked)).await.unwrap();
+    pub async fn requested(&self) {
+        let mut requested = self.requested.subscribe();
+        guarded("the lookup", requested.wait_for(|requested| *requested)).await.unwrap();
     }
 
     /// Ends the lookup.
@@ -276,7 +276,7 @@ impl Harness {
             Box::pin(async move {
                 let found = found.ok_or(std::io::ErrorKind::NotFound)?;
                 if let Some(slow) = &found.slow {
-                    slow.asked.send_replace(true);
+                    slow.requested.send_replace(true);
                     let _ = slow.answered.subscribe().wait_for(|answered| *answered).await;
                 }
                 Ok(found.addresses)
@@ -372,7 +372,7 @@ impl Harness {
 
     /// Makes a name resolve to these addresses after [`Slow::answer`].
     pub fn resolve_slowly(&self, name: &str, addresses: &[&str]) -> Slow {
-        let slow = Slow { asked: Arc::default(), answered: Arc::default() };
+        let slow = Slow { requested: Arc::default(), answered: Arc::default() };
         self.know(name, addresses, Some(slow.clone()));
         slow
     }

@@ -42,8 +42,8 @@ async fn door(socket: &Path) -> (u16, String) {
         while let Ok((mut client, _)) = listener.accept().await {
             let (acceptor, socket) = (acceptor.clone(), socket.clone());
             tokio::spawn(async move {
-                let mut asked = [0; 8];
-                if client.read_exact(&mut asked).await.is_err() || asked != SSL_REQUEST {
+                let mut request = [0; 8];
+                if client.read_exact(&mut request).await.is_err() || request != SSL_REQUEST {
                     return;
                 }
                 client.write_all(b"S").await.unwrap();

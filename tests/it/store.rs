@@ -128,7 +128,7 @@ impl StoreFixture {
     }
 
     pub async fn register(&self, watch: NewWatch) -> Watch {
-        match self.store.register(asked(watch, None)).await.expect("registered") {
+        match self.store.register(register_command(watch, None)).await.expect("registered") {
             Ok(Ok(watch)) => watch,
             other => panic!("{other:?}"),
         }
@@ -217,7 +217,7 @@ pub async fn app(store: &Store, name: &str) -> AppNo {
 }
 
 /// Returns a registration. Its stored response is `created`.
-pub fn asked(watch: NewWatch, key: Option<IdempotencyKey>) -> Idempotent<Register, Watch> {
+pub fn register_command(watch: NewWatch, key: Option<IdempotencyKey>) -> Idempotent<Register, Watch> {
     let respond: Respond<Watch> = Arc::new(|watch| {
         let location = Some(format!("/{}", watch.id));
         Some(StoredResponse { status: 201, location, body: b"created".to_vec() })

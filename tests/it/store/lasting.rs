@@ -188,7 +188,7 @@ async fn on_a_small_disk(disk: &std::path::Path) {
     let refused = loop {
         let mut watch = fixture.watch(&format!("job_{made}"));
         watch.metadata = Some(format!(r#"{{"pad": "{}"}}"#, "x".repeat(4_000)));
-        match fixture.store.register(super::asked(watch, None)).await {
+        match fixture.store.register(super::register_command(watch, None)).await {
             Ok(_) => made += 1,
             Err(error) => break error,
         }

@@ -3,7 +3,7 @@
 use ringback::domain::{Masked, NextStep, PollerMessage};
 use ringback::store::{RecordAttempt, StoreError, WatchFilter};
 
-use super::{START, StoreFixture, asked, at, attempt, take_poller_messages};
+use super::{START, StoreFixture, at, attempt, register_command, take_poller_messages};
 use crate::cuttable_proxy::{Cut, Proxy};
 use crate::harness::guarded;
 use crate::postgres::shared;
@@ -26,7 +26,7 @@ async fn watches(fixture: &StoreFixture) -> usize {
 async fn a_commit_with_a_lost_answer_is_found_and_published() {
     let Some((fixture, proxy)) = cuttable_fixture("a commit whose answer was lost").await else { return };
     proxy.cut(Cut::After, false);
-    let answer = fixture.store.register(asked(fixture.watch("job_1"), None)).await;
+    let answer = fixture.store.register(register_command(fixture.watch("job_1"), None)).await;
     assert!(proxy.was_cut());
     assert!(matches!(answer, Ok(Ok(Ok(_)))), "{answer:?}");
     assert!(matches!(take_poller_messages(&fixture.store)[..], [PollerMessage::Watch(_)]));
@@ -40,7 +40,7 @@ async fn a_commit_with_a_lost_answer_is_found_and_published() {
 async fn a_commit_that_never_arrived_is_found_not_to_have_happened() {
     let Some((fixture, proxy)) = cuttable_fixture("a commit that never arrived").await else { return };
     proxy.cut(Cut::Before, false);
-    let answer = fixture.store.register(asked(fixture.watch("job_1"), None)).await;
+    let answer = fixture.store.register(register_command(fixture.watch("job_1"), None)).await;
     assert!(proxy.was_cut());
     assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
     assert!(take_poller_messages(&fixture.store).is_empty());
@@ -56,10 +56,10 @@ async fn an_unknown_commit_is_settled_before_any_other_write() {
     let Some((fixture, proxy)) = cuttable_fixture("a commit with an unknown outcome").await else { return };
     proxy.cut(Cut::After, true);
     let watch = fixture.watch("job_1");
-    let answer = fixture.store.register(asked(watch.clone(), None)).await;
+    let answer = fixture.store.register(register_command(watch.clone(), None)).await;
     assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
     assert!(fixture.store.refusing() && take_poller_messages(&fixture.store).is_empty());
-    let answer = fixture.store.register(asked(fixture.watch("job_2"), None)).await;
+    let answer = fixture.store.register(register_command(fixture.watch("job_2"), None)).await;
     assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
     assert!(fixture.store.check_reads().await.is_err(), "readers are lost, too");
     proxy.open();
@@ -117,7 +117,7 @@ async fn a_lost_server_is_noticed_and_found_again_without_requests() {
         }
     })
     .await;
-    let answer = fixture.store.register(asked(fixture.watch("job_1"), None)).await;
+    let answer = fixture.store.register(register_command(fixture.watch("job_1"), None)).await;
     assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
     proxy.open();
     guarded("the server", async { while fixture.store.check_writes().await.is_err() {} }).await;

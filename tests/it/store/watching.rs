@@ -13,7 +13,9 @@ use ringback::store::{
 
 use EventType::{JobProcessing, JobProgress};
 
-use super::{StoreFixture, asked, at, ended, observed, seen, take_deliveries, take_poller_messages};
+use super::{
+    StoreFixture, at, ended, observed, register_command, seen, take_deliveries, take_poller_messages,
+};
 
 #[tokio::test]
 async fn watches_of_one_job_share_it_and_each_reaches_the_poller() {
@@ -85,7 +87,7 @@ fn key(fixture: &StoreFixture, request: u8, now: Timestamp) -> IdempotencyKey {
 async fn an_idempotency_key_replays_the_response_for_a_day() {
     let fixture = StoreFixture::new().await;
     let ask = |request, now| {
-        fixture.store.register(asked(fixture.watch("job_1"), Some(key(&fixture, request, now))))
+        fixture.store.register(register_command(fixture.watch("job_1"), Some(key(&fixture, request, now))))
     };
     let Ok(Ok(made)) = ask(1, at(0)).await.expect("made") else { panic!("new") };
     let location = Some(format!("/{}", made.id));
@@ -101,7 +103,8 @@ async fn an_idempotency_key_replays_the_response_for_a_day() {
 #[tokio::test]
 async fn concurrent_requests_with_one_key_create_one_watch() {
     let fixture = StoreFixture::new().await;
-    let ask = || fixture.store.register(asked(fixture.watch("job_1"), Some(key(&fixture, 1, at(0)))));
+    let ask =
+        || fixture.store.register(register_command(fixture.watch("job_1"), Some(key(&fixture, 1, at(0)))));
     let (a, b, c) = tokio::join!(ask(), ask(), ask());
     let new = [a, b, c].into_iter().filter(|one| matches!(one, Ok(Ok(Ok(_))))).count();
     assert_eq!(new, 1);
@@ -116,7 +119,7 @@ async fn an_invalid_command_fails_alone() {
     let asks = (0..50).map(|n| {
         let watch = if n == 20 { taken.clone() } else { fixture.watch(&format!("job_{n}")) };
         let store = fixture.store.clone();
-        tokio::spawn(async move { store.register(asked(watch, None)).await })
+        tokio::spawn(async move { store.register(register_command(watch, None)).await })
     });
     for (n, ask) in asks.collect::<Vec<_>>().into_iter().enumerate() {
         let answer = ask.await.expect("ran");

@@ -17,8 +17,8 @@
 //! - The writer itself reads a page, so the page shows the result of every earlier write. It leaves out the
 //!   deliveries that were loaded when the page was requested.
 //! - While a page is being read, its queue loads nothing from messages, so its set of loaded deliveries can
-//!   only shrink. A delivery that finishes meanwhile was loaded when the page was requested, so it is not on
-//!   the page.
+//!   only shrink. A delivery that finishes during this time was already loaded before the page was requested,
+//!   so the page leaves it out.
 //! - A delivery that is skipped while a page is being read may be on the page, and is removed when the page
 //!   arrives.
 //!
@@ -122,7 +122,8 @@ impl Dispatcher {
         let now = self.clock.now();
         let state = self.state();
         let in_progress = self.alive.strong_count() - 1;
-        // While a task is in progress, this is not checked: the end of the task causes the step that reads pages.
+        // Pages that can be read make a step due only while no task is in progress: the end of a task causes a
+        // step, which reads them.
         let can_load = in_progress == 0 && state.can_load();
         let is_due = can_load
             || state.can_send()
@@ -184,7 +185,8 @@ impl Dispatcher {
         self.wake.notify_one();
     }
 
-    /// Returns when [`Self::step`] must be called before the time that it returned.
+    /// Waits until [`Self::step`] has to be called early, before the time that its last call returned. The reason
+    /// is a new message, the end of a task, or a call of [`Self::wake`].
     pub async fn changed(&self) {
         let messages = self.store.dispatcher_messages();
         tokio::select! {

@@ -5,9 +5,9 @@
 //! waits for the disk, the next batch accumulates. A slow disk therefore makes the batches larger and does not
 //! lower the rate. The writer never waits for a batch to fill. It is generic over the [`CommandSet`].
 //!
-//! **Order.** Within a batch, commands are applied kind by kind: all commands of one kind at once. Every order is
-//! correct, because replies are sent after the commit: no caller has waited for the reply to another command of the
-//! same batch.
+//! **Order.** Within a batch, commands are applied kind by kind: all commands of one kind at once. Replies are sent
+//! after the commit, so no command of a batch was queued after the reply to another command of the batch. The
+//! commands of a batch are therefore concurrent, and every order is correct.
 //!
 //! **An error of one command fails only that command.** Requests are checked before they are queued, and the
 //! statements handle conflicts. A failed statement or a panic therefore means a bug or a broken row. The

@@ -27,7 +27,8 @@
 //! each page, which contains the time of the next retry in its queue. If a manual retry of a loaded delivery is
 //! requested, the store is read again after the delivery has been unloaded.
 //!
-//! **Some channels accept fewer messages** than a queue may send. [`pacing`] delays the messages above that limit.
+//! **Some channels accept fewer messages** than a queue may send. [`pacing`] delays a message until its channel
+//! accepts it.
 //!
 //! **A destination that does not respond** would delay its queue by one timeout after another. [`breaker`] prevents
 //! this.
@@ -90,7 +91,8 @@ impl Dispatcher {
         (Arc::new(Self { store, channels, clock, policy, state, wake: Notify::new(), alive }), ended)
     }
 
-    /// Reads from the store which queues have waiting deliveries, and when each is due.
+    /// Reads from the store which queues have waiting deliveries, and when the first delivery of each queue
+    /// is due.
     pub async fn load(&self) -> Result<(), StoreError> {
         let schedule = self.policy.retry_schedule.clone();
         let rewind = RescheduleRetries { schedule, now: self.clock.now() };
@@ -122,8 +124,8 @@ impl Dispatcher {
         let now = self.clock.now();
         let state = self.state();
         let in_progress = self.alive.strong_count() - 1;
-        // Pages that can be read make a step due only while no task is in progress: the end of a task causes a
-        // step, which reads them.
+        // While a task is in progress, a page that can be read does not make a step due: the end of the task
+        // causes a step, and this step reads the page.
         let can_load = in_progress == 0 && state.can_load();
         let is_due = can_load
             || state.can_send()
@@ -132,7 +134,7 @@ impl Dispatcher {
         Activity { in_progress, next_at: if is_due { Some(now) } else { state.next() } }
     }
 
-    /// Starts the attempts and the reads of pages that are possible now. Returns when to call it again.
+    /// Starts the attempts and the reads of pages that are possible now. Returns the time of the next call.
     pub fn step(self: &Arc<Self>) -> Option<Timestamp> {
         let now = self.clock.now();
         let is_refusing = self.store.refusing();
@@ -172,7 +174,7 @@ impl Dispatcher {
         if self.state().clock.jump(now).is_some() {
             match self.load().await {
                 Ok(()) => self.state().clock.last = now,
-                // The next call repeats it.
+                // The next call of `prepare` tries again.
                 Err(error) => {
                     tracing::warn!(%error, "the clock was set back, and retries could not be rescheduled");
                 }
@@ -180,7 +182,7 @@ impl Dispatcher {
         }
     }
 
-    /// Causes a call of [`Self::step`], after the clock was set back.
+    /// Causes a call of [`Self::step`]. This is needed after the clock was set back.
     pub fn wake(&self) {
         self.wake.notify_one();
     }

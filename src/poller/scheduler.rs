@@ -2,7 +2,7 @@
 //!
 //! The scheduler is kept in memory. It is built from the store's rows at start, so a crash loses nothing. It does
 //! no I/O and reads no clock: [`Scheduler::take_due`] returns the actions that are due, and [`Scheduler::next_due`]
-//! returns when to call it again.
+//! returns the time of the next action.
 //!
 //! **Two heaps for each credential.** One orders polls by time, the other orders expiries. Due expiries are
 //! processed before due polls, because a late final poll delays the end of a watch. When the schedule of a job
@@ -19,8 +19,8 @@
 //! **Messages arrive in commit order.** The store puts a message into the poller's mailbox before it replies to
 //! the caller of the write. The poller reads all messages in the mailbox before it processes the result of a poll.
 //!
-//! A job that is registered again after its ending begins a new *generation*. The order of the messages has two
-//! consequences for [`Scheduler::finish_poll`] after the ending of a generation is committed:
+//! A job that is registered again after its ending begins a new *generation*. When [`Scheduler::finish_poll`] is
+//! called for a poll that has ended a generation, the order of the messages guarantees two facts:
 //!
 //! - All watches of this generation have been merged and have ended. None of them needs another poll.
 //! - The message of a watch of the next generation has already replaced the schedule of the job, or it arrives later
@@ -64,7 +64,8 @@ pub(super) struct Scheduler {
     queue_of: HashMap<String, usize>,
     started_at: Timestamp,
     pub(super) clock: SetBackDetector,
-    /// Time of the next step, as last returned. The end of a poll sets it to the current time.
+    /// Time of the poller's next step, as [`Self::next_due`] returned it in the last step. The end of a poll sets
+    /// it to the current time.
     pub(super) next_step_at: Option<Timestamp>,
     /// Number of watches that wait, over all jobs.
     pub(super) watching: u64,
@@ -178,8 +179,8 @@ impl Scheduler {
         }
     }
 
-    /// Adds a job at start. A job whose first poll lies in the past is due at once; the rate limit spreads
-    /// such polls.
+    /// Adds a job at start. If the time of its first poll has passed, the job is due at once; the rate limit
+    /// spreads such polls.
     pub(super) fn load(&mut self, facts: &JobSnapshot, now: Timestamp) {
         self.insert(facts);
         if facts.poll_requested {
@@ -203,7 +204,7 @@ impl Scheduler {
             Some(at) => next_poll(policy, terms, found.registered_at, at),
         };
         let not_before = found.rare.as_ref().map_or(wanted, |rare| rare.not_before);
-        // A new watch may require more frequent polls than those before it. It never delays a poll that is
+        // A new watch may require more frequent polls than the earlier watches. It never delays a poll that is
         // scheduled already.
         let poll_at = wanted.max(not_before).max(now).min(found.poll_at);
         self.schedule_poll(job, poll_at);

@@ -6,8 +6,8 @@
 //! lower the rate. The writer never waits for a batch to fill. It is generic over the [`CommandSet`].
 //!
 //! **Order.** Within a batch, commands are applied kind by kind: all commands of one kind at once. Replies are sent
-//! after the commit, so no command of a batch was queued after the reply to another command of the batch. The
-//! commands of a batch are therefore concurrent, and every order is correct.
+//! after the commit. When a command of a batch was queued, no other command of the batch had been answered yet.
+//! The commands of a batch are therefore concurrent, and every order is correct.
 //!
 //! **An error of one command fails only that command.** Requests are checked before they are queued, and the
 //! statements handle conflicts. A failed statement or a panic therefore means a bug or a broken row. The
@@ -28,10 +28,10 @@
 //! - On PostgreSQL, the server can be asked for the outcome (see `db/postgres`). The writer writes nothing
 //!   else until the server has answered.
 //!
-//! **A lost server.** Before each batch, the writer reconnects if the connection is lost. Between two batches,
-//! it detects the loss and reconnects at once. If the connection is lost before the COMMIT of a batch is sent, the
-//! batch is not committed. The writer applies it once more on a new connection. If it cannot connect, it answers
-//! every command with the error at once.
+//! **A lost server.** While the writer waits for commands, it detects the loss of the connection and reconnects
+//! at once. If this fails, it tries again every second and before each batch. If the connection is lost
+//! before the COMMIT of a batch is sent, the batch is not committed. The writer applies it once more on a new
+//! connection. If it cannot connect, it answers every command of the batch with the error at once.
 //!
 //! **Notifications follow the commit and precede the replies.** The writer sends messages to the poller and
 //! the dispatcher. It also notifies the requests that wait for the end of a watch or for new events of an app. Then
@@ -222,7 +222,7 @@ impl WriterLoop<'_> {
         }
     }
 
-    /// Waits up to [`PATIENCE`] for the outcome of a commit. Returns the error for its callers, if any.
+    /// Waits up to [`PATIENCE`] for the outcome of a commit. Returns the error for the replies, if any.
     fn wait_for_outcome(&mut self) -> Option<StoreError> {
         match self.ready(PATIENCE) {
             Ok(Some(CommitOutcome::Aborted)) => {

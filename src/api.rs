@@ -3,7 +3,7 @@
 //! Each resource has one file: request schemas, routes, handlers, views. The router and the `OpenAPI` document
 //! are both made of the `#[utoipa::path]` annotations of the handlers, by `utoipa-axum`; the scope that a
 //! route needs is part of the annotation. To add a resource, add its file, its `mod` line and a line in
-//! `resources`.
+//! `resources`; CONTRIBUTING.md lists the tests that require more.
 //!
 //! A handler takes an authorized request ([`http::Call`]), parses it, makes one call to the store and renders the
 //! response. `http` has what the resources share: the server (which adds `x-request-id` to every response and

@@ -2,7 +2,7 @@
 //!
 //! [`TABLE`] describes each channel in one row; nothing outside of the channel's own file depends on its
 //! kind. A new channel needs a file with its row and its implementation of [`Channel`], a template, a row in
-//! the table, and a variant of [`ChannelKind`].
+//! the table, and a variant of [`ChannelKind`] with its traits.
 //!
 //! This module does not know the database.
 

@@ -120,7 +120,7 @@ pub(super) async fn ask<C, Q, A>(
 /// Repeats `write` while the database accepts no writes. Returns the error only if a retry cannot help
 /// ([`StoreError::Inconsistent`]).
 ///
-/// A write must change nothing when it is repeated, because the commit of a failed attempt may have happened
+/// The write must be idempotent, because the commit of a failed attempt may have happened
 /// ([`StoreError::Unknown`]).
 pub async fn write_until_accepted<T, F>(clock: &Clock, write: impl FnMut() -> F) -> Result<T>
 where

@@ -19,8 +19,8 @@
 //! - While a page is being read, its queue loads nothing from messages, so its set of loaded deliveries can
 //!   only shrink. A delivery that finishes during this time was already loaded before the page was requested,
 //!   so the page leaves it out.
-//! - A delivery that is skipped while a page is being read may be on the page, and is removed when the page
-//!   arrives.
+//! - While a page is being read, a delivery can become `skipped`, for example because its watch was stopped. If
+//!   the page contains this delivery, it is not loaded.
 //!
 //! **No delivery waits forever.** Each queue has a timer for the next delivery that becomes due in the store; when
 //! the timer expires, a page is read. The timer is set at the start of the process, after a failed attempt, and by
@@ -124,8 +124,8 @@ impl Dispatcher {
         let now = self.clock.now();
         let state = self.state();
         let in_progress = self.alive.strong_count() - 1;
-        // While a task is in progress, a page that can be read does not make a step due: the end of the task
-        // causes a step, and this step reads the page.
+        // If no task is in progress, a page that can be read makes a step due now. Otherwise the end of a task
+        // causes a step, which reads the page.
         let can_load = in_progress == 0 && state.can_load();
         let is_due = can_load
             || state.can_send()
@@ -138,7 +138,8 @@ impl Dispatcher {
     pub fn step(self: &Arc<Self>) -> Option<Timestamp> {
         let now = self.clock.now();
         let is_refusing = self.store.refusing();
-        // `activity` counts this clone as a task until the tasks of this step have their own clones.
+        // `activity` counts the clones. Without this one, it could report that no task is in progress after this step
+        // has taken its work and before it has started the first task.
         let _alive = self.alive.clone();
         let mut state = self.state();
         for message in self.store.dispatcher_messages().take() {

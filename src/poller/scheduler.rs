@@ -23,8 +23,8 @@
 //! called for a poll that has ended a generation, the order of the messages guarantees two facts:
 //!
 //! - All watches of this generation have been merged and have ended. None of them needs another poll.
-//! - The message of a watch of the next generation has already replaced the schedule of the job, or it arrives later
-//!   and schedules the job again.
+//! - A watch of the next generation is not lost. Its message has already replaced the schedule of the job, or it
+//!   arrives later and schedules the job again.
 //!
 //! **Expiry.** At `expires_at`, a job is polled one final time.
 //!
@@ -150,7 +150,8 @@ impl Scheduler {
                 let Some(found) = self.jobs.get_mut(&job) else { return };
                 adjust(&mut self.watching, found.watching, watching);
                 (found.watching, found.terms) = (watching, terms);
-                // The final poll is cancelled if no remaining watch had expired by its cutoff.
+                // A final poll is for the watches that had expired by its cutoff. If none of them remains, the job
+                // has no final poll any more.
                 if let Some(rare) = &mut found.rare
                     && rare.final_poll.is_some_and(|poll| terms.is_none_or(|t| t.expires_at > poll.cutoff))
                 {

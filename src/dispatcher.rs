@@ -124,8 +124,8 @@ impl Dispatcher {
         let now = self.clock.now();
         let state = self.state();
         let in_progress = self.alive.strong_count() - 1;
-        // If no task is in progress, a page that can be read makes a step due now. Otherwise the end of a task
-        // causes a step, which reads the page.
+        // If a page can be read and no task is in progress, a step is due now. If a task is in progress, the end of
+        // the task causes a step, and this step reads the page.
         let can_load = in_progress == 0 && state.can_load();
         let is_due = can_load
             || state.can_send()
@@ -138,8 +138,8 @@ impl Dispatcher {
     pub fn step(self: &Arc<Self>) -> Option<Timestamp> {
         let now = self.clock.now();
         let is_refusing = self.store.refusing();
-        // `activity` counts the clones. Without this one, it could report that no task is in progress after this step
-        // has taken its work and before it has started the first task.
+        // The step first takes its work from the state, and later starts the tasks. In between, `activity` must not
+        // report that no task is in progress. It counts the clones of `alive`; this clone keeps the count above zero.
         let _alive = self.alive.clone();
         let mut state = self.state();
         for message in self.store.dispatcher_messages().take() {

@@ -16,8 +16,9 @@
 //!
 //! **An error of the database fails all commands.** If the database is full, unreadable or locked, the writer rolls
 //! the batch back, and answers every command with the error (503). It also sets [`Shared::refusing`] until a commit
-//! succeeds. Meanwhile no attempt starts, because its outcome could not be written. In this state, the writer adds a
-//! write to every batch. Otherwise the success of a batch that only reads would look like a recovery.
+//! succeeds. Meanwhile the dispatcher starts no attempt to send a delivery, because the outcome of the attempt could
+//! not be written. In this state, the writer adds a write to every batch. Otherwise the success of a batch that only
+//! reads would look like a recovery.
 //!
 //! **A failed COMMIT is not repeated.**
 //!

@@ -34,8 +34,8 @@
 //!   the reason `provider_unreachable`.
 //! - They do not end with this reason while a poll is in flight, because the result of that poll may end the same
 //!   watches.
-//! - While the breaker is open or the credential is paused, the 60 s count from `expires_at`, or from the start of
-//!   the process if that was later.
+//! - If the breaker is open or the credential is paused, the period of 60 s begins at `expires_at`, or at the start
+//!   of the process if that was later.
 //!
 //! **A clock that is set back** must not delay every poll by the size of the jump. Schedules and budgets move
 //! back by the jump and keep their distance from the current time ([`Scheduler::follow_clock`]). Stored times do

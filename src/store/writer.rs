@@ -6,8 +6,8 @@
 //! lower the rate. The writer never waits for a batch to fill. It is generic over the [`CommandSet`].
 //!
 //! **Order.** Within a batch, commands are applied kind by kind: all commands of one kind at once. Replies are sent
-//! after the commit. When a command of a batch was queued, no other command of the batch had been answered yet.
-//! The commands of a batch are therefore concurrent, and every order is correct.
+//! after the commit, so all commands of a batch are queued before any of them is answered. The commands of a batch
+//! are therefore concurrent, and every order is correct.
 //!
 //! **An error of one command fails only that command.** Requests are checked before they are queued, and the
 //! statements handle conflicts. A failed statement or a panic therefore means a bug or a broken row. The

@@ -25,7 +25,7 @@ use crate::store::{Idempotent, RegisterMany};
 /// Largest number of watches in a batch: one transaction registers all, and other writes wait for it.
 const WATCHES_MAX: usize = 1_000;
 
-/// Number of items that are read at a time. Each may look up the names of 20 destinations.
+/// Number of items that are read at a time. Each may resolve the names of 20 destinations.
 const AT_ONCE: usize = 64;
 
 /// Time for all name look-ups of a batch. A thousand hosts without an answer would take a quarter of a

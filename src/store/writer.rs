@@ -18,7 +18,7 @@
 //! the batch back, and answers every command with the error (503). It also sets [`Shared::refusing`] until a commit
 //! succeeds. Meanwhile the dispatcher starts no attempt to send a delivery, because the outcome of the attempt could
 //! not be written. In this state, the writer adds a write to every batch. Otherwise the success of a batch that only
-//! reads would look like a recovery.
+//! reads would count as a recovery.
 //!
 //! **A failed COMMIT is not repeated.**
 //!

@@ -18,6 +18,7 @@ mod address;
 mod app;
 mod delivery;
 mod event;
+mod failure_streak;
 mod id;
 mod job;
 mod json_fields;
@@ -35,6 +36,7 @@ pub use delivery::{
     Finished, NextStep, Outcome, Payload, PendingDelivery, Reason, next_attempt,
 };
 pub use event::{Event, EventSet, EventType};
+pub use failure_streak::FailureStreak;
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, hash, random};
 pub use job::{EndingKind, JobError, JobName, JobNo, JobStatus, Observation, Output, PollStats, SHARDS};
 pub use json_fields::json_fields;

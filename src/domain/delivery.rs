@@ -207,6 +207,11 @@ pub struct Delivery {
     pub created_at: Timestamp,
 }
 
+/// Shortest waits after attempts with an unclear outcome. A mail server that needs long to accept a message has
+/// usually accepted it, so an early retry is a second copy. RFC 5321 §4.5.4.1 recommends 30 minutes at least.
+const UNCLEAR_WAITS: [Duration; 3] =
+    [Duration::from_secs(3600), Duration::from_secs(4 * 3600), Duration::from_secs(12 * 3600)];
+
 /// Maximum wait that a receiver's `Retry-After` can cause.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -250,6 +255,11 @@ pub enum Outcome {
     Refused,
     /// No attempt was made, because the destination did not respond lately.
     Down,
+    /// The message was transmitted completely, and it is unknown whether the receiver accepted it: the reply did
+    /// not arrive in time, the connection was lost, or the process stopped. A retry may be a second copy, so it
+    /// follows after 1 h, 4 h or 12 h ([`UNCLEAR_WAITS`]), and further ones by the schedule. It is an attempt that
+    /// was made. It says nothing against the destination.
+    Unclear,
 }
 
 /// Kind of an attempt.
@@ -291,6 +301,7 @@ pub fn next_attempt(
     ended_at: Timestamp,
 ) -> NextStep {
     let (waits, reason, requested) = match outcome {
+        Outcome::Unclear => return after_unclear(policy, delivery, kind, ended_at),
         Outcome::Ok => return NextStep::Succeeded,
         // This applies to a manual retry, too.
         Outcome::Gone => return NextStep::Failed(Reason::Gone),
@@ -306,6 +317,32 @@ pub fn next_attempt(
     let requested = requested.unwrap_or_default().min(RETRY_AFTER_MAX);
     let wait = wait.mul_f64(jitter(delivery.0, step)).max(requested);
     NextStep::Retry { step: step + 1, due_at: ended_at.plus(wait) }
+}
+
+/// Decides what follows an attempt with an unclear outcome.
+///
+/// The wait is the first of [`UNCLEAR_WAITS`] that is not shorter than the next wait of the schedule, and the
+/// schedule continues with its first longer wait. By default, the retries thus follow after 1 h, 4 h and 12 h, and
+/// then after 14 h, 20 h and 24 h, which together take as long as the schedule. The step alone determines the
+/// wait, so a row needs no second counter. A schedule without a longer wait continues with its next step, and
+/// the step then counts the unclear outcomes.
+fn after_unclear(
+    policy: &DispatchPolicy,
+    delivery: DeliveryId,
+    kind: AttemptKind,
+    ended_at: Timestamp,
+) -> NextStep {
+    let AttemptKind::Scheduled { step } = kind else { return NextStep::Unchanged };
+    let (waits, index) = (&policy.retry_schedule, step as usize);
+    let Some(scheduled) = waits.get(index) else { return NextStep::Failed(Reason::Exhausted) };
+    let wait = UNCLEAR_WAITS.into_iter().find(|wait| wait >= scheduled).unwrap_or_default();
+    let longer = waits.iter().skip(index).position(|later| *later > wait.max(*scheduled));
+    let (next, wait) = match longer {
+        Some(skipped) => (index + skipped, wait),
+        None => (index + 1, wait.max(UNCLEAR_WAITS[index.min(UNCLEAR_WAITS.len() - 1)])),
+    };
+    let wait = scheduled.mul_f64(jitter(delivery.0, step)).max(wait);
+    NextStep::Retry { step: u32::try_from(next).unwrap_or(u32::MAX), due_at: ended_at.plus(wait) }
 }
 
 #[cfg(test)]
@@ -337,6 +374,43 @@ mod tests {
         let last = |outcome| next_attempt(&policy(), id, AttemptKind::Scheduled { step: 2 }, &outcome, end);
         assert_eq!(last(retry), NextStep::Failed(Reason::Exhausted));
         assert_eq!(last(Outcome::Refused), NextStep::Failed(Reason::Refused));
+    }
+
+    /// Returns the waits in minutes, one for each `unclear` attempt; other attempts fail.
+    fn waits_in_minutes(policy: &DispatchPolicy, unclear: &[bool]) -> Vec<u64> {
+        let (id, mut step, mut waits) = (DeliveryId(Id::from_bytes([7; 16])), 0, Vec::new());
+        for unclear in unclear {
+            let outcome = if *unclear { Outcome::Unclear } else { Outcome::Retry { after: None } };
+            let kind = AttemptKind::Scheduled { step };
+            match next_attempt(policy, id, kind, &outcome, Timestamp::default()) {
+                NextStep::Retry { step: next, due_at } => {
+                    step = next;
+                    waits.push(due_at.since(Timestamp::default()).as_secs() / 60);
+                }
+                NextStep::Failed(Reason::Exhausted) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        waits
+    }
+
+    // Public reports: swiftmailer/swiftmailer#828, chatmail/core#5115.
+    #[test]
+    fn an_unclear_outcome_waits_1_4_and_12_hours_first() {
+        let minutes = [0, 5, 30, 120, 300, 600, 840, 1_200, 1_440];
+        let retry_schedule = minutes.map(|minutes| MINUTE * minutes).to_vec();
+        let usual = DispatchPolicy { retry_schedule, ..DispatchPolicy::default() };
+        let waits = waits_in_minutes(&usual, &[true; 20]);
+        assert_eq!(waits[..3], [60, 240, 720]);
+        assert_eq!(waits.len(), 6, "{waits:?}");
+        for (wait, scheduled) in waits[3..].iter().zip([840, 1_200, 1_440]) {
+            assert!((scheduled * 8 / 10..=scheduled * 12 / 10).contains(wait), "{waits:?}");
+        }
+        // A refusal before it does not lengthen the wait.
+        assert_eq!(waits_in_minutes(&usual, &[false, true, true])[1..], [60, 240]);
+        // A short schedule keeps its number of attempts.
+        assert_eq!(waits_in_minutes(&policy(), &[true; 20]), [60, 240]);
+        assert_eq!(waits_in_minutes(&DispatchPolicy::default(), &[true]), [] as [u64; 0]);
     }
 
     #[test]
@@ -379,7 +453,7 @@ mod tests {
             |outcome| next_attempt(&policy(), id, AttemptKind::Manual, &outcome, Timestamp::default());
         assert_eq!(manual(Outcome::Ok), NextStep::Succeeded);
         assert_eq!(manual(Outcome::Gone), NextStep::Failed(Reason::Gone));
-        for outcome in [Outcome::Fatal, Outcome::Refused, Outcome::Retry { after: None }] {
+        for outcome in [Outcome::Fatal, Outcome::Refused, Outcome::Unclear, Outcome::Retry { after: None }] {
             assert_eq!(manual(outcome), NextStep::Unchanged);
         }
     }

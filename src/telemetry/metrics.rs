@@ -72,6 +72,8 @@ word_enum! {
         Refused = "refused",
         /// No request was made, because the destination's breaker is open.
         Down = "destination_down",
+        /// The message was transmitted, and no reply says whether it was accepted.
+        Unclear = "unclear",
     }
 }
 
@@ -96,6 +98,7 @@ impl From<&Outcome> for AttemptOutcome {
             Outcome::Gone => Self::Gone,
             Outcome::Refused => Self::Refused,
             Outcome::Down => Self::Down,
+            Outcome::Unclear => Self::Unclear,
         }
     }
 }

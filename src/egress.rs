@@ -24,6 +24,7 @@
 
 mod address;
 mod error;
+mod exhaustion;
 mod ranges;
 mod resolver;
 #[cfg(test)]
@@ -302,13 +303,13 @@ impl Egress {
         let connecting = async {
             let addresses = match host.parse() {
                 Ok(address) => vec![address],
-                Err(_) => guard.addresses(host).await.map_err(|none| SendError::Connect(none.to_string()))?,
+                Err(_) => guard.addresses(host).await?,
             };
             let mut last = SendError::Connect("the host has no address".into());
             for address in addresses {
                 match TcpStream::connect((address, port)).await {
                     Ok(stream) => return Ok(stream),
-                    Err(error) => last = SendError::Connect(error.kind().to_string()),
+                    Err(error) => last = SendError::connecting(&error),
                 }
             }
             Err(last)

@@ -7,6 +7,7 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
+use super::exhaustion::lacking;
 use super::resolver::ResolveError;
 
 /// Maximum time to make a connection: resolving the name, TCP and TLS. It is part of the exchange's deadline.
@@ -33,12 +34,36 @@ pub enum SendError {
     /// The response is not HTTP, or is incomplete.
     #[error("protocol: {0}")]
     Protocol(String),
+    /// This process or its machine lacks something that a connection needs, such as a file descriptor. The peer has no
+    /// part in it.
+    #[error("exhausted: {0}")]
+    Exhausted(&'static str),
     /// The decoded response is larger than this maximum, in bytes.
     #[error("too_large: the answer is larger than {0} bytes")]
     TooLarge(usize),
 }
 
 impl SendError {
+    /// Returns whether the cause lies on this machine. Such an exchange says nothing about the peer: it is not an
+    /// attempt, and does not count against a receiver or a provider.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::Exhausted(_))
+    }
+
+    /// Returns the error of a connection attempt.
+    pub(super) fn connecting(error: &io::Error) -> Self {
+        Self::exhausted(error).unwrap_or_else(|| Self::Connect(error.kind().to_string()))
+    }
+
+    /// Returns the error of a connection that was in use, or `otherwise` if the cause does not lie on this machine.
+    pub fn of_io(error: &io::Error, otherwise: Self) -> Self {
+        Self::exhausted(error).unwrap_or(otherwise)
+    }
+
+    fn exhausted(error: &io::Error) -> Option<Self> {
+        lacking(error).map(Self::Exhausted)
+    }
+
     /// The exchange exceeded its deadline.
     pub fn timed_out(limit: Duration) -> Self {
         Self::Timeout(format!("no answer within {}", format_span(limit)))
@@ -63,7 +88,7 @@ impl SendError {
         let network = causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).last();
         match network {
             _ if error.is_connect() && error.is_timeout() => Self::not_connected(),
-            Some(network) if error.is_connect() => Self::Connect(network.kind().to_string()),
+            Some(network) if error.is_connect() => Self::connecting(network),
             None if error.is_connect() => Self::Connect("no connection could be made".into()),
             _ if error.is_decode() && !is_cut => Self::Protocol("the answer cannot be decoded".into()),
             _ => Self::Protocol("the connection was closed before the answer was complete".into()),
@@ -72,10 +97,11 @@ impl SendError {
 
     /// Classifies an error by one of its causes; `None` if the cause does not decide.
     fn by_cause(cause: &(dyn Error + 'static)) -> Option<Self> {
-        match cause.downcast_ref() {
-            Some(refused @ ResolveError::Forbidden) => return Some(Self::Refused(refused.to_string())),
-            Some(unknown @ ResolveError::Unknown) => return Some(Self::Connect(unknown.to_string())),
-            None => {}
+        if let Some(unresolved) = cause.downcast_ref::<ResolveError>() {
+            return Some((*unresolved).into());
+        }
+        if let Some(exhausted) = cause.downcast_ref().and_then(Self::exhausted) {
+            return Some(exhausted);
         }
         if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
             return Some(Self::Tls(tls.to_string().chars().take(DETAIL_MAX).collect()));
@@ -90,6 +116,16 @@ impl SendError {
             _ => return None,
         };
         Some(Self::Connect(why.into()))
+    }
+}
+
+impl From<ResolveError> for SendError {
+    fn from(error: ResolveError) -> Self {
+        match error {
+            ResolveError::Forbidden => Self::Refused(error.to_string()),
+            ResolveError::Unknown => Self::Connect(error.to_string()),
+            ResolveError::Exhausted(lacking) => Self::Exhausted(lacking),
+        }
     }
 }
 
@@ -108,5 +144,32 @@ fn format_span(span: Duration) -> String {
     match span.as_millis() {
         millis if millis % 1_000 == 0 => format!("{} s", millis / 1_000),
         millis => format!("{millis} ms"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn our_own_exhaustion_is_never_the_peers_error() {
+        for (code, ours) in [
+            (Errno::MFILE, true),
+            (Errno::NFILE, true),
+            (Errno::NOMEM, true),
+            (Errno::NOBUFS, true),
+            (Errno::CONNREFUSED, false),
+            (Errno::NETUNREACH, false),
+            // Unless the ports of this machine are scarce.
+            (Errno::ADDRNOTAVAIL, false),
+        ] {
+            let error = || io::Error::from(code);
+            assert_eq!(SendError::connecting(&error()).is_ours(), ours, "{code:?}");
+            assert_eq!(SendError::not_secure(&error()).is_ours(), ours, "{code:?}");
+            // As a library wraps it.
+            assert_eq!(SendError::not_secure(&io::Error::other(error())).is_ours(), ours, "{code:?}");
+        }
     }
 }

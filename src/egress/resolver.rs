@@ -15,11 +15,13 @@ use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, ResolverConfig};
+use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::OnceCell;
 
 use super::address::{AddressClass, Settings};
+use super::exhaustion::lacking;
 use crate::domain::Timestamp;
 
 /// Maximum number of addresses of a name that are tried.
@@ -92,6 +94,16 @@ pub(super) enum ResolveError {
     /// The name has no address.
     #[error("the host name does not resolve")]
     Unknown,
+    /// This machine lacks something that a lookup needs.
+    #[error("{0}")]
+    Exhausted(&'static str),
+}
+
+/// Returns why a lookup failed.
+fn failed(error: &io::Error) -> ResolveError {
+    let net = error.get_ref().and_then(|carried| carried.downcast_ref::<NetError>());
+    let network = if let Some(NetError::Io(network)) = net { network } else { error };
+    lacking(network).map_or(ResolveError::Unknown, ResolveError::Exhausted)
 }
 
 /// The resolver of an HTTP client, which applies its address policy.
@@ -106,7 +118,10 @@ impl Guard {
     pub(super) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         let trusted = self.policy == AddressPolicy::Trusted || self.settings.allows_name(name);
         let resolved = self.resolver.lookup(name, trusted).await;
-        let mut addresses = resolved.ok().filter(|found| !found.is_empty()).ok_or(ResolveError::Unknown)?;
+        let mut addresses = resolved.map_err(|error| failed(&error))?;
+        if addresses.is_empty() {
+            return Err(ResolveError::Unknown);
+        }
         if !trusted {
             let required = self.settings.required_class(name, self.policy == AddressPolicy::Plain);
             if self.settings.classify(&addresses) < required {

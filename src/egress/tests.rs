@@ -631,3 +631,12 @@ async fn the_system_resolver_knows_localhost_without_dns() {
     let addresses = Resolver::system().unwrap().lookup("localhost", false).await.unwrap();
     assert!(!addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback), "{addresses:?}");
 }
+
+#[tokio::test]
+async fn a_lookup_without_a_descriptor_is_no_failure_of_the_name() {
+    let (egress, _) = egress(&[], Resolver::fixed(|_| Err(rustix::io::Errno::MFILE.into())));
+    let exhausted = egress.send(post(&egress, "https://hooks.example/")).await.unwrap_err();
+    assert!(exhausted.is_ours(), "{exhausted}");
+    let exhausted = egress.dial("mail.example", 25).await.unwrap_err();
+    assert!(exhausted.is_ours() && exhausted.to_string().contains("LimitNOFILE"), "{exhausted}");
+}

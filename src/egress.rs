@@ -235,11 +235,8 @@ impl Egress {
         if class >= required || (class, required) == (AddressClass::Unknown, AddressClass::Public) {
             return Ok(target);
         }
-        let mut reasons = self.settings.name_objections(target.name(), target.is_plain());
-        if class == AddressClass::Forbidden {
-            reasons.push("must not lead to a private or otherwise special address".into());
-        }
-        Err(address::forbidden_error(&reasons))
+        let refusal = self.settings.class_objection(target.name(), target.is_plain(), class);
+        Err(AddressError::Forbidden(refusal))
     }
 
     /// Returns the class of a name, from the cache or by a lookup.

@@ -10,9 +10,10 @@ mod page;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
@@ -20,7 +21,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::http::endpoint::Resource;
-use super::http::{ProblemView, reply};
+use super::http::{Api, ProblemView, reply};
 use super::metrics;
 use crate::domain::EventType;
 use crate::events::{CloudEvent, EventBody};
@@ -65,8 +66,8 @@ async fn show() -> Response {
     get, path = "/docs", operation_id = "docs", tag = "Service",
     responses((status = 200, description = "The page.", body = String, content_type = "text/html"))
 )]
-async fn docs() -> Response {
-    page::answer(&PAGE)
+async fn docs(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
+    page::answer(&PAGE, page::server(&headers, api.store.public_url()))
 }
 
 /// One operation of the API.

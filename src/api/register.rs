@@ -14,6 +14,7 @@ use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Problem, not_one_of};
 use crate::domain::{
     AppNo, EventSet, EventType, JobName, NewWatch, Payload, Terms, Timestamp, Watch, WatchId,
+    credential_variable,
 };
 use crate::providers::{Definition, ParamError};
 use crate::telemetry::traces::Context;
@@ -97,7 +98,8 @@ fn provider(api: &Api, fields: &mut ObjectReader<'_, '_>) -> Option<Arc<Definiti
         if fields.has("provider") { fields.text("provider")? } else { api.default_provider().to_owned() };
     let definition = fields.keep("provider", find_provider(api, &name))?;
     if definition.needs_credential() && !api.with_credential.contains(&name) {
-        let detail = format!("no api_key is configured for `{name}`; the operator can add one");
+        let variable = credential_variable(&name);
+        let detail = format!("the server has no API key for `{name}`; the operator can set {variable}");
         fields.error("provider", FieldErrorCode::NoCredential, detail);
     }
     Some(Arc::clone(definition))

@@ -4,7 +4,8 @@
 use anyhow::Context as _;
 
 use super::output::Failure;
-use crate::config::{Config, ConfigError, Environment, File, Flags};
+use crate::app::configuration_errors;
+use crate::config::{Config, ConfigError, Environment, File, Flags, Source};
 use crate::domain::{Timestamp, parse_duration};
 
 /// Parses `name=value`.
@@ -41,6 +42,18 @@ pub(super) fn time_argument(
 pub(super) fn configuration(flags: &Flags) -> Result<Config, Failure> {
     let (config, errors) = read_configuration(flags);
     if errors.is_empty() { Ok(config) } else { Err(errors.into()) }
+}
+
+/// Reads the configuration and the definitions and templates that it names, and returns all errors of both.
+pub(super) fn complete_configuration(flags: &Flags) -> Result<Config, Failure> {
+    let (config, errors) = read_configuration(flags);
+    let in_files = configuration_errors(&config);
+    if errors.is_empty() && in_files.is_empty() {
+        return Ok(config);
+    }
+    let lines = errors.iter().map(ToString::to_string).chain(in_files).collect::<Vec<_>>().join("\n");
+    let is_usage = errors.iter().any(|error| matches!(error.source, Source::Flag(_)));
+    Err(if is_usage { Failure::Usage(lines) } else { Failure::Failed(lines) })
 }
 
 /// Reads the configuration, and returns all errors together with the values that have none.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::arguments::{configuration, read_configuration, shutdown_signal};
+use super::arguments::{complete_configuration, configuration, shutdown_signal};
 use super::output::{Failure, Terminal, print_line, print_note};
-use crate::app::{App, FirstStart, HostEnvironment, configuration_errors};
+use crate::app::{App, FirstStart, HostEnvironment};
 use crate::clock::Clock;
 use crate::config::{Effective, Flags};
 use crate::{egress, telemetry};
@@ -38,7 +38,7 @@ pub struct Serve {
 impl Serve {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
-        let config = configuration(&self.flags)?;
+        let config = complete_configuration(&self.flags)?;
         telemetry::logs::init(&config.log, config.log_format)?;
         for warning in &config.warnings {
             tracing::warn!("{warning}");
@@ -144,13 +144,9 @@ pub struct ShowConfig {
 impl ShowConfig {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
-        let (config, errors) = read_configuration(&self.flags);
-        // Definitions and templates are checked as well, so that all errors are shown at once.
-        let errors = errors.iter().map(ToString::to_string);
-        let lines: Vec<String> = errors.chain(configuration_errors(&config)).collect();
-        if !lines.is_empty() {
-            return Err(Failure::Failed(lines.join("\n")));
-        }
+        // An error in a flag is one of the errors that this command lists, not a wrong use of it.
+        let config =
+            complete_configuration(&self.flags).map_err(|failure| Failure::Failed(failure.to_string()))?;
         for warning in &config.warnings {
             print_note(format_args!("warning: {warning}"));
         }

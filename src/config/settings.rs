@@ -268,6 +268,7 @@ pub(super) fn nearest_key(key: &str) -> (usize, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::credential_variable;
 
     #[test]
     fn a_key_and_its_variable_convert_into_each_other() {
@@ -280,5 +281,12 @@ mod tests {
             );
         }
         assert_eq!(variable("providers.openai-batch.api_key"), "RINGBACK_PROVIDERS__OPENAI_BATCH__API_KEY");
+    }
+
+    #[test]
+    fn messages_name_the_variable_that_sets_a_providers_key() {
+        assert_eq!(credential_variable("openai-batch"), variable("providers.openai-batch.api_key"));
+        let muvi = credential_variable("muvi");
+        assert!(FOREIGN_VARIABLES.contains(&(muvi.as_str(), "providers.muvi.api_key")), "{muvi}");
     }
 }

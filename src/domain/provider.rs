@@ -21,6 +21,15 @@ pub struct PollPolicy {
     pub price: Duration,
 }
 
+/// Returns the environment variable of a provider's API key, for messages that say what to set.
+pub fn credential_variable(provider: &str) -> String {
+    match provider {
+        // Muvi's own name for it.
+        "muvi" => "MUVI_API_KEY".to_owned(),
+        other => format!("RINGBACK_PROVIDERS__{}__API_KEY", other.replace('-', "_").to_uppercase()),
+    }
+}
+
 /// How fast a provider may be polled with one credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -134,19 +134,22 @@ impl Settings {
         }
         let literal = self.literal_objection(&target);
         if reasons.is_empty() {
-            return literal.map_or(Ok(target), |reason| Err(forbidden_error(&[reason])));
+            return literal.map_or(Ok(target), |reason| Err(AddressError::Forbidden(reason)));
         }
         reasons.extend(literal);
         Err(AddressError::Invalid(reasons.join("; ")))
     }
 
-    /// Returns why callbacks cannot reach an address that is written in the URL; `None` if they can.
+    /// Returns why callbacks cannot reach an address that is written in the URL, and what permits it; `None` if they
+    /// can.
     pub(super) fn literal_objection(&self, target: &Target) -> Option<String> {
         let address = target.literal().filter(|address| !self.allows_address(*address))?;
-        match forbidden(address) {
-            Some(why) => Some(format!("must not lead to {address} (an address that is {why})")),
-            None => (target.is_plain() && !self.allow_http).then(|| HTTPS.into()),
-        }
+        let reason = match forbidden(address) {
+            Some(why) => format!("must not lead to {address} (an address that is {why})"),
+            None if target.is_plain() && !self.allow_http => HTTPS.to_owned(),
+            None => return None,
+        };
+        Some(refusal(&[reason], &address.to_string()))
     }
 
     /// Returns why a name cannot be a host name; `None` if it can.
@@ -177,6 +180,15 @@ impl Settings {
             objections.push(HTTPS.to_owned());
         }
         objections
+    }
+
+    /// Returns why callbacks cannot reach a name whose addresses have this class, and what permits it.
+    pub(super) fn class_objection(&self, name: &str, plain: bool, class: AddressClass) -> String {
+        let mut reasons = self.name_objections(name, plain);
+        if class == AddressClass::Forbidden {
+            reasons.push("must not lead to a private or otherwise special address".to_owned());
+        }
+        refusal(&reasons, name)
     }
 
     /// Returns the class that a name must have before a callback can reach it.
@@ -221,12 +233,13 @@ pub fn is_public_https(url: &str) -> bool {
 
 const HTTPS: &str = "must begin with https:// (plain http is not allowed here)";
 
-/// The error for an address that callbacks must not reach.
-pub(super) fn forbidden_error(reasons: &[String]) -> AddressError {
-    AddressError::Forbidden(format!(
-        "{}; the operator can permit it in the [egress] settings",
-        reasons.join("; ")
-    ))
+/// Returns the text of a refusal: its reasons, and the settings that permit the host.
+fn refusal(reasons: &[String], host: &str) -> String {
+    let plain_http = if reasons == [HTTPS] { "set egress.allow_http, or " } else { "" };
+    let reasons = reasons.join("; ");
+    format!(
+        "{reasons}; the operator can permit it: {plain_http}add {host} to egress.allow (RINGBACK_EGRESS__ALLOW)"
+    )
 }
 
 fn too_long() -> String {

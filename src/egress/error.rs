@@ -98,7 +98,7 @@ impl SendError {
     /// Classifies an error by one of its causes; `None` if the cause does not decide.
     fn by_cause(cause: &(dyn Error + 'static)) -> Option<Self> {
         if let Some(unresolved) = cause.downcast_ref::<ResolveError>() {
-            return Some((*unresolved).into());
+            return Some(unresolved.clone().into());
         }
         if let Some(exhausted) = cause.downcast_ref().and_then(Self::exhausted) {
             return Some(exhausted);
@@ -122,8 +122,8 @@ impl SendError {
 impl From<ResolveError> for SendError {
     fn from(error: ResolveError) -> Self {
         match error {
-            ResolveError::Forbidden => Self::Refused(error.to_string()),
-            ResolveError::Unknown => Self::Connect(error.to_string()),
+            ResolveError::Forbidden(_) => Self::Refused(error.to_string()),
+            ResolveError::Unknown(_) => Self::Connect(error.to_string()),
             ResolveError::Exhausted(lacking) => Self::Exhausted(lacking),
         }
     }

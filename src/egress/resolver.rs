@@ -86,24 +86,24 @@ pub(super) enum AddressPolicy {
 }
 
 /// Reason why a name has no usable address. [`SendError`](super::SendError) finds it in the HTTP client's error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ResolveError {
-    /// The guard refuses an address of the name.
-    #[error("the host is not one that callbacks may reach")]
-    Forbidden,
-    /// The name has no address.
-    #[error("the host name does not resolve")]
-    Unknown,
+    /// The guard refuses an address of the name, with this explanation.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The name has no address. A user's name is shown. A name of the operator is not: users can read these errors.
+    #[error("the host name{} does not resolve", .0.as_ref().map(|name| format!(" `{name}`")).unwrap_or_default())]
+    Unknown(Option<String>),
     /// This machine lacks something that a lookup needs.
     #[error("{0}")]
     Exhausted(&'static str),
 }
 
-/// Returns why a lookup failed.
-fn failed(error: &io::Error) -> ResolveError {
+/// Returns why a lookup failed; `None` if the name has no address.
+fn lacked(error: &io::Error) -> Option<ResolveError> {
     let net = error.get_ref().and_then(|carried| carried.downcast_ref::<NetError>());
     let network = if let Some(NetError::Io(network)) = net { network } else { error };
-    lacking(network).map_or(ResolveError::Unknown, ResolveError::Exhausted)
+    lacking(network).map(ResolveError::Exhausted)
 }
 
 /// The resolver of an HTTP client, which applies its address policy.
@@ -118,14 +118,19 @@ impl Guard {
     pub(super) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         let trusted = self.policy == AddressPolicy::Trusted || self.settings.allows_name(name);
         let resolved = self.resolver.lookup(name, trusted).await;
-        let mut addresses = resolved.map_err(|error| failed(&error))?;
+        let unknown = || {
+            let shown = (self.policy != AddressPolicy::Trusted).then(|| name.to_owned());
+            ResolveError::Unknown(shown)
+        };
+        let mut addresses = resolved.map_err(|error| lacked(&error).unwrap_or_else(unknown))?;
         if addresses.is_empty() {
-            return Err(ResolveError::Unknown);
+            return Err(unknown());
         }
         if !trusted {
-            let required = self.settings.required_class(name, self.policy == AddressPolicy::Plain);
-            if self.settings.classify(&addresses) < required {
-                return Err(ResolveError::Forbidden);
+            let plain = self.policy == AddressPolicy::Plain;
+            let class = self.settings.classify(&addresses);
+            if class < self.settings.required_class(name, plain) {
+                return Err(ResolveError::Forbidden(self.settings.class_objection(name, plain, class)));
             }
         }
         addresses.truncate(ADDRESSES_MAX);

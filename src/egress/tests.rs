@@ -143,7 +143,9 @@ async fn a_name_rebound_after_registration_is_never_connected_to() {
     let url = format!("https://rebind.example:{port}/?secret");
     egress.check(&url, Timestamp::MAX).await.unwrap();
     let error = egress.send(post(&egress, &url)).await.unwrap_err();
-    assert_eq!(error, SendError::Refused("the host is not one that callbacks may reach".into()));
+    let refusal = "must not lead to a private or otherwise special address; the operator can permit it: \
+                   add rebind.example to egress.allow (RINGBACK_EGRESS__ALLOW)";
+    assert_eq!(error, SendError::Refused(refusal.into()));
     assert_eq!(lookups.load(Ordering::SeqCst), 2);
     assert_unused(&listener);
 }
@@ -269,7 +271,7 @@ async fn an_unresolved_name_is_registered_and_its_attempt_fails() {
     let (egress, _) = egress(&[], Resolver::fixed(|_| Err(io::Error::other("no such name"))));
     egress.check("https://soon.example/", Timestamp::MAX).await.unwrap();
     let error = egress.send(post(&egress, "https://soon.example/")).await.unwrap_err();
-    assert_eq!(error.to_string(), "connect: the host name does not resolve");
+    assert_eq!(error.to_string(), "connect: the host name `soon.example` does not resolve");
 }
 
 #[tokio::test]

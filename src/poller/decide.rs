@@ -11,7 +11,8 @@ use super::budget::backoff;
 use super::provider::PollResponse;
 use super::scheduler::{JobSchedule, Scheduler};
 use crate::domain::{
-    EndingKind, Finding, JobError, JobName, JobNo, JobStatus, Observation, ProviderHealth, Timestamp, observe,
+    EndingKind, Finding, JobError, JobName, JobNo, JobStatus, Observation, ProviderHealth, Timestamp,
+    credential_variable, observe,
 };
 use crate::providers::{Interpretation, JobReport, PollFailure};
 use crate::store::{EndJob, ExpireWatches, RecordObservation, RefreshEnding};
@@ -86,10 +87,7 @@ pub(super) fn decide(
             }
             change
         }
-        Interpretation::Failed { failure: PollFailure::Unauthorized { code }, message } => {
-            schedule.rare().last_error = Some(format!("{code}: {message}"));
-            budget.unauthorized(now)
-        }
+        Interpretation::Failed { failure: PollFailure::Unauthorized { .. }, .. } => budget.unauthorized(now),
         Interpretation::Failed { failure: PollFailure::RateLimited, .. } => {
             decision.not_before = Some(budget.rate_limited(retry_after, now));
             None
@@ -213,7 +211,13 @@ fn log_health(change: Option<ProviderHealth>, provider: &str, error: &str) {
             tracing::warn!(provider, error, "circuit breaker opened: one poll a second until one succeeds");
         }
         Some(ProviderHealth::Paused) => {
-            tracing::error!(provider, error, "credential rejected: one poll a minute until it is accepted");
+            let variable = credential_variable(provider);
+            tracing::error!(
+                provider,
+                error,
+                variable,
+                "credential rejected: check the variable; one poll a minute until it is accepted"
+            );
         }
         Some(ProviderHealth::Ok) => tracing::info!(provider, "the provider has recovered"),
     }

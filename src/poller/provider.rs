@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use url::Url;
 
 use crate::clock::Clock;
-use crate::domain::{JobName, Limits, Masked, PollPolicy};
+use crate::domain::{JobName, Limits, Masked, PollPolicy, credential_variable};
 use crate::egress::{Egress, Fetch};
 use crate::providers::{Definition, Interpretation, PollFailure};
 
@@ -65,7 +65,9 @@ impl Provider {
     ) -> Result<PollResponse, Interpretation> {
         let definition = &self.definition;
         if definition.needs_credential() && self.credential.is_none() {
-            let (code, message) = ("no_api_key".to_owned(), "no api_key is configured".to_owned());
+            let variable = credential_variable(&definition.id);
+            let code = "no_api_key".to_owned();
+            let message = format!("no API key is configured; the operator can set {variable}");
             return Err(Interpretation::Failed { failure: PollFailure::Unauthorized { code }, message });
         }
         let base_url = self.base_url.as_ref();

@@ -1,12 +1,13 @@
 //! Compiling a definition file to a [`Definition`].
 //!
-//! All errors are listed at once, each with its key, for the author of the definition. Only an error in the form
-//! (no TOML, an unknown key, a wrong type) is reported alone, with its line.
+//! All errors are listed at once, each with its line and its key, for the author of the definition. Only an error in
+//! the form (no TOML, an unknown key, a wrong type) is reported alone.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 use std::time::Duration;
 
+use toml::de::{DeTable, DeValue};
 use url::Url;
 
 use super::definition::{
@@ -56,7 +57,7 @@ impl Definition {
         let mut report = DefinitionErrors::default();
         match definition(file, &mut report) {
             Some(definition) if report.0.is_empty() => Ok(definition),
-            _ => Err(report.0),
+            _ => Err(report.located(text)),
         }
     }
 }
@@ -65,12 +66,29 @@ impl Definition {
 fn located(text: &str, error: &toml::de::Error) -> String {
     let message = error.message().trim_end();
     match error.span() {
-        Some(span) => {
-            let before = text.get(..span.start).unwrap_or(text);
-            format!("line {}: {message}", before.matches('\n').count() + 1)
-        }
+        Some(span) => format!("line {}: {message}", line_of(text, span.start)),
         None => message.to_owned(),
     }
+}
+
+/// Returns the number of the line that contains the byte at `at`, from 1.
+fn line_of(text: &str, at: usize) -> usize {
+    text.get(..at).unwrap_or(text).matches('\n').count() + 1
+}
+
+/// Returns the line of a dotted key, or of the deepest table of its path that the file has; `None` if it has none.
+fn line_of_key(text: &str, key: &str) -> Option<usize> {
+    let parsed = DeTable::parse(text).ok()?;
+    let (mut table, mut line) = (Some(parsed.get_ref()), None);
+    for word in key.split('.') {
+        let Some((name, value)) = table.and_then(|table| table.get_key_value(word)) else { break };
+        line = Some(line_of(text, name.span().start));
+        table = match value.get_ref() {
+            DeValue::Table(inner) => Some(inner),
+            _ => None,
+        };
+    }
+    line
 }
 
 /// Returns `None` if a part is invalid and has no default value. Its error is then in `report`.
@@ -85,7 +103,10 @@ fn definition(file: File, report: &mut DefinitionErrors) -> Option<Definition> {
     report.require(is_url, "docs", "must be the URL of the provider's documentation");
     let mut params = file.params;
     let job_id = job_id_param(params.remove("job_id").unwrap_or_default(), report);
-    let params = params.into_iter().map(|(name, table)| report.entry("params", name, Param::new(table)));
+    let params = params.into_iter().map(|(name, table)| {
+        let param = report.param(&name, table);
+        (name, param)
+    });
     let params = params.collect();
     let request = request_form(file.request, file.auth, report);
     if let Some(request) = &request {
@@ -127,13 +148,34 @@ fn check_examples(examples: &[Example], report: &mut DefinitionErrors) {
     }
 }
 
-/// Errors found so far.
+/// Errors found so far: the key of each, and its sentence.
 #[derive(Default)]
-struct DefinitionErrors(Vec<String>);
+struct DefinitionErrors(Vec<(String, String)>);
 
 impl DefinitionErrors {
     fn add(&mut self, key: &str, sentence: impl Display) {
-        self.0.push(format!("{key}: {sentence}"));
+        self.0.push((key.to_owned(), sentence.to_string()));
+    }
+
+    /// Returns the errors as text, with the line of each in the file.
+    fn located(self, text: &str) -> Vec<String> {
+        let located = |(key, sentence): (String, String)| match line_of_key(text, &key) {
+            Some(line) => format!("line {line}: {key}: {sentence}"),
+            None => format!("{key}: {sentence}"),
+        };
+        self.0.into_iter().map(located).collect()
+    }
+
+    /// Returns a parameter, or adds its error.
+    fn param(&mut self, name: &str, table: ParamTable) -> Param {
+        let key = format!("params.{name}");
+        match Param::check_pattern(&table) {
+            Ok(()) => self.take(&key, Param::new(table)),
+            Err(sentence) => {
+                self.add(&format!("{key}.pattern"), sentence);
+                <Param as Default>::default()
+            }
+        }
     }
 
     /// Adds the sentence unless the condition holds.
@@ -192,7 +234,7 @@ fn job_id_param(table: ParamTable, report: &mut DefinitionErrors) -> Param {
     let plain = table.default.is_none() && table.r#enum.is_none();
     let given = "`default` and `enum` are not allowed, because every registration gives a job id";
     report.require(plain, key, given);
-    report.take(key, Param::new(table))
+    report.param("job_id", table)
 }
 
 fn request_form(table: RequestTable, auth: AuthTable, report: &mut DefinitionErrors) -> Option<RequestForm> {

@@ -12,6 +12,7 @@ use url::Url;
 
 use super::definition::Definition;
 use super::template::{check_base, percent_encode};
+use crate::domain::credential_variable;
 
 /// Longest base URL in characters, as for every URL.
 const MAX_BASE_URL: usize = 2048;
@@ -148,7 +149,8 @@ impl Definition {
         }
         if let Some(auth) = &form.auth {
             let name = &self.name;
-            let credential = credential.ok_or_else(|| format!("{name} needs a key; set its api_key"))?;
+            let variable = credential_variable(&self.id);
+            let credential = credential.ok_or_else(|| format!("{name} needs a key; set {variable}"))?;
             if credential.is_empty() || !credential.bytes().all(|b| b.is_ascii_graphic()) {
                 return Err(format!("the key for {name} must be printable ASCII without spaces"));
             }

@@ -169,6 +169,11 @@ impl Param {
         Ok(param)
     }
 
+    /// Checks a pattern. The error is a sentence.
+    pub(super) fn check_pattern(table: &ParamTable) -> Result<(), String> {
+        table.pattern.as_deref().map_or(Ok(()), |pattern| anchored(pattern).map(drop))
+    }
+
     /// Returns the value for registrations without the parameter; `None` if the parameter is required.
     pub(super) fn default(&self) -> Option<&String> {
         self.table.default.as_ref()
@@ -210,7 +215,12 @@ impl Param {
 
 /// Compiles `pattern` so that it must match a whole value.
 fn anchored(pattern: &str) -> Result<Regex, String> {
-    let wrong = |error| format!("`{pattern}` is not a regular expression: {error}");
+    let wrong = |error: regex::Error| {
+        // The library draws the place on several lines; the last one has the reason.
+        let text = error.to_string();
+        let reason = text.lines().last().map_or("", |line| line.trim_start_matches("error: "));
+        format!("`{pattern}` is not a regular expression: {reason}")
+    };
     // Without the brackets first, because `a)|(?:b` is valid only between them.
     Regex::new(pattern).map_err(wrong)?;
     Regex::new(&format!(r"\A(?:{pattern})\z")).map_err(wrong)

@@ -373,7 +373,11 @@ fn every_error_in_a_definition_is_reported_with_its_key() {
         ("id = \"small\"", "id = \"Small One\"", "id: must be 1 to 40"),
         ("name = \"Small\"", "name = \" \"", "name: must not be empty"),
         ("https://small.example/docs", "here", "docs: must be the URL"),
-        ("[a-z0-9.]+", "[a-z", "params.job_id: `[a-z` is not a regular expression"),
+        (
+            "[a-z0-9.]+",
+            "[a-z",
+            "params.job_id.pattern: `[a-z` is not a regular expression: unclosed character class",
+        ),
         ("pattern = \"[a-z0-9.]+\"", "", "params.job_id: a `pattern` is required"),
         ("default = \"eu\"", "default = \"mars\"", "params.region: the default `mars` can never be used"),
         ("{region}", "{zone}", "request: `{zone}` is not declared"),
@@ -442,10 +446,28 @@ fn every_error_in_a_definition_is_reported_with_its_key() {
     ];
     for (what, by, sentence) in table {
         let errors = Definition::parse(&small(&[(what, by)])).unwrap_err();
-        assert!(errors.iter().any(|m| m.starts_with(sentence)), "{what} -> {by}: {errors:#?}");
+        // An error of a key is behind its line.
+        let parts = |error: &String| [error.clone(), error.splitn(2, ": ").last().unwrap_or("").to_owned()];
+        let found = errors.iter().flat_map(parts).any(|error| error.starts_with(sentence));
+        assert!(found, "{what} -> {by}: {errors:#?}");
     }
     let several = small(&[("schema = 1", "schema = 2"), ("\"$.id\"", "\"id\""), ("{region}", "eu")]);
     assert_eq!(Definition::parse(&several).unwrap_err().len(), 3);
+}
+
+#[test]
+fn an_error_in_a_definition_is_one_line_with_its_place() {
+    let wrong = small(&[("[a-z0-9.]+", "[a-z"), ("\"$.id\"", "\"id\"")]);
+    let place = |part: &str| wrong.lines().position(|line| line.contains(part)).unwrap() + 1;
+    let errors = Definition::parse(&wrong).unwrap_err();
+    let pattern = format!(
+        "line {}: params.job_id.pattern: `[a-z` is not a regular expression: unclosed character class",
+        place("[a-z\"")
+    );
+    assert!(errors.contains(&pattern), "{errors:#?}");
+    let path = format!("line {}: extract.job_id: `id` is not a path", place("\"id\""));
+    assert!(errors.iter().any(|error| error.starts_with(&path)), "{errors:#?}");
+    assert!(errors.iter().all(|error| !error.contains('\n')), "{errors:#?}");
 }
 
 #[test]

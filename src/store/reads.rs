@@ -95,6 +95,11 @@ impl ReadStore {
         Arc::clone(&self.shared.dispatcher_messages)
     }
 
+    /// URL of the API as clients see it, without a slash at its end.
+    pub fn public_url(&self) -> &str {
+        &self.shared.public_url
+    }
+
     /// Metrics of the process.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.shared.metrics

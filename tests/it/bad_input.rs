@@ -62,7 +62,12 @@ async fn every_invalid_field_has_its_pointer_code_and_reason() {
         (json!({ "a/b~c": 1 }), "/a~1b~0c", "unknown_field", "no such field"),
         (json!({ "provider": "nobody" }), "/provider", "unknown_provider", "use one of: muvi"),
         (json!({ "provider": 1 }), "/provider", "invalid_type", "string"),
-        (json!({ "provider": "replicate" }), "/provider", "no_credential", "api_key"),
+        (
+            json!({ "provider": "replicate" }),
+            "/provider",
+            "no_credential",
+            "set RINGBACK_PROVIDERS__REPLICATE__API_KEY",
+        ),
         (json!({ "params": [] }), "/params", "invalid_type", "object"),
         (json!({ "params": { "region": "eu" } }), "/params/region", "unknown_field", ""),
         (json!({ "events": "job.completed" }), "/events", "invalid_type", "list"),

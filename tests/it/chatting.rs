@@ -261,8 +261,8 @@ async fn an_invalid_slack_address_is_reported_at_its_field() {
         [
             (
                 "/notify/0/slack",
-                "must not lead to 169.254.169.254 (an address that is link-local); the operator can permit it in \
-                 the [egress] settings"
+                "must not lead to 169.254.169.254 (an address that is link-local); the operator can permit it: \
+                 add 169.254.169.254 to egress.allow (RINGBACK_EGRESS__ALLOW)"
             ),
             ("/notify/1/url", "is required"),
             ("/notify/2/url", trigger),

@@ -612,7 +612,7 @@ async fn errors_on_stderr_say_what_to_do() {
     1: 3 fields are invalid
       /jobId: must match the pattern [A-Za-z0-9_-]{1,128}
       /events/0: `job.done` is not allowed here; use one of: job.completed, job.failed, job.cancelled, job.not_found, watch.expired, job.processing, job.progress, job.*, watch.*
-      /callbackUrl: must not lead to 10.0.0.1 (an address that is private); the operator can permit it in the [egress] settings
+      /callbackUrl: must not lead to 10.0.0.1 (an address that is private); the operator can permit it: add 10.0.0.1 to egress.allow (RINGBACK_EGRESS__ALLOW)
     2: --metadata: not JSON: EOF while parsing an object at line 1 column 1
     1: RINGBACK_URL: this URL cannot be used: it must begin with http:// or https://
     1: RINGBACK_API_KEY: the key has 5 characters; it must have 16 to 256

@@ -397,7 +397,8 @@ async fn a_host_that_does_not_resolve_yet_is_accepted() {
     let url = format!("http://soon.example.com:{}/hook", t.receiver.port());
     let watch = t.register(&json!({ "jobId": "job_1", "callbackUrl": url })).await;
     t.pass(seconds(5)).await;
-    assert_eq!(t.delivery(&watch).await["attempts"][0]["error"], "connect: the host name does not resolve");
+    let error = &t.delivery(&watch).await["attempts"][0]["error"];
+    assert_eq!(error, "connect: the host name `soon.example.com` does not resolve");
     t.resolve("soon.example.com", &["127.0.0.1"]);
     t.pass(seconds(6)).await;
     t.receiver.next().await;

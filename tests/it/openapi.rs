@@ -312,6 +312,8 @@ async fn the_document_and_its_page_need_no_key_and_load_nothing() {
     assert_eq!(others, expected);
     let text = page.text();
     assert!(text.contains("curl -X POST") && text.contains("<nav"));
+    assert!(text.contains("<pre tabindex=\"0\">export RINGBACK=http://ringback KEY="), "the requested host");
+    assert!(text.trim_end().ends_with("</html>"));
     // The page contains its assets.
     for loaded in ["<script", "<link", "<img", "<iframe", " src=", "@import", "url("] {
         assert!(!text.contains(loaded), "{loaded}");

@@ -59,6 +59,8 @@ async fn config_exits_with_1_and_lists_every_error() {
     let text = "[providers.nope]\nrate = '1/x'\n[providers.muvi]\nmin_interval = '2h'\n".to_owned();
     let missing = [timeout, ("RINGBACK_TEMPLATES__PATH", "not-there")];
     let errors = lines(run_with(text, &missing).await.expect(1));
+    let served = lines(run(&missing, &["serve", "--config", &file]).await.expect(1));
+    assert_eq!(served, errors, "a start lists the same errors");
     insta::assert_snapshot!(errors, @r"
     ringback.toml:2: `providers.nope.rate`: `1/x` is not a rate; write it as 10/s, 600/m, 3000/h or off
     RINGBACK_DELIVERY__TIMEOUT: `5x` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d

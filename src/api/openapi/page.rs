@@ -8,12 +8,15 @@
 //! (6, 10 and 74 violations; Redoc also a worker from a `blob:` URL and does not start), and Stoplight Elements
 //! 9.0.25 (2.4 MB) loses its layout. With `'unsafe-inline'` they would make the binary a tenth larger or more.
 
+use std::convert::Infallible;
 use std::sync::LazyLock;
 
-use axum::http::header;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use futures_util::stream;
 use minijinja::value::Serde;
 use minijinja::{Environment, context};
 use pulldown_cmark::{Event, Options, Parser, html};
@@ -35,14 +38,40 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Answers with the page.
-pub fn answer(page: &'static str) -> Response {
+/// Stands in the page for the URL of the server.
+const SERVER: &str = "http://127.0.0.1:8080";
+
+/// Returns the URL of the server as the reader of the page sees it: `public_url` if that is https, because a proxy is
+/// then in front of this server; else the host of the request.
+pub fn server(headers: &HeaderMap, public_url: &str) -> String {
+    let is_plain = |host: &&str| {
+        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".:-_[]".contains(&b))
+    };
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(is_plain);
+    match host.filter(|_| !public_url.starts_with("https:")) {
+        Some(host) => format!("http://{host}"),
+        None => escape(public_url),
+    }
+}
+
+/// Returns a text of the configuration without characters that HTML or a shell interprets.
+fn escape(text: &str) -> String {
+    text.chars().filter(|c| !matches!(c, '<' | '>' | '&' | '"' | '\'' | '`' | '$' | ';' | ' ')).collect()
+}
+
+/// Answers with the page. The parts before and after the URL of the server are shared, not copied.
+pub fn answer(page: &'static str, server: String) -> Response {
+    let (before, after) = page.split_once(SERVER).unwrap_or((page, ""));
+    let length = before.len() + server.len() + after.len();
+    let parts = [Bytes::from_static(before.as_bytes()), server.into(), Bytes::from_static(after.as_bytes())];
+    let body = Body::from_stream(stream::iter(parts.map(Ok::<_, Infallible>)));
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CONTENT_SECURITY_POLICY, POLICY.as_str()),
     ];
-    (headers, page).into_response()
+    let length = [(header::CONTENT_LENGTH, HeaderValue::from(length))];
+    (headers, length, body).into_response()
 }
 
 /// Renders the page of a document.
@@ -68,6 +97,7 @@ pub fn render(document: &Value) -> Result<String, minijinja::Error> {
         operations => Serde(operations),
         schemas => Serde(&document["components"]["schemas"]),
         style => minijinja::Value::from_safe_string(STYLE.to_owned()),
+        server => minijinja::Value::from_safe_string(SERVER.to_owned()),
     })
 }
 
@@ -167,6 +197,21 @@ mod tests {
         }
         // The policy names the style of the page.
         assert!(page.contains(&format!("<style>{STYLE}</style>")));
+        assert_eq!(page.matches(SERVER).count(), 1, "answer replaces one");
+    }
+
+    #[test]
+    fn the_page_names_the_server_as_its_reader_sees_it() {
+        let with_host = |host: &str, public_url: &str| {
+            let headers = [(header::HOST, HeaderValue::from_str(host).expect("a host"))];
+            server(&headers.into_iter().collect(), public_url)
+        };
+        let listen = "http://0.0.0.0:9000";
+        assert_eq!(with_host("127.0.0.1:9000", listen), "http://127.0.0.1:9000");
+        assert_eq!(with_host("[::1]:9000", listen), "http://[::1]:9000");
+        assert_eq!(with_host("a\"<b>", listen), listen, "only a host is repeated");
+        assert_eq!(with_host("10.0.0.1", "https://ringback.example"), "https://ringback.example");
+        assert_eq!(server(&HeaderMap::new(), listen), listen);
     }
 
     #[test]

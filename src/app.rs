@@ -208,6 +208,7 @@ impl App {
         }
         tracing::info!("stopping: finishing the work in progress");
         draining.send_replace(true);
+        dispatcher.stop();
         // Each ends when its last task has dropped it.
         drop((poller, dispatcher));
         let stopping = clock.stopwatch();

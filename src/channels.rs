@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 pub use channel::{
     AttemptResult, Channel, ChannelSetting, ChannelSpec, Message, Pacing, ParsedAddress, QueueScope,
-    Services, SettingCheck, SettingValues, SettingsReport, Shorthand, ShownAddress,
+    Services, SettingCheck, SettingValues, SettingsReport, Shorthand, ShownAddress, Transmission,
 };
 
 use crate::domain::{AddressError, AppNo, ChannelKind, Outcome};

@@ -33,6 +33,12 @@
 //! **A destination that does not respond** would delay its queue by one timeout after another. [`breaker`] prevents
 //! this.
 //!
+//! **A late reply holds no place.** A mail server may take ten minutes to accept a message that it already has
+//! ([`Transmission`]). After [`LATE_REPLY`], such a delivery frees its places for others, and the store is told when
+//! the next attempt would be due if the outcome stayed unclear. A process that ends without a stop therefore does
+//! not send the message again at its next start. Only in the first seconds after the transmission, a crash causes a
+//! second copy at once. At a stop, the attempt is recorded as unclear.
+//!
 //! **A result is written before its delivery is unloaded**, however long the store refuses writes. While it
 //! refuses writes, no attempt starts.
 
@@ -41,24 +47,28 @@ mod fair_queue;
 mod pacing;
 mod state;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
-use crate::channels::{self, AttemptResult, Channels, Message};
-use crate::clock::Clock;
+use crate::channels::{self, AttemptResult, Channels, Message, Transmission};
+use crate::clock::{Clock, Stopwatch};
 use crate::domain::{
     Activity, Attempt, AttemptKind, DispatchPolicy, NextStep, Outcome, PendingDelivery, Timestamp,
     next_attempt,
 };
 use crate::store::{
-    LoadDueDeliveries, RecordAttempt, RescheduleRetries, Store, StoreError, WRITE_RETRY_PAUSE,
-    write_until_accepted,
+    LoadDueDeliveries, PostponeDelivery, RecordAttempt, RescheduleRetries, Store, StoreError,
+    WRITE_RETRY_PAUSE, write_until_accepted,
 };
 use crate::telemetry::metrics::{AttemptOutcome, Load};
 use crate::telemetry::traces::{Context, Span, SpanKind};
 use state::DispatchState;
+
+/// Time after which the reply to a transmitted message is late. Most servers reply within a second. If the places
+/// were freed at once, a burst of mails would open a connection for each.
+const LATE_REPLY: Duration = Duration::from_secs(5);
 
 /// Pause before the retry of an attempt that ended in a panic.
 const PANIC_RETRY_PAUSE: Duration = Duration::from_secs(60);
@@ -75,6 +85,9 @@ pub struct Dispatcher {
     wake: Notify,
     /// Each task has a clone. The channel closes when the last clone is dropped.
     alive: mpsc::Sender<()>,
+    /// Whether the process stops, and for how long it has been stopping.
+    is_stopping: watch::Sender<bool>,
+    stopping_for: OnceLock<Stopwatch>,
 }
 
 impl Dispatcher {
@@ -88,7 +101,11 @@ impl Dispatcher {
     ) -> (Arc<Self>, mpsc::Receiver<()>) {
         let (alive, ended) = mpsc::channel(1);
         let state = Mutex::new(DispatchState::new(policy.concurrency, policy.per_destination));
-        (Arc::new(Self { store, channels, clock, policy, state, wake: Notify::new(), alive }), ended)
+        let (wake, is_stopping) = (Notify::new(), watch::Sender::new(false));
+        let stopping_for = OnceLock::new();
+        let dispatcher =
+            Self { store, channels, clock, policy, state, wake, alive, is_stopping, stopping_for };
+        (Arc::new(dispatcher), ended)
     }
 
     /// Reads from the store which queues have waiting deliveries, and when the first delivery of each queue
@@ -113,7 +130,7 @@ impl Dispatcher {
         let state = self.state();
         Load {
             loaded: state.shares.total.loaded,
-            in_flight: state.shares.total.in_flight,
+            in_flight: state.shares.total.in_flight + state.shares.total.awaiting_reply,
             down: state.breakers.open_count(),
             ..Load::default()
         }
@@ -198,6 +215,19 @@ impl Dispatcher {
         }
     }
 
+    /// Ends the wait for late replies. Their attempts are recorded as unclear. An attempt that has not transmitted its
+    /// message within the timeout of an attempt is dropped, and made again after the next start.
+    pub fn stop(&self) {
+        let _ = self.stopping_for.set(self.clock.stopwatch());
+        self.is_stopping.send_replace(true);
+    }
+
+    /// Returns when the process stops.
+    async fn stopping(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.is_stopping.subscribe().wait_for(|stopping| *stopping).await;
+    }
+
     fn state(&self) -> MutexGuard<'_, DispatchState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -231,7 +261,8 @@ struct RunningAttempt {
 impl RunningAttempt {
     async fn run(&mut self) {
         let dispatcher = Arc::clone(&self.dispatcher);
-        let (record, outcome) = dispatcher.attempt(&self.delivery).await;
+        // Without a result, the delivery is still due in the store.
+        let Some((record, outcome)) = dispatcher.attempt(&self.delivery).await else { return };
         let (next, duration) = (record.after, Duration::from_millis(record.attempt.duration_ms.into()));
         dispatcher.record(record).await;
         let channel = self.delivery.destination.channel;
@@ -254,8 +285,8 @@ impl Drop for RunningAttempt {
 }
 
 impl Dispatcher {
-    /// Makes one attempt. Returns its record and its outcome.
-    async fn attempt(&self, delivery: &PendingDelivery) -> (RecordAttempt, AttemptOutcome) {
+    /// Makes one attempt. Returns its record and its outcome; `None` if a stop dropped it.
+    async fn attempt(&self, delivery: &PendingDelivery) -> Option<(RecordAttempt, AttemptOutcome)> {
         let at = self.clock.now();
         if let Some(finished) = &delivery.finished {
             self.store.metrics().detected(finished, at);
@@ -264,8 +295,11 @@ impl Dispatcher {
         let kind = if delivery.manual { AttemptKind::Manual } else { scheduled };
         let queue = &delivery.destination.queue;
         let is_admitted = self.policy.is_last(kind) || self.state().breakers.admits(queue, at);
-        let mut result =
-            if is_admitted { self.send(delivery, at).await } else { AttemptResult::destination_down() };
+        let mut result = if is_admitted {
+            self.send(delivery, kind, at).await?
+        } else {
+            AttemptResult::destination_down()
+        };
         result.attempt.at = at;
         result.attempt.duration_ms = u32::try_from(result.duration.as_millis()).unwrap_or(u32::MAX);
         self.apply_to_queue(delivery, &result);
@@ -282,14 +316,63 @@ impl Dispatcher {
             attempt: result.attempt,
             after: next,
         };
-        (record, outcome)
+        Some((record, outcome))
     }
 
-    async fn send(&self, delivery: &PendingDelivery, now: Timestamp) -> AttemptResult {
+    /// Sends a delivery. Returns `None` if a stop dropped the attempt before the message was transmitted.
+    async fn send(
+        &self,
+        delivery: &PendingDelivery,
+        kind: AttemptKind,
+        now: Timestamp,
+    ) -> Option<AttemptResult> {
         let is_signed = channels::spec(delivery.destination.channel).is_signed;
         let app = if is_signed { self.store.app(delivery.app) } else { None };
-        let message = Message { delivery, app: app.as_deref(), now, timeout: self.policy.timeout };
-        self.channels.send(message).await
+        let (timeout, transmission) = (self.policy.timeout, Transmission::default());
+        let message = Message { delivery, app: app.as_deref(), now, timeout, transmission: &transmission };
+        let mut sending = std::pin::pin!(self.channels.send(message));
+        let dropped = async {
+            self.stopping().await;
+            let passed = self.stopping_for.get().map(Stopwatch::elapsed).unwrap_or_default();
+            self.clock.deadline(timeout.saturating_sub(passed)).await;
+        };
+        tokio::select! {
+            biased;
+            result = &mut sending => return Some(result),
+            () = transmission.completed() => {}
+            () = dropped => return None,
+        }
+        let late = async {
+            self.clock.deadline(LATE_REPLY).await;
+            self.postpone(delivery, kind).await;
+            // All places may be taken; one is free when another reply arrives.
+            while !self.state().await_reply(delivery) {
+                tokio::select! {
+                    () = self.clock.deadline(LATE_REPLY) => {}
+                    () = self.stopping() => return,
+                }
+            }
+            self.wake.notify_one();
+            self.stopping().await;
+        };
+        tokio::select! {
+            biased;
+            result = &mut sending => Some(result),
+            () = late => transmission.take_unclear(),
+        }
+    }
+
+    /// Writes when the next attempt is due if this one stays unclear. Failures are ignored: the attempt will be
+    /// recorded anyway, unless the process ends.
+    async fn postpone(&self, delivery: &PendingDelivery, kind: AttemptKind) {
+        let next = next_attempt(&self.policy, delivery.id, kind, &Outcome::Unclear, self.clock.now());
+        let NextStep::Retry { step, due_at } = next else { return };
+        let PendingDelivery { app, id: delivery, attempts: before, .. } = *delivery;
+        let postponed =
+            self.store.postpone_delivery(PostponeDelivery { app, delivery, before, step, due_at });
+        if let Err(error) = postponed.await {
+            tracing::debug!(%error, %delivery, "a delivery that waits for a late reply could not be postponed");
+        }
     }
 
     /// Updates the pacing and the breaker of a queue after an attempt.

@@ -62,8 +62,8 @@ use crate::telemetry::metrics::Queues;
 pub use self::apps::{BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefusal, RotateSecret};
 pub use self::db::{DatabaseLocation, StoreError};
 pub use self::deliveries::{
-    DeliveryFilter, DueDeliveries, LoadDueDeliveries, RecordAttempt, RescheduleRetries, RetryDelivery,
-    RetryFailedDeliveries, RetryProgress, RetryRefusal,
+    DeliveryFilter, DueDeliveries, LoadDueDeliveries, PostponeDelivery, RecordAttempt, RescheduleRetries,
+    RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
 };
 pub use self::endings::{EndJob, ExpireWatches, NotifyWatches};
 pub use self::events::After;
@@ -158,6 +158,8 @@ commands! {
     idempotent poll_now: PollNow => () | NotFound, each(jobs::poll_now);
     /// Records an attempt and the next step of its delivery.
     write record_attempt: RecordAttempt => (), deliveries::record_attempt;
+    /// Postpones a delivery whose attempt waits for a late reply.
+    write postpone_delivery: PostponeDelivery => (), deliveries::postpone_delivery;
     /// Reschedules deliveries whose last attempt lies in the future. Returns their number.
     write reschedule_retries: RescheduleRetries => usize, each(deliveries::reschedule_retries);
     /// Records the request to retry a delivery at once.

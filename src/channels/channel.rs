@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Bytes;
 use reqwest::header::{HeaderMap, HeaderValue};
+use tokio::sync::Notify;
 
 use super::templates::{TemplateFile, Templates};
 use crate::clock::Clock;
@@ -115,8 +116,36 @@ pub struct Message<'a> {
     pub app: Option<&'a App>,
     /// Start of the attempt.
     pub now: Timestamp,
-    /// Maximum duration of the attempt.
+    /// Maximum duration of the attempt, unless the channel has a timeout of its own.
     pub timeout: Duration,
+    /// Where the channel reports that the message is transmitted and only the reply is missing.
+    pub transmission: &'a Transmission,
+}
+
+/// Reports that a message is transmitted completely, while its reply may take minutes. From then on, it is unclear
+/// whether the receiver has accepted the message, until the attempt ends.
+#[derive(Debug, Default)]
+pub struct Transmission {
+    unclear: Mutex<Option<Box<AttemptResult>>>,
+    completed: Notify,
+}
+
+impl Transmission {
+    /// Reports the end of the transmission. `unclear` is the result if the attempt is dropped before the reply.
+    pub(super) fn complete(&self, unclear: AttemptResult) {
+        *self.unclear.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(unclear));
+        self.completed.notify_one();
+    }
+
+    /// Returns after the end of the transmission.
+    pub async fn completed(&self) {
+        self.completed.notified().await;
+    }
+
+    /// Takes the result of an attempt that is dropped before the reply.
+    pub fn take_unclear(&self) -> Option<AttemptResult> {
+        self.unclear.lock().unwrap_or_else(PoisonError::into_inner).take().map(|result| *result)
+    }
 }
 
 /// A field of a registration that holds addresses of one channel.
@@ -167,7 +196,8 @@ pub enum Pacing {
     /// At most one message per interval to one address, for all apps together. A 429 with `Retry-After` holds
     /// back all messages to the address.
     PerAddress(Duration),
-    /// At most this many messages in flight, for all addresses and apps together.
+    /// At most this many messages in flight, for all addresses and apps together. A message that waits long for its
+    /// reply does not count.
     Concurrent(usize),
 }
 

@@ -28,7 +28,7 @@ use super::templates::{TemplateFile, Templates};
 use crate::domain::{AddressError, Attempt, ChannelKind, MailAddress, MailPattern, Mailbox, Masked, Outcome};
 use crate::egress::SendError;
 use settings::{SETTINGS, SmtpServer};
-use smtp::{Failure, Mail, Progress, Reply, Stage};
+use smtp::{FINAL_REPLY_TIMEOUT, Failure, Mail, Reply, Stage};
 
 /// Maximum number of mails in flight. Each uses a connection of its own, and a mail server accepts about this
 /// many from one client (Postfix defers beyond 50, small relays beyond 5).
@@ -36,6 +36,9 @@ const CONCURRENT_MAX: usize = 4;
 
 /// Wait after a temporary refusal: greylisting accepts a sender after some minutes.
 const TEMPORARY_WAIT: Duration = Duration::from_secs(5 * 60);
+
+/// End of an error about a missing reply to a whole message.
+const UNCLEAR: &str = "it may have accepted the mail";
 
 /// Maximum length of a subject, in characters. Mail readers cut longer ones.
 const SUBJECT_MAX: usize = 150;
@@ -77,7 +80,10 @@ struct Mailer {
 
 impl Mailer {
     fn from_settings(values: &SettingValues) -> Option<Self> {
-        let server = SmtpServer::parse(values.text("smtp.url")?).ok()?;
+        let mut server = SmtpServer::parse(values.text("smtp.url")?).ok()?;
+        if let Some(timeout) = values.text("smtp.timeout") {
+            server.timeout = settings::timeout(timeout).ok()?;
+        }
         let from = settings::sender(values.text("smtp.from")?).ok()?;
         let allow = match values.list("smtp.allow") {
             Some(entries) => settings::patterns(entries.iter().map(Masked::reveal)).ok()?,
@@ -128,21 +134,34 @@ impl Mailer {
             .ok_or("the mail address cannot be read")?;
         let (bytes, request_headers) = self.compose(&services.templates, &to, message)?;
         let mail = Mail { server: &self.server, from: &self.from.address, to: &to, message: &bytes };
-        let mut progress = Progress { stage: Stage::Connect, accepted: None };
-        let exchange = smtp::send(&services.egress, mail, &mut progress);
-        let finished = services.clock.timeout(message.timeout, exchange).await;
-        let Progress { stage, accepted } = progress;
-        let (outcome, error, reply) = if let Some(reply) = accepted {
-            (Outcome::Ok, None, reply.text)
-        } else {
-            let timed_out = || SendError::timed_out(message.timeout).into();
-            let failure = finished.and_then(Result::err).unwrap_or_else(timed_out);
-            let (outcome, error, reply) = classify(stage, failure);
-            (outcome, Some(error), reply)
+        let mut stage = Stage::Connect;
+        let result = |outcome, error: Option<String>, reply: &str| {
+            let request_headers = request_headers.clone();
+            let response_body = recorded_text(reply.as_bytes());
+            let attempt = Attempt { error, request_headers, response_body, ..Attempt::default() };
+            AttemptResult { outcome, unreachable: false, duration: stopwatch.elapsed(), attempt }
         };
-        let response_body = recorded_text(reply.as_bytes());
-        let attempt = Attempt { error, request_headers, response_body, ..Attempt::default() };
-        Ok(AttemptResult { outcome, unreachable: false, duration: stopwatch.elapsed(), attempt })
+        let final_reply = match smtp::transmit(services, mail, &mut stage).await {
+            Ok(final_reply) => final_reply,
+            Err(failure) => {
+                let (outcome, error, reply) = classify(stage, failure);
+                return Ok(result(outcome, Some(error), &reply));
+            }
+        };
+        let stopped = format!("stopped: Ringback was stopped before the mail server replied; {UNCLEAR}");
+        message.transmission.complete(result(Outcome::Unclear, Some(stopped), ""));
+        let reply = services.clock.timeout(FINAL_REPLY_TIMEOUT, final_reply).await;
+        Ok(match reply.unwrap_or_else(|| Err(SendError::timed_out(FINAL_REPLY_TIMEOUT).into())) {
+            Ok(reply) => result(Outcome::Ok, None, &reply.text),
+            Err(Failure::Connection(error)) => {
+                let error = format!("{error}, after the message; {UNCLEAR}");
+                result(Outcome::Unclear, Some(error), "")
+            }
+            Err(failure) => {
+                let (outcome, error, reply) = classify(Stage::Content, failure);
+                result(outcome, Some(error), &reply)
+            }
+        })
     }
 
     /// Returns a mail, and the headers that the attempt log shows. The error is a sentence.
@@ -237,9 +256,14 @@ fn classify(stage: Stage, failure: Failure) -> (Outcome, String, String) {
             let error = "tls: the mail server offers no STARTTLS".to_owned();
             (retry(Some(OPERATOR_WAIT)), error, String::new())
         }
-        Failure::NoLogin => {
-            tracing::error!("the mail server offers neither AUTH PLAIN nor AUTH LOGIN; mails wait");
-            let error = "smtp: the mail server offers no login".to_owned();
+        Failure::NoLogin { offered, starttls } => {
+            let remedy = match (starttls, offered.as_str()) {
+                (true, _) => "it may offer one after STARTTLS: add ?tls=required to [smtp] url".to_owned(),
+                (false, "") => "remove the user name and the password from [smtp] url".to_owned(),
+                (false, offered) => format!("it offers {offered}, and Ringback knows PLAIN and LOGIN"),
+            };
+            let error = format!("smtp: the mail server offers no login; {remedy}");
+            tracing::error!(error, "the mail server does not permit the login of [smtp] url; mails wait");
             (retry(Some(OPERATOR_WAIT)), error, String::new())
         }
     }

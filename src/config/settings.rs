@@ -98,7 +98,7 @@ const FIRST: &[Setting] = &[
         .doc("waits before the retries of a delivery; each varies by ±20 %"),
     one("delivery.timeout", |c, v| put(&mut c.delivery.timeout, parse::duration(v, TIMEOUT_MAX)))
         .default("20s")
-        .doc("timeout of an attempt, including the answer's body"),
+        .doc("timeout of an attempt of a webhook or a chat message, including the answer's body"),
     one("delivery.concurrency", |c, v| put(&mut c.delivery.concurrency, parse::integer(v, 1..=ATTEMPTS_MAX)))
         .default("512")
         .doc("maximum number of attempts in progress"),

@@ -74,8 +74,10 @@ pub(super) struct Share {
     pub(super) loaded: usize,
     /// Size of their bodies.
     pub(super) bytes: usize,
-    /// Number of deliveries in flight.
+    /// Number of deliveries in flight, without those that wait for a late reply.
     pub(super) in_flight: usize,
+    /// Number of deliveries that wait for a late reply.
+    pub(super) awaiting_reply: usize,
 }
 
 impl AppShares {
@@ -111,6 +113,26 @@ impl AppShares {
         }
     }
 
+    /// Counts a delivery in flight as one that waits for a late reply, if the app may have one more of them. `most`
+    /// is the common maximum. Returns whether it is counted so.
+    pub(super) fn await_reply(&mut self, app: AppNo, most: usize) -> bool {
+        let of_app = self.apps.get(&app).map_or(0, |share| share.awaiting_reply);
+        if self.total.awaiting_reply >= most || of_app >= per_app_limit(most) {
+            return false;
+        }
+        self.end(app);
+        self.apps.entry(app).or_default().awaiting_reply += 1;
+        self.total.awaiting_reply += 1;
+        true
+    }
+
+    /// Records the end of the wait for a late reply.
+    pub(super) fn end_late(&mut self, app: AppNo) {
+        for share in self.apps.get_mut(&app).into_iter().chain([&mut self.total]) {
+            share.awaiting_reply -= 1;
+        }
+    }
+
     /// Returns whether an app may have one more delivery in flight, if the common maximum is `most`.
     pub(super) fn may_send(&self, app: AppNo, most: usize) -> bool {
         self.apps.get(&app).is_none_or(|held| held.in_flight < per_app_limit(most))
@@ -128,6 +150,23 @@ impl AppShares {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_app_uses_seven_eighths_of_the_late_replies() {
+        let mut shares = AppShares::default();
+        let mut wait = |app, count| {
+            let one = |_: &u32| {
+                shares.load(AppNo(app), 1);
+                shares.start(AppNo(app));
+                shares.await_reply(AppNo(app), 64)
+            };
+            (0..count).filter(one).count()
+        };
+        assert_eq!((wait(1, 60), wait(2, 6), wait(3, 6)), (56, 6, 2));
+        assert_eq!((shares.total.awaiting_reply, shares.total.in_flight), (64, 8));
+        shares.end_late(AppNo(1));
+        assert!(shares.await_reply(AppNo(1), 64) && !shares.await_reply(AppNo(1), 64));
+    }
 
     #[test]
     fn apps_take_turns_and_so_do_the_queues_of_each() {

@@ -20,6 +20,10 @@ pub(super) const LOADED_MAX: (usize, usize) = (8_192, 64 * 1024 * 1024);
 /// the page has arrived, so this also limits by how much [`LOADED_MAX`] can be exceeded.
 const PAGES_MAX: usize = 16;
 
+/// Maximum number of deliveries that wait for a late reply, and hold neither a place of their queue nor one of their
+/// channel. Each holds a connection; a busy mail server accepts no more from one client.
+pub(super) const AWAITING_REPLY_MAX: usize = 64;
+
 /// The loaded deliveries: taken from the store, and waiting or in flight.
 #[derive(Debug, Default)]
 pub(super) struct DispatchState {
@@ -55,6 +59,8 @@ pub(super) struct DispatchState {
 struct DestinationQueue {
     waiting: VecDeque<Box<PendingDelivery>>,
     in_flight: HashSet<DeliveryId>,
+    /// Deliveries that wait for a late reply. They are loaded, and use no place of the queue.
+    awaiting_reply: HashSet<DeliveryId>,
     /// Whether it is in `DispatchState::sendable`.
     is_sendable: bool,
     /// Whether the store has more deliveries that are due.
@@ -82,7 +88,10 @@ impl DestinationQueue {
     }
 
     fn is_idle(&self) -> bool {
-        self.loaded() == 0 && self.page.is_none() && !(self.is_sendable || self.has_more || self.is_loadable)
+        self.loaded() == 0
+            && self.awaiting_reply.is_empty()
+            && self.page.is_none()
+            && !(self.is_sendable || self.has_more || self.is_loadable)
     }
 }
 
@@ -305,8 +314,8 @@ impl DispatchState {
             queue.page = Some(PageInFlight { limit, ..PageInFlight::default() });
             self.pages.0 += 1;
             self.pages.1 += limit;
-            let loaded =
-                queue.waiting.iter().map(|delivery| delivery.id).chain(queue.in_flight.iter().copied());
+            let sent = queue.in_flight.iter().chain(&queue.awaiting_reply).copied();
+            let loaded = queue.waiting.iter().map(|delivery| delivery.id).chain(sent);
             let (loaded, limit) = (loaded.collect(), u32::try_from(limit).unwrap_or(u32::MAX));
             pages.push(LoadDueDeliveries { queue: name.to_string(), now, limit, loaded });
         }
@@ -334,18 +343,44 @@ impl DispatchState {
         self.remove_if_idle(name);
     }
 
+    /// Frees the places of a delivery in flight that waits for a late reply: in its queue, in its channel, and among
+    /// all attempts. Returns false if too many deliveries wait already; it then keeps its places.
+    pub(super) fn await_reply(&mut self, delivery: &PendingDelivery) -> bool {
+        let name: Arc<str> = delivery.destination.queue.as_str().into();
+        let Some(queue) = self.queues.get_mut(&name) else { return false };
+        if !queue.in_flight.contains(&delivery.id)
+            || !self.shares.await_reply(delivery.app, AWAITING_REPLY_MAX)
+        {
+            return false;
+        }
+        queue.in_flight.remove(&delivery.id);
+        queue.awaiting_reply.insert(delivery.id);
+        for waiting in self.pacer.finished(delivery.destination.channel) {
+            self.mark_sendable(&waiting);
+        }
+        self.mark_loadable(&name);
+        self.mark_sendable(&name);
+        true
+    }
+
     /// Unloads a delivery after its attempt.
     pub(super) fn finish(&mut self, delivery: &PendingDelivery, next: NextStep) {
         self.loaded.remove(&delivery.id);
-        self.shares.end(delivery.app);
-        self.shares.unload(delivery.app, delivery.body.len());
-        for name in self.pacer.finished(delivery.destination.channel) {
-            self.mark_sendable(&name);
-        }
         let name: Arc<str> = delivery.destination.queue.as_str().into();
-        if let Some(queue) = self.queues.get_mut(&name) {
+        let queue = self.queues.get_mut(&name);
+        let was_late = queue.is_some_and(|queue| {
             queue.in_flight.remove(&delivery.id);
+            queue.awaiting_reply.remove(&delivery.id)
+        });
+        if was_late {
+            self.shares.end_late(delivery.app);
+        } else {
+            self.shares.end(delivery.app);
+            for name in self.pacer.finished(delivery.destination.channel) {
+                self.mark_sendable(&name);
+            }
         }
+        self.shares.unload(delivery.app, delivery.body.len());
         if let NextStep::Retry { due_at, .. } = next {
             self.set_timer(&name, due_at);
         }

@@ -37,11 +37,11 @@ use crate::domain::{
 };
 use crate::events;
 
-pub use self::attempts::RecordAttempt;
+pub use self::attempts::{PostponeDelivery, RecordAttempt};
 pub use self::queues::{DueDeliveries, LoadDueDeliveries, RescheduleRetries};
 pub use self::retry::{RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal};
 
-pub(super) use self::attempts::record_attempt;
+pub(super) use self::attempts::{postpone_delivery, record_attempt};
 pub(super) use self::queues::{load_due_deliveries, reschedule_retries};
 pub(super) use self::retry::{retry_delivery, retry_failed_deliveries};
 

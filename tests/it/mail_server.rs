@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
@@ -36,13 +37,15 @@ pub struct Setup {
 pub const OPEN: Setup = Setup { implicit: false, starttls: false, login: None };
 
 /// Scripted behaviour of the next connection at a step: `greeting`, `EHLO`, `STARTTLS`,
-/// `AUTH`, `MAIL`, `RCPT`, `DATA`, `.`, `QUIT`.
+/// `PLAIN`, `AUTH`, `MAIL`, `RCPT`, `DATA`, `.`, `QUIT`.
 #[derive(Clone, Debug)]
 pub enum Quirk {
     /// The usual reply.
     None,
     /// This reply.
     Replies(&'static str, &'static str),
+    /// The usual reply, after the test has sent `true`.
+    Late(&'static str, watch::Receiver<bool>),
     /// No further reply.
     Silent(&'static str),
     /// An incomplete reply, and no further one.
@@ -59,6 +62,7 @@ impl Quirk {
             Self::Replies(word, _) | Self::Silent(word) | Self::Half(word) | Self::Hangs(word) => {
                 *word == step
             }
+            Self::Late(word, _) => *word == step,
             Self::None | Self::Dribbles => false,
         }
     }
@@ -272,12 +276,17 @@ impl WriterLoop {
                     let hello = format!("250-mail.test\r\n{starttls}{auth}250 SIZE 1000000");
                     self.answer(&mut stream, "EHLO", &hello).await?;
                 }
+                "HELO" => self.answer(&mut stream, "HELO", "250 mail.test").await?,
                 "STARTTLS" => {
                     self.answer(&mut stream, "STARTTLS", "220 go ahead").await?;
                     return Some(stream.into_inner());
                 }
                 "AUTH" => {
                     let given = self.credentials(&mut stream, rest).await?;
+                    if rest.starts_with("PLAIN") && self.quirk.at("PLAIN") {
+                        self.answer(&mut stream, "PLAIN", "").await?;
+                        continue;
+                    }
                     let known = (given.0.as_str(), given.1.as_str()) == LOGIN;
                     login = known.then(|| given.0.clone());
                     let reply = if known { "235 2.7.0 welcome" } else { "535 5.7.8 authentication failed" };
@@ -368,6 +377,11 @@ impl WriterLoop {
         let says = match &self.quirk {
             Quirk::Replies(_, says) if self.quirk.at(word) => says,
             Quirk::Hangs(_) if self.quirk.at(word) => return None,
+            Quirk::Late(_, gate) if self.quirk.at(word) => {
+                let _holding = self.held.hold(Some(gate.clone()));
+                gate.clone().wait_for(|open| *open).await.ok()?;
+                usual
+            }
             Quirk::Silent(_) | Quirk::Half(_) if self.quirk.at(word) => {
                 let _holding = self.held.hold(None);
                 if matches!(self.quirk, Quirk::Half(_)) {

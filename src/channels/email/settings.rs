@@ -1,15 +1,20 @@
 //! The settings of `[smtp]`. No message repeats a password.
 
+use std::time::Duration;
+
 use percent_encoding::percent_decode_str;
 use url::Url;
 
 use crate::channels::channel::{ChannelSetting, SettingCheck, SettingValues, SettingsReport};
-use crate::domain::{MailPattern, Mailbox, Masked};
+use crate::domain::{MailPattern, Mailbox, Masked, format_duration, parse_duration};
 
 /// Maximum number of patterns of `smtp.allow`, which are compared with each address.
 const PATTERNS_MAX: usize = 256;
 /// Maximum length of a user name or a password, in bytes: each has to fit into one line of the exchange.
 const LOGIN_MAX: usize = 256;
+
+/// Longest time of one stage of an exchange: a server that needs longer is unlikely to answer at all.
+const TIMEOUT_MAX: Duration = Duration::from_secs(10 * 60);
 
 const EXAMPLE: &str =
     "write it as smtp://user:password@mail.example.com:587?tls=required, or smtps://… for TLS from the start";
@@ -31,6 +36,14 @@ pub(super) const SETTINGS: &[ChannelSetting] = &[
         "addresses that may receive mail: `*@example.com`, `me@example.com`, `*`; if not set, the sender's own domain, unless it is a public mail service's",
         SettingCheck::List(|entries| patterns(entries.iter().map(String::as_str)).map(drop)),
     ),
+    ChannelSetting {
+        default: Some("30s"),
+        ..ChannelSetting::new(
+            "smtp.timeout",
+            "timeout of each stage of an SMTP exchange before the end of the message; the reply to the whole message may take 10 minutes",
+            SettingCheck::Text(|text| timeout(text).map(drop)),
+        )
+    },
 ];
 
 /// When an SMTP exchange is encrypted.
@@ -57,7 +70,12 @@ pub(super) struct SmtpServer {
     pub(super) port: u16,
     /// User name and password.
     pub(super) login: Option<(String, Masked)>,
+    /// Maximum time of each stage before the final dot.
+    pub(super) timeout: Duration,
 }
+
+/// Maximum time of each stage, if the setting has no value.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 impl SmtpServer {
     /// Parses the URL of a mail server.
@@ -98,6 +116,7 @@ impl SmtpServer {
             host: host.to_owned(),
             port: url.port().unwrap_or(default_port),
             login: login.transpose()?,
+            timeout: TIMEOUT,
         })
     }
 }
@@ -109,6 +128,15 @@ fn decode(text: &str) -> Result<String, String> {
     });
     let error = "the user name or the password is too long, or is no text when its %XX are decoded";
     decoded.map(Into::into).ok_or_else(|| format!("{error}; {EXAMPLE}"))
+}
+
+/// Parses the time of a stage.
+pub(super) fn timeout(text: &str) -> Result<Duration, String> {
+    let span = parse_duration(text)?;
+    if span > TIMEOUT_MAX {
+        return Err(format!("`{text}` is too long; the maximum is {}", format_duration(TIMEOUT_MAX)));
+    }
+    Ok(span)
 }
 
 /// Parses the sender of the mails.

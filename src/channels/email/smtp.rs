@@ -13,11 +13,29 @@
 //! - Its `send` does not report which command the server refused. A refused recipient and a refused sender
 //!   have different consequences.
 //!
-//! **Each mail has its own connection.** When the deadline passes, the connection is dropped at any point of
-//! the exchange. A connection that is kept would continue where the last mail was interrupted.
+//! **Each mail has its own connection.** The connection can be dropped at any point of the exchange. A connection
+//! that is kept would continue where the last mail was interrupted.
+//!
+//! **Each stage has its own time** (RFC 5321 §4.5.3.2): the connection, TLS, every command with its reply, and every
+//! block of the message have `smtp.timeout`. The reply to the final dot has [`FINAL_REPLY_TIMEOUT`], because many
+//! servers check or forward a message before they reply. A server that is silent at one stage thus ends the exchange
+//! after `smtp.timeout`, and the number of stages is limited.
+//!
+//! **The exchange has two halves.** [`transmit`] does everything up to the final dot: if it fails or is dropped,
+//! the server has not accepted the message. The future that it returns waits for the reply: until it ends, only the
+//! server knows whether it has accepted the message. The final dot is written with the last bytes of the message.
+//! If `transmit` is dropped while it writes, the kernel has not taken all of these bytes, so the dot is not sent.
 //!
 //! **An accepted message stays accepted.** Once the server has answered the message with 2xx, no later error
 //! changes the result: the message would be sent twice. The result of QUIT is ignored.
+//!
+//! **Old servers.** A server that refuses EHLO gets HELO, and then offers no extension (RFC 5321 §3.2). A login
+//! mechanism that the server offers and does not implement is followed by the other one. `AUTH=PLAIN`, the spelling
+//! of a draft of RFC 2554, is an offer of PLAIN. The messages are 7-bit ASCII with short lines, and so are the
+//! addresses, so neither 8BITMIME nor SMTPUTF8 is needed.
+
+use std::pin::Pin;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -26,13 +44,21 @@ use tokio::io::{
 };
 
 use super::settings::{SmtpSecurity, SmtpServer};
+use crate::channels::channel::Services;
+use crate::clock::Clock;
 use crate::domain::MailAddress;
-use crate::egress::{Egress, SendError};
+use crate::egress::SendError;
 
 /// Maximum length of a line, in bytes. The standard permits 512; real servers exceed that.
 const LINE_MAX: usize = 2 * 1024;
 /// Maximum length of a reply, in bytes. A list of extensions has some hundred lines at most.
 const REPLY_MAX: usize = 16 * 1024;
+/// Size of the blocks of a message, each of which has the time of a stage: a slow line transmits this in some seconds.
+const BLOCK: usize = 16 * 1024;
+/// Maximum time for the reply to the final dot (RFC 5321 §4.5.3.2.6).
+pub(super) const FINAL_REPLY_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// Maximum length of the list of login mechanisms in an error, in characters.
+const OFFER_MAX: usize = 100;
 
 /// Last step of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +112,12 @@ pub(super) enum Failure {
     /// The server offers no STARTTLS, and the configuration requires it.
     NoTls,
     /// The server offers no known login mechanism.
-    NoLogin,
+    NoLogin {
+        /// The mechanisms that it offers.
+        offered: String,
+        /// Whether it offers STARTTLS on this unencrypted connection.
+        starttls: bool,
+    },
 }
 
 impl From<SendError> for Failure {
@@ -104,50 +135,66 @@ pub(super) struct Mail<'a> {
     pub(super) message: &'a [u8],
 }
 
-/// Progress of an exchange. It remains readable if the running exchange is dropped.
-#[derive(Debug)]
-pub(super) struct Progress {
-    /// Last step.
-    pub(super) stage: Stage,
-    /// The server's reply that accepted the message.
-    pub(super) accepted: Option<Reply>,
-}
+/// The reply to the final dot.
+pub(super) type FinalReply = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send>>;
 
 /// Extensions that the server offers.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Extensions {
     starttls: bool,
     plain: bool,
     login: bool,
+    /// The login mechanisms, as the server lists them.
+    mechanisms: String,
 }
 
-/// Sends the mail.
-pub(super) async fn send(egress: &Egress, mail: Mail<'_>, progress: &mut Progress) -> Result<(), Failure> {
-    let SmtpServer { security, host, port, login } = mail.server;
-    let mut stream = egress.dial(host, *port).await?;
+/// Sends everything up to the final dot, and returns the reply that is still missing. `stage` is the last stage, also
+/// if the exchange is dropped.
+pub(super) async fn transmit(
+    services: &Services,
+    mail: Mail<'_>,
+    stage: &mut Stage,
+) -> Result<FinalReply, Failure> {
+    let (egress, clock) = (&services.egress, &services.clock);
+    let SmtpServer { security, host, port, login, timeout } = mail.server;
+    let limit = (clock, *timeout);
+    let mut stream = within(limit, egress.dial(host, *port)).await?;
     if *security != SmtpSecurity::Implicit {
-        let mut wire = Wire::new(stream, progress);
-        wire.greet().await?;
-        wire.hello(mail.from).await?;
+        let mut session = Session::new(stream, limit, stage);
+        session.greet().await?;
+        session.hello(mail.from).await?;
         match security {
-            SmtpSecurity::Required | SmtpSecurity::Opportunistic if wire.extensions.starttls => {}
+            SmtpSecurity::Required | SmtpSecurity::Opportunistic if session.extensions.starttls => {}
             SmtpSecurity::Required => return Err(Failure::NoTls),
             // An attacker that removes the offer of STARTTLS would get the password.
             SmtpSecurity::Opportunistic if login.is_some() => return Err(Failure::NoTls),
             SmtpSecurity::Opportunistic | SmtpSecurity::None | SmtpSecurity::Implicit => {
-                return wire.transfer(mail).await;
+                return session.transmit(mail).await;
             }
         }
-        wire.command(Stage::StartTls, "STARTTLS", 2).await?;
-        stream = wire.into_stream()?;
+        session.command(Stage::StartTls, "STARTTLS", 2).await?;
+        stream = session.wire.into_stream()?;
     }
-    progress.stage = Stage::Tls;
-    let mut wire = Wire::new(egress.secure(stream, host).await?, progress);
+    *stage = Stage::Tls;
+    let stream = within(limit, egress.secure(stream, host)).await?;
+    let mut session = Session::new(stream, limit, stage);
     if *security == SmtpSecurity::Implicit {
-        wire.greet().await?;
+        session.greet().await?;
     }
-    wire.hello(mail.from).await?;
-    wire.transfer(mail).await
+    session.hello(mail.from).await?;
+    session.transmit(mail).await
+}
+
+/// Runs a stage of an exchange.
+async fn within<T, E>(
+    (clock, limit): (&Clock, Duration),
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, Failure>
+where
+    Failure: From<E>,
+{
+    let done = clock.timeout(limit, work).await;
+    Ok(done.ok_or_else(|| SendError::timed_out(limit))??)
 }
 
 impl Reply {
@@ -192,36 +239,47 @@ fn dot_stuffed(message: &[u8]) -> Vec<u8> {
     wire
 }
 
-/// A connection that writes lines and reads replies.
-struct Wire<'p, S> {
-    stream: BufReader<S>,
+/// An exchange on a connection, up to the final dot.
+struct Session<'s, S> {
+    wire: Wire<S>,
     extensions: Extensions,
-    progress: &'p mut Progress,
+    /// The clock, and the time that each stage has.
+    limit: (&'s Clock, Duration),
+    stage: &'s mut Stage,
 }
 
-impl<'p, S: AsyncRead + AsyncWrite + Unpin> Wire<'p, S> {
-    fn new(stream: S, progress: &'p mut Progress) -> Self {
-        let stream = BufReader::with_capacity(LINE_MAX, stream);
-        Self { stream, extensions: Extensions::default(), progress }
+impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Session<'s, S> {
+    fn new(stream: S, limit: (&'s Clock, Duration), stage: &'s mut Stage) -> Self {
+        Self { wire: Wire::new(stream), extensions: Extensions::default(), limit, stage }
     }
 
     async fn greet(&mut self) -> Result<(), Failure> {
-        self.progress.stage = Stage::Greeting;
-        self.reply().await?.expect_class(2).map(drop)
+        *self.stage = Stage::Greeting;
+        within(self.limit, self.wire.reply()).await?.expect_class(2).map(drop)
     }
 
     /// Sends EHLO with the sender's domain, which resolves, unlike the name of this machine.
     async fn hello(&mut self, from: &MailAddress) -> Result<(), Failure> {
-        let reply = self.command(Stage::Hello, &format!("EHLO {}", from.domain()), 2).await?;
+        let reply = match self.command(Stage::Hello, &format!("EHLO {}", from.domain()), 2).await {
+            // RFC 5321 §4.1.4: the server does not know EHLO.
+            Err(Failure::Refused(Reply { code: 500 | 501 | 502 | 504 | 550, .. })) => {
+                let hello = format!("HELO {}", from.domain());
+                return self.command(Stage::Hello, &hello, 2).await.map(drop);
+            }
+            reply => reply?,
+        };
         for line in reply.text.lines().skip(1) {
             let words = line.get(4..).unwrap_or_default().to_ascii_uppercase();
-            let mut words = words.split([' ', '=']);
+            let mut words = words.split([' ', '=']).filter(|word| !word.is_empty());
             match words.next() {
                 Some("STARTTLS") => self.extensions.starttls = true,
                 Some("AUTH") => {
                     for mechanism in words {
                         self.extensions.plain |= mechanism == "PLAIN";
                         self.extensions.login |= mechanism == "LOGIN";
+                        let list = &mut self.extensions.mechanisms;
+                        list.push_str(if list.is_empty() { "" } else { ", " });
+                        list.push_str(mechanism);
                     }
                 }
                 Some(_) | None => {}
@@ -230,40 +288,64 @@ impl<'p, S: AsyncRead + AsyncWrite + Unpin> Wire<'p, S> {
         Ok(())
     }
 
-    async fn transfer(mut self, mail: Mail<'_>) -> Result<(), Failure> {
+    async fn transmit(mut self, mail: Mail<'_>) -> Result<FinalReply, Failure> {
         if let Some((name, password)) = &mail.server.login {
             self.log_in(name, password.reveal()).await?;
         }
         self.command(Stage::Sender, &format!("MAIL FROM:<{}>", mail.from), 2).await?;
         self.command(Stage::Recipient, &format!("RCPT TO:<{}>", mail.to), 2).await?;
         self.command(Stage::Data, "DATA", 3).await?;
-        self.progress.stage = Stage::Content;
-        self.write(&dot_stuffed(mail.message)).await?;
-        self.progress.accepted = Some(self.reply().await?.expect_class(2)?);
-        // The exchange does not wait for the reply, which is not needed.
-        let _ = self.write(b"QUIT\r\n").await;
-        Ok(())
+        *self.stage = Stage::Content;
+        for block in dot_stuffed(mail.message).chunks(BLOCK) {
+            within(self.limit, self.wire.write(block)).await?;
+        }
+        let mut wire = self.wire;
+        Ok(Box::pin(async move {
+            let reply = wire.reply().await?.expect_class(2)?;
+            // The exchange does not wait for the reply, which is not needed.
+            let _ = wire.write(b"QUIT\r\n").await;
+            Ok(reply)
+        }))
     }
 
     async fn log_in(&mut self, name: &str, password: &str) -> Result<(), Failure> {
-        if self.extensions.plain {
+        let Extensions { plain, login, starttls, .. } = self.extensions;
+        if plain {
             let credentials = BASE64_STANDARD.encode(format!("\0{name}\0{password}"));
-            self.command(Stage::Login, &format!("AUTH PLAIN {credentials}"), 2).await?;
-        } else if self.extensions.login {
-            self.command(Stage::Login, "AUTH LOGIN", 3).await?;
-            self.command(Stage::Login, &BASE64_STANDARD.encode(name), 3).await?;
-            self.command(Stage::Login, &BASE64_STANDARD.encode(password), 2).await?;
-        } else {
-            return Err(Failure::NoLogin);
+            match self.command(Stage::Login, &format!("AUTH PLAIN {credentials}"), 2).await {
+                // The server lists PLAIN, but does not implement it, or not in one line.
+                Err(Failure::Refused(Reply { code: 500..=502 | 504, .. })) => {}
+                result => return result.map(drop),
+            }
+        } else if !login {
+            let offered = self.extensions.mechanisms.chars().take(OFFER_MAX).collect();
+            return Err(Failure::NoLogin { offered, starttls });
         }
-        Ok(())
+        self.command(Stage::Login, "AUTH LOGIN", 3).await?;
+        self.command(Stage::Login, &BASE64_STANDARD.encode(name), 3).await?;
+        self.command(Stage::Login, &BASE64_STANDARD.encode(password), 2).await.map(drop)
     }
 
     /// Sends a command, and expects a reply of a class.
     async fn command(&mut self, stage: Stage, line: &str, class: u16) -> Result<Reply, Failure> {
-        self.progress.stage = stage;
-        self.write(format!("{line}\r\n").as_bytes()).await?;
-        self.reply().await?.expect_class(class)
+        *self.stage = stage;
+        let wire = &mut self.wire;
+        let exchange = async move {
+            wire.write(format!("{line}\r\n").as_bytes()).await?;
+            wire.reply().await
+        };
+        within(self.limit, exchange).await?.expect_class(class)
+    }
+}
+
+/// A connection that writes lines and reads replies.
+struct Wire<S> {
+    stream: BufReader<S>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    fn new(stream: S) -> Self {
+        Self { stream: BufReader::with_capacity(LINE_MAX, stream) }
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
@@ -326,10 +408,6 @@ fn closed() -> Failure {
 mod tests {
     use super::*;
 
-    fn progress() -> Progress {
-        Progress { stage: Stage::Connect, accepted: None }
-    }
-
     #[test]
     fn no_line_of_a_message_ends_the_message() {
         for (message, wire) in [
@@ -376,7 +454,7 @@ mod tests {
             let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
             theirs.write_all(bytes).await.unwrap();
             drop(theirs);
-            match (Wire::new(ours, &mut progress()).reply().await, says) {
+            match (Wire::new(ours).reply().await, says) {
                 (Ok(reply), Ok(text)) => assert_eq!(reply.text, text),
                 (Err(Failure::Connection(error)), Err(word)) => {
                     assert!(error.to_string().starts_with(word), "{error}");
@@ -390,8 +468,7 @@ mod tests {
     async fn bytes_before_starttls_do_not_count_as_encrypted() {
         let (ours, mut theirs) = tokio::io::duplex(1024);
         theirs.write_all(b"220 go ahead\r\n250 AUTH PLAIN\r\n").await.unwrap();
-        let mut progress = progress();
-        let mut wire = Wire::new(ours, &mut progress);
+        let mut wire = Wire::new(ours);
         assert!(wire.reply().await.is_ok());
         assert!(matches!(wire.into_stream(), Err(Failure::Connection(SendError::Tls(_)))));
     }

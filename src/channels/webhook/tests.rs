@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::channels::channel::{RESPONSE_MAX, recorded_text};
+use crate::channels::channel::{RESPONSE_MAX, Transmission, recorded_text};
 use crate::channels::templates::Templates;
 use crate::clock::{Clock, ManualClock};
 use crate::domain::{
@@ -197,8 +197,13 @@ fn the_official_library_verifies_signatures_of_a_rotation() {
     let secrets = [Secret::generate(), secret(SECRET)];
     let (delivery, app) = (delivery("", &[]), app(&secrets));
     // The library reads the machine's clock.
-    let message =
-        Message { delivery: &delivery, app: Some(&app), now: Clock::System.now(), timeout: TOLERANCE };
+    let message = Message {
+        delivery: &delivery,
+        app: Some(&app),
+        now: Clock::System.now(),
+        timeout: TOLERANCE,
+        transmission: &Transmission::default(),
+    };
     let headers = headers(&message).unwrap();
     for secret in &secrets {
         let official = standardwebhooks::Webhook::new(&secret.expose()).unwrap();
@@ -226,7 +231,13 @@ async fn sent(url: &str, allow: &[&str]) -> AttemptResult {
     let app = app(&[Secret::generate(), secret(SECRET)]);
     let delivery = delivery(url, &[("X-Env", "prod"), ("host", "evil")]);
     let timeout = Duration::from_secs(20);
-    let message = Message { delivery: &delivery, app: Some(&app), now: clock.now(), timeout };
+    let message = Message {
+        delivery: &delivery,
+        app: Some(&app),
+        now: clock.now(),
+        timeout,
+        transmission: &Transmission::default(),
+    };
     Webhook.send(&services, &message).await.unwrap()
 }
 

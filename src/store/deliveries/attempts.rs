@@ -4,7 +4,9 @@ use super::super::batch::Batch;
 use super::super::db::{Result, RowSql, Value, params, row_sql};
 use super::super::rows::to_json;
 use super::{skip, skip_sql};
-use crate::domain::{AppNo, Attempt, CancelScope, DeliveryId, DestinationId, NextStep, Reason, WatchId};
+use crate::domain::{
+    AppNo, Attempt, CancelScope, DeliveryId, DestinationId, NextStep, Reason, Timestamp, WatchId,
+};
 
 /// Records an attempt and the next step of its delivery.
 #[derive(Clone, Debug)]
@@ -21,6 +23,34 @@ pub struct RecordAttempt {
     pub attempt: Attempt,
     /// Next step of the delivery.
     pub after: NextStep,
+}
+
+/// Postpones a delivery whose attempt waits for a late reply: if the process ends before the attempt is recorded,
+/// the next attempt is not due at once. The record of the attempt replaces the postponement.
+#[derive(Clone, Copy, Debug)]
+pub struct PostponeDelivery {
+    /// The app.
+    pub app: AppNo,
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// Number of earlier attempts.
+    pub before: u32,
+    /// Step of the schedule that follows.
+    pub step: u32,
+    /// Time of the next attempt.
+    pub due_at: Timestamp,
+}
+
+pub fn postpone_delivery(batch: &mut Batch<'_>, commands: &[&PostponeDelivery]) -> Result<Vec<()>> {
+    batch.tx.update_each(
+        row_sql!("update deliveries set step = $1, scheduled_at = $2, next_attempt_at = $3, is_retry = 1" where
+          "app = $4 and id = $5 and attempts = $6 and status = 'pending' and is_manual = 0"),
+        commands.iter().map(|command| {
+            let PostponeDelivery { app, delivery, before, step, due_at } = *command;
+            params![step, due_at, due_at, app, delivery, before]
+        }),
+    )?;
+    Ok(vec![(); commands.len()])
 }
 
 pub fn record_attempt(batch: &mut Batch<'_>, commands: &[&RecordAttempt]) -> Result<Vec<()>> {

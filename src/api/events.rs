@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
 use super::http::{
-    Answer, Call, FieldErrorCode, Page, PageParams, Problem, ProblemCode, cursor, is_set, page, reply,
+    Answer, Call, FieldErrorCode, Page, PageParams, Problem, ProblemCode, cursor, is_set, json_text, page,
 };
 use crate::domain::{Event, EventId, EventType};
 use crate::events::EventBody;
@@ -43,8 +43,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Longest duration of a stream.
 const STREAM_FOR: Duration = Duration::from_secs(3600);
 
-/// Asks the client to wait a second before it reconnects.
-const RETRY: &[u8] = b"retry: 1000\n\n";
+/// Asks the client to wait a second before it reconnects. It is a line, and not a block of lines: the parsers of
+/// `httpx-sse` and of the OpenAI client make an empty event of every blank line after an id or a `retry`.
+const RETRY: &[u8] = b"retry: 1000\n";
+
+/// A comment, for the same reason without a blank line after it.
+const COMMENT: &[u8] = b": keep-alive\n";
 
 /// An event as it was delivered, with its id.
 #[derive(ToSchema)]
@@ -113,7 +117,7 @@ pub async fn list(call: Call) -> Answer {
 pub async fn show(call: Call) -> Answer {
     let id = call.only_id(EventId::parse)?;
     let event = call.api.store.event(call.app(), id).await?.ok_or_else(Problem::not_found)?;
-    Ok(reply(StatusCode::OK, listed(&event).get().as_bytes().to_vec()))
+    Ok(json_text(StatusCode::OK, listed(&event).get().as_bytes().to_vec()))
 }
 
 /// Follow events
@@ -154,11 +158,8 @@ pub async fn follow(call: Call) -> Answer {
         drop(permit);
     });
     let frames = stream::poll_fn(move |cx| frames.poll_recv(cx).map(|frame| frame.map(Ok::<_, Infallible>)));
-    let headers = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-cache"),
-        (HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
+    let headers =
+        [(header::CONTENT_TYPE, "text/event-stream"), (HeaderName::from_static("x-accel-buffering"), "no")];
     Ok((headers, Body::from_stream(frames)).into_response())
 }
 
@@ -194,17 +195,13 @@ async fn send_events(
                 () = changed => {}
                 () = api.clock.sleep_until(next_comment) => break events,
                 () = frames.closed() => return,
-                () = is_set(&mut draining) => {
-                    let _ = frames.try_send(Bytes::from_static(RETRY));
-                    return;
-                }
+                () = is_set(&mut draining) => return,
             }
         };
         if api.clock.now() >= end {
-            let _ = frames.try_send(Bytes::from_static(RETRY));
             return;
         }
-        text = if events.is_empty() { Bytes::from_static(b": keep-alive\n\n") } else { written(&events) };
+        text = if events.is_empty() { Bytes::from_static(COMMENT) } else { written(&events) };
     }
 }
 

@@ -14,7 +14,7 @@ mod serve;
 mod state;
 mod stream;
 
-pub use answer::{Answer, Page, PageParams, created, first_answer, json, page, reply};
+pub use answer::{Answer, Page, PageParams, created, first_answer, json, json_text, page};
 pub use body::{BATCH_MAX, BODY_MAX, Content, too_large};
 pub use call::Call;
 pub use concurrency_limit::ConcurrencyLimiter;

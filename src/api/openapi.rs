@@ -13,15 +13,16 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
+use hyper::body::Bytes;
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::http::endpoint::Resource;
-use super::http::{Api, ProblemView, reply};
+use super::http::{Api, ProblemView, json_text};
 use super::metrics;
 use crate::domain::EventType;
 use crate::events::{CloudEvent, EventBody};
@@ -36,6 +37,9 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(make);
 static PAGE: LazyLock<String> = LazyLock::new(|| {
     page::render(&DOCUMENT).unwrap_or_else(|error| format!("the page cannot be rendered: {error}"))
 });
+
+/// `cache-control` of the document: it holds no data of anybody, and changes with the version.
+const PUBLIC: HeaderValue = HeaderValue::from_static("public, max-age=300");
 
 /// Answers of the real application, by operation.
 const EXAMPLES: &str = include_str!("openapi/examples.json");
@@ -58,7 +62,9 @@ pub fn resources() -> Vec<Resource> {
     responses((status = 200, description = "The OpenAPI 3.1 document.", body = Object))
 )]
 async fn show() -> Response {
-    reply(StatusCode::OK, document().as_bytes().to_vec())
+    let mut response = json_text(StatusCode::OK, Bytes::from_static(document().as_bytes()));
+    response.headers_mut().insert(header::CACHE_CONTROL, PUBLIC);
+    response
 }
 
 /// Show this document as a page

@@ -38,6 +38,7 @@ mod demo;
 mod fakes;
 mod harness;
 mod imports;
+mod limits;
 mod logs;
 mod mail_server;
 mod mailing;

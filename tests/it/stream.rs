@@ -45,15 +45,25 @@ impl Follower {
         let mut follower = Self::request(t, query, headers).await;
         assert!(follower.head.starts_with("HTTP/1.1 200"), "{}", follower.head);
         assert!(follower.head.contains("content-type: text/event-stream\r\n"), "{}", follower.head);
-        assert_eq!(follower.block().await.as_deref(), Some("retry: 1000"));
+        assert_eq!(follower.line().await.as_deref(), Some("retry: 1000"));
         follower
+    }
+
+    /// Returns the next line; `None` when the stream ends orderly.
+    async fn line(&mut self) -> Option<String> {
+        self.until("\n").await
     }
 
     /// Returns the next block of lines; `None` when the stream ends orderly.
     async fn block(&mut self) -> Option<String> {
+        self.until("\n\n").await
+    }
+
+    /// Returns the text up to the next `end`; `None` when the stream ends orderly.
+    async fn until(&mut self, end: &str) -> Option<String> {
         guarded("the stream", async {
             loop {
-                if let Some((block, rest)) = self.text.split_once("\n\n") {
+                if let Some((block, rest)) = self.text.split_once(end) {
                     let (block, rest) = (block.to_owned(), rest.to_owned());
                     self.text = rest;
                     return Some(block);
@@ -73,20 +83,16 @@ impl Follower {
         .await
     }
 
-    /// Returns the next event; skips keep-alive comments.
+    /// Returns the next event. Every blank line ends one: the parsers of `httpx-sse` and of the OpenAI client
+    /// (openai/openai-python#2722, #3833) make an empty event of any other block.
     pub async fn next(&mut self) -> StreamEvent {
-        loop {
-            let block = self.block().await.expect("an event");
-            if block.starts_with(':') {
-                continue;
-            }
-            let field = |name: &str| -> Vec<String> {
-                let prefix = format!("{name}: ");
-                block.lines().filter_map(|line| line.strip_prefix(&prefix)).map(str::to_owned).collect()
-            };
-            let data = serde_json::from_str(&field("data").join("\n")).unwrap();
-            return StreamEvent { id: field("id").remove(0), event: field("event").remove(0), data };
-        }
+        let block = self.block().await.expect("an event");
+        let field = |name: &str| -> Vec<String> {
+            let prefix = format!("{name}: ");
+            block.lines().filter_map(|line| line.strip_prefix(&prefix)).map(str::to_owned).collect()
+        };
+        let data = serde_json::from_str(&field("data").join("\n")).unwrap();
+        StreamEvent { id: field("id").remove(0), event: field("event").remove(0), data }
     }
 }
 
@@ -111,7 +117,21 @@ async fn a_stream_ends_when_its_key_is_revoked() {
     assert_eq!(follower.next().await.event, "job.completed");
     assert_eq!(t.delete(&format!("/v1/keys/{}", id(&key))).await.status, 204);
     end(&t, "job_2", &json!({})).await;
-    assert_eq!(follower.block().await, None);
+    assert_eq!(follower.line().await, None);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn every_blank_line_of_a_stream_ends_an_event() {
+    let t = Harness::start().await;
+    let mut follower = Follower::start(&t, "", &[]).await;
+    for n in 0..3 {
+        // `next` fails for a block without an event.
+        t.pass(seconds(45)).await;
+        end(&t, &format!("job_{n}"), &json!({})).await;
+        assert_eq!(follower.next().await.event, "job.completed");
+    }
+    drop(follower);
     t.finish().await;
 }
 
@@ -198,21 +218,19 @@ async fn an_idle_stream_sends_keep_alives_and_ends_after_an_hour() {
     let mut follower = Follower::start(&t, "", &[]).await;
     for _ in 0..239 {
         t.pass(seconds(15)).await;
-        assert_eq!(follower.block().await.as_deref(), Some(": keep-alive"));
+        assert_eq!(follower.line().await.as_deref(), Some(": keep-alive"));
     }
     t.pass(seconds(15)).await;
-    assert_eq!(follower.block().await.as_deref(), Some("retry: 1000"));
-    assert_eq!(follower.block().await, None);
+    assert_eq!(follower.line().await, None);
     t.finish().await;
 }
 
 #[tokio::test]
-async fn a_stopping_server_ends_streams_with_a_retry_delay() {
+async fn a_stopping_server_ends_streams() {
     let mut t = Harness::start().await;
     let mut follower = Follower::start(&t, "", &[]).await;
     t.stop().await;
-    assert_eq!(follower.block().await.as_deref(), Some("retry: 1000"));
-    assert_eq!(follower.block().await, None);
+    assert_eq!(follower.line().await, None);
     t.restart().await;
     t.finish().await;
 }
@@ -278,12 +296,13 @@ async fn the_number_of_streams_is_limited() {
 
 crate::postgres::on_postgres_too! {
     a_stream_ends_when_its_key_is_revoked,
+    every_blank_line_of_a_stream_ends_an_event,
     a_stream_sends_new_events_as_the_feed_lists_them,
     last_event_id_resumes_a_stream_without_gap_or_duplicate,
     a_stream_can_be_filtered_by_type,
     resuming_a_stream_after_an_unknown_event_is_410,
     an_idle_stream_sends_keep_alives_and_ends_after_an_hour,
-    a_stopping_server_ends_streams_with_a_retry_delay,
+    a_stopping_server_ends_streams,
     a_stalled_client_delays_neither_others_nor_the_stop,
     the_number_of_streams_is_limited,
 }

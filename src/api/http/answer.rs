@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use hyper::body::Bytes;
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -55,14 +56,14 @@ impl IntoResponse for StoredResponse {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or_default();
         let location = self.location.map(|location| [(header::LOCATION, location)]);
-        (location, reply(status, self.body)).into_response()
+        (location, json_text(status, self.body)).into_response()
     }
 }
 
 /// Makes an answer of JSON text.
-pub fn reply(status: StatusCode, body: Vec<u8>) -> Response {
+pub fn json_text(status: StatusCode, text: impl Into<Bytes>) -> Response {
     let content_type = HeaderValue::from_static("application/json");
-    (status, [(header::CONTENT_TYPE, content_type)], Body::from(body)).into_response()
+    (status, [(header::CONTENT_TYPE, content_type)], Body::from(text.into())).into_response()
 }
 
 /// Serialises a view. Views hold strings, numbers and checked JSON, so serialising cannot fail.
@@ -77,7 +78,7 @@ fn json_bytes(view: &impl Serialize) -> Vec<u8> {
 
 /// Makes an answer of a view.
 pub fn json(status: StatusCode, view: &impl Serialize) -> Response {
-    reply(status, json_bytes(view))
+    json_text(status, json_bytes(view))
 }
 
 /// Makes the answer to a write. The store keeps it where the request has an `Idempotency-Key`.

@@ -28,9 +28,12 @@ use crate::domain::{Ids, RequestId};
 /// Maximum time for the headers of a request, and for the silence between two requests.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Maximum number of headers of a request, and of their bytes.
+/// Maximum number of headers of a request.
 const HEADERS_MAX: usize = 100;
-const HEADERS_BYTES_MAX: usize = 64 * 1024;
+
+/// Maximum size of the head of a request, in bytes, and of one read of a body. Every connection can hold such a
+/// head, before its key is known. Cookies of a proxy and a long URL take less than half of it.
+const HEAD_MAX: usize = 16 * 1024;
 
 /// Pause after a failed `accept`, for example without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -94,7 +97,7 @@ async fn serve_connection(stream: TcpStream, service: HttpService, mut closing: 
         // A client that closes its sending side after the request still gets the response.
         .half_close(true)
         .max_headers(HEADERS_MAX)
-        .max_buf_size(HEADERS_BYTES_MAX)
+        .max_buf_size(HEAD_MAX)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     // An error here concerns the client's connection, and the client sees it.
@@ -138,6 +141,9 @@ impl HttpService {
             response.headers_mut().insert(header::CONTENT_TYPE, json);
             response.headers_mut().remove(header::CONTENT_LENGTH);
         }
+        // Answers hold secrets and other data of one app. A handler of a public document sets the header itself.
+        let no_store = HeaderValue::from_static("no-store");
+        response.headers_mut().entry(header::CACHE_CONTROL).or_insert(no_store);
         let endpoint = response.extensions_mut().remove::<Arc<Endpoint>>();
         let (route, status) = (endpoint.as_ref().map(|at| at.path.as_str()), response.status().as_u16());
         self.api.store.metrics().answered(route, method.as_str(), status, stopwatch.elapsed());

@@ -67,6 +67,7 @@ pub fn answer(page: &'static str, server: String) -> Response {
     let body = Body::from_stream(stream::iter(parts.map(Ok::<_, Infallible>)));
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-cache"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CONTENT_SECURITY_POLICY, POLICY.as_str()),
     ];

@@ -29,7 +29,7 @@ mod provider;
 mod time;
 mod watch;
 
-pub use address::{AddressError, is_host_name, is_internal_host_name};
+pub use address::{AddressError, is_host_name, parse_host_name};
 pub use app::{App, AppNo, Masked, Scope, per_app_limit};
 pub use delivery::{
     Attempt, AttemptKind, ChannelKind, ChannelTraits, Delivery, DeliveryStatus, Destination, DispatchPolicy,

@@ -67,6 +67,9 @@ const IDLE_PER_HOST: usize = 512;
 /// Maximum size of the recorded response headers, in bytes.
 const HEADERS_MAX: usize = 16 * 1024;
 
+/// The `user-agent` of every request that names no other: some firewalls refuse requests without one.
+pub const USER_AGENT: &str = concat!("Ringback/", env!("CARGO_PKG_VERSION"));
+
 /// The outbound network client.
 pub struct Egress {
     settings: Arc<Settings>,
@@ -96,8 +99,8 @@ pub fn unguarded(connect_timeout: Duration) -> anyhow::Result<Client> {
 pub struct Post<U> {
     /// The address.
     pub url: U,
-    /// The headers, sent unchanged; a missing `accept` becomes `*/*`. At an operator's address, `accept-encoding` is
-    /// added.
+    /// The headers, sent unchanged; a missing `accept` becomes `*/*`, and a missing `user-agent` [`USER_AGENT`]. At an
+    /// operator's address, `accept-encoding` is added.
     pub headers: HeaderMap,
     /// The body, sent unchanged.
     pub body: Bytes,
@@ -112,7 +115,8 @@ pub struct Post<U> {
 pub struct Fetch {
     /// The URL.
     pub url: Url,
-    /// The headers, sent unchanged; a missing `accept` becomes `*/*`, and `accept-encoding` is added.
+    /// The headers, sent unchanged; a missing `accept` becomes `*/*`, a missing `user-agent` [`USER_AGENT`], and
+    /// `accept-encoding` is added.
     pub headers: HeaderMap,
     /// Deadline of the exchange, which includes the response's body.
     pub timeout: Duration,
@@ -208,6 +212,7 @@ impl Egress {
     fn client() -> ClientBuilder {
         Client::builder()
             .no_proxy()
+            .user_agent(USER_AGENT)
             .redirect(redirect::Policy::none())
             .referer(false)
             .retry(retry::never())

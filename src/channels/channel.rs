@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::templates::{TemplateFile, Templates};
 use crate::clock::Clock;
 use crate::domain::{AddressError, App, Attempt, ChannelKind, Masked, Outcome, PendingDelivery, Timestamp};
-use crate::egress::{Egress, Post, Received, SendError};
+use crate::egress::{self, Egress, Post, Received, SendError};
 
 /// Maximum size of a response that is read and recorded, in bytes.
 pub(super) const RESPONSE_MAX: usize = 16 * 1024;
@@ -23,9 +23,8 @@ pub(super) const RESPONSE_MAX: usize = 16 * 1024;
 /// with a wrong password.
 pub(super) const OPERATOR_WAIT: Duration = Duration::from_secs(30 * 60);
 
-/// The `user-agent` of every request.
-pub(super) const USER_AGENT_VALUE: HeaderValue =
-    HeaderValue::from_static(concat!("Ringback/", env!("CARGO_PKG_VERSION")));
+/// The `user-agent` of every request, as its record shows it.
+pub(super) const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static(egress::USER_AGENT);
 
 /// One row of the channel table: the facts about a channel that do not depend on the configuration.
 pub struct ChannelSpec {

@@ -14,7 +14,7 @@ use url::Url;
 
 use super::{Database, EncryptionKey, LogFormat, Masked};
 use crate::channels::SettingCheck;
-use crate::domain::{format_duration, is_internal_host_name, nearest, parse_duration};
+use crate::domain::{format_duration, nearest, parse_duration, parse_host_name};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -295,13 +295,10 @@ pub(super) fn allow(entries: &[String]) -> Result<Vec<String>, String> {
 }
 
 fn allowed(entry: &str) -> Result<String, String> {
-    // A name whose last label is a number is a mistyped IPv4 address, because URL parsers read it as one.
-    let last = entry.rsplit('.').next().unwrap_or_default();
-    let is_name = is_internal_host_name(entry) && !last.bytes().all(|byte| byte.is_ascii_digit());
-    if is_name || entry.parse::<ipnet::IpNet>().is_ok() || entry.parse::<IpAddr>().is_ok() {
+    if entry.parse::<ipnet::IpNet>().is_ok() || entry.parse::<IpAddr>().is_ok() {
         return Ok(entry.to_ascii_lowercase());
     }
-    Err(format!(
+    parse_host_name(entry).ok_or_else(|| format!(
         "`{entry}` is neither a network (10.0.0.0/8), nor an address (10.1.2.3), nor a host name without a port"
     ))
 }
@@ -409,7 +406,9 @@ mod tests {
             "localhost",
             "Hooks.internal",
             "a_b.example",
+            "my_app",
             "1.example",
+            "a.example.",
         ];
         assert_eq!(allow(&list(&good)).map(|allow| allow.len()), Ok(good.len()));
         assert_eq!(allow(&list(&["Hooks.internal"])), Ok(list(&["hooks.internal"])));
@@ -425,7 +424,6 @@ mod tests {
             "-a.example",
             "a b",
             "[::1]",
-            "a.example.",
         ] {
             assert!(allow(&list(&[bad])).is_err(), "{bad}");
         }

@@ -136,8 +136,9 @@ fn is_local(local: &str) -> bool {
 /// Parses a domain name with at least one dot, and returns its ASCII form. An IP address is not accepted.
 fn mail_domain(text: &str) -> Option<String> {
     let Ok(Host::Domain(domain)) = Host::parse(text) else { return None };
-    // The URL parser decodes `%41`; in a mail address it is an error.
-    let is_plain = !text.contains('%') && domain.contains('.');
+    // The URL parser decodes `%41`; in a mail address it is an error. An underscore is valid in the name of a host, but
+    // not in a mail address (RFC 5321).
+    let is_plain = !text.contains('%') && domain.contains('.') && !domain.contains('_');
     (is_plain && is_host_name(&domain)).then_some(domain)
 }
 

@@ -129,6 +129,33 @@ async fn an_exchange_sends_the_request_and_returns_the_response() {
     assert!(!request.contains("accept-encoding"), "{request}");
 }
 
+// vectorize-io/hindsight#2538, wavelog/wavelog#3197
+#[tokio::test]
+async fn every_request_has_a_user_agent_which_its_headers_may_name() {
+    let (sender, mut requests) = tokio::sync::mpsc::unbounded_channel();
+    let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            sender.send(read_request(&mut stream).await).unwrap();
+            stream.write_all(OK.as_bytes()).await.unwrap();
+        }
+    });
+    let (egress, _) = egress(&["127.0.0.0/8"], here());
+    let mut sent = async || requests.recv().await.unwrap().to_lowercase();
+    let ours = format!("user-agent: {}\r\n", USER_AGENT.to_lowercase());
+    egress.fetch(fetch(port)).await.unwrap();
+    assert!(sent().await.contains(&ours));
+    let url = format!("http://my_app:{port}/");
+    egress.send(post(&egress, &url)).await.unwrap();
+    assert!(sent().await.contains(&ours));
+    let mut own = fetch(port);
+    own.headers.insert("user-agent", "definition/1".parse().unwrap());
+    egress.fetch(own).await.unwrap();
+    let request = sent().await;
+    assert!(request.contains("user-agent: definition/1\r\n") && !request.contains(&ours), "{request}");
+}
+
 #[tokio::test]
 async fn a_name_rebound_after_registration_is_never_connected_to() {
     let (listener, port) = unused_listener();
@@ -193,7 +220,8 @@ async fn plain_http_to_a_name_requires_allowed_addresses_only() {
 
 #[tokio::test]
 async fn a_special_name_is_refused_unless_its_addresses_are_allowed() {
-    for host in ["localhost", "intranet", "db.internal", "api.default.svc.cluster.local"] {
+    // smartcontractkit/chainlink#1699: my_app
+    for host in ["localhost", "intranet", "my_app", "db.internal", "api.default.svc.cluster.local"] {
         let url = format!("https://{host}/");
         let (public, _) = egress(&[], Resolver::fixed(|_| Ok(vec![PUBLIC])));
         public.check(&url, Timestamp::MAX).await.unwrap_err();
@@ -551,7 +579,7 @@ async fn only_the_proxy_gets_its_credentials_and_resolves_names() {
     let requests = requests.lock().unwrap().clone();
     // me:hu:sh
     let head = format!(
-        "CONNECT hooks.example:{port} HTTP/1.1\r\nHost: hooks.example:{port}\r\nProxy-Authorization: Basic bWU6aHU6c2g=\r\n\r\n"
+        "CONNECT hooks.example:{port} HTTP/1.1\r\nHost: hooks.example:{port}\r\nUser-Agent: {USER_AGENT}\r\nProxy-Authorization: Basic bWU6aHU6c2g=\r\n\r\n"
     );
     assert_eq!(requests, [head]);
     assert!(!format!("{egress:?}").contains("hu"), "{egress:?}");

@@ -21,7 +21,7 @@ use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_sc
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SpanData;
 use prost::Message as _;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::{mpsc, watch};
 use url::Url;
 
@@ -86,7 +86,6 @@ impl Exporter {
             headers.insert(HeaderName::from_bytes(name.as_bytes())?, value);
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("Ringback/", env!("CARGO_PKG_VERSION"))));
         let attributes = [
             KeyValue::new("service.name", settings.service_name.clone()),
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),

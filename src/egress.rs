@@ -48,6 +48,7 @@ use tokio_rustls::client::TlsStream;
 use url::Url;
 
 use crate::clock::Clock;
+use crate::dns;
 use crate::domain::{AddressError, Timestamp, parse_retry_after};
 use crate::tls;
 use address::AddressClass;
@@ -307,14 +308,7 @@ impl Egress {
                 Ok(address) => vec![address],
                 Err(_) => guard.addresses(host).await?,
             };
-            let mut last = SendError::Connect("the host has no address".into());
-            for address in addresses {
-                match TcpStream::connect((address, port)).await {
-                    Ok(stream) => return Ok(stream),
-                    Err(error) => last = SendError::connecting(&error),
-                }
-            }
-            Err(last)
+            dns::dial(&self.clock, addresses, port).await.map_err(|error| SendError::connecting(&error))
         };
         let connected = self.clock.timeout(CONNECT_TIMEOUT, connecting).await;
         connected.unwrap_or_else(|| Err(SendError::not_connected()))

@@ -5,6 +5,7 @@
 pub mod config;
 
 pub mod clock;
+mod dns;
 pub mod domain;
 pub mod telemetry;
 

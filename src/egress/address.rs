@@ -183,7 +183,13 @@ impl Settings {
         if class == AddressClass::Forbidden {
             reasons.push("must not lead to a private or otherwise special address".to_owned());
         }
-        refusal(&reasons, name)
+        let mut refusal = refusal(&reasons, name);
+        if class == AddressClass::Unknown {
+            refusal.push_str(
+                "; it does not resolve at present, so its addresses cannot be compared with egress.allow",
+            );
+        }
+        refusal
     }
 
     /// Returns the class that a name must have before a callback can reach it.

@@ -38,6 +38,9 @@ pub enum SendError {
     /// part in it.
     #[error("exhausted: {0}")]
     Exhausted(&'static str),
+    /// The name servers of this machine do not answer. The peer has no part in it.
+    #[error("resolver: {0}")]
+    Resolver(String),
     /// The decoded response is larger than this maximum, in bytes.
     #[error("too_large: the answer is larger than {0} bytes")]
     TooLarge(usize),
@@ -47,7 +50,7 @@ impl SendError {
     /// Returns whether the cause lies on this machine. Such an exchange says nothing about the peer: it is not an
     /// attempt, and does not count against a receiver or a provider.
     pub fn is_ours(&self) -> bool {
-        matches!(self, Self::Exhausted(_))
+        matches!(self, Self::Exhausted(_) | Self::Resolver(_))
     }
 
     /// Returns the error of a connection attempt.
@@ -122,9 +125,10 @@ impl SendError {
 impl From<ResolveError> for SendError {
     fn from(error: ResolveError) -> Self {
         match error {
-            ResolveError::Forbidden(_) => Self::Refused(error.to_string()),
-            ResolveError::Unknown(_) => Self::Connect(error.to_string()),
+            ResolveError::Forbidden(why) => Self::Refused(why),
+            ResolveError::Unknown(why) => Self::Connect(why),
             ResolveError::Exhausted(lacking) => Self::Exhausted(lacking),
+            ResolveError::Unavailable(why) => Self::Resolver(why),
         }
     }
 }

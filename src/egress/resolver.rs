@@ -1,10 +1,12 @@
-//! Resolving a name to addresses that can be connected to.
+//! The guard: which addresses of a name the HTTP client may connect to. [`crate::dns`] finds the addresses.
 //!
 //! A user's name is checked when the connection is made: the HTTP client gets exactly the addresses that were
-//! checked. Between the check and the connection the name cannot change its addresses. An address in a URL does
-//! not pass through here; `Egress::send` checks it.
+//! checked. Between the check and the connection the name cannot change its addresses. An address that DNS reports
+//! later is neither checked nor connected to. An address in a URL does not pass through here; `Egress::send` checks it.
 //!
-//! A lookup occupies no thread, and dropping its future cancels it.
+//! The HTTP client divides the time for a connection by the number of addresses of a family, and tries both families
+//! side by side, so that a silent address leaves time for the others. A lookup occupies no thread, and dropping its
+//! future cancels it.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,22 +15,17 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{LookupIpStrategy, ResolverConfig};
-use hickory_resolver::net::NetError;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::OnceCell;
 
 use super::address::{AddressClass, Settings};
 use super::exhaustion::lacking;
+use crate::clock::Clock;
+use crate::dns::{LookupError, NetworkError, SystemFiles, SystemResolver};
 use crate::domain::Timestamp;
 
 /// Maximum number of addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 16;
-
-/// Maximum time for which a negative answer of DNS is cached: users register before they deploy.
-const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(60);
 
 /// A lookup in progress.
 pub type Lookup = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
@@ -36,25 +33,16 @@ pub type Lookup = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 /// The source of the addresses of names; a parameter, like the clock.
 #[derive(Clone)]
 pub enum Resolver {
-    /// `/etc/hosts` and the name servers of `/etc/resolv.conf`, both read once.
-    System(Arc<TokioResolver>),
+    /// `/etc/hosts` and the name servers of `/etc/resolv.conf`.
+    System(Arc<SystemResolver>),
     /// A function in place of DNS, for tests.
     Fixed(Arc<dyn Fn(&str) -> Lookup + Send + Sync>),
 }
 
 impl Resolver {
-    /// Makes the system's resolver. Without name servers it uses the hosts file alone.
-    pub fn system() -> anyhow::Result<Self> {
-        let mut builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
-            tracing::warn!(%error, "no name servers are configured; only the hosts file is used");
-            let no_servers = ResolverConfig::from_parts(None, Vec::new(), Vec::new());
-            TokioResolver::builder_with_config(no_servers, TokioRuntimeProvider::default())
-        });
-        let options = builder.options_mut();
-        // Both families are resolved, and every address of both is checked.
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        options.negative_max_ttl = Some(NEGATIVE_TTL_MAX);
-        Ok(Self::System(Arc::new(builder.build()?)))
+    /// Makes the system's resolver. Without name servers it uses the hosts file alone, until there are some.
+    pub fn system() -> Self {
+        Self::System(Arc::new(SystemResolver::new(SystemFiles::default(), Clock::System)))
     }
 
     /// Makes a resolver with immediate answers, for tests.
@@ -64,13 +52,15 @@ impl Resolver {
 
     /// Returns the addresses of `name`. Only a `trusted` name is completed from the search list: with it, a user's
     /// `api.prod` could resolve to a service of the cluster.
-    pub(super) async fn lookup(&self, name: &str, trusted: bool) -> io::Result<Vec<IpAddr>> {
-        let found = match self {
-            Self::Fixed(answer) => return answer(name).await,
-            Self::System(dns) if trusted => dns.lookup_ip(name).await,
-            Self::System(dns) => dns.lookup_ip(format!("{name}.")).await,
-        };
-        Ok(found.map_err(io::Error::other)?.iter().collect())
+    pub(super) async fn lookup(&self, name: &str, trusted: bool) -> Result<Vec<IpAddr>, LookupError> {
+        match self {
+            Self::Fixed(answer) => answer(name).await.map_err(|error| match error.kind() {
+                io::ErrorKind::NetworkDown => LookupError::Unavailable(None),
+                _ if error.raw_os_error().is_some() => LookupError::Failed(error.into()),
+                _ => LookupError::NotFound,
+            }),
+            Self::System(system) => system.lookup(name, trusted).await,
+        }
     }
 }
 
@@ -91,19 +81,36 @@ pub(super) enum ResolveError {
     /// The guard refuses an address of the name, with this explanation.
     #[error("{0}")]
     Forbidden(String),
-    /// The name has no address. A user's name is shown. A name of the operator is not: users can read these errors.
-    #[error("the host name{} does not resolve", .0.as_ref().map(|name| format!(" `{name}`")).unwrap_or_default())]
-    Unknown(Option<String>),
+    /// The name has no address, with this explanation.
+    #[error("{0}")]
+    Unknown(String),
     /// This machine lacks something that a lookup needs.
     #[error("{0}")]
     Exhausted(&'static str),
+    /// The name servers of this machine do not answer.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
-/// Returns why a lookup failed; `None` if the name has no address.
-fn lacked(error: &io::Error) -> Option<ResolveError> {
-    let net = error.get_ref().and_then(|carried| carried.downcast_ref::<NetError>());
-    let network = if let Some(NetError::Io(network)) = net { network } else { error };
-    lacking(network).map(ResolveError::Exhausted)
+impl ResolveError {
+    /// Returns the error of a failed lookup. A user's name is shown. A name of the operator is not: users can read these
+    /// errors.
+    fn of_lookup(error: &LookupError, shown: Option<&str>) -> Self {
+        let name = shown.map(|name| format!(" `{name}`")).unwrap_or_default();
+        if let LookupError::Failed(NetworkError::Io(network))
+        | LookupError::Unavailable(Some(NetworkError::Io(network))) = error
+            && let Some(lacking) = lacking(network)
+        {
+            return Self::Exhausted(lacking);
+        }
+        match error {
+            LookupError::NotFound => Self::Unknown(format!("the host name{name} does not resolve")),
+            LookupError::Failed(why) => {
+                Self::Unknown(format!("no name server could resolve the host name{name}: {why}"))
+            }
+            LookupError::Unavailable(_) => Self::Unavailable(error.to_string()),
+        }
+    }
 }
 
 /// The resolver of an HTTP client, which applies its address policy.
@@ -117,14 +124,11 @@ pub(super) struct Guard {
 impl Guard {
     pub(super) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         let trusted = self.policy == AddressPolicy::Trusted || self.settings.allows_name(name);
-        let resolved = self.resolver.lookup(name, trusted).await;
-        let unknown = || {
-            let shown = (self.policy != AddressPolicy::Trusted).then(|| name.to_owned());
-            ResolveError::Unknown(shown)
-        };
-        let mut addresses = resolved.map_err(|error| lacked(&error).unwrap_or_else(unknown))?;
+        let shown = (self.policy != AddressPolicy::Trusted).then_some(name);
+        let failed = |error: LookupError| ResolveError::of_lookup(&error, shown);
+        let mut addresses = self.resolver.lookup(name, trusted).await.map_err(failed)?;
         if addresses.is_empty() {
-            return Err(unknown());
+            return Err(failed(LookupError::NotFound));
         }
         if !trusted {
             let plain = self.policy == AddressPolicy::Plain;

@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::clock::ManualClock;
+use crate::dns::tests::{Reply, name_server, resolver_at};
 use crate::domain::{AddressError, Timestamp};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -579,7 +580,7 @@ async fn only_the_proxy_gets_its_credentials_and_resolves_names() {
     let requests = requests.lock().unwrap().clone();
     // me:hu:sh
     let head = format!(
-        "CONNECT hooks.example:{port} HTTP/1.1\r\nHost: hooks.example:{port}\r\nUser-Agent: {USER_AGENT}\r\nProxy-Authorization: Basic bWU6aHU6c2g=\r\n\r\n"
+        "CONNECT hooks.example:{port} HTTP/1.1\r\nHost: hooks.example:{port}\r\nuser-agent: {USER_AGENT}\r\nproxy-authorization: Basic bWU6aHU6c2g=\r\n\r\n"
     );
     assert_eq!(requests, [head]);
     assert!(!format!("{egress:?}").contains("hu"), "{egress:?}");
@@ -658,8 +659,29 @@ fn proxies_in_the_environment_are_ignored() {
 
 #[tokio::test]
 async fn the_system_resolver_knows_localhost_without_dns() {
-    let addresses = Resolver::system().unwrap().lookup("localhost", false).await.unwrap();
+    let addresses = Resolver::system().lookup("localhost", false).await.unwrap();
     assert!(!addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback), "{addresses:?}");
+}
+
+// systemd/systemd#22575
+#[tokio::test]
+async fn a_missing_answer_about_ipv6_neither_refuses_nor_delays_a_callback() {
+    let port = responding(OK).await;
+    let ipv4_only = |_: &str, kind| if kind == 1 { Reply::Address(LOOPBACK) } else { Reply::Silence };
+    let dns = name_server((Ipv4Addr::LOCALHOST, 0).into(), ipv4_only).await;
+    let (egress, _) = egress(&["127.0.0.0/8"], Resolver::System(Arc::new(resolver_at(dns))));
+    let url = format!("http://my_app:{port}/");
+    egress.check(&url, Timestamp::MAX).await.unwrap();
+    assert_eq!(egress.send(post(&egress, &url)).await.unwrap().status, 200);
+    egress.dial("mail.example", port).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_machine_without_name_servers_is_no_failure_of_the_receiver() {
+    let (egress, _) = egress(&[], Resolver::fixed(|_| Err(io::ErrorKind::NetworkDown.into())));
+    let error = egress.send(post(&egress, "https://hooks.example/")).await.unwrap_err();
+    assert!(error.is_ours() && error.to_string().contains("/etc/resolv.conf"), "{error}");
+    assert!(egress.dial("mail.example", 25).await.unwrap_err().is_ours());
 }
 
 #[tokio::test]

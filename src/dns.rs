@@ -1,0 +1,267 @@
+//! The addresses of names, and connections to them. The service has three users of this module: the outbound client
+//! (`egress`), mail (through `egress`) and the connection to PostgreSQL.
+//!
+//! # Why the program orders the queries itself
+//!
+//! `hickory-resolver` 0.26 sends and parses the queries, retransmits them, follows aliases and caches answers. It does
+//! not have the following rules, so this module does:
+//!
+//! - **An address family that does not answer costs [`answer::RESOLUTION_DELAY`].** `lookup_ip` of the library waits for the
+//!   answers of both families, so a server that drops AAAA queries stops every connection. Here a lookup returns the
+//!   first addresses and whatever the other family yields within 50 ms (RFC 8305, section 3). An address that arrives
+//!   later is not used. The guard of `egress` judges the addresses that a lookup returns, and only those are connected
+//!   to, so a late answer can circumvent nothing.
+//! - **Negative answers end a lookup only if they can.** "No such name" for AAAA does not: some servers give it for
+//!   names that have an A record (RFC 4074, section 4.2).
+//! - **Name servers share the time.** They are asked in the order of the file, as the C library does. The next one is
+//!   asked when the one before fails, or has been silent for [`dial::HEAD_START`]. The first answer counts. A server that
+//!   fails (`SERVFAIL`, `REFUSED`) or is silent decides nothing, as long as another one answers. The names of the
+//!   search list share the time as well.
+//! - **A name in the hosts file is not asked for.** The library asks DNS for the address family that the file lacks.
+//!
+//! # Configuration that changes
+//!
+//! `/etc/resolv.conf` and `/etc/hosts` change while the process runs: the network comes up after the service, a laptop
+//! or a virtual machine moves to another network, an operator adds a host. A lookup compares the state of both files
+//! (inode, size, times) with the one that was read, at most once a second, and reads them again if it differs. This
+//! costs two system calls a second, and needs neither a thread nor `inotify`, which does not see a change on the other
+//! side of a bind mount. A file that cannot be parsed completely is used line by line.
+//!
+//! # Whose fault is a failed lookup
+//!
+//! A lookup that ends without an answer can be the fault of the name (its zone has no working servers) or of this
+//! machine (no network yet, no name server, a resolver without its upstream). The first counts as a failed attempt;
+//! the second must not, or a start before the network would use up the schedules of all deliveries. The two look the
+//! same: silence, or `SERVFAIL`. So the servers are then asked for the root (`. NS`), which every working resolver
+//! knows. If none of them answers that either, the fault is this machine's ([`LookupError::Unavailable`]). The result
+//! is valid for a second, so that many failed lookups ask once. A name cannot cause this result: its zone has no
+//! influence on the answer about the root.
+
+mod answer;
+mod dial;
+mod files;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::select_ok;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RecordType};
+
+use crate::clock::{Clock, Stopwatch};
+use answer::{Answer, of_both_families};
+use dial::staggered;
+use files::{Configuration, Fingerprint};
+
+pub use dial::dial;
+pub use files::SystemFiles;
+pub use hickory_resolver::net::NetError as NetworkError;
+
+/// Maximum time of a lookup. It is shorter than the time for a connection, so that a lookup at a slow server leaves
+/// time to connect, and a failed one leaves time for [`ROOT_TIMEOUT`].
+pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Maximum time of the query for the root.
+const ROOT_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// Time for which the result of the query for the root is valid.
+const ROOT_VALID_FOR: Duration = Duration::from_secs(1);
+
+/// Minimum time between two comparisons of the files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Reason why a lookup has no addresses.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LookupError {
+    /// The name does not exist, or has no address.
+    #[error("the host name does not resolve")]
+    NotFound,
+    /// No name server could answer for this name, although they answer others.
+    #[error("no name server could resolve the host name: {0}")]
+    Failed(NetError),
+    /// The name servers of this machine do not answer at all; `None` if there are none.
+    #[error("{}", unavailable(.0.as_ref()))]
+    Unavailable(Option<NetError>),
+}
+
+fn unavailable(error: Option<&NetError>) -> String {
+    match error {
+        None => "this machine has no name servers; /etc/resolv.conf names none".to_owned(),
+        Some(error) => format!("the name servers of this machine do not answer: {error}"),
+    }
+}
+
+/// The resolver of the system: the hosts file and the configured name servers.
+///
+/// Its connections belong to the runtime of the first lookup, so each runtime needs a resolver of its own.
+pub struct SystemResolver {
+    files: SystemFiles,
+    clock: Clock,
+    state: Mutex<State>,
+    /// Whether the servers answered a query for the root, and when it was sent.
+    root: tokio::sync::Mutex<Option<(Stopwatch, bool)>>,
+}
+
+struct State {
+    configuration: Arc<Configuration>,
+    fingerprint: Fingerprint,
+    checked: Stopwatch,
+}
+
+impl SystemResolver {
+    /// Reads the files.
+    pub fn new(files: SystemFiles, clock: Clock) -> Self {
+        let (fingerprint, configuration) =
+            (Fingerprint::of(&files, clock.now()), Configuration::read(&files));
+        if configuration.servers.is_empty() {
+            tracing::warn!("no name servers are configured; only the hosts file is used");
+        }
+        let configuration = Arc::new(configuration);
+        let state = Mutex::new(State { configuration, fingerprint, checked: clock.stopwatch() });
+        Self { files, clock, state, root: tokio::sync::Mutex::default() }
+    }
+
+    /// Returns the addresses of `name`, IPv4 first. With `search`, a name without a final dot is completed from the
+    /// search list.
+    pub async fn lookup(&self, name: &str, search: bool) -> Result<Vec<IpAddr>, LookupError> {
+        let configuration = self.configuration();
+        let key = name.strip_suffix('.').unwrap_or(name).to_lowercase();
+        if let Some(known) = configuration.hosts.get(key.as_str()) {
+            return Ok(known.clone());
+        }
+        // RFC 6761
+        if key == "localhost" || key.ends_with(".localhost") {
+            return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+        }
+        if configuration.servers.is_empty() {
+            return Err(LookupError::Unavailable(None));
+        }
+        let names = configuration.names(name, search);
+        match self.first_of_names(&configuration, names).await {
+            Answer::Addresses(addresses) => Ok(addresses),
+            Answer::NoName | Answer::NoAddress => Err(LookupError::NotFound),
+            Answer::Failed(error) if self.knows_the_root(&configuration).await => {
+                Err(LookupError::Failed(error))
+            }
+            Answer::Failed(error) => Err(LookupError::Unavailable(Some(error))),
+        }
+    }
+
+    /// Returns the configuration, read again if a file has changed.
+    fn configuration(&self) -> Arc<Configuration> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.checked.elapsed() >= CHECK_INTERVAL {
+            state.checked = self.clock.stopwatch();
+            // Taken before the files are read: a later change differs from it.
+            let fingerprint = Fingerprint::of(&self.files, self.clock.now());
+            if fingerprint.differs(&state.fingerprint) {
+                state.configuration = Arc::new(Configuration::read(&self.files));
+                state.fingerprint = fingerprint;
+                let servers = state.configuration.servers.len();
+                tracing::debug!(servers, "the configuration of name resolution was read again");
+            }
+        }
+        Arc::clone(&state.configuration)
+    }
+
+    /// Asks for each name of the search list until one has addresses. Each gets an equal part of the time that is left.
+    async fn first_of_names(&self, configuration: &Configuration, names: Vec<Name>) -> Answer {
+        let watch = self.clock.stopwatch();
+        let mut result = Answer::NoName;
+        for (left, name) in (1..=u32::try_from(names.len()).unwrap_or(u32::MAX)).rev().zip(names) {
+            let part = LOOKUP_TIMEOUT.saturating_sub(watch.elapsed()) / left;
+            let answer = self.clock.timeout(part, self.first_of_servers(configuration, &name)).await;
+            match answer.unwrap_or(Answer::Failed(NetError::Timeout)) {
+                found @ Answer::Addresses(_) => return found,
+                // A failure says more than that the other names do not exist.
+                failed @ Answer::Failed(_) => result = failed,
+                Answer::NoName | Answer::NoAddress => {}
+            }
+        }
+        result
+    }
+
+    async fn first_of_servers(&self, configuration: &Configuration, name: &Name) -> Answer {
+        let ask = |server: &TokioResolver| {
+            let (server, name, clock) = (server.clone(), name.clone(), self.clock.clone());
+            async move {
+                let v4 = answer_of(&server, name.clone(), RecordType::A);
+                let v6 = answer_of(&server, name, RecordType::AAAA);
+                match of_both_families(&clock, v4, v6).await {
+                    Answer::Failed(error) => Err(error),
+                    answer => Ok(answer),
+                }
+            }
+            .boxed()
+        };
+        let answer = staggered(&self.clock, configuration.servers.iter().map(ask)).await;
+        answer.unwrap_or_else(|error| Answer::Failed(error.unwrap_or(NetError::NoConnections)))
+    }
+
+    /// Returns whether a name server answers a query for the root.
+    async fn knows_the_root(&self, configuration: &Configuration) -> bool {
+        let mut root = self.root.lock().await;
+        if let Some((at, known)) = &*root
+            && at.elapsed() < ROOT_VALID_FOR
+        {
+            return *known;
+        }
+        let ask = |server: &TokioResolver| {
+            let server = server.clone();
+            async move {
+                server.clear_lookup_cache(Name::root(), RecordType::NS);
+                match server.lookup(Name::root(), RecordType::NS).await {
+                    Ok(_) => Ok(()),
+                    Err(NetError::Dns(error)) if !is_broken(&error) => Ok(()),
+                    Err(_) => Err(()),
+                }
+            }
+            .boxed()
+        };
+        let at = self.clock.stopwatch();
+        let answers = select_ok(configuration.servers.iter().map(ask));
+        let known = self.clock.timeout(ROOT_TIMEOUT, answers).await.is_some_and(|answer| answer.is_ok());
+        let before = root.replace((at, known)).is_none_or(|(_, known)| known);
+        match (before, known) {
+            (true, false) => tracing::warn!("the name servers of this machine do not answer"),
+            (false, true) => tracing::info!("the name servers of this machine answer again"),
+            _ => {}
+        }
+        known
+    }
+}
+
+/// Asks one server for the addresses of one family.
+async fn answer_of(server: &TokioResolver, name: Name, family: RecordType) -> Answer {
+    match server.lookup(name, family).await {
+        Ok(found) => {
+            let addresses: Vec<_> =
+                found.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
+            if addresses.is_empty() { Answer::NoAddress } else { Answer::Addresses(addresses) }
+        }
+        Err(NetError::Dns(DnsError::NoRecordsFound(none)))
+            if none.response_code == ResponseCode::NXDomain =>
+        {
+            Answer::NoName
+        }
+        Err(NetError::Dns(DnsError::NoRecordsFound(none))) if none.response_code == ResponseCode::NoError => {
+            Answer::NoAddress
+        }
+        Err(error) => Answer::Failed(error),
+    }
+}
+
+/// Returns whether an answer about the root shows that the server itself cannot resolve names.
+fn is_broken(error: &DnsError) -> bool {
+    match error {
+        DnsError::NoRecordsFound(none) => none.response_code == ResponseCode::ServFail,
+        DnsError::ResponseCode(code) => *code == ResponseCode::ServFail,
+        _ => false,
+    }
+}

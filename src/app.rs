@@ -8,6 +8,8 @@
 //! It waits for the work in progress, for at most `shutdown_grace`, and closes the database. Work that is interrupted
 //! then is in the same state as after a crash; the next start continues it.
 
+mod descriptors;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,7 +28,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Database, ProviderConfig, Retention};
 use crate::dispatcher::Dispatcher;
 use crate::domain::{Activity, AppNo, Masked, Timestamp};
-use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings};
+use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings, SocketLimits};
 use crate::poller::Poller;
 pub use crate::poller::Provider;
 use crate::providers::{Definition, Providers, load_providers};
@@ -34,6 +36,7 @@ use crate::store::{BootstrapTenant, DatabaseLocation, Keyring, Prune, Store, Sto
 use crate::telemetry::metrics::Load;
 use crate::telemetry::traces::Exporter;
 use crate::tenants::{DEFAULT_APP, draw_key, hash_key};
+use descriptors::DescriptorShares;
 
 /// Interval between two deletions of data that is older than the retention.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
@@ -49,12 +52,15 @@ pub struct HostEnvironment {
     pub resolver: Resolver,
     /// Certificate authorities that are trusted in addition to those of the system.
     pub roots: Vec<CertificateDer<'static>>,
+    /// Maximum number of open files.
+    pub descriptors: u64,
 }
 
 impl HostEnvironment {
-    /// Returns the clock, the resolver and the certificate authorities of the system.
+    /// Returns the clock, the resolver and the certificate authorities of the system, and raises the limit of open files.
     pub fn system() -> Result<Self> {
-        Ok(Self { clock: Clock::System, resolver: Resolver::system(), roots: Vec::new() })
+        let (clock, resolver, roots) = (Clock::System, Resolver::system(), Vec::new());
+        Ok(Self { clock, resolver, roots, descriptors: descriptors::raise_limit() })
     }
 }
 
@@ -91,6 +97,7 @@ impl App {
         let (definitions, providers, templates) =
             load(&config).map_err(|errors| anyhow!(errors.join("\n")))?;
         let egress = egress(&config, &environment)?;
+        let shares = DescriptorShares::of(environment.descriptors);
         let clock = environment.clock;
         let services = Services { egress: Arc::clone(&egress), clock: clock.clone(), templates };
         let channels = Arc::new(Channels::new(services, &config.channels));
@@ -106,8 +113,10 @@ impl App {
         let with_credential = providers.iter().filter(|provider| provider.credential.is_some());
         let with_credential = with_credential.map(|provider| provider.definition.id.clone()).collect();
         let (poller, polls_ended) = Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers);
+        let mut delivery = config.delivery.clone();
+        delivery.concurrency = delivery.concurrency.min(shares.attempts);
         let (dispatcher, attempts_ended) =
-            Dispatcher::new(store.clone(), Arc::clone(&channels), clock.clone(), config.delivery.clone());
+            Dispatcher::new(store.clone(), Arc::clone(&channels), clock.clone(), delivery);
         let (draining, is_draining) = watch::channel(false);
         let (poll_stats, provider_states) = (Arc::clone(&poller), Arc::clone(&poller));
         // Weak references: the shutdown waits until the components are dropped.
@@ -117,6 +126,7 @@ impl App {
             let sending = sends.upgrade().map(|dispatcher| dispatcher.load_now()).unwrap_or_default();
             Load { loaded: sending.loaded, in_flight: sending.in_flight, down: sending.down, ..polling }
         };
+        let connections_max = api::CONNECTIONS_MAX.min(shares.connections);
         let api = Arc::new(Api {
             store: store.clone(),
             egress,
@@ -131,12 +141,13 @@ impl App {
             draining: is_draining,
             loaded: Arc::default(),
             in_progress: InProgressKeys::default(),
-            waits: ConcurrencyLimiter::new(api::WAITS_MAX),
-            connections: Arc::new(Semaphore::new(api::CONNECTIONS_MAX)),
+            waits: ConcurrencyLimiter::new(api::WAITS_MAX.min(connections_max / 4)),
+            connections: Arc::new(Semaphore::new(connections_max)),
+            connections_max,
             load: Box::new(load),
             with_metrics: metrics.is_none(),
             batches: ConcurrencyLimiter::new(api::BATCHES_MAX),
-            streams: ConcurrencyLimiter::new(api::STREAMS_MAX),
+            streams: ConcurrencyLimiter::new(api::STREAMS_MAX.min(connections_max / 8)),
         });
         Ok(Self {
             listener,
@@ -266,15 +277,16 @@ async fn run_dispatcher(dispatcher: &Arc<Dispatcher>, clock: &Clock) -> Never {
 
 async fn prune(store: &Store, clock: &Clock, retention: &Retention) -> Never {
     loop {
-        let now = clock.now();
+        let (now, started) = (clock.now(), clock.stopwatch());
+        // From the start of the deletion, however long it took.
+        let pause = || clock.sleep(PRUNE_INTERVAL.saturating_sub(started.elapsed()));
         let (watches_before, events_before) = (now.minus(retention.watches), now.minus(retention.events));
         match store.prune(Prune { watches_before, events_before, now }).await {
-            // From the start of the deletion, however long it took.
-            Ok(0) => clock.sleep_until(now.plus(PRUNE_INTERVAL)).await,
+            Ok(0) => pause().await,
             Ok(count) => tracing::debug!(count, "deleted data older than the retention"),
             Err(error) => {
                 tracing::warn!(%error, "data older than the retention could not be deleted");
-                clock.sleep_until(now.plus(PRUNE_INTERVAL)).await;
+                pause().await;
             }
         }
     }
@@ -368,12 +380,14 @@ fn configured_providers(config: &Config) -> Result<(Providers, Vec<Provider>), V
 
 /// Returns the client for outgoing requests.
 pub fn egress(config: &Config, environment: &HostEnvironment) -> Result<Arc<Egress>> {
-    let HostEnvironment { clock, resolver, roots } = environment;
+    let HostEnvironment { clock, resolver, roots, descriptors } = environment;
+    let DescriptorShares { unused, lookups, .. } = DescriptorShares::of(*descriptors);
+    let limits = SocketLimits::default().lowered_to(SocketLimits { unused, lookups });
     let allow = config.egress.allow.iter().map(|text| Allowed::parse(text));
     let allow = allow.collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
     let proxy = config.egress.proxy.as_ref().map(|proxy| Proxy::parse(proxy.reveal()));
     let proxy = proxy.transpose().map_err(anyhow::Error::msg)?;
-    let settings = Settings { allow, allow_http: config.egress.allow_http, proxy };
+    let settings = Settings { allow, allow_http: config.egress.allow_http, proxy, limits };
     Egress::new(settings, resolver.clone(), clock.clone(), roots.clone())
 }
 

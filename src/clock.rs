@@ -3,26 +3,47 @@
 //! Pure code takes `now`; code with I/O takes a [`Clock`]. No other module reads a clock (`clippy.toml`
 //! forbids it). A test can therefore stop time, move it, and repeat what the program does at a given moment.
 //!
-//! All times are wall-clock milliseconds. A wall clock can jump, so a sleep is never one long timer: it
-//! consists of slices of at most [`SLICE`], and the clock is read again after each.
+//! There are two kinds of time:
+//!
+//! - **The wall clock** ([`Timestamp`]) gives the time of day. Rows, schedules that are computed from rows, and
+//!   everything that users read follow it. It can jump.
+//! - **The monotonic clock** ([`Moment`]) measures spans: sleeps, deadlines, and the age of what is in memory only. It
+//!   cannot be set. A span must never become a wall-clock time: after the clock is set back by an hour, a wait of five
+//!   seconds would take an hour.
+//!
+//! [`Clock::sleep_until`] waits for a time of day. It consists of timers of at most [`SLICE`], and the clock is read
+//! again after each.
 //!
 //! - A jump forward is detected within one slice.
-//! - A jump backward makes a sleep longer by the size of the jump. The components that keep a schedule are
+//! - A jump backward makes the wait longer by the size of the jump. The components that keep a schedule are
 //!   woken ([`Clock::set_back`]), measure the jump ([`SetBackDetector`]) and move their schedule.
+//!
+//! **Late timers.** A process can stand still while time passes: `SIGSTOP`, `docker pause`, a virtual machine that is
+//! moved. All deadlines have passed when it continues, and the answers lie unread in the sockets. To read one takes
+//! more than one poll of one future: a connection's task reads, decrypts and parses, and hands the answer on.
+//! [`Clock::deadline`] therefore consists of timers of at most [`SLICE`], too, and counts only the time in which the
+//! process ran: a timer that fires more than [`LATE`] too late is started again. Two late timers in a row count, so
+//! that a deadline ends on a machine that is always late. Every deadline of the program is made by it.
 
 #![expect(clippy::disallowed_methods, reason = "this is the only module that may read the machine's clocks")]
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::domain::Timestamp;
 
-/// Longest single timer, and with it the longest delay until a jump of the wall clock is detected.
+/// Longest single timer, and with it the longest delay until a jump of the wall clock is detected, and the time that
+/// work gets after the process stood still.
 const SLICE: Duration = Duration::from_secs(1);
+
+/// Delay of a timer from which the process is taken to have stood still. On a loaded machine, timers are late by some
+/// milliseconds.
+const LATE: Duration = Duration::from_millis(100);
 
 /// Smallest jump backward that counts. A smaller one is a correction of the clock.
 const MIN_JUMP: Duration = Duration::from_secs(1);
@@ -44,7 +65,19 @@ impl Clock {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
             }
-            Self::Manual(clock) => *clock.0.borrow(),
+            Self::Manual(clock) => clock.0.borrow().wall,
+        }
+    }
+
+    /// Returns the current moment of the monotonic clock.
+    pub fn moment(&self) -> Moment {
+        static ORIGIN: OnceLock<Instant> = OnceLock::new();
+        match self {
+            Self::System => {
+                let now = Instant::now();
+                Moment(now.saturating_duration_since(*ORIGIN.get_or_init(|| now)))
+            }
+            Self::Manual(clock) => Moment(clock.0.borrow().monotonic),
         }
     }
 
@@ -61,7 +94,7 @@ impl Clock {
             Self::Manual(clock) => {
                 let mut time = clock.0.subscribe();
                 // The sender lives in `clock`, so waiting cannot fail.
-                let _ = time.wait_for(|now| *now >= until).await;
+                let _ = time.wait_for(|time| time.wall >= until).await;
             }
         }
     }
@@ -85,9 +118,19 @@ impl Clock {
         }
     }
 
-    /// Returns after `span`.
-    pub async fn sleep(&self, span: Duration) {
-        self.sleep_until(self.now().plus(span)).await;
+    /// Returns after `span`, measured by the monotonic clock from this call.
+    pub fn sleep(&self, span: Duration) -> impl Future<Output = ()> {
+        let (start, until) = (Instant::now(), self.moment().plus(span));
+        async move {
+            match self {
+                // A span can be larger than an `Instant` permits.
+                Self::System => tokio::time::sleep(span.saturating_sub(start.elapsed())).await,
+                Self::Manual(clock) => {
+                    // The sender lives in `clock`, so waiting cannot fail.
+                    let _ = clock.0.subscribe().wait_for(|time| Moment(time.monotonic) >= until).await;
+                }
+            }
+        }
     }
 
     /// Runs `work` for at most `limit`. Returns `None` if the work did not finish in time and was dropped.
@@ -99,21 +142,62 @@ impl Clock {
         }
     }
 
-    /// Returns after `limit`, measured by the monotonic timer of the machine, so that a jump of the wall clock
-    /// ends no exchange early.
-    pub async fn deadline(&self, limit: Duration) {
-        match self {
-            Self::System => tokio::time::sleep(limit).await,
-            Self::Manual(_) => self.sleep(limit).await,
+    /// Returns after `limit`, measured by the monotonic clock, without the time in which the process stood still.
+    pub fn deadline(&self, limit: Duration) -> impl Future<Output = ()> {
+        let until = match self {
+            Self::System => Duration::ZERO,
+            Self::Manual(clock) => clock.0.borrow().running().saturating_add(limit),
+        };
+        async move {
+            match self {
+                Self::System => run_down(limit).await,
+                Self::Manual(clock) => {
+                    let _ = clock.0.subscribe().wait_for(|time| time.running() >= until).await;
+                }
+            }
         }
     }
 
     /// Starts a stopwatch, for durations that are shown to people.
     pub fn stopwatch(&self) -> Stopwatch {
         match self {
-            Self::System => Stopwatch::System(std::time::Instant::now()),
-            Self::Manual(clock) => Stopwatch::Manual(clock.clone(), self.now()),
+            Self::System => Stopwatch::System(Instant::now()),
+            Self::Manual(clock) => Stopwatch::Manual(clock.clone(), self.moment()),
         }
+    }
+}
+
+/// Returns after `limit` of time in which the process ran.
+async fn run_down(limit: Duration) {
+    let (mut left, mut was_late) = (limit, false);
+    while !left.is_zero() {
+        let (slice, start) = (left.min(SLICE), Instant::now());
+        tokio::time::sleep(slice).await;
+        was_late = !was_late && start.elapsed() > slice + LATE;
+        if !was_late {
+            left -= slice;
+        }
+    }
+}
+
+/// A moment of the monotonic clock: the time since the first reading of this process. It has a meaning in this process
+/// only and is never stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(Duration);
+
+impl Moment {
+    /// Later than every other moment.
+    pub const MAX: Self = Self(Duration::MAX);
+
+    /// Returns the time since `earlier`, or zero if that is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// Returns the moment after `span`.
+    #[must_use]
+    pub fn plus(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(span))
     }
 }
 
@@ -151,9 +235,9 @@ impl SetBackDetector {
 #[derive(Debug)]
 pub enum Stopwatch {
     /// By the monotonic clock of the machine.
-    System(std::time::Instant),
+    System(Instant),
     /// By the manual clock.
-    Manual(ManualClock, Timestamp),
+    Manual(ManualClock, Moment),
 }
 
 impl Stopwatch {
@@ -161,28 +245,141 @@ impl Stopwatch {
     pub fn elapsed(&self) -> Duration {
         match self {
             Self::System(start) => start.elapsed(),
-            Self::Manual(clock, start) => clock.0.borrow().since(*start),
+            Self::Manual(clock, start) => Moment(clock.0.borrow().monotonic).since(*start),
         }
     }
 }
 
 /// A clock that a test moves.
 #[derive(Clone, Debug)]
-pub struct ManualClock(Arc<watch::Sender<Timestamp>>);
+pub struct ManualClock(Arc<watch::Sender<ManualTime>>);
+
+/// The time of a manual clock.
+#[derive(Clone, Copy, Debug)]
+struct ManualTime {
+    wall: Timestamp,
+    /// Time that has passed since the clock was made.
+    monotonic: Duration,
+    /// The part of it in which the process stood still.
+    still: Duration,
+}
+
+impl ManualTime {
+    fn running(&self) -> Duration {
+        self.monotonic.saturating_sub(self.still)
+    }
+}
 
 impl ManualClock {
     /// Creates a clock that is stopped at `start`.
     pub fn at(start: Timestamp) -> Self {
-        Self(Arc::new(watch::Sender::new(start)))
+        let time = ManualTime { wall: start, monotonic: Duration::ZERO, still: Duration::ZERO };
+        Self(Arc::new(watch::Sender::new(time)))
     }
 
-    /// Moves the time forward and wakes every sleeper that is due.
+    /// Lets time pass, and wakes every sleeper that is due.
     pub fn advance(&self, span: Duration) {
-        self.0.send_modify(|now| *now = now.plus(span));
+        self.0.send_modify(|time| {
+            time.wall = time.wall.plus(span);
+            time.monotonic += span;
+        });
     }
 
-    /// Sets the time, forward or back.
+    /// Lets time pass until the wall clock shows `to`. If `to` is in the past, sets the wall clock back; no time passes.
     pub fn set(&self, to: Timestamp) {
-        self.0.send_replace(to);
+        self.0.send_modify(|time| {
+            time.monotonic += to.since(time.wall);
+            time.wall = to;
+        });
+    }
+
+    /// Sets the wall clock forward or back. No time passes.
+    pub fn set_wall(&self, to: Timestamp) {
+        self.0.send_modify(|time| time.wall = to);
+    }
+
+    /// Lets time pass in which the process stands still, as after `SIGSTOP`.
+    pub fn stand_still(&self, span: Duration) {
+        self.0.send_modify(|time| {
+            time.wall = time.wall.plus(span);
+            time.monotonic += span;
+            time.still += span;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Returns how long `work` takes by tokio's paused clock, which only moves when every task waits.
+    async fn took(work: impl Future<Output = ()>) -> Duration {
+        let start = Instant::now();
+        work.await;
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_does_not_count_time_in_which_the_process_stood_still() {
+        let mut deadline = std::pin::pin!(Clock::System.deadline(20 * SECOND));
+        assert!(deadline.as_mut().now_or_never().is_none());
+        tokio::time::advance(45 * SECOND).await;
+        assert!(deadline.as_mut().now_or_never().is_none());
+        let rest = took(deadline).await;
+        assert!((19 * SECOND..21 * SECOND).contains(&rest), "{rest:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_gets_a_second_after_its_last_timer_was_late() {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let mut work = std::pin::pin!(Clock::System.timeout(SECOND / 2, answered));
+        assert!(work.as_mut().now_or_never().is_none());
+        tokio::time::advance(45 * SECOND).await;
+        assert!(work.as_mut().now_or_never().is_none());
+        answer.send(1).expect("it still waits");
+        assert_eq!(work.await, Some(Ok(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_ends_on_a_machine_that_is_always_late() {
+        let mut deadline = std::pin::pin!(Clock::System.deadline(3 * SECOND));
+        assert!(deadline.as_mut().now_or_never().is_none());
+        for _ in 0..5 {
+            tokio::time::advance(2 * SECOND).await;
+            assert!(deadline.as_mut().now_or_never().is_none());
+        }
+        tokio::time::advance(2 * SECOND).await;
+        assert!(deadline.as_mut().now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_takes_as_long_as_it_says() {
+        for millis in [0, 1, 999, 1_000, 20_500] {
+            let limit = Duration::from_millis(millis);
+            let took = took(Clock::System.deadline(limit)).await;
+            assert!((limit..limit + Duration::from_millis(25)).contains(&took), "{took:?} for {limit:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sleep_does_not_follow_the_wall_clock() {
+        let hour = 3_600 * SECOND;
+        let time = ManualClock::at(Timestamp::from_millis(10_000_000));
+        let clock = Clock::Manual(time.clone());
+        let start = clock.now();
+        for jump in [start.plus(hour), start, start.minus(hour)] {
+            let (mut sleep, stopwatch) = (std::pin::pin!(clock.sleep(5 * SECOND)), clock.stopwatch());
+            let mut deadline = std::pin::pin!(clock.deadline(5 * SECOND));
+            assert!(sleep.as_mut().now_or_never().is_none() && deadline.as_mut().now_or_never().is_none());
+            time.set_wall(jump);
+            assert!(sleep.as_mut().now_or_never().is_none() && deadline.as_mut().now_or_never().is_none());
+            time.advance(5 * SECOND);
+            assert!(sleep.now_or_never().is_some() && deadline.now_or_never().is_some(), "{jump}");
+            assert_eq!(stopwatch.elapsed(), 5 * SECOND);
+        }
     }
 }

@@ -10,7 +10,8 @@
 //!   are limited in time and size all the same.
 //!
 //! Both kinds have no redirects, no proxy from the environment, no cookies and no hidden retries. Each exchange
-//! has a deadline, and a limit on the bytes that are read.
+//! has a deadline, and a limit on the bytes that are read, before the head of the response as well as after it. All
+//! exchanges together have a limit on the connections that they leave open.
 //!
 //! **With a proxy** (`[egress] proxy`) every HTTP exchange uses it, also those with allowed and with operator's
 //! addresses: a network with a proxy often has no other route. The proxy then resolves the names, so this program
@@ -23,47 +24,47 @@
 //! `ranges`.
 
 mod address;
+mod connect;
 mod error;
 mod exhaustion;
+mod head_limit;
+mod http;
+mod lookup_limit;
+mod pool;
 mod ranges;
 mod resolver;
 #[cfg(test)]
 mod tests;
 
-pub use address::{Allowed, Proxy, Settings, Target, is_public_https};
-use error::CONNECT_TIMEOUT;
+pub use address::{Allowed, Proxy, Settings, SocketLimits, Target, is_public_https};
 pub use error::SendError;
 pub use resolver::{Lookup, Resolver};
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, ClientBuilder, Method, Request, Response, redirect, retry};
-use rustls::pki_types::{CertificateDer, ServerName};
+use reqwest::{Client, Method, redirect, retry};
+use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use url::Url;
+use url::{Host, Url};
 
-use crate::clock::Clock;
-use crate::dns;
-use crate::domain::{AddressError, Timestamp, parse_retry_after};
+use crate::clock::{Clock, Moment};
+use crate::domain::{AddressError, AppNo, Timestamp, parse_retry_after};
 use crate::tls;
 use address::AddressClass;
+use connect::{Connector, ProxyPeer};
+use error::CONNECT_TIMEOUT;
+use http::{HttpClient, HttpRequest};
+use lookup_limit::LookupLimiter;
+use pool::Pool;
 use resolver::{AddressPolicy, Guard, LookupCache};
 
 /// Maximum time for which a registration waits for DNS.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Maximum time for which an unused connection stays open. Servers and load balancers close after a minute; with
-/// a shorter time fewer requests meet a connection that is being closed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Maximum number of unused connections to a host. Equal to the default number of concurrent sends, because one host
-/// may get all of them.
-const IDLE_PER_HOST: usize = 512;
 
 /// Maximum size of the recorded response headers, in bytes.
 const HEADERS_MAX: usize = 16 * 1024;
@@ -77,12 +78,13 @@ pub struct Egress {
     resolver: Resolver,
     clock: Clock,
     lookup_cache: LookupCache,
+    lookup_limiter: LookupLimiter,
     /// Client for users' https addresses.
-    secure: Client,
+    secure: HttpClient,
     /// Client for users' http addresses, for which the guard has stricter rules.
-    plain: Client,
+    plain: HttpClient,
     /// Client for the operator's addresses.
-    trusted: Client,
+    trusted: HttpClient,
     /// TLS for other protocols than HTTP.
     tls: Arc<rustls::ClientConfig>,
 }
@@ -91,7 +93,15 @@ pub struct Egress {
 pub fn unguarded(connect_timeout: Duration) -> anyhow::Result<Client> {
     let mut tls = tls::config(Vec::new())?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let client = Egress::client().connect_timeout(connect_timeout).tls_backend_preconfigured(tls);
+    let client = Client::builder()
+        .no_proxy()
+        .user_agent(USER_AGENT)
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .retry(retry::never())
+        .http1_only()
+        .connect_timeout(connect_timeout)
+        .tls_backend_preconfigured(tls);
     Ok(client.gzip(true).build()?)
 }
 
@@ -183,44 +193,34 @@ impl Egress {
         let bare = tls::config(extra_roots)?;
         let mut tls = bare.clone();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let proxy = settings.proxy.as_ref().map(|proxy| reqwest::Proxy::all(proxy.url())).transpose();
-        // The error would show the URL with its password.
-        let proxy =
-            proxy.map_err(|_| anyhow::anyhow!("[egress] proxy: the HTTP client cannot use this URL"))?;
-        let client = |policy| {
+        let tls = Arc::new(tls);
+        let proxy = settings.proxy.as_ref().map(|proxy| {
+            // An error would show the URL with its password.
+            let peer = Url::parse(proxy.url()).ok().and_then(|url| ProxyPeer::of(&url));
+            peer.map(Arc::new)
+                .ok_or_else(|| anyhow::anyhow!("[egress] proxy: the HTTP client cannot use this URL"))
+        });
+        let proxy = proxy.transpose()?;
+        let pool = Pool::new(settings.limits.unused, clock.clone());
+        let client = |policy, decodes| {
             // With a proxy, only the proxy's name is resolved.
             let policy = if proxy.is_some() { AddressPolicy::Trusted } else { policy };
             let guard = Guard { policy, resolver: resolver.clone(), settings: settings.clone() };
-            let client = Self::client().dns_resolver(guard).tls_backend_preconfigured(tls.clone());
-            match &proxy {
-                Some(proxy) => client.proxy(proxy.clone()),
-                None => client,
-            }
+            let (proxy, tls, clock) = (proxy.clone(), Arc::clone(&tls), clock.clone());
+            HttpClient { connector: Connector { guard, proxy, tls, clock }, pool: Arc::clone(&pool), decodes }
         };
         Ok(Arc::new(Self {
             // Receivers' bodies are not decoded: they are only recorded, and could be decompression bombs.
-            secure: client(AddressPolicy::Secure).no_gzip().https_only(true).build()?,
-            plain: client(AddressPolicy::Plain).no_gzip().build()?,
-            trusted: client(AddressPolicy::Trusted).gzip(true).build()?,
+            secure: client(AddressPolicy::Secure, false),
+            plain: client(AddressPolicy::Plain, false),
+            trusted: client(AddressPolicy::Trusted, true),
             tls: Arc::new(bare),
             lookup_cache: LookupCache::default(),
+            lookup_limiter: LookupLimiter::new(settings.limits.lookups),
             settings,
             resolver,
             clock,
         }))
-    }
-
-    fn client() -> ClientBuilder {
-        Client::builder()
-            .no_proxy()
-            .user_agent(USER_AGENT)
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .retry(retry::never())
-            .http1_only()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_PER_HOST)
     }
 
     /// Parses a user's URL without resolving its name, for a URL that [`Egress::check`] has accepted. The error
@@ -229,15 +229,15 @@ impl Egress {
         self.settings.parse(url)
     }
 
-    /// Checks a user's URL at registration and resolves its name. A name that does not resolve yet, or not before
+    /// Checks a URL at a registration of `app` and resolves its name. A name that does not resolve yet, or not before
     /// `until`, is accepted. The error has every reason; it does not reveal the addresses of a name.
-    pub async fn check(&self, url: &str, until: Timestamp) -> Result<Target, AddressError> {
+    pub async fn check(&self, app: AppNo, url: &str, until: Moment) -> Result<Target, AddressError> {
         let target = self.parse(url)?;
         let required = self.settings.required_class(target.name(), target.is_plain());
         if target.literal().is_some() || required == AddressClass::Unknown {
             return Ok(target);
         }
-        let class = self.classify(target.name(), until).await;
+        let class = self.classify(app, target.name(), until).await;
         if class >= required || (class, required) == (AddressClass::Unknown, AddressClass::Public) {
             return Ok(target);
         }
@@ -246,8 +246,8 @@ impl Egress {
     }
 
     /// Returns the class of a name, from the cache or by a lookup.
-    async fn classify(&self, name: &str, until: Timestamp) -> AddressClass {
-        let now = self.clock.now();
+    async fn classify(&self, app: AppNo, name: &str, until: Moment) -> AddressClass {
+        let now = self.clock.moment();
         let cached = self.lookup_cache.entry(name, now);
         if let Some((_, class)) = cached.get() {
             return *class;
@@ -255,12 +255,15 @@ impl Egress {
         // A batch can contain one host a thousand times: concurrent checks share one lookup.
         let answer = cached.get_or_init(async || {
             // A lookup is a large future: boxed, it does not enlarge those of requests without one.
-            let lookup = Box::pin(self.resolver.lookup(name, false));
+            let lookup = Box::pin(async {
+                let _permit = self.lookup_limiter.acquire(app).await;
+                self.resolver.lookup(name, false).await
+            });
             let class = match self.clock.timeout(LOOKUP_TIMEOUT, lookup).await {
                 Some(Ok(addresses)) => self.settings.classify(&addresses),
                 Some(Err(_)) | None => AddressClass::Unknown,
             };
-            (self.clock.now(), class)
+            (self.clock.moment(), class)
         });
         self.clock.timeout(until.since(now), answer).await.map_or(AddressClass::Unknown, |(_, class)| *class)
     }
@@ -282,19 +285,17 @@ impl Egress {
         self.post(&self.trusted, post).await
     }
 
-    async fn post(&self, client: &Client, post: Post<impl Into<Url>>) -> Result<Received, SendError> {
-        let mut request = Request::new(Method::POST, post.url.into());
-        *request.headers_mut() = post.headers;
-        *request.body_mut() = Some(post.body.into());
-        let (received, _) = self.exchange(client, request, post.timeout, post.max_answer).await?;
+    async fn post(&self, client: &HttpClient, post: Post<impl Into<Url>>) -> Result<Received, SendError> {
+        let Post { url, headers, body, timeout, max_answer } = post;
+        let request = HttpRequest { method: Method::POST, url: url.into(), headers, body };
+        let (received, _) = self.exchange(client, request, timeout, max_answer).await?;
         Ok(received)
     }
 
     /// Sends a request to a provider. An incomplete response is an error.
     pub async fn fetch(&self, fetch: Fetch) -> Result<Received, SendError> {
         let Fetch { url, headers, timeout, max_body } = fetch;
-        let mut request = Request::new(Method::GET, url);
-        *request.headers_mut() = headers;
+        let request = HttpRequest { method: Method::GET, url, headers, body: Bytes::new() };
         let (received, read) = self.exchange(&self.trusted, request, timeout, max_body).await?;
         read.map(|()| received)
     }
@@ -303,74 +304,58 @@ impl Egress {
     pub async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, SendError> {
         let (policy, resolver) = (AddressPolicy::Trusted, self.resolver.clone());
         let guard = Guard { policy, resolver, settings: Arc::clone(&self.settings) };
-        let connecting = async {
-            let addresses = match host.parse() {
-                Ok(address) => vec![address],
-                Err(_) => guard.addresses(host).await?,
-            };
-            dns::dial(&self.clock, addresses, port).await.map_err(|error| SendError::connecting(&error))
+        let host = match host.parse() {
+            Ok(IpAddr::V4(address)) => Host::Ipv4(address),
+            Ok(IpAddr::V6(address)) => Host::Ipv6(address),
+            Err(_) => Host::Domain(host.to_owned()),
         };
+        let connecting = connect::tcp(&self.clock, &guard, &host, port);
         let connected = self.clock.timeout(CONNECT_TIMEOUT, connecting).await;
         connected.unwrap_or_else(|| Err(SendError::not_connected()))
     }
 
     /// Starts TLS on a connection and verifies that the peer is `host`.
     pub async fn secure(&self, stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, SendError> {
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| SendError::Tls(format!("`{host}` is not a name that a certificate can have")))?;
-        let connector = TlsConnector::from(Arc::clone(&self.tls));
-        connector.connect(name, stream).await.map_err(|error| SendError::not_secure(&error))
+        connect::secure(&self.tls, stream, host.to_owned()).await
     }
 
     /// Returns the response, and why its body is incomplete.
     async fn exchange(
         &self,
-        client: &Client,
-        request: Request,
+        client: &HttpClient,
+        request: HttpRequest,
         timeout: Duration,
         max_body: usize,
     ) -> Result<(Received, Result<(), SendError>), SendError> {
         let watch = self.clock.stopwatch();
-        // One timer for the whole exchange: a jump of the clock between two timers would lengthen it.
+        // One timer for the whole exchange.
         let mut deadline = std::pin::pin!(self.clock.deadline(timeout));
         let answer = tokio::select! {
             biased;
-            answer = client.execute(request) => answer,
+            answer = client.send(request) => answer,
             () = &mut deadline => return Err(SendError::timed_out(timeout)),
         };
-        let mut response =
-            answer.map_err(|error| match (SendError::classify(&error), &self.settings.proxy) {
-                // The proxy, or a connection that it was to make, has failed.
-                (SendError::Connect(why), Some(_)) => SendError::Connect(format!("through the proxy: {why}")),
-                (error, _) => error,
-            })?;
+        let mut response = answer.map_err(|error| match (error, &self.settings.proxy) {
+            // The proxy, or a connection that it was to make, has failed.
+            (SendError::Connect(why), Some(_)) => SendError::Connect(format!("through the proxy: {why}")),
+            (error, _) => error,
+        })?;
+        let (status, headers) = (response.status, std::mem::take(&mut response.headers));
         let mut body = Vec::new();
         let read = tokio::select! {
             biased;
-            read = read(&mut response, &mut body, max_body) => read,
+            read = response.read(&mut body, max_body) => read,
             () = &mut deadline => Err(SendError::timed_out(timeout)),
         };
         let received = Received {
-            status: response.status().as_u16(),
-            headers: recorded_headers(response.headers()),
+            status,
+            headers: recorded_headers(&headers),
             body: body.into(),
             truncated: read.is_err(),
             duration: watch.elapsed(),
         };
         Ok((received, read))
     }
-}
-
-/// Reads a body of up to `max` bytes into `body`. The bytes remain there if the future is dropped.
-async fn read(response: &mut Response, body: &mut Vec<u8>, max: usize) -> Result<(), SendError> {
-    while let Some(chunk) = response.chunk().await.map_err(|error| SendError::classify(&error))? {
-        let room = max - body.len();
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if chunk.len() > room {
-            return Err(SendError::TooLarge(max));
-        }
-    }
-    Ok(())
 }
 
 /// Returns the headers as text, up to the maximum size.

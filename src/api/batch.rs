@@ -119,7 +119,7 @@ async fn read(
     let mut errors = FieldErrors::default();
     let items = items(text, &mut errors);
     errors.check()?;
-    let times = (now, now.plus(LOOK_UPS_FOR));
+    let times = (now, api.clock.moment().plus(LOOK_UPS_FOR));
     // An item keeps this problem only if reading it panicked.
     let broken = || Problem::new(ProblemCode::Internal, "internal error; the server's log has the details");
     let mut read: Vec<_> = items.iter().map(|_| Err(broken())).collect();

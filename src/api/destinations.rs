@@ -14,6 +14,7 @@ use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, ObjectReader, not_one_of};
 use crate::channels::webhook::{Secret, check_header};
 use crate::channels::{self, ParsedAddress, Shorthand, ShownAddress};
+use crate::clock::Moment;
 use crate::domain::{
     AddressError, AppNo, ChannelKind, DeliveryStatus, Destination, DestinationId, Timestamp,
 };
@@ -252,7 +253,7 @@ pub(super) async fn destinations(
     api: &Api,
     app: AppNo,
     requests: &[(String, DestinationRequest)],
-    (now, until): (Timestamp, Timestamp),
+    (now, until): (Timestamp, Moment),
     errors: &mut FieldErrors,
 ) -> Vec<Destination> {
     // Equal requests are one destination. Different spellings of one address are found below.
@@ -270,7 +271,8 @@ pub(super) async fn destinations(
     }
     let mut destinations: Vec<Destination> = Vec::with_capacity(distinct.len());
     // All at the same time, because each can take a second.
-    let targets = join_all(distinct.iter().map(|(_, request)| check(&api.egress, &request.address, until)));
+    let targets =
+        join_all(distinct.iter().map(|(_, request)| check(&api.egress, app, &request.address, until)));
     for ((at, request), target) in distinct.iter().zip(targets.await) {
         let Some(target) = errors.keep(at, target) else { continue };
         let address = match (&target, &request.address) {
@@ -301,11 +303,12 @@ pub(super) async fn destinations(
 /// alone: it ends neither the connection nor a batch.
 async fn check(
     egress: &Egress,
+    app: AppNo,
     address: &ParsedAddress,
-    until: Timestamp,
+    until: Moment,
 ) -> Result<Option<egress::Target>, AddressError> {
     let ParsedAddress::Url(url) = address else { return Ok(None) };
-    let checked = AssertUnwindSafe(egress.check(url, until)).catch_unwind().await;
+    let checked = AssertUnwindSafe(egress.check(app, url, until)).catch_unwind().await;
     let panicked = |_| Err(AddressError::Invalid("could not be resolved; send the request again".to_owned()));
     checked.unwrap_or_else(panicked).map(Some)
 }
@@ -379,9 +382,9 @@ mod tests {
         let resolver = Resolver::fixed(|name| panic!("{name}"));
         let egress = Egress::new(Settings::default(), resolver, clock, Vec::new()).expect("an egress");
         let address = ParsedAddress::Url("https://app.example.com/".to_owned());
-        let checked = check(&egress, &address, Timestamp::MAX).await;
+        let checked = check(&egress, AppNo(1), &address, Moment::MAX).await;
         assert!(matches!(&checked, Err(AddressError::Invalid(_))), "{checked:?}");
         let text = ParsedAddress::Text("#ops".to_owned());
-        assert!(matches!(check(&egress, &text, Timestamp::MAX).await, Ok(None)));
+        assert!(matches!(check(&egress, AppNo(1), &text, Moment::MAX).await, Ok(None)));
     }
 }

@@ -13,6 +13,7 @@
 //! is sent), and after an hour. The client then reconnects by itself, and its key is checked again.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -174,7 +175,7 @@ async fn send_events(
     let feed = api.store.feed_changes(app);
     let mut draining = api.draining.clone();
     let mut position = position;
-    let end = api.clock.now().plus(STREAM_FOR);
+    let stopwatch = api.clock.stopwatch();
     // The first bytes show the client that the stream is open.
     let mut text = Bytes::from_static(RETRY);
     while call.caller.is_still_valid(api) {
@@ -182,7 +183,8 @@ async fn send_events(
             sent = frames.send(text) => if sent.is_err() { return },
             () = is_set(&mut draining) => return,
         }
-        let next_comment = api.clock.now().plus(KEEP_ALIVE).min(end);
+        let left = STREAM_FOR.saturating_sub(stopwatch.elapsed());
+        let mut next_comment = pin!(api.clock.sleep(KEEP_ALIVE.min(left)));
         let events = loop {
             let changed = feed.armed();
             // On an error the stream ends; the client reconnects and gets the reason.
@@ -193,12 +195,12 @@ async fn send_events(
             }
             tokio::select! {
                 () = changed => {}
-                () = api.clock.sleep_until(next_comment) => break events,
+                () = &mut next_comment => break events,
                 () = frames.closed() => return,
                 () = is_set(&mut draining) => return,
             }
         };
-        if api.clock.now() >= end {
+        if stopwatch.elapsed() >= STREAM_FOR {
             return;
         }
         text = if events.is_empty() { Bytes::from_static(COMMENT) } else { written(&events) };

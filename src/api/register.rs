@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::destinations::{DestinationRequests, destination_requests, destinations};
 use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, Invalid, ObjectReader, Problem, not_one_of};
+use crate::clock::Moment;
 use crate::domain::{
     AppNo, EventSet, EventType, JobName, NewWatch, Payload, Terms, Timestamp, Watch, WatchId,
     credential_variable,
@@ -40,7 +41,7 @@ pub async fn read(
     app: AppNo,
     text: &str,
     traceparent: Option<&str>,
-    (now, until): (Timestamp, Timestamp),
+    (now, until): (Timestamp, Moment),
 ) -> Result<NewWatch, Problem> {
     let mut errors = FieldErrors::default();
     let (watch, requests) = parse(api, app, text, now, &mut errors);

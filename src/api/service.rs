@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::http::{Answer, Api, CONNECTIONS_MAX, Problem, ProblemCode, json};
+use super::http::{Answer, Api, Problem, ProblemCode, json};
 use crate::telemetry::metrics::Snapshot;
 
 /// The state of the service.
@@ -73,7 +73,7 @@ pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
         queues: api.store.queues(),
         backlog,
         oldest_due: backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default(),
-        connections: CONNECTIONS_MAX - api.connections.available_permits().min(CONNECTIONS_MAX),
+        connections: api.connections_max - api.connections.available_permits().min(api.connections_max),
         waiting: api.waits.in_use_count(),
         following: api.streams.in_use_count(),
     };

@@ -17,6 +17,7 @@ use super::http::{
     Problem, ProblemCode, created, cursor, first_answer, is_set, json, page, traceparent,
 };
 use super::register::{self, find_provider};
+use crate::clock::Moment;
 use crate::domain::{
     EventSet, EventType, JobError, JobStatus, Output, Payload, PollStats, TimelineEntry, Timestamp, Watch,
     WatchId, WatchStatus, parse_duration,
@@ -197,7 +198,7 @@ fn registered(watch: &Watch) -> StoredResponse {
 pub async fn create(call: Call) -> Answer {
     let (at, took) = (call.api.clock.now(), call.api.clock.stopwatch());
     let write = call.write(Content::OBJECT).await?;
-    let times = (write.api.clock.now(), Timestamp::MAX);
+    let times = (write.api.clock.now(), Moment::MAX);
     let watch =
         register::read(&write.api, write.app(), &write.text, traceparent(&write.parts), times).await?;
     let context = register::trace_context(&write.api, &watch);
@@ -332,7 +333,7 @@ pub async fn amend(call: Call) -> Answer {
     let mut errors = FieldErrors::default();
     let Amendment { expires_in, notify, metadata } =
         read_amendment(api, &text, &mut errors).unwrap_or_default();
-    let destinations = destinations(api, app, &notify, (now, Timestamp::MAX), &mut errors).await;
+    let destinations = destinations(api, app, &notify, (now, Moment::MAX), &mut errors).await;
     errors.check()?;
     let amend = AmendWatch {
         app,

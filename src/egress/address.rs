@@ -31,6 +31,31 @@ pub struct Settings {
     pub allow_http: bool,
     /// The proxy of all HTTP exchanges; `None` for direct connections.
     pub proxy: Option<Proxy>,
+    /// Limits on sockets.
+    pub limits: SocketLimits,
+}
+
+/// Limits on the sockets of the client. Each socket needs a file descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketLimits {
+    /// Maximum number of unused connections, over all hosts. Each holds some 30 KiB, too.
+    pub unused: usize,
+    /// Maximum number of concurrent lookups at registration. Each can use four sockets.
+    pub lookups: usize,
+}
+
+impl Default for SocketLimits {
+    fn default() -> Self {
+        Self { unused: 1_024, lookups: 64 }
+    }
+}
+
+impl SocketLimits {
+    /// Returns the lower limits of both.
+    #[must_use]
+    pub fn lowered_to(self, other: Self) -> Self {
+        Self { unused: self.unused.min(other.unused), lookups: self.lookups.min(other.lookups) }
+    }
 }
 
 /// The URL of a proxy. It can contain a password, so `Debug` hides it.

@@ -8,6 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use super::exhaustion::lacking;
+use super::head_limit::NoHead;
 use super::resolver::ResolveError;
 
 /// Maximum time to make a connection: resolving the name, TCP and TLS. It is part of the exchange's deadline.
@@ -82,7 +83,13 @@ impl SendError {
         causes(error).find_map(Self::by_cause).unwrap_or_else(|| Self::Connect(error.kind().to_string()))
     }
 
-    /// Classifies an error of the HTTP client by its causes.
+    /// Classifies an error of an exchange on a connection.
+    pub(super) fn of_exchange(error: &hyper::Error) -> Self {
+        let cut = || Self::Protocol("the connection was closed before the answer was complete".into());
+        causes(error).find_map(Self::by_cause).unwrap_or_else(cut)
+    }
+
+    /// Classifies an error of the command line's HTTP client by its causes.
     pub fn classify(error: &reqwest::Error) -> Self {
         if let Some(classified) = causes(error).find_map(Self::by_cause) {
             return classified;
@@ -108,6 +115,9 @@ impl SendError {
         }
         if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
             return Some(Self::Tls(tls.to_string().chars().take(DETAIL_MAX).collect()));
+        }
+        if let Some(no_head) = cause.downcast_ref::<NoHead>() {
+            return Some(Self::Protocol(no_head.to_string()));
         }
         if cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
             return Some(Self::Protocol("the answer is not HTTP".into()));

@@ -10,19 +10,17 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::OnceCell;
 
 use super::address::{AddressClass, Settings};
 use super::exhaustion::lacking;
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::dns::{LookupError, NetworkError, SystemFiles, SystemResolver};
-use crate::domain::Timestamp;
 
 /// Maximum number of addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 16;
@@ -65,7 +63,7 @@ impl Resolver {
 }
 
 /// The rules for the addresses of a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum AddressPolicy {
     /// https to users' addresses.
     Secure,
@@ -142,20 +140,8 @@ impl Guard {
     }
 }
 
-impl Resolve for Guard {
-    fn resolve(&self, name: Name) -> Resolving {
-        let guard = self.clone();
-        Box::pin(async move {
-            let addresses = guard.addresses(name.as_str()).await?;
-            // The HTTP client sets the port of the URL.
-            let sockets = addresses.into_iter().map(|address| SocketAddr::new(address, 0));
-            Ok(Box::new(sockets) as Addrs)
-        })
-    }
-}
-
 /// The class of a name, and the time of its lookup. Without a value, the lookup is in progress, or it was cancelled.
-type CachedClass = OnceCell<(Timestamp, AddressClass)>;
+type CachedClass = OnceCell<(Moment, AddressClass)>;
 
 /// The classes of names that registrations resolve.
 #[derive(Debug, Default)]
@@ -168,10 +154,8 @@ impl LookupCache {
     const MAX: usize = 4_096;
 
     /// Returns the valid entry of a name, or a new one.
-    pub(super) fn entry(&self, name: &str, now: Timestamp) -> Arc<CachedClass> {
-        // An entry from the future, after the clock was set back, is stale.
-        let is_valid =
-            |entry: &CachedClass| entry.get().is_none_or(|(at, _)| *at <= now && now < at.plus(Self::TTL));
+    pub(super) fn entry(&self, name: &str, now: Moment) -> Arc<CachedClass> {
+        let is_valid = |entry: &CachedClass| entry.get().is_none_or(|(at, _)| now.since(*at) < Self::TTL);
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.get(name).filter(|entry| is_valid(entry)) {
             return Arc::clone(entry);
@@ -196,13 +180,11 @@ mod tests {
     #[test]
     fn the_cache_expires_after_a_minute_and_has_a_limit() {
         let cache = LookupCache::default();
-        let at = Timestamp::from_millis;
+        let at = |millis| Moment::default().plus(Duration::from_millis(millis));
         let class = |now| cache.entry("a.example", at(now)).get().map(|(_, class)| *class);
         cache.entry("a.example", at(1_000)).set((at(1_000), AddressClass::Unknown)).unwrap();
         assert_eq!(class(60_999), Some(AddressClass::Unknown));
         assert_eq!(class(61_000), None);
-        cache.entry("a.example", at(1_000)).set((at(1_000), AddressClass::Unknown)).unwrap();
-        assert_eq!(class(0), None);
         for n in 0..3 * LookupCache::MAX {
             let entry = cache.entry(&format!("{n}.example"), at(2_000));
             entry.set((at(2_000), AddressClass::Public)).unwrap();

@@ -16,6 +16,7 @@ use crate::clock::ManualClock;
 use crate::dns::tests::{Reply, name_server, resolver_at};
 use crate::domain::{AddressError, Timestamp};
 
+const APP: AppNo = AppNo(1);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(93, 184, 216, 34));
 const LIMIT: Duration = Duration::from_secs(20);
@@ -169,7 +170,7 @@ async fn a_name_rebound_after_registration_is_never_connected_to() {
         }),
     );
     let url = format!("https://rebind.example:{port}/?secret");
-    egress.check(&url, Timestamp::MAX).await.unwrap();
+    egress.check(APP, &url, Moment::MAX).await.unwrap();
     let error = egress.send(post(&egress, &url)).await.unwrap_err();
     let refusal = "must not lead to a private or otherwise special address; the operator can permit it: \
                    add rebind.example to egress.allow (RINGBACK_EGRESS__ALLOW)";
@@ -183,9 +184,9 @@ async fn one_forbidden_address_of_a_name_refuses_the_connection() {
     let (listener, port) = unused_listener();
     let (egress, _) = egress(&[], Resolver::fixed(|_| Ok(vec![PUBLIC, LOOPBACK])));
     let url = format!("https://mixed.example:{port}/");
-    let refusal = egress.check(&url, Timestamp::MAX).await.unwrap_err();
-    let detail = "must not lead to a private or otherwise special address; the operator can permit it in the [egress] \
-                  settings";
+    let refusal = egress.check(APP, &url, Moment::MAX).await.unwrap_err();
+    let detail = "must not lead to a private or otherwise special address; the operator can permit it: \
+                  add mixed.example to egress.allow (RINGBACK_EGRESS__ALLOW)";
     assert_eq!(refusal, AddressError::Forbidden(detail.to_owned()));
     assert!(matches!(egress.send(post(&egress, &url)).await, Err(SendError::Refused(_))));
     assert_unused(&listener);
@@ -208,14 +209,14 @@ async fn plain_http_to_a_name_requires_allowed_addresses_only() {
     let port = responding(OK).await;
     let url = format!("http://receiver.example:{port}/");
     let (by_address, _) = egress(&["127.0.0.0/8"], here());
-    by_address.check(&url, Timestamp::MAX).await.unwrap();
+    by_address.check(APP, &url, Moment::MAX).await.unwrap();
     assert_eq!(by_address.send(post(&by_address, &url)).await.unwrap().status, 200);
     let (by_name, _) = egress(&["receiver.example"], here());
-    by_name.check(&url, Timestamp::MAX).await.unwrap();
+    by_name.check(APP, &url, Moment::MAX).await.unwrap();
     assert_eq!(by_name.send(post(&by_name, &url)).await.unwrap().status, 200);
 
     let (neither, _) = egress(&["10.0.0.0/8"], Resolver::fixed(|_| Ok(vec![PUBLIC])));
-    assert!(neither.check(&url, Timestamp::MAX).await.unwrap_err().to_string().contains("https://"));
+    assert!(neither.check(APP, &url, Moment::MAX).await.unwrap_err().to_string().contains("https://"));
     assert!(matches!(neither.send(post(&neither, &url)).await, Err(SendError::Refused(_))));
 }
 
@@ -225,12 +226,12 @@ async fn a_special_name_is_refused_unless_its_addresses_are_allowed() {
     for host in ["localhost", "intranet", "my_app", "db.internal", "api.default.svc.cluster.local"] {
         let url = format!("https://{host}/");
         let (public, _) = egress(&[], Resolver::fixed(|_| Ok(vec![PUBLIC])));
-        public.check(&url, Timestamp::MAX).await.unwrap_err();
+        public.check(APP, &url, Moment::MAX).await.unwrap_err();
         assert!(matches!(public.send(post(&public, &url)).await, Err(SendError::Refused(_))), "{host}");
         let (nowhere, _) = egress(&[], Resolver::fixed(|_| Ok(vec![])));
-        nowhere.check(&url, Timestamp::MAX).await.unwrap_err();
-        egress(&["127.0.0.1"], here()).0.check(&url, Timestamp::MAX).await.unwrap();
-        egress(&[host], Resolver::fixed(|_| Ok(vec![]))).0.check(&url, Timestamp::MAX).await.unwrap();
+        nowhere.check(APP, &url, Moment::MAX).await.unwrap_err();
+        egress(&["127.0.0.1"], here()).0.check(APP, &url, Moment::MAX).await.unwrap();
+        egress(&[host], Resolver::fixed(|_| Ok(vec![]))).0.check(APP, &url, Moment::MAX).await.unwrap();
     }
 }
 
@@ -245,12 +246,12 @@ async fn a_name_is_resolved_once_a_minute_for_at_most_a_second() {
     let (egress, clock) = egress(&[], slow);
     let start = clock_now(&clock);
     for _ in 0..100 {
-        advance_until(&clock, egress.check("https://slow.example/", Timestamp::MAX)).await.unwrap();
+        advance_until(&clock, egress.check(APP, "https://slow.example/", Moment::MAX)).await.unwrap();
     }
     assert_eq!(lookups.load(Ordering::SeqCst), 1);
     assert_eq!(clock_now(&clock).since(start), Duration::from_secs(1));
     clock.advance(Duration::from_secs(60));
-    advance_until(&clock, egress.check("https://slow.example/", Timestamp::MAX)).await.unwrap();
+    advance_until(&clock, egress.check(APP, "https://slow.example/", Moment::MAX)).await.unwrap();
     assert_eq!(lookups.load(Ordering::SeqCst), 2);
 }
 
@@ -261,9 +262,9 @@ async fn a_lookup_that_was_cut_off_is_repeated() {
         0 => Box::pin(pending()),
         _ => Box::pin(std::future::ready(Ok(vec![LOOPBACK]))),
     }));
-    let (egress, clock) = egress(&[], slow_once);
-    egress.check("https://slow.example/", clock_now(&clock)).await.unwrap();
-    egress.check("https://slow.example/", Timestamp::MAX).await.unwrap_err();
+    let (egress, _) = egress(&[], slow_once);
+    egress.check(APP, "https://slow.example/", Moment::default()).await.unwrap();
+    egress.check(APP, "https://slow.example/", Moment::MAX).await.unwrap_err();
 }
 
 fn clock_now(clock: &ManualClock) -> Timestamp {
@@ -298,7 +299,7 @@ async fn dialling_tries_each_address_and_reports_the_last_error() {
 #[tokio::test]
 async fn an_unresolved_name_is_registered_and_its_attempt_fails() {
     let (egress, _) = egress(&[], Resolver::fixed(|_| Err(io::Error::other("no such name"))));
-    egress.check("https://soon.example/", Timestamp::MAX).await.unwrap();
+    egress.check(APP, "https://soon.example/", Moment::MAX).await.unwrap();
     let error = egress.send(post(&egress, "https://soon.example/")).await.unwrap_err();
     assert_eq!(error.to_string(), "connect: the host name `soon.example` does not resolve");
 }
@@ -632,7 +633,7 @@ async fn with_a_proxy_urls_are_checked_without_a_lookup() {
     let (port, requests) = proxy().await;
     let egress = through(&format!("http://127.0.0.1:{port}"), Vec::new());
     assert!(egress.parse("https://10.0.0.1/").is_err());
-    assert!(egress.check("http://hooks.example/", Timestamp::MAX).await.is_err());
+    assert!(egress.check(APP, "http://hooks.example/", Moment::MAX).await.is_err());
     let loosely = Settings { allow: vec![Allowed::parse("10.0.0.0/8").unwrap()], ..Settings::default() };
     let target = loosely.parse("https://10.0.0.1/").unwrap();
     let refused = egress.send(Post { url: target, ..post(&egress, "https://hooks.example/") }).await;
@@ -671,7 +672,7 @@ async fn a_missing_answer_about_ipv6_neither_refuses_nor_delays_a_callback() {
     let dns = name_server((Ipv4Addr::LOCALHOST, 0).into(), ipv4_only).await;
     let (egress, _) = egress(&["127.0.0.0/8"], Resolver::System(Arc::new(resolver_at(dns))));
     let url = format!("http://my_app:{port}/");
-    egress.check(&url, Timestamp::MAX).await.unwrap();
+    egress.check(APP, &url, Moment::MAX).await.unwrap();
     assert_eq!(egress.send(post(&egress, &url)).await.unwrap().status, 200);
     egress.dial("mail.example", port).await.unwrap();
 }
@@ -691,4 +692,72 @@ async fn a_lookup_without_a_descriptor_is_no_failure_of_the_name() {
     assert!(exhausted.is_ours(), "{exhausted}");
     let exhausted = egress.dial("mail.example", 25).await.unwrap_err();
     assert!(exhausted.is_ours() && exhausted.to_string().contains("LimitNOFILE"), "{exhausted}");
+}
+
+#[tokio::test]
+async fn early_hints_without_end_end_the_exchange() {
+    let (sender, dropped) = oneshot::channel();
+    let sender = std::sync::Mutex::new(Some(sender));
+    let port = server(move |mut stream| {
+        let sender = sender.lock().unwrap().take();
+        async move {
+            let hints = b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(4_096);
+            let mut sent = 0;
+            while stream.write_all(&hints).await.is_ok() {
+                sent += hints.len();
+            }
+            sender.unwrap().send(sent).unwrap();
+        }
+    })
+    .await;
+    let (egress, _) = egress(&["127.0.0.0/8"], here());
+    // On the clock of the test, the deadline never comes.
+    let error = egress.send(post(&egress, &format!("http://127.0.0.1:{port}/"))).await.unwrap_err();
+    assert!(error.to_string().starts_with("protocol: the answer did not begin within 16"), "{error}");
+    // What fits into the buffers of the sockets, and not as much as the server can send.
+    let sent = dropped.await.unwrap();
+    assert!(sent < 32 << 20, "{sent}");
+}
+
+#[tokio::test]
+async fn a_few_early_hints_precede_an_answer() {
+    let hints = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".repeat(8);
+    let port = responding(format!("{hints}{OK}")).await;
+    let (egress, _) = egress(&["127.0.0.0/8"], here());
+    let received = egress.send(post(&egress, &format!("http://127.0.0.1:{port}/"))).await.unwrap();
+    assert_eq!((received.status, &received.body[..]), (200, &b"ok"[..]));
+}
+
+#[tokio::test]
+async fn an_endless_head_ends_the_exchange() {
+    let port = server(|mut stream| async move {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nx: ").await.unwrap();
+        while stream.write_all(&[b'x'; 4_096]).await.is_ok() {}
+    })
+    .await;
+    let (egress, _) = egress(&["127.0.0.0/8"], here());
+    let error = egress.send(post(&egress, &format!("http://127.0.0.1:{port}/"))).await.unwrap_err();
+    assert!(error.to_string().starts_with("protocol: "), "{error}");
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_while_unused_costs_no_attempt() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
+    // Closes each connection after its first answer, without saying so.
+    let port = server(move |mut stream| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async move { stream.write_all(OK.as_bytes()).await.unwrap() }
+    })
+    .await;
+    let (egress, _) = egress(&["127.0.0.0/8"], here());
+    for _ in 0..20 {
+        let sent = egress.send(post(&egress, &format!("http://127.0.0.1:{port}/"))).await;
+        assert_eq!(sent.unwrap().status, 200);
+        // The end of the connection arrives before the next request.
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 20);
 }

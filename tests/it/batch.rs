@@ -201,7 +201,7 @@ async fn concurrent_batches_with_one_key_register_once() {
 #[tokio::test]
 async fn a_batch_resolves_each_name_once_within_five_seconds() {
     let t = Harness::start().await;
-    t.provider.completed("job_1");
+    t.provider.processing("job_1", 1);
     let slow = t.resolve_slowly("slow.example.com", &["10.0.0.1"]);
     t.resolve("inside.example.com", &["10.0.0.1"]);
     // With a timeout of one second and 64 lookups at a time, these names would take 15 seconds.

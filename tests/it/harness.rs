@@ -166,6 +166,8 @@ pub struct Harness {
     database: Option<(&'static Server, String)>,
     settings: Vec<(String, String)>,
     running: Option<Running>,
+    /// Maximum number of open files that the application believes to have.
+    pub descriptors: u64,
     threads: Vec<String>,
     finished: bool,
 }
@@ -225,6 +227,7 @@ impl Harness {
             database,
             settings: all,
             running: None,
+            descriptors: 1 << 20,
             threads,
             finished: false,
         };
@@ -241,7 +244,7 @@ impl Harness {
         let config = Config::read(&Flags::default(), &environment, None).unwrap();
         let clock = Clock::Manual(ManualClock::at(start()));
         let resolver = Resolver::fixed(|_| Err(std::io::ErrorKind::NotFound.into()));
-        let surroundings = HostEnvironment { clock, resolver, roots: Vec::new() };
+        let surroundings = HostEnvironment { clock, resolver, roots: Vec::new(), descriptors: 1 << 20 };
         App::build(config, surroundings).await.unwrap_err().to_string()
     }
 
@@ -283,7 +286,8 @@ impl Harness {
             })
         }));
         let clock = Clock::Manual(self.clock.clone());
-        let surroundings = HostEnvironment { clock, resolver, roots: self.roots.clone() };
+        let surroundings =
+            HostEnvironment { clock, resolver, roots: self.roots.clone(), descriptors: self.descriptors };
         let app = runtime.spawn(App::build(config, surroundings)).await.unwrap().unwrap();
         let (address, activity) = (app.address().unwrap(), Box::new(app.activity()));
         let (first_start, metrics) = (app.first_start.clone(), app.metrics_address());

@@ -5,7 +5,7 @@ use ringback::domain::Timestamp;
 use serde_json::{Value, json};
 
 use crate::fakes::{Hit, Pacing, Reply, error};
-use crate::harness::{AUTH, Harness, JSON, id, minutes, seconds, since_start};
+use crate::harness::{AUTH, Harness, JSON, id, minutes, seconds, since_start, start};
 
 /// Returns a body without the id of the watch, which differs in each run.
 fn shown(hit: &Hit) -> String {
@@ -470,6 +470,33 @@ async fn a_long_poll_is_answered_when_its_time_is_up() {
         }
     };
     assert!(passed >= 29, "answered after {passed} s");
+    assert_eq!(answer.expect(200)["status"], "watching");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_long_poll_does_not_follow_the_wall_clock() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 5);
+    let watch = t.watch("job_1").await;
+    let path = format!("/v1/watches/{watch}?wait=5s");
+    let mut passed = 0;
+    let answer = {
+        let mut waiting = std::pin::pin!(t.get(&path));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut waiting => break answer,
+                () = t.pass(seconds(1)) => {
+                    passed += 1;
+                    if passed == 2 {
+                        t.clock.set_wall(start().minus(minutes(60)));
+                    }
+                }
+            }
+        }
+    };
+    assert!((4..60).contains(&passed), "answered after {passed} s");
     assert_eq!(answer.expect(200)["status"], "watching");
     t.finish().await;
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use crate::harness::{AUTH, Harness, guarded, id, minutes, seconds};
+use crate::harness::{AUTH, Harness, guarded, id, minutes, seconds, start};
 use crate::wire::{self, Answer};
 
 /// A client of the stream.
@@ -222,6 +222,21 @@ async fn an_idle_stream_sends_keep_alives_and_ends_after_an_hour() {
     }
     t.pass(seconds(15)).await;
     assert_eq!(follower.line().await, None);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn keep_alives_do_not_follow_the_wall_clock() {
+    let t = Harness::start().await;
+    let mut follower = Follower::start(&t, "", &[]).await;
+    t.pass(seconds(15)).await;
+    assert_eq!(follower.block().await.as_deref(), Some(": keep-alive"));
+    for hours in 1..=3 {
+        t.rest().await;
+        t.clock.set_wall(start().minus(minutes(60 * hours)));
+        t.pass(seconds(15)).await;
+        assert_eq!(follower.block().await.as_deref(), Some(": keep-alive"));
+    }
     t.finish().await;
 }
 

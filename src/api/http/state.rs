@@ -17,7 +17,7 @@ use crate::providers::Providers;
 use crate::store::Store;
 use crate::telemetry::metrics::Load;
 
-/// Maximum number of connections; further ones wait in the listener's backlog. Each can hold a body of 256 KiB.
+/// Maximum number of connections, and less with few descriptors; further ones wait in the listener's backlog. Each can hold a body of 256 KiB.
 pub const CONNECTIONS_MAX: usize = 4_096;
 
 /// Maximum number of requests that wait for the end of a watch: a quarter of the connections, so that other
@@ -60,6 +60,8 @@ pub struct Api {
     pub waits: Arc<ConcurrencyLimiter>,
     /// A permit for each connection.
     pub connections: Arc<Semaphore>,
+    /// Number of these permits.
+    pub connections_max: usize,
     /// Returns the load of the poller and the dispatcher, for metrics.
     pub load: Box<dyn Fn() -> Load + Send + Sync>,
     /// Whether the API's listener serves `/metrics`; otherwise a listener of its own does.

@@ -34,6 +34,7 @@
 //! of a draft of RFC 2554, is an offer of PLAIN. The messages are 7-bit ASCII with short lines, and so are the
 //! addresses, so neither 8BITMIME nor SMTPUTF8 is needed.
 
+use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -350,8 +351,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let stream = self.stream.get_mut();
-        stream.write_all(bytes).await.map_err(|_| closed())?;
-        stream.flush().await.map_err(|_| closed())
+        stream.write_all(bytes).await.map_err(|error| lost(&error))?;
+        stream.flush().await.map_err(|error| lost(&error))
     }
 
     async fn reply(&mut self) -> Result<Reply, Failure> {
@@ -382,7 +383,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     async fn line(&mut self) -> Result<String, Failure> {
         let mut line = Vec::new();
         let mut limited = (&mut self.stream).take(LINE_MAX as u64 + 1);
-        limited.read_until(b'\n', &mut line).await.map_err(|_| closed())?;
+        limited.read_until(b'\n', &mut line).await.map_err(|error| lost(&error))?;
         match line.strip_suffix(b"\n") {
             Some(line) => Ok(String::from_utf8_lossy(line).trim_end_matches('\r').to_owned()),
             None if line.len() > LINE_MAX => Err(SendError::TooLarge(LINE_MAX).into()),
@@ -400,8 +401,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 }
 
+/// Returns the failure of a connection that was in use.
+fn lost(error: &io::Error) -> Failure {
+    SendError::of_io(error, closed_connection()).into()
+}
+
 fn closed() -> Failure {
-    SendError::Protocol("the mail server closed the connection".into()).into()
+    closed_connection().into()
+}
+
+fn closed_connection() -> SendError {
+    SendError::Protocol("the mail server closed the connection".into())
 }
 
 #[cfg(test)]

@@ -1,0 +1,236 @@
+//! One HTTP client: a request on a connection of the pool or on a new one, and its response.
+//!
+//! The client is built on the connections of hyper. The client of reqwest has no limit on informational responses and
+//! none on all unused connections, and does not give access to the connection (version 0.13).
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flate2::write::MultiGzDecoder;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use reqwest::Method;
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, Entry, HOST, HeaderMap, HeaderValue,
+    PROXY_AUTHORIZATION, USER_AGENT,
+};
+use url::{Position, Url};
+
+use super::connect::{Connector, Peer};
+use super::error::SendError;
+use super::head_limit::{HeadLimit, LimitedStream};
+use super::pool::Pool;
+use super::resolver::AddressPolicy;
+
+/// Maximum size of the head of a response, in bytes, and of the buffer that reads a body.
+const HEAD_MAX: usize = 64 * 1024;
+
+/// Maximum time for a connection to become free after its response is complete.
+const FREE_AFTER: Duration = Duration::from_secs(1);
+
+/// Number of compressed bytes that are decoded at a time. They become a thousand times as many at most.
+const DECODED_AT_ONCE: usize = 1024;
+
+/// The destination of a connection, and the rules by which it was made.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct PoolKey {
+    policy: AddressPolicy,
+    peer: Peer,
+}
+
+/// A connection, without a request or with one in progress.
+pub(super) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    limit: Arc<HeadLimit>,
+}
+
+/// The connections of all clients.
+pub(super) type Connections = Pool<PoolKey, Connection>;
+
+/// A request.
+pub(super) struct HttpRequest {
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// An HTTP client.
+pub(super) struct HttpClient {
+    pub(super) connector: Connector,
+    pub(super) pool: Arc<Connections>,
+    /// Whether bodies may be compressed, and are decoded.
+    pub(super) decodes: bool,
+}
+
+/// A response whose body is not read yet.
+pub(super) struct HttpResponse {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    body: Incoming,
+    decoder: Option<MultiGzDecoder<Vec<u8>>>,
+    key: Arc<PoolKey>,
+    connection: Connection,
+    pool: Arc<Connections>,
+    clock: crate::clock::Clock,
+}
+
+impl HttpClient {
+    /// Sends a request and returns the head of the response.
+    pub(super) async fn send(&self, request: HttpRequest) -> Result<HttpResponse, SendError> {
+        let unusable = || SendError::Protocol("the HTTP client cannot use this URL".into());
+        let peer = Peer::of(&request.url).ok_or_else(unusable)?;
+        let mut request = self.prepare(request, &peer).ok_or_else(unusable)?;
+        let key = Arc::new(PoolKey { policy: self.connector.guard.policy, peer });
+        loop {
+            let (mut connection, is_new) = match self.pool.take(&*key) {
+                Some(connection) => (connection, false),
+                None => (self.connect(&key.peer).await?, true),
+            };
+            connection.limit.begin();
+            let limit = Arc::clone(&connection.limit);
+            hyper::ext::on_informational(&mut request, move |_| limit.count_informational());
+            match connection.sender.try_send_request(request).await {
+                Ok(response) => return Ok(self.response(response, key, connection)),
+                // The peer closed the connection while it was unused: nothing was sent.
+                Err(mut failed) => match failed.take_message().filter(|_| !is_new) {
+                    Some(unsent) => request = unsent,
+                    None => return Err(SendError::of_exchange(failed.error())),
+                },
+            }
+        }
+    }
+
+    /// Adds what every request has. Returns `None` if the URL cannot be sent.
+    fn prepare(&self, request: HttpRequest, peer: &Peer) -> Option<hyper::Request<Full<Bytes>>> {
+        let HttpRequest { method, url, headers, body } = request;
+        let forwarding = self.connector.proxy.as_ref().filter(|_| !peer.is_https);
+        let start = if forwarding.is_some() { Position::BeforeScheme } else { Position::BeforePath };
+        let mut all = HeaderMap::with_capacity(headers.len() + 4);
+        all.insert(HOST, HeaderValue::from_str(&url[Position::BeforeHost..Position::AfterPort]).ok()?);
+        all.extend(headers);
+        if let Entry::Vacant(accept) = all.entry(ACCEPT) {
+            accept.insert(HeaderValue::from_static("*/*"));
+        }
+        if let Entry::Vacant(agent) = all.entry(USER_AGENT) {
+            agent.insert(HeaderValue::from_static(super::USER_AGENT));
+        }
+        if self.decodes
+            && let Entry::Vacant(encoding) = all.entry(ACCEPT_ENCODING)
+        {
+            encoding.insert(HeaderValue::from_static("gzip"));
+        }
+        if let Some(authorization) = forwarding.and_then(|proxy| proxy.authorization.clone()) {
+            all.insert(PROXY_AUTHORIZATION, authorization);
+        }
+        let mut prepared = hyper::Request::new(Full::new(body));
+        *prepared.method_mut() = method;
+        *prepared.uri_mut() = url[start..Position::AfterQuery].parse().ok()?;
+        *prepared.headers_mut() = all;
+        Some(prepared)
+    }
+
+    async fn connect(&self, peer: &Peer) -> Result<Connection, SendError> {
+        let limit = Arc::<HeadLimit>::default();
+        let stream = LimitedStream::new(self.connector.connect(peer).await?, Arc::clone(&limit));
+        let mut builder = http1::Builder::new();
+        let handshake = builder.max_buf_size(HEAD_MAX).handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = handshake.map_err(|error| SendError::of_exchange(&error))?;
+        tokio::spawn(async move {
+            // The exchange gets the error.
+            let _ = connection.await;
+        });
+        Ok(Connection { sender, limit })
+    }
+
+    fn response(
+        &self,
+        response: hyper::Response<Incoming>,
+        key: Arc<PoolKey>,
+        connection: Connection,
+    ) -> HttpResponse {
+        connection.limit.end();
+        let (mut parts, body) = response.into_parts();
+        let is_gzip = parts.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip");
+        let decoder = (self.decodes && is_gzip).then(|| {
+            parts.headers.remove(CONTENT_ENCODING);
+            parts.headers.remove(CONTENT_LENGTH);
+            MultiGzDecoder::new(Vec::new())
+        });
+        HttpResponse {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body,
+            decoder,
+            key,
+            connection,
+            pool: Arc::clone(&self.pool),
+            clock: self.connector.clock.clone(),
+        }
+    }
+}
+
+impl HttpResponse {
+    /// Reads the body of up to `max` decoded bytes into `bytes`. They remain there if the future is dropped.
+    pub(super) async fn read(mut self, bytes: &mut Vec<u8>, max: usize) -> Result<(), SendError> {
+        let mut received = 0;
+        while let Some(frame) = self.body.frame().await {
+            let frame = frame.map_err(|error| SendError::of_exchange(&error))?;
+            let Ok(chunk) = frame.into_data() else { continue };
+            received += chunk.len();
+            match &mut self.decoder {
+                None => append(bytes, &chunk, max)?,
+                // An endless series of empty parts decodes to nothing.
+                Some(_) if received > max + max / 8 + HEAD_MAX => return Err(SendError::TooLarge(max)),
+                Some(decoder) => decode(decoder, &chunk, bytes, max)?,
+            }
+        }
+        if let Some(mut decoder) = self.decoder.take().filter(|_| received > 0) {
+            decoder.try_finish().map_err(|_| undecodable())?;
+            append(bytes, decoder.get_ref(), max)?;
+        }
+        self.release();
+        Ok(())
+    }
+
+    /// Returns the connection to the pool as soon as it is free.
+    fn release(self) {
+        let Self { key, mut connection, pool, clock, .. } = self;
+        if connection.sender.is_ready() {
+            pool.put(key, connection);
+        } else if !connection.sender.is_closed() {
+            tokio::spawn(async move {
+                if let Some(Ok(())) = clock.timeout(FREE_AFTER, connection.sender.ready()).await {
+                    pool.put(key, connection);
+                }
+            });
+        }
+    }
+}
+
+fn append(bytes: &mut Vec<u8>, chunk: &[u8], max: usize) -> Result<(), SendError> {
+    let room = max - bytes.len();
+    bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
+    if chunk.len() > room { Err(SendError::TooLarge(max)) } else { Ok(()) }
+}
+
+fn decode(
+    decoder: &mut MultiGzDecoder<Vec<u8>>,
+    chunk: &[u8],
+    bytes: &mut Vec<u8>,
+    max: usize,
+) -> Result<(), SendError> {
+    for part in chunk.chunks(DECODED_AT_ONCE) {
+        decoder.write_all(part).map_err(|_| undecodable())?;
+        append(bytes, decoder.get_ref(), max)?;
+        decoder.get_mut().clear();
+    }
+    Ok(())
+}
+
+fn undecodable() -> SendError {
+    SendError::Protocol("the answer cannot be decoded".into())
+}

@@ -27,7 +27,7 @@ use crate::channels::{Channels, Services, load_templates};
 use crate::clock::Clock;
 use crate::config::{Config, Database, ProviderConfig, Retention};
 use crate::dispatcher::Dispatcher;
-use crate::domain::{Activity, AppNo, Masked, Timestamp};
+use crate::domain::{Activity, AppNo, Masked, Timestamp, credential_variable};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings, SocketLimits};
 use crate::poller::Poller;
 pub use crate::poller::Provider;
@@ -110,6 +110,7 @@ impl App {
         let exporter = exporter(&config, &store, &egress, &clock)?;
         let (operator, first_start) = bootstrap(&store, &config, clock.now()).await?;
 
+        warn_without_credentials(&providers);
         let with_credential = providers.iter().filter(|provider| provider.credential.is_some());
         let with_credential = with_credential.map(|provider| provider.definition.id.clone()).collect();
         let (poller, polls_ended) = Poller::new(store.clone(), Arc::clone(&egress), clock.clone(), providers);
@@ -406,6 +407,19 @@ fn provider(definition: &Arc<Definition>, own: ProviderConfig) -> Result<Provide
     limits.concurrency = own.concurrency.unwrap_or(limits.concurrency);
     let definition = Arc::clone(definition);
     Ok(Provider { definition, credential: own.api_key, base_url, policy, limits })
+}
+
+/// Warns if no provider can be polled: a watch would be accepted and never end.
+fn warn_without_credentials(providers: &[Provider]) {
+    if providers.iter().any(|p| p.credential.is_some() || !p.definition.needs_credential()) {
+        return;
+    }
+    let variables: Vec<String> = providers.iter().map(|p| credential_variable(&p.definition.id)).collect();
+    let variables = variables.join(", ");
+    tracing::warn!(
+        variables,
+        "no provider has an API key, so no job can be polled: set one of these variables"
+    );
 }
 
 /// Creates the default app, its signing secret and the admin key, unless they exist or are configured.

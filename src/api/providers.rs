@@ -34,6 +34,7 @@ struct ProviderHealthView {
     paused_until: Option<Timestamp>,
     #[schema(required)]
     last_good_at: Option<Timestamp>,
+    /// Status and code of the last failed poll of any job.
     #[schema(required)]
     last_error: Option<String>,
     #[schema(required)]

@@ -120,6 +120,7 @@ struct Job<'a> {
     completed_at: Option<Timestamp>,
     #[schema(required)]
     last_polled_at: Option<Timestamp>,
+    /// Time at which the next poll happens, if the provider recovers by then; null while the job is being polled.
     #[schema(required)]
     next_poll_at: Option<Timestamp>,
     /// Number of polls since the server started.

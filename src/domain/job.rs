@@ -148,7 +148,7 @@ pub struct Observation {
 pub struct PollStats {
     /// Start of the last poll.
     pub last_polled_at: Option<Timestamp>,
-    /// Time of the next poll, as scheduled now.
+    /// Time of the next poll, as the schedule and the provider's limits permit it now.
     pub next_poll_at: Option<Timestamp>,
     /// Number of polls since the process started.
     pub polls: u32,

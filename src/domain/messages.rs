@@ -1,6 +1,8 @@
 //! Messages between components, and how busy a component is.
 
-use super::{DeliveryId, DestinationId, JobName, JobNo, Known, PendingDelivery, Terms, Timestamp, WatchId};
+use super::{
+    AppNo, DeliveryId, DestinationId, JobName, JobNo, Known, PendingDelivery, Terms, Timestamp, WatchId,
+};
 
 /// What the poller needs to know about a job to schedule its polls.
 #[derive(Clone, Debug)]
@@ -9,6 +11,10 @@ pub struct JobSnapshot {
     pub no: JobNo,
     /// Identity of the job.
     pub name: JobName,
+    /// An app with a watch of the job. The job is polled in its turn.
+    pub app: AppNo,
+    /// Another app whose watches wait for the job.
+    pub other_app: Option<AppNo>,
     /// How many times the job was registered anew after it had ended.
     pub generation: i64,
     /// What is stored about the job.

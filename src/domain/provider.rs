@@ -44,6 +44,8 @@ pub struct Limits {
 word_enum! {
     /// Health of a provider with one credential.
     ProviderHealth {
+        /// No key is configured, so no job can be polled.
+        Unconfigured = "unconfigured",
         /// The last polls succeeded.
         Ok = "ok",
         /// Some polls fail, or the provider limits the rate.
@@ -68,6 +70,8 @@ word_enum! {
         RateLimited = "rate_limited",
         /// The provider does not know the job.
         NotFound = "not_found",
+        /// The poll was not made, because this process or its machine lacks something.
+        NotMade = "not_made",
     }
 }
 
@@ -86,7 +90,7 @@ pub struct ProviderState {
     pub held_until: Option<Timestamp>,
     /// Time of the last successful poll.
     pub last_good_at: Option<Timestamp>,
-    /// Time and text of the last error. The text contains no job id.
+    /// Time of the last error, and its status and code. They say nothing of the job, which may be another tenant's.
     pub last_error: Option<(Timestamp, String)>,
     /// Number of polls in flight.
     pub in_flight: u32,

@@ -4,24 +4,32 @@
 //!
 //! - **Cooldown**, after a 429. No poll starts until `Retry-After` has passed, or for 1, 2,
 //!   4 … 60 s.
-//! - **Circuit breaker**, after errors of five distinct jobs within a minute and no successful poll: the provider
-//!   fails. One poll a second starts until one succeeds. Then the breaker closes and the backoffs of all jobs
-//!   are cleared.
+//! - **Circuit breaker**, after errors of five distinct jobs within a minute, at least three of them one after
+//!   another, and no successful poll: the provider fails. One poll a second starts until one succeeds. Then the
+//!   breaker closes and the backoffs of all jobs are cleared.
 //! - **Pause**, after a 401 or an account code of the definition: the provider rejects the credential. One poll a
 //!   minute starts until the credential is accepted. No watch fails because of it.
+//!
+//! **Failures that were in flight together count once** ([`FailureStreak`]), for the breaker and for the length of a
+//! cooldown. A provider that is down for two seconds fails every poll in flight; that is one observation of one
+//! fault. A rejection of the credential does not count if the poll had started before the last successful poll ended:
+//! the success is the newer observation.
 //!
 //! Everything is a function of `now`; nothing here sleeps or does I/O.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::domain::{JobNo, Limits, ProviderHealth, Timestamp};
+use crate::domain::{FailureStreak, JobNo, Limits, ProviderHealth, Timestamp};
 
 /// Longest cooldown that a provider's `Retry-After` can cause.
 const COOLDOWN_MAX: Duration = Duration::from_secs(3600);
 
 /// Number of distinct jobs whose errors open the breaker.
 const BREAKER_JOBS: usize = 5;
+
+/// Number of failures, each of a poll that started after the one before had ended, that the breaker requires as well.
+const BREAKER_FAILURES: u32 = 3;
 
 /// Time for which an error, or a successful poll, counts.
 const BREAKER_WINDOW: Duration = Duration::from_secs(60);
@@ -59,14 +67,16 @@ pub struct Budget {
     /// Number of polls in flight.
     pub in_flight: u32,
     cooldown_until: Timestamp,
-    /// Cooldowns in a row.
-    cooldowns: u32,
+    /// Answers 429 one after another.
+    cooldowns: FailureStreak,
     /// While only probes start: `Down` (the breaker is open) or `Paused`, and the earliest time of the next probe.
     hold: Option<(ProviderHealth, Timestamp)>,
     /// Time of the last successful poll.
     pub last_ok: Option<Timestamp>,
     /// Time of the last error of each job, of up to [`BREAKER_JOBS`] jobs.
     errors: HashMap<JobNo, Timestamp>,
+    /// Failed polls one after another, since the last successful one.
+    failures: FailureStreak,
 }
 
 impl Budget {
@@ -81,10 +91,11 @@ impl Budget {
             full_at: micros(now) + spacing * i64::from(limits.burst),
             in_flight: 0,
             cooldown_until: Timestamp::default(),
-            cooldowns: 0,
+            cooldowns: FailureStreak::default(),
             hold: None,
             last_ok: None,
             errors: HashMap::new(),
+            failures: FailureStreak::default(),
         }
     }
 
@@ -121,17 +132,27 @@ impl Budget {
         if self.in_flight >= self.limits.concurrency {
             return Permit::Busy;
         }
-        let saved = self.spacing * i64::from(self.limits.burst.saturating_sub(1));
-        let allowed = self.full_at - saved;
-        let mut at = self.cooldown_until;
-        // The clock has a resolution of a millisecond, in which several polls may be allowed.
-        if allowed > micros(now) + 999 {
-            at = at.max(Timestamp::from_millis(allowed.div_euclid(1000)));
-        }
-        if let Some((_, probe_at)) = self.hold {
-            at = at.max(probe_at);
-        }
+        let at = self.next_start(now, 0);
         if at > now { Permit::At(at) } else { Permit::Granted }
+    }
+
+    /// Returns the time at which the rate, the cooldown and the probes permit the start of a poll, if `ahead` polls
+    /// start before it. While only probes start, it is assumed that the next one succeeds.
+    pub fn next_start(&self, now: Timestamp, ahead: usize) -> Timestamp {
+        let probe_at = self.hold.map_or(now, |(_, probe_at)| probe_at);
+        let start = self.cooldown_until.max(probe_at).max(now);
+        let saved = self.spacing * i64::from(self.limits.burst.saturating_sub(1));
+        let ahead = self.spacing.saturating_mul(i64::try_from(ahead).unwrap_or(i64::MAX));
+        let allowed = self.full_at.max(micros(start)).saturating_add(ahead) - saved;
+        // The clock has a resolution of a millisecond, in which several polls may be allowed.
+        if allowed > micros(start) + 999 { Timestamp::from_millis(allowed.div_euclid(1000)) } else { start }
+    }
+
+    /// Returns the number of polls that one app may have in flight while another app has jobs here: all but an eighth,
+    /// and at least one less than all.
+    pub fn share(&self) -> u32 {
+        let total = self.limits.concurrency;
+        if total > 1 { total - (total / 8).max(1) } else { total }
     }
 
     /// Requests the start of a poll. A granted poll is counted until [`Self::release`].
@@ -157,28 +178,34 @@ impl Budget {
     /// `Ok`, the caller clears the backoffs of all jobs.
     pub fn ok(&mut self, now: Timestamp) -> Option<ProviderHealth> {
         self.last_ok = Some(now);
-        self.cooldowns = 0;
+        self.cooldowns.succeeded();
+        self.failures.succeeded();
         self.errors.clear();
         self.hold.take().map(|_| ProviderHealth::Ok)
     }
 
-    /// Records a failed poll of `job`. The cause may be the job or the provider.
-    pub fn error(&mut self, job: JobNo, now: Timestamp) -> Option<ProviderHealth> {
+    /// Records a failed poll of `job` that started at `started`. The cause may be the job or the provider.
+    pub fn error(&mut self, job: JobNo, started: Timestamp, now: Timestamp) -> Option<ProviderHealth> {
+        self.failures.failed(started, now);
         let since = now.minus(BREAKER_WINDOW);
         self.errors.retain(|_, at| *at >= since);
         if self.errors.len() < BREAKER_JOBS {
             self.errors.insert(job, now);
         }
         let none_ok = self.last_ok.is_none_or(|at| at < since);
-        if self.hold.is_none() && none_ok && self.errors.len() >= BREAKER_JOBS {
+        let is_failing = self.errors.len() >= BREAKER_JOBS && self.failures.count() >= BREAKER_FAILURES;
+        if self.hold.is_none() && none_ok && is_failing {
             self.hold = Some((ProviderHealth::Down, now.plus(BREAKER_PROBE)));
             return Some(ProviderHealth::Down);
         }
         None
     }
 
-    /// Records that the provider rejected the credential.
-    pub fn unauthorized(&mut self, now: Timestamp) -> Option<ProviderHealth> {
+    /// Records that the provider rejected the credential in a poll that started at `started`.
+    pub fn unauthorized(&mut self, started: Timestamp, now: Timestamp) -> Option<ProviderHealth> {
+        if self.last_ok.is_some_and(|at| at > started && at <= now) {
+            return None;
+        }
         let was_paused = self.is_paused();
         self.hold = Some((ProviderHealth::Paused, now.plus(PAUSE_PROBE)));
         (!was_paused).then_some(ProviderHealth::Paused)
@@ -189,13 +216,15 @@ impl Budget {
         self.hold.take_if(|(hold, _)| *hold == ProviderHealth::Paused).map(|_| ProviderHealth::Ok)
     }
 
-    /// Records a 429, and returns the end of the cooldown.
-    pub fn rate_limited(&mut self, retry_after: Option<Duration>, now: Timestamp) -> Timestamp {
-        // Several polls that were in flight together count once.
-        if now >= self.cooldown_until {
-            self.cooldowns += 1;
-        }
-        let wait = retry_after.unwrap_or_else(|| backoff(self.cooldowns)).min(COOLDOWN_MAX);
+    /// Records a 429 to a poll that started at `started`, and returns the end of the cooldown.
+    pub fn rate_limited(
+        &mut self,
+        retry_after: Option<Duration>,
+        started: Timestamp,
+        now: Timestamp,
+    ) -> Timestamp {
+        self.cooldowns.failed(started, now);
+        let wait = retry_after.unwrap_or_else(|| backoff(self.cooldowns.count())).min(COOLDOWN_MAX);
         self.cooldown_until = self.cooldown_until.max(now.plus(wait));
         self.cooldown_until
     }
@@ -284,42 +313,90 @@ mod tests {
         Budget::new(Limits { rate: Rate { spacing: None }, burst: 1, concurrency: 100 }, at(0))
     }
 
+    /// Records a failed poll that takes a millisecond.
+    fn error(budget: &mut Budget, job: i64, ended: i64) -> Option<ProviderHealth> {
+        budget.error(JobNo(job), at(ended - 1), at(ended))
+    }
+
     #[test]
     fn errors_of_few_jobs_do_not_open_the_breaker() {
         let mut budget = unlimited();
-        for _ in 0..20 {
-            assert_eq!(budget.error(JobNo(1), at(0)), None);
+        for n in 0..20 {
+            assert_eq!(error(&mut budget, 1, 2 * n), None);
         }
         for job in 2..5 {
-            assert_eq!(budget.error(JobNo(job), at(0)), None);
+            assert_eq!(error(&mut budget, job, 50 + 2 * job), None);
         }
         // The fifth error comes after the first errors have expired.
-        assert_eq!(budget.error(JobNo(5), at(61_000)), None);
+        assert_eq!(error(&mut budget, 5, 61_000), None);
         assert!(!budget.is_held_back());
+    }
+
+    #[test]
+    fn failures_that_were_in_flight_together_count_once() {
+        let mut budget = unlimited();
+        // Two outages, each of which fails forty polls in flight.
+        for started in [0, 2_000] {
+            for job in 1..=40 {
+                assert_eq!(budget.error(JobNo(job), at(started), at(started + 100 + job)), None);
+            }
+        }
+        let changes: Vec<_> =
+            (1..=40).map(|job| budget.error(JobNo(job), at(5_000), at(5_000 + job))).collect();
+        assert_eq!(changes[0], Some(ProviderHealth::Down), "the third observation");
+        assert_eq!(changes[1..], [None; 39]);
+
+        let mut budget = unlimited();
+        let ends: Vec<Timestamp> = (1..=20).map(|n| budget.rate_limited(None, at(0), at(10 * n))).collect();
+        assert_eq!(ends.last(), Some(&at(1_200)), "one second from the last answer, as after one 429");
+        assert_eq!(budget.rate_limited(None, at(1_200), at(1_300)), at(3_300), "the second");
+    }
+
+    #[test]
+    fn a_rejection_older_than_the_last_success_does_not_pause() {
+        let mut budget = unlimited();
+        budget.ok(at(500));
+        assert_eq!(budget.unauthorized(at(0), at(900)), None);
+        assert!(!budget.is_paused());
+        assert_eq!(budget.unauthorized(at(501), at(901)), Some(ProviderHealth::Paused));
+    }
+
+    #[test]
+    fn one_app_leaves_a_place_for_another() {
+        let share = |concurrency| Budget::new(limits(1, 1, concurrency), at(0)).share();
+        assert_eq!([0, 1, 2, 4, 8, 16].map(share), [0, 1, 1, 3, 7, 14]);
+    }
+
+    #[test]
+    fn the_next_start_considers_the_rate_and_the_probes() {
+        let mut budget = Budget::new(limits(2, 1, 100), at(0));
+        assert_eq!([0, 1, 10].map(|ahead| budget.next_start(at(0), ahead)), [at(500), at(1_000), at(5_500)]);
+        budget.unauthorized(at(0), at(1_000));
+        assert_eq!([0, 1].map(|ahead| budget.next_start(at(1_000), ahead)), [at(61_000), at(61_500)]);
     }
 
     #[test]
     fn errors_of_five_jobs_open_the_breaker_until_a_poll_is_ok() {
         let mut budget = unlimited();
         let changes: Vec<Option<ProviderHealth>> =
-            (1..=5).map(|job| budget.error(JobNo(job), at(job))).collect();
+            (1..=5).map(|job| error(&mut budget, job, 2 * job)).collect();
         assert_eq!(changes[4], Some(ProviderHealth::Down));
-        assert_eq!(budget.acquire(at(500)), Permit::At(at(1_005)));
-        assert_eq!(budget.acquire(at(1_005)), Permit::Granted);
-        assert_eq!(budget.acquire(at(1_006)), Permit::At(at(2_005)));
+        assert_eq!(budget.acquire(at(500)), Permit::At(at(1_010)));
+        assert_eq!(budget.acquire(at(1_010)), Permit::Granted);
+        assert_eq!(budget.acquire(at(1_011)), Permit::At(at(2_010)));
         assert_eq!(budget.ok(at(1_100)), Some(ProviderHealth::Ok));
         assert_eq!(budget.acquire(at(1_100)), Permit::Granted);
         // A successful poll within the minute keeps the breaker closed.
         for job in 1..=9 {
-            assert_eq!(budget.error(JobNo(job), at(2_000)), None);
+            assert_eq!(error(&mut budget, job, 2_000 + 2 * job), None);
         }
     }
 
     #[test]
     fn a_rejected_credential_is_polled_once_a_minute() {
         let mut budget = unlimited();
-        assert_eq!(budget.unauthorized(at(0)), Some(ProviderHealth::Paused));
-        assert_eq!(budget.unauthorized(at(1)), None);
+        assert_eq!(budget.unauthorized(at(0), at(0)), Some(ProviderHealth::Paused));
+        assert_eq!(budget.unauthorized(at(0), at(1)), None);
         assert_eq!(budget.acquire(at(30_000)), Permit::At(at(60_001)));
         assert_eq!(budget.acquire(at(60_001)), Permit::Granted);
         assert_eq!(budget.authorized(), Some(ProviderHealth::Ok));
@@ -329,12 +406,15 @@ mod tests {
     #[test]
     fn after_a_429_the_budget_waits_for_retry_after_or_backs_off() {
         let mut budget = unlimited();
-        assert_eq!(budget.rate_limited(Some(Duration::from_secs(7)), at(0)), at(7_000));
-        assert_eq!(budget.rate_limited(Some(Duration::from_secs(2)), at(1)), at(7_000));
+        assert_eq!(budget.rate_limited(Some(Duration::from_secs(7)), at(0), at(0)), at(7_000));
+        assert_eq!(budget.rate_limited(Some(Duration::from_secs(2)), at(0), at(1)), at(7_000));
         assert_eq!(budget.acquire(at(6_999)), Permit::At(at(7_000)));
-        assert_eq!(budget.rate_limited(None, at(7_000)), at(9_000));
-        assert_eq!(budget.rate_limited(None, at(9_000)), at(13_000));
-        assert_eq!(budget.rate_limited(Some(Duration::from_secs(999_999)), at(20_000)), at(3_620_000));
+        assert_eq!(budget.rate_limited(None, at(7_000), at(7_000)), at(9_000));
+        assert_eq!(budget.rate_limited(None, at(9_000), at(9_000)), at(13_000));
+        assert_eq!(
+            budget.rate_limited(Some(Duration::from_secs(999_999)), at(13_001), at(20_000)),
+            at(3_620_000)
+        );
         assert_eq!((1..9).map(|n| backoff(n).as_secs()).collect::<Vec<_>>(), [1, 2, 4, 8, 16, 32, 60, 60]);
     }
 }

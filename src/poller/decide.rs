@@ -9,7 +9,7 @@ use hyper::body::Bytes;
 
 use super::budget::backoff;
 use super::provider::PollResponse;
-use super::scheduler::{JobSchedule, Scheduler};
+use super::scheduler::{FINAL_POLL, JobSchedule, ProviderError, ProviderQueue, Scheduler};
 use crate::domain::{
     EndingKind, Finding, JobError, JobName, JobNo, JobStatus, Observation, ProviderHealth, Timestamp,
     credential_variable, observe,
@@ -25,6 +25,12 @@ const GRACE_KNOWN: Duration = Duration::from_secs(15 * 60);
 
 /// Number of `not_found` outcomes in a row that are required as well.
 const GRACE_POLLS: u32 = 3;
+
+/// Pause of a job whose poll could not be made because this process or its machine lacks something.
+const NOT_MADE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest code of a provider that is shown to every tenant, in bytes.
+const CODE_SHOWN: usize = 64;
 
 /// Writes that follow from a poll.
 #[derive(Default)]
@@ -49,20 +55,29 @@ pub(super) fn decide(
     started: Timestamp,
     now: Timestamp,
 ) -> Decision {
-    let PollResponse { meaning, retry_after, raw, .. } = response;
+    let PollResponse { meaning, retry_after, raw, http_status, no_answer } = response;
     let retry_after = retry_after.map(|after| after.min(RETRY_AFTER_MAX));
     let not_before = retry_after.map(|after| now.plus(after));
     let mut decision = Decision { job, now, not_before, ..Decision::default() };
     let Some(schedule) = scheduler.jobs.get_mut(&job) else { return decision };
-    schedule.record_start(started);
     decision.generation = schedule.generation;
-    let index = schedule.queue;
+    if let Interpretation::Failed { failure: PollFailure::NotMade, message } = &meaning {
+        decision.on_not_made(schedule, message);
+        return decision;
+    }
+    schedule.record_start(started);
+    let index = schedule.queue();
     let queue = &mut scheduler.queues[index];
     let budget = &mut queue.budget;
     if let Some(error) = meaning.message() {
         schedule.rare().last_error = Some(error.to_owned());
         // A requested poll of a job for which no watch waits ends, although it failed.
         decision.refresh = (schedule.watching == 0).then_some(RefreshEnding { job, seen: None });
+    }
+    if let Some(rare) = &mut schedule.rare
+        && let Some(final_poll) = &mut rare.final_poll
+    {
+        final_poll.answered |= http_status.is_some();
     }
     if let Some(rare) = &mut schedule.rare
         && !matches!(meaning, Interpretation::Failed { failure: PollFailure::NotFound, .. })
@@ -79,29 +94,39 @@ pub(super) fn decide(
             budget.ok(now)
         }
         Interpretation::Failed { failure: PollFailure::NotFound, message } => {
-            let authorized = budget.authorized();
-            let change = authorized.or(budget.error(job, now));
+            // An id that the provider never knew says nothing about the provider, but about the client that gave it.
+            let was_known = schedule.known.status != JobStatus::Unknown;
+            let error = if was_known { budget.error(job, started, now) } else { None };
+            let change = budget.authorized().or(error);
             decision.back_off(schedule);
             if schedule.watching > 0 && !budget.is_open() {
                 decision.on_not_found(schedule, message, queue.policy.not_found_grace);
             }
             change
         }
-        Interpretation::Failed { failure: PollFailure::Unauthorized { .. }, .. } => budget.unauthorized(now),
+        Interpretation::Failed { failure: PollFailure::Unauthorized { .. }, .. } => {
+            let change = budget.unauthorized(started, now);
+            if !budget.is_paused() {
+                decision.back_off(schedule);
+            }
+            change
+        }
         Interpretation::Failed { failure: PollFailure::RateLimited, .. } => {
-            decision.not_before = Some(budget.rate_limited(retry_after, now));
+            decision.not_before = Some(budget.rate_limited(retry_after, started, now));
             None
         }
         Interpretation::Failed { failure: PollFailure::Error, .. } => {
             decision.back_off(schedule);
-            budget.error(job, now)
+            budget.error(job, started, now)
         }
+        // It has returned above.
+        Interpretation::Failed { failure: PollFailure::NotMade, .. } => None,
     };
     let error = meaning.message().unwrap_or_default();
     log_health(change, &queue.provider, error);
-    if !error.is_empty() {
-        // Every tenant can read the state of a provider, but not the job ids of another tenant.
-        queue.last_error = Some((now, error.replace(&schedule.name.job_id, "…")));
+    if let Interpretation::Failed { failure, .. } = &meaning {
+        let text = public_error(failure, http_status, no_answer, &schedule.name.job_id);
+        queue.last_error = Some(ProviderError { at: now, text, answered: http_status.is_some() });
     }
     if change == Some(ProviderHealth::Ok) {
         scheduler.clear_backoffs(index, now);
@@ -169,6 +194,17 @@ impl Decision {
         self.ended = Some(EndJob { job, generation, kind, seen, error, raw, observed_at });
     }
 
+    /// Repeats a poll that could not be made. It counts neither against the job nor against the provider, and not as a
+    /// final poll.
+    fn on_not_made(&mut self, schedule: &mut JobSchedule, message: &str) {
+        self.not_before = Some(self.now.plus(NOT_MADE_PAUSE));
+        let rare = schedule.rare();
+        rare.last_error = Some(message.to_owned());
+        if let Some(final_poll) = &mut rare.final_poll {
+            final_poll.give_up_at = final_poll.give_up_at.max(self.now.plus(FINAL_POLL));
+        }
+    }
+
     /// Delays the next poll of a job after a failed one, longer after each failure.
     fn back_off(&mut self, schedule: &mut JobSchedule) {
         let rare = schedule.rare();
@@ -181,8 +217,59 @@ fn job_error(code: &str, message: &str) -> JobError {
     JobError { code: Some(code.to_owned()), message: Some(message.to_owned()) }
 }
 
+/// Returns the end of the watches that expired until `until` and whose final poll failed. If the provider has answered
+/// it, or rejects the credential, it can be reached.
+pub(super) fn give_up(scheduler: &Scheduler, job: JobNo, until: Timestamp, now: Timestamp) -> ExpireWatches {
+    let found = scheduler.jobs.get(&job);
+    let queue: Option<&ProviderQueue> = found.map(|found| &scheduler.queues[found.queue()]);
+    let rare = found.and_then(|found| found.rare.as_ref());
+    let answered = rare.and_then(|rare| rare.final_poll).is_some_and(|poll| poll.answered);
+    let rejects = queue.is_some_and(|queue| {
+        queue.budget.is_paused() && queue.last_error.as_ref().is_some_and(|error| error.answered)
+    });
+    let (code, reason) = if answered || rejects {
+        ("deadline", "the job had not ended when the watch expired")
+    } else {
+        ("provider_unreachable", "the provider could not be reached when the watch expired")
+    };
+    let of_job = rare.and_then(|rare| rare.last_error.as_deref());
+    let of_provider = || queue?.last_error.as_ref().map(|error| error.text.as_str());
+    let held_back = queue.is_some_and(|queue| queue.budget.is_held_back());
+    match of_job.or_else(|| of_provider().filter(|_| held_back)) {
+        Some(error) => expire(job, until, now, code, &format!("{reason}; last error: {error}")),
+        None => expire(job, until, now, code, reason),
+    }
+}
+
+/// Describes an error to every tenant: the status and the code, but not the provider's sentence. The sentence is about
+/// the job of one tenant and may quote it.
+fn public_error(
+    failure: &PollFailure,
+    http_status: Option<u16>,
+    no_answer: Option<&str>,
+    job_id: &str,
+) -> String {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let names_job = |code: &str| code.to_lowercase().contains(&job_id.to_lowercase());
+    let code = match failure {
+        PollFailure::Unauthorized { code } => Some(code.as_str()),
+        PollFailure::NotFound => Some("not_found"),
+        PollFailure::Error | PollFailure::RateLimited | PollFailure::NotMade => None,
+    };
+    let code = code.filter(|code| code.len() <= CODE_SHOWN && code.chars().all(is_word) && !names_job(code));
+    match (http_status, code) {
+        (Some(status), Some(code)) => format!("HTTP {status} {code}"),
+        (Some(status), None) if (200..300).contains(&status) => {
+            format!("HTTP {status}, but the answer cannot be read")
+        }
+        (Some(status), None) => format!("HTTP {status}"),
+        (None, Some(code)) => code.to_owned(),
+        (None, None) => no_answer.map_or_else(|| "no answer".into(), |kind| format!("no answer: {kind}")),
+    }
+}
+
 /// Returns the end of the watches that expired until `until`.
-pub fn expire(job: JobNo, until: Timestamp, now: Timestamp, code: &str, message: &str) -> ExpireWatches {
+fn expire(job: JobNo, until: Timestamp, now: Timestamp, code: &str, message: &str) -> ExpireWatches {
     ExpireWatches { job, until, error: job_error(code, message), now }
 }
 
@@ -206,7 +293,7 @@ fn log_report(schedule: &JobSchedule, report: &JobReport) {
 
 fn log_health(change: Option<ProviderHealth>, provider: &str, error: &str) {
     match change {
-        None | Some(ProviderHealth::Degraded) => {}
+        None | Some(ProviderHealth::Degraded | ProviderHealth::Unconfigured) => {}
         Some(ProviderHealth::Down) => {
             tracing::warn!(provider, error, "circuit breaker opened: one poll a second until one succeeds");
         }
@@ -220,5 +307,125 @@ fn log_health(change: Option<ProviderHealth>, provider: &str, error: &str) {
             );
         }
         Some(ProviderHealth::Ok) => tracing::info!(provider, "the provider has recovered"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{AppNo, JobSnapshot, Known, Limits, PollPolicy, PollerMessage, Rate, Terms};
+    use crate::poller::scheduler::{Action, FinishedPoll};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_millis(1_000_000_000 + seconds * 1000)
+    }
+
+    /// A scheduler with jobs 1 to `count`, whose watches expire at 20.
+    fn scheduler(count: i64) -> Scheduler {
+        let policy =
+            PollPolicy { first: SECOND, min_interval: SECOND, max_interval: SECOND, ..PollPolicy::default() };
+        let limits = Limits { rate: Rate { spacing: None }, burst: 1, concurrency: 100 };
+        let mut scheduler =
+            Scheduler::new(vec![ProviderQueue::new("muvi".to_owned(), policy, limits, at(0))], at(0));
+        for job in 1..=count {
+            let terms =
+                Terms { expires_at: at(20), poll_interval: None, expected_at: None, wants_progress: false };
+            let snapshot = JobSnapshot {
+                no: JobNo(job),
+                name: JobName {
+                    provider: "muvi".to_owned(),
+                    account: "default".to_owned(),
+                    job_id: format!("job_{job}"),
+                    params: "{}".to_owned(),
+                },
+                app: AppNo(1),
+                other_app: None,
+                generation: 0,
+                known: Known::new(&Observation::default(), at(0)),
+                registered_at: at(0),
+                watching: 1,
+                terms: Some(terms),
+                poll_requested: false,
+                traced: None,
+            };
+            scheduler.apply(PollerMessage::Watch(Box::new(snapshot)), at(0));
+        }
+        scheduler
+    }
+
+    fn failed(failure: PollFailure, http_status: Option<u16>) -> PollResponse {
+        let meaning = Interpretation::Failed { failure, message: "why".to_owned() };
+        PollResponse { meaning, http_status, retry_after: None, no_answer: None, raw: None }
+    }
+
+    /// Ends the poll of a job with a failure.
+    fn end(scheduler: &mut Scheduler, job: i64, response: PollResponse, second: i64) {
+        let decision = decide(scheduler, JobNo(job), response, at(second), at(second));
+        let Decision { generation, not_before, .. } = decision;
+        let poll = FinishedPoll { job: JobNo(job), generation, ended: false, not_before };
+        scheduler.finish_poll(poll, at(second));
+    }
+
+    #[test]
+    fn a_poll_that_was_not_made_counts_for_nothing() {
+        let mut scheduler = scheduler(10);
+        for second in 1..20 {
+            assert_eq!(scheduler.take_due(at(second)).len(), 10, "repeated after a second");
+            for job in 1..=10 {
+                end(&mut scheduler, job, failed(PollFailure::NotMade, None), second);
+            }
+        }
+        let queue = &scheduler.queues[0];
+        assert!(!queue.budget.is_held_back() && queue.last_error.is_none());
+        assert_eq!(queue.budget.health(at(20)).0, ProviderHealth::Ok);
+        let stats = scheduler.stats(JobNo(1), at(20)).expect("scheduled");
+        assert_eq!((stats.polls, stats.last_error.as_deref()), (0, Some("why")));
+        // The minute of the final poll begins when the poll can be made.
+        for second in 20..100 {
+            let due = scheduler.take_due(at(second));
+            assert!(due.len() == 10 && !due.iter().any(|one| matches!(one, Action::GiveUp(..))), "{due:?}");
+            for job in 1..=10 {
+                end(&mut scheduler, job, failed(PollFailure::NotMade, None), second);
+            }
+        }
+    }
+
+    #[test]
+    fn every_tenant_sees_the_status_and_the_code_of_an_error() {
+        let account = |code: &str| PollFailure::Unauthorized { code: code.to_owned() };
+        let table = [
+            (account("UNAUTHORIZED"), Some(401), None, "HTTP 401 UNAUTHORIZED"),
+            (account("no job_1 for jane@example.com"), Some(403), None, "HTTP 403"),
+            (account("JOB_1.gone"), Some(403), None, "HTTP 403"),
+            (account("no_api_key"), None, None, "no_api_key"),
+            (PollFailure::NotFound, Some(404), None, "HTTP 404 not_found"),
+            (PollFailure::RateLimited, Some(429), None, "HTTP 429"),
+            (PollFailure::Error, Some(502), None, "HTTP 502"),
+            (PollFailure::Error, Some(200), None, "HTTP 200, but the answer cannot be read"),
+            (PollFailure::Error, None, Some("timeout"), "no answer: timeout"),
+            (PollFailure::Error, None, None, "no answer"),
+        ];
+        for (failure, status, no_answer, expected) in table {
+            assert_eq!(public_error(&failure, status, no_answer, "job_1"), expected);
+        }
+    }
+
+    #[test]
+    fn unreachable_means_that_no_final_poll_was_answered() {
+        let table = [
+            (PollFailure::Error, None, "provider_unreachable"),
+            (PollFailure::Error, Some(500), "deadline"),
+            (PollFailure::NotFound, Some(404), "deadline"),
+        ];
+        for (failure, status, expected) in table {
+            let mut scheduler = scheduler(1);
+            assert_eq!(scheduler.take_due(at(20)), [Action::Poll(JobNo(1))]);
+            end(&mut scheduler, 1, failed(failure, status), 20);
+            let expired = give_up(&scheduler, JobNo(1), at(20), at(80));
+            assert_eq!(expired.error.code.as_deref(), Some(expected));
+            assert!(expired.error.message.is_some_and(|text| text.ends_with("; last error: why")));
+        }
     }
 }

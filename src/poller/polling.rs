@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::decide::{Decision, decide, expire};
+use super::decide::{Decision, decide, give_up};
 use super::provider::{PollResponse, Provider};
 use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
 use crate::clock::Clock;
 use crate::domain::{
-    Activity, JobName, JobNo, Limits, PollPolicy, PollStats, ProviderState, Rate, Timestamp,
+    Activity, JobName, JobNo, Limits, PollPolicy, PollStats, ProviderHealth, ProviderState, Rate, Timestamp,
 };
 use crate::egress::Egress;
 use crate::providers::Interpretation;
@@ -90,7 +90,8 @@ impl Poller {
 
     /// Returns the poll statistics of a job.
     pub fn stats(&self, job: JobNo) -> Option<PollStats> {
-        self.scheduler().stats(job)
+        let now = self.clock.now();
+        self.scheduler().stats(job, now)
     }
 
     /// Returns the state of each provider, sorted by id.
@@ -100,14 +101,15 @@ impl Poller {
         let state = |((_, provider), queue): (&(ProviderMetrics, Provider), &ProviderQueue)| {
             let (health, held_until) = queue.budget.health(now);
             let definition = &provider.definition;
+            let configured = provider.credential.is_some() || !definition.needs_credential();
             ProviderState {
                 id: definition.id.clone(),
                 name: definition.name.clone(),
-                configured: provider.credential.is_some() || !definition.needs_credential(),
-                health,
+                configured,
+                health: if configured { health } else { ProviderHealth::Unconfigured },
                 held_until,
                 last_good_at: queue.budget.last_ok,
-                last_error: queue.last_error.clone(),
+                last_error: queue.last_error.clone().map(|error| (error.at, error.text)),
                 in_flight: queue.budget.in_flight,
                 waiting: queue.waiting(&scheduler.jobs, now, WAITING_SHOWN),
                 policy: provider.policy,
@@ -157,9 +159,9 @@ impl Poller {
                     tokio::spawn(async move { task.run().await });
                 }
                 Action::GiveUp(job, until) => {
+                    let expired = give_up(&self.scheduler(), job, until, now);
                     tokio::spawn(async move {
-                        let message = "the provider could not be reached when the watch expired";
-                        poller.expire(expire(job, until, now, "provider_unreachable", message)).await;
+                        poller.expire(expired).await;
                         poller.wake();
                         drop(alive);
                     });
@@ -233,7 +235,7 @@ impl PollTask {
         let poller = Arc::clone(&self.poller);
         let found = poller.scheduler().jobs.get(&self.job).map(|schedule| {
             let trace = schedule.trace.as_deref().copied();
-            (schedule.queue, schedule.name.clone(), trace)
+            (schedule.queue(), schedule.name.clone(), trace)
         });
         let Some((queue, name, trace)) = found else { return };
         let Some((metrics, provider)) = poller.providers.get(queue) else { return };
@@ -255,6 +257,10 @@ impl PollTask {
         let stopwatch = poller.clock.stopwatch();
         let kind = decision.ended.as_ref().map(|ended| ended.kind);
         let ended = poller.write_decision(&mut decision).await;
+        if let Some(kind) = kind.filter(|_| ended) {
+            let (provider, job, ending) = (name.provider.as_str(), name.job_id.as_str(), kind.as_str());
+            tracing::info!(provider, job, ending, "the job has ended");
+        }
         poller.store.tracer().record(|| {
             let span = trace?.span("end", SpanKind::Internal, now, stopwatch.elapsed()).below(span_id?);
             Some(span.about(b"").with("ringback.status", kind.filter(|_| ended)?.as_str()))

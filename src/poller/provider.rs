@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::domain::{JobName, Limits, Masked, PollPolicy, credential_variable};
-use crate::egress::{Egress, Fetch};
+use crate::egress::{Egress, Fetch, SendError};
 use crate::providers::{Definition, Interpretation, PollFailure};
 
 /// Largest response body that is passed on byte for byte.
@@ -35,6 +35,8 @@ pub(super) struct PollResponse {
     /// HTTP status, if there was a response.
     pub(super) http_status: Option<u16>,
     pub(super) retry_after: Option<Duration>,
+    /// Why there was no response: the kind of the failed exchange.
+    pub(super) no_answer: Option<&'static str>,
     /// The body, if it is small enough to be passed on.
     pub(super) raw: Option<Bytes>,
 }
@@ -48,35 +50,36 @@ impl Provider {
     /// Requests the status of a job, and interprets the response.
     pub(super) async fn poll(&self, egress: &Egress, clock: &Clock, name: &JobName) -> PollResponse {
         let response = self.request(egress, clock, name).await;
-        response.unwrap_or_else(|meaning| PollResponse {
+        response.unwrap_or_else(|(meaning, no_answer)| PollResponse {
             meaning,
             http_status: None,
             retry_after: None,
+            no_answer,
             raw: None,
         })
     }
 
-    /// Like [`Self::poll`]; the error is the meaning of a poll without a response.
+    /// Like [`Self::poll`]; the error is the meaning of a poll without a response, and the kind of the failed exchange.
     async fn request(
         &self,
         egress: &Egress,
         clock: &Clock,
         name: &JobName,
-    ) -> Result<PollResponse, Interpretation> {
+    ) -> Result<PollResponse, (Interpretation, Option<&'static str>)> {
         let definition = &self.definition;
         if definition.needs_credential() && self.credential.is_none() {
             let variable = credential_variable(&definition.id);
             let code = "no_api_key".to_owned();
             let message = format!("no API key is configured; the operator can set {variable}");
-            return Err(Interpretation::Failed { failure: PollFailure::Unauthorized { code }, message });
+            let failure = PollFailure::Unauthorized { code };
+            return Err((Interpretation::Failed { failure, message }, None));
         }
         let base_url = self.base_url.as_ref();
         let request = definition
             .request(&name.job_id, &name.params, base_url, self.key())
-            .map_err(Interpretation::error)?;
+            .map_err(|error| (Interpretation::error(error), None))?;
         let fetch = Fetch::new(request.url, &request.headers, request.timeout, request.max_body);
-        let received =
-            egress.fetch(fetch).await.map_err(|failure| Interpretation::error(failure.to_string()))?;
+        let received = egress.fetch(fetch).await.map_err(|error| no_response(&error))?;
         let now = clock.now();
         let retry_after = received.retry_after(now);
         let mut meaning = definition.interpret(&name.job_id, received.status, &received.body);
@@ -85,6 +88,22 @@ impl Provider {
             *message = message.replace(credential, "***");
         }
         let raw = Some(received.body).filter(|body| body.len() <= RAW_MAX);
-        Ok(PollResponse { meaning, http_status: Some(received.status), retry_after, raw })
+        Ok(PollResponse { meaning, http_status: Some(received.status), retry_after, no_answer: None, raw })
     }
+}
+
+/// Returns the meaning and the kind of a failed exchange.
+fn no_response(error: &SendError) -> (Interpretation, Option<&'static str>) {
+    let kind = match error {
+        SendError::Refused(_) => "refused",
+        SendError::Timeout(_) => "timeout",
+        SendError::Connect(_) => "connect",
+        SendError::Tls(_) => "tls",
+        SendError::Protocol(_) => "protocol",
+        SendError::Exhausted(_) => "exhausted",
+        SendError::Resolver(_) => "resolver",
+        SendError::TooLarge(_) => "too_large",
+    };
+    let failure = if error.is_ours() { PollFailure::NotMade } else { PollFailure::Error };
+    (Interpretation::Failed { failure, message: error.to_string() }, Some(kind))
 }

@@ -4,12 +4,14 @@
 //! no I/O and reads no clock: [`Scheduler::take_due`] returns the actions that are due, and [`Scheduler::next_due`]
 //! returns the time of the next action.
 //!
-//! **Two heaps for each credential.** One orders polls by time, the other orders expiries. Due expiries are
-//! processed before due polls, because a late final poll delays the end of a watch. When the schedule of a job
+//! **Two heaps for each credential.** One orders polls by time, the other orders expiries. When the schedule of a job
 //! changes, its old heap entry stays. The entry is then stale: its time differs from the time in the job's
 //! schedule. A stale entry is dropped when it reaches the top of the heap, or when stale entries outnumber
 //! the others. An entry is added only when the time changes. A poll removes its entry from the heap of polls, and
 //! usually does not change the time of the expiry. The heaps therefore do not grow while a job is polled for a month.
+//!
+//! **The apps take turns.** A poll that becomes due moves from its heap to the queue of its app, and waits there for
+//! the budget (`turns`). The order of the waiting polls is therefore no matter of time alone: no app delays another.
 //!
 //! **A job being polled is not scheduled.** From the start of a poll until its result is committed, nothing else
 //! schedules a poll of the job. Two polls of one job therefore never overlap. A message that arrives in between
@@ -42,11 +44,12 @@
 //! not move: the registration of a watch, and its expiry.
 
 mod queue;
+mod turns;
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 
-pub(super) use self::queue::{Action, JobSchedule, ProviderQueue};
+pub(super) use self::queue::{Action, FINAL_POLL, JobSchedule, ProviderError, ProviderQueue};
 use self::queue::{Jobs, NEVER};
 use super::schedule::{first_poll, next_poll};
 use crate::clock::SetBackDetector;
@@ -61,7 +64,7 @@ pub(super) struct Scheduler {
     pub(super) jobs: Jobs,
     pub(super) queues: Vec<ProviderQueue>,
     /// Index in `queues` of the queue of each provider.
-    queue_of: HashMap<String, usize>,
+    queue_of: HashMap<String, u32>,
     started_at: Timestamp,
     pub(super) clock: SetBackDetector,
     /// Time of the poller's next step, as [`Self::next_due`] returned it in the last step. The end of a poll sets
@@ -105,8 +108,9 @@ impl Scheduler {
     }
 
     /// Returns the poll statistics of a job.
-    pub(super) fn stats(&self, job: JobNo) -> Option<PollStats> {
-        self.jobs.get(&job).map(|found| found.stats()).or_else(|| self.finished.get(&job).cloned())
+    pub(super) fn stats(&self, job: JobNo, now: Timestamp) -> Option<PollStats> {
+        let Some(found) = self.jobs.get(&job) else { return self.finished.get(&job).cloned() };
+        Some(found.stats(self.queues[found.queue()].next_poll(job, found, now)))
     }
 
     /// Moves all schedules if the clock was set back. Call it before scheduling anything at `now`.
@@ -120,10 +124,11 @@ impl Scheduler {
             queue.budget.set_back(jump);
             queue.polls.clear();
             queue.expiries.clear();
+            queue.turns.clear();
         }
         for (job, found) in &mut self.jobs {
             found.set_back(jump);
-            let queue = &mut self.queues[found.queue];
+            let queue = &mut self.queues[found.queue()];
             if found.poll_at != NEVER {
                 queue.polls.push(Reverse((found.poll_at, *job)));
             }
@@ -141,6 +146,7 @@ impl Scheduler {
                     let before = found.watching;
                     found.add_watch(&facts);
                     adjust(&mut self.watching, before, found.watching);
+                    self.queues[found.queue()].add_app(facts.no, found, facts.app, now);
                 } else {
                     self.insert(&facts);
                 }
@@ -172,7 +178,7 @@ impl Scheduler {
                     found.poll_again = true;
                     return;
                 }
-                let min_interval = self.queues[found.queue].policy.min_interval;
+                let min_interval = self.queues[found.queue()].policy.min_interval;
                 let poll_at = found.earliest_poll(min_interval, now).min(found.poll_at);
                 self.schedule_poll(facts.no, poll_at);
                 self.schedule_expiry(facts.no);
@@ -191,14 +197,21 @@ impl Scheduler {
     }
 
     fn insert(&mut self, facts: &JobSnapshot) {
-        let queue = self.queue_of.get(&facts.name.provider).copied().unwrap_or(self.queues.len() - 1);
-        self.jobs.insert(facts.no, Box::new(JobSchedule::new(facts, queue)));
+        // The last queue has an empty name.
+        let queue = self.queue_of.get(&facts.name.provider).or_else(|| self.queue_of.get(""));
+        let mut new = Box::new(JobSchedule::new(facts, queue.copied().unwrap_or_default()));
+        let queue = &mut self.queues[new.queue()];
+        queue.turns.add_job(new.app);
+        if let Some(other) = facts.other_app {
+            queue.add_app(facts.no, &mut new, other, facts.registered_at);
+        }
+        self.jobs.insert(facts.no, new);
         adjust(&mut self.watching, 0, facts.watching);
     }
 
     fn schedule_new_watch(&mut self, job: JobNo, now: Timestamp) {
         let Some(found) = self.jobs.get(&job).filter(|found| !found.in_flight) else { return };
-        let policy = &self.queues[found.queue].policy;
+        let policy = &self.queues[found.queue()].policy;
         let terms = found.terms.as_ref();
         let wanted = match found.polled_at {
             None => first_poll(policy, terms, found.registered_at),
@@ -214,14 +227,14 @@ impl Scheduler {
 
     fn schedule_poll(&mut self, job: JobNo, at: Timestamp) {
         let Some(found) = self.jobs.get_mut(&job) else { return };
-        let queue = &mut self.queues[found.queue];
+        let queue = &mut self.queues[found.queue()];
         queue.schedule_poll(job, found, at);
         queue.drop_stale(&self.jobs);
     }
 
     fn schedule_expiry(&mut self, job: JobNo) {
         let Some(found) = self.jobs.get_mut(&job) else { return };
-        let queue = &mut self.queues[found.queue];
+        let queue = &mut self.queues[found.queue()];
         queue.schedule_expiry(job, found);
         queue.drop_stale(&self.jobs);
     }
@@ -248,8 +261,9 @@ impl Scheduler {
         let FinishedPoll { job, generation, ended, not_before } = poll;
         self.next_step_at = Some(now);
         let Some(found) = self.jobs.get_mut(&job) else { return };
-        let ProviderQueue { budget, policy, .. } = &mut self.queues[found.queue];
+        let ProviderQueue { budget, policy, turns, .. } = &mut self.queues[found.queue()];
         budget.release();
+        turns.release(found.app);
         found.in_flight = false;
         let requested = std::mem::take(&mut found.poll_again);
         let polled_at = found.polled_at.unwrap_or(now);
@@ -292,7 +306,7 @@ impl Scheduler {
     pub(super) fn clear_backoffs(&mut self, index: usize, now: Timestamp) {
         let queue = &mut self.queues[index];
         for (job, found) in &mut self.jobs {
-            if found.queue != index || found.in_flight {
+            if found.queue() != index || found.in_flight {
                 continue;
             }
             if let Some(rare) = found.rare.as_mut().filter(|rare| rare.failures > 0) {
@@ -306,8 +320,10 @@ impl Scheduler {
 
     fn remove(&mut self, job: JobNo) {
         let Some(found) = self.jobs.remove(&job) else { return };
-        self.queues[found.queue].drop_stale(&self.jobs);
-        if self.finished.insert(job, PollStats { next_poll_at: None, ..found.stats() }).is_none() {
+        let queue = &mut self.queues[found.queue()];
+        found.apps().for_each(|app| queue.turns.remove_job(app));
+        queue.drop_stale(&self.jobs);
+        if self.finished.insert(job, found.stats(None)).is_none() {
             self.finished_order.push_back(job);
         }
         if self.finished_order.len() > FINISHED_KEPT

@@ -43,6 +43,9 @@ pub enum PollFailure {
     /// No response, or one that cannot be read.
     #[error("an error")]
     Error,
+    /// The poll was not made: this process or its machine lacks something, such as a file descriptor.
+    #[error("a poll that was not made")]
+    NotMade,
     /// The provider rejects the credential, and with it every poll.
     #[error("an account error with the code `{code}`")]
     Unauthorized {
@@ -68,6 +71,7 @@ impl Interpretation {
         let Self::Failed { failure, .. } = self else { return PollOutcome::Ok };
         match failure {
             PollFailure::Error => PollOutcome::Error,
+            PollFailure::NotMade => PollOutcome::NotMade,
             PollFailure::Unauthorized { .. } => PollOutcome::Unauthorized,
             PollFailure::RateLimited => PollOutcome::RateLimited,
             PollFailure::NotFound => PollOutcome::NotFound,

@@ -67,7 +67,8 @@ pub struct NotFound;
 const SNAPSHOT: &str =
     "select j.no, j.provider, j.account, j.job_id, j.params, j.generation, j.seen, j.registered_at,
     case when j.poll_requested_at is null then 0 else 1 end,
-    count(w.id), min(w.expires_at), min(w.poll_interval), min(w.expected_at), max(w.events & 96)";
+    count(w.id), min(w.expires_at), min(w.poll_interval), min(w.expected_at), max(w.events & 96),
+    coalesce(min(w.app), (select app from watches o where o.job = j.no limit 1)), max(w.app)";
 
 impl ReadStore {
     /// Returns a page of the jobs that have watches or a requested poll, in the order of their rows.
@@ -110,10 +111,13 @@ impl ReadStore {
 fn read_snapshot(row: &Row<'_>, now: Timestamp) -> Result<JobSnapshot> {
     let seen: Observation = row.json(6)?;
     let (watching, terms) = read_terms(row, 9)?;
+    let app = AppNo(row.opt_int(14)?.unwrap_or_default());
     Ok(JobSnapshot {
         traced: None,
         no: JobNo(row.int(0)?),
         name: read_name(row, 1)?,
+        app,
+        other_app: row.opt_int(15)?.map(AppNo).filter(|other| *other != app),
         generation: row.int(5)?,
         known: Known::new(&seen, now),
         registered_at: row.time(7)?,

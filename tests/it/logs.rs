@@ -308,6 +308,22 @@ async fn a_failed_attempt_is_logged_with_its_error() {
     let failed: Vec<&Value> =
         lines.iter().filter(|line| line["message"] == "an attempt failed; a retry follows").collect();
     assert!(failed.iter().all(|line| line["error"].is_string()) && !failed.is_empty(), "{failed:?}");
+    let ended = lines.iter().find(|line| line["message"] == "the job has ended").expect("a line");
+    assert_eq!((&ended["level"], &ended["provider"]), (&json!("INFO"), &json!("muvi")));
+    assert!(ended["job"].is_string() && ended["ending"] == "completed", "{ended}");
+}
+
+#[tokio::test]
+async fn a_start_without_any_provider_key_warns() {
+    let world = World::start().await;
+    for with_key in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = settings(&world, "warn", "text");
+        settings.retain(|(name, _)| with_key || *name != "MUVI_API_KEY");
+        let log = Program::start(folder.path(), &settings).await.end().await;
+        let warns = log.contains("no provider has an API key") && log.contains("MUVI_API_KEY");
+        assert_eq!(warns, !with_key, "{log}");
+    }
 }
 
 #[tokio::test]

@@ -48,6 +48,7 @@ mod migrations;
 mod openapi;
 mod openapi_examples;
 mod patch;
+mod poll_sharing;
 mod polling;
 mod postgres;
 mod postgres_tls;

@@ -161,10 +161,7 @@ async fn a_rejected_credential_fails_no_watch_and_recovers() {
         assert_eq!(t.shown(watch).await["status"], "watching");
     }
     let first = t.shown(&watches[0]).await;
-    assert_eq!(
-        first["job"]["lastError"],
-        "UNAUTHORIZED: HTTP 401 UNAUTHORIZED: Invalid API key (request req_fake)"
-    );
+    assert_eq!(first["job"]["lastError"], "HTTP 401 UNAUTHORIZED: Invalid API key (request req_fake)");
     t.provider.all(None);
     t.pass(minutes(1)).await;
     assert_eq!(t.receiver.take(10).await.len(), 10);
@@ -213,11 +210,11 @@ async fn the_breaker_opens_after_errors_of_five_jobs_and_closes_on_ok() {
         t.provider.completed(&job);
         t.watch(&job).await;
     }
-    t.pass(seconds(5)).await;
-    let at_once = t.provider.all_polls().len();
-    assert_eq!(at_once, 20, "they were due together");
+    t.pass(seconds(8)).await;
+    let before = t.provider.all_polls().len();
+    assert_eq!(before, 60, "they were due together, and failures in flight together count once");
     t.pass(seconds(20)).await;
-    let probes = t.provider.all_polls()[at_once..].to_vec();
+    let probes = t.provider.all_polls()[before..].to_vec();
     assert!((19..=20).contains(&probes.len()), "one poll a second: {probes:?}");
     assert!(probes.windows(2).all(|pair| pair[1].since(pair[0]) >= seconds(1)), "{probes:?}");
     t.provider.all(None);
@@ -297,13 +294,16 @@ async fn a_404_without_the_definitions_code_never_ends_a_watch() {
 }
 
 #[tokio::test]
-async fn a_wrong_base_url_ends_no_watch() {
+async fn a_wrong_base_url_ends_no_watch_of_a_known_job() {
     let t = Harness::start().await;
-    t.provider.all(Some(error(404, "JOB_NOT_FOUND", "Job not found")));
     let mut watches = Vec::new();
     for n in 0..8 {
-        watches.push(t.watch(&format!("job_{n}")).await);
+        let job = format!("job_{n}");
+        t.provider.processing(&job, 0);
+        watches.push(t.watch(&job).await);
     }
+    t.pass(seconds(5)).await;
+    t.provider.all(Some(error(404, "JOB_NOT_FOUND", "Job not found")));
     t.pass(minutes(30)).await;
     for watch in watches {
         assert_eq!(t.shown(&watch).await["status"], "watching", "the breaker is open");
@@ -445,7 +445,7 @@ async fn a_failed_final_poll_is_repeated_for_a_minute() {
     let body = json!({ "jobId": "job_1", "expiresIn": "30s", "callbackUrl": t.receiver.url("/hook") });
     t.register(&body).await;
     t.pass(seconds(29)).await;
-    t.provider.always("job_1", Reply::status(500));
+    t.provider.always("job_1", Reply::reset());
     t.pass(seconds(60)).await;
     assert!(t.receiver.unread().is_empty());
     t.pass(seconds(1)).await;
@@ -453,7 +453,30 @@ async fn a_failed_final_poll_is_repeated_for_a_minute() {
     assert_eq!((hit.event(), since_start(&[hit.at])[0]), ("watch.expired", 90));
     let data = &hit.json()["data"];
     assert_eq!((&data["error"]["code"], &data["progress"]), (&json!("provider_unreachable"), &json!(10)));
+    let message = data["error"]["message"].as_str().unwrap();
+    assert!(message.contains("could not be reached") && message.contains("protocol: "), "{message}");
     assert!(t.provider.polls("job_1").len() > 5, "it was repeated");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_provider_that_answers_is_not_called_unreachable() {
+    let t = Harness::start().await;
+    let table = [
+        ("job_1", error(404, "JOB_NOT_FOUND", "Job not found"), "HTTP 404 JOB_NOT_FOUND: Job not found"),
+        ("job_2", Reply::status(500), "HTTP 500"),
+    ];
+    for (job, reply, says) in table {
+        t.provider.always(job, reply);
+        let body = json!({ "jobId": job, "expiresIn": "30s", "callbackUrl": t.receiver.url("/hook") });
+        t.register(&body).await;
+        t.pass(seconds(91)).await;
+        let hit = t.receiver.next().await;
+        assert_eq!(hit.event(), "watch.expired");
+        let error = &hit.json()["data"]["error"];
+        assert_eq!(error["code"], "deadline");
+        assert!(error["message"].as_str().unwrap().contains(says), "{error}");
+    }
     t.finish().await;
 }
 
@@ -467,7 +490,9 @@ async fn a_watch_expires_while_the_credential_is_paused() {
     }
     t.pass(minutes(12)).await;
     for hit in t.receiver.take(2).await {
-        assert_eq!(hit.json()["data"]["error"]["code"], "provider_unreachable");
+        let error = &hit.json()["data"]["error"];
+        assert_eq!(error["code"], "deadline", "the provider answers");
+        assert!(error["message"].as_str().unwrap().contains("HTTP 401"), "{error}");
         assert_eq!(since_start(&[hit.at]), [660]);
     }
     t.finish().await;
@@ -572,7 +597,7 @@ crate::postgres::on_postgres_too! {
     a_job_that_appears_within_the_grace_stays_watched,
     a_known_job_must_be_not_found_for_a_quarter_of_an_hour,
     a_404_without_the_definitions_code_never_ends_a_watch,
-    a_wrong_base_url_ends_no_watch,
+    a_wrong_base_url_ends_no_watch_of_a_known_job,
     an_unknown_status_is_shown_and_ends_nothing,
     an_unreadable_response_is_a_failed_poll_and_is_shown,
     wrong_types_in_a_response_are_null_and_end_nothing,
@@ -581,6 +606,7 @@ crate::postgres::on_postgres_too! {
     a_job_is_polled_a_final_time_when_its_watch_expires,
     each_watch_has_its_own_expiry,
     a_failed_final_poll_is_repeated_for_a_minute,
+    a_provider_that_answers_is_not_called_unreachable,
     a_watch_expires_while_the_credential_is_paused,
     a_restart_rebuilds_the_schedules_from_the_database,
     a_watch_that_expired_during_a_downtime_gets_its_final_poll,

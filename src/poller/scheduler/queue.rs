@@ -4,12 +4,15 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::time::Duration;
 
-use crate::domain::{JobName, JobNo, JobSnapshot, Known, Limits, PollPolicy, PollStats, Terms, Timestamp};
+use super::turns::{APPS_OF_A_JOB, PollKind, Turns};
+use crate::domain::{
+    AppNo, JobName, JobNo, JobSnapshot, Known, Limits, PollPolicy, PollStats, Terms, Timestamp,
+};
 use crate::poller::budget::{Budget, Permit};
 use crate::telemetry::traces::Context;
 
 /// Time for which a final poll that fails is repeated.
-const FINAL_POLL: Duration = Duration::from_secs(60);
+pub const FINAL_POLL: Duration = Duration::from_secs(60);
 
 /// Number of stale entries that a heap may always contain.
 pub const SLACK: usize = 1_024;
@@ -21,8 +24,10 @@ pub const NEVER: Timestamp = Timestamp::MAX;
 #[derive(Debug)]
 pub struct JobSchedule {
     pub name: JobName,
+    /// The app that polls the job in its turn: the one that polled it last, at first the one that registered it.
+    pub app: AppNo,
     /// Index of the provider's queue.
-    pub queue: usize,
+    queue: u32,
     pub generation: i64,
     pub known: Known,
     /// How many watches wait for the job.
@@ -55,6 +60,8 @@ pub struct RareState {
     pub not_found: Option<(u32, Timestamp)>,
     pub last_error: Option<String>,
     pub final_poll: Option<FinalPoll>,
+    /// Further apps that watch the job and poll it in their turns.
+    pub more_apps: Vec<AppNo>,
     /// No poll before this time, because of a failure or of the provider's `Retry-After`. Only a requested poll
     /// ignores it.
     pub not_before: Timestamp,
@@ -67,13 +74,16 @@ pub struct FinalPoll {
     pub cutoff: Timestamp,
     /// Time at which those watches end without a result; [`NEVER`] while their end is being written.
     pub give_up_at: Timestamp,
+    /// Whether the provider has answered a poll since the cutoff.
+    pub answered: bool,
 }
 
 impl JobSchedule {
-    pub fn new(facts: &JobSnapshot, queue: usize) -> Self {
+    pub fn new(facts: &JobSnapshot, queue: u32) -> Self {
         let traced = facts.traced.as_ref();
         Self {
             name: facts.name.clone(),
+            app: facts.app,
             queue,
             generation: facts.generation,
             known: facts.known,
@@ -95,8 +105,13 @@ impl JobSchedule {
     pub fn add_watch(&mut self, facts: &JobSnapshot) {
         if facts.generation > self.generation {
             // The job had ended and was registered anew: nothing of the old schedule is valid.
+            let more_apps = self.rare.take().map(|rare| rare.more_apps).unwrap_or_default();
             let new = Self::new(facts, self.queue);
-            *self = Self { in_flight: self.in_flight, polls: self.polls, poll_again: self.poll_again, ..new };
+            let Self { app, in_flight, polls, poll_again, .. } = *self;
+            *self = Self { app, in_flight, polls, poll_again, ..new };
+            if !more_apps.is_empty() {
+                self.rare().more_apps = more_apps;
+            }
             return;
         }
         self.watching = self.watching.saturating_add(1);
@@ -104,6 +119,28 @@ impl JobSchedule {
         if facts.terms.is_some_and(|terms| terms.wants_progress) {
             self.known.forget();
         }
+    }
+
+    /// Returns the index of the provider's queue.
+    pub fn queue(&self) -> usize {
+        self.queue as usize
+    }
+
+    /// Returns the apps in whose turns the job is polled.
+    pub fn apps(&self) -> impl Iterator<Item = AppNo> {
+        let more = self.rare.iter().flat_map(|rare| rare.more_apps.iter().copied());
+        std::iter::once(self.app).chain(more)
+    }
+
+    /// Adds an app that watches the job. Returns whether it is new, and the app that it replaces.
+    pub fn add_app(&mut self, app: AppNo) -> (bool, Option<AppNo>) {
+        if self.apps().any(|known| known == app) {
+            return (false, None);
+        }
+        let more = &mut self.rare().more_apps;
+        let replaced = (more.len() + 1 >= APPS_OF_A_JOB).then(|| more.remove(0));
+        more.push(app);
+        (true, replaced)
     }
 
     pub fn rare(&mut self) -> &mut RareState {
@@ -120,8 +157,13 @@ impl JobSchedule {
         self.polled_at.map_or(now, |at| at.plus(min_interval).max(now))
     }
 
-    /// Marks the job as being polled.
-    pub fn start_poll(&mut self) {
+    /// Marks the job as being polled in the turn of an app.
+    pub fn start_poll(&mut self, app: AppNo) {
+        if let Some(rare) = &mut self.rare
+            && let Some(one) = rare.more_apps.iter_mut().find(|one| **one == app)
+        {
+            std::mem::swap(one, &mut self.app);
+        }
         self.in_flight = true;
         self.poll_at = NEVER;
     }
@@ -156,10 +198,11 @@ impl JobSchedule {
         }
     }
 
-    pub fn stats(&self) -> PollStats {
+    /// Returns the poll statistics. `next_poll_at` is the time at which the budget permits the next poll.
+    pub fn stats(&self, next_poll_at: Option<Timestamp>) -> PollStats {
         PollStats {
             last_polled_at: self.polled_at,
-            next_poll_at: (self.watching > 0 && self.poll_at != NEVER).then_some(self.poll_at),
+            next_poll_at,
             polls: self.polls,
             last_error: self.rare.as_ref().and_then(|rare| rare.last_error.clone()),
         }
@@ -181,6 +224,16 @@ pub enum Action {
     GiveUp(JobNo, Timestamp),
 }
 
+/// A failed poll, as every tenant may see it.
+#[derive(Clone, Debug)]
+pub struct ProviderError {
+    pub at: Timestamp,
+    /// Status and code. It says nothing of the job.
+    pub text: String,
+    /// Whether the provider has answered.
+    pub answered: bool,
+}
+
 /// The jobs of one provider and credential.
 #[derive(Debug)]
 pub struct ProviderQueue {
@@ -188,10 +241,14 @@ pub struct ProviderQueue {
     pub provider: String,
     pub policy: PollPolicy,
     pub budget: Budget,
-    /// Time and text of the last error.
-    pub last_error: Option<(Timestamp, String)>,
+    /// The last error of any job.
+    pub last_error: Option<ProviderError>,
+    /// Polls that are not due yet.
     pub polls: TimeHeap,
+    /// Steps of expiries that are not due yet.
     pub expiries: TimeHeap,
+    /// Polls that are due.
+    pub turns: Turns,
 }
 
 impl ProviderQueue {
@@ -203,6 +260,7 @@ impl ProviderQueue {
             last_error: None,
             polls: BinaryHeap::new(),
             expiries: BinaryHeap::new(),
+            turns: Turns::default(),
         }
     }
 
@@ -215,6 +273,25 @@ impl ProviderQueue {
         if self.expiries.len() > most {
             self.expiries
                 .retain(|Reverse((at, job))| jobs.get(job).is_some_and(|found| found.expiry_at == *at));
+        }
+        self.turns.drop_stale(SLACK, |kind, (at, job)| is_scheduled(jobs, kind, at, job));
+    }
+
+    /// Adds an app that watches a job. A poll of the job that waits already waits for the turn of this app, too.
+    pub fn add_app(&mut self, job: JobNo, found: &mut JobSchedule, app: AppNo, now: Timestamp) {
+        let (is_new, replaced) = found.add_app(app);
+        if !is_new {
+            return;
+        }
+        self.turns.add_job(app);
+        if let Some(replaced) = replaced {
+            self.turns.remove_job(replaced);
+        }
+        for (kind, at) in [(PollKind::Scheduled, found.poll_at), (PollKind::Final, found.expiry_at)] {
+            let has_final = found.rare.as_ref().is_some_and(|rare| rare.final_poll.is_some());
+            if at <= now && !found.in_flight && (kind == PollKind::Scheduled || !has_final) {
+                self.turns.push(app, kind, (at, job));
+            }
         }
     }
 
@@ -240,18 +317,37 @@ impl ProviderQueue {
     /// Appends the polls that are due and granted by the budget to `actions`.
     pub fn take_polls(&mut self, jobs: &mut Jobs, now: Timestamp, actions: &mut Vec<Action>) {
         while let Some((at, job)) = first_due(&self.polls, now) {
-            if let Some(found) = jobs.get_mut(&job).filter(|found| found.poll_at == at && !found.in_flight) {
-                if self.budget.acquire(now) != Permit::Granted {
-                    break;
-                }
-                found.start_poll();
-                actions.push(Action::Poll(job));
-            }
             self.polls.pop();
+            if let Some(found) = jobs.get(&job).filter(|found| found.poll_at == at && !found.in_flight) {
+                found.apps().for_each(|app| self.turns.push(app, PollKind::Scheduled, (at, job)));
+            }
+        }
+        while self.budget.check(now) == Permit::Granted
+            && let Some((app, kind, (at, job))) = self.turns.next(self.budget.share())
+        {
+            let is_valid = is_scheduled(jobs, kind, at, job);
+            let Some(found) = jobs.get_mut(&job).filter(|_| is_valid) else {
+                self.turns.drop_front(app, kind);
+                continue;
+            };
+            if self.budget.acquire(now) != Permit::Granted {
+                break;
+            }
+            self.turns.start(app, kind);
+            found.start_poll(app);
+            // Also another poll is the final one if the watches have expired: its start is the cutoff.
+            let has_final = found.rare.as_ref().is_some_and(|rare| rare.final_poll.is_some());
+            if !has_final && found.expiry_at <= now {
+                found.expiry_at = NEVER;
+                let give_up_at = now.plus(FINAL_POLL);
+                found.rare().final_poll = Some(FinalPoll { cutoff: now, give_up_at, answered: false });
+            }
+            actions.push(Action::Poll(job));
         }
     }
 
-    /// Appends the steps of expiries that are due to `actions`. Each final poll has been granted by the budget.
+    /// Moves the final polls that are due into the queues of their apps, and appends the other steps of expiries that
+    /// are due to `actions`.
     pub fn take_expiries(
         &mut self,
         jobs: &mut Jobs,
@@ -259,82 +355,99 @@ impl ProviderQueue {
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) {
-        while let Some((at, job)) = first_due(&self.expiries, now) {
-            let Some(found) = jobs.get_mut(&job).filter(|found| found.expiry_at == at) else {
-                self.expiries.pop();
-                continue;
-            };
-            let cutoff = found.cutoff();
-            let held_back = self.budget.is_held_back();
-            let starts_poll = !found.in_flight && cutoff.is_none() && !held_back;
-            if starts_poll && self.budget.acquire(now) != Permit::Granted {
-                break;
-            }
-            self.expiries.pop();
-            found.expiry_at = NEVER;
-            if found.in_flight {
-                // Nothing is decided about a job that is being polled; the end of the poll schedules it again.
-                continue;
-            }
-            if let Some(cutoff) = cutoff {
-                found.rare().final_poll = Some(FinalPoll { cutoff, give_up_at: NEVER });
-                actions.push(Action::GiveUp(job, cutoff));
-                continue;
-            }
-            // While polls are held back, it is unknown when the final poll can be sent. Probes may still reach
-            // the provider, so the poll is scheduled all the same.
-            let sent_at = if held_back { at.max(started_at) } else { now };
-            let give_up_at = sent_at.plus(FINAL_POLL);
-            found.rare().final_poll = Some(FinalPoll { cutoff: now, give_up_at });
-            if held_back {
-                self.schedule_expiry(job, found);
-                let poll_at = found.poll_at.min(now);
-                self.schedule_poll(job, found, poll_at);
-            } else {
-                found.start_poll();
-                actions.push(Action::Poll(job));
+        let held_back = self.budget.is_held_back();
+        if held_back {
+            // They became due before the provider failed.
+            for (at, job) in self.turns.take_finals() {
+                if let Some(found) = jobs.get_mut(&job).filter(|found| found.expiry_at == at) {
+                    self.schedule_held_back(job, found, started_at, now);
+                }
             }
         }
+        while let Some((at, job)) = first_due(&self.expiries, now) {
+            self.expiries.pop();
+            let Some(found) = jobs.get_mut(&job).filter(|found| found.expiry_at == at) else { continue };
+            let final_poll = found.rare.as_ref().and_then(|rare| rare.final_poll);
+            if found.in_flight {
+                // Nothing is decided about a job that is being polled; the end of the poll schedules it again.
+                found.expiry_at = NEVER;
+            } else if let Some(poll) = final_poll {
+                found.expiry_at = NEVER;
+                found.rare().final_poll = Some(FinalPoll { give_up_at: NEVER, ..poll });
+                actions.push(Action::GiveUp(job, poll.cutoff));
+            } else if held_back {
+                self.schedule_held_back(job, found, started_at, now);
+            } else {
+                found.apps().for_each(|app| self.turns.push(app, PollKind::Final, (at, job)));
+            }
+        }
+    }
+
+    /// Schedules the final poll of a job whose watches have expired, while polls are held back. It is unknown when the
+    /// poll can be sent. Probes may still reach the provider, so the poll is scheduled all the same.
+    fn schedule_held_back(
+        &mut self,
+        job: JobNo,
+        found: &mut JobSchedule,
+        started_at: Timestamp,
+        now: Timestamp,
+    ) {
+        let due_at = std::mem::replace(&mut found.expiry_at, NEVER);
+        if found.in_flight {
+            return;
+        }
+        let give_up_at = due_at.max(started_at).plus(FINAL_POLL);
+        found.rare().final_poll = Some(FinalPoll { cutoff: now, give_up_at, answered: false });
+        self.schedule_expiry(job, found);
+        let poll_at = found.poll_at.min(now);
+        self.schedule_poll(job, found, poll_at);
     }
 
     /// Returns the time of the next action, as scheduled now.
     pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        let permitted = || match self.budget.check(now) {
+            Permit::At(at) => Some(at),
+            Permit::Granted => Some(now),
+            // The end of a poll in flight causes the next step.
+            Permit::Busy => None,
+        };
         let first = |heap: &TimeHeap| {
             let Reverse((at, _)) = *heap.peek()?;
-            if at > now {
-                return Some(at);
-            }
-            // Due, but not granted.
-            match self.budget.check(now) {
-                Permit::At(at) => Some(at),
-                Permit::Granted => Some(now),
-                // The end of a poll in flight causes the next step.
-                Permit::Busy => None,
-            }
+            if at > now { Some(at) } else { permitted() }
         };
-        [first(&self.polls), first(&self.expiries)].into_iter().flatten().min()
+        let waiting = self.turns.next(self.budget.share()).and_then(|_| permitted());
+        [first(&self.polls), first(&self.expiries), waiting].into_iter().flatten().min()
+    }
+
+    /// Returns the time of the next poll of a job, as the budget permits it now. `None`: the job is being polled, or is
+    /// never polled.
+    pub fn next_poll(&self, job: JobNo, found: &JobSchedule, now: Timestamp) -> Option<Timestamp> {
+        let has_final = found.rare.as_ref().is_some_and(|rare| rare.final_poll.is_some());
+        let expires_at = found.terms.filter(|_| !has_final).map_or(NEVER, |terms| terms.expires_at);
+        let at = found.poll_at.min(expires_at);
+        if found.watching == 0 || found.in_flight || at == NEVER || self.budget.share() == 0 {
+            return None;
+        }
+        let ahead = if at <= now { self.turns.ahead(found.app, (at, job)) } else { 0 };
+        Some(at.max(now).max(self.budget.next_start(now, ahead)))
     }
 
     /// Counts the polls that are due and wait for the budget, up to `most`.
     pub fn waiting(&self, jobs: &Jobs, now: Timestamp, most: usize) -> usize {
-        let heap = self.polls.as_slice();
-        let (mut count, mut below) = (0, vec![0]);
-        // In a heap, the children of an entry are not earlier than the entry, so the search does not go below
-        // an entry that is not due.
-        while let Some(at) = below.pop() {
-            let Some(Reverse((due, job))) = heap.get(at).filter(|Reverse((due, _))| *due <= now) else {
-                continue;
-            };
-            if jobs.get(job).is_some_and(|found| found.poll_at == *due && !found.in_flight) {
-                count += 1;
-                if count >= most {
-                    break;
-                }
-            }
-            below.extend([2 * at + 1, 2 * at + 2]);
-        }
-        count
+        let is_waiting = |(app, kind, (at, job)): &(AppNo, PollKind, (Timestamp, JobNo))| {
+            *at <= now && is_scheduled(jobs, *kind, *at, *job) && jobs.get(job).is_some_and(|f| f.app == *app)
+        };
+        self.turns.iter().filter(is_waiting).take(most).count()
     }
+}
+
+/// Returns whether an entry of a queue is valid: the job has this poll still to be started.
+fn is_scheduled(jobs: &Jobs, kind: PollKind, at: Timestamp, job: JobNo) -> bool {
+    let planned_at = |found: &JobSchedule| match kind {
+        PollKind::Scheduled => found.poll_at,
+        PollKind::Final => found.expiry_at,
+    };
+    jobs.get(&job).is_some_and(|found| !found.in_flight && planned_at(found) == at)
 }
 
 /// Returns the first entry of a heap, if it is due.

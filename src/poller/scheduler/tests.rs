@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::queue::SLACK;
 use super::*;
-use crate::domain::{JobName, Known, Limits, Observation, PollPolicy, Rate, Terms};
+use crate::domain::{AppNo, JobName, Known, Limits, Observation, PollPolicy, Rate, Terms};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -47,6 +47,8 @@ fn facts(job: i64, generation: i64, registered_at: i64, terms: Option<Terms>) ->
             job_id: format!("job_{job}"),
             params: "{}".to_owned(),
         },
+        app: AppNo(1),
+        other_app: None,
         generation,
         known: Known::new(&Observation::default(), at(registered_at)),
         registered_at: at(registered_at),
@@ -200,8 +202,10 @@ fn no_watch_is_given_up_while_a_poll_is_in_flight() {
 #[test]
 fn with_an_open_breaker_the_minute_counts_from_expiry_or_start() {
     let mut scheduler = scheduler(at(100));
-    for job in 90..95 {
-        scheduler.queues[0].budget.error(JobNo(job), at(100));
+    for job in 90..95_i64 {
+        // One after another.
+        let started = at(99).plus(Duration::from_millis(2 * job.unsigned_abs()));
+        scheduler.queues[0].budget.error(JobNo(job), started, started.plus(Duration::from_millis(1)));
     }
     scheduler.load(&facts(1, 0, 0, Some(terms(50))), at(100));
     scheduler.load(&facts(2, 0, 0, Some(terms(130))), at(100));
@@ -281,11 +285,11 @@ fn a_job_without_watches_is_removed_at_the_end_of_its_poll() {
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 0);
     assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
     scheduler.unwatch(1, None, 6);
-    assert!(scheduler.stats(JobNo(1)).is_some());
+    assert!(scheduler.stats(JobNo(1), at(6)).is_some());
     scheduler.nothing_new(1, 5, 7);
     assert!(scheduler.jobs.is_empty());
     assert_eq!(scheduler.take_due(at(99_999)), []);
-    let stats = scheduler.stats(JobNo(1)).expect("remembered");
+    let stats = scheduler.stats(JobNo(1), at(7)).expect("remembered");
     assert_eq!((stats.polls, stats.next_poll_at), (1, None));
 }
 

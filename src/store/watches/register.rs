@@ -52,6 +52,8 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch]) -> Result<Vec<Watch>> {
             traced: traced.then(|| (new.id, new.traceparent.clone())),
             no,
             name: new.job.clone(),
+            app: new.app,
+            other_app: None,
             generation,
             known: Known::new(&seen, registered_at),
             registered_at,

@@ -38,7 +38,9 @@ pub use delivery::{
 pub use event::{Event, EventSet, EventType};
 pub use failure_streak::FailureStreak;
 pub use id::{AppId, DeliveryId, DestinationId, EventId, Id, Ids, KeyId, RequestId, WatchId, hash, random};
-pub use job::{EndingKind, JobError, JobName, JobNo, JobStatus, Observation, Output, PollStats, SHARDS};
+pub use job::{
+    EndingKind, JobError, JobName, JobNo, JobStatus, Observation, Output, PollStats, SHARDS, params_key,
+};
 pub use json_fields::json_fields;
 pub use mail::{MailAddress, MailPattern, Mailbox};
 pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, PollerMessage};

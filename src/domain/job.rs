@@ -1,5 +1,7 @@
 //! Jobs: what identifies one, its status, and what a poll reports about it.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -38,6 +40,20 @@ impl JobName {
         }
         u16::from_be_bytes(hash(&[&name])) % SHARDS
     }
+}
+
+/// Longest parameters that are part of a key as they are. An index row of PostgreSQL holds 2,704 bytes; the id of a job
+/// has up to 256.
+const PARAMS_KEY_MAX: usize = 1_024;
+
+/// Returns what identifies the parameters of a job in the key of its row: the parameters, or their hash if they are
+/// long. Parameters begin with `{`, so they never equal a hash.
+pub fn params_key(params: &str) -> Cow<'_, str> {
+    if params.len() <= PARAMS_KEY_MAX {
+        return Cow::Borrowed(params);
+    }
+    let digits = hash::<32>(&[params.as_bytes()]).map(|byte| format!("{byte:02x}"));
+    Cow::Owned(format!("sha256:{}", digits.concat()))
 }
 
 word_enum! {

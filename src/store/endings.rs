@@ -114,8 +114,8 @@ pub(super) fn end_job(batch: &mut Batch<'_>, commands: &[&EndJob]) -> Result<Vec
 pub(super) fn notify_watches(batch: &mut Batch<'_>, commands: &[&NotifyWatches]) -> Result<Vec<bool>> {
     let rows = || commands.iter().map(|command| params![command.job, command.generation]);
     let endings = batch.tx.fetch(
-        "select j.provider, j.account, j.job_id, j.params, e.kind, e.seen, e.error, e.raw, e.generation,
-           e.ended_at, e.job
+        "select j.provider, j.account, j.job_id, coalesce(j.long_params, j.params), e.kind, e.seen, e.error, e.raw,
+           e.generation, e.ended_at, e.job
          from endings e join jobs j on j.no = e.job where e.job = $1 and e.generation = $2",
         rows(),
         read_ending,
@@ -140,7 +140,7 @@ pub(super) fn notify_watches(batch: &mut Batch<'_>, commands: &[&NotifyWatches])
 /// Ends watches. Returns for each command whether more watches remain.
 pub(super) fn expire_watches(batch: &mut Batch<'_>, commands: &[&ExpireWatches]) -> Result<Vec<bool>> {
     let jobs = batch.tx.ones(
-        "select provider, account, job_id, params, seen from jobs where no = $1",
+        "select provider, account, job_id, coalesce(long_params, params), seen from jobs where no = $1",
         commands.iter().map(|command| params![command.job]),
         |row| Ok((read_name(row, 0)?, row.json(4)?)),
     )?;

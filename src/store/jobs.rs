@@ -65,7 +65,7 @@ pub struct NotFound;
 /// Columns of a job and the combined terms of its watches. 96 is the bits of `job.processing` and
 /// `job.progress`; a test compares them.
 const SNAPSHOT: &str =
-    "select j.no, j.provider, j.account, j.job_id, j.params, j.generation, j.seen, j.registered_at,
+    "select j.no, j.provider, j.account, j.job_id, coalesce(j.long_params, j.params), j.generation, j.seen, j.registered_at,
     case when j.poll_requested_at is null then 0 else 1 end,
     count(w.id), min(w.expires_at), min(w.poll_interval), min(w.expected_at), max(w.events & 96),
     coalesce(min(w.app), (select app from watches o where o.job = j.no limit 1)), max(w.app)";
@@ -252,7 +252,7 @@ fn notify_progress(
 /// Reads for each observation the name of the job and the next chunk of its watches.
 fn read_changes<'a>(tx: &Tx<'_>, commands: &[&'a RecordObservation]) -> Result<Vec<JobChange<'a>>> {
     let names = tx.ones(
-        "select provider, account, job_id, params from jobs where no = $1",
+        "select provider, account, job_id, coalesce(long_params, params) from jobs where no = $1",
         commands.iter().map(|command| params![command.job]),
         |row| read_name(row, 0),
     )?;

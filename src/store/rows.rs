@@ -6,7 +6,7 @@ use super::db::{Result, Row, StoreError, Tx, params, row_sql};
 use super::sealing::{Column, Keyring};
 use crate::domain::{ChannelKind, Destination, DestinationId, Id, JobName, WatchId};
 
-/// Reads four columns from `first`: provider, account, job id, params.
+/// Reads four columns from `first`: provider, account, job id, all parameters.
 pub(super) fn read_name(row: &Row<'_>, first: usize) -> Result<JobName> {
     Ok(JobName {
         provider: row.text(first)?,

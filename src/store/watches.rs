@@ -136,7 +136,7 @@ fn find(tx: &Tx<'_>, keyring: &Keyring, app: AppNo, id: WatchId) -> Result<Optio
 /// Columns of a watch. A watch that ended with its job shows the observation of the ending; every other watch
 /// shows the last observation.
 const SELECT: &str = "select w.id, w.status, w.events, w.metadata, w.created_at, w.ended_at, w.expires_at,
-    j.no, j.provider, j.account, j.job_id, j.params,
+    j.no, j.provider, j.account, j.job_id, coalesce(j.long_params, j.params),
     coalesce((select coalesce(e.refreshed, e.seen) from endings e
               where e.job = w.job and e.generation >= w.generation
                 and w.status in ('completed', 'failed', 'cancelled', 'not_found')

@@ -226,6 +226,29 @@ async fn a_database_of_the_previous_release_opens_and_goes_on() {
     assert_eq!(timeline.expect("read").expect("there").len(), 11);
 }
 
+#[tokio::test]
+async fn long_parameters_of_the_previous_release_are_kept() {
+    let (folder, location) = previous_release();
+    let params = format!(r#"{{"region": "{}"}}"#, "a long name ".repeat(120));
+    let sql = format!("update jobs set params = '{params}' where job_id = 'job_never_g'");
+    match &location {
+        DatabaseLocation::File(path) => {
+            Connection::open(path).expect("opens").execute_batch(&sql).expect("changed");
+        }
+        DatabaseLocation::Server(url) => {
+            let name = url.reveal().rsplit('/').next().and_then(|name| name.split('?').next());
+            shared("long parameters").expect("a server").query(name.expect("a name"), &sql);
+        }
+    }
+    let fixture = StoreFixture::at(folder, location, Timestamp::from_millis(1_795_886_400_000)).await;
+    let job = fixture.store.jobs(JobNo(0), 10, at(0)).await.expect("read").remove(0);
+    assert_eq!((job.name.job_id.as_str(), &job.name.params), ("job_never_g", &params));
+    let mut watch = fixture.watch("job_never_g");
+    watch.job = job.name;
+    assert_eq!(fixture.register(watch).await.job_no, job.no, "the same job");
+}
+
 crate::postgres::on_postgres_too! {
+    long_parameters_of_the_previous_release_are_kept,
     a_database_of_the_previous_release_opens_and_goes_on,
 }

@@ -17,10 +17,12 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use rustix::fs::{FlockOperation, flock};
 
 use super::error::{self, end_the_process};
+use crate::domain::params_key;
 
 /// 3.51.3, the first version without the WAL-reset bug.
 const MIN_VERSION: i32 = 3_051_003;
@@ -204,6 +206,10 @@ fn migrate(connection: &mut Connection, migrations: &[(&str, &str)]) -> Result<(
     if done > migrations.len() {
         bail!("it was written by a newer version of ringback (schema {done}, here {})", migrations.len());
     }
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
+    connection.create_scalar_function("params_key", 1, flags, |call| {
+        Ok(params_key(&call.get::<String>(0)?).into_owned())
+    })?;
     for (index, (name, migration)) in migrations.iter().enumerate().skip(done) {
         let transaction = connection.transaction()?;
         transaction.execute_batch(migration).with_context(|| format!("the migration {name} failed"))?;

@@ -5,6 +5,7 @@
 //! again. An ending ends only watches of its own and earlier generations, so it never ends the new watch,
 //! whichever transaction is first.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use super::super::rows::insert_destinations;
 use super::super::sealing::Keyring;
 use crate::domain::{
     JobName, JobNo, JobSnapshot, Known, NewWatch, Observation, PollerMessage, Timestamp, Watch, WatchStatus,
+    params_key,
 };
 
 /// Stored observation of a job that was never polled.
@@ -89,16 +91,18 @@ struct UpsertedJob {
 
 /// Inserts the jobs of watches, or begins the next generation of jobs that have ended.
 fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
+    let keys: Vec<_> = watches.iter().map(|new| params_key(&new.job.params)).collect();
     // Each job once, in the order of its first watch: PostgreSQL refuses to upsert a row twice.
     let mut jobs = HashSet::with_capacity(watches.len());
-    let rows = watches.iter().filter(|new| jobs.insert(&new.job)).map(|new| {
+    let rows = watches.iter().zip(&keys).filter(|(new, _)| jobs.insert(&new.job)).map(|(new, key)| {
         let JobName { provider, account, job_id, params } = &new.job;
-        params![new.job.shard(), job_id, provider, account, params, &*NEVER_POLLED, new.created_at]
+        let long = matches!(key, Cow::Owned(_)).then_some(params);
+        params![new.job.shard(), job_id, provider, account, &**key, &*NEVER_POLLED, new.created_at, long]
     });
     tx.insert_each(
         row_sql!(
-            "insert into jobs (shard, job_id, provider, account, params, seen, registered_at)"
-            values ("$1, $2, $3, $4, $5, $6, $7")
+            "insert into jobs (shard, job_id, provider, account, params, seen, registered_at, long_params)"
+            values ("$1, $2, $3, $4, $5, $6, $7, $8")
             "on conflict (job_id, provider, account, params) do update set
                generation = jobs.generation + jobs.ended,
                seen = case when jobs.ended = 1 then excluded.seen else jobs.seen end,
@@ -111,9 +115,9 @@ fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
     let found = tx.fetch(
         "select no, generation, seen, registered_at from jobs
          where job_id = $1 and provider = $2 and account = $3 and params = $4",
-        watches.iter().map(|new| {
-            let JobName { provider, account, job_id, params } = &new.job;
-            params![job_id, provider, account, params]
+        watches.iter().zip(&keys).map(|(new, key)| {
+            let JobName { provider, account, job_id, params: _ } = &new.job;
+            params![job_id, provider, account, &**key]
         }),
         |row| {
             Ok(UpsertedJob {

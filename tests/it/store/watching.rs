@@ -438,7 +438,33 @@ async fn watches_are_listed_newest_first_with_filters_and_a_cursor() {
     assert_eq!(count(all).await, 3);
 }
 
+/// An index row of PostgreSQL holds 2,704 bytes.
+#[tokio::test]
+async fn a_job_is_found_by_parameters_of_any_length() {
+    let fixture = StoreFixture::new().await;
+    let mut draw = crate::harness::Draw(7);
+    // Values that cannot be compressed.
+    let mut value = || (0..16).map(|_| format!("{:016x}", draw.below(u64::MAX))).collect::<String>();
+    let all: serde_json::Map<_, _> = (0..40).map(|n| (format!("p{n}"), value().into())).collect();
+    let params = serde_json::Value::from(all).to_string();
+    assert!(params.len() > 10_000);
+    let mut watch = fixture.watch("job_1");
+    watch.job.params.clone_from(&params);
+    let first = fixture.register(watch.clone()).await;
+    watch.id = ringback::domain::WatchId(fixture.store.ids().draw(at(1)));
+    let mut other = fixture.watch("job_1");
+    other.job.params = params.replacen("p39", "p99", 1);
+    assert_eq!(fixture.register(watch).await.job_no, first.job_no);
+    assert_ne!(fixture.register(other).await.job_no, first.job_no);
+    assert_eq!(fixture.shown(first.id).await.job.params, params);
+    let jobs = fixture.store.jobs(ringback::domain::JobNo(0), 9, at(1)).await.expect("read");
+    assert_eq!((jobs.len(), &jobs[0].name.params), (2, &params));
+    fixture.end(first.job_no, 0).await;
+    assert_eq!(fixture.shown(first.id).await.status, ringback::domain::WatchStatus::Completed);
+}
+
 crate::postgres::on_postgres_too! {
+    a_job_is_found_by_parameters_of_any_length,
     watches_of_one_job_share_it_and_each_reaches_the_poller,
     a_registration_returns_what_is_read_back_later,
     a_registration_of_an_ended_job_polls_it_again,

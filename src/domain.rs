@@ -25,6 +25,7 @@ mod json_fields;
 mod mail;
 mod messages;
 mod observe;
+mod postgres_url;
 mod provider;
 mod time;
 mod watch;
@@ -45,6 +46,7 @@ pub use json_fields::json_fields;
 pub use mail::{MailAddress, MailPattern, Mailbox};
 pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, PollerMessage};
 pub use observe::{Finding, Known, observe};
+pub use postgres_url::{PostgresUrl, Verification};
 pub use provider::{Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState, credential_variable};
 pub use time::{
     Rate, Timestamp, format_duration, format_rate, parse_duration, parse_rate, parse_retry_after,

@@ -17,7 +17,7 @@ type Roots = Vec<CertificateDer<'static>>;
 /// Returns a TLS configuration that also trusts `extra`. Clones of it share their sessions.
 pub fn config(extra: Roots) -> Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
-    let verifier = verifier(extra, &provider)?;
+    let verifier = verifier_of(extra, &provider)?;
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -25,7 +25,12 @@ pub fn config(extra: Roots) -> Result<ClientConfig> {
         .with_no_client_auth())
 }
 
-fn verifier(extra: Roots, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>> {
+/// Returns the verifier of such a configuration.
+pub fn verifier(extra: Roots) -> Result<Arc<dyn ServerCertVerifier>> {
+    verifier_of(extra, &Arc::new(ring::default_provider()))
+}
+
+fn verifier_of(extra: Roots, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>> {
     match Verifier::new(provider.clone()) {
         Ok(platform) if extra.is_empty() => Ok(Arc::new(platform)),
         Ok(_) => Ok(Arc::new(Verifier::new_with_extra_roots(extra, provider.clone())?)),

@@ -14,7 +14,7 @@ use url::Url;
 
 use super::{Database, EncryptionKey, LogFormat, Masked};
 use crate::channels::SettingCheck;
-use crate::domain::{format_duration, nearest, parse_duration, parse_host_name};
+use crate::domain::{PostgresUrl, format_duration, nearest, parse_duration, parse_host_name};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -97,8 +97,9 @@ pub(super) fn database(text: &str) -> Result<Database, String> {
 /// parameter can be part of a password.
 fn postgres_url(text: &str) -> Result<Masked, String> {
     let form = "write it as postgres://user:password@host:5432/name?sslmode=require, with %40 for an @ in the \
-                password and so on; sslmode is disable, prefer or require";
-    let config = tokio_postgres::Config::from_str(text);
+                password and so on";
+    let parsed = PostgresUrl::parse(text)?;
+    let config = tokio_postgres::Config::from_str(parsed.url.reveal());
     let config = config.map_err(|_| format!("this URL cannot be read; {form}"))?;
     let missing = if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
         "the host"
@@ -337,7 +338,7 @@ mod tests {
         for text in [
             "postgres://u:hush@db",
             "postgres://u:hush@/r",
-            "postgres://u:hush@db/r?sslmode=verify-full",
+            "postgres://u:hush@db/r?sslmode=verify",
             "postgres://u:hush@db:port/r",
         ] {
             assert!(database(text).is_err_and(|error| !error.contains("hush")), "{text}");

@@ -58,6 +58,9 @@ fn user() -> Option<(u32, u32)> {
 pub struct Server {
     programs: PathBuf,
     folder: PathBuf,
+    port: u16,
+    /// Whether it listens on loopback, with TLS.
+    tls: bool,
     keeper: Child,
     template: OnceLock<()>,
     made: AtomicU32,
@@ -65,7 +68,8 @@ pub struct Server {
 
 /// A script that runs the server until its standard input ends. Then it removes the folder.
 const KEEPER: &str = r#"
-"$1/postgres" -D "$2/data" -k "$2" -c listen_addresses= -c max_connections=200 -c shared_buffers=32MB \
+"$1/postgres" -D "$2/data" -k "$2" -p "$3" -c listen_addresses="$4" -c ssl="$5" \
+  -c max_connections=200 -c shared_buffers=32MB \
   -c wal_level=minimal -c max_wal_senders=0 -c full_page_writes=off -c log_min_messages=warning \
   -c max_prepared_transactions=0 </dev/null >>"$2/log" 2>&1 &
 server=$!
@@ -80,6 +84,19 @@ if [ "$line" != leave ]; then rm -rf "$2"; fi
 impl Server {
     /// Creates a server in a new folder inside `below` and starts it.
     pub fn start(programs: &Path, below: &Path) -> Self {
+        Self::start_with(programs, below, 5432, None)
+    }
+
+    /// Creates a server that also listens on loopback, with TLS and passwords.
+    pub fn start_with_tls(programs: &Path, below: &Path, certificate: &str, key: &str) -> Self {
+        // Below the ports that the kernel gives away.
+        let first = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+        let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        let port = (first..32_000).find(free).expect("a free port");
+        Self::start_with(programs, below, port, Some((certificate, key)))
+    }
+
+    fn start_with(programs: &Path, below: &Path, port: u16, tls: Option<(&str, &str)>) -> Self {
         let programs = programs.join("initdb").canonicalize().unwrap().parent().unwrap().to_owned();
         let folder = tempfile::Builder::new()
             .prefix("ringback-pg-")
@@ -98,16 +115,30 @@ impl Server {
         }
         let made = initdb.output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let keeper = Self::keep(&programs, &folder);
+        if let Some((certificate, key)) = tls {
+            let data = folder.join("data");
+            let access = "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
+            for (name, text) in [("server.crt", certificate), ("server.key", key), ("pg_hba.conf", access)] {
+                let path = data.join(name);
+                std::fs::write(&path, text).unwrap();
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+                if let Some((uid, gid)) = user() {
+                    chown(&path, Some(uid), Some(gid)).unwrap();
+                }
+            }
+        }
+        let tls = tls.is_some();
+        let keeper = Self::keep(&programs, &folder, port, tls);
         let (template, made) = (OnceLock::new(), AtomicU32::new(0));
-        let server = Self { programs, folder, keeper, template, made };
+        let server = Self { programs, folder, port, tls, keeper, template, made };
         server.wait_until_ready();
         server
     }
 
-    fn keep(programs: &Path, folder: &Path) -> Child {
+    fn keep(programs: &Path, folder: &Path, port: u16, tls: bool) -> Child {
         let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).arg(programs).arg(folder);
+        keeper.args(["-c", KEEPER, "keeper"]).arg(programs).arg(folder).arg(port.to_string());
+        keeper.args(if tls { ["127.0.0.1", "on"] } else { ["", "off"] });
         keeper.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         // Its own process group: a Ctrl-C must not end it before it has cleaned up.
         keeper.process_group(0);
@@ -143,19 +174,23 @@ impl Server {
 
     /// Starts the server again on its data.
     pub fn restart(&mut self) {
-        self.keeper = Self::keep(&self.programs, &self.folder);
+        self.keeper = Self::keep(&self.programs, &self.folder, self.port, self.tls);
         self.wait_until_ready();
     }
 
     /// Returns the URL of a database.
     pub fn url(&self, name: &str) -> String {
         let folder = self.folder.to_str().unwrap().replace('/', "%2F");
-        format!("postgres://ringback@{folder}/{name}")
+        format!("postgres://ringback@{folder}:{}/{name}", self.port)
     }
 
     /// Path of the Unix socket.
     pub fn socket(&self) -> PathBuf {
-        self.folder.join(".s.PGSQL.5432")
+        self.folder.join(format!(".s.PGSQL.{}", self.port))
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Creates a database of its own for a test, with the schema and rows of a new store.

@@ -10,6 +10,10 @@
 //! - If an old session of this process still holds it, on a server that has not noticed the loss, its process
 //!   id is known, and it is terminated.
 //!
+//! **No pooler in transaction mode.** Such a pooler gives each transaction the session that is free: the lock, the settings
+//! and the prepared statements of one session are then used by others. [`check_sessions`] opens a second session at the
+//! start, and refuses the server if a transaction of the second one displaces the first.
+//!
 //! **Durability.** A server with `synchronous_commit=off` or `fsync=off` confirms a commit before it is on
 //! disk, so a crash of its machine could lose answered requests. Both settings are refused.
 //!
@@ -62,6 +66,9 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// of that many losses is not running.
 const OWN_SESSIONS_MAX: usize = 64;
 
+/// Number of the tries to detect a pooler in transaction mode.
+const POOLER_TRIES: u32 = 2;
+
 /// Minimum version, in the numbering of the server.
 const MIN_VERSION: i64 = 140_000;
 
@@ -92,6 +99,7 @@ impl WriterConnection {
         let runtime = BlockingRuntime::new()?;
         let session = server.connect(&runtime).context("the database cannot be reached")?;
         check(&session)?;
+        check_sessions(server, &runtime, &session)?;
         let own_sessions = vec![backend(&session)?];
         if !lock(&session, &runtime)? {
             bail!(
@@ -244,6 +252,40 @@ fn outcome(session: &Session, xid: &str) -> Result<CommitOutcome> {
         Some(_) => Err(StoreError::Unavailable("a commit is still in progress".to_owned())),
         None => end_the_process("the server does not know the outcome of a commit"),
     }
+}
+
+/// Refuses a pooler that gives each transaction another session.
+///
+/// While a transaction of another session is open, this one has the process on the server that it had before. In
+/// transaction mode, the pooler has given that process to the transaction: mostly the process that became free last. The
+/// traffic of other clients can hide that once; so it is tried several times. A pooler that does not know prepared
+/// statements shows itself by their errors.
+fn check_sessions(server: &Server, runtime: &Arc<BlockingRuntime>, session: &Session) -> anyhow::Result<()> {
+    let is_shared = || -> Result<bool> {
+        let own = backend(session)?;
+        let other = server.connect(runtime)?;
+        other.begin(false);
+        // The pool may have one process only: this session must not be asked then, because it would wait.
+        let is_shared = backend(&other)? == own || backend(session)? != own;
+        other.roll_back();
+        other.close();
+        Ok(is_shared)
+    };
+    for _ in 0..POOLER_TRIES {
+        match is_shared() {
+            Ok(false) => {}
+            // The statement does not exist in this session, or exists already.
+            Err(error) if !["26000", "42P05"].iter().any(|code| error.to_string().contains(code)) => {
+                return Err(error.into());
+            }
+            Ok(true) | Err(_) => bail!(
+                "database_url is the address of a pooler in transaction mode, which gives each transaction another \
+                 session, and the lock against a second process belongs to a session; use the address of the server, or \
+                 of a pooler in session mode (Supabase: port 5432; Neon: the host without -pooler)"
+            ),
+        }
+    }
+    Ok(())
 }
 
 /// Refuses servers that would lose commits or do not work.

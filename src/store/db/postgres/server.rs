@@ -8,10 +8,11 @@ use tokio_postgres::config::TargetSessionAttrs;
 
 use super::super::error::{Result, StoreError};
 use super::session::{BlockingRuntime, Session, message};
-use super::tls::Tls;
+use super::tls::{self, Tls};
 use crate::clock::{Clock, Stopwatch};
+use crate::domain::{PostgresUrl, Verification};
 
-/// Timeout of each address of the server. Connecting and preparing a session may take twice as long.
+/// Default of the timeout of each address of the server, which `connect_timeout` in the URL replaces.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time after a failed connection in which the same error is returned without a new attempt.
@@ -21,30 +22,37 @@ const FAILURE_VALID_FOR: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Server {
     config: tokio_postgres::Config,
-    tls: Tls,
+    url: PostgresUrl,
+    /// Timeout of each address of the server. Connecting and preparing a session may take twice as long.
+    connect_timeout: Duration,
     last_failure: Mutex<Option<(Stopwatch, String)>>,
 }
 
 impl Server {
     /// Parses the URL of a database.
     pub fn new(url: &str) -> anyhow::Result<Arc<Self>> {
+        let url = PostgresUrl::parse(url).map_err(|error| anyhow::anyhow!("database_url: {error}"))?;
         // The message of the library may quote parts of a password.
-        let config = tokio_postgres::Config::from_str(url);
+        let config = tokio_postgres::Config::from_str(url.url.reveal());
         let mut config = config.map_err(|_| {
             anyhow::anyhow!("database_url cannot be parsed; expected postgres://user:password@host/database")
         })?;
         if config.get_application_name().is_none() {
             config.application_name("ringback");
         }
+        let connect_timeout = url.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
         config
             .target_session_attrs(TargetSessionAttrs::ReadWrite)
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(connect_timeout)
             .tcp_user_timeout(Duration::from_secs(10))
             .keepalives_idle(Duration::from_secs(10))
             .keepalives_interval(Duration::from_secs(5))
             .keepalives_retries(3);
-        let tls = Tls(Arc::new(crate::tls::config(Vec::new())?));
-        Ok(Arc::new(Self { config, tls, last_failure: Mutex::default() }))
+        tls::config(&url)?;
+        if url.verification == Verification::None {
+            tracing::warn!("the certificate of the database server is not verified (sslmode=no-verify)");
+        }
+        Ok(Arc::new(Self { config, url, connect_timeout, last_failure: Mutex::default() }))
     }
 
     /// Opens and prepares a session.
@@ -54,10 +62,14 @@ impl Server {
         {
             return Err(StoreError::Unavailable(reason.clone()));
         }
-        let opening = Session::open(runtime, &self.config, self.tls.clone());
-        let reason = match runtime.block_on(Clock::System.timeout(CONNECT_TIMEOUT * 2, opening)) {
+        let config = tls::config(&self.url).map_err(|error| StoreError::Unavailable(format!("{error:#}")))?;
+        let opening = Session::open(runtime, &self.config, Tls(Arc::new(config)));
+        let reason = match runtime.block_on(Clock::System.timeout(self.connect_timeout * 2, opening)) {
             Some(Ok(session)) => return Ok(session),
-            Some(Err(error)) => message(&error),
+            Some(Err(error)) => match tls::remedy(&error) {
+                Some(remedy) => format!("{}; {remedy}", message(&error)),
+                None => message(&error),
+            },
             None => "it does not answer".to_owned(),
         };
         let failure = Some((Clock::System.stopwatch(), reason.clone()));

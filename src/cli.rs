@@ -1,6 +1,7 @@
 //! The command line.
 //!
-//! Exit codes of all commands: 0 success, 1 failure, 2 wrong usage. An error is a sentence on stderr that says what
+//! Exit codes of all commands: 0 success, 1 failure, 2 wrong usage. `serve` that a signal stopped exits with 0, also
+//! if the wait for the work in progress was cut short. An error is a sentence on stderr that says what
 //! to do. The result of a command goes to stdout, and only this folder writes to it.
 
 mod arguments;
@@ -13,6 +14,7 @@ mod output;
 pub mod provider;
 pub mod serve;
 pub mod show;
+mod signals;
 pub mod sim;
 pub mod tenants;
 pub mod verify;

@@ -1,8 +1,6 @@
 //! Parts that several commands share: values of arguments, the configuration that flags select, and the signals that
 //! end a command.
 
-use anyhow::Context as _;
-
 use super::output::Failure;
 use crate::app::configuration_errors;
 use crate::config::{Config, ConfigError, Environment, File, Flags, Source};
@@ -59,17 +57,6 @@ pub(super) fn complete_configuration(flags: &Flags) -> Result<Config, Failure> {
 /// Reads the configuration, and returns all errors together with the values that have none.
 pub(super) fn read_configuration(flags: &Flags) -> (Config, Vec<ConfigError>) {
     Config::read_partially(flags, &Environment::of_process(), File::find(flags.config.as_deref()))
-}
-
-/// Waits for SIGINT or SIGTERM.
-pub(super) async fn shutdown_signal() -> anyhow::Result<()> {
-    let kind = tokio::signal::unix::SignalKind::terminate();
-    let mut terminate =
-        tokio::signal::unix::signal(kind).context("no handler for SIGTERM can be installed")?;
-    tokio::select! {
-        received = tokio::signal::ctrl_c() => received.context("no handler for SIGINT can be installed"),
-        _ = terminate.recv() => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -23,10 +23,10 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use self::expectations::{DemoJob, Expectations};
 use self::log::{CLIENT, DemoLog, FLAKY, MUVI, Participant, RECEIVER, SERVER, log_response};
-use super::arguments::shutdown_signal;
 use super::client::Client;
 use super::listen::{Arrival, Listener};
 use super::output::{Failure, print_line};
+use super::signals::Signals;
 use super::sim::{Options, Simulator};
 use crate::app::{App, HostEnvironment};
 use crate::channels::webhook::Secret;
@@ -78,6 +78,7 @@ impl Demo {
         telemetry::logs::init("error", LogFormat::Text)?;
         let clock = Clock::System;
         let log = Arc::new(DemoLog::new(&clock));
+        let mut signals = Signals::install()?;
         // Created first, so that it is dropped last, after the database was closed.
         let folder = Folder::make()?;
         let mut services = Services::start(&clock, &log, &folder).await?;
@@ -87,7 +88,7 @@ impl Demo {
                 Some(played) => played,
                 None => Err(anyhow!("the demo did not end within {} s", TIMEOUT.as_secs())),
             },
-            asked = shutdown_signal() => asked.and(Err(anyhow!("the demo was interrupted"))),
+            () = signals.stop() => Err(anyhow!("the demo was interrupted")),
         };
         print_line(format_args!("\n{}", expectations.summary(|job| services.simulator.polls(job))))?;
         let verdict = outcome.and_then(|()| expectations.verdict().map_err(anyhow::Error::msg));
@@ -100,9 +101,13 @@ impl Demo {
             print_line(expectations.missing())?;
         }
         if self.keep && verdict.is_ok() {
-            services.keep(&log).await?;
+            services.keep(&log, &mut signals).await?;
         }
-        services.shut_down().await?;
+        tokio::select! {
+            closed = services.shut_down() => closed?,
+            // A second signal ends the wait for the work in progress.
+            () = signals.stop_now() => {}
+        }
         Ok(verdict?)
     }
 }
@@ -202,7 +207,7 @@ impl Services {
     }
 
     /// Runs until a signal, and shows further webhooks.
-    async fn keep(&mut self, log: &DemoLog) -> Result<()> {
+    async fn keep(&mut self, log: &DemoLog, signals: &mut Signals) -> Result<()> {
         let (server, key, url) = (self.client.url(), &self.key, &self.steady.url);
         print_line(format_args!(
             r#"
@@ -216,10 +221,10 @@ Everything runs until Ctrl-C. To register a job of your own that fails after 5 s
 "#
         ))?;
         // One future for all iterations, so that no signal is lost between two webhooks.
-        let mut stop = std::pin::pin!(shutdown_signal());
+        let mut stop = std::pin::pin!(signals.stop());
         loop {
             tokio::select! {
-                asked = &mut stop => return asked,
+                () = &mut stop => return Ok(()),
                 arrived = self.next() => {
                     let (participant, arrival) = arrived?;
                     log.webhook(participant, &arrival);

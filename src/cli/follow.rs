@@ -9,9 +9,9 @@ use backon::{ExponentialBuilder, Retryable as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use super::arguments::shutdown_signal;
 use super::client::{Answer, Client, segment, with_query};
 use super::output::{Failure, Terminal, clean, join, print_line, print_note, text, texts};
+use super::signals::shutdown_signal;
 use crate::domain::{JobStatus, WatchStatus};
 
 /// Maximum time that the server waits before it answers; shorter with a progress bar.

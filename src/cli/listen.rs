@@ -19,8 +19,8 @@ use serde::de::IgnoredAny;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::arguments::shutdown_signal;
 use super::output::{Failure, print_line};
+use super::signals::shutdown_signal;
 use crate::channels::webhook::{self, Secret};
 use crate::clock::Clock;
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::arguments::{complete_configuration, configuration, shutdown_signal};
+use super::arguments::{complete_configuration, configuration};
 use super::output::{Failure, Terminal, print_line, print_note};
+use super::signals::Signals;
 use crate::app::{App, FirstStart, HostEnvironment};
 use crate::clock::Clock;
 use crate::config::{Effective, Flags};
@@ -29,7 +30,9 @@ Example:
     -H \"Authorization: Bearer $RINGBACK_API_KEY\" -H 'Content-Type: application/json' \\
     -d '{\"jobId\": \"job_abc123def456\", \"callbackUrl\": \"https://app.example.com/hooks/muvi\"}'
 
-`ringback config` shows every setting. SIGTERM and SIGINT shut the service down cleanly.")]
+`ringback config` shows every setting. SIGTERM, SIGINT, SIGQUIT and SIGHUP stop the service after the work in
+progress, for which it waits up to shutdown_grace. A second SIGTERM or SIGINT ends that wait. The exit code is 0 in
+both cases.")]
 pub struct Serve {
     #[command(flatten)]
     flags: Flags,
@@ -48,14 +51,19 @@ impl Serve {
             "the new admin key could not be printed and will not be shown again: remove the database, or \
              set RINGBACK_API_KEY",
         )?;
+        // Before the line after which a supervisor may send a signal.
+        let (mut first, mut both) = (Signals::install()?, Signals::install()?);
         print_line(format_args!("ringback listens on http://{}", app.address()?))?;
-        app.run(async {
-            if let Err(error) = shutdown_signal().await {
-                tracing::error!(%error, "no signal handlers can be installed");
-                std::future::pending::<()>().await;
-            }
-        })
-        .await?;
+        let second = async {
+            both.stop().await;
+            both.stop_now().await;
+        };
+        tokio::select! {
+            ended = app.run(first.stop()) => ended?,
+            () = second => tracing::warn!(
+                "a second signal: work in progress is interrupted, and the next start continues it"
+            ),
+        }
         Ok(())
     }
 }

@@ -22,8 +22,8 @@ use tokio::net::TcpListener;
 
 pub use machine::{Answer, Ending, List, Machine, Options};
 
-use super::arguments::shutdown_signal;
 use super::output::{Failure, print_line};
+use super::signals::shutdown_signal;
 use crate::clock::Clock;
 use crate::config::LogFormat;
 use crate::domain::Timestamp;

@@ -35,16 +35,16 @@ async fn nap(millis: u64) {
 }
 
 /// The provider and the receiver of a process, and its database.
-struct Ground {
-    provider: Provider,
-    receiver: Receiver,
-    folder: tempfile::TempDir,
-    database: String,
+pub struct Ground {
+    pub provider: Provider,
+    pub receiver: Receiver,
+    pub folder: tempfile::TempDir,
+    pub database: String,
 }
 
 impl Ground {
     /// Creates a database of the kind that the test is for.
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         match on() {
             On::Sqlite => Self::on("sqlite://ringback.db".to_owned()).await,
             On::Postgres => {
@@ -54,7 +54,7 @@ impl Ground {
         }
     }
 
-    async fn on(database: String) -> Self {
+    pub async fn on(database: String) -> Self {
         let held = Held::default();
         Self {
             provider: Provider::start(Clock::System, held.clone()).await,
@@ -64,24 +64,32 @@ impl Ground {
         }
     }
 
-    fn start(&self) -> Process {
+    pub fn start(&self) -> Process {
         self.start_on(&self.database)
     }
 
-    fn start_on(&self, database: &str) -> Process {
-        Process::start(self.folder.path(), &self.provider.url(), database)
+    pub fn start_on(&self, database: &str) -> Process {
+        let command = Command::new(env!("CARGO_BIN_EXE_ringback"));
+        Process::start(command, self.folder.path(), &self.provider.url(), database)
+    }
+
+    /// Starts a process that does not ignore SIGHUP, also if the tests were started by `nohup`.
+    pub fn start_with_sighup(&self) -> Process {
+        let mut command = Command::new("/usr/bin/env");
+        command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_ringback")]);
+        Process::start(command, self.folder.path(), &self.provider.url(), &self.database)
     }
 }
 
 /// A process `ringback serve`.
-struct Process {
-    child: Child,
+pub struct Process {
+    pub child: Child,
     address: watch::Receiver<Option<SocketAddr>>,
 }
 
 impl Process {
-    fn start(folder: &Path, provider: &str, database: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ringback"))
+    fn start(mut command: Command, folder: &Path, provider: &str, database: &str) -> Self {
+        let mut child = command
             .arg("serve")
             .current_dir(folder)
             .env_clear()
@@ -118,24 +126,28 @@ impl Process {
         Self { child, address }
     }
 
-    async fn address(&self) -> SocketAddr {
+    pub async fn address(&self) -> SocketAddr {
         let mut address = self.address.clone();
         let found = guarded("the address", address.wait_for(Option::is_some)).await.unwrap();
         found.unwrap()
     }
 
     /// Kills the process with SIGKILL.
-    async fn kill(mut self) {
+    pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
 
-    fn terminate(&self) {
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
+        kill_process(pid, signal).unwrap();
     }
 
     /// Returns the exit status and stderr.
-    async fn ended(mut self) -> (ExitStatus, String) {
+    pub async fn ended(mut self) -> (ExitStatus, String) {
         let mut said = String::new();
         let mut stderr = self.child.stderr.take().unwrap();
         let status = guarded("the end", async {
@@ -146,7 +158,7 @@ impl Process {
     }
 }
 
-async fn get(address: SocketAddr, path: &str) -> Value {
+pub async fn get(address: SocketAddr, path: &str) -> Value {
     let bytes = wire::request("GET", path, &[AUTH], b"");
     guarded(path, wire::exchange(address, &bytes)).await.expect("an answer").expect(200)
 }

@@ -55,6 +55,7 @@ mod postgres_tls;
 mod proxy;
 mod retry;
 mod server;
+mod signals;
 mod store;
 mod stream;
 mod tenancy;

@@ -41,6 +41,10 @@ use descriptors::DescriptorShares;
 /// Interval between two deletions of data that is older than the retention.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 
+/// Interval between two checks whether the files of the database are still there: the time in which writes can be
+/// accepted that are lost.
+const FILES_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Interval between two writes of the times at which keys were last used.
 const KEY_USES_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -209,13 +213,16 @@ impl App {
         let scraped = self
             .metrics
             .map(|metrics| tokio::spawn(api::serve_metrics(metrics, Arc::clone(&api), draining.subscribe())));
-        let server = tokio::spawn(api::serve(self.listener, api, draining.subscribe()));
+        let mut server = tokio::spawn(api::serve(self.listener, api, draining.subscribe()));
         tokio::select! {
             () = stop => {}
+            // A process without its API must not stay.
+            ended = &mut server => return Err(anyhow!("the API ended, which is a bug: {ended:?}")),
             never = run_poller(&poller, &clock) => match never {},
             never = run_dispatcher(&dispatcher, &clock) => match never {},
             never = prune(&store, &clock, &config.retention) => match never {},
             never = run_key_uses(&store, &clock) => match never {},
+            never = watch_files(&store, &clock) => match never {},
             never = watch_clock(&clock, &poller, &dispatcher) => match never {},
         }
         tracing::info!("stopping: finishing the work in progress");
@@ -297,6 +304,13 @@ async fn run_key_uses(store: &Store, clock: &Clock) -> Never {
     loop {
         clock.sleep(KEY_USES_INTERVAL).await;
         write_key_uses(store).await;
+    }
+}
+
+async fn watch_files(store: &Store, clock: &Clock) -> Never {
+    loop {
+        clock.sleep(FILES_INTERVAL).await;
+        store.check_files().await;
     }
 }
 

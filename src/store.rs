@@ -108,6 +108,18 @@ impl Store {
         }
     }
 
+    /// Compares the open files of a SQLite database with their names. If one was deleted or replaced, nothing is
+    /// written any more, and the writer ends the process.
+    pub async fn check_files(&self) {
+        let Some(files) = self.shared.files.clone() else { return };
+        if let Ok(Err(fault)) = tokio::task::spawn_blocking(move || files.check()).await
+            && self.shared.fault.set(fault).is_ok()
+        {
+            // Any command wakes the writer.
+            let _ = self.check_writes().await;
+        }
+    }
+
     /// Writes something that changes no fact, to show whether the database accepts writes.
     pub async fn check_writes(&self) -> Result<()> {
         self.probe(Probe).await

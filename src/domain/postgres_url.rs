@@ -62,6 +62,18 @@ const IGNORED: &[&str] = &[
     "workaround",
 ];
 
+/// Values that decide nothing here, of parameters that otherwise do.
+const NEUTRAL: &[(&str, &str)] = &[
+    ("pgbouncer", "0"),
+    ("pgbouncer", "false"),
+    ("pool_mode", "session"),
+    ("schema", "public"),
+    ("ssl", "false"),
+    ("target_session_attrs", "any"),
+    ("target_session_attrs", "primary"),
+    ("target_session_attrs", "read-write"),
+];
+
 /// Parameters that the library reads.
 const OF_THE_LIBRARY: &[&str] = &[
     "application_name",
@@ -151,10 +163,12 @@ impl PostgresUrl {
 
     /// Takes a parameter. Returns what the library is to read instead.
     fn take(&mut self, name: &str, value: &str) -> Result<Option<String>, String> {
+        if NEUTRAL.contains(&(name, value)) {
+            return Ok(None);
+        }
         match (name, value) {
             ("sslmode", mode) => return self.ssl_mode(mode).map(Some),
             ("ssl", "true") | ("sslaccept", "strict") => return self.ssl_mode("verify-full").map(Some),
-            ("ssl", "false") => {}
             ("sslaccept", _) => return Err(format!("sslaccept is not known; {SSL_MODES}")),
             ("sslrootcert", "system") => self.roots = None,
             ("sslrootcert", "") => {
@@ -170,13 +184,11 @@ impl PostgresUrl {
                 self.connect_timeout =
                     (seconds > 0).then(|| Duration::from_secs(seconds.min(CONNECT_TIMEOUT_MAX)));
             }
-            ("target_session_attrs", "any" | "primary" | "read-write") => {}
             ("target_session_attrs", _) => {
                 return Err("the service writes, so target_session_attrs can only be read-write".to_owned());
             }
-            ("pgbouncer", "false" | "0") | ("pool_mode", "session") | ("schema", "public") => {}
             ("pgbouncer" | "pool_mode", _) => {
-                return Err(pooler(&format!("{name}={value}"), "use the URL of a direct connection"));
+                return Err(pooler(&format!("a URL with {name}"), "use the URL of a direct connection"));
             }
             ("schema", _) => {
                 return Err("write options=-csearch_path%3DNAME instead of schema=NAME".to_owned());
@@ -249,7 +261,7 @@ fn check_poolers(hosts: &[String], ports: &[String]) -> Result<(), String> {
 /// Returns a sentence about a pooler in transaction mode.
 fn pooler(what: &str, remedy: &str) -> String {
     format!(
-        "{what} is a pooler in transaction mode, which gives each transaction another session, and the lock against a \
+        "{what} leads to a pooler in transaction mode, which gives each transaction another session, and the lock against a \
          second process belongs to a session; {remedy}"
     )
 }

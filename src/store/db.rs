@@ -17,9 +17,10 @@ mod tx;
 mod value;
 
 pub use self::connections::{DatabaseLocation, Readers, WriterConnection};
-pub use self::error::{CommitOutcome, Received, Result, StoreError};
+pub use self::error::{CommitOutcome, Received, Result, StoreError, end_the_process};
 #[cfg(test)]
 pub use self::sqlite::in_memory;
+pub use self::sqlite::{Fault, Files};
 pub use self::tx::Tx;
 pub use self::value::{Parts, Row, RowSql, Value, Where};
 pub(super) use self::value::{params, row_sql};

@@ -47,6 +47,7 @@ fn open_database(options: StoreOptions) -> anyhow::Result<(WriterConnection, Rea
     }
     let tx = connection.tx();
     let (ids, tenants) = (Ids::above(rows::greatest_id(&tx)?), apps::load_tenants(&tx, &keyring)?);
-    let shared = Arc::new(Shared::new(ids, tenants, keyring, public_url));
+    let files = connection.files();
+    let shared = Arc::new(Shared { files, ..Shared::new(ids, tenants, keyring, public_url) });
     Ok((connection, ReadStore { shared, readers: Arc::new(readers) }))
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use super::db::{Readers, Result, Tx};
+use super::db::{Fault, Files, Readers, Result, Tx};
 use super::notifications::{ChangeNotifier, Listener, Mailbox};
 use super::sealing::Keyring;
 use super::tenant_cache::{TenantCache, TenantChange};
@@ -22,6 +22,10 @@ pub(super) struct Shared {
     pub(super) public_url: String,
     /// Whether the database refused the last batch.
     pub(super) refusing: AtomicBool,
+    /// Files of a SQLite database.
+    pub(super) files: Option<Arc<Files>>,
+    /// Set when one of the files was deleted or replaced. The writer then ends the process.
+    pub(super) fault: OnceLock<Fault>,
     /// Notifies of the end of a watch.
     pub(super) watch_ends: ChangeNotifier<WatchId>,
     /// Notifies of the growth of an app's feed.
@@ -51,9 +55,9 @@ impl Shared {
         self.tracer.get().unwrap_or(&Tracer::OFF)
     }
 
-    /// Whether the database refused the last batch.
+    /// Whether the database refused the last batch, or its files are gone.
     pub(super) fn is_refusing(&self) -> bool {
-        self.refusing.load(Ordering::Acquire)
+        self.refusing.load(Ordering::Acquire) || self.fault.get().is_some()
     }
 
     /// Applies the changes of a commit to the apps and keys in memory.

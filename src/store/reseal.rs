@@ -51,13 +51,20 @@ pub(super) fn reseal(connection: &mut WriterConnection, keyring: &Keyring) -> Re
         (changed, next) = connection.transaction(failure, |tx| destinations(tx, keyring, last))?;
         count += changed;
     }
-    if was_plain && let Err(error) = connection.rewrite() {
-        tracing::warn!(%error, "the database could not be rewritten: its file still holds plain secrets; run VACUUM");
+    let rewritten = if was_plain { connection.rewrite() } else { Ok(()) };
+    if let Err(error) = &rewritten {
+        if matches!(error, db::StoreError::Damaged(_)) {
+            bail!(error.clone());
+        }
+        tracing::warn!(
+            %error,
+            "the database could not be rewritten: its file still holds plain secrets; the next start tries it again"
+        );
     }
     // The other names are deleted when no value needs them any more.
     connection.transaction(failure, |tx| {
         tx.run("delete from seals where id <> $1", params![first])?;
-        tx.run("update seals set complete = 1", [])
+        tx.run("update seals set complete = $1", params![rewritten.is_ok()])
     })?;
     Ok(count)
 }

@@ -20,6 +20,11 @@
 //! not be written. In this state, the writer adds a write to every batch. Otherwise the success of a batch that only
 //! reads would count as a recovery.
 //!
+//! **Damage, and files that are gone, end the process.** A damaged page fails the commands that need it, while others
+//! succeed: nothing would show that some watches never end. A deleted file would lose everything that follows. So the
+//! writer refuses what is queued and ends the process, and so does a reader that finds damage. A panic of this thread
+//! outside of a batch ends the process as well.
+//!
 //! **A failed COMMIT is not repeated.**
 //!
 //! - On SQLite, the contents of the disk are unknown after a failed sync, and a second sync could falsely
@@ -52,7 +57,7 @@ use backon::{ConstantBuilder, Retryable as _};
 use tokio::sync::{mpsc, oneshot};
 
 use super::batch::{Batch, CommitEffects};
-use super::db::{CommitOutcome, Received, Result, StoreError, WriterConnection};
+use super::db::{CommitOutcome, Fault, Received, Result, StoreError, WriterConnection, end_the_process};
 use super::nodes;
 use super::reads::Shared;
 use crate::clock::Clock;
@@ -148,13 +153,18 @@ impl Writer {
         let shared = Arc::clone(shared);
         let thread = std::thread::Builder::new().name("writer".to_owned());
         let thread = thread.spawn(move || {
-            WriterLoop { connection, shared: &shared, pending_effects: None }.run(queue);
+            let writer = WriterLoop { connection, shared: &shared, pending_effects: None };
+            // Without the writer, the process would refuse every write and repeat every attempt for ever.
+            if catch_unwind(AssertUnwindSafe(|| writer.run(queue))).is_err() {
+                end_the_process("the writer of the database panicked, which is a bug");
+            }
         })?;
         Ok((sender, Self(thread)))
     }
 
     /// Waits until everything is written and the database is closed.
     pub fn join(self) {
+        // A panic has ended the process.
         let _ = self.0.join();
     }
 }
@@ -179,6 +189,9 @@ impl WriterLoop<'_> {
                     {
                         commands.push(next);
                     }
+                    if let Some(fault) = self.shared.fault.get() {
+                        self.end(*fault, commands, &mut queue);
+                    }
                     self.commit(commands);
                 }
                 Received::Closed => return self.connection.close(),
@@ -190,6 +203,19 @@ impl WriterLoop<'_> {
                 }
             }
         }
+    }
+
+    /// Refuses all commands, and ends the process.
+    fn end<C: CommandSet>(&self, fault: Fault, mut commands: Vec<C>, queue: &mut mpsc::Receiver<C>) -> ! {
+        queue.close();
+        while let Ok(next) = queue.try_recv() {
+            commands.push(next);
+        }
+        let error = StoreError::Unavailable("a file of the database was deleted or replaced".to_owned());
+        for command in commands {
+            command.settle(Some(&error));
+        }
+        self.connection.end(fault)
     }
 
     /// Commits `commands` in one transaction, or in halves if one of them fails.
@@ -220,6 +246,9 @@ impl WriterLoop<'_> {
         }
         for command in commands {
             command.settle(failure.as_ref());
+        }
+        if let Some(StoreError::Damaged(reason)) = &failure {
+            self.connection.end_damaged(reason);
         }
     }
 
@@ -278,7 +307,7 @@ impl WriterLoop<'_> {
         match &committed {
             Ok(()) => effects.publish(self.shared),
             Err(StoreError::Unknown(_)) => self.pending_effects = Some(effects),
-            Err(StoreError::Unavailable(_) | StoreError::Inconsistent(_)) => {}
+            Err(StoreError::Unavailable(_) | StoreError::Damaged(_) | StoreError::Inconsistent(_)) => {}
         }
         committed
     }

@@ -33,6 +33,7 @@ mod cloudevents;
 mod contract;
 mod crash;
 mod cuttable_proxy;
+mod database_files;
 mod delivering;
 mod demo;
 mod fakes;

@@ -296,7 +296,7 @@ pub struct ProblemView<'a> {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(reason) => {
+            StoreError::Unavailable(reason) | StoreError::Damaged(reason) => {
                 tracing::warn!(error = %reason, "request refused: the database is not available");
                 Self::new(
                     ProblemCode::Unavailable,

@@ -6,10 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::error::{CommitOutcome, Received, Result, StoreError};
+use super::error::{CommitOutcome, Received, Result, StoreError, end_with};
 use super::tx::Tx;
 use super::{postgres, sqlite};
 use crate::domain::Masked;
@@ -146,6 +145,27 @@ impl WriterConnection {
         }
     }
 
+    /// The files of a SQLite database.
+    pub fn files(&self) -> Option<Arc<sqlite::Files>> {
+        if let Self::Sqlite(connection) = self { Some(Arc::clone(&connection.files)) } else { None }
+    }
+
+    /// Ends the process because a file of the database was deleted or replaced.
+    pub fn end(&self, fault: sqlite::Fault) -> ! {
+        match self {
+            Self::Sqlite(connection) => connection.end(fault),
+            Self::Postgres(_) => end_with("a server has no files here"),
+        }
+    }
+
+    /// Ends the process because the database is damaged.
+    pub fn end_damaged(&self, reason: &str) -> ! {
+        match self {
+            Self::Sqlite(connection) => connection.files.end_damaged(reason),
+            Self::Postgres(_) => end_with(&damaged_server(reason)),
+        }
+    }
+
     /// Closes the connection.
     pub fn close(self) {
         match self {
@@ -155,19 +175,26 @@ impl WriterConnection {
     }
 }
 
+/// Returns a sentence about a damaged database on a server.
+fn damaged_server(reason: &str) -> String {
+    format!(
+        "the server reports that the database is damaged ({reason}); restore a backup, and check its disk before"
+    )
+}
+
 /// A connection that only reads.
 #[derive(Debug)]
 enum Reader {
-    Sqlite(Connection),
+    Sqlite(sqlite::Reader),
     Postgres(Box<postgres::Reader>),
 }
 
 impl Reader {
     fn begin(&mut self) -> Result<Tx<'_>> {
         Ok(match self {
-            Self::Sqlite(connection) => {
-                connection.execute_batch("begin")?;
-                Tx::Sqlite(connection)
+            Self::Sqlite(reader) => {
+                reader.connection.execute_batch("begin")?;
+                Tx::Sqlite(&reader.connection)
             }
             Self::Postgres(reader) => Tx::Postgres(reader.begin()?),
         })
@@ -176,10 +203,18 @@ impl Reader {
     /// Releases the snapshot: a snapshot that stays open prevents the removal of old rows.
     fn end(&mut self) {
         match self {
-            Self::Sqlite(connection) => {
-                let _ = connection.execute_batch("rollback");
+            Self::Sqlite(reader) => {
+                let _ = reader.connection.execute_batch("rollback");
             }
             Self::Postgres(reader) => reader.end(),
+        }
+    }
+
+    /// Ends the process because the database is damaged.
+    fn end_damaged(&self, reason: &str) -> ! {
+        match self {
+            Self::Sqlite(reader) => reader.end_damaged(reason),
+            Self::Postgres(_) => end_with(&damaged_server(reason)),
         }
     }
 }
@@ -208,6 +243,9 @@ impl Readers {
             // The connection returns to the pool even after a panic.
             let result = catch_unwind(AssertUnwindSafe(|| read(&reader.begin()?)));
             reader.end();
+            if let Ok(Err(StoreError::Damaged(reason))) = &result {
+                reader.end_damaged(reason);
+            }
             readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
             result.unwrap_or_else(|_| Err(lost()))
         });

@@ -1,6 +1,6 @@
 //! Errors of the store, and outcomes of commits and of waits.
 
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 
 /// Error of a read or a write.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -12,6 +12,9 @@ pub enum StoreError {
     /// The connection was lost in a commit. The outcome is known when the server answers again.
     #[error("the connection to the database was lost in a commit: {0}")]
     Unknown(String),
+    /// The database is damaged: a part of it cannot be read, now or later. The process ends.
+    #[error("the database is damaged: {0}")]
+    Damaged(String),
     /// A row contradicts itself, or a statement failed that should not: a bug.
     #[error("the database is inconsistent: {0}")]
     Inconsistent(String),
@@ -22,6 +25,9 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
+        if is_damage(&error) {
+            return Self::Damaged(error.to_string());
+        }
         match error.sqlite_error_code() {
             Some(
                 ErrorCode::DiskFull
@@ -31,14 +37,26 @@ impl From<rusqlite::Error> for StoreError {
                 | ErrorCode::OutOfMemory
                 | ErrorCode::DatabaseBusy
                 | ErrorCode::DatabaseLocked
-                | ErrorCode::DatabaseCorrupt
-                | ErrorCode::NotADatabase
                 | ErrorCode::FileLockingProtocolFailed
                 | ErrorCode::PermissionDenied,
             ) => Self::Unavailable(error.to_string()),
             _ => Self::Inconsistent(error.to_string()),
         }
     }
+}
+
+/// Whether an error of SQLite shows damage: a page has the wrong content, or the disk cannot read it. A repetition
+/// of the statement would fail in the same way, while statements that need other pages succeed.
+pub fn is_damage(error: &rusqlite::Error) -> bool {
+    let rusqlite::Error::SqliteFailure(error, _) = error else { return false };
+    matches!(error.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+        || matches!(
+            error.extended_code,
+            ffi::SQLITE_IOERR_READ
+                | ffi::SQLITE_IOERR_SHORT_READ
+                | ffi::SQLITE_IOERR_DATA
+                | ffi::SQLITE_IOERR_CORRUPTFS
+        )
 }
 
 /// Outcome of a commit that was unknown at first ([`StoreError::Unknown`]).
@@ -64,6 +82,17 @@ pub enum Received<T> {
 /// Ends the process where continuing would require a guess about the contents of the database: the next
 /// start reads what is there.
 pub fn end_the_process(why: &str) -> ! {
-    tracing::error!("{why}; the process ends, and the next start reads what is there");
-    std::process::abort();
+    end_with(&format!("{why}; the process ends, and the next start reads what is there"))
+}
+
+/// Ends the process with a sentence that says what happened and what to do.
+///
+/// Not by `abort`: that would write a core dump, with every secret of the process in it. `exit` runs the handlers of
+/// the C library before the process ends, and other threads run on meanwhile. They do nothing that they could not have
+/// done before: only the writer commits and answers. If the writer calls this function, it commits nothing more. If a
+/// reader calls it, a commit of the writer in these microseconds is complete, and is answered as every other. An
+/// attempt or a poll in flight ends as in a crash.
+pub fn end_with(sentence: &str) -> ! {
+    tracing::error!("{sentence}");
+    std::process::exit(1);
 }

@@ -1,28 +1,46 @@
 //! SQLite: the lock, the version, the settings, the migrations, and the commit.
 //!
-//! **One process.** A second process on the same file would poll and send everything twice. A `flock` on a
-//! file beside the database locks it for this process. The kernel releases the lock when the process ends,
-//! however it ends. The lock is not on the database itself: closing any descriptor of that file would drop the
-//! POSIX locks of SQLite on it.
+//! **One process.** A second process on the same file would poll and send everything twice. Locks keep it out, and
+//! the kernel releases them when the process ends, however it ends. [`files`] explains them, and why the process ends
+//! when a file is deleted or replaced.
+//!
+//! **Damage.** A damaged page stays damaged, and everything that needs it fails. The process ends at the first error
+//! of that kind, and notes it in the lock file. Every start checks the structure of the pages, for at most
+//! [`CHECK_PATIENCE`], and without that limit after such an end. So a damaged database accepts nothing.
 //!
 //! **Version.** In WAL mode, SQLite 3.7.0 to 3.51.2 can lose committed data when a second connection
 //! checkpoints while another commits (fixed in 3.51.3). The library is bundled; its version is checked all the
 //! same.
 //!
+//! **Temporary files.** `vacuum` copies the database to a temporary file, and sorting a long list can need one. SQLite
+//! would write them to `/var/tmp` or `/tmp`, which is often small or read-only in a container. They go to the folder of
+//! the database. It must be writable, and it is on the disk whose size the operator has chosen. The setting
+//! (`temp_store_directory`) belongs to the process and not to a connection, so it must be made before another thread
+//! uses SQLite: the start makes it before it opens a second connection. SQLite deprecates it because
+//! of this condition; a test shows that it works.
+//!
 //! **Durability.** `synchronous=FULL` in WAL mode: each commit is synced, so answered requests survive a loss
 //! of power. Checkpoints copy pages that are already in the log.
 
-use std::fs::{File, OpenOptions};
+mod files;
+
+use std::fs::OpenOptions;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rusqlite::functions::FunctionFlags;
+use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
-use rustix::fs::{FlockOperation, flock};
 
-use super::error::{self, end_the_process};
+use self::files::Locks;
+use super::error::{self, StoreError, end_the_process, end_with};
 use crate::domain::params_key;
+
+pub use self::files::{Fault, Files};
 
 /// 3.51.3, the first version without the WAL-reset bug.
 const MIN_VERSION: i32 = 3_051_003;
@@ -48,17 +66,37 @@ const CHECKPOINT_PAGES: i32 = 8_000;
 /// Capacity of the cache of prepared statements: every statement of the program.
 const STATEMENTS: usize = 128;
 
+/// Maximum duration of the check at the start: enough for some 500 MB in the cache of the system.
+const CHECK_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Every `migrations/sqlite/*.sql`: (file name, text), in the order of their versions. The build script lists
 /// the folder. A released migration never changes.
 const MIGRATIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/migrations_sqlite.rs"));
 
-/// The connection that writes, and the lock of the file. The lock is the last field, so it is released after
-/// the last write.
+/// The connection that writes. The locks are the last field, so they are released after the last write.
 #[derive(Debug)]
 pub struct WriterConnection {
     pub connection: Connection,
     path: PathBuf,
-    _lock: File,
+    pub files: Arc<Files>,
+    _locked: Locked,
+}
+
+/// Releases the locks when it is dropped.
+#[derive(Debug)]
+struct Locked(Arc<Files>);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+/// A connection that only reads. The files are the last field: their descriptors are closed after the connection.
+#[derive(Debug)]
+pub struct Reader {
+    pub connection: Connection,
+    files: Arc<Files>,
 }
 
 impl WriterConnection {
@@ -70,21 +108,36 @@ impl WriterConnection {
         }
         create(path);
         let path = &canonical(path)?;
-        let lock = lock(path)?;
+        let locks = Locks::take(path)?;
+        files::refuse_mount_point(path)?;
+        Self::open_locked(path, locks).map_err(|error| {
+            let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
+            match causes.find(|cause| error::is_damage(cause)) {
+                Some(damage) => anyhow!(damaged(path, &damage.to_string())),
+                None => error,
+            }
+        })
+    }
+
+    fn open_locked(path: &Path, locks: Locks) -> Result<Self> {
         let mut connection =
             connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
-        prepare_writer(&connection).with_context(|| format!("{} cannot be used", path.display()))?;
+        prepare_writer(&connection, path).with_context(|| format!("{} cannot be used", path.display()))?;
+        check_pages(&connection, path, &locks)?;
         migrate(&mut connection, MIGRATIONS)
             .with_context(|| format!("{} cannot be brought up to date", path.display()))?;
-        Ok(Self { connection, path: path.to_owned(), _lock: lock })
+        let mark = mark(&connection).with_context(|| format!("{} cannot be written", path.display()))?;
+        let files = Arc::new(locks.watch(path, mark)?);
+        checkpoint_with_care(&mut connection, Arc::clone(&files))?;
+        Ok(Self { connection, path: path.to_owned(), _locked: Locked(Arc::clone(&files)), files })
     }
 
     /// Opens a further connection, which only reads.
-    pub fn reader(&self) -> Result<Connection> {
-        let reader = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        reader.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
-        reader.pragma_update(None, "query_only", true)?;
-        Ok(reader)
+    pub fn reader(&self) -> Result<Reader> {
+        let connection = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(Reader { connection, files: Arc::clone(&self.files) })
     }
 
     /// Commits the transaction.
@@ -118,11 +171,22 @@ impl WriterConnection {
         self.connection.pragma_update(None, "temp_store", "FILE")?;
         let done = self.connection.execute_batch("vacuum");
         self.connection.pragma_update(None, "temp_store", "MEMORY")?;
-        done?;
+        done.map_err(|error| self.without_space(error))?;
         if self.truncate_log()? != 0 {
             tracing::warn!("another process reads the database: its log is truncated at the next stop");
         }
         Ok(())
+    }
+
+    /// Says how much space a rewrite needs: the copy, and the log through which it replaces the file.
+    fn without_space(&self, error: rusqlite::Error) -> StoreError {
+        let needed = self.path.metadata().map_or(0, |database| database.len().div_ceil(1_000_000) * 2);
+        let folder = self.path.parent().unwrap_or(&self.path).display();
+        let error = StoreError::from(error);
+        if let StoreError::Unavailable(why) = &error {
+            return StoreError::Unavailable(format!("{why}; the copy needs {needed} MB in {folder}"));
+        }
+        error
     }
 
     /// Checkpoints and truncates the log. The result is not 0 if a reader prevented it.
@@ -130,10 +194,110 @@ impl WriterConnection {
         self.connection.query_row("pragma wal_checkpoint(truncate)", [], |row| row.get(0))
     }
 
+    /// Ends the process after a file of the database was deleted or replaced.
+    pub fn end(&self, fault: Fault) -> ! {
+        let sentence = self.files.rescue(fault, || match self.truncate_log() {
+            Ok(0) => Ok(()),
+            Ok(_) => Err("another process reads the log".to_owned()),
+            Err(error) => Err(error.to_string()),
+        });
+        end_with(&sentence);
+    }
+
     /// Truncates the log and closes the connection. A log that remains is read at the next start.
     pub fn close(self) {
-        let _ = self.truncate_log();
+        let fault = self.files.check().err();
+        if let Some(fault) = fault {
+            // The process ends anyway, and the folder of a database that is no longer needed may be removed meanwhile.
+            tracing::error!("{}", fault.describe(&self.path));
+        }
+        if fault == Some(Fault::Overwritten) {
+            // Closing it would copy its log into the new contents.
+            std::mem::forget(self.connection);
+        } else {
+            let _ = self.truncate_log();
+        }
     }
+}
+
+impl Files {
+    /// Notes that the database is damaged, and ends the process.
+    pub fn end_damaged(&self, reason: &str) -> ! {
+        if self.check() == Err(Fault::Overwritten) {
+            end_with(&self.rescue(Fault::Overwritten, || Ok(())));
+        }
+        self.note_damage(reason);
+        end_with(&damaged(&self.path, reason));
+    }
+}
+
+impl Reader {
+    /// Ends the process because the database is damaged.
+    pub fn end_damaged(&self, reason: &str) -> ! {
+        self.files.end_damaged(reason)
+    }
+}
+
+/// Returns a sentence about a damaged database.
+fn damaged(path: &Path, reason: &str) -> String {
+    let path = path.display();
+    format!(
+        "the database {path} is damaged ({reason}); restore a backup, or copy what is readable with `sqlite3 {path} \
+         .recover | sqlite3 new.db`; check the disk before"
+    )
+}
+
+/// Refuses a database whose pages are damaged. See the head of this file.
+fn check_pages(connection: &Connection, path: &Path, locks: &Locks) -> Result<()> {
+    let noted = locks.damage();
+    let patience = noted.is_none().then_some(CHECK_PATIENCE);
+    let found = std::thread::scope(|scope| {
+        let (interrupt, (done, ended)) = (connection.get_interrupt_handle(), channel::<()>());
+        if let Some(patience) = patience {
+            scope.spawn(move || {
+                if ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+                    interrupt.interrupt();
+                }
+            });
+        }
+        let found = connection.query_row("pragma quick_check(1)", [], |row| row.get::<_, String>(0));
+        drop(done);
+        found
+    });
+    let reason = match found {
+        Ok(found) if found == "ok" => None,
+        Ok(found) => Some(found),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => None,
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(reason) = reason {
+        bail!(damaged(path, reason.lines().last().unwrap_or(&reason)));
+    }
+    if noted.is_some() {
+        locks.clear_damage()?;
+    }
+    Ok(())
+}
+
+/// Makes commits checkpoint a long log, as SQLite does by itself, but never into a file that was overwritten. The check
+/// every second would come too late: a checkpoint could write the first page, and with it the mark.
+fn checkpoint_with_care(connection: &mut Connection, files: Arc<Files>) -> rusqlite::Result<()> {
+    connection.wal_hook(Some(move |log: &mut Wal, pages| {
+        if pages >= CHECKPOINT_PAGES && files.is_marked() {
+            // As in SQLite: the commit has succeeded, and the next one tries it again.
+            let _ = log.checkpoint();
+        }
+        Ok(())
+    }))
+}
+
+/// Gives the database a new mark, and writes it to the file. See [`files`].
+fn mark(connection: &Connection) -> Result<i32> {
+    let old: i32 = connection.query_row("pragma application_id", [], |row| row.get(0))?;
+    let mark = old.wrapping_add(1).max(1);
+    connection.pragma_update(None, "application_id", mark)?;
+    connection.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()))?;
+    Ok(mark)
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
@@ -160,22 +324,6 @@ fn canonical(path: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn lock(path: &Path) -> Result<File> {
-    let mut lock_path = path.as_os_str().to_owned();
-    lock_path.push(".lock");
-    let lock_path = Path::new(&lock_path);
-    let failure = || format!("{} cannot be created; is the folder there and writable?", lock_path.display());
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(lock_path);
-    let file = file.with_context(failure)?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!(
-            "{} is in use by another ringback; stop that one, or give this one its own database_url",
-            path.display()
-        );
-    }
-    Ok(file)
-}
-
 /// Creates the file, if it is missing, with access for its owner only: it holds secrets, and SQLite would use
 /// the umask. The log gets the same mode. If this fails, SQLite reports the reason. An operator may widen the
 /// mode; it is not changed again.
@@ -183,7 +331,9 @@ fn create(path: &Path) {
     let _ = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
 }
 
-fn prepare_writer(writer: &Connection) -> Result<()> {
+fn prepare_writer(writer: &Connection, path: &Path) -> Result<()> {
+    let folder = path.parent().and_then(Path::to_str).filter(|folder| !folder.is_empty());
+    writer.pragma_update(None, "temp_store_directory", folder.unwrap_or("."))?;
     let mode: String = writer.query_row("pragma journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
         bail!("its file system does not allow write-ahead logging (mode `{mode}`); use a local disk");
@@ -229,4 +379,22 @@ pub fn in_memory() -> Connection {
     let mut connection = Connection::open_in_memory().expect("opens");
     migrate(&mut connection, MIGRATIONS).expect("migrated");
     connection
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // stashapp/stash#5720, pocket-id/pocket-id#876
+    #[test]
+    fn temporary_files_lie_in_the_folder_of_the_database() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let writer = WriterConnection::open(&folder.path().join("ringback.db")).expect("opens");
+        let set: String = writer
+            .connection
+            .query_row("pragma temp_store_directory", [], |row| row.get(0))
+            .expect("the library still has the setting");
+        assert_eq!(Path::new(&set), folder.path().canonicalize().expect("a path"));
+        writer.rewrite().expect("rewritten");
+    }
 }

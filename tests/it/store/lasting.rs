@@ -94,6 +94,63 @@ async fn the_same_file_by_another_name_is_refused_too() {
     assert!(error.contains("has 2 names (hard links)"), "{error}");
 }
 
+// Once: it is about files.
+#[tokio::test]
+async fn the_lock_is_on_the_file_and_not_on_its_name() {
+    let fixture = StoreFixture::new().await;
+    let moved = file(&fixture.location).with_file_name("moved.db");
+    std::fs::rename(file(&fixture.location), &moved).expect("renamed");
+    let error = open(&DatabaseLocation::File(moved.clone()), START).expect_err("refused").to_string();
+    assert!(error.contains("is in use by another ringback; stop"), "{error}");
+    std::fs::rename(&moved, file(&fixture.location)).expect("renamed");
+    // The refused start dropped none of SQLite's own locks.
+    fixture.register(fixture.watch("job_1")).await;
+}
+
+// Once: it is about files. The file beside the database was the only lock of version 0.1.0.
+#[tokio::test]
+async fn a_process_of_the_first_version_is_excluded_too() {
+    let (_folder, location) = StoreFixture::new().await.close().await;
+    let lock = std::fs::File::open(format!("{}.lock", file(&location).display())).expect("a lock");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    let error = open(&location, START).expect_err("refused").to_string();
+    assert!(error.contains("is in use by another ringback, of an older version"), "{error}");
+    drop(lock);
+    drop(open(&location, START).expect("free"));
+}
+
+// Once: it is about files.
+#[tokio::test]
+async fn no_other_user_can_open_the_lock() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (_folder, location) = StoreFixture::new().await.close().await;
+    let lock = std::path::PathBuf::from(format!("{}.lock", file(&location).display()));
+    let mode = || std::fs::metadata(&lock).expect("a lock").permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o600);
+    // As version 0.1.0 made it.
+    std::fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o644)).expect("changed");
+    drop(open(&location, START).expect("opens"));
+    assert_eq!(mode(), 0o600);
+}
+
+// Once: a server reports damage itself.
+#[tokio::test]
+async fn a_database_with_garbage_pages_is_not_opened() {
+    use std::os::unix::fs::FileExt as _;
+    let fixture = StoreFixture::new().await;
+    for n in 0..200 {
+        fixture.register(fixture.watch(&format!("job_{n}"))).await;
+    }
+    let (_folder, location) = fixture.close().await;
+    let database = std::fs::OpenOptions::new().write(true).open(file(&location)).expect("opens");
+    let pages = database.metadata().expect("read").len() / 4096;
+    for page in [pages - 2, pages - 1] {
+        database.write_all_at(&[0x5a; 4096], page * 4096).expect("written");
+    }
+    let error = format!("{:#}", open(&location, START).expect_err("refused"));
+    assert!(error.contains("is damaged") && error.contains("restore a backup"), "{error}");
+}
+
 // Once: it writes into the file.
 #[tokio::test]
 async fn a_file_of_a_newer_version_is_refused_and_left_alone() {

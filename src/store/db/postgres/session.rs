@@ -344,6 +344,7 @@ impl Session {
         self.failed.set(true);
         match cause(error) {
             Cause::Item => return StoreError::Inconsistent(message(error)),
+            Cause::Damage => return StoreError::Damaged(message(error)),
             Cause::Connection => self.broken.set(true),
             Cause::Server => {}
         }
@@ -371,6 +372,8 @@ async fn sent<F: Future + Unpin>(mut call: F) -> impl Future<Output = F::Output>
 enum Cause {
     /// The statement or its values.
     Item,
+    /// Damaged pages of a table or an index.
+    Damage,
     /// The state of the server, which may pass.
     Server,
     /// The connection or its prepared statements. A new connection may help.
@@ -391,10 +394,9 @@ fn cause(error: &Error) -> Cause {
         // because it is no longer the primary.
         (_, "0A000" | "26000" | "25006") | ("08" | "28" | "3D", _) => Cause::Connection,
         // Cancelled (mostly by a timeout), no permission, full, out of memory, deadlock, operator
-        // intervention, corruption.
-        (_, "57014" | "55P03" | "42501" | "XX001" | "XX002") | ("40" | "53" | "57" | "58", _) => {
-            Cause::Server
-        }
+        // intervention.
+        (_, "57014" | "55P03" | "42501") | ("40" | "53" | "57" | "58", _) => Cause::Server,
+        (_, "XX001" | "XX002") => Cause::Damage,
         _ => Cause::Item,
     }
 }

@@ -70,15 +70,16 @@ pub fn remedy(error: &(dyn std::error::Error + 'static)) -> Option<&'static str>
         inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref())
     });
     let Some(rustls::Error::InvalidCertificate(refused)) = refused else { return None };
-    Some(match refused {
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "use the name in its certificate as the host, or sslmode=verify-ca, which does not compare names"
-        }
-        _ => {
-            "add sslrootcert=FILE with the authority that your provider hands out (Supabase, RDS, Crunchy), or encrypt \
-             without verification with sslmode=no-verify (Heroku hands out no authority)"
-        }
+    Some(if is_about_name(refused) {
+        "use the name in its certificate as the host, or sslmode=verify-ca, which does not compare names"
+    } else {
+        "add sslrootcert=FILE with the authority that your provider hands out (Supabase, RDS, Crunchy), or encrypt \
+         without verification with sslmode=no-verify (Heroku hands out no authority)"
     })
+}
+
+fn is_about_name(error: &CertificateError) -> bool {
+    matches!(error, CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })
 }
 
 /// A verifier that verifies as much as the URL asks for.
@@ -110,9 +111,11 @@ impl ServerCertVerifier for Verifier {
         }
         match self.inner.verify_server_cert(certificate, intermediates, name, ocsp, now) {
             // The name is compared after everything else.
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if self.verification == Verification::Authority => Ok(ServerCertVerified::assertion()),
+            Err(rustls::Error::InvalidCertificate(error))
+                if self.verification == Verification::Authority && is_about_name(&error) =>
+            {
+                Ok(ServerCertVerified::assertion())
+            }
             verified => verified,
         }
     }

@@ -1,0 +1,215 @@
+//! The files of a SQLite database are deleted, replaced or damaged while the real program runs.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::crash::{Ground, Process, get};
+use crate::harness::{AUTH, JSON, guarded, id};
+use crate::postgres::{On, on, shared};
+use crate::wire;
+
+/// A running process with one registered watch.
+struct Victim {
+    ground: Ground,
+    process: Process,
+    address: SocketAddr,
+    watch: String,
+}
+
+impl Victim {
+    async fn start() -> Self {
+        let ground = Ground::new().await;
+        let process = ground.start();
+        let address = process.address().await;
+        let watch = register(&ground, address, "job_1").await;
+        Self { ground, process, address, watch }
+    }
+
+    /// Starts a process on a database that was closed before. Returns a copy of the database without the second watch.
+    async fn with_backup() -> (Self, PathBuf) {
+        let Self { ground, process, .. } = Self::start().await;
+        process.terminate();
+        assert!(process.ended().await.0.success());
+        let backup = ground.folder.path().join("backup.db");
+        fs::copy(ground.folder.path().join("ringback.db"), &backup).unwrap();
+        let process = ground.start();
+        let address = process.address().await;
+        let watch = register(&ground, address, "job_2").await;
+        (Self { ground, process, address, watch }, backup)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.ground.folder.path().join(name)
+    }
+
+    /// Waits until the process ends by itself. Returns its last words.
+    async fn end(self) -> (Ground, String, String) {
+        let (status, said) = self.process.ended().await;
+        assert_eq!(status.code(), Some(1), "not by a signal, which would write a core dump: {said}");
+        (self.ground, self.watch, said)
+    }
+}
+
+async fn register(ground: &Ground, address: SocketAddr, job: &str) -> String {
+    ground.provider.processing(job, 10);
+    let body = json!({ "jobId": job, "callbackUrl": ground.receiver.url("/hook") }).to_string();
+    let bytes = wire::request("POST", "/v1/watches", &[AUTH, JSON], body.as_bytes());
+    let answer = guarded("a registration", wire::exchange(address, &bytes)).await;
+    id(&answer.expect("an answer").expect(201))
+}
+
+/// Returns the jobs of all watches that a new process shows.
+async fn jobs_after_a_start(ground: &Ground) -> Vec<String> {
+    let process = ground.start();
+    let listed = get(process.address().await, "/v1/watches").await;
+    process.kill().await;
+    let jobs = listed["data"].as_array().unwrap().iter().map(|watch| watch["jobId"].as_str().unwrap());
+    let mut jobs: Vec<String> = jobs.map(str::to_owned).collect();
+    jobs.sort();
+    jobs
+}
+
+// WiseLibs/better-sqlite3#1237
+// Once: a server has no files here.
+#[tokio::test]
+async fn a_deleted_database_is_saved_and_ends_the_process() {
+    let victim = Victim::start().await;
+    let (database, saved) = (victim.file("ringback.db"), victim.file("ringback.db.saved-1"));
+    fs::remove_file(&database).unwrap();
+    let (ground, _, said) = victim.end().await;
+    assert!(said.contains("ringback.db was deleted or renamed while it was in use"), "{said}");
+    assert!(
+        said.contains("all of its contents are saved in") && said.contains("and rename that file"),
+        "{said}"
+    );
+    fs::rename(saved, database).unwrap();
+    assert_eq!(jobs_after_a_start(&ground).await, ["job_1"]);
+}
+
+// Once: a server has no files here.
+#[tokio::test]
+async fn a_renamed_database_holds_every_commit() {
+    let victim = Victim::start().await;
+    let (database, moved) = (victim.file("ringback.db"), victim.file("moved.db"));
+    fs::rename(&database, &moved).unwrap();
+    let (ground, _, said) = victim.end().await;
+    assert!(said.contains("are now in") && said.contains("moved.db: to go on"), "{said}");
+    fs::rename(moved, database).unwrap();
+    assert_eq!(jobs_after_a_start(&ground).await, ["job_1"]);
+}
+
+// Once: a server has no files here.
+#[tokio::test]
+async fn a_restore_by_rename_is_not_mixed_with_the_old_log() {
+    let (victim, backup) = Victim::with_backup().await;
+    let saved = victim.file("ringback.db.saved-1");
+    fs::rename(backup, victim.file("ringback.db")).unwrap();
+    let (ground, _, said) = victim.end().await;
+    assert!(said.contains("was replaced by another file"), "{said}");
+    assert_eq!(jobs_after_a_start(&ground).await, ["job_1"]);
+    // As the last line says.
+    let database = ground.folder.path().join("ringback.db");
+    for name in ["-wal", "-shm"] {
+        let _ = fs::remove_file(format!("{}{name}", database.display()));
+    }
+    fs::rename(saved, database).unwrap();
+    assert_eq!(jobs_after_a_start(&ground).await, ["job_1", "job_2"]);
+}
+
+// Once: a server has no files here.
+#[tokio::test]
+async fn a_restore_by_copy_is_not_mixed_with_the_old_log() {
+    let (victim, backup) = Victim::with_backup().await;
+    fs::copy(backup, victim.file("ringback.db")).unwrap();
+    let (ground, _, said) = victim.end().await;
+    assert!(said.contains("was overwritten while it was in use"), "{said}");
+    assert_eq!(jobs_after_a_start(&ground).await, ["job_1"]);
+}
+
+// Once: a server has no files here.
+#[tokio::test]
+async fn a_deleted_log_or_lock_ends_the_process_without_loss() {
+    for (name, what) in [
+        ("ringback.db-wal", "the log of the database"),
+        ("ringback.db-shm", "the index of the database's log"),
+        ("ringback.db.lock", "the lock of the database"),
+    ] {
+        let victim = Victim::start().await;
+        fs::remove_file(victim.file(name)).unwrap();
+        let (ground, _, said) = victim.end().await;
+        assert!(said.contains(&format!("{name}, {what}, was deleted or replaced")), "{said}");
+        assert!(said.contains("nothing is lost: start again"), "{said}");
+        assert_eq!(jobs_after_a_start(&ground).await, ["job_1"], "{name}");
+    }
+}
+
+/// Overwrites every page but the first with garbage.
+fn damage(path: PathBuf) {
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.write_all_at(&vec![0xa5; usize::try_from(length).unwrap() - 4096], 4096).unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_page_ends_the_process() {
+    let Victim { ground, process, .. } = Victim::start().await;
+    match on() {
+        On::Sqlite => {
+            process.terminate();
+            assert!(process.ended().await.0.success());
+        }
+        On::Postgres => process.kill().await,
+    }
+    let process = ground.start();
+    let address = process.address().await;
+    get(address, "/v1/watches").await;
+    match on() {
+        On::Sqlite => damage(ground.folder.path().join("ringback.db")),
+        On::Postgres => {
+            // A server reports a damaged page with this code.
+            let sql = "create function damage() returns trigger language plpgsql as
+                $$ begin raise exception 'invalid page in block 7' using errcode = 'XX001'; end $$;
+                create trigger damage before insert on watches execute function damage()";
+            let name = ground.database.rsplit('/').next().unwrap();
+            let name = name.split('?').next().unwrap();
+            shared("a damaged database").unwrap().query(name, sql);
+        }
+    }
+    // Some page is in no cache.
+    for path in ["/v1/events", "/v1/deliveries", "/v1/watches"] {
+        let bytes = wire::request("GET", path, &[AUTH], b"");
+        let _ = guarded(path, wire::exchange(address, &bytes)).await;
+    }
+    let body = json!({ "jobId": "job_2", "callbackUrl": ground.receiver.url("/hook") }).to_string();
+    let bytes = wire::request("POST", "/v1/watches", &[AUTH, JSON], body.as_bytes());
+    let _ = guarded("a registration", wire::exchange(address, &bytes)).await;
+    let (status, said) = process.ended().await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("damaged") && said.contains("restore a backup"), "{said}");
+    if on() == On::Sqlite {
+        let (status, said) = ground.start().ended().await;
+        assert_eq!(status.code(), Some(1));
+        assert!(said.contains("is damaged") && said.contains(".recover"), "{said}");
+    }
+}
+
+// Once: the limit is set before the database is opened.
+#[tokio::test]
+async fn a_process_with_secrets_writes_no_core_dump() {
+    let victim = Victim::start().await;
+    let limits = fs::read_to_string(format!("/proc/{}/limits", victim.process.child.id().unwrap())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    get(victim.address, "/v1/watches").await;
+    victim.process.signal(rustix::process::Signal::ABORT);
+    let (status, _) = victim.process.ended().await;
+    assert!(!std::os::unix::process::ExitStatusExt::core_dumped(&status), "{status}");
+}
+
+crate::postgres::on_postgres_too! {
+    a_damaged_page_ends_the_process,
+}

@@ -37,6 +37,7 @@ mod resolver;
 mod tests;
 
 pub use address::{Allowed, Proxy, Settings, SocketLimits, Target, is_public_https};
+pub use connect::USER_AGENT;
 pub use error::SendError;
 pub use resolver::{Lookup, Resolver};
 
@@ -68,9 +69,6 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Maximum size of the recorded response headers, in bytes.
 const HEADERS_MAX: usize = 16 * 1024;
-
-/// The `user-agent` of every request that names no other: some firewalls refuse requests without one.
-pub const USER_AGENT: &str = concat!("Ringback/", env!("CARGO_PKG_VERSION"));
 
 /// The outbound network client.
 pub struct Egress {

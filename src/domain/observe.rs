@@ -64,7 +64,9 @@ pub fn observe(known: &Known, seen: &Observation, now: Timestamp) -> Finding {
     }
     // A progress of 0 is not reported as progress.
     let moved = seen.progress.is_some_and(|progress| progress != known.progress.unwrap_or(0));
-    let progressed = moved && now >= known.progressed_at.plus(PROGRESS_EVERY);
+    // A time in the future means that the clock was set back.
+    let is_due = now < known.progressed_at || now >= known.progressed_at.plus(PROGRESS_EVERY);
+    let progressed = moved && is_due;
     if progressed || seen.status != known.status || fingerprint(seen) != known.rest {
         return Finding::Changed { progressed };
     }
@@ -116,6 +118,15 @@ mod tests {
         let mut known = Known::new(&seen(JobStatus::Processing, 50), at);
         known.forget();
         let finding = observe(&known, &seen(JobStatus::Processing, 50), at);
+        assert_eq!(finding, Finding::Changed { progressed: true });
+    }
+
+    #[test]
+    fn progress_is_reported_after_the_clock_was_set_back() {
+        let at = Timestamp::from_millis(1_000_000_000);
+        let known = Known::new(&seen(JobStatus::Processing, 50), at);
+        let hour_before = at.minus(Duration::from_secs(3_600));
+        let finding = observe(&known, &seen(JobStatus::Processing, 51), hour_before);
         assert_eq!(finding, Finding::Changed { progressed: true });
     }
 

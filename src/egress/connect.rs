@@ -16,12 +16,14 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use url::{Host, Url};
 
-use super::USER_AGENT;
 use super::error::{CONNECT_TIMEOUT, SendError};
 use super::head_limit::Io;
 use super::resolver::Guard;
 use crate::clock::Clock;
 use crate::dns;
+
+/// The `user-agent` of every request that names no other: some firewalls refuse requests without one.
+pub const USER_AGENT: &str = concat!("Ringback/", env!("CARGO_PKG_VERSION"));
 
 /// Maximum size of a proxy's answer to CONNECT, in bytes.
 const PROXY_ANSWER_MAX: usize = 8 * 1024;

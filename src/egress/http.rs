@@ -19,7 +19,7 @@ use reqwest::header::{
 };
 use url::{Position, Url};
 
-use super::connect::{Connector, Peer};
+use super::connect::{self, Connector, Peer};
 use super::error::SendError;
 use super::head_limit::{HeadLimit, LimitedStream};
 use super::pool::Pool;
@@ -116,7 +116,7 @@ impl HttpClient {
             accept.insert(HeaderValue::from_static("*/*"));
         }
         if let Entry::Vacant(agent) = all.entry(USER_AGENT) {
-            agent.insert(HeaderValue::from_static(super::USER_AGENT));
+            agent.insert(HeaderValue::from_static(connect::USER_AGENT));
         }
         if self.decodes
             && let Entry::Vacant(encoding) = all.entry(ACCEPT_ENCODING)

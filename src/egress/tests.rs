@@ -761,3 +761,37 @@ async fn a_connection_that_was_closed_while_unused_costs_no_attempt() {
     }
     assert_eq!(connections.load(Ordering::SeqCst), 20);
 }
+
+#[tokio::test]
+async fn unused_connections_are_bounded_over_all_hosts() {
+    const HOSTS: usize = 12;
+    let settings = Settings {
+        allow: vec![Allowed::parse("127.0.0.0/8").unwrap()],
+        limits: SocketLimits { unused: 4, ..SocketLimits::default() },
+        ..Settings::default()
+    };
+    let clock = Clock::Manual(ManualClock::at(Timestamp::default()));
+    let egress = Egress::new(settings, here(), clock, Vec::new()).unwrap();
+    let (closed, mut closings) = tokio::sync::mpsc::unbounded_channel();
+    for host in 0..HOSTS {
+        let closed = closed.clone();
+        let port = server(move |mut stream| {
+            let closed = closed.clone();
+            async move {
+                stream.write_all(OK.as_bytes()).await.unwrap();
+                // Until the client closes the connection.
+                assert_eq!(read_request(&mut stream).await, "");
+                closed.send(host).unwrap();
+            }
+        })
+        .await;
+        egress.send(post(&egress, &format!("http://127.0.0.1:{port}/"))).await.unwrap();
+    }
+    // The connections that were unused for the longest time are closed, and the others stay open.
+    let mut found = std::collections::BTreeSet::new();
+    for _ in 0..HOSTS - 4 {
+        found.insert(closings.recv().await.unwrap());
+    }
+    assert_eq!(found, (0..HOSTS - 4).collect());
+    assert!(closings.try_recv().is_err());
+}

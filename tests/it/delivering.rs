@@ -715,6 +715,7 @@ crate::postgres::on_postgres_too! {
     the_jitter_is_the_same_after_a_crash,
     an_unrecorded_attempt_is_repeated_under_the_same_id,
     a_2xx_is_success_even_if_its_body_breaks_off,
+    an_answer_that_came_while_the_process_stood_still_counts,
     a_timeout_is_retried,
     every_network_failure_is_recorded_and_retried,
     a_refused_connection_is_retried,

@@ -76,7 +76,7 @@ fn the_graph_keeps_the_modules_apart() {
         ("events", "domain"),
         ("providers", "domain"),
         ("config", "channels domain"),
-        ("egress", "clock domain tls"),
+        ("egress", "clock dns domain tls"),
         ("channels", "clock domain egress"),
         ("telemetry", "clock config domain egress"),
         ("store", "clock domain events telemetry tls"),

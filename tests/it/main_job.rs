@@ -615,6 +615,7 @@ crate::postgres::on_postgres_too! {
     a_poll_of_an_ended_job_refreshes_only_its_outputs,
     a_long_poll_is_answered_at_the_end_of_the_watch,
     a_long_poll_is_answered_when_its_time_is_up,
+    a_long_poll_does_not_follow_the_wall_clock,
     a_long_poll_is_answered_when_the_server_drains,
     a_stopped_watch_causes_no_polls_and_no_notifications,
     a_timeline_lists_what_happened_in_order,

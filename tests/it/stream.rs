@@ -230,12 +230,12 @@ async fn keep_alives_do_not_follow_the_wall_clock() {
     let t = Harness::start().await;
     let mut follower = Follower::start(&t, "", &[]).await;
     t.pass(seconds(15)).await;
-    assert_eq!(follower.block().await.as_deref(), Some(": keep-alive"));
+    assert_eq!(follower.line().await.as_deref(), Some(": keep-alive"));
     for hours in 1..=3 {
         t.rest().await;
         t.clock.set_wall(start().minus(minutes(60 * hours)));
         t.pass(seconds(15)).await;
-        assert_eq!(follower.block().await.as_deref(), Some(": keep-alive"));
+        assert_eq!(follower.line().await.as_deref(), Some(": keep-alive"));
     }
     t.finish().await;
 }
@@ -309,6 +309,25 @@ async fn the_number_of_streams_is_limited() {
     t.finish().await;
 }
 
+// Once: no database takes part in it.
+#[tokio::test]
+async fn few_descriptors_lower_the_limits_instead_of_being_used_up() {
+    let mut t = Harness::start().await;
+    t.stop().await;
+    t.descriptors = 256;
+    t.restart().await;
+    // An eighth of half of the descriptors, and 7/8 of that for one app.
+    let mut followers = Vec::new();
+    for _ in 0..14 {
+        followers.push(Follower::start(&t, "", &[]).await);
+    }
+    let refused: Answer = t.get("/v1/events/stream").await;
+    assert_eq!(refused.status, 503);
+    t.watch("job_1").await;
+    drop(followers);
+    t.give_up().await;
+}
+
 crate::postgres::on_postgres_too! {
     a_stream_ends_when_its_key_is_revoked,
     every_blank_line_of_a_stream_ends_an_event,
@@ -317,6 +336,7 @@ crate::postgres::on_postgres_too! {
     a_stream_can_be_filtered_by_type,
     resuming_a_stream_after_an_unknown_event_is_410,
     an_idle_stream_sends_keep_alives_and_ends_after_an_hour,
+    keep_alives_do_not_follow_the_wall_clock,
     a_stopping_server_ends_streams,
     a_stalled_client_delays_neither_others_nor_the_stop,
     the_number_of_streams_is_limited,

@@ -677,6 +677,33 @@ async fn a_missing_answer_about_ipv6_neither_refuses_nor_delays_a_callback() {
     egress.dial("mail.example", port).await.unwrap();
 }
 
+/// Fills the queue of a listener at `address`, so that further connections get no answer. Returns what must be kept.
+async fn silent(address: std::net::SocketAddr) -> (TcpListener, Vec<TcpStream>) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(address).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let mut waiting = Vec::new();
+    while let Some(Ok(stream)) =
+        Clock::System.timeout(Duration::from_millis(100), TcpStream::connect(address)).await
+    {
+        waiting.push(stream);
+    }
+    (listener, waiting)
+}
+
+#[tokio::test]
+async fn a_silent_address_of_a_name_leaves_time_for_the_next() {
+    let port = responding(OK).await;
+    let unheard = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
+    let _open = silent((unheard, port).into()).await;
+    let settings = Settings { allow: vec![Allowed::parse("127.0.0.0/8").unwrap()], ..Settings::default() };
+    let resolver = Resolver::fixed(move |_| Ok(vec![unheard, LOOPBACK]));
+    let egress = Egress::new(settings, resolver, Clock::System, Vec::new()).unwrap();
+    let url = format!("http://hooks.example:{port}/");
+    assert_eq!(egress.send(post(&egress, &url)).await.unwrap().status, 200);
+    egress.dial("mail.example", port).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_machine_without_name_servers_is_no_failure_of_the_receiver() {
     let (egress, _) = egress(&[], Resolver::fixed(|_| Err(io::ErrorKind::NetworkDown.into())));

@@ -55,8 +55,9 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RecordType};
 
 use crate::clock::{Clock, Stopwatch};
+use crate::file_state::FileState;
 use answer::{Answer, of_both_families};
-use files::{Configuration, Fingerprint};
+use files::Configuration;
 
 pub use dial::{dial, staggered};
 pub use files::SystemFiles;
@@ -112,20 +113,19 @@ pub struct SystemResolver {
 
 struct State {
     configuration: Arc<Configuration>,
-    fingerprint: Fingerprint,
+    read: FileState,
     checked: Stopwatch,
 }
 
 impl SystemResolver {
     /// Reads the files.
     pub fn new(files: SystemFiles, clock: Clock) -> Self {
-        let (fingerprint, configuration) =
-            (Fingerprint::of(&files, clock.now()), Configuration::read(&files));
+        let (read, configuration) = (files.state(clock.now()), Configuration::read(&files));
         if configuration.servers.is_empty() {
             tracing::warn!("no name servers are configured; only the hosts file is used");
         }
         let configuration = Arc::new(configuration);
-        let state = Mutex::new(State { configuration, fingerprint, checked: clock.stopwatch() });
+        let state = Mutex::new(State { configuration, read, checked: clock.stopwatch() });
         Self { files, clock, state, root: tokio::sync::Mutex::default() }
     }
 
@@ -160,11 +160,10 @@ impl SystemResolver {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.checked.elapsed() >= CHECK_INTERVAL {
             state.checked = self.clock.stopwatch();
-            // Taken before the files are read: a later change differs from it.
-            let fingerprint = Fingerprint::of(&self.files, self.clock.now());
-            if fingerprint.differs(&state.fingerprint) {
+            let current = self.files.state(self.clock.now());
+            if current.differs(&state.read) {
                 state.configuration = Arc::new(Configuration::read(&self.files));
-                state.fingerprint = fingerprint;
+                state.read = current;
                 let servers = state.configuration.servers.len();
                 tracing::debug!(servers, "the configuration of name resolution was read again");
             }

@@ -171,7 +171,8 @@ mod tests {
         });
         assert_eq!(opened.await, Ok(2));
         let addresses: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
-        assert_eq!(tried, [(vec![addresses[0]], vec![1]), (vec![addresses[1]], vec![2])]);
+        // The third configuration may be made, but is not used.
+        assert_eq!(tried[..2], [(vec![addresses[0]], vec![1]), (vec![addresses[1]], vec![2])]);
         let failing = open_first(&config, |config| {
             ready(Err::<(), _>(format!("{:?}", config.get_ports()))).boxed_local()
         });

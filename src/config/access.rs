@@ -1,6 +1,7 @@
 //! The settings of the client commands: the URL of the server and the API key.
 
 use super::{ConfigError, Environment, Masked, Source, parse};
+use crate::domain::check_value;
 
 /// URL of a server with the default settings on this machine.
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
@@ -23,8 +24,11 @@ impl Access {
         let variable = || Some((env.get(URL)?, Source::Variable(URL.to_owned())));
         let given = flag.map(|url| (url, Source::Flag("--url"))).or_else(variable);
         let (text, source) = given.unwrap_or((DEFAULT_URL, Source::Default));
-        let url = parse::base_url(text).map_err(|message| ConfigError { source, message });
-        let key = env.get(KEY).map(parse::api_key).transpose();
+        let checked = |text| check_value(text).map_err(|error| format!("the value {error}"));
+        let url = checked(text)
+            .and_then(|()| parse::base_url(text))
+            .map_err(|message| ConfigError { source, message });
+        let key = env.get(KEY).map(|key| checked(key).and_then(|()| parse::api_key(key))).transpose();
         let key = key.map_err(|message| ConfigError { source: Source::Variable(KEY.to_owned()), message });
         match (url, key) {
             (Ok(url), Ok(key)) => Ok(Self { url, key }),
@@ -65,6 +69,17 @@ mod tests {
             read(Some("ftp://x"), &[]).unwrap_err(),
             @"--url: this URL cannot be used: it must begin with http:// or https://"
         );
+    }
+
+    #[test]
+    fn a_key_with_a_line_break_is_refused_with_the_remedy() {
+        let env = [("RINGBACK_URL", "http://a.example\r"), ("RINGBACK_API_KEY", "hush-0123456789abcdef\n")];
+        let errors = Access::read(None, &env.into_iter().collect()).expect_err("line breaks");
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        insta::assert_snapshot!(errors.join("\n"), @r"
+        RINGBACK_URL: the value ends with a line break; remove it
+        RINGBACK_API_KEY: the value ends with a line break; remove it
+        ");
     }
 
     #[test]

@@ -388,7 +388,9 @@ mod tests {
                     waits.push(due_at.since(Timestamp::default()).as_secs() / 60);
                 }
                 NextStep::Failed(Reason::Exhausted) => break,
-                other => panic!("{other:?}"),
+                other @ (NextStep::Succeeded | NextStep::Failed(_) | NextStep::Unchanged) => {
+                    panic!("{other:?}")
+                }
             }
         }
         waits

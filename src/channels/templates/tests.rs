@@ -97,7 +97,7 @@ fn a_byte_order_mark_of_a_template_is_not_in_the_subject() {
     let templates = load(&[("email/subject.txt", "\u{feff}{{ event }} of {{ job }}\r\n")]).unwrap();
     let subject = templates.render(&email::SUBJECT, &sample("job.completed"));
     assert_eq!(subject.unwrap().trim_end(), "job.completed of job_abc123def456");
-    let errors = load(&[("email/subject.txt", "{{ event }}\n\u{feff}x"), ("email/message.txt", "a\0")]);
+    let errors = load(&[("email/subject.txt", "{{ event }}\n\u{feff}x"), ("email/message.txt", "aaa\0")]);
     insta::assert_snapshot!(errors.unwrap_err().join("\n"), @r"
     email/message.txt: contains a NUL character in line 1; remove it
     email/subject.txt: contains a byte order mark (U+FEFF) in line 2; remove it

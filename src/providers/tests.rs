@@ -153,6 +153,19 @@ fn every_truncated_response_is_an_error_without_a_panic() {
 }
 
 #[test]
+fn a_key_of_two_words_is_refused_without_repeating_it() {
+    let definition = embedded().get("muvi").unwrap().clone();
+    assert_eq!(definition.check_credential("hush-1"), Ok(()));
+    for (key, error) in [
+        ("Bearer hush", "the key begins with `Bearer`, which is added to it; remove it"),
+        ("bearer hush", "the key begins with `Bearer`, which is added to it; remove it"),
+        ("hush hush", "the key contains a space; remove it"),
+    ] {
+        assert_eq!(definition.check_credential(key), Err(error.to_owned()));
+    }
+}
+
+#[test]
 fn an_answer_with_a_mark_or_in_utf16_is_read() {
     let body = r#"{"jobId": "job_1", "status": "completed"}"#;
     let marked = format!("\u{feff}{body}");

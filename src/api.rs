@@ -49,6 +49,7 @@ fn resources() -> Vec<Resource> {
         routes!(deliveries::list),
         routes!(deliveries::retry_many),
         routes!(deliveries::show),
+        routes!(deliveries::attempts),
         routes!(deliveries::retry),
         routes!(providers::list),
         routes!(signing_secret::show),

@@ -13,8 +13,8 @@ use super::http::{
     first_answer, json, page,
 };
 use crate::domain::{
-    Attempt, Delivery, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, Reason, Timestamp,
-    WatchId,
+    Delivery, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, NumberedAttempt, Reason,
+    Timestamp, WatchId,
 };
 use crate::store::{
     DeliveryFilter, Idempotent, RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
@@ -23,6 +23,10 @@ use crate::store::{
 
 /// Largest number of deliveries that one request retries: some seconds of work, done in chunks.
 const RETRY_MAX: u32 = 100_000;
+
+/// Largest number of attempts in the answer for one delivery. Each has up to 32 KiB, and there is no limit on the
+/// number of manual retries.
+const SHOWN_ATTEMPTS: u32 = 20;
 
 /// A delivery: an event on its way to one destination.
 #[derive(Serialize, ToSchema)]
@@ -43,7 +47,9 @@ struct DeliveryView<'a> {
     #[schema(required)]
     next_attempt_at: Option<Timestamp>,
     created_at: Timestamp,
-    /// Every attempt, oldest first. Lists leave it out.
+    /// Number of attempts.
+    attempt_count: u32,
+    /// The newest 20 attempts, oldest first. Only in the answer to a request for one delivery.
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<Vec<AttemptView<'a>>>,
 }
@@ -53,6 +59,8 @@ struct DeliveryView<'a> {
 #[serde(rename_all = "camelCase")]
 #[schema(as = Attempt)]
 struct AttemptView<'a> {
+    /// Position among the attempts of the delivery. The first attempt has the number 1.
+    number: u32,
     at: Timestamp,
     /// Duration, in milliseconds.
     duration_ms: u32,
@@ -81,9 +89,10 @@ fn joined(headers: &[(String, String)]) -> BTreeMap<&str, String> {
     joined
 }
 
-impl<'a> DeliveryView<'a> {
-    fn of(delivery: &'a Delivery, attempts: Option<&'a [Attempt]>) -> Self {
-        let attempt = |attempt: &'a Attempt| AttemptView {
+impl<'a> AttemptView<'a> {
+    fn of((number, attempt): &'a NumberedAttempt) -> Self {
+        Self {
+            number: *number,
             at: attempt.at,
             duration_ms: attempt.duration_ms,
             status_code: attempt.status_code,
@@ -91,7 +100,13 @@ impl<'a> DeliveryView<'a> {
             request_headers: joined(&attempt.request_headers),
             response_headers: joined(&attempt.response_headers),
             response_body: &attempt.response_body,
-        };
+        }
+    }
+}
+
+impl<'a> DeliveryView<'a> {
+    /// Makes the view without attempts.
+    fn of(delivery: &'a Delivery) -> Self {
         Self {
             id: delivery.id,
             event_id: delivery.event,
@@ -103,7 +118,8 @@ impl<'a> DeliveryView<'a> {
             reason: delivery.reason,
             next_attempt_at: delivery.next_attempt_at,
             created_at: delivery.created_at,
-            attempts: attempts.map(|attempts| attempts.iter().map(attempt).collect()),
+            attempt_count: delivery.attempt_count,
+            attempts: None,
         }
     }
 }
@@ -137,12 +153,12 @@ pub async fn list(call: Call) -> Answer {
     };
     query.done()?;
     let found = call.api.store.deliveries(call.app(), filter, limit + 1).await?;
-    Ok(page(&found, limit, |one| cursor::encode(one.id.0), |one| DeliveryView::of(one, None)))
+    Ok(page(&found, limit, |one| cursor::encode(one.id.0), DeliveryView::of))
 }
 
 /// Show a delivery
 ///
-/// With its attempts, oldest first.
+/// With its newest 20 attempts, oldest first.
 #[utoipa::path(
     get, path = "/v1/deliveries/{id}", operation_id = "showDelivery", tag = "Deliveries",
     security(("key" = ["read"])), params(("id" = DeliveryId, Path)),
@@ -150,9 +166,30 @@ pub async fn list(call: Call) -> Answer {
 )]
 pub async fn show(call: Call) -> Answer {
     let id = call.only_id(DeliveryId::parse)?;
-    let found = call.api.store.delivery(call.app(), id).await?;
+    let found = call.api.store.delivery(call.app(), id, SHOWN_ATTEMPTS).await?;
     let (delivery, attempts) = found.ok_or_else(Problem::not_found)?;
-    Ok(json(StatusCode::OK, &DeliveryView::of(&delivery, Some(&attempts))))
+    let attempts = attempts.iter().rev().map(AttemptView::of).collect();
+    let view = DeliveryView { attempts: Some(attempts), ..DeliveryView::of(&delivery) };
+    Ok(json(StatusCode::OK, &view))
+}
+
+/// List the attempts of a delivery
+///
+/// Newest first.
+#[utoipa::path(
+    get, path = "/v1/deliveries/{id}/attempts", operation_id = "listAttempts", tag = "Deliveries",
+    security(("key" = ["read"])), params(("id" = DeliveryId, Path), PageParams),
+    responses((status = 200, description = "A page of attempts.", body = Page<AttemptView>))
+)]
+pub async fn attempts(call: Call) -> Answer {
+    let mut query = call.query();
+    let limit = query.limit();
+    let before = query.read("cursor", cursor::WRONG, cursor::decode_number).unwrap_or(u32::MAX);
+    query.done()?;
+    let id = call.id(DeliveryId::parse)?;
+    let found = call.api.store.attempts(call.app(), id, before, limit + 1).await?;
+    let found = found.ok_or_else(Problem::not_found)?;
+    Ok(page(&found, limit, |(number, _)| cursor::encode_number(*number), AttemptView::of))
 }
 
 /// Retry a delivery now
@@ -163,15 +200,17 @@ pub async fn show(call: Call) -> Answer {
     post, path = "/v1/deliveries/{id}/retry", operation_id = "retryDelivery", tag = "Deliveries",
     security(("key" = ["write"])), params(("id" = DeliveryId, Path)),
     responses(
-        (status = 202, description = "The delivery. The request to retry is committed.", body = DeliveryView),
+        (status = 202, description = "The delivery without its attempts. The request to retry is committed.", body = DeliveryView),
         (status = 409, description = "The watch was stopped, or a request with this Idempotency-Key is in progress."),
     )
 )]
 pub async fn retry(call: Call) -> Answer {
     let write = call.write(Content::Nothing).await?;
     let (api, app, id) = (&write.api, write.app(), write.id(DeliveryId::parse)?);
-    let (delivery, attempts) = api.store.delivery(app, id).await?.ok_or_else(Problem::not_found)?;
-    let answer = first_answer(StatusCode::ACCEPTED, &DeliveryView::of(&delivery, Some(&attempts)));
+    // The answer has no attempts: with an `Idempotency-Key` it is stored, and many retries of one delivery would
+    // store the square of their number.
+    let (delivery, _) = api.store.delivery(app, id, 0).await?.ok_or_else(Problem::not_found)?;
+    let answer = first_answer(StatusCode::ACCEPTED, &DeliveryView::of(&delivery));
     let retry = RetryDelivery { app, delivery: id, now: api.clock.now() };
     let retry = Idempotent::with_response(retry, write.key(), &answer);
     match api.store.retry_delivery(retry).await?? {

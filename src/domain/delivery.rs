@@ -201,6 +201,8 @@ pub struct Delivery {
     pub status: DeliveryStatus,
     /// Why no further attempt follows.
     pub reason: Option<Reason>,
+    /// Number of recorded attempts.
+    pub attempt_count: u32,
     /// Time of the next attempt.
     pub next_attempt_at: Option<Timestamp>,
     /// Time of creation.
@@ -211,6 +213,9 @@ pub struct Delivery {
 /// usually accepted it, so an early retry is a second copy. RFC 5321 §4.5.4.1 recommends 30 minutes at least.
 const UNCLEAR_WAITS: [Duration; 3] =
     [Duration::from_secs(3600), Duration::from_secs(4 * 3600), Duration::from_secs(12 * 3600)];
+
+/// An attempt with its number. The first attempt of a delivery has the number 1.
+pub type NumberedAttempt = (u32, Attempt);
 
 /// Maximum wait that a receiver's `Retry-After` can cause.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);

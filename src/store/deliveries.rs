@@ -26,14 +26,14 @@ mod retry;
 use std::sync::Arc;
 
 use super::batch::{Batch, NewEvent};
-use super::db::{Result, Row, RowSql, Value, Where, params, row_sql};
+use super::db::{Result, Row, RowSql, Tx, Value, Where, params, row_sql};
 use super::reads::ReadStore;
 use super::rows::read_destination;
 use super::sealing::{Column, Keyring};
 use crate::domain::{
     AppNo, Attempt, CancelScope, ChannelKind, Delivery, DeliveryId, DeliveryStatus, Destination,
-    DestinationId, DispatcherMessage, EventId, EventType, Id, Payload, PendingDelivery, Reason, Timestamp,
-    WatchId,
+    DestinationId, DispatcherMessage, EventId, EventType, Id, NumberedAttempt, Payload, PendingDelivery,
+    Reason, Timestamp, WatchId,
 };
 use crate::events;
 
@@ -72,7 +72,7 @@ impl DeliveryFilter {
 
 const SHOWN: &str =
     "select d.id, d.event, d.type, d.watch, d.destination, d.status, d.reason, d.next_attempt_at, d.created_at,
-    wd.channel, wd.address
+    wd.channel, wd.address, d.attempts
   from deliveries d join watch_destinations wd on wd.watch = d.watch and wd.n = d.n";
 
 impl ReadStore {
@@ -86,20 +86,35 @@ impl ReadStore {
         .await
     }
 
-    /// Returns a delivery of the app and its attempts, oldest first.
-    pub async fn delivery(&self, app: AppNo, id: DeliveryId) -> Result<Option<(Delivery, Vec<Attempt>)>> {
+    /// Returns a delivery of the app and its newest attempts, at most `limit`, newest first.
+    pub async fn delivery(
+        &self,
+        app: AppNo,
+        id: DeliveryId,
+        limit: u32,
+    ) -> Result<Option<(Delivery, Vec<NumberedAttempt>)>> {
         let keyring = self.shared.keyring.clone();
         self.read(move |tx| {
             let sql = format!("{SHOWN} where d.app = $1 and d.id = $2");
             let delivery = tx.find(&sql, params![app, id], |row| read_shown(row, &keyring))?;
             let Some(delivery) = delivery else { return Ok(None) };
-            let attempts = tx.list(
-                "select started_at, duration_ms, status_code, error, request_headers, response_headers, response_body
-                 from attempts where delivery = $1 order by n",
-                params![id],
-                read_attempt,
-            )?;
-            Ok(Some((delivery, attempts)))
+            Ok(Some((delivery, attempts(tx, id, u32::MAX, limit)?)))
+        })
+        .await
+    }
+
+    /// Returns the attempts of a delivery of the app with a number below `before`, at most `limit`, newest first.
+    pub async fn attempts(
+        &self,
+        app: AppNo,
+        id: DeliveryId,
+        before: u32,
+        limit: u32,
+    ) -> Result<Option<Vec<NumberedAttempt>>> {
+        self.read(move |tx| {
+            let sql = "select 1 from deliveries where app = $1 and id = $2";
+            let found = tx.find(sql, params![app, id], |_| Ok(()))?;
+            found.map(|()| attempts(tx, id, before, limit)).transpose()
         })
         .await
     }
@@ -141,9 +156,21 @@ fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
         reason: reason.as_deref().and_then(Reason::parse),
         next_attempt_at: row.opt_time(7)?,
         created_at: row.time(8)?,
+        attempt_count: row.count(11)?,
         channel: row.word(9, ChannelKind::parse)?,
         address: keyring.open(Column::DESTINATION_ADDRESS, destination, row.text(10)?)?,
     })
+}
+
+/// Returns the attempts of a delivery with a number below `before`, at most `limit`, newest first.
+fn attempts(tx: &Tx<'_>, id: DeliveryId, before: u32, limit: u32) -> Result<Vec<NumberedAttempt>> {
+    // The column counts the earlier attempts.
+    tx.list(
+        "select started_at, duration_ms, status_code, error, request_headers, response_headers, response_body, n + 1
+         from attempts where delivery = $1 and n < $2 order by n desc limit $3",
+        params![id, before.saturating_sub(1), limit],
+        |row| Ok((row.count(7)?, read_attempt(row)?)),
+    )
 }
 
 fn read_attempt(row: &Row<'_>) -> Result<Attempt> {

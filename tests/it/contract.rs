@@ -92,6 +92,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET /v1/events/stream", "last_event_id_resumes_a_stream_without_gap_or_duplicate"),
     ("GET /v1/deliveries", "deliveries_are_listed_newest_first_and_can_be_filtered"),
     ("GET /v1/deliveries/{id}", "a_delivery_is_shown_with_its_attempts"),
+    ("GET /v1/deliveries/{id}/attempts", "a_delivery_has_its_newest_attempts_and_a_list_of_all"),
     ("POST /v1/deliveries/{id}/retry", "a_failed_delivery_is_retried_manually_under_the_same_id"),
     ("POST /v1/deliveries/retry", "a_retry_selects_by_event_time_and_destination"),
     ("GET /v1/signing-secret", "the_signing_secret_of_the_api_signs_webhooks"),

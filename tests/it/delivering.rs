@@ -6,7 +6,7 @@ use ringback::domain::Timestamp;
 use serde_json::{Value, json};
 
 use crate::fakes::{Hit, Receiver, Reply};
-use crate::harness::{Harness, SECRET, id, minutes, seconds, start};
+use crate::harness::{AUTH, Harness, SECRET, id, minutes, seconds, start};
 use crate::tenants::tenant;
 use ringback::clock::Clock;
 
@@ -487,6 +487,58 @@ async fn a_delivery_is_shown_with_its_attempts() {
 }
 
 #[tokio::test]
+async fn a_delivery_has_its_newest_attempts_and_a_list_of_all() {
+    let t = Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s")]).await;
+    t.receiver.always("/hook", Some(Reply::status(500)));
+    let watch = notify(&t, "job_1", "/hook").await;
+    t.pass(minutes(10)).await;
+    for _ in 0..23 {
+        retry(&t, &watch).await.expect(202);
+        t.rest().await;
+    }
+    let delivery = t.delivery(&watch).await;
+    let numbers = |attempts: &Value| -> Vec<u64> {
+        attempts.as_array().unwrap().iter().map(|one| one["number"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(delivery["attemptCount"], 25);
+    assert_eq!(numbers(&delivery["attempts"]), (6..=25).collect::<Vec<_>>(), "oldest first");
+    let list = format!("/v1/deliveries/{}/attempts?limit=10", id(&delivery));
+    let (mut all, mut page) = (Vec::new(), t.get(&list).await.expect(200));
+    loop {
+        all.extend(numbers(&page["data"]));
+        let Some(cursor) = page["nextCursor"].as_str() else { break };
+        page = t.get(&format!("{list}&cursor={cursor}")).await.expect(200);
+    }
+    assert_eq!(all, (1..=25).rev().collect::<Vec<_>>(), "newest first");
+    t.get(&format!("/v1/deliveries?watchId={watch}")).await.expect(200)["data"][0]["attemptCount"]
+        .as_u64()
+        .expect("in lists, too");
+    t.receiver.read_all();
+    t.finish().await;
+}
+
+/// Each remembered answer would contain all earlier attempts: 400 retries of one delivery stored 2.5 GB.
+#[tokio::test]
+async fn the_answer_to_a_retry_does_not_grow_with_the_attempts() {
+    let t = Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s")]).await;
+    t.receiver.always("/hook", Some(Reply::new(500, "x".repeat(10_000))));
+    let watch = notify(&t, "job_1", "/hook").await;
+    t.pass(minutes(10)).await;
+    let path = format!("/v1/deliveries/{}/retry", id(&t.delivery(&watch).await));
+    let mut sizes = Vec::new();
+    for n in 0..5 {
+        let key = format!("retry-{n}");
+        let answer = t.send("POST", &path, &[AUTH, ("idempotency-key", &key)], b"").await.expect(202);
+        assert_eq!((answer["attemptCount"].as_u64(), &answer["attempts"]), (Some(2 + n), &Value::Null));
+        sizes.push(answer.to_string().len());
+        t.rest().await;
+    }
+    assert_eq!(sizes.iter().min(), sizes.iter().max());
+    t.receiver.read_all();
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn allow_http_permits_plain_http_wherever_https_may_go() {
     for (allow, status) in [("false", 422), ("true", 201)] {
         let t = Harness::with(&[("RINGBACK_EGRESS__ALLOW_HTTP", allow)]).await;
@@ -732,6 +784,8 @@ crate::postgres::on_postgres_too! {
     attempts_in_flight_are_limited_in_total,
     attempts_in_flight_are_limited_by_destination,
     a_delivery_is_shown_with_its_attempts,
+    a_delivery_has_its_newest_attempts_and_a_list_of_all,
+    the_answer_to_a_retry_does_not_grow_with_the_attempts,
     allow_http_permits_plain_http_wherever_https_may_go,
     one_dead_receiver_does_not_slow_another,
     one_apps_dead_receivers_do_not_slow_another_app,

@@ -129,6 +129,7 @@ async fn collected(t: &Harness) -> BTreeMap<String, Value> {
     let deliveries = e.get("listDeliveries", "/v1/deliveries").await;
     let delivery = format!("/v1/deliveries/{}", id(&deliveries["data"][0]));
     e.get("showDelivery", &delivery).await;
+    e.get("listAttempts", &format!("{delivery}/attempts")).await;
     e.call("retryDelivery", "POST", &format!("{delivery}/retry"), None).await;
     e.call("retryDeliveries", "POST", "/v1/deliveries/retry", Some(json!({ "status": "failed" }))).await;
     e.call("pollWatch", "POST", &format!("{watch}/poll"), None).await;

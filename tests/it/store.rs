@@ -139,6 +139,22 @@ impl StoreFixture {
         self.store.end_job(ended(job, generation, EndingKind::Completed, at(60))).await.expect("ended")
     }
 
+    /// Returns the number of rows of a table.
+    pub fn count(&self, table: &str) -> usize {
+        let sql = format!("select count(*) from {table}");
+        match &self.location {
+            DatabaseLocation::File(path) => {
+                let db = rusqlite::Connection::open(path).expect("opens");
+                db.query_row(&sql, [], |row| row.get::<_, u32>(0)).expect("a count") as usize
+            }
+            DatabaseLocation::Server(url) => {
+                let (_, database) = url.reveal().rsplit_once('/').expect("a name");
+                let count = shared("a count").expect("a server").query(database, &sql);
+                count.and_then(|count| count.parse().ok()).expect("a count")
+            }
+        }
+    }
+
     pub async fn stop(&self, watch: WatchId) {
         self.store.stop_watch(StopWatch { app: self.app, watch, now: at(30) }).await.expect("stopped");
     }
@@ -171,8 +187,12 @@ impl StoreFixture {
         self.store.watch(self.app, id).await.expect("read").expect("there")
     }
 
+    /// Returns a delivery and its attempts, oldest first.
     pub async fn shown_delivery(&self, id: DeliveryId) -> (ringback::domain::Delivery, Vec<Attempt>) {
-        self.store.delivery(self.app, id).await.expect("read").expect("there")
+        let (delivery, newest) = self.store.delivery(self.app, id, 100).await.expect("read").expect("there");
+        let attempts: Vec<Attempt> = newest.into_iter().rev().map(|(_, attempt)| attempt).collect();
+        assert_eq!(delivery.attempt_count as usize, attempts.len());
+        (delivery, attempts)
     }
 
     /// Returns the types of the events of the app, in the order of the feed.

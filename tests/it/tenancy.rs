@@ -27,6 +27,7 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
     ("GET", "/v1/events/stream", Some(Scope::Read)),
     ("GET", "/v1/deliveries", Some(Scope::Read)),
     ("GET", "/v1/deliveries/{id}", Some(Scope::Read)),
+    ("GET", "/v1/deliveries/{id}/attempts", Some(Scope::Read)),
     ("POST", "/v1/deliveries/{id}/retry", Some(Scope::Write)),
     ("POST", "/v1/deliveries/retry", Some(Scope::Write)),
     ("GET", "/v1/signing-secret", Some(Scope::Admin)),

@@ -42,6 +42,17 @@ pub fn decode_timeline_position(text: &str) -> Option<TimelinePosition> {
         .then_some(TimelinePosition { at: Timestamp::from_millis(at), count })
 }
 
+/// Encodes the number before which the next page of a numbered list begins.
+pub fn encode_number(number: u32) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(number.to_be_bytes())
+}
+
+/// Decodes the result of [`encode_number`].
+pub fn decode_number(text: &str) -> Option<u32> {
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
+    <[u8; 4]>::try_from(bytes).ok().map(u32::from_be_bytes)
+}
+
 /// Encodes the feed position after which the next page begins.
 pub fn encode_feed_position(position: i64) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(position.to_be_bytes())

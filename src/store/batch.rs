@@ -1,5 +1,6 @@
 //! The open transaction of the writer, and what follows from its commit.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use super::db::{Result, Tx};
 use super::reads::Shared;
 use super::tenant_cache::TenantChange;
 use crate::domain::{
-    AppNo, DispatcherMessage, EventId, EventType, Finished, Payload, PollerMessage, Timestamp, WatchId,
+    AppNo, DispatcherMessage, EventId, EventType, Finished, JobNo, Payload, PollerMessage, Timestamp, WatchId,
 };
 use crate::telemetry::metrics::Tally;
 
@@ -24,6 +25,11 @@ pub(super) struct Batch<'c> {
     /// Number of the events whose deliveries have been created. They are created when all commands of a kind have
     /// been applied.
     pub(super) delivered: usize,
+    /// Jobs of which the terms may have changed, because watches were stopped, amended or expired. A job may have a
+    /// hundred thousand watches, so its terms are read once, at the end of the transaction.
+    pub(super) changed_jobs: BTreeSet<JobNo>,
+    /// Jobs of which a poll was requested, and the time of the last request. They are read once as well.
+    pub(super) requested_polls: BTreeMap<JobNo, Timestamp>,
     /// Effects of the commit.
     pub(super) effects: CommitEffects,
 }
@@ -31,7 +37,15 @@ pub(super) struct Batch<'c> {
 impl<'c> Batch<'c> {
     /// Creates a batch without effects.
     pub(super) fn new(tx: Tx<'c>, shared: &'c Shared) -> Self {
-        Self { tx, shared, events: Vec::new(), delivered: 0, effects: CommitEffects::default() }
+        Self {
+            tx,
+            shared,
+            events: Vec::new(),
+            delivered: 0,
+            changed_jobs: BTreeSet::new(),
+            requested_polls: BTreeMap::new(),
+            effects: CommitEffects::default(),
+        }
     }
 }
 

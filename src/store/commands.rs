@@ -81,6 +81,7 @@ macro_rules! commands {
                         }
                     }
                 })*
+                $crate::store::jobs::notify_poller(batch)?;
                 $crate::store::events::append(batch)
             }
 

@@ -19,7 +19,6 @@ use std::sync::Arc;
 use super::batch::Batch;
 use super::db::{Result, Row, params, row_sql};
 use super::deliveries;
-use super::jobs::notify_watchers_changed;
 use super::reads::ReadStore;
 use super::rows::{read_name, to_json};
 use super::watch_events::{JobChange, WatchToNotify, Watches, read_watches};
@@ -154,7 +153,7 @@ pub(super) fn expire_watches(batch: &mut Batch<'_>, commands: &[&ExpireWatches])
     }
     end_watches(batch, expiries.iter())?;
     let finished = expiries.iter().filter(|expiry| !expiry.watches.has_more).map(|expiry| expiry.job);
-    notify_watchers_changed(batch, &finished.collect::<Vec<_>>())?;
+    batch.changed_jobs.extend(finished);
     Ok(expiries.iter().map(|expiry| expiry.watches.has_more).collect())
 }
 

@@ -143,15 +143,39 @@ fn read_terms(row: &Row<'_>, first: usize) -> Result<(u32, Option<Terms>)> {
     Ok((watching, Some(terms)))
 }
 
+/// Notifies the poller of changed jobs and of requested polls, each job once. It runs after the commands of a batch.
+pub(super) fn notify_poller(batch: &mut Batch<'_>) -> Result<()> {
+    notify_watchers_changed(batch)?;
+    let requested = std::mem::take(&mut batch.requested_polls);
+    let Some(now) = requested.values().max().copied() else { return Ok(()) };
+    let sql = format!(
+        "{SNAPSHOT} from jobs j left join watches w on w.job = j.no and w.status = 'watching'
+         where j.no = $1 group by j.no"
+    );
+    let jobs = requested.keys().map(|job| params![job]);
+    let snapshots = batch.tx.ones(&sql, jobs, |row| read_snapshot(row, now))?;
+    let message = |snapshot| PollerMessage::PollNow(Box::new(snapshot));
+    batch.effects.poller_messages.extend(snapshots.into_iter().map(message));
+    Ok(())
+}
+
 /// Notifies the poller of the terms of jobs after some of their watches were stopped, amended or expired.
-pub(super) fn notify_watchers_changed(batch: &mut Batch<'_>, jobs: &[JobNo]) -> Result<()> {
+fn notify_watchers_changed(batch: &mut Batch<'_>) -> Result<()> {
+    if batch.changed_jobs.is_empty() {
+        return Ok(());
+    }
+    let jobs: Vec<JobNo> = std::mem::take(&mut batch.changed_jobs).into_iter().collect();
     let terms = batch.tx.ones(
         "select count(*), min(expires_at), min(poll_interval), min(expected_at), max(events & 96)
          from watches where job = $1 and status = 'watching'",
         jobs.iter().map(|job| params![job]),
         |row| read_terms(row, 0),
     )?;
-    let unwatched = jobs.iter().zip(&terms).filter(|(_, (watching, _))| *watching == 0);
+    // A poll that was requested in the same transaction is still made.
+    let is_unwatched = |(job, (watching, _)): &(&JobNo, &(u32, Option<Terms>))| {
+        *watching == 0 && !batch.requested_polls.contains_key(job)
+    };
+    let unwatched = jobs.iter().zip(&terms).filter(is_unwatched);
     batch.tx.update_each(
         row_sql!("update jobs set poll_requested_at = null" where "no = $1"),
         unwatched.map(|(job, _)| params![job]),
@@ -303,12 +327,7 @@ pub(super) fn poll_now(batch: &mut Batch<'_>, command: &PollNow) -> Outcome<(), 
         |row| Ok(JobNo(row.int(0)?)),
     )?;
     let Some(job) = job else { return Ok(Err(NotFound)) };
-    let sql = format!(
-        "{SNAPSHOT} from jobs j left join watches w on w.job = j.no and w.status = 'watching'
-         where j.no = $1 group by j.no"
-    );
-    let snapshot = batch.tx.one(&sql, params![job], |row| read_snapshot(row, command.now))?;
-    batch.effects.poller_messages.push(PollerMessage::PollNow(Box::new(snapshot)));
+    batch.requested_polls.insert(job, command.now);
     Ok(Ok(()))
 }
 

@@ -15,14 +15,12 @@
 
 mod register;
 
-use std::collections::BTreeSet;
-
 use super::batch::Batch;
 use super::db::{Result, Row, Tx, Where, params, row_sql};
+use super::deliveries;
 use super::reads::ReadStore;
 use super::rows::{insert_destinations, read_destination, read_name};
 use super::sealing::Keyring;
-use super::{deliveries, jobs};
 use crate::domain::{
     AppNo, DeliveryStatus, Destination, EventSet, JobNo, Timestamp, Watch, WatchId, WatchStatus,
 };
@@ -225,7 +223,7 @@ pub(super) fn amend_watch(
             params![expires_at, app, id],
             |row| Ok(JobNo(row.int(0)?)),
         )?;
-        jobs::notify_watchers_changed(batch, &[job])?;
+        batch.changed_jobs.insert(job);
     }
     let amended = find(&batch.tx, keyring, app, id)?;
     Ok(amended.ok_or(AmendRefusal::NotFound))
@@ -248,13 +246,10 @@ pub(super) fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Resu
         known.iter().map(|(command, _)| params![command.now, command.app, command.watch]),
     )?;
     deliveries::skip_stopped(batch, &known.iter().map(|(command, _)| command.watch).collect::<Vec<_>>())?;
-    let mut changed_jobs = BTreeSet::new();
     for ((command, job), _) in known.iter().zip(stopped).filter(|(_, stopped)| *stopped > 0) {
-        changed_jobs.insert(*job);
+        batch.changed_jobs.insert(*job);
         batch.effects.ended_watches.push(command.watch);
         batch.effects.tally.ended.push(WatchStatus::Stopped);
     }
-    // Once for each job: a client may stop many watches of one job in a batch.
-    jobs::notify_watchers_changed(batch, &changed_jobs.into_iter().collect::<Vec<_>>())?;
     Ok(jobs.iter().map(|job| !job.is_empty()).collect())
 }

@@ -43,6 +43,8 @@
 //! | the log or its index was removed | the name has none or another inode | the log is copied into the database |
 //! | the lock was removed | the name has none or another inode | the log is copied into the database |
 //!
+//! A hard link that is added later is no fault: the lock is on the file, and the start refuses a file with two names.
+//!
 //! The log of the open file is emptied before the process ends. Otherwise the next start would apply it to the file
 //! that has the name then.
 //!

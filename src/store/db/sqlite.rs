@@ -148,7 +148,7 @@ impl WriterConnection {
                 self.roll_back();
                 Err(error.into())
             }
-            Err(error) => outcome_is_unknown(&error),
+            Err(error) => self.outcome_is_unknown(&error),
         }
     }
 
@@ -158,8 +158,15 @@ impl WriterConnection {
         if !self.connection.is_autocommit()
             && let Err(error) = self.connection.execute_batch("rollback")
         {
-            outcome_is_unknown(&error);
+            self.outcome_is_unknown(&error);
         }
+    }
+
+    fn outcome_is_unknown(&self, error: &rusqlite::Error) -> ! {
+        if error::is_damage(error) {
+            self.files.end_damaged(&error.to_string());
+        }
+        end_the_process(&format!("a commit failed, and the contents of the disk are unknown: {error}"));
     }
 
     /// Rewrites the file and its log without the remains of replaced and deleted rows.
@@ -184,7 +191,7 @@ impl WriterConnection {
         let folder = self.path.parent().unwrap_or(&self.path).display();
         let error = StoreError::from(error);
         if let StoreError::Unavailable(why) = &error {
-            return StoreError::Unavailable(format!("{why}; the copy needs {needed} MB in {folder}"));
+            return StoreError::Unavailable(format!("{why}; the rewrite needs {needed} MB in {folder}"));
         }
         error
     }
@@ -367,10 +374,6 @@ fn migrate(connection: &mut Connection, migrations: &[(&str, &str)]) -> Result<(
         transaction.commit()?;
     }
     Ok(())
-}
-
-fn outcome_is_unknown(error: &rusqlite::Error) -> ! {
-    end_the_process(&format!("a commit failed, and the contents of the disk are unknown: {error}"));
 }
 
 /// Opens an empty database in memory, with the current schema.

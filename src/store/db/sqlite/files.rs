@@ -40,13 +40,13 @@
 //! | it was renamed | no file has the name | the log is copied into the renamed file |
 //! | it was replaced (`mv backup x.db`) | the name has another inode | as for a deletion or a rename |
 //! | it was overwritten (`cp backup x.db`) | its header has another mark | the log is renamed: its pages would destroy the backup at the next start |
-//! | the log or its index was removed | the name has none or another inode | the log is copied into the database |
-//! | the lock was removed | the name has none or another inode | the log is copied into the database |
+//! | the log was removed | the name has none or another inode | the log is copied into the database |
+//! | the index of the log or the lock was removed | the name has none or another inode | nothing: all is in its place |
 //!
 //! A hard link that is added later is no fault: the lock is on the file, and the start refuses a file with two names.
 //!
-//! The log of the open file is emptied before the process ends. Otherwise the next start would apply it to the file
-//! that has the name then.
+//! The log of a renamed or replaced file is emptied before the process ends. Otherwise the next start would apply it to
+//! the file that has the name then.
 //!
 //! The mark is the `application_id` in the header, which every start increases. Nothing else changes it, so it shows
 //! a copy of another database and a backup from before the start. It does not show a backup of a later time. The size
@@ -204,16 +204,14 @@ impl Files {
     /// what to do. `empty_log` copies the log into the open file.
     pub fn rescue(&self, fault: Fault, empty_log: impl FnOnce() -> Result<(), String>) -> String {
         let path = self.path.display();
-        let rescued = if fault == Fault::Overwritten {
-            self.set_log_aside()
-        } else {
-            empty_log().and_then(|()| match fault {
-                Fault::Gone | Fault::Replaced => self.keep_open_file(),
-                Fault::Log | Fault::Index | Fault::Lock | Fault::Overwritten => {
-                    Ok("nothing is lost: start again, and leave the files beside the database alone"
-                        .to_owned())
-                }
-            })
+        let nothing_lost =
+            || "nothing is lost: start again, and leave the files beside the database alone".to_owned();
+        let rescued = match fault {
+            Fault::Overwritten => self.set_log_aside(),
+            Fault::Gone | Fault::Replaced => empty_log().and_then(|()| self.keep_open_file()),
+            Fault::Log => empty_log().map(|()| nothing_lost()),
+            // The next start reads the log.
+            Fault::Index | Fault::Lock => Ok(nothing_lost()),
         };
         let rescued = rescued.unwrap_or_else(|error| {
             format!("its contents could not be saved ({error}): restore a backup as {path}, and start again")

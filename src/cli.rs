@@ -17,6 +17,7 @@ pub mod show;
 mod signals;
 pub mod sim;
 pub mod tenants;
+mod terminal;
 pub mod verify;
 pub mod watches;
 
@@ -28,6 +29,12 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use output::{Failure, print, print_note};
+
+/// Not a comment: there, the linter wants marks around the name that a terminal would show.
+const OPENAPI: &str = "\
+Print the API as an OpenAPI 3.1 document
+
+A running server has the same document at /openapi.json, and a readable version at /docs.";
 
 /// The groups of commands in the help of the program.
 const CONTENTS: &[(&str, &[&str])] = &[
@@ -46,7 +53,7 @@ const CONTENTS: &[(&str, &[&str])] = &[
     version,
     arg_required_else_help = true,
     help_template = contents(),
-    after_help = "`ringback COMMAND --help` explains a command, with an example."
+    after_help = "To explain a command, with an example: ringback COMMAND --help"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -65,6 +72,7 @@ enum Command {
     Watch(watches::Watch),
     Watches(watches::Watches),
     Show(show::Show),
+    #[command(visible_alias = "stop")]
     Cancel(watches::Cancel),
     Deliveries(deliveries::Deliveries),
     Retry(deliveries::Retry),
@@ -75,10 +83,8 @@ enum Command {
     /// List providers, check a definition, poll a job once
     #[command(subcommand)]
     Provider(provider::Provider),
-    /// Print the API as an `OpenAPI` 3.1 document
-    ///
-    /// A running server has the same document at /openapi.json, and a readable version at /docs.
-    #[command(name = "openapi")]
+    /// Print the API as a document.
+    #[command(name = "openapi", about = "Print the API as an OpenAPI 3.1 document", long_about = OPENAPI)]
     #[command(after_help = "\
 Example:
   ringback openapi > openapi.json")]
@@ -86,7 +92,8 @@ Example:
     /// Print the completion script of a shell
     #[command(after_help = "\
 Example:
-  ringback completions bash > ~/.local/share/bash-completion/completions/ringback
+  ringback completions bash \\
+    > ~/.local/share/bash-completion/completions/ringback
   ringback completions zsh > ~/.zfunc/_ringback
   ringback completions fish > ~/.config/fish/completions/ringback.fish")]
     Completions {
@@ -140,7 +147,7 @@ pub fn run(cli: Cli) -> ExitCode {
         }
     };
     let (code, message) = match done {
-        Ok(()) => return ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::Closed) => return ExitCode::SUCCESS,
         Err(Failure::Ended(code)) => return ExitCode::from(code),
         Err(Failure::Failed(message) | Failure::Unavailable(message)) => (1, message),
         Err(Failure::Usage(message)) => (2, message),
@@ -161,6 +168,8 @@ fn wait(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> 
 
 #[cfg(test)]
 mod tests {
+    use unicode_width::UnicodeWidthStr as _;
+
     use super::*;
 
     /// Returns every command without subcommands, with its full name.
@@ -184,6 +193,36 @@ mod tests {
         for command in cli.get_subcommands() {
             let about = command.get_about().map(ToString::to_string).unwrap_or_default();
             assert_eq!(contents.matches(&about).count(), 1, "{}", command.get_name());
+        }
+    }
+
+    /// Returns every command, with its full name: groups and their commands.
+    fn all(command: &clap::Command, words: &str) -> Vec<(String, clap::Command)> {
+        let below = command.get_subcommands().filter(|below| below.get_name() != "help");
+        let below = below.flat_map(|below| all(below, &format!("{words} {}", below.get_name())));
+        std::iter::once((words.to_owned(), command.clone())).chain(below).collect()
+    }
+
+    #[test]
+    fn help_texts_fit_every_terminal_without_broken_lines() {
+        let mut cli = Cli::command();
+        cli.build();
+        for (words, command) in all(&cli, "ringback") {
+            for width in [80, 100, 120] {
+                let mut command = command.clone().term_width(width);
+                for page in [command.render_long_help(), command.render_help()] {
+                    let page = page.to_string();
+                    let wide = page.lines().find(|line| line.width() > width);
+                    assert_eq!(wide, None, "{words} at {width}");
+                    assert!(!page.contains('`'), "{words}: {page}");
+                }
+            }
+            // The terminal breaks a paragraph, so the text must not: both together break it in the middle of a line.
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            let is_prose = |line: &str| !line.is_empty() && !line.starts_with("  ") && !line.ends_with(':');
+            let broken = lines.windows(2).find(|pair| pair.iter().all(|line| is_prose(line)));
+            assert_eq!(broken, None, "{words}");
         }
     }
 

@@ -16,7 +16,7 @@ mod settings;
 mod source;
 
 pub use crate::domain::{Masked, Rate};
-pub use access::Access;
+pub use access::{Access, ClientProxy};
 pub use model::{
     Config, Database, Effective, Egress, EncryptionKey, LogFormat, ProviderConfig, Retention, Telemetry,
 };

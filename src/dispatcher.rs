@@ -440,12 +440,16 @@ fn attempt_span(delivery: &PendingDelivery, result: &AttemptResult) -> Option<Sp
     Some(span.failed(error.as_deref()))
 }
 
-/// Logs an attempt: at level info if a retry follows, as a warning if it was the last one.
+/// Logs an attempt: at level info if it delivers an ending, or if a retry follows; as a warning if it was the last one.
 fn log_attempt(delivery: &PendingDelivery, result: &AttemptResult, next: NextStep, trace_id: Option<&str>) {
     let (queue, status) = (delivery.destination.queue.as_str(), result.attempt.status_code);
     let (channel, error) = (delivery.destination.channel, error_text(result));
-    let PendingDelivery { id: delivery, watch, event_type: event, .. } = delivery;
+    let PendingDelivery { id: delivery, watch, event_type: event, manual: is_manual, .. } = delivery;
     match next {
+        // The last line of a watch. Progress, and repetitions by hand, are of interest to developers only.
+        NextStep::Succeeded if event.is_ending() && !is_manual => {
+            tracing::info!(%delivery, %watch, %event, %channel, queue, status, trace_id, "delivered");
+        }
         NextStep::Succeeded => {
             tracing::debug!(%delivery, %watch, %event, %channel, queue, status, trace_id, "delivered");
         }

@@ -46,6 +46,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
+use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method, redirect, retry};
 use rustls::pki_types::CertificateDer;
@@ -87,11 +88,11 @@ pub struct Egress {
     tls: Arc<rustls::ClientConfig>,
 }
 
-/// Makes a client without the guard, for commands that call the user's own server.
-pub fn unguarded(connect_timeout: Duration) -> anyhow::Result<Client> {
+/// Makes a client without the guard, for commands that call the user's own server, through the proxy if there is one.
+pub fn unguarded(connect_timeout: Duration, proxy: Option<&Proxy>) -> anyhow::Result<Client> {
     let mut tls = tls::config(Vec::new())?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let client = Client::builder()
+    let mut client = Client::builder()
         .no_proxy()
         .user_agent(USER_AGENT)
         .redirect(redirect::Policy::none())
@@ -100,7 +101,17 @@ pub fn unguarded(connect_timeout: Duration) -> anyhow::Result<Client> {
         .http1_only()
         .connect_timeout(connect_timeout)
         .tls_backend_preconfigured(tls);
+    if let Some(proxy) = proxy {
+        client = client.proxy(reqwest::Proxy::all(proxy.url())?);
+    }
     Ok(client.gzip(true).build()?)
+}
+
+/// Returns whether the list in `NO_PROXY` contains the host of a URL.
+pub fn bypasses_proxy(no_proxy: &str, url: &str) -> bool {
+    // The address of the proxy does not count.
+    let matcher = Matcher::builder().all("http://proxy").no(no_proxy).build();
+    url.parse().is_ok_and(|url| matcher.intercept(&url).is_none())
 }
 
 /// A POST to a user's address (`U` is [`Target`], the checked URL) or to an operator's (`U` is [`Url`]).

@@ -12,7 +12,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, is_hidden, random};
+use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, random};
 use crate::store::{
     CreateApp, CreateAppRefusal, CreateKey, IdempotencyKey, Idempotent, KeyRow, Replay, Store, StoreError,
     StoredResponse, TooManyKeys,
@@ -55,6 +55,13 @@ pub fn check_name(name: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
+/// Whether a character is invisible or changes how its neighbours are shown: control characters, marks
+/// of writing direction, and characters without width.
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
 /// Checks the expiry of a key. The error is a sentence without its subject.
 pub fn check_expiry(at: Timestamp, now: Timestamp) -> Result<Timestamp, String> {
     let most = crate::domain::parse_duration(EXPIRES_IN.1).unwrap_or(Duration::ZERO);
@@ -77,7 +84,7 @@ pub enum CreateError {
     #[error("another app has this name; choose another one")]
     NameTaken,
     /// The maximum number exists.
-    #[error("there are {count} {kind}, which is the maximum")]
+    #[error("there are {count} {kind}, which is the maximum; use an existing one")]
     TooMany {
         /// The maximum.
         count: i64,

@@ -145,8 +145,12 @@ pub async fn list(call: Call) -> Answer {
     let limit = query.limit();
     let filter = DeliveryFilter {
         status: query.word("status", DeliveryStatus::WORDS, DeliveryStatus::parse),
-        watch: query.read("watchId", "is not a watch's id", WatchId::parse),
-        destination: query.read("destinationId", "is not a destination's id", DestinationId::parse),
+        watch: query.read("watchId", "is not a watch's id, which begins with watch_", WatchId::parse),
+        destination: query.read(
+            "destinationId",
+            "is not a destination's id, which begins with dst_",
+            DestinationId::parse,
+        ),
         since: query.time("since"),
         until: query.time("until"),
         before: query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(DeliveryId)),
@@ -217,7 +221,7 @@ pub async fn retry(call: Call) -> Answer {
         Ok(()) => Ok(answer.into_response()),
         Err(RetryRefusal::NotFound) => Err(Problem::not_found().into()),
         Err(RetryRefusal::Stopped) => {
-            let detail = "the watch of the delivery was stopped, so the delivery cannot be retried";
+            let detail = "the watch of the delivery was stopped, so the delivery cannot be retried; register the job again";
             Err(Problem::new(ProblemCode::WatchStopped, detail).into())
         }
     }
@@ -297,8 +301,10 @@ fn read_filter(fields: &mut ObjectReader<'_, '_>) -> DeliveryFilter {
         fields.error("status", FieldErrorCode::InvalidValue, detail);
     }
     let destination = fields.parsed("destinationId", |text| {
-        DestinationId::parse(text)
-            .ok_or((FieldErrorCode::InvalidFormat, "is not a destination's id".to_owned()))
+        DestinationId::parse(text).ok_or((
+            FieldErrorCode::InvalidFormat,
+            "is not a destination's id, which begins with dst_".to_owned(),
+        ))
     });
     let (since, until) = (fields.time("since"), fields.time("until"));
     DeliveryFilter { destination, since, until, ..DeliveryFilter::default() }

@@ -45,9 +45,9 @@ pub async fn readyz(State(api): State<Arc<Api>>) -> Answer {
     } else if !api.loaded.load(Ordering::Acquire) {
         "the schedules are not loaded yet"
     } else if api.store.refusing() {
-        "the database refuses writes"
+        "the database refuses writes; the server's log says why"
     } else if api.store.check_reads().await.is_err() {
-        "the database does not answer"
+        "the database does not answer; the server's log says why"
     } else {
         return Ok(json(StatusCode::OK, &ServiceStatus { status: "ready" }));
     };

@@ -347,9 +347,10 @@ pub async fn amend(call: Call) -> Answer {
     let problem = match api.store.amend_watch(amend).await? {
         Ok(watch) => return Ok(shown(api, &watch)),
         Err(AmendRefusal::NotFound) => Problem::not_found(),
-        Err(AmendRefusal::Ended) => {
-            Problem::new(ProblemCode::WatchEnded, "the watch has ended and cannot be changed")
-        }
+        Err(AmendRefusal::Ended) => Problem::new(
+            ProblemCode::WatchEnded,
+            "the watch has ended and cannot be changed; register the job again",
+        ),
         Err(AmendRefusal::TooManyDestinations) => {
             let detail =
                 format!("a watch has at most {DESTINATIONS_MAX} destinations, those that it has included");

@@ -99,7 +99,7 @@ impl Channel for Option<Mailer> {
         let address = MailAddress::parse(text)
             .ok_or_else(|| AddressError::Invalid("is not a mail address".to_owned()))?;
         let mailer = self.as_ref().ok_or_else(|| {
-            let message = "no mail is sent from here: [smtp] url is not configured";
+            let message = "no mail is sent from here; the operator can set smtp.url (RINGBACK_SMTP__URL)";
             AddressError::NotConfigured(message.to_owned())
         })?;
         if !mailer.allow.iter().any(|pattern| pattern.allows(&address)) {
@@ -141,7 +141,7 @@ impl Mailer {
             let attempt = Attempt { error, request_headers, response_body, ..Attempt::default() };
             AttemptResult { outcome, unreachable: false, duration: stopwatch.elapsed(), attempt }
         };
-        let final_reply = match Box::pin(smtp::transmit(services, mail, &mut stage)).await {
+        let final_reply = match smtp::transmit(services, mail, &mut stage).await {
             Ok(final_reply) => final_reply,
             Err(failure) => {
                 let (outcome, error, reply) = classify(stage, failure);

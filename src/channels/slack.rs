@@ -121,7 +121,7 @@ impl Channel for Slack {
     fn parse_address(&self, text: &str) -> Result<ParsedAddress, AddressError> {
         match SlackTarget::of(text).map_err(AddressError::Invalid)? {
             SlackTarget::Channel if self.bot.is_none() => {
-                let message = "channels cannot be posted to from here: [slack] bot_token is not configured";
+                let message = "channels cannot be posted to from here; use a hook, or the operator can set slack.bot_token (RINGBACK_SLACK__BOT_TOKEN)";
                 Err(AddressError::NotConfigured(message.to_owned()))
             }
             SlackTarget::Hook | SlackTarget::Compatible => Ok(ParsedAddress::Url(text.to_owned())),

@@ -18,7 +18,7 @@ use super::channel::{
     AttemptResult, Channel, ChannelSpec, Message, ParsedAddress, SendFuture, Services, Shorthand,
     USER_AGENT_VALUE, post,
 };
-use crate::domain::{AddressError, ChannelKind, Outcome, Payload, Timestamp, check_value, random};
+use crate::domain::{AddressError, ChannelKind, Outcome, Payload, Timestamp, random};
 use crate::egress::Received;
 
 /// Tolerance of receivers for the timestamp of a signature, in both directions.
@@ -83,7 +83,6 @@ impl Secret {
     /// Parses `whsec_` and the base64 of 24 to 64 bytes. The error is a sentence that does not repeat the
     /// secret.
     pub fn parse(text: &str) -> Result<Self, String> {
-        check_value(text)?;
         let encoded = text.strip_prefix(PREFIX).ok_or("must begin with whsec_")?;
         let key = STANDARD.decode(encoded).map_err(|_| "must be base64 after whsec_")?;
         if (24..=64).contains(&key.len()) {
@@ -91,6 +90,17 @@ impl Secret {
         } else {
             Err(format!("must hold 24 to 64 bytes, not {}", key.len()))
         }
+    }
+
+    /// Parses a secret as the libraries of receivers do: without `whsec_`, too.
+    pub fn of_libraries(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        Self::parse(&format!("{PREFIX}{}", text.strip_prefix(PREFIX).unwrap_or(text)))
+    }
+
+    /// Makes a secret of its bytes, to explain signatures that were made with a wrong key.
+    pub const fn of_bytes(key: Vec<u8>) -> Self {
+        Self(key)
     }
 
     /// Returns the public form, for the one response that may show it.
@@ -183,7 +193,7 @@ pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
         matches!(known, "connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "upgrade");
     let is_ours = matches!(known, "host" | "expect" | "user-agent" | "traceparent");
     if is_hop_by_hop || is_ours || FAMILIES.iter().any(|family| known.starts_with(family)) {
-        return Err(format!("`{known}` is not yours to set"));
+        return Err(format!("`{known}` is not yours to set; choose another name"));
     }
     if value.len() > HEADER_VALUE_MAX {
         return Err(format!("a header's value must not be longer than {HEADER_VALUE_MAX} characters"));

@@ -1,7 +1,8 @@
 //! Client of a running server, and output of lists, page by page. An error is a sentence that says what to do.
 //!
 //! The client connects to the server that the user names, wherever it is: the address policy is for addresses that
-//! others name. The client does not repeat requests; callers decide about retries.
+//! others name. For the same reason it uses the proxy of the user's environment (`HTTPS_PROXY`, `NO_PROXY`), which the
+//! service does not. The client does not repeat requests; callers decide about retries.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,10 +16,11 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::output::{Failure, Terminal, clean, list, print_line, print_note};
+use super::output::{Failure, clean, list, print_line, print_note};
+use super::terminal::{Column, Terminal, Widths};
 use crate::clock::Clock;
-use crate::config::{Access, Environment};
-use crate::egress;
+use crate::config::{Access, ClientProxy, Environment};
+use crate::egress::{self, Proxy};
 
 /// Timeout of a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -102,8 +104,13 @@ pub struct Page {
 impl Client {
     /// Creates a client for a server.
     pub(super) fn new(access: Access) -> anyhow::Result<Self> {
-        let http = egress::unguarded(CONNECT_TIMEOUT).context("the HTTP client cannot be made")?;
-        Ok(Self { http, access, clock: Clock::System })
+        let mut access = access;
+        let used = |proxy: &ClientProxy| !egress::bypasses_proxy(&proxy.bypass, &access.url);
+        access.proxy = access.proxy.take().filter(used);
+        let proxy = access.proxy.as_ref().map(|proxy| Proxy::parse(proxy.url.reveal()));
+        let proxy = proxy.transpose().map_err(anyhow::Error::msg)?;
+        let http = egress::unguarded(CONNECT_TIMEOUT, proxy.as_ref());
+        Ok(Self { http: http.context("the HTTP client cannot be made")?, access, clock: Clock::System })
     }
 
     /// Returns the URL of the server.
@@ -187,7 +194,14 @@ impl Client {
         Failure::Unavailable(if error.is_builder() {
             format!("no request can be sent to {url}: {error}")
         } else if error.is_connect() {
-            format!("{url} does not answer ({why}): is the server running, and is RINGBACK_URL its address?")
+            let proxy = self.access.proxy.as_ref();
+            let proxy = proxy.map(|proxy| {
+                format!(" The proxy is that of {}; NO_PROXY names hosts without it.", proxy.variable)
+            });
+            let proxy = proxy.unwrap_or_default();
+            format!(
+                "{url} does not answer ({why}): is the server running, and is RINGBACK_URL its address?{proxy}"
+            )
         } else {
             format!("{url} sent an incomplete answer ({why})")
         })
@@ -206,9 +220,7 @@ impl Client {
                 "the server does not know this key: set RINGBACK_API_KEY to a key of this server".to_owned()
             }
             _ if detail.is_empty() => format!("{} answered {status}: is RINGBACK_URL right?", self.url()),
-            StatusCode::NOT_FOUND => {
-                format!("{detail} ({path}): is the id complete, and does it belong to the app of the key?")
-            }
+            StatusCode::NOT_FOUND => format!("{path}: {detail}"),
             _ => detail,
         };
         // A single field error is already in the detail.
@@ -253,16 +265,15 @@ impl Paging {
         client: &Client,
         path: &str,
         filters: &[(&str, Option<String>)],
-        head: &[&str],
+        columns: &[Column],
         row: Row,
     ) -> Result<(), Failure> {
-        let (mut cursor, mut with_head) = (self.cursor.clone(), true);
+        let (mut cursor, mut widths) = (self.cursor.clone(), None);
         let limit = self.limit.or(self.all.then_some(PAGE_MAX)).map(|limit| limit.to_string());
         loop {
             let parameters = [("limit", limit.clone()), ("cursor", cursor.take())];
             let answer = client.get(&with_query(path, filters.iter().cloned().chain(parameters))).await?;
-            cursor = self.page(&answer.text, head, row, with_head)?;
-            with_head = false;
+            cursor = self.page(&answer.text, columns, row, &mut widths)?;
             if !self.all || cursor.is_none() {
                 break;
             }
@@ -274,7 +285,7 @@ impl Paging {
     }
 
     /// Prints a list that is completely in memory.
-    pub(super) fn show_whole(self, mut list: Value, head: &[&str], row: Row) -> Result<(), Failure> {
+    pub(super) fn show_whole(self, mut list: Value, columns: &[Column], row: Row) -> Result<(), Failure> {
         if self.cursor.is_some() {
             let sentence = "--cursor works with a server only: a database is read completely";
             return Err(Failure::Usage(sentence.to_owned()));
@@ -282,11 +293,18 @@ impl Paging {
         if let (Some(limit), Some(data)) = (self.limit, list["data"].as_array_mut()) {
             data.truncate(usize::from(limit));
         }
-        self.page(&list.to_string(), head, row, true).map(drop)
+        self.page(&list.to_string(), columns, row, &mut None).map(drop)
     }
 
-    /// Prints a page and returns the cursor of the next one.
-    fn page(&self, text: &str, head: &[&str], row: Row, with_head: bool) -> Result<Option<String>, Failure> {
+    /// Prints a page and returns the cursor of the next one. The first page sets the widths, and has the header.
+    fn page(
+        &self,
+        text: &str,
+        columns: &[Column],
+        row: Row,
+        widths: &mut Widths,
+    ) -> Result<Option<String>, Failure> {
+        let with_head = widths.is_none();
         let terminal = Terminal::of_stdout();
         let page: Page = serde_json::from_str(text).context("the answer is not a list of Ringback")?;
         if self.json && self.all {
@@ -297,7 +315,7 @@ impl Paging {
             print_note("No entries.");
         } else {
             let rows = page.data.iter().map(|one| row(&serde_json::from_str(one.get()).unwrap_or_default()));
-            print_line(terminal.table(head, rows, with_head))?;
+            print_line(terminal.page(columns, rows, with_head, widths))?;
         }
         Ok(page.next_cursor)
     }

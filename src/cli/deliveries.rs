@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::arguments::time_argument;
 use super::client::{Paging, Server, json_object, segment};
 use super::output::{Failure, address, clean, text, texts};
+use super::terminal::Column;
 use crate::domain::DeliveryStatus;
 
 /// List deliveries, newest first
@@ -14,8 +15,7 @@ use crate::domain::DeliveryStatus;
 Example:
   ringback deliveries --status failed --since 24h
 
---since and --until select by the time of the event: a time such as 2026-02-18T15:00:00Z, or how long
-ago, such as 24h.")]
+--since and --until select by the time of the event: a time such as 2026-02-18T15:00:00Z, or how long ago, such as 24h.")]
 pub struct Deliveries {
     /// Only deliveries with this status
     #[arg(long, value_parser = PossibleValuesParser::new(DeliveryStatus::WORDS))]
@@ -50,7 +50,15 @@ impl Deliveries {
             ("since", time_argument("--since", self.since, now)?),
             ("until", time_argument("--until", self.until, now)?),
         ];
-        let head = ["ID", "STATUS", "EVENT", "WATCH", "TO…", "NEXT ATTEMPT (UTC)", "CREATED (UTC)"];
+        let columns = [
+            Column::new("ID"),
+            Column::new("STATUS"),
+            Column::new("EVENT").optional(2),
+            Column::new("WATCH").optional(4),
+            Column::new("TO").soft(),
+            Column::time("NEXT ATTEMPT").optional(3),
+            Column::time("CREATED").optional(1),
+        ];
         let row = |delivery: &Value| {
             let [id, status, reason] = texts(delivery, ["/id", "/status", "/reason"]);
             let status = if reason.is_empty() { status } else { format!("{status}: {reason}") };
@@ -58,7 +66,7 @@ impl Deliveries {
             let [next, created] = texts(delivery, ["/nextAttemptAt", "/createdAt"]);
             vec![id, status, event, watch, address(&delivery["destination"]), next, created]
         };
-        self.paging.show(&client, "/v1/deliveries", &filters, &head, row).await
+        self.paging.show(&client, "/v1/deliveries", &filters, &columns, row).await
     }
 }
 
@@ -73,8 +81,7 @@ Example:
   ringback retry dlv_01m84y…
   ringback retry --failed --since 24h
 
---since and --until select by the time of the event: a time such as 2026-02-18T15:00:00Z, or how long
-ago, such as 24h.",
+--since and --until select by the time of the event: a time such as 2026-02-18T15:00:00Z, or how long ago, such as 24h.",
     group(clap::ArgGroup::new("what").required(true).args(["id", "failed"]))
 )]
 pub struct Retry {
@@ -116,7 +123,7 @@ impl Retry {
             client.post("/v1/deliveries/retry", Some(body), None).await?
         };
         answer.print(self.json, |value, _| match self.id.as_deref().map(clean) {
-            Some(id) => format!("{id} is attempted now; `ringback show {id}` shows the result."),
+            Some(id) => format!("{id} is attempted now. To see the result:\n  ringback show {id}"),
             None => match text(value, "/count").as_str() {
                 "1" => "1 delivery is retried.".to_owned(),
                 count => format!("{count} deliveries are retried."),

@@ -7,6 +7,7 @@
 mod expectations;
 mod log;
 
+use std::fmt::Display;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -25,9 +26,10 @@ use self::expectations::{DemoJob, Expectations};
 use self::log::{CLIENT, DemoLog, FLAKY, MUVI, Participant, RECEIVER, SERVER, log_response};
 use super::client::Client;
 use super::listen::{Arrival, Listener};
-use super::output::{Failure, print_line};
+use super::output::{Failure, print_line, unless_closed};
 use super::signals::Signals;
 use super::sim::{Options, Simulator};
+use super::terminal::Terminal;
 use crate::app::{App, HostEnvironment};
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
@@ -90,15 +92,16 @@ impl Demo {
             },
             () = signals.stop() => Err(anyhow!("the demo was interrupted")),
         };
-        print_line(format_args!("\n{}", expectations.summary(|job| services.simulator.polls(job))))?;
+        let summary = expectations.summary(Terminal::of_stdout(), |job| services.simulator.polls(job));
+        say(format_args!("\n{summary}\n"))?;
         let verdict = outcome.and_then(|()| expectations.verdict().map_err(anyhow::Error::msg));
         if verdict.is_ok() {
             let (count, seconds) = (JOBS.len(), log.elapsed().as_secs_f64());
-            print_line(format_args!(
+            say(format_args!(
                 "{count} of {count} expected webhooks were received and verified in {seconds:.1} s."
             ))?;
         } else if !expectations.is_complete() {
-            print_line(expectations.missing())?;
+            say(expectations.missing())?;
         }
         if self.keep && verdict.is_ok() {
             services.keep(&log, &mut signals).await?;
@@ -110,6 +113,11 @@ impl Demo {
         }
         Ok(verdict?)
     }
+}
+
+/// Prints a line. If stdout is closed, the demo continues: its result is the exit code.
+fn say(line: impl Display) -> Result<()> {
+    unless_closed(print_line(line))
 }
 
 /// The running services.
@@ -152,7 +160,8 @@ impl Services {
             // Ends also when the sender is dropped.
             let _ = ended.await;
         }));
-        log.line(SERVER, &format!("listens on {server}, database in {}", folder.0.display()));
+        log.line(SERVER, &format!("listens on {server}"));
+        log.line(SERVER, &format!("database in {}", folder.0.display()));
 
         let mut receiver = async |rejects| {
             let listening = Listener::bind(clock.clone(), 0, Some(secret.clone()), rejects).await;
@@ -164,10 +173,10 @@ impl Services {
         let steady = receiver(0).await?;
         log.line(RECEIVER, &format!("listens on {}", steady.url));
         let flaky = receiver(REJECTED).await?;
-        let rejects = "answers 503 to the first webhook";
-        log.line(FLAKY, &format!("listens on {}, {rejects}", flaky.url));
+        log.line(FLAKY, &format!("listens on {}", flaky.url));
+        log.line(FLAKY, "answers 503 to the first webhook");
         log.line(SERVER, &format!("retries after {RETRY_SCHEDULE} (shortened for the demo)"));
-        let client = Client::new(Access { url: server, key: Some(Masked::new(key.clone())) })?;
+        let client = Client::new(Access { url: server, key: Some(Masked::new(key.clone())), proxy: None })?;
         Ok(Self { simulator, server: running, end, tasks, client, key, steady, flaky })
     }
 
@@ -183,7 +192,7 @@ impl Services {
             let answer = answer.map_err(anyhow::Error::msg).with_context(|| demo_job.id)?;
             let id = answer.value()["id"].as_str().map(str::to_owned).context("the new watch has no id")?;
             let within = demo_job.expires.map(|duration| format!(" for {duration}")).unwrap_or_default();
-            log.line(CLIENT, &format!("registers {}{within}: 201 {id}", demo_job.id));
+            log.line(CLIENT, &format!("registers {}{within}: 201", demo_job.id));
             expectations.registered(demo_job, id);
         }
         while !expectations.is_complete() {
@@ -209,15 +218,17 @@ impl Services {
     /// Runs until a signal, and shows further webhooks.
     async fn keep(&mut self, log: &DemoLog, signals: &mut Signals) -> Result<()> {
         let (server, key, url) = (self.client.url(), &self.key, &self.steady.url);
-        print_line(format_args!(
+        say(format_args!(
             r#"
 Everything runs until Ctrl-C. To register a job of your own that fails after 5 s:
 
   curl -X POST {server}/v1/watches \
-    -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \
-    -d '{{"jobId": "job_5s_failed_mine", "callbackUrl": "{url}"}}'
+    -H 'Content-Type: application/json' \
+    -H 'Authorization: Bearer {key}' \
+    -d '{{"jobId": "job_5s_failed_mine",
+         "callbackUrl": "{url}"}}'
 
-`ringback sim --help` explains what a job id can contain.
+What a job id can contain: ringback sim --help
 "#
         ))?;
         // One future for all iterations, so that no signal is lost between two webhooks.

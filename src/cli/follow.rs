@@ -10,8 +10,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use super::client::{Answer, Client, segment, with_query};
-use super::output::{Failure, Terminal, clean, join, print_line, print_note, text, texts};
+use super::output::{Failure, clean, join, print_line, print_note, text, texts, unless_closed};
 use super::signals::shutdown_signal;
+use super::terminal::Terminal;
 use crate::domain::{JobStatus, WatchStatus};
 
 /// Maximum time that the server waits before it answers; shorter with a progress bar.
@@ -53,7 +54,7 @@ pub(super) async fn follow(
         asked = shutdown_signal() => {
             asked?;
             progress.bar.finish_and_clear();
-            let message = format!("The watch continues; `ringback show {id} --follow` follows it again.");
+            let message = format!("The watch continues. To follow it again:\n  ringback show {id} --follow");
             return Err(Failure::Failed(message));
         }
         ended = wait_for_end(client, id, first, &progress) => ended,
@@ -62,17 +63,22 @@ pub(super) async fn follow(
     let answer = ended?;
     let (terminal, watch) = (Terminal::of_stdout(), answer.value());
     let status = text(&watch, "/status");
-    if json {
-        terminal.json(&answer.text)?;
+    let printed = if json {
+        terminal.json(&answer.text)
     } else {
         let line = describe(&watch);
         let rest = line.strip_prefix(&status).unwrap_or_default();
-        print_line(format_args!("{}{rest}", terminal.status(&status)))?;
-    }
+        print_line(format_args!("{}{rest}", terminal.status(&status)))
+    };
+    // The exit code is a result, too.
+    unless_closed(printed)?;
     match WatchStatus::parse(&status).and_then(exit_code) {
         Some(0) => Ok(()),
         Some(code) => Err(Failure::Ended(code)),
-        None => Err(Failure::Failed(format!("the server sent an unknown status: {}", clean(&status)))),
+        None => Err(Failure::Failed(format!(
+            "the server sent an unknown status: {}; is this program older than the server?",
+            clean(&status)
+        ))),
     }
 }
 
@@ -122,11 +128,18 @@ fn has_ended(watch: &Value) -> bool {
     text(watch, "/status") != WatchStatus::Watching.as_str()
 }
 
+/// Describes a job of which no poll has brought a status. Polls that failed are polls, too.
+pub(super) fn unknown_status(watch: &Value) -> &'static str {
+    let polled = !text(watch, "/job/lastPolledAt").is_empty() || !text(watch, "/job/lastError").is_empty();
+    if polled { "unknown, because every poll failed" } else { "not polled yet" }
+}
+
 /// Returns the state of a watch in one line.
 fn describe(watch: &Value) -> String {
     let ended = has_ended(watch);
     let status = text(watch, if ended { "/status" } else { "/job/status" });
-    let status = if status == JobStatus::Unknown.as_str() { "not polled yet".to_owned() } else { status };
+    let status =
+        if status == JobStatus::Unknown.as_str() { unknown_status(watch).to_owned() } else { status };
     let percent = percent(watch).map(|percent| format!("{percent} %")).unwrap_or_default();
     let [output, code, message] = texts(watch, ["/job/output", "/job/error/code", "/job/error/message"]);
     let failed = Some(text(watch, "/job/lastError")).filter(|error| !ended && !error.is_empty());

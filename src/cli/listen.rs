@@ -4,7 +4,6 @@
 //! machine: it listens on loopback only and has no timeouts.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,10 +18,12 @@ use serde::de::IgnoredAny;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::output::{Failure, print_line};
+use super::output::{Failure, clean, print_line};
 use super::signals::shutdown_signal;
+use super::terminal::{BOLD, DIM, GREEN, RED, Terminal};
 use crate::channels::webhook::{self, Secret};
 use crate::clock::Clock;
+use crate::domain::Timestamp;
 
 /// Maximum size of a body, in bytes: four times that of a webhook.
 const BODY_MAX: usize = 1024 * 1024;
@@ -41,7 +42,7 @@ const SHOWN_MAX: usize = 4 * 1024;
 Example:
   ringback listen --secret whsec_… --fail 3
 
-Webhooks to private addresses must be permitted; start the server with
+Webhooks to private addresses must be permitted. Start the server with:
   RINGBACK_EGRESS__ALLOW=127.0.0.1/32 ringback serve")]
 pub struct Listen {
     /// Port on 127.0.0.1; 0 selects a free one
@@ -58,18 +59,18 @@ pub struct Listen {
 impl Listen {
     /// Runs the command until it is stopped.
     pub async fn run(self) -> Result<(), Failure> {
-        let secret = self.secret.as_deref().map(Secret::parse).transpose();
+        let secret = self.secret.as_deref().map(Secret::of_libraries).transpose();
         let secret = secret.map_err(|why| Failure::Usage(format!("--secret: {why}")))?;
         let (listener, mut arrivals) = Listener::bind(Clock::System, self.port, secret, self.fail)
             .await
             .with_context(|| format!("port {} is not available; --port 0 selects a free one", self.port))?;
-        print_line(format_args!("Listening on {}", listener.url()))?;
-        print_line(
-            "Start the server with RINGBACK_EGRESS__ALLOW=127.0.0.1/32 to permit webhooks to this address.",
-        )?;
+        print_line(format_args!("Listening on {}. Times are UTC.", listener.url()))?;
+        print_line("To permit webhooks to this address, start the server with")?;
+        print_line("  RINGBACK_EGRESS__ALLOW=127.0.0.1/32 ringback serve")?;
+        let terminal = Terminal::of_stdout();
         let show = async {
             while let Some(arrival) = arrivals.recv().await {
-                print_line(format_args!("\n{arrival}"))?;
+                print_line(format_args!("\n{}", arrival.render(terminal)))?;
             }
             Ok::<_, anyhow::Error>(())
         };
@@ -126,21 +127,23 @@ struct Receiver {
     secret: Option<Secret>,
     /// Number of webhooks that are still to be rejected.
     fail: AtomicU32,
-    /// Number of requests with each id.
-    attempts: Mutex<HashMap<String, u32>>,
+    /// Number of requests with each id, by path: destinations of one watch get the same id.
+    attempts: Mutex<HashMap<(String, String), u32>>,
     arrivals: mpsc::Sender<Arrival>,
 }
 
 /// A received webhook.
 #[derive(Clone, Debug)]
 pub struct Arrival {
+    /// Time of the arrival.
+    pub at: Timestamp,
     /// Path and query of the request.
     pub path: String,
     /// Header `webhook-id`; empty if missing.
     pub id: String,
     /// Header `ringback-event`; empty if missing.
     pub event: String,
-    /// Number of requests with this id, including this one.
+    /// Number of requests with this id and this path, including this one.
     pub attempt: u32,
     /// Result of the verification.
     pub signature: Signature,
@@ -176,11 +179,12 @@ async fn receive(
 
 impl Receiver {
     fn judge(&self, uri: &Uri, headers: &HeaderMap, body: Bytes) -> Arrival {
+        let now = self.clock.now();
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let id = header("webhook-id").to_owned();
         let verified = self.secret.as_ref().map(|secret| {
             let (time, signatures) = (header("webhook-timestamp"), header("webhook-signature"));
-            webhook::verify(secret, &id, time, signatures, &body, self.clock.now(), webhook::TOLERANCE)
+            webhook::verify(secret, &id, time, signatures, &body, now, webhook::TOLERANCE)
         });
         let signature = match verified {
             None => Signature::NoSecret,
@@ -193,31 +197,39 @@ impl Receiver {
             Signature::Wrong(_) => StatusCode::UNAUTHORIZED,
             Signature::Verified | Signature::NoSecret => StatusCode::NO_CONTENT,
         };
-        let (attempt, event) = (self.attempt(&id), header("ringback-event").to_owned());
-        Arrival { path: uri.to_string(), id, event, attempt, signature, answered, body }
+        let (path, event) = (uri.to_string(), header("ringback-event").to_owned());
+        let attempt = self.attempt((id.clone(), path.clone()));
+        Arrival { at: now, path, id, event, attempt, signature, answered, body }
     }
 
-    /// Returns the number of requests with this id, including this one.
-    fn attempt(&self, id: &str) -> u32 {
+    /// Returns the number of requests with this id and this path, including this one.
+    fn attempt(&self, destination: (String, String)) -> u32 {
         let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
         if attempts.len() >= IDS_MAX {
             attempts.clear();
         }
-        *attempts.entry(id.to_owned()).and_modify(|attempts| *attempts += 1).or_insert(1)
+        *attempts.entry(destination).and_modify(|attempts| *attempts += 1).or_insert(1)
     }
 }
 
-impl fmt::Display for Arrival {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Arrival {
+    /// Returns the lines for people: what arrived when, whether it is genuine, and its body.
+    pub(super) fn render(&self, terminal: Terminal) -> String {
         let event = if self.event.is_empty() { "(no ringback-event)" } else { &self.event };
         let id = if self.id.is_empty() { "(no webhook-id)" } else { &self.id };
-        writeln!(f, "{event}  {id}  attempt {}  {} → {}", self.attempt, self.path, self.answered.as_u16())?;
-        match &self.signature {
-            Signature::Verified => writeln!(f, "signature: verified")?,
-            Signature::Wrong(why) => writeln!(f, "signature: wrong: {why}")?,
-            Signature::NoSecret => writeln!(f, "signature: not checked, no --secret was given")?,
-        }
-        f.write_str(&pretty(&self.body))
+        let at = self.at.to_string();
+        let at = terminal.paint(DIM, at.get(11..19).unwrap_or_default());
+        let event = terminal.paint(BOLD, &clean(event));
+        let colour = if self.answered.is_success() { GREEN } else { RED };
+        let answered = terminal.paint(colour, self.answered.as_str());
+        let signature = match &self.signature {
+            Signature::Verified => terminal.paint(GREEN, "signature verified"),
+            Signature::Wrong(why) => terminal.paint(RED, &format!("signature wrong: {why}")),
+            Signature::NoSecret => "signature not checked: --secret was not given".to_owned(),
+        };
+        let (attempt, path) = (self.attempt, clean(&self.path));
+        let head = format!("{at}  {event}  attempt {attempt}  {path} → {answered}");
+        format!("{head}\n{}\n{signature}\n{}", clean(id), pretty(&self.body))
     }
 }
 
@@ -262,8 +274,8 @@ fn indent(json: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::terminal::tests::PLAIN;
     use crate::clock::ManualClock;
-    use crate::domain::Timestamp;
 
     const NOW: Timestamp = Timestamp::from_millis(1_771_426_951_000);
 
@@ -291,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_are_rejected_and_attempts_counted_by_id() {
+    fn attempts_are_counted_for_each_destination() {
         let body = Bytes::from_static(b"{}");
         let good = webhook::sign(&secret(), "evt_1", NOW.seconds(), &body);
         let receiver = receiver(Some(secret()), 2);
@@ -300,6 +312,8 @@ mod tests {
             (arrival.attempt, arrival.answered.as_u16(), arrival.signature == Signature::Verified)
         });
         assert_eq!(seen, [(1, 503, true), (2, 503, true), (3, 204, true)]);
+        let other = receiver.judge(&Uri::from_static("/other"), &headers(&good), body);
+        assert_eq!(other.attempt, 1, "another destination of the same event");
     }
 
     #[test]
@@ -318,9 +332,10 @@ mod tests {
             br#"{"type":"job.completed", "data":{"url":"a\"{,}\\","n":1.50,"list":[1,{}],"none":[ ],"null":null}}"#,
         );
         let arrival = receiver(None, 0).judge(&Uri::from_static("/hook?a=1"), &headers("v1,AAAA"), body);
-        insta::assert_snapshot!(arrival.to_string(), @r#"
-        job.completed  evt_1  attempt 1  /hook?a=1 → 204
-        signature: not checked, no --secret was given
+        insta::assert_snapshot!(arrival.render(PLAIN), @r#"
+        15:02:31  job.completed  attempt 1  /hook?a=1 → 204
+        evt_1
+        signature not checked: --secret was not given
         {
           "type": "job.completed",
           "data": {

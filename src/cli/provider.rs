@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::arguments::{configuration, parameter};
-use super::output::{Failure, FieldList, Terminal, print_line, text, time};
+use super::output::{Failure, print_line, text};
+use super::terminal::{Column, FieldList, Terminal};
 use crate::app::{self, HostEnvironment};
-use crate::clock::Clock;
 use crate::config::Flags;
 use crate::domain::{JobStatus, format_duration, format_rate};
 use crate::egress::Fetch;
@@ -52,7 +52,7 @@ pub struct Check {
 
 /// Poll a job once and show how the answer is interpreted
 ///
-/// Uses the credential, the base URL and the proxy of `ringback serve`. The exit code is 1 if the answer contains no
+/// Uses the credential, the base URL and the proxy of ringback serve. The exit code is 1 if the answer contains no
 /// status of the job.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -97,7 +97,15 @@ impl List {
         if self.json {
             return Ok(terminal.json(&json!({ "data": known, "nextCursor": null }).to_string())?);
         }
-        let head = ["ID", "KEY", "STATUSES…", "RATE", "CONCURRENCY", "POLL INTERVAL", "BASE URL…"];
+        let columns = [
+            Column::new("ID"),
+            Column::new("KEY"),
+            Column::new("STATUSES").soft().optional(2),
+            Column::new("RATE"),
+            Column::new("CONCURRENCY").optional(3),
+            Column::new("POLL INTERVAL").optional(1),
+            Column::new("BASE URL").soft(),
+        ];
         let rows = known.iter().map(|one| {
             let statuses: Vec<_> =
                 one["statuses"].as_object().into_iter().flat_map(Map::keys).cloned().collect();
@@ -111,7 +119,7 @@ impl List {
                 text(one, "/baseUrl"),
             ]
         });
-        Ok(print_line(terminal.table(&head, rows, true))?)
+        Ok(print_line(terminal.table(&columns, rows, true))?)
     }
 }
 
@@ -184,12 +192,9 @@ impl Poll {
         let url = format!("{}{}", request.url.origin().ascii_serialization(), request.url.path());
         let fetch = Fetch::new(request.url, &request.headers, request.timeout, request.max_body);
         let received = egress.fetch(fetch).await;
-        let received =
-            received.map_err(|why| Failure::Failed(format!("{} did not answer: {why}", definition.name)))?;
-        let mut answer = definition.interpret(&self.job_id, received.status, &received.body);
-        if let Interpretation::Ok(report) = &mut answer {
-            report.observation.discard_implausible_times(Clock::System.now());
-        }
+        let received = received
+            .map_err(|why| Failure::Failed(format!("{} did not answer at {url}: {why}", definition.name)))?;
+        let answer = definition.interpret(&self.job_id, received.status, &received.body);
         let mut report = report(&answer);
         report["httpStatus"] = json!(received.status);
         report["durationMs"] = json!(u64::try_from(received.duration.as_millis()).unwrap_or(u64::MAX));
@@ -197,7 +202,7 @@ impl Poll {
         if self.json {
             terminal.json(&report.to_string())?;
         } else {
-            print_line(card(&report, &url).render(terminal))?;
+            print_line(card(&report, &url, terminal).render())?;
         }
         if self.raw {
             print_line("")?;
@@ -225,8 +230,8 @@ fn report(meaning: &Interpretation) -> Value {
     report
 }
 
-fn card(report: &Value, url: &str) -> FieldList {
-    let mut card = FieldList::default();
+fn card(report: &Value, url: &str, terminal: Terminal) -> FieldList {
+    let mut card = FieldList::new(terminal);
     card.line("request", url);
     let (status, duration) = (text(report, "/httpStatus"), text(report, "/durationMs"));
     card.line("answer", format!("HTTP {status} in {duration} ms"));
@@ -250,8 +255,8 @@ fn card(report: &Value, url: &str) -> FieldList {
     }
     card.line("error", text(report, "/error/code"));
     card.line("error message", text(report, "/error/message"));
-    card.line("created (UTC)", time(report, "/createdAt"));
-    card.line("completed (UTC)", time(report, "/completedAt"));
+    card.time("created", report, "/createdAt");
+    card.time("completed", report, "/completedAt");
     card.line("request id", text(report, "/requestId"));
     card
 }

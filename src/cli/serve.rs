@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::arguments::{complete_configuration, configuration};
-use super::output::{Failure, Terminal, print_line, print_note};
+use super::output::{Failure, clean, print_line, print_note, unless_closed};
 use super::signals::Signals;
+use super::terminal::{Column, Terminal};
 use crate::app::{App, FirstStart, HostEnvironment};
 use crate::clock::Clock;
 use crate::config::{Effective, Flags};
@@ -27,12 +28,16 @@ Example:
   MUVI_API_KEY=pb_… ringback serve
 
   curl -X POST http://127.0.0.1:8080/v1/watches \\
-    -H \"Authorization: Bearer $RINGBACK_API_KEY\" -H 'Content-Type: application/json' \\
-    -d '{\"jobId\": \"job_abc123def456\", \"callbackUrl\": \"https://app.example.com/hooks/muvi\"}'
+    -H \"Authorization: Bearer $RINGBACK_API_KEY\" \\
+    -H 'Content-Type: application/json' \\
+    -d '{\"jobId\": \"job_abc123def456\",
+         \"callbackUrl\": \"https://app.example.com/hooks/muvi\"}'
 
-`ringback config` shows every setting. SIGTERM, SIGINT, SIGQUIT and SIGHUP stop the service after the work in
-progress, for which it waits up to shutdown_grace. A second SIGTERM or SIGINT ends that wait. The exit code is 0 in
-both cases.")]
+To show every setting: ringback config
+
+SIGTERM, SIGINT, SIGQUIT and SIGHUP stop the service after the work in progress, for which it waits up to shutdown_grace. A second SIGTERM or SIGINT ends that wait. The exit code is 0 in both cases.
+
+The service does not use HTTPS_PROXY, HTTP_PROXY and ALL_PROXY; its proxy is the setting egress.proxy.")]
 pub struct Serve {
     #[command(flatten)]
     flags: Flags,
@@ -47,13 +52,16 @@ impl Serve {
             tracing::warn!("{warning}");
         }
         let app = App::build(config, HostEnvironment::system()?).await?;
-        print_once(&app.first_start).context(
-            "the new admin key could not be printed and will not be shown again: remove the database, or \
-             set RINGBACK_API_KEY",
-        )?;
+        print_once(&app.first_start).map_err(|error| {
+            Failure::Failed(format!(
+                "{error:#}: the new admin key could not be printed and will not be shown again; \
+                 remove the database, or set RINGBACK_API_KEY"
+            ))
+        })?;
         // Before the line after which a supervisor may send a signal.
         let (mut first, mut both) = (Signals::install()?, Signals::install()?);
-        print_line(format_args!("ringback listens on http://{}", app.address()?))?;
+        // The service runs also if nobody reads its output any more.
+        unless_closed(print_line(format_args!("ringback listens on http://{}", app.address()?)))?;
         let second = async {
             both.stop().await;
             both.stop_now().await;
@@ -81,15 +89,14 @@ fn print_once(first_start: &FirstStart) -> anyhow::Result<()> {
 
 /// Check whether the service on this machine is alive
 ///
-/// Reads the configuration as `ringback serve` does and requests /healthz at its address. The exit code is 0 if the
+/// Reads the configuration as ringback serve does and requests /healthz at its address. The exit code is 0 if the
 /// service answers, else 1. The HEALTHCHECK of the image runs this command.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   ringback health --ready
 
-A service is alive if it answers. It is ready if its database answers and it is not shutting down.
-Restart a service that is not alive; send no requests to a service that is not ready.")]
+A service is alive if it answers. It is ready if its database answers and it is not shutting down. Restart a service that is not alive; send no requests to a service that is not ready.")]
 pub struct Health {
     /// Check whether the service is ready: /readyz
     #[arg(long)]
@@ -113,7 +120,7 @@ impl Health {
             return Err(Failure::Usage(sentence.into()));
         }
         let url = format!("http://{address}/{}", if self.ready { "readyz" } else { "healthz" });
-        let client = egress::unguarded(HEALTH_TIMEOUT).context("the HTTP client cannot be made")?;
+        let client = egress::unguarded(HEALTH_TIMEOUT, None).context("the HTTP client cannot be made")?;
         let asked = Clock::System.timeout(HEALTH_TIMEOUT, client.get(&url).send()).await;
         let wrong = match asked {
             None => format!("no answer within {} s", HEALTH_TIMEOUT.as_secs()),
@@ -121,7 +128,7 @@ impl Health {
             Some(Ok(answer)) if !answer.status().is_success() => format!("answered {}", answer.status()),
             Some(Ok(_)) => return Ok(print_line(if self.ready { "ready" } else { "alive" })?),
         };
-        Err(Failure::Failed(format!("{url}: {wrong}")))
+        Err(Failure::Failed(format!("{url}: {wrong}; is the service running, and does it listen there?")))
     }
 }
 
@@ -158,22 +165,35 @@ impl ShowConfig {
         for warning in &config.warnings {
             print_note(format_args!("warning: {warning}"));
         }
-        Ok(print_line(listing(&config.effective))?)
+        Ok(print_line(listing(&config.effective, Terminal::of_stdout()))?)
     }
 }
 
-/// Returns three columns: key, value, source.
-fn listing(effective: &[Effective]) -> String {
-    let rows = effective.iter().map(|one| {
+/// Returns the settings: key, value and source. On a terminal, a source that does not fit follows on a line of its own:
+/// a value is never cut.
+fn listing(effective: &[Effective], terminal: Terminal) -> String {
+    let shown = |one: &Effective| {
         let value = one.value.clone().unwrap_or_else(|| "none".to_owned());
         [one.key.clone(), value, one.source.to_string()]
+    };
+    let rows: Vec<[String; 3]> = effective.iter().map(shown).collect();
+    let table = terminal.table(&["", "", ""].map(Column::new), &rows, false);
+    if table.lines().all(|line| terminal.fits(line)) {
+        return table;
+    }
+    let width = rows.iter().map(|[key, ..]| key.len()).max().unwrap_or(0);
+    let lines = rows.iter().map(|row| {
+        let [key, value, source] = row.each_ref().map(|cell| clean(cell));
+        let line = format!("{key:width$}  {value}  {source}");
+        if terminal.fits(&line) { line } else { format!("{key:width$}  {value}\n{:width$}  {source}", "") }
     });
-    Terminal::of_stdout().table(&["", "", ""], rows, false)
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::terminal::tests::{PLAIN, narrow};
     use crate::config::{Config, Environment};
 
     #[test]
@@ -201,7 +221,7 @@ mod tests {
         let is_of_channel = |line: &str| {
             crate::channels::TABLE.iter().flat_map(|spec| spec.settings).any(|one| line.starts_with(one.key))
         };
-        let listed = listing(&config.effective);
+        let listed = listing(&config.effective, PLAIN);
         let listed: Vec<&str> = listed.lines().filter(|line| !is_of_channel(line)).collect();
         insta::assert_snapshot!(listed.join("\n"), @r"
         listen                    127.0.0.1:8080                             default
@@ -230,5 +250,14 @@ mod tests {
         providers.path            none                                       default
         providers.muvi.api_key    ***                                        MUVI_API_KEY
         ");
+    }
+    #[test]
+    fn the_listing_fits_a_terminal_and_cuts_no_value() {
+        let env = [("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s, 2s, 3s, 4s, 5s, 6s, 7s, 8s, 9s")];
+        let env: Environment = env.into_iter().collect();
+        let config = Config::read(&Flags::default(), &env, None).expect("no errors");
+        let listed = listing(&config.effective, narrow(80));
+        assert!(listed.lines().all(|line| narrow(80).fits(line)), "{listed}");
+        assert!(listed.contains("[1s, 2s, 3s, 4s, 5s, 6s, 7s, 8s, 9s]\n"), "{listed}");
     }
 }

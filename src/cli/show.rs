@@ -3,21 +3,23 @@
 use anyhow::Context as _;
 use serde_json::Value;
 
-use super::client::{Answer, Client, PAGE_MAX, Page, Server, segment};
+use super::client::{Answer, Client, PAGE_MAX, Page, Server, segment, with_query};
 use super::follow;
-use super::output::{Failure, FieldList, Terminal, address, join, list, text, texts, time};
-use crate::domain::JobStatus;
+use super::output::{Failure, address, join, list, text, texts};
+use super::terminal::{Column, FieldList, Terminal, seconds};
+use crate::domain::{JobStatus, Timestamp};
 
-/// Show a watch with its timeline, a delivery with its attempts, or an event
+/// Show a watch with its timeline, a delivery or an event
 ///
-/// The id says which: watch_…, dlv_… or evt_….
+/// A delivery is shown with its attempts, an event with its deliveries. The id says which: watch_…, dlv_… or evt_….
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   ringback show watch_01m84y… --follow
 
---follow waits for the end of a watch; the exit codes are those of `ringback watch --follow`.
-With --json a watch has its timeline in the field `timeline`.")]
+--follow waits for the end of a watch; the exit codes are those of ringback watch --follow.
+
+With --json a watch has its timeline in the field timeline.")]
 pub struct Show {
     /// Id (watch_…, dlv_… or evt_…)
     id: String,
@@ -45,7 +47,11 @@ impl Show {
             "watch" if self.follow => follow::follow(&client, &self.id, None, self.json).await,
             "watch" => with_timeline(&client, &id).await?.print(self.json, watch),
             "dlv" => client.get(&format!("/v1/deliveries/{id}")).await?.print(self.json, delivery),
-            "evt" => client.get(&format!("/v1/events/{id}")).await?.print(self.json, event),
+            "evt" => {
+                let event = client.get(&format!("/v1/events/{id}")).await?;
+                let deliveries = if self.json { Value::Null } else { deliveries_of(&client, &event).await? };
+                event.print(self.json, |event, terminal| event_fields(event, &deliveries, terminal))
+            }
             _ => {
                 let sentence =
                     "this object cannot be shown; give an id that begins with watch_, dlv_ or evt_";
@@ -71,57 +77,100 @@ async fn with_timeline(client: &Client, id: &str) -> Result<Answer, Failure> {
     Ok(Answer { text: format!("{open},\"timeline\":[{}]}}", lines.join(",")) })
 }
 
+/// Returns the deliveries of an event: those of its watch at the time of the event.
+async fn deliveries_of(client: &Client, event: &Answer) -> Result<Value, Failure> {
+    const MOMENT: std::time::Duration = std::time::Duration::from_millis(1);
+    let event = event.value();
+    let at = text(&event, "/timestamp");
+    let until = Timestamp::parse(&at).map(|at| at.plus(MOMENT).to_string());
+    let watch = text(&event, "/data/watchId");
+    let filters = [("watchId", Some(watch)), ("since", Some(at)), ("until", until)];
+    Ok(client.get(&with_query("/v1/deliveries", filters)).await?.value())
+}
+
 /// Returns a watch with its destinations.
 pub(super) fn watch_fields(watch: &Value, terminal: Terminal) -> String {
-    let mut card = FieldList::default();
+    let mut card = FieldList::new(terminal);
     card.line("watch", text(watch, "/id"));
     card.line("status", text(watch, "/status"));
     card.line("job", format!("{} of {}", text(watch, "/jobId"), text(watch, "/provider")));
-    let [status, raw, percent] = texts(watch, ["/job/status", "/job/rawStatus", "/job/progress"]);
-    let named = match status {
-        status if raw.is_empty() || raw == status => status,
-        status => format!("{status} ({raw})"),
-    };
-    let named = if named == JobStatus::Unknown.as_str() { "not polled yet".to_owned() } else { named };
-    card.line("job status", if percent.is_empty() { named } else { format!("{named}, {percent} %") });
-    card.line("output", text(watch, "/job/output"));
-    let outputs = list(watch, "/job/outputs").count();
-    if outputs > 1 {
-        card.line("outputs", format!("{outputs}; --json shows all"));
-    }
-    let why = texts(watch, ["/job/error/code", "/job/error/message"]);
-    card.line("error", join(why, ": "));
+    job_status(&mut card, watch, "/job", follow::unknown_status(watch));
+    result(&mut card, watch, "/job");
     card.line("last error", text(watch, "/job/lastError"));
-    card.line("last poll", utc(watch, "/job/lastPolledAt"));
-    card.line("next poll", utc(watch, "/job/nextPollAt"));
-    card.line("created", utc(watch, "/createdAt"));
-    card.line("ended", utc(watch, "/endedAt"));
+    polls(&mut card, watch);
+    card.time("created", watch, "/createdAt");
+    card.time("ended", watch, "/endedAt");
     if text(watch, "/endedAt").is_empty() {
-        card.line("expires", utc(watch, "/expiresAt"));
+        card.time("expires", watch, "/expiresAt");
     }
-    let metadata = text(watch, "/metadata");
-    card.line("metadata", if metadata == "{}" { "" } else { &metadata });
+    metadata(&mut card, watch, "/metadata");
     let destinations = list(watch, "/destinations").map(|one| {
         let [id, status, kind] = texts(one, ["/id", "/status", "/type"]);
         [id, status, kind, address(one)]
     });
-    let head = ["DESTINATION", "STATUS", "TYPE", "ADDRESS…"];
-    join([card.render(terminal), terminal.table(&head, destinations, true)], "\n\n")
+    let columns = [
+        Column::new("DESTINATION"),
+        Column::new("STATUS"),
+        Column::new("TYPE"),
+        Column::new("ADDRESS").soft(),
+    ];
+    join([card.render(), terminal.table(&columns, destinations, true)], "\n\n")
+}
+
+/// Adds the status of a job with the provider's own word and the progress. `unknown` replaces an unknown status.
+fn job_status(card: &mut FieldList, value: &Value, job: &str, unknown: &str) {
+    let [status, raw, percent] =
+        ["status", "rawStatus", "progress"].map(|field| text(value, &format!("{job}/{field}")));
+    let named = match status {
+        status if status == JobStatus::Unknown.as_str() => unknown.to_owned(),
+        status if raw.is_empty() || raw == status => status,
+        status => format!("{status} ({raw})"),
+    };
+    card.line("job status", if percent.is_empty() { named } else { format!("{named}, {percent} %") });
+}
+
+/// Adds the result of a job: its output, or its error.
+fn result(card: &mut FieldList, value: &Value, job: &str) {
+    let at = |field: &str| format!("{job}/{field}");
+    card.line("output", text(value, &at("output")));
+    let outputs = list(value, &at("outputs")).count();
+    if outputs > 1 {
+        card.line("outputs", format!("{outputs}; --json shows all"));
+    }
+    card.line("error", join(texts(value, [&at("error/code"), &at("error/message")]), ": "));
+}
+
+/// Adds the polls of a job.
+fn polls(card: &mut FieldList, watch: &Value) {
+    let polls = text(watch, "/job/polls");
+    card.line("polls", if polls == "0" { "" } else { &polls });
+    card.time("last poll", watch, "/job/lastPolledAt");
+    card.time("next poll", watch, "/job/nextPollAt");
+}
+
+/// Adds the metadata of a client, if there is any.
+fn metadata(card: &mut FieldList, value: &Value, pointer: &str) {
+    let metadata = text(value, pointer);
+    card.line("metadata", if metadata == "{}" { "" } else { &metadata });
 }
 
 fn watch(watch: &Value, terminal: Terminal) -> String {
-    let timeline = list(watch, "/timeline").map(|one| [time(one, "/at"), text(one, "/kind"), details(one)]);
-    let timeline = terminal.table(&["TIME (UTC)", "KIND", "DETAILS…"], timeline, true);
-    join([watch_fields(watch, terminal), timeline], "\n\n")
+    let timeline = list(watch, "/timeline").map(|one| {
+        let [at, kind] = texts(one, ["/at", "/kind"]);
+        [seconds(&at), kind, details(one, watch)]
+    });
+    // Absolute times: the distances between the entries count.
+    let columns = [Column::new("TIME (UTC)"), Column::new("KIND"), Column::new("DETAILS").soft()];
+    join([watch_fields(watch, terminal), terminal.table(&columns, timeline, true)], "\n\n")
 }
 
-/// Returns the important fields of an entry of a timeline.
-fn details(one: &Value) -> String {
+/// Returns the important fields of an entry of a timeline, the id of an object before what may be cut.
+fn details(one: &Value, watch: &Value) -> String {
     let fields: &[&str] = match text(one, "/kind").as_str() {
         "observed" => &["/status", "/rawStatus", "/progress"],
         "event" => &["/eventType", "/eventId"],
-        "delivery" => &["/status", "/reason", "/deliveryId", "/destinationId"],
-        "attempt" => &["/statusCode", "/error", "/deliveryId"],
+        "delivery" => &["/status", "/deliveryId", "/reason"],
+        "attempt" => &["/statusCode", "/deliveryId", "/error"],
         _ => &[],
     };
     let mut words: Vec<String> = Vec::new();
@@ -134,11 +183,14 @@ fn details(one: &Value) -> String {
     if !text(one, "/durationMs").is_empty() {
         words.push(format!("in {} ms", text(one, "/durationMs")));
     }
+    let to = text(one, "/destinationId");
+    let to = list(watch, "/destinations").find(|known| !to.is_empty() && text(known, "/id") == to);
+    words.extend(to.map(|to| format!("to {}", address(to))));
     words.join("  ")
 }
 
 fn delivery(delivery: &Value, terminal: Terminal) -> String {
-    let mut card = FieldList::default();
+    let mut card = FieldList::new(terminal);
     card.line("delivery", text(delivery, "/id"));
     card.line("status", text(delivery, "/status"));
     card.line("reason", text(delivery, "/reason"));
@@ -146,29 +198,46 @@ fn delivery(delivery: &Value, terminal: Terminal) -> String {
     card.line("watch", text(delivery, "/watchId"));
     let to = &delivery["destination"];
     card.line("destination", format!("{} {}", text(to, "/type"), address(to)));
-    card.line("next attempt", utc(delivery, "/nextAttemptAt"));
-    card.line("created", utc(delivery, "/createdAt"));
+    card.time("next attempt", delivery, "/nextAttemptAt");
+    card.time("created", delivery, "/createdAt");
+    let (count, listed) = (text(delivery, "/attemptCount"), list(delivery, "/attempts").count());
+    if count.parse().is_ok_and(|count: usize| count > listed) {
+        card.line("attempts", format!("{count}, of which the newest {listed} follow"));
+    }
     let attempts = list(delivery, "/attempts").map(|one| {
         let duration = format!("{} ms", text(one, "/durationMs"));
         let [at, status, error, response] = texts(one, ["/at", "/statusCode", "/error", "/responseBody"]);
-        [at, status, duration, error, response]
+        [seconds(&at), status, duration, error, response]
     });
-    let head = ["TIME (UTC)", "STATUS", "DURATION", "ERROR…", "RESPONSE…"];
-    join([card.render(terminal), terminal.table(&head, attempts, true)], "\n\n")
+    let columns = [
+        Column::new("TIME (UTC)"),
+        Column::new("STATUS"),
+        Column::new("DURATION"),
+        Column::new("ERROR").soft(),
+        Column::new("RESPONSE").soft().optional(1),
+    ];
+    join([card.render(), terminal.table(&columns, attempts, true)], "\n\n")
 }
 
-fn event(event: &Value, terminal: Terminal) -> String {
-    let mut card = FieldList::default();
+fn event_fields(event: &Value, deliveries: &Value, terminal: Terminal) -> String {
+    let mut card = FieldList::new(terminal);
     card.line("event", text(event, "/id"));
     card.line("type", text(event, "/type"));
-    card.line("at", utc(event, "/timestamp"));
-    for (name, value) in event.pointer("/data").and_then(Value::as_object).into_iter().flatten() {
-        card.line(name, text(value, ""));
-    }
-    card.render(terminal)
-}
-
-fn utc(value: &Value, pointer: &str) -> String {
-    let time = time(value, pointer);
-    if time.is_empty() { time } else { format!("{time} UTC") }
+    card.time("time", event, "/timestamp");
+    let [watch, job, provider] = texts(event, ["/data/watchId", "/data/jobId", "/data/provider"]);
+    card.line("watch", watch);
+    card.line("job", format!("{job} of {provider}"));
+    job_status(&mut card, event, "/data", "unknown");
+    result(&mut card, event, "/data");
+    card.time("job created", event, "/data/createdAt");
+    card.time("job completed", event, "/data/completedAt");
+    metadata(&mut card, event, "/data/metadata");
+    let id = text(event, "/id");
+    let deliveries = list(deliveries, "/data").filter(|one| text(one, "/eventId") == id).map(|one| {
+        let [id, status] = texts(one, ["/id", "/status"]);
+        [id, status, text(one, "/destination/type"), address(&one["destination"])]
+    });
+    let columns =
+        [Column::new("DELIVERY"), Column::new("STATUS"), Column::new("TYPE"), Column::new("ADDRESS").soft()];
+    join([card.render(), terminal.table(&columns, deliveries, true)], "\n\n")
 }

@@ -18,6 +18,7 @@ use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use serde_json::Value;
 use tokio::net::TcpListener;
 
 pub use machine::{Answer, Ending, List, Machine, Options};
@@ -37,20 +38,23 @@ use crate::telemetry;
 #[command(after_help = "\
 Example:
   ringback sim --length 20s --errors 0.1
-  curl -H 'Authorization: Bearer any' http://127.0.0.1:9100/v1/jobs/job_10s_failed_e2
+  curl -H 'Authorization: Bearer any' \\
+    http://127.0.0.1:9100/v1/jobs/job_10s_failed_e2
 
 A job id can contain these words between underscores, in any order; flags set the rest:
-  10s, 250ms, 2h …               duration of the job
-  completed, failed, cancelled   end of the job
-  never                          the job never ends
-  404                            the job is unknown: 404 JOB_NOT_FOUND
-  e2                             the first 2 polls are answered 500 INTERNAL_ERROR
-  r1                             the next 1 poll is answered 429 with Retry-After: 1
-  wrapped                        answers have an envelope {success, data, requestId}
+  10s, 250ms, 2h …              duration of the job
+  completed, failed, cancelled  end of the job
+  never                         the job never ends
+  404                           the job is unknown: 404 JOB_NOT_FOUND
+  e2                            the first 2 polls are answered 500
+  r1                            the next 1 poll is answered 429, Retry-After: 1
+  wrapped                       answers are in {success, data, requestId}
+
 Other words only distinguish jobs: job_10s_completed_a, job_10s_completed_b.
 
 To start a server that polls the simulator:
-  RINGBACK_PROVIDERS__MUVI__BASE_URL=http://127.0.0.1:9100 MUVI_API_KEY=any ringback serve")]
+  RINGBACK_PROVIDERS__MUVI__BASE_URL=http://127.0.0.1:9100 \\
+    MUVI_API_KEY=any ringback serve")]
 pub struct Sim {
     /// Port on 127.0.0.1; 0 selects a free one
     #[arg(long, default_value_t = 9100)]
@@ -67,9 +71,9 @@ impl Sim {
             .await
             .with_context(|| format!("port {} is not available; --port 0 selects a free one", self.port))?;
         let url = format!("http://{}", socket.local_addr().context("the port has no address")?);
-        print_line(format_args!("Simulating Muvi on {url}"))?;
+        print_line(format_args!("Simulating Muvi on {url}. To poll it, start a server with"))?;
         print_line(format_args!(
-            "To poll it, start a server with RINGBACK_PROVIDERS__MUVI__BASE_URL={url} MUVI_API_KEY=any"
+            "  RINGBACK_PROVIDERS__MUVI__BASE_URL={url} MUVI_API_KEY=any ringback serve"
         ))?;
         let simulator = Simulator::new(Clock::System, self.options);
         tokio::select! {
@@ -115,15 +119,22 @@ impl Simulator {
         &self,
         headers: &HeaderMap,
         answer: impl FnOnce(&mut Machine, Timestamp) -> Answer,
-    ) -> Response {
+    ) -> (Response, String) {
         let (now, mut machine) = (self.clock.now(), self.machine());
         let is_authorised = is_authorised(headers, machine.key());
         let answer = if is_authorised { answer(&mut machine, now) } else { machine.unauthorised() };
         drop(machine);
         let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
         let retry_after = answer.retry_after.map(|seconds| [(RETRY_AFTER, HeaderValue::from(seconds))]);
-        (answer.status, json, retry_after, answer.body.to_string()).into_response()
+        let word = word(&answer.body);
+        ((answer.status, json, retry_after, answer.body.to_string()).into_response(), word)
     }
+}
+
+/// Returns the word for the state in an answer: the status of the job, or the code of an error.
+fn word(body: &Value) -> String {
+    let words = ["/status", "/data/status", "/error/code"].map(|pointer| body.pointer(pointer));
+    words.into_iter().flatten().find_map(Value::as_str).unwrap_or_default().to_owned()
 }
 
 /// Returns whether a request has the `only` key that is accepted; `None` accepts any.
@@ -138,25 +149,47 @@ async fn poll(
     Path(job_id): Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    let response = simulator.answer(&headers, |machine, now| machine.poll(&job_id, now));
+    let (response, job_status) = simulator.answer(&headers, |machine, now| machine.poll(&job_id, now));
     let (poll, status) = (simulator.polls(&job_id), response.status().as_u16());
-    tracing::info!(job = job_id, poll, status, "poll");
+    tracing::info!(job = job_id, poll, status, job_status, "poll");
     response
 }
 
 async fn list(State(simulator): State<Simulator>, Query(list): Query<List>, headers: HeaderMap) -> Response {
-    simulator.answer(&headers, |machine, now| machine.list(&list, now))
+    let (response, error) = simulator.answer(&headers, |machine, now| machine.list(&list, now));
+    tracing::info!(status = response.status().as_u16(), error, "list");
+    response
 }
 
 async fn submit(State(simulator): State<Simulator>, headers: HeaderMap, body: Bytes) -> Response {
-    let response = simulator.answer(&headers, |machine, now| machine.submit(&body, now));
-    tracing::info!(status = response.status().as_u16(), "submit");
+    let mut job = String::new();
+    let (response, job_status) = simulator.answer(&headers, |machine, now| {
+        let answer = machine.submit(&body, now);
+        answer.body["jobId"].as_str().unwrap_or_default().clone_into(&mut job);
+        answer
+    });
+    tracing::info!(job, status = response.status().as_u16(), job_status, "submit");
     response
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_request_is_logged_with_the_status_of_its_job() {
+        let table = [
+            (json!({"status": "processing"}), "processing"),
+            (json!({"success": true, "data": {"status": "completed"}}), "completed"),
+            (json!({"success": false, "error": {"code": "JOB_NOT_FOUND"}}), "JOB_NOT_FOUND"),
+            (json!({"jobs": []}), ""),
+        ];
+        for (body, logged) in table {
+            assert_eq!(word(&body), logged, "{body}");
+        }
+    }
 
     #[test]
     fn a_key_is_required_and_must_be_the_configured_one() {

@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 
 use super::arguments::{configuration, duration};
 use super::client::{Answer, Client, Paging, Server, json_object, segment};
-use super::output::{Failure, FieldList, clean, print_line, print_note, texts};
+use super::output::{Failure, clean, print_line, print_note, text, texts};
+use super::terminal::{Column, FieldList};
 use crate::app::open_store;
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
@@ -67,7 +68,8 @@ pub(super) enum Apps {
 Example:
   ringback apps create customer-7
 
-The app needs a key of its own: ringback keys create --app app_… --scope write")]
+The app needs a key of its own:
+  ringback keys create --app app_… --scope write")]
     Create {
         /// Name of the app
         name: String,
@@ -107,11 +109,11 @@ impl Apps {
                 print_created(&answer, json, &fields, remark)
             }
             Self::List { paging, place } => {
-                let head = ["ID", "NAME", "CREATED (UTC)"];
+                let columns = [Column::new("ID"), Column::new("NAME").soft(), Column::time("CREATED")];
                 let row = |app: &Value| texts(app, ["/id", "/name", "/createdAt"]).to_vec();
                 match place.find()? {
-                    Backend::Server(client) => paging.show(&client, "/v1/apps", &[], &head, row).await,
-                    Backend::Database(config) => paging.show_whole(list_apps(&config).await?, &head, row),
+                    Backend::Server(client) => paging.show(&client, "/v1/apps", &[], &columns, row).await,
+                    Backend::Database(config) => paging.show_whole(list_apps(&config).await?, &columns, row),
                 }
             }
         }
@@ -125,14 +127,24 @@ fn print_created(
     fields: &[(&str, &str)],
     remark: &str,
 ) -> Result<(), Failure> {
-    answer.print(as_json, |created, terminal| {
-        let mut card = FieldList::default();
+    let printed = answer.print(as_json, |created, terminal| {
+        let mut card = FieldList::new(terminal);
         for (name, pointer) in fields {
-            let [value] = texts(created, [pointer]);
-            card.line(name, value);
+            if pointer.ends_with("At") {
+                card.time(name, created, pointer);
+            } else {
+                card.line(name, text(created, pointer));
+            }
         }
-        card.render(terminal)
-    })?;
+        card.render()
+    });
+    // What is shown once must not be lost quietly.
+    if matches!(printed, Err(Failure::Closed)) {
+        let id = clean(&text(&answer.value(), "/id"));
+        let sentence = "stdout is closed, so what was created could not be shown, and it is not shown again";
+        return Err(Failure::Failed(format!("{sentence}; its id is {id}")));
+    }
+    printed?;
     if !as_json {
         print_note(remark);
     }
@@ -147,8 +159,7 @@ pub(super) enum Keys {
 Example:
   ringback keys create --name billing --scope write --expires-in 90d
 
-Scopes: read; write, which includes read; and admin, which also manages keys and apps and reads the
-signing secret.")]
+Scopes: read; write, which includes read; and admin, which also manages keys and apps and reads the signing secret.")]
     Create {
         #[command(flatten)]
         key: KeyRequest,
@@ -219,13 +230,20 @@ impl Keys {
                     ("id", "/id"),
                     ("app", "/appId"),
                     ("scope", "/scope"),
-                    ("expires (UTC)", "/expiresAt"),
+                    ("expires", "/expiresAt"),
                 ];
                 print_created(&answer, json, &fields, "The key is not shown again; store it now.")
             }
             Self::List { app, paging, place } => {
-                let head =
-                    ["ID", "NAME", "SCOPE", "APP", "CREATED (UTC)", "EXPIRES (UTC)", "LAST USED (UTC)"];
+                let columns = [
+                    Column::new("ID"),
+                    Column::new("NAME").soft(),
+                    Column::new("SCOPE"),
+                    Column::new("APP").optional(4),
+                    Column::time("CREATED").optional(3),
+                    Column::time("EXPIRES").optional(2),
+                    Column::time("LAST USED").optional(1),
+                ];
                 let row = |key: &Value| {
                     let fields =
                         ["/id", "/name", "/scope", "/appId", "/createdAt", "/expiresAt", "/lastUsedAt"];
@@ -233,10 +251,10 @@ impl Keys {
                 };
                 match place.find()? {
                     Backend::Server(client) => {
-                        paging.show(&client, "/v1/keys", &[("appId", app)], &head, row).await
+                        paging.show(&client, "/v1/keys", &[("appId", app)], &columns, row).await
                     }
                     Backend::Database(config) => {
-                        paging.show_whole(list_keys(&config, app.as_deref()).await?, &head, row)
+                        paging.show_whole(list_keys(&config, app.as_deref()).await?, &columns, row)
                     }
                 }
             }

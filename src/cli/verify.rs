@@ -1,11 +1,14 @@
-//! `ringback verify`: verifies the signature of a webhook.
+//! `ringback verify`: verifies the signature of a webhook, and explains why it is not valid.
+
+mod slips;
 
 use std::io::Read as _;
 
 use anyhow::Context;
 
+use self::slips::Headers;
 use super::output::{Failure, print_line};
-use crate::channels::webhook::{self, Secret};
+use crate::channels::webhook::{self, Secret, SignatureError};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
 
@@ -17,15 +20,18 @@ const BODY_MAX: u64 = 4 * 1024 * 1024;
 /// The body is read from stdin, byte for byte as it was received. The exit code is 0 if the signature is valid, else
 /// 1.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    after_help = "\
 Example:
   ringback verify --secret whsec_… --id evt_… --timestamp 1771426951 \\
     --signature 'v1,…' < body.json
 
-The signature covers id.timestamp.body. A message older than five minutes is rejected, as
-receivers should do; --at 1771426951 verifies it at that time.")]
+The signature covers id.timestamp.body. A message older than five minutes is rejected, as receivers should do; --at 1771426951 verifies it at that time. If the signature is not valid, the usual slips are tried, and the one that explains it is named.",
+    override_usage = "ringback verify [OPTIONS] --secret <SECRET> --id <ID> \\
+         --timestamp <TIMESTAMP> --signature <SIGNATURES> < BODY"
+)]
 pub struct Verify {
-    /// Signing secret (whsec_…)
+    /// Signing secret, with or without whsec_
     #[arg(long, value_name = "SECRET")]
     secret: String,
     /// Header webhook-id
@@ -45,7 +51,6 @@ pub struct Verify {
 impl Verify {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
-        let secret = Secret::parse(&self.secret).map_err(|why| Failure::Usage(format!("--secret: {why}")))?;
         let mut body = Vec::new();
         std::io::stdin()
             .take(BODY_MAX + 1)
@@ -58,28 +63,50 @@ impl Verify {
         }
         let now =
             self.at.map_or_else(|| Clock::System.now(), |at| Timestamp::from_millis(i64::from(at) * 1000));
-        self.judge(&secret, &body, now).map_err(Failure::Failed)?;
+        self.judge(&body, now)?;
         Ok(print_line("The signature is valid.")?)
     }
 
-    /// Verifies the signature. If it is not valid, the error names the likely cause.
-    fn judge(&self, secret: &Secret, body: &[u8], now: Timestamp) -> Result<(), String> {
-        let verify = |body: &[u8]| {
-            webhook::verify(secret, &self.id, &self.timestamp, &self.signature, body, now, webhook::TOLERANCE)
+    /// Verifies the signature. If it is not valid, the error names the slip that explains it.
+    fn judge(&self, body: &[u8], now: Timestamp) -> Result<(), Failure> {
+        let Self { secret, id, timestamp, signature, .. } = self;
+        let verify = |secret: &Secret| {
+            webhook::verify(secret, id, timestamp, signature, body, now, webhook::TOLERANCE)
         };
-        let Err(why) = verify(body) else { return Ok(()) };
-        let mut sentence = format!("The signature is not valid: {why}.");
+        let why = match Secret::of_libraries(secret) {
+            Ok(secret) => match verify(&secret) {
+                Ok(()) => return Ok(()),
+                Err(why @ (SignatureError::TooOld(_) | SignatureError::InTheFuture(_))) => {
+                    let hint = format!("To verify it at its own time, add --at {timestamp}");
+                    return Err(Failure::Failed(format!("The signature is not valid: {why}. {hint}.")));
+                }
+                Err(why) => Ok(why),
+            },
+            Err(why) => Err(why),
+        };
+        let headers = Headers { id: id.clone(), timestamp: timestamp.clone(), signatures: signature.clone() };
+        if let Some(changes) = slips::explain(secret, &headers, body, now) {
+            return Err(Failure::Failed(format!(
+                "The signature is not valid as given. It is valid {changes}."
+            )));
+        }
+        let why = why.map_err(|why| Failure::Usage(format!("--secret: {why}")))?;
+        Err(Failure::Failed(format!("The signature is not valid: {why}.{}", self.suspicion(body))))
+    }
+
+    /// Returns what looks wrong, although it cannot be proved.
+    fn suspicion(&self, body: &[u8]) -> &'static str {
         if body.is_empty() {
-            sentence.push_str(" The body is empty; pass it on stdin.");
+            " The body is empty; pass it on stdin."
+        } else if !self.id.starts_with("evt_") {
+            " The header webhook-id of Ringback begins with evt_; is --id the id of another object?"
+        } else if body.starts_with(b"{")
+            && body.windows(2).any(|pair| matches!(pair, b"{\n" | b"{\r" | b"{ "))
+        {
+            " The body looks as if it was parsed as JSON and written again: verify the bytes as they were received."
+        } else {
+            " No usual slip explains it; is it the secret of the server and of the app that sent the webhook?"
         }
-        let trimmed = body.strip_suffix(b"\n").map(|rest| rest.strip_suffix(b"\r").unwrap_or(rest));
-        if trimmed.is_some_and(|trimmed| verify(trimmed).is_ok()) {
-            sentence.push_str(
-                " The signature is valid without the line break at the end of the body, which a program such as \
-                 echo or an editor has added. Pass the exact bytes.",
-            );
-        }
-        Err(sentence)
     }
 }
 
@@ -89,9 +116,11 @@ mod tests {
 
     const BODY: &[u8] = br#"{"type":"job.completed"}"#;
 
-    fn command(timestamp: &str, signature: &str) -> Verify {
+    const SECRET: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz";
+
+    fn command(secret: &str, timestamp: &str, signature: &str) -> Verify {
         Verify {
-            secret: String::new(),
+            secret: secret.into(),
             id: "evt_1".into(),
             timestamp: timestamp.into(),
             signature: signature.into(),
@@ -99,9 +128,12 @@ mod tests {
         }
     }
 
+    /// Secret, timestamp, signature and body; the time of the verification; a part of the explanation.
+    type Row<'a> = (&'a str, &'a str, &'a str, &'a [u8], Timestamp, &'a str);
+
     #[test]
     fn an_invalid_signature_is_explained() {
-        let secret = Secret::parse("whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz").expect("a secret");
+        let secret = Secret::parse(SECRET).expect("a secret");
         let other = Secret::parse("whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4").expect("a secret");
         let at = Timestamp::from_millis(1_771_426_951_000);
         let late = Timestamp::from_millis(1_771_430_000_000);
@@ -109,21 +141,31 @@ mod tests {
         let strange = webhook::sign(&other, "evt_1", at.seconds(), BODY);
         let time = "1771426951";
         let with_break = [BODY, b"\n"].concat();
-        let table: [(&str, &str, &[u8], Timestamp, &str); 8] = [
-            (time, &good, BODY, at, ""),
-            (time, &format!("v1a,xx {strange} {good}"), BODY, at, ""),
-            (time, &strange, BODY, at, "is not valid"),
-            (time, &good, b"{}", at, "is not valid"),
-            (time, &good, b"", at, "The body is empty"),
-            (time, &good, &with_break, at, "without the line break"),
-            (time, &good, BODY, late, " s ago"),
-            ("yesterday", &good, BODY, at, "timestamp"),
+        let bare = SECRET.trim_start_matches("whsec_");
+        let table: [Row<'_>; 12] = [
+            (SECRET, time, &good, BODY, at, ""),
+            (bare, time, &good, BODY, at, ""),
+            (SECRET, time, &format!("v1a,xx {strange} {good}"), BODY, at, ""),
+            (SECRET, time, &strange, BODY, at, "No usual slip"),
+            (SECRET, time, &good, b"{}", at, "No usual slip"),
+            (SECRET, time, &good, b"{ }", at, "written again"),
+            (SECRET, time, &good, b"", at, "The body is empty"),
+            (SECRET, time, &good, &with_break, at, "valid without the line break"),
+            (SECRET, time, &good, BODY, late, "3049 s ago"),
+            (SECRET, time, &good, BODY, late, "add --at 1771426951."),
+            (SECRET, "yesterday", &good, BODY, at, "timestamp"),
+            ("hush", time, &good, BODY, at, "--secret: must"),
         ];
-        for (timestamp, signature, body, now, why) in table {
-            let judged = command(timestamp, signature).judge(&secret, body, now);
-            match judged {
+        for (secret, timestamp, signature, body, now, why) in table {
+            match command(secret, timestamp, signature).judge(body, now) {
                 Ok(()) => assert_eq!(why, "", "{timestamp} {signature}"),
-                Err(sentence) => assert!(!why.is_empty() && sentence.contains(why), "{sentence}"),
+                Err(failure) => {
+                    let sentence = failure.to_string();
+                    assert!(
+                        !why.is_empty() && sentence.contains(why) && !sentence.contains("hush"),
+                        "{sentence}"
+                    );
+                }
             }
         }
     }

@@ -8,22 +8,26 @@ use serde_json::{Value, json};
 
 use super::arguments::{duration, parameter};
 use super::client::{Paging, Server, segment};
-use super::output::{Failure, Terminal, print_line, print_note, text, texts};
+use super::output::{Failure, clean, print_line, print_note, text, texts};
+use super::terminal::{Column, Terminal};
 use super::{follow, show};
 use crate::domain::{JobStatus, Payload, WatchStatus};
 
-/// Register a watch on a running server, and optionally wait for its end
+/// Register a watch on a running server, and follow it
 ///
 /// Exit codes with --follow: 0 the job completed, 3 failed, 4 was cancelled, 5 was not found, 6 the watch expired or
 /// was stopped. Without --follow: 0 the watch is registered, 1 it is not.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  ringback watch job_abc123def456 --webhook https://app.example.com/hooks/muvi --follow
+  ringback watch job_abc123def456 --follow \\
+    --webhook https://app.example.com/hooks/muvi
 
-Without --webhook, --email and --slack nothing is sent: use --follow, or `ringback show` later. The
-server is RINGBACK_URL, the key RINGBACK_API_KEY. With --follow, progress goes to stderr: a bar on a
-terminal, lines elsewhere. stdout has the watch; with --json only the ended watch.")]
+Without --webhook, --email and --slack nothing is sent: use --follow, or ringback show later.
+
+The server is RINGBACK_URL, the key RINGBACK_API_KEY. HTTPS_PROXY and NO_PROXY are respected, except for a server on this machine.
+
+With --follow, progress goes to stderr: a bar on a terminal, lines elsewhere. stdout has the watch; with --json only the ended watch.")]
 pub struct Watch {
     /// Id of the job at its provider
     job_id: String,
@@ -88,7 +92,7 @@ impl Watch {
         }
         if self.is_silent() {
             print_note(format_args!(
-                "Nothing will be sent; `ringback show {id} --follow` waits for the end of the watch."
+                "Nothing will be sent. To wait for the end of the watch:\n  ringback show {id} --follow"
             ));
         }
         Ok(())
@@ -157,7 +161,15 @@ impl Watches {
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.server.client()?;
         let filters = [("status", self.status), ("provider", self.provider), ("jobId", self.job_id)];
-        let head = ["ID", "STATUS", "PROVIDER", "JOB", "PROGRESS", "CREATED (UTC)", "ENDED (UTC)"];
+        let columns = [
+            Column::new("ID"),
+            Column::new("STATUS"),
+            Column::new("PROVIDER").optional(4),
+            Column::new("JOB").soft(),
+            Column::new("PROGRESS").optional(2),
+            Column::time("CREATED").optional(1),
+            Column::time("ENDED").optional(3),
+        ];
         let row = |watch: &Value| {
             let progress = match texts(watch, ["/job/progress", "/job/status"]) {
                 [percent, _] if !percent.is_empty() => format!("{percent} %"),
@@ -168,11 +180,11 @@ impl Watches {
             let [created, ended] = texts(watch, ["/createdAt", "/endedAt"]);
             vec![id, status, provider, job, progress, created, ended]
         };
-        self.paging.show(&client, "/v1/watches", &filters, &head, row).await
+        self.paging.show(&client, "/v1/watches", &filters, &columns, row).await
     }
 }
 
-/// Stop a watch: its job is not polled any more, and nothing more is sent
+/// Stop a watch: no more polls, and nothing more is sent
 ///
 /// A watch that has ended keeps its status; its pending deliveries are skipped. The job itself continues at the
 /// provider.
@@ -194,8 +206,18 @@ impl Cancel {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.server.client()?;
-        let answer = client.delete(&format!("/v1/watches/{}", segment(&self.id))).await?;
-        answer.print(self.json, show::watch_fields)
+        let path = format!("/v1/watches/{}", segment(&self.id));
+        let before = client.get(&path).await?.value();
+        let answer = client.delete(&path).await?;
+        answer.print(self.json, show::watch_fields)?;
+        let ended = text(&before, "/endedAt");
+        if !self.json && !ended.is_empty() {
+            let (status, at) = (clean(&text(&before, "/status")), Terminal::of_stdout().moment(&ended));
+            print_note(format_args!(
+                "\nThe watch had ended before: {status}, {at}.\nIts pending deliveries are skipped from now on."
+            ));
+        }
+        Ok(())
     }
 }
 

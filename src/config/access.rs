@@ -1,7 +1,8 @@
 //! The settings of the client commands: the URL of the server and the API key.
 
+use url::{Host, Url};
+
 use super::{ConfigError, Environment, Masked, Source, parse};
-use crate::domain::check_value;
 
 /// URL of a server with the default settings on this machine.
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
@@ -16,6 +17,47 @@ pub struct Access {
     pub url: String,
     /// API key. There is no flag for it, because every user of a machine can see command lines.
     pub key: Option<Masked>,
+    /// Proxy of the user's environment; `None` for a server on this machine.
+    pub proxy: Option<ClientProxy>,
+}
+
+/// Proxy that the environment names for programs of a user. The service does not read it: its proxy is `egress.proxy`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientProxy {
+    /// The variable, such as `HTTPS_PROXY`.
+    pub variable: String,
+    /// http(s) URL.
+    pub url: Masked,
+    /// `NO_PROXY`: hosts, domains and networks that are reached directly, separated by commas.
+    pub bypass: String,
+}
+
+impl ClientProxy {
+    /// Reads the proxy for a server. As in curl and Go, the variables exist in both cases; `ALL_PROXY` is for every
+    /// scheme. As in Go, a server on this machine is never reached through a proxy.
+    fn read(server: &str, env: &Environment) -> Result<Option<Self>, ConfigError> {
+        let server = Url::parse(server).ok();
+        let is_here = match server.as_ref().and_then(Url::host) {
+            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => true,
+        };
+        let scheme = server.as_ref().map_or("", Url::scheme).to_owned();
+        let names = [format!("{scheme}_proxy"), "all_proxy".to_owned()];
+        let mut names = names.iter().flat_map(|name| [name.to_uppercase(), name.clone()]);
+        let found = names.find_map(|name| Some((env.get(&name)?, name)));
+        let Some((text, variable)) = found.filter(|_| !is_here) else { return Ok(None) };
+        // Other programs accept a proxy without a scheme.
+        let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+        let url = parse::proxy(&text).map_err(|message| {
+            let message =
+                format!("{message}; to go around the proxy, set NO_PROXY to the host of the server");
+            ConfigError { source: Source::Variable(variable.clone()), message }
+        });
+        let bypass = env.get("NO_PROXY").or(env.get("no_proxy")).unwrap_or_default().to_owned();
+        Ok(Some(Self { variable, url: url?, bypass }))
+    }
 }
 
 impl Access {
@@ -24,15 +66,13 @@ impl Access {
         let variable = || Some((env.get(URL)?, Source::Variable(URL.to_owned())));
         let given = flag.map(|url| (url, Source::Flag("--url"))).or_else(variable);
         let (text, source) = given.unwrap_or((DEFAULT_URL, Source::Default));
-        let checked = |text| check_value(text).map_err(|error| format!("the value {error}"));
-        let url = checked(text)
-            .and_then(|()| parse::base_url(text))
-            .map_err(|message| ConfigError { source, message });
-        let key = env.get(KEY).map(|key| checked(key).and_then(|()| parse::api_key(key))).transpose();
+        let url = parse::base_url(text).map_err(|message| ConfigError { source, message });
+        let key = env.get(KEY).map(parse::api_key).transpose();
         let key = key.map_err(|message| ConfigError { source: Source::Variable(KEY.to_owned()), message });
-        match (url, key) {
-            (Ok(url), Ok(key)) => Ok(Self { url, key }),
-            (url, key) => Err(url.err().into_iter().chain(key.err()).collect()),
+        let proxy = url.as_ref().map_or(Ok(None), |url| ClientProxy::read(url, env));
+        match (url, key, proxy) {
+            (Ok(url), Ok(key), Ok(proxy)) => Ok(Self { url, key, proxy }),
+            (url, key, proxy) => Err([url.err(), key.err(), proxy.err()].into_iter().flatten().collect()),
         }
     }
 
@@ -71,15 +111,27 @@ mod tests {
         );
     }
 
+    // modelstudioai/cli#51
     #[test]
-    fn a_key_with_a_line_break_is_refused_with_the_remedy() {
-        let env = [("RINGBACK_URL", "http://a.example\r"), ("RINGBACK_API_KEY", "hush-0123456789abcdef\n")];
-        let errors = Access::read(None, &env.into_iter().collect()).expect_err("line breaks");
-        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        insta::assert_snapshot!(errors.join("\n"), @r"
-        RINGBACK_URL: the value ends with a line break; remove it
-        RINGBACK_API_KEY: the value ends with a line break; remove it
-        ");
+    fn the_proxy_is_that_of_the_scheme_except_for_this_machine() {
+        let read = |url: &str, env: &[(&str, &str)]| {
+            let access = Access::read(Some(url), &env.iter().copied().collect());
+            let proxy = access.map(|access| access.proxy);
+            proxy
+                .map(|proxy| proxy.map(|proxy| format!("{} {}", proxy.variable, proxy.url.reveal())))
+                .map_err(|errors| errors[0].to_string())
+        };
+        let both = [("HTTPS_PROXY", "http://p.example:3128"), ("http_proxy", "p.example:1")];
+        let some = |text: &str| Ok(Some(text.to_owned()));
+        assert_eq!(read("https://r.example", &both), some("HTTPS_PROXY http://p.example:3128/"));
+        assert_eq!(read("http://r.example", &both), some("http_proxy http://p.example:1/"));
+        assert_eq!(read("https://r.example", &[("ALL_PROXY", "https://p")]), some("ALL_PROXY https://p/"));
+        for here in ["http://127.0.0.1:8080", "https://localhost", "http://[::1]:1"] {
+            assert_eq!(read(here, &both), Ok(None), "{here}");
+        }
+        let wrong = read("https://r.example", &[("HTTPS_PROXY", "socks5://u:hush@p")]).expect_err("no SOCKS");
+        assert!(wrong.starts_with("HTTPS_PROXY: ") && wrong.contains("NO_PROXY"), "{wrong}");
+        assert!(!wrong.contains("hush"), "{wrong}");
     }
 
     #[test]

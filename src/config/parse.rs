@@ -67,11 +67,15 @@ where
 }
 
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
-    text.parse().map_err(|_| format!("`{text}` is neither true nor false"))
+    text.parse().map_err(|_| format!("`{text}` is neither true nor false; write one of them"))
 }
 
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
-    if text.is_empty() { Err("the path is empty".into()) } else { Ok(PathBuf::from(text)) }
+    if text.is_empty() {
+        Err("the path is empty; write one, or leave the setting out".into())
+    } else {
+        Ok(PathBuf::from(text))
+    }
 }
 
 /// Parses a database URL: `sqlite://` and a path, which is relative unless it begins with a slash, or the URL of a
@@ -247,7 +251,7 @@ fn printable(text: &str) -> Result<Masked, String> {
     if text.trim() != text {
         Err("the key begins or ends with a space or a line break; remove it".into())
     } else if !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-        Err("the key contains characters that are not printable ASCII".into())
+        Err("the key contains characters that are not printable ASCII; copy it again".into())
     } else {
         Ok(Masked::new(text))
     }
@@ -286,7 +290,7 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
     match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
-        _ => Err(format!("`{text}` is neither text nor json")),
+        _ => Err(format!("`{text}` is neither text nor json; write one of them")),
     }
 }
 

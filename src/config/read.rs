@@ -6,10 +6,14 @@ use toml::de::{DeTable, DeValue};
 use super::settings::{self, Setting, Store};
 use super::{Config, ConfigError, Effective, Environment, File, Flags, Source, parse};
 use crate::channels;
-use crate::domain::check_value;
 
 /// Variables of the client commands.
 const CLIENT_VARIABLES: &[&str] = &["RINGBACK_URL"];
+
+/// Variables of a proxy for programs of a user. The service does not use them: they are often set for a whole machine,
+/// and a proxy between the service and its receivers would take over the check of addresses.
+const PROXY_VARIABLES: &[&str] =
+    &["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
 
 /// Maximum number of edits between a variable without `__` and the setting that is suggested for it. Variables that
 /// are further away belong to other programs: Kubernetes sets `RINGBACK_SERVICE_HOST` for a service of this name.
@@ -56,6 +60,7 @@ impl Config {
         reader.flags(flags);
         reader.derive();
         reader.check();
+        reader.note_proxies(env);
         if !reader.providers_path_is_known {
             // A folder of definitions is unknown here, so the names of providers cannot be checked.
             reader.config.providers.clear();
@@ -133,7 +138,9 @@ impl Reader {
         };
         match given(value) {
             Some(given) => self.set(setting, name, &given, source),
-            None => self.errors.push(ConfigError { source, message: format!("`{key}` cannot be a table") }),
+            None => self
+                .errors
+                .push(ConfigError { source, message: format!("`{key}` cannot be a table; write a value") }),
         }
     }
 
@@ -207,16 +214,10 @@ impl Reader {
             Written::One(value) if !setting.is_list() => Ok(std::slice::from_ref(value)),
             Written::Many(values) if setting.is_list() => Ok(values.as_slice()),
             Written::One(_) => Err("a list is expected; write it as [\"…\", \"…\"]".to_owned()),
-            Written::Many(_) => Err("one value is expected, not a list".to_owned()),
+            Written::Many(_) => {
+                Err("one value is expected, not a list; write it without brackets".to_owned())
+            }
         };
-        let values = values.and_then(|values| {
-            // A value that another program substitutes or a person pastes can have more than was meant.
-            values
-                .iter()
-                .try_for_each(|value| check_value(value))
-                .map_err(|error| format!("the value {error}"))?;
-            Ok(values)
-        });
         let config = &mut self.config;
         let stored = values.and_then(|values| match setting.store {
             Store::One(store) => store(config, &values[0]),
@@ -250,6 +251,17 @@ impl Reader {
         match effective.iter_mut().find(|one| one.key == key) {
             Some(one) => (one.value, one.source) = (value, source),
             None => effective.push(Effective { key, value, source }),
+        }
+    }
+
+    /// Warns if the environment names a proxy and the configuration does not.
+    fn note_proxies(&mut self, env: &Environment) {
+        let set = PROXY_VARIABLES.iter().find(|name| env.get(name).is_some());
+        if let Some(name) = set.filter(|_| !self.config.is_set("egress.proxy")) {
+            self.config.warnings.push(format!(
+                "{name} is set, but the service does not use it; a proxy for its requests is set by egress.proxy \
+                 (RINGBACK_EGRESS__PROXY)"
+            ));
         }
     }
 
@@ -410,36 +422,10 @@ mod tests {
         ringback.toml:6: `delivery.timeout`: `20` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d
         ringback.toml:7: `delivery.retry_schedule`: a list is expected; write it as ["…", "…"]
         ringback.toml:8: `delivery.concurrency`: `0` is not a whole number from 1 to 10000
-        ringback.toml:10: `retention.events`: one value is expected, not a list
+        ringback.toml:10: `retention.events`: one value is expected, not a list; write it without brackets
         ringback.toml:11: `foo` is not a setting; the nearest is `log`
         ringback.toml:13: `providers.muvi.rat` is not a setting; the nearest is `providers.muvi.rate`
         "#);
-    }
-
-    #[test]
-    fn a_value_that_cannot_be_meant_is_refused_with_the_remedy() {
-        let errors = from_env(&[
-            ("MUVI_API_KEY", "hush-0123456789\n"),
-            ("RINGBACK_DATABASE_URL", "sqlite:///data/\u{fffd}.db"),
-            ("RINGBACK_EGRESS__ALLOW", " 10.0.0.0/8 , ho\u{200b}st"),
-            ("RINGBACK_LISTEN", "\u{feff}127.0.0.1:8080"),
-            ("RINGBACK_SMTP__FROM", "r@a.example "),
-            ("RINGBACK_SMTP__URL", "smtp://u:hush\r\n@a.example?tls=required"),
-        ]);
-        insta::assert_snapshot!(errors.expect_err("errors").join("\n"), @r"
-        RINGBACK_DATABASE_URL: the value contains a character that is not UTF-8; remove it
-        RINGBACK_EGRESS__ALLOW: the value contains the invisible character U+200B; remove it
-        RINGBACK_LISTEN: the value begins with a byte order mark (U+FEFF); remove it
-        RINGBACK_SMTP__FROM: the value begins or ends with a space; remove it
-        RINGBACK_SMTP__URL: the value contains a line break; remove it
-        MUVI_API_KEY: the value ends with a line break; remove it
-        ");
-        let errors = from_file("[egress]\nallow = ['10.0.0.0/8 ']\n[slack]\nbot_token = \"xoxb-1\\u0000\"");
-        insta::assert_snapshot!(errors.expect_err("errors").join("\n"), @r"
-        ringback.toml:2: `egress.allow`: the value begins or ends with a space; remove it
-        ringback.toml:4: `slack.bot_token`: the value ends with a NUL character; remove it
-        ");
-        from_env(&[("RINGBACK_EGRESS__ALLOW", " 10.0.0.0/8 , host")]).expect("no errors");
     }
 
     #[test]
@@ -465,6 +451,21 @@ mod tests {
             from_file("api_key = 'hush'\nsigning_secret = 'hush'\napi_kee = 'hush'").expect_err("errors");
         assert_eq!(errors.len(), 3);
         assert!(errors.iter().all(|error| !error.contains("hush")), "{errors:?}");
+    }
+
+    // modelstudioai/cli#51
+    #[test]
+    fn a_proxy_of_the_environment_is_a_warning_without_effect() {
+        let read = |variables: &[(&str, &str)]| from_env(variables).expect("no errors");
+        let ignored = read(&[("HTTPS_PROXY", "http://u:hush@p.example:3128")]);
+        assert!(ignored.egress.proxy.is_none());
+        insta::assert_snapshot!(
+            ignored.warnings.join("\n"),
+            @"HTTPS_PROXY is set, but the service does not use it; a proxy for its requests is set by egress.proxy (RINGBACK_EGRESS__PROXY)"
+        );
+        let own = ("RINGBACK_EGRESS__PROXY", "http://p.example:3128");
+        assert_eq!(read(&[("http_proxy", "http://p.example:3128"), own]).warnings, [""; 0]);
+        assert_eq!(read(&[("NO_PROXY", "*")]).warnings, [""; 0]);
     }
 
     #[test]
@@ -615,7 +616,7 @@ mod tests {
         ringback.toml:4: `smtp.allow`: `a.example` is neither *@example.com, nor me@example.com, nor * (everybody)
         ringback.toml:6: `slack.bot_token`: a bot's token begins with xoxb-: it is the `Bot User OAuth Token` of the Slack app
         ringback.toml:7: `slack.api_url`: this is not a URL: relative URL without a base
-        ringback.toml:9: `templates.path`: the path is empty
+        ringback.toml:9: `templates.path`: the path is empty; write one, or leave the setting out
         ");
         let url = "smtp://u:hush@mail.example.com";
         assert_eq!(

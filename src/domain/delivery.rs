@@ -393,9 +393,7 @@ mod tests {
                     waits.push(due_at.since(Timestamp::default()).as_secs() / 60);
                 }
                 NextStep::Failed(Reason::Exhausted) => break,
-                other @ (NextStep::Succeeded | NextStep::Failed(_) | NextStep::Unchanged) => {
-                    panic!("{other:?}")
-                }
+                other => panic!("{other:?}"),
             }
         }
         waits

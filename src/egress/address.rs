@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use url::{Host, Url};
 
 use super::ranges::forbidden;
-use crate::domain::{AddressError, Masked, is_hidden, is_host_name, parse_host_name};
+use crate::domain::{AddressError, Masked, is_host_name, parse_host_name};
 
 /// Maximum length of a URL in bytes, as given and as normalised.
 const URL_MAX: usize = 2_048;
@@ -124,10 +124,6 @@ impl Settings {
         if text.chars().any(char::is_control) {
             return invalid("must not contain control characters");
         }
-        // It would encode others, which come from a copied text, and the receiver would not know the path.
-        if text.chars().any(is_hidden) {
-            return invalid("must not contain invisible characters");
-        }
         let mut url = match Url::parse(text) {
             Ok(url) => url,
             Err(error) => return invalid(&format!("is not a URL: {error}")),
@@ -143,8 +139,11 @@ impl Settings {
             return invalid("has an empty label in its host name");
         }
         let parts = [
-            (!url.username().is_empty() || url.password().is_some(), "must not contain credentials"),
-            (url.fragment().is_some(), "must not contain a fragment (#…)"),
+            (
+                !url.username().is_empty() || url.password().is_some(),
+                "must not contain credentials; send them in headers of the destination",
+            ),
+            (url.fragment().is_some(), "must not contain a fragment (#…), which is never sent; remove it"),
             (url.port() == Some(0), "must not have port 0"),
         ];
         let mut reasons: Vec<String> =
@@ -418,13 +417,13 @@ mod tests {
             ("javascript:alert(1)", "https://"),
             ("https://user@example.com/", "credentials"),
             ("https://:word@example.com/", "credentials"),
-            ("https://example.com@127.0.0.1/", "credentials; must not lead to 127.0.0.1"),
+            ("https://example.com@127.0.0.1/", "headers of the destination; must not lead to 127.0.0.1"),
             ("https://127.0.0.1@example.com/", "credentials"),
             ("https://example.com/#top", "fragment"),
             ("https://example.com/#", "fragment"),
             (
                 "https://u@example.com:0/#x",
-                "credentials; must not contain a fragment (#…); must not have port 0",
+                "destination; must not contain a fragment (#…), which is never sent; remove it; must not have port 0",
             ),
             ("https://a.b..c/", "empty label"),
             ("https://.example.com/", "empty label"),
@@ -432,8 +431,6 @@ mod tests {
             ("https://a*b.example/", "host name"),
             ("https://-a.example/", "host name"),
             ("https://exam\tple.com/", "control"),
-            ("https://example.com/hook\u{200b}", "invisible"),
-            ("\u{feff}https://example.com/hook", "invisible"),
             ("https://example.com/\r\nx: y", "control"),
         ];
         for (url, part) in table {

@@ -83,10 +83,7 @@ fn line_of_key(text: &str, key: &str) -> Option<usize> {
     for word in key.split('.') {
         let Some((name, value)) = table.and_then(|table| table.get_key_value(word)) else { break };
         line = Some(line_of(text, name.span().start));
-        table = match value.get_ref() {
-            DeValue::Table(inner) => Some(inner),
-            _ => None,
-        };
+        table = if let DeValue::Table(inner) = value.get_ref() { Some(inner) } else { None };
     }
     line
 }

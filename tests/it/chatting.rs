@@ -280,7 +280,8 @@ async fn an_invalid_slack_address_is_reported_at_its_field() {
     assert_eq!(
         problem["errors"][0],
         json!({ "pointer": "/slack", "code": "channel_not_configured",
-                "detail": "channels cannot be posted to from here: [slack] bot_token is not configured" })
+                "detail": "channels cannot be posted to from here; use a hook, or the operator can set slack.bot_token \
+                           (RINGBACK_SLACK__BOT_TOKEN)" })
     );
     t.finish().await;
 }

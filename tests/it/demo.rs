@@ -11,7 +11,7 @@ async fn demo_receives_every_expected_webhook() {
     let output = ran.expect("it ends by itself").expect("it runs");
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
-    for word in ["job.completed", "job.failed", "job.cancelled", "watch.expired", "signature verified"] {
+    for word in ["job.completed", "job.failed", "job.cancelled", "watch.expired", ": verified → 204"] {
         assert!(printed.contains(word), "{word}: {printed}");
     }
     assert!(!printed.contains("not verified"), "{printed}");

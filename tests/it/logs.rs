@@ -320,11 +320,24 @@ async fn a_start_without_any_provider_key_warns() {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = settings(&world, "warn", "text");
         settings.retain(|(name, _)| with_key || *name != "MUVI_API_KEY");
-        let program = Program::start(folder.path(), &settings).await;
-        program.send("GET", "/v1/watches", canary::API_KEY, &Value::Null).await;
-        let log = program.end().await;
+        let log = Program::start(folder.path(), &settings).await.end().await;
         let warns = log.contains("no provider has an API key") && log.contains("MUVI_API_KEY");
         assert_eq!(warns, !with_key, "{log}");
+    }
+}
+
+#[tokio::test]
+async fn the_delivery_of_an_ending_is_logged_at_info() {
+    let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());
+    let program = Program::start(folder.path(), &settings(&world, "info", "json")).await;
+    use_every_secret(&program, &world).await;
+    let log = program.end().await;
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let delivered = lines.iter().find(|line| line["message"] == "delivered");
+    let delivered = delivered.unwrap_or_else(|| panic!("{log}"));
+    assert_eq!((&delivered["level"], &delivered["event"]), (&json!("INFO"), &json!("job.completed")));
+    for field in ["watch", "delivery", "queue", "channel"] {
+        assert!(delivered[field].is_string(), "{field}: {delivered}");
     }
 }
 

@@ -29,6 +29,7 @@ mod batch;
 mod chat;
 mod chatting;
 mod cli;
+mod cli_output;
 mod cloudevents;
 mod contract;
 mod crash;

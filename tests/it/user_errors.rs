@@ -72,7 +72,7 @@ async fn config_exits_with_1_and_lists_every_error() {
     // If the folder of definitions is unknown, the names of providers are not checked.
     let text = "[providers.nope]\nrate = '1/s'\n[providers]\npath = ''\n".to_owned();
     let errors = lines(run_with(text, &[]).await.expect(1));
-    insta::assert_snapshot!(errors, @"ringback.toml:4: `providers.path`: the path is empty");
+    insta::assert_snapshot!(errors, @"ringback.toml:4: `providers.path`: the path is empty; write one, or leave the setting out");
 
     run_with("log = 'warn'".to_owned(), &[]).await.expect(0);
     run(&[], &["config", "--config", &at("nowhere.toml")]).await.expect(1);

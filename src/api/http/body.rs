@@ -12,7 +12,6 @@ use serde_json::value::RawValue;
 use super::object_reader::ObjectReader;
 use super::problem::{FieldErrorCode, FieldErrors, Problem, ProblemCode};
 use crate::clock::Clock;
-use crate::domain::decode;
 
 /// Maximum size of a request's body, in bytes.
 pub const BODY_MAX: usize = 256 * 1024;
@@ -54,7 +53,9 @@ impl UnreadBody {
         let mut bytes = Vec::with_capacity(announced.min(max));
         let reading = async {
             while let Some(frame) = body.frame().await {
-                if let Some(data) = frame.map_err(|_| malformed("the body is incomplete"))?.data_ref() {
+                if let Some(data) =
+                    frame.map_err(|_| malformed("the body is incomplete; send the request again"))?.data_ref()
+                {
                     if bytes.len() + data.len() > max {
                         return Ok(false);
                     }
@@ -64,13 +65,16 @@ impl UnreadBody {
             Ok(true)
         };
         let is_complete = clock.timeout(BODY_TIMEOUT, reading).await.unwrap_or_else(|| {
-            Err(Problem::new(ProblemCode::BodyTimeout, "the body did not arrive within 30 s"))
+            Err(Problem::new(
+                ProblemCode::BodyTimeout,
+                "the body did not arrive within 30 s; send the request again, over a faster connection",
+            ))
         })?;
         if !is_complete {
             discard(body, clock).await;
             return Err(too_large("the body", max));
         }
-        decode(bytes).map_err(|error| Problem::new(ProblemCode::MalformedBody, format!("the body {error}")))
+        String::from_utf8(bytes).map_err(|_| malformed("the body is not UTF-8; encode it as UTF-8"))
     }
 
     /// Reads and discards the body if no handler read it.

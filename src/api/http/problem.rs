@@ -237,7 +237,10 @@ impl Problem {
 
     /// 404: unknown, malformed, or another app's. The response does not say which.
     pub fn not_found() -> Self {
-        Self::new(ProblemCode::NotFound, "no such path, or no such object that this key can see")
+        Self::new(
+            ProblemCode::NotFound,
+            "no such path, or no such object that this key can see; check the id, and the app of the key",
+        )
     }
 
     /// 401.

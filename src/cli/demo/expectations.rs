@@ -1,11 +1,10 @@
 //! Comparison of the received webhooks with the expected ones.
 
-use std::fmt::Write as _;
-
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::cli::listen::{Arrival, Signature};
+use crate::cli::terminal::{Column, Terminal};
 
 /// A job of the demo and the expected end of its watch.
 #[derive(Debug)]
@@ -103,19 +102,23 @@ impl Expectations {
     }
 
     /// Returns a table. `polls` returns the number of polls of a job.
-    pub fn summary(&self, polls: impl Fn(&str) -> u32) -> String {
-        let mut text = format!(
-            "{:20}  {:14}  {:>5}  {:>8}  {:8}  webhook-id\n",
-            "job", "expected", "polls", "attempts", "result"
-        );
-        for entry in &self.entries {
+    pub fn summary(&self, terminal: Terminal, polls: impl Fn(&str) -> u32) -> String {
+        let columns = [
+            Column::new("JOB"),
+            Column::new("EXPECTED"),
+            Column::new("POLLS"),
+            Column::new("ATTEMPTS"),
+            Column::new("RESULT"),
+            Column::new("WEBHOOK-ID").optional(1),
+        ];
+        let rows = self.entries.iter().map(|entry| {
             let Entry { job: DemoJob { id, ending, .. }, webhook, attempts, accepted, .. } = entry;
             let result = if *accepted { "verified" } else { "missing" };
-            let (polls, webhook) = (polls(id), webhook.as_deref().unwrap_or("-"));
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "{id:20}  {ending:14}  {polls:>5}  {attempts:>8}  {result:8}  {webhook}");
-        }
-        text
+            let webhook = webhook.clone().unwrap_or_default();
+            let (id, ending) = ((*id).to_owned(), (*ending).to_owned());
+            [id.clone(), ending, polls(&id).to_string(), attempts.to_string(), result.to_owned(), webhook]
+        });
+        terminal.table(&columns, rows, true)
     }
 }
 
@@ -126,6 +129,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::cli::terminal::tests::{PLAIN, narrow};
+    use crate::domain::Timestamp;
 
     const JOBS: &[DemoJob] = &[
         DemoJob { id: "job_a", ending: "job.completed", flaky: false, expires: None },
@@ -142,6 +147,7 @@ mod tests {
 
     fn arrival(watch: &str, event: &str, id: &str, answered: u16) -> Arrival {
         Arrival {
+            at: Timestamp::default(),
             path: "/".to_owned(),
             id: id.to_owned(),
             event: event.to_owned(),
@@ -160,11 +166,13 @@ mod tests {
         assert_eq!(expectations.verdict(), Err("Missing: job.failed of job_b.".to_owned()));
         expectations.arrived(&arrival("watch_b", "job.failed", "evt_b", 204)).expect("as expected");
         assert_eq!(expectations.verdict(), Ok(()));
-        insta::assert_snapshot!(expectations.summary(|_| 3), @r"
-        job                   expected        polls  attempts  result    webhook-id
-        job_a                 job.completed       3         1  verified  evt_a
-        job_b                 job.failed          3         2  verified  evt_b
+        insta::assert_snapshot!(expectations.summary(PLAIN, |_| 3), @r"
+        JOB    EXPECTED       POLLS  ATTEMPTS  RESULT    WEBHOOK-ID
+        job_a  job.completed  3      1         verified  evt_a
+        job_b  job.failed     3      2         verified  evt_b
         ");
+        let fits = |line: &str| narrow(50).fits(line);
+        assert!(expectations.summary(narrow(50), |_| 3).lines().all(fits));
     }
 
     #[test]

@@ -12,7 +12,8 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::Value;
 
 use crate::cli::listen::{Arrival, Signature};
-use crate::cli::output::{Terminal, print_line};
+use crate::cli::output::print_line;
+use crate::cli::terminal::Terminal;
 use crate::clock::{Clock, Stopwatch};
 
 /// Maximum size of an answer of the simulator, in bytes.
@@ -64,15 +65,16 @@ impl DemoLog {
     /// Prints a line for a webhook.
     pub fn webhook(&self, participant: Participant, arrival: &Arrival) {
         let signature = match &arrival.signature {
-            Signature::Verified => "signature verified".to_owned(),
+            Signature::Verified => "verified".to_owned(),
             Signature::Wrong(why) => format!("signature wrong: {why}"),
             Signature::NoSecret => "signature not checked".to_owned(),
         };
         let body: Value = serde_json::from_slice(&arrival.body).unwrap_or_default();
         let job = body["data"]["jobId"].as_str().unwrap_or("(no job)");
-        let (event, id, attempt) = (&arrival.event, &arrival.id, arrival.attempt);
-        let received = format!("receives {event} of {job} ({id}, attempt {attempt})");
-        self.line(participant, &format!("{received}, {signature}, answers {}", arrival.answered.as_u16()));
+        let (event, attempt) = (&arrival.event, arrival.attempt);
+        let retry = if attempt > 1 { format!(" again ({attempt})") } else { String::new() };
+        let answered = arrival.answered.as_u16();
+        self.line(participant, &format!("{event} of {job}{retry}: {signature} → {answered}"));
     }
 }
 
@@ -93,7 +95,7 @@ pub async fn log_response(State(log): State<Arc<DemoLog>>, request: Request, nex
         answers.clear();
     }
     if answers.get(&job) != Some(&text) {
-        log.line(MUVI, &format!("answers about {job}: {text}"));
+        log.line(MUVI, &format!("{job}: {text}"));
         answers.insert(job, text);
     }
     Response::from_parts(parts, Body::from(body))

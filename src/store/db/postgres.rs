@@ -32,7 +32,6 @@
 //! **Another server.** After a failover, the new primary may lack commits of the old one, and its rows may
 //! differ from the memory of this process. Its timeline differs, and this process ends.
 
-mod addresses;
 mod bulk;
 mod server;
 mod session;
@@ -98,7 +97,9 @@ impl WriterConnection {
     /// Connects, locks the database for this process, and migrates it.
     pub fn open(server: &Arc<Server>) -> anyhow::Result<Self> {
         let runtime = BlockingRuntime::new()?;
-        let session = server.connect(&runtime).context("the database cannot be reached")?;
+        let session = server
+            .connect(&runtime)
+            .context("the database cannot be reached; check database_url, and that the server runs")?;
         check(&session)?;
         check_sessions(server, &runtime, &session)?;
         let own_sessions = vec![backend(&session)?];
@@ -317,7 +318,10 @@ fn migrate(session: &Session) -> anyhow::Result<()> {
     let newest = "select coalesce(max(version), 0) from schema_version";
     let done = usize::try_from(Tx::Postgres(session).one(newest, [], |row| row.count(0))?)?;
     if done > MIGRATIONS.len() {
-        bail!("it was written by a newer version of ringback (schema {done}, here {})", MIGRATIONS.len());
+        bail!(
+            "it was written by a newer version of ringback (schema {done}, here {}); start that version, or restore a backup",
+            MIGRATIONS.len()
+        );
     }
     for (version, (name, migration)) in (1..).zip(MIGRATIONS).skip(done) {
         // Creating an index of a large table may take longer than any other statement.

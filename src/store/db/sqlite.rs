@@ -361,7 +361,10 @@ fn migrate(connection: &mut Connection, migrations: &[(&str, &str)]) -> Result<(
     let done: i64 = connection.query_row("pragma user_version", [], |row| row.get(0))?;
     let done = usize::try_from(done).unwrap_or(usize::MAX);
     if done > migrations.len() {
-        bail!("it was written by a newer version of ringback (schema {done}, here {})", migrations.len());
+        bail!(
+            "it was written by a newer version of ringback (schema {done}, here {}); start that version, or restore a backup",
+            migrations.len()
+        );
     }
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
     connection.create_scalar_function("params_key", 1, flags, |call| {

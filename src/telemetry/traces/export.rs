@@ -151,7 +151,7 @@ impl Exporter {
                 if !std::mem::replace(failing, true) {
                     tracing::warn!(
                         error = error.message,
-                        "the trace collector accepts no spans; spans that do not fit into the queue are dropped"
+                        "the trace collector accepts no spans: check telemetry.otlp_endpoint; spans that do not fit into the queue are dropped"
                     );
                 }
                 error.retry_after.is_some() && !*closing.borrow()

@@ -21,6 +21,7 @@ use std::task::{Context, Poll};
 use anyhow::{Context as _, Result, bail};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -57,7 +58,7 @@ fn from_file(file: &Path) -> Result<(Arc<dyn ServerCertVerifier>, Vec<Certificat
     if roots.is_empty() {
         bail!("the file holds no certificate in PEM");
     }
-    let provider = crate::tls::provider();
+    let provider = Arc::new(ring::default_provider());
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
     Ok((verifier, certificates))
 }

@@ -16,14 +16,12 @@ pub mod webhook;
 use std::borrow::Cow;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
-
 pub use channel::{
-    AttemptResult, Channel, ChannelSetting, ChannelSpec, Message, Pacing, ParsedAddress, QueueScope,
+    AttemptResult, Channel, ChannelSetting, ChannelSpec, Message, Pacing, ParsedAddress, QueueScope, Reach,
     Services, SettingCheck, SettingValues, SettingsReport, Shorthand, ShownAddress, Transmission,
 };
 
-use crate::domain::{AddressError, AppNo, ChannelKind, Outcome};
+use crate::domain::{AddressError, AppNo, ChannelKind, Outcome, hash};
 use crate::egress::Target;
 use templates::Templates;
 
@@ -56,15 +54,20 @@ impl ChannelSpec {
     /// address is one.
     pub fn queue_name(&self, app: AppNo, address: &str, target: Option<&Target>) -> String {
         match self.queue {
-            QueueScope::Host => format!("{} {}", app.0, target.map(Target::origin).unwrap_or_default()),
-            QueueScope::Address => {
-                let digest: [u8; 32] = Sha256::digest(address.as_bytes()).into();
-                let hash = digest[..8].iter().fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
-                format!("{} {} {hash}", app.0, self.kind)
+            QueueScope::Url => {
+                let origin = target.map(Target::origin).unwrap_or_default();
+                let path = address.split(['?', '#']).next().unwrap_or_default();
+                format!("{} {origin} {}", app.0, short_hash(path))
             }
+            QueueScope::Address => format!("{} {} {}", app.0, self.kind, short_hash(address)),
             QueueScope::Server(name) => format!("{} {name}", app.0),
         }
     }
+}
+
+/// Returns a hash that names an address without revealing it.
+fn short_hash(text: &str) -> String {
+    format!("{:016x}", u64::from_be_bytes(hash(&[text.as_bytes()])))
 }
 
 /// All channels, as they are configured.
@@ -113,5 +116,13 @@ mod tests {
         assert_ne!(queue("https://a.example/x"), queue("https://a.example/y"));
         assert!(!queue("https://a.example/hush").contains("hush"));
         assert_eq!(queue("#ops").len(), "1 slack ".len() + 16);
+    }
+
+    #[test]
+    fn a_url_has_one_queue_whatever_its_query() {
+        let queue = |address| spec(ChannelKind::Webhook).queue_name(AppNo(1), address, None);
+        assert_eq!(queue("https://a.example/x?token=1"), queue("https://a.example/x?token=2#part"));
+        assert_ne!(queue("https://a.example/x"), queue("https://a.example/y"));
+        assert!(!queue("https://a.example/hush").contains("hush"));
     }
 }

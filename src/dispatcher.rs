@@ -5,11 +5,11 @@
 //! commit that created it ([`DispatcherMessage::Dispatch`](crate::domain::DispatcherMessage::Dispatch)).
 //! All other deliveries are read from the store in pages. A page contains due deliveries of one queue.
 //!
-//! **Each destination** (app, scheme, host, port) has a queue with its own concurrency limit. The queues take
-//! turns, so a slow receiver delays only its own queue. The apps take turns as well, so an app with many
-//! queues does not delay another app ([`fair_queue`]). The number of loaded deliveries is limited for each
-//! queue, for each app, and in total. Deliveries beyond a limit stay in the store, and the queue is marked as
-//! having more.
+//! **Each destination** has a queue: for a webhook, the app and the URL without its query. The queues of one scheme,
+//! host and port are an *origin*, which has a concurrency limit; its queues share it so that a slow URL delays no
+//! other ([`origin`]). The origins take turns, and so do the apps, so an app with many origins does not delay another
+//! app ([`fair_queue`]). The number of loaded deliveries is limited for each origin, for each app, and in total.
+//! Deliveries beyond a limit stay in the store, and the queue is marked as having more.
 //!
 //! **No attempt is made twice within one process.** A delivery is loaded only once for each attempt:
 //!
@@ -30,8 +30,12 @@
 //! **Some channels accept fewer messages** than a queue may send. [`pacing`] delays a message until its channel
 //! accepts it.
 //!
-//! **A destination that does not respond** would delay its queue by one timeout after another. [`breaker`] prevents
-//! this.
+//! **A destination that does not respond** is held back ([`breaker`]): its deliveries stay in the store, where they are
+//! due, and single attempts are made as probes. What is held back uses no place in its schedule.
+//!
+//! **An attempt that was not made** is not recorded: the breaker is open, the store refuses writes, or Ringback lacks
+//! descriptors, memory or ports. Nothing changes in the store then, so nothing is lost by a crash, and nothing has to
+//! be brought forward later. [`crate::domain`]'s `delivery` explains when a delivery ends nevertheless.
 //!
 //! **A late reply holds no place.** A mail server may take ten minutes to accept a message that it already has
 //! ([`Transmission`]). After [`LATE_REPLY`], such a delivery frees its places for others, and the store is told when
@@ -44,6 +48,7 @@
 
 mod breaker;
 mod fair_queue;
+mod origin;
 mod pacing;
 mod state;
 
@@ -59,12 +64,13 @@ use crate::domain::{
     next_attempt,
 };
 use crate::store::{
-    LoadDueDeliveries, PostponeDelivery, RecordAttempt, RescheduleRetries, Store, StoreError,
-    WRITE_RETRY_PAUSE, write_until_accepted,
+    ExcludeDowntime, LoadDueDeliveries, PostponeDelivery, RecordAttempt, RescheduleRetries, Store,
+    StoreError, WRITE_RETRY_PAUSE, write_until_accepted,
 };
 use crate::telemetry::metrics::{AttemptOutcome, Load};
 use crate::telemetry::traces::{Context, Span, SpanKind};
-use state::DispatchState;
+use state::results::{Changes, Opened};
+use state::{DispatchState, QUEUES_MAX};
 
 /// Time after which the reply to a transmitted message is late. Most servers reply within a second. If the places
 /// were freed at once, a burst of mails would open a connection for each.
@@ -111,17 +117,23 @@ impl Dispatcher {
     /// Reads from the store which queues have waiting deliveries, and when the first delivery of each queue
     /// is due.
     pub async fn load(&self) -> Result<(), StoreError> {
+        let count = self.store.exclude_downtime(ExcludeDowntime { now: self.clock.now() }).await?;
+        if count > 0 {
+            tracing::info!(count, "the time in which no process ran does not count for waiting deliveries");
+        }
         let schedule = self.policy.retry_schedule.clone();
         let rewind = RescheduleRetries { schedule, now: self.clock.now() };
         let count = self.store.reschedule_retries(rewind).await?;
         if count > 0 {
             tracing::warn!(count, "the clock was set back; retries are rescheduled");
         }
-        let queues = self.store.destination_queues().await?;
-        let mut state = self.state();
-        for (queue, due_at) in queues {
-            state.set_timer(&queue.into(), due_at);
-        }
+        self.search().await
+    }
+
+    /// Reads from the store which queues have waiting deliveries.
+    async fn search(&self) -> Result<(), StoreError> {
+        let queues = self.store.destination_queues(QUEUES_MAX).await?;
+        self.state().set_timers(queues);
         Ok(())
     }
 
@@ -160,7 +172,7 @@ impl Dispatcher {
         let _alive = self.alive.clone();
         let mut state = self.state();
         for message in self.store.dispatcher_messages().take() {
-            state.apply(message);
+            state.apply(message, now);
         }
         state.expire_timers(now);
         state.clock.advance(now);
@@ -169,8 +181,11 @@ impl Dispatcher {
             deliveries = state.take_sendable(now);
             pages = state.take_pages(now);
         }
-        let next = state.next();
+        let (next, searches) = (state.next(), state.take_search(now));
         drop(state);
+        if searches {
+            self.start_search();
+        }
         for page in pages {
             self.start_page(page);
         }
@@ -242,7 +257,21 @@ impl Dispatcher {
                 tracing::warn!(%error, "waiting deliveries could not be read");
                 dispatcher.clock.sleep(WRITE_RETRY_PAUSE).await;
             }
-            dispatcher.state().finish_page(&queue, page.ok());
+            let now = dispatcher.clock.now();
+            dispatcher.state().finish_page(&queue, page.ok(), now);
+            dispatcher.wake.notify_one();
+            drop(alive);
+        });
+    }
+
+    fn start_search(self: &Arc<Self>) {
+        let dispatcher = Arc::clone(self);
+        let alive = self.alive.clone();
+        tokio::spawn(async move {
+            while let Err(error) = dispatcher.search().await {
+                tracing::warn!(%error, "the queues of waiting deliveries could not be read");
+                dispatcher.clock.sleep(WRITE_RETRY_PAUSE).await;
+            }
             dispatcher.wake.notify_one();
             drop(alive);
         });
@@ -264,7 +293,9 @@ impl RunningAttempt {
         // Without a result, the delivery is still due in the store.
         let Some((record, outcome)) = dispatcher.attempt(&self.delivery).await else { return };
         let (next, duration) = (record.after, Duration::from_millis(record.attempt.duration_ms.into()));
-        dispatcher.record(record).await;
+        if outcome != AttemptOutcome::NotMade {
+            dispatcher.record(record).await;
+        }
         let channel = self.delivery.destination.channel;
         dispatcher.store.metrics().attempted(channel, outcome, duration, next);
         self.next = Some(next);
@@ -277,9 +308,9 @@ impl Drop for RunningAttempt {
         let next = self.next.unwrap_or_else(|| {
             // After a panic, the delivery is still due in the store: it is retried, but not at once.
             let due_at = dispatcher.clock.now().plus(PANIC_RETRY_PAUSE);
-            NextStep::Retry { step: self.delivery.step, due_at }
+            NextStep::Retry { step: self.delivery.step, due_at, waited: self.delivery.waited }
         });
-        dispatcher.state().finish(&self.delivery, next);
+        dispatcher.state().finish(&self.delivery, next, dispatcher.clock.now());
         dispatcher.wake.notify_one();
     }
 }
@@ -288,25 +319,22 @@ impl Dispatcher {
     /// Makes one attempt. Returns its record and its outcome; `None` if a stop dropped it.
     async fn attempt(&self, delivery: &PendingDelivery) -> Option<(RecordAttempt, AttemptOutcome)> {
         let at = self.clock.now();
-        if let Some(finished) = &delivery.finished {
-            self.store.metrics().detected(finished, at);
-        }
-        let scheduled = AttemptKind::Scheduled { step: delivery.step };
+        let scheduled = AttemptKind::Scheduled { step: delivery.step, waited: delivery.waited };
         let kind = if delivery.manual { AttemptKind::Manual } else { scheduled };
-        let queue = &delivery.destination.queue;
-        let is_admitted = self.policy.is_last(kind) || self.state().breakers.admits(queue, at);
-        let mut result = if is_admitted {
-            self.send(delivery, kind, at).await?
-        } else {
-            AttemptResult::destination_down()
-        };
+        let mut result = self.send(delivery, kind, at).await?;
         result.attempt.at = at;
         result.attempt.duration_ms = u32::try_from(result.duration.as_millis()).unwrap_or(u32::MAX);
-        self.apply_to_queue(delivery, &result);
         let ended_at = self.clock.now();
+        let changes = self.state().settle(delivery, &result, (at, ended_at));
+        log_changes(delivery, changes, &result);
         let next = next_attempt(&self.policy, delivery.id, kind, &result.outcome, ended_at);
-        log_attempt(delivery, &result, next, self.trace_id(delivery).as_deref());
-        self.store.tracer().record(|| attempt_span(delivery, &result));
+        if result.outcome != Outcome::NotMade {
+            if let Some(finished) = &delivery.finished {
+                self.store.metrics().detected(finished, at);
+            }
+            log_attempt(delivery, &result, next, self.trace_id(delivery).as_deref());
+            self.store.tracer().record(|| attempt_span(delivery, &result));
+        }
         let outcome = AttemptOutcome::from(&result.outcome);
         let record = RecordAttempt {
             app: delivery.app,
@@ -366,35 +394,12 @@ impl Dispatcher {
     /// recorded anyway, unless the process ends.
     async fn postpone(&self, delivery: &PendingDelivery, kind: AttemptKind) {
         let next = next_attempt(&self.policy, delivery.id, kind, &Outcome::Unclear, self.clock.now());
-        let NextStep::Retry { step, due_at } = next else { return };
+        let NextStep::Retry { step, due_at, waited } = next else { return };
         let PendingDelivery { app, id: delivery, attempts: before, .. } = *delivery;
         let postponed =
-            self.store.postpone_delivery(PostponeDelivery { app, delivery, before, step, due_at });
+            self.store.postpone_delivery(PostponeDelivery { app, delivery, before, step, due_at, waited });
         if let Err(error) = postponed.await {
             tracing::debug!(%error, %delivery, "a delivery that waits for a late reply could not be postponed");
-        }
-    }
-
-    /// Updates the pacing and the breaker of a queue after an attempt.
-    fn apply_to_queue(&self, delivery: &PendingDelivery, result: &AttemptResult) {
-        let (queue, now) = (delivery.destination.queue.as_str(), self.clock.now());
-        let (channel, status) = (delivery.destination.channel, result.attempt.status_code);
-        let mut state = self.state();
-        if let (Some(429), Outcome::Retry { after: Some(wait) }) = (status, &result.outcome) {
-            state.pacer.rate_limited(queue, channel, *wait, now);
-        }
-        let is_down = status.is_none() && result.unreachable && channels::spec(channel).has_breaker;
-        let has_opened = is_down && state.breakers.unreachable(queue, now);
-        let has_closed = status.is_some() && state.breakers.responded(queue);
-        drop(state);
-        if has_opened {
-            tracing::warn!(
-                queue,
-                "the destination does not respond: one attempt in ten seconds is made until it does"
-            );
-        }
-        if has_closed {
-            tracing::info!(queue, "the destination responds again");
         }
     }
 
@@ -438,6 +443,30 @@ fn attempt_span(delivery: &PendingDelivery, result: &AttemptResult) -> Option<Sp
         .with("ringback.outcome", AttemptOutcome::from(&result.outcome).as_str())
         .with_some("http.response.status_code", result.attempt.status_code.map(i64::from));
     Some(span.failed(error.as_deref()))
+}
+
+/// Logs what an attempt changed for the other deliveries of its destination.
+fn log_changes(delivery: &PendingDelivery, changes: Changes, result: &AttemptResult) {
+    let queue = delivery.destination.queue.as_str();
+    let (delivery, error) = (delivery.id, error_text(result));
+    if changes.opened == Some(Opened::Origin) {
+        tracing::warn!(
+            %delivery, queue, error,
+            "the host cannot be reached: its deliveries wait, and single attempts are made until a connection stands"
+        );
+    }
+    if changes.opened == Some(Opened::Url) {
+        tracing::warn!(
+            %delivery, queue, error,
+            "the URL does not answer in time: its deliveries wait, and single attempts are made until it answers"
+        );
+    }
+    if changes.closed {
+        tracing::info!(%delivery, queue, "the destination responds again: what was held back is sent now");
+    }
+    if changes.paused {
+        tracing::warn!(%delivery, queue, error, "no attempt could be made; it uses no place in the schedule");
+    }
 }
 
 /// Logs an attempt: at level info if it delivers an ending, or if a retry follows; as a warning if it was the last one.

@@ -62,8 +62,8 @@ use crate::telemetry::metrics::Queues;
 pub use self::apps::{BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefusal, RotateSecret};
 pub use self::db::{DatabaseLocation, StoreError};
 pub use self::deliveries::{
-    DeliveryFilter, DueDeliveries, LoadDueDeliveries, PostponeDelivery, RecordAttempt, RescheduleRetries,
-    RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
+    DeliveryFilter, DueDeliveries, ExcludeDowntime, LoadDueDeliveries, NoteRunning, PostponeDelivery,
+    RecordAttempt, RescheduleRetries, RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
 };
 pub use self::endings::{EndJob, ExpireWatches, NotifyWatches};
 pub use self::events::After;
@@ -172,6 +172,10 @@ commands! {
     write record_attempt: RecordAttempt => (), deliveries::record_attempt;
     /// Postpones a delivery whose attempt waits for a late reply.
     write postpone_delivery: PostponeDelivery => (), deliveries::postpone_delivery;
+    /// Notes that the process runs.
+    write note_running: NoteRunning => (), each(deliveries::note_running);
+    /// Subtracts the time in which no process ran from the waits of deliveries. Returns their number.
+    write exclude_downtime: ExcludeDowntime => usize, each(deliveries::exclude_downtime);
     /// Reschedules deliveries whose last attempt lies in the future. Returns their number.
     write reschedule_retries: RescheduleRetries => usize, each(deliveries::reschedule_retries);
     /// Records the request to retry a delivery at once.

@@ -46,7 +46,7 @@ pub struct ChannelSpec {
     pub queue: QueueScope,
     /// How fast messages may follow each other.
     pub pacing: Pacing,
-    /// Whether attempts pause while a destination does not respond. False if the connection leads to the
+    /// Whether deliveries are held back while a destination does not respond. False if the connection leads to the
     /// operator's own server, because its failures do not depend on the recipient.
     pub has_breaker: bool,
     /// Templates of the messages.
@@ -69,7 +69,7 @@ impl ChannelSpec {
             is_signed: false,
             recognize: |_| None,
             show: |address| ShownAddress::Url(Cow::Borrowed(address)),
-            queue: QueueScope::Host,
+            queue: QueueScope::Url,
             pacing: Pacing::Unlimited,
             has_breaker: true,
             templates: &[],
@@ -176,11 +176,12 @@ pub enum ShownAddress<'a> {
     Channel(&'a str),
 }
 
-/// Which deliveries of an app share a destination queue, and so its order, limits and breaker.
+/// Which deliveries of an app share a destination queue, and so its order and its breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueScope {
-    /// Deliveries to the same scheme, host and port.
-    Host,
+    /// Deliveries to the same URL, whatever its query. The queues of one scheme, host and port (the origin) share the
+    /// limits of the host, and a breaker for its connections.
+    Url,
     /// Deliveries to the same address. The queue is named by the hash of the address, which may be secret.
     Address,
     /// All deliveries of the channel: they go to the one server of this name.
@@ -263,13 +264,41 @@ pub struct SettingsReport {
     pub warnings: Vec<String>,
 }
 
+/// How far an exchange came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Nothing was sent, for a reason that says nothing about the destination.
+    NotTried,
+    /// No connection was made: the name, TCP or TLS failed.
+    NotConnected,
+    /// The connection stood, and no answer came in time.
+    NoAnswer,
+    /// The connection stood, and the answer broke off or is unreadable.
+    Broken,
+    /// The destination answered.
+    Answered,
+}
+
+impl Reach {
+    fn of(error: &SendError) -> Self {
+        match error {
+            SendError::Refused(_) | SendError::Exhausted(_) | SendError::Resolver(_) => Self::NotTried,
+            error if error.is_unconnected() => Self::NotConnected,
+            SendError::Timeout(_) => Self::NoAnswer,
+            SendError::Connect(_) | SendError::Tls(_) | SendError::Protocol(_) | SendError::TooLarge(_) => {
+                Self::Broken
+            }
+        }
+    }
+}
+
 /// Result of one attempt.
 #[derive(Clone, Debug)]
 pub struct AttemptResult {
     /// Classification of the result; decides what follows.
     pub outcome: Outcome,
-    /// Whether the destination did not respond: no connection, no TLS, or no response in time.
-    pub unreachable: bool,
+    /// How far the exchange came. The breakers count by it.
+    pub reach: Reach,
     /// Duration of the exchange, which the channel measures; zero if nothing was sent.
     pub duration: Duration,
     /// Entry for the attempt log. The dispatcher sets its times. Its error is `None` if the attempt succeeded or the
@@ -278,16 +307,10 @@ pub struct AttemptResult {
 }
 
 impl AttemptResult {
-    /// Returns the result of an attempt that was skipped because the destination did not respond lately.
-    pub fn destination_down() -> Self {
-        let error = "destination_down: the destination did not respond lately; nothing was sent";
-        Self::without_response(Outcome::Down, error.to_owned(), Vec::new())
-    }
-
-    /// Returns the result of an exchange without an HTTP response.
+    /// Returns the result of an attempt that sent nothing.
     pub(super) fn without_response(outcome: Outcome, error: String, request_headers: Headers) -> Self {
         let attempt = Attempt { error: Some(error), request_headers, ..Attempt::default() };
-        Self { outcome, unreachable: false, duration: Duration::ZERO, attempt }
+        Self { outcome, reach: Reach::NotTried, duration: Duration::ZERO, attempt }
     }
 
     /// Returns the result of an HTTP exchange. `classify` returns the outcome of a response, and its error.
@@ -298,12 +321,13 @@ impl AttemptResult {
         let received = match response {
             Ok(received) => received,
             Err(error) => {
-                let refused = matches!(error, SendError::Refused(_));
-                let outcome = if refused { Outcome::Refused } else { Outcome::Retry { after: None } };
-                let unreachable =
-                    matches!(error, SendError::Timeout(_) | SendError::Connect(_) | SendError::Tls(_));
+                let outcome = match () {
+                    () if matches!(error, SendError::Refused(_)) => Outcome::Refused,
+                    () if error.is_ours() => Outcome::NotMade,
+                    () => Outcome::Retry { after: None },
+                };
                 let result = Self::without_response(outcome, error.to_string(), request_headers);
-                return Self { unreachable, ..result };
+                return Self { reach: Reach::of(&error), ..result };
             }
         };
         let (outcome, error) = classify(&received);
@@ -315,7 +339,7 @@ impl AttemptResult {
             response_headers: received.headers,
             ..Attempt::default()
         };
-        Self { outcome, unreachable: false, duration: Duration::ZERO, attempt }
+        Self { outcome, reach: Reach::Answered, duration: Duration::ZERO, attempt }
     }
 }
 

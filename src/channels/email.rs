@@ -21,7 +21,7 @@ use percent_encoding::percent_decode_str;
 
 use super::channel::{
     AttemptResult, Channel, ChannelSpec, Headers, Message, OPERATOR_WAIT, Pacing, ParsedAddress, QueueScope,
-    SendFuture, Services, SettingValues, Shorthand, ShownAddress, recorded_text,
+    Reach, SendFuture, Services, SettingValues, Shorthand, ShownAddress, recorded_text,
 };
 use super::template_context::{TemplateContext, single_line};
 use super::templates::{TemplateFile, Templates};
@@ -139,7 +139,7 @@ impl Mailer {
             let request_headers = request_headers.clone();
             let response_body = recorded_text(reply.as_bytes());
             let attempt = Attempt { error, request_headers, response_body, ..Attempt::default() };
-            AttemptResult { outcome, unreachable: false, duration: stopwatch.elapsed(), attempt }
+            AttemptResult { outcome, reach: Reach::Answered, duration: stopwatch.elapsed(), attempt }
         };
         let final_reply = match smtp::transmit(services, mail, &mut stage).await {
             Ok(final_reply) => final_reply,
@@ -245,7 +245,11 @@ fn classify(stage: Stage, failure: Failure) -> (Outcome, String, String) {
             // A certificate needs the operator; a lost connection does not.
             let distrusted =
                 matches!(stage, Stage::Tls | Stage::StartTls) && matches!(error, SendError::Tls(_));
+            let is_ours = error.is_ours();
             let error = format!("{error}, at {stage_name}");
+            if is_ours {
+                return (Outcome::NotMade, error, String::new());
+            }
             if distrusted {
                 tracing::error!(error, "the mail server is not trusted: see [smtp]; mails wait");
             }

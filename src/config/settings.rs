@@ -106,7 +106,7 @@ const FIRST: &[Setting] = &[
         put(&mut c.delivery.per_destination, parse::integer(v, 1..=ATTEMPTS_PER_DESTINATION_MAX))
     })
     .default("16")
-    .doc("maximum number of attempts in progress per destination"),
+    .doc("maximum number of attempts in progress per destination (app, scheme, host and port)"),
     one("retention.events", |c, v| put(&mut c.retention.events, parse::duration(v, RETENTION_MAX)))
         .default("30d")
         .doc("how long events, deliveries and attempts are kept"),

@@ -1,148 +1,321 @@
 //! Circuit breakers of destinations that do not respond.
 //!
-//! Every attempt to reach a dead host takes the whole timeout, so a queue would make only a few attempts in
-//! twenty seconds, and all of them would fail. After several unreachable attempts in a row, the breaker of
-//! the queue opens. While it is open, a due delivery is not sent: it moves to the next step of its schedule
-//! at once, and an attempt is recorded as `destination_down`. Every ten seconds, one attempt is made as a
-//! **probe**. Any HTTP response, even a 500, closes the breaker.
+//! There are two kinds of breaker, because there are two kinds of fault:
 //!
-//! **A breaker never ends a delivery.** The last attempt of a schedule and every manual retry are always
-//! made. A queue with a single delivery is not affected if its attempts are further apart than the probes.
+//! - **The origin** (app, scheme, host, port) cannot be reached: the name does not resolve, no connection is made, or
+//!   TLS fails. This concerns every URL of the host.
+//! - **A URL** (without its query) gives no answer in time although the connection stands. This concerns only the URL:
+//!   on the host of a gateway, the next URL belongs to another program.
+//!
+//! A breaker opens after [`OPENS_AFTER`] failures in a row. Failures that were in flight together count once
+//! ([`FailureStreak`]). While it is open, its deliveries are **held back**: they stay due in the store, and nothing is
+//! written about them. They use no place of their schedules, and no time of them is counted. One attempt at a time is
+//! made as a **probe**, 1, 2, 4, 8 and then every 10 seconds after the end of the last one. The queues of an origin
+//! take turns with the probes, so a single bad URL cannot keep the breaker open. When the breaker closes, everything
+//! that was held back is due, because it never stopped to be due.
+//!
+//! - A connection that stands closes the breaker of the origin, whatever follows.
+//! - Any HTTP status closes the breaker of the URL, even a 500.
+//! - An answer that breaks off says that the host is there, and nothing about the time that the URL takes.
+//! - A manual retry is always made.
+//!
+//! If Ringback itself lacks a resource (descriptors, memory, ports), nothing was learned about the destination. The
+//! origin pauses for [`OWN_FAULT_PAUSE`], so that it does not repeat the same fault without end.
 //!
 //! The breakers are kept in memory, for one process. After a restart, all of them are closed.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::Timestamp;
+use super::fair_queue::app_of;
+use crate::domain::{AppNo, DeliveryId, FailureStreak, Timestamp, per_app_limit};
 
-/// Number of unreachable attempts in a row that open a breaker.
+/// Number of failures in a row that open a breaker.
 const OPENS_AFTER: u32 = 5;
 
-/// Time between two probes, from the end of the first one.
-const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// Pause before the first probe. A host that is restarted is back within seconds.
+const FIRST_PROBE: Duration = Duration::from_secs(1);
 
-/// Maximum number of unreachable queues that are kept. A forgotten queue makes a few more attempts that fail.
-const UNREACHABLE_MAX: usize = 10_000;
+/// Maximum pause between two probes, from the end of the first one.
+const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
-/// Breakers of all queues.
+/// Pause of an origin after an attempt that could not be made for want of a resource of our own.
+const OWN_FAULT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Maximum number of failing origins and URLs that are kept. One that is not kept makes a few more attempts that fail.
+const FAILING_MAX: usize = 10_000;
+
+/// Time after which a breaker without attempts may be forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+
+/// Breakers of all origins and URLs, by the name of the origin or of the queue.
 #[derive(Debug, Default)]
 pub(super) struct Breakers {
-    unreachable: HashMap<String, Failures>,
+    failing: HashMap<Arc<str>, Breaker>,
+    /// Number of `failing` for each app.
+    of_app: HashMap<AppNo, usize>,
+    /// Origins that pause after a fault of our own.
+    paused: HashMap<Arc<str>, Timestamp>,
 }
 
 #[derive(Debug)]
-struct Failures {
-    /// Number of unreachable attempts in a row.
-    count: u32,
-    /// End of the last unreachable attempt, or start of a probe.
+struct Breaker {
+    streak: FailureStreak,
+    /// Time of the last failure or probe.
     last: Timestamp,
+    /// `Some` while it is open.
+    probes: Option<Probes>,
 }
 
-impl Failures {
-    fn is_open(&self) -> bool {
-        self.count >= OPENS_AFTER
-    }
+#[derive(Debug)]
+struct Probes {
+    /// Earliest time of the next one.
+    at: Timestamp,
+    /// Pause after the next one.
+    pause: Duration,
+    /// The probe in flight.
+    in_flight: Option<DeliveryId>,
+}
+
+/// Whether an attempt may be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// As many as the limits permit.
+    Free,
+    /// One, as a probe.
+    Probe,
+    /// None before this time; `None`: not before the end of the probe in flight.
+    Held(Option<Timestamp>),
 }
 
 impl Breakers {
-    /// Returns whether an attempt is to be made now. If the breaker is open, that attempt is a probe.
-    pub(super) fn admits(&mut self, queue: &str, now: Timestamp) -> bool {
-        let Some(failures) = self.unreachable.get_mut(queue).filter(|failures| failures.is_open()) else {
-            return true;
-        };
-        // If the clock was set back, the next attempt is a probe at once.
-        let probe = now < failures.last || now >= failures.last.plus(PROBE_INTERVAL);
-        if probe {
-            failures.last = now;
+    /// Returns whether an attempt to the origin or URL `name` may be made now.
+    pub(super) fn admission(&self, name: &str, now: Timestamp) -> Admission {
+        // A time far away shows that the clock was set back: then the attempt is made at once.
+        let holds = |until: Timestamp| now < until && now >= until.minus(PROBE_INTERVAL_MAX);
+        if let Some(until) = self.paused.get(name).filter(|until| holds(**until)) {
+            return Admission::Held(Some(*until));
         }
-        probe
+        match self.failing.get(name).and_then(|breaker| breaker.probes.as_ref()) {
+            None => Admission::Free,
+            Some(Probes { in_flight: Some(_), .. }) => Admission::Held(None),
+            Some(Probes { at, .. }) if holds(*at) => Admission::Held(Some(*at)),
+            Some(_) => Admission::Probe,
+        }
     }
 
-    /// Records a response. Returns whether the breaker was open.
-    pub(super) fn responded(&mut self, queue: &str) -> bool {
-        self.unreachable.remove(queue).is_some_and(|failures| failures.is_open())
+    /// Records that an attempt starts. If the breaker is open, it is the probe.
+    pub(super) fn started(&mut self, name: &str, delivery: DeliveryId, now: Timestamp) {
+        if let Some(breaker) = self.failing.get_mut(name)
+            && let Some(probes) = &mut breaker.probes
+        {
+            breaker.last = now;
+            probes.in_flight.get_or_insert(delivery);
+        }
     }
 
-    /// Records an unreachable attempt. Returns whether it opens the breaker.
-    pub(super) fn unreachable(&mut self, queue: &str, now: Timestamp) -> bool {
-        if self.unreachable.len() >= UNREACHABLE_MAX && !self.unreachable.contains_key(queue) {
-            *self = Self::default();
+    /// Records the end of an attempt, after its result. If it was the probe and the breaker is still open, the next
+    /// probe follows after a pause.
+    pub(super) fn ended(&mut self, name: &str, delivery: DeliveryId, now: Timestamp) {
+        if let Some(probes) = self.failing.get_mut(name).and_then(|breaker| breaker.probes.as_mut())
+            && probes.in_flight == Some(delivery)
+        {
+            probes.in_flight = None;
+            probes.at = now.plus(probes.pause);
+            probes.pause = (probes.pause * 2).min(PROBE_INTERVAL_MAX);
         }
-        let failures = self.unreachable.entry(queue.to_owned()).or_insert(Failures { count: 0, last: now });
-        failures.count = failures.count.saturating_add(1);
-        failures.last = now;
-        failures.count == OPENS_AFTER
+    }
+
+    /// Records a success. Returns whether the breaker was open.
+    pub(super) fn responded(&mut self, name: &str) -> bool {
+        let Some(breaker) = self.failing.remove(name) else { return false };
+        self.uncount(name);
+        breaker.probes.is_some()
+    }
+
+    /// Records a failure of an attempt that started and ended at these times. Returns whether it opens the breaker.
+    pub(super) fn failed(&mut self, name: &Arc<str>, started_at: Timestamp, ended_at: Timestamp) -> bool {
+        if !self.failing.contains_key(name) && !self.make_place(app_of(name), ended_at) {
+            return false;
+        }
+        let breaker = self.failing.entry(Arc::clone(name)).or_insert_with(|| {
+            *self.of_app.entry(app_of(name)).or_default() += 1;
+            Breaker { streak: FailureStreak::default(), last: ended_at, probes: None }
+        });
+        breaker.streak.failed(started_at, ended_at);
+        breaker.last = ended_at;
+        let opens = breaker.probes.is_none() && breaker.streak.count() >= OPENS_AFTER;
+        if opens {
+            let (at, pause) = (ended_at.plus(FIRST_PROBE), FIRST_PROBE * 2);
+            breaker.probes = Some(Probes { at, pause, in_flight: None });
+        }
+        opens
+    }
+
+    /// Pauses an origin after a fault of our own. Returns whether it was not paused before.
+    pub(super) fn pause(&mut self, origin: &Arc<str>, now: Timestamp) -> bool {
+        if self.paused.len() >= FAILING_MAX {
+            self.paused.retain(|_, until| *until > now);
+        }
+        let before = self.paused.insert(Arc::clone(origin), now.plus(OWN_FAULT_PAUSE));
+        before.is_none_or(|until| until <= now)
     }
 
     /// Returns the number of open breakers.
     pub(super) fn open_count(&self) -> usize {
-        self.unreachable.values().filter(|failures| failures.is_open()).count()
+        self.failing.values().filter(|breaker| breaker.probes.is_some()).count()
+    }
+
+    /// Returns whether one more breaker of an app can be kept, if necessary after others were forgotten: those that
+    /// are closed, and those without attempts for a long time. An app uses at most seven eighths of the places.
+    fn make_place(&mut self, app: AppNo, now: Timestamp) -> bool {
+        let has_place = |breakers: &Self| {
+            let of_app = breakers.of_app.get(&app).copied().unwrap_or_default();
+            breakers.failing.len() < FAILING_MAX && of_app < per_app_limit(FAILING_MAX)
+        };
+        if !has_place(self) {
+            self.failing
+                .retain(|_, breaker| breaker.probes.is_some() && now.since(breaker.last) < FORGOTTEN_AFTER);
+            self.of_app.clear();
+            for name in self.failing.keys() {
+                *self.of_app.entry(app_of(name)).or_default() += 1;
+            }
+        }
+        has_place(self)
+    }
+
+    fn uncount(&mut self, name: &str) {
+        let app = app_of(name);
+        if let Some(count) = self.of_app.get_mut(&app) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_app.remove(&app);
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Id;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_millis(seconds * 1_000)
     }
 
-    /// Returns breakers; the breaker of queue `name` opened at second 0.
-    fn open(name: &str) -> Breakers {
-        let mut breakers = Breakers::default();
-        for n in 1..=OPENS_AFTER {
-            assert!(breakers.admits(name, at(0)));
-            assert_eq!(breakers.unreachable(name, at(0)), n == OPENS_AFTER);
+    fn id(n: u8) -> DeliveryId {
+        DeliveryId(Id::from_bytes([n; 16]))
+    }
+
+    fn name(text: &str) -> Arc<str> {
+        text.into()
+    }
+
+    /// Records failures of attempts that each start one second after the last one, from second 0. The last one opens
+    /// the breaker.
+    fn open(breakers: &mut Breakers, name: &Arc<str>) {
+        for n in 1..=i64::from(OPENS_AFTER) {
+            assert_eq!(breakers.admission(name, at(n - 5)), Admission::Free);
+            assert_eq!(breakers.failed(name, at(n - 5), at(n - 5)), n == 5);
         }
-        breakers
     }
 
     #[test]
-    fn unreachable_attempts_open_it_and_a_response_closes_it() {
-        let a = "1 https a.example 443";
-        let mut breakers = open(a);
-        assert_eq!((breakers.admits(a, at(9)), breakers.open_count()), (false, 1));
-        assert!(breakers.admits("1 https b.example 443", at(9)));
-        assert_eq!((breakers.responded(a), breakers.open_count()), (true, 0));
-        assert!(breakers.admits(a, at(9)));
-        assert!(!breakers.responded(a));
+    fn failures_in_a_row_open_it_and_a_response_closes_it() {
+        let (mut breakers, a) = (Breakers::default(), name("1 https://a.example:443"));
+        open(&mut breakers, &a);
+        assert_eq!(breakers.admission(&a, at(0)), Admission::Held(Some(at(1))));
+        assert_eq!(breakers.admission("1 https://b.example:443", at(0)), Admission::Free);
+        assert_eq!((breakers.open_count(), breakers.responded(&a), breakers.open_count()), (1, true, 0));
+        assert_eq!(breakers.admission(&a, at(0)), Admission::Free);
+        assert!(!breakers.responded(&a));
         // A response in between restarts the count.
-        for _ in 1..OPENS_AFTER {
-            assert!(!breakers.unreachable(a, at(9)));
+        for n in 1..OPENS_AFTER {
+            assert!(!breakers.failed(&a, at(i64::from(n)), at(i64::from(n))));
         }
-        assert!(!breakers.responded(a));
-        assert_eq!((breakers.unreachable(a, at(9)), breakers.open_count()), (false, 0));
+        assert!(!breakers.responded(&a));
+        assert_eq!((breakers.failed(&a, at(9), at(9)), breakers.open_count()), (false, 0));
+        assert_eq!(breakers.of_app.len(), 1);
     }
 
     #[test]
-    fn while_it_is_open_one_attempt_in_ten_seconds_is_a_probe() {
-        let a = "1 https a.example 443";
-        let mut breakers = open(a);
-        let tried: Vec<i64> = (0..40).filter(|second| breakers.admits(a, at(*second))).collect();
-        assert_eq!(tried, [10, 20, 30]);
-        // After a long probe, the interval counts from the end of the probe.
-        assert!(!breakers.unreachable(a, at(50)));
-        assert_eq!((breakers.admits(a, at(59)), breakers.admits(a, at(60))), (false, true));
+    fn refusals_within_a_millisecond_are_one_failure() {
+        let (mut breakers, a) = (Breakers::default(), name("1 https://a.example:443"));
+        for _ in 0..300 {
+            assert!(!breakers.failed(&a, at(0), at(0)));
+        }
+        assert_eq!(breakers.admission(&a, at(0)), Admission::Free);
+    }
+
+    #[test]
+    fn probes_follow_after_1_2_4_8_and_every_10_seconds() {
+        let (mut breakers, a) = (Breakers::default(), name("1 https://a.example:443"));
+        open(&mut breakers, &a);
+        let mut tried = Vec::new();
+        for second in 0..60 {
+            if breakers.admission(&a, at(second)) == Admission::Probe {
+                tried.push(second);
+                breakers.started(&a, id(1), at(second));
+                assert_eq!(breakers.admission(&a, at(second)), Admission::Held(None), "one at a time");
+                breakers.failed(&a, at(second), at(second));
+                breakers.ended(&a, id(1), at(second));
+            }
+        }
+        assert_eq!(tried, [1, 3, 7, 15, 25, 35, 45, 55]);
+    }
+
+    #[test]
+    fn a_failure_that_began_before_it_opened_delays_no_probe() {
+        let (mut breakers, a) = (Breakers::default(), name("1 https://a.example:443"));
+        open(&mut breakers, &a);
+        breakers.failed(&a, at(-1), at(1));
+        breakers.ended(&a, id(2), at(1));
+        assert_eq!(breakers.admission(&a, at(1)), Admission::Probe);
+        // A probe without a result leaves the breaker open.
+        breakers.started(&a, id(1), at(1));
+        breakers.ended(&a, id(1), at(2));
+        assert_eq!(breakers.admission(&a, at(3)), Admission::Held(Some(at(4))));
     }
 
     #[test]
     fn it_does_not_wait_after_the_clock_was_set_back() {
-        let a = "1 https a.example 443";
-        let mut breakers = open(a);
-        assert!(breakers.admits(a, at(-3_600)));
-        assert!(!breakers.admits(a, at(-3_599)));
+        let (mut breakers, a) = (Breakers::default(), name("1 https://a.example:443"));
+        open(&mut breakers, &a);
+        assert_eq!(breakers.admission(&a, at(-3_600)), Admission::Probe);
+        breakers.started(&a, id(1), at(-3_600));
+        breakers.failed(&a, at(-3_600), at(-3_600));
+        breakers.ended(&a, id(1), at(-3_600));
+        assert_eq!(breakers.admission(&a, at(-3_599)), Admission::Held(Some(at(-3_598))));
     }
 
     #[test]
-    fn the_number_of_unreachable_queues_is_limited() {
+    fn a_fault_of_our_own_pauses_an_origin_and_opens_nothing() {
+        let (mut breakers, a) = (Breakers::default(), name("1 https://a.example:443"));
+        assert!(breakers.pause(&a, at(0)) && !breakers.pause(&a, at(0)));
+        assert_eq!(breakers.admission(&a, at(0)), Admission::Held(Some(at(1))));
+        assert_eq!((breakers.admission(&a, at(1)), breakers.open_count()), (Admission::Free, 0));
+        assert_eq!(breakers.admission(&a, at(-3_600)), Admission::Free, "the clock was set back");
+    }
+
+    #[test]
+    fn the_number_of_failing_urls_is_limited_for_each_app() {
         let mut breakers = Breakers::default();
-        for n in 0..=UNREACHABLE_MAX {
-            for _ in 0..OPENS_AFTER {
-                breakers.unreachable(&format!("1 https {n}.example 443"), at(0));
+        for n in 0..=FAILING_MAX {
+            let url = name(&format!("1 https://a.example:443 {n}"));
+            for second in 0..5 {
+                breakers.failed(&url, at(second), at(second));
             }
         }
-        assert_eq!((breakers.unreachable.len(), breakers.open_count()), (1, 1));
+        assert_eq!(breakers.failing.len(), per_app_limit(FAILING_MAX), "open ones are kept");
+        open(&mut breakers, &name("2 https://b.example:443"));
+        // After an hour without an attempt they make place.
+        let url = name("1 https://c.example:443");
+        for second in 4_000..4_005 {
+            breakers.failed(&url, at(second), at(second));
+        }
+        assert_eq!((breakers.failing.len(), breakers.open_count()), (1, 1));
+        assert_eq!(breakers.of_app.values().sum::<usize>(), 1);
     }
 }

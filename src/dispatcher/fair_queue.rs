@@ -1,39 +1,39 @@
 //! Fairness between apps: no app delays another, however many deliveries or unreachable hosts it has.
 //!
-//! An app may have thousands of destination queues. So the apps take turns, and the queues of an app take
-//! turns within it ([`FairQueue`]). No app uses more than seven eighths of the deliveries in flight and of
-//! the loaded deliveries ([`AppShares`]): there is always a place for another app, and an app that is alone
-//! loses little.
+//! An app may have thousands of origins. So the apps take turns, and the origins of an app take turns within it
+//! ([`FairQueue`]). Within an origin, its queues take turns ([`super::origin`]). No app uses more than seven eighths
+//! of the deliveries in flight and of the loaded deliveries ([`AppShares`]): there is always a place for another app,
+//! and an app that is alone loses little.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::domain::{AppNo, per_app_limit};
 
-/// Returns the app of a queue: the first word of its name.
-fn app_of(queue: &str) -> AppNo {
+/// Returns the app of a queue or an origin: the first word of its name.
+pub(super) fn app_of(queue: &str) -> AppNo {
     AppNo(queue.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default())
 }
 
-/// Destination queues that take turns: the apps first, then the queues of each app.
+/// Origins that take turns: the apps first, then the origins of each app.
 #[derive(Debug, Default)]
 pub(super) struct FairQueue {
     apps: VecDeque<AppNo>,
-    queues: HashMap<AppNo, VecDeque<Arc<str>>>,
+    origins: HashMap<AppNo, VecDeque<Arc<str>>>,
 }
 
 impl FairQueue {
-    /// Adds a queue after the other queues of its app.
-    pub(super) fn push(&mut self, queue: Arc<str>) {
-        let app = app_of(&queue);
-        let row = self.queues.entry(app).or_default();
+    /// Adds an origin after the others of its app.
+    pub(super) fn push(&mut self, origin: Arc<str>) {
+        let app = app_of(&origin);
+        let row = self.origins.entry(app).or_default();
         if row.is_empty() {
             self.apps.push_back(app);
         }
-        row.push_back(queue);
+        row.push_back(origin);
     }
 
-    /// Removes the next queue of the next app that has a free place.
+    /// Removes the next origin of the next app that has a free place.
     pub(super) fn pop(&mut self, has_place: impl Fn(AppNo) -> bool) -> Option<Arc<str>> {
         for _ in 0..self.apps.len() {
             let app = self.apps.pop_front()?;
@@ -41,19 +41,19 @@ impl FairQueue {
                 self.apps.push_back(app);
                 continue;
             }
-            let row = self.queues.get_mut(&app)?;
-            let queue = row.pop_front();
+            let row = self.origins.get_mut(&app)?;
+            let origin = row.pop_front();
             if row.is_empty() {
-                self.queues.remove(&app);
+                self.origins.remove(&app);
             } else {
                 self.apps.push_back(app);
             }
-            return queue;
+            return origin;
         }
         None
     }
 
-    /// Returns whether [`Self::pop`] would return a queue.
+    /// Returns whether [`Self::pop`] would return an origin.
     pub(super) fn has_any(&self, has_place: impl Fn(AppNo) -> bool) -> bool {
         self.apps.iter().any(|app| has_place(*app))
     }
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn apps_take_turns_and_so_do_the_queues_of_each() {
+    fn apps_take_turns_and_so_do_the_origins_of_each() {
         let mut turns = FairQueue::default();
         for queue in ["1 a", "1 b", "1 c", "2 a", "3 a", "3 b"] {
             turns.push(queue.into());
@@ -177,7 +177,7 @@ mod tests {
         let all = |app: AppNo| app.0 > 0;
         let order: Vec<_> = std::iter::from_fn(|| turns.pop(all)).collect();
         assert_eq!(order, ["1 a", "2 a", "3 a", "1 b", "3 b", "1 c"].map(Arc::from));
-        assert!(turns.queues.is_empty() && !turns.has_any(all));
+        assert!(turns.origins.is_empty() && !turns.has_any(all));
     }
 
     #[test]

@@ -1,15 +1,24 @@
 //! The loaded deliveries, and which destination queue is served next. No I/O.
+//!
+//! A delivery that cannot be sent now stays in the store, or returns to it: it is still due there. Only as many are
+//! loaded as can be sent soon, so that those of a slow or held-back queue take no place from others.
+//!
+//! The queues are listed by origin ([`Origin`]), and the origins by app ([`FairQueue`]). A queue or an origin that is
+//! held back is taken from the lists; a timer or the end of the probe in flight adds it again.
+
+pub(super) mod results;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::breaker::Breakers;
+use super::breaker::{Admission, Breakers};
 use super::fair_queue::{AppShares, FairQueue};
+use super::origin::{Origin, QuickQueues, Standing, Turn, origin_of};
 use super::pacing::Pacer;
+use crate::channels::{self, Pacing};
 use crate::clock::SetBackDetector;
-use crate::domain::{
-    CancelScope, DeliveryId, DispatcherMessage, NextStep, PendingDelivery, Timestamp, WatchId,
-};
+use crate::domain::{CancelScope, DeliveryId, DispatcherMessage, PendingDelivery, Timestamp, WatchId};
 use crate::store::{DueDeliveries, LoadDueDeliveries};
 
 /// Maximum number of loaded deliveries, and maximum total size of their bodies in bytes. Further deliveries
@@ -20,22 +29,28 @@ pub(super) const LOADED_MAX: (usize, usize) = (8_192, 64 * 1024 * 1024);
 /// the page has arrived, so this also limits by how much [`LOADED_MAX`] can be exceeded.
 const PAGES_MAX: usize = 16;
 
-/// Maximum number of deliveries that wait for a late reply, and hold neither a place of their queue nor one of their
-/// channel. Each holds a connection; a busy mail server accepts no more from one client.
-pub(super) const AWAITING_REPLY_MAX: usize = 64;
+/// Maximum number of queues with a timer, and of queues that have more in the store. Others are forgotten, and found
+/// again by a search of the store.
+pub(super) const QUEUES_MAX: usize = 100_000;
+
+/// Shortest time between two searches.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The loaded deliveries: taken from the store, and waiting or in flight.
 #[derive(Debug, Default)]
 pub(super) struct DispatchState {
-    /// Maximum number of deliveries in flight, in total and in one queue.
+    /// Maximum number of deliveries in flight, in total and to one origin.
     in_flight_max: usize,
-    per_queue_max: usize,
+    per_origin_max: usize,
     queues: HashMap<Arc<str>, DestinationQueue>,
+    origins: HashMap<Arc<str>, Origin>,
     loaded: HashSet<DeliveryId>,
-    /// Queues with waiting deliveries. `take_sendable` removes a queue at its limit; `finish` adds it again.
+    /// Manual retries to destinations that are held back. They are sent nevertheless.
+    urgent: VecDeque<Box<PendingDelivery>>,
+    /// Origins with waiting deliveries. `take_sendable` removes an origin at its limit; `finish` adds it again.
     sendable: FairQueue,
-    /// Queues with more due deliveries in the store. `take_pages` removes a queue that has enough loaded deliveries;
-    /// `finish` adds it again.
+    /// Origins with more due deliveries in the store. `take_pages` removes an origin that has enough loaded
+    /// deliveries; `finish` adds it again.
     loadable: FairQueue,
     /// How much of the limits each app uses.
     pub(super) shares: AppShares,
@@ -45,8 +60,13 @@ pub(super) struct DispatchState {
     /// When a timer expires, a page is read, and the page returns the next time.
     timers: BTreeSet<(Timestamp, Arc<str>)>,
     timer_of_queue: HashMap<Arc<str>, Timestamp>,
+    /// Time at which the store is searched for queues that were forgotten.
+    search_at: Option<Timestamp>,
+    /// Queues and origins that are held back, each with the time of its next probe.
+    holds: BTreeSet<(Timestamp, Arc<str>)>,
     pub(super) pacer: Pacer,
     pub(super) breakers: Breakers,
+    quick: QuickQueues,
     /// Deliveries for which a manual retry was requested while they were loaded. The store is read again
     /// after they are unloaded.
     retry_requested: HashSet<DeliveryId>,
@@ -56,16 +76,21 @@ pub(super) struct DispatchState {
 
 /// Deliveries to one destination, in order.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, and membership in two lists")]
 struct DestinationQueue {
+    /// Name of its origin.
+    origin: Arc<str>,
     waiting: VecDeque<Box<PendingDelivery>>,
     in_flight: HashSet<DeliveryId>,
-    /// Deliveries that wait for a late reply. They are loaded, and use no place of the queue.
+    /// Deliveries that wait for a late reply. They are loaded, and use no place of the queue or its origin.
     awaiting_reply: HashSet<DeliveryId>,
-    /// Whether it is in `DispatchState::sendable`.
+    /// Whether its last attempt was a quick success.
+    is_quick: bool,
+    /// Whether it is in `Origin::sendable`.
     is_sendable: bool,
     /// Whether the store has more deliveries that are due.
     has_more: bool,
-    /// Whether it is in `DispatchState::loadable`.
+    /// Whether it is in `Origin::loadable`.
     is_loadable: bool,
     /// The page that is being read.
     page: Option<PageInFlight>,
@@ -73,6 +98,7 @@ struct DestinationQueue {
 
 /// A page that is being read.
 #[derive(Debug, Default)]
+#[expect(clippy::vec_box, reason = "the boxes come from messages and go to the queue")]
 struct PageInFlight {
     /// Maximum number of deliveries on it.
     limit: usize,
@@ -80,11 +106,26 @@ struct PageInFlight {
     became_due: bool,
     /// Deliveries that were skipped meanwhile, and may be on the page.
     skipped: Vec<(WatchId, CancelScope)>,
+    /// Manual retries that were requested meanwhile, and may be on the page.
+    urgent: Vec<Box<PendingDelivery>>,
 }
 
 impl DestinationQueue {
     fn loaded(&self) -> usize {
         self.waiting.len() + self.in_flight.len()
+    }
+
+    /// Returns the number of its places among the loaded deliveries of its origin.
+    fn reserved(&self) -> usize {
+        self.loaded() + self.page.as_ref().map_or(0, |page| page.limit)
+    }
+
+    fn standing(&self, name: &str) -> Standing {
+        match () {
+            () if *self.origin == *name => Standing::Alone,
+            () if self.is_quick => Standing::Quick,
+            () => Standing::Other,
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -105,21 +146,39 @@ fn is_skipped(delivery: &PendingDelivery, watch: WatchId, scope: CancelScope) ->
         }
 }
 
+/// Removes and returns the skipped deliveries of a watch.
+#[expect(clippy::vec_box, reason = "the boxes come from the queue")]
+fn remove_skipped(
+    waiting: &mut VecDeque<Box<PendingDelivery>>,
+    watch: WatchId,
+    scope: CancelScope,
+) -> Vec<Box<PendingDelivery>> {
+    if !waiting.iter().any(|delivery| is_skipped(delivery, watch, scope)) {
+        return Vec::new();
+    }
+    let (skipped, kept): (VecDeque<_>, VecDeque<_>) =
+        std::mem::take(waiting).into_iter().partition(|delivery| is_skipped(delivery, watch, scope));
+    *waiting = kept;
+    skipped.into()
+}
+
 impl DispatchState {
     /// Creates a state without loaded deliveries. The parameters limit the deliveries in flight.
-    pub(super) fn new(in_flight_max: usize, per_queue_max: usize) -> Self {
-        Self { in_flight_max, per_queue_max, ..Self::default() }
+    pub(super) fn new(in_flight_max: usize, per_origin_max: usize) -> Self {
+        Self { in_flight_max, per_origin_max, ..Self::default() }
     }
 
-    /// Returns how many deliveries of one queue may be loaded: enough to send some while a page is read.
-    fn loaded_per_queue(&self) -> usize {
-        self.per_queue_max * 2
+    /// Returns how many deliveries to one origin may be loaded: enough to send some while a page is read.
+    fn loaded_per_origin(&self) -> usize {
+        self.per_origin_max * 2
     }
 
     /// Returns whether a delivery can be sent now.
     pub(super) fn can_send(&self) -> bool {
         let has_place = |app| self.shares.may_send(app, self.in_flight_max);
-        self.shares.total.in_flight < self.in_flight_max && self.sendable.has_any(has_place)
+        self.shares.total.in_flight < self.in_flight_max
+            && (self.sendable.has_any(has_place)
+                || self.urgent.iter().any(|delivery| self.has_place(delivery)))
     }
 
     /// Returns whether a page can be read now.
@@ -129,14 +188,17 @@ impl DispatchState {
 
     /// Returns the time of the next change, if no message arrives before.
     pub(super) fn next(&self) -> Option<Timestamp> {
-        let timer = self.timers.first().map(|(at, _)| *at);
-        timer.into_iter().chain(self.pacer.next()).min()
+        let first = |times: &BTreeSet<(Timestamp, Arc<str>)>| times.first().map(|(at, _)| *at);
+        [first(&self.timers), first(&self.holds), self.pacer.next(), self.search_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Applies a message of the store.
-    pub(super) fn apply(&mut self, message: DispatcherMessage) {
+    pub(super) fn apply(&mut self, message: DispatcherMessage, now: Timestamp) {
         match message {
-            DispatcherMessage::Dispatch(delivery) => self.add_committed(delivery),
+            DispatcherMessage::Dispatch(delivery) => self.add_committed(delivery, now),
             DispatcherMessage::QueueChanged { queue, requested } => {
                 // A page leaves out loaded deliveries, so the store is read again after they are unloaded.
                 let loaded: Vec<DeliveryId> =
@@ -149,20 +211,37 @@ impl DispatchState {
     }
 
     /// Loads a delivery that was just committed. If it cannot be loaded now, a later page contains it.
-    fn add_committed(&mut self, delivery: Box<PendingDelivery>) {
-        let most = self.loaded_per_queue();
+    fn add_committed(&mut self, delivery: Box<PendingDelivery>, now: Timestamp) {
+        let most = self.loaded_per_origin();
         let is_full = self.is_full() || !self.shares.may_load(delivery.app, LOADED_MAX);
         let is_loaded = self.loaded.contains(&delivery.id);
         if is_loaded {
             self.retry_requested.insert(delivery.id);
         }
         let name: Arc<str> = delivery.destination.queue.as_str().into();
-        let queue = self.queues.entry(Arc::clone(&name)).or_default();
-        let is_behind_others = queue.has_more || queue.page.is_some() || queue.loaded() >= most;
-        if is_full || is_loaded || is_behind_others {
+        let is_paced = channels::spec(delivery.destination.channel).pacing != Pacing::Unlimited;
+        let queue = self.queue(&name);
+        let (origin, own, standing) = (Arc::clone(&queue.origin), queue.reserved(), queue.standing(&name));
+        let is_behind_others = queue.has_more || queue.page.is_some();
+        let admission = self.admission(&origin, &name, now);
+        let places = self.origin(&origin).loaded.free(most, own, standing);
+        if is_full || is_loaded {
+            self.mark_has_more(&name);
+        } else if delivery.manual && !is_paced && admission != Admission::Free {
+            self.load_urgent(&name, delivery);
+        } else if is_behind_others || places == 0 || admission != Admission::Free {
             self.mark_has_more(&name);
         } else {
             self.load(&name, delivery);
+        }
+        self.remove_if_idle(&name);
+    }
+
+    /// Returns whether an attempt of a queue may be made now, by the breakers of the origin and of the URL.
+    fn admission(&self, origin: &str, name: &str, now: Timestamp) -> Admission {
+        match self.breakers.admission(origin, now) {
+            Admission::Free => self.breakers.admission(name, now),
+            limited @ (Admission::Probe | Admission::Held(_)) => limited,
         }
     }
 
@@ -171,39 +250,87 @@ impl DispatchState {
         loaded.loaded + self.pages.1 >= LOADED_MAX.0 || loaded.bytes >= LOADED_MAX.1
     }
 
-    fn load(&mut self, name: &Arc<str>, delivery: Box<PendingDelivery>) {
+    /// Returns a queue, a new one if it is not known.
+    fn queue(&mut self, name: &Arc<str>) -> &mut DestinationQueue {
+        let Self { queues, quick, .. } = self;
+        queues.entry(Arc::clone(name)).or_insert_with(|| {
+            let origin = origin_of(name);
+            let origin = if *origin == **name { Arc::clone(name) } else { origin.into() };
+            DestinationQueue { origin, is_quick: quick.contains(name), ..DestinationQueue::default() }
+        })
+    }
+
+    fn origin(&mut self, name: &Arc<str>) -> &mut Origin {
+        self.origins.entry(Arc::clone(name)).or_default()
+    }
+
+    /// Counts a delivery as loaded. Returns false if it was loaded before.
+    fn count_loaded(&mut self, name: &Arc<str>, delivery: &PendingDelivery) -> bool {
         if !self.loaded.insert(delivery.id) {
-            return;
+            return false;
         }
         self.shares.load(delivery.app, delivery.body.len());
-        let queue = self.queues.entry(Arc::clone(name)).or_default();
-        queue.waiting.push_back(delivery);
-        self.mark_sendable(name);
+        let queue = self.queue(name);
+        let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
+        self.origin(&origin).loaded.take(is_quick, 1);
+        true
+    }
+
+    fn load(&mut self, name: &Arc<str>, delivery: Box<PendingDelivery>) {
+        if self.count_loaded(name, &delivery) {
+            self.queue(name).waiting.push_back(delivery);
+            self.mark_sendable(name);
+        }
+    }
+
+    /// Loads a manual retry to a destination that is held back.
+    fn load_urgent(&mut self, name: &Arc<str>, delivery: Box<PendingDelivery>) {
+        if let Some(page) = &mut self.queue(name).page {
+            page.urgent.push(delivery);
+        } else if self.count_loaded(name, &delivery) {
+            self.urgent.push_back(delivery);
+        }
+    }
+
+    /// Counts deliveries of a queue as unloaded, before they were sent.
+    fn unload(&mut self, name: &Arc<str>, deliveries: &[Box<PendingDelivery>]) {
+        for delivery in deliveries {
+            self.loaded.remove(&delivery.id);
+            self.retry_requested.remove(&delivery.id);
+            self.shares.unload(delivery.app, delivery.body.len());
+        }
+        let queue = self.queue(name);
+        let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
+        self.origin(&origin).loaded.release(is_quick, deliveries.len());
+    }
+
+    /// Returns the waiting deliveries of a queue to the store, where they are still due.
+    fn return_to_store(&mut self, name: &Arc<str>) {
+        let waiting: Vec<_> = self.queue(name).waiting.drain(..).collect();
+        if !waiting.is_empty() {
+            self.unload(name, &waiting);
+            self.mark_has_more(name);
+        }
     }
 
     /// Removes the waiting deliveries of a watch that are in the scope. Deliveries in flight continue.
     fn skip(&mut self, watch: WatchId, scope: CancelScope) {
-        let Self { queues, loaded, retry_requested, shares, .. } = self;
-        let mut changed = Vec::new();
-        for (name, queue) in queues {
-            let before = queue.waiting.len();
-            queue.waiting.retain(|delivery| {
-                let skipped = is_skipped(delivery, watch, scope);
-                if skipped {
-                    loaded.remove(&delivery.id);
-                    retry_requested.remove(&delivery.id);
-                    shares.unload(delivery.app, delivery.body.len());
-                }
-                !skipped
-            });
-            if queue.waiting.len() < before {
-                changed.push(Arc::clone(name));
-            }
+        let mut removed: Vec<(Arc<str>, Vec<Box<PendingDelivery>>)> = Vec::new();
+        for (name, queue) in &mut self.queues {
+            let skipped = remove_skipped(&mut queue.waiting, watch, scope);
             if let Some(page) = &mut queue.page {
                 page.skipped.push((watch, scope));
+                page.urgent.retain(|delivery| !is_skipped(delivery, watch, scope));
+            }
+            if !skipped.is_empty() {
+                removed.push((Arc::clone(name), skipped));
             }
         }
-        for name in changed {
+        for delivery in remove_skipped(&mut self.urgent, watch, scope) {
+            removed.push((delivery.destination.queue.as_str().into(), vec![delivery]));
+        }
+        for (name, skipped) in removed {
+            self.unload(&name, &skipped);
             self.mark_loadable(&name);
             self.remove_if_idle(&name);
         }
@@ -211,16 +338,22 @@ impl DispatchState {
 
     /// Records that the store has more due deliveries of a queue.
     fn mark_has_more(&mut self, name: &Arc<str>) {
-        let queue = self.queues.entry(Arc::clone(name)).or_default();
+        if self.queues.len() >= QUEUES_MAX && !self.queues.contains_key(name) {
+            self.search_later(self.clock.last);
+            return;
+        }
+        let queue = self.queue(name);
         if let Some(page) = &mut queue.page {
             page.became_due = true;
             return;
         }
         queue.has_more = true;
-        if !queue.is_loadable {
-            queue.is_loadable = true;
-            self.loadable.push(Arc::clone(name));
+        let (origin, is_quick, is_new) = (Arc::clone(&queue.origin), queue.is_quick, !queue.is_loadable);
+        queue.is_loadable = true;
+        if is_new {
+            self.origin(&origin).loadable.push(Arc::clone(name), is_quick);
         }
+        self.list(&origin);
     }
 
     /// Marks a queue as loadable if the store has more of its deliveries, because the limits may permit another
@@ -233,12 +366,25 @@ impl DispatchState {
 
     /// Marks a queue as sendable if it has a waiting delivery.
     fn mark_sendable(&mut self, name: &Arc<str>) {
-        if let Some(queue) = self.queues.get_mut(name)
-            && !queue.is_sendable
-            && !queue.waiting.is_empty()
-        {
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
+        if !queue.is_sendable && !queue.waiting.is_empty() {
             queue.is_sendable = true;
+            self.origin(&origin).sendable.push(Arc::clone(name), is_quick);
+        }
+        self.list(&origin);
+    }
+
+    /// Gives an origin its turns, if it has something to send or to load.
+    fn list(&mut self, name: &Arc<str>) {
+        let Some(origin) = self.origins.get_mut(name) else { return };
+        if !origin.is_sendable && !origin.sendable.is_empty() {
+            origin.is_sendable = true;
             self.sendable.push(Arc::clone(name));
+        }
+        if !origin.is_loadable && !origin.loadable.is_empty() {
+            origin.is_loadable = true;
+            self.loadable.push(Arc::clone(name));
         }
     }
 
@@ -251,12 +397,48 @@ impl DispatchState {
         };
         self.timer_of_queue.insert(Arc::clone(name), at);
         self.timers.insert((at, Arc::clone(name)));
+        if self.timers.len() > QUEUES_MAX
+            && let Some((at, name)) = self.timers.pop_last()
+        {
+            self.timer_of_queue.remove(&name);
+            self.search_later(at);
+        }
+    }
+
+    /// Sets the timers of the queues that were found in the store, at most [`QUEUES_MAX`], the earliest first.
+    pub(super) fn set_timers(&mut self, queues: Vec<(String, Timestamp)>) {
+        let latest = queues.last().filter(|_| queues.len() >= QUEUES_MAX).map(|(_, at)| *at);
+        for (name, at) in queues {
+            self.set_timer(&name.into(), at);
+        }
+        if let Some(latest) = latest {
+            self.search_later(latest);
+        }
+    }
+
+    /// Searches the store at this time for queues that were forgotten, but not again at once.
+    fn search_later(&mut self, at: Timestamp) {
+        let at = at.max(self.clock.last.plus(SEARCH_INTERVAL));
+        self.search_at = Some(self.search_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Returns whether the store is to be searched now.
+    pub(super) fn take_search(&mut self, now: Timestamp) -> bool {
+        self.search_at.take_if(|at| *at <= now).is_some()
     }
 
     /// Handles the timers that have expired, and the addresses that accept messages again.
     pub(super) fn expire_timers(&mut self, now: Timestamp) {
         for name in self.pacer.open(now) {
             self.mark_sendable(&name);
+        }
+        // If the clock was set back, the time of a probe may be far away by the new clock.
+        let until = if self.clock.jump(now).is_some() { Timestamp::MAX } else { now };
+        while self.holds.first().is_some_and(|(at, _)| *at <= until) {
+            let Some((_, name)) = self.holds.pop_first() else { break };
+            self.mark_sendable(&name);
+            self.mark_loadable(&name);
+            self.list(&name);
         }
         while self.timers.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, name)) = self.timers.pop_first() else { return };
@@ -265,138 +447,220 @@ impl DispatchState {
         }
     }
 
+    /// Returns whether the limits of the app and of the origin permit one more delivery in flight.
+    fn has_place(&self, delivery: &PendingDelivery) -> bool {
+        let in_flight = self
+            .origins
+            .get(origin_of(&delivery.destination.queue))
+            .map_or(0, |origin| origin.in_flight.total());
+        in_flight < self.per_origin_max && self.shares.may_send(delivery.app, self.in_flight_max)
+    }
+
     /// Returns the deliveries to send now, and counts them as in flight.
     #[expect(clippy::vec_box, reason = "the boxes come from the queue and go to the tasks")]
     pub(super) fn take_sendable(&mut self, now: Timestamp) -> Vec<Box<PendingDelivery>> {
         let mut deliveries = Vec::new();
+        for _ in 0..self.urgent.len() {
+            let Some(delivery) = self.urgent.pop_front() else { break };
+            if self.shares.total.in_flight < self.in_flight_max && self.has_place(&delivery) {
+                self.start(&delivery.destination.queue.as_str().into(), &delivery, now);
+                deliveries.push(delivery);
+            } else {
+                self.urgent.push_back(delivery);
+            }
+        }
         while self.shares.total.in_flight < self.in_flight_max {
             let Self { sendable, shares, in_flight_max, .. } = self;
-            let Some(name) = sendable.pop(|app| shares.may_send(app, *in_flight_max)) else { break };
-            let Some(queue) = self.queues.get_mut(&name) else { continue };
-            queue.is_sendable = false;
-            if queue.in_flight.len() >= self.per_queue_max {
-                // `finish` marks it as sendable again.
-                continue;
+            let Some(origin) = sendable.pop(|app| shares.may_send(app, *in_flight_max)) else { break };
+            if let Some(origin) = self.origins.get_mut(&origin) {
+                origin.is_sendable = false;
             }
-            let Some(first) = queue.waiting.front() else {
-                self.remove_if_idle(&name);
+            let Some(name) = self.next_sender(&origin, now) else {
+                self.forget_if_idle(&origin);
                 continue;
             };
-            if !self.pacer.admit(&name, first.destination.channel, now) {
-                // The pacer returns it later.
-                continue;
-            }
+            let Some(queue) = self.queues.get_mut(&name) else { continue };
+            queue.is_sendable = false;
             let Some(delivery) = queue.waiting.pop_front() else { continue };
-            queue.in_flight.insert(delivery.id);
-            self.shares.start(delivery.app);
-            self.mark_sendable(&name);
-            deliveries.push(delivery);
+            if self.pacer.admit(&name, delivery.destination.channel, now) {
+                self.start(&name, &delivery, now);
+                deliveries.push(delivery);
+                self.mark_sendable(&name);
+            } else {
+                // The pacer returns the queue later.
+                queue.waiting.push_front(delivery);
+            }
+            self.list(&origin);
         }
         deliveries
     }
 
+    /// Counts a delivery as in flight.
+    fn start(&mut self, name: &Arc<str>, delivery: &PendingDelivery, now: Timestamp) {
+        let queue = self.queue(name);
+        queue.in_flight.insert(delivery.id);
+        let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
+        self.origin(&origin).in_flight.take(is_quick, 1);
+        self.shares.start(delivery.app);
+        for name in [&origin, name] {
+            self.breakers.started(name, delivery.id, now);
+        }
+    }
+
+    /// Removes and returns the queue of an origin that sends next.
+    fn next_sender(&mut self, name: &Arc<str>, now: Timestamp) -> Option<Arc<str>> {
+        let Self { origins, queues, breakers, holds, per_origin_max, .. } = self;
+        let origin = origins.get_mut(name)?;
+        if let Admission::Held(until) = breakers.admission(name, now) {
+            holds.extend(until.map(|until| (until, Arc::clone(name))));
+            return None;
+        }
+        let (most, used) = (*per_origin_max, origin.in_flight);
+        if used.total() >= most {
+            // `finish` lists it again.
+            return None;
+        }
+        let mut empty = Vec::new();
+        let found = origin.sendable.pop(|name| {
+            let Some(queue) = queues.get_mut(name) else { return Turn::Drop };
+            let admission = breakers.admission(name, now);
+            if let Admission::Held(Some(until)) = admission {
+                holds.insert((until, Arc::clone(name)));
+            }
+            if queue.waiting.is_empty() || matches!(admission, Admission::Held(_)) {
+                queue.is_sendable = false;
+                empty.push(Arc::clone(name));
+                return Turn::Drop;
+            }
+            let standing = queue.standing(name);
+            match used.free(most, queue.in_flight.len(), standing) {
+                0 if used.free(most, 0, standing) == 0 => Turn::Stop,
+                0 => Turn::Keep,
+                _ => Turn::Take,
+            }
+        });
+        for name in empty {
+            self.remove_if_idle(&name);
+        }
+        found
+    }
+
     /// Returns the pages to read now, for queues that have few loaded deliveries and more in the store.
     pub(super) fn take_pages(&mut self, now: Timestamp) -> Vec<LoadDueDeliveries> {
-        let (most, few) = (self.loaded_per_queue(), self.per_queue_max.div_ceil(2));
         let mut pages = Vec::new();
         while !self.is_full() && self.pages.0 < PAGES_MAX {
             let Self { loadable, shares, .. } = self;
-            let Some(name) = loadable.pop(|app| shares.may_load(app, LOADED_MAX)) else { break };
+            let Some(origin) = loadable.pop(|app| shares.may_load(app, LOADED_MAX)) else { break };
+            if let Some(origin) = self.origins.get_mut(&origin) {
+                origin.is_loadable = false;
+            }
+            let Some((name, limit)) = self.next_loader(&origin, now) else {
+                self.forget_if_idle(&origin);
+                continue;
+            };
             let Some(queue) = self.queues.get_mut(&name) else { continue };
             queue.is_loadable = false;
-            let has_enough = queue.waiting.len() >= few || queue.loaded() >= most;
-            if !queue.has_more || queue.page.is_some() || has_enough {
-                // `mark_has_more` marks it as loadable again.
-                continue;
-            }
-            let limit = most - queue.loaded();
             queue.has_more = false;
             queue.page = Some(PageInFlight { limit, ..PageInFlight::default() });
-            self.pages.0 += 1;
-            self.pages.1 += limit;
+            let is_quick = queue.is_quick;
             let sent = queue.in_flight.iter().chain(&queue.awaiting_reply).copied();
             let loaded = queue.waiting.iter().map(|delivery| delivery.id).chain(sent);
-            let (loaded, limit) = (loaded.collect(), u32::try_from(limit).unwrap_or(u32::MAX));
+            let urgent = self.urgent.iter().filter(|delivery| *delivery.destination.queue == *name);
+            let loaded = loaded.chain(urgent.map(|delivery| delivery.id)).collect();
+            self.pages.0 += 1;
+            self.pages.1 += limit;
+            self.origin(&origin).loaded.take(is_quick, limit);
+            self.list(&origin);
+            let limit = u32::try_from(limit).unwrap_or(u32::MAX);
             pages.push(LoadDueDeliveries { queue: name.to_string(), now, limit, loaded });
         }
         pages
     }
 
+    /// Removes and returns the queue of an origin whose deliveries are loaded next, and the maximum number of them.
+    fn next_loader(&mut self, name: &Arc<str>, now: Timestamp) -> Option<(Arc<str>, usize)> {
+        let (most, few) = (self.loaded_per_origin(), self.per_origin_max.div_ceil(2));
+        let Self { origins, queues, breakers, holds, .. } = self;
+        let origin = origins.get_mut(name)?;
+        let admission = breakers.admission(name, now);
+        if let Admission::Held(until) = admission {
+            holds.extend(until.map(|until| (until, Arc::clone(name))));
+            return None;
+        }
+        let used = origin.loaded;
+        let is_probe = admission == Admission::Probe;
+        if used.total() >= most || (is_probe && origin.has_waiting()) {
+            // `finish` and `finish_page` list it again.
+            return None;
+        }
+        let mut limit = 0;
+        let found = origin.loadable.pop(|name| {
+            let Some(queue) = queues.get_mut(name) else { return Turn::Drop };
+            let admission = breakers.admission(name, now);
+            let is_probe = is_probe || admission == Admission::Probe;
+            if let Admission::Held(Some(until)) = admission {
+                holds.insert((until, Arc::clone(name)));
+            }
+            let has_enough = queue.waiting.len() >= if is_probe { 1 } else { few };
+            let is_held = matches!(admission, Admission::Held(_));
+            if !queue.has_more || queue.page.is_some() || has_enough || is_held {
+                // `mark_has_more` adds it again.
+                queue.is_loadable = false;
+                return Turn::Drop;
+            }
+            let standing = queue.standing(name);
+            limit = used.free(most, queue.reserved(), standing).min(if is_probe { 1 } else { most });
+            match limit {
+                0 if used.free(most, 0, standing) == 0 => Turn::Stop,
+                0 => Turn::Keep,
+                _ => Turn::Take,
+            }
+        });
+        found.map(|name| (name, limit))
+    }
+
     /// Loads the deliveries of a page. `None` if the page could not be read.
-    pub(super) fn finish_page(&mut self, name: &Arc<str>, page: Option<DueDeliveries>) {
-        let in_flight = self.queues.get_mut(name).and_then(|queue| queue.page.take());
-        let Some(PageInFlight { limit, became_due, skipped }) = in_flight else { return };
+    pub(super) fn finish_page(&mut self, name: &Arc<str>, page: Option<DueDeliveries>, now: Timestamp) {
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        let Some(PageInFlight { limit, became_due, skipped, urgent }) = queue.page.take() else { return };
+        let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
+        self.origin(&origin).loaded.release(is_quick, limit);
         self.pages = (self.pages.0 - 1, self.pages.1 - limit);
         let failed = page.is_none();
         let DueDeliveries { deliveries, has_more, next_retry_at } = page.unwrap_or_default();
-        for delivery in deliveries {
+        // The breaker may have opened meanwhile.
+        let is_held = matches!(self.admission(&origin, name, now), Admission::Held(_));
+        let is_left = is_held && !deliveries.is_empty();
+        for delivery in deliveries.into_iter().filter(|_| !is_held) {
             if !skipped.iter().any(|(watch, scope)| is_skipped(&delivery, *watch, *scope)) {
                 self.load(name, Box::new(delivery));
             }
         }
-        if failed || has_more || became_due {
+        for delivery in urgent {
+            self.load_urgent(name, delivery);
+        }
+        if failed || has_more || became_due || is_left {
             self.mark_has_more(name);
         }
         if let Some(next_retry_at) = next_retry_at {
             self.set_timer(name, next_retry_at);
         }
+        self.list(&origin);
         self.remove_if_idle(name);
     }
 
-    /// Frees the places of a delivery in flight that waits for a late reply: in its queue, in its channel, and among
-    /// all attempts. Returns false if too many deliveries wait already; it then keeps its places.
-    pub(super) fn await_reply(&mut self, delivery: &PendingDelivery) -> bool {
-        let name: Arc<str> = delivery.destination.queue.as_str().into();
-        let Some(queue) = self.queues.get_mut(&name) else { return false };
-        if !queue.in_flight.contains(&delivery.id)
-            || !self.shares.await_reply(delivery.app, AWAITING_REPLY_MAX)
-        {
-            return false;
-        }
-        queue.in_flight.remove(&delivery.id);
-        queue.awaiting_reply.insert(delivery.id);
-        for waiting in self.pacer.finished(delivery.destination.channel) {
-            self.mark_sendable(&waiting);
-        }
-        self.mark_loadable(&name);
-        self.mark_sendable(&name);
-        true
-    }
-
-    /// Unloads a delivery after its attempt.
-    pub(super) fn finish(&mut self, delivery: &PendingDelivery, next: NextStep) {
-        self.loaded.remove(&delivery.id);
-        let name: Arc<str> = delivery.destination.queue.as_str().into();
-        let queue = self.queues.get_mut(&name);
-        let was_late = queue.is_some_and(|queue| {
-            queue.in_flight.remove(&delivery.id);
-            queue.awaiting_reply.remove(&delivery.id)
-        });
-        if was_late {
-            self.shares.end_late(delivery.app);
-        } else {
-            self.shares.end(delivery.app);
-            for name in self.pacer.finished(delivery.destination.channel) {
-                self.mark_sendable(&name);
-            }
-        }
-        self.shares.unload(delivery.app, delivery.body.len());
-        if let NextStep::Retry { due_at, .. } = next {
-            self.set_timer(&name, due_at);
-        }
-        // After a failed manual retry, the delivery may still have a scheduled attempt.
-        if self.retry_requested.remove(&delivery.id) || next == NextStep::Unchanged {
-            self.mark_has_more(&name);
-        }
-        self.mark_loadable(&name);
-        self.mark_sendable(&name);
-        self.remove_if_idle(&name);
-    }
-
-    /// Removes a queue that has neither deliveries nor marks.
+    /// Removes a queue that has neither deliveries nor marks, and its origin.
     fn remove_if_idle(&mut self, name: &Arc<str>) {
-        if self.queues.get(name).is_some_and(DestinationQueue::is_idle) {
+        if let Some(queue) = self.queues.get(name).filter(|queue| queue.is_idle()) {
+            let origin = Arc::clone(&queue.origin);
             self.queues.remove(name);
+            self.forget_if_idle(&origin);
+        }
+    }
+
+    fn forget_if_idle(&mut self, origin: &Arc<str>) {
+        if self.origins.get(origin).is_some_and(Origin::is_idle) {
+            self.origins.remove(origin);
         }
     }
 }

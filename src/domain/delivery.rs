@@ -1,6 +1,27 @@
 //! Deliveries: one event on its way to one destination, and what follows an attempt. The names of the notification
 //! channels, with the facts about them that the store needs; everything else about a channel is in the channel table
 //! (`channels::TABLE`).
+//!
+//! # When a delivery ends
+//!
+//! The retry schedule limits a delivery in two ways ([`next_attempt`]):
+//!
+//! - **By attempts.** Each attempt that was made uses one place of the schedule. After the last place the delivery has
+//!   failed. This is how a delivery ends as a rule.
+//! - **By time.** A wait can be longer than the schedule says: a receiver sends `Retry-After`, a mail has an unclear
+//!   outcome, an operator's account is locked. Such waits would lengthen a delivery from three days to ten. Once the
+//!   sum of its waits has reached the sum of the schedule, the next attempt is the last one.
+//!
+//! An attempt that was not made uses no place and adds no wait. A delivery is *due* when its wait is over, and the time
+//! after that is not counted: it is held back by a breaker, a rate, its turn, the store, or a lack of our own. So the
+//! only state is the sum of the waits (`waited_ms`). It is written with the row of the attempt that begins the wait,
+//! so it costs no write of its own.
+//!
+//! - The sum contains each wait without its jitter. A schedule that nothing lengthens therefore ends by its attempts:
+//!   before the last one, the sum is smaller by the last wait.
+//! - Time in which the process does not run is not counted. At a start, the store subtracts from the sums what passed
+//!   of the current waits since the process last noted that it runs (`store/deliveries/downtime`). It notes this every
+//!   minute, so a crash or a stop loses a minute of a wait at most; interruptions of two minutes or less are counted.
 
 use std::fmt;
 use std::sync::Arc;
@@ -143,6 +164,8 @@ pub struct PendingDelivery {
     pub payload: Payload,
     /// Index of the next attempt in the retry schedule.
     pub step: u32,
+    /// Sum of its waits until the next scheduled attempt.
+    pub waited: Duration,
     /// Number of recorded attempts.
     pub attempts: u32,
     /// Whether the next attempt is a manual retry, which uses no place of the schedule.
@@ -234,10 +257,9 @@ pub struct DispatchPolicy {
 }
 
 impl DispatchPolicy {
-    /// Returns whether no attempt follows this one if it fails: the last one of the schedule, and every
-    /// manual retry.
-    pub fn is_last(&self, kind: AttemptKind) -> bool {
-        !matches!(kind, AttemptKind::Scheduled { step } if (step as usize) < self.retry_schedule.len())
+    /// Returns the sum of the schedule. After waits of this length, one more attempt is made.
+    fn waits_max(&self) -> Duration {
+        self.retry_schedule.iter().sum()
     }
 }
 
@@ -258,8 +280,9 @@ pub enum Outcome {
     /// The guard forbids the address. A retry may succeed, because a name may resolve to another address
     /// later.
     Refused,
-    /// No attempt was made, because the destination did not respond lately.
-    Down,
+    /// No attempt was made, because Ringback or its machine lacks something, such as a file descriptor or a name server
+    /// that answers. Nothing is recorded, and the delivery stays due.
+    NotMade,
     /// The message was transmitted completely, and it is unknown whether the receiver accepted it: the reply did
     /// not arrive in time, the connection was lost, or the process stopped. A retry may be a second copy, so it
     /// follows after 1 h, 4 h or 12 h ([`UNCLEAR_WAITS`]), and further ones by the schedule. It is an attempt that
@@ -274,6 +297,8 @@ pub enum AttemptKind {
     Scheduled {
         /// Number of scheduled attempts before it.
         step: u32,
+        /// Sum of the waits before it.
+        waited: Duration,
     },
     /// A manual retry, which uses no place of the schedule.
     Manual,
@@ -290,6 +315,8 @@ pub enum NextStep {
         step: u32,
         /// Earliest time of the retry.
         due_at: Timestamp,
+        /// Sum of the waits before it, without jitter.
+        waited: Duration,
     },
     /// The delivery failed.
     Failed(Reason),
@@ -313,15 +340,17 @@ pub fn next_attempt(
         Outcome::Fatal => (None, Reason::Exhausted, None),
         Outcome::Retry { after } => (Some(&policy.retry_schedule), Reason::Exhausted, *after),
         Outcome::Refused => (Some(&policy.retry_schedule), Reason::Refused, None),
-        Outcome::Down => (Some(&policy.retry_schedule), Reason::Exhausted, None),
+        Outcome::NotMade => return NextStep::Unchanged,
     };
-    let AttemptKind::Scheduled { step } = kind else { return NextStep::Unchanged };
-    let Some(wait) = waits.and_then(|waits| waits.get(step as usize)) else {
+    let AttemptKind::Scheduled { step, waited } = kind else { return NextStep::Unchanged };
+    let Some(wait) = waits.and_then(|waits| waits.get(step as usize)).filter(|_| waited < policy.waits_max())
+    else {
         return NextStep::Failed(reason);
     };
     let requested = requested.unwrap_or_default().min(RETRY_AFTER_MAX);
+    let waited = waited.saturating_add(requested.max(*wait));
     let wait = wait.mul_f64(jitter(delivery.0, step)).max(requested);
-    NextStep::Retry { step: step + 1, due_at: ended_at.plus(wait) }
+    NextStep::Retry { step: step + 1, due_at: ended_at.plus(wait), waited }
 }
 
 /// Decides what follows an attempt with an unclear outcome.
@@ -337,17 +366,20 @@ fn after_unclear(
     kind: AttemptKind,
     ended_at: Timestamp,
 ) -> NextStep {
-    let AttemptKind::Scheduled { step } = kind else { return NextStep::Unchanged };
+    let AttemptKind::Scheduled { step, waited } = kind else { return NextStep::Unchanged };
     let (waits, index) = (&policy.retry_schedule, step as usize);
-    let Some(scheduled) = waits.get(index) else { return NextStep::Failed(Reason::Exhausted) };
+    let Some(scheduled) = waits.get(index).filter(|_| waited < policy.waits_max()) else {
+        return NextStep::Failed(Reason::Exhausted);
+    };
     let wait = UNCLEAR_WAITS.into_iter().find(|wait| wait >= scheduled).unwrap_or_default();
     let longer = waits.iter().skip(index).position(|later| *later > wait.max(*scheduled));
     let (next, wait) = match longer {
         Some(skipped) => (index + skipped, wait),
         None => (index + 1, wait.max(UNCLEAR_WAITS[index.min(UNCLEAR_WAITS.len() - 1)])),
     };
+    let waited = waited.saturating_add(wait.max(*scheduled));
     let wait = scheduled.mul_f64(jitter(delivery.0, step)).max(wait);
-    NextStep::Retry { step: u32::try_from(next).unwrap_or(u32::MAX), due_at: ended_at.plus(wait) }
+    NextStep::Retry { step: u32::try_from(next).unwrap_or(u32::MAX), due_at: ended_at.plus(wait), waited }
 }
 
 #[cfg(test)]
@@ -362,38 +394,89 @@ mod tests {
         DispatchPolicy { retry_schedule, ..DispatchPolicy::default() }
     }
 
+    fn scheduled(step: u32) -> AttemptKind {
+        AttemptKind::Scheduled { step, waited: Duration::ZERO }
+    }
+
+    /// Returns the number of attempts until the delivery has failed, and the sum of the waits. Each attempt requests
+    /// this wait.
+    fn attempts_until_failed(policy: &DispatchPolicy, after: Option<Duration>) -> (u32, Duration) {
+        let (id, mut kind, mut end) =
+            (DeliveryId(Id::from_bytes([7; 16])), scheduled(0), Timestamp::default());
+        for attempts in 1.. {
+            match next_attempt(policy, id, kind, &Outcome::Retry { after }, end) {
+                NextStep::Retry { step, due_at, waited } => {
+                    (kind, end) = (AttemptKind::Scheduled { step, waited }, due_at);
+                }
+                NextStep::Failed(Reason::Exhausted) => return (attempts, end.since(Timestamp::default())),
+                other @ (NextStep::Succeeded | NextStep::Failed(_) | NextStep::Unchanged) => {
+                    panic!("{other:?}")
+                }
+            }
+        }
+        unreachable!("the loop has no end")
+    }
+
+    #[test]
+    fn long_waits_end_a_delivery_after_the_sum_of_its_schedule() {
+        let hour = Duration::from_secs(3600);
+        let retry_schedule =
+            [5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400].map(Duration::from_secs).to_vec();
+        let usual = DispatchPolicy { retry_schedule, ..DispatchPolicy::default() };
+        // Without `Retry-After`, the number of attempts ends it, whatever the jitter.
+        assert_eq!(attempts_until_failed(&usual, None).0, 10);
+        let equal = DispatchPolicy { retry_schedule: vec![hour; 12], ..DispatchPolicy::default() };
+        assert_eq!(attempts_until_failed(&equal, None).0, 13);
+        // With a day each, one more attempt follows after 75.6 h.
+        assert_eq!(attempts_until_failed(&usual, Some(24 * hour)), (5, 96 * hour));
+        assert_eq!(attempts_until_failed(&equal, Some(4 * hour)), (4, 12 * hour));
+        assert_eq!(attempts_until_failed(&DispatchPolicy::default(), Some(hour)), (1, Duration::ZERO));
+    }
+
+    #[test]
+    fn an_attempt_that_was_not_made_changes_nothing() {
+        let id = DeliveryId(Id::from_bytes([7; 16]));
+        for kind in [scheduled(0), scheduled(2), AttemptKind::Manual] {
+            let next = next_attempt(&policy(), id, kind, &Outcome::NotMade, Timestamp::default());
+            assert_eq!(next, NextStep::Unchanged);
+        }
+    }
+
     #[test]
     fn retries_follow_the_schedule_with_jitter_until_it_ends() {
         let id = DeliveryId(Id::from_bytes([7; 16]));
         let end = Timestamp::from_millis(0);
         let retry = Outcome::Retry { after: None };
         for (step, wait) in [(0, 5_000), (1, 60_000)] {
-            let NextStep::Retry { step: next, due_at } =
-                next_attempt(&policy(), id, AttemptKind::Scheduled { step }, &retry, end)
+            let NextStep::Retry { step: next, due_at, .. } =
+                next_attempt(&policy(), id, scheduled(step), &retry, end)
             else {
                 panic!("a retry is left");
             };
             assert_eq!(next, step + 1);
             assert!((wait * 8 / 10..=wait * 12 / 10).contains(&due_at.millis()), "{due_at:?}");
         }
-        let last = |outcome| next_attempt(&policy(), id, AttemptKind::Scheduled { step: 2 }, &outcome, end);
+        let last = |outcome| next_attempt(&policy(), id, scheduled(2), &outcome, end);
         assert_eq!(last(retry), NextStep::Failed(Reason::Exhausted));
         assert_eq!(last(Outcome::Refused), NextStep::Failed(Reason::Refused));
     }
 
     /// Returns the waits in minutes, one for each `unclear` attempt; other attempts fail.
     fn waits_in_minutes(policy: &DispatchPolicy, unclear: &[bool]) -> Vec<u64> {
-        let (id, mut step, mut waits) = (DeliveryId(Id::from_bytes([7; 16])), 0, Vec::new());
+        let (id, mut waits) = (DeliveryId(Id::from_bytes([7; 16])), Vec::new());
+        let (mut step, mut waited) = (0, Duration::ZERO);
         for unclear in unclear {
             let outcome = if *unclear { Outcome::Unclear } else { Outcome::Retry { after: None } };
-            let kind = AttemptKind::Scheduled { step };
+            let kind = AttemptKind::Scheduled { step, waited };
             match next_attempt(policy, id, kind, &outcome, Timestamp::default()) {
-                NextStep::Retry { step: next, due_at } => {
-                    step = next;
+                NextStep::Retry { step: next, due_at, waited: sum } => {
+                    (step, waited) = (next, sum);
                     waits.push(due_at.since(Timestamp::default()).as_secs() / 60);
                 }
                 NextStep::Failed(Reason::Exhausted) => break,
-                other => panic!("{other:?}"),
+                other @ (NextStep::Succeeded | NextStep::Failed(_) | NextStep::Unchanged) => {
+                    panic!("{other:?}")
+                }
             }
         }
         waits
@@ -413,8 +496,8 @@ mod tests {
         }
         // A refusal before it does not lengthen the wait.
         assert_eq!(waits_in_minutes(&usual, &[false, true, true])[1..], [60, 240]);
-        // A short schedule keeps its number of attempts.
-        assert_eq!(waits_in_minutes(&policy(), &[true; 20]), [60, 240]);
+        // A schedule that is shorter than the wait ends with the attempt after it.
+        assert_eq!(waits_in_minutes(&policy(), &[true; 20]), [60]);
         assert_eq!(waits_in_minutes(&DispatchPolicy::default(), &[true]), [] as [u64; 0]);
     }
 
@@ -422,8 +505,7 @@ mod tests {
     fn the_jitter_of_a_retry_is_the_same_after_a_crash() {
         let id = DeliveryId(Id::from_bytes([9; 16]));
         let again = || {
-            let kind = AttemptKind::Scheduled { step: 0 };
-            next_attempt(&policy(), id, kind, &Outcome::Retry { after: None }, Timestamp::default())
+            next_attempt(&policy(), id, scheduled(0), &Outcome::Retry { after: None }, Timestamp::default())
         };
         assert_eq!(again(), again());
     }
@@ -433,13 +515,7 @@ mod tests {
         let id = DeliveryId(Id::from_bytes([7; 16]));
         let due = |after| {
             let outcome = Outcome::Retry { after: Some(after) };
-            match next_attempt(
-                &policy(),
-                id,
-                AttemptKind::Scheduled { step: 0 },
-                &outcome,
-                Timestamp::default(),
-            ) {
+            match next_attempt(&policy(), id, scheduled(0), &outcome, Timestamp::default()) {
                 NextStep::Retry { due_at, .. } => due_at.millis(),
                 other @ (NextStep::Succeeded | NextStep::Failed(_) | NextStep::Unchanged) => {
                     panic!("{other:?}")

@@ -49,6 +49,9 @@ impl FailureStreak {
 mod tests {
     use super::*;
 
+    /// Name, start and end of each failure, and the expected count.
+    type Case = (&'static str, &'static [(i64, i64)], u32);
+
     fn at(millis: i64) -> Timestamp {
         Timestamp::from_millis(millis)
     }
@@ -64,8 +67,8 @@ mod tests {
 
     #[test]
     fn failures_that_were_in_flight_together_count_once() {
-        let hour = 3_600_000;
-        let table: [(&str, &[(i64, i64)], u32); 8] = [
+        const HOUR: i64 = 3_600_000;
+        const TABLE: [Case; 8] = [
             ("none", &[], 0),
             ("one after another", &[(0, 5), (6, 9), (10, 20)], 3),
             ("five within a millisecond", &[(7, 7), (7, 7), (7, 7), (7, 7), (7, 7)], 1),
@@ -73,9 +76,9 @@ mod tests {
             ("a long one that ends late", &[(0, 10), (11, 12), (1, 20_000), (13, 14)], 3),
             ("two rounds of three", &[(0, 9), (0, 9), (1, 9), (10, 19), (11, 20), (12, 21)], 2),
             ("started as the last one ended", &[(0, 10), (10, 20)], 1),
-            ("the clock was set back", &[(hour, hour + 5), (100, 105), (106, 110)], 3),
+            ("the clock was set back", &[(HOUR, HOUR + 5), (100, 105), (106, 110)], 3),
         ];
-        for (name, failures, expected) in table {
+        for (name, failures, expected) in TABLE {
             assert_eq!(count(failures), expected, "{name}");
         }
     }

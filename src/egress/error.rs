@@ -54,6 +54,11 @@ impl SendError {
         matches!(self, Self::Exhausted(_) | Self::Resolver(_))
     }
 
+    /// Returns whether no connection was made: the name, TCP or TLS failed, or they took too long together.
+    pub fn is_unconnected(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Tls(_)) || *self == Self::not_connected()
+    }
+
     /// Returns the error of a connection attempt.
     pub(super) fn connecting(error: &io::Error) -> Self {
         Self::exhausted(error).unwrap_or_else(|| Self::Connect(error.kind().to_string()))

@@ -20,10 +20,12 @@
 //! answers both requests.
 
 mod attempts;
+mod downtime;
 mod queues;
 mod retry;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::batch::{Batch, NewEvent};
 use super::db::{Result, Row, RowSql, Tx, Value, Where, params, row_sql};
@@ -38,10 +40,12 @@ use crate::domain::{
 use crate::events;
 
 pub use self::attempts::{PostponeDelivery, RecordAttempt};
+pub use self::downtime::{ExcludeDowntime, NoteRunning};
 pub use self::queues::{DueDeliveries, LoadDueDeliveries, RescheduleRetries};
 pub use self::retry::{RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal};
 
 pub(super) use self::attempts::{postpone_delivery, record_attempt};
+pub(super) use self::downtime::{exclude_downtime, note_running};
 pub(super) use self::queues::{load_due_deliveries, reschedule_retries};
 pub(super) use self::retry::{retry_delivery, retry_failed_deliveries};
 
@@ -224,6 +228,7 @@ pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
                 body: Arc::clone(body),
                 payload,
                 step: 0,
+                waited: Duration::ZERO,
                 attempts: 0,
                 manual: false,
                 finished: event.finished.clone(),
@@ -255,7 +260,7 @@ const PENDING: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.a
     case when n.raw is not null then 'raw'
       when wd.channel = 'webhook' and e.webhook_body is not null then w.payload else 'event' end,
     wd.id, wd.channel, wd.address, wd.queue, wd.headers, wd.secret,
-    case when n.raw is not null and d.attempts = 0 then e.body end
+    case when n.raw is not null and d.attempts = 0 then e.body end, d.waited_ms
   from deliveries d
   join watches w on w.app = d.app and w.id = d.watch
   join events e on e.id = d.event
@@ -284,6 +289,7 @@ fn read_pending(row: &Row<'_>, keyring: &Keyring) -> Result<PendingDelivery> {
         event_type,
         watch: WatchId(row.id(4)?),
         step: row.count(5)?,
+        waited: Duration::from_millis(u64::try_from(row.int(18)?).unwrap_or(0)),
         attempts,
         manual: row.flag(7)?,
         traceparent: row.opt_text(8)?,

@@ -70,8 +70,8 @@ word_enum! {
         Gone = "gone",
         /// The address policy does not permit the address.
         Refused = "refused",
-        /// No request was made, because the destination's breaker is open.
-        Down = "destination_down",
+        /// No attempt was made, because Ringback lacks descriptors, memory or ports.
+        NotMade = "not_made",
         /// The message was transmitted, and no reply says whether it was accepted.
         Unclear = "unclear",
     }
@@ -97,7 +97,7 @@ impl From<&Outcome> for AttemptOutcome {
             Outcome::Fatal => Self::Fatal,
             Outcome::Gone => Self::Gone,
             Outcome::Refused => Self::Refused,
-            Outcome::Down => Self::Down,
+            Outcome::NotMade => Self::NotMade,
             Outcome::Unclear => Self::Unclear,
         }
     }
@@ -313,7 +313,7 @@ impl Metrics {
     pub fn attempted(&self, channel: ChannelKind, outcome: AttemptOutcome, took: Duration, next: NextStep) {
         let Some(metrics) = self.channels.get(channel) else { return };
         metrics.attempts.add(outcome, 1);
-        if outcome != AttemptOutcome::Down {
+        if outcome != AttemptOutcome::NotMade {
             metrics.duration.observe(took.as_secs_f64());
         }
         match next {

@@ -6,7 +6,7 @@ use ringback::domain::Timestamp;
 use serde_json::{Value, json};
 
 use crate::fakes::{Hit, Receiver, Reply};
-use crate::harness::{AUTH, Harness, SECRET, id, minutes, seconds, start};
+use crate::harness::{AUTH, Harness, SECRET, guarded, id, minutes, seconds, start};
 use crate::tenants::tenant;
 use ringback::clock::Clock;
 
@@ -433,6 +433,12 @@ async fn held_back(settings: &[(&str, &str)]) -> (usize, usize) {
     let t = Harness::with(settings).await;
     let other = Receiver::start(Clock::Manual(t.clock.clone()), t.held.clone(), SECRET).await;
     let (reply, gate) = Reply::status(200).held();
+    // Both URLs are quick, so they may use every place.
+    t.provider.completed("job_first");
+    t.register(&json!({ "jobId": "job_first", "notify": [other.url("/hook"), t.receiver.url("/hook")] }))
+        .await;
+    t.pass(seconds(5)).await;
+    (t.receiver.next().await, other.next().await);
     t.receiver.always("/hook", Some(reply.clone()));
     other.always("/hook", Some(reply));
     for n in 0..6 {
@@ -441,11 +447,11 @@ async fn held_back(settings: &[(&str, &str)]) -> (usize, usize) {
         t.register(&json!({ "jobId": job, "notify": [other.url("/hook"), t.receiver.url("/hook")] })).await;
     }
     t.pass(seconds(5)).await;
-    let (in_all, to_one) = (t.held.count(), other.all().len());
+    let (in_all, to_one) = (t.held.count(), other.all().len() - 1);
     gate.open();
     t.rest().await;
     assert_eq!(
-        (t.receiver.take(6).await.len(), other.all().len()),
+        (t.receiver.take(6).await.len(), other.all().len() - 1),
         (6, 6),
         "nothing was lost, or sent twice"
     );
@@ -565,8 +571,8 @@ async fn one_dead_receiver_does_not_slow_another() {
     }
     t.pass(seconds(5)).await;
     assert_eq!(t.receiver.take(20).await.len(), 20);
-    dead.received(2).await;
-    assert_eq!(dead.all().len(), 2, "never more at once than one destination bears");
+    dead.received(1).await;
+    assert_eq!(dead.all().len(), 1, "an untried URL gets half of the places of its host");
     gate.open();
     t.rest().await;
     assert_eq!(dead.all().len(), 20, "nothing was lost");
@@ -579,16 +585,19 @@ async fn one_dead_receiver_does_not_slow_another() {
 #[tokio::test]
 async fn one_apps_dead_receivers_do_not_slow_another_app() {
     let t = Harness::with(&[("RINGBACK_DELIVERY__CONCURRENCY", "8")]).await;
-    let dead = Receiver::start(Clock::Manual(t.clock.clone()), t.held.clone(), SECRET).await;
+    // An untried URL gets four of the 16 places of its host.
+    let dead = async || Receiver::start(Clock::Manual(t.clock.clone()), t.held.clone(), SECRET).await;
+    let dead = [dead().await, dead().await];
     let (reply, gate) = Reply::status(200).held();
-    dead.always("/hook", Some(reply));
     for n in 0..20 {
+        dead[n % 2].always("/hook", Some(reply.clone()));
         let job = format!("job_{n}");
         t.provider.completed(&job);
-        t.register(&json!({ "jobId": job, "callbackUrl": dead.url("/hook") })).await;
+        t.register(&json!({ "jobId": job, "callbackUrl": dead[n % 2].url("/hook") })).await;
     }
     t.pass(seconds(5)).await;
-    dead.received(7).await;
+    let all = || dead[0].all().len() + dead[1].all().len();
+    assert_eq!(t.held.count(), 7, "seven eighths, and no more");
     let other = tenant(&t, "other").await;
     t.receiver.secret("/other", &other.secret);
     t.provider.completed("job_other");
@@ -596,95 +605,219 @@ async fn one_apps_dead_receivers_do_not_slow_another_app() {
     t.as_key(&other.key, "POST", "/v1/watches", &body).await.expect(201);
     t.pass(seconds(5)).await;
     t.receiver.next_to("/other").await;
-    assert_eq!(dead.all().len(), 7, "seven eighths, and no more");
+    assert_eq!(all(), 7);
     gate.open();
     t.rest().await;
-    assert_eq!(dead.all().len(), 20, "nothing was lost");
+    assert_eq!(all(), 20, "nothing was lost");
     t.finish().await;
 }
 
-/// Registers watches whose destination does not respond, and lets their first attempts pass.
-async fn notify_silent(t: &Harness, count: usize) -> Vec<String> {
+/// Registers a watch whose destination is `url` for a job that has completed.
+async fn notify_url(t: &Harness, job: &str, url: &str) -> String {
+    t.provider.completed(job);
+    t.register(&json!({ "jobId": job, "callbackUrl": url })).await
+}
+
+/// Returns the first words of the errors of all attempts of a watch.
+async fn errors(t: &Harness, watch: &str) -> Vec<String> {
+    let delivery = t.delivery(watch).await;
+    let word = |error: &str| error.split(':').next().unwrap_or_default().to_owned();
+    let attempts = delivery["attempts"].as_array().unwrap().iter();
+    attempts.map(|attempt| word(attempt["error"].as_str().unwrap_or(""))).collect()
+}
+
+/// Returns the value of a metric.
+async fn metric(t: &Harness, name: &str) -> usize {
+    let metrics = t.get_without_key("/metrics").await;
+    let value = metrics.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map_or(0, |value| value.parse().unwrap())
+}
+
+async fn destinations_down(t: &Harness) -> usize {
+    metric(t, "ringback_destinations_down").await
+}
+
+/// Lets the attempts time out that are in flight, and waits until they are recorded.
+async fn time_out(t: &Harness) {
+    const FAILED: &str = r#"ringback_attempts_total{channel="webhook",outcome="failed"}"#;
+    let all = metric(t, FAILED).await + t.held.count();
+    t.clock.advance(seconds(20));
+    guarded("the timeouts", async { while metric(t, FAILED).await < all {} }).await;
+}
+
+/// URL of a host without an address, until the test gives it one.
+fn down_url(t: &Harness, path: &str) -> String {
+    format!("http://down.example:{}{path}", t.receiver.port())
+}
+
+/// Opens the breaker of the host of [`down_url`]: five attempts fail one after another. Each is the last one.
+async fn open_breaker(t: &Harness) {
+    for n in 0..5 {
+        notify_url(t, &format!("job_open_{n}"), &down_url(t, "/open")).await;
+        t.pass(seconds(6)).await;
+    }
+    assert_eq!(destinations_down(t).await, 1);
+}
+
+const WITHOUT_RETRY: [(&str, &str); 2] =
+    [("RINGBACK_EGRESS__ALLOW_HTTP", "true"), ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1ms")];
+
+#[tokio::test]
+async fn what_is_held_back_loses_no_attempt() {
+    let t = Harness::with(&WITHOUT_RETRY).await;
+    open_breaker(&t).await;
     let mut watches = Vec::new();
-    for n in 0..count {
-        let job = format!("job_{n}");
-        t.provider.completed(&job);
-        let url = format!("http://down.example:{}/hook", t.receiver.port());
-        watches.push(t.register(&json!({ "jobId": job, "callbackUrl": url })).await);
+    for n in 0..40 {
+        watches.push(notify_url(&t, &format!("job_{n}"), &down_url(&t, &format!("/{}", n % 4))).await);
     }
-    t.pass(seconds(5)).await;
-    watches
-}
-
-/// Returns the first words of the errors of all attempts of these watches.
-async fn errors(t: &Harness, watches: &[String]) -> Vec<Vec<String>> {
-    let mut all = Vec::new();
-    for watch in watches {
-        let delivery = t.delivery(watch).await;
-        let attempts = delivery["attempts"].as_array().unwrap().iter();
-        let word = |error: &str| error.split(':').next().unwrap_or_default().to_owned();
-        all.push(attempts.map(|attempt| word(attempt["error"].as_str().unwrap_or(""))).collect());
-    }
-    all
-}
-
-fn count(errors: &[Vec<String>], word: &str) -> usize {
-    errors.iter().flatten().filter(|error| *error == word).count()
-}
-
-#[tokio::test]
-async fn a_silent_destination_is_down_until_a_probe_succeeds() {
-    // One retry at once, and two after the time of a probe.
-    let t = Harness::with(&[
-        ("RINGBACK_EGRESS__ALLOW_HTTP", "true"),
-        ("RINGBACK_DELIVERY__PER_DESTINATION", "1"),
-        ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s, 60s, 600s"),
-    ])
-    .await;
-    let watches = notify_silent(&t, 8).await;
-    let first = errors(&t, &watches).await;
-    assert_eq!((count(&first, "connect"), count(&first, "destination_down")), (5, 3), "{first:?}");
-    let down = first.iter().position(|errors| errors[0] == "destination_down").unwrap();
-    let delivery = t.delivery(&watches[down]).await;
-    let attempt = &delivery["attempts"][0];
-    assert_eq!((&attempt["statusCode"], &attempt["durationMs"]), (&json!(null), &json!(0)));
-    assert_eq!((&attempt["requestHeaders"], &delivery["status"]), (&json!({}), &json!("pending")));
-    assert!(t.get_without_key("/metrics").await.text().contains("\nringback_destinations_down 1\n"));
-    // A manual retry is always attempted.
-    assert_eq!(retry(&t, &watches[down]).await.status, 202);
-    t.rest().await;
-    assert_eq!(errors(&t, &watches[down..=down]).await[0], ["destination_down", "connect"]);
-    // The second attempts are due within two seconds: too early for a probe.
-    t.pass(seconds(2)).await;
-    let second = errors(&t, &watches).await;
-    assert_eq!((count(&second, "connect"), count(&second, "destination_down")), (6, 11), "{second:?}");
-    // Then the destination responds: the first due delivery is a probe, and the later ones are sent, too.
-    t.resolve("down.example", &["127.0.0.1"]);
-    t.pass(seconds(100)).await;
-    assert_eq!(t.receiver.take(8).await.len(), 8);
-    let third = errors(&t, &watches).await;
-    assert_eq!((count(&third, ""), count(&third, "destination_down")), (8, 11), "{third:?}");
+    t.pass(minutes(2)).await;
+    let mut attempts = Vec::new();
     for watch in &watches {
-        assert_eq!(t.delivery(watch).await["status"], "succeeded");
+        attempts.extend(errors(&t, watch).await);
     }
+    assert!(attempts.iter().all(|error| error == "connect"), "{attempts:?}");
+    assert!((8..=16).contains(&attempts.len()), "probes only: {}", attempts.len());
+    t.resolve("down.example", &["127.0.0.1"]);
+    t.pass(seconds(11)).await;
+    // Those that were no probe have lost nothing, though the schedule has only two places.
+    let mut delivered = 0;
+    for watch in &watches {
+        let delivery = t.delivery(watch).await;
+        if delivery["status"] == "succeeded" {
+            delivered += 1;
+        } else {
+            assert_eq!(delivery["attempts"].as_array().unwrap().len(), 2, "{delivery}");
+        }
+    }
+    assert_eq!(t.receiver.read_all().len(), delivered);
+    assert!(delivered >= 32, "{delivered}");
+    assert_eq!(destinations_down(&t).await, 0);
     t.finish().await;
 }
 
 #[tokio::test]
-async fn the_last_attempt_of_a_schedule_is_always_made() {
+async fn a_host_that_is_down_for_a_week_ends_its_deliveries() {
+    let t = Harness::with(&[("RINGBACK_EGRESS__ALLOW_HTTP", "true")]).await;
+    let first = notify_url(&t, "job_first", &down_url(&t, "/first")).await;
+    // The first attempts fail one after another.
+    for n in 0..5 {
+        notify_url(&t, &format!("job_{n}"), &down_url(&t, "/open")).await;
+        t.pass(seconds(2)).await;
+    }
+    t.pass(minutes(60 * 24 * 7)).await;
+    let held = t.delivery(&first).await;
+    assert_eq!((&held["status"], &held["reason"]), (&json!("failed"), &json!("exhausted")));
+    assert_eq!(held["attempts"].as_array().unwrap().len(), 10, "each was made, as a probe");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn probes_take_turns_among_the_urls_of_a_host() {
     let t = Harness::with(&[
         ("RINGBACK_EGRESS__ALLOW_HTTP", "true"),
-        ("RINGBACK_DELIVERY__PER_DESTINATION", "1"),
-        ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s"),
+        (
+            "RINGBACK_DELIVERY__RETRY_SCHEDULE",
+            "1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s",
+        ),
     ])
     .await;
-    let watches = notify_silent(&t, 8).await;
-    t.pass(seconds(2)).await;
-    let errors = errors(&t, &watches).await;
-    assert_eq!(count(&errors, "destination_down"), 3, "{errors:?}");
-    assert!(errors.iter().all(|errors| errors.len() == 2 && errors[1] == "connect"), "{errors:?}");
-    let delivery = t.delivery(&watches[7]).await;
+    for n in 0..5 {
+        notify_url(&t, &format!("job_open_{n}"), &down_url(&t, "/open")).await;
+        t.pass(seconds(1)).await;
+    }
+    let mut watches = Vec::new();
+    for path in ["/a", "/b", "/c"] {
+        watches.push(notify_url(&t, &format!("job{path}").replace('/', "_"), &down_url(&t, path)).await);
+    }
+    t.pass(minutes(4)).await;
+    let mut counts = Vec::new();
+    for watch in &watches {
+        counts.push(errors(&t, watch).await.len());
+    }
+    let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+    assert!(*least >= 3 && most - least <= 1, "{counts:?}");
+    t.resolve("down.example", &["127.0.0.1"]);
+    t.pass(minutes(1)).await;
+    assert_eq!(t.receiver.read_all().len(), 8);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_manual_retry_is_made_at_once_to_a_host_that_is_down() {
+    let t = Harness::with(&WITHOUT_RETRY).await;
+    open_breaker(&t).await;
+    let watch = notify_url(&t, "job_1", &down_url(&t, "/hook")).await;
+    t.pass(seconds(6)).await;
+    let before = errors(&t, &watch).await.len();
+    for made in 1..=3 {
+        retry(&t, &watch).await.expect(202);
+        t.rest().await;
+        assert_eq!(errors(&t, &watch).await.len(), before + made);
+    }
+    t.resolve("down.example", &["127.0.0.1"]);
+    t.pass(seconds(11)).await;
+    t.receiver.read_all();
+    assert_eq!(t.delivery(&watch).await["status"], "succeeded");
+    t.finish().await;
+}
+
+// Public reports: nodeshift/opossum#321, NangoHQ/nango#5061.
+#[tokio::test]
+async fn a_slow_url_delays_no_other_url_of_its_host() {
+    let t = Harness::start().await;
+    let (reply, gate) = Reply::status(200).held();
+    let mut healthy = Vec::new();
+    for n in 0..20 {
+        t.receiver.always(&format!("/slow?token={n}"), Some(reply.clone()));
+        notify_url(&t, &format!("job_slow_{n}"), &t.receiver.url(&format!("/slow?token={n}"))).await;
+        healthy.push(notify_url(&t, &format!("job_{n}"), &t.receiver.url("/healthy")).await);
+    }
+    t.pass(seconds(6)).await;
+    let arrived = |t: &Harness| t.receiver.all().iter().filter(|hit| hit.path == "/healthy").count();
+    assert_eq!(arrived(&t), 20);
+    // The first requests time out, further ones follow, and at last only probes are made.
+    for round in 0..15 {
+        time_out(&t).await;
+        healthy.push(notify_url(&t, &format!("job_later_{round}"), &t.receiver.url("/healthy")).await);
+        t.pass(seconds(6)).await;
+        assert_eq!(arrived(&t), 21 + round, "round {round}");
+    }
+    for watch in &healthy {
+        let delivery = t.delivery(watch).await;
+        assert_eq!((&delivery["status"], errors(&t, watch).await.len()), (&json!("succeeded"), 1));
+    }
+    assert_eq!(destinations_down(&t).await, 1, "the slow URL");
+    gate.open();
+    t.give_up().await;
+}
+
+#[tokio::test]
+async fn an_attempt_without_a_free_descriptor_is_not_counted() {
+    let t = Harness::with(&WITHOUT_RETRY).await;
+    t.lack_descriptors("busy.example");
+    let url = format!("http://busy.example:{}/hook", t.receiver.port());
+    let watch = notify_url(&t, "job_1", &url).await;
+    t.pass(minutes(2)).await;
+    let delivery = t.delivery(&watch).await;
+    assert_eq!((&delivery["status"], &delivery["attempts"]), (&json!("pending"), &json!([])));
+    assert_eq!(destinations_down(&t).await, 0);
+    t.resolve("busy.example", &["127.0.0.1"]);
+    t.pass(seconds(1)).await;
+    t.receiver.next().await;
+    assert_eq!(errors(&t, &watch).await, [""]);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn retry_after_cannot_lengthen_a_delivery_beyond_its_schedule() {
+    let t = Harness::start().await;
+    t.receiver.always("/hook", Some(Reply::status(503).with("retry-after", "86400")));
+    let watch = notify(&t, "job_1", "/hook").await;
+    t.pass(minutes(60 * 24 * 12)).await;
+    let delivery = t.delivery(&watch).await;
     assert_eq!((&delivery["status"], &delivery["reason"]), (&json!("failed"), &json!("exhausted")));
+    // The schedule takes 75.6 h: the attempt after it is the last one.
+    assert_eq!(t.receiver.read_all().len(), 5);
     t.finish().await;
 }
 
@@ -789,8 +922,13 @@ crate::postgres::on_postgres_too! {
     allow_http_permits_plain_http_wherever_https_may_go,
     one_dead_receiver_does_not_slow_another,
     one_apps_dead_receivers_do_not_slow_another_app,
-    a_silent_destination_is_down_until_a_probe_succeeds,
-    the_last_attempt_of_a_schedule_is_always_made,
+    what_is_held_back_loses_no_attempt,
+    a_host_that_is_down_for_a_week_ends_its_deliveries,
+    probes_take_turns_among_the_urls_of_a_host,
+    a_manual_retry_is_made_at_once_to_a_host_that_is_down,
+    a_slow_url_delays_no_other_url_of_its_host,
+    an_attempt_without_a_free_descriptor_is_not_counted,
+    retry_after_cannot_lengthen_a_delivery_beyond_its_schedule,
     any_http_status_closes_the_breaker,
     more_deliveries_than_fit_in_memory_are_sent_once_each,
     attempts_in_flight_are_finished_before_the_service_ends,

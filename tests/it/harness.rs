@@ -282,6 +282,9 @@ impl Harness {
                     slow.requested.send_replace(true);
                     let _ = slow.answered.subscribe().wait_for(|answered| *answered).await;
                 }
+                if found.addresses.is_empty() {
+                    return Err(rustix::io::Errno::MFILE.into());
+                }
                 Ok(found.addresses)
             })
         }));
@@ -372,6 +375,11 @@ impl Harness {
     /// Makes a name resolve to these addresses from now on.
     pub fn resolve(&self, name: &str, addresses: &[&str]) {
         self.know(name, addresses, None);
+    }
+
+    /// Makes the lookups of a name fail from now on, because the application has no free descriptor.
+    pub fn lack_descriptors(&self, name: &str) {
+        self.know(name, &[], None);
     }
 
     /// Makes a name resolve to these addresses after [`Slow::answer`].

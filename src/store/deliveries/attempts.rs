@@ -1,5 +1,7 @@
 //! Recording attempts.
 
+use std::time::Duration;
+
 use super::super::batch::Batch;
 use super::super::db::{Result, RowSql, Value, params, row_sql};
 use super::super::rows::to_json;
@@ -39,15 +41,22 @@ pub struct PostponeDelivery {
     pub step: u32,
     /// Time of the next attempt.
     pub due_at: Timestamp,
+    /// Sum of the waits before it.
+    pub waited: Duration,
+}
+
+fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
 pub fn postpone_delivery(batch: &mut Batch<'_>, commands: &[&PostponeDelivery]) -> Result<Vec<()>> {
     batch.tx.update_each(
-        row_sql!("update deliveries set step = $1, scheduled_at = $2, next_attempt_at = $3, is_retry = 1" where
-          "app = $4 and id = $5 and attempts = $6 and status = 'pending' and is_manual = 0"),
+        row_sql!("update deliveries set step = $1, scheduled_at = $2, next_attempt_at = $3, is_retry = 1,
+           waited_ms = $4" where
+          "app = $5 and id = $6 and attempts = $7 and status = 'pending' and is_manual = 0"),
         commands.iter().map(|command| {
-            let PostponeDelivery { app, delivery, before, step, due_at } = *command;
-            params![step, due_at, due_at, app, delivery, before]
+            let PostponeDelivery { app, delivery, before, step, due_at, waited } = command;
+            params![step, due_at, due_at, millis(*waited), app, delivery, before]
         }),
     )?;
     Ok(vec![(); commands.len()])
@@ -94,11 +103,12 @@ fn update_deliveries<'a>(
            step = case when status = 'pending' then $1 else step end,
            scheduled_at = case when status = 'pending' then cast($2 as bigint) end,
            is_retry = case when is_manual = 1 then 0 else 1 end,
-           next_attempt_at = case when is_manual = 1 then next_attempt_at when status = 'pending' then $2 end" where "app = $3 and id = $4 and attempts = $5"),
+           next_attempt_at = case when is_manual = 1 then next_attempt_at when status = 'pending' then $2 end,
+           waited_ms = $3" where "app = $4 and id = $5 and attempts = $6"),
         commands,
         |command, [app, id, before]| {
-            let NextStep::Retry { step, due_at } = command.after else { return None };
-            Some([step.into(), due_at.into(), app, id, before])
+            let NextStep::Retry { step, due_at, waited } = command.after else { return None };
+            Some([step.into(), due_at.into(), millis(waited).into(), app, id, before])
         },
     )?);
     // A delivery that was skipped as gone has failed if it is refused as gone itself.

@@ -50,13 +50,14 @@ pub struct RescheduleRetries {
 }
 
 impl ReadStore {
-    /// Returns the destination queues that are not empty, each with the time of its first attempt.
-    pub async fn destination_queues(&self) -> Result<Vec<(String, Timestamp)>> {
-        self.read(|tx| {
+    /// Returns the destination queues that are not empty, each with the time of its first attempt: at most `limit`,
+    /// the earliest first.
+    pub async fn destination_queues(&self, limit: usize) -> Result<Vec<(String, Timestamp)>> {
+        self.read(move |tx| {
             tx.list(
                 "select queue, min(next_attempt_at) from deliveries where next_attempt_at is not null
-                 group by queue",
-                [],
+                 group by queue order by 2 limit $1",
+                params![i64::try_from(limit).unwrap_or(i64::MAX)],
                 |row| Ok((row.text(0)?, row.time(1)?)),
             )
         })

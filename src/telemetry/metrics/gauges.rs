@@ -16,7 +16,7 @@ pub struct Load {
     pub loaded: usize,
     /// Number of those deliveries that are being sent.
     pub in_flight: usize,
-    /// Number of destinations whose breaker is open.
+    /// Number of open breakers of origins and URLs.
     pub down: usize,
 }
 
@@ -68,7 +68,7 @@ const GAUGES: [Reading<Snapshot>; 11] = [
     ("ringback_jobs_scheduled", "Jobs that this process polls.", |s| s.load.jobs as f64),
     ("ringback_deliveries_loaded", "Deliveries in memory, waiting or in flight.", |s| s.load.loaded as f64),
     ("ringback_deliveries_in_flight", "Attempts in progress.", |s| s.load.in_flight as f64),
-    ("ringback_destinations_down", "Destinations whose breaker is open.", |s| s.load.down as f64),
+    ("ringback_destinations_down", "Open breakers of hosts and URLs.", |s| s.load.down as f64),
     ("ringback_deliveries_due", "Deliveries that are due, in flight or not.", |s| s.backlog.count as f64),
     ("ringback_deliveries_due_oldest_seconds", "Time since the oldest of these became due.", |s| {
         s.oldest_due.as_secs_f64()

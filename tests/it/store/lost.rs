@@ -1,5 +1,7 @@
 //! Loss of the PostgreSQL server: in a commit, between two commits, and for a long time.
 
+use std::time::Duration;
+
 use ringback::domain::{Masked, NextStep, PollerMessage};
 use ringback::store::{RecordAttempt, StoreError, WatchFilter};
 
@@ -75,7 +77,7 @@ async fn an_unknown_commit_is_settled_before_any_other_write() {
 async fn an_attempt_written_twice_is_recorded_once() {
     let Some((fixture, proxy)) = cuttable_fixture("an attempt written again").await else { return };
     let send = fixture.delivery("job_1").await;
-    let after = NextStep::Retry { step: 1, due_at: at(100) };
+    let after = NextStep::Retry { step: 1, due_at: at(100), waited: Duration::ZERO };
     let record = RecordAttempt {
         app: fixture.app,
         delivery: send.id,

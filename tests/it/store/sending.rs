@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use ringback::domain::{CancelScope, DeliveryStatus, DispatcherMessage, NextStep, PendingDelivery, Reason};
-use ringback::store::{DeliveryFilter, RescheduleRetries, RetryDelivery, RetryRefusal};
+use ringback::store::{
+    DeliveryFilter, ExcludeDowntime, NoteRunning, RescheduleRetries, RetryDelivery, RetryRefusal,
+};
 
 use super::{StoreFixture, at, observed, take_deliveries};
 
@@ -29,17 +31,17 @@ async fn a_successful_delivery_is_not_sent_again() {
     assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Succeeded, None));
     assert_eq!(attempts, [super::attempt()]);
     assert!(fixture.page(at(999), 10, &[]).await.deliveries.is_empty());
-    assert!(fixture.store.destination_queues().await.expect("read").is_empty());
+    assert!(fixture.store.destination_queues(10).await.expect("read").is_empty());
 }
 
 #[tokio::test]
 async fn a_retry_is_loaded_when_due_with_the_same_bytes() {
     let fixture = StoreFixture::new().await;
     let send = fixture.delivery("job_1").await;
-    fixture.record(&send, NextStep::Retry { step: 1, due_at: at(100) }).await;
+    fixture.record(&send, NextStep::Retry { step: 1, due_at: at(100), waited: Duration::ZERO }).await;
     let fixture = fixture.reopen(at(80)).await;
     assert_eq!(
-        fixture.store.destination_queues().await.expect("read"),
+        fixture.store.destination_queues(10).await.expect("read"),
         [(send.destination.queue.clone(), at(100))]
     );
     let early = fixture.page(at(99), 10, &[]).await;
@@ -53,10 +55,37 @@ async fn a_retry_is_loaded_when_due_with_the_same_bytes() {
 }
 
 #[tokio::test]
+async fn time_without_a_running_process_is_not_counted() {
+    let fixture = StoreFixture::new().await;
+    let send = fixture.delivery("job_1").await;
+    let (store, hour) = (&fixture.store, 3_600);
+    let note = async |seconds| store.note_running(NoteRunning { now: at(seconds) }).await.expect("noted");
+    let exclude =
+        async |seconds| store.exclude_downtime(ExcludeDowntime { now: at(seconds) }).await.expect("excluded");
+    let waited = async || {
+        let due = fixture.page(at(1_000_000), 10, &[]).await;
+        let [again] = &due.deliveries[..] else { panic!("{due:?}") };
+        again.waited.as_secs()
+    };
+    // The second wait is a day, from 0 to 24 h, after 1 h.
+    let waits = Duration::from_secs(25 * hour);
+    fixture.record(&send, NextStep::Retry { step: 2, due_at: at(24 * hour), waited: waits }).await;
+    note(2 * hour).await;
+    assert_eq!((exclude(2 * hour + 120).await, waited().await), (0, 25 * hour), "a short interruption");
+    assert_eq!((exclude(5 * hour + 120).await, waited().await), (1, 22 * hour), "three hours");
+    assert_eq!((exclude(5 * hour + 120).await, waited().await), (0, 22 * hour), "it was repeated");
+    note(20 * hour).await;
+    assert_eq!((exclude(30 * hour).await, waited().await), (1, 18 * hour), "until the wait ended");
+    // The delivery is due since then: nothing is counted.
+    assert_eq!((exclude(90 * hour).await, waited().await), (0, 18 * hour));
+    assert_eq!((exclude(1).await, exclude(hour).await), (0, 1), "the clock was set back");
+}
+
+#[tokio::test]
 async fn first_attempts_precede_retries_without_loaded_ones() {
     let fixture = StoreFixture::new().await;
     let retried = fixture.delivery("job_0").await;
-    fixture.record(&retried, NextStep::Retry { step: 1, due_at: at(61) }).await;
+    fixture.record(&retried, NextStep::Retry { step: 1, due_at: at(61), waited: Duration::ZERO }).await;
     let mut first = Vec::new();
     for n in 1..=5 {
         first.push(fixture.delivery(&format!("job_{n}")).await.id);
@@ -77,7 +106,7 @@ async fn first_attempts_precede_retries_without_loaded_ones() {
 async fn a_retry_is_rescheduled_after_the_clock_was_set_back() {
     let fixture = StoreFixture::new().await;
     let send = fixture.delivery("job_1").await;
-    fixture.record(&send, NextStep::Retry { step: 1, due_at: at(100_000) }).await;
+    fixture.record(&send, NextStep::Retry { step: 1, due_at: at(100_000), waited: Duration::ZERO }).await;
     let rewind = |now| RescheduleRetries { schedule: vec![Duration::from_secs(5)], now };
     let tried_at = super::attempt().at;
     assert_eq!(fixture.store.reschedule_retries(rewind(tried_at)).await.expect("taken"), 0);
@@ -92,7 +121,7 @@ async fn a_first_attempt_is_due_after_the_clock_was_set_back() {
     let fixture = StoreFixture::new().await;
     let send = fixture.delivery("job_1").await;
     let rewind = RescheduleRetries { schedule: vec![Duration::from_secs(5)], now: at(0) };
-    let queues = async || fixture.store.destination_queues().await.expect("read");
+    let queues = async || fixture.store.destination_queues(10).await.expect("read");
     assert_eq!(queues().await, [(send.destination.queue.clone(), at(60))]);
     assert_eq!(fixture.store.reschedule_retries(rewind).await.expect("taken"), 1);
     assert_eq!(queues().await, [(send.destination.queue, at(0))]);
@@ -145,7 +174,11 @@ async fn an_attempt_in_flight_at_a_stop_is_recorded() {
     let fixture = StoreFixture::new().await;
     for (job, after, status) in [
         ("job_1", NextStep::Succeeded, DeliveryStatus::Succeeded),
-        ("job_2", NextStep::Retry { step: 1, due_at: at(100) }, DeliveryStatus::Skipped),
+        (
+            "job_2",
+            NextStep::Retry { step: 1, due_at: at(100), waited: Duration::ZERO },
+            DeliveryStatus::Skipped,
+        ),
         ("job_3", NextStep::Failed(Reason::Exhausted), DeliveryStatus::Skipped),
     ] {
         let send = fixture.delivery(job).await;
@@ -181,7 +214,7 @@ async fn a_failed_manual_retry_keeps_the_status() {
 async fn a_manual_retry_of_a_pending_delivery_keeps_its_schedule() {
     let fixture = StoreFixture::new().await;
     let send = fixture.delivery("job_1").await;
-    fixture.record(&send, NextStep::Retry { step: 2, due_at: at(500) }).await;
+    fixture.record(&send, NextStep::Retry { step: 2, due_at: at(500), waited: Duration::ZERO }).await;
     retry_delivery(&fixture, &send, 80).await.expect("accepted");
     let [now] = &fixture.page(at(80), 10, &[]).await.deliveries[..] else { panic!("due now") };
     assert!(now.manual);
@@ -196,7 +229,7 @@ async fn a_manual_retry_of_a_pending_delivery_keeps_its_schedule() {
 async fn a_manual_retry_requested_in_flight_follows_the_attempt() {
     let fixture = StoreFixture::new().await;
     for (job, after) in [
-        ("job_1", NextStep::Retry { step: 1, due_at: at(500) }),
+        ("job_1", NextStep::Retry { step: 1, due_at: at(500), waited: Duration::ZERO }),
         ("job_2", NextStep::Failed(Reason::Exhausted)),
     ] {
         let send = fixture.delivery(job).await;
@@ -284,6 +317,7 @@ async fn deliveries_are_listed_newest_first_with_filters_and_a_cursor() {
 crate::postgres::on_postgres_too! {
     a_successful_delivery_is_not_sent_again,
     a_retry_is_loaded_when_due_with_the_same_bytes,
+    time_without_a_running_process_is_not_counted,
     first_attempts_precede_retries_without_loaded_ones,
     a_retry_is_rescheduled_after_the_clock_was_set_back,
     a_first_attempt_is_due_after_the_clock_was_set_back,

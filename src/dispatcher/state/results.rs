@@ -1,0 +1,173 @@
+//! What the result of an attempt changes: for its delivery, and for the others of its destination.
+
+use std::sync::Arc;
+
+use super::DispatchState;
+use crate::channels::{self, AttemptResult, Reach};
+use crate::dispatcher::origin::QUICK;
+use crate::domain::{NextStep, Outcome, PendingDelivery, Timestamp};
+
+/// Maximum number of deliveries that wait for a late reply, and hold neither a place of their queue nor one of their
+/// channel. Each holds a connection; a busy mail server accepts no more from one client.
+const AWAITING_REPLY_MAX: usize = 64;
+
+/// What a result changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::dispatcher) struct Changes {
+    /// A breaker has opened.
+    pub(in crate::dispatcher) opened: Option<Opened>,
+    /// A breaker has closed.
+    pub(in crate::dispatcher) closed: bool,
+    /// The origin pauses after a fault of our own.
+    pub(in crate::dispatcher) paused: bool,
+}
+
+/// Kind of a breaker that has opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::dispatcher) enum Opened {
+    /// No connection to the origin is made.
+    Origin,
+    /// The URL gives no answer in time.
+    Url,
+}
+
+impl DispatchState {
+    /// Updates the breakers, the pacing and the standing of a queue after an attempt that started and ended at these
+    /// times.
+    pub(in crate::dispatcher) fn settle(
+        &mut self,
+        delivery: &PendingDelivery,
+        result: &AttemptResult,
+        (started_at, ended_at): (Timestamp, Timestamp),
+    ) -> Changes {
+        let channel = delivery.destination.channel;
+        let name: Arc<str> = delivery.destination.queue.as_str().into();
+        let origin = Arc::clone(&self.queue(&name).origin);
+        let mut changes = Changes::default();
+        if result.outcome == Outcome::NotMade {
+            changes.paused = self.breakers.pause(&origin, ended_at);
+            return changes;
+        }
+        if let (Some(429), Outcome::Retry { after: Some(wait) }) =
+            (result.attempt.status_code, &result.outcome)
+        {
+            self.pacer.rate_limited(&name, channel, *wait, ended_at);
+        }
+        if channels::spec(channel).has_breaker {
+            let is_connected = matches!(result.reach, Reach::NoAnswer | Reach::Broken | Reach::Answered);
+            if is_connected && origin != name {
+                changes.closed |= self.breakers.responded(&origin);
+            }
+            match result.reach {
+                Reach::NotTried | Reach::Broken => {}
+                Reach::NotConnected => {
+                    let opens = self.breakers.failed(&origin, started_at, ended_at);
+                    changes.opened = opens.then_some(Opened::Origin);
+                }
+                Reach::NoAnswer => {
+                    let opens = self.breakers.failed(&name, started_at, ended_at);
+                    changes.opened = opens.then_some(Opened::Url);
+                }
+                Reach::Answered => changes.closed |= self.breakers.responded(&name),
+            }
+        }
+        match changes.opened {
+            Some(Opened::Origin) => {
+                for name in self.origin(&origin).sendable.drain() {
+                    self.queue(&name).is_sendable = false;
+                    self.return_to_store(&name);
+                }
+            }
+            Some(Opened::Url) => self.return_to_store(&name),
+            None => {}
+        }
+        if result.reach != Reach::NotTried {
+            self.set_quick(&name, result.outcome == Outcome::Ok && result.duration < QUICK);
+        }
+        changes
+    }
+
+    /// Changes the standing of a queue in its origin.
+    fn set_quick(&mut self, name: &Arc<str>, is_quick: bool) {
+        self.quick.set(name, is_quick);
+        let Some(queue) = self.queues.get_mut(name).filter(|queue| queue.is_quick != is_quick) else {
+            return;
+        };
+        queue.is_quick = is_quick;
+        let (in_flight, loaded) = (queue.in_flight.len(), queue.reserved());
+        let urgent = self.urgent.iter().filter(|delivery| *delivery.destination.queue == **name).count();
+        let Some(origin) = self.origins.get_mut(&queue.origin) else { return };
+        for (places, count) in [(&mut origin.in_flight, in_flight), (&mut origin.loaded, loaded + urgent)] {
+            places.release(!is_quick, count);
+            places.take(is_quick, count);
+        }
+        for turns in [&mut origin.sendable, &mut origin.loadable] {
+            turns.change_kind(name, is_quick);
+        }
+    }
+
+    /// Frees the places of a delivery in flight that waits for a late reply: in its queue and its origin, in its channel,
+    /// and among all attempts. Returns false if too many deliveries wait already; it then keeps its places.
+    pub(in crate::dispatcher) fn await_reply(&mut self, delivery: &PendingDelivery) -> bool {
+        let name: Arc<str> = delivery.destination.queue.as_str().into();
+        let Some(queue) = self.queues.get_mut(&name) else { return false };
+        if !queue.in_flight.contains(&delivery.id)
+            || !self.shares.await_reply(delivery.app, AWAITING_REPLY_MAX)
+        {
+            return false;
+        }
+        queue.in_flight.remove(&delivery.id);
+        queue.awaiting_reply.insert(delivery.id);
+        self.free_places(&name, delivery);
+        self.mark_loadable(&name);
+        self.mark_sendable(&name);
+        true
+    }
+
+    /// Frees the places that a delivery in flight uses in its origin and its channel.
+    fn free_places(&mut self, name: &Arc<str>, delivery: &PendingDelivery) {
+        let queue = self.queue(name);
+        let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
+        let origin = self.origin(&origin);
+        origin.in_flight.release(is_quick, 1);
+        origin.loaded.release(is_quick, 1);
+        for waiting in self.pacer.finished(delivery.destination.channel) {
+            self.mark_sendable(&waiting);
+        }
+    }
+
+    /// Unloads a delivery after its attempt.
+    pub(in crate::dispatcher) fn finish(
+        &mut self,
+        delivery: &PendingDelivery,
+        next: NextStep,
+        now: Timestamp,
+    ) {
+        self.loaded.remove(&delivery.id);
+        let name: Arc<str> = delivery.destination.queue.as_str().into();
+        let queue = self.queue(&name);
+        let origin = Arc::clone(&queue.origin);
+        queue.in_flight.remove(&delivery.id);
+        if queue.awaiting_reply.remove(&delivery.id) {
+            self.shares.end_late(delivery.app);
+        } else {
+            self.shares.end(delivery.app);
+            self.free_places(&name, delivery);
+        }
+        self.shares.unload(delivery.app, delivery.body.len());
+        for name in [&origin, &name] {
+            self.breakers.ended(name, delivery.id, now);
+        }
+        if let NextStep::Retry { due_at, .. } = next {
+            self.set_timer(&name, due_at);
+        }
+        // After a failed manual retry, or if no attempt could be made, the delivery may be due.
+        if self.retry_requested.remove(&delivery.id) || next == NextStep::Unchanged {
+            self.mark_has_more(&name);
+        }
+        self.mark_loadable(&name);
+        self.mark_sendable(&name);
+        self.list(&origin);
+        self.remove_if_idle(&name);
+    }
+}

@@ -584,7 +584,7 @@ mod tests {
             wrong,
             [
                 "OTEL_EXPORTER_OTLP_HEADERS: a header has no value; write it as name=value",
-                "OTEL_SERVICE_NAME: the name of the service is empty"
+                "OTEL_SERVICE_NAME: the value begins or ends with a space; remove it"
             ]
         );
     }

@@ -42,6 +42,7 @@ mod harness;
 mod imports;
 mod limits;
 mod logs;
+mod mail_replies;
 mod mail_server;
 mod mailing;
 mod main_job;

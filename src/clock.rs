@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_deadline_does_not_count_time_in_which_the_process_stood_still() {
+    async fn time_in_which_the_process_stood_still_ends_no_deadline() {
         let mut deadline = std::pin::pin!(Clock::System.deadline(20 * SECOND));
         assert!(deadline.as_mut().now_or_never().is_none());
         tokio::time::advance(45 * SECOND).await;

@@ -26,20 +26,25 @@ pub(super) fn lacking(error: &io::Error) -> Option<&'static str> {
 /// address of the family, as for IPv6 in most containers. The second is no shortage: it would never end.
 fn ports_are_scarce() -> bool {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    are_scarce(&read("/proc/net/sockstat"), &read("/proc/sys/net/ipv4/ip_local_port_range")).unwrap_or(false)
+    let sockets = read("/proc/net/sockstat") + &read("/proc/net/sockstat6");
+    are_scarce(&sockets, &read("/proc/sys/net/ipv4/ip_local_port_range")).unwrap_or(false)
 }
 
 /// Returns whether TCP sockets, those that linger after their connection included, could hold half of the ports.
 fn are_scarce(sockets: &str, range: &str) -> Option<bool> {
-    let tcp = sockets.lines().find_map(|line| line.strip_prefix("TCP: "))?;
-    let words: Vec<&str> = tcp.split_whitespace().collect();
-    let count = |name| {
-        let pair = words.chunks_exact(2).find(|pair| pair[0] == name)?;
-        pair[1].parse::<u64>().ok()
-    };
+    let mut used = None;
+    for line in sockets.lines() {
+        let Some(counters) = line.strip_prefix("TCP: ").or_else(|| line.strip_prefix("TCP6: ")) else {
+            continue;
+        };
+        let words: Vec<&str> = counters.split_whitespace().collect();
+        for pair in words.chunks_exact(2).filter(|pair| matches!(pair[0], "inuse" | "tw")) {
+            used = Some(used.unwrap_or(0) + pair[1].parse::<u64>().ok()?);
+        }
+    }
     let mut bounds = range.split_whitespace().map(str::parse::<u64>);
     let (first, last) = (bounds.next()?.ok()?, bounds.next()?.ok()?);
-    Some(2 * (count("inuse")? + count("tw")?) >= (last + 1).saturating_sub(first))
+    Some(2 * used? >= (last + 1).saturating_sub(first))
 }
 
 #[cfg(test)]
@@ -57,6 +62,8 @@ mod tests {
         assert_eq!(are_scarce(&sockets(40, 300), range), Some(false));
         assert_eq!(are_scarce(&sockets(40, 28_000), range), Some(true));
         assert_eq!(are_scarce(&sockets(28_232, 0), range), Some(true));
+        let v6 = sockets(40, 14_000) + "TCP6: inuse 300\nUDP6: inuse 90000\n";
+        assert_eq!(are_scarce(&v6, range), Some(true));
         assert_eq!(are_scarce("", range), None);
         assert_eq!(are_scarce(&sockets(1, 1), ""), None);
     }

@@ -537,31 +537,6 @@ async fn an_incomplete_body_is_408_after_the_deadline() {
     t.finish().await;
 }
 
-#[tokio::test]
-async fn a_body_is_read_although_the_process_stood_still_meanwhile() {
-    let t = Harness::start().await;
-    let body = br#"{"jobId":"job_1","notify":[]}"#;
-    let mut stream = TcpStream::connect(t.address()).await.unwrap();
-    let head = format!(
-        "POST /v1/watches HTTP/1.1\r\nhost: x\r\n{}: {}\r\n{}: {}\r\ncontent-length: {}\r\n\r\n",
-        AUTH.0,
-        AUTH.1,
-        JSON.0,
-        JSON.1,
-        body.len()
-    );
-    stream.write_all(&[head.as_bytes(), &body[..8]].concat()).await.unwrap();
-    for _ in 0..10 {
-        t.get_without_key("/healthz").await;
-    }
-    t.clock.stand_still(seconds(45));
-    t.get_without_key("/healthz").await;
-    stream.write_all(&body[8..]).await.unwrap();
-    let answer = guarded("the answer", Answer::read(&mut BufReader::new(stream))).await;
-    assert_eq!(answer.map(|answer| answer.status), Some(201));
-    t.give_up().await;
-}
-
 crate::postgres::on_postgres_too! {
     every_invalid_field_has_its_pointer_code_and_reason,
     all_field_errors_are_reported_at_once,
@@ -575,5 +550,4 @@ crate::postgres::on_postgres_too! {
     pipelined_requests_are_answered_in_order,
     a_body_above_the_limit_is_413_with_and_without_length,
     an_incomplete_body_is_408_after_the_deadline,
-    a_body_is_read_although_the_process_stood_still_meanwhile,
 }

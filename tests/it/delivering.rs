@@ -134,28 +134,6 @@ async fn a_2xx_is_success_even_if_its_body_breaks_off() {
 }
 
 #[tokio::test]
-async fn an_answer_that_came_while_the_process_stood_still_counts() {
-    let t = Harness::start().await;
-    let (reply, gate) = Reply::status(200).held();
-    t.receiver.script("/hook", [reply]);
-    t.provider.completed("job_1");
-    let watch = t.watch("job_1").await;
-    t.pass(seconds(5)).await;
-    t.receiver.next().await;
-    // As after SIGSTOP, or in a virtual machine that is moved.
-    t.clock.stand_still(seconds(45));
-    t.get_without_key("/healthz").await;
-    gate.open();
-    t.rest().await;
-    let delivery = t.delivery(&watch).await;
-    assert_eq!(
-        (&delivery["status"], delivery["attempts"].as_array().unwrap().len()),
-        (&json!("succeeded"), 1)
-    );
-    t.finish().await;
-}
-
-#[tokio::test]
 async fn a_timeout_is_retried() {
     let t = Harness::with(&[("RINGBACK_DELIVERY__TIMEOUT", "7s")]).await;
     let (reply, gate) = Reply::status(200).held();
@@ -900,7 +878,6 @@ crate::postgres::on_postgres_too! {
     the_jitter_is_the_same_after_a_crash,
     an_unrecorded_attempt_is_repeated_under_the_same_id,
     a_2xx_is_success_even_if_its_body_breaks_off,
-    an_answer_that_came_while_the_process_stood_still_counts,
     a_timeout_is_retried,
     every_network_failure_is_recorded_and_retried,
     a_refused_connection_is_retried,

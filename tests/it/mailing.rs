@@ -180,27 +180,6 @@ async fn a_mail_server_without_response_delays_one_attempt_only() {
     }
 }
 
-#[tokio::test]
-async fn a_mail_survives_that_the_process_stood_still() {
-    let (t, server) = start(OPEN, &[]).await;
-    let (gate, late) = watch::channel(false);
-    server.script([Quirk::Late("RCPT", late)]);
-    t.provider.completed("job_1");
-    let watch = t.register(&json!({ "jobId": "job_1", "email": "me@example.com" })).await;
-    t.pass(seconds(5)).await;
-    assert_eq!(t.held.count(), 1);
-    // As after SIGSTOP, or in a virtual machine that is moved.
-    t.clock.stand_still(minutes(2));
-    t.get_without_key("/healthz").await;
-    gate.send_replace(true);
-    assert_eq!(server.next().await.to, "me@example.com");
-    t.rest().await;
-    let delivery = t.delivery(&watch).await;
-    assert_eq!((&delivery["status"], errors(&delivery)), (&json!("succeeded"), vec![&Value::Null]));
-    t.finish().await;
-    server.finish();
-}
-
 /// Returns the errors of a delivery's attempts.
 pub fn errors(delivery: &Value) -> Vec<&Value> {
     delivery["attempts"].as_array().unwrap().iter().map(|attempt| &attempt["error"]).collect()

@@ -59,6 +59,7 @@ mod proxy;
 mod retry;
 mod server;
 mod signals;
+mod standstill;
 mod store;
 mod stream;
 mod tenancy;

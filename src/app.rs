@@ -424,6 +424,8 @@ pub fn egress(config: &Config, environment: &HostEnvironment) -> Result<Arc<Egre
 fn provider(definition: &Arc<Definition>, own: ProviderConfig) -> Result<Provider, String> {
     let base_url = own.base_url.as_deref().map(|base| definition.check_base_url(base)).transpose();
     let base_url = base_url.map_err(|error| format!("base_url: {error}"))?;
+    let checked = own.api_key.as_ref().map(|key| definition.check_credential(key.reveal())).transpose();
+    checked.map_err(|error| format!("api_key: {error}"))?;
     let (mut policy, mut limits) = (definition.poll, definition.limits);
     policy.first = own.first.unwrap_or(policy.first);
     policy.min_interval = own.min_interval.unwrap_or(policy.min_interval);

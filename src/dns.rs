@@ -14,7 +14,7 @@
 //! - **Negative answers end a lookup only if they can.** "No such name" for AAAA does not: some servers give it for
 //!   names that have an A record (RFC 4074, section 4.2).
 //! - **Name servers share the time.** They are asked in the order of the file, as the C library does. The next one is
-//!   asked when the one before fails, or has been silent for [`dial::HEAD_START`]. The first answer counts. A server that
+//!   asked when the one before fails, or has been silent for [`HEAD_START`]. The first answer counts. A server that
 //!   fails (`SERVFAIL`, `REFUSED`) or is silent decides nothing, as long as another one answers. The names of the
 //!   search list share the time as well.
 //! - **A name in the hosts file is not asked for.** The library asks DNS for the address family that the file lacks.
@@ -55,11 +55,11 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RecordType};
 
 use crate::clock::{Clock, Stopwatch};
+use crate::file_state::FileState;
 use answer::{Answer, of_both_families};
-use dial::staggered;
-use files::{Configuration, Fingerprint};
+use files::Configuration;
 
-pub use dial::dial;
+pub use dial::{dial, staggered};
 pub use files::SystemFiles;
 pub use hickory_resolver::net::NetError as NetworkError;
 
@@ -72,6 +72,9 @@ const ROOT_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// Time for which the result of the query for the root is valid.
 const ROOT_VALID_FOR: Duration = Duration::from_secs(1);
+
+/// Time that a name server has before the next one is asked as well.
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Minimum time between two comparisons of the files.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -110,20 +113,19 @@ pub struct SystemResolver {
 
 struct State {
     configuration: Arc<Configuration>,
-    fingerprint: Fingerprint,
+    read: FileState,
     checked: Stopwatch,
 }
 
 impl SystemResolver {
     /// Reads the files.
     pub fn new(files: SystemFiles, clock: Clock) -> Self {
-        let (fingerprint, configuration) =
-            (Fingerprint::of(&files, clock.now()), Configuration::read(&files));
+        let (read, configuration) = (files.state(clock.now()), Configuration::read(&files));
         if configuration.servers.is_empty() {
             tracing::warn!("no name servers are configured; only the hosts file is used");
         }
         let configuration = Arc::new(configuration);
-        let state = Mutex::new(State { configuration, fingerprint, checked: clock.stopwatch() });
+        let state = Mutex::new(State { configuration, read, checked: clock.stopwatch() });
         Self { files, clock, state, root: tokio::sync::Mutex::default() }
     }
 
@@ -158,11 +160,10 @@ impl SystemResolver {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.checked.elapsed() >= CHECK_INTERVAL {
             state.checked = self.clock.stopwatch();
-            // Taken before the files are read: a later change differs from it.
-            let fingerprint = Fingerprint::of(&self.files, self.clock.now());
-            if fingerprint.differs(&state.fingerprint) {
+            let current = self.files.state(self.clock.now());
+            if current.differs(&state.read) {
                 state.configuration = Arc::new(Configuration::read(&self.files));
-                state.fingerprint = fingerprint;
+                state.read = current;
                 let servers = state.configuration.servers.len();
                 tracing::debug!(servers, "the configuration of name resolution was read again");
             }
@@ -200,7 +201,7 @@ impl SystemResolver {
             }
             .boxed()
         };
-        let answer = staggered(&self.clock, configuration.servers.iter().map(ask)).await;
+        let answer = staggered(&self.clock, HEAD_START, configuration.servers.iter().map(ask)).await;
         answer.unwrap_or_else(|error| Answer::Failed(error.unwrap_or(NetError::NoConnections)))
     }
 

@@ -27,6 +27,7 @@ mod messages;
 mod observe;
 mod postgres_url;
 mod provider;
+mod text;
 mod time;
 mod watch;
 
@@ -48,6 +49,7 @@ pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, Poller
 pub use observe::{Finding, Known, observe};
 pub use postgres_url::{PostgresUrl, Verification};
 pub use provider::{Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState, credential_variable};
+pub use text::{check_value, decode, file_text, is_hidden, to_utf8};
 pub use time::{
     Rate, Timestamp, format_duration, format_rate, parse_duration, parse_rate, parse_retry_after,
 };

@@ -7,6 +7,7 @@ pub mod config;
 pub mod clock;
 mod dns;
 pub mod domain;
+mod file_state;
 pub mod telemetry;
 
 pub mod api;

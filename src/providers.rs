@@ -18,6 +18,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::domain::file_text;
 pub use definition::Definition;
 pub use interpretation::{Interpretation, JobReport, PollFailure};
 pub use request::{ParamError, Request};
@@ -59,8 +60,9 @@ impl Definition {
         if fs::metadata(file).is_ok_and(|about| about.len() > MAX_FILE) {
             return Err(vec![format!("{name}: the file is larger than {MAX_FILE} bytes; check the path")]);
         }
-        let text = fs::read_to_string(file)
-            .map_err(|error| vec![format!("{name}: the file cannot be read: {error}")])?;
+        let bytes =
+            fs::read(file).map_err(|error| vec![format!("{name}: the file cannot be read: {error}")])?;
+        let text = file_text(bytes).map_err(|error| vec![format!("{name}: the file {error}")])?;
         checked(&name, &text)
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, random};
+use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, is_hidden, random};
 use crate::store::{
     CreateApp, CreateAppRefusal, CreateKey, IdempotencyKey, Idempotent, KeyRow, Replay, Store, StoreError,
     StoredResponse, TooManyKeys,
@@ -53,13 +53,6 @@ pub fn check_name(name: &str) -> Result<String, String> {
         return Err("must not begin or end with a space".to_owned());
     }
     Ok(name.to_owned())
-}
-
-/// Whether a character is invisible or changes how its neighbours are shown: control characters, marks
-/// of writing direction, and characters without width.
-fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// Checks the expiry of a key. The error is a sentence without its subject.

@@ -1,60 +1,364 @@
-//! Trusted certificate authorities: those of the machine, or, on a machine without any (a bare container), the
-//! ones that Mozilla trusts, which are compiled in.
+//! The verification of servers' certificates, for every outgoing connection.
+//!
+//! **Trusted certificates** are those of the machine, or, on a machine without any (a bare container), the ones that
+//! Mozilla trusts, which are compiled in. The machine's are read again when their files change, which is compared at
+//! most once a second: an operator adds an authority, or a package replaces an expired one, while the service runs.
+//!
+//! **A certificate that is itself trusted needs no authority.** `openssl req -x509` makes a certificate that is marked
+//! as an authority's. The verifier of `rustls-webpki` 0.103 refuses it as a server's certificate, even if it is trusted
+//! (rustls/webpki#205), where OpenSSL and curl accept it. So does this module, if exactly this certificate is in the
+//! list: its owner can issue certificates for every name anyway. The verifier has checked its dates before it looks at
+//! the mark; the name is checked here, and the handshake proves that the server has the key.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::ServerCertVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_platform_verifier::Verifier;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError,
+    RootCertStore, SignatureScheme,
+};
+
+use crate::clock::{Clock, Stopwatch};
+use crate::file_state::FileState;
 
 /// Certificate authorities that are trusted in addition to others.
 type Roots = Vec<CertificateDer<'static>>;
 
+/// Minimum time between two comparisons of the files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Maximum length of an error, in characters: it can quote a thousand names of a certificate.
+const DETAIL_MAX: usize = 300;
+
+/// Returns the implementation of the cryptography.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
 /// Returns a TLS configuration that also trusts `extra`. Clones of it share their sessions.
 pub fn config(extra: Roots) -> Result<ClientConfig> {
-    let provider = Arc::new(ring::default_provider());
-    let verifier = verifier_of(extra, &provider)?;
-    Ok(ClientConfig::builder_with_provider(provider)
+    Ok(ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
+        .with_custom_certificate_verifier(verifier(extra)?)
         .with_no_client_auth())
 }
 
 /// Returns the verifier of such a configuration.
 pub fn verifier(extra: Roots) -> Result<Arc<dyn ServerCertVerifier>> {
-    verifier_of(extra, &Arc::new(ring::default_provider()))
+    let read = || {
+        let found = rustls_native_certs::load_native_certs();
+        for error in found.errors {
+            tracing::debug!(%error, "a file of certificate authorities cannot be read completely");
+        }
+        found.certs
+    };
+    let files = || {
+        let found = openssl_probe::probe();
+        found.cert_dir.into_iter().chain(found.cert_file).collect()
+    };
+    let source = Source { read: Box::new(read), files: Box::new(files) };
+    Ok(Arc::new(SystemVerifier::new(extra, source, Clock::System)?))
 }
 
-fn verifier_of(extra: Roots, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>> {
-    match Verifier::new(provider.clone()) {
-        Ok(platform) if extra.is_empty() => Ok(Arc::new(platform)),
-        Ok(_) => Ok(Arc::new(Verifier::new_with_extra_roots(extra, provider.clone())?)),
-        Err(error) => {
-            tracing::warn!(%error, "this machine has no certificate authorities, so the compiled-in ones are used; install ca-certificates");
-            compiled_in(extra, provider)
+/// Returns an error of TLS as a sentence for people, with the remedy where the reason is not obvious.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other errors say what is wrong")]
+pub fn explain(error: &Error) -> String {
+    let remedy = match error {
+        Error::InvalidCertificate(refused) => remedy(refused),
+        Error::AlertReceived(AlertDescription::HandshakeFailure) => {
+            "the server shares no cipher, curve or kind of key with this client"
+        }
+        _ => "",
+    };
+    let error: String = error.to_string().chars().take(DETAIL_MAX).collect();
+    if remedy.is_empty() { error } else { format!("{error}; {remedy}") }
+}
+
+/// Returns what to do about a certificate that was refused; empty if the error says it.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other errors say what is wrong")]
+fn remedy(refused: &CertificateError) -> &'static str {
+    match refused {
+        CertificateError::UnknownIssuer => {
+            "this machine does not trust its issuer; add the issuer's certificate to the trusted ones of the machine, or \
+             name a file with it in SSL_CERT_FILE"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "only the names in its subjectAltName count, not its CN"
+        }
+        CertificateError::Other(OtherError(other)) => match other.downcast_ref() {
+            Some(webpki::Error::CaUsedAsEndEntity) => {
+                "it is marked as an authority's (openssl req -x509 makes such ones) and not trusted itself; add it to the \
+                 trusted certificates of the machine (SSL_CERT_FILE), or make it with -addext \
+                 basicConstraints=critical,CA:FALSE"
+            }
+            Some(webpki::Error::UnsupportedCertVersion) => {
+                "it is not of version 3; make it with extensions, such as openssl x509 -req -copy_extensions copy"
+            }
+            _ => "",
+        },
+        _ => "",
+    }
+}
+
+/// The source of the trusted certificates.
+struct Source {
+    /// Reads the certificates.
+    read: Box<dyn Fn() -> Roots + Send + Sync>,
+    /// Returns the files and folders that contain them.
+    files: Box<dyn Fn() -> Vec<PathBuf> + Send + Sync>,
+}
+
+/// Verifies certificates with the current authorities.
+struct SystemVerifier {
+    extra: Roots,
+    source: Source,
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+struct State {
+    anchors: Arc<Anchors>,
+    read: FileState,
+    checked: Stopwatch,
+}
+
+/// The trusted certificates.
+struct Anchors {
+    certificates: Roots,
+    verifier: Arc<WebPkiServerVerifier>,
+}
+
+impl SystemVerifier {
+    fn new(extra: Roots, source: Source, clock: Clock) -> Result<Self> {
+        let read = FileState::of((source.files)(), clock.now());
+        let found = (source.read)();
+        if found.is_empty() {
+            tracing::warn!(
+                "this machine has no certificate authorities, so the compiled-in ones are used; install ca-certificates"
+            );
+        }
+        let anchors = Arc::new(Anchors::new(found, &extra)?);
+        let state = Mutex::new(State { anchors, read, checked: clock.stopwatch() });
+        Ok(Self { extra, source, clock, state })
+    }
+
+    /// Returns the trusted certificates, read again if their files have changed.
+    fn anchors(&self) -> Arc<Anchors> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.checked.elapsed() >= CHECK_INTERVAL {
+            state.checked = self.clock.stopwatch();
+            let current = FileState::of((self.source.files)(), self.clock.now());
+            if current.differs(&state.read) {
+                state.read = current;
+                let found = (self.source.read)();
+                // A file that is being written may have none.
+                if !found.is_empty()
+                    && let Ok(anchors) = Anchors::new(found, &self.extra)
+                {
+                    tracing::debug!(
+                        count = anchors.certificates.len(),
+                        "the trusted certificates were read again"
+                    );
+                    state.anchors = Arc::new(anchors);
+                }
+            }
+        }
+        Arc::clone(&state.anchors)
+    }
+}
+
+impl Anchors {
+    fn new(mut certificates: Roots, extra: &Roots) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(certificates.iter().cloned());
+        if roots.is_empty() {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
+        for root in extra {
+            roots.add(root.clone())?;
+        }
+        certificates.extend_from_slice(extra);
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build()?;
+        Ok(Self { certificates, verifier })
+    }
+}
+
+impl std::fmt::Debug for SystemVerifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SystemVerifier")
+    }
+}
+
+impl ServerCertVerifier for SystemVerifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let anchors = self.anchors();
+        match anchors.verifier.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            Err(error) if is_marked_as_authority(&error) && anchors.certificates.contains(certificate) => {
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
         }
     }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.anchors().verifier.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.anchors().verifier.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.anchors().verifier.supported_verify_schemes()
+    }
 }
 
-fn compiled_in(extra: Roots, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    for root in extra {
-        roots.add(root)?;
-    }
-    Ok(WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?)
+fn is_marked_as_authority(error: &Error) -> bool {
+    let Error::InvalidCertificate(CertificateError::Other(OtherError(other))) = error else { return false };
+    matches!(other.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+    use rustls::ServerConfig;
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
     use super::*;
+    use crate::clock::ManualClock;
+    use crate::domain::Timestamp;
+
+    const NAME: &str = "db.example";
+
+    /// Returns the parameters of a certificate for [`NAME`], marked as an authority's or not.
+    fn params(is_authority: bool) -> CertificateParams {
+        let mut params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+        if is_authority {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        params
+    }
+
+    fn verifier_of(trusted: &CertificateDer<'static>) -> Arc<SystemVerifier> {
+        let trusted = vec![trusted.clone()];
+        let source = Source { read: Box::new(move || trusted.clone()), files: Box::new(Vec::new) };
+        Arc::new(SystemVerifier::new(Vec::new(), source, Clock::System).unwrap())
+    }
+
+    /// Connects to a server with this certificate as a client of `name`. The error is the client's.
+    async fn handshake(
+        verifier: Arc<SystemVerifier>,
+        name: &'static str,
+        certificate: &CertificateDer<'static>,
+        key: &KeyPair,
+    ) -> Result<(), String> {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let server = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key)
+            .unwrap();
+        let mut client = config(Vec::new()).unwrap();
+        client.dangerous().set_certificate_verifier(verifier);
+        let (ours, theirs) = tokio::io::duplex(16 * 1024);
+        let accept = TlsAcceptor::from(Arc::new(server)).accept(theirs);
+        let connect = TlsConnector::from(Arc::new(client)).connect(name.try_into().unwrap(), ours);
+        let (connected, _) = tokio::join!(connect, accept);
+        connected.map(drop).map_err(|error| {
+            assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+            explain(error.get_ref().unwrap().downcast_ref().unwrap())
+        })
+    }
+
+    // jbg/tokio-postgres-rustls#23, rustls/webpki#205
+    #[tokio::test]
+    async fn a_certificate_that_is_itself_trusted_needs_no_authority() {
+        let key = KeyPair::generate().unwrap();
+        // As `openssl req -x509` makes them, and without the mark.
+        for is_authority in [true, false] {
+            let own = params(is_authority).self_signed(&key).unwrap().der().clone();
+            assert_eq!(handshake(verifier_of(&own), NAME, &own, &key).await, Ok(()), "{is_authority}");
+            let error = handshake(verifier_of(&own), "other.example", &own, &key).await.unwrap_err();
+            assert!(error.contains("not valid for name") && error.contains("subjectAltName"), "{error}");
+        }
+        let own = params(true).self_signed(&key).unwrap().der().clone();
+        let strange = params(true).self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone();
+        let error = handshake(verifier_of(&strange), NAME, &own, &key).await.unwrap_err();
+        assert!(error.contains("CaUsedAsEndEntity") && error.contains("CA:FALSE"), "{error}");
+        let mut expired = params(true);
+        expired.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let expired = expired.self_signed(&key).unwrap().der().clone();
+        let error = handshake(verifier_of(&expired), NAME, &expired, &key).await.unwrap_err();
+        assert!(error.contains("expired"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn trusted_certificates_are_read_again_when_their_files_change() {
+        let file = tempfile::tempdir().unwrap().keep().join("ca.pem");
+        let (old, new) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let certificate = |key| params(true).self_signed(key).unwrap();
+        let (first, second) = (certificate(&old), certificate(&new));
+        std::fs::write(&file, first.pem()).unwrap();
+        let (read, files) = (file.clone(), file.clone());
+        let source = Source {
+            read: Box::new(move || {
+                let found = CertificateDer::pem_file_iter(&read);
+                found.map(|found| found.filter_map(Result::ok).collect()).unwrap_or_default()
+            }),
+            files: Box::new(move || vec![files.clone()]),
+        };
+        // After the year 2100, so that no file is fresh.
+        let clock = ManualClock::at(Timestamp::from_millis(5_000_000_000_000));
+        let verifier = SystemVerifier::new(Vec::new(), source, Clock::Manual(clock.clone())).unwrap();
+        let verifier = Arc::new(verifier);
+        let works = async |certificate: &rcgen::Certificate, key| {
+            handshake(verifier.clone(), NAME, certificate.der(), key).await.is_ok()
+        };
+        assert!(works(&first, &old).await && !works(&second, &new).await);
+        std::fs::write(file.with_extension("new"), second.pem()).unwrap();
+        std::fs::rename(file.with_extension("new"), &file).unwrap();
+        assert!(!works(&second, &new).await, "the files are compared once a second");
+        clock.advance(CHECK_INTERVAL);
+        assert!(!works(&first, &old).await && works(&second, &new).await);
+        // A file that is being written is not used.
+        std::fs::write(&file, "").unwrap();
+        clock.advance(CHECK_INTERVAL);
+        assert!(works(&second, &new).await);
+    }
 
     #[test]
     fn a_machine_without_authorities_trusts_the_compiled_in_ones() {
-        assert!(compiled_in(Vec::new(), &Arc::new(ring::default_provider())).is_ok());
+        assert!(Anchors::new(Vec::new(), &Vec::new()).is_ok());
     }
 }

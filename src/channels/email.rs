@@ -141,7 +141,7 @@ impl Mailer {
             let attempt = Attempt { error, request_headers, response_body, ..Attempt::default() };
             AttemptResult { outcome, reach: Reach::Answered, duration: stopwatch.elapsed(), attempt }
         };
-        let final_reply = match smtp::transmit(services, mail, &mut stage).await {
+        let final_reply = match Box::pin(smtp::transmit(services, mail, &mut stage)).await {
             Ok(final_reply) => final_reply,
             Err(failure) => {
                 let (outcome, error, reply) = classify(stage, failure);

@@ -98,6 +98,9 @@ pub struct ErrorContext {
     pub code: Option<String>,
     /// Message for people, in one or more lines.
     pub message: Option<String>,
+    /// Whether the provider reports it. Otherwise it is Ringback's own: why the watch ended although the job did not.
+    #[serde(skip_deserializing)]
+    pub from_provider: bool,
 }
 
 /// A named value.
@@ -164,8 +167,9 @@ impl TemplateContext {
         let outputs = data.outputs.unwrap_or_default();
         let (metadata, more_metadata) = metadata_entries(data.metadata);
         let observed_at = Timestamp::parse(&timestamp).unwrap_or_default();
-        let times =
-            [&data.created_at, &data.completed_at].map(|time| time.as_deref().and_then(Timestamp::parse));
+        // Events of earlier versions can have times that the provider cannot mean.
+        let times = [&data.created_at, &data.completed_at]
+            .map(|time| time.as_deref().and_then(Timestamp::parse).filter(|at| at.is_plausible(observed_at)));
         let span = times[0].zip(times[1]).filter(|(from, to)| from <= to);
         Ok(Self {
             event: event.as_str(),
@@ -187,6 +191,7 @@ impl TemplateContext {
             error: data.error.map(|error| ErrorContext {
                 code: error.code.as_deref().and_then(|code| non_empty_line(code, WORD_MAX)),
                 message: error.message.map(|message| multi_line(&message)).filter(|text| !text.is_empty()),
+                from_provider: !matches!(event, EventType::JobNotFound | EventType::WatchExpired),
             }),
             at: format_time(observed_at),
             at_seconds: observed_at.seconds(),

@@ -23,7 +23,7 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, escape_formatter};
 
 use super::template_context::TemplateContext;
-use crate::domain::nearest;
+use crate::domain::{file_text, nearest};
 
 /// Steps that one rendering may take: some hundred thousand steps or some megabytes, far more than a page
 /// needs. It bounds time and memory.
@@ -221,13 +221,16 @@ fn find_files(
             errors.push(format!("{}: there is no such template; the nearest is {near}", path.display()));
             continue;
         };
-        let mut source = String::new();
-        let read = fs::File::open(&path).and_then(|file| file.take(FILE_MAX + 1).read_to_string(&mut source));
+        let mut bytes = Vec::new();
+        let read = fs::File::open(&path).and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes));
         match read {
-            Ok(_) if source.len() as u64 > FILE_MAX => {
+            Ok(_) if bytes.len() as u64 > FILE_MAX => {
                 errors.push(format!("{}: is larger than 256 KiB", path.display()));
             }
-            Ok(_) => found.push((*file, source)),
+            Ok(_) => match file_text(bytes) {
+                Ok(source) => found.push((*file, source)),
+                Err(error) => errors.push(format!("{}: {error}", path.display())),
+            },
             Err(error) => errors.push(format!("{}: cannot be read: {error}", path.display())),
         }
     }

@@ -18,7 +18,7 @@ use super::channel::{
     AttemptResult, Channel, ChannelSpec, Message, ParsedAddress, SendFuture, Services, Shorthand,
     USER_AGENT_VALUE, post,
 };
-use crate::domain::{AddressError, ChannelKind, Outcome, Payload, Timestamp, random};
+use crate::domain::{AddressError, ChannelKind, Outcome, Payload, Timestamp, check_value, random};
 use crate::egress::Received;
 
 /// Tolerance of receivers for the timestamp of a signature, in both directions.
@@ -83,6 +83,7 @@ impl Secret {
     /// Parses `whsec_` and the base64 of 24 to 64 bytes. The error is a sentence that does not repeat the
     /// secret.
     pub fn parse(text: &str) -> Result<Self, String> {
+        check_value(text)?;
         let encoded = text.strip_prefix(PREFIX).ok_or("must begin with whsec_")?;
         let key = STANDARD.decode(encoded).map_err(|_| "must be base64 after whsec_")?;
         if (24..=64).contains(&key.len()) {

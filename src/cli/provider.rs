@@ -9,6 +9,7 @@ use super::arguments::{configuration, parameter};
 use super::output::{Failure, print_line, text};
 use super::terminal::{Column, FieldList, Terminal};
 use crate::app::{self, HostEnvironment};
+use crate::clock::Clock;
 use crate::config::Flags;
 use crate::domain::{JobStatus, format_duration, format_rate};
 use crate::egress::Fetch;
@@ -194,7 +195,10 @@ impl Poll {
         let received = egress.fetch(fetch).await;
         let received = received
             .map_err(|why| Failure::Failed(format!("{} did not answer at {url}: {why}", definition.name)))?;
-        let answer = definition.interpret(&self.job_id, received.status, &received.body);
+        let mut answer = definition.interpret(&self.job_id, received.status, &received.body);
+        if let Interpretation::Ok(report) = &mut answer {
+            report.observation.discard_implausible_times(Clock::System.now());
+        }
         let mut report = report(&answer);
         report["httpStatus"] = json!(received.status);
         report["durationMs"] = json!(u64::try_from(received.duration.as_millis()).unwrap_or(u64::MAX));

@@ -3,6 +3,7 @@
 use url::{Host, Url};
 
 use super::{ConfigError, Environment, Masked, Source, parse};
+use crate::domain::check_value;
 
 /// URL of a server with the default settings on this machine.
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
@@ -66,8 +67,11 @@ impl Access {
         let variable = || Some((env.get(URL)?, Source::Variable(URL.to_owned())));
         let given = flag.map(|url| (url, Source::Flag("--url"))).or_else(variable);
         let (text, source) = given.unwrap_or((DEFAULT_URL, Source::Default));
-        let url = parse::base_url(text).map_err(|message| ConfigError { source, message });
-        let key = env.get(KEY).map(parse::api_key).transpose();
+        let checked = |text| check_value(text).map_err(|error| format!("the value {error}"));
+        let url = checked(text)
+            .and_then(|()| parse::base_url(text))
+            .map_err(|message| ConfigError { source, message });
+        let key = env.get(KEY).map(|key| checked(key).and_then(|()| parse::api_key(key))).transpose();
         let key = key.map_err(|message| ConfigError { source: Source::Variable(KEY.to_owned()), message });
         let proxy = url.as_ref().map_or(Ok(None), |url| ClientProxy::read(url, env));
         match (url, key, proxy) {
@@ -132,6 +136,17 @@ mod tests {
         let wrong = read("https://r.example", &[("HTTPS_PROXY", "socks5://u:hush@p")]).expect_err("no SOCKS");
         assert!(wrong.starts_with("HTTPS_PROXY: ") && wrong.contains("NO_PROXY"), "{wrong}");
         assert!(!wrong.contains("hush"), "{wrong}");
+    }
+
+    #[test]
+    fn a_key_with_a_line_break_is_refused_with_the_remedy() {
+        let env = [("RINGBACK_URL", "http://a.example\r"), ("RINGBACK_API_KEY", "hush-0123456789abcdef\n")];
+        let errors = Access::read(None, &env.into_iter().collect()).expect_err("line breaks");
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        insta::assert_snapshot!(errors.join("\n"), @r"
+        RINGBACK_URL: the value ends with a line break; remove it
+        RINGBACK_API_KEY: the value ends with a line break; remove it
+        ");
     }
 
     #[test]

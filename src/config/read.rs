@@ -6,6 +6,7 @@ use toml::de::{DeTable, DeValue};
 use super::settings::{self, Setting, Store};
 use super::{Config, ConfigError, Effective, Environment, File, Flags, Source, parse};
 use crate::channels;
+use crate::domain::check_value;
 
 /// Variables of the client commands.
 const CLIENT_VARIABLES: &[&str] = &["RINGBACK_URL"];
@@ -218,6 +219,14 @@ impl Reader {
                 Err("one value is expected, not a list; write it without brackets".to_owned())
             }
         };
+        let values = values.and_then(|values| {
+            // A value that another program substitutes or a person pastes can have more than was meant.
+            values
+                .iter()
+                .try_for_each(|value| check_value(value))
+                .map_err(|error| format!("the value {error}"))?;
+            Ok(values)
+        });
         let config = &mut self.config;
         let stored = values.and_then(|values| match setting.store {
             Store::One(store) => store(config, &values[0]),
@@ -426,6 +435,32 @@ mod tests {
         ringback.toml:11: `foo` is not a setting; the nearest is `log`
         ringback.toml:13: `providers.muvi.rat` is not a setting; the nearest is `providers.muvi.rate`
         "#);
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_meant_is_refused_with_the_remedy() {
+        let errors = from_env(&[
+            ("MUVI_API_KEY", "hush-0123456789\n"),
+            ("RINGBACK_DATABASE_URL", "sqlite:///data/\u{fffd}.db"),
+            ("RINGBACK_EGRESS__ALLOW", " 10.0.0.0/8 , ho\u{200b}st"),
+            ("RINGBACK_LISTEN", "\u{feff}127.0.0.1:8080"),
+            ("RINGBACK_SMTP__FROM", "r@a.example "),
+            ("RINGBACK_SMTP__URL", "smtp://u:hush\r\n@a.example?tls=required"),
+        ]);
+        insta::assert_snapshot!(errors.expect_err("errors").join("\n"), @r"
+        RINGBACK_DATABASE_URL: the value contains a character that is not UTF-8; remove it
+        RINGBACK_EGRESS__ALLOW: the value contains the invisible character U+200B; remove it
+        RINGBACK_LISTEN: the value begins with a byte order mark (U+FEFF); remove it
+        RINGBACK_SMTP__FROM: the value begins or ends with a space; remove it
+        RINGBACK_SMTP__URL: the value contains a line break; remove it
+        MUVI_API_KEY: the value ends with a line break; remove it
+        ");
+        let errors = from_file("[egress]\nallow = ['10.0.0.0/8 ']\n[slack]\nbot_token = \"xoxb-1\\u0000\"");
+        insta::assert_snapshot!(errors.expect_err("errors").join("\n"), @r"
+        ringback.toml:2: `egress.allow`: the value begins or ends with a space; remove it
+        ringback.toml:4: `slack.bot_token`: the value ends with a NUL character; remove it
+        ");
+        from_env(&[("RINGBACK_EGRESS__ALLOW", " 10.0.0.0/8 , host")]).expect("no errors");
     }
 
     #[test]

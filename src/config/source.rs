@@ -6,6 +6,8 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use crate::domain::file_text;
+
 /// The file that is read without `--config`, if it exists.
 const DEFAULT_FILE: &str = "ringback.toml";
 
@@ -85,8 +87,8 @@ pub struct Flags {
 pub struct Environment(pub(super) BTreeMap<String, String>);
 
 impl Environment {
-    /// Reads the variables of this process. A value that is not UTF-8 is read with replacement characters, which the
-    /// check of the setting rejects or shows.
+    /// Reads the variables of this process. A value that is not UTF-8 is read with replacement characters, which are
+    /// refused in the value of a setting.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn of_process() -> Self {
         std::env::vars_os()
@@ -122,10 +124,13 @@ impl File {
     pub fn find(requested: Option<&Path>) -> Result<Option<Self>, ConfigError> {
         let path = requested.unwrap_or(Path::new(DEFAULT_FILE));
         let name = path.display().to_string();
-        let mut text = String::new();
-        let read = fs::File::open(path).and_then(|file| file.take(FILE_MAX + 1).read_to_string(&mut text));
+        let mut bytes = Vec::new();
+        let read = fs::File::open(path).and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes));
         let message = match read {
-            Ok(_) if text.len() as u64 <= FILE_MAX => return Ok(Some(Self { path: name, text })),
+            Ok(_) if bytes.len() as u64 <= FILE_MAX => match file_text(bytes) {
+                Ok(text) => return Ok(Some(Self { path: name, text })),
+                Err(error) => format!("{name} {error}"),
+            },
             Ok(_) => format!("{name} is larger than 1 MiB; is it the right file?"),
             Err(error) if error.kind() == io::ErrorKind::NotFound && requested.is_none() => return Ok(None),
             Err(error) => format!("{name} cannot be read: {error}"),
@@ -150,5 +155,19 @@ mod tests {
         );
         fs::write(&path, vec![b'#'; 1024 * 1024 + 1]).expect("written");
         assert!(File::find(Some(&path)).is_err_and(|error| error.message.contains("larger")));
+    }
+
+    #[test]
+    fn a_file_of_windows_notepad_is_read_or_refused_with_the_remedy() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("r.toml");
+        fs::write(&path, "\u{feff}log = 'warn'\r\n").expect("written");
+        assert!(
+            File::find(Some(&path)).is_ok_and(|file| file.is_some_and(|file| file.text == "log = 'warn'\n"))
+        );
+        let utf16: Vec<u8> = "\u{feff}log = 'warn'".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        fs::write(&path, utf16).expect("written");
+        let error = File::find(Some(&path)).expect_err("UTF-16").to_string();
+        assert!(error.ends_with("r.toml is UTF-16; save or send it as UTF-8"), "{error}");
     }
 }

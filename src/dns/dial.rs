@@ -5,21 +5,20 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::net::TcpStream;
 
 use crate::clock::Clock;
 
 /// Time that an attempt has before the next one starts: the connection attempt delay of RFC 8305.
-pub(super) const HEAD_START: Duration = Duration::from_millis(250);
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Returns the result of the first attempt that succeeds, or else the last error; `None` without an attempt. An attempt
-/// starts when the one before has failed, or has run for [`HEAD_START`].
-pub(super) async fn staggered<'a, T, E>(
+/// starts when the one before has failed, or has run for `head_start`.
+pub async fn staggered<T, E>(
     clock: &Clock,
-    attempts: impl Iterator<Item = BoxFuture<'a, Result<T, E>>>,
+    head_start: Duration,
+    attempts: impl Iterator<Item: Future<Output = Result<T, E>>>,
 ) -> Result<T, Option<E>> {
     let mut attempts = attempts.peekable();
     let mut running = FuturesUnordered::new();
@@ -36,7 +35,7 @@ pub(super) async fn staggered<'a, T, E>(
                 Ok(found) => return Ok(found),
                 Err(error) => last = Some(error),
             },
-            () = clock.deadline(HEAD_START), if attempts.peek().is_some() => {}
+            () = clock.deadline(head_start), if attempts.peek().is_some() => {}
         }
     }
 }
@@ -44,8 +43,8 @@ pub(super) async fn staggered<'a, T, E>(
 /// Connects to the first of these addresses that accepts. Families alternate: if one of them leads nowhere, the second
 /// attempt is in the other.
 pub async fn dial(clock: &Clock, addresses: Vec<IpAddr>, port: u16) -> io::Result<TcpStream> {
-    let connect = |address| TcpStream::connect((address, port)).boxed();
-    let stream = staggered(clock, alternating(addresses).into_iter().map(connect)).await;
+    let connect = |address| TcpStream::connect((address, port));
+    let stream = staggered(clock, HEAD_START, alternating(addresses).into_iter().map(connect)).await;
     stream.map_err(|error| error.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
 }
 
@@ -69,6 +68,9 @@ mod tests {
     use std::future::{pending, ready};
     use std::pin::pin;
 
+    use futures_util::FutureExt as _;
+    use futures_util::future::BoxFuture;
+
     use super::*;
     use crate::clock::ManualClock;
     use crate::domain::Timestamp;
@@ -80,7 +82,7 @@ mod tests {
         let manual = ManualClock::at(Timestamp::from_millis(0));
         let clock = Clock::Manual(manual.clone());
         let watch = clock.stopwatch();
-        let mut work = pin!(staggered(&clock, attempts.into_iter()));
+        let mut work = pin!(staggered(&clock, HEAD_START, attempts.into_iter()));
         loop {
             tokio::select! {
                 biased;

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::Name;
 
 use crate::domain::Timestamp;
+use crate::file_state::FileState;
 
 /// Maximum time for which a negative answer of DNS is cached: users register before they deploy.
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(60);
@@ -41,6 +41,12 @@ pub struct SystemFiles {
 impl Default for SystemFiles {
     fn default() -> Self {
         Self { resolv_conf: "/etc/resolv.conf".into(), hosts: "/etc/hosts".into(), port: 53 }
+    }
+}
+
+impl SystemFiles {
+    pub(super) fn state(&self, now: Timestamp) -> FileState {
+        FileState::of([&self.resolv_conf, &self.hosts], now)
     }
 }
 
@@ -138,37 +144,6 @@ fn server(address: IpAddr, port: u16, parsed: &resolv_conf::Config) -> Option<To
         .with_options(options)
         .build();
     resolver.inspect_err(|error| tracing::warn!(%error, %address, "a name server cannot be used")).ok()
-}
-
-/// The state of the files, for comparison.
-pub(super) struct Fingerprint {
-    /// Device, inode, size, and the times of the last changes, of each file that exists.
-    files: [Option<[i64; 7]>; 2],
-    /// Whether a file was changed so recently that a further change may leave the same times.
-    is_fresh: bool,
-}
-
-/// Time after a change in which a further one may have the same time, in seconds.
-const FRESH: i64 = 2;
-
-impl Fingerprint {
-    pub(super) fn of(files: &SystemFiles, now: Timestamp) -> Self {
-        let metadata = [&files.resolv_conf, &files.hosts].map(|path| fs::metadata(path).ok());
-        let state = |file: fs::Metadata| {
-            let (device, inode, size) =
-                (file.dev().cast_signed(), file.ino().cast_signed(), file.size().cast_signed());
-            [device, inode, size, file.ctime(), file.ctime_nsec(), file.mtime(), file.mtime_nsec()]
-        };
-        Self {
-            is_fresh: metadata.iter().flatten().any(|file| file.ctime() >= now.seconds() - FRESH),
-            files: metadata.map(|file| file.map(state)),
-        }
-    }
-
-    /// Returns whether the files may have changed since their state was `read`.
-    pub(super) fn differs(&self, read: &Self) -> bool {
-        read.is_fresh || self.files != read.files
-    }
 }
 
 #[cfg(test)]

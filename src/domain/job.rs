@@ -1,6 +1,7 @@
 //! Jobs: what identifies one, its status, and what a poll reports about it.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -158,6 +159,21 @@ pub struct Observation {
     pub completed_at: Option<Timestamp>,
 }
 
+/// Largest plausible difference between two clocks of one provider.
+const CLOCK_SKEW: Duration = Duration::from_secs(60);
+
+impl Observation {
+    /// Discards the times that the provider cannot mean: those outside of the plausible range, and an end before the
+    /// submission. Providers write zero values for unknown times, and times in another unit than documented. A
+    /// wrong time would be shown to users and counted as a detection delay of decades.
+    pub fn discard_implausible_times(&mut self, now: Timestamp) {
+        self.created_at = self.created_at.filter(|at| at.is_plausible(now));
+        self.completed_at = self.completed_at.filter(|at| {
+            at.is_plausible(now) && self.created_at.is_none_or(|created| created.since(*at) <= CLOCK_SKEW)
+        });
+    }
+}
+
 /// What the poller remembers about the polls of a job. It is kept in memory only.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -175,6 +191,31 @@ pub struct PollStats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Public report: influxdata/influxdb#13511.
+    #[test]
+    fn implausible_times_of_a_provider_are_null() {
+        let at = |text| Timestamp::parse(text);
+        let now = at("2026-02-18T15:00:00Z").expect("a time");
+        let (past, early, late) =
+            (at("1970-01-01T00:00:00Z"), at("2026-02-18T14:00:00Z"), at("2026-02-18T14:05:00Z"));
+        let barely = at("2026-02-18T13:59:30Z");
+        for (given, kept) in [
+            ((early, late), (early, late)),
+            ((early, early), (early, early)),
+            ((early, barely), (early, barely)),
+            ((late, early), (late, None)),
+            ((past, late), (None, late)),
+            ((early, past), (early, None)),
+            ((None, at("9998-12-31T23:59:59Z")), (None, None)),
+            ((at("2999-01-01T00:00:00Z"), early), (None, early)),
+        ] {
+            let mut seen =
+                Observation { created_at: given.0, completed_at: given.1, ..Observation::default() };
+            seen.discard_implausible_times(now);
+            assert_eq!((seen.created_at, seen.completed_at), kept, "{given:?}");
+        }
+    }
 
     #[test]
     fn the_shard_of_a_job_never_changes() {

@@ -10,6 +10,16 @@ use utoipa::openapi::schema::{KnownFormat, SchemaFormat};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
 
+/// Oldest plausible age of a provider's time: providers delete jobs within weeks or months.
+const AGE_MAX: Duration = Duration::from_secs(366 * 86_400);
+
+/// Largest plausible distance of a provider's time in the future: clocks differ, and some providers write local times
+/// as UTC.
+const AHEAD_MAX: Duration = Duration::from_secs(86_400);
+
+/// Smallest number of seconds of a `Retry-After` that is a time since 1970 and not a span of 31 years.
+const EPOCH_SECONDS_MIN: f64 = 1e9;
+
 impl Timestamp {
     /// Largest time: the start of the last year that RFC 3339 can express.
     pub const MAX: Self = Self(253_370_764_800_000);
@@ -48,6 +58,13 @@ impl Timestamp {
     #[must_use]
     pub fn minus(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// Returns whether a provider can mean this time: at most [`AGE_MAX`] before and [`AHEAD_MAX`] after `now`. Zero
+    /// times (1970-01-01, year 1), sentinels such as 9999-12-31 and seconds that are read as milliseconds are
+    /// outside of this range.
+    pub fn is_plausible(self, now: Self) -> bool {
+        (now.minus(AGE_MAX)..=now.plus(AHEAD_MAX)).contains(&self)
     }
 
     /// Returns the time since `earlier`; zero if `earlier` is later.
@@ -111,13 +128,22 @@ pub fn format_duration(span: Duration) -> String {
     format!("{}{unit}", millis / u128::from(size))
 }
 
-/// Parses a `Retry-After` header, in seconds (whole or not) or as an HTTP date, as a span from `now`. Returns
-/// `None` for anything else and for a date in the past. The caller limits the span.
+/// Parses a `Retry-After` header, in seconds (whole or not) or as an HTTP date, as a span from `now`. Some services
+/// send the seconds since 1970 instead. Returns `None` for anything else and for a time in the past. The caller
+/// limits the span.
 pub fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse::<f64>() {
         let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-        return (plain && seconds >= 0.0).then(|| Duration::from_secs_f64(seconds.min(1e9)));
+        if !plain || seconds < 0.0 {
+            return None;
+        }
+        let span = Duration::from_secs_f64(seconds.min(1e12));
+        if seconds < EPOCH_SECONDS_MIN {
+            return Some(span);
+        }
+        let at = Timestamp::default().plus(span);
+        return (at > now && at.is_plausible(now)).then(|| at.since(now));
     }
     let date = httpdate::parse_http_date(text).ok()?;
     let millis = date.duration_since(std::time::UNIX_EPOCH).ok()?.as_millis();
@@ -183,6 +209,11 @@ mod tests {
             (" 1.5 ", Some(1_500)),
             ("Wed, 18 Feb 2026 15:02:00 GMT", Some(120_000)),
             ("Wed, 18 Feb 2026 14:02:00 GMT", None),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", None),
+            ("999999999", Some(999_999_999_000)),
+            ("1771426920", Some(120_000)),
+            ("1771426740", None),
+            ("1771426920000", None),
             ("-1", None),
             ("NaN", None),
             ("inf", None),
@@ -194,6 +225,26 @@ mod tests {
             let read = parse_retry_after(text, now).map(|span| span.as_millis());
             assert_eq!(read, millis, "{text}");
         }
+    }
+
+    // Public report: influxdata/influxdb#13511.
+    #[test]
+    fn a_time_is_plausible_for_a_year_back_and_a_day_ahead() {
+        let now = Timestamp::parse("2026-02-18T15:00:00Z").unwrap_or_default();
+        for (text, plausible) in [
+            ("1970-01-01T00:00:00Z", false),
+            ("1970-01-21T12:03:46Z", false),
+            ("2001-01-01T00:00:00Z", false),
+            ("2025-02-17T14:59:59Z", false),
+            ("2025-02-17T15:00:00Z", true),
+            ("2026-02-18T15:00:00Z", true),
+            ("2026-02-19T15:00:00Z", true),
+            ("2026-02-19T15:00:01Z", false),
+            ("9998-12-31T23:59:59Z", false),
+        ] {
+            assert_eq!(Timestamp::parse(text).map(|at| at.is_plausible(now)), Some(plausible), "{text}");
+        }
+        assert!(Timestamp::default().is_plausible(Timestamp::default()));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use url::{Host, Url};
 
 use super::ranges::forbidden;
-use crate::domain::{AddressError, Masked, is_host_name, parse_host_name};
+use crate::domain::{AddressError, Masked, is_hidden, is_host_name, parse_host_name};
 
 /// Maximum length of a URL in bytes, as given and as normalised.
 const URL_MAX: usize = 2_048;
@@ -123,6 +123,10 @@ impl Settings {
         // The parser would drop tabs and line ends without an error.
         if text.chars().any(char::is_control) {
             return invalid("must not contain control characters");
+        }
+        // It would encode others, which come from a copied text, and the receiver would not know the path.
+        if text.chars().any(is_hidden) {
+            return invalid("must not contain invisible characters");
         }
         let mut url = match Url::parse(text) {
             Ok(url) => url,
@@ -431,6 +435,8 @@ mod tests {
             ("https://a*b.example/", "host name"),
             ("https://-a.example/", "host name"),
             ("https://exam\tple.com/", "control"),
+            ("https://example.com/hook\u{200b}", "invisible"),
+            ("\u{feff}https://example.com/hook", "invisible"),
             ("https://example.com/\r\nx: y", "control"),
         ];
         for (url, part) in table {

@@ -10,12 +10,10 @@ use std::time::Duration;
 use super::exhaustion::lacking;
 use super::head_limit::NoHead;
 use super::resolver::ResolveError;
+use crate::tls;
 
 /// Maximum time to make a connection: resolving the name, TCP and TLS. It is part of the exchange's deadline.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Maximum length of a TLS error, in characters: it can quote a thousand names of a certificate.
-const DETAIL_MAX: usize = 300;
 
 /// Reason why there is no response. `Display` gives a word and a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -118,8 +116,8 @@ impl SendError {
         if let Some(exhausted) = cause.downcast_ref().and_then(Self::exhausted) {
             return Some(exhausted);
         }
-        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
-            return Some(Self::Tls(tls.to_string().chars().take(DETAIL_MAX).collect()));
+        if let Some(error) = cause.downcast_ref::<rustls::Error>() {
+            return Some(Self::Tls(tls::explain(error)));
         }
         if let Some(no_head) = cause.downcast_ref::<NoHead>() {
             return Some(Self::Protocol(no_head.to_string()));

@@ -4,9 +4,7 @@
 //! checked. Between the check and the connection the name cannot change its addresses. An address that DNS reports
 //! later is neither checked nor connected to. An address in a URL does not pass through here; `Egress::send` checks it.
 //!
-//! The HTTP client divides the time for a connection by the number of addresses of a family, and tries both families
-//! side by side, so that a silent address leaves time for the others. A lookup occupies no thread, and dropping its
-//! future cancels it.
+//! A lookup occupies no thread, and dropping its future cancels it.
 
 use std::collections::HashMap;
 use std::io;

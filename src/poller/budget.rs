@@ -7,6 +7,7 @@
 //! - **Circuit breaker**, after errors of five distinct jobs within a minute, at least three of them one after
 //!   another, and no successful poll: the provider fails. One poll a second starts until one succeeds. Then the
 //!   breaker closes and the backoffs of all jobs are cleared.
+//!   The errors of one app alone do not open it while another app has jobs: they may be about its jobs only.
 //! - **Pause**, after a 401 or an account code of the definition: the provider rejects the credential. One poll a
 //!   minute starts until the credential is accepted. No watch fails because of it.
 //!
@@ -20,7 +21,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::domain::{FailureStreak, JobNo, Limits, ProviderHealth, Timestamp};
+use crate::domain::{AppNo, FailureStreak, JobNo, Limits, ProviderHealth, Timestamp};
 
 /// Longest cooldown that a provider's `Retry-After` can cause.
 const COOLDOWN_MAX: Duration = Duration::from_secs(3600);
@@ -56,6 +57,17 @@ pub enum Permit {
     Busy,
 }
 
+/// A failed poll.
+#[derive(Clone, Copy, Debug)]
+pub struct FailedPoll {
+    pub job: JobNo,
+    /// The app in whose turn it was made.
+    pub app: AppNo,
+    pub started: Timestamp,
+    /// Whether no other app has jobs at the provider.
+    pub is_only_app: bool,
+}
+
 /// The budget of one credential.
 #[derive(Debug)]
 pub struct Budget {
@@ -73,8 +85,8 @@ pub struct Budget {
     hold: Option<(ProviderHealth, Timestamp)>,
     /// Time of the last successful poll.
     pub last_ok: Option<Timestamp>,
-    /// Time of the last error of each job, of up to [`BREAKER_JOBS`] jobs.
-    errors: HashMap<JobNo, Timestamp>,
+    /// App and time of the last error of each job, of up to [`BREAKER_JOBS`] jobs.
+    errors: HashMap<JobNo, (AppNo, Timestamp)>,
     /// Failed polls one after another, since the last successful one.
     failures: FailureStreak,
 }
@@ -114,13 +126,20 @@ impl Budget {
         matches!(self.hold, Some((ProviderHealth::Down, _)))
     }
 
+    /// Returns whether many jobs fail and no poll has succeeded for a while, whichever app they belong to.
+    pub fn is_doubtful(&self, now: Timestamp) -> bool {
+        let since = now.minus(BREAKER_WINDOW);
+        let recent = self.errors.values().filter(|(_, at)| *at >= since).count();
+        recent >= BREAKER_JOBS && self.last_ok.is_none_or(|at| at < since)
+    }
+
     /// Returns the health as the API shows it, and the time until which polls are held back.
     pub fn health(&self, now: Timestamp) -> (ProviderHealth, Option<Timestamp>) {
         let cooling = Some(self.cooldown_until).filter(|until| *until > now);
         let since = now.minus(BREAKER_WINDOW);
         match self.hold {
             Some((health, probe_at)) => (health, Some(probe_at).max(cooling)),
-            None if cooling.is_some() || self.errors.values().any(|at| *at >= since) => {
+            None if cooling.is_some() || self.errors.values().any(|(_, at)| *at >= since) => {
                 (ProviderHealth::Degraded, cooling)
             }
             None => (ProviderHealth::Ok, None),
@@ -184,17 +203,23 @@ impl Budget {
         self.hold.take().map(|_| ProviderHealth::Ok)
     }
 
-    /// Records a failed poll of `job` that started at `started`. The cause may be the job or the provider.
-    pub fn error(&mut self, job: JobNo, started: Timestamp, now: Timestamp) -> Option<ProviderHealth> {
+    /// Records a poll that failed at `now`. The cause may be the job or the provider.
+    pub fn error(&mut self, poll: FailedPoll, now: Timestamp) -> Option<ProviderHealth> {
+        let FailedPoll { job, app, started, is_only_app } = poll;
         self.failures.failed(started, now);
         let since = now.minus(BREAKER_WINDOW);
-        self.errors.retain(|_, at| *at >= since);
-        if self.errors.len() < BREAKER_JOBS {
-            self.errors.insert(job, now);
+        self.errors.retain(|_, (_, at)| *at >= since);
+        if self.errors.len() >= BREAKER_JOBS && self.errors.values().all(|(known, _)| *known != app) {
+            // The error of another app is more evidence than that of one more job.
+            let replaced = self.errors.keys().min().copied();
+            replaced.and_then(|job| self.errors.remove(&job));
         }
-        let none_ok = self.last_ok.is_none_or(|at| at < since);
-        let is_failing = self.errors.len() >= BREAKER_JOBS && self.failures.count() >= BREAKER_FAILURES;
-        if self.hold.is_none() && none_ok && is_failing {
+        if self.errors.len() < BREAKER_JOBS || self.errors.contains_key(&job) {
+            self.errors.insert(job, (app, now));
+        }
+        let of_several_apps = || self.errors.values().any(|(known, _)| *known != app);
+        let is_failing = self.failures.count() >= BREAKER_FAILURES && (is_only_app || of_several_apps());
+        if self.hold.is_none() && self.is_doubtful(now) && is_failing {
             self.hold = Some((ProviderHealth::Down, now.plus(BREAKER_PROBE)));
             return Some(ProviderHealth::Down);
         }
@@ -234,7 +259,7 @@ impl Budget {
         self.full_at -= i64::try_from(jump.as_micros()).unwrap_or(i64::MAX);
         self.cooldown_until = self.cooldown_until.minus(jump);
         self.last_ok = self.last_ok.map(|at| at.minus(jump));
-        self.errors.values_mut().for_each(|at| *at = at.minus(jump));
+        self.errors.values_mut().for_each(|(_, at)| *at = at.minus(jump));
         if let Some((_, probe_at)) = &mut self.hold {
             *probe_at = probe_at.minus(jump);
         }
@@ -315,7 +340,26 @@ mod tests {
 
     /// Records a failed poll that takes a millisecond.
     fn error(budget: &mut Budget, job: i64, ended: i64) -> Option<ProviderHealth> {
-        budget.error(JobNo(job), at(ended - 1), at(ended))
+        budget.error(failed(1, job, at(ended - 1)), at(ended))
+    }
+
+    fn failed(app: i64, job: i64, started: Timestamp) -> FailedPoll {
+        FailedPoll { job: JobNo(job), app: AppNo(app), started, is_only_app: true }
+    }
+
+    #[test]
+    fn errors_of_one_app_do_not_open_the_breaker_for_others() {
+        let mut budget = unlimited();
+        let of = |app, job, ended| {
+            (FailedPoll { is_only_app: false, ..failed(app, job, at(ended - 1)) }, at(ended))
+        };
+        for n in 1..=20 {
+            let (poll, now) = of(1, n, 2 * n);
+            assert_eq!(budget.error(poll, now), None);
+        }
+        assert!(budget.is_doubtful(at(50)) && !budget.is_held_back());
+        let (poll, now) = of(2, 30, 60);
+        assert_eq!(budget.error(poll, now), Some(ProviderHealth::Down), "another app observes it, too");
     }
 
     #[test]
@@ -338,11 +382,11 @@ mod tests {
         // Two outages, each of which fails forty polls in flight.
         for started in [0, 2_000] {
             for job in 1..=40 {
-                assert_eq!(budget.error(JobNo(job), at(started), at(started + 100 + job)), None);
+                assert_eq!(budget.error(failed(1, job, at(started)), at(started + 100 + job)), None);
             }
         }
         let changes: Vec<_> =
-            (1..=40).map(|job| budget.error(JobNo(job), at(5_000), at(5_000 + job))).collect();
+            (1..=40).map(|job| budget.error(failed(1, job, at(5_000)), at(5_000 + job))).collect();
         assert_eq!(changes[0], Some(ProviderHealth::Down), "the third observation");
         assert_eq!(changes[1..], [None; 39]);
 

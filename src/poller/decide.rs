@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 
-use super::budget::backoff;
+use super::budget::{FailedPoll, backoff};
 use super::provider::PollResponse;
 use super::scheduler::{FINAL_POLL, JobSchedule, ProviderError, ProviderQueue, Scheduler};
 use crate::domain::{
@@ -68,6 +68,8 @@ pub(super) fn decide(
     schedule.record_start(started);
     let index = schedule.queue();
     let queue = &mut scheduler.queues[index];
+    let failed =
+        FailedPoll { job, app: schedule.app, started, is_only_app: queue.turns.is_only_app(schedule.app) };
     let budget = &mut queue.budget;
     if let Some(error) = meaning.message() {
         schedule.rare().last_error = Some(error.to_owned());
@@ -96,10 +98,10 @@ pub(super) fn decide(
         Interpretation::Failed { failure: PollFailure::NotFound, message } => {
             // An id that the provider never knew says nothing about the provider, but about the client that gave it.
             let was_known = schedule.known.status != JobStatus::Unknown;
-            let error = if was_known { budget.error(job, started, now) } else { None };
+            let error = if was_known { budget.error(failed, now) } else { None };
             let change = budget.authorized().or(error);
             decision.back_off(schedule);
-            if schedule.watching > 0 && !budget.is_open() {
+            if schedule.watching > 0 && !budget.is_open() && !budget.is_doubtful(now) {
                 decision.on_not_found(schedule, message, queue.policy.not_found_grace);
             }
             change
@@ -117,7 +119,7 @@ pub(super) fn decide(
         }
         Interpretation::Failed { failure: PollFailure::Error, .. } => {
             decision.back_off(schedule);
-            budget.error(job, started, now)
+            budget.error(failed, now)
         }
         // It has returned above.
         Interpretation::Failed { failure: PollFailure::NotMade, .. } => None,

@@ -83,6 +83,9 @@ impl Provider {
         let now = clock.now();
         let retry_after = received.retry_after(now);
         let mut meaning = definition.interpret(&name.job_id, received.status, &received.body);
+        if let Interpretation::Ok(report) = &mut meaning {
+            report.observation.discard_implausible_times(now);
+        }
         // A provider's error message is logged and shown to users.
         if let (Interpretation::Failed { message, .. }, Some(credential)) = (&mut meaning, self.key()) {
             *message = message.replace(credential, "***");

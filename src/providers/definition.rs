@@ -181,6 +181,23 @@ impl Definition {
         self.request.auth.is_some()
     }
 
+    /// Checks a key. After the name of a scheme, such as `Bearer`, a key is one word. The error is a sentence that does
+    /// not repeat the key.
+    pub fn check_credential(&self, key: &str) -> Result<(), String> {
+        let Some(Auth { prefix, .. }) = self.request.auth.as_ref().filter(|auth| !auth.prefix.is_empty())
+        else {
+            return Ok(());
+        };
+        let begin = key.get(..prefix.len());
+        if begin.is_some_and(|begin| begin.eq_ignore_ascii_case(prefix)) {
+            return Err(format!("the key begins with `{}`, which is added to it; remove it", prefix.trim()));
+        }
+        if key.contains(' ') {
+            return Err("the key contains a space; remove it".to_owned());
+        }
+        Ok(())
+    }
+
     /// Returns the default address of requests: scheme, host and port.
     pub fn base_url(&self) -> String {
         self.request.url.origin.to_string()

@@ -195,6 +195,10 @@ enum TimeFormat {
     EpochMs,
 }
 
+/// Range of plausible percentages. A number outside of it is not a progress: providers write -1 for an unknown one, or
+/// count frames. Up to 101 it is an inaccurate sum of parts.
+const PERCENT: std::ops::Range<f64> = 0.0..101.0;
+
 impl Progress {
     /// Returns the progress in whole percent, rounded down, so that 99.9 is not 100.
     pub(super) fn read(&self, job: &Value) -> Option<u8> {
@@ -208,8 +212,8 @@ impl Progress {
         };
         let percent = if matches!(self.unit, Some(Unit::Percent)) { number } else { number * 100.0 };
         // 0.29 × 100 is 28.999…
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped before")]
-        Some((percent + 1e-9).clamp(0.0, 100.0) as u8)
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in the range")]
+        PERCENT.contains(&percent).then_some((percent + 1e-9).min(100.0) as u8)
     }
 }
 

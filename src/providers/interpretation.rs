@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::definition::{Definition, NotFound};
 use super::extract::{Extract, MAX_TEXT, clip, cut, label, text};
-use crate::domain::{JobError, Observation, PollOutcome};
+use crate::domain::{JobError, Observation, PollOutcome, to_utf8};
 
 /// Number of characters that are kept of a word: a status, a code or a request id.
 const MAX_WORD: usize = 200;
@@ -101,7 +101,8 @@ pub struct JobReport {
 
 impl Definition {
     /// Returns the meaning of the response to [`Self::request`]. `body` is the decoded body, up to the size limit.
-    /// Never panics, whatever the bytes. Times are returned as the provider reports them, also future ones.
+    /// Never panics, whatever the bytes. Times are returned as the provider reports them, also implausible ones, which
+    /// [`Observation::discard_implausible_times`] discards: this function has no clock.
     pub fn interpret(&self, job_id: &str, status: u16, body: &[u8]) -> Interpretation {
         let answer = self.parse_body(body);
         let reports_error = |answer: &Value| {
@@ -123,6 +124,7 @@ impl Definition {
         if body.len() > self.request.max_body {
             return Err(format!("the response is larger than {} bytes", self.request.max_body));
         }
+        let body = &*to_utf8(body);
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err("the response is empty".to_owned());
         }

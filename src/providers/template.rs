@@ -11,6 +11,8 @@ use regex::Regex;
 use serde::Deserialize;
 use url::Url;
 
+use crate::domain::check_value;
+
 /// Every byte that is not unreserved in RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -193,6 +195,8 @@ impl Param {
             format!("must be at most {MAX_VALUE} bytes")
         } else if value.chars().any(char::is_control) {
             "must not contain control characters".to_owned()
+        } else if let Err(error) = check_value(value) {
+            error
         } else if leaves {
             "must not contain `.`, `..` or an empty part between slashes".to_owned()
         } else if r#enum.as_ref().is_some_and(|all| all.iter().all(|one| one != value)) {

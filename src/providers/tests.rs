@@ -153,6 +153,43 @@ fn every_truncated_response_is_an_error_without_a_panic() {
 }
 
 #[test]
+fn a_key_of_two_words_is_refused_without_repeating_it() {
+    let definition = embedded().get("muvi").unwrap().clone();
+    assert_eq!(definition.check_credential("hush-1"), Ok(()));
+    for (key, error) in [
+        ("Bearer hush", "the key begins with `Bearer`, which is added to it; remove it"),
+        ("bearer hush", "the key begins with `Bearer`, which is added to it; remove it"),
+        ("hush hush", "the key contains a space; remove it"),
+    ] {
+        assert_eq!(definition.check_credential(key), Err(error.to_owned()));
+    }
+}
+
+#[test]
+fn an_answer_with_a_mark_or_in_utf16_is_read() {
+    let body = r#"{"jobId": "job_1", "status": "completed"}"#;
+    let marked = format!("\u{feff}{body}");
+    let utf16: Vec<u8> = marked.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    let definition = embedded().get("muvi").unwrap().clone();
+    for bytes in [marked.as_bytes(), &utf16] {
+        let seen = report(definition.interpret("job_1", 200, bytes)).observation;
+        assert_eq!(seen.status, JobStatus::Completed);
+    }
+}
+
+#[test]
+fn a_definition_of_a_windows_editor_is_read_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("own.toml");
+    let text = small(&[]).replace('\n', "\r\n");
+    fs::write(&file, format!("\u{feff}{text}")).unwrap();
+    Definition::check(&file).unwrap();
+    fs::write(&file, text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+    let errors = Definition::check(&file).unwrap_err();
+    assert_eq!(errors, [format!("{}: the file is UTF-16; save or send it as UTF-8", file.display())]);
+}
+
+#[test]
 fn an_unpaired_surrogate_hides_no_ending() {
     let said = |error: &str| {
         let body = format!(r#"{{"jobId": "job_1", "status": "failed", "error": {{"message": "{error}"}}}}"#);
@@ -198,11 +235,22 @@ fn a_field_of_the_wrong_type_is_null_and_affects_no_other() {
 }
 
 #[test]
-fn progress_is_always_between_0_and_100() {
-    let table = [("-5", 0), ("0", 0), ("49.9", 49), ("100", 100), ("1e300", 100), ("99.99", 99)];
+fn progress_is_between_0_and_100_or_null() {
+    let table = [
+        ("-5", None),
+        ("-0.1", None),
+        ("-0.0", Some(0)),
+        ("0", Some(0)),
+        ("49.9", Some(49)),
+        ("100", Some(100)),
+        ("100.9", Some(100)),
+        ("101", None),
+        ("1e300", None),
+        ("99.99", Some(99)),
+    ];
     for (given, shown) in table {
         let body = format!(r#"{{"jobId": "job_1", "status": "processing", "progress": {given}}}"#);
-        assert_eq!(report(muvi(200, &body)).observation.progress, Some(shown), "{given}");
+        assert_eq!(report(muvi(200, &body)).observation.progress, shown, "{given}");
     }
 }
 

@@ -326,8 +326,8 @@ impl Metrics {
     /// Records that the first attempt to report the end of a job begins `now`.
     pub fn detected(&self, finished: &Finished, now: Timestamp) {
         let delays = self.delays.read().unwrap_or_else(PoisonError::into_inner);
-        // The row can name a provider that is no longer defined.
-        if let Some(delay) = delays.get(&finished.provider) {
+        // The row can name a provider that is no longer defined, and a time that an earlier version stored unchecked.
+        if let Some(delay) = delays.get(&finished.provider).filter(|_| finished.at.is_plausible(now)) {
             delay.observe(now.since(finished.at).as_secs_f64());
         }
     }

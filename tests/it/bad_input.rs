@@ -52,7 +52,28 @@ async fn every_invalid_field_has_its_pointer_code_and_reason() {
         (json!({ "jobId": "a%2fb" }), "/jobId", "invalid_format", ""),
         (json!({ "jobId": "." }), "/jobId", "invalid_format", ""),
         (json!({ "jobId": "job\n1" }), "/jobId", "invalid_format", ""),
-        (json!({ "jobId": "job\u{0}1" }), "/jobId", "invalid_format", ""),
+        (json!({ "jobId": "job\u{0}1" }), "/jobId", "invalid_format", "NUL"),
+        (
+            json!({ "jobId": "job_1\u{200b}" }),
+            "/jobId",
+            "invalid_format",
+            "ends with the invisible character U+200B",
+        ),
+        (json!({ "jobId": " job_1" }), "/jobId", "invalid_format", "begins or ends with a space; remove it"),
+        (json!({ "provider": "mu\u{0}vi" }), "/provider", "invalid_format", "NUL"),
+        (
+            json!({ "callbackUrl": "https://a.example/\u{feff}" }),
+            "/callbackUrl",
+            "invalid_address",
+            "invisible",
+        ),
+        (json!({ "slack": "#ops\u{0}" }), "/slack", "invalid_address", ""),
+        (
+            json!({ "notify": [{ "url": "https://a.example/", "secret": "whsec_AAAA\r\n" }] }),
+            "/notify/0/secret",
+            "invalid_secret",
+            "line break",
+        ),
         (json!({ "jobId": "jöb" }), "/jobId", "invalid_format", ""),
         (json!({ "jobId": long }), "/jobId", "invalid_format", ""),
         (json!({ "callbackUrl": null }), "/callbackUrl", "required", "where to"),
@@ -314,7 +335,7 @@ async fn a_malformed_body_is_400_and_an_invalid_one_422() {
         "[".repeat(90_000),
         "]".repeat(90_000)
     );
-    let table: [(&[u8], u16, &str, &str); 16] = [
+    let table: [(&[u8], u16, &str, &str); 17] = [
         (b"", 400, "malformed_body", "not JSON"),
         (b"   ", 400, "malformed_body", "not JSON"),
         (b"{", 400, "malformed_body", "not JSON"),
@@ -322,9 +343,10 @@ async fn a_malformed_body_is_400_and_an_invalid_one_422() {
         (b"{} {}", 400, "malformed_body", "not JSON"),
         (b"jobId=job_1", 400, "malformed_body", "not JSON"),
         (b"{\"jobId\": NaN}", 400, "malformed_body", "not JSON"),
-        (b"\xff\xfe{\x00}\x00", 400, "malformed_body", "not UTF-8"),
+        (b"\xff\xfe{\x00}\x00", 400, "malformed_body", "the body is UTF-16; save or send it as UTF-8"),
+        (b"{\x00}\x00", 400, "malformed_body", "the body is UTF-16"),
         (b"{\"jobId\": \"\xc3\x28\"}", 400, "malformed_body", "not UTF-8"),
-        (b"\xef\xbb\xbf{}", 400, "malformed_body", "not JSON"),
+        (b"\xef\xbb\xbf{}", 422, "invalid_request", "/jobId"),
         (b"[]", 422, "invalid_request", "object"),
         (b"null", 422, "invalid_request", ""),
         (b"\"job_1\"", 422, "invalid_request", "object"),

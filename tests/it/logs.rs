@@ -320,7 +320,9 @@ async fn a_start_without_any_provider_key_warns() {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = settings(&world, "warn", "text");
         settings.retain(|(name, _)| with_key || *name != "MUVI_API_KEY");
-        let log = Program::start(folder.path(), &settings).await.end().await;
+        let program = Program::start(folder.path(), &settings).await;
+        program.send("GET", "/v1/watches", canary::API_KEY, &Value::Null).await;
+        let log = program.end().await;
         let warns = log.contains("no provider has an API key") && log.contains("MUVI_API_KEY");
         assert_eq!(warns, !with_key, "{log}");
     }

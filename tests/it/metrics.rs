@@ -205,6 +205,33 @@ async fn detection_delay_runs_from_job_end_to_first_attempt() {
     t.finish().await;
 }
 
+// Public report: influxdata/influxdb#13511.
+#[tokio::test]
+async fn an_implausible_end_of_a_job_is_null_and_no_delay() {
+    let t = Harness::start().await;
+    let times =
+        ["1970-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "9998-12-31T00:00:00Z", "2026-02-18T14:00:00Z"];
+    for (n, at) in times.into_iter().enumerate() {
+        let job = format!("job_{n}");
+        let created = if n == 3 { "2026-02-18T14:59:00Z" } else { at };
+        t.provider.job(&job, &json!({ "status": "completed", "createdAt": created, "completedAt": at }));
+        let watch = t.watch(&job).await;
+        t.pass(seconds(5)).await;
+        let shown = t.shown(&watch).await;
+        let expected = if n == 3 { json!("2026-02-18T14:59:00.000Z") } else { json!(null) };
+        assert_eq!(
+            (&shown["job"]["createdAt"], &shown["job"]["completedAt"]),
+            (&expected, &json!(null)),
+            "{at}"
+        );
+        let hits = t.receiver.take(1).await;
+        assert_eq!(hits[0].json()["data"]["completedAt"], json!(null), "{at}");
+    }
+    let found = scrape(&t).await;
+    assert_eq!(found.of(r#"ringback_detection_delay_seconds_count{provider="muvi"}"#), 0.0);
+    t.finish().await;
+}
+
 #[tokio::test]
 async fn detection_delay_counts_time_before_a_restart() {
     let mut t = Harness::start().await;
@@ -323,6 +350,7 @@ crate::postgres::on_postgres_too! {
     metrics_count_what_happened,
     detection_delay_runs_from_job_end_to_first_attempt,
     detection_delay_counts_time_before_a_restart,
+    an_implausible_end_of_a_job_is_null_and_no_delay,
     due_deliveries_and_the_age_of_the_oldest_are_exported,
     an_open_breaker_and_a_rejected_credential_are_exported,
     with_metrics_listen_only_that_port_serves_metrics,

@@ -46,6 +46,7 @@ async fn many_jobs_of_one_app_do_not_delay_another_app() {
     t.give_up().await;
 }
 
+// Once: the poller keeps this in memory.
 #[tokio::test]
 async fn final_polls_of_one_app_do_not_starve_the_others() {
     let t = Harness::with(&SLOW).await;
@@ -68,6 +69,7 @@ async fn final_polls_of_one_app_do_not_starve_the_others() {
     t.give_up().await;
 }
 
+// Once: the poller keeps this in memory.
 #[tokio::test]
 async fn slow_polls_of_one_app_leave_a_place_for_another() {
     let t = Harness::with(&[("RINGBACK_PROVIDERS__MUVI__CONCURRENCY", "4")]).await;
@@ -136,6 +138,7 @@ async fn a_shared_job_is_polled_in_the_turns_of_both_apps() {
     t.give_up().await;
 }
 
+// Once: the poller keeps this in memory.
 #[tokio::test]
 async fn a_provider_shows_no_words_about_another_apps_job() {
     let t = Harness::start().await;
@@ -166,6 +169,7 @@ async fn a_provider_shows_no_words_about_another_apps_job() {
     t.give_up().await;
 }
 
+// Once: the poller keeps this in memory.
 #[tokio::test]
 async fn the_next_poll_is_the_time_at_which_it_happens() {
     let t = Harness::with(&[("RINGBACK_PROVIDERS__MUVI__RATE", "1/s"), SLOW[1]]).await;
@@ -198,6 +202,7 @@ async fn the_next_poll_is_the_time_at_which_it_happens() {
     t.give_up().await;
 }
 
+// Once: the poller keeps this in memory.
 #[tokio::test]
 async fn an_outage_of_two_seconds_does_not_open_the_breaker() {
     let t = Harness::start().await;

@@ -215,7 +215,8 @@ async fn the_breaker_opens_after_errors_of_five_jobs_and_closes_on_ok() {
     assert_eq!(before, 60, "they were due together, and failures in flight together count once");
     t.pass(seconds(20)).await;
     let probes = t.provider.all_polls()[before..].to_vec();
-    assert!((19..=20).contains(&probes.len()), "one poll a second: {probes:?}");
+    // The jobs wait for 4 s first.
+    assert!((16..=17).contains(&probes.len()), "one poll a second: {probes:?}");
     assert!(probes.windows(2).all(|pair| pair[1].since(pair[0]) >= seconds(1)), "{probes:?}");
     t.provider.all(None);
     t.pass(seconds(2)).await;

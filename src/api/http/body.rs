@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::object_reader::ObjectReader;
 use super::problem::{FieldErrorCode, FieldErrors, Problem, ProblemCode};
 use crate::clock::Clock;
+use crate::domain::decode;
 
 /// Maximum size of a request's body, in bytes.
 pub const BODY_MAX: usize = 256 * 1024;
@@ -74,7 +75,7 @@ impl UnreadBody {
             discard(body, clock).await;
             return Err(too_large("the body", max));
         }
-        String::from_utf8(bytes).map_err(|_| malformed("the body is not UTF-8; encode it as UTF-8"))
+        decode(bytes).map_err(|error| Problem::new(ProblemCode::MalformedBody, format!("the body {error}")))
     }
 
     /// Reads and discards the body if no handler read it.

@@ -212,13 +212,20 @@ pub fn suggestion(unknown: &str, known: &[&str]) -> String {
 /// Maximum length of a name for which a similar one is searched.
 const NAME_MAX: usize = 64;
 
-/// Reads a JSON string; any other value is an error at `pointer`.
+/// Reads a JSON string without NUL; any other value is an error at `pointer`.
 pub fn string(raw: &RawValue, pointer: &str, errors: &mut FieldErrors) -> Option<String> {
-    let text = text(raw);
-    if text.is_none() {
-        errors.add(pointer, FieldErrorCode::InvalidType, "must be a string");
+    match text(raw) {
+        // PostgreSQL refuses NUL in a text.
+        Some(text) if text.contains('\0') => {
+            errors.add(pointer, FieldErrorCode::InvalidFormat, "must not contain NUL");
+            None
+        }
+        Some(text) => Some(text),
+        None => {
+            errors.add(pointer, FieldErrorCode::InvalidType, "must be a string");
+            None
+        }
     }
-    text
 }
 
 /// Returns the text of a JSON string, or `None` for any other value.

@@ -67,6 +67,19 @@ fn no_hostile_value_becomes_markup() {
 }
 
 #[test]
+fn a_sentence_of_ringback_is_not_credited_to_the_provider() {
+    for (name, by_provider) in [("job.failed", true), ("watch.expired", false), ("job.not_found", false)] {
+        for file in WITH_SNAPSHOTS.iter().filter(|file| file.name != "email/subject.txt") {
+            let rendered = embedded().render(file, &sample(name)).unwrap();
+            let credits = rendered.contains("of the provider");
+            assert_eq!(credits, by_provider && file.name == "email/message.txt", "{name}: {rendered}");
+        }
+    }
+    let text = embedded().render(&email::TEXT, &sample("watch.expired")).unwrap();
+    assert!(text.contains("\nReason:\n\n    the job did not end in time\n"), "{text}");
+}
+
+#[test]
 fn an_operators_template_replaces_the_embedded_one() {
     let templates = load(&[("email/subject.txt", "{{ event }} of {{ job }}"), (".hidden", "x")]).unwrap();
     let context = sample("job.completed");
@@ -76,6 +89,19 @@ fn an_operators_template_replaces_the_embedded_one() {
     );
     let html = templates.render(&email::HTML, &context);
     assert_eq!(html, embedded().render(&email::HTML, &context));
+}
+
+// Public report: neomutt/neomutt#4464.
+#[test]
+fn a_byte_order_mark_of_a_template_is_not_in_the_subject() {
+    let templates = load(&[("email/subject.txt", "\u{feff}{{ event }} of {{ job }}\r\n")]).unwrap();
+    let subject = templates.render(&email::SUBJECT, &sample("job.completed"));
+    assert_eq!(subject.unwrap().trim_end(), "job.completed of job_abc123def456");
+    let errors = load(&[("email/subject.txt", "{{ event }}\n\u{feff}x"), ("email/message.txt", "aaa\0")]);
+    insta::assert_snapshot!(errors.unwrap_err().join("\n"), @r"
+    email/message.txt: contains a NUL character in line 1; remove it
+    email/subject.txt: contains a byte order mark (U+FEFF) in line 2; remove it
+    ");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::queue::SLACK;
 use super::*;
 use crate::domain::{AppNo, JobName, Known, Limits, Observation, PollPolicy, Rate, Terms};
+use crate::poller::budget::FailedPoll;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -205,7 +206,8 @@ fn with_an_open_breaker_the_minute_counts_from_expiry_or_start() {
     for job in 90..95_i64 {
         // One after another.
         let started = at(99).plus(Duration::from_millis(2 * job.unsigned_abs()));
-        scheduler.queues[0].budget.error(JobNo(job), started, started.plus(Duration::from_millis(1)));
+        let poll = FailedPoll { job: JobNo(job), app: AppNo(1), started, is_only_app: true };
+        scheduler.queues[0].budget.error(poll, started.plus(Duration::from_millis(1)));
     }
     scheduler.load(&facts(1, 0, 0, Some(terms(50))), at(100));
     scheduler.load(&facts(2, 0, 0, Some(terms(130))), at(100));

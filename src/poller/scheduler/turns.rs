@@ -91,6 +91,11 @@ impl Turns {
         self.forget(app);
     }
 
+    /// Returns whether no other app than `app` has jobs.
+    pub fn is_only_app(&self, app: AppNo) -> bool {
+        self.apps.keys().all(|known| *known == app)
+    }
+
     /// Adds a poll that is due to the queue of an app.
     pub fn push(&mut self, app: AppNo, kind: PollKind, entry: Entry) {
         let found = self.apps.entry(app).or_default();

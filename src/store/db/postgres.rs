@@ -32,6 +32,7 @@
 //! **Another server.** After a failover, the new primary may lack commits of the old one, and its rows may
 //! differ from the memory of this process. Its timeline differs, and this process ends.
 
+mod addresses;
 mod bulk;
 mod server;
 mod session;

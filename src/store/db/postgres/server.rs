@@ -4,9 +4,11 @@ use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio_postgres::config::TargetSessionAttrs;
 
 use super::super::error::{Result, StoreError};
+use super::addresses::open_first;
 use super::session::{BlockingRuntime, Session, message};
 use super::tls::{self, Tls};
 use crate::clock::{Clock, Stopwatch};
@@ -63,13 +65,21 @@ impl Server {
             return Err(StoreError::Unavailable(reason.clone()));
         }
         let config = tls::config(&self.url).map_err(|error| StoreError::Unavailable(format!("{error:#}")))?;
-        let opening = Session::open(runtime, &self.config, Tls(Arc::new(config)));
+        let tls = Tls(Arc::new(config));
+        let opening = open_first(&self.config, |config| {
+            let tls = tls.clone();
+            let open = async move {
+                let opened = Session::open(runtime, &config, tls).await;
+                opened.map_err(|error| match tls::remedy(&error) {
+                    Some(remedy) => format!("{}; {remedy}", message(&error)),
+                    None => message(&error),
+                })
+            };
+            open.boxed_local()
+        });
         let reason = match runtime.block_on(Clock::System.timeout(self.connect_timeout * 2, opening)) {
             Some(Ok(session)) => return Ok(session),
-            Some(Err(error)) => match tls::remedy(&error) {
-                Some(remedy) => format!("{}; {remedy}", message(&error)),
-                None => message(&error),
-            },
+            Some(Err(reason)) => reason,
             None => "it does not answer".to_owned(),
         };
         let failure = Some((Clock::System.stopwatch(), reason.clone()));

@@ -21,7 +21,6 @@ use std::task::{Context, Poll};
 use anyhow::{Context as _, Result, bail};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -58,7 +57,7 @@ fn from_file(file: &Path) -> Result<(Arc<dyn ServerCertVerifier>, Vec<Certificat
     if roots.is_empty() {
         bail!("the file holds no certificate in PEM");
     }
-    let provider = Arc::new(ring::default_provider());
+    let provider = crate::tls::provider();
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
     Ok((verifier, certificates))
 }

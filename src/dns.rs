@@ -196,7 +196,7 @@ impl SystemResolver {
                 let v6 = answer_of(&server, name, RecordType::AAAA);
                 match of_both_families(&clock, v4, v6).await {
                     Answer::Failed(error) => Err(error),
-                    answer => Ok(answer),
+                    answer @ (Answer::Addresses(_) | Answer::NoAddress | Answer::NoName) => Ok(answer),
                 }
             }
             .boxed()
@@ -260,9 +260,10 @@ async fn answer_of(server: &TokioResolver, name: Name, family: RecordType) -> An
 
 /// Returns whether an answer about the root shows that the server itself cannot resolve names.
 fn is_broken(error: &DnsError) -> bool {
-    match error {
-        DnsError::NoRecordsFound(none) => none.response_code == ResponseCode::ServFail,
-        DnsError::ResponseCode(code) => *code == ResponseCode::ServFail,
-        _ => false,
-    }
+    let code = match error {
+        DnsError::NoRecordsFound(none) => Some(none.response_code),
+        DnsError::ResponseCode(code) => Some(*code),
+        DnsError::DnssecBogus | _ => None,
+    };
+    code == Some(ResponseCode::ServFail)
 }

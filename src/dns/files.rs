@@ -124,7 +124,9 @@ fn hosts(text: &str) -> HashMap<Box<str>, Vec<IpAddr>> {
         }
     }
     // As in an answer of DNS.
-    hosts.values_mut().for_each(|addresses| addresses.sort_by_key(IpAddr::is_ipv6));
+    for addresses in hosts.values_mut() {
+        addresses.sort_by_key(IpAddr::is_ipv6);
+    }
     hosts
 }
 

@@ -50,10 +50,14 @@ impl Resolver {
     /// `api.prod` could resolve to a service of the cluster.
     pub(super) async fn lookup(&self, name: &str, trusted: bool) -> Result<Vec<IpAddr>, LookupError> {
         match self {
-            Self::Fixed(answer) => answer(name).await.map_err(|error| match error.kind() {
-                io::ErrorKind::NetworkDown => LookupError::Unavailable(None),
-                _ if error.raw_os_error().is_some() => LookupError::Failed(error.into()),
-                _ => LookupError::NotFound,
+            Self::Fixed(answer) => answer(name).await.map_err(|error| {
+                if error.kind() == io::ErrorKind::NetworkDown {
+                    LookupError::Unavailable(None)
+                } else if error.raw_os_error().is_some() {
+                    LookupError::Failed(error.into())
+                } else {
+                    LookupError::NotFound
+                }
             }),
             Self::System(system) => system.lookup(name, trusted).await,
         }

@@ -1,12 +1,13 @@
 //! The settings of `[smtp]`. No message repeats a password.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use url::Url;
 
 use crate::channels::channel::{ChannelSetting, SettingCheck, SettingValues, SettingsReport};
-use crate::domain::{MailPattern, Mailbox, Masked, format_duration, parse_duration};
+use crate::domain::{MailPattern, Mailbox, Masked, format_duration, parse_duration, parse_host_name};
 
 /// Maximum number of patterns of `smtp.allow`, which are compared with each address.
 const PATTERNS_MAX: usize = 256;
@@ -94,8 +95,13 @@ impl SmtpServer {
             _ => return fail("it begins with smtp:// or smtps://"),
         };
         let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        // The URL parser encodes Unicode in this scheme.
+        let decoded = percent_decode_str(host).decode_utf8_lossy();
+        let name =
+            if host.parse::<IpAddr>().is_ok() { Some(host.to_owned()) } else { parse_host_name(&decoded) };
         let error = match () {
             () if host.is_empty() => "no host is named",
+            () if name.is_none() => "the host is neither a name nor an address",
             () if others => "the only parameter is `tls`",
             () if url.fragment().is_some() => "a # in a password is written %23",
             () if !matches!(url.path(), "" | "/") => "it has no path; a / in a password is written %2F",
@@ -113,7 +119,7 @@ impl SmtpServer {
         });
         Ok(Self {
             security,
-            host: host.to_owned(),
+            host: name.unwrap_or_default(),
             port: url.port().unwrap_or(default_port),
             login: login.transpose()?,
             timeout: TIMEOUT,
@@ -210,7 +216,13 @@ mod tests {
         ] {
             assert_eq!(read(text), expected, "{text}");
         }
-        assert_eq!(read("smtp://[::1]:25").1, "::1");
+        for (text, name) in [
+            ("smtp://[::1]:25", "::1"),
+            ("smtp://My_Mail", "my_mail"),
+            ("smtp://bücher.example.", "xn--bcher-kva.example"),
+        ] {
+            assert_eq!(read(text).1, name);
+        }
     }
 
     #[test]
@@ -220,6 +232,8 @@ mod tests {
             ("mail.example.com:25", "smtp://"),
             ("http://u:hush@mail.example.com", "begins with smtp://"),
             ("smtp://", "no host"),
+            ("smtp://u:hush@mail..example", "neither a name nor an address"),
+            ("smtp://u:hush@10.0.0", "neither a name nor an address"),
             ("smtp://u:hush@mail.example.com?tls=yes", "required or opportunistic"),
             ("smtp://u:hush@mail.example.com?tls=required&tls=required", "the only parameter"),
             ("smtp://u:hush@mail.example.com?starttls=1", "the only parameter"),

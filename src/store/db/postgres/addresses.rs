@@ -44,8 +44,7 @@ pub async fn open_first<'a, T: 'a>(
         configs.rotate_left(first);
     }
     configs.truncate(ADDRESSES_MAX);
-    let opened =
-        dns::staggered(&Clock::System, HEAD_START, configs.into_iter().map(|config| open(config))).await;
+    let opened = dns::staggered(&Clock::System, HEAD_START, configs.into_iter().map(&mut open)).await;
     opened.map_err(|error| error.or(unresolved).unwrap_or_else(|| "the server has no address".to_owned()))
 }
 

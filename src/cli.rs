@@ -147,12 +147,13 @@ pub fn run(cli: Cli) -> ExitCode {
         }
     };
     let (code, message) = match done {
-        Ok(()) | Err(Failure::Closed) => return ExitCode::SUCCESS,
-        Err(Failure::Ended(code)) => return ExitCode::from(code),
-        Err(Failure::Failed(message) | Failure::Unavailable(message)) => (1, message),
-        Err(Failure::Usage(message)) => (2, message),
+        Ok(()) | Err(Failure::Closed) => (0, None),
+        Err(Failure::Ended(code)) => (code, None),
+        Err(Failure::Failed(message) | Failure::Unavailable(message)) => (1, Some(message)),
+        Err(Failure::Usage(message)) => (2, Some(message)),
     };
-    print_note(message);
+    message.into_iter().for_each(print_note);
+    crate::telemetry::logs::flush();
     ExitCode::from(code)
 }
 

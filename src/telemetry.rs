@@ -1,5 +1,6 @@
 //! Logs, metrics and traces.
 
+mod log_queue;
 pub mod logs;
 pub mod metrics;
 pub mod traces;

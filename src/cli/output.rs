@@ -12,6 +12,7 @@ use std::io::{ErrorKind, Write as _};
 use serde_json::Value;
 
 use crate::config::{ConfigError, Source};
+use crate::telemetry::logs;
 
 /// Failure of a command.
 #[derive(Debug, thiserror::Error)]
@@ -75,8 +76,11 @@ pub(super) fn unless_closed(printed: anyhow::Result<()>) -> anyhow::Result<()> {
 
 /// Writes a line to stderr, so that it is not part of the result.
 pub(super) fn print_note(line: impl Display) {
-    // If stderr is closed, the exit code still reports a failure.
-    let _ = writeln!(std::io::stderr(), "{line}");
+    // If stderr is closed, the exit code still reports a failure. A service writes to stderr through its log only: a
+    // pipe that nobody reads must not prevent its end.
+    if !logs::write_line(&line.to_string()) {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
 }
 
 /// Returns whether a character controls a terminal or changes the direction of text.

@@ -5,15 +5,31 @@
 //!   the final line break is written as an escape ([`EscapingWriter`]).
 //! - **A level alone applies to Ringback's own lines.** Libraries log warnings and errors only. Their other
 //!   lines are for debugging and must be named in the filter, because libraries do not know what is secret.
+//! - **Logging never waits.** A thread of its own writes the lines ([`LogQueue`]). A panic is logged like an error,
+//!   because the standard hook would write to stderr itself.
 //! - **Field names are a contract.** docs/OPERATIONS.md lists them, and a test compares the list.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::{LazyLock, OnceLock};
 
 use anyhow::Context;
+use prometheus::IntCounter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::Subscriber;
 
+use super::log_queue::LogQueue;
 use crate::config::LogFormat;
+
+/// The queue of this process, after [`init`].
+static QUEUE: OnceLock<LogQueue> = OnceLock::new();
+
+/// Number of lines that were dropped because nobody reads stderr. stderr belongs to the process, so applications of
+/// one process share this number.
+pub static DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
+    let help = "Log lines that were dropped because nobody read stderr.";
+    #[expect(clippy::expect_used, reason = "the name is a constant, and every test makes it")]
+    IntCounter::new("ringback_log_lines_dropped_total", help).expect("a valid name")
+});
 
 /// Starts logging. `log` is a filter that the configuration has checked.
 pub fn init(log: &str, format: LogFormat) -> anyhow::Result<()> {
@@ -26,15 +42,42 @@ pub fn init(log: &str, format: LogFormat) -> anyhow::Result<()> {
         // stderr as well, and so panic in the code that logs.
         .log_internal_errors(false);
     let colours = io::stderr().is_terminal();
+    let report = |count| tracing::warn!(count, "log lines were dropped, because nobody read stderr");
+    let started = LogQueue::start(io::stderr(), || DROPPED.inc(), report);
+    let queue = started.context("the thread that writes the log cannot be started")?;
     // On a terminal the library decides: it respects NO_COLOR.
     let builder = if colours { builder } else { builder.with_ansi(false) };
     let started = match format {
-        LogFormat::Json => builder.with_writer(io::stderr).json().flatten_event(true).try_init(),
+        LogFormat::Json => {
+            let writer = queue.clone();
+            builder.with_writer(move || writer.clone()).json().flatten_event(true).try_init()
+        }
         LogFormat::Text => {
-            builder.with_writer(move || EscapingWriter { writer: io::stderr(), colours }).try_init()
+            let writer = queue.clone();
+            builder.with_writer(move || EscapingWriter { writer: writer.clone(), colours }).try_init()
         }
     };
-    started.map_err(|error| anyhow::anyhow!("logging was already started: {error}"))
+    started.map_err(|error| anyhow::anyhow!("logging was already started: {error}"))?;
+    let _ = QUEUE.set(queue);
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
+        tracing::error!("thread {thread} {panic}");
+    }));
+    Ok(())
+}
+
+/// Writes a line that is not an event, in the order of the log. Returns `false` if logging was not started.
+pub fn write_line(line: &str) -> bool {
+    let Some(queue) = QUEUE.get() else { return false };
+    queue.push(format!("{line}\n").as_bytes());
+    true
+}
+
+/// Waits until the log is written, for at most a second: for the end of the process.
+pub fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush();
+    }
 }
 
 /// Returns the filter; a level alone is applied to our own lines.

@@ -219,6 +219,7 @@ pub struct Metrics {
     commit_commands: Histogram,
     requests: IntCounterVec,
     request_duration: HistogramVec,
+    wrong_keys: IntCounter,
     spans: ByLabel<SpanOutcome, IntCounter>,
     /// The detection delay of each provider that is defined.
     delays: RwLock<HashMap<String, Histogram>>,
@@ -230,6 +231,7 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let r = Registry::default();
+        r.shared(&*super::logs::DROPPED);
         let build = r.labeled("version", env!("CARGO_PKG_VERSION"));
         build.gauge::<AtomicI64>("ringback_build_info", "Always 1; the version is a label.").set(1);
         let can_end = WatchStatus::ALL.iter().copied().filter(|status| *status != WatchStatus::Watching);
@@ -268,6 +270,7 @@ impl Default for Metrics {
                 &["route", "method"],
                 LOCAL,
             ),
+            wrong_keys: r.counter("ringback_http_wrong_keys_total", "Requests with a wrong API key."),
             spans: r.counter_by(
                 "ringback_spans_total",
                 "Spans for the trace collector, by outcome.",
@@ -341,6 +344,11 @@ impl Metrics {
         let class = CLASSES.get(usize::from(status / 100).wrapping_sub(1)).unwrap_or(&OTHER);
         self.requests.with_label_values(&[route, method, class]).inc();
         self.request_duration.with_label_values(&[route, method]).observe(took.as_secs_f64());
+    }
+
+    /// Counts a request with a wrong API key.
+    pub fn wrong_key(&self) {
+        self.wrong_keys.inc();
     }
 
     /// Counts spans, by the outcome of their export.

@@ -277,6 +277,48 @@ async fn text_logs_hold_no_secret_and_no_forged_line() {
     );
 }
 
+// moby/moby#31540, containerd/containerd#12462: the reader of stderr stands still.
+#[tokio::test]
+async fn a_log_that_nobody_reads_does_not_stop_the_service() {
+    let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());
+    let mut child = command(folder.path(), &settings(&world, "ringback=debug", "text")).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = guarded("the address", lines.next_line()).await.unwrap().unwrap();
+    let address: SocketAddr = first.strip_prefix("ringback listens on http://").unwrap().parse().unwrap();
+    // Each line has 12 KiB: after a few, the pipe is full.
+    let request = wire::request("GET", &format!("/{}", "x".repeat(12 * 1024)), &[], b"");
+    for _ in 0..300 {
+        let answer = guarded("an answer", wire::exchange(address, &request)).await.unwrap();
+        assert_eq!(answer.status, 404);
+    }
+    let scrape = wire::request("GET", "/metrics", &[], b"");
+    let metrics = guarded("the metrics", wire::exchange(address, &scrape)).await.unwrap();
+    let dropped =
+        metrics.text().lines().find_map(|line| line.strip_prefix("ringback_log_lines_dropped_total "));
+    let dropped: u64 = dropped.unwrap().parse().unwrap();
+    assert!(dropped > 0);
+    // The reader continues.
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let reported = async {
+        loop {
+            let line = log.next_line().await.unwrap().unwrap();
+            if line.contains("log lines were dropped") {
+                return line;
+            }
+        }
+    };
+    let line = guarded("the report", reported).await;
+    let count = line.rsplit_once("count=").unwrap().1.parse::<u64>().unwrap();
+    assert!(count >= dropped, "{line}");
+    // It stands still again: the end does not wait for it for long.
+    for _ in 0..300 {
+        guarded("an answer", wire::exchange(address, &request)).await.unwrap();
+    }
+    kill_process(Pid::from_raw(child.id().unwrap().cast_signed()).unwrap(), Signal::TERM).unwrap();
+    assert!(guarded("the end", child.wait()).await.unwrap().success());
+    drop(log);
+}
+
 #[tokio::test]
 async fn the_log_filter_decides_what_is_logged() {
     let world = World::start().await;

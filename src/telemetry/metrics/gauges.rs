@@ -59,11 +59,13 @@ pub struct Snapshot {
     pub waiting: usize,
     /// Number of requests that follow the event stream.
     pub following: usize,
+    /// Memory of requests and answers in progress, in bytes.
+    pub http_memory: usize,
 }
 
 /// Name, description and value of each gauge without labels.
 #[expect(clippy::cast_precision_loss, reason = "numbers of things in memory")]
-const GAUGES: [Reading<Snapshot>; 11] = [
+const GAUGES: [Reading<Snapshot>; 12] = [
     ("ringback_watches_watching", "Watches that wait for their job to end.", |s| s.load.watching as f64),
     ("ringback_jobs_scheduled", "Jobs that this process polls.", |s| s.load.jobs as f64),
     ("ringback_deliveries_loaded", "Deliveries in memory, waiting or in flight.", |s| s.load.loaded as f64),
@@ -77,6 +79,9 @@ const GAUGES: [Reading<Snapshot>; 11] = [
     ("ringback_http_connections", "Open connections of clients.", |s| s.connections as f64),
     ("ringback_http_waiting", "Requests that wait for the end of a watch.", |s| s.waiting as f64),
     ("ringback_http_streams", "Requests that follow the event stream.", |s| s.following as f64),
+    ("ringback_http_memory_bytes", "Memory of large requests and answers in progress.", |s| {
+        s.http_memory as f64
+    }),
 ];
 
 /// Name of each queue within the process, and its length.

@@ -76,6 +76,11 @@ impl Registry {
         metric
     }
 
+    /// Registers a metric that other applications of the process share.
+    pub fn shared<M: Collector + Clone + 'static>(&self, metric: &M) {
+        self.register(Ok(metric.clone()));
+    }
+
     /// Registers a counter.
     pub fn counter<P: Atomic + 'static>(&self, name: &str, help: &str) -> GenericCounter<P> {
         self.register(GenericCounter::with_opts(self.opts(name, help)))

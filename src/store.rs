@@ -33,6 +33,7 @@ mod events;
 mod idempotency;
 mod jobs;
 mod keys;
+mod lists;
 mod nodes;
 mod notifications;
 mod open;
@@ -60,16 +61,17 @@ use crate::domain::{App, AppNo, Watch, WatchId};
 use crate::telemetry::metrics::Queues;
 
 pub use self::apps::{BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefusal, RotateSecret};
-pub use self::db::{DatabaseLocation, StoreError};
+pub use self::db::{DatabaseLocation, FairPermit, FairSemaphore, StoreError};
 pub use self::deliveries::{
     DeliveryFilter, DueDeliveries, ExcludeDowntime, LoadDueDeliveries, NoteRunning, PostponeDelivery,
     RecordAttempt, RescheduleRetries, RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
 };
 pub use self::endings::{EndJob, ExpireWatches, NotifyWatches};
-pub use self::events::After;
+pub use self::events::{After, Followed};
 pub use self::idempotency::{IdempotencyKey, Idempotent, Replay, Replayable, Respond, StoredResponse};
 pub use self::jobs::{NotFound, PollNow, RecordObservation, RefreshEnding};
 pub use self::keys::{CreateKey, KeyRow, RevokeKey, TooManyKeys};
+pub use self::lists::ListPage;
 pub use self::notifications::{Listener, Mailbox};
 pub use self::open::StoreOptions;
 pub use self::prune::Prune;

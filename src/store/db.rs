@@ -11,6 +11,7 @@
 
 mod connections;
 mod error;
+mod fair_semaphore;
 mod postgres;
 mod sqlite;
 mod tx;
@@ -18,9 +19,10 @@ mod value;
 
 pub use self::connections::{DatabaseLocation, Readers, WriterConnection};
 pub use self::error::{CommitOutcome, Received, Result, StoreError, end_the_process};
+pub use self::fair_semaphore::{FairPermit, FairSemaphore};
 #[cfg(test)]
 pub use self::sqlite::in_memory;
 pub use self::sqlite::{Fault, Files};
 pub use self::tx::Tx;
-pub use self::value::{Parts, Row, RowSql, Value, Where};
+pub use self::value::{Parts, Read, Row, RowSql, Value, Where};
 pub(super) use self::value::{params, row_sql};

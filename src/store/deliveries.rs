@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use super::batch::{Batch, NewEvent};
 use super::db::{Result, Row, RowSql, Tx, Value, Where, params, row_sql};
+use super::lists::{Fitting, ListPage, SCAN_MAX};
 use super::reads::ReadStore;
 use super::rows::read_destination;
 use super::sealing::{Column, Keyring};
@@ -80,12 +81,25 @@ const SHOWN: &str =
   from deliveries d join watch_destinations wd on wd.watch = d.watch and wd.n = d.n";
 
 impl ReadStore {
-    /// Returns up to `limit` deliveries of the app, newest first.
-    pub async fn deliveries(&self, app: AppNo, filter: DeliveryFilter, limit: u32) -> Result<Vec<Delivery>> {
+    /// Returns a page of up to `limit` deliveries of the app, newest first.
+    pub async fn deliveries(
+        &self,
+        app: AppNo,
+        filter: DeliveryFilter,
+        limit: u32,
+    ) -> Result<ListPage<Delivery, DeliveryId>> {
         let keyring = self.shared.keyring.clone();
-        self.read(move |tx| {
-            let query = listed(app, &filter, limit);
-            tx.list(&query.sql, query.values, |row| read_shown(row, &keyring))
+        self.list(app, filter.before, limit, move |tx, before, room| {
+            let filter = DeliveryFilter { before, ..filter };
+            let scanned = match scanned(app, &filter) {
+                Some(query) => tx.find(&query.sql, query.values, |row| row.id(0).map(DeliveryId))?,
+                None => None,
+            };
+            let query = listed(app, &filter, scanned, room.limit());
+            // Names, ids, times and the status.
+            let size = |delivery: &Delivery| 512 + delivery.address.len();
+            let found = Fitting::take(tx, &query, room, |row| read_shown(row, &keyring), size)?;
+            Ok(found.part(|delivery| delivery.id, scanned))
         })
         .await
     }
@@ -98,7 +112,7 @@ impl ReadStore {
         limit: u32,
     ) -> Result<Option<(Delivery, Vec<NumberedAttempt>)>> {
         let keyring = self.shared.keyring.clone();
-        self.read(move |tx| {
+        self.read(app, move |tx| {
             let sql = format!("{SHOWN} where d.app = $1 and d.id = $2");
             let delivery = tx.find(&sql, params![app, id], |row| read_shown(row, &keyring))?;
             let Some(delivery) = delivery else { return Ok(None) };
@@ -124,23 +138,54 @@ impl ReadStore {
     }
 }
 
-/// Builds the query of a list, newest first.
-pub(super) fn listed(app: AppNo, filter: &DeliveryFilter, limit: u32) -> Where<'static> {
-    // Pending, failed and skipped deliveries have partial indexes. Each applies only to exactly these expressions,
-    // with the status as a literal. A watch or a destination has fewer deliveries, and an index of its own.
+/// Returns the first condition of a list, up to the value, and the column of the status. Pending, failed and skipped
+/// deliveries have partial indexes. Each applies only to exactly these expressions, with the status as a literal. A
+/// watch or a destination has fewer deliveries, and an index of its own.
+fn conditions(filter: &DeliveryFilter) -> (&'static str, &'static str) {
     let narrow = filter.watch.is_some() || filter.destination.is_some();
-    let (by_app, column) = match filter.status {
+    match filter.status {
         Some(DeliveryStatus::Pending | DeliveryStatus::Failed | DeliveryStatus::Skipped) if !narrow => {
             ("d.app + 0 =", "d.status || ''")
         }
         _ => ("d.app =", "d.status"),
-    };
+    }
+}
+
+/// Builds the query for the last delivery that one read of a list looks at. `None`: every row of the index matches.
+pub(super) fn scanned(app: AppNo, filter: &DeliveryFilter) -> Option<Where<'static>> {
+    let (by_app, column) = conditions(filter);
+    let is_partial = column != "d.status";
+    // Several conditions on what one index has in order, or one without an index.
+    let both = filter.watch.is_some() && filter.destination.is_some();
+    let by_status = filter.status.is_some() && !is_partial;
+    if !both && !by_status && filter.until.is_none() {
+        return None;
+    }
+    let status = filter.status.filter(|_| is_partial).map(|status| format!("{column} = '{status}' and "));
+    let select = format!("select d.id from deliveries d where {}{by_app}", status.unwrap_or_default());
+    let mut query = Where::new(&select, app);
+    query.and("d.watch =", filter.watch);
+    query.and("d.destination =", filter.destination.filter(|_| filter.watch.is_none()));
+    query.and("d.id <", filter.before);
+    query.and("d.id >=", filter.least_id());
+    query.push(" order by d.id desc limit 1 offset", SCAN_MAX - 1);
+    Some(query)
+}
+
+/// Builds the query of a list, newest first, down to the delivery `last`.
+pub(super) fn listed(
+    app: AppNo,
+    filter: &DeliveryFilter,
+    last: Option<DeliveryId>,
+    limit: u32,
+) -> Where<'static> {
+    let (by_app, column) = conditions(filter);
     let status = filter.status.map(|status| format!("{column} = '{status}' and ")).unwrap_or_default();
     let mut query = Where::new(&format!("{SHOWN} where {status}{by_app}"), app);
     query.and("d.watch =", filter.watch);
     query.and("d.destination =", filter.destination);
     query.and("d.id <", filter.before);
-    query.and("d.id >=", filter.least_id());
+    query.and("d.id >=", filter.least_id().max(last.map(|id| id.0)));
     query.and("d.created_at >=", filter.since);
     query.and("d.created_at <", filter.until);
     query.push(" order by d.id desc limit", limit);

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use super::batch::Batch;
 use super::db::{Result, Row, params, row_sql};
 use super::deliveries;
-use super::reads::ReadStore;
+use super::reads::{INTERNAL, ReadStore};
 use super::rows::{read_name, to_json};
 use super::watch_events::{JobChange, WatchToNotify, Watches, read_watches};
 use crate::domain::{EndingKind, EventType, JobError, JobNo, Observation, Timestamp};
@@ -70,7 +70,7 @@ impl ReadStore {
     pub async fn unfinished_endings(&self) -> Result<Vec<NotifyWatches>> {
         let sql = "select job, generation from endings where unfinished = 1 order by job";
         let read = |row: &Row<'_>| Ok(NotifyWatches { job: JobNo(row.int(0)?), generation: row.int(1)? });
-        self.read(move |tx| tx.list(sql, [], read)).await
+        self.read(INTERNAL, move |tx| tx.list(sql, [], read)).await
     }
 }
 

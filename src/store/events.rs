@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::batch::{Batch, NewEvent};
 use super::db::{Result, Row, Tx, Where, params, row_sql};
+use super::lists::{End, Fitting, ListPage, Part, Room, SCAN_MAX};
 use super::reads::ReadStore;
 use crate::domain::{AppNo, Event, EventId, EventType, WatchId};
 
@@ -21,6 +22,17 @@ pub enum After {
     Position(i64),
     /// An event.
     Event(EventId),
+}
+
+/// The next events of a feed.
+#[derive(Debug)]
+pub struct Followed {
+    /// The events, oldest first.
+    pub events: Vec<Event>,
+    /// Position for the next call.
+    pub next: i64,
+    /// Whether the feed ends here. Otherwise more can be read at once, even if there is no event here.
+    pub is_end: bool,
 }
 
 /// Appends the batch's events to their apps' feeds.
@@ -60,56 +72,58 @@ pub(super) fn append(batch: &mut Batch<'_>) -> Result<()> {
 impl ReadStore {
     /// Returns the position of an event, or of the end of the app's feed. `None`: the app has no such event.
     pub async fn follow_from(&self, app: AppNo, after: Option<EventId>) -> Result<Option<i64>> {
-        self.read(move |tx| match after {
+        self.read(app, move |tx| match after {
             Some(id) => position_of(tx, app, id),
             None => end_of_feed(tx, app).map(Some),
         })
         .await
     }
 
-    /// Returns the app's next events, and the position for the next call. After the last event this is the end of the
-    /// feed, so that events of other types are not read again.
+    /// Returns the app's next events, at most `limit` and about `bytes`, and the position for the next call. At the
+    /// end of the feed this is its end, so that events of other types are not read again.
     pub async fn follow(
         &self,
         app: AppNo,
         position: i64,
         event_type: Option<EventType>,
-        limit: u32,
-    ) -> Result<(Vec<Event>, i64)> {
-        self.read(move |tx| {
-            let events = after_position(tx, app, position, event_type, limit)?;
-            let next = match events.last() {
-                Some(last) if events.len() >= limit as usize => last.position,
-                _ => end_of_feed(tx, app)?,
+        (limit, bytes): (u32, usize),
+    ) -> Result<Followed> {
+        let room = Room { rows: limit as usize, bytes };
+        self.read(app, move |tx| {
+            let part = after_position(tx, app, position, event_type, room)?;
+            let (next, is_end) = match part.end {
+                End::List => (end_of_feed(tx, app)?, true),
+                End::Full(next) | End::Scanned(next) => (next, false),
             };
-            Ok((events, next))
+            Ok(Followed { events: part.rows, next, is_end })
         })
         .await
     }
 
-    /// Returns the app's events after `after`, oldest first; `event_type`: only of this type. `None`: the app has no
-    /// such event.
+    /// Returns a page of the app's events after `after`, oldest first; `event_type`: only of this type. `None`: the
+    /// app has no such event.
     pub async fn events(
         &self,
         app: AppNo,
         after: After,
         event_type: Option<EventType>,
         limit: u32,
-    ) -> Result<Option<Vec<Event>>> {
-        self.read(move |tx| {
-            let position = match after {
-                After::Start => Some(0),
-                After::Position(position) => Some(position),
-                After::Event(id) => position_of(tx, app, id)?,
-            };
-            position.map(|position| after_position(tx, app, position, event_type, limit)).transpose()
-        })
-        .await
+    ) -> Result<Option<ListPage<Event, i64>>> {
+        let position = match after {
+            After::Start => Some(0),
+            After::Position(position) => Some(position),
+            After::Event(id) => self.read(app, move |tx| position_of(tx, app, id)).await?,
+        };
+        let Some(position) = position else { return Ok(None) };
+        let page = self.list(app, Some(position), limit, move |tx, position, room| {
+            after_position(tx, app, position.unwrap_or_default(), event_type, room)
+        });
+        page.await.map(Some)
     }
 
     /// Returns an event of the app.
     pub async fn event(&self, app: AppNo, id: EventId) -> Result<Option<Event>> {
-        self.read(move |tx| {
+        self.read(app, move |tx| {
             let sql = format!("select {COLUMNS} from events where id = $1 and app = $2");
             tx.find(&sql, params![id, app], read_event)
         })
@@ -122,13 +136,23 @@ fn after_position(
     app: AppNo,
     position: i64,
     event_type: Option<EventType>,
-    limit: u32,
-) -> Result<Vec<Event>> {
+    room: Room,
+) -> Result<Part<Event, i64>> {
+    let scanned = match event_type {
+        Some(_) => tx.find(
+            "select position from events where app = $1 and position > $2 order by position limit 1 offset $3",
+            params![app, position, SCAN_MAX - 1],
+            |row| row.int(0),
+        )?,
+        None => None,
+    };
     let mut query = Where::new(&format!("select {COLUMNS} from events where app ="), app);
     query.and("position >", Some(position));
+    query.and("position <=", scanned);
     query.and("type =", event_type);
-    query.push(" order by position limit", limit);
-    tx.list(&query.sql, query.values, read_event)
+    query.push(" order by position limit", room.limit());
+    let found = Fitting::take(tx, &query, room, read_event, |event| 256 + event.body.len())?;
+    Ok(found.part(|event| event.position, scanned))
 }
 
 fn position_of(tx: &Tx<'_>, app: AppNo, id: EventId) -> Result<Option<i64>> {

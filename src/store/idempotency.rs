@@ -126,7 +126,7 @@ impl ReadStore {
     /// Returns the replay of a key that was used before. Handlers call this before they validate a request:
     /// a request that was valid then may be invalid now.
     pub async fn find_replay(&self, key: IdempotencyKey) -> Result<Option<Replay>> {
-        self.read(move |tx| Ok(find_replays(tx, &[&key])?.pop().flatten())).await
+        self.read(key.app, move |tx| Ok(find_replays(tx, &[&key])?.pop().flatten())).await
     }
 }
 

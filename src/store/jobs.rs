@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::batch::Batch;
 use super::db::{Result, Row, Tx, params, row_sql};
 use super::idempotency::Outcome;
-use super::reads::ReadStore;
+use super::reads::{INTERNAL, ReadStore};
 use super::rows::{read_name, to_json};
 use super::watch_events::{JobChange, WatchToNotify, Watches, read_watches};
 use crate::domain::{
@@ -73,7 +73,7 @@ const SNAPSHOT: &str =
 impl ReadStore {
     /// Returns a page of the jobs that have watches or a requested poll, in the order of their rows.
     pub async fn jobs(&self, after: JobNo, limit: u32, now: Timestamp) -> Result<Vec<JobSnapshot>> {
-        self.read(move |tx| {
+        self.read(INTERNAL, move |tx| {
             // First the page, from the indexes alone, then its columns: otherwise each page would read all
             // jobs that come after it.
             let sql = format!(
@@ -95,7 +95,7 @@ impl ReadStore {
 
     /// Returns for each job its first watch that has not ended, with its `traceparent`.
     pub async fn traced_watches(&self, jobs: Vec<JobNo>) -> Result<Vec<Option<(WatchId, Option<String>)>>> {
-        self.read(move |tx| {
+        self.read(INTERNAL, move |tx| {
             let found = tx.fetch(
                 "select id, traceparent from watches where job = $1 and status = 'watching'
                  order by app, id limit 1",

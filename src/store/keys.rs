@@ -3,7 +3,7 @@
 use super::batch::Batch;
 use super::db::{Result, Row, Where, params, row_sql};
 use super::idempotency::Outcome;
-use super::reads::ReadStore;
+use super::reads::{INTERNAL, ReadStore};
 use super::tenant_cache::{CachedKey, Key, TenantChange};
 use crate::domain::{AppId, AppNo, Id, KeyId, Scope, Timestamp};
 
@@ -61,7 +61,7 @@ impl ReadStore {
     /// Returns up to `limit` keys that were created before `before`, newest first. `app`: `None` for the keys
     /// of every app.
     pub async fn keys(&self, app: Option<AppNo>, before: Option<KeyId>, limit: u32) -> Result<Vec<KeyRow>> {
-        let found = self.read(move |tx| {
+        let found = self.read(app.unwrap_or(INTERNAL), move |tx| {
             let mut query = Where::new(&format!("{KEYS} where k.id <"), before.map_or(Id::MAX, |id| id.0));
             query.and("k.app =", app);
             query.push(" order by k.id desc limit", limit);
@@ -72,7 +72,7 @@ impl ReadStore {
 
     /// Returns a key. `app`: `None` for a key of any app.
     pub async fn key_by_id(&self, app: Option<AppNo>, id: KeyId) -> Result<Option<KeyRow>> {
-        let found = self.read(move |tx| {
+        let found = self.read(app.unwrap_or(INTERNAL), move |tx| {
             let mut query = Where::new(&format!("{KEYS} where k.id ="), id);
             query.and("k.app =", app);
             tx.list(&query.sql, query.values, read_key)

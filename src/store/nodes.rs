@@ -2,7 +2,7 @@
 
 use super::batch::Batch;
 use super::db::{Result, Tx, params, row_sql};
-use super::reads::ReadStore;
+use super::reads::{INTERNAL, ReadStore};
 use crate::domain::{SHARDS, Timestamp};
 
 /// A write that changes no fact. It shows whether the database accepts writes.
@@ -12,7 +12,7 @@ pub struct Probe;
 impl ReadStore {
     /// Runs a query, to show whether the database answers.
     pub async fn check_reads(&self) -> Result<()> {
-        self.read(|tx| tx.one("select count(*) from nodes", [], |row| row.int(0)).map(|_| ())).await
+        self.read(INTERNAL, |tx| tx.one("select count(*) from nodes", [], |row| row.int(0)).map(|_| ())).await
     }
 }
 

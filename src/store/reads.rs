@@ -11,6 +11,9 @@ use crate::domain::{AppNo, DispatcherMessage, Ids, PollerMessage, Timestamp, Wat
 use crate::telemetry::metrics::{Backlog, Metrics};
 use crate::telemetry::traces::Tracer;
 
+/// The app of reads that no app requests.
+pub(super) const INTERNAL: AppNo = AppNo(0);
+
 /// State that the handles and the writer of a store share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
@@ -76,12 +79,13 @@ pub struct ReadStore {
 }
 
 impl ReadStore {
-    /// Runs `read` in a transaction of its own, which sees one snapshot.
+    /// Runs `read` for an app in a transaction of its own, which sees one snapshot. The apps take turns.
     pub(super) async fn read<T: Send + 'static>(
         &self,
+        app: AppNo,
         read: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.readers.read(read).await
+        self.readers.read(app, read).await
     }
 
     /// Source of new ids, in the order of creation.

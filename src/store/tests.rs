@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 
 use super::db::{Where, in_memory};
+use super::watches::Index;
 use super::{DeliveryFilter, WatchFilter, deliveries, watches};
 use crate::domain::{AppNo, DeliveryId, DeliveryStatus, DestinationId, Id, Timestamp, WatchId, WatchStatus};
 
@@ -27,11 +28,29 @@ fn every_list_searches_by_an_index_in_the_order_of_its_ids() {
     let muvi = || Some("muvi".to_owned());
     let before = Some(WatchId(least));
     let of_watches = [
-        (WatchFilter::default(), "w USING PRIMARY KEY (app=?)"),
-        (watching(), "w USING INDEX watches_watching (<expr>=?)"),
-        (WatchFilter { before, ..watching() }, "w USING INDEX watches_watching (<expr>=? AND id<?)"),
-        (WatchFilter { provider: muvi(), ..watching() }, "w USING INDEX watches_watching (<expr>=?)"),
-        (WatchFilter { job_id: muvi(), ..watching() }, "w USING INDEX watches_of_job (job=? AND status=?)"),
+        (WatchFilter::default(), Index::App, "w USING PRIMARY KEY (app=?)"),
+        (watching(), Index::Watching, "w USING INDEX watches_watching (<expr>=?)"),
+        (
+            WatchFilter { before, ..watching() },
+            Index::Watching,
+            "w USING INDEX watches_watching (<expr>=? AND id<?)",
+        ),
+        (
+            WatchFilter { provider: muvi(), ..watching() },
+            Index::Watching,
+            "w USING INDEX watches_watching (<expr>=?)",
+        ),
+        (
+            WatchFilter { job_id: muvi(), ..watching() },
+            Index::Watching,
+            "w USING INDEX watches_watching (<expr>=?)",
+        ),
+        (WatchFilter { job_id: muvi(), ..WatchFilter::default() }, Index::App, "w USING PRIMARY KEY (app=?)"),
+        (
+            WatchFilter { job_id: muvi(), ..watching() },
+            Index::Job,
+            "w USING INDEX watches_of_job (job=? AND status=?)",
+        ),
     ];
     let (watch, destination) = (Some(WatchId(least)), Some(DestinationId(least)));
     let before = Some(DeliveryId(least));
@@ -57,11 +76,12 @@ fn every_list_searches_by_an_index_in_the_order_of_its_ids() {
     ];
     let plans = of_watches
         .iter()
-        .map(|(filter, expected)| {
-            (plan(&db, &watches::listed(AppNo(1), filter, 50)), expected, filter.job_id.is_some())
+        .map(|(filter, index, expected)| {
+            let query = watches::listed(AppNo(1), filter, *index, None, 50);
+            (plan(&db, &query), expected, *index == Index::Job)
         })
         .chain(of_deliveries.iter().map(|(filter, expected)| {
-            (plan(&db, &deliveries::listed(AppNo(1), filter, 50)), expected, false)
+            (plan(&db, &deliveries::listed(AppNo(1), filter, None, 50)), expected, false)
         }));
     for (plan, expected, sorts) in plans {
         assert!(plan.contains(&format!("SEARCH {expected}")), "{expected}: {plan:#?}");
@@ -69,4 +89,56 @@ fn every_list_searches_by_an_index_in_the_order_of_its_ids() {
         // A job's id leads to a few that are put in order then.
         assert_eq!(plan.iter().any(|line| line.contains("TEMP B-TREE")), sorts, "{expected}: {plan:#?}");
     }
+}
+
+#[test]
+fn the_end_of_a_scan_is_found_by_the_index_of_its_list() {
+    let db = in_memory();
+    let muvi = || Some("muvi".to_owned());
+    let at = Some(Timestamp::from_millis(1_771_426_800_000));
+    let status = Some(WatchStatus::Stopped);
+    let watches = [
+        (WatchFilter { status, ..WatchFilter::default() }, Index::App, "PRIMARY KEY (app=?)"),
+        (WatchFilter { provider: muvi(), ..WatchFilter::default() }, Index::App, "PRIMARY KEY (app=?)"),
+        (
+            WatchFilter { provider: muvi(), status: Some(WatchStatus::Watching), ..WatchFilter::default() },
+            Index::Watching,
+            "INDEX watches_watching (<expr>=?)",
+        ),
+    ];
+    let watch = Some(WatchId(Id::from_bytes([0; 16])));
+    let of = |status| DeliveryFilter { status: Some(status), ..DeliveryFilter::default() };
+    let deliveries = [
+        (of(DeliveryStatus::Succeeded), "PRIMARY KEY (app=?)"),
+        (DeliveryFilter { until: at, ..DeliveryFilter::default() }, "PRIMARY KEY (app=?)"),
+        (DeliveryFilter { until: at, ..of(DeliveryStatus::Failed) }, "INDEX deliveries_failed (<expr>=?)"),
+        (
+            DeliveryFilter { watch, ..of(DeliveryStatus::Failed) },
+            "INDEX deliveries_of_watch (watch=? AND app=?)",
+        ),
+    ];
+    let watches = watches.iter().map(|(filter, index, expected)| {
+        (plan(&db, &watches::scanned(AppNo(1), filter, *index).expect("a query")), expected)
+    });
+    let deliveries = deliveries.iter().map(|(filter, expected)| {
+        (plan(&db, &deliveries::scanned(AppNo(1), filter).expect("a query")), expected)
+    });
+    for (plan, expected) in watches.chain(deliveries) {
+        let [line] = plan.as_slice() else { panic!("{expected}: {plan:#?}") };
+        assert!(line.starts_with("SEARCH") && line.contains(expected), "{expected}: {line}");
+    }
+    let all = scanless();
+    assert!(all.iter().all(|filter| deliveries::scanned(AppNo(1), filter).is_none()), "every row matches");
+    assert!(watches::scanned(AppNo(1), &WatchFilter::default(), Index::App).is_none());
+}
+
+/// Filters that every row of an index matches.
+fn scanless() -> Vec<DeliveryFilter> {
+    let watch = Some(WatchId(Id::from_bytes([0; 16])));
+    let status = Some(DeliveryStatus::Failed);
+    vec![
+        DeliveryFilter::default(),
+        DeliveryFilter { status, ..DeliveryFilter::default() },
+        DeliveryFilter { watch, ..DeliveryFilter::default() },
+    ]
 }

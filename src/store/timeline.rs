@@ -38,7 +38,7 @@ impl ReadStore {
         after: TimelinePosition,
         limit: u32,
     ) -> Result<Option<Vec<(TimelinePosition, TimelineEntry)>>> {
-        self.read(move |tx| {
+        self.read(app, move |tx| {
             let watch = tx.find(
                 "select job, generation, status, created_at, ended_at from watches where app = $1 and id = $2",
                 params![app, id],

@@ -18,6 +18,7 @@ mod register;
 use super::batch::Batch;
 use super::db::{Result, Row, Tx, Where, params, row_sql};
 use super::deliveries;
+use super::lists::{Fitting, ListPage, Room, SCAN_MAX};
 use super::reads::ReadStore;
 use super::rows::{insert_destinations, read_destination, read_name};
 use super::sealing::Keyring;
@@ -88,37 +89,120 @@ impl ReadStore {
     /// Returns a watch of the app.
     pub async fn watch(&self, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
         let keyring = self.shared.keyring.clone();
-        self.read(move |tx| find(tx, &keyring, app, id)).await
+        self.read(app, move |tx| find(tx, &keyring, app, id)).await
     }
 
-    /// Returns up to `limit` watches of the app, newest first.
-    pub async fn watches(&self, app: AppNo, filter: WatchFilter, limit: u32) -> Result<Vec<Watch>> {
+    /// Returns a page of up to `limit` watches of the app, newest first.
+    pub async fn watches(
+        &self,
+        app: AppNo,
+        filter: WatchFilter,
+        limit: u32,
+    ) -> Result<ListPage<Watch, WatchId>> {
         let keyring = self.shared.keyring.clone();
-        self.read(move |tx| {
-            let query = listed(app, &filter, limit);
-            let mut found = tx.list(&query.sql, query.values, read_watch)?;
-            add_destinations(tx, &keyring, &mut found)?;
-            Ok(found)
+        let before = filter.before;
+        self.list(app, before, limit, move |tx, before, room| {
+            let filter = WatchFilter { before, ..filter.clone() };
+            let index = index(tx, &filter)?;
+            let scanned = match scanned(app, &filter, index) {
+                Some(query) => tx.find(&query.sql, query.values, |row| row.id(0).map(WatchId))?,
+                None => None,
+            };
+            let query = listed(app, &filter, index, scanned, room.limit());
+            let mut found = Fitting::take(tx, &query, room, read_watch, size)?;
+            add_destinations_that_fit(tx, &keyring, &mut found, room)?;
+            Ok(found.part(|watch| watch.id, scanned))
         })
         .await
     }
 }
 
-/// Builds the query of a list, newest first.
-pub(super) fn listed(app: AppNo, filter: &WatchFilter, limit: u32) -> Where<'_> {
-    // A job id leads to few watches, through the index of the jobs; `+ 0` hides the primary key from the planner.
-    // Watches that have not ended have a partial index. It applies only to exactly these expressions, with the
-    // status as a literal.
-    let (by_app, column) = match (&filter.job_id, filter.status) {
-        (Some(_), _) => ("w.app + 0 =", "w.status"),
-        (None, Some(WatchStatus::Watching)) => ("w.app + 0 =", "w.status || ''"),
-        (None, _) => ("w.app =", "w.status"),
+/// Returns the size of a watch on a page, in bytes, without its destinations.
+fn size(watch: &Watch) -> usize {
+    let seen = &watch.seen;
+    let len = |text: &Option<String>| text.as_deref().map_or(0, str::len);
+    let outputs = seen.outputs.iter().flatten().map(|output| {
+        64 + [&output.url, &output.kind, &output.thumbnail, &output.poster_image]
+            .map(len)
+            .iter()
+            .sum::<usize>()
+    });
+    let error = seen.error.as_ref().map_or(0, |error| len(&error.message) + len(&error.code));
+    // Names, ids, times and the status.
+    1024 + len(&watch.metadata) + outputs.sum::<usize>() + error + len(&seen.output)
+}
+
+/// The index that a list of watches is read by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Index {
+    /// The primary key: app and id.
+    App,
+    /// The partial index of the watches that have not ended.
+    Watching,
+    /// The index of the jobs.
+    Job,
+}
+
+/// Chooses the index. A job id usually leads to few watches.
+fn index(tx: &Tx<'_>, filter: &WatchFilter) -> Result<Index> {
+    if let Some(job_id) = filter.job_id.as_deref() {
+        let sql = "select count(*) from (select 1 from jobs j join watches w on w.job = j.no
+                     where j.job_id = $1 limit $2) few";
+        if tx.one(sql, params![job_id, SCAN_MAX + 1], |row| row.count(0))? <= SCAN_MAX {
+            return Ok(Index::Job);
+        }
+    }
+    Ok(if filter.status == Some(WatchStatus::Watching) { Index::Watching } else { Index::App })
+}
+
+impl Index {
+    /// Returns the first condition of a query, up to the value, and the column of the status. `+ 0` hides the primary
+    /// key from the planner. The partial index applies only to exactly these expressions, with the status as a
+    /// literal.
+    const fn conditions(self) -> (&'static str, &'static str) {
+        match self {
+            Self::App => ("w.app =", "w.status"),
+            Self::Watching => ("w.app + 0 =", "w.status || ''"),
+            Self::Job => ("w.app + 0 =", "w.status"),
+        }
+    }
+}
+
+/// Builds the query for the last watch that one read of a list looks at. `None`: the list has no rows that do not
+/// match, or few.
+pub(super) fn scanned(app: AppNo, filter: &WatchFilter, index: Index) -> Option<Where<'_>> {
+    let has_others = filter.provider.is_some() || filter.job_id.is_some();
+    let (by_app, column) = index.conditions();
+    let only = match index {
+        Index::Job => return None,
+        Index::Watching if !has_others => return None,
+        Index::App if !has_others && filter.status.is_none() => return None,
+        Index::Watching => format!("{column} = 'watching' and "),
+        Index::App => String::new(),
     };
+    let mut query = Where::new(&format!("select w.id from watches w where {only}{by_app}"), app);
+    query.and("w.id <", filter.before);
+    query.push(" order by w.id desc limit 1 offset", SCAN_MAX - 1);
+    Some(query)
+}
+
+/// Builds the query of a list, newest first, down to the watch `last`.
+pub(super) fn listed(
+    app: AppNo,
+    filter: &WatchFilter,
+    index: Index,
+    last: Option<WatchId>,
+    limit: u32,
+) -> Where<'_> {
+    let (by_app, column) = index.conditions();
     let status = filter.status.map(|status| format!("{column} = '{status}' and ")).unwrap_or_default();
     let mut query = Where::new(&format!("{SELECT} where {status}{by_app}"), app);
-    query.and("j.job_id =", filter.job_id.as_deref());
+    // Another index than that of the jobs is only used if this is hidden from the planner.
+    let by_job = if index == Index::Job { "j.job_id =" } else { "j.job_id || '' =" };
+    query.and(by_job, filter.job_id.as_deref());
     query.and("j.provider =", filter.provider.as_deref());
     query.and("w.id <", filter.before);
+    query.and("w.id >=", last);
     query.push(" order by w.id desc limit", limit);
     query
 }
@@ -174,6 +258,39 @@ fn add_destinations(tx: &Tx<'_>, keyring: &Keyring, watches: &mut [Watch]) -> Re
         watch.destinations = destinations;
     }
     Ok(())
+}
+
+/// Number of watches whose destinations are read together. Each can have 256 KiB of headers.
+const DESTINATIONS_AT_ONCE: usize = 50;
+
+/// Reads the destinations of the watches of a page, and cuts the page where they do not fit.
+fn add_destinations_that_fit(
+    tx: &Tx<'_>,
+    keyring: &Keyring,
+    page: &mut Fitting<Watch>,
+    room: Room,
+) -> Result<()> {
+    let mut kept = 0;
+    while kept < page.rows.len() {
+        let end = page.rows.len().min(kept + DESTINATIONS_AT_ONCE);
+        add_destinations(tx, keyring, &mut page.rows[kept..end])?;
+        while kept < end {
+            page.bytes += page.rows[kept].destinations.iter().map(destination_size).sum::<usize>();
+            if page.bytes > room.bytes && kept > 0 {
+                page.rows.truncate(kept);
+                page.is_cut = true;
+                return Ok(());
+            }
+            kept += 1;
+        }
+    }
+    Ok(())
+}
+
+fn destination_size((destination, _): &(Destination, Option<DeliveryStatus>)) -> usize {
+    // The values of headers are not shown.
+    128 + destination.address.len()
+        + destination.headers.iter().map(|(name, _)| name.len() + 8).sum::<usize>()
 }
 
 pub(super) fn amend_watch(

@@ -186,10 +186,10 @@ async fn a_database_of_the_previous_release_opens_and_goes_on() {
     let (folder, location) = previous_release();
     let now = Timestamp::from_millis(1_795_886_400_000);
     let fixture = StoreFixture::at(folder, location, now).await;
-    let watches = fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read");
+    let watches = fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read").rows;
     let watch = |job: &str| watches.iter().find(|watch| watch.job.job_id == job).expect("a watch");
     let deliveries =
-        fixture.store.deliveries(fixture.app, DeliveryFilter::default(), 10).await.expect("read");
+        fixture.store.deliveries(fixture.app, DeliveryFilter::default(), 10).await.expect("read").rows;
     let statuses = |job: &str| {
         let of_job = deliveries.iter().rev().filter(|delivery| delivery.watch == watch(job).id);
         of_job.map(|one| (one.event_type.as_str(), one.status, one.reason)).collect::<Vec<_>>()

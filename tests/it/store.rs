@@ -14,7 +14,7 @@ use ringback::domain::{
     Payload, PendingDelivery, PollerMessage, Terms, Timestamp, Watch, WatchId,
 };
 use ringback::store::{
-    BootstrapTenant, DatabaseLocation, DueDeliveries, EndJob, IdempotencyKey, Idempotent, Keyring,
+    After, BootstrapTenant, DatabaseLocation, DueDeliveries, EndJob, IdempotencyKey, Idempotent, Keyring,
     LoadDueDeliveries, RecordAttempt, RecordObservation, Register, Respond, StopWatch, Store, StoreOptions,
     StoredResponse, Writer,
 };
@@ -197,9 +197,13 @@ impl StoreFixture {
 
     /// Returns the types of the events of the app, in the order of the feed.
     pub async fn events(&self) -> Vec<EventType> {
-        let all =
-            self.store.events(self.app, ringback::store::After::Start, Default::default(), 10_000).await;
-        all.expect("read").expect("a feed").into_iter().map(|event| event.event_type).collect()
+        let (mut after, mut types) = (After::Start, Vec::new());
+        loop {
+            let page = self.store.events(self.app, after, None, 10_000).await.expect("read").expect("a feed");
+            types.extend(page.rows.into_iter().map(|event| event.event_type));
+            let Some(next) = page.next else { return types };
+            after = After::Position(next);
+        }
     }
 
     pub async fn statuses(&self, id: WatchId) -> Vec<Option<DeliveryStatus>> {

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::error::{CommitOutcome, Received, Result, StoreError, end_with};
+use super::fair_semaphore::FairSemaphore;
 use super::tx::Tx;
 use super::{postgres, sqlite};
-use crate::domain::Masked;
+use crate::domain::{AppNo, Masked};
 
 /// Number of concurrent reads: one for each of two cores, and one for a slow list.
 const READERS: usize = 3;
@@ -42,7 +43,7 @@ impl DatabaseLocation {
                 (WriterConnection::Postgres(Box::new(writer)), readers)
             }
         };
-        let (idle, permits) = (Mutex::new(readers?), Arc::new(Semaphore::new(READERS)));
+        let (idle, permits) = (Mutex::new(readers?), FairSemaphore::new(READERS, READERS));
         Ok((writer, Readers { idle, permits }))
     }
 }
@@ -219,21 +220,22 @@ impl Reader {
     }
 }
 
-/// A pool of connections that only read.
+/// A pool of connections that only read. The apps take turns, so that no app waits behind the reads of another.
 #[derive(Debug)]
 pub struct Readers {
     idle: Mutex<Vec<Reader>>,
-    permits: Arc<Semaphore>,
+    permits: Arc<FairSemaphore>,
 }
 
 impl Readers {
-    /// Runs `read` in a transaction of its own, which sees one snapshot.
+    /// Runs `read` for an app in a transaction of its own, which sees one snapshot.
     pub async fn read<T: Send + 'static>(
         self: &Arc<Self>,
+        app: AppNo,
         read: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let lost = || StoreError::Unavailable("a read was lost".to_owned());
-        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| lost())?;
+        let permit = self.permits.acquire(app).await;
         let readers = Arc::clone(self);
         let work = tokio::task::spawn_blocking(move || {
             // The permit is held until the read ends: the caller may be cancelled before that.

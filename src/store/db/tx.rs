@@ -77,6 +77,31 @@ impl Tx<'_> {
         Ok(self.fetch(sql, [row], read)?.pop().unwrap_or_default())
     }
 
+    /// Runs a query once, and reads the rows of its result until `take` returns `false`. The rest is not read into
+    /// memory.
+    pub fn list_while<'v, T>(
+        &self,
+        sql: &str,
+        row: impl Params<'v>,
+        mut read: impl Read<T>,
+        mut take: impl FnMut(T) -> bool,
+    ) -> Result<()> {
+        match self {
+            Self::Sqlite(connection) => {
+                let mut statement = prepare(connection, sql)?;
+                bind(&mut statement, row.as_ref())?;
+                let mut cursor = statement.raw_query();
+                while let Some(row) = cursor.next()? {
+                    if !take(read(&Row::Sqlite(row))?) {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            Self::Postgres(session) => session.list_while(sql, row, read, take),
+        }
+    }
+
     /// Runs a query once, and reads the first row of its result, if any.
     pub fn find<'v, T>(&self, sql: &str, row: impl Params<'v>, read: impl Read<T>) -> Result<Option<T>> {
         Ok(self.list(sql, row, read)?.into_iter().next())

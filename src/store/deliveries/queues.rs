@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::batch::Batch;
 use super::super::db::{Result, Tx, params, row_sql};
-use super::super::reads::ReadStore;
+use super::super::reads::{INTERNAL, ReadStore};
 use super::{PENDING, read_pending};
 use crate::domain::{DeliveryId, PendingDelivery, Timestamp};
 use crate::telemetry::metrics::Backlog;
@@ -53,7 +53,7 @@ impl ReadStore {
     /// Returns the destination queues that are not empty, each with the time of its first attempt: at most `limit`,
     /// the earliest first.
     pub async fn destination_queues(&self, limit: usize) -> Result<Vec<(String, Timestamp)>> {
-        self.read(move |tx| {
+        self.read(INTERNAL, move |tx| {
             tx.list(
                 "select queue, min(next_attempt_at) from deliveries where next_attempt_at is not null
                  group by queue order by 2 limit $1",
@@ -74,7 +74,7 @@ impl ReadStore {
         {
             return Ok(backlog);
         }
-        let counted = self.read(move |tx| {
+        let counted = self.read(INTERNAL, move |tx| {
             tx.one(
                 "select count(*), min(next_attempt_at) from
                    (select is_retry, next_attempt_at from deliveries where next_attempt_at is not null

@@ -66,7 +66,7 @@ pub struct RetryProgress {
 impl ReadStore {
     /// Returns the number of deliveries that [`RetryFailedDeliveries`] would mark, at most `limit`.
     pub async fn count_failed(&self, app: AppNo, filter: DeliveryFilter, limit: u32) -> Result<u32> {
-        self.read(move |tx| {
+        self.read(app, move |tx| {
             let found = failed(tx, app, &filter, None, limit)?;
             Ok(u32::try_from(found.len()).unwrap_or(u32::MAX))
         })

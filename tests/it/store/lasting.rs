@@ -116,7 +116,7 @@ async fn old_rows_are_pruned_except_pending_deliveries() {
     };
     let left = async || {
         let watches =
-            fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read").len();
+            fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read").rows.len();
         (watches, fixture.events().await.len())
     };
     assert_eq!((prune(60, 60).await, left().await), (0, (3, 2)), "nothing is older");
@@ -132,7 +132,7 @@ async fn old_rows_are_pruned_except_pending_deliveries() {
     // The positions of the feed continue.
     fixture.end(running.job_no, 0).await;
     let feed = fixture.store.events(fixture.app, ringback::store::After::Start, None, 9).await;
-    assert_eq!(feed.expect("read").expect("a feed")[0].position, 3);
+    assert_eq!(feed.expect("read").expect("a feed").rows[0].position, 3);
 }
 
 #[tokio::test]

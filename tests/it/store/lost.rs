@@ -21,7 +21,7 @@ async fn cuttable_fixture(test: &str) -> Option<(StoreFixture, Proxy)> {
 }
 
 async fn watches(fixture: &StoreFixture) -> usize {
-    fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read").len()
+    fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read").rows.len()
 }
 
 #[tokio::test]

@@ -292,7 +292,7 @@ async fn deliveries_are_listed_newest_first_with_filters_and_a_cursor() {
     fixture.stop(all[2].watch).await;
     let list = async |filter| {
         let found = fixture.store.deliveries(fixture.app, filter, 4).await.expect("read");
-        found.into_iter().map(|delivery| delivery.id).collect::<Vec<_>>()
+        found.rows.into_iter().map(|delivery| delivery.id).collect::<Vec<_>>()
     };
     let expected: Vec<_> = all.iter().map(|send| send.id).collect();
     let by = DeliveryFilter::default;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use ringback::domain::{
     CancelScope, DeliveryStatus, DispatcherMessage, EndingKind, EventType, JobError, JobNo, JobStatus,
-    Payload, PollerMessage, Reason, Timestamp, WatchStatus,
+    NewWatch, Payload, PollerMessage, Reason, Timestamp, Watch, WatchId, WatchStatus,
 };
 use ringback::store::{
-    ExpireWatches, IdempotencyKey, NotFound, NotifyWatches, PollNow, RefreshEnding, Replay, StopWatch,
-    StoreError, StoredResponse, WatchFilter,
+    ExpireWatches, IdempotencyKey, Idempotent, NotFound, NotifyWatches, PollNow, RefreshEnding, RegisterMany,
+    Replay, StopWatch, StoreError, StoredResponse, WatchFilter,
 };
 
 use EventType::{JobProcessing, JobProgress};
@@ -97,7 +97,10 @@ async fn an_idempotency_key_replays_the_response_for_a_day() {
     let Err(replay) = ask(2, at(day - 1)).await.expect("refused") else { panic!("known") };
     assert_eq!(replay, Replay::OtherRequest);
     assert!(matches!(ask(2, at(day)).await.expect("made"), Ok(Ok(_))), "not valid after a day");
-    assert_eq!(fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read").len(), 2);
+    assert_eq!(
+        fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read").rows.len(),
+        2
+    );
 }
 
 #[tokio::test]
@@ -108,7 +111,10 @@ async fn concurrent_requests_with_one_key_create_one_watch() {
     let (a, b, c) = tokio::join!(ask(), ask(), ask());
     let new = [a, b, c].into_iter().filter(|one| matches!(one, Ok(Ok(Ok(_))))).count();
     assert_eq!(new, 1);
-    assert_eq!(fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read").len(), 1);
+    assert_eq!(
+        fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read").rows.len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -415,7 +421,7 @@ async fn watches_are_listed_newest_first_with_filters_and_a_cursor() {
         ids.insert(0, watch.id);
     }
     let list = async |filter, limit| {
-        let found = fixture.store.watches(fixture.app, filter, limit).await.expect("read");
+        let found = fixture.store.watches(fixture.app, filter, limit).await.expect("read").rows;
         found.into_iter().map(|watch| watch.id).collect::<Vec<_>>()
     };
     let first = list(WatchFilter::default(), 4).await;
@@ -423,7 +429,7 @@ async fn watches_are_listed_newest_first_with_filters_and_a_cursor() {
     let rest = WatchFilter { before: Some(first[3]), ..WatchFilter::default() };
     assert_eq!(list(rest, 4).await, ids[4..]);
     fixture.stop(ids[0]).await;
-    let count = async |filter| fixture.store.watches(fixture.app, filter, 50).await.expect("read").len();
+    let count = async |filter| fixture.store.watches(fixture.app, filter, 50).await.expect("read").rows.len();
     let by = WatchFilter::default;
     assert_eq!(count(WatchFilter { status: Some(WatchStatus::Stopped), ..by() }).await, 1);
     assert_eq!(count(WatchFilter { job_id: Some("job_1".to_owned()), ..by() }).await, 3);
@@ -463,7 +469,46 @@ async fn a_job_is_found_by_parameters_of_any_length() {
     assert_eq!(fixture.shown(first.id).await.status, ringback::domain::WatchStatus::Completed);
 }
 
+#[tokio::test]
+async fn a_filter_finds_what_lies_behind_many_others() {
+    let fixture = StoreFixture::new().await;
+    let first = fixture.register(fixture.watch("job_1")).await.id;
+    // More than one read looks at.
+    for chunk in 0..6 {
+        let watches = (0..1_000)
+            .map(|n| NewWatch { destinations: Vec::new(), ..fixture.watch(&format!("job_{chunk}_{n}")) });
+        let many = Idempotent::new(RegisterMany(watches.collect()), None, |_: &Vec<Watch>| None);
+        let Ok(made) = fixture.store.register_many(many).await.expect("taken").expect("new");
+        assert_eq!(made.len(), 1_000);
+    }
+    fixture.stop(first).await;
+    let by = WatchFilter::default;
+    for (filter, expected) in [
+        (WatchFilter { status: Some(WatchStatus::Stopped), ..by() }, vec![first]),
+        (WatchFilter { status: Some(WatchStatus::Failed), ..by() }, vec![]),
+        (WatchFilter { provider: Some("other".to_owned()), ..by() }, vec![]),
+        (WatchFilter { job_id: Some("job_1".to_owned()), ..by() }, vec![first]),
+    ] {
+        let page = fixture.store.watches(fixture.app, filter.clone(), 50).await.expect("read");
+        let found: Vec<WatchId> = page.rows.iter().map(|watch| watch.id).collect();
+        assert_eq!((found, page.next), (expected, None), "{filter:?}");
+    }
+    // Pages of a filter that matches all have no gap at the end of a read.
+    let (mut before, mut count) = (None, 0);
+    loop {
+        let filter = WatchFilter { provider: Some("muvi".to_owned()), before, ..by() };
+        let page = fixture.store.watches(fixture.app, filter, 700).await.expect("read");
+        count += page.rows.len();
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    assert_eq!(count, 6_001);
+}
+
 crate::postgres::on_postgres_too! {
+    a_filter_finds_what_lies_behind_many_others,
     a_job_is_found_by_parameters_of_any_length,
     watches_of_one_job_share_it_and_each_reaches_the_poller,
     a_registration_returns_what_is_read_back_later,

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -29,7 +30,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, Error, Statement};
 
 use super::super::error::{Received, Result, StoreError};
-use super::super::value::{ManyParams, Read, Row, RowSql, Value};
+use super::super::value::{ManyParams, Params, Read, Row, RowSql, Value};
 use super::bulk;
 use super::tls::Tls;
 use crate::clock::Clock;
@@ -199,6 +200,37 @@ impl Session {
             self.pipelined(rows.into_iter().map(run)).await
         })?;
         found.iter().map(|rows| rows.iter().map(|row| read(&Row::Postgres(row))).collect()).collect()
+    }
+
+    /// See [`super::super::Tx::list_while`].
+    pub fn list_while<'v, T>(
+        &self,
+        sql: &str,
+        row: impl Params<'v>,
+        mut read: impl Read<T>,
+        mut take: impl FnMut(T) -> bool,
+    ) -> Result<()> {
+        let mut failed = Ok(());
+        self.block(async {
+            let statement = &self.statement(sql).await?;
+            let call = async {
+                let mut rows = pin!(self.client.query_raw(statement, row.as_ref()).await?);
+                // The connection hands on one part of the result at a time.
+                while let Some(row) = rows.try_next().await? {
+                    match read(&Row::Postgres(&row)).map(&mut take) {
+                        Ok(true) => {}
+                        Ok(false) => break,
+                        Err(error) => {
+                            failed = Err(error);
+                            break;
+                        }
+                    }
+                }
+                Ok(())
+            };
+            self.pipelined(iter::once(call)).await
+        })?;
+        failed
     }
 
     /// Commits the transaction. [`StoreError::Unknown`]: the connection was lost before the server answered.

@@ -1,0 +1,145 @@
+//! Pages of lists, bounded in rows, in bytes and in time.
+//!
+//! - **Rows and bytes.** A page ends when it has the requested number of rows, or when the next row would make it
+//!   larger than [`PAGE_BYTES`]; it has at least one row. Rows behind the end are not read into memory.
+//! - **Time.** A filter for which no index exists can match few rows or none, and then the whole list would be read
+//!   for one page. A read therefore looks at no more than [`SCAN_MAX`] rows: an index tells the id at which they end,
+//!   and the query has this id as a bound. If the page is not full then, the next rows are looked at in another read,
+//!   for which the app waits its turn ([`FairSemaphore`](super::db::FairSemaphore)). After [`SCANS_MAX`] reads the
+//!   page ends as it is, perhaps without a row, and says where the next one begins.
+//!
+//! The reads of one page see different snapshots. That is the same as with smaller pages: rows are found in the order
+//! of their ids, and none is found twice.
+
+use super::db::{Result, Tx};
+use super::reads::ReadStore;
+use crate::domain::AppNo;
+
+/// Largest size of the rows of a page, in bytes. 200 ordinary rows fit.
+const PAGE_BYTES: usize = 1024 * 1024;
+
+/// Largest number of rows that one read looks at: some milliseconds.
+pub(super) const SCAN_MAX: u32 = 5_000;
+
+/// Largest number of reads for one page.
+const SCANS_MAX: usize = 20;
+
+/// A page of a list.
+#[derive(Clone, Debug)]
+pub struct ListPage<T, C> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// Position after which the next page begins; `None` at the end of the list.
+    pub next: Option<C>,
+}
+
+/// The room that is left on a page.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub(super) rows: usize,
+    pub(super) bytes: usize,
+}
+
+/// Where a part of a page ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End<C> {
+    /// At the end of the list.
+    List,
+    /// The page is full, and the next one begins after this position.
+    Full(C),
+    /// The rows up to this position were looked at, and more follow.
+    Scanned(C),
+}
+
+/// The part of a page that one read finds.
+#[derive(Debug)]
+pub(super) struct Part<T, C> {
+    pub(super) rows: Vec<T>,
+    /// Size of the rows.
+    pub(super) bytes: usize,
+    pub(super) end: End<C>,
+}
+
+/// Rows that fit on a page, in order.
+#[derive(Debug)]
+pub(super) struct Fitting<T> {
+    pub(super) rows: Vec<T>,
+    pub(super) bytes: usize,
+    /// Whether a row follows that does not fit.
+    pub(super) is_cut: bool,
+}
+
+impl Room {
+    /// The room of an empty page.
+    pub(super) const fn of_page(limit: u32) -> Self {
+        Self { rows: limit as usize, bytes: PAGE_BYTES }
+    }
+
+    /// The limit of a query: with one row more it shows whether another page follows.
+    pub(super) fn limit(self) -> u32 {
+        u32::try_from(self.rows + 1).unwrap_or(u32::MAX)
+    }
+}
+
+impl<T> Fitting<T> {
+    /// Takes rows as long as they fit. The first one always does.
+    pub(super) fn take(
+        tx: &Tx<'_>,
+        query: &super::db::Where<'_>,
+        room: Room,
+        read: impl super::db::Read<T>,
+        size: impl Fn(&T) -> usize,
+    ) -> Result<Self> {
+        let mut fitting = Self { rows: Vec::with_capacity(room.rows.min(256)), bytes: 0, is_cut: false };
+        tx.list_while(&query.sql, &query.values, read, |row| {
+            let bytes = fitting.bytes + size(&row);
+            if fitting.rows.len() == room.rows || (bytes > room.bytes && !fitting.rows.is_empty()) {
+                fitting.is_cut = true;
+                return false;
+            }
+            fitting.bytes = bytes;
+            fitting.rows.push(row);
+            true
+        })?;
+        Ok(fitting)
+    }
+
+    /// Makes the part of a page. `scanned` is where the query ended, if it did not look at all rows.
+    pub(super) fn part<C>(self, position: impl Fn(&T) -> C, scanned: Option<C>) -> Part<T, C> {
+        let end = match (self.rows.last(), scanned) {
+            (Some(last), _) if self.is_cut => End::Full(position(last)),
+            (_, Some(scanned)) => End::Scanned(scanned),
+            (_, None) => End::List,
+        };
+        Part { rows: self.rows, bytes: self.bytes, end }
+    }
+}
+
+impl ReadStore {
+    /// Reads a page of a list, which begins after `from`. `part` reads the part of it that begins after a position.
+    pub(super) async fn list<T: Send + 'static, C: Copy + Send + 'static>(
+        &self,
+        app: AppNo,
+        from: Option<C>,
+        limit: u32,
+        part: impl Fn(&Tx<'_>, Option<C>, Room) -> Result<Part<T, C>> + Clone + Send + 'static,
+    ) -> Result<ListPage<T, C>> {
+        let mut room = Room::of_page(limit);
+        let mut page = ListPage { rows: Vec::new(), next: from };
+        for _ in 0..SCANS_MAX {
+            let (part, from) = (part.clone(), page.next);
+            let Part { rows, bytes, end } = self.read(app, move |tx| part(tx, from, room)).await?;
+            room = Room { rows: room.rows - rows.len(), bytes: room.bytes.saturating_sub(bytes) };
+            page.rows.extend(rows);
+            match end {
+                End::List => return Ok(ListPage { next: None, ..page }),
+                End::Full(last) => return Ok(ListPage { next: Some(last), ..page }),
+                End::Scanned(last) => page.next = Some(last),
+            }
+            if room.rows == 0 || room.bytes == 0 {
+                break;
+            }
+        }
+        Ok(page)
+    }
+}

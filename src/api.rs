@@ -26,7 +26,10 @@ mod signing_secret;
 mod watches;
 
 pub use events::STREAMS_MAX;
-pub use http::{Api, BATCHES_MAX, CONNECTIONS_MAX, ConcurrencyLimiter, InProgressKeys, WAITS_MAX};
+pub use http::{
+    Api, Batches, CONNECTIONS_MAX, ConcurrencyLimiter, InProgressKeys, MEMORY_MAX, MemoryBudget, WAITS_MAX,
+    WrongKeys,
+};
 pub use openapi::{ROUTES, Route, document};
 pub use router::{serve, serve_metrics};
 

@@ -151,13 +151,15 @@ impl App {
             draining: is_draining,
             loaded: Arc::default(),
             in_progress: InProgressKeys::default(),
-            waits: ConcurrencyLimiter::new(api::WAITS_MAX.min(connections_max / 4)),
+            waits: ConcurrencyLimiter::new(api::WAITS_MAX.min(connections_max * 7 / 16)),
             connections: Arc::new(Semaphore::new(connections_max)),
             connections_max,
             load: Box::new(load),
             with_metrics: metrics.is_none(),
-            batches: ConcurrencyLimiter::new(api::BATCHES_MAX),
-            streams: ConcurrencyLimiter::new(api::STREAMS_MAX.min(connections_max / 8)),
+            batches: api::Batches::default(),
+            memory: api::MemoryBudget::new(api::MEMORY_MAX),
+            wrong_keys: api::WrongKeys::default(),
+            streams: ConcurrencyLimiter::new(api::STREAMS_MAX.min(connections_max * 7 / 32)),
         });
         Ok(Self {
             listener,

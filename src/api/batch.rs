@@ -80,10 +80,8 @@ struct BatchAnswer<'a> {
 pub async fn create(call: Call) -> Answer {
     call.no_query()?;
     let (at, took) = (call.api.clock.now(), call.api.clock.stopwatch());
-    // Taken before the body is read: the permits bound the memory of bodies.
-    let busy = || Problem::busy("too many batches are in progress; send this one again later");
-    let _permit = call.api.batches.try_acquire(call.app()).ok_or_else(busy)?;
     let mut write = call.write(Content::Json(BATCH_MAX)).await?;
+    let _permit = write.api.batches.acquire(write.app(), &write.api.clock).await?;
     let text = std::mem::take(&mut write.text);
     let api = &write.api;
     let now = api.clock.now();

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::destinations::Address;
 use super::http::{
     Answer, Call, Content, FieldErrorCode, ObjectReader, Page, PageParams, Problem, ProblemCode, cursor,
-    first_answer, json, page,
+    first_answer, json, listed,
 };
 use crate::domain::{
     Delivery, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, NumberedAttempt, Reason,
@@ -156,8 +156,8 @@ pub async fn list(call: Call) -> Answer {
         before: query.read("cursor", cursor::WRONG, |text| cursor::decode(text).map(DeliveryId)),
     };
     query.done()?;
-    let found = call.api.store.deliveries(call.app(), filter, limit + 1).await?;
-    Ok(page(&found, limit, |one| cursor::encode(one.id.0), DeliveryView::of))
+    let found = call.api.store.deliveries(call.app(), filter, limit).await?;
+    Ok(listed(&found, |id| cursor::encode(id.0), DeliveryView::of))
 }
 
 /// Show a delivery
@@ -274,8 +274,7 @@ pub async fn retry_many(call: Call) -> Answer {
     let write = call.write(Content::OBJECT).await?;
     let (api, app) = (&write.api, write.app());
     let filter = write.object(|fields| Some(read_filter(fields)))?;
-    let busy = || Problem::busy("too many batches are in progress; send the request again later");
-    let _permit = api.batches.try_acquire(app).ok_or_else(busy)?;
+    let _permit = api.batches.acquire(app, &api.clock).await?;
     if api.store.count_failed(app, filter, RETRY_MAX + 1).await? > RETRY_MAX {
         let detail = format!("matches more than {RETRY_MAX} deliveries; select fewer with since and until");
         return Err(Problem::field("", FieldErrorCode::TooMany, detail).into());

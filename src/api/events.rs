@@ -26,17 +26,21 @@ use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
 use super::http::{
-    Answer, Call, FieldErrorCode, Page, PageParams, Problem, ProblemCode, cursor, is_set, json_text, page,
+    Answer, Call, FieldErrorCode, Page, PageParams, Problem, ProblemCode, cursor, is_set, json_text, listed,
 };
 use crate::domain::{Event, EventId, EventType};
 use crate::events::EventBody;
-use crate::store::After;
+use crate::store::{After, Followed};
 
-/// Largest number of streams. Each holds a connection and up to three pages of events.
-pub const STREAMS_MAX: usize = 512;
+/// Largest number of streams, of which one app gets half. Each holds a connection and up
+/// to three pages of events, whose memory is counted.
+pub const STREAMS_MAX: usize = 896;
 
-/// Number of events that are read at a time.
-const PAGE: u32 = 16;
+/// Pause after which an app that is over its budget of memory is tried again.
+const MEMORY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Largest number of events that are read at a time, and their largest size in bytes; a larger event is read alone.
+const PAGE: (u32, usize) = (16, 64 * 1024);
 
 /// Interval of the comments on an idle stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -54,7 +58,7 @@ const COMMENT: &[u8] = b": keep-alive\n";
 /// An event as it was delivered, with its id.
 #[derive(ToSchema)]
 #[schema(as = Event)]
-#[expect(dead_code, reason = "`listed` writes it, from the stored bytes")]
+#[expect(dead_code, reason = "`written` writes it, from the stored bytes")]
 pub struct EventView<'a> {
     id: EventId,
     #[serde(flatten)]
@@ -62,7 +66,7 @@ pub struct EventView<'a> {
 }
 
 /// Writes an event as it is listed: its stored body with its id in front.
-fn listed(event: &Event) -> Box<RawValue> {
+fn written(event: &Event) -> Box<RawValue> {
     let body = String::from_utf8_lossy(&event.body);
     let listed = format!("{{\"id\":\"{}\",{}", event.id, body.strip_prefix('{').unwrap_or("}"));
     RawValue::from_string(listed).unwrap_or_else(|_| RawValue::NULL.to_owned())
@@ -105,8 +109,8 @@ pub async fn list(call: Call) -> Answer {
         (None, Some(id)) => After::Event(EventId::parse(&id).ok_or_else(gone)?),
         (None, None) => After::Start,
     };
-    let found = call.api.store.events(call.app(), after, event_type, limit + 1).await?.ok_or_else(gone)?;
-    Ok(page(&found, limit, |event| cursor::encode_feed_position(event.position), listed))
+    let found = call.api.store.events(call.app(), after, event_type, limit).await?.ok_or_else(gone)?;
+    Ok(listed(&found, cursor::encode_feed_position, written))
 }
 
 /// Show an event
@@ -118,7 +122,7 @@ pub async fn list(call: Call) -> Answer {
 pub async fn show(call: Call) -> Answer {
     let id = call.only_id(EventId::parse)?;
     let event = call.api.store.event(call.app(), id).await?.ok_or_else(Problem::not_found)?;
-    Ok(json_text(StatusCode::OK, listed(&event).get().as_bytes().to_vec()))
+    Ok(json_text(StatusCode::OK, written(&event).get().as_bytes().to_vec()))
 }
 
 /// Follow events
@@ -185,14 +189,28 @@ async fn send_events(
         }
         let left = STREAM_FOR.saturating_sub(stopwatch.elapsed());
         let mut next_comment = pin!(api.clock.sleep(KEEP_ALIVE.min(left)));
+        let mut memory = api.memory.hold(Some(app));
         let events = loop {
             let changed = feed.armed();
+            // Only while a page is read and sent: an idle stream holds nothing.
+            while !memory.try_resize(PAGE.1) {
+                tokio::select! {
+                    () = api.clock.sleep(MEMORY_PAUSE) => {}
+                    () = frames.closed() => return,
+                    () = is_set(&mut draining) => return,
+                }
+            }
             // On an error the stream ends; the client reconnects and gets the reason.
-            let Ok((events, next)) = api.store.follow(app, position, event_type, PAGE).await else { return };
+            let page = api.store.follow(app, position, event_type, PAGE).await;
+            let Ok(Followed { events, next, is_end }) = page else { return };
             position = next;
             if !events.is_empty() {
                 break events;
             }
+            if !is_end {
+                continue;
+            }
+            memory.resize(0);
             tokio::select! {
                 () = changed => {}
                 () = &mut next_comment => break events,
@@ -203,19 +221,25 @@ async fn send_events(
         if stopwatch.elapsed() >= STREAM_FOR {
             return;
         }
-        text = if events.is_empty() { Bytes::from_static(COMMENT) } else { written(&events) };
+        text = if events.is_empty() {
+            Bytes::from_static(COMMENT)
+        } else {
+            let blocks = blocks(&events);
+            memory.resize(blocks.len());
+            memory.attach(blocks)
+        };
     }
 }
 
 /// Writes events, each as it is listed, as lines of the stream.
-fn written(events: &[Event]) -> Bytes {
+fn blocks(events: &[Event]) -> Bytes {
     let mut text = String::new();
     for event in events {
-        let listed = listed(event);
+        let data = written(event);
         text.extend(["id: ", &event.id.to_string(), "\nevent: ", event.event_type.as_str(), "\n"]);
         // Metadata is kept as it was written and may hold line breaks. Between two tokens of JSON any
         // white space is the same.
-        for line in listed.get().split(['\r', '\n']) {
+        for line in data.get().split(['\r', '\n']) {
             text.extend(["data: ", line, "\n"]);
         }
         text.push('\n');
@@ -239,9 +263,9 @@ mod tests {
             at: Timestamp::default(),
             body: b"{\"data\":{\"metadata\":{\r\n \"a\": 1\n}}}".to_vec(),
         };
-        let written = written(&[event]);
+        let blocks = blocks(&[event]);
         assert_eq!(
-            std::str::from_utf8(&written).expect("text"),
+            std::str::from_utf8(&blocks).expect("text"),
             format!(
                 "id: {id}\nevent: job.completed\ndata: {{\"id\":\"{id}\",\"data\":{{\"metadata\":{{\n\
                  data: \ndata:  \"a\": 1\ndata: }}}}}}\n\n"

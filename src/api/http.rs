@@ -7,20 +7,26 @@ mod concurrency_limit;
 pub mod cursor;
 pub mod endpoint;
 mod idempotency;
+mod memory_budget;
 pub mod object_reader;
 mod problem;
 mod query;
 mod serve;
 mod state;
 mod stream;
+mod wrong_keys;
 
-pub use answer::{Answer, Page, PageParams, created, first_answer, json, json_text, page};
+pub use answer::{
+    Answer, Page, PageParams, SharedBody, created, first_answer, json, json_text, listed, page,
+};
 pub use body::{BATCH_MAX, BODY_MAX, Content, too_large};
 pub use call::Call;
 pub use concurrency_limit::ConcurrencyLimiter;
 pub use idempotency::InProgressKeys;
+pub use memory_budget::{MEMORY_MAX, MemoryBudget};
 pub use object_reader::ObjectReader;
 pub use problem::{FieldErrorCode, FieldErrors, Invalid, Problem, ProblemCode, ProblemView, not_one_of};
 pub use query::traceparent;
 pub use serve::{is_set, serve};
-pub use state::{Api, BATCHES_MAX, CONNECTIONS_MAX, WAITS_MAX};
+pub use state::{Api, Batches, CONNECTIONS_MAX, WAITS_MAX};
+pub use wrong_keys::WrongKeys;

@@ -22,7 +22,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::http::endpoint::Resource;
-use super::http::{Api, ProblemView, json_text};
+use super::http::{Api, ProblemView, SharedBody, json_text};
 use super::metrics;
 use crate::domain::EventType;
 use crate::events::{CloudEvent, EventBody};
@@ -64,6 +64,7 @@ pub fn resources() -> Vec<Resource> {
 async fn show() -> Response {
     let mut response = json_text(StatusCode::OK, Bytes::from_static(document().as_bytes()));
     response.headers_mut().insert(header::CACHE_CONTROL, PUBLIC);
+    response.extensions_mut().insert(SharedBody);
     response
 }
 
@@ -131,7 +132,7 @@ const INTRODUCTION: &str = "Requests and answers are JSON, in camelCase. Times a
     milliseconds. Ids begin with their kind; all but `evt_` sort by creation. A 2xx for a write means that the \
     write is committed. Every answer has the header `x-request-id`. A refused request is answered with a \
     problem (RFC 9457) that names every invalid field. Every list takes `limit` and `cursor`, and ends where \
-    `nextCursor` is null.";
+    `nextCursor` is null; a page can be short, or empty, although another one follows.";
 
 const KEYS: &str = "An API key. Its scope is `read`, `write` or `admin`; each includes the scopes before it. \
     `x-scope` of an operation is the scope that it needs.";

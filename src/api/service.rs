@@ -76,6 +76,7 @@ pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
         connections: api.connections_max - api.connections.available_permits().min(api.connections_max),
         waiting: api.waits.in_use_count(),
         following: api.streams.in_use_count(),
+        http_memory: api.memory.in_use_bytes(),
     };
     let text = api.store.metrics().render(&snapshot);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()

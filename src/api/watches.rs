@@ -14,7 +14,7 @@ use super::destinations::{
 };
 use super::http::{
     Answer, Api, BODY_MAX, Call, Content, FieldErrorCode, FieldErrors, ObjectReader, Page, PageParams,
-    Problem, ProblemCode, created, cursor, first_answer, is_set, json, page, traceparent,
+    Problem, ProblemCode, created, cursor, first_answer, is_set, json, listed, page, traceparent,
 };
 use super::register::{self, find_provider};
 use crate::clock::Moment;
@@ -232,8 +232,8 @@ pub async fn list(call: Call) -> Answer {
         provider: query.parsed("provider", |name| find_provider(&call.api, name).map(|_| name.to_owned())),
     };
     query.done()?;
-    let found = call.api.store.watches(call.app(), filter, limit + 1).await?;
-    Ok(page(&found, limit, |watch| cursor::encode(watch.id.0), |watch| WatchView::now(&call.api, watch)))
+    let found = call.api.store.watches(call.app(), filter, limit).await?;
+    Ok(listed(&found, |id| cursor::encode(id.0), |watch| WatchView::now(&call.api, watch)))
 }
 
 /// Show a watch

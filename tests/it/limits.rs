@@ -1,8 +1,313 @@
 //! What a hostile client can use up: memory, places and time. And what its neighbours still get.
 
-use serde_json::json;
+use std::collections::HashSet;
+use std::fmt::Write as _;
 
-use crate::harness::{AUTH, Harness, JSON};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+
+use crate::harness::{AUTH, Harness, JSON, guarded, id};
+use crate::tenants::tenant;
+use crate::wire::{self, Answer};
+
+/// Sends the head of a request and the first part of its body.
+async fn unfinished(t: &Harness, key: &str, path: &str, length: usize, part: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(t.address()).await.unwrap();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n"
+    );
+    // The server may refuse the request before it has read everything.
+    let _ = stream.write_all(&[head.as_bytes(), part].concat()).await;
+    stream
+}
+
+/// Returns the value of a metric.
+async fn metric(t: &Harness, name: &str) -> u64 {
+    let answer = t.get_without_key("/metrics").await;
+    let value =
+        answer.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+    value.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
+}
+
+#[tokio::test]
+async fn slow_uploads_of_two_apps_leave_batches_to_a_third() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 0);
+    let (one, two) = (tenant(&t, "one").await, tenant(&t, "two").await);
+    let mut slow = Vec::new();
+    for key in [&one.key, &two.key] {
+        for _ in 0..8 {
+            slow.push(unfinished(&t, key, "/v1/watches/batch", 100_000, b"{\"watches\": [").await);
+        }
+    }
+    let body = json!({ "watches": [{ "jobId": "job_1", "notify": [] }] });
+    for _ in 0..20 {
+        t.post("/v1/watches/batch", &body).await.expect(200);
+    }
+    drop(slow);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn batches_of_one_app_that_wait_for_names_leave_places_to_others() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 0);
+    let other = tenant(&t, "other").await;
+    let slow = t.resolve_slowly("slow.example.com", &["93.184.216.34"]);
+    let body =
+        json!({ "watches": [{ "jobId": "job_1", "callbackUrl": "https://slow.example.com/" }] }).to_string();
+    let bytes = wire::request("POST", "/v1/watches/batch", &[AUTH, JSON], body.as_bytes());
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..12 {
+        let (address, bytes) = (t.address(), bytes.clone());
+        waiting.spawn(async move { wire::exchange(address, &bytes).await.unwrap() });
+    }
+    slow.requested().await;
+    let fast = json!({ "watches": [{ "jobId": "job_1", "notify": [] }] }).to_string();
+    for _ in 0..10 {
+        let answer = t.as_key(&other.key, "POST", "/v1/watches/batch", &fast).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    // Those that waited get their turn.
+    slow.answer();
+    let answers = guarded("the batches", waiting.join_all()).await;
+    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+    t.give_up().await;
+}
+
+/// Registers watches whose list has about a megabyte.
+async fn register_large_watches(t: &Harness) {
+    let long = "x".repeat(1_900);
+    let notify: Vec<String> = (0..20).map(|n| t.receiver.url(&format!("/{n}/{long}"))).collect();
+    let watches: Vec<_> = (0..25).map(|_| json!({ "jobId": "job_1", "notify": notify })).collect();
+    t.provider.processing("job_1", 0);
+    t.post("/v1/watches/batch", &json!({ "watches": watches })).await.expect(200);
+}
+
+#[tokio::test]
+async fn unread_answers_of_one_app_are_bounded_and_harm_no_other() {
+    let t = Harness::start().await;
+    let other = tenant(&t, "other").await;
+    register_large_watches(&t).await;
+    let path = "/v1/watches?limit=200";
+    let request = wire::request("GET", path, &[AUTH], b"");
+    let mut unread = Vec::new();
+    let refused: Answer = loop {
+        assert!(unread.len() < 200, "200 MB are held");
+        let mut stream = TcpStream::connect(t.address()).await.unwrap();
+        stream.write_all(&request).await.unwrap();
+        unread.push(stream);
+        // Its first byte shows that the server has made the answer.
+        let stream = unread.last_mut().unwrap();
+        let mut first = [0; 12];
+        guarded("an answer", stream.read_exact(&mut first)).await.unwrap();
+        if &first[9..] == b"503" {
+            break t.get(path).await;
+        }
+    };
+    assert_eq!(refused.expect(503)["code"], "too_many_requests");
+    assert!(refused.header("retry-after").is_some());
+    let held = metric(&t, "ringback_http_memory_bytes").await;
+    assert!((60..=64).contains(&(held >> 20)), "{held}");
+    // Small requests of this app work, and every request of another one.
+    t.get("/v1/watches?limit=0").await.expect(422);
+    t.get("/v1/signing-secret").await.expect(200);
+    let body = json!({ "jobId": "job_1", "notify": [], "metadata": { "x": "x".repeat(4_000) } }).to_string();
+    let key = other.key.as_str();
+    for _ in 0..10 {
+        assert_eq!(t.as_key(key, "POST", "/v1/watches", &body).await.status, 201);
+    }
+    let list = t.as_key(key, "GET", path, "").await;
+    assert!(list.status == 200 && list.body.len() > 40_000, "{}", list.status);
+    drop(unread);
+    guarded("free memory", async { while t.get(path).await.status != 200 {} }).await;
+    t.give_up().await;
+}
+
+#[tokio::test]
+async fn unfinished_bodies_of_one_app_are_bounded_and_harm_no_other() {
+    let t = Harness::start().await;
+    let other = tenant(&t, "other").await;
+    t.provider.processing("job_1", 0);
+    let part = vec![b' '; 250_000];
+    let mut slow = Vec::new();
+    for _ in 0..300 {
+        slow.push(unfinished(&t, crate::harness::KEY, "/v1/watches", 250_001, &part).await);
+    }
+    let large = json!({ "jobId": "job_1", "notify": [], "metadata": {} }).to_string();
+    let large = format!("{large}{}", " ".repeat(200_000));
+    // The refusals show that the bodies have arrived.
+    let refused = async {
+        loop {
+            let answer = t.send("POST", "/v1/watches", &[AUTH, JSON], large.as_bytes()).await;
+            if answer.status == 503 {
+                return answer;
+            }
+        }
+    };
+    let refused = guarded("a refusal", refused).await;
+    assert_eq!(refused.expect(503)["code"], "too_many_requests");
+    assert!(metric(&t, "ringback_http_memory_bytes").await <= 64 << 20);
+    t.register(&json!({ "jobId": "job_1", "notify": [] })).await;
+    assert_eq!(t.as_key(&other.key, "POST", "/v1/watches", &large).await.status, 201);
+    drop(slow);
+    t.finish().await;
+}
+
+/// Sends requests on one connection until it is closed. Returns the answers.
+async fn on_one_connection(t: &Harness, key: &str, count: usize) -> Vec<Answer> {
+    let stream = TcpStream::connect(t.address()).await.unwrap();
+    let mut stream = BufReader::new(stream);
+    let mut answers = Vec::new();
+    for _ in 0..count {
+        let request = format!("GET /v1/watches HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n");
+        let _ = stream.write_all(request.as_bytes()).await;
+        let Some(answer) = guarded("an answer", Answer::read(&mut stream)).await else { break };
+        answers.push(answer);
+    }
+    answers
+}
+
+#[tokio::test]
+async fn wrong_keys_end_a_connection_and_are_slowed_down() {
+    let t = Harness::start().await;
+    let answers = on_one_connection(&t, "rb_wrong", 20).await;
+    assert_eq!(answers.len(), 10);
+    assert!(answers.iter().all(|answer| answer.status == 401));
+    assert_eq!(answers[9].header("connection"), Some("close"));
+    // A correct key on the same address is not affected, however often it is used.
+    assert_eq!(on_one_connection(&t, crate::harness::KEY, 50).await.len(), 50);
+    for _ in 0..99 {
+        on_one_connection(&t, "rb_wrong", 10).await;
+    }
+    assert_eq!(metric(&t, "ringback_http_wrong_keys_total").await, 1_000);
+    // From now on a refusal comes after a second; a correct key works at once.
+    let mut slow = Box::pin(t.as_key("rb_wrong", "GET", "/v1/watches", ""));
+    tokio::select! {
+        biased;
+        answer = &mut slow => panic!("{answer:?}"),
+        () = async { t.get("/v1/watches").await.expect(200); t.get("/v1/watches").await.expect(200); } => {}
+    }
+    let answer = async {
+        loop {
+            tokio::select! {
+                answer = &mut slow => return answer,
+                _ = t.get_without_key("/healthz") => t.clock.advance(crate::harness::seconds(1)),
+            }
+        }
+    };
+    assert_eq!(guarded("the refusal", answer).await.status, 401);
+    drop(slow);
+    t.finish().await;
+}
+
+// The decoder of httpx-sse 0.4 and of openai-python makes an event of every blank line that follows a field.
+#[tokio::test]
+async fn a_stream_has_no_event_without_data() {
+    let t = Harness::start().await;
+    let mut raw = TcpStream::connect(t.address()).await.unwrap();
+    raw.write_all(&wire::request("GET", "/v1/events/stream", &[AUTH], b"")).await.unwrap();
+    t.provider.completed("job_1");
+    let mut text = String::new();
+    let mut buffer = vec![0; 65_536];
+    let mut read = async |raw: &mut TcpStream, until: &str| {
+        while !text.contains(until) {
+            let count = guarded("the stream", raw.read(&mut buffer)).await.unwrap();
+            let _ = write!(text, "{}", String::from_utf8_lossy(&buffer[..count]));
+        }
+        text.clone()
+    };
+    read(&mut raw, "retry: 1000").await;
+    t.register(&json!({ "jobId": "job_1", "notify": [] })).await;
+    t.pass(crate::harness::seconds(5)).await;
+    read(&mut raw, "job.completed").await;
+    t.pass(crate::harness::seconds(15)).await;
+    let text = read(&mut raw, ": keep-alive").await;
+    // Without the framing of the chunks: a line of each chunk is its size.
+    let body = text.split_once("\r\n\r\n").unwrap().1.replace("\r\n", "\u{0}");
+    let lines: Vec<&str> = body.split('\n').collect();
+    let blank = lines.iter().enumerate().filter(|(_, line)| line.is_empty());
+    for (n, _) in blank {
+        assert!(lines[n - 1].starts_with("data: "), "{lines:?}");
+        let _: Value = serde_json::from_str(lines[n - 1].trim_start_matches("data: ")).unwrap();
+    }
+    drop(raw);
+    t.finish().await;
+}
+
+/// Returns the ids and the number of pages of a list.
+async fn pages(t: &Harness, path: &str) -> (Vec<String>, usize) {
+    let (mut ids, mut count, mut cursor) = (Vec::new(), 0, String::new());
+    loop {
+        let page = t.get(&format!("{path}{cursor}")).await.expect(200);
+        ids.extend(page["data"].as_array().unwrap().iter().map(id));
+        count += 1;
+        let Some(next) = page["nextCursor"].as_str() else { return (ids, count) };
+        cursor = format!("&cursor={next}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_is_bounded_in_bytes() {
+    let t = Harness::start().await;
+    let long = "x".repeat(1_900);
+    let made: HashSet<String> = {
+        let notify: Vec<String> = (0..20).map(|n| t.receiver.url(&format!("/{n}/{long}"))).collect();
+        let watches: Vec<_> = (0..60)
+            .map(|n| {
+                t.provider.processing(&format!("job_{n}"), 0);
+                json!({ "jobId": format!("job_{n}"), "notify": notify })
+            })
+            .collect();
+        let answer = t.post("/v1/watches/batch", &json!({ "watches": watches })).await.expect(200);
+        answer["data"].as_array().unwrap().iter().map(|item| id(&item["watch"])).collect()
+    };
+    let first = t.get("/v1/watches?limit=200").await;
+    assert!((900_000..1_200_000).contains(&first.body.len()), "{}", first.body.len());
+    let (ids, count) = pages(&t, "/v1/watches?limit=200").await;
+    assert_eq!((ids.len(), count), (60, 3));
+    assert_eq!(ids.into_iter().collect::<HashSet<_>>(), made);
+    t.give_up().await;
+}
+
+/// Adds watches that were stopped long ago. SQLite only: it writes into the file.
+async fn add_stopped_watches(t: &mut Harness, count: u32) {
+    t.stop().await;
+    let db = rusqlite::Connection::open(t.file()).unwrap();
+    db.execute(
+        "insert into jobs (shard, job_id, provider, account, params, seen, registered_at)
+         values (0, 'job_old', 'muvi', 'default', '{}', '{\"status\":\"unknown\"}', 0)",
+        [],
+    )
+    .unwrap();
+    db.execute(
+        "with recursive n (i) as (select 1 union all select i + 1 from n where i < ?1)
+         insert into watches (app, id, job, generation, status, events, payload, created_at, expires_at, ended_at)
+         select 1, unhex(printf('%032x', i)), (select max(no) from jobs), 0, 'stopped', 31, 'event', 1, 2, 3 from n",
+        [count],
+    )
+    .unwrap();
+    drop(db);
+    t.restart().await;
+}
+
+#[tokio::test]
+async fn a_list_that_matches_nothing_ends_early_with_a_cursor() {
+    let mut t = Harness::start().await;
+    add_stopped_watches(&mut t, 150_000).await;
+    let path = "/v1/watches?status=failed&limit=200";
+    let first = t.get(path).await.expect(200);
+    assert_eq!(first["data"], json!([]));
+    assert!(first["nextCursor"].is_string(), "more rows follow");
+    assert_eq!(pages(&t, path).await, (vec![], 2));
+    // The same job has too many watches for its index.
+    let (found, _) = pages(&t, "/v1/watches?jobId=job_old&status=failed&limit=200").await;
+    assert_eq!(found.len(), 0);
+    assert_eq!(t.get("/v1/watches?limit=200").await.expect(200)["data"].as_array().unwrap().len(), 200);
+    t.finish().await;
+}
 
 #[tokio::test]
 async fn the_head_of_a_request_is_limited() {

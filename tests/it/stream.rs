@@ -292,7 +292,7 @@ async fn a_stalled_client_delays_neither_others_nor_the_stop() {
 async fn the_number_of_streams_is_limited() {
     let t = Harness::start().await;
     let mut followers = Vec::new();
-    // 7/8 of 512: the rest is reserved for other apps.
+    // Half of 896: the rest is for other apps.
     for _ in 0..448 {
         followers.push(Follower::start(&t, "", &[]).await);
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::problem::{FieldErrorCode, Problem, ProblemCode};
-use crate::store::{Replay, StoreError, StoredResponse};
+use crate::store::{ListPage, Replay, StoreError, StoredResponse};
 use crate::tenants::CreateError;
 
 /// What a handler returns. The error is the answer to a request that is refused, or that is a repetition of an
@@ -60,6 +60,10 @@ impl IntoResponse for StoredResponse {
     }
 }
 
+/// Marks an answer whose body is a static text, which all answers share.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedBody;
+
 /// Makes an answer of JSON text.
 pub fn json_text(status: StatusCode, text: impl Into<Bytes>) -> Response {
     let content_type = HeaderValue::from_static("application/json");
@@ -97,7 +101,8 @@ pub fn created(location: String, view: &impl Serialize) -> StoredResponse {
 pub struct Page<T> {
     /// The entries.
     data: Vec<T>,
-    /// `cursor` of the next page; null at the end of the list.
+    /// `cursor` of the next page; null at the end of the list, and only there. A page can be short, or empty,
+    /// although another one follows.
     #[schema(required)]
     next_cursor: Option<String>,
 }
@@ -107,6 +112,15 @@ impl<T: Serialize> Page<T> {
     pub fn reply(data: Vec<T>, next_cursor: Option<String>) -> Response {
         json(StatusCode::OK, &Self { data, next_cursor })
     }
+}
+
+/// Makes the answer of a page of the store.
+pub fn listed<'a, T, C: Copy, V: Serialize>(
+    page: &'a ListPage<T, C>,
+    cursor: impl Fn(C) -> String,
+    view: impl Fn(&'a T) -> V,
+) -> Response {
+    Page::reply(page.rows.iter().map(view).collect(), page.next.map(cursor))
 }
 
 /// Makes a page of at most `limit` rows. `rows` holds one more if there is a next page.

@@ -1,6 +1,6 @@
 //! The body of a request: read on demand, within limits.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::request::Parts;
@@ -9,10 +9,11 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use serde_json::value::RawValue;
 
+use super::memory_budget::{HeldMemory, SMALL};
 use super::object_reader::ObjectReader;
 use super::problem::{FieldErrorCode, FieldErrors, Problem, ProblemCode};
 use crate::clock::Clock;
-use crate::domain::decode;
+use crate::domain::{AppNo, decode};
 
 /// Maximum size of a request's body, in bytes.
 pub const BODY_MAX: usize = 256 * 1024;
@@ -28,52 +29,101 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum time for the arrival of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The body of a request before it is read. `serve` keeps a clone to discard what no handler read.
+/// The body of a request before it is read, and the memory that the request holds. `serve` keeps a clone to discard
+/// what no handler read, and to count the answer.
 #[derive(Clone, Debug)]
-pub(super) struct UnreadBody(Arc<Mutex<Option<Incoming>>>);
+pub(super) struct UnreadBody(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    body: Option<Incoming>,
+    /// `None` after `serve` has taken it.
+    memory: Option<HeldMemory>,
+}
 
 impl UnreadBody {
-    pub(super) fn new(body: Incoming) -> Self {
-        Self(Arc::new(Mutex::new(Some(body))))
+    pub(super) fn new(body: Incoming, memory: HeldMemory) -> Self {
+        Self(Arc::new(Mutex::new(Inner { body: Some(body), memory: Some(memory) })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_empty(&self) -> bool {
-        let body = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        body.as_ref().is_none_or(Incoming::is_end_stream)
+        self.lock().body.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn take(&self) -> Option<Incoming> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.lock().body.take()
     }
 
-    /// Takes and reads a text of at most `max` bytes.
+    /// Assigns the memory of the request to the app of its key.
+    pub(super) fn belongs_to(&self, app: AppNo) {
+        if let Some(memory) = &mut self.lock().memory {
+            memory.belongs_to(app);
+        }
+    }
+
+    /// Takes the memory, for the answer.
+    pub(super) fn take_memory(&self) -> Option<HeldMemory> {
+        self.lock().memory.take()
+    }
+
+    fn release_memory(&self) {
+        if let Some(memory) = &mut self.lock().memory {
+            memory.resize(0);
+        }
+    }
+
+    /// Makes room for so many bytes in all. Returns `false` if the app is over its budget.
+    fn try_grow(&self, bytes: &mut Vec<u8>, needed: usize, max: usize) -> bool {
+        if needed <= bytes.capacity() {
+            return true;
+        }
+        let capacity = (2 * bytes.capacity()).clamp(needed, max.max(needed));
+        let is_granted = self.lock().memory.as_mut().is_some_and(|memory| memory.try_resize(capacity));
+        if is_granted {
+            bytes.reserve_exact(capacity - bytes.len());
+        }
+        is_granted
+    }
+
+    /// Takes and reads a text of at most `max` bytes. Its memory is counted as it arrives: a client may announce a
+    /// long body and send nothing.
     async fn read_text(&self, max: usize, clock: &Clock) -> Result<String, Problem> {
         let malformed = |detail| Problem::new(ProblemCode::MalformedBody, detail);
         let Some(mut body) = self.take() else { return Ok(String::new()) };
-        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(max);
-        let mut bytes = Vec::with_capacity(announced.min(max));
+        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(max).min(max);
+        let mut bytes = Vec::with_capacity(announced.min(SMALL));
+        let end = if announced > 0 { announced } else { max };
         let reading = async {
             while let Some(frame) = body.frame().await {
-                if let Some(data) =
-                    frame.map_err(|_| malformed("the body is incomplete; send the request again"))?.data_ref()
-                {
-                    if bytes.len() + data.len() > max {
-                        return Ok(false);
+                let frame = frame.map_err(|_| malformed("the body is incomplete; send the request again"))?;
+                if let Some(data) = frame.data_ref() {
+                    let needed = bytes.len() + data.len();
+                    if needed > max {
+                        return Ok(Some(too_large("the body", max)));
+                    }
+                    if !self.try_grow(&mut bytes, needed, end) {
+                        return Ok(Some(Problem::over_budget()));
                     }
                     bytes.extend_from_slice(data);
                 }
             }
-            Ok(true)
+            Ok(None)
         };
-        let is_complete = clock.timeout(BODY_TIMEOUT, reading).await.unwrap_or_else(|| {
+        let refused = clock.timeout(BODY_TIMEOUT, reading).await.unwrap_or_else(|| {
             Err(Problem::new(
                 ProblemCode::BodyTimeout,
                 "the body did not arrive within 30 s; send the request again, over a faster connection",
             ))
         })?;
-        if !is_complete {
+        if let Some(problem) = refused {
+            drop(bytes);
+            self.release_memory();
             discard(body, clock).await;
-            return Err(too_large("the body", max));
+            return Err(problem);
         }
         decode(bytes).map_err(|error| Problem::new(ProblemCode::MalformedBody, format!("the body {error}")))
     }

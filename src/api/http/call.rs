@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, Request, header};
 use serde_json::value::RawValue;
 
 use super::answer::Answer;
-use super::body::Content;
+use super::body::{Content, UnreadBody};
 use super::endpoint::Endpoint;
 use super::idempotency::IdempotencyClaim;
 use super::object_reader::ObjectReader;
@@ -93,7 +93,18 @@ impl FromRequest<Arc<Api>> for Call {
         // scope would apply.
         let scope = endpoint.and_then(|endpoint| endpoint.scope(&parts.method)).unwrap_or(Scope::Admin);
         let has_id = endpoint.is_some_and(|endpoint| endpoint.path.contains('{'));
-        let caller = Caller::authorize(api, &parts.headers, scope)?;
+        let caller = match Caller::authorize(api, &parts.headers, scope) {
+            Ok(caller) => caller,
+            Err(problem) => {
+                if problem.code == ProblemCode::Unauthorized && bearer(&parts.headers).is_some() {
+                    api.wrong_keys.note(&parts, api.store.metrics(), &api.clock).await;
+                }
+                return Err(problem);
+            }
+        };
+        if let Some(body) = parts.extensions.get::<UnreadBody>() {
+            body.belongs_to(caller.app);
+        }
         let mut id = None;
         if has_id {
             id = Path::<String>::from_request_parts(&mut parts, &()).await.ok().map(|Path(id)| id);

@@ -1,9 +1,12 @@
-//! A limit on concurrent requests of one kind. No app can use all of it, so another app always finds a permit.
+//! A limit on concurrent requests of one kind. Apps that use all they may leave permits for the next one.
+//!
+//! An app gets a permit while it has fewer than are free. One app alone gets half of the permits, two leave a quarter
+//! free, and so on. With a fixed share of more than half, two apps could use up all.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::domain::{AppNo, per_app_limit};
+use crate::domain::AppNo;
 
 /// Limits the number of concurrent requests, in all and of each app.
 #[derive(Debug)]
@@ -31,11 +34,11 @@ impl ConcurrencyLimiter {
         Arc::new(Self { limit, in_use: Mutex::default() })
     }
 
-    /// Returns a permit, or `None` if the limit, or the app's share of it, is reached.
+    /// Returns a permit, or `None` if the app has as many as are free.
     pub fn try_acquire(self: &Arc<Self>, app: AppNo) -> Option<Permit> {
         let mut in_use = self.in_use();
         let of_app = in_use.by_app.get(&app).copied().unwrap_or_default();
-        if in_use.total >= self.limit || of_app >= per_app_limit(self.limit) {
+        if of_app >= self.limit - in_use.total {
             return None;
         }
         in_use.total += 1;
@@ -71,16 +74,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_app_uses_all_permits() {
-        let (limiter, first, second) = (ConcurrencyLimiter::new(8), AppNo(1), AppNo(2));
-        let permits: Vec<Permit> = std::iter::from_fn(|| limiter.try_acquire(first)).collect();
-        assert_eq!(permits.len(), 7);
-        let other = limiter.try_acquire(second).expect("a permit is left");
-        assert!(limiter.try_acquire(second).is_none() && limiter.try_acquire(first).is_none());
-        assert_eq!(limiter.in_use_count(), 8);
-        drop(permits);
-        assert!(limiter.try_acquire(first).is_some());
-        drop(other);
-        assert_eq!((limiter.in_use_count(), limiter.in_use().by_app.len()), (0, 0));
+    fn two_apps_that_take_all_they_may_leave_permits_for_a_third() {
+        let limiter = ConcurrencyLimiter::new(8);
+        let fill = |app| -> Vec<Permit> { std::iter::from_fn(|| limiter.try_acquire(AppNo(app))).collect() };
+        let (first, second, third) = (fill(1), fill(2), fill(3));
+        assert_eq!((first.len(), second.len(), third.len()), (4, 2, 1));
+        assert_eq!(limiter.in_use_count(), 7);
+        drop(first);
+        assert_eq!(fill(2).len(), 2);
+        drop((second, third));
+        assert_eq!(limiter.in_use_count(), 0);
+        assert!(limiter.in_use().by_app.is_empty());
     }
 }

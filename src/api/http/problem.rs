@@ -78,7 +78,7 @@ problem_codes! {
         Unavailable SERVICE_UNAVAILABLE "unavailable" "The database is not available, and nothing was changed; send the request again later."
         OutcomeUnknown SERVICE_UNAVAILABLE "outcome_unknown" "The database was lost during the write, so the change may have been made; a repetition with the same `Idempotency-Key` is safe."
         NotReady SERVICE_UNAVAILABLE "not_ready" "The server is starting, stopping, or has no working database."
-        TooManyRequests SERVICE_UNAVAILABLE "too_many_requests" "Too many requests of this kind are in progress; send the request again later."
+        TooManyRequests SERVICE_UNAVAILABLE "too_many_requests" "Too many requests of this kind are in progress, or the requests and answers of the app hold too much memory; send the request again later."
     }
 }
 
@@ -252,6 +252,14 @@ impl Problem {
     /// 503: too many requests of one kind are in progress.
     pub fn busy(detail: &str) -> Self {
         Self::new(ProblemCode::TooManyRequests, detail)
+    }
+
+    /// 503: the requests and answers of the app hold too much memory.
+    pub fn over_budget() -> Self {
+        Self::busy(
+            "the requests and answers of this app that are in progress take too much memory; read the answers, and \
+             send this request again later",
+        )
     }
 
     /// The body, once the request's id is known.

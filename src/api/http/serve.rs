@@ -4,25 +4,30 @@
 //! A body is read when a handler needs it. If a request is refused before, the rest of the body is read and
 //! discarded, within limits, so that the client can read the response.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderName, HeaderValue, Request, header};
-use axum::response::Response;
-use hyper::body::Incoming;
+use axum::http::{HeaderName, HeaderValue, Method, Request, header};
+use axum::response::{IntoResponse as _, Response};
+use http_body_util::{BodyExt as _, Collected};
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower_service::Service as _;
 
+use super::answer::SharedBody;
 use super::body::UnreadBody;
 use super::endpoint::Endpoint;
+use super::memory_budget::HeldMemory;
 use super::problem::Problem;
 use super::state::Api;
 use super::stream::Stream;
+use super::wrong_keys::Connection;
 use crate::domain::{Ids, RequestId};
 
 /// Maximum time for the headers of a request, and for the silence between two requests.
@@ -50,15 +55,17 @@ pub async fn serve(
     mut closing: watch::Receiver<bool>,
 ) {
     let connections_max = connections.available_permits();
-    let service = HttpService { router, api, ids: Arc::default() };
+    let connection = Arc::new(Connection::new(Ipv4Addr::UNSPECIFIED.into()));
+    let service = HttpService { router, api, ids: Arc::default(), connection };
     loop {
         let accepted = tokio::select! {
             () = is_set(&mut closing) => break,
             accepted = accept(&listener, &connections) => accepted,
         };
         match accepted {
-            Ok((stream, permit)) => {
-                let (service, closing) = (service.clone(), closing.clone());
+            Ok((stream, permit, peer)) => {
+                let connection = Arc::new(Connection::new(peer));
+                let (service, closing) = (HttpService { connection, ..service.clone() }, closing.clone());
                 tokio::spawn(async move {
                     serve_connection(stream, service, closing).await;
                     drop(permit);
@@ -78,11 +85,11 @@ pub async fn serve(
 async fn accept(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
+) -> std::io::Result<(TcpStream, OwnedSemaphorePermit, IpAddr)> {
     let permit = Arc::clone(connections).acquire_owned().await.map_err(std::io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
-    Ok((stream, permit))
+    Ok((stream, permit, peer.ip()))
 }
 
 async fn serve_connection(stream: TcpStream, service: HttpService, mut closing: watch::Receiver<bool>) {
@@ -121,6 +128,7 @@ struct HttpService {
     router: Router,
     api: Arc<Api>,
     ids: Arc<Ids>,
+    connection: Arc<Connection>,
 }
 
 impl HttpService {
@@ -129,22 +137,27 @@ impl HttpService {
         let stopwatch = clock.stopwatch();
         let request_id = RequestId(self.ids.draw(clock.now())).to_string();
         let (mut parts, body) = request.into_parts();
-        let body = UnreadBody::new(body);
+        let body = UnreadBody::new(body, self.api.memory.hold(None));
         parts.extensions.insert(body.clone());
+        parts.extensions.insert(Arc::clone(&self.connection));
         let method = parts.method.clone();
         let path = parts.uri.path().to_owned();
         let Ok(mut response) = self.router.call(Request::from_parts(parts, Body::empty())).await;
         body.discard(clock).await;
-        if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-            *response.body_mut() = Body::from(problem.render(&request_id));
-            let json = HeaderValue::from_static("application/problem+json");
-            response.headers_mut().insert(header::CONTENT_TYPE, json);
-            response.headers_mut().remove(header::CONTENT_LENGTH);
+        let endpoint = response.extensions_mut().remove::<Arc<Endpoint>>();
+        render_problem(&mut response, &request_id);
+        if let Some(memory) = body.take_memory()
+            && response.extensions().get::<SharedBody>().is_none()
+        {
+            response = count_memory(response, &method, memory).await;
+            render_problem(&mut response, &request_id);
+        }
+        if self.connection.is_closing() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         // Answers hold secrets and other data of one app. A handler of a public document sets the header itself.
         let no_store = HeaderValue::from_static("no-store");
         response.headers_mut().entry(header::CACHE_CONTROL).or_insert(no_store);
-        let endpoint = response.extensions_mut().remove::<Arc<Endpoint>>();
         let (route, status) = (endpoint.as_ref().map(|at| at.path.as_str()), response.status().as_u16());
         self.api.store.metrics().answered(route, method.as_str(), status, stopwatch.elapsed());
         let duration_ms = u64::try_from(stopwatch.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -154,4 +167,31 @@ impl HttpService {
         }
         response
     }
+}
+
+/// Writes the body of a problem.
+fn render_problem(response: &mut Response, request_id: &str) {
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        *response.body_mut() = Body::from(problem.render(request_id));
+        let json = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, json);
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+}
+
+/// Counts the memory of an answer until it is sent. Returns a problem instead of the answer to a read if its app is
+/// over its budget.
+async fn count_memory(response: Response, method: &Method, mut memory: HeldMemory) -> Response {
+    // A stream counts its memory itself.
+    let Some(size) = response.body().size_hint().exact() else { return response };
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    if !method.is_safe() {
+        memory.resize(size);
+    } else if !memory.try_resize(size) {
+        return Problem::over_budget().into_response();
+    }
+    let (parts, body) = response.into_parts();
+    // The body is complete in memory: collecting it neither waits nor copies.
+    let bytes = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
+    Response::from_parts(parts, Body::from(memory.attach(bytes)))
 }

@@ -4,29 +4,57 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
 use super::concurrency_limit::ConcurrencyLimiter;
 use super::idempotency::InProgressKeys;
+use super::memory_budget::MemoryBudget;
+use super::problem::Problem;
+use super::wrong_keys::WrongKeys;
 use crate::channels::Channels;
 use crate::clock::Clock;
 use crate::domain::{AppNo, JobNo, PollStats, ProviderState};
 use crate::egress::Egress;
 use crate::providers::Providers;
-use crate::store::Store;
+use crate::store::{FairPermit, FairSemaphore, Store};
 use crate::telemetry::metrics::Load;
 
 /// Maximum number of connections, and less with few descriptors; further ones wait in the listener's backlog. Each can hold a body of 256 KiB.
 pub const CONNECTIONS_MAX: usize = 4_096;
 
-/// Maximum number of requests that wait for the end of a watch: a quarter of the connections, so that other
-/// requests find one. The end of a client's connection is not noticed before its wait is over.
-pub const WAITS_MAX: usize = 1_024;
+/// Maximum number of requests that wait for the end of a watch: less than half of the connections, so that others find
+/// one. One app gets half of them. The end of a client's connection is not noticed before its wait is over.
+pub const WAITS_MAX: usize = 1_792;
 
-/// Maximum number of concurrent batches, of registrations and of retries. Each can hold a body of 8 MiB, and
-/// about as much again of parsed data.
+/// Maximum number of batches, of registrations and of retries, that are worked on at the same time, and of those of
+/// one app. Each holds parsed data of twice its body. The others wait for their turn, with their complete bodies,
+/// which the budget of memory bounds.
 pub const BATCHES_MAX: usize = 8;
+const BATCHES_OF_APP_MAX: usize = 4;
+
+/// Maximum time for which a batch waits for its turn. A batch that resolves many names takes 5 s.
+const BATCH_WAIT: Duration = Duration::from_secs(10);
+
+/// Permits for batches. The apps take turns, and a permit is taken when the body has arrived: a slow upload occupies
+/// no place.
+#[derive(Debug)]
+pub struct Batches(Arc<FairSemaphore>);
+
+impl Default for Batches {
+    fn default() -> Self {
+        Self(FairSemaphore::new(BATCHES_MAX, BATCHES_OF_APP_MAX))
+    }
+}
+
+impl Batches {
+    /// Waits for a permit, for at most [`BATCH_WAIT`].
+    pub async fn acquire(&self, app: AppNo, clock: &Clock) -> Result<FairPermit, Problem> {
+        let permit = clock.timeout(BATCH_WAIT, self.0.acquire(app)).await;
+        permit.ok_or_else(|| Problem::busy("too many batches are in progress; send this one again later"))
+    }
+}
 
 /// The state that the handlers share.
 pub struct Api {
@@ -66,8 +94,12 @@ pub struct Api {
     pub load: Box<dyn Fn() -> Load + Send + Sync>,
     /// Whether the API's listener serves `/metrics`; otherwise a listener of its own does.
     pub with_metrics: bool,
-    /// Limits the batches, of registrations and of retries.
-    pub batches: Arc<ConcurrencyLimiter>,
+    /// Permits for batches, of registrations and of retries.
+    pub batches: Batches,
+    /// The memory of requests and answers.
+    pub memory: Arc<MemoryBudget>,
+    /// Counts requests with wrong keys.
+    pub wrong_keys: WrongKeys,
     /// Limits the streams of events.
     pub streams: Arc<ConcurrencyLimiter>,
 }

@@ -1,0 +1,198 @@
+//! A budget for the memory of requests and answers, in bytes.
+//!
+//! Limits on numbers do not limit memory: 400 connections that each request a list of nine megabytes and read nothing
+//! held 4 GiB, 4,090 unfinished bodies of 256 KiB held one. So everything that a client can make the server hold is
+//! counted in bytes: the body of a request from the first byte that arrives, and the answer until the kernel has taken
+//! its last byte.
+//!
+//! **What is counted.** The first [`SMALL`] bytes of a body and of an answer are not counted: the number of
+//! connections bounds them, and small requests of an app that is over its budget still work. The head of a request is
+//! at most 16 KiB. Public documents are static, and shared by all answers. Parsed data takes up to twice the bytes of
+//! its text, and lives only while its request is worked on.
+//!
+//! **How much an app may use.** No more than what remains free afterwards. One app alone gets half of the budget, two
+//! get a third each, and so on: those who hold memory always leave as much for the next app as each of them has.
+//! A fixed share would not do: with seven eighths for one app, two apps use up everything.
+//!
+//! **Who is over its budget** is refused with 503 and `Retry-After`, as soon as it is known: while a body arrives, or
+//! after an answer was made, whose memory is released. The answer to a write is always sent, because the change was
+//! committed; it makes the budget full for the next request. So the memory of answers to writes is bounded by that
+//! of the bodies that were admitted. A stream of events waits instead.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hyper::body::Bytes;
+
+use crate::domain::AppNo;
+
+/// Memory of all requests and answers, in bytes.
+pub const MEMORY_MAX: usize = 128 * 1024 * 1024;
+
+/// Size of a body or an answer that is not counted, in bytes.
+pub(super) const SMALL: usize = 8 * 1024;
+
+/// The app of requests without a key.
+const NOBODY: AppNo = AppNo(0);
+
+/// The memory of requests and answers, in all and of each app.
+#[derive(Debug)]
+pub struct MemoryBudget {
+    limit: usize,
+    in_use: Mutex<InUse>,
+}
+
+#[derive(Debug, Default)]
+struct InUse {
+    total: usize,
+    by_app: HashMap<AppNo, usize>,
+}
+
+/// Memory that one request holds, until it is dropped.
+#[derive(Debug)]
+pub struct HeldMemory {
+    budget: Arc<MemoryBudget>,
+    app: AppNo,
+    bytes: usize,
+}
+
+impl MemoryBudget {
+    /// Creates a budget of so many bytes.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, in_use: Mutex::default() })
+    }
+
+    /// Returns an empty reservation of an app. `None`: the request has no key.
+    pub fn hold(self: &Arc<Self>, app: Option<AppNo>) -> HeldMemory {
+        HeldMemory { budget: Arc::clone(self), app: app.unwrap_or(NOBODY), bytes: 0 }
+    }
+
+    /// Number of bytes in use.
+    pub fn in_use_bytes(&self) -> usize {
+        self.lock().total
+    }
+
+    fn lock(&self) -> MutexGuard<'_, InUse> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl HeldMemory {
+    /// Assigns an empty reservation to an app.
+    pub(super) fn belongs_to(&mut self, app: AppNo) {
+        if self.bytes == 0 {
+            self.app = app;
+        }
+    }
+
+    /// Changes the reservation to what a text of so many bytes needs. Returns `false`, and changes nothing, if the
+    /// app would use more than what remains free.
+    #[must_use]
+    pub fn try_resize(&mut self, bytes: usize) -> bool {
+        self.set(bytes, false)
+    }
+
+    /// Changes the reservation to what a text of so many bytes needs, whatever remains free.
+    pub fn resize(&mut self, bytes: usize) {
+        self.set(bytes, true);
+    }
+
+    fn set(&mut self, bytes: usize, is_forced: bool) -> bool {
+        let bytes = if bytes <= SMALL { 0 } else { bytes };
+        if bytes == self.bytes {
+            return true;
+        }
+        let mut in_use = self.budget.lock();
+        let of_app = in_use.by_app.get(&self.app).copied().unwrap_or_default() - self.bytes + bytes;
+        let total = in_use.total - self.bytes + bytes;
+        if bytes > self.bytes && !is_forced && of_app > self.budget.limit.saturating_sub(total) {
+            return false;
+        }
+        in_use.total = total;
+        if of_app == 0 {
+            in_use.by_app.remove(&self.app);
+        } else {
+            in_use.by_app.insert(self.app, of_app);
+        }
+        self.bytes = bytes;
+        true
+    }
+
+    /// Attaches the reservation to the bytes that it was made for: it ends with the last reference to them, which is
+    /// when the connection has written them.
+    pub fn attach(self, bytes: Bytes) -> Bytes {
+        if self.bytes == 0 { bytes } else { Bytes::from_owner(Attached { bytes, _memory: self }) }
+    }
+}
+
+impl Drop for HeldMemory {
+    fn drop(&mut self) {
+        self.resize(0);
+    }
+}
+
+struct Attached {
+    bytes: Bytes,
+    _memory: HeldMemory,
+}
+
+impl AsRef<[u8]> for Attached {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    /// Lets an app hold as much as it can, in pieces. Returns the pieces.
+    fn fill(budget: &Arc<MemoryBudget>, app: i64) -> Vec<HeldMemory> {
+        let piece = || {
+            let mut piece = budget.hold(Some(AppNo(app)));
+            piece.try_resize(MIB).then_some(piece)
+        };
+        std::iter::from_fn(piece).collect()
+    }
+
+    #[test]
+    fn apps_that_use_all_they_may_leave_memory_for_the_next() {
+        let budget = MemoryBudget::new(128 * MIB);
+        let all: Vec<Vec<HeldMemory>> = (1..=4).map(|app| fill(&budget, app)).collect();
+        assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [64, 32, 16, 8]);
+        assert_eq!(budget.in_use_bytes(), 120 * MIB);
+        // An app that holds less than what is free can continue; one that holds more cannot.
+        assert_eq!((fill(&budget, 1).len(), fill(&budget, 5).len()), (0, 4));
+        drop(all);
+        assert_eq!(budget.in_use_bytes(), 0);
+        assert!(budget.lock().by_app.is_empty());
+    }
+
+    #[test]
+    fn small_texts_are_not_counted() {
+        let budget = MemoryBudget::new(MIB);
+        let mut held = budget.hold(None);
+        assert!(held.try_resize(SMALL));
+        assert_eq!(budget.in_use_bytes(), 0);
+        assert!(held.try_resize(SMALL + 1) && !held.try_resize(MIB));
+        assert_eq!(budget.in_use_bytes(), SMALL + 1);
+        held.resize(2 * MIB);
+        let mut other = budget.hold(Some(AppNo(1)));
+        assert!(!other.try_resize(SMALL + 1) && other.try_resize(SMALL));
+    }
+
+    #[test]
+    fn attached_memory_is_free_when_its_bytes_are() {
+        let budget = MemoryBudget::new(MIB);
+        let mut held = budget.hold(None);
+        held.resize(10_000);
+        let bytes = held.attach(Bytes::from(vec![1; 10_000]));
+        let part = bytes.slice(9_000..);
+        drop(bytes);
+        assert_eq!((budget.in_use_bytes(), part.len()), (10_000, 1_000));
+        drop(part);
+        assert_eq!(budget.in_use_bytes(), 0);
+    }
+}

@@ -191,9 +191,9 @@ pub async fn attempts(call: Call) -> Answer {
     let before = query.read("cursor", cursor::WRONG, cursor::decode_number).unwrap_or(u32::MAX);
     query.done()?;
     let id = call.id(DeliveryId::parse)?;
-    let found = call.api.store.attempts(call.app(), id, before, limit + 1).await?;
+    let found = call.api.store.attempts(call.app(), id, before, limit).await?;
     let found = found.ok_or_else(Problem::not_found)?;
-    Ok(page(&found, limit, |(number, _)| cursor::encode_number(*number), AttemptView::of))
+    Ok(listed(&found, cursor::encode_number, AttemptView::of))
 }
 
 /// Retry a delivery now

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use super::batch::{Batch, NewEvent};
 use super::db::{Result, Row, RowSql, Tx, Value, Where, params, row_sql};
-use super::lists::{Fitting, ListPage, SCAN_MAX};
+use super::lists::{Fitting, ListPage, Room, SCAN_MAX};
 use super::reads::ReadStore;
 use super::rows::read_destination;
 use super::sealing::{Column, Keyring};
@@ -116,23 +116,28 @@ impl ReadStore {
             let sql = format!("{SHOWN} where d.app = $1 and d.id = $2");
             let delivery = tx.find(&sql, params![app, id], |row| read_shown(row, &keyring))?;
             let Some(delivery) = delivery else { return Ok(None) };
-            Ok(Some((delivery, attempts(tx, id, u32::MAX, limit)?)))
+            let room = Room { rows: limit as usize, bytes: usize::MAX };
+            Ok(Some((delivery, attempts(tx, id, u32::MAX, room)?.rows)))
         })
         .await
     }
 
-    /// Returns the attempts of a delivery of the app with a number below `before`, at most `limit`, newest first.
+    /// Returns a page of the attempts of a delivery of the app with a number below `before`, newest first. `None`: the
+    /// app has no such delivery.
     pub async fn attempts(
         &self,
         app: AppNo,
         id: DeliveryId,
         before: u32,
         limit: u32,
-    ) -> Result<Option<Vec<NumberedAttempt>>> {
-        self.read(move |tx| {
+    ) -> Result<Option<ListPage<NumberedAttempt, u32>>> {
+        self.read(app, move |tx| {
             let sql = "select 1 from deliveries where app = $1 and id = $2";
-            let found = tx.find(sql, params![app, id], |_| Ok(()))?;
-            found.map(|()| attempts(tx, id, before, limit)).transpose()
+            if tx.find(sql, params![app, id], |_| Ok(()))?.is_none() {
+                return Ok(None);
+            }
+            let found = attempts(tx, id, before, Room::of_page(limit))?;
+            Ok(Some(found.page(|(number, _)| *number)))
         })
         .await
     }
@@ -211,15 +216,22 @@ fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
     })
 }
 
-/// Returns the attempts of a delivery with a number below `before`, at most `limit`, newest first.
-fn attempts(tx: &Tx<'_>, id: DeliveryId, before: u32, limit: u32) -> Result<Vec<NumberedAttempt>> {
+/// Returns the attempts of a delivery with a number below `before` that fit, newest first.
+fn attempts(tx: &Tx<'_>, id: DeliveryId, before: u32, room: Room) -> Result<Fitting<NumberedAttempt>> {
     // The column counts the earlier attempts.
-    tx.list(
+    let mut query = Where::new(
         "select started_at, duration_ms, status_code, error, request_headers, response_headers, response_body, n + 1
-         from attempts where delivery = $1 and n < $2 order by n desc limit $3",
-        params![id, before.saturating_sub(1), limit],
-        |row| Ok((row.count(7)?, read_attempt(row)?)),
-    )
+         from attempts where delivery =",
+        id,
+    );
+    query.and("n <", Some(before.saturating_sub(1)));
+    query.push(" order by n desc limit", room.limit());
+    let size = |(_, attempt): &NumberedAttempt| {
+        let headers = attempt.request_headers.iter().chain(&attempt.response_headers);
+        let headers = headers.map(|(name, value)| name.len() + value.len() + 8).sum::<usize>();
+        256 + headers + attempt.response_body.len() + attempt.error.as_deref().map_or(0, str::len)
+    };
+    Fitting::take(tx, &query, room, |row| Ok((row.count(7)?, read_attempt(row)?)), size)
 }
 
 fn read_attempt(row: &Row<'_>) -> Result<Attempt> {

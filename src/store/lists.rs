@@ -104,6 +104,12 @@ impl<T> Fitting<T> {
         Ok(fitting)
     }
 
+    /// Makes a page of a list that is read at once.
+    pub(super) fn page<C>(self, position: impl Fn(&T) -> C) -> ListPage<T, C> {
+        let next = self.rows.last().filter(|_| self.is_cut).map(position);
+        ListPage { rows: self.rows, next }
+    }
+
     /// Makes the part of a page. `scanned` is where the query ended, if it did not look at all rows.
     pub(super) fn part<C>(self, position: impl Fn(&T) -> C, scanned: Option<C>) -> Part<T, C> {
         let end = match (self.rows.last(), scanned) {

@@ -67,7 +67,7 @@ async fn endings_are_pruned_with_the_watches_that_show_them() {
         > 0
     {}
     let left = store.watches(fixture.app, WatchFilter::default(), 100).await.expect("read");
-    let left: Vec<WatchId> = left.iter().map(|watch| watch.id).collect();
+    let left: Vec<WatchId> = left.rows.iter().map(|watch| watch.id).collect();
     assert_eq!(left, [last.id, watches[19].id, watches[7].id]);
     assert_eq!(fixture.count("endings"), 2);
     let [pending] = &fixture.page(at(10_000), 9, &[]).await.deliveries[..] else { panic!("one is pending") };

@@ -25,6 +25,8 @@ const FAILURE_VALID_FOR: Duration = Duration::from_millis(200);
 pub struct Server {
     config: tokio_postgres::Config,
     url: PostgresUrl,
+    /// TLS with the authorities of the machine. `None`: the file of the URL is read for each connection.
+    tls: Option<Tls>,
     /// Timeout of each address of the server. Connecting and preparing a session may take twice as long.
     connect_timeout: Duration,
     last_failure: Mutex<Option<(Stopwatch, String)>>,
@@ -50,11 +52,12 @@ impl Server {
             .keepalives_idle(Duration::from_secs(10))
             .keepalives_interval(Duration::from_secs(5))
             .keepalives_retries(3);
-        tls::config(&url)?;
+        let tls = Tls(Arc::new(tls::config(&url)?));
+        let tls = url.roots.is_none().then_some(tls);
         if url.verification == Verification::None {
             tracing::warn!("the certificate of the database server is not verified (sslmode=no-verify)");
         }
-        Ok(Arc::new(Self { config, url, connect_timeout, last_failure: Mutex::default() }))
+        Ok(Arc::new(Self { config, url, tls, connect_timeout, last_failure: Mutex::default() }))
     }
 
     /// Opens and prepares a session.
@@ -64,8 +67,12 @@ impl Server {
         {
             return Err(StoreError::Unavailable(reason.clone()));
         }
-        let config = tls::config(&self.url).map_err(|error| StoreError::Unavailable(format!("{error:#}")))?;
-        let tls = Tls(Arc::new(config));
+        let tls = match &self.tls {
+            Some(tls) => tls.clone(),
+            None => tls::config(&self.url)
+                .map(|config| Tls(Arc::new(config)))
+                .map_err(|error| StoreError::Unavailable(format!("{error:#}")))?,
+        };
         let opening = open_first(&self.config, |config| {
             let tls = tls.clone();
             let open = async move {

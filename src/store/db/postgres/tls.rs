@@ -34,13 +34,16 @@ use crate::domain::{PostgresUrl, Verification};
 
 /// Returns the TLS configuration for a URL.
 pub fn config(url: &PostgresUrl) -> Result<ClientConfig> {
-    let mut config = crate::tls::config(Vec::new())?;
     let (inner, pinned) = match &url.roots {
         Some(file) => from_file(file).with_context(|| format!("sslrootcert={}", file.display()))?,
         None => (crate::tls::verifier(Vec::new())?, Vec::new()),
     };
     let verifier = Verifier { inner, pinned, verification: url.verification };
-    config.dangerous().set_certificate_verifier(Arc::new(verifier));
+    let mut config = ClientConfig::builder_with_provider(crate::tls::provider())
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
     if url.direct_tls {
         config.alpn_protocols = vec![b"postgresql".to_vec()];
     }

@@ -92,8 +92,8 @@ pub fn end_the_process(why: &str) -> ! {
 /// Not by `abort`: that would write a core dump, with every secret of the process in it. `exit` runs the handlers of
 /// the C library before the process ends, and other threads run on meanwhile. They do nothing that they could not have
 /// done before: only the writer commits and answers. If the writer calls this function, it commits nothing more. If a
-/// reader calls it, a commit of the writer in this time (at most the second for the log) is complete, and is answered as every other. An
-/// attempt or a poll in flight ends as in a crash.
+/// reader calls it, a commit of the writer in this time (at most the second for the log) is complete, and is answered
+/// as every other. An attempt or a poll in flight ends as in a crash.
 pub fn end_with(sentence: &str) -> ! {
     tracing::error!("{sentence}");
     logs::flush();

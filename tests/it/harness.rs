@@ -17,6 +17,7 @@ use ringback::clock::{Clock, ManualClock};
 use ringback::config::{Config, Environment, Flags};
 use ringback::domain::{Activity, Timestamp};
 use ringback::egress::Resolver;
+use rustix::io::Errno;
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -114,7 +115,7 @@ struct Running {
 #[derive(Clone)]
 struct Known {
     name: String,
-    addresses: Vec<IpAddr>,
+    addresses: Result<Vec<IpAddr>, Errno>,
     slow: Option<Slow>,
 }
 
@@ -282,10 +283,7 @@ impl Harness {
                     slow.requested.send_replace(true);
                     let _ = slow.answered.subscribe().wait_for(|answered| *answered).await;
                 }
-                if found.addresses.is_empty() {
-                    return Err(rustix::io::Errno::MFILE.into());
-                }
-                Ok(found.addresses)
+                Ok(found.addresses?)
             })
         }));
         let clock = Clock::Manual(self.clock.clone());
@@ -379,7 +377,16 @@ impl Harness {
 
     /// Makes the lookups of a name fail from now on, because the application has no free descriptor.
     pub fn lack_descriptors(&self, name: &str) {
-        self.know(name, &[], None);
+        self.fail(name, Errno::MFILE);
+    }
+
+    /// Makes the lookups of a name fail from now on, because no name server answers.
+    pub fn lose_name_servers(&self, name: &str) {
+        self.fail(name, Errno::NETDOWN);
+    }
+
+    fn fail(&self, name: &str, error: Errno) {
+        self.names.lock().unwrap().push(Known { name: name.to_owned(), addresses: Err(error), slow: None });
     }
 
     /// Makes a name resolve to these addresses after [`Slow::answer`].
@@ -390,7 +397,7 @@ impl Harness {
     }
 
     fn know(&self, name: &str, addresses: &[&str], slow: Option<Slow>) {
-        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let addresses = Ok(addresses.iter().map(|address| address.parse().unwrap()).collect());
         self.names.lock().unwrap().push(Known { name: name.to_owned(), addresses, slow });
     }
 

@@ -48,6 +48,7 @@ mod mailing;
 mod main_job;
 mod metrics;
 mod migrations;
+mod name_servers;
 mod openapi;
 mod openapi_examples;
 mod patch;

@@ -274,7 +274,7 @@ fn indent(json: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::terminal::tests::PLAIN;
+    use crate::cli::terminal::PLAIN;
     use crate::clock::ManualClock;
 
     const NOW: Timestamp = Timestamp::from_millis(1_771_426_951_000);

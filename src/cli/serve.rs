@@ -172,6 +172,8 @@ impl ShowConfig {
 /// Returns the settings: key, value and source. On a terminal, a source that does not fit follows on a line of its own:
 /// a value is never cut.
 fn listing(effective: &[Effective], terminal: Terminal) -> String {
+    /// Width of the values before aligned sources, on a narrow terminal.
+    const VALUE: usize = 25;
     let shown = |one: &Effective| {
         let value = one.value.clone().unwrap_or_else(|| "none".to_owned());
         [one.key.clone(), value, one.source.to_string()]
@@ -184,8 +186,13 @@ fn listing(effective: &[Effective], terminal: Terminal) -> String {
     let width = rows.iter().map(|[key, ..]| key.len()).max().unwrap_or(0);
     let lines = rows.iter().map(|row| {
         let [key, value, source] = row.each_ref().map(|cell| clean(cell));
-        let line = format!("{key:width$}  {value}  {source}");
-        if terminal.fits(&line) { line } else { format!("{key:width$}  {value}\n{:width$}  {source}", "") }
+        let forms = [
+            format!("{key:width$}  {value:VALUE$}  {source}"),
+            format!("{key:width$}  {value}  {source}"),
+            format!("{key:width$}  {value}\n{:width$}  {source}", ""),
+        ];
+        let fits = |form: &&String| terminal.fits(form);
+        forms.iter().find(fits).or(forms.last()).cloned().unwrap_or_default()
     });
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -193,7 +200,7 @@ fn listing(effective: &[Effective], terminal: Terminal) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::terminal::tests::{PLAIN, narrow};
+    use crate::cli::terminal::{PLAIN, narrow};
     use crate::config::{Config, Environment};
 
     #[test]

@@ -157,7 +157,7 @@ fn metadata(card: &mut FieldList, value: &Value, pointer: &str) {
 fn watch(watch: &Value, terminal: Terminal) -> String {
     let timeline = list(watch, "/timeline").map(|one| {
         let [at, kind] = texts(one, ["/at", "/kind"]);
-        [seconds(&at), kind, details(one, watch)]
+        [seconds(&at), kind, details(one, watch, terminal)]
     });
     // Absolute times: the distances between the entries count.
     let columns = [Column::new("TIME (UTC)"), Column::new("KIND"), Column::new("DETAILS").soft()];
@@ -165,7 +165,10 @@ fn watch(watch: &Value, terminal: Terminal) -> String {
 }
 
 /// Returns the important fields of an entry of a timeline, the id of an object before what may be cut.
-fn details(one: &Value, watch: &Value) -> String {
+fn details(one: &Value, watch: &Value, terminal: Terminal) -> String {
+    /// Width of the columns before the details.
+    const BEFORE: usize = 33;
+
     let fields: &[&str] = match text(one, "/kind").as_str() {
         "observed" => &["/status", "/rawStatus", "/progress"],
         "event" => &["/eventType", "/eventId"],
@@ -185,8 +188,12 @@ fn details(one: &Value, watch: &Value) -> String {
     }
     let to = text(one, "/destinationId");
     let to = list(watch, "/destinations").find(|known| !to.is_empty() && text(known, "/id") == to);
-    words.extend(to.map(|to| format!("to {}", address(to))));
-    words.join("  ")
+    let words = words.join("  ");
+    match to.map(|to| format!("{words}  to {}", address(to))) {
+        // Not a beginning of the address: those of one host look alike.
+        Some(all) if terminal.fits(&format!("{:BEFORE$}{all}", "")) => all,
+        _ => words,
+    }
 }
 
 fn delivery(delivery: &Value, terminal: Terminal) -> String {

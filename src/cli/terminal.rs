@@ -330,18 +330,23 @@ fn wrapped(text: &str, room: usize, indent: usize) -> String {
     lines
 }
 
+/// Time of the terminals of tests: 2026-02-18T15:02:31Z.
 #[cfg(test)]
-pub(super) mod tests {
+const TEST_NOW: Timestamp = Timestamp::from_millis(1_771_426_951_000);
+
+/// A pipe, for tests.
+#[cfg(test)]
+pub const PLAIN: Terminal = Terminal { interactive: false, colours: false, width: None, now: TEST_NOW };
+
+/// Returns a terminal of this width, without colours, for tests.
+#[cfg(test)]
+pub const fn narrow(width: usize) -> Terminal {
+    Terminal { interactive: true, colours: false, width: Some(width), now: TEST_NOW }
+}
+
+#[cfg(test)]
+mod tests {
     use super::*;
-
-    pub(in crate::cli) const PLAIN: Terminal =
-        Terminal { interactive: false, colours: false, width: None, now: NOW };
-    const NOW: Timestamp = Timestamp::from_millis(1_771_426_951_000);
-
-    /// Returns a terminal of this width, without colours, at 2026-02-18T15:02:31Z.
-    pub(in crate::cli) const fn narrow(width: usize) -> Terminal {
-        Terminal { interactive: true, colours: false, width: Some(width), now: NOW }
-    }
 
     const COLUMNS: [Column; 5] = [
         Column::new("ID"),

@@ -129,7 +129,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cli::terminal::tests::{PLAIN, narrow};
+    use crate::cli::terminal::{PLAIN, narrow};
     use crate::domain::Timestamp;
 
     const JOBS: &[DemoJob] = &[

@@ -13,6 +13,8 @@
 //! - One of them uses at most as many places as it leaves free in that half: with 16 places, the first hung URL gets
 //!   4, the next one 2. An untried URL therefore does not wait for a timeout of a hung one.
 //! - One quick queue leaves an eighth of the places to others, because it may turn slow with all its requests at once.
+//! - Probes of URLs that do not answer use at most a quarter of the places together ([`probes_max`]). Each takes a whole
+//!   timeout, and with many such URLs they would otherwise use the half of the untried ones without end.
 //!
 //! The quick queues and the others take turns; within each kind, the queues take turns. Mail and chats have queues
 //! that are alone in their origin, and these rules do not apply to them.
@@ -30,6 +32,11 @@ pub(super) const QUICK: Duration = Duration::from_secs(5);
 /// until its next success.
 const QUICK_MAX: usize = 32_768;
 
+/// Returns how many probes of URLs may be in flight to an origin with this number of places.
+pub(super) fn probes_max(places: usize) -> usize {
+    (places / 4).max(1)
+}
+
 /// Returns the origin of a destination queue: its name without the hash of the URL. A queue without such a hash is
 /// alone in its origin, which has the same name.
 pub(super) fn origin_of(queue: &str) -> &str {
@@ -46,6 +53,8 @@ pub(super) struct Origin {
     pub(super) in_flight: Places,
     /// Loaded deliveries, and those of the pages that are being read.
     pub(super) loaded: Places,
+    /// Number of probes of its URLs in flight.
+    pub(super) probes: usize,
     /// Queues with waiting deliveries.
     pub(super) sendable: Turns,
     /// Queues with more due deliveries in the store.
@@ -270,6 +279,11 @@ mod tests {
         for standing in [Standing::Alone, Standing::Quick, Standing::Other] {
             assert_eq!(Places::default().free(1, 0, standing), 1);
         }
+    }
+
+    #[test]
+    fn probes_use_a_quarter_of_the_places() {
+        assert_eq!([1, 3, 4, 8, 16].map(probes_max), [1, 1, 1, 2, 4]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::breaker::{Admission, Breakers};
 use super::fair_queue::{AppShares, FairQueue};
-use super::origin::{Origin, QuickQueues, Standing, Turn, origin_of};
+use super::origin::{Origin, QuickQueues, Standing, Turn, origin_of, probes_max};
 use super::pacing::Pacer;
 use crate::channels::{self, Pacing};
 use crate::clock::SetBackDetector;
@@ -32,6 +32,9 @@ const PAGES_MAX: usize = 16;
 /// Maximum number of queues with a timer, and of queues that have more in the store. Others are forgotten, and found
 /// again by a search of the store.
 pub(super) const QUEUES_MAX: usize = 100_000;
+
+/// Time after which a URL is considered again that is due for a probe while too many other URLs are probed.
+const PROBE_TURN: Duration = Duration::from_secs(1);
 
 /// Shortest time between two searches.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(10);
@@ -94,6 +97,8 @@ struct DestinationQueue {
     is_loadable: bool,
     /// The page that is being read.
     page: Option<PageInFlight>,
+    /// The probe of its URL that is in flight.
+    probe: Option<DeliveryId>,
 }
 
 /// A page that is being read.
@@ -144,6 +149,14 @@ fn is_skipped(delivery: &PendingDelivery, watch: WatchId, scope: CancelScope) ->
             CancelScope::Progress => !delivery.event_type.is_ending(),
             CancelScope::To(destination) => delivery.destination.id == destination,
         }
+}
+
+/// Returns whether an attempt to a URL may be made now. A probe has to wait for its turn if too many URLs are probed.
+fn url_admission(breakers: &Breakers, name: &str, may_probe: bool, now: Timestamp) -> Admission {
+    match breakers.admission(name, now) {
+        Admission::Probe if !may_probe => Admission::Held(Some(now.plus(PROBE_TURN))),
+        admission => admission,
+    }
 }
 
 /// Removes and returns the skipped deliveries of a watch.
@@ -497,10 +510,17 @@ impl DispatchState {
 
     /// Counts a delivery as in flight.
     fn start(&mut self, name: &Arc<str>, delivery: &PendingDelivery, now: Timestamp) {
+        let is_probe = self.breakers.admission(name, now) == Admission::Probe;
         let queue = self.queue(name);
         queue.in_flight.insert(delivery.id);
         let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
-        self.origin(&origin).in_flight.take(is_quick, 1);
+        let counts_as_probe = is_probe && queue.probe.is_none();
+        if counts_as_probe {
+            queue.probe = Some(delivery.id);
+        }
+        let known = self.origin(&origin);
+        known.in_flight.take(is_quick, 1);
+        known.probes += usize::from(counts_as_probe);
         self.shares.start(delivery.app);
         for name in [&origin, name] {
             self.breakers.started(name, delivery.id, now);
@@ -516,20 +536,21 @@ impl DispatchState {
             return None;
         }
         let (most, used) = (*per_origin_max, origin.in_flight);
+        let may_probe = origin.probes < probes_max(most);
         if used.total() >= most {
             // `finish` lists it again.
             return None;
         }
-        let mut empty = Vec::new();
+        let mut dropped = Vec::new();
         let found = origin.sendable.pop(|name| {
             let Some(queue) = queues.get_mut(name) else { return Turn::Drop };
-            let admission = breakers.admission(name, now);
+            let admission = url_admission(breakers, name, may_probe, now);
             if let Admission::Held(Some(until)) = admission {
                 holds.insert((until, Arc::clone(name)));
             }
             if queue.waiting.is_empty() || matches!(admission, Admission::Held(_)) {
                 queue.is_sendable = false;
-                empty.push(Arc::clone(name));
+                dropped.push(Arc::clone(name));
                 return Turn::Drop;
             }
             let standing = queue.standing(name);
@@ -539,7 +560,8 @@ impl DispatchState {
                 _ => Turn::Take,
             }
         });
-        for name in empty {
+        for name in dropped {
+            self.return_to_store(&name);
             self.remove_if_idle(&name);
         }
         found
@@ -580,7 +602,7 @@ impl DispatchState {
     /// Removes and returns the queue of an origin whose deliveries are loaded next, and the maximum number of them.
     fn next_loader(&mut self, name: &Arc<str>, now: Timestamp) -> Option<(Arc<str>, usize)> {
         let (most, few) = (self.loaded_per_origin(), self.per_origin_max.div_ceil(2));
-        let Self { origins, queues, breakers, holds, .. } = self;
+        let Self { origins, queues, breakers, holds, per_origin_max, .. } = self;
         let origin = origins.get_mut(name)?;
         let admission = breakers.admission(name, now);
         if let Admission::Held(until) = admission {
@@ -589,6 +611,7 @@ impl DispatchState {
         }
         let used = origin.loaded;
         let is_probe = admission == Admission::Probe;
+        let may_probe = origin.probes < probes_max(*per_origin_max);
         if used.total() >= most || (is_probe && origin.has_waiting()) {
             // `finish` and `finish_page` list it again.
             return None;
@@ -596,7 +619,7 @@ impl DispatchState {
         let mut limit = 0;
         let found = origin.loadable.pop(|name| {
             let Some(queue) = queues.get_mut(name) else { return Turn::Drop };
-            let admission = breakers.admission(name, now);
+            let admission = url_admission(breakers, name, may_probe, now);
             let is_probe = is_probe || admission == Admission::Probe;
             if let Admission::Held(Some(until)) = admission {
                 holds.insert((until, Arc::clone(name)));
@@ -664,3 +687,6 @@ impl DispatchState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -148,6 +148,7 @@ impl DispatchState {
         let queue = self.queue(&name);
         let origin = Arc::clone(&queue.origin);
         queue.in_flight.remove(&delivery.id);
+        let was_probe = queue.probe.take_if(|probe| *probe == delivery.id).is_some();
         if queue.awaiting_reply.remove(&delivery.id) {
             self.shares.end_late(delivery.app);
         } else {
@@ -155,6 +156,7 @@ impl DispatchState {
             self.free_places(&name, delivery);
         }
         self.shares.unload(delivery.app, delivery.body.len());
+        self.origin(&origin).probes -= usize::from(was_probe);
         for name in [&origin, &name] {
             self.breakers.ended(name, delivery.id, now);
         }

@@ -32,9 +32,7 @@ use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings, SocketLimits};
 use crate::poller::Poller;
 pub use crate::poller::Provider;
 use crate::providers::{Definition, Providers, load_providers};
-use crate::store::{
-    BootstrapTenant, DatabaseLocation, Keyring, NoteRunning, Prune, Store, StoreOptions, Writer,
-};
+use crate::store::{BootstrapTenant, DatabaseLocation, Keyring, Prune, Store, StoreOptions, Writer};
 use crate::telemetry::metrics::Load;
 use crate::telemetry::traces::Exporter;
 use crate::tenants::{DEFAULT_APP, draw_key, hash_key};
@@ -230,7 +228,7 @@ impl App {
             never = prune(&store, &clock, &config.retention) => match never {},
             never = run_key_uses(&store, &clock) => match never {},
             never = watch_files(&store, &clock) => match never {},
-            never = note_running(&store, &clock) => match never {},
+            never = note_running(&dispatcher, &clock) => match never {},
             never = watch_clock(&clock, &poller, &dispatcher) => match never {},
         }
         tracing::info!("stopping: finishing the work in progress");
@@ -322,12 +320,10 @@ async fn watch_files(store: &Store, clock: &Clock) -> Never {
     }
 }
 
-async fn note_running(store: &Store, clock: &Clock) -> Never {
+async fn note_running(dispatcher: &Dispatcher, clock: &Clock) -> Never {
     loop {
         clock.sleep(RUNNING_INTERVAL).await;
-        if let Err(error) = store.note_running(NoteRunning { now: clock.now() }).await {
-            tracing::warn!(%error, "the time until which the process runs could not be written");
-        }
+        dispatcher.note_running().await;
     }
 }
 

@@ -64,8 +64,8 @@ use crate::domain::{
     next_attempt,
 };
 use crate::store::{
-    ExcludeDowntime, LoadDueDeliveries, PostponeDelivery, RecordAttempt, RescheduleRetries, Store,
-    StoreError, WRITE_RETRY_PAUSE, write_until_accepted,
+    ExcludeDowntime, LoadDueDeliveries, NoteRunning, PostponeDelivery, RecordAttempt, RescheduleRetries,
+    Store, StoreError, WRITE_RETRY_PAUSE, write_until_accepted,
 };
 use crate::telemetry::metrics::{AttemptOutcome, Load};
 use crate::telemetry::traces::{Context, Span, SpanKind};
@@ -135,6 +135,16 @@ impl Dispatcher {
         let queues = self.store.destination_queues(QUEUES_MAX).await?;
         self.state().set_timers(queues);
         Ok(())
+    }
+
+    /// Notes in the store that the process runs, if deliveries wait. An idle process writes nothing.
+    pub async fn note_running(&self) {
+        if !self.state().has_work() {
+            return;
+        }
+        if let Err(error) = self.store.note_running(NoteRunning { now: self.clock.now() }).await {
+            tracing::warn!(%error, "the time until which the process runs could not be written");
+        }
     }
 
     /// Returns the current load, for the metrics.

@@ -98,7 +98,9 @@ impl Places {
 
     /// Counts places of a queue as free.
     pub(super) fn release(&mut self, is_quick: bool, count: usize) {
-        *if is_quick { &mut self.quick } else { &mut self.other } -= count;
+        let places = if is_quick { &mut self.quick } else { &mut self.other };
+        debug_assert!(*places >= count, "places are released once");
+        *places = places.saturating_sub(count);
     }
 
     /// Returns how many more places a queue may take now. `most` is the number of places of the origin, `own` is

@@ -155,7 +155,7 @@ fn is_skipped(delivery: &PendingDelivery, watch: WatchId, scope: CancelScope) ->
 fn url_admission(breakers: &Breakers, name: &str, may_probe: bool, now: Timestamp) -> Admission {
     match breakers.admission(name, now) {
         Admission::Probe if !may_probe => Admission::Held(Some(now.plus(PROBE_TURN))),
-        admission => admission,
+        admission @ (Admission::Free | Admission::Probe | Admission::Held(_)) => admission,
     }
 }
 
@@ -197,6 +197,11 @@ impl DispatchState {
     /// Returns whether a page can be read now.
     pub(super) fn can_load(&self) -> bool {
         self.loadable.has_any(|app| self.shares.may_load(app, LOADED_MAX))
+    }
+
+    /// Returns whether a delivery waits, in memory or in the store.
+    pub(super) fn has_work(&self) -> bool {
+        !self.timers.is_empty() || !self.queues.is_empty()
     }
 
     /// Returns the time of the next change, if no message arrives before.

@@ -21,7 +21,7 @@
 //!   before the last one, the sum is smaller by the last wait.
 //! - Time in which the process does not run is not counted. At a start, the store subtracts from the sums what passed
 //!   of the current waits since the process last noted that it runs (`store/deliveries/downtime`). It notes this every
-//!   minute, so a crash or a stop loses a minute of a wait at most; interruptions of two minutes or less are counted.
+//!   minute while deliveries wait, so a crash or a stop loses a minute of a wait at most; interruptions of two minutes or less are counted.
 
 use std::fmt;
 use std::sync::Arc;

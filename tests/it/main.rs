@@ -39,6 +39,7 @@ mod delivering;
 mod demo;
 mod fakes;
 mod harness;
+mod holding_back;
 mod imports;
 mod limits;
 mod logs;

@@ -16,11 +16,11 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 /// Returns the delivery with this number to a URL of one host.
-fn delivery(number: u32, url: &str) -> Box<PendingDelivery> {
+fn delivery(number: u32, url: &str) -> PendingDelivery {
     let mut bytes = [0; 16];
     bytes[12..].copy_from_slice(&number.to_be_bytes());
     let id = Id::from_bytes(bytes);
-    Box::new(PendingDelivery {
+    PendingDelivery {
         app: AppNo(1),
         id: DeliveryId(id),
         event: EventId(id),
@@ -42,7 +42,7 @@ fn delivery(number: u32, url: &str) -> Box<PendingDelivery> {
         attempts: 0,
         manual: false,
         finished: None,
-    })
+    }
 }
 
 fn result(outcome: Outcome, reach: Reach) -> AttemptResult {
@@ -55,7 +55,7 @@ const RETRY: Outcome = Outcome::Retry { after: None };
 struct Fixture {
     state: DispatchState,
     next: u32,
-    stored: Vec<Box<PendingDelivery>>,
+    stored: Vec<PendingDelivery>,
 }
 
 impl Fixture {
@@ -68,11 +68,11 @@ impl Fixture {
         self.next += 1;
         let delivery = delivery(self.next, url);
         self.stored.push(delivery.clone());
-        self.state.apply(DispatcherMessage::Dispatch(delivery), now);
+        self.state.apply(DispatcherMessage::Dispatch(Box::new(delivery)), now);
     }
 
     /// Makes steps until nothing more can be loaded or sent. Returns what is sent.
-    fn step(&mut self, now: Timestamp) -> Vec<Box<PendingDelivery>> {
+    fn step(&mut self, now: Timestamp) -> Vec<PendingDelivery> {
         let mut sent = Vec::new();
         loop {
             self.state.expire_timers(now);
@@ -82,14 +82,13 @@ impl Fixture {
             if more.is_empty() && pages.is_empty() {
                 return sent;
             }
-            sent.extend(more);
+            sent.extend(more.into_iter().map(|one| *one));
             for page in pages {
-                let due = |one: &&Box<PendingDelivery>| {
+                let due = |one: &&PendingDelivery| {
                     one.destination.queue == page.queue && !page.loaded.contains(&one.id)
                 };
                 let limit = page.limit as usize;
-                let deliveries =
-                    self.stored.iter().filter(due).take(limit).map(|one| (**one).clone()).collect();
+                let deliveries = self.stored.iter().filter(due).take(limit).cloned().collect();
                 let has_more = self.stored.iter().filter(due).count() > limit;
                 let found = DueDeliveries { deliveries, has_more, next_retry_at: None };
                 self.state.finish_page(&page.queue.as_str().into(), Some(found), now);

@@ -2,7 +2,7 @@
 //!
 //! The column `waited_ms` of a delivery contains its current wait in full (`domain/delivery` explains what the sum is
 //! for). If the process does not run during a part of that wait, the next start subtracts the part. It knows the part
-//! from `nodes.running_at`, which the process sets every minute.
+//! from `nodes.running_at`, which the process sets every minute while a delivery waits.
 //!
 //! - A short interruption ([`COUNTED_MAX`]) is counted, so an ordinary restart changes no row.
 //! - After a longer one, the time between the last note and the end of the process, a minute at most, is subtracted

@@ -1,0 +1,212 @@
+//! Destinations that do not respond: their deliveries are held back without loss, and their neighbours are not affected.
+
+use serde_json::json;
+
+use crate::delivering::retry;
+use crate::fakes::Reply;
+use crate::harness::{Harness, guarded, minutes, seconds};
+
+/// Registers a watch whose destination is `url` for a job that has completed.
+async fn notify_url(t: &Harness, job: &str, url: &str) -> String {
+    t.provider.completed(job);
+    t.register(&json!({ "jobId": job, "callbackUrl": url })).await
+}
+
+/// Returns the first words of the errors of all attempts of a watch.
+async fn errors(t: &Harness, watch: &str) -> Vec<String> {
+    let delivery = t.delivery(watch).await;
+    let word = |error: &str| error.split(':').next().unwrap_or_default().to_owned();
+    let attempts = delivery["attempts"].as_array().unwrap().iter();
+    attempts.map(|attempt| word(attempt["error"].as_str().unwrap_or(""))).collect()
+}
+
+/// Returns the value of a metric.
+async fn metric(t: &Harness, name: &str) -> usize {
+    let metrics = t.get_without_key("/metrics").await;
+    let value = metrics.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map_or(0, |value| value.parse().unwrap())
+}
+
+async fn destinations_down(t: &Harness) -> usize {
+    metric(t, "ringback_destinations_down").await
+}
+
+/// Lets the attempts time out that are in flight, and waits until they are recorded.
+async fn time_out(t: &Harness) {
+    const FAILED: &str = r#"ringback_attempts_total{channel="webhook",outcome="failed"}"#;
+    let all = metric(t, FAILED).await + t.held.count();
+    t.clock.advance(seconds(20));
+    guarded("the timeouts", async { while metric(t, FAILED).await < all {} }).await;
+}
+
+/// URL of a host without an address, until the test gives it one.
+fn down_url(t: &Harness, path: &str) -> String {
+    format!("http://down.example:{}{path}", t.receiver.port())
+}
+
+/// Opens the breaker of the host of [`down_url`]: five attempts fail one after another. Each is the last one.
+async fn open_breaker(t: &Harness) {
+    for n in 0..5 {
+        notify_url(t, &format!("job_open_{n}"), &down_url(t, "/open")).await;
+        t.pass(seconds(6)).await;
+    }
+    assert_eq!(destinations_down(t).await, 1);
+}
+
+const WITHOUT_RETRY: [(&str, &str); 2] =
+    [("RINGBACK_EGRESS__ALLOW_HTTP", "true"), ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1ms")];
+
+#[tokio::test]
+async fn what_is_held_back_loses_no_attempt() {
+    let t = Harness::with(&WITHOUT_RETRY).await;
+    open_breaker(&t).await;
+    let mut watches = Vec::new();
+    for n in 0..40 {
+        watches.push(notify_url(&t, &format!("job_{n}"), &down_url(&t, &format!("/{}", n % 4))).await);
+    }
+    t.pass(minutes(2)).await;
+    let mut attempts = Vec::new();
+    for watch in &watches {
+        attempts.extend(errors(&t, watch).await);
+    }
+    assert!(attempts.iter().all(|error| error == "connect"), "{attempts:?}");
+    assert!((8..=16).contains(&attempts.len()), "probes only: {}", attempts.len());
+    t.resolve("down.example", &["127.0.0.1"]);
+    t.pass(seconds(11)).await;
+    // Those that were no probe have lost nothing, though the schedule has only two places.
+    let mut delivered = 0;
+    for watch in &watches {
+        let delivery = t.delivery(watch).await;
+        if delivery["status"] == "succeeded" {
+            delivered += 1;
+        } else {
+            assert_eq!(delivery["attempts"].as_array().unwrap().len(), 2, "{delivery}");
+        }
+    }
+    assert_eq!(t.receiver.read_all().len(), delivered);
+    assert!(delivered >= 32, "{delivered}");
+    assert_eq!(destinations_down(&t).await, 0);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_host_that_is_down_for_a_week_ends_its_deliveries() {
+    let t = Harness::with(&[("RINGBACK_EGRESS__ALLOW_HTTP", "true")]).await;
+    let first = notify_url(&t, "job_first", &down_url(&t, "/first")).await;
+    // The first attempts fail one after another.
+    for n in 0..5 {
+        notify_url(&t, &format!("job_{n}"), &down_url(&t, "/open")).await;
+        t.pass(seconds(2)).await;
+    }
+    t.pass(minutes(60 * 24 * 7)).await;
+    let held = t.delivery(&first).await;
+    assert_eq!((&held["status"], &held["reason"]), (&json!("failed"), &json!("exhausted")));
+    assert_eq!(held["attempts"].as_array().unwrap().len(), 10, "each was made, as a probe");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn probes_take_turns_among_the_urls_of_a_host() {
+    let t = Harness::with(&[
+        ("RINGBACK_EGRESS__ALLOW_HTTP", "true"),
+        (
+            "RINGBACK_DELIVERY__RETRY_SCHEDULE",
+            "1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s",
+        ),
+    ])
+    .await;
+    for n in 0..5 {
+        notify_url(&t, &format!("job_open_{n}"), &down_url(&t, "/open")).await;
+        t.pass(seconds(1)).await;
+    }
+    let mut watches = Vec::new();
+    for path in ["/a", "/b", "/c"] {
+        watches.push(notify_url(&t, &format!("job{path}").replace('/', "_"), &down_url(&t, path)).await);
+    }
+    t.pass(minutes(4)).await;
+    let mut counts = Vec::new();
+    for watch in &watches {
+        counts.push(errors(&t, watch).await.len());
+    }
+    let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+    assert!(*least >= 3 && most - least <= 1, "{counts:?}");
+    t.resolve("down.example", &["127.0.0.1"]);
+    t.pass(minutes(1)).await;
+    assert_eq!(t.receiver.read_all().len(), 8);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_manual_retry_is_made_at_once_to_a_host_that_is_down() {
+    let t = Harness::with(&WITHOUT_RETRY).await;
+    open_breaker(&t).await;
+    let watch = notify_url(&t, "job_1", &down_url(&t, "/hook")).await;
+    t.pass(seconds(6)).await;
+    let before = errors(&t, &watch).await.len();
+    for made in 1..=3 {
+        retry(&t, &watch).await.expect(202);
+        t.rest().await;
+        assert_eq!(errors(&t, &watch).await.len(), before + made);
+    }
+    t.resolve("down.example", &["127.0.0.1"]);
+    t.pass(seconds(11)).await;
+    t.receiver.read_all();
+    assert_eq!(t.delivery(&watch).await["status"], "succeeded");
+    t.finish().await;
+}
+
+// Public reports: nodeshift/opossum#321, NangoHQ/nango#5061.
+#[tokio::test]
+async fn a_slow_url_delays_no_other_url_of_its_host() {
+    let t = Harness::start().await;
+    let (reply, gate) = Reply::status(200).held();
+    let mut healthy = Vec::new();
+    for n in 0..20 {
+        t.receiver.always(&format!("/slow?token={n}"), Some(reply.clone()));
+        notify_url(&t, &format!("job_slow_{n}"), &t.receiver.url(&format!("/slow?token={n}"))).await;
+        healthy.push(notify_url(&t, &format!("job_{n}"), &t.receiver.url("/healthy")).await);
+    }
+    t.pass(seconds(6)).await;
+    let arrived = |t: &Harness| t.receiver.all().iter().filter(|hit| hit.path == "/healthy").count();
+    assert_eq!(arrived(&t), 20);
+    // The first requests time out, further ones follow, and at last only probes are made.
+    for round in 0..15 {
+        time_out(&t).await;
+        healthy.push(notify_url(&t, &format!("job_later_{round}"), &t.receiver.url("/healthy")).await);
+        t.pass(seconds(6)).await;
+        assert_eq!(arrived(&t), 21 + round, "round {round}");
+    }
+    for watch in &healthy {
+        let delivery = t.delivery(watch).await;
+        assert_eq!((&delivery["status"], errors(&t, watch).await.len()), (&json!("succeeded"), 1));
+    }
+    assert_eq!(destinations_down(&t).await, 1, "the slow URL");
+    gate.open();
+    t.give_up().await;
+}
+
+#[tokio::test]
+async fn an_attempt_without_a_free_descriptor_is_not_counted() {
+    let t = Harness::with(&WITHOUT_RETRY).await;
+    t.lack_descriptors("busy.example");
+    let url = format!("http://busy.example:{}/hook", t.receiver.port());
+    let watch = notify_url(&t, "job_1", &url).await;
+    t.pass(minutes(2)).await;
+    let delivery = t.delivery(&watch).await;
+    assert_eq!((&delivery["status"], &delivery["attempts"]), (&json!("pending"), &json!([])));
+    assert_eq!(destinations_down(&t).await, 0);
+    t.resolve("busy.example", &["127.0.0.1"]);
+    t.pass(seconds(1)).await;
+    t.receiver.next().await;
+    assert_eq!(errors(&t, &watch).await, [""]);
+    t.finish().await;
+}
+
+crate::postgres::on_postgres_too! {
+    what_is_held_back_loses_no_attempt,
+    a_host_that_is_down_for_a_week_ends_its_deliveries,
+    probes_take_turns_among_the_urls_of_a_host,
+    a_manual_retry_is_made_at_once_to_a_host_that_is_down,
+    a_slow_url_delays_no_other_url_of_its_host,
+    an_attempt_without_a_free_descriptor_is_not_counted,
+}

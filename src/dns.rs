@@ -121,12 +121,14 @@ impl SystemResolver {
     /// Reads the files.
     pub fn new(files: SystemFiles, clock: Clock) -> Self {
         let (read, configuration) = (files.state(clock.now()), Configuration::read(&files));
-        if configuration.servers.is_empty() {
-            tracing::warn!("no name servers are configured; only the hosts file is used");
-        }
         let configuration = Arc::new(configuration);
         let state = Mutex::new(State { configuration, read, checked: clock.stopwatch() });
         Self { files, clock, state, root: tokio::sync::Mutex::default() }
+    }
+
+    /// Returns whether `/etc/resolv.conf` names a server at present.
+    pub fn has_servers(&self) -> bool {
+        !self.configuration().servers.is_empty()
     }
 
     /// Returns the addresses of `name`, IPv4 first. With `search`, a name without a final dot is completed from the

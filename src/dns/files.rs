@@ -72,7 +72,7 @@ impl Configuration {
         };
         let (parsed, errors) = resolv_conf::Config::parse_with_errors(text(&files.resolv_conf).as_bytes());
         for error in errors {
-            tracing::warn!(%error, "a line of resolv.conf is not valid and is not used");
+            tracing::debug!(%error, "a line of resolv.conf is not valid and is not used");
         }
         let mut search: Vec<String> = parsed.get_last_search_or_domain().cloned().collect();
         if search.is_empty() {
@@ -145,7 +145,7 @@ fn server(address: IpAddr, port: u16, parsed: &resolv_conf::Config) -> Option<To
     let resolver = TokioResolver::builder_with_config(configuration, TokioRuntimeProvider::default())
         .with_options(options)
         .build();
-    resolver.inspect_err(|error| tracing::warn!(%error, %address, "a name server cannot be used")).ok()
+    resolver.inspect_err(|error| tracing::debug!(%error, %address, "a name server cannot be used")).ok()
 }
 
 #[cfg(test)]

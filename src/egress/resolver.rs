@@ -38,7 +38,11 @@ pub enum Resolver {
 impl Resolver {
     /// Makes the system's resolver. Without name servers it uses the hosts file alone, until there are some.
     pub fn system() -> Self {
-        Self::System(Arc::new(SystemResolver::new(SystemFiles::default(), Clock::System)))
+        let system = SystemResolver::new(SystemFiles::default(), Clock::System);
+        if !system.has_servers() {
+            tracing::warn!("no name servers are configured; only the hosts file is used");
+        }
+        Self::System(Arc::new(system))
     }
 
     /// Makes a resolver with immediate answers, for tests.

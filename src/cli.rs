@@ -30,7 +30,7 @@ use clap_complete::Shell;
 
 use output::{Failure, print, print_note};
 
-/// Not a comment: there, the linter wants marks around the name that a terminal would show.
+/// Help of `ringback openapi`. In a doc comment, a lint requires backticks around the name, which a terminal would show.
 const OPENAPI: &str = "\
 Print the API as an OpenAPI 3.1 document
 

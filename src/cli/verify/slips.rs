@@ -150,7 +150,7 @@ fn headers(given: &Headers) -> Vec<Undone<Headers>> {
 /// Undoes slips in the body.
 fn bodies(body: &[u8]) -> Vec<Undone<Vec<u8>>> {
     const BOM: &[u8] = b"\xef\xbb\xbf";
-    const REWRITTEN: &str = "with the body as it was sent: this one was parsed as JSON and written again";
+    const REWRITTEN: &str = "with the body as it was sent: this one was parsed as JSON and written again; verify the bytes as they were received";
     let mut undone = Vec::new();
     if let Some(rest) = body.strip_suffix(b"\n") {
         let rest = rest.strip_suffix(b"\r").unwrap_or(rest);

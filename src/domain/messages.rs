@@ -40,9 +40,9 @@ pub enum PollerMessage {
     WatchersChanged {
         /// The job.
         job: JobNo,
-        /// How many watches wait for the job now.
-        watching: u32,
-        /// Combined terms of those watches; `None` where no watch waits any more.
+        /// How many of its watches have ended.
+        ended: u32,
+        /// Combined terms of the others; `None` where no watch waits any more.
         terms: Option<Terms>,
     },
     /// A client requested a poll now.

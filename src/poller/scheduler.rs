@@ -152,8 +152,10 @@ impl Scheduler {
                 }
                 self.schedule_new_watch(facts.no, now);
             }
-            PollerMessage::WatchersChanged { job, watching, terms } => {
+            PollerMessage::WatchersChanged { job, ended, terms } => {
                 let Some(found) = self.jobs.get_mut(&job) else { return };
+                // The terms decide whether any watch waits; the number is only shown.
+                let watching = terms.map_or(0, |_| found.watching.saturating_sub(ended).max(1));
                 adjust(&mut self.watching, found.watching, watching);
                 (found.watching, found.terms) = (watching, terms);
                 // A final poll is for the watches that had expired by its cutoff. If none of them remains, the job

@@ -1,6 +1,6 @@
 //! The open transaction of the writer, and what follows from its commit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -25,11 +25,11 @@ pub(super) struct Batch<'c> {
     /// Number of the events whose deliveries have been created. They are created when all commands of a kind have
     /// been applied.
     pub(super) delivered: usize,
-    /// Jobs of which the terms may have changed, because watches were stopped, amended or expired. A job may have a
-    /// hundred thousand watches, so its terms are read once, at the end of the transaction.
-    pub(super) changed_jobs: BTreeSet<JobNo>,
-    /// Jobs of which a poll was requested, and the time of the last request. They are read once as well.
-    pub(super) requested_polls: BTreeMap<JobNo, Timestamp>,
+    /// Jobs of which the terms may have changed, because watches were stopped, amended or expired, with the number of
+    /// watches that have ended. The terms are read once, at the end of the transaction.
+    pub(super) changed_jobs: BTreeMap<JobNo, u32>,
+    /// Jobs of which a poll was requested, with the app and the time of the last request. They are read once as well.
+    pub(super) requested_polls: BTreeMap<JobNo, (AppNo, Timestamp)>,
     /// Effects of the commit.
     pub(super) effects: CommitEffects,
 }
@@ -42,7 +42,7 @@ impl<'c> Batch<'c> {
             shared,
             events: Vec::new(),
             delivered: 0,
-            changed_jobs: BTreeSet::new(),
+            changed_jobs: BTreeMap::new(),
             requested_polls: BTreeMap::new(),
             effects: CommitEffects::default(),
         }

@@ -24,6 +24,16 @@ use super::rows::{read_name, to_json};
 use super::watch_events::{JobChange, WatchToNotify, Watches, read_watches};
 use crate::domain::{EndingKind, EventType, JobError, JobNo, Observation, Timestamp};
 
+/// The watches that the ending of generation `$2` ends.
+pub(super) const OF_ENDING: &str = "generation <= $2 order by expires_at, app, id";
+
+/// The watches that have expired by `$2`.
+pub(super) const OF_EXPIRY: &str = "expires_at <= $2 order by expires_at, app, id";
+
+/// Returns a row if a watch of job `$1` wants the provider's answer.
+pub(super) const WANTS_RAW: &str =
+    "select generation from watches where job = $1 and status = 'watching' and payload = 'raw' limit 1";
+
 /// Writes the ending of a job, and ends the first chunk of its watches.
 #[derive(Clone, Debug)]
 pub struct EndJob {
@@ -79,11 +89,8 @@ pub(super) fn end_job(batch: &mut Batch<'_>, commands: &[&EndJob]) -> Result<Vec
         .iter()
         .map(|command| (command.seen.as_ref().map(to_json), command.error.as_ref().map(to_json)))
         .collect();
-    let wants_raw = batch.tx.fetch(
-        "select generation from watches where job = $1 and status = 'watching' and payload = 'raw' limit 1",
-        commands.iter().map(|command| params![command.job]),
-        |row| row.int(0),
-    )?;
+    let wants_raw =
+        batch.tx.fetch(WANTS_RAW, commands.iter().map(|command| params![command.job]), |row| row.int(0))?;
     batch.tx.each(
         "insert into endings (job, generation, kind, seen, error, raw, ended_at, unfinished)
          values ($1, $2, $3, coalesce($4, (select seen from jobs where no = $1)), $5, $6, $7, 1)
@@ -119,7 +126,7 @@ pub(super) fn notify_watches(batch: &mut Batch<'_>, commands: &[&NotifyWatches])
         rows(),
         read_ending,
     )?;
-    let watches = read_watches(&batch.tx, "generation <= $2", rows())?;
+    let watches = read_watches(&batch.tx, OF_ENDING, rows())?;
     // There is no ending if the job did not end, or if the ending was pruned.
     let endings: Vec<Option<JobChange<'_>>> = endings
         .into_iter()
@@ -144,25 +151,26 @@ pub(super) fn expire_watches(batch: &mut Batch<'_>, commands: &[&ExpireWatches])
         |row| Ok((read_name(row, 0)?, row.json(4)?)),
     )?;
     let rows = commands.iter().map(|command| params![command.job, command.until]);
-    let watches = read_watches(&batch.tx, "expires_at <= $2", rows)?;
+    let watches = read_watches(&batch.tx, OF_EXPIRY, rows)?;
     let mut expiries = Vec::with_capacity(commands.len());
     for ((command, (name, seen)), watches) in commands.iter().zip(jobs).zip(watches) {
         let (job, error, at) = (command.job, Some(command.error.clone()), command.now);
         let (seen, ending) = (Cow::Owned(seen), Some((EndingKind::Expired, 0)));
         expiries.push(JobChange { job, name, seen, at, ending, error, raw: None, watches });
     }
-    end_watches(batch, expiries.iter())?;
-    let finished = expiries.iter().filter(|expiry| !expiry.watches.has_more).map(|expiry| expiry.job);
-    batch.changed_jobs.extend(finished);
+    for (expiry, ended) in expiries.iter().zip(end_watches(batch, expiries.iter())?) {
+        *batch.changed_jobs.entry(expiry.job).or_default() += ended;
+    }
     Ok(expiries.iter().map(|expiry| expiry.watches.has_more).collect())
 }
 
-/// Ends watches, and creates their events and deliveries.
+/// Ends watches, and creates their events and deliveries. Returns for each change how many watches it has ended.
 fn end_watches<'e>(
     batch: &mut Batch<'_>,
     endings: impl Iterator<Item = &'e JobChange<'e>> + Clone,
-) -> Result<()> {
+) -> Result<Vec<u32>> {
     let all = endings
+        .clone()
         .filter_map(|change| Some((change, change.ending?.0)))
         .flat_map(|(change, kind)| change.watches.chunk.iter().map(move |watch| (change, kind, watch)));
     // Without `coalesce` PostgreSQL, which plans while the tables are empty, would read all watches that have not
@@ -185,7 +193,12 @@ fn end_watches<'e>(
         batch.effects.tally.ended.push(kind.status());
         watch.create_event(batch, kind.event(), 0, change);
     }
-    Ok(())
+    let mut changed = changed.iter();
+    let count = |change: &JobChange<'_>| {
+        let of_change = changed.by_ref().take(change.watches.chunk.len());
+        u32::try_from(of_change.filter(|count| **count > 0).count()).unwrap_or(u32::MAX)
+    };
+    Ok(endings.map(count).collect())
 }
 
 fn read_ending(row: &Row<'_>) -> Result<JobChange<'static>> {

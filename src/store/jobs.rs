@@ -62,13 +62,20 @@ pub struct PollNow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotFound;
 
-/// Columns of a job and the combined terms of its watches. 96 is the bits of `job.processing` and
-/// `job.progress`; a test compares them.
-const SNAPSHOT: &str =
+/// Columns of a job. The combined terms of its watches follow.
+const JOB: &str =
     "select j.no, j.provider, j.account, j.job_id, coalesce(j.long_params, j.params), j.generation, j.seen, j.registered_at,
-    case when j.poll_requested_at is null then 0 else 1 end,
-    count(w.id), min(w.expires_at), min(w.poll_interval), min(w.expected_at), max(w.events & 96),
-    coalesce(min(w.app), (select app from watches o where o.job = j.no limit 1)), max(w.app)";
+    case when j.poll_requested_at is null then 0 else 1 end";
+
+/// Combined terms of the watches of job `$1`, which may be a hundred thousand: the database reads one entry of an index
+/// for each column. 96 is the bits of `job.processing` and `job.progress`; a test compares them.
+pub(super) const TERMS: &str = "select
+    (select expires_at from watches where job = $1 and status = 'watching' order by expires_at limit 1),
+    (select poll_interval from watches where job = $1 and status = 'watching' and poll_interval is not null
+     order by poll_interval limit 1),
+    (select expected_at from watches where job = $1 and status = 'watching' and expected_at is not null
+     order by expected_at limit 1),
+    (select 1 from watches where job = $1 and status = 'watching' and events & 96 <> 0 limit 1)";
 
 impl ReadStore {
     /// Returns a page of the jobs that have watches or a requested poll, in the order of their rows.
@@ -84,7 +91,9 @@ impl ReadStore {
                    select no from (select no from jobs where poll_requested_at is not null and no > $1
                                    order by no limit $2) b
                    order by 1 limit $2)
-                 {SNAPSHOT} from page p join jobs j on j.no = p.job
+                 {JOB}, count(w.id), min(w.expires_at), min(w.poll_interval), min(w.expected_at), max(w.events & 96),
+                   coalesce(min(w.app), (select app from watches o where o.job = j.no limit 1)), max(w.app)
+                 from page p join jobs j on j.no = p.job
                  left join watches w on w.job = j.no and w.status = 'watching'
                  group by j.no order by j.no"
             );
@@ -109,53 +118,63 @@ impl ReadStore {
 }
 
 fn read_snapshot(row: &Row<'_>, now: Timestamp) -> Result<JobSnapshot> {
+    let (watching, app) = (row.count(9)?, AppNo(row.opt_int(14)?.unwrap_or_default()));
+    let other_app = row.opt_int(15)?.map(AppNo).filter(|other| *other != app);
+    Ok(JobSnapshot { watching, terms: read_terms(row, 10)?, other_app, ..read_job(row, app, now)? })
+}
+
+/// Reads the columns [`JOB`].
+fn read_job(row: &Row<'_>, app: AppNo, now: Timestamp) -> Result<JobSnapshot> {
     let seen: Observation = row.json(6)?;
-    let (watching, terms) = read_terms(row, 9)?;
-    let app = AppNo(row.opt_int(14)?.unwrap_or_default());
     Ok(JobSnapshot {
         traced: None,
         no: JobNo(row.int(0)?),
         name: read_name(row, 1)?,
         app,
-        other_app: row.opt_int(15)?.map(AppNo).filter(|other| *other != app),
+        other_app: None,
         generation: row.int(5)?,
         known: Known::new(&seen, now),
         registered_at: row.time(7)?,
         poll_requested: row.flag(8)?,
-        watching,
-        terms,
+        watching: 0,
+        terms: None,
     })
 }
 
-/// Reads five columns from `first`: the number of watches that have not ended, and their combined terms.
-fn read_terms(row: &Row<'_>, first: usize) -> Result<(u32, Option<Terms>)> {
-    let watching = row.count(first)?;
-    if watching == 0 {
-        return Ok((0, None));
-    }
-    let poll_interval = row.opt_int(first + 2)?.and_then(|millis| u64::try_from(millis).ok());
-    let terms = Terms {
-        expires_at: row.time(first + 1)?,
+/// Reads four columns from `first`: the combined terms of the watches of a job that have not ended, if there are any.
+fn read_terms(row: &Row<'_>, first: usize) -> Result<Option<Terms>> {
+    let Some(expires_at) = row.opt_time(first)? else { return Ok(None) };
+    let poll_interval = row.opt_int(first + 1)?.and_then(|millis| u64::try_from(millis).ok());
+    Ok(Some(Terms {
+        expires_at,
         poll_interval: poll_interval.map(Duration::from_millis),
-        expected_at: row.opt_time(first + 3)?,
-        wants_progress: row.flag(first + 4)?,
-    };
-    Ok((watching, Some(terms)))
+        expected_at: row.opt_time(first + 2)?,
+        wants_progress: row.opt_int(first + 3)?.is_some_and(|bits| bits != 0),
+    }))
 }
 
 /// Notifies the poller of changed jobs and of requested polls, each job once. It runs after the commands of a batch.
 pub(super) fn notify_poller(batch: &mut Batch<'_>) -> Result<()> {
     notify_watchers_changed(batch)?;
     let requested = std::mem::take(&mut batch.requested_polls);
-    let Some(now) = requested.values().max().copied() else { return Ok(()) };
-    let sql = format!(
-        "{SNAPSHOT} from jobs j left join watches w on w.job = j.no and w.status = 'watching'
-         where j.no = $1 group by j.no"
-    );
-    let jobs = requested.keys().map(|job| params![job]);
-    let snapshots = batch.tx.ones(&sql, jobs, |row| read_snapshot(row, now))?;
+    let keys = || requested.keys().map(|job| params![job]);
+    let sql = format!("{JOB} from jobs j where j.no = $1");
+    let mut requests = requested.values();
+    let read = |row: &Row<'_>| {
+        let (app, now) = requests.next().copied().unwrap_or((AppNo(0), Timestamp::default()));
+        read_job(row, app, now)
+    };
+    let jobs = batch.tx.ones(&sql, keys(), read)?;
+    let terms = batch.tx.ones(TERMS, keys(), |row| read_terms(row, 0))?;
+    // The poller knows every job with watches that have not ended, and their number.
+    let with_terms = |(job, terms): (JobSnapshot, Option<Terms>)| JobSnapshot {
+        watching: terms.map_or(0, |_| 1),
+        terms,
+        ..job
+    };
+    let snapshots = jobs.into_iter().zip(terms).map(with_terms);
     let message = |snapshot| PollerMessage::PollNow(Box::new(snapshot));
-    batch.effects.poller_messages.extend(snapshots.into_iter().map(message));
+    batch.effects.poller_messages.extend(snapshots.map(message));
     Ok(())
 }
 
@@ -164,24 +183,22 @@ fn notify_watchers_changed(batch: &mut Batch<'_>) -> Result<()> {
     if batch.changed_jobs.is_empty() {
         return Ok(());
     }
-    let jobs: Vec<JobNo> = std::mem::take(&mut batch.changed_jobs).into_iter().collect();
-    let terms = batch.tx.ones(
-        "select count(*), min(expires_at), min(poll_interval), min(expected_at), max(events & 96)
-         from watches where job = $1 and status = 'watching'",
-        jobs.iter().map(|job| params![job]),
-        |row| read_terms(row, 0),
-    )?;
+    let jobs: Vec<(JobNo, u32)> = std::mem::take(&mut batch.changed_jobs).into_iter().collect();
+    let terms = batch.tx.ones(TERMS, jobs.iter().map(|(job, _)| params![job]), |row| read_terms(row, 0))?;
     // A poll that was requested in the same transaction is still made.
-    let is_unwatched = |(job, (watching, _)): &(&JobNo, &(u32, Option<Terms>))| {
-        *watching == 0 && !batch.requested_polls.contains_key(job)
-    };
-    let unwatched = jobs.iter().zip(&terms).filter(is_unwatched);
+    let unwatched = jobs
+        .iter()
+        .zip(&terms)
+        .filter(|((job, _), terms)| terms.is_none() && !batch.requested_polls.contains_key(job));
     batch.tx.update_each(
         row_sql!("update jobs set poll_requested_at = null" where "no = $1"),
-        unwatched.map(|(job, _)| params![job]),
+        unwatched.map(|((job, _), _)| params![job]),
     )?;
-    let changed =
-        |(job, (watching, terms)): (&JobNo, _)| PollerMessage::WatchersChanged { job: *job, watching, terms };
+    let changed = |((job, ended), terms): (&(JobNo, u32), _)| PollerMessage::WatchersChanged {
+        job: *job,
+        ended: *ended,
+        terms,
+    };
     batch.effects.poller_messages.extend(jobs.iter().zip(terms).map(changed));
     Ok(())
 }
@@ -282,7 +299,7 @@ fn read_changes<'a>(tx: &Tx<'_>, commands: &[&'a RecordObservation]) -> Result<V
     )?;
     let watches = read_watches(
         tx,
-        "(app, id) > ($2, $3) and events & 96 <> 0",
+        "(app, id) > ($2, $3) and events & 96 <> 0 order by app, id",
         commands.iter().map(|command| {
             let (app, watch) = command.after.unwrap_or((AppNo(0), WatchId(Id::from_bytes([0; 16]))));
             params![command.job, app, watch]
@@ -327,7 +344,7 @@ pub(super) fn poll_now(batch: &mut Batch<'_>, command: &PollNow) -> Outcome<(), 
         |row| Ok(JobNo(row.int(0)?)),
     )?;
     let Some(job) = job else { return Ok(Err(NotFound)) };
-    batch.requested_polls.insert(job, command.now);
+    batch.requested_polls.insert(job, (command.app, command.now));
     Ok(Ok(()))
 }
 

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use super::db::{Where, in_memory};
 use super::watches::Index;
-use super::{DeliveryFilter, WatchFilter, deliveries, watches};
+use super::{DeliveryFilter, WatchFilter, deliveries, endings, jobs, watches};
 use crate::domain::{AppNo, DeliveryId, DeliveryStatus, DestinationId, Id, Timestamp, WatchId, WatchStatus};
 
 /// Returns the plan of SQLite for a query, a line for each table.
@@ -141,4 +141,38 @@ fn scanless() -> Vec<DeliveryFilter> {
         DeliveryFilter { status, ..DeliveryFilter::default() },
         DeliveryFilter { watch, ..DeliveryFilter::default() },
     ]
+}
+
+#[test]
+fn no_command_reads_all_watches_of_a_job() {
+    let db = in_memory();
+    let chunk = |which: &str| {
+        let row = "select app, id, events, payload, metadata, traceparent, progress from watches";
+        format!("{row} where job = $1 and status = 'watching' and {which} limit 201")
+    };
+    let by_app = "(app, id) > ($2, $3) and events & 96 <> 0 order by app, id";
+    let table: [(String, &[&str]); 5] = [
+        (
+            jobs::TERMS.to_owned(),
+            &["watches_of_job", "watches_poll_interval", "watches_expected_at", "watches_progress"],
+        ),
+        (chunk(endings::OF_ENDING), &["watches_of_job"]),
+        (chunk(endings::OF_EXPIRY), &["watches_of_job"]),
+        (chunk(by_app), &["watches_progress"]),
+        (endings::WANTS_RAW.to_owned(), &["watches_raw"]),
+    ];
+    for (sql, indexes) in table {
+        let mut statement = db.prepare(&format!("explain query plan {sql}")).expect("a statement");
+        let rows = statement
+            .query_map(rusqlite::params_from_iter(vec![1; statement.parameter_count()]), |row| row.get(3));
+        let plan: Vec<String> = rows.expect("explained").collect::<Result<_, _>>().expect("texts");
+        for index in indexes {
+            assert!(plan.iter().any(|line| line.contains(&format!("{index} (job=?"))), "{index}: {plan:#?}");
+        }
+        // A sort would read all watches before it returns the first.
+        assert!(
+            !plan.iter().any(|line| line.contains("TEMP B-TREE") || line.starts_with("SCAN watches")),
+            "{plan:#?}"
+        );
+    }
 }

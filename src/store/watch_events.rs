@@ -99,16 +99,16 @@ impl WatchToNotify {
     }
 }
 
-/// Reads for each row of values a chunk of the watches of job `$1` that have not ended and meet a condition. They
-/// are in the order of the index, so that a chunk does not read all remaining watches.
+/// Reads for each row of values a chunk of the watches of job `$1` that have not ended and meet a condition. `which` is
+/// the condition and the order. The order is that of an index, so that a chunk does not read all remaining watches.
 pub(super) fn read_watches<'v, const N: usize>(
     tx: &Tx<'_>,
-    condition: &str,
+    which: &str,
     rows: impl IntoIterator<Item = [Value<'v>; N]>,
 ) -> Result<Vec<Watches>> {
     let sql = format!(
         "select app, id, events, payload, metadata, traceparent, progress from watches
-         where job = $1 and status = 'watching' and {condition} order by app, id limit {}",
+         where job = $1 and status = 'watching' and {which} limit {}",
         CHUNK + 1
     );
     let found = tx.fetch(&sql, rows, WatchToNotify::read)?;

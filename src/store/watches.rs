@@ -340,7 +340,7 @@ pub(super) fn amend_watch(
             params![expires_at, app, id],
             |row| Ok(JobNo(row.int(0)?)),
         )?;
-        batch.changed_jobs.insert(job);
+        batch.changed_jobs.entry(job).or_default();
     }
     let amended = find(&batch.tx, keyring, app, id)?;
     Ok(amended.ok_or(AmendRefusal::NotFound))
@@ -364,7 +364,7 @@ pub(super) fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Resu
     )?;
     deliveries::skip_stopped(batch, &known.iter().map(|(command, _)| command.watch).collect::<Vec<_>>())?;
     for ((command, job), _) in known.iter().zip(stopped).filter(|(_, stopped)| *stopped > 0) {
-        batch.changed_jobs.insert(*job);
+        *batch.changed_jobs.entry(*job).or_default() += 1;
         batch.effects.ended_watches.push(command.watch);
         batch.effects.tally.ended.push(WatchStatus::Stopped);
     }

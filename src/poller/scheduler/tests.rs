@@ -65,8 +65,7 @@ impl Scheduler {
     }
 
     fn unwatch(&mut self, job: i64, left: Option<Terms>, now: i64) {
-        let (job, watching) = (JobNo(job), left.map_or(0, |_| 1));
-        self.apply(PollerMessage::WatchersChanged { job, watching, terms: left }, at(now));
+        self.apply(PollerMessage::WatchersChanged { job: JobNo(job), ended: 1, terms: left }, at(now));
     }
 
     fn poll_now(&mut self, facts: JobSnapshot, now: i64) {

@@ -283,10 +283,13 @@ async fn only_expired_watches_end_with_the_last_observation() {
     fixture.store.expire_watches(expire).await.expect("again is nothing");
     assert_eq!(fixture.shown(short.id).await.status, WatchStatus::Expired);
     assert_eq!(fixture.shown(long.id).await.status, WatchStatus::Watching);
-    let Some(PollerMessage::WatchersChanged { watching: 1, terms: Some(terms), .. }) =
-        take_poller_messages(&fixture.store).pop()
+    let messages = take_poller_messages(&fixture.store);
+    let [
+        PollerMessage::WatchersChanged { ended: 1, terms: Some(terms), .. },
+        PollerMessage::WatchersChanged { ended: 0, .. },
+    ] = messages[..]
     else {
-        panic!("one waits")
+        panic!("one waits: {messages:?}")
     };
     assert_eq!(terms.expires_at, at(86_400));
     let body = String::from_utf8(take_deliveries(&fixture.store).pop().expect("notified").body.to_vec())
@@ -311,7 +314,7 @@ async fn a_stop_skips_deliveries_and_keeps_an_earlier_ending() {
     assert_eq!(delivery.status, DeliveryStatus::Skipped);
     assert_eq!(delivery.reason.map(|reason| reason.as_str()), Some("stopped"));
     let messages = take_poller_messages(&fixture.store);
-    let [PollerMessage::WatchersChanged { job, watching: 0, terms: None }] = messages[..] else {
+    let [PollerMessage::WatchersChanged { job, ended: 1, terms: None }] = messages[..] else {
         panic!("{messages:?}")
     };
     assert_eq!(job, running.job_no);

@@ -107,8 +107,8 @@ impl JobSchedule {
             // The job had ended and was registered anew: nothing of the old schedule is valid.
             let more_apps = self.rare.take().map(|rare| rare.more_apps).unwrap_or_default();
             let new = Self::new(facts, self.queue);
-            let Self { app, in_flight, polls, poll_again, .. } = *self;
-            *self = Self { app, in_flight, polls, poll_again, ..new };
+            let Self { app, polls, in_flight, poll_again, .. } = *self;
+            *self = Self { app, polls, in_flight, poll_again, ..new };
             if !more_apps.is_empty() {
                 self.rare().more_apps = more_apps;
             }

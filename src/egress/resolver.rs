@@ -154,14 +154,19 @@ type CachedClass = OnceCell<(Moment, AddressClass)>;
 pub(super) struct LookupCache(Mutex<HashMap<Box<str>, Arc<CachedClass>>>);
 
 impl LookupCache {
-    /// Time for which an entry is valid, failures included: a batch resolves a name once.
+    /// Time for which an entry is valid: a batch resolves a name once.
     const TTL: Duration = Duration::from_secs(60);
+    /// Time for which a failure is valid. Longer than a batch; a user who repeats the registration when the name or the
+    /// network is there is not refused for long.
+    const FAILURE_TTL: Duration = Duration::from_secs(10);
     /// Maximum number of entries: about 1 MiB of names.
     const MAX: usize = 4_096;
 
     /// Returns the valid entry of a name, or a new one.
     pub(super) fn entry(&self, name: &str, now: Moment) -> Arc<CachedClass> {
-        let is_valid = |entry: &CachedClass| entry.get().is_none_or(|(at, _)| now.since(*at) < Self::TTL);
+        let ttl = |class| if class == AddressClass::Unknown { Self::FAILURE_TTL } else { Self::TTL };
+        let is_valid =
+            |entry: &CachedClass| entry.get().is_none_or(|(at, class)| now.since(*at) < ttl(*class));
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.get(name).filter(|entry| is_valid(entry)) {
             return Arc::clone(entry);
@@ -188,9 +193,13 @@ mod tests {
         let cache = LookupCache::default();
         let at = |millis| Moment::default().plus(Duration::from_millis(millis));
         let class = |now| cache.entry("a.example", at(now)).get().map(|(_, class)| *class);
-        cache.entry("a.example", at(1_000)).set((at(1_000), AddressClass::Unknown)).unwrap();
-        assert_eq!(class(60_999), Some(AddressClass::Unknown));
+        cache.entry("a.example", at(1_000)).set((at(1_000), AddressClass::Public)).unwrap();
+        assert_eq!(class(60_999), Some(AddressClass::Public));
         assert_eq!(class(61_000), None);
+        // A failure expires sooner.
+        cache.entry("a.example", at(61_000)).set((at(61_000), AddressClass::Unknown)).unwrap();
+        assert_eq!(class(70_999), Some(AddressClass::Unknown));
+        assert_eq!(class(71_000), None);
         for n in 0..3 * LookupCache::MAX {
             let entry = cache.entry(&format!("{n}.example"), at(2_000));
             entry.set((at(2_000), AddressClass::Public)).unwrap();

@@ -238,7 +238,7 @@ async fn a_special_name_is_refused_unless_its_addresses_are_allowed() {
 }
 
 #[tokio::test]
-async fn a_name_is_resolved_once_a_minute_for_at_most_a_second() {
+async fn a_silent_name_is_asked_once_in_ten_seconds_for_one_second() {
     let lookups = Arc::new(AtomicUsize::new(0));
     let count = lookups.clone();
     let slow = Resolver::Fixed(Arc::new(move |_| {
@@ -252,7 +252,7 @@ async fn a_name_is_resolved_once_a_minute_for_at_most_a_second() {
     }
     assert_eq!(lookups.load(Ordering::SeqCst), 1);
     assert_eq!(clock_now(&clock).since(start), Duration::from_secs(1));
-    clock.advance(Duration::from_secs(60));
+    clock.advance(Duration::from_secs(10));
     advance_until(&clock, egress.check(APP, "https://slow.example/", Moment::MAX)).await.unwrap();
     assert_eq!(lookups.load(Ordering::SeqCst), 2);
 }

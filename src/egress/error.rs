@@ -35,7 +35,7 @@ pub enum SendError {
     Protocol(String),
     /// This process or its machine lacks something that a connection needs, such as a file descriptor. The peer has no
     /// part in it.
-    #[error("exhausted: {0}")]
+    #[error("shortage: {0}")]
     Exhausted(&'static str),
     /// The name servers of this machine do not answer. The peer has no part in it.
     #[error("resolver: {0}")]

@@ -32,7 +32,7 @@ impl DescriptorShares {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         Self {
             connections: limit / 2,
-            attempts: limit * 5 / 16 / (1 + SOCKETS_OF_LOOKUP),
+            attempts: limit / 16 * 5 / (1 + SOCKETS_OF_LOOKUP),
             unused: limit / 32,
             lookups: limit / 16 / SOCKETS_OF_LOOKUP,
         }
@@ -51,8 +51,8 @@ pub(super) fn raise_limit() -> u64 {
     let limit = limit.unwrap_or(u64::MAX);
     if limit < ENOUGH {
         tracing::warn!(
-            limit,
-            "few files may be open, so fewer connections are served; raise the hard limit (LimitNOFILE, ulimit -Hn) to {ENOUGH}"
+            "only {limit} files may be open, so fewer connections are served; raise the hard limit to {ENOUGH} \
+             (LimitNOFILE, ulimit -Hn)"
         );
     }
     limit

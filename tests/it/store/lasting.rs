@@ -50,7 +50,8 @@ async fn endings_are_pruned_with_the_watches_that_show_them() {
     let mut watches = Vec::new();
     for generation in 0..20 {
         let watch = fixture.register(NewWatch { payload: Payload::Raw, ..fixture.watch("job_1") }).await;
-        let ending = ended(watch.job_no, generation, EndingKind::Completed, at(60 + generation as u64));
+        let ending =
+            ended(watch.job_no, generation, EndingKind::Completed, at(60 + generation.cast_unsigned()));
         let ending = EndJob { raw: Some(raw.clone().into()), ..ending };
         store.end_job(ending).await.expect("ended");
         watches.push(watch);

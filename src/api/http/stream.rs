@@ -4,25 +4,28 @@
 //! library limits the time for the arrival of a request, and not the time for sending a response. Reads have
 //! their limits in `serve` and `body`.
 //!
-//! **Only silence counts.** A client that reads slowly is not closed, however long its response takes. The program
-//! learns of the client's progress only when the kernel accepts more bytes, which it does when a third of its send
-//! buffer is free. By default this buffer grows to 4 MiB: a client that reads 16 KiB a second would then show no
-//! progress for more than a minute, and a client that reads nothing would hold the memory. So the buffer is
-//! limited, and progress shows at 2 KiB a second.
+//! **Only silence counts.** A client that reads slowly is not closed, however long its response takes. The kernel
+//! reports that it accepts more bytes only when a third of its send buffer is free. By default this buffer grows to
+//! 4 MiB: a client that reads 16 KiB a second would then show no progress for more than a minute, and a client that
+//! reads nothing would hold the memory. So the buffer is limited. In addition, a write that waits is tried every
+//! [`PROBE`]: the kernel accepts bytes long before it reports so, as soon as the client has confirmed some.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::net::{SendFlags, send};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::clock::Clock;
 
-/// Maximum time for which a write waits because the client does not read.
-const STALL_MAX: Duration = Duration::from_secs(30);
+/// Maximum time for which a write waits because the client does not read, in probes: 30 s.
+const PROBES_MAX: u32 = 6;
+const PROBE: Duration = Duration::from_secs(5);
 
 /// Size of the kernel's send buffer, in bytes; Linux doubles it. It permits 128 KiB for each round trip to the
 /// client, which is 1 MiB/s at 100 ms.
@@ -32,8 +35,24 @@ const SEND_BUFFER: usize = 64 * 1024;
 pub(super) struct Stream {
     tcp: TcpStream,
     clock: Clock,
-    /// The timeout of a write that waits.
-    stalled: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// A write that waits.
+    stalled: Option<Stalled>,
+}
+
+/// The time until the next probe of a write that waits, and the number of probes before.
+struct Stalled {
+    timer: Pin<Box<dyn Future<Output = ()> + Send>>,
+    probes: u32,
+}
+
+impl Stalled {
+    fn new(clock: &Clock, probes: u32) -> Self {
+        let clock = clock.clone();
+        let timer = Box::pin(async move {
+            clock.timeout(PROBE, std::future::pending::<()>()).await;
+        });
+        Self { timer, probes }
+    }
 }
 
 impl Stream {
@@ -44,21 +63,32 @@ impl Stream {
         Self { tcp, clock, stalled: None }
     }
 
-    /// Returns the result of a write, or an error if it has waited for too long.
-    fn with_timeout<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    /// Returns the result of a write of `bytes`, or an error if it has waited for too long.
+    fn with_timeout(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        bytes: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.stalled = None;
             return written;
         }
-        let clock = &self.clock;
-        let stalled = self.stalled.get_or_insert_with(|| {
-            let clock = clock.clone();
-            Box::pin(async move {
-                clock.timeout(STALL_MAX, std::future::pending::<()>()).await;
-            })
-        });
-        ready!(stalled.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        loop {
+            let stalled = self.stalled.get_or_insert_with(|| Stalled::new(&self.clock, 0));
+            ready!(stalled.timer.as_mut().poll(cx));
+            let probes = stalled.probes + 1;
+            match send(&self.tcp, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Err(Errno::AGAIN | Errno::INTR) if probes < PROBES_MAX => {
+                    self.stalled = Some(Stalled::new(&self.clock, probes));
+                }
+                Err(Errno::AGAIN | Errno::INTR) => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+                sent => {
+                    self.stalled = None;
+                    return Poll::Ready(sent.map_err(io::Error::from));
+                }
+            }
+        }
     }
 }
 
@@ -75,7 +105,7 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.tcp).poll_write(cx, buf);
-        self.with_timeout(written, cx)
+        self.with_timeout(written, buf, cx)
     }
 
     fn poll_write_vectored(
@@ -84,7 +114,8 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
-        self.with_timeout(written, cx)
+        let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
+        self.with_timeout(written, first, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -119,14 +150,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_reads_16_kib_a_second_gets_everything() {
+    async fn a_client_that_reads_slowly_gets_everything() {
+        for (rate, size) in [(16 * 1024, 4 * 1024 * 1024), (4 * 1024, 1024 * 1024)] {
+            read_slowly(rate, size).await;
+        }
+    }
+
+    /// Reads an answer at so many bytes a second.
+    async fn read_slowly(rate: usize, size: usize) {
         let time = ManualClock::at(Timestamp::from_millis(0));
         let (mut stream, mut client) = connection(&time).await;
-        let answer = vec![7; 4 * 1024 * 1024];
-        let expected = answer.len();
+        let answer = vec![7; size];
         let sending = tokio::spawn(async move { stream.write_all(&answer).await });
-        let (mut received, mut part) = (0, vec![0; 16 * 1024]);
-        while received < expected {
+        let (mut received, mut part) = (0, vec![0; rate]);
+        while received < size {
             received += client.read_exact(&mut part).await.expect("more of the answer");
             time.advance(Duration::from_secs(1));
             // The kernel hands on what was read, and the sender notices it.

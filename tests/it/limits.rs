@@ -138,9 +138,10 @@ async fn unfinished_bodies_of_one_app_are_bounded_and_harm_no_other() {
     }
     let large = json!({ "jobId": "job_1", "notify": [], "metadata": {} }).to_string();
     let large = format!("{large}{}", " ".repeat(200_000));
-    // The refusals show that the bodies have arrived.
+    // The refusals show that the bodies have arrived. A request that is answered can have displaced one of them.
     let refused = async {
         loop {
+            slow.push(unfinished(&t, crate::harness::KEY, "/v1/watches", 250_001, &part).await);
             let answer = t.send("POST", "/v1/watches", &[AUTH, JSON], large.as_bytes()).await;
             if answer.status == 503 {
                 return answer;

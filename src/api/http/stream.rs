@@ -151,7 +151,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_reads_slowly_gets_everything() {
-        for (rate, size) in [(16 * 1024, 4 * 1024 * 1024), (4 * 1024, 1024 * 1024)] {
+        // The loopback device has packets of 64 KiB, and the kernel confirms no part of one. So it is no use to read
+        // more slowly here.
+        for (rate, size) in [(16 * 1024, 4 * 1024 * 1024), (8 * 1024, 2 * 1024 * 1024)] {
             read_slowly(rate, size).await;
         }
     }

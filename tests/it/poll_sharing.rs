@@ -36,7 +36,9 @@ async fn many_jobs_of_one_app_do_not_delay_another_app() {
     let t = Harness::with(&SLOW).await;
     let (many, few) = (tenant(&t, "many").await, tenant(&t, "few").await);
     let names = jobs(500);
-    names.iter().for_each(|job| t.provider.processing(job, 0));
+    for job in &names {
+        t.provider.processing(job, 0);
+    }
     register_many(&t, &many, &names).await;
     t.pass(seconds(10)).await;
     t.provider.completed("job_1");
@@ -102,7 +104,9 @@ async fn unknown_ids_of_one_app_do_not_open_the_breaker() {
     let t = Harness::start().await;
     let (wrong, right) = (tenant(&t, "wrong").await, tenant(&t, "right").await);
     let names = jobs(200);
-    names.iter().for_each(|job| t.provider.not_found(job));
+    for job in &names {
+        t.provider.not_found(job);
+    }
     register_many(&t, &wrong, &names).await;
     t.pass(seconds(10)).await;
     let providers = t.get("/v1/providers").await.expect(200);
@@ -124,7 +128,9 @@ async fn a_shared_job_is_polled_in_the_turns_of_both_apps() {
     let (many, few) = (tenant(&t, "many").await, tenant(&t, "few").await);
     let mut names = jobs(300);
     names.push("job_1".to_owned());
-    names.iter().for_each(|job| t.provider.processing(job, 0));
+    for job in &names {
+        t.provider.processing(job, 0);
+    }
     register_many(&t, &many, &names).await;
     t.pass(seconds(10)).await;
     t.provider.completed("job_1");

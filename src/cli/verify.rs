@@ -6,14 +6,11 @@ use std::io::Read as _;
 
 use anyhow::Context;
 
-use self::slips::Headers;
+use self::slips::{BODY_MAX, Headers};
 use super::output::{Failure, print_line};
 use crate::channels::webhook::{self, Secret, SignatureError};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
-
-/// Maximum size of the body, in bytes. A webhook has at most 256 KiB of answer and an envelope.
-const BODY_MAX: u64 = 4 * 1024 * 1024;
 
 /// Verify the signature of a webhook, and explain a failure
 ///

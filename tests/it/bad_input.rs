@@ -346,7 +346,7 @@ async fn a_malformed_body_is_400_and_an_invalid_one_422() {
         (b"\xff\xfe{\x00}\x00", 400, "malformed_body", "the body is UTF-16; save or send it as UTF-8"),
         (b"{\x00}\x00", 400, "malformed_body", "the body is UTF-16"),
         (b"{\"jobId\": \"\xc3\x28\"}", 400, "malformed_body", "not UTF-8"),
-        (b"\xef\xbb\xbf{}", 422, "invalid_request", "/jobId"),
+        (b"\xef\xbb\xbf{}", 422, "invalid_request", "fields are invalid"),
         (b"[]", 422, "invalid_request", "object"),
         (b"null", 422, "invalid_request", ""),
         (b"\"job_1\"", 422, "invalid_request", "object"),

@@ -10,9 +10,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde_json::value::RawValue;
 
-use super::BODY_MAX;
 use crate::channels::webhook::{self, Secret};
 use crate::domain::{Timestamp, json_fields};
+
+/// Maximum size of a body, in bytes. A webhook has at most 256 KiB of answer and an envelope.
+pub const BODY_MAX: u64 = 4 * 1024 * 1024;
 
 /// What a signature covers, and the signature.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::Result;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
@@ -37,9 +37,10 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum length of an error, in characters: it can quote a thousand names of a certificate.
 const DETAIL_MAX: usize = 300;
 
-/// Returns the implementation of the cryptography.
+/// Returns the implementation of the cryptography. It verifies P-521 keys and ECDSA with SHA-512, which ring does not
+/// (rustls/rustls#2536).
 pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
+    Arc::new(aws_lc_rs::default_provider())
 }
 
 /// Returns a TLS configuration that also trusts `extra`. Clones of it share their sessions.
@@ -248,7 +249,7 @@ fn is_marked_as_authority(error: &Error) -> bool {
 mod tests {
     use std::io::ErrorKind;
 
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SignatureAlgorithm};
     use rustls::ServerConfig;
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -299,6 +300,31 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
             explain(error.get_ref().unwrap().downcast_ref().unwrap())
         })
+    }
+
+    // rustls/rustls#2536, rustls/rustls#1367
+    #[tokio::test]
+    async fn every_usual_kind_of_key_and_signature_is_accepted() {
+        let kinds: [(&SignatureAlgorithm, &SignatureAlgorithm); 4] = [
+            (&rcgen::PKCS_ECDSA_P521_SHA512, &rcgen::PKCS_ECDSA_P521_SHA512),
+            (&rcgen::PKCS_ECDSA_P521_SHA512, &rcgen::PKCS_ECDSA_P256_SHA256),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ECDSA_P521_SHA512),
+            (&rcgen::PKCS_ED25519, &rcgen::PKCS_ECDSA_P384_SHA384),
+        ];
+        for (of_authority, of_server) in kinds {
+            let authority_key = KeyPair::generate_for(of_authority).unwrap();
+            let root = params(true).self_signed(&authority_key).unwrap().der().clone();
+            let issuer = Issuer::new(params(true), authority_key);
+            let key = KeyPair::generate_for(of_server).unwrap();
+            let leaf = params(false).signed_by(&key, &issuer).unwrap().der().clone();
+            let connected = handshake(verifier_of(&root), NAME, &leaf, &key).await;
+            assert_eq!(connected, Ok(()), "{of_authority:?} {of_server:?}");
+        }
+        // SHA-512 with a smaller key is not limited to P-521: the library accepts it in certificates.
+        let accepted = provider().signature_verification_algorithms.all;
+        let pairs = accepted.iter().map(|one| (one.public_key_alg_id(), one.signature_alg_id()));
+        let with_sha512 = pairs.filter(|(_, signature)| signature.as_ref().ends_with(&[0xce, 0x3d, 4, 3, 4]));
+        assert_eq!(with_sha512.count(), 3, "P-256, P-384 and P-521");
     }
 
     // jbg/tokio-postgres-rustls#23, rustls/webpki#205

@@ -69,6 +69,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("smtp.url", "a_mail_is_sent_with_starttls_and_login_as_documented"),
     ("smtp.from", "a_sender_may_have_a_display_name"),
     ("smtp.allow", "only_permitted_recipients_are_accepted"),
+    ("smtp.timeout", "a_mail_server_may_need_nine_minutes_for_its_final_reply"),
     ("slack.bot_token", "a_channel_gets_its_message_from_the_bot"),
     ("slack.api_url", "a_channel_gets_its_message_from_the_bot"),
     ("templates.path", "an_invalid_template_is_refused_at_start"),

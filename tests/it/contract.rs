@@ -20,7 +20,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("cancel", "cancel_stops_a_watch"),
     ("deliveries", "deliveries_are_listed_and_retried"),
     ("retry", "retry_failed_retries_all_failed_in_a_period"),
-    ("listen", "the_first_are_rejected_and_attempts_counted_by_id"),
+    ("listen", "attempts_are_counted_for_each_destination"),
     ("verify", "an_invalid_signature_is_explained"),
     ("keys create", "a_created_key_is_valid_until_it_is_revoked"),
     ("keys list", "apps_and_keys_are_created_listed_and_revoked"),

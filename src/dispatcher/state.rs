@@ -48,6 +48,9 @@ pub(super) struct DispatchState {
     queues: HashMap<Arc<str>, DestinationQueue>,
     origins: HashMap<Arc<str>, Origin>,
     loaded: HashSet<DeliveryId>,
+    /// Queues that may have waiting deliveries or a page, for the deliveries that are skipped. There are a hundred
+    /// thousand queues at most, and far fewer of these. [`Self::skip`] removes the others.
+    occupied: HashSet<Arc<str>>,
     /// Manual retries to destinations that are held back. They are sent nevertheless.
     urgent: VecDeque<Box<PendingDelivery>>,
     /// Origins with waiting deliveries. `take_sendable` removes an origin at its limit; `finish` adds it again.
@@ -288,6 +291,7 @@ impl DispatchState {
             return false;
         }
         self.shares.load(delivery.app, delivery.body.len());
+        self.occupied.insert(Arc::clone(name));
         let queue = self.queue(name);
         let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
         self.origin(&origin).loaded.take(is_quick, 1);
@@ -334,7 +338,8 @@ impl DispatchState {
     /// Removes the waiting deliveries of a watch that are in the scope. Deliveries in flight continue.
     fn skip(&mut self, watch: WatchId, scope: CancelScope) {
         let mut removed: Vec<(Arc<str>, Vec<Box<PendingDelivery>>)> = Vec::new();
-        for (name, queue) in &mut self.queues {
+        self.occupied.retain(|name| {
+            let Some(queue) = self.queues.get_mut(name) else { return false };
             let skipped = remove_skipped(&mut queue.waiting, watch, scope);
             if let Some(page) = &mut queue.page {
                 page.skipped.push((watch, scope));
@@ -343,7 +348,8 @@ impl DispatchState {
             if !skipped.is_empty() {
                 removed.push((Arc::clone(name), skipped));
             }
-        }
+            !queue.waiting.is_empty() || queue.page.is_some()
+        });
         for delivery in remove_skipped(&mut self.urgent, watch, scope) {
             removed.push((delivery.destination.queue.as_str().into(), vec![delivery]));
         }
@@ -588,6 +594,7 @@ impl DispatchState {
             let Some(queue) = self.queues.get_mut(&name) else { continue };
             queue.is_loadable = false;
             queue.has_more = false;
+            self.occupied.insert(Arc::clone(&name));
             queue.page = Some(PageInFlight { limit, ..PageInFlight::default() });
             let is_quick = queue.is_quick;
             let sent = queue.in_flight.iter().chain(&queue.awaiting_reply).copied();
@@ -682,6 +689,7 @@ impl DispatchState {
         if let Some(queue) = self.queues.get(name).filter(|queue| queue.is_idle()) {
             let origin = Arc::clone(&queue.origin);
             self.queues.remove(name);
+            self.occupied.remove(name);
             self.forget_if_idle(&origin);
         }
     }

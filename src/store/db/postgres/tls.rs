@@ -1,6 +1,6 @@
 //! TLS to the server, if its URL asks for it.
 //!
-//! [`PostgresUrl`](crate::domain::PostgresUrl) says what of the certificate is verified. The authorities are those of
+//! [`PostgresUrl`] says what of the certificate is verified. The authorities are those of
 //! the machine, or those of the file `sslrootcert` alone. The file is read for each connection, because providers
 //! replace it. A certificate that is itself in the file needs no authority: such a file is often the server's own,
 //! self-signed certificate.

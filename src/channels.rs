@@ -84,8 +84,19 @@ impl Channels {
         Self { services, channels: TABLE.iter().map(|spec| (spec.configure)(settings)).collect() }
     }
 
-    /// Parses an address of a channel, and checks that it is permitted. The host of a URL is not checked.
+    /// Parses an address of a channel, and checks that it is permitted. The host of a URL is not checked. An address
+    /// that another channel recognizes is refused: Slack's hooks, for example, accept no webhooks.
     pub fn parse_address(&self, kind: ChannelKind, text: &str) -> Result<ParsedAddress, AddressError> {
+        if kind == DEFAULT
+            && let (other, _) = recognize(text)
+            && other != kind
+        {
+            let field = spec(other).address_fields[0];
+            return Err(AddressError::Invalid(format!(
+                "is an address of the channel {other}, which accepts no webhooks; give it in notify as \
+                 {{\"type\": \"{other}\", \"{field}\": \"…\"}}"
+            )));
+        }
         self.channels[kind as usize].parse_address(text)
     }
 

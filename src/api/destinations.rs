@@ -91,6 +91,9 @@ pub(super) struct DestinationRequest {
 /// The requests of a client, each with the JSON pointer to it.
 pub(super) type DestinationRequests = Vec<(String, DestinationRequest)>;
 
+/// The detail for a saved destination.
+const NOT_SAVED: &str = "this version has no saved destinations; give the address itself";
+
 /// Parses every destination of a registration.
 pub(super) fn destination_requests(api: &Api, fields: &mut ObjectReader<'_, '_>) -> DestinationRequests {
     let shorthands = channels::TABLE.iter().filter_map(|spec| Some((spec.kind, spec.shorthand?)));
@@ -98,6 +101,9 @@ pub(super) fn destination_requests(api: &Api, fields: &mut ObjectReader<'_, '_>)
         let detail =
             "is required to say where to send events; or use email, slack or notify (`[]` for nowhere)";
         fields.error("callbackUrl", FieldErrorCode::Required, detail);
+    }
+    if fields.take("destinationId").is_some() {
+        fields.error("destinationId", FieldErrorCode::Unsupported, NOT_SAVED);
     }
     let mut reader = DestinationReader::new(api);
     for (channel, Shorthand { field, is_list }) in shorthands {
@@ -114,6 +120,10 @@ pub(super) fn destination_requests(api: &Api, fields: &mut ObjectReader<'_, '_>)
     }
     reader.requests
 }
+
+/// The detail for a text in `notify` that is no URL.
+const PLAIN: &str = "must be a URL that begins with https://, or mailto: and a mail address; for a Slack channel, give \
+                     an object: {\"type\": \"slack\", \"channel\": \"#ops\"}";
 
 /// Parser of destinations.
 pub(super) struct DestinationReader<'a> {
@@ -133,7 +143,11 @@ impl<'a> DestinationReader<'a> {
             let at = format!("{at}/{n}");
             if let Some(text) = object_reader::text(raw) {
                 let (channel, address) = channels::recognize(&text);
-                self.address(channel, &address, at, errors);
+                if channel == channels::DEFAULT && !text.contains(':') {
+                    errors.add(at, FieldErrorCode::InvalidAddress, PLAIN);
+                } else {
+                    self.address(channel, &address, at, errors);
+                }
             } else if raw.get().starts_with('{') {
                 self.object(raw, &at, errors);
             } else {
@@ -175,8 +189,7 @@ impl<'a> DestinationReader<'a> {
     fn object(&mut self, raw: &RawValue, at: &str, errors: &mut FieldErrors) -> Option<()> {
         let mut fields = ObjectReader::read(raw, at, errors)?;
         if fields.take("destinationId").is_some() {
-            let detail = "this version has no saved destinations; give the address itself";
-            fields.error("destinationId", FieldErrorCode::Unsupported, detail);
+            fields.error("destinationId", FieldErrorCode::Unsupported, NOT_SAVED);
             return None;
         }
         let channel = match fields.text("type") {

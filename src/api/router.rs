@@ -32,6 +32,6 @@ pub async fn serve_metrics(listener: TcpListener, api: Arc<Api>, closing: watch:
 fn router(resources: Vec<Resource>, api: &Arc<Api>) -> Router {
     let resources = resources.into_iter().map(with_endpoint);
     Router::from(resources.fold(OpenApiRouter::new(), OpenApiRouter::routes))
-        .fallback(async || Problem::not_found())
+        .fallback(async || Problem::no_such_path())
         .with_state(Arc::clone(api))
 }

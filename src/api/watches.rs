@@ -17,18 +17,19 @@ use super::http::{
     Problem, ProblemCode, created, cursor, first_answer, is_set, json, listed, page, traceparent,
 };
 use super::register::{self, find_provider};
+use crate::channels;
 use crate::clock::Moment;
 use crate::domain::{
     EventSet, EventType, JobError, JobStatus, Output, Payload, PollStats, TimelineEntry, Timestamp, Watch,
-    WatchId, WatchStatus, parse_duration,
+    WatchId, WatchStatus,
 };
 use crate::store::{
     AmendRefusal, AmendWatch, Idempotent, NotFound, PollNow, Register, StopWatch, StoredResponse,
     TimelinePosition, WatchFilter,
 };
 
-/// Longest `wait` for the end of a watch.
-const WAIT_MAX: Duration = Duration::from_secs(60);
+/// The bounds of `wait`, the time to wait for the end of a watch.
+const WAIT: (&str, &str) = ("1ms", "60s");
 
 /// A registration. `jobId` and a destination (or `"notify": []`) are required.
 #[derive(ToSchema)]
@@ -123,8 +124,9 @@ struct Job<'a> {
     /// Time at which the next poll happens, if the provider recovers by then; null while the job is being polled.
     #[schema(required)]
     next_poll_at: Option<Timestamp>,
-    /// Number of polls since the server started.
-    polls: u32,
+    /// Number of polls since the server started; null if it is not known any more for a watch that has ended.
+    #[schema(required)]
+    polls: Option<u32>,
     /// Always null: this version makes no estimates.
     #[schema(required)]
     estimated_completion_at: Option<Timestamp>,
@@ -137,6 +139,11 @@ impl<'a> WatchView<'a> {
     /// Shows a watch. The poller's statistics are lost when the server restarts.
     pub fn of(watch: &'a Watch, polls: Option<PollStats>) -> Self {
         let seen = &watch.seen;
+        let has_ended = watch.ended_at.is_some();
+        // A poll that was requested after the end reports its error here, too.
+        let last_error = polls.as_ref().and_then(|polls| polls.last_error.clone());
+        let polls = polls.filter(|polls| belong_to(watch.ended_at, polls));
+        let count = polls.as_ref().map_or((!has_ended).then_some(0), |polls| Some(polls.polls));
         let polls = polls.unwrap_or_default();
         Self {
             id: watch.id,
@@ -154,9 +161,9 @@ impl<'a> WatchView<'a> {
                 completed_at: seen.completed_at,
                 last_polled_at: polls.last_polled_at,
                 next_poll_at: polls.next_poll_at.filter(|_| watch.status == WatchStatus::Watching),
-                polls: polls.polls,
+                polls: count,
                 estimated_completion_at: None,
-                last_error: polls.last_error,
+                last_error,
             },
             destinations: watch.destinations.iter().map(DestinationView::of).collect(),
             events: EventSet::iter(watch.events).collect(),
@@ -172,6 +179,12 @@ impl<'a> WatchView<'a> {
     fn now(api: &Api, watch: &'a Watch) -> Self {
         Self::of(watch, (api.poll_stats)(watch.job_no))
     }
+}
+
+/// Whether the statistics of a job are those of a watch that ended at this time. After its end, other watches of the
+/// job continue them, or begin new ones.
+fn belong_to(ended_at: Option<Timestamp>, polls: &PollStats) -> bool {
+    ended_at.is_none_or(|ended_at| polls.last_polled_at.is_some_and(|polled_at| polled_at <= ended_at))
 }
 
 /// Answers with a watch.
@@ -251,9 +264,7 @@ pub async fn list(call: Call) -> Answer {
 )]
 pub async fn show(call: Call) -> Answer {
     let mut query = call.query();
-    let wait = query.read("wait", "must be a duration of at most 60s", |text| {
-        parse_duration(text).ok().filter(|wait| *wait <= WAIT_MAX)
-    });
+    let wait = query.duration("wait", WAIT);
     query.done()?;
     let id = call.id(WatchId::parse)?;
     let (api, app) = (&call.api, call.app());
@@ -383,6 +394,12 @@ fn read_amendment(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Ame
             fields.error("notify", FieldErrorCode::Empty, "must have at least one destination");
         }
         notify.list(list, &fields.at("notify"), fields.errors);
+    }
+    for field in channels::TABLE.iter().filter_map(|spec| Some(spec.shorthand?.field)) {
+        if fields.take(field).is_some() {
+            let detail = "cannot be changed; add a destination with `notify`";
+            fields.error(field, FieldErrorCode::UnknownField, detail);
+        }
     }
     let expires_in = fields.duration("expiresIn", register::EXPIRES_IN);
     fields.done();

@@ -162,6 +162,12 @@ impl SlackTarget {
                                https://hooks.slack.com/services/…";
                 return Err(message.into());
             }
+            if path.strip_prefix("/services/").is_none_or(str::is_empty) {
+                return Err(
+                    "is not a hook of Slack: give an incoming webhook, https://hooks.slack.com/services/…"
+                        .into(),
+                );
+            }
             return Ok(Self::Hook);
         }
         let is_name = |name: &str| {
@@ -183,7 +189,9 @@ impl SlackTarget {
 /// Returns the path of a URL on Slack's hosts for hooks.
 fn slack_path(url: &str) -> Option<String> {
     let url = Url::parse(url).ok()?;
-    HOOK_HOSTS.contains(&url.host_str()?).then(|| url.path().to_owned())
+    // A final dot does not change the host.
+    let host = url.host_str()?;
+    HOOK_HOSTS.contains(&host.strip_suffix('.').unwrap_or(host)).then(|| url.path().to_owned())
 }
 
 /// Returns an address as it may be shown. Of Slack's hooks, only the last segment is secret; other hooks are

@@ -131,7 +131,12 @@ fn has_ended(watch: &Value) -> bool {
 /// Describes a job of which no poll has brought a status. Polls that failed are polls, too.
 pub(super) fn unknown_status(watch: &Value) -> &'static str {
     let polled = !text(watch, "/job/lastPolledAt").is_empty() || !text(watch, "/job/lastError").is_empty();
-    if polled { "unknown, because every poll failed" } else { "not polled yet" }
+    match (polled, has_ended(watch)) {
+        (true, _) => "unknown, because no poll has brought a status",
+        (false, false) => "not polled yet",
+        // The server does not know the polls of an old watch any more.
+        (false, true) => "unknown",
+    }
 }
 
 /// Returns the state of a watch in one line.
@@ -221,6 +226,7 @@ mod tests {
         insta::assert_snapshot!(
             [
                 watch("watching", json!({ "status": "unknown", "progress": null })),
+                unknown_status(&json!({ "status": "expired", "job": { "status": "unknown", "polls": null } })).to_owned(),
                 watch("watching", json!({ "status": "processing", "progress": 50, "lastError": "timeout: \u{1b}[2J" })),
                 watch("completed", json!({ "status": "completed", "progress": 100, "output": "https://a/b", "lastError": "x" })),
                 watch("failed", json!({ "status": "failed", "error": { "code": "nsfw", "message": "no\nway" } })),
@@ -228,6 +234,7 @@ mod tests {
             .join("\n"),
             @r"
         not polled yet
+        unknown
         processing  50 %  (the last poll failed: timeout: \u{1b}[2J)
         completed  100 %  https://a/b
         failed  nsfw  no\nway

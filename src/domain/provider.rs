@@ -70,7 +70,7 @@ word_enum! {
         RateLimited = "rate_limited",
         /// The provider does not know the job.
         NotFound = "not_found",
-        /// The poll was not made, because this process or its machine lacks something.
+        /// The poll was not made, because this process or its machine lacks something, or no API key is configured.
         NotMade = "not_made",
     }
 }

@@ -130,6 +130,7 @@ impl Settings {
         }
         let mut url = match Url::parse(text) {
             Ok(url) => url,
+            Err(url::ParseError::RelativeUrlWithoutBase) => return invalid("must begin with https://"),
             Err(error) => return invalid(&format!("is not a URL: {error}")),
         };
         // With other schemes the parser does not even read the host as an address.

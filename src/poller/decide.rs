@@ -12,7 +12,7 @@ use super::provider::PollResponse;
 use super::scheduler::{FINAL_POLL, JobSchedule, ProviderError, ProviderQueue, Scheduler};
 use crate::domain::{
     EndingKind, Finding, JobError, JobName, JobNo, JobStatus, Observation, ProviderHealth, Timestamp,
-    credential_variable, observe,
+    credential_variable, format_duration, observe,
 };
 use crate::providers::{Interpretation, JobReport, PollFailure};
 use crate::store::{EndJob, ExpireWatches, RecordObservation, RefreshEnding};
@@ -65,14 +65,18 @@ pub(super) fn decide(
         decision.on_not_made(schedule, message);
         return decision;
     }
-    schedule.record_start(started);
+    // Without an API key, no request was made: it is neither counted nor dated.
+    if !matches!(meaning, Interpretation::Failed { failure: PollFailure::NoCredential, .. }) {
+        schedule.record_start(started);
+    }
     let index = schedule.queue();
     let queue = &mut scheduler.queues[index];
     let failed =
         FailedPoll { job, app: schedule.app, started, is_only_app: queue.turns.is_only_app(schedule.app) };
     let budget = &mut queue.budget;
     if let Some(error) = meaning.message() {
-        schedule.rare().last_error = Some(error.to_owned());
+        let error = last_error(schedule, &meaning, error, queue.policy.not_found_grace);
+        schedule.rare().last_error = Some(error);
         // A requested poll of a job for which no watch waits ends, although it failed.
         decision.refresh = (schedule.watching == 0).then_some(RefreshEnding { job, seen: None });
     }
@@ -106,7 +110,10 @@ pub(super) fn decide(
             }
             change
         }
-        Interpretation::Failed { failure: PollFailure::Unauthorized { .. }, .. } => {
+        Interpretation::Failed {
+            failure: PollFailure::Unauthorized { .. } | PollFailure::NoCredential,
+            ..
+        } => {
             let change = budget.unauthorized(started, now);
             if !budget.is_paused() {
                 decision.back_off(schedule);
@@ -175,8 +182,7 @@ impl Decision {
 
     /// Ends a job that the provider does not know, if it has reported so often enough and for long enough.
     fn on_not_found(&mut self, schedule: &mut JobSchedule, message: &str, grace: Duration) {
-        let known_before = schedule.known.status != JobStatus::Unknown;
-        let grace = if known_before { GRACE_KNOWN.max(grace) } else { grace };
+        let grace = not_found_grace(schedule, grace);
         let not_found = &mut schedule.rare().not_found;
         let (polls, since) = not_found.map_or((1, self.now), |(polls, since)| (polls + 1, since));
         *not_found = Some((polls, since));
@@ -213,6 +219,23 @@ impl Decision {
         rare.failures = rare.failures.saturating_add(1);
         self.not_before = self.not_before.max(Some(self.now.plus(backoff(rare.failures))));
     }
+}
+
+/// Returns the time for which a job must be unknown to its provider before its watches end. `grace` is the provider's.
+fn not_found_grace(schedule: &JobSchedule, grace: Duration) -> Duration {
+    let known_before = schedule.known.status != JobStatus::Unknown;
+    if known_before { GRACE_KNOWN.max(grace) } else { grace }
+}
+
+/// Describes a failed poll to the clients that watch the job. A wrong job id must not look like an outage.
+fn last_error(schedule: &JobSchedule, meaning: &Interpretation, error: &str, grace: Duration) -> String {
+    if !matches!(meaning, Interpretation::Failed { failure: PollFailure::NotFound, .. }) {
+        return error.to_owned();
+    }
+    let grace = format_duration(not_found_grace(schedule, grace));
+    format!(
+        "the provider does not know the job, which counts as not found after {grace} of such answers: {error}"
+    )
 }
 
 fn job_error(code: &str, message: &str) -> JobError {
@@ -256,6 +279,7 @@ fn public_error(
     let code = match failure {
         PollFailure::Unauthorized { code } => Some(code.as_str()),
         PollFailure::NotFound => Some("not_found"),
+        PollFailure::NoCredential => Some("no_api_key"),
         PollFailure::Error | PollFailure::RateLimited | PollFailure::NotMade => None,
     };
     let code = code.filter(|code| code.len() <= CODE_SHOWN && code.chars().all(is_word) && !names_job(code));
@@ -399,13 +423,36 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_api_key_is_no_poll_and_pauses_the_provider() {
+        let mut scheduler = scheduler(1);
+        assert_eq!(scheduler.take_due(at(1)), [Action::Poll(JobNo(1))]);
+        end(&mut scheduler, 1, failed(PollFailure::NoCredential, None), 1);
+        let stats = scheduler.stats(JobNo(1), at(2)).expect("scheduled");
+        assert_eq!((stats.polls, stats.last_polled_at), (0, None));
+        assert_eq!(stats.last_error.as_deref(), Some("why"));
+        assert_eq!(scheduler.take_due(at(10)), [], "one attempt a minute");
+        assert_eq!(scheduler.queues[0].budget.health(at(10)).0, ProviderHealth::Paused);
+    }
+
+    #[test]
+    fn the_error_of_an_unknown_job_names_the_grace() {
+        let mut scheduler = scheduler(1);
+        assert_eq!(scheduler.take_due(at(1)), [Action::Poll(JobNo(1))]);
+        end(&mut scheduler, 1, failed(PollFailure::NotFound, Some(404)), 1);
+        let stats = scheduler.stats(JobNo(1), at(2)).expect("scheduled");
+        let says =
+            "the provider does not know the job, which counts as not found after 1m of such answers: why";
+        assert_eq!((stats.polls, stats.last_error.as_deref()), (1, Some(says)));
+    }
+
+    #[test]
     fn every_tenant_sees_the_status_and_the_code_of_an_error() {
         let account = |code: &str| PollFailure::Unauthorized { code: code.to_owned() };
         let table = [
             (account("UNAUTHORIZED"), Some(401), None, "HTTP 401 UNAUTHORIZED"),
             (account("no job_1 for jane@example.com"), Some(403), None, "HTTP 403"),
             (account("JOB_1.gone"), Some(403), None, "HTTP 403"),
-            (account("no_api_key"), None, None, "no_api_key"),
+            (PollFailure::NoCredential, None, None, "no_api_key"),
             (PollFailure::NotFound, Some(404), None, "HTTP 404 not_found"),
             (PollFailure::RateLimited, Some(429), None, "HTTP 429"),
             (PollFailure::Error, Some(502), None, "HTTP 502"),

@@ -69,9 +69,8 @@ impl Provider {
         let definition = &self.definition;
         if definition.needs_credential() && self.credential.is_none() {
             let variable = credential_variable(&definition.id);
-            let code = "no_api_key".to_owned();
             let message = format!("no API key is configured; the operator can set {variable}");
-            let failure = PollFailure::Unauthorized { code };
+            let failure = PollFailure::NoCredential;
             return Err((Interpretation::Failed { failure, message }, None));
         }
         let base_url = self.base_url.as_ref();

@@ -46,6 +46,9 @@ pub enum PollFailure {
     /// The poll was not made: this process or its machine lacks something, such as a file descriptor.
     #[error("a poll that was not made")]
     NotMade,
+    /// The poll was not made: the provider needs an API key, and none is configured.
+    #[error("a missing API key")]
+    NoCredential,
     /// The provider rejects the credential, and with it every poll.
     #[error("an account error with the code `{code}`")]
     Unauthorized {
@@ -71,7 +74,7 @@ impl Interpretation {
         let Self::Failed { failure, .. } = self else { return PollOutcome::Ok };
         match failure {
             PollFailure::Error => PollOutcome::Error,
-            PollFailure::NotMade => PollOutcome::NotMade,
+            PollFailure::NotMade | PollFailure::NoCredential => PollOutcome::NotMade,
             PollFailure::Unauthorized { .. } => PollOutcome::Unauthorized,
             PollFailure::RateLimited => PollOutcome::RateLimited,
             PollFailure::NotFound => PollOutcome::NotFound,

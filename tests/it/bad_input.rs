@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use crate::harness::{AUTH, Harness, JSON, guarded, seconds};
+use crate::harness::{AUTH, Harness, JSON, guarded, minutes, seconds};
 use crate::wire::{self, Answer};
 
 /// One field error of a problem.
@@ -105,7 +105,28 @@ async fn every_invalid_field_has_its_pointer_code_and_reason() {
         (json!({ "metadata": { "x": "x".repeat(4096) } }), "/metadata", "too_large", "4 KiB"),
         (json!({ "expiresIn": "31d" }), "/expiresIn", "out_of_range", "30d"),
         (json!({ "expiresIn": "0s" }), "/expiresIn", "invalid_format", ""),
-        (json!({ "expiresIn": 60 }), "/expiresIn", "invalid_type", "string"),
+        (json!({ "expiresIn": 60 }), "/expiresIn", "invalid_type", "must be a string such as \"60s\""),
+        (json!({ "expectedAt": 1_771_426_800 }), "/expectedAt", "invalid_type", "\"2026-02-18T15:00:00Z\""),
+        (json!({ "destinationId": "dst_1" }), "/destinationId", "unsupported", "give the address itself"),
+        (
+            json!({ "callbackUrl": "app.example.com/hook" }),
+            "/callbackUrl",
+            "invalid_address",
+            "begin with https://",
+        ),
+        (
+            json!({ "callbackUrl": "mailto:me@a.example" }),
+            "/callbackUrl",
+            "invalid_address",
+            r#""type": "email""#,
+        ),
+        (
+            json!({ "notify": ["#ops"] }),
+            "/notify/0",
+            "invalid_address",
+            r##"{"type": "slack", "channel": "#ops"}"##,
+        ),
+        (json!({ "notify": ["me@a.example"] }), "/notify/0", "invalid_address", "mailto:"),
         (json!({ "expiresIn": "soon" }), "/expiresIn", "invalid_format", "duration"),
         (json!({ "expectedAt": "tomorrow" }), "/expectedAt", "invalid_format", "RFC 3339"),
         (json!({ "pollInterval": "999ms" }), "/pollInterval", "out_of_range", "1s"),
@@ -572,4 +593,55 @@ crate::postgres::on_postgres_too! {
     pipelined_requests_are_answered_in_order,
     a_body_above_the_limit_is_413_with_and_without_length,
     an_incomplete_body_is_408_after_the_deadline,
+}
+
+#[tokio::test]
+async fn a_hook_of_slack_is_refused_as_a_webhook() {
+    let t = Harness::start().await;
+    let hook = "https://hooks.slack.com/services/T1/B2/hush";
+    let as_slack = r#"{"type": "slack", "url": "…"}"#;
+    for (body, pointer, says) in [
+        (json!({ "callbackUrl": hook }), "/callbackUrl", as_slack),
+        (json!({ "notify": [{ "url": hook }] }), "/notify/0/url", as_slack),
+        (json!({ "notify": [{ "type": "webhook", "url": hook }] }), "/notify/0/url", as_slack),
+        (json!({ "slack": "https://hooks.slack.com/foo" }), "/slack", "hooks.slack.com/services/"),
+        (json!({ "notify": ["https://hooks.slack.com/foo"] }), "/notify/0", "hooks.slack.com/services/"),
+    ] {
+        let mut body = body;
+        body["jobId"] = "job_1".into();
+        let answer = t.post("/v1/watches", &body).await;
+        assert_eq!(answer.status, 422, "{body}");
+        assert!(!answer.text().contains("hush"), "{}", answer.text());
+        let found = errors(&answer.json());
+        assert_eq!((&*found[0].pointer, &*found[0].code), (pointer, "invalid_address"), "{found:?}");
+        assert!(found[0].detail.contains(says), "{found:?}");
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn an_error_in_a_request_names_the_next_step() {
+    let t = Harness::start().await;
+    let watch = t.register(&json!({ "jobId": "job_1", "notify": [] })).await;
+    let path = format!("/v1/watches/{watch}");
+    for (path, code, says) in [
+        (format!("{path}?wait=30"), "invalid_format", "write it as 250ms, 5s"),
+        (format!("{path}?wait=5m"), "out_of_range", "must be from 1ms to 60s"),
+        ("/v1/watches?job=job_1".to_owned(), "unknown_field", "did you mean `jobId`?"),
+    ] {
+        let found = errors(&t.get(&path).await.expect(422));
+        assert_eq!(found[0].code, code, "{path}: {found:?}");
+        assert!(found[0].detail.contains(says), "{path}: {found:?}");
+    }
+    let change = json!({ "callbackUrl": "https://a.example/" }).to_string();
+    let answer = t.send("PATCH", &path, &[AUTH, JSON], change.as_bytes()).await.expect(422);
+    let found = errors(&answer);
+    assert_eq!((&*found[0].pointer, &*found[0].code), ("/callbackUrl", "unknown_field"), "{found:?}");
+    assert!(found[0].detail.contains("`notify`"), "{found:?}");
+    let detail = async |path: &str| t.get(path).await.expect(404)["detail"].as_str().unwrap().to_owned();
+    assert!(detail("/v1/watch").await.starts_with("no such path"));
+    assert!(detail("/v1/watches/watch_unknown").await.starts_with("no such object"));
+    t.provider.completed("job_1");
+    t.pass(minutes(1)).await;
+    t.finish().await;
 }

@@ -620,7 +620,7 @@ async fn errors_on_stderr_say_what_to_do() {
     1: http://127.0.0.1:1 does not answer (connect: connection refused): is the server running, and is RINGBACK_URL its address?
     1: the server requires a key: set RINGBACK_API_KEY
     1: the server does not know this key: set RINGBACK_API_KEY to a key of this server
-    1: /v1/watches/watch_unknown: no such path, or no such object that this key can see; check the id, and the app of the key
+    1: /v1/watches/watch_unknown: no such object that this key can see; check the id, and the app of the key
     1: ?destinationId: is not a destination's id, which begins with dst_
     1: 3 fields are invalid
       /jobId: must match the pattern [A-Za-z0-9_-]{1,128}

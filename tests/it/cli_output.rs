@@ -142,6 +142,9 @@ async fn follow_shows_the_words_of_a_provider_once() {
     let error = job["lastError"].as_str().unwrap_or_else(|| panic!("{job}"));
     assert_eq!(error.matches("UNAUTHORIZED").count(), 1, "{error}");
     let shown = ask(&url(&h), &["show", &watch]).await.expect(0).out;
-    assert!(shown.contains("unknown, because every poll failed") && !shown.contains("not polled"), "{shown}");
+    assert!(
+        shown.contains("unknown, because no poll has brought a status") && !shown.contains("not polled"),
+        "{shown}"
+    );
     h.give_up().await;
 }

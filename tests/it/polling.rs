@@ -245,12 +245,55 @@ async fn an_unknown_job_ends_its_watch_after_a_minute_and_three_polls() {
     t.provider.not_found("job_1");
     let watch = t.watch("job_1").await;
     t.pass(seconds(60)).await;
-    assert_eq!(t.shown(&watch).await["status"], "watching");
+    let shown = t.shown(&watch).await;
+    assert_eq!(shown["status"], "watching");
+    let error = shown["job"]["lastError"].as_str().unwrap();
+    let says = "the provider does not know the job, which counts as not found after 1m of such answers: ";
+    assert!(error.starts_with(says), "{error}");
     t.pass(minutes(1)).await;
     let hit = t.receiver.next().await;
     assert_eq!(hit.event(), "job.not_found");
     let polls = t.provider.polls("job_1");
     assert!(polls.len() >= 3 && hit.at.since(polls[0]) >= seconds(60), "{polls:?}");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_poll_without_an_api_key_is_neither_counted_nor_dated() {
+    let mut t = Harness::start().await;
+    t.provider.processing("job_1", 10);
+    let watch = t.watch("job_1").await;
+    t.crash().await;
+    t.set("MUVI_API_KEY", "");
+    t.restart().await;
+    t.pass(minutes(3)).await;
+    let job = t.shown(&watch).await["job"].clone();
+    assert!(job["lastError"].as_str().unwrap().starts_with("no API key is configured"), "{job}");
+    assert_eq!((&job["polls"], &job["lastPolledAt"]), (&json!(0), &json!(null)));
+    assert_eq!(t.provider.polls("job_1"), []);
+    t.give_up().await;
+}
+
+#[tokio::test]
+async fn an_ended_watch_never_shows_the_polls_of_a_later_one() {
+    let mut t = Harness::start().await;
+    let register = json!({ "jobId": "job_1", "notify": [] });
+    t.provider.completed("job_1");
+    let ended = t.register(&register).await;
+    t.pass(minutes(1)).await;
+    let first = t.shown(&ended).await["job"].clone();
+    assert_eq!(first["polls"], 1, "{first}");
+    assert!(first["lastPolledAt"].is_string(), "{first}");
+    let later = t.register(&register).await;
+    t.pass(minutes(1)).await;
+    assert!(t.shown(&later).await["job"]["polls"].is_number());
+    let unknown = (&json!(null), &json!(null));
+    let job = t.shown(&ended).await["job"].clone();
+    assert_eq!((&job["polls"], &job["lastPolledAt"]), unknown, "{job}");
+    t.stop().await;
+    t.restart().await;
+    let job = t.shown(&later).await["job"].clone();
+    assert_eq!((&job["polls"], &job["lastPolledAt"]), unknown, "{job}");
     t.finish().await;
 }
 
@@ -595,6 +638,8 @@ crate::postgres::on_postgres_too! {
     the_breaker_opens_after_errors_of_five_jobs_and_closes_on_ok,
     errors_of_four_jobs_do_not_open_the_breaker,
     an_unknown_job_ends_its_watch_after_a_minute_and_three_polls,
+    a_poll_without_an_api_key_is_neither_counted_nor_dated,
+    an_ended_watch_never_shows_the_polls_of_a_later_one,
     a_job_that_appears_within_the_grace_stays_watched,
     a_known_job_must_be_not_found_for_a_quarter_of_an_hour,
     a_404_without_the_definitions_code_never_ends_a_watch,

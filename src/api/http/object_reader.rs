@@ -149,25 +149,22 @@ impl<'a, 'e> ObjectReader<'a, 'e> {
     }
 
     /// Takes a duration within bounds. It can be zero if `0s` is its lower bound.
-    pub fn duration(&mut self, name: &'static str, (least, most): (&str, &str)) -> Option<Duration> {
-        self.parsed(name, |text| {
-            let parse = |text: &str| match text {
-                "0s" if least == "0s" => Ok(Duration::ZERO),
-                text => parse_duration(text).map_err(|detail| (FieldErrorCode::InvalidFormat, detail)),
-            };
-            let span = parse(text)?;
-            if (parse(least)?..=parse(most)?).contains(&span) {
-                return Ok(span);
-            }
-            Err((FieldErrorCode::OutOfRange, format!("must be from {least} to {most}")))
-        })
+    pub fn duration(&mut self, name: &'static str, bounds: (&str, &str)) -> Option<Duration> {
+        let raw = self.take(name)?;
+        let wrong =
+            || (FieldErrorCode::InvalidType, format!("must be a string such as \"60s\", not {}", kind(raw)));
+        self.keep(name, text(raw).ok_or_else(wrong).and_then(|text| duration(&text, bounds)))
     }
 
     /// Takes an instant.
     pub fn time(&mut self, name: &'static str) -> Option<Timestamp> {
-        self.parsed(name, |text| {
-            Timestamp::parse(text).ok_or((FieldErrorCode::InvalidFormat, TIME.to_owned()))
-        })
+        let raw = self.take(name)?;
+        let Some(text) = text(raw) else {
+            let detail = format!("must be a string with an RFC 3339 time, not {}; {TIME_EXAMPLE}", kind(raw));
+            self.error(name, FieldErrorCode::InvalidType, detail);
+            return None;
+        };
+        self.keep(name, Timestamp::parse(&text).ok_or((FieldErrorCode::InvalidFormat, TIME.to_owned())))
     }
 
     /// Takes the first elements of a list, at most one more than `most`.
@@ -195,6 +192,31 @@ impl<'a, 'e> ObjectReader<'a, 'e> {
 
 /// The detail for a text that is not an instant.
 pub const TIME: &str = "must be an RFC 3339 time, for example 2026-02-18T15:00:00Z";
+const TIME_EXAMPLE: &str = "for example \"2026-02-18T15:00:00Z\"";
+
+/// Parses a duration within bounds. It can be zero if `0s` is its lower bound.
+pub fn duration(text: &str, (least, most): (&str, &str)) -> Result<Duration, Invalid> {
+    let parse = |text: &str| match text {
+        "0s" if least == "0s" => Ok(Duration::ZERO),
+        text => parse_duration(text).map_err(|detail| (FieldErrorCode::InvalidFormat, detail)),
+    };
+    let span = parse(text)?;
+    if (parse(least)?..=parse(most)?).contains(&span) {
+        return Ok(span);
+    }
+    Err((FieldErrorCode::OutOfRange, format!("must be from {least} to {most}")))
+}
+
+/// Returns the JSON type of a value, with its article.
+fn kind(raw: &RawValue) -> &'static str {
+    match raw.get().as_bytes().first() {
+        Some(b'{') => "an object",
+        Some(b'[') => "a list",
+        Some(b't' | b'f') => "true or false",
+        Some(b'"') => "a broken string",
+        _ => "a number",
+    }
+}
 
 /// Returns `; did you mean …?` with the known name that resembles an unknown one, or nothing.
 pub fn suggestion(unknown: &str, known: &[&str]) -> String {
@@ -205,9 +227,20 @@ pub fn suggestion(unknown: &str, known: &[&str]) -> String {
     let distance = |known: &&str| strsim::osa_distance(&lower, &known.to_lowercase());
     match known.iter().map(|name| (distance(name), name)).min() {
         Some((edits, name)) if edits * 3 <= name.len() => format!("; did you mean `{name}`?"),
-        Some(_) | None => String::new(),
+        Some(_) | None => match known.iter().find(|name| begins(&lower, name)) {
+            Some(name) => format!("; did you mean `{name}`?"),
+            None => String::new(),
+        },
     }
 }
+
+/// Whether a name is the beginning of a known one, such as `job` of `jobId`.
+fn begins(lower: &str, known: &str) -> bool {
+    lower.len() >= BEGINNING_MIN && known.to_lowercase().starts_with(lower)
+}
+
+/// Minimum length of a beginning that suggests a name.
+const BEGINNING_MIN: usize = 3;
 
 /// Maximum length of a name for which a similar one is searched.
 const NAME_MAX: usize = 64;
@@ -296,6 +329,9 @@ mod tests {
             ("job_id", Some("jobId")),
             ("evnts", Some("events")),
             ("callback_url", Some("callbackUrl")),
+            ("job", Some("jobId")),
+            ("Callback", Some("callbackUrl")),
+            ("jo", None),
             ("extra", None),
             ("", None),
         ] {

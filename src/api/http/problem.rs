@@ -239,8 +239,13 @@ impl Problem {
     pub fn not_found() -> Self {
         Self::new(
             ProblemCode::NotFound,
-            "no such path, or no such object that this key can see; check the id, and the app of the key",
+            "no such object that this key can see; check the id, and the app of the key",
         )
+    }
+
+    /// 404: no route has this path.
+    pub fn no_such_path() -> Self {
+        Self::new(ProblemCode::NotFound, "no such path; /openapi.json lists all paths")
     }
 
     /// 401.

@@ -1,9 +1,11 @@
 //! The query of a request, and its trace context.
 
+use std::time::Duration;
+
 use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;
 
-use super::object_reader::{TIME, suggestion};
+use super::object_reader::{TIME, duration, suggestion};
 use super::problem::{FieldErrorCode, FieldErrors, Invalid, Problem, not_one_of};
 use crate::domain::Timestamp;
 
@@ -106,6 +108,11 @@ impl Query {
             limit.ok_or_else(|| (FieldErrorCode::OutOfRange, detail()))
         });
         limit.unwrap_or(LIMIT)
+    }
+
+    /// Takes a duration within bounds.
+    pub fn duration(&mut self, name: &'static str, bounds: (&str, &str)) -> Option<Duration> {
+        self.parsed(name, |text| duration(text, bounds))
     }
 
     /// Takes an instant.

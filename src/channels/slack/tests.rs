@@ -31,6 +31,10 @@ fn an_address_is_a_hook_a_compatible_hook_or_a_channel() {
         ("slack://a/b/c", None),
         ("https://hooks.slack.com/workflows/T1/A2/3/x", None),
         ("https://hooks.slack.com/triggers/T1/2/x", None),
+        ("https://hooks.slack.com./services/T1/B2/x", Some("hook")),
+        ("https://hooks.slack.com/foo", None),
+        ("https://hooks.slack.com/services/", None),
+        ("https://hooks.slack.com", None),
     ] {
         let found = SlackTarget::of(address).ok().map(|target| match target {
             SlackTarget::Hook => "hook",

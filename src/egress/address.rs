@@ -130,7 +130,9 @@ impl Settings {
         }
         let mut url = match Url::parse(text) {
             Ok(url) => url,
-            Err(url::ParseError::RelativeUrlWithoutBase) => return invalid("must begin with https://"),
+            Err(url::ParseError::RelativeUrlWithoutBase) => {
+                return invalid("is not a URL: it must begin with https://");
+            }
             Err(error) => return invalid(&format!("is not a URL: {error}")),
         };
         // With other schemes the parser does not even read the host as an address.

@@ -392,9 +392,10 @@ pub fn providers(config: &Config) -> Result<Vec<Provider>> {
 
 /// Returns the definitions and the providers with their effective settings. A section of an unknown provider is an error.
 fn configured_providers(config: &Config) -> Result<(Providers, Vec<Provider>), Vec<String>> {
-    let definitions = load_providers(config.providers_path.as_deref())?;
+    let (definitions, mut errors) = load_providers(config.providers_path.as_deref());
     let known: Vec<&str> = definitions.keys().map(String::as_str).collect();
-    let mut errors: Vec<String> = config.check_providers(&known).iter().map(ToString::to_string).collect();
+    let unknown = config.check_providers(&known, errors.is_empty());
+    errors.splice(0..0, unknown.iter().map(ToString::to_string));
     let mut providers = Vec::new();
     for definition in definitions.values() {
         let own = config.providers.get(&definition.id).cloned().unwrap_or_default();

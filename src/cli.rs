@@ -81,7 +81,12 @@ enum Command {
     #[command(subcommand)]
     Keys(tenants::Keys),
     /// List providers, check a definition, poll a job once
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  ringback provider list"
+    )]
     Provider(provider::Provider),
     /// Print the API as a document.
     #[command(name = "openapi", about = "Print the API as an OpenAPI 3.1 document", long_about = OPENAPI)]
@@ -185,7 +190,7 @@ mod tests {
     fn every_command_is_listed_and_has_an_example() {
         let cli = Cli::command();
         cli.clone().debug_assert();
-        for (words, command) in leaves(&cli, "ringback") {
+        for (words, command) in all(&cli, "ringback").into_iter().skip(1) {
             assert!(command.get_about().is_some(), "{words}");
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Example:") && help.contains(&words), "{words}: {help}");

@@ -49,10 +49,10 @@ pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, Poller
 pub use observe::{Finding, Known, observe};
 pub use postgres_url::{PostgresUrl, Verification};
 pub use provider::{Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState, credential_variable};
-pub use text::{check_value, decode, file_text, is_hidden, to_utf8};
+pub use text::{check_value, decode, file_text, is_hidden, to_utf8, url_error};
 pub use time::{
     Rate, Timestamp, format_duration, format_rate, parse_duration, parse_rate, parse_retry_after,
 };
 pub use watch::{NewWatch, Terms, TimelineEntry, Watch, WatchStatus};
-pub use words::nearest;
 pub(crate) use words::{json_string, word_enum};
+pub use words::{nearest, similar};

@@ -37,9 +37,9 @@ const MAX_FILES: usize = 1_000;
 pub type Providers = BTreeMap<String, Arc<Definition>>;
 
 /// Reads the embedded definitions and every `*.toml` of `folder`, and checks their examples. A definition in the
-/// folder replaces the embedded one with the same id. The error lists every error as a sentence that starts with
-/// the file's name.
-pub fn load_providers(folder: Option<&Path>) -> Result<Providers, Vec<String>> {
+/// folder replaces the embedded one with the same id. Every error is a sentence that starts with the file's name; the
+/// definitions without an error are returned, too.
+pub fn load_providers(folder: Option<&Path>) -> (Providers, Vec<String>) {
     let mut errors = Vec::new();
     let (mut definitions, mut own) = (Providers::new(), Providers::new());
     for (file, text) in EMBEDDED {
@@ -49,7 +49,7 @@ pub fn load_providers(folder: Option<&Path>) -> Result<Providers, Vec<String>> {
         add(&mut own, &file.display().to_string(), Definition::check(&file), &mut errors);
     }
     definitions.extend(own);
-    if errors.is_empty() { Ok(definitions) } else { Err(errors) }
+    (definitions, errors)
 }
 
 impl Definition {
@@ -97,7 +97,7 @@ fn list(folder: &Path, errors: &mut Vec<String>) -> Vec<PathBuf> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) => {
-            errors.push(format!("{name}: the folder cannot be read: {error}"));
+            errors.push(format!("providers.path: the folder {name} cannot be read: {error}"));
             return Vec::new();
         }
     };
@@ -108,7 +108,9 @@ fn list(folder: &Path, errors: &mut Vec<String>) -> Vec<PathBuf> {
         .collect();
     paths.sort();
     if paths.len() > MAX_FILES {
-        errors.push(format!("{name}: the folder contains more than {MAX_FILES} definitions; check the path"));
+        errors.push(format!(
+            "providers.path: the folder {name} contains more than {MAX_FILES} definitions; check the path"
+        ));
         paths.clear();
     }
     paths

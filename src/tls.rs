@@ -21,8 +21,8 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError,
-    RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage,
+    OtherError, RootCertStore, SignatureScheme,
 };
 
 use crate::clock::{Clock, Stopwatch};
@@ -36,6 +36,10 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Maximum length of an error, in characters: it can quote a thousand names of a certificate.
 const DETAIL_MAX: usize = 300;
+
+/// The error of a peer that answers in plain text.
+const NOT_TLS: &str = "the server does not speak TLS on this port; check the port, or write the URL with the scheme \
+                       without TLS (http://, smtp://)";
 
 /// Returns the implementation of the cryptography. It verifies P-521 keys and ECDSA with SHA-512, which ring does not
 /// (rustls/rustls#2536).
@@ -72,6 +76,13 @@ pub fn verifier(extra: Roots) -> Result<Arc<dyn ServerCertVerifier>> {
 /// Returns an error of TLS as a sentence for people, with the remedy where the reason is not obvious.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other errors say what is wrong")]
 pub fn explain(error: &Error) -> String {
+    // The first bytes of HTTP or SMTP without TLS are read as one of these.
+    if let Error::InvalidMessage(
+        InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+    ) = error
+    {
+        return NOT_TLS.to_owned();
+    }
     let remedy = match error {
         Error::InvalidCertificate(refused) => remedy(refused),
         Error::AlertReceived(AlertDescription::HandshakeFailure) => {
@@ -253,6 +264,7 @@ mod tests {
     use rustls::ServerConfig;
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    use tokio::io::AsyncWriteExt as _;
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
     use super::*;
@@ -325,6 +337,17 @@ mod tests {
         let pairs = accepted.iter().map(|one| (one.public_key_alg_id(), one.signature_alg_id()));
         let with_sha512 = pairs.filter(|(_, signature)| signature.as_ref().ends_with(&[0xce, 0x3d, 4, 3, 4]));
         assert_eq!(with_sha512.count(), 3, "P-256, P-384 and P-521");
+    }
+
+    #[tokio::test]
+    async fn a_peer_without_tls_is_an_error_about_its_port() {
+        for greeting in [&b"220 mail.example ESMTP\r\n"[..], b"HTTP/1.1 400 Bad Request\r\n\r\n"] {
+            let (ours, mut theirs) = tokio::io::duplex(16 * 1024);
+            theirs.write_all(greeting).await.unwrap();
+            let connector = TlsConnector::from(Arc::new(config(Vec::new()).unwrap()));
+            let error = connector.connect(NAME.try_into().unwrap(), ours).await.unwrap_err();
+            assert_eq!(explain(error.get_ref().unwrap().downcast_ref().unwrap()), NOT_TLS);
+        }
     }
 
     // jbg/tokio-postgres-rustls#23, rustls/webpki#205

@@ -74,7 +74,11 @@ impl ChannelSpec {
             has_breaker: true,
             templates: &[],
             settings: &[],
-            check_settings: |_| SettingsReport { errors: Vec::new(), warnings: Vec::new() },
+            check_settings: |_| SettingsReport {
+                errors: Vec::new(),
+                warnings: Vec::new(),
+                derived: Vec::new(),
+            },
             configure,
         }
     }
@@ -262,6 +266,8 @@ pub struct SettingsReport {
     pub errors: Vec<(&'static str, String)>,
     /// Warnings for the log.
     pub warnings: Vec<String>,
+    /// Values of settings that are not set and follow from others, each with its key.
+    pub derived: Vec<(&'static str, String)>,
 }
 
 /// How far an exchange came.

@@ -144,6 +144,7 @@ impl Mailer {
         let final_reply = match Box::pin(smtp::transmit(services, mail, &mut stage)).await {
             Ok(final_reply) => final_reply,
             Err(failure) => {
+                self.log_unreachable(stage, &failure);
                 let (outcome, error, reply) = classify(stage, failure);
                 return Ok(result(outcome, Some(error), &reply));
             }
@@ -162,6 +163,19 @@ impl Mailer {
                 result(outcome, Some(error), &reply)
             }
         })
+    }
+
+    /// Logs that the mail server does not answer at its address. The users who read the attempts do not see the address.
+    fn log_unreachable(&self, stage: Stage, failure: &Failure) {
+        let (Stage::Connect | Stage::Greeting, Failure::Connection(error)) = (stage, failure) else { return };
+        if !error.is_ours() {
+            let (error, address) = (error.to_string(), format!("{}:{}", self.server.host, self.server.port));
+            tracing::warn!(
+                error,
+                address,
+                "the mail server cannot be reached: check host, port and scheme of smtp.url; mails wait"
+            );
+        }
     }
 
     /// Returns a mail, and the headers that the attempt log shows. The error is a sentence.
@@ -251,7 +265,7 @@ fn classify(stage: Stage, failure: Failure) -> (Outcome, String, String) {
                 return (Outcome::NotMade, error, String::new());
             }
             if distrusted {
-                tracing::error!(error, "the mail server is not trusted: see [smtp]; mails wait");
+                tracing::error!(error, "TLS with the mail server fails: see [smtp]; mails wait");
             }
             (retry(distrusted.then_some(OPERATOR_WAIT)), error, String::new())
         }

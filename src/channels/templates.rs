@@ -23,7 +23,7 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, escape_formatter};
 
 use super::template_context::TemplateContext;
-use crate::domain::{file_text, nearest};
+use crate::domain::{file_text, nearest, similar};
 
 /// Steps that one rendering may take: some hundred thousand steps or some megabytes, far more than a page
 /// needs. It bounds time and memory.
@@ -217,8 +217,15 @@ fn find_files(
     for path in file_paths(folder, errors) {
         let name = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy();
         let Some(file) = files.iter().find(|file| file.name == name) else {
-            let near = nearest(&name, files.iter().map(|file| file.name)).map_or("", |(_, near)| near);
-            errors.push(format!("{}: there is no such template; the nearest is {near}", path.display()));
+            let near = similar(&name, files.iter().map(|file| file.name));
+            let near = near.map_or_else(
+                || {
+                    let names: Vec<&str> = files.iter().map(|file| file.name).collect();
+                    format!("the names are {}", names.join(", "))
+                },
+                |near| format!("the nearest is {near}"),
+            );
+            errors.push(format!("{}: there is no such template; {near}", path.display()));
             continue;
         };
         let mut bytes = Vec::new();
@@ -244,7 +251,7 @@ fn file_paths(folder: &Path, errors: &mut Vec<String>) -> Vec<PathBuf> {
     while let Some(parent) = folders.pop() {
         let entries = fs::read_dir(&parent).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let entries = entries.map_err(|error| {
-            errors.push(format!("{}: cannot be read: {error}", parent.display()));
+            errors.push(format!("templates.path: the folder {} cannot be read: {error}", parent.display()));
         });
         for entry in entries.into_iter().flatten() {
             let path = entry.path();

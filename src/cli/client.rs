@@ -220,6 +220,9 @@ impl Client {
                 "the server does not know this key: set RINGBACK_API_KEY to a key of this server".to_owned()
             }
             _ if detail.is_empty() => format!("{} answered {status}: is RINGBACK_URL right?", self.url()),
+            StatusCode::NOT_FOUND if self.url().ends_with("/v1") => {
+                format!("{path}: no such path; the URL of the server must end before /v1")
+            }
             StatusCode::NOT_FOUND => format!("{path}: {detail}"),
             _ => detail,
         };

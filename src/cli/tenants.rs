@@ -32,8 +32,14 @@ const PAGE: u32 = 200;
 /// Arguments that select a server or a database.
 #[derive(Debug, clap::Args)]
 pub struct Place {
-    #[command(flatten)]
-    server: Server,
+    /// Use this server.
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "Use this server [default: RINGBACK_URL; http://127.0.0.1:8080 if only RINGBACK_API_KEY is set; \
+                without both, no server: the command opens the database itself]"
+    )]
+    url: Option<String>,
     /// Use the database of this configuration file instead of a server
     #[arg(long, value_name = "FILE", conflicts_with = "url")]
     config: Option<PathBuf>,
@@ -51,9 +57,9 @@ enum Backend {
 impl Place {
     fn find(self) -> Result<Backend, Failure> {
         let names_database = self.config.is_some() || self.database_url.is_some();
-        let names_server = Access::is_set(self.server.url.as_deref(), &Environment::of_process());
+        let names_server = Access::is_set(self.url.as_deref(), &Environment::of_process());
         if names_server && !names_database {
-            return Ok(Backend::Server(self.server.client()?));
+            return Ok(Backend::Server(Server { url: self.url }.client()?));
         }
         let flags = Flags { config: self.config, database_url: self.database_url, ..Flags::default() };
         Ok(Backend::Database(Box::new(configuration(&flags)?)))
@@ -62,6 +68,9 @@ impl Place {
 
 /// Create and list apps: tenants that cannot see each other's data
 #[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Example:
+  ringback apps create customer-7")]
 pub(super) enum Apps {
     /// Create an app, and print its signing secret once
     #[command(after_help = "\
@@ -153,6 +162,9 @@ fn print_created(
 
 /// Create, list and revoke keys
 #[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Example:
+  ringback keys create --name billing --scope write")]
 pub(super) enum Keys {
     /// Create a key, and print it once
     #[command(after_help = "\

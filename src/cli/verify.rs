@@ -2,12 +2,12 @@
 
 mod slips;
 
-use std::io::Read as _;
+use std::io::{IsTerminal as _, Read as _};
 
 use anyhow::Context;
 
 use self::slips::{BODY_MAX, Headers};
-use super::output::{Failure, print_line};
+use super::output::{Failure, print_line, print_note};
 use crate::channels::webhook::{self, Secret, SignatureError};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
@@ -49,6 +49,9 @@ impl Verify {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
         let mut body = Vec::new();
+        if std::io::stdin().is_terminal() {
+            print_note("Reading the body from the terminal: paste it and press Ctrl-D, or use < body.json.");
+        }
         std::io::stdin()
             .take(BODY_MAX + 1)
             .read_to_end(&mut body)
@@ -88,7 +91,9 @@ impl Verify {
             )));
         }
         let why = why.map_err(|why| Failure::Usage(format!("--secret: {why}")))?;
-        Err(Failure::Failed(format!("The signature is not valid: {why}.{}", self.suspicion(body))))
+        // The other errors are the explanation.
+        let suspicion = if why == SignatureError::Mismatch { self.suspicion(body) } else { "" };
+        Err(Failure::Failed(format!("The signature is not valid: {why}.{suspicion}")))
     }
 
     /// Returns what looks wrong, although it cannot be proved.
@@ -139,7 +144,7 @@ mod tests {
         let time = "1771426951";
         let with_break = [BODY, b"\n"].concat();
         let bare = SECRET.trim_start_matches("whsec_");
-        let table: [Row<'_>; 12] = [
+        let table: [Row<'_>; 14] = [
             (SECRET, time, &good, BODY, at, ""),
             (bare, time, &good, BODY, at, ""),
             (SECRET, time, &format!("v1a,xx {strange} {good}"), BODY, at, ""),
@@ -150,14 +155,17 @@ mod tests {
             (SECRET, time, &good, &with_break, at, "valid without the line break"),
             (SECRET, time, &good, BODY, late, "3049 s ago"),
             (SECRET, time, &good, BODY, late, "add --at 1771426951."),
-            (SECRET, "yesterday", &good, BODY, at, "timestamp"),
+            (SECRET, "yesterday", &good, BODY, at, "whole number of seconds since 1970.$"),
+            (SECRET, "2026-02-18T15:02:31Z", &strange, BODY, at, "whole number of seconds since 1970.$"),
+            (SECRET, time, "", BODY, at, "it should read v1,<base64>.$"),
             ("hush", time, &good, BODY, at, "--secret: must"),
         ];
         for (secret, timestamp, signature, body, now, why) in table {
             match command(secret, timestamp, signature).judge(body, now) {
                 Ok(()) => assert_eq!(why, "", "{timestamp} {signature}"),
                 Err(failure) => {
-                    let sentence = failure.to_string();
+                    // `$` is the end of the explanation.
+                    let sentence = format!("{failure}$");
                     assert!(
                         !why.is_empty() && sentence.contains(why) && !sentence.contains("hush"),
                         "{sentence}"

@@ -27,7 +27,7 @@ Without --webhook, --email and --slack nothing is sent: use --follow, or ringbac
 
 The server is RINGBACK_URL, the key RINGBACK_API_KEY. HTTPS_PROXY and NO_PROXY are respected, except for a server on this machine.
 
-With --follow, progress goes to stderr: a bar on a terminal, lines elsewhere. stdout has the watch; with --json only the ended watch.")]
+With --follow, progress goes to stderr: a bar on a terminal, elsewhere a line with the first status and one per change. stdout has the watch; with --json only the ended watch.")]
 pub struct Watch {
     /// Id of the job at its provider
     job_id: String,
@@ -79,7 +79,13 @@ impl Watch {
     pub async fn run(self) -> Result<(), Failure> {
         let body = self.body()?;
         let client = self.server.client()?;
-        let answer = client.post("/v1/watches", Some(body), self.idempotency_key.as_deref()).await?;
+        let answer = client.post("/v1/watches", Some(body), self.idempotency_key.as_deref()).await;
+        let answer = answer.map_err(|failure| match failure {
+            Failure::Failed(sentence) => Failure::Failed(with_flags(&sentence)),
+            failure @ (Failure::Usage(_) | Failure::Unavailable(_) | Failure::Ended(_) | Failure::Closed) => {
+                failure
+            }
+        })?;
         let (terminal, watch) = (Terminal::of_stdout(), answer.value());
         let id = text(&watch, "/id");
         if !self.json {
@@ -131,6 +137,44 @@ impl Watch {
         let fields = fields.into_iter().filter_map(|(name, json)| Some(format!("\"{name}\":{}", json?)));
         Ok(format!("{{{}}}", fields.collect::<Vec<_>>().join(",")))
     }
+}
+
+/// Arguments of the command line by the fields of the API.
+const FLAGS: &[(&str, &str)] = &[
+    ("/jobId", "JOB_ID"),
+    ("/provider", "--provider"),
+    ("/callbackUrl", "--webhook"),
+    ("/email", "--email"),
+    ("/slack", "--slack"),
+    ("/events", "--events"),
+    ("/metadata", "--metadata"),
+    ("/params", "--param"),
+    ("/expiresIn", "--expires-in"),
+    ("/pollInterval", "--poll-interval"),
+    ("/payload", "--payload"),
+];
+
+/// Replaces the fields at the beginning of the lines of an error by the arguments that set them.
+fn with_flags(sentence: &str) -> String {
+    let line = |line: &str| {
+        let (indent, rest) = line.split_at(line.len() - line.trim_start().len());
+        let Some((pointer, detail)) = rest.split_once(": ") else { return line.to_owned() };
+        let named = FLAGS.iter().find_map(|(field, flag)| Some((flag, pointer.strip_prefix(field)?)));
+        match named {
+            Some((flag, below)) if below.is_empty() || below.starts_with('/') => {
+                // The entries of a list are arguments of their own; a key of an object is named.
+                let entry = below.trim_start_matches('/');
+                let place = match entry.parse::<usize>() {
+                    Ok(index) => format!(" (number {})", index + 1),
+                    Err(_) if entry.is_empty() => String::new(),
+                    Err(_) => format!(" ({entry})"),
+                };
+                format!("{indent}{flag}{place}: {detail}")
+            }
+            Some(_) | None => line.to_owned(),
+        }
+    };
+    sentence.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// List watches, newest first
@@ -237,6 +281,23 @@ mod tests {
         let line = Line::try_parse_from([&["watch", "job_1"], line].concat())
             .unwrap_or_else(|error| panic!("{error}"));
         line.watch.body().expect("a body")
+    }
+
+    #[test]
+    fn an_error_of_the_server_names_the_argument() {
+        for (sentence, shown) in [
+            ("/callbackUrl: is not a URL", "--webhook: is not a URL"),
+            (
+                "2 fields are invalid\n  /jobId: a: b\n  /email/1: no",
+                "2 fields are invalid\n  JOB_ID: a: b\n  --email (number 2): no",
+            ),
+            ("/params/region: unknown", "--param (region): unknown"),
+            ("/notify/0/url: is not a URL", "/notify/0/url: is not a URL"),
+            ("/v1/watches: no such path", "/v1/watches: no such path"),
+            ("the server is /email: full", "the server is /email: full"),
+        ] {
+            assert_eq!(with_flags(sentence), shown);
+        }
     }
 
     #[test]

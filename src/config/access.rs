@@ -105,7 +105,7 @@ mod tests {
         insta::assert_snapshot!(
             read(None, &[("RINGBACK_URL", "127.0.0.1:8080"), ("RINGBACK_API_KEY", "hush")]).unwrap_err(),
             @r"
-        RINGBACK_URL: this is not a URL: relative URL without a base
+        RINGBACK_URL: this URL cannot be used: it must begin with http:// or https://
         RINGBACK_API_KEY: the key has 4 characters; it must have 16 to 256
         "
         );

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::source::{ConfigError, Source};
 use crate::channels::SettingValues;
-use crate::domain::{DispatchPolicy, Masked, Rate, nearest};
+use crate::domain::{DispatchPolicy, Masked, Rate, similar};
 
 /// Settings of the service.
 #[derive(Clone, Debug)]
@@ -47,6 +47,8 @@ pub struct Config {
     pub templates_path: Option<PathBuf>,
     /// Folder with additional provider definitions.
     pub providers_path: Option<PathBuf>,
+    /// Whether `providers_path` was read without an error. If not, other providers may be defined.
+    pub providers_path_is_known: bool,
     /// Settings of providers, by name.
     pub providers: BTreeMap<String, ProviderConfig>,
     /// Warnings for the log, such as variables that resemble settings.
@@ -170,6 +172,7 @@ impl Config {
             channels: SettingValues::default(),
             templates_path: None,
             providers_path: None,
+            providers_path_is_known: true,
             providers: BTreeMap::new(),
             warnings: Vec::new(),
             effective: Vec::new(),
@@ -178,15 +181,19 @@ impl Config {
     }
 
     /// Returns an error for each section of an unknown provider. The providers are known only after the folder that
-    /// this configuration names was read.
-    pub fn check_providers(&self, known: &[&str]) -> Vec<ConfigError> {
+    /// this configuration names was read; `all_read` is false if a part of it could not be read.
+    pub fn check_providers(&self, known: &[&str], all_read: bool) -> Vec<ConfigError> {
         let unknown = self.providers.keys().filter(|name| !known.contains(&name.as_str()));
         let error = |name: &String| {
-            let near =
-                nearest(name, known.iter().copied()).map(|(_, near)| format!("the nearest is `{near}`"));
-            let near = near.unwrap_or_else(|| "none is defined".to_owned());
+            let near = similar(name, known.iter().copied()).map(|near| format!("the nearest is `{near}`"));
+            let near = near.unwrap_or_else(|| "`ringback provider list` shows all".to_owned());
             let source = self.provider_sources.get(name).cloned().unwrap_or(Source::Default);
-            ConfigError { source, message: format!("there is no provider `{name}`; {near}") }
+            let wrong = if all_read && self.providers_path_is_known {
+                format!("there is no provider `{name}`")
+            } else {
+                format!("no definition that could be read is about a provider `{name}`")
+            };
+            ConfigError { source, message: format!("{wrong}; {near}") }
         };
         unknown.map(error).collect()
     }

@@ -14,7 +14,7 @@ use url::Url;
 
 use super::{Database, EncryptionKey, LogFormat, Masked};
 use crate::channels::SettingCheck;
-use crate::domain::{PostgresUrl, format_duration, nearest, parse_duration, parse_host_name};
+use crate::domain::{PostgresUrl, format_duration, nearest, parse_duration, parse_host_name, url_error};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -181,7 +181,9 @@ pub(super) fn proxy(text: &str) -> Result<Masked, String> {
 
 /// Parses an http(s) URL, and checks it. It is not repeated in the messages: it can hold a credential.
 fn web_url(text: &str, what: &str, wrong: fn(&Url) -> Option<&'static str>) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("this is not a URL: {error}"))?;
+    let url = Url::parse(text).map_err(|error| {
+        format!("this {what} cannot be used: {}", url_error(error, "http:// or https://"))
+    })?;
     let is_web = matches!(url.scheme(), "http" | "https");
     match if is_web { wrong(&url) } else { Some("it must begin with http:// or https://") } {
         Some(wrong) => Err(format!("this {what} cannot be used: {wrong}")),

@@ -62,10 +62,7 @@ impl Config {
         reader.derive();
         reader.check();
         reader.note_proxies(env);
-        if !reader.providers_path_is_known {
-            // A folder of definitions is unknown here, so the names of providers cannot be checked.
-            reader.config.providers.clear();
-        }
+        reader.config.providers_path_is_known = reader.providers_path_is_known;
         (reader.config, reader.errors)
     }
 }
@@ -174,12 +171,9 @@ impl Reader {
             let message = unknown(&key, "this", settings::variable);
             self.errors.push(ConfigError { source, message });
         } else if !CLIENT_VARIABLES.contains(&name) {
-            let (edits, near) = settings::nearest_key(&key);
-            let hint = if edits <= TYPO_EDITS {
-                format!("; did you mean {}?", settings::variable(&near))
-            } else {
-                String::new()
-            };
+            let near = settings::similar_key(&key).filter(|(edits, _)| *edits <= TYPO_EDITS);
+            let hint = near.map(|(_, near)| format!("; did you mean {}?", settings::variable(&near)));
+            let hint = hint.unwrap_or_default();
             self.config.warnings.push(format!("{name} is not a setting and is ignored{hint}"));
         }
     }
@@ -292,6 +286,12 @@ impl Reader {
     fn check(&mut self) {
         for spec in &channels::TABLE {
             let report = (spec.check_settings)(&self.config.channels);
+            for (key, value) in report.derived {
+                let effective = self.config.effective.iter_mut();
+                if let Some(one) = effective.into_iter().find(|one| one.key == key && one.value.is_none()) {
+                    one.value = Some(value);
+                }
+            }
             self.config.warnings.extend(report.warnings);
             for (key, message) in report.errors {
                 self.errors.push(ConfigError { source: self.config.source(key), message });
@@ -328,8 +328,10 @@ fn is_section(path: &[&str]) -> bool {
 
 /// Returns the error for an unknown key. `shown` is the text of the user, and `spell` writes a key in the same form.
 fn unknown(key: &str, shown: &str, spell: impl Fn(&str) -> String) -> String {
-    let (_, near) = settings::nearest_key(key);
-    format!("{shown} is not a setting; the nearest is {}", spell(&near))
+    match settings::similar_key(key) {
+        Some((_, near)) => format!("{shown} is not a setting; the nearest is {}", spell(&near)),
+        None => format!("{shown} is not a setting; docs/CONFIGURATION.md lists all"),
+    }
 }
 
 fn given(value: &DeValue<'_>) -> Option<Written> {
@@ -432,7 +434,7 @@ mod tests {
         ringback.toml:7: `delivery.retry_schedule`: a list is expected; write it as ["…", "…"]
         ringback.toml:8: `delivery.concurrency`: `0` is not a whole number from 1 to 10000
         ringback.toml:10: `retention.events`: one value is expected, not a list; write it without brackets
-        ringback.toml:11: `foo` is not a setting; the nearest is `log`
+        ringback.toml:11: `foo` is not a setting; docs/CONFIGURATION.md lists all
         ringback.toml:13: `providers.muvi.rat` is not a setting; the nearest is `providers.muvi.rate`
         "#);
     }
@@ -509,11 +511,13 @@ mod tests {
             ("RINGBACK_DELIVERY__TIMOUT", "5s"),
             ("RINGBACK_PROVIDERS__OPENAI_BATCH__RATES", "1/s"),
             ("RINGBACK_egress__allow", ""),
+            ("RINGBACK_FOO__BAR", "x"),
             ("RINGBACK_DELIVERY__TIMEOUT", "soon"),
         ]);
         insta::assert_snapshot!(errors.expect_err("errors").join("\n"), @r"
         RINGBACK_DELIVERY__TIMEOUT: `soon` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d
         RINGBACK_DELIVERY__TIMOUT: this is not a setting; the nearest is RINGBACK_DELIVERY__TIMEOUT
+        RINGBACK_FOO__BAR: this is not a setting; docs/CONFIGURATION.md lists all
         RINGBACK_PROVIDERS__OPENAI_BATCH__RATES: this is not a setting; the nearest is RINGBACK_PROVIDERS__OPENAI_BATCH__RATE
         RINGBACK_egress__allow: this is not a setting; the nearest is RINGBACK_EGRESS__ALLOW
         ");
@@ -521,12 +525,14 @@ mod tests {
             ("RINGBACK_SERVICE_HOST", "10.0.0.1"),
             ("RINGBACK_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
             ("RINGBACK_LISTN", "x"),
+            ("RINGBACK_FOO", "x"),
             ("RINGBACK_EGRESS_ALLOW", "x"),
             ("RINGBACK_URL", "http://127.0.0.1:8080"),
             ("PATH", "/bin"),
         ]);
         insta::assert_snapshot!(config.expect("only warnings").warnings.join("\n"), @r"
         RINGBACK_EGRESS_ALLOW is not a setting and is ignored; did you mean RINGBACK_EGRESS__ALLOW?
+        RINGBACK_FOO is not a setting and is ignored
         RINGBACK_LISTN is not a setting and is ignored; did you mean RINGBACK_LISTEN?
         RINGBACK_PORT_8080_TCP is not a setting and is ignored
         RINGBACK_SERVICE_HOST is not a setting and is ignored
@@ -567,11 +573,24 @@ mod tests {
         assert_eq!(muvi.rate, Some(Rate { spacing: Some(Duration::from_millis(100)) }));
         assert_eq!(config.providers_path, Some(PathBuf::from("more")));
         assert!(config.providers["openai-batch"].api_key.is_some());
-        assert_eq!(config.check_providers(&["muvi", "openai-batch", "muvy"]), []);
-        let errors = config.check_providers(&["muvi", "openai-batch"]);
+        assert_eq!(config.check_providers(&["muvi", "openai-batch", "muvy"], true), []);
+        let errors = |known: &[&str], all_read: bool| {
+            let errors = config.check_providers(known, all_read);
+            errors.iter().map(ConfigError::to_string).collect::<Vec<_>>()
+        };
         assert_eq!(
-            errors.iter().map(ConfigError::to_string).collect::<Vec<_>>(),
+            errors(&["muvi", "openai-batch"], true),
             ["RINGBACK_PROVIDERS__MUVY__FIRST: there is no provider `muvy`; the nearest is `muvi`"]
+        );
+        assert_eq!(
+            errors(&["muvi", "openai-batch"], false),
+            [
+                "RINGBACK_PROVIDERS__MUVY__FIRST: no definition that could be read is about a provider `muvy`; the nearest is `muvi`"
+            ]
+        );
+        assert_eq!(
+            errors(&["acme", "muvi"], true)[1],
+            "RINGBACK_PROVIDERS__OPENAI_BATCH__API_KEY: there is no provider `openai-batch`; `ringback provider list` shows all"
         );
     }
 
@@ -650,7 +669,7 @@ mod tests {
         ringback.toml:3: `smtp.from`: `nobody` is not a sender; write it as ringback@example.com or Ringback <ringback@example.com>
         ringback.toml:4: `smtp.allow`: `a.example` is neither *@example.com, nor me@example.com, nor * (everybody)
         ringback.toml:6: `slack.bot_token`: a bot's token begins with xoxb-: it is the `Bot User OAuth Token` of the Slack app
-        ringback.toml:7: `slack.api_url`: this is not a URL: relative URL without a base
+        ringback.toml:7: `slack.api_url`: this URL cannot be used: it must begin with http:// or https://
         ringback.toml:9: `templates.path`: the path is empty; write one, or leave the setting out
         ");
         let url = "smtp://u:hush@mail.example.com";
@@ -666,6 +685,17 @@ mod tests {
         assert_eq!(shown, Some("smtp://u:***@mail.example.com"));
         assert_eq!(config.channels.list("smtp.allow"), None);
         assert!(config.warnings[0].contains("unencrypted"), "{:?}", config.warnings);
+        let (server, from) =
+            (("RINGBACK_SMTP__URL", "smtp://a.example"), ("RINGBACK_SMTP__FROM", "r@gmail.com"));
+        let config = from_env(&[server, from]).expect("no errors");
+        insta::assert_snapshot!(config.warnings.join("\n"), @"smtp.allow (RINGBACK_SMTP__ALLOW) is not set, and the domain of smtp.from is that of a public mail service: no recipient is permitted; name them, such as r@gmail.com");
+        let allow = |config: &Config| {
+            let found = config.effective.iter().find(|one| one.key == "smtp.allow").expect("listed");
+            (found.value.clone().unwrap_or_default(), found.source.to_string())
+        };
+        assert_eq!(allow(&config), ("[]".to_owned(), "default".to_owned()));
+        let config = from_env(&[server, ("RINGBACK_SMTP__FROM", "r@a.example")]).expect("no errors");
+        assert_eq!(allow(&config), ("[*@a.example]".to_owned(), "default".to_owned()));
         let config = from_env(&[("RINGBACK_SMTP__ALLOW", "")]).expect("no errors");
         assert_eq!(config.channels.list("smtp.allow"), Some(&[][..]));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Config, ProviderConfig, parse};
 use crate::channels::{self, ChannelSetting, SettingCheck};
-use crate::domain::{nearest, parse_rate};
+use crate::domain::{nearest, parse_rate, similar};
 
 /// Longest shutdown grace: a shutdown that takes longer hangs.
 const GRACE_MAX: Duration = Duration::from_secs(3600);
@@ -252,17 +252,17 @@ pub(super) fn find<'k>(path: &[&'k str]) -> Option<(&'static Setting, Option<&'k
     table().iter().find(|setting| setting.key == key).map(|setting| (setting, name))
 }
 
-/// Returns the known key that is nearest to `key`, and the number of edits between them. The name of a provider
-/// in `key` is kept.
-pub(super) fn nearest_key(key: &str) -> (usize, String) {
+/// Returns the known key that `key` probably means, and the number of edits between them. The name of a provider in
+/// `key` is kept.
+pub(super) fn similar_key(key: &str) -> Option<(usize, String)> {
     let words: Vec<&str> = key.split('.').collect();
     let name = match words.as_slice() {
         ["providers", name, _] => name,
         _ => "NAME",
     };
     let known: Vec<String> = table().iter().map(|setting| setting.key_for(name)).collect();
-    nearest(key, known.iter().map(String::as_str))
-        .map_or((usize::MAX, String::new()), |(d, k)| (d, k.to_owned()))
+    let near = similar(key, known.iter().map(String::as_str))?;
+    nearest(key, std::iter::once(near)).map(|(edits, near)| (edits, near.to_owned()))
 }
 
 #[cfg(test)]

@@ -110,6 +110,15 @@ fn name(c: char) -> String {
     }
 }
 
+/// Returns why a text is not a URL. The library calls a URL without a scheme relative.
+pub fn url_error(error: url::ParseError, schemes: &str) -> String {
+    if error == url::ParseError::RelativeUrlWithoutBase {
+        format!("it must begin with {schemes}")
+    } else {
+        error.to_string()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -85,6 +85,11 @@ pub fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<(
     known.map(|candidate| (strsim::levenshtein(word, candidate), candidate)).min_by_key(|(edits, _)| *edits)
 }
 
+/// Returns the known word for which `word` is probably a typing error: fewer than half of its characters differ.
+pub fn similar<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+    nearest(word, known).filter(|(edits, near)| edits * 2 < near.len()).map(|(_, near)| near)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,5 +100,7 @@ mod tests {
         assert_eq!(nearest("listn", known.into_iter()), Some((1, "listen")));
         assert_eq!(nearest("", known.into_iter()), Some((3, "log")));
         assert_eq!(nearest("listn", [].into_iter()), None);
+        assert_eq!(similar("listn", known.into_iter()), Some("listen"));
+        assert_eq!(similar("foo", known.into_iter()), None);
     }
 }

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use url::{Host, Url};
 
 use super::ranges::forbidden;
-use crate::domain::{AddressError, Masked, is_hidden, is_host_name, parse_host_name};
+use crate::domain::{AddressError, Masked, is_hidden, is_host_name, parse_host_name, url_error};
 
 /// Maximum length of a URL in bytes, as given and as normalised.
 const URL_MAX: usize = 2_048;
@@ -65,7 +65,9 @@ pub struct Proxy(Masked);
 impl Proxy {
     /// Parses an http or https URL. The error is a sentence without any part of the URL.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let url = Url::parse(text).map_err(|error| format!("the proxy's address is not a URL: {error}"))?;
+        let url = Url::parse(text).map_err(|error| {
+            format!("the proxy's address is not a URL: {}", url_error(error, "http:// or https://"))
+        })?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err("the proxy's address must begin with http:// or https://".into());
         }
@@ -130,10 +132,7 @@ impl Settings {
         }
         let mut url = match Url::parse(text) {
             Ok(url) => url,
-            Err(url::ParseError::RelativeUrlWithoutBase) => {
-                return invalid("is not a URL: it must begin with https://");
-            }
-            Err(error) => return invalid(&format!("is not a URL: {error}")),
+            Err(error) => return invalid(&format!("is not a URL: {}", url_error(error, "https://"))),
         };
         // With other schemes the parser does not even read the host as an address.
         if !matches!(url.scheme(), "https" | "http") {

@@ -97,6 +97,9 @@ impl SendError {
         if let Some(classified) = causes(error).find_map(Self::by_cause) {
             return classified;
         }
+        if let Some(why) = causes(error).find_map(unresolved) {
+            return Self::Connect(format!("the host name does not resolve: {why}"));
+        }
         let is_cut = causes(error).any(<dyn Error>::is::<hyper::Error>);
         let network = causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).last();
         match network {
@@ -144,6 +147,12 @@ impl From<ResolveError> for SendError {
             ResolveError::Unavailable(why) => Self::Resolver(why),
         }
     }
+}
+
+/// Returns why the resolver of the machine does not know a name. The standard library has no kind for this error.
+fn unresolved(error: &(dyn Error + 'static)) -> Option<String> {
+    let text = error.downcast_ref::<io::Error>()?.to_string();
+    text.strip_prefix("failed to lookup address information: ").map(str::to_owned)
 }
 
 /// Returns an error and its causes. `io::Error` does not return the error that it contains from `source`.

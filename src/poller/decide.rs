@@ -29,6 +29,9 @@ const GRACE_POLLS: u32 = 3;
 /// Pause of a job whose poll could not be made because this process or its machine lacks something.
 const NOT_MADE_PAUSE: Duration = Duration::from_secs(1);
 
+/// Time after a success in which a failed poll is not logged.
+const QUIET_AFTER_OK: Duration = Duration::from_secs(60);
+
 /// Longest code of a provider that is shown to every tenant, in bytes.
 const CODE_SHOWN: usize = 64;
 
@@ -45,6 +48,8 @@ pub(super) struct Decision {
     now: Timestamp,
     /// No next poll before this time.
     pub(super) not_before: Option<Timestamp>,
+    /// The error, if it is to be logged: the first one of the provider after its last success.
+    pub(super) first_error: Option<String>,
 }
 
 /// Decides what a response means for a job, and updates the schedule of the job and the budget.
@@ -95,6 +100,7 @@ pub(super) fn decide(
             if let Some(rare) = &mut schedule.rare {
                 (rare.failures, rare.last_error) = (0, None);
             }
+            queue.failure_logged = false;
             log_report(schedule, report);
             decision.on_report(schedule, report, raw);
             budget.ok(now)
@@ -134,6 +140,14 @@ pub(super) fn decide(
     let error = meaning.message().unwrap_or_default();
     log_health(change, &queue.provider, error);
     if let Interpretation::Failed { failure, .. } = &meaning {
+        // A provider that answers some polls and not others must not fill the log.
+        let is_silent = queue.failure_logged
+            || queue.budget.last_ok.is_some_and(|last_ok| now < last_ok.plus(QUIET_AFTER_OK));
+        let has_own_line = matches!(failure, PollFailure::Unauthorized { .. } | PollFailure::NoCredential);
+        if !is_silent && !has_own_line {
+            queue.failure_logged = true;
+            decision.first_error = Some(error.to_owned());
+        }
         let text = public_error(failure, http_status, no_answer, &schedule.name.job_id);
         queue.last_error = Some(ProviderError { at: now, text, answered: http_status.is_some() });
     }
@@ -444,6 +458,31 @@ mod tests {
         let says =
             "the provider does not know the job, which counts as not found after 1m of such answers: why";
         assert_eq!((stats.polls, stats.last_error.as_deref()), (1, Some(says)));
+    }
+
+    #[test]
+    fn the_first_failed_poll_since_a_success_is_logged() {
+        let mut scheduler = scheduler(10);
+        let not_found = || failed(PollFailure::NotFound, Some(404));
+        let ok = || {
+            let report =
+                JobReport { observation: Observation::default(), unknown_status: false, request_id: None };
+            let meaning = Interpretation::Ok(Box::new(report));
+            PollResponse { meaning, http_status: Some(200), retry_after: None, no_answer: None, raw: None }
+        };
+        let mut logs = |job: i64, second: i64, response: PollResponse| {
+            let decision = decide(&mut scheduler, JobNo(job), response, at(second), at(second));
+            decision.first_error.is_some()
+        };
+        // A wrong base URL.
+        assert!(logs(1, 1, not_found()));
+        assert!(!logs(2, 1, not_found()) && !logs(1, 300, not_found()));
+        // A provider that answers, but not every poll.
+        assert!(!logs(2, 301, ok()) && !logs(1, 302, not_found()) && !logs(1, 303, not_found()));
+        assert!(logs(1, 361, not_found()) && !logs(1, 362, not_found()));
+        // A rejected credential has its own line.
+        let rejected = failed(PollFailure::Unauthorized { code: "x".to_owned() }, Some(401));
+        assert!(!logs(2, 370, ok()) && !logs(1, 500, rejected));
     }
 
     #[test]

@@ -254,6 +254,16 @@ impl PollTask {
             poller.merge_messages(&mut scheduler, now);
             decide(&mut scheduler, self.job, response, self.started, now)
         };
+        if let Some(error) = decision.first_error.take() {
+            let (id, job, url) = (name.provider.as_str(), name.job_id.as_str(), provider.shown_url(&name));
+            tracing::warn!(
+                provider = id,
+                job,
+                url,
+                error,
+                "a poll failed; further ones are not logged until one succeeds: if all fail, check base_url"
+            );
+        }
         let stopwatch = poller.clock.stopwatch();
         let kind = decision.ended.as_ref().map(|ended| ended.kind);
         let ended = poller.write_decision(&mut decision).await;

@@ -47,6 +47,19 @@ impl Provider {
         self.credential.as_ref().map(Masked::reveal)
     }
 
+    /// Returns the URL of a job for the log: without its query, and without the API key.
+    pub(super) fn shown_url(&self, name: &JobName) -> Option<String> {
+        let base_url = self.base_url.as_ref();
+        let request = self.definition.request(&name.job_id, &name.params, base_url, self.key());
+        let mut url = request.ok()?.url;
+        url.set_query(None);
+        url.set_fragment(None);
+        Some(match self.key().filter(|key| !key.is_empty()) {
+            Some(key) => url.as_str().replace(key, "***"),
+            None => url.into(),
+        })
+    }
+
     /// Requests the status of a job, and interprets the response.
     pub(super) async fn poll(&self, egress: &Egress, clock: &Clock, name: &JobName) -> PollResponse {
         let response = self.request(egress, clock, name).await;

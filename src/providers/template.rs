@@ -11,7 +11,7 @@ use regex::Regex;
 use serde::Deserialize;
 use url::Url;
 
-use crate::domain::check_value;
+use crate::domain::{check_value, url_error};
 
 /// Every byte that is not unreserved in RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -102,7 +102,8 @@ impl UrlTemplate {
 
 /// Checks an address to which a path is appended. The error is a sentence.
 pub(super) fn check_base(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text.trim()).map_err(|error| format!("not a URL: {error}"))?;
+    let url = Url::parse(text.trim())
+        .map_err(|error| format!("not a URL: {}", url_error(error, "http:// or https://")))?;
     let problem = if !matches!(url.scheme(), "http" | "https") {
         return Err(format!("the scheme is `{}`; it must be https or http", url.scheme()));
     } else if url.host_str().is_none_or(str::is_empty) || url.port() == Some(0) {

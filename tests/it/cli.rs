@@ -609,6 +609,11 @@ async fn errors_on_stderr_say_what_to_do() {
     collect(ask(&url, &["deliveries", "--destination", "nobody"]).await);
     collect(ask(&url, &["watch", "../x", "--webhook", "https://10.0.0.1/", "--events", "job.done"]).await);
     collect(ask(&url, &["watch", "job_1", "--metadata", "{"]).await);
+    collect(ask(&url, &["watch", "job_1", "--webhook", "foo"]).await);
+    collect(ask(&format!("{url}/v1"), &["watches"]).await);
+    let unknown = ask("http://no-such-host.invalid", &["watches"]).await;
+    let says = "http://no-such-host.invalid does not answer (connect: the host name does not resolve: ";
+    assert!(unknown.err.starts_with(says), "{unknown:#?}");
     collect(ask("ftp://x", &["watches"]).await);
     collect(run(&[("RINGBACK_API_KEY", "short")], &["watches"]).await);
     let strange = Scripted::raw(vec![(200, "<html>".into()), (500, "<html>".into())]).await;
@@ -623,10 +628,12 @@ async fn errors_on_stderr_say_what_to_do() {
     1: /v1/watches/watch_unknown: no such object that this key can see; check the id, and the app of the key
     1: ?destinationId: is not a destination's id, which begins with dst_
     1: 3 fields are invalid
-      /jobId: must match the pattern [A-Za-z0-9_-]{1,128}
-      /events/0: `job.done` is not allowed here; use one of: job.completed, job.failed, job.cancelled, job.not_found, watch.expired, job.processing, job.progress, job.*, watch.*
-      /callbackUrl: must not lead to 10.0.0.1 (an address that is private); the operator can permit it: add 10.0.0.1 to egress.allow (RINGBACK_EGRESS__ALLOW)
+      JOB_ID: must match the pattern [A-Za-z0-9_-]{1,128}
+      --events (number 1): `job.done` is not allowed here; use one of: job.completed, job.failed, job.cancelled, job.not_found, watch.expired, job.processing, job.progress, job.*, watch.*
+      --webhook: must not lead to 10.0.0.1 (an address that is private); the operator can permit it: add 10.0.0.1 to egress.allow (RINGBACK_EGRESS__ALLOW)
     2: --metadata: not JSON: EOF while parsing an object at line 1 column 1
+    1: --webhook: is not a URL: it must begin with https://
+    1: /v1/v1/watches: no such path; the URL of the server must end before /v1
     1: RINGBACK_URL: this URL cannot be used: it must begin with http:// or https://
     1: RINGBACK_API_KEY: the key has 5 characters; it must have 16 to 256
     1: the server at STRANGE is not Ringback: is RINGBACK_URL right?

@@ -370,6 +370,69 @@ async fn a_start_without_any_provider_key_warns() {
     }
 }
 
+/// Returns the first line with this beginning of its message.
+fn line_of(log: &str, message: &str) -> Value {
+    let mut lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let found = lines.find(|line| line["message"].as_str().is_some_and(|text| text.starts_with(message)));
+    found.unwrap_or_else(|| panic!("{message}: {log}"))
+}
+
+#[tokio::test]
+async fn a_mail_server_at_a_wrong_address_is_named_in_the_log() {
+    let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());
+    // Nothing listens there.
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let mut settings = settings(&world, "info", "json");
+    settings.push(("RINGBACK_SMTP__URL", format!("smtp://me:{}@{address}", canary::SMTP)));
+    let program = Program::start(folder.path(), &settings).await;
+    let made = use_every_secret(&program, &world).await;
+    let attempted = async {
+        loop {
+            let path = "/v1/deliveries?limit=200";
+            let found = program.send("GET", path, canary::API_KEY, &Value::Null).await.expect(200);
+            let mut all = found["data"].as_array().unwrap().iter();
+            let mail = all.find(|one| one["destination"]["type"] == "email" && one["attemptCount"] != 0);
+            if let Some(mail) = mail {
+                return mail.clone();
+            }
+        }
+    };
+    let mail = guarded("an attempt", attempted).await;
+    let log = program.end().await;
+    holds_no_secret(&log, &made);
+    let line = line_of(&log, "the mail server cannot be reached");
+    assert_eq!((&line["level"], &line["address"]), (&json!("WARN"), &json!(address.to_string())));
+    assert_eq!(line["error"], "connect: connection refused");
+    assert!(!mail.to_string().contains(&address.port().to_string()), "not for the tenant: {mail}");
+}
+
+#[tokio::test]
+async fn the_first_failed_poll_is_logged_with_its_url() {
+    let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());
+    let base = format!("http://{}/wrong", world.server.address);
+    let mut settings = settings(&world, "info", "json");
+    settings.push(("RINGBACK_PROVIDERS__MUVI__BASE_URL", base.clone()));
+    let program = Program::start(folder.path(), &settings).await;
+    let body = json!({ "jobId": "job_1", "notify": [] });
+    program.send("POST", "/v1/watches", canary::API_KEY, &body).await.expect(201);
+    let polled = async {
+        loop {
+            let found = program.send("GET", "/v1/providers", canary::API_KEY, &Value::Null).await.expect(200);
+            let mut all = found["data"].as_array().unwrap().iter();
+            if all.any(|one| one["id"] == "muvi" && !one["health"]["lastError"].is_null()) {
+                return;
+            }
+        }
+    };
+    guarded("a poll", polled).await;
+    let log = program.end().await;
+    let line = line_of(&log, "a poll failed;");
+    assert_eq!((&line["level"], &line["provider"]), (&json!("WARN"), &json!("muvi")));
+    assert!(line["url"].as_str().is_some_and(|url| url.starts_with(&format!("{base}/"))), "{line}");
+    assert!(line["error"].is_string(), "{line}");
+    holds_no_secret(&log, &[]);
+}
+
 #[tokio::test]
 async fn the_delivery_of_an_ending_is_logged_at_info() {
     let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());

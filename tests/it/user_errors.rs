@@ -8,7 +8,7 @@ async fn usage_errors_exit_with_2_with_or_without_a_server() {
     let no_server = [("RINGBACK_URL", "http://127.0.0.1:1"), ("RINGBACK_API_KEY", KEY)];
     for (line, says) in [
         (&["watches", "--url", "ftp://x"][..], "--url: this URL cannot be used"),
-        (&["watch", "job_1", "--url", "127.0.0.1:8080"], "--url: this is not a URL"),
+        (&["watch", "job_1", "--url", "127.0.0.1:8080"], "it must begin with http:// or https://"),
         (&["keys", "list", "--url", "https://u:hush@a.example"], "--url: this URL cannot be used"),
         (&["watches", "--status", "nope"], "[possible values: watching, completed,"),
         (&["deliveries", "--status", "nope"], "[possible values: pending, succeeded, failed, skipped]"),
@@ -64,15 +64,32 @@ async fn config_exits_with_1_and_lists_every_error() {
     insta::assert_snapshot!(errors, @r"
     ringback.toml:2: `providers.nope.rate`: `1/x` is not a rate; write it as 10/s, 600/m, 3000/h or off
     RINGBACK_DELIVERY__TIMEOUT: `5x` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d
-    ringback.toml:2: there is no provider `nope`; the nearest is `muvi`
+    ringback.toml:2: there is no provider `nope`; `ringback provider list` shows all
     [providers.muvi] min_interval is greater than max_interval; lower it or raise max_interval
-    not-there: cannot be read: No such file or directory (os error 2)
+    templates.path: the folder not-there cannot be read: No such file or directory (os error 2)
     ");
 
-    // If the folder of definitions is unknown, the names of providers are not checked.
+    // A provider of an unknown folder is no error, but one that other errors would have hidden.
     let text = "[providers.nope]\nrate = '1/s'\n[providers]\npath = ''\n".to_owned();
     let errors = lines(run_with(text, &[]).await.expect(1));
-    insta::assert_snapshot!(errors, @"ringback.toml:4: `providers.path`: the path is empty; write one, or leave the setting out");
+    insta::assert_snapshot!(errors, @r"
+    ringback.toml:4: `providers.path`: the path is empty; write one, or leave the setting out
+    ringback.toml:2: no definition that could be read is about a provider `nope`; `ringback provider list` shows all
+    ");
+
+    let missing = [
+        ("RINGBACK_LISTEN", "x"),
+        ("RINGBACK_PROVIDERS__MUVY__API_KEY", "x"),
+        ("RINGBACK_PROVIDERS__PATH", "not-there"),
+        ("RINGBACK_TEMPLATES__PATH", "not-there"),
+    ];
+    let errors = lines(run_with(String::new(), &missing).await.expect(1));
+    insta::assert_snapshot!(errors, @r"
+    RINGBACK_LISTEN: `x` is not an address with a port; write it as 127.0.0.1:8080
+    RINGBACK_PROVIDERS__MUVY__API_KEY: no definition that could be read is about a provider `muvy`; the nearest is `muvi`
+    providers.path: the folder not-there cannot be read: No such file or directory (os error 2)
+    templates.path: the folder not-there cannot be read: No such file or directory (os error 2)
+    ");
 
     run_with("log = 'warn'".to_owned(), &[]).await.expect(0);
     run(&[], &["config", "--config", &at("nowhere.toml")]).await.expect(1);

@@ -7,7 +7,9 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use crate::channels::channel::{ChannelSetting, SettingCheck, SettingValues, SettingsReport};
-use crate::domain::{MailPattern, Mailbox, Masked, format_duration, parse_duration, parse_host_name};
+use crate::domain::{
+    MailPattern, Mailbox, Masked, format_duration, parse_duration, parse_host_name, url_error,
+};
 
 /// Maximum number of patterns of `smtp.allow`, which are compared with each address.
 const PATTERNS_MAX: usize = 256;
@@ -81,7 +83,10 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 impl SmtpServer {
     /// Parses the URL of a mail server.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let url = Url::parse(text).map_err(|error| format!("this is not a URL ({error}); {EXAMPLE}"))?;
+        let url = Url::parse(text).map_err(|error| {
+            let error = url_error(error, "smtp:// or smtps://");
+            format!("this is not a URL ({error}); {EXAMPLE}")
+        })?;
         let fail = |error: &str| Err(format!("{error}; {EXAMPLE}"));
         let tls = url.query_pairs().find(|(name, _)| name == "tls").map(|(_, value)| value);
         let others = url.query_pairs().count() > usize::from(tls.is_some());
@@ -184,8 +189,20 @@ pub(super) fn check(values: &SettingValues) -> SettingsReport {
         let warning = "smtp.url sends its password unencrypted: add ?tls=required, or write smtps://";
         report.warnings.push(warning.to_owned());
     }
-    if values.text("smtp.from").is_none() {
+    let Some(from) = values.text("smtp.from") else {
         report.errors.push(("smtp.url", "[smtp] url needs [smtp] from: the sender of the mails".to_owned()));
+        return report;
+    };
+    if let (None, Ok(from)) = (values.list("smtp.allow"), sender(from)) {
+        let domain = MailPattern::of_sender(&from.address).map(|_| format!("*@{}", from.address.domain()));
+        if domain.is_none() {
+            report.warnings.push(format!(
+                "smtp.allow (RINGBACK_SMTP__ALLOW) is not set, and the domain of smtp.from is that of a public mail \
+                 service: no recipient is permitted; name them, such as {}",
+                from.address.as_str()
+            ));
+        }
+        report.derived.push(("smtp.allow", format!("[{}]", domain.unwrap_or_default())));
     }
     report
 }

@@ -129,14 +129,15 @@ fn an_invalid_template_is_reported_with_its_file_and_line() {
         ("chat/message.json", "{\"text\": {{ title }}}"),
     ]);
     insta::assert_snapshot!(errors.unwrap_err().join("\n"), @r"
-    README.md: there is no such template; the nearest is email/subject.txt
+    README.md: there is no such template; the names are email/subject.txt, email/message.txt, email/message.html, chat/message.json
     email/message.htm: there is no such template; the nearest is email/message.html
     emial/message.html: there is no such template; the nearest is email/message.html
     chat/message.json: the result for the sample `job.completed` is invalid: missing field `title` at line 1 column 21
     email/message.html:1: undefined value: `error.message` is undefined (`error` may be none: test it first, with {% if error %}), with the sample `job.completed`
     email/message.txt: the result for the sample `job.completed` has 70000 bytes; the maximum is 65536
     ");
-    assert!(load_templates(Some(Path::new("/nowhere"))).is_err());
+    let errors = load_templates(Some(Path::new("/nowhere"))).unwrap_err();
+    assert!(errors[0].starts_with("templates.path: the folder /nowhere cannot be read: "), "{errors:?}");
 }
 
 #[test]

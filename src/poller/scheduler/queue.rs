@@ -243,6 +243,8 @@ pub struct ProviderQueue {
     pub budget: Budget,
     /// The last error of any job.
     pub last_error: Option<ProviderError>,
+    /// Whether a failed poll was logged since the last success.
+    pub failure_logged: bool,
     /// Polls that are not due yet.
     pub polls: TimeHeap,
     /// Steps of expiries that are not due yet.
@@ -258,6 +260,7 @@ impl ProviderQueue {
             policy,
             budget: Budget::new(limits, now),
             last_error: None,
+            failure_logged: false,
             polls: BinaryHeap::new(),
             expiries: BinaryHeap::new(),
             turns: Turns::default(),

@@ -566,6 +566,11 @@ impl Receiver {
         self.shared.lock().unread.iter().cloned().collect()
     }
 
+    /// Returns the number of webhooks.
+    pub fn count(&self) -> usize {
+        self.shared.lock().all.len()
+    }
+
     /// Returns all webhooks.
     pub fn all(&self) -> Vec<Hit> {
         self.shared.lock().all.clone()

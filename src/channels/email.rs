@@ -30,9 +30,9 @@ use crate::egress::SendError;
 use settings::{SETTINGS, SmtpServer};
 use smtp::{FINAL_REPLY_TIMEOUT, Failure, Mail, Reply, Stage};
 
-/// Maximum number of mails in flight. Each uses a connection of its own, and a mail server accepts about this
-/// many from one client (Postfix defers beyond 50, small relays beyond 5).
-const CONCURRENT_MAX: usize = 4;
+/// Maximum number of mails in flight, of which an app that is alone uses half. Each uses a connection of its own, and a
+/// mail server accepts about this many from one client (Postfix defers beyond 50, small relays beyond 5).
+const CONCURRENT_MAX: usize = 8;
 
 /// Wait after a temporary refusal: greylisting accepts a sender after some minutes.
 const TEMPORARY_WAIT: Duration = Duration::from_secs(5 * 60);

@@ -5,18 +5,21 @@
 //! - **A message per interval to one address**, for all apps together. Where several apps write to one chat,
 //!   their queues take turns. A 429 with `Retry-After` closes the address for that time.
 //! - **A few messages in flight**, for all addresses and apps together. This protects the operator's mail
-//!   server.
+//!   server. An app sends while it has fewer in flight than places are free: alone it uses half of the places, and
+//!   recipients of one app that the mail server checks slowly leave places for the others.
 //!
 //! A queue that is not admitted waits here and is returned at its time, so the dispatcher does not check it
 //! repeatedly. Nothing here is stored: after a restart every address is open. The limits hold for one
 //! process. Nodes that share a database would pace separately, each for its own jobs and all their watches.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fair_queue::app_of;
 use crate::channels::{self, Pacing};
-use crate::domain::{ChannelKind, Timestamp};
+use crate::domain::{AppNo, ChannelKind, Timestamp};
 
 /// Maximum time for which a `Retry-After` closes an address. The delivery that received it waits for the
 /// requested time. After the maximum, other deliveries are sent again and show whether the address still
@@ -48,6 +51,7 @@ struct ClosedAddress {
 #[derive(Debug, Default)]
 struct InFlight {
     count: usize,
+    by_app: HashMap<AppNo, usize>,
     /// Queues that wait until one of these messages ends, in the order of their turns.
     waiting: VecDeque<Arc<str>>,
     /// The same queues, for a lookup by name.
@@ -79,8 +83,10 @@ impl Pacer {
             },
             Pacing::Concurrent(limit) => {
                 let in_flight = self.limited.entry(channel).or_default();
-                if in_flight.count < limit {
+                let of_app = in_flight.by_app.entry(app_of(queue)).or_default();
+                if *of_app < limit - in_flight.count {
                     in_flight.count += 1;
+                    *of_app += 1;
                     return true;
                 }
                 if in_flight.is_waiting.insert(Arc::clone(queue)) {
@@ -91,11 +97,17 @@ impl Pacer {
         }
     }
 
-    /// Records the end of an admitted message. Returns all queues that waited for it, in the order of their
+    /// Records the end of an admitted message of an app. Returns all queues that waited for it, in the order of their
     /// turns, because the first may have nothing left to send.
-    pub(super) fn finished(&mut self, channel: ChannelKind) -> Vec<Arc<str>> {
+    pub(super) fn finished(&mut self, channel: ChannelKind, app: AppNo) -> Vec<Arc<str>> {
         let Some(in_flight) = self.limited.get_mut(&channel) else { return Vec::new() };
         in_flight.count -= 1;
+        if let Entry::Occupied(mut of_app) = in_flight.by_app.entry(app) {
+            *of_app.get_mut() -= 1;
+            if *of_app.get() == 0 {
+                of_app.remove();
+            }
+        }
         in_flight.is_waiting.clear();
         in_flight.waiting.drain(..).collect()
     }
@@ -216,16 +228,19 @@ mod tests {
         for _ in 0..4 {
             assert!(pacer.admit(&one, ChannelKind::Email, at(0)));
         }
-        for queue in [&one, &one, &two] {
-            assert!(!pacer.admit(queue, ChannelKind::Email, at(0)));
+        assert!(!pacer.admit(&one, ChannelKind::Email, at(0)), "half of the places");
+        for _ in 0..2 {
+            assert!(pacer.admit(&two, ChannelKind::Email, at(0)), "another app has places");
         }
-        assert_eq!(pacer.finished(ChannelKind::Email), [Arc::clone(&one), Arc::clone(&two)]);
+        assert!(!pacer.admit(&two, ChannelKind::Email, at(0)));
+        let finished = |pacer: &mut Pacer, app| pacer.finished(ChannelKind::Email, AppNo(app));
+        assert_eq!(finished(&mut pacer, 1), [Arc::clone(&one), Arc::clone(&two)]);
         assert!(pacer.admit(&one, ChannelKind::Email, at(0)));
         for queue in [&two, &one] {
             assert!(!pacer.admit(queue, ChannelKind::Email, at(0)));
         }
-        assert_eq!(pacer.finished(ChannelKind::Email), [two, one]);
-        assert_eq!(pacer.finished(ChannelKind::Email), [] as [Arc<str>; 0]);
+        assert_eq!(finished(&mut pacer, 2), [two, one]);
+        assert_eq!(finished(&mut pacer, 2), [] as [Arc<str>; 0]);
         assert!(pacer.admit(&queue("a webhook's"), ChannelKind::Webhook, at(0)));
     }
 }

@@ -318,7 +318,7 @@ async fn an_unreachable_mail_server_is_retried() {
 }
 
 #[tokio::test]
-async fn at_most_four_mails_are_in_flight() {
+async fn at_most_four_mails_of_an_app_are_in_flight() {
     let (t, server) = start(OPEN, &[]).await;
     server.script(vec![Quirk::Silent("EHLO"); 4]);
     for n in 0..10 {
@@ -553,7 +553,7 @@ crate::postgres::on_postgres_too! {
     a_refused_recipient_ends_only_its_own_delivery,
     each_refusal_of_the_mail_server_is_classified,
     an_unreachable_mail_server_is_retried,
-    at_most_four_mails_are_in_flight,
+    at_most_four_mails_of_an_app_are_in_flight,
     only_permitted_recipients_are_accepted,
     an_invalid_mail_address_is_reported_at_its_field,
     a_duplicate_address_gets_one_mail,

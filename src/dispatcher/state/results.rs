@@ -131,7 +131,7 @@ impl DispatchState {
         let origin = self.origin(&origin);
         origin.in_flight.release(is_quick, 1);
         origin.loaded.release(is_quick, 1);
-        for waiting in self.pacer.finished(delivery.destination.channel) {
+        for waiting in self.pacer.finished(delivery.destination.channel, delivery.app) {
             self.mark_sendable(&waiting);
         }
     }

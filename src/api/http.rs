@@ -4,6 +4,7 @@ mod answer;
 mod body;
 mod call;
 mod concurrency_limit;
+mod connections;
 pub mod cursor;
 pub mod endpoint;
 mod idempotency;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
+use tokio::sync::Semaphore;
 use url::Url;
 
 use crate::clock::Clock;
@@ -13,6 +14,13 @@ use crate::providers::{Definition, Interpretation, PollFailure};
 
 /// Largest response body that is passed on byte for byte.
 const RAW_MAX: usize = 256 * 1024;
+
+/// Largest response body that is parsed where it arrives. A larger one takes up to half a second, in which a thread of
+/// the runtime could do nothing else.
+const INLINE_MAX: usize = 256 * 1024;
+
+/// Large bodies are parsed one at a time, because each takes several times its size of memory meanwhile.
+static LARGE_BODIES: Semaphore = Semaphore::const_new(1);
 
 /// A provider with its settings.
 #[derive(Debug)]
@@ -94,7 +102,7 @@ impl Provider {
         let received = egress.fetch(fetch).await.map_err(|error| no_response(&error))?;
         let now = clock.now();
         let retry_after = received.retry_after(now);
-        let mut meaning = definition.interpret(&name.job_id, received.status, &received.body);
+        let mut meaning = interpret(definition, &name.job_id, received.status, &received.body).await;
         if let Interpretation::Ok(report) = &mut meaning {
             report.observation.discard_implausible_times(now);
         }
@@ -121,4 +129,19 @@ fn no_response(error: &SendError) -> (Interpretation, Option<&'static str>) {
     };
     let failure = if error.is_ours() { PollFailure::NotMade } else { PollFailure::Error };
     (Interpretation::Failed { failure, message: error.to_string() }, Some(kind))
+}
+
+/// Interprets a response; a large one on a thread of its own.
+async fn interpret(definition: &Arc<Definition>, job_id: &str, status: u16, body: &Bytes) -> Interpretation {
+    if body.len() <= INLINE_MAX {
+        return definition.interpret(job_id, status, body);
+    }
+    // The semaphore is never closed.
+    let _permit = LARGE_BODIES.acquire().await;
+    let (definition, job_id, body) = (Arc::clone(definition), job_id.to_owned(), body.clone());
+    let parsed = tokio::task::spawn_blocking(move || definition.interpret(&job_id, status, &body)).await;
+    parsed.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Interpretation::error("the service stops".to_owned()),
+    })
 }

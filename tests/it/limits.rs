@@ -344,3 +344,64 @@ async fn no_answer_with_data_is_kept_by_a_cache() {
     }
     t.finish().await;
 }
+
+/// Opens a connection, sends bytes, and reads one answer if `answered`.
+async fn connection(t: &Harness, bytes: &str, answered: bool) -> BufReader<TcpStream> {
+    let mut stream = BufReader::new(TcpStream::connect(t.address()).await.unwrap());
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    if answered {
+        let answer = guarded("an answer", Answer::read(&mut stream)).await;
+        assert_eq!(answer.unwrap().status, 200);
+    }
+    stream
+}
+
+// Once: no database takes part in it.
+#[tokio::test]
+async fn idle_connections_make_room_for_new_ones() {
+    let mut t = Harness::start().await;
+    t.stop().await;
+    // Half of them are for clients.
+    t.descriptors = 256;
+    t.restart().await;
+    let mut open = Vec::new();
+    for n in 0..300 {
+        // Every third one waits for the rest of a head.
+        let (bytes, answered) = match n % 3 {
+            0 => ("GET /hea", false),
+            _ => ("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", true),
+        };
+        open.push(connection(&t, bytes, answered).await);
+        if n % 100 == 99 {
+            t.get("/v1/watches").await.expect(200);
+        }
+    }
+    // A connection with a request in progress is not closed for others.
+    t.provider.processing("job_1", 0);
+    let watch = t.register(&json!({ "jobId": "job_1", "notify": [] })).await;
+    let (name, value) = AUTH;
+    let wait = format!("GET /v1/watches/{watch}?wait=30s HTTP/1.1\r\nhost: x\r\n{name}: {value}\r\n\r\n");
+    let mut waiting = connection(&t, &wait, false).await;
+    for _ in 0..200 {
+        open.push(connection(&t, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", true).await);
+    }
+    t.provider.completed("job_1");
+    t.pass(std::time::Duration::from_secs(20)).await;
+    let answer = guarded("the end of the watch", Answer::read(&mut waiting)).await.unwrap();
+    assert_eq!(answer.json()["status"], "completed");
+    drop(open);
+    t.finish().await;
+}
+
+// Once: no database takes part in it.
+#[tokio::test]
+async fn half_a_head_does_not_delay_a_stop() {
+    let mut t = Harness::start().await;
+    let half = connection(&t, "GET /hea", false).await;
+    let idle = connection(&t, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", true).await;
+    t.get_without_key("/healthz").await.expect(200);
+    t.stop().await;
+    drop((half, idle));
+    t.restart().await;
+    t.finish().await;
+}

@@ -17,11 +17,12 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tower_service::Service as _;
 
 use super::answer::SharedBody;
 use super::body::UnreadBody;
+use super::connections::{Activity, Connections, Place, busy_body};
 use super::endpoint::Endpoint;
 use super::memory_budget::HeldMemory;
 use super::problem::Problem;
@@ -51,24 +52,28 @@ pub async fn serve(
     listener: TcpListener,
     router: Router,
     api: Arc<Api>,
-    connections: Arc<Semaphore>,
+    places: Arc<Semaphore>,
     mut closing: watch::Receiver<bool>,
 ) {
-    let connections_max = connections.available_permits();
+    let places_max = places.available_permits();
+    let connections = Connections::new(Arc::clone(&places));
     let connection = Arc::new(Connection::new(Ipv4Addr::UNSPECIFIED.into()));
-    let service = HttpService { router, api, ids: Arc::default(), connection };
+    let (ids, activity) = (Arc::default(), Arc::default());
+    let service = HttpService { router, api, ids, connection, activity, connections };
     loop {
         let accepted = tokio::select! {
             () = is_set(&mut closing) => break,
-            accepted = accept(&listener, &connections) => accepted,
+            accepted = accept(&listener, &service.connections) => accepted,
         };
         match accepted {
-            Ok((stream, permit, peer)) => {
+            Ok((stream, place, peer)) => {
                 let connection = Arc::new(Connection::new(peer));
-                let (service, closing) = (HttpService { connection, ..service.clone() }, closing.clone());
+                let activity = Arc::clone(&place.activity);
+                let service = HttpService { connection, activity, ..service.clone() };
+                let closing = closing.clone();
                 tokio::spawn(async move {
                     serve_connection(stream, service, closing).await;
-                    drop(permit);
+                    drop(place);
                 });
             }
             Err(error) => {
@@ -79,21 +84,22 @@ pub async fn serve(
     }
     drop((listener, service));
     // All permits are free when the last connection has ended.
-    let _ = connections.acquire_many(u32::try_from(connections_max).unwrap_or(u32::MAX)).await;
+    let _ = places.acquire_many(u32::try_from(places_max).unwrap_or(u32::MAX)).await;
 }
 
 async fn accept(
     listener: &TcpListener,
-    connections: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, OwnedSemaphorePermit, IpAddr)> {
-    let permit = Arc::clone(connections).acquire_owned().await.map_err(std::io::Error::other)?;
+    connections: &Arc<Connections>,
+) -> std::io::Result<(TcpStream, Place, IpAddr)> {
     let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
-    Ok((stream, permit, peer.ip()))
+    let place = connections.place().await.ok_or(std::io::ErrorKind::NotConnected)?;
+    Ok((stream, place, peer.ip()))
 }
 
 async fn serve_connection(stream: TcpStream, service: HttpService, mut closing: watch::Receiver<bool>) {
-    let stream = Stream::new(stream, service.api.clock.clone());
+    let activity = Arc::clone(&service.activity);
+    let stream = Stream::new(stream, service.api.clock.clone(), Arc::clone(&activity));
     let service = hyper::service::service_fn(move |request| {
         let service = service.clone();
         async move { Ok::<_, std::convert::Infallible>(service.handle(request).await) }
@@ -108,13 +114,18 @@ async fn serve_connection(stream: TcpStream, service: HttpService, mut closing: 
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     // An error here concerns the client's connection, and the client sees it.
-    let _ = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = is_set(&mut closing) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = is_set(&mut closing) => {}
+        () = activity.closing() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        biased;
+        _ = connection.as_mut() => {}
+        // It waits for the rest of a head.
+        () = activity.idle() => {}
+    }
 }
 
 /// Waits until the flag is set. The lock of the flag is released before this returns.
@@ -129,10 +140,13 @@ struct HttpService {
     api: Arc<Api>,
     ids: Arc<Ids>,
     connection: Arc<Connection>,
+    activity: Arc<Activity>,
+    connections: Arc<Connections>,
 }
 
 impl HttpService {
     async fn handle(mut self, request: Request<Incoming>) -> Response {
+        let busy = self.connections.begin(&self.activity);
         let clock = &self.api.clock;
         let stopwatch = clock.stopwatch();
         let request_id = RequestId(self.ids.draw(clock.now())).to_string();
@@ -165,7 +179,7 @@ impl HttpService {
         if let Ok(id) = HeaderValue::from_str(&request_id) {
             response.headers_mut().insert(X_REQUEST_ID, id);
         }
-        response
+        response.map(|body| busy_body(body, busy))
     }
 }
 

@@ -12,6 +12,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use rustix::net::{SendFlags, send};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::connections::Activity;
 use crate::clock::Clock;
 
 /// Maximum time for which a write waits because the client does not read, in probes: 30 s.
@@ -35,6 +37,7 @@ const SEND_BUFFER: usize = 64 * 1024;
 pub(super) struct Stream {
     tcp: TcpStream,
     clock: Clock,
+    activity: Arc<Activity>,
     /// A write that waits.
     stalled: Option<Stalled>,
 }
@@ -57,10 +60,10 @@ impl Stalled {
 
 impl Stream {
     /// Wraps a connection.
-    pub(super) fn new(tcp: TcpStream, clock: Clock) -> Self {
+    pub(super) fn new(tcp: TcpStream, clock: Clock, activity: Arc<Activity>) -> Self {
         // Without it the timeout is less exact.
         let _ = set_socket_send_buffer_size(&tcp, SEND_BUFFER);
-        Self { tcp, clock, stalled: None }
+        Self { tcp, clock, activity, stalled: None }
     }
 
     /// Returns the result of a write of `bytes`, or an error if it has waited for too long.
@@ -71,9 +74,12 @@ impl Stream {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
-            self.stalled = None;
+            if self.stalled.take().is_some() {
+                self.activity.set_writing(false);
+            }
             return written;
         }
+        self.activity.set_writing(true);
         loop {
             let stalled = self.stalled.get_or_insert_with(|| Stalled::new(&self.clock, 0));
             ready!(stalled.timer.as_mut().poll(cx));
@@ -85,6 +91,7 @@ impl Stream {
                 Err(Errno::AGAIN | Errno::INTR) => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
                 sent => {
                     self.stalled = None;
+                    self.activity.set_writing(false);
                     return Poll::Ready(sent.map_err(io::Error::from));
                 }
             }
@@ -146,7 +153,7 @@ mod tests {
         let client =
             TcpStream::connect(listener.local_addr().expect("its address")).await.expect("connected");
         let (tcp, _) = listener.accept().await.expect("accepted");
-        (Stream::new(tcp, Clock::Manual(time.clone())), client)
+        (Stream::new(tcp, Clock::Manual(time.clone()), Arc::default()), client)
     }
 
     #[tokio::test]

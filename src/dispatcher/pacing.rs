@@ -235,7 +235,7 @@ mod tests {
         assert!(!pacer.admit(&two, ChannelKind::Email, at(0)));
         let finished = |pacer: &mut Pacer, app| pacer.finished(ChannelKind::Email, AppNo(app));
         assert_eq!(finished(&mut pacer, 1), [Arc::clone(&one), Arc::clone(&two)]);
-        assert!(pacer.admit(&one, ChannelKind::Email, at(0)));
+        assert!(pacer.admit(&two, ChannelKind::Email, at(0)), "it has fewer than are free");
         for queue in [&two, &one] {
             assert!(!pacer.admit(queue, ChannelKind::Email, at(0)));
         }

@@ -10,6 +10,7 @@
 
 mod descriptors;
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,7 +26,7 @@ use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
 use crate::channels::{Channels, Services, load_templates};
 use crate::clock::Clock;
-use crate::config::{Config, Database, ProviderConfig, Retention};
+use crate::config::{Config, Database, Environment, ProviderConfig, Retention};
 use crate::dispatcher::Dispatcher;
 use crate::domain::{Activity, AppNo, Masked, Timestamp, credential_variable};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings, SocketLimits};
@@ -36,6 +37,7 @@ use crate::store::{BootstrapTenant, DatabaseLocation, Keyring, Prune, Store, Sto
 use crate::telemetry::metrics::Load;
 use crate::telemetry::traces::Exporter;
 use crate::tenants::{DEFAULT_APP, draw_key, hash_key};
+use crate::tls;
 use descriptors::DescriptorShares;
 
 /// Interval between two deletions of data that is older than the retention.
@@ -66,6 +68,9 @@ pub struct HostEnvironment {
 impl HostEnvironment {
     /// Returns the clock, the resolver and the certificate authorities of the system, and raises the limit of open files.
     pub fn system() -> Result<Self> {
+        let env = Environment::of_process();
+        let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(|name| env.raw(name).map(OsStr::new));
+        tls::check_named(named[0], named[1])?;
         let (clock, resolver, roots) = (Clock::System, Resolver::system(), Vec::new());
         Ok(Self { clock, resolver, roots, descriptors: descriptors::raise_limit() })
     }

@@ -10,11 +10,12 @@
 //! list: its owner can issue certificates for every name anyway. The verifier has checked its dates before it looks at
 //! the mark; the name is checked here, and the handshake proves that the server has the key.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -24,6 +25,7 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage,
     OtherError, RootCertStore, SignatureScheme,
 };
+use rustls_native_certs::{CertificateResult, load_certs_from_paths};
 
 use crate::clock::{Clock, Stopwatch};
 use crate::file_state::FileState;
@@ -71,6 +73,37 @@ pub fn verifier(extra: Roots) -> Result<Arc<dyn ServerCertVerifier>> {
     };
     let source = Source { read: Box::new(read), files: Box::new(files) };
     Ok(Arc::new(SystemVerifier::new(extra, source, Clock::System)?))
+}
+
+/// Refuses values of `SSL_CERT_FILE` and `SSL_CERT_DIR` that name no certificates. An operator who names a private authority
+/// must not get those that are compiled in.
+pub fn check_named(file: Option<&OsStr>, folders: Option<&OsStr>) -> Result<()> {
+    if let Some(file) = file {
+        let found = load_certs_from_paths(Some(Path::new(file)), None);
+        refuse_none("SSL_CERT_FILE", file, &found)?;
+    }
+    if let Some(folders) = folders {
+        let mut found = CertificateResult::default();
+        for folder in std::env::split_paths(folders).filter(|folder| !folder.as_os_str().is_empty()) {
+            let one = load_certs_from_paths(None, Some(&folder));
+            found.certs.extend(one.certs);
+            found.errors.extend(one.errors);
+        }
+        refuse_none("SSL_CERT_DIR", folders, &found)?;
+    }
+    Ok(())
+}
+
+fn refuse_none(variable: &str, value: &OsStr, found: &CertificateResult) -> Result<()> {
+    if !found.certs.is_empty() {
+        return Ok(());
+    }
+    let value = value.display();
+    let why = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
+    bail!(
+        "{variable}={value}: no certificate can be read there{why}; name certificate authorities in PEM format, or \
+         unset the variable to trust those of this machine"
+    )
 }
 
 /// Returns an error of TLS as a sentence for people, with the remedy where the reason is not obvious.
@@ -404,6 +437,32 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         clock.advance(CHECK_INTERVAL);
         assert!(works(&second, &new).await);
+    }
+
+    #[test]
+    fn a_variable_that_names_no_certificates_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (missing, file) = (folder.path().join("missing.pem"), folder.path().join("ca.pem"));
+        std::fs::write(&file, "no certificate").unwrap();
+        let refused = |file: Option<&Path>, folders: Option<&Path>| {
+            let checked = check_named(file.map(Path::as_os_str), folders.map(Path::as_os_str));
+            checked.map_err(|error| error.to_string())
+        };
+        for (variable, error) in [
+            ("SSL_CERT_FILE=", refused(Some(&missing), None)),
+            ("SSL_CERT_FILE=", refused(Some(&file), None)),
+            ("SSL_CERT_FILE=", refused(Some(Path::new("")), None)),
+            ("SSL_CERT_DIR=", refused(None, Some(&missing))),
+            ("SSL_CERT_DIR=", refused(None, Some(folder.path()))),
+        ] {
+            let error = error.unwrap_err();
+            assert!(error.starts_with(variable) && error.contains("unset the variable"), "{error}");
+        }
+        let own = params(true).self_signed(&KeyPair::generate().unwrap()).unwrap();
+        std::fs::write(&file, own.pem()).unwrap();
+        assert_eq!(refused(Some(&file), Some(folder.path())), Ok(()));
+        assert_eq!(refused(Some(&file), Some(&missing)).unwrap_err().split('=').next(), Some("SSL_CERT_DIR"));
+        assert_eq!(refused(None, None), Ok(()));
     }
 
     #[test]

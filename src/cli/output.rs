@@ -66,6 +66,16 @@ pub(super) fn print_line(line: impl Display) -> anyhow::Result<()> {
     print(format_args!("{line}\n"))
 }
 
+/// Writes a line to stdout for a service, which needs no reader: it neither waits for one nor ends because of an error.
+/// A pipe that nobody reads holds 64 KiB, and a write to a full one waits. The end of the process does not wait for this
+/// thread.
+pub(super) fn print_aside(line: String) {
+    // Without a thread, the line is not shown. The log has it all the same.
+    let _ = std::thread::Builder::new().name("stdout".to_owned()).spawn(move || {
+        let _ = print_line(line);
+    });
+}
+
 /// Turns the end of the reader of stdout into success, for a command whose work goes on without it.
 pub(super) fn unless_closed(printed: anyhow::Result<()>) -> anyhow::Result<()> {
     match printed {

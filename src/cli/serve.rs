@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::arguments::{complete_configuration, configuration};
-use super::output::{Failure, clean, print_line, print_note, unless_closed};
-use super::signals::Signals;
+use super::output::{Failure, clean, print_aside, print_line, print_note};
+use super::signals::{Signals, survive_file_size_limit};
 use super::terminal::{Column, Terminal};
 use crate::app::{App, FirstStart, HostEnvironment};
 use crate::clock::Clock;
@@ -46,6 +46,7 @@ pub struct Serve {
 impl Serve {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
+        survive_file_size_limit()?;
         let config = complete_configuration(&self.flags)?;
         telemetry::logs::init(&config.log, config.log_format)?;
         for warning in &config.warnings {
@@ -60,8 +61,7 @@ impl Serve {
         })?;
         // Before the line after which a supervisor may send a signal.
         let (mut first, mut both) = (Signals::install()?, Signals::install()?);
-        // The service runs also if nobody reads its output any more.
-        unless_closed(print_line(format_args!("ringback listens on http://{}", app.address()?)))?;
+        print_aside(format!("ringback listens on http://{}", app.address()?));
         let second = async {
             both.stop().await;
             both.stop_now().await;

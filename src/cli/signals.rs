@@ -68,6 +68,14 @@ impl Signals {
     }
 }
 
+/// Turns the signal of a write beyond the limit of a file's size (`ulimit -f`, `LimitFSIZE=`) into an error of that write.
+/// By default it ends the process without a word.
+pub(super) fn survive_file_size_limit() -> anyhow::Result<()> {
+    let kind = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    // The handler stays when its receiver is dropped.
+    signal(kind).map(drop).context("no handler for SIGXFSZ can be installed")
+}
+
 /// Installs the handlers and waits for a signal. For commands that end at once.
 pub(super) async fn shutdown_signal() -> anyhow::Result<()> {
     Signals::install()?.stop().await;

@@ -164,7 +164,8 @@ impl Reader {
         // Variables are case-sensitive: RINGBACK_listen is not RINGBACK_LISTEN.
         if let Some((setting, provider)) = settings::find(&path).filter(|_| settings::variable(&key) == name)
         {
-            if !value.is_empty() || setting.is_list() {
+            // As for scalars: `${X:-}` of a compose file gives an empty value for a variable that is not set.
+            if !value.is_empty() {
                 self.set_text(setting, provider, value, source);
             }
         } else if name.contains("__") {
@@ -192,11 +193,11 @@ impl Reader {
         }
     }
 
-    /// Sets a value from a source that has only text. The entries of a list are separated by commas.
+    /// Sets a value from a source that has only text. The entries of a list are separated by commas; `[]` has none.
     fn set_text(&mut self, setting: &'static Setting, name: Option<&str>, text: &str, source: Source) {
         let given = if !setting.is_list() {
             Written::One(text.to_owned())
-        } else if text.trim().is_empty() {
+        } else if matches!(text.trim(), "" | "[]") {
             Written::Many(Vec::new())
         } else {
             Written::Many(text.split(',').map(|entry| entry.trim().to_owned()).collect())
@@ -540,9 +541,17 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_variable_is_unset_or_an_empty_list() {
+    fn an_empty_variable_is_not_set_also_for_a_list() {
+        let config = from_env(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", ""), ("RINGBACK_SMTP__ALLOW", "")]);
+        let config = config.expect("no errors");
+        assert_eq!(config.delivery.retry_schedule.len(), 9);
+        assert_eq!(config.channels.list("smtp.allow"), None);
+    }
+
+    #[test]
+    fn empty_brackets_are_the_list_without_entries() {
         let config = from_env(&[
-            ("RINGBACK_DELIVERY__RETRY_SCHEDULE", ""),
+            ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "[]"),
             ("RINGBACK_EGRESS__ALLOW", "10.0.0.0/8, hooks.internal"),
             ("RINGBACK_LISTEN", ""),
             ("RINGBACK_API_KEY", ""),
@@ -696,7 +705,7 @@ mod tests {
         assert_eq!(allow(&config), ("[]".to_owned(), "default".to_owned()));
         let config = from_env(&[server, ("RINGBACK_SMTP__FROM", "r@a.example")]).expect("no errors");
         assert_eq!(allow(&config), ("[*@a.example]".to_owned(), "default".to_owned()));
-        let config = from_env(&[("RINGBACK_SMTP__ALLOW", "")]).expect("no errors");
+        let config = from_env(&[("RINGBACK_SMTP__ALLOW", "[]")]).expect("no errors");
         assert_eq!(config.channels.list("smtp.allow"), Some(&[][..]));
     }
 

@@ -69,13 +69,16 @@ pub fn to_utf8(bytes: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// Returns whether a UTF-16 text is big-endian, and the text without its mark; `None` if the text is not UTF-16.
-/// Without a mark, a zero byte beside the first character decides: no text that is meant begins with it in UTF-8.
+/// Without a mark, zero bytes beside the first two characters decide: JSON and configuration begin with ASCII. One zero byte
+/// alone is a NUL character.
 fn utf16(bytes: &[u8]) -> Option<(bool, &[u8])> {
     match bytes {
         [0xff, 0xfe, rest @ ..] => Some((false, rest)),
         [0xfe, 0xff, rest @ ..] => Some((true, rest)),
-        [first, 0, ..] if *first != 0 => Some((false, bytes)),
-        [0, second, ..] if *second != 0 => Some((true, bytes)),
+        [a, 0, b, 0, ..] if *a != 0 && *b != 0 => Some((false, bytes)),
+        [0, a, 0, b, ..] if *a != 0 && *b != 0 => Some((true, bytes)),
+        [a, 0] if *a != 0 => Some((false, bytes)),
+        [0, a] if *a != 0 => Some((true, bytes)),
         _ => None,
     }
 }
@@ -158,6 +161,17 @@ mod tests {
             (b"\xef\xbb\xbf\xef\xbb\xbfa", "contains a byte order mark (U+FEFF) in line 1; remove it"),
         ] {
             assert_eq!(file_text(bytes.to_vec()).unwrap_err(), error);
+        }
+    }
+
+    #[test]
+    fn a_nul_character_is_not_taken_for_utf16() {
+        for text in ["a\0b", "a\0\0b", "\0ab"] {
+            assert_eq!(
+                file_text(text.into()).unwrap_err(),
+                "contains a NUL character in line 1; remove it",
+                "{text:?}"
+            );
         }
     }
 

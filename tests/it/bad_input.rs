@@ -249,7 +249,7 @@ async fn all_field_errors_are_reported_at_once() {
 
 #[tokio::test]
 async fn a_forbidden_address_is_refused_in_every_spelling() {
-    let t = Harness::with(&[("RINGBACK_EGRESS__ALLOW", "")]).await;
+    let t = Harness::with(&[("RINGBACK_EGRESS__ALLOW", "[]")]).await;
     t.resolve("rebound.example.com", &["93.184.216.34", "169.254.169.254"]);
     t.resolve("public.example.com", &["93.184.216.34"]);
     let long = format!("https://a.example/{}", "x".repeat(2_048));

@@ -405,7 +405,7 @@ async fn addresses_are_urls_email_addresses_or_channels() {
 
 #[tokio::test]
 async fn deliveries_are_listed_and_retried() {
-    let h = Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "")]).await;
+    let h = Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "[]")]).await;
     h.provider.completed("job_1");
     h.receiver.script("/hook", [Reply::status(500)]);
     let watch = h.watch("job_1").await;

@@ -68,6 +68,21 @@ impl Ground {
         self.start_on(&self.database)
     }
 
+    /// Starts a process with the log level `info` and its lines on `stdout`.
+    pub fn start_into(&self, stdout: Stdio) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringback"));
+        prepare(&mut command, self.folder.path(), &self.provider.url(), &self.database);
+        command.env("RINGBACK_LOG", "info").stdout(stdout).spawn().unwrap()
+    }
+
+    /// Starts a process whose files cannot grow beyond so many blocks of 512 bytes.
+    pub fn start_limited(&self, blocks: u32) -> Process {
+        let mut command = Command::new("/bin/sh");
+        let script = format!("ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_ringback")]);
+        Process::start(command, self.folder.path(), &self.provider.url(), &self.database)
+    }
+
     pub fn start_on(&self, database: &str) -> Process {
         let command = Command::new(env!("CARGO_BIN_EXE_ringback"));
         Process::start(command, self.folder.path(), &self.provider.url(), database)
@@ -81,6 +96,32 @@ impl Ground {
     }
 }
 
+fn prepare(command: &mut Command, folder: &Path, provider: &str, database: &str) {
+    command
+        .arg("serve")
+        .current_dir(folder)
+        .env_clear()
+        .envs([
+            ("RINGBACK_LISTEN", "127.0.0.1:0"),
+            ("RINGBACK_DATABASE_URL", database),
+            ("RINGBACK_LOG", "error"),
+            ("RINGBACK_API_KEY", KEY),
+            ("RINGBACK_SIGNING_SECRET", SECRET),
+            ("RINGBACK_EGRESS__ALLOW", "127.0.0.1"),
+            ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "200ms, 300ms, 500ms, 1s, 1s, 1s, 1s, 1s, 1s"),
+            ("MUVI_API_KEY", PROVIDER_KEY),
+            ("RINGBACK_PROVIDERS__MUVI__BASE_URL", provider),
+            ("RINGBACK_PROVIDERS__MUVI__RATE", "off"),
+            ("RINGBACK_PROVIDERS__MUVI__FIRST", "100ms"),
+            ("RINGBACK_PROVIDERS__MUVI__MIN_INTERVAL", "100ms"),
+            ("RINGBACK_PROVIDERS__MUVI__MAX_INTERVAL", "300ms"),
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+}
+
 /// A process `ringback serve`.
 pub struct Process {
     pub child: Child,
@@ -89,31 +130,8 @@ pub struct Process {
 
 impl Process {
     fn start(mut command: Command, folder: &Path, provider: &str, database: &str) -> Self {
-        let mut child = command
-            .arg("serve")
-            .current_dir(folder)
-            .env_clear()
-            .envs([
-                ("RINGBACK_LISTEN", "127.0.0.1:0"),
-                ("RINGBACK_DATABASE_URL", database),
-                ("RINGBACK_LOG", "error"),
-                ("RINGBACK_API_KEY", KEY),
-                ("RINGBACK_SIGNING_SECRET", SECRET),
-                ("RINGBACK_EGRESS__ALLOW", "127.0.0.1"),
-                ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "200ms, 300ms, 500ms, 1s, 1s, 1s, 1s, 1s, 1s"),
-                ("MUVI_API_KEY", PROVIDER_KEY),
-                ("RINGBACK_PROVIDERS__MUVI__BASE_URL", provider),
-                ("RINGBACK_PROVIDERS__MUVI__RATE", "off"),
-                ("RINGBACK_PROVIDERS__MUVI__FIRST", "100ms"),
-                ("RINGBACK_PROVIDERS__MUVI__MIN_INTERVAL", "100ms"),
-                ("RINGBACK_PROVIDERS__MUVI__MAX_INTERVAL", "300ms"),
-            ])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        prepare(&mut command, folder, provider, database);
+        let mut child = command.spawn().unwrap();
         let (found, address) = watch::channel(None);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         tokio::spawn(async move {

@@ -92,6 +92,69 @@ async fn a_deleted_database_is_saved_and_ends_the_process() {
 
 // Once: a server has no files here.
 #[tokio::test]
+async fn a_restart_does_not_begin_anew_beside_saved_contents() {
+    let victim = Victim::start().await;
+    let (database, saved) = (victim.file("ringback.db"), victim.file("ringback.db.saved-1"));
+    fs::remove_file(&database).unwrap();
+    let (ground, ..) = victim.end().await;
+    for _ in 0..2 {
+        let (status, said) = ground.start().ended().await;
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("ringback.db.saved-1") && said.contains("to begin with an empty"), "{said}");
+        assert!(!database.exists());
+    }
+    fs::rename(&saved, &database).unwrap();
+    assert_eq!(jobs_after_a_start(&ground).await, ["job_1"]);
+    // An overwritten database, whose restore was given up.
+    for name in ["ringback.db", "ringback.db-wal", "ringback.db-shm"] {
+        let _ = fs::remove_file(ground.folder.path().join(name));
+    }
+    let log = ground.folder.path().join("ringback.db-wal.old");
+    fs::write(&log, "").unwrap();
+    let (_, said) = ground.start().ended().await;
+    assert!(said.contains("ringback.db-wal.old: restore a backup"), "{said}");
+    fs::remove_file(log).unwrap();
+    assert!(jobs_after_a_start(&ground).await.is_empty());
+}
+
+// Once: a server has no files here.
+#[tokio::test]
+async fn a_truncated_log_ends_the_process_within_seconds() {
+    let victim = Victim::start().await;
+    fs::OpenOptions::new().write(true).open(victim.file("ringback.db-wal")).unwrap().set_len(0).unwrap();
+    let (ground, _, said) = victim.end().await;
+    assert!(said.contains("the log of the database, was truncated while it was in use"), "{said}");
+    jobs_after_a_start(&ground).await;
+}
+
+// Once: a server has no files here.
+#[tokio::test]
+async fn a_limit_of_the_file_size_is_answered_as_a_full_disk() {
+    let ground = Ground::new().await;
+    let process = ground.start_limited(4_096);
+    let address = process.address().await;
+    let mut refused = None;
+    for n in 0..2_000 {
+        let job = format!("job_{n}");
+        ground.provider.processing(&job, 10);
+        let url = ground.receiver.url(&format!("/hook?{}", "x".repeat(1_900)));
+        let body = json!({ "jobId": job, "callbackUrl": url }).to_string();
+        let bytes = wire::request("POST", "/v1/watches", &[AUTH, JSON], body.as_bytes());
+        let answer = guarded("a registration", wire::exchange(address, &bytes)).await.expect("an answer");
+        if answer.status != 201 {
+            refused = Some(answer.status);
+            break;
+        }
+    }
+    assert_eq!(refused, Some(503));
+    // It still runs and reads.
+    get(address, "/v1/watches").await;
+    process.kill().await;
+    assert!(!jobs_after_a_start(&ground).await.is_empty());
+}
+
+// Once: a server has no files here.
+#[tokio::test]
 async fn a_renamed_database_holds_every_commit() {
     let victim = Victim::start().await;
     let (database, moved) = (victim.file("ringback.db"), victim.file("moved.db"));

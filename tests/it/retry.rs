@@ -11,7 +11,7 @@ const PATH: &str = "/v1/deliveries/retry";
 
 /// Starts an application without retries: a delivery fails after its first attempt.
 async fn impatient() -> Harness {
-    Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "")]).await
+    Harness::with(&[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "[]")]).await
 }
 
 /// Ends jobs, of which each has one delivery, which fails.

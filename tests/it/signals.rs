@@ -2,8 +2,13 @@
 //!
 //! Once: the database is not involved.
 
+use std::io::Write as _;
+use std::process::Stdio;
+
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 
 use crate::crash::{Ground, Process};
 use crate::fakes::Reply;
@@ -50,4 +55,53 @@ async fn a_second_signal_ends_the_wait_for_work_in_progress() {
     process.signal(Signal::TERM);
     let (status, _) = process.ended().await;
     assert_eq!(status.code(), Some(0));
+}
+
+/// Starts a process with this stdout, waits until it is ready, and stops it.
+async fn starts_and_stops(stdout: Stdio) {
+    let ground = Ground::new().await;
+    let mut child = ground.start_into(stdout);
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let ready = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("ready") {
+                return;
+            }
+        }
+        panic!("the start was refused");
+    };
+    guarded("the start", ready).await;
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    let status = guarded("the stop", child.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_pipe_that_nobody_reads_neither_stops_nor_holds_serve() {
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    // The capacity of a pipe.
+    writer.write_all(&b"x".repeat(65_536)).unwrap();
+    starts_and_stops(writer.into()).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_below_stdout_does_not_stop_serve() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    starts_and_stops(full.into()).await;
+}
+
+#[tokio::test]
+async fn a_connection_with_half_a_head_does_not_hold_a_stop() {
+    let ground = Ground::new().await;
+    let process = ground.start();
+    let mut stream = TcpStream::connect(process.address().await).await.unwrap();
+    stream.write_all(b"GET /hea").await.unwrap();
+    // The server has accepted it before it answers a later one.
+    crate::crash::get(process.address().await, "/v1/watches").await;
+    process.terminate();
+    let (status, _) = process.ended().await;
+    assert_eq!(status.code(), Some(0));
+    // It is not closed if the shutdown grace has passed.
+    assert!(!ground.folder.path().join("ringback.db-wal").exists(), "the database was closed");
 }

@@ -34,7 +34,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rusqlite::functions::FunctionFlags;
 use rusqlite::hooks::Wal;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use rustix::process::{Resource, getrlimit};
 
 use self::files::Locks;
 use super::error::{self, StoreError, end_the_process, end_with};
@@ -106,6 +107,8 @@ impl WriterConnection {
         if version < MIN_VERSION {
             bail!("SQLite {} can lose committed data; 3.51.3 or newer is needed", rusqlite::version());
         }
+        refuse_folder(path)?;
+        files::refuse_lost_database(path)?;
         create(path);
         let path = &canonical(path)?;
         let locks = Locks::take(path)?;
@@ -114,7 +117,7 @@ impl WriterConnection {
             let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
             match causes.find(|cause| error::is_damage(cause)) {
                 Some(damage) => anyhow!(damaged(path, &damage.to_string())),
-                None => error,
+                None => anyhow!(sentence(&error)),
             }
         })
     }
@@ -122,6 +125,7 @@ impl WriterConnection {
     fn open_locked(path: &Path, locks: Locks) -> Result<Self> {
         let mut connection =
             connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        refuse_foreign(&connection, path)?;
         prepare_writer(&connection, path).with_context(|| format!("{} cannot be used", path.display()))?;
         check_pages(&connection, path, &locks)?;
         migrate(&mut connection, MIGRATIONS)
@@ -144,7 +148,7 @@ impl WriterConnection {
     pub fn commit(&self) -> error::Result<()> {
         match self.connection.execute_batch("commit") {
             Ok(()) => Ok(()),
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+            Err(error) if is_without_space(&error) => {
                 self.roll_back();
                 Err(error.into())
             }
@@ -218,8 +222,8 @@ impl WriterConnection {
             // The process ends anyway, and the folder of a database that is no longer needed may be removed meanwhile.
             tracing::error!("{}", fault.describe(&self.path));
         }
-        if fault == Some(Fault::Overwritten) {
-            // Closing it would copy its log into the new contents.
+        if fault.is_some_and(Fault::forbids_checkpoint) {
+            // Closing it would copy its log into the new contents, or copy zeros from a log that was truncated.
             std::mem::forget(self.connection);
         } else {
             let _ = self.truncate_log();
@@ -230,8 +234,10 @@ impl WriterConnection {
 impl Files {
     /// Notes that the database is damaged, and ends the process.
     pub fn end_damaged(&self, reason: &str) -> ! {
-        if self.check() == Err(Fault::Overwritten) {
-            end_with(&self.rescue(Fault::Overwritten, || Ok(())));
+        if let Err(fault) = self.check()
+            && fault.forbids_checkpoint()
+        {
+            end_with(&self.rescue(fault, || Ok(())));
         }
         self.note_damage(reason);
         end_with(&damaged(&self.path, reason));
@@ -290,7 +296,7 @@ fn check_pages(connection: &Connection, path: &Path, locks: &Locks) -> Result<()
 /// every second would come too late: a checkpoint could write the first page, and with it the mark.
 fn checkpoint_with_care(connection: &mut Connection, files: Arc<Files>) -> rusqlite::Result<()> {
     connection.wal_hook(Some(move |log: &mut Wal, pages| {
-        if pages >= CHECKPOINT_PAGES && files.is_marked() {
+        if pages >= CHECKPOINT_PAGES && files.is_marked() && files.check_sizes().is_ok() {
             // As in SQLite: the commit has succeeded, and the next one tries it again.
             let _ = log.checkpoint();
         }
@@ -331,6 +337,57 @@ fn canonical(path: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Refuses a path that is not that of a file. It is checked first: a folder has several names.
+fn refuse_folder(path: &Path) -> Result<()> {
+    match path.metadata() {
+        Ok(found) if found.is_dir() => {
+            bail!("{0} is a folder; name a file in it, such as {0}/ringback.db", path.display())
+        }
+        Ok(found) if !found.is_file() => bail!("{} is not a file; name another one", path.display()),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Refuses a database with the tables of another program, before anything in it is changed. A migration is one transaction
+/// with its version, so a database of this program with tables has a version and the table `watches`.
+fn refuse_foreign(connection: &Connection, path: &Path) -> Result<()> {
+    let version: i64 = connection.query_row("pragma user_version", [], |row| row.get(0))?;
+    let sql = "select count(*), coalesce(sum(name = 'watches'), 0) from sqlite_schema where type = 'table'";
+    let (tables, own): (i64, i64) = connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if tables > 0 && (version == 0 || own == 0) {
+        bail!(
+            "{} is a database of another program; name another file in database_url, which is then created",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Whether a commit failed because the disk is full or the file may not grow further (`ulimit -f`). SQLite reports the
+/// second as a write error. Both fail before the commit is complete in the log.
+fn is_without_space(error: &rusqlite::Error) -> bool {
+    let is_limited = || getrlimit(Resource::Fsize).current.is_some();
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+        || (code == Some(ffi::SQLITE_IOERR_WRITE) && is_limited())
+}
+
+/// Returns an error with its causes, down to that of SQLite. Its own cause repeats it as a number, and its text can quote
+/// a whole migration.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut parts = Vec::new();
+    for cause in error.chain() {
+        match cause.downcast_ref() {
+            Some(rusqlite::Error::SqlInputError { msg, .. }) => parts.push(msg.clone()),
+            Some(_) | None => parts.push(cause.to_string()),
+        }
+        if cause.is::<rusqlite::Error>() {
+            break;
+        }
+    }
+    parts.join(": ")
+}
+
 /// Creates the file, if it is missing, with access for its owner only: it holds secrets, and SQLite would use
 /// the umask. The log gets the same mode. If this fails, SQLite reports the reason. An operator may widen the
 /// mode; it is not changed again.
@@ -340,7 +397,10 @@ fn create(path: &Path) {
 
 fn prepare_writer(writer: &Connection, path: &Path) -> Result<()> {
     let folder = path.parent().and_then(Path::to_str).filter(|folder| !folder.is_empty());
-    writer.pragma_update(None, "temp_store_directory", folder.unwrap_or("."))?;
+    let folder = folder.unwrap_or(".");
+    writer.pragma_update(None, "temp_store_directory", folder).with_context(|| {
+        format!("the folder {folder} must be writable for the log and the temporary files of the database")
+    })?;
     let mode: String = writer.query_row("pragma journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
         bail!("its file system does not allow write-ahead logging (mode `{mode}`); use a local disk");
@@ -402,5 +462,89 @@ mod tests {
             .expect("the library still has the setting");
         assert_eq!(Path::new(&set), folder.path().canonicalize().expect("a path"));
         writer.rewrite().expect("rewritten");
+    }
+
+    #[test]
+    fn a_database_of_another_program_is_refused_and_unchanged() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for version in [0, 3] {
+            let path = folder.path().join(format!("{version}.db"));
+            let other = Connection::open(&path).expect("opens");
+            let sql = format!("create table jobs (id); pragma user_version = {version}");
+            other.execute_batch(&sql).expect("made");
+            drop(other);
+            let before = std::fs::read(&path).expect("read");
+            let error = WriterConnection::open(&path).expect_err("refused").to_string();
+            assert!(error.contains("is a database of another program"), "{error}");
+            assert_eq!(std::fs::read(&path).expect("read"), before);
+        }
+    }
+
+    #[test]
+    fn an_error_of_a_migration_does_not_quote_it() {
+        let mut connection = Connection::open_in_memory().expect("opens");
+        let error = migrate(&mut connection, &[("0001_x.sql", "create table a (b); select c from a")]);
+        assert_eq!(
+            sentence(&error.expect_err("no column")),
+            "the migration 0001_x.sql failed: no such column: c"
+        );
+    }
+
+    #[test]
+    fn a_full_disk_is_named_once() {
+        let code = ffi::Error::new(ffi::SQLITE_FULL);
+        let full = rusqlite::Error::SqliteFailure(code, Some("database or disk is full".to_owned()));
+        let error = anyhow::Error::from(full).context("x.db cannot be used");
+        assert_eq!(sentence(&error), "x.db cannot be used: database or disk is full");
+    }
+
+    #[test]
+    fn a_path_that_is_no_file_is_refused_with_the_remedy() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let error = WriterConnection::open(folder.path()).expect_err("a folder").to_string();
+        assert!(error.contains("is a folder; name a file in it"), "{error}");
+        std::fs::create_dir(folder.path().join("x.db.lock")).expect("made");
+        let error = WriterConnection::open(&folder.path().join("x.db")).expect_err("no lock");
+        assert!(format!("{error:#}").contains("x.db.lock is not a file"), "{error:#}");
+    }
+
+    #[test]
+    fn a_database_below_another_mount_is_not_to_be_renamed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let writer = WriterConnection::open(&folder.path().join("x.db")).expect("opens");
+        // The open file still has its name, so what the name shows now lies above it.
+        for fault in [Fault::Gone, Fault::Replaced] {
+            let sentence = writer.files.rescue(fault, || Ok(()));
+            assert!(sentence.contains("unmount it, and start again"), "{sentence}");
+            assert!(!sentence.contains("rename") && !sentence.contains("-wal"), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn a_truncated_log_or_database_is_noticed_also_behind_a_hole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let resized = |name: &str, size| {
+            let file = OpenOptions::new().write(true).open(folder.path().join(name)).expect("opens");
+            file.set_len(size).expect("resized");
+        };
+        let writer = WriterConnection::open(&folder.path().join("x.db")).expect("opens");
+        let write = || writer.connection.execute_batch("create table x (y); drop table x").expect("written");
+        assert_eq!(writer.files.check(), Ok(()));
+        write();
+        assert_eq!(writer.files.check(), Ok(()));
+        assert_eq!(writer.truncate_log(), Ok(0));
+        assert_eq!(writer.files.check(), Ok(()));
+        let size = folder.path().join("x.db").metadata().expect("there").len();
+        write();
+        assert_eq!(writer.files.check(), Ok(()));
+        resized("x.db", size - 4_096);
+        assert_eq!(writer.files.check(), Err(Fault::Truncated));
+        resized("x.db", size);
+        assert_eq!(writer.files.check(), Ok(()));
+        resized("x.db-wal", 0);
+        assert_eq!(writer.files.check(), Err(Fault::LogTruncated));
+        write();
+        assert_eq!(writer.files.check(), Err(Fault::LogTruncated), "the log has its size again");
+        std::mem::forget(writer.connection);
     }
 }

@@ -41,6 +41,9 @@
 //! | it was replaced (`mv backup x.db`) | the name has another inode | as for a deletion or a rename |
 //! | it was overwritten (`cp backup x.db`) | its header has another mark | the log is renamed: its pages would destroy the backup at the next start |
 //! | the log was removed | the name has none or another inode | the log is copied into the database |
+//! | the log was truncated | its frames do not have the salt that its index has | nothing: what it held is lost, and a checkpoint would copy zeros |
+//! | the database was truncated | it is smaller than its header says, and no checkpoint is writing it | nothing: a backup is needed |
+//! | another file system was mounted over the folder | as a deletion or a replacement, but the open file still has its name | nothing: all is below the mount |
 //! | the index of the log or the lock was removed | the name has none or another inode | nothing: all is in its place |
 //!
 //! A hard link that is added later is no fault: the lock is on the file, and the start refuses a file with two names.
@@ -49,8 +52,7 @@
 //! the file that has the name then.
 //!
 //! The mark is the `application_id` in the header, which every start increases. Nothing else changes it, so it shows
-//! a copy of another database and a backup from before the start. It does not show a backup of a later time. The size
-//! shows nothing: another program may run `vacuum` while the service runs.
+//! a copy of another database and a backup from before the start. It does not show a backup of a later time.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -89,6 +91,10 @@ pub enum Fault {
     Overwritten,
     /// `-wal` was removed or replaced.
     Log,
+    /// `-wal` was truncated: pages of commits are missing.
+    LogTruncated,
+    /// The database was truncated.
+    Truncated,
     /// `-shm` was removed or replaced.
     Index,
     /// `.lock` was removed or replaced.
@@ -96,6 +102,11 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Whether a checkpoint would copy a log that does not belong to the database, or that has holes.
+    pub const fn forbids_checkpoint(self) -> bool {
+        matches!(self, Self::Overwritten | Self::LogTruncated | Self::Truncated)
+    }
+
     /// Returns what happened to the files of the database at `path`.
     pub fn describe(self, path: &Path) -> String {
         let path = path.display();
@@ -104,6 +115,8 @@ impl Fault {
             Self::Replaced => "the database PATH was replaced by another file",
             Self::Overwritten => "the database PATH was overwritten",
             Self::Log => "PATH-wal, the log of the database, was deleted or replaced",
+            Self::LogTruncated => "PATH-wal, the log of the database, was truncated",
+            Self::Truncated => "the database PATH was truncated",
             Self::Index => "PATH-shm, the index of the database's log, was deleted or replaced",
             Self::Lock => "PATH.lock, the lock of the database, was deleted or replaced",
         };
@@ -128,6 +141,10 @@ pub struct Files {
     log: [Identity; 2],
     /// Marks that the header can have: the one on disk at the start, and that of this process.
     marks: [[u8; 4]; 2],
+    /// `-wal`. SQLite has no locks on it.
+    wal: File,
+    /// `-shm`. It is closed after every connection: closing it drops their locks on it.
+    index: File,
 }
 
 impl Locks {
@@ -166,7 +183,8 @@ impl Locks {
         };
         let log = [identity("-wal")?, identity("-shm")?];
         let marks = [read_mark(&self.database).unwrap_or_default(), mark.to_be_bytes()];
-        Ok(Files { path: path.to_owned(), locks: self, log, marks })
+        let (wal, index) = (File::open(beside(path, "-wal"))?, File::open(beside(path, "-shm"))?);
+        Ok(Files { path: path.to_owned(), locks: self, log, marks, wal, index })
     }
 }
 
@@ -188,10 +206,31 @@ impl Files {
                 return Err(fault);
             }
         }
+        self.check_sizes()?;
         let lock = self.locks.lock.metadata().map(|lock| (lock.dev(), lock.ino()));
         match (identity(&beside(&self.path, ".lock")), lock) {
             (Ok(found), Ok(lock)) if found != Some(lock) => Err(Fault::Lock),
             _ => Ok(()),
+        }
+    }
+
+    /// Compares the log and the size of the database with what the index of the log says. The size of the log is not enough:
+    /// the next commit after a truncation writes behind a hole. So samples of its frames are compared as well.
+    ///
+    /// It is correct also while this or another process commits or checkpoints. The index is changed after the frames are
+    /// written, before the log is truncated, and before and after a checkpoint writes the database. So an index that is the same before and
+    /// after the comparison describes both files.
+    pub fn check_sizes(&self) -> Result<(), Fault> {
+        let Some(index) = LogIndex::read(&self.index) else { return Ok(()) };
+        let is_whole = index.describes(&self.wal);
+        let database = index.is_at_rest().then(|| database_sizes(&self.locks.database)).flatten();
+        if LogIndex::read(&self.index).as_ref() != Some(&index) {
+            return Ok(());
+        }
+        match database {
+            _ if !is_whole => Err(Fault::LogTruncated),
+            Some((size, needed)) if size < needed => Err(Fault::Truncated),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -208,6 +247,19 @@ impl Files {
             || "nothing is lost: start again, and leave the files beside the database alone".to_owned();
         let rescued = match fault {
             Fault::Overwritten => self.set_log_aside(),
+            Fault::Gone | Fault::Replaced if self.is_covered() => {
+                return format!(
+                    "the folder of the database {path} is no longer the one that was opened: another file system is \
+                     mounted over it. Nothing is lost: unmount it, and start again"
+                );
+            }
+            Fault::LogTruncated => Ok(format!(
+                "the commits that it held are lost. The next start opens the database without them; restore a backup as \
+                 {path} if you have a newer one"
+            )),
+            Fault::Truncated => Ok(format!(
+                "restore a backup as {path}, or copy what is readable with `sqlite3 {path} .recover | sqlite3 new.db`"
+            )),
             Fault::Gone | Fault::Replaced => empty_log().and_then(|()| self.keep_open_file()),
             Fault::Log => empty_log().map(|()| nothing_lost()),
             // The next start reads the log.
@@ -217,6 +269,13 @@ impl Files {
             format!("its contents could not be saved ({error}): restore a backup as {path}, and start again")
         });
         format!("{}; {rescued}", fault.describe(&self.path))
+    }
+
+    /// Whether the open file still has the name of the database, below another file system.
+    fn is_covered(&self) -> bool {
+        let database = &self.locks.database;
+        let link = fs::read_link(format!("/proc/self/fd/{}", database.as_raw_fd()));
+        database.metadata().is_ok_and(|open| open.nlink() > 0) && link.is_ok_and(|link| link == self.path)
     }
 
     /// Says where the open file is. If it has no name, copies it to a new file first.
@@ -291,6 +350,107 @@ impl Files {
         unlock_file(&self.locks.database);
         let _ = flock(&self.locks.lock, FlockOperation::Unlock);
     }
+}
+
+/// The header of `-shm` (<https://sqlite.org/walformat.html>): the state of the log.
+#[derive(Debug, PartialEq, Eq)]
+struct LogIndex {
+    page_size: u64,
+    /// Number of pages in the log.
+    frames: u32,
+    /// Random number of the current contents of the log. The log and each of its frames repeat it.
+    salt: [u8; 8],
+    /// Number of pages of the log that are copied into the database.
+    copied: u32,
+    /// Number of pages of the log that the last checkpoint began to copy.
+    to_copy: u32,
+}
+
+impl LogIndex {
+    /// Returns `None` for a header that cannot be read or is being written: then its two copies differ.
+    fn read(index: &File) -> Option<Self> {
+        let mut header = [0; 132];
+        index.read_exact_at(&mut header, 0).ok()?;
+        if header[..48] != header[48..96] || header[12] == 0 {
+            return None;
+        }
+        let number = |at: usize| header[at..at + 4].try_into().ok().map(u32::from_ne_bytes);
+        let page_size = u64::from(u16::from_ne_bytes([header[14], header[15]]));
+        // 65,536 is stored as 1.
+        let page_size = if page_size == 1 { 65_536 } else { page_size };
+        Some(Self {
+            page_size,
+            frames: number(16)?,
+            salt: header[32..40].try_into().ok()?,
+            copied: number(96)?,
+            to_copy: number(128)?,
+        })
+    }
+
+    /// Whether the log has this salt at its start and in samples of its frames: the last, those 1, 2, 4 … before it,
+    /// and the first. A hole contains one if fewer frames than it has pages follow it. What cannot be read shows nothing.
+    fn describes(&self, log: &File) -> bool {
+        if self.frames == 0 {
+            return true;
+        }
+        let has_salt = |at: u64| {
+            let mut salt = [0; 8];
+            match log.read_exact_at(&mut salt, at) {
+                Ok(()) => salt == self.salt,
+                Err(error) => error.kind() != io::ErrorKind::UnexpectedEof,
+            }
+        };
+        let samples = (0..32).map_while(|n| self.frames.checked_sub(1 << n)).chain([self.frames]);
+        // Each frame has a header of 24 bytes; the log has one of 32.
+        let at = |frame: u32| 32 + u64::from(frame.saturating_sub(1)) * (24 + self.page_size) + 8;
+        has_salt(16) && samples.filter(|frame| *frame > 0).chain([1]).all(|frame| has_salt(at(frame)))
+    }
+
+    /// Whether no checkpoint is writing to the database, or was interrupted.
+    const fn is_at_rest(&self) -> bool {
+        self.copied == self.to_copy
+    }
+}
+
+/// Returns the size of the database, and the size that its header says. A checkpoint writes the header first.
+fn database_sizes(database: &File) -> Option<(u64, u64)> {
+    let mut header = [0; 32];
+    database.read_exact_at(&mut header, 0).ok()?;
+    let page_size = u64::from(u16::from_be_bytes([header[16], header[17]]));
+    let page_size = if page_size == 1 { 65_536 } else { page_size };
+    let pages = u32::from_be_bytes([header[28], header[29], header[30], header[31]]);
+    Some((database.metadata().ok()?.len(), u64::from(pages) * page_size))
+}
+
+/// Refuses to make a new database where the contents of a deleted or overwritten one were saved: a supervisor starts the
+/// program again before a person has read what to do.
+pub fn refuse_lost_database(path: &Path) -> Result<()> {
+    if path.metadata().is_ok_and(|found| found.len() > 0) {
+        return Ok(());
+    }
+    // A link whose target is missing: the copies lie beside the target.
+    let target = fs::read_link(path)
+        .map_or_else(|_| path.to_owned(), |target| path.parent().unwrap_or(Path::new("")).join(target));
+    let path = target.display();
+    let saved =
+        (1..=COPIES_MAX).map(|n| beside(&target, &format!(".saved-{n}"))).rfind(|saved| saved.exists());
+    if let Some(saved) = saved {
+        bail!(
+            "there is no database {path}, but its contents were saved in {saved} when it was deleted or replaced: to go \
+             on with them, delete {path}-wal and {path}-shm, and rename {saved} to {path}; to begin with an empty \
+             database, delete or move {saved}",
+            saved = saved.display()
+        );
+    }
+    let log = beside(&target, "-wal.old");
+    if log.exists() {
+        bail!(
+            "there is no database {path}, but the log of an overwritten one is in {log}: restore a backup as {path}; to \
+             begin with an empty database, delete or move {log}",
+            log = log.display()
+        );
+    }
+    Ok(())
 }
 
 /// Refuses a file that is a mount point of its own: its log would lie elsewhere.
@@ -375,7 +535,18 @@ fn unlock_file(_file: &File) {}
 fn open_lock(path: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path);
     let file = file.with_context(|| {
-        format!("{} cannot be created; is the folder there and writable?", path.display())
+        let remedy = match fs::metadata(path) {
+            Ok(found) if found.is_file() => {
+                format!(
+                    "cannot be opened: it belongs to the user with number {}; run ringback as that user, or \
+                     delete it while no ringback uses the database",
+                    found.uid()
+                )
+            }
+            Ok(_) => "is not a file; delete or rename it".to_owned(),
+            Err(_) => "cannot be created; is the folder there and writable?".to_owned(),
+        };
+        format!("{} {remedy}", path.display())
     })?;
     if file.metadata()?.permissions().mode() & 0o077 != 0 {
         // A file of another owner stays as it is.

@@ -132,13 +132,7 @@ impl App {
             Dispatcher::new(store.clone(), Arc::clone(&channels), clock.clone(), delivery);
         let (draining, is_draining) = watch::channel(false);
         let (poll_stats, provider_states) = (Arc::clone(&poller), Arc::clone(&poller));
-        // Weak references: the shutdown waits until the components are dropped.
-        let (polls, sends) = (Arc::downgrade(&poller), Arc::downgrade(&dispatcher));
-        let load = move || {
-            let polling = polls.upgrade().map(|poller| poller.load_now()).unwrap_or_default();
-            let sending = sends.upgrade().map(|dispatcher| dispatcher.load_now()).unwrap_or_default();
-            Load { loaded: sending.loaded, in_flight: sending.in_flight, down: sending.down, ..polling }
-        };
+        let load = load_of(&poller, &dispatcher);
         let connections_max = api::CONNECTIONS_MAX.min(shares.connections);
         let api = Arc::new(Api {
             store: store.clone(),
@@ -373,6 +367,17 @@ pub fn open_store(config: &Config, now: Timestamp) -> Result<(Store, Writer)> {
     };
     let keyring = Keyring::new(config.encryption_keys.iter().map(|key| &key.0));
     Store::open(StoreOptions { location, keyring, public_url: config.public_url.clone(), now })
+}
+
+/// Returns a function that returns the current load of the poller and the dispatcher.
+fn load_of(poller: &Arc<Poller>, dispatcher: &Arc<Dispatcher>) -> impl Fn() -> Load + Send + Sync + 'static {
+    // Weak references: the shutdown waits until the components are dropped.
+    let (polls, sends) = (Arc::downgrade(poller), Arc::downgrade(dispatcher));
+    move || {
+        let polling = polls.upgrade().map(|poller| poller.load_now()).unwrap_or_default();
+        let sending = sends.upgrade().map(|dispatcher| dispatcher.load_now()).unwrap_or_default();
+        Load { loaded: sending.loaded, in_flight: sending.in_flight, down: sending.down, ..polling }
+    }
 }
 
 /// Loads definitions and templates, built-in ones and those of the configured folders. Returns every error.

@@ -79,22 +79,7 @@ pub(super) fn decide(
     let failed =
         FailedPoll { job, app: schedule.app, started, is_only_app: queue.turns.is_only_app(schedule.app) };
     let budget = &mut queue.budget;
-    if let Some(error) = meaning.message() {
-        let error = last_error(schedule, &meaning, error, queue.policy.not_found_grace);
-        schedule.rare().last_error = Some(error);
-        // A requested poll of a job for which no watch waits ends, although it failed.
-        decision.refresh = (schedule.watching == 0).then_some(RefreshEnding { job, seen: None });
-    }
-    if let Some(rare) = &mut schedule.rare
-        && let Some(final_poll) = &mut rare.final_poll
-    {
-        final_poll.answered |= http_status.is_some();
-    }
-    if let Some(rare) = &mut schedule.rare
-        && !matches!(meaning, Interpretation::Failed { failure: PollFailure::NotFound, .. })
-    {
-        rare.not_found = None;
-    }
+    decision.on_response(schedule, &meaning, http_status.is_some(), queue.policy.not_found_grace);
     let change = match &meaning {
         Interpretation::Ok(report) => {
             if let Some(rare) = &mut schedule.rare {
@@ -140,14 +125,7 @@ pub(super) fn decide(
     let error = meaning.message().unwrap_or_default();
     log_health(change, &queue.provider, error);
     if let Interpretation::Failed { failure, .. } = &meaning {
-        // A provider that answers some polls and not others must not fill the log.
-        let is_silent = queue.failure_logged
-            || queue.budget.last_ok.is_some_and(|last_ok| now < last_ok.plus(QUIET_AFTER_OK));
-        let has_own_line = matches!(failure, PollFailure::Unauthorized { .. } | PollFailure::NoCredential);
-        if !is_silent && !has_own_line {
-            queue.failure_logged = true;
-            decision.first_error = Some(error.to_owned());
-        }
+        decision.first_error = first_error(queue, failure, error, now);
         let text = public_error(failure, http_status, no_answer, &schedule.name.job_id);
         queue.last_error = Some(ProviderError { at: now, text, answered: http_status.is_some() });
     }
@@ -157,7 +135,47 @@ pub(super) fn decide(
     decision
 }
 
+/// Returns the error of a failed poll if it is logged: the first one of the provider since a success.
+fn first_error(
+    queue: &mut ProviderQueue,
+    failure: &PollFailure,
+    error: &str,
+    now: Timestamp,
+) -> Option<String> {
+    // A provider that answers some polls and not others must not fill the log.
+    let is_silent = queue.failure_logged
+        || queue.budget.last_ok.is_some_and(|last_ok| now < last_ok.plus(QUIET_AFTER_OK));
+    let has_own_line = matches!(failure, PollFailure::Unauthorized { .. } | PollFailure::NoCredential);
+    let is_logged = !is_silent && !has_own_line;
+    queue.failure_logged |= is_logged;
+    is_logged.then(|| error.to_owned())
+}
+
 impl Decision {
+    /// Records what each response says about the job, whatever it means.
+    fn on_response(
+        &mut self,
+        schedule: &mut JobSchedule,
+        meaning: &Interpretation,
+        is_answered: bool,
+        not_found_grace: Duration,
+    ) {
+        if let Some(error) = meaning.message() {
+            let error = last_error(schedule, meaning, error, not_found_grace);
+            schedule.rare().last_error = Some(error);
+            // A requested poll of a job for which no watch waits ends, although it failed.
+            let ended = RefreshEnding { job: self.job, seen: None };
+            self.refresh = (schedule.watching == 0).then_some(ended);
+        }
+        let Some(rare) = &mut schedule.rare else { return };
+        if let Some(final_poll) = &mut rare.final_poll {
+            final_poll.answered |= is_answered;
+        }
+        if !matches!(meaning, Interpretation::Failed { failure: PollFailure::NotFound, .. }) {
+            rare.not_found = None;
+        }
+    }
+
     /// Decides whether the description of a job shows nothing new, a change, or its end.
     fn on_report(&mut self, schedule: &mut JobSchedule, report: &JobReport, raw: Option<Bytes>) {
         let raw = |wanted: bool| raw.filter(|_| wanted).map(|raw| Arc::from(raw.as_ref()));

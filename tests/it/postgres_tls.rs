@@ -258,6 +258,8 @@ async fn a_pooler_in_transaction_mode_is_refused() {
     let port = pooler(server.socket(), &name).await;
     let url = format!("postgres://ringback@127.0.0.1:{port}/{name}?sslmode=disable");
     let folder = tempfile::tempdir().unwrap();
-    let refused = serve(&url, folder.path()).await.expect_err("refused");
+    let authorities = folder.path().join("system.pem");
+    std::fs::write(&authorities, identity().authority).unwrap();
+    let refused = serve(&url, &authorities).await.expect_err("refused");
     assert!(refused.contains("a pooler in transaction mode") && refused.contains("port 5432"), "{refused}");
 }

@@ -190,7 +190,7 @@ fn details(one: &Value, watch: &Value, terminal: Terminal) -> String {
     let to = list(watch, "/destinations").find(|known| !to.is_empty() && text(known, "/id") == to);
     let words = words.join("  ");
     match to.map(|to| format!("{words}  to {}", address(to))) {
-        // Not a beginning of the address: those of one host look alike.
+        // Not a beginning of the address: those of one host are alike.
         Some(all) if terminal.fits(&format!("{:BEFORE$}{all}", "")) => all,
         _ => words,
     }

@@ -96,7 +96,7 @@ impl Verify {
         Err(Failure::Failed(format!("The signature is not valid: {why}.{suspicion}")))
     }
 
-    /// Returns what looks wrong, although it cannot be proved.
+    /// Returns what is probably wrong, although it cannot be proved.
     fn suspicion(&self, body: &[u8]) -> &'static str {
         if body.is_empty() {
             " The body is empty; pass it on stdin."

@@ -5,7 +5,7 @@
 //! for a whole timeout, and the next event to a healthy URL waits as long.
 //!
 //! A destination queue is **quick** if its last attempt was a success within [`QUICK`]. All others, the untried ones
-//! included, are not: nobody knows how long their next attempt takes. The places of an origin are shared by three
+//! included, are not: it is not known how long their next attempt takes. The places of an origin are shared by three
 //! rules ([`Places::free`]); they apply to the places in flight, and in the same way to the loaded deliveries:
 //!
 //! - The queues that are not quick use at most half of the places together. A quick queue therefore always finds a
@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use crate::domain::{hash, per_app_limit};
 
-/// Maximum duration of a quick success. A place that becomes free within it delays nobody noticeably.
+/// Maximum duration of a quick success. A place that becomes free within it delays no other noticeably.
 pub(super) const QUICK: Duration = Duration::from_secs(5);
 
 /// Maximum number of quick queues that are remembered, in each of two generations. A forgotten one counts as untried

@@ -156,7 +156,7 @@ fn conditions(filter: &DeliveryFilter) -> (&'static str, &'static str) {
     }
 }
 
-/// Builds the query for the last delivery that one read of a list looks at. `None`: every row of the index matches.
+/// Builds the query for the last delivery that one read of a list examines. `None`: every row of the index matches.
 pub(super) fn scanned(app: AppNo, filter: &DeliveryFilter) -> Option<Where<'static>> {
     let (by_app, column) = conditions(filter);
     let is_partial = column != "d.status";

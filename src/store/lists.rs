@@ -3,8 +3,8 @@
 //! - **Rows and bytes.** A page ends when it has the requested number of rows, or when the next row would make it
 //!   larger than [`PAGE_BYTES`]; it has at least one row. Rows behind the end are not read into memory.
 //! - **Time.** A filter for which no index exists can match few rows or none, and then the whole list would be read
-//!   for one page. A read therefore looks at no more than [`SCAN_MAX`] rows: an index tells the id at which they end,
-//!   and the query has this id as a bound. If the page is not full then, the next rows are looked at in another read,
+//!   for one page. A read therefore examines no more than [`SCAN_MAX`] rows: an index tells the id at which they end,
+//!   and the query has this id as a bound. If the page is not full then, the next rows are examined in another read,
 //!   for which the app waits its turn ([`FairSemaphore`](super::db::FairSemaphore)). After [`SCANS_MAX`] reads the
 //!   page ends as it is, perhaps without a row, and says where the next one begins.
 //!
@@ -18,7 +18,7 @@ use crate::domain::AppNo;
 /// Largest size of the rows of a page, in bytes. 200 ordinary rows fit.
 const PAGE_BYTES: usize = 1024 * 1024;
 
-/// Largest number of rows that one read looks at: some milliseconds.
+/// Largest number of rows that one read examines: some milliseconds.
 pub(super) const SCAN_MAX: u32 = 5_000;
 
 /// Largest number of reads for one page.
@@ -47,7 +47,7 @@ pub(super) enum End<C> {
     List,
     /// The page is full, and the next one begins after this position.
     Full(C),
-    /// The rows up to this position were looked at, and more follow.
+    /// The rows up to this position were examined, and more follow.
     Scanned(C),
 }
 
@@ -110,7 +110,7 @@ impl<T> Fitting<T> {
         ListPage { rows: self.rows, next }
     }
 
-    /// Makes the part of a page. `scanned` is where the query ended, if it did not look at all rows.
+    /// Makes the part of a page. `scanned` is where the query ended, if it did not examine all rows.
     pub(super) fn part<C>(self, position: impl Fn(&T) -> C, scanned: Option<C>) -> Part<T, C> {
         let end = match (self.rows.last(), scanned) {
             (Some(last), _) if self.is_cut => End::Full(position(last)),

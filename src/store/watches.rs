@@ -168,7 +168,7 @@ impl Index {
     }
 }
 
-/// Builds the query for the last watch that one read of a list looks at. `None`: the list has no rows that do not
+/// Builds the query for the last watch that one read of a list examines. `None`: the list has no rows that do not
 /// match, or few.
 pub(super) fn scanned(app: AppNo, filter: &WatchFilter, index: Index) -> Option<Where<'_>> {
     let has_others = filter.provider.is_some() || filter.job_id.is_some();

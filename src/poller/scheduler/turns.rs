@@ -14,7 +14,7 @@
 //! another app has jobs at the provider, an app gets no more than [`Budget::share`] of them.
 //!
 //! **A job of several apps** takes turns with each of them: its polls wait in the queues of up to [`APPS_OF_A_JOB`]
-//! apps, and the first of them whose turn it is polls the job. Nobody delays the job of another app by watching it.
+//! apps, and the first of them whose turn it is polls the job. No app delays the job of another by watching it.
 //!
 //! An entry is stale if its time is not the time in the job's schedule any more, as in the heaps of the scheduler.
 //!

@@ -346,7 +346,7 @@ impl Files {
 
     /// Releases the locks. The descriptor of the database stays open as long as a connection.
     pub fn release(&self) {
-        // The database first: whoever gets the lock of the file beside it gets both.
+        // The database first: the process that gets the lock of the file beside it gets both.
         unlock_file(&self.locks.database);
         let _ = flock(&self.locks.lock, FlockOperation::Unlock);
     }

@@ -91,6 +91,17 @@ pub struct Budget {
     failures: FailureStreak,
 }
 
+/// The places of a provider's concurrency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Number of places without a poll.
+    pub free: u32,
+    /// Maximum number of places of one app while another app has jobs.
+    pub share: u32,
+    /// Maximum number of places that are left free for apps without a poll in flight.
+    pub reserve: u32,
+}
+
 impl Budget {
     /// Creates a budget with an empty bucket: before a restart or a change of owner, the bucket may just have
     /// been used up.
@@ -167,11 +178,17 @@ impl Budget {
         if allowed > micros(start) + 999 { Timestamp::from_millis(allowed.div_euclid(1000)) } else { start }
     }
 
-    /// Returns the number of polls that one app may have in flight while another app has jobs here: all but an eighth,
-    /// and at least one less than all.
-    pub fn share(&self) -> u32 {
+    /// Returns the places of polls in flight. An eighth, and at least one if there are several, is reserved for other
+    /// apps.
+    pub fn places(&self) -> Places {
         let total = self.limits.concurrency;
-        if total > 1 { total - (total / 8).max(1) } else { total }
+        let reserve = if total > 1 { (total / 8).max(1) } else { 0 };
+        Places { free: total.saturating_sub(self.in_flight), share: total - reserve, reserve }
+    }
+
+    /// Returns whether no poll ever starts.
+    pub fn is_off(&self) -> bool {
+        self.limits.concurrency == 0
     }
 
     /// Requests the start of a poll. A granted poll is counted until [`Self::release`].
@@ -407,7 +424,7 @@ mod tests {
 
     #[test]
     fn one_app_leaves_a_place_for_another() {
-        let share = |concurrency| Budget::new(limits(1, 1, concurrency), at(0)).share();
+        let share = |concurrency| Budget::new(limits(1, 1, concurrency), at(0)).places().share;
         assert_eq!([0, 1, 2, 4, 8, 16].map(share), [0, 1, 1, 3, 7, 14]);
     }
 

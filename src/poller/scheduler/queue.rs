@@ -326,7 +326,7 @@ impl ProviderQueue {
             }
         }
         while self.budget.check(now) == Permit::Granted
-            && let Some((app, kind, (at, job))) = self.turns.next(self.budget.share())
+            && let Some((app, kind, (at, job))) = self.turns.next(self.budget.places())
         {
             let is_valid = is_scheduled(jobs, kind, at, job);
             let Some(found) = jobs.get_mut(&job).filter(|_| is_valid) else {
@@ -418,7 +418,7 @@ impl ProviderQueue {
             let Reverse((at, _)) = *heap.peek()?;
             if at > now { Some(at) } else { permitted() }
         };
-        let waiting = self.turns.next(self.budget.share()).and_then(|_| permitted());
+        let waiting = self.turns.next(self.budget.places()).and_then(|_| permitted());
         [first(&self.polls), first(&self.expiries), waiting].into_iter().flatten().min()
     }
 
@@ -428,7 +428,7 @@ impl ProviderQueue {
         let has_final = found.rare.as_ref().is_some_and(|rare| rare.final_poll.is_some());
         let expires_at = found.terms.filter(|_| !has_final).map_or(NEVER, |terms| terms.expires_at);
         let at = found.poll_at.min(expires_at);
-        if found.watching == 0 || found.in_flight || at == NEVER || self.budget.share() == 0 {
+        if found.watching == 0 || found.in_flight || at == NEVER || self.budget.is_off() {
             return None;
         }
         let ahead = if at <= now { self.turns.ahead(found.app, (at, job)) } else { 0 };

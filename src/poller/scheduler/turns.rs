@@ -10,19 +10,22 @@
 //! and in any case of the same app in its next turn. A final poll is urgent, because it delays the end of a watch. But a
 //! client that registers watches of one second needs one for each watch.
 //!
-//! **One app leaves a place for another.** Polls that take long occupy the places of the provider's concurrency. While
-//! another app has jobs at the provider, an app gets no more than [`Budget::share`] of them.
+//! **The apps leave places for one another.** Polls that take long occupy the places of the provider's concurrency. While
+//! another app has jobs at the provider, an app gets no more than a share of them. Two apps could still use up all, and
+//! a third would wait for the end of a slow poll. So an app that has a poll in flight also leaves one place for each
+//! app that has jobs and no poll in flight. [`Budget::places`] has both limits.
 //!
 //! **A job of several apps** takes turns with each of them: its polls wait in the queues of up to [`APPS_OF_A_JOB`]
 //! apps, and the first of them whose turn it is polls the job. No app delays the job of another by watching it.
 //!
 //! An entry is stale if its time is not the time in the job's schedule any more, as in the heaps of the scheduler.
 //!
-//! [`Budget::share`]: crate::poller::budget::Budget::share
+//! [`Budget::places`]: crate::poller::budget::Budget::places
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use crate::domain::{AppNo, JobNo, Timestamp};
+use crate::poller::budget::Places;
 
 /// Number of apps in whose queues one job waits. If more watch it, the newest replaces another.
 pub const APPS_OF_A_JOB: usize = 8;
@@ -54,6 +57,8 @@ pub struct Turns {
     entries: usize,
     /// Number of jobs, each counted for each of its apps.
     jobs: usize,
+    /// Number of apps with jobs and without a poll in flight.
+    idle_apps: usize,
 }
 
 /// The polls of one app.
@@ -68,6 +73,10 @@ struct AppTurns {
 }
 
 impl AppTurns {
+    fn is_idle(&self) -> bool {
+        self.jobs > 0 && self.in_flight == 0
+    }
+
     fn queue(&mut self, kind: PollKind) -> &mut VecDeque<Entry> {
         match kind {
             PollKind::Scheduled => &mut self.scheduled,
@@ -79,16 +88,26 @@ impl AppTurns {
 impl Turns {
     /// Adds a job of an app.
     pub fn add_job(&mut self, app: AppNo) {
-        self.apps.entry(app).or_default().jobs += 1;
         self.jobs += 1;
+        self.change(app, |found| found.jobs += 1);
     }
 
     /// Removes a job of an app.
     pub fn remove_job(&mut self, app: AppNo) {
-        let Some(found) = self.apps.get_mut(&app) else { return };
-        found.jobs = found.jobs.saturating_sub(1);
+        if !self.apps.contains_key(&app) {
+            return;
+        }
         self.jobs = self.jobs.saturating_sub(1);
+        self.change(app, |found| found.jobs = found.jobs.saturating_sub(1));
         self.forget(app);
+    }
+
+    /// Changes the numbers of an app, and counts the idle apps again.
+    fn change(&mut self, app: AppNo, change: impl FnOnce(&mut AppTurns)) {
+        let found = self.apps.entry(app).or_default();
+        let was_idle = found.is_idle();
+        change(found);
+        self.idle_apps = self.idle_apps + usize::from(found.is_idle()) - usize::from(was_idle);
     }
 
     /// Returns whether no other app than `app` has jobs.
@@ -110,12 +129,16 @@ impl Turns {
         self.entries += 1;
     }
 
-    /// Returns the app whose turn it is, and the poll at the front of its queue. An app with `share` polls in flight
-    /// has no turn while another app has jobs.
-    pub fn next(&self, share: u32) -> Option<(AppNo, PollKind, Entry)> {
+    /// Returns the app whose turn it is, and the poll at the front of its queue. An app that has to leave the free
+    /// places to others has no turn.
+    pub fn next(&self, places: Places) -> Option<(AppNo, PollKind, Entry)> {
         let is_alone = self.apps.len() <= 1;
+        let left_free = places.reserve.min(u32::try_from(self.idle_apps).unwrap_or(u32::MAX));
+        let may_start = |found: &AppTurns| {
+            found.in_flight < places.share && (found.in_flight == 0 || places.free > left_free)
+        };
         let app_of = |turns: &BTreeSet<(u64, AppNo)>| {
-            let has_place = |app: &AppNo| is_alone || self.apps.get(app).is_some_and(|a| a.in_flight < share);
+            let has_place = |app: &AppNo| is_alone || self.apps.get(app).is_some_and(may_start);
             turns.iter().map(|(_, app)| *app).find(has_place)
         };
         if self.last_was_final
@@ -145,10 +168,10 @@ impl Turns {
     pub fn start(&mut self, app: AppNo, kind: PollKind) {
         let Some(found) = self.apps.get_mut(&app) else { return };
         self.entries -= usize::from(found.queue(kind).pop_front().is_some());
-        found.in_flight += 1;
         found.last_was_final = kind == PollKind::Final;
         self.last_was_final = found.last_was_final;
         let turn = found.turn;
+        self.change(app, |found| found.in_flight += 1);
         self.turn = self.turn.max(turn);
         self.reinsert(app, turn + 1);
     }
@@ -161,9 +184,10 @@ impl Turns {
 
     /// Records the end of a poll that an app has started.
     pub fn release(&mut self, app: AppNo) {
-        let Some(found) = self.apps.get_mut(&app) else { return };
-        found.in_flight = found.in_flight.saturating_sub(1);
-        self.forget(app);
+        if self.apps.contains_key(&app) {
+            self.change(app, |found| found.in_flight = found.in_flight.saturating_sub(1));
+            self.forget(app);
+        }
     }
 
     /// Moves an app whose front has changed to its place among the others.
@@ -269,11 +293,13 @@ mod tests {
         turns
     }
 
-    /// Starts up to `count` polls, and returns the app of each; a final poll has a negative number.
-    fn started(turns: &mut Turns, share: u32, count: usize) -> Vec<i64> {
+    /// Starts up to `count` polls in `total` places, and returns the app of each; a final poll has a negative number.
+    fn started(turns: &mut Turns, total: u32, count: usize) -> Vec<i64> {
         let mut apps = Vec::new();
         while apps.len() < count
-            && let Some((app, kind, _)) = turns.next(share)
+            && let free = total - turns.apps.values().map(|app| app.in_flight).sum::<u32>()
+            && free > 0
+            && let Some((app, kind, _)) = turns.next(Places { free, share: total - 1, reserve: 2 })
         {
             turns.start(app, kind);
             apps.push(if kind == PollKind::Final { -app.0 } else { app.0 });
@@ -310,18 +336,39 @@ mod tests {
     #[test]
     fn an_app_uses_its_share_while_another_has_jobs() {
         let mut turns = turns(&[(1, 20, 0)]);
-        assert_eq!(started(&mut turns, 7, 8).len(), 8, "an app that is alone uses all");
+        assert_eq!(started(&mut turns, 8, 8).len(), 8, "an app that is alone uses all");
         turns.add_job(AppNo(2));
-        assert_eq!(started(&mut turns, 7, 8), [0; 0]);
+        assert_eq!(started(&mut turns, 8, 8), [0; 0]);
         turns.release(AppNo(1));
         turns.release(AppNo(1));
-        assert_eq!(started(&mut turns, 7, 8), [1]);
+        assert_eq!(started(&mut turns, 8, 8), [1]);
         turns.push(AppNo(2), PollKind::Scheduled, entry(1));
-        assert_eq!(started(&mut turns, 7, 8), [2]);
+        assert_eq!(started(&mut turns, 8, 8), [2]);
         assert_eq!((turns.in_flight(AppNo(1)), turns.in_flight(AppNo(2))), (7, 1));
         turns.release(AppNo(2));
         turns.remove_job(AppNo(2));
-        assert_eq!(started(&mut turns, 7, 1), [1], "alone again");
+        assert_eq!(started(&mut turns, 8, 1), [1], "alone again");
+    }
+
+    #[test]
+    fn two_apps_with_slow_polls_leave_places_for_two_others() {
+        let mut turns = turns(&[(1, 20, 0), (2, 20, 0)]);
+        turns.add_job(AppNo(3));
+        turns.add_job(AppNo(4));
+        assert_eq!(started(&mut turns, 8, 20).len(), 6);
+        turns.push(AppNo(3), PollKind::Scheduled, entry(1));
+        turns.push(AppNo(4), PollKind::Scheduled, entry(2));
+        assert_eq!(started(&mut turns, 8, 20), [3, 4]);
+        // An app without jobs needs no place.
+        turns.release(AppNo(4));
+        turns.remove_job(AppNo(4));
+        assert_eq!(started(&mut turns, 8, 20).len(), 1);
+        // With a single place, the apps take turns.
+        let mut turns = self::turns(&[(1, 2, 0), (2, 2, 0)]);
+        assert_eq!(turns.next(Places { free: 1, share: 1, reserve: 0 }).map(|(app, ..)| app), Some(AppNo(1)));
+        turns.start(AppNo(1), PollKind::Scheduled);
+        turns.release(AppNo(1));
+        assert_eq!(turns.next(Places { free: 1, share: 1, reserve: 0 }).map(|(app, ..)| app), Some(AppNo(2)));
     }
 
     #[test]
@@ -333,7 +380,7 @@ mod tests {
             turns.remove_job(AppNo(1));
         }
         assert!(turns.apps.is_empty() && turns.waiting.is_empty() && turns.scheduled.is_empty());
-        assert_eq!((turns.entries, turns.jobs), (0, 0));
+        assert_eq!((turns.entries, turns.jobs, turns.idle_apps), (0, 0, 0));
     }
 
     #[test]
@@ -344,6 +391,7 @@ mod tests {
             turns.drop_stale(10, |_, (_, job)| job == JobNo(0));
             assert!(turns.entries <= 2 + 10 + 2, "{}", turns.entries);
         }
-        assert_eq!(turns.next(1), Some((AppNo(1), PollKind::Scheduled, entry(0))));
+        let places = Places { free: 1, share: 1, reserve: 0 };
+        assert_eq!(turns.next(places), Some((AppNo(1), PollKind::Scheduled, entry(0))));
     }
 }

@@ -1,5 +1,7 @@
 //! Transactions, as the statements see them.
 
+use std::borrow::Cow;
+
 use rusqlite::{CachedStatement, Connection};
 
 use super::error::{Result, StoreError};
@@ -31,7 +33,10 @@ impl Tx<'_> {
 
     /// Inserts each row of values, at once where the database can. No two rows have the same key.
     pub fn insert_each<'v>(&self, sql: RowSql, rows: impl ManyParams<'v>) -> Result<()> {
-        self.update_each(sql, rows).map(|_| ())
+        match self {
+            Self::Sqlite(connection) => insert_in_pieces(connection, sql, rows),
+            Self::Postgres(session) => session.each_row(sql, rows).map(|_| ()),
+        }
     }
 
     /// Updates the row that each row of values selects, at once where the database can. No two rows of values select
@@ -119,6 +124,33 @@ impl Tx<'_> {
     }
 }
 
+/// Numbers of rows that SQLite inserts with one statement. For each statement it opens every index of the table, which
+/// takes longer than the insertion of a row.
+const PIECES: [usize; 3] = [16, 4, 1];
+
+fn insert_in_pieces<'v, R: ManyParams<'v>>(connection: &Connection, sql: RowSql, rows: R) -> Result<()> {
+    let rows: Vec<R::Item> = rows.into_iter().collect();
+    let mut rest = rows.as_slice();
+    for size in PIECES {
+        if rest.len() < size {
+            continue;
+        }
+        let text = if size == 1 {
+            Cow::Borrowed(sql.one)
+        } else {
+            Cow::Owned(sql.of_rows(size, rest[0].as_ref().len()))
+        };
+        let mut statement = prepare(connection, &text)?;
+        while rest.len() >= size {
+            let (piece, later) = rest.split_at(size);
+            bind(&mut statement, piece.iter().flat_map(|row| row.as_ref()))?;
+            statement.raw_execute()?;
+            rest = later;
+        }
+    }
+    Ok(())
+}
+
 fn no_row(sql: &str) -> StoreError {
     StoreError::Inconsistent(format!("no row for `{sql}`"))
 }
@@ -132,10 +164,15 @@ fn prepare<'c>(connection: &'c Connection, sql: &str) -> Result<CachedStatement<
     Ok(statement)
 }
 
-fn bind(statement: &mut CachedStatement<'_>, row: &[Value<'_>]) -> Result<()> {
-    debug_assert_eq!(statement.parameter_count(), row.len(), "a value for each parameter");
-    for (index, value) in row.iter().enumerate() {
-        statement.raw_bind_parameter(index + 1, value)?;
+fn bind<'a, 'v: 'a>(
+    statement: &mut CachedStatement<'_>,
+    values: impl IntoIterator<Item = &'a Value<'v>>,
+) -> Result<()> {
+    let mut count = 0;
+    for value in values {
+        count += 1;
+        statement.raw_bind_parameter(count, value)?;
     }
+    debug_assert_eq!(statement.parameter_count(), count, "a value for each parameter");
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Values of SQL parameters and of the columns of a result, and queries with optional conditions.
 
+use std::fmt::Write as _;
+
 use bytes::BytesMut;
 use rusqlite::types::ValueRef;
 use tokio_postgres::types::{FromSql, IsNull, Type, WrongType};
@@ -92,6 +94,26 @@ pub struct RowSql {
 pub enum Parts {
     Insert { into: &'static str, row: &'static str, tail: &'static str },
     Update { update: &'static str, condition: &'static str },
+}
+
+impl RowSql {
+    /// Returns the text of an `insert` of so many rows with so many parameters each.
+    pub fn of_rows(&self, rows: usize, params: usize) -> String {
+        let Parts::Insert { into, row, tail } = self.parts else { return self.one.to_owned() };
+        let mut text = format!("{into} values ");
+        for done in (0..rows).map(|n| n * params) {
+            text.push_str(if done == 0 { "(" } else { ", (" });
+            let mut pieces = row.split('$');
+            text.push_str(pieces.next().unwrap_or_default());
+            for piece in pieces {
+                let digits = piece.len() - piece.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+                let (number, rest) = piece.split_at(digits);
+                let _ = write!(text, "${}{rest}", done + number.parse::<usize>().unwrap_or_default());
+            }
+            text.push(')');
+        }
+        format!("{text} {tail}")
+    }
 }
 
 /// Makes a [`RowSql`]:

@@ -51,7 +51,8 @@ pub use postgres_url::{PostgresUrl, Verification};
 pub use provider::{Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState, credential_variable};
 pub use text::{check_value, decode, file_text, is_hidden, to_utf8, url_error};
 pub use time::{
-    Rate, Timestamp, format_duration, format_rate, parse_duration, parse_rate, parse_retry_after,
+    Rate, Timestamp, format_duration, format_rate, parse_any_duration, parse_duration, parse_rate,
+    parse_retry_after,
 };
 pub use watch::{NewWatch, Terms, TimelineEntry, Watch, WatchStatus};
 pub(crate) use words::{json_string, word_enum};

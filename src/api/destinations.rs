@@ -210,6 +210,8 @@ impl<'a> DestinationReader<'a> {
             });
             own_headers = headers(&mut fields);
         }
+        let of_channels = channels::TABLE.iter().flat_map(|spec| spec.address_fields);
+        of_channels.chain(&["headers", "secret"]).for_each(|name| fields.drop_null(name));
         fields.done();
         let (at, text) = found?;
         let request = self.address(channel, &text, at, errors)?;
@@ -220,7 +222,8 @@ impl<'a> DestinationReader<'a> {
 
 /// Takes the string that stands under exactly one of these names.
 fn one_of(fields: &mut ObjectReader<'_, '_>, names: &[&'static str]) -> Option<(String, String)> {
-    let mut present = names.iter().copied().filter(|name| fields.has(name)).collect::<Vec<_>>().into_iter();
+    let present: Vec<_> = names.iter().copied().filter(|name| fields.has(name)).collect();
+    let mut present = present.into_iter();
     let Some(name) = present.next() else {
         fields.required_text(names[0]);
         return None;

@@ -35,6 +35,10 @@ pub(super) const EXPIRES_IN: (&str, &str) = ("1s", "30d");
 /// The bounds of `pollInterval`.
 const POLL_INTERVAL: (&str, &str) = ("1s", "24h");
 
+/// The fields of a registration that a change of the watch cannot have, besides the destinations.
+pub(super) const FIXED_FIELDS: &[&str] =
+    &["jobId", "provider", "params", "payload", "events", "expectedAt", "pollInterval", "destinationId"];
+
 /// Parses and checks a registration that arrived at `now`. Names are resolved until `until`.
 pub async fn read(
     api: &Api,
@@ -95,15 +99,31 @@ fn parse(
 }
 
 fn provider(api: &Api, fields: &mut ObjectReader<'_, '_>) -> Option<Arc<Definition>> {
-    let name =
-        if fields.has("provider") { fields.text("provider")? } else { api.default_provider().to_owned() };
+    let is_given = fields.has("provider");
+    let name = if is_given { fields.text("provider")? } else { api.default_provider().to_owned() };
     let definition = fields.keep("provider", find_provider(api, &name))?;
-    if definition.needs_credential() && !api.with_credential.contains(&name) {
-        let variable = credential_variable(&name);
-        let detail = format!("the server has no API key for `{name}`; the operator can set {variable}");
-        fields.error("provider", FieldErrorCode::NoCredential, detail);
+    if !is_usable(api, definition) {
+        fields.error("provider", FieldErrorCode::NoCredential, no_credential(api, &name, is_given));
     }
     Some(Arc::clone(definition))
+}
+
+fn is_usable(api: &Api, definition: &Definition) -> bool {
+    !definition.needs_credential() || api.with_credential.contains(&definition.id)
+}
+
+/// Describes that a provider cannot be used, and what to do.
+fn no_credential(api: &Api, name: &str, is_given: bool) -> String {
+    let usable = api.providers.values().filter(|definition| is_usable(api, definition));
+    let usable: Vec<&str> = usable.map(|definition| definition.id.as_str()).collect();
+    if !is_given && !usable.is_empty() {
+        let usable = usable.join(", ");
+        return format!(
+            "the server has no API key for its default provider `{name}`; give `provider`, one of: {usable}"
+        );
+    }
+    let variable = credential_variable(name);
+    format!("the server has no API key for `{name}`; the operator can set {variable}")
 }
 
 /// Finds a provider by its id.

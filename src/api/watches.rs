@@ -379,11 +379,12 @@ pub async fn amend(call: Call) -> Answer {
 fn read_amendment(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Amendment> {
     let raw: &RawValue = serde_json::from_str(text).unwrap_or(RawValue::NULL);
     let mut fields = ObjectReader::read(raw, "", errors)?;
-    if fields.is_empty() {
+    let metadata = fields.take_nullable("metadata");
+    if metadata.is_none() && fields.is_empty() {
         let detail = "must have at least one of: expiresIn, notify, metadata";
         fields.errors.add("", FieldErrorCode::Empty, detail);
     }
-    let metadata = match fields.take_nullable("metadata") {
+    let metadata = match metadata {
         None => None,
         Some(raw) if raw.get() == "null" => Some("{}".to_owned()),
         Some(raw) => fields.keep("metadata", register::check_metadata(raw)),
@@ -395,13 +396,18 @@ fn read_amendment(api: &Api, text: &str, errors: &mut FieldErrors) -> Option<Ame
         }
         notify.list(list, &fields.at("notify"), fields.errors);
     }
-    for field in channels::TABLE.iter().filter_map(|spec| Some(spec.shorthand?.field)) {
-        if fields.take(field).is_some() {
-            let detail = "cannot be changed; add a destination with `notify`";
+    let expires_in = fields.duration("expiresIn", register::EXPIRES_IN);
+    let destinations = channels::TABLE.iter().filter_map(|spec| Some(spec.shorthand?.field));
+    let destinations =
+        destinations.map(|field| (field, "cannot be changed; add a destination with `notify`"));
+    let others = register::FIXED_FIELDS
+        .iter()
+        .map(|field| (*field, "cannot be changed; stop this watch and register the job again"));
+    for (field, detail) in destinations.chain(others) {
+        if fields.take_other(field).is_some() {
             fields.error(field, FieldErrorCode::UnknownField, detail);
         }
     }
-    let expires_in = fields.duration("expiresIn", register::EXPIRES_IN);
     fields.done();
     Some(Amendment { expires_in, notify: notify.requests, metadata })
 }

@@ -4,7 +4,7 @@
 use super::output::Failure;
 use crate::app::configuration_errors;
 use crate::config::{Config, ConfigError, Environment, File, Flags, Source};
-use crate::domain::{Timestamp, parse_duration};
+use crate::domain::{Timestamp, parse_any_duration, parse_duration};
 
 /// Parses `name=value`.
 pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
@@ -13,9 +13,9 @@ pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
     pair.ok_or_else(|| "write it as name=value".to_owned())
 }
 
-/// Checks a duration and returns its text, which the server parses.
+/// Checks the form of a duration and returns its text. The server knows the bounds.
 pub(super) fn duration(text: &str) -> Result<String, String> {
-    parse_duration(text).map(|_| text.to_owned())
+    parse_any_duration(text).map(|_| text.to_owned())
 }
 
 /// Returns the time that an argument names, for the server: a time, or a duration before `now`.

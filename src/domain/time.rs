@@ -105,19 +105,31 @@ impl<'de> Deserialize<'de> for Timestamp {
 /// Units of a duration in milliseconds, the longest first.
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
+/// The duration of one that is too long: 100 years.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
+
 /// Parses a duration: `250ms`, `5s`, `10m`, `2h` or `30d`, a whole number of at least 1 ms. The error is a sentence.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    match parse_any_duration(text)? {
+        Duration::ZERO => Err(format!("`{text}` is too short; the shortest duration is 1ms")),
+        DURATION_MAX => Err(format!("`{text}` is too long")),
+        span => Ok(span),
+    }
+}
+
+/// Parses a duration that can be zero, or too long, for a caller with bounds of its own. One that is too long is
+/// [`DURATION_MAX`].
+pub fn parse_any_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration; write it as 250ms, 5s, 10m, 2h or 30d");
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
     let (_, unit_millis) = UNITS.into_iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
-    let millis = number.checked_mul(unit_millis).filter(|millis| *millis <= 100 * 366 * 86_400_000);
-    match millis {
-        Some(0) => Err(format!("`{text}` is too short; the shortest duration is 1ms")),
-        Some(millis) => Ok(Duration::from_millis(millis)),
-        None => Err(format!("`{text}` is too long")),
+    if number.is_empty() {
+        return Err(wrong());
     }
+    // Digits that are no number are too many.
+    let number = number.parse().unwrap_or(u64::MAX);
+    Ok(Duration::from_millis(number.saturating_mul(unit_millis)).min(DURATION_MAX))
 }
 
 /// Formats a duration in the largest exact unit.
@@ -271,6 +283,11 @@ mod tests {
         }
         for text in ["", "5", "s", "0s", "-1s", "1.5s", "5 s", "5S", "9999999999999d"] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_any_duration("0h"), Ok(Duration::ZERO));
+        for text in ["9999999999999d", "99999999999999999999999s", "36600d"] {
+            assert_eq!(parse_any_duration(text), Ok(DURATION_MAX), "{text}");
+            assert!(parse_duration(text).is_err_and(|why| why.ends_with("is too long")), "{text}");
         }
     }
 

@@ -79,7 +79,7 @@ impl Definition {
         }
         for (name, param) in &self.params {
             let missing = || ParamError::Missing(format!("is required by {}", self.name));
-            let value = match given.get(name) {
+            let value = match given.get(name).filter(|value| !value.is_null()) {
                 None => param.default().cloned().ok_or_else(missing),
                 Some(Value::String(value)) => {
                     param.check(value).map(|()| value.clone()).map_err(ParamError::Invalid)

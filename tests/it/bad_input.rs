@@ -104,7 +104,9 @@ async fn every_invalid_field_has_its_pointer_code_and_reason() {
         (json!({ "metadata": "x" }), "/metadata", "invalid_type", "object"),
         (json!({ "metadata": { "x": "x".repeat(4096) } }), "/metadata", "too_large", "4 KiB"),
         (json!({ "expiresIn": "31d" }), "/expiresIn", "out_of_range", "30d"),
-        (json!({ "expiresIn": "0s" }), "/expiresIn", "invalid_format", ""),
+        (json!({ "expiresIn": "0s" }), "/expiresIn", "out_of_range", "from 1s to 30d"),
+        (json!({ "expiresIn": "99999999d" }), "/expiresIn", "out_of_range", "from 1s to 30d"),
+        (json!({ "pollInterval": "0m" }), "/pollInterval", "out_of_range", "from 1s to 24h"),
         (json!({ "expiresIn": 60 }), "/expiresIn", "invalid_type", "must be a string such as \"60s\""),
         (json!({ "expectedAt": 1_771_426_800 }), "/expectedAt", "invalid_type", "\"2026-02-18T15:00:00Z\""),
         (json!({ "destinationId": "dst_1" }), "/destinationId", "unsupported", "give the address itself"),
@@ -218,6 +220,64 @@ async fn every_invalid_field_has_its_pointer_code_and_reason() {
         assert!(found[0].detail.contains(reason), "{body}: {found:?}");
         assert!(!answer.text().contains("s3cret"), "{}", answer.text());
     }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn null_is_absent_in_every_field_of_every_request() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    let document = t.get_without_key("/openapi.json").await.json();
+    let names = |schema: &str| {
+        let fields = document["components"]["schemas"][schema]["properties"].as_object().unwrap();
+        fields.keys().map(|name| (name.clone(), Value::Null)).collect::<serde_json::Map<_, _>>()
+    };
+    let filled = |schema: &str, given: Value| {
+        let mut object = Value::Object(names(schema));
+        for (name, value) in given.as_object().unwrap() {
+            object[name] = value.clone();
+        }
+        object
+    };
+    let url = t.receiver.url("/hook");
+    let registration = filled("Registration", json!({ "jobId": "job_1", "callbackUrl": url }));
+    t.post("/v1/watches", &registration).await.expect(201);
+    let targets = [json!({ "url": url }), json!({ "type": "webhook", "url": url })];
+    for target in targets.map(|given| filled("TargetObject", given)) {
+        t.post("/v1/watches", &json!({ "jobId": "job_1", "notify": [target] })).await.expect(201);
+    }
+    t.post("/v1/keys", &filled("NewKey", json!({ "scope": "read" }))).await.expect(201);
+    // A required field is missing, and has no other error.
+    let entry = |given: Value| json!({ "jobId": "job_1", "notify": [filled("TargetObject", given)] });
+    for (path, body, pointer) in [
+        ("/v1/watches", filled("Registration", json!({ "callbackUrl": url })), "/jobId"),
+        ("/v1/watches", filled("Registration", json!({ "jobId": "job_1" })), "/callbackUrl"),
+        ("/v1/watches", entry(json!({ "type": null })), "/notify/0/url"),
+        ("/v1/watches", entry(json!({ "type": "email" })), "/notify/0/email"),
+        ("/v1/watches", entry(json!({ "type": "slack" })), "/notify/0/url"),
+        ("/v1/watches/batch", json!({ "watches": null }), "/watches"),
+        ("/v1/apps", json!({ "name": null }), "/name"),
+        ("/v1/keys", filled("NewKey", json!({ "name": null })), "/scope"),
+        ("/v1/deliveries/retry", json!({ "status": null, "since": null }), "/status"),
+    ] {
+        let found = errors(&t.post(path, &body).await.expect(422));
+        let found: Vec<_> = found.iter().map(|error| (&*error.pointer, &*error.code)).collect();
+        assert_eq!(found, [(pointer, "required")], "{path}: {body}");
+    }
+    t.give_up().await;
+}
+
+#[tokio::test]
+async fn a_default_provider_without_a_key_names_those_that_have_one() {
+    let keys = ["REPLICATE", "OPENAI_BATCH"].map(|name| format!("RINGBACK_PROVIDERS__{name}__API_KEY"));
+    let t = Harness::with(&[("MUVI_API_KEY", ""), (&keys[0], "x"), (&keys[1], "x")]).await;
+    let hook = json!({ "jobId": "job_1", "callbackUrl": "https://app.example.com/hook" });
+    let found = errors(&t.post("/v1/watches", &hook).await.expect(422));
+    assert_eq!((found.len(), &*found[0].pointer, &*found[0].code), (1, "/provider", "no_credential"));
+    let says = "its default provider `muvi`; give `provider`, one of: openai-batch, replicate";
+    assert!(found[0].detail.ends_with(says), "{found:?}");
+    let named = errors(&t.post("/v1/watches", &with(&json!({ "provider": "muvi" }))).await.expect(422));
+    assert!(named[0].detail.contains("the operator can set MUVI_API_KEY"), "{named:?}");
     t.finish().await;
 }
 
@@ -582,6 +642,8 @@ async fn an_incomplete_body_is_408_after_the_deadline() {
 
 crate::postgres::on_postgres_too! {
     every_invalid_field_has_its_pointer_code_and_reason,
+    null_is_absent_in_every_field_of_every_request,
+    a_default_provider_without_a_key_names_those_that_have_one,
     all_field_errors_are_reported_at_once,
     a_forbidden_address_is_refused_in_every_spelling,
     a_watch_has_at_most_twenty_destinations,

@@ -134,6 +134,7 @@ async fn an_invalid_change_names_every_field_and_changes_nothing() {
     let metadata = json!({ "x": "x".repeat(4096) });
     for (change, wrong) in [
         (json!({}), vec![""]),
+        (json!({ "expiresIn": null, "notify": null }), vec![""]),
         (json!([]), vec![""]),
         (json!({ "jobId": "job_2", "events": [], "payload": "raw" }), vec!["/jobId", "/events", "/payload"]),
         (json!({ "callbackUrl": hook }), vec!["/callbackUrl"]),
@@ -154,6 +155,11 @@ async fn an_invalid_change_names_every_field_and_changes_nothing() {
         assert_eq!(found, wrong, "{change}");
     }
     assert_eq!(t.shown(&watch).await, before);
+    for field in ["jobId", "provider", "params", "events", "payload", "pollInterval", "expectedAt", "email"] {
+        let found = patch(&t, &watch, &json!({ field: "x" })).await.expect(422)["errors"].clone();
+        let detail = found[0]["detail"].as_str().unwrap();
+        assert!(detail.starts_with("cannot be changed; ") && found[1].is_null(), "{field}: {found}");
+    }
     // A watch has at most 20 destinations.
     let urls = |from: usize, to: usize| -> Value {
         (from..to).map(|n| t.receiver.url(&format!("/{n}"))).collect::<Vec<_>>().into()

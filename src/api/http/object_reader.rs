@@ -10,7 +10,7 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::problem::{FieldErrorCode, FieldErrors, Invalid, not_one_of};
-use crate::domain::{Timestamp, json_fields, parse_duration};
+use crate::domain::{Timestamp, json_fields, parse_any_duration};
 
 /// Maximum nesting of a value: deeper values could exhaust the stack of a recursive reader.
 const DEPTH_MAX: usize = 32;
@@ -82,24 +82,40 @@ impl<'a, 'e> ObjectReader<'a, 'e> {
 
     /// Takes a field; `null` counts as absent.
     pub fn take(&mut self, name: &'static str) -> Option<&'a RawValue> {
-        self.take_nullable(name).filter(|value| value.get() != "null")
+        self.take_nullable(name).filter(|value| !is_null(value))
     }
 
     /// Takes a field that can be `null`.
     pub fn take_nullable(&mut self, name: &'static str) -> Option<&'a RawValue> {
         self.known.push(name);
+        self.take_any(name)
+    }
+
+    /// Takes a field that another object of the API has, and this one does not. No error suggests its name.
+    pub fn take_other(&mut self, name: &str) -> Option<&'a RawValue> {
+        self.take_any(name).filter(|value| !is_null(value))
+    }
+
+    fn take_any(&mut self, name: &str) -> Option<&'a RawValue> {
         let index = self.fields.iter().position(|(known, _)| known == name)?;
         Some(self.fields.swap_remove(index).1)
     }
 
-    /// Whether no field is left.
+    /// Drops a field of the API that this object does not have, if it is `null`: a client may write every field of a
+    /// schema.
+    pub fn drop_null(&mut self, name: &str) {
+        self.fields.retain(|(known, value)| known != name || !is_null(value));
+    }
+
+    /// Whether no field is left, or only fields that are `null`.
     pub fn is_empty(&self) -> bool {
-        self.fields.is_empty()
+        self.fields.iter().all(|(_, value)| is_null(value))
     }
 
     /// Whether the field is there and not `null`.
-    pub fn has(&self, name: &str) -> bool {
-        self.fields.iter().any(|(known, value)| known == name && value.get() != "null")
+    pub fn has(&mut self, name: &'static str) -> bool {
+        self.known.push(name);
+        self.fields.iter().any(|(known, value)| known == name && !is_null(value))
     }
 
     /// Adds an error in a field of this object.
@@ -121,7 +137,6 @@ impl<'a, 'e> ObjectReader<'a, 'e> {
     /// Takes a string that must be there.
     pub fn required_text(&mut self, name: &'static str) -> Option<String> {
         if !self.has(name) {
-            self.known.push(name);
             self.error(name, FieldErrorCode::Required, "is required");
             return None;
         }
@@ -181,8 +196,10 @@ impl<'a, 'e> ObjectReader<'a, 'e> {
         self.fields
     }
 
-    /// Reports each field that is left as unknown.
+    /// Reports each field that is left as unknown. A known field that is left is `null`, which counts as absent.
     pub fn done(mut self) {
+        let known = &self.known;
+        self.fields.retain(|(name, value)| !is_null(value) || !known.contains(&name.as_str()));
         for (name, _) in std::mem::take(&mut self.fields) {
             let detail = format!("there is no such field{}", suggestion(&name, &self.known));
             self.error(&name, FieldErrorCode::UnknownField, detail);
@@ -194,17 +211,19 @@ impl<'a, 'e> ObjectReader<'a, 'e> {
 pub const TIME: &str = "must be an RFC 3339 time, for example 2026-02-18T15:00:00Z";
 const TIME_EXAMPLE: &str = "for example \"2026-02-18T15:00:00Z\"";
 
-/// Parses a duration within bounds. It can be zero if `0s` is its lower bound.
+/// Parses a duration within bounds. It can be zero if `0s` is its lower bound; else zero is out of range.
 pub fn duration(text: &str, (least, most): (&str, &str)) -> Result<Duration, Invalid> {
-    let parse = |text: &str| match text {
-        "0s" if least == "0s" => Ok(Duration::ZERO),
-        text => parse_duration(text).map_err(|detail| (FieldErrorCode::InvalidFormat, detail)),
-    };
+    let parse =
+        |text: &str| parse_any_duration(text).map_err(|detail| (FieldErrorCode::InvalidFormat, detail));
     let span = parse(text)?;
     if (parse(least)?..=parse(most)?).contains(&span) {
         return Ok(span);
     }
     Err((FieldErrorCode::OutOfRange, format!("must be from {least} to {most}")))
+}
+
+fn is_null(value: &RawValue) -> bool {
+    value.get() == "null"
 }
 
 /// Returns the JSON type of a value, with its article.

@@ -9,7 +9,7 @@ use hyper::body::Bytes;
 
 use super::budget::{FailedPoll, backoff};
 use super::provider::PollResponse;
-use super::scheduler::{FINAL_POLL, JobSchedule, ProviderError, ProviderQueue, Scheduler};
+use super::scheduler::{JobSchedule, ProviderError, ProviderQueue, Scheduler};
 use crate::domain::{
     EndingKind, Finding, JobError, JobName, JobNo, JobStatus, Observation, ProviderHealth, Timestamp,
     credential_variable, format_duration, observe,
@@ -95,9 +95,9 @@ pub(super) fn decide(
             let was_known = schedule.known.status != JobStatus::Unknown;
             let error = if was_known { budget.error(failed, now) } else { None };
             let change = budget.authorized().or(error);
-            decision.back_off(schedule);
+            decision.back_off(schedule, queue.policy.min_interval);
             if schedule.watching > 0 && !budget.is_open() && !budget.is_doubtful(now) {
-                decision.on_not_found(schedule, message, queue.policy.not_found_grace);
+                decision.on_not_found(schedule, message, queue.policy.not_found_grace, started);
             }
             change
         }
@@ -107,7 +107,7 @@ pub(super) fn decide(
         } => {
             let change = budget.unauthorized(started, now);
             if !budget.is_paused() {
-                decision.back_off(schedule);
+                decision.back_off(schedule, queue.policy.min_interval);
             }
             change
         }
@@ -116,7 +116,7 @@ pub(super) fn decide(
             None
         }
         Interpretation::Failed { failure: PollFailure::Error, .. } => {
-            decision.back_off(schedule);
+            decision.back_off(schedule, queue.policy.min_interval);
             budget.error(failed, now)
         }
         // It has returned above.
@@ -213,10 +213,18 @@ impl Decision {
     }
 
     /// Ends a job that the provider does not know, if it has reported so often enough and for long enough.
-    fn on_not_found(&mut self, schedule: &mut JobSchedule, message: &str, grace: Duration) {
+    ///
+    /// The time counts from the start of the first such poll, so that a slow answer does not delay the end.
+    fn on_not_found(
+        &mut self,
+        schedule: &mut JobSchedule,
+        message: &str,
+        grace: Duration,
+        started: Timestamp,
+    ) {
         let grace = not_found_grace(schedule, grace);
         let not_found = &mut schedule.rare().not_found;
-        let (polls, since) = not_found.map_or((1, self.now), |(polls, since)| (polls + 1, since));
+        let (polls, since) = not_found.map_or((1, started), |(polls, since)| (polls + 1, since));
         *not_found = Some((polls, since));
         if polls >= GRACE_POLLS && self.now >= since.plus(grace) {
             self.end(EndingKind::NotFound, None, Some(job_error("not_found", message)), None);
@@ -241,15 +249,17 @@ impl Decision {
         let rare = schedule.rare();
         rare.last_error = Some(message.to_owned());
         if let Some(final_poll) = &mut rare.final_poll {
-            final_poll.give_up_at = final_poll.give_up_at.max(self.now.plus(FINAL_POLL));
+            final_poll.extend(self.now);
         }
     }
 
     /// Delays the next poll of a job after a failed one, longer after each failure.
-    fn back_off(&mut self, schedule: &mut JobSchedule) {
+    fn back_off(&mut self, schedule: &mut JobSchedule, min_interval: Duration) {
         let rare = schedule.rare();
         rare.failures = rare.failures.saturating_add(1);
-        self.not_before = self.not_before.max(Some(self.now.plus(backoff(rare.failures))));
+        let wanted = self.now.plus(backoff(rare.failures));
+        let repeat_at = rare.final_poll.map(|poll| poll.repeat_at(wanted, min_interval, self.now));
+        self.not_before = self.not_before.max(repeat_at.or(Some(wanted)));
     }
 }
 
@@ -464,6 +474,34 @@ mod tests {
         assert_eq!(stats.last_error.as_deref(), Some("why"));
         assert_eq!(scheduler.take_due(at(10)), [], "one attempt a minute");
         assert_eq!(scheduler.queues[0].budget.health(at(10)).0, ProviderHealth::Paused);
+    }
+
+    #[test]
+    fn an_unknown_job_whose_watch_expires_early_ends_as_not_found() {
+        // Which of the two takes longer, the first answer or the last, decides nothing.
+        for (first, last) in [(400, 1), (1, 400)] {
+            let mut scheduler = scheduler(1);
+            scheduler.queues[0].policy.not_found_grace = Duration::from_secs(60);
+            // The first poll is the final one.
+            let (mut now, mut polls) = (at(20), Vec::new());
+            let ended = loop {
+                let [Action::Poll(job)] = scheduler.take_due(now)[..] else { panic!("given up at {now}") };
+                polls.push(now.since(at(20)).as_secs());
+                let took = if polls.len() == 1 { first } else { last };
+                let answered = now.plus(Duration::from_millis(took));
+                let response = failed(PollFailure::NotFound, Some(404));
+                let decision = decide(&mut scheduler, job, response, now, answered);
+                let Decision { ended, generation, not_before, .. } = decision;
+                if ended.is_some() {
+                    break ended;
+                }
+                let poll = FinishedPoll { job, generation, ended: false, not_before };
+                scheduler.finish_poll(poll, answered);
+                now = scheduler.next_due(answered).expect("scheduled").max(answered);
+            };
+            assert_eq!(ended.map(|ended| ended.kind), Some(EndingKind::NotFound));
+            assert_eq!(polls.last(), Some(&60), "{polls:?}");
+        }
     }
 
     #[test]

@@ -33,8 +33,10 @@
 //! - The start of the final poll is the *cutoff*. Watches that have expired by then end with the result of
 //!   this poll.
 //! - If the final poll fails, it is repeated. If no poll succeeds within 60 s after the cutoff, the watches end with
-//!   the reason `provider_unreachable`.
-//! - They do not end with this reason while a poll is in flight, because the result of that poll may end the same
+//!   the reason `deadline`, or `provider_unreachable` if the provider has answered none of these polls.
+//! - The last of these polls is made at the end of the 60 s, whatever the backoff, and the watches wait for its answer.
+//!   Without it, milliseconds would decide whether 404 answers have lasted long enough to end the job as `not_found`.
+//! - They do not end without a result while a poll is in flight, because the result of that poll may end the same
 //!   watches.
 //! - If the breaker is open or the credential is paused, the period of 60 s begins at `expires_at`, or at the start
 //!   of the process if that was later.
@@ -49,7 +51,7 @@ mod turns;
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 
-pub(super) use self::queue::{Action, FINAL_POLL, JobSchedule, ProviderError, ProviderQueue};
+pub(super) use self::queue::{Action, JobSchedule, ProviderError, ProviderQueue};
 use self::queue::{Jobs, NEVER};
 use super::schedule::{first_poll, next_poll};
 use crate::clock::SetBackDetector;
@@ -267,6 +269,7 @@ impl Scheduler {
         budget.release();
         turns.release(found.app);
         found.in_flight = false;
+        found.end_last_poll(now);
         let requested = std::mem::take(&mut found.poll_again);
         let polled_at = found.polled_at.unwrap_or(now);
         let soonest = polled_at.plus(policy.min_interval);

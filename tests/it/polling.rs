@@ -511,15 +511,34 @@ async fn a_provider_that_answers_is_not_called_unreachable() {
         ("job_2", Reply::status(500), "HTTP 500"),
     ];
     for (job, reply, says) in table {
-        t.provider.always(job, reply);
+        // A job that the provider has known ends as not found only after 15 minutes.
+        t.provider.processing(job, 0);
         let body = json!({ "jobId": job, "expiresIn": "30s", "callbackUrl": t.receiver.url("/hook") });
         t.register(&body).await;
-        t.pass(seconds(91)).await;
+        t.pass(seconds(29)).await;
+        t.provider.always(job, reply);
+        t.pass(seconds(61)).await;
         let hit = t.receiver.next().await;
         assert_eq!(hit.event(), "watch.expired");
         let error = &hit.json()["data"]["error"];
         assert_eq!(error["code"], "deadline");
         assert!(error["message"].as_str().unwrap().contains(says), "{error}");
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn an_unknown_job_ends_as_not_found_also_if_its_watch_expires() {
+    let t = Harness::start().await;
+    for (job, expires_in, ends_at) in [("job_1", "1s", 61), ("job_2", "8s", 68)] {
+        t.provider.always(job, error(404, "JOB_NOT_FOUND", "Job not found"));
+        let body = json!({ "jobId": job, "expiresIn": expires_in, "callbackUrl": t.receiver.url("/hook") });
+        let registered_at = t.now();
+        t.register(&body).await;
+        t.pass(seconds(80)).await;
+        let hit = t.receiver.next().await;
+        assert_eq!(hit.event(), "job.not_found", "{expires_in}");
+        assert_eq!(hit.at.since(registered_at), seconds(ends_at), "{:?}", t.provider.polls(job));
     }
     t.finish().await;
 }
@@ -653,6 +672,7 @@ crate::postgres::on_postgres_too! {
     each_watch_has_its_own_expiry,
     a_failed_final_poll_is_repeated_for_a_minute,
     a_provider_that_answers_is_not_called_unreachable,
+    an_unknown_job_ends_as_not_found_also_if_its_watch_expires,
     a_watch_expires_while_the_credential_is_paused,
     a_restart_rebuilds_the_schedules_from_the_database,
     a_watch_that_expired_during_a_downtime_gets_its_final_poll,

@@ -12,7 +12,10 @@ use crate::poller::budget::{Budget, Permit};
 use crate::telemetry::traces::Context;
 
 /// Time for which a final poll that fails is repeated.
-pub const FINAL_POLL: Duration = Duration::from_secs(60);
+const FINAL_POLL: Duration = Duration::from_secs(60);
+
+/// Longest time for which the end of that period waits for the turn of a last poll that is due.
+const LAST_POLL_WAIT: Duration = Duration::from_secs(10);
 
 /// Number of stale entries that a heap may always contain.
 pub const SLACK: usize = 1_024;
@@ -76,6 +79,26 @@ pub struct FinalPoll {
     pub give_up_at: Timestamp,
     /// Whether the provider has answered a poll since the cutoff.
     pub answered: bool,
+    /// Whether the period is over, and the watches wait only for the answer of a last poll.
+    pub is_last: bool,
+}
+
+impl FinalPoll {
+    fn new(cutoff: Timestamp, give_up_at: Timestamp) -> Self {
+        Self { cutoff, give_up_at, answered: false, is_last: false }
+    }
+
+    /// Starts the period again: a poll could not be made.
+    pub fn extend(&mut self, now: Timestamp) {
+        (self.give_up_at, self.is_last) = (self.give_up_at.max(now.plus(FINAL_POLL)), false);
+    }
+
+    /// Returns when a failed poll is repeated that need not be repeated before `wanted`: at the latest at the end of the
+    /// period. A poll shortly before would leave no time for one at the end.
+    pub fn repeat_at(&self, wanted: Timestamp, min_interval: Duration, now: Timestamp) -> Timestamp {
+        let is_too_late = wanted.plus(min_interval) > self.give_up_at;
+        if is_too_late && self.give_up_at > now { self.give_up_at } else { wanted }
+    }
 }
 
 impl JobSchedule {
@@ -172,6 +195,14 @@ impl JobSchedule {
     pub fn record_start(&mut self, at: Timestamp) {
         self.polled_at = Some(at);
         self.polls = self.polls.saturating_add(1);
+    }
+
+    /// Ends the wait for a last poll that was answered, or has failed.
+    pub fn end_last_poll(&mut self, now: Timestamp) {
+        let final_poll = self.rare.as_mut().and_then(|rare| rare.final_poll.as_mut());
+        if let Some(poll) = final_poll.filter(|poll| poll.is_last) {
+            poll.give_up_at = poll.give_up_at.min(now);
+        }
     }
 
     /// Returns the time of the next step of the expiry: the final poll, or the end of the watches without its result.
@@ -342,8 +373,7 @@ impl ProviderQueue {
             let has_final = found.rare.as_ref().is_some_and(|rare| rare.final_poll.is_some());
             if !has_final && found.expiry_at <= now {
                 found.expiry_at = NEVER;
-                let give_up_at = now.plus(FINAL_POLL);
-                found.rare().final_poll = Some(FinalPoll { cutoff: now, give_up_at, answered: false });
+                found.rare().final_poll = Some(FinalPoll::new(now, now.plus(FINAL_POLL)));
             }
             actions.push(Action::Poll(job));
         }
@@ -374,9 +404,16 @@ impl ProviderQueue {
             if found.in_flight {
                 // Nothing is decided about a job that is being polled; the end of the poll schedules it again.
                 found.expiry_at = NEVER;
+            } else if let Some(poll) =
+                final_poll.filter(|poll| !held_back && !poll.is_last && found.poll_at <= at)
+            {
+                // The poll is due at this moment: its answer decides, and not which of both comes first.
+                let give_up_at = at.plus(LAST_POLL_WAIT);
+                found.rare().final_poll = Some(FinalPoll { give_up_at, is_last: true, ..poll });
+                self.schedule_expiry(job, found);
             } else if let Some(poll) = final_poll {
                 found.expiry_at = NEVER;
-                found.rare().final_poll = Some(FinalPoll { give_up_at: NEVER, ..poll });
+                found.rare().final_poll = Some(FinalPoll { give_up_at: NEVER, is_last: false, ..poll });
                 actions.push(Action::GiveUp(job, poll.cutoff));
             } else if held_back {
                 self.schedule_held_back(job, found, started_at, now);
@@ -400,7 +437,7 @@ impl ProviderQueue {
             return;
         }
         let give_up_at = due_at.max(started_at).plus(FINAL_POLL);
-        found.rare().final_poll = Some(FinalPoll { cutoff: now, give_up_at, answered: false });
+        found.rare().final_poll = Some(FinalPoll::new(now, give_up_at));
         self.schedule_expiry(job, found);
         let poll_at = found.poll_at.min(now);
         self.schedule_poll(job, found, poll_at);

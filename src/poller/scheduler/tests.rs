@@ -182,8 +182,31 @@ fn a_final_poll_that_fails_is_repeated_for_a_minute() {
             ref other => panic!("{other:?}"),
         }
     };
-    assert_eq!((given_up, now), (Action::GiveUp(JobNo(1), at(3)), 63));
+    assert_eq!((given_up, now), (Action::GiveUp(JobNo(1), at(3)), 64), "after the answer of the poll at 63");
     assert!(polls > 3);
+}
+
+#[test]
+fn the_end_of_the_minute_waits_for_the_turn_of_a_last_poll() {
+    for (turn, given_up) in [(66, 67), (1_000, 73)] {
+        let mut scheduler = scheduler(at(0));
+        scheduler.watch(facts(1, 0, 0, Some(terms(3))), 0);
+        assert_eq!(scheduler.take_due(at(3)), [poll(1)]);
+        scheduler.started(1, 3).rare().failures = 1;
+        scheduler.finish(1, 0, false, Some(at(63)), 4);
+        scheduler.queues[0].budget.rate_limited(Some(Duration::from_secs(turn - 4)), at(4), at(4));
+        let mut actions = Vec::new();
+        for now in 4..80 {
+            for due in scheduler.take_due(at(now)) {
+                actions.push((now, due));
+                if due == poll(1) {
+                    scheduler.failed(1, now, now + 1);
+                }
+            }
+        }
+        let first = actions.iter().find(|(_, due)| *due != poll(1));
+        assert_eq!(first, Some(&(given_up, Action::GiveUp(JobNo(1), at(3)))), "{actions:?}");
+    }
 }
 
 #[test]

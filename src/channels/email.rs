@@ -260,7 +260,12 @@ fn classify(stage: Stage, failure: Failure) -> (Outcome, String, String) {
             let distrusted =
                 matches!(stage, Stage::Tls | Stage::StartTls) && matches!(error, SendError::Tls(_));
             let is_ours = error.is_ours();
-            let error = format!("{error}, at {stage_name}");
+            let error = match error.to_string().split_once(": ") {
+                Some((kind, why)) if stage == Stage::Connect => {
+                    format!("{kind}: the mail server cannot be reached: {why}")
+                }
+                _ => format!("{error}, at {stage_name}"),
+            };
             if is_ours {
                 return (Outcome::NotMade, error, String::new());
             }

@@ -127,7 +127,12 @@ pub struct File {
 impl File {
     /// Reads the requested file, or else `ringback.toml` if it exists.
     pub fn find(requested: Option<&Path>) -> Result<Option<Self>, ConfigError> {
-        let path = requested.unwrap_or(Path::new(DEFAULT_FILE));
+        Self::find_or(requested, Path::new(DEFAULT_FILE))
+    }
+
+    /// Reads the requested file, or else this one if it exists.
+    fn find_or(requested: Option<&Path>, default: &Path) -> Result<Option<Self>, ConfigError> {
+        let path = requested.unwrap_or(default);
         let name = path.display().to_string();
         let mut bytes = Vec::new();
         let read = fs::File::open(path).and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes));
@@ -137,6 +142,10 @@ impl File {
                 Err(error) => format!("{name} {error}"),
             },
             Ok(_) => format!("{name} is larger than 1 MiB; is it the right file?"),
+            // A link whose target is not mounted, for example. The defaults would be the wrong settings.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
+                format!("{name} is a link to a file that does not exist; repair the link, or remove it")
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound && requested.is_none() => return Ok(None),
             Err(error) => format!("{name} cannot be read: {error}"),
         };
@@ -160,6 +169,18 @@ mod tests {
         );
         fs::write(&path, vec![b'#'; 1024 * 1024 + 1]).expect("written");
         assert!(File::find(Some(&path)).is_err_and(|error| error.message.contains("larger")));
+    }
+
+    #[test]
+    fn a_default_file_that_is_a_broken_link_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ringback.toml");
+        assert!(File::find_or(None, &path).is_ok_and(|file| file.is_none()));
+        std::os::unix::fs::symlink(folder.path().join("gone.toml"), &path).expect("a link");
+        let error = File::find_or(None, &path).expect_err("a broken link").to_string();
+        assert!(error.contains("is a link to a file that does not exist; repair the link"), "{error}");
+        fs::write(folder.path().join("gone.toml"), "log = 'warn'").expect("written");
+        assert!(File::find_or(None, &path).is_ok_and(|file| file.is_some()));
     }
 
     #[test]

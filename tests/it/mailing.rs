@@ -301,8 +301,11 @@ async fn an_unreachable_mail_server_is_retried() {
     let closed = format!("smtp://127.0.0.1:{}", gone.local_addr().unwrap().port());
     drop(gone);
     for (url, error) in [
-        (closed.as_str(), "connect: connection refused, at the connection"),
-        ("smtp://nowhere.test:25", "connect: the host name does not resolve, at the connection"),
+        (closed.as_str(), "connect: the mail server cannot be reached: connection refused"),
+        (
+            "smtp://nowhere.test:25",
+            "connect: the mail server cannot be reached: the host name does not resolve",
+        ),
     ] {
         let settings =
             [("RINGBACK_SMTP__URL", url), ("RINGBACK_SMTP__FROM", "r@a.test"), ("RINGBACK_SMTP__ALLOW", "*")];

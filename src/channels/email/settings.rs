@@ -96,7 +96,9 @@ impl SmtpServer {
             ("smtp", None) => (SmtpSecurity::None, 25),
             ("smtp", Some("required")) => (SmtpSecurity::Required, 587),
             ("smtp", Some("opportunistic")) => (SmtpSecurity::Opportunistic, 587),
-            ("smtp", Some(_)) => return fail("`tls` is required or opportunistic"),
+            ("smtp", Some(_)) => {
+                return fail("`tls` is required or opportunistic; without `tls`, mail is sent in plain text");
+            }
             _ => return fail("it begins with smtp:// or smtps://"),
         };
         let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
@@ -251,7 +253,7 @@ mod tests {
             ("smtp://", "no host"),
             ("smtp://u:hush@mail..example", "neither a name nor an address"),
             ("smtp://u:hush@10.0.0", "neither a name nor an address"),
-            ("smtp://u:hush@mail.example.com?tls=yes", "required or opportunistic"),
+            ("smtp://u:hush@mail.example.com?tls=none", "without `tls`, mail is sent in plain text"),
             ("smtp://u:hush@mail.example.com?tls=required&tls=required", "the only parameter"),
             ("smtp://u:hush@mail.example.com?starttls=1", "the only parameter"),
             ("smtps://u:hush@mail.example.com?tls=required", "TLS from the start"),

@@ -12,6 +12,7 @@ mod follow;
 pub mod listen;
 mod output;
 pub mod provider;
+pub mod request_fields;
 pub mod serve;
 pub mod show;
 mod signals;

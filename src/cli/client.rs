@@ -4,7 +4,6 @@
 //! others name. For the same reason it uses the proxy of the user's environment (`HTTPS_PROXY`, `NO_PROXY`), which the
 //! service does not. The client does not repeat requests; callers decide about retries.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -13,10 +12,11 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use super::output::{Failure, clean, list, print_line, print_note};
+use super::request_fields::{Body, Field, arguments, with_arguments};
 use super::terminal::{Column, Terminal, Widths};
 use crate::clock::Clock;
 use crate::config::{Access, ClientProxy, Environment};
@@ -129,15 +129,16 @@ impl Client {
     }
 
     /// Sends a POST request.
-    pub async fn post(&self, path: &str, body: Option<String>, key: Option<&str>) -> Result<Answer, Failure> {
+    pub async fn post(&self, path: &str, body: Option<Body>, key: Option<&str>) -> Result<Answer, Failure> {
         let mut request = self.request(Method::POST, path);
-        if let Some(body) = body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body);
+        if let Some(body) = &body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body.json.clone());
         }
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
-        self.exchange(request, Duration::ZERO).await
+        let answer = self.exchange(request, Duration::ZERO).await;
+        answer.map_err(|failure| body.unwrap_or_default().name_arguments(failure))
     }
 
     /// Sends a DELETE request.
@@ -267,15 +268,18 @@ impl Paging {
         self,
         client: &Client,
         path: &str,
-        filters: &[(&str, Option<String>)],
+        filters: &[Field],
         columns: &[Column],
         row: Row,
     ) -> Result<(), Failure> {
         let (mut cursor, mut widths) = (self.cursor.clone(), None);
         let limit = self.limit.or(self.all.then_some(PAGE_MAX)).map(|limit| limit.to_string());
         loop {
-            let parameters = [("limit", limit.clone()), ("cursor", cursor.take())];
-            let answer = client.get(&with_query(path, filters.iter().cloned().chain(parameters))).await?;
+            let page = [("limit", "--limit", limit.clone()), ("cursor", "--cursor", cursor.take())];
+            let fields: Vec<Field> = filters.iter().cloned().chain(page).collect();
+            let parameters = fields.iter().map(|(name, _, value)| (*name, value.clone()));
+            let answer = client.get(&with_query(path, parameters)).await;
+            let answer = answer.map_err(|failure| with_arguments(failure, &arguments("?", &fields)))?;
             cursor = self.page(&answer.text, columns, row, &mut widths)?;
             if !self.all || cursor.is_none() {
                 break;
@@ -322,12 +326,6 @@ impl Paging {
         }
         Ok(page.next_cursor)
     }
-}
-
-/// Returns the values that are set as a JSON object.
-pub(super) fn json_object<'a>(values: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
-    let given = values.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    json!(given.collect::<BTreeMap<_, _>>()).to_string()
 }
 
 /// Appends parameters to a path.

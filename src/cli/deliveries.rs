@@ -4,8 +4,9 @@ use clap::builder::PossibleValuesParser;
 use serde_json::Value;
 
 use super::arguments::time_argument;
-use super::client::{Paging, Server, json_object, segment};
+use super::client::{Paging, Server, segment};
 use super::output::{Failure, address, clean, text, texts};
+use super::request_fields::Body;
 use super::terminal::Column;
 use crate::domain::DeliveryStatus;
 
@@ -44,11 +45,11 @@ impl Deliveries {
         let client = self.server.client()?;
         let now = client.clock.now();
         let filters = [
-            ("status", self.status),
-            ("watchId", self.watch),
-            ("destinationId", self.destination),
-            ("since", time_argument("--since", self.since, now)?),
-            ("until", time_argument("--until", self.until, now)?),
+            ("status", "--status", self.status),
+            ("watchId", "--watch", self.watch),
+            ("destinationId", "--destination", self.destination),
+            ("since", "--since", time_argument("--since", self.since, now)?),
+            ("until", "--until", time_argument("--until", self.until, now)?),
         ];
         let columns = [
             Column::new("ID"),
@@ -114,11 +115,11 @@ impl Retry {
             client.post(&format!("/v1/deliveries/{}/retry", segment(id)), None, None).await?
         } else {
             let now = client.clock.now();
-            let body = json_object([
-                ("status", Some("failed".to_owned())),
-                ("since", time_argument("--since", self.since, now)?),
-                ("until", time_argument("--until", self.until, now)?),
-                ("destinationId", self.destination),
+            let body = Body::of_texts([
+                ("status", "--failed", Some("failed".to_owned())),
+                ("since", "--since", time_argument("--since", self.since, now)?),
+                ("until", "--until", time_argument("--until", self.until, now)?),
+                ("destinationId", "--destination", self.destination),
             ]);
             client.post("/v1/deliveries/retry", Some(body), None).await?
         };

@@ -27,6 +27,7 @@ use self::log::{CLIENT, DemoLog, FLAKY, MUVI, Participant, RECEIVER, SERVER, log
 use super::client::Client;
 use super::listen::{Arrival, Listener};
 use super::output::{Failure, print_line, unless_closed};
+use super::request_fields::Body;
 use super::signals::Signals;
 use super::sim::{Options, Simulator};
 use super::terminal::Terminal;
@@ -188,7 +189,7 @@ impl Services {
             if let Some(expires) = demo_job.expires {
                 watch["expiresIn"] = json!(expires);
             }
-            let answer = self.client.post("/v1/watches", Some(watch.to_string()), None).await;
+            let answer = self.client.post("/v1/watches", Some(Body::fixed(watch.to_string())), None).await;
             let answer = answer.map_err(anyhow::Error::msg).with_context(|| demo_job.id)?;
             let id = answer.value()["id"].as_str().map(str::to_owned).context("the new watch has no id")?;
             let within = demo_job.expires.map(|duration| format!(" for {duration}")).unwrap_or_default();

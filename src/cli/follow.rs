@@ -156,6 +156,15 @@ fn percent(watch: &Value) -> Option<u64> {
     watch.pointer("/job/progress").and_then(Value::as_u64)
 }
 
+/// Returns the form of the progress. Without a percentage there is no bar, only an animation and the elapsed time.
+fn style(percent: Option<u64>) -> ProgressStyle {
+    let form = match percent {
+        Some(_) => "{spinner} [{bar:30}] {elapsed}  {wide_msg}",
+        None => "{spinner} {elapsed}  {wide_msg}",
+    };
+    ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
 /// Progress on stderr: a bar on a terminal, elsewhere a line per change.
 struct Progress {
     /// Hidden if stderr is not a terminal, or one that cannot move its cursor.
@@ -167,6 +176,8 @@ impl Progress {
     fn new() -> Self {
         let bar = ProgressBar::new(100);
         if !bar.is_hidden() {
+            // The first frame is drawn now: nothing is known yet, so it has no bar.
+            bar.set_style(style(None));
             bar.enable_steady_tick(TICK);
         }
         Self { bar, last: std::cell::RefCell::default() }
@@ -180,13 +191,7 @@ impl Progress {
             }
             return;
         }
-        // Without a percentage there is no bar, only an animation and the elapsed time.
-        let form = match percent(watch) {
-            Some(_) => "{spinner} [{bar:30}] {elapsed}  {wide_msg}",
-            None => "{spinner} {elapsed}  {wide_msg}",
-        };
-        let style = ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar());
-        self.bar.set_style(style);
+        self.bar.set_style(style(percent(watch)));
         self.bar.set_position(percent(watch).unwrap_or_default());
         self.bar.set_message(line);
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::arguments::{configuration, parameter};
-use super::output::{Failure, print_line, text};
+use super::output::{Failure, print_line, print_note, text};
 use super::terminal::{Column, FieldList, Terminal};
 use crate::app::{self, HostEnvironment};
 use crate::clock::Clock;
@@ -24,6 +24,9 @@ pub(super) enum Provider {
 }
 
 /// List the providers of this configuration
+///
+/// Reads the settings and the keys of this shell, as ringback serve would if it was started here. GET /v1/providers shows
+/// those of a running server.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -120,7 +123,11 @@ impl List {
                 text(one, "/baseUrl"),
             ]
         });
-        Ok(print_line(terminal.table(&columns, rows, true))?)
+        print_line(terminal.table(&columns, rows, true))?;
+        print_note(
+            "\nThese are the settings of this shell. GET /v1/providers shows those of a running server.",
+        );
+        Ok(())
     }
 }
 

@@ -161,7 +161,23 @@ fn watch(watch: &Value, terminal: Terminal) -> String {
     });
     // Absolute times: the distances between the entries count.
     let columns = [Column::new("TIME (UTC)"), Column::new("KIND"), Column::new("DETAILS").soft()];
-    join([watch_fields(watch, terminal), terminal.table(&columns, timeline, true)], "\n\n")
+    let timeline = terminal.table(&columns, timeline, true);
+    join([watch_fields(watch, terminal), timeline, undelivered(watch, terminal)], "\n\n")
+}
+
+/// Returns the last error of each delivery that has not succeeded, in full: a timeline has one line for each entry.
+fn undelivered(watch: &Value, terminal: Terminal) -> String {
+    let of_kind = |kind: &'static str| list(watch, "/timeline").filter(move |one| text(one, "/kind") == kind);
+    let mut card = FieldList::new(terminal);
+    for delivery in of_kind("delivery").filter(|one| text(one, "/status") != "succeeded") {
+        let [id, status] = texts(delivery, ["/deliveryId", "/status"]);
+        let last = of_kind("attempt").filter(|one| text(one, "/deliveryId") == id).last();
+        let error = last.map(|last| text(last, "/error")).unwrap_or_default();
+        if !error.is_empty() {
+            card.line(&status, format!("{id}: {error}"));
+        }
+    }
+    card.render()
 }
 
 /// Returns the important fields of an entry of a timeline, the id of an object before what may be cut.
@@ -205,6 +221,8 @@ fn delivery(delivery: &Value, terminal: Terminal) -> String {
     card.line("watch", text(delivery, "/watchId"));
     let to = &delivery["destination"];
     card.line("destination", format!("{} {}", text(to, "/type"), address(to)));
+    let last = list(delivery, "/attempts").max_by_key(|one| one["number"].as_u64());
+    card.line("last error", last.map(|last| text(last, "/error")).unwrap_or_default());
     card.time("next attempt", delivery, "/nextAttemptAt");
     card.time("created", delivery, "/createdAt");
     let (count, listed) = (text(delivery, "/attemptCount"), list(delivery, "/attempts").count());
@@ -247,4 +265,52 @@ fn event_fields(event: &Value, deliveries: &Value, terminal: Terminal) -> String
     let columns =
         [Column::new("DELIVERY"), Column::new("STATUS"), Column::new("TYPE"), Column::new("ADDRESS").soft()];
     join([card.render(), terminal.table(&columns, deliveries, true)], "\n\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::terminal::narrow;
+    use super::*;
+
+    const ERROR: &str =
+        "connect: the mail server cannot be reached: connection refused; it is tried again later";
+
+    #[test]
+    fn the_last_error_of_a_delivery_is_shown_in_full() {
+        let attempt = |number: u32, error: &str| json!({ "number": number, "at": "2026-02-18T15:00:00Z", "durationMs": 3, "error": error });
+        let shown = delivery(
+            &json!({ "id": "dlv_01m84xcqq61hcfr06f3pqac001", "status": "pending", "attemptCount": 2,
+                     "attempts": [attempt(1, "timeout: no answer"), attempt(2, ERROR)] }),
+            narrow(80),
+        );
+        let (_, card) = shown.split_once("last error").expect("a line");
+        assert!(words(card).starts_with(ERROR), "{shown}");
+        assert!(shown.lines().all(|line| narrow(80).fits(line)), "{shown}");
+    }
+
+    #[test]
+    fn a_watch_shows_the_last_error_of_each_delivery_that_has_not_succeeded() {
+        let (first, second) = ("dlv_01m84xcqq61hcfr06f3pqac001", "dlv_01m84xcqq61hcfr06f3pqac002");
+        let at = "2026-02-18T15:00:00Z";
+        let made = |id: &str, status: &str| json!({ "kind": "delivery", "at": at, "deliveryId": id, "status": status });
+        let attempt = |id: &str, error: Option<&str>| json!({ "kind": "attempt", "at": at, "deliveryId": id, "error": error, "durationMs": 3 });
+        let timeline = [
+            made(first, "pending"),
+            made(second, "succeeded"),
+            attempt(first, Some("timeout: no answer")),
+            attempt(second, Some("refused: an error that is past")),
+            attempt(first, Some(ERROR)),
+            attempt(second, None),
+        ];
+        let all = watch(&json!({ "id": "watch_1", "timeline": timeline }), narrow(80));
+        let below = all.rsplit("\n\n").next().expect("a part");
+        assert_eq!(words(below), format!("pending {first}: {ERROR}"), "{all}");
+        assert!(all.lines().all(|line| narrow(80).fits(line)), "{all}");
+    }
+
+    fn words(text: &str) -> String {
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
 }

@@ -15,14 +15,15 @@ use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
 
 use super::arguments::{configuration, duration};
-use super::client::{Answer, Client, Paging, Server, json_object, segment};
+use super::client::{Answer, Client, Paging, Server, segment};
 use super::output::{Failure, clean, print_line, print_note, text, texts};
+use super::request_fields::Body;
 use super::terminal::{Column, FieldList};
 use crate::app::open_store;
 use crate::channels::webhook::Secret;
 use crate::clock::Clock;
 use crate::config::{Access, Config, Database, Environment, Flags};
-use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, parse_duration};
+use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, parse_any_duration};
 use crate::store::{RevokeKey, Store, StoredResponse};
 use crate::tenants::{self, AppView, DEFAULT_APP, EXPIRES_IN, KeyView, check_expiry, check_name};
 
@@ -107,7 +108,7 @@ impl Apps {
             Self::Create { name, json, place } => {
                 let answer = match place.find()? {
                     Backend::Server(client) => {
-                        let body = json_object([("name", Some(name))]);
+                        let body = Body::of_texts([("name", "NAME", Some(name))]);
                         client.post("/v1/apps", Some(body), None).await?
                     }
                     Backend::Database(config) => create_app(&config, &name).await?,
@@ -230,9 +231,12 @@ impl Keys {
             Self::Create { key, json, place } => {
                 let answer = match place.find()? {
                     Backend::Server(client) => {
-                        let names = ["name", "scope", "expiresIn", "appId"];
-                        let values = [key.name, Some(key.scope), key.expires_in, key.app];
-                        let body = json_object(names.into_iter().zip(values));
+                        let body = Body::of_texts([
+                            ("name", "--name", key.name),
+                            ("scope", "--scope", Some(key.scope)),
+                            ("expiresIn", "--expires-in", key.expires_in),
+                            ("appId", "--app", key.app),
+                        ]);
                         client.post("/v1/keys", Some(body), None).await?
                     }
                     Backend::Database(config) => create_key(&config, &key).await?,
@@ -263,7 +267,7 @@ impl Keys {
                 };
                 match place.find()? {
                     Backend::Server(client) => {
-                        paging.show(&client, "/v1/keys", &[("appId", app)], &columns, row).await
+                        paging.show(&client, "/v1/keys", &[("appId", "--app", app)], &columns, row).await
                     }
                     Backend::Database(config) => {
                         paging.show_whole(list_keys(&config, app.as_deref()).await?, &columns, row)
@@ -304,7 +308,7 @@ fn answer(response: StoredResponse) -> Answer {
 }
 
 fn read_expiry(text: &str, now: Timestamp) -> Result<Timestamp, String> {
-    let span = parse_duration(text)?;
+    let span = parse_any_duration(text)?;
     check_expiry(now.plus(span), now)
         .map_err(|_| format!("must be from {} to {}", EXPIRES_IN.0, EXPIRES_IN.1))
 }
@@ -338,7 +342,7 @@ pub async fn revoke_key(config: &Config, id: &str) -> Result<(), Failure> {
 
 /// Creates an app. The answer contains its signing secret.
 pub async fn create_app(config: &Config, name: &str) -> Result<Answer, Failure> {
-    let name = check_name(name).map_err(|wrong| Failure::Usage(format!("the name: {wrong}")))?;
+    let name = check_name(name).map_err(|wrong| Failure::Usage(format!("NAME: {wrong}")))?;
     with_store(config, async |store, now| {
         let secret = Masked::new(Secret::generate().expose());
         Ok(answer(tenants::create_app(&store, name, secret, now, None).await?))
@@ -383,5 +387,5 @@ fn find_app(store: &Store, id: Option<&str>) -> anyhow::Result<Arc<App>> {
         return first.context("the database has no apps: `ringback serve` creates the first one");
     };
     let app = AppId::parse(id).and_then(|id| store.app_by_id(id));
-    app.with_context(|| format!("there is no app `{id}`; `ringback apps list` shows all"))
+    app.with_context(|| format!("--app: there is no app `{id}`; `ringback apps list` shows all"))
 }

@@ -1,7 +1,8 @@
 //! The form of results on stdout: tables, field lists, times and colours.
 //!
-//! **On a terminal** nothing wraps: a table that is too wide first loses its optional columns, then its addresses and
-//! sentences are shortened. Ids are never shortened, so that they can be copied. Times are relative to now. **Elsewhere**
+//! **On a terminal** no table wraps, from 80 columns on: a table that is too wide first loses its optional columns, then
+//! its addresses and sentences are shortened. Ids are never shortened, so that they can be copied. In a list of fields,
+//! sentences continue on the next line, and a word that is too long, such as a URL, stays whole. Times are relative to now. **Elsewhere**
 //! (a file, a pipe) all columns are printed in full and times are absolute, so that the output does not depend on the
 //! moment and on the width of a window.
 
@@ -234,15 +235,17 @@ impl Terminal {
     }
 }
 
-/// Returns the distance of a time from now, such as `3 min ago` or `in 5 s`.
+/// Returns the distance of a time from now, such as `3 min ago` or `in 5 s`. A time in the past is rounded down, one in
+/// the future to the nearest unit: a key that was just made for 90 days is valid for 90 days.
 fn relative(at: Timestamp, now: Timestamp) -> String {
     let (seconds, is_past) = (now.seconds().abs_diff(at.seconds()), at <= now);
-    let span = match seconds {
-        0 => return "now".to_owned(),
-        1..60 => format!("{seconds} s"),
-        60..3_600 => format!("{} min", seconds / 60),
-        3_600..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} d", seconds / 86_400),
+    let whole = |unit: u64| (seconds + if is_past { 0 } else { unit / 2 }) / unit;
+    let span = match (seconds, whole(60), whole(3_600)) {
+        (0, ..) => return "now".to_owned(),
+        (1..60, ..) => format!("{seconds} s"),
+        (_, minutes @ ..60, _) => format!("{minutes} min"),
+        (_, _, hours @ ..48) => format!("{hours} h"),
+        _ => format!("{} d", whole(86_400)),
     };
     if is_past { format!("{span} ago") } else { format!("in {span}") }
 }
@@ -422,6 +425,13 @@ mod tests {
             ("2026-02-16T16:02:31Z", "47 h ago"),
             ("2026-02-16T15:02:31Z", "2 d ago"),
             ("2026-02-18T15:02:36Z", "in 5 s"),
+            ("2026-02-18T15:04:00Z", "in 1 min"),
+            ("2026-02-18T15:04:02Z", "in 2 min"),
+            ("2026-02-18T16:02:10Z", "in 1 h"),
+            ("2026-02-19T15:02:30Z", "in 24 h"),
+            ("2026-02-20T14:50:00Z", "in 2 d"),
+            ("2026-05-19T15:02:30Z", "in 90 d"),
+            ("2026-02-18T14:02:32Z", "59 min ago"),
             ("2026-03-18T15:02:31Z", "in 28 d"),
             ("soon", "soon"),
             ("", ""),

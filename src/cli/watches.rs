@@ -7,8 +7,9 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::arguments::{duration, parameter};
-use super::client::{Paging, Server, segment};
-use super::output::{Failure, clean, print_line, print_note, text, texts};
+use super::client::{Client, Paging, Server, segment, with_query};
+use super::output::{Failure, clean, list, print_line, print_note, text, texts};
+use super::request_fields::Body;
 use super::terminal::{Column, Terminal};
 use super::{follow, show};
 use crate::domain::{JobStatus, Payload, WatchStatus};
@@ -24,6 +25,8 @@ Example:
     --webhook https://app.example.com/hooks/muvi
 
 Without --webhook, --email and --slack nothing is sent: use --follow, or ringback show later.
+
+When the watch expires, the job is polled once more. If this poll fails, it is repeated for 60 s, so the watch can end up to a minute after --expires-in.
 
 The server is RINGBACK_URL, the key RINGBACK_API_KEY. HTTPS_PROXY and NO_PROXY are respected, except for a server on this machine.
 
@@ -79,13 +82,7 @@ impl Watch {
     pub async fn run(self) -> Result<(), Failure> {
         let body = self.body()?;
         let client = self.server.client()?;
-        let answer = client.post("/v1/watches", Some(body), self.idempotency_key.as_deref()).await;
-        let answer = answer.map_err(|failure| match failure {
-            Failure::Failed(sentence) => Failure::Failed(with_flags(&sentence)),
-            failure @ (Failure::Usage(_) | Failure::Unavailable(_) | Failure::Ended(_) | Failure::Closed) => {
-                failure
-            }
-        })?;
+        let answer = client.post("/v1/watches", Some(body), self.idempotency_key.as_deref()).await?;
         let (terminal, watch) = (Terminal::of_stdout(), answer.value());
         let id = text(&watch, "/id");
         if !self.json {
@@ -108,73 +105,44 @@ impl Watch {
         self.webhook.is_empty() && self.email.is_empty() && self.slack.is_empty()
     }
 
-    fn body(&self) -> Result<String, Failure> {
+    fn body(&self) -> Result<Body, Failure> {
         let metadata = self.metadata.as_deref().map(serde_json::from_str::<&RawValue>).transpose();
-        let metadata = metadata.map_err(|error| Failure::Usage(format!("--metadata: not JSON: {error}")))?;
+        let metadata = metadata.map_err(|_| {
+            Failure::Usage(
+                "--metadata: this is not JSON; write an object, such as '{\"orderId\": 42}'".to_owned(),
+            )
+        })?;
         // Fields with one value take the first one, so that errors of the server name the argument.
         let webhooks = self.webhook.iter().skip(1).map(|url| json!({ "type": "webhook", "url": url }));
         let slacks = self.slack.iter().skip(1).map(|url| json!({ "type": "slack", "url": url }));
         let more: Vec<Value> = webhooks.chain(slacks).collect();
+        let numbered = |flag, count: usize| (2..=count).map(move |n| format!("{flag} (number {n})"));
+        let flags_of_more =
+            numbered("--webhook", self.webhook.len()).chain(numbered("--slack", self.slack.len()));
         // What was not given is left to the server.
         let given = |value: Value| {
             Some(value.to_string()).filter(|json| !["null", "[]", "{}"].contains(&json.as_str()))
         };
-        let fields = [
-            ("jobId", given(json!(self.job_id))),
-            ("provider", given(json!(self.provider))),
-            ("callbackUrl", given(json!(self.webhook.first()))),
-            ("email", given(json!(self.email))),
-            ("slack", given(json!(self.slack.first()))),
-            ("notify", (self.is_silent() || !more.is_empty()).then(|| json!(more).to_string())),
-            ("events", given(json!(self.events))),
+        let params: BTreeMap<_, _> = self.param.iter().cloned().collect();
+        let notify = (self.is_silent() || !more.is_empty()).then(|| json!(more).to_string());
+        let body = Body::of_json(&[
+            ("jobId", "JOB_ID", given(json!(self.job_id))),
+            ("provider", "--provider", given(json!(self.provider))),
+            ("callbackUrl", "--webhook", given(json!(self.webhook.first()))),
+            ("email", "--email", given(json!(self.email))),
+            ("slack", "--slack", given(json!(self.slack.first()))),
+            ("notify", "--webhook", notify),
+            ("events", "--events", given(json!(self.events))),
             // Byte for byte.
-            ("metadata", metadata.map(|json| json.get().to_owned())),
-            ("params", given(json!(self.param.iter().cloned().collect::<BTreeMap<_, _>>()))),
-            ("expiresIn", given(json!(self.expires_in))),
-            ("pollInterval", given(json!(self.poll_interval))),
-            ("payload", given(json!(self.payload))),
-        ];
-        let fields = fields.into_iter().filter_map(|(name, json)| Some(format!("\"{name}\":{}", json?)));
-        Ok(format!("{{{}}}", fields.collect::<Vec<_>>().join(",")))
+            ("metadata", "--metadata", metadata.map(|json| json.get().to_owned())),
+            ("params", "--param", given(json!(params))),
+            ("expiresIn", "--expires-in", given(json!(self.expires_in))),
+            ("pollInterval", "--poll-interval", given(json!(self.poll_interval))),
+            ("payload", "--payload", given(json!(self.payload))),
+        ]);
+        let name = |body: Body, (n, flag)| body.with_argument(format!("/notify/{n}/url"), flag);
+        Ok(flags_of_more.enumerate().fold(body, name))
     }
-}
-
-/// Arguments of the command line by the fields of the API.
-const FLAGS: &[(&str, &str)] = &[
-    ("/jobId", "JOB_ID"),
-    ("/provider", "--provider"),
-    ("/callbackUrl", "--webhook"),
-    ("/email", "--email"),
-    ("/slack", "--slack"),
-    ("/events", "--events"),
-    ("/metadata", "--metadata"),
-    ("/params", "--param"),
-    ("/expiresIn", "--expires-in"),
-    ("/pollInterval", "--poll-interval"),
-    ("/payload", "--payload"),
-];
-
-/// Replaces the fields at the beginning of the lines of an error by the arguments that set them.
-fn with_flags(sentence: &str) -> String {
-    let line = |line: &str| {
-        let (indent, rest) = line.split_at(line.len() - line.trim_start().len());
-        let Some((pointer, detail)) = rest.split_once(": ") else { return line.to_owned() };
-        let named = FLAGS.iter().find_map(|(field, flag)| Some((flag, pointer.strip_prefix(field)?)));
-        match named {
-            Some((flag, below)) if below.is_empty() || below.starts_with('/') => {
-                // The entries of a list are arguments of their own; a key of an object is named.
-                let entry = below.trim_start_matches('/');
-                let place = match entry.parse::<usize>() {
-                    Ok(index) => format!(" (number {})", index + 1),
-                    Err(_) if entry.is_empty() => String::new(),
-                    Err(_) => format!(" ({entry})"),
-                };
-                format!("{indent}{flag}{place}: {detail}")
-            }
-            Some(_) | None => line.to_owned(),
-        }
-    };
-    sentence.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// List watches, newest first
@@ -204,7 +172,11 @@ impl Watches {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.server.client()?;
-        let filters = [("status", self.status), ("provider", self.provider), ("jobId", self.job_id)];
+        let filters = [
+            ("status", "--status", self.status),
+            ("provider", "--provider", self.provider),
+            ("jobId", "--job-id", self.job_id),
+        ];
         let columns = [
             Column::new("ID"),
             Column::new("STATUS"),
@@ -252,17 +224,30 @@ impl Cancel {
         let client = self.server.client()?;
         let path = format!("/v1/watches/{}", segment(&self.id));
         let before = client.get(&path).await?.value();
+        let ended = text(&before, "/endedAt");
+        let is_noted = !self.json && !ended.is_empty();
+        let pending = if is_noted { has_pending(&client, &self.id).await? } else { false };
         let answer = client.delete(&path).await?;
         answer.print(self.json, show::watch_fields)?;
-        let ended = text(&before, "/endedAt");
-        if !self.json && !ended.is_empty() {
+        if is_noted {
             let (status, at) = (clean(&text(&before, "/status")), Terminal::of_stdout().moment(&ended));
-            print_note(format_args!(
-                "\nThe watch had ended before: {status}, {at}.\nIts pending deliveries are skipped from now on."
-            ));
+            let effect = if pending {
+                "Its pending deliveries are skipped from now on."
+            } else {
+                "It had no pending deliveries, so nothing has changed."
+            };
+            print_note(format_args!("\nThe watch had ended before: {status}, {at}.\n{effect}"));
         }
         Ok(())
     }
+}
+
+/// Returns whether a watch has deliveries that are still attempted.
+async fn has_pending(client: &Client, id: &str) -> Result<bool, Failure> {
+    let [watch, status, limit] = [id, "pending", "1"].map(|text| Some(text.to_owned()));
+    let filters = [("watchId", watch), ("status", status), ("limit", limit)];
+    let pending = client.get(&with_query("/v1/deliveries", filters)).await?.value();
+    Ok(list(&pending, "/data").next().is_some())
 }
 
 #[cfg(test)]
@@ -280,24 +265,7 @@ mod tests {
     fn body(line: &[&str]) -> String {
         let line = Line::try_parse_from([&["watch", "job_1"], line].concat())
             .unwrap_or_else(|error| panic!("{error}"));
-        line.watch.body().expect("a body")
-    }
-
-    #[test]
-    fn an_error_of_the_server_names_the_argument() {
-        for (sentence, shown) in [
-            ("/callbackUrl: is not a URL", "--webhook: is not a URL"),
-            (
-                "2 fields are invalid\n  /jobId: a: b\n  /email/1: no",
-                "2 fields are invalid\n  JOB_ID: a: b\n  --email (number 2): no",
-            ),
-            ("/params/region: unknown", "--param (region): unknown"),
-            ("/notify/0/url: is not a URL", "/notify/0/url: is not a URL"),
-            ("/v1/watches: no such path", "/v1/watches: no such path"),
-            ("the server is /email: full", "the server is /email: full"),
-        ] {
-            assert_eq!(with_flags(sentence), shown);
-        }
+        line.watch.body().expect("a body").json
     }
 
     #[test]

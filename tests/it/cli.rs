@@ -448,7 +448,7 @@ async fn retry_failed_retries_all_failed_in_a_period() {
     assert_eq!(ran.out, "7 deliveries are retried.\n");
     assert_eq!(ask(&server.url, &["retry", "--failed", "--json"]).await.expect(0).out, "{\"count\":0}\n");
     insta::assert_snapshot!(server.requests().join("\n"), @r#"
-    POST /v1/deliveries/retry {"destinationId":"dst_1","since":"2026-02-18T15:00:00.000Z","status":"failed","until":"2026-02-18T16:00:00.000Z"}
+    POST /v1/deliveries/retry {"status":"failed","since":"2026-02-18T15:00:00.000Z","until":"2026-02-18T16:00:00.000Z","destinationId":"dst_1"}
     POST /v1/deliveries/retry {"status":"failed"}
     "#);
     run(&[], &["retry"]).await.expect(2);
@@ -468,9 +468,18 @@ async fn cancel_stops_a_watch() {
     );
     let second = ask(&url(&h), &["stop", &watch]).await.expect(0);
     assert!(
-        second.err.contains("The watch had ended before: stopped, 2026-02-18 15:00:00 UTC."),
+        second.err.contains(
+            "The watch had ended before: stopped, 2026-02-18 15:00:00 UTC.\nIt had no pending deliveries"
+        ),
         "{second:#?}"
     );
+    h.provider.completed("job_2");
+    h.receiver.script("/hook", [Reply::status(500)]);
+    let ended = h.watch("job_2").await;
+    h.pass(seconds(5)).await;
+    h.receiver.next().await;
+    let pending = ask(&url(&h), &["cancel", &ended]).await.expect(0);
+    assert!(pending.err.ends_with("Its pending deliveries are skipped from now on.\n"), "{pending:#?}");
     let again = ask(&url(&h), &["cancel", &watch, "--json"]).await.expect(0).json();
     assert_eq!(again["status"], "stopped");
     assert_eq!(h.shown(&watch).await["status"], "stopped");
@@ -530,7 +539,7 @@ async fn apps_and_keys_are_created_listed_and_revoked() {
     insta::assert_snapshot!(server.requests().join("\n"), @r#"
     POST /v1/apps {"name":"seven"}
     GET /v1/apps
-    POST /v1/keys {"appId":"app_1","expiresIn":"90d","name":"billing","scope":"read"}
+    POST /v1/keys {"name":"billing","scope":"read","expiresIn":"90d","appId":"app_1"}
     GET /v1/keys?appId=app_1
     DELETE /v1/keys/key_1
     "#);
@@ -610,6 +619,12 @@ async fn errors_on_stderr_say_what_to_do() {
     collect(ask(&url, &["watch", "../x", "--webhook", "https://10.0.0.1/", "--events", "job.done"]).await);
     collect(ask(&url, &["watch", "job_1", "--metadata", "{"]).await);
     collect(ask(&url, &["watch", "job_1", "--webhook", "foo"]).await);
+    let hook = "https://app.example.com/hook";
+    collect(ask(&url, &["watch", "job_1", "--webhook", hook, "--webhook", "foo"]).await);
+    collect(ask(&url, &["keys", "create", "--app", "cust"]).await);
+    collect(ask(&url, &["keys", "list", "--app", "cust"]).await);
+    collect(ask(&url, &["keys", "create", "--name", " x", "--expires-in", "0s"]).await);
+    collect(ask(&url, &["apps", "create", "x "]).await);
     collect(ask(&format!("{url}/v1"), &["watches"]).await);
     let unknown = ask("http://no-such-host.invalid", &["watches"]).await;
     let says = "http://no-such-host.invalid does not answer (connect: the host name does not resolve: ";
@@ -621,24 +636,31 @@ async fn errors_on_stderr_say_what_to_do() {
         let ran = ask(&strange.url, &["watches"]).await;
         collect(Ran { err: ran.err.replace(&strange.url, "STRANGE"), ..ran });
     }
-    insta::assert_snapshot!(errors, @r"
+    insta::assert_snapshot!(errors, @r#"
     1: http://127.0.0.1:1 does not answer (connect: connection refused): is the server running, and is RINGBACK_URL its address?
     1: the server requires a key: set RINGBACK_API_KEY
     1: the server does not know this key: set RINGBACK_API_KEY to a key of this server
     1: /v1/watches/watch_unknown: no such object that this key can see; check the id, and the app of the key
-    1: ?destinationId: is not a destination's id, which begins with dst_
+    1: --destination: is not a destination's id, which begins with dst_
     1: 3 fields are invalid
       JOB_ID: must match the pattern [A-Za-z0-9_-]{1,128}
       --events (number 1): `job.done` is not allowed here; use one of: job.completed, job.failed, job.cancelled, job.not_found, watch.expired, job.processing, job.progress, job.*, watch.*
       --webhook: must not lead to 10.0.0.1 (an address that is private); the operator can permit it: add 10.0.0.1 to egress.allow (RINGBACK_EGRESS__ALLOW)
-    2: --metadata: not JSON: EOF while parsing an object at line 1 column 1
+    2: --metadata: this is not JSON; write an object, such as '{"orderId": 42}'
     1: --webhook: is not a URL: it must begin with https://
+    1: --webhook (number 2): is not a URL: it must begin with https://
+    1: --app: there is no such app, or this API key does not manage it; `ringback apps list` shows all apps
+    1: --app: there is no such app, or this API key does not manage it; `ringback apps list` shows all apps
+    1: 2 fields are invalid
+      --name: must not begin or end with a space
+      --expires-in: must be from 1s to 3650d
+    1: NAME: must not begin or end with a space
     1: /v1/v1/watches: no such path; the URL of the server must end before /v1
     1: RINGBACK_URL: this URL cannot be used: it must begin with http:// or https://
     1: RINGBACK_API_KEY: the key has 5 characters; it must have 16 to 256
     1: the server at STRANGE is not Ringback: is RINGBACK_URL right?
     1: STRANGE answered 500 Internal Server Error: is RINGBACK_URL right?
-    ");
+    "#);
     assert_eq!(h.send("GET", "/v1/watches", &[AUTH], b"").await.json()["data"], json!([]));
     h.finish().await;
 }

@@ -218,6 +218,13 @@ impl Terminal {
                 });
             needed.sum::<usize>().saturating_sub(GAP.len())
         };
+        // An empty column is dropped before another one is shortened.
+        let empty = (0..columns.len()).filter(|n| widest(*n) == Some(0) && columns[*n].rank.is_some());
+        for n in empty.collect::<Vec<_>>() {
+            if total(&widths, usize::MAX) > room {
+                widths[n] = 0;
+            }
+        }
         while total(&widths, COLUMN_GOOD) > room {
             let optional = (0..columns.len()).filter(|n| widths[*n] > 0 && columns[*n].rank.is_some());
             let Some(last) = optional.max_by_key(|n| (widest(*n) == Some(0), columns[*n].rank)) else {
@@ -397,6 +404,14 @@ mod tests {
         dlv_1   succeeded  https://a.e…
         dlv_22  failed     https://日…
         ");
+    }
+
+    #[test]
+    fn an_empty_column_leaves_its_room_to_the_others() {
+        let columns = [Column::new("ID"), Column::new("ERROR").soft(), Column::new("RESPONSE").optional(1)];
+        let row = ["dlv_1", "connect: connection refused", ""].map(str::to_owned);
+        let shown = narrow(40).table(&columns, [row], true);
+        assert!(shown.ends_with("connect: connection refused") && !shown.contains("RESPONSE"), "{shown}");
     }
 
     #[test]

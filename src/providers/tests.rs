@@ -392,6 +392,8 @@ fn every_invalid_parameter_is_listed_at_once() {
     assert_eq!(names, ["colour", "region", "team"]);
     let missing = definition.params(&Map::new()).unwrap_err();
     assert_eq!(missing, [("team".to_owned(), ParamError::Missing("is required by Small".to_owned()))]);
+    let null = json!({"region": null, "team": null});
+    assert_eq!(definition.params(null.as_object().unwrap()).unwrap_err(), missing, "null is absent");
     let muvi = embedded().get("muvi").unwrap().params(&Map::<String, Value>::new());
     assert_eq!(muvi.as_deref(), Ok("{}"));
 }

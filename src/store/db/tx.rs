@@ -1,7 +1,5 @@
 //! Transactions, as the statements see them.
 
-use std::borrow::Cow;
-
 use rusqlite::{CachedStatement, Connection};
 
 use super::error::{Result, StoreError};
@@ -126,23 +124,20 @@ impl Tx<'_> {
 
 /// Numbers of rows that SQLite inserts with one statement. For each statement it opens every index of the table, which
 /// takes longer than the insertion of a row.
-const PIECES: [usize; 3] = [16, 4, 1];
+pub const PIECES: [usize; 2] = [16, 4];
 
 fn insert_in_pieces<'v, R: ManyParams<'v>>(connection: &Connection, sql: RowSql, rows: R) -> Result<()> {
     let rows: Vec<R::Item> = rows.into_iter().collect();
+    let Some(params) = rows.first().map(|row| row.as_ref().len()) else { return Ok(()) };
     let mut rest = rows.as_slice();
-    for size in PIECES {
+    let texts = sql.pieces.iter().zip(PIECES).map(|(text, size)| (Some(text), size));
+    for (text, size) in texts.chain([(None, 1)]) {
         if rest.len() < size {
             continue;
         }
-        let text = if size == 1 {
-            Cow::Borrowed(sql.one)
-        } else {
-            Cow::Owned(sql.of_rows(size, rest[0].as_ref().len()))
-        };
-        let mut statement = prepare(connection, &text)?;
-        while rest.len() >= size {
-            let (piece, later) = rest.split_at(size);
+        let text = text.map_or(sql.one, |text| text.get_or_init(|| sql.of_rows(size, params)));
+        let mut statement = prepare(connection, text)?;
+        while let Some((piece, later)) = rest.split_at_checked(size) {
             bind(&mut statement, piece.iter().flat_map(|row| row.as_ref()))?;
             statement.raw_execute()?;
             rest = later;

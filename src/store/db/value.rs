@@ -1,6 +1,7 @@
 //! Values of SQL parameters and of the columns of a result, and queries with optional conditions.
 
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 
 use bytes::BytesMut;
 use rusqlite::types::ValueRef;
@@ -87,7 +88,13 @@ pub(in crate::store) use params;
 pub struct RowSql {
     pub one: &'static str,
     pub parts: Parts,
+    pub pieces: &'static Pieces,
 }
+
+/// Texts of an `insert` of several rows for SQLite, one for each of [`PIECES`]. Each is made once.
+///
+/// [`PIECES`]: super::tx::PIECES
+pub type Pieces = [OnceLock<String>; 2];
 
 /// Parts of a [`RowSql`].
 #[derive(Clone, Copy, Debug)]
@@ -106,9 +113,9 @@ impl RowSql {
             let mut pieces = row.split('$');
             text.push_str(pieces.next().unwrap_or_default());
             for piece in pieces {
-                let digits = piece.len() - piece.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-                let (number, rest) = piece.split_at(digits);
-                let _ = write!(text, "${}{rest}", done + number.parse::<usize>().unwrap_or_default());
+                let rest = piece.trim_start_matches(|c: char| c.is_ascii_digit());
+                let number: usize = piece[..piece.len() - rest.len()].parse().unwrap_or_default();
+                let _ = write!(text, "${}{rest}", done + number);
             }
             text.push(')');
         }
@@ -126,16 +133,27 @@ macro_rules! row_sql {
         $crate::store::db::RowSql {
             one: concat!($into, " values (", $row, ")" $(, " ", $tail)?),
             parts: $crate::store::db::Parts::Insert { into: $into, row: $row, tail: concat!($($tail)?) },
+            pieces: $crate::store::db::pieces!(),
         }
     };
     ($update:literal where $condition:literal) => {
         $crate::store::db::RowSql {
             one: concat!($update, " where ", $condition),
             parts: $crate::store::db::Parts::Update { update: $update, condition: $condition },
+            pieces: $crate::store::db::pieces!(),
         }
     };
 }
 pub(in crate::store) use row_sql;
+
+/// Makes the place of the texts of one statement.
+macro_rules! pieces {
+    () => {{
+        static PIECES: $crate::store::db::Pieces = [const { std::sync::OnceLock::new() }; 2];
+        &PIECES
+    }};
+}
+pub(in crate::store) use pieces;
 
 /// Declares how types and references to them become values.
 macro_rules! values {
@@ -341,5 +359,22 @@ impl<'a> Where<'a> {
         self.sql.push_str(text);
         self.sql.push_str(" $");
         self.sql.push_str(&self.values.len().to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_rows_have_parameters_of_their_own() {
+        let insert = row_sql!("insert into t (a, b, c)" values ("$1, 'x', coalesce($2, $1)") "on conflict (a) do update set b = excluded.b");
+        assert_eq!(
+            insert.of_rows(2, 2),
+            "insert into t (a, b, c) values ($1, 'x', coalesce($2, $1)), ($3, 'x', coalesce($4, $3)) \
+             on conflict (a) do update set b = excluded.b"
+        );
+        let plain = row_sql!("insert into t (a)" values ("$1"));
+        assert_eq!(plain.of_rows(3, 1).trim_end(), "insert into t (a) values ($1), ($2), ($3)");
     }
 }

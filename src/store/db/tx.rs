@@ -138,7 +138,7 @@ fn insert_in_pieces<'v, R: ManyParams<'v>>(connection: &Connection, sql: RowSql,
         let text = text.map_or(sql.one, |text| text.get_or_init(|| sql.of_rows(size, params)));
         let mut statement = prepare(connection, text)?;
         while let Some((piece, later)) = rest.split_at_checked(size) {
-            bind(&mut statement, piece.iter().flat_map(|row| row.as_ref()))?;
+            bind(&mut statement, piece.iter().flat_map(AsRef::as_ref))?;
             statement.raw_execute()?;
             rest = later;
         }

@@ -104,10 +104,11 @@ pub enum Parts {
 }
 
 impl RowSql {
-    /// Returns the text of an `insert` of so many rows with so many parameters each.
+    /// Returns SQLite's text of an `insert` of so many rows with so many parameters each. `or fail`: SQLite need not be
+    /// able to undo the first rows if a later one fails, which would cost a journal. An error undoes the transaction.
     pub fn of_rows(&self, rows: usize, params: usize) -> String {
         let Parts::Insert { into, row, tail } = self.parts else { return self.one.to_owned() };
-        let mut text = format!("{into} values ");
+        let mut text = format!("{} values ", into.replacen("insert into", "insert or fail into", 1));
         for done in (0..rows).map(|n| n * params) {
             text.push_str(if done == 0 { "(" } else { ", (" });
             let mut pieces = row.split('$');
@@ -371,10 +372,10 @@ mod tests {
         let insert = row_sql!("insert into t (a, b, c)" values ("$1, 'x', coalesce($2, $1)") "on conflict (a) do update set b = excluded.b");
         assert_eq!(
             insert.of_rows(2, 2),
-            "insert into t (a, b, c) values ($1, 'x', coalesce($2, $1)), ($3, 'x', coalesce($4, $3)) \
+            "insert or fail into t (a, b, c) values ($1, 'x', coalesce($2, $1)), ($3, 'x', coalesce($4, $3)) \
              on conflict (a) do update set b = excluded.b"
         );
         let plain = row_sql!("insert into t (a)" values ("$1"));
-        assert_eq!(plain.of_rows(3, 1).trim_end(), "insert into t (a) values ($1), ($2), ($3)");
+        assert_eq!(plain.of_rows(3, 1).trim_end(), "insert or fail into t (a) values ($1), ($2), ($3)");
     }
 }

@@ -10,6 +10,7 @@ mod example;
 mod extract;
 mod file;
 mod interpretation;
+mod json;
 mod request;
 mod template;
 

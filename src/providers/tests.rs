@@ -118,7 +118,6 @@ fn no_response_causes_a_panic_and_garbage_is_an_error() {
         br#"{"jobId": "JOB_1", "status": "completed"}"#,
         br#"{"jobId": {}, "status": "completed"}"#,
         br#"{"status": "completed"}"#,
-        br#"{"jobId": "job_1", "status": "completed", "progress": 1e999}"#,
         deep.as_bytes(),
         deep_object.as_bytes(),
         large.as_bytes(),
@@ -228,6 +227,13 @@ fn a_field_of_the_wrong_type_is_null_and_affects_no_other() {
     );
     assert_eq!(job.output.as_deref(), Some("https://cdn.example/1.mp4"), "the first output's URL stands in");
 
+    let deep = ["[".repeat(200), "]".repeat(200)].concat();
+    for (field, value) in [("progress", "1e400"), ("output", "-1e999"), ("output", &deep), ("extra", &deep)] {
+        let body = format!(r#"{{"jobId": "job_1", "{field}": {value}, "status": "completed"}}"#);
+        let job = report(muvi(200, &body)).observation;
+        assert_eq!((job.status, job.progress, job.output), (JobStatus::Completed, None, None), "{field}");
+    }
+
     for outputs in ["null", "5", "{}", "\"x\"", "[null]", "[[[]]]"] {
         let body = format!(r#"{{"jobId": "job_1", "status": "completed", "outputs": {outputs}}}"#);
         assert_eq!(report(muvi(200, &body)).observation.outputs, None, "{outputs}");
@@ -246,6 +252,8 @@ fn progress_is_between_0_and_100_or_null() {
         ("100.9", Some(100)),
         ("101", None),
         ("1e300", None),
+        ("1e400", None),
+        ("-1e400", None),
         ("99.99", Some(99)),
     ];
     for (given, shown) in table {

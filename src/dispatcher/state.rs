@@ -51,7 +51,7 @@ pub(super) struct DispatchState {
     /// Queues that may have waiting deliveries or a page, for the deliveries that are skipped. There are a hundred
     /// thousand queues at most, and far fewer of these. [`Self::skip`] removes the others.
     occupied: HashSet<Arc<str>>,
-    /// Manual retries to destinations that are held back. They are sent nevertheless.
+    /// Manual retries to destinations that are held back, or that share places with slow ones. They are sent nevertheless.
     urgent: VecDeque<Box<PendingDelivery>>,
     /// Origins with waiting deliveries. `take_sendable` removes an origin at its limit; `finish` adds it again.
     sendable: FairQueue,
@@ -248,7 +248,10 @@ impl DispatchState {
         let places = self.origin(&origin).loaded.free(most, own, standing);
         if is_full || is_loaded {
             self.mark_has_more(&name);
-        } else if delivery.manual && !is_paced && admission != Admission::Free {
+        } else if delivery.manual
+            && !is_paced
+            && (admission != Admission::Free || standing == Standing::Other)
+        {
             self.load_urgent(&name, delivery);
         } else if is_behind_others || places == 0 || admission != Admission::Free {
             self.mark_has_more(&name);
@@ -305,7 +308,7 @@ impl DispatchState {
         }
     }
 
-    /// Loads a manual retry to a destination that is held back.
+    /// Loads a manual retry to a destination that is held back, or that would wait for slow ones.
     fn load_urgent(&mut self, name: &Arc<str>, delivery: Box<PendingDelivery>) {
         if let Some(page) = &mut self.queue(name).page {
             page.urgent.push(delivery);

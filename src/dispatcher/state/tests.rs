@@ -66,7 +66,10 @@ impl Fixture {
     /// Commits a delivery to a URL.
     fn commit(&mut self, url: &str, now: Timestamp) {
         self.next += 1;
-        let delivery = delivery(self.next, url);
+        self.dispatch(delivery(self.next, url), now);
+    }
+
+    fn dispatch(&mut self, delivery: PendingDelivery, now: Timestamp) {
         self.stored.push(delivery.clone());
         self.state.apply(DispatcherMessage::Dispatch(Box::new(delivery)), now);
     }
@@ -142,6 +145,22 @@ fn probes_of_hung_urls_leave_places_for_an_untried_one() {
     assert!(
         others.iter().all(|one| probes.iter().all(|probe| probe.destination.queue != one.destination.queue))
     );
+}
+
+#[test]
+fn a_manual_retry_does_not_wait_for_silent_urls_of_its_host() {
+    let mut f = Fixture::new();
+    for n in 0..40 {
+        f.commit(&format!("silent{n}"), at(0));
+    }
+    assert_eq!(f.step(at(0)).len(), 8, "half of the places");
+    f.commit("untried", at(1));
+    assert!(f.step(at(1)).is_empty(), "it waits for its turn");
+    f.dispatch(PendingDelivery { manual: true, ..delivery(1_000, "retried") }, at(1));
+    let [sent] = &f.step(at(1))[..] else { panic!("one is sent") };
+    assert_eq!(sent.destination.address, "retried");
+    f.end(sent, &result(Outcome::Ok, Reach::Answered), (1, 1));
+    assert!(f.step(at(1)).is_empty());
 }
 
 #[test]

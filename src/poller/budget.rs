@@ -41,6 +41,9 @@ const BREAKER_PROBE: Duration = Duration::from_secs(1);
 /// Poll interval while the credential is paused.
 const PAUSE_PROBE: Duration = Duration::from_secs(60);
 
+/// Smallest concurrency of which one place is spare. An app that is alone loses at most a quarter of the places.
+const SPARE_FROM: u32 = 4;
+
 /// Returns the wait after the `n`th failure in a row: 1, 2, 4 … 60 s.
 pub fn backoff(n: u32) -> Duration {
     Duration::from_secs(1 << n.saturating_sub(1).min(6)).min(Duration::from_secs(60))
@@ -98,8 +101,10 @@ pub struct Places {
     pub free: u32,
     /// Maximum number of places of one app while another app has jobs.
     pub share: u32,
-    /// Maximum number of places that are left free for apps without a poll in flight.
+    /// Maximum number of places that are left free for the apps that have jobs and no poll in flight.
     pub reserve: u32,
+    /// Number of places that are always left free for an app without a poll in flight: its first job may come soon.
+    pub spare: u32,
 }
 
 impl Budget {
@@ -179,11 +184,12 @@ impl Budget {
     }
 
     /// Returns the places of polls in flight. An eighth, and at least one if there are several, is reserved for other
-    /// apps.
+    /// apps. From [`SPARE_FROM`] places on, one is spare even if there is no other app.
     pub fn places(&self) -> Places {
         let total = self.limits.concurrency;
         let reserve = if total > 1 { (total / 8).max(1) } else { 0 };
-        Places { free: total.saturating_sub(self.in_flight), share: total - reserve, reserve }
+        let spare = u32::from(total >= SPARE_FROM);
+        Places { free: total.saturating_sub(self.in_flight), share: total - reserve, reserve, spare }
     }
 
     /// Returns whether no poll ever starts.
@@ -424,8 +430,9 @@ mod tests {
 
     #[test]
     fn one_app_leaves_a_place_for_another() {
-        let share = |concurrency| Budget::new(limits(1, 1, concurrency), at(0)).places().share;
-        assert_eq!([0, 1, 2, 4, 8, 16].map(share), [0, 1, 1, 3, 7, 14]);
+        let places = |concurrency| Budget::new(limits(1, 1, concurrency), at(0)).places();
+        assert_eq!([0, 1, 2, 4, 8, 16].map(|total| places(total).share), [0, 1, 1, 3, 7, 14]);
+        assert_eq!([0, 1, 2, 3, 4, 16].map(|total| places(total).spare), [0, 0, 0, 0, 1, 1]);
     }
 
     #[test]

@@ -13,7 +13,8 @@
 //! **The apps leave places for one another.** Polls that take long occupy the places of the provider's concurrency. While
 //! another app has jobs at the provider, an app gets no more than a share of them. Two apps could still use up all, and
 //! a third would wait for the end of a slow poll. So an app that has a poll in flight also leaves one place for each
-//! app that has jobs and no poll in flight. [`Budget::places`] has both limits.
+//! app that has jobs and no poll in flight. It always leaves one place, even if there is no other app: the first job of
+//! another app can arrive while all polls are slow. [`Budget::places`] has these limits.
 //!
 //! **A job of several apps** takes turns with each of them: its polls wait in the queues of up to [`APPS_OF_A_JOB`]
 //! apps, and the first of them whose turn it is polls the job. No app delays the job of another by watching it.
@@ -133,12 +134,14 @@ impl Turns {
     /// places to others has no turn.
     pub fn next(&self, places: Places) -> Option<(AppNo, PollKind, Entry)> {
         let is_alone = self.apps.len() <= 1;
-        let left_free = places.reserve.min(u32::try_from(self.idle_apps).unwrap_or(u32::MAX));
+        let idle_apps = u32::try_from(self.idle_apps).unwrap_or(u32::MAX);
+        let left_free = places.reserve.min(idle_apps).max(places.spare);
         let may_start = |found: &AppTurns| {
-            found.in_flight < places.share && (found.in_flight == 0 || places.free > left_free)
+            let is_within_share = is_alone || found.in_flight < places.share;
+            found.in_flight == 0 || (is_within_share && places.free > left_free)
         };
         let app_of = |turns: &BTreeSet<(u64, AppNo)>| {
-            let has_place = |app: &AppNo| is_alone || self.apps.get(app).is_some_and(may_start);
+            let has_place = |app: &AppNo| self.apps.get(app).is_some_and(may_start);
             turns.iter().map(|(_, app)| *app).find(has_place)
         };
         if self.last_was_final
@@ -299,7 +302,8 @@ mod tests {
         while apps.len() < count
             && let free = total - turns.apps.values().map(|app| app.in_flight).sum::<u32>()
             && free > 0
-            && let Some((app, kind, _)) = turns.next(Places { free, share: total - 1, reserve: 2 })
+            && let spare = u32::from(total >= 4)
+            && let Some((app, kind, _)) = turns.next(Places { free, share: total - 1, reserve: 2, spare })
         {
             turns.start(app, kind);
             apps.push(if kind == PollKind::Final { -app.0 } else { app.0 });
@@ -336,18 +340,35 @@ mod tests {
     #[test]
     fn an_app_uses_its_share_while_another_has_jobs() {
         let mut turns = turns(&[(1, 20, 0)]);
-        assert_eq!(started(&mut turns, 8, 8).len(), 8, "an app that is alone uses all");
+        assert_eq!(started(&mut turns, 3, 8).len(), 3, "of a few places, an app that is alone uses all");
         turns.add_job(AppNo(2));
-        assert_eq!(started(&mut turns, 8, 8), [0; 0]);
+        assert_eq!(started(&mut turns, 3, 8), [0; 0]);
         turns.release(AppNo(1));
         turns.release(AppNo(1));
-        assert_eq!(started(&mut turns, 8, 8), [1]);
+        assert_eq!(started(&mut turns, 3, 8), [1]);
         turns.push(AppNo(2), PollKind::Scheduled, entry(1));
-        assert_eq!(started(&mut turns, 8, 8), [2]);
-        assert_eq!((turns.in_flight(AppNo(1)), turns.in_flight(AppNo(2))), (7, 1));
+        assert_eq!(started(&mut turns, 3, 8), [2]);
+        assert_eq!((turns.in_flight(AppNo(1)), turns.in_flight(AppNo(2))), (2, 1));
         turns.release(AppNo(2));
         turns.remove_job(AppNo(2));
-        assert_eq!(started(&mut turns, 8, 1), [1], "alone again");
+        assert_eq!(started(&mut turns, 3, 1), [1], "alone again");
+    }
+
+    #[test]
+    fn an_app_that_is_alone_leaves_a_place_for_the_next() {
+        let mut turns = turns(&[(1, 20, 0)]);
+        assert_eq!(started(&mut turns, 8, 20), [1; 7]);
+        turns.add_job(AppNo(2));
+        turns.add_job(AppNo(2));
+        turns.push(AppNo(2), PollKind::Scheduled, entry(1));
+        turns.push(AppNo(2), PollKind::Scheduled, entry(2));
+        assert_eq!(started(&mut turns, 8, 20), [2]);
+        // The place becomes free for a third app, and not for those that have a poll in flight.
+        turns.release(AppNo(1));
+        assert_eq!(started(&mut turns, 8, 20), [0; 0]);
+        turns.add_job(AppNo(3));
+        turns.push(AppNo(3), PollKind::Scheduled, entry(1));
+        assert_eq!(started(&mut turns, 8, 20), [3]);
     }
 
     #[test]
@@ -360,15 +381,23 @@ mod tests {
         turns.push(AppNo(4), PollKind::Scheduled, entry(2));
         assert_eq!(started(&mut turns, 8, 20), [3, 4]);
         // An app without jobs needs no place.
-        turns.release(AppNo(4));
+        let mut turns = self::turns(&[(1, 20, 0), (2, 20, 0)]);
+        turns.add_job(AppNo(3));
+        turns.add_job(AppNo(4));
         turns.remove_job(AppNo(4));
-        assert_eq!(started(&mut turns, 8, 20).len(), 1);
+        assert_eq!(started(&mut turns, 8, 20).len(), 7);
         // With a single place, the apps take turns.
         let mut turns = self::turns(&[(1, 2, 0), (2, 2, 0)]);
-        assert_eq!(turns.next(Places { free: 1, share: 1, reserve: 0 }).map(|(app, ..)| app), Some(AppNo(1)));
+        assert_eq!(
+            turns.next(Places { free: 1, share: 1, reserve: 0, spare: 0 }).map(|(app, ..)| app),
+            Some(AppNo(1))
+        );
         turns.start(AppNo(1), PollKind::Scheduled);
         turns.release(AppNo(1));
-        assert_eq!(turns.next(Places { free: 1, share: 1, reserve: 0 }).map(|(app, ..)| app), Some(AppNo(2)));
+        assert_eq!(
+            turns.next(Places { free: 1, share: 1, reserve: 0, spare: 0 }).map(|(app, ..)| app),
+            Some(AppNo(2))
+        );
     }
 
     #[test]
@@ -391,7 +420,7 @@ mod tests {
             turns.drop_stale(10, |_, (_, job)| job == JobNo(0));
             assert!(turns.entries <= 2 + 10 + 2, "{}", turns.entries);
         }
-        let places = Places { free: 1, share: 1, reserve: 0 };
+        let places = Places { free: 1, share: 1, reserve: 0, spare: 0 };
         assert_eq!(turns.next(places), Some((AppNo(1), PollKind::Scheduled, entry(0))));
     }
 }

@@ -13,6 +13,7 @@
 
 mod budget;
 mod decide;
+mod not_found;
 mod polling;
 mod provider;
 mod schedule;

@@ -66,7 +66,7 @@ pub use self::deliveries::{
     DeliveryFilter, DueDeliveries, ExcludeDowntime, LoadDueDeliveries, NoteRunning, PostponeDelivery,
     RecordAttempt, RescheduleRetries, RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
 };
-pub use self::endings::{EndJob, ExpireWatches, NotifyWatches};
+pub use self::endings::{EndJob, EndNotFound, ExpireWatches, NotFoundEnd, NotifyWatches};
 pub use self::events::{After, Followed};
 pub use self::idempotency::{IdempotencyKey, Idempotent, Replay, Replayable, Respond, StoredResponse};
 pub use self::jobs::{NotFound, PollNow, RecordObservation, RefreshEnding};
@@ -162,6 +162,9 @@ commands! {
     write end_job: EndJob => bool, endings::end_job;
     /// Ends more watches of a job that has ended. Returns whether more remain: the caller repeats the command.
     write notify_watches: NotifyWatches => bool, endings::notify_watches;
+    /// Ends watches of a job that its provider does not know. If it returns [`NotFoundEnd::More`], the caller repeats the
+    /// command with `after` set to that position.
+    write end_not_found: EndNotFound => NotFoundEnd, endings::end_not_found;
     /// Ends watches that have expired. Returns whether more remain: the caller repeats the command.
     write expire_watches: ExpireWatches => bool, endings::expire_watches;
     /// Writes the result of a requested poll of a job that has ended.

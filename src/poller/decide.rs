@@ -8,23 +8,21 @@ use std::time::Duration;
 use hyper::body::Bytes;
 
 use super::budget::{FailedPoll, backoff};
+use super::not_found::NotFoundStreak;
 use super::provider::PollResponse;
 use super::scheduler::{JobSchedule, ProviderError, ProviderQueue, Scheduler};
 use crate::domain::{
-    EndingKind, Finding, JobError, JobName, JobNo, JobStatus, Observation, ProviderHealth, Timestamp,
-    credential_variable, format_duration, observe,
+    EndingKind, Finding, JobError, JobName, JobNo, JobStatus, ProviderHealth, Timestamp, credential_variable,
+    format_duration, observe,
 };
 use crate::providers::{Interpretation, JobReport, PollFailure};
-use crate::store::{EndJob, ExpireWatches, RecordObservation, RefreshEnding};
+use crate::store::{EndJob, EndNotFound, ExpireWatches, RecordObservation, RefreshEnding};
 
 /// Longest delay of a job's next poll that a provider's `Retry-After` can cause.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// Shortest grace before a `not_found` ends the watches of a job that the provider knew before.
 const GRACE_KNOWN: Duration = Duration::from_secs(15 * 60);
-
-/// Number of `not_found` outcomes in a row that are required as well.
-const GRACE_POLLS: u32 = 3;
 
 /// Pause of a job whose poll could not be made because this process or its machine lacks something.
 const NOT_MADE_PAUSE: Duration = Duration::from_secs(1);
@@ -42,12 +40,15 @@ pub(super) struct Decision {
     pub(super) refresh: Option<RefreshEnding>,
     pub(super) expire: Option<ExpireWatches>,
     pub(super) ended: Option<EndJob>,
+    pub(super) not_found: Option<EndNotFound>,
     job: JobNo,
     /// Generation of the job that was polled.
     pub(super) generation: i64,
     now: Timestamp,
-    /// No next poll before this time.
+    /// No next poll before this time, as the provider or this machine requires.
     pub(super) not_before: Option<Timestamp>,
+    /// No next poll before this time, because polls have failed.
+    pub(super) backoff_until: Option<Timestamp>,
     /// The error, if it is to be logged: the first one of the provider after its last success.
     pub(super) first_error: Option<String>,
 }
@@ -97,7 +98,7 @@ pub(super) fn decide(
             let change = budget.authorized().or(error);
             decision.back_off(schedule, queue.policy.min_interval);
             if schedule.watching > 0 && !budget.is_open() && !budget.is_doubtful(now) {
-                decision.on_not_found(schedule, message, queue.policy.not_found_grace, started);
+                decision.on_not_found(schedule, started, message, queue.policy.not_found_grace);
             }
             change
         }
@@ -172,7 +173,7 @@ impl Decision {
             final_poll.answered |= is_answered;
         }
         if !matches!(meaning, Interpretation::Failed { failure: PollFailure::NotFound, .. }) {
-            rare.not_found = None;
+            rare.not_found = NotFoundStreak::default();
         }
     }
 
@@ -202,7 +203,8 @@ impl Decision {
                 schedule.known = schedule.known.after(seen, progressed, now);
             }
             Finding::Ended(kind) => {
-                self.end(kind, Some(seen.clone()), None, raw(true));
+                let (seen, raw) = (seen.clone(), raw(true));
+                self.ended = Some(EndJob { job, generation, kind, seen, raw, observed_at: now });
                 return;
             }
         }
@@ -212,34 +214,29 @@ impl Decision {
         }
     }
 
-    /// Ends a job that the provider does not know, if it has reported so often enough and for long enough.
-    ///
-    /// The time counts from the start of the first such poll, so that a slow answer does not delay the end.
+    /// Ends the watches of a job that the provider does not know, if it has reported so often enough and for long
+    /// enough since their registration.
     fn on_not_found(
         &mut self,
         schedule: &mut JobSchedule,
+        started: Timestamp,
         message: &str,
         grace: Duration,
-        started: Timestamp,
     ) {
+        let (job, generation, now, last_watch_at) =
+            (self.job, self.generation, self.now, schedule.last_watch_at);
         let grace = not_found_grace(schedule, grace);
-        let not_found = &mut schedule.rare().not_found;
-        let (polls, since) = not_found.map_or((1, started), |(polls, since)| (polls + 1, since));
-        *not_found = Some((polls, since));
-        if polls >= GRACE_POLLS && self.now >= since.plus(grace) {
-            self.end(EndingKind::NotFound, None, Some(job_error("not_found", message)), None);
-        }
+        let registered_until = schedule.rare().not_found.count(started, now, grace, last_watch_at);
+        self.not_found = registered_until.map(|registered_until| {
+            let error = job_error("not_found", message);
+            EndNotFound { job, generation, registered_until, error, now, after: None }
+        });
     }
 
-    fn end(
-        &mut self,
-        kind: EndingKind,
-        seen: Option<Observation>,
-        error: Option<JobError>,
-        raw: Option<Arc<[u8]>>,
-    ) {
-        let (job, generation, observed_at) = (self.job, self.generation, self.now);
-        self.ended = Some(EndJob { job, generation, kind, seen, error, raw, observed_at });
+    /// Returns how the job ends, if it does.
+    pub(super) fn ending(&self) -> Option<EndingKind> {
+        let not_found = self.not_found.as_ref().map(|_| EndingKind::NotFound);
+        self.ended.as_ref().map(|ended| ended.kind).or(not_found)
     }
 
     /// Repeats a poll that could not be made. It counts neither against the job nor against the provider, and not as a
@@ -259,7 +256,7 @@ impl Decision {
         rare.failures = rare.failures.saturating_add(1);
         let wanted = self.now.plus(backoff(rare.failures));
         let repeat_at = rare.final_poll.map(|poll| poll.repeat_at(wanted, min_interval, self.now));
-        self.not_before = self.not_before.max(repeat_at.or(Some(wanted)));
+        self.backoff_until = Some(repeat_at.unwrap_or(wanted));
     }
 }
 
@@ -385,7 +382,9 @@ fn log_health(change: Option<ProviderHealth>, provider: &str, error: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{AppNo, JobSnapshot, Known, Limits, PollPolicy, PollerMessage, Rate, Terms};
+    use crate::domain::{
+        AppNo, JobSnapshot, Known, Limits, Observation, PollPolicy, PollerMessage, Rate, Terms,
+    };
     use crate::poller::scheduler::{Action, FinishedPoll};
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -435,8 +434,8 @@ mod tests {
     /// Ends the poll of a job with a failure.
     fn end(scheduler: &mut Scheduler, job: i64, response: PollResponse, second: i64) {
         let decision = decide(scheduler, JobNo(job), response, at(second), at(second));
-        let Decision { generation, not_before, .. } = decision;
-        let poll = FinishedPoll { job: JobNo(job), generation, ended: false, not_before };
+        let Decision { generation, not_before, backoff_until, .. } = decision;
+        let poll = FinishedPoll { job: JobNo(job), generation, ended: false, not_before, backoff_until };
         scheduler.finish_poll(poll, at(second));
     }
 
@@ -491,15 +490,15 @@ mod tests {
                 let answered = now.plus(Duration::from_millis(took));
                 let response = failed(PollFailure::NotFound, Some(404));
                 let decision = decide(&mut scheduler, job, response, now, answered);
-                let Decision { ended, generation, not_before, .. } = decision;
-                if ended.is_some() {
-                    break ended;
+                let Decision { generation, not_before, backoff_until, .. } = decision;
+                if let Some(kind) = decision.ending() {
+                    break kind;
                 }
-                let poll = FinishedPoll { job, generation, ended: false, not_before };
+                let poll = FinishedPoll { job, generation, ended: false, not_before, backoff_until };
                 scheduler.finish_poll(poll, answered);
                 now = scheduler.next_due(answered).expect("scheduled").max(answered);
             };
-            assert_eq!(ended.map(|ended| ended.kind), Some(EndingKind::NotFound));
+            assert_eq!(ended, EndingKind::NotFound);
             assert_eq!(polls.last(), Some(&60), "{polls:?}");
         }
     }

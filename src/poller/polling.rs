@@ -14,7 +14,7 @@ use crate::domain::{
 };
 use crate::egress::Egress;
 use crate::providers::Interpretation;
-use crate::store::{ExpireWatches, NotifyWatches, Store, StoreError, write_until_accepted};
+use crate::store::{ExpireWatches, NotFoundEnd, NotifyWatches, Store, StoreError, write_until_accepted};
 use crate::telemetry::metrics::{Load, ProviderMetrics};
 use crate::telemetry::traces::{Context, Span, SpanKind};
 
@@ -265,7 +265,7 @@ impl PollTask {
             );
         }
         let stopwatch = poller.clock.stopwatch();
-        let kind = decision.ended.as_ref().map(|ended| ended.kind);
+        let kind = decision.ending();
         let ended = poller.write_decision(&mut decision).await;
         if let Some(kind) = kind.filter(|_| ended) {
             let (provider, job, ending) = (name.provider.as_str(), name.job_id.as_str(), kind.as_str());
@@ -275,15 +275,22 @@ impl PollTask {
             let span = trace?.span("end", SpanKind::Internal, now, stopwatch.elapsed()).below(span_id?);
             Some(span.about(b"").with("ringback.status", kind.filter(|_| ended)?.as_str()))
         });
-        self.finish(decision.generation, ended, decision.not_before);
+        self.finish(decision.generation, ended, (decision.not_before, decision.backoff_until));
     }
 
-    fn finish(&mut self, generation: i64, ended: bool, not_before: Option<Timestamp>) {
+    /// Schedules the next poll: not before the first of two times, and after a failure not before the second.
+    fn finish(
+        &mut self,
+        generation: i64,
+        ended: bool,
+        (not_before, backoff_until): (Option<Timestamp>, Option<Timestamp>),
+    ) {
         self.finished = true;
         let now = self.poller.clock.now();
         let mut scheduler = self.poller.scheduler();
         self.poller.merge_messages(&mut scheduler, now);
-        scheduler.finish_poll(FinishedPoll { job: self.job, generation, ended, not_before }, now);
+        let finished = FinishedPoll { job: self.job, generation, ended, not_before, backoff_until };
+        scheduler.finish_poll(finished, now);
         drop(scheduler);
         self.poller.wake();
     }
@@ -315,7 +322,7 @@ impl Drop for PollTask {
         }
         let generation = self.poller.scheduler().jobs.get(&self.job).map(|schedule| schedule.generation);
         if let Some(generation) = generation {
-            self.finish(generation, false, Some(self.started.plus(AFTER_BUG)));
+            self.finish(generation, false, (Some(self.started.plus(AFTER_BUG)), None));
         }
     }
 }
@@ -334,6 +341,16 @@ impl Poller {
         }
         if let Some(expire) = decision.expire.take() {
             self.expire(expire).await;
+        }
+        if let Some(mut not_found) = decision.not_found.take() {
+            loop {
+                match self.write(|| self.store.end_not_found(not_found.clone())).await {
+                    Some(NotFoundEnd::More(last)) => not_found.after = Some(last),
+                    Some(end) => return end == NotFoundEnd::Job,
+                    None => break,
+                }
+            }
+            decision.not_before = Some(self.clock.now().plus(AFTER_BUG));
         }
         let Some(ended) = decision.ended.take() else { return false };
         let (job, generation) = (ended.job, ended.generation);

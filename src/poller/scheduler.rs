@@ -90,6 +90,8 @@ pub(super) struct FinishedPoll {
     pub(super) ended: bool,
     /// The next poll starts at this time or later, unless a client requested one.
     pub(super) not_before: Option<Timestamp>,
+    /// So does the next poll after a failure, unless a watch was added.
+    pub(super) backoff_until: Option<Timestamp>,
 }
 
 impl Scheduler {
@@ -146,7 +148,7 @@ impl Scheduler {
             PollerMessage::Watch(facts) => {
                 if let Some(found) = self.jobs.get_mut(&facts.no) {
                     let before = found.watching;
-                    found.add_watch(&facts);
+                    found.add_watch(&facts, now);
                     adjust(&mut self.watching, before, found.watching);
                     self.queues[found.queue()].add_app(facts.no, found, facts.app, now);
                 } else {
@@ -221,10 +223,11 @@ impl Scheduler {
             None => first_poll(policy, terms, found.registered_at),
             Some(at) => next_poll(policy, terms, found.registered_at, at),
         };
-        let not_before = found.rare.as_ref().map_or(wanted, |rare| rare.not_before);
+        let not_before = found.rare.as_ref().map_or(wanted, |rare| rare.not_before.max(rare.backoff_until));
         // A new watch may require more frequent polls than the earlier watches. It never delays a poll that is
         // scheduled already.
-        let poll_at = wanted.max(not_before).max(now).min(found.poll_at);
+        let own = found.first_poll_of_last_watch(policy);
+        let poll_at = wanted.max(not_before).min(own).max(now).min(found.poll_at);
         self.schedule_poll(job, poll_at);
         self.schedule_expiry(job);
     }
@@ -262,7 +265,7 @@ impl Scheduler {
     /// in flight until this call, so the concurrency limit also bounds the number of results that wait to be
     /// written.
     pub(super) fn finish_poll(&mut self, poll: FinishedPoll, now: Timestamp) {
-        let FinishedPoll { job, generation, ended, not_before } = poll;
+        let FinishedPoll { job, generation, ended, not_before, backoff_until } = poll;
         self.next_step_at = Some(now);
         let Some(found) = self.jobs.get_mut(&job) else { return };
         let ProviderQueue { budget, policy, turns, .. } = &mut self.queues[found.queue()];
@@ -295,12 +298,16 @@ impl Scheduler {
         } else {
             next_poll(policy, terms, found.registered_at, polled_at)
         };
-        if let Some(not_before) = not_before {
-            found.rare().not_before = not_before;
-        } else if let Some(rare) = &mut found.rare {
-            rare.not_before = Timestamp::default();
+        if not_before.or(backoff_until).is_some() {
+            found.rare();
         }
-        let poll_at = wanted.max(not_before.unwrap_or(wanted));
+        if let Some(rare) = &mut found.rare {
+            rare.not_before = not_before.unwrap_or_default();
+            rare.backoff_until = backoff_until.unwrap_or_default();
+        }
+        let poll_at = wanted.max(not_before.max(backoff_until).unwrap_or(wanted));
+        let poll_at =
+            if found.watch_added { poll_at.min(found.first_poll_of_last_watch(policy)) } else { poll_at };
         let poll_at = if requested { poll_at.min(soonest) } else { poll_at };
         self.schedule_poll(job, poll_at.max(now));
         self.schedule_expiry(job);
@@ -316,6 +323,7 @@ impl Scheduler {
             }
             if let Some(rare) = found.rare.as_mut().filter(|rare| rare.failures > 0) {
                 (rare.failures, rare.not_before) = (0, Timestamp::default());
+                rare.backoff_until = Timestamp::default();
                 let poll_at = found.earliest_poll(queue.policy.min_interval, now);
                 queue.schedule_poll(*job, found, poll_at);
             }

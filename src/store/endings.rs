@@ -22,13 +22,19 @@ use super::deliveries;
 use super::reads::{INTERNAL, ReadStore};
 use super::rows::{read_name, to_json};
 use super::watch_events::{JobChange, WatchToNotify, Watches, read_watches};
-use crate::domain::{EndingKind, EventType, JobError, JobNo, Observation, Timestamp};
+use crate::domain::{AppNo, EndingKind, EventType, Id, JobError, JobNo, Observation, Timestamp, WatchId};
 
 /// The watches that the ending of generation `$2` ends.
 pub(super) const OF_ENDING: &str = "generation <= $2 order by expires_at, app, id";
 
 /// The watches that have expired by `$2`.
 pub(super) const OF_EXPIRY: &str = "expires_at <= $2 order by expires_at, app, id";
+
+/// The watches after a position: the expiry `$2`, the app `$3` and the id `$4`.
+pub(super) const OF_NOT_FOUND: &str = "(expires_at, app, id) > ($2, $3, $4) order by expires_at, app, id";
+
+/// Returns a row if a watch of job `$1` has not ended.
+pub(super) const IS_WATCHED: &str = "select 1 from watches where job = $1 and status = 'watching' limit 1";
 
 /// Returns a row if a watch of job `$1` wants the provider's answer.
 pub(super) const WANTS_RAW: &str =
@@ -43,10 +49,8 @@ pub struct EndJob {
     pub generation: i64,
     /// Kind of the ending.
     pub kind: EndingKind,
-    /// The observation. `None`: the provider does not know the job; the last observation is used.
-    pub seen: Option<Observation>,
-    /// Error of the ending, if the provider did not report one.
-    pub error: Option<JobError>,
+    /// The observation.
+    pub seen: Observation,
     /// The provider's answer, if it is small enough to be passed on.
     pub raw: Option<Arc<[u8]>>,
     /// Time of the observation.
@@ -60,6 +64,38 @@ pub struct NotifyWatches {
     pub job: JobNo,
     /// Generation that ended.
     pub generation: i64,
+}
+
+/// Ends the watches of a job that its provider does not know, and that were registered long enough ago. If no other watch
+/// remains, the job ends as well.
+#[derive(Clone, Debug)]
+pub struct EndNotFound {
+    /// The job.
+    pub job: JobNo,
+    /// Generation that was polled.
+    pub generation: i64,
+    /// Latest registration of the watches that end.
+    pub registered_until: Timestamp,
+    /// Error of the ending.
+    pub error: JobError,
+    /// Time of the answer.
+    pub now: Timestamp,
+    /// Last watch that was read by an earlier transaction.
+    pub after: Option<ExpiryPosition>,
+}
+
+/// Position of a watch among those of its job: its expiry, its app and its id.
+pub type ExpiryPosition = (Timestamp, AppNo, WatchId);
+
+/// Result of [`EndNotFound`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotFoundEnd {
+    /// Watches after this position may have to end as well.
+    More(ExpiryPosition),
+    /// Watches have ended, and others of the job go on.
+    Watches,
+    /// The job has ended.
+    Job,
 }
 
 /// Ends a chunk of a job's watches that have expired.
@@ -85,31 +121,25 @@ impl ReadStore {
 }
 
 pub(super) fn end_job(batch: &mut Batch<'_>, commands: &[&EndJob]) -> Result<Vec<bool>> {
-    let texts: Vec<(Option<String>, Option<String>)> = commands
-        .iter()
-        .map(|command| (command.seen.as_ref().map(to_json), command.error.as_ref().map(to_json)))
-        .collect();
+    let seen: Vec<String> = commands.iter().map(|command| to_json(&command.seen)).collect();
     let wants_raw =
         batch.tx.fetch(WANTS_RAW, commands.iter().map(|command| params![command.job]), |row| row.int(0))?;
     batch.tx.each(
         "insert into endings (job, generation, kind, seen, error, raw, ended_at, unfinished)
-         values ($1, $2, $3, coalesce($4, (select seen from jobs where no = $1)), $5, $6, $7, 1)
+         values ($1, $2, $3, $4, null, $5, $6, 1)
          on conflict (job, generation) do nothing",
-        commands.iter().zip(&texts).zip(&wants_raw).map(|((command, (seen, error)), wants_raw)| {
+        commands.iter().zip(&seen).zip(&wants_raw).map(|((command, seen), wants_raw)| {
             let EndJob { job, generation, kind, raw, observed_at, .. } = command;
             let raw = raw.as_deref().filter(|_| !wants_raw.is_empty());
-            params![job, generation, kind, seen, error, raw, observed_at]
+            params![job, generation, kind, seen, raw, observed_at]
         }),
     )?;
     batch.tx.update_each(
         row_sql!(
-            "update jobs set ended = 1, poll_requested_at = null, seen = coalesce($1, seen)"
+            "update jobs set ended = 1, poll_requested_at = null, seen = $1"
             where "no = $2 and generation = $3 and ended = 0"
         ),
-        commands
-            .iter()
-            .zip(&texts)
-            .map(|(command, (seen, _))| params![seen, command.job, command.generation]),
+        commands.iter().zip(&seen).map(|(command, seen)| params![seen, command.job, command.generation]),
     )?;
     let first = |&&EndJob { job, generation, .. }: &&EndJob| NotifyWatches { job, generation };
     let first_chunks: Vec<NotifyWatches> = commands.iter().map(first).collect();
@@ -143,25 +173,85 @@ pub(super) fn notify_watches(batch: &mut Batch<'_>, commands: &[&NotifyWatches])
     Ok(endings.iter().map(|ending| ending.as_ref().is_some_and(has_more)).collect())
 }
 
+/// Ends watches of jobs that are not found. A chunk is read whole, and only those of its watches end that were registered
+/// early enough: no index has the times of registration.
+pub(super) fn end_not_found(batch: &mut Batch<'_>, commands: &[&EndNotFound]) -> Result<Vec<NotFoundEnd>> {
+    let first = (Timestamp::default(), AppNo(0), WatchId(Id::from_bytes([0; 16])));
+    let rows = commands.iter().map(|command| {
+        let (expires_at, app, id) = command.after.unwrap_or(first);
+        params![command.job, expires_at, app, id]
+    });
+    let mut watches = read_watches(&batch.tx, OF_NOT_FOUND, rows)?;
+    let position = |watch: &WatchToNotify| (watch.expires_at, watch.app, watch.id);
+    let last: Vec<Option<ExpiryPosition>> =
+        watches.iter().map(|w| w.chunk.last().filter(|_| w.has_more).map(position)).collect();
+    for (command, watches) in commands.iter().zip(&mut watches) {
+        watches.chunk.retain(|watch| watch.created_at <= command.registered_until);
+    }
+    let ends = commands.iter().map(|c| (c.job, EndingKind::NotFound, c.error.clone(), c.now));
+    end_some_watches(batch, &ends.collect::<Vec<_>>(), watches)?;
+    let finished =
+        || commands.iter().zip(&last).filter(|(_, last)| last.is_none()).map(|(command, _)| *command);
+    let left =
+        batch.tx.fetch(IS_WATCHED, finished().map(|command| params![command.job]), |row| row.int(0))?;
+    let ended: Vec<&EndNotFound> =
+        finished().zip(left).filter(|(_, left)| left.is_empty()).map(|(command, _)| command).collect();
+    let errors: Vec<String> = ended.iter().map(|command| to_json(&command.error)).collect();
+    // The job begins another generation if it is registered again.
+    batch.tx.each(
+        "insert into endings (job, generation, kind, seen, error, raw, ended_at, unfinished)
+         values ($1, $2, $3, (select seen from jobs where no = $1), $4, null, $5, 0)
+         on conflict (job, generation) do nothing",
+        ended.iter().zip(&errors).map(|(command, error)| {
+            params![command.job, command.generation, EndingKind::NotFound, error, command.now]
+        }),
+    )?;
+    batch.tx.update_each(
+        row_sql!(
+            "update jobs set ended = 1, poll_requested_at = null"
+            where "no = $1 and generation = $2 and ended = 0"
+        ),
+        ended.iter().map(|command| params![command.job, command.generation]),
+    )?;
+    let mut ended = ended.iter().map(|command| command.job).peekable();
+    let result = |(command, last): (&&EndNotFound, &Option<ExpiryPosition>)| match last {
+        Some(last) => NotFoundEnd::More(*last),
+        None if ended.next_if_eq(&command.job).is_some() => NotFoundEnd::Job,
+        None => NotFoundEnd::Watches,
+    };
+    Ok(commands.iter().zip(&last).map(result).collect())
+}
+
 /// Ends watches. Returns for each command whether more watches remain.
 pub(super) fn expire_watches(batch: &mut Batch<'_>, commands: &[&ExpireWatches]) -> Result<Vec<bool>> {
-    let jobs = batch.tx.ones(
-        "select provider, account, job_id, coalesce(long_params, params), seen from jobs where no = $1",
-        commands.iter().map(|command| params![command.job]),
-        |row| Ok((read_name(row, 0)?, row.json(4)?)),
-    )?;
     let rows = commands.iter().map(|command| params![command.job, command.until]);
     let watches = read_watches(&batch.tx, OF_EXPIRY, rows)?;
-    let mut expiries = Vec::with_capacity(commands.len());
-    for ((command, (name, seen)), watches) in commands.iter().zip(jobs).zip(watches) {
-        let (job, error, at) = (command.job, Some(command.error.clone()), command.now);
-        let (seen, ending) = (Cow::Owned(seen), Some((EndingKind::Expired, 0)));
-        expiries.push(JobChange { job, name, seen, at, ending, error, raw: None, watches });
+    let has_more = watches.iter().map(|watches| watches.has_more).collect();
+    let ends = commands.iter().map(|c| (c.job, EndingKind::Expired, c.error.clone(), c.now));
+    end_some_watches(batch, &ends.collect::<Vec<_>>(), watches)?;
+    Ok(has_more)
+}
+
+/// Ends some watches of jobs with the last observation: for each job the kind, the reason and the time.
+fn end_some_watches(
+    batch: &mut Batch<'_>,
+    ends: &[(JobNo, EndingKind, JobError, Timestamp)],
+    watches: Vec<Watches>,
+) -> Result<()> {
+    let jobs = batch.tx.ones(
+        "select provider, account, job_id, coalesce(long_params, params), seen from jobs where no = $1",
+        ends.iter().map(|(job, ..)| params![job]),
+        |row| Ok((read_name(row, 0)?, row.json(4)?)),
+    )?;
+    let mut changes = Vec::with_capacity(ends.len());
+    for (((job, kind, error, at), (name, seen)), watches) in ends.iter().zip(jobs).zip(watches) {
+        let (seen, ending, error) = (Cow::Owned(seen), Some((*kind, 0)), Some(error.clone()));
+        changes.push(JobChange { job: *job, name, seen, at: *at, ending, error, raw: None, watches });
     }
-    for (expiry, ended) in expiries.iter().zip(end_watches(batch, expiries.iter())?) {
-        *batch.changed_jobs.entry(expiry.job).or_default() += ended;
+    for (change, ended) in changes.iter().zip(end_watches(batch, changes.iter())?) {
+        *batch.changed_jobs.entry(change.job).or_default() += ended;
     }
-    Ok(expiries.iter().map(|expiry| expiry.watches.has_more).collect())
+    Ok(())
 }
 
 /// Ends watches, and creates their events and deliveries. Returns for each change how many watches it has ended.

@@ -147,17 +147,19 @@ fn scanless() -> Vec<DeliveryFilter> {
 fn no_command_reads_all_watches_of_a_job() {
     let db = in_memory();
     let chunk = |which: &str| {
-        let row = "select app, id, events, payload, metadata, traceparent, progress from watches";
+        let row = "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at from watches";
         format!("{row} where job = $1 and status = 'watching' and {which} limit 201")
     };
     let by_app = "(app, id) > ($2, $3) and events & 96 <> 0 order by app, id";
-    let table: [(String, &[&str]); 5] = [
+    let table: [(String, &[&str]); 7] = [
         (
             jobs::TERMS.to_owned(),
             &["watches_of_job", "watches_poll_interval", "watches_expected_at", "watches_progress"],
         ),
         (chunk(endings::OF_ENDING), &["watches_of_job"]),
         (chunk(endings::OF_EXPIRY), &["watches_of_job"]),
+        (chunk(endings::OF_NOT_FOUND), &["watches_of_job"]),
+        (endings::IS_WATCHED.to_owned(), &["watches_of_job"]),
         (chunk(by_app), &["watches_progress"]),
         (endings::WANTS_RAW.to_owned(), &["watches_raw"]),
     ];

@@ -26,6 +26,8 @@ pub(super) struct WatchToNotify {
     traceparent: Option<String>,
     /// Number of its `job.progress` events.
     pub(super) progress: u32,
+    pub(super) created_at: Timestamp,
+    pub(super) expires_at: Timestamp,
 }
 
 /// A change of a job, and the watches that this transaction notifies of it.
@@ -61,6 +63,8 @@ impl WatchToNotify {
             metadata: row.opt_text(4)?,
             traceparent: row.opt_text(5)?,
             progress: row.count(6)?,
+            created_at: row.time(7)?,
+            expires_at: row.time(8)?,
         })
     }
 
@@ -107,7 +111,8 @@ pub(super) fn read_watches<'v, const N: usize>(
     rows: impl IntoIterator<Item = [Value<'v>; N]>,
 ) -> Result<Vec<Watches>> {
     let sql = format!(
-        "select app, id, events, payload, metadata, traceparent, progress from watches
+        "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at
+         from watches
          where job = $1 and status = 'watching' and {which} limit {}",
         CHUNK + 1
     );

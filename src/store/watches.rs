@@ -216,7 +216,7 @@ fn find(tx: &Tx<'_>, keyring: &Keyring, app: AppNo, id: WatchId) -> Result<Optio
 }
 
 /// Columns of a watch. A watch that ended with its job shows the observation of the ending; every other watch
-/// shows the last observation.
+/// shows the last observation, also one that was not found while others of the job went on.
 const SELECT: &str = "select w.id, w.status, w.events, w.metadata, w.created_at, w.ended_at, w.expires_at,
     j.no, j.provider, j.account, j.job_id, coalesce(j.long_params, j.params),
     coalesce((select coalesce(e.refreshed, e.seen) from endings e

@@ -99,6 +99,77 @@ async fn slow_polls_of_one_app_leave_a_place_for_another() {
     t.give_up().await;
 }
 
+// Once: the poller keeps this in memory.
+#[tokio::test]
+async fn slow_polls_of_an_app_that_is_alone_leave_a_place_for_the_next() {
+    let t = Harness::with(&[("RINGBACK_PROVIDERS__MUVI__CONCURRENCY", "4")]).await;
+    let (slow, quick) = (tenant(&t, "slow").await, tenant(&t, "quick").await);
+    let (names, mut gates) = (jobs(20), Vec::new());
+    for job in &names {
+        let (reply, gate) = Reply::json(200, &json!({ "jobId": job, "status": "processing" })).held();
+        t.provider.script(job, [reply]);
+        gates.push(gate);
+    }
+    register_many(&t, &slow, &names).await;
+    t.clock.advance(seconds(5));
+    t.provider.polled_in_all(3).await;
+    t.provider.completed("job_1");
+    register(&t, &quick, &json!({ "jobId": "job_1", "notify": [] })).await;
+    t.clock.advance(seconds(5));
+    t.provider.polled("job_1", 1).await;
+    assert_eq!(t.provider.all_polls().len(), 4);
+    drop(gates);
+    t.give_up().await;
+}
+
+// Once: the poller keeps this in memory.
+#[tokio::test]
+async fn a_new_watch_inherits_no_backoff_of_another_app() {
+    let t = Harness::start().await;
+    let (first, second) = (tenant(&t, "first").await, tenant(&t, "second").await);
+    let body = json!({ "jobId": "job_1", "notify": [] });
+    t.provider.not_found("job_1");
+    register(&t, &first, &body).await;
+    t.pass(seconds(40)).await;
+    assert_eq!(since_start(&t.provider.polls("job_1")), [5, 6, 8, 12, 20, 36]);
+    t.provider.completed("job_1");
+    let watch = register(&t, &second, &body).await;
+    t.pass(seconds(5)).await;
+    assert_eq!(since_start(&t.provider.polls("job_1"))[6..], [45]);
+    assert_eq!(shown(&t, &second, &watch).await["status"], "completed");
+    t.give_up().await;
+}
+
+#[tokio::test]
+async fn a_watch_of_an_unknown_job_has_the_whole_grace() {
+    let t = Harness::start().await;
+    let (first, second) = (tenant(&t, "first").await, tenant(&t, "second").await);
+    t.provider.not_found("job_1");
+    let body = json!({ "jobId": "job_1", "notify": [] });
+    let old = register(&t, &first, &body).await;
+    t.pass(seconds(62)).await;
+    let new = register(&t, &second, &body).await;
+    // The first app registers the job again and again.
+    let mut ended = None;
+    for second_passed in 1..=140 {
+        register(&t, &first, &body).await;
+        t.pass(seconds(1)).await;
+        let status = shown(&t, &second, &new).await["status"].clone();
+        if status != "watching" {
+            assert_eq!(status, "not_found");
+            ended = Some(second_passed);
+            break;
+        }
+    }
+    assert!(ended.is_some_and(|after| (60..=75).contains(&after)), "{ended:?}");
+    assert_eq!(shown(&t, &first, &old).await["status"], "not_found");
+    t.provider.completed("job_1");
+    t.pass(minutes(2)).await;
+    let left = t.as_key(&first.key, "GET", "/v1/watches?status=watching", "").await.expect(200);
+    assert_eq!(left["data"], json!([]), "the others have gone on and ended with the job");
+    t.give_up().await;
+}
+
 #[tokio::test]
 async fn unknown_ids_of_one_app_do_not_open_the_breaker() {
     let t = Harness::start().await;
@@ -234,5 +305,6 @@ async fn an_outage_of_two_seconds_does_not_open_the_breaker() {
 crate::postgres::on_postgres_too! {
     many_jobs_of_one_app_do_not_delay_another_app,
     unknown_ids_of_one_app_do_not_open_the_breaker,
+    a_watch_of_an_unknown_job_has_the_whole_grace,
     a_shared_job_is_polled_in_the_turns_of_both_apps,
 }

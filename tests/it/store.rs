@@ -255,13 +255,13 @@ pub fn seen(status: JobStatus, progress: Option<u8>) -> Observation {
 
 pub fn ended(job: JobNo, generation: i64, kind: EndingKind, at: Timestamp) -> EndJob {
     let status = match kind {
-        EndingKind::Completed => Some(JobStatus::Completed),
-        EndingKind::Failed => Some(JobStatus::Failed),
-        EndingKind::Cancelled => Some(JobStatus::Cancelled),
-        EndingKind::NotFound | EndingKind::Expired => None,
+        EndingKind::Completed => JobStatus::Completed,
+        EndingKind::Failed => JobStatus::Failed,
+        EndingKind::Cancelled => JobStatus::Cancelled,
+        EndingKind::NotFound | EndingKind::Expired => panic!("no poll shows {kind}"),
     };
-    let seen = status.map(|status| seen(status, Some(100)));
-    EndJob { job, generation, kind, seen, error: None, raw: None, observed_at: at }
+    let seen = seen(status, Some(100));
+    EndJob { job, generation, kind, seen, raw: None, observed_at: at }
 }
 
 pub fn observed(job: JobNo, generation: i64, progress: u8, at: Timestamp) -> RecordObservation {

@@ -9,6 +9,8 @@ use crate::domain::{
     AppNo, JobName, JobNo, JobSnapshot, Known, Limits, PollPolicy, PollStats, Terms, Timestamp,
 };
 use crate::poller::budget::{Budget, Permit};
+use crate::poller::not_found::NotFoundStreak;
+use crate::poller::schedule::first_poll;
 use crate::telemetry::traces::Context;
 
 /// Time for which a final poll that fails is repeated.
@@ -37,6 +39,8 @@ pub struct JobSchedule {
     pub watching: u32,
     pub terms: Option<Terms>,
     pub registered_at: Timestamp,
+    /// When the last watch was added.
+    pub last_watch_at: Timestamp,
     /// Start of the last poll.
     pub polled_at: Option<Timestamp>,
     /// Time of the next poll; [`NEVER`] if none is scheduled. In the heap of polls, only an entry with this
@@ -49,6 +53,8 @@ pub struct JobSchedule {
     pub in_flight: bool,
     /// Whether a client requested a poll while one was in flight.
     pub poll_again: bool,
+    /// Whether a watch was added while a poll was in flight. It needs a poll of its own.
+    pub watch_added: bool,
     /// Trace of the watch that waited first; the spans of polls belong to it. `None` if no traces are exported.
     pub trace: Option<Box<Context>>,
     pub rare: Option<Box<RareState>>,
@@ -59,15 +65,17 @@ pub struct JobSchedule {
 pub struct RareState {
     /// Failed polls in a row.
     pub failures: u32,
-    /// Number of `not_found` outcomes in a row, and the time of the first.
-    pub not_found: Option<(u32, Timestamp)>,
+    /// The `not_found` outcomes in a row.
+    pub not_found: NotFoundStreak,
     pub last_error: Option<String>,
     pub final_poll: Option<FinalPoll>,
     /// Further apps that watch the job and poll it in their turns.
     pub more_apps: Vec<AppNo>,
-    /// No poll before this time, because of a failure or of the provider's `Retry-After`. Only a requested poll
-    /// ignores it.
+    /// No poll before this time, because of the provider's `Retry-After` or because a poll cannot be made. Only a
+    /// requested poll ignores it.
     pub not_before: Timestamp,
+    /// No poll before this time, because polls have failed. The first poll of a new watch ignores it as well.
+    pub backoff_until: Timestamp,
 }
 
 /// The final poll of watches that have expired.
@@ -113,19 +121,21 @@ impl JobSchedule {
             watching: facts.watching,
             terms: facts.terms,
             registered_at: facts.registered_at,
+            last_watch_at: facts.registered_at,
             polled_at: None,
             poll_at: NEVER,
             expiry_at: NEVER,
             polls: 0,
             in_flight: false,
             poll_again: false,
+            watch_added: false,
             trace: traced.and_then(|(watch, parent)| Context::of(*watch, parent.as_deref())).map(Box::new),
             rare: None,
         }
     }
 
     /// Adds a watch to a job that is scheduled already.
-    pub fn add_watch(&mut self, facts: &JobSnapshot) {
+    pub fn add_watch(&mut self, facts: &JobSnapshot, now: Timestamp) {
         if facts.generation > self.generation {
             // The job had ended and was registered anew: nothing of the old schedule is valid.
             let more_apps = self.rare.take().map(|rare| rare.more_apps).unwrap_or_default();
@@ -138,6 +148,8 @@ impl JobSchedule {
             return;
         }
         self.watching = self.watching.saturating_add(1);
+        self.last_watch_at = now;
+        self.watch_added = self.in_flight;
         self.terms = self.terms.into_iter().chain(facts.terms).reduce(Terms::and);
         if facts.terms.is_some_and(|terms| terms.wants_progress) {
             self.known.forget();
@@ -180,6 +192,14 @@ impl JobSchedule {
         self.polled_at.map_or(now, |at| at.plus(min_interval).max(now))
     }
 
+    /// Returns the latest time of the first poll of the watch that was added last. Its schedule is its own: it does not
+    /// inherit the interval of an old job, nor its backoff.
+    pub fn first_poll_of_last_watch(&self, policy: &PollPolicy) -> Timestamp {
+        let first = first_poll(policy, self.terms.as_ref(), self.last_watch_at);
+        let not_before = self.rare.as_ref().map_or(first, |rare| rare.not_before);
+        self.earliest_poll(policy.min_interval, first).max(not_before)
+    }
+
     /// Marks the job as being polled in the turn of an app.
     pub fn start_poll(&mut self, app: AppNo) {
         if let Some(rare) = &mut self.rare
@@ -188,6 +208,7 @@ impl JobSchedule {
             std::mem::swap(one, &mut self.app);
         }
         self.in_flight = true;
+        self.watch_added = false;
         self.poll_at = NEVER;
     }
 
@@ -217,9 +238,11 @@ impl JobSchedule {
         let back = |at: Timestamp| if at == NEVER { NEVER } else { at.minus(jump) };
         self.poll_at = back(self.poll_at);
         self.polled_at = self.polled_at.map(back);
+        self.last_watch_at = back(self.last_watch_at);
         if let Some(rare) = &mut self.rare {
             rare.not_before = back(rare.not_before);
-            rare.not_found = rare.not_found.map(|(count, since)| (count, back(since)));
+            rare.backoff_until = back(rare.backoff_until);
+            rare.not_found.set_back(jump);
             if let Some(poll) = &mut rare.final_poll {
                 poll.give_up_at = back(poll.give_up_at);
             }

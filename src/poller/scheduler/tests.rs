@@ -88,11 +88,19 @@ impl Scheduler {
         let found = self.started(job, began);
         found.rare().failures += 1;
         let generation = found.generation;
-        self.finish(job, generation, false, Some(at(now + 1)), now);
+        self.backed_off(job, generation, now + 1, now);
     }
 
     fn finish(&mut self, job: i64, generation: i64, ended: bool, not_before: Option<Timestamp>, now: i64) {
-        self.finish_poll(FinishedPoll { job: JobNo(job), generation, ended, not_before }, at(now));
+        let poll = FinishedPoll { job: JobNo(job), generation, ended, not_before, backoff_until: None };
+        self.finish_poll(poll, at(now));
+    }
+
+    /// Finishes a poll that failed, with a backoff.
+    fn backed_off(&mut self, job: i64, generation: i64, until: i64, now: i64) {
+        let (job, backoff_until) = (JobNo(job), Some(at(until)));
+        let poll = FinishedPoll { job, generation, ended: false, not_before: None, backoff_until };
+        self.finish_poll(poll, at(now));
     }
 
     fn in_heaps(&self) -> usize {
@@ -254,24 +262,60 @@ fn a_new_watch_may_advance_the_next_poll_but_never_delays_it() {
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 0);
     assert_eq!(scheduler.take_due(at(100)), [poll(1)]);
     scheduler.nothing_new(1, 100, 100);
-    let usual = scheduler.next_due(at(100)).expect("a plan");
-    assert!(usual > at(140));
+    assert!(scheduler.next_due(at(100)) > Some(at(140)));
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 101);
-    assert_eq!(scheduler.next_due(at(101)), Some(usual));
-    let hasty = Terms { poll_interval: Some(10 * SECOND), ..terms(9_000) };
+    assert_eq!(scheduler.next_due(at(101)), Some(at(106)), "the first poll of its own schedule");
+    let hasty = Terms { poll_interval: Some(2 * SECOND), ..terms(9_000) };
     scheduler.watch(facts(1, 0, 0, Some(hasty)), 102);
-    assert_eq!(scheduler.next_due(at(102)), Some(at(110)));
-    let hint = Terms { expected_at: Some(at(106)), ..terms(9_000) };
-    scheduler.watch(facts(1, 0, 0, Some(hint)), 103);
-    assert_eq!(scheduler.next_due(at(103)), Some(at(106)));
+    assert_eq!(scheduler.next_due(at(102)), Some(at(102)));
+    let hint = Terms { expected_at: Some(at(101)), ..terms(9_000) };
+    scheduler.watch(facts(1, 0, 0, Some(hint)), 102);
+    assert_eq!(scheduler.next_due(at(102)), Some(at(102)), "not before the minimum interval");
     // The poll is late and waits for the budget. It keeps its time.
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 200);
-    assert_eq!(scheduler.jobs[&JobNo(1)].poll_at, at(106));
+    assert_eq!(scheduler.jobs[&JobNo(1)].poll_at, at(102));
     assert_eq!(scheduler.jobs[&JobNo(1)].watching, 5);
 }
 
 #[test]
-fn a_new_watch_does_not_shorten_a_backoff() {
+fn a_new_watch_inherits_no_backoff() {
+    let mut scheduler = scheduler(at(0));
+    scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 0);
+    assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
+    scheduler.started(1, 5);
+    scheduler.backed_off(1, 0, 65, 5);
+    assert_eq!(scheduler.next_due(at(5)), Some(at(65)));
+    scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 6);
+    assert_eq!(scheduler.next_due(at(6)), Some(at(11)));
+    assert_eq!(scheduler.take_due(at(11)), [poll(1)]);
+    // Registered while the poll is in flight.
+    scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 12);
+    scheduler.started(1, 11);
+    scheduler.backed_off(1, 0, 76, 13);
+    assert_eq!(scheduler.take_due(at(17)), [poll(1)]);
+    scheduler.started(1, 17);
+    scheduler.backed_off(1, 0, 77, 17);
+    assert_eq!(scheduler.jobs[&JobNo(1)].poll_at, at(77), "the poll was for that watch");
+}
+
+#[test]
+fn many_watches_of_a_job_cause_one_poll_for_each_first_interval() {
+    let mut scheduler = scheduler(at(0));
+    let mut polls = Vec::new();
+    for second in 0..61 {
+        scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), second);
+        if scheduler.take_due(at(second)) == [poll(1)] {
+            polls.push(second);
+            scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), second);
+            scheduler.started(1, second);
+            scheduler.backed_off(1, 0, second + 60, second);
+        }
+    }
+    assert_eq!(polls, (1..=12).map(|n| 5 * n).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_new_watch_does_not_shorten_a_retry_after() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 0);
     assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
@@ -365,7 +409,7 @@ fn after_recovery_polls_that_wait_for_a_backoff_are_due() {
     for job in 1..=2 {
         scheduler.started(job, 5);
         scheduler.jobs.get_mut(&JobNo(job)).expect("planned").rare().failures = 7;
-        scheduler.finish(job, 0, false, Some(at(65)), 5);
+        scheduler.backed_off(job, 0, 65, 5);
     }
     scheduler.nothing_new(3, 5, 6);
     scheduler.clear_backoffs(0, at(6));

@@ -7,8 +7,8 @@ use ringback::domain::{
     NewWatch, Payload, PollerMessage, Reason, Timestamp, Watch, WatchId, WatchStatus,
 };
 use ringback::store::{
-    ExpireWatches, IdempotencyKey, Idempotent, NotFound, NotifyWatches, PollNow, RefreshEnding, RegisterMany,
-    Replay, StopWatch, StoreError, StoredResponse, WatchFilter,
+    EndNotFound, ExpireWatches, IdempotencyKey, Idempotent, NotFound, NotFoundEnd, NotifyWatches, PollNow,
+    RefreshEnding, RegisterMany, Replay, StopWatch, StoreError, StoredResponse, WatchFilter,
 };
 
 use EventType::{JobProcessing, JobProgress};
@@ -299,6 +299,55 @@ async fn only_expired_watches_end_with_the_last_observation() {
 }
 
 #[tokio::test]
+async fn only_early_watches_of_an_unknown_job_end() {
+    let fixture = StoreFixture::new().await;
+    let mut job = JobNo(0);
+    let mut late = Vec::new();
+    for n in 0..450 {
+        // Watches that are registered late, and expire in between.
+        let (created_at, expires_at) = if n % 100 == 7 { (at(50), at(900 + n)) } else { (at(0), at(1_000)) };
+        let mut watch = fixture.watch("job_1");
+        (watch.created_at, watch.terms.expires_at) = (created_at, expires_at);
+        let watch = fixture.register(watch).await;
+        job = watch.job_no;
+        if created_at == at(50) {
+            late.push(watch.id);
+        }
+    }
+    take_poller_messages(&fixture.store);
+    let error = JobError { code: Some("not_found".to_owned()), message: None };
+    let (registered_until, now) = (at(49), at(70));
+    let mut command = EndNotFound { job, generation: 0, registered_until, error, now, after: None };
+    let end = async |fixture: &StoreFixture, command: &EndNotFound| {
+        fixture.store.end_not_found(command.clone()).await.expect("ended")
+    };
+    let NotFoundEnd::More(last) = end(&fixture, &command).await else { panic!("more remain") };
+    // A crash: the next end begins again.
+    let fixture = fixture.reopen(at(100)).await;
+    let NotFoundEnd::More(_) = end(&fixture, &command).await else { panic!("more remain") };
+    command.after = Some(last);
+    while let NotFoundEnd::More(last) = end(&fixture, &command).await {
+        command.after = Some(last);
+    }
+    assert_eq!(fixture.events().await.len(), 445);
+    for watch in &late {
+        assert_eq!(fixture.shown(*watch).await.status, WatchStatus::Watching);
+    }
+    let jobs = fixture.store.jobs(JobNo(0), 10, at(100)).await.expect("read");
+    assert_eq!((jobs[0].generation, jobs[0].watching), (0, 5));
+    // The job ends with its last watch, and begins another generation with the next.
+    command.registered_until = at(50);
+    command.after = None;
+    assert_eq!(end(&fixture, &command).await, NotFoundEnd::Job);
+    assert_eq!(end(&fixture, &command).await, NotFoundEnd::Job, "again is nothing");
+    assert_eq!(fixture.shown(late[0]).await.status, WatchStatus::NotFound);
+    assert_eq!(fixture.events().await.len(), 450);
+    let next = fixture.register(fixture.watch("job_1")).await;
+    let jobs = fixture.store.jobs(JobNo(0), 10, at(100)).await.expect("read");
+    assert_eq!((jobs[0].generation, jobs[0].watching, next.job_no), (1, 1, job));
+}
+
+#[tokio::test]
 async fn a_stop_skips_deliveries_and_keeps_an_earlier_ending() {
     let fixture = StoreFixture::new().await;
     let running = fixture.register(fixture.watch("job_1")).await;
@@ -527,6 +576,7 @@ crate::postgres::on_postgres_too! {
     ending_many_watches_continues_after_a_crash,
     a_missing_ending_notifies_no_watch,
     only_expired_watches_end_with_the_last_observation,
+    only_early_watches_of_an_unknown_job_end,
     a_stop_skips_deliveries_and_keeps_an_earlier_ending,
     a_concurrent_stop_and_ending_do_not_both_apply,
     a_requested_poll_survives_a_restart,

@@ -57,7 +57,7 @@ impl NotFoundStreak {
         let has_ended = |period: &Period| period.polls >= POLLS && now >= period.since.plus(grace);
         // A later period has fewer answers, so the periods that have ended are the first ones.
         let ended = self.periods.iter().take_while(|period| has_ended(period)).count();
-        self.periods.drain(..ended).last().map(|period| period.registered_until)
+        self.periods.drain(..ended).next_back().map(|period| period.registered_until)
     }
 
     /// Moves the periods back by `jump`.

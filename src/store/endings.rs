@@ -9,6 +9,11 @@
 //! changed the watch, in the same transaction. After a stop or another ending the update matches nothing. A
 //! partial unique index on events enforces the same.
 //!
+//! **A job that is not found ends with its last watch.** Only the watches that were registered before the grace end, each
+//! with the last observation. The transaction that ends the last of them writes the ending of the job. A watch that is
+//! registered before that transaction keeps the job from ending, and one that is registered after it begins another
+//! generation. After a crash, the watches that remain begin the grace again.
+//!
 //! **The row of the job is only the last observation.** A job can begin another generation while chunks of this
 //! ending remain, so no chunk of an ending reads it. An expiry belongs to the watch and not to the job; its event
 //! quotes the last observation.

@@ -24,7 +24,7 @@
 //! write changes nothing when it is repeated:
 //!
 //! - an ending is inserted `on conflict do nothing`, and ends only watches that have not ended; the same holds
-//!   for an expiry and a stop;
+//!   for an expiry, an end as not found and a stop;
 //! - an attempt carries the number of attempts before it, and is written only if that number is correct;
 //! - an observation sets the same values, and a `job.progress` event of the same poll is not made twice;
 //! - a client repeats its request with its `Idempotency-Key`, or gets a second watch, as documented.

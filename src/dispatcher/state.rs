@@ -51,7 +51,8 @@ pub(super) struct DispatchState {
     /// Queues that may have waiting deliveries or a page, for the deliveries that are skipped. There are a hundred
     /// thousand queues at most, and far fewer of these. [`Self::skip`] removes the others.
     occupied: HashSet<Arc<str>>,
-    /// Manual retries to destinations that are held back, or that share places with slow ones. They are sent nevertheless.
+    /// Manual retries to destinations that are held back, or that share places with slow ones. They are sent
+    /// nevertheless.
     urgent: VecDeque<Box<PendingDelivery>>,
     /// Origins with waiting deliveries. `take_sendable` removes an origin at its limit; `finish` adds it again.
     sendable: FairQueue,

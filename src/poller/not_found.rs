@@ -76,8 +76,8 @@ mod tests {
         Timestamp::from_millis(1_000_000_000 + seconds * 1000)
     }
 
-    /// Returns the ends for polls at `polls`, while watches are registered at `watches`: the time of each, and the latest
-    /// registration that it ends.
+    /// Returns the ends for polls at `polls`, while watches are registered at `watches`: the time of each, and the
+    /// latest registration that it ends.
     fn ends(polls: impl IntoIterator<Item = i64>, watches: &[i64]) -> Vec<(i64, i64)> {
         let (mut streak, mut ends) = (NotFoundStreak::default(), Vec::new());
         for poll in polls {

@@ -395,6 +395,39 @@ async fn idle_connections_make_room_for_new_ones() {
 
 // Once: no database takes part in it.
 #[tokio::test]
+async fn half_bodies_of_one_app_leave_places_to_others() {
+    let mut t = Harness::start().await;
+    let other = tenant(&t, "other").await;
+    t.provider.processing("job_1", 0);
+    t.stop().await;
+    // Half of them are for clients.
+    t.descriptors = 256;
+    t.restart().await;
+    for key in [crate::harness::KEY, "rb_wrong"] {
+        // The slow upload of a neighbour waits for longer than every connection of the flood.
+        let body = json!({ "jobId": "job_1", "notify": [] }).to_string();
+        let (first, rest) = body.as_bytes().split_at(3);
+        let mut upload = unfinished(&t, &other.key, "/v1/watches", body.len(), first).await;
+        t.get_without_key("/healthz").await.expect(200);
+        let mut flood = Vec::new();
+        for n in 0..170 {
+            flood.push(unfinished(&t, key, "/v1/watches", 5_000, b"{\"a").await);
+            if n == 100 {
+                t.get_without_key("/healthz").await.expect(200);
+                t.pass(std::time::Duration::from_secs(1)).await;
+            }
+        }
+        t.get_without_key("/healthz").await.expect(200);
+        assert_eq!(t.as_key(&other.key, "GET", "/v1/watches", "").await.status, 200);
+        upload.write_all(rest).await.unwrap();
+        let answer = guarded("the upload", Answer::read(&mut BufReader::new(upload))).await.unwrap();
+        assert_eq!(answer.status, 201, "{}", answer.text());
+    }
+    t.finish().await;
+}
+
+// Once: no database takes part in it.
+#[tokio::test]
 async fn half_a_head_does_not_delay_a_stop() {
     let mut t = Harness::start().await;
     let half = connection(&t, "GET /hea", false).await;

@@ -9,6 +9,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use serde_json::value::RawValue;
 
+use super::connections::Activity;
 use super::memory_budget::{HeldMemory, SMALL};
 use super::object_reader::ObjectReader;
 use super::problem::{FieldErrorCode, FieldErrors, Problem, ProblemCode};
@@ -32,7 +33,13 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The body of a request before it is read, and the memory that the request holds. `serve` keeps a clone to discard
 /// what no handler read, and to count the answer.
 #[derive(Clone, Debug)]
-pub(super) struct UnreadBody(Arc<Mutex<Inner>>);
+pub(super) struct UnreadBody(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    activity: Arc<Activity>,
+    inner: Mutex<Inner>,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -42,12 +49,13 @@ struct Inner {
 }
 
 impl UnreadBody {
-    pub(super) fn new(body: Incoming, memory: HeldMemory) -> Self {
-        Self(Arc::new(Mutex::new(Inner { body: Some(body), memory: Some(memory) })))
+    pub(super) fn new(body: Incoming, memory: HeldMemory, activity: Arc<Activity>) -> Self {
+        let inner = Mutex::new(Inner { body: Some(body), memory: Some(memory) });
+        Self(Arc::new(Shared { activity, inner }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_empty(&self) -> bool {
@@ -58,8 +66,9 @@ impl UnreadBody {
         self.lock().body.take()
     }
 
-    /// Assigns the memory of the request to the app of its key.
+    /// Assigns the memory of the request and its connection to the app of its key.
     pub(super) fn belongs_to(&self, app: AppNo) {
+        self.0.activity.belongs_to(app);
         if let Some(memory) = &mut self.lock().memory {
             memory.belongs_to(app);
         }
@@ -94,6 +103,7 @@ impl UnreadBody {
     async fn read_text(&self, max: usize, clock: &Clock) -> Result<String, Problem> {
         let malformed = |detail| Problem::new(ProblemCode::MalformedBody, detail);
         let Some(mut body) = self.take() else { return Ok(String::new()) };
+        let _waiting = self.0.activity.wait_for_client();
         let announced = usize::try_from(body.size_hint().lower()).unwrap_or(max).min(max);
         let mut bytes = Vec::with_capacity(announced.min(SMALL));
         let end = if announced > 0 { announced } else { max };
@@ -130,7 +140,8 @@ impl UnreadBody {
 
     /// Reads and discards the body if no handler read it.
     pub(super) async fn discard(&self, clock: &Clock) {
-        if let Some(body) = self.take() {
+        if let Some(body) = self.take().filter(|body| !body.is_end_stream()) {
+            let _waiting = self.0.activity.wait_for_client();
             discard(body, clock).await;
         }
     }

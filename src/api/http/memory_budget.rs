@@ -33,7 +33,7 @@ pub const MEMORY_MAX: usize = 128 * 1024 * 1024;
 pub(super) const SMALL: usize = 8 * 1024;
 
 /// The app of requests without a key.
-const NOBODY: AppNo = AppNo(0);
+pub(super) const NOBODY: AppNo = AppNo(0);
 
 /// The memory of requests and answers, in all and of each app.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! The HTTP server: it accepts connections and wraps every request and response.
 //!
-//! A connection that sends its headers too slowly is closed, and so is one that does not read responses.
+//! A connection that sends its headers too slowly is closed, and so is one that does not read responses. If all places
+//! are taken, it is closed as soon as another client needs its place (`connections`).
 //! A body is read when a handler needs it. If a request is refused before, the rest of the body is read and
 //! discarded, within limits, so that the client can read the response.
 
@@ -56,14 +57,14 @@ pub async fn serve(
     mut closing: watch::Receiver<bool>,
 ) {
     let places_max = places.available_permits();
-    let connections = Connections::new(Arc::clone(&places));
+    let connections = Connections::new(Arc::clone(&places), api.clock.clone());
     let connection = Arc::new(Connection::new(Ipv4Addr::UNSPECIFIED.into()));
-    let (ids, activity) = (Arc::default(), Arc::default());
-    let service = HttpService { router, api, ids, connection, activity, connections };
+    let service =
+        HttpService { router, api, ids: Arc::default(), connection, activity: connections.activity() };
     loop {
         let accepted = tokio::select! {
             () = is_set(&mut closing) => break,
-            accepted = accept(&listener, &service.connections) => accepted,
+            accepted = accept(&listener, &connections) => accepted,
         };
         match accepted {
             Ok((stream, place, peer)) => {
@@ -114,10 +115,21 @@ async fn serve_connection(stream: TcpStream, service: HttpService, mut closing: 
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     // An error here concerns the client's connection, and the client sees it.
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = is_set(&mut closing) => {}
-        () = activity.closing() => {}
+    loop {
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = is_set(&mut closing) => break,
+            () = activity.displaced() => {}
+        }
+        // What has arrived in the meantime is read before.
+        let makes_room = tokio::select! {
+            biased;
+            _ = connection.as_mut() => return,
+            makes_room = async { activity.makes_room() } => makes_room,
+        };
+        if makes_room {
+            return;
+        }
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
@@ -141,17 +153,16 @@ struct HttpService {
     ids: Arc<Ids>,
     connection: Arc<Connection>,
     activity: Arc<Activity>,
-    connections: Arc<Connections>,
 }
 
 impl HttpService {
     async fn handle(mut self, request: Request<Incoming>) -> Response {
-        let busy = self.connections.begin(&self.activity);
+        let busy = self.activity.begin();
         let clock = &self.api.clock;
         let stopwatch = clock.stopwatch();
         let request_id = RequestId(self.ids.draw(clock.now())).to_string();
         let (mut parts, body) = request.into_parts();
-        let body = UnreadBody::new(body, self.api.memory.hold(None));
+        let body = UnreadBody::new(body, self.api.memory.hold(None), Arc::clone(&self.activity));
         parts.extensions.insert(body.clone());
         parts.extensions.insert(Arc::clone(&self.connection));
         let method = parts.method.clone();

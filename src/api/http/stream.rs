@@ -22,7 +22,7 @@ use rustix::net::{SendFlags, send};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::connections::Activity;
+use super::connections::{Activity, Busy};
 use crate::clock::Clock;
 
 /// Maximum time for which a write waits because the client does not read, in probes: 30 s.
@@ -38,6 +38,8 @@ pub(super) struct Stream {
     tcp: TcpStream,
     clock: Clock,
     activity: Arc<Activity>,
+    /// Keeps the connection busy until a read finds nothing: the first request may have arrived with the connection.
+    first_request: Option<Busy>,
     /// A write that waits.
     stalled: Option<Stalled>,
 }
@@ -63,7 +65,8 @@ impl Stream {
     pub(super) fn new(tcp: TcpStream, clock: Clock, activity: Arc<Activity>) -> Self {
         // Without it the timeout is less exact.
         let _ = set_socket_send_buffer_size(&tcp, SEND_BUFFER);
-        Self { tcp, clock, activity, stalled: None }
+        let first_request = Some(activity.begin());
+        Self { tcp, clock, activity, first_request, stalled: None }
     }
 
     /// Returns the result of a write of `bytes`, or an error if it has waited for too long.
@@ -75,13 +78,15 @@ impl Stream {
     ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             if self.stalled.take().is_some() {
-                self.activity.set_writing(false);
+                self.activity.end_wait();
             }
             return written;
         }
-        self.activity.set_writing(true);
         loop {
-            let stalled = self.stalled.get_or_insert_with(|| Stalled::new(&self.clock, 0));
+            let stalled = self.stalled.get_or_insert_with(|| {
+                self.activity.begin_wait();
+                Stalled::new(&self.clock, 0)
+            });
             ready!(stalled.timer.as_mut().poll(cx));
             let probes = stalled.probes + 1;
             match send(&self.tcp, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
@@ -91,7 +96,7 @@ impl Stream {
                 Err(Errno::AGAIN | Errno::INTR) => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
                 sent => {
                     self.stalled = None;
-                    self.activity.set_writing(false);
+                    self.activity.end_wait();
                     return Poll::Ready(sent.map_err(io::Error::from));
                 }
             }
@@ -105,7 +110,11 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buf)
+        let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        if read.is_pending() {
+            self.first_request = None;
+        }
+        read
     }
 }
 
@@ -142,7 +151,9 @@ impl AsyncWrite for Stream {
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
+    use tokio::sync::Semaphore;
 
+    use super::super::connections::Connections;
     use super::*;
     use crate::clock::ManualClock;
     use crate::domain::Timestamp;
@@ -153,7 +164,9 @@ mod tests {
         let client =
             TcpStream::connect(listener.local_addr().expect("its address")).await.expect("connected");
         let (tcp, _) = listener.accept().await.expect("accepted");
-        (Stream::new(tcp, Clock::Manual(time.clone()), Arc::default()), client)
+        let clock = Clock::Manual(time.clone());
+        let activity = Connections::new(Arc::new(Semaphore::new(1)), clock.clone()).activity();
+        (Stream::new(tcp, clock, activity), client)
     }
 
     #[tokio::test]

@@ -49,7 +49,9 @@ pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, Poller
 pub use observe::{Finding, Known, observe};
 pub use postgres_url::{PostgresUrl, Verification};
 pub use provider::{Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState, credential_variable};
-pub use text::{check_value, decode, file_text, is_hidden, to_utf8, url_error};
+pub use text::{
+    CUT_PASSWORD, check_value, decode, file_text, has_cut_password, is_hidden, to_utf8, url_error,
+};
 pub use time::{
     Rate, Timestamp, format_duration, format_rate, parse_any_duration, parse_duration, parse_rate,
     parse_retry_after,

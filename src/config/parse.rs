@@ -14,7 +14,10 @@ use url::Url;
 
 use super::{Database, EncryptionKey, LogFormat, Masked};
 use crate::channels::SettingCheck;
-use crate::domain::{PostgresUrl, format_duration, nearest, parse_duration, parse_host_name, url_error};
+use crate::domain::{
+    CUT_PASSWORD, PostgresUrl, format_duration, has_cut_password, nearest, parse_duration, parse_host_name,
+    url_error,
+};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -169,6 +172,10 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
 
 /// Parses the URL of a proxy.
 pub(super) fn proxy(text: &str) -> Result<Masked, String> {
+    // A password that begins with digits is a port, and the URL another one.
+    if has_cut_password(text) {
+        return Err(format!("this proxy cannot be used: {CUT_PASSWORD}"));
+    }
     let url = web_url(text, "proxy", |url| {
         if url.path() != "/" || url.query().or(url.fragment()).is_some() {
             Some("it must end after the port, as in http://user:password@proxy:3128")
@@ -182,7 +189,7 @@ pub(super) fn proxy(text: &str) -> Result<Masked, String> {
 /// Parses an http(s) URL, and checks it. It is not repeated in the messages: it can hold a credential.
 fn web_url(text: &str, what: &str, wrong: fn(&Url) -> Option<&'static str>) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| {
-        format!("this {what} cannot be used: {}", url_error(error, "http:// or https://"))
+        format!("this {what} cannot be used: {}", url_error(text, error, "http:// or https://"))
     })?;
     let is_web = matches!(url.scheme(), "http" | "https");
     match if is_web { wrong(&url) } else { Some("it must begin with http:// or https://") } {

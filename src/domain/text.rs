@@ -114,12 +114,28 @@ fn name(c: char) -> String {
 }
 
 /// Returns why a text is not a URL. The library calls a URL without a scheme relative.
-pub fn url_error(error: url::ParseError, schemes: &str) -> String {
+pub fn url_error(text: &str, error: url::ParseError, schemes: &str) -> String {
     if error == url::ParseError::RelativeUrlWithoutBase {
         format!("it must begin with {schemes}")
+    } else if has_cut_password(text) {
+        CUT_PASSWORD.to_owned()
     } else {
         error.to_string()
     }
+}
+
+/// What to write instead of a URL for which [`has_cut_password`] holds.
+pub const CUT_PASSWORD: &str = "its password seems to contain a character that ends the host: in a user name or \
+                                password, write %23 for #, %2F for /, %3F for ? and %40 for @";
+
+/// Returns whether a URL seems to have a password with a `/`, `?` or `#`. The parser ends the host at this character,
+/// takes the user name for the host, and the start of the password for the port. None of these URLs has an @ after the
+/// host.
+pub fn has_cut_password(text: &str) -> bool {
+    let Some((_, rest)) = text.split_once("://") else { return false };
+    let Some(end) = rest.find(['/', '?', '#']) else { return false };
+    let (host, rest) = rest.split_at(end);
+    host.contains(':') && rest.contains('@')
 }
 
 #[cfg(test)]
@@ -132,6 +148,23 @@ mod tests {
             .chain(text.encode_utf16())
             .flat_map(|unit: u16| if big { unit.to_be_bytes() } else { unit.to_le_bytes() })
             .collect()
+    }
+
+    #[test]
+    fn a_password_that_ends_the_host_is_found() {
+        for (url, is_cut) in [
+            ("smtp://me:super#secret@host", true),
+            ("http://me:super/secret@host:3128", true),
+            ("smtp://me:1?secret@host", true),
+            ("http://me:super%2Fsecret@host:3128/", false),
+            ("http://host:3128/@me", true),
+            ("http://host/@me", false),
+            ("http://me:a@b/c@host", true),
+            ("http://me:a@host/path", false),
+            ("me:super/secret@host", false),
+        ] {
+            assert_eq!(has_cut_password(url), is_cut, "{url}");
+        }
     }
 
     // Public report: neomutt/neomutt#4464.

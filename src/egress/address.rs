@@ -12,7 +12,9 @@ use ipnet::IpNet;
 use url::{Host, Url};
 
 use super::ranges::forbidden;
-use crate::domain::{AddressError, Masked, is_hidden, is_host_name, parse_host_name, url_error};
+use crate::domain::{
+    AddressError, CUT_PASSWORD, Masked, has_cut_password, is_hidden, is_host_name, parse_host_name, url_error,
+};
 
 /// Maximum length of a URL in bytes, as given and as normalised.
 const URL_MAX: usize = 2_048;
@@ -66,10 +68,14 @@ impl Proxy {
     /// Parses an http or https URL. The error is a sentence without any part of the URL.
     pub fn parse(text: &str) -> Result<Self, String> {
         let url = Url::parse(text).map_err(|error| {
-            format!("the proxy's address is not a URL: {}", url_error(error, "http:// or https://"))
+            format!("the proxy's address is not a URL: {}", url_error(text, error, "http:// or https://"))
         })?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err("the proxy's address must begin with http:// or https://".into());
+        }
+        // A password that begins with digits is a port.
+        if has_cut_password(text) {
+            return Err(format!("the proxy's address is not a URL: {CUT_PASSWORD}"));
         }
         Ok(Self(Masked::new(url.to_string())))
     }
@@ -132,7 +138,7 @@ impl Settings {
         }
         let mut url = match Url::parse(text) {
             Ok(url) => url,
-            Err(error) => return invalid(&format!("is not a URL: {}", url_error(error, "https://"))),
+            Err(error) => return invalid(&format!("is not a URL: {}", url_error(text, error, "https://"))),
         };
         // With other schemes the parser does not even read the host as an address.
         if !matches!(url.scheme(), "https" | "http") {

@@ -103,7 +103,7 @@ impl UrlTemplate {
 /// Checks an address to which a path is appended. The error is a sentence.
 pub(super) fn check_base(text: &str) -> Result<Url, String> {
     let url = Url::parse(text.trim())
-        .map_err(|error| format!("not a URL: {}", url_error(error, "http:// or https://")))?;
+        .map_err(|error| format!("not a URL: {}", url_error(text, error, "http:// or https://")))?;
     let problem = if !matches!(url.scheme(), "http" | "https") {
         return Err(format!("the scheme is `{}`; it must be https or http", url.scheme()));
     } else if url.host_str().is_none_or(str::is_empty) || url.port() == Some(0) {

@@ -8,7 +8,8 @@ use url::Url;
 
 use crate::channels::channel::{ChannelSetting, SettingCheck, SettingValues, SettingsReport};
 use crate::domain::{
-    MailPattern, Mailbox, Masked, format_duration, parse_duration, parse_host_name, url_error,
+    CUT_PASSWORD, MailPattern, Mailbox, Masked, format_duration, has_cut_password, parse_duration,
+    parse_host_name, url_error,
 };
 
 /// Maximum number of patterns of `smtp.allow`, which are compared with each address.
@@ -84,7 +85,7 @@ impl SmtpServer {
     /// Parses the URL of a mail server.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let url = Url::parse(text).map_err(|error| {
-            let error = url_error(error, "smtp:// or smtps://");
+            let error = url_error(text, error, "smtp:// or smtps://");
             format!("this is not a URL ({error}); {EXAMPLE}")
         })?;
         let fail = |error: &str| Err(format!("{error}; {EXAMPLE}"));
@@ -110,6 +111,7 @@ impl SmtpServer {
             () if host.is_empty() => "no host is named",
             () if name.is_none() => "the host is neither a name nor an address",
             () if others => "the only parameter is `tls`",
+            () if has_cut_password(text) => CUT_PASSWORD,
             () if url.fragment().is_some() => "a # in a password is written %23",
             () if !matches!(url.path(), "" | "/") => "it has no path; a / in a password is written %2F",
             () if url.port() == Some(0) => "there is no port 0",
@@ -260,6 +262,9 @@ mod tests {
             ("smtp://u:hu/sh@mail.example.com", "not a URL"),
             ("smtp://u:hush@mail.example.com/x", "no path"),
             ("smtp://u:hush@mail.example.com#x", "%23"),
+            ("smtp://u:hu#sh@mail.example.com", "%23"),
+            ("smtp://u:25#hush@mail.example.com", "%23"),
+            ("smtp://u:hu/sh@mail.example.com", "%2F"),
             ("smtp://u:hush@mail.example.com:0", "port 0"),
             ("smtp://u@mail.example.com", "the password is missing"),
             ("smtp://:hush@mail.example.com", "the user name is missing"),

@@ -55,6 +55,7 @@ use tokio_rustls::client::TlsStream;
 use url::{Host, Url};
 
 use crate::clock::{Clock, Moment};
+use crate::dns::LookupError;
 use crate::domain::{AddressError, AppNo, Timestamp, parse_retry_after};
 use crate::tls;
 use address::AddressClass;
@@ -238,8 +239,10 @@ impl Egress {
         self.settings.parse(url)
     }
 
-    /// Checks a URL at a registration of `app` and resolves its name. A name that does not resolve yet, or not before
-    /// `until`, is accepted. The error has every reason; it does not reveal the addresses of a name.
+    /// Checks a URL at a registration of `app` and resolves its name. A name that does not resolve yet is accepted if
+    /// public addresses are permitted. If the name servers do not answer, or not before `until`, it is also accepted
+    /// where only the networks of the operator are permitted. The error has every reason; it does not reveal the
+    /// addresses of a name.
     pub async fn check(&self, app: AppNo, url: &str, until: Moment) -> Result<Target, AddressError> {
         let target = self.parse(url)?;
         let required = self.settings.required_class(target.name(), target.is_plain());
@@ -247,7 +250,7 @@ impl Egress {
             return Ok(target);
         }
         let class = self.classify(app, target.name(), until).await;
-        if class >= required || (class, required) == (AddressClass::Unknown, AddressClass::Public) {
+        if self.settings.accepts(class, required) {
             return Ok(target);
         }
         let refusal = self.settings.class_objection(target.name(), target.is_plain(), class);
@@ -270,11 +273,15 @@ impl Egress {
             });
             let class = match self.clock.timeout(LOOKUP_TIMEOUT, lookup).await {
                 Some(Ok(addresses)) => self.settings.classify(&addresses),
-                Some(Err(_)) | None => AddressClass::Unknown,
+                Some(Err(LookupError::NotFound)) => AddressClass::Unknown,
+                Some(Err(LookupError::Failed(_) | LookupError::Unavailable(_))) | None => {
+                    AddressClass::Unanswered
+                }
             };
             (self.clock.moment(), class)
         });
-        self.clock.timeout(until.since(now), answer).await.map_or(AddressClass::Unknown, |(_, class)| *class)
+        let answer = self.clock.timeout(until.since(now), answer).await;
+        answer.map_or(AddressClass::Unanswered, |(_, class)| *class)
     }
 
     /// Sends a request to a receiver. The status of the response decides: an endless, slow or broken body is cut

@@ -111,6 +111,8 @@ impl Allowed {
 /// required one, and one forbidden address makes the whole name forbidden.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum AddressClass {
+    /// The lookup failed through no fault of the name: nothing is known about its addresses.
+    Unanswered,
     /// The name has no address at present. As a requirement: any address, because the operator allows the name itself.
     Unknown,
     /// At least one address is forbidden and not allowed.
@@ -251,6 +253,17 @@ impl Settings {
             None => AddressClass::Public,
         };
         addresses.iter().map(class).min().unwrap_or(AddressClass::Unknown)
+    }
+
+    /// Whether callbacks can reach a name of this class, where `required` is needed. The guard judges the addresses
+    /// again at each attempt, so a name is accepted if its addresses may turn out to be permitted.
+    pub(super) fn accepts(&self, class: AddressClass, required: AddressClass) -> bool {
+        let has_networks = || self.allow.iter().any(|allowed| matches!(allowed, Allowed::Net(_)));
+        match class {
+            AddressClass::Unanswered => required <= AddressClass::Public || has_networks(),
+            AddressClass::Unknown => required <= AddressClass::Public,
+            AddressClass::Forbidden | AddressClass::Public | AddressClass::Allowed => class >= required,
+        }
     }
 
     pub(super) fn allows_name(&self, name: &str) -> bool {

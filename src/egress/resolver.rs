@@ -164,7 +164,7 @@ impl LookupCache {
 
     /// Returns the valid entry of a name, or a new one.
     pub(super) fn entry(&self, name: &str, now: Moment) -> Arc<CachedClass> {
-        let ttl = |class| if class == AddressClass::Unknown { Self::FAILURE_TTL } else { Self::TTL };
+        let ttl = |class| if class <= AddressClass::Unknown { Self::FAILURE_TTL } else { Self::TTL };
         let is_valid =
             |entry: &CachedClass| entry.get().is_none_or(|(at, class)| now.since(*at) < ttl(*class));
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -307,6 +307,36 @@ async fn an_unresolved_name_is_registered_and_its_attempt_fails() {
 }
 
 #[tokio::test]
+async fn a_failed_lookup_refuses_no_name_that_may_be_in_an_allowed_network() {
+    let unanswered = || Resolver::fixed(|_| Err(io::ErrorKind::NetworkDown.into()));
+    let failed = || Resolver::fixed(|_| Err(rustix::io::Errno::CONNREFUSED.into()));
+    let silent = || Resolver::Fixed(Arc::new(|_| Box::pin(std::future::pending())));
+    let absent = || Resolver::fixed(|_| Err(io::Error::other("no such name")));
+    for (allow, resolver, is_accepted) in [
+        ("10.0.0.0/8", unanswered(), true),
+        ("10.0.0.0/8", failed(), true),
+        ("10.0.0.0/8", silent(), true),
+        ("10.0.0.0/8", absent(), false),
+        ("other.example", unanswered(), false),
+    ] {
+        let (egress, clock) = egress(&[allow], resolver);
+        for url in ["http://hooks.example/", "https://api.internal/"] {
+            let checked = advance_until(&clock, egress.check(APP, url, Moment::MAX)).await;
+            assert_eq!(checked.is_ok(), is_accepted, "{allow} {url}: {checked:?}");
+        }
+    }
+}
+
+#[test]
+fn a_proxy_with_an_unencoded_password_is_refused_with_the_remedy() {
+    for url in ["http://me:super/secret@host", "http://me:80/secret@host", "http://me:80#secret@host:3128"] {
+        let refused = Proxy::parse(url).unwrap_err();
+        assert!(refused.contains("%2F") && !refused.contains("secret"), "{refused}");
+    }
+    Proxy::parse("http://me:super%2Fsecret@host:3128/").unwrap();
+}
+
+#[tokio::test]
 async fn a_redirect_is_a_response_and_is_not_followed() {
     let elsewhere = responding(OK).await;
     let answer =

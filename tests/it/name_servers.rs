@@ -24,6 +24,30 @@ async fn without_name_servers_no_attempt_is_counted() {
     t.finish().await;
 }
 
+#[tokio::test]
+async fn plain_http_is_accepted_while_the_name_servers_are_silent() {
+    let t = Harness::start().await;
+    let names = ["inside.example.com", "outside.example.com"];
+    let watches = names.map(|name| (name, format!("http://{name}:{}/hook", t.receiver.port())));
+    t.provider.completed("job_1");
+    let mut registered = Vec::new();
+    for (name, url) in &watches {
+        t.lose_name_servers(name);
+        registered.push(t.register(&json!({ "jobId": "job_1", "callbackUrl": url })).await);
+    }
+    t.resolve(names[0], &["127.0.0.1"]);
+    t.resolve(names[1], &["93.184.216.34"]);
+    t.pass(minutes(1)).await;
+    t.receiver.next().await;
+    let delivery = t.delivery(&registered[0]).await;
+    assert_eq!(delivery["status"], "succeeded", "{delivery}");
+    let delivery = t.delivery(&registered[1]).await;
+    let error = delivery["attempts"][0]["error"].as_str().unwrap_or_default();
+    assert!(error.starts_with("refused: must begin with https://"), "{delivery}");
+    t.give_up().await;
+}
+
 crate::postgres::on_postgres_too! {
+    plain_http_is_accepted_while_the_name_servers_are_silent,
     without_name_servers_no_attempt_is_counted,
 }

@@ -17,6 +17,9 @@ const AGE_MAX: Duration = Duration::from_secs(366 * 86_400);
 /// as UTC.
 const AHEAD_MAX: Duration = Duration::from_secs(86_400);
 
+/// Number of seconds of a `Retry-After` that no integer of 64 bits holds.
+const DIGITS_OVERFLOW: f64 = u64::MAX as f64;
+
 /// Smallest number of seconds of a `Retry-After` that is a time since 1970 and not a span of 31 years.
 const EPOCH_SECONDS_MIN: f64 = 1e9;
 
@@ -141,8 +144,8 @@ pub fn format_duration(span: Duration) -> String {
 }
 
 /// Parses a `Retry-After` header, in seconds (whole or not) or as an HTTP date, as a span from `now`. Some services
-/// send the seconds since 1970 instead. Returns `None` for anything else and for a time in the past. The caller
-/// limits the span.
+/// send the seconds since 1970 instead. A number with too many digits is the longest span. Returns `None` for anything
+/// else and for a time in the past. The caller limits the span.
 pub fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse::<f64>() {
@@ -151,7 +154,8 @@ pub fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
             return None;
         }
         let span = Duration::from_secs_f64(seconds.min(1e12));
-        if seconds < EPOCH_SECONDS_MIN {
+        // No clock gives that many milliseconds or nanoseconds: it means "never".
+        if seconds < EPOCH_SECONDS_MIN || seconds >= DIGITS_OVERFLOW {
             return Some(span);
         }
         let at = Timestamp::default().plus(span);
@@ -226,6 +230,9 @@ mod tests {
             ("1771426920", Some(120_000)),
             ("1771426740", None),
             ("1771426920000", None),
+            ("1771426920000000000", None),
+            ("99999999999999999999", Some(1_000_000_000_000_000)),
+            (&"9".repeat(400), Some(1_000_000_000_000_000)),
             ("-1", None),
             ("NaN", None),
             ("inf", None),

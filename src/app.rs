@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -63,6 +63,8 @@ pub struct HostEnvironment {
     pub roots: Vec<CertificateDer<'static>>,
     /// Maximum number of open files.
     pub descriptors: u64,
+    /// Whether what the first start prints is lost.
+    pub discards_output: bool,
 }
 
 impl HostEnvironment {
@@ -72,7 +74,8 @@ impl HostEnvironment {
         let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(|name| env.raw(name).map(OsStr::new));
         tls::check_named(named[0], named[1])?;
         let (clock, resolver, roots) = (Clock::System, Resolver::system(), Vec::new());
-        Ok(Self { clock, resolver, roots, descriptors: descriptors::raise_limit() })
+        let descriptors = descriptors::raise_limit();
+        Ok(Self { clock, resolver, roots, descriptors, discards_output: false })
     }
 }
 
@@ -120,6 +123,13 @@ impl App {
         };
         let (store, writer) = open_store(&config, clock.now())?;
         let exporter = exporter(&config, &store, &egress, &clock)?;
+        // Before the key is stored: the next start would not make another one.
+        if environment.discards_output && config.api_key.is_none() && !store.has_keys() {
+            bail!(
+                "this first start makes an admin key and prints it once, but stdout is closed or the null device; \
+                 set RINGBACK_API_KEY to a key of your own, or keep stdout"
+            );
+        }
         let (operator, first_start) = bootstrap(&store, &config, clock.now()).await?;
 
         warn_without_credentials(&providers);
@@ -419,7 +429,7 @@ fn configured_providers(config: &Config) -> Result<(Providers, Vec<Provider>), V
 
 /// Returns the client for outgoing requests.
 pub fn egress(config: &Config, environment: &HostEnvironment) -> Result<Arc<Egress>> {
-    let HostEnvironment { clock, resolver, roots, descriptors } = environment;
+    let HostEnvironment { clock, resolver, roots, descriptors, discards_output: _ } = environment;
     let DescriptorShares { unused, lookups, .. } = DescriptorShares::of(*descriptors);
     let limits = SocketLimits::default().lowered_to(SocketLimits { unused, lookups });
     let allow = config.egress.allow.iter().map(|text| Allowed::parse(text));

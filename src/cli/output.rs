@@ -7,7 +7,10 @@
 //! quietly and with success ([`Failure::Closed`]). Every other error of stdout is a failure.
 
 use std::fmt::Display;
+use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
 use serde_json::Value;
 
@@ -47,6 +50,14 @@ impl From<Vec<ConfigError>> for Failure {
         let is_usage = errors.iter().any(|error| matches!(error.source, Source::Flag(_)));
         if is_usage { Self::Usage(lines.join("\n")) } else { Self::Failed(lines.join("\n")) }
     }
+}
+
+/// Whether stdout is the null device. The standard library opens it in place of a closed stdout.
+pub(super) fn discards_stdout() -> bool {
+    let stdout = std::io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    let device = |of: Metadata| of.file_type().is_char_device().then(|| of.rdev());
+    let stdout = stdout.and_then(|file| file.metadata()).ok().and_then(device);
+    stdout.is_some() && stdout == std::fs::metadata("/dev/null").ok().and_then(device)
 }
 
 /// Writes text to stdout. `print!` would panic if stdout is closed, as in `ringback config | true`, or if the disk is

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::arguments::{complete_configuration, configuration};
-use super::output::{Failure, clean, print_aside, print_line, print_note};
+use super::output::{Failure, clean, discards_stdout, print_aside, print_line, print_note};
 use super::signals::{Signals, survive_file_size_limit};
 use super::terminal::{Column, Terminal};
 use crate::app::{App, FirstStart, HostEnvironment};
@@ -52,7 +52,9 @@ impl Serve {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        let app = App::build(config, HostEnvironment::system()?).await?;
+        let environment =
+            HostEnvironment { discards_output: discards_stdout(), ..HostEnvironment::system()? };
+        let app = App::build(config, environment).await?;
         print_once(&app.first_start).map_err(|error| {
             Failure::Failed(format!(
                 "{error:#}: the new admin key could not be printed and will not be shown again; \

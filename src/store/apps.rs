@@ -117,6 +117,11 @@ impl ReadStore {
         self.tenants(|tenants| tenants.key(hash, now))
     }
 
+    /// Whether there is a key, valid or not.
+    pub fn has_keys(&self) -> bool {
+        self.tenants(TenantCache::has_keys)
+    }
+
     /// Replaces the signing secret of an app by a configured one, for the lifetime of the process.
     pub fn override_signing_secret(&self, no: AppNo, secret: Masked) {
         self.shared.tenants.write().unwrap_or_else(PoisonError::into_inner).configure(no, secret);

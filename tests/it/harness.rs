@@ -245,7 +245,13 @@ impl Harness {
         let config = Config::read(&Flags::default(), &environment, None).unwrap();
         let clock = Clock::Manual(ManualClock::at(start()));
         let resolver = Resolver::fixed(|_| Err(std::io::ErrorKind::NotFound.into()));
-        let surroundings = HostEnvironment { clock, resolver, roots: Vec::new(), descriptors: 1 << 20 };
+        let surroundings = HostEnvironment {
+            clock,
+            resolver,
+            roots: Vec::new(),
+            descriptors: 1 << 20,
+            discards_output: false,
+        };
         App::build(config, surroundings).await.unwrap_err().to_string()
     }
 
@@ -287,8 +293,13 @@ impl Harness {
             })
         }));
         let clock = Clock::Manual(self.clock.clone());
-        let surroundings =
-            HostEnvironment { clock, resolver, roots: self.roots.clone(), descriptors: self.descriptors };
+        let surroundings = HostEnvironment {
+            clock,
+            resolver,
+            roots: self.roots.clone(),
+            descriptors: self.descriptors,
+            discards_output: false,
+        };
         let app = runtime.spawn(App::build(config, surroundings)).await.unwrap().unwrap();
         let (address, activity) = (app.address().unwrap(), Box::new(app.activity()));
         let (first_start, metrics) = (app.first_start.clone(), app.metrics_address());

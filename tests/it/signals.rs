@@ -92,6 +92,29 @@ async fn a_full_disk_below_stdout_does_not_stop_serve() {
 }
 
 #[tokio::test]
+async fn a_first_start_that_cannot_show_its_key_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = |key: Option<&str>| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ringback"));
+        command.arg("serve").current_dir(folder.path()).env_clear().env("RINGBACK_LISTEN", "127.0.0.1:0");
+        command.envs(key.map(|key| ("RINGBACK_API_KEY", key)));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        command.spawn().unwrap()
+    };
+    for _ in 0..2 {
+        // The refused start has stored no key, so the second one is refused as well.
+        let refused = guarded("the end", start(None).wait_with_output()).await.unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains("set RINGBACK_API_KEY"), "{said}");
+    }
+    let mut child = start(Some(crate::harness::KEY));
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let ready = async { while !lines.next_line().await.unwrap().expect("a line").contains("ready") {} };
+    guarded("the start", ready).await;
+    child.kill().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_connection_with_half_a_head_does_not_hold_a_stop() {
     let ground = Ground::new().await;
     let process = ground.start();

@@ -252,6 +252,24 @@ async fn pool(
 }
 
 #[tokio::test]
+async fn a_role_that_cannot_write_or_has_no_schema_is_refused_with_the_remedy() {
+    let Some(server) = shared("settings of a role") else { return };
+    let url = server.url(&server.empty());
+    let folder = tempfile::tempdir().unwrap();
+    let authorities = folder.path().join("system.pem");
+    std::fs::write(&authorities, identity().authority).unwrap();
+    for (setting, remedy) in [
+        ("default_transaction_read_only%3Don", "set default_transaction_read_only = off"),
+        ("search_path%3Dfoo", "the search_path `foo` names no schema"),
+    ] {
+        let url = format!("{url}?sslmode=disable&options=-c{setting}");
+        let refused = serve(&url, &authorities).await.expect_err("refused");
+        assert!(refused.contains(remedy), "{setting}: {refused}");
+        assert!(!refused.contains("server runs") && !refused.contains("inconsistent"), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_pooler_in_transaction_mode_is_refused() {
     let Some(server) = shared("a pooler in transaction mode") else { return };
     let name = server.empty();

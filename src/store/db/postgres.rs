@@ -44,6 +44,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use backon::{BlockingRetryable as _, ConstantBuilder};
 
+use self::server::READ_ONLY;
 use self::session::BlockingRuntime;
 use super::error::{CommitOutcome, Result, StoreError, end_the_process};
 use super::tx::Tx;
@@ -98,9 +99,15 @@ impl WriterConnection {
     /// Connects, locks the database for this process, and migrates it.
     pub fn open(server: &Arc<Server>) -> anyhow::Result<Self> {
         let runtime = BlockingRuntime::new()?;
-        let session = server
-            .connect(&runtime)
-            .context("the database cannot be reached; check database_url, and that the server runs")?;
+        let session = server.connect(&runtime).map_err(|error| {
+            let context = match &error {
+                StoreError::Unavailable(reason) if reason.contains(READ_ONLY) => {
+                    "the database accepts no writes from this role"
+                }
+                _ => "the database cannot be reached; check database_url, and that the server runs",
+            };
+            anyhow::Error::from(error).context(context)
+        })?;
         check(&session)?;
         check_sessions(server, &runtime, &session)?;
         let own_sessions = vec![backend(&session)?];
@@ -277,13 +284,18 @@ fn check_sessions(server: &Server, runtime: &Arc<BlockingRuntime>, session: &Ses
     for _ in 0..POOLER_TRIES {
         match is_shared() {
             Ok(false) => {}
-            // The statement does not exist in this session, or exists already.
-            Err(error) if !["26000", "42P05"].iter().any(|code| error.to_string().contains(code)) => {
+            // The statement does not exist in this session, or exists already; or a pooler in statement mode refuses
+            // the transaction.
+            Err(error)
+                if !["26000", "42P05", "statement pooling"]
+                    .iter()
+                    .any(|sign| error.to_string().contains(sign)) =>
+            {
                 return Err(error.into());
             }
             Ok(true) | Err(_) => bail!(
-                "database_url is the address of a pooler in transaction mode, which gives each transaction another \
-                 session, and the lock against a second process belongs to a session; use the address of the server, or \
+                "database_url is the address of a pooler in transaction mode or statement mode, which gives each \
+                 transaction another session, and the lock against a second process belongs to a session; use the address of the server, or \
                  of a pooler in session mode (Supabase: port 5432; Neon: the host without -pooler)"
             ),
         }
@@ -301,6 +313,13 @@ fn check(session: &Session) -> anyhow::Result<()> {
     }
     if setting("server_encoding")? != "UTF8" {
         bail!("the database is not in UTF-8: create it with `encoding 'UTF8'`");
+    }
+    if tx.one("select current_schema()", [], |row| row.opt_text(0))?.is_none() {
+        bail!(
+            "the search_path `{}` names no schema that exists and that the role may use; create the schema, or set \
+             search_path for the role: alter role NAME set search_path = public",
+            setting("search_path")?
+        );
     }
     for name in ["synchronous_commit", "fsync"] {
         if setting(name)? == "off" {

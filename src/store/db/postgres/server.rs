@@ -20,6 +20,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time after a failed connection in which the same error is returned without a new attempt.
 const FAILURE_VALID_FOR: Duration = Duration::from_millis(200);
 
+/// What the library says of a session in which `transaction_read_only` is on.
+pub(super) const READ_ONLY: &str = "database does not allow writes";
+
+const READ_ONLY_REMEDY: &str = "use the address of the primary server, or set default_transaction_read_only = off for the \
+                                role: alter role NAME set default_transaction_read_only = off";
+
 /// The address of a server, and the last failure to connect.
 #[derive(Debug)]
 pub struct Server {
@@ -77,9 +83,13 @@ impl Server {
             let tls = tls.clone();
             let open = async move {
                 let opened = Session::open(runtime, &config, tls).await;
-                opened.map_err(|error| match tls::remedy(&error) {
-                    Some(remedy) => format!("{}; {remedy}", message(&error)),
-                    None => message(&error),
+                opened.map_err(|error| {
+                    let message = message(&error);
+                    let read_only = message.contains(READ_ONLY).then_some(READ_ONLY_REMEDY);
+                    match read_only.or_else(|| tls::remedy(&error)) {
+                        Some(remedy) => format!("{message}; {remedy}"),
+                        None => message,
+                    }
                 })
             };
             open.boxed_local()

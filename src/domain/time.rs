@@ -18,7 +18,7 @@ const AGE_MAX: Duration = Duration::from_secs(366 * 86_400);
 const AHEAD_MAX: Duration = Duration::from_secs(86_400);
 
 /// Number of seconds of a `Retry-After` that no integer of 64 bits holds.
-const DIGITS_OVERFLOW: f64 = u64::MAX as f64;
+const DIGITS_OVERFLOW: f64 = 18_446_744_073_709_551_616.0;
 
 /// Smallest number of seconds of a `Retry-After` that is a time since 1970 and not a span of 31 years.
 const EPOCH_SECONDS_MIN: f64 = 1e9;
@@ -155,7 +155,7 @@ pub fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
         }
         let span = Duration::from_secs_f64(seconds.min(1e12));
         // No clock gives that many milliseconds or nanoseconds: it means "never".
-        if seconds < EPOCH_SECONDS_MIN || seconds >= DIGITS_OVERFLOW {
+        if !(EPOCH_SECONDS_MIN..DIGITS_OVERFLOW).contains(&seconds) {
             return Some(span);
         }
         let at = Timestamp::default().plus(span);

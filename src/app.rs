@@ -123,14 +123,8 @@ impl App {
         };
         let (store, writer) = open_store(&config, clock.now())?;
         let exporter = exporter(&config, &store, &egress, &clock)?;
-        // Before the key is stored: the next start would not make another one.
-        if environment.discards_output && config.api_key.is_none() && !store.has_keys() {
-            bail!(
-                "this first start makes an admin key and prints it once, but stdout is closed or the null device; \
-                 set RINGBACK_API_KEY to a key of your own, or keep stdout"
-            );
-        }
-        let (operator, first_start) = bootstrap(&store, &config, clock.now()).await?;
+        let discards_output = environment.discards_output;
+        let (operator, first_start) = bootstrap(&store, &config, clock.now(), discards_output).await?;
 
         warn_without_credentials(&providers);
         let with_credential = providers.iter().filter(|provider| provider.credential.is_some());
@@ -473,7 +467,19 @@ fn warn_without_credentials(providers: &[Provider]) {
 }
 
 /// Creates the default app, its signing secret and the admin key, unless they exist or are configured.
-async fn bootstrap(store: &Store, config: &Config, now: Timestamp) -> Result<(AppNo, FirstStart)> {
+async fn bootstrap(
+    store: &Store,
+    config: &Config,
+    now: Timestamp,
+    discards_output: bool,
+) -> Result<(AppNo, FirstStart)> {
+    // Before the key is stored: the next start would not make another one.
+    if discards_output && config.api_key.is_none() && !store.has_keys() {
+        bail!(
+            "this first start makes an admin key and prints it once, but stdout is closed or the null device; set \
+             RINGBACK_API_KEY to a key of your own, or keep stdout"
+        );
+    }
     let new_key = config.api_key.is_none().then(draw_key);
     let result = store
         .bootstrap(BootstrapTenant {

@@ -179,8 +179,9 @@ async fn channel_binding_and_every_mode_of_tls_work_with_a_real_server() {
     }
 }
 
-/// A pooler in transaction mode with one session on the server: each transaction of a client gets it.
-async fn pooler(socket: std::path::PathBuf, database: &str) -> u16 {
+/// A pooler with one session on the server: each transaction of a client gets it. In statement mode it refuses
+/// transactions.
+async fn pooler(socket: std::path::PathBuf, database: &str, of_statements: bool) -> u16 {
     let mut session = UnixStream::connect(&socket).await.unwrap();
     let text = format!("user\0ringback\0database\0{database}\0\0");
     session.write_i32(i32::try_from(text.len() + 8).unwrap()).await.unwrap();
@@ -192,7 +193,7 @@ async fn pooler(socket: std::path::PathBuf, database: &str) -> u16 {
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
-            tokio::spawn(pool(client, greeting.clone(), Arc::clone(&session)));
+            tokio::spawn(pool(client, greeting.clone(), Arc::clone(&session), of_statements));
         }
     });
     port
@@ -219,6 +220,7 @@ async fn pool(
     mut client: tokio::net::TcpStream,
     greeting: Vec<u8>,
     session: Arc<tokio::sync::Mutex<UnixStream>>,
+    of_statements: bool,
 ) {
     let Ok(length) = client.read_i32().await else { return };
     let mut startup = vec![0; usize::try_from(length).unwrap() - 4];
@@ -231,6 +233,14 @@ async fn pool(
         }
         let mut content = vec![0; usize::try_from(length).unwrap() - 4];
         client.read_exact(&mut content).await.unwrap();
+        if of_statements && content.starts_with(b"begin") {
+            // As PgBouncer does.
+            let why = "SERROR\0C08P01\0Mtransaction blocks not allowed in statement pooling mode\0\0";
+            client.write_u8(b'E').await.unwrap();
+            client.write_i32(i32::try_from(why.len() + 4).unwrap()).await.unwrap();
+            client.write_all(why.as_bytes()).await.unwrap();
+            return;
+        }
         let mut server = match held.take() {
             Some(server) => server,
             None => Arc::clone(&session).lock_owned().await,
@@ -270,14 +280,19 @@ async fn a_role_that_cannot_write_or_has_no_schema_is_refused_with_the_remedy() 
 }
 
 #[tokio::test]
-async fn a_pooler_in_transaction_mode_is_refused() {
+async fn a_pooler_in_transaction_or_statement_mode_is_refused() {
     let Some(server) = shared("a pooler in transaction mode") else { return };
-    let name = server.empty();
-    let port = pooler(server.socket(), &name).await;
-    let url = format!("postgres://ringback@127.0.0.1:{port}/{name}?sslmode=disable");
     let folder = tempfile::tempdir().unwrap();
     let authorities = folder.path().join("system.pem");
     std::fs::write(&authorities, identity().authority).unwrap();
-    let refused = serve(&url, &authorities).await.expect_err("refused");
-    assert!(refused.contains("a pooler in transaction mode") && refused.contains("port 5432"), "{refused}");
+    for of_statements in [false, true] {
+        let name = server.empty();
+        let port = pooler(server.socket(), &name, of_statements).await;
+        let url = format!("postgres://ringback@127.0.0.1:{port}/{name}?sslmode=disable");
+        let refused = serve(&url, &authorities).await.expect_err("refused");
+        assert!(
+            refused.contains("a pooler in transaction mode") && refused.contains("port 5432"),
+            "{refused}"
+        );
+    }
 }

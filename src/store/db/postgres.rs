@@ -100,11 +100,10 @@ impl WriterConnection {
     pub fn open(server: &Arc<Server>) -> anyhow::Result<Self> {
         let runtime = BlockingRuntime::new()?;
         let session = server.connect(&runtime).map_err(|error| {
-            let context = match &error {
-                StoreError::Unavailable(reason) if reason.contains(READ_ONLY) => {
-                    "the database accepts no writes from this role"
-                }
-                _ => "the database cannot be reached; check database_url, and that the server runs",
+            let context = if error.to_string().contains(READ_ONLY) {
+                "the database accepts no writes from this role"
+            } else {
+                "the database cannot be reached; check database_url, and that the server runs"
             };
             anyhow::Error::from(error).context(context)
         })?;

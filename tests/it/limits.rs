@@ -393,6 +393,20 @@ async fn idle_connections_make_room_for_new_ones() {
     t.finish().await;
 }
 
+/// Sends a request without the end of its body, and returns when the server awaits it.
+async fn awaited(t: &Harness, key: &str, length: usize, part: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(t.address()).await.unwrap();
+    let head = format!(
+        "POST /v1/watches HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\nexpect: 100-continue\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    stream.write_all(&[head.as_bytes(), part].concat()).await.unwrap();
+    let mut answer = [0; 25];
+    guarded("the interim answer", stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream
+}
+
 // Once: no database takes part in it.
 #[tokio::test]
 async fn half_bodies_of_one_app_leave_places_to_others() {
@@ -403,25 +417,27 @@ async fn half_bodies_of_one_app_leave_places_to_others() {
     // Half of them are for clients.
     t.descriptors = 256;
     t.restart().await;
+    let mut floods = Vec::new();
     for key in [crate::harness::KEY, "rb_wrong"] {
         // The slow upload of a neighbour waits for longer than every connection of the flood.
         let body = json!({ "jobId": "job_1", "notify": [] }).to_string();
         let (first, rest) = body.as_bytes().split_at(3);
-        let mut upload = unfinished(&t, &other.key, "/v1/watches", body.len(), first).await;
-        t.get_without_key("/healthz").await.expect(200);
-        let mut flood = Vec::new();
-        for n in 0..170 {
-            flood.push(unfinished(&t, key, "/v1/watches", 5_000, b"{\"a").await);
-            if n == 100 {
-                t.get_without_key("/healthz").await.expect(200);
-                t.pass(std::time::Duration::from_secs(1)).await;
-            }
+        let mut upload = awaited(&t, &other.key, body.len(), first).await;
+        t.pass(std::time::Duration::from_secs(1)).await;
+        for _ in 0..100 {
+            floods.push(awaited(&t, key, 5_000, b"{\"a").await);
+        }
+        t.pass(std::time::Duration::from_secs(1)).await;
+        for _ in 0..70 {
+            floods.push(unfinished(&t, key, "/v1/watches", 5_000, b"{\"a").await);
         }
         t.get_without_key("/healthz").await.expect(200);
         assert_eq!(t.as_key(&other.key, "GET", "/v1/watches", "").await.status, 200);
         upload.write_all(rest).await.unwrap();
         let answer = guarded("the upload", Answer::read(&mut BufReader::new(upload))).await.unwrap();
         assert_eq!(answer.status, 201, "{}", answer.text());
+        floods.clear();
+        t.pass(std::time::Duration::from_secs(1)).await;
     }
     t.finish().await;
 }

@@ -238,8 +238,8 @@ async fn pool(
             let why = "SERROR\0C08P01\0Mtransaction blocks not allowed in statement pooling mode\0\0";
             client.write_u8(b'E').await.unwrap();
             client.write_i32(i32::try_from(why.len() + 4).unwrap()).await.unwrap();
-            client.write_all(why.as_bytes()).await.unwrap();
-            return;
+            client.write_all(&[why.as_bytes(), b"Z\0\0\0\x05I"].concat()).await.unwrap();
+            continue;
         }
         let mut server = match held.take() {
             Some(server) => server,

@@ -365,8 +365,6 @@ impl<'a> Where<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn several_rows_have_parameters_of_their_own() {
         let insert = row_sql!("insert into t (a, b, c)" values ("$1, 'x', coalesce($2, $1)") "on conflict (a) do update set b = excluded.b");

@@ -212,7 +212,7 @@ impl WriterLoop<'_> {
             commands.push(next);
         }
         let error =
-            StoreError::Unavailable("a file of the database was deleted, replaced or truncated".to_owned());
+            StoreError::Unavailable("a file of the database was deleted, replaced, written or truncated".to_owned());
         for command in commands {
             command.settle(Some(&error));
         }

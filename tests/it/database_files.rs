@@ -114,6 +114,9 @@ async fn a_restart_does_not_begin_anew_beside_saved_contents() {
     let (_, said) = ground.start().ended().await;
     assert!(said.contains("ringback.db-wal.old: restore a backup"), "{said}");
     fs::remove_file(log).unwrap();
+    let (_, said) = ground.start().ended().await;
+    assert!(said.contains("ringback.db.lock says that there was one"), "{said}");
+    fs::remove_file(ground.folder.path().join("ringback.db.lock")).unwrap();
     assert!(jobs_after_a_start(&ground).await.is_empty());
 }
 
@@ -191,6 +194,86 @@ async fn a_restore_by_copy_is_not_mixed_with_the_old_log() {
     let (ground, _, said) = victim.end().await;
     assert!(said.contains("was overwritten while it was in use"), "{said}");
     assert_eq!(jobs_after_a_start(&ground).await, ["job_1"]);
+}
+
+/// Makes a backup as the documentation says. It belongs to the same run of the process as the log.
+fn back_up(victim: &Victim) -> PathBuf {
+    let backup = victim.file("backup.db");
+    let database = rusqlite::Connection::open(victim.file("ringback.db")).unwrap();
+    database.execute("vacuum into $1", [backup.to_str().unwrap()]).unwrap();
+    backup
+}
+
+// Once: a server has no files here.
+#[tokio::test]
+async fn a_copy_of_a_backup_of_the_same_run_is_noticed() {
+    let victim = Victim::start().await;
+    let backup = back_up(&victim);
+    register(&victim.ground, victim.address, "job_2").await;
+    // `cp` truncates the file, `dd conv=notrunc` does not.
+    let bytes = fs::read(backup).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(victim.file("ringback.db")).unwrap();
+    file.write_all_at(&bytes, 0).unwrap();
+    file.set_len(bytes.len() as u64).unwrap();
+    let (ground, _, said) = victim.end().await;
+    assert!(said.contains("was overwritten while it was in use"), "{said}");
+    assert!(ground.folder.path().join("ringback.db-wal.old").exists(), "{said}");
+    assert_eq!(jobs_after_a_start(&ground).await, ["job_1"]);
+}
+
+// Once: a server has no files here.
+#[tokio::test]
+async fn a_foreign_write_ends_the_process_and_keeps_the_log() {
+    let victim = Victim::start().await;
+    let file = fs::OpenOptions::new().write(true).open(victim.file("ringback.db")).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let (ground, _, said) = victim.end().await;
+    assert!(said.contains("was written by another program while it was in use"), "{said}");
+    assert_eq!(jobs_after_a_start(&ground).await, ["job_1"]);
+}
+
+// Once: a server has no files here.
+#[tokio::test]
+async fn a_backup_survives_a_restore_that_forgets_the_log() {
+    let victim = Victim::start().await;
+    let backup = back_up(&victim);
+    register(&victim.ground, victim.address, "job_2").await;
+    let (database, log) = (victim.file("ringback.db"), victim.file("ringback.db-wal"));
+    let Victim { ground, process, .. } = victim;
+    process.kill().await;
+    let bytes = fs::read(&backup).unwrap();
+    fs::rename(backup, &database).unwrap();
+    for _ in 0..2 {
+        let (status, said) = ground.start().ended().await;
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("ringback.db-wal does not belong to the database"), "{said}");
+        assert!(fs::read(&database).unwrap() == bytes && log.exists(), "{said}");
+    }
+    fs::remove_file(log).unwrap();
+    let _ = fs::remove_file(ground.folder.path().join("ringback.db-shm"));
+    assert_eq!(jobs_after_a_start(&ground).await, ["job_1"]);
+}
+
+// Once: a server has no files here.
+#[tokio::test]
+async fn a_restart_after_a_move_does_not_begin_anew() {
+    let victim = Victim::start().await;
+    let (database, moved) = (victim.file("ringback.db"), victim.file("moved.db"));
+    fs::rename(&database, &moved).unwrap();
+    let (ground, ..) = victim.end().await;
+    for _ in 0..2 {
+        let (status, said) = ground.start().ended().await;
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("put it back as") && said.contains("to begin with an empty"), "{said}");
+        assert!(!database.exists());
+    }
+    fs::rename(moved, &database).unwrap();
+    assert_eq!(jobs_after_a_start(&ground).await, ["job_1"]);
+    // All files together begin anew.
+    for name in fs::read_dir(ground.folder.path()).unwrap() {
+        fs::remove_file(name.unwrap().path()).unwrap();
+    }
+    assert!(jobs_after_a_start(&ground).await.is_empty());
 }
 
 // Once: a server has no files here.

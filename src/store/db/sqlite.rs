@@ -6,7 +6,8 @@
 //!
 //! **Damage.** A damaged page stays damaged, and everything that needs it fails. The process ends at the first error
 //! of that kind, and notes it in the lock file. Every start checks the structure of the pages, for at most
-//! [`CHECK_PATIENCE`], and without that limit after such an end. So a damaged database accepts nothing.
+//! [`CHECK_PATIENCE`], and without that limit after such an end, or if the log may be that of another database. So a
+//! damaged database accepts nothing. Until the check has passed, the start writes nothing to the database.
 //!
 //! **Version.** In WAL mode, SQLite 3.7.0 to 3.51.2 can lose committed data when a second connection
 //! checkpoints while another commits (fixed in 3.51.3). The library is bundled; its version is checked all the
@@ -25,6 +26,7 @@
 mod files;
 
 use std::fs::OpenOptions;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use rusqlite::config::DbConfig;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
@@ -113,26 +116,23 @@ impl WriterConnection {
         let path = &canonical(path)?;
         let locks = Locks::take(path)?;
         files::refuse_mount_point(path)?;
-        Self::open_locked(path, locks).map_err(|error| {
-            let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
-            match causes.find(|cause| error::is_damage(cause)) {
-                Some(damage) => anyhow!(damaged(path, &damage.to_string())),
-                None => anyhow!(sentence(&error)),
-            }
-        })
+        if let Some(narrowed) = files::narrow(path) {
+            tracing::warn!("{narrowed}");
+        }
+        // The connection is closed when the reason is known, and leaves the files as they are.
+        let connection = open_checked(path, &locks).map_err(|error| explain(path, error))?;
+        Self::open_locked(path, connection, locks).map_err(|error| explain(path, error))
     }
 
-    fn open_locked(path: &Path, locks: Locks) -> Result<Self> {
-        let mut connection =
-            connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
-        refuse_foreign(&connection, path)?;
+    fn open_locked(path: &Path, mut connection: Connection, locks: Locks) -> Result<Self> {
         prepare_writer(&connection, path).with_context(|| format!("{} cannot be used", path.display()))?;
-        check_pages(&connection, path, &locks)?;
+        locks.note_checked().with_context(|| format!("{}.lock cannot be written", path.display()))?;
         migrate(&mut connection, MIGRATIONS)
             .with_context(|| format!("{} cannot be brought up to date", path.display()))?;
         let mark = mark(&connection).with_context(|| format!("{} cannot be written", path.display()))?;
         let files = Arc::new(locks.watch(path, mark)?);
         checkpoint_with_care(&mut connection, Arc::clone(&files))?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         Ok(Self { connection, path: path.to_owned(), _locked: Locked(Arc::clone(&files)), files })
     }
 
@@ -180,10 +180,14 @@ impl WriterConnection {
     pub fn rewrite(&self) -> error::Result<()> {
         // The copy is as large as the database, so it must not be in memory.
         self.connection.pragma_update(None, "temp_store", "FILE")?;
+        self.files.forget_origin();
         let done = self.connection.execute_batch("vacuum");
         self.connection.pragma_update(None, "temp_store", "MEMORY")?;
         done.map_err(|error| self.without_space(error))?;
-        if self.truncate_log()? != 0 {
+        // A fault is found again by the check of every second, which ends the process.
+        if let Ok(left) = self.files.checkpoint(|| self.truncate_log())
+            && left? != 0
+        {
             tracing::warn!("another process reads the database: its log is truncated at the next stop");
         }
         Ok(())
@@ -220,7 +224,12 @@ impl WriterConnection {
         let fault = self.files.check().err();
         if let Some(fault) = fault {
             // The process ends anyway, and the folder of a database that is no longer needed may be removed meanwhile.
-            tracing::error!("{}", fault.describe(&self.path));
+            let sentence = if fault.forbids_checkpoint() {
+                self.files.rescue(fault, || Ok(()))
+            } else {
+                fault.describe(&self.path)
+            };
+            tracing::error!("{sentence}");
         }
         if fault.is_some_and(Fault::forbids_checkpoint) {
             // Closing it would copy its log into the new contents, or copy zeros from a log that was truncated.
@@ -260,10 +269,44 @@ fn damaged(path: &Path, reason: &str) -> String {
     )
 }
 
+/// An error of SQLite, or a result of its check, that shows damage.
+#[derive(Debug, thiserror::Error)]
+#[error("the database is damaged: {0}")]
+struct Damaged(String);
+
+/// Returns the sentence for an error of the start. The connection is closed.
+fn explain(path: &Path, error: anyhow::Error) -> anyhow::Error {
+    let damage = error.chain().find_map(|cause| {
+        let reported = cause.downcast_ref().filter(|cause| error::is_damage(cause));
+        let found = cause.downcast_ref().map(|Damaged(reason)| reason.clone());
+        reported.map(rusqlite::Error::to_string).or(found)
+    });
+    let Some(reason) = damage else { return anyhow!(sentence(&error)) };
+    if files::has_log(path) && is_sound_without_log(path) {
+        let path = path.display();
+        return anyhow!(
+            "the database {path} is damaged together with its log {path}-wal ({reason}), and sound without it: the log does \
+             not belong to this file (a restored backup?). Nothing was changed: move {path}-wal and {path}-shm away, and \
+             start again"
+        );
+    }
+    anyhow!(damaged(path, &reason))
+}
+
+/// Opens a database that exists or is empty, and checks it. Until the end of the start, closing the connection does not
+/// copy the log into the database: the log can be one that does not belong to it.
+fn open_checked(path: &Path, locks: &Locks) -> Result<Connection> {
+    let log_is_known = locks.refuse_foreign_log(path)?;
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    refuse_foreign(&connection, path)?;
+    let patience = (log_is_known && !locks.is_damage_noted()).then_some(CHECK_PATIENCE);
+    check_pages(&connection, patience)?;
+    Ok(connection)
+}
+
 /// Refuses a database whose pages are damaged. See the head of this file.
-fn check_pages(connection: &Connection, path: &Path, locks: &Locks) -> Result<()> {
-    let noted = locks.damage();
-    let patience = noted.is_none().then_some(CHECK_PATIENCE);
+fn check_pages(connection: &Connection, patience: Option<Duration>) -> Result<()> {
     let found = std::thread::scope(|scope| {
         let (interrupt, (done, ended)) = (connection.get_interrupt_handle(), channel::<()>());
         if let Some(patience) = patience {
@@ -277,28 +320,33 @@ fn check_pages(connection: &Connection, path: &Path, locks: &Locks) -> Result<()
         drop(done);
         found
     });
-    let reason = match found {
-        Ok(found) if found == "ok" => None,
-        Ok(found) => Some(found),
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => None,
-        Err(error) => return Err(error.into()),
-    };
-    if let Some(reason) = reason {
-        bail!(damaged(path, reason.lines().last().unwrap_or(&reason)));
+    match found {
+        Ok(found) if found == "ok" => Ok(()),
+        Ok(found) => bail!(Damaged(found.lines().last().unwrap_or(&found).to_owned())),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => Ok(()),
+        Err(error) => Err(error.into()),
     }
-    if noted.is_some() {
-        locks.clear_damage()?;
-    }
-    Ok(())
 }
 
-/// Makes commits checkpoint a long log, as SQLite does by itself, but never into a file that was overwritten. The check
-/// every second would come too late: a checkpoint could write the first page, and with it the mark.
+/// Whether the pages of the file alone are sound. It is read as if it could not change, so nothing is written.
+fn is_sound_without_log(path: &Path) -> bool {
+    let encode = |byte: u8| match byte {
+        b'/' | b'-' | b'.' | b'_' => char::from(byte).to_string(),
+        byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        byte => format!("%{byte:02x}"),
+    };
+    let name: String = path.as_os_str().as_bytes().iter().copied().map(encode).collect();
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    connect(Path::new(&format!("file:{name}?immutable=1")), flags)
+        .is_ok_and(|connection| check_pages(&connection, None).is_ok())
+}
+
+/// Makes commits checkpoint a long log, as SQLite does by itself, but never into a file that was changed.
 fn checkpoint_with_care(connection: &mut Connection, files: Arc<Files>) -> rusqlite::Result<()> {
     connection.wal_hook(Some(move |log: &mut Wal, pages| {
-        if pages >= CHECKPOINT_PAGES && files.is_marked() && files.check_sizes().is_ok() {
+        if pages >= CHECKPOINT_PAGES {
             // As in SQLite: the commit has succeeded, and the next one tries it again.
-            let _ = log.checkpoint();
+            let _ = files.checkpoint(|| log.checkpoint());
         }
         Ok(())
     }))
@@ -389,8 +437,8 @@ fn sentence(error: &anyhow::Error) -> String {
 }
 
 /// Creates the file, if it is missing, with access for its owner only: it holds secrets, and SQLite would use
-/// the umask. The log gets the same mode. If this fails, SQLite reports the reason. An operator may widen the
-/// mode; it is not changed again.
+/// the umask. The log gets the same mode. If this fails, SQLite reports the reason. An operator may give the group
+/// access; it is not taken again.
 fn create(path: &Path) {
     let _ = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
 }
@@ -448,103 +496,4 @@ pub fn in_memory() -> Connection {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    // stashapp/stash#5720, pocket-id/pocket-id#876
-    #[test]
-    fn temporary_files_lie_in_the_folder_of_the_database() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let writer = WriterConnection::open(&folder.path().join("ringback.db")).expect("opens");
-        let set: String = writer
-            .connection
-            .query_row("pragma temp_store_directory", [], |row| row.get(0))
-            .expect("the library still has the setting");
-        assert_eq!(Path::new(&set), folder.path().canonicalize().expect("a path"));
-        writer.rewrite().expect("rewritten");
-    }
-
-    #[test]
-    fn a_database_of_another_program_is_refused_and_unchanged() {
-        let folder = tempfile::tempdir().expect("a folder");
-        for version in [0, 3] {
-            let path = folder.path().join(format!("{version}.db"));
-            let other = Connection::open(&path).expect("opens");
-            let sql = format!("create table jobs (id); pragma user_version = {version}");
-            other.execute_batch(&sql).expect("made");
-            drop(other);
-            let before = std::fs::read(&path).expect("read");
-            let error = WriterConnection::open(&path).expect_err("refused").to_string();
-            assert!(error.contains("is a database of another program"), "{error}");
-            assert_eq!(std::fs::read(&path).expect("read"), before);
-        }
-    }
-
-    #[test]
-    fn an_error_of_a_migration_does_not_quote_it() {
-        let mut connection = Connection::open_in_memory().expect("opens");
-        let error = migrate(&mut connection, &[("0001_x.sql", "create table a (b); select c from a")]);
-        assert_eq!(
-            sentence(&error.expect_err("no column")),
-            "the migration 0001_x.sql failed: no such column: c"
-        );
-    }
-
-    #[test]
-    fn a_full_disk_is_named_once() {
-        let code = ffi::Error::new(ffi::SQLITE_FULL);
-        let full = rusqlite::Error::SqliteFailure(code, Some("database or disk is full".to_owned()));
-        let error = anyhow::Error::from(full).context("x.db cannot be used");
-        assert_eq!(sentence(&error), "x.db cannot be used: database or disk is full");
-    }
-
-    #[test]
-    fn a_path_that_is_no_file_is_refused_with_the_remedy() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let error = WriterConnection::open(folder.path()).expect_err("a folder").to_string();
-        assert!(error.contains("is a folder; name a file in it"), "{error}");
-        std::fs::create_dir(folder.path().join("x.db.lock")).expect("made");
-        let error = WriterConnection::open(&folder.path().join("x.db")).expect_err("no lock");
-        assert!(format!("{error:#}").contains("x.db.lock is not a file"), "{error:#}");
-    }
-
-    #[test]
-    fn a_database_below_another_mount_is_not_to_be_renamed() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let writer = WriterConnection::open(&folder.path().join("x.db")).expect("opens");
-        // The open file still has its name, so what the name shows now lies above it.
-        for fault in [Fault::Gone, Fault::Replaced] {
-            let sentence = writer.files.rescue(fault, || Ok(()));
-            assert!(sentence.contains("unmount it, and start again"), "{sentence}");
-            assert!(!sentence.contains("rename") && !sentence.contains("-wal"), "{sentence}");
-        }
-    }
-
-    #[test]
-    fn a_truncated_log_or_database_is_noticed_also_behind_a_hole() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let resized = |name: &str, size| {
-            let file = OpenOptions::new().write(true).open(folder.path().join(name)).expect("opens");
-            file.set_len(size).expect("resized");
-        };
-        let writer = WriterConnection::open(&folder.path().join("x.db")).expect("opens");
-        let write = || writer.connection.execute_batch("create table x (y); drop table x").expect("written");
-        assert_eq!(writer.files.check(), Ok(()));
-        write();
-        assert_eq!(writer.files.check(), Ok(()));
-        assert_eq!(writer.truncate_log(), Ok(0));
-        assert_eq!(writer.files.check(), Ok(()));
-        let size = folder.path().join("x.db").metadata().expect("there").len();
-        write();
-        assert_eq!(writer.files.check(), Ok(()));
-        resized("x.db", size - 4_096);
-        assert_eq!(writer.files.check(), Err(Fault::Truncated));
-        resized("x.db", size);
-        assert_eq!(writer.files.check(), Ok(()));
-        resized("x.db-wal", 0);
-        assert_eq!(writer.files.check(), Err(Fault::LogTruncated));
-        write();
-        assert_eq!(writer.files.check(), Err(Fault::LogTruncated), "the log has its size again");
-        std::mem::forget(writer.connection);
-    }
-}
+mod tests;

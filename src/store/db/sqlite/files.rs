@@ -24,7 +24,8 @@
 //!
 //! **The file beside.** `x.db.lock` was the only lock of version 0.1.0. It is still taken, so that the old and the new
 //! version exclude each other on one name. Every user who can open it can lock it, and then the service does not
-//! start. So it is readable by its owner only, and one that an older version made is narrowed.
+//! start. So it is readable by its owner only, and one that an older version made is narrowed. It also holds a
+//! [`note`], which survives the process.
 //!
 //! **A mount point of its own.** If the file (not its folder) is mounted into a container, the log lies in the
 //! container, and what it holds is lost with the container after a kill. No lock helps against that. Such a file is
@@ -39,7 +40,8 @@
 //! | the database was deleted | no file has the name | the open file is copied beside it |
 //! | it was renamed | no file has the name | the log is copied into the renamed file |
 //! | it was replaced (`mv backup x.db`) | the name has another inode | as for a deletion or a rename |
-//! | it was overwritten (`cp backup x.db`) | its header has another mark | the log is renamed: its pages would destroy the backup at the next start |
+//! | it was overwritten (`cp backup x.db`) | its header has changed, and no checkpoint explains it | the log is renamed: its pages would destroy the backup at the next start |
+//! | it was written in another way | the same, of its size or the time of its last write | all is left as it is, and the next start checks all pages |
 //! | the log was removed | the name has none or another inode | the log is copied into the database |
 //! | the log was truncated | its frames do not have the salt that its index has | nothing: what it held is lost, and a checkpoint would copy zeros |
 //! | the database was truncated | it is smaller than its header says, and no checkpoint is writing it | nothing: a backup is needed |
@@ -51,34 +53,59 @@
 //! The log of a renamed or replaced file is emptied before the process ends. Otherwise the next start would apply it to
 //! the file that has the name then.
 //!
-//! The mark is the `application_id` in the header, which every start increases. Nothing else changes it, so it shows
-//! a copy of another database and a backup from before the start. It does not show a backup of a later time.
+//! **Which change is foreign.** In WAL mode, only checkpoints write the database. A checkpoint by any process (a shell, a
+//! replicator) counts the copied pages in the index of the log: one count before its first write, one after its last.
+//! So [`Contents`] are read while both counts are equal, and compared with those that were read under the same count.
+//! A commit changes neither. A checkpoint of this process compares before it writes, and holds the lock of [`Known`], so
+//! the check of every second waits for it. Three things are compared:
+//!
+//! - The header. A backup by `vacuum into` or `.backup` has another `schema_version`, one from before the start another
+//!   mark: the `application_id`, which every start increases. It does not depend on the resolution of the file system's
+//!   times (one tick of the kernel, up to 10 ms).
+//! - The size.
+//! - The time of the last write. It alone does not show what was written: `touch` changes it as well. So the log stays.
+//!
+//! What is not seen: a copy in the same second as a checkpoint of another process, or as the commit that begins the log
+//! anew after a checkpoint; and a write with the same header in the same tick as a checkpoint.
+//!
+//! **A log that stayed behind.** After a kill, the log holds the newest commits. If a backup is then restored and the log
+//! forgotten, SQLite applies the log to the backup, which destroys it or undoes the restore. Nothing in a log says which
+//! database it belongs to. So every start notes the mark and the `schema_version` in `.lock`, and a start that finds a log
+//! beside a database with others is refused. The inode would not do: `cp backup x.db` keeps it, and a copy of the
+//! whole folder changes it. While the start or a rewrite changes the two, none is noted. If none is noted, or the lock was
+//! not copied with the database, the start checks all pages: a log that stayed behind mixes pages of two layouts, which the
+//! check finds, and the file alone is sound. Until the check has passed, nothing is written to the database, and closing
+//! it does not checkpoint.
+//!
+//! **A database that is missing.** A supervisor starts the program again after `mv x.db y`. A new database would accept
+//! watches that the return of the old one loses. So the start is refused if the log or the note says that there was one.
+
+mod contents;
+mod note;
+mod paths;
+mod start;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::fs::{FlockOperation, flock};
+
+use self::contents::{Change, Contents, Header, LogIndex};
+use self::note::{Note, Origin};
+use self::paths::{Identity, beside, copies, identity};
+
+pub use self::paths::has_log;
+pub use self::start::{narrow, refuse_lost_database, refuse_mount_point};
 
 /// Byte that is locked. SQLite locks 512 bytes at 1 GiB. The greatest offset that every file system can lock is
 /// 2^63 - 1.
 #[cfg(target_os = "linux")]
 const LOCK_BYTE: i64 = 1 << 62;
-
-/// First bytes of every SQLite database.
-const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-
-/// Position of `application_id` in the header.
-const MARK_AT: usize = 68;
-
-/// Number of the copies of deleted files that one folder can hold.
-const COPIES_MAX: u32 = 100;
-
-/// Device and inode of a file.
-type Identity = (u64, u64);
 
 /// A difference between the open files and their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +116,8 @@ pub enum Fault {
     Replaced,
     /// The database was overwritten in place.
     Overwritten,
+    /// The database was written by another program.
+    Written,
     /// `-wal` was removed or replaced.
     Log,
     /// `-wal` was truncated: pages of commits are missing.
@@ -102,9 +131,9 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Whether a checkpoint would copy a log that does not belong to the database, or that has holes.
+    /// Whether a checkpoint could copy a log that does not belong to the database, or that has holes.
     pub const fn forbids_checkpoint(self) -> bool {
-        matches!(self, Self::Overwritten | Self::LogTruncated | Self::Truncated)
+        matches!(self, Self::Overwritten | Self::Written | Self::LogTruncated | Self::Truncated)
     }
 
     /// Returns what happened to the files of the database at `path`.
@@ -114,6 +143,7 @@ impl Fault {
             Self::Gone => "the database PATH was deleted or renamed",
             Self::Replaced => "the database PATH was replaced by another file",
             Self::Overwritten => "the database PATH was overwritten",
+            Self::Written => "the database PATH was written by another program",
             Self::Log => "PATH-wal, the log of the database, was deleted or replaced",
             Self::LogTruncated => "PATH-wal, the log of the database, was truncated",
             Self::Truncated => "the database PATH was truncated",
@@ -140,11 +170,21 @@ pub struct Files {
     /// Identities of `-wal` and `-shm`.
     log: [Identity; 2],
     /// Marks that the header can have: the one on disk at the start, and that of this process.
-    marks: [[u8; 4]; 2],
+    marks: [u32; 2],
+    known: Mutex<Known>,
     /// `-wal`. SQLite has no locks on it.
     wal: File,
     /// `-shm`. It is closed after every connection: closing it drops their locks on it.
     index: File,
+}
+
+/// What is known of the contents of the database. A checkpoint of this process holds the lock.
+#[derive(Debug, Default)]
+struct Known {
+    /// The database as the last checkpoint left it.
+    contents: Option<Contents>,
+    /// The origin that `.lock` notes.
+    origin: Option<Origin>,
 }
 
 impl Locks {
@@ -163,16 +203,23 @@ impl Locks {
         Ok(Self { database, lock })
     }
 
-    /// Returns the damage that an earlier process noted, if any.
-    pub fn damage(&self) -> Option<String> {
-        let mut text = [0; 1024];
-        let length = self.lock.read_at(&mut text, 0).unwrap_or_default();
-        (length > 0).then(|| String::from_utf8_lossy(&text[..length]).into_owned())
+    /// Whether an earlier process noted that the database is damaged.
+    pub fn is_damage_noted(&self) -> bool {
+        Note::read(&self.lock).damage.is_some()
     }
 
-    /// Removes the note about damage.
-    pub fn clear_damage(&self) -> io::Result<()> {
-        self.lock.set_len(0)
+    /// Refuses a log that belongs to another database. Returns whether the log, if there is one, is known to belong to this
+    /// one.
+    pub fn refuse_foreign_log(&self, path: &Path) -> Result<bool> {
+        let found = Header::read(&self.database).map(|header| Origin::of(&header));
+        start::refuse_foreign_log(path, Note::read(&self.lock).origin, found)
+    }
+
+    /// Notes that the pages were checked, and that the start changes the origin of the database from now on.
+    pub fn note_checked(&self) -> io::Result<()> {
+        let note = Note::read(&self.lock);
+        let checked = Note { existed: note.existed, ..Note::default() };
+        if note == checked { Ok(()) } else { checked.write(&self.lock) }
     }
 
     /// Remembers the files of the database that SQLite has opened. `mark` is its `application_id`.
@@ -182,14 +229,17 @@ impl Locks {
             identity(&path)?.with_context(|| format!("{} is missing", path.display()))
         };
         let log = [identity("-wal")?, identity("-shm")?];
-        let marks = [read_mark(&self.database).unwrap_or_default(), mark.to_be_bytes()];
+        let on_disk = Header::read(&self.database).map_or(0, |header| header.mark());
         let (wal, index) = (File::open(beside(path, "-wal"))?, File::open(beside(path, "-shm"))?);
-        Ok(Files { path: path.to_owned(), locks: self, log, marks, wal, index })
+        let (marks, known) = ([on_disk, mark.cast_unsigned()], Mutex::default());
+        let files = Files { path: path.to_owned(), locks: self, log, marks, known, wal, index };
+        files.compare(&mut files.known()).map_err(|fault| anyhow!(fault.describe(path)))?;
+        Ok(files)
     }
 }
 
 impl Files {
-    /// Compares the open files with their names. A name that cannot be read shows nothing.
+    /// Compares the open files with their names and with what the last checkpoint left. What cannot be read shows nothing.
     pub fn check(&self) -> Result<(), Fault> {
         let Ok(open) = self.locks.database.metadata() else { return Ok(()) };
         match identity(&self.path) {
@@ -206,7 +256,8 @@ impl Files {
                 return Err(fault);
             }
         }
-        self.check_sizes()?;
+        self.check_log()?;
+        self.compare(&mut self.known())?;
         let lock = self.locks.lock.metadata().map(|lock| (lock.dev(), lock.ino()));
         match (identity(&beside(&self.path, ".lock")), lock) {
             (Ok(found), Ok(lock)) if found != Some(lock) => Err(Fault::Lock),
@@ -214,29 +265,79 @@ impl Files {
         }
     }
 
-    /// Compares the log and the size of the database with what the index of the log says. The size of the log is not enough:
-    /// the next commit after a truncation writes behind a hole. So samples of its frames are compared as well.
+    /// Runs a checkpoint, unless it could copy the log into a database that was changed. The check every second would come
+    /// too late: a checkpoint can write the header, and explains any change.
+    pub fn checkpoint<T>(&self, run: impl FnOnce() -> T) -> Result<T, Fault> {
+        let mut known = self.known();
+        if !self.is_marked() {
+            return Err(Fault::Overwritten);
+        }
+        self.check_log()?;
+        self.compare(&mut known)?;
+        let done = run();
+        known.contents = None;
+        self.compare(&mut known)?;
+        Ok(done)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Compares the database with what the last checkpoint left, and remembers what a later one leaves.
+    fn compare(&self, known: &mut Known) -> Result<(), Fault> {
+        let Some(now) = Contents::read(&self.locks.database, &self.index) else { return Ok(()) };
+        match now.change_since(known.contents.as_ref()) {
+            Some(Change::Overwritten) => return Err(Fault::Overwritten),
+            Some(Change::Truncated) => return Err(Fault::Truncated),
+            Some(Change::Written) => return Err(Fault::Written),
+            None => {}
+        }
+        // The mark is missing as long as a reader has prevented the checkpoint of the start.
+        let origin = (now.header.mark() == self.marks[1]).then(|| Origin::of(&now.header));
+        if known.origin != origin && self.note(|note| note.origin = origin) {
+            known.origin = origin;
+        }
+        known.contents = Some(now);
+        Ok(())
+    }
+
+    /// Notes that the database becomes another one, whose origin the end of the next checkpoint notes.
+    pub fn forget_origin(&self) {
+        let mut known = self.known();
+        known.origin = None;
+        self.note(|note| note.origin = None);
+    }
+
+    /// Changes the note in `.lock`. Returns whether it was written.
+    fn note(&self, change: impl FnOnce(&mut Note)) -> bool {
+        let mut note = Note::read(&self.locks.lock);
+        note.existed = true;
+        change(&mut note);
+        let noted = note.write(&self.locks.lock);
+        noted
+            .inspect_err(|error| tracing::warn!(%error, "the lock file of the database cannot be written"))
+            .is_ok()
+    }
+
+    /// Compares the log with what its index says. Its size is not enough: the next commit after a truncation writes behind
+    /// a hole. So samples of its frames are compared as well.
     ///
     /// It is correct also while this or another process commits or checkpoints. The index is changed after the frames are
-    /// written, before the log is truncated, and before and after a checkpoint writes the database. So an index that is the same before and
-    /// after the comparison describes both files.
-    pub fn check_sizes(&self) -> Result<(), Fault> {
+    /// written, and before the log is truncated. So an index that is the same before and after the comparison describes the
+    /// log.
+    fn check_log(&self) -> Result<(), Fault> {
         let Some(index) = LogIndex::read(&self.index) else { return Ok(()) };
         let is_whole = index.describes(&self.wal);
-        let database = index.is_at_rest().then(|| database_sizes(&self.locks.database)).flatten();
-        if LogIndex::read(&self.index).as_ref() != Some(&index) {
+        if is_whole || LogIndex::read(&self.index).as_ref() != Some(&index) {
             return Ok(());
         }
-        match database {
-            _ if !is_whole => Err(Fault::LogTruncated),
-            Some((size, needed)) if size < needed => Err(Fault::Truncated),
-            Some(_) | None => Ok(()),
-        }
+        Err(Fault::LogTruncated)
     }
 
     /// Whether the header has the mark, or cannot be read.
-    pub fn is_marked(&self) -> bool {
-        read_mark(&self.locks.database).is_none_or(|mark| self.marks.contains(&mark))
+    fn is_marked(&self) -> bool {
+        Header::read(&self.locks.database).is_none_or(|header| self.marks.contains(&header.mark()))
     }
 
     /// Saves what can be saved after `fault`, and returns a sentence that says what happened, where the data is, and
@@ -246,7 +347,16 @@ impl Files {
         let nothing_lost =
             || "nothing is lost: start again, and leave the files beside the database alone".to_owned();
         let rescued = match fault {
-            Fault::Overwritten => self.set_log_aside(),
+            Fault::Overwritten => {
+                self.note_damage("it was overwritten while it was in use");
+                self.set_log_aside()
+            }
+            Fault::Written => {
+                self.note_damage("another program wrote to it while it was in use");
+                Ok("it can be damaged now. Its log is unchanged. The next start checks every page; if it refuses the \
+                    database, restore a backup"
+                    .to_owned())
+            }
             Fault::Gone | Fault::Replaced if self.is_covered() => {
                 return format!(
                     "the folder of the database {path} is no longer the one that was opened: another file system is \
@@ -299,12 +409,11 @@ impl Files {
 
     /// Copies the open file to a new file beside it.
     fn copy(&self) -> io::Result<PathBuf> {
-        let names = (1..=COPIES_MAX).map(|n| beside(&self.path, &format!(".saved-{n}")));
         let create = |path: PathBuf| match new_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
             made => Some(made.map(|file| (path, file))),
         };
-        let (path, mut copy) = names.into_iter().find_map(create).ok_or(io::ErrorKind::AlreadyExists)??;
+        let (path, mut copy) = copies(&self.path).find_map(create).ok_or(io::ErrorKind::AlreadyExists)??;
         let (mut buffer, mut at) = (vec![0; 1 << 20], 0);
         let copied = loop {
             match self.locks.database.read_at(&mut buffer, at) {
@@ -335,13 +444,9 @@ impl Files {
         ))
     }
 
-    /// Notes damage of the database for the next start.
+    /// Notes damage of the database for the next start, which then checks every page.
     pub fn note_damage(&self, damage: &str) {
-        let noted =
-            self.locks.lock.set_len(0).and_then(|()| self.locks.lock.write_all_at(damage.as_bytes(), 0));
-        if noted.and_then(|()| self.locks.lock.sync_all()).is_err() {
-            tracing::warn!("the damage could not be noted for the next start");
-        }
+        self.note(|note| note.damage = Some(damage.to_owned()));
     }
 
     /// Releases the locks. The descriptor of the database stays open as long as a connection.
@@ -350,134 +455,6 @@ impl Files {
         unlock_file(&self.locks.database);
         let _ = flock(&self.locks.lock, FlockOperation::Unlock);
     }
-}
-
-/// The header of `-shm` (<https://sqlite.org/walformat.html>): the state of the log.
-#[derive(Debug, PartialEq, Eq)]
-struct LogIndex {
-    page_size: u64,
-    /// Number of pages in the log.
-    frames: u32,
-    /// Random number of the current contents of the log. The log and each of its frames repeat it.
-    salt: [u8; 8],
-    /// Number of pages of the log that are copied into the database.
-    copied: u32,
-    /// Number of pages of the log that the last checkpoint began to copy.
-    to_copy: u32,
-}
-
-impl LogIndex {
-    /// Returns `None` for a header that cannot be read or is being written: then its two copies differ.
-    fn read(index: &File) -> Option<Self> {
-        let mut header = [0; 132];
-        index.read_exact_at(&mut header, 0).ok()?;
-        if header[..48] != header[48..96] || header[12] == 0 {
-            return None;
-        }
-        let number = |at: usize| header[at..at + 4].try_into().ok().map(u32::from_ne_bytes);
-        let page_size = u64::from(u16::from_ne_bytes([header[14], header[15]]));
-        // 65,536 is stored as 1.
-        let page_size = if page_size == 1 { 65_536 } else { page_size };
-        Some(Self {
-            page_size,
-            frames: number(16)?,
-            salt: header[32..40].try_into().ok()?,
-            copied: number(96)?,
-            to_copy: number(128)?,
-        })
-    }
-
-    /// Whether the log has this salt at its start and in samples of its frames: the last, those 1, 2, 4 … before it,
-    /// and the first. A hole contains one if fewer frames than it has pages follow it. What cannot be read shows nothing.
-    fn describes(&self, log: &File) -> bool {
-        if self.frames == 0 {
-            return true;
-        }
-        let has_salt = |at: u64| {
-            let mut salt = [0; 8];
-            match log.read_exact_at(&mut salt, at) {
-                Ok(()) => salt == self.salt,
-                Err(error) => error.kind() != io::ErrorKind::UnexpectedEof,
-            }
-        };
-        let samples = (0..32).map_while(|n| self.frames.checked_sub(1 << n)).chain([self.frames]);
-        // Each frame has a header of 24 bytes; the log has one of 32.
-        let at = |frame: u32| 32 + u64::from(frame.saturating_sub(1)) * (24 + self.page_size) + 8;
-        has_salt(16) && samples.filter(|frame| *frame > 0).chain([1]).all(|frame| has_salt(at(frame)))
-    }
-
-    /// Whether no checkpoint is writing to the database, or was interrupted.
-    const fn is_at_rest(&self) -> bool {
-        self.copied == self.to_copy
-    }
-}
-
-/// Returns the size of the database, and the size that its header says. A checkpoint writes the header first.
-fn database_sizes(database: &File) -> Option<(u64, u64)> {
-    let mut header = [0; 32];
-    database.read_exact_at(&mut header, 0).ok()?;
-    let page_size = u64::from(u16::from_be_bytes([header[16], header[17]]));
-    let page_size = if page_size == 1 { 65_536 } else { page_size };
-    let pages = u32::from_be_bytes([header[28], header[29], header[30], header[31]]);
-    Some((database.metadata().ok()?.len(), u64::from(pages) * page_size))
-}
-
-/// Refuses to make a new database where the contents of a deleted or overwritten one were saved: a supervisor starts the
-/// program again before a person has read what to do.
-pub fn refuse_lost_database(path: &Path) -> Result<()> {
-    if path.metadata().is_ok_and(|found| found.len() > 0) {
-        return Ok(());
-    }
-    // A link whose target is missing: the copies lie beside the target.
-    let target = fs::read_link(path)
-        .map_or_else(|_| path.to_owned(), |target| path.parent().unwrap_or(Path::new("")).join(target));
-    let path = target.display();
-    let saved =
-        (1..=COPIES_MAX).map(|n| beside(&target, &format!(".saved-{n}"))).rfind(|saved| saved.exists());
-    if let Some(saved) = saved {
-        bail!(
-            "there is no database {path}, but its contents were saved in {saved} when it was deleted or replaced: to go \
-             on with them, delete {path}-wal and {path}-shm, and rename {saved} to {path}; to begin with an empty \
-             database, delete or move {saved}",
-            saved = saved.display()
-        );
-    }
-    let log = beside(&target, "-wal.old");
-    if log.exists() {
-        bail!(
-            "there is no database {path}, but the log of an overwritten one is in {log}: restore a backup as {path}; to \
-             begin with an empty database, delete or move {log}",
-            log = log.display()
-        );
-    }
-    Ok(())
-}
-
-/// Refuses a file that is a mount point of its own: its log would lie elsewhere.
-pub fn refuse_mount_point(path: &Path) -> Result<()> {
-    if let (Some(file), Some(folder)) = (mount(path), path.parent().and_then(mount))
-        && file != folder
-    {
-        bail!(
-            "{0} is mounted as a single file, so its log {0}-wal would lie outside of that mount and be lost with the \
-             container; mount the folder that holds the database",
-            path.display()
-        );
-    }
-    Ok(())
-}
-
-/// Returns the number of the mount that holds a file, if the kernel reports it (5.8).
-#[cfg(target_os = "linux")]
-fn mount(path: &Path) -> Option<u64> {
-    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-    let found = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
-    (found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn mount(_path: &Path) -> Option<u64> {
-    None
 }
 
 fn lock_both(path: &Path, database: &File, lock: &File) -> Result<()> {
@@ -558,28 +535,4 @@ fn open_lock(path: &Path) -> Result<File> {
 /// Creates a file with access for its owner only.
 fn new_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)
-}
-
-/// Returns the path with `suffix` appended to its name.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-/// Returns the identity of the file with this name; `None` if there is none.
-fn identity(path: &Path) -> io::Result<Option<Identity>> {
-    match fs::metadata(path) {
-        Ok(found) => Ok(Some((found.dev(), found.ino()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Returns the mark in the header of a database; zeros if it has no header, `None` if it cannot be read.
-fn read_mark(database: &File) -> Option<[u8; 4]> {
-    let mut header = [0; MARK_AT + 4];
-    let length = database.read_at(&mut header, 0).ok()?;
-    let mark = header[MARK_AT..].try_into().ok()?;
-    Some(if length == header.len() && header.starts_with(MAGIC) { mark } else { [0; 4] })
 }

@@ -1,0 +1,131 @@
+//! What refuses a start before SQLite opens the files, and the modes of the files.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use super::note::{Note, Origin};
+use super::paths::{beside, copies, has_log};
+
+/// Refuses to make a new database where another one was: a supervisor starts the program again before a person has read
+/// what to do.
+pub fn refuse_lost_database(path: &Path) -> Result<()> {
+    let target = target(path);
+    let shown = target.display();
+    let what = match path.metadata() {
+        Ok(found) if found.len() > 0 => return Ok(()),
+        Ok(_) => format!("the database {shown} is empty"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => format!("there is no database {shown}"),
+        // What opens the file reports the reason.
+        Err(_) => return Ok(()),
+    };
+    let anew = |files: &str| format!("to begin with an empty database, delete or move {files}");
+    if let Some(saved) = copies(&target).rfind(|saved| saved.exists()) {
+        let saved = saved.display();
+        let anew = anew(&format!("{saved}, {shown}-wal and {shown}.lock"));
+        bail!(
+            "{what}, but its contents were saved in {saved} when it was deleted or replaced: to go on with them, delete \
+             {shown}-wal and {shown}-shm, and rename {saved} to {shown}; {anew}"
+        );
+    }
+    let old = beside(&target, "-wal.old");
+    if old.exists() {
+        let old = old.display();
+        let anew = anew(&format!("{old}, {shown}-wal and {shown}.lock"));
+        bail!("{what}, but the log of an overwritten one is in {old}: restore a backup as {shown}; {anew}");
+    }
+    if has_log(&target) {
+        let anew = anew(&format!("{shown}-wal, {shown}-shm and {shown}.lock"));
+        bail!(
+            "{what}, but {shown}-wal, the log of one: put the database back as {shown}, or restore a backup and delete \
+             the log; {anew}"
+        );
+    }
+    if File::open(beside(&target, ".lock")).is_ok_and(|lock| Note::read(&lock).existed) {
+        let anew = anew(&format!("{shown}.lock"));
+        bail!(
+            "{what}, but {shown}.lock says that there was one: put it back as {shown}, or restore a backup; {anew}"
+        );
+    }
+    Ok(())
+}
+
+/// Returns the target of a link whose target is missing: the other files lie beside the target.
+fn target(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| {
+        let joined = |target| path.parent().unwrap_or(Path::new("")).join(target);
+        fs::read_link(path).map_or_else(|_| path.to_owned(), joined)
+    })
+}
+
+/// Refuses a log that was written for another state of the database than the one on disk. Returns whether the log, if
+/// there is one, is known to belong to it.
+pub fn refuse_foreign_log(path: &Path, noted: Option<Origin>, found: Option<Origin>) -> Result<bool> {
+    if !has_log(path) {
+        return Ok(true);
+    }
+    let (Some(noted), Some(found)) = (noted, found) else { return Ok(false) };
+    if noted != found {
+        let path = path.display();
+        bail!(
+            "the log {path}-wal does not belong to the database {path}, which was replaced after the log was written (a \
+             restored backup?); nothing was changed. Move {path}-wal and {path}-shm away, and start again; only if the \
+             database was not replaced, delete {path}.lock instead"
+        );
+    }
+    Ok(true)
+}
+
+/// Refuses a file that is a mount point of its own: its log would lie elsewhere.
+pub fn refuse_mount_point(path: &Path) -> Result<()> {
+    if let (Some(file), Some(folder)) = (mount(path), path.parent().and_then(mount))
+        && file != folder
+    {
+        bail!(
+            "{0} is mounted as a single file, so its log {0}-wal would lie outside of that mount and be lost with the \
+             container; mount the folder that holds the database",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Returns the number of the mount that holds a file, if the kernel reports it (5.8).
+#[cfg(target_os = "linux")]
+fn mount(path: &Path) -> Option<u64> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let found = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+    (found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn mount(_path: &Path) -> Option<u64> {
+    None
+}
+
+/// Takes the access of other users from the database and its log, if the mode permits it: a umask did that, and the file
+/// holds secrets. A mode with access for the group alone stays: an operator has chosen it, or set an ACL, whose mask is in
+/// the bits of the group. Returns a sentence about what was done.
+pub fn narrow(path: &Path) -> Option<String> {
+    let mut sentence = None;
+    for file in ["", "-wal", "-shm"].map(|suffix| beside(path, suffix)) {
+        let Ok(found) = file.metadata() else { continue };
+        let mode = found.mode() & 0o777;
+        if mode & 0o007 == 0 {
+            continue;
+        }
+        let own = found.uid() == rustix::process::geteuid().as_raw();
+        let done = own && fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).is_ok();
+        sentence.get_or_insert_with(|| {
+            let path = file.display();
+            let what = if done { "its mode is now 0600" } else { "change its mode to 0600" };
+            format!(
+                "every user of this machine could read {path}, which holds secrets (mode {mode:04o}): {what}"
+            )
+        });
+    }
+    sentence
+}

@@ -1,0 +1,307 @@
+//! Tests of the start and of the check of the files.
+
+use std::os::unix::fs::FileExt as _;
+
+use super::*;
+
+// stashapp/stash#5720, pocket-id/pocket-id#876
+#[test]
+fn temporary_files_lie_in_the_folder_of_the_database() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let writer = WriterConnection::open(&folder.path().join("ringback.db")).expect("opens");
+    let set: String = writer
+        .connection
+        .query_row("pragma temp_store_directory", [], |row| row.get(0))
+        .expect("the library still has the setting");
+    assert_eq!(Path::new(&set), folder.path().canonicalize().expect("a path"));
+    writer.rewrite().expect("rewritten");
+}
+
+#[test]
+fn a_database_of_another_program_is_refused_and_unchanged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for version in [0, 3] {
+        let path = folder.path().join(format!("{version}.db"));
+        let other = Connection::open(&path).expect("opens");
+        let sql = format!("create table jobs (id); pragma user_version = {version}");
+        other.execute_batch(&sql).expect("made");
+        drop(other);
+        let before = std::fs::read(&path).expect("read");
+        let error = WriterConnection::open(&path).expect_err("refused").to_string();
+        assert!(error.contains("is a database of another program"), "{error}");
+        assert_eq!(std::fs::read(&path).expect("read"), before);
+    }
+}
+
+#[test]
+fn an_error_of_a_migration_does_not_quote_it() {
+    let mut connection = Connection::open_in_memory().expect("opens");
+    let error = migrate(&mut connection, &[("0001_x.sql", "create table a (b); select c from a")]);
+    assert_eq!(
+        sentence(&error.expect_err("no column")),
+        "the migration 0001_x.sql failed: no such column: c"
+    );
+}
+
+#[test]
+fn a_full_disk_is_named_once() {
+    let code = ffi::Error::new(ffi::SQLITE_FULL);
+    let full = rusqlite::Error::SqliteFailure(code, Some("database or disk is full".to_owned()));
+    let error = anyhow::Error::from(full).context("x.db cannot be used");
+    assert_eq!(sentence(&error), "x.db cannot be used: database or disk is full");
+}
+
+#[test]
+fn a_path_that_is_no_file_is_refused_with_the_remedy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let error = WriterConnection::open(folder.path()).expect_err("a folder").to_string();
+    assert!(error.contains("is a folder; name a file in it"), "{error}");
+    std::fs::create_dir(folder.path().join("x.db.lock")).expect("made");
+    let error = WriterConnection::open(&folder.path().join("x.db")).expect_err("no lock");
+    assert!(format!("{error:#}").contains("x.db.lock is not a file"), "{error:#}");
+}
+
+#[test]
+fn a_database_below_another_mount_is_not_to_be_renamed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let writer = WriterConnection::open(&folder.path().join("x.db")).expect("opens");
+    // The open file still has its name, so what the name shows now lies above it.
+    for fault in [Fault::Gone, Fault::Replaced] {
+        let sentence = writer.files.rescue(fault, || Ok(()));
+        assert!(sentence.contains("unmount it, and start again"), "{sentence}");
+        assert!(!sentence.contains("rename") && !sentence.contains("-wal"), "{sentence}");
+    }
+}
+
+#[test]
+fn a_truncated_log_or_database_is_noticed_also_behind_a_hole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let resized = |name: &str, size| {
+        let file = OpenOptions::new().write(true).open(folder.path().join(name)).expect("opens");
+        file.set_len(size).expect("resized");
+    };
+    let writer = WriterConnection::open(&folder.path().join("x.db")).expect("opens");
+    let write = || writer.connection.execute_batch("create table x (y); drop table x").expect("written");
+    assert_eq!(writer.files.check(), Ok(()));
+    write();
+    assert_eq!(writer.files.check(), Ok(()));
+    assert_eq!(writer.truncate_log(), Ok(0));
+    assert_eq!(writer.files.check(), Ok(()));
+    let size = folder.path().join("x.db").metadata().expect("there").len();
+    write();
+    assert_eq!(writer.files.check(), Ok(()));
+    resized("x.db", size - 4_096);
+    assert_eq!(writer.files.check(), Err(Fault::Truncated));
+    resized("x.db", size);
+    assert_eq!(writer.files.check(), Err(Fault::Written), "the last page is zero");
+    resized("x.db-wal", 0);
+    assert_eq!(writer.files.check(), Err(Fault::LogTruncated));
+    write();
+    assert_eq!(writer.files.check(), Err(Fault::LogTruncated), "the log has its size again");
+    std::mem::forget(writer.connection);
+}
+
+/// Opens a database in a folder of its own, with a commit in its log.
+fn opened() -> (tempfile::TempDir, PathBuf, WriterConnection) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("x.db");
+    let writer = WriterConnection::open(&path).expect("opens");
+    write(&writer);
+    (folder, path, writer)
+}
+
+fn write(writer: &WriterConnection) {
+    writer.connection.execute_batch("create table x (y); drop table x").expect("written");
+}
+
+#[test]
+fn a_write_that_no_checkpoint_explains_is_noticed() {
+    for change in ["header", "time", "end"] {
+        let (_folder, path, writer) = opened();
+        let file = OpenOptions::new().read(true).write(true).open(&path).expect("opens");
+        assert_eq!(writer.files.check(), Ok(()));
+        let expected = match change {
+            // As in a copy by `vacuum into`.
+            "header" => {
+                let mut schema = [0; 4];
+                file.read_exact_at(&mut schema, 40).expect("read");
+                let next = u32::from_be_bytes(schema) + 1;
+                file.write_all_at(&next.to_be_bytes(), 40).expect("written");
+                // The time does not show it.
+                file.set_modified(path.metadata().expect("there").modified().expect("a time")).expect("set");
+                Fault::Overwritten
+            }
+            "time" => {
+                file.set_modified(std::time::UNIX_EPOCH).expect("set");
+                Fault::Written
+            }
+            _ => {
+                file.set_len(path.metadata().expect("there").len() + 4_096).expect("longer");
+                Fault::Written
+            }
+        };
+        assert_eq!(writer.files.check(), Err(expected), "{change}");
+        let checkpointed = writer.files.checkpoint(|| unreachable!("into a file that was changed"));
+        assert_eq!(checkpointed, Err::<(), _>(expected), "{change}");
+        std::mem::forget(writer.connection);
+    }
+}
+
+#[test]
+fn checkpoints_of_this_and_other_processes_are_no_foreign_writes() {
+    let (_folder, path, writer) = opened();
+    let other = Connection::open(path).expect("opens");
+    for how in ["passive", "full", "restart", "truncate"] {
+        write(&writer);
+        assert_eq!(writer.files.check(), Ok(()), "{how}");
+        let sql = format!("pragma wal_checkpoint({how})");
+        other.query_row(&sql, [], |_| Ok(())).expect("checkpointed");
+        assert_eq!(writer.files.check(), Ok(()), "{how}");
+        write(&writer);
+        assert_eq!(writer.files.checkpoint(|| writer.truncate_log()), Ok(Ok(0)), "{how}");
+        assert_eq!(writer.files.check(), Ok(()), "{how}");
+    }
+    writer.connection.execute_batch("vacuum").expect("rewritten");
+    assert_eq!(writer.files.check(), Ok(()));
+}
+
+/// Makes a folder as a kill leaves it: the files of an open database without a lock, and a backup of it that is older
+/// than the log.
+fn killed() -> (tempfile::TempDir, PathBuf) {
+    let (folder, path, writer) = opened();
+    let rows = "with recursive n (n) as (select 1 union all select n + 1 from n where n < 2000)
+        insert into filler select randomblob(200) from n";
+    let fill = format!("create table filler (x); {rows}; delete from filler where rowid % 3 > 0; {rows}");
+    writer.connection.execute_batch(&fill).expect("filled");
+    assert_eq!(writer.files.checkpoint(|| writer.truncate_log()), Ok(Ok(0)));
+    let backup = format!("vacuum into '{}'", folder.path().join("backup.db").display());
+    writer.connection.execute_batch(&backup).expect("a backup");
+    let change = format!("delete from filler where rowid % 5 = 0; {rows}");
+    writer.connection.execute_batch(&change).expect("changed");
+    let left = tempfile::tempdir().expect("a folder");
+    for name in ["x.db", "x.db-wal", "x.db.lock", "backup.db"] {
+        std::fs::copy(folder.path().join(name), left.path().join(name)).expect("copied");
+    }
+    assert!(path.exists());
+    let path = left.path().join("x.db");
+    (left, path)
+}
+
+#[test]
+fn a_log_that_stayed_behind_leaves_a_restored_backup_alone() {
+    for lock in ["a note", "of an older version", "none"] {
+        let (folder, path) = killed();
+        match lock {
+            "a note" => {}
+            "none" => std::fs::remove_file(folder.path().join("x.db.lock")).expect("removed"),
+            _ => std::fs::write(folder.path().join("x.db.lock"), "").expect("emptied"),
+        }
+        // `cp` and `mv` differ in the inode.
+        let backup = folder.path().join("backup.db");
+        if lock == "a note" {
+            std::fs::copy(&backup, &path).expect("restored");
+        } else {
+            std::fs::rename(&backup, &path).expect("restored");
+        }
+        let files =
+            || ["x.db", "x.db-wal"].map(|name| std::fs::read(folder.path().join(name)).expect("read"));
+        let before = files();
+        for _ in 0..2 {
+            let error = WriterConnection::open(&path).expect_err("refused").to_string();
+            assert!(error.contains("not belong to") && error.contains("x.db-shm away"), "{lock}: {error}");
+            assert!(files() == before, "{lock}: the files have changed");
+        }
+        std::fs::remove_file(folder.path().join("x.db-wal")).expect("removed");
+        let _ = std::fs::remove_file(folder.path().join("x.db-shm"));
+        WriterConnection::open(&path).expect("the backup opens").close();
+    }
+}
+
+#[test]
+fn a_log_beside_its_own_database_is_applied_also_after_a_copy() {
+    for lock in [true, false] {
+        let (folder, path) = killed();
+        if !lock {
+            std::fs::remove_file(folder.path().join("x.db.lock")).expect("removed");
+        }
+        let writer = WriterConnection::open(&path).expect("opens");
+        let count = |sql| writer.connection.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("read");
+        assert!(count("select count(*) from filler") > 4_000);
+    }
+}
+
+#[test]
+fn a_damaged_database_is_left_as_it_is() {
+    let (folder, path) = killed();
+    let length = path.metadata().expect("there").len();
+    let file = OpenOptions::new().write(true).open(&path).expect("opens");
+    file.write_all_at(&vec![0xa5; usize::try_from(length).expect("small") - 4_096], 4_096).expect("written");
+    let before = std::fs::read(&path).expect("read");
+    let error = WriterConnection::open(&path).expect_err("refused").to_string();
+    assert!(error.contains("is damaged") && error.contains(".recover"), "{error}");
+    assert!(std::fs::read(&path).expect("read") == before, "the log was applied");
+    assert!(folder.path().join("x.db-wal").exists());
+}
+
+#[test]
+fn a_rewrite_and_a_foreign_change_of_the_schema_keep_the_log() {
+    let (folder, _, writer) = opened();
+    writer.rewrite().expect("rewritten");
+    let index = "create index foreign_one on watches (job_no)";
+    let other = Connection::open(folder.path().join("x.db")).expect("opens");
+    let index = other.execute_batch(index).or_else(|_| other.execute_batch("create table foreign_one (x)"));
+    index.expect("changed");
+    other.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(())).expect("checkpointed");
+    assert_eq!(writer.files.check(), Ok(()));
+    write(&writer);
+    let left = tempfile::tempdir().expect("a folder");
+    for name in ["x.db", "x.db-wal", "x.db.lock"] {
+        std::fs::copy(folder.path().join(name), left.path().join(name)).expect("copied");
+    }
+    let note = std::fs::read_to_string(left.path().join("x.db.lock")).expect("read");
+    assert!(note.starts_with("a ringback database: start "), "{note}");
+    WriterConnection::open(&left.path().join("x.db")).expect("its own log");
+}
+
+#[test]
+fn a_database_that_is_missing_is_not_begun_anew() {
+    let (folder, path) = killed();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::rename(&path, at("moved.db")).expect("moved");
+    for (empty, kept) in [(false, "x.db-wal"), (false, "x.db.lock"), (true, "x.db.lock")] {
+        if empty {
+            std::fs::write(&path, "").expect("made");
+        }
+        let error = WriterConnection::open(&path).expect_err("refused").to_string();
+        assert!(error.contains(kept) && error.contains("put"), "{error}");
+        assert!(error.contains("to begin with an empty database, delete or move"), "{error}");
+        assert_eq!(path.exists(), empty);
+        if kept == "x.db-wal" {
+            std::fs::rename(at("x.db-wal"), at("moved.db-wal")).expect("moved");
+        }
+    }
+    // As the sentence says. An older version left the lock empty.
+    std::fs::write(at("x.db.lock"), "").expect("emptied");
+    WriterConnection::open(&path).expect("a new one").close();
+    std::fs::remove_file(&path).expect("removed");
+    std::fs::remove_file(at("x.db.lock")).expect("removed");
+    WriterConnection::open(&path).expect("a new one").close();
+}
+
+#[test]
+fn a_database_that_every_user_can_read_is_narrowed() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = |path: &Path| path.metadata().expect("there").mode() & 0o777;
+    for (found, left) in [(0o644, 0o600), (0o666, 0o600), (0o640, 0o640), (0o600, 0o600)] {
+        let (folder, path) = killed();
+        let log = folder.path().join("x.db-wal");
+        for file in [&path, &log] {
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(found)).expect("set");
+        }
+        let said = files::narrow(&path);
+        assert_eq!(said.is_some(), found != left, "{said:?}");
+        let _writer = WriterConnection::open(&path).expect("opens");
+        let index = folder.path().join("x.db-shm");
+        assert_eq!([mode(&path), mode(&log), mode(&index)], [left; 3], "{found:o}");
+    }
+}

@@ -211,8 +211,9 @@ impl WriterLoop<'_> {
         while let Ok(next) = queue.try_recv() {
             commands.push(next);
         }
-        let error =
-            StoreError::Unavailable("a file of the database was deleted, replaced, written or truncated".to_owned());
+        let error = StoreError::Unavailable(
+            "a file of the database was deleted, replaced, written or truncated".to_owned(),
+        );
         for command in commands {
             command.settle(Some(&error));
         }

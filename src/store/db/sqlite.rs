@@ -343,7 +343,8 @@ fn is_sound_without_log(path: &Path) -> bool {
 
 /// Makes commits checkpoint a long log, as SQLite does by itself, but never into a file that was changed.
 fn checkpoint_with_care(connection: &mut Connection, files: Arc<Files>) -> rusqlite::Result<()> {
-    connection.wal_hook(Some(move |log: &mut Wal, pages| {
+    connection.wal_hook(Some(move |log: &mut Wal, pages: std::ffi::c_int| {
+        files.note_commit(pages.unsigned_abs());
         if pages >= CHECKPOINT_PAGES {
             // As in SQLite: the commit has succeeded, and the next one tries it again.
             let _ = files.checkpoint(|| log.checkpoint());

@@ -65,8 +65,12 @@
 //! - The size.
 //! - The time of the last write. It alone does not show what was written: `touch` changes it as well. So the log stays.
 //!
-//! What is not seen: a copy in the same second as a checkpoint of another process, or as the commit that begins the log
-//! anew after a checkpoint; and a write with the same header in the same tick as a checkpoint.
+//! The commit after a checkpoint begins the log anew, which sets the count to 0. If the whole log was copied before, and
+//! its salt has become greater by 1, no checkpoint wrote the database in between (but one of another process, after a commit
+//! of another process that a reader kept from beginning the log anew). A change is then taken for a write, not for a copy.
+//!
+//! What is not seen: a copy in the same second as a checkpoint of another process, and a write with the same header in the
+//! same tick as a checkpoint.
 //!
 //! **A log that stayed behind.** After a kill, the log holds the newest commits. If a backup is then restored and the log
 //! forgotten, SQLite applies the log to the backup, which destroys it or undoes the restore. Nothing in a log says which
@@ -278,6 +282,13 @@ impl Files {
         known.contents = None;
         self.compare(&mut known)?;
         Ok(done)
+    }
+
+    /// Notes the size of the log after a commit, in pages.
+    pub fn note_commit(&self, pages: u32) {
+        if let Some(contents) = &mut self.known().contents {
+            contents.note_commit(pages);
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -148,6 +148,41 @@ fn a_write_that_no_checkpoint_explains_is_noticed() {
 }
 
 #[test]
+fn a_foreign_write_around_a_restart_of_the_log_is_noticed() {
+    for is_before in [true, false] {
+        let (_folder, path, writer) = opened();
+        let passive = || writer.connection.query_row("pragma wal_checkpoint(passive)", [], |_| Ok(()));
+        assert_eq!(writer.files.checkpoint(passive), Ok(Ok(())));
+        if !is_before {
+            write(&writer);
+        }
+        let file = OpenOptions::new().write(true).open(&path).expect("opens");
+        file.write_all_at(&[0, 0, 1, 0], 40).expect("written");
+        if is_before {
+            write(&writer);
+        }
+        assert_eq!(writer.files.check(), Err(Fault::Written));
+        std::mem::forget(writer.connection);
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_process_behind_a_reader_is_no_foreign_write() {
+    let (_folder, path, writer) = opened();
+    let (reader, other) = (Connection::open(&path).expect("opens"), Connection::open(&path).expect("opens"));
+    let run = |connection: &Connection, sql: &str| connection.query_row(sql, [], |_| Ok(()));
+    reader.execute_batch("begin; select count(*) from watches").expect("a snapshot");
+    let passive = || run(&writer.connection, "pragma wal_checkpoint(passive)");
+    assert_eq!(writer.files.checkpoint(passive), Ok(Ok(())));
+    // The reader keeps the commit from beginning the log anew.
+    write(&writer);
+    reader.execute_batch("rollback").expect("ended");
+    run(&other, "pragma wal_checkpoint(restart)").expect("checkpointed");
+    write(&writer);
+    assert_eq!(writer.files.check(), Ok(()));
+}
+
+#[test]
 fn checkpoints_of_this_and_other_processes_are_no_foreign_writes() {
     let (_folder, path, writer) = opened();
     let other = Connection::open(path).expect("opens");

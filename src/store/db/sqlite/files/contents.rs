@@ -45,7 +45,7 @@ pub enum Change {
     Overwritten,
     /// It is shorter than its header says.
     Truncated,
-    /// It was written; its header is the same.
+    /// It was written, perhaps not by a copy of another database.
     Written,
 }
 
@@ -58,6 +58,8 @@ pub struct Contents {
     written_at: (i64, i64),
     /// What the index of the log says about checkpoints. Each one that writes the database changes it.
     checkpoints: Checkpoints,
+    /// Whether the whole log is copied. The next commit then begins it anew, unless a reader prevents it.
+    is_complete: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,26 +72,42 @@ impl Contents {
     /// Reads the database between two checkpoints. Returns `None` while a process commits or checkpoints, and after a
     /// checkpoint that was interrupted.
     pub fn read(database: &File, index: &File) -> Option<Self> {
-        let before = LogIndex::read(index).and_then(|index| index.checkpoints())?;
+        let before = LogIndex::read(index)?.checkpoints()?;
         let found = database.metadata().ok()?;
         let header = Header::read(database)?;
-        let after = LogIndex::read(index).and_then(|index| index.checkpoints())?;
+        let index = LogIndex::read(index)?;
+        let checkpoints = index.checkpoints().filter(|after| *after == before)?;
         let written_at = (found.mtime(), found.mtime_nsec());
-        (before == after).then_some(Self { header, size: found.len(), written_at, checkpoints: after })
+        let is_complete = index.copied == index.frames;
+        Some(Self { header, size: found.len(), written_at, checkpoints, is_complete })
+    }
+
+    /// Notes the size of the log after a commit, in pages.
+    pub const fn note_commit(&mut self, frames: u32) {
+        self.is_complete &= frames <= self.checkpoints.copied;
+    }
+
+    /// Whether the log was only begun anew since `known`. Every restart increases the first half of the salt.
+    fn only_restarted(&self, known: &Self) -> bool {
+        let number = |salt: [u8; 8]| u32::from_be_bytes([salt[0], salt[1], salt[2], salt[3]]);
+        let (old, new) = (known.checkpoints, self.checkpoints);
+        known.is_complete && new.copied == 0 && number(new.salt) == number(old.salt).wrapping_add(1)
     }
 
     /// Compares the database with an earlier state of it, if one is known. `None`: it has not changed, or a checkpoint
     /// explains the change.
     pub fn change_since(&self, known: Option<&Self>) -> Option<Change> {
-        let known = known.filter(|known| self.checkpoints == known.checkpoints);
-        if known.is_some_and(|known| self.header != known.header) {
+        let is_same = known.is_some_and(|known| self.checkpoints == known.checkpoints);
+        let known = known.filter(|known| is_same || self.only_restarted(known));
+        if is_same && known.is_some_and(|known| self.header != known.header) {
             return Some(Change::Overwritten);
         }
         if self.size < self.header.size() {
             return Some(Change::Truncated);
         }
-        let known = known?;
-        ((self.size, self.written_at) != (known.size, known.written_at)).then_some(Change::Written)
+        // After a restart of the log, a checkpoint by another process right before it is possible, though unlikely.
+        let seen = |contents: &Self| (contents.header, contents.size, contents.written_at);
+        known.filter(|known| seen(self) != seen(known)).map(|_| Change::Written)
     }
 }
 

@@ -120,8 +120,8 @@ impl WriterConnection {
             tracing::warn!("{narrowed}");
         }
         // The connection is closed when the reason is known, and leaves the files as they are.
-        let connection = open_checked(path, &locks).map_err(|error| explain(path, error))?;
-        Self::open_locked(path, connection, locks).map_err(|error| explain(path, error))
+        let connection = open_checked(path, &locks).map_err(|error| explain(path, &error))?;
+        Self::open_locked(path, connection, locks).map_err(|error| explain(path, &error))
     }
 
     fn open_locked(path: &Path, mut connection: Connection, locks: Locks) -> Result<Self> {
@@ -275,13 +275,13 @@ fn damaged(path: &Path, reason: &str) -> String {
 struct Damaged(String);
 
 /// Returns the sentence for an error of the start. The connection is closed.
-fn explain(path: &Path, error: anyhow::Error) -> anyhow::Error {
+fn explain(path: &Path, error: &anyhow::Error) -> anyhow::Error {
     let damage = error.chain().find_map(|cause| {
         let reported = cause.downcast_ref().filter(|cause| error::is_damage(cause));
         let found = cause.downcast_ref().map(|Damaged(reason)| reason.clone());
         reported.map(rusqlite::Error::to_string).or(found)
     });
-    let Some(reason) = damage else { return anyhow!(sentence(&error)) };
+    let Some(reason) = damage else { return anyhow!(sentence(error)) };
     if files::has_log(path) && is_sound_without_log(path) {
         let path = path.display();
         return anyhow!(

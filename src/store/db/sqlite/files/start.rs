@@ -114,7 +114,7 @@ pub fn narrow(path: &Path) -> Option<String> {
     for file in ["", "-wal", "-shm"].map(|suffix| beside(path, suffix)) {
         let Ok(found) = file.metadata() else { continue };
         let mode = found.mode() & 0o777;
-        if mode & 0o007 == 0 {
+        if mode % 0o10 == 0 {
             continue;
         }
         let own = found.uid() == rustix::process::geteuid().as_raw();

@@ -340,3 +340,14 @@ fn a_database_that_every_user_can_read_is_narrowed() {
         assert_eq!([mode(&path), mode(&log), mode(&index)], [left; 3], "{found:o}");
     }
 }
+
+#[test]
+fn a_stop_sets_the_log_of_an_overwritten_database_aside() {
+    let (folder, path, writer) = opened();
+    let file = OpenOptions::new().write(true).open(&path).expect("opens");
+    file.write_all_at(&[0, 0, 1, 0], 40).expect("written");
+    let before = std::fs::read(&path).expect("read");
+    writer.close();
+    assert!(std::fs::read(&path).expect("read") == before, "the log was applied");
+    assert!(folder.path().join("x.db-wal.old").exists() && !folder.path().join("x.db-wal").exists());
+}

@@ -2,8 +2,8 @@
 //!
 //! An app may have thousands of origins. So the apps take turns, and the origins of an app take turns within it
 //! ([`FairQueue`]). Within an origin, its queues take turns ([`super::origin`]). No app uses more than seven eighths
-//! of the deliveries in flight and of the loaded deliveries ([`AppShares`]): there is always a place for another app,
-//! and an app that is alone loses little.
+//! of what the others leave, of the deliveries in flight and of the loaded deliveries ([`AppShares`]): there is a place
+//! for another app also if several apps take all they may, and an app that is alone loses little.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -116,8 +116,7 @@ impl AppShares {
     /// Counts a delivery in flight as one that waits for a late reply, if the app may have one more of them. `most`
     /// is the common maximum. Returns whether it is counted so.
     pub(super) fn await_reply(&mut self, app: AppNo, most: usize) -> bool {
-        let of_app = self.apps.get(&app).map_or(0, |share| share.awaiting_reply);
-        if self.total.awaiting_reply >= most || of_app >= per_app_limit(most) {
+        if self.total.awaiting_reply >= most || !self.has_room(app, |share| share.awaiting_reply, most) {
             return false;
         }
         self.end(app);
@@ -135,15 +134,21 @@ impl AppShares {
 
     /// Returns whether an app may have one more delivery in flight, if the common maximum is `most`.
     pub(super) fn may_send(&self, app: AppNo, most: usize) -> bool {
-        self.apps.get(&app).is_none_or(|held| held.in_flight < per_app_limit(most))
+        self.has_room(app, |share| share.in_flight, most)
     }
 
     /// Returns whether an app may have one more loaded delivery. The pair is the common maximum: the number
     /// of loaded deliveries, and the bytes of their bodies.
     pub(super) fn may_load(&self, app: AppNo, (most, bytes): (usize, usize)) -> bool {
-        self.apps
-            .get(&app)
-            .is_none_or(|held| held.loaded < per_app_limit(most) && held.bytes < per_app_limit(bytes))
+        self.has_room(app, |share| share.loaded, most) && self.has_room(app, |share| share.bytes, bytes)
+    }
+
+    /// Returns whether an app uses less than it may of what the others leave. An app that uses nothing always has room.
+    fn has_room(&self, app: AppNo, used: impl Fn(&Share) -> usize, most: usize) -> bool {
+        self.apps.get(&app).is_none_or(|own| {
+            let left = most.saturating_sub(used(&self.total) - used(own));
+            used(own) == 0 || used(own) < per_app_limit(left)
+        })
     }
 }
 
@@ -165,7 +170,8 @@ mod tests {
         assert_eq!((wait(1, 60), wait(2, 6), wait(3, 6)), (56, 6, 2));
         assert_eq!((shares.total.awaiting_reply, shares.total.in_flight), (64, 8));
         shares.end_late(AppNo(1));
-        assert!(shares.await_reply(AppNo(1), 64) && !shares.await_reply(AppNo(1), 64));
+        assert!(!shares.await_reply(AppNo(1), 64), "it has more than its part of what the others leave");
+        assert!(shares.await_reply(AppNo(3), 64) && !shares.await_reply(AppNo(3), 64));
     }
 
     #[test]
@@ -190,6 +196,21 @@ mod tests {
         assert_eq!(turns.pop(|app| app != AppNo(1)), None);
         assert!(!turns.has_any(|app| app != AppNo(1)));
         assert_eq!(turns.pop(|_| true), Some("1 a".into()));
+    }
+
+    #[test]
+    fn apps_that_take_all_they_may_leave_a_place_for_the_next() {
+        let mut shares = AppShares::default();
+        let mut fill = |app| {
+            let start = |_: &usize| {
+                let may = shares.may_send(AppNo(app), 512);
+                shares.load(AppNo(app), 1);
+                may.then(|| shares.start(AppNo(app))).is_some()
+            };
+            (0..).take_while(start).count()
+        };
+        assert_eq!([1, 2, 3, 4].map(&mut fill), [448, 56, 7, 1]);
+        assert_eq!(shares.total.in_flight, 512);
     }
 
     #[test]

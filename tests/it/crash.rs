@@ -75,10 +75,10 @@ impl Ground {
         command.env("RINGBACK_LOG", "info").stdout(stdout).spawn().unwrap()
     }
 
-    /// Starts a process whose files cannot grow beyond so many blocks of 512 bytes.
-    pub fn start_limited(&self, blocks: u32) -> Process {
+    /// Starts a process with a limit: the arguments of the shell's `ulimit`.
+    pub fn start_limited(&self, limit: &str) -> Process {
         let mut command = Command::new("/bin/sh");
-        let script = format!("ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        let script = format!("ulimit {limit}; exec \"$0\" \"$@\"");
         command.args(["-c", &script, env!("CARGO_BIN_EXE_ringback")]);
         Process::start(command, self.folder.path(), &self.provider.url(), &self.database)
     }

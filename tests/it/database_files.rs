@@ -134,7 +134,8 @@ async fn a_truncated_log_ends_the_process_within_seconds() {
 #[tokio::test]
 async fn a_limit_of_the_file_size_is_answered_as_a_full_disk() {
     let ground = Ground::new().await;
-    let process = ground.start_limited(4_096);
+    // Blocks of 512 bytes.
+    let process = ground.start_limited("-f 4096");
     let address = process.address().await;
     let mut refused = None;
     for n in 0..2_000 {
@@ -346,13 +347,16 @@ async fn a_damaged_page_ends_the_process() {
 // Once: the limit is set before the database is opened.
 #[tokio::test]
 async fn a_process_with_secrets_writes_no_core_dump() {
-    let victim = Victim::start().await;
-    let limits = fs::read_to_string(format!("/proc/{}/limits", victim.process.child.id().unwrap())).unwrap();
+    let ground = Ground::new().await;
+    // As large as the machine permits: by default, most shells set zero.
+    let process = ground.start_limited("-c \"$(ulimit -H -c)\"");
+    let address = process.address().await;
+    let limits = fs::read_to_string(format!("/proc/{}/limits", process.child.id().unwrap())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
-    get(victim.address, "/v1/watches").await;
-    victim.process.signal(rustix::process::Signal::ABORT);
-    let (status, _) = victim.process.ended().await;
+    get(address, "/v1/watches").await;
+    process.signal(rustix::process::Signal::ABORT);
+    let (status, _) = process.ended().await;
     assert!(!std::os::unix::process::ExitStatusExt::core_dumped(&status), "{status}");
 }
 

@@ -61,7 +61,7 @@ use crate::channels::{self, AttemptResult, Channels, Message, Transmission};
 use crate::clock::{Clock, Stopwatch};
 use crate::domain::{
     Activity, Attempt, AttemptKind, DispatchPolicy, NextStep, Outcome, PendingDelivery, Timestamp,
-    next_attempt,
+    during_outage, next_attempt,
 };
 use crate::store::{
     ExcludeDowntime, LoadDueDeliveries, NoteRunning, PostponeDelivery, RecordAttempt, RescheduleRetries,
@@ -338,6 +338,10 @@ impl Dispatcher {
         let changes = self.state().settle(delivery, &result, (at, ended_at));
         log_changes(delivery, changes, &result);
         let next = next_attempt(&self.policy, delivery.id, kind, &result.outcome, ended_at);
+        let next = match changes.outage {
+            Some(outage) => during_outage(next, kind, outage, ended_at),
+            None => next,
+        };
         if result.outcome != Outcome::NotMade {
             if let Some(finished) = &delivery.finished {
                 self.store.metrics().detected(finished, at);

@@ -14,6 +14,10 @@
 //! take turns with the probes, so a single bad URL cannot keep the breaker open. When the breaker closes, everything
 //! that was held back is due, because it never stopped to be due.
 //!
+//! **A delivery waits no longer than the outage has lasted** ([`during_outage`]), from the moment at which attempts of
+//! several deliveries have failed in a row. Otherwise a few deliveries, each of which has failed twice before the breaker
+//! opened or as a probe, would all wait for five minutes after an outage of seconds, and nothing would probe.
+//!
 //! - A connection that stands closes the breaker of the origin, whatever follows.
 //! - Any HTTP status closes the breaker of the URL, even a 500.
 //! - An answer that breaks off says that the host is there, and nothing about the time that the URL takes.
@@ -23,6 +27,8 @@
 //! origin pauses for [`OWN_FAULT_PAUSE`], so that it does not repeat the same fault without end.
 //!
 //! The breakers are kept in memory, for one process. After a restart, all of them are closed.
+//!
+//! [`during_outage`]: crate::domain::during_outage
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -62,6 +68,10 @@ pub(super) struct Breakers {
 #[derive(Debug)]
 struct Breaker {
     streak: FailureStreak,
+    /// Time of the first failure, and its delivery.
+    first: (Timestamp, DeliveryId),
+    /// Whether deliveries besides the first one have failed.
+    is_of_several: bool,
     /// Time of the last failure or probe.
     last: Timestamp,
     /// `Some` while it is open.
@@ -127,6 +137,13 @@ impl Breakers {
         }
     }
 
+    /// Returns for how long attempts have failed, if they were attempts of several deliveries. The failures of a single
+    /// delivery follow its schedule alone.
+    pub(super) fn outage(&self, name: &str, now: Timestamp) -> Option<Duration> {
+        let breaker = self.failing.get(name).filter(|breaker| breaker.is_of_several)?;
+        Some(now.since(breaker.first.0))
+    }
+
     /// Records a success. Returns whether the breaker was open.
     pub(super) fn responded(&mut self, name: &str) -> bool {
         let Some(breaker) = self.failing.remove(name) else { return false };
@@ -135,14 +152,26 @@ impl Breakers {
     }
 
     /// Records a failure of an attempt that started and ended at these times. Returns whether it opens the breaker.
-    pub(super) fn failed(&mut self, name: &Arc<str>, started_at: Timestamp, ended_at: Timestamp) -> bool {
+    pub(super) fn failed(
+        &mut self,
+        name: &Arc<str>,
+        delivery: DeliveryId,
+        (started_at, ended_at): (Timestamp, Timestamp),
+    ) -> bool {
         if !self.failing.contains_key(name) && !self.make_place(app_of(name), ended_at) {
             return false;
         }
         let breaker = self.failing.entry(Arc::clone(name)).or_insert_with(|| {
             *self.of_app.entry(app_of(name)).or_default() += 1;
-            Breaker { streak: FailureStreak::default(), last: ended_at, probes: None }
+            Breaker {
+                streak: FailureStreak::default(),
+                first: (ended_at, delivery),
+                is_of_several: false,
+                last: ended_at,
+                probes: None,
+            }
         });
+        breaker.is_of_several |= breaker.first.1 != delivery;
         breaker.streak.failed(started_at, ended_at);
         breaker.last = ended_at;
         let opens = breaker.probes.is_none() && breaker.streak.count() >= OPENS_AFTER;
@@ -218,7 +247,7 @@ mod tests {
     fn open(breakers: &mut Breakers, name: &Arc<str>) {
         for n in 1..=i64::from(OPENS_AFTER) {
             assert_eq!(breakers.admission(name, at(n - 5)), Admission::Free);
-            assert_eq!(breakers.failed(name, at(n - 5), at(n - 5)), n == 5);
+            assert_eq!(breakers.failed(name, id(1), (at(n - 5), at(n - 5))), n == 5);
         }
     }
 
@@ -233,10 +262,10 @@ mod tests {
         assert!(!breakers.responded(&a));
         // A response in between restarts the count.
         for n in 1..OPENS_AFTER {
-            assert!(!breakers.failed(&a, at(i64::from(n)), at(i64::from(n))));
+            assert!(!breakers.failed(&a, id(1), (at(i64::from(n)), at(i64::from(n)))));
         }
         assert!(!breakers.responded(&a));
-        assert_eq!((breakers.failed(&a, at(9), at(9)), breakers.open_count()), (false, 0));
+        assert_eq!((breakers.failed(&a, id(1), (at(9), at(9))), breakers.open_count()), (false, 0));
         assert_eq!(breakers.of_app.len(), 1);
     }
 
@@ -244,7 +273,7 @@ mod tests {
     fn refusals_within_a_millisecond_are_one_failure() {
         let (mut breakers, a) = (Breakers::default(), name("1 https://a.example:443"));
         for _ in 0..300 {
-            assert!(!breakers.failed(&a, at(0), at(0)));
+            assert!(!breakers.failed(&a, id(1), (at(0), at(0))));
         }
         assert_eq!(breakers.admission(&a, at(0)), Admission::Free);
     }
@@ -259,7 +288,7 @@ mod tests {
                 tried.push(second);
                 breakers.started(&a, id(1), at(second));
                 assert_eq!(breakers.admission(&a, at(second)), Admission::Held(None), "one at a time");
-                breakers.failed(&a, at(second), at(second));
+                breakers.failed(&a, id(1), (at(second), at(second)));
                 breakers.ended(&a, id(1), at(second));
             }
         }
@@ -270,7 +299,7 @@ mod tests {
     fn a_failure_that_began_before_it_opened_delays_no_probe() {
         let (mut breakers, a) = (Breakers::default(), name("1 https://a.example:443"));
         open(&mut breakers, &a);
-        breakers.failed(&a, at(-1), at(1));
+        breakers.failed(&a, id(1), (at(-1), at(1)));
         breakers.ended(&a, id(2), at(1));
         assert_eq!(breakers.admission(&a, at(1)), Admission::Probe);
         // A probe without a result leaves the breaker open.
@@ -285,7 +314,7 @@ mod tests {
         open(&mut breakers, &a);
         assert_eq!(breakers.admission(&a, at(-3_600)), Admission::Probe);
         breakers.started(&a, id(1), at(-3_600));
-        breakers.failed(&a, at(-3_600), at(-3_600));
+        breakers.failed(&a, id(1), (at(-3_600), at(-3_600)));
         breakers.ended(&a, id(1), at(-3_600));
         assert_eq!(breakers.admission(&a, at(-3_599)), Admission::Held(Some(at(-3_598))));
     }
@@ -305,7 +334,7 @@ mod tests {
         for n in 0..=FAILING_MAX {
             let url = name(&format!("1 https://a.example:443 {n}"));
             for second in 0..5 {
-                breakers.failed(&url, at(second), at(second));
+                breakers.failed(&url, id(1), (at(second), at(second)));
             }
         }
         assert_eq!(breakers.failing.len(), per_app_limit(FAILING_MAX), "open ones are kept");
@@ -313,9 +342,21 @@ mod tests {
         // After an hour without an attempt they make place.
         let url = name("1 https://c.example:443");
         for second in 4_000..4_005 {
-            breakers.failed(&url, at(second), at(second));
+            breakers.failed(&url, id(1), (at(second), at(second)));
         }
         assert_eq!((breakers.failing.len(), breakers.open_count()), (1, 1));
         assert_eq!(breakers.of_app.values().sum::<usize>(), 1);
+    }
+
+    #[test]
+    fn an_outage_begins_with_the_first_failure_and_needs_several_deliveries() {
+        let (mut breakers, a) = (Breakers::default(), name("1 https://a.example:443"));
+        breakers.failed(&a, id(1), (at(0), at(0)));
+        breakers.failed(&a, id(1), (at(5), at(5)));
+        assert_eq!(breakers.outage(&a, at(5)), None, "a single delivery follows its schedule");
+        breakers.failed(&a, id(2), (at(6), at(6)));
+        assert_eq!(breakers.outage(&a, at(9)), Some(Duration::from_secs(9)));
+        breakers.responded(&a);
+        assert_eq!(breakers.outage(&a, at(10)), None);
     }
 }

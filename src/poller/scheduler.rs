@@ -194,8 +194,15 @@ impl Scheduler {
 
     /// Adds a job at start. If the time of its first poll has passed, the job is due at once; the rate limit
     /// spreads such polls.
+    ///
+    /// A registration in the future shows that the clock was set back while no process ran. The job then counts as
+    /// registered now: it would otherwise wait until the clock has caught up.
     pub(super) fn load(&mut self, facts: &JobSnapshot, now: Timestamp) {
         self.insert(facts);
+        if let Some(found) = self.jobs.get_mut(&facts.no) {
+            found.registered_at = found.registered_at.min(now);
+            found.last_watch_at = found.last_watch_at.min(now);
+        }
         if facts.poll_requested {
             self.schedule_poll(facts.no, now);
         }

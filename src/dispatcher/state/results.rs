@@ -1,6 +1,7 @@
 //! What the result of an attempt changes: for its delivery, and for the others of its destination.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::DispatchState;
 use crate::channels::{self, AttemptResult, Reach};
@@ -20,6 +21,8 @@ pub(in crate::dispatcher) struct Changes {
     pub(in crate::dispatcher) closed: bool,
     /// The origin pauses after a fault of our own.
     pub(in crate::dispatcher) paused: bool,
+    /// For how long attempts of several deliveries to the origin or the URL have failed, this one included.
+    pub(in crate::dispatcher) outage: Option<Duration>,
 }
 
 /// Kind of a breaker that has opened.
@@ -61,11 +64,13 @@ impl DispatchState {
             match result.reach {
                 Reach::NotTried | Reach::Broken => {}
                 Reach::NotConnected => {
-                    let opens = self.breakers.failed(&origin, started_at, ended_at);
+                    let opens = self.breakers.failed(&origin, delivery.id, (started_at, ended_at));
+                    changes.outage = self.breakers.outage(&origin, ended_at);
                     changes.opened = opens.then_some(Opened::Origin);
                 }
                 Reach::NoAnswer => {
-                    let opens = self.breakers.failed(&name, started_at, ended_at);
+                    let opens = self.breakers.failed(&name, delivery.id, (started_at, ended_at));
+                    changes.outage = self.breakers.outage(&name, ended_at);
                     changes.opened = opens.then_some(Opened::Url);
                 }
                 Reach::Answered => changes.closed |= self.breakers.responded(&name),

@@ -257,6 +257,16 @@ fn with_an_open_breaker_the_minute_counts_from_expiry_or_start() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_before_the_start_delays_no_poll() {
+    let mut scheduler = scheduler(at(1_000));
+    scheduler.load(&facts(1, 0, 8_200, Some(terms(90_000))), at(1_000));
+    assert_eq!(scheduler.next_due(at(1_000)), Some(at(1_005)), "as if it were registered now");
+    assert_eq!(scheduler.take_due(at(1_005)), [poll(1)]);
+    scheduler.nothing_new(1, 1_005, 1_005);
+    assert_eq!(scheduler.next_due(at(1_005)), Some(at(1_020)));
+}
+
+#[test]
 fn a_new_watch_may_advance_the_next_poll_but_never_delays_it() {
     let mut scheduler = scheduler(at(0));
     scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 0);

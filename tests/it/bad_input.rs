@@ -478,6 +478,27 @@ async fn a_body_with_another_media_type_or_encoding_is_415() {
     t.finish().await;
 }
 
+// A gateway may have read another body, or checked the other key.
+#[tokio::test]
+async fn a_request_that_two_servers_read_differently_is_refused() {
+    let t = Harness::start().await;
+    let (name, value) = AUTH;
+    let body = br#"{"jobId":"job_1","notify":[]}"#;
+    let head = format!(
+        "POST /v1/watches HTTP/1.1\r\nhost: a\r\n{name}: {value}\r\ncontent-type: application/json\r\n"
+    );
+    let chunks = format!("{:x}\r\n{}\r\n0\r\n\r\n", body.len(), std::str::from_utf8(body).unwrap());
+    for (coding, status) in [("gzip, chunked", 415), ("Chunked", 201)] {
+        t.provider.processing("job_1", 0);
+        let request = format!("{head}transfer-encoding: {coding}\r\n\r\n{chunks}");
+        let answer = raw(&t, request.as_bytes()).await;
+        assert!(answer.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{coding}");
+    }
+    let twice = [AUTH, (name, "Bearer another-key-0123456789"), JSON];
+    assert_eq!(t.send("POST", "/v1/watches", &twice, body).await.status, 401);
+    t.finish().await;
+}
+
 #[tokio::test]
 async fn an_action_without_fields_refuses_fields() {
     let t = Harness::start().await;

@@ -227,6 +227,11 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     if !essence.eq_ignore_ascii_case("application/json") {
         return unsupported("the body must be JSON; send `content-type: application/json`");
     }
+    // `gzip, chunked`: the HTTP library removes the chunks alone, and a proxy in between may have read another body.
+    let mut transfer = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if transfer.any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+        return unsupported("the body must not be compressed; `chunked` is the only transfer-encoding");
+    }
     match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(()),
         Some(_) => unsupported("the body must not be compressed; send it without content-encoding"),

@@ -66,9 +66,14 @@ impl Caller {
     }
 }
 
-/// Returns the token of `Authorization: Bearer <token>`.
+/// Returns the token of `Authorization: Bearer <token>`. `None` also for two such headers: a gateway may have checked the
+/// other one.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    let (scheme, token) = all.next()?.to_str().ok()?.split_once(' ')?;
+    if all.next().is_some() {
+        return None;
+    }
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 

@@ -35,29 +35,54 @@ const FORM: &str = "write it as postgres://user:password@host:5432/name?sslmode=
 
 /// Parameters that decide nothing here: they tune other programs, or Ringback has a value of its own.
 const IGNORED: &[&str] = &[
+    "adapter",
+    "advisory_locks",
     "binary_parameters",
+    "checkout_timeout",
     "client_encoding",
+    "conn_max_age",
     "connection_limit",
+    "encoding",
     "fallback_application_name",
     "gssencmode",
+    "idle_timeout",
+    "insert_returning",
+    "keepalive",
     "keepalives",
     "keepalives_count",
     "keepalives_idle",
     "keepalives_interval",
     "keepalives_retries",
     "krbsrvname",
+    "max_age",
+    "max_connections",
     "max_conns",
+    "max_overflow",
+    "min_connections",
+    "min_messages",
+    "pool",
+    "pool_health_check_period",
+    "pool_max_conn_idle_time",
+    "pool_max_conn_lifetime",
     "pool_max_conns",
+    "pool_min_conns",
+    "pool_recycle",
     "pool_size",
     "pool_timeout",
     "prepareThreshold",
+    "prepared_statements",
+    "reaping_frequency",
+    "reconnect",
     "socket_timeout",
     "sslcompression",
     "sslsni",
     "statement_cache_capacity",
     "statement_cache_size",
+    "statement_limit",
+    "statement_timeout",
     "supa",
     "tcp_user_timeout",
+    "timeout",
     "uselibpqcompat",
     "workaround",
 ];
@@ -68,6 +93,7 @@ const NEUTRAL: &[(&str, &str)] = &[
     ("pgbouncer", "false"),
     ("pool_mode", "session"),
     ("schema", "public"),
+    ("schema_search_path", "public"),
     ("ssl", "false"),
     ("target_session_attrs", "any"),
     ("target_session_attrs", "primary"),
@@ -190,8 +216,8 @@ impl PostgresUrl {
             ("pgbouncer" | "pool_mode", _) => {
                 return Err(pooler(&format!("a URL with {name}"), "use the URL of a direct connection"));
             }
-            ("schema", _) => {
-                return Err("write options=-csearch_path%3DNAME instead of schema=NAME".to_owned());
+            ("schema" | "schema_search_path", _) => {
+                return Err(format!("write options=-csearch_path%3DNAME instead of {name}=NAME"));
             }
             ("sslcert" | "sslkey" | "sslpassword", _) => {
                 return Err(format!(
@@ -331,6 +357,13 @@ mod tests {
                 "postgres:///db?host=/var/run/postgresql",
                 Full,
             ),
+            // Rails
+            (
+                "postgres://u:p@h/db?adapter=postgresql&encoding=unicode&pool=5&timeout=5000&checkout_timeout=5\
+                 &reaping_frequency=60&idle_timeout=300&prepared_statements=false",
+                "postgres://u:p@h/db",
+                Full,
+            ),
             (
                 "postgres://u:p@h/db?application_name=a&connection_limit=1&schema=public&sslrootcert=system",
                 "postgres://u:p@h/db?application_name=a",
@@ -364,6 +397,7 @@ mod tests {
             ("postgres://u:hush@h/db?sslmode=verify", "sslmode is disable"),
             ("postgres://u:hush@h/db?sslcert=a.pem", "give the user a password"),
             ("postgres://u:hush@h/db?schema=app", "options=-csearch_path%3DNAME"),
+            ("postgres://u:hush@h/db?schema_search_path=app", "instead of schema_search_path=NAME"),
             ("postgres://u:hush@h/db?connect_timeout=soon", "number of seconds"),
             ("postgres://u:hush@h/db?passfile=x", "the parameter passfile is not supported"),
             ("postgres://u:hush@H?hush=1@h/db", "%40 for an @"),

@@ -280,6 +280,24 @@ async fn a_role_that_cannot_write_or_has_no_schema_is_refused_with_the_remedy() 
 }
 
 #[tokio::test]
+async fn a_role_without_rights_on_the_tables_is_refused_with_the_remedy() {
+    let Some(server) = shared("rights of a role") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let authorities = folder.path().join("system.pem");
+    std::fs::write(&authorities, identity().authority).unwrap();
+    // Restored with `pg_restore --no-owner` by another role; and an empty database whose schema belongs to another one.
+    for (name, role) in [(server.database(), "of_tables"), (server.empty(), "of_schema")] {
+        server.query("postgres", &format!("create role {role} login"));
+        let grant = if role == "of_tables" { "grant" } else { "revoke" };
+        let to = if grant == "grant" { format!("to {role}") } else { "from public".to_owned() };
+        server.query(&name, &format!("{grant} create on schema public {to}"));
+        let url = server.url(&name).replacen("ringback@", &format!("{role}@"), 1);
+        let refused = serve(&format!("{url}?sslmode=disable"), &authorities).await.expect_err("refused");
+        assert!(refused.contains("42501") && refused.contains("must own the tables"), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_pooler_in_transaction_or_statement_mode_is_refused() {
     let Some(server) = shared("a pooler in transaction mode") else { return };
     let folder = tempfile::tempdir().unwrap();

@@ -442,10 +442,19 @@ fn is_refusal(error: &Error) -> bool {
     })
 }
 
+/// Remedy for a role without the rights that it needs.
+const OWNER: &str = "the role of database_url must own the tables of ringback and may create some in their schema: \
+                     restore a dump with `pg_restore --no-owner` as this role, or run `alter table NAME owner to ROLE` \
+                     for each table and `grant create on schema NAME to ROLE`";
+
 /// Returns the message of the server, or of the library.
 pub fn message(error: &Error) -> String {
     let source = std::error::Error::source(error);
     match (error.as_db_error(), source) {
+        // The routine of the server that reports the rights of a role on a table or a schema, in every language.
+        (Some(error), _) if error.code().code() == "42501" && error.routine() == Some("aclcheck_error") => {
+            format!("{} (SQLSTATE 42501); {OWNER}", error.message())
+        }
         (Some(error), _) => format!("{} (SQLSTATE {})", error.message(), error.code().code()),
         (None, Some(source)) => format!("{error}: {source}"),
         (None, None) => error.to_string(),

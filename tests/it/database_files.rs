@@ -123,11 +123,19 @@ async fn a_restart_does_not_begin_anew_beside_saved_contents() {
 // Once: a server has no files here.
 #[tokio::test]
 async fn a_truncated_log_ends_the_process_within_seconds() {
-    let victim = Victim::start().await;
-    fs::OpenOptions::new().write(true).open(victim.file("ringback.db-wal")).unwrap().set_len(0).unwrap();
-    let (ground, _, said) = victim.end().await;
-    assert!(said.contains("the log of the database, was truncated while it was in use"), "{said}");
-    jobs_after_a_start(&ground).await;
+    // With contents in the database, and with all of them in the log.
+    for (victim, is_young) in [(Victim::with_backup().await.0, false), (Victim::start().await, true)] {
+        fs::OpenOptions::new().write(true).open(victim.file("ringback.db-wal")).unwrap().set_len(0).unwrap();
+        let (ground, _, said) = victim.end().await;
+        assert!(said.contains("the log of the database, was truncated while it was in use"), "{said}");
+        if is_young {
+            let (status, said) = ground.start().ended().await;
+            assert_eq!(status.code(), Some(1), "{said}");
+            assert!(said.contains("which is missing or was emptied"), "{said}");
+        } else {
+            assert_eq!(jobs_after_a_start(&ground).await, ["job_1"]);
+        }
+    }
 }
 
 // Once: a server has no files here.
@@ -275,6 +283,25 @@ async fn a_restart_after_a_move_does_not_begin_anew() {
         fs::remove_file(name.unwrap().path()).unwrap();
     }
     assert!(jobs_after_a_start(&ground).await.is_empty());
+}
+
+// Once: a server has no files here.
+#[tokio::test]
+async fn a_young_service_without_its_log_does_not_begin_anew() {
+    let victim = Victim::start().await;
+    let [log, moved, index] =
+        ["ringback.db-wal", "moved-wal", "ringback.db-shm"].map(|name| victim.file(name));
+    let Victim { ground, process, .. } = victim;
+    process.kill().await;
+    fs::rename(&log, &moved).unwrap();
+    fs::remove_file(index).unwrap();
+    for _ in 0..2 {
+        let (status, said) = ground.start().ended().await;
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("Put the log back") && said.contains("to begin with an empty"), "{said}");
+    }
+    fs::rename(moved, log).unwrap();
+    assert_eq!(jobs_after_a_start(&ground).await, ["job_1"]);
 }
 
 // Once: a server has no files here.

@@ -25,6 +25,7 @@
 
 mod files;
 
+use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -83,6 +84,8 @@ pub struct WriterConnection {
     pub connection: Connection,
     path: PathBuf,
     pub files: Arc<Files>,
+    /// Whether the note in `.lock` says that the database holds an app.
+    is_noted: Cell<bool>,
     _locked: Locked,
 }
 
@@ -115,12 +118,15 @@ impl WriterConnection {
         create(path);
         let path = &canonical(path)?;
         let locks = Locks::take(path)?;
-        files::refuse_mount_point(path)?;
+        // The connection is closed when the reason is known, and leaves the files as they are.
+        let checked = files::refuse_mount_point(path)
+            .and_then(|()| open_checked(path, &locks).map_err(|error| explain(path, &error)));
+        let connection = checked.inspect_err(|_| locks.remove_new(path))?;
+        // Only now it is known that the files are those of this program.
+        locks.narrow();
         if let Some(narrowed) = files::narrow(path) {
             tracing::warn!("{narrowed}");
         }
-        // The connection is closed when the reason is known, and leaves the files as they are.
-        let connection = open_checked(path, &locks).map_err(|error| explain(path, &error))?;
         Self::open_locked(path, connection, locks).map_err(|error| explain(path, &error))
     }
 
@@ -133,7 +139,10 @@ impl WriterConnection {
         let files = Arc::new(locks.watch(path, mark)?);
         checkpoint_with_care(&mut connection, Arc::clone(&files))?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
-        Ok(Self { connection, path: path.to_owned(), _locked: Locked(Arc::clone(&files)), files })
+        let (path, is_noted) = (path.to_owned(), Cell::new(false));
+        let writer = Self { connection, path, is_noted, _locked: Locked(Arc::clone(&files)), files };
+        writer.note_contents();
+        Ok(writer)
     }
 
     /// Opens a further connection, which only reads.
@@ -147,12 +156,24 @@ impl WriterConnection {
     /// Commits the transaction.
     pub fn commit(&self) -> error::Result<()> {
         match self.connection.execute_batch("commit") {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.note_contents();
+                Ok(())
+            }
             Err(error) if is_without_space(&error) => {
                 self.roll_back();
                 Err(error.into())
             }
             Err(error) => self.outcome_is_unknown(&error),
+        }
+    }
+
+    /// Notes that the database holds an app, when the first one is committed: every other row needs one. A start that
+    /// was interrupted before has noted nothing, so the next one begins again.
+    fn note_contents(&self) {
+        if !self.is_noted.get() && has_app(&self.connection).unwrap_or(false) {
+            self.is_noted.set(true);
+            self.files.note_contents();
         }
     }
 
@@ -297,12 +318,38 @@ fn explain(path: &Path, error: &anyhow::Error) -> anyhow::Error {
 /// copy the log into the database: the log can be one that does not belong to it.
 fn open_checked(path: &Path, locks: &Locks) -> Result<Connection> {
     let log_is_known = locks.refuse_foreign_log(path)?;
+    let has_log = files::beside(path, "-wal").exists();
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    refuse_foreign(&connection, path)?;
     let patience = (log_is_known && !locks.is_damage_noted()).then_some(CHECK_PATIENCE);
-    check_pages(&connection, patience)?;
-    Ok(connection)
+    let checked = refuse_foreign(&connection, path)
+        .and_then(|()| check_pages(&connection, patience))
+        .and_then(|()| refuse_lost_log(&connection, path, locks));
+    if checked.is_err() && !has_log {
+        // Closing it then removes the empty log that reading has made.
+        let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false);
+    }
+    checked.map(|()| connection)
+}
+
+/// Refuses a database that has lost all of its contents. In a young service, all but the schema is still in the log.
+fn refuse_lost_log(connection: &Connection, path: &Path, locks: &Locks) -> Result<()> {
+    if !locks.are_contents_noted() || has_app(connection)? {
+        return Ok(());
+    }
+    let path = path.display();
+    bail!(
+        "the database {path} is empty, but {path}.lock says that it had contents: they were in its log {path}-wal, which is \
+         missing or was emptied; nothing was changed. Put the log back, or restore a backup; to begin with an empty database, delete or \
+         move {path}, {path}-wal, {path}-shm and {path}.lock"
+    )
+}
+
+/// Whether the database holds an app. An app is never deleted.
+fn has_app(connection: &Connection) -> rusqlite::Result<bool> {
+    let has_table = "select exists (select 1 from sqlite_schema where type = 'table' and name = 'apps')";
+    Ok(connection.query_row(has_table, [], |row| row.get(0))?
+        && connection.query_row("select exists (select 1 from apps)", [], |row| row.get(0))?)
 }
 
 /// Refuses a database whose pages are damaged. See the head of this file.
@@ -398,11 +445,24 @@ fn refuse_folder(path: &Path) -> Result<()> {
 }
 
 /// Refuses a database with the tables of another program, before anything in it is changed. A migration is one transaction
-/// with its version, so a database of this program with tables has a version and the table `watches`.
+/// with its version, so a database of this program with tables has a version and the table `watches`. An SQL dump of one
+/// lacks the version.
 fn refuse_foreign(connection: &Connection, path: &Path) -> Result<()> {
     let version: i64 = connection.query_row("pragma user_version", [], |row| row.get(0))?;
-    let sql = "select count(*), coalesce(sum(name = 'watches'), 0) from sqlite_schema where type = 'table'";
-    let (tables, own): (i64, i64) = connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let sql = "select count(*), coalesce(sum(name = 'watches'), 0),
+            coalesce(sum(name in ('apps', 'jobs', 'nodes', 'shards', 'watches', 'watch_destinations')), 0)
+        from sqlite_schema where type = 'table'";
+    let (tables, own, typical): (i64, i64, i64) =
+        connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    if version == 0 && typical == 6 {
+        let path = path.display();
+        bail!(
+            "{path} has the tables of ringback, but not their version (`pragma user_version`), which an SQL dump does not \
+             contain; nothing was changed. Restore a backup that was made with `vacuum into`, or set the version that \
+             `sqlite3 OLD.db 'pragma user_version'` shows for the database of the dump: `sqlite3 {path} 'pragma user_version = \
+             N'`"
+        );
+    }
     if tables > 0 && (version == 0 || own == 0) {
         bail!(
             "{} is a database of another program; name another file in database_url, which is then created",

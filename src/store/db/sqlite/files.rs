@@ -25,7 +25,9 @@
 //! **The file beside.** `x.db.lock` was the only lock of version 0.1.0. It is still taken, so that the old and the new
 //! version exclude each other on one name. Every user who can open it can lock it, and then the service does not
 //! start. So it is readable by its owner only, and one that an older version made is narrowed. It also holds a
-//! [`note`], which survives the process.
+//! [`note`], which survives the process. A start that is refused removes the lock that it has made, while it holds both
+//! locks. Another process that has opened the removed file is refused for the same reason, or notices it in
+//! [`Files::check`].
 //!
 //! **A mount point of its own.** If the file (not its folder) is mounted into a container, the log lies in the
 //! container, and what it holds is lost with the container after a kill. No lock helps against that. Such a file is
@@ -83,6 +85,7 @@
 //!
 //! **A database that is missing.** A supervisor starts the program again after `mv x.db y`. A new database would accept
 //! watches that the return of the old one loses. So the start is refused if the log or the note says that there was one.
+//! The same holds for a database without an app whose note says that it had one: it was in a log that is missing or was emptied.
 
 mod contents;
 mod note;
@@ -101,9 +104,9 @@ use rustix::fs::{FlockOperation, flock};
 
 use self::contents::{Change, Contents, Header, LogIndex};
 use self::note::{Note, Origin};
-use self::paths::{Identity, beside, copies, identity};
+use self::paths::{Identity, copies, identity};
 
-pub use self::paths::has_log;
+pub use self::paths::{beside, has_log};
 pub use self::start::{narrow, refuse_lost_database, refuse_mount_point};
 
 /// Byte that is locked. SQLite locks 512 bytes at 1 GiB. The greatest offset that every file system can lock is
@@ -163,6 +166,8 @@ impl Fault {
 pub struct Locks {
     database: File,
     lock: File,
+    /// Whether this process has made `lock`.
+    is_new: bool,
 }
 
 /// The locked files of an open database.
@@ -194,7 +199,7 @@ struct Known {
 impl Locks {
     /// Locks the database for this process.
     pub fn take(path: &Path) -> Result<Self> {
-        let lock = open_lock(&beside(path, ".lock"))?;
+        let (lock, is_new) = open_lock(&beside(path, ".lock"))?;
         let database = OpenOptions::new().read(true).write(true).open(path);
         let database =
             database.with_context(|| format!("the database {} cannot be opened", path.display()))?;
@@ -204,7 +209,29 @@ impl Locks {
             std::mem::forget(database);
             return Err(error);
         }
-        Ok(Self { database, lock })
+        Ok(Self { database, lock, is_new })
+    }
+
+    /// Removes the lock file, if this process has made it: a refused start leaves nothing behind.
+    pub fn remove_new(&self, path: &Path) {
+        let path = beside(path, ".lock");
+        let open = self.lock.metadata().map(|lock| (lock.dev(), lock.ino())).ok();
+        if self.is_new && open.is_some() && identity(&path).ok().flatten() == open {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Takes the access of other users from the lock file.
+    pub fn narrow(&self) {
+        if self.lock.metadata().is_ok_and(|lock| lock.mode() & 0o077 != 0) {
+            // A file of another owner stays as it is.
+            let _ = self.lock.set_permissions(fs::Permissions::from_mode(0o600));
+        }
+    }
+
+    /// Whether an earlier process noted that the database holds an app.
+    pub fn are_contents_noted(&self) -> bool {
+        Note::read(&self.lock).has_contents
     }
 
     /// Whether an earlier process noted that the database is damaged.
@@ -222,7 +249,7 @@ impl Locks {
     /// Notes that the pages were checked, and that the start changes the origin of the database from now on.
     pub fn note_checked(&self) -> io::Result<()> {
         let note = Note::read(&self.lock);
-        let checked = Note { existed: note.existed, ..Note::default() };
+        let checked = Note { existed: note.existed, has_contents: note.has_contents, ..Note::default() };
         if note == checked { Ok(()) } else { checked.write(&self.lock) }
     }
 
@@ -375,8 +402,8 @@ impl Files {
                 );
             }
             Fault::LogTruncated => Ok(format!(
-                "the commits that it held are lost. The next start opens the database without them; restore a backup as \
-                 {path} if you have a newer one"
+                "the commits that it held are lost. The next start opens the database without them, unless they were all of \
+                 its contents; restore a backup as {path} if you have a newer one"
             )),
             Fault::Truncated => Ok(format!(
                 "restore a backup as {path}, or copy what is readable with `sqlite3 {path} .recover | sqlite3 new.db`"
@@ -460,6 +487,13 @@ impl Files {
         self.note(|note| note.damage = Some(damage.to_owned()));
     }
 
+    /// Notes that the database holds an app.
+    pub fn note_contents(&self) {
+        if !self.locks.are_contents_noted() {
+            self.note(|note| note.has_contents = true);
+        }
+    }
+
     /// Releases the locks. The descriptor of the database stays open as long as a connection.
     pub fn release(&self) {
         // The database first: the process that gets the lock of the file beside it gets both.
@@ -519,31 +553,65 @@ fn lock_file(_file: &File) -> io::Result<bool> {
 fn unlock_file(_file: &File) {}
 
 /// Opens or creates the lock beside the database. Only its owner may open it: a lock of another user would stop the
-/// start.
-fn open_lock(path: &Path) -> Result<File> {
-    let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path);
-    let file = file.with_context(|| {
-        let remedy = match fs::metadata(path) {
-            Ok(found) if found.is_file() => {
-                format!(
-                    "cannot be opened: it belongs to the user with number {}; run ringback as that user, or \
-                     delete it while no ringback uses the database",
-                    found.uid()
-                )
-            }
-            Ok(_) => "is not a file; delete or rename it".to_owned(),
-            Err(_) => "cannot be created; is the folder there and writable?".to_owned(),
-        };
-        format!("{} {remedy}", path.display())
-    })?;
-    if file.metadata()?.permissions().mode() & 0o077 != 0 {
-        // A file of another owner stays as it is.
-        let _ = file.set_permissions(fs::Permissions::from_mode(0o600));
+/// start. Returns whether it is new.
+fn open_lock(path: &Path) -> Result<(File, bool)> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    if let Ok(file) = options.clone().create_new(true).open(path) {
+        return Ok((file, true));
     }
-    Ok(file)
+    let file = options.create(true).truncate(false).open(path);
+    let file = file.map_err(|error| {
+        let fault = lock_fault(error.kind(), fs::metadata(path).ok().as_ref());
+        anyhow::Error::from(error).context(format!("{} {fault}", path.display()))
+    })?;
+    Ok((file, false))
+}
+
+/// Returns what is wrong with a lock file that cannot be opened, and what to do.
+fn lock_fault(kind: io::ErrorKind, found: Option<&fs::Metadata>) -> String {
+    match (kind, found) {
+        (io::ErrorKind::ReadOnlyFilesystem, _) => {
+            "cannot be opened, because its file system is mounted read-only; mount it read-write, or name a database \
+             elsewhere in database_url"
+                .to_owned()
+        }
+        (_, Some(found)) if !found.is_file() => "is not a file; delete or rename it".to_owned(),
+        (io::ErrorKind::PermissionDenied, Some(found)) => format!(
+            "cannot be opened: it belongs to the user with number {}; run ringback as that user, or delete it while no \
+             ringback uses the database",
+            found.uid()
+        ),
+        (_, Some(_)) => "cannot be opened".to_owned(),
+        (_, None) => "cannot be created; is the folder there and writable?".to_owned(),
+    }
 }
 
 /// Creates a file with access for its owner only.
 fn new_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_cannot_be_opened_names_the_remedy() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("x.db.lock");
+        fs::write(&file, "").expect("made");
+        let [folder, file] = [folder.path(), &file].map(|path| fs::metadata(path).expect("there"));
+        for (kind, found, remedy) in [
+            (io::ErrorKind::ReadOnlyFilesystem, Some(&file), "mount it read-write"),
+            (io::ErrorKind::ReadOnlyFilesystem, None, "mount it read-write"),
+            (io::ErrorKind::PermissionDenied, Some(&file), "run ringback as that user"),
+            (io::ErrorKind::IsADirectory, Some(&folder), "delete or rename it"),
+            (io::ErrorKind::NotFound, None, "is the folder there and writable?"),
+        ] {
+            let fault = lock_fault(kind, found);
+            assert!(fault.contains(remedy), "{kind}: {fault}");
+            assert_eq!(fault.contains("belongs to"), kind == io::ErrorKind::PermissionDenied, "{fault}");
+        }
+    }
 }

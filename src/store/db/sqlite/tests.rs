@@ -17,20 +17,112 @@ fn temporary_files_lie_in_the_folder_of_the_database() {
     writer.rewrite().expect("rewritten");
 }
 
+/// Names, modes and contents of the files of a folder, without those of the index of a log.
+fn files_of(folder: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
+    let path = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("an entry").path();
+    let mut paths: Vec<_> = std::fs::read_dir(folder).expect("a folder").map(path).collect();
+    paths.sort();
+    let read = |path: PathBuf| {
+        let mode = path.metadata().expect("there").mode();
+        let bytes = if path.ends_with("x.db-shm") { Vec::new() } else { std::fs::read(&path).expect("read") };
+        (path, mode, bytes)
+    };
+    paths.into_iter().map(read).collect()
+}
+
 #[test]
 fn a_database_of_another_program_is_refused_and_unchanged() {
-    let folder = tempfile::tempdir().expect("a folder");
-    for version in [0, 3] {
-        let path = folder.path().join(format!("{version}.db"));
+    use std::os::unix::fs::PermissionsExt as _;
+    for (version, mode) in [(0, "delete"), (3, "delete"), (0, "wal"), (3, "a log")] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.db");
         let other = Connection::open(&path).expect("opens");
-        let sql = format!("create table jobs (id); pragma user_version = {version}");
+        let journal = if mode == "delete" { mode } else { "wal" };
+        let sql = format!(
+            "pragma journal_mode = {journal}; create table jobs (id); pragma user_version = {version}"
+        );
         other.execute_batch(&sql).expect("made");
+        if mode == "a log" {
+            other.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).expect("set");
+        }
         drop(other);
-        let before = std::fs::read(&path).expect("read");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("set");
+        let before = files_of(folder.path());
         let error = WriterConnection::open(&path).expect_err("refused").to_string();
         assert!(error.contains("is a database of another program"), "{error}");
-        assert_eq!(std::fs::read(&path).expect("read"), before);
+        assert!(files_of(folder.path()) == before, "{version}, {mode}: the files have changed");
+        // A file that the other program uses as a lock.
+        std::fs::write(folder.path().join("x.db.lock"), "1").expect("made");
+        let permissions = std::fs::Permissions::from_mode(0o666);
+        std::fs::set_permissions(folder.path().join("x.db.lock"), permissions).expect("set");
+        let before = files_of(folder.path());
+        WriterConnection::open(&path).expect_err("refused");
+        assert!(files_of(folder.path()) == before, "{version}, {mode}: its lock has changed");
     }
+}
+
+#[test]
+fn a_database_from_an_sql_dump_is_refused_with_the_remedy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("x.db");
+    WriterConnection::open(&path).expect("opens").close();
+    // A dump lacks both.
+    let database = Connection::open(&path).expect("opens");
+    let version: i64 = database.query_row("pragma user_version", [], |row| row.get(0)).expect("a version");
+    let dump = "pragma application_id = 0; pragma user_version = 0; pragma journal_mode = delete";
+    database.execute_batch(dump).expect("changed");
+    drop(database);
+    let error = WriterConnection::open(&path).expect_err("refused").to_string();
+    assert!(error.contains("an SQL dump") && error.contains("`vacuum into`"), "{error}");
+    assert!(!error.contains("another program"), "{error}");
+    // As the sentence says.
+    let database = Connection::open(&path).expect("opens");
+    database.pragma_update(None, "user_version", version).expect("set");
+    drop(database);
+    WriterConnection::open(&path).expect("opens").close();
+}
+
+/// Copies the files as a kill leaves them, without the log.
+fn killed_without_log(folder: &Path) -> tempfile::TempDir {
+    let left = tempfile::tempdir().expect("a folder");
+    for name in ["x.db", "x.db.lock"] {
+        std::fs::copy(folder.join(name), left.path().join(name)).expect("copied");
+    }
+    left
+}
+
+#[test]
+fn a_database_whose_log_held_everything_is_not_begun_anew() {
+    let (folder, _, writer) = opened();
+    // A first start that was interrupted before its first app is begun again.
+    let left = killed_without_log(folder.path());
+    WriterConnection::open(&left.path().join("x.db")).expect("opens").close();
+    let app = "begin; insert into apps (id, name, signing_secret, created_at) values (1, 'a', 's', 0)";
+    writer.connection.execute_batch(app).expect("written");
+    writer.commit().expect("committed");
+    let left = killed_without_log(folder.path());
+    let path = left.path().join("x.db");
+    let before = files_of(left.path());
+    for _ in 0..2 {
+        let error = WriterConnection::open(&path).expect_err("refused").to_string();
+        assert!(
+            error.contains("x.db-wal, which is missing or") && error.contains("Put the log back"),
+            "{error}"
+        );
+        assert!(files_of(left.path()) == before, "the files have changed");
+    }
+    // As the sentence says.
+    std::fs::copy(folder.path().join("x.db-wal"), left.path().join("x.db-wal")).expect("copied");
+    let opened = WriterConnection::open(&path).expect("opens");
+    assert!(has_app(&opened.connection).expect("read"));
+    opened.close();
+    // Contents of the last start.
+    let note = std::fs::read_to_string(left.path().join("x.db.lock")).expect("read");
+    assert!(note.contains("contents: yes"), "{note}");
+    for name in ["x.db", "x.db.lock"] {
+        std::fs::remove_file(left.path().join(name)).expect("removed");
+    }
+    WriterConnection::open(&path).expect("a new one").close();
 }
 
 #[test]

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! a ringback database: start 12, schema 41
+//! contents: yes
 //! damage: database disk image is malformed
 //! ```
 //!
-//! The start and the schema are the mark (`application_id`) and the `schema_version` in the header of the database. Version
+//! `contents` says that an app was committed. The start and the schema are the mark (`application_id`) and the `schema_version` in the header of the database. Version
 //! 0.1.0 wrote the reason of a damage alone, and takes every text for one: it then checks all pages and empties the file.
 
 use std::fs::File;
@@ -16,6 +17,9 @@ use super::contents::Header;
 
 /// Beginning of a note of this version.
 const DATABASE: &str = "a ringback database";
+
+/// Line that says that the database has contents.
+const CONTENTS: &str = "contents: yes\n";
 
 /// Beginning of the line about damage.
 const DAMAGE: &str = "damage: ";
@@ -42,6 +46,8 @@ impl Origin {
 pub struct Note {
     /// Whether there has been a database.
     pub existed: bool,
+    /// Whether an app was committed to it.
+    pub has_contents: bool,
     /// The origin of the database that the log belongs to, if it is known.
     pub origin: Option<Origin>,
     /// Damage that a process has found.
@@ -61,15 +67,16 @@ impl Note {
             return Self::default();
         }
         let Some(rest) = text.strip_prefix(DATABASE) else {
-            return Self { existed: true, origin: None, damage: Some(text.to_owned()) };
+            return Self { existed: true, damage: Some(text.to_owned()), ..Self::default() };
         };
         let (first, rest) = rest.split_once('\n').unwrap_or((rest, ""));
         let origin = first.strip_prefix(": start ").and_then(|first| {
             let (mark, schema) = first.split_once(", schema ")?;
             Some(Origin { mark: mark.parse().ok()?, schema: schema.parse().ok()? })
         });
+        let (has_contents, rest) = rest.strip_prefix(CONTENTS).map_or((false, rest), |rest| (true, rest));
         let damage = (!rest.is_empty()).then(|| rest.strip_prefix(DAMAGE).unwrap_or(rest).trim().to_owned());
-        Self { existed: true, origin, damage }
+        Self { existed: true, has_contents, origin, damage }
     }
 
     /// Replaces the note, and syncs it.
@@ -92,6 +99,9 @@ impl std::fmt::Display for Note {
             write!(f, ": start {mark}, schema {schema}")?;
         }
         writeln!(f)?;
+        if self.has_contents {
+            f.write_str(CONTENTS)?;
+        }
         match &self.damage {
             Some(damage) => writeln!(f, "{DAMAGE}{}", damage.replace('\n', " ")),
             None => Ok(()),
@@ -108,13 +118,15 @@ mod tests {
         let origin = Some(Origin { mark: 12, schema: 41 });
         for origin in [None, origin] {
             for damage in [None, Some("page 7".to_owned())] {
-                let note = Note { existed: true, origin, damage };
-                assert_eq!(Note::parse(&note.to_string()), note);
+                for has_contents in [false, true] {
+                    let note = Note { existed: true, has_contents, origin, damage: damage.clone() };
+                    assert_eq!(Note::parse(&note.to_string()), note);
+                }
             }
         }
         assert_eq!(Note::parse(""), Note::default());
         // Of version 0.1.0.
-        let old = Note { existed: true, origin: None, damage: Some("malformed".to_owned()) };
+        let old = Note { existed: true, damage: Some("malformed".to_owned()), ..Note::default() };
         assert_eq!(Note::parse("malformed"), old);
     }
 }

@@ -28,7 +28,10 @@
 //! - A watch of the next generation is not lost. Its message has already replaced the schedule of the job, or it
 //!   arrives later and schedules the job again.
 //!
-//! **Expiry.** At `expires_at`, a job is polled one final time.
+//! **The minimum interval** lies between any two polls of a job: scheduled, requested and final ones. It belongs to the
+//! job and not to its watches, so it outlasts the schedule of the job (`recent_polls`) and its generation.
+//!
+//! **Expiry.** At `expires_at`, but not before the end of the minimum interval, a job is polled one final time.
 //!
 //! - The start of the final poll is the *cutoff*. Watches that have expired by then end with the result of
 //!   this poll.
@@ -38,14 +41,15 @@
 //!   Without it, milliseconds would decide whether 404 answers have lasted long enough to end the job as `not_found`.
 //! - They do not end without a result while a poll is in flight, because the result of that poll may end the same
 //!   watches.
-//! - If the breaker is open or the credential is paused, the period of 60 s begins at `expires_at`, or at the start
-//!   of the process if that was later.
+//! - If the breaker is open or the credential is paused, the period of 60 s begins when the final poll becomes due,
+//!   or at the start of the process if that was later.
 //!
 //! **A clock that is set back** must not delay every poll by the size of the jump. Schedules and budgets move
 //! back by the jump and keep their distance from the current time ([`Scheduler::follow_clock`]). Stored times do
 //! not move: the registration of a watch, and its expiry.
 
 mod queue;
+mod recent_polls;
 mod turns;
 
 use std::cmp::Reverse;
@@ -53,6 +57,7 @@ use std::collections::{HashMap, VecDeque};
 
 pub(super) use self::queue::{Action, JobSchedule, ProviderError, ProviderQueue};
 use self::queue::{Jobs, NEVER};
+use self::recent_polls::RecentPolls;
 use super::schedule::{first_poll, next_poll};
 use crate::clock::SetBackDetector;
 use crate::domain::{JobNo, JobSnapshot, PollStats, PollerMessage, Timestamp};
@@ -74,6 +79,8 @@ pub(super) struct Scheduler {
     pub(super) next_step_at: Option<Timestamp>,
     /// Number of watches that wait, over all jobs.
     pub(super) watching: u64,
+    /// The last polls of jobs that are not scheduled any more.
+    recent_polls: RecentPolls,
     /// Poll statistics of the jobs that finished last.
     finished: HashMap<JobNo, PollStats>,
     /// The jobs in `finished`, in the order in which they finished.
@@ -106,6 +113,7 @@ impl Scheduler {
             clock: SetBackDetector { last: now },
             next_step_at: Some(now),
             watching: 0,
+            recent_polls: RecentPolls::default(),
             finished: HashMap::new(),
             finished_order: VecDeque::new(),
         }
@@ -124,6 +132,7 @@ impl Scheduler {
         let Some(jump) = jump else { return };
         tracing::warn!(seconds = jump.as_secs(), "the clock was set back: scheduled polls are moved with it");
         self.started_at = self.started_at.minus(jump);
+        self.recent_polls.set_back(jump);
         for queue in &mut self.queues {
             queue.budget.set_back(jump);
             queue.polls.clear();
@@ -131,8 +140,8 @@ impl Scheduler {
             queue.turns.clear();
         }
         for (job, found) in &mut self.jobs {
-            found.set_back(jump);
             let queue = &mut self.queues[found.queue()];
+            found.set_back(jump, queue.policy.min_interval);
             if found.poll_at != NEVER {
                 queue.polls.push(Reverse((found.poll_at, *job)));
             }
@@ -148,11 +157,12 @@ impl Scheduler {
             PollerMessage::Watch(facts) => {
                 if let Some(found) = self.jobs.get_mut(&facts.no) {
                     let before = found.watching;
-                    found.add_watch(&facts, now);
+                    let queue = &mut self.queues[found.queue()];
+                    found.add_watch(&facts, queue.policy.min_interval, now);
                     adjust(&mut self.watching, before, found.watching);
-                    self.queues[found.queue()].add_app(facts.no, found, facts.app, now);
+                    queue.add_app(facts.no, found, facts.app, now);
                 } else {
-                    self.insert(&facts);
+                    self.insert(&facts, now);
                 }
                 self.schedule_new_watch(facts.no, now);
             }
@@ -170,14 +180,14 @@ impl Scheduler {
                     rare.final_poll = None;
                 }
                 if watching == 0 && !found.in_flight {
-                    self.remove(job);
+                    self.remove(job, now);
                 } else {
                     self.schedule_expiry(job);
                 }
             }
             PollerMessage::PollNow(facts) => {
                 if !self.jobs.contains_key(&facts.no) {
-                    self.insert(&facts);
+                    self.insert(&facts, now);
                 }
                 let Some(found) = self.jobs.get_mut(&facts.no) else { return };
                 if found.in_flight {
@@ -198,7 +208,7 @@ impl Scheduler {
     /// A registration in the future shows that the clock was set back while no process ran. The job then counts as
     /// registered now: it would otherwise wait until the clock has caught up.
     pub(super) fn load(&mut self, facts: &JobSnapshot, now: Timestamp) {
-        self.insert(facts);
+        self.insert(facts, now);
         if let Some(found) = self.jobs.get_mut(&facts.no) {
             found.registered_at = found.registered_at.min(now);
             found.last_watch_at = found.last_watch_at.min(now);
@@ -209,7 +219,7 @@ impl Scheduler {
         self.schedule_new_watch(facts.no, now);
     }
 
-    fn insert(&mut self, facts: &JobSnapshot) {
+    fn insert(&mut self, facts: &JobSnapshot, now: Timestamp) {
         // The last queue has an empty name.
         let queue = self.queue_of.get(&facts.name.provider).or_else(|| self.queue_of.get(""));
         let mut new = Box::new(JobSchedule::new(facts, queue.copied().unwrap_or_default()));
@@ -217,6 +227,9 @@ impl Scheduler {
         queue.turns.add_job(new.app);
         if let Some(other) = facts.other_app {
             queue.add_app(facts.no, &mut new, other, facts.registered_at);
+        }
+        if let Some(earlier) = self.recent_polls.take(facts.no) {
+            new.keep_spacing(earlier, now);
         }
         self.jobs.insert(facts.no, new);
         adjust(&mut self.watching, 0, facts.watching);
@@ -234,7 +247,8 @@ impl Scheduler {
         // A new watch may require more frequent polls than the earlier watches. It never delays a poll that is
         // scheduled already.
         let own = found.first_poll_of_last_watch(policy);
-        let poll_at = wanted.max(not_before).min(own).max(now).min(found.poll_at);
+        let earliest = found.earliest_poll(policy.min_interval, now);
+        let poll_at = wanted.max(not_before).min(own).max(earliest).min(found.poll_at);
         self.schedule_poll(job, poll_at);
         self.schedule_expiry(job);
     }
@@ -255,6 +269,7 @@ impl Scheduler {
 
     /// Returns the actions that are due. Each poll has been granted by the budget and counts as in flight.
     pub(super) fn take_due(&mut self, now: Timestamp) -> Vec<Action> {
+        self.recent_polls.drop_past(now);
         let mut actions = Vec::new();
         for queue in &mut self.queues {
             queue.take_expiries(&mut self.jobs, self.started_at, now, &mut actions);
@@ -282,7 +297,14 @@ impl Scheduler {
         found.end_last_poll(now);
         let requested = std::mem::take(&mut found.poll_again);
         let polled_at = found.polled_at.unwrap_or(now);
-        let soonest = polled_at.plus(policy.min_interval);
+        let soonest = found.earliest_poll(policy.min_interval, polled_at.plus(policy.min_interval));
+        if not_before.or(backoff_until).is_some() {
+            found.rare();
+        }
+        if let Some(rare) = &mut found.rare {
+            rare.not_before = not_before.unwrap_or_default();
+            rare.backoff_until = backoff_until.unwrap_or_default();
+        }
         if ended && found.generation == generation {
             adjust(&mut self.watching, found.watching, 0);
             (found.watching, found.terms) = (0, None);
@@ -291,7 +313,7 @@ impl Scheduler {
             if requested {
                 self.schedule_poll(job, soonest.max(now));
             } else {
-                self.remove(job);
+                self.remove(job, now);
             }
             return;
         }
@@ -299,19 +321,12 @@ impl Scheduler {
         // An error gives no observation, so the next poll waits only for the minimum interval and `not_before`.
         let failed = found.rare.as_ref().is_some_and(|rare| rare.failures > 0 || rare.last_error.is_some());
         let wanted = if found.generation != generation {
-            first_poll(policy, terms, found.registered_at)
+            found.earliest_poll(policy.min_interval, first_poll(policy, terms, found.registered_at))
         } else if failed {
             soonest
         } else {
             next_poll(policy, terms, found.registered_at, polled_at)
         };
-        if not_before.or(backoff_until).is_some() {
-            found.rare();
-        }
-        if let Some(rare) = &mut found.rare {
-            rare.not_before = not_before.unwrap_or_default();
-            rare.backoff_until = backoff_until.unwrap_or_default();
-        }
         let poll_at = wanted.max(not_before.max(backoff_until).unwrap_or(wanted));
         let poll_at =
             if found.watch_added { poll_at.min(found.first_poll_of_last_watch(policy)) } else { poll_at };
@@ -338,9 +353,10 @@ impl Scheduler {
         queue.drop_stale(&self.jobs);
     }
 
-    fn remove(&mut self, job: JobNo) {
+    fn remove(&mut self, job: JobNo, now: Timestamp) {
         let Some(found) = self.jobs.remove(&job) else { return };
         let queue = &mut self.queues[found.queue()];
+        self.recent_polls.remember(job, found.spacing(queue.policy.min_interval), now);
         found.apps().for_each(|app| queue.turns.remove_job(app));
         queue.drop_stale(&self.jobs);
         if self.finished.insert(job, found.stats(None)).is_none() {

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::time::Duration;
 
+use super::recent_polls::Spacing;
 use super::turns::{APPS_OF_A_JOB, PollKind, Turns};
 use crate::domain::{
     AppNo, JobName, JobNo, JobSnapshot, Known, Limits, PollPolicy, PollStats, Terms, Timestamp,
@@ -71,6 +72,9 @@ pub struct RareState {
     pub final_poll: Option<FinalPoll>,
     /// Further apps that watch the job and poll it in their turns.
     pub more_apps: Vec<AppNo>,
+    /// No poll before this time, not even a requested or a final one: the minimum interval after the last poll of an
+    /// earlier schedule of the job.
+    pub spaced_until: Timestamp,
     /// No poll before this time, because of the provider's `Retry-After` or because a poll cannot be made. Only a
     /// requested poll ignores it.
     pub not_before: Timestamp,
@@ -135,16 +139,21 @@ impl JobSchedule {
     }
 
     /// Adds a watch to a job that is scheduled already.
-    pub fn add_watch(&mut self, facts: &JobSnapshot, now: Timestamp) {
+    pub fn add_watch(&mut self, facts: &JobSnapshot, min_interval: Duration, now: Timestamp) {
         if facts.generation > self.generation {
-            // The job had ended and was registered anew: nothing of the old schedule is valid.
+            // The job had ended and was registered anew: nothing of the old schedule is valid, except that its polls
+            // delay the next one.
+            let spacing = self.spacing(min_interval);
+            // Without watches, the poll that is scheduled was requested by a client.
+            let poll_at = if self.watching == 0 { self.poll_at } else { NEVER };
             let more_apps = self.rare.take().map(|rare| rare.more_apps).unwrap_or_default();
             let new = Self::new(facts, self.queue);
             let Self { app, polls, in_flight, poll_again, .. } = *self;
-            *self = Self { app, polls, in_flight, poll_again, ..new };
+            *self = Self { app, polls, in_flight, poll_again, poll_at, ..new };
             if !more_apps.is_empty() {
                 self.rare().more_apps = more_apps;
             }
+            self.keep_spacing(spacing, now);
             return;
         }
         self.watching = self.watching.saturating_add(1);
@@ -187,9 +196,26 @@ impl JobSchedule {
         self.rare.as_ref()?.final_poll.map(|poll| poll.cutoff)
     }
 
-    /// Returns the earliest time of a poll that a client requests at `now`.
-    pub fn earliest_poll(&self, min_interval: Duration, now: Timestamp) -> Timestamp {
-        self.polled_at.map_or(now, |at| at.plus(min_interval).max(now))
+    /// Returns how the polls of the job delay its next one.
+    pub fn spacing(&self, min_interval: Duration) -> Spacing {
+        let (earlier, not_before) =
+            self.rare.as_ref().map(|rare| (rare.spaced_until, rare.not_before)).unwrap_or_default();
+        let own = self.polled_at.map(|at| at.plus(min_interval)).unwrap_or_default();
+        Spacing { spaced_until: own.max(earlier), not_before }
+    }
+
+    /// Delays the next poll as the polls of an earlier schedule of the job require.
+    pub fn keep_spacing(&mut self, earlier: Spacing, now: Timestamp) {
+        if earlier.end() > now {
+            let Spacing { spaced_until, not_before } = earlier;
+            let rare = self.rare();
+            (rare.spaced_until, rare.not_before) = (spaced_until, not_before);
+        }
+    }
+
+    /// Returns the earliest time of a poll that is wanted at `wanted`, whatever wants it.
+    pub fn earliest_poll(&self, min_interval: Duration, wanted: Timestamp) -> Timestamp {
+        self.spacing(min_interval).spaced_until.max(wanted)
     }
 
     /// Returns the latest time of the first poll of the watch that was added last. Its schedule is its own: it does not
@@ -227,19 +253,25 @@ impl JobSchedule {
     }
 
     /// Returns the time of the next step of the expiry: the final poll, or the end of the watches without its result.
-    pub fn next_expiry(&self) -> Timestamp {
+    pub fn next_expiry(&self, min_interval: Duration) -> Timestamp {
         let final_poll = self.rare.as_ref().and_then(|rare| rare.final_poll);
-        let expires_at = self.terms.map_or(NEVER, |terms| terms.expires_at);
-        final_poll.map_or(expires_at, |poll| poll.give_up_at)
+        final_poll.map_or_else(|| self.final_poll_at(min_interval), |poll| poll.give_up_at)
+    }
+
+    /// Returns when the final poll of the watches that expire next becomes due. The watches that expire within one
+    /// minimum interval share it, because its start is the cutoff.
+    fn final_poll_at(&self, min_interval: Duration) -> Timestamp {
+        self.terms.map_or(NEVER, |terms| self.earliest_poll(min_interval, terms.expires_at))
     }
 
     /// Moves the schedule back by `jump`.
-    pub fn set_back(&mut self, jump: Duration) {
+    pub fn set_back(&mut self, jump: Duration, min_interval: Duration) {
         let back = |at: Timestamp| if at == NEVER { NEVER } else { at.minus(jump) };
         self.poll_at = back(self.poll_at);
         self.polled_at = self.polled_at.map(back);
         self.last_watch_at = back(self.last_watch_at);
         if let Some(rare) = &mut self.rare {
+            rare.spaced_until = back(rare.spaced_until);
             rare.not_before = back(rare.not_before);
             rare.backoff_until = back(rare.backoff_until);
             rare.not_found.set_back(jump);
@@ -248,7 +280,7 @@ impl JobSchedule {
             }
         }
         if self.expiry_at != NEVER {
-            self.expiry_at = self.next_expiry();
+            self.expiry_at = self.next_expiry(min_interval);
         }
     }
 
@@ -362,7 +394,7 @@ impl ProviderQueue {
 
     /// Schedules the next step of the expiry of a job, in place of the one that was scheduled before.
     pub fn schedule_expiry(&mut self, job: JobNo, found: &mut JobSchedule) {
-        let at = found.next_expiry();
+        let at = found.next_expiry(self.policy.min_interval);
         if found.expiry_at != at {
             found.expiry_at = at;
             if at != NEVER {
@@ -486,8 +518,8 @@ impl ProviderQueue {
     /// never polled.
     pub fn next_poll(&self, job: JobNo, found: &JobSchedule, now: Timestamp) -> Option<Timestamp> {
         let has_final = found.rare.as_ref().is_some_and(|rare| rare.final_poll.is_some());
-        let expires_at = found.terms.filter(|_| !has_final).map_or(NEVER, |terms| terms.expires_at);
-        let at = found.poll_at.min(expires_at);
+        let final_at = if has_final { NEVER } else { found.final_poll_at(self.policy.min_interval) };
+        let at = found.poll_at.min(final_at);
         if found.watching == 0 || found.in_flight || at == NEVER || self.budget.is_off() {
             return None;
         }

@@ -503,3 +503,156 @@ fn ended_jobs_leave_no_entries_in_the_heaps() {
     }
     assert!(scheduler.in_heaps() <= 2 * SLACK + 4, "{} entries for one job", scheduler.in_heaps());
 }
+
+/// A scheduler whose minimum interval is longer than the time to the first poll.
+fn with_long_interval() -> Scheduler {
+    let mut scheduler = scheduler(at(0));
+    scheduler.queues[0].policy.min_interval = 20 * SECOND;
+    scheduler
+}
+
+#[test]
+fn requested_polls_of_an_ended_job_keep_the_minimum_interval() {
+    let (mut scheduler, mut polls) = (scheduler(at(0)), Vec::new());
+    for now in 0..10 {
+        scheduler.poll_now(facts(1, 0, 0, None), now);
+        if scheduler.take_due(at(now)) == [poll(1)] {
+            polls.push(now);
+            scheduler.nothing_new(1, now, now);
+        }
+    }
+    assert_eq!(polls, [0, 2, 4, 6, 8]);
+}
+
+#[test]
+fn watches_that_expire_within_the_minimum_interval_share_a_final_poll() {
+    let (mut scheduler, mut polls) = (scheduler(at(0)), Vec::new());
+    for now in 0..10 {
+        scheduler.watch(facts(1, 0, now, Some(terms(now + 1))), now);
+        if scheduler.take_due(at(now)) == [poll(1)] {
+            polls.push(now);
+            assert_eq!(scheduler.jobs[&JobNo(1)].cutoff(), Some(at(now)), "for all that have expired");
+            scheduler.started(1, now);
+            scheduler.unwatch(1, Some(terms(now + 1)), now);
+            scheduler.nothing_new(1, now, now);
+            let shown = scheduler.stats(JobNo(1), at(now)).and_then(|stats| stats.next_poll_at);
+            assert_eq!(shown, Some(at(now + 2)));
+        }
+    }
+    assert_eq!(polls, [1, 3, 5, 7, 9]);
+}
+
+#[test]
+fn a_watch_that_expires_during_a_poll_waits_for_the_minimum_interval() {
+    let mut scheduler = with_long_interval();
+    scheduler.watch(facts(1, 0, 0, Some(terms(6))), 0);
+    assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
+    assert_eq!(scheduler.take_due(at(6)), []);
+    scheduler.nothing_new(1, 5, 7);
+    assert_eq!(scheduler.take_due(at(24)), []);
+    assert_eq!(scheduler.take_due(at(25)), [poll(1)]);
+    assert_eq!(scheduler.jobs[&JobNo(1)].cutoff(), Some(at(25)));
+}
+
+#[test]
+fn a_job_that_is_stopped_and_registered_again_keeps_the_minimum_interval() {
+    let (mut scheduler, mut polls) = (with_long_interval(), Vec::new());
+    for now in 0..60 {
+        if now % 6 == 0 {
+            scheduler.watch(facts(1, 0, now, Some(terms(9_000))), now);
+        }
+        if scheduler.take_due(at(now)) == [poll(1)] {
+            polls.push(now);
+            scheduler.nothing_new(1, now, now);
+        }
+        if now % 6 == 5 {
+            scheduler.unwatch(1, None, now);
+        }
+    }
+    assert_eq!(polls, [5, 29, 53], "each 5 s after a registration");
+}
+
+#[test]
+fn a_job_that_is_registered_again_after_its_end_keeps_the_minimum_interval() {
+    let (mut scheduler, mut polls, mut generation) = (with_long_interval(), Vec::new(), 0);
+    for now in 0..60 {
+        scheduler.watch(facts(1, generation, now, Some(terms(9_000))), now);
+        if scheduler.take_due(at(now)) == [poll(1)] {
+            polls.push(now);
+            scheduler.started(1, now);
+            scheduler.unwatch(1, None, now);
+            scheduler.finish(1, generation, true, None, now);
+            generation += 1;
+        }
+    }
+    assert_eq!(polls, [5, 25, 45]);
+}
+
+#[test]
+fn a_generation_that_begins_during_a_poll_keeps_the_minimum_interval() {
+    let mut scheduler = with_long_interval();
+    scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 0);
+    assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
+    scheduler.started(1, 5);
+    scheduler.watch(facts(1, 1, 6, Some(terms(9_000))), 6);
+    scheduler.finish(1, 0, true, None, 7);
+    assert_eq!(scheduler.next_due(at(7)), Some(at(25)));
+}
+
+#[test]
+fn a_requested_poll_that_waits_is_also_made_if_the_job_is_registered_again() {
+    let mut scheduler = scheduler(at(0));
+    scheduler.poll_now(facts(1, 0, 0, None), 0);
+    assert_eq!(scheduler.take_due(at(0)), [poll(1)]);
+    scheduler.nothing_new(1, 0, 0);
+    scheduler.poll_now(facts(1, 0, 0, None), 1);
+    scheduler.watch(facts(1, 1, 1, Some(terms(9_000))), 1);
+    assert_eq!(scheduler.take_due(at(1)), []);
+    assert_eq!(scheduler.take_due(at(2)), [poll(1)]);
+}
+
+#[test]
+fn a_retry_after_outlasts_the_watches_of_the_job() {
+    for generation in [0, 1] {
+        let mut scheduler = scheduler(at(0));
+        scheduler.watch(facts(1, 0, 0, Some(terms(9_000))), 0);
+        assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
+        scheduler.started(1, 5);
+        scheduler.unwatch(1, None, 5);
+        scheduler.finish(1, 0, false, Some(at(500)), 5);
+        assert!(scheduler.jobs.is_empty());
+        scheduler.watch(facts(1, generation, 6, Some(terms(9_000))), 6);
+        assert_eq!(scheduler.next_due(at(6)), Some(at(500)));
+        // As for a job that is watched all the time, a requested poll waits only for the minimum interval.
+        scheduler.poll_now(facts(1, generation, 6, Some(terms(9_000))), 6);
+        assert_eq!(scheduler.take_due(at(7)), [poll(1)]);
+    }
+}
+
+#[test]
+fn the_minimum_interval_of_a_job_that_left_moves_with_the_clock() {
+    let mut scheduler = scheduler(at(0));
+    scheduler.follow_clock(at(7_200));
+    scheduler.poll_now(facts(1, 0, 0, None), 7_200);
+    assert_eq!(scheduler.take_due(at(7_200)), [poll(1)]);
+    scheduler.nothing_new(1, 7_200, 7_200);
+    // Once while the job is gone, and once while it waits.
+    scheduler.follow_clock(at(3_600));
+    scheduler.poll_now(facts(1, 0, 0, None), 3_600);
+    scheduler.follow_clock(at(0));
+    assert_eq!(scheduler.take_due(at(1)), []);
+    assert_eq!(scheduler.take_due(at(2)), [poll(1)]);
+}
+
+#[test]
+fn only_polls_of_the_last_minimum_interval_are_remembered() {
+    let mut scheduler = scheduler(at(0));
+    for now in 0..5_000 {
+        scheduler.poll_now(facts(now, 0, 0, None), now);
+        assert_eq!(scheduler.take_due(at(now)), [poll(now)]);
+        scheduler.nothing_new(now, now, now);
+    }
+    assert!(scheduler.recent_polls.len() <= SLACK, "{}", scheduler.recent_polls.len());
+    assert_eq!(scheduler.take_due(at(5_001)), []);
+    assert_eq!(scheduler.recent_polls.len(), 0);
+}

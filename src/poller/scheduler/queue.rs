@@ -75,8 +75,8 @@ pub struct RareState {
     /// No poll before this time, not even a requested or a final one: the minimum interval after the last poll of an
     /// earlier schedule of the job.
     pub spaced_until: Timestamp,
-    /// No poll before this time, because of the provider's `Retry-After` or because a poll cannot be made. Only a
-    /// requested poll ignores it.
+    /// No poll before this time, because of the provider's `Retry-After` or because a poll cannot be made. Only
+    /// requested polls and the first final poll ignore it.
     pub not_before: Timestamp,
     /// No poll before this time, because polls have failed. The first poll of a new watch ignores it as well.
     pub backoff_until: Timestamp,
@@ -149,7 +149,7 @@ impl JobSchedule {
             let more_apps = self.rare.take().map(|rare| rare.more_apps).unwrap_or_default();
             let new = Self::new(facts, self.queue);
             let Self { app, polls, in_flight, poll_again, .. } = *self;
-            *self = Self { app, polls, in_flight, poll_again, poll_at, ..new };
+            *self = Self { app, poll_at, polls, in_flight, poll_again, ..new };
             if !more_apps.is_empty() {
                 self.rare().more_apps = more_apps;
             }

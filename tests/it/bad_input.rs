@@ -671,6 +671,7 @@ crate::postgres::on_postgres_too! {
     a_malformed_body_is_400_and_an_invalid_one_422,
     a_duplicate_field_is_refused,
     a_body_with_another_media_type_or_encoding_is_415,
+    a_request_that_two_servers_read_differently_is_refused,
     an_action_without_fields_refuses_fields,
     after_any_bytes_the_next_request_is_served,
     pipelined_requests_are_answered_in_order,

@@ -230,6 +230,7 @@ async fn an_attempt_without_a_free_descriptor_is_not_counted() {
 
 crate::postgres::on_postgres_too! {
     what_is_held_back_loses_no_attempt,
+    an_outage_of_half_a_minute_delays_no_delivery_by_minutes,
     a_host_that_is_down_for_a_week_ends_its_deliveries,
     probes_take_turns_among_the_urls_of_a_host,
     a_manual_retry_is_made_at_once_to_a_host_that_is_down,

@@ -9,8 +9,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::queue::SLACK;
 use crate::domain::{JobNo, Timestamp};
+
+/// Number of entries from which on those that are past are dropped.
+const PRUNE_FROM: usize = 1_024;
 
 /// How the polls of a job delay its next one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,7 +48,7 @@ pub struct RecentPolls {
 
 impl Default for RecentPolls {
     fn default() -> Self {
-        Self { jobs: HashMap::new(), prune_at: SLACK, all_past_at: Timestamp::default() }
+        Self { jobs: HashMap::new(), prune_at: PRUNE_FROM, all_past_at: Timestamp::default() }
     }
 }
 
@@ -58,7 +60,7 @@ impl RecentPolls {
         }
         if self.jobs.len() >= self.prune_at {
             self.jobs.retain(|_, known| known.end() > now);
-            self.prune_at = (2 * self.jobs.len()).max(SLACK);
+            self.prune_at = (2 * self.jobs.len()).max(PRUNE_FROM);
         }
         self.all_past_at = self.all_past_at.max(spacing.end());
         self.jobs.insert(job, spacing);

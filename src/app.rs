@@ -68,7 +68,8 @@ pub struct HostEnvironment {
 }
 
 impl HostEnvironment {
-    /// Returns the clock, the resolver and the certificate authorities of the system, and raises the limit of open files.
+    /// Returns the clock, the resolver and the certificate authorities of the system, and raises the limit of open
+    /// files.
     pub fn system() -> Result<Self> {
         let env = Environment::of_process();
         let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(|name| env.raw(name).map(OsStr::new));
@@ -404,7 +405,8 @@ pub fn providers(config: &Config) -> Result<Vec<Provider>> {
     configured_providers(config).map(|(_, providers)| providers).map_err(|errors| anyhow!(errors.join("\n")))
 }
 
-/// Returns the definitions and the providers with their effective settings. A section of an unknown provider is an error.
+/// Returns the definitions and the providers with their effective settings. A section of an unknown provider is an
+/// error.
 fn configured_providers(config: &Config) -> Result<(Providers, Vec<Provider>), Vec<String>> {
     let (definitions, mut errors) = load_providers(config.providers_path.as_deref());
     let known: Vec<&str> = definitions.keys().map(String::as_str).collect();

@@ -31,7 +31,8 @@ use clap_complete::Shell;
 
 use output::{Failure, print, print_note};
 
-/// Help of `ringback openapi`. In a doc comment, a lint requires backticks around the name, which a terminal would show.
+/// Help of `ringback openapi`. In a doc comment, a lint requires backticks around the name, which a terminal would
+/// show.
 const OPENAPI: &str = "\
 Print the API as an OpenAPI 3.1 document
 

@@ -285,7 +285,8 @@ impl ManualClock {
         });
     }
 
-    /// Lets time pass until the wall clock shows `to`. If `to` is in the past, sets the wall clock back; no time passes.
+    /// Lets time pass until the wall clock shows `to`. If `to` is in the past, sets the wall clock back; no time
+    /// passes.
     pub fn set(&self, to: Timestamp) {
         self.0.send_modify(|time| {
             time.monotonic += to.since(time.wall);

@@ -6,11 +6,11 @@
 //! `hickory-resolver` 0.26 sends and parses the queries, retransmits them, follows aliases and caches answers. It does
 //! not have the following rules, so this module does:
 //!
-//! - **An address family that does not answer costs [`answer::RESOLUTION_DELAY`].** `lookup_ip` of the library waits for the
-//!   answers of both families, so a server that drops AAAA queries stops every connection. Here a lookup returns the
-//!   first addresses and whatever the other family yields within 50 ms (RFC 8305, section 3). An address that arrives
-//!   later is not used. The guard of `egress` judges the addresses that a lookup returns, and only those are connected
-//!   to, so a late answer can circumvent nothing.
+//! - **An address family that does not answer costs [`answer::RESOLUTION_DELAY`].** `lookup_ip` of the library waits
+//!   for the answers of both families, so a server that drops AAAA queries stops every connection. Here a lookup
+//!   returns the first addresses and whatever the other family yields within 50 ms (RFC 8305, section 3). An address
+//!   that arrives later is not used. The guard of `egress` judges the addresses that a lookup returns, and only those
+//!   are connected to, so a late answer can circumvent nothing.
 //! - **Negative answers end a lookup only if they can.** "No such name" for AAAA does not: some servers give it for
 //!   names that have an A record (RFC 4074, section 4.2).
 //! - **Name servers share the time.** They are asked in the order of the file, as the C library does. The next one is

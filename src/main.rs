@@ -16,8 +16,8 @@ fn main() -> ExitCode {
 /// Forbids core dumps: the memory of most commands holds keys and secrets, and a dump would put them on a disk.
 ///
 /// The limit stops the kernel from writing a file, but not from piping the dump to a program (`core_pattern` with `|`,
-/// as of systemd or Ubuntu). A process that is not dumpable is never dumped. Other processes of the same user also cannot
-/// read its memory and its environment, which holds the keys; a debugger needs root.
+/// as of systemd or Ubuntu). A process that is not dumpable is never dumped. Other processes of the same user also
+/// cannot read its memory and its environment, which holds the keys; a debugger needs root.
 fn forbid_core_dumps() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Core);
     // Neither can fail for the own process; and without them the program is as safe as any other.

@@ -75,8 +75,8 @@ pub fn verifier(extra: Roots) -> Result<Arc<dyn ServerCertVerifier>> {
     Ok(Arc::new(SystemVerifier::new(extra, source, Clock::System)?))
 }
 
-/// Refuses values of `SSL_CERT_FILE` and `SSL_CERT_DIR` that name no certificates. An operator who names a private authority
-/// must not get those that are compiled in.
+/// Refuses values of `SSL_CERT_FILE` and `SSL_CERT_DIR` that name no certificates. An operator who names a private
+/// authority must not get those that are compiled in.
 pub fn check_named(file: Option<&OsStr>, folders: Option<&OsStr>) -> Result<()> {
     if let Some(file) = file {
         let found = load_certs_from_paths(Some(Path::new(file)), None);

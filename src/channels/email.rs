@@ -165,7 +165,8 @@ impl Mailer {
         })
     }
 
-    /// Logs that the mail server does not answer at its address. The users who read the attempts do not see the address.
+    /// Logs that the mail server does not answer at its address. The users who read the attempts do not see the
+    /// address.
     fn log_unreachable(&self, stage: Stage, failure: &Failure) {
         let (Stage::Connect | Stage::Greeting, Failure::Connection(error)) = (stage, failure) else { return };
         if !error.is_ours() {

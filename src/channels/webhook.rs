@@ -239,7 +239,8 @@ fn headers(message: &Message<'_>) -> Result<HeaderMap, InvalidHeaderValue> {
     headers.insert(USER_AGENT, USER_AGENT_VALUE);
     headers.insert(EVENT, HeaderValue::from_static(delivery.event_type.as_str()));
     headers.insert(WATCH, delivery.watch.to_string().try_into()?);
-    // A header that was valid at the registration and is invalid today is left out, so that the message can still be sent.
+    // A header that was valid at the registration and is invalid today is left out, so that the message can still be
+    // sent.
     let trace = delivery.traceparent.as_deref();
     if let Some(trace) = trace.and_then(|trace| trace.try_into().ok()) {
         headers.insert(TRACE, trace);

@@ -245,8 +245,8 @@ What a job id can contain: ringback sim --help
         }
     }
 
-    /// Shuts the server down, so that its database is closed before its folder is removed. The receivers run until then,
-    /// so that attempts in progress are answered.
+    /// Shuts the server down, so that its database is closed before its folder is removed. The receivers run until
+    /// then, so that attempts in progress are answered.
     async fn shut_down(self) -> Result<()> {
         let Self { server, end, tasks, .. } = self;
         if !server.is_finished() {

@@ -78,8 +78,8 @@ pub(super) fn print_line(line: impl Display) -> anyhow::Result<()> {
 }
 
 /// Writes a line to stdout for a service, which needs no reader: it neither waits for one nor ends because of an error.
-/// A pipe that nobody reads holds 64 KiB, and a write to a full one waits. The end of the process does not wait for this
-/// thread.
+/// A pipe that nobody reads holds 64 KiB, and a write to a full one waits. The end of the process does not wait for
+/// this thread.
 pub(super) fn print_aside(line: String) {
     // Without a thread, the line is not shown. The log has it all the same.
     let _ = std::thread::Builder::new().name("stdout".to_owned()).spawn(move || {

@@ -25,8 +25,8 @@ pub(super) enum Provider {
 
 /// List the providers of this configuration
 ///
-/// Reads the settings and the keys of this shell, as ringback serve would if it was started here. GET /v1/providers shows
-/// those of a running server.
+/// Reads the settings and the keys of this shell, as ringback serve would if it was started here. GET /v1/providers
+/// shows those of a running server.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:

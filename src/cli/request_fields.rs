@@ -1,8 +1,8 @@
 //! The fields and parameters of a request, each with the argument of the command line that sets it.
 //!
-//! The server names an invalid field by its JSON pointer, and a parameter of the query with a `?`. A user of the command
-//! line has given an argument instead, so [`with_arguments`] names that. A body and a query cannot be sent without the
-//! names of their arguments, so no command shows a pointer.
+//! The server names an invalid field by its JSON pointer, and a parameter of the query with a `?`. A user of the
+//! command line has given an argument instead, so [`with_arguments`] names that. A body and a query cannot be sent
+//! without the names of their arguments, so no command shows a pointer.
 
 use super::output::Failure;
 

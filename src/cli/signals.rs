@@ -68,8 +68,8 @@ impl Signals {
     }
 }
 
-/// Turns the signal of a write beyond the limit of a file's size (`ulimit -f`, `LimitFSIZE=`) into an error of that write.
-/// By default it ends the process without a word.
+/// Turns the signal of a write beyond the limit of a file's size (`ulimit -f`, `LimitFSIZE=`) into an error of that
+/// write. By default it ends the process without a word.
 pub(super) fn survive_file_size_limit() -> anyhow::Result<()> {
     let kind = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
     // The handler stays when its receiver is dropped.

@@ -1,9 +1,9 @@
 //! `ringback sim`: a simulated Muvi, to try an integration without spending credits.
 //!
 //! [`Simulator`] is the service without the command line; tests, the demo and benchmarks use it as well. [`Machine`] is
-//! a pure state machine that decides the answers, with time as a parameter. Even the errors that seem random are derived
-//! from the job and the number of the poll, so that runs are repeatable. The simulator does nothing that Muvi does not
-//! document, such as cancelling.
+//! a pure state machine that decides the answers, with time as a parameter. Even the errors that seem random are
+//! derived from the job and the number of the poll, so that runs are repeatable. The simulator does nothing that Muvi
+//! does not document, such as cancelling.
 
 mod machine;
 

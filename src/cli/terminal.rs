@@ -1,10 +1,10 @@
 //! The form of results on stdout: tables, field lists, times and colours.
 //!
-//! **On a terminal** no table wraps, from 80 columns on: a table that is too wide first loses its optional columns, then
-//! its addresses and sentences are shortened. Ids are never shortened, so that they can be copied. In a list of fields,
-//! sentences continue on the next line, and a word that is too long, such as a URL, stays whole. Times are relative to now. **Elsewhere**
-//! (a file, a pipe) all columns are printed in full and times are absolute, so that the output does not depend on the
-//! moment and on the width of a window.
+//! **On a terminal** no table wraps, from 80 columns on: a table that is too wide first loses its optional columns,
+//! then its addresses and sentences are shortened. Ids are never shortened, so that they can be copied. In a list of
+//! fields, sentences continue on the next line, and a word that is too long, such as a URL, stays whole. Times are
+//! relative to now. **Elsewhere** (a file, a pipe) all columns are printed in full and times are absolute, so that the
+//! output does not depend on the moment and on the width of a window.
 
 use std::io::IsTerminal as _;
 

@@ -15,8 +15,8 @@
 //! that was held back is due, because it never stopped to be due.
 //!
 //! **A delivery waits no longer than the outage has lasted** ([`during_outage`]), from the moment at which attempts of
-//! several deliveries have failed in a row. Otherwise a few deliveries, each of which has failed twice before the breaker
-//! opened or as a probe, would all wait for five minutes after an outage of seconds, and nothing would probe.
+//! several deliveries have failed in a row. Otherwise a few deliveries, each of which has failed twice before the
+//! breaker opened or as a probe, would all wait for five minutes after an outage of seconds, and nothing would probe.
 //!
 //! - A connection that stands closes the breaker of the origin, whatever follows.
 //! - Any HTTP status closes the breaker of the URL, even a 500.

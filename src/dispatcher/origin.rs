@@ -13,8 +13,8 @@
 //! - One of them uses at most as many places as it leaves free in that half: with 16 places, the first hung URL gets
 //!   4, the next one 2. An untried URL therefore does not wait for a timeout of a hung one.
 //! - One quick queue leaves an eighth of the places to others, because it may turn slow with all its requests at once.
-//! - Probes of URLs that do not answer use at most a quarter of the places together ([`probes_max`]). Each takes a whole
-//!   timeout, and with many such URLs they would otherwise use the half of the untried ones without end.
+//! - Probes of URLs that do not answer use at most a quarter of the places together ([`probes_max`]). Each takes a
+//!   whole timeout, and with many such URLs they would otherwise use the half of the untried ones without end.
 //!
 //! The quick queues and the others take turns; within each kind, the queues take turns. Mail and chats have queues
 //! that are alone in their origin, and these rules do not apply to them.

@@ -21,7 +21,8 @@
 //!   before the last one, the sum is smaller by the last wait.
 //! - Time in which the process does not run is not counted. At a start, the store subtracts from the sums what passed
 //!   of the current waits since the process last noted that it runs (`store/deliveries/downtime`). It notes this every
-//!   minute while deliveries wait, so a crash or a stop loses a minute of a wait at most; interruptions of two minutes or less are counted.
+//!   minute while deliveries wait, so a crash or a stop loses a minute of a wait at most; interruptions of two minutes
+//!   or less are counted.
 
 use std::fmt;
 use std::sync::Arc;
@@ -359,9 +360,9 @@ const OUTAGE_WAIT_MIN: Duration = Duration::from_secs(10);
 /// Shortens the wait for a retry to a destination that has been down for `outage`.
 ///
 /// No retry waits longer than the outage has lasted: an outage of half a minute would otherwise delay deliveries by the
-/// next wait of the schedule, five minutes. A wait that is shortened uses neither a place nor time of the schedule, like
-/// the time for which a delivery is held back. The shortened waits double, so they are few; when the outage has lasted
-/// as long as the next wait of the schedule, the schedule continues.
+/// next wait of the schedule, five minutes. A wait that is shortened uses neither a place nor time of the schedule,
+/// like the time for which a delivery is held back. The shortened waits double, so they are few; when the outage has
+/// lasted as long as the next wait of the schedule, the schedule continues.
 pub fn during_outage(next: NextStep, kind: AttemptKind, outage: Duration, ended_at: Timestamp) -> NextStep {
     let (NextStep::Retry { due_at, .. }, AttemptKind::Scheduled { step, waited }) = (next, kind) else {
         return next;

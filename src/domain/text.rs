@@ -7,13 +7,13 @@
 //! - **Bodies** (requests to the API) are read with [`decode`]: like files, but the lines stay as they are, because
 //!   JSON defines them. Answers of providers, whom nobody here can ask to change their encoding, are also accepted in
 //!   UTF-16 ([`to_utf8`]).
-//! - **Values** (environment variables, flags, values of the configuration file, ids of jobs, signing secrets) are single
-//!   lines that a person has typed or pasted. [`check_value`] refuses what cannot be meant, such as the line break at
-//!   the end of a key that was read from a file. The other side would refuse such a key as unauthorized, and name
-//!   no cause.
+//! - **Values** (environment variables, flags, values of the configuration file, ids of jobs, signing secrets) are
+//!   single lines that a person has typed or pasted. [`check_value`] refuses what cannot be meant, such as the line
+//!   break at the end of a key that was read from a file. The other side would refuse such a key as unauthorized, and
+//!   name no cause.
 //!
-//! A text that a client stores, such as metadata, is not changed. A text that is shown in a single line is cleaned where
-//! it is shown (`channels/template_context`).
+//! A text that a client stores, such as metadata, is not changed. A text that is shown in a single line is cleaned
+//! where it is shown (`channels/template_context`).
 
 use std::borrow::Cow;
 
@@ -69,8 +69,8 @@ pub fn to_utf8(bytes: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// Returns whether a UTF-16 text is big-endian, and the text without its mark; `None` if the text is not UTF-16.
-/// Without a mark, zero bytes beside the first two characters decide: JSON and configuration begin with ASCII. One zero byte
-/// alone is a NUL character.
+/// Without a mark, zero bytes beside the first two characters decide: JSON and configuration begin with ASCII. One zero
+/// byte alone is a NUL character.
 fn utf16(bytes: &[u8]) -> Option<(bool, &[u8])> {
     match bytes {
         [0xff, 0xfe, rest @ ..] => Some((false, rest)),

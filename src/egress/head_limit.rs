@@ -1,9 +1,10 @@
 //! A limit on what a peer sends before the head of its response.
 //!
 //! HTTP permits any number of informational responses (1xx) before the final one. The HTTP library skips them, in one
-//! loop that reads the connection again as long as it has data: a peer that sends `103 Early Hints` without end occupies
-//! a worker thread, and no deadline is checked meanwhile. The library has no way to stop, so the connection
-//! underneath it does: it counts, pauses after each read that followed an informational response, and fails at the limit.
+//! loop that reads the connection again as long as it has data: a peer that sends `103 Early Hints` without end
+//! occupies a worker thread, and no deadline is checked meanwhile. The library has no way to stop, so the connection
+//! underneath it does: it counts, pauses after each read that followed an informational response, and fails at the
+//! limit.
 
 use std::io;
 use std::pin::Pin;

@@ -97,8 +97,8 @@ pub(super) enum ResolveError {
 }
 
 impl ResolveError {
-    /// Returns the error of a failed lookup. A user's name is shown. A name of the operator is not: users can read these
-    /// errors.
+    /// Returns the error of a failed lookup. A user's name is shown. A name of the operator is not: users can read
+    /// these errors.
     fn of_lookup(error: &LookupError, shown: Option<&str>) -> Self {
         let name = shown.map(|name| format!(" `{name}`")).unwrap_or_default();
         if let LookupError::Failed(NetworkError::Io(network))

@@ -9,10 +9,10 @@
 //! changed the watch, in the same transaction. After a stop or another ending the update matches nothing. A
 //! partial unique index on events enforces the same.
 //!
-//! **A job that is not found ends with its last watch.** Only the watches that were registered before the grace end, each
-//! with the last observation. The transaction that ends the last of them writes the ending of the job. A watch that is
-//! registered before that transaction keeps the job from ending, and one that is registered after it begins another
-//! generation. After a crash, the watches that remain begin the grace again.
+//! **A job that is not found ends with its last watch.** Only the watches that were registered before the grace end,
+//! each with the last observation. The transaction that ends the last of them writes the ending of the job. A watch
+//! that is registered before that transaction keeps the job from ending, and one that is registered after it begins
+//! another generation. After a crash, the watches that remain begin the grace again.
 //!
 //! **The row of the job is only the last observation.** A job can begin another generation while chunks of this
 //! ending remain, so no chunk of an ending reads it. An expiry belongs to the watch and not to the job; its event
@@ -71,8 +71,8 @@ pub struct NotifyWatches {
     pub generation: i64,
 }
 
-/// Ends the watches of a job that its provider does not know, and that were registered long enough ago. If no other watch
-/// remains, the job ends as well.
+/// Ends the watches of a job that its provider does not know, and that were registered long enough ago. If no other
+/// watch remains, the job ends as well.
 #[derive(Clone, Debug)]
 pub struct EndNotFound {
     /// The job.
@@ -178,8 +178,8 @@ pub(super) fn notify_watches(batch: &mut Batch<'_>, commands: &[&NotifyWatches])
     Ok(endings.iter().map(|ending| ending.as_ref().is_some_and(has_more)).collect())
 }
 
-/// Ends watches of jobs that are not found. A chunk is read whole, and only those of its watches end that were registered
-/// early enough: no index has the times of registration.
+/// Ends watches of jobs that are not found. A chunk is read whole, and only those of its watches end that were
+/// registered early enough: no index has the times of registration.
 pub(super) fn end_not_found(batch: &mut Batch<'_>, commands: &[&EndNotFound]) -> Result<Vec<NotFoundEnd>> {
     let first = (Timestamp::default(), AppNo(0), WatchId(Id::from_bytes([0; 16])));
     let rows = commands.iter().map(|command| {

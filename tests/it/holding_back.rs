@@ -1,4 +1,5 @@
-//! Destinations that do not respond: their deliveries are held back without loss, and their neighbours are not affected.
+//! Destinations that do not respond: their deliveries are held back without loss, and their neighbours are not
+//! affected.
 
 use serde_json::json;
 

@@ -66,8 +66,8 @@ impl Caller {
     }
 }
 
-/// Returns the token of `Authorization: Bearer <token>`. `None` also for two such headers: a gateway may have checked the
-/// other one.
+/// Returns the token of `Authorization: Bearer <token>`. `None` also for two such headers: a gateway may have checked
+/// the other one.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut all = headers.get_all(header::AUTHORIZATION).iter();
     let (scheme, token) = all.next()?.to_str().ok()?.split_once(' ')?;

@@ -34,8 +34,8 @@
 //! At a stop, idle connections are closed at once: the rest of a head is not awaited. The rest of a body is, and an
 //! answer that the kernel does not accept yet is still written.
 //!
-//! **Costs.** Every request changes a few atomics of its own connection. It takes the lock of `open` never, and the lock
-//! of a [`Notify`] only while a new connection waits for a place or the server stops.
+//! **Costs.** Every request changes a few atomics of its own connection. It takes the lock of `open` never, and the
+//! lock of a [`Notify`] only while a new connection waits for a place or the server stops.
 
 use std::collections::HashMap;
 use std::pin::Pin;

@@ -21,7 +21,8 @@ use crate::providers::Providers;
 use crate::store::{FairPermit, FairSemaphore, Store};
 use crate::telemetry::metrics::Load;
 
-/// Maximum number of connections, and less with few descriptors; further ones wait in the listener's backlog. Each can hold a body of 256 KiB.
+/// Maximum number of connections, and less with few descriptors; further ones wait in the listener's backlog. Each can
+/// hold a body of 256 KiB.
 pub const CONNECTIONS_MAX: usize = 4_096;
 
 /// Maximum number of requests that wait for the end of a watch: less than half of the connections, so that others find

@@ -111,8 +111,8 @@ impl DispatchState {
         }
     }
 
-    /// Frees the places of a delivery in flight that waits for a late reply: in its queue and its origin, in its channel,
-    /// and among all attempts. Returns false if too many deliveries wait already; it then keeps its places.
+    /// Frees the places of a delivery in flight that waits for a late reply: in its queue and its origin, in its
+    /// channel, and among all attempts. Returns false if too many deliveries wait already; it then keeps its places.
     pub(in crate::dispatcher) fn await_reply(&mut self, delivery: &PendingDelivery) -> bool {
         let name: Arc<str> = delivery.destination.queue.as_str().into();
         let Some(queue) = self.queues.get_mut(&name) else { return false };

@@ -105,8 +105,8 @@ impl FinalPoll {
         (self.give_up_at, self.is_last) = (self.give_up_at.max(now.plus(FINAL_POLL)), false);
     }
 
-    /// Returns when a failed poll is repeated that need not be repeated before `wanted`: at the latest at the end of the
-    /// period. A poll shortly before would leave no time for one at the end.
+    /// Returns when a failed poll is repeated that need not be repeated before `wanted`: at the latest at the end of
+    /// the period. A poll shortly before would leave no time for one at the end.
     pub fn repeat_at(&self, wanted: Timestamp, min_interval: Duration, now: Timestamp) -> Timestamp {
         let is_too_late = wanted.plus(min_interval) > self.give_up_at;
         if is_too_late && self.give_up_at > now { self.give_up_at } else { wanted }

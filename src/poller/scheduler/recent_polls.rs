@@ -3,8 +3,8 @@
 //! A job leaves the scheduler when no watch waits for it. It can come back at once: for a poll that a client requests,
 //! for a new watch, or because it is registered again after its ending. The minimum interval and the provider's
 //! `Retry-After` apply to the job all the same, so they are remembered here. Only a job that was polled within the
-//! minimum interval, or has a `Retry-After` that is not over, has an entry that matters. The others are dropped when the
-//! map has doubled, and all of them once the last one is past.
+//! minimum interval, or has a `Retry-After` that is not over, has an entry that matters. The others are dropped when
+//! the map has doubled, and all of them once the last one is past.
 
 use std::collections::HashMap;
 use std::time::Duration;

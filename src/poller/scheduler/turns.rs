@@ -7,14 +7,14 @@
 //! one. An app that had nothing to poll continues at the number of the app that was served last, so it saves no turns.
 //!
 //! **Final polls get at most half.** After a final poll, another kind of poll follows: of any app, if one waits there,
-//! and in any case of the same app in its next turn. A final poll is urgent, because it delays the end of a watch. But a
-//! client that registers watches of one second needs one for each watch.
+//! and in any case of the same app in its next turn. A final poll is urgent, because it delays the end of a watch. But
+//! a client that registers watches of one second needs one for each watch.
 //!
-//! **The apps leave places for one another.** Polls that take long occupy the places of the provider's concurrency. While
-//! another app has jobs at the provider, an app gets no more than a share of them. Two apps could still use up all, and
-//! a third would wait for the end of a slow poll. So an app that has a poll in flight also leaves one place for each
-//! app that has jobs and no poll in flight. It always leaves one place, even if there is no other app: the first job of
-//! another app can arrive while all polls are slow. [`Budget::places`] has these limits.
+//! **The apps leave places for one another.** Polls that take long occupy the places of the provider's concurrency.
+//! While another app has jobs at the provider, an app gets no more than a share of them. Two apps could still use up
+//! all, and a third would wait for the end of a slow poll. So an app that has a poll in flight also leaves one place
+//! for each app that has jobs and no poll in flight. It always leaves one place, even if there is no other app: the
+//! first job of another app can arrive while all polls are slow. [`Budget::places`] has these limits.
 //!
 //! **A job of several apps** takes turns with each of them: its polls wait in the queues of up to [`APPS_OF_A_JOB`]
 //! apps, and the first of them whose turn it is polls the job. No app delays the job of another by watching it.

@@ -10,9 +10,9 @@
 //! - If an old session of this process still holds it, on a server that has not noticed the loss, its process
 //!   id is known, and it is terminated.
 //!
-//! **No pooler in transaction mode.** Such a pooler gives each transaction the session that is free: the lock, the settings
-//! and the prepared statements of one session are then used by others. [`check_sessions`] opens a second session at the
-//! start, and refuses the server if a transaction of the second one displaces the first.
+//! **No pooler in transaction mode.** Such a pooler gives each transaction the session that is free: the lock, the
+//! settings and the prepared statements of one session are then used by others. [`check_sessions`] opens a second
+//! session at the start, and refuses the server if a transaction of the second one displaces the first.
 //!
 //! **Durability.** A server with `synchronous_commit=off` or `fsync=off` confirms a commit before it is on
 //! disk, so a crash of its machine could lose answered requests. Both settings are refused.
@@ -266,8 +266,8 @@ fn outcome(session: &Session, xid: &str) -> Result<CommitOutcome> {
 /// Refuses a pooler that gives each transaction another session.
 ///
 /// While a transaction of another session is open, this one has the process on the server that it had before. In
-/// transaction mode, the pooler has given that process to the transaction: mostly the process that became free last. The
-/// traffic of other clients can hide that once; so it is tried several times. A pooler that does not know prepared
+/// transaction mode, the pooler has given that process to the transaction: mostly the process that became free last.
+/// The traffic of other clients can hide that once; so it is tried several times. A pooler that does not know prepared
 /// statements shows itself by their errors.
 fn check_sessions(server: &Server, runtime: &Arc<BlockingRuntime>, session: &Session) -> anyhow::Result<()> {
     let is_shared = || -> Result<bool> {

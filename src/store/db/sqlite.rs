@@ -444,9 +444,9 @@ fn refuse_folder(path: &Path) -> Result<()> {
     }
 }
 
-/// Refuses a database with the tables of another program, before anything in it is changed. A migration is one transaction
-/// with its version, so a database of this program with tables has a version and the table `watches`. An SQL dump of one
-/// lacks the version.
+/// Refuses a database with the tables of another program, before anything in it is changed. A migration is one
+/// transaction with its version, so a database of this program with tables has a version and the table `watches`. An
+/// SQL dump of one lacks the version.
 fn refuse_foreign(connection: &Connection, path: &Path) -> Result<()> {
     let version: i64 = connection.query_row("pragma user_version", [], |row| row.get(0))?;
     let sql = "select count(*), coalesce(sum(name = 'watches'), 0),
@@ -481,8 +481,8 @@ fn is_without_space(error: &rusqlite::Error) -> bool {
         || (code == Some(ffi::SQLITE_IOERR_WRITE) && is_limited())
 }
 
-/// Returns an error with its causes, down to that of SQLite. Its own cause repeats it as a number, and its text can quote
-/// a whole migration.
+/// Returns an error with its causes, down to that of SQLite. Its own cause repeats it as a number, and its text can
+/// quote a whole migration.
 fn sentence(error: &anyhow::Error) -> String {
     let mut parts = Vec::new();
     for cause in error.chain() {

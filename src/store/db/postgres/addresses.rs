@@ -1,9 +1,9 @@
 //! The addresses of the server, each with its own attempt to connect.
 //!
-//! `tokio-postgres` 0.7 asks the C library for addresses, which waits ten seconds for a name server that answers no AAAA
-//! query, and tries the addresses one after another: the first silent one uses up the time. So the addresses are found
-//! here, and the library gets one configuration for each. An attempt that connects but gets no answer, as behind a
-//! broken proxy, holds up no other address either.
+//! `tokio-postgres` 0.7 asks the C library for addresses, which waits ten seconds for a name server that answers no
+//! AAAA query, and tries the addresses one after another: the first silent one uses up the time. So the addresses are
+//! found here, and the library gets one configuration for each. An attempt that connects but gets no answer, as behind
+//! a broken proxy, holds up no other address either.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -5,9 +5,9 @@
 //! replace it. A certificate that is itself in the file needs no authority: such a file is often the server's own,
 //! self-signed certificate.
 //!
-//! **Channel binding** (RFC 5929, `tls-server-end-point`): the login proves that both sides see the same certificate, so
-//! that no party in between can pass the login on. The value is the hash of the certificate, with the hash function of
-//! its signature, or SHA-256 in place of MD5 and SHA-1. It is not defined for signatures without a hash function of
+//! **Channel binding** (RFC 5929, `tls-server-end-point`): the login proves that both sides see the same certificate,
+//! so that no party in between can pass the login on. The value is the hash of the certificate, with the hash function
+//! of its signature, or SHA-256 in place of MD5 and SHA-1. It is not defined for signatures without a hash function of
 //! their own, such as Ed25519. For RSASSA-PSS, versions of PostgreSQL differ. In both cases there is no binding, and
 //! `channel_binding=require` fails.
 

@@ -55,10 +55,10 @@
 //! The log of a renamed or replaced file is emptied before the process ends. Otherwise the next start would apply it to
 //! the file that has the name then.
 //!
-//! **Which change is foreign.** In WAL mode, only checkpoints write the database. A checkpoint by any process (a shell, a
-//! replicator) counts the copied pages in the index of the log: one count before its first write, one after its last.
-//! So [`Contents`] are read while both counts are equal, and compared with those that were read under the same count.
-//! A commit changes neither. A checkpoint of this process compares before it writes, and holds the lock of [`Known`], so
+//! **Which change is foreign.** In WAL mode, only checkpoints write the database. A checkpoint by any process (a shell,
+//! a replicator) counts the copied pages in the index of the log: one count before its first write, one after its last.
+//! So [`Contents`] are read while both counts are equal, and compared with those that were read under the same count. A
+//! commit changes neither. A checkpoint of this process compares before it writes, and holds the lock of [`Known`], so
 //! the check of every second waits for it. Three things are compared:
 //!
 //! - The header. A backup by `vacuum into` or `.backup` has another `schema_version`, one from before the start another
@@ -67,25 +67,27 @@
 //! - The size.
 //! - The time of the last write. It alone does not show what was written: `touch` changes it as well. So the log stays.
 //!
-//! The commit after a checkpoint begins the log anew, which sets the count to 0. If the whole log was copied before, and
-//! its salt has become greater by 1, no checkpoint wrote the database in between (but one of another process, after a commit
-//! of another process that a reader kept from beginning the log anew). A change is then taken for a write, not for a copy.
+//! The commit after a checkpoint begins the log anew, which sets the count to 0. If the whole log was copied before,
+//! and its salt has become greater by 1, no checkpoint wrote the database in between (but one of another process, after
+//! a commit of another process that a reader kept from beginning the log anew). A change is then taken for a write, not
+//! for a copy.
 //!
-//! What is not seen: a copy in the same second as a checkpoint of another process, and a write with the same header in the
-//! same tick as a checkpoint.
+//! What is not seen: a copy in the same second as a checkpoint of another process, and a write with the same header in
+//! the same tick as a checkpoint.
 //!
-//! **A log that stayed behind.** After a kill, the log holds the newest commits. If a backup is then restored and the log
-//! forgotten, SQLite applies the log to the backup, which destroys it or undoes the restore. Nothing in a log says which
-//! database it belongs to. So every start notes the mark and the `schema_version` in `.lock`, and a start that finds a log
-//! beside a database with others is refused. The inode would not do: `cp backup x.db` keeps it, and a copy of the
-//! whole folder changes it. While the start or a rewrite changes the two, none is noted. If none is noted, or the lock was
-//! not copied with the database, the start checks all pages: a log that stayed behind mixes pages of two layouts, which the
-//! check finds, and the file alone is sound. Until the check has passed, nothing is written to the database, and closing
-//! it does not checkpoint.
+//! **A log that stayed behind.** After a kill, the log holds the newest commits. If a backup is then restored and the
+//! log forgotten, SQLite applies the log to the backup, which destroys it or undoes the restore. Nothing in a log says
+//! which database it belongs to. So every start notes the mark and the `schema_version` in `.lock`, and a start that
+//! finds a log beside a database with others is refused. The inode would not do: `cp backup x.db` keeps it, and a copy
+//! of the whole folder changes it. While the start or a rewrite changes the two, none is noted. If none is noted, or
+//! the lock was not copied with the database, the start checks all pages: a log that stayed behind mixes pages of two
+//! layouts, which the check finds, and the file alone is sound. Until the check has passed, nothing is written to the
+//! database, and closing it does not checkpoint.
 //!
 //! **A database that is missing.** A supervisor starts the program again after `mv x.db y`. A new database would accept
-//! watches that the return of the old one loses. So the start is refused if the log or the note says that there was one.
-//! The same holds for a database without an app whose note says that it had one: it was in a log that is missing or was emptied.
+//! watches that the return of the old one loses. So the start is refused if the log or the note says that there was
+//! one. The same holds for a database without an app whose note says that it had one: it was in a log that is missing
+//! or was emptied.
 
 mod contents;
 mod note;
@@ -239,8 +241,8 @@ impl Locks {
         Note::read(&self.lock).damage.is_some()
     }
 
-    /// Refuses a log that belongs to another database. Returns whether the log, if there is one, is known to belong to this
-    /// one.
+    /// Refuses a log that belongs to another database. Returns whether the log, if there is one, is known to belong to
+    /// this one.
     pub fn refuse_foreign_log(&self, path: &Path) -> Result<bool> {
         let found = Header::read(&self.database).map(|header| Origin::of(&header));
         start::refuse_foreign_log(path, Note::read(&self.lock).origin, found)
@@ -270,7 +272,8 @@ impl Locks {
 }
 
 impl Files {
-    /// Compares the open files with their names and with what the last checkpoint left. What cannot be read shows nothing.
+    /// Compares the open files with their names and with what the last checkpoint left. What cannot be read shows
+    /// nothing.
     pub fn check(&self) -> Result<(), Fault> {
         let Ok(open) = self.locks.database.metadata() else { return Ok(()) };
         match identity(&self.path) {
@@ -296,8 +299,8 @@ impl Files {
         }
     }
 
-    /// Runs a checkpoint, unless it could copy the log into a database that was changed. The check every second would come
-    /// too late: a checkpoint can write the header, and explains any change.
+    /// Runs a checkpoint, unless it could copy the log into a database that was changed. The check every second would
+    /// come too late: a checkpoint can write the header, and explains any change.
     pub fn checkpoint<T>(&self, run: impl FnOnce() -> T) -> Result<T, Fault> {
         let mut known = self.known();
         if !self.is_marked() {
@@ -358,12 +361,12 @@ impl Files {
             .is_ok()
     }
 
-    /// Compares the log with what its index says. Its size is not enough: the next commit after a truncation writes behind
-    /// a hole. So samples of its frames are compared as well.
+    /// Compares the log with what its index says. Its size is not enough: the next commit after a truncation writes
+    /// behind a hole. So samples of its frames are compared as well.
     ///
-    /// It is correct also while this or another process commits or checkpoints. The index is changed after the frames are
-    /// written, and before the log is truncated. So an index that is the same before and after the comparison describes the
-    /// log.
+    /// It is correct also while this or another process commits or checkpoints. The index is changed after the frames
+    /// are written, and before the log is truncated. So an index that is the same before and after the comparison
+    /// describes the log.
     fn check_log(&self) -> Result<(), Fault> {
         let Some(index) = LogIndex::read(&self.index) else { return Ok(()) };
         let is_whole = index.describes(&self.wal);

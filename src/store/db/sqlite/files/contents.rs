@@ -147,7 +147,8 @@ impl LogIndex {
     }
 
     /// Whether the log has this salt at its start and in samples of its frames: the last, those 1, 2, 4 … before it,
-    /// and the first. A hole contains one if fewer frames than it has pages follow it. What cannot be read shows nothing.
+    /// and the first. A hole contains one if fewer frames than it has pages follow it. What cannot be read shows
+    /// nothing.
     pub fn describes(&self, log: &File) -> bool {
         if self.frames == 0 {
             return true;

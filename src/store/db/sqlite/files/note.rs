@@ -6,8 +6,9 @@
 //! damage: database disk image is malformed
 //! ```
 //!
-//! `contents` says that an app was committed. The start and the schema are the mark (`application_id`) and the `schema_version` in the header of the database. Version
-//! 0.1.0 wrote the reason of a damage alone, and takes every text for one: it then checks all pages and empties the file.
+//! `contents` says that an app was committed. The start and the schema are the mark (`application_id`) and the
+//! `schema_version` in the header of the database. Version 0.1.0 wrote the reason of a damage alone, and takes every
+//! text for one: it then checks all pages and empties the file.
 
 use std::fs::File;
 use std::io;

@@ -106,9 +106,9 @@ fn mount(_path: &Path) -> Option<u64> {
     None
 }
 
-/// Takes the access of other users from the database and its log, if the mode permits it: a umask did that, and the file
-/// holds secrets. A mode with access for the group alone stays: an operator has chosen it, or set an ACL, whose mask is in
-/// the bits of the group. Returns a sentence about what was done.
+/// Takes the access of other users from the database and its log, if the mode permits it: a umask did that, and the
+/// file holds secrets. A mode with access for the group alone stays: an operator has chosen it, or set an ACL, whose
+/// mask is in the bits of the group. Returns a sentence about what was done.
 pub fn narrow(path: &Path) -> Option<String> {
     let mut sentence = None;
     for file in ["", "-wal", "-shm"].map(|suffix| beside(path, suffix)) {

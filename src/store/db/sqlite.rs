@@ -124,8 +124,8 @@ impl WriterConnection {
         let connection = checked.inspect_err(|_| locks.remove_new(path))?;
         // Only now it is known that the files are those of this program.
         locks.narrow();
-        if let Some(narrowed) = files::narrow(path) {
-            tracing::warn!("{narrowed}");
+        for sentence in files::narrow(path).into_iter().chain(files::saved_contents(path)) {
+            tracing::warn!("{sentence}");
         }
         Self::open_locked(path, connection, locks).map_err(|error| explain(path, &error))
     }
@@ -302,7 +302,21 @@ fn explain(path: &Path, error: &anyhow::Error) -> anyhow::Error {
         let found = cause.downcast_ref().map(|Damaged(reason)| reason.clone());
         reported.map(rusqlite::Error::to_string).or(found)
     });
-    let Some(reason) = damage else { return anyhow!(sentence(error)) };
+    let Some(reason) = damage else {
+        let is_read_only =
+            error.chain().filter_map(|cause| cause.downcast_ref::<rusqlite::Error>()).any(|cause| {
+                matches!(cause.sqlite_error_code(), Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied))
+            });
+        if is_read_only {
+            let folder = path.parent().unwrap_or(path).display();
+            return anyhow!(
+                "{}: the folder {folder} and all files of {} in it must be writable by the user that runs ringback",
+                sentence(error),
+                path.display()
+            );
+        }
+        return anyhow!(sentence(error));
+    };
     if files::has_log(path) && is_sound_without_log(path) {
         let path = path.display();
         return anyhow!(
@@ -337,7 +351,13 @@ fn refuse_lost_log(connection: &Connection, path: &Path, locks: &Locks) -> Resul
     if !locks.are_contents_noted() || has_app(connection)? {
         return Ok(());
     }
+    let saved = files::saved_contents(path);
     let path = path.display();
+    if let Some(saved) = saved {
+        bail!(
+            "the database {path} is empty, but {path}.lock says that it had contents. Nothing was changed: {saved}"
+        );
+    }
     bail!(
         "the database {path} is empty, but {path}.lock says that it had contents: they were in its log {path}-wal, which is \
          missing or was emptied; nothing was changed. Put the log back, or restore a backup; to begin with an empty database, delete or \

@@ -109,7 +109,7 @@ use self::note::{Note, Origin};
 use self::paths::{Identity, copies, identity};
 
 pub use self::paths::{beside, has_log};
-pub use self::start::{narrow, refuse_lost_database, refuse_mount_point};
+pub use self::start::{narrow, refuse_lost_database, refuse_mount_point, saved_contents};
 
 /// Byte that is locked. SQLite locks 512 bytes at 1 GiB. The greatest offset that every file system can lock is
 /// 2^63 - 1.
@@ -417,7 +417,15 @@ impl Files {
             Fault::Index | Fault::Lock => Ok(nothing_lost()),
         };
         let rescued = rescued.unwrap_or_else(|error| {
-            format!("its contents could not be saved ({error}): restore a backup as {path}, and start again")
+            let saved = format!("its contents could not be saved ({error})");
+            match (fault, self.locks.database.metadata()) {
+                // It has another name, and the log is as it was.
+                (Fault::Gone | Fault::Replaced, Ok(open)) if open.nlink() > 0 => format!(
+                    "{saved}, and lie in the file that was renamed and in {path}-wal: free some space if the disk is \
+                     full, rename the file to {path}, and start again"
+                ),
+                _ => format!("{saved}: restore a backup as {path}, and start again"),
+            }
         });
         format!("{}; {rescued}", fault.describe(&self.path))
     }

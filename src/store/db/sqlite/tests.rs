@@ -1,6 +1,6 @@
 //! Tests of the start and of the check of the files.
 
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 
 use super::*;
 
@@ -111,6 +111,12 @@ fn a_database_whose_log_held_everything_is_not_begun_anew() {
         );
         assert!(files_of(left.path()) == before, "the files have changed");
     }
+    // A copy that was saved is the remedy.
+    let saved = left.path().join("x.db.saved-1");
+    std::fs::write(&saved, "contents").expect("written");
+    let error = WriterConnection::open(&path).expect_err("refused").to_string();
+    assert!(error.contains("x.db.saved-1 holds the contents") && !error.contains("Put the log"), "{error}");
+    std::fs::remove_file(&saved).expect("removed");
     // As the sentence says.
     std::fs::copy(folder.path().join("x.db-wal"), left.path().join("x.db-wal")).expect("copied");
     let opened = WriterConnection::open(&path).expect("opens");
@@ -417,7 +423,6 @@ fn a_database_that_is_missing_is_not_begun_anew() {
 
 #[test]
 fn a_database_that_every_user_can_read_is_narrowed() {
-    use std::os::unix::fs::PermissionsExt as _;
     let mode = |path: &Path| path.metadata().expect("there").mode() & 0o777;
     for (found, left) in [(0o644, 0o600), (0o666, 0o600), (0o640, 0o640), (0o600, 0o600)] {
         let (folder, path) = killed();
@@ -431,6 +436,52 @@ fn a_database_that_every_user_can_read_is_narrowed() {
         let index = folder.path().join("x.db-shm");
         assert_eq!([mode(&path), mode(&log), mode(&index)], [left; 3], "{found:o}");
     }
+}
+
+#[test]
+fn an_empty_file_has_held_no_secrets() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("x.db");
+    std::fs::write(&path, "").expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("set");
+    assert_eq!(files::narrow(&path), None);
+    assert_eq!(path.metadata().expect("there").mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_renamed_database_on_a_full_disk_is_where_its_last_line_says() {
+    let (folder, path, writer) = opened();
+    let full = || Err("database or disk is full".to_owned());
+    std::fs::rename(&path, folder.path().join("y.db")).expect("renamed");
+    let said = writer.files.rescue(Fault::Gone, full);
+    assert!(said.contains("rename the file to") && !said.contains("backup"), "{said}");
+    std::fs::remove_file(folder.path().join("y.db")).expect("removed");
+    let said = writer.files.rescue(Fault::Gone, full);
+    assert!(said.contains("restore a backup"), "{said}");
+    std::mem::forget(writer);
+}
+
+#[test]
+fn saved_contents_are_named_at_every_start() {
+    let (folder, path) = killed();
+    assert_eq!(files::saved_contents(&path), None);
+    for n in 1..=2 {
+        std::fs::write(folder.path().join(format!("x.db.saved-{n}")), "contents").expect("written");
+        let said = files::saved_contents(&path).expect("a sentence");
+        assert!(said.contains(&format!("x.db.saved-{n} holds the contents")), "{said}");
+    }
+}
+
+#[test]
+fn a_database_that_cannot_be_written_names_the_remedy() {
+    let error = ffi::Error::new(ffi::SQLITE_READONLY);
+    let message = "attempt to write a readonly database".to_owned();
+    let error = anyhow::Error::new(rusqlite::Error::SqliteFailure(error, Some(message)));
+    let said = explain(Path::new("/data/x.db"), &error).to_string();
+    assert!(
+        said.contains("readonly") && said.contains("the folder /data and all files of /data/x.db"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -53,6 +53,18 @@ pub fn refuse_lost_database(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Returns a sentence about the contents of an earlier database that were saved beside this one, if there are any. A
+/// supervisor may have started the program again before a person has read where they are.
+pub fn saved_contents(path: &Path) -> Option<String> {
+    let saved = copies(path).rfind(|saved| saved.exists())?;
+    let (saved, path) = (saved.display(), path.display());
+    Some(format!(
+        "{saved} holds the contents of a database that was deleted or replaced while it was in use, and its watches are \
+         not polled. To go on with them, stop ringback, move {path}, {path}-wal and {path}-shm away, and rename {saved} to \
+         {path}; else delete {saved}"
+    ))
+}
+
 /// Returns the target of a link whose target is missing: the other files lie beside the target.
 fn target(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| {
@@ -119,6 +131,10 @@ pub fn narrow(path: &Path) -> Option<String> {
         }
         let own = found.uid() == rustix::process::geteuid().as_raw();
         let done = own && fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).is_ok();
+        // An empty file has held no secret.
+        if found.len() == 0 {
+            continue;
+        }
         sentence.get_or_insert_with(|| {
             let path = file.display();
             let what = if done { "its mode is now 0600" } else { "change its mode to 0600" };

@@ -3,7 +3,7 @@
 //! - **Rows and bytes.** A page ends when it has the requested number of rows, or when the next row would make it
 //!   larger than [`PAGE_BYTES`]; it has at least one row. Rows behind the end are not read into memory.
 //! - **Time.** A filter for which no index exists can match few rows or none, and then the whole list would be read
-//!   for one page. A read therefore examines no more than [`SCAN_MAX`] rows: an index tells the id at which they end,
+//!   for one page. A read therefore examines no more than [`SCAN_MAX`] rows: an index gives the id at which they end,
 //!   and the query has this id as a bound. If the page is not full then, the next rows are examined in another read,
 //!   for which the app waits its turn ([`FairSemaphore`](super::db::FairSemaphore)). After [`SCANS_MAX`] reads the
 //!   page ends as it is, perhaps without a row, and says where the next one begins.

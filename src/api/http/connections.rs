@@ -48,7 +48,7 @@ use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::memory_budget::NOBODY;
+use super::memory_budget::WITHOUT_KEY;
 use crate::clock::{Clock, Moment};
 use crate::domain::AppNo;
 
@@ -143,7 +143,7 @@ impl Connections {
         Arc::new(Activity {
             connections: Arc::clone(self),
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
-            app: AtomicI64::new(NOBODY.0),
+            app: AtomicI64::new(WITHOUT_KEY.0),
             requests: AtomicUsize::new(0),
             waits: AtomicUsize::new(0),
             since: AtomicU64::new(micros(self.clock.moment())),
@@ -208,7 +208,7 @@ impl Connections {
 impl Activity {
     /// Records that a request has begun.
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
-        self.app.store(NOBODY.0, Ordering::Relaxed);
+        self.app.store(WITHOUT_KEY.0, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::SeqCst);
         Busy(Arc::clone(self))
     }

@@ -33,7 +33,7 @@ pub const MEMORY_MAX: usize = 128 * 1024 * 1024;
 pub(super) const SMALL: usize = 8 * 1024;
 
 /// The app of requests without a key.
-pub(super) const NOBODY: AppNo = AppNo(0);
+pub(super) const WITHOUT_KEY: AppNo = AppNo(0);
 
 /// The memory of requests and answers, in all and of each app.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl MemoryBudget {
 
     /// Returns an empty reservation of an app. `None`: the request has no key.
     pub fn hold(self: &Arc<Self>, app: Option<AppNo>) -> HeldMemory {
-        HeldMemory { budget: Arc::clone(self), app: app.unwrap_or(NOBODY), bytes: 0 }
+        HeldMemory { budget: Arc::clone(self), app: app.unwrap_or(WITHOUT_KEY), bytes: 0 }
     }
 
     /// Number of bytes in use.

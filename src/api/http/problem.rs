@@ -250,7 +250,7 @@ impl Problem {
 
     /// 401.
     pub fn unauthorized() -> Self {
-        let detail = "the API key is missing or not valid; send `Authorization: Bearer <key>` once";
+        let detail = "the API key is missing or not valid; send one header `Authorization: Bearer <key>`";
         Self::new(ProblemCode::Unauthorized, detail)
     }
 

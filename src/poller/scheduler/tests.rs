@@ -573,7 +573,7 @@ fn a_job_that_is_stopped_and_registered_again_keeps_the_minimum_interval() {
 }
 
 #[test]
-fn a_job_that_is_registered_again_after_its_end_keeps_the_minimum_interval() {
+fn a_job_registered_again_after_its_end_keeps_the_minimum_interval() {
     let (mut scheduler, mut polls, mut generation) = (with_long_interval(), Vec::new(), 0);
     for now in 0..60 {
         scheduler.watch(facts(1, generation, now, Some(terms(9_000))), now);
@@ -600,7 +600,7 @@ fn a_generation_that_begins_during_a_poll_keeps_the_minimum_interval() {
 }
 
 #[test]
-fn a_requested_poll_that_waits_is_also_made_if_the_job_is_registered_again() {
+fn a_requested_poll_that_waits_outlives_a_new_registration() {
     let mut scheduler = scheduler(at(0));
     scheduler.poll_now(facts(1, 0, 0, None), 0);
     assert_eq!(scheduler.take_due(at(0)), [poll(1)]);

@@ -28,7 +28,7 @@ const DAMAGE: &str = "damage: ";
 /// Maximum length of a note, in bytes.
 const LENGTH_MAX: usize = 1024;
 
-/// What tells one state of a database from its backups. No commit of this program changes it between two starts.
+/// What distinguishes a state of a database from its backups. No commit of this program changes it between two starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     pub mark: u32,

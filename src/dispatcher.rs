@@ -339,7 +339,12 @@ impl Dispatcher {
         log_changes(delivery, changes, &result);
         let next = next_attempt(&self.policy, delivery.id, kind, &result.outcome, ended_at);
         let next = match changes.outage {
-            Some(outage) => during_outage(next, kind, outage, ended_at),
+            Some(outage) => {
+                let requested = if let Outcome::Retry { after } = result.outcome { after } else { None }
+                    .unwrap_or_default();
+                let extra = delivery.attempts.saturating_sub(delivery.step);
+                during_outage(next, kind, (outage.max(requested), extra), ended_at)
+            }
             None => next,
         };
         if result.outcome != Outcome::NotMade {
@@ -472,7 +477,7 @@ fn log_changes(delivery: &PendingDelivery, changes: Changes, result: &AttemptRes
     if changes.opened == Some(Opened::Url) {
         tracing::warn!(
             %delivery, queue, error,
-            "the URL does not answer in time: its deliveries wait, and single attempts are made until it answers"
+            "the URL gives no complete answer: its deliveries wait, and single attempts are made until it answers"
         );
     }
     if changes.closed {

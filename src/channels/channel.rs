@@ -281,11 +281,23 @@ pub enum Reach {
     NoAnswer,
     /// The connection stood, and the answer broke off or is unreadable.
     Broken,
+    /// A gateway answered that its backend gives no answer.
+    Unavailable,
     /// The destination answered.
     Answered,
 }
 
 impl Reach {
+    /// Returns how far an exchange with a complete answer came. 502, 503 and 504 come from a gateway whose backend is
+    /// restarted, or from a server that starts or stops. Cloudflare has 520 to 524 for backends that refuse, break off
+    /// or do not answer. A 500 comes from the receiver's program itself.
+    fn of_status(status: u16) -> Self {
+        match status {
+            502..=504 | 520..=524 => Self::Unavailable,
+            _ => Self::Answered,
+        }
+    }
+
     fn of(error: &SendError) -> Self {
         match error {
             SendError::Refused(_) | SendError::Exhausted(_) | SendError::Resolver(_) => Self::NotTried,
@@ -337,6 +349,7 @@ impl AttemptResult {
             }
         };
         let (outcome, error) = classify(&received);
+        let reach = Reach::of_status(received.status);
         let attempt = Attempt {
             status_code: Some(received.status),
             error,
@@ -345,7 +358,7 @@ impl AttemptResult {
             response_headers: received.headers,
             ..Attempt::default()
         };
-        Self { outcome, reach: Reach::Answered, duration: Duration::ZERO, attempt }
+        Self { outcome, reach, duration: Duration::ZERO, attempt }
     }
 }
 

@@ -4,23 +4,31 @@
 //!
 //! - **The origin** (app, scheme, host, port) cannot be reached: the name does not resolve, no connection is made, or
 //!   TLS fails. This concerns every URL of the host.
-//! - **A URL** (without its query) gives no answer in time although the connection stands. This concerns only the URL:
-//!   on the host of a gateway, the next URL belongs to another program.
+//! - **A URL** (without its query) gives no answer in time, or its answers break off, although the connection stands.
+//!   This concerns only the URL: on the host of a gateway, the next URL belongs to another program.
 //!
-//! A breaker opens after [`OPENS_AFTER`] failures in a row. Failures that were in flight together count once
-//! ([`FailureStreak`]). While it is open, its deliveries are **held back**: they stay due in the store, and nothing is
-//! written about them. They use no place of their schedules, and no time of them is counted. One attempt at a time is
-//! made as a **probe**, 1, 2, 4, 8 and then every 10 seconds after the end of the last one. The queues of an origin
-//! take turns with the probes, so a single bad URL cannot keep the breaker open. When the breaker closes, everything
-//! that was held back is due, because it never stopped to be due.
+//! A breaker opens after [`OPENS_AFTER`] failures in a row, of several deliveries: a single one may itself be the
+//! cause, because the receiver fails on its content. Failures that were in flight together count once
+//! ([`FailureStreak`]). While it is open, its deliveries are **held back**: they stay due in the store, and nothing
+//! is written about them. They use no place of their schedules, and no time of them is counted. One attempt at a
+//! time is made as a **probe**, 1, 2, 4, 8 and then every 10 seconds after the end of the last one. The queues of
+//! an origin take turns with the probes, so a single bad URL cannot keep the breaker open. When the breaker closes,
+//! everything that was held back is due, because it never stopped to be due.
 //!
 //! **A delivery waits no longer than the outage has lasted** ([`during_outage`]), from the moment at which attempts of
 //! several deliveries have failed in a row. Otherwise a few deliveries, each of which has failed twice before the
 //! breaker opened or as a probe, would all wait for five minutes after an outage of seconds, and nothing would probe.
+//! The number of such retries of a delivery is limited, because answers to other deliveries begin a new outage.
 //!
 //! - A connection that stands closes the breaker of the origin, whatever follows.
 //! - Any HTTP status closes the breaker of the URL, even a 500.
-//! - An answer that breaks off says that the host is there, and nothing about the time that the URL takes.
+//! - A status of a gateway whose backend is away (502, 503, 504, 520 to 524) closes it as well, but continues the
+//!   outage: a backend that is deployed behind a gateway is away for seconds, as it is without one. Such a status opens no
+//!   breaker, because a receiver may also refuse some deliveries with it and accept others. The retries after it double
+//!   their waits, and `Retry-After` lengthens them.
+//! - An answer that breaks off is a failure, as if there was none: a program that is restarted resets its connections.
+//!   The receiver may have processed the delivery, so a retry may be a second copy; the `webhook-id` is the same. Until
+//!   the breaker opens, a few such retries are made in the first seconds, and then only probes.
 //! - A manual retry is always made.
 //!
 //! If Ringback itself lacks a resource (descriptors, memory, ports), nothing was learned about the destination. The
@@ -68,10 +76,11 @@ pub(super) struct Breakers {
 #[derive(Debug)]
 struct Breaker {
     streak: FailureStreak,
-    /// Time of the first failure, and its delivery.
-    first: (Timestamp, DeliveryId),
-    /// Whether deliveries besides the first one have failed.
-    is_of_several: bool,
+    /// Delivery of the first failure.
+    first: DeliveryId,
+    /// Time of the first failure of another delivery: the outage begins. A delivery that failed alone before may itself
+    /// be the cause, for hours.
+    outage_since: Option<Timestamp>,
     /// Time of the last failure or probe.
     last: Timestamp,
     /// `Some` while it is open.
@@ -140,8 +149,7 @@ impl Breakers {
     /// Returns for how long attempts have failed, if they were attempts of several deliveries. The failures of a single
     /// delivery follow its schedule alone.
     pub(super) fn outage(&self, name: &str, now: Timestamp) -> Option<Duration> {
-        let breaker = self.failing.get(name).filter(|breaker| breaker.is_of_several)?;
-        Some(now.since(breaker.first.0))
+        Some(now.since(self.failing.get(name)?.outage_since?))
     }
 
     /// Records a success. Returns whether the breaker was open.
@@ -151,6 +159,14 @@ impl Breakers {
         breaker.probes.is_some()
     }
 
+    /// Records that a gateway answered for a backend that gives no answer. The breaker closes, and the outage
+    /// continues. Returns whether the breaker was open.
+    pub(super) fn unavailable(&mut self, name: &Arc<str>, delivery: DeliveryId, ended_at: Timestamp) -> bool {
+        let Some(breaker) = self.failing(name, delivery, ended_at) else { return false };
+        breaker.streak.succeeded();
+        breaker.probes.take().is_some()
+    }
+
     /// Records a failure of an attempt that started and ended at these times. Returns whether it opens the breaker.
     pub(super) fn failed(
         &mut self,
@@ -158,28 +174,42 @@ impl Breakers {
         delivery: DeliveryId,
         (started_at, ended_at): (Timestamp, Timestamp),
     ) -> bool {
-        if !self.failing.contains_key(name) && !self.make_place(app_of(name), ended_at) {
-            return false;
-        }
-        let breaker = self.failing.entry(Arc::clone(name)).or_insert_with(|| {
-            *self.of_app.entry(app_of(name)).or_default() += 1;
-            Breaker {
-                streak: FailureStreak::default(),
-                first: (ended_at, delivery),
-                is_of_several: false,
-                last: ended_at,
-                probes: None,
-            }
-        });
-        breaker.is_of_several |= breaker.first.1 != delivery;
+        let Some(breaker) = self.failing(name, delivery, ended_at) else { return false };
         breaker.streak.failed(started_at, ended_at);
-        breaker.last = ended_at;
-        let opens = breaker.probes.is_none() && breaker.streak.count() >= OPENS_AFTER;
+        let is_of_several = breaker.outage_since.is_some();
+        let opens = breaker.probes.is_none() && is_of_several && breaker.streak.count() >= OPENS_AFTER;
         if opens {
             let (at, pause) = (ended_at.plus(FIRST_PROBE), FIRST_PROBE * 2);
             breaker.probes = Some(Probes { at, pause, in_flight: None });
         }
         opens
+    }
+
+    /// Returns the breaker of an origin or URL after an attempt that failed; `None` if no further one can be kept.
+    fn failing(
+        &mut self,
+        name: &Arc<str>,
+        delivery: DeliveryId,
+        ended_at: Timestamp,
+    ) -> Option<&mut Breaker> {
+        if !self.failing.contains_key(name) && !self.make_place(app_of(name), ended_at) {
+            return None;
+        }
+        let breaker = self.failing.entry(Arc::clone(name)).or_insert_with(|| {
+            *self.of_app.entry(app_of(name)).or_default() += 1;
+            Breaker {
+                streak: FailureStreak::default(),
+                first: delivery,
+                outage_since: None,
+                last: ended_at,
+                probes: None,
+            }
+        });
+        if breaker.first != delivery {
+            breaker.outage_since.get_or_insert(ended_at);
+        }
+        breaker.last = ended_at;
+        Some(breaker)
     }
 
     /// Pauses an origin after a fault of our own. Returns whether it was not paused before.
@@ -242,12 +272,12 @@ mod tests {
         text.into()
     }
 
-    /// Records failures of attempts that each start one second after the last one, from second 0. The last one opens
-    /// the breaker.
+    /// Records failures of attempts of two deliveries. Each starts one second after the last one; the last one, at
+    /// second 0, opens the breaker.
     fn open(breakers: &mut Breakers, name: &Arc<str>) {
         for n in 1..=i64::from(OPENS_AFTER) {
             assert_eq!(breakers.admission(name, at(n - 5)), Admission::Free);
-            assert_eq!(breakers.failed(name, id(1), (at(n - 5), at(n - 5))), n == 5);
+            assert_eq!(breakers.failed(name, id((n == 1).into()), (at(n - 5), at(n - 5))), n == 5);
         }
     }
 
@@ -333,30 +363,57 @@ mod tests {
         let mut breakers = Breakers::default();
         for n in 0..=FAILING_MAX {
             let url = name(&format!("1 https://a.example:443 {n}"));
-            for second in 0..5 {
-                breakers.failed(&url, id(1), (at(second), at(second)));
+            for second in 0..5_u8 {
+                breakers.failed(&url, id(second), (at(second.into()), at(second.into())));
             }
         }
         assert_eq!(breakers.failing.len(), per_app_limit(FAILING_MAX), "open ones are kept");
         open(&mut breakers, &name("2 https://b.example:443"));
         // After an hour without an attempt they make place.
         let url = name("1 https://c.example:443");
-        for second in 4_000..4_005 {
-            breakers.failed(&url, id(1), (at(second), at(second)));
+        for n in 0..5_u8 {
+            let second = 4_000 + i64::from(n);
+            breakers.failed(&url, id(n), (at(second), at(second)));
         }
         assert_eq!((breakers.failing.len(), breakers.open_count()), (1, 1));
         assert_eq!(breakers.of_app.values().sum::<usize>(), 1);
     }
 
     #[test]
-    fn an_outage_begins_with_the_first_failure_and_needs_several_deliveries() {
+    fn an_outage_begins_with_the_first_failure_of_a_second_delivery() {
         let (mut breakers, a) = (Breakers::default(), name("1 https://a.example:443"));
         breakers.failed(&a, id(1), (at(0), at(0)));
-        breakers.failed(&a, id(1), (at(5), at(5)));
-        assert_eq!(breakers.outage(&a, at(5)), None, "a single delivery follows its schedule");
-        breakers.failed(&a, id(2), (at(6), at(6)));
-        assert_eq!(breakers.outage(&a, at(9)), Some(Duration::from_secs(9)));
+        breakers.failed(&a, id(1), (at(3_600), at(3_600)));
+        assert_eq!(breakers.outage(&a, at(3_600)), None, "a single delivery follows its schedule");
+        breakers.failed(&a, id(2), (at(3_606), at(3_606)));
+        breakers.failed(&a, id(3), (at(3_608), at(3_608)));
+        assert_eq!(breakers.outage(&a, at(3_609)), Some(Duration::from_secs(3)));
         breakers.responded(&a);
-        assert_eq!(breakers.outage(&a, at(10)), None);
+        assert_eq!(breakers.outage(&a, at(3_610)), None);
+    }
+
+    #[test]
+    fn a_single_delivery_opens_no_breaker() {
+        let (mut breakers, a) = (Breakers::default(), name("1 https://a.example:443 b"));
+        for second in 0..100 {
+            assert!(!breakers.failed(&a, id(1), (at(second), at(second))));
+        }
+        assert!(breakers.failed(&a, id(2), (at(100), at(100))), "the next one fails as well");
+    }
+
+    #[test]
+    fn a_status_of_a_gateway_closes_a_breaker_and_continues_the_outage() {
+        let (mut breakers, a) = (Breakers::default(), name("1 https://a.example:443 b"));
+        open(&mut breakers, &a);
+        assert!(breakers.unavailable(&a, id(1), at(4)) && !breakers.unavailable(&a, id(1), at(5)));
+        assert_eq!((breakers.admission(&a, at(5)), breakers.open_count()), (Admission::Free, 0));
+        assert_eq!(breakers.outage(&a, at(5)), Some(Duration::from_secs(8)));
+        // It opens no breaker by itself, and restarts the count.
+        for second in 6..100 {
+            assert!(!breakers.unavailable(&a, id(2), at(second)));
+        }
+        assert!(!breakers.failed(&a, id(2), (at(100), at(100))));
+        assert!(!breakers.responded(&a));
+        assert_eq!(breakers.outage(&a, at(101)), None);
     }
 }

@@ -357,16 +357,30 @@ pub fn next_attempt(
 /// Shortest wait for a retry that is made before its time because several deliveries fail: two probes are as far apart.
 const OUTAGE_WAIT_MIN: Duration = Duration::from_secs(10);
 
-/// Shortens the wait for a retry to a destination that has been down for `outage`.
+/// Maximum number of attempts of a delivery that use no place of the schedule, until its waits are not shortened any
+/// more. An outage as long as the default schedule needs about 15. A receiver that fails on some deliveries and answers
+/// others would otherwise begin a new outage without end.
+const OUTAGE_RETRIES_MAX: u32 = 20;
+
+/// Shortens the wait for a retry to a destination that has been down for `outage`. `extra` is the number of attempts of
+/// the delivery that used no place of the schedule; manual retries are among them.
 ///
 /// No retry waits longer than the outage has lasted: an outage of half a minute would otherwise delay deliveries by the
 /// next wait of the schedule, five minutes. A wait that is shortened uses neither a place nor time of the schedule,
 /// like the time for which a delivery is held back. The shortened waits double, so they are few; when the outage has
 /// lasted as long as the next wait of the schedule, the schedule continues.
-pub fn during_outage(next: NextStep, kind: AttemptKind, outage: Duration, ended_at: Timestamp) -> NextStep {
+pub fn during_outage(
+    next: NextStep,
+    kind: AttemptKind,
+    (outage, extra): (Duration, u32),
+    ended_at: Timestamp,
+) -> NextStep {
     let (NextStep::Retry { due_at, .. }, AttemptKind::Scheduled { step, waited }) = (next, kind) else {
         return next;
     };
+    if extra >= OUTAGE_RETRIES_MAX {
+        return next;
+    }
     let soonest = ended_at.plus(outage.max(OUTAGE_WAIT_MIN));
     if soonest < due_at { NextStep::Retry { step, due_at: soonest, waited } } else { next }
 }
@@ -445,12 +459,14 @@ mod tests {
         for (outage, expected) in
             [(0, shortened(10)), (24, shortened(24)), (299, shortened(299)), (300, scheduled)]
         {
-            assert_eq!(during_outage(scheduled, kind, outage * second, ended_at), expected, "{outage} s");
+            let found = during_outage(scheduled, kind, (outage * second, 19), ended_at);
+            assert_eq!(found, expected, "{outage} s");
+            assert_eq!(during_outage(scheduled, kind, (outage * second, 20), ended_at), scheduled);
         }
         let failed = NextStep::Failed(Reason::Exhausted);
-        assert_eq!(during_outage(failed, kind, second, ended_at), failed);
+        assert_eq!(during_outage(failed, kind, (second, 0), ended_at), failed);
         assert_eq!(
-            during_outage(NextStep::Unchanged, AttemptKind::Manual, second, ended_at),
+            during_outage(NextStep::Unchanged, AttemptKind::Manual, (second, 0), ended_at),
             NextStep::Unchanged
         );
     }

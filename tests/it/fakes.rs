@@ -39,6 +39,8 @@ enum Body {
     Endless,
     /// No response: the connection is reset.
     Reset,
+    /// Half a head, before the connection is closed.
+    Cut,
     /// Bytes that are not HTTP.
     Garbage,
 }
@@ -81,6 +83,10 @@ impl Reply {
 
     pub fn reset() -> Self {
         Self { body: Body::Reset, ..Self::status(0) }
+    }
+
+    pub fn cut() -> Self {
+        Self { body: Body::Cut, ..Self::status(200) }
     }
 
     pub fn garbage() -> Self {
@@ -127,6 +133,10 @@ impl Reply {
             }
             Body::Reset => {
                 let _ = stream.set_zero_linger();
+                false
+            }
+            Body::Cut => {
+                let _ = stream.write_all(&top.as_bytes()[..top.len() / 2]).await;
                 false
             }
             Body::Garbage => {

@@ -132,6 +132,75 @@ async fn an_outage_of_half_a_minute_delays_no_delivery_by_minutes() {
     t.finish().await;
 }
 
+// The schedule has 5 s and then 5 min.
+#[tokio::test]
+async fn a_deploy_of_20_seconds_delays_no_delivery_by_minutes() {
+    let t = Harness::start().await;
+    for (case, reply) in [
+        ("reset", Reply::reset()),
+        ("cut", Reply::cut()),
+        ("garbage", Reply::garbage()),
+        ("502", Reply::status(502)),
+        ("503", Reply::status(503).with("retry-after", "1")),
+        ("521", Reply::status(521)),
+    ] {
+        let path = format!("/{case}");
+        t.receiver.always(&path, Some(reply));
+        let mut watches = Vec::new();
+        for n in 0..8 {
+            watches.push(notify_url(&t, &format!("job_{case}_{n}"), &t.receiver.url(&path)).await);
+            t.pass(seconds(2)).await;
+        }
+        t.pass(seconds(6)).await;
+        t.receiver.always(&path, None);
+        t.pass(seconds(25)).await;
+        for watch in &watches {
+            assert_eq!(t.delivery(watch).await["status"], "succeeded", "{case}");
+        }
+        let attempts = t.receiver.read_all().len();
+        assert!((16..=40).contains(&attempts), "{case}: {attempts}");
+        assert_eq!(destinations_down(&t).await, 0, "{case}");
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_url_that_breaks_off_without_end_gets_single_attempts() {
+    let t = Harness::with(&WITHOUT_RETRY).await;
+    t.receiver.always("/hook", Some(Reply::reset()));
+    for n in 0..40 {
+        notify_url(&t, &format!("job_{n}"), &t.receiver.url("/hook")).await;
+        t.pass(seconds(1)).await;
+    }
+    assert_eq!(destinations_down(&t).await, 1);
+    t.receiver.read_all();
+    t.pass(minutes(2)).await;
+    let attempts = t.receiver.read_all().len();
+    assert!((11..=13).contains(&attempts), "probes only: {attempts}");
+    t.receiver.always("/hook", None);
+    t.pass(seconds(11)).await;
+    assert!(t.receiver.read_all().len() >= 10);
+    assert_eq!(destinations_down(&t).await, 0);
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_for_one_delivery_delays_no_other() {
+    let schedule = ("RINGBACK_DELIVERY__RETRY_SCHEDULE", "1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s, 1s");
+    let t = Harness::with(&[schedule]).await;
+    // Both are the same URL, because the query does not count.
+    t.receiver.always("/hook?poisonous", Some(Reply::reset()));
+    let poisonous = notify_url(&t, "job_1", &t.receiver.url("/hook?poisonous")).await;
+    t.pass(seconds(20)).await;
+    assert_eq!(errors(&t, &poisonous).await.len(), 13, "the schedule, and no more");
+    assert_eq!(destinations_down(&t).await, 0);
+    let watch = notify_url(&t, "job_2", &t.receiver.url("/hook")).await;
+    t.pass(seconds(5)).await;
+    assert_eq!(errors(&t, &watch).await, [""]);
+    t.receiver.read_all();
+    t.finish().await;
+}
+
 #[tokio::test]
 async fn probes_take_turns_among_the_urls_of_a_host() {
     let t = Harness::with(&[
@@ -232,6 +301,9 @@ async fn an_attempt_without_a_free_descriptor_is_not_counted() {
 crate::postgres::on_postgres_too! {
     what_is_held_back_loses_no_attempt,
     an_outage_of_half_a_minute_delays_no_delivery_by_minutes,
+    a_deploy_of_20_seconds_delays_no_delivery_by_minutes,
+    a_url_that_breaks_off_without_end_gets_single_attempts,
+    an_answer_that_breaks_off_for_one_delivery_delays_no_other,
     a_host_that_is_down_for_a_week_ends_its_deliveries,
     probes_take_turns_among_the_urls_of_a_host,
     a_manual_retry_is_made_at_once_to_a_host_that_is_down,

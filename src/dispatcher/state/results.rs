@@ -30,7 +30,7 @@ pub(in crate::dispatcher) struct Changes {
 pub(in crate::dispatcher) enum Opened {
     /// No connection to the origin is made.
     Origin,
-    /// The URL gives no answer in time.
+    /// The URL gives no answer in time, or its answers break off.
     Url,
 }
 
@@ -57,21 +57,25 @@ impl DispatchState {
             self.pacer.rate_limited(&name, channel, *wait, ended_at);
         }
         if channels::spec(channel).has_breaker {
-            let is_connected = matches!(result.reach, Reach::NoAnswer | Reach::Broken | Reach::Answered);
+            let is_connected = !matches!(result.reach, Reach::NotTried | Reach::NotConnected);
             if is_connected && origin != name {
                 changes.closed |= self.breakers.responded(&origin);
             }
             match result.reach {
-                Reach::NotTried | Reach::Broken => {}
+                Reach::NotTried => {}
                 Reach::NotConnected => {
                     let opens = self.breakers.failed(&origin, delivery.id, (started_at, ended_at));
                     changes.outage = self.breakers.outage(&origin, ended_at);
                     changes.opened = opens.then_some(Opened::Origin);
                 }
-                Reach::NoAnswer => {
+                Reach::NoAnswer | Reach::Broken => {
                     let opens = self.breakers.failed(&name, delivery.id, (started_at, ended_at));
                     changes.outage = self.breakers.outage(&name, ended_at);
                     changes.opened = opens.then_some(Opened::Url);
+                }
+                Reach::Unavailable => {
+                    changes.closed |= self.breakers.unavailable(&name, delivery.id, ended_at);
+                    changes.outage = self.breakers.outage(&name, ended_at);
                 }
                 Reach::Answered => changes.closed |= self.breakers.responded(&name),
             }

@@ -179,9 +179,10 @@ impl Received {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// Returns the wait from `now` that the header `retry-after` requests.
+    /// Returns the wait from `now` that the header `retry-after` requests: the longest one, if there are several.
     pub fn retry_after(&self, now: Timestamp) -> Option<Duration> {
-        parse_retry_after(self.header("retry-after")?, now)
+        let lines = self.headers.iter().filter(|(name, _)| name == "retry-after");
+        lines.filter_map(|(_, value)| parse_retry_after(value, now)).max()
     }
 }
 

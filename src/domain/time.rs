@@ -144,9 +144,23 @@ pub fn format_duration(span: Duration) -> String {
 }
 
 /// Parses a `Retry-After` header, in seconds (whole or not) or as an HTTP date, as a span from `now`. Some services
-/// send the seconds since 1970 instead. A number with too many digits is the longest span. Returns `None` for anything
-/// else and for a time in the past. The caller limits the span.
+/// send the seconds since 1970 instead. A number with too many digits is the longest span. Two servers in a row may each
+/// add a header, which a third one joins to a list: its longest member counts, because each of them requests to wait.
+/// Returns `None` for anything else and for a time in the past. The caller limits the span.
 pub fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    // A date contains a comma itself.
+    let commas = text.match_indices(',').map(|(at, _)| at);
+    let starts = std::iter::once(0).chain(commas.clone().map(|at| at + 1));
+    let ends: Vec<usize> = commas.chain([text.len()]).collect();
+    let members = starts.enumerate().flat_map(|(n, start)| {
+        let ends = ends.iter().skip(n).take(2);
+        ends.filter_map(move |end| parse_one_retry_after(&text[start..*end], now))
+    });
+    members.max()
+}
+
+/// Parses a single value of `Retry-After`.
+fn parse_one_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse::<f64>() {
         let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
@@ -239,6 +253,15 @@ mod tests {
             ("1e3", None),
             ("soon", None),
             ("", None),
+            ("600, 10", Some(600_000)),
+            ("10,600", Some(600_000)),
+            ("soon, 10,", Some(10_000)),
+            (",", None),
+            ("soon, later", None),
+            ("5, Wed, 18 Feb 2026 15:02:00 GMT, 7", Some(120_000)),
+            ("300, Wed, 18 Feb 2026 14:02:00 GMT", Some(300_000)),
+            ("Wed, 18 Feb 2026 15:02:00 GMT, Wed, 18 Feb 2026 15:03:00 GMT", Some(180_000)),
+            ("Wednesday, 18-Feb-26 15:02:00 GMT", Some(120_000)),
         ];
         for (text, millis) in table {
             let read = parse_retry_after(text, now).map(|span| span.as_millis());

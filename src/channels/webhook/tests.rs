@@ -290,6 +290,8 @@ async fn every_answer_has_one_meaning() {
         ("302 Found", "location: https://example.com/\r\n", Outcome::Retry { after: None }),
         ("400 Bad", "", Outcome::Retry { after: None }),
         ("429 Slow", "Retry-After: 60\r\n", Outcome::Retry { after: minute }),
+        ("429 Slow", "retry-after: 60, 10\r\n", Outcome::Retry { after: minute }),
+        ("429 Slow", "retry-after: 10\r\nRetry-After: 60\r\n", Outcome::Retry { after: minute }),
         ("503 Down", "retry-after: Thu, 25 Feb 2021 15:03:10 GMT\r\n", Outcome::Retry { after: minute }),
         ("500 Oops", "retry-after: soon\r\n", Outcome::Retry { after: None }),
     ];

@@ -298,7 +298,7 @@ fn classify(stage: Stage, failure: Failure) -> (Outcome, String, String) {
 enum Cause {
     /// A temporary state of the server.
     Temporary,
-    /// The configuration of the server: it would refuse every mail.
+    /// The configuration of the mail server, or of Ringback: it would refuse other mails as well.
     Operator,
     /// A mailbox that does not exist any more: later mails to it are skipped.
     Recipient,
@@ -319,6 +319,12 @@ impl Cause {
 
 /// Returns the cause of a refusal. It follows from the enhanced code; without one, from the stage and the
 /// code.
+///
+/// A mail server refuses to relay when it knows the recipient, although this is about the client: its address or its
+/// login is not permitted. Its code is 5.7.1 then, like that of all policies. After RCPT TO, 5.7.x is therefore a fault
+/// that the operator can correct, and no mail is lost meanwhile. After the message, 5.7.1 is about its content, and
+/// only the codes of the login (RFC 4954), of encryption (RFC 5248) and of the sender's domain and address (RFC 7372,
+/// RFC 7505) are about the client.
 fn cause(stage: Stage, reply: &Reply) -> Cause {
     if reply.code < 500 {
         return Cause::Temporary;
@@ -328,8 +334,10 @@ fn cause(stage: Stage, reply: &Reply) -> Cause {
     }
     match (stage, reply.enhanced_code()) {
         (Stage::Recipient | Stage::Data | Stage::Content, code) => match code {
-            // About the sender's address.
-            Some((_, 1, 7 | 8)) => Cause::Operator,
+            // About the sender's address, and about the client.
+            Some((_, 1, 7 | 8) | (_, 7, 8..=11 | 20..=28)) => Cause::Operator,
+            Some((_, 7, _)) if stage == Stage::Recipient => Cause::Operator,
+            None if stage == Stage::Recipient && reply.mentions_relaying() => Cause::Operator,
             Some((_, 1, _) | (_, 2, 1)) => Cause::Recipient,
             None if stage == Stage::Recipient && matches!(reply.code, 550 | 551 | 553) => Cause::Recipient,
             Some(_) | None => Cause::Message,
@@ -397,13 +405,24 @@ mod tests {
             (Stage::Recipient, "554 5.1.2 no such host", Recipient),
             (Stage::Recipient, "550 5.2.1 disabled", Recipient),
             (Stage::Recipient, "552 5.2.2 full", Message),
-            (Stage::Recipient, "554 5.7.1 relay access denied", Message),
-            (Stage::Recipient, "550 5.7.1 policy", Message),
+            (Stage::Recipient, "554 5.7.1 <a@b.example>: Relay access denied", Operator),
+            (Stage::Recipient, "550 5.7.1 Relaying denied", Operator),
+            (Stage::Recipient, "550 5.7.60 you cannot send as this sender", Operator),
+            (Stage::Recipient, "550 relay not permitted", Operator),
+            (Stage::Recipient, "554 Relay access denied", Operator),
+            (Stage::Recipient, "553 not in my list of allowed rcpthosts (#5.7.1)", Operator),
+            (Stage::Recipient, "553 no mailbox here by that name (#5.1.1)", Recipient),
+            (Stage::Recipient, "550 5.1.1 <relay@a.example>: no such user", Recipient),
+            (Stage::Recipient, "550 <relay@a.example> unknown", Recipient),
+            (Stage::Recipient, "550 5.1.0 rejected", Recipient),
             (Stage::Recipient, "530 authentication required", Operator),
             (Stage::Recipient, "550 5.1.8 bad sender", Operator),
             (Stage::Data, "554 no", Message),
             (Stage::Content, "552 5.3.4 too large", Message),
             (Stage::Content, "554 5.7.1 spam", Message),
+            (Stage::Content, "550-5.7.26 not authenticated", Operator),
+            (Stage::Content, "550 5.7.25 no reverse DNS", Operator),
+            (Stage::Content, "550 5.7.8 log in", Operator),
             (Stage::Content, "550 spam", Message),
             (Stage::Content, "550 5.1.1 no such user", Recipient),
             (Stage::Content, "451 4.3.0 later", Temporary),

@@ -266,7 +266,17 @@ async fn each_refusal_of_the_mail_server_is_classified() {
         (Quirk::Replies("MAIL", "530 5.7.0 log in"), "pending", None, 1800, "does not accept mail"),
         (Quirk::Replies("RCPT", "450 4.2.0 greylisted"), "pending", None, 300, "retry later"),
         (Quirk::Replies("RCPT", "551 moved"), "failed", Some("gone"), 0, "recipient"),
-        (Quirk::Replies("RCPT", "554 5.7.1 relay access denied"), "failed", Some("exhausted"), 0, "message"),
+        (
+            Quirk::Replies("RCPT", "554 5.7.1 relay access denied"),
+            "pending",
+            None,
+            1800,
+            "does not accept mail",
+        ),
+        (Quirk::Replies("RCPT", "550 relay not permitted"), "pending", None, 1800, "does not accept mail"),
+        (Quirk::Replies("RCPT", "550 no such user"), "failed", Some("gone"), 0, "recipient"),
+        (Quirk::Replies("RCPT", "552 5.2.2 full"), "failed", Some("exhausted"), 0, "message"),
+        (Quirk::Replies(".", "550 5.7.26 not authenticated"), "pending", None, 1800, "does not accept mail"),
         (Quirk::Replies(".", "552 5.3.4 too large"), "failed", Some("exhausted"), 0, "message"),
         (Quirk::Replies(".", "554 5.7.1 spam"), "failed", Some("exhausted"), 0, "message"),
     ] {

@@ -212,11 +212,24 @@ impl Reply {
 
     /// Returns the enhanced code (RFC 3463), such as `(5, 1, 1)`, if there is one.
     pub(super) fn enhanced_code(&self) -> Option<(u16, u16, u16)> {
-        let word = self.text.get(4..)?.split_whitespace().next()?;
-        let mut numbers = word.split('.').map(|digits| digits.parse().ok());
-        let found = (numbers.next()??, numbers.next()??, numbers.next()??);
-        (numbers.next().is_none() && matches!(found.0, 2 | 4 | 5)).then_some(found)
+        let text = self.text.get(4..)?;
+        // qmail writes `(#5.1.1)` behind its sentence.
+        let at_end = || parse_enhanced_code(text.rsplit_once("(#")?.1.split_once(')')?.0);
+        parse_enhanced_code(text.split_whitespace().next()?).or_else(at_end)
     }
+
+    /// Returns whether the sentence is about relaying. Exim writes `550 relay not permitted`, without an enhanced code.
+    /// Words with an `@` are addresses.
+    pub(super) fn mentions_relaying(&self) -> bool {
+        let words = self.text.split_whitespace().filter(|word| !word.contains('@'));
+        words.map(str::to_ascii_lowercase).any(|word| word.starts_with("relay"))
+    }
+}
+
+fn parse_enhanced_code(word: &str) -> Option<(u16, u16, u16)> {
+    let mut numbers = word.split('.').map(|digits| digits.parse().ok());
+    let found = (numbers.next()??, numbers.next()??, numbers.next()??);
+    (numbers.next().is_none() && matches!(found.0, 2 | 4 | 5)).then_some(found)
 }
 
 /// Returns the message as it is transmitted: with CRLF at the end of each line, with a second dot before a
@@ -438,9 +451,17 @@ mod tests {
         let of = |text: &str| Reply { code: 550, text: text.to_owned() }.enhanced_code();
         assert_eq!(of("550 5.1.1 <me@a.example>: no such user"), Some((5, 1, 1)));
         assert_eq!(of("550-5.7.26 not authenticated\n550 5.7.26 see"), Some((5, 7, 26)));
-        for text in
-            ["550", "550 no such user", "550 5.1", "550 10.0.0.1 is listed", "550 1.2.3", "550 5.1.1.1 x"]
-        {
+        assert_eq!(of("550 sorry, no mailbox here by that name. (#5.1.1)"), Some((5, 1, 1)));
+        for text in [
+            "550",
+            "550 see (#5",
+            "550 ticket (#17)",
+            "550 no such user",
+            "550 5.1",
+            "550 10.0.0.1 is listed",
+            "550 1.2.3",
+            "550 5.1.1.1 x",
+        ] {
             assert_eq!(of(text), None, "{text}");
         }
     }

@@ -23,9 +23,9 @@
 //! - A connection that stands closes the breaker of the origin, whatever follows.
 //! - Any HTTP status closes the breaker of the URL, even a 500.
 //! - A status of a gateway whose backend is away (502, 503, 504, 520 to 524) closes it as well, but continues the
-//!   outage: a backend that is deployed behind a gateway is away for seconds, as it is without one. Such a status opens no
-//!   breaker, because a receiver may also refuse some deliveries with it and accept others. The retries after it double
-//!   their waits, and `Retry-After` lengthens them.
+//!   outage: a backend that is deployed behind a gateway is away for seconds, as it is without one. Such a status opens
+//!   no breaker, because a receiver may also refuse some deliveries with it and accept others. The retries after it
+//!   double their waits, and `Retry-After` lengthens them.
 //! - An answer that breaks off is a failure, as if there was none: a program that is restarted resets its connections.
 //!   The receiver may have processed the delivery, so a retry may be a second copy; the `webhook-id` is the same. Until
 //!   the breaker opens, a few such retries are made in the first seconds, and then only probes.

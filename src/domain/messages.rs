@@ -19,6 +19,8 @@ pub struct JobSnapshot {
     pub generation: i64,
     /// What is stored about the job.
     pub known: Known,
+    /// Whether the provider has ever reported a status of the job, also in an earlier generation.
+    pub had_status: bool,
     /// First registration of this generation.
     pub registered_at: Timestamp,
     /// How many watches wait for the job.

@@ -12,7 +12,7 @@ use super::not_found::NotFoundStreak;
 use super::provider::PollResponse;
 use super::scheduler::{JobSchedule, ProviderError, ProviderQueue, Scheduler};
 use crate::domain::{
-    EndingKind, Finding, JobError, JobName, JobNo, JobStatus, ProviderHealth, Timestamp, credential_variable,
+    EndingKind, Finding, JobError, JobName, JobNo, ProviderHealth, Timestamp, credential_variable,
     format_duration, observe,
 };
 use crate::providers::{Interpretation, JobReport, PollFailure};
@@ -21,7 +21,7 @@ use crate::store::{EndJob, EndNotFound, ExpireWatches, RecordObservation, Refres
 /// Longest delay of a job's next poll that a provider's `Retry-After` can cause.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
-/// Shortest grace before a `not_found` ends the watches of a job that the provider knew before.
+/// Shortest grace before a `not_found` ends the watches of a job of which the provider has ever reported a status.
 const GRACE_KNOWN: Duration = Duration::from_secs(15 * 60);
 
 /// Pause of a job whose poll could not be made because this process or its machine lacks something.
@@ -87,14 +87,14 @@ pub(super) fn decide(
                 (rare.failures, rare.last_error) = (0, None);
             }
             queue.failure_logged = false;
+            schedule.had_status = true;
             log_report(schedule, report);
             decision.on_report(schedule, report, raw);
             budget.ok(now)
         }
         Interpretation::Failed { failure: PollFailure::NotFound, message } => {
             // An id that the provider never knew says nothing about the provider, but about the client that gave it.
-            let was_known = schedule.known.status != JobStatus::Unknown;
-            let error = if was_known { budget.error(failed, now) } else { None };
+            let error = if schedule.had_status { budget.error(failed, now) } else { None };
             let change = budget.authorized().or(error);
             decision.back_off(schedule, queue.policy.min_interval);
             if schedule.watching > 0 && !budget.is_open() && !budget.is_doubtful(now) {
@@ -165,7 +165,7 @@ impl Decision {
             let error = last_error(schedule, meaning, error, not_found_grace);
             schedule.rare().last_error = Some(error);
             // A requested poll of a job for which no watch waits ends, although it failed.
-            let ended = RefreshEnding { job: self.job, seen: None };
+            let ended = RefreshEnding { job: self.job, seen: None, has_status: false };
             self.refresh = (schedule.watching == 0).then_some(ended);
         }
         let Some(rare) = &mut schedule.rare else { return };
@@ -182,7 +182,8 @@ impl Decision {
         let raw = |wanted: bool| raw.filter(|_| wanted).map(|raw| Arc::from(raw.as_ref()));
         let (job, generation, now, seen) = (self.job, self.generation, self.now, &report.observation);
         if schedule.watching == 0 {
-            self.refresh = Some(RefreshEnding { job, seen: seen.status.ending().map(|_| seen.clone()) });
+            let seen = seen.status.ending().map(|_| seen.clone());
+            self.refresh = Some(RefreshEnding { job, seen, has_status: true });
             return;
         }
         match observe(&schedule.known, seen, now) {
@@ -260,10 +261,10 @@ impl Decision {
     }
 }
 
-/// Returns the time for which a job must be unknown to its provider before its watches end. `grace` is the provider's.
+/// Returns the time for which a job must be unknown to its provider before its watches end. `grace` is the provider's,
+/// for a new job. The last observation does not decide: it is discarded when an ended job is registered again.
 fn not_found_grace(schedule: &JobSchedule, grace: Duration) -> Duration {
-    let known_before = schedule.known.status != JobStatus::Unknown;
-    if known_before { GRACE_KNOWN.max(grace) } else { grace }
+    if schedule.had_status { GRACE_KNOWN.max(grace) } else { grace }
 }
 
 /// Describes a failed poll to the clients that watch the job. A wrong job id must not look like an outage.
@@ -415,6 +416,7 @@ mod tests {
                 other_app: None,
                 generation: 0,
                 known: Known::new(&Observation::default(), at(0)),
+                had_status: false,
                 registered_at: at(0),
                 watching: 1,
                 terms: Some(terms),
@@ -513,6 +515,22 @@ mod tests {
         let says =
             "the provider does not know the job, which counts as not found after 1m of such answers: why";
         assert_eq!((stats.polls, stats.last_error.as_deref()), (1, Some(says)));
+    }
+
+    #[test]
+    fn a_status_of_an_earlier_generation_lengthens_the_grace() {
+        // The new generation has no observation.
+        let mut scheduler = scheduler(1);
+        let job = scheduler.jobs.get_mut(&JobNo(1)).expect("scheduled");
+        assert_eq!(not_found_grace(job, Duration::from_secs(60)), Duration::from_secs(60));
+        job.had_status = true;
+        assert_eq!(job.known, Known::new(&Observation::default(), at(0)));
+        assert_eq!(not_found_grace(job, Duration::from_secs(60)), GRACE_KNOWN);
+        assert_eq!(not_found_grace(job, 2 * GRACE_KNOWN), 2 * GRACE_KNOWN);
+        let response = failed(PollFailure::NotFound, Some(404));
+        end(&mut scheduler, 1, response, 1);
+        let error = scheduler.stats(JobNo(1), at(2)).and_then(|stats| stats.last_error);
+        assert!(error.is_some_and(|error| error.contains("counts as not found after 15m")));
     }
 
     #[test]

@@ -141,7 +141,7 @@ pub(super) fn end_job(batch: &mut Batch<'_>, commands: &[&EndJob]) -> Result<Vec
     )?;
     batch.tx.update_each(
         row_sql!(
-            "update jobs set ended = 1, poll_requested_at = null, seen = $1"
+            "update jobs set ended = 1, poll_requested_at = null, seen = $1, had_status = 1"
             where "no = $2 and generation = $3 and ended = 0"
         ),
         commands.iter().zip(&seen).map(|(command, seen)| params![seen, command.job, command.generation]),

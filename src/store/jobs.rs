@@ -43,8 +43,10 @@ pub struct RecordObservation {
 pub struct RefreshEnding {
     /// The job.
     pub job: JobNo,
-    /// The observation. `None`: the poll failed, or its result is another ending.
+    /// The observation. `None`: the poll failed, or the job has not ended.
     pub seen: Option<Observation>,
+    /// Whether the provider has reported a status, also one of a running job.
+    pub has_status: bool,
 }
 
 /// Requests a poll of a watch's job at once.
@@ -65,7 +67,7 @@ pub struct NotFound;
 /// Columns of a job. The combined terms of its watches follow.
 const JOB: &str =
     "select j.no, j.provider, j.account, j.job_id, coalesce(j.long_params, j.params), j.generation, j.seen, j.registered_at,
-    case when j.poll_requested_at is null then 0 else 1 end";
+    case when j.poll_requested_at is null then 0 else 1 end, j.had_status";
 
 /// Combined terms of the watches of job `$1`, which may be a hundred thousand: the database reads one entry of an index
 /// for each column. 96 is the bits of `job.processing` and `job.progress`; a test compares them.
@@ -118,9 +120,9 @@ impl ReadStore {
 }
 
 fn read_snapshot(row: &Row<'_>, now: Timestamp) -> Result<JobSnapshot> {
-    let (watching, app) = (row.count(9)?, AppNo(row.opt_int(14)?.unwrap_or_default()));
-    let other_app = row.opt_int(15)?.map(AppNo).filter(|other| *other != app);
-    Ok(JobSnapshot { watching, terms: read_terms(row, 10)?, other_app, ..read_job(row, app, now)? })
+    let (watching, app) = (row.count(10)?, AppNo(row.opt_int(15)?.unwrap_or_default()));
+    let other_app = row.opt_int(16)?.map(AppNo).filter(|other| *other != app);
+    Ok(JobSnapshot { watching, terms: read_terms(row, 11)?, other_app, ..read_job(row, app, now)? })
 }
 
 /// Reads the columns [`JOB`].
@@ -136,6 +138,7 @@ fn read_job(row: &Row<'_>, app: AppNo, now: Timestamp) -> Result<JobSnapshot> {
         known: Known::new(&seen, now),
         registered_at: row.time(7)?,
         poll_requested: row.flag(8)?,
+        had_status: row.flag(9)?,
         watching: 0,
         terms: None,
     })
@@ -211,7 +214,7 @@ pub(super) fn record_observation(
     let seen: Vec<String> = commands.iter().map(|command| to_json(&command.seen)).collect();
     let changed = batch.tx.update_each(
         row_sql!(
-            "update jobs set seen = $1, poll_requested_at = null"
+            "update jobs set seen = $1, had_status = 1, poll_requested_at = null"
             where "no = $2 and generation = $3 and ended = 0"
         ),
         commands.iter().zip(&seen).map(|(command, seen)| params![seen, command.job, command.generation]),
@@ -332,6 +335,11 @@ pub(super) fn refresh_ending(batch: &mut Batch<'_>, commands: &[&RefreshEnding])
     batch.tx.update_each(
         row_sql!("update jobs set poll_requested_at = null" where "no = $1"),
         commands.iter().map(|command| params![command.job]),
+    )?;
+    let with_status = commands.iter().filter(|command| command.has_status);
+    batch.tx.update_each(
+        row_sql!("update jobs set had_status = 1" where "no = $1 and had_status = 0"),
+        with_status.map(|command| params![command.job]),
     )?;
     Ok(vec![(); commands.len()])
 }

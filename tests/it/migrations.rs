@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ringback::domain::{
-    DeliveryStatus, JobNo, Masked, Reason, TimelineEntry, Timestamp, WatchId, WatchStatus,
+    DeliveryStatus, JobNo, Masked, PollerMessage, Reason, TimelineEntry, Timestamp, WatchId, WatchStatus,
 };
 use ringback::store::{
     DatabaseLocation, DeliveryFilter, IdempotencyKey, Keyring, Replay, StoredResponse, TimelinePosition,
@@ -12,7 +12,7 @@ use ringback::store::{
 use rusqlite::Connection;
 
 use crate::postgres::{On, on, shared};
-use crate::store::{StoreFixture, at, open_with};
+use crate::store::{StoreFixture, at, open_with, take_poller_messages};
 
 /// Returns the numbers in the file names of the migrations of a database, in their order.
 fn numbers(database: &str) -> Vec<i64> {
@@ -181,6 +181,19 @@ fn previous_release() -> (tempfile::TempDir, DatabaseLocation) {
     (folder, location)
 }
 
+/// Executes statements on a database before it is opened.
+fn change(location: &DatabaseLocation, sql: &str) {
+    match location {
+        DatabaseLocation::File(path) => {
+            Connection::open(path).expect("opens").execute_batch(sql).expect("changed");
+        }
+        DatabaseLocation::Server(url) => {
+            let name = url.reveal().rsplit('/').next().and_then(|name| name.split('?').next());
+            shared("a change").expect("a server").query(name.expect("a name"), sql);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_database_of_the_previous_release_opens_and_goes_on() {
     let (folder, location) = previous_release();
@@ -227,19 +240,38 @@ async fn a_database_of_the_previous_release_opens_and_goes_on() {
 }
 
 #[tokio::test]
+async fn jobs_of_the_previous_release_keep_that_they_had_a_status() {
+    let (folder, location) = previous_release();
+    // A job that was never found, and one that has neither ended nor been polled.
+    let sql = r#"
+        insert into jobs (no, shard, job_id, provider, account, params, generation, ended, seen, registered_at)
+        select 90 + generation, shard, 'job_of_no_status', provider, account, params, 1, 1, '{"status":"unknown",
+          "rawStatus":null,"progress":null,"output":null,"outputs":null,"error":null,"createdAt":null,
+          "completedAt":null}', registered_at from jobs where job_id = 'job_never_g';
+        insert into endings (job, generation, kind, seen, error, refreshed, raw, at, open)
+        select no, 0, 'not_found', seen, null, null, null, registered_at, 0 from jobs
+        where job_id = 'job_of_no_status';
+        update jobs set generation = 1, ended = 0, seen =
+          (select seen from jobs where job_id = 'job_of_no_status') where job_id = 'job_1s_completed_e';"#;
+    change(&location, sql);
+    let fixture = StoreFixture::at(folder, location, Timestamp::from_millis(1_795_886_400_000)).await;
+    let names = ["job_never_g", "job_9s_completed_d", "job_1s_completed_e", "job_of_no_status", "job_new"];
+    let mut had_status = Vec::new();
+    for name in names {
+        fixture.register(fixture.watch(name)).await;
+        let message = take_poller_messages(&fixture.store).pop();
+        let Some(PollerMessage::Watch(facts)) = message else { panic!("{name}: {message:?}") };
+        had_status.push(facts.had_status);
+    }
+    assert_eq!(had_status, [true, true, true, false, false]);
+}
+
+#[tokio::test]
 async fn long_parameters_of_the_previous_release_are_kept() {
     let (folder, location) = previous_release();
     let params = format!(r#"{{"region": "{}"}}"#, "a long name ".repeat(120));
     let sql = format!("update jobs set params = '{params}' where job_id = 'job_never_g'");
-    match &location {
-        DatabaseLocation::File(path) => {
-            Connection::open(path).expect("opens").execute_batch(&sql).expect("changed");
-        }
-        DatabaseLocation::Server(url) => {
-            let name = url.reveal().rsplit('/').next().and_then(|name| name.split('?').next());
-            shared("long parameters").expect("a server").query(name.expect("a name"), &sql);
-        }
-    }
+    change(&location, &sql);
     let fixture = StoreFixture::at(folder, location, Timestamp::from_millis(1_795_886_400_000)).await;
     let job = fixture.store.jobs(JobNo(0), 10, at(0)).await.expect("read").remove(0);
     assert_eq!((job.name.job_id.as_str(), &job.name.params), ("job_never_g", &params));
@@ -250,5 +282,6 @@ async fn long_parameters_of_the_previous_release_are_kept() {
 
 crate::postgres::on_postgres_too! {
     long_parameters_of_the_previous_release_are_kept,
+    jobs_of_the_previous_release_keep_that_they_had_a_status,
     a_database_of_the_previous_release_opens_and_goes_on,
 }

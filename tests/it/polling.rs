@@ -328,6 +328,60 @@ async fn a_known_job_must_be_not_found_for_a_quarter_of_an_hour() {
 }
 
 #[tokio::test]
+async fn a_job_that_ended_and_is_registered_again_keeps_the_long_grace() {
+    let mut t = Harness::start().await;
+    t.provider.completed("job_1");
+    t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    assert_eq!(t.receiver.next().await.event(), "job.completed");
+    t.provider.not_found("job_1");
+    // The second time, the job has ended as not found, and no process has seen its status.
+    for restarts in [false, true] {
+        let watch = t.watch("job_1").await;
+        if restarts {
+            t.crash().await;
+            t.restart().await;
+        }
+        t.pass(minutes(15)).await;
+        assert_eq!(t.shown(&watch).await["status"], "watching", "restarted: {restarts}");
+        t.pass(minutes(2)).await;
+        assert_eq!(t.receiver.next().await.event(), "job.not_found");
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn an_unknown_job_that_is_registered_again_has_the_short_grace() {
+    let t = Harness::start().await;
+    t.provider.not_found("job_1");
+    for _ in 0..2 {
+        t.watch("job_1").await;
+        t.pass(minutes(3)).await;
+        assert_eq!(t.receiver.next().await.event(), "job.not_found");
+    }
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_status_of_a_requested_poll_makes_the_grace_of_its_job_long() {
+    let t = Harness::start().await;
+    t.provider.not_found("job_1");
+    let first = t.watch("job_1").await;
+    t.pass(minutes(3)).await;
+    assert_eq!(t.receiver.next().await.event(), "job.not_found");
+    t.provider.processing("job_1", 20);
+    t.act(&format!("/v1/watches/{first}/poll")).await.expect(202);
+    t.pass(seconds(5)).await;
+    t.provider.not_found("job_1");
+    let again = t.watch("job_1").await;
+    t.pass(minutes(15)).await;
+    assert_eq!(t.shown(&again).await["status"], "watching");
+    t.pass(minutes(2)).await;
+    assert_eq!(t.receiver.next().await.event(), "job.not_found");
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn a_404_without_the_definitions_code_never_ends_a_watch() {
     let t = Harness::start().await;
     t.provider.always("job_1", Reply::new(404, "<html>not found</html>"));
@@ -661,6 +715,9 @@ crate::postgres::on_postgres_too! {
     an_ended_watch_never_shows_the_polls_of_a_later_one,
     a_job_that_appears_within_the_grace_stays_watched,
     a_known_job_must_be_not_found_for_a_quarter_of_an_hour,
+    a_job_that_ended_and_is_registered_again_keeps_the_long_grace,
+    an_unknown_job_that_is_registered_again_has_the_short_grace,
+    a_status_of_a_requested_poll_makes_the_grace_of_its_job_long,
     a_404_without_the_definitions_code_never_ends_a_watch,
     a_wrong_base_url_ends_no_watch_of_a_known_job,
     an_unknown_status_is_shown_and_ends_nothing,

@@ -36,6 +36,8 @@ pub struct JobSchedule {
     queue: u32,
     pub generation: i64,
     pub known: Known,
+    /// Whether the provider has ever reported a status of the job, also in an earlier generation.
+    pub had_status: bool,
     /// How many watches wait for the job.
     pub watching: u32,
     pub terms: Option<Terms>,
@@ -122,6 +124,7 @@ impl JobSchedule {
             queue,
             generation: facts.generation,
             known: facts.known,
+            had_status: facts.had_status,
             watching: facts.watching,
             terms: facts.terms,
             registered_at: facts.registered_at,

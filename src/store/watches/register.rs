@@ -3,7 +3,8 @@
 //! **Registration of a job that has ended.** The upsert of the job decides this case, in the transaction of the
 //! watch. A job that has ended begins the next generation: its last observation is discarded, and it is polled
 //! again. An ending ends only watches of its own and earlier generations, so it never ends the new watch,
-//! whichever transaction is first.
+//! whichever transaction is first. The job keeps `had_status`: the provider has known it, and the grace before "not
+//! found" depends on this.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -48,7 +49,8 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch]) -> Result<Vec<Watch>> {
     batch.effects.tally.registered += watches.len();
     let traced = batch.shared.tracer().is_on();
     let mut inserted = Vec::with_capacity(watches.len());
-    for (new, UpsertedJob { no, generation, seen, registered_at }) in watches.iter().zip(jobs) {
+    for (new, job) in watches.iter().zip(jobs) {
+        let UpsertedJob { no, generation, had_status, seen, registered_at } = job;
         // The terms of this watch alone.
         let snapshot = JobSnapshot {
             traced: traced.then(|| (new.id, new.traceparent.clone())),
@@ -58,6 +60,7 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch]) -> Result<Vec<Watch>> {
             other_app: None,
             generation,
             known: Known::new(&seen, registered_at),
+            had_status,
             registered_at,
             watching: 1,
             terms: Some(new.terms),
@@ -85,6 +88,7 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch]) -> Result<Vec<Watch>> {
 struct UpsertedJob {
     no: JobNo,
     generation: i64,
+    had_status: bool,
     seen: Observation,
     registered_at: Timestamp,
 }
@@ -113,7 +117,7 @@ fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
     )?;
     // A lookup is faster than `returning`, for which SQLite fills a temporary table at each execution.
     let found = tx.fetch(
-        "select no, generation, seen, registered_at from jobs
+        "select no, generation, seen, registered_at, had_status from jobs
          where job_id = $1 and provider = $2 and account = $3 and params = $4",
         watches.iter().zip(&keys).map(|(new, key)| {
             let JobName { provider, account, job_id, params: _ } = &new.job;
@@ -126,6 +130,7 @@ fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
                 // Most jobs are new: this saves the parsing.
                 seen: if row.is(2, &NEVER_POLLED)? { Observation::default() } else { row.json(2)? },
                 registered_at: row.time(3)?,
+                had_status: row.flag(4)?,
             })
         },
     )?;

@@ -415,7 +415,8 @@ async fn a_requested_poll_survives_a_restart() {
     assert!(jobs.len() == 1 && jobs[0].poll_requested && jobs[0].terms.is_none());
     let mut fresh = seen(JobStatus::Completed, Some(100));
     fresh.output = Some("https://cdn.example/fresh".to_owned());
-    let refresh = |seen| fixture.store.refresh_ending(RefreshEnding { job: watch.job_no, seen });
+    let refresh =
+        |seen| fixture.store.refresh_ending(RefreshEnding { job: watch.job_no, seen, has_status: true });
     refresh(Some(fresh.clone())).await.expect("written");
     assert_eq!(fixture.shown(watch.id).await.seen.output, fresh.output);
     assert!(fixture.store.jobs(JobNo(0), 10, at(80)).await.expect("read").is_empty(), "one poll");

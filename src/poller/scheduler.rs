@@ -31,7 +31,8 @@
 //! **The minimum interval** lies between any two polls of a job: scheduled, requested and final ones. It belongs to the
 //! job and not to its watches, so it outlasts the schedule of the job (`recent_polls`) and its generation.
 //!
-//! **Expiry.** At `expires_at`, but not before the end of the minimum interval, a job is polled one final time.
+//! **Expiry.** At `expires_at`, but not before the end of the minimum interval and of the job's `Retry-After`, a job is
+//! polled one final time.
 //!
 //! - The start of the final poll is the *cutoff*. Watches that have expired by then end with the result of
 //!   this poll.
@@ -348,6 +349,7 @@ impl Scheduler {
                 rare.backoff_until = Timestamp::default();
                 let poll_at = found.earliest_poll(queue.policy.min_interval, now);
                 queue.schedule_poll(*job, found, poll_at);
+                queue.schedule_expiry(*job, found);
             }
         }
         queue.drop_stale(&self.jobs);

@@ -521,6 +521,22 @@ async fn a_job_is_polled_a_final_time_when_its_watch_expires() {
 }
 
 #[tokio::test]
+async fn a_final_poll_waits_for_the_retry_after_of_its_job() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 0);
+    t.provider.script("job_1", [Reply::status(503).with("retry-after", "100")]);
+    let body = json!({ "jobId": "job_1", "expiresIn": "30s", "callbackUrl": t.receiver.url("/hook") });
+    let watch = t.register(&body).await;
+    t.pass(seconds(99)).await;
+    let shown = t.shown(&watch).await;
+    assert_eq!(shown["job"]["nextPollAt"], start().plus(seconds(105)).to_string());
+    t.pass(seconds(10)).await;
+    assert_eq!(t.receiver.next().await.event(), "watch.expired");
+    assert_eq!(since_start(&t.provider.polls("job_1")), [5, 105]);
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn each_watch_has_its_own_expiry() {
     let t = Harness::start().await;
     t.provider.processing("job_1", 0);
@@ -726,6 +742,7 @@ crate::postgres::on_postgres_too! {
     a_poll_without_a_response_ends_after_its_timeout,
     a_status_that_moves_backwards_is_shown_and_ends_nothing,
     a_job_is_polled_a_final_time_when_its_watch_expires,
+    a_final_poll_waits_for_the_retry_after_of_its_job,
     each_watch_has_its_own_expiry,
     a_failed_final_poll_is_repeated_for_a_minute,
     a_provider_that_answers_is_not_called_unreachable,

@@ -78,7 +78,7 @@ pub struct RareState {
     /// earlier schedule of the job.
     pub spaced_until: Timestamp,
     /// No poll before this time, because of the provider's `Retry-After` or because a poll cannot be made. Only
-    /// requested polls and the first final poll ignore it.
+    /// requested polls ignore it.
     pub not_before: Timestamp,
     /// No poll before this time, because polls have failed. The first poll of a new watch ignores it as well.
     pub backoff_until: Timestamp,
@@ -262,9 +262,9 @@ impl JobSchedule {
     }
 
     /// Returns when the final poll of the watches that expire next becomes due. The watches that expire within one
-    /// minimum interval share it, because its start is the cutoff.
+    /// minimum interval, or before the end of a `Retry-After`, share it, because its start is the cutoff.
     fn final_poll_at(&self, min_interval: Duration) -> Timestamp {
-        self.terms.map_or(NEVER, |terms| self.earliest_poll(min_interval, terms.expires_at))
+        self.terms.map_or(NEVER, |terms| self.spacing(min_interval).end().max(terms.expires_at))
     }
 
     /// Moves the schedule back by `jump`.
@@ -427,9 +427,10 @@ impl ProviderQueue {
             }
             self.turns.start(app, kind);
             found.start_poll(app);
-            // Also another poll is the final one if the watches have expired: its start is the cutoff.
+            // Also another poll is the final one if the watches have expired, such as one that a client has requested
+            // before the end of a `Retry-After`: its start is the cutoff.
             let has_final = found.rare.as_ref().is_some_and(|rare| rare.final_poll.is_some());
-            if !has_final && found.expiry_at <= now {
+            if !has_final && found.terms.is_some_and(|terms| terms.expires_at <= now) {
                 found.expiry_at = NEVER;
                 found.rare().final_poll = Some(FinalPoll::new(now, now.plus(FINAL_POLL)));
             }

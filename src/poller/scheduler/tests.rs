@@ -631,6 +631,46 @@ fn a_retry_after_outlasts_the_watches_of_the_job() {
 }
 
 #[test]
+fn a_first_final_poll_waits_for_the_retry_after_of_its_job() {
+    let mut scheduler = scheduler(at(0));
+    scheduler.watch(facts(1, 0, 0, Some(terms(30))), 0);
+    assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
+    scheduler.started(1, 5);
+    scheduler.finish(1, 0, false, Some(at(500)), 5);
+    // Also for a watch that is registered, or expires, in the meantime.
+    scheduler.watch(facts(1, 0, 0, Some(terms(400))), 40);
+    assert_eq!((scheduler.take_due(at(40)), scheduler.next_due(at(40))), (Vec::new(), Some(at(500))));
+    assert_eq!(scheduler.take_due(at(499)), []);
+    assert_eq!(scheduler.take_due(at(500)), [poll(1)]);
+    assert_eq!(scheduler.jobs[&JobNo(1)].cutoff(), Some(at(500)), "for all that have expired");
+}
+
+#[test]
+fn a_requested_poll_after_the_expiry_is_the_final_one() {
+    let mut scheduler = scheduler(at(0));
+    scheduler.watch(facts(1, 0, 0, Some(terms(30))), 0);
+    assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
+    scheduler.started(1, 5);
+    scheduler.finish(1, 0, false, Some(at(500)), 5);
+    scheduler.poll_now(facts(1, 0, 0, Some(terms(30))), 40);
+    assert_eq!(scheduler.take_due(at(40)), [poll(1)]);
+    assert_eq!(scheduler.jobs[&JobNo(1)].cutoff(), Some(at(40)));
+}
+
+#[test]
+fn after_recovery_final_polls_that_wait_for_a_retry_after_are_due() {
+    let mut scheduler = scheduler(at(0));
+    scheduler.watch(facts(1, 0, 0, Some(terms(30))), 0);
+    assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
+    scheduler.started(1, 5).rare().failures = 7;
+    scheduler.finish(1, 0, false, Some(at(500)), 5);
+    scheduler.clear_backoffs(0, at(40));
+    assert_eq!(scheduler.jobs[&JobNo(1)].expiry_at, at(30));
+    assert_eq!(scheduler.take_due(at(40)), [poll(1)]);
+    assert_eq!(scheduler.jobs[&JobNo(1)].cutoff(), Some(at(40)));
+}
+
+#[test]
 fn the_minimum_interval_of_a_job_that_left_moves_with_the_clock() {
     let mut scheduler = scheduler(at(0));
     scheduler.follow_clock(at(7_200));

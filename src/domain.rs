@@ -47,7 +47,7 @@ pub use job::{
 pub use json_fields::json_fields;
 pub use mail::{MailAddress, MailPattern, Mailbox};
 pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, PollerMessage};
-pub use observe::{Finding, Known, observe};
+pub use observe::{Finding, Known, ProgressRound, observe};
 pub use postgres_url::{PostgresUrl, Verification};
 pub use provider::{Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState, credential_variable};
 pub use text::{

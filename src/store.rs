@@ -57,7 +57,7 @@ use self::db::Result;
 use self::keys::KeyUses;
 use self::nodes::Probe;
 use self::tenant_cache::TenantCache;
-use crate::domain::{App, AppNo, Watch, WatchId};
+use crate::domain::{App, Watch};
 use crate::telemetry::metrics::Queues;
 
 pub use self::apps::{BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefusal, RotateSecret};
@@ -69,7 +69,7 @@ pub use self::deliveries::{
 pub use self::endings::{EndJob, EndNotFound, ExpireWatches, NotFoundEnd, NotifyWatches};
 pub use self::events::{After, Followed};
 pub use self::idempotency::{IdempotencyKey, Idempotent, Replay, Replayable, Respond, StoredResponse};
-pub use self::jobs::{NotFound, PollNow, RecordObservation, RefreshEnding};
+pub use self::jobs::{NotFound, Notified, PollNow, RecordObservation, RefreshEnding};
 pub use self::keys::{CreateKey, KeyRow, RevokeKey, TooManyKeys};
 pub use self::lists::ListPage;
 pub use self::notifications::{Listener, Mailbox};
@@ -154,9 +154,9 @@ commands! {
     idempotent register_many: RegisterMany => Vec<Watch>, each(watches::register_many);
     /// Changes a watch that has not ended.
     write amend_watch: AmendWatch => Result<Watch, AmendRefusal>, each(watches::amend_watch);
-    /// Writes a change of a job that has not ended. Returns the last watch that was notified, if more
-    /// remain: the caller repeats the command with `after` set to that watch.
-    write record_observation: RecordObservation => Option<(AppNo, WatchId)>, jobs::record_observation;
+    /// Writes a change of a job that has not ended. If the result has a last watch, more remain: the caller repeats
+    /// the command with `after` set to that watch.
+    write record_observation: RecordObservation => Notified, jobs::record_observation;
     /// Writes the ending of a job, and ends the first of its watches. Returns whether more remain: the caller
     /// continues with `notify_watches`.
     write end_job: EndJob => bool, endings::end_job;

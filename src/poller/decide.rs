@@ -415,7 +415,7 @@ mod tests {
                 app: AppNo(1),
                 other_app: None,
                 generation: 0,
-                known: Known::new(&Observation::default(), at(0)),
+                known: Known::new(&Observation::default(), None, at(0)),
                 had_status: false,
                 registered_at: at(0),
                 watching: 1,
@@ -524,7 +524,7 @@ mod tests {
         let job = scheduler.jobs.get_mut(&JobNo(1)).expect("scheduled");
         assert_eq!(not_found_grace(job, Duration::from_secs(60)), Duration::from_secs(60));
         job.had_status = true;
-        assert_eq!(job.known, Known::new(&Observation::default(), at(0)));
+        assert_eq!(job.known, Known::new(&Observation::default(), None, at(0)));
         assert_eq!(not_found_grace(job, Duration::from_secs(60)), GRACE_KNOWN);
         assert_eq!(not_found_grace(job, 2 * GRACE_KNOWN), 2 * GRACE_KNOWN);
         let response = failed(PollFailure::NotFound, Some(404));

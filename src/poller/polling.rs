@@ -10,11 +10,15 @@ use super::provider::{PollResponse, Provider};
 use super::scheduler::{Action, FinishedPoll, ProviderQueue, Scheduler};
 use crate::clock::Clock;
 use crate::domain::{
-    Activity, JobName, JobNo, Limits, PollPolicy, PollStats, ProviderHealth, ProviderState, Rate, Timestamp,
+    Activity, JobName, JobNo, Limits, PollPolicy, PollStats, ProgressRound, ProviderHealth, ProviderState,
+    Rate, Timestamp,
 };
 use crate::egress::Egress;
 use crate::providers::Interpretation;
-use crate::store::{ExpireWatches, NotFoundEnd, NotifyWatches, Store, StoreError, write_until_accepted};
+use crate::store::{
+    ExpireWatches, NotFoundEnd, Notified, NotifyWatches, RecordObservation, Store, StoreError,
+    write_until_accepted,
+};
 use crate::telemetry::metrics::{Load, ProviderMetrics};
 use crate::telemetry::traces::{Context, Span, SpanKind};
 
@@ -192,6 +196,25 @@ impl Poller {
         }
     }
 
+    /// Writes an observation and notifies the watches of the job, a chunk at a time. The bytes of the events delay the
+    /// next round of progress events.
+    async fn record(&self, mut observed: RecordObservation) {
+        let (job, at) = (observed.job, observed.observed_at);
+        let mut bytes = 0;
+        while let Some(Notified { last, progress_bytes }) =
+            self.write(|| self.store.record_observation(observed.clone())).await
+        {
+            bytes = progress_bytes;
+            let Some(last) = last else { break };
+            observed.after = Some(last);
+        }
+        let mut scheduler = self.scheduler();
+        let found = scheduler.jobs.get_mut(&job).filter(|found| found.generation == observed.generation);
+        if let Some(found) = found.filter(|_| bytes > 0) {
+            found.known = found.known.after_round(ProgressRound { at, bytes });
+        }
+    }
+
     async fn expire(&self, expire: ExpireWatches) {
         while self.write(|| self.store.expire_watches(expire.clone())).await == Some(true) {}
     }
@@ -330,11 +353,8 @@ impl Drop for PollTask {
 impl Poller {
     /// Performs the writes of a decision as soon as the database accepts them. Returns whether the job has ended.
     async fn write_decision(&self, decision: &mut Decision) -> bool {
-        if let Some(mut observed) = decision.observed.take() {
-            while let Some(Some(last)) = self.write(|| self.store.record_observation(observed.clone())).await
-            {
-                observed.after = Some(last);
-            }
+        if let Some(observed) = decision.observed.take() {
+            self.record(observed).await;
         }
         if let Some(refresh) = decision.refresh.take() {
             self.write(|| self.store.refresh_ending(refresh.clone())).await;

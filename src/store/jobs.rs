@@ -1,6 +1,7 @@
 //! Jobs as last observed, and what the poller needs of them.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::rows::{read_name, to_json};
 use super::watch_events::{JobChange, WatchToNotify, Watches, read_watches};
 use crate::domain::{
     AppNo, EventId, EventType, Id, JobName, JobNo, JobSnapshot, JobStatus, Known, Observation, PollerMessage,
-    Terms, Timestamp, WatchId,
+    ProgressRound, Terms, Timestamp, WatchId,
 };
 
 /// Writes a change of a job that has not ended.
@@ -36,6 +37,15 @@ pub struct RecordObservation {
     pub after: Option<(AppNo, WatchId)>,
     /// Time of the observation.
     pub observed_at: Timestamp,
+}
+
+/// Result of [`RecordObservation`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notified {
+    /// Last watch that was notified, if more remain.
+    pub last: Option<(AppNo, WatchId)>,
+    /// Bytes of the `job.progress` events of this observation, in this and earlier transactions.
+    pub progress_bytes: u64,
 }
 
 /// Writes the result of a requested poll of a job that has ended.
@@ -67,7 +77,8 @@ pub struct NotFound;
 /// Columns of a job. The combined terms of its watches follow.
 const JOB: &str =
     "select j.no, j.provider, j.account, j.job_id, coalesce(j.long_params, j.params), j.generation, j.seen, j.registered_at,
-    case when j.poll_requested_at is null then 0 else 1 end, j.had_status";
+    case when j.poll_requested_at is null then 0 else 1 end, j.had_status,
+    j.progressed_at, j.progress_bytes";
 
 /// Combined terms of the watches of job `$1`, which may be a hundred thousand: the database reads one entry of an index
 /// for each column. 96 is the bits of `job.processing` and `job.progress`; a test compares them.
@@ -120,14 +131,16 @@ impl ReadStore {
 }
 
 fn read_snapshot(row: &Row<'_>, now: Timestamp) -> Result<JobSnapshot> {
-    let (watching, app) = (row.count(10)?, AppNo(row.opt_int(15)?.unwrap_or_default()));
-    let other_app = row.opt_int(16)?.map(AppNo).filter(|other| *other != app);
-    Ok(JobSnapshot { watching, terms: read_terms(row, 11)?, other_app, ..read_job(row, app, now)? })
+    let (watching, app) = (row.count(12)?, AppNo(row.opt_int(17)?.unwrap_or_default()));
+    let other_app = row.opt_int(18)?.map(AppNo).filter(|other| *other != app);
+    Ok(JobSnapshot { watching, terms: read_terms(row, 13)?, other_app, ..read_job(row, app, now)? })
 }
 
 /// Reads the columns [`JOB`].
 fn read_job(row: &Row<'_>, app: AppNo, now: Timestamp) -> Result<JobSnapshot> {
     let seen: Observation = row.json(6)?;
+    let bytes = u64::try_from(row.int(11)?).unwrap_or_default();
+    let round = row.opt_time(10)?.map(|at| ProgressRound { at, bytes });
     Ok(JobSnapshot {
         traced: None,
         no: JobNo(row.int(0)?),
@@ -135,7 +148,7 @@ fn read_job(row: &Row<'_>, app: AppNo, now: Timestamp) -> Result<JobSnapshot> {
         app,
         other_app: None,
         generation: row.int(5)?,
-        known: Known::new(&seen, now),
+        known: Known::new(&seen, round, now),
         registered_at: row.time(7)?,
         poll_requested: row.flag(8)?,
         had_status: row.flag(9)?,
@@ -206,11 +219,11 @@ fn notify_watchers_changed(batch: &mut Batch<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Returns for each command the last watch that was notified, if more remain.
+/// Writes observations, and notifies a chunk of the watches of each job.
 pub(super) fn record_observation(
     batch: &mut Batch<'_>,
     commands: &[&RecordObservation],
-) -> Result<Vec<Option<(AppNo, WatchId)>>> {
+) -> Result<Vec<Notified>> {
     let seen: Vec<String> = commands.iter().map(|command| to_json(&command.seen)).collect();
     let changed = batch.tx.update_each(
         row_sql!(
@@ -230,11 +243,12 @@ pub(super) fn record_observation(
         }),
     )?;
     let notifying: Vec<&RecordObservation> = applied().filter(|command| command.notify).collect();
-    let mut last_watches = notify_progress(batch, &notifying)?.into_iter();
-    let last_watch = |(command, changed): (&&RecordObservation, &usize)| {
-        if *changed > 0 && command.notify { last_watches.next().flatten() } else { None }
+    let mut notified = notify_progress(batch, &notifying)?.into_iter();
+    let notified = |(command, changed): (&&RecordObservation, &usize)| {
+        let is_notified = *changed > 0 && command.notify;
+        is_notified.then(|| notified.next()).flatten().unwrap_or_default()
     };
-    Ok(commands.iter().zip(&changed).map(last_watch).collect())
+    Ok(commands.iter().zip(&changed).map(notified).collect())
 }
 
 /// A `job.processing` or `job.progress` event that a watch may be due.
@@ -248,11 +262,7 @@ struct ProgressEvent<'a> {
 }
 
 /// Creates `job.processing` (once for each watch) and `job.progress` events for a chunk of each job's watches.
-/// Returns the last watch of each chunk if more remain.
-fn notify_progress(
-    batch: &mut Batch<'_>,
-    commands: &[&RecordObservation],
-) -> Result<Vec<Option<(AppNo, WatchId)>>> {
+fn notify_progress(batch: &mut Batch<'_>, commands: &[&RecordObservation]) -> Result<Vec<Notified>> {
     let changes = read_changes(&batch.tx, commands)?;
     let mut events = Vec::new();
     for (command, change) in commands.iter().zip(&changes) {
@@ -284,13 +294,52 @@ fn notify_progress(
         row_sql!("update watches set progress = progress + 1" where "app = $1 and id = $2"),
         progressed.map(|event| params![event.watch.app, event.watch.id]),
     )?;
+    let mut bytes = BTreeMap::<JobNo, u64>::new();
     for ProgressEvent { change, watch, event_type, n, .. } in events {
-        watch.create_event(batch, event_type, n, change);
+        let taken = watch.create_event(batch, event_type, n, change);
+        if event_type == EventType::JobProgress {
+            *bytes.entry(change.job).or_default() += taken;
+        }
     }
+    let bytes = record_rounds(&batch.tx, commands, &bytes)?;
     let last = |Watches { chunk, has_more }: &Watches| {
         chunk.last().filter(|_| *has_more).map(|watch| (watch.app, watch.id))
     };
-    Ok(changes.iter().map(|change| last(&change.watches)).collect())
+    let notified = |(change, progress_bytes): (&JobChange<'_>, u64)| Notified {
+        last: last(&change.watches),
+        progress_bytes,
+    };
+    Ok(changes.iter().zip(bytes).map(notified).collect())
+}
+
+/// Adds the bytes of the events of this transaction to the rounds of their jobs. Returns for each command the bytes of
+/// its round, which earlier transactions may have begun.
+fn record_rounds(
+    tx: &Tx<'_>,
+    commands: &[&RecordObservation],
+    bytes: &BTreeMap<JobNo, u64>,
+) -> Result<Vec<u64>> {
+    // A round without watches is none.
+    let added = commands.iter().filter_map(|command| Some((command, *bytes.get(&command.job)?)));
+    tx.update_each(
+        row_sql!(
+            "update jobs set
+               progress_bytes = $1 + case when progressed_at = $2 then progress_bytes else 0 end,
+               progressed_at = $2"
+            where "no = $3"
+        ),
+        added.map(|(command, bytes)| {
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            params![bytes, command.observed_at, command.job]
+        }),
+    )?;
+    let rounds = tx.fetch(
+        "select progress_bytes from jobs where no = $1 and progressed_at = $2",
+        commands.iter().map(|command| params![command.job, command.observed_at]),
+        |row| row.int(0),
+    )?;
+    let bytes = |rounds: Vec<i64>| rounds.first().and_then(|bytes| u64::try_from(*bytes).ok());
+    Ok(rounds.into_iter().map(|rounds| bytes(rounds).unwrap_or_default()).collect())
 }
 
 /// Reads for each observation the name of the job and the next chunk of its watches.

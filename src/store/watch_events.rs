@@ -14,6 +14,9 @@ use crate::events::EventBody;
 /// Maximum number of watches of one job that are notified in one transaction.
 const CHUNK: usize = 200;
 
+/// Bytes of the row of an event and of the row of a delivery, with their entries in indexes and without the body.
+const ROWS: u64 = 1_024;
+
 /// A watch for which an event is created.
 pub(super) struct WatchToNotify {
     pub(super) app: AppNo,
@@ -68,14 +71,15 @@ impl WatchToNotify {
         })
     }
 
-    /// Creates the `n`th event of a type, and deliveries if the watch wants the type.
+    /// Creates the `n`th event of a type, and deliveries if the watch wants the type. Returns the bytes that the event
+    /// takes in the database.
     pub(super) fn create_event(
         &self,
         batch: &mut Batch<'_>,
         event_type: EventType,
         n: u32,
         change: &JobChange<'_>,
-    ) {
+    ) -> u64 {
         let JobChange { name, seen, at, ending, error, raw, .. } = change;
         let own = ending.zip(error.as_ref()).map(|((kind, _), error)| (kind.as_str(), error));
         let body = EventBody::new((event_type, *at), self.id, name, self.metadata.as_deref(), seen, own);
@@ -89,17 +93,21 @@ impl WatchToNotify {
         let reports_end = seen.status.ending().is_some_and(|kind| kind.event() == event_type);
         let finished_at = seen.completed_at.filter(|_| reports_end);
         let is_wanted = self.events.has(event_type);
+        let body = body.to_json();
+        let webhook_bytes = webhook_body.as_ref().map_or(0, |body| body.len());
+        let bytes = (body.len() + webhook_bytes) as u64 + ROWS;
         batch.events.push(NewEvent {
             id,
             app: self.app,
             watch: self.id,
             event_type,
             observed_at: *at,
-            body: body.to_json().into(),
+            body: body.into(),
             webhook_body: webhook_body.map(|body| (generation, self.payload, body)),
             finished: finished_at.map(|at| Finished { provider: name.provider.clone(), at }),
             delivery: is_wanted.then(|| (self.traceparent.clone(), name.shard())),
         });
+        bytes
     }
 }
 

@@ -57,6 +57,7 @@ mod poll_sharing;
 mod polling;
 mod postgres;
 mod postgres_tls;
+mod progress;
 mod proxy;
 mod retry;
 mod server;

@@ -28,6 +28,7 @@ pub const NEVER: Timestamp = Timestamp::MAX;
 
 /// The schedule of one job. There may be a million jobs, so fields that few jobs need are boxed.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct JobSchedule {
     pub name: JobName,
     /// The app that polls the job in its turn: the one that polled it last, at first the one that registered it.

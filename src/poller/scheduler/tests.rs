@@ -51,7 +51,7 @@ fn facts(job: i64, generation: i64, registered_at: i64, terms: Option<Terms>) ->
         app: AppNo(1),
         other_app: None,
         generation,
-        known: Known::new(&Observation::default(), at(registered_at)),
+        known: Known::new(&Observation::default(), None, at(registered_at)),
         had_status: false,
         registered_at: at(registered_at),
         watching: u32::from(terms.is_some()),

@@ -59,7 +59,8 @@ fn insert(batch: &mut Batch<'_>, watches: &[&NewWatch]) -> Result<Vec<Watch>> {
             app: new.app,
             other_app: None,
             generation,
-            known: Known::new(&seen, registered_at),
+            // The poller has the round of a job with other watches. A round for this one alone is small.
+            known: Known::new(&seen, None, registered_at),
             had_status,
             registered_at,
             watching: 1,
@@ -111,6 +112,7 @@ fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
                generation = jobs.generation + jobs.ended,
                seen = case when jobs.ended = 1 then excluded.seen else jobs.seen end,
                registered_at = case when jobs.ended = 1 then excluded.registered_at else jobs.registered_at end,
+               progressed_at = case when jobs.ended = 1 then null else jobs.progressed_at end,
                ended = 0"
         ),
         rows,

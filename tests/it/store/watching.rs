@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use ringback::domain::{
-    CancelScope, DeliveryStatus, DispatcherMessage, EndingKind, EventType, JobError, JobNo, JobStatus,
-    NewWatch, Payload, PollerMessage, Reason, Timestamp, Watch, WatchId, WatchStatus,
+    CancelScope, DeliveryStatus, DispatcherMessage, EndingKind, EventType, JobError, JobNo, JobStatus, Known,
+    NewWatch, Observation, Payload, PollerMessage, ProgressRound, Reason, Timestamp, Watch, WatchId,
+    WatchStatus,
 };
 use ringback::store::{
     EndNotFound, ExpireWatches, IdempotencyKey, Idempotent, NotFound, NotFoundEnd, NotifyWatches, PollNow,
@@ -145,7 +146,7 @@ async fn processing_is_notified_once_and_progress_is_numbered() {
     let follower = fixture.register(fixture.follower("job_1")).await;
     for (progress, seconds) in [(10, 5), (20, 10), (30, 15)] {
         let observed = observed(follower.job_no, 0, progress, at(seconds));
-        assert_eq!(fixture.store.record_observation(observed).await.expect("taken"), None);
+        assert_eq!(fixture.store.record_observation(observed).await.expect("taken").last, None);
     }
     assert_eq!(fixture.events().await, [JobProcessing, JobProgress, JobProgress, JobProgress]);
     let sent = take_deliveries(&fixture.store);
@@ -171,12 +172,46 @@ async fn progress_reaches_every_watch_of_a_job_with_many() {
     }
     let mut observed = observed(job, 0, 10, at(5));
     let mut chunks = 1;
-    while let Some(last) = fixture.store.record_observation(observed.clone()).await.expect("taken") {
+    while let Some(last) = fixture.store.record_observation(observed.clone()).await.expect("taken").last {
         observed.after = Some(last);
         chunks += 1;
     }
     assert_eq!(chunks, 3);
     assert_eq!(fixture.events().await.len(), 900, "one processing and one progress each");
+}
+
+#[tokio::test]
+async fn the_bytes_of_a_round_of_progress_are_stored_with_its_events() {
+    let fixture = StoreFixture::new().await;
+    let mut job = JobNo(0);
+    for _ in 0..250 {
+        job = fixture.register(fixture.follower("job_1")).await.job_no;
+    }
+    let mut bytes = Vec::new();
+    for (progress, second) in [(10, 5), (20, 10)] {
+        let mut observed = observed(job, 0, progress, at(second));
+        let first = fixture.store.record_observation(observed.clone()).await.expect("taken");
+        observed.after = first.last;
+        // The second time, as after a commit whose outcome was unknown.
+        for _ in 0..2 {
+            let last = fixture.store.record_observation(observed.clone()).await.expect("taken");
+            assert_eq!(last.last, None);
+            bytes.push((first.progress_bytes, last.progress_bytes));
+        }
+    }
+    let (first, all) = bytes[0];
+    assert!(all > 250 * 1_024 && first == all / 250 * 200, "{bytes:?}");
+    assert_eq!(bytes, [(first, all); 4], "each round anew");
+    let fixture = fixture.reopen(at(20)).await;
+    let stored = fixture.store.jobs(JobNo(0), 10, at(20)).await.expect("read").remove(0);
+    let round = ProgressRound { at: at(10), bytes: all };
+    let seen = seen(JobStatus::Processing, Some(20));
+    assert_eq!(stored.known, Known::new(&seen, Some(round), at(20)));
+    // A job that is registered again has other watches.
+    fixture.end(job, 0).await;
+    fixture.register(fixture.watch("job_1")).await;
+    let stored = fixture.store.jobs(JobNo(0), 10, at(20)).await.expect("read").remove(0);
+    assert_eq!(stored.known, Known::new(&Observation::default(), None, at(20)));
 }
 
 #[tokio::test]
@@ -571,6 +606,7 @@ crate::postgres::on_postgres_too! {
     an_invalid_command_fails_alone,
     processing_is_notified_once_and_progress_is_numbered,
     progress_reaches_every_watch_of_a_job_with_many,
+    the_bytes_of_a_round_of_progress_are_stored_with_its_events,
     only_the_first_ending_of_a_job_creates_events,
     an_unwanted_ending_is_recorded_and_not_sent,
     the_raw_answer_goes_only_to_watches_that_want_it,

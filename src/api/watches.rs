@@ -258,7 +258,7 @@ pub async fn list(call: Call) -> Answer {
         ("id" = WatchId, Path),
         ("wait" = Option<String>, Query, pattern = "^([1-9][0-9]{0,3}ms|[1-9]s|[1-5][0-9]s|60s|1m)$",
             description = "Longest time to wait for the end of the watch, 1ms to 60s. The answer comes earlier \
-                if the watch ends or the server is about to stop."),
+                if the watch ends, the server is about to stop, or the client closes its sending side."),
     ),
     responses((status = 200, description = "The watch.", body = WatchView))
 )]
@@ -282,6 +282,7 @@ pub async fn show(call: Call) -> Answer {
             () = ended => {}
             () = api.clock.sleep(wait) => {}
             () = is_set(&mut draining) => {}
+            () = call.hung_up() => {}
         }
         watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
     }

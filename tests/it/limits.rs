@@ -393,6 +393,64 @@ async fn idle_connections_make_room_for_new_ones() {
     t.finish().await;
 }
 
+/// Returns when so many requests wait for the end of a watch.
+async fn waiting(t: &Harness, count: u64) {
+    guarded("the waits", async { while metric(t, "ringback_http_waiting").await != count {} }).await;
+}
+
+/// The bytes of a request that waits for the end of a watch.
+async fn long_poll(t: &Harness, job: &str) -> String {
+    t.provider.processing(job, 0);
+    let watch = t.register(&json!({ "jobId": job, "notify": [] })).await;
+    let (name, value) = AUTH;
+    format!("GET /v1/watches/{watch}?wait=60s HTTP/1.1\r\nhost: x\r\n{name}: {value}\r\n\r\n")
+}
+
+#[tokio::test]
+async fn waits_of_clients_that_hung_up_leave_their_places() {
+    let t = Harness::start().await;
+    let wait = long_poll(&t, "job_1").await;
+    // Half of the clients have sent the next request as well, whose bytes nothing reads during the wait.
+    let next = format!("{wait}GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n");
+    let mut open = Vec::new();
+    for n in 0..20 {
+        open.push(connection(&t, if n % 2 == 0 { &wait } else { &next }, false).await);
+    }
+    waiting(&t, 20).await;
+    // The clock stands still: no wait is over.
+    drop(open);
+    waiting(&t, 0).await;
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_sending_side_gets_its_answer_at_once() {
+    let t = Harness::start().await;
+    let wait = long_poll(&t, "job_1").await;
+    let mut stream = connection(&t, &wait, false).await;
+    waiting(&t, 1).await;
+    stream.shutdown().await.unwrap();
+    let answer = guarded("the answer", Answer::read(&mut stream)).await.unwrap();
+    assert_eq!(answer.expect(200)["status"], "watching");
+    t.finish().await;
+}
+
+#[tokio::test]
+async fn a_second_request_on_the_connection_does_not_end_a_wait() {
+    let t = Harness::start().await;
+    let wait = long_poll(&t, "job_1").await;
+    let mut stream = connection(&t, &wait, false).await;
+    waiting(&t, 1).await;
+    stream.write_all(wait.as_bytes()).await.unwrap();
+    t.provider.completed("job_1");
+    t.pass(std::time::Duration::from_secs(20)).await;
+    for _ in 0..2 {
+        let answer = guarded("the end of the watch", Answer::read(&mut stream)).await.unwrap();
+        assert_eq!(answer.expect(200)["status"], "completed");
+    }
+    t.finish().await;
+}
+
 /// Sends a request without the end of its body, and returns when the server awaits it.
 async fn awaited(t: &Harness, key: &str, length: usize, part: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(t.address()).await.unwrap();

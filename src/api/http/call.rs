@@ -20,6 +20,7 @@ use super::object_reader::ObjectReader;
 use super::problem::{FieldErrorCode, FieldErrors, Problem, ProblemCode};
 use super::query::Query;
 use super::state::Api;
+use super::stream::HangUp;
 use crate::domain::AppNo;
 use crate::store::{AnswerKey, IdempotencyKey, Scope};
 use crate::tenants::hash_key;
@@ -143,6 +144,14 @@ impl Call {
     /// Refuses every query parameter.
     pub fn no_query(&self) -> Result<(), Problem> {
         self.query().done()
+    }
+
+    /// Returns when the client has closed its connection, or only its sending side. The two cannot be told apart, so
+    /// the handler still answers.
+    pub async fn hung_up(&self) {
+        if let Some(hang_up) = self.parts.extensions.get::<HangUp>() {
+            hang_up.noticed().await;
+        }
     }
 
     /// Reads a JSON body of at most `max` bytes.

@@ -25,7 +25,7 @@
 //! | the rest of a body is awaited | 30 s; displaced |
 //! | the rest of a refused body is read and discarded | 5 s and 1 MiB; displaced |
 //! | the client does not read an answer or a stream (also of pipelined requests) | 30 s of silence; displaced |
-//! | `?wait=` | 60 s, and a share of the places: the client may be gone without a sign |
+//! | `?wait=` | 60 s, and a share of the places: the client may vanish without a sign; its hang-up ends the wait |
 //! | a stream of events | one hour, and a share of the places |
 //! | a refused key of an address with many wrong keys | 1 s |
 //! | a batch waits for its turn; the names of a registration are resolved | 10 s; 5 s |

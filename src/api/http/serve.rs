@@ -28,7 +28,7 @@ use super::endpoint::Endpoint;
 use super::memory_budget::HeldMemory;
 use super::problem::Problem;
 use super::state::Api;
-use super::stream::Stream;
+use super::stream::{HangUp, Stream};
 use super::wrong_keys::Connection;
 use crate::domain::{Ids, RequestId};
 
@@ -59,8 +59,8 @@ pub async fn serve(
     let places_max = places.available_permits();
     let connections = Connections::new(Arc::clone(&places), api.clock.clone());
     let connection = Arc::new(Connection::new(Ipv4Addr::UNSPECIFIED.into()));
-    let service =
-        HttpService { router, api, ids: Arc::default(), connection, activity: connections.activity() };
+    let (ids, activity, hang_up) = (Arc::default(), connections.activity(), HangUp::default());
+    let service = HttpService { router, api, ids, connection, activity, hang_up };
     loop {
         let accepted = tokio::select! {
             () = is_set(&mut closing) => break,
@@ -101,6 +101,7 @@ async fn accept(
 async fn serve_connection(stream: TcpStream, service: HttpService, mut closing: watch::Receiver<bool>) {
     let activity = Arc::clone(&service.activity);
     let stream = Stream::new(stream, service.api.clock.clone(), Arc::clone(&activity));
+    let service = HttpService { hang_up: stream.hang_up(), ..service };
     let service = hyper::service::service_fn(move |request| {
         let service = service.clone();
         async move { Ok::<_, std::convert::Infallible>(service.handle(request).await) }
@@ -108,7 +109,8 @@ async fn serve_connection(stream: TcpStream, service: HttpService, mut closing: 
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_TIMEOUT)
-        // A client that closes its sending side after the request still gets the response.
+        // A client that closes its sending side after the request still gets the response. One that has hung up does
+        // the same: see `stream`.
         .half_close(true)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_MAX)
@@ -153,6 +155,7 @@ struct HttpService {
     ids: Arc<Ids>,
     connection: Arc<Connection>,
     activity: Arc<Activity>,
+    hang_up: HangUp,
 }
 
 impl HttpService {
@@ -165,6 +168,7 @@ impl HttpService {
         let body = UnreadBody::new(body, self.api.memory.hold(None), Arc::clone(&self.activity));
         parts.extensions.insert(body.clone());
         parts.extensions.insert(Arc::clone(&self.connection));
+        parts.extensions.insert(self.hang_up.clone());
         let method = parts.method.clone();
         let path = parts.uri.path().to_owned();
         let Ok(mut response) = self.router.call(Request::from_parts(parts, Body::empty())).await;

@@ -26,7 +26,8 @@ use crate::telemetry::metrics::Load;
 pub const CONNECTIONS_MAX: usize = 4_096;
 
 /// Maximum number of requests that wait for the end of a watch: less than half of the connections, so that others find
-/// one. One app gets half of them. The end of a client's connection is not noticed before its wait is over.
+/// one. One app gets half of them. A client that vanishes without closing its connection is not noticed before its wait
+/// is over.
 pub const WAITS_MAX: usize = 1_792;
 
 /// Maximum number of batches, of registrations and of retries, that are worked on at the same time, and of those of

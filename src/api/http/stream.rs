@@ -1,4 +1,4 @@
-//! A client's connection with a timeout for writes.
+//! A client's connection with a timeout for writes, and with a sign that the client has hung up.
 //!
 //! A client that sends requests and never reads responses would keep its connection for ever: the HTTP
 //! library limits the time for the arrival of a request, and not the time for sending a response. Reads have
@@ -9,18 +9,25 @@
 //! 4 MiB: a client that reads 16 KiB a second would then show no progress for more than a minute, and a client that
 //! reads nothing would hold the memory. So the buffer is limited. In addition, a write that waits is tried every
 //! [`PROBE`]: the kernel accepts bytes long before it reports so, as soon as the client has confirmed some.
+//!
+//! **A client that hangs up** while its request waits for something sends the same packet as one that closes only its
+//! sending side and still reads the answer. The HTTP library does not read meanwhile, so it ends neither of the two. A
+//! handler that waits for long awaits [`HangUp`] as well, and then answers early: one client reads the answer, and the
+//! connection of the other fails at the write. The sign comes from the kernel's event, not from a read: bytes of a
+//! pipelined request stay unread, and are no sign.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_send_buffer_size;
-use rustix::net::{SendFlags, send};
+use rustix::net::{SendFlags, Shutdown, send, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::connections::{Activity, Busy};
 use crate::clock::Clock;
@@ -35,13 +42,32 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// A connection whose writes fail when the client stops reading.
 pub(super) struct Stream {
-    tcp: TcpStream,
+    reader: OwnedReadHalf,
+    /// Shared with the [`HangUp`] of a request that waits.
+    writer: Arc<OwnedWriteHalf>,
     clock: Clock,
     activity: Arc<Activity>,
     /// Keeps the connection busy until a read finds nothing: the first request may have arrived with the connection.
     first_request: Option<Busy>,
     /// A write that waits.
     stalled: Option<Stalled>,
+}
+
+/// The sign that the client has closed its connection, or only its sending side. It does not keep the connection open.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HangUp(Weak<OwnedWriteHalf>);
+
+impl HangUp {
+    /// Returns when the client has hung up. Only Linux reports it while bytes are unread; elsewhere this never returns.
+    pub(super) async fn noticed(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some(tcp) = self.0.upgrade() {
+            // Urgent data is not registered for, so the end of the client's bytes is the only event.
+            let _ = tcp.ready(tokio::io::Interest::PRIORITY).await;
+        }
+        #[cfg(not(target_os = "linux"))]
+        std::future::pending::<()>().await;
+    }
 }
 
 /// The time until the next probe of a write that waits, and the number of probes before.
@@ -66,7 +92,32 @@ impl Stream {
         // Without it the timeout is less exact.
         let _ = set_socket_send_buffer_size(&tcp, SEND_BUFFER);
         let first_request = Some(activity.begin());
-        Self { tcp, clock, activity, first_request, stalled: None }
+        let (reader, writer) = tcp.into_split();
+        Self { reader, writer: Arc::new(writer), clock, activity, first_request, stalled: None }
+    }
+
+    /// Returns the sign that the client has hung up.
+    pub(super) fn hang_up(&self) -> HangUp {
+        HangUp(Arc::downgrade(&self.writer))
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        self.reader.as_ref()
+    }
+
+    /// Writes as soon as the kernel accepts bytes.
+    fn poll_with(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.tcp().poll_write_ready(cx))?;
+            match write(self.tcp()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
     }
 
     /// Returns the result of a write of `bytes`, or an error if it has waited for too long.
@@ -89,7 +140,7 @@ impl Stream {
             });
             ready!(stalled.timer.as_mut().poll(cx));
             let probes = stalled.probes + 1;
-            match send(&self.tcp, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            match send(self.tcp(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Err(Errno::AGAIN | Errno::INTR) if probes < PROBES_MAX => {
                     self.stalled = Some(Stalled::new(&self.clock, probes));
                 }
@@ -110,7 +161,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        let read = Pin::new(&mut self.reader).poll_read(cx, buf);
         if read.is_pending() {
             self.first_request = None;
         }
@@ -120,7 +171,7 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.tcp).poll_write(cx, buf);
+        let written = self.poll_with(cx, |tcp| tcp.try_write(buf));
         self.with_timeout(written, buf, cx)
     }
 
@@ -129,21 +180,21 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
+        let written = self.poll_with(cx, |tcp| tcp.try_write_vectored(bufs));
         let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
         self.with_timeout(written, first, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(shutdown(self.tcp(), Shutdown::Write).map_err(io::Error::from))
     }
 }
 

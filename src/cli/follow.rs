@@ -240,7 +240,7 @@ mod tests {
             @r"
         not polled yet
         unknown
-        processing  50 %  (the last poll failed: timeout: \u{1b}[2J)
+        processing  50 %  (the last poll failed: timeout: \u001b[2J)
         completed  100 %  https://a/b
         failed  nsfw  no\nway
         "

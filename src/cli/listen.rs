@@ -18,7 +18,7 @@ use serde::de::IgnoredAny;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::output::{Failure, clean, print_line};
+use super::output::{Failure, clean, print_line, visible};
 use super::signals::shutdown_signal;
 use super::terminal::{BOLD, DIM, GREEN, RED, Terminal};
 use crate::channels::webhook::{self, Secret};
@@ -233,26 +233,26 @@ impl Arrival {
     }
 }
 
-/// Returns JSON indented, with the order and the numbers unchanged; other bodies as text without control characters.
+/// Returns JSON indented, with the order and the numbers unchanged; other bodies as text in one line.
 fn pretty(body: &[u8]) -> String {
     if let (Ok(text), Ok(_)) = (str::from_utf8(body), serde_json::from_slice::<IgnoredAny>(body)) {
         return indent(text);
     }
-    let shown = String::from_utf8_lossy(&body[..body.len().min(SHOWN_MAX)]).escape_debug().to_string();
-    format!("{} bytes that are not JSON: {shown}", body.len())
+    let shown = String::from_utf8_lossy(&body[..body.len().min(SHOWN_MAX)]);
+    format!("{} bytes that are not JSON: {}", body.len(), clean(&shown))
 }
 
 /// Indents JSON. `serde_json::Value` is not used because it sorts keys.
 fn indent(json: &str) -> String {
     let (mut out, mut depth, mut in_string, mut escaped) = (String::new(), 0, false, false);
-    for c in json.chars().filter(|c| !c.is_control()) {
+    for c in json.chars() {
         if in_string {
-            out.push(c);
+            out.push_str(&visible(c));
             in_string = escaped || c != '"';
             escaped = !escaped && c == '\\';
             continue;
         }
-        if c == ' ' {
+        if c.is_ascii_whitespace() {
             continue;
         }
         let is_close = matches!(c, '}' | ']');
@@ -350,6 +350,7 @@ mod tests {
           }
         }
         "#);
-        assert_eq!(pretty(b"\x1b[2Jhello\xff"), "10 bytes that are not JSON: \\u{1b}[2Jhello\u{fffd}");
+        assert_eq!(pretty(b"\x1b[2Jhello\xff"), "10 bytes that are not JSON: \\u001b[2Jhello\u{fffd}");
+        assert_eq!(pretty("[\"a\u{202e}b\u{7f}\"]".as_bytes()), "[\n  \"a\\u202eb\\u007f\"\n]");
     }
 }

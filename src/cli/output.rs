@@ -1,7 +1,8 @@
 //! Results of commands: failures with their exit codes, lines on stdout and stderr, and the texts of JSON values.
 //!
-//! Texts from the server can come from providers, receivers and clients. [`clean`] makes their control characters
-//! visible before they reach a terminal.
+//! Texts from the server can come from providers, receivers and clients. [`visible`] is the one form of their control
+//! characters and marks of writing direction, in tables, lists of fields, errors and JSON: the escape of JSON. So the
+//! metadata of a watch stay JSON, and the same character never has two forms.
 //!
 //! A reader that closes the pipe has seen enough, as in `ringback watches --all | head -1`. The command then ends
 //! quietly and with success ([`Failure::Closed`]). Every other error of stdout is a failure.
@@ -106,13 +107,30 @@ pub(super) fn print_note(line: impl Display) {
 
 /// Returns whether a character controls a terminal or changes the direction of text.
 pub(super) fn is_unfit(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Returns the text with visible control characters.
+/// Returns the visible form of a character.
+pub(super) fn visible(c: char) -> String {
+    match c {
+        '\n' => r"\n".to_owned(),
+        '\r' => r"\r".to_owned(),
+        '\t' => r"\t".to_owned(),
+        // Each of these characters is one unit of UTF-16.
+        c if is_unfit(c) => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    }
+}
+
+/// Returns the text with visible control characters, for a single line.
 pub fn clean(text: &str) -> String {
-    let escape = |c: char| if is_unfit(c) { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escape).collect()
+    text.chars().map(visible).collect()
+}
+
+/// Returns JSON with visible control characters. Its meaning and its layout stay the same.
+pub fn clean_json(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_whitespace() { c.to_string() } else { visible(c) }).collect()
 }
 
 /// Returns the value at `pointer` as text; empty for null and for a missing value.
@@ -152,7 +170,7 @@ mod tests {
     #[test]
     fn control_characters_are_visible() {
         let hostile = "a\x1b]0;x\x07b\nc\u{9b}31md\u{202e}e";
-        assert_eq!(clean(hostile), r"a\u{1b}]0;x\u{7}b\nc\u{9b}31md\u{202e}e");
+        assert_eq!(clean(hostile), r"a\u001b]0;x\u0007b\nc\u009b31md\u202ee");
     }
 
     #[test]

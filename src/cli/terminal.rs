@@ -11,7 +11,7 @@ use std::io::IsTerminal as _;
 use serde_json::Value;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::output::{clean, is_unfit, print_line};
+use super::output::{clean, clean_json, print_line};
 use crate::clock::Clock;
 use crate::config::Environment;
 use crate::domain::Timestamp;
@@ -86,13 +86,7 @@ impl Terminal {
     /// Prints JSON as the server wrote it. On a terminal, control characters in strings are escaped, which does not
     /// change the meaning.
     pub fn json(self, text: &str) -> anyhow::Result<()> {
-        if !self.interactive {
-            return print_line(text);
-        }
-        // Each of these characters is one unit of UTF-16.
-        let is_escaped = |c: char| is_unfit(c) && !c.is_ascii_whitespace();
-        let escape = |c| if is_escaped(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
-        print_line(text.chars().map(escape).collect::<String>())
+        if self.interactive { print_line(clean_json(text)) } else { print_line(text) }
     }
 
     /// Returns whether a line fits.
@@ -356,6 +350,7 @@ pub const fn narrow(width: usize) -> Terminal {
 
 #[cfg(test)]
 mod tests {
+    use super::super::output::is_unfit;
     use super::*;
 
     const COLUMNS: [Column; 5] = [
@@ -483,5 +478,17 @@ mod tests {
         for shown in [card.render(), table, times] {
             assert!(!shown.chars().any(is_unfit), "{shown:?}");
         }
+    }
+
+    #[test]
+    fn a_hidden_character_has_one_visible_form_in_every_output() {
+        // Metadata is JSON, so the server has escaped the first character.
+        let metadata = "{\"a\":\"x\\u001by\u{202e}z\u{61c}\"}";
+        let visible = r#"{"a":"x\u001by\u202ez\u061c"}"#;
+        let mut card = FieldList::new(PLAIN);
+        card.line("metadata", metadata);
+        assert_eq!(card.render(), format!("metadata  {visible}"));
+        assert_eq!(PLAIN.table(&[Column::new("X")], [[metadata.to_owned()]], false), visible);
+        assert_eq!(clean_json(&format!("{{\n  {metadata}}}\n")), format!("{{\n  {visible}}}\n"));
     }
 }

@@ -23,7 +23,8 @@ const BOM: char = '\u{feff}';
 /// writing direction, and characters without width.
 pub fn is_hidden(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | BOM)
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}')
+        || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | BOM)
 }
 
 /// Decodes UTF-8, without a byte order mark at its start. The error continues a sentence about the text.

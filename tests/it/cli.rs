@@ -203,7 +203,7 @@ async fn follow_prints_changes_on_stderr_and_the_result_on_stdout() {
     let server = Scripted::start(&answers).await;
     let ran = ask(&server.url, &["show", "watch_1", "--follow"]).await.expect(0);
     assert_eq!(ran.err, "not polled yet\nprocessing  50 %\n");
-    assert_eq!(ran.out, "completed  100 %  https://a/\\u{1b}[2Jb\n", "and nothing controls the terminal");
+    assert_eq!(ran.out, "completed  100 %  https://a/\\u001b[2Jb\n", "and nothing controls the terminal");
     assert_eq!(server.requests(), ["GET /v1/watches/watch_1?wait=30s"; 3]);
 }
 

@@ -27,8 +27,8 @@ mod watches;
 
 pub use events::STREAMS_MAX;
 pub use http::{
-    Api, Batches, CONNECTIONS_MAX, ConcurrencyLimiter, InProgressKeys, MEMORY_MAX, MemoryBudget, WAITS_MAX,
-    WrongKeys,
+    Api, Batches, CONNECTIONS_MAX, ConcurrencyLimiter, Failures, InProgressKeys, MEMORY_MAX, MemoryBudget,
+    WAITS_MAX, WrongKeys,
 };
 pub use openapi::{ROUTES, Route, document};
 pub use router::{serve, serve_metrics};

@@ -161,6 +161,7 @@ impl App {
             batches: api::Batches::default(),
             memory: api::MemoryBudget::new(api::MEMORY_MAX),
             wrong_keys: api::WrongKeys::default(),
+            failures: api::Failures::default(),
             streams: ConcurrencyLimiter::new(api::STREAMS_MAX.min(connections_max * 7 / 32)),
         });
         Ok(Self {

@@ -7,6 +7,7 @@ mod concurrency_limit;
 mod connections;
 pub mod cursor;
 pub mod endpoint;
+mod failures;
 mod idempotency;
 mod memory_budget;
 pub mod object_reader;
@@ -23,6 +24,7 @@ pub use answer::{
 pub use body::{BATCH_MAX, BODY_MAX, Content, too_large};
 pub use call::Call;
 pub use concurrency_limit::ConcurrencyLimiter;
+pub use failures::Failures;
 pub use idempotency::InProgressKeys;
 pub use memory_budget::{MEMORY_MAX, MemoryBudget};
 pub use object_reader::ObjectReader;

@@ -153,7 +153,7 @@ impl Writer {
         let shared = Arc::clone(shared);
         let thread = std::thread::Builder::new().name("writer".to_owned());
         let thread = thread.spawn(move || {
-            let writer = WriterLoop { connection, shared: &shared, pending_effects: None };
+            let writer = WriterLoop { connection, shared: &shared, pending_effects: None, refused: 0 };
             // Without the writer, the process would refuse every write and repeat every attempt for ever.
             if catch_unwind(AssertUnwindSafe(|| writer.run(queue))).is_err() {
                 end_the_process("the writer of the database panicked, which is a bug");
@@ -174,6 +174,8 @@ struct WriterLoop<'s> {
     shared: &'s Shared,
     /// Effects of a commit whose outcome is unknown. They are published if the commit happened.
     pending_effects: Option<CommitEffects>,
+    /// Number of commands that were refused since the last commit.
+    refused: usize,
 }
 
 impl WriterLoop<'_> {
@@ -245,6 +247,9 @@ impl WriterLoop<'_> {
         };
         if let Some(error) = &failure {
             self.refuse(error);
+            if matches!(error, StoreError::Unavailable(_) | StoreError::Unknown(_)) {
+                self.refused += commands.len();
+            }
         }
         for command in commands {
             command.settle(failure.as_ref());
@@ -273,7 +278,7 @@ impl WriterLoop<'_> {
             && let Some(effects) = self.pending_effects.take()
             && outcome == Some(CommitOutcome::Committed)
         {
-            effects.publish(self.shared);
+            self.publish(effects);
         }
         Ok(outcome)
     }
@@ -284,6 +289,16 @@ impl WriterLoop<'_> {
             && !self.shared.refusing.swap(true, Ordering::AcqRel)
         {
             tracing::error!(error = %reason, "the store refuses writes: nothing is accepted or sent until a write succeeds");
+        }
+    }
+
+    /// Publishes the effects of a commit, which ends a refusal.
+    fn publish(&mut self, effects: CommitEffects) {
+        let was_refusing = self.shared.refusing.load(Ordering::Acquire);
+        effects.publish(self.shared);
+        let count = std::mem::take(&mut self.refused);
+        if was_refusing {
+            tracing::info!(count, "the store accepts writes again");
         }
     }
 
@@ -307,7 +322,7 @@ impl WriterLoop<'_> {
         let committed = self.connection.commit();
         (effects.commands, effects.duration) = (commands.len(), started.elapsed());
         match &committed {
-            Ok(()) => effects.publish(self.shared),
+            Ok(()) => self.publish(effects),
             Err(StoreError::Unknown(_)) => self.pending_effects = Some(effects),
             Err(StoreError::Unavailable(_) | StoreError::Damaged(_) | StoreError::Inconsistent(_)) => {}
         }

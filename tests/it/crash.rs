@@ -75,10 +75,10 @@ impl Ground {
         command.env("RINGBACK_LOG", "info").stdout(stdout).spawn().unwrap()
     }
 
-    /// Starts a process with a limit: the arguments of the shell's `ulimit`.
+    /// Starts a process with a limit (the arguments of the shell's `ulimit`) and the log level `warn`.
     pub fn start_limited(&self, limit: &str) -> Process {
         let mut command = Command::new("/bin/sh");
-        let script = format!("ulimit {limit}; exec \"$0\" \"$@\"");
+        let script = format!("ulimit {limit}; RINGBACK_LOG=warn exec \"$0\" \"$@\"");
         command.args(["-c", &script, env!("CARGO_BIN_EXE_ringback")]);
         Process::start(command, self.folder.path(), &self.provider.url(), &self.database)
     }
@@ -86,6 +86,13 @@ impl Ground {
     pub fn start_on(&self, database: &str) -> Process {
         let command = Command::new(env!("CARGO_BIN_EXE_ringback"));
         Process::start(command, self.folder.path(), &self.provider.url(), database)
+    }
+
+    /// Starts a process that also logs when its database accepts writes again.
+    fn start_with_changes(&self) -> Process {
+        let mut command = Command::new("/usr/bin/env");
+        command.args(["RINGBACK_LOG=error,ringback::store::writer=info", env!("CARGO_BIN_EXE_ringback")]);
+        Process::start(command, self.folder.path(), &self.provider.url(), &self.database)
     }
 
     /// Starts a process that does not ignore SIGHUP, also if the tests were started by `nohup`.
@@ -339,7 +346,7 @@ async fn a_dying_database_server_loses_nothing_answered_with_2xx() {
     let mut draw = draw();
     let ground = Arc::new(Ground::on(server.url(&server.empty())).await);
     let load = Load::start(&ground);
-    let process = ground.start();
+    let process = ground.start_with_changes();
     let address = process.address().await;
     load.moved.send_replace(Some(address));
     for _ in 0..number("RINGBACK_KILLS").unwrap_or(3) {
@@ -359,7 +366,9 @@ async fn a_dying_database_server_loses_nothing_answered_with_2xx() {
     process.terminate();
     let (status, said) = process.ended().await;
     assert!(status.success(), "{status}: {said}");
-    assert!(said.contains("the store refuses writes"), "{said}");
+    for change in ["the store refuses writes", "the store accepts writes again"] {
+        assert!(said.contains(change), "{said}");
+    }
 }
 
 // Once: it starts its own server.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::crash::{Ground, Process, get};
@@ -142,27 +143,55 @@ async fn a_truncated_log_ends_the_process_within_seconds() {
 #[tokio::test]
 async fn a_limit_of_the_file_size_is_answered_as_a_full_disk() {
     let ground = Ground::new().await;
+    let process = fill(&ground).await;
+    // It still runs and reads.
+    get(process.address().await, "/v1/watches").await;
+    process.kill().await;
+    assert!(!jobs_after_a_start(&ground).await.is_empty());
+}
+
+/// Starts a process with a limit of the file size, and registers watches until it refuses one.
+async fn fill(ground: &Ground) -> Process {
     // Blocks of 512 bytes.
     let process = ground.start_limited("-f 4096");
     let address = process.address().await;
-    let mut refused = None;
+    let mut status = 201;
     for n in 0..2_000 {
-        let job = format!("job_{n}");
-        ground.provider.processing(&job, 10);
-        let url = ground.receiver.url(&format!("/hook?{}", "x".repeat(1_900)));
-        let body = json!({ "jobId": job, "callbackUrl": url }).to_string();
-        let bytes = wire::request("POST", "/v1/watches", &[AUTH, JSON], body.as_bytes());
-        let answer = guarded("a registration", wire::exchange(address, &bytes)).await.expect("an answer");
-        if answer.status != 201 {
-            refused = Some(answer.status);
+        status = registration(ground, address, n).await;
+        if status != 201 {
             break;
         }
     }
-    assert_eq!(refused, Some(503));
-    // It still runs and reads.
-    get(address, "/v1/watches").await;
-    process.kill().await;
-    assert!(!jobs_after_a_start(&ground).await.is_empty());
+    assert_eq!(status, 503);
+    process
+}
+
+/// Registers a watch that needs some space, and returns the status of the answer.
+async fn registration(ground: &Ground, address: SocketAddr, n: usize) -> u16 {
+    let job = format!("job_{n}");
+    ground.provider.processing(&job, 10);
+    let url = ground.receiver.url(&format!("/hook?{}", "x".repeat(1_900)));
+    let body = json!({ "jobId": job, "callbackUrl": url }).to_string();
+    let bytes = wire::request("POST", "/v1/watches", &[AUTH, JSON], body.as_bytes());
+    guarded("a registration", wire::exchange(address, &bytes)).await.expect("an answer").status
+}
+
+// Once: a server has no files here.
+#[tokio::test]
+async fn requests_that_a_full_disk_refuses_do_not_fill_the_log() {
+    let ground = Ground::new().await;
+    let process = fill(&ground).await;
+    let address = process.address().await;
+    for n in 0..150 {
+        assert_eq!(registration(&ground, address, 10_000 + n).await, 503);
+    }
+    // An orderly stop would wait for the writes of the poller.
+    process.signal(Signal::KILL);
+    let (_, said) = process.ended().await;
+    assert_eq!(said.matches("the store refuses writes").count(), 1, "{said}");
+    // The first, the tenth and the hundredth; the minute may end in between.
+    let lines = said.matches("requests refused: the database is not available").count();
+    assert!((3..=5).contains(&lines), "{lines} lines:\n{said}");
 }
 
 // Once: a server has no files here.

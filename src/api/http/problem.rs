@@ -207,12 +207,14 @@ pub struct Problem {
     pub detail: String,
     /// The invalid fields.
     pub errors: Vec<FieldError>,
+    /// The error of the store that is the cause, for the log.
+    pub(super) cause: Option<StoreError>,
 }
 
 impl Problem {
     /// A problem of this kind.
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new() }
+        Self { code, detail: detail.into(), errors: Vec::new(), cause: None }
     }
 
     /// 422 with every invalid field.
@@ -311,27 +313,21 @@ pub struct ProblemView<'a> {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Unavailable(reason) | StoreError::Damaged(reason) => {
-                tracing::warn!(error = %reason, "request refused: the database is not available");
-                Self::new(
-                    ProblemCode::Unavailable,
-                    "the database is not available and nothing was changed; send the request again later",
-                )
-            }
-            StoreError::Unknown(reason) => {
-                tracing::warn!(error = %reason, "request outcome unknown: the database was lost during the write");
-                Self::new(
-                    ProblemCode::OutcomeUnknown,
-                    "the database was lost during the write, so the change may have been made; it is safe to \
-                     send the request again with the same Idempotency-Key",
-                )
-            }
-            StoreError::Inconsistent(reason) => {
-                tracing::error!(error = %reason, "request failed");
+        let problem = match &error {
+            StoreError::Unavailable(_) | StoreError::Damaged(_) => Self::new(
+                ProblemCode::Unavailable,
+                "the database is not available and nothing was changed; send the request again later",
+            ),
+            StoreError::Unknown(_) => Self::new(
+                ProblemCode::OutcomeUnknown,
+                "the database was lost during the write, so the change may have been made; it is safe to \
+                 send the request again with the same Idempotency-Key",
+            ),
+            StoreError::Inconsistent(_) => {
                 Self::new(ProblemCode::Internal, "internal error; the server's log has the details")
             }
-        }
+        };
+        Self { cause: Some(error), ..problem }
     }
 }
 

@@ -174,12 +174,12 @@ impl HttpService {
         let Ok(mut response) = self.router.call(Request::from_parts(parts, Body::empty())).await;
         body.discard(clock).await;
         let endpoint = response.extensions_mut().remove::<Arc<Endpoint>>();
-        render_problem(&mut response, &request_id);
+        self.render_problem(&mut response, &request_id);
         if let Some(memory) = body.take_memory()
             && response.extensions().get::<SharedBody>().is_none()
         {
             response = count_memory(response, &method, memory).await;
-            render_problem(&mut response, &request_id);
+            self.render_problem(&mut response, &request_id);
         }
         if self.connection.is_closing() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -196,15 +196,18 @@ impl HttpService {
         }
         response.map(|body| busy_body(body, busy))
     }
-}
 
-/// Writes the body of a problem.
-fn render_problem(response: &mut Response, request_id: &str) {
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        *response.body_mut() = Body::from(problem.render(request_id));
-        let json = HeaderValue::from_static("application/problem+json");
-        response.headers_mut().insert(header::CONTENT_TYPE, json);
-        response.headers_mut().remove(header::CONTENT_LENGTH);
+    /// Writes the body of a problem, and logs its cause.
+    fn render_problem(&self, response: &mut Response, request_id: &str) {
+        if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+            if let Some(error) = &problem.cause {
+                self.api.failures.note(error, self.api.clock.now());
+            }
+            *response.body_mut() = Body::from(problem.render(request_id));
+            let json = HeaderValue::from_static("application/problem+json");
+            response.headers_mut().insert(header::CONTENT_TYPE, json);
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
 use super::concurrency_limit::ConcurrencyLimiter;
+use super::failures::Failures;
 use super::idempotency::InProgressKeys;
 use super::memory_budget::MemoryBudget;
 use super::problem::Problem;
@@ -102,6 +103,8 @@ pub struct Api {
     pub memory: Arc<MemoryBudget>,
     /// Counts requests with wrong keys.
     pub wrong_keys: WrongKeys,
+    /// Counts requests that fail because of the database.
+    pub failures: Failures,
     /// Limits the streams of events.
     pub streams: Arc<ConcurrencyLimiter>,
 }

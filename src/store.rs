@@ -57,6 +57,7 @@ use self::db::Result;
 use self::keys::KeyUses;
 use self::nodes::Probe;
 use self::tenant_cache::TenantCache;
+use crate::clock::Clock;
 use crate::domain::{App, Watch};
 use crate::telemetry::metrics::Queues;
 
@@ -100,6 +101,16 @@ impl Deref for Store {
 }
 
 impl Store {
+    /// Returns a handle for requests, whose answers take at most 20 s by this clock. A read then fails as
+    /// [`StoreError::Unavailable`]. A write fails as [`StoreError::Unknown`], because it can still happen.
+    #[must_use]
+    pub fn for_requests(&self, clock: Clock) -> Self {
+        Self {
+            reads: ReadStore { request_clock: Some(clock), ..self.reads.clone() },
+            queue: self.queue.clone(),
+        }
+    }
+
     /// Lengths of the queues.
     pub fn queues(&self) -> Queues {
         Queues {

@@ -53,7 +53,9 @@ macro_rules! commands {
                     &self,
                     ask: impl Into<request!($kind $ask, $answer $(, $refusal)?)>,
                 ) -> $crate::store::db::Result<answer!($kind $answer $(, $refusal)?)> {
-                    $crate::store::writer::ask(&self.queue, Command::$ask, ask.into()).await
+                    // A command stays queued after the timeout, and may still be applied.
+                    let answer = $crate::store::writer::ask(&self.queue, Command::$ask, ask.into());
+                    self.in_time(answer, $crate::store::db::StoreError::Unknown).await
                 }
             )*
         }

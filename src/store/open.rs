@@ -49,5 +49,5 @@ fn open_database(options: StoreOptions) -> anyhow::Result<(WriterConnection, Rea
     let (ids, tenants) = (Ids::above(rows::greatest_id(&tx)?), apps::load_tenants(&tx, &keyring)?);
     let files = connection.files();
     let shared = Arc::new(Shared { files, ..Shared::new(ids, tenants, keyring, public_url) });
-    Ok((connection, ReadStore { shared, readers: Arc::new(readers) }))
+    Ok((connection, ReadStore { shared, readers: Arc::new(readers), request_clock: None }))
 }

@@ -2,17 +2,23 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
-use super::db::{Fault, Files, Readers, Result, Tx};
+use super::db::{Fault, Files, Readers, Result, StoreError, Tx};
 use super::notifications::{ChangeNotifier, Listener, Mailbox};
 use super::sealing::Keyring;
 use super::tenant_cache::{TenantCache, TenantChange};
+use crate::clock::Clock;
 use crate::domain::{AppNo, DispatcherMessage, Ids, PollerMessage, Timestamp, WatchId};
 use crate::telemetry::metrics::{Backlog, Metrics};
 use crate::telemetry::traces::Tracer;
 
 /// The app of reads that no app requests.
 pub(super) const INTERNAL: AppNo = AppNo(0);
+
+/// Maximum time that a request waits for one answer of the database. A server that is stopped, or whose packets are
+/// lost, is given up only after the timeout of a call and of a connection, which leave time for a slow statement.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// State that the handles and the writer of a store share.
 #[derive(Debug, Default)]
@@ -76,6 +82,8 @@ impl Shared {
 pub struct ReadStore {
     pub(super) shared: Arc<Shared>,
     pub(super) readers: Arc<Readers>,
+    /// Bounds the waits of requests. `None`: the service's own work waits as long as the database needs.
+    pub(super) request_clock: Option<Clock>,
 }
 
 impl ReadStore {
@@ -85,7 +93,18 @@ impl ReadStore {
         app: AppNo,
         read: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.readers.read(app, read).await
+        self.in_time(self.readers.read(app, read), StoreError::Unavailable).await
+    }
+
+    /// Returns the answer of the database. A request gets the error `late` if none arrives within [`ANSWER_MAX`].
+    pub(super) async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T>>,
+        late: fn(String) -> StoreError,
+    ) -> Result<T> {
+        let Some(clock) = &self.request_clock else { return answer.await };
+        let answer = clock.timeout(ANSWER_MAX, answer).await;
+        answer.unwrap_or_else(|| Err(late(format!("no answer within {} s", ANSWER_MAX.as_secs()))))
     }
 
     /// Source of new ids, in the order of creation.

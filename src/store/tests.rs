@@ -1,10 +1,17 @@
-//! Test of the query plans of the lists on SQLite.
+//! Tests of the query plans of the lists on SQLite, and of the time that requests wait.
+
+use std::time::Duration;
 
 use rusqlite::Connection;
+use tokio::sync::mpsc;
 
 use super::db::{Where, in_memory};
 use super::watches::Index;
-use super::{DeliveryFilter, WatchFilter, deliveries, endings, jobs, watches};
+use super::{
+    DatabaseLocation, DeliveryFilter, Keyring, Store, StoreError, StoreOptions, WatchFilter, deliveries,
+    endings, jobs, watches,
+};
+use crate::clock::{Clock, ManualClock};
 use crate::domain::{AppNo, DeliveryId, DeliveryStatus, DestinationId, Id, Timestamp, WatchId, WatchStatus};
 
 /// Returns the plan of SQLite for a query, a line for each table.
@@ -177,4 +184,51 @@ fn no_command_reads_all_watches_of_a_job() {
             "{plan:#?}"
         );
     }
+}
+
+/// Returns the result of work that waits for the clock, and the seconds that passed.
+async fn outlasted<T>(time: &ManualClock, work: impl Future<Output = T>) -> (T, u32) {
+    let mut work = std::pin::pin!(work);
+    for seconds in 0..60 {
+        tokio::select! {
+            biased;
+            done = &mut work => return (done, seconds),
+            () = tokio::task::yield_now() => time.advance(Duration::from_secs(1)),
+        }
+    }
+    panic!("no answer within a minute")
+}
+
+#[tokio::test]
+async fn a_request_waits_20_s_for_a_database_that_does_not_answer() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let now = Timestamp::from_millis(1_771_426_800_000);
+    let options = StoreOptions {
+        location: DatabaseLocation::File(folder.path().join("x.db")),
+        keyring: Keyring::default(),
+        public_url: String::new(),
+        now,
+    };
+    let (store, writer) = Store::open(options).expect("a store");
+    let time = ManualClock::at(now);
+    let requests = store.for_requests(Clock::Manual(time.clone()));
+    // A writer that takes no command.
+    let (queue, commands) = mpsc::channel(1);
+    let silent = Store { queue, ..requests.clone() };
+    let (written, seconds) = outlasted(&time, silent.check_writes()).await;
+    assert!(matches!(written, Err(StoreError::Unknown(_))), "it may have happened: {written:?}");
+    assert!((19..=21).contains(&seconds), "{seconds} s");
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let read = requests.read(AppNo(1), move |_| {
+        let _ = held.recv();
+        Ok(())
+    });
+    let (read, seconds) = outlasted(&time, read).await;
+    assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
+    assert!((19..=21).contains(&seconds), "{seconds} s");
+    drop((release, silent, commands, requests));
+    // The service's own work waits.
+    store.check_writes().await.expect("written");
+    drop(store);
+    tokio::task::spawn_blocking(|| writer.join()).await.expect("closed");
 }

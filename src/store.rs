@@ -180,8 +180,8 @@ commands! {
     write expire_watches: ExpireWatches => bool, endings::expire_watches;
     /// Writes the result of a requested poll of a job that has ended.
     write refresh_ending: RefreshEnding => (), jobs::refresh_ending;
-    /// Stops a watch. Returns whether it exists.
-    write stop_watch: StopWatch => bool, watches::stop_watch;
+    /// Stops a watch. Returns the watch after the stop, if it exists.
+    write stop_watch: StopWatch => Option<Watch>, watches::stop_watch;
     /// Records the request to poll a job at once.
     idempotent poll_now: PollNow => () | NotFound, each(jobs::poll_now);
     /// Records an attempt and the next step of its delivery.

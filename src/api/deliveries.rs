@@ -18,7 +18,7 @@ use crate::domain::{
 };
 use crate::store::{
     DeliveryFilter, Idempotent, RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
-    StoredResponse,
+    StoreError, StoredResponse,
 };
 
 /// Largest number of deliveries that one request retries: some seconds of work, done in chunks.
@@ -286,7 +286,9 @@ pub async fn retry_many(call: Call) -> Answer {
         progress.after.is_none().then(|| retry_count(progress.count))
     });
     loop {
-        let Ok(progress) = api.store.retry_failed_deliveries(retry.clone()).await??;
+        let chunk = api.store.retry_failed_deliveries(retry.clone()).await;
+        let chunk = chunk.map_err(|error| ended_early(error, retry.command.progress))?;
+        let Ok(progress) = chunk?;
         if progress.after.is_none() {
             return Ok(retry_count(progress.count).into_response());
         }
@@ -295,6 +297,19 @@ pub async fn retry_many(call: Call) -> Answer {
 }
 
 fn read_filter(fields: &mut ObjectReader<'_, '_>) -> DeliveryFilter {
+/// The problem of a retry of many deliveries that ends before its last chunk.
+fn ended_early(error: StoreError, progress: RetryProgress) -> Problem {
+    if progress.after.is_none() {
+        return error.into();
+    }
+    let detail = format!(
+        "{} deliveries are retried, but the database was lost before the others; send the request again later (some \
+         of the first may then be attempted twice)",
+        progress.count
+    );
+    Problem::after_commit(error, detail)
+}
+
     if fields.required_text("status").is_some_and(|status| status != "failed") {
         let detail = "must be `failed`; pending deliveries are retried anyway";
         fields.error("status", FieldErrorCode::InvalidValue, detail);

@@ -301,10 +301,8 @@ pub async fn show(call: Call) -> Answer {
 pub async fn stop(call: Call) -> Answer {
     let id = call.only_id(WatchId::parse)?;
     let (api, app) = (&call.api, call.app());
-    if !api.store.stop_watch(StopWatch { app, watch: id, now: api.clock.now() }).await? {
-        return Err(Problem::not_found().into());
-    }
-    let watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
+    let stop = StopWatch { app, watch: id, now: api.clock.now() };
+    let watch = api.store.stop_watch(stop).await?.ok_or_else(Problem::not_found)?;
     Ok(shown(api, &watch))
 }
 

@@ -209,10 +209,20 @@ pub(super) fn listed(
 
 /// Returns a watch of the app.
 fn find(tx: &Tx<'_>, keyring: &Keyring, app: AppNo, id: WatchId) -> Result<Option<Watch>> {
+    Ok(find_all(tx, keyring, std::iter::once((app, id)))?.pop())
+}
+
+/// Returns watches in this order, without those that do not exist.
+fn find_all(
+    tx: &Tx<'_>,
+    keyring: &Keyring,
+    ids: impl Iterator<Item = (AppNo, WatchId)>,
+) -> Result<Vec<Watch>> {
     let sql = format!("{SELECT} where w.app = $1 and w.id = $2");
-    let mut found = tx.list(&sql, params![app, id], read_watch)?;
+    let found = tx.fetch(&sql, ids.map(|(app, id)| params![app, id]), read_watch)?;
+    let mut found: Vec<Watch> = found.into_iter().flatten().collect();
     add_destinations(tx, keyring, &mut found)?;
-    Ok(found.pop())
+    Ok(found)
 }
 
 /// Columns of a watch. A watch that ended with its job shows the observation of the ending; every other watch
@@ -346,8 +356,9 @@ pub(super) fn amend_watch(
     Ok(amended.ok_or(AmendRefusal::NotFound))
 }
 
-/// Applies stops. Returns whether each watch exists.
-pub(super) fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Result<Vec<bool>> {
+/// Applies stops. Returns each watch after its stop, if it exists. It is read in the transaction: if the answer cannot
+/// be made, nothing was changed.
+pub(super) fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Result<Vec<Option<Watch>>> {
     let jobs = batch.tx.fetch(
         "select job from watches where app = $1 and id = $2",
         commands.iter().map(|command| params![command.app, command.watch]),
@@ -368,5 +379,7 @@ pub(super) fn stop_watch(batch: &mut Batch<'_>, commands: &[&StopWatch]) -> Resu
         batch.effects.ended_watches.push(command.watch);
         batch.effects.tally.ended.push(WatchStatus::Stopped);
     }
-    Ok(jobs.iter().map(|job| !job.is_empty()).collect())
+    let ids = known.iter().map(|(command, _)| (command.app, command.watch));
+    let mut shown = find_all(&batch.tx, &batch.shared.keyring, ids)?.into_iter();
+    Ok(jobs.iter().map(|job| if job.is_empty() { None } else { shown.next() }).collect())
 }

@@ -4,8 +4,10 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
+use crate::cuttable_proxy::{Cut, Proxy};
 use crate::fakes::Reply;
 use crate::harness::{AUTH, Harness, JSON, KEY, SECRET, id, minutes, seconds};
+use crate::postgres::shared;
 use crate::wire::{self, Answer};
 
 async fn keyed(t: &Harness, key: &str, body: &Value) -> Answer {
@@ -519,6 +521,46 @@ async fn the_retention_deletes_only_events_and_ended_watches() {
     t.until(&watch_path, 404).await;
     t.get(&format!("/v1/events?after={event}")).await.expect(410);
     assert_eq!(t.shown(&continuing).await["status"], "watching");
+    t.finish().await;
+}
+
+// Once: the test writes into the SQLite file.
+#[tokio::test]
+async fn a_stop_whose_answer_cannot_be_read_changes_nothing() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 0);
+    let watch = t.register(&json!({ "jobId": "job_1", "notify": [] })).await;
+    let path = format!("/v1/watches/{watch}");
+    let other = rusqlite::Connection::open(t.file()).unwrap();
+    let broken =
+        "create trigger broken after update of status on watches begin update jobs set seen = 'x'; end";
+    other.execute_batch(broken).unwrap();
+    t.delete(&path).await.expect(500);
+    other.execute_batch("drop trigger broken").unwrap();
+    assert_eq!(t.shown(&watch).await["status"], "watching");
+    assert_eq!(t.delete(&path).await.expect(200)["status"], "stopped");
+    t.finish().await;
+}
+
+// Once: the server is PostgreSQL in any case.
+#[tokio::test]
+async fn an_unknown_outcome_names_the_remedy_of_its_request() {
+    let Some(server) = shared("a commit with an unknown outcome") else { return };
+    let proxy = Proxy::start(server.socket());
+    let t = Harness::with(&[("RINGBACK_DATABASE_URL", &proxy.url(&server.database()))]).await;
+    let body = json!({ "scope": "read" }).to_string();
+    let key = id(&t.post("/v1/keys", &json!({ "scope": "read" })).await.expect(201));
+    for (method, path, body, remedy) in [
+        ("POST", "/v1/keys", body.as_str(), "an `Idempotency-Key`, which this one lacks"),
+        ("DELETE", &format!("/v1/keys/{key}"), "", "; it is safe to send the request again"),
+    ] {
+        proxy.cut(Cut::After, true);
+        let problem = t.as_key(KEY, method, path, body).await.expect(503);
+        assert_eq!(problem["code"], "outcome_unknown", "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains(remedy), "{problem}");
+        proxy.open();
+        t.until("/readyz", 200).await;
+    }
     t.finish().await;
 }
 

@@ -200,6 +200,34 @@ async fn an_invalid_retry_names_every_error() {
     t.finish().await;
 }
 
+// Once: the test writes into the SQLite file.
+#[tokio::test]
+async fn a_retry_that_ends_early_says_that_a_part_was_committed() {
+    let t = impatient().await;
+    fail(&t, 0..250, "/a").await;
+    let other = rusqlite::Connection::open(t.file()).unwrap();
+    // The disk is full when 200 deliveries, the first chunk, are marked: there is no next number.
+    let full = "create table full_disk (no integer primary key autoincrement);
+        insert into full_disk values (9223372036854775807);
+        create trigger full_disk before update of is_manual on deliveries
+        when (select count(*) from deliveries where is_manual = 1) >= 200
+        begin insert into full_disk values (null); end";
+    other.execute_batch(full).unwrap();
+    let problem = t.post(PATH, &json!({ "status": "failed" })).await.expect(503);
+    other.execute_batch("drop trigger full_disk; drop table full_disk").unwrap();
+    assert_eq!(problem["code"], "outcome_unknown");
+    insta::assert_snapshot!(problem["detail"].as_str().unwrap(), @"200 deliveries are retried, but the database was lost before the others; send the request again later (some of the first may then be attempted twice)");
+    // Attempts are made again after a write has succeeded.
+    t.provider.processing("job_250", 0);
+    t.register(&json!({ "jobId": "job_250", "notify": [] })).await;
+    t.pass(seconds(2)).await;
+    assert_eq!(t.receiver.take(200).await.len(), 200);
+    assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 50);
+    t.rest().await;
+    t.receiver.take(50).await;
+    t.finish().await;
+}
+
 crate::postgres::on_postgres_too! {
     all_failed_deliveries_are_retried_under_the_same_ids,
     more_failed_deliveries_than_a_transaction_holds_are_retried,

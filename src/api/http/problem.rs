@@ -7,7 +7,7 @@
 //! compares them with these.
 
 use axum::Extension;
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -76,7 +76,7 @@ problem_codes! {
         IdempotencyConflict UNPROCESSABLE_ENTITY "idempotency_conflict" "The `Idempotency-Key` was used with another body."
         Internal INTERNAL_SERVER_ERROR "internal_error" "An error in the server; its log has the details."
         Unavailable SERVICE_UNAVAILABLE "unavailable" "The database is not available, and nothing was changed; send the request again later."
-        OutcomeUnknown SERVICE_UNAVAILABLE "outcome_unknown" "The database was lost during the write, so the change may have been made; a repetition with the same `Idempotency-Key` is safe."
+        OutcomeUnknown SERVICE_UNAVAILABLE "outcome_unknown" "The database was lost during the write, so the change, or a part of it, may have been made; `detail` says what to do."
         NotReady SERVICE_UNAVAILABLE "not_ready" "The server is starting, stopping, or has no working database."
         TooManyRequests SERVICE_UNAVAILABLE "too_many_requests" "Too many requests of this kind are in progress, or the requests and answers of the app hold too much memory; send the request again later."
     }
@@ -209,12 +209,14 @@ pub struct Problem {
     pub errors: Vec<FieldError>,
     /// The error of the store that is the cause, for the log.
     pub(super) cause: Option<StoreError>,
+    /// Whether [`Problem::add_remedy`] completes the detail.
+    lacks_remedy: bool,
 }
 
 impl Problem {
     /// A problem of this kind.
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new(), cause: None }
+        Self { code, detail: detail.into(), errors: Vec::new(), cause: None, lacks_remedy: false }
     }
 
     /// 422 with every invalid field.
@@ -269,6 +271,35 @@ impl Problem {
         )
     }
 
+    /// The problem of a write that is committed in parts, if the store fails after the first of them: nothing may claim
+    /// that nothing was changed. `detail` says what was changed, and what to do.
+    pub fn after_commit(error: StoreError, detail: impl Into<String>) -> Self {
+        match error {
+            StoreError::Unavailable(reason) | StoreError::Damaged(reason) | StoreError::Unknown(reason) => {
+                tracing::warn!(error = %reason, "request ended early: the database was lost after a part was committed");
+                Self::new(ProblemCode::OutcomeUnknown, detail)
+            }
+            StoreError::Inconsistent(_) => Self::from(error),
+        }
+    }
+
+    /// Completes the detail of an unknown outcome with what the client of this request can do.
+    pub fn add_remedy(&mut self, method: &Method, has_idempotency_key: bool) {
+        if std::mem::take(&mut self.lacks_remedy) {
+            self.detail += match (method, has_idempotency_key) {
+                (&Method::POST, true) => {
+                    "; it is safe to send the request again with the same Idempotency-Key"
+                }
+                (&Method::POST, false) => {
+                    "; check whether it was made before you send the request again; a repetition is always safe with \
+                     an `Idempotency-Key`, which this one lacks"
+                }
+                // The other methods are idempotent as the API defines them, and ignore the key.
+                _ => "; it is safe to send the request again",
+            };
+        }
+    }
+
     /// The body, once the request's id is known.
     pub fn render(&self, request_id: &str) -> Vec<u8> {
         serde_json::to_vec(&self.view(Some(request_id))).unwrap_or_default()
@@ -318,11 +349,10 @@ impl From<StoreError> for Problem {
                 ProblemCode::Unavailable,
                 "the database is not available and nothing was changed; send the request again later",
             ),
-            StoreError::Unknown(_) => Self::new(
-                ProblemCode::OutcomeUnknown,
-                "the database was lost during the write, so the change may have been made; it is safe to \
-                 send the request again with the same Idempotency-Key",
-            ),
+            StoreError::Unknown(_) => {
+                let detail = "the database was lost during the write, so the change may have been made";
+                Self { lacks_remedy: true, ..Self::new(ProblemCode::OutcomeUnknown, detail) }
+            }
             StoreError::Inconsistent(_) => {
                 Self::new(ProblemCode::Internal, "internal error; the server's log has the details")
             }
@@ -371,6 +401,32 @@ mod tests {
         let fields =
             FieldErrorCode::ALL.iter().map(|code| (code.as_str().to_owned(), code.description().to_owned()));
         assert_eq!(documented("### Codes of field errors"), fields.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_remedy_of_an_unknown_outcome_depends_on_the_request() {
+        let detail = |method: &Method, has_key| {
+            let mut problem = Problem::from(StoreError::Unknown("lost".to_owned()));
+            problem.add_remedy(method, has_key);
+            problem.detail
+        };
+        let start = "the database was lost during the write, so the change may have been made; ";
+        for (method, has_key, remedy) in [
+            (Method::POST, true, "it is safe to send the request again with the same Idempotency-Key"),
+            (
+                Method::POST,
+                false,
+                "check whether it was made before you send the request again; a repetition is always safe with an \
+                 `Idempotency-Key`, which this one lacks",
+            ),
+            (Method::PATCH, true, "it is safe to send the request again"),
+            (Method::DELETE, false, "it is safe to send the request again"),
+        ] {
+            assert_eq!(detail(&method, has_key), format!("{start}{remedy}"), "{method}");
+        }
+        let mut partial = Problem::after_commit(StoreError::Unavailable("full".to_owned()), "a part is done");
+        partial.add_remedy(&Method::POST, false);
+        assert_eq!((partial.code, partial.detail.as_str()), (ProblemCode::OutcomeUnknown, "a part is done"));
     }
 
     #[test]

@@ -170,10 +170,14 @@ impl HttpService {
         parts.extensions.insert(Arc::clone(&self.connection));
         parts.extensions.insert(self.hang_up.clone());
         let method = parts.method.clone();
+        let has_key = parts.headers.contains_key("idempotency-key");
         let path = parts.uri.path().to_owned();
         let Ok(mut response) = self.router.call(Request::from_parts(parts, Body::empty())).await;
         body.discard(clock).await;
         let endpoint = response.extensions_mut().remove::<Arc<Endpoint>>();
+        if let Some(problem) = response.extensions_mut().get_mut::<Problem>() {
+            problem.add_remedy(&method, has_key);
+        }
         self.render_problem(&mut response, &request_id);
         if let Some(memory) = body.take_memory()
             && response.extensions().get::<SharedBody>().is_none()

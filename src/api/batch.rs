@@ -3,11 +3,16 @@
 //! - Each item is read and judged as if it came alone. Its errors have pointers into the item.
 //! - The valid items are registered in one transaction: either all of them are committed or none. If the
 //!   database refuses, the whole request is a 503 and nothing was registered.
+//! - The answer is larger than the body, which may not be counted at all (`http/memory_budget`). So the number of listed
+//!   errors is limited over all items, and the memory of the answer is reserved before anything is registered.
+//! - Without a valid item, nothing is written, and no answer is stored for an `Idempotency-Key`: a repetition gives the
+//!   same one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
@@ -18,7 +23,7 @@ use super::http::{
     ProblemCode, ProblemView, first_answer, json, too_large, traceparent,
 };
 use super::register;
-use super::watches::{Registration, WatchView};
+use super::watches::{Registration, WatchView, registered_size};
 use crate::domain::{AppNo, NewWatch, Timestamp, Watch};
 use crate::store::{Idempotent, RegisterMany};
 
@@ -31,6 +36,10 @@ const AT_ONCE: usize = 64;
 /// Time for all name look-ups of a batch. A thousand hosts without an answer would take a quarter of a
 /// minute. A name that was not looked up in time is accepted, as a name that does not resolve yet.
 const LOOK_UPS_FOR: Duration = Duration::from_secs(5);
+
+/// Largest number of field errors in the answer to a batch. Each refused item lists at least its first, and there are no
+/// more items than errors.
+const ERRORS_MAX: usize = WATCHES_MAX;
 
 /// A batch of registrations.
 #[derive(ToSchema)]
@@ -93,6 +102,12 @@ pub async fn create(call: Call) -> Answer {
     for item in items {
         refused.push(item.map(|watch| watches.push(watch)).err());
     }
+    let refusals = first_answer(StatusCode::OK, &view(&refused, &[]));
+    write.reserve_answer(refusals.body.len() + answer_size(api, write.app(), &watches).await?)?;
+    if watches.is_empty() {
+        return Ok(refusals.into_response());
+    }
+    drop(refusals);
     let refused = Arc::new(refused);
     let contexts: Vec<_> = watches.iter().map(|watch| register::trace_context(api, watch)).collect();
     let kept = Arc::clone(&refused);
@@ -104,6 +119,30 @@ pub async fn create(call: Call) -> Answer {
         register::record_span(api, context, watch, "/v1/watches/batch", (at, took.elapsed()));
     }
     Ok(json(StatusCode::OK, &view(&refused, &made)))
+}
+
+/// Returns an upper estimate of the part of the answer about these watches, in bytes.
+async fn answer_size(api: &Api, app: AppNo, watches: &[NewWatch]) -> Result<usize, Problem> {
+    if watches.is_empty() {
+        return Ok(0);
+    }
+    let jobs = watches.iter().map(|watch| watch.job.clone()).collect();
+    let seen: usize = api.store.seen_sizes(app, jobs).await?.into_iter().sum();
+    Ok(seen + watches.iter().map(registered_size).sum::<usize>())
+}
+
+/// Removes field errors beyond [`ERRORS_MAX`], from the end of the batch. Each refused item keeps its first.
+///
+/// It can be called while items are missing: an item loses no error that it would keep at the end, because further
+/// items only leave fewer errors to it.
+fn limit_errors(items: &mut [Result<NewWatch, Problem>]) {
+    let refused = items.iter().filter(|item| item.as_ref().is_err_and(|problem| !problem.errors.is_empty()));
+    let mut left = ERRORS_MAX.saturating_sub(refused.count());
+    for problem in items.iter_mut().filter_map(|item| item.as_mut().err()) {
+        let more = problem.errors.len().saturating_sub(1).min(left);
+        problem.list_at_most(1 + more);
+        left -= more;
+    }
 }
 
 /// Reads every item. The outer error refuses the whole request.
@@ -121,16 +160,26 @@ async fn read(
     // An item keeps this problem only if reading it panicked.
     let broken = || Problem::new(ProblemCode::Internal, "internal error; the server's log has the details");
     let mut read: Vec<_> = items.iter().map(|_| Err(broken())).collect();
+    let mut listed = 0;
+    let mut keep = |n: usize, item: Result<NewWatch, Problem>| {
+        listed += item.as_ref().err().map_or(0, |problem| problem.errors.len());
+        read[n] = item;
+        // Not only at the end: a batch of 540 KB has 256,000 errors.
+        if listed > 2 * ERRORS_MAX {
+            limit_errors(&mut read);
+            listed = ERRORS_MAX;
+        }
+    };
     let mut reading = JoinSet::new();
     for (n, item) in items.into_iter().enumerate() {
         if item.get().len() > BODY_MAX {
-            read[n] = Err(too_large("the item", BODY_MAX));
+            keep(n, Err(too_large("the item", BODY_MAX)));
             continue;
         }
         if reading.len() == AT_ONCE
             && let Some(Ok((n, item))) = reading.join_next().await
         {
-            read[n] = item;
+            keep(n, item);
         }
         let (api, item, traceparent) =
             (Arc::clone(api), item.get().to_owned(), traceparent.map(str::to_owned));
@@ -139,9 +188,10 @@ async fn read(
     }
     while let Some(joined) = reading.join_next().await {
         if let Ok((n, item)) = joined {
-            read[n] = item;
+            keep(n, item);
         }
     }
+    limit_errors(&mut read);
     Ok(read)
 }
 

@@ -215,6 +215,7 @@ pub async fn retry(call: Call) -> Answer {
     // store the square of their number.
     let (delivery, _) = api.store.delivery(app, id, 0).await?.ok_or_else(Problem::not_found)?;
     let answer = first_answer(StatusCode::ACCEPTED, &DeliveryView::of(&delivery));
+    write.reserve_answer(answer.body.len())?;
     let retry = RetryDelivery { app, delivery: id, now: api.clock.now() };
     let retry = Idempotent::with_response(retry, write.key(), &answer);
     match api.store.retry_delivery(retry).await?? {
@@ -296,7 +297,6 @@ pub async fn retry_many(call: Call) -> Answer {
     }
 }
 
-fn read_filter(fields: &mut ObjectReader<'_, '_>) -> DeliveryFilter {
 /// The problem of a retry of many deliveries that ends before its last chunk.
 fn ended_early(error: StoreError, progress: RetryProgress) -> Problem {
     if progress.after.is_none() {
@@ -310,6 +310,7 @@ fn ended_early(error: StoreError, progress: RetryProgress) -> Problem {
     Problem::after_commit(error, detail)
 }
 
+fn read_filter(fields: &mut ObjectReader<'_, '_>) -> DeliveryFilter {
     if fields.required_text("status").is_some_and(|status| status != "failed") {
         let detail = "must be `failed`; pending deliveries are retried anyway";
         fields.error("status", FieldErrorCode::InvalidValue, detail);

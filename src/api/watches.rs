@@ -20,8 +20,8 @@ use super::register::{self, find_provider};
 use crate::channels;
 use crate::clock::Moment;
 use crate::domain::{
-    EventSet, EventType, JobError, JobStatus, Output, Payload, PollStats, TimelineEntry, Timestamp, Watch,
-    WatchId, WatchStatus,
+    Destination, EventSet, EventType, JobError, JobStatus, NewWatch, Output, Payload, PollStats,
+    TimelineEntry, Timestamp, Watch, WatchId, WatchStatus,
 };
 use crate::store::{
     AmendRefusal, AmendWatch, Idempotent, NotFound, PollNow, Register, StopWatch, StoredResponse,
@@ -197,6 +197,37 @@ fn registered(watch: &Watch) -> StoredResponse {
     created(format!("/v1/watches/{}", watch.id), &WatchView::of(watch, None))
 }
 
+/// Returns an upper estimate of the size of a watch in the answer to its registration, in bytes, without what polls have
+/// found out about its job.
+pub(super) fn registered_size(watch: &NewWatch) -> usize {
+    // A character takes six bytes at most, as `\u001f`. Metadata is copied byte for byte.
+    let names = 6 * (watch.job.job_id.len() + watch.job.provider.len());
+    FIXED_SIZE
+        + names
+        + watch.metadata.as_deref().map_or(0, str::len)
+        + destinations_size(&watch.destinations)
+}
+
+/// Size of everything in a watch that does not depend on it: names of fields, ids, times, states and events, in bytes.
+const FIXED_SIZE: usize = 1_024;
+
+/// Returns an upper estimate of the size of destinations in an answer, in bytes.
+fn destinations_size(destinations: &[Destination]) -> usize {
+    let of_headers = |(name, _): &(String, String)| name.len() + 8;
+    let size = |one: &Destination| {
+        // Addresses can have backslashes, and no control characters.
+        160 + 2 * one.address.len() + one.headers.iter().map(of_headers).sum::<usize>()
+    };
+    destinations.iter().map(size).sum()
+}
+
+/// Reserves memory for an answer that shows a watch after a change that adds at most `added` bytes.
+async fn reserve_shown(call: &Call, id: WatchId, added: usize) -> Answer<()> {
+    let watch = call.api.store.watch(call.app(), id).await?.ok_or_else(Problem::not_found)?;
+    let shown = first_answer(StatusCode::OK, &WatchView::now(&call.api, &watch));
+    Ok(call.reserve_answer(shown.body.len() + FIXED_SIZE + added)?)
+}
+
 /// Watch a job
 ///
 /// Registers a watch: when the job ends, an event is delivered to each destination. Without an
@@ -215,6 +246,7 @@ pub async fn create(call: Call) -> Answer {
     let times = (write.api.clock.now(), Moment::MAX);
     let watch =
         register::read(&write.api, write.app(), &write.text, traceparent(&write.parts), times).await?;
+    write.reserve_answer(registered_size(&watch))?;
     let context = register::trace_context(&write.api, &watch);
     let register = Idempotent::new(Register(watch), write.key(), |watch: &Watch| Some(registered(watch)));
     let Ok(watch) = write.api.store.register(register).await??;
@@ -301,6 +333,7 @@ pub async fn show(call: Call) -> Answer {
 pub async fn stop(call: Call) -> Answer {
     let id = call.only_id(WatchId::parse)?;
     let (api, app) = (&call.api, call.app());
+    reserve_shown(&call, id, 0).await?;
     let stop = StopWatch { app, watch: id, now: api.clock.now() };
     let watch = api.store.stop_watch(stop).await?.ok_or_else(Problem::not_found)?;
     Ok(shown(api, &watch))
@@ -346,6 +379,8 @@ pub async fn amend(call: Call) -> Answer {
         read_amendment(api, &text, &mut errors).unwrap_or_default();
     let destinations = destinations(api, app, &notify, (now, Moment::MAX), &mut errors).await;
     errors.check()?;
+    let added = destinations_size(&destinations) + metadata.as_deref().map_or(0, str::len);
+    reserve_shown(&call, id, added).await?;
     let amend = AmendWatch {
         app,
         watch: id,
@@ -425,6 +460,7 @@ pub async fn poll(call: Call) -> Answer {
     let (api, app, id) = (&write.api, write.app(), write.id(WatchId::parse)?);
     let watch = api.store.watch(app, id).await?.ok_or_else(Problem::not_found)?;
     let answer = first_answer(StatusCode::ACCEPTED, &WatchView::now(api, &watch));
+    write.reserve_answer(answer.body.len())?;
     let poll = PollNow { app, watch: id, now: api.clock.now() };
     let poll = Idempotent::with_response(poll, write.key(), &answer);
     api.store.poll_now(poll).await??.map_err(|NotFound| Problem::not_found())?;
@@ -452,4 +488,63 @@ pub async fn timeline(call: Call) -> Answer {
     let cursor =
         |(position, _): &(TimelinePosition, TimelineEntry)| cursor::encode_timeline_position(*position);
     Ok(page(&entries, limit, cursor, |(_, entry)| entry))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        AppNo, ChannelKind, DeliveryStatus, DestinationId, Ids, JobName, JobNo, Observation, Terms,
+    };
+
+    #[test]
+    fn the_estimate_of_an_answer_is_not_below_its_size() {
+        let (at, ids) = (Timestamp::from_millis(1_771_426_800_000), Ids::default());
+        let job_id = "\u{1}".repeat(128);
+        let job = JobName { provider: "p".repeat(64), account: String::new(), job_id, params: String::new() };
+        let one = |channel, address: &str| Destination {
+            id: DestinationId(ids.draw(at)),
+            channel,
+            address: address.to_owned(),
+            queue: String::new(),
+            headers: (0..32).map(|n| (format!("x-{n}"), "secret".to_owned())).collect(),
+            secret: None,
+        };
+        let url = format!("https://app.example.com/?{}", "\\".repeat(2_000));
+        let mut destinations = vec![one(ChannelKind::Webhook, &url); 20];
+        destinations[0] = one(ChannelKind::Email, "a\"b@c.example");
+        destinations[1] = one(ChannelKind::Slack, "#ops");
+        for destinations in [destinations, Vec::new()] {
+            let terms =
+                Terms { expires_at: at, poll_interval: None, expected_at: None, wants_progress: true };
+            let new = NewWatch {
+                app: AppNo(1),
+                id: WatchId(ids.draw(at)),
+                job: job.clone(),
+                events: EventType::ALL.iter().copied().collect(),
+                payload: Payload::Event,
+                metadata: Some("{\"a\":1}".to_owned()),
+                terms,
+                traceparent: None,
+                destinations,
+                created_at: at,
+            };
+            let shown = |one: &Destination| (one.clone(), Some(DeliveryStatus::Succeeded));
+            let watch = Watch {
+                id: new.id,
+                status: WatchStatus::Watching,
+                job: new.job.clone(),
+                job_no: JobNo(1),
+                seen: Observation::default(),
+                destinations: new.destinations.iter().map(shown).collect(),
+                events: new.events,
+                metadata: new.metadata.clone(),
+                created_at: at,
+                ended_at: Some(at),
+                expires_at: at,
+            };
+            let (size, estimate) = (registered(&watch).body.len(), registered_size(&new));
+            assert!((size..3 * size).contains(&estimate), "{size} {estimate}");
+        }
+    }
 }

@@ -169,10 +169,11 @@ async fn a_batch_is_registered_once_per_idempotency_key() {
     assert_eq!(count(&t).await, 1);
     keyed(&t, "k1", &json!({ "watches": [{ "jobId": "job_1", "notify": [] }] })).await.expect(422);
 
-    // An answer without any valid item is stored, too.
+    // An answer without any valid item is not stored: it can be large, and a repetition gives the same one.
     let wrong = json!({ "watches": [{ "jobId": "" }] });
     let first = keyed(&t, "k2", &wrong).await;
-    assert_eq!(keyed(&t, "k2", &wrong).await.header("idempotent-replayed"), Some("true"));
+    let again = keyed(&t, "k2", &wrong).await;
+    assert_eq!((again.header("idempotent-replayed"), &again.body), (None, &first.body));
     assert_eq!(items(&first)[0]["status"], 422);
     // The refusal of a whole batch is not stored.
     keyed(&t, "k3", &json!({ "watches": [] })).await.expect(422);
@@ -257,6 +258,29 @@ async fn a_batch_that_fails_half_way_registers_nothing() {
     t.give_up().await;
 }
 
+#[tokio::test]
+async fn a_batch_lists_at_most_a_thousand_errors_of_its_items() {
+    let t = Harness::start().await;
+    let listed = |items: &[Value]| -> Vec<usize> {
+        items.iter().map(|item| item["problem"]["errors"].as_array().map_or(0, Vec::len)).collect()
+    };
+    let wide = json!({ "jobId": "a", "notify": [], "events": vec![1; 256] });
+    let answer = t.post(PATH, &json!({ "watches": vec![wide; 15] })).await;
+    let found = items(&answer);
+    // The first items list everything, and each of the others its first error.
+    let expected = [vec![256; 3], vec![221], vec![1; 11]].concat();
+    assert_eq!((listed(&found), expected.iter().sum::<usize>()), (expected, 1_000));
+    let detail = |n: usize| found[n]["problem"]["detail"].as_str().unwrap();
+    assert_eq!(detail(0), "256 fields are invalid");
+    assert_eq!(detail(3), "256 fields are invalid; errors lists the first 221");
+    assert_eq!(detail(14), "256 fields are invalid; errors lists the first");
+
+    let empty = items(&t.post(PATH, &json!({ "watches": vec![json!({}); 1_000] })).await);
+    assert_eq!(listed(&empty), [1; 1_000]);
+    assert_eq!(empty[999]["problem"]["detail"], "2 fields are invalid; errors lists the first");
+    t.finish().await;
+}
+
 crate::postgres::on_postgres_too! {
     valid_items_of_a_batch_are_registered_and_others_refused,
     a_batch_of_a_thousand_is_on_disk_when_it_is_answered,
@@ -265,4 +289,5 @@ crate::postgres::on_postgres_too! {
     a_batch_is_registered_once_per_idempotency_key,
     concurrent_batches_with_one_key_register_once,
     a_batch_resolves_each_name_once_within_five_seconds,
+    a_batch_lists_at_most_a_thousand_errors_of_its_items,
 }

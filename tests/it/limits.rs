@@ -126,6 +126,76 @@ async fn unread_answers_of_one_app_are_bounded_and_harm_no_other() {
     t.give_up().await;
 }
 
+/// Sends a request over and over, and reads nothing of the answers, until one is a 503. Returns the connections.
+async fn until_refused(t: &Harness, request: &[u8]) -> Vec<TcpStream> {
+    let mut unread = Vec::new();
+    loop {
+        assert!(unread.len() < 100, "100 MB are held");
+        let mut stream = TcpStream::connect(t.address()).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        // Its first bytes show that the server has made the answer.
+        let mut first = [0; 12];
+        guarded("an answer", stream.read_exact(&mut first)).await.unwrap();
+        unread.push(stream);
+        if &first[9..] == b"503" {
+            return unread;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_does_not_fit_is_refused_before_its_commit() {
+    let t = Harness::start().await;
+    let other = tenant(&t, "other").await;
+    register_large_watches(&t).await;
+    let large = t.get("/v1/watches?limit=1").await.expect(200)["data"][0].clone();
+    let path = format!("/v1/watches/{}", id(&large));
+    let batch = |item: &Value, count: usize| json!({ "watches": vec![item; count] }).to_string();
+    let (valid, keyed) = (json!({ "jobId": "job_1", "notify": [] }), [AUTH, JSON, ("idempotency-key", "k1")]);
+    let valid = batch(&valid, 240);
+    assert!(valid.len() < 8 * 1024, "its body is not counted");
+    t.send("POST", "/v1/watches/batch", &keyed, valid.as_bytes()).await.expect(200);
+    // Refused batches fill the budget of the app. Their answers are too large for the buffers of the kernel.
+    let mut refused = json!({ "jobId": "job_1", "notify": [] });
+    refused["x".repeat(700)] = json!(1);
+    let refused = batch(&refused, 1_000);
+    let request = wire::request("POST", "/v1/watches/batch", &[AUTH, JSON], refused.as_bytes());
+    let unread = until_refused(&t, &request).await;
+    let held = async || metric(&t, "ringback_http_memory_bytes").await;
+    let rest = (64 << 20) - held().await;
+    assert!(rest < 4 << 20, "{rest}");
+    // Half a body takes the rest, up to 5 KB.
+    let length = usize::try_from(rest).unwrap() - 5_000;
+    let part = vec![b' '; length - 1];
+    let upload = unfinished(&t, crate::harness::KEY, "/v1/watches/batch", length, &part).await;
+    guarded("the upload", async { while held().await < (64 << 20) - 5_000 {} }).await;
+
+    let invalid = json!({ "jobId": "job_1", "notify": [], "events": vec![1; 256] }).to_string();
+    let expiry = json!({ "expiresIn": "1h" }).to_string();
+    let poll = format!("{path}/poll");
+    for (method, path, headers, body) in [
+        ("POST", "/v1/watches/batch", &[AUTH, JSON][..], valid.as_str()),
+        ("POST", "/v1/watches/batch", &keyed, valid.as_str()),
+        ("POST", "/v1/watches", &[AUTH, JSON], &invalid),
+        ("POST", &poll, &[AUTH], ""),
+        ("PATCH", &path, &[AUTH, JSON], &expiry),
+        ("DELETE", &path, &[AUTH], ""),
+    ] {
+        let answer = t.send(method, path, headers, body.as_bytes()).await;
+        assert_eq!(answer.expect(503)["code"], "too_many_requests", "{method} {path}");
+        assert!(answer.header("retry-after").is_some());
+    }
+    // Small writes are served, and every write of another app.
+    t.register(&json!({ "jobId": "job_1", "notify": [] })).await;
+    t.as_key(&other.key, "POST", "/v1/watches/batch", &valid).await.expect(200);
+    drop((unread, upload));
+    guarded("free memory", async { while t.get(&path).await.status != 200 {} }).await;
+    let shown = t.shown(&id(&large)).await;
+    assert_eq!((&shown["status"], &shown["expiresAt"]), (&json!("watching"), &large["expiresAt"]));
+    assert_eq!(pages(&t, "/v1/watches?limit=200").await.0.len(), 25 + 240 + 1);
+    t.give_up().await;
+}
+
 #[tokio::test]
 async fn unfinished_bodies_of_one_app_are_bounded_and_harm_no_other() {
     let t = Harness::start().await;

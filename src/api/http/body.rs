@@ -75,6 +75,11 @@ impl UnreadBody {
     }
 
     /// Takes the memory, for the answer.
+    /// Reserves memory for an answer of so many bytes. Returns `false` if the app is over its budget.
+    pub(super) fn try_reserve_answer(&self, bytes: usize) -> bool {
+        self.lock().memory.as_mut().is_none_or(|memory| memory.try_extend(bytes))
+    }
+
     pub(super) fn take_memory(&self) -> Option<HeldMemory> {
         self.lock().memory.take()
     }

@@ -154,6 +154,17 @@ impl Call {
         }
     }
 
+    /// Reserves memory for the answer to a write, of at most `bytes`. It is called before the write: a 503 must not
+    /// hide a committed change, and the answer to a committed change is always sent.
+    pub fn reserve_answer(&self, bytes: usize) -> Result<(), Problem> {
+        let body = self.parts.extensions.get::<UnreadBody>();
+        if body.is_none_or(|body| body.try_reserve_answer(bytes)) {
+            Ok(())
+        } else {
+            Err(Problem::over_budget())
+        }
+    }
+
     /// Reads a JSON body of at most `max` bytes.
     pub async fn json(&self, max: usize) -> Result<String, Problem> {
         Content::Json(max).read(&self.parts, &self.api.clock).await

@@ -14,10 +14,14 @@
 //! get a third each, and so on: those who hold memory always leave as much for the next app as each of them has.
 //! A fixed share would not do: with seven eighths for one app, two apps use up everything.
 //!
-//! **Who is over its budget** is refused with 503 and `Retry-After`, as soon as it is known: while a body arrives, or
-//! after an answer was made, whose memory is released. The answer to a write is always sent, because the change was
-//! committed; it makes the budget full for the next request. So the memory of answers to writes is bounded by that
-//! of the bodies that were admitted. A stream of events waits instead.
+//! **An app over its budget** is refused with 503 and `Retry-After`, as soon as it is known: while a body arrives, or
+//! after an answer was made, whose memory is released. A stream of events waits instead.
+//!
+//! **Answers to writes.** The answer to a committed write is always sent. Many such answers are larger than the body of
+//! their request, which may not be counted at all. So the memory of the answer is reserved while nothing is committed
+//! ([`HeldMemory::try_extend`]), and a write that gets none is refused. The size is exact, or an upper estimate. Only
+//! what the job's polls have found meanwhile can make an answer larger; then the app may hold more than half of the
+//! budget, and its next write with such an answer is refused.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -90,6 +94,15 @@ impl HeldMemory {
     #[must_use]
     pub fn try_resize(&mut self, bytes: usize) -> bool {
         self.set(bytes, false)
+    }
+
+    /// Extends the reservation to what the answer to a write needs, before the write is committed. Returns `false`, and
+    /// changes nothing, if the app would use more than what remains free, or holds more than half of the budget:
+    /// only answers that were larger than their reservations lead to that.
+    #[must_use]
+    pub(super) fn try_extend(&mut self, bytes: usize) -> bool {
+        let of_app = self.budget.lock().by_app.get(&self.app).copied().unwrap_or_default();
+        of_app <= self.budget.limit / 2 && (bytes <= self.bytes || self.try_resize(bytes))
     }
 
     /// Changes the reservation to what a text of so many bytes needs, whatever remains free.
@@ -181,6 +194,19 @@ mod tests {
         held.resize(2 * MIB);
         let mut other = budget.hold(Some(AppNo(1)));
         assert!(!other.try_resize(SMALL + 1) && other.try_resize(SMALL));
+    }
+
+    #[test]
+    fn a_reservation_for_an_answer_is_extended_and_never_reduced() {
+        let budget = MemoryBudget::new(4 * MIB);
+        let mut held = budget.hold(Some(AppNo(1)));
+        assert!(held.try_extend(SMALL) && held.try_extend(MIB) && held.try_extend(SMALL));
+        assert_eq!(budget.in_use_bytes(), MIB);
+        assert!(!held.try_extend(2 * MIB + 1) && held.try_extend(2 * MIB));
+        // An answer that was larger than its reservation leads to the refusal of every further one.
+        held.resize(2 * MIB + 1);
+        assert!(!held.try_extend(SMALL) && !budget.hold(Some(AppNo(1))).try_extend(1));
+        assert!(budget.hold(Some(AppNo(2))).try_extend(MIB / 2));
     }
 
     #[test]

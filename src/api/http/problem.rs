@@ -198,6 +198,15 @@ impl FieldErrors {
     }
 }
 
+/// The detail for several invalid fields, of which the first are listed.
+fn counted(count: usize, listed: usize) -> String {
+    match listed {
+        _ if listed == count => format!("{count} fields are invalid"),
+        1 => format!("{count} fields are invalid; errors lists the first"),
+        _ => format!("{count} fields are invalid; errors lists the first {listed}"),
+    }
+}
+
 /// A refusal.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -209,6 +218,8 @@ pub struct Problem {
     pub errors: Vec<FieldError>,
     /// The error of the store that is the cause, for the log.
     pub(super) cause: Option<StoreError>,
+    /// Number of invalid fields; `errors` can list fewer.
+    error_count: usize,
     /// Whether [`Problem::add_remedy`] completes the detail.
     lacks_remedy: bool,
 }
@@ -216,7 +227,7 @@ pub struct Problem {
 impl Problem {
     /// A problem of this kind.
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new(), cause: None, lacks_remedy: false }
+        Self { code, detail: detail.into(), errors: Vec::new(), error_count: 0, cause: None, lacks_remedy: false }
     }
 
     /// 422 with every invalid field.
@@ -224,12 +235,19 @@ impl Problem {
         let detail = match (errors.listed.as_slice(), errors.count) {
             ([only], _) if only.pointer.is_empty() => format!("the body {}", only.detail),
             ([only], _) => format!("{}: {}", only.pointer, only.detail),
-            (listed, count) if listed.len() < count => {
-                format!("{count} fields are invalid; errors lists the first {}", listed.len())
-            }
-            (_, count) => format!("{count} fields are invalid"),
+            (listed, count) => counted(count, listed.len()),
         };
-        Self { errors: errors.listed, ..Self::new(ProblemCode::InvalidRequest, detail) }
+        let problem = Self::new(ProblemCode::InvalidRequest, detail);
+        Self { errors: errors.listed, error_count: errors.count, ..problem }
+    }
+
+    /// Removes the errors after the first `most`. The detail still says how many there are.
+    pub fn list_at_most(&mut self, most: usize) {
+        if self.errors.len() > most {
+            self.errors.truncate(most);
+            self.errors.shrink_to_fit();
+            self.detail = counted(self.error_count, most);
+        }
     }
 
     /// 422 with one invalid field.
@@ -275,9 +293,8 @@ impl Problem {
     /// that nothing was changed. `detail` says what was changed, and what to do.
     pub fn after_commit(error: StoreError, detail: impl Into<String>) -> Self {
         match error {
-            StoreError::Unavailable(reason) | StoreError::Damaged(reason) | StoreError::Unknown(reason) => {
-                tracing::warn!(error = %reason, "request ended early: the database was lost after a part was committed");
-                Self::new(ProblemCode::OutcomeUnknown, detail)
+            StoreError::Unavailable(_) | StoreError::Damaged(_) | StoreError::Unknown(_) => {
+                Self { cause: Some(error), ..Self::new(ProblemCode::OutcomeUnknown, detail) }
             }
             StoreError::Inconsistent(_) => Self::from(error),
         }

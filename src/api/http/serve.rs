@@ -215,13 +215,14 @@ impl HttpService {
     }
 }
 
-/// Counts the memory of an answer until it is sent. Returns a problem instead of the answer to a read if its app is
-/// over its budget.
+/// Counts the memory of an answer until it is sent. Returns a problem instead of the answer if its app is over its
+/// budget, except for the answer to a write that was committed: its memory was reserved before.
 async fn count_memory(response: Response, method: &Method, mut memory: HeldMemory) -> Response {
     // A stream counts its memory itself.
     let Some(size) = response.body().size_hint().exact() else { return response };
     let size = usize::try_from(size).unwrap_or(usize::MAX);
-    if !method.is_safe() {
+    let is_replayed = response.headers().contains_key("idempotent-replayed");
+    if !method.is_safe() && response.status().is_success() && !is_replayed {
         memory.resize(size);
     } else if !memory.try_resize(size) {
         return Problem::over_budget().into_response();

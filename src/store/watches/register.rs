@@ -14,11 +14,12 @@ use std::time::Duration;
 use super::super::batch::Batch;
 use super::super::db::{Result, Tx, params, row_sql};
 use super::super::idempotency::{Outcome, Results};
+use super::super::reads::ReadStore;
 use super::super::rows::insert_destinations;
 use super::super::sealing::Keyring;
 use crate::domain::{
-    JobName, JobNo, JobSnapshot, Known, NewWatch, Observation, PollerMessage, Timestamp, Watch, WatchStatus,
-    params_key,
+    AppNo, JobName, JobNo, JobSnapshot, Known, NewWatch, Observation, PollerMessage, Timestamp, Watch,
+    WatchStatus, params_key,
 };
 
 /// Stored observation of a job that was never polled.
@@ -32,6 +33,27 @@ pub struct Register(pub NewWatch);
 /// Registers watches in one transaction: all of them, or none.
 #[derive(Debug)]
 pub struct RegisterMany(pub Vec<NewWatch>);
+
+impl ReadStore {
+    /// Returns the sizes of what polls have found out about those of these jobs that have not ended, in bytes: a new
+    /// watch shows it.
+    pub async fn seen_sizes(&self, app: AppNo, jobs: Vec<JobName>) -> Result<Vec<usize>> {
+        self.read(app, move |tx| {
+            let keys: Vec<_> = jobs.iter().map(|job| params_key(&job.params)).collect();
+            let found = tx.fetch(
+                "select octet_length(seen) from jobs
+                 where job_id = $1 and provider = $2 and account = $3 and params = $4 and ended = 0",
+                jobs.iter().zip(&keys).map(|(job, key)| {
+                    let JobName { provider, account, job_id, params: _ } = job;
+                    params![job_id, provider, account, &**key]
+                }),
+                |row| row.count(0),
+            )?;
+            Ok(found.into_iter().flatten().map(|size| size as usize).collect())
+        })
+        .await
+    }
+}
 
 pub fn register(batch: &mut Batch<'_>, commands: &[&Register]) -> Results<Watch> {
     let watches: Vec<&NewWatch> = commands.iter().map(|command| &command.0).collect();

@@ -58,10 +58,6 @@ impl UnreadBody {
         self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_empty(&self) -> bool {
-        self.lock().body.as_ref().is_none_or(Incoming::is_end_stream)
-    }
-
     fn take(&self) -> Option<Incoming> {
         self.lock().body.take()
     }
@@ -184,13 +180,13 @@ impl Content {
     pub(super) async fn read(self, parts: &Parts, clock: &Clock) -> Result<String, Problem> {
         let Some(body) = parts.extensions.get::<UnreadBody>() else { return Ok(String::new()) };
         let text = match self {
-            Self::Optional if body.is_empty() => return Ok(String::new()),
-            Self::Json(_) | Self::Optional => {
+            Self::Json(max) => {
                 check_media_type(&parts.headers)?;
                 let max = if let Self::Json(max) = self { max } else { BODY_MAX };
                 body.read_text(max, clock).await?
             }
-            Self::Nothing => {
+            // The end of chunks without a byte is not known before they are read.
+            Self::Optional | Self::Nothing => {
                 let text = body.read_text(BODY_MAX, clock).await?;
                 if text.is_empty() {
                     return Ok(text);

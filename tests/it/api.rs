@@ -564,6 +564,22 @@ async fn an_unknown_outcome_names_the_remedy_of_its_request() {
     t.finish().await;
 }
 
+#[tokio::test]
+async fn too_many_query_parameters_are_one_error() {
+    let t = Harness::start().await;
+    let query = |count: usize| (0..count).map(|n| format!("p{n}")).collect::<Vec<_>>().join("&");
+    let errors = async |count: usize| {
+        let problem = t.get(&format!("/v1/watches?{}", query(count))).await.expect(422);
+        problem["errors"].as_array().unwrap().clone()
+    };
+    assert_eq!(errors(64).await.len(), 64);
+    for count in [65, 2_500] {
+        let error = json!({ "pointer": "?", "code": "too_many", "detail": "has more than 64 parameters" });
+        assert_eq!(errors(count).await, [error], "{count}");
+    }
+    t.finish().await;
+}
+
 crate::postgres::on_postgres_too! {
     a_registration_returns_the_watch_and_its_location,
     every_response_has_a_unique_request_id,
@@ -587,4 +603,5 @@ crate::postgres::on_postgres_too! {
     health_needs_no_key_and_readiness_ends_with_the_drain,
     only_the_first_start_creates_a_key_and_a_secret,
     the_retention_deletes_only_events_and_ended_watches,
+    too_many_query_parameters_are_one_error,
 }

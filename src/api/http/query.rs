@@ -13,6 +13,10 @@ use crate::domain::Timestamp;
 const LIMIT_MAX: u32 = 200;
 const LIMIT: u32 = 50;
 
+/// Maximum number of parameters of a query; no operation has as many. The limit bounds the comparison of each name with
+/// those before it, and with those that the operation has.
+const PARAMETERS_MAX: usize = 64;
+
 /// Returns the trace context that the request belongs to.
 pub fn traceparent(parts: &Parts) -> Option<&str> {
     parts.headers.get("traceparent").and_then(|value| value.to_str().ok())
@@ -40,7 +44,13 @@ impl Query {
         let query = parts.uri.query().unwrap_or("");
         let mut errors = FieldErrors::default();
         let mut parameters: Vec<(String, String)> = Vec::new();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let pairs = || query.split('&').filter(|pair| !pair.is_empty());
+        let has_too_many = pairs().nth(PARAMETERS_MAX).is_some();
+        if has_too_many {
+            let detail = format!("has more than {PARAMETERS_MAX} parameters");
+            errors.add("?", FieldErrorCode::TooMany, detail);
+        }
+        for pair in pairs().filter(|_| !has_too_many) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let Some(name) = decoded(name) else {
                 errors.add("?", FieldErrorCode::InvalidFormat, "the name of a parameter is not UTF-8");

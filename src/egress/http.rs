@@ -154,8 +154,8 @@ impl HttpClient {
     ) -> HttpResponse {
         connection.limit.end();
         let (mut parts, body) = response.into_parts();
-        let is_gzip = parts.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip");
-        let decoder = (self.decodes && is_gzip).then(|| {
+        let is_compressed = parts.headers.get(CONTENT_ENCODING).is_some_and(is_gzip);
+        let decoder = (self.decodes && is_compressed).then(|| {
             parts.headers.remove(CONTENT_ENCODING);
             parts.headers.remove(CONTENT_LENGTH);
             MultiGzDecoder::new(Vec::new())
@@ -209,6 +209,12 @@ impl HttpResponse {
             });
         }
     }
+}
+
+/// Whether a content coding is gzip. Names of codings are case-insensitive, and `x-gzip` is equivalent (RFC 9110,
+/// section 8.4.1).
+fn is_gzip(coding: &HeaderValue) -> bool {
+    ["gzip", "x-gzip"].iter().any(|name| coding.as_bytes().eq_ignore_ascii_case(name.as_bytes()))
 }
 
 fn append(bytes: &mut Vec<u8>, chunk: &[u8], max: usize) -> Result<(), SendError> {

@@ -429,12 +429,19 @@ async fn a_providers_body_is_decoded_and_a_receivers_is_not() {
         31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 171, 86, 42, 46, 73, 44, 41, 45, 86, 178, 82, 74, 206, 207, 45, 200,
         73, 45, 73, 77, 81, 170, 5, 0, 22, 237, 19, 51, 22, 0, 0, 0,
     ];
-    let head = format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", BODY.len());
-    let port = responding([head.as_bytes(), BODY].concat()).await;
     let (egress, _) = egress(&["127.0.0.0/8"], here());
-    assert_eq!(&egress.fetch(fetch(port)).await.unwrap().body[..], br#"{"status":"completed"}"#);
-    let received = egress.send(post(&egress, &format!("http://127.0.0.1:{port}/"))).await.unwrap();
-    assert_eq!(&received.body[..], BODY);
+    // Names of codings are case-insensitive, and `x-gzip` is another name (RFC 9110, section 8.4.1).
+    for coding in ["gzip", "GZIP", "X-Gzip"] {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-encoding: {coding}\r\ncontent-length: {}\r\n\r\n",
+            BODY.len()
+        );
+        let port = responding([head.as_bytes(), BODY].concat()).await;
+        let fetched = egress.fetch(fetch(port)).await.unwrap();
+        assert_eq!(&fetched.body[..], br#"{"status":"completed"}"#, "{coding}");
+        let received = egress.send(post(&egress, &format!("http://127.0.0.1:{port}/"))).await.unwrap();
+        assert_eq!(&received.body[..], BODY, "{coding}");
+    }
 }
 
 /// Returns the TLS acceptor of `hooks.example`, and the authority that issued its certificate.

@@ -475,6 +475,8 @@ async fn a_body_with_another_media_type_or_encoding_is_415() {
     t.provider.completed("job_1");
     let charset = ("content-type", "Application/JSON; charset=utf-8");
     t.send("POST", "/v1/watches", &[AUTH, charset], body).await.expect(201);
+    // Not compressed, in any case of the name.
+    t.send("POST", "/v1/watches", &[AUTH, JSON, ("content-encoding", "Identity")], body).await.expect(201);
     t.finish().await;
 }
 

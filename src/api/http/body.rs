@@ -71,13 +71,13 @@ impl UnreadBody {
     }
 
     /// Takes the memory, for the answer.
+    pub(super) fn take_memory(&self) -> Option<HeldMemory> {
+        self.lock().memory.take()
+    }
+
     /// Reserves memory for an answer of so many bytes. Returns `false` if the app is over its budget.
     pub(super) fn try_reserve_answer(&self, bytes: usize) -> bool {
         self.lock().memory.as_mut().is_none_or(|memory| memory.try_extend(bytes))
-    }
-
-    pub(super) fn take_memory(&self) -> Option<HeldMemory> {
-        self.lock().memory.take()
     }
 
     fn release_memory(&self) {
@@ -182,7 +182,6 @@ impl Content {
         let text = match self {
             Self::Json(max) => {
                 check_media_type(&parts.headers)?;
-                let max = if let Self::Json(max) = self { max } else { BODY_MAX };
                 body.read_text(max, clock).await?
             }
             // The end of chunks without a byte is not known before they are read.
@@ -234,7 +233,9 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
         return unsupported("the body must not be compressed; `chunked` is the only transfer-encoding");
     }
     match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-        None | Some(b"identity") => Ok(()),
-        Some(_) => unsupported("the body must not be compressed; send it without content-encoding"),
+        Some(coding) if !coding.eq_ignore_ascii_case(b"identity") => {
+            unsupported("the body must not be compressed; send it without content-encoding")
+        }
+        _ => Ok(()),
     }
 }

@@ -377,11 +377,11 @@ impl Egress {
 
 /// Returns the headers as text, up to the maximum size.
 fn recorded_headers(headers: &HeaderMap) -> Vec<(String, String)> {
-    let mut room = HEADERS_MAX;
+    let mut remaining = HEADERS_MAX;
     let mut recorded = Vec::with_capacity(headers.len());
     for (name, value) in headers {
-        let Some(left) = room.checked_sub(name.as_str().len() + value.len()) else { break };
-        room = left;
+        let Some(left) = remaining.checked_sub(name.as_str().len() + value.len()) else { break };
+        remaining = left;
         recorded.push((name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
     }
     recorded

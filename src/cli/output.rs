@@ -79,7 +79,7 @@ pub(super) fn print_line(line: impl Display) -> anyhow::Result<()> {
 }
 
 /// Writes a line to stdout for a service, which needs no reader: it neither waits for one nor ends because of an error.
-/// A pipe that nobody reads holds 64 KiB, and a write to a full one waits. The end of the process does not wait for
+/// A pipe that is not read holds 64 KiB, and a write to a full one waits. The end of the process does not wait for
 /// this thread.
 pub(super) fn print_aside(line: String) {
     // Without a thread, the line is not shown. The log has it all the same.
@@ -99,7 +99,7 @@ pub(super) fn unless_closed(printed: anyhow::Result<()>) -> anyhow::Result<()> {
 /// Writes a line to stderr, so that it is not part of the result.
 pub(super) fn print_note(line: impl Display) {
     // If stderr is closed, the exit code still reports a failure. A service writes to stderr through its log only: a
-    // pipe that nobody reads must not prevent its end.
+    // pipe that is not read must not prevent its end.
     if !logs::write_line(&line.to_string()) {
         let _ = writeln!(std::io::stderr(), "{line}");
     }

@@ -123,8 +123,8 @@ impl Health {
         }
         let url = format!("http://{address}/{}", if self.ready { "readyz" } else { "healthz" });
         let client = egress::unguarded(HEALTH_TIMEOUT, None).context("the HTTP client cannot be made")?;
-        let asked = Clock::System.timeout(HEALTH_TIMEOUT, client.get(&url).send()).await;
-        let wrong = match asked {
+        let answered = Clock::System.timeout(HEALTH_TIMEOUT, client.get(&url).send()).await;
+        let wrong = match answered {
             None => format!("no answer within {} s", HEALTH_TIMEOUT.as_secs()),
             Some(Err(error)) => egress::SendError::classify(&error).to_string(),
             Some(Ok(answer)) if !answer.status().is_success() => format!("answered {}", answer.status()),
@@ -207,13 +207,13 @@ mod tests {
 
     #[test]
     fn a_server_on_all_addresses_is_checked_on_loopback() {
-        for (listen, asked) in [
+        for (listen, expected) in [
             ("0.0.0.0:80", "127.0.0.1:80"),
             ("[::]:80", "[::1]:80"),
             ("10.0.0.1:80", "10.0.0.1:80"),
             ("127.0.0.1:80", "127.0.0.1:80"),
         ] {
-            assert_eq!(local_address(listen.parse().expect("an address")).to_string(), asked);
+            assert_eq!(local_address(listen.parse().expect("an address")).to_string(), expected);
         }
     }
 

@@ -5,7 +5,7 @@
 //!   order mark and CR LF, and can save as UTF-16. The mark and the CR are meant as encoding and are removed; a
 //!   file in another encoding is refused, with the remedy.
 //! - **Bodies** (requests to the API) are read with [`decode`]: like files, but the lines stay as they are, because
-//!   JSON defines them. Answers of providers, whom nobody here can ask to change their encoding, are also accepted in
+//!   JSON defines them. Answers of providers, whose encoding the service cannot choose, are also accepted in
 //!   UTF-16 ([`to_utf8`]).
 //! - **Values** (environment variables, flags, values of the configuration file, ids of jobs, signing secrets) are
 //!   single lines that a person has typed or pasted. [`check_value`] refuses what cannot be meant, such as the line

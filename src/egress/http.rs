@@ -218,9 +218,9 @@ fn is_gzip(coding: &HeaderValue) -> bool {
 }
 
 fn append(bytes: &mut Vec<u8>, chunk: &[u8], max: usize) -> Result<(), SendError> {
-    let room = max - bytes.len();
-    bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
-    if chunk.len() > room { Err(SendError::TooLarge(max)) } else { Ok(()) }
+    let remaining = max - bytes.len();
+    bytes.extend_from_slice(&chunk[..chunk.len().min(remaining)]);
+    if chunk.len() > remaining { Err(SendError::TooLarge(max)) } else { Ok(()) }
 }
 
 fn decode(

@@ -14,8 +14,10 @@
 
 /// The request of a command as the queue carries it.
 macro_rules! request {
-    (idempotent $ask:ty, $answer:ty $(, $refusal:ty)?) => { $crate::store::idempotency::Idempotent<$ask, $answer> };
-    ($kind:ident $ask:ty, $answer:ty) => { $ask };
+    (idempotent $request:ty, $answer:ty $(, $refusal:ty)?) => {
+        $crate::store::idempotency::Idempotent<$request, $answer>
+    };
+    ($kind:ident $request:ty, $answer:ty) => { $request };
 }
 
 /// The answer of a command as the queue carries it.
@@ -25,23 +27,23 @@ macro_rules! answer {
 }
 
 macro_rules! apply {
-    (idempotent $apply:expr, $batch:expr, $asks:expr) => {
-        $crate::store::idempotency::apply($batch, $asks, $apply)?
+    (idempotent $apply:expr, $batch:expr, $requests:expr) => {
+        $crate::store::idempotency::apply($batch, $requests, $apply)?
     };
-    ($kind:ident $apply:expr, $batch:expr, $asks:expr) => {
-        $apply($batch, $asks)?
+    ($kind:ident $apply:expr, $batch:expr, $requests:expr) => {
+        $apply($batch, $requests)?
     };
 }
 
 macro_rules! commands {
     ($(
         $(#[$doc:meta])*
-        $kind:ident $method:ident: $ask:ident => $answer:ty $(| $refusal:ty)?, $apply:expr;
+        $kind:ident $method:ident: $request:ident => $answer:ty $(| $refusal:ty)?, $apply:expr;
     )*) => {
         /// A command, boxed because the queue moves it several times.
         enum Command {
-            $($ask(Box<$crate::store::writer::Item<
-                request!($kind $ask, $answer $(, $refusal)?),
+            $($request(Box<$crate::store::writer::Item<
+                request!($kind $request, $answer $(, $refusal)?),
                 answer!($kind $answer $(, $refusal)?),
             >>),)*
         }
@@ -51,10 +53,10 @@ macro_rules! commands {
                 $(#[$doc])*
                 pub async fn $method(
                     &self,
-                    ask: impl Into<request!($kind $ask, $answer $(, $refusal)?)>,
+                    request: impl Into<request!($kind $request, $answer $(, $refusal)?)>,
                 ) -> $crate::store::db::Result<answer!($kind $answer $(, $refusal)?)> {
                     // A command stays queued after the timeout, and may still be applied.
-                    let answer = $crate::store::writer::ask(&self.queue, Command::$ask, ask.into());
+                    let answer = $crate::store::writer::send(&self.queue, Command::$request, request.into());
                     self.in_time(answer, $crate::store::db::StoreError::Unknown).await
                 }
             )*
@@ -62,7 +64,7 @@ macro_rules! commands {
 
         impl $crate::store::writer::CommandSet for Command {
             fn only_reads(&self) -> bool {
-                match self { $(Self::$ask(_) => stringify!($kind) == "read",)* }
+                match self { $(Self::$request(_) => stringify!($kind) == "read",)* }
             }
 
             fn apply(
@@ -72,11 +74,11 @@ macro_rules! commands {
                 $({
                     let mut items: Vec<_> = commands
                         .iter_mut()
-                        .filter_map(|command| match command { Self::$ask(item) => Some(&mut **item), _ => None })
+                        .filter_map(|command| match command { Self::$request(item) => Some(&mut **item), _ => None })
                         .collect();
                     if !items.is_empty() {
-                        let asks: Vec<_> = items.iter().map(|item| &item.ask).collect();
-                        let answers = apply!($kind $apply, batch, &asks);
+                        let requests: Vec<_> = items.iter().map(|item| &item.request).collect();
+                        let answers = apply!($kind $apply, batch, &requests);
                         $crate::store::deliveries::create_deliveries(batch)?;
                         for (item, answer) in items.iter_mut().zip(answers) {
                             item.answer = Some(answer);
@@ -88,7 +90,7 @@ macro_rules! commands {
             }
 
             fn settle(self, failure: Option<&$crate::store::db::StoreError>) {
-                match self { $(Self::$ask(item) => item.settle(failure),)* }
+                match self { $(Self::$request(item) => item.settle(failure),)* }
             }
         }
     };

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use super::batch::{Batch, NewEvent};
 use super::db::{Result, Row, RowSql, Tx, Value, Where, params, row_sql};
-use super::lists::{Fitting, ListPage, Room, SCAN_MAX};
+use super::lists::{Fitting, ListPage, Remaining, SCAN_MAX};
 use super::reads::ReadStore;
 use super::rows::read_destination;
 use super::sealing::{Column, Keyring};
@@ -89,16 +89,16 @@ impl ReadStore {
         limit: u32,
     ) -> Result<ListPage<Delivery, DeliveryId>> {
         let keyring = self.shared.keyring.clone();
-        self.list(app, filter.before, limit, move |tx, before, room| {
+        self.list(app, filter.before, limit, move |tx, before, remaining| {
             let filter = DeliveryFilter { before, ..filter };
             let scanned = match scanned(app, &filter) {
                 Some(query) => tx.find(&query.sql, query.values, |row| row.id(0).map(DeliveryId))?,
                 None => None,
             };
-            let query = listed(app, &filter, scanned, room.limit());
+            let query = listed(app, &filter, scanned, remaining.limit());
             // Names, ids, times and the status.
             let size = |delivery: &Delivery| 512 + delivery.address.len();
-            let found = Fitting::take(tx, &query, room, |row| read_shown(row, &keyring), size)?;
+            let found = Fitting::take(tx, &query, remaining, |row| read_shown(row, &keyring), size)?;
             Ok(found.part(|delivery| delivery.id, scanned))
         })
         .await
@@ -116,8 +116,8 @@ impl ReadStore {
             let sql = format!("{SHOWN} where d.app = $1 and d.id = $2");
             let delivery = tx.find(&sql, params![app, id], |row| read_shown(row, &keyring))?;
             let Some(delivery) = delivery else { return Ok(None) };
-            let room = Room { rows: limit as usize, bytes: usize::MAX };
-            Ok(Some((delivery, attempts(tx, id, u32::MAX, room)?.rows)))
+            let remaining = Remaining { rows: limit as usize, bytes: usize::MAX };
+            Ok(Some((delivery, attempts(tx, id, u32::MAX, remaining)?.rows)))
         })
         .await
     }
@@ -136,7 +136,7 @@ impl ReadStore {
             if tx.find(sql, params![app, id], |_| Ok(()))?.is_none() {
                 return Ok(None);
             }
-            let found = attempts(tx, id, before, Room::of_page(limit))?;
+            let found = attempts(tx, id, before, Remaining::of_page(limit))?;
             Ok(Some(found.page(|(number, _)| *number)))
         })
         .await
@@ -217,7 +217,12 @@ fn read_shown(row: &Row<'_>, keyring: &Keyring) -> Result<Delivery> {
 }
 
 /// Returns the attempts of a delivery with a number below `before` that fit, newest first.
-fn attempts(tx: &Tx<'_>, id: DeliveryId, before: u32, room: Room) -> Result<Fitting<NumberedAttempt>> {
+fn attempts(
+    tx: &Tx<'_>,
+    id: DeliveryId,
+    before: u32,
+    remaining: Remaining,
+) -> Result<Fitting<NumberedAttempt>> {
     // The column counts the earlier attempts.
     let mut query = Where::new(
         "select started_at, duration_ms, status_code, error, request_headers, response_headers, response_body, n + 1
@@ -225,13 +230,13 @@ fn attempts(tx: &Tx<'_>, id: DeliveryId, before: u32, room: Room) -> Result<Fitt
         id,
     );
     query.and("n <", Some(before.saturating_sub(1)));
-    query.push(" order by n desc limit", room.limit());
+    query.push(" order by n desc limit", remaining.limit());
     let size = |(_, attempt): &NumberedAttempt| {
         let headers = attempt.request_headers.iter().chain(&attempt.response_headers);
         let headers = headers.map(|(name, value)| name.len() + value.len() + 8).sum::<usize>();
         256 + headers + attempt.response_body.len() + attempt.error.as_deref().map_or(0, str::len)
     };
-    Fitting::take(tx, &query, room, |row| Ok((row.count(7)?, read_attempt(row)?)), size)
+    Fitting::take(tx, &query, remaining, |row| Ok((row.count(7)?, read_attempt(row)?)), size)
 }
 
 fn read_attempt(row: &Row<'_>) -> Result<Attempt> {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::batch::{Batch, NewEvent};
 use super::db::{Result, Row, Tx, Where, params, row_sql};
-use super::lists::{End, Fitting, ListPage, Part, Room, SCAN_MAX};
+use super::lists::{End, Fitting, ListPage, Part, Remaining, SCAN_MAX};
 use super::reads::ReadStore;
 use crate::domain::{AppNo, Event, EventId, EventType, WatchId};
 
@@ -88,9 +88,9 @@ impl ReadStore {
         event_type: Option<EventType>,
         (limit, bytes): (u32, usize),
     ) -> Result<Followed> {
-        let room = Room { rows: limit as usize, bytes };
+        let remaining = Remaining { rows: limit as usize, bytes };
         self.read(app, move |tx| {
-            let part = after_position(tx, app, position, event_type, room)?;
+            let part = after_position(tx, app, position, event_type, remaining)?;
             let (next, is_end) = match part.end {
                 End::List => (end_of_feed(tx, app)?, true),
                 End::Full(next) | End::Scanned(next) => (next, false),
@@ -115,8 +115,8 @@ impl ReadStore {
             After::Event(id) => self.read(app, move |tx| position_of(tx, app, id)).await?,
         };
         let Some(position) = position else { return Ok(None) };
-        let page = self.list(app, Some(position), limit, move |tx, position, room| {
-            after_position(tx, app, position.unwrap_or_default(), event_type, room)
+        let page = self.list(app, Some(position), limit, move |tx, position, remaining| {
+            after_position(tx, app, position.unwrap_or_default(), event_type, remaining)
         });
         page.await.map(Some)
     }
@@ -136,7 +136,7 @@ fn after_position(
     app: AppNo,
     position: i64,
     event_type: Option<EventType>,
-    room: Room,
+    remaining: Remaining,
 ) -> Result<Part<Event, i64>> {
     let scanned = match event_type {
         Some(_) => tx.find(
@@ -150,8 +150,8 @@ fn after_position(
     query.and("position >", Some(position));
     query.and("position <=", scanned);
     query.and("type =", event_type);
-    query.push(" order by position limit", room.limit());
-    let found = Fitting::take(tx, &query, room, read_event, |event| 256 + event.body.len())?;
+    query.push(" order by position limit", remaining.limit());
+    let found = Fitting::take(tx, &query, remaining, read_event, |event| 256 + event.body.len())?;
     Ok(found.part(|event| event.position, scanned))
 }
 

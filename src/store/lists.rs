@@ -33,9 +33,9 @@ pub struct ListPage<T, C> {
     pub next: Option<C>,
 }
 
-/// The room that is left on a page.
+/// The rows and bytes that still fit on a page.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Room {
+pub(super) struct Remaining {
     pub(super) rows: usize,
     pub(super) bytes: usize,
 }
@@ -69,8 +69,8 @@ pub(super) struct Fitting<T> {
     pub(super) is_cut: bool,
 }
 
-impl Room {
-    /// The room of an empty page.
+impl Remaining {
+    /// All of an empty page.
     pub(super) const fn of_page(limit: u32) -> Self {
         Self { rows: limit as usize, bytes: PAGE_BYTES }
     }
@@ -86,14 +86,14 @@ impl<T> Fitting<T> {
     pub(super) fn take(
         tx: &Tx<'_>,
         query: &super::db::Where<'_>,
-        room: Room,
+        remaining: Remaining,
         read: impl super::db::Read<T>,
         size: impl Fn(&T) -> usize,
     ) -> Result<Self> {
-        let mut fitting = Self { rows: Vec::with_capacity(room.rows.min(256)), bytes: 0, is_cut: false };
+        let mut fitting = Self { rows: Vec::with_capacity(remaining.rows.min(256)), bytes: 0, is_cut: false };
         tx.list_while(&query.sql, &query.values, read, |row| {
             let bytes = fitting.bytes + size(&row);
-            if fitting.rows.len() == room.rows || (bytes > room.bytes && !fitting.rows.is_empty()) {
+            if fitting.rows.len() == remaining.rows || (bytes > remaining.bytes && !fitting.rows.is_empty()) {
                 fitting.is_cut = true;
                 return false;
             }
@@ -128,21 +128,22 @@ impl ReadStore {
         app: AppNo,
         from: Option<C>,
         limit: u32,
-        part: impl Fn(&Tx<'_>, Option<C>, Room) -> Result<Part<T, C>> + Clone + Send + 'static,
+        part: impl Fn(&Tx<'_>, Option<C>, Remaining) -> Result<Part<T, C>> + Clone + Send + 'static,
     ) -> Result<ListPage<T, C>> {
-        let mut room = Room::of_page(limit);
+        let mut remaining = Remaining::of_page(limit);
         let mut page = ListPage { rows: Vec::new(), next: from };
         for _ in 0..SCANS_MAX {
             let (part, from) = (part.clone(), page.next);
-            let Part { rows, bytes, end } = self.read(app, move |tx| part(tx, from, room)).await?;
-            room = Room { rows: room.rows - rows.len(), bytes: room.bytes.saturating_sub(bytes) };
+            let Part { rows, bytes, end } = self.read(app, move |tx| part(tx, from, remaining)).await?;
+            remaining =
+                Remaining { rows: remaining.rows - rows.len(), bytes: remaining.bytes.saturating_sub(bytes) };
             page.rows.extend(rows);
             match end {
                 End::List => return Ok(ListPage { next: None, ..page }),
                 End::Full(last) => return Ok(ListPage { next: Some(last), ..page }),
                 End::Scanned(last) => page.next = Some(last),
             }
-            if room.rows == 0 || room.bytes == 0 {
+            if remaining.rows == 0 || remaining.bytes == 0 {
                 break;
             }
         }

@@ -36,9 +36,9 @@ pub(super) fn take_shards(tx: &Tx<'_>, node: &str, now: Timestamp) -> Result<i64
 }
 
 /// Applies probes.
-pub(super) fn probe(batch: &mut Batch<'_>, asks: &[&Probe]) -> Result<Vec<()>> {
+pub(super) fn probe(batch: &mut Batch<'_>, probes: &[&Probe]) -> Result<Vec<()>> {
     count_probe(&batch.tx)?;
-    Ok(vec![(); asks.len()])
+    Ok(vec![(); probes.len()])
 }
 
 /// Increments a counter: SQLite writes no page for an update that changes nothing.

@@ -112,13 +112,12 @@ impl TenantCache {
         Some(cached.key)
     }
 
-    /// Returns the last use of a key; `None` if it was never used.
     /// Whether there is a key, valid or not.
     pub(super) fn has_keys(&self) -> bool {
         !self.keys.is_empty()
     }
 
-    /// Returns the time of the last use of a key.
+    /// Returns the time of the last use of a key; `None` if it was never used.
     pub(super) fn last_used(&self, id: KeyId) -> Option<Timestamp> {
         let cached = self.keys.get(self.hashes.get(&id)?)?;
         Some(cached.used_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0).map(Timestamp::from_millis)

@@ -18,7 +18,7 @@ mod register;
 use super::batch::Batch;
 use super::db::{Result, Row, Tx, Where, params, row_sql};
 use super::deliveries;
-use super::lists::{Fitting, ListPage, Room, SCAN_MAX};
+use super::lists::{Fitting, ListPage, Remaining, SCAN_MAX};
 use super::reads::ReadStore;
 use super::rows::{insert_destinations, read_destination, read_name};
 use super::sealing::Keyring;
@@ -101,16 +101,16 @@ impl ReadStore {
     ) -> Result<ListPage<Watch, WatchId>> {
         let keyring = self.shared.keyring.clone();
         let before = filter.before;
-        self.list(app, before, limit, move |tx, before, room| {
+        self.list(app, before, limit, move |tx, before, remaining| {
             let filter = WatchFilter { before, ..filter.clone() };
             let index = index(tx, &filter)?;
             let scanned = match scanned(app, &filter, index) {
                 Some(query) => tx.find(&query.sql, query.values, |row| row.id(0).map(WatchId))?,
                 None => None,
             };
-            let query = listed(app, &filter, index, scanned, room.limit());
-            let mut found = Fitting::take(tx, &query, room, read_watch, size)?;
-            add_destinations_that_fit(tx, &keyring, &mut found, room)?;
+            let query = listed(app, &filter, index, scanned, remaining.limit());
+            let mut found = Fitting::take(tx, &query, remaining, read_watch, size)?;
+            add_destinations_that_fit(tx, &keyring, &mut found, remaining)?;
             Ok(found.part(|watch| watch.id, scanned))
         })
         .await
@@ -278,7 +278,7 @@ fn add_destinations_that_fit(
     tx: &Tx<'_>,
     keyring: &Keyring,
     page: &mut Fitting<Watch>,
-    room: Room,
+    remaining: Remaining,
 ) -> Result<()> {
     let mut kept = 0;
     while kept < page.rows.len() {
@@ -286,7 +286,7 @@ fn add_destinations_that_fit(
         add_destinations(tx, keyring, &mut page.rows[kept..end])?;
         while kept < end {
             page.bytes += page.rows[kept].destinations.iter().map(destination_size).sum::<usize>();
-            if page.bytes > room.bytes && kept > 0 {
+            if page.bytes > remaining.bytes && kept > 0 {
                 page.rows.truncate(kept);
                 page.is_cut = true;
                 return Ok(());

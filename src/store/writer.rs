@@ -93,7 +93,7 @@ pub(super) trait CommandSet: Send + Sized + 'static {
 
 /// A command with its answer and the channel for the reply.
 pub(super) struct Item<Q, A> {
-    pub(super) ask: Q,
+    pub(super) request: Q,
     pub(super) answer: Option<A>,
     reply: oneshot::Sender<Result<A>>,
 }
@@ -111,14 +111,14 @@ impl<Q, A> Item<Q, A> {
 }
 
 /// Sends a command to the writer and waits for the reply.
-pub(super) async fn ask<C, Q, A>(
+pub(super) async fn send<C, Q, A>(
     queue: &mpsc::Sender<C>,
     command: fn(Box<Item<Q, A>>) -> C,
-    ask: Q,
+    request: Q,
 ) -> Result<A> {
     let ended = || StoreError::Unavailable("the writer has ended".to_owned());
     let (reply, answer) = oneshot::channel();
-    let item = Box::new(Item { ask, answer: None, reply });
+    let item = Box::new(Item { request, answer: None, reply });
     queue.send(command(item)).await.map_err(|_| ended())?;
     answer.await.map_err(|_| ended())?
 }

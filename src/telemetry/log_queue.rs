@@ -1,6 +1,6 @@
 //! The queue of log lines between the code that logs and the thread that writes to stderr.
 //!
-//! **Logging never waits.** stderr can be a pipe that nobody reads: a container runtime whose log driver hangs, a
+//! **Logging never waits.** stderr can be a pipe without a reader: a container runtime whose log driver hangs, a
 //! stopped `less`. When the pipe is full, a write to it waits, and so would every thread that logs, and then
 //! everything that waits for these threads. So lines are put into a queue, and only one thread writes.
 //!
@@ -161,7 +161,7 @@ mod tests {
         let queue = LogQueue::start(pipe, on_drop, move |count| report.send(count).expect("a test"));
         let queue = queue.expect("a thread");
         let line = [b'x'; 1024];
-        // Nobody reads: the lines fill the queue, and perhaps the hands of the thread.
+        // The pipe is not read: the lines fill the queue, and perhaps the buffer of the thread.
         for _ in 0..4096 {
             queue.push(&line);
         }

@@ -279,7 +279,7 @@ async fn text_logs_hold_no_secret_and_no_forged_line() {
 
 // moby/moby#31540, containerd/containerd#12462: the reader of stderr stands still.
 #[tokio::test]
-async fn a_log_that_nobody_reads_does_not_stop_the_service() {
+async fn a_log_that_is_not_read_does_not_stop_the_service() {
     let (world, folder) = (World::start().await, tempfile::tempdir().unwrap());
     let mut child = command(folder.path(), &settings(&world, "ringback=debug", "text")).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

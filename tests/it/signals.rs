@@ -78,7 +78,7 @@ async fn starts_and_stops(stdout: Stdio) {
 }
 
 #[tokio::test]
-async fn a_pipe_that_nobody_reads_neither_stops_nor_holds_serve() {
+async fn a_pipe_that_is_not_read_neither_stops_nor_holds_serve() {
     let (_reader, mut writer) = std::io::pipe().unwrap();
     // The capacity of a pipe.
     writer.write_all(&b"x".repeat(65_536)).unwrap();

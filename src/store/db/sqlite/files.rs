@@ -34,7 +34,7 @@
 //! refused.
 //!
 //! **What is checked while the process runs.** An open file outlives its name. After `rm`, `mv` or a restore by
-//! `mv`, the process would write into a file that nobody opens again. [`Files::check`] compares, outside of any
+//! `mv`, the process would write into a file that is never opened again. [`Files::check`] compares, outside of any
 //! transaction:
 //!
 //! | Change | Seen by | What is saved ([`Files::rescue`]) |

@@ -6,6 +6,9 @@
 //!
 //! - The queue is bounded in bytes. A line that does not fit is dropped and counted: what a service does is worth
 //!   more than what it says about it.
+//! - A write can also fail. stderr can be non-blocking, because a program that shares the pipe made it so; a full pipe is
+//!   then an error, after which the thread waits and writes the rest. After any other error (a closed pipe, a full
+//!   disk), the lines that are not written are dropped and counted as well.
 //! - When lines can be written again, a line reports how many were dropped; `ringback_log_lines_dropped_total`
 //!   counts them, also while nothing can be written.
 //! - [`LogQueue::flush`] waits for the thread, for a bounded time, because the end of a process must not wait for a
@@ -27,6 +30,9 @@ const KEPT_MAX: usize = 64 * 1024;
 
 /// Maximum time for which the end of the process waits until the lines are written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Maximum time until a write to a full, non-blocking stderr is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// A queue of lines, and the thread that writes them.
 #[derive(Clone, Debug)]
@@ -111,13 +117,16 @@ fn run(shared: &Shared, mut output: impl Write, report: impl Fn(u64)) {
         std::mem::swap(&mut state.lines, &mut lines);
         state.writing = true;
         drop(state);
-        // Lines that cannot be written (a closed pipe, a full disk) are lost.
-        let written = output.write_all(&lines).is_ok();
+        // A new line ends the wait early, which does no harm.
+        let wait = || drop(shared.changed.wait_timeout(shared.lock(), RETRY_PAUSE));
+        let lost = write_lines(&mut output, &lines, wait).iter().filter(|byte| **byte == b'\n').count();
+        (0..lost).for_each(|_| (shared.on_drop)());
         lines.clear();
         lines.shrink_to(KEPT_MAX);
         let mut state = shared.lock();
         state.writing = false;
-        let dropped = if written { std::mem::take(&mut state.dropped) } else { 0 };
+        state.dropped += lost as u64;
+        let dropped = if lost == 0 { std::mem::take(&mut state.dropped) } else { 0 };
         drop(state);
         if dropped > 0 {
             report(dropped);
@@ -126,8 +135,23 @@ fn run(shared: &Shared, mut output: impl Write, report: impl Fn(u64)) {
     }
 }
 
+/// Writes the lines, and calls `wait` while a non-blocking output is full. Returns what cannot be written.
+fn write_lines<'a>(output: &mut impl Write, mut lines: &'a [u8], wait: impl Fn()) -> &'a [u8] {
+    while !lines.is_empty() {
+        match output.write(lines) {
+            Ok(0) => break,
+            Ok(written) => lines = lines.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(),
+            Err(_) => break,
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -178,5 +202,74 @@ mod tests {
         queue.push(b"again\n");
         reader.send(()).expect("the thread");
         assert_eq!(read.recv().expect("a line"), b"again\n");
+    }
+
+    /// An output that takes some bytes, and gives these errors one after another.
+    struct Failing(Vec<u8>, Vec<io::ErrorKind>);
+
+    impl Write for Failing {
+        fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+            if let Some(error) = self.1.pop() {
+                return Err(error.into());
+            }
+            let taken = lines.len().min(5);
+            self.0.extend_from_slice(&lines[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_non_blocking_stderr_loses_no_line() {
+        use io::ErrorKind::{Interrupted, WouldBlock};
+        let (mut output, waits) =
+            (Failing(Vec::new(), vec![WouldBlock, Interrupted, WouldBlock]), Cell::new(0));
+        let left = write_lines(&mut output, b"first\nsecond\n", || waits.set(waits.get() + 1));
+        assert_eq!((left, &output.0[..], waits.get()), (&b""[..], &b"first\nsecond\n"[..], 2));
+    }
+
+    #[test]
+    fn lines_lost_by_a_failed_write_are_counted_and_reported() {
+        static LOST: AtomicU64 = AtomicU64::new(0);
+        let (sender, read) = channel();
+        let (reader, permits) = channel();
+        let (report, reported) = channel();
+        let on_drop = || _ = LOST.fetch_add(1, Ordering::Relaxed);
+        let output = Breaking(Pipe(sender, permits), false);
+        let queue = LogQueue::start(output, on_drop, move |count| report.send(count).expect("a test"));
+        let queue = queue.expect("a thread");
+        // The pipe takes one byte of the three lines, and then fails once.
+        queue.push(b"a\nb\nc\n");
+        reader.send(()).expect("the thread");
+        assert_eq!(read.recv().expect("a byte"), b"a");
+        queue.flush();
+        assert_eq!(LOST.load(Ordering::Relaxed), 3);
+        queue.push(b"again\n");
+        reader.send(()).expect("the thread");
+        assert_eq!(read.recv().expect("a line"), b"again\n");
+        assert_eq!(reported.recv().expect("a report"), 3);
+    }
+
+    /// A pipe whose first write takes one byte, and whose second write fails.
+    struct Breaking(Pipe, bool);
+
+    impl Write for Breaking {
+        fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+            match (self.1, lines.len()) {
+                (false, 6) => self.0.write(&lines[..1]),
+                (false, _) => {
+                    self.1 = true;
+                    Err(io::ErrorKind::StorageFull.into())
+                }
+                (true, _) => self.0.write(lines),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 }

@@ -23,10 +23,10 @@ use crate::config::LogFormat;
 /// The queue of this process, after [`init`].
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
-/// Number of lines that were dropped because stderr was not read. stderr belongs to the process, so applications of
-/// one process share this number.
+/// Number of lines that were dropped because stderr was not read or a write to it failed. stderr belongs to the
+/// process, so applications of one process share this number.
 pub static DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
-    let help = "Log lines that were dropped because stderr was not read.";
+    let help = "Log lines that were dropped because stderr was not read, or a write to it failed.";
     #[expect(clippy::expect_used, reason = "the name is a constant, and every test makes it")]
     IntCounter::new("ringback_log_lines_dropped_total", help).expect("a valid name")
 });
@@ -42,7 +42,9 @@ pub fn init(log: &str, format: LogFormat) -> anyhow::Result<()> {
         // stderr as well, and so panic in the code that logs.
         .log_internal_errors(false);
     let colours = io::stderr().is_terminal();
-    let report = |count| tracing::warn!(count, "log lines were dropped, because stderr was not read");
+    let report = |count| {
+        tracing::warn!(count, "log lines were dropped, because stderr was not read or a write to it failed")
+    };
     let started = LogQueue::start(io::stderr(), || DROPPED.inc(), report);
     let queue = started.context("the thread that writes the log cannot be started")?;
     // On a terminal the library decides: it respects NO_COLOR.

@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::config::{Access, Config, Database, Environment, Flags};
 use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, parse_any_duration};
 use crate::store::{RevokeKey, Store, StoredResponse};
+use crate::telemetry::logs;
 use crate::tenants::{self, AppView, DEFAULT_APP, EXPIRES_IN, KeyView, check_expiry, check_name};
 
 /// Number of rows that are read at a time.
@@ -359,12 +360,15 @@ pub async fn list_apps(config: &Config) -> Result<Value, Failure> {
     .await
 }
 
-/// Opens the database, performs an operation at the current time, and closes the database, also after an error.
+/// Opens the database, performs an operation at the current time, and closes the database, also after an error. Starts
+/// logging: warnings and errors of the database go to stderr.
 async fn with_store<T>(
     config: &Config,
     work: impl AsyncFnOnce(Store, Timestamp) -> anyhow::Result<T>,
 ) -> Result<T, Failure> {
     const HINT: &str = "to use a running server instead, set RINGBACK_URL and RINGBACK_API_KEY";
+    // Opening warns of files that others can read, and damage ends the process with a sentence in the log.
+    logs::init("warn", config.log_format)?;
     let now = Clock::System.now();
     if let Database::Sqlite(path) = &config.database
         && !path.exists()

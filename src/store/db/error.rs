@@ -87,7 +87,8 @@ pub fn end_the_process(why: &str) -> ! {
     end_with(&format!("{why}; the process ends, and the next start reads what is there"))
 }
 
-/// Ends the process with a sentence that says what happened and what to do.
+/// Ends the process with a sentence that says what happened and what to do. It is logged, so every command that opens a
+/// database starts logging before.
 ///
 /// Not by `abort`: that would write a core dump, with every secret of the process in it. `exit` runs the handlers of
 /// the C library before the process ends, and other threads run on meanwhile. They do nothing that they could not have

@@ -4,11 +4,17 @@
 //! AAAA query, and tries the addresses one after another: the first silent one uses up the time. So the addresses are
 //! found here, and the library gets one configuration for each. An attempt that connects but gets no answer, as behind
 //! a broken proxy, holds up no other address either.
+//!
+//! A host that is not resolved holds up no other host: the attempts at the next one start when the host before has
+//! failed, or after [`HEAD_START`]. A lookup has the time of a connection (`connect_timeout`). Then its host has failed,
+//! also while the C library still waits on its thread.
 
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use futures_util::future::{LocalBoxFuture, join_all};
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, LoadBalanceHosts};
 
@@ -21,41 +27,87 @@ const HEAD_START: Duration = Duration::from_secs(1);
 /// Maximum number of addresses that are tried.
 const ADDRESSES_MAX: usize = 16;
 
+/// Maximum time of a lookup, which `connect_timeout` replaces.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The addresses of a host; `None` stands for a Unix socket.
+type Addresses = Vec<Option<IpAddr>>;
+
 /// Opens a session at the first address of the server that gives one. The error is that of the last address.
 pub async fn open_first<'a, T: 'a>(
     config: &Config,
-    mut open: impl FnMut(Config) -> LocalBoxFuture<'a, Result<T, String>>,
+    open: impl FnMut(Config) -> LocalBoxFuture<'a, Result<T, String>>,
 ) -> Result<T, String> {
-    let mut configs = Vec::new();
-    let mut unresolved = None;
-    let hosts = hosts(config);
-    let found = hosts.iter().enumerate().map(|(n, host)| addresses(*host, config.get_hostaddrs().get(n)));
-    for (n, (host, found)) in hosts.iter().zip(join_all(found).await).enumerate() {
-        match found {
-            Ok(addresses) => {
-                let port = config.get_ports().get(n).or(config.get_ports().first()).copied();
-                configs.extend(addresses.into_iter().map(|address| at(config, *host, address, port)));
+    open_first_of(config, open, |name| resolve(name).boxed_local()).await
+}
+
+async fn open_first_of<'a, 'n, T: 'a>(
+    config: &'n Config,
+    open: impl FnMut(Config) -> LocalBoxFuture<'a, Result<T, String>>,
+    resolve: impl Fn(&'n str) -> LocalBoxFuture<'n, Result<Vec<IpAddr>, String>>,
+) -> Result<T, String> {
+    let is_random = config.get_load_balance_hosts() == LoadBalanceHosts::Random;
+    let mut hosts = hosts(config);
+    if is_random {
+        rotate(&mut hosts);
+    }
+    let (open, left) = (RefCell::new(open), Cell::new(ADDRESSES_MAX));
+    let (refused, unresolved) = (RefCell::new(None), RefCell::new(None));
+    let at_host = |(n, host): (usize, Option<&'n Host>)| {
+        let (open, left, refused, unresolved, resolve) = (&open, &left, &refused, &unresolved, &resolve);
+        async move {
+            let mut addresses = match addresses(config, host, config.get_hostaddrs().get(n), resolve).await {
+                Ok(addresses) => addresses,
+                Err(error) => {
+                    unresolved.replace(Some(error));
+                    return Err(());
+                }
+            };
+            if is_random {
+                rotate(&mut addresses);
             }
-            Err(error) => unresolved = Some(error),
+            let port = config.get_ports().get(n).or(config.get_ports().first()).copied();
+            let attempts = addresses.into_iter().take_while(|_| {
+                let is_left = left.get() > 0;
+                left.set(left.get().saturating_sub(1));
+                is_left
+            });
+            let attempts = attempts.map(|address| (open.borrow_mut())(at(config, host, address, port)));
+            let opened = dns::staggered(&Clock::System, HEAD_START, attempts).await;
+            opened.map_err(|error| {
+                if error.is_some() {
+                    refused.replace(error);
+                }
+            })
         }
-    }
-    if config.get_load_balance_hosts() == LoadBalanceHosts::Random && !configs.is_empty() {
-        let first = getrandom::u32().unwrap_or_default() as usize % configs.len();
-        configs.rotate_left(first);
-    }
-    configs.truncate(ADDRESSES_MAX);
-    let opened = dns::staggered(&Clock::System, HEAD_START, configs.into_iter().map(&mut open)).await;
-    opened.map_err(|error| error.or(unresolved).unwrap_or_else(|| "the server has no address".to_owned()))
+    };
+    let opened = dns::staggered(&Clock::System, HEAD_START, hosts.into_iter().map(at_host)).await;
+    opened.map_err(|_| {
+        let error = refused.take().or(unresolved.take());
+        error.unwrap_or_else(|| "the server has no address".to_owned())
+    })
 }
 
-/// Returns the hosts; `None` for one that is only known by its address.
-fn hosts(config: &Config) -> Vec<Option<&Host>> {
+/// Begins a list at a random element.
+fn rotate<T>(list: &mut [T]) {
+    if !list.is_empty() {
+        list.rotate_left(getrandom::u32().unwrap_or_default() as usize % list.len());
+    }
+}
+
+/// Returns the hosts with their numbers; `None` for one that is only known by its address.
+fn hosts(config: &Config) -> Vec<(usize, Option<&Host>)> {
     let (hosts, addresses) = (config.get_hosts(), config.get_hostaddrs());
-    (0..hosts.len().max(addresses.len())).map(|n| hosts.get(n)).collect()
+    (0..hosts.len().max(addresses.len())).map(|n| (n, hosts.get(n))).collect()
 }
 
-/// Returns the addresses of a host; `None` stands for a Unix socket.
-async fn addresses(host: Option<&Host>, given: Option<&IpAddr>) -> Result<Vec<Option<IpAddr>>, String> {
+/// Returns the addresses of a host, which may be `given`.
+async fn addresses<'n>(
+    config: &Config,
+    host: Option<&'n Host>,
+    given: Option<&IpAddr>,
+    resolve: impl Fn(&'n str) -> LocalBoxFuture<'n, Result<Vec<IpAddr>, String>>,
+) -> Result<Addresses, String> {
     let name = match (host, given) {
         (Some(Host::Unix(_)), _) => return Ok(vec![None]),
         (_, Some(address)) => return Ok(vec![Some(*address)]),
@@ -65,13 +117,22 @@ async fn addresses(host: Option<&Host>, given: Option<&IpAddr>) -> Result<Vec<Op
     if let Ok(address) = name.parse() {
         return Ok(vec![Some(address)]);
     }
+    let limit = config.get_connect_timeout().copied().unwrap_or(LOOKUP_TIMEOUT);
+    let resolved = Clock::System.timeout(limit, resolve(name)).await;
+    let found = resolved.unwrap_or_else(|| {
+        Err(format!("the host name `{name}` was not resolved within {} s (connect_timeout)", limit.as_secs()))
+    });
+    Ok(found?.into_iter().map(Some).collect())
+}
+
+async fn resolve(name: &str) -> Result<Vec<IpAddr>, String> {
     // A new resolver for each connection: its sockets belong to the runtime of the session, and connections are rare.
     let resolver = SystemResolver::new(SystemFiles::default(), Clock::System);
     match resolver.lookup(name, true).await {
-        Ok(addresses) => Ok(addresses.into_iter().map(Some).collect()),
+        Ok(addresses) => Ok(addresses),
         // The C library may know it from another source, such as mDNS. It waits on a thread.
-        Err(error) => match tokio::net::lookup_host((name.as_str(), 0)).await {
-            Ok(found) => Ok(found.map(|address| Some(address.ip())).collect()),
+        Err(error) => match tokio::net::lookup_host((name, 0)).await {
+            Ok(found) => Ok(found.map(|address| address.ip()).collect()),
             Err(_) => Err(match error {
                 LookupError::NotFound => format!("the host name `{name}` does not resolve"),
                 LookupError::Failed(_) | LookupError::Unavailable(_) => error.to_string(),
@@ -142,8 +203,6 @@ fn without_hosts(config: &Config) -> Config {
 mod tests {
     use std::future::{pending, ready};
 
-    use futures_util::FutureExt as _;
-
     use super::*;
 
     #[test]
@@ -176,5 +235,27 @@ mod tests {
             ready(Err::<(), _>(format!("{:?}", config.get_ports()))).boxed_local()
         });
         assert_eq!(failing.await, Err("[3]".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_is_not_resolved_does_not_block_the_next() {
+        let config: Config =
+            "host=silent.example,good.example port=1,2 user=me connect_timeout=3".parse().unwrap();
+        let resolve = |silent: bool| {
+            move |name: &str| match name {
+                "silent.example" if silent => pending().boxed_local(),
+                "silent.example" => ready(Err("no such name".to_owned())).boxed_local(),
+                _ => ready(Ok(vec![IpAddr::from([10, 0, 0, 2])])).boxed_local(),
+            }
+        };
+        let opened = |config: Config| ready(Ok(config.get_ports().to_vec())).boxed_local();
+        assert_eq!(open_first_of(&config, opened, resolve(true)).await, Ok(vec![2]));
+        assert_eq!(open_first_of(&config, opened, resolve(false)).await, Ok(vec![2]));
+        // The error of a server that was reached says more.
+        let refused = |_| ready(Err::<(), _>("refused".to_owned())).boxed_local();
+        assert_eq!(open_first_of(&config, refused, resolve(true)).await, Err("refused".to_owned()));
+        let alone: Config = "host=silent.example user=me connect_timeout=3".parse().unwrap();
+        let error = open_first_of(&alone, refused, resolve(true)).await.unwrap_err();
+        assert!(error.contains("`silent.example` was not resolved within 3 s"), "{error}");
     }
 }

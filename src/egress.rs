@@ -10,8 +10,9 @@
 //!   are limited in time and size all the same.
 //!
 //! Both kinds have no redirects, no proxy from the environment, no cookies and no hidden retries. Each exchange
-//! has a deadline, and a limit on the bytes that are read, before the head of the response as well as after it. All
-//! exchanges together have a limit on the connections that they leave open.
+//! has a deadline, which takes effect after a lookup that is in progress ([`LookupPhase`]), and a limit on the bytes that
+//! are read, before the head of the response as well as after it. All exchanges together have a limit on the connections
+//! that they leave open.
 //!
 //! **With a proxy** (`[egress] proxy`) every HTTP exchange uses it, also those with allowed and with operator's
 //! addresses: a network with a proxy often has no other route. The proxy then resolves the names, so this program
@@ -64,7 +65,7 @@ use error::CONNECT_TIMEOUT;
 use http::{HttpClient, HttpRequest};
 use lookup_limit::LookupLimiter;
 use pool::Pool;
-use resolver::{AddressPolicy, Guard, LookupCache};
+use resolver::{AddressPolicy, Guard, LookupCache, LookupPhase};
 
 /// Maximum time for which a registration waits for DNS.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -317,8 +318,8 @@ impl Egress {
         read.map(|()| received)
     }
 
-    /// Connects to an operator's host, for other protocols than HTTP.
-    pub async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, SendError> {
+    /// Connects to an operator's host within `timeout`, for other protocols than HTTP.
+    pub async fn dial(&self, host: &str, port: u16, timeout: Duration) -> Result<TcpStream, SendError> {
         let (policy, resolver) = (AddressPolicy::Trusted, self.resolver.clone());
         let guard = Guard { policy, resolver, settings: Arc::clone(&self.settings) };
         let host = match host.parse() {
@@ -326,9 +327,13 @@ impl Egress {
             Ok(IpAddr::V6(address)) => Host::Ipv6(address),
             Err(_) => Host::Domain(host.to_owned()),
         };
-        let connecting = connect::tcp(&self.clock, &guard, &host, port);
-        let connected = self.clock.timeout(CONNECT_TIMEOUT, connecting).await;
-        connected.unwrap_or_else(|| Err(SendError::not_connected()))
+        let phase = LookupPhase::default();
+        let connecting = connect::tcp(&self.clock, &guard, &host, port, &phase);
+        let connecting = self.clock.timeout(CONNECT_TIMEOUT, connecting);
+        let connected = phase.limit(self.clock.deadline(timeout), connecting).await;
+        connected
+            .ok_or_else(|| SendError::timed_out(timeout))?
+            .unwrap_or_else(|| Err(SendError::not_connected()))
     }
 
     /// Starts TLS on a connection and verifies that the peer is `host`.
@@ -347,11 +352,9 @@ impl Egress {
         let watch = self.clock.stopwatch();
         // One timer for the whole exchange.
         let mut deadline = std::pin::pin!(self.clock.deadline(timeout));
-        let answer = tokio::select! {
-            biased;
-            answer = client.send(request) => answer,
-            () = &mut deadline => return Err(SendError::timed_out(timeout)),
-        };
+        let phase = LookupPhase::default();
+        let answer = phase.limit(&mut deadline, client.send(request, &phase)).await;
+        let answer = answer.unwrap_or_else(|| Err(SendError::timed_out(timeout)));
         let mut response = answer.map_err(|error| match (error, &self.settings.proxy) {
             // The proxy, or a connection that it was to make, has failed.
             (SendError::Connect(why), Some(_)) => SendError::Connect(format!("through the proxy: {why}")),

@@ -88,7 +88,12 @@ fn files(resolv_conf: &str, hosts: &str, port: u16) -> SystemFiles {
 
 /// Makes a resolver that asks the server at `port` of 127.0.0.1.
 pub(crate) fn resolver_at(port: u16) -> SystemResolver {
-    SystemResolver::new(files("nameserver 127.0.0.1\n", "", port), Clock::System)
+    system_resolver(port, Clock::System)
+}
+
+/// Makes such a resolver with another clock.
+pub(crate) fn system_resolver(port: u16, clock: Clock) -> SystemResolver {
+    SystemResolver::new(files("nameserver 127.0.0.1\n", "", port), clock)
 }
 
 fn address(text: &str) -> IpAddr {

@@ -18,7 +18,7 @@ use url::{Host, Url};
 
 use super::error::{CONNECT_TIMEOUT, SendError};
 use super::head_limit::Io;
-use super::resolver::Guard;
+use super::resolver::{Guard, LookupPhase};
 use crate::clock::Clock;
 use crate::dns;
 
@@ -76,14 +76,14 @@ pub(super) struct Connector {
 
 impl Connector {
     /// Connects within [`CONNECT_TIMEOUT`].
-    pub(super) async fn connect(&self, peer: &Peer) -> Result<Box<dyn Io>, SendError> {
-        let connected = self.clock.timeout(CONNECT_TIMEOUT, self.connecting(peer)).await;
+    pub(super) async fn connect(&self, peer: &Peer, phase: &LookupPhase) -> Result<Box<dyn Io>, SendError> {
+        let connected = self.clock.timeout(CONNECT_TIMEOUT, self.connecting(peer, phase)).await;
         connected.unwrap_or_else(|| Err(SendError::not_connected()))
     }
 
-    async fn connecting(&self, peer: &Peer) -> Result<Box<dyn Io>, SendError> {
+    async fn connecting(&self, peer: &Peer, phase: &LookupPhase) -> Result<Box<dyn Io>, SendError> {
         let first = self.proxy.as_ref().map_or(peer, |proxy| &proxy.peer);
-        let tcp = tcp(&self.clock, &self.guard, &first.host, first.port).await?;
+        let tcp = tcp(&self.clock, &self.guard, &first.host, first.port, phase).await?;
         let Some(proxy) = &self.proxy else {
             return if peer.is_https {
                 Ok(Box::new(self.secure(tcp, peer).await?))
@@ -116,9 +116,10 @@ pub(super) async fn tcp(
     guard: &Guard,
     host: &Host<String>,
     port: u16,
+    phase: &LookupPhase,
 ) -> Result<TcpStream, SendError> {
     let addresses = match host {
-        Host::Domain(name) => guard.addresses(name).await?,
+        Host::Domain(name) => guard.addresses(name, phase).await?,
         Host::Ipv4(address) => vec![IpAddr::V4(*address)],
         Host::Ipv6(address) => vec![IpAddr::V6(*address)],
     };

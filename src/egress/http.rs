@@ -23,7 +23,7 @@ use super::connect::{self, Connector, Peer};
 use super::error::SendError;
 use super::head_limit::{HeadLimit, LimitedStream};
 use super::pool::Pool;
-use super::resolver::AddressPolicy;
+use super::resolver::{AddressPolicy, LookupPhase};
 
 /// Maximum size of the head of a response, in bytes, and of the buffer that reads a body.
 const HEAD_MAX: usize = 64 * 1024;
@@ -79,8 +79,12 @@ pub(super) struct HttpResponse {
 }
 
 impl HttpClient {
-    /// Sends a request and returns the head of the response.
-    pub(super) async fn send(&self, request: HttpRequest) -> Result<HttpResponse, SendError> {
+    /// Sends a request and returns the head of the response. Marks its lookup in `phase`.
+    pub(super) async fn send(
+        &self,
+        request: HttpRequest,
+        phase: &LookupPhase,
+    ) -> Result<HttpResponse, SendError> {
         let unusable = || SendError::Protocol("the HTTP client cannot use this URL".into());
         let peer = Peer::of(&request.url).ok_or_else(unusable)?;
         let mut request = self.prepare(request, &peer).ok_or_else(unusable)?;
@@ -88,7 +92,7 @@ impl HttpClient {
         loop {
             let (mut connection, is_new) = match self.pool.take(&*key) {
                 Some(connection) => (connection, false),
-                None => (self.connect(&key.peer).await?, true),
+                None => (self.connect(&key.peer, phase).await?, true),
             };
             connection.limit.begin();
             let limit = Arc::clone(&connection.limit);
@@ -133,9 +137,9 @@ impl HttpClient {
         Some(prepared)
     }
 
-    async fn connect(&self, peer: &Peer) -> Result<Connection, SendError> {
+    async fn connect(&self, peer: &Peer, phase: &LookupPhase) -> Result<Connection, SendError> {
         let limit = Arc::<HeadLimit>::default();
-        let stream = LimitedStream::new(self.connector.connect(peer).await?, Arc::clone(&limit));
+        let stream = LimitedStream::new(self.connector.connect(peer, phase).await?, Arc::clone(&limit));
         let mut builder = http1::Builder::new();
         let handshake = builder.max_buf_size(HEAD_MAX).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|error| SendError::of_exchange(&error))?;

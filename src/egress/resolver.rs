@@ -7,10 +7,13 @@
 //! A lookup occupies no thread, and dropping its future cancels it.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
@@ -117,6 +120,45 @@ impl ResolveError {
     }
 }
 
+/// Whether an exchange waits for a lookup.
+///
+/// A lookup has its own limit ([`dns::LOOKUP_TIMEOUT`](crate::dns::LOOKUP_TIMEOUT) and the query for the root, 3.8 s
+/// together), at whose end it is known whether the name or this machine is at fault. If the deadline of an exchange is
+/// shorter and passed first, silent name servers would count against the receiver or the provider. So a deadline that
+/// passes during a lookup takes effect after it.
+#[derive(Debug, Default)]
+pub(super) struct LookupPhase(AtomicBool);
+
+impl LookupPhase {
+    async fn during<T>(&self, lookup: impl Future<Output = T>) -> T {
+        self.0.store(true, Ordering::Relaxed);
+        let done = lookup.await;
+        self.0.store(false, Ordering::Relaxed);
+        done
+    }
+
+    /// Runs `work`, which marks its lookups in `self`, until `deadline` and the end of a lookup that is then in
+    /// progress. Returns `None` if the work did not finish in time.
+    pub(super) async fn limit<T>(
+        &self,
+        deadline: impl Future<Output = ()>,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        // The end of the lookup wakes the task, which then polls the work first, and this again.
+        let after_lookup =
+            poll_fn(|_| if self.0.load(Ordering::Relaxed) { Poll::Pending } else { Poll::Ready(()) });
+        let expired = async {
+            deadline.await;
+            after_lookup.await;
+        };
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = expired => None,
+        }
+    }
+}
+
 /// The resolver of an HTTP client, which applies its address policy.
 #[derive(Clone)]
 pub(super) struct Guard {
@@ -126,11 +168,15 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    pub(super) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+    pub(super) async fn addresses(
+        &self,
+        name: &str,
+        phase: &LookupPhase,
+    ) -> Result<Vec<IpAddr>, ResolveError> {
         let trusted = self.policy == AddressPolicy::Trusted || self.settings.allows_name(name);
         let shown = (self.policy != AddressPolicy::Trusted).then_some(name);
         let failed = |error: LookupError| ResolveError::of_lookup(&error, shown);
-        let mut addresses = self.resolver.lookup(name, trusted).await.map_err(failed)?;
+        let mut addresses = phase.during(self.resolver.lookup(name, trusted)).await.map_err(failed)?;
         if addresses.is_empty() {
             return Err(failed(LookupError::NotFound));
         }

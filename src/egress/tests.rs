@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::FutureExt as _;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::dns::tests::{Reply, name_server, resolver_at};
+use crate::dns::tests::{Reply, name_server, resolver_at, system_resolver};
 use crate::domain::{AddressError, Timestamp};
 
 const APP: AppNo = AppNo(1);
@@ -286,15 +287,15 @@ async fn dialling_tries_each_address_and_reports_the_last_error() {
             _ => Box::pin(pending()),
         })),
     );
-    egress.dial("both.example", port).await.unwrap();
-    egress.dial("127.0.0.1", port).await.unwrap();
-    let slow = advance_until(&clock, egress.dial("slow.example", port)).await.unwrap_err();
+    egress.dial("both.example", port, LIMIT).await.unwrap();
+    egress.dial("127.0.0.1", port, LIMIT).await.unwrap();
+    let slow = advance_until(&clock, egress.dial("slow.example", port, LIMIT)).await.unwrap_err();
     assert_eq!(slow, SendError::not_connected());
     for (name, error) in [
         ("unused.example", "connect: connection refused"),
         ("none.example", "connect: the host name does not resolve"),
     ] {
-        assert_eq!(egress.dial(name, port).await.unwrap_err().to_string(), error);
+        assert_eq!(egress.dial(name, port, LIMIT).await.unwrap_err().to_string(), error);
     }
 }
 
@@ -678,7 +679,7 @@ async fn a_missing_answer_about_ipv6_neither_refuses_nor_delays_a_callback() {
     let url = format!("http://my_app:{port}/");
     egress.check(APP, &url, Moment::MAX).await.unwrap();
     assert_eq!(egress.send(post(&egress, &url)).await.unwrap().status, 200);
-    egress.dial("mail.example", port).await.unwrap();
+    egress.dial("mail.example", port, LIMIT).await.unwrap();
 }
 
 /// Fills the queue of a listener at `address`, so that further connections get no answer. Returns what must be kept.
@@ -705,7 +706,7 @@ async fn a_silent_address_of_a_name_leaves_time_for_the_next() {
     let egress = Egress::new(settings, resolver, Clock::System, Vec::new()).unwrap();
     let url = format!("http://hooks.example:{port}/");
     assert_eq!(egress.send(post(&egress, &url)).await.unwrap().status, 200);
-    egress.dial("mail.example", port).await.unwrap();
+    egress.dial("mail.example", port, LIMIT).await.unwrap();
 }
 
 #[tokio::test]
@@ -713,7 +714,50 @@ async fn a_machine_without_name_servers_is_no_failure_of_the_receiver() {
     let (egress, _) = egress(&[], Resolver::fixed(|_| Err(io::ErrorKind::NetworkDown.into())));
     let error = egress.send(post(&egress, "https://hooks.example/")).await.unwrap_err();
     assert!(error.is_ours() && error.to_string().contains("/etc/resolv.conf"), "{error}");
-    assert!(egress.dial("mail.example", 25).await.unwrap_err().is_ours());
+    assert!(egress.dial("mail.example", 25, LIMIT).await.unwrap_err().is_ours());
+}
+
+#[tokio::test]
+async fn with_a_short_timeout_silent_name_servers_are_no_failure_of_the_receiver() {
+    let dns = name_server((Ipv4Addr::LOCALHOST, 0).into(), |_, _| Reply::Silence).await;
+    let time = ManualClock::at(Timestamp::from_millis(1_000_000));
+    let clock = Clock::Manual(time.clone());
+    let resolver = Resolver::System(Arc::new(system_resolver(dns, clock.clone())));
+    let egress = Egress::new(Settings::default(), resolver, clock.clone(), Vec::new()).unwrap();
+    let short = Duration::from_secs(1);
+    let (post, watch) =
+        (Post { timeout: short, ..post(&egress, "https://hooks.example/") }, clock.stopwatch());
+    let error = advance_until(&time, egress.send(post)).await.unwrap_err();
+    assert!(error.is_ours(), "{error}");
+    assert!(watch.elapsed() < Duration::from_secs(5), "{:?}", watch.elapsed());
+    let url = Url::parse("https://api.example/").unwrap();
+    let error = advance_until(&time, egress.fetch(Fetch::new(url, &[], short, 100))).await.unwrap_err();
+    assert!(error.is_ours(), "{error}");
+    let error = advance_until(&time, egress.dial("mail.example", 25, short)).await.unwrap_err();
+    assert!(error.is_ours(), "{error}");
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_during_a_lookup_takes_effect_after_it() {
+    let (answer, answered) = oneshot::channel::<()>();
+    let answered = std::sync::Mutex::new(Some(answered));
+    let resolver = Resolver::Fixed(Arc::new(move |_| {
+        let answered = answered.lock().unwrap().take().unwrap();
+        Box::pin(async move {
+            let _ = answered.await;
+            Ok(vec![LOOPBACK])
+        })
+    }));
+    let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+    let (egress, clock) = egress(&["127.0.0.0/8"], resolver);
+    let url = format!("https://hooks.example:{}/", listener.local_addr().unwrap().port());
+    let post = Post { timeout: Duration::from_secs(1), ..post(&egress, &url) };
+    let mut sending = std::pin::pin!(egress.send(post));
+    assert!((&mut sending).now_or_never().is_none());
+    clock.advance(Duration::from_secs(2));
+    assert!((&mut sending).now_or_never().is_none());
+    drop(answer);
+    assert_eq!(sending.await.unwrap_err(), SendError::timed_out(Duration::from_secs(1)));
 }
 
 #[tokio::test]
@@ -721,6 +765,6 @@ async fn a_lookup_without_a_descriptor_is_no_failure_of_the_name() {
     let (egress, _) = egress(&[], Resolver::fixed(|_| Err(rustix::io::Errno::MFILE.into())));
     let exhausted = egress.send(post(&egress, "https://hooks.example/")).await.unwrap_err();
     assert!(exhausted.is_ours(), "{exhausted}");
-    let exhausted = egress.dial("mail.example", 25).await.unwrap_err();
+    let exhausted = egress.dial("mail.example", 25, LIMIT).await.unwrap_err();
     assert!(exhausted.is_ours() && exhausted.to_string().contains("LimitNOFILE"), "{exhausted}");
 }

@@ -159,7 +159,7 @@ pub(super) async fn transmit(
     let (egress, clock) = (&services.egress, &services.clock);
     let SmtpServer { security, host, port, login, timeout } = mail.server;
     let limit = (clock, *timeout);
-    let mut stream = within(limit, egress.dial(host, *port)).await?;
+    let mut stream = egress.dial(host, *port, *timeout).await?;
     if *security != SmtpSecurity::Implicit {
         let mut session = Session::new(stream, limit, stage);
         session.greet().await?;

@@ -24,8 +24,9 @@
 //! `/etc/resolv.conf` and `/etc/hosts` change while the process runs: the network comes up after the service, a laptop
 //! or a virtual machine moves to another network, an operator adds a host. A lookup compares the state of both files
 //! (inode, size, times) with the one that was read, at most once a second, and reads them again if it differs. This
-//! costs two system calls a second, and needs neither a thread nor `inotify`, which does not see a change on the other
-//! side of a bind mount. A file that cannot be parsed completely is used line by line.
+//! costs two system calls and a short thread a second, and does not need `inotify`, which does not see a change on the
+//! other side of a bind mount. A lookup waits for the comparison for at most [`FILES_PATIENCE`], because a file can be
+//! on a network mount that hangs (`file_state`). A file that cannot be parsed completely is used line by line.
 //!
 //! # Whose fault is a failed lookup
 //!
@@ -44,7 +45,7 @@ mod files;
 pub(crate) mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -55,7 +56,7 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RecordType};
 
 use crate::clock::{Clock, Stopwatch};
-use crate::file_state::FileState;
+use crate::file_state::{FileValue, Source};
 use answer::{Answer, of_both_families};
 use files::Configuration;
 
@@ -76,8 +77,8 @@ const ROOT_VALID_FOR: Duration = Duration::from_secs(1);
 /// Time that a name server has before the next one is asked as well.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Minimum time between two comparisons of the files.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum time for which a lookup waits for a comparison of the files.
+const FILES_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Reason why a lookup has no addresses.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -104,37 +105,40 @@ fn unavailable(error: Option<&NetError>) -> String {
 ///
 /// Its connections belong to the runtime of the first lookup, so each runtime needs a resolver of its own.
 pub struct SystemResolver {
-    files: SystemFiles,
     clock: Clock,
-    state: Mutex<State>,
+    configuration: FileValue<Configuration>,
     /// Whether the servers answered a query for the root, and when it was sent.
     root: tokio::sync::Mutex<Option<(Stopwatch, bool)>>,
-}
-
-struct State {
-    configuration: Arc<Configuration>,
-    read: FileState,
-    checked: Stopwatch,
 }
 
 impl SystemResolver {
     /// Reads the files.
     pub fn new(files: SystemFiles, clock: Clock) -> Self {
         let (read, configuration) = (files.state(clock.now()), Configuration::read(&files));
-        let configuration = Arc::new(configuration);
-        let state = Mutex::new(State { configuration, read, checked: clock.stopwatch() });
-        Self { files, clock, state, root: tokio::sync::Mutex::default() }
+        let state = {
+            let (files, clock) = (files.clone(), clock.clone());
+            move || files.state(clock.now())
+        };
+        let read_again = move || {
+            let configuration = Configuration::read(&files);
+            let servers = configuration.servers.len();
+            tracing::debug!(servers, "the configuration of name resolution was read again");
+            Some(configuration)
+        };
+        let source = Source { state: Box::new(state), read: Box::new(read_again) };
+        let configuration = FileValue::new(configuration, read, source, clock.clone());
+        Self { clock, configuration, root: tokio::sync::Mutex::default() }
     }
 
-    /// Returns whether `/etc/resolv.conf` names a server at present.
+    /// Returns whether `/etc/resolv.conf` named a server when it was last read.
     pub fn has_servers(&self) -> bool {
-        !self.configuration().servers.is_empty()
+        !self.configuration.get().servers.is_empty()
     }
 
     /// Returns the addresses of `name`, IPv4 first. With `search`, a name without a final dot is completed from the
     /// search list.
     pub async fn lookup(&self, name: &str, search: bool) -> Result<Vec<IpAddr>, LookupError> {
-        let configuration = self.configuration();
+        let configuration = self.configuration().await;
         let key = name.strip_suffix('.').unwrap_or(name).to_lowercase();
         if let Some(known) = configuration.hosts.get(key.as_str()) {
             return Ok(known.clone());
@@ -158,19 +162,10 @@ impl SystemResolver {
     }
 
     /// Returns the configuration, read again if a file has changed.
-    fn configuration(&self) -> Arc<Configuration> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.checked.elapsed() >= CHECK_INTERVAL {
-            state.checked = self.clock.stopwatch();
-            let current = self.files.state(self.clock.now());
-            if current.differs(&state.read) {
-                state.configuration = Arc::new(Configuration::read(&self.files));
-                state.read = current;
-                let servers = state.configuration.servers.len();
-                tracing::debug!(servers, "the configuration of name resolution was read again");
-            }
-        }
-        Arc::clone(&state.configuration)
+    async fn configuration(&self) -> Arc<Configuration> {
+        self.configuration.check();
+        self.clock.timeout(FILES_PATIENCE, self.configuration.settled()).await;
+        self.configuration.get()
     }
 
     /// Asks for each name of the search list until one has addresses. Each gets an equal part of the time that is left.

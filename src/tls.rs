@@ -2,7 +2,9 @@
 //!
 //! **Trusted certificates** are those of the machine, or, on a machine without any (a bare container), the ones that
 //! Mozilla trusts, which are compiled in. The machine's are read again when their files change, which is compared at
-//! most once a second: an operator adds an authority, or a package replaces an expired one, while the service runs.
+//! most once a second: an operator adds an authority, or a package replaces an expired one, while the service runs. A
+//! handshake starts the comparison and does not wait for it, because a file can be on a network mount that hangs
+//! (`file_state`). So the second handshake after a change uses the new certificates.
 //!
 //! **A certificate that is itself trusted needs no authority.** `openssl req -x509` makes a certificate that is marked
 //! as an authority's. The verifier of `rustls-webpki` 0.103 refuses it as a server's certificate, even if it is trusted
@@ -12,8 +14,7 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -27,14 +28,11 @@ use rustls::{
 };
 use rustls_native_certs::{CertificateResult, load_certs_from_paths};
 
-use crate::clock::{Clock, Stopwatch};
-use crate::file_state::FileState;
+use crate::clock::Clock;
+use crate::file_state::{FileState, FileValue, Source};
 
 /// Certificate authorities that are trusted in addition to others.
 type Roots = Vec<CertificateDer<'static>>;
-
-/// Minimum time between two comparisons of the files.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Maximum length of an error, in characters: it can quote a thousand names of a certificate.
 const DETAIL_MAX: usize = 300;
@@ -71,8 +69,7 @@ pub fn verifier(extra: Roots) -> Result<Arc<dyn ServerCertVerifier>> {
         let found = openssl_probe::probe();
         found.cert_dir.into_iter().chain(found.cert_file).collect()
     };
-    let source = Source { read: Box::new(read), files: Box::new(files) };
-    Ok(Arc::new(SystemVerifier::new(extra, source, Clock::System)?))
+    Ok(Arc::new(SystemVerifier::new(extra, read, files, Clock::System)?))
 }
 
 /// Refuses values of `SSL_CERT_FILE` and `SSL_CERT_DIR` that name no certificates. An operator who names a private
@@ -153,27 +150,8 @@ fn remedy(refused: &CertificateError) -> &'static str {
     }
 }
 
-/// The source of the trusted certificates.
-struct Source {
-    /// Reads the certificates.
-    read: Box<dyn Fn() -> Roots + Send + Sync>,
-    /// Returns the files and folders that contain them.
-    files: Box<dyn Fn() -> Vec<PathBuf> + Send + Sync>,
-}
-
 /// Verifies certificates with the current authorities.
-struct SystemVerifier {
-    extra: Roots,
-    source: Source,
-    clock: Clock,
-    state: Mutex<State>,
-}
-
-struct State {
-    anchors: Arc<Anchors>,
-    read: FileState,
-    checked: Stopwatch,
-}
+struct SystemVerifier(FileValue<Anchors>);
 
 /// The trusted certificates.
 struct Anchors {
@@ -182,41 +160,39 @@ struct Anchors {
 }
 
 impl SystemVerifier {
-    fn new(extra: Roots, source: Source, clock: Clock) -> Result<Self> {
-        let read = FileState::of((source.files)(), clock.now());
-        let found = (source.read)();
+    /// Reads the certificates with `read`, and again when one of the `files` changes.
+    fn new(
+        extra: Roots,
+        read: impl Fn() -> Roots + Send + Sync + 'static,
+        files: impl Fn() -> Vec<PathBuf> + Send + Sync + 'static,
+        clock: Clock,
+    ) -> Result<Self> {
+        let state = {
+            let clock = clock.clone();
+            move || FileState::of(files(), clock.now())
+        };
+        let (before, found) = (state(), read());
         if found.is_empty() {
             tracing::warn!(
                 "this machine has no certificate authorities, so the compiled-in ones are used; install ca-certificates"
             );
         }
-        let anchors = Arc::new(Anchors::new(found, &extra)?);
-        let state = Mutex::new(State { anchors, read, checked: clock.stopwatch() });
-        Ok(Self { extra, source, clock, state })
+        let anchors = Anchors::new(found, &extra)?;
+        let read_again = move || {
+            // A file that is being written may have none.
+            let found = Some(read()).filter(|found| !found.is_empty())?;
+            let anchors = Anchors::new(found, &extra).ok()?;
+            tracing::debug!(count = anchors.certificates.len(), "the trusted certificates were read again");
+            Some(anchors)
+        };
+        let source = Source { state: Box::new(state), read: Box::new(read_again) };
+        Ok(Self(FileValue::new(anchors, before, source, clock)))
     }
 
-    /// Returns the trusted certificates, read again if their files have changed.
+    /// Returns the trusted certificates, and starts a comparison of their files.
     fn anchors(&self) -> Arc<Anchors> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.checked.elapsed() >= CHECK_INTERVAL {
-            state.checked = self.clock.stopwatch();
-            let current = FileState::of((self.source.files)(), self.clock.now());
-            if current.differs(&state.read) {
-                state.read = current;
-                let found = (self.source.read)();
-                // A file that is being written may have none.
-                if !found.is_empty()
-                    && let Ok(anchors) = Anchors::new(found, &self.extra)
-                {
-                    tracing::debug!(
-                        count = anchors.certificates.len(),
-                        "the trusted certificates were read again"
-                    );
-                    state.anchors = Arc::new(anchors);
-                }
-            }
-        }
-        Arc::clone(&state.anchors)
+        self.0.check();
+        self.0.get()
     }
 }
 
@@ -303,6 +279,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::domain::Timestamp;
+    use crate::file_state::CHECK_INTERVAL;
 
     const NAME: &str = "db.example";
 
@@ -317,8 +294,7 @@ mod tests {
 
     fn verifier_of(trusted: &CertificateDer<'static>) -> Arc<SystemVerifier> {
         let trusted = vec![trusted.clone()];
-        let source = Source { read: Box::new(move || trusted.clone()), files: Box::new(Vec::new) };
-        Arc::new(SystemVerifier::new(Vec::new(), source, Clock::System).unwrap())
+        Arc::new(SystemVerifier::new(Vec::new(), move || trusted.clone(), Vec::new, Clock::System).unwrap())
     }
 
     /// Connects to a server with this certificate as a client of `name`. The error is the client's.
@@ -413,17 +389,20 @@ mod tests {
         let (first, second) = (certificate(&old), certificate(&new));
         std::fs::write(&file, first.pem()).unwrap();
         let (read, files) = (file.clone(), file.clone());
-        let source = Source {
-            read: Box::new(move || {
-                let found = CertificateDer::pem_file_iter(&read);
-                found.map(|found| found.filter_map(Result::ok).collect()).unwrap_or_default()
-            }),
-            files: Box::new(move || vec![files.clone()]),
+        let read = move || {
+            let found = CertificateDer::pem_file_iter(&read);
+            found.map(|found| found.filter_map(Result::ok).collect()).unwrap_or_default()
         };
+        let files = move || vec![files.clone()];
         // After the year 2100, so that no file is fresh.
         let clock = ManualClock::at(Timestamp::from_millis(5_000_000_000_000));
-        let verifier = SystemVerifier::new(Vec::new(), source, Clock::Manual(clock.clone())).unwrap();
+        let verifier = SystemVerifier::new(Vec::new(), read, files, Clock::Manual(clock.clone())).unwrap();
         let verifier = Arc::new(verifier);
+        let compared = async || {
+            clock.advance(CHECK_INTERVAL);
+            verifier.anchors();
+            verifier.0.settled().await;
+        };
         let works = async |certificate: &rcgen::Certificate, key| {
             handshake(verifier.clone(), NAME, certificate.der(), key).await.is_ok()
         };
@@ -431,11 +410,11 @@ mod tests {
         std::fs::write(file.with_extension("new"), second.pem()).unwrap();
         std::fs::rename(file.with_extension("new"), &file).unwrap();
         assert!(!works(&second, &new).await, "the files are compared once a second");
-        clock.advance(CHECK_INTERVAL);
+        compared().await;
         assert!(!works(&first, &old).await && works(&second, &new).await);
         // A file that is being written is not used.
         std::fs::write(&file, "").unwrap();
-        clock.advance(CHECK_INTERVAL);
+        compared().await;
         assert!(works(&second, &new).await);
     }
 

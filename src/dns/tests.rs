@@ -9,6 +9,7 @@ use tokio::net::UdpSocket;
 use super::*;
 use crate::clock::ManualClock;
 use crate::domain::Timestamp;
+use crate::file_state::CHECK_INTERVAL;
 
 const A: u16 = 1;
 const NS: u16 = 2;

@@ -148,7 +148,7 @@ impl SystemResolver {
             return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
         if configuration.servers.is_empty() {
-            return Err(LookupError::Unavailable(None));
+            return Err(LookupError::Unavailable(configuration.why_no_servers()));
         }
         let names = configuration.names(name, search);
         match self.first_of_names(&configuration, names).await {

@@ -5,12 +5,15 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::Name;
+use resolv_conf::ScopedIp;
 
 use crate::domain::Timestamp;
 use crate::file_state::FileState;
@@ -26,6 +29,10 @@ const QUERY_TIMEOUT: (u32, u32) = (1, 5);
 
 /// The range of the number of times that a query is sent.
 const QUERY_ATTEMPTS: (u32, u32) = (1, 5);
+
+/// What to do about a name server with a link-local address.
+const LINK_LOCAL_REMEDY: &str = "a link-local address needs an interface, which is not supported: name a server with \
+                                 another address, such as the local resolver 127.0.0.53 or the router's IPv4 address";
 
 /// The files that configure name resolution.
 #[derive(Clone, Debug)]
@@ -59,6 +66,8 @@ pub(super) struct Configuration {
     search: Vec<Name>,
     /// Number of dots from which a name is first tried as it is.
     ndots: usize,
+    /// The name servers that are not used, because their address is link-local.
+    link_local: Vec<String>,
 }
 
 impl Configuration {
@@ -78,13 +87,24 @@ impl Configuration {
         if search.is_empty() {
             search.extend(parsed.get_system_domain());
         }
-        let servers = parsed.nameservers.iter().take(SERVERS_MAX);
+        let (link_local, usable): (Vec<&ScopedIp>, Vec<_>) =
+            parsed.nameservers.iter().partition(|address| is_link_local(address));
+        let link_local: Vec<String> = link_local.iter().map(ToString::to_string).collect();
+        warn_of_link_local(&link_local, &files.resolv_conf);
+        let servers = usable.into_iter().take(SERVERS_MAX);
         Self {
             hosts: hosts(&text(&files.hosts)),
             servers: servers.filter_map(|address| server(address.into(), files.port, &parsed)).collect(),
+            link_local,
             search: search.iter().filter_map(|domain| absolute(domain)).collect(),
             ndots: parsed.ndots as usize,
         }
+    }
+
+    /// Returns why there is no server; `None` if none is named.
+    pub(super) fn why_no_servers(&self) -> Option<NetError> {
+        let servers = Some(self.link_local.join(", ")).filter(|servers| !servers.is_empty())?;
+        Some(NetError::Msg(format!("/etc/resolv.conf names only {servers}; {LINK_LOCAL_REMEDY}")))
     }
 
     /// Returns the absolute names to ask for, in their order. Empty if the text is not a name.
@@ -100,6 +120,24 @@ impl Configuration {
         let position = if name.matches('.').count() >= self.ndots { 0 } else { names.len() };
         names.insert(position, as_it_is);
         names
+    }
+}
+
+/// Returns whether the address has a meaning only together with a network interface, which the library does not take.
+fn is_link_local(address: &ScopedIp) -> bool {
+    matches!(address, ScopedIp::V6(address, _) if address.is_unicast_link_local())
+}
+
+/// Warns of servers that are not used, once as long as they are the same: every connection to PostgreSQL reads the file.
+fn warn_of_link_local(servers: &[String], file: &Path) {
+    static WARNED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    if *warned != servers {
+        for server in servers {
+            let file = file.display();
+            tracing::warn!("{file}: `nameserver {server}` is not used; {LINK_LOCAL_REMEDY}");
+        }
+        servers.clone_into(&mut warned);
     }
 }
 
@@ -187,6 +225,20 @@ mod tests {
         assert_eq!(configuration.servers.len(), 2);
         let names = configuration.names("db", true);
         assert!(names.contains(&absolute("db.corp.example").unwrap()), "{names:?}");
+    }
+
+    // hickory-dns: a name server has an address without an interface.
+    #[test]
+    fn a_link_local_name_server_leaves_the_others_in_use() {
+        let text =
+            b"nameserver fe80::1%eth0\nnameserver fe80::2\nnameserver fe80::3%1\nnameserver 127.0.0.1\n";
+        let mixed = configuration(text, b"");
+        assert_eq!((mixed.servers.len(), mixed.link_local.len()), (1, 3));
+        let alone = configuration(b"nameserver fe80::1%eth0\n", b"");
+        assert!(alone.servers.is_empty());
+        let why = alone.why_no_servers().unwrap().to_string();
+        assert!(why.contains("fe80::1%eth0") && why.contains("name a server with another address"), "{why}");
+        assert!(configuration(b"", b"").why_no_servers().is_none());
     }
 
     #[test]

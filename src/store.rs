@@ -49,11 +49,12 @@ mod watches;
 mod writer;
 
 use std::ops::Deref;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 
 use self::batch::each;
-use self::db::Result;
+use self::db::{LOG_SIZE_MAX, Result};
 use self::keys::KeyUses;
 use self::nodes::Probe;
 use self::tenant_cache::TenantCache;
@@ -118,14 +119,24 @@ impl Store {
             poller: self.shared.poller_messages.len(),
             dispatcher: self.shared.dispatcher_messages.len(),
             refusing: self.refusing(),
+            log_size: self.shared.log_size.load(Ordering::Relaxed),
         }
     }
 
     /// Compares the open files of a SQLite database with their names. If one was deleted or replaced, nothing is
-    /// written any more, and the writer ends the process.
+    /// written any more, and the writer ends the process. Warns if the log has become too large.
     pub async fn check_files(&self) {
         let Some(files) = self.shared.files.clone() else { return };
-        if let Ok(Err(fault)) = tokio::task::spawn_blocking(move || files.check()).await
+        let checked = tokio::task::spawn_blocking(move || (files.check(), files.log_size())).await;
+        let Ok((checked, log_size)) = checked else { return };
+        let before = self.shared.log_size.swap(log_size, Ordering::Relaxed);
+        if before <= LOG_SIZE_MAX && log_size > LOG_SIZE_MAX {
+            tracing::warn!(
+                "the write-ahead log of the database has more than 128 MiB and grows until no other process reads \
+                 the database; end a shell or a backup that has been open for long"
+            );
+        }
+        if let Err(fault) = checked
             && self.shared.fault.set(fault).is_ok()
         {
             // Any command wakes the writer.

@@ -22,7 +22,7 @@ pub use self::error::{CommitOutcome, Received, Result, StoreError, end_the_proce
 pub use self::fair_semaphore::{FairPermit, FairSemaphore};
 #[cfg(test)]
 pub use self::sqlite::in_memory;
-pub use self::sqlite::{Fault, Files};
+pub use self::sqlite::{Fault, Files, LOG_SIZE_MAX};
 pub use self::tx::Tx;
 pub use self::value::{Parts, Pieces, Read, Row, RowSql, Value, Where};
 pub(super) use self::value::{params, pieces, row_sql};

@@ -1,6 +1,6 @@
 //! State that the handles and the writer of a store share, and the reading half of a store.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub(super) struct Shared {
     pub(super) refusing: AtomicBool,
     /// Files of a SQLite database.
     pub(super) files: Option<Arc<Files>>,
+    /// Size of the log of a SQLite database, in bytes, when it was last checked.
+    pub(super) log_size: AtomicU64,
     /// Set when one of the files was deleted or replaced. The writer then ends the process.
     pub(super) fault: OnceLock<Fault>,
     /// Notifies of the end of a watch.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use crate::fakes::{Reply, error};
-use crate::harness::{Harness, minutes, seconds};
+use crate::harness::{Harness, guarded, minutes, seconds};
 use crate::tidy::rows_under;
 use crate::wire;
 
@@ -180,6 +180,20 @@ async fn metrics_count_what_happened() {
     assert_eq!(found.of(r#"ringback_poll_duration_seconds_count{provider="muvi"}"#), polls as f64);
     assert!(found.of(r#"ringback_polls_unknown_status_total{provider="muvi"}"#) >= 1.0);
     assert!(found.of("ringback_commit_commands_sum") >= 4.0);
+    t.finish().await;
+}
+
+// Once: PostgreSQL has its own log.
+#[tokio::test]
+async fn the_size_of_the_write_ahead_log_is_exported() {
+    let t = Harness::start().await;
+    let log = std::fs::OpenOptions::new().write(true).open(t.file().with_extension("db-wal")).unwrap();
+    let size = 200 * 1024 * 1024;
+    // As after a reader of another process. The file has a hole.
+    log.set_len(size).unwrap();
+    t.clock.advance(seconds(1));
+    let exported = async { while scrape(&t).await.of("ringback_store_log_bytes") != size as f64 {} };
+    guarded("the size", exported).await;
     t.finish().await;
 }
 

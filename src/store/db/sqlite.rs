@@ -20,6 +20,11 @@
 //! uses SQLite: the start makes it before it opens a second connection. SQLite deprecates it because
 //! of this condition; a test shows that it works.
 //!
+//! **Size of the log.** A checkpoint makes SQLite write the log from its beginning again, unless a reader still needs it.
+//! The readers of this program release their snapshots after each read. A shell with an open transaction, or a backup
+//! that is copied slowly, does not, and the log grows until the disk is full. This program cannot end another process,
+//! so it warns when the log is larger than [`LOG_SIZE_MAX`], and exports its size.
+//!
 //! **Durability.** `synchronous=FULL` in WAL mode: each commit is synced, so answered requests survive a loss
 //! of power. Checkpoints copy pages that are already in the log.
 
@@ -60,6 +65,10 @@ const WRITER_SETTINGS: &str =
     "pragma synchronous = full; pragma fullfsync = on; pragma checkpoint_fullfsync = on;
     pragma foreign_keys = on; pragma temp_store = memory; pragma mmap_size = 0;
     pragma journal_size_limit = 134217728";
+
+/// Size of the log, in bytes, that it keeps after it was written from its beginning again: the `journal_size_limit`
+/// of [`WRITER_SETTINGS`].
+pub const LOG_SIZE_MAX: u64 = 134_217_728;
 
 /// Page cache of each reader.
 const READER_CACHE_KIB: i32 = 2 * 1024;
@@ -262,6 +271,11 @@ impl WriterConnection {
 }
 
 impl Files {
+    /// Returns the size of the log, in bytes.
+    pub fn log_size(&self) -> u64 {
+        files::beside(&self.path, "-wal").metadata().map_or(0, |log| log.len())
+    }
+
     /// Notes that the database is damaged, and ends the process.
     pub fn end_damaged(&self, reason: &str) -> ! {
         if let Err(fault) = self.check()

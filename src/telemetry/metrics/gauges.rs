@@ -31,6 +31,8 @@ pub struct Queues {
     pub dispatcher: usize,
     /// Whether the database refuses writes.
     pub refusing: bool,
+    /// Size of the log of a SQLite database, in bytes.
+    pub log_size: u64,
 }
 
 /// Deliveries that are due.
@@ -65,7 +67,7 @@ pub struct Snapshot {
 
 /// Name, description and value of each gauge without labels.
 #[expect(clippy::cast_precision_loss, reason = "numbers of things in memory")]
-const GAUGES: [Reading<Snapshot>; 12] = [
+const GAUGES: [Reading<Snapshot>; 13] = [
     ("ringback_watches_watching", "Watches that wait for their job to end.", |s| s.load.watching as f64),
     ("ringback_jobs_scheduled", "Jobs that this process polls.", |s| s.load.jobs as f64),
     ("ringback_deliveries_loaded", "Deliveries in memory, waiting or in flight.", |s| s.load.loaded as f64),
@@ -76,6 +78,9 @@ const GAUGES: [Reading<Snapshot>; 12] = [
         s.oldest_due.as_secs_f64()
     }),
     ("ringback_store_refusing", "1 while the database refuses writes.", |s| s.queues.refusing.into()),
+    ("ringback_store_log_bytes", "Size of the write-ahead log of a SQLite database.", |s| {
+        s.queues.log_size as f64
+    }),
     ("ringback_http_connections", "Open connections of clients.", |s| s.connections as f64),
     ("ringback_http_waiting", "Requests that wait for the end of a watch.", |s| s.waiting as f64),
     ("ringback_http_streams", "Requests that follow the event stream.", |s| s.following as f64),

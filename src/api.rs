@@ -27,11 +27,11 @@ mod watches;
 
 pub use events::STREAMS_MAX;
 pub use http::{
-    Api, Batches, CONNECTIONS_MAX, ConcurrencyLimiter, Failures, InProgressKeys, MEMORY_MAX, MemoryBudget,
-    WAITS_MAX, WrongKeys,
+    Api, Batches, CONNECTIONS_MAX, ConcurrencyLimiter, Front, InProgressKeys, MEMORY_MAX, MemoryBudget, Site,
+    WAITS_MAX, WrongKeys, serve,
 };
 pub use openapi::{ROUTES, Route, document};
-pub use router::{serve, serve_metrics};
+pub use router::{METRICS_CONNECTIONS_MAX, open, open_metrics, starting};
 
 use utoipa_axum::routes;
 

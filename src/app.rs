@@ -4,24 +4,30 @@
 //! certificate authorities). [`App::run`] drives them until a shutdown. The tests run the same object in another
 //! environment.
 //!
+//! **Start.** The listeners are served from the bind on, with 503 for almost all requests, until the database is open
+//! and the schedules are loaded ([`listener`]). Both can take minutes, and a stop ends either wait. The database is
+//! opened on a thread of its own, which the process does not wait for: the end of the process interrupts a migration or
+//! a rewrite as a crash does. Each of them is a transaction, so the next start finds the database as it was, or done.
+//!
 //! **Shutdown.** The app answers waiting requests, accepts no more connections, and starts no more polls and attempts.
 //! It waits for the work in progress, for at most `shutdown_grace`, and closes the database. Work that is interrupted
 //! then is in the same state as after a crash; the next start continues it.
 
 mod descriptors;
+mod listener;
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustls::pki_types::CertificateDer;
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::api::{self, Api, ConcurrencyLimiter, InProgressKeys};
+use crate::api::{self, Api, ConcurrencyLimiter, Front, InProgressKeys};
 use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
 use crate::channels::{Channels, Services, load_templates};
@@ -39,6 +45,7 @@ use crate::telemetry::traces::Exporter;
 use crate::tenants::{DEFAULT_APP, draw_key, hash_key};
 use crate::tls;
 use descriptors::DescriptorShares;
+use listener::Listener;
 
 /// Interval between two deletions of data that is older than the retention.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
@@ -92,8 +99,8 @@ pub struct FirstStart {
 /// The service.
 #[derive(Debug)]
 pub struct App {
-    listener: TcpListener,
-    metrics: Option<TcpListener>,
+    listener: Listener,
+    metrics: Option<Listener>,
     exporter: Option<Exporter>,
     api: Arc<Api>,
     poller: Arc<Poller>,
@@ -103,14 +110,27 @@ pub struct App {
     store: Store,
     writer: Writer,
     draining: watch::Sender<bool>,
+    /// Whether the poller and the dispatcher have loaded their work from the store.
+    loaded: Arc<AtomicBool>,
     /// Secrets that this start made.
     pub first_start: FirstStart,
     config: Config,
 }
 
 impl App {
-    /// Creates every component, opens the database and the ports. Nothing runs yet.
+    /// Creates every component, serves the ports and opens the database. Nothing is loaded yet.
     pub async fn build(config: Config, environment: HostEnvironment) -> Result<Self> {
+        let built = Self::build_until(config, environment, std::future::pending()).await?;
+        built.context("the start was interrupted")
+    }
+
+    /// Does the same, unless `stop` returns before the database is open. What follows is not interrupted: the first start
+    /// stores a key that it must return.
+    pub async fn build_until(
+        config: Config,
+        environment: HostEnvironment,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<Self>> {
         let (definitions, providers, templates) =
             load(&config).map_err(|errors| anyhow!(errors.join("\n")))?;
         let egress = egress(&config, &environment)?;
@@ -118,12 +138,18 @@ impl App {
         let clock = environment.clock;
         let services = Services { egress: Arc::clone(&egress), clock: clock.clone(), templates };
         let channels = Arc::new(Channels::new(services, &config.channels));
-        let listener = bind("listen", config.listen).await?;
-        let metrics = match config.metrics_listen {
-            Some(address) => Some(bind("metrics_listen", address).await?),
-            None => None,
+        let (draining, _) = watch::channel(false);
+        let connections_max = api::CONNECTIONS_MAX.min(shares.connections);
+        let places = Arc::new(Semaphore::new(connections_max));
+        let memory = api::MemoryBudget::new(api::MEMORY_MAX);
+        let front = Front { clock: clock.clone(), memory, places };
+        let (listener, metrics) = listeners(&config, &front, &draining).await?;
+        let opened = tokio::select! {
+            biased;
+            opened = open_aside(config.clone(), clock.now()) => opened,
+            () = stop => return Ok(None),
         };
-        let (store, writer) = open_store(&config, clock.now())?;
+        let (store, writer) = opened?;
         let exporter = exporter(&config, &store, &egress, &clock)?;
         let discards_output = environment.discards_output;
         let (operator, first_start) = bootstrap(&store, &config, clock.now(), discards_output).await?;
@@ -136,37 +162,33 @@ impl App {
         delivery.concurrency = delivery.concurrency.min(shares.attempts);
         let (dispatcher, attempts_ended) =
             Dispatcher::new(store.clone(), Arc::clone(&channels), clock.clone(), delivery);
-        let (draining, is_draining) = watch::channel(false);
         let (poll_stats, provider_states) = (Arc::clone(&poller), Arc::clone(&poller));
         let load = load_of(&poller, &dispatcher);
-        let connections_max = api::CONNECTIONS_MAX.min(shares.connections);
         let api = Arc::new(Api {
             // A database does not follow a clock that a test moves.
             store: store.for_requests(Clock::System),
             egress,
             channels,
-            clock: clock.clone(),
+            clock,
             providers: definitions,
             with_credential,
             bootstrap: config.api_key.as_ref().map(|key| hash_key(key.reveal())),
             operator,
             poll_stats: Box::new(move |job| poll_stats.stats(job)),
             provider_states: Box::new(move || provider_states.providers()),
-            draining: is_draining,
-            loaded: Arc::default(),
+            draining: draining.subscribe(),
             in_progress: InProgressKeys::default(),
             waits: ConcurrencyLimiter::new(api::WAITS_MAX.min(connections_max * 7 / 16)),
-            connections: Arc::new(Semaphore::new(connections_max)),
+            connections: front.places,
             connections_max,
             load: Box::new(load),
             with_metrics: metrics.is_none(),
             batches: api::Batches::default(),
-            memory: api::MemoryBudget::new(api::MEMORY_MAX),
+            memory: front.memory,
             wrong_keys: api::WrongKeys::default(),
-            failures: api::Failures::default(),
             streams: ConcurrencyLimiter::new(api::STREAMS_MAX.min(connections_max * 7 / 32)),
         });
-        Ok(Self {
+        Ok(Some(Self {
             listener,
             metrics,
             exporter,
@@ -178,19 +200,20 @@ impl App {
             store,
             writer,
             draining,
+            loaded: Arc::default(),
             first_start,
             config,
-        })
+        }))
     }
 
     /// Returns the address of the API.
-    pub fn address(&self) -> Result<SocketAddr> {
-        Ok(self.listener.local_addr()?)
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address
     }
 
     /// Returns the separate address of the metrics, if there is one.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics.as_ref()?.local_addr().ok()
+        self.metrics.as_ref().map(|metrics| metrics.address)
     }
 
     /// Returns a function that reports the work in progress and the time of the next work. Callers that move a manual
@@ -198,7 +221,7 @@ impl App {
     pub fn activity(&self) -> impl Fn() -> Activity + Send + Sync + use<> {
         // Weak references: the shutdown waits until the components are dropped.
         let (poller, dispatcher) = (Arc::downgrade(&self.poller), Arc::downgrade(&self.dispatcher));
-        let (loaded, clock) = (Arc::clone(&self.api.loaded), self.api.clock.clone());
+        let (loaded, clock) = (Arc::clone(&self.loaded), self.api.clock.clone());
         move || {
             if !loaded.load(Ordering::Acquire) {
                 return Activity { in_progress: 1, next_at: Some(clock.now()) };
@@ -211,33 +234,52 @@ impl App {
         }
     }
 
+    /// Loads the schedules. The listeners then serve everything.
+    pub async fn load(&mut self) -> Result<()> {
+        if self.loaded.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.poller.load().await.context("the jobs cannot be loaded")?;
+        self.dispatcher.load().await.context("the pending deliveries cannot be loaded")?;
+        self.loaded.store(true, Ordering::Release);
+        api::open(&self.listener.site, &self.api);
+        if let Some(metrics) = &self.metrics {
+            api::open_metrics(&metrics.site, &self.api);
+        }
+        tracing::info!(jobs = self.poller.load_now().jobs, "ready");
+        Ok(())
+    }
+
     /// Loads the schedules, and polls, delivers and serves until `stop` returns.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let Self { api, poller, dispatcher, store, writer, draining, config, .. } = self;
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<()> {
+        let mut stop = pin!(stop);
+        let is_stopped = tokio::select! {
+            biased;
+            () = &mut stop => true,
+            loaded = self.load() => loaded.map(|()| false)?,
+        };
+        let Self { listener, metrics, api, poller, dispatcher, store, writer, draining, config, .. } = self;
         let (mut polls_ended, mut attempts_ended) = (self.polls_ended, self.attempts_ended);
         let (clock, grace) = (api.clock.clone(), config.shutdown_grace);
-        poller.load().await.context("the jobs cannot be loaded")?;
-        dispatcher.load().await.context("the pending deliveries cannot be loaded")?;
-        api.loaded.store(true, Ordering::Release);
-        tracing::info!(jobs = poller.load_now().jobs, "ready");
-
         let (no_more_spans, closing) = watch::channel(false);
         let exporting = self.exporter.map(|exporter| tokio::spawn(exporter.run(closing)));
-        let scraped = self
-            .metrics
-            .map(|metrics| tokio::spawn(api::serve_metrics(metrics, Arc::clone(&api), draining.subscribe())));
-        let mut server = tokio::spawn(api::serve(self.listener, api, draining.subscribe()));
-        tokio::select! {
-            () = stop => {}
-            // A process without its API must not stay.
-            ended = &mut server => return Err(anyhow!("the API ended, which is a bug: {ended:?}")),
-            never = run_poller(&poller, &clock) => match never {},
-            never = run_dispatcher(&dispatcher, &clock) => match never {},
-            never = prune(&store, &clock, &config.retention) => match never {},
-            never = run_key_uses(&store, &clock) => match never {},
-            never = watch_files(&store, &clock) => match never {},
-            never = note_running(&dispatcher, &clock) => match never {},
-            never = watch_clock(&clock, &poller, &dispatcher) => match never {},
+        let mut server = listener.server;
+        let scraped = metrics.map(|metrics| metrics.server);
+        // Each holds the store.
+        drop((api, listener.site));
+        if !is_stopped {
+            tokio::select! {
+                () = stop => {}
+                // A process without its API must not stay.
+                ended = &mut server => return Err(anyhow!("the API ended, which is a bug: {ended:?}")),
+                never = run_poller(&poller, &clock) => match never {},
+                never = run_dispatcher(&dispatcher, &clock) => match never {},
+                never = prune(&store, &clock, &config.retention) => match never {},
+                never = run_key_uses(&store, &clock) => match never {},
+                never = watch_files(&store, &clock) => match never {},
+                never = note_running(&dispatcher, &clock) => match never {},
+                never = watch_clock(&clock, &poller, &dispatcher) => match never {},
+            }
         }
         tracing::info!("stopping: finishing the work in progress");
         draining.send_replace(true);
@@ -275,9 +317,26 @@ impl App {
     }
 }
 
-async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener> {
-    let listener = TcpListener::bind(address).await;
-    listener.with_context(|| format!("{setting}: {address} is not available; stop the process that uses it, or set {setting} to another"))
+/// Serves the ports.
+async fn listeners(
+    config: &Config,
+    front: &Front,
+    draining: &watch::Sender<bool>,
+) -> Result<(Listener, Option<Listener>)> {
+    let (site, front) = (api::starting(true), front.clone());
+    let listener =
+        Listener::start("listen", config.listen, site, front.clone(), draining.subscribe()).await?;
+    let Some(address) = config.metrics_listen else { return Ok((listener, None)) };
+    let front = Front { places: Arc::new(Semaphore::new(api::METRICS_CONNECTIONS_MAX)), ..front };
+    let site = api::starting(false);
+    let metrics = Listener::start("metrics_listen", address, site, front, draining.subscribe()).await?;
+    Ok((listener, Some(metrics)))
+}
+
+/// Opens the database on a thread, so that the caller can stop to wait.
+async fn open_aside(config: Config, now: Timestamp) -> Result<(Store, Writer)> {
+    let opened = tokio::task::spawn_blocking(move || open_store(&config, now)).await;
+    opened.context("opening the database panicked")?
 }
 
 enum Never {}

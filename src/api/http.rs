@@ -24,12 +24,11 @@ pub use answer::{
 pub use body::{BATCH_MAX, BODY_MAX, Content, too_large};
 pub use call::Call;
 pub use concurrency_limit::ConcurrencyLimiter;
-pub use failures::Failures;
 pub use idempotency::InProgressKeys;
 pub use memory_budget::{MEMORY_MAX, MemoryBudget};
 pub use object_reader::ObjectReader;
 pub use problem::{FieldErrorCode, FieldErrors, Invalid, Problem, ProblemCode, ProblemView, not_one_of};
 pub use query::traceparent;
-pub use serve::{is_set, serve};
+pub use serve::{Front, Site, is_set, serve};
 pub use state::{Api, Batches, CONNECTIONS_MAX, WAITS_MAX};
 pub use wrong_keys::WrongKeys;

@@ -1,32 +1,40 @@
-//! The router, and the listeners that it serves.
+//! The routers: of the start, of the API, and of the metrics alone.
 
 use std::sync::Arc;
 
 use axum::Router;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use axum::routing::get;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::http::endpoint::{Resource, with_endpoint};
-use super::http::{self, Api, Problem};
-use super::{metrics, openapi};
+use super::http::{Api, Problem, ProblemCode, Site};
+use super::{metrics, openapi, service};
 
 /// Maximum number of connections to a listener for metrics. Each response is computed anew, and there are
 /// few scrapers.
-const METRICS_CONNECTIONS_MAX: usize = 16;
+pub const METRICS_CONNECTIONS_MAX: usize = 16;
 
-/// Serves the API until `closing` is set. Returns after the last connection has ended.
-pub async fn serve(listener: TcpListener, api: Arc<Api>, closing: watch::Receiver<bool>) {
-    let mut resources = openapi::resources();
-    resources.extend(api.with_metrics.then(metrics));
-    let (router, connections) = (router(resources, &api), Arc::clone(&api.connections));
-    http::serve(listener, router, api, connections, closing).await;
+/// Returns what a listener serves while the service starts: liveness if `with_liveness`, and 503 for all else.
+pub fn starting(with_liveness: bool) -> Site {
+    let not_ready =
+        async || Problem::new(ProblemCode::NotReady, "the server is starting; send the request again later");
+    let mut router = Router::new();
+    if with_liveness {
+        router = router.route("/healthz", get(service::healthz).fallback(not_ready));
+    }
+    Site::new(router.fallback(not_ready))
 }
 
-/// Serves the metrics alone, like [`serve`].
-pub async fn serve_metrics(listener: TcpListener, api: Arc<Api>, closing: watch::Receiver<bool>) {
-    let connections = Arc::new(Semaphore::new(METRICS_CONNECTIONS_MAX));
-    http::serve(listener, router(vec![metrics()], &api), api, connections, closing).await;
+/// Makes a listener serve the API.
+pub fn open(site: &Site, api: &Arc<Api>) {
+    let mut resources = openapi::resources();
+    resources.extend(api.with_metrics.then(metrics));
+    site.open(router(resources, api), Arc::clone(api.store.metrics()));
+}
+
+/// Makes a listener serve the metrics alone.
+pub fn open_metrics(site: &Site, api: &Arc<Api>) {
+    site.open(router(vec![metrics()], api), Arc::clone(api.store.metrics()));
 }
 
 fn router(resources: Vec<Resource>, api: &Arc<Api>) -> Router {

@@ -1,7 +1,6 @@
 //! The service itself: liveness, readiness and metrics.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -42,8 +41,6 @@ pub async fn healthz() -> Response {
 pub async fn readyz(State(api): State<Arc<Api>>) -> Answer {
     let reason = if *api.draining.borrow() {
         "the server is stopping"
-    } else if !api.loaded.load(Ordering::Acquire) {
-        "the schedules are not loaded yet"
     } else if api.store.refusing() {
         "the database refuses writes; the server's log says why"
     } else if api.store.check_reads().await.is_err() {

@@ -150,8 +150,9 @@ impl Services {
         tasks.spawn(async move { axum::serve(socket, logged).await });
         log.line(MUVI, &format!("simulated on {muvi}"));
 
-        let app = App::build(configuration(folder, &muvi)?, HostEnvironment::system()?).await?;
-        let server = format!("http://{}", app.address()?);
+        let mut app = App::build(configuration(folder, &muvi)?, HostEnvironment::system()?).await?;
+        app.load().await?;
+        let server = format!("http://{}", app.address());
         let made = app.first_start.clone();
         let key = made.admin_key.context("the new database has no new key")?;
         let secret = made.signing_secret.context("the new database has no new signing secret")?;

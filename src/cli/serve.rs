@@ -12,7 +12,7 @@ use super::signals::{Signals, survive_file_size_limit};
 use super::terminal::{Column, Terminal};
 use crate::app::{App, FirstStart, HostEnvironment};
 use crate::clock::Clock;
-use crate::config::{Effective, Flags};
+use crate::config::{Config, Effective, Flags};
 use crate::{egress, telemetry};
 
 /// Timeout of the request: less than the three seconds of the image's HEALTHCHECK.
@@ -35,7 +35,7 @@ Example:
 
 To show every setting: ringback config
 
-SIGTERM, SIGINT, SIGQUIT and SIGHUP stop the service after the work in progress, for which it waits up to shutdown_grace. A second SIGTERM or SIGINT ends that wait. The exit code is 0 in both cases.
+SIGTERM, SIGINT, SIGQUIT and SIGHUP stop the service after the work in progress, for which it waits up to shutdown_grace, or interrupt its start. A second SIGTERM or SIGINT ends that wait. The exit code is 0 in both cases.
 
 The service does not use HTTPS_PROXY, HTTP_PROXY and ALL_PROXY; its proxy is the setting egress.proxy.")]
 pub struct Serve {
@@ -46,6 +46,8 @@ pub struct Serve {
 impl Serve {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
+        // First: a process with the number 1, as in a container, never gets a signal that it does not handle.
+        let (mut first, mut both) = (Signals::install()?, Signals::install()?);
         survive_file_size_limit()?;
         let config = complete_configuration(&self.flags)?;
         telemetry::logs::init(&config.log, config.log_format)?;
@@ -54,28 +56,42 @@ impl Serve {
         }
         let environment =
             HostEnvironment { discards_output: discards_stdout(), ..HostEnvironment::system()? };
-        let app = App::build(config, environment).await?;
-        print_once(&app.first_start).map_err(|error| {
-            Failure::Failed(format!(
-                "{error:#}: the new admin key could not be printed and will not be shown again; \
-                 remove the database, or set RINGBACK_API_KEY"
-            ))
-        })?;
-        // Before the line after which a supervisor may send a signal.
-        let (mut first, mut both) = (Signals::install()?, Signals::install()?);
-        print_aside(format!("ringback listens on http://{}", app.address()?));
         let second = async {
             both.stop().await;
             both.stop_now().await;
         };
         tokio::select! {
-            ended = app.run(first.stop()) => ended?,
+            ended = serve(config, environment, &mut first) => ended?,
             () = second => tracing::warn!(
                 "a second signal: work in progress is interrupted, and the next start continues it"
             ),
         }
         Ok(())
     }
+}
+
+/// Starts the service, and runs it until a signal arrives.
+async fn serve(config: Config, environment: HostEnvironment, signals: &mut Signals) -> Result<(), Failure> {
+    let Some(mut app) = App::build_until(config, environment, signals.stop()).await? else {
+        tracing::info!("stopped before the database was open");
+        return Ok(());
+    };
+    print_once(&app.first_start).map_err(|error| {
+        Failure::Failed(format!(
+            "{error:#}: the new admin key could not be printed and will not be shown again; \
+             remove the database, or set RINGBACK_API_KEY"
+        ))
+    })?;
+    let is_loaded = tokio::select! {
+        loaded = app.load() => loaded.map(|()| true)?,
+        () = signals.stop() => false,
+    };
+    if !is_loaded {
+        return Ok(app.run(async {}).await?);
+    }
+    // After this line, clients are served.
+    print_aside(format!("ringback listens on http://{}", app.address()));
+    Ok(app.run(signals.stop()).await?)
 }
 
 /// Prints what the first start made. It is never logged.
@@ -203,7 +219,7 @@ fn listing(effective: &[Effective], terminal: Terminal) -> String {
 mod tests {
     use super::*;
     use crate::cli::terminal::{PLAIN, narrow};
-    use crate::config::{Config, Environment};
+    use crate::config::Environment;
 
     #[test]
     fn a_server_on_all_addresses_is_checked_on_loopback() {

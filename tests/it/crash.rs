@@ -95,6 +95,14 @@ impl Ground {
         Process::start(command, self.folder.path(), &self.provider.url(), &self.database)
     }
 
+    /// Starts a process that listens on this address.
+    pub fn start_at(&self, address: SocketAddr) -> Process {
+        let mut command = Command::new("/usr/bin/env");
+        let listen = format!("RINGBACK_LISTEN={address}");
+        command.args([listen.as_str(), env!("CARGO_BIN_EXE_ringback")]);
+        Process::start(command, self.folder.path(), &self.provider.url(), &self.database)
+    }
+
     /// Starts a process that does not ignore SIGHUP, also if the tests were started by `nohup`.
     pub fn start_with_sighup(&self) -> Process {
         let mut command = Command::new("/usr/bin/env");

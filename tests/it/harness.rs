@@ -301,7 +301,7 @@ impl Harness {
             discards_output: false,
         };
         let app = runtime.spawn(App::build(config, surroundings)).await.unwrap().unwrap();
-        let (address, activity) = (app.address().unwrap(), Box::new(app.activity()));
+        let (address, activity) = (app.address(), Box::new(app.activity()));
         let (first_start, metrics) = (app.first_start.clone(), app.metrics_address());
         let (stop, stopped) = oneshot::channel::<()>();
         let ended = runtime.spawn(app.run(async move {

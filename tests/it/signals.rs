@@ -91,6 +91,41 @@ async fn a_full_disk_below_stdout_does_not_stop_serve() {
     starts_and_stops(full.into()).await;
 }
 
+/// A service whose database does not answer, with its address.
+async fn starting() -> (Ground, tokio::net::TcpListener, Process, std::net::SocketAddr) {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let database = format!("postgres://me@127.0.0.1:{port}/x?connect_timeout=30&sslmode=disable");
+    let ground = Ground::on(database).await;
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let process = ground.start_at(free);
+    // The process has bound its own port before.
+    let connection = guarded("a connection to the database", silent.accept()).await.unwrap();
+    std::mem::forget(connection);
+    (ground, silent, process, free)
+}
+
+#[tokio::test]
+async fn a_service_that_still_starts_answers_and_can_be_stopped() {
+    let (_ground, _silent, process, address) = starting().await;
+    let send = async |method, path| {
+        let bytes = wire::request(method, path, &[AUTH], b"");
+        guarded(path, wire::exchange(address, &bytes)).await.expect("an answer")
+    };
+    assert_eq!(send("GET", "/healthz").await.expect(200), json!({ "status": "ok" }));
+    for (method, path) in
+        [("GET", "/readyz"), ("GET", "/v1/watches"), ("GET", "/metrics"), ("POST", "/healthz")]
+    {
+        let answer = send(method, path).await;
+        assert_eq!(answer.header("retry-after"), Some("1"), "{path}");
+        assert!(answer.header("x-request-id").is_some(), "{path}");
+        assert_eq!(answer.expect(503)["code"], "not_ready", "{path}");
+    }
+    process.terminate();
+    let (status, said) = process.ended().await;
+    assert_eq!((status.code(), said.as_str()), (Some(0), ""));
+}
+
 #[tokio::test]
 async fn a_first_start_that_cannot_show_its_key_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -15,7 +15,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 
 /// The failures of the current minute.
 #[derive(Debug, Default)]
-pub struct Failures(Mutex<Windows>);
+pub(super) struct Failures(Mutex<Windows>);
 
 #[derive(Debug, Default)]
 struct Windows {

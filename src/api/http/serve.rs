@@ -4,9 +4,11 @@
 //! are taken, it is closed as soon as another client needs its place (`connections`).
 //! A body is read when a handler needs it. If a request is refused before, the rest of the body is read and
 //! discarded, within limits, so that the client can read the response.
+//!
+//! A server can begin before the database is open, with a router that needs none ([`Site`]). The limits are the same.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -25,12 +27,14 @@ use super::answer::SharedBody;
 use super::body::UnreadBody;
 use super::connections::{Activity, Connections, Place, busy_body};
 use super::endpoint::Endpoint;
-use super::memory_budget::HeldMemory;
+use super::failures::Failures;
+use super::memory_budget::{HeldMemory, MemoryBudget};
 use super::problem::Problem;
-use super::state::Api;
 use super::stream::{HangUp, Stream};
 use super::wrong_keys::Connection;
+use crate::clock::Clock;
 use crate::domain::{Ids, RequestId};
+use crate::telemetry::metrics::Metrics;
 
 /// Maximum time for the headers of a request, and for the silence between two requests.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,20 +51,49 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Serves `router` until `closing` is set, with a permit for each connection. Returns after the last connection
-/// has ended.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    api: Arc<Api>,
-    places: Arc<Semaphore>,
-    mut closing: watch::Receiver<bool>,
-) {
+/// What a listener serves: the router of the start, and the whole one after [`Site::open`].
+#[derive(Clone, Debug)]
+pub struct Site {
+    starting: Router,
+    opened: Arc<OnceLock<(Router, Arc<Metrics>)>>,
+}
+
+impl Site {
+    /// Makes a site that serves `starting`.
+    pub fn new(starting: Router) -> Self {
+        Self { starting, opened: Arc::default() }
+    }
+
+    /// Serves `router` from the next request on, and counts its answers. Only the first call has an effect.
+    pub fn open(&self, router: Router, metrics: Arc<Metrics>) {
+        let _ = self.opened.set((router, metrics));
+    }
+
+    fn router(&self) -> Router {
+        self.opened.get().map_or(&self.starting, |(router, _)| router).clone()
+    }
+}
+
+/// What a server uses that does not need the database.
+#[derive(Clone, Debug)]
+pub struct Front {
+    /// The clock.
+    pub clock: Clock,
+    /// The memory of requests and answers.
+    pub memory: Arc<MemoryBudget>,
+    /// A permit for each connection.
+    pub places: Arc<Semaphore>,
+}
+
+/// Serves `site` until `closing` is set or has no sender. Returns after the last connection has ended.
+pub async fn serve(listener: TcpListener, site: Site, front: Front, mut closing: watch::Receiver<bool>) {
+    let Front { clock, memory, places } = front;
     let places_max = places.available_permits();
-    let connections = Connections::new(Arc::clone(&places), api.clock.clone());
+    let connections = Connections::new(Arc::clone(&places), clock.clone());
     let connection = Arc::new(Connection::new(Ipv4Addr::UNSPECIFIED.into()));
     let (ids, activity, hang_up) = (Arc::default(), connections.activity(), HangUp::default());
-    let service = HttpService { router, api, ids, connection, activity, hang_up };
+    let failures = Arc::default();
+    let service = HttpService { site, clock, memory, failures, ids, connection, activity, hang_up };
     loop {
         let accepted = tokio::select! {
             () = is_set(&mut closing) => break,
@@ -79,7 +112,7 @@ pub async fn serve(
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
-                service.api.clock.sleep(ACCEPT_PAUSE).await;
+                service.clock.sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -100,7 +133,7 @@ async fn accept(
 
 async fn serve_connection(stream: TcpStream, service: HttpService, mut closing: watch::Receiver<bool>) {
     let activity = Arc::clone(&service.activity);
-    let stream = Stream::new(stream, service.api.clock.clone(), Arc::clone(&activity));
+    let stream = Stream::new(stream, service.clock.clone(), Arc::clone(&activity));
     let service = HttpService { hang_up: stream.hang_up(), ..service };
     let service = hyper::service::service_fn(move |request| {
         let service = service.clone();
@@ -150,8 +183,11 @@ pub async fn is_set(flag: &mut watch::Receiver<bool>) {
 /// The service of every connection: the router, with the request's id, problems, metrics and the log around it.
 #[derive(Clone)]
 struct HttpService {
-    router: Router,
-    api: Arc<Api>,
+    site: Site,
+    clock: Clock,
+    memory: Arc<MemoryBudget>,
+    /// Requests that fail because of the database.
+    failures: Arc<Failures>,
     ids: Arc<Ids>,
     connection: Arc<Connection>,
     activity: Arc<Activity>,
@@ -159,20 +195,20 @@ struct HttpService {
 }
 
 impl HttpService {
-    async fn handle(mut self, request: Request<Incoming>) -> Response {
+    async fn handle(self, request: Request<Incoming>) -> Response {
         let busy = self.activity.begin();
-        let clock = &self.api.clock;
+        let clock = &self.clock;
         let stopwatch = clock.stopwatch();
         let request_id = RequestId(self.ids.draw(clock.now())).to_string();
         let (mut parts, body) = request.into_parts();
-        let body = UnreadBody::new(body, self.api.memory.hold(None), Arc::clone(&self.activity));
+        let body = UnreadBody::new(body, self.memory.hold(None), Arc::clone(&self.activity));
         parts.extensions.insert(body.clone());
         parts.extensions.insert(Arc::clone(&self.connection));
         parts.extensions.insert(self.hang_up.clone());
         let method = parts.method.clone();
         let has_key = parts.headers.contains_key("idempotency-key");
         let path = parts.uri.path().to_owned();
-        let Ok(mut response) = self.router.call(Request::from_parts(parts, Body::empty())).await;
+        let Ok(mut response) = self.site.router().call(Request::from_parts(parts, Body::empty())).await;
         body.discard(clock).await;
         let endpoint = response.extensions_mut().remove::<Arc<Endpoint>>();
         if let Some(problem) = response.extensions_mut().get_mut::<Problem>() {
@@ -192,7 +228,9 @@ impl HttpService {
         let no_store = HeaderValue::from_static("no-store");
         response.headers_mut().entry(header::CACHE_CONTROL).or_insert(no_store);
         let (route, status) = (endpoint.as_ref().map(|at| at.path.as_str()), response.status().as_u16());
-        self.api.store.metrics().answered(route, method.as_str(), status, stopwatch.elapsed());
+        if let Some((_, metrics)) = self.site.opened.get() {
+            metrics.answered(route, method.as_str(), status, stopwatch.elapsed());
+        }
         let duration_ms = u64::try_from(stopwatch.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::debug!(%method, path, status, request_id, duration_ms, "answered");
         if let Ok(id) = HeaderValue::from_str(&request_id) {
@@ -205,7 +243,7 @@ impl HttpService {
     fn render_problem(&self, response: &mut Response, request_id: &str) {
         if let Some(problem) = response.extensions_mut().remove::<Problem>() {
             if let Some(error) = &problem.cause {
-                self.api.failures.note(error, self.api.clock.now());
+                self.failures.note(error, self.clock.now());
             }
             *response.body_mut() = Body::from(problem.render(request_id));
             let json = HeaderValue::from_static("application/problem+json");

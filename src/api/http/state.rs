@@ -3,13 +3,11 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
 use super::concurrency_limit::ConcurrencyLimiter;
-use super::failures::Failures;
 use super::idempotency::InProgressKeys;
 use super::memory_budget::MemoryBudget;
 use super::problem::Problem;
@@ -83,8 +81,6 @@ pub struct Api {
     pub provider_states: Box<dyn Fn() -> Vec<ProviderState> + Send + Sync>,
     /// Whether the server is stopping.
     pub draining: watch::Receiver<bool>,
-    /// Whether the poller and the dispatcher have loaded their work from the store.
-    pub loaded: Arc<AtomicBool>,
     /// The idempotency keys of requests in progress.
     pub in_progress: InProgressKeys,
     /// Limits the requests that wait for the end of a watch.
@@ -103,8 +99,6 @@ pub struct Api {
     pub memory: Arc<MemoryBudget>,
     /// Counts requests with wrong keys.
     pub wrong_keys: WrongKeys,
-    /// Counts requests that fail because of the database.
-    pub failures: Failures,
     /// Limits the streams of events.
     pub streams: Arc<ConcurrencyLimiter>,
 }

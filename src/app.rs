@@ -13,6 +13,7 @@
 //! It waits for the work in progress, for at most `shutdown_grace`, and closes the database. Work that is interrupted
 //! then is in the same state as after a crash; the next start continues it.
 
+mod clock_trust;
 mod descriptors;
 mod listener;
 
@@ -39,11 +40,14 @@ use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings, SocketLimits};
 use crate::poller::Poller;
 pub use crate::poller::Provider;
 use crate::providers::{Definition, Providers, load_providers};
-use crate::store::{BootstrapTenant, DatabaseLocation, Keyring, Prune, Store, StoreOptions, Writer};
+use crate::store::{
+    BootstrapTenant, DatabaseLocation, Keyring, NoteRunning, Prune, Store, StoreError, StoreOptions, Writer,
+};
 use crate::telemetry::metrics::Load;
 use crate::telemetry::traces::Exporter;
 use crate::tenants::{DEFAULT_APP, draw_key, hash_key};
 use crate::tls;
+use clock_trust::{ClockTrust, Judgement};
 use descriptors::DescriptorShares;
 use listener::Listener;
 
@@ -112,6 +116,7 @@ pub struct App {
     draining: watch::Sender<bool>,
     /// Whether the poller and the dispatcher have loaded their work from the store.
     loaded: Arc<AtomicBool>,
+    clock_trust: ClockTrust,
     /// Secrets that this start made.
     pub first_start: FirstStart,
     config: Config,
@@ -164,6 +169,7 @@ impl App {
             Dispatcher::new(store.clone(), Arc::clone(&channels), clock.clone(), delivery);
         let (poll_stats, provider_states) = (Arc::clone(&poller), Arc::clone(&poller));
         let load = load_of(&poller, &dispatcher);
+        let clock_trust = ClockTrust::at_start(clock.now(), clock.moment());
         let api = Arc::new(Api {
             // A database does not follow a clock that a test moves.
             store: store.for_requests(Clock::System),
@@ -201,6 +207,7 @@ impl App {
             writer,
             draining,
             loaded: Arc::default(),
+            clock_trust,
             first_start,
             config,
         }))
@@ -239,6 +246,10 @@ impl App {
         if self.loaded.load(Ordering::Acquire) {
             return Ok(());
         }
+        // Before the dispatcher notes the time of this start.
+        let noted = self.api.store.running_at().await.context("the last run cannot be read")?;
+        let (now, moment) = self.api.clock.reading();
+        self.clock_trust = ClockTrust::at_start(noted.unwrap_or(now), moment);
         self.poller.load().await.context("the jobs cannot be loaded")?;
         self.dispatcher.load().await.context("the pending deliveries cannot be loaded")?;
         self.loaded.store(true, Ordering::Release);
@@ -274,7 +285,7 @@ impl App {
                 ended = &mut server => return Err(anyhow!("the API ended, which is a bug: {ended:?}")),
                 never = run_poller(&poller, &clock) => match never {},
                 never = run_dispatcher(&dispatcher, &clock) => match never {},
-                never = prune(&store, &clock, &config.retention) => match never {},
+                never = prune(&store, &clock, &config.retention, self.clock_trust) => match never {},
                 never = run_key_uses(&store, &clock) => match never {},
                 never = watch_files(&store, &clock) => match never {},
                 never = note_running(&dispatcher, &clock) => match never {},
@@ -356,19 +367,35 @@ async fn run_dispatcher(dispatcher: &Arc<Dispatcher>, clock: &Clock) -> Never {
     }
 }
 
-async fn prune(store: &Store, clock: &Clock, retention: &Retention) -> Never {
+/// Deletes old data, the first time an interval after the start, and only while the clock is trusted (`clock_trust`).
+async fn prune(store: &Store, clock: &Clock, retention: &Retention, mut trust: ClockTrust) -> Never {
+    let mut took = Duration::ZERO;
     loop {
-        let (now, started) = (clock.now(), clock.stopwatch());
-        // From the start of the deletion, however long it took.
-        let pause = || clock.sleep(PRUNE_INTERVAL.saturating_sub(started.elapsed()));
-        let (watches_before, events_before) = (now.minus(retention.watches), now.minus(retention.events));
-        match store.prune(Prune { watches_before, events_before, now }).await {
-            Ok(0) => pause().await,
-            Ok(count) => tracing::debug!(count, "deleted data older than the retention"),
-            Err(error) => {
-                tracing::warn!(%error, "data older than the retention could not be deleted");
-                pause().await;
+        clock.sleep(PRUNE_INTERVAL.saturating_sub(took)).await;
+        let (stopwatch, (now, moment)) = (clock.stopwatch(), clock.reading());
+        match trust.judge(now, moment) {
+            Judgement::Trusted => {
+                if let Err(error) = delete_old(store, retention, now).await {
+                    tracing::warn!(%error, "data older than the retention could not be deleted");
+                }
             }
+            Judgement::Jumped => tracing::warn!(
+                "the clock was set forward, or the service did not run for more than a day; data older than the \
+                 retention is kept until the clock was steady for a day"
+            ),
+            Judgement::Doubted => {}
+        }
+        took = stopwatch.elapsed();
+    }
+}
+
+/// Deletes what is older than the retention at the time `now`, and notes this time as one at which the process ran.
+async fn delete_old(store: &Store, retention: &Retention, now: Timestamp) -> Result<(), StoreError> {
+    let (watches_before, events_before) = (now.minus(retention.watches), now.minus(retention.events));
+    loop {
+        match store.prune(Prune { watches_before, events_before, now }).await? {
+            0 => return store.note_running(NoteRunning { now }).await,
+            count => tracing::debug!(count, "deleted data older than the retention"),
         }
     }
 }

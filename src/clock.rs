@@ -81,6 +81,17 @@ impl Clock {
         }
     }
 
+    /// Returns the current time and moment, read together.
+    pub fn reading(&self) -> (Timestamp, Moment) {
+        match self {
+            Self::System => (self.now(), self.moment()),
+            Self::Manual(clock) => {
+                let time = clock.0.borrow();
+                (time.wall, Moment(time.monotonic))
+            }
+        }
+    }
+
     /// Returns once `now()` has reached `until`.
     pub async fn sleep_until(&self, until: Timestamp) {
         match self {

@@ -580,7 +580,29 @@ async fn too_many_query_parameters_are_one_error() {
     t.finish().await;
 }
 
+#[tokio::test]
+async fn a_clock_that_is_a_month_ahead_for_an_hour_deletes_nothing() {
+    let t = Harness::start().await;
+    t.provider.completed("job_1");
+    let watch = t.watch("job_1").await;
+    t.pass(seconds(5)).await;
+    let event = format!("/v1/events/{}", t.receiver.next().await.id());
+    let right = t.now();
+    t.clock.set_wall(right.plus(minutes(60 * 24 * 31)));
+    t.pass(minutes(90)).await;
+    // A deletion would run beside these requests.
+    for _ in 0..50 {
+        t.get(&event).await.expect(200);
+    }
+    t.get(&format!("/v1/watches/{watch}")).await.expect(200);
+    t.clock.set_wall(right.plus(minutes(90)));
+    t.pass(minutes(60)).await;
+    t.get(&event).await.expect(200);
+    t.finish().await;
+}
+
 crate::postgres::on_postgres_too! {
+    a_clock_that_is_a_month_ahead_for_an_hour_deletes_nothing,
     a_registration_returns_the_watch_and_its_location,
     every_response_has_a_unique_request_id,
     a_request_without_a_valid_key_is_401,

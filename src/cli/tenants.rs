@@ -64,7 +64,10 @@ impl Place {
             return Ok(Backend::Server(Server { url: self.url }.client()?));
         }
         let flags = Flags { config: self.config, database_url: self.database_url, ..Flags::default() };
-        Ok(Backend::Database(Box::new(configuration(&flags)?)))
+        let config = configuration(&flags)?;
+        // Opening warns of files that others can read, and damage ends the process with a sentence in the log.
+        logs::init("warn", config.log_format)?;
+        Ok(Backend::Database(Box::new(config)))
     }
 }
 
@@ -360,15 +363,12 @@ pub async fn list_apps(config: &Config) -> Result<Value, Failure> {
     .await
 }
 
-/// Opens the database, performs an operation at the current time, and closes the database, also after an error. Starts
-/// logging: warnings and errors of the database go to stderr.
+/// Opens the database, performs an operation at the current time, and closes the database, also after an error.
 async fn with_store<T>(
     config: &Config,
     work: impl AsyncFnOnce(Store, Timestamp) -> anyhow::Result<T>,
 ) -> Result<T, Failure> {
     const HINT: &str = "to use a running server instead, set RINGBACK_URL and RINGBACK_API_KEY";
-    // Opening warns of files that others can read, and damage ends the process with a sentence in the log.
-    logs::init("warn", config.log_format)?;
     let now = Clock::System.now();
     if let Database::Sqlite(path) = &config.database
         && !path.exists()

@@ -26,6 +26,20 @@ async fn usage_errors_exit_with_2_with_or_without_a_server() {
     }
 }
 
+// Once: a file of SQLite.
+#[tokio::test]
+async fn a_command_on_a_database_prints_its_warnings() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut t = crate::harness::Harness::start().await;
+    t.stop().await;
+    std::fs::set_permissions(t.file(), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let url = format!("sqlite://{}", t.file().display());
+    let ran = run(&[], &["keys", "list", "--database-url", &url]).await.expect(0);
+    assert!(ran.err.contains("every user of this machine could read"), "{ran:#?}");
+    t.restart().await;
+    t.finish().await;
+}
+
 #[tokio::test]
 async fn config_exits_with_1_and_lists_every_error() {
     let folder = tempfile::tempdir().unwrap();

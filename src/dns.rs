@@ -33,10 +33,22 @@
 //! A lookup that ends without an answer can be the fault of the name (its zone has no working servers) or of this
 //! machine (no network yet, no name server, a resolver without its upstream). The first counts as a failed attempt;
 //! the second must not, or a start before the network would use up the schedules of all deliveries. The two look the
-//! same: silence, or `SERVFAIL`. So the servers are then asked for the root (`. NS`), which every working resolver
-//! knows. If none of them answers that either, the fault is this machine's ([`LookupError::Unavailable`]). The result
-//! is valid for a second, so that many failed lookups ask once. A name cannot cause this result: its zone has no
-//! influence on the answer about the root.
+//! same: silence, or `SERVFAIL`. So the servers are then asked two things at the same time:
+//!
+//! - **The root** (`. NS`), which a working resolver knows. An answer, also that there is none, shows that the servers
+//!   work.
+//! - **The reference**: the last other name that had addresses. Some resolvers refuse `. NS` or drop it, because it is
+//!   used for attacks by amplification, and a resolver of a private network has no root. If the reference has addresses
+//!   now, the servers work.
+//!
+//! If one of the two shows that the servers work, the fault is the name's. Else it is this machine's
+//! ([`LookupError::Unavailable`]), with one exception: if there is no reference, and a server refuses `. NS` (with any
+//! code but `SERVFAIL`, which a resolver without its upstream sends), the server is reachable, and only the root is
+//! refused. The fault is then the name's, unless the server refuses the name as well: then it refuses this machine.
+//!
+//! The result is valid for a second, so that many failed lookups ask once. The zone of a name has no influence on the
+//! answer about the root, and a name is never its own reference. "No such name" is an answer, so it needs none of this:
+//! the fault is the name's.
 
 mod answer;
 mod dial;
@@ -49,7 +61,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::select_ok;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
@@ -65,14 +77,14 @@ pub use files::SystemFiles;
 pub use hickory_resolver::net::NetError as NetworkError;
 
 /// Maximum time of a lookup. It is shorter than the time for a connection, so that a lookup at a slow server leaves
-/// time to connect, and a failed one leaves time for [`ROOT_TIMEOUT`].
+/// time to connect, and a failed one leaves time for [`STATE_TIMEOUT`].
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Maximum time of the query for the root.
-const ROOT_TIMEOUT: Duration = Duration::from_millis(800);
+/// Maximum time of the queries for the root and the reference.
+const STATE_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// Time for which the result of the query for the root is valid.
-const ROOT_VALID_FOR: Duration = Duration::from_secs(1);
+/// Time for which the result of these queries is valid.
+const STATE_VALID_FOR: Duration = Duration::from_secs(1);
 
 /// Time that a name server has before the next one is asked as well.
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -107,8 +119,21 @@ fn unavailable(error: Option<&NetError>) -> String {
 pub struct SystemResolver {
     clock: Clock,
     configuration: FileValue<Configuration>,
-    /// Whether the servers answered a query for the root, and when it was sent.
-    root: tokio::sync::Mutex<Option<(Stopwatch, bool)>>,
+    /// The last name that had addresses.
+    reference: Mutex<Option<Name>>,
+    /// The state of the servers, and when they were asked for it.
+    servers: tokio::sync::Mutex<Option<(Stopwatch, ServerState)>>,
+}
+
+/// State of the name servers after a failed lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ServerState {
+    /// They resolve names.
+    Works,
+    /// They refuse the query for the root, and there is no reference.
+    RefusesRoot,
+    /// They resolve nothing.
+    Fails,
 }
 
 impl SystemResolver {
@@ -127,7 +152,7 @@ impl SystemResolver {
         };
         let source = Source { state: Box::new(state), read: Box::new(read_again) };
         let configuration = FileValue::new(configuration, read, source, clock.clone());
-        Self { clock, configuration, root: tokio::sync::Mutex::default() }
+        Self { clock, configuration, reference: Mutex::default(), servers: tokio::sync::Mutex::default() }
     }
 
     /// Returns whether `/etc/resolv.conf` named a server when it was last read.
@@ -151,13 +176,14 @@ impl SystemResolver {
             return Err(LookupError::Unavailable(configuration.why_no_servers()));
         }
         let names = configuration.names(name, search);
-        match self.first_of_names(&configuration, names).await {
+        match self.first_of_names(&configuration, &names).await {
             Answer::Addresses(addresses) => Ok(addresses),
             Answer::NoName | Answer::NoAddress => Err(LookupError::NotFound),
-            Answer::Failed(error) if self.knows_the_root(&configuration).await => {
-                Err(LookupError::Failed(error))
-            }
-            Answer::Failed(error) => Err(LookupError::Unavailable(Some(error))),
+            Answer::Failed(error) => Err(match self.state_of_servers(&configuration, &names).await {
+                ServerState::Works => LookupError::Failed(error),
+                ServerState::RefusesRoot if !is_refusal(&error) => LookupError::Failed(error),
+                ServerState::RefusesRoot | ServerState::Fails => LookupError::Unavailable(Some(error)),
+            }),
         }
     }
 
@@ -169,14 +195,17 @@ impl SystemResolver {
     }
 
     /// Asks for each name of the search list until one has addresses. Each gets an equal part of the time that is left.
-    async fn first_of_names(&self, configuration: &Configuration, names: Vec<Name>) -> Answer {
+    async fn first_of_names(&self, configuration: &Configuration, names: &[Name]) -> Answer {
         let watch = self.clock.stopwatch();
         let mut result = Answer::NoName;
         for (left, name) in (1..=u32::try_from(names.len()).unwrap_or(u32::MAX)).rev().zip(names) {
             let part = LOOKUP_TIMEOUT.saturating_sub(watch.elapsed()) / left;
-            let answer = self.clock.timeout(part, self.first_of_servers(configuration, &name)).await;
+            let answer = self.clock.timeout(part, self.first_of_servers(configuration, name)).await;
             match answer.unwrap_or(Answer::Failed(NetError::Timeout)) {
-                found @ Answer::Addresses(_) => return found,
+                found @ Answer::Addresses(_) => {
+                    self.set_reference(name);
+                    return found;
+                }
                 // A failure says more than that the other names do not exist.
                 failed @ Answer::Failed(_) => result = failed,
                 Answer::NoName | Answer::NoAddress => {}
@@ -202,36 +231,77 @@ impl SystemResolver {
         answer.unwrap_or_else(|error| Answer::Failed(error.unwrap_or(NetError::NoConnections)))
     }
 
-    /// Returns whether a name server answers a query for the root.
-    async fn knows_the_root(&self, configuration: &Configuration) -> bool {
-        let mut root = self.root.lock().await;
-        if let Some((at, known)) = &*root
-            && at.elapsed() < ROOT_VALID_FOR
-        {
-            return *known;
+    /// Makes `name` the reference.
+    fn set_reference(&self, name: &Name) {
+        let mut reference = self.reference.lock().unwrap_or_else(PoisonError::into_inner);
+        if reference.as_ref() != Some(name) {
+            *reference = Some(name.clone());
         }
-        let ask = |server: &TokioResolver| {
-            let server = server.clone();
-            async move {
-                server.clear_lookup_cache(Name::root(), RecordType::NS);
-                match server.lookup(Name::root(), RecordType::NS).await {
-                    Ok(_) => Ok(()),
-                    Err(NetError::Dns(error)) if !is_broken(&error) => Ok(()),
-                    Err(_) => Err(()),
+    }
+
+    /// Asks the servers for the root and for the reference, after the lookup of `names` has failed.
+    async fn state_of_servers(&self, configuration: &Configuration, names: &[Name]) -> ServerState {
+        let mut known = self.servers.lock().await;
+        if let Some((at, state)) = &*known
+            && at.elapsed() < STATE_VALID_FOR
+        {
+            return *state;
+        }
+        let reference = self.reference.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let reference = reference.filter(|reference| !names.contains(reference));
+        let queries = configuration.servers.iter().flat_map(|server| {
+            let root = knows_root(server.clone()).boxed();
+            let other =
+                reference.clone().map(|reference| resolves(&self.clock, server.clone(), reference).boxed());
+            [Some(root), other].into_iter().flatten()
+        });
+        let at = self.clock.stopwatch();
+        let mut queries = queries.collect::<FuturesUnordered<_>>();
+        let mut found = ServerState::Fails;
+        let answers = async {
+            while let Some(answer) = queries.next().await {
+                match answer {
+                    ServerState::Works => return found = ServerState::Works,
+                    ServerState::RefusesRoot if reference.is_none() => found = ServerState::RefusesRoot,
+                    ServerState::RefusesRoot | ServerState::Fails => {}
                 }
             }
-            .boxed()
         };
-        let at = self.clock.stopwatch();
-        let answers = select_ok(configuration.servers.iter().map(ask));
-        let known = self.clock.timeout(ROOT_TIMEOUT, answers).await.is_some_and(|answer| answer.is_ok());
-        let before = root.replace((at, known)).is_none_or(|(_, known)| known);
-        match (before, known) {
+        let _ = self.clock.timeout(STATE_TIMEOUT, answers).await;
+        let before = known.replace((at, found)).is_none_or(|(_, before)| before != ServerState::Fails);
+        match (before, found != ServerState::Fails) {
             (true, false) => tracing::warn!("the name servers of this machine do not answer"),
             (false, true) => tracing::info!("the name servers of this machine answer again"),
             _ => {}
         }
-        known
+        found
+    }
+}
+
+/// Asks one server for the root.
+async fn knows_root(server: TokioResolver) -> ServerState {
+    server.clear_lookup_cache(Name::root(), RecordType::NS);
+    match server.lookup(Name::root(), RecordType::NS).await {
+        Ok(_) => ServerState::Works,
+        Err(NetError::Dns(error)) => match code(&error) {
+            Some(ResponseCode::NoError | ResponseCode::NXDomain) => ServerState::Works,
+            Some(ResponseCode::ServFail) | None => ServerState::Fails,
+            Some(_) => ServerState::RefusesRoot,
+        },
+        Err(_) => ServerState::Fails,
+    }
+}
+
+/// Asks one server for the addresses of a name that had some.
+async fn resolves(clock: &Clock, server: TokioResolver, name: Name) -> ServerState {
+    for family in [RecordType::A, RecordType::AAAA] {
+        server.clear_lookup_cache(name.clone(), family);
+    }
+    let v4 = answer_of(&server, name.clone(), RecordType::A);
+    let v6 = answer_of(&server, name, RecordType::AAAA);
+    match of_both_families(clock, v4, v6).await {
+        Answer::Addresses(_) => ServerState::Works,
+        Answer::NoAddress | Answer::NoName | Answer::Failed(_) => ServerState::Fails,
     }
 }
 
@@ -255,12 +325,16 @@ async fn answer_of(server: &TokioResolver, name: Name, family: RecordType) -> An
     }
 }
 
-/// Returns whether an answer about the root shows that the server itself cannot resolve names.
-fn is_broken(error: &DnsError) -> bool {
-    let code = match error {
+/// Returns the code of an answer without records.
+const fn code(error: &DnsError) -> Option<ResponseCode> {
+    match error {
         DnsError::NoRecordsFound(none) => Some(none.response_code),
         DnsError::ResponseCode(code) => Some(*code),
         DnsError::DnssecBogus | _ => None,
-    };
-    code == Some(ResponseCode::ServFail)
+    }
+}
+
+/// Returns whether a server refused to answer.
+fn is_refusal(error: &NetError) -> bool {
+    matches!(error, NetError::Dns(error) if code(error) == Some(ResponseCode::Refused))
 }

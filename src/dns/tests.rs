@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::net::UdpSocket;
 
@@ -214,6 +214,52 @@ async fn a_failure_is_this_machines_fault_if_the_root_is_unknown_too() {
 }
 
 #[tokio::test]
+async fn a_resolver_without_a_root_does_not_excuse_a_name() {
+    let found = Reply::Address(address("192.0.2.1"));
+    let not_implemented = Reply::Empty(4);
+    for root in [REFUSED, SERVFAIL, not_implemented, NO_NAME, Reply::Silence] {
+        let is_cut_off = Arc::new(AtomicBool::new(false));
+        let cut_off = is_cut_off.clone();
+        let server = move |name: &str, kind| match (kind, name) {
+            (NS, _) => root,
+            _ if cut_off.load(Ordering::SeqCst) => SERVFAIL,
+            (A, "hooks.example") => found,
+            (_, "hooks.example") => Reply::Empty(0),
+            (_, "gone.example") => NO_NAME,
+            (_, "refused.example") => REFUSED,
+            _ => SERVFAIL,
+        };
+        let port = name_server(on_loopback(1, 0), server).await;
+        let resolver = resolver_at(port);
+        let error = async |name| resolver.lookup(name, false).await.unwrap_err();
+        let missing = error("gone.example").await;
+        assert!(matches!(missing, LookupError::NotFound), "{root:?}: {missing}");
+        resolver.lookup("hooks.example", false).await.unwrap();
+        for name in ["broken.example", "refused.example"] {
+            let broken = error(name).await;
+            assert!(matches!(broken, LookupError::Failed(_)), "{root:?}, {name}: {broken}");
+        }
+        // A server that answers about the root works, whatever else it lacks.
+        if matches!(root, Reply::Empty(3)) {
+            continue;
+        }
+        // The answer about `hooks.example` is in the cache of this resolver.
+        let resolver = resolver_at(port);
+        resolver.lookup("hooks.example", false).await.unwrap();
+        is_cut_off.store(true, Ordering::SeqCst);
+        let cut_off = resolver.lookup("broken.example", false).await.unwrap_err();
+        assert!(matches!(cut_off, LookupError::Unavailable(Some(_))), "{root:?}: {cut_off}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_every_query_is_no_fault_of_a_name() {
+    let port = name_server(on_loopback(1, 0), |_, _| REFUSED).await;
+    let refused = resolver_at(port).lookup("hooks.example", false).await.unwrap_err();
+    assert!(matches!(refused, LookupError::Unavailable(Some(_))), "{refused}");
+}
+
+#[tokio::test]
 async fn a_lookup_at_silent_servers_ends_before_the_time_to_connect() {
     let port = name_server(on_loopback(1, 0), |_, _| Reply::Silence).await;
     let clock = ManualClock::at(Timestamp::from_millis(0));
@@ -230,7 +276,7 @@ async fn a_lookup_at_silent_servers_ends_before_the_time_to_connect() {
     };
     assert!(matches!(error, LookupError::Unavailable(Some(_))), "{error}");
     assert!(
-        watch.elapsed() <= LOOKUP_TIMEOUT + ROOT_TIMEOUT + Duration::from_millis(50),
+        watch.elapsed() <= LOOKUP_TIMEOUT + STATE_TIMEOUT + Duration::from_millis(50),
         "{:?}",
         watch.elapsed()
     );

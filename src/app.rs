@@ -85,6 +85,7 @@ impl HostEnvironment {
         let env = Environment::of_process();
         let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(|name| env.raw(name).map(OsStr::new));
         tls::check_named(named[0], named[1])?;
+        tls::watch_named(named[0], named[1]);
         let (clock, resolver, roots) = (Clock::System, Resolver::system(), Vec::new());
         let descriptors = descriptors::raise_limit();
         Ok(Self { clock, resolver, roots, descriptors, discards_output: false })

@@ -5,6 +5,7 @@
 //! most once a second: an operator adds an authority, or a package replaces an expired one, while the service runs. A
 //! handshake starts the comparison and does not wait for it, because a file can be on a network mount that hangs
 //! (`file_state`). So the second handshake after a change uses the new certificates.
+//! If `SSL_CERT_FILE` or `SSL_CERT_DIR` is set, these files are the named file, each named folder, and the files in it.
 //!
 //! **A certificate that is itself trusted needs no authority.** `openssl req -x509` makes a certificate that is marked
 //! as an authority's. The verifier of `rustls-webpki` 0.103 refuses it as a server's certificate, even if it is trusted
@@ -12,9 +13,9 @@
 //! list: its owner can issue certificates for every name anyway. The verifier has checked its dates before it looks at
 //! the mark; the name is checked here, and the handshake proves that the server has the key.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Result, bail};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -33,6 +34,14 @@ use crate::file_state::{FileState, FileValue, Source};
 
 /// Certificate authorities that are trusted in addition to others.
 type Roots = Vec<CertificateDer<'static>>;
+
+/// Maximum number of files in one folder that are compared: several times those of a folder with all public
+/// authorities.
+const WATCHED_MAX: usize = 2_000;
+
+/// Values of `SSL_CERT_FILE` and `SSL_CERT_DIR`. They are those of the process: `rustls-native-certs` reads the variables
+/// itself.
+static NAMED: OnceLock<[Option<OsString>; 2]> = OnceLock::new();
 
 /// Maximum length of an error, in characters: it can quote a thousand names of a certificate.
 const DETAIL_MAX: usize = 300;
@@ -65,11 +74,13 @@ pub fn verifier(extra: Roots) -> Result<Arc<dyn ServerCertVerifier>> {
         }
         found.certs
     };
-    let files = || {
-        let found = openssl_probe::probe();
-        found.cert_dir.into_iter().chain(found.cert_file).collect()
-    };
-    Ok(Arc::new(SystemVerifier::new(extra, read, files, Clock::System)?))
+    Ok(Arc::new(SystemVerifier::new(extra, read, watched_files, Clock::System)?))
+}
+
+/// Sets the values of `SSL_CERT_FILE` and `SSL_CERT_DIR`, whose files are compared from then on. Only the first call has
+/// an effect. Without a call, the files that `openssl-probe` finds are compared.
+pub fn watch_named(file: Option<&OsStr>, folders: Option<&OsStr>) {
+    let _ = NAMED.set([file, folders].map(|value| value.map(OsStr::to_owned)));
 }
 
 /// Refuses values of `SSL_CERT_FILE` and `SSL_CERT_DIR` that name no certificates. An operator who names a private
@@ -89,6 +100,32 @@ pub fn check_named(file: Option<&OsStr>, folders: Option<&OsStr>) -> Result<()> 
         refuse_none("SSL_CERT_DIR", folders, &found)?;
     }
     Ok(())
+}
+
+/// Returns the files and folders of the trusted certificates: those that the variables name, else those of the machine.
+fn watched_files() -> Vec<PathBuf> {
+    let named = NAMED.get().map(|[file, folders]| named_files(file.as_deref(), folders.as_deref()));
+    if let Some(named) = named.filter(|named| !named.is_empty()) {
+        return named;
+    }
+    let found = openssl_probe::probe();
+    found.cert_dir.into_iter().chain(found.cert_file).collect()
+}
+
+/// Returns the file, the folders, which colons separate, and the files in the folders. A folder does not change when a
+/// file in it is overwritten in place.
+fn named_files(file: Option<&OsStr>, folders: Option<&OsStr>) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = file.map(PathBuf::from).into_iter().collect();
+    let folders = folders.into_iter().flat_map(std::env::split_paths);
+    for folder in folders.filter(|folder| !folder.as_os_str().is_empty()) {
+        let found = std::fs::read_dir(&folder).into_iter().flatten();
+        let mut found: Vec<_> = found.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        found.sort_unstable();
+        found.truncate(WATCHED_MAX);
+        files.push(folder);
+        files.append(&mut found);
+    }
+    files
 }
 
 fn refuse_none(variable: &str, value: &OsStr, found: &CertificateResult) -> Result<()> {
@@ -416,6 +453,32 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         compared().await;
         assert!(works(&second, &new).await);
+    }
+
+    #[test]
+    fn every_folder_of_ssl_cert_dir_is_compared_with_its_files() {
+        let [first, second] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        std::fs::write(second.path().join("ca.pem"), "old").unwrap();
+        let missing = second.path().join("later");
+        let folders = std::env::join_paths([Path::new(""), first.path(), second.path(), &missing]).unwrap();
+        // After the year 2100, so that no file is fresh.
+        let now = Timestamp::from_millis(5_000_000_000_000);
+        let state = || FileState::of(named_files(None, Some(&folders)), now);
+        let mut known = state();
+        assert!(!state().differs(&known));
+        let mut changed = |what: &str| {
+            let found = state();
+            assert!(found.differs(&known), "{what}");
+            known = found;
+        };
+        std::fs::write(first.path().join("added.pem"), "").unwrap();
+        changed("a file was added to the first folder");
+        std::fs::write(second.path().join("ca.pem"), "newer").unwrap();
+        changed("a file in the second folder was overwritten in place");
+        std::fs::create_dir(missing).unwrap();
+        changed("a folder was made");
+        assert_eq!(named_files(Some(OsStr::new("a:b")), None), [Path::new("a:b")]);
+        assert!(named_files(None, Some(OsStr::new(""))).is_empty());
     }
 
     #[test]

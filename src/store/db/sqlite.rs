@@ -124,6 +124,7 @@ impl WriterConnection {
         }
         refuse_folder(path)?;
         files::refuse_lost_database(path)?;
+        files::refuse_link_without_target(path)?;
         create(path);
         let path = &canonical(path)?;
         let locks = Locks::take(path)?;
@@ -460,7 +461,9 @@ fn canonical(path: &Path) -> Result<PathBuf> {
     let names = path.metadata().map_or(1, |metadata| metadata.nlink());
     if names > 1 {
         bail!(
-            "{} has {names} names (hard links), so another process may use it by another name; copy it instead",
+            "{0} has {names} names (hard links), so another process may use it by another name. Run `cp -p {0} {0}.copy && mv \
+             {0}.copy {0}` while no process uses it: the name {0} then has a file of its own. `find / -xdev -samefile {0}` \
+             shows the other names",
             path.display()
         );
     }

@@ -109,7 +109,9 @@ use self::note::{Note, Origin};
 use self::paths::{Identity, copies, identity};
 
 pub use self::paths::{beside, has_log};
-pub use self::start::{narrow, refuse_lost_database, refuse_mount_point, saved_contents};
+pub use self::start::{
+    narrow, refuse_link_without_target, refuse_lost_database, refuse_mount_point, saved_contents,
+};
 
 /// Byte that is locked. SQLite locks 512 bytes at 1 GiB. The greatest offset that every file system can lock is
 /// 2^63 - 1.
@@ -203,8 +205,9 @@ impl Locks {
     pub fn take(path: &Path) -> Result<Self> {
         let (lock, is_new) = open_lock(&beside(path, ".lock"))?;
         let database = OpenOptions::new().read(true).write(true).open(path);
-        let database =
-            database.with_context(|| format!("the database {} cannot be opened", path.display()))?;
+        let database = database
+            .inspect_err(|_| remove_new(path, &lock, is_new))
+            .with_context(|| format!("the database {} cannot be opened", path.display()))?;
         if let Err(error) = lock_both(path, &database, &lock) {
             unlock_file(&database);
             // Closing it would drop the locks of another connection of this process.
@@ -216,11 +219,7 @@ impl Locks {
 
     /// Removes the lock file, if this process has made it: a refused start leaves nothing behind.
     pub fn remove_new(&self, path: &Path) {
-        let path = beside(path, ".lock");
-        let open = self.lock.metadata().map(|lock| (lock.dev(), lock.ino())).ok();
-        if self.is_new && open.is_some() && identity(&path).ok().flatten() == open {
-            let _ = fs::remove_file(path);
-        }
+        remove_new(path, &self.lock, self.is_new);
     }
 
     /// Takes the access of other users from the lock file.
@@ -510,6 +509,14 @@ impl Files {
         // The database first: the process that gets the lock of the file beside it gets both.
         unlock_file(&self.locks.database);
         let _ = flock(&self.locks.lock, FlockOperation::Unlock);
+    }
+}
+
+fn remove_new(path: &Path, lock: &File, is_new: bool) {
+    let path = beside(path, ".lock");
+    let open = lock.metadata().map(|lock| (lock.dev(), lock.ino())).ok();
+    if is_new && open.is_some() && identity(&path).ok().flatten() == open {
+        let _ = fs::remove_file(path);
     }
 }
 

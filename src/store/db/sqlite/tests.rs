@@ -160,6 +160,59 @@ fn a_path_that_is_no_file_is_refused_with_the_remedy() {
 }
 
 #[test]
+fn a_database_with_two_names_is_refused_with_the_commands() {
+    let (folder, path, writer) = opened();
+    writer.close();
+    std::fs::hard_link(&path, folder.path().join("y.db")).expect("linked");
+    let error = WriterConnection::open(&path).expect_err("two names").to_string();
+    let shown = path.canonicalize().expect("a path");
+    let shown = shown.display();
+    let command = format!("cp -p {shown} {shown}.copy && mv {shown}.copy {shown}");
+    assert!(error.contains("has 2 names") && error.contains(&command), "{error}");
+    assert!(error.contains("-samefile"), "{error}");
+    // As the sentence says.
+    let done = std::process::Command::new("sh").args(["-c", &command]).status().expect("a shell");
+    assert!(done.success());
+    WriterConnection::open(&path).expect("opens").close();
+}
+
+#[test]
+fn a_link_without_its_target_is_refused_with_the_commands() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (link, target) = (folder.path().join("x.db"), folder.path().join("data/y.db"));
+    std::os::unix::fs::symlink("data/y.db", &link).expect("linked");
+    let refused = || {
+        let error = WriterConnection::open(&link).expect_err("no target").to_string();
+        assert!(!files::beside(&link, ".lock").exists(), "{error}");
+        assert!(error.contains(&format!("is a symbolic link to {}", target.display())), "{error}");
+        assert!(error.contains(&format!("rm {}`", link.display())), "{error}");
+        error
+    };
+    let error = refused();
+    let data = folder.path().join("data");
+    let command = format!("mkdir -p {0} && touch {1}", data.display(), target.display());
+    assert!(error.contains("mount") && error.contains(&format!("`{command}`")), "{error}");
+    std::fs::create_dir(&data).expect("made");
+    let error = refused();
+    let command = format!("touch {}", target.display());
+    assert!(!error.contains("mkdir") && error.contains(&format!("`{command}`")), "{error}");
+    // As the sentence says.
+    std::fs::write(&target, "").expect("made");
+    WriterConnection::open(&link).expect("opens").close();
+    assert!(target.metadata().expect("there").len() > 0);
+}
+
+#[test]
+fn a_start_that_cannot_open_the_database_leaves_no_lock() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // No file can be created under this name.
+    let link = folder.path().join("x.db");
+    std::os::unix::fs::symlink("x.db", &link).expect("linked");
+    WriterConnection::open(&link).expect_err("a circle");
+    assert!(!files::beside(&link, ".lock").exists());
+}
+
+#[test]
 fn a_database_below_another_mount_is_not_to_be_renamed() {
     let folder = tempfile::tempdir().expect("a folder");
     let writer = WriterConnection::open(&folder.path().join("x.db")).expect("opens");

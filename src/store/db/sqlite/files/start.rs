@@ -91,6 +91,36 @@ pub fn refuse_foreign_log(path: &Path, noted: Option<Origin>, found: Option<Orig
     Ok(true)
 }
 
+/// Refuses a symbolic link whose target is missing. A database is not made there: the folder of the target may be on a
+/// disk that is not mounted.
+pub fn refuse_link_without_target(path: &Path) -> Result<()> {
+    let is_missing = path.metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    if !is_missing || fs::read_link(path).is_err() {
+        return Ok(());
+    }
+    let target = target(path);
+    let (link, shown) = (path.display(), target.display());
+    let (absent, make) = match target.parent() {
+        Some(folder) if !folder.exists() => {
+            let folder = folder.display();
+            (
+                format!(
+                    "whose folder does not exist. If it is on another disk, mount that disk; else run `mkdir -p {folder} && "
+                ),
+                "to make an empty database there",
+            )
+        }
+        Some(_) | None => (
+            "which does not exist. Put the database there, or run `".to_owned(),
+            "to begin with an empty one",
+        ),
+    };
+    bail!(
+        "{link} is a symbolic link to {shown}, {absent}touch {shown}` {make}; or remove the link with `rm {link}`, and a \
+         new database takes its place"
+    )
+}
+
 /// Refuses a file that is a mount point of its own: its log would lie elsewhere.
 pub fn refuse_mount_point(path: &Path) -> Result<()> {
     if let (Some(file), Some(folder)) = (mount(path), path.parent().and_then(mount))

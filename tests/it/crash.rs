@@ -55,6 +55,15 @@ impl Ground {
     }
 
     pub async fn on(database: String) -> Self {
+        Self::of(database, tempfile::tempdir().unwrap()).await
+    }
+
+    /// Creates a SQLite database below `folder`.
+    pub async fn below(folder: &Path) -> Self {
+        Self::of("sqlite://ringback.db".to_owned(), tempfile::tempdir_in(folder).unwrap()).await
+    }
+
+    async fn of(database: String, folder: tempfile::TempDir) -> Self {
         let held = Held::default();
         Self {
             provider: Provider::start(Clock::System, held.clone()).await,

@@ -1,9 +1,11 @@
 //! The files of a SQLite database are deleted, replaced or damaged while the real program runs.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -11,6 +13,7 @@ use serde_json::json;
 use crate::crash::{Ground, Process, get};
 use crate::harness::{AUTH, JSON, guarded, id};
 use crate::postgres::{On, on, shared};
+use crate::small_disk::small_disk;
 use crate::wire;
 
 /// A running process with one registered watch.
@@ -192,6 +195,44 @@ async fn requests_that_a_full_disk_refuses_do_not_fill_the_log() {
     // The first, the tenth and the hundredth; the minute may end in between.
     let lines = said.matches("requests refused: the database is not available").count();
     assert!((3..=5).contains(&lines), "{lines} lines:\n{said}");
+}
+
+/// Fills the file system of `folder`, but for `left` bytes. Returns the file that takes the space.
+fn fill(folder: &Path, left: usize) -> PathBuf {
+    let path = folder.join("ballast");
+    let mut ballast = fs::File::create(&path).unwrap();
+    while ballast.write_all(&[0; 4096]).is_ok() {}
+    let length = ballast.metadata().unwrap().len();
+    ballast.set_len(length - left as u64).unwrap();
+    path
+}
+
+fn block_on(work: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(work);
+}
+
+// Once: a server has no files here.
+#[test]
+fn a_start_on_a_full_disk_names_the_folder_and_the_space() {
+    let name = "database_files::a_start_on_a_full_disk_names_the_folder_and_the_space";
+    let Some(disk) = small_disk(name, "8m") else { return };
+    block_on(async {
+        for left in [0, 4, 16, 32, 64, 256, 384] {
+            let ground = Ground::below(&disk).await;
+            let ballast = fill(&disk, left * 1024);
+            let (status, said) = ground.start().ended().await;
+            assert_eq!(status.code(), Some(1), "{left}: {said}");
+            let folder = ground.folder.path().canonicalize().unwrap();
+            let full = format!("the disk of the folder {} is full", folder.display());
+            assert!(said.contains(&full) && said.contains("ringback.db"), "{left}: {said}");
+            assert!(said.contains("Free at least 4 MB there, and start again"), "{left}: {said}");
+            // As the sentence says.
+            fs::remove_file(ballast).unwrap();
+            let ballast = fill(&disk, 4_000_000);
+            assert!(jobs_after_a_start(&ground).await.is_empty());
+            fs::remove_file(ballast).unwrap();
+        }
+    });
 }
 
 // Once: a server has no files here.

@@ -62,6 +62,7 @@ mod proxy;
 mod retry;
 mod server;
 mod signals;
+mod small_disk;
 mod standstill;
 mod store;
 mod stream;

@@ -43,10 +43,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use rusqlite::config::DbConfig;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::hooks::Wal;
-use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
-use rustix::process::{Resource, getrlimit};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use self::files::Locks;
+use self::files::{Locks, is_without_space};
 use super::error::{self, StoreError, end_the_process, end_with};
 use crate::domain::params_key;
 
@@ -127,7 +126,7 @@ impl WriterConnection {
         files::refuse_link_without_target(path)?;
         create(path);
         let path = &canonical(path)?;
-        let locks = Locks::take(path)?;
+        let locks = Locks::take(path).map_err(|error| explain(path, &error))?;
         // The connection is closed when the reason is known, and leaves the files as they are.
         let checked = files::refuse_mount_point(path)
             .and_then(|()| open_checked(path, &locks).map_err(|error| explain(path, &error)));
@@ -330,7 +329,9 @@ fn explain(path: &Path, error: &anyhow::Error) -> anyhow::Error {
                 path.display()
             );
         }
-        return anyhow!(sentence(error));
+        let folder = path.parent().unwrap_or(path);
+        let remedy = files::remedy(folder, error).map(|remedy| format!(": {remedy}")).unwrap_or_default();
+        return anyhow!("{}{remedy}", sentence(error));
     };
     if files::has_log(path) && is_sound_without_log(path) {
         let path = path.display();
@@ -507,15 +508,6 @@ fn refuse_foreign(connection: &Connection, path: &Path) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Whether a commit failed because the disk is full or the file may not grow further (`ulimit -f`). SQLite reports the
-/// second as a write error. Both fail before the commit is complete in the log.
-fn is_without_space(error: &rusqlite::Error) -> bool {
-    let is_limited = || getrlimit(Resource::Fsize).current.is_some();
-    let code = error.sqlite_error().map(|error| error.extended_code);
-    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
-        || (code == Some(ffi::SQLITE_IOERR_WRITE) && is_limited())
 }
 
 /// Returns an error with its causes, down to that of SQLite. Its own cause repeats it as a number, and its text can

@@ -10,6 +10,7 @@ use ringback::store::{
 };
 
 use super::{START, StoreFixture, at, attempt, ended, file, observed, open, take_deliveries};
+use crate::small_disk::small_disk;
 
 #[tokio::test]
 async fn ids_stay_in_order_after_a_restart_with_an_earlier_clock() {
@@ -266,41 +267,14 @@ async fn a_repeated_write_changes_nothing() {
     }
 }
 
-/// Variable that passes the path of the small disk to the second run of the test.
-const SMALL_DISK: &str = "RINGBACK_TEST_SMALL_DISK";
-
-#[expect(clippy::disallowed_methods, reason = "a test asks how it is run")]
-fn variable(name: &str) -> Option<std::ffi::OsString> {
-    std::env::var_os(name)
-}
-
-/// Uses a file system of 1 MiB. The test runs itself again in a name space in which it may mount one.
 // Once: the disk is that of the file.
 #[test]
 fn writes_are_refused_on_a_full_disk_and_accepted_afterwards() {
-    if let Some(disk) = variable(SMALL_DISK) {
+    let name = "store::lasting::writes_are_refused_on_a_full_disk_and_accepted_afterwards";
+    if let Some(disk) = small_disk(name, "1m") {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        return runtime.expect("a runtime").block_on(on_a_small_disk(std::path::Path::new(&disk)));
+        runtime.expect("a runtime").block_on(on_a_small_disk(&disk));
     }
-    let folder = tempfile::tempdir().expect("a folder");
-    let inner = "mount -t tmpfs -o size=1m tmpfs \"$1\" && exec \"$2\" --exact --nocapture \"$3\"";
-    let ran = std::process::Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", inner, "sh"])
-        .arg(folder.path())
-        .arg(std::env::current_exe().expect("a path"))
-        .arg("store::lasting::writes_are_refused_on_a_full_disk_and_accepted_afterwards")
-        .env(SMALL_DISK, folder.path())
-        .output();
-    let said =
-        ran.as_ref().map_or_else(ToString::to_string, |ran| String::from_utf8_lossy(&ran.stderr).into());
-    if ran.is_err() || said.contains("unshare:") || said.contains("mount:") {
-        // User name spaces are not available. If every test must run, that is a failure.
-        assert!(variable("CI").is_none(), "a small disk cannot be had: {said}");
-        return;
-    }
-    let ran = ran.expect("it ran");
-    let output = String::from_utf8_lossy(&ran.stdout);
-    assert!(ran.status.success() && output.contains("1 passed"), "{said}{output}");
 }
 
 async fn on_a_small_disk(disk: &std::path::Path) {

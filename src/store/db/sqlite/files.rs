@@ -92,6 +92,7 @@
 mod contents;
 mod note;
 mod paths;
+mod space;
 mod start;
 
 use std::fs::{self, File, OpenOptions};
@@ -109,6 +110,7 @@ use self::note::{Note, Origin};
 use self::paths::{Identity, copies, identity};
 
 pub use self::paths::{beside, has_log};
+pub use self::space::{is_without_space, remedy};
 pub use self::start::{
     narrow, refuse_link_without_target, refuse_lost_database, refuse_mount_point, saved_contents,
 };
@@ -594,6 +596,7 @@ fn lock_fault(kind: io::ErrorKind, found: Option<&fs::Metadata>) -> String {
              elsewhere in database_url"
                 .to_owned()
         }
+        (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, _) => "cannot be created".to_owned(),
         (_, Some(found)) if !found.is_file() => "is not a file; delete or rename it".to_owned(),
         (io::ErrorKind::PermissionDenied, Some(found)) => format!(
             "cannot be opened: it belongs to the user with number {}; run ringback as that user, or delete it while no \

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 
+use rusqlite::ffi;
+
 use super::*;
 
 // stashapp/stash#5720, pocket-id/pocket-id#876

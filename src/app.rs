@@ -293,6 +293,8 @@ impl App {
                 never = watch_clock(&clock, &poller, &dispatcher) => match never {},
             }
         }
+        // Nothing can be written, so there is no work to finish.
+        clock.timeout(grace, store.save_files_at_stop()).await;
         tracing::info!("stopping: finishing the work in progress");
         draining.send_replace(true);
         dispatcher.stop();

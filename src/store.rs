@@ -124,24 +124,42 @@ impl Store {
     }
 
     /// Compares the open files of a SQLite database with their names. If one was deleted or replaced, nothing is
-    /// written any more, and the writer ends the process. Warns if the log has become too large.
+    /// written any more, and the writer saves the contents and ends the process. If they cannot be saved, each later
+    /// call tries it again. Warns if the log has become too large.
     pub async fn check_files(&self) {
         let Some(files) = self.shared.files.clone() else { return };
-        let checked = tokio::task::spawn_blocking(move || (files.check(), files.log_size())).await;
-        let Ok((checked, log_size)) = checked else { return };
-        let before = self.shared.log_size.swap(log_size, Ordering::Relaxed);
-        if before <= LOG_SIZE_MAX && log_size > LOG_SIZE_MAX {
+        if self.shared.fault.get().is_none() {
+            let checked = tokio::task::spawn_blocking(move || (files.check(), files.log_size())).await;
+            let Ok((checked, log_size)) = checked else { return };
+            self.warn_of_log(log_size);
+            let Err(fault) = checked else { return };
+            let _ = self.shared.fault.set(fault);
+        }
+        self.save_files().await;
+    }
+
+    fn warn_of_log(&self, size: u64) {
+        let before = self.shared.log_size.swap(size, Ordering::Relaxed);
+        if before <= LOG_SIZE_MAX && size > LOG_SIZE_MAX {
             tracing::warn!(
                 "the write-ahead log of the database has more than 128 MiB and grows until no other process reads \
                  the database; end a shell or a backup that has been open for long"
             );
         }
-        if let Err(fault) = checked
-            && self.shared.fault.set(fault).is_ok()
-        {
-            // Any command wakes the writer.
-            let _ = self.check_writes().await;
+    }
+
+    /// Ends the process if its files were deleted and could not be saved yet, after a last try.
+    pub async fn save_files_at_stop(&self) {
+        if self.shared.fault.get().is_some() {
+            self.shared.is_last_save.store(true, Ordering::Release);
+            self.save_files().await;
         }
+    }
+
+    async fn save_files(&self) {
+        self.shared.save_due.store(true, Ordering::Release);
+        // Any command wakes the writer.
+        let _ = self.check_writes().await;
     }
 
     /// Writes something that changes no fact, to show whether the database accepts writes.

@@ -4,8 +4,8 @@
 //! Mozilla trusts, which are compiled in. The machine's are read again when their files change, which is compared at
 //! most once a second: an operator adds an authority, or a package replaces an expired one, while the service runs. A
 //! handshake starts the comparison and does not wait for it, because a file can be on a network mount that hangs
-//! (`file_state`). So the second handshake after a change uses the new certificates.
-//! If `SSL_CERT_FILE` or `SSL_CERT_DIR` is set, these files are the named file, each named folder, and the files in it.
+//! (`file_state`). So the second handshake after a change uses the new certificates. If `SSL_CERT_FILE` or
+//! `SSL_CERT_DIR` is set, these files are the named file, each named folder, and the files in it.
 //!
 //! **A certificate that is itself trusted needs no authority.** `openssl req -x509` makes a certificate that is marked
 //! as an authority's. The verifier of `rustls-webpki` 0.103 refuses it as a server's certificate, even if it is trusted

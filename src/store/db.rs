@@ -18,7 +18,7 @@ mod tx;
 mod value;
 
 pub use self::connections::{DatabaseLocation, Readers, WriterConnection};
-pub use self::error::{CommitOutcome, Received, Result, StoreError, end_the_process};
+pub use self::error::{CommitOutcome, Received, Result, StoreError, end_the_process, end_with};
 pub use self::fair_semaphore::{FairPermit, FairSemaphore};
 #[cfg(test)]
 pub use self::sqlite::in_memory;

@@ -35,8 +35,12 @@ pub(super) struct Shared {
     pub(super) files: Option<Arc<Files>>,
     /// Size of the log of a SQLite database, in bytes, when it was last checked.
     pub(super) log_size: AtomicU64,
-    /// Set when one of the files was deleted or replaced. The writer then ends the process.
+    /// Set when one of the files was deleted or replaced. The writer then saves the contents and ends the process.
     pub(super) fault: OnceLock<Fault>,
+    /// Whether the writer saves the contents of these files at the next command.
+    pub(super) save_due: AtomicBool,
+    /// Whether the process was asked to stop, so that this is the last try.
+    pub(super) is_last_save: AtomicBool,
     /// Notifies of the end of a watch.
     pub(super) watch_ends: ChangeNotifier<WatchId>,
     /// Notifies of the growth of an app's feed.

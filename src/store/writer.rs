@@ -22,8 +22,9 @@
 //!
 //! **Damage, and files that are gone, end the process.** A damaged page fails the commands that need it, while others
 //! succeed: nothing would show that some watches never end. A deleted file would lose everything that follows. So the
-//! writer refuses what is queued and ends the process, and so does a reader that finds damage. A panic of this thread
-//! outside of a batch ends the process as well.
+//! writer refuses what is queued and ends the process, and so does a reader that finds damage. Before, the writer saves
+//! the contents of a deleted file. While it cannot, it refuses all commands, because they would be lost with the
+//! process (`db/sqlite/files`). A panic of this thread outside of a batch ends the process as well.
 //!
 //! **A failed COMMIT is not repeated.**
 //!
@@ -57,7 +58,9 @@ use backon::{ConstantBuilder, Retryable as _};
 use tokio::sync::{mpsc, oneshot};
 
 use super::batch::{Batch, CommitEffects};
-use super::db::{CommitOutcome, Fault, Received, Result, StoreError, WriterConnection, end_the_process};
+use super::db::{
+    CommitOutcome, Fault, Received, Result, StoreError, WriterConnection, end_the_process, end_with,
+};
 use super::nodes;
 use super::reads::Shared;
 use crate::clock::Clock;
@@ -78,6 +81,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Pause between two attempts to write while the database accepts no writes.
 pub const WRITE_RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Number of failed saves of deleted files for which one line is logged: one a minute.
+const SAVES_PER_LINE: u32 = 60;
 
 /// A closed set of commands, which the writer applies in batches.
 pub(super) trait CommandSet: Send + Sized + 'static {
@@ -153,7 +159,8 @@ impl Writer {
         let shared = Arc::clone(shared);
         let thread = std::thread::Builder::new().name("writer".to_owned());
         let thread = thread.spawn(move || {
-            let writer = WriterLoop { connection, shared: &shared, pending_effects: None, refused: 0 };
+            let pending_effects = None;
+            let writer = WriterLoop { connection, shared: &shared, pending_effects, refused: 0, failed_saves: 0 };
             // Without the writer, the process would refuse every write and repeat every attempt for ever.
             if catch_unwind(AssertUnwindSafe(|| writer.run(queue))).is_err() {
                 end_the_process("the writer of the database panicked, which is a bug");
@@ -176,6 +183,8 @@ struct WriterLoop<'s> {
     pending_effects: Option<CommitEffects>,
     /// Number of commands that were refused since the last commit.
     refused: usize,
+    /// Number of times that the contents of deleted files could not be saved.
+    failed_saves: u32,
 }
 
 impl WriterLoop<'_> {
@@ -191,10 +200,10 @@ impl WriterLoop<'_> {
                     {
                         commands.push(next);
                     }
-                    if let Some(fault) = self.shared.fault.get() {
-                        self.end(*fault, commands, &mut queue);
+                    match self.shared.fault.get() {
+                        Some(fault) => self.end(*fault, commands, &mut queue),
+                        None => self.commit(commands),
                     }
-                    self.commit(commands);
                 }
                 Received::Closed => return self.connection.close(),
                 Received::Lost => {
@@ -207,9 +216,8 @@ impl WriterLoop<'_> {
         }
     }
 
-    /// Refuses all commands, and ends the process.
-    fn end<C: CommandSet>(&self, fault: Fault, mut commands: Vec<C>, queue: &mut mpsc::Receiver<C>) -> ! {
-        queue.close();
+    /// Refuses all commands, and ends the process if the contents of its files are saved.
+    fn end<C: CommandSet>(&mut self, fault: Fault, mut commands: Vec<C>, queue: &mut mpsc::Receiver<C>) {
         while let Ok(next) = queue.try_recv() {
             commands.push(next);
         }
@@ -219,7 +227,18 @@ impl WriterLoop<'_> {
         for command in commands {
             command.settle(Some(&error));
         }
-        self.connection.end(fault)
+        // Not for every command: a copy can take a while.
+        if !self.shared.save_due.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let unsaved = self.connection.end(fault);
+        if self.shared.is_last_save.load(Ordering::Acquire) {
+            end_with(&unsaved.when_lost());
+        }
+        if self.failed_saves.is_multiple_of(SAVES_PER_LINE) {
+            tracing::error!("{}", unsaved.while_waiting());
+        }
+        self.failed_saves = self.failed_saves.wrapping_add(1);
     }
 
     /// Commits `commands` in one transaction, or in halves if one of them fails.

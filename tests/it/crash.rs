@@ -68,7 +68,7 @@ impl Ground {
         Self {
             provider: Provider::start(Clock::System, held.clone()).await,
             receiver: Receiver::start(Clock::System, held, SECRET).await,
-            folder: tempfile::tempdir().unwrap(),
+            folder,
             database,
         }
     }
@@ -206,7 +206,7 @@ pub async fn get(address: SocketAddr, path: &str) -> Value {
 }
 
 /// Returns the answer of `/readyz`.
-async fn ready(address: SocketAddr) -> u16 {
+pub async fn ready(address: SocketAddr) -> u16 {
     let bytes = wire::request("GET", "/readyz", &[], b"");
     guarded("/readyz", wire::exchange(address, &bytes)).await.expect("an answer").status
 }

@@ -9,8 +9,9 @@ use std::process::ExitStatus;
 
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
-use crate::crash::{Ground, Process, get};
+use crate::crash::{Ground, Process, get, ready};
 use crate::harness::{AUTH, JSON, guarded, id};
 use crate::postgres::{On, on, shared};
 use crate::small_disk::small_disk;
@@ -26,7 +27,10 @@ struct Victim {
 
 impl Victim {
     async fn start() -> Self {
-        let ground = Ground::new().await;
+        Self::start_on(Ground::new().await).await
+    }
+
+    async fn start_on(ground: Ground) -> Self {
         let process = ground.start();
         let address = process.address().await;
         let watch = register(&ground, address, "job_1").await;
@@ -207,8 +211,96 @@ fn fill(folder: &Path, left: usize) -> PathBuf {
     path
 }
 
+/// Deletes the database of a process on a full disk. Returns the process after it has logged that it could not save the
+/// contents, its log up to then, and the rest of the log.
+async fn deleted_on_a_full_disk(
+    disk: &Path,
+) -> (Victim, PathBuf, String, BufReader<tokio::process::ChildStderr>) {
+    let mut victim = Victim::start_on(Ground::below(disk).await).await;
+    let ballast = fill(disk, 0);
+    fs::remove_file(victim.file("ringback.db")).unwrap();
+    let mut log = BufReader::new(victim.process.child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("was deleted or renamed while it was in use") {
+        let read = guarded("the log", log.read_line(&mut said)).await.unwrap();
+        assert!(read > 0, "the process has ended: {said}");
+    }
+    assert!(said.contains("and are only in this process"), "{said}");
+    (victim, ballast, said, log)
+}
+
+/// Waits for the end of a process. Returns the rest of its log.
+async fn end_of(
+    mut process: Process,
+    mut log: BufReader<tokio::process::ChildStderr>,
+) -> (ExitStatus, String) {
+    let mut said = String::new();
+    guarded("the end", log.read_to_string(&mut said)).await.unwrap();
+    (guarded("the end", process.child.wait()).await.unwrap(), said)
+}
+
 fn block_on(work: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(work);
+}
+
+// Once: a server has no files here.
+#[test]
+fn a_database_deleted_on_a_full_disk_is_saved_when_there_is_space() {
+    let name = "database_files::a_database_deleted_on_a_full_disk_is_saved_when_there_is_space";
+    let Some(disk) = small_disk(name, "2m") else { return };
+    block_on(async {
+        let (victim, ballast, said, log) = deleted_on_a_full_disk(&disk).await;
+        // The line names the folder, the space, and the way to copy the file by hand.
+        let folder = victim.ground.folder.path().canonicalize().unwrap();
+        let copy = format!("cp /proc/{}/fd/", victim.process.child.id().unwrap());
+        assert!(said.contains(&format!("bytes in {}", folder.display())) && said.contains(&copy), "{said}");
+        let from = said.split(&copy).nth(1).unwrap().split_once(' ').unwrap().0.to_owned();
+        let fd = format!("/proc/{}/fd/{from}", victim.process.child.id().unwrap());
+        // Only root may read it, because the process is not dumpable.
+        if let Ok(link) = fs::read_link(fd) {
+            assert!(link.to_string_lossy().ends_with("ringback.db (deleted)"), "{link:?}");
+        }
+        // It reads, and accepts nothing.
+        assert_eq!(ready(victim.address).await, 503);
+        get(victim.address, "/v1/watches").await;
+        let body =
+            json!({ "jobId": "job_2", "callbackUrl": victim.ground.receiver.url("/hook") }).to_string();
+        let bytes = wire::request("POST", "/v1/watches", &[AUTH, JSON], body.as_bytes());
+        let answer = guarded("a registration", wire::exchange(victim.address, &bytes)).await;
+        assert_eq!(answer.expect("an answer").status, 503);
+        assert!(!victim.file("ringback.db.saved-1").exists());
+        fs::remove_file(ballast).unwrap();
+        let Victim { ground, process, .. } = victim;
+        let (status, said) = end_of(process, log).await;
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("all of its contents are saved in"), "{said}");
+        let saved = ground.folder.path().join("ringback.db.saved-1");
+        for name in ["-wal", "-shm"] {
+            let _ = fs::remove_file(ground.folder.path().join(format!("ringback.db{name}")));
+        }
+        fs::rename(saved, ground.folder.path().join("ringback.db")).unwrap();
+        assert_eq!(jobs_after_a_start(&ground).await, ["job_1"]);
+    });
+}
+
+// Once: a server has no files here.
+#[test]
+fn a_stop_after_a_deletion_on_a_full_disk_says_what_is_lost() {
+    let name = "database_files::a_stop_after_a_deletion_on_a_full_disk_says_what_is_lost";
+    let Some(disk) = small_disk(name, "2m") else { return };
+    block_on(async {
+        let (victim, _, _, log) = deleted_on_a_full_disk(&disk).await;
+        victim.process.terminate();
+        let saved = victim.file("ringback.db.saved-1");
+        let (status, said) = end_of(victim.process, log).await;
+        assert_eq!(status.code(), Some(1), "{said}");
+        let last = said.lines().last().unwrap();
+        assert!(
+            last.contains("are lost with this process") && last.contains("restore the copy or a backup"),
+            "{said}"
+        );
+        assert!(last.contains("/proc/") && !saved.exists(), "{said}");
+    });
 }
 
 // Once: a server has no files here.

@@ -151,8 +151,9 @@ impl WriterConnection {
         if let Self::Sqlite(connection) = self { Some(Arc::clone(&connection.files)) } else { None }
     }
 
-    /// Ends the process because a file of the database was deleted or replaced.
-    pub fn end(&self, fault: sqlite::Fault) -> ! {
+    /// Ends the process because a file of the database was deleted or replaced. Returns only if its contents could not
+    /// be saved.
+    pub fn end(&self, fault: sqlite::Fault) -> sqlite::Unsaved {
         match self {
             Self::Sqlite(connection) => connection.end(fault),
             Self::Postgres(_) => end_with("a server has no files here"),

@@ -49,7 +49,7 @@ use self::files::{Locks, is_without_space};
 use super::error::{self, StoreError, end_the_process, end_with};
 use crate::domain::params_key;
 
-pub use self::files::{Fault, Files};
+pub use self::files::{Fault, Files, Unsaved};
 
 /// 3.51.3, the first version without the WAL-reset bug.
 const MIN_VERSION: i32 = 3_051_003;
@@ -239,14 +239,18 @@ impl WriterConnection {
         self.connection.query_row("pragma wal_checkpoint(truncate)", [], |row| row.get(0))
     }
 
-    /// Ends the process after a file of the database was deleted or replaced.
-    pub fn end(&self, fault: Fault) -> ! {
-        let sentence = self.files.rescue(fault, || match self.truncate_log() {
+    /// Saves the contents after a file of the database was deleted or replaced, and ends the process. Returns only if
+    /// they could not be saved and would be lost with the process.
+    pub fn end(&self, fault: Fault) -> Unsaved {
+        let rescued = self.files.rescue(fault, || match self.truncate_log() {
             Ok(0) => Ok(()),
             Ok(_) => Err("another process reads the log".to_owned()),
             Err(error) => Err(error.to_string()),
         });
-        end_with(&sentence);
+        match rescued {
+            Ok(sentence) => end_with(&sentence),
+            Err(unsaved) => unsaved,
+        }
     }
 
     /// Truncates the log and closes the connection. A log that remains is read at the next start.
@@ -255,7 +259,7 @@ impl WriterConnection {
         if let Some(fault) = fault {
             // The process ends anyway, and the folder of a database that is no longer needed may be removed meanwhile.
             let sentence = if fault.forbids_checkpoint() {
-                self.files.rescue(fault, || Ok(()))
+                self.files.rescue(fault, || Ok(())).unwrap_or_else(|unsaved| unsaved.when_lost())
             } else {
                 fault.describe(&self.path)
             };
@@ -281,7 +285,7 @@ impl Files {
         if let Err(fault) = self.check()
             && fault.forbids_checkpoint()
         {
-            end_with(&self.rescue(fault, || Ok(())));
+            end_with(&self.rescue(fault, || Ok(())).unwrap_or_else(|unsaved| unsaved.when_lost()));
         }
         self.note_damage(reason);
         end_with(&damaged(&self.path, reason));

@@ -39,7 +39,7 @@
 //!
 //! | Change | Seen by | What is saved ([`Files::rescue`]) |
 //! |---|---|---|
-//! | the database was deleted | no file has the name | the open file is copied beside it |
+//! | the database was deleted | no file has the name | the open file is copied beside it, as soon as this succeeds |
 //! | it was renamed | no file has the name | the log is copied into the renamed file |
 //! | it was replaced (`mv backup x.db`) | the name has another inode | as for a deletion or a rename |
 //! | it was overwritten (`cp backup x.db`) | its header has changed, and no checkpoint explains it | the log is renamed: its pages would destroy the backup at the next start |
@@ -51,6 +51,11 @@
 //! | the index of the log or the lock was removed | the name has none or another inode | nothing: all is in its place |
 //!
 //! A hard link that is added later is no fault: the lock is on the file, and the start refuses a file with two names.
+//!
+//! If the contents of a deleted file cannot be saved (the disk is full, the folder is read-only), only this process has
+//! them. So it stays, refuses writes, fails `/readyz`, and tries again every second, until it succeeds or is stopped
+//! ([`Unsaved`]). A stop tries it once more. The same holds for a log that was removed and cannot be copied into the
+//! database.
 //!
 //! The log of a renamed or replaced file is emptied before the process ends. Otherwise the next start would apply it to
 //! the file that has the name then.
@@ -164,6 +169,41 @@ impl Fault {
             Self::Lock => "PATH.lock, the lock of the database, was deleted or replaced",
         };
         format!("{} while it was in use", happened.replacen("PATH", &path.to_string(), 1))
+    }
+}
+
+/// Contents that could not be saved and that only the open files of this process hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsaved {
+    /// What happened, and why nothing was saved.
+    happened: String,
+    path: PathBuf,
+    /// Free space that is needed, in bytes.
+    needed: u64,
+    /// The command that copies the contents.
+    by_hand: String,
+}
+
+impl Unsaved {
+    /// Returns a sentence for the time in which the save is tried again.
+    pub fn while_waiting(&self) -> String {
+        let Self { happened, path, needed, by_hand } = self;
+        format!(
+            "{happened} and are only in this process. It refuses writes and tries again every second: free {needed} bytes in \
+             {}, which must be writable. Or copy them as root to another disk, while the process runs: `{by_hand}`. If \
+             the process is stopped before, they are lost",
+            folder(path).display()
+        )
+    }
+
+    /// Returns the last line of a process that is stopped.
+    pub fn when_lost(&self) -> String {
+        let Self { happened, path, by_hand, .. } = self;
+        format!(
+            "{happened} and are lost with this process, unless they were copied before (`{by_hand}`): restore the copy or a \
+             backup as {}, and start again",
+            path.display()
+        )
     }
 }
 
@@ -383,8 +423,12 @@ impl Files {
     }
 
     /// Saves what can be saved after `fault`, and returns a sentence that says what happened, where the data is, and
-    /// what to do. `empty_log` copies the log into the open file.
-    pub fn rescue(&self, fault: Fault, empty_log: impl FnOnce() -> Result<(), String>) -> String {
+    /// what to do. `empty_log` copies the log into the open file. It can be called again after an error.
+    pub fn rescue(
+        &self,
+        fault: Fault,
+        empty_log: impl FnOnce() -> Result<(), String>,
+    ) -> Result<String, Unsaved> {
         let path = self.path.display();
         let nothing_lost =
             || "nothing is lost: start again, and leave the files beside the database alone".to_owned();
@@ -400,15 +444,18 @@ impl Files {
                     .to_owned())
             }
             Fault::Gone | Fault::Replaced if self.is_covered() => {
-                return format!(
+                return Ok(format!(
                     "the folder of the database {path} is no longer the one that was opened: another file system is \
                      mounted over it. Nothing is lost: unmount it, and start again"
-                );
+                ));
             }
-            Fault::LogTruncated => Ok(format!(
-                "the commits that it held are lost. The next start opens the database without them, unless they were all of \
-                 its contents; restore a backup as {path} if you have a newer one"
-            )),
+            Fault::LogTruncated => {
+                self.forget_log();
+                Ok(format!(
+                    "the commits that it held are lost. The next start opens the database without them, unless they were all of \
+                     its contents; restore a backup as {path} if you have a newer one"
+                ))
+            }
             Fault::Truncated => Ok(format!(
                 "restore a backup as {path}, or copy what is readable with `sqlite3 {path} .recover | sqlite3 new.db`"
             )),
@@ -417,18 +464,51 @@ impl Files {
             // The next start reads the log.
             Fault::Index | Fault::Lock => Ok(nothing_lost()),
         };
-        let rescued = rescued.unwrap_or_else(|error| {
-            let saved = format!("its contents could not be saved ({error})");
-            match (fault, self.locks.database.metadata()) {
-                // It has another name, and the log is as it was.
-                (Fault::Gone | Fault::Replaced, Ok(open)) if open.nlink() > 0 => format!(
-                    "{saved}, and lie in the file that was renamed and in {path}-wal: free some space if the disk is \
-                     full, rename the file to {path}, and start again"
-                ),
-                _ => format!("{saved}: restore a backup as {path}, and start again"),
+        let rescued = match rescued {
+            Ok(rescued) => rescued,
+            Err(error) => {
+                let saved = format!("its contents could not be saved ({error})");
+                match (fault, self.locks.database.metadata()) {
+                    // It has another name, and the log is as it was.
+                    (Fault::Gone | Fault::Replaced, Ok(open)) if open.nlink() > 0 => format!(
+                        "{saved}, and lie in the file that was renamed and in {path}-wal: free some space if the disk \
+                         is full, rename the file to {path}, and start again"
+                    ),
+                    (Fault::Gone | Fault::Replaced | Fault::Log, _) => {
+                        return Err(self.unsaved(fault, &saved));
+                    }
+                    _ => format!("{saved}: restore a backup as {path}, and start again"),
+                }
             }
-        });
-        format!("{}; {rescued}", fault.describe(&self.path))
+        };
+        Ok(format!("{}; {rescued}", fault.describe(&self.path)))
+    }
+
+    /// Describes contents that only the open files hold.
+    fn unsaved(&self, fault: Fault, saved: &str) -> Unsaved {
+        let size = |file: &File| file.metadata().map_or(0, |file| file.len());
+        let copy = |file: &File, name: &str| {
+            format!("cp /proc/{}/fd/{} COPY{name}", std::process::id(), file.as_raw_fd())
+        };
+        let log = (size(&self.wal) > 0).then(|| copy(&self.wal, "-wal"));
+        let (needed, copies) = if fault == Fault::Log {
+            (size(&self.wal), log.into_iter().collect::<Vec<_>>())
+        } else {
+            let database = &self.locks.database;
+            let copies = [Some(copy(database, "")), log].into_iter().flatten().collect();
+            (size(database) + size(&self.wal), copies)
+        };
+        Unsaved {
+            happened: format!("{}; {saved}", fault.describe(&self.path)),
+            path: self.path.clone(),
+            needed,
+            by_hand: copies.join(" && "),
+        }
+    }
+
+    /// Removes the index of a log that is gone: the next start would be refused because of it.
+    fn forget_log(&self) {
+        let _ = fs::remove_file(beside(&self.path, "-shm"));
     }
 
     /// Whether the open file still has the name of the database, below another file system.
@@ -459,6 +539,11 @@ impl Files {
 
     /// Copies the open file to a new file beside it.
     fn copy(&self) -> io::Result<PathBuf> {
+        // Without it, each try would write until the disk is full.
+        let (folder, needed) = (folder(&self.path), self.locks.database.metadata()?.len());
+        if space::free(folder).is_some_and(|free| free < needed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let create = |path: PathBuf| match new_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
             made => Some(made.map(|file| (path, file))),
@@ -487,6 +572,7 @@ impl Files {
     fn set_log_aside(&self) -> Result<String, String> {
         let aside = beside(&self.path, "-wal.old");
         fs::rename(beside(&self.path, "-wal"), &aside).map_err(|error| error.to_string())?;
+        self.forget_log();
         Ok(format!(
             "the log of its old contents was renamed to {}, so the next start reads the new contents alone. Copy them \
              again, because parts may be overwritten, and stop the service before you do",
@@ -606,6 +692,11 @@ fn lock_fault(kind: io::ErrorKind, found: Option<&fs::Metadata>) -> String {
         (_, Some(_)) => "cannot be opened".to_owned(),
         (_, None) => "cannot be created; is the folder there and writable?".to_owned(),
     }
+}
+
+/// Returns the folder of the database.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Creates a file with access for its owner only.

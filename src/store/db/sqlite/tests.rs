@@ -220,7 +220,7 @@ fn a_database_below_another_mount_is_not_to_be_renamed() {
     let writer = WriterConnection::open(&folder.path().join("x.db")).expect("opens");
     // The open file still has its name, so what the name shows now lies above it.
     for fault in [Fault::Gone, Fault::Replaced] {
-        let sentence = writer.files.rescue(fault, || Ok(()));
+        let sentence = writer.files.rescue(fault, || Ok(())).expect("nothing is lost");
         assert!(sentence.contains("unmount it, and start again"), "{sentence}");
         assert!(!sentence.contains("rename") && !sentence.contains("-wal"), "{sentence}");
     }
@@ -508,11 +508,17 @@ fn a_renamed_database_on_a_full_disk_is_where_its_last_line_says() {
     let (folder, path, writer) = opened();
     let full = || Err("database or disk is full".to_owned());
     std::fs::rename(&path, folder.path().join("y.db")).expect("renamed");
-    let said = writer.files.rescue(Fault::Gone, full);
+    let said = writer.files.rescue(Fault::Gone, full).expect("it has a name");
     assert!(said.contains("rename the file to") && !said.contains("backup"), "{said}");
     std::fs::remove_file(folder.path().join("y.db")).expect("removed");
-    let said = writer.files.rescue(Fault::Gone, full);
-    assert!(said.contains("restore a backup"), "{said}");
+    // Without a name, the log is still in the process, and without its log, the database lacks it.
+    for fault in [Fault::Gone, Fault::Log] {
+        let unsaved = writer.files.rescue(fault, full).expect_err("only the process has it");
+        let (waiting, lost) = (unsaved.while_waiting(), unsaved.when_lost());
+        assert!(waiting.contains("bytes in") && waiting.contains("COPY-wal`"), "{waiting}");
+        assert_eq!(waiting.contains("COPY &&"), fault == Fault::Gone, "{waiting}");
+        assert!(lost.contains("are lost") && lost.contains("backup"), "{lost}");
+    }
     std::mem::forget(writer);
 }
 

@@ -352,6 +352,7 @@ fn explain(path: &Path, error: &anyhow::Error) -> anyhow::Error {
 /// copy the log into the database: the log can be one that does not belong to it.
 fn open_checked(path: &Path, locks: &Locks) -> Result<Connection> {
     let log_is_known = locks.refuse_foreign_log(path)?;
+    locks.refuse_lost_commits(path)?;
     let has_log = files::beside(path, "-wal").exists();
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;

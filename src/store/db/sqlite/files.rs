@@ -89,6 +89,11 @@
 //! layouts, which the check finds, and the file alone is sound. Until the check has passed, nothing is written to the
 //! database, and closing it does not checkpoint.
 //!
+//! **A log that is missing.** After a kill, the index of the log (`-shm`) remains as well, until a process opens the
+//! database. If it says that the log holds pages that were not copied, and there is no log, the newest commits are
+//! lost, and the start is refused. An index beside a database of another origin is that of another database. Version
+//! 0.1.0 noted no origin, so the line names both remedies. Without an index, nothing proves that there was a log.
+//!
 //! **A database that is missing.** A supervisor starts the program again after `mv x.db y`. A new database would accept
 //! watches that the return of the old one loses. So the start is refused if the log or the note says that there was
 //! one. The same holds for a database without an app whose note says that it had one: it was in a log that is missing
@@ -285,8 +290,20 @@ impl Locks {
     /// Refuses a log that belongs to another database. Returns whether the log, if there is one, is known to belong to
     /// this one.
     pub fn refuse_foreign_log(&self, path: &Path) -> Result<bool> {
+        let (noted, found) = self.origins();
+        start::refuse_foreign_log(path, noted, found)
+    }
+
+    /// Refuses a database whose newest commits were in a log that is missing.
+    pub fn refuse_lost_commits(&self, path: &Path) -> Result<()> {
+        let (noted, found) = self.origins();
+        start::refuse_lost_commits(path, noted, found)
+    }
+
+    /// Returns the origin that is noted, and that of the file.
+    fn origins(&self) -> (Option<Origin>, Option<Origin>) {
         let found = Header::read(&self.database).map(|header| Origin::of(&header));
-        start::refuse_foreign_log(path, Note::read(&self.lock).origin, found)
+        (Note::read(&self.lock).origin, found)
     }
 
     /// Notes that the pages were checked, and that the start changes the origin of the database from now on.

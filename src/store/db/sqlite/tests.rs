@@ -367,7 +367,7 @@ fn killed() -> (tempfile::TempDir, PathBuf) {
     let change = format!("delete from filler where rowid % 5 = 0; {rows}");
     writer.connection.execute_batch(&change).expect("changed");
     let left = tempfile::tempdir().expect("a folder");
-    for name in ["x.db", "x.db-wal", "x.db.lock", "backup.db"] {
+    for name in ["x.db", "x.db-wal", "x.db-shm", "x.db.lock", "backup.db"] {
         std::fs::copy(folder.path().join(name), left.path().join(name)).expect("copied");
     }
     assert!(path.exists());
@@ -402,6 +402,56 @@ fn a_log_that_stayed_behind_leaves_a_restored_backup_alone() {
         std::fs::remove_file(folder.path().join("x.db-wal")).expect("removed");
         let _ = std::fs::remove_file(folder.path().join("x.db-shm"));
         WriterConnection::open(&path).expect("the backup opens").close();
+    }
+}
+
+#[test]
+fn a_log_that_its_index_proves_missing_refuses_the_start() {
+    for (note, is_emptied) in [(true, false), (true, true), (false, false)] {
+        let (folder, path) = killed();
+        let (log, index) = (folder.path().join("x.db-wal"), folder.path().join("x.db-shm"));
+        // An older version noted nothing.
+        if !note {
+            std::fs::write(folder.path().join("x.db.lock"), "").expect("emptied");
+        }
+        std::fs::rename(&log, folder.path().join("moved")).expect("moved");
+        if is_emptied {
+            std::fs::write(&log, "").expect("made");
+        }
+        let before = files_of(folder.path());
+        for _ in 0..2 {
+            let error = WriterConnection::open(&path).expect_err("refused").to_string();
+            assert!(error.contains("newest commits") && error.contains("put the log back"), "{error}");
+            assert!(error.contains("x.db-shm"), "{error}");
+            assert!(files_of(folder.path()) == before && index.exists(), "the files have changed");
+        }
+        // As the sentence says, in both ways.
+        let copy = tempfile::tempdir().expect("a folder");
+        for (name, from) in [("x.db", "x.db"), ("x.db-wal", "moved"), ("x.db.lock", "x.db.lock")] {
+            std::fs::copy(folder.path().join(from), copy.path().join(name)).expect("copied");
+        }
+        WriterConnection::open(&copy.path().join("x.db")).expect("with its log").close();
+        std::fs::remove_file(index).expect("removed");
+        WriterConnection::open(&path).expect("without its newest commits").close();
+    }
+}
+
+#[test]
+fn an_index_without_lost_commits_does_not_refuse_the_start() {
+    // A restored backup, beside which the index of the old log stayed.
+    let (folder, path) = killed();
+    std::fs::copy(folder.path().join("backup.db"), &path).expect("restored");
+    std::fs::remove_file(folder.path().join("x.db-wal")).expect("removed");
+    WriterConnection::open(&path).expect("the backup").close();
+    // A log that was copied into the database before it was lost, with and without a restart of the log.
+    for sql in ["pragma wal_checkpoint(passive)", "pragma wal_checkpoint(truncate)"] {
+        let (folder, _, writer) = opened();
+        writer.connection.query_row(sql, [], |_| Ok(())).expect("copied");
+        let left = tempfile::tempdir().expect("a folder");
+        for name in ["x.db", "x.db-shm", "x.db.lock"] {
+            std::fs::copy(folder.path().join(name), left.path().join(name)).expect("copied");
+        }
+        WriterConnection::open(&left.path().join("x.db")).expect("nothing is lost").close();
     }
 }
 
@@ -482,6 +532,7 @@ fn a_database_that_every_user_can_read_is_narrowed() {
     for (found, left) in [(0o644, 0o600), (0o666, 0o600), (0o640, 0o640), (0o600, 0o600)] {
         let (folder, path) = killed();
         let log = folder.path().join("x.db-wal");
+        std::fs::remove_file(folder.path().join("x.db-shm")).expect("removed");
         for file in [&path, &log] {
             std::fs::set_permissions(file, std::fs::Permissions::from_mode(found)).expect("set");
         }

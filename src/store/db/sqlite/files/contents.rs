@@ -146,6 +146,11 @@ impl LogIndex {
         })
     }
 
+    /// Number of pages of commits that only the log holds.
+    pub const fn uncopied(&self) -> u32 {
+        self.frames.saturating_sub(self.copied)
+    }
+
     /// Whether the log has this salt at its start and in samples of its frames: the last, those 1, 2, 4 … before it,
     /// and the first. A hole contains one if fewer frames than it has pages follow it. What cannot be read shows
     /// nothing.

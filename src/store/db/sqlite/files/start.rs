@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use super::contents::LogIndex;
 use super::note::{Note, Origin};
 use super::paths::{beside, copies, has_log};
 
@@ -89,6 +90,29 @@ pub fn refuse_foreign_log(path: &Path, noted: Option<Origin>, found: Option<Orig
         );
     }
     Ok(true)
+}
+
+/// Refuses a database whose newest commits were in a log that is missing or was emptied. After a kill, the index of the
+/// log remains and says how many pages only the log holds. SQLite empties it when it opens the database. If the note
+/// has another origin than the database, the index is that of another one (a restored backup).
+pub fn refuse_lost_commits(path: &Path, noted: Option<Origin>, found: Option<Origin>) -> Result<()> {
+    let is_of_another = noted.is_some() && noted != found;
+    // An empty file was made where another database was.
+    let is_new = path.metadata().is_ok_and(|database| database.len() == 0);
+    if has_log(path) || is_of_another || is_new {
+        return Ok(());
+    }
+    let index = File::open(beside(path, "-shm")).ok().as_ref().and_then(LogIndex::read);
+    let pages = index.map_or(0, |index| index.uncopied());
+    if pages > 0 {
+        let path = path.display();
+        bail!(
+            "the database {path} lacks its newest commits: {path}-shm says that {pages} pages of them were in the log \
+             {path}-wal alone, which is missing or was emptied. Nothing was changed: put the log back as {path}-wal, or \
+             restore a backup; to go on without these commits, or if {path} is a restored backup, delete {path}-shm"
+        );
+    }
+    Ok(())
 }
 
 /// Refuses a symbolic link whose target is missing. A database is not made there: the folder of the target may be on a

@@ -329,7 +329,7 @@ impl Egress {
         };
         let phase = LookupPhase::default();
         let connecting = connect::tcp(&self.clock, &guard, &host, port, &phase);
-        let connecting = self.clock.timeout(CONNECT_TIMEOUT, connecting);
+        let connecting = Box::pin(self.clock.timeout(CONNECT_TIMEOUT, connecting));
         let connected = phase.limit(self.clock.deadline(timeout), connecting).await;
         connected
             .ok_or_else(|| SendError::timed_out(timeout))?
@@ -353,7 +353,8 @@ impl Egress {
         // One timer for the whole exchange.
         let mut deadline = std::pin::pin!(self.clock.deadline(timeout));
         let phase = LookupPhase::default();
-        let answer = phase.limit(&mut deadline, client.send(request, &phase)).await;
+        // Boxed, because the future of a connection is large, and each layer above would copy its size.
+        let answer = phase.limit(&mut deadline, Box::pin(client.send(request, &phase))).await;
         let answer = answer.unwrap_or_else(|| Err(SendError::timed_out(timeout)));
         let mut response = answer.map_err(|error| match (error, &self.settings.proxy) {
             // The proxy, or a connection that it was to make, has failed.

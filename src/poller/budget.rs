@@ -142,11 +142,15 @@ impl Budget {
         matches!(self.hold, Some((ProviderHealth::Down, _)))
     }
 
-    /// Returns whether many jobs fail and no poll has succeeded for a while, whichever app they belong to.
-    pub fn is_doubtful(&self, now: Timestamp) -> bool {
+    /// Returns whether many jobs fail and no poll has succeeded for a while. While several apps have jobs, the errors
+    /// of one of them say nothing about the provider.
+    pub fn is_doubtful(&self, is_only_app: bool, now: Timestamp) -> bool {
         let since = now.minus(BREAKER_WINDOW);
-        let recent = self.errors.values().filter(|(_, at)| *at >= since).count();
-        recent >= BREAKER_JOBS && self.last_ok.is_none_or(|at| at < since)
+        let recent = || self.errors.values().filter(|(_, at)| *at >= since).map(|(app, _)| *app);
+        let of_several_apps = || recent().zip(recent().skip(1)).any(|(one, next)| one != next);
+        recent().count() >= BREAKER_JOBS
+            && self.last_ok.is_none_or(|at| at < since)
+            && (is_only_app || of_several_apps())
     }
 
     /// Returns the health as the API shows it, and the time until which polls are held back.
@@ -240,9 +244,8 @@ impl Budget {
         if self.errors.len() < BREAKER_JOBS || self.errors.contains_key(&job) {
             self.errors.insert(job, (app, now));
         }
-        let of_several_apps = || self.errors.values().any(|(known, _)| *known != app);
-        let is_failing = self.failures.count() >= BREAKER_FAILURES && (is_only_app || of_several_apps());
-        if self.hold.is_none() && self.is_doubtful(now) && is_failing {
+        let is_failing = self.failures.count() >= BREAKER_FAILURES;
+        if self.hold.is_none() && is_failing && self.is_doubtful(is_only_app, now) {
             self.hold = Some((ProviderHealth::Down, now.plus(BREAKER_PROBE)));
             return Some(ProviderHealth::Down);
         }
@@ -264,7 +267,8 @@ impl Budget {
         self.hold.take_if(|(hold, _)| *hold == ProviderHealth::Paused).map(|_| ProviderHealth::Ok)
     }
 
-    /// Records a 429 to a poll that started at `started`, and returns the end of the cooldown.
+    /// Records a 429 to a poll that started at `started`, and returns the end of the cooldown. A `Retry-After` of zero
+    /// names no time: with it, the provider would be polled at full speed.
     pub fn rate_limited(
         &mut self,
         retry_after: Option<Duration>,
@@ -272,6 +276,7 @@ impl Budget {
         now: Timestamp,
     ) -> Timestamp {
         self.cooldowns.failed(started, now);
+        let retry_after = retry_after.filter(|after| !after.is_zero());
         let wait = retry_after.unwrap_or_else(|| backoff(self.cooldowns.count())).min(COOLDOWN_MAX);
         self.cooldown_until = self.cooldown_until.max(now.plus(wait));
         self.cooldown_until
@@ -380,7 +385,8 @@ mod tests {
             let (poll, now) = of(1, n, 2 * n);
             assert_eq!(budget.error(poll, now), None);
         }
-        assert!(budget.is_doubtful(at(50)) && !budget.is_held_back());
+        assert!(budget.is_doubtful(true, at(50)) && !budget.is_doubtful(false, at(50)));
+        assert!(!budget.is_held_back());
         let (poll, now) = of(2, 30, 60);
         assert_eq!(budget.error(poll, now), Some(ProviderHealth::Down), "another app observes it, too");
     }
@@ -479,6 +485,8 @@ mod tests {
         assert_eq!(budget.acquire(at(6_999)), Permit::At(at(7_000)));
         assert_eq!(budget.rate_limited(None, at(7_000), at(7_000)), at(9_000));
         assert_eq!(budget.rate_limited(None, at(9_000), at(9_000)), at(13_000));
+        let zero = Some(Duration::ZERO);
+        assert_eq!(unlimited().rate_limited(zero, at(0), at(0)), at(1_000), "it names no time");
         assert_eq!(
             budget.rate_limited(Some(Duration::from_secs(999_999)), at(13_001), at(20_000)),
             at(3_620_000)

@@ -44,6 +44,8 @@ pub(super) struct Decision {
     job: JobNo,
     /// Generation of the job that was polled.
     pub(super) generation: i64,
+    /// Whether the poll was requested for a job without a watch that waits, and could not be made.
+    pub(super) repeats_request: bool,
     now: Timestamp,
     /// No next poll before this time, as the provider or this machine requires.
     pub(super) not_before: Option<Timestamp>,
@@ -97,7 +99,8 @@ pub(super) fn decide(
             let error = if schedule.had_status { budget.error(failed, now) } else { None };
             let change = budget.authorized().or(error);
             decision.back_off(schedule, queue.policy.min_interval);
-            if schedule.watching > 0 && !budget.is_open() && !budget.is_doubtful(now) {
+            let is_doubtful = budget.is_doubtful(failed.is_only_app, now);
+            if schedule.watching > 0 && !budget.is_open() && !is_doubtful {
                 decision.on_not_found(schedule, started, message, queue.policy.not_found_grace);
             }
             change
@@ -244,6 +247,7 @@ impl Decision {
     /// final poll.
     fn on_not_made(&mut self, schedule: &mut JobSchedule, message: &str) {
         self.not_before = Some(self.now.plus(NOT_MADE_PAUSE));
+        self.repeats_request = schedule.watching == 0;
         let rare = schedule.rare();
         rare.last_error = Some(message.to_owned());
         if let Some(final_poll) = &mut rare.final_poll {
@@ -436,8 +440,9 @@ mod tests {
     /// Ends the poll of a job with a failure.
     fn end(scheduler: &mut Scheduler, job: i64, response: PollResponse, second: i64) {
         let decision = decide(scheduler, JobNo(job), response, at(second), at(second));
-        let Decision { generation, not_before, backoff_until, .. } = decision;
-        let poll = FinishedPoll { job: JobNo(job), generation, ended: false, not_before, backoff_until };
+        let Decision { generation, repeats_request, not_before, backoff_until, .. } = decision;
+        let (job, ended) = (JobNo(job), false);
+        let poll = FinishedPoll { job, generation, ended, repeats_request, not_before, backoff_until };
         scheduler.finish_poll(poll, at(second));
     }
 
@@ -461,6 +466,51 @@ mod tests {
             assert!(due.len() == 10 && !due.iter().any(|one| matches!(one, Action::GiveUp(..))), "{due:?}");
             for job in 1..=10 {
                 end(&mut scheduler, job, failed(PollFailure::NotMade, None), second);
+            }
+        }
+    }
+
+    #[test]
+    fn a_requested_poll_that_was_not_made_is_repeated() {
+        let mut scheduler = scheduler(1);
+        let ended = PollerMessage::WatchersChanged { job: JobNo(1), ended: 1, terms: None };
+        assert_eq!(scheduler.take_due(at(1)), [Action::Poll(JobNo(1))]);
+        scheduler.jobs.get_mut(&JobNo(1)).expect("scheduled").poll_again = true;
+        scheduler.apply(ended, at(1));
+        end(&mut scheduler, 1, failed(PollFailure::Error, Some(500)), 1);
+        for second in [2, 3, 4] {
+            assert_eq!(scheduler.take_due(at(second)), [Action::Poll(JobNo(1))], "at {second}");
+            end(&mut scheduler, 1, failed(PollFailure::NotMade, None), second);
+        }
+        // A poll that was made ends the request, although it failed.
+        assert_eq!(scheduler.take_due(at(5)), [Action::Poll(JobNo(1))]);
+        end(&mut scheduler, 1, failed(PollFailure::Error, Some(500)), 5);
+        assert!(scheduler.jobs.is_empty());
+    }
+
+    #[test]
+    fn failed_jobs_of_one_app_do_not_keep_an_unknown_job_of_another() {
+        let mut scheduler = scheduler(21);
+        scheduler.queues[0].policy.not_found_grace = Duration::from_secs(2);
+        scheduler.jobs.get_mut(&JobNo(21)).expect("scheduled").app = AppNo(2);
+        scheduler.queues[0].turns.add_job(AppNo(2));
+        for second in 1..=4 {
+            for job in 1..=20 {
+                decide(
+                    &mut scheduler,
+                    JobNo(job),
+                    failed(PollFailure::Error, Some(500)),
+                    at(second),
+                    at(second),
+                );
+            }
+            assert!(!scheduler.queues[0].budget.is_open());
+            let response = failed(PollFailure::NotFound, Some(404));
+            let decision = decide(&mut scheduler, JobNo(21), response, at(second), at(second));
+            let expected = (second >= 3).then_some(EndingKind::NotFound);
+            assert_eq!(decision.ending(), expected, "at {second}");
+            if expected.is_some() {
+                return;
             }
         }
     }
@@ -492,11 +542,13 @@ mod tests {
                 let answered = now.plus(Duration::from_millis(took));
                 let response = failed(PollFailure::NotFound, Some(404));
                 let decision = decide(&mut scheduler, job, response, now, answered);
-                let Decision { generation, not_before, backoff_until, .. } = decision;
+                let Decision { generation, repeats_request, not_before, backoff_until, .. } = decision;
                 if let Some(kind) = decision.ending() {
                     break kind;
                 }
-                let poll = FinishedPoll { job, generation, ended: false, not_before, backoff_until };
+                let ended = false;
+                let poll =
+                    FinishedPoll { job, generation, ended, repeats_request, not_before, backoff_until };
                 scheduler.finish_poll(poll, answered);
                 now = scheduler.next_due(answered).expect("scheduled").max(answered);
             };

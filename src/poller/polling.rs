@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::decide::{Decision, decide, give_up};
 use super::provider::{PollResponse, Provider};
@@ -31,6 +31,10 @@ const AFTER_BUG: Duration = Duration::from_secs(60);
 /// Largest number of waiting polls that is counted for the API. The scheduler is locked during the count.
 const WAITING_SHOWN: usize = 10_000;
 
+/// Maximum number of jobs whose watches end at the same time without the result of a poll. After an outage of a
+/// provider, all of its jobs can expire at the same moment.
+const GIVE_UPS: usize = 16;
+
 /// Polls jobs.
 #[derive(Debug)]
 pub struct Poller {
@@ -40,6 +44,8 @@ pub struct Poller {
     /// The providers and their metrics, in the order of the scheduler's queues.
     providers: Vec<(ProviderMetrics, Provider)>,
     scheduler: Mutex<Scheduler>,
+    /// Permits of jobs whose watches end without the result of a poll.
+    give_ups: Semaphore,
     alive: mpsc::Sender<()>,
 }
 
@@ -58,7 +64,8 @@ impl Poller {
         let metrics = |p: &Provider| store.metrics().provider(&p.definition.id);
         let providers = providers.into_iter().map(|p| (metrics(&p), p)).collect();
         let (alive, ended) = mpsc::channel(1);
-        (Arc::new(Self { store, egress, clock, providers, scheduler, alive }), ended)
+        let give_ups = Semaphore::new(GIVE_UPS);
+        (Arc::new(Self { store, egress, clock, providers, scheduler, give_ups, alive }), ended)
     }
 
     /// Builds the schedules from the store's rows, and ends the watches of endings that a crash left open. Call it
@@ -165,9 +172,10 @@ impl Poller {
                 Action::GiveUp(job, until) => {
                     let expired = give_up(&self.scheduler(), job, until, now);
                     tokio::spawn(async move {
+                        let permit = poller.give_ups.acquire().await;
                         poller.expire(expired).await;
                         poller.wake();
-                        drop(alive);
+                        drop((permit, alive));
                     });
                 }
             }
@@ -274,8 +282,10 @@ impl PollTask {
         poller.store.tracer().record(|| span);
         let mut decision = {
             let mut scheduler = poller.scheduler();
+            scheduler.follow_clock(now);
             poller.merge_messages(&mut scheduler, now);
-            decide(&mut scheduler, self.job, response, self.started, now)
+            // If the clock was set back during the poll, its start lies in the future.
+            decide(&mut scheduler, self.job, response, self.started.min(now), now)
         };
         if let Some(error) = decision.first_error.take() {
             let (id, job, url) = (name.provider.as_str(), name.job_id.as_str(), provider.shown_url(&name));
@@ -298,22 +308,19 @@ impl PollTask {
             let span = trace?.span("end", SpanKind::Internal, now, stopwatch.elapsed()).below(span_id?);
             Some(span.about(b"").with("ringback.status", kind.filter(|_| ended)?.as_str()))
         });
-        self.finish(decision.generation, ended, (decision.not_before, decision.backoff_until));
+        let Decision { generation, repeats_request, not_before, backoff_until, .. } = decision;
+        let job = self.job;
+        self.finish(FinishedPoll { job, generation, ended, repeats_request, not_before, backoff_until });
     }
 
-    /// Schedules the next poll: not before the first of two times, and after a failure not before the second.
-    fn finish(
-        &mut self,
-        generation: i64,
-        ended: bool,
-        (not_before, backoff_until): (Option<Timestamp>, Option<Timestamp>),
-    ) {
+    /// Schedules the next poll.
+    fn finish(&mut self, poll: FinishedPoll) {
         self.finished = true;
         let now = self.poller.clock.now();
         let mut scheduler = self.poller.scheduler();
+        scheduler.follow_clock(now);
         self.poller.merge_messages(&mut scheduler, now);
-        let finished = FinishedPoll { job: self.job, generation, ended, not_before, backoff_until };
-        scheduler.finish_poll(finished, now);
+        scheduler.finish_poll(poll, now);
         drop(scheduler);
         self.poller.wake();
     }
@@ -343,9 +350,17 @@ impl Drop for PollTask {
         if self.finished {
             return;
         }
-        let generation = self.poller.scheduler().jobs.get(&self.job).map(|schedule| schedule.generation);
-        if let Some(generation) = generation {
-            self.finish(generation, false, (Some(self.started.plus(AFTER_BUG)), None));
+        let found =
+            self.poller.scheduler().jobs.get(&self.job).map(|found| (found.generation, found.watching));
+        if let Some((generation, watching)) = found {
+            self.finish(FinishedPoll {
+                job: self.job,
+                generation,
+                ended: false,
+                repeats_request: watching == 0,
+                not_before: Some(self.poller.clock.now().plus(AFTER_BUG)),
+                backoff_until: None,
+            });
         }
     }
 }

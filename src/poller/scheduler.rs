@@ -46,8 +46,8 @@
 //!   or at the start of the process if that was later.
 //!
 //! **A clock that is set back** must not delay every poll by the size of the jump. Schedules and budgets move
-//! back by the jump and keep their distance from the current time ([`Scheduler::follow_clock`]). Stored times do
-//! not move: the registration of a watch, and its expiry.
+//! back by the jump and keep their distance from the current time ([`Scheduler::follow_clock`]). So does the age of a
+//! job, on which its intervals depend. The expiry of a watch does not move: it is a time that its client was given.
 
 mod queue;
 mod recent_polls;
@@ -96,6 +96,8 @@ pub(super) struct FinishedPoll {
     pub(super) generation: i64,
     /// Whether this generation has ended.
     pub(super) ended: bool,
+    /// Whether the poll was requested for a job without a watch that waits, and was not made: it is repeated.
+    pub(super) repeats_request: bool,
     /// The next poll starts at this time or later, unless a client requested one.
     pub(super) not_before: Option<Timestamp>,
     /// So does the next poll after a failure, unless a watch was added.
@@ -288,7 +290,7 @@ impl Scheduler {
     /// in flight until this call, so the concurrency limit also bounds the number of results that wait to be
     /// written.
     pub(super) fn finish_poll(&mut self, poll: FinishedPoll, now: Timestamp) {
-        let FinishedPoll { job, generation, ended, not_before, backoff_until } = poll;
+        let FinishedPoll { job, generation, ended, repeats_request, not_before, backoff_until } = poll;
         self.next_step_at = Some(now);
         let Some(found) = self.jobs.get_mut(&job) else { return };
         let ProviderQueue { budget, policy, turns, .. } = &mut self.queues[found.queue()];
@@ -313,6 +315,8 @@ impl Scheduler {
         if found.watching == 0 {
             if requested {
                 self.schedule_poll(job, soonest.max(now));
+            } else if repeats_request {
+                self.schedule_poll(job, soonest.max(not_before.unwrap_or(now)).max(now));
             } else {
                 self.remove(job, now);
             }
@@ -337,7 +341,7 @@ impl Scheduler {
     }
 
     /// Clears the backoffs of a provider's jobs, after the provider has recovered. These jobs are due as soon
-    /// as the minimum interval permits.
+    /// as the minimum interval and their own `Retry-After` permit.
     pub(super) fn clear_backoffs(&mut self, index: usize, now: Timestamp) {
         let queue = &mut self.queues[index];
         for (job, found) in &mut self.jobs {
@@ -345,9 +349,9 @@ impl Scheduler {
                 continue;
             }
             if let Some(rare) = found.rare.as_mut().filter(|rare| rare.failures > 0) {
-                (rare.failures, rare.not_before) = (0, Timestamp::default());
-                rare.backoff_until = Timestamp::default();
-                let poll_at = found.earliest_poll(queue.policy.min_interval, now);
+                (rare.failures, rare.backoff_until) = (0, Timestamp::default());
+                let not_before = rare.not_before;
+                let poll_at = found.earliest_poll(queue.policy.min_interval, now).max(not_before);
                 queue.schedule_poll(*job, found, poll_at);
                 queue.schedule_expiry(*job, found);
             }

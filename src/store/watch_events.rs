@@ -1,4 +1,10 @@
 //! Events of watches, as jobs change and end.
+//!
+//! **The jobs of a transaction share its watches.** Other writes wait for a transaction, and its events are held in
+//! memory. Many jobs can end or expire at the same moment, above all after an outage. Each of them therefore gets an
+//! equal part of [`CHUNK`], and at least one watch; the other watches follow in the next transactions. The number of
+//! commands of a transaction that end many watches is limited as well: polls by the concurrency of their provider,
+//! expiries by `poller`.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,7 +17,8 @@ use crate::domain::{
 };
 use crate::events::EventBody;
 
-/// Maximum number of watches of one job that are notified in one transaction.
+/// Maximum number of watches that are notified in one transaction by commands of one kind. Each has up to 20
+/// destinations, and an event of up to 128 KiB.
 const CHUNK: usize = 200;
 
 /// Bytes of the row of an event and of the row of a delivery, with their entries in indexes and without the body.
@@ -116,19 +123,39 @@ impl WatchToNotify {
 pub(super) fn read_watches<'v, const N: usize>(
     tx: &Tx<'_>,
     which: &str,
-    rows: impl IntoIterator<Item = [Value<'v>; N]>,
+    rows: impl ExactSizeIterator<Item = [Value<'v>; N]>,
 ) -> Result<Vec<Watches>> {
+    let most = chunk_size(rows.len());
     let sql = format!(
         "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at
          from watches
          where job = $1 and status = 'watching' and {which} limit {}",
-        CHUNK + 1
+        most + 1
     );
     let found = tx.fetch(&sql, rows, WatchToNotify::read)?;
     let watches = |mut chunk: Vec<WatchToNotify>| {
-        let has_more = chunk.len() > CHUNK;
-        chunk.truncate(CHUNK);
+        let has_more = chunk.len() > most;
+        chunk.truncate(most);
         Watches { chunk, has_more }
     };
     Ok(found.into_iter().map(watches).collect())
+}
+
+/// Returns the number of watches of each of so many jobs. For several jobs, it is a power of two, so that few statements
+/// are prepared.
+fn chunk_size(jobs: usize) -> usize {
+    if jobs <= 1 { CHUNK } else { 1 << (CHUNK / jobs).max(1).ilog2() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_jobs_of_a_transaction_share_its_watches() {
+        assert_eq!([0, 1, 2, 3, 16, 150, 201, 1024].map(chunk_size), [200, 200, 64, 64, 8, 1, 1, 1]);
+        for jobs in 1..=CHUNK {
+            assert!(jobs * chunk_size(jobs) <= CHUNK, "{jobs}");
+        }
+    }
 }

@@ -160,7 +160,8 @@ impl Writer {
         let thread = std::thread::Builder::new().name("writer".to_owned());
         let thread = thread.spawn(move || {
             let pending_effects = None;
-            let writer = WriterLoop { connection, shared: &shared, pending_effects, refused: 0, failed_saves: 0 };
+            let writer =
+                WriterLoop { connection, shared: &shared, pending_effects, refused: 0, failed_saves: 0 };
             // Without the writer, the process would refuse every write and repeat every attempt for ever.
             if catch_unwind(AssertUnwindSafe(|| writer.run(queue))).is_err() {
                 end_the_process("the writer of the database panicked, which is a bug");

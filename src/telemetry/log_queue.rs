@@ -119,7 +119,7 @@ fn run(shared: &Shared, mut output: impl Write, report: impl Fn(u64)) {
         drop(state);
         // A new line ends the wait early, which does no harm.
         let wait = || drop(shared.changed.wait_timeout(shared.lock(), RETRY_PAUSE));
-        let lost = write_lines(&mut output, &lines, wait).iter().filter(|byte| **byte == b'\n').count();
+        let lost = write_lines(&mut output, &lines, wait).split(|byte| *byte == b'\n').skip(1).count();
         (0..lost).for_each(|_| (shared.on_drop)());
         lines.clear();
         lines.shrink_to(KEPT_MAX);

@@ -43,7 +43,7 @@ pub fn init(log: &str, format: LogFormat) -> anyhow::Result<()> {
         .log_internal_errors(false);
     let colours = io::stderr().is_terminal();
     let report = |count| {
-        tracing::warn!(count, "log lines were dropped, because stderr was not read or a write to it failed")
+        tracing::warn!(count, "log lines were dropped, because stderr was not read or a write to it failed");
     };
     let started = LogQueue::start(io::stderr(), || DROPPED.inc(), report);
     let queue = started.context("the thread that writes the log cannot be started")?;

@@ -150,7 +150,7 @@ async fn a_truncated_log_ends_the_process_within_seconds() {
 #[tokio::test]
 async fn a_limit_of_the_file_size_is_answered_as_a_full_disk() {
     let ground = Ground::new().await;
-    let process = fill(&ground).await;
+    let process = start_full(&ground).await;
     // It still runs and reads.
     get(process.address().await, "/v1/watches").await;
     process.kill().await;
@@ -158,7 +158,7 @@ async fn a_limit_of_the_file_size_is_answered_as_a_full_disk() {
 }
 
 /// Starts a process with a limit of the file size, and registers watches until it refuses one.
-async fn fill(ground: &Ground) -> Process {
+async fn start_full(ground: &Ground) -> Process {
     // Blocks of 512 bytes.
     let process = ground.start_limited("-f 4096");
     let address = process.address().await;
@@ -187,7 +187,7 @@ async fn registration(ground: &Ground, address: SocketAddr, n: usize) -> u16 {
 #[tokio::test]
 async fn requests_that_a_full_disk_refuses_do_not_fill_the_log() {
     let ground = Ground::new().await;
-    let process = fill(&ground).await;
+    let process = start_full(&ground).await;
     let address = process.address().await;
     for n in 0..150 {
         assert_eq!(registration(&ground, address, 10_000 + n).await, 503);
@@ -195,7 +195,8 @@ async fn requests_that_a_full_disk_refuses_do_not_fill_the_log() {
     // An orderly stop would wait for the writes of the poller.
     process.signal(Signal::KILL);
     let (_, said) = process.ended().await;
-    assert_eq!(said.matches("the store refuses writes").count(), 1, "{said}");
+    // A small write of the poller can still succeed in between.
+    assert!((1..10).contains(&said.matches("the store refuses writes").count()), "{said}");
     // The first, the tenth and the hundredth; the minute may end in between.
     let lines = said.matches("requests refused: the database is not available").count();
     assert!((3..=5).contains(&lines), "{lines} lines:\n{said}");

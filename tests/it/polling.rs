@@ -712,6 +712,27 @@ async fn a_clock_that_is_set_back_delays_no_poll() {
     t.finish().await;
 }
 
+#[tokio::test]
+async fn a_clock_that_is_set_back_during_a_poll_delays_no_poll() {
+    let t = Harness::start().await;
+    t.provider.processing("job_1", 0);
+    let (reply, gate) = processing("job_1").held();
+    t.provider.script("job_1", [reply]);
+    let watch = t.watch("job_1").await;
+    t.clock.advance(seconds(5));
+    t.provider.polled("job_1", 1).await;
+    t.clock.set(Timestamp::parse("2026-02-18T14:00:00Z").unwrap());
+    gate.open();
+    t.rest().await;
+    t.act(&format!("/v1/watches/{watch}/poll")).await.expect(202);
+    t.pass(seconds(2)).await;
+    assert_eq!(t.provider.polls("job_1").len(), 2, "a requested poll");
+    t.pass(minutes(1)).await;
+    // The same intervals as without the jump: the job has the same age.
+    assert!((6..=20).contains(&t.provider.polls("job_1").len()), "{:?}", t.provider.polls("job_1"));
+    t.finish().await;
+}
+
 crate::postgres::on_postgres_too! {
     polls_are_at_squared_ages,
     no_interval_is_longer_than_the_maximum,
@@ -752,4 +773,5 @@ crate::postgres::on_postgres_too! {
     a_watch_that_expired_during_a_downtime_gets_its_final_poll,
     a_requested_poll_survives_a_crash,
     a_clock_that_is_set_back_delays_no_poll,
+    a_clock_that_is_set_back_during_a_poll_delays_no_poll,
 }

@@ -227,7 +227,14 @@ pub struct Problem {
 impl Problem {
     /// A problem of this kind.
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new(), error_count: 0, cause: None, lacks_remedy: false }
+        Self {
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            error_count: 0,
+            cause: None,
+            lacks_remedy: false,
+        }
     }
 
     /// 422 with every invalid field.

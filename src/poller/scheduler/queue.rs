@@ -273,6 +273,7 @@ impl JobSchedule {
         let back = |at: Timestamp| if at == NEVER { NEVER } else { at.minus(jump) };
         self.poll_at = back(self.poll_at);
         self.polled_at = self.polled_at.map(back);
+        self.registered_at = back(self.registered_at);
         self.last_watch_at = back(self.last_watch_at);
         if let Some(rare) = &mut self.rare {
             rare.spaced_until = back(rare.spaced_until);
@@ -543,11 +544,11 @@ impl ProviderQueue {
 
 /// Returns whether an entry of a queue is valid: the job has this poll still to be started.
 fn is_scheduled(jobs: &Jobs, kind: PollKind, at: Timestamp, job: JobNo) -> bool {
-    let planned_at = |found: &JobSchedule| match kind {
+    let scheduled_at = |found: &JobSchedule| match kind {
         PollKind::Scheduled => found.poll_at,
         PollKind::Final => found.expiry_at,
     };
-    jobs.get(&job).is_some_and(|found| !found.in_flight && planned_at(found) == at)
+    jobs.get(&job).is_some_and(|found| !found.in_flight && scheduled_at(found) == at)
 }
 
 /// Returns the first entry of a heap, if it is due.

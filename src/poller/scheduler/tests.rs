@@ -93,20 +93,30 @@ impl Scheduler {
     }
 
     fn finish(&mut self, job: i64, generation: i64, ended: bool, not_before: Option<Timestamp>, now: i64) {
-        let poll = FinishedPoll { job: JobNo(job), generation, ended, not_before, backoff_until: None };
+        let poll = made(JobNo(job), generation, ended, (not_before, None));
         self.finish_poll(poll, at(now));
     }
 
     /// Finishes a poll that failed, with a backoff.
     fn backed_off(&mut self, job: i64, generation: i64, until: i64, now: i64) {
         let (job, backoff_until) = (JobNo(job), Some(at(until)));
-        let poll = FinishedPoll { job, generation, ended: false, not_before: None, backoff_until };
+        let poll = made(job, generation, false, (None, backoff_until));
         self.finish_poll(poll, at(now));
     }
 
     fn in_heaps(&self) -> usize {
         self.queues[0].polls.len() + self.queues[0].expiries.len()
     }
+}
+
+/// The end of a poll that was made.
+fn made(
+    job: JobNo,
+    generation: i64,
+    ended: bool,
+    (not_before, backoff_until): (Option<Timestamp>, Option<Timestamp>),
+) -> FinishedPoll {
+    FinishedPoll { job, generation, ended, repeats_request: false, not_before, backoff_until }
 }
 
 fn poll(job: i64) -> Action {
@@ -180,7 +190,7 @@ fn a_final_poll_that_fails_is_repeated_for_a_minute() {
         scheduler.unwatch(1, Some(terms(3)), now + 1);
         now = scheduler
             .next_due(at(now + 1))
-            .expect("a plan")
+            .expect("scheduled")
             .since(at(0))
             .as_secs()
             .try_into()
@@ -419,7 +429,7 @@ fn after_recovery_polls_that_wait_for_a_backoff_are_due() {
     assert_eq!(scheduler.take_due(at(5)).len(), 3);
     for job in 1..=2 {
         scheduler.started(job, 5);
-        scheduler.jobs.get_mut(&JobNo(job)).expect("planned").rare().failures = 7;
+        scheduler.jobs.get_mut(&JobNo(job)).expect("scheduled").rare().failures = 7;
         scheduler.backed_off(job, 0, 65, 5);
     }
     scheduler.nothing_new(3, 5, 6);
@@ -474,7 +484,7 @@ fn a_clock_that_is_set_back_moves_the_schedules_with_it() {
     scheduler.follow_clock(at(7_200));
     assert_eq!(scheduler.take_due(at(7_200)), [Action::Poll(JobNo(1))]);
     scheduler.nothing_new(1, 7_200, 7_200);
-    let next = scheduler.next_due(at(7_200)).expect("planned");
+    let next = scheduler.next_due(at(7_200)).expect("scheduled");
     // Two hours back: a poll due in a second stays due in a second.
     scheduler.follow_clock(at(0));
     assert_eq!(scheduler.next_due(at(0)).map(|at| at.plus(2 * HOUR)), Some(next));
@@ -658,16 +668,21 @@ fn a_requested_poll_after_the_expiry_is_the_final_one() {
 }
 
 #[test]
-fn after_recovery_final_polls_that_wait_for_a_retry_after_are_due() {
+fn after_recovery_a_job_still_waits_for_its_own_retry_after() {
+    // The poll of job 1 is a scheduled one, and that of job 2 the final one.
     let mut scheduler = scheduler(at(0));
-    scheduler.watch(facts(1, 0, 0, Some(terms(30))), 0);
-    assert_eq!(scheduler.take_due(at(5)), [poll(1)]);
-    scheduler.started(1, 5).rare().failures = 7;
-    scheduler.finish(1, 0, false, Some(at(500)), 5);
+    for (job, expires_at) in [(1, 9_000), (2, 30)] {
+        scheduler.watch(facts(job, 0, 0, Some(terms(expires_at))), 0);
+    }
+    assert_eq!(scheduler.take_due(at(5)), [poll(1), poll(2)]);
+    for job in [1, 2] {
+        scheduler.started(job, 5).rare().failures = 7;
+        scheduler.finish(job, 0, false, Some(at(500)), 5);
+    }
     scheduler.clear_backoffs(0, at(40));
-    assert_eq!(scheduler.jobs[&JobNo(1)].expiry_at, at(30));
-    assert_eq!(scheduler.take_due(at(40)), [poll(1)]);
-    assert_eq!(scheduler.jobs[&JobNo(1)].cutoff(), Some(at(40)));
+    assert_eq!(scheduler.take_due(at(499)), []);
+    assert_eq!(scheduler.take_due(at(500)).len(), 2);
+    assert_eq!(scheduler.jobs[&JobNo(2)].cutoff(), Some(at(500)));
 }
 
 #[test]

@@ -63,12 +63,17 @@ const FAILING_MAX: usize = 10_000;
 /// Time after which a breaker without attempts may be forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
+/// Shortest time between two searches for breakers of one app that can be forgotten: a search reads all of them.
+const FORGET_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Breakers of all origins and URLs, by the name of the origin or of the queue.
 #[derive(Debug, Default)]
 pub(super) struct Breakers {
     failing: HashMap<Arc<str>, Breaker>,
     /// Number of `failing` for each app.
     of_app: HashMap<AppNo, usize>,
+    /// Times of the last search for breakers to forget, by the app that caused it.
+    forgot_at: HashMap<AppNo, Timestamp>,
     /// Origins that pause after a fault of our own.
     paused: HashMap<Arc<str>, Timestamp>,
 }
@@ -192,7 +197,7 @@ impl Breakers {
         delivery: DeliveryId,
         ended_at: Timestamp,
     ) -> Option<&mut Breaker> {
-        if !self.failing.contains_key(name) && !self.make_place(app_of(name), ended_at) {
+        if !self.failing.contains_key(name) && !self.can_keep_one_more(app_of(name), ended_at) {
             return None;
         }
         let breaker = self.failing.entry(Arc::clone(name)).or_insert_with(|| {
@@ -226,22 +231,46 @@ impl Breakers {
         self.failing.values().filter(|breaker| breaker.probes.is_some()).count()
     }
 
-    /// Returns whether one more breaker of an app can be kept, if necessary after others were forgotten: those that
-    /// are closed, and those without attempts for a long time. An app uses at most seven eighths of the places.
-    fn make_place(&mut self, app: AppNo, now: Timestamp) -> bool {
-        let has_place = |breakers: &Self| {
-            let of_app = breakers.of_app.get(&app).copied().unwrap_or_default();
-            breakers.failing.len() < FAILING_MAX && of_app < per_app_limit(FAILING_MAX)
-        };
-        if !has_place(self) {
-            self.failing
-                .retain(|_, breaker| breaker.probes.is_some() && now.since(breaker.last) < FORGOTTEN_AFTER);
-            self.of_app.clear();
-            for name in self.failing.keys() {
-                *self.of_app.entry(app_of(name)).or_default() += 1;
-            }
+    /// Returns whether one more breaker of an app can be kept, if necessary after others were forgotten. An app has at
+    /// most seven eighths of them.
+    fn can_keep_one_more(&mut self, app: AppNo, now: Timestamp) -> bool {
+        if self.has_less_than_most(app) {
+            return true;
         }
-        has_place(self)
+        // A time far away shows that the clock was set back.
+        let is_recent = |at: &Timestamp| *at <= now && now < at.plus(FORGET_INTERVAL);
+        if self.forgot_at.get(&app).is_some_and(is_recent) {
+            return false;
+        }
+        if self.forgot_at.len() >= FAILING_MAX {
+            self.forgot_at.retain(|_, at| is_recent(at));
+        }
+        self.forgot_at.insert(app, now);
+        self.forget_some(app, now);
+        self.has_less_than_most(app)
+    }
+
+    fn has_less_than_most(&self, app: AppNo) -> bool {
+        self.failing.len() < FAILING_MAX && self.count_of(app) < per_app_limit(FAILING_MAX)
+    }
+
+    fn count_of(&self, app: AppNo) -> usize {
+        self.of_app.get(&app).copied().unwrap_or_default()
+    }
+
+    /// Forgets the breakers without attempts for a long time, and the closed ones of one app: of `app` if it has all it
+    /// may, else of the app with the most. The others keep the counts of their failures, whatever this app does.
+    fn forget_some(&mut self, app: AppNo, now: Timestamp) {
+        let largest = self.of_app.iter().max_by_key(|(_, count)| **count).map(|(app, _)| *app);
+        let is_at_limit = self.count_of(app) >= per_app_limit(FAILING_MAX);
+        let from = largest.filter(|_| !is_at_limit).unwrap_or(app);
+        self.failing.retain(|name, breaker| {
+            now.since(breaker.last) < FORGOTTEN_AFTER && (breaker.probes.is_some() || app_of(name) != from)
+        });
+        self.of_app.clear();
+        for name in self.failing.keys() {
+            *self.of_app.entry(app_of(name)).or_default() += 1;
+        }
     }
 
     fn uncount(&mut self, name: &str) {
@@ -361,15 +390,20 @@ mod tests {
     #[test]
     fn the_number_of_failing_urls_is_limited_for_each_app() {
         let mut breakers = Breakers::default();
+        let failed_once = name("3 https://c.example:443");
+        breakers.failed(&failed_once, id(1), (at(0), at(0)));
+        let mut time = at(0);
         for n in 0..=FAILING_MAX {
             let url = name(&format!("1 https://a.example:443 {n}"));
-            for second in 0..5_u8 {
-                breakers.failed(&url, id(second), (at(second.into()), at(second.into())));
+            for delivery in 0..5_u8 {
+                time = time.plus(Duration::from_millis(1));
+                breakers.failed(&url, id(delivery), (time, time));
             }
         }
-        assert_eq!(breakers.failing.len(), per_app_limit(FAILING_MAX), "open ones are kept");
+        assert_eq!(breakers.count_of(AppNo(1)), per_app_limit(FAILING_MAX), "open ones are kept");
+        assert!(breakers.failing.contains_key(&failed_once), "another app keeps its counts");
         open(&mut breakers, &name("2 https://b.example:443"));
-        // After an hour without an attempt they make place.
+        // Without an attempt for an hour, they are forgotten.
         let url = name("1 https://c.example:443");
         for n in 0..5_u8 {
             let second = 4_000 + i64::from(n);
@@ -377,6 +411,24 @@ mod tests {
         }
         assert_eq!((breakers.failing.len(), breakers.open_count()), (1, 1));
         assert_eq!(breakers.of_app.values().sum::<usize>(), 1);
+    }
+
+    #[test]
+    fn the_closed_breakers_of_the_largest_app_are_forgotten_first() {
+        let mut breakers = Breakers::default();
+        let fail = |breakers: &mut Breakers, app: u32, n: usize| {
+            breakers.failed(&name(&format!("{app} https://a.example:443 {n}")), id(1), (at(0), at(0)));
+        };
+        for n in 0..FAILING_MAX - 10 {
+            fail(&mut breakers, if n < per_app_limit(FAILING_MAX) { 1 } else { 2 }, n);
+        }
+        for n in 0..10 {
+            fail(&mut breakers, 3, n);
+        }
+        let second = breakers.count_of(AppNo(2));
+        fail(&mut breakers, 4, 0);
+        let counts = [1, 2, 3, 4].map(|app| breakers.count_of(AppNo(app)));
+        assert_eq!(counts, [0, second, 10, 1]);
     }
 
     #[test]

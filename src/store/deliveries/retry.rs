@@ -16,7 +16,7 @@ use super::super::db::{Result, Tx, Where, params, row_sql};
 use super::super::idempotency::Outcome;
 use super::super::reads::ReadStore;
 use super::{DeliveryFilter, PENDING, read_pending};
-use crate::domain::{AppNo, DeliveryId, DispatcherMessage, Reason, Timestamp};
+use crate::domain::{AppNo, DeliveryId, DispatcherMessage, Timestamp};
 
 /// Maximum number of deliveries that are marked in one transaction.
 const CHUNK: u32 = 200;
@@ -41,7 +41,8 @@ pub enum RetryRefusal {
     Stopped,
 }
 
-/// Requests attempts of the next chunk of failed deliveries at once. Skipped deliveries are not included.
+/// Requests attempts of the next chunk of failed deliveries at once. Skipped deliveries and those of stopped watches
+/// are not included.
 #[derive(Clone, Debug)]
 pub struct RetryFailedDeliveries {
     /// The app.
@@ -76,15 +77,17 @@ impl ReadStore {
 
 pub fn retry_delivery(batch: &mut Batch<'_>, command: &RetryDelivery) -> Outcome<(), RetryRefusal> {
     let RetryDelivery { app, delivery: id, now } = command;
-    let reason = batch.tx.find(
-        "select coalesce(reason, '') from deliveries where app = $1 and id = $2",
+    // A stop skips pending deliveries, also those of a watch that had ended; others had failed before.
+    let is_stopped = batch.tx.find(
+        "select case when w.status = 'stopped' or d.reason = 'stopped' then 1 else 0 end
+         from deliveries d join watches w on w.app = d.app and w.id = d.watch where d.app = $1 and d.id = $2",
         params![app, id],
-        |row| row.text(0),
+        |row| row.flag(0),
     )?;
-    match reason.as_deref() {
+    match is_stopped {
         None => return Ok(Err(RetryRefusal::NotFound)),
-        Some(reason) if reason == Reason::Stopped.as_str() => return Ok(Err(RetryRefusal::Stopped)),
-        Some(_) => {}
+        Some(true) => return Ok(Err(RetryRefusal::Stopped)),
+        Some(false) => {}
     }
     batch.tx.run(
         "update deliveries set is_manual = 1, is_retry = 0, next_attempt_at = $1 where app = $2 and id = $3",
@@ -96,7 +99,8 @@ pub fn retry_delivery(batch: &mut Batch<'_>, command: &RetryDelivery) -> Outcome
     Ok(Ok(()))
 }
 
-/// Returns the app's failed deliveries after one, with their queues, in the order of their creation.
+/// Returns the app's failed deliveries after one, with their queues, in the order of their creation, without those of
+/// stopped watches.
 fn failed(
     tx: &Tx<'_>,
     app: AppNo,
@@ -115,7 +119,11 @@ fn failed(
     query.and("id >=", filter.least_id());
     query.and("created_at >=", filter.since);
     query.and("created_at <", filter.until);
-    query.push(" order by id limit", limit);
+    query.push(
+        " and not exists (select 1 from watches w where w.app = deliveries.app and w.id = deliveries.watch
+           and w.status = 'stopped') order by id limit",
+        limit,
+    );
     tx.list(&query.sql, query.values, |row| Ok((DeliveryId(row.id(0)?), row.text(1)?)))
 }
 

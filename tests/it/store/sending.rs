@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use ringback::domain::{CancelScope, DeliveryStatus, DispatcherMessage, NextStep, PendingDelivery, Reason};
 use ringback::store::{
-    DeliveryFilter, ExcludeDowntime, NoteRunning, RescheduleRetries, RetryDelivery, RetryRefusal,
+    DeliveryFilter, ExcludeDowntime, LoadDueDeliveries, NoteRunning, PostponeDelivery, RescheduleRetries,
+    RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
 };
 
 use super::{StoreFixture, at, observed, take_deliveries};
@@ -281,6 +282,25 @@ async fn a_skipped_delivery_can_be_retried_manually() {
 }
 
 #[tokio::test]
+#[tokio::test]
+async fn no_delivery_of_a_stopped_watch_is_retried() {
+    let fixture = StoreFixture::new().await;
+    let watch = fixture.register(fixture.follower("job_1")).await;
+    fixture.store.record_observation(observed(watch.job_no, 0, 10, at(5))).await.expect("taken");
+    let sent = take_deliveries(&fixture.store).pop().expect("a delivery");
+    fixture.record(&sent, NextStep::Failed(Reason::Exhausted)).await;
+    fixture.stop(watch.id).await;
+    assert_eq!(retry_delivery(&fixture, &sent, 40).await, Err(RetryRefusal::Stopped));
+    let filter = DeliveryFilter::default();
+    assert_eq!(fixture.store.count_failed(fixture.app, filter, 9).await.expect("read"), 0);
+    let (app, progress) = (fixture.app, RetryProgress::default());
+    let retry = RetryFailedDeliveries { app, filter, progress, now: at(40) };
+    let marked = fixture.store.retry_failed_deliveries(retry).await.expect("taken").expect("no key");
+    assert_eq!(marked.map(|progress| progress.count), Ok(0));
+    assert!(fixture.page(at(50), 9, &[]).await.deliveries.is_empty());
+}
+
+#[tokio::test]
 async fn deliveries_are_listed_newest_first_with_filters_and_a_cursor() {
     let fixture = StoreFixture::new().await;
     let mut all = Vec::new();
@@ -329,5 +349,6 @@ crate::postgres::on_postgres_too! {
     a_manual_retry_requested_in_flight_follows_the_attempt,
     a_stop_cancels_manual_retries_and_refuses_new_ones,
     a_skipped_delivery_can_be_retried_manually,
+    no_delivery_of_a_stopped_watch_is_retried,
     deliveries_are_listed_newest_first_with_filters_and_a_cursor,
 }

@@ -38,10 +38,10 @@
 //! be brought forward later. [`crate::domain`]'s `delivery` explains when a delivery ends nevertheless.
 //!
 //! **A late reply holds no place.** A mail server may take ten minutes to accept a message that it already has
-//! ([`Transmission`]). After [`LATE_REPLY`], such a delivery frees its places for others, and the store is told when
-//! the next attempt would be due if the outcome stayed unclear. A process that ends without a stop therefore does
-//! not send the message again at its next start. Only in the first seconds after the transmission, a crash causes a
-//! second copy at once. At a stop, the attempt is recorded as unclear.
+//! ([`Transmission`]). After [`LATE_REPLY`], such a delivery frees its places for others, and the store notes when the
+//! next attempt would be due if the outcome stayed unclear, also after a manual retry or the last attempt. A process
+//! that ends without a stop therefore does not send the message again at its next start. Only in the first seconds
+//! after the transmission, a crash causes a second copy at once. At a stop, the attempt is recorded as unclear.
 //!
 //! **A result is written before its delivery is unloaded**, however long the store refuses writes. While it
 //! refuses writes, no attempt starts.
@@ -60,8 +60,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::channels::{self, AttemptResult, Channels, Message, Transmission};
 use crate::clock::{Clock, Stopwatch};
 use crate::domain::{
-    Activity, Attempt, AttemptKind, DispatchPolicy, NextStep, Outcome, PendingDelivery, Timestamp,
-    during_outage, next_attempt,
+    Activity, Attempt, AttemptKind, DispatchPolicy, NextStep, Outcome, PendingDelivery, Postponement,
+    Timestamp, during_outage, next_attempt, while_unclear,
 };
 use crate::store::{
     ExcludeDowntime, LoadDueDeliveries, NoteRunning, PostponeDelivery, RecordAttempt, RescheduleRetries,
@@ -412,11 +412,11 @@ impl Dispatcher {
     /// Writes when the next attempt is due if this one stays unclear. Failures are ignored: the attempt will be
     /// recorded anyway, unless the process ends.
     async fn postpone(&self, delivery: &PendingDelivery, kind: AttemptKind) {
-        let next = next_attempt(&self.policy, delivery.id, kind, &Outcome::Unclear, self.clock.now());
-        let NextStep::Retry { step, due_at, waited } = next else { return };
-        let PendingDelivery { app, id: delivery, attempts: before, .. } = *delivery;
-        let postponed =
-            self.store.postpone_delivery(PostponeDelivery { app, delivery, before, step, due_at, waited });
+        let Postponement { step, due_at, waited } =
+            while_unclear(&self.policy, delivery, kind, self.clock.now());
+        let PendingDelivery { app, id: delivery, attempts: before, manual, .. } = *delivery;
+        let postponement = PostponeDelivery { app, delivery, manual, before, step, due_at, waited };
+        let postponed = self.store.postpone_delivery(postponement);
         if let Err(error) = postponed.await {
             tracing::debug!(%error, %delivery, "a delivery that waits for a late reply could not be postponed");
         }

@@ -35,8 +35,8 @@ pub use address::{AddressError, is_host_name, parse_host_name};
 pub use app::{App, AppNo, Masked, Scope, per_app_limit};
 pub use delivery::{
     Attempt, AttemptKind, ChannelKind, ChannelTraits, Delivery, DeliveryStatus, Destination, DispatchPolicy,
-    Finished, NextStep, NumberedAttempt, Outcome, Payload, PendingDelivery, Reason, during_outage,
-    next_attempt,
+    Finished, NextStep, NumberedAttempt, Outcome, Payload, PendingDelivery, Postponement, Reason,
+    during_outage, next_attempt, while_unclear,
 };
 pub use event::{Event, EventSet, EventType};
 pub use failure_streak::FailureStreak;

@@ -414,6 +414,34 @@ fn after_unclear(
     NextStep::Retry { step: u32::try_from(next).unwrap_or(u32::MAX), due_at: ended_at.plus(wait), waited }
 }
 
+/// A delivery whose attempt waits for a late reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Postponement {
+    /// Step of the schedule of the next attempt.
+    pub step: u32,
+    /// Earliest time of the next attempt.
+    pub due_at: Timestamp,
+    /// Sum of the waits before it.
+    pub waited: Duration,
+}
+
+/// Decides when a delivery is attempted again if the process ends before the reply arrives: as after an attempt with an
+/// unclear outcome. After the last attempt of the schedule nothing would follow, but the delivery has not ended yet: it
+/// is attempted once more, after the first of [`UNCLEAR_WAITS`]. A scheduled attempt after a manual retry waits as
+/// long.
+pub fn while_unclear(
+    policy: &DispatchPolicy,
+    delivery: &PendingDelivery,
+    kind: AttemptKind,
+    now: Timestamp,
+) -> Postponement {
+    if let NextStep::Retry { step, due_at, waited } = after_unclear(policy, delivery.id, kind, now) {
+        return Postponement { step, due_at, waited };
+    }
+    let wait = UNCLEAR_WAITS[0];
+    Postponement { step: delivery.step, due_at: now.plus(wait), waited: delivery.waited.saturating_add(wait) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -556,6 +584,42 @@ mod tests {
     }
 
     #[test]
+    fn a_late_reply_postpones_the_last_attempt_by_an_hour() {
+        let policy = policy();
+        let id = Id::from_bytes([7; 16]);
+        let mut delivery = PendingDelivery {
+            app: AppNo(1),
+            id: DeliveryId(id),
+            event: crate::domain::EventId(id),
+            event_type: EventType::JobCompleted,
+            watch: WatchId(id),
+            destination: Destination {
+                id: DestinationId(id),
+                channel: ChannelKind::Email,
+                address: String::new(),
+                queue: String::new(),
+                headers: Vec::new(),
+                secret: None,
+            },
+            traceparent: None,
+            body: (*b"{}").into(),
+            payload: Payload::Event,
+            step: 0,
+            waited: Duration::ZERO,
+            attempts: 0,
+            manual: false,
+            finished: None,
+        };
+        let (hour, now) = (60 * MINUTE, Timestamp::default());
+        let first = while_unclear(&policy, &delivery, scheduled(0), now);
+        assert_eq!((first.step, first.due_at, first.waited), (1, now.plus(hour), hour));
+        (delivery.step, delivery.waited) = (2, 2 * MINUTE);
+        for kind in [scheduled(2), AttemptKind::Manual] {
+            let last = while_unclear(&policy, &delivery, kind, now);
+            assert_eq!((last.step, last.due_at, last.waited), (2, now.plus(hour), hour + 2 * MINUTE));
+        }
+    }
+
     fn the_jitter_of_a_retry_is_the_same_after_a_crash() {
         let id = DeliveryId(Id::from_bytes([9; 16]));
         let again = || {

@@ -187,6 +187,45 @@ async fn a_crash_repeats_no_mail_that_waits_for_its_reply() {
 }
 
 #[tokio::test]
+async fn a_crash_repeats_neither_a_manual_retry_nor_a_last_attempt() {
+    for is_manual in [false, true] {
+        // Without a schedule, the first attempt is the last one.
+        let (mut t, server) = start(OPEN, &[("RINGBACK_DELIVERY__RETRY_SCHEDULE", "[]")]).await;
+        if is_manual {
+            server.script([Quirk::Replies("MAIL", "451 4.3.0 later"), Quirk::Silent(".")]);
+        } else {
+            server.script([Quirk::Silent(".")]);
+        }
+        let watch = deliver(&t, "job_1", "me@example.com").await;
+        if is_manual {
+            let id = t.delivery(&watch).await["id"].as_str().unwrap().to_owned();
+            t.act(&format!("/v1/deliveries/{id}/retry")).await.expect(202);
+            t.rest().await;
+        }
+        let before = t.delivery(&watch).await["nextAttemptAt"].clone();
+        t.clock.advance(seconds(5));
+        guarded("the postponement", async { while t.delivery(&watch).await["nextAttemptAt"] == before {} })
+            .await;
+        t.crash().await;
+        t.held.none().await;
+        t.restart().await;
+        t.rest().await;
+        let connections = server.connections();
+        t.pass(minutes(59)).await;
+        assert_eq!((connections, server.connections()), if is_manual { (2, 2) } else { (1, 1) });
+        t.pass(minutes(1)).await;
+        let delivery = t.delivery(&watch).await;
+        let expected = if is_manual { ("failed", 2) } else { ("succeeded", 2) };
+        assert_eq!((delivery["status"].as_str().unwrap(), server.connections()), expected);
+        for _ in 0..if is_manual { 1 } else { 2 } {
+            server.next().await;
+        }
+        t.finish().await;
+        server.finish();
+    }
+}
+
+#[tokio::test]
 async fn an_old_mail_server_gets_helo_or_auth_login() {
     let auth = "250-mail.test\r\n250 AUTH=PLAIN";
     for (setup, quirk) in [
@@ -245,6 +284,7 @@ crate::postgres::on_postgres_too! {
     a_stop_records_a_mail_without_a_reply_as_unclear,
     a_stop_does_not_wait_for_a_mail_that_is_not_transmitted,
     a_crash_repeats_no_mail_that_waits_for_its_reply,
+    a_crash_repeats_neither_a_manual_retry_nor_a_last_attempt,
     an_old_mail_server_gets_helo_or_auth_login,
     a_login_that_is_not_offered_is_reported_with_a_remedy,
 }

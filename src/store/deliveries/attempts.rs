@@ -29,12 +29,17 @@ pub struct RecordAttempt {
 
 /// Postpones a delivery whose attempt waits for a late reply: if the process ends before the attempt is recorded,
 /// the next attempt is not due at once. The record of the attempt replaces the postponement.
+///
+/// After a crash, a manual retry counts as carried out, because its message was transmitted: a delivery that has ended
+/// gets no further attempt. A client can request another one.
 #[derive(Clone, Copy, Debug)]
 pub struct PostponeDelivery {
     /// The app.
     pub app: AppNo,
     /// The delivery.
     pub delivery: DeliveryId,
+    /// Whether the attempt is a manual retry. It does not change the schedule.
+    pub manual: bool,
     /// Number of earlier attempts.
     pub before: u32,
     /// Step of the schedule that follows.
@@ -54,9 +59,19 @@ pub fn postpone_delivery(batch: &mut Batch<'_>, commands: &[&PostponeDelivery]) 
         row_sql!("update deliveries set step = $1, scheduled_at = $2, next_attempt_at = $3, is_retry = 1,
            waited_ms = $4" where
           "app = $5 and id = $6 and attempts = $7 and status = 'pending' and is_manual = 0"),
-        commands.iter().map(|command| {
-            let PostponeDelivery { app, delivery, before, step, due_at, waited } = command;
+        commands.iter().filter(|command| !command.manual).map(|command| {
+            let PostponeDelivery { app, delivery, before, step, due_at, waited, .. } = command;
             params![step, due_at, due_at, millis(*waited), app, delivery, before]
+        }),
+    )?;
+    batch.tx.update_each(
+        row_sql!("update deliveries set is_manual = 0, is_retry = 1, next_attempt_at = case
+             when status <> 'pending' then null when scheduled_at > $1 then scheduled_at
+             else cast($1 as bigint) end" where
+          "app = $2 and id = $3 and attempts = $4 and is_manual = 1"),
+        commands.iter().filter(|command| command.manual).map(|command| {
+            let PostponeDelivery { app, delivery, before, due_at, .. } = command;
+            params![due_at, app, delivery, before]
         }),
     )?;
     Ok(vec![(); commands.len()])

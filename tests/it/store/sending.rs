@@ -301,6 +301,34 @@ async fn no_delivery_of_a_stopped_watch_is_retried() {
 }
 
 #[tokio::test]
+async fn a_late_reply_postpones_every_kind_of_attempt() {
+    let fixture = StoreFixture::new().await;
+    let postpone = async |send: &PendingDelivery, manual, before| {
+        let (app, delivery, due_at) = (fixture.app, send.id, at(4_000));
+        let (step, waited) = (1, Duration::from_secs(5));
+        let command = PostponeDelivery { app, delivery, manual, before, step, due_at, waited };
+        fixture.store.postpone_delivery(command).await.expect("postponed");
+        fixture.shown_delivery(send.id).await.0.next_attempt_at
+    };
+    let due = async || ids(&fixture.page(at(100), 9, &[]).await.deliveries);
+    let scheduled = fixture.delivery("job_1").await;
+    assert_eq!((postpone(&scheduled, false, 0).await, due().await), (Some(at(4_000)), vec![]));
+    // A manual retry of a pending delivery does not bring its schedule forward.
+    let manual = fixture.delivery("job_2").await;
+    assert!(retry_delivery(&fixture, &manual, 80).await.is_ok());
+    assert_eq!(postpone(&manual, false, 0).await, Some(at(80)), "a retry that was requested meanwhile");
+    assert_eq!((postpone(&manual, true, 0).await, due().await), (Some(at(4_000)), vec![]));
+    // One of a delivery that has ended is not repeated.
+    let failed = fixture.delivery("job_3").await;
+    fixture.record(&failed, NextStep::Failed(Reason::Exhausted)).await;
+    assert!(retry_delivery(&fixture, &failed, 80).await.is_ok());
+    assert_eq!((postpone(&failed, true, 1).await, due().await), (None, vec![]));
+    // The record of the attempt replaces the postponement.
+    fixture.record(&PendingDelivery { manual: true, ..*manual.clone() }, NextStep::Unchanged).await;
+    assert_eq!(fixture.shown_delivery(manual.id).await.0.next_attempt_at, Some(at(60)));
+}
+
+#[tokio::test]
 async fn deliveries_are_listed_newest_first_with_filters_and_a_cursor() {
     let fixture = StoreFixture::new().await;
     let mut all = Vec::new();
@@ -350,5 +378,6 @@ crate::postgres::on_postgres_too! {
     a_stop_cancels_manual_retries_and_refuses_new_ones,
     a_skipped_delivery_can_be_retried_manually,
     no_delivery_of_a_stopped_watch_is_retried,
+    a_late_reply_postpones_every_kind_of_attempt,
     deliveries_are_listed_newest_first_with_filters_and_a_cursor,
 }

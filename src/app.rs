@@ -33,7 +33,7 @@ use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
 use crate::channels::{Channels, Services, load_templates};
 use crate::clock::Clock;
-use crate::config::{Config, Database, Environment, ProviderConfig, Retention};
+use crate::config::{Config, Database, Environment, ProviderConfig};
 use crate::dispatcher::Dispatcher;
 use crate::domain::{Activity, AppNo, Masked, Timestamp, credential_variable};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings, SocketLimits};
@@ -41,7 +41,8 @@ use crate::poller::Poller;
 pub use crate::poller::Provider;
 use crate::providers::{Definition, Providers, load_providers};
 use crate::store::{
-    BootstrapTenant, DatabaseLocation, Keyring, NoteRunning, Prune, Store, StoreError, StoreOptions, Writer,
+    BootstrapTenant, DatabaseLocation, EndOverdue, EndedOverdue, Keyring, NoteRunning, Prune, PrunePosition, Pruned,
+    Store, StoreError, StoreOptions, Writer,
 };
 use crate::telemetry::metrics::Load;
 use crate::telemetry::traces::Exporter;
@@ -286,7 +287,7 @@ impl App {
                 ended = &mut server => return Err(anyhow!("the API ended, which is a bug: {ended:?}")),
                 never = run_poller(&poller, &clock) => match never {},
                 never = run_dispatcher(&dispatcher, &clock) => match never {},
-                never = prune(&store, &clock, &config.retention, self.clock_trust) => match never {},
+                never = prune(&store, &clock, &config, self.clock_trust) => match never {},
                 never = run_key_uses(&store, &clock) => match never {},
                 never = watch_files(&store, &clock) => match never {},
                 never = note_running(&dispatcher, &clock) => match never {},
@@ -370,15 +371,17 @@ async fn run_dispatcher(dispatcher: &Arc<Dispatcher>, clock: &Clock) -> Never {
     }
 }
 
-/// Deletes old data, the first time an interval after the start, and only while the clock is trusted (`clock_trust`).
-async fn prune(store: &Store, clock: &Clock, retention: &Retention, mut trust: ClockTrust) -> Never {
+/// Ends what has been pending for too long, and deletes old data, the first time an interval after the start, and only
+/// while the clock is trusted (`clock_trust`).
+async fn prune(store: &Store, clock: &Clock, config: &Config, mut trust: ClockTrust) -> Never {
     let mut took = Duration::ZERO;
     loop {
         clock.sleep(PRUNE_INTERVAL.saturating_sub(took)).await;
         let (stopwatch, (now, moment)) = (clock.stopwatch(), clock.reading());
         match trust.judge(now, moment) {
             Judgement::Trusted => {
-                if let Err(error) = delete_old(store, retention, now).await {
+                end_overdue(store, config.delivery.pending_max(), now).await;
+                if let Err(error) = delete_old(store, config, now).await {
                     tracing::warn!(%error, "data older than the retention could not be deleted");
                 }
             }
@@ -393,13 +396,48 @@ async fn prune(store: &Store, clock: &Clock, retention: &Retention, mut trust: C
 }
 
 /// Deletes what is older than the retention at the time `now`, and notes this time as one at which the process ran.
-async fn delete_old(store: &Store, retention: &Retention, now: Timestamp) -> Result<(), StoreError> {
+async fn delete_old(store: &Store, config: &Config, now: Timestamp) -> Result<(), StoreError> {
+    let Config { retention, delivery, .. } = config;
     let (watches_before, events_before) = (now.minus(retention.watches), now.minus(retention.events));
+    let (pending_max, after) = (delivery.pending_max(), PrunePosition::default());
+    let mut prune = Prune { watches_before, events_before, pending_max, now, after };
     loop {
-        match store.prune(Prune { watches_before, events_before, now }).await? {
-            0 => return store.note_running(NoteRunning { now }).await,
-            count => tracing::debug!(count, "deleted data older than the retention"),
+        let Pruned { count, next } = store.prune(prune).await?;
+        if count > 0 {
+            tracing::debug!(count, "deleted data older than the retention");
         }
+        let Some(next) = next else { return store.note_running(NoteRunning { now }).await };
+        prune.after = next;
+    }
+}
+
+/// Ends the deliveries that have been pending for too long.
+async fn end_overdue(store: &Store, pending_max: Duration, now: Timestamp) {
+    let (mut from, mut total) = (AppNo(0), 0);
+    let result = loop {
+        match store.end_overdue(EndOverdue { pending_max, from, now }).await {
+            Ok(EndedOverdue { count, next }) => {
+                total += count;
+                let Some(next) = next else { break Ok(()) };
+                from = next;
+            }
+            Err(error) => break Err(error),
+        }
+    };
+    if total > 0 {
+        let days = pending_max.as_secs() / (24 * 3600);
+        tracing::warn!(
+            count = total,
+            days,
+            "deliveries ended as exhausted, because they were pending for too long: their receivers did not respond; \
+             they can be retried manually"
+        );
+    }
+    if let Err(error) = result {
+        tracing::warn!(
+            %error,
+            "deliveries that were pending for too long could not be ended; the next try follows in an hour"
+        );
     }
 }
 

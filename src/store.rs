@@ -65,8 +65,9 @@ use crate::telemetry::metrics::Queues;
 pub use self::apps::{BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefusal, RotateSecret};
 pub use self::db::{DatabaseLocation, FairPermit, FairSemaphore, StoreError};
 pub use self::deliveries::{
-    DeliveryFilter, DueDeliveries, ExcludeDowntime, LoadDueDeliveries, NoteRunning, PostponeDelivery,
-    RecordAttempt, RescheduleRetries, RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
+    DeliveryFilter, DueDeliveries, EndOverdue, EndedOverdue, ExcludeDowntime, LoadDueDeliveries, NoteRunning,
+    PostponeDelivery, RecordAttempt, RescheduleRetries, RetryDelivery, RetryFailedDeliveries, RetryProgress,
+    RetryRefusal,
 };
 pub use self::endings::{EndJob, EndNotFound, ExpireWatches, NotFoundEnd, NotifyWatches};
 pub use self::events::{After, Followed};
@@ -76,7 +77,7 @@ pub use self::keys::{CreateKey, KeyRow, RevokeKey, TooManyKeys};
 pub use self::lists::ListPage;
 pub use self::notifications::{Listener, Mailbox};
 pub use self::open::StoreOptions;
-pub use self::prune::Prune;
+pub use self::prune::{Prune, PrunePosition, Pruned};
 pub use self::reads::ReadStore;
 pub use self::sealing::{AnswerKey, Keyring};
 pub use self::tenant_cache::Key;
@@ -231,8 +232,12 @@ commands! {
     /// Loads due deliveries of a destination queue. It runs on the writer: with an older snapshot, a finished
     /// delivery would be sent again.
     read load_due_deliveries: LoadDueDeliveries => DueDeliveries, deliveries::load_due_deliveries;
-    /// Deletes a chunk of what is older than the retention. Returns the number of rows; 0 if none is left.
-    write prune: Prune => usize, each(prune::prune);
+    /// Ends a chunk of the deliveries that have been pending for too long. If more may remain, the caller repeats the
+    /// command from the app of the result.
+    write end_overdue: EndOverdue => EndedOverdue, each(deliveries::end_overdue);
+    /// Deletes a chunk of what is older than the retention. If more may remain, the caller repeats the command from
+    /// the position of the result.
+    write prune: Prune => Pruned, each(prune::prune);
     /// Writes something that changes no fact, to show whether the database accepts writes.
     write probe: Probe => (), nodes::probe;
 }

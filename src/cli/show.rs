@@ -212,11 +212,21 @@ fn details(one: &Value, watch: &Value, terminal: Terminal) -> String {
     }
 }
 
+/// Returns the reason of a delivery. It may have ended without an attempt, and then no error explains it.
+fn reason(delivery: &Value) -> String {
+    let [reason, attempts] = texts(delivery, ["/reason", "/attemptCount"]);
+    match (reason.as_str(), attempts.as_str()) {
+        ("exhausted", "0") => "exhausted (pending for too long, without an attempt)".to_owned(),
+        ("exhausted", _) => "exhausted (all attempts failed, or pending for too long)".to_owned(),
+        _ => reason,
+    }
+}
+
 fn delivery(delivery: &Value, terminal: Terminal) -> String {
     let mut card = FieldList::new(terminal);
     card.line("delivery", text(delivery, "/id"));
     card.line("status", text(delivery, "/status"));
-    card.line("reason", text(delivery, "/reason"));
+    card.line("reason", reason(delivery));
     card.line("event", format!("{} {}", text(delivery, "/eventType"), text(delivery, "/eventId")));
     card.line("watch", text(delivery, "/watchId"));
     let to = &delivery["destination"];

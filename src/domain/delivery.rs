@@ -4,13 +4,18 @@
 //!
 //! # When a delivery ends
 //!
-//! The retry schedule limits a delivery in two ways ([`next_attempt`]):
+//! The retry schedule limits a delivery in two ways ([`next_attempt`]). A third limit applies to deliveries that are
+//! held back without end ([`DispatchPolicy::pending_max`]):
 //!
 //! - **By attempts.** Each attempt that was made uses one place of the schedule. After the last place the delivery has
 //!   failed. This is how a delivery ends as a rule.
 //! - **By time.** A wait can be longer than the schedule says: a receiver sends `Retry-After`, a mail has an unclear
 //!   outcome, an operator's account is locked. Such waits would lengthen a delivery from three days to ten. Once the
 //!   sum of its waits has reached the sum of the schedule, the next attempt is the last one.
+//!
+//! - **By age.** A delivery that is held back is not attempted, so neither of the other limits ends it. It ends when it
+//!   has been pending for four times the sum of the schedule, and at least for 14 days (`store/deliveries/overdue`).
+//!   That is longer than any outage after which a receiver still expects its events, and shorter than the retention.
 //!
 //! An attempt that was not made uses no place and adds no wait. A delivery is *due* when its wait is over, and the time
 //! after that is not counted: it is held back by a breaker, a rate, its turn, the store, or a lack of our own. So the
@@ -95,7 +100,7 @@ word_enum! {
 word_enum! {
     /// Why no further attempt follows.
     Reason {
-        /// Every attempt of the retry schedule failed.
+        /// Every attempt of the retry schedule failed, or the delivery was pending for too long.
         Exhausted = "exhausted",
         /// The receiver refused this delivery for ever (410, unknown recipient or chat), or an earlier one to
         /// the same destination; the later deliveries are skipped.
@@ -244,6 +249,10 @@ pub type NumberedAttempt = (u32, Attempt);
 /// Maximum wait that a receiver's `Retry-After` can cause.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// Shortest maximum time for which a delivery is pending: a host may be away for a week, and a backlog of many
+/// deliveries needs days after that.
+const PENDING_MAX_LEAST: Duration = Duration::from_secs(14 * 24 * 3600);
+
 /// How deliveries are sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DispatchPolicy {
@@ -261,6 +270,11 @@ impl DispatchPolicy {
     /// Returns the sum of the schedule. After waits of this length, one more attempt is made.
     fn waits_max(&self) -> Duration {
         self.retry_schedule.iter().sum()
+    }
+
+    /// Returns the maximum time for which a delivery is pending, the time included for which it is held back.
+    pub fn pending_max(&self) -> Duration {
+        self.waits_max().saturating_mul(4).max(PENDING_MAX_LEAST)
     }
 }
 
@@ -620,6 +634,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_delivery_is_pending_for_14_days_or_four_times_its_schedule() {
+        let day = Duration::from_secs(24 * 3_600);
+        let of =
+            |retry_schedule| DispatchPolicy { retry_schedule, ..DispatchPolicy::default() }.pending_max();
+        assert_eq!((of(vec![]), of(vec![day; 3]), of(vec![day; 5])), (14 * day, 14 * day, 20 * day));
+    }
+
+    #[test]
     fn the_jitter_of_a_retry_is_the_same_after_a_crash() {
         let id = DeliveryId(Id::from_bytes([9; 16]));
         let again = || {

@@ -1,6 +1,9 @@
 //! Deletion of rows that are older than the retention, in chunks.
 //!
-//! A watch with a pending delivery is not deleted, however old it is.
+//! A watch with a pending delivery is not deleted, however old it is. A delivery is not pending for ever
+//! (`deliveries/overdue`). Neither is a manual retry of a delivery that has ended: a request that was not carried out
+//! for as long keeps no watch. Each run reads an old watch that it cannot delete only once: the next chunk continues
+//! after it.
 //!
 //! A job is deleted with its last watch. A job that is registered again and again may have a watch for ever, so the
 //! rows of its past are deleted when the watches that show them have been deleted:
@@ -13,37 +16,74 @@
 //! this is usually the first watch that is read. All watches of a job are read only when the row is deleted.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::batch::Batch;
-use super::db::{Result, Tx, params, row_sql};
+use super::db::{Result, Row, Tx, params, row_sql};
+use super::deliveries::created_before;
 use super::idempotency;
-use crate::domain::{AppNo, Id, JobNo, Timestamp};
+use crate::domain::{AppNo, Id, JobNo, Timestamp, WatchId};
 
 /// Maximum number of watches that are deleted in one transaction.
 const CHUNK: u32 = 100;
 
+/// Maximum number of old watches that are examined in one transaction: some of them may have pending deliveries.
+const EXAMINED: u32 = 1_000;
+
 /// Maximum number of stored responses that are deleted in one transaction.
 const RESPONSES: u32 = 1_000;
 
-/// Deletes a chunk of old rows. The result is the number of watches and stored responses.
+/// Deletes a chunk of old rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Prune {
     /// Watches that ended before this time are deleted.
     pub watches_before: Timestamp,
     /// The events, deliveries and attempts of watches that ended before this time are deleted.
     pub events_before: Timestamp,
+    /// A manual retry that was requested longer ago keeps no watch.
+    pub pending_max: Duration,
     /// The current time, for the age of stored responses.
     pub now: Timestamp,
+    /// Position of the last result.
+    pub after: PrunePosition,
 }
 
-pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<usize> {
+/// The last watch that was examined, in the order of the ends of the watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrunePosition {
+    ended_at: Timestamp,
+    app: AppNo,
+    id: WatchId,
+}
+
+impl Default for PrunePosition {
+    /// Returns the position before all watches.
+    fn default() -> Self {
+        Self {
+            ended_at: Timestamp::from_millis(i64::MIN),
+            app: AppNo(0),
+            id: WatchId(Id::from_bytes([0; 16])),
+        }
+    }
+}
+
+/// Result of [`Prune`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pruned {
+    /// Number of watches and stored responses that were deleted.
+    pub count: usize,
+    /// Position of the next chunk; `None` if nothing is left.
+    pub next: Option<PrunePosition>,
+}
+
+pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     let tx = &batch.tx;
     let responses = tx.run(
         "delete from idempotency where (app, path, key) in
            (select app, path, key from idempotency where created_at < $1 order by created_at limit $2)",
         params![command.now.minus(idempotency::VALID_FOR), RESPONSES],
     )?;
-    let watches_with_events = old_watches(tx, command.events_before, "pruned = 0 and")?;
+    let (watches_with_events, next) = watches_with_old_events(tx, command)?;
     for sql in [
         "delete from attempts where delivery in (select id from deliveries where watch = $1)",
         "delete from deliveries where watch = $1",
@@ -55,7 +95,13 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<usize> {
         row_sql!("update watches set pruned = 1" where "app = $1 and id = $2"),
         watches_with_events.iter().map(|watch| params![watch.app, watch.id]),
     )?;
-    let watches = old_watches(tx, command.watches_before.min(command.events_before), "pruned = 1 and")?;
+    // These have no deliveries any more, so each is deleted.
+    let watches = tx.list(
+        "select app, id, job, generation, created_at, ended_at from watches where pruned = 1 and ended_at < $1
+         order by ended_at limit $2",
+        params![command.watches_before.min(command.events_before), CHUNK],
+        old_watch,
+    )?;
     let keys = watches.iter().map(|watch| params![watch.app, watch.id]);
     let ids = watches.iter().map(|watch| params![watch.id]);
     tx.each("delete from watch_destinations where watch = $1", ids)?;
@@ -63,7 +109,9 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<usize> {
     delete_jobs(tx, &watches.iter().map(|watch| watch.job).collect())?;
     delete_endings(tx, &watches)?;
     delete_observations(tx, &watches)?;
-    Ok(responses + watches_with_events.len() + watches.len())
+    let count = responses + watches_with_events.len() + watches.len();
+    let is_done = count == 0 && next.is_none();
+    Ok(Pruned { count, next: (!is_done).then(|| next.unwrap_or(command.after)) })
 }
 
 /// A watch that is deleted.
@@ -74,6 +122,12 @@ struct OldWatch {
     generation: i64,
     created_at: Timestamp,
     ended_at: Timestamp,
+}
+
+impl OldWatch {
+    fn position(&self) -> PrunePosition {
+        PrunePosition { ended_at: self.ended_at, app: self.app, id: WatchId(self.id) }
+    }
 }
 
 /// Deletes those of the jobs that have no watch, with their past.
@@ -125,20 +179,39 @@ fn delete_observations(tx: &Tx<'_>, deleted: &[OldWatch]) -> Result<()> {
     Ok(())
 }
 
-fn old_watches(tx: &Tx<'_>, before: Timestamp, which: &str) -> Result<Vec<OldWatch>> {
-    let sql = format!(
-        "select app, id, job, generation, created_at, ended_at from watches w where {which} ended_at < $1
-         and not exists (select 1 from deliveries d where d.watch = w.id and d.next_attempt_at is not null)
-         order by ended_at limit $2"
-    );
-    tx.list(&sql, params![before, CHUNK], |row| {
-        Ok(OldWatch {
-            app: AppNo(row.int(0)?),
-            id: row.id(1)?,
-            job: JobNo(row.int(2)?),
-            generation: row.int(3)?,
-            created_at: row.time(4)?,
-            ended_at: row.time(5)?,
-        })
+/// Returns the next watches whose events are deleted, and the position after them if more may remain.
+fn watches_with_old_events(tx: &Tx<'_>, command: &Prune) -> Result<(Vec<OldWatch>, Option<PrunePosition>)> {
+    let requested_before = created_before(tx, command.pending_max, command.now)?;
+    let PrunePosition { ended_at, app, id } = command.after;
+    let found = tx.list(
+        "select app, id, job, generation, created_at, ended_at, case when exists (
+           select 1 from deliveries d where d.watch = w.id and d.next_attempt_at is not null
+             and (d.status = 'pending' or d.next_attempt_at >= $1)) then 1 else 0 end
+         from watches w where pruned = 0 and ended_at < $2 and ended_at >= $3
+           and (ended_at > $3 or app > $4 or app = $4 and id > $5)
+         order by ended_at, app, id limit $6",
+        params![requested_before, command.events_before, ended_at, app, id, EXAMINED],
+        |row| Ok((old_watch(row)?, row.flag(6)?)),
+    )?;
+    let may_have_more = found.len() == EXAMINED as usize;
+    let last = found.last().map(|(watch, _)| watch.position());
+    let mut old: Vec<OldWatch> =
+        found.into_iter().filter(|(_, is_kept)| !is_kept).map(|(watch, _)| watch).collect();
+    if old.len() > CHUNK as usize {
+        old.truncate(CHUNK as usize);
+        let next = old.last().map(OldWatch::position);
+        return Ok((old, next));
+    }
+    Ok((old, last.filter(|_| may_have_more)))
+}
+
+fn old_watch(row: &Row<'_>) -> Result<OldWatch> {
+    Ok(OldWatch {
+        app: AppNo(row.int(0)?),
+        id: row.id(1)?,
+        job: JobNo(row.int(2)?),
+        generation: row.int(3)?,
+        created_at: row.time(4)?,
+        ended_at: row.time(5)?,
     })
 }

@@ -110,6 +110,8 @@ pub struct Tally {
     pub registered: usize,
     /// Status of each watch that ended.
     pub ended: Vec<WatchStatus>,
+    /// Channels of the deliveries that were pending for too long, one for each.
+    pub overdue: Vec<ChannelKind>,
     /// Numbers of skipped deliveries, with the reason.
     pub skipped: Vec<(Reason, usize)>,
 }
@@ -306,6 +308,9 @@ impl Metrics {
         self.registered.inc_by(tally.registered as u64);
         for status in &tally.ended {
             self.ended.add(*status, 1);
+        }
+        for metrics in tally.overdue.iter().filter_map(|channel| self.channels.get(*channel)) {
+            metrics.failed.add(Reason::Exhausted, 1);
         }
         for (reason, count) in &tally.skipped {
             self.skipped.add(*reason, *count);

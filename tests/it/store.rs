@@ -14,9 +14,9 @@ use ringback::domain::{
     Payload, PendingDelivery, PollerMessage, Terms, Timestamp, Watch, WatchId,
 };
 use ringback::store::{
-    After, BootstrapTenant, DatabaseLocation, DueDeliveries, EndJob, IdempotencyKey, Idempotent, Keyring,
-    LoadDueDeliveries, RecordAttempt, RecordObservation, Register, Respond, StopWatch, Store, StoreOptions,
-    StoredResponse, Writer,
+    After, BootstrapTenant, DatabaseLocation, DueDeliveries, EndJob, EndOverdue, IdempotencyKey, Idempotent,
+    Keyring, LoadDueDeliveries, Prune, PrunePosition, RecordAttempt, RecordObservation, Register, Respond,
+    StopWatch, Store, StoreOptions, StoredResponse, Writer,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -30,6 +30,9 @@ pub const START: Timestamp = Timestamp::from_millis(1_771_426_800_000);
 pub fn at(seconds: u64) -> Timestamp {
     START.plus(Duration::from_secs(seconds))
 }
+
+/// Maximum time for which a delivery is pending.
+pub const PENDING_MAX: Duration = Duration::from_secs(14 * 24 * 3_600);
 
 /// A store on a database of its own, with one app.
 pub struct StoreFixture {
@@ -173,6 +176,31 @@ impl StoreFixture {
             .load_due_deliveries(LoadDueDeliveries { queue, now, limit, loaded: loaded.to_vec() })
             .await
             .expect("a page")
+    }
+
+    /// Deletes what is older. Returns the number of watches and stored responses that were deleted.
+    pub async fn prune(&self, events_before: Timestamp, watches_before: Timestamp, now: Timestamp) -> usize {
+        let (pending_max, mut count) = (PENDING_MAX, 0);
+        let after = PrunePosition::default();
+        let mut prune = Prune { watches_before, events_before, pending_max, now, after };
+        loop {
+            let pruned = self.store.prune(prune).await.expect("pruned");
+            count += pruned.count;
+            let Some(next) = pruned.next else { return count };
+            prune.after = next;
+        }
+    }
+
+    /// Ends the deliveries that have been pending for too long. Returns their number.
+    pub async fn end_overdue(&self, pending_max: Duration, now: Timestamp) -> usize {
+        let (mut from, mut count) = (AppNo(0), 0);
+        loop {
+            let command = EndOverdue { pending_max, from, now };
+            let ended = self.store.end_overdue(command).await.expect("ended");
+            count += ended.count;
+            let Some(next) = ended.next else { return count };
+            from = next;
+        }
     }
 
     pub async fn record(&self, send: &PendingDelivery, after: NextStep) {

@@ -6,10 +6,11 @@ use ringback::domain::{
     EndingKind, JobNo, JobStatus, NewWatch, NextStep, Payload, Reason, TimelineEntry, WatchId,
 };
 use ringback::store::{
-    DatabaseLocation, EndJob, LoadDueDeliveries, Prune, RecordAttempt, StopWatch, StoreError, WatchFilter,
+    DatabaseLocation, EndJob, LoadDueDeliveries, Prune, PrunePosition, Pruned, RecordAttempt, RetryDelivery,
+    StopWatch, StoreError, WatchFilter,
 };
 
-use super::{START, StoreFixture, at, attempt, ended, file, observed, open, take_deliveries};
+use super::{PENDING_MAX, START, StoreFixture, at, attempt, ended, file, observed, open, take_deliveries};
 use crate::small_disk::small_disk;
 
 #[tokio::test]
@@ -62,12 +63,7 @@ async fn endings_are_pruned_with_the_watches_that_show_them() {
         fixture.record(delivery, NextStep::Succeeded).await;
     }
     let last = fixture.register(fixture.watch("job_1")).await;
-    while store
-        .prune(Prune { events_before: at(79), watches_before: at(79), now: at(100) })
-        .await
-        .expect("pruned")
-        > 0
-    {}
+    fixture.prune(at(79), at(79), at(100)).await;
     let left = store.watches(fixture.app, WatchFilter::default(), 100).await.expect("read");
     let left: Vec<WatchId> = left.rows.iter().map(|watch| watch.id).collect();
     assert_eq!(left, [last.id, watches[19].id, watches[7].id]);
@@ -96,8 +92,7 @@ async fn observations_are_pruned_with_the_watches_that_show_them() {
             .await
             .expect("recorded");
     }
-    let prune = || store.prune(Prune { events_before: at(25), watches_before: at(25), now: at(100) });
-    while prune().await.expect("pruned") > 0 {}
+    fixture.prune(at(25), at(25), at(100)).await;
     assert_eq!(fixture.count("observations"), 15, "those before the second watch are deleted");
     let timeline = store.timeline(fixture.app, second.id, Default::default(), 100).await;
     let timeline = timeline.expect("read").expect("there");
@@ -112,10 +107,7 @@ async fn old_rows_are_pruned_except_pending_deliveries() {
     fixture.record(&done, NextStep::Failed(Reason::Exhausted)).await;
     let pending = fixture.delivery("job_2").await;
     let running = fixture.register(fixture.watch("job_3")).await;
-    let prune = async |events, watches| {
-        let (events_before, watches_before) = (at(events), at(watches));
-        fixture.store.prune(Prune { events_before, watches_before, now: at(100) }).await.expect("pruned")
-    };
+    let prune = async |events, watches| fixture.prune(at(events), at(watches), at(100)).await;
     let left = async || {
         let watches =
             fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read").rows.len();
@@ -135,6 +127,44 @@ async fn old_rows_are_pruned_except_pending_deliveries() {
     fixture.end(running.job_no, 0).await;
     let feed = fixture.store.events(fixture.app, ringback::store::After::Start, None, 9).await;
     assert_eq!(feed.expect("read").expect("a feed").rows[0].position, 3);
+}
+
+#[tokio::test]
+async fn an_old_manual_retry_keeps_no_watch() {
+    let fixture = StoreFixture::new().await;
+    let failed = fixture.delivery("job_1").await;
+    fixture.record(&failed, NextStep::Failed(Reason::Exhausted)).await;
+    let retry = RetryDelivery { app: fixture.app, delivery: failed.id, now: at(80) };
+    fixture.store.retry_delivery(retry).await.expect("taken").expect("no key").expect("retried");
+    let most = PENDING_MAX.as_secs();
+    for (now, deleted) in [(80 + most, 0), (81 + most, 2)] {
+        assert_eq!(fixture.prune(at(70), at(70), at(now)).await, deleted);
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_of_the_deletion_continues_after_kept_watches() {
+    let fixture = StoreFixture::new().await;
+    // More than one transaction examines: all keep a pending delivery, except for the last one.
+    let mut last = None;
+    for n in 0..1_001 {
+        let watch = fixture.register(fixture.watch(&format!("job_{n}"))).await;
+        let end = ended(watch.job_no, 0, EndingKind::Completed, at(60 + n));
+        fixture.store.end_job(end).await.expect("ended");
+        last = take_deliveries(&fixture.store).pop();
+    }
+    fixture.record(&last.expect("a delivery"), NextStep::Succeeded).await;
+    let (before, now) = (at(100_000), at(100));
+    let after = PrunePosition::default();
+    let mut prune =
+        Prune { watches_before: before, events_before: before, pending_max: PENDING_MAX, now, after };
+    let mut chunks = Vec::new();
+    while let Pruned { count, next: Some(next) } = fixture.store.prune(prune).await.expect("pruned") {
+        assert!(count > 0 || prune.after != next, "it continues");
+        chunks.push(count);
+        prune.after = next;
+    }
+    assert_eq!(chunks, [0, 2], "the first chunk keeps all, and the next one begins after it");
 }
 
 #[tokio::test]
@@ -319,6 +349,8 @@ crate::postgres::on_postgres_too! {
     endings_are_pruned_with_the_watches_that_show_them,
     observations_are_pruned_with_the_watches_that_show_them,
     old_rows_are_pruned_except_pending_deliveries,
+    an_old_manual_retry_keeps_no_watch,
+    a_chunk_of_the_deletion_continues_after_kept_watches,
     a_second_process_on_the_same_file_is_refused,
     a_repeated_write_changes_nothing,
 }

@@ -282,6 +282,43 @@ async fn a_skipped_delivery_can_be_retried_manually() {
 }
 
 #[tokio::test]
+async fn a_delivery_that_is_pending_for_too_long_ends() {
+    let fixture = StoreFixture::new().await;
+    let store = &fixture.store;
+    let most = Duration::from_secs(1_000);
+    // Notes every 100 s that the process runs.
+    let run = async |from: u64, to: u64| {
+        for seconds in (from..=to).step_by(100) {
+            store.note_running(NoteRunning { now: at(seconds) }).await.expect("noted");
+        }
+    };
+    run(60, 60).await;
+    let held = fixture.delivery("job_1").await;
+    let retried = fixture.delivery("job_2").await;
+    let done = fixture.delivery("job_3").await;
+    fixture.record(&done, NextStep::Succeeded).await;
+    run(160, 460).await;
+    // The process does not run for hours.
+    assert_eq!(fixture.end_overdue(most, at(10_000)).await, 0, "before the first note");
+    store.exclude_downtime(ExcludeDowntime { now: at(10_000) }).await.expect("excluded");
+    run(10_100, 10_500).await;
+    assert_eq!(fixture.end_overdue(most, at(10_500)).await, 0, "after 900 s of running");
+    assert!(retry_delivery(&fixture, &retried, 10_600).await.is_ok());
+    run(10_600, 10_700).await;
+    assert_eq!(fixture.end_overdue(most, at(10_700)).await, 1, "a manual retry waits");
+    let (delivery, attempts) = fixture.shown_delivery(held.id).await;
+    assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Failed, Some(Reason::Exhausted)));
+    assert_eq!((delivery.next_attempt_at, attempts.len()), (None, 0));
+    assert_eq!(ids(&fixture.page(at(20_000), 9, &[]).await.deliveries), [retried.id]);
+    run(10_800, 11_700).await;
+    assert_eq!(fixture.end_overdue(most, at(11_700)).await, 1);
+    assert_eq!(fixture.shown_delivery(done.id).await.0.status, DeliveryStatus::Succeeded);
+    // An attempt that was in flight counts.
+    fixture.record(&retried, NextStep::Succeeded).await;
+    assert_eq!(fixture.shown_delivery(retried.id).await.0.status, DeliveryStatus::Succeeded);
+    assert!(retry_delivery(&fixture, &held, 11_800).await.is_ok());
+}
+
 #[tokio::test]
 async fn no_delivery_of_a_stopped_watch_is_retried() {
     let fixture = StoreFixture::new().await;
@@ -377,6 +414,7 @@ crate::postgres::on_postgres_too! {
     a_manual_retry_requested_in_flight_follows_the_attempt,
     a_stop_cancels_manual_retries_and_refuses_new_ones,
     a_skipped_delivery_can_be_retried_manually,
+    a_delivery_that_is_pending_for_too_long_ends,
     no_delivery_of_a_stopped_watch_is_retried,
     a_late_reply_postpones_every_kind_of_attempt,
     deliveries_are_listed_newest_first_with_filters_and_a_cursor,

@@ -51,6 +51,7 @@ mod fair_queue;
 mod origin;
 mod pacing;
 mod state;
+mod timers;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;

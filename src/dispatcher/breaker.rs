@@ -9,11 +9,12 @@
 //!
 //! A breaker opens after [`OPENS_AFTER`] failures in a row, of several deliveries: a single one may itself be the
 //! cause, because the receiver fails on its content. Failures that were in flight together count once
-//! ([`FailureStreak`]). While it is open, its deliveries are **held back**: they stay due in the store, and nothing
-//! is written about them. They use no place of their schedules, and no time of them is counted. One attempt at a
-//! time is made as a **probe**, 1, 2, 4, 8 and then every 10 seconds after the end of the last one. The queues of
-//! an origin take turns with the probes, so a single bad URL cannot keep the breaker open. When the breaker closes,
-//! everything that was held back is due, because it never stopped to be due.
+//! ([`FailureStreak`]). While it is open, its deliveries are **held back**: they stay due in the store, and nothing is
+//! written about them. They use no place of their schedules, and no time of them is counted. One attempt at a time is
+//! made as a **probe**, 1, 2, 4, 8 and then every 10 seconds after the end of the last one. The queues of an origin
+//! take turns with the probes, so a single bad URL cannot keep the breaker open. Of one URL, first attempts and retries
+//! are probes in turn, so that deliveries come to an end while new ones arrive. When the breaker closes, everything
+//! that was held back is due, because it never stopped to be due.
 //!
 //! **A delivery waits no longer than the outage has lasted** ([`during_outage`]), from the moment at which attempts of
 //! several deliveries have failed in a row. Otherwise a few deliveries, each of which has failed twice before the
@@ -29,7 +30,10 @@
 //! - An answer that breaks off is a failure, as if there was none: a program that is restarted resets its connections.
 //!   The receiver may have processed the delivery, so a retry may be a second copy; the `webhook-id` is the same. Until
 //!   the breaker opens, a few such retries are made in the first seconds, and then only probes.
-//! - A manual retry is always made.
+//! - A manual retry of a single delivery is made nevertheless, up to twice the number of places of the origin at a
+//!   time.
+//! - Probes use at most a quarter of the share of their app ([`AppShares::may_probe`]), and probes of the URLs of one
+//!   origin a quarter of its places. The others wait, and those that have been due for longest follow.
 //!
 //! If Ringback itself lacks a resource (descriptors, memory, ports), nothing was learned about the destination. The
 //! origin pauses for [`OWN_FAULT_PAUSE`], so that it does not repeat the same fault without end.
@@ -37,6 +41,7 @@
 //! The breakers are kept in memory, for one process. After a restart, all of them are closed.
 //!
 //! [`during_outage`]: crate::domain::during_outage
+//! [`AppShares::may_probe`]: super::fair_queue::AppShares::may_probe
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -127,6 +132,11 @@ impl Breakers {
             Some(Probes { at, .. }) if holds(*at) => Admission::Held(Some(*at)),
             Some(_) => Admission::Probe,
         }
+    }
+
+    /// Returns since when a probe has been due; `None` if the breaker is closed.
+    pub(super) fn probe_due_at(&self, name: &str) -> Option<Timestamp> {
+        self.failing.get(name).and_then(|breaker| breaker.probes.as_ref()).map(|probes| probes.at)
     }
 
     /// Records that an attempt starts. If the breaker is open, it is the probe.

@@ -3,7 +3,8 @@
 //! An app may have thousands of origins. So the apps take turns, and the origins of an app take turns within it
 //! ([`FairQueue`]). Within an origin, its queues take turns ([`super::origin`]). No app uses more than seven eighths
 //! of what the others leave, of the deliveries in flight and of the loaded deliveries ([`AppShares`]): there is a place
-//! for another app also if several apps take all they may, and an app that is alone loses little.
+//! for another app also if several apps take all they may, and an app that is alone loses little. The probes of an app
+//! use at most a quarter of its share, so that its healthy receivers do not wait for those that do not answer.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -78,6 +79,14 @@ pub(super) struct Share {
     pub(super) in_flight: usize,
     /// Number of deliveries that wait for a late reply.
     pub(super) awaiting_reply: usize,
+    /// Number of probes, in flight or loaded.
+    pub(super) probes: usize,
+}
+
+impl Share {
+    fn is_unused(&self) -> bool {
+        self.loaded == 0 && self.probes == 0
+    }
 }
 
 impl AppShares {
@@ -95,9 +104,36 @@ impl AppShares {
             share.loaded -= 1;
             share.bytes -= bytes;
         }
-        if self.apps.get(&app).is_some_and(|share| share.loaded == 0) {
+        self.remove_if_unused(app);
+    }
+
+    fn remove_if_unused(&mut self, app: AppNo) {
+        if self.apps.get(&app).is_some_and(Share::is_unused) {
             self.apps.remove(&app);
         }
+    }
+
+    /// Counts a probe.
+    pub(super) fn start_probe(&mut self, app: AppNo) {
+        self.apps.entry(app).or_default().probes += 1;
+        self.total.probes += 1;
+    }
+
+    /// Counts a probe as ended.
+    pub(super) fn end_probe(&mut self, app: AppNo) {
+        for share in self.apps.get_mut(&app).into_iter().chain([&mut self.total]) {
+            share.probes -= 1;
+        }
+        self.remove_if_unused(app);
+    }
+
+    /// Returns whether an app may make one more probe, if at most `most` deliveries are in flight: its probes use at
+    /// most a quarter of what it may have in flight. A probe of a URL that does not answer takes a whole timeout, and
+    /// an app may have thousands of such URLs.
+    pub(super) fn may_probe(&self, app: AppNo, most: usize) -> bool {
+        let Some(own) = self.apps.get(&app) else { return true };
+        let left = most.saturating_sub(self.total.in_flight - own.in_flight);
+        own.probes < (per_app_limit(left) / 4).max(1)
     }
 
     /// Counts a loaded delivery as in flight.
@@ -116,7 +152,7 @@ impl AppShares {
     /// Counts a delivery in flight as one that waits for a late reply, if the app may have one more of them. `most`
     /// is the common maximum. Returns whether it is counted so.
     pub(super) fn await_reply(&mut self, app: AppNo, most: usize) -> bool {
-        if self.total.awaiting_reply >= most || !self.has_room(app, |share| share.awaiting_reply, most) {
+        if self.total.awaiting_reply >= most || !self.may_take(app, |share| share.awaiting_reply, most) {
             return false;
         }
         self.end(app);
@@ -134,17 +170,18 @@ impl AppShares {
 
     /// Returns whether an app may have one more delivery in flight, if the common maximum is `most`.
     pub(super) fn may_send(&self, app: AppNo, most: usize) -> bool {
-        self.has_room(app, |share| share.in_flight, most)
+        self.may_take(app, |share| share.in_flight, most)
     }
 
     /// Returns whether an app may have one more loaded delivery. The pair is the common maximum: the number
     /// of loaded deliveries, and the bytes of their bodies.
     pub(super) fn may_load(&self, app: AppNo, (most, bytes): (usize, usize)) -> bool {
-        self.has_room(app, |share| share.loaded, most) && self.has_room(app, |share| share.bytes, bytes)
+        self.may_take(app, |share| share.loaded, most) && self.may_take(app, |share| share.bytes, bytes)
     }
 
-    /// Returns whether an app uses less than it may of what the others leave. An app that uses nothing always has room.
-    fn has_room(&self, app: AppNo, used: impl Fn(&Share) -> usize, most: usize) -> bool {
+    /// Returns whether an app uses less than it may of what the others leave. An app that uses nothing may
+    /// always take one.
+    fn may_take(&self, app: AppNo, used: impl Fn(&Share) -> usize, most: usize) -> bool {
         self.apps.get(&app).is_none_or(|own| {
             let left = most.saturating_sub(used(&self.total) - used(own));
             used(own) == 0 || used(own) < per_app_limit(left)
@@ -211,6 +248,21 @@ mod tests {
         };
         assert_eq!([1, 2, 3, 4].map(&mut fill), [448, 56, 7, 1]);
         assert_eq!(shares.total.in_flight, 512);
+    }
+
+    #[test]
+    fn probes_use_a_quarter_of_the_share_of_their_app() {
+        let (mut shares, one, two) = (AppShares::default(), AppNo(1), AppNo(2));
+        let probes = (0..1_000).take_while(|_| {
+            let may = shares.may_probe(one, 512);
+            may.then(|| shares.start_probe(one)).is_some()
+        });
+        assert_eq!(probes.count(), 112);
+        assert!(shares.may_probe(two, 512) && shares.may_probe(two, 1));
+        for _ in 0..112 {
+            shares.end_probe(one);
+        }
+        assert!(shares.apps.is_empty() && shares.total.probes == 0);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::{hash, per_app_limit};
+use crate::domain::{PendingDelivery, hash, per_app_limit};
 
 /// Maximum duration of a quick success. A place that becomes free within it delays no other noticeably.
 pub(super) const QUICK: Duration = Duration::from_secs(5);
@@ -53,13 +53,17 @@ pub(super) struct Origin {
     pub(super) in_flight: Places,
     /// Loaded deliveries, and those of the pages that are being read.
     pub(super) loaded: Places,
-    /// Number of probes of its URLs in flight.
+    /// Number of its probes, in flight or loaded.
     pub(super) probes: usize,
+    /// Manual retries to queues that are held back, or that share places with slow ones. They are sent nevertheless, as
+    /// soon as a place is free.
+    pub(super) urgent: VecDeque<Box<PendingDelivery>>,
     /// Queues with waiting deliveries.
     pub(super) sendable: Turns,
     /// Queues with more due deliveries in the store.
     pub(super) loadable: Turns,
-    /// Whether it is in `DispatchState::sendable`, and in `DispatchState::loadable`.
+    /// Whether it is in `DispatchState::urgent`, `DispatchState::sendable` and `DispatchState::loadable`.
+    pub(super) is_urgent: bool,
     pub(super) is_sendable: bool,
     pub(super) is_loadable: bool,
 }
@@ -67,8 +71,12 @@ pub(super) struct Origin {
 impl Origin {
     /// Returns whether nothing has to be remembered.
     pub(super) fn is_idle(&self) -> bool {
-        let is_listed = self.is_sendable || self.is_loadable;
-        self.loaded.total() == 0 && self.sendable.is_empty() && self.loadable.is_empty() && !is_listed
+        let is_listed = self.is_urgent || self.is_sendable || self.is_loadable;
+        self.loaded.total() == 0
+            && self.probes == 0
+            && self.sendable.is_empty()
+            && self.loadable.is_empty()
+            && !is_listed
     }
 
     /// Returns whether a delivery waits, or may wait soon because a page is being read.

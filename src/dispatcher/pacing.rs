@@ -8,9 +8,11 @@
 //!   server. An app sends while it has fewer in flight than places are free: alone it uses half of the places, and
 //!   recipients of one app that the mail server checks slowly leave places for the others.
 //!
-//! A queue that is not admitted waits here and is returned at its time, so the dispatcher does not check it
-//! repeatedly. Nothing here is stored: after a restart every address is open. The limits hold for one
-//! process. Nodes that share a database would pace separately, each for its own jobs and all their watches.
+//! A queue that is not admitted waits here and is returned at its time, so the dispatcher does not check it repeatedly.
+//! If its address opens later than [`SOON`], its deliveries return to the store meanwhile: those of many closed
+//! addresses would otherwise use up the share of loaded deliveries of their app. Nothing here is stored: after a
+//! restart every address is open. The limits hold for one process. Nodes that share a database would pace separately,
+//! each for its own jobs and all their watches.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -25,6 +27,9 @@ use crate::domain::{AppNo, ChannelKind, Timestamp};
 /// requested time. After the maximum, other deliveries are sent again and show whether the address still
 /// refuses messages.
 const CLOSED_MAX: Duration = Duration::from_secs(3600);
+
+/// Longest time until an address opens for which its messages stay in memory: two messages at the usual pace.
+const SOON: Duration = Duration::from_secs(2);
 
 /// State of all paced channels.
 #[derive(Debug, Default)]
@@ -112,21 +117,31 @@ impl Pacer {
         in_flight.waiting.drain(..).collect()
     }
 
-    /// Records the `Retry-After` of a response, if the channel is paced by address.
+    /// Returns when the address of a queue opens, if that is not soon: until then, its deliveries stay in the store.
+    pub(super) fn closed_until(&self, queue: &str, now: Timestamp) -> Option<Timestamp> {
+        let closed = self.closed.get(address(queue))?;
+        (closed.until.since(now) > SOON).then_some(closed.until)
+    }
+
+    /// Records the `Retry-After` of a response, if the channel is paced by address. Returns the queues that wait for
+    /// the address, if it does not open soon.
     pub(super) fn rate_limited(
         &mut self,
         queue: &str,
         channel: ChannelKind,
         retry_after: Duration,
         now: Timestamp,
-    ) {
+    ) -> Vec<Arc<str>> {
         if !matches!(channels::spec(channel).pacing, Pacing::PerAddress(_)) {
-            return;
+            return Vec::new();
         }
         let until = now.plus(retry_after.min(CLOSED_MAX));
         if self.closed.get(address(queue)).is_none_or(|known| known.until < until) {
             self.close_until(address(queue), until);
         }
+        let is_long = self.closed_until(queue, now).is_some();
+        let closed = self.closed.get(address(queue)).filter(|_| is_long);
+        closed.map(|closed| closed.queues.clone()).unwrap_or_default()
     }
 
     /// Opens the addresses whose time has come, and returns the queues that waited for them.

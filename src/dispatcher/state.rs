@@ -6,6 +6,7 @@
 //! The queues are listed by origin ([`Origin`]), and the origins by app ([`FairQueue`]). A queue or an origin that is
 //! held back is taken from the lists; a timer or the end of the probe in flight adds it again.
 
+mod probes;
 pub(super) mod results;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -13,12 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::breaker::{Admission, Breakers};
-use super::fair_queue::{AppShares, FairQueue};
+use super::fair_queue::{AppShares, FairQueue, app_of};
 use super::origin::{Origin, QuickQueues, Standing, Turn, origin_of, probes_max};
 use super::pacing::Pacer;
+use super::timers::Timers;
 use crate::channels::{self, Pacing};
 use crate::clock::SetBackDetector;
-use crate::domain::{CancelScope, DeliveryId, DispatcherMessage, PendingDelivery, Timestamp, WatchId};
+use crate::domain::{AppNo, CancelScope, DeliveryId, DispatcherMessage, PendingDelivery, Timestamp, WatchId};
 use crate::store::{DueDeliveries, LoadDueDeliveries};
 
 /// Maximum number of loaded deliveries, and maximum total size of their bodies in bytes. Further deliveries
@@ -32,9 +34,6 @@ const PAGES_MAX: usize = 16;
 /// Maximum number of queues with a timer, and of queues that have more in the store. Others are forgotten, and found
 /// again by a search of the store.
 pub(super) const QUEUES_MAX: usize = 100_000;
-
-/// Time after which a URL is considered again that is due for a probe while too many other URLs are probed.
-const PROBE_TURN: Duration = Duration::from_secs(1);
 
 /// Shortest time between two searches.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(10);
@@ -51,9 +50,9 @@ pub(super) struct DispatchState {
     /// Queues that may have waiting deliveries or a page, for the deliveries that are skipped. There are a hundred
     /// thousand queues at most, and far fewer of these. [`Self::skip`] removes the others.
     occupied: HashSet<Arc<str>>,
-    /// Manual retries to destinations that are held back, or that share places with slow ones. They are sent
-    /// nevertheless.
-    urgent: VecDeque<Box<PendingDelivery>>,
+    /// Origins with manual retries that are sent although their queues are held back. `take_sendable` removes an origin
+    /// at its limit; `finish` adds it again.
+    urgent: FairQueue,
     /// Origins with waiting deliveries. `take_sendable` removes an origin at its limit; `finish` adds it again.
     sendable: FairQueue,
     /// Origins with more due deliveries in the store. `take_pages` removes an origin that has enough loaded
@@ -63,14 +62,18 @@ pub(super) struct DispatchState {
     pub(super) shares: AppShares,
     /// Number of pages being read, and the maximum number of deliveries on them.
     pages: (usize, usize),
-    /// Timers, at most one for each queue: the earliest time at which a waiting delivery in the store is due.
-    /// When a timer expires, a page is read, and the page returns the next time.
-    timers: BTreeSet<(Timestamp, Arc<str>)>,
-    timer_of_queue: HashMap<Arc<str>, Timestamp>,
+    /// Timers of queues: the earliest time at which a waiting delivery in the store is due. When a timer expires, a
+    /// page is read, and the page returns the next time.
+    timers: Timers,
     /// Time at which the store is searched for queues that were forgotten.
     search_at: Option<Timestamp>,
-    /// Queues and origins that are held back, each with the time of its next probe.
-    holds: BTreeSet<(Timestamp, Arc<str>)>,
+    /// Queues and origins that are held back, each with the time of its next probe, or of its next message.
+    holds: Timers,
+    /// Deliveries in flight that are probes.
+    probes: HashSet<DeliveryId>,
+    /// Queues and origins of each app that are due for a probe while too many others are probed, in the order in which
+    /// they became due. The end of a probe adds them to the lists again.
+    probe_waits: HashMap<AppNo, BTreeSet<(Timestamp, Arc<str>)>>,
     pub(super) pacer: Pacer,
     pub(super) breakers: Breakers,
     quick: QuickQueues,
@@ -89,6 +92,8 @@ struct DestinationQueue {
     origin: Arc<str>,
     waiting: VecDeque<Box<PendingDelivery>>,
     in_flight: HashSet<DeliveryId>,
+    /// Number of its deliveries in `Origin::urgent`.
+    urgent: usize,
     /// Deliveries that wait for a late reply. They are loaded, and use no place of the queue or its origin.
     awaiting_reply: HashSet<DeliveryId>,
     /// Whether its last attempt was a quick success.
@@ -101,8 +106,10 @@ struct DestinationQueue {
     is_loadable: bool,
     /// The page that is being read.
     page: Option<PageInFlight>,
-    /// The probe of its URL that is in flight.
-    probe: Option<DeliveryId>,
+    /// Whether a probe is counted that is not in flight yet: it is being loaded, or waits.
+    is_probing: bool,
+    /// Whether the next probe is a retry, if there is one.
+    retries_first: bool,
 }
 
 /// A page that is being read.
@@ -121,7 +128,7 @@ struct PageInFlight {
 
 impl DestinationQueue {
     fn loaded(&self) -> usize {
-        self.waiting.len() + self.in_flight.len()
+        self.waiting.len() + self.urgent + self.in_flight.len()
     }
 
     /// Returns the number of its places among the loaded deliveries of its origin.
@@ -155,14 +162,6 @@ fn is_skipped(delivery: &PendingDelivery, watch: WatchId, scope: CancelScope) ->
         }
 }
 
-/// Returns whether an attempt to a URL may be made now. A probe has to wait for its turn if too many URLs are probed.
-fn url_admission(breakers: &Breakers, name: &str, may_probe: bool, now: Timestamp) -> Admission {
-    match breakers.admission(name, now) {
-        Admission::Probe if !may_probe => Admission::Held(Some(now.plus(PROBE_TURN))),
-        admission @ (Admission::Free | Admission::Probe | Admission::Held(_)) => admission,
-    }
-}
-
 /// Removes and returns the skipped deliveries of a watch.
 #[expect(clippy::vec_box, reason = "the boxes come from the queue")]
 fn remove_skipped(
@@ -194,8 +193,7 @@ impl DispatchState {
     pub(super) fn can_send(&self) -> bool {
         let has_place = |app| self.shares.may_send(app, self.in_flight_max);
         self.shares.total.in_flight < self.in_flight_max
-            && (self.sendable.has_any(has_place)
-                || self.urgent.iter().any(|delivery| self.has_place(delivery)))
+            && (self.sendable.has_any(has_place) || self.urgent.has_any(has_place))
     }
 
     /// Returns whether a page can be read now.
@@ -210,11 +208,7 @@ impl DispatchState {
 
     /// Returns the time of the next change, if no message arrives before.
     pub(super) fn next(&self) -> Option<Timestamp> {
-        let first = |times: &BTreeSet<(Timestamp, Arc<str>)>| times.first().map(|(at, _)| *at);
-        [first(&self.timers), first(&self.holds), self.pacer.next(), self.search_at]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.timers.next(), self.holds.next(), self.pacer.next(), self.search_at].into_iter().flatten().min()
     }
 
     /// Applies a message of the store.
@@ -246,6 +240,7 @@ impl DispatchState {
         let (origin, own, standing) = (Arc::clone(&queue.origin), queue.reserved(), queue.standing(&name));
         let is_behind_others = queue.has_more || queue.page.is_some();
         let admission = self.admission(&origin, &name, now);
+        let is_closed = self.pacer.closed_until(&name, now).is_some();
         let places = self.origin(&origin).loaded.free(most, own, standing);
         if is_full || is_loaded {
             self.mark_has_more(&name);
@@ -254,7 +249,7 @@ impl DispatchState {
             && (admission != Admission::Free || standing == Standing::Other)
         {
             self.load_urgent(&name, delivery);
-        } else if is_behind_others || places == 0 || admission != Admission::Free {
+        } else if is_behind_others || places == 0 || is_closed || admission != Admission::Free {
             self.mark_has_more(&name);
         } else {
             self.load(&name, delivery);
@@ -309,12 +304,21 @@ impl DispatchState {
         }
     }
 
-    /// Loads a manual retry to a destination that is held back, or that would wait for slow ones.
+    /// Loads a manual retry to a destination that is held back, or that would wait for slow ones. If its origin has
+    /// enough of them, it stays in the store: they must not use up the share of their app.
     fn load_urgent(&mut self, name: &Arc<str>, delivery: Box<PendingDelivery>) {
-        if let Some(page) = &mut self.queue(name).page {
+        let most = self.loaded_per_origin();
+        let queue = self.queue(name);
+        let origin = Arc::clone(&queue.origin);
+        let known = queue.page.as_ref().map_or(0, |page| page.urgent.len());
+        if known + self.origin(&origin).urgent.len() >= most {
+            self.mark_has_more(name);
+        } else if let Some(page) = &mut self.queue(name).page {
             page.urgent.push(delivery);
         } else if self.count_loaded(name, &delivery) {
-            self.urgent.push_back(delivery);
+            self.queue(name).urgent += 1;
+            self.origin(&origin).urgent.push_back(delivery);
+            self.list(&origin);
         }
     }
 
@@ -332,16 +336,19 @@ impl DispatchState {
 
     /// Returns the waiting deliveries of a queue to the store, where they are still due.
     fn return_to_store(&mut self, name: &Arc<str>) {
-        let waiting: Vec<_> = self.queue(name).waiting.drain(..).collect();
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        let waiting: Vec<_> = queue.waiting.drain(..).collect();
         if !waiting.is_empty() {
             self.unload(name, &waiting);
             self.mark_has_more(name);
         }
+        self.end_unused_probe(name);
     }
 
     /// Removes the waiting deliveries of a watch that are in the scope. Deliveries in flight continue.
     fn skip(&mut self, watch: WatchId, scope: CancelScope) {
         let mut removed: Vec<(Arc<str>, Vec<Box<PendingDelivery>>)> = Vec::new();
+        let mut urgent = Vec::new();
         self.occupied.retain(|name| {
             let Some(queue) = self.queues.get_mut(name) else { return false };
             let skipped = remove_skipped(&mut queue.waiting, watch, scope);
@@ -352,13 +359,21 @@ impl DispatchState {
             if !skipped.is_empty() {
                 removed.push((Arc::clone(name), skipped));
             }
-            !queue.waiting.is_empty() || queue.page.is_some()
+            if queue.urgent > 0
+                && let Some(origin) = self.origins.get_mut(&queue.origin)
+            {
+                urgent.extend(remove_skipped(&mut origin.urgent, watch, scope));
+            }
+            !queue.waiting.is_empty() || queue.page.is_some() || queue.urgent > 0
         });
-        for delivery in remove_skipped(&mut self.urgent, watch, scope) {
-            removed.push((delivery.destination.queue.as_str().into(), vec![delivery]));
+        for delivery in urgent {
+            let name = delivery.destination.queue.as_str().into();
+            self.queue(&name).urgent -= 1;
+            removed.push((name, vec![delivery]));
         }
         for (name, skipped) in removed {
             self.unload(&name, &skipped);
+            self.end_unused_probe(&name);
             self.mark_loadable(&name);
             self.remove_if_idle(&name);
         }
@@ -406,6 +421,10 @@ impl DispatchState {
     /// Gives an origin its turns, if it has something to send or to load.
     fn list(&mut self, name: &Arc<str>) {
         let Some(origin) = self.origins.get_mut(name) else { return };
+        if !origin.is_urgent && !origin.urgent.is_empty() && origin.in_flight.total() < self.per_origin_max {
+            origin.is_urgent = true;
+            self.urgent.push(Arc::clone(name));
+        }
         if !origin.is_sendable && !origin.sendable.is_empty() {
             origin.is_sendable = true;
             self.sendable.push(Arc::clone(name));
@@ -418,17 +437,10 @@ impl DispatchState {
 
     /// Sets the timer of a queue, unless it has an earlier one.
     pub(super) fn set_timer(&mut self, name: &Arc<str>, at: Timestamp) {
-        match self.timer_of_queue.get(name) {
-            Some(earliest) if *earliest <= at => return,
-            Some(later) => self.timers.remove(&(*later, Arc::clone(name))),
-            None => false,
-        };
-        self.timer_of_queue.insert(Arc::clone(name), at);
-        self.timers.insert((at, Arc::clone(name)));
+        self.timers.set(name, at);
         if self.timers.len() > QUEUES_MAX
-            && let Some((at, name)) = self.timers.pop_last()
+            && let Some(at) = self.timers.pop_last()
         {
-            self.timer_of_queue.remove(&name);
             self.search_later(at);
         }
     }
@@ -462,40 +474,45 @@ impl DispatchState {
         }
         // If the clock was set back, the time of a probe may be far away by the new clock.
         let until = if self.clock.jump(now).is_some() { Timestamp::MAX } else { now };
-        while self.holds.first().is_some_and(|(at, _)| *at <= until) {
-            let Some((_, name)) = self.holds.pop_first() else { break };
+        while let Some(name) = self.holds.expire(until) {
             self.mark_sendable(&name);
             self.mark_loadable(&name);
             self.list(&name);
         }
-        while self.timers.first().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, name)) = self.timers.pop_first() else { return };
-            self.timer_of_queue.remove(&name);
+        while let Some(name) = self.timers.expire(now) {
             self.mark_has_more(&name);
         }
     }
 
-    /// Returns whether the limits of the app and of the origin permit one more delivery in flight.
-    fn has_place(&self, delivery: &PendingDelivery) -> bool {
-        let in_flight = self
-            .origins
-            .get(origin_of(&delivery.destination.queue))
-            .map_or(0, |origin| origin.in_flight.total());
-        in_flight < self.per_origin_max && self.shares.may_send(delivery.app, self.in_flight_max)
+    /// Returns the next manual retry that is sent although its queue is held back.
+    fn take_urgent(&mut self) -> Option<Box<PendingDelivery>> {
+        while self.shares.total.in_flight < self.in_flight_max {
+            let Self { urgent, shares, in_flight_max, .. } = self;
+            let name = urgent.pop(|app| shares.may_send(app, *in_flight_max))?;
+            let Some(origin) = self.origins.get_mut(&name) else { continue };
+            origin.is_urgent = false;
+            if origin.in_flight.total() >= self.per_origin_max {
+                // `finish` lists it again.
+                continue;
+            }
+            if let Some(delivery) = origin.urgent.pop_front() {
+                return Some(delivery);
+            }
+            self.forget_if_idle(&name);
+        }
+        None
     }
 
     /// Returns the deliveries to send now, and counts them as in flight.
     #[expect(clippy::vec_box, reason = "the boxes come from the queue and go to the tasks")]
     pub(super) fn take_sendable(&mut self, now: Timestamp) -> Vec<Box<PendingDelivery>> {
         let mut deliveries = Vec::new();
-        for _ in 0..self.urgent.len() {
-            let Some(delivery) = self.urgent.pop_front() else { break };
-            if self.shares.total.in_flight < self.in_flight_max && self.has_place(&delivery) {
-                self.start(&delivery.destination.queue.as_str().into(), &delivery, now);
-                deliveries.push(delivery);
-            } else {
-                self.urgent.push_back(delivery);
-            }
+        while let Some(delivery) = self.take_urgent() {
+            let name = delivery.destination.queue.as_str().into();
+            self.queue(&name).urgent -= 1;
+            self.start(&name, &delivery, now);
+            deliveries.push(delivery);
+            self.list(&origin_of(&name).into());
         }
         while self.shares.total.in_flight < self.in_flight_max {
             let Self { sendable, shares, in_flight_max, .. } = self;
@@ -517,6 +534,9 @@ impl DispatchState {
             } else {
                 // The pacer returns the queue later.
                 queue.waiting.push_front(delivery);
+                if self.pacer.closed_until(&name, now).is_some() {
+                    self.return_to_store(&name);
+                }
             }
             self.list(&origin);
         }
@@ -525,17 +545,19 @@ impl DispatchState {
 
     /// Counts a delivery as in flight.
     fn start(&mut self, name: &Arc<str>, delivery: &PendingDelivery, now: Timestamp) {
-        let is_probe = self.breakers.admission(name, now) == Admission::Probe;
         let queue = self.queue(name);
         queue.in_flight.insert(delivery.id);
         let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
-        let counts_as_probe = is_probe && queue.probe.is_none();
-        if counts_as_probe {
-            queue.probe = Some(delivery.id);
+        let is_counted = std::mem::take(&mut queue.is_probing);
+        let is_probe =
+            [&origin, name].into_iter().any(|name| self.breakers.admission(name, now) == Admission::Probe);
+        if is_probe && !is_counted {
+            self.count_probe(&origin);
         }
-        let known = self.origin(&origin);
-        known.in_flight.take(is_quick, 1);
-        known.probes += usize::from(counts_as_probe);
+        if is_probe || is_counted {
+            self.probes.insert(delivery.id);
+        }
+        self.origin(&origin).in_flight.take(is_quick, 1);
         self.shares.start(delivery.app);
         for name in [&origin, name] {
             self.breakers.started(name, delivery.id, now);
@@ -544,14 +566,20 @@ impl DispatchState {
 
     /// Removes and returns the queue of an origin that sends next.
     fn next_sender(&mut self, name: &Arc<str>, now: Timestamp) -> Option<Arc<str>> {
-        let Self { origins, queues, breakers, holds, per_origin_max, .. } = self;
+        let Self {
+            origins, queues, breakers, holds, per_origin_max, shares, in_flight_max, probe_waits, ..
+        } = self;
         let origin = origins.get_mut(name)?;
-        if let Admission::Held(until) = breakers.admission(name, now) {
-            holds.extend(until.map(|until| (until, Arc::clone(name))));
+        let admission = breakers.admission(name, now);
+        if let Admission::Held(until) = admission {
+            if let Some(until) = until {
+                holds.set(name, until);
+            }
             return None;
         }
-        let (most, used) = (*per_origin_max, origin.in_flight);
-        let may_probe = origin.probes < probes_max(most);
+        let (most, used, app) = (*per_origin_max, origin.in_flight, app_of(name));
+        let may_probe_origin = admission != Admission::Probe || shares.may_probe(app, *in_flight_max);
+        let may_probe_url = origin.probes < probes_max(most) && shares.may_probe(app, *in_flight_max);
         if used.total() >= most {
             // `finish` lists it again.
             return None;
@@ -559,11 +587,18 @@ impl DispatchState {
         let mut dropped = Vec::new();
         let found = origin.sendable.pop(|name| {
             let Some(queue) = queues.get_mut(name) else { return Turn::Drop };
-            let admission = url_admission(breakers, name, may_probe, now);
+            let admission = breakers.admission(name, now);
             if let Admission::Held(Some(until)) = admission {
-                holds.insert((until, Arc::clone(name)));
+                holds.set(name, until);
             }
-            if queue.waiting.is_empty() || matches!(admission, Admission::Held(_)) {
+            // A page that was requested before the breaker opened is not counted as a probe.
+            let may_probe = may_probe_origin && (admission != Admission::Probe || may_probe_url);
+            let waits = !may_probe && !queue.is_probing;
+            if waits {
+                let due_at = breakers.probe_due_at(name).unwrap_or(now);
+                probe_waits.entry(app).or_default().insert((due_at, Arc::clone(name)));
+            }
+            if queue.waiting.is_empty() || matches!(admission, Admission::Held(_)) || waits {
                 queue.is_sendable = false;
                 dropped.push(Arc::clone(name));
                 return Turn::Drop;
@@ -591,7 +626,7 @@ impl DispatchState {
             if let Some(origin) = self.origins.get_mut(&origin) {
                 origin.is_loadable = false;
             }
-            let Some((name, limit)) = self.next_loader(&origin, now) else {
+            let Some((name, limit, is_probe)) = self.next_loader(&origin, now) else {
                 self.forget_if_idle(&origin);
                 continue;
             };
@@ -600,62 +635,88 @@ impl DispatchState {
             queue.has_more = false;
             self.occupied.insert(Arc::clone(&name));
             queue.page = Some(PageInFlight { limit, ..PageInFlight::default() });
-            let is_quick = queue.is_quick;
+            let (is_quick, retries_first) = (queue.is_quick, is_probe && queue.retries_first);
+            queue.retries_first ^= is_probe;
+            let is_new_probe = is_probe && !std::mem::replace(&mut queue.is_probing, is_probe);
             let sent = queue.in_flight.iter().chain(&queue.awaiting_reply).copied();
             let loaded = queue.waiting.iter().map(|delivery| delivery.id).chain(sent);
-            let urgent = self.urgent.iter().filter(|delivery| *delivery.destination.queue == *name);
+            let urgent = self.origins.get(&origin).into_iter().flat_map(|origin| &origin.urgent);
+            let urgent = urgent.filter(|delivery| *delivery.destination.queue == *name);
             let loaded = loaded.chain(urgent.map(|delivery| delivery.id)).collect();
+            if is_new_probe {
+                self.count_probe(&origin);
+            }
             self.pages.0 += 1;
             self.pages.1 += limit;
             self.origin(&origin).loaded.take(is_quick, limit);
             self.list(&origin);
             let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-            pages.push(LoadDueDeliveries { queue: name.to_string(), now, limit, loaded });
+            pages.push(LoadDueDeliveries { queue: name.to_string(), now, limit, loaded, retries_first });
         }
         pages
     }
 
-    /// Removes and returns the queue of an origin whose deliveries are loaded next, and the maximum number of them.
-    fn next_loader(&mut self, name: &Arc<str>, now: Timestamp) -> Option<(Arc<str>, usize)> {
+    /// Removes and returns the queue of an origin whose deliveries are loaded next, the maximum number of them, and
+    /// whether one is loaded as a probe.
+    fn next_loader(&mut self, name: &Arc<str>, now: Timestamp) -> Option<(Arc<str>, usize, bool)> {
         let (most, few) = (self.loaded_per_origin(), self.per_origin_max.div_ceil(2));
-        let Self { origins, queues, breakers, holds, per_origin_max, .. } = self;
+        let Self { origins, queues, breakers, holds, pacer, shares, probe_waits, .. } = self;
         let origin = origins.get_mut(name)?;
         let admission = breakers.admission(name, now);
         if let Admission::Held(until) = admission {
-            holds.extend(until.map(|until| (until, Arc::clone(name))));
+            if let Some(until) = until {
+                holds.set(name, until);
+            }
             return None;
         }
-        let used = origin.loaded;
+        let (used, app) = (origin.loaded, app_of(name));
         let is_probe = admission == Admission::Probe;
-        let may_probe = origin.probes < probes_max(*per_origin_max);
+        let app_may_probe = shares.may_probe(app, self.in_flight_max);
+        let may_probe = app_may_probe && origin.probes < probes_max(self.per_origin_max);
+        let mut wait = |name: &Arc<str>| {
+            let due_at = breakers.probe_due_at(name).unwrap_or(now);
+            probe_waits.entry(app).or_default().insert((due_at, Arc::clone(name)));
+        };
+        if is_probe && !app_may_probe {
+            wait(name);
+            return None;
+        }
         if used.total() >= most || (is_probe && origin.has_waiting()) {
             // `finish` and `finish_page` list it again.
             return None;
         }
-        let mut limit = 0;
+        let mut chosen = (0, false);
         let found = origin.loadable.pop(|name| {
             let Some(queue) = queues.get_mut(name) else { return Turn::Drop };
-            let admission = url_admission(breakers, name, may_probe, now);
+            let admission = breakers.admission(name, now);
             let is_probe = is_probe || admission == Admission::Probe;
+            let closed_until = pacer.closed_until(name, now);
             if let Admission::Held(Some(until)) = admission {
-                holds.insert((until, Arc::clone(name)));
+                holds.set(name, until);
+            } else if let Some(until) = closed_until {
+                holds.set(name, until);
             }
             let has_enough = queue.waiting.len() >= if is_probe { 1 } else { few };
-            let is_held = matches!(admission, Admission::Held(_));
+            let waits = admission == Admission::Probe && !may_probe;
+            if waits && queue.has_more {
+                wait(name);
+            }
+            let is_held = matches!(admission, Admission::Held(_)) || closed_until.is_some() || waits;
             if !queue.has_more || queue.page.is_some() || has_enough || is_held {
                 // `mark_has_more` adds it again.
                 queue.is_loadable = false;
                 return Turn::Drop;
             }
             let standing = queue.standing(name);
-            limit = used.free(most, queue.reserved(), standing).min(if is_probe { 1 } else { most });
+            let limit = used.free(most, queue.reserved(), standing).min(if is_probe { 1 } else { most });
+            chosen = (limit, is_probe);
             match limit {
                 0 if used.free(most, 0, standing) == 0 => Turn::Stop,
                 0 => Turn::Keep,
                 _ => Turn::Take,
             }
         });
-        found.map(|name| (name, limit))
+        found.map(|name| (name, chosen.0, chosen.1))
     }
 
     /// Loads the deliveries of a page. `None` if the page could not be read.
@@ -684,6 +745,7 @@ impl DispatchState {
         if let Some(next_retry_at) = next_retry_at {
             self.set_timer(name, next_retry_at);
         }
+        self.end_unused_probe(name);
         self.list(&origin);
         self.remove_if_idle(name);
     }

@@ -173,7 +173,13 @@ impl StoreFixture {
     pub async fn page(&self, now: Timestamp, limit: u32, loaded: &[DeliveryId]) -> DueDeliveries {
         let queue = "1 https a.example 443".to_owned();
         self.store
-            .load_due_deliveries(LoadDueDeliveries { queue, now, limit, loaded: loaded.to_vec() })
+            .load_due_deliveries(LoadDueDeliveries {
+                queue,
+                now,
+                limit,
+                loaded: loaded.to_vec(),
+                retries_first: false,
+            })
             .await
             .expect("a page")
     }

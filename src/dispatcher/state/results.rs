@@ -54,7 +54,10 @@ impl DispatchState {
         if let (Some(429), Outcome::Retry { after: Some(wait) }) =
             (result.attempt.status_code, &result.outcome)
         {
-            self.pacer.rate_limited(&name, channel, *wait, ended_at);
+            let waiting = self.pacer.rate_limited(&name, channel, *wait, ended_at);
+            if self.pacer.closed_until(&name, ended_at).is_some() {
+                waiting.iter().chain([&name]).for_each(|name| self.return_to_store(name));
+            }
         }
         if channels::spec(channel).has_breaker {
             let is_connected = !matches!(result.reach, Reach::NotTried | Reach::NotConnected);
@@ -104,9 +107,8 @@ impl DispatchState {
         };
         queue.is_quick = is_quick;
         let (in_flight, loaded) = (queue.in_flight.len(), queue.reserved());
-        let urgent = self.urgent.iter().filter(|delivery| *delivery.destination.queue == **name).count();
         let Some(origin) = self.origins.get_mut(&queue.origin) else { return };
-        for (places, count) in [(&mut origin.in_flight, in_flight), (&mut origin.loaded, loaded + urgent)] {
+        for (places, count) in [(&mut origin.in_flight, in_flight), (&mut origin.loaded, loaded)] {
             places.release(!is_quick, count);
             places.take(is_quick, count);
         }
@@ -157,7 +159,6 @@ impl DispatchState {
         let queue = self.queue(&name);
         let origin = Arc::clone(&queue.origin);
         queue.in_flight.remove(&delivery.id);
-        let was_probe = queue.probe.take_if(|probe| *probe == delivery.id).is_some();
         if queue.awaiting_reply.remove(&delivery.id) {
             self.shares.end_late(delivery.app);
         } else {
@@ -165,9 +166,11 @@ impl DispatchState {
             self.free_places(&name, delivery);
         }
         self.shares.unload(delivery.app, delivery.body.len());
-        self.origin(&origin).probes -= usize::from(was_probe);
         for name in [&origin, &name] {
             self.breakers.ended(name, delivery.id, now);
+        }
+        if self.probes.remove(&delivery.id) {
+            self.end_probe(&origin);
         }
         if let NextStep::Retry { due_at, .. } = next {
             self.set_timer(&name, due_at);

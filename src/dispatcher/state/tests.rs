@@ -15,6 +15,21 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp::from_millis(seconds * 1_000)
 }
 
+/// Returns the delivery with this number to a host of its own.
+fn to_host(number: u32, host: &str) -> PendingDelivery {
+    let mut delivery = delivery(number, host);
+    delivery.destination.queue = format!("1 https://{host}:443 url");
+    delivery
+}
+
+/// Returns the delivery with this number to a Slack-compatible hook.
+fn to_chat(number: u32, hook: &str) -> PendingDelivery {
+    let mut delivery = delivery(number, hook);
+    delivery.destination.channel = ChannelKind::Slack;
+    delivery.destination.queue = format!("1 slack {hook}");
+    delivery
+}
+
 /// Returns the delivery with this number to a URL of one host.
 fn delivery(number: u32, url: &str) -> PendingDelivery {
     let mut bytes = [0; 16];
@@ -90,9 +105,10 @@ impl Fixture {
                 let due = |one: &&PendingDelivery| {
                     one.destination.queue == page.queue && !page.loaded.contains(&one.id)
                 };
-                let limit = page.limit as usize;
-                let deliveries = self.stored.iter().filter(due).take(limit).cloned().collect();
-                let has_more = self.stored.iter().filter(due).count() > limit;
+                let mut deliveries: Vec<_> = self.stored.iter().filter(due).cloned().collect();
+                deliveries.sort_by_key(|one| (one.step > 0) != page.retries_first);
+                let has_more = deliveries.len() > page.limit as usize;
+                deliveries.truncate(page.limit as usize);
                 let found = DueDeliveries { deliveries, has_more, next_retry_at: None };
                 self.state.finish_page(&page.queue.as_str().into(), Some(found), now);
             }
@@ -223,4 +239,157 @@ fn a_fault_of_our_own_is_repeated_after_a_pause_without_a_trace() {
         assert!(f.step(at(second)).is_empty(), "it pauses");
     }
     assert_eq!((f.state.breakers.open_count(), f.stored.len()), (0, 1));
+}
+
+/// Makes five attempts to each of these hung URLs, which open their breakers. `to` returns a delivery with this number
+/// to the URL. Then each has many deliveries in the store.
+fn hang(f: &mut Fixture, urls: u32, to: impl Fn(u32, u32) -> PendingDelivery) {
+    for url in 0..urls {
+        for round in 0..5 {
+            f.next += 1;
+            f.dispatch(to(f.next, url), at(round));
+            let [sent] = &f.step(at(round))[..] else { panic!("one is sent") };
+            f.end(sent, &result(RETRY, Reach::NoAnswer), (round * 2 + 1, round * 2 + 2));
+        }
+    }
+    for url in (0..urls).flat_map(|url| [url; 20]) {
+        f.next += 1;
+        f.dispatch(to(f.next, url), at(10));
+    }
+    assert_eq!(f.state.breakers.open_count(), urls as usize);
+}
+
+/// Returns the delivery with this number to the host with this number.
+fn to_numbered_host(number: u32, host: u32) -> PendingDelivery {
+    to_host(number, &format!("h{host:02}.example"))
+}
+
+#[test]
+fn probes_of_hung_hosts_leave_places_for_a_healthy_one() {
+    let mut f = Fixture { state: DispatchState::new(64, 16), ..Fixture::new() };
+    hang(&mut f, 30, to_numbered_host);
+    let probes = f.step(at(60));
+    assert_eq!(probes.len(), 14, "a quarter of the share of the app");
+    assert_eq!((f.state.shares.total.loaded, f.state.pages.0), (14, 0), "the others are not loaded");
+    for _ in 0..40 {
+        f.commit("healthy", at(60));
+    }
+    let mut delivered = 0;
+    for _ in 0..20 {
+        for sent in f.step(at(60)) {
+            delivered += 1;
+            f.end(&sent, &result(Outcome::Ok, Reach::Answered), (60, 60));
+        }
+    }
+    assert_eq!(delivered, 40);
+    for probe in &probes {
+        f.end(probe, &result(RETRY, Reach::NoAnswer), (60, 80));
+    }
+    assert_eq!((f.step(at(80)).len(), f.state.shares.total.probes), (14, 14));
+}
+
+#[test]
+fn every_hung_url_gets_its_probe_after_those_due_before_it() {
+    for hosts in [1, 30] {
+        let mut f = Fixture { state: DispatchState::new(64, 16), ..Fixture::new() };
+        if hosts == 1 {
+            hang(&mut f, 30, |number, url| delivery(number, &format!("u{url:02}")));
+        } else {
+            hang(&mut f, 30, to_numbered_host);
+        }
+        let mut probed = std::collections::HashSet::new();
+        let mut now = 60;
+        // Four places need eight rounds for 30 URLs.
+        for _ in 0..8 {
+            let probes = f.step(at(now));
+            probed.extend(probes.iter().map(|one| one.destination.queue.clone()));
+            for probe in &probes {
+                f.end(probe, &result(RETRY, Reach::NoAnswer), (now, now + 20));
+            }
+            now += 21;
+        }
+        assert_eq!(probed.len(), 30, "{hosts}");
+    }
+}
+
+#[test]
+fn probes_are_first_attempts_and_retries_in_turn() {
+    let mut f = Fixture::new();
+    for n in 0..5 {
+        f.commit("down", at(n));
+        let [sent] = &f.step(at(n))[..] else { panic!("one is sent") };
+        f.end(sent, &result(RETRY, Reach::NotConnected), (n * 2 + 1, n * 2 + 2));
+    }
+    for _ in 0..4 {
+        f.commit("down", at(10));
+    }
+    for number in 100..104 {
+        f.dispatch(PendingDelivery { step: 1, ..delivery(number, "down") }, at(10));
+    }
+    let mut steps = Vec::new();
+    for now in [20, 40, 60, 80] {
+        let [probe] = &f.step(at(now))[..] else { panic!("one probe") };
+        steps.push(probe.step);
+        f.end(probe, &result(RETRY, Reach::NotConnected), (now, now));
+    }
+    assert_eq!(steps, [0, 1, 0, 1]);
+}
+
+#[test]
+fn deliveries_to_a_closed_chat_return_to_the_store() {
+    let mut f = Fixture::new();
+    for number in 0..20 {
+        f.dispatch(to_chat(number, "busy"), at(0));
+    }
+    let [sent] = &f.step(at(0))[..] else { panic!("one message a second") };
+    assert!(f.state.shares.total.loaded > 1, "the next ones wait in memory");
+    let wait = Duration::from_secs(3_600);
+    let mut refused = result(Outcome::Retry { after: Some(wait) }, Reach::Answered);
+    refused.attempt.status_code = Some(429);
+    f.end(sent, &refused, (0, 0));
+    assert!(f.step(at(1)).is_empty());
+    f.dispatch(to_chat(100, "busy"), at(2));
+    assert!(f.step(at(2)).is_empty());
+    assert_eq!(f.state.shares.total.loaded, 0, "they are in the store");
+    assert_eq!(f.state.next(), Some(at(3_600)));
+    assert_eq!(f.step(at(3_600)).len(), 1);
+}
+
+#[test]
+fn manual_retries_to_a_silent_host_use_a_bounded_share() {
+    let mut f = Fixture::new();
+    for n in 0..40 {
+        f.commit(&format!("silent{n}"), at(0));
+    }
+    let silent = f.step(at(0));
+    for number in 1_000..1_200 {
+        f.dispatch(PendingDelivery { manual: true, ..delivery(number, &format!("url{number}")) }, at(1));
+    }
+    let sent = f.step(at(1));
+    assert_eq!((silent.len(), sent.len()), (8, 8), "all places of the host");
+    let loaded = f.state.shares.total.loaded;
+    assert!(loaded <= 16 + 2 * 32, "{loaded}: the rest stays in the store");
+    f.dispatch(to_host(2_000, "b.example"), at(1));
+    assert_eq!(f.step(at(1)).len(), 1);
+}
+
+#[test]
+fn a_manual_retry_that_waits_for_a_place_leaves_nothing_behind() {
+    let mut f = Fixture::new();
+    for n in 0..40 {
+        f.dispatch(PendingDelivery { manual: true, ..delivery(n, &format!("url{n}")) }, at(0));
+    }
+    let mut sent = f.step(at(0));
+    assert_eq!(sent.len(), 16, "all places");
+    assert_eq!(f.state.queues.len(), 40, "their queues are known while they wait");
+    let mut count = 0;
+    while !sent.is_empty() {
+        count += sent.len();
+        for one in &sent {
+            f.end(one, &result(Outcome::Ok, Reach::Answered), (1, 1));
+        }
+        sent = f.step(at(1));
+    }
+    assert_eq!((count, f.state.shares.total.loaded, f.state.shares.total.in_flight), (40, 0, 0));
+    assert!(f.state.queues.is_empty() && f.state.origins.is_empty(), "nothing is remembered");
 }

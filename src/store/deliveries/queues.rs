@@ -27,12 +27,15 @@ pub struct LoadDueDeliveries {
     pub limit: u32,
     /// Deliveries that the dispatcher has already, which are excluded.
     pub loaded: Vec<DeliveryId>,
+    /// Whether retries precede first attempts: on every second page with a probe. Otherwise, new deliveries to a host
+    /// that is down would get all probes, and no other delivery would come to its end.
+    pub retries_first: bool,
 }
 
 /// Result of [`LoadDueDeliveries`].
 #[derive(Clone, Debug, Default)]
 pub struct DueDeliveries {
-    /// First attempts before retries, each by time.
+    /// First attempts before retries or the reverse, each by time.
     pub deliveries: Vec<PendingDelivery>,
     /// Whether more deliveries are due.
     pub has_more: bool,
@@ -101,9 +104,8 @@ pub fn load_due_deliveries<'c>(
         QueuePage { command, limit: command.limit as usize, loaded, ids: Vec::new() }
     };
     let mut pages: Vec<QueuePage<'_>> = commands.iter().map(page).collect();
-    // A first attempt is due at once, even if the clock was set back since it was created.
-    add_due(&batch.tx, &mut pages, |_| (0, Timestamp::MAX))?;
-    add_due(&batch.tx, &mut pages, |command| (1, command.now))?;
+    add_due(&batch.tx, &mut pages, |command| command.retries_first)?;
+    add_due(&batch.tx, &mut pages, |command| !command.retries_first)?;
     let keyring = &batch.shared.keyring;
     let ids = pages.iter().flat_map(|page| page.ids.iter().take(page.limit));
     let rows = ids.map(|(app, id)| params![app, id]);
@@ -129,12 +131,12 @@ struct QueuePage<'a> {
     ids: Vec<(i64, DeliveryId)>,
 }
 
-/// Adds due deliveries to each page that is not full, or of which is not known yet whether more are due. `select`
-/// returns `is_retry` and the latest time.
+/// Adds due deliveries to each page that is not full, or of which is not known yet whether more are due. `is_retry`
+/// returns whether retries are added, or first attempts.
 fn add_due(
     tx: &Tx<'_>,
     pages: &mut [QueuePage<'_>],
-    select: impl Fn(&LoadDueDeliveries) -> (i64, Timestamp),
+    is_retry: impl Fn(&LoadDueDeliveries) -> bool,
 ) -> Result<()> {
     let mut pages: Vec<_> = pages.iter_mut().filter(|page| page.ids.len() <= page.limit).collect();
     // A covering index answers this query. Only the rows that are taken are read.
@@ -142,10 +144,12 @@ fn add_due(
         "select app, id from deliveries where queue = $1 and is_retry = $2 and next_attempt_at <= $3
          order by next_attempt_at limit $4",
         pages.iter().map(|page| {
-            let (is_retry, until) = select(page.command);
+            let is_retry = is_retry(page.command);
+            // A first attempt is due at once, even if the clock was set back since it was created.
+            let until = if is_retry { page.command.now } else { Timestamp::MAX };
             // Those that the dispatcher has may be among them. One more shows whether more are due.
             let limit = i64::try_from(page.limit + page.command.loaded.len() + 1).unwrap_or(i64::MAX);
-            params![&page.command.queue, is_retry, until, limit]
+            params![&page.command.queue, i64::from(is_retry), until, limit]
         }),
         |row| Ok((row.int(0)?, DeliveryId(row.id(1)?))),
     )?;

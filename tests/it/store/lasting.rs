@@ -330,7 +330,13 @@ async fn on_a_small_disk(disk: &std::path::Path) {
     // The log has room at the position of the refused write.
     while fixture.store.check_writes().await.is_ok() {}
     assert!(fixture.store.refusing());
-    let page = LoadDueDeliveries { queue: "a".to_owned(), now: START, limit: 1, loaded: Vec::new() };
+    let page = LoadDueDeliveries {
+        queue: "a".to_owned(),
+        now: START,
+        limit: 1,
+        loaded: Vec::new(),
+        retries_first: false,
+    };
     let _ = fixture.store.load_due_deliveries(page).await;
     assert!(fixture.store.refusing(), "a read is no sign of recovery");
     assert_eq!(fixture.store.jobs(JobNo(0), 10_000, START).await.expect("read").len(), made);

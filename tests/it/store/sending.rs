@@ -338,6 +338,20 @@ async fn no_delivery_of_a_stopped_watch_is_retried() {
 }
 
 #[tokio::test]
+async fn a_page_may_begin_with_retries() {
+    let fixture = StoreFixture::new().await;
+    let retried = fixture.delivery("job_0").await;
+    fixture.record(&retried, NextStep::Retry { step: 1, due_at: at(61), waited: Duration::ZERO }).await;
+    let first = fixture.delivery("job_1").await;
+    for (retries_first, expected) in [(true, retried.id), (false, first.id)] {
+        let (queue, now) = (first.destination.queue.clone(), at(100));
+        let page = LoadDueDeliveries { queue, now, limit: 1, loaded: Vec::new(), retries_first };
+        let page = fixture.store.load_due_deliveries(page).await.expect("a page");
+        assert_eq!((ids(&page.deliveries), page.has_more), (vec![expected], true));
+    }
+}
+
+#[tokio::test]
 async fn a_late_reply_postpones_every_kind_of_attempt() {
     let fixture = StoreFixture::new().await;
     let postpone = async |send: &PendingDelivery, manual, before| {
@@ -416,6 +430,7 @@ crate::postgres::on_postgres_too! {
     a_skipped_delivery_can_be_retried_manually,
     a_delivery_that_is_pending_for_too_long_ends,
     no_delivery_of_a_stopped_watch_is_retried,
+    a_page_may_begin_with_retries,
     a_late_reply_postpones_every_kind_of_attempt,
     deliveries_are_listed_newest_first_with_filters_and_a_cursor,
 }

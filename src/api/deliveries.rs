@@ -136,7 +136,7 @@ impl<'a> DeliveryView<'a> {
         ("watchId" = Option<WatchId>, Query, description = "Only deliveries of this watch."),
         ("destinationId" = Option<DestinationId>, Query, description = "Only deliveries to this destination."),
         ("since" = Option<Timestamp>, Query, description = "Only deliveries of events at or after this time."),
-        ("until" = Option<Timestamp>, Query, description = "Only deliveries of events at or before this time."),
+        ("until" = Option<Timestamp>, Query, description = "Only deliveries of events before this time."),
     ),
     responses((status = 200, description = "A page of deliveries.", body = Page<DeliveryView>))
 )]
@@ -199,7 +199,8 @@ pub async fn attempts(call: Call) -> Answer {
 /// Retry a delivery now
 ///
 /// A pending delivery keeps its schedule. A delivery that has ended gets one attempt with the same
-/// `webhook-id`; if it fails, its status stays as it was.
+/// `webhook-id`; if it fails, its status stays as it was. Only a delivery that was skipped as `gone` becomes `failed`
+/// if the receiver refuses it with 410 as well.
 #[utoipa::path(
     post, path = "/v1/deliveries/{id}/retry", operation_id = "retryDelivery", tag = "Deliveries",
     security(("key" = ["write"])), params(("id" = DeliveryId, Path)),
@@ -237,7 +238,7 @@ struct RetryRequest {
     status: RetryStatus,
     /// Only deliveries of events at or after this time.
     since: Option<Timestamp>,
-    /// Only deliveries of events at or before this time.
+    /// Only deliveries of events before this time.
     until: Option<Timestamp>,
     /// Only deliveries to this destination.
     destination_id: Option<DestinationId>,
@@ -263,8 +264,9 @@ fn retry_count(count: u64) -> StoredResponse {
 
 /// Retry many failed deliveries
 ///
-/// One attempt each, with the same `webhook-id`; if it fails, the delivery stays as it was. Skipped
-/// deliveries are not included. At most 100,000 deliveries in one request.
+/// One attempt each, with the same `webhook-id`; if it fails, the delivery stays as it was. The attempts follow new
+/// deliveries to the same destination, and wait until a host that is down can be reached. Skipped
+/// deliveries and those of stopped watches are not included. At most 100,000 deliveries in one request.
 #[utoipa::path(
     post, path = "/v1/deliveries/retry", operation_id = "retryDeliveries", tag = "Deliveries",
     security(("key" = ["write"])),

@@ -434,7 +434,11 @@ impl Dispatcher {
     async fn record(&self, record: RecordAttempt) {
         let written = write_until_accepted(&self.clock, || self.store.record_attempt(record.clone())).await;
         if let Err(error) = written {
-            tracing::error!(%error, delivery = %record.delivery, "an attempt could not be written");
+            let delivery = record.delivery;
+            tracing::error!(
+                %error, %delivery,
+                "an attempt could not be recorded; its delivery is attempted again, at the latest after a restart"
+            );
         }
     }
 }
@@ -485,7 +489,10 @@ fn log_changes(delivery: &PendingDelivery, changes: Changes, result: &AttemptRes
         tracing::info!(%delivery, queue, "the destination responds again: what was held back is sent now");
     }
     if changes.paused {
-        tracing::warn!(%delivery, queue, error, "no attempt could be made; it uses no place in the schedule");
+        tracing::warn!(
+            %delivery, queue, error,
+            "no attempt could be made; it uses no place in the schedule, and the next one follows in a second"
+        );
     }
 }
 
@@ -495,7 +502,7 @@ fn log_attempt(delivery: &PendingDelivery, result: &AttemptResult, next: NextSte
     let (channel, error) = (delivery.destination.channel, error_text(result));
     let PendingDelivery { id: delivery, watch, event_type: event, manual: is_manual, .. } = delivery;
     match next {
-        // The last line of a watch. Progress, and repetitions by hand, are of interest to developers only.
+        // The last line of a watch. Progress, and manual retries, are of interest to developers only.
         NextStep::Succeeded if event.is_ending() && !is_manual => {
             tracing::info!(%delivery, %watch, %event, %channel, queue, status, trace_id, "delivered");
         }

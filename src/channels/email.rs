@@ -96,8 +96,9 @@ impl Mailer {
 /// The channel; `None` if no mail server is configured.
 impl Channel for Option<Mailer> {
     fn parse_address(&self, text: &str) -> Result<ParsedAddress, AddressError> {
-        let address = MailAddress::parse(text)
-            .ok_or_else(|| AddressError::Invalid("is not a mail address".to_owned()))?;
+        let address = MailAddress::parse(text).ok_or_else(|| {
+            AddressError::Invalid("is not a mail address; write it as name@example.com".to_owned())
+        })?;
         let mailer = self.as_ref().ok_or_else(|| {
             let message = "no mail is sent from here; the operator can set smtp.url (RINGBACK_SMTP__URL)";
             AddressError::NotConfigured(message.to_owned())
@@ -276,8 +277,12 @@ fn classify(stage: Stage, failure: Failure) -> (Outcome, String, String) {
             (retry(distrusted.then_some(OPERATOR_WAIT)), error, String::new())
         }
         Failure::NoTls => {
-            tracing::error!("the mail server offers no STARTTLS, and [smtp] url requires it; mails wait");
-            let error = "tls: the mail server offers no STARTTLS".to_owned();
+            tracing::error!(
+                "the mail server offers no STARTTLS, and tls=required in [smtp] url demands it; mails wait"
+            );
+            let error = "tls: the mail server offers no STARTTLS; if its port expects TLS at once, \
+                write [smtp] url with smtps://";
+            let error = error.to_owned();
             (retry(Some(OPERATOR_WAIT)), error, String::new())
         }
         Failure::NoLogin { offered, starttls } => {

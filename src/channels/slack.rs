@@ -304,7 +304,9 @@ fn classify(target: SlackTarget, received: &Received, clock: &Clock) -> (Outcome
     match (target, received.status) {
         (SlackTarget::Channel, 200..=299) => classify_api(&api_code(received), after),
         (SlackTarget::Hook, 200..=299) if received.body.trim_ascii() == b"ok" => (Outcome::Ok, None),
-        (SlackTarget::Hook, 200..=299) => retry(Some("protocol: the hook did not answer ok")),
+        (SlackTarget::Hook, 200..=299) => {
+            retry(Some("protocol: Slack did not answer ok; the message is sent again"))
+        }
         (SlackTarget::Hook, 404 | 410) => (Outcome::Gone, error()),
         (SlackTarget::Hook, 400 | 403) if is_gone(&code) => (Outcome::Gone, error()),
         (SlackTarget::Hook, 400) => (Outcome::Fatal, error()),
@@ -351,7 +353,10 @@ fn classify_api(code: &str, after: Option<Duration>) -> (Outcome, Option<String>
     let error = Some(format!("slack: {}", explained(code)));
     match code {
         "ok" => (Outcome::Ok, None),
-        "" => (Outcome::Retry { after }, Some("protocol: the answer is not Slack's".into())),
+        "" => (
+            Outcome::Retry { after },
+            Some("protocol: the answer is not JSON of the Slack API; a proxy may have sent it".into()),
+        ),
         // Errors of the channel: later messages to it are skipped.
         "channel_not_found"
         | "not_in_channel"
@@ -401,7 +406,7 @@ fn is_format_error(code: &str) -> bool {
 /// Returns a code with what to do about it.
 fn explained(code: &str) -> String {
     let advice = match code {
-        "" => return "the message is refused without a reason".into(),
+        "" => return "refused, and the answer names no cause; its body is shown with the attempt".into(),
         "not_in_channel" => "invite the app to the channel",
         "channel_not_found" => "there is no such channel, or the app is not in it",
         "is_archived" | "channel_is_archived" => "the channel is archived",

@@ -142,7 +142,10 @@ async fn an_untrusted_mail_server_gets_neither_password_nor_mail() {
         let t = application(neighbours, &server, &[("RINGBACK_SMTP__URL", url.as_str())]).await;
         let watch = deliver(&t, "job_1", "me@example.com").await;
         let delivery = t.delivery(&watch).await;
-        assert_eq!(attempt(&delivery, 0)["error"], "tls: the mail server offers no STARTTLS");
+        assert_eq!(
+            attempt(&delivery, 0)["error"],
+            "tls: the mail server offers no STARTTLS; if its port expects TLS at once, write [smtp] url with smtps://"
+        );
         t.finish().await;
         server.finish();
     }
@@ -410,14 +413,14 @@ async fn an_invalid_mail_address_is_reported_at_its_field() {
     assert_eq!(
         found,
         [
-            ("/email/1", "is not a mail address"),
-            ("/email/2", "is not a mail address"),
+            ("/email/1", "is not a mail address; write it as name@example.com"),
+            ("/email/2", "is not a mail address; write it as name@example.com"),
             ("/email/3", "may not be mailed from here: add it, or *@elsewhere.example, to [smtp] allow"),
-            ("/notify/1", "is not a mail address"),
+            ("/notify/1", "is not a mail address; write it as name@example.com"),
             ("/notify/3/email", "is required"),
             ("/notify/4/email", "must be a string"),
             ("/notify/5/to", "cannot be used with address; give one of email, address, to"),
-            ("/notify/6/address", "is not a mail address"),
+            ("/notify/6/address", "is not a mail address; write it as name@example.com"),
             ("/notify/6/url", "there is no such field"),
         ]
     );

@@ -41,8 +41,8 @@ use crate::poller::Poller;
 pub use crate::poller::Provider;
 use crate::providers::{Definition, Providers, load_providers};
 use crate::store::{
-    BootstrapTenant, DatabaseLocation, EndOverdue, EndedOverdue, Keyring, NoteRunning, Prune, PrunePosition, Pruned,
-    Store, StoreError, StoreOptions, Writer,
+    BootstrapTenant, DatabaseLocation, EndOverdue, EndedOverdue, Keyring, NoteRunning, Prune, PrunePosition,
+    Pruned, Store, StoreError, StoreOptions, Writer,
 };
 use crate::telemetry::metrics::Load;
 use crate::telemetry::traces::Exporter;

@@ -297,18 +297,18 @@ fn every_hung_url_gets_its_probe_after_those_due_before_it() {
         } else {
             hang(&mut f, 30, to_numbered_host);
         }
-        let mut probed = std::collections::HashSet::new();
+        let mut seen = std::collections::HashSet::new();
         let mut now = 60;
         // Four places need eight rounds for 30 URLs.
         for _ in 0..8 {
             let probes = f.step(at(now));
-            probed.extend(probes.iter().map(|one| one.destination.queue.clone()));
+            seen.extend(probes.iter().map(|one| one.destination.queue.clone()));
             for probe in &probes {
                 f.end(probe, &result(RETRY, Reach::NoAnswer), (now, now + 20));
             }
             now += 21;
         }
-        assert_eq!(probed.len(), 30, "{hosts}");
+        assert_eq!(seen.len(), 30, "{hosts}");
     }
 }
 

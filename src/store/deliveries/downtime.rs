@@ -88,7 +88,7 @@ pub fn created_before(tx: &Tx<'_>, age: Duration, now: Timestamp) -> Result<Time
         if ran >= left || started_at >= until {
             continue;
         }
-        (left, until) = (left - ran, started_at);
+        (left, until) = (left.saturating_sub(ran), started_at);
     }
     let before = until.minus(left);
     debug_assert!(before <= earliest, "an interruption makes nothing older");

@@ -5,6 +5,10 @@
 //! for as long keeps no watch. Each run reads an old watch that it cannot delete only once: the next chunk continues
 //! after it.
 //!
+//! **The rows of a transaction are limited**, because every other write waits for it. A watch can have many: an attempt
+//! for each manual retry, and an event with a delivery to each destination for every progress of a month. Such a watch
+//! is deleted in parts, and counts as deleted when no row is left.
+//!
 //! A job is deleted with its last watch. A job that is registered again and again may have a watch for ever, so the
 //! rows of its past are deleted when the watches that show them have been deleted:
 //!
@@ -29,6 +33,9 @@ const CHUNK: u32 = 100;
 
 /// Maximum number of old watches that are examined in one transaction: some of them may have pending deliveries.
 const EXAMINED: u32 = 1_000;
+
+/// Maximum number of events, deliveries and attempts that are deleted in one transaction.
+const ROWS: usize = 1_000;
 
 /// Maximum number of stored responses that are deleted in one transaction.
 const RESPONSES: u32 = 1_000;
@@ -70,7 +77,7 @@ impl Default for PrunePosition {
 /// Result of [`Prune`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pruned {
-    /// Number of watches and stored responses that were deleted.
+    /// Number of watches, also in part, and of stored responses that were deleted.
     pub count: usize,
     /// Position of the next chunk; `None` if nothing is left.
     pub next: Option<PrunePosition>,
@@ -83,7 +90,17 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
            (select app, path, key from idempotency where created_at < $1 order by created_at limit $2)",
         params![command.now.minus(idempotency::VALID_FOR), RESPONSES],
     )?;
-    let (watches_with_events, next) = watches_with_old_events(tx, command)?;
+    let (mut watches_with_events, mut next) = watches_with_old_events(tx, command)?;
+    let whole = number_within_rows(tx, &watches_with_events)?;
+    let mut parts = 0;
+    if whole < watches_with_events.len() {
+        if whole == 0 {
+            delete_part(tx, watches_with_events[0].id)?;
+            parts = 1;
+        }
+        watches_with_events.truncate(whole);
+        next = Some(watches_with_events.last().map_or(command.after, OldWatch::position));
+    }
     for sql in [
         "delete from attempts where delivery in (select id from deliveries where watch = $1)",
         "delete from deliveries where watch = $1",
@@ -109,9 +126,41 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     delete_jobs(tx, &watches.iter().map(|watch| watch.job).collect())?;
     delete_endings(tx, &watches)?;
     delete_observations(tx, &watches)?;
-    let count = responses + watches_with_events.len() + watches.len();
+    let count = responses + watches_with_events.len() + parts + watches.len();
     let is_done = count == 0 && next.is_none();
     Ok(Pruned { count, next: (!is_done).then(|| next.unwrap_or(command.after)) })
+}
+
+/// Returns how many of the watches, from the first on, have no more than [`ROWS`] events, deliveries and attempts.
+fn number_within_rows(tx: &Tx<'_>, watches: &[OldWatch]) -> Result<usize> {
+    let most = i64::try_from(ROWS + 1).unwrap_or(i64::MAX);
+    let counts = tx.ones(
+        "select (select count(*) from (
+             select 1 from attempts a join deliveries d on d.id = a.delivery where d.watch = $1 limit $2) x)
+           + (select count(*) from (select 1 from deliveries where watch = $1 limit $2) y)
+           + (select count(*) from (select 1 from events where watch = $1 limit $2) z)",
+        watches.iter().map(|watch| params![watch.id, most]),
+        |row| row.int(0),
+    )?;
+    let total = counts.iter().scan(0_i64, |total, count| {
+        *total = total.saturating_add(*count);
+        Some(*total)
+    });
+    Ok(total.take_while(|total| *total < most).count())
+}
+
+/// Deletes [`ROWS`] rows of a watch that has more: attempts before their deliveries, and these before the events.
+fn delete_part(tx: &Tx<'_>, watch: Id) -> Result<()> {
+    let mut left = ROWS;
+    for sql in [
+        "delete from attempts where (delivery, n) in (
+           select a.delivery, a.n from attempts a join deliveries d on d.id = a.delivery where d.watch = $1 limit $2)",
+        "delete from deliveries where (app, id) in (select app, id from deliveries where watch = $1 limit $2)",
+        "delete from events where id in (select id from events where watch = $1 limit $2)",
+    ] {
+        left = left.saturating_sub(tx.run(sql, params![watch, i64::try_from(left).unwrap_or(i64::MAX)])?);
+    }
+    Ok(())
 }
 
 /// A watch that is deleted.

@@ -172,8 +172,8 @@ pub fn reschedule_retries(batch: &mut Batch<'_>, command: &RescheduleRetries) ->
         params![command.now],
         |row| Ok((row.int(0)?, DeliveryId(row.id(1)?), row.count(2)? as usize)),
     )?;
-    // Step 1 follows the first pause.
-    let due_at = |step: usize| Some(command.now.plus(*command.schedule.get(step.checked_sub(1)?)?));
+    // Step 1 follows the first pause. A wait that an outage has shortened keeps step 0.
+    let due_at = |step: usize| Some(command.now.plus(*command.schedule.get(step.saturating_sub(1))?));
     let retries = tx.update_each(
         row_sql!(
             "update deliveries set scheduled_at = $1, next_attempt_at = $1"

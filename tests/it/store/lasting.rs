@@ -143,6 +143,35 @@ async fn an_old_manual_retry_keeps_no_watch() {
 }
 
 #[tokio::test]
+async fn a_watch_with_many_rows_is_deleted_in_parts() {
+    let fixture = StoreFixture::new().await;
+    // A delivery that was often retried manually, and an ordinary watch that ended later.
+    let delivery = fixture.delivery("job_1").await;
+    fixture.record(&delivery, NextStep::Failed(Reason::Exhausted)).await;
+    let (app, delivery) = (fixture.app, delivery.id);
+    for before in 1..1_050 {
+        let retry = RetryDelivery { app, delivery, now: at(80) };
+        fixture.store.retry_delivery(retry).await.expect("taken").expect("no key").expect("retried");
+        let after = NextStep::Unchanged;
+        let record = RecordAttempt { app, delivery, manual: true, before, attempt: attempt(), after };
+        fixture.store.record_attempt(record).await.expect("recorded");
+    }
+    let small = fixture.delivery("job_2").await;
+    fixture.record(&small, NextStep::Succeeded).await;
+    let (before, now) = (at(100_000), at(100));
+    let after = PrunePosition::default();
+    let mut prune =
+        Prune { watches_before: before, events_before: before, pending_max: PENDING_MAX, now, after };
+    let mut chunks = Vec::new();
+    while let Pruned { count, next: Some(next) } = fixture.store.prune(prune).await.expect("pruned") {
+        chunks.push(count);
+        prune.after = next;
+    }
+    assert_eq!(chunks, [1, 4], "a part, then the rest with the small watch");
+    assert!(fixture.store.watch(fixture.app, small.watch).await.expect("read").is_none());
+}
+
+#[tokio::test]
 async fn a_chunk_of_the_deletion_continues_after_kept_watches() {
     let fixture = StoreFixture::new().await;
     // More than one transaction examines: all keep a pending delivery, except for the last one.
@@ -356,6 +385,7 @@ crate::postgres::on_postgres_too! {
     observations_are_pruned_with_the_watches_that_show_them,
     old_rows_are_pruned_except_pending_deliveries,
     an_old_manual_retry_keeps_no_watch,
+    a_watch_with_many_rows_is_deleted_in_parts,
     a_chunk_of_the_deletion_continues_after_kept_watches,
     a_second_process_on_the_same_file_is_refused,
     a_repeated_write_changes_nothing,

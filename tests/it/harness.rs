@@ -438,6 +438,19 @@ impl Harness {
         guarded("rest", resting).await;
     }
 
+    /// Waits until all due work is done, and advances the clock meanwhile: a write that the database has refused is
+    /// repeated after a second.
+    pub async fn work_off(&self) {
+        let working = async {
+            while self.activity().in_progress > self.held.count() {
+                self.clock.advance(seconds(1));
+                self.get_without_key("/healthz").await;
+            }
+        };
+        guarded("work off", working).await;
+        self.rest().await;
+    }
+
     /// Advances the clock by `span`, from one scheduled time to the next.
     pub async fn pass(&self, span: Duration) {
         let end = self.now().plus(span);

@@ -206,8 +206,7 @@ async fn a_retry_that_ends_early_says_that_a_part_was_committed() {
     let t = impatient().await;
     fail(&t, 0..250, "/a").await;
     let other = rusqlite::Connection::open(t.file()).unwrap();
-    // The disk is full when 200 deliveries, the first chunk, are marked: there is no next number. The results of attempts
-    // can be written: their next try would wait for the clock.
+    // The disk is full when 200 deliveries, the first chunk, are marked: there is no next number.
     let full = "create table full_disk (no integer primary key autoincrement);
         insert into full_disk values (9223372036854775807);
         create trigger full_disk before update of is_manual on deliveries
@@ -221,7 +220,7 @@ async fn a_retry_that_ends_early_says_that_a_part_was_committed() {
     // Attempts are made again after a write has succeeded.
     t.provider.processing("job_250", 0);
     t.register(&json!({ "jobId": "job_250", "notify": [] })).await;
-    t.pass(seconds(2)).await;
+    t.work_off().await;
     assert_eq!(t.receiver.take(200).await.len(), 200);
     assert_eq!(t.post(PATH, &json!({ "status": "failed" })).await.expect(202)["count"], 50);
     t.rest().await;

@@ -54,8 +54,8 @@ pub use text::{
     CUT_PASSWORD, check_value, decode, file_text, has_cut_password, is_hidden, to_utf8, url_error,
 };
 pub use time::{
-    Rate, Timestamp, format_duration, format_rate, parse_any_duration, parse_duration, parse_rate,
-    parse_retry_after,
+    Rate, Timestamp, format_duration, format_rate, parse_any_duration, parse_duration, parse_http_date,
+    parse_rate, parse_retry_after,
 };
 pub use watch::{NewWatch, Terms, TimelineEntry, Watch, WatchStatus};
 pub(crate) use words::{json_string, word_enum};

@@ -57,7 +57,7 @@ use url::{Host, Url};
 
 use crate::clock::{Clock, Moment};
 use crate::dns::LookupError;
-use crate::domain::{AddressError, AppNo, Timestamp, parse_retry_after};
+use crate::domain::{AddressError, AppNo, Timestamp, parse_http_date, parse_retry_after};
 use crate::tls;
 use address::AddressClass;
 use connect::{Connector, ProxyPeer};
@@ -180,8 +180,10 @@ impl Received {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// Returns the wait from `now` that the header `retry-after` requests: the longest one, if there are several.
+    /// Returns the wait from `now` that the header `retry-after` requests: the longest one, if there are several. A date
+    /// is one of the server's clock, so it is compared with the `date` of the answer.
     pub fn retry_after(&self, now: Timestamp) -> Option<Duration> {
+        let now = self.header("date").and_then(parse_http_date).unwrap_or(now);
         let lines = self.headers.iter().filter(|(name, _)| name == "retry-after");
         lines.filter_map(|(_, value)| parse_retry_after(value, now)).max()
     }

@@ -175,10 +175,14 @@ fn parse_one_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
         let at = Timestamp::default().plus(span);
         return (at > now && at.is_plausible(now)).then(|| at.since(now));
     }
+    parse_http_date(text).filter(|date| *date > now).map(|date| date.since(now))
+}
+
+/// Parses a date of HTTP, such as `Mon, 23 Nov 2026 19:16:27 GMT`.
+pub fn parse_http_date(text: &str) -> Option<Timestamp> {
     let date = httpdate::parse_http_date(text).ok()?;
     let millis = date.duration_since(std::time::UNIX_EPOCH).ok()?.as_millis();
-    let date = Timestamp::from_millis(i64::try_from(millis).ok()?);
-    (date > now).then(|| date.since(now))
+    Some(Timestamp::from_millis(i64::try_from(millis).ok()?))
 }
 
 /// Largest count of a rate. `off` means no limit.

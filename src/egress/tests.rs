@@ -768,3 +768,22 @@ async fn a_lookup_without_a_descriptor_is_no_failure_of_the_name() {
     let exhausted = egress.dial("mail.example", 25, LIMIT).await.unwrap_err();
     assert!(exhausted.is_ours() && exhausted.to_string().contains("LimitNOFILE"), "{exhausted}");
 }
+
+#[test]
+fn a_date_in_retry_after_is_compared_with_the_date_of_the_answer() {
+    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let after = |headers: Vec<(String, String)>| {
+        let duration = Duration::ZERO;
+        let received = Received { status: 429, headers, body: Bytes::new(), truncated: false, duration };
+        received.retry_after(Timestamp::parse("2026-02-18T15:00:00Z").unwrap()).map(|wait| wait.as_secs())
+    };
+    // The clock of the server is 20 minutes ahead, then 20 minutes behind.
+    for (date, retry_at) in [
+        ("Wed, 18 Feb 2026 15:20:00 GMT", "Wed, 18 Feb 2026 15:20:30 GMT"),
+        ("Wed, 18 Feb 2026 14:40:00 GMT", "Wed, 18 Feb 2026 14:40:30 GMT"),
+    ] {
+        assert_eq!(after(vec![header("date", date), header("retry-after", retry_at)]), Some(30));
+    }
+    assert_eq!(after(vec![header("retry-after", "Wed, 18 Feb 2026 15:00:10 GMT")]), Some(10));
+    assert_eq!(after(vec![header("date", "now"), header("retry-after", "7")]), Some(7));
+}

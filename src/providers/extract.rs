@@ -222,9 +222,9 @@ impl Outputs {
     /// unreadable, the result is `None`, because an empty list would mean that the job has no outputs.
     pub(super) fn read(&self, job: &Value) -> Option<Vec<Output>> {
         self.each.0.iter().find_map(|path| {
-            let items = path.nodes(job);
-            let outputs: Vec<_> =
-                items.iter().filter_map(|item| self.output(item)).take(MAX_OUTPUTS).scan(0, fits).collect();
+            let (items, mut used) = (path.nodes(job), 0);
+            let readable = items.iter().filter_map(|item| self.output(item)).take(MAX_OUTPUTS);
+            let outputs: Vec<_> = readable.filter(|output| fits(&mut used, output)).collect();
             let empty_list = || items.is_empty() && path.is_empty_list(job);
             (!outputs.is_empty() || empty_list()).then_some(outputs)
         })
@@ -252,11 +252,16 @@ pub(super) fn text(value: &Value) -> Option<String> {
     Some(if text.contains('\0') { text.replace('\0', "\u{FFFD}") } else { text.to_owned() })
 }
 
-/// Returns an output if it fits into [`MAX_TEXT`] with the outputs before it.
-fn fits(used: &mut usize, output: Output) -> Option<Output> {
+/// Returns whether an output fits into [`MAX_TEXT`] with those before it that fit, of which `used` is the size. A large
+/// one, such as a data URL, does not displace the small ones after it.
+fn fits(used: &mut usize, output: &Output) -> bool {
     let texts = [&output.url, &output.kind, &output.thumbnail, &output.poster_image];
-    *used += texts.into_iter().flatten().map(String::len).sum::<usize>();
-    (*used <= MAX_TEXT).then_some(output)
+    let size = *used + texts.into_iter().flatten().map(String::len).sum::<usize>();
+    let fits = size <= MAX_TEXT;
+    if fits {
+        *used = size;
+    }
+    fits
 }
 
 /// Returns the beginning of a text, at most `most` bytes.

@@ -294,12 +294,13 @@ fn the_kept_part_of_a_response_is_bounded_and_storable() {
     let long = "x".repeat(40 * 1024);
     let url = |n: usize| json!({ "url": format!("https://cdn.example/{n}/{long}") });
     let large = json!({
-        "jobId": "job_1", "status": "failed", "output": long.repeat(2), "outputs": [url(1), url(2)],
+        "jobId": "job_1", "status": "failed", "output": long.repeat(2), "outputs": [url(1), url(2), { "url": "https://cdn.example/3" }],
         "error": { "code": long, "message": long.repeat(2) },
     });
     let found = report(muvi(200, &large.to_string()));
     let outputs = found.observation.outputs.unwrap();
-    assert_eq!((outputs.len(), found.observation.output), (1, outputs[0].url.clone()));
+    assert_eq!((outputs.len(), found.observation.output), (2, outputs[0].url.clone()));
+    assert_eq!(outputs[1].url.as_deref(), Some("https://cdn.example/3"), "a later one that fits");
     let error = found.observation.error.unwrap();
     assert_eq!(error.code.unwrap().chars().count(), 201);
     assert_eq!(error.message.unwrap().len(), 64 * 1024 + '…'.len_utf8());

@@ -121,8 +121,17 @@ pub struct SystemResolver {
     configuration: FileValue<Configuration>,
     /// The last name that had addresses.
     reference: Mutex<Option<Name>>,
-    /// The state of the servers, and when they were asked for it.
-    servers: tokio::sync::Mutex<Option<(Stopwatch, ServerState)>>,
+    servers: tokio::sync::Mutex<KnownServers>,
+}
+
+/// What is known about the name servers.
+#[derive(Default)]
+struct KnownServers {
+    /// Their state, and when they were asked for it.
+    servers: Option<(Stopwatch, ServerState)>,
+    /// When they resolved names again after they had resolved nothing. A lookup that began before failed because of
+    /// them.
+    recovered: Option<Stopwatch>,
 }
 
 /// State of the name servers after a failed lookup.
@@ -176,14 +185,17 @@ impl SystemResolver {
             return Err(LookupError::Unavailable(configuration.why_no_servers()));
         }
         let names = configuration.names(name, search);
+        let started = self.clock.stopwatch();
         match self.first_of_names(&configuration, &names).await {
             Answer::Addresses(addresses) => Ok(addresses),
             Answer::NoName | Answer::NoAddress => Err(LookupError::NotFound),
-            Answer::Failed(error) => Err(match self.state_of_servers(&configuration, &names).await {
-                ServerState::Works => LookupError::Failed(error),
-                ServerState::RefusesRoot if !is_refusal(&error) => LookupError::Failed(error),
-                ServerState::RefusesRoot | ServerState::Fails => LookupError::Unavailable(Some(error)),
-            }),
+            Answer::Failed(error) => {
+                Err(match self.state_of_servers(&configuration, &names, &started).await {
+                    ServerState::Works => LookupError::Failed(error),
+                    ServerState::RefusesRoot if !is_refusal(&error) => LookupError::Failed(error),
+                    ServerState::RefusesRoot | ServerState::Fails => LookupError::Unavailable(Some(error)),
+                })
+            }
         }
     }
 
@@ -240,13 +252,28 @@ impl SystemResolver {
     }
 
     /// Asks the servers for the root and for the reference, after the lookup of `names` has failed.
-    async fn state_of_servers(&self, configuration: &Configuration, names: &[Name]) -> ServerState {
+    async fn state_of_servers(
+        &self,
+        configuration: &Configuration,
+        names: &[Name],
+        started: &Stopwatch,
+    ) -> ServerState {
         let mut known = self.servers.lock().await;
-        if let Some((at, state)) = &*known
-            && at.elapsed() < STATE_VALID_FOR
-        {
-            return *state;
+        let outdated = known.servers.as_ref().is_none_or(|(at, _)| at.elapsed() >= STATE_VALID_FOR);
+        if outdated {
+            self.update(&mut known, configuration, names).await;
         }
+        let recovered_since = known.recovered.as_ref().is_some_and(|at| at.elapsed() <= started.elapsed());
+        match &known.servers {
+            // The lookup was made, at least in part, while they resolved nothing.
+            Some(_) if recovered_since => ServerState::Fails,
+            Some((_, state)) => *state,
+            None => ServerState::Fails,
+        }
+    }
+
+    /// Asks the servers for their state.
+    async fn update(&self, known: &mut KnownServers, configuration: &Configuration, names: &[Name]) {
         let reference = self.reference.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let reference = reference.filter(|reference| !names.contains(reference));
         let queries = configuration.servers.iter().flat_map(|server| {
@@ -268,13 +295,16 @@ impl SystemResolver {
             }
         };
         let _ = self.clock.timeout(STATE_TIMEOUT, answers).await;
-        let before = known.replace((at, found)).is_none_or(|(_, before)| before != ServerState::Fails);
+        let before =
+            known.servers.replace((at, found)).is_none_or(|(_, before)| before != ServerState::Fails);
         match (before, found != ServerState::Fails) {
             (true, false) => tracing::warn!("the name servers of this machine do not answer"),
-            (false, true) => tracing::info!("the name servers of this machine answer again"),
+            (false, true) => {
+                known.recovered = Some(self.clock.stopwatch());
+                tracing::info!("the name servers of this machine answer again");
+            }
             _ => {}
         }
-        found
     }
 }
 

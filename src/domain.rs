@@ -51,7 +51,8 @@ pub use observe::{Finding, Known, ProgressRound, observe};
 pub use postgres_url::{PostgresUrl, Verification};
 pub use provider::{Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState, credential_variable};
 pub use text::{
-    CUT_PASSWORD, check_value, decode, file_text, has_cut_password, is_hidden, to_utf8, url_error,
+    CUT_PASSWORD, check_setting, check_value, decode, file_text, has_cut_password, is_hidden, to_utf8,
+    url_error,
 };
 pub use time::{
     Rate, Timestamp, format_duration, format_rate, parse_any_duration, parse_duration, parse_http_date,

@@ -58,8 +58,16 @@ impl Definition {
     /// starts with the file's name.
     pub fn check(file: &Path) -> Result<Self, Vec<String>> {
         let name = file.display().to_string();
-        if fs::metadata(file).is_ok_and(|about| about.len() > MAX_FILE) {
-            return Err(vec![format!("{name}: the file is larger than {MAX_FILE} bytes; check the path")]);
+        if let Ok(about) = fs::metadata(file) {
+            // To open a FIFO would wait for a writer.
+            if !about.is_file() {
+                return Err(vec![format!("{name}: this is not a regular file; remove or rename it")]);
+            }
+            if about.len() > MAX_FILE {
+                return Err(vec![format!(
+                    "{name}: the file is larger than {MAX_FILE} bytes; check the path"
+                )]);
+            }
         }
         let bytes =
             fs::read(file).map_err(|error| vec![format!("{name}: the file cannot be read: {error}")])?;
@@ -92,7 +100,7 @@ fn add(
     }
 }
 
-/// Lists every `*.toml` of a folder, sorted, so that the result does not depend on the order of the file system.
+/// Lists every `*.toml` of a folder, in capital letters too, sorted, so that the result does not depend on the order of the file system.
 fn list(folder: &Path, errors: &mut Vec<String>) -> Vec<PathBuf> {
     let name = folder.display();
     let entries = match fs::read_dir(folder) {
@@ -105,7 +113,7 @@ fn list(folder: &Path, errors: &mut Vec<String>) -> Vec<PathBuf> {
     let paths = entries.map(|entry| entry.map(|entry| entry.path()));
     let mut paths: Vec<PathBuf> = paths
         .filter_map(|path| path.map_err(|error| errors.push(format!("{name}: {error}"))).ok())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .filter(|path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml")))
         .collect();
     paths.sort();
     if paths.len() > MAX_FILES {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::arguments::{configuration, duration};
 use super::client::{Answer, Client, Paging, Server, segment};
-use super::output::{Failure, clean, print_line, print_note, text, texts};
+use super::output::{Failure, clean, discards_stdout, print_line, print_note, text, texts};
 use super::request_fields::Body;
 use super::terminal::{Column, FieldList};
 use crate::app::open_store;
@@ -153,12 +153,13 @@ fn print_created(
         card.render()
     });
     // What is shown once must not be lost quietly.
-    if matches!(printed, Err(Failure::Closed)) {
+    if let Err(failure) = printed {
+        let is_closed = matches!(failure, Failure::Closed);
+        let why = if is_closed { "stdout is closed".to_owned() } else { failure.to_string() };
         let id = clean(&text(&answer.value(), "/id"));
-        let sentence = "stdout is closed, so what was created could not be shown, and it is not shown again";
-        return Err(Failure::Failed(format!("{sentence}; its id is {id}")));
+        let sentence = "so what was created could not be shown, and it is not shown again";
+        return Err(Failure::Failed(format!("{why}, {sentence}; its id is {id}")));
     }
-    printed?;
     if !as_json {
         print_note(remark);
     }
@@ -233,6 +234,11 @@ impl Keys {
     pub async fn run(self) -> Result<(), Failure> {
         match self {
             Self::Create { key, json, place } => {
+                if discards_stdout() {
+                    let why =
+                        "stdout is closed or the null device, and a key is shown only once; keep stdout";
+                    return Err(Failure::Failed(why.to_owned()));
+                }
                 let answer = match place.find()? {
                     Backend::Server(client) => {
                         let body = Body::of_texts([

@@ -3,7 +3,7 @@
 use url::{Host, Url};
 
 use super::{ConfigError, Environment, Masked, Source, parse};
-use crate::domain::check_value;
+use crate::domain::check_setting;
 
 /// URL of a server with the default settings on this machine.
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
@@ -67,7 +67,7 @@ impl Access {
         let variable = || Some((env.get(URL)?, Source::Variable(URL.to_owned())));
         let given = flag.map(|url| (url, Source::Flag("--url"))).or_else(variable);
         let (text, source) = given.unwrap_or((DEFAULT_URL, Source::Default));
-        let checked = |text| check_value(text).map_err(|error| format!("the value {error}"));
+        let checked = |text| check_setting(text).map_err(|error| format!("the value {error}"));
         let url = checked(text)
             .and_then(|()| parse::base_url(text))
             .map_err(|message| ConfigError { source, message });

@@ -6,7 +6,7 @@ use toml::de::{DeTable, DeValue};
 use super::settings::{self, Setting, Store};
 use super::{Config, ConfigError, Effective, Environment, File, Flags, Source, parse};
 use crate::channels;
-use crate::domain::check_value;
+use crate::domain::check_setting;
 
 /// Variables of the client commands.
 const CLIENT_VARIABLES: &[&str] = &["RINGBACK_URL"];
@@ -218,7 +218,7 @@ impl Reader {
             // A value that another program substitutes or a person pastes can have more than was meant.
             values
                 .iter()
-                .try_for_each(|value| check_value(value))
+                .try_for_each(|value| check_setting(value))
                 .map_err(|error| format!("the value {error}"))?;
             Ok(values)
         });

@@ -260,6 +260,28 @@ async fn a_server_that_refuses_every_query_is_no_fault_of_a_name() {
 }
 
 #[tokio::test]
+async fn a_lookup_that_began_before_the_servers_recovered_blames_no_name() {
+    let is_back = Arc::new(AtomicBool::new(false));
+    let back = is_back.clone();
+    let server = move |_: &str, kind| match kind {
+        NS if back.load(Ordering::SeqCst) => Reply::Empty(0),
+        _ => SERVFAIL,
+    };
+    let port = name_server(on_loopback(1, 0), server).await;
+    let clock = ManualClock::at(Timestamp::from_millis(0));
+    let files = files("nameserver 127.0.0.1\n", "", port);
+    let resolver = SystemResolver::new(files, Clock::Manual(clock.clone()));
+    let failed = async || resolver.lookup("broken.example", false).await.unwrap_err();
+    assert!(matches!(failed().await, LookupError::Unavailable(Some(_))));
+    clock.advance(STATE_VALID_FOR);
+    is_back.store(true, Ordering::SeqCst);
+    let during = failed().await;
+    assert!(matches!(during, LookupError::Unavailable(Some(_))), "the servers recovered meanwhile: {during}");
+    clock.advance(Duration::from_millis(10));
+    assert!(matches!(failed().await, LookupError::Failed(_)), "now the name is at fault");
+}
+
+#[tokio::test]
 async fn a_lookup_at_silent_servers_ends_before_the_time_to_connect() {
     let port = name_server(on_loopback(1, 0), |_, _| Reply::Silence).await;
     let clock = ManualClock::at(Timestamp::from_millis(0));

@@ -102,6 +102,16 @@ pub fn check_value(value: &str) -> Result<(), String> {
     Err(format!("{place} {}; remove it", name(c)))
 }
 
+/// Checks a value of the configuration. `docker --env-file` and others pass quotes on as a part of the value.
+pub fn check_setting(value: &str) -> Result<(), String> {
+    check_value(value)?;
+    let is_quoted = |quote: char| value.len() > 1 && value.starts_with(quote) && value.ends_with(quote);
+    if is_quoted('"') || is_quoted('\'') {
+        return Err("is in quotes, which would be a part of it; remove them".to_owned());
+    }
+    Ok(())
+}
+
 /// Returns the name of a character that cannot be shown.
 fn name(c: char) -> String {
     match c {
@@ -240,6 +250,17 @@ mod tests {
             (" ", "begins or ends with a space"),
         ] {
             assert_eq!(check_value(value), Err(format!("{error}; remove it")), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_setting_is_not_in_quotes() {
+        for value in ["key", "\"", "it's", "\"Ops, Inc\" <ops@example.com>"] {
+            assert_eq!(check_setting(value), Ok(()), "{value}");
+        }
+        for value in ["\"key\"", "'key'", "\"\""] {
+            let error = "is in quotes, which would be a part of it; remove them".to_owned();
+            assert_eq!(check_setting(value), Err(error), "{value}");
         }
     }
 }

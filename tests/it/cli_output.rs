@@ -105,6 +105,10 @@ async fn a_closed_pipe_is_a_quiet_end() {
     drop(reader);
     let ran = ended(program(&env, &["keys", "create"]).stdout(writer).spawn().unwrap()).await.expect(1);
     assert!(ran.err.contains("could not be shown") && ran.err.contains("key_1"), "{ran:#?}");
+    // Without a reader, no key is made.
+    let null = std::fs::File::options().write(true).open("/dev/null").unwrap();
+    let ran = ended(program(&env, &["keys", "create"]).stdout(null).spawn().unwrap()).await.expect(1);
+    assert!(ran.err.contains("stdout is closed or the null device"), "{ran:#?}");
 }
 
 // modelstudioai/cli#51

@@ -10,13 +10,18 @@ use super::*;
 #[test]
 fn temporary_files_lie_in_the_folder_of_the_database() {
     let folder = tempfile::tempdir().expect("a folder");
-    let writer = WriterConnection::open(&folder.path().join("ringback.db")).expect("opens");
-    let set: String = writer
-        .connection
-        .query_row("pragma temp_store_directory", [], |row| row.get(0))
-        .expect("the library still has the setting");
-    assert_eq!(Path::new(&set), folder.path().canonicalize().expect("a path"));
-    writer.rewrite().expect("rewritten");
+    let expected = folder.path().canonicalize().expect("a path");
+    // The setting belongs to the process: another test may open its database in between.
+    let is_set = (0..100).any(|_| {
+        let writer = WriterConnection::open(&folder.path().join("ringback.db")).expect("opens");
+        let set: String = writer
+            .connection
+            .query_row("pragma temp_store_directory", [], |row| row.get(0))
+            .expect("the library still has the setting");
+        writer.rewrite().expect("rewritten");
+        Path::new(&set) == expected
+    });
+    assert!(is_set);
 }
 
 /// Names, modes and contents of the files of a folder, without those of the index of a log.

@@ -156,7 +156,11 @@ impl Service {
             .unwrap();
         let service = Self { process, url: format!("http://127.0.0.1:{port}"), _folder: folder };
         let client = client();
-        while client.get(format!("{}/readyz", service.url)).send().await.is_err() {
+        let ready = || async {
+            let answer = client.get(format!("{}/readyz", service.url)).send().await;
+            answer.is_ok_and(|answer| answer.status().is_success())
+        };
+        while !ready().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         service

@@ -40,6 +40,7 @@ mod tests;
 pub use address::{Allowed, Proxy, Settings, SocketLimits, Target, is_public_https};
 pub use connect::USER_AGENT;
 pub use error::SendError;
+pub use ranges::{AddressRange, RANGES, Source, Verdict};
 pub use resolver::{Lookup, Resolver};
 
 use std::net::IpAddr;

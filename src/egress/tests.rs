@@ -1,6 +1,9 @@
 //! Tests of the guard and the client against receivers on loopback. No test waits; each moves a manual clock.
 
 mod bounds;
+mod bypasses;
+mod registry;
+mod spellings;
 
 use std::future::pending;
 use std::io;
@@ -162,40 +165,6 @@ async fn every_request_has_a_user_agent_which_its_headers_may_name() {
 }
 
 #[tokio::test]
-async fn a_name_rebound_after_registration_is_never_connected_to() {
-    let (listener, port) = unused_listener();
-    let lookups = Arc::new(AtomicUsize::new(0));
-    let count = lookups.clone();
-    let (egress, _) = egress(
-        &[],
-        Resolver::fixed(move |_| {
-            Ok(vec![if count.fetch_add(1, Ordering::SeqCst) == 0 { PUBLIC } else { LOOPBACK }])
-        }),
-    );
-    let url = format!("https://rebind.example:{port}/?secret");
-    egress.check(APP, &url, Moment::MAX).await.unwrap();
-    let error = egress.send(post(&egress, &url)).await.unwrap_err();
-    let refusal = "must not lead to a private or otherwise special address; the operator can permit it: \
-                   add rebind.example to egress.allow (RINGBACK_EGRESS__ALLOW)";
-    assert_eq!(error, SendError::Refused(refusal.into()));
-    assert_eq!(lookups.load(Ordering::SeqCst), 2);
-    assert_unused(&listener);
-}
-
-#[tokio::test]
-async fn one_forbidden_address_of_a_name_refuses_the_connection() {
-    let (listener, port) = unused_listener();
-    let (egress, _) = egress(&[], Resolver::fixed(|_| Ok(vec![PUBLIC, LOOPBACK])));
-    let url = format!("https://mixed.example:{port}/");
-    let refusal = egress.check(APP, &url, Moment::MAX).await.unwrap_err();
-    let detail = "must not lead to a private or otherwise special address; the operator can permit it: \
-                  add mixed.example to egress.allow (RINGBACK_EGRESS__ALLOW)";
-    assert_eq!(refusal, AddressError::Forbidden(detail.to_owned()));
-    assert!(matches!(egress.send(post(&egress, &url)).await, Err(SendError::Refused(_))));
-    assert_unused(&listener);
-}
-
-#[tokio::test]
 async fn an_address_in_a_url_is_checked_at_each_send() {
     let (listener, port) = unused_listener();
     let (lenient, _) = egress(&["127.0.0.0/8"], here());
@@ -335,18 +304,6 @@ fn a_proxy_with_an_unencoded_password_is_refused_with_the_remedy() {
         assert!(refused.contains("%2F") && !refused.contains("secret"), "{refused}");
     }
     Proxy::parse("http://me:super%2Fsecret@host:3128/").unwrap();
-}
-
-#[tokio::test]
-async fn a_redirect_is_a_response_and_is_not_followed() {
-    let elsewhere = responding(OK).await;
-    let answer =
-        format!("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:{elsewhere}/\r\ncontent-length: 0\r\n\r\n");
-    let port = responding(answer).await;
-    let (egress, _) = egress(&["127.0.0.0/8"], here());
-    let url = format!("http://127.0.0.1:{port}/");
-    assert_eq!(egress.send(post(&egress, &url)).await.unwrap().status, 302);
-    assert_eq!(egress.fetch(fetch(port)).await.unwrap().status, 302);
 }
 
 #[tokio::test]
@@ -656,7 +613,7 @@ fn proxies_in_the_environment_are_ignored() {
         again.env(name.to_uppercase(), "http://127.0.0.1:1");
     }
     let again = again.env_remove("no_proxy").env_remove("NO_PROXY").args(["--exact"]).args([
-        "egress::tests::a_redirect_is_a_response_and_is_not_followed",
+        "egress::tests::bypasses::a_redirect_is_a_response_and_is_not_followed",
         "egress::tests::https_requires_a_trusted_certificate_for_the_name",
     ]);
     let output = String::from_utf8(again.output().unwrap().stdout).unwrap();

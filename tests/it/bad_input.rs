@@ -389,6 +389,46 @@ async fn a_forbidden_address_is_refused_in_every_spelling() {
     t.give_up().await;
 }
 
+// Convoy, frain-dev/convoy#2706: the Slack hook of an endpoint and an address without a type passed by the guard.
+#[tokio::test]
+async fn every_field_that_takes_an_address_is_guarded() {
+    let t = Harness::with(&[("RINGBACK_EGRESS__ALLOW", "[]")]).await;
+    let watch = t.register(&json!({ "jobId": "job_1", "notify": [] })).await;
+    let url = "https://169.254.169.254/latest";
+    for (entry, field) in [
+        (json!(url), ""),
+        (json!({ "url": url }), "/url"),
+        (json!({ "type": null, "url": url }), "/url"),
+        (json!({ "type": "webhook", "url": url }), "/url"),
+        (json!({ "type": "slack", "url": url }), "/url"),
+        (json!({ "type": "slack", "slack": url }), "/slack"),
+    ] {
+        let notify = json!({ "notify": [entry] });
+        let mut new = notify.clone();
+        new["jobId"] = "job_1".into();
+        let batch = t.post("/v1/watches/batch", &json!({ "watches": [new] })).await.expect(200);
+        let change = notify.to_string();
+        let changed =
+            t.send("PATCH", &format!("/v1/watches/{watch}"), &[AUTH, JSON], change.as_bytes()).await;
+        for problem in [
+            t.post("/v1/watches", &new).await.expect(422),
+            batch["data"][0]["problem"].clone(),
+            changed.expect(422),
+        ] {
+            let found = errors(&problem);
+            let place = (&*found[0].pointer, &*found[0].code, found.len());
+            assert_eq!(place, (&*format!("/notify/0{field}"), "forbidden_address", 1), "{entry}: {found:?}");
+        }
+    }
+    let found = errors(&t.post("/v1/watches", &with(&json!({ "callbackUrl": url }))).await.expect(422));
+    assert_eq!((&*found[0].pointer, &*found[0].code), ("/callbackUrl", "forbidden_address"));
+    // An empty type is no type, and such a hook is none of Slack's.
+    for fields in [json!({ "notify": [{ "type": "", "url": url }] }), json!({ "slack": url })] {
+        t.post("/v1/watches", &with(&fields)).await.expect(422);
+    }
+    t.give_up().await;
+}
+
 #[tokio::test]
 async fn a_watch_has_at_most_twenty_destinations() {
     let t = Harness::start().await;
@@ -669,6 +709,7 @@ crate::postgres::on_postgres_too! {
     a_default_provider_without_a_key_names_those_that_have_one,
     all_field_errors_are_reported_at_once,
     a_forbidden_address_is_refused_in_every_spelling,
+    every_field_that_takes_an_address_is_guarded,
     a_watch_has_at_most_twenty_destinations,
     a_malformed_body_is_400_and_an_invalid_one_422,
     a_duplicate_field_is_refused,

@@ -116,6 +116,17 @@ fn the_settings_page_lists_every_setting_of_the_program() {
 }
 
 #[test]
+fn the_page_on_egress_lists_every_range_of_the_guard() {
+    let page = read(Path::new("docs/EGRESS.md"));
+    let mut table = "| Range | Verdict | Kind | Source |\n|---|---|---|---|\n".to_owned();
+    for range in ringback::egress::RANGES {
+        let _ =
+            writeln!(table, "| `{}` | {} | {} | {} |", range.net, range.verdict, range.reason, range.source);
+    }
+    assert!(page.contains(&format!("\n\n{table}\n")), "docs/EGRESS.md differs from the table:\n\n{table}");
+}
+
+#[test]
 fn the_readme_is_short_and_links_every_page() {
     let readme = read(Path::new("README.md"));
     let words = readme.split_whitespace().count();

@@ -9,7 +9,8 @@
 //! - IPv6 is refused by default: only global unicast (`2000::/3`) is permitted, without its parts that embed IPv4
 //!   or contain no hosts. A list of the encodings of IPv4 in IPv6 would be easy to get incomplete.
 //! - The well-known prefix of NAT64 is decoded, not refused: an IPv6-only host with DNS64 reaches every IPv4
-//!   receiver through it. Prefixes of operators have unknown lengths and cannot be decoded; those in `::/8` are refused.
+//!   receiver through it. Prefixes of operators have unknown lengths and cannot be decoded; those in `::/8` are
+//!   refused.
 //! - The table cannot contain this host's own public addresses, nor pods, services and on-premises networks with
 //!   public addresses, nor tunnels and translators (ISATAP, NAT64) in a public prefix of the operator. A firewall has
 //!   to refuse those.

@@ -4,6 +4,8 @@
 //! exchange, and no recipient sees the address of another. The `Message-ID` is the delivery's id, so a mail
 //! that is sent again after a crash or a lost reply is recognized as the same mail.
 //!
+//! docs/MESSAGES.md has pictures of the mails.
+//!
 //! The results of the templates are not trusted: the subject is shortened to one line, and both bodies are
 //! encoded completely. So no text can end a header, a part or the message.
 

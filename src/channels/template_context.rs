@@ -4,6 +4,13 @@
 //! it is cleaned for every format: no control characters, no marks that change the writing direction, no
 //! line breaks where a single line is expected, a maximum length, and only http(s) links. The template adds
 //! the escapes of its format, HTML or JSON.
+//!
+//! **Colours.** Many mail readers change colours in dark mode, some of them only the text or only the background. The
+//! colour of an event has a contrast of at least 4.5:1 both with white and with black, so a text on it stays readable
+//! in either; as a bar, it has at least 3:1 with a light and with a dark page.
+//!
+//! **Reasons.** A text that explains the event has a label that names its author: the provider, its definition here, or
+//! Ringback. The provider is not credited with a sentence that it did not write.
 
 use std::time::Duration;
 
@@ -26,6 +33,13 @@ const METADATA_MAX: usize = 20;
 /// Maximum lengths of a metadata entry, in characters.
 const METADATA_NAME_MAX: usize = 80;
 const METADATA_VALUE_MAX: usize = 500;
+/// Maximum length of a shortened URL, in characters. It fits into a line or two of a telephone.
+const SHORT_URL_MAX: usize = 80;
+
+/// Labels of reasons, by their author: the provider, the definition of the provider's statuses, and Ringback.
+const PROVIDER_SAYS: &str = "What the provider says";
+const STATUS_MEANS: &str = "What the status means";
+const RINGBACK_ENDED: &str = "Why Ringback ended the watch";
 
 /// The values that a template may use.
 #[derive(Clone, Debug, Serialize)]
@@ -40,10 +54,12 @@ pub struct TemplateContext {
     pub title: &'static str,
     /// The event as a symbol.
     pub symbol: &'static str,
-    /// The event as a colour, such as `#2eb886`.
+    /// The event as a colour, such as `#188646`.
     pub color: &'static str,
     /// The event as a sentence.
     pub summary: &'static str,
+    /// The headline's name of what the event is about: the id of the job.
+    pub display_name: String,
     /// Id of the job.
     pub job: String,
     /// Name of the provider.
@@ -64,6 +80,8 @@ pub struct TemplateContext {
     pub more_outputs: usize,
     /// The job's error.
     pub error: Option<ErrorContext>,
+    /// Up to two texts that explain the event, each with a label that names its author.
+    pub reasons: Vec<NameValue>,
     /// Time of the observation, such as `2026-02-18 15:02:31 UTC`.
     pub at: String,
     /// Time of the observation, in seconds since 1970.
@@ -89,6 +107,8 @@ pub struct OutputContext {
     pub text: String,
     /// Its URL, if it is an http(s) URL.
     pub link: Option<String>,
+    /// Host and file name of this URL, such as `cdn.example.com/…/video.mp4`.
+    pub short: Option<String>,
 }
 
 /// The error of a job.
@@ -98,7 +118,8 @@ pub struct ErrorContext {
     pub code: Option<String>,
     /// Message for people, in one or more lines.
     pub message: Option<String>,
-    /// Whether the provider reports it. Otherwise it is Ringback's own: why the watch ended although the job did not.
+    /// Whether the provider reports it. Otherwise it is Ringback's own: why the watch ended although the job did not,
+    /// or the explanation of a status.
     #[serde(skip_deserializing)]
     pub from_provider: bool,
 }
@@ -171,6 +192,9 @@ impl TemplateContext {
         let times = [&data.created_at, &data.completed_at]
             .map(|time| time.as_deref().and_then(Timestamp::parse).filter(|at| at.is_plausible(observed_at)));
         let span = times[0].zip(times[1]).filter(|(from, to)| from <= to);
+        let job = single_line(&data.job_id, WORD_MAX);
+        let status = data.raw_status.map(|status| single_line(&status, WORD_MAX));
+        let error = data.error.map(|error| error_context(event, error, status.as_deref()));
         Ok(Self {
             event: event.as_str(),
             id,
@@ -179,20 +203,18 @@ impl TemplateContext {
             symbol,
             color,
             summary,
-            job: single_line(&data.job_id, WORD_MAX),
+            display_name: job.clone(),
+            job,
             provider: single_line(&data.provider, WORD_MAX),
-            status: data.raw_status.map(|status| single_line(&status, WORD_MAX)),
+            status,
             progress: data.progress,
             link: data.output.as_deref().and_then(link),
             output: data.output.as_deref().and_then(|output| non_empty_line(output, URL_MAX)),
             thumbnail: outputs.iter().find_map(thumbnail),
             more_outputs: outputs.len().saturating_sub(OUTPUTS_MAX),
             outputs: outputs.iter().take(OUTPUTS_MAX).filter_map(output_context).collect(),
-            error: data.error.map(|error| ErrorContext {
-                code: error.code.as_deref().and_then(|code| non_empty_line(code, WORD_MAX)),
-                message: error.message.map(|message| multi_line(&message)).filter(|text| !text.is_empty()),
-                from_provider: !matches!(event, EventType::JobNotFound | EventType::WatchExpired),
-            }),
+            reasons: reasons(event, error.as_ref(), summary),
+            error,
             at: format_time(observed_at),
             at_seconds: observed_at.seconds(),
             created: times[0].map(format_time),
@@ -206,24 +228,84 @@ impl TemplateContext {
 
 fn describe(event: EventType) -> (&'static str, &'static str, &'static str, &'static str) {
     match event {
-        EventType::JobCompleted => ("Completed", "\u{2705}", "#2eb886", "The job is done."),
-        EventType::JobFailed => ("Failed", "\u{274c}", "#e01e5a", "The job failed."),
-        EventType::JobCancelled => ("Cancelled", "\u{26aa}", "#95a5a6", "The job was cancelled."),
+        EventType::JobCompleted => ("Completed", "\u{2705}", "#188646", "The job is done."),
+        EventType::JobFailed => ("Failed", "\u{274c}", "#db3442", "The job failed."),
+        EventType::JobCancelled => ("Cancelled", "\u{26aa}", "#6d7683", "The job was cancelled."),
         EventType::JobNotFound => {
-            ("Not found", "\u{2753}", "#cacf29", "The provider does not know this job.")
+            ("Not found", "\u{2753}", "#9f6c04", "The provider does not know this job.")
         }
         EventType::WatchExpired => {
-            ("Expired", "\u{231b}", "#cacf29", "The job did not end in the time it was given.")
+            ("Expired", "\u{231b}", "#9f6c04", "The job did not end in the time it was given.")
         }
-        EventType::JobProcessing => ("Processing", "\u{25b6}\u{fe0f}", "#3aa3e3", "The job is running."),
-        EventType::JobProgress => ("In progress", "\u{23f3}", "#3aa3e3", "The job made progress."),
+        EventType::JobProcessing => ("Processing", "\u{25b6}\u{fe0f}", "#1c78c4", "The job is running."),
+        EventType::JobProgress => ("In progress", "\u{23f3}", "#1c78c4", "The job made progress."),
     }
+}
+
+fn error_context(event: EventType, error: ErrorContext, status: Option<&str>) -> ErrorContext {
+    let code = error.code.as_deref().and_then(|code| non_empty_line(code, WORD_MAX));
+    let message = error.message.map(|message| multi_line(&message)).filter(|text| !text.is_empty());
+    // If the provider reports no error, the code is the status, and the message is the definition's explanation of it.
+    let explains_status =
+        code.as_deref().zip(status).is_some_and(|(code, status)| code.eq_ignore_ascii_case(status));
+    let own = explains_status || matches!(event, EventType::JobNotFound | EventType::WatchExpired);
+    ErrorContext { code, message, from_provider: !own }
+}
+
+/// Returns the texts that explain an event, with their authors.
+fn reasons(event: EventType, error: Option<&ErrorContext>, summary: &str) -> Vec<NameValue> {
+    let message = error.and_then(|error| error.message.as_deref());
+    let from_provider = error.is_some_and(|error| error.from_provider);
+    let (own, other) = match event {
+        EventType::WatchExpired => (Some(message.unwrap_or(summary)), None),
+        // The message quotes the provider's answer.
+        EventType::JobNotFound => (Some(summary), message.map(|message| (PROVIDER_SAYS, message))),
+        EventType::JobCompleted
+        | EventType::JobFailed
+        | EventType::JobCancelled
+        | EventType::JobProcessing
+        | EventType::JobProgress => {
+            let label = if from_provider { PROVIDER_SAYS } else { STATUS_MEANS };
+            (None, message.map(|message| (label, message)))
+        }
+    };
+    let own = own.map(|text| (RINGBACK_ENDED, sentence(text)));
+    let other = other.map(|(label, text)| (label, text.to_owned()));
+    own.into_iter().chain(other).map(|(name, value)| NameValue { name: name.to_owned(), value }).collect()
+}
+
+/// Returns a text with a capital letter at the start and a full stop at the end.
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().into_iter().flat_map(char::to_uppercase);
+    let mut text: String = first.chain(chars).collect();
+    if text.ends_with(char::is_alphanumeric) {
+        text.push('.');
+    }
+    text
 }
 
 fn output_context(output: &Output) -> Option<OutputContext> {
     let url = output.url.as_deref()?;
     let kind = output.r#type.as_deref().and_then(|kind| non_empty_line(kind, WORD_MAX));
-    Some(OutputContext { kind, text: non_empty_line(url, URL_MAX)?, link: link(url) })
+    let link = link(url);
+    Some(OutputContext {
+        kind,
+        text: non_empty_line(url, URL_MAX)?,
+        short: link.as_deref().map(short_url),
+        link,
+    })
+}
+
+/// Returns the host and the file name of a URL. A signed URL fills many lines, and only these parts help a reader.
+fn short_url(url: &str) -> String {
+    let plain = url.split(['?', '#']).next().unwrap_or(url);
+    let plain = plain.split_once("://").map_or(plain, |(_, rest)| rest).trim_end_matches('/');
+    let short = match plain.split_once('/').map(|(host, path)| (host, path.rsplit_once('/'))) {
+        Some((host, Some((_, file)))) => format!("{host}/\u{2026}/{file}"),
+        Some((_, None)) | None => plain.to_owned(),
+    };
+    truncate(&short, SHORT_URL_MAX)
 }
 
 fn thumbnail(output: &Output) -> Option<String> {
@@ -367,6 +449,55 @@ mod tests {
             assert_eq!(link(text).as_deref(), is, "{text}");
         }
         assert_eq!(link(&format!("https://a.example/{}", "x".repeat(URL_MAX))), None);
+    }
+
+    #[test]
+    fn a_shortened_url_names_the_host_and_the_file() {
+        for (url, is) in [
+            ("https://cdn.example.com/a/b/video.mp4?sig=x/y#z", "cdn.example.com/\u{2026}/video.mp4"),
+            ("https://cdn.example.com:8443/video.mp4", "cdn.example.com:8443/video.mp4"),
+            ("http://cdn.example.com/a/b/", "cdn.example.com/\u{2026}/b"),
+            ("https://cdn.example.com/", "cdn.example.com"),
+        ] {
+            assert_eq!(short_url(url), is);
+        }
+        assert_eq!(
+            short_url(&format!("https://a.example/b/{}", "x".repeat(500))).chars().count(),
+            SHORT_URL_MAX
+        );
+    }
+
+    #[test]
+    fn each_explanation_of_an_event_names_its_author() {
+        use EventType::{JobFailed, JobNotFound, WatchExpired};
+        let job = |event, error: Option<(&str, &str)>| {
+            let error = error.map(|(code, message)| {
+                let error = ErrorContext {
+                    code: Some(code.into()),
+                    message: Some(message.into()),
+                    from_provider: false,
+                };
+                error_context(event, error, Some("expired"))
+            });
+            let reasons = reasons(event, error.as_ref(), "The summary.");
+            reasons.into_iter().map(|reason| format!("{}: {}", reason.name, reason.value)).collect::<Vec<_>>()
+        };
+        let ended = |text: &str| format!("{RINGBACK_ENDED}: {text}");
+        for (event, error, is) in [
+            (JobFailed, None, vec![]),
+            (JobFailed, Some(("oom", "no memory")), vec![format!("{PROVIDER_SAYS}: no memory")]),
+            (JobFailed, Some(("Expired", "late")), vec![format!("{STATUS_MEANS}: late")]),
+            (WatchExpired, None, vec![ended("The summary.")]),
+            (WatchExpired, Some(("deadline", "it had not ended")), vec![ended("It had not ended.")]),
+            (JobNotFound, None, vec![ended("The summary.")]),
+            (
+                JobNotFound,
+                Some(("not_found", "HTTP 404: no")),
+                vec![ended("The summary."), format!("{PROVIDER_SAYS}: HTTP 404: no")],
+            ),
+        ] {
+            assert_eq!(job(event, error), is, "{event} {error:?}");
+        }
     }
 
     #[test]

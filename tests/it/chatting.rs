@@ -37,7 +37,7 @@ async fn a_slack_hook_gets_blocks_and_is_shown_masked() {
     assert_eq!(payload["text"], "\u{2705} Completed: job_1");
     let kinds: Vec<&str> =
         payload["blocks"].as_array().unwrap().iter().map(|block| block["type"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["header", "section", "section", "context"]);
+    assert_eq!(kinds, ["header", "section", "context"]);
     let blocks = payload["blocks"].to_string();
     for what in [
         "job_1",
@@ -48,7 +48,7 @@ async fn a_slack_hook_gets_blocks_and_is_shown_masked() {
     ] {
         assert!(blocks.contains(what), "{what} in {blocks}");
     }
-    assert_eq!(payload["attachments"][0]["color"], "#2eb886");
+    assert_eq!(payload["attachments"][0]["color"], "#188646");
 
     let masked = chat.hook("***");
     let shown = t.shown(&watch).await;
@@ -83,7 +83,7 @@ async fn a_compatible_hook_gets_attachments() {
     assert!(payload["blocks"].is_null());
     assert_eq!(payload["text"], "\u{2705} Completed: job_1");
     let attachment = &payload["attachments"][0];
-    assert_eq!((&attachment["color"], &attachment["title"]), (&json!("#2eb886"), &json!("Open the output")));
+    assert_eq!((&attachment["color"], &attachment["title"]), (&json!("#188646"), &json!("Open the output")));
     assert_eq!(attachment["title_link"], "https://cdn.muvi.video/outputs/job_1/output_0.mp4");
     assert_eq!(t.delivery(&watch).await["status"], "succeeded");
     t.finish().await;

@@ -509,7 +509,7 @@ async fn a_mail_is_rendered_even_if_webhooks_get_the_raw_response() {
     t.pass(minutes(10)).await;
     let hits = t.receiver.take(2).await;
     assert!(hits.iter().all(|hit| hit.json()["jobId"] == "job_1"), "the raw answer");
-    assert!(server.next().await.parts()[0].contains("The job is done."));
+    assert!(server.next().await.parts()[0].contains("Completed: "));
     t.finish().await;
     server.finish();
 }

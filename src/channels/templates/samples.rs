@@ -1,4 +1,4 @@
-//! Samples to check templates with: each event type, with ordinary, missing and hostile values.
+//! Samples to check templates with: each event type, with ordinary, long, missing and hostile values.
 
 use std::collections::BTreeSet;
 
@@ -13,6 +13,7 @@ pub(in crate::channels) fn all() -> Vec<(String, TemplateContext)> {
     for event in EventType::ALL {
         for (name, data) in [
             (event.to_string(), ordinary(*event)),
+            (format!("{event}, long"), long(*event)),
             (format!("{event}, empty"), empty()),
             (format!("{event}, hostile"), hostile()),
         ] {
@@ -60,9 +61,12 @@ fn ordinary(event: EventType) -> Value {
         }
         EventType::JobCancelled => ("cancelled", 50, None),
         EventType::JobNotFound => {
-            ("processing", 10, Some(("not_found", "the provider does not know the job")))
+            ("processing", 10, Some(("not_found", "HTTP 404 JOB_NOT_FOUND: Job not found (request req_2)")))
         }
-        EventType::WatchExpired => ("processing", 80, Some(("deadline", "the job did not end in time"))),
+        EventType::WatchExpired => {
+            let message = "the job had not ended when the watch expired; last error: HTTP 503";
+            ("processing", 80, Some(("deadline", message)))
+        }
         EventType::JobProcessing | EventType::JobProgress => ("processing", 30, None),
     };
     let error = error.map(|(code, message)| json!({ "code": code, "message": message }));
@@ -72,9 +76,44 @@ fn ordinary(event: EventType) -> Value {
         "status": status, "rawStatus": status, "progress": progress,
         "output": done.then(|| url("output_0.mp4")), "outputs": done.then(|| [output(0), output(1)]),
         "error": error, "createdAt": "2026-02-18T15:00:00.000Z",
-        "completedAt": event.is_ending().then_some("2026-02-18T15:02:30.000Z"),
+        "completedAt": event.reports_the_jobs_end().then_some("2026-02-18T15:02:30.000Z"),
         "metadata": { "orderId": 42, "customer": "Ada" },
     })
+}
+
+/// Values as some real jobs have them: long ids, signed URLs, messages of several lines, nested metadata.
+fn long(event: EventType) -> Value {
+    let mut data = ordinary(event);
+    let id = "batch_6f1d2c3b4a5968778695a4b3c2d1e0f0_customer-4711_render-queue-europe-west_2026-02-18";
+    let url = |n: u8| {
+        let query = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Expires=3600&X-Amz-Signature=";
+        format!(
+            "https://storage.example.com/{id}/final-cut-{n}-1920x1080-h264.mp4?{query}{}",
+            "0f".repeat(64)
+        )
+    };
+    data["jobId"] = json!(id);
+    data["rawStatus"] = json!("succeeded_with_warnings_and_partial_results");
+    if event == EventType::JobCompleted {
+        data["output"] = json!(url(1));
+        data["outputs"] = (1..=12).map(|n| json!({ "url": url(n), "type": "video" })).collect();
+    }
+    if event == EventType::JobFailed {
+        let frames =
+            (1..=9).map(|n| format!("  at render.frame_{n} (/opt/worker/pipeline/stage_{n}.py:{n}42)"));
+        let trace: Vec<String> = frames.collect();
+        let message =
+            format!("RuntimeError: CUDA out of memory. Tried to allocate 2.50 GiB.\n{}", trace.join("\n"));
+        data["error"] = json!({ "code": "INTERNAL_GENERATION_PIPELINE_ERROR", "message": message });
+    }
+    data["metadata"] = json!({
+        "orderId": "ord_00000000000000000000000042",
+        "a_rather_long_name_of_a_metadata_entry": "https://shop.example.com/orders/42?from=mail&step=2",
+        "tags": ["red", "green"],
+        "note": "A value of several words that needs more than one line even on a wide screen, \
+                 and some more of them on a telephone.",
+    });
+    data
 }
 
 fn empty() -> Value {

@@ -55,6 +55,9 @@ use listener::Listener;
 /// Interval between two deletions of data that is older than the retention.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 
+/// Pause before the first deletion. A process that is restarted every hour must delete as well.
+const FIRST_PRUNE: Duration = Duration::from_secs(5 * 60);
+
 /// Interval between two checks whether the files of the database are still there: the time in which writes can be
 /// accepted that are lost.
 const FILES_INTERVAL: Duration = Duration::from_secs(1);
@@ -295,7 +298,8 @@ impl App {
             }
         }
         // Nothing can be written, so there is no work to finish.
-        clock.timeout(grace, store.save_files_at_stop()).await;
+        // To copy a large database can take longer than the grace. A second signal ends the wait.
+        store.save_files_at_stop().await;
         tracing::info!("stopping: finishing the work in progress");
         draining.send_replace(true);
         dispatcher.stop();
@@ -371,17 +375,17 @@ async fn run_dispatcher(dispatcher: &Arc<Dispatcher>, clock: &Clock) -> Never {
     }
 }
 
-/// Ends what has been pending for too long, and deletes old data, the first time an interval after the start, and only
-/// while the clock is trusted (`clock_trust`).
+/// Ends what has been pending for too long, and deletes old data, the first time minutes after the start, and only while
+/// the clock is trusted (`clock_trust`).
 async fn prune(store: &Store, clock: &Clock, config: &Config, mut trust: ClockTrust) -> Never {
-    let mut took = Duration::ZERO;
+    let mut pause = FIRST_PRUNE;
     loop {
-        clock.sleep(PRUNE_INTERVAL.saturating_sub(took)).await;
+        clock.sleep(pause).await;
         let (stopwatch, (now, moment)) = (clock.stopwatch(), clock.reading());
         match trust.judge(now, moment) {
             Judgement::Trusted => {
                 end_overdue(store, config.delivery.pending_max(), now).await;
-                if let Err(error) = delete_old(store, config, now).await {
+                if let Err(error) = delete_old(store, clock, config, now).await {
                     tracing::warn!(%error, "data older than the retention could not be deleted");
                 }
             }
@@ -391,12 +395,12 @@ async fn prune(store: &Store, clock: &Clock, config: &Config, mut trust: ClockTr
             ),
             Judgement::Doubted => {}
         }
-        took = stopwatch.elapsed();
+        pause = PRUNE_INTERVAL.saturating_sub(stopwatch.elapsed());
     }
 }
 
-/// Deletes what is older than the retention at the time `now`, and notes this time as one at which the process ran.
-async fn delete_old(store: &Store, config: &Config, now: Timestamp) -> Result<(), StoreError> {
+/// Deletes what is older than the retention at the time `now`, and notes the end as a time at which the process ran.
+async fn delete_old(store: &Store, clock: &Clock, config: &Config, now: Timestamp) -> Result<(), StoreError> {
     let Config { retention, delivery, .. } = config;
     let (watches_before, events_before) = (now.minus(retention.watches), now.minus(retention.events));
     let (pending_max, after) = (delivery.pending_max(), PrunePosition::default());
@@ -406,7 +410,9 @@ async fn delete_old(store: &Store, config: &Config, now: Timestamp) -> Result<()
         if count > 0 {
             tracing::debug!(count, "deleted data older than the retention");
         }
-        let Some(next) = next else { return store.note_running(NoteRunning { now }).await };
+        let Some(next) = next else {
+            return store.note_running(NoteRunning { now: clock.now() }).await;
+        };
         prune.after = next;
     }
 }

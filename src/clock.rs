@@ -81,9 +81,16 @@ impl Clock {
         }
     }
 
-    /// Returns the current time and moment, read together.
+    /// Returns the current time, and a moment of a monotonic clock that also counts the time in which the machine is
+    /// suspended, read together. Such moments are compared with each other only.
     pub fn reading(&self) -> (Timestamp, Moment) {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::System => {
+                let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+                (self.now(), Moment(Duration::try_from(since_boot).unwrap_or_default()))
+            }
+            #[cfg(not(target_os = "linux"))]
             Self::System => (self.now(), self.moment()),
             Self::Manual(clock) => {
                 let time = clock.0.borrow();

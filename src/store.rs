@@ -154,6 +154,8 @@ impl Store {
         if self.shared.fault.get().is_some() {
             self.shared.is_last_save.store(true, Ordering::Release);
             self.save_files().await;
+            // The writer answers that command before it copies the contents, and this one never: it ends the process.
+            let _ = self.check_writes().await;
         }
     }
 

@@ -10,11 +10,10 @@
 //! - **At the start**, the only evidence is the time at which the last run was noted (`nodes.running_at`: each minute
 //!   while a delivery waits, and at each deletion), or in a new database the start itself. If the note
 //!   is more than [`DOWNTIME`] old, nothing is deleted: a wrong clock and a long downtime look the same. Either way,
-//!   the first deletion comes an interval after the start, when a time server has been asked.
+//!   the first deletion comes minutes after the start, when a time server has been asked.
 //! - **The doubt ends** when the clock is set back to what was expected, or has been steady for [`STEADY`]: a clock can
-//!   also have been wrong before and be right now. A time in which a machine is suspended does not count in the
-//!   monotonic clock of Linux, so it is such a jump as well. The price of a groundless doubt is that old data is kept
-//!   for a day longer.
+//!   also have been wrong before and be right now. The time in which a machine is suspended or paused counts in both clocks on Linux
+//!   (`CLOCK_BOOTTIME`), so it is no jump. The price of a groundless doubt is that old data is kept for a day longer.
 //!
 //! A clock that was set back is trusted: less is older than its retention. What this does not detect: a clock that stays
 //! wrong for longer than [`STEADY`], and one that is wrong over two starts, because each start notes its time.

@@ -9,7 +9,7 @@
 //!   than [`JUMP`] ahead of what was expected, nothing is deleted.
 //! - **At the start**, the only evidence is the time at which the last run was noted (`nodes.running_at`: each minute
 //!   while a delivery waits, and at each deletion), or in a new database the start itself. If the note
-//!   is more than [`DOWNTIME`] old, nothing is deleted: a wrong clock and a long downtime look the same. Either way,
+//!   is more than [`DOWNTIME`] old, nothing is deleted: it can be a wrong clock or a long downtime. Either way,
 //!   the first deletion comes minutes after the start, when a time server has been asked.
 //! - **The doubt ends** when the clock is set back to what was expected, or has been steady for [`STEADY`]: a clock can
 //!   also have been wrong before and be right now. The time in which a machine is suspended or paused counts in both clocks on Linux

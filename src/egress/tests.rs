@@ -675,7 +675,7 @@ async fn a_machine_without_name_servers_is_no_failure_of_the_receiver() {
 }
 
 #[tokio::test]
-async fn with_a_short_timeout_silent_name_servers_are_no_failure_of_the_receiver() {
+async fn silent_name_servers_do_not_fail_a_receiver_with_a_short_timeout() {
     let dns = name_server((Ipv4Addr::LOCALHOST, 0).into(), |_, _| Reply::Silence).await;
     let time = ManualClock::at(Timestamp::from_millis(1_000_000));
     let clock = Clock::Manual(time.clone());

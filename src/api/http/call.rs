@@ -146,8 +146,8 @@ impl Call {
         self.query().done()
     }
 
-    /// Returns when the client has closed its connection, or only its sending side. The two cannot be told apart, so
-    /// the handler still answers.
+    /// Returns when the client has closed its connection, or only its sending side. Both are the same to
+    /// the server, so the handler still answers.
     pub async fn hung_up(&self) {
         if let Some(hang_up) = self.parts.extensions.get::<HangUp>() {
             hang_up.noticed().await;

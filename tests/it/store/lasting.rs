@@ -142,6 +142,21 @@ async fn an_old_manual_retry_keeps_no_watch() {
     }
 }
 
+/// Deletes everything that is old enough. Returns the number that each transaction has deleted.
+async fn prune_in_chunks(fixture: &StoreFixture) -> Vec<usize> {
+    let (before, now) = (at(100_000), at(100));
+    let after = PrunePosition::default();
+    let mut prune =
+        Prune { watches_before: before, events_before: before, pending_max: PENDING_MAX, now, after };
+    let mut chunks = Vec::new();
+    while let Pruned { count, next: Some(next) } = fixture.store.prune(prune).await.expect("pruned") {
+        assert!(count > 0 || prune.after != next, "it continues");
+        chunks.push(count);
+        prune.after = next;
+    }
+    chunks
+}
+
 #[tokio::test]
 async fn a_watch_with_many_rows_is_deleted_in_parts() {
     let fixture = StoreFixture::new().await;
@@ -158,16 +173,7 @@ async fn a_watch_with_many_rows_is_deleted_in_parts() {
     }
     let small = fixture.delivery("job_2").await;
     fixture.record(&small, NextStep::Succeeded).await;
-    let (before, now) = (at(100_000), at(100));
-    let after = PrunePosition::default();
-    let mut prune =
-        Prune { watches_before: before, events_before: before, pending_max: PENDING_MAX, now, after };
-    let mut chunks = Vec::new();
-    while let Pruned { count, next: Some(next) } = fixture.store.prune(prune).await.expect("pruned") {
-        chunks.push(count);
-        prune.after = next;
-    }
-    assert_eq!(chunks, [1, 4], "a part, then the rest with the small watch");
+    assert_eq!(prune_in_chunks(&fixture).await, [1, 4], "a part, then the rest with the small watch");
     assert!(fixture.store.watch(fixture.app, small.watch).await.expect("read").is_none());
 }
 
@@ -183,17 +189,11 @@ async fn a_chunk_of_the_deletion_continues_after_kept_watches() {
         last = take_deliveries(&fixture.store).pop();
     }
     fixture.record(&last.expect("a delivery"), NextStep::Succeeded).await;
-    let (before, now) = (at(100_000), at(100));
-    let after = PrunePosition::default();
-    let mut prune =
-        Prune { watches_before: before, events_before: before, pending_max: PENDING_MAX, now, after };
-    let mut chunks = Vec::new();
-    while let Pruned { count, next: Some(next) } = fixture.store.prune(prune).await.expect("pruned") {
-        assert!(count > 0 || prune.after != next, "it continues");
-        chunks.push(count);
-        prune.after = next;
-    }
-    assert_eq!(chunks, [0, 2], "the first chunk keeps all, and the next one begins after it");
+    assert_eq!(
+        prune_in_chunks(&fixture).await,
+        [0, 2],
+        "the first chunk keeps all, and the next one begins after it"
+    );
 }
 
 #[tokio::test]

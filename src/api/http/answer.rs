@@ -7,6 +7,7 @@ use hyper::body::Bytes;
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
+use super::idempotency::IDEMPOTENT_REPLAYED;
 use super::problem::{FieldErrorCode, Problem, ProblemCode};
 use crate::store::{ListPage, Replay, StoreError, StoredResponse};
 use crate::tenants::CreateError;
@@ -47,7 +48,7 @@ impl IntoResponse for Replay {
                               send the request with that API key";
                 Problem::new(ProblemCode::IdempotencyOtherKey, detail).into_response()
             }
-            Self::Response(first) => ([("idempotent-replayed", "true")], first).into_response(),
+            Self::Response(first) => ([(IDEMPOTENT_REPLAYED, "true")], first).into_response(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The body of a request: read on demand, within limits.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::http::request::Parts;
@@ -10,9 +10,12 @@ use hyper::body::{Body as _, Incoming};
 use serde_json::value::RawValue;
 
 use super::connections::Activity;
+use super::endpoint::Endpoint;
 use super::memory_budget::{HeldMemory, SMALL};
 use super::object_reader::ObjectReader;
 use super::problem::{FieldErrorCode, FieldErrors, Problem, ProblemCode};
+use super::stream::HangUp;
+use super::wrong_keys::WrongKeysOfClient;
 use crate::clock::Clock;
 use crate::domain::{AppNo, decode};
 
@@ -30,15 +33,29 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum time for the arrival of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The body of a request before it is read, and the memory that the request holds. `serve` keeps a clone to discard
+/// A request as the server knows it: its body before it is read, the memory that it holds, its client and its path. It
+/// is the only extension of the request, because each further one takes allocations. `serve` keeps a clone to discard
 /// what no handler read, and to count the answer.
 #[derive(Clone, Debug)]
-pub(super) struct UnreadBody(Arc<Shared>);
+pub(super) struct RequestContext(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    activity: Arc<Activity>,
+    client: Arc<Client>,
+    /// Set by the router; a request to an unknown path has none.
+    endpoint: OnceLock<Arc<Endpoint>>,
     inner: Mutex<Inner>,
+}
+
+/// The client at the other end of a connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// What the connection does.
+    pub(super) activity: Arc<Activity>,
+    /// Requests with wrong API keys.
+    pub(super) wrong_keys: WrongKeysOfClient,
+    /// The sign that the client has hung up.
+    pub(super) hang_up: HangUp,
 }
 
 #[derive(Debug)]
@@ -48,10 +65,30 @@ struct Inner {
     memory: Option<HeldMemory>,
 }
 
-impl UnreadBody {
-    pub(super) fn new(body: Incoming, memory: HeldMemory, activity: Arc<Activity>) -> Self {
+impl RequestContext {
+    pub(super) fn new(body: Incoming, memory: HeldMemory, client: Arc<Client>) -> Self {
         let inner = Mutex::new(Inner { body: Some(body), memory: Some(memory) });
-        Self(Arc::new(Shared { activity, inner }))
+        Self(Arc::new(Shared { client, endpoint: OnceLock::new(), inner }))
+    }
+
+    /// The context of this request.
+    pub(super) fn of(parts: &Parts) -> Option<&Self> {
+        parts.extensions.get()
+    }
+
+    /// The path of the API that the request addresses.
+    pub(super) fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        self.0.endpoint.get()
+    }
+
+    /// Sets the path.
+    pub(super) fn set_endpoint(&self, endpoint: &Arc<Endpoint>) {
+        let _ = self.0.endpoint.set(Arc::clone(endpoint));
+    }
+
+    /// The client that sent the request.
+    pub(super) fn client(&self) -> &Client {
+        &self.0.client
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -64,7 +101,7 @@ impl UnreadBody {
 
     /// Assigns the memory of the request and its connection to the app of its key.
     pub(super) fn belongs_to(&self, app: AppNo) {
-        self.0.activity.belongs_to(app);
+        self.0.client.activity.belongs_to(app);
         if let Some(memory) = &mut self.lock().memory {
             memory.belongs_to(app);
         }
@@ -104,7 +141,7 @@ impl UnreadBody {
     async fn read_text(&self, max: usize, clock: &Clock) -> Result<String, Problem> {
         let malformed = |detail| Problem::new(ProblemCode::MalformedBody, detail);
         let Some(mut body) = self.take() else { return Ok(String::new()) };
-        let _waiting = self.0.activity.wait_for_client();
+        let _waiting = self.0.client.activity.wait_for_client();
         let announced = usize::try_from(body.size_hint().lower()).unwrap_or(max).min(max);
         let mut bytes = Vec::with_capacity(announced.min(SMALL));
         let end = if announced > 0 { announced } else { max };
@@ -142,7 +179,7 @@ impl UnreadBody {
     /// Reads and discards the body if no handler read it.
     pub(super) async fn discard(&self, clock: &Clock) {
         if let Some(body) = self.take().filter(|body| !body.is_end_stream()) {
-            let _waiting = self.0.activity.wait_for_client();
+            let _waiting = self.0.client.activity.wait_for_client();
             discard(body, clock).await;
         }
     }
@@ -178,7 +215,7 @@ impl Content {
 
     /// Reads the text of the body; it is empty without a body. Fields of an object are checked by the caller.
     pub(super) async fn read(self, parts: &Parts, clock: &Clock) -> Result<String, Problem> {
-        let Some(body) = parts.extensions.get::<UnreadBody>() else { return Ok(String::new()) };
+        let Some(body) = RequestContext::of(parts) else { return Ok(String::new()) };
         let text = match self {
             Self::Json(max) => {
                 check_media_type(&parts.headers)?;

@@ -1,7 +1,8 @@
 //! The authorized request, as handlers take it.
 //!
 //! The scope that a route needs is written once, in the `security` of its `#[utoipa::path]` annotation.
-//! [`Call`] takes it from the [`Endpoint`] of the request, so a handler runs only for keys of that scope.
+//! [`Call`] takes it from the [endpoint](super::endpoint::Endpoint) of the request, so a handler runs only for keys of
+//! that scope.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -13,14 +14,12 @@ use axum::http::{HeaderMap, Request, header};
 use serde_json::value::RawValue;
 
 use super::answer::Answer;
-use super::body::{Content, UnreadBody};
-use super::endpoint::Endpoint;
+use super::body::{Content, RequestContext};
 use super::idempotency::IdempotencyClaim;
 use super::object_reader::ObjectReader;
 use super::problem::{FieldErrorCode, FieldErrors, Problem, ProblemCode};
 use super::query::Query;
 use super::state::Api;
-use super::stream::HangUp;
 use crate::domain::AppNo;
 use crate::store::{AnswerKey, IdempotencyKey, Scope};
 use crate::tenants::hash_key;
@@ -94,7 +93,7 @@ impl FromRequest<Arc<Api>> for Call {
 
     async fn from_request(request: Request<Body>, api: &Arc<Api>) -> Result<Self, Problem> {
         let (mut parts, _) = request.into_parts();
-        let endpoint = parts.extensions.get::<Arc<Endpoint>>();
+        let endpoint = RequestContext::of(&parts).and_then(RequestContext::endpoint);
         // An operation that declares no scope has no handler that takes a `Call`. If it had one, the highest
         // scope would apply.
         let scope = endpoint.and_then(|endpoint| endpoint.scope(&parts.method)).unwrap_or(Scope::Admin);
@@ -103,12 +102,13 @@ impl FromRequest<Arc<Api>> for Call {
             Ok(caller) => caller,
             Err(problem) => {
                 if problem.code == ProblemCode::Unauthorized && bearer(&parts.headers).is_some() {
-                    api.wrong_keys.note(&parts, api.store.metrics(), &api.clock).await;
+                    let client = RequestContext::of(&parts).map(|body| &body.client().wrong_keys);
+                    api.wrong_keys.note(client, api.store.metrics(), &api.clock).await;
                 }
                 return Err(problem);
             }
         };
-        if let Some(body) = parts.extensions.get::<UnreadBody>() {
+        if let Some(body) = RequestContext::of(&parts) {
             body.belongs_to(caller.app);
         }
         let mut id = None;
@@ -149,15 +149,15 @@ impl Call {
     /// Returns when the client has closed its connection, or only its sending side. Both are the same to
     /// the server, so the handler still answers.
     pub async fn hung_up(&self) {
-        if let Some(hang_up) = self.parts.extensions.get::<HangUp>() {
-            hang_up.noticed().await;
+        if let Some(body) = RequestContext::of(&self.parts) {
+            body.client().hang_up.noticed().await;
         }
     }
 
     /// Reserves memory for the answer to a write, of at most `bytes`. It is called before the write: a 503 must not
     /// hide a committed change, and the answer to a committed change is always sent.
     pub fn reserve_answer(&self, bytes: usize) -> Result<(), Problem> {
-        let body = self.parts.extensions.get::<UnreadBody>();
+        let body = RequestContext::of(&self.parts);
         if body.is_none_or(|body| body.try_reserve_answer(bytes)) {
             Ok(())
         } else {

@@ -35,9 +35,13 @@
 //! answer that the kernel does not accept yet is still written.
 //!
 //! **Costs.** Every request changes a few atomics of its own connection. It takes the lock of `open` never, and the
-//! lock of a [`Notify`] only while a new connection waits for a place or the server stops.
+//! lock of a [`Notify`] only while a new connection waits for a place or the server stops. The task of a connection
+//! runs several times for each request. It checks each time whether the connection has to end, so the [`Signal`] is an
+//! atomic with a waker: a [`Notify`] would take a lock each time, and one that all connections share would make them
+//! wait for each other.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,6 +49,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use futures_util::task::AtomicWaker;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -85,12 +90,23 @@ pub(super) struct Activity {
     since: AtomicU64,
     /// Whether the connection was asked to make room.
     is_displaced: AtomicBool,
-    /// Notified when `is_displaced` is set. A waiting connection is not woken by its requests.
-    displaced: Notify,
+    /// Whether the server stops.
+    is_closing: AtomicBool,
+    /// Wakes the task of the connection when one of the two is set.
+    signalled: AtomicWaker,
     /// Whether `became_idle` is awaited.
     is_idle_awaited: AtomicBool,
     /// Notified when the connection may have become idle.
     became_idle: Notify,
+}
+
+/// What a connection is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// To end after its current answer: the server stops.
+    Close,
+    /// To make room for a new connection.
+    MakeRoom,
 }
 
 /// A place for one connection, until it is dropped.
@@ -148,7 +164,8 @@ impl Connections {
             waits: AtomicUsize::new(0),
             since: AtomicU64::new(micros(self.clock.moment())),
             is_displaced: AtomicBool::new(false),
-            displaced: Notify::new(),
+            is_closing: AtomicBool::new(false),
+            signalled: AtomicWaker::new(),
             is_idle_awaited: AtomicBool::new(false),
             became_idle: Notify::new(),
         })
@@ -189,7 +206,15 @@ impl Connections {
         let largest = groups.iter().max_by_key(|(app, group)| (group.count, app.is_none()));
         if let Some((_, Group { longest, .. })) = largest {
             longest.is_displaced.store(true, Ordering::Relaxed);
-            longest.displaced.notify_waiters();
+            longest.signalled.wake();
+        }
+    }
+
+    /// Asks every connection to end after its current answer.
+    pub(super) fn close(&self) {
+        for one in self.open().values() {
+            one.is_closing.store(true, Ordering::Relaxed);
+            one.signalled.wake();
         }
     }
 
@@ -276,9 +301,20 @@ impl Activity {
         until(&self.became_idle, || self.is_idle()).await;
     }
 
-    /// Returns when the connection is asked to make room.
-    pub(super) async fn displaced(&self) {
-        until(&self.displaced, || self.is_displaced.load(Ordering::Relaxed)).await;
+    /// Returns what the connection is asked to do, once it is asked. Only its own task waits for it.
+    pub(super) async fn signal(&self) -> Signal {
+        poll_fn(|cx| {
+            // First: a signal that comes after the checks wakes the task.
+            self.signalled.register(cx.waker());
+            if self.is_closing.load(Ordering::Relaxed) {
+                Poll::Ready(Signal::Close)
+            } else if self.is_displaced.load(Ordering::Relaxed) {
+                Poll::Ready(Signal::MakeRoom)
+            } else {
+                Poll::Pending
+            }
+        })
+        .await
     }
 
     /// Returns whether the connection, which was asked to make room, does so. Otherwise the client has gone on in the
@@ -415,12 +451,12 @@ mod tests {
         let busy = full.activity(0).begin();
         drop(full.activity(1).begin());
         let next = full.next();
-        full.activity(2).displaced().await;
+        full.activity(2).signal().await;
         full.places.remove(2);
         let next = next.await.expect("a place");
         let busy_too = next.activity.begin();
         let waiting = full.next();
-        full.activity(1).displaced().await;
+        full.activity(1).signal().await;
         assert!(!full.activity(0).is_displaced.load(Ordering::Relaxed), "a busy connection stays");
         full.places.clear();
         waiting.await.expect("a place");
@@ -436,7 +472,7 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(!full.activity(0).is_displaced.load(Ordering::Relaxed));
         drop(busy);
-        full.activity(0).displaced().await;
+        full.activity(0).signal().await;
         full.places.clear();
         next.await.expect("a place");
     }
@@ -478,7 +514,7 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(!full.activity(0).is_displaced.load(Ordering::Relaxed));
         full.time.advance(GRACE);
-        full.activity(0).displaced().await;
+        full.activity(0).signal().await;
         assert!(full.activity(0).makes_room());
         next.abort();
     }

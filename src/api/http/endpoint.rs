@@ -1,14 +1,16 @@
 //! The paths of the API, as requests and responses carry them.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::Method;
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use tower_layer::Layer;
+use tower_service::Service;
 use utoipa::openapi::path::Paths;
 use utoipa_axum::router::UtoipaMethodRouter;
 
+use super::body::RequestContext;
 use super::problem::{Problem, ProblemCode};
 use super::state::Api;
 use crate::domain::Scope;
@@ -46,19 +48,47 @@ impl Endpoint {
     }
 }
 
-/// Attaches its [`Endpoint`] to every request of a path, and to the response.
+/// Attaches its [`Endpoint`] to every request of a path.
 pub fn with_endpoint((schemas, paths, handlers): Resource) -> Resource {
     let endpoint = Arc::new(Endpoint::new(&paths));
     let handlers = handlers.fallback(async || {
         let detail = "this path does not support this method; Allow lists those that it supports";
         Problem::new(ProblemCode::MethodNotAllowed, detail)
     });
-    (schemas, paths, handlers.layer(from_fn_with_state(endpoint, attach)))
+    (schemas, paths, handlers.layer(Attach(endpoint)))
 }
 
-async fn attach(State(endpoint): State<Arc<Endpoint>>, mut request: Request, next: Next) -> Response {
-    request.extensions_mut().insert(Arc::clone(&endpoint));
-    let mut response = next.run(request).await;
-    response.extensions_mut().insert(endpoint);
-    response
+/// The layer that attaches an [`Endpoint`]. A middleware function would take several allocations for each request.
+#[derive(Clone)]
+struct Attach(Arc<Endpoint>);
+
+impl<S> Layer<S> for Attach {
+    type Service = Attached<S>;
+
+    fn layer(&self, handler: S) -> Attached<S> {
+        Attached { handler, endpoint: Arc::clone(&self.0) }
+    }
+}
+
+#[derive(Clone)]
+struct Attached<S> {
+    handler: S,
+    endpoint: Arc<Endpoint>,
+}
+
+impl<S: Service<Request>> Service<Request> for Attached<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.handler.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> S::Future {
+        if let Some(context) = request.extensions().get::<RequestContext>() {
+            context.set_endpoint(&self.endpoint);
+        }
+        self.handler.call(request)
+    }
 }

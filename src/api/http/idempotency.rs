@@ -3,12 +3,19 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use axum::http::HeaderName;
 use axum::http::request::Parts;
 use sha2::{Digest, Sha256};
 
 use super::problem::{FieldErrorCode, Problem, ProblemCode};
 use crate::domain::{AppNo, Timestamp};
 use crate::store::{AnswerKey, IdempotencyKey};
+
+/// The header of a request's key.
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The header of an answer that repeats an earlier one.
+pub(super) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Maximum length of an `Idempotency-Key`.
 const KEY_MAX: usize = 255;
@@ -47,7 +54,7 @@ impl IdempotencyClaim {
         body: &str,
         seal: Option<AnswerKey>,
     ) -> Result<Option<Self>, Problem> {
-        let mut keys = parts.headers.get_all("idempotency-key").iter();
+        let mut keys = parts.headers.get_all(&IDEMPOTENCY_KEY).iter();
         let Some(key) = keys.next() else { return Ok(None) };
         let is_valid = |key: &&str| {
             (1..=KEY_MAX).contains(&key.len()) && key.bytes().all(|b| (b' '..=b'~').contains(&b))

@@ -24,6 +24,7 @@
 //! budget, and its next write with such an answer is refused.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::body::Bytes;
@@ -43,13 +44,9 @@ pub(super) const WITHOUT_KEY: AppNo = AppNo(0);
 #[derive(Debug)]
 pub struct MemoryBudget {
     limit: usize,
-    in_use: Mutex<InUse>,
-}
-
-#[derive(Debug, Default)]
-struct InUse {
-    total: usize,
-    by_app: HashMap<AppNo, usize>,
+    /// Number of bytes in use. It changes only with the lock of `by_app`.
+    total: AtomicUsize,
+    by_app: Mutex<HashMap<AppNo, usize>>,
 }
 
 /// Memory that one request holds, until it is dropped.
@@ -63,7 +60,7 @@ pub struct HeldMemory {
 impl MemoryBudget {
     /// Creates a budget of so many bytes.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, in_use: Mutex::default() })
+        Arc::new(Self { limit, total: AtomicUsize::new(0), by_app: Mutex::default() })
     }
 
     /// Returns an empty reservation of an app. `None`: the request has no key.
@@ -73,15 +70,20 @@ impl MemoryBudget {
 
     /// Number of bytes in use.
     pub fn in_use_bytes(&self) -> usize {
-        self.lock().total
+        self.total.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, InUse> {
-        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<AppNo, usize>> {
+        self.by_app.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl HeldMemory {
+    /// Whether no memory is held: small texts are not counted.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
     /// Assigns an empty reservation to an app.
     pub(super) fn belongs_to(&mut self, app: AppNo) {
         if self.bytes == 0 {
@@ -101,8 +103,11 @@ impl HeldMemory {
     /// only answers that were larger than their reservations lead to that.
     #[must_use]
     pub(super) fn try_extend(&mut self, bytes: usize) -> bool {
-        let of_app = self.budget.lock().by_app.get(&self.app).copied().unwrap_or_default();
-        of_app <= self.budget.limit / 2 && (bytes <= self.bytes || self.try_resize(bytes))
+        let half = self.budget.limit / 2;
+        // Usually little is in use, so that no app can hold more than half, and the lock is not needed.
+        let holds_half = || self.budget.lock().get(&self.app).is_some_and(|of_app| *of_app > half);
+        let is_refused = self.budget.in_use_bytes() > half && holds_half();
+        !is_refused && (bytes <= self.bytes || self.try_resize(bytes))
     }
 
     /// Changes the reservation to what a text of so many bytes needs, whatever remains free.
@@ -115,17 +120,17 @@ impl HeldMemory {
         if bytes == self.bytes {
             return true;
         }
-        let mut in_use = self.budget.lock();
-        let of_app = in_use.by_app.get(&self.app).copied().unwrap_or_default() - self.bytes + bytes;
-        let total = in_use.total - self.bytes + bytes;
+        let mut by_app = self.budget.lock();
+        let of_app = by_app.get(&self.app).copied().unwrap_or_default() - self.bytes + bytes;
+        let total = self.budget.in_use_bytes() - self.bytes + bytes;
         if bytes > self.bytes && !is_forced && of_app > self.budget.limit.saturating_sub(total) {
             return false;
         }
-        in_use.total = total;
+        self.budget.total.store(total, Ordering::Relaxed);
         if of_app == 0 {
-            in_use.by_app.remove(&self.app);
+            by_app.remove(&self.app);
         } else {
-            in_use.by_app.insert(self.app, of_app);
+            by_app.insert(self.app, of_app);
         }
         self.bytes = bytes;
         true
@@ -180,7 +185,7 @@ mod tests {
         assert_eq!((fill(&budget, 1).len(), fill(&budget, 5).len()), (0, 4));
         drop(all);
         assert_eq!(budget.in_use_bytes(), 0);
-        assert!(budget.lock().by_app.is_empty());
+        assert!(budget.lock().is_empty());
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!
 //! A server can begin before the database is open, with a router that needs none ([`Site`]). The limits are the same.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -24,14 +24,14 @@ use tokio::sync::{Semaphore, watch};
 use tower_service::Service as _;
 
 use super::answer::SharedBody;
-use super::body::UnreadBody;
-use super::connections::{Activity, Connections, Place, busy_body};
-use super::endpoint::Endpoint;
+use super::body::{Client, RequestContext};
+use super::connections::{Activity, Connections, Place, Signal, busy_body};
 use super::failures::Failures;
+use super::idempotency::{IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED};
 use super::memory_budget::{HeldMemory, MemoryBudget};
 use super::problem::Problem;
-use super::stream::{HangUp, Stream};
-use super::wrong_keys::Connection;
+use super::stream::Stream;
+use super::wrong_keys::WrongKeysOfClient;
 use crate::clock::Clock;
 use crate::domain::{Ids, RequestId};
 use crate::telemetry::metrics::Metrics;
@@ -90,10 +90,7 @@ pub async fn serve(listener: TcpListener, site: Site, front: Front, mut closing:
     let Front { clock, memory, places } = front;
     let places_max = places.available_permits();
     let connections = Connections::new(Arc::clone(&places), clock.clone());
-    let connection = Arc::new(Connection::new(Ipv4Addr::UNSPECIFIED.into()));
-    let (ids, activity, hang_up) = (Arc::default(), connections.activity(), HangUp::default());
-    let failures = Arc::default();
-    let service = HttpService { site, clock, memory, failures, ids, connection, activity, hang_up };
+    let server = Arc::new(Server { site, clock, memory, failures: Failures::default(), ids: Ids::default() });
     loop {
         let accepted = tokio::select! {
             () = is_set(&mut closing) => break,
@@ -101,22 +98,20 @@ pub async fn serve(listener: TcpListener, site: Site, front: Front, mut closing:
         };
         match accepted {
             Ok((stream, place, peer)) => {
-                let connection = Arc::new(Connection::new(peer));
-                let activity = Arc::clone(&place.activity);
-                let service = HttpService { connection, activity, ..service.clone() };
-                let closing = closing.clone();
+                let server = Arc::clone(&server);
                 tokio::spawn(async move {
-                    serve_connection(stream, service, closing).await;
+                    serve_connection(stream, peer, server, &place.activity).await;
                     drop(place);
                 });
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
-                service.clock.sleep(ACCEPT_PAUSE).await;
+                server.clock.sleep(ACCEPT_PAUSE).await;
             }
         }
     }
-    drop((listener, service));
+    connections.close();
+    drop((listener, server));
     // All permits are free when the last connection has ended.
     let _ = places.acquire_many(u32::try_from(places_max).unwrap_or(u32::MAX)).await;
 }
@@ -131,13 +126,16 @@ async fn accept(
     Ok((stream, place, peer.ip()))
 }
 
-async fn serve_connection(stream: TcpStream, service: HttpService, mut closing: watch::Receiver<bool>) {
-    let activity = Arc::clone(&service.activity);
-    let stream = Stream::new(stream, service.clock.clone(), Arc::clone(&activity));
-    let service = HttpService { hang_up: stream.hang_up(), ..service };
+async fn serve_connection(stream: TcpStream, peer: IpAddr, server: Arc<Server>, activity: &Arc<Activity>) {
+    let stream = Stream::new(stream, server.clock.clone(), Arc::clone(activity));
+    let client = Arc::new(Client {
+        activity: Arc::clone(activity),
+        wrong_keys: WrongKeysOfClient::new(peer),
+        hang_up: stream.hang_up(),
+    });
     let service = hyper::service::service_fn(move |request| {
-        let service = service.clone();
-        async move { Ok::<_, std::convert::Infallible>(service.handle(request).await) }
+        let (server, client) = (Arc::clone(&server), Arc::clone(&client));
+        async move { Ok::<_, std::convert::Infallible>(server.answer(client, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -151,10 +149,13 @@ async fn serve_connection(stream: TcpStream, service: HttpService, mut closing: 
     let mut connection = std::pin::pin!(connection);
     // An error here concerns the client's connection, and the client sees it.
     loop {
-        tokio::select! {
+        let signal = tokio::select! {
+            biased;
             _ = connection.as_mut() => return,
-            () = is_set(&mut closing) => break,
-            () = activity.displaced() => {}
+            signal = activity.signal() => signal,
+        };
+        if signal == Signal::Close {
+            break;
         }
         // What has arrived in the meantime is read before.
         let makes_room = tokio::select! {
@@ -180,54 +181,48 @@ pub async fn is_set(flag: &mut watch::Receiver<bool>) {
     let _ = flag.wait_for(|set| *set).await;
 }
 
-/// The service of every connection: the router, with the request's id, problems, metrics and the log around it.
-#[derive(Clone)]
-struct HttpService {
+/// What all connections of a listener share.
+struct Server {
     site: Site,
     clock: Clock,
     memory: Arc<MemoryBudget>,
     /// Requests that fail because of the database.
-    failures: Arc<Failures>,
-    ids: Arc<Ids>,
-    connection: Arc<Connection>,
-    activity: Arc<Activity>,
-    hang_up: HangUp,
+    failures: Failures,
+    ids: Ids,
 }
 
-impl HttpService {
-    async fn handle(self, request: Request<Incoming>) -> Response {
-        let busy = self.activity.begin();
+impl Server {
+    /// Answers a request by the router, with the request's id, problems, metrics and the log around it.
+    async fn answer(&self, client: Arc<Client>, request: Request<Incoming>) -> Response {
+        let busy = client.activity.begin();
         let clock = &self.clock;
         let stopwatch = clock.stopwatch();
         let request_id = RequestId(self.ids.draw(clock.now())).to_string();
         let (mut parts, body) = request.into_parts();
-        let body = UnreadBody::new(body, self.memory.hold(None), Arc::clone(&self.activity));
-        parts.extensions.insert(body.clone());
-        parts.extensions.insert(Arc::clone(&self.connection));
-        parts.extensions.insert(self.hang_up.clone());
+        let context = RequestContext::new(body, self.memory.hold(None), Arc::clone(&client));
+        parts.extensions.insert(context.clone());
         let method = parts.method.clone();
-        let has_key = parts.headers.contains_key("idempotency-key");
+        let has_key = parts.headers.contains_key(&IDEMPOTENCY_KEY);
         let path = parts.uri.path().to_owned();
         let Ok(mut response) = self.site.router().call(Request::from_parts(parts, Body::empty())).await;
-        body.discard(clock).await;
-        let endpoint = response.extensions_mut().remove::<Arc<Endpoint>>();
+        context.discard(clock).await;
         if let Some(problem) = response.extensions_mut().get_mut::<Problem>() {
             problem.add_remedy(&method, has_key);
         }
         self.render_problem(&mut response, &request_id);
-        if let Some(memory) = body.take_memory()
+        if let Some(memory) = context.take_memory()
             && response.extensions().get::<SharedBody>().is_none()
         {
             response = count_memory(response, &method, memory).await;
             self.render_problem(&mut response, &request_id);
         }
-        if self.connection.is_closing() {
+        if client.wrong_keys.is_closing() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         // Answers hold secrets and other data of one app. A handler of a public document sets the header itself.
         let no_store = HeaderValue::from_static("no-store");
         response.headers_mut().entry(header::CACHE_CONTROL).or_insert(no_store);
-        let (route, status) = (endpoint.as_ref().map(|at| at.path.as_str()), response.status().as_u16());
+        let (route, status) = (context.endpoint().map(|at| at.path.as_str()), response.status().as_u16());
         if let Some((_, metrics)) = self.site.opened.get() {
             metrics.answered(route, method.as_str(), status, stopwatch.elapsed());
         }
@@ -259,11 +254,14 @@ async fn count_memory(response: Response, method: &Method, mut memory: HeldMemor
     // A stream counts its memory itself.
     let Some(size) = response.body().size_hint().exact() else { return response };
     let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let is_replayed = response.headers().contains_key("idempotent-replayed");
+    let is_replayed = response.headers().contains_key(&IDEMPOTENT_REPLAYED);
     if !method.is_safe() && response.status().is_success() && !is_replayed {
         memory.resize(size);
     } else if !memory.try_resize(size) {
         return Problem::over_budget().into_response();
+    }
+    if memory.is_empty() {
+        return response;
     }
     let (parts, body) = response.into_parts();
     // The body is complete in memory: collecting it neither waits nor copies.

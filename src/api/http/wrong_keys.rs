@@ -16,10 +16,8 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-
-use axum::http::request::Parts;
 
 use crate::clock::Clock;
 use crate::domain::Timestamp;
@@ -44,22 +42,22 @@ const LINES_MAX: u32 = 60;
 /// Maximum number of addresses within a window. The others are counted together.
 const PEERS_MAX: usize = 4_096;
 
-/// A client's connection.
+/// The wrong keys that arrived on one connection.
 #[derive(Debug)]
-pub struct Connection {
+pub(super) struct WrongKeysOfClient {
     peer: IpAddr,
-    wrong_keys: AtomicU32,
+    count: AtomicU32,
 }
 
-impl Connection {
+impl WrongKeysOfClient {
     /// Makes the state of a connection that was just accepted.
     pub(super) fn new(peer: IpAddr) -> Self {
-        Self { peer: network(peer), wrong_keys: AtomicU32::new(0) }
+        Self { peer: network(peer), count: AtomicU32::new(0) }
     }
 
     /// Whether the connection is closed after the current answer.
     pub(super) fn is_closing(&self) -> bool {
-        self.wrong_keys.load(Ordering::Relaxed) >= OF_CONNECTION_MAX
+        self.count.load(Ordering::Relaxed) >= OF_CONNECTION_MAX
     }
 }
 
@@ -96,11 +94,10 @@ struct Verdict {
 
 impl WrongKeys {
     /// Counts the wrong key of a request, and waits if its address has sent too many.
-    pub(super) async fn note(&self, parts: &Parts, metrics: &Metrics, clock: &Clock) {
+    pub(super) async fn note(&self, client: Option<&WrongKeysOfClient>, metrics: &Metrics, clock: &Clock) {
         metrics.wrong_key();
-        let Some(connection) = parts.extensions.get::<Arc<Connection>>() else { return };
-        connection.wrong_keys.fetch_add(1, Ordering::Relaxed);
-        let peer = connection.peer;
+        let Some(&WrongKeysOfClient { peer, ref count }) = client else { return };
+        count.fetch_add(1, Ordering::Relaxed);
         let Verdict { count, is_logged, is_slow } = self.count(peer, clock.now());
         if is_logged {
             tracing::warn!(%peer, count, "requests with wrong API keys within a minute");

@@ -13,7 +13,6 @@
 //! It waits for the work in progress, for at most `shutdown_grace`, and closes the database. Work that is interrupted
 //! then is in the same state as after a crash; the next start continues it.
 
-mod clock_trust;
 mod descriptors;
 mod listener;
 
@@ -33,6 +32,7 @@ use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
 use crate::channels::{Channels, Services, load_templates};
 use crate::clock::Clock;
+use crate::clock::trust::{ClockTrust, Judgement};
 use crate::config::{Config, Database, Environment, ProviderConfig};
 use crate::dispatcher::Dispatcher;
 use crate::domain::{Activity, AppNo, Masked, Timestamp, credential_variable};
@@ -48,7 +48,6 @@ use crate::telemetry::metrics::Load;
 use crate::telemetry::traces::Exporter;
 use crate::tenants::{DEFAULT_APP, draw_key, hash_key};
 use crate::tls;
-use clock_trust::{ClockTrust, Judgement};
 use descriptors::DescriptorShares;
 use listener::Listener;
 
@@ -376,7 +375,7 @@ async fn run_dispatcher(dispatcher: &Arc<Dispatcher>, clock: &Clock) -> Never {
 }
 
 /// Ends what has been pending for too long, and deletes old data, the first time minutes after the start, and only while
-/// the clock is trusted (`clock_trust`).
+/// the clock is trusted (`clock::trust`).
 async fn prune(store: &Store, clock: &Clock, config: &Config, mut trust: ClockTrust) -> Never {
     let mut pause = FIRST_PRUNE;
     loop {

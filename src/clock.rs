@@ -27,6 +27,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "this is the only module that may read the machine's clocks")]
 
+pub mod trust;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};

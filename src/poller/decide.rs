@@ -126,6 +126,11 @@ pub(super) fn decide(
         // It has returned above.
         Interpretation::Failed { failure: PollFailure::NotMade, .. } => None,
     };
+    if let (Some(until), Some(rare)) = (decision.not_before, &mut schedule.rare)
+        && let Some(final_poll) = &mut rare.final_poll
+    {
+        final_poll.wait_until(until);
+    }
     let error = meaning.message().unwrap_or_default();
     log_health(change, &queue.provider, error);
     if let Interpretation::Failed { failure, .. } = &meaning {
@@ -297,7 +302,8 @@ pub(super) fn give_up(scheduler: &Scheduler, job: JobNo, until: Timestamp, now: 
         queue.budget.is_paused() && queue.last_error.as_ref().is_some_and(|error| error.answered)
     });
     let (code, reason) = if answered || rejects {
-        ("deadline", "the job had not ended when the watch expired")
+        // The job may have ended meanwhile: no poll has reported its status.
+        ("deadline", "no poll succeeded after the watch expired, so it is not known whether the job has ended")
     } else {
         ("provider_unreachable", "the provider could not be reached when the watch expired")
     };
@@ -439,11 +445,15 @@ mod tests {
 
     /// Ends the poll of a job with a failure.
     fn end(scheduler: &mut Scheduler, job: i64, response: PollResponse, second: i64) {
-        let decision = decide(scheduler, JobNo(job), response, at(second), at(second));
+        end_at(scheduler, job, response, at(second));
+    }
+
+    fn end_at(scheduler: &mut Scheduler, job: i64, response: PollResponse, now: Timestamp) {
+        let decision = decide(scheduler, JobNo(job), response, now, now);
         let Decision { generation, repeats_request, not_before, backoff_until, .. } = decision;
         let (job, ended) = (JobNo(job), false);
         let poll = FinishedPoll { job, generation, ended, repeats_request, not_before, backoff_until };
-        scheduler.finish_poll(poll, at(second));
+        scheduler.finish_poll(poll, now);
     }
 
     #[test]
@@ -645,6 +655,36 @@ mod tests {
             assert_eq!(expired.error.code.as_deref(), Some(expected));
             let message = expired.error.message.unwrap_or_default();
             assert!(message.contains("; last error: ") && message.ends_with("why"), "{message}");
+            assert!(!message.contains("had not ended"), "{message}");
         }
+    }
+
+    #[test]
+    fn a_repeated_final_poll_waits_for_retry_after_up_to_an_hour() {
+        let limited = |seconds| PollResponse {
+            retry_after: Some(Duration::from_secs(seconds)),
+            ..failed(PollFailure::Error, Some(503))
+        };
+        let polls = |answers: &[u64]| {
+            let mut scheduler = scheduler(1);
+            let (mut now, mut polls) = (at(20), Vec::new());
+            loop {
+                match scheduler.take_due(now)[..] {
+                    [Action::Poll(_)] => {
+                        let answer = answers.get(polls.len()).copied().unwrap_or_default();
+                        polls.push(now.since(at(20)).as_secs());
+                        end_at(&mut scheduler, 1, limited(answer), now);
+                    }
+                    [Action::GiveUp(_, cutoff)] => {
+                        assert_eq!(cutoff, at(20), "the first final poll is the cutoff");
+                        return (polls, now.since(at(20)).as_secs());
+                    }
+                    [] => now = scheduler.next_due(now).expect("scheduled"),
+                    ref actions => panic!("{actions:?}"),
+                }
+            }
+        };
+        assert_eq!(polls(&[120]).0[..2], [0, 120]);
+        assert_eq!(polls(&[1_800, 1_790, 1_000]), (vec![0, 1_800, 3_590], 3_600));
     }
 }

@@ -151,12 +151,13 @@ impl Poller {
 
     /// Starts the polls that are due, and returns the time of the next one.
     pub fn step(self: &Arc<Self>) -> Option<Timestamp> {
-        let now = self.clock.now();
+        let (now, moment) = self.clock.reading();
         // A poll that the scheduler has returned counts as in progress before its task starts.
         let _alive = self.alive.clone();
         let (actions, next) = {
             let mut scheduler = self.scheduler();
             scheduler.follow_clock(now);
+            scheduler.judge_clock(now, moment);
             self.merge_messages(&mut scheduler, now);
             let actions = scheduler.take_due(now);
             scheduler.next_step_at = scheduler.next_due(now);

@@ -55,12 +55,14 @@ mod turns;
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 pub(super) use self::queue::{Action, JobSchedule, ProviderError, ProviderQueue};
 use self::queue::{Jobs, NEVER};
 use self::recent_polls::RecentPolls;
 use super::schedule::{first_poll, next_poll};
-use crate::clock::SetBackDetector;
+use crate::clock::trust::{ClockTrust, Judgement};
+use crate::clock::{Moment, SetBackDetector};
 use crate::domain::{JobNo, JobSnapshot, PollStats, PollerMessage, Timestamp};
 
 /// Number of finished jobs whose poll statistics are kept.
@@ -75,6 +77,10 @@ pub(super) struct Scheduler {
     queue_of: HashMap<String, u32>,
     started_at: Timestamp,
     pub(super) clock: SetBackDetector,
+    /// Whether the clock can be trusted with the end of watches. `None` before the first step.
+    trust: Option<ClockTrust>,
+    /// While it cannot: by how much the clock is ahead, and the time at which the doubt ends.
+    lead: Option<(Duration, Timestamp)>,
     /// Time of the poller's next step, as [`Self::next_due`] returned it in the last step. The end of a poll sets
     /// it to the current time.
     pub(super) next_step_at: Option<Timestamp>,
@@ -114,6 +120,8 @@ impl Scheduler {
             queue_of,
             started_at: now,
             clock: SetBackDetector { last: now },
+            trust: None,
+            lead: None,
             next_step_at: Some(now),
             watching: 0,
             recent_polls: RecentPolls::default(),
@@ -151,6 +159,20 @@ impl Scheduler {
             if found.expiry_at != NEVER {
                 queue.expiries.push(Reverse((found.expiry_at, *job)));
             }
+        }
+    }
+
+    /// Decides whether watches expire by the wall clock, by a reading of both clocks. Call it before [`Self::take_due`].
+    pub(super) fn judge_clock(&mut self, now: Timestamp, at: Moment) {
+        let trust = self.trust.get_or_insert_with(|| ClockTrust::for_expiries(now, at));
+        let judgement = trust.judge(now, at);
+        self.lead = trust.lead(now, at).map(|(lead, left)| (lead, now.plus(left)));
+        if let (Judgement::Jumped, Some((lead, until))) = (judgement, self.lead) {
+            tracing::warn!(
+                seconds = lead.as_secs(),
+                %until,
+                "the clock was set forward: watches expire as if it had not been, until it was steady for 15 minutes"
+            );
         }
     }
 
@@ -274,16 +296,19 @@ impl Scheduler {
     pub(super) fn take_due(&mut self, now: Timestamp) -> Vec<Action> {
         self.recent_polls.drop_past(now);
         let mut actions = Vec::new();
+        let lead = self.lead.map(|(lead, _)| lead).unwrap_or_default();
+        let expiry_now = now.minus(lead);
         for queue in &mut self.queues {
-            queue.take_expiries(&mut self.jobs, self.started_at, now, &mut actions);
-            queue.take_polls(&mut self.jobs, now, &mut actions);
+            queue.take_expiries(&mut self.jobs, self.started_at, expiry_now, &mut actions);
+            queue.take_polls(&mut self.jobs, (now, expiry_now), &mut actions);
         }
         actions
     }
 
     /// Returns the time at which [`Self::take_due`] returns the next action, if no message changes the schedules.
     pub(super) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
-        self.queues.iter().filter_map(|queue| queue.next_due(now)).min()
+        let (lead, until) = self.lead.map_or((Duration::ZERO, None), |(lead, until)| (lead, Some(until)));
+        self.queues.iter().filter_map(|queue| queue.next_due(now, lead)).chain(until).min()
     }
 
     /// Ends a poll whose result is committed, and schedules the next one. The budget counts the poll as

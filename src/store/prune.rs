@@ -16,8 +16,9 @@
 //!   one. A raw answer is sent from it to the watches that it ended, which have its time as their end.
 //! - An *observation* is shown by each watch that was registered before it and had not ended.
 //!
-//! Both checks stop at the first watch that still shows the row. The watches that ended first are deleted first, so
-//! this is usually the first watch that is read. All watches of a job are read only when the row is deleted.
+//! A job can have very many watches, of one generation or of many. So neither check reads all of them: the check of an
+//! ending is a search in an index by job and generation, and that of observations reads [`READ_OF_JOB`] watches. If
+//! more watches of one generation are left, their observations are deleted later.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -37,8 +38,13 @@ const EXAMINED: u32 = 1_000;
 /// Maximum number of events, deliveries and attempts that are deleted in one transaction.
 const ROWS: usize = 1_000;
 
-/// Maximum number of stored responses that are deleted in one transaction.
+/// Maximum number of stored responses that are deleted in one transaction, and of their bytes. The response to a batch
+/// can have megabytes, and the database reads all pages of a row that it deletes.
 const RESPONSES: u32 = 1_000;
+const RESPONSES_SIZE: u32 = 8 * 1024 * 1024;
+
+/// Maximum number of watches of a job that are read to find the first registration.
+const READ_OF_JOB: u32 = 100;
 
 /// Deletes a chunk of old rows.
 #[derive(Clone, Copy, Debug)]
@@ -85,11 +91,7 @@ pub struct Pruned {
 
 pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     let tx = &batch.tx;
-    let responses = tx.run(
-        "delete from idempotency where (app, path, key) in
-           (select app, path, key from idempotency where created_at < $1 order by created_at limit $2)",
-        params![command.now.minus(idempotency::VALID_FOR), RESPONSES],
-    )?;
+    let responses = delete_responses(tx, command.now.minus(idempotency::VALID_FOR))?;
     let (mut watches_with_events, mut next) = watches_with_old_events(tx, command)?;
     let whole = number_within_rows(tx, &watches_with_events)?;
     let mut parts = 0;
@@ -114,7 +116,7 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     )?;
     // These have no deliveries any more, so each is deleted.
     let watches = tx.list(
-        "select app, id, job, generation, created_at, ended_at from watches where pruned = 1 and ended_at < $1
+        "select app, id, job, generation, ended_at from watches where pruned = 1 and ended_at < $1
          order by ended_at limit $2",
         params![command.watches_before.min(command.events_before), CHUNK],
         old_watch,
@@ -129,6 +131,28 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     let count = responses + watches_with_events.len() + parts + watches.len();
     let is_done = count == 0 && next.is_none();
     Ok(Pruned { count, next: (!is_done).then(|| next.unwrap_or(command.after)) })
+}
+
+/// Deletes the oldest of the stored responses from before this time. Returns their number.
+fn delete_responses(tx: &Tx<'_>, before: Timestamp) -> Result<usize> {
+    let mut old = tx.list(
+        "select app, path, key, octet_length(response) from idempotency where created_at < $1
+         order by created_at limit $2",
+        params![before, RESPONSES],
+        |row| Ok((AppNo(row.int(0)?), row.text(1)?, row.text(2)?, row.count(3)?)),
+    )?;
+    let mut total = 0;
+    let fit = old.iter().take_while(|(.., size)| {
+        total = u32::saturating_add(total, *size);
+        total <= RESPONSES_SIZE
+    });
+    let count = fit.count().max(1);
+    old.truncate(count);
+    tx.each(
+        "delete from idempotency where app = $1 and path = $2 and key = $3",
+        old.iter().map(|(app, path, key, _)| params![app, path, key]),
+    )?;
+    Ok(old.len())
 }
 
 /// Returns how many of the watches, from the first on, have no more than [`ROWS`] events, deliveries and attempts.
@@ -169,7 +193,6 @@ struct OldWatch {
     id: Id,
     job: JobNo,
     generation: i64,
-    created_at: Timestamp,
     ended_at: Timestamp,
 }
 
@@ -194,38 +217,68 @@ fn delete_jobs(tx: &Tx<'_>, jobs: &BTreeSet<JobNo>) -> Result<()> {
     Ok(())
 }
 
-/// Deletes the endings that only deleted watches showed.
+/// Deletes the endings that only deleted watches showed: the first and the second one that follow each watch. An
+/// ending that is being applied can be overtaken by the next one, so both can have ended the watch.
 fn delete_endings(tx: &Tx<'_>, deleted: &[OldWatch]) -> Result<()> {
+    let generations: BTreeSet<(JobNo, i64)> = deleted.iter().map(|one| (one.job, one.generation)).collect();
     let shown = tx.fetch(
-        "select job, generation from endings
-         where job = $1 and unfinished = 0 and (ended_at = $2 or generation = (
-           select min(e.generation) from endings e where e.job = $1 and e.generation >= $3))",
-        deleted.iter().map(|watch| params![watch.job, watch.ended_at, watch.generation]),
+        "select job, generation from endings where job = $1 and generation >= $2 order by generation limit 2",
+        generations.iter().map(|(job, generation)| params![job, generation]),
         |row| Ok((JobNo(row.int(0)?), row.int(1)?)),
     )?;
     let shown: BTreeSet<(JobNo, i64)> = shown.into_iter().flatten().collect();
     // An unfinished ending will be shown by watches that have not ended yet.
     tx.each(
-        "delete from endings where job = $1 and generation = $2 and unfinished = 0 and not exists (
+        "delete from endings where job = $1 and generation = $2 and unfinished = 0
+         and not exists (
            select 1 from watches w
-           where w.job = $1 and w.status in ('completed', 'failed', 'cancelled', 'not_found')
-             and (w.ended_at = endings.ended_at or w.generation <= $2 and w.generation > coalesce(
-               (select max(e.generation) from endings e where e.job = $1 and e.generation < $2), -1)))",
+           where w.job = $1 and w.ended_at is not null and w.generation <= $2 and w.generation > coalesce(
+             (select max(e.generation) from endings e where e.job = $1 and e.generation < $2), -1))
+         and not exists (
+           select 1 from watches w
+           where w.job = $1 and w.ended_at = endings.ended_at and w.generation =
+             (select max(e.generation) from endings e where e.job = $1 and e.generation < $2))",
         shown.iter().map(|(job, generation)| params![job, generation]),
     )?;
     Ok(())
 }
 
-/// Deletes the observations that only deleted watches showed.
+/// Deletes the observations that only deleted watches showed: those before the first registration of a watch that is
+/// left.
 fn delete_observations(tx: &Tx<'_>, deleted: &[OldWatch]) -> Result<()> {
+    let jobs: BTreeSet<JobNo> = deleted.iter().map(|watch| watch.job).collect();
+    let registrations = |sql| {
+        let nos = jobs.iter().map(|job| params![job, READ_OF_JOB]);
+        tx.fetch(sql, nos, |row| Ok((row.int(0)?, row.time(1)?)))
+    };
+    let ended = registrations(
+        "select generation, created_at from watches where job = $1 and ended_at is not null
+         order by generation, ended_at limit $2",
+    )?;
+    let watching = registrations(
+        "select generation, created_at from watches where job = $1 and status = 'watching' limit $2",
+    )?;
+    let firsts = ended.iter().zip(&watching).map(|(ended, watching)| {
+        let first = first_registration(ended)?;
+        Some(first.min(first_registration(watching)?))
+    });
+    let old = jobs.iter().zip(firsts).filter_map(|(job, first)| Some((job, first?)));
+    let old: Vec<_> = old.collect();
     tx.each(
-        "delete from observations where job = $1 and observed_at >= $2 and observed_at <= $3 and not exists (
-           select 1 from watches w
-           where w.job = $1 and w.created_at <= observations.observed_at
-             and coalesce(w.ended_at, observations.observed_at) >= observations.observed_at)",
-        deleted.iter().map(|watch| params![watch.job, watch.created_at, watch.ended_at]),
+        "delete from observations where job = $1 and observed_at < $2",
+        old.iter().map(|(job, first)| params![*job, *first]),
     )?;
     Ok(())
+}
+
+/// Returns the time of the first registration among watches of a job, of which not all may have been read; the latest
+/// possible time without a watch. `None`: it is not known. Watches of a later generation were registered later.
+fn first_registration(watches: &[(i64, Timestamp)]) -> Option<Timestamp> {
+    let is_one_generation = || watches.iter().all(|(generation, _)| *generation == watches[0].0);
+    if watches.len() == READ_OF_JOB as usize && is_one_generation() {
+        return None;
+    }
+    Some(watches.iter().map(|(_, created_at)| *created_at).min().unwrap_or(Timestamp::MAX))
 }
 
 /// Returns the next watches whose events are deleted, and the position after them if more may remain.
@@ -233,14 +286,14 @@ fn watches_with_old_events(tx: &Tx<'_>, command: &Prune) -> Result<(Vec<OldWatch
     let requested_before = created_before(tx, command.pending_max, command.now)?;
     let PrunePosition { ended_at, app, id } = command.after;
     let found = tx.list(
-        "select app, id, job, generation, created_at, ended_at, case when exists (
+        "select app, id, job, generation, ended_at, case when exists (
            select 1 from deliveries d where d.watch = w.id and d.next_attempt_at is not null
              and (d.status = 'pending' or d.next_attempt_at >= $1)) then 1 else 0 end
          from watches w where pruned = 0 and ended_at < $2 and ended_at >= $3
            and (ended_at > $3 or app > $4 or app = $4 and id > $5)
          order by ended_at, app, id limit $6",
         params![requested_before, command.events_before, ended_at, app, id, EXAMINED],
-        |row| Ok((old_watch(row)?, row.flag(6)?)),
+        |row| Ok((old_watch(row)?, row.flag(5)?)),
     )?;
     let may_have_more = found.len() == EXAMINED as usize;
     let last = found.last().map(|(watch, _)| watch.position());
@@ -260,7 +313,6 @@ fn old_watch(row: &Row<'_>) -> Result<OldWatch> {
         id: row.id(1)?,
         job: JobNo(row.int(2)?),
         generation: row.int(3)?,
-        created_at: row.time(4)?,
-        ended_at: row.time(5)?,
+        ended_at: row.time(4)?,
     })
 }

@@ -64,7 +64,8 @@ fn ordinary(event: EventType) -> Value {
             ("processing", 10, Some(("not_found", "HTTP 404 JOB_NOT_FOUND: Job not found (request req_2)")))
         }
         EventType::WatchExpired => {
-            let message = "the job had not ended when the watch expired; last error: HTTP 503";
+            let message = "no poll succeeded after the watch expired, so it is not known whether the job has \
+                           ended; last error: HTTP 503";
             ("processing", 80, Some(("deadline", message)))
         }
         EventType::JobProcessing | EventType::JobProgress => ("processing", 30, None),

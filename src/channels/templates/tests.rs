@@ -92,7 +92,7 @@ fn a_sentence_of_ringback_is_not_credited_to_the_provider() {
         }
     }
     let text = embedded().render(&email::TEXT, &sample("watch.expired")).unwrap();
-    let reason = "Why Ringback ended the watch:\n\n    The job had not ended when the watch expired; last error: HTTP 503.\n";
+    let reason = "Why Ringback ended the watch:\n\n    No poll succeeded after the watch expired, so it is not known whether the job has ended; last error: HTTP 503.\n";
     assert!(text.contains(reason), "{text}");
 }
 

@@ -17,6 +17,9 @@ use crate::telemetry::traces::Context;
 /// Time for which a final poll that fails is repeated.
 const FINAL_POLL: Duration = Duration::from_secs(60);
 
+/// Longest time after the expiry for which a `Retry-After` delays the repetition of a final poll.
+const FINAL_WAIT: Duration = Duration::from_secs(3600);
+
 /// Longest time for which the end of that period waits for the turn of a last poll that is due.
 const LAST_POLL_WAIT: Duration = Duration::from_secs(10);
 
@@ -106,6 +109,15 @@ impl FinalPoll {
     /// Starts the period again: a poll could not be made.
     pub fn extend(&mut self, now: Timestamp) {
         (self.give_up_at, self.is_last) = (self.give_up_at.max(now.plus(FINAL_POLL)), false);
+    }
+
+    /// Extends the period to the end of a `Retry-After` that lasts longer, at most [`FINAL_WAIT`] after the cutoff: the
+    /// poll is repeated then.
+    pub fn wait_until(&mut self, until: Timestamp) {
+        let until = until.min(self.cutoff.plus(FINAL_WAIT));
+        if until > self.give_up_at {
+            (self.give_up_at, self.is_last) = (until, false);
+        }
     }
 
     /// Returns when a failed poll is repeated that need not be repeated before `wanted`: at the latest at the end of
@@ -408,8 +420,14 @@ impl ProviderQueue {
         }
     }
 
-    /// Appends the polls that are due and granted by the budget to `actions`.
-    pub fn take_polls(&mut self, jobs: &mut Jobs, now: Timestamp, actions: &mut Vec<Action>) {
+    /// Appends the polls that are due and granted by the budget to `actions`. Watches expire by the second of the two
+    /// times: the clock may be ahead.
+    pub fn take_polls(
+        &mut self,
+        jobs: &mut Jobs,
+        (now, expiry_now): (Timestamp, Timestamp),
+        actions: &mut Vec<Action>,
+    ) {
         while let Some((at, job)) = first_due(&self.polls, now) {
             self.polls.pop();
             if let Some(found) = jobs.get(&job).filter(|found| found.poll_at == at && !found.in_flight) {
@@ -432,9 +450,9 @@ impl ProviderQueue {
             // Also another poll is the final one if the watches have expired, such as one that a client has requested
             // before the end of a `Retry-After`: its start is the cutoff.
             let has_final = found.rare.as_ref().is_some_and(|rare| rare.final_poll.is_some());
-            if !has_final && found.terms.is_some_and(|terms| terms.expires_at <= now) {
+            if !has_final && found.terms.is_some_and(|terms| terms.expires_at <= expiry_now) {
                 found.expiry_at = NEVER;
-                found.rare().final_poll = Some(FinalPoll::new(now, now.plus(FINAL_POLL)));
+                found.rare().final_poll = Some(FinalPoll::new(expiry_now, expiry_now.plus(FINAL_POLL)));
             }
             actions.push(Action::Poll(job));
         }
@@ -505,19 +523,20 @@ impl ProviderQueue {
     }
 
     /// Returns the time of the next action, as scheduled now.
-    pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+    pub fn next_due(&self, now: Timestamp, lead: Duration) -> Option<Timestamp> {
         let permitted = || match self.budget.check(now) {
             Permit::At(at) => Some(at),
             Permit::Granted => Some(now),
             // The end of a poll in flight causes the next step.
             Permit::Busy => None,
         };
-        let first = |heap: &TimeHeap| {
+        let first = |heap: &TimeHeap, lead| {
             let Reverse((at, _)) = *heap.peek()?;
+            let at = at.plus(lead);
             if at > now { Some(at) } else { permitted() }
         };
         let waiting = self.turns.next(self.budget.places()).and_then(|_| permitted());
-        [first(&self.polls), first(&self.expiries), waiting].into_iter().flatten().min()
+        [first(&self.polls, Duration::ZERO), first(&self.expiries, lead), waiting].into_iter().flatten().min()
     }
 
     /// Returns the time of the next poll of a job, as the budget permits it now. `None`: the job is being polled, or is

@@ -712,3 +712,65 @@ fn only_polls_of_the_last_minimum_interval_are_remembered() {
     assert_eq!(scheduler.take_due(at(5_001)), []);
     assert_eq!(scheduler.recent_polls.len(), 0);
 }
+
+#[test]
+fn a_clock_that_is_ahead_ends_no_watch_before_its_time() {
+    let moment = |seconds| Moment::default().plus(Duration::from_secs(seconds));
+    for is_held_back in [false, true] {
+        let mut scheduler = scheduler(at(0));
+        scheduler.judge_clock(at(0), moment(0));
+        for job in 1..=10 {
+            scheduler.watch(facts(job, 0, 0, Some(terms(600))), 0);
+        }
+        if is_held_back {
+            scheduler.queues[0].budget.unauthorized(at(1), at(1));
+        }
+        // Ahead by a month for a minute. Polls are made meanwhile, and they find nothing new.
+        let month = 30 * 86_400;
+        for second in 2..62 {
+            scheduler.judge_clock(at(month + second), moment(second.unsigned_abs()));
+            for action in scheduler.take_due(at(month + second)) {
+                let Action::Poll(job) = action else { panic!("{action:?} at {second}") };
+                assert_eq!(scheduler.jobs[&job].cutoff(), None, "not a final poll");
+                scheduler.nothing_new(job.0, month + second, month + second);
+            }
+            let next = scheduler.next_due(at(month + second)).expect("scheduled");
+            assert!(is_held_back || next > at(month + second), "the poller rests");
+        }
+        // Corrected: the watches expire at their time.
+        scheduler.follow_clock(at(month + 62));
+        scheduler.follow_clock(at(62));
+        scheduler.judge_clock(at(62), moment(62));
+        assert!(scheduler.next_due(at(62)).is_some_and(|next| next <= at(600)));
+        scheduler.judge_clock(at(600), moment(600));
+        let mut due = scheduler.take_due(at(600));
+        due.retain(|action| matches!(action, Action::Poll(job) if scheduler.jobs[job].cutoff().is_some()));
+        assert_eq!(due.len(), if is_held_back { 0 } else { 10 });
+    }
+}
+
+#[test]
+fn a_clock_that_stays_ahead_is_trusted_after_15_minutes() {
+    let moment = |seconds| Moment::default().plus(Duration::from_secs(seconds));
+    let mut scheduler = scheduler(at(0));
+    scheduler.judge_clock(at(0), moment(0));
+    scheduler.watch(facts(1, 0, 0, Some(terms(7_000))), 0);
+    scheduler.judge_clock(at(7_200), moment(1));
+    assert_eq!(scheduler.take_due(at(7_200)), [poll(1)]);
+    scheduler.nothing_new(1, 7_200, 7_200);
+    assert_eq!(scheduler.jobs[&JobNo(1)].cutoff(), None);
+    let mut now = at(7_200);
+    while now < at(7_200 + 899) {
+        scheduler.judge_clock(now, moment(now.since(at(7_199)).as_secs()));
+        for _ in scheduler.take_due(now) {
+            scheduler.nothing_new(1, 0, now.since(at(0)).as_secs().try_into().expect("small"));
+        }
+        assert_eq!(scheduler.jobs[&JobNo(1)].cutoff(), None, "at {now}");
+        let next = scheduler.next_due(now).expect("scheduled");
+        assert!(next > now && next <= at(7_200 + 900), "the end of the doubt is a step");
+        now = next;
+    }
+    scheduler.judge_clock(now, moment(now.since(at(7_199)).as_secs()));
+    assert_eq!(scheduler.take_due(now), [poll(1)]);
+    assert_eq!(scheduler.jobs[&JobNo(1)].cutoff(), Some(now));
+}

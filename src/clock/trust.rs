@@ -1,22 +1,26 @@
-//! Whether the wall clock can be trusted with the deletion of old data.
+//! Whether the wall clock can be trusted with what cannot be undone: the deletion of old data, and the end of watches.
 //!
-//! A wall clock that is a month ahead, for a minute, makes all ended data older than its retention: a virtual machine
-//! resumes with a wrong time, a time server is wrong, a battery is empty. Nothing brings deleted data back. Everything
-//! else that follows the wall clock can wait for its correction or be repeated. So a deletion needs evidence that the
-//! clock is right:
+//! A wall clock that is a month ahead, for a minute, makes all ended data older than its retention, and all watches
+//! expire: a virtual machine resumes with a wrong time, a time server is wrong, a battery is empty. Nothing brings
+//! deleted data back, and a watch that has ended is not polled again. Everything else that follows the wall clock can
+//! wait for its correction or be repeated. So both need evidence that the clock is right:
 //!
 //! - **While the process runs**, the wall clock must advance like the monotonic one, which cannot be set. If it is more
-//!   than [`JUMP`] ahead of what was expected, nothing is deleted.
+//!   than [`JUMP`] ahead of what was expected, nothing is deleted, and watches expire by the expected time
+//!   ([`ClockTrust::lead`]).
 //! - **At the start**, the only evidence is the time at which the last run was noted (`nodes.running_at`: each minute
 //!   while a delivery waits, and at each deletion), or in a new database the start itself. If the note
 //!   is more than [`DOWNTIME`] old, nothing is deleted: it can be a wrong clock or a long downtime. Either way,
 //!   the first deletion comes minutes after the start, when a time server has been asked.
-//! - **The doubt ends** when the clock is set back to what was expected, or has been steady for [`STEADY`]: a clock can
-//!   also have been wrong before and be right now. The time in which a machine is suspended or paused counts in both clocks on Linux
-//!   (`CLOCK_BOOTTIME`), so it is no jump. The price of a groundless doubt is that old data is kept for a day longer.
+//! - **The doubt ends** when the clock is set back to what was expected, or has been steady: for [`STEADY`] before a
+//!   deletion, for [`STEADY_FOR_EXPIRIES`] before an expiry. A clock can also have been wrong before and be right now.
+//!   The time in which a machine is suspended or paused counts in both clocks on Linux (`CLOCK_BOOTTIME`), so it is no
+//!   jump. The price of a groundless doubt is that old data is kept for a day longer, and that for a quarter of an hour
+//!   watches expire late, at most by the jump.
 //!
 //! A clock that was set back is trusted: less is older than its retention. What this does not detect: a clock that stays
-//! wrong for longer than [`STEADY`], and one that is wrong over two starts, because each start notes its time.
+//! wrong for longer than it must be steady, and one that is wrong over two starts, because each start notes its time. An
+//! expiry does not doubt the clock of a start.
 
 use std::time::Duration;
 
@@ -29,14 +33,19 @@ const JUMP: Duration = Duration::from_secs(5 * 60);
 /// Longest time without a note after which a start trusts the clock.
 const DOWNTIME: Duration = Duration::from_secs(24 * 3600);
 
-/// Time for which the clock must be steady after a jump.
+/// Time for which the clock must be steady after a jump before data is deleted.
 const STEADY: Duration = Duration::from_secs(24 * 3600);
+
+/// Time for which the clock must be steady after a jump before watches expire by it. Time servers are asked more often.
+const STEADY_FOR_EXPIRIES: Duration = Duration::from_secs(15 * 60);
 
 /// What is known of the wall clock. It is described by its *offset*: wall clock minus monotonic clock, in milliseconds.
 #[derive(Debug)]
-pub(super) struct ClockTrust {
+pub struct ClockTrust {
     /// Greatest offset that is trusted.
     trusted_until: i64,
+    /// Time for which the clock must be steady after a jump.
+    steady: Duration,
     doubt: Option<Doubt>,
 }
 
@@ -49,37 +58,51 @@ struct Doubt {
 
 /// Result of [`ClockTrust::judge`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Judgement {
-    /// Old data can be deleted.
+pub enum Judgement {
+    /// What cannot be undone can be done.
     Trusted,
-    /// The clock has jumped since the last judgement: nothing is deleted.
+    /// The clock has jumped since the last judgement.
     Jumped,
     /// The doubt continues.
     Doubted,
 }
 
 impl ClockTrust {
-    /// Creates the state of a start at the moment `at`. `noted` is the last time at which the service is known to have
-    /// run.
-    pub(super) fn at_start(noted: Timestamp, at: Moment) -> Self {
-        Self { trusted_until: offset(noted.plus(DOWNTIME), at), doubt: None }
+    /// Creates the state of a start at the moment `at`, for deletions. `noted` is the last time at which the service is
+    /// known to have run.
+    pub fn at_start(noted: Timestamp, at: Moment) -> Self {
+        Self { trusted_until: offset(noted.plus(DOWNTIME), at), steady: STEADY, doubt: None }
+    }
+
+    /// Creates the state for expiries. The reading of both clocks is trusted.
+    pub fn for_expiries(now: Timestamp, at: Moment) -> Self {
+        Self { trusted_until: offset(now.plus(JUMP), at), steady: STEADY_FOR_EXPIRIES, doubt: None }
     }
 
     /// Decides by a reading of both clocks.
-    pub(super) fn judge(&mut self, now: Timestamp, at: Moment) -> Judgement {
+    pub fn judge(&mut self, now: Timestamp, at: Moment) -> Judgement {
         let offset = offset(now, at);
         let is_expected = offset <= self.trusted_until;
         let before = self.doubt.filter(|doubt| offset.abs_diff(doubt.offset) <= millis(JUMP).unsigned_abs());
         match before {
-            Some(doubt) if !is_expected && at.since(doubt.since) < STEADY => return Judgement::Doubted,
+            Some(doubt) if !is_expected && at.since(doubt.since) < self.steady => return Judgement::Doubted,
             None if !is_expected => {
                 self.doubt = Some(Doubt { offset, since: at });
                 return Judgement::Jumped;
             }
             Some(_) | None => {}
         }
-        *self = Self { trusted_until: offset.saturating_add(millis(JUMP)), doubt: None };
+        (self.trusted_until, self.doubt) = (offset.saturating_add(millis(JUMP)), None);
         Judgement::Trusted
+    }
+
+    /// Returns by how much the clock is ahead of what was expected, and the remaining time of the doubt. `None` if the
+    /// last judgement trusted the clock.
+    pub fn lead(&self, now: Timestamp, at: Moment) -> Option<(Duration, Duration)> {
+        let doubt = self.doubt?;
+        let lead = offset(now, at).saturating_sub(self.trusted_until.saturating_sub(millis(JUMP)));
+        let lead = Duration::from_millis(u64::try_from(lead).unwrap_or_default());
+        Some((lead, self.steady.saturating_sub(at.since(doubt.since))))
     }
 }
 
@@ -151,6 +174,22 @@ mod tests {
         // A correction by a minute is no jump.
         clocks.0 = clocks.0.plus(Duration::from_secs(60));
         assert_eq!(clocks.judge(&mut trust), Trusted);
+    }
+
+    #[test]
+    fn the_lead_of_a_doubted_clock_is_known_until_the_doubt_ends() {
+        let mut clocks = Clocks::new();
+        let mut trust = ClockTrust::for_expiries(clocks.0, clocks.1);
+        clocks.pass(HOUR);
+        assert_eq!((trust.judge(clocks.0, clocks.1), trust.lead(clocks.0, clocks.1)), (Trusted, None));
+        clocks.0 = clocks.0.plus(MONTH);
+        assert_eq!(trust.judge(clocks.0, clocks.1), Jumped);
+        assert_eq!(trust.lead(clocks.0, clocks.1), Some((MONTH, STEADY_FOR_EXPIRIES)));
+        clocks.pass(Duration::from_secs(60));
+        assert_eq!(trust.judge(clocks.0, clocks.1), Doubted);
+        assert_eq!(trust.lead(clocks.0, clocks.1), Some((MONTH, Duration::from_secs(14 * 60))));
+        clocks.pass(Duration::from_secs(14 * 60));
+        assert_eq!((trust.judge(clocks.0, clocks.1), trust.lead(clocks.0, clocks.1)), (Trusted, None));
     }
 
     #[test]

@@ -26,6 +26,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::api::{self, Api, ConcurrencyLimiter, Front, InProgressKeys};
 use crate::channels::templates::Templates;
@@ -283,18 +284,24 @@ impl App {
         // Each holds the store.
         drop((api, listener.site));
         if !is_stopped {
+            // Tasks of their own: a message to one of them does not check all the others.
+            let mut loops = JoinSet::new();
+            loops.spawn(run_poller(Arc::clone(&poller), clock.clone()));
+            loops.spawn(run_dispatcher(Arc::clone(&dispatcher), clock.clone()));
             tokio::select! {
                 () = stop => {}
-                // A process without its API must not stay.
+                // A process without one of its parts must not stay.
                 ended = &mut server => return Err(anyhow!("the API ended, which is a bug: {ended:?}")),
-                never = run_poller(&poller, &clock) => match never {},
-                never = run_dispatcher(&dispatcher, &clock) => match never {},
+                Some(Err(ended)) = loops.join_next() => {
+                    return Err(anyhow!("the poller or the dispatcher ended, which is a bug: {ended:?}"));
+                }
                 never = prune(&store, &clock, &config, self.clock_trust) => match never {},
                 never = run_key_uses(&store, &clock) => match never {},
                 never = watch_files(&store, &clock) => match never {},
                 never = note_running(&dispatcher, &clock) => match never {},
                 never = watch_clock(&clock, &poller, &dispatcher) => match never {},
             }
+            loops.shutdown().await;
         }
         // Nothing can be written, so there is no work to finish.
         // To copy a large database can take longer than the grace. A second signal ends the wait.
@@ -359,18 +366,18 @@ async fn open_aside(config: Config, now: Timestamp) -> Result<(Store, Writer)> {
 
 enum Never {}
 
-async fn run_poller(poller: &Arc<Poller>, clock: &Clock) -> Never {
+async fn run_poller(poller: Arc<Poller>, clock: Clock) -> Never {
     loop {
         let next = poller.step();
-        wait(clock, next, poller.changed()).await;
+        wait(&clock, next, poller.changed()).await;
     }
 }
 
-async fn run_dispatcher(dispatcher: &Arc<Dispatcher>, clock: &Clock) -> Never {
+async fn run_dispatcher(dispatcher: Arc<Dispatcher>, clock: Clock) -> Never {
     loop {
         dispatcher.prepare().await;
         let next = dispatcher.step();
-        wait(clock, next, dispatcher.changed()).await;
+        wait(&clock, next, dispatcher.changed()).await;
     }
 }
 

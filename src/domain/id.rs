@@ -43,8 +43,17 @@ impl Id {
     }
 
     fn write(self, prefix: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digit = |n| ALPHABET[(self.0 >> (5 * (DIGITS - 1 - n)) & 31) as usize];
-        let text: [u8; DIGITS] = std::array::from_fn(digit);
+        // In parts, because shifts of 128 bits are slow, and an answer has several ids.
+        let (mut text, mut end) = ([0; DIGITS], DIGITS);
+        for (shift, digits) in [(0, 8), (40, 8), (80, 10)] {
+            #[expect(clippy::cast_possible_truncation, reason = "a part has 50 bits at most")]
+            let mut part = (self.0 >> shift) as u64;
+            for place in text[end - digits..end].iter_mut().rev() {
+                *place = ALPHABET[(part & 31) as usize];
+                part >>= 5;
+            }
+            end -= digits;
+        }
         f.write_str(prefix)?;
         f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }

@@ -130,13 +130,16 @@ impl Settings {
         if text.len() > URL_MAX {
             return Err(AddressError::Invalid(too_long()));
         }
-        // The parser would drop tabs and line ends without an error.
-        if text.chars().any(char::is_control) {
-            return invalid("must not contain control characters");
-        }
-        // It would encode others, which come from a copied text, and the receiver would not know the path.
-        if text.chars().any(is_hidden) {
-            return invalid("must not contain invisible characters");
+        // Most URLs are plain, and need not be decoded.
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            // The parser would drop tabs and line ends without an error.
+            if text.chars().any(char::is_control) {
+                return invalid("must not contain control characters");
+            }
+            // It would encode others, which come from a copied text, and the receiver would not know the path.
+            if text.chars().any(is_hidden) {
+                return invalid("must not contain invisible characters");
+            }
         }
         let mut url = match Url::parse(text) {
             Ok(url) => url,

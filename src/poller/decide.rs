@@ -303,7 +303,10 @@ pub(super) fn give_up(scheduler: &Scheduler, job: JobNo, until: Timestamp, now: 
     });
     let (code, reason) = if answered || rejects {
         // The job may have ended meanwhile: no poll has reported its status.
-        ("deadline", "no poll succeeded after the watch expired, so it is not known whether the job has ended")
+        (
+            "deadline",
+            "no poll succeeded after the watch expired, so it is not known whether the job has ended",
+        )
     } else {
         ("provider_unreachable", "the provider could not be reached when the watch expired")
     };

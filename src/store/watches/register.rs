@@ -126,7 +126,7 @@ fn upsert_jobs(tx: &Tx<'_>, watches: &[&NewWatch]) -> Result<Vec<UpsertedJob>> {
         let long = matches!(key, Cow::Owned(_)).then_some(params);
         params![new.job.shard(), job_id, provider, account, &**key, &*NEVER_POLLED, new.created_at, long]
     });
-    tx.insert_each(
+    tx.upsert_each(
         row_sql!(
             "insert into jobs (shard, job_id, provider, account, params, seen, registered_at, long_params)"
             values ("$1, $2, $3, $4, $5, $6, $7, $8")

@@ -13,6 +13,7 @@
 //! It waits for the work in progress, for at most `shutdown_grace`, and closes the database. Work that is interrupted
 //! then is in the same state as after a crash; the next start continues it.
 
+mod background;
 mod descriptors;
 mod listener;
 
@@ -21,7 +22,6 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustls::pki_types::CertificateDer;
@@ -33,7 +33,7 @@ use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
 use crate::channels::{Channels, Services, load_templates};
 use crate::clock::Clock;
-use crate::clock::trust::{ClockTrust, Judgement};
+use crate::clock::trust::ClockTrust;
 use crate::config::{Config, Database, Environment, ProviderConfig};
 use crate::dispatcher::Dispatcher;
 use crate::domain::{Activity, AppNo, Masked, Timestamp, credential_variable};
@@ -41,32 +41,14 @@ use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings, SocketLimits};
 use crate::poller::Poller;
 pub use crate::poller::Provider;
 use crate::providers::{Definition, Providers, load_providers};
-use crate::store::{
-    BootstrapTenant, DatabaseLocation, EndOverdue, EndedOverdue, Keyring, NoteRunning, Prune, PrunePosition,
-    Pruned, Store, StoreError, StoreOptions, Writer,
-};
+use crate::store::{BootstrapTenant, DatabaseLocation, Keyring, Store, StoreOptions, Writer};
 use crate::telemetry::metrics::Load;
 use crate::telemetry::traces::Exporter;
 use crate::tenants::{DEFAULT_APP, draw_key, hash_key};
 use crate::tls;
+use background::{Background, write_key_uses};
 use descriptors::DescriptorShares;
 use listener::Listener;
-
-/// Interval between two deletions of data that is older than the retention.
-const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
-
-/// Pause before the first deletion. A process that is restarted every hour must delete as well.
-const FIRST_PRUNE: Duration = Duration::from_secs(5 * 60);
-
-/// Interval between two checks whether the files of the database are still there: the time in which writes can be
-/// accepted that are lost.
-const FILES_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Interval between two writes of the times at which keys were last used.
-const KEY_USES_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Interval between two notes that the process runs (`store/deliveries/downtime`).
-const RUNNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Dependencies of the app on the system.
 pub struct HostEnvironment {
@@ -122,6 +104,7 @@ pub struct App {
     /// Whether the poller and the dispatcher have loaded their work from the store.
     loaded: Arc<AtomicBool>,
     clock_trust: ClockTrust,
+    background: Arc<Background>,
     /// Secrets that this start made.
     pub first_start: FirstStart,
     config: Config,
@@ -175,6 +158,7 @@ impl App {
         let (poll_stats, provider_states) = (Arc::clone(&poller), Arc::clone(&poller));
         let load = load_of(&poller, &dispatcher);
         let clock_trust = ClockTrust::at_start(clock.now(), clock.moment());
+        let background = Arc::new(Background::new(clock.clone()));
         let api = Arc::new(Api {
             // A database does not follow a clock that a test moves.
             store: store.for_requests(Clock::System),
@@ -213,6 +197,7 @@ impl App {
             draining,
             loaded: Arc::default(),
             clock_trust,
+            background,
             first_start,
             config,
         }))
@@ -234,15 +219,17 @@ impl App {
         // Weak references: the shutdown waits until the components are dropped.
         let (poller, dispatcher) = (Arc::downgrade(&self.poller), Arc::downgrade(&self.dispatcher));
         let (loaded, clock) = (Arc::clone(&self.loaded), self.api.clock.clone());
+        let background = Arc::clone(&self.background);
         move || {
             if !loaded.load(Ordering::Acquire) {
-                return Activity { in_progress: 1, next_at: Some(clock.now()) };
+                return Activity { in_progress: 1, next_at: Some(clock.now()), in_background: 0 };
             }
             // In this order: a poll can cause a delivery, a delivery never causes a poll.
             let polling = poller.upgrade().map(|poller| poller.activity()).unwrap_or_default();
             let sending = dispatcher.upgrade().map(|dispatcher| dispatcher.activity()).unwrap_or_default();
             let next_at = polling.next_at.into_iter().chain(sending.next_at).min();
-            Activity { in_progress: polling.in_progress + sending.in_progress, next_at }
+            let in_progress = polling.in_progress + sending.in_progress;
+            Activity { in_progress, next_at, in_background: background.count_due() }
         }
     }
 
@@ -274,7 +261,8 @@ impl App {
             () = &mut stop => true,
             loaded = self.load() => loaded.map(|()| false)?,
         };
-        let Self { listener, metrics, api, poller, dispatcher, store, writer, draining, config, .. } = self;
+        let Self { listener, metrics, api, poller, dispatcher, store, writer, .. } = self;
+        let Self { draining, config, background, .. } = self;
         let (mut polls_ended, mut attempts_ended) = (self.polls_ended, self.attempts_ended);
         let (clock, grace) = (api.clock.clone(), config.shutdown_grace);
         let (no_more_spans, closing) = watch::channel(false);
@@ -295,10 +283,11 @@ impl App {
                 Some(Err(ended)) = loops.join_next() => {
                     return Err(anyhow!("the poller or the dispatcher ended, which is a bug: {ended:?}"));
                 }
-                never = prune(&store, &clock, &config, self.clock_trust) => match never {},
-                never = run_key_uses(&store, &clock) => match never {},
-                never = watch_files(&store, &clock) => match never {},
-                never = note_running(&dispatcher, &clock) => match never {},
+                never = background.prune(&store, &config, self.clock_trust) => match never {},
+                never = background.write_key_uses(&store) => match never {},
+                never = background.watch_files(&store) => match never {},
+                never = background.watch_answers(&store) => match never {},
+                never = background.note_running(&dispatcher) => match never {},
                 never = watch_clock(&clock, &poller, &dispatcher) => match never {},
             }
             loops.shutdown().await;
@@ -364,6 +353,7 @@ async fn open_aside(config: Config, now: Timestamp) -> Result<(Store, Writer)> {
     opened.context("opening the database panicked")?
 }
 
+/// A result of a function that does not return.
 enum Never {}
 
 async fn run_poller(poller: Arc<Poller>, clock: Clock) -> Never {
@@ -381,111 +371,12 @@ async fn run_dispatcher(dispatcher: Arc<Dispatcher>, clock: Clock) -> Never {
     }
 }
 
-/// Ends what has been pending for too long, and deletes old data, the first time minutes after the start, and only while
-/// the clock is trusted (`clock::trust`).
-async fn prune(store: &Store, clock: &Clock, config: &Config, mut trust: ClockTrust) -> Never {
-    let mut pause = FIRST_PRUNE;
-    loop {
-        clock.sleep(pause).await;
-        let (stopwatch, (now, moment)) = (clock.stopwatch(), clock.reading());
-        match trust.judge(now, moment) {
-            Judgement::Trusted => {
-                end_overdue(store, config.delivery.pending_max(), now).await;
-                if let Err(error) = delete_old(store, clock, config, now).await {
-                    tracing::warn!(%error, "data older than the retention could not be deleted");
-                }
-            }
-            Judgement::Jumped => tracing::warn!(
-                "the clock was set forward, or the service did not run for more than a day; data older than the \
-                 retention is kept until the clock was steady for a day"
-            ),
-            Judgement::Doubted => {}
-        }
-        pause = PRUNE_INTERVAL.saturating_sub(stopwatch.elapsed());
-    }
-}
-
-/// Deletes what is older than the retention at the time `now`, and notes the end as a time at which the process ran.
-async fn delete_old(store: &Store, clock: &Clock, config: &Config, now: Timestamp) -> Result<(), StoreError> {
-    let Config { retention, delivery, .. } = config;
-    let (watches_before, events_before) = (now.minus(retention.watches), now.minus(retention.events));
-    let (pending_max, after) = (delivery.pending_max(), PrunePosition::default());
-    let mut prune = Prune { watches_before, events_before, pending_max, now, after };
-    loop {
-        let Pruned { count, next } = store.prune(prune).await?;
-        if count > 0 {
-            tracing::debug!(count, "deleted data older than the retention");
-        }
-        let Some(next) = next else {
-            return store.note_running(NoteRunning { now: clock.now() }).await;
-        };
-        prune.after = next;
-    }
-}
-
-/// Ends the deliveries that have been pending for too long.
-async fn end_overdue(store: &Store, pending_max: Duration, now: Timestamp) {
-    let (mut from, mut total) = (AppNo(0), 0);
-    let result = loop {
-        match store.end_overdue(EndOverdue { pending_max, from, now }).await {
-            Ok(EndedOverdue { count, next }) => {
-                total += count;
-                let Some(next) = next else { break Ok(()) };
-                from = next;
-            }
-            Err(error) => break Err(error),
-        }
-    };
-    if total > 0 {
-        let days = pending_max.as_secs() / (24 * 3600);
-        tracing::warn!(
-            count = total,
-            days,
-            "deliveries ended as exhausted, because they were pending for too long: their receivers did not respond; \
-             they can be retried manually"
-        );
-    }
-    if let Err(error) = result {
-        tracing::warn!(
-            %error,
-            "deliveries that were pending for too long could not be ended; the next try follows in an hour"
-        );
-    }
-}
-
-async fn run_key_uses(store: &Store, clock: &Clock) -> Never {
-    loop {
-        clock.sleep(KEY_USES_INTERVAL).await;
-        write_key_uses(store).await;
-    }
-}
-
-async fn watch_files(store: &Store, clock: &Clock) -> Never {
-    loop {
-        clock.sleep(FILES_INTERVAL).await;
-        store.check_files().await;
-    }
-}
-
-async fn note_running(dispatcher: &Dispatcher, clock: &Clock) -> Never {
-    loop {
-        clock.sleep(RUNNING_INTERVAL).await;
-        dispatcher.note_running().await;
-    }
-}
-
 /// Wakes the loops after the clock was set back, because they sleep until a time of the old clock.
 async fn watch_clock(clock: &Clock, poller: &Poller, dispatcher: &Dispatcher) -> Never {
     loop {
         clock.set_back().await;
         poller.wake();
         dispatcher.wake();
-    }
-}
-
-async fn write_key_uses(store: &Store) {
-    if let Err(error) = store.write_key_uses().await {
-        tracing::warn!(%error, "the times at which keys were last used could not be written");
     }
 }
 

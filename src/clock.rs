@@ -153,6 +153,17 @@ impl Clock {
         }
     }
 
+    /// Returns once `moment()` has reached `until`.
+    pub async fn sleep_until_moment(&self, until: Moment) {
+        match self {
+            Self::System => tokio::time::sleep(until.since(self.moment())).await,
+            Self::Manual(clock) => {
+                // The sender lives in `clock`, so waiting cannot fail.
+                let _ = clock.0.subscribe().wait_for(|time| Moment(time.monotonic) >= until).await;
+            }
+        }
+    }
+
     /// Runs `work` for at most `limit`. Returns `None` if the work did not finish in time and was dropped.
     pub async fn timeout<F: Future>(&self, limit: Duration, work: F) -> Option<F::Output> {
         tokio::select! {

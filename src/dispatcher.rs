@@ -66,7 +66,7 @@ use crate::domain::{
 };
 use crate::store::{
     ExcludeDowntime, LoadDueDeliveries, NoteRunning, PostponeDelivery, RecordAttempt, RescheduleRetries,
-    Store, StoreError, WRITE_RETRY_PAUSE, write_until_accepted,
+    Rescheduled, Store, StoreError, WRITE_RETRY_PAUSE, write_until_accepted,
 };
 use crate::telemetry::metrics::{AttemptOutcome, Load};
 use crate::telemetry::traces::{Context, Span, SpanKind};
@@ -122,13 +122,24 @@ impl Dispatcher {
         if count > 0 {
             tracing::info!(count, "the time in which no process ran does not count for waiting deliveries");
         }
-        let schedule = self.policy.retry_schedule.clone();
-        let rewind = RescheduleRetries { schedule, now: self.clock.now() };
-        let count = self.store.reschedule_retries(rewind).await?;
-        if count > 0 {
-            tracing::warn!(count, "the clock was set back; retries are rescheduled");
-        }
+        self.reschedule().await?;
         self.search().await
+    }
+
+    /// Reschedules what waits after the clock was set back.
+    async fn reschedule(&self) -> Result<(), StoreError> {
+        let mut step = RescheduleRetries::new(self.policy.retry_schedule.clone(), self.clock.now());
+        let mut total = 0;
+        loop {
+            let Rescheduled { count, next } = self.store.reschedule_retries(step.clone()).await?;
+            total += count;
+            let Some(next) = next else { break };
+            step.after = next;
+        }
+        if total > 0 {
+            tracing::warn!(count = total, "the clock was set back; retries are rescheduled");
+        }
+        Ok(())
     }
 
     /// Reads from the store which queues have waiting deliveries.
@@ -169,9 +180,10 @@ impl Dispatcher {
         let can_load = in_progress == 0 && state.can_load();
         let is_due = can_load
             || state.can_send()
+            || state.can_probe()
             || state.clock.jump(now).is_some()
             || !self.store.dispatcher_messages().is_empty();
-        Activity { in_progress, next_at: if is_due { Some(now) } else { state.next() } }
+        Activity { in_progress, next_at: if is_due { Some(now) } else { state.next() }, in_background: 0 }
     }
 
     /// Starts the attempts and the reads of pages that are possible now. Returns the time of the next call.
@@ -188,9 +200,12 @@ impl Dispatcher {
         state.expire_timers(now);
         state.clock.advance(now);
         let (mut deliveries, mut pages) = (Vec::new(), Vec::new());
-        if !is_refusing {
-            deliveries = state.take_sendable(now);
-            pages = state.take_pages(now);
+        while !is_refusing {
+            deliveries.extend(state.take_sendable(now));
+            pages.extend(state.take_pages(now));
+            if !state.resume_probes() {
+                break;
+            }
         }
         let (next, searches) = (state.next(), state.take_search(now));
         drop(state);

@@ -66,8 +66,8 @@ pub use self::apps::{BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefus
 pub use self::db::{DatabaseLocation, FairPermit, FairSemaphore, StoreError};
 pub use self::deliveries::{
     DeliveryFilter, DueDeliveries, EndOverdue, EndedOverdue, ExcludeDowntime, LoadDueDeliveries, NoteRunning,
-    PostponeDelivery, RecordAttempt, RescheduleRetries, RetryDelivery, RetryFailedDeliveries, RetryProgress,
-    RetryRefusal,
+    PostponeDelivery, RecordAttempt, RescheduleRetries, Rescheduled, RetryDelivery, RetryFailedDeliveries,
+    RetryProgress, RetryRefusal,
 };
 pub use self::endings::{EndJob, EndNotFound, ExpireWatches, NotFoundEnd, NotifyWatches};
 pub use self::events::{After, Followed};
@@ -119,7 +119,7 @@ impl Store {
             writer: self.queue.max_capacity() - self.queue.capacity(),
             poller: self.shared.poller_messages.len(),
             dispatcher: self.shared.dispatcher_messages.len(),
-            refusing: self.refusing(),
+            refusing: self.refusing() || self.is_silent(),
             log_size: self.shared.log_size.load(Ordering::Relaxed),
         }
     }
@@ -224,8 +224,9 @@ commands! {
     write note_running: NoteRunning => (), each(deliveries::note_running);
     /// Subtracts the time in which no process ran from the waits of deliveries. Returns their number.
     write exclude_downtime: ExcludeDowntime => usize, each(deliveries::exclude_downtime);
-    /// Reschedules deliveries whose last attempt lies in the future. Returns their number.
-    write reschedule_retries: RescheduleRetries => usize, each(deliveries::reschedule_retries);
+    /// Reschedules a chunk of the deliveries whose last attempt lies in the future. If more may remain, the caller
+    /// repeats the command from the position of the result.
+    write reschedule_retries: RescheduleRetries => Rescheduled, each(deliveries::reschedule_retries);
     /// Records the request to retry a delivery at once.
     idempotent retry_delivery: RetryDelivery => () | RetryRefusal, each(deliveries::retry_delivery);
     /// Records the request to retry the next failed deliveries at once.

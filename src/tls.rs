@@ -16,8 +16,10 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
+use httpdate::fmt_http_date;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -25,7 +27,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage,
-    OtherError, RootCertStore, SignatureScheme,
+    OtherError, PeerIncompatible, RootCertStore, SignatureScheme,
 };
 use rustls_native_certs::{CertificateResult, load_certs_from_paths};
 
@@ -150,15 +152,47 @@ pub fn explain(error: &Error) -> String {
     {
         return NOT_TLS.to_owned();
     }
+    if let Error::InvalidCertificate(refused) = error
+        && let Some(sentence) = outside_its_time(refused)
+    {
+        return sentence;
+    }
     let remedy = match error {
         Error::InvalidCertificate(refused) => remedy(refused),
         Error::AlertReceived(AlertDescription::HandshakeFailure) => {
             "the server shares no cipher, curve or kind of key with this client"
         }
+        Error::AlertReceived(AlertDescription::ProtocolVersion)
+        | Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+            | PeerIncompatible::Tls12NotOfferedOrEnabled,
+        ) => "the server supports neither TLS 1.2 nor TLS 1.3; enable one of them there",
+        Error::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::BadCertificate) => {
+            "the server requires a certificate of the client, which is not sent; let it accept clients without one"
+        }
+        Error::AlertReceived(AlertDescription::UnrecognisedName) => {
+            "the server has no certificate for this name; check the host in the URL"
+        }
+        Error::AlertReceived(_) => "the server refused the handshake; its log says why",
         _ => "",
     };
     let error: String = error.to_string().chars().take(DETAIL_MAX).collect();
     if remedy.is_empty() { error } else { format!("{error}; {remedy}") }
+}
+
+/// Returns a sentence about a certificate that has expired, or is not valid yet.
+fn outside_its_time(refused: &CertificateError) -> Option<String> {
+    let date = |at: &UnixTime| fmt_http_date(UNIX_EPOCH + Duration::from_secs(at.as_secs()));
+    let (what, at) = match refused {
+        CertificateError::ExpiredContext { not_after, .. } => ("expired on", not_after),
+        CertificateError::NotValidYetContext { not_before, .. } => ("is not valid before", not_before),
+        _ => return None,
+    };
+    let at = date(at);
+    Some(format!(
+        "the certificate of the server {what} {at}; renew it there, or correct the clock of this machine"
+    ))
 }
 
 /// Returns what to do about a certificate that was refused; empty if the error says it.
@@ -415,7 +449,28 @@ mod tests {
         expired.not_after = rcgen::date_time_ymd(2020, 1, 1);
         let expired = expired.self_signed(&key).unwrap().der().clone();
         let error = handshake(verifier_of(&expired), NAME, &expired, &key).await.unwrap_err();
-        assert!(error.contains("expired"), "{error}");
+        assert!(error.contains("expired on Wed, 01 Jan 2020") && error.contains("renew it"), "{error}");
+    }
+
+    #[test]
+    fn each_error_of_tls_has_its_own_remedy() {
+        let alert = Error::AlertReceived;
+        for (error, remedy) in [
+            (alert(AlertDescription::HandshakeFailure), "shares no cipher"),
+            (alert(AlertDescription::ProtocolVersion), "neither TLS 1.2 nor TLS 1.3"),
+            (
+                Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13),
+                "neither TLS 1.2 nor TLS 1.3",
+            ),
+            (alert(AlertDescription::CertificateRequired), "requires a certificate of the client"),
+            (alert(AlertDescription::UnrecognisedName), "no certificate for this name"),
+            (alert(AlertDescription::InternalError), "its log says why"),
+            (Error::InvalidCertificate(CertificateError::UnknownIssuer), "SSL_CERT_FILE"),
+            (Error::InvalidCertificate(CertificateError::NotValidForName), "subjectAltName"),
+        ] {
+            let text = explain(&error);
+            assert!(text.contains("; ") && text.contains(remedy), "{text}");
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! The service itself: liveness, readiness and metrics.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -9,7 +10,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::http::{Answer, Api, Problem, ProblemCode, json};
+use crate::clock::Clock;
 use crate::telemetry::metrics::Snapshot;
+
+/// Maximum time that a scrape waits for the count of the backlog. Scrapers wait for 10 s by default.
+const BACKLOG_MAX: Duration = Duration::from_secs(4);
 
 /// The state of the service.
 #[derive(Serialize, ToSchema)]
@@ -41,10 +46,12 @@ pub async fn healthz() -> Response {
 pub async fn readyz(State(api): State<Arc<Api>>) -> Answer {
     let reason = if *api.draining.borrow() {
         "the server is stopping"
+    } else if api.store.is_silent() {
+        "the database does not answer; the server's log says why"
     } else if api.store.refusing() {
         "the database refuses writes; the server's log says why"
     } else if api.store.check_reads().await.is_err() {
-        "the database does not answer; the server's log says why"
+        "the database does not answer, or not within 2 s; the server's log says why"
     } else {
         return Ok(json(StatusCode::OK, &ServiceStatus { status: "ready" }));
     };
@@ -63,8 +70,13 @@ pub async fn readyz(State(api): State<Arc<Api>>) -> Answer {
 )]
 pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
     let now = api.clock.now();
-    // Without an answer of the database the other metrics are still shown.
-    let backlog = api.store.backlog(now).await.unwrap_or_default();
+    // Without an answer of the database the other metrics are still shown, and before the scraper gives up.
+    let backlog = if api.store.is_silent() {
+        None
+    } else {
+        Clock::System.timeout(BACKLOG_MAX, api.store.backlog(now)).await
+    };
+    let backlog = backlog.and_then(Result::ok).unwrap_or_default();
     let snapshot = Snapshot {
         load: (api.load)(),
         queues: api.store.queues(),

@@ -13,6 +13,7 @@ use std::io::{ErrorKind, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
+use anyhow::Context as _;
 use serde_json::Value;
 
 use crate::config::{ConfigError, Source};
@@ -86,6 +87,17 @@ pub(super) fn print_aside(line: String) {
     let _ = std::thread::Builder::new().name("stdout".to_owned()).spawn(move || {
         let _ = print_line(line);
     });
+}
+
+/// Writes a text to stdout on a thread of its own, and returns its result. A pipe that is not read holds 64 KiB; a write
+/// to a full one waits, and the caller must not.
+pub(super) async fn print_waiting(text: String) -> anyhow::Result<()> {
+    let (done, printed) = tokio::sync::oneshot::channel();
+    let write = move || {
+        let _ = done.send(print(text));
+    };
+    std::thread::Builder::new().name("stdout".to_owned()).spawn(write).context("no thread can be started")?;
+    printed.await.context("the thread that writes to stdout has ended")?
 }
 
 /// Turns the end of the reader of stdout into success, for a command whose work goes on without it.

@@ -2,12 +2,13 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use super::arguments::{complete_configuration, configuration};
-use super::output::{Failure, clean, discards_stdout, print_aside, print_line, print_note};
+use super::output::{Failure, clean, discards_stdout, print_aside, print_line, print_note, print_waiting};
 use super::signals::{Signals, survive_file_size_limit};
 use super::terminal::{Column, Terminal};
 use crate::app::{App, FirstStart, HostEnvironment};
@@ -17,6 +18,9 @@ use crate::{egress, telemetry};
 
 /// Timeout of the request: less than the three seconds of the image's HEALTHCHECK.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time after which a line of the log says that stdout is not read.
+const PRINT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Run the service: API, poller and dispatcher in one process
 ///
@@ -76,7 +80,7 @@ async fn serve(config: Config, environment: HostEnvironment, signals: &mut Signa
         tracing::info!("stopped before the database was open");
         return Ok(());
     };
-    print_once(&app.first_start).map_err(|error| {
+    print_once(&app.first_start, signals).await.map_err(|error| {
         Failure::Failed(format!(
             "{error:#}: the new admin key could not be printed and will not be shown again; \
              remove the database, or set RINGBACK_API_KEY"
@@ -94,15 +98,37 @@ async fn serve(config: Config, environment: HostEnvironment, signals: &mut Signa
     Ok(app.run(signals.stop()).await?)
 }
 
-/// Prints what the first start made. It is never logged.
-fn print_once(first_start: &FirstStart) -> anyhow::Result<()> {
-    if let Some(key) = &first_start.admin_key {
-        print_line(format_args!("admin key (shown once, keep it):      {key}"))?;
+/// Prints what the first start made. It is never logged. A reader that does not read is waited for until a signal
+/// arrives: clients cannot use the service without the key.
+async fn print_once(first_start: &FirstStart, signals: &mut Signals) -> anyhow::Result<()> {
+    let mut lines = String::new();
+    for (name, value) in [
+        ("admin key (shown once, keep it):      ", &first_start.admin_key),
+        ("signing secret (for receivers):       ", &first_start.signing_secret),
+    ] {
+        if let Some(value) = value {
+            lines.extend([name, value, "\n"]);
+        }
     }
-    if let Some(secret) = &first_start.signing_secret {
-        print_line(format_args!("signing secret (for receivers):       {secret}"))?;
+    if lines.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let mut printing = pin!(print_waiting(lines));
+    let late = Clock::System.sleep(PRINT_PATIENCE);
+    tokio::select! {
+        biased;
+        printed = &mut printing => return printed,
+        () = late => tracing::warn!(
+            "stdout is full and nothing reads it: the start waits until the new admin key is printed; read stdout, or \
+             stop this process, remove the database and set RINGBACK_API_KEY"
+        ),
+        () = signals.stop() => bail!("stopped while stdout was full"),
+    }
+    tokio::select! {
+        biased;
+        printed = printing => printed,
+        () = signals.stop() => bail!("stopped while stdout was full"),
+    }
 }
 
 /// Check whether the service on this machine is alive

@@ -131,9 +131,15 @@ impl AppShares {
     /// most a quarter of what it may have in flight. A probe of a URL that does not answer takes a whole timeout, and
     /// an app may have thousands of such URLs.
     pub(super) fn may_probe(&self, app: AppNo, most: usize) -> bool {
-        let Some(own) = self.apps.get(&app) else { return true };
-        let left = most.saturating_sub(self.total.in_flight - own.in_flight);
-        own.probes < (per_app_limit(left) / 4).max(1)
+        self.probes_left(app, most) > 0
+    }
+
+    /// Returns how many more probes an app may make.
+    pub(super) fn probes_left(&self, app: AppNo, most: usize) -> usize {
+        let (own_in_flight, own_probes) =
+            self.apps.get(&app).map_or((0, 0), |own| (own.in_flight, own.probes));
+        let left = most.saturating_sub(self.total.in_flight - own_in_flight);
+        (per_app_limit(left) / 4).max(1).saturating_sub(own_probes)
     }
 
     /// Counts a loaded delivery as in flight.

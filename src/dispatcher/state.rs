@@ -9,7 +9,7 @@
 mod probes;
 pub(super) mod results;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::channels::{self, Pacing};
 use crate::clock::SetBackDetector;
 use crate::domain::{AppNo, CancelScope, DeliveryId, DispatcherMessage, PendingDelivery, Timestamp, WatchId};
 use crate::store::{DueDeliveries, LoadDueDeliveries};
+use probes::ProbeWaits;
 
 /// Maximum number of loaded deliveries, and maximum total size of their bodies in bytes. Further deliveries
 /// wait on disk, not in memory.
@@ -71,9 +72,8 @@ pub(super) struct DispatchState {
     holds: Timers,
     /// Deliveries in flight that are probes.
     probes: HashSet<DeliveryId>,
-    /// Queues and origins of each app that are due for a probe while too many others are probed, in the order in which
-    /// they became due. The end of a probe adds them to the lists again.
-    probe_waits: HashMap<AppNo, BTreeSet<(Timestamp, Arc<str>)>>,
+    /// Queues and origins of each app that are due for a probe while too many others are probed.
+    probe_waits: HashMap<AppNo, ProbeWaits>,
     pub(super) pacer: Pacer,
     pub(super) breakers: Breakers,
     quick: QuickQueues,
@@ -584,7 +584,7 @@ impl DispatchState {
             // `finish` lists it again.
             return None;
         }
-        let mut dropped = Vec::new();
+        let (mut dropped, origin_name) = (Vec::new(), name);
         let found = origin.sendable.pop(|name| {
             let Some(queue) = queues.get_mut(name) else { return Turn::Drop };
             let admission = breakers.admission(name, now);
@@ -596,7 +596,7 @@ impl DispatchState {
             let waits = !may_probe && !queue.is_probing;
             if waits {
                 let due_at = breakers.probe_due_at(name).unwrap_or(now);
-                probe_waits.entry(app).or_default().insert((due_at, Arc::clone(name)));
+                probe_waits.entry(app).or_default().insert(origin_name, due_at, Arc::clone(name));
             }
             if queue.waiting.is_empty() || matches!(admission, Admission::Held(_)) || waits {
                 queue.is_sendable = false;
@@ -673,9 +673,10 @@ impl DispatchState {
         let is_probe = admission == Admission::Probe;
         let app_may_probe = shares.may_probe(app, self.in_flight_max);
         let may_probe = app_may_probe && origin.probes < probes_max(self.per_origin_max);
+        let origin_name = name;
         let mut wait = |name: &Arc<str>| {
             let due_at = breakers.probe_due_at(name).unwrap_or(now);
-            probe_waits.entry(app).or_default().insert((due_at, Arc::clone(name)));
+            probe_waits.entry(app).or_default().insert(origin_name, due_at, Arc::clone(name));
         };
         if is_probe && !app_may_probe {
             wait(name);

@@ -90,4 +90,6 @@ pub struct Activity {
     pub in_progress: usize,
     /// Time of the next operation, as scheduled now; `None` if there is none.
     pub next_at: Option<Timestamp>,
+    /// Number of background loops that work, or are due to work. They write, and delay nothing.
+    pub in_background: usize,
 }

@@ -83,7 +83,9 @@ impl SendError {
     /// Classifies an error of a TLS handshake.
     pub(super) fn not_secure(error: &io::Error) -> Self {
         // Without an error of TLS, the connection was closed.
-        causes(error).find_map(Self::by_cause).unwrap_or_else(|| Self::Connect(error.kind().to_string()))
+        causes(error)
+            .find_map(Self::by_cause)
+            .unwrap_or_else(|| Self::Connect(closed_handshake(error.kind())))
     }
 
     /// Classifies an error of an exchange on a connection.
@@ -146,6 +148,18 @@ impl From<ResolveError> for SendError {
             ResolveError::Exhausted(lacking) => Self::Exhausted(lacking),
             ResolveError::Unavailable(why) => Self::Resolver(why),
         }
+    }
+}
+
+/// Returns an error of a handshake that the server ended without an alert.
+fn closed_handshake(kind: io::ErrorKind) -> String {
+    match kind {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
+            "the server closed the connection in the TLS handshake; check that it speaks TLS on this port, TLS 1.2 or \
+             1.3, and requires no client certificate"
+                .to_owned()
+        }
+        other => other.to_string(),
     }
 }
 

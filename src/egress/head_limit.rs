@@ -47,6 +47,11 @@ impl HeadLimit {
         self.is_waiting.store(false, Ordering::Release);
     }
 
+    /// Returns whether the peer has sent nothing since the request.
+    pub(super) fn is_silent(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) == 0
+    }
+
     /// Counts an informational response.
     pub(super) fn count_informational(&self) {
         self.informational.fetch_add(1, Ordering::Relaxed);

@@ -2,8 +2,14 @@
 //!
 //! The client is built on the connections of hyper. The client of reqwest has no limit on informational responses and
 //! none on all unused connections, and does not give access to the connection (version 0.13).
+//!
+//! **An unused connection can be closed while a request is on its way**: many servers close after 5 s without a request
+//! (nodejs/node#20256). If the peer then sends no byte of an answer, the request is sent once more, on a new connection,
+//! within the same attempt and its deadline. The peer may have processed the first request; a retry of the attempt would
+//! have the same effect, minutes later.
 
-use std::io::Write as _;
+use std::error::Error as _;
+use std::io::{self, ErrorKind, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use reqwest::Method;
 use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, Entry, HOST, HeaderMap, HeaderValue,
-    PROXY_AUTHORIZATION, USER_AGENT,
+    PROXY_AUTHORIZATION, TRANSFER_ENCODING, USER_AGENT,
 };
 use url::{Position, Url};
 
@@ -27,6 +33,9 @@ use super::resolver::{AddressPolicy, LookupPhase};
 
 /// Maximum size of the head of a response, in bytes, and of the buffer that reads a body.
 const HEAD_MAX: usize = 64 * 1024;
+
+/// Maximum number of header lines of a response. Some load balancers and frameworks set a hundred cookies.
+const HEADERS_MAX: usize = 512;
 
 /// Maximum time for a connection to become free after its response is complete.
 const FREE_AFTER: Duration = Duration::from_secs(1);
@@ -71,6 +80,8 @@ pub(super) struct HttpResponse {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     body: Incoming,
+    /// Whether only the end of the connection ends the body.
+    ends_with_connection: bool,
     decoder: Option<MultiGzDecoder<Vec<u8>>>,
     key: Arc<PoolKey>,
     connection: Connection,
@@ -89,20 +100,28 @@ impl HttpClient {
         let peer = Peer::of(&request.url).ok_or_else(unusable)?;
         let mut request = self.prepare(request, &peer).ok_or_else(unusable)?;
         let key = Arc::new(PoolKey { policy: self.connector.guard.policy, peer });
+        let mut was_closed = false;
         loop {
-            let (mut connection, is_new) = match self.pool.take(&*key) {
+            // After a connection that was closed, others of the pool may be closed as well.
+            let unused = if was_closed { None } else { self.pool.take(&*key) };
+            let (mut connection, is_new) = match unused {
                 Some(connection) => (connection, false),
                 None => (self.connect(&key.peer, phase).await?, true),
             };
             connection.limit.begin();
             let limit = Arc::clone(&connection.limit);
             hyper::ext::on_informational(&mut request, move |_| limit.count_informational());
+            let copy = (!is_new).then(|| request.clone());
             match connection.sender.try_send_request(request).await {
                 Ok(response) => return Ok(self.response(response, key, connection)),
-                // The peer closed the connection while it was unused: nothing was sent.
-                Err(mut failed) => match failed.take_message().filter(|_| !is_new) {
-                    Some(unsent) => request = unsent,
-                    None => return Err(SendError::of_exchange(failed.error())),
+                Err(mut failed) => match (failed.take_message(), copy) {
+                    // The peer closed the connection while it was unused: nothing was sent.
+                    (Some(unsent), Some(_)) => request = unsent,
+                    // It closed the connection while the request was on its way. The new connection is the last try.
+                    (None, Some(copy)) if is_closed(failed.error()) && connection.limit.is_silent() => {
+                        (request, was_closed) = (copy, true);
+                    }
+                    _ => return Err(SendError::of_exchange(failed.error())),
                 },
             }
         }
@@ -141,7 +160,15 @@ impl HttpClient {
         let limit = Arc::<HeadLimit>::default();
         let stream = LimitedStream::new(self.connector.connect(peer, phase).await?, Arc::clone(&limit));
         let mut builder = http1::Builder::new();
-        let handshake = builder.max_buf_size(HEAD_MAX).handshake(TokioIo::new(stream)).await;
+        builder
+            .max_buf_size(HEAD_MAX)
+            .max_headers(HEADERS_MAX)
+            // What old servers and gateways send, and browsers accept. The status decides, so a line that nothing reads
+            // must not turn a success into a failure.
+            .allow_obsolete_multiline_headers_in_responses(true)
+            .allow_spaces_after_header_name_in_responses(true)
+            .ignore_invalid_headers_in_responses(true);
+        let handshake = builder.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|error| SendError::of_exchange(&error))?;
         tokio::spawn(async move {
             // The exchange gets the error.
@@ -158,6 +185,8 @@ impl HttpClient {
     ) -> HttpResponse {
         connection.limit.end();
         let (mut parts, body) = response.into_parts();
+        let has_length =
+            [CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|name| parts.headers.contains_key(name));
         let is_compressed = parts.headers.get(CONTENT_ENCODING).is_some_and(is_gzip);
         let decoder = (self.decodes && is_compressed).then(|| {
             parts.headers.remove(CONTENT_ENCODING);
@@ -168,6 +197,7 @@ impl HttpClient {
             status: parts.status.as_u16(),
             headers: parts.headers,
             body,
+            ends_with_connection: !has_length,
             decoder,
             key,
             connection,
@@ -182,7 +212,13 @@ impl HttpResponse {
     pub(super) async fn read(mut self, bytes: &mut Vec<u8>, max: usize) -> Result<(), SendError> {
         let mut received = 0;
         while let Some(frame) = self.body.frame().await {
-            let frame = frame.map_err(|error| SendError::of_exchange(&error))?;
+            let frame = match frame {
+                Ok(frame) => frame,
+                // TLS without `close_notify`: the end was not announced, so the body may be incomplete. The status of a
+                // receiver decides in any case, and a part of a JSON object is not JSON.
+                Err(error) if self.ends_with_connection && is_unannounced_end(&error) => break,
+                Err(error) => return Err(SendError::of_exchange(&error)),
+            };
             let Ok(chunk) = frame.into_data() else { continue };
             received += chunk.len();
             match &mut self.decoder {
@@ -213,6 +249,30 @@ impl HttpResponse {
             });
         }
     }
+}
+
+/// Returns whether the peer closed the connection, orderly or not.
+fn is_closed(error: &hyper::Error) -> bool {
+    let by_kind = |kind| {
+        matches!(
+            kind,
+            ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::BrokenPipe
+                | ErrorKind::NotConnected
+                | ErrorKind::UnexpectedEof
+        )
+    };
+    error.is_incomplete_message() || error.is_closed() || io_kind(error).is_some_and(by_kind)
+}
+
+/// Returns whether the connection ended without `close_notify`.
+fn is_unannounced_end(error: &hyper::Error) -> bool {
+    io_kind(error) == Some(ErrorKind::UnexpectedEof)
+}
+
+fn io_kind(error: &hyper::Error) -> Option<ErrorKind> {
+    error.source()?.downcast_ref::<io::Error>().map(io::Error::kind)
 }
 
 /// Whether a content coding is gzip. Names of codings are case-insensitive, and `x-gzip` is equivalent (RFC 9110,

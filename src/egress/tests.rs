@@ -2,6 +2,7 @@
 
 mod bounds;
 mod bypasses;
+mod manners;
 mod registry;
 mod spellings;
 

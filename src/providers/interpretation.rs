@@ -8,6 +8,8 @@
 //! 3. `not_found`: as the definition describes it;
 //! 4. `error`: everything else.
 //!
+//! If a field that decides occurs twice with different values, the response is an `error` as well.
+//!
 //! Any other response is about the job if it names the requested job and has a status. The other fields cannot
 //! cause an error: a field of the wrong type is null. An unknown status word ends no job, so a provider may add words.
 
@@ -15,7 +17,7 @@ use serde_json::Value;
 
 use super::definition::{Definition, NotFound};
 use super::extract::{Extract, MAX_TEXT, clip, cut, label, text};
-use super::json::parse_json;
+use super::json::{Parsed, parse_json};
 use crate::domain::{JobError, Observation, PollOutcome, to_utf8};
 
 /// Number of characters that are kept of a word: a status, a code or a request id.
@@ -23,6 +25,9 @@ const MAX_WORD: usize = 200;
 
 /// Number of characters that are kept of a provider's error message.
 const MAX_SENTENCE: usize = 500;
+
+/// Number of repeated fields with different values of which each is examined.
+const MAX_REPEATED: usize = 8;
 
 /// Meaning of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +113,42 @@ impl Definition {
     /// Never panics, whatever the bytes. Times are returned as the provider reports them, also implausible ones, which
     /// [`Observation::discard_implausible_times`] discards: this function has no clock.
     pub fn interpret(&self, job_id: &str, status: u16, body: &[u8]) -> Interpretation {
-        let answer = self.parse_body(body);
+        let (answer, repeated) = match self.parse_body(body, None) {
+            Ok(Parsed { value, repeated }) => (Ok(value), repeated),
+            Err(message) => (Err(message), Vec::new()),
+        };
+        let meaning = self.meaning(job_id, status, answer);
+        match self.ambiguous(job_id, status, body, &repeated, &meaning) {
+            Some(message) => Interpretation::error(format!("HTTP {status}, but {message}")),
+            None => meaning,
+        }
+    }
+
+    /// Returns why a response has several meanings: a field that decides occurs twice, and its values differ. Which value
+    /// counts would depend on the parser.
+    fn ambiguous(
+        &self,
+        job_id: &str,
+        status: u16,
+        body: &[u8],
+        repeated: &[String],
+        meaning: &Interpretation,
+    ) -> Option<String> {
+        if repeated.len() > MAX_REPEATED {
+            return Some(format!(
+                "more than {MAX_REPEATED} of its fields occur twice, with different values"
+            ));
+        }
+        let decides = |(n, _): &(usize, &String)| {
+            let other = self.parse_body(body, Some(*n)).map(|parsed| parsed.value);
+            self.meaning(job_id, status, other) != *meaning
+        };
+        let (_, name) = repeated.iter().enumerate().find(decides)?;
+        let name = clip(name, MAX_WORD);
+        Some(format!("its field `{name}` occurs twice, with different values; report this to the provider"))
+    }
+
+    fn meaning(&self, job_id: &str, status: u16, answer: Result<Value, String>) -> Interpretation {
         let reports_error = |answer: &Value| {
             self.errors.when.as_ref().is_some_and(|when| when.path.nodes(answer).contains(&&when.is))
         };
@@ -123,8 +163,8 @@ impl Definition {
         }
     }
 
-    /// Parses a body.
-    fn parse_body(&self, body: &[u8]) -> Result<Value, String> {
+    /// Parses a body. Of the repeated field with the number `first_of`, the value before is read.
+    fn parse_body(&self, body: &[u8], first_of: Option<usize>) -> Result<Parsed, String> {
         if body.len() > self.request.max_body {
             return Err(format!("the response is larger than {} bytes", self.request.max_body));
         }
@@ -132,7 +172,7 @@ impl Definition {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err("the response is empty".to_owned());
         }
-        parse_json(body).map_err(|error| format!("the response is not JSON: {error}"))
+        parse_json(body, first_of).map_err(|error| format!("the response is not JSON: {error}"))
     }
 
     /// Interprets a response that is about the request.

@@ -44,12 +44,14 @@ use crate::events;
 pub use self::attempts::{PostponeDelivery, RecordAttempt};
 pub use self::downtime::{ExcludeDowntime, NoteRunning};
 pub use self::overdue::{EndOverdue, EndedOverdue};
-pub use self::queues::{DueDeliveries, LoadDueDeliveries, RescheduleRetries};
+pub use self::queues::{DueDeliveries, LoadDueDeliveries, RescheduleRetries, Rescheduled};
 pub use self::retry::{RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal};
 
 pub(super) use self::attempts::{postpone_delivery, record_attempt};
 pub(super) use self::downtime::{created_before, exclude_downtime, note_running};
 pub(super) use self::overdue::end_overdue;
+#[cfg(test)]
+pub(super) use self::queues::WAITING;
 pub(super) use self::queues::{load_due_deliveries, reschedule_retries};
 pub(super) use self::retry::{retry_delivery, retry_failed_deliveries};
 

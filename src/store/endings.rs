@@ -1,7 +1,7 @@
 //! Endings of jobs, and the end of their watches.
 //!
 //! A job may have a hundred thousand watches, so they end in chunks. The ending is a row that is
-//! written first; every chunk is made from it. The row is marked as `unfinished` until all its watches have
+//! written first; every chunk is made from it, and contains an equal part of each app. The row is marked as `unfinished` until all its watches have
 //! ended, and a partial index finds such rows after a restart. The transaction of the ending contains the first
 //! chunk, so an ordinary job costs one commit.
 //!
@@ -22,21 +22,24 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::batch::Batch;
-use super::db::{Result, Row, params, row_sql};
+use super::db::{Result, Row, Tx, params, row_sql};
 use super::deliveries;
 use super::reads::{INTERNAL, ReadStore};
 use super::rows::{read_name, to_json};
-use super::watch_events::{JobChange, WatchToNotify, Watches, read_watches};
+use super::watch_events::{JobChange, WatchToNotify, Watches, chunk_size, read_turns, read_watches};
 use crate::domain::{AppNo, EndingKind, EventType, Id, JobError, JobNo, Observation, Timestamp, WatchId};
 
 /// The watches that the ending of generation `$2` ends.
-pub(super) const OF_ENDING: &str = "generation <= $2 order by expires_at, app, id";
+pub(super) const OF_ENDING: &str = "generation <= $2";
+
+/// The same watches, in the order of an index.
+pub(super) const OF_ENDING_IN_ORDER: &str = "generation <= $2 order by app, expires_at, id";
 
 /// The watches that have expired by `$2`.
-pub(super) const OF_EXPIRY: &str = "expires_at <= $2 order by expires_at, app, id";
+pub(super) const OF_EXPIRY: &str = "expires_at <= $2";
 
-/// The watches after a position: the expiry `$2`, the app `$3` and the id `$4`.
-pub(super) const OF_NOT_FOUND: &str = "(expires_at, app, id) > ($2, $3, $4) order by expires_at, app, id";
+/// The watches after a position: the app `$2`, the expiry `$3` and the id `$4`.
+pub(super) const OF_NOT_FOUND: &str = "(app, expires_at, id) > ($2, $3, $4) order by app, expires_at, id";
 
 /// Returns a row if a watch of job `$1` has not ended.
 pub(super) const IS_WATCHED: &str = "select 1 from watches where job = $1 and status = 'watching' limit 1";
@@ -89,8 +92,8 @@ pub struct EndNotFound {
     pub after: Option<ExpiryPosition>,
 }
 
-/// Position of a watch among those of its job: its expiry, its app and its id.
-pub type ExpiryPosition = (Timestamp, AppNo, WatchId);
+/// Position of a watch among those of its job: its app, its expiry and its id.
+pub type ExpiryPosition = (AppNo, Timestamp, WatchId);
 
 /// Result of [`EndNotFound`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +164,7 @@ pub(super) fn notify_watches(batch: &mut Batch<'_>, commands: &[&NotifyWatches])
         rows(),
         read_ending,
     )?;
-    let watches = read_watches(&batch.tx, OF_ENDING, rows())?;
+    let watches = read_ended_watches(&batch.tx, commands)?;
     // There is no ending if the job did not end, or if the ending was pruned.
     let endings: Vec<Option<JobChange<'_>>> = endings
         .into_iter()
@@ -178,16 +181,33 @@ pub(super) fn notify_watches(batch: &mut Batch<'_>, commands: &[&NotifyWatches])
     Ok(endings.iter().map(|ending| ending.as_ref().is_some_and(has_more)).collect())
 }
 
+/// Reads a chunk of the watches that each ending ends. The apps take turns if there are more.
+fn read_ended_watches(tx: &Tx<'_>, commands: &[&NotifyWatches]) -> Result<Vec<Watches>> {
+    let rows = commands.iter().map(|command| params![command.job, command.generation]);
+    let mut watches = read_watches(tx, OF_ENDING_IN_ORDER, rows)?;
+    let many = |(_, watches): &(&&NotifyWatches, &Watches)| watches.has_more;
+    let jobs = commands.iter().zip(&watches).filter(many);
+    let jobs: Vec<_> = jobs.map(|(command, _)| (command.job, command.generation.into())).collect();
+    if jobs.is_empty() {
+        return Ok(watches);
+    }
+    let turns = read_turns(tx, OF_ENDING, chunk_size(commands.len()), &jobs)?;
+    for (watches, turns) in watches.iter_mut().filter(|watches| watches.has_more).zip(turns) {
+        watches.chunk = turns.chunk;
+    }
+    Ok(watches)
+}
+
 /// Ends watches of jobs that are not found. A chunk is read whole, and only those of its watches end that were
 /// registered early enough: no index has the times of registration.
 pub(super) fn end_not_found(batch: &mut Batch<'_>, commands: &[&EndNotFound]) -> Result<Vec<NotFoundEnd>> {
-    let first = (Timestamp::default(), AppNo(0), WatchId(Id::from_bytes([0; 16])));
+    let first = (AppNo(0), Timestamp::default(), WatchId(Id::from_bytes([0; 16])));
     let rows = commands.iter().map(|command| {
-        let (expires_at, app, id) = command.after.unwrap_or(first);
-        params![command.job, expires_at, app, id]
+        let (app, expires_at, id) = command.after.unwrap_or(first);
+        params![command.job, app, expires_at, id]
     });
     let mut watches = read_watches(&batch.tx, OF_NOT_FOUND, rows)?;
-    let position = |watch: &WatchToNotify| (watch.expires_at, watch.app, watch.id);
+    let position = |watch: &WatchToNotify| (watch.app, watch.expires_at, watch.id);
     let last: Vec<Option<ExpiryPosition>> =
         watches.iter().map(|w| w.chunk.last().filter(|_| w.has_more).map(position)).collect();
     for (command, watches) in commands.iter().zip(&mut watches) {
@@ -229,8 +249,8 @@ pub(super) fn end_not_found(batch: &mut Batch<'_>, commands: &[&EndNotFound]) ->
 
 /// Ends watches. Returns for each command whether more watches remain.
 pub(super) fn expire_watches(batch: &mut Batch<'_>, commands: &[&ExpireWatches]) -> Result<Vec<bool>> {
-    let rows = commands.iter().map(|command| params![command.job, command.until]);
-    let watches = read_watches(&batch.tx, OF_EXPIRY, rows)?;
+    let jobs: Vec<_> = commands.iter().map(|command| (command.job, command.until.into())).collect();
+    let watches = read_turns(&batch.tx, OF_EXPIRY, chunk_size(jobs.len()), &jobs)?;
     let has_more = watches.iter().map(|watches| watches.has_more).collect();
     let ends = commands.iter().map(|c| (c.job, EndingKind::Expired, c.error.clone(), c.now));
     end_some_watches(batch, &ends.collect::<Vec<_>>(), watches)?;

@@ -81,14 +81,22 @@ const JOB: &str =
     j.progressed_at, j.progress_bytes";
 
 /// Combined terms of the watches of job `$1`, which may be a hundred thousand: the database reads one entry of an index
-/// for each column. 96 is the bits of `job.processing` and `job.progress`; a test compares them.
+/// for each column, and one for each app that watches the job. 96 is the bits of `job.processing` and `job.progress`; a test compares them.
 pub(super) const TERMS: &str = "select
-    (select expires_at from watches where job = $1 and status = 'watching' order by expires_at limit 1),
+    (with recursive turns (app) as (
+       select (select app from watches where job = $1 and status = 'watching' order by app limit 1)
+       union all
+       select (select w.app from watches w where w.job = $1 and w.status = 'watching' and w.app > turns.app
+               order by w.app limit 1)
+       from turns where turns.app is not null)
+     select min((select w.expires_at from watches w where w.job = $1 and w.status = 'watching' and w.app = turns.app
+                 order by w.expires_at limit 1))
+     from turns where app is not null),
     (select poll_interval from watches where job = $1 and status = 'watching' and poll_interval is not null
      order by poll_interval limit 1),
     (select expected_at from watches where job = $1 and status = 'watching' and expected_at is not null
      order by expected_at limit 1),
-    (select 1 from watches where job = $1 and status = 'watching' and events & 96 <> 0 limit 1)";
+    (select 1 from watches where job = $1 and status = 'watching' and events & 96 <> 0 order by app, id limit 1)";
 
 impl ReadStore {
     /// Returns a page of the jobs that have watches or a requested poll, in the order of their rows.

@@ -2,19 +2,11 @@
 
 use super::batch::Batch;
 use super::db::{Result, Tx, params, row_sql};
-use super::reads::{INTERNAL, ReadStore};
 use crate::domain::{SHARDS, Timestamp};
 
 /// A write that changes no fact. It shows whether the database accepts writes.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe;
-
-impl ReadStore {
-    /// Runs a query, to show whether the database answers.
-    pub async fn check_reads(&self) -> Result<()> {
-        self.read(INTERNAL, |tx| tx.one("select count(*) from nodes", [], |row| row.int(0)).map(|_| ())).await
-    }
-}
 
 /// Assigns every shard to this process, as `node`, under a new epoch. Returns how often the database has
 /// been opened.

@@ -280,21 +280,21 @@ fn first_registration(watches: &[(i64, Timestamp)]) -> Option<Timestamp> {
     }
     Some(watches.iter().map(|(_, created_at)| *created_at).min().unwrap_or(Timestamp::MAX))
 }
+/// The watches that ended before `$2` and come after a position, and whether a delivery keeps each.
+pub(super) const OLD: &str = "select app, id, job, generation, ended_at, case when exists (
+    select 1 from deliveries d where d.watch = w.id and d.next_attempt_at is not null
+      and (d.status = 'pending' or d.next_attempt_at >= $1)) then 1 else 0 end
+  from watches w where pruned = 0 and ended_at < $2 and (ended_at, app, id) > ($3, $4, $5)
+  order by ended_at, app, id limit $6";
 
 /// Returns the next watches whose events are deleted, and the position after them if more may remain.
 fn watches_with_old_events(tx: &Tx<'_>, command: &Prune) -> Result<(Vec<OldWatch>, Option<PrunePosition>)> {
     let requested_before = created_before(tx, command.pending_max, command.now)?;
     let PrunePosition { ended_at, app, id } = command.after;
-    let found = tx.list(
-        "select app, id, job, generation, ended_at, case when exists (
-           select 1 from deliveries d where d.watch = w.id and d.next_attempt_at is not null
-             and (d.status = 'pending' or d.next_attempt_at >= $1)) then 1 else 0 end
-         from watches w where pruned = 0 and ended_at < $2 and ended_at >= $3
-           and (ended_at > $3 or app > $4 or app = $4 and id > $5)
-         order by ended_at, app, id limit $6",
-        params![requested_before, command.events_before, ended_at, app, id, EXAMINED],
-        |row| Ok((old_watch(row)?, row.flag(5)?)),
-    )?;
+    let found =
+        tx.list(OLD, params![requested_before, command.events_before, ended_at, app, id, EXAMINED], |row| {
+            Ok((old_watch(row)?, row.flag(5)?))
+        })?;
     let may_have_more = found.len() == EXAMINED as usize;
     let last = found.last().map(|(watch, _)| watch.position());
     let mut old: Vec<OldWatch> =

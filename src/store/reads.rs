@@ -20,6 +20,9 @@ pub(super) const INTERNAL: AppNo = AppNo(0);
 /// lost, is given up only after the timeout of a call and of a connection, which leave time for a slow statement.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
+/// Maximum time that a check waits for an answer of the database. Then the database counts as silent.
+const CHECK_MAX: Duration = Duration::from_secs(2);
+
 /// State that the handles and the writer of a store share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
@@ -31,6 +34,8 @@ pub(super) struct Shared {
     pub(super) public_url: String,
     /// Whether the database refused the last batch.
     pub(super) refusing: AtomicBool,
+    /// Whether the database did not answer the last check in time.
+    pub(super) silent: AtomicBool,
     /// Files of a SQLite database.
     pub(super) files: Option<Arc<Files>>,
     /// Size of the log of a SQLite database, in bytes, when it was last checked.
@@ -151,6 +156,42 @@ impl ReadStore {
     /// Whether the database refused the last write.
     pub fn refusing(&self) -> bool {
         self.shared.is_refusing()
+    }
+
+    /// Whether the database did not answer the last check in time.
+    pub fn is_silent(&self) -> bool {
+        self.shared.silent.load(Ordering::Acquire)
+    }
+
+    /// Runs a query, to show whether the database answers in time.
+    pub async fn check_reads(&self) -> Result<()> {
+        let (clock, late) = (Clock::System, || format!("no answer within {} s", CHECK_MAX.as_secs()));
+        let answer = clock.timeout(CHECK_MAX, self.ping()).await;
+        answer.unwrap_or_else(|| Err(StoreError::Unavailable(late())))
+    }
+
+    /// Runs a query, and notes meanwhile whether its answer is late. Returns when the database has answered.
+    pub async fn watch_answers(&self) {
+        let mut answer = std::pin::pin!(self.ping());
+        if Clock::System.timeout(CHECK_MAX, &mut answer).await.is_some() {
+            return;
+        }
+        self.shared.silent.store(true, Ordering::Release);
+        tracing::error!(
+            "the database does not answer a query within {} s: nothing can be accepted or recorded until it does; \
+             check whether its server is stopped or overloaded, and whether its disk answers",
+            CHECK_MAX.as_secs()
+        );
+        // An error is an answer as well; the writer detects a lost connection by itself.
+        let _ = answer.await;
+        self.shared.silent.store(false, Ordering::Release);
+        tracing::info!("the database answers again");
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.readers
+            .read(INTERNAL, |tx| tx.one("select count(*) from nodes", [], |row| row.int(0)).map(|_| ()))
+            .await
     }
 
     /// Returns a listener for the end of `watch`. Call this before reading the watch: an end between the

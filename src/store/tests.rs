@@ -9,7 +9,7 @@ use super::db::{Where, in_memory};
 use super::watches::Index;
 use super::{
     DatabaseLocation, DeliveryFilter, Keyring, Store, StoreError, StoreOptions, WatchFilter, deliveries,
-    endings, jobs, watches,
+    endings, jobs, prune, watch_events, watches,
 };
 use crate::clock::{Clock, ManualClock};
 use crate::domain::{AppNo, DeliveryId, DeliveryStatus, DestinationId, Id, Timestamp, WatchId, WatchStatus};
@@ -158,13 +158,15 @@ fn no_command_reads_all_watches_of_a_job() {
         format!("{row} where job = $1 and status = 'watching' and {which} limit 201")
     };
     let by_app = "(app, id) > ($2, $3) and events & 96 <> 0 order by app, id";
-    let table: [(String, &[&str]); 7] = [
+    let table: [(String, &[&str]); 9] = [
         (
             jobs::TERMS.to_owned(),
             &["watches_of_job", "watches_poll_interval", "watches_expected_at", "watches_progress"],
         ),
-        (chunk(endings::OF_ENDING), &["watches_of_job"]),
-        (chunk(endings::OF_EXPIRY), &["watches_of_job"]),
+        (chunk(endings::OF_ENDING_IN_ORDER), &["watches_of_job"]),
+        (watch_events::APPS_OF_JOB.to_owned(), &["watches_of_job"]),
+        (watch_events::of_app(endings::OF_ENDING), &["watches_of_job"]),
+        (watch_events::of_app(endings::OF_EXPIRY), &["watches_of_job"]),
         (chunk(endings::OF_NOT_FOUND), &["watches_of_job"]),
         (endings::IS_WATCHED.to_owned(), &["watches_of_job"]),
         (chunk(by_app), &["watches_progress"]),
@@ -183,6 +185,23 @@ fn no_command_reads_all_watches_of_a_job() {
             !plan.iter().any(|line| line.contains("TEMP B-TREE") || line.starts_with("SCAN watches")),
             "{plan:#?}"
         );
+    }
+}
+
+#[test]
+fn a_page_of_old_or_waiting_rows_begins_at_its_position() {
+    let db = in_memory();
+    let table = [
+        (prune::OLD, "watches_ended (pruned=? AND (ended_at,app,id)>(?,?,?)"),
+        (deliveries::WAITING, "deliveries_waiting ((queue,is_retry,next_attempt_at,app,id)>(?,?,?,?,?))"),
+    ];
+    for (sql, expected) in table {
+        let mut statement = db.prepare(&format!("explain query plan {sql}")).expect("a statement");
+        let values = rusqlite::params_from_iter(vec![1; statement.parameter_count()]);
+        let rows = statement.query_map(values, |row| row.get(3)).expect("explained");
+        let plan: Vec<String> = rows.collect::<Result<_, _>>().expect("texts");
+        assert!(plan.iter().any(|line| line.contains(expected)), "{plan:#?}");
+        assert!(!plan.iter().any(|line| line.contains("TEMP B-TREE")), "{plan:#?}");
     }
 }
 

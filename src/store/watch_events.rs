@@ -5,12 +5,16 @@
 //! equal part of [`CHUNK`], and at least one watch; the other watches follow in the next transactions. The number of
 //! commands of a transaction that end many watches is limited as well: polls by the concurrency of their provider,
 //! expiries by `poller`.
+//!
+//! **The apps of a job take turns.** Many apps can watch one job, and one of them can have a hundred thousand watches of
+//! it. If the watches that end do not fit into one transaction, each app gets an equal part of it ([`read_turns`]). A
+//! job with few watches, as most have, is read without the turns ([`read_watches`]).
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::batch::{Batch, NewEvent};
-use super::db::{Result, Row, Tx, Value};
+use super::db::{Result, Row, Tx, Value, params};
 use crate::domain::{
     AppNo, EndingKind, EventId, EventSet, EventType, Finished, JobError, JobName, JobNo, Observation,
     Payload, Timestamp, WatchId,
@@ -118,6 +122,9 @@ impl WatchToNotify {
     }
 }
 
+const WATCH: &str =
+    "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at from watches";
+
 /// Reads for each row of values a chunk of the watches of job `$1` that have not ended and meet a condition. `which` is
 /// the condition and the order. The order is that of an index, so that a chunk does not read all remaining watches.
 pub(super) fn read_watches<'v, const N: usize>(
@@ -126,12 +133,7 @@ pub(super) fn read_watches<'v, const N: usize>(
     rows: impl ExactSizeIterator<Item = [Value<'v>; N]>,
 ) -> Result<Vec<Watches>> {
     let most = chunk_size(rows.len());
-    let sql = format!(
-        "select app, id, events, payload, metadata, traceparent, progress, created_at, expires_at
-         from watches
-         where job = $1 and status = 'watching' and {which} limit {}",
-        most + 1
-    );
+    let sql = format!("{WATCH} where job = $1 and status = 'watching' and {which} limit {}", most + 1);
     let found = tx.fetch(&sql, rows, WatchToNotify::read)?;
     let watches = |mut chunk: Vec<WatchToNotify>| {
         let has_more = chunk.len() > most;
@@ -141,15 +143,117 @@ pub(super) fn read_watches<'v, const N: usize>(
     Ok(found.into_iter().map(watches).collect())
 }
 
+/// The apps with watches of job `$1` that have not ended. One entry of an index is read for each: only an operator
+/// creates apps, so they are few.
+pub(super) const APPS_OF_JOB: &str = "with recursive turns (app) as (
+     select (select app from watches where job = $1 and status = 'watching' order by app limit 1)
+     union all
+     select (select w.app from watches w where w.job = $1 and w.status = 'watching' and w.app > turns.app
+             order by w.app limit 1)
+     from turns where turns.app is not null)
+   select app from turns where app is not null";
+
+/// The watches of app `$3` and job `$1`, at most `$4`, that meet a condition on `$2`.
+pub(super) fn of_app(which: &str) -> String {
+    format!(
+        "{WATCH} where job = $1 and status = 'watching' and {which} and app = $3 order by expires_at, id limit $4"
+    )
+}
+
+/// Reads for each job a chunk of the watches that have not ended and meet a condition on a value: an equal part of each
+/// app, and `most` in total.
+pub(super) fn read_turns(
+    tx: &Tx<'_>,
+    which: &str,
+    most: usize,
+    jobs: &[(JobNo, Value<'_>)],
+) -> Result<Vec<Watches>> {
+    let apps = tx.fetch(APPS_OF_JOB, jobs.iter().map(|(job, _)| params![job]), |row| row.int(0))?;
+    let part = |apps: &[i64]| (most / apps.len().max(1)).max(1);
+    let rows = jobs.iter().zip(&apps).flat_map(|((job, value), apps)| {
+        let limit = i64::try_from(part(apps) + 1).unwrap_or(i64::MAX);
+        apps.iter().map(move |app| [job.into(), *value, (*app).into(), limit.into()])
+    });
+    let rows: Vec<[Value<'_>; 4]> = rows.collect();
+    let mut found = tx.fetch(&of_app(which), rows, WatchToNotify::read)?.into_iter();
+    let chunk = |apps: &Vec<i64>| take_turns(found.by_ref().take(apps.len()).collect(), part(apps), most);
+    Ok(apps.iter().map(chunk).collect())
+}
+
+/// Takes this part of the watches of each app, and `most` in total.
+fn take_turns(mut by_app: Vec<Vec<WatchToNotify>>, part: usize, most: usize) -> Watches {
+    let mut has_more = false;
+    for watches in &mut by_app {
+        has_more |= watches.len() > part;
+        watches.truncate(part);
+    }
+    by_app.retain(|watches| !watches.is_empty());
+    if by_app.len() > most {
+        // Not always the same apps: what this transaction takes changes where the next one begins.
+        let bytes = by_app.iter().flatten().map(|watch| watch.id.to_bytes());
+        let start = bytes.fold(0, |sum, bytes| sum ^ usize::from(u16::from_be_bytes([bytes[14], bytes[15]])));
+        let start = start % by_app.len();
+        by_app.rotate_left(start);
+        by_app.truncate(most);
+        has_more = true;
+    }
+    Watches { chunk: by_app.into_iter().flatten().collect(), has_more }
+}
+
 /// Returns the number of watches of each of so many jobs. For several jobs, it is a power of two, so that few statements
 /// are prepared.
-fn chunk_size(jobs: usize) -> usize {
+pub(super) fn chunk_size(jobs: usize) -> usize {
     if jobs <= 1 { CHUNK } else { 1 << (CHUNK / jobs).max(1).ilog2() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Id;
+
+    fn watches(app: i64, count: u16) -> Vec<WatchToNotify> {
+        let watch = |n: u16| {
+            let mut bytes = [0; 16];
+            bytes[14..].copy_from_slice(&n.wrapping_mul(40_503).to_be_bytes());
+            WatchToNotify {
+                app: AppNo(app),
+                id: WatchId(Id::from_bytes(bytes)),
+                events: EventSet(0),
+                payload: Payload::Event,
+                metadata: None,
+                traceparent: None,
+                progress: 0,
+                created_at: Timestamp::default(),
+                expires_at: Timestamp::default(),
+            }
+        };
+        (0..count).map(watch).collect()
+    }
+
+    #[test]
+    fn each_app_gets_an_equal_part_of_a_transaction() {
+        let taken = take_turns(vec![watches(1, 101), watches(2, 1)], 100, 200);
+        assert_eq!((taken.chunk.len(), taken.has_more), (101, true));
+        let taken = take_turns(vec![watches(1, 100), watches(2, 0)], 100, 200);
+        assert_eq!((taken.chunk.len(), taken.has_more), (100, false));
+    }
+
+    #[test]
+    fn more_apps_than_a_transaction_holds_are_not_starved() {
+        // Each app has another first watch after each turn.
+        let mut taken = vec![0_u16; 30];
+        for _ in 0..400 {
+            let of_app = |app: usize| {
+                watches(i64::try_from(app).unwrap(), taken[app] + 2).split_off(taken[app].into())
+            };
+            let chunk = take_turns((0..30).map(of_app).collect(), 1, 8);
+            assert_eq!((chunk.chunk.len(), chunk.has_more), (8, true));
+            for watch in chunk.chunk {
+                taken[usize::try_from(watch.app.0).unwrap()] += 1;
+            }
+        }
+        assert!(taken.iter().all(|count| *count > 40), "{taken:?}");
+    }
 
     #[test]
     fn the_jobs_of_a_transaction_share_its_watches() {

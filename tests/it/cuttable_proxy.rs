@@ -7,7 +7,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 /// The message of a simple query `commit`.
 const COMMIT: &[u8] = b"Q\0\0\0\x0bcommit\0";
@@ -32,17 +32,30 @@ struct PollerMessage {
     silent: Option<Vec<UnixStream>>,
 }
 
+/// Whether nothing is passed on, as if the server were stopped (`SIGSTOP`).
+#[derive(Debug, Default)]
+struct Held(Mutex<bool>, Condvar);
+
+impl Held {
+    /// Waits while nothing is passed on.
+    fn wait(&self) {
+        drop(self.1.wait_while(self.0.lock().unwrap(), |held| *held).unwrap());
+    }
+}
+
 /// The proxy.
 #[derive(Clone, Debug)]
 pub struct Proxy {
     address: SocketAddr,
     plan: Arc<Mutex<PollerMessage>>,
+    held: Arc<Held>,
 }
 
 impl Proxy {
     pub fn start(socket: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let proxy = Self { address: listener.local_addr().unwrap(), plan: Arc::default() };
+        let address = listener.local_addr().unwrap();
+        let proxy = Self { address, plan: Arc::default(), held: Arc::default() };
         let this = proxy.clone();
         std::thread::spawn(move || {
             for client in listener.incoming() {
@@ -89,6 +102,17 @@ impl Proxy {
         }
     }
 
+    /// Passes nothing on, and keeps every connection open.
+    pub fn hold(&self) {
+        *self.held.0.lock().unwrap() = true;
+    }
+
+    /// Passes everything on again.
+    pub fn release(&self) {
+        *self.held.0.lock().unwrap() = false;
+        self.held.1.notify_all();
+    }
+
     /// Accepts connections again.
     pub fn open(&self) {
         self.plan.lock().unwrap().closed = false;
@@ -102,10 +126,11 @@ impl Proxy {
     fn join(&self, client: TcpStream, server: UnixStream) {
         let swallow = Arc::new(AtomicBool::new(false));
         let (mut from, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-        let swallows = Arc::clone(&swallow);
+        let (swallows, held) = (Arc::clone(&swallow), Arc::clone(&self.held));
         std::thread::spawn(move || {
             let mut bytes = vec![0; 65_536];
             while let Ok(read @ 1..) = from.read(&mut bytes) {
+                held.wait();
                 if swallows.load(Ordering::Acquire) || to.write_all(&bytes[..read]).is_err() {
                     break;
                 }
@@ -118,6 +143,7 @@ impl Proxy {
             let mut bytes = vec![0; 65_536];
             while let Ok(read @ 1..) = from.read(&mut bytes) {
                 let sent = &bytes[..read];
+                this.held.wait();
                 // A commit follows an answer, so it is a message of its own.
                 if sent == COMMIT
                     && let Some(cut) = this.take_cut()

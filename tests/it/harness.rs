@@ -420,7 +420,7 @@ impl Harness {
         (self.running.as_ref().expect("a running application").activity)()
     }
 
-    /// Waits until all due work is done, except requests that a fake holds back.
+    /// Waits until all due work is done, also that of the background loops, except requests that a fake holds back.
     pub async fn rest(&self) {
         let now = self.now();
         let resting = async {
@@ -428,7 +428,8 @@ impl Harness {
                 // In this order: a held request is in progress and remains so.
                 let held = self.held.count();
                 let activity = self.activity();
-                if activity.in_progress == held && activity.next_at.is_none_or(|at| at > now) {
+                let is_due = activity.next_at.is_some_and(|at| at <= now) || activity.in_background > 0;
+                if activity.in_progress == held && !is_due {
                     return;
                 }
                 // A round trip instead of a sleep: the application makes progress in the meantime.

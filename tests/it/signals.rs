@@ -150,6 +150,33 @@ async fn a_first_start_that_cannot_show_its_key_is_refused() {
 }
 
 #[tokio::test]
+async fn a_first_start_into_a_full_pipe_says_so_and_heeds_a_signal() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    // The capacity of a pipe.
+    writer.write_all(&b"x".repeat(65_536)).unwrap();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_ringback"));
+    command.arg("serve").current_dir(folder.path()).env_clear().env("RINGBACK_LISTEN", "127.0.0.1:0");
+    command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let said = async { while !lines.next_line().await.unwrap().expect("a line").contains("read stdout") {} };
+    guarded("the line", said).await;
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    let last = async {
+        let mut last = String::new();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            last = line;
+        }
+        last
+    };
+    let last = guarded("the end", last).await;
+    assert!(last.contains("will not be shown again") && last.contains("RINGBACK_API_KEY"), "{last}");
+    assert_eq!(guarded("the end", child.wait()).await.unwrap().code(), Some(1));
+}
+
+#[tokio::test]
 async fn a_connection_with_half_a_head_does_not_hold_a_stop() {
     let ground = Ground::new().await;
     let process = ground.start();

@@ -6,6 +6,7 @@ mod lost;
 mod sealing;
 mod sending;
 mod server;
+mod turns;
 mod watching;
 
 use ringback::domain::{

@@ -97,7 +97,7 @@ impl Fixture {
             self.state.clock.advance(now);
             let more = self.state.take_sendable(now);
             let pages = self.state.take_pages(now);
-            if more.is_empty() && pages.is_empty() {
+            if more.is_empty() && pages.is_empty() && !self.state.resume_probes() {
                 return sent;
             }
             sent.extend(more.into_iter().map(|one| *one));
@@ -310,6 +310,28 @@ fn every_hung_url_gets_its_probe_after_those_due_before_it() {
         }
         assert_eq!(seen.len(), 30, "{hosts}");
     }
+}
+
+#[test]
+fn the_end_of_a_probe_gives_one_that_waits_its_turn() {
+    let mut f = Fixture { state: DispatchState::new(64, 16), ..Fixture::new() };
+    hang(&mut f, 60, |number, url| to_numbered_host(number, url));
+    let probes = f.step(at(60));
+    let waiting = |f: &Fixture| f.state.probe_waits.get(&AppNo(1)).map_or(0, |waits| waits.len());
+    assert_eq!((probes.len(), waiting(&f)), (14, 46));
+    f.end(&probes[0], &result(RETRY, Reach::NoAnswer), (60, 80));
+    assert!(f.state.can_probe(), "a step is due");
+    assert!(f.state.take_pages(at(80)).is_empty() && f.state.resume_probes());
+    assert_eq!(waiting(&f), 45, "as many as may start");
+    assert_eq!((f.step(at(80)).len(), waiting(&f), f.state.can_probe()), (1, 45, false));
+    // One that has nothing to send any more uses no place.
+    f.end(&probes[1], &result(RETRY, Reach::NoAnswer), (60, 80));
+    let first = f.state.probe_waits[&AppNo(1)].longest().unwrap();
+    let of_first: Vec<WatchId> =
+        f.stored.iter().filter(|one| *one.destination.queue == *first).map(|one| one.watch).collect();
+    f.stored.retain(|one| *one.destination.queue != *first);
+    assert!(!of_first.is_empty());
+    assert_eq!((f.step(at(80)).len(), waiting(&f)), (1, 43));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::super::batch::Batch;
 use super::super::db::{Result, Tx, params, row_sql};
 use super::super::reads::{INTERNAL, ReadStore};
 use super::{PENDING, read_pending};
-use crate::domain::{DeliveryId, PendingDelivery, Timestamp};
+use crate::domain::{AppNo, DeliveryId, Id, PendingDelivery, Timestamp};
 use crate::telemetry::metrics::Backlog;
 
 /// Maximum number of index entries that are counted for the backlog: some milliseconds of work.
@@ -15,6 +15,9 @@ const COUNTED_MAX: u32 = 200_000;
 
 /// Time for which a count of the backlog is valid. Several callers may request it, often.
 const COUNT_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Maximum number of deliveries that are examined in one transaction after the clock was set back.
+const CHUNK: u32 = 1_000;
 
 /// Loads due deliveries of a destination queue.
 #[derive(Clone, Debug)]
@@ -43,13 +46,36 @@ pub struct DueDeliveries {
     pub next_retry_at: Option<Timestamp>,
 }
 
-/// Reschedules deliveries after the clock was set back. The result is their number.
+/// Reschedules the next waiting deliveries after the clock was set back.
 #[derive(Clone, Debug)]
 pub struct RescheduleRetries {
     /// Pause after each failed attempt.
     pub schedule: Vec<Duration>,
     /// The current time.
     pub now: Timestamp,
+    /// Position of the last result.
+    pub after: ReschedulePosition,
+}
+
+/// The last delivery that was examined, in the order of the index of waiting deliveries: its queue, whether it is a
+/// retry, the time of its next attempt, its app and its id.
+pub type ReschedulePosition = (String, i64, Timestamp, AppNo, DeliveryId);
+
+/// Result of [`RescheduleRetries`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rescheduled {
+    /// Number of deliveries that were rescheduled.
+    pub count: usize,
+    /// Position of the next step; `None` if every delivery was examined.
+    pub next: Option<ReschedulePosition>,
+}
+
+impl RescheduleRetries {
+    /// Returns the first step.
+    pub fn new(schedule: Vec<Duration>, now: Timestamp) -> Self {
+        let first = DeliveryId(Id::from_bytes([0; 16]));
+        Self { schedule, now, after: (String::new(), 0, Timestamp::from_millis(i64::MIN), AppNo(0), first) }
+    }
 }
 
 impl ReadStore {
@@ -160,30 +186,65 @@ fn add_due(
     Ok(())
 }
 
+/// The waiting deliveries after a position.
+pub(in crate::store) const WAITING: &str =
+    "select queue, is_retry, next_attempt_at, app, id, step, is_manual,
+    (select max(started_at) from attempts where delivery = deliveries.id)
+  from deliveries
+  where next_attempt_at is not null and (queue, is_retry, next_attempt_at, app, id) > ($1, $2, $3, $4, $5)
+  order by queue, is_retry, next_attempt_at, app, id limit $6";
+
+/// A waiting delivery.
+struct Waiting {
+    position: ReschedulePosition,
+    step: usize,
+    is_manual: bool,
+    last_attempt_at: Option<Timestamp>,
+}
+
 /// Reschedules deliveries whose last attempt lies in the future, which shows that the clock was set back. Each waits
 /// for the pause of its step from now. First attempts and manual retries are due at once.
-pub fn reschedule_retries(batch: &mut Batch<'_>, command: &RescheduleRetries) -> Result<usize> {
-    let tx = &batch.tx;
-    // Reads every pending delivery, at each start. It changes rows only after the clock was set back.
-    let found = tx.list(
-        "select app, id, step from deliveries
-         where next_attempt_at is not null and is_retry = 1
-           and (select max(started_at) from attempts where delivery = deliveries.id) > $1",
-        params![command.now],
-        |row| Ok((row.int(0)?, DeliveryId(row.id(1)?), row.count(2)? as usize)),
-    )?;
+///
+/// Each start examines every waiting delivery, in steps of [`CHUNK`]. Rows are changed only after the clock was set
+/// back. A delivery that moves to a later position by that is examined twice, with the same result.
+pub fn reschedule_retries(batch: &mut Batch<'_>, command: &RescheduleRetries) -> Result<Rescheduled> {
+    let (tx, now) = (&batch.tx, command.now);
+    let (queue, is_retry, at, app, id) = &command.after;
+    let found = tx.list(WAITING, params![queue, *is_retry, at, app, id, CHUNK], |row| {
+        Ok(Waiting {
+            position: (row.text(0)?, row.int(1)?, row.time(2)?, AppNo(row.int(3)?), DeliveryId(row.id(4)?)),
+            step: row.count(5)? as usize,
+            is_manual: row.flag(6)?,
+            last_attempt_at: row.opt_time(7)?,
+        })
+    })?;
+    let is_retry = |one: &&Waiting| one.position.1 == 1;
     // Step 1 follows the first pause. A wait that an outage has shortened keeps step 0.
-    let due_at = |step: usize| Some(command.now.plus(*command.schedule.get(step.saturating_sub(1))?));
+    let due_at = |step: usize| Some(now.plus(*command.schedule.get(step.saturating_sub(1))?));
+    let attempted_later = |one: &&Waiting| one.last_attempt_at.is_some_and(|at| at > now);
     let retries = tx.update_each(
         row_sql!(
             "update deliveries set scheduled_at = $1, next_attempt_at = $1"
             where "app = $2 and id = $3"
         ),
-        found.iter().filter_map(|(app, id, step)| Some(params![due_at(*step)?, app, id])),
+        found
+            .iter()
+            .filter(is_retry)
+            .filter(attempted_later)
+            .filter_map(|one| Some(params![due_at(one.step)?, one.position.3, one.position.4])),
     )?;
-    let at_once = tx.run(
-        "update deliveries set next_attempt_at = $1 where next_attempt_at > $1 and (is_retry = 0 or is_manual = 1)",
-        params![command.now],
+    let at_once = tx.update_each(
+        row_sql!(
+            "update deliveries set next_attempt_at = $1"
+            where "app = $2 and id = $3 and next_attempt_at > $1"
+        ),
+        found
+            .iter()
+            .filter(|one| !is_retry(one) || one.is_manual)
+            .map(|one| params![now, one.position.3, one.position.4]),
     )?;
-    Ok(retries.into_iter().sum::<usize>() + at_once)
+    let count = retries.into_iter().chain(at_once).sum();
+    let is_full = found.len() == CHUNK as usize;
+    let next = found.into_iter().next_back().map(|one| one.position).filter(|_| is_full);
+    Ok(Rescheduled { count, next })
 }

@@ -29,7 +29,7 @@ pub struct Queues {
     pub poller: usize,
     /// Number of messages that wait for the dispatcher.
     pub dispatcher: usize,
-    /// Whether the database refuses writes.
+    /// Whether the database refuses writes or does not answer.
     pub refusing: bool,
     /// Size of the log of a SQLite database, in bytes.
     pub log_size: u64,
@@ -77,7 +77,9 @@ const GAUGES: [Reading<Snapshot>; 13] = [
     ("ringback_deliveries_due_oldest_seconds", "Time since the oldest of these became due.", |s| {
         s.oldest_due.as_secs_f64()
     }),
-    ("ringback_store_refusing", "1 while the database refuses writes.", |s| s.queues.refusing.into()),
+    ("ringback_store_refusing", "1 while the database refuses writes or does not answer.", |s| {
+        s.queues.refusing.into()
+    }),
     ("ringback_store_log_bytes", "Size of the write-ahead log of a SQLite database.", |s| {
         s.queues.log_size as f64
     }),

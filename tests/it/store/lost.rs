@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use ringback::clock::Clock;
 use ringback::domain::{Masked, NextStep, PollerMessage};
 use ringback::store::{RecordAttempt, StoreError, WatchFilter};
 
 use super::{START, StoreFixture, at, attempt, register_command, take_poller_messages};
 use crate::cuttable_proxy::{Cut, Proxy};
-use crate::harness::guarded;
+use crate::harness::{Harness, guarded};
 use crate::postgres::shared;
 use ringback::store::DatabaseLocation;
 
@@ -22,6 +23,32 @@ async fn cuttable_fixture(test: &str) -> Option<(StoreFixture, Proxy)> {
 
 async fn watches(fixture: &StoreFixture) -> usize {
     fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read").rows.len()
+}
+
+// As after SIGSTOP of the server.
+#[tokio::test]
+async fn a_silent_server_shows_in_readiness_and_metrics_soon() {
+    let Some(server) = shared("a silent server") else { return };
+    let proxy = Proxy::start(server.socket());
+    let t = Harness::with(&[("RINGBACK_DATABASE_URL", &proxy.url(&server.database()))]).await;
+    let refusing = async || {
+        let answer = t.get_without_key("/metrics").await;
+        answer.text().lines().any(|line| line == "ringback_store_refusing 1")
+    };
+    assert!(!refusing().await);
+    proxy.hold();
+    // Within the limit of a request of the test, which is that of an answer of the database.
+    let problem = t.get_without_key("/readyz").await.expect(503);
+    assert!(problem["detail"].as_str().unwrap().contains("the database does not answer"), "{problem}");
+    t.clock.advance(Duration::from_secs(2));
+    guarded("the gauge", async { while !refusing().await {} }).await;
+    let watch = Clock::System.stopwatch();
+    t.get_without_key("/readyz").await.expect(503);
+    assert!(watch.elapsed() < Duration::from_secs(2), "it is known by now");
+    proxy.release();
+    guarded("an answer", async { while t.get_without_key("/readyz").await.status != 200 {} }).await;
+    assert!(!refusing().await);
+    t.finish().await;
 }
 
 #[tokio::test]

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use ringback::domain::{CancelScope, DeliveryStatus, DispatcherMessage, NextStep, PendingDelivery, Reason};
+use ringback::domain::{
+    CancelScope, DeliveryStatus, DispatcherMessage, NextStep, PendingDelivery, Reason, Timestamp, Watch,
+};
 use ringback::store::{
-    DeliveryFilter, ExcludeDowntime, LoadDueDeliveries, NoteRunning, PostponeDelivery, RescheduleRetries,
-    RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
+    DeliveryFilter, ExcludeDowntime, Idempotent, LoadDueDeliveries, NoteRunning, NotifyWatches,
+    PostponeDelivery, RegisterMany, RescheduleRetries, RetryDelivery, RetryFailedDeliveries, RetryProgress,
+    RetryRefusal,
 };
 
 use super::{StoreFixture, at, observed, take_deliveries};
@@ -103,6 +106,18 @@ async fn first_attempts_precede_retries_without_loaded_ones() {
     assert_eq!(ids(&fixture.page(at(0), 9, &[]).await.deliveries), first);
 }
 
+/// Reschedules what waits. Returns the numbers of deliveries and of steps.
+async fn rescheduled(fixture: &StoreFixture, now: Timestamp) -> (usize, usize) {
+    let mut step = RescheduleRetries::new(vec![Duration::from_secs(5)], now);
+    let (mut count, mut steps) = (0, 0);
+    loop {
+        let done = fixture.store.reschedule_retries(step.clone()).await.expect("taken");
+        (count, steps) = (count + done.count, steps + 1);
+        let Some(next) = done.next else { return (count, steps) };
+        step.after = next;
+    }
+}
+
 #[tokio::test]
 async fn a_retry_is_rescheduled_after_the_clock_was_set_back() {
     // During an outage, a retry can follow that uses no place of the schedule.
@@ -110,11 +125,10 @@ async fn a_retry_is_rescheduled_after_the_clock_was_set_back() {
         let fixture = StoreFixture::new().await;
         let send = fixture.delivery("job_1").await;
         fixture.record(&send, NextStep::Retry { step, due_at: at(100_000), waited: Duration::ZERO }).await;
-        let rewind = |now| RescheduleRetries { schedule: vec![Duration::from_secs(5)], now };
         let tried_at = super::attempt().at;
-        assert_eq!(fixture.store.reschedule_retries(rewind(tried_at)).await.expect("taken"), 0);
+        assert_eq!(rescheduled(&fixture, tried_at).await, (0, 1));
         let before = tried_at.minus(Duration::from_secs(10));
-        assert_eq!(fixture.store.reschedule_retries(rewind(before)).await.expect("taken"), 1);
+        assert_eq!(rescheduled(&fixture, before).await, (1, 1));
         let page = fixture.page(before, 10, &[]).await;
         assert_eq!(page.next_retry_at, Some(before.plus(Duration::from_secs(5))), "step {step}");
     }
@@ -124,11 +138,28 @@ async fn a_retry_is_rescheduled_after_the_clock_was_set_back() {
 async fn a_first_attempt_is_due_after_the_clock_was_set_back() {
     let fixture = StoreFixture::new().await;
     let send = fixture.delivery("job_1").await;
-    let rewind = RescheduleRetries { schedule: vec![Duration::from_secs(5)], now: at(0) };
     let queues = async || fixture.store.destination_queues(10).await.expect("read");
     assert_eq!(queues().await, [(send.destination.queue.clone(), at(60))]);
-    assert_eq!(fixture.store.reschedule_retries(rewind).await.expect("taken"), 1);
+    assert_eq!(rescheduled(&fixture, at(0)).await, (1, 1));
     assert_eq!(queues().await, [(send.destination.queue, at(0))]);
+}
+
+#[tokio::test]
+async fn many_waiting_deliveries_are_rescheduled_in_steps() {
+    let fixture = StoreFixture::new().await;
+    let watches = (0..1_000).map(|_| fixture.watch("job_1")).collect();
+    let many = Idempotent::new(RegisterMany(watches), None, |_: &Vec<Watch>| None);
+    let Ok(made) = fixture.store.register_many(many).await.expect("taken").expect("new");
+    let job = made[0].job_no;
+    fixture.register(fixture.watch("job_1")).await;
+    fixture.end(job, 0).await;
+    while fixture.store.notify_watches(NotifyWatches { job, generation: 0 }).await.expect("notified") {}
+    assert_eq!(fixture.count("deliveries where next_attempt_at is not null"), 1_001);
+    let late = format!("deliveries where next_attempt_at > {}", at(0).millis());
+    assert_eq!(fixture.count(&late), 1_001);
+    // Those that move are at earlier positions then.
+    assert_eq!(rescheduled(&fixture, at(0)).await, (1_001, 2));
+    assert_eq!(fixture.count(&late), 0);
 }
 
 #[tokio::test]
@@ -423,6 +454,7 @@ crate::postgres::on_postgres_too! {
     first_attempts_precede_retries_without_loaded_ones,
     a_retry_is_rescheduled_after_the_clock_was_set_back,
     a_first_attempt_is_due_after_the_clock_was_set_back,
+    many_waiting_deliveries_are_rescheduled_in_steps,
     a_failed_delivery_has_a_reason,
     later_deliveries_to_a_gone_destination_are_skipped,
     an_attempt_in_flight_at_a_stop_is_recorded,

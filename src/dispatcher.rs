@@ -194,6 +194,10 @@ impl Dispatcher {
         // report that no task is in progress. It counts the clones of `alive`; this clone keeps the count above zero.
         let _alive = self.alive.clone();
         let mut state = self.state();
+        // Before others become due: what waits for a probe has been due for longer.
+        if !is_refusing {
+            state.resume_probes();
+        }
         for message in self.store.dispatcher_messages().take() {
             state.apply(message, now);
         }

@@ -18,6 +18,13 @@ use crate::store::{EndOverdue, EndedOverdue, NoteRunning, Prune, PrunePosition, 
 /// Interval between two deletions of data that is older than the retention.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 
+/// Duration of one deletion beyond which the next one is smaller. Every other write waits for it, for at most about twice
+/// as long.
+const PRUNE_STEP: Duration = Duration::from_millis(10);
+
+/// Smallest and first number of rows of one deletion.
+const PRUNED_ROWS: (u32, u32) = (10, 100);
+
 /// Pause before the first deletion. A process that is restarted every hour must delete as well.
 const FIRST_PRUNE: Duration = Duration::from_secs(5 * 60);
 
@@ -134,14 +141,21 @@ impl Background {
     }
 }
 
+/// Returns the number of rows of the next deletion after one of `rows` that took this time.
+fn next_rows(rows: u32, took: Duration) -> u32 {
+    if took > PRUNE_STEP { (rows / 2).max(PRUNED_ROWS.0) } else { (rows + rows / 2).min(Prune::ROWS_MAX) }
+}
+
 /// Deletes what is older than the retention at the time `now`, and notes the end as a time at which the process ran.
 async fn delete_old(store: &Store, clock: &Clock, config: &Config, now: Timestamp) -> Result<(), StoreError> {
     let Config { retention, delivery, .. } = config;
     let (watches_before, events_before) = (now.minus(retention.watches), now.minus(retention.events));
     let (pending_max, after) = (delivery.pending_max(), PrunePosition::default());
-    let mut prune = Prune { watches_before, events_before, pending_max, now, after };
+    let mut prune = Prune { watches_before, events_before, pending_max, now, after, rows: PRUNED_ROWS.1 };
     loop {
+        let step = clock.stopwatch();
         let Pruned { count, next } = store.prune(prune).await?;
+        prune.rows = next_rows(prune.rows, step.elapsed());
         if count > 0 {
             tracing::debug!(count, "deleted data older than the retention");
         }
@@ -186,5 +200,17 @@ async fn end_overdue(store: &Store, pending_max: Duration, now: Timestamp) {
 pub(super) async fn write_key_uses(store: &Store) {
     if let Err(error) = store.write_key_uses().await {
         tracing::warn!(%error, "the times at which keys were last used could not be written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_deletion_makes_the_next_one_smaller() {
+        let after = |rows, millis| next_rows(rows, Duration::from_millis(millis));
+        assert_eq!((after(100, 11), after(15, 500), after(10, 500)), (50, 10, 10));
+        assert_eq!((after(10, 1), after(100, 10), after(900, 1)), (15, 150, 1_000));
     }
 }

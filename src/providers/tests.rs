@@ -73,6 +73,33 @@ expect = { answer = "seen", status = "failed", raw_status = "bad" }
 }
 
 #[test]
+fn a_field_that_decides_and_has_two_values_is_an_error_that_names_it() {
+    let wrong = |body: &str| match muvi(200, body) {
+        Interpretation::Failed { failure: PollFailure::Error, message } => message,
+        other => panic!("{other:?}"),
+    };
+    let message = wrong(r#"{"jobId": "job_1", "status": "completed", "status": "processing"}"#);
+    assert!(message.starts_with("HTTP 200, but its field `status` occurs twice"), "{message}");
+    let message = wrong(
+        r#"{"jobId": "job_1", "note": 1, "note": 2, "status": "processing", "progress": 1, "progress": 2}"#,
+    );
+    assert!(message.contains("`progress`"), "{message}");
+    let message = wrong(
+        r#"{"data": {"jobId": "job_2", "status": "failed"}, "jobId": "job_1", "status": "processing",
+        "data": {"jobId": "job_1", "status": "completed"}}"#,
+    );
+    assert!(message.contains("`data`"), "{message}");
+    let many = (0..9).map(|n| format!(r#""x{n}": 1, "x{n}": 2, "#)).collect::<String>();
+    assert!(wrong(&format!(r#"{{{many}"jobId": "job_1", "status": "processing"}}"#)).contains("more than 8"));
+    // The same value twice, and a field that nothing reads.
+    let seen = report(muvi(
+        200,
+        r#"{"jobId": "job_1", "jobId": "job_1", "status": "processing", "note": {"a": 1}, "note": {"a": 2}}"#,
+    ));
+    assert_eq!(seen.observation.status, JobStatus::Processing);
+}
+
+#[test]
 fn every_embedded_definition_passes_its_examples() {
     let providers = embedded();
     let ids: Vec<&str> = providers.keys().map(String::as_str).collect();

@@ -7,7 +7,8 @@
 //!
 //! **The rows of a transaction are limited**, because every other write waits for it. A watch can have many: an attempt
 //! for each manual retry, and an event with a delivery to each destination for every progress of a month. Such a watch
-//! is deleted in parts, and counts as deleted when no row is left.
+//! is deleted in parts, and counts as deleted when no row is left. How long a transaction takes depends on the disk and
+//! on the size of the rows. The caller therefore adapts the number of rows ([`Prune::rows`]).
 //!
 //! A job is deleted with its last watch. A job that is registered again and again may have a watch for ever, so the
 //! rows of its past are deleted when the watches that show them have been deleted:
@@ -35,12 +36,8 @@ const CHUNK: u32 = 100;
 /// Maximum number of old watches that are examined in one transaction: some of them may have pending deliveries.
 const EXAMINED: u32 = 1_000;
 
-/// Maximum number of events, deliveries and attempts that are deleted in one transaction.
-const ROWS: usize = 1_000;
-
-/// Maximum number of stored responses that are deleted in one transaction, and of their bytes. The response to a batch
+/// Maximum size of the stored responses that are deleted in one transaction, in bytes. The response to a batch
 /// can have megabytes, and the database reads all pages of a row that it deletes.
-const RESPONSES: u32 = 1_000;
 const RESPONSES_SIZE: u32 = 8 * 1024 * 1024;
 
 /// Maximum number of watches of a job that are read to find the first registration.
@@ -57,8 +54,24 @@ pub struct Prune {
     pub pending_max: Duration,
     /// The current time, for the age of stored responses.
     pub now: Timestamp,
+    /// Maximum number of events, deliveries and attempts that are deleted, and of stored responses: at most
+    /// [`Prune::ROWS_MAX`].
+    pub rows: u32,
     /// Position of the last result.
     pub after: PrunePosition,
+}
+
+impl Prune {
+    /// Maximum number of rows of each kind that are deleted in one transaction.
+    pub const ROWS_MAX: u32 = 1_000;
+
+    fn chunk(&self) -> u32 {
+        self.rows.min(CHUNK)
+    }
+
+    fn examined(&self) -> u32 {
+        self.rows.saturating_mul(10).min(EXAMINED)
+    }
 }
 
 /// The last watch that was examined, in the order of the ends of the watches.
@@ -91,13 +104,13 @@ pub struct Pruned {
 
 pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     let tx = &batch.tx;
-    let responses = delete_responses(tx, command.now.minus(idempotency::VALID_FOR))?;
+    let responses = delete_responses(tx, command.now.minus(idempotency::VALID_FOR), command.rows)?;
     let (mut watches_with_events, mut next) = watches_with_old_events(tx, command)?;
-    let whole = number_within_rows(tx, &watches_with_events)?;
+    let whole = number_within_rows(tx, &watches_with_events, command.rows)?;
     let mut parts = 0;
     if whole < watches_with_events.len() {
         if whole == 0 {
-            delete_part(tx, watches_with_events[0].id)?;
+            delete_part(tx, watches_with_events[0].id, command.rows)?;
             parts = 1;
         }
         watches_with_events.truncate(whole);
@@ -118,7 +131,7 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     let watches = tx.list(
         "select app, id, job, generation, ended_at from watches where pruned = 1 and ended_at < $1
          order by ended_at limit $2",
-        params![command.watches_before.min(command.events_before), CHUNK],
+        params![command.watches_before.min(command.events_before), command.chunk()],
         old_watch,
     )?;
     let keys = watches.iter().map(|watch| params![watch.app, watch.id]);
@@ -133,12 +146,12 @@ pub(super) fn prune(batch: &mut Batch<'_>, command: &Prune) -> Result<Pruned> {
     Ok(Pruned { count, next: (!is_done).then(|| next.unwrap_or(command.after)) })
 }
 
-/// Deletes the oldest of the stored responses from before this time. Returns their number.
-fn delete_responses(tx: &Tx<'_>, before: Timestamp) -> Result<usize> {
+/// Deletes the oldest of the stored responses from before this time, at most so many. Returns their number.
+fn delete_responses(tx: &Tx<'_>, before: Timestamp, rows: u32) -> Result<usize> {
     let mut old = tx.list(
         "select app, path, key, octet_length(response) from idempotency where created_at < $1
          order by created_at limit $2",
-        params![before, RESPONSES],
+        params![before, rows],
         |row| Ok((AppNo(row.int(0)?), row.text(1)?, row.text(2)?, row.count(3)?)),
     )?;
     let mut total = 0;
@@ -155,9 +168,9 @@ fn delete_responses(tx: &Tx<'_>, before: Timestamp) -> Result<usize> {
     Ok(old.len())
 }
 
-/// Returns how many of the watches, from the first on, have no more than [`ROWS`] events, deliveries and attempts.
-fn number_within_rows(tx: &Tx<'_>, watches: &[OldWatch]) -> Result<usize> {
-    let most = i64::try_from(ROWS + 1).unwrap_or(i64::MAX);
+/// Returns how many of the watches, from the first on, have no more than `rows` events, deliveries and attempts.
+fn number_within_rows(tx: &Tx<'_>, watches: &[OldWatch], rows: u32) -> Result<usize> {
+    let most = i64::from(rows) + 1;
     let counts = tx.ones(
         "select (select count(*) from (
              select 1 from attempts a join deliveries d on d.id = a.delivery where d.watch = $1 limit $2) x)
@@ -173,9 +186,9 @@ fn number_within_rows(tx: &Tx<'_>, watches: &[OldWatch]) -> Result<usize> {
     Ok(total.take_while(|total| *total < most).count())
 }
 
-/// Deletes [`ROWS`] rows of a watch that has more: attempts before their deliveries, and these before the events.
-fn delete_part(tx: &Tx<'_>, watch: Id) -> Result<()> {
-    let mut left = ROWS;
+/// Deletes `rows` rows of a watch that has more: attempts before their deliveries, and these before the events.
+fn delete_part(tx: &Tx<'_>, watch: Id, rows: u32) -> Result<()> {
+    let mut left = rows as usize;
     for sql in [
         "delete from attempts where (delivery, n) in (
            select a.delivery, a.n from attempts a join deliveries d on d.id = a.delivery where d.watch = $1 limit $2)",
@@ -291,16 +304,17 @@ pub(super) const OLD: &str = "select app, id, job, generation, ended_at, case wh
 fn watches_with_old_events(tx: &Tx<'_>, command: &Prune) -> Result<(Vec<OldWatch>, Option<PrunePosition>)> {
     let requested_before = created_before(tx, command.pending_max, command.now)?;
     let PrunePosition { ended_at, app, id } = command.after;
-    let found =
-        tx.list(OLD, params![requested_before, command.events_before, ended_at, app, id, EXAMINED], |row| {
-            Ok((old_watch(row)?, row.flag(5)?))
-        })?;
-    let may_have_more = found.len() == EXAMINED as usize;
+    let found = tx.list(
+        OLD,
+        params![requested_before, command.events_before, ended_at, app, id, command.examined()],
+        |row| Ok((old_watch(row)?, row.flag(5)?)),
+    )?;
+    let may_have_more = found.len() == command.examined() as usize;
     let last = found.last().map(|(watch, _)| watch.position());
     let mut old: Vec<OldWatch> =
         found.into_iter().filter(|(_, is_kept)| !is_kept).map(|(watch, _)| watch).collect();
-    if old.len() > CHUNK as usize {
-        old.truncate(CHUNK as usize);
+    if old.len() > command.chunk() as usize {
+        old.truncate(command.chunk() as usize);
         let next = old.last().map(OldWatch::position);
         return Ok((old, next));
     }

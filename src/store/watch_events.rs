@@ -180,6 +180,9 @@ pub(super) fn read_turns(
     Ok(apps.iter().map(chunk).collect())
 }
 
+/// Factor that spreads sums of bytes over the upper bits (from the golden ratio).
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Takes this part of the watches of each app, and `most` in total.
 fn take_turns(mut by_app: Vec<Vec<WatchToNotify>>, part: usize, most: usize) -> Watches {
     let mut has_more = false;
@@ -190,9 +193,14 @@ fn take_turns(mut by_app: Vec<Vec<WatchToNotify>>, part: usize, most: usize) -> 
     by_app.retain(|watches| !watches.is_empty());
     if by_app.len() > most {
         // Not always the same apps: what this transaction takes changes where the next one begins.
-        let bytes = by_app.iter().flatten().map(|watch| watch.id.to_bytes());
-        let start = bytes.fold(0, |sum, bytes| sum ^ usize::from(u16::from_be_bytes([bytes[14], bytes[15]])));
-        let start = start % by_app.len();
+        let sum = by_app.iter().flatten().fold(0_u64, |sum, watch| {
+            watch
+                .id
+                .to_bytes()
+                .iter()
+                .fold(sum, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()))
+        });
+        let start = usize::try_from(sum.wrapping_mul(SPREAD) >> 32).unwrap_or_default() % by_app.len();
         by_app.rotate_left(start);
         by_app.truncate(most);
         has_more = true;

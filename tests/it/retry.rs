@@ -114,6 +114,22 @@ async fn a_retry_of_failed_deliveries_excludes_stopped_watches() {
 }
 
 #[tokio::test]
+async fn what_failed_before_a_stop_of_an_ended_watch_can_be_retried() {
+    let t = impatient().await;
+    let watch = fail(&t, 0..1, "/a").await.remove(0);
+    // The watch had ended, so it keeps its status, and there is nothing to skip.
+    assert_eq!(t.delete(&format!("/v1/watches/{watch}")).await.expect(200)["status"], "completed");
+    let delivery = t.delivery(&watch).await;
+    assert_eq!((&delivery["status"], &delivery["reason"]), (&json!("failed"), &json!("exhausted")));
+    let retry = format!("/v1/deliveries/{}/retry", delivery["id"].as_str().unwrap());
+    t.act(&retry).await.expect(202);
+    t.rest().await;
+    assert_eq!(t.receiver.next().await.watch(), watch);
+    assert_eq!(t.delivery(&watch).await["status"], "succeeded");
+    t.finish().await;
+}
+
+#[tokio::test]
 async fn a_failed_retry_keeps_status_and_reason() {
     let t = impatient().await;
     let watch = fail(&t, 0..1, "/a").await.remove(0);
@@ -233,6 +249,7 @@ crate::postgres::on_postgres_too! {
     more_failed_deliveries_than_a_transaction_holds_are_retried,
     a_retry_selects_by_event_time_and_destination,
     a_retry_of_failed_deliveries_excludes_stopped_watches,
+    what_failed_before_a_stop_of_an_ended_watch_can_be_retried,
     a_failed_retry_keeps_status_and_reason,
     a_retry_requested_in_flight_is_attempted_once_more,
     a_retry_of_many_deliveries_continues_after_a_crash,

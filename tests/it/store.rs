@@ -6,6 +6,7 @@ mod lost;
 mod sealing;
 mod sending;
 mod server;
+mod steady;
 mod turns;
 mod watching;
 
@@ -189,7 +190,8 @@ impl StoreFixture {
     pub async fn prune(&self, events_before: Timestamp, watches_before: Timestamp, now: Timestamp) -> usize {
         let (pending_max, mut count) = (PENDING_MAX, 0);
         let after = PrunePosition::default();
-        let mut prune = Prune { watches_before, events_before, pending_max, now, after };
+        let rows = Prune::ROWS_MAX;
+        let mut prune = Prune { watches_before, events_before, pending_max, now, after, rows };
         loop {
             let pruned = self.store.prune(prune).await.expect("pruned");
             count += pruned.count;

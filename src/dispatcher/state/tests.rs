@@ -93,6 +93,7 @@ impl Fixture {
     fn step(&mut self, now: Timestamp) -> Vec<PendingDelivery> {
         let mut sent = Vec::new();
         loop {
+            self.state.resume_probes();
             self.state.expire_timers(now);
             self.state.clock.advance(now);
             let more = self.state.take_sendable(now);

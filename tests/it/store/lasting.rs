@@ -146,8 +146,14 @@ async fn an_old_manual_retry_keeps_no_watch() {
 async fn prune_in_chunks(fixture: &StoreFixture) -> Vec<usize> {
     let (before, now) = (at(100_000), at(100));
     let after = PrunePosition::default();
-    let mut prune =
-        Prune { watches_before: before, events_before: before, pending_max: PENDING_MAX, now, after };
+    let mut prune = Prune {
+        watches_before: before,
+        events_before: before,
+        pending_max: PENDING_MAX,
+        now,
+        after,
+        rows: Prune::ROWS_MAX,
+    };
     let mut chunks = Vec::new();
     while let Pruned { count, next: Some(next) } = fixture.store.prune(prune).await.expect("pruned") {
         assert!(count > 0 || prune.after != next, "it continues");

@@ -46,7 +46,7 @@ use crate::telemetry::metrics::Load;
 use crate::telemetry::traces::Exporter;
 use crate::tenants::{DEFAULT_APP, draw_key, hash_key};
 use crate::tls;
-use background::{Background, write_key_uses};
+use background::{Background, Never, write_key_uses};
 use descriptors::DescriptorShares;
 use listener::Listener;
 
@@ -352,9 +352,6 @@ async fn open_aside(config: Config, now: Timestamp) -> Result<(Store, Writer)> {
     let opened = tokio::task::spawn_blocking(move || open_store(&config, now)).await;
     opened.context("opening the database panicked")?
 }
-
-/// A result of a function that does not return.
-enum Never {}
 
 async fn run_poller(poller: Arc<Poller>, clock: Clock) -> Never {
     loop {

@@ -50,6 +50,7 @@ mod breaker;
 mod fair_queue;
 mod origin;
 mod pacing;
+mod probe_waits;
 mod state;
 mod timers;
 

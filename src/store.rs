@@ -206,7 +206,7 @@ commands! {
     /// Ends more watches of a job that has ended. Returns whether more remain: the caller repeats the command.
     write notify_watches: NotifyWatches => bool, endings::notify_watches;
     /// Ends watches of a job that its provider does not know. If it returns [`NotFoundEnd::More`], the caller repeats
-    /// the command with `after` set to that position.
+    /// the command with `after` set to those positions.
     write end_not_found: EndNotFound => NotFoundEnd, endings::end_not_found;
     /// Ends watches that have expired. Returns whether more remain: the caller repeats the command.
     write expire_watches: ExpireWatches => bool, endings::expire_watches;

@@ -6,8 +6,6 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::Never;
-
 use crate::clock::trust::{ClockTrust, Judgement};
 use crate::clock::{Clock, Moment};
 use crate::config::Config;
@@ -40,6 +38,9 @@ const RUNNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Interval between two checks whether the database answers.
 const ANSWERS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The result of a function that does not return.
+pub(super) enum Never {}
 
 /// A loop.
 #[derive(Clone, Copy, Debug)]

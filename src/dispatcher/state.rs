@@ -17,12 +17,12 @@ use super::breaker::{Admission, Breakers};
 use super::fair_queue::{AppShares, FairQueue, app_of};
 use super::origin::{Origin, QuickQueues, Standing, Turn, origin_of, probes_max};
 use super::pacing::Pacer;
+use super::probe_waits::ProbeWaits;
 use super::timers::Timers;
 use crate::channels::{self, Pacing};
 use crate::clock::SetBackDetector;
 use crate::domain::{AppNo, CancelScope, DeliveryId, DispatcherMessage, PendingDelivery, Timestamp, WatchId};
 use crate::store::{DueDeliveries, LoadDueDeliveries};
-use probes::ProbeWaits;
 
 /// Maximum number of loaded deliveries, and maximum total size of their bodies in bytes. Further deliveries
 /// wait on disk, not in memory.

@@ -238,7 +238,7 @@ impl Decision {
         let registered_until = schedule.rare().not_found.count(started, now, grace, last_watch_at);
         self.not_found = registered_until.map(|registered_until| {
             let error = job_error("not_found", message);
-            EndNotFound { job, generation, registered_until, error, now, after: None }
+            EndNotFound { job, generation, registered_until, error, now, after: Vec::new() }
         });
     }
 

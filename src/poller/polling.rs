@@ -381,7 +381,7 @@ impl Poller {
         if let Some(mut not_found) = decision.not_found.take() {
             loop {
                 match self.write(|| self.store.end_not_found(not_found.clone())).await {
-                    Some(NotFoundEnd::More(last)) => not_found.after = Some(last),
+                    Some(NotFoundEnd::More(positions)) => not_found.after = positions,
                     Some(end) => return end == NotFoundEnd::Job,
                     None => break,
                 }

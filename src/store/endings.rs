@@ -26,8 +26,11 @@ use super::db::{Result, Row, Tx, params, row_sql};
 use super::deliveries;
 use super::reads::{INTERNAL, ReadStore};
 use super::rows::{read_name, to_json};
-use super::watch_events::{JobChange, WatchToNotify, Watches, chunk_size, read_turns, read_watches};
-use crate::domain::{AppNo, EndingKind, EventType, Id, JobError, JobNo, Observation, Timestamp, WatchId};
+use super::watch_events::{
+    ExpiryPosition, JobChange, WatchToNotify, Watches, chunk_size, first_positions, read_turns,
+    read_turns_after, read_watches,
+};
+use crate::domain::{EndingKind, EventType, JobError, JobNo, Observation, Timestamp};
 
 /// The watches that the ending of generation `$2` ends.
 pub(super) const OF_ENDING: &str = "generation <= $2";
@@ -37,9 +40,6 @@ pub(super) const OF_ENDING_IN_ORDER: &str = "generation <= $2 order by app, expi
 
 /// The watches that have expired by `$2`.
 pub(super) const OF_EXPIRY: &str = "expires_at <= $2";
-
-/// The watches after a position: the app `$2`, the expiry `$3` and the id `$4`.
-pub(super) const OF_NOT_FOUND: &str = "(app, expires_at, id) > ($2, $3, $4) order by app, expires_at, id";
 
 /// Returns a row if a watch of job `$1` has not ended.
 pub(super) const IS_WATCHED: &str = "select 1 from watches where job = $1 and status = 'watching' limit 1";
@@ -88,18 +88,15 @@ pub struct EndNotFound {
     pub error: JobError,
     /// Time of the answer.
     pub now: Timestamp,
-    /// Last watch that was read by an earlier transaction.
-    pub after: Option<ExpiryPosition>,
+    /// Where earlier transactions stopped, for each app that has more; empty at first.
+    pub after: Vec<ExpiryPosition>,
 }
 
-/// Position of a watch among those of its job: its app, its expiry and its id.
-pub type ExpiryPosition = (AppNo, Timestamp, WatchId);
-
 /// Result of [`EndNotFound`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotFoundEnd {
-    /// Watches after this position may have to end as well.
-    More(ExpiryPosition),
+    /// Watches after these positions may have to end as well.
+    More(Vec<ExpiryPosition>),
     /// Watches have ended, and others of the job go on.
     Watches,
     /// The job has ended.
@@ -201,22 +198,23 @@ fn read_ended_watches(tx: &Tx<'_>, commands: &[&NotifyWatches]) -> Result<Vec<Wa
 /// Ends watches of jobs that are not found. A chunk is read whole, and only those of its watches end that were
 /// registered early enough: no index has the times of registration.
 pub(super) fn end_not_found(batch: &mut Batch<'_>, commands: &[&EndNotFound]) -> Result<Vec<NotFoundEnd>> {
-    let first = (AppNo(0), Timestamp::default(), WatchId(Id::from_bytes([0; 16])));
-    let rows = commands.iter().map(|command| {
-        let (app, expires_at, id) = command.after.unwrap_or(first);
-        params![command.job, app, expires_at, id]
-    });
-    let mut watches = read_watches(&batch.tx, OF_NOT_FOUND, rows)?;
-    let position = |watch: &WatchToNotify| (watch.app, watch.expires_at, watch.id);
-    let last: Vec<Option<ExpiryPosition>> =
-        watches.iter().map(|w| w.chunk.last().filter(|_| w.has_more).map(position)).collect();
-    for (command, watches) in commands.iter().zip(&mut watches) {
-        watches.chunk.retain(|watch| watch.created_at <= command.registered_until);
+    let jobs: Vec<JobNo> = commands.iter().map(|command| command.job).collect();
+    let first = first_positions(&batch.tx, &jobs)?;
+    let begin = |(command, first): (&&EndNotFound, Vec<ExpiryPosition>)| {
+        (command.job, if command.after.is_empty() { first } else { command.after.clone() })
+    };
+    let jobs: Vec<_> = commands.iter().zip(first).map(begin).collect();
+    let read = read_turns_after(&batch.tx, chunk_size(jobs.len()), &jobs)?;
+    let (mut watches, mut next) = (Vec::with_capacity(read.len()), Vec::with_capacity(read.len()));
+    for (command, (mut chunk, positions)) in commands.iter().zip(read) {
+        chunk.retain(|watch| watch.created_at <= command.registered_until);
+        watches.push(Watches { chunk, has_more: false });
+        next.push(positions);
     }
     let ends = commands.iter().map(|c| (c.job, EndingKind::NotFound, c.error.clone(), c.now));
     end_some_watches(batch, &ends.collect::<Vec<_>>(), watches)?;
     let finished =
-        || commands.iter().zip(&last).filter(|(_, last)| last.is_none()).map(|(command, _)| *command);
+        || commands.iter().zip(&next).filter(|(_, next)| next.is_empty()).map(|(command, _)| *command);
     let left =
         batch.tx.fetch(IS_WATCHED, finished().map(|command| params![command.job]), |row| row.int(0))?;
     let ended: Vec<&EndNotFound> =
@@ -239,12 +237,12 @@ pub(super) fn end_not_found(batch: &mut Batch<'_>, commands: &[&EndNotFound]) ->
         ended.iter().map(|command| params![command.job, command.generation]),
     )?;
     let mut ended = ended.iter().map(|command| command.job).peekable();
-    let result = |(command, last): (&&EndNotFound, &Option<ExpiryPosition>)| match last {
-        Some(last) => NotFoundEnd::More(*last),
-        None if ended.next_if_eq(&command.job).is_some() => NotFoundEnd::Job,
-        None => NotFoundEnd::Watches,
+    let result = |(command, next): (&&EndNotFound, Vec<ExpiryPosition>)| match next {
+        next if !next.is_empty() => NotFoundEnd::More(next),
+        _ if ended.next_if_eq(&command.job).is_some() => NotFoundEnd::Job,
+        _ => NotFoundEnd::Watches,
     };
-    Ok(commands.iter().zip(&last).map(result).collect())
+    Ok(commands.iter().zip(next).map(result).collect())
 }
 
 /// Ends watches. Returns for each command whether more watches remain.

@@ -167,7 +167,7 @@ fn no_command_reads_all_watches_of_a_job() {
         (watch_events::APPS_OF_JOB.to_owned(), &["watches_of_job"]),
         (watch_events::of_app(endings::OF_ENDING), &["watches_of_job"]),
         (watch_events::of_app(endings::OF_EXPIRY), &["watches_of_job"]),
-        (chunk(endings::OF_NOT_FOUND), &["watches_of_job"]),
+        (watch_events::of_app_after(), &["watches_of_job"]),
         (endings::IS_WATCHED.to_owned(), &["watches_of_job"]),
         (chunk(by_app), &["watches_progress"]),
         (endings::WANTS_RAW.to_owned(), &["watches_raw"]),

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::batch::{Batch, NewEvent};
 use super::db::{Result, Row, Tx, Value, params};
 use crate::domain::{
-    AppNo, EndingKind, EventId, EventSet, EventType, Finished, JobError, JobName, JobNo, Observation,
+    AppNo, EndingKind, EventId, EventSet, EventType, Finished, Id, JobError, JobName, JobNo, Observation,
     Payload, Timestamp, WatchId,
 };
 use crate::events::EventBody;
@@ -180,6 +180,53 @@ pub(super) fn read_turns(
     Ok(apps.iter().map(chunk).collect())
 }
 
+/// Position of a watch among those of its job: its app, its expiry and its id.
+pub type ExpiryPosition = (AppNo, Timestamp, WatchId);
+
+/// The watches of app `$2` and job `$1` after the expiry `$3` and the id `$4`, at most `$5`.
+pub(super) fn of_app_after() -> String {
+    format!(
+        "{WATCH} where job = $1 and status = 'watching' and app = $2 and (expires_at, id) > ($3, $4)
+         order by expires_at, id limit $5"
+    )
+}
+
+/// Returns the positions at which the turns of a job's apps begin.
+pub(super) fn first_positions(tx: &Tx<'_>, jobs: &[JobNo]) -> Result<Vec<Vec<ExpiryPosition>>> {
+    let first = |app| (AppNo(app), Timestamp::from_millis(i64::MIN), WatchId(Id::from_bytes([0; 16])));
+    tx.fetch(APPS_OF_JOB, jobs.iter().map(|job| params![job]), |row| row.int(0).map(first))
+}
+
+/// Reads for each job a chunk of the watches after these positions: an equal part of each app, and `most` in total.
+/// Returns the positions at which the next chunk begins; none if no watches remain.
+pub(super) fn read_turns_after(
+    tx: &Tx<'_>,
+    most: usize,
+    jobs: &[(JobNo, Vec<ExpiryPosition>)],
+) -> Result<Vec<(Vec<WatchToNotify>, Vec<ExpiryPosition>)>> {
+    let part = |apps: usize| (most / apps.max(1)).max(1);
+    let rows = jobs.iter().flat_map(|(job, positions)| {
+        let limit = i64::try_from(part(positions.len()) + 1).unwrap_or(i64::MAX);
+        let served = positions.iter().take(most);
+        served.map(move |(app, expires_at, id)| params![job, app, expires_at, id, limit])
+    });
+    let rows: Vec<[Value<'_>; 5]> = rows.collect();
+    let mut found = tx.fetch(&of_app_after(), rows, WatchToNotify::read)?.into_iter();
+    let chunks = jobs.iter().map(|(_, positions)| {
+        // Those that this chunk does not serve are the first of the next one.
+        let mut next = positions.get(most..).unwrap_or_default().to_vec();
+        let (part, mut chunk) = (part(positions.len()), Vec::new());
+        for mut watches in found.by_ref().take(positions.len().min(most)) {
+            let has_more = watches.len() > part;
+            watches.truncate(part);
+            next.extend(watches.last().filter(|_| has_more).map(|last| (last.app, last.expires_at, last.id)));
+            chunk.extend(watches);
+        }
+        (chunk, next)
+    });
+    Ok(chunks.collect())
+}
+
 /// Factor that spreads sums of bytes over the upper bits (from the golden ratio).
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -217,7 +264,6 @@ pub(super) fn chunk_size(jobs: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Id;
 
     fn watches(app: i64, count: u16) -> Vec<WatchToNotify> {
         let watch = |n: u16| {

@@ -125,7 +125,7 @@ async fn live(fixture: &StoreFixture, n: u32) {
         .await
         .expect("stopped");
     let (job, registered_until) = (unknown.job_no, at);
-    let not_found = EndNotFound { job, generation: 0, registered_until, error, now: at, after: None };
+    let not_found = EndNotFound { job, generation: 0, registered_until, error, now: at, after: Vec::new() };
     fixture.store.end_not_found(not_found).await.expect("ended");
     take_poller_messages(&fixture.store);
     for (number, delivery) in take_deliveries(&fixture.store).into_iter().enumerate() {

@@ -1,7 +1,9 @@
 //! The apps that watch one job take turns when its watches end: an app with many watches delays no other.
 
 use ringback::domain::{AppId, AppNo, JobError, JobNo, Masked, NewWatch, Timestamp, WatchId, WatchStatus};
-use ringback::store::{CreateApp, ExpireWatches, Idempotent, NotifyWatches, RegisterMany};
+use ringback::store::{
+    CreateApp, EndNotFound, ExpireWatches, Idempotent, NotFoundEnd, NotifyWatches, RegisterMany,
+};
 
 use super::{StoreFixture, at};
 
@@ -81,7 +83,29 @@ async fn an_expired_watch_does_not_wait_for_many_of_another_app() {
     assert_eq!(status(&fixture, another, later[0]).await, WatchStatus::Watching);
 }
 
+#[tokio::test]
+async fn a_watch_of_an_unknown_job_does_not_wait_for_many_of_another_app() {
+    let fixture = StoreFixture::new().await;
+    let another = another_app(&fixture).await;
+    register(&fixture, fixture.app, MANY, at(100)).await;
+    let (job, one) = register(&fixture, another, 1, at(86_400)).await;
+    let error = JobError { code: Some("not_found".to_owned()), message: None };
+    let (registered_until, now) = (at(60), at(70));
+    let mut command = EndNotFound { job, generation: 0, registered_until, error, now, after: Vec::new() };
+    let end =
+        async |command: &EndNotFound| fixture.store.end_not_found(command.clone()).await.expect("ended");
+    let NotFoundEnd::More(positions) = end(&command).await else { panic!("more remain") };
+    assert_eq!(status(&fixture, another, one[0]).await, WatchStatus::NotFound);
+    command.after = positions;
+    while let NotFoundEnd::More(positions) = end(&command).await {
+        command.after = positions;
+    }
+    assert_eq!(end(&command).await, NotFoundEnd::Job, "again is nothing");
+    assert_eq!(fixture.events().await.len(), MANY);
+}
+
 crate::postgres::on_postgres_too! {
+    a_watch_of_an_unknown_job_does_not_wait_for_many_of_another_app,
     an_app_with_one_watch_does_not_wait_for_another_with_many,
     an_expired_watch_does_not_wait_for_many_of_another_app,
 }

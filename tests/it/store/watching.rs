@@ -352,17 +352,17 @@ async fn only_early_watches_of_an_unknown_job_end() {
     take_poller_messages(&fixture.store);
     let error = JobError { code: Some("not_found".to_owned()), message: None };
     let (registered_until, now) = (at(49), at(70));
-    let mut command = EndNotFound { job, generation: 0, registered_until, error, now, after: None };
+    let mut command = EndNotFound { job, generation: 0, registered_until, error, now, after: Vec::new() };
     let end = async |fixture: &StoreFixture, command: &EndNotFound| {
         fixture.store.end_not_found(command.clone()).await.expect("ended")
     };
-    let NotFoundEnd::More(last) = end(&fixture, &command).await else { panic!("more remain") };
+    let NotFoundEnd::More(positions) = end(&fixture, &command).await else { panic!("more remain") };
     // A crash: the next end begins again.
     let fixture = fixture.reopen(at(100)).await;
     let NotFoundEnd::More(_) = end(&fixture, &command).await else { panic!("more remain") };
-    command.after = Some(last);
-    while let NotFoundEnd::More(last) = end(&fixture, &command).await {
-        command.after = Some(last);
+    command.after = positions;
+    while let NotFoundEnd::More(positions) = end(&fixture, &command).await {
+        command.after = positions;
     }
     assert_eq!(fixture.events().await.len(), 445);
     for watch in &late {
@@ -372,7 +372,7 @@ async fn only_early_watches_of_an_unknown_job_end() {
     assert_eq!((jobs[0].generation, jobs[0].watching), (0, 5));
     // The job ends with its last watch, and begins another generation with the next.
     command.registered_until = at(50);
-    command.after = None;
+    command.after = Vec::new();
     assert_eq!(end(&fixture, &command).await, NotFoundEnd::Job);
     assert_eq!(end(&fixture, &command).await, NotFoundEnd::Job, "again is nothing");
     assert_eq!(fixture.shown(late[0]).await.status, WatchStatus::NotFound);

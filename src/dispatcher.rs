@@ -25,7 +25,8 @@
 //! **No delivery waits forever.** Each queue has a timer for the next delivery that becomes due in the store; when
 //! the timer expires, a page is read. The timer is set at the start of the process, after a failed attempt, and by
 //! each page, which contains the time of the next retry in its queue. If a manual retry of a loaded delivery is
-//! requested, the store is read again after the delivery has been unloaded.
+//! requested, the store is read again after the delivery has been unloaded. Queues beyond a limit are forgotten, and
+//! found again by a search of the store.
 //!
 //! **Some channels accept fewer messages** than a queue may send. [`pacing`] delays a message until its channel
 //! accepts it.
@@ -145,8 +146,8 @@ impl Dispatcher {
 
     /// Reads from the store which queues have waiting deliveries.
     async fn search(&self) -> Result<(), StoreError> {
-        let queues = self.store.destination_queues(QUEUES_MAX).await?;
-        self.state().set_timers(queues);
+        let found = self.store.destination_queues(QUEUES_MAX).await?;
+        self.state().set_timers(found);
         Ok(())
     }
 
@@ -285,7 +286,10 @@ impl Dispatcher {
             let queue: Arc<str> = page.queue.as_str().into();
             let page = dispatcher.store.load_due_deliveries(page).await;
             if let Err(error) = &page {
-                tracing::warn!(%error, "waiting deliveries could not be read");
+                let count = dispatcher.state().unread_pages.count(dispatcher.clock.now());
+                if let Some(count) = count {
+                    tracing::warn!(%error, count, "waiting deliveries could not be read");
+                }
                 dispatcher.clock.sleep(WRITE_RETRY_PAUSE).await;
             }
             let now = dispatcher.clock.now();
@@ -508,9 +512,9 @@ fn log_changes(delivery: &PendingDelivery, changes: Changes, result: &AttemptRes
     if changes.closed {
         tracing::info!(%delivery, queue, "the destination responds again: what was held back is sent now");
     }
-    if changes.paused {
+    if let Some(count) = changes.paused {
         tracing::warn!(
-            %delivery, queue, error,
+            %delivery, queue, error, count,
             "no attempt could be made; it uses no place in the schedule, and the next one follows in a second"
         );
     }

@@ -65,9 +65,9 @@ use crate::telemetry::metrics::Queues;
 pub use self::apps::{BootstrapResult, BootstrapTenant, CreateApp, CreateAppRefusal, RotateSecret};
 pub use self::db::{DatabaseLocation, FairPermit, FairSemaphore, StoreError};
 pub use self::deliveries::{
-    DeliveryFilter, DueDeliveries, EndOverdue, EndedOverdue, ExcludeDowntime, LoadDueDeliveries, NoteRunning,
-    PostponeDelivery, RecordAttempt, RescheduleRetries, Rescheduled, RetryDelivery, RetryFailedDeliveries,
-    RetryProgress, RetryRefusal,
+    DeliveryFilter, DestinationQueues, DueDeliveries, EndOverdue, EndedOverdue, ExcludeDowntime,
+    LoadDueDeliveries, NoteRunning, PostponeDelivery, RecordAttempt, RescheduleRetries, Rescheduled,
+    RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal,
 };
 pub use self::endings::{EndJob, EndNotFound, ExpireWatches, NotFoundEnd, NotifyWatches};
 pub use self::events::{After, Followed};

@@ -81,6 +81,9 @@ pub(super) struct Breakers {
     forgot_at: HashMap<AppNo, Timestamp>,
     /// Origins that pause after a fault of our own.
     paused: HashMap<Arc<str>, Timestamp>,
+    /// Number of `paused` at which those whose pause is over are removed: twice the number that the last removal left,
+    /// because a removal reads all of them.
+    paused_most: usize,
 }
 
 #[derive(Debug)]
@@ -229,8 +232,9 @@ impl Breakers {
 
     /// Pauses an origin after a fault of our own. Returns whether it was not paused before.
     pub(super) fn pause(&mut self, origin: &Arc<str>, now: Timestamp) -> bool {
-        if self.paused.len() >= FAILING_MAX {
+        if self.paused.len() >= self.paused_most.max(FAILING_MAX) {
             self.paused.retain(|_, until| *until > now);
+            self.paused_most = self.paused.len() * 2;
         }
         let before = self.paused.insert(Arc::clone(origin), now.plus(OWN_FAULT_PAUSE));
         before.is_none_or(|until| until <= now)

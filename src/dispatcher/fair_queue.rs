@@ -9,11 +9,30 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::origin::origin_of;
 use crate::domain::{AppNo, per_app_limit};
 
 /// Returns the app of a queue or an origin: the first word of its name.
 pub(super) fn app_of(queue: &str) -> AppNo {
     AppNo(queue.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default())
+}
+
+/// Orders the names of queues: the apps take turns, and within an app its origins. The queues of an origin keep their
+/// order. A limit that keeps the first of them therefore takes from the apps and origins with the most queues.
+pub(super) fn fair_order<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> Vec<Arc<str>> {
+    let next = |count: &mut usize| {
+        *count += 1;
+        *count
+    };
+    let (mut of_origin, mut of_app) = (HashMap::<&str, usize>::new(), HashMap::<AppNo, usize>::new());
+    let rank = |name: &'a Arc<str>| (next(of_origin.entry(origin_of(name)).or_default()), name);
+    let mut ranked: Vec<(usize, &Arc<str>)> = names.map(rank).collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    for (rank, name) in &mut ranked {
+        *rank = next(of_app.entry(app_of(name)).or_default());
+    }
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().map(|(_, name)| Arc::clone(name)).collect()
 }
 
 /// Origins that take turns: the apps first, then the origins of each app.
@@ -52,6 +71,19 @@ impl FairQueue {
             return origin;
         }
         None
+    }
+
+    /// Removes the origins that `has_work` does not confirm, and returns them.
+    pub(super) fn remove_without(&mut self, has_work: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
+        let mut removed = Vec::new();
+        self.origins.retain(|_, row| {
+            let (kept, without) = std::mem::take(row).into_iter().partition(|origin| has_work(origin));
+            *row = kept;
+            removed.extend::<VecDeque<_>>(without);
+            !row.is_empty()
+        });
+        self.apps.retain(|app| self.origins.contains_key(app));
+        removed
     }
 
     /// Returns whether [`Self::pop`] would return an origin.
@@ -227,6 +259,28 @@ mod tests {
         let order: Vec<_> = std::iter::from_fn(|| turns.pop(all)).collect();
         assert_eq!(order, ["1 a", "2 a", "3 a", "1 b", "3 b", "1 c"].map(Arc::from));
         assert!(turns.origins.is_empty() && !turns.has_any(all));
+    }
+
+    #[test]
+    fn origins_without_work_are_removed_with_their_apps() {
+        let mut turns = FairQueue::default();
+        for queue in ["1 a", "1 b", "2 a"] {
+            turns.push(queue.into());
+        }
+        let mut removed = turns.remove_without(|origin| origin == "1 b");
+        removed.sort();
+        assert_eq!(removed, ["1 a", "2 a"].map(Arc::from));
+        turns.push("2 c".into());
+        let order: Vec<_> = std::iter::from_fn(|| turns.pop(|_| true)).collect();
+        assert_eq!(order, ["1 b", "2 c"].map(Arc::from));
+    }
+
+    #[test]
+    fn a_fair_order_alternates_between_apps_and_their_origins() {
+        let names = ["1 x://a 1", "1 x://a 2", "1 x://a 3", "1 x://b 1", "2 x://a 1", "1 smtp", "2 x://a 2"];
+        let names = names.map(Arc::<str>::from);
+        let fair = ["1 x://a 1", "2 x://a 1", "1 x://b 1", "2 x://a 2", "1 smtp", "1 x://a 2", "1 x://a 3"];
+        assert_eq!(fair_order(names.iter()), fair.map(Arc::from));
     }
 
     #[test]

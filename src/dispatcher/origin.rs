@@ -19,7 +19,7 @@
 //! The quick queues and the others take turns; within each kind, the queues take turns. Mail and chats have queues
 //! that are alone in their origin, and these rules do not apply to them.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,12 +138,24 @@ pub(super) enum Standing {
     Other,
 }
 
-/// Queues of an origin that take turns: the quick ones and the others alternate.
+/// Queues of an origin that take turns: the quick ones and the others alternate. An origin may list a hundred thousand
+/// queues, so a queue is found by its position.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    quick: VecDeque<Arc<str>>,
-    other: VecDeque<Arc<str>>,
+    quick: BTreeMap<Ticket, Arc<str>>,
+    other: BTreeMap<Ticket, Arc<str>>,
+    last: Ticket,
     was_quick: bool,
+}
+
+/// Position of a queue in [`Turns`]. A smaller one has its turn earlier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket(u64);
+
+impl Ticket {
+    fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
 }
 
 impl Turns {
@@ -151,17 +163,28 @@ impl Turns {
         self.quick.is_empty() && self.other.is_empty()
     }
 
-    /// Adds a queue after the others of its kind.
-    pub(super) fn push(&mut self, queue: Arc<str>, is_quick: bool) {
-        if is_quick { &mut self.quick } else { &mut self.other }.push_back(queue);
+    /// Returns the queues of a kind.
+    fn of_kind(&mut self, is_quick: bool) -> &mut BTreeMap<Ticket, Arc<str>> {
+        if is_quick { &mut self.quick } else { &mut self.other }
     }
 
-    /// Moves a queue to the other kind, if it is listed.
-    pub(super) fn change_kind(&mut self, queue: &Arc<str>, is_quick: bool) {
-        let (from, to) =
-            if is_quick { (&mut self.other, &mut self.quick) } else { (&mut self.quick, &mut self.other) };
-        if let Some(index) = from.iter().position(|listed| listed == queue) {
-            to.extend(from.remove(index));
+    /// Adds a queue after the others of its kind, and returns its position.
+    pub(super) fn push(&mut self, queue: Arc<str>, is_quick: bool) -> Ticket {
+        self.last = self.last.next();
+        let ticket = self.last;
+        self.of_kind(is_quick).insert(ticket, queue);
+        ticket
+    }
+
+    /// Removes a queue.
+    pub(super) fn remove(&mut self, ticket: Ticket, is_quick: bool) {
+        self.of_kind(is_quick).remove(&ticket);
+    }
+
+    /// Moves a queue to this kind, in which it has the same position.
+    pub(super) fn change_kind(&mut self, ticket: Ticket, is_quick: bool) {
+        if let Some(queue) = self.of_kind(!is_quick).remove(&ticket) {
+            self.of_kind(is_quick).insert(ticket, queue);
         }
     }
 
@@ -169,20 +192,21 @@ impl Turns {
     /// taken. At most as many queues are kept as use a place, so the search is short.
     pub(super) fn pop(&mut self, mut check: impl FnMut(&Arc<str>) -> Turn) -> Option<Arc<str>> {
         for is_quick in [!self.was_quick, self.was_quick] {
-            let row = if is_quick { &mut self.quick } else { &mut self.other };
-            for _ in 0..row.len() {
-                let Some(queue) = row.pop_front() else { break };
-                match check(&queue) {
+            let row = self.of_kind(is_quick);
+            let mut from = Ticket::default();
+            while let Some((&ticket, queue)) = row.range(from..).next() {
+                from = ticket.next();
+                match check(queue) {
                     Turn::Take => {
+                        let queue = row.remove(&ticket);
                         self.was_quick = is_quick;
-                        return Some(queue);
+                        return queue;
                     }
-                    Turn::Drop => {}
-                    Turn::Keep => row.push_back(queue),
-                    Turn::Stop => {
-                        row.push_front(queue);
-                        break;
+                    Turn::Drop => {
+                        row.remove(&ticket);
                     }
+                    Turn::Keep => {}
+                    Turn::Stop => break,
                 }
             }
         }
@@ -191,7 +215,8 @@ impl Turns {
 
     /// Removes and returns all queues.
     pub(super) fn drain(&mut self) -> Vec<Arc<str>> {
-        self.quick.drain(..).chain(self.other.drain(..)).collect()
+        let (quick, other) = (std::mem::take(&mut self.quick), std::mem::take(&mut self.other));
+        quick.into_values().chain(other.into_values()).collect()
     }
 }
 
@@ -310,8 +335,21 @@ mod tests {
         assert!(turns.is_empty());
         turns.push("a".into(), false);
         assert_eq!(turns.pop(|_| Turn::Keep), None);
-        turns.change_kind(&"a".into(), true);
-        assert_eq!((turns.quick.len(), turns.other.len()), (1, 0));
+        assert_eq!(turns.pop(|_| Turn::Stop), None);
+        assert_eq!((turns.quick.len(), turns.other.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_queue_that_changes_its_kind_keeps_its_position() {
+        let mut turns = Turns::default();
+        let tickets = ["a", "b", "c"].map(|name| turns.push(name.into(), name != "b"));
+        turns.change_kind(tickets[1], true);
+        turns.change_kind(tickets[2], true);
+        assert_eq!(turns.drain(), ["a", "b", "c"].map(Arc::from), "all are quick");
+        let tickets = ["a", "b"].map(|name| turns.push(name.into(), false));
+        turns.remove(tickets[0], false);
+        turns.change_kind(tickets[0], true);
+        assert_eq!((turns.pop(|_| Turn::Take), turns.is_empty()), (Some("b".into()), true));
     }
 
     #[test]

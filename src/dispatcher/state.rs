@@ -6,16 +6,16 @@
 //! The queues are listed by origin ([`Origin`]), and the origins by app ([`FairQueue`]). A queue or an origin that is
 //! held back is taken from the lists; a timer or the end of the probe in flight adds it again.
 
+mod forgotten;
 mod probes;
 pub(super) mod results;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::breaker::{Admission, Breakers};
 use super::fair_queue::{AppShares, FairQueue, app_of};
-use super::origin::{Origin, QuickQueues, Standing, Turn, origin_of, probes_max};
+use super::origin::{Origin, QuickQueues, Standing, Ticket, Turn, origin_of, probes_max};
 use super::pacing::Pacer;
 use super::probe_waits::ProbeWaits;
 use super::timers::Timers;
@@ -23,6 +23,7 @@ use crate::channels::{self, Pacing};
 use crate::clock::SetBackDetector;
 use crate::domain::{AppNo, CancelScope, DeliveryId, DispatcherMessage, PendingDelivery, Timestamp, WatchId};
 use crate::store::{DueDeliveries, LoadDueDeliveries};
+use crate::telemetry::log_window::LogWindow;
 
 /// Maximum number of loaded deliveries, and maximum total size of their bodies in bytes. Further deliveries
 /// wait on disk, not in memory.
@@ -33,11 +34,8 @@ pub(super) const LOADED_MAX: (usize, usize) = (8_192, 64 * 1024 * 1024);
 const PAGES_MAX: usize = 16;
 
 /// Maximum number of queues with a timer, and of queues that have more in the store. Others are forgotten, and found
-/// again by a search of the store.
+/// again by a search of the store ([`forgotten`]).
 pub(super) const QUEUES_MAX: usize = 100_000;
-
-/// Shortest time between two searches.
-const SEARCH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The loaded deliveries: taken from the store, and waiting or in flight.
 #[derive(Debug, Default)]
@@ -45,11 +43,15 @@ pub(super) struct DispatchState {
     /// Maximum number of deliveries in flight, in total and to one origin.
     in_flight_max: usize,
     per_origin_max: usize,
+    /// Maximum number of queues with a timer, and of queues that have more in the store: [`QUEUES_MAX`].
+    queues_max: usize,
     queues: HashMap<Arc<str>, DestinationQueue>,
+    /// Number of queues that have more in the store.
+    with_more: usize,
     origins: HashMap<Arc<str>, Origin>,
     loaded: HashSet<DeliveryId>,
-    /// Queues that may have waiting deliveries or a page, for the deliveries that are skipped. There are a hundred
-    /// thousand queues at most, and far fewer of these. [`Self::skip`] removes the others.
+    /// Queues that may have waiting deliveries or a page, for the deliveries that are skipped. There may be a hundred
+    /// thousand queues, and far fewer of these. [`Self::skip`] removes the others.
     occupied: HashSet<Arc<str>>,
     /// Origins with manual retries that are sent although their queues are held back. `take_sendable` removes an origin
     /// at its limit; `finish` adds it again.
@@ -82,11 +84,14 @@ pub(super) struct DispatchState {
     retry_requested: HashSet<DeliveryId>,
     /// Detects that the clock was set back.
     pub(super) clock: SetBackDetector,
+    /// Pauses of origins after a fault of our own, and pages that could not be read, for the log.
+    pauses: LogWindow,
+    pub(super) unread_pages: LogWindow,
 }
 
 /// Deliveries to one destination, in order.
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts, and membership in two lists")]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 struct DestinationQueue {
     /// Name of its origin.
     origin: Arc<str>,
@@ -98,12 +103,12 @@ struct DestinationQueue {
     awaiting_reply: HashSet<DeliveryId>,
     /// Whether its last attempt was a quick success.
     is_quick: bool,
-    /// Whether it is in `Origin::sendable`.
-    is_sendable: bool,
+    /// Its position in `Origin::sendable`.
+    sendable: Option<Ticket>,
     /// Whether the store has more deliveries that are due.
     has_more: bool,
-    /// Whether it is in `Origin::loadable`.
-    is_loadable: bool,
+    /// Its position in `Origin::loadable`.
+    loadable: Option<Ticket>,
     /// The page that is being read.
     page: Option<PageInFlight>,
     /// Whether a probe is counted that is not in flight yet: it is being loaded, or waits.
@@ -148,7 +153,9 @@ impl DestinationQueue {
         self.loaded() == 0
             && self.awaiting_reply.is_empty()
             && self.page.is_none()
-            && !(self.is_sendable || self.has_more || self.is_loadable)
+            && !self.has_more
+            && self.sendable.is_none()
+            && self.loadable.is_none()
     }
 }
 
@@ -181,7 +188,7 @@ fn remove_skipped(
 impl DispatchState {
     /// Creates a state without loaded deliveries. The parameters limit the deliveries in flight.
     pub(super) fn new(in_flight_max: usize, per_origin_max: usize) -> Self {
-        Self { in_flight_max, per_origin_max, ..Self::default() }
+        Self { in_flight_max, per_origin_max, queues_max: QUEUES_MAX, ..Self::default() }
     }
 
     /// Returns how many deliveries to one origin may be loaded: enough to send some while a page is read.
@@ -381,20 +388,22 @@ impl DispatchState {
 
     /// Records that the store has more due deliveries of a queue.
     fn mark_has_more(&mut self, name: &Arc<str>) {
-        if self.queues.len() >= QUEUES_MAX && !self.queues.contains_key(name) {
-            self.search_later(self.clock.last);
-            return;
+        let counts = |queue: &DestinationQueue| queue.has_more || queue.page.is_some();
+        if self.with_more >= self.queues_max && !self.queues.get(name).is_some_and(counts) {
+            self.forget_queues();
         }
         let queue = self.queue(name);
         if let Some(page) = &mut queue.page {
             page.became_due = true;
             return;
         }
-        queue.has_more = true;
-        let (origin, is_quick, is_new) = (Arc::clone(&queue.origin), queue.is_quick, !queue.is_loadable);
-        queue.is_loadable = true;
-        if is_new {
-            self.origin(&origin).loadable.push(Arc::clone(name), is_quick);
+        let had_more = std::mem::replace(&mut queue.has_more, true);
+        self.with_more += usize::from(!had_more);
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        let origin = Arc::clone(&queue.origin);
+        if queue.loadable.is_none() {
+            let loadable = &mut self.origins.entry(Arc::clone(&origin)).or_default().loadable;
+            queue.loadable = Some(loadable.push(Arc::clone(name), queue.is_quick));
         }
         self.list(&origin);
     }
@@ -411,9 +420,9 @@ impl DispatchState {
     fn mark_sendable(&mut self, name: &Arc<str>) {
         let Some(queue) = self.queues.get_mut(name) else { return };
         let (origin, is_quick) = (Arc::clone(&queue.origin), queue.is_quick);
-        if !queue.is_sendable && !queue.waiting.is_empty() {
-            queue.is_sendable = true;
-            self.origin(&origin).sendable.push(Arc::clone(name), is_quick);
+        if queue.sendable.is_none() && !queue.waiting.is_empty() {
+            let origin = self.origins.entry(Arc::clone(&origin)).or_default();
+            queue.sendable = Some(origin.sendable.push(Arc::clone(name), is_quick));
         }
         self.list(&origin);
     }
@@ -433,38 +442,6 @@ impl DispatchState {
             origin.is_loadable = true;
             self.loadable.push(Arc::clone(name));
         }
-    }
-
-    /// Sets the timer of a queue, unless it has an earlier one.
-    pub(super) fn set_timer(&mut self, name: &Arc<str>, at: Timestamp) {
-        self.timers.set(name, at);
-        if self.timers.len() > QUEUES_MAX
-            && let Some(at) = self.timers.pop_last()
-        {
-            self.search_later(at);
-        }
-    }
-
-    /// Sets the timers of the queues that were found in the store, at most [`QUEUES_MAX`], the earliest first.
-    pub(super) fn set_timers(&mut self, queues: Vec<(String, Timestamp)>) {
-        let latest = queues.last().filter(|_| queues.len() >= QUEUES_MAX).map(|(_, at)| *at);
-        for (name, at) in queues {
-            self.set_timer(&name.into(), at);
-        }
-        if let Some(latest) = latest {
-            self.search_later(latest);
-        }
-    }
-
-    /// Searches the store at this time for queues that were forgotten, but not again at once.
-    fn search_later(&mut self, at: Timestamp) {
-        let at = at.max(self.clock.last.plus(SEARCH_INTERVAL));
-        self.search_at = Some(self.search_at.map_or(at, |earlier| earlier.min(at)));
-    }
-
-    /// Returns whether the store is to be searched now.
-    pub(super) fn take_search(&mut self, now: Timestamp) -> bool {
-        self.search_at.take_if(|at| *at <= now).is_some()
     }
 
     /// Handles the timers that have expired, and the addresses that accept messages again.
@@ -525,7 +502,7 @@ impl DispatchState {
                 continue;
             };
             let Some(queue) = self.queues.get_mut(&name) else { continue };
-            queue.is_sendable = false;
+            queue.sendable = None;
             let Some(delivery) = queue.waiting.pop_front() else { continue };
             if self.pacer.admit(&name, delivery.destination.channel, now) {
                 self.start(&name, &delivery, now);
@@ -599,7 +576,7 @@ impl DispatchState {
                 probe_waits.entry(app).or_default().insert(origin_name, due_at, Arc::clone(name));
             }
             if queue.waiting.is_empty() || matches!(admission, Admission::Held(_)) || waits {
-                queue.is_sendable = false;
+                queue.sendable = None;
                 dropped.push(Arc::clone(name));
                 return Turn::Drop;
             }
@@ -631,8 +608,8 @@ impl DispatchState {
                 continue;
             };
             let Some(queue) = self.queues.get_mut(&name) else { continue };
-            queue.is_loadable = false;
-            queue.has_more = false;
+            queue.loadable = None;
+            self.with_more -= usize::from(std::mem::take(&mut queue.has_more));
             self.occupied.insert(Arc::clone(&name));
             queue.page = Some(PageInFlight { limit, ..PageInFlight::default() });
             let (is_quick, retries_first) = (queue.is_quick, is_probe && queue.retries_first);
@@ -705,7 +682,7 @@ impl DispatchState {
             let is_held = matches!(admission, Admission::Held(_)) || closed_until.is_some() || waits;
             if !queue.has_more || queue.page.is_some() || has_enough || is_held {
                 // `mark_has_more` adds it again.
-                queue.is_loadable = false;
+                queue.loadable = None;
                 return Turn::Drop;
             }
             let standing = queue.standing(name);

@@ -46,10 +46,15 @@ impl Timers {
         Some(name)
     }
 
-    /// Removes the last timer, and returns its time.
-    pub(super) fn pop_last(&mut self) -> Option<Timestamp> {
-        let (at, name) = self.by_time.pop_last()?;
-        self.of_name.remove(&name);
+    /// Returns all names, in the order of their times.
+    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_time.iter().map(|(_, name)| name)
+    }
+
+    /// Removes the timer of a name, and returns its time.
+    pub(super) fn remove(&mut self, name: &Arc<str>) -> Option<Timestamp> {
+        let at = self.of_name.remove(name)?;
+        self.by_time.remove(&(at, Arc::clone(name)));
         Some(at)
     }
 }
@@ -71,6 +76,9 @@ mod tests {
         assert_eq!((timers.expire(at(4)), timers.expire(at(4))), (Some("a".into()), Some("b".into())));
         assert!(timers.is_empty() && timers.of_name.is_empty());
         timers.set(&names[0], at(1));
-        assert_eq!((timers.pop_last(), timers.pop_last(), timers.of_name.len()), (Some(at(1)), None, 0));
+        timers.set(&names[1], at(0));
+        assert!(timers.names().eq([&names[1], &names[0]]));
+        assert_eq!((timers.remove(&names[0]), timers.remove(&names[0])), (Some(at(1)), None));
+        assert_eq!((timers.len(), timers.of_name.len(), timers.next()), (1, 1, Some(at(0))));
     }
 }

@@ -44,7 +44,7 @@ use crate::events;
 pub use self::attempts::{PostponeDelivery, RecordAttempt};
 pub use self::downtime::{ExcludeDowntime, NoteRunning};
 pub use self::overdue::{EndOverdue, EndedOverdue};
-pub use self::queues::{DueDeliveries, LoadDueDeliveries, RescheduleRetries, Rescheduled};
+pub use self::queues::{DestinationQueues, DueDeliveries, LoadDueDeliveries, RescheduleRetries, Rescheduled};
 pub use self::retry::{RetryDelivery, RetryFailedDeliveries, RetryProgress, RetryRefusal};
 
 pub(super) use self::attempts::{postpone_delivery, record_attempt};

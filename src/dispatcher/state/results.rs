@@ -19,8 +19,9 @@ pub(in crate::dispatcher) struct Changes {
     pub(in crate::dispatcher) opened: Option<Opened>,
     /// A breaker has closed.
     pub(in crate::dispatcher) closed: bool,
-    /// The origin pauses after a fault of our own.
-    pub(in crate::dispatcher) paused: bool,
+    /// The origin pauses after a fault of our own, and a log line reports it: the number of such pauses, over all
+    /// origins in the current minute.
+    pub(in crate::dispatcher) paused: Option<u64>,
     /// For how long attempts of several deliveries to the origin or the URL have failed, this one included.
     pub(in crate::dispatcher) outage: Option<Duration>,
 }
@@ -48,7 +49,9 @@ impl DispatchState {
         let origin = Arc::clone(&self.queue(&name).origin);
         let mut changes = Changes::default();
         if result.outcome == Outcome::NotMade {
-            changes.paused = self.breakers.pause(&origin, ended_at);
+            if self.breakers.pause(&origin, ended_at) {
+                changes.paused = self.pauses.count(ended_at);
+            }
             return changes;
         }
         if let (Some(429), Outcome::Retry { after: Some(wait) }) =
@@ -86,7 +89,7 @@ impl DispatchState {
         match changes.opened {
             Some(Opened::Origin) => {
                 for name in self.origin(&origin).sendable.drain() {
-                    self.queue(&name).is_sendable = false;
+                    self.queue(&name).sendable = None;
                     self.return_to_store(&name);
                 }
             }
@@ -107,13 +110,16 @@ impl DispatchState {
         };
         queue.is_quick = is_quick;
         let (in_flight, loaded) = (queue.in_flight.len(), queue.reserved());
+        let (sendable, loadable) = (queue.sendable, queue.loadable);
         let Some(origin) = self.origins.get_mut(&queue.origin) else { return };
         for (places, count) in [(&mut origin.in_flight, in_flight), (&mut origin.loaded, loaded)] {
             places.release(!is_quick, count);
             places.take(is_quick, count);
         }
-        for turns in [&mut origin.sendable, &mut origin.loadable] {
-            turns.change_kind(name, is_quick);
+        for (turns, ticket) in [(&mut origin.sendable, sendable), (&mut origin.loadable, loadable)] {
+            if let Some(ticket) = ticket {
+                turns.change_kind(ticket, is_quick);
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! Tests of the queues without a store: which deliveries are sent, and which stay in the store.
 
+mod many_queues;
+
 use std::time::Duration;
 
 use super::DispatchState;
@@ -236,10 +238,55 @@ fn a_fault_of_our_own_is_repeated_after_a_pause_without_a_trace() {
     for second in 0..20 {
         let [sent] = &f.step(at(second))[..] else { panic!("one is sent") };
         let changes = f.end(sent, &result(Outcome::NotMade, Reach::NotTried), (second, second));
-        assert_eq!((changes.paused, changes.opened), (true, None));
+        let logged = [(0, 1), (9, 10)].into_iter().find(|(at, _)| *at == second).map(|(_, count)| count);
+        assert_eq!((changes.paused, changes.opened), (logged, None));
         assert!(f.step(at(second)).is_empty(), "it pauses");
     }
     assert_eq!((f.state.breakers.open_count(), f.stored.len()), (0, 1));
+}
+
+#[test]
+fn a_fault_of_our_own_is_logged_a_few_times_for_all_origins() {
+    let mut f = Fixture::new();
+    for n in 0..100 {
+        f.dispatch(to_host(n, &format!("h{n}.example")), at(0));
+    }
+    let mut logged = Vec::new();
+    for second in 0..3 {
+        for sent in f.step(at(second)) {
+            let changes = f.end(&sent, &result(Outcome::NotMade, Reach::NotTried), (second, second));
+            logged.extend(changes.paused);
+        }
+    }
+    assert_eq!(logged, [1, 10, 100], "of 300");
+}
+
+#[test]
+fn a_queue_that_becomes_quick_has_its_turn_among_the_quick_ones() {
+    let mut f = Fixture::new();
+    for url in ["first", "second", "third"] {
+        for _ in 0..40 {
+            f.commit(url, at(0));
+        }
+    }
+    let sent = f.step(at(0));
+    let first = sent.iter().find(|one| one.destination.address == "first").expect("one of each URL");
+    f.end(first, &result(Outcome::Ok, Reach::Answered), (0, 0));
+    let more = f.step(at(0));
+    let is_first = |one: &&PendingDelivery| one.destination.address == "first";
+    assert!(more.iter().filter(is_first).count() > 4, "it uses the places that only a quick one may use");
+    for one in sent.iter().filter(|one| one.id != first.id).chain(&more) {
+        f.end(one, &result(Outcome::Ok, Reach::Answered), (0, 0));
+    }
+    let mut sent = f.step(at(0));
+    while !sent.is_empty() {
+        for one in &sent {
+            f.end(one, &result(Outcome::Ok, Reach::Answered), (0, 0));
+        }
+        sent = f.step(at(0));
+    }
+    assert!(f.stored.is_empty() && f.state.queues.is_empty() && f.state.origins.is_empty());
+    assert_eq!(f.state.with_more, 0);
 }
 
 /// Makes five attempts to each of these hung URLs, which open their breakers. `to` returns a delivery with this number

@@ -46,6 +46,15 @@ pub struct DueDeliveries {
     pub next_retry_at: Option<Timestamp>,
 }
 
+/// Destination queues that are not empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DestinationQueues {
+    /// Names of queues, each with the time of its first attempt.
+    pub queues: Vec<(String, Timestamp)>,
+    /// Earliest time of an attempt in the other queues; `None` if there are no others.
+    pub others_at: Option<Timestamp>,
+}
+
 /// Reschedules the next waiting deliveries after the clock was set back.
 #[derive(Clone, Debug)]
 pub struct RescheduleRetries {
@@ -79,18 +88,38 @@ impl RescheduleRetries {
 }
 
 impl ReadStore {
-    /// Returns the destination queues that are not empty, each with the time of its first attempt: at most `limit`,
-    /// the earliest first.
-    pub async fn destination_queues(&self, limit: usize) -> Result<Vec<(String, Timestamp)>> {
-        self.read(INTERNAL, move |tx| {
+    /// Returns the destination queues that are not empty: at most `limit`. The apps take turns, within an app its
+    /// origins, and within an origin the earliest queue is the first. So neither an app nor a host fills the result
+    /// while another has waiting deliveries.
+    pub async fn destination_queues(&self, limit: usize) -> Result<DestinationQueues> {
+        let rows = self.read(INTERNAL, move |tx| {
             tx.list(
-                "select queue, min(next_attempt_at) from deliveries where next_attempt_at is not null
-                 group by queue order by 2 limit $1",
+                // Without the hash of its URL, the name of a webhook's queue is its origin.
+                "select queue, due_at,
+                   min(due_at) over (order by app_rank desc, due_at desc, queue desc
+                                     rows between unbounded preceding and 1 preceding) as others_at
+                 from
+                   (select queue, due_at,
+                      row_number() over (partition by app order by origin_rank, due_at) as app_rank
+                    from
+                      (select app, queue, due_at,
+                         row_number() over (partition by
+                           case when queue like '%://%' then rtrim(queue, '0123456789abcdef') else queue end
+                           order by due_at) as origin_rank
+                       from
+                         (select min(app) as app, queue, min(next_attempt_at) as due_at
+                          from deliveries where next_attempt_at is not null group by queue) queues) by_origin) by_app
+                 order by app_rank, due_at, queue limit $1",
                 params![i64::try_from(limit).unwrap_or(i64::MAX)],
-                |row| Ok((row.text(0)?, row.time(1)?)),
+                |row| Ok((row.text(0)?, row.time(1)?, row.opt_time(2)?)),
             )
+        });
+        let rows = rows.await?;
+        let others_at = rows.last().and_then(|(_, _, others_at)| *others_at);
+        Ok(DestinationQueues {
+            queues: rows.into_iter().map(|(queue, at, _)| (queue, at)).collect(),
+            others_at,
         })
-        .await
     }
 
     /// Returns the number of due deliveries and the earliest of their times. A result is up to

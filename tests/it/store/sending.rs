@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ringback::domain::{
-    CancelScope, DeliveryStatus, DispatcherMessage, NextStep, PendingDelivery, Reason, Timestamp, Watch,
+    CancelScope, DeliveryStatus, DispatcherMessage, EndingKind, NextStep, PendingDelivery, Reason, Timestamp,
+    Watch,
 };
 use ringback::store::{
     DeliveryFilter, ExcludeDowntime, Idempotent, LoadDueDeliveries, NoteRunning, NotifyWatches,
@@ -11,7 +12,7 @@ use ringback::store::{
     RetryRefusal,
 };
 
-use super::{StoreFixture, at, observed, take_deliveries};
+use super::{StoreFixture, app, at, ended, observed, take_deliveries};
 
 async fn retry_delivery(
     fixture: &StoreFixture,
@@ -35,7 +36,7 @@ async fn a_successful_delivery_is_not_sent_again() {
     assert_eq!((delivery.status, delivery.reason), (DeliveryStatus::Succeeded, None));
     assert_eq!(attempts, [super::attempt()]);
     assert!(fixture.page(at(999), 10, &[]).await.deliveries.is_empty());
-    assert!(fixture.store.destination_queues(10).await.expect("read").is_empty());
+    assert!(fixture.store.destination_queues(10).await.expect("read").queues.is_empty());
 }
 
 #[tokio::test]
@@ -45,7 +46,7 @@ async fn a_retry_is_loaded_when_due_with_the_same_bytes() {
     fixture.record(&send, NextStep::Retry { step: 1, due_at: at(100), waited: Duration::ZERO }).await;
     let fixture = fixture.reopen(at(80)).await;
     assert_eq!(
-        fixture.store.destination_queues(10).await.expect("read"),
+        fixture.store.destination_queues(10).await.expect("read").queues,
         [(send.destination.queue.clone(), at(100))]
     );
     let early = fixture.page(at(99), 10, &[]).await;
@@ -56,6 +57,31 @@ async fn a_retry_is_loaded_when_due_with_the_same_bytes() {
     assert_eq!((again.id, again.event, &again.body), (send.id, send.event, &send.body));
     assert_eq!((again.step, again.attempts, again.manual), (1, 1, false));
     assert_eq!(again.destination, send.destination);
+}
+
+#[tokio::test]
+async fn waiting_queues_are_found_in_turns_of_apps_and_hosts() {
+    let fixture = StoreFixture::new().await;
+    let (one, two) = (fixture.app, app(&fixture.store, "other").await);
+    let mut queues = Vec::new();
+    // Each is due a second after the one before.
+    for (n, (app, host)) in
+        (0_u64..).zip([(one, "a"), (one, "a"), (one, "a"), (one, "b"), (two, "a"), (two, "a")])
+    {
+        let due_at = at(60 + n);
+        let mut watch = fixture.watch(&format!("job_{n}"));
+        watch.app = app;
+        watch.destinations[0].queue = format!("{} https://{host}.example:443 {n:016x}", app.0);
+        queues.push((watch.destinations[0].queue.clone(), due_at));
+        let watch = fixture.register(watch).await;
+        let end = ended(watch.job_no, 0, EndingKind::Completed, due_at);
+        fixture.store.end_job(end).await.expect("ended");
+    }
+    let fair: Vec<_> = [0, 4, 3, 5, 1, 2].map(|n: usize| queues[n].clone()).into();
+    for (limit, others_at) in [(1, Some(61)), (2, Some(61)), (4, Some(61)), (5, Some(62)), (6, None)] {
+        let found = fixture.store.destination_queues(limit).await.expect("read");
+        assert_eq!((found.queues, found.others_at), (fair[..limit].to_vec(), others_at.map(at)), "{limit}");
+    }
 }
 
 #[tokio::test]
@@ -138,7 +164,7 @@ async fn a_retry_is_rescheduled_after_the_clock_was_set_back() {
 async fn a_first_attempt_is_due_after_the_clock_was_set_back() {
     let fixture = StoreFixture::new().await;
     let send = fixture.delivery("job_1").await;
-    let queues = async || fixture.store.destination_queues(10).await.expect("read");
+    let queues = async || fixture.store.destination_queues(10).await.expect("read").queues;
     assert_eq!(queues().await, [(send.destination.queue.clone(), at(60))]);
     assert_eq!(rescheduled(&fixture, at(0)).await, (1, 1));
     assert_eq!(queues().await, [(send.destination.queue, at(0))]);
@@ -450,6 +476,7 @@ async fn deliveries_are_listed_newest_first_with_filters_and_a_cursor() {
 crate::postgres::on_postgres_too! {
     a_successful_delivery_is_not_sent_again,
     a_retry_is_loaded_when_due_with_the_same_bytes,
+    waiting_queues_are_found_in_turns_of_apps_and_hosts,
     time_without_a_running_process_is_not_counted,
     first_attempts_precede_retries_without_loaded_ones,
     a_retry_is_rescheduled_after_the_clock_was_set_back,

@@ -446,6 +446,18 @@ mod tests {
     }
 
     #[test]
+    fn pauses_that_are_over_are_forgotten() {
+        let mut breakers = Breakers::default();
+        for second in [0, 2] {
+            for n in 0..3 * FAILING_MAX {
+                assert!(breakers.pause(&name(&format!("1 https://h{n}.of{second}.example:443")), at(second)));
+            }
+        }
+        assert_eq!(breakers.paused.len(), 3 * FAILING_MAX);
+        assert!(breakers.paused.values().all(|until| *until > at(2)));
+    }
+
+    #[test]
     fn an_outage_begins_with_the_first_failure_of_a_second_delivery() {
         let (mut breakers, a) = (Breakers::default(), name("1 https://a.example:443"));
         breakers.failed(&a, id(1), (at(0), at(0)));

@@ -22,16 +22,19 @@ mod providers;
 mod register;
 mod router;
 mod service;
+mod signing_fields;
 mod signing_secret;
+mod test_send;
 mod watches;
 
 pub use events::STREAMS_MAX;
 pub use http::{
     Api, Batches, CONNECTIONS_MAX, ConcurrencyLimiter, Front, InProgressKeys, MEMORY_MAX, MemoryBudget, Site,
-    WAITS_MAX, WrongKeys, serve,
+    TestRate, WAITS_MAX, WrongKeys, serve,
 };
 pub use openapi::{ROUTES, Route, document};
 pub use router::{METRICS_CONNECTIONS_MAX, open, open_metrics, starting};
+pub use test_send::TESTS_MAX;
 
 use utoipa_axum::routes;
 
@@ -54,11 +57,13 @@ fn resources() -> Vec<Resource> {
         routes!(deliveries::show),
         routes!(deliveries::attempts),
         routes!(deliveries::retry),
+        routes!(test_send::send),
         routes!(providers::list),
         routes!(signing_secret::show),
         routes!(signing_secret::rotate),
         routes!(apps::create, apps::list),
         routes!(apps::show),
+        routes!(apps::jwks),
         routes!(keys::create, keys::list),
         routes!(keys::show, keys::revoke),
         routes!(service::healthz),

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use futures_util::future::BoxFuture;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -31,12 +32,14 @@ use tokio::task::JoinSet;
 use crate::api::{self, Api, ConcurrencyLimiter, Front, InProgressKeys};
 use crate::channels::templates::Templates;
 use crate::channels::webhook::Secret;
-use crate::channels::{Channels, Services, load_templates};
+use crate::channels::{AttemptResult, Channels, Services, load_templates};
 use crate::clock::Clock;
 use crate::clock::trust::ClockTrust;
 use crate::config::{Config, Database, Environment, ProviderConfig};
 use crate::dispatcher::Dispatcher;
-use crate::domain::{Activity, AppNo, Masked, Timestamp, credential_variable};
+use crate::domain::{
+    Activity, AppNo, Masked, PendingDelivery, Timestamp, credential_variable, draw_private_key,
+};
 use crate::egress::{Allowed, Egress, Proxy, Resolver, Settings, SocketLimits};
 use crate::poller::Poller;
 pub use crate::poller::Provider;
@@ -181,6 +184,9 @@ impl App {
             batches: api::Batches::default(),
             memory: front.memory,
             wrong_keys: api::WrongKeys::default(),
+            send_test: send_test(&dispatcher),
+            tests: ConcurrencyLimiter::new(api::TESTS_MAX.min(shares.attempts)),
+            test_rate: api::TestRate::default(),
             streams: ConcurrencyLimiter::new(api::STREAMS_MAX.min(connections_max * 7 / 32)),
         });
         Ok(Some(Self {
@@ -416,6 +422,18 @@ fn load_of(poller: &Arc<Poller>, dispatcher: &Arc<Dispatcher>) -> impl Fn() -> L
     }
 }
 
+/// Returns the function of the API that sends a test.
+fn send_test(
+    dispatcher: &Arc<Dispatcher>,
+) -> Box<dyn Fn(PendingDelivery) -> BoxFuture<'static, Option<AttemptResult>> + Send + Sync> {
+    // A weak reference: the shutdown waits until the component is dropped.
+    let dispatcher = Arc::downgrade(dispatcher);
+    Box::new(move |delivery| {
+        let dispatcher = dispatcher.upgrade();
+        Box::pin(async move { dispatcher?.send_test(&delivery).await })
+    })
+}
+
 /// Loads definitions and templates, built-in ones and those of the configured folders. Returns every error.
 fn load(config: &Config) -> Result<(Providers, Vec<Provider>, Templates), Vec<String>> {
     match (configured_providers(config), load_templates(config.templates_path.as_deref())) {
@@ -518,6 +536,7 @@ async fn bootstrap(
         .bootstrap(BootstrapTenant {
             name: DEFAULT_APP.to_owned(),
             signing_secret: Masked::new(Secret::generate().expose()),
+            private_key: draw_private_key(),
             key_hash: new_key.as_ref().map(|key| hash_key(key.reveal())),
             now,
         })

@@ -8,6 +8,7 @@
 
 mod channel;
 pub mod email;
+mod hint;
 pub mod slack;
 mod template_context;
 pub mod templates;
@@ -20,6 +21,8 @@ pub use channel::{
     AttemptResult, Channel, ChannelSetting, ChannelSpec, Message, Pacing, ParsedAddress, QueueScope, Reach,
     Services, SettingCheck, SettingValues, SettingsReport, Shorthand, ShownAddress, Transmission,
 };
+
+pub use hint::hint;
 
 use crate::domain::{AddressError, AppNo, ChannelKind, Outcome, hash};
 use crate::egress::Target;

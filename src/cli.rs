@@ -19,6 +19,7 @@ mod signals;
 pub mod sim;
 pub mod tenants;
 mod terminal;
+pub mod test_send;
 pub mod verify;
 pub mod watches;
 
@@ -42,7 +43,7 @@ A running server has the same document at /openapi.json, and a readable version 
 const CONTENTS: &[(&str, &[&str])] = &[
     ("Try it", &["demo", "sim", "listen", "verify"]),
     ("Run it", &["serve", "config", "health"]),
-    ("Use a running server", &["watch", "watches", "show", "cancel", "deliveries", "retry"]),
+    ("Use a running server", &["watch", "watches", "show", "cancel", "deliveries", "retry", "test"]),
     ("Manage access", &["apps", "keys"]),
     ("Other job APIs", &["provider"]),
     ("Tools", &["openapi", "completions"]),
@@ -78,6 +79,7 @@ enum Command {
     Cancel(watches::Cancel),
     Deliveries(deliveries::Deliveries),
     Retry(deliveries::Retry),
+    Test(test_send::Test),
     #[command(subcommand)]
     Apps(tenants::Apps),
     #[command(subcommand)]
@@ -143,6 +145,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Cancel(command) => wait(command.run()),
         Command::Deliveries(command) => wait(command.run()),
         Command::Retry(command) => wait(command.run()),
+        Command::Test(command) => wait(command.run()),
         Command::Apps(command) => wait(command.run()),
         Command::Keys(command) => wait(command.run()),
         Command::Provider(command) => wait(command.run()),

@@ -3,6 +3,7 @@
 //! - Precedence: defaults < `ringback.toml` (or `--config FILE`) < environment < flags.
 //! - One table ([`table`]) lists all settings. Reading, `ringback config`, suggestions and the table in
 //!   docs/CONFIGURATION.md come from it.
+//! - A secret can also come from a file that a variable names ([`secret_file`]), as Docker and Kubernetes mount it.
 //! - All errors are collected, so that one start shows every error. Messages never repeat a secret.
 //!
 //! The module does not know which providers exist, because definitions can come from `[providers] path` (see
@@ -12,6 +13,7 @@ mod access;
 mod model;
 mod parse;
 mod read;
+mod secret_file;
 mod settings;
 mod source;
 

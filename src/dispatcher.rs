@@ -44,6 +44,8 @@
 //! that ends without a stop therefore does not send the message again at its next start. Only in the first seconds
 //! after the transmission, a crash causes a second copy at once. At a stop, the attempt is recorded as unclear.
 //!
+//! **A test** of a destination is no delivery ([`test_send`]).
+//!
 //! **A result is written before its delivery is unloaded**, however long the store refuses writes. While it
 //! refuses writes, no attempt starts.
 
@@ -53,6 +55,7 @@ mod origin;
 mod pacing;
 mod probe_waits;
 mod state;
+mod test_send;
 mod timers;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -27,12 +27,13 @@ mod messages;
 mod observe;
 mod postgres_url;
 mod provider;
+mod signing;
 mod text;
 mod time;
 mod watch;
 
 pub use address::{AddressError, is_host_name, parse_host_name};
-pub use app::{App, AppNo, Masked, Scope, per_app_limit};
+pub use app::{App, AppNo, Masked, Scope, draw_private_key, per_app_limit};
 pub use delivery::{
     Attempt, AttemptKind, ChannelKind, ChannelTraits, Delivery, DeliveryStatus, Destination, DispatchPolicy,
     Finished, NextStep, NumberedAttempt, Outcome, Payload, PendingDelivery, Postponement, Reason,
@@ -50,9 +51,10 @@ pub use messages::{Activity, CancelScope, DispatcherMessage, JobSnapshot, Poller
 pub use observe::{Finding, Known, ProgressRound, observe};
 pub use postgres_url::{PostgresUrl, Verification};
 pub use provider::{Limits, PollOutcome, PollPolicy, ProviderHealth, ProviderState, credential_variable};
+pub use signing::{KeyKind, SignatureForm, Signing};
 pub use text::{
-    CUT_PASSWORD, check_setting, check_value, decode, file_text, has_cut_password, is_hidden, to_utf8,
-    url_error,
+    CUT_PASSWORD, check_setting, check_value, decode, file_text, file_value, has_cut_password, is_hidden,
+    to_utf8, url_error,
 };
 pub use time::{
     Rate, Timestamp, format_duration, format_rate, parse_any_duration, parse_duration, parse_http_date,

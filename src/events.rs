@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::domain::{
-    EventId, EventType, Finished, JobError, JobName, Observation, Output, Timestamp, WatchId,
+    DestinationId, EventId, EventType, Finished, JobError, JobName, Observation, Output, Timestamp, WatchId,
 };
 
 /// The part of a body that [`finished`] reads.
@@ -125,6 +125,39 @@ impl<'a> EventBody<'a> {
             data: &self.data,
         };
         serde_json::to_vec(&event).unwrap_or_default()
+    }
+}
+
+/// The event of a test.
+#[derive(Serialize, ToSchema)]
+pub struct TestBody {
+    /// `test`.
+    #[serde(rename = "type")]
+    event_type: EventType,
+    timestamp: Timestamp,
+    data: TestData,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct TestData {
+    /// A sentence for people.
+    message: &'static str,
+    /// Id of the saved destination that is tested; null for another one.
+    #[schema(required)]
+    destination_id: Option<DestinationId>,
+}
+
+impl TestBody {
+    /// Describes a test at this time.
+    pub fn new(timestamp: Timestamp, destination_id: Option<DestinationId>) -> Self {
+        let message = "This is a test of Ringback. If you read it, the destination works.";
+        Self { event_type: EventType::Test, timestamp, data: TestData { message, destination_id } }
+    }
+
+    /// Returns the event in the default form.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
     }
 }
 

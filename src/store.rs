@@ -71,7 +71,9 @@ pub use self::deliveries::{
 };
 pub use self::endings::{EndJob, EndNotFound, ExpireWatches, NotFoundEnd, NotifyWatches};
 pub use self::events::{After, Followed};
-pub use self::idempotency::{IdempotencyKey, Idempotent, Replay, Replayable, Respond, StoredResponse};
+pub use self::idempotency::{
+    IdempotencyKey, Idempotent, KeepAnswer, Replay, Replayable, Respond, StoredResponse,
+};
 pub use self::jobs::{NotFound, Notified, PollNow, RecordObservation, RefreshEnding};
 pub use self::keys::{CreateKey, KeyRow, RevokeKey, TooManyKeys};
 pub use self::lists::ListPage;
@@ -191,6 +193,8 @@ commands! {
     write set_key_uses: KeyUses => (), each(keys::set_key_uses);
     /// Replaces a signing secret.
     idempotent rotate_secret: RotateSecret => (), each(apps::rotate_secret);
+    /// Keeps the answer to a request that changed nothing, for its idempotency key.
+    idempotent keep_answer: KeepAnswer => (), each(idempotency::keep_answer);
     /// Registers a watch.
     idempotent register: Register => Watch, watches::register;
     /// Registers watches, all or none.

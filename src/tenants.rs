@@ -12,7 +12,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, is_hidden, random};
+use crate::domain::{App, AppId, KeyId, Masked, Scope, Timestamp, draw_private_key, is_hidden, random};
 use crate::store::{
     CreateApp, CreateAppRefusal, CreateKey, IdempotencyKey, Idempotent, KeyRow, Replay, Store, StoreError,
     StoredResponse, TooManyKeys,
@@ -122,7 +122,7 @@ pub async fn create_app(
     let id = AppId(store.ids().draw(now));
     let view = AppView { id, name: &name, created_at: now, signing_secret: Some(signing_secret.reveal()) };
     let answer = created(format!("/v1/apps/{id}"), &view);
-    let create = CreateApp { id, name, signing_secret, now };
+    let create = CreateApp { id, name, signing_secret, private_key: draw_private_key(), now };
     let create = Idempotent::with_response(create, idempotency_key, &answer);
     match store.create_app(create).await?.map_err(CreateError::Replayed)? {
         Ok(_) => Ok(answer),

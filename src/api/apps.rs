@@ -3,15 +3,19 @@
 
 use std::sync::Arc;
 
-use axum::http::StatusCode;
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::IntoResponse as _;
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::http::{
     Answer, Api, Call, Content, FieldErrorCode, Invalid, ObjectReader, Page, PageParams, Problem,
     ProblemCode, cursor, json, page,
 };
+use super::signing_secret::public_key;
 use crate::channels::webhook::Secret;
+use crate::channels::webhook::ed25519::PublicKey;
 use crate::domain::{App, AppId, AppNo, Masked};
 use crate::tenants::{self, AppView, check_name};
 
@@ -53,6 +57,61 @@ pub async fn list(call: Call) -> Answer {
 pub async fn show(call: Call) -> Answer {
     let app = call.only_id(|id| managed_app(&call.api, call.caller.managed_app(), id))?;
     Ok(json(StatusCode::OK, &AppView::of(&app)))
+}
+
+/// `cache-control` of public keys. A receiver that meets an unknown `kid` or a signature that does not fit reads them
+/// again; the previous key signs on during the grace of a rotation.
+const PUBLIC: HeaderValue = HeaderValue::from_static("public, max-age=300");
+
+/// The public keys of an app, as a JSON Web Key Set (RFC 7517, RFC 8037).
+#[derive(Serialize, ToSchema)]
+struct JsonWebKeySet {
+    /// The current key, then the previous one while it signs, too.
+    keys: Vec<JsonWebKey>,
+}
+
+/// A public key of ed25519.
+#[derive(Serialize, ToSchema)]
+struct JsonWebKey {
+    /// `OKP`.
+    kty: &'static str,
+    /// `Ed25519`.
+    crv: &'static str,
+    /// `EdDSA`.
+    alg: &'static str,
+    /// `sig`.
+    r#use: &'static str,
+    /// Thumbprint of the key (RFC 7638).
+    kid: String,
+    /// The key, in base64url.
+    x: String,
+}
+
+impl JsonWebKey {
+    fn of(key: &PublicKey) -> Self {
+        let (kid, x) = (key.thumbprint(), key.coordinate());
+        Self { kty: "OKP", crv: "Ed25519", alg: "EdDSA", r#use: "sig", kid, x }
+    }
+}
+
+/// Show the public keys of an app
+///
+/// The keys that verify the signatures of destinations with the key `ed25519`. The operation needs no API key, and shows
+/// nothing else of the app.
+#[utoipa::path(
+    get, path = "/v1/apps/{id}/jwks.json", operation_id = "showPublicKeys", tag = "Secrets",
+    params(("id" = AppId, Path)),
+    responses((status = 200, description = "The keys.", body = JsonWebKeySet))
+)]
+pub async fn jwks(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Answer {
+    let app = managed_app(&api, None, &id).ok_or_else(Problem::not_found)?;
+    let mut keys = Vec::with_capacity(2);
+    for key in app.private_keys(api.clock.now()) {
+        keys.push(JsonWebKey::of(&public_key(key)?));
+    }
+    let mut response = json(StatusCode::OK, &JsonWebKeySet { keys });
+    response.headers_mut().insert(header::CACHE_CONTROL, PUBLIC);
+    Ok(response)
 }
 
 /// An app to create.

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::destinations::Address;
 use super::http::{
     Answer, Call, Content, FieldErrorCode, ObjectReader, Page, PageParams, Problem, ProblemCode, cursor,
-    first_answer, json, listed,
+    first_answer, joined, json, listed,
 };
 use crate::domain::{
     Delivery, DeliveryId, DeliveryStatus, DestinationId, EventId, EventType, NumberedAttempt, Reason,
@@ -74,19 +74,6 @@ struct AttemptView<'a> {
     response_headers: BTreeMap<&'a str, String>,
     /// Up to 16 KiB of the receiver's answer.
     response_body: &'a str,
-}
-
-/// Joins repeated headers, as HTTP joins them.
-fn joined(headers: &[(String, String)]) -> BTreeMap<&str, String> {
-    let mut joined = BTreeMap::<&str, String>::new();
-    for (name, value) in headers {
-        let all = joined.entry(name).or_default();
-        if !all.is_empty() {
-            all.push_str(", ");
-        }
-        all.push_str(value);
-    }
-    joined
 }
 
 impl<'a> AttemptView<'a> {

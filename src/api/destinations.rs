@@ -12,11 +12,13 @@ use utoipa::ToSchema;
 
 use super::http::object_reader::{self, pointer};
 use super::http::{Api, FieldErrorCode, FieldErrors, ObjectReader, not_one_of};
-use crate::channels::webhook::{Secret, check_header};
+use super::signing_fields::SigningFields;
+use crate::channels::webhook::check_header;
 use crate::channels::{self, ParsedAddress, Shorthand, ShownAddress};
 use crate::clock::Moment;
 use crate::domain::{
-    AddressError, AppNo, ChannelKind, DeliveryStatus, Destination, DestinationId, Timestamp,
+    AddressError, AppNo, ChannelKind, DeliveryStatus, Destination, DestinationId, KeyKind, SignatureForm,
+    Signing, Timestamp,
 };
 use crate::egress::{self, Egress};
 
@@ -73,7 +75,12 @@ pub struct TargetObject {
     /// Additional headers of a webhook.
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     headers: Option<()>,
-    /// Signing secret of this webhook, instead of the app's: `whsec_` and the base64 of 24 to 64 bytes.
+    /// Form of the signature of this webhook. Default: `standard`.
+    signature: Option<SignatureForm>,
+    /// The keys that sign in the standard form. Default: `hmac`.
+    keys: Option<Vec<KeyKind>>,
+    /// Signing secret of this webhook, instead of the app's: `whsec_` and the base64 of 24 to 64 bytes; for the
+    /// signatures `github` and `stripe`, any text of 8 to 256 printable ASCII characters.
     secret: Option<String>,
     /// Id of a saved destination. This version has none.
     destination_id: Option<DestinationId>,
@@ -85,7 +92,7 @@ pub(super) struct DestinationRequest {
     channel: ChannelKind,
     address: ParsedAddress,
     headers: Vec<(String, String)>,
-    secret: Option<String>,
+    signing: SigningFields,
 }
 
 /// The requests of a client, each with the JSON pointer to it.
@@ -140,19 +147,23 @@ impl<'a> DestinationReader<'a> {
     /// Parses a list of destinations.
     pub(super) fn list(&mut self, list: Vec<&RawValue>, at: &str, errors: &mut FieldErrors) {
         for (n, raw) in list.into_iter().enumerate() {
-            let at = format!("{at}/{n}");
-            if let Some(text) = object_reader::text(raw) {
-                let (channel, address) = channels::recognize(&text);
-                if channel == channels::DEFAULT && !text.contains(':') {
-                    errors.add(at, FieldErrorCode::InvalidAddress, PLAIN);
-                } else {
-                    self.address(channel, &address, at, errors);
-                }
-            } else if raw.get().starts_with('{') {
-                self.object(raw, &at, errors);
+            self.one(raw, format!("{at}/{n}"), errors);
+        }
+    }
+
+    /// Parses a destination.
+    pub(super) fn one(&mut self, raw: &RawValue, at: String, errors: &mut FieldErrors) {
+        if let Some(text) = object_reader::text(raw) {
+            let (channel, address) = channels::recognize(&text);
+            if channel == channels::DEFAULT && !text.contains(':') {
+                errors.add(at, FieldErrorCode::InvalidAddress, PLAIN);
             } else {
-                errors.add(at, FieldErrorCode::InvalidType, "must be a string or an object");
+                self.address(channel, &address, at, errors);
             }
+        } else if raw.get().starts_with('{') {
+            self.object(raw, &at, errors);
+        } else {
+            errors.add(at, FieldErrorCode::InvalidType, "must be a string or an object");
         }
     }
 
@@ -181,7 +192,8 @@ impl<'a> DestinationReader<'a> {
         errors: &mut FieldErrors,
     ) -> Option<&mut DestinationRequest> {
         let address = errors.keep(&at, self.api.channels.parse_address(channel, text))?;
-        self.requests.push((at, DestinationRequest { channel, address, headers: Vec::new(), secret: None }));
+        let (headers, signing) = (Vec::new(), SigningFields::default());
+        self.requests.push((at, DestinationRequest { channel, address, headers, signing }));
         self.requests.last_mut().map(|(_, request)| request)
     }
 
@@ -202,20 +214,20 @@ impl<'a> DestinationReader<'a> {
         };
         let spec = channels::spec(channel);
         let found = one_of(&mut fields, spec.address_fields);
-        let (mut own_headers, mut secret) = (Vec::new(), None);
+        let (mut own_headers, mut signing) = (Vec::new(), SigningFields::default());
         if spec.is_signed {
-            secret = fields.parsed("secret", |text| match Secret::parse(text) {
-                Ok(_) => Ok(text.to_owned()),
-                Err(detail) => Err((FieldErrorCode::InvalidSecret, detail)),
-            });
+            signing = SigningFields::read(&mut fields);
             own_headers = headers(&mut fields);
+            signing.check_headers(&own_headers, &mut fields);
         }
         let of_channels = channels::TABLE.iter().flat_map(|spec| spec.address_fields);
-        of_channels.chain(&["headers", "secret"]).for_each(|name| fields.drop_null(name));
+        of_channels
+            .chain(&["headers", "signature", "keys", "secret"])
+            .for_each(|name| fields.drop_null(name));
         fields.done();
         let (at, text) = found?;
         let request = self.address(channel, &text, at, errors)?;
-        (request.headers, request.secret) = (own_headers, secret);
+        (request.headers, request.signing) = (own_headers, signing);
         Some(())
     }
 }
@@ -297,9 +309,12 @@ pub(super) async fn destinations(
         };
         let channel = request.channel;
         match destinations.iter().find(|known| known.address == address && known.channel == channel) {
-            Some(known) if known.headers == request.headers && known.secret == request.secret => {}
+            Some(known)
+                if known.headers == request.headers
+                    && known.secret == request.signing.secret
+                    && known.signing == request.signing.signing => {}
             Some(_) => {
-                let detail = "is given twice, with different headers or secrets; give it once";
+                let detail = "is given twice, with different headers, signatures or secrets; give it once";
                 errors.add(at, FieldErrorCode::Duplicate, detail);
             }
             None => destinations.push(Destination {
@@ -308,7 +323,8 @@ pub(super) async fn destinations(
                 address: address.to_owned(),
                 queue: channels::spec(channel).queue_name(app, address, target.as_ref()),
                 headers: request.headers.clone(),
-                secret: request.secret.clone(),
+                secret: request.signing.secret.clone(),
+                signing: request.signing.signing.clone(),
             }),
         }
     }
@@ -340,6 +356,9 @@ pub struct DestinationView<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = BTreeMap<String, String>, required = false)]
     headers: BTreeMap<&'a str, &'static str>,
+    /// How requests are signed; absent for the default.
+    #[serde(flatten)]
+    signing: Option<&'a Signing>,
     /// Status of the latest delivery; null before the first.
     #[schema(required)]
     status: Option<DeliveryStatus>,
@@ -352,6 +371,7 @@ impl<'a> DestinationView<'a> {
             id: destination.id,
             address: Address::of(destination.channel, &destination.address),
             headers: destination.headers.iter().map(|(name, _)| (name.as_str(), "***")).collect(),
+            signing: destination.signing.as_deref(),
             status: *status,
         }
     }

@@ -16,10 +16,11 @@ mod query;
 mod serve;
 mod state;
 mod stream;
+mod test_rate;
 mod wrong_keys;
 
 pub use answer::{
-    Answer, Page, PageParams, SharedBody, created, first_answer, json, json_text, listed, page,
+    Answer, Page, PageParams, SharedBody, created, first_answer, joined, json, json_text, listed, page,
 };
 pub use body::{BATCH_MAX, BODY_MAX, Content, too_large};
 pub use call::Call;
@@ -31,4 +32,5 @@ pub use problem::{FieldErrorCode, FieldErrors, Invalid, Problem, ProblemCode, Pr
 pub use query::traceparent;
 pub use serve::{Front, Site, is_set, serve};
 pub use state::{Api, Batches, CONNECTIONS_MAX, WAITS_MAX};
+pub use test_rate::TestRate;
 pub use wrong_keys::WrongKeys;

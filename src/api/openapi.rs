@@ -25,7 +25,7 @@ use super::http::endpoint::Resource;
 use super::http::{Api, ProblemView, SharedBody, json_text};
 use super::metrics;
 use crate::domain::EventType;
-use crate::events::{CloudEvent, EventBody};
+use crate::events::{CloudEvent, EventBody, TestBody};
 use crate::store::Scope;
 
 /// The document as text, indented, with a line break at its end: byte for byte the committed file.
@@ -154,7 +154,7 @@ const MEANINGS: &[(u16, &str)] = &[
 
 /// The schemas that no operation declares: those of problems and of webhooks.
 #[derive(OpenApi)]
-#[openapi(components(schemas(ProblemView, EventBody, CloudEvent)))]
+#[openapi(components(schemas(ProblemView, EventBody, CloudEvent, TestBody)))]
 struct Shared;
 
 fn make() -> Value {
@@ -272,7 +272,7 @@ fn complete_response(status: &str, response: &mut Value, is_post: bool, example:
     }
     match status {
         "401" => response["headers"]["WWW-Authenticate"] = header("`Bearer`."),
-        "503" => response["headers"]["Retry-After"] = header("Seconds."),
+        "429" | "503" => response["headers"]["Retry-After"] = header("Seconds."),
         _ => {}
     }
     if response["description"].as_str().unwrap_or_default().is_empty() {
@@ -301,25 +301,35 @@ fn webhooks(examples: &Value) -> Value {
         header("webhook-timestamp", "Time of the attempt, in seconds since 1970-01-01."),
         header(
             "webhook-signature",
-            "`v1,` and the base64 of HMAC-SHA256 over `<webhook-id>.<webhook-timestamp>.<body>`; after a rotation, \
-             two of them, separated by a space. See https://www.standardwebhooks.com."
+            "`v1,` and the base64 of HMAC-SHA256 over `<webhook-id>.<webhook-timestamp>.<body>`; with the key \
+             `ed25519` also `v1a,` and the base64 of its signature; after a rotation, two of each, separated by \
+             spaces. A destination with another `signature` has other headers. See https://www.standardwebhooks.com."
         ),
     ]);
     let webhook = |event: &EventType| {
-        let mut body = json!({ "schema": { "$ref": reference("EventBody") } });
+        let schema = if event.is_of_watch() { "EventBody" } else { "TestBody" };
+        let mut body = json!({ "schema": { "$ref": reference(schema) } });
         if let Some(example) = examples["webhooks"].get(event.as_str()) {
             body["example"] = example.clone();
         }
+        let mut content = json!({ "application/json": body });
+        if event.is_of_watch() {
+            content["application/cloudevents+json"] =
+                json!({ "schema": { "$ref": reference("CloudEvent") } });
+        }
+        let description = if event.is_of_watch() {
+            "The body depends on `payload` of the watch: `event` (the default) and `cloudevents` as below; `raw` is the \
+             provider's own answer."
+        } else {
+            "Sent once, on request."
+        };
         let operation = json!({
             "operationId": format!("webhook.{event}"),
             "tags": ["Webhooks"],
             "summary": format!("Receive `{event}`"),
-            "description": "The body depends on `payload` of the watch: `event` (the default) and `cloudevents` as \
-                            below; `raw` is the provider's own answer.",
+            "description": description,
             "parameters": headers,
-            "requestBody": { "required": true, "content": {
-                "application/json": body,
-                "application/cloudevents+json": { "schema": { "$ref": reference("CloudEvent") } } } },
+            "requestBody": { "required": true, "content": content },
             "responses": {
                 "2XX": { "description": "The event is received. It is not sent again." },
                 "410": { "description": "The address is gone. No further event of this watch is sent to it." },
@@ -391,7 +401,8 @@ mod tests {
         for (path, method, operation) in operations(&DOCUMENT) {
             let endpoint = endpoints.iter().find(|endpoint| endpoint.path == path).expect("an endpoint");
             let scope = endpoint.scope(&method.to_uppercase().parse().expect("a method"));
-            assert_eq!(scope.is_some(), path.starts_with("/v1/"), "{method} {path}");
+            let is_public = path.ends_with("/jwks.json");
+            assert_eq!(scope.is_some(), path.starts_with("/v1/") && !is_public, "{method} {path}");
             assert_eq!(scope.map(Scope::as_str), operation["x-scope"].as_str(), "{method} {path}");
         }
     }

@@ -180,7 +180,7 @@ fn events(fields: &mut ObjectReader<'_, '_>) -> EventSet {
         let at = format!("{}/{n}", fields.at("events"));
         let Some(pattern) = object_reader::string(raw, &at, fields.errors) else { continue };
         if !events.add(&pattern) {
-            let allowed = EventType::WORDS.iter().copied().chain(EventSet::FAMILIES);
+            let allowed = EventType::of_watches().map(EventType::as_str).chain(EventSet::FAMILIES);
             fields.errors.keep::<()>(at, Err(not_one_of(&pattern, allowed)));
         }
     }

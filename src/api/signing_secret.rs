@@ -1,4 +1,4 @@
-//! The signing secret of the caller's app: show and rotate.
+//! The signing secret and the key pair of the caller's app: show and rotate.
 
 use std::time::Duration;
 
@@ -9,8 +9,9 @@ use utoipa::ToSchema;
 
 use super::http::{Answer, Call, Content, Problem, ProblemCode, first_answer, json};
 use crate::channels::webhook::Secret;
-use crate::domain::{Masked, Timestamp};
-use crate::store::{Idempotent, RotateSecret};
+use crate::channels::webhook::ed25519::{PrivateKey, PublicKey};
+use crate::domain::{Masked, Timestamp, draw_private_key};
+use crate::store::{Idempotent, RotateSecret, StoreError};
 
 /// The bounds of the grace. A receiver that still uses the old secret after 30 days is not maintained.
 const GRACE: (&str, &str) = ("0s", "30d");
@@ -18,28 +19,43 @@ const GRACE: (&str, &str) = ("0s", "30d");
 /// Default of the grace.
 const GRACE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 
-/// A signing secret.
+/// A signing secret and the public key of the key pair.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 struct SigningSecret<'a> {
     /// `whsec_` and base64.
     secret: &'a str,
-    /// The previous secret, while it signs, too.
+    /// `whpk_` and base64: verifies the signatures of destinations with the key `ed25519`.
+    public_key: String,
+    /// The previous secret and key, while they sign, too.
     #[schema(required)]
     previous: Option<PreviousSecret>,
 }
 
-/// A signing secret that was replaced.
+/// A signing secret and a key pair that were replaced.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct PreviousSecret {
-    /// End of the grace: the previous secret signs until then.
+    /// End of the grace: the previous secret and key sign until then.
     expires_at: Timestamp,
 }
 
 impl<'a> SigningSecret<'a> {
-    fn of(secret: &'a Masked, old_until: Option<Timestamp>) -> Self {
-        Self { secret: secret.reveal(), previous: old_until.map(|expires_at| PreviousSecret { expires_at }) }
+    /// The error is about a private key that this service did not make.
+    fn of(secret: &'a Masked, private_key: &Masked, old_until: Option<Timestamp>) -> Result<Self, Problem> {
+        Ok(Self {
+            secret: secret.reveal(),
+            public_key: public_key(private_key)?.expose(),
+            previous: old_until.map(|expires_at| PreviousSecret { expires_at }),
+        })
     }
+}
+
+/// Returns the public key of a stored private key.
+pub fn public_key(private_key: &Masked) -> Result<PublicKey, Problem> {
+    let key = PrivateKey::parse(private_key.reveal());
+    key.map(|key| key.public())
+        .map_err(|error| StoreError::Inconsistent(format!("the private key of an app {error}")).into())
 }
 
 /// Show the app's signing secret
@@ -52,22 +68,22 @@ pub async fn show(call: Call) -> Answer {
     call.no_query()?;
     let app = call.api.store.app(call.app()).ok_or_else(Problem::not_found)?;
     let old_until = app.old_secret(call.api.clock.now()).map(|(_, until)| until);
-    Ok(json(StatusCode::OK, &SigningSecret::of(&app.signing_secret, old_until)))
+    Ok(json(StatusCode::OK, &SigningSecret::of(&app.signing_secret, &app.private_key, old_until)?))
 }
 
 /// How to replace a signing secret.
 #[derive(ToSchema)]
 struct Rotation {
-    /// Time in which the previous secret signs, too, `0s` to `30d`. Default: `24h`.
+    /// Time in which the previous secret and key sign, too, `0s` to `30d`. Default: `24h`.
     #[schema(example = "24h", default = "24h", value_type = Option<String>)]
     grace: Duration,
 }
 
-/// Replace the app's signing secret
+/// Replace the app's signing secret and key pair
 ///
-/// During the grace both the new and the previous secret sign: `webhook-signature` holds two signatures,
-/// separated by a space. A secret that is older still is dropped. Destinations with a secret of their own
-/// are not affected.
+/// During the grace both the new and the previous secret sign, and both keys: `webhook-signature` holds two signatures
+/// of each kind, separated by spaces. A secret and a key that are older still are dropped. Destinations with a secret of
+/// their own keep it.
 #[utoipa::path(
     post, path = "/v1/signing-secret/rotate", operation_id = "rotateSigningSecret", tag = "Secrets",
     security(("key" = ["admin"])),
@@ -90,9 +106,10 @@ pub async fn rotate(call: Call) -> Answer {
         return Err(Problem::new(ProblemCode::SecretConfigured, detail).into());
     }
     let (now, secret) = (api.clock.now(), Masked::new(Secret::generate().expose()));
+    let private_key = draw_private_key();
     let old_until = Some(now.plus(grace)).filter(|until| *until > now);
-    let answer = first_answer(StatusCode::OK, &SigningSecret::of(&secret, old_until));
-    let rotate = RotateSecret { app, signing_secret: secret, grace, now };
+    let answer = first_answer(StatusCode::OK, &SigningSecret::of(&secret, &private_key, old_until)?);
+    let rotate = RotateSecret { app, signing_secret: secret, private_key, grace, now };
     let Ok(()) = api.store.rotate_secret(Idempotent::with_response(rotate, write.key(), &answer)).await??;
     Ok(answer.into_response())
 }

@@ -509,6 +509,7 @@ mod tests {
             queue: String::new(),
             headers: (0..32).map(|n| (format!("x-{n}"), "secret".to_owned())).collect(),
             secret: None,
+            signing: None,
         };
         let url = format!("https://app.example.com/?{}", "\\".repeat(2_000));
         let mut destinations = vec![one(ChannelKind::Webhook, &url); 20];
@@ -521,7 +522,7 @@ mod tests {
                 app: AppNo(1),
                 id: WatchId(ids.draw(at)),
                 job: job.clone(),
-                events: EventType::ALL.iter().copied().collect(),
+                events: EventType::of_watches().collect(),
                 payload: Payload::Event,
                 metadata: Some("{\"a\":1}".to_owned()),
                 terms,

@@ -216,12 +216,14 @@ pub struct ChannelSetting {
     pub doc: &'static str,
     /// How a value is checked.
     pub check: SettingCheck,
+    /// Whether the value is a URL that can contain a password. Then it can come from a file, as credentials can.
+    pub holds_password: bool,
 }
 
 impl ChannelSetting {
     /// Returns a setting without a default.
     pub(super) const fn new(key: &'static str, doc: &'static str, check: SettingCheck) -> Self {
-        Self { key, default: None, doc, check }
+        Self { key, default: None, doc, check, holds_password: false }
     }
 }
 

@@ -196,7 +196,8 @@ impl Mailer {
         let from = &self.from.address;
         let id = format!("<{}@{}>", message.delivery.id, from.domain());
         // Names a message that does not exist: mail readers show all mails that refer to it as one thread.
-        let thread = format!("<{}@{}>", message.delivery.watch, from.domain());
+        let is_of_watch = message.delivery.event_type.is_of_watch();
+        let thread = is_of_watch.then(|| format!("<{}@{}>", message.delivery.watch, from.domain()));
 
         let seconds = Duration::from_secs(u64::try_from(message.now.seconds()).unwrap_or_default());
         let address = |address: &MailAddress| {
@@ -207,20 +208,20 @@ impl Mailer {
             .boundary(format!("=_{}", message.delivery.id))
             .singlepart(part(ContentType::TEXT_PLAIN, plain)?)
             .singlepart(part(ContentType::TEXT_HTML, html)?);
-        let mail = lettre::Message::builder()
+        let mut mail = lettre::Message::builder()
             .date(UNIX_EPOCH + seconds)
             .from(LettreMailbox::new(self.from.name.clone(), address(from)?))
             .to(LettreMailbox::new(None, address(to)?))
             .subject(subject.as_str())
             .message_id(Some(id.clone()))
-            .in_reply_to(thread.clone())
-            .references(thread)
             // RFC 3834, and a header that Exchange evaluates: no automatic replies.
             .raw_header(header("Auto-Submitted", "auto-generated"))
             .raw_header(header("X-Auto-Response-Suppress", "All"))
-            .header(MIME_VERSION_1_0)
-            .multipart(parts)
-            .map_err(|error| error.to_string())?;
+            .header(MIME_VERSION_1_0);
+        if let Some(thread) = thread {
+            mail = mail.in_reply_to(thread.clone()).references(thread);
+        }
+        let mail = mail.multipart(parts).map_err(|error| error.to_string())?;
         let shown =
             [("from", from.as_str()), ("to", to.as_str()), ("message-id", &id), ("subject", &subject)];
         let shown = shown.map(|(name, value)| (name.to_owned(), value.to_owned()));

@@ -40,6 +40,10 @@ const SHORT_URL_MAX: usize = 80;
 const PROVIDER_SAYS: &str = "What the provider says";
 const STATUS_MEANS: &str = "What the status means";
 const RINGBACK_ENDED: &str = "Why Ringback ended the watch";
+const RINGBACK_SAYS: &str = "What Ringback says";
+
+/// What the headline of a test is about.
+const TEST_NAME: &str = "a message to this address";
 
 /// The values that a template may use.
 #[derive(Clone, Debug, Serialize)]
@@ -181,6 +185,9 @@ impl TemplateContext {
         (id, watch): (String, String),
         body: &[u8],
     ) -> Result<Self, String> {
+        if event == EventType::Test {
+            return Self::of_test(id, body);
+        }
         let body: Body<'_> =
             serde_json::from_slice(body).map_err(|error| format!("the event cannot be read: {error}"))?;
         let Body { timestamp, data } = body;
@@ -226,6 +233,58 @@ impl TemplateContext {
     }
 }
 
+/// The parts of the body of a test that are shown.
+#[derive(Deserialize)]
+struct TestBody {
+    timestamp: String,
+    data: TestData,
+}
+
+#[derive(Deserialize)]
+struct TestData {
+    message: Option<String>,
+}
+
+impl TemplateContext {
+    /// Parses the body of a test. It is about no job: what a message shows of a job says what the message is.
+    fn of_test(id: String, body: &[u8]) -> Result<Self, String> {
+        let TestBody { timestamp, data } =
+            serde_json::from_slice(body).map_err(|error| format!("the event cannot be read: {error}"))?;
+        let (title, symbol, color, summary) = describe(EventType::Test);
+        let message = data.message.map(|message| multi_line(&message)).filter(|text| !text.is_empty());
+        let sent_at = Timestamp::parse(&timestamp).unwrap_or_default();
+        let value = message.unwrap_or_else(|| summary.to_owned());
+        Ok(Self {
+            event: EventType::Test.as_str(),
+            id,
+            watch: String::new(),
+            title,
+            symbol,
+            color,
+            summary,
+            display_name: TEST_NAME.to_owned(),
+            job: TEST_NAME.to_owned(),
+            provider: "Ringback".to_owned(),
+            status: None,
+            progress: None,
+            output: None,
+            link: None,
+            thumbnail: None,
+            outputs: Vec::new(),
+            more_outputs: 0,
+            error: None,
+            reasons: vec![NameValue { name: RINGBACK_SAYS.to_owned(), value }],
+            at: format_time(sent_at),
+            at_seconds: sent_at.seconds(),
+            created: None,
+            completed: None,
+            took: None,
+            metadata: Vec::new(),
+            more_metadata: 0,
+        })
+    }
+}
+
 fn describe(event: EventType) -> (&'static str, &'static str, &'static str, &'static str) {
     match event {
         EventType::JobCompleted => ("Completed", "\u{2705}", "#188646", "The job is done."),
@@ -239,6 +298,7 @@ fn describe(event: EventType) -> (&'static str, &'static str, &'static str, &'st
         }
         EventType::JobProcessing => ("Processing", "\u{25b6}\u{fe0f}", "#1c78c4", "The job is running."),
         EventType::JobProgress => ("In progress", "\u{23f3}", "#1c78c4", "The job made progress."),
+        EventType::Test => ("Test", "\u{1f514}", "#1c78c4", "This is a test of the destination."),
     }
 }
 
@@ -264,7 +324,8 @@ fn reasons(event: EventType, error: Option<&ErrorContext>, summary: &str) -> Vec
         | EventType::JobFailed
         | EventType::JobCancelled
         | EventType::JobProcessing
-        | EventType::JobProgress => {
+        | EventType::JobProgress
+        | EventType::Test => {
             let label = if from_provider { PROVIDER_SAYS } else { STATUS_MEANS };
             (None, message.map(|message| (label, message)))
         }

@@ -1,30 +1,27 @@
-//! Webhooks: Standard Webhooks 1.0 with symmetric signatures (`v1`), for senders and receivers.
+//! Webhooks: Standard Webhooks 1.0, with symmetric signatures (`v1`) and asymmetric ones (`v1a`), for senders and
+//! receivers. Receivers that verify the signatures of GitHub or Stripe already get those ([`compatible`]).
 //!
 //! The signature covers the exact bytes of the body and the time of the attempt. Each attempt makes its own,
 //! because receivers refuse a signature that is older than five minutes.
 
-use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+pub mod compatible;
+pub mod ed25519;
+mod standard;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, KeyInit, Mac};
+use std::sync::Arc;
+
 use hyper::body::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue, USER_AGENT};
-use sha2::Sha256;
 
 use super::channel::{
     AttemptResult, Channel, ChannelSpec, Message, ParsedAddress, SendFuture, Services, Shorthand,
     USER_AGENT_VALUE, post,
 };
-use crate::domain::{AddressError, ChannelKind, Outcome, Payload, Timestamp, check_value, random};
+use crate::domain::{AddressError, ChannelKind, KeyKind, Masked, Outcome, Payload, SignatureForm, Timestamp};
 use crate::egress::Received;
-
-/// Tolerance of receivers for the timestamp of a signature, in both directions.
-pub const TOLERANCE: Duration = Duration::from_secs(5 * 60);
-
-const PREFIX: &str = "whsec_";
+use compatible::{sign_github, sign_stripe};
+use ed25519::PrivateKey;
+pub use standard::{Secret, SignatureError, TOLERANCE, sign, verify, verify_asymmetric};
 
 /// Maximum lengths of a custom header, in bytes. Common servers accept 8 KiB for all headers together.
 const HEADER_NAME_MAX: usize = 128;
@@ -35,6 +32,10 @@ const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const EVENT: HeaderName = HeaderName::from_static("ringback-event");
 const WATCH: HeaderName = HeaderName::from_static("ringback-watch");
+const GITHUB_SIGNATURE: HeaderName = HeaderName::from_static("x-hub-signature-256");
+const GITHUB_EVENT: HeaderName = HeaderName::from_static("x-github-event");
+const GITHUB_DELIVERY: HeaderName = HeaderName::from_static("x-github-delivery");
+const STRIPE_SIGNATURE: HeaderName = HeaderName::from_static("stripe-signature");
 const TRACE: HeaderName = HeaderName::from_static("traceparent");
 
 /// The row of webhooks in the channel table.
@@ -68,119 +69,6 @@ impl Channel for Webhook {
     }
 }
 
-/// Signing secret. Only [`Secret::expose`] shows it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Vec<u8>);
-
-impl Secret {
-    /// Generates a random secret of 32 bytes.
-    pub fn generate() -> Self {
-        let mut key = vec![0; 32];
-        random(&mut key);
-        Self(key)
-    }
-
-    /// Parses `whsec_` and the base64 of 24 to 64 bytes. The error is a sentence that does not repeat the
-    /// secret.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        check_value(text)?;
-        let encoded = text.strip_prefix(PREFIX).ok_or("must begin with whsec_")?;
-        let key = STANDARD.decode(encoded).map_err(|_| "must be base64 after whsec_")?;
-        if (24..=64).contains(&key.len()) {
-            Ok(Self(key))
-        } else {
-            Err(format!("must hold 24 to 64 bytes, not {}", key.len()))
-        }
-    }
-
-    /// Parses a secret as the libraries of receivers do: without `whsec_`, too.
-    pub fn of_libraries(text: &str) -> Result<Self, String> {
-        let text = text.trim();
-        Self::parse(&format!("{PREFIX}{}", text.strip_prefix(PREFIX).unwrap_or(text)))
-    }
-
-    /// Makes a secret of its bytes, to explain signatures that were made with a wrong key.
-    pub const fn of_bytes(key: Vec<u8>) -> Self {
-        Self(key)
-    }
-
-    /// Returns the public form, for the one response that may show it.
-    pub fn expose(&self) -> String {
-        format!("{PREFIX}{}", STANDARD.encode(&self.0))
-    }
-
-    fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> Hmac<Sha256> {
-        #[expect(clippy::expect_used, reason = "a MAC takes keys of any length")]
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of any length");
-        for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
-            mac.update(part);
-        }
-        mac
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("whsec_***")
-    }
-}
-
-/// Returns the signature of a message: `v1,<base64>`.
-pub fn sign(secret: &Secret, id: &str, timestamp_seconds: i64, body: &[u8]) -> String {
-    let mac = secret.mac(id, &timestamp_seconds.to_string(), body).finalize();
-    format!("v1,{}", STANDARD.encode(mac.into_bytes()))
-}
-
-/// Why a signature is not valid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SignatureError {
-    /// The timestamp is not a number.
-    #[error("webhook-timestamp is not a whole number of seconds since 1970")]
-    MalformedTimestamp,
-    /// There is no `v1` signature.
-    #[error("webhook-signature holds no v1 signature; it should read v1,<base64>")]
-    NoSignature,
-    /// None of the signatures matches.
-    #[error(
-        "no v1 signature fits: it was made with another secret, \
-         or the id, the timestamp or the body is not as it was sent"
-    )]
-    Mismatch,
-    /// The signature matches, but it is older than the tolerance, by this many seconds.
-    #[error("the signature fits, but it was made {0} s ago; receivers refuse it as a possible replay")]
-    TooOld(u64),
-    /// The signature matches, but its time is in the future, by this many seconds.
-    #[error("the signature fits, but its time lies {0} s in the future; one of the clocks is wrong")]
-    InTheFuture(u64),
-}
-
-/// Verifies a signature. The comparison takes constant time. The timestamp is checked last, so that an error
-/// about it means that everything else is valid.
-pub fn verify(
-    secret: &Secret,
-    id: &str,
-    timestamp: &str,
-    signatures: &str,
-    body: &[u8],
-    now: Timestamp,
-    tolerance: Duration,
-) -> Result<(), SignatureError> {
-    let seconds: i64 = timestamp.parse().map_err(|_| SignatureError::MalformedTimestamp)?;
-    // Signatures of other versions are ignored.
-    let mut known = signatures.split(' ').filter_map(|one| one.strip_prefix("v1,")).peekable();
-    known.peek().ok_or(SignatureError::NoSignature)?;
-    let mac = secret.mac(id, timestamp, body);
-    let fits = |encoded| STANDARD.decode(encoded).is_ok_and(|tag| mac.clone().verify_slice(&tag).is_ok());
-    if !known.any(fits) {
-        return Err(SignatureError::Mismatch);
-    }
-    let off = now.seconds().abs_diff(seconds);
-    if off <= tolerance.as_secs() {
-        return Ok(());
-    }
-    Err(if seconds < now.seconds() { SignatureError::TooOld(off) } else { SignatureError::InTheFuture(off) })
-}
-
 /// Checks a custom header of a destination. The error is a sentence.
 pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
     const FAMILIES: [&str; 4] = ["proxy-", "content-", "webhook-", "ringback-"];
@@ -210,13 +98,59 @@ pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
     Ok((header, value))
 }
 
-/// Returns the secrets that sign: the destination's secret, or else those of the app (two during a rotation).
-fn secrets(message: &Message<'_>) -> Vec<Secret> {
-    if let Some(secret) = &message.delivery.destination.secret {
-        return Secret::parse(secret).into_iter().collect();
+/// Returns the secrets that sign: the destination's secret, or else those of the app (two during a rotation), the newest
+/// first.
+fn secrets<'m>(message: &Message<'m>) -> impl Iterator<Item = &'m str> + use<'m> {
+    let own = message.delivery.destination.secret.as_deref();
+    let (app, now) = (message.app.filter(|_| own.is_none()), message.now);
+    own.into_iter().chain(app.into_iter().flat_map(move |app| app.secrets(now)).map(Masked::reveal))
+}
+
+/// Returns the value of `webhook-signature`.
+fn standard_signatures(message: &Message<'_>, id: &str) -> String {
+    let (delivery, seconds) = (message.delivery, message.now.seconds());
+    let signing = delivery.destination.signing.as_deref();
+    let has = |kind| signing.map_or(kind == KeyKind::Hmac, |signing| signing.has(kind));
+    let mut signatures = Vec::with_capacity(1);
+    if has(KeyKind::Hmac) {
+        let secrets = secrets(message).filter_map(|secret| Secret::parse(secret).ok());
+        signatures.extend(secrets.map(|secret| sign(&secret, id, seconds, &delivery.body)));
     }
-    let secrets = message.app.into_iter().flat_map(|app| app.secrets(message.now));
-    secrets.filter_map(|secret| Secret::parse(secret.reveal()).ok()).collect()
+    if has(KeyKind::Ed25519) {
+        let keys = message.app.into_iter().flat_map(|app| app.private_keys(message.now));
+        let keys = keys.filter_map(|key| PrivateKey::parse(key.reveal()).ok());
+        signatures.extend(keys.map(|key| key.sign(id, seconds, &delivery.body)));
+    }
+    signatures.join(" ")
+}
+
+/// Inserts the headers of a destination's form of signatures.
+fn insert_signature(
+    headers: &mut HeaderMap,
+    message: &Message<'_>,
+    id: &str,
+) -> Result<(), InvalidHeaderValue> {
+    let (delivery, seconds) = (message.delivery, message.now.seconds());
+    match delivery.destination.signing.as_ref().map_or(SignatureForm::Standard, |signing| signing.form) {
+        SignatureForm::Standard => {
+            headers.insert(SIGNATURE, standard_signatures(message, id).try_into()?);
+        }
+        SignatureForm::Github => {
+            // The header holds one signature: the newest secret makes it.
+            if let Some(secret) = secrets(message).next() {
+                headers.insert(GITHUB_SIGNATURE, sign_github(secret, &delivery.body).try_into()?);
+            }
+            // Libraries refuse a request without these.
+            headers.insert(GITHUB_EVENT, HeaderValue::from_static(delivery.event_type.as_str()));
+            headers.insert(GITHUB_DELIVERY, id.try_into()?);
+        }
+        SignatureForm::Stripe => {
+            let signature = sign_stripe(secrets(message), seconds, &delivery.body);
+            headers.insert(STRIPE_SIGNATURE, signature.try_into()?);
+        }
+        SignatureForm::None => {}
+    }
+    Ok(())
 }
 
 fn headers(message: &Message<'_>) -> Result<HeaderMap, InvalidHeaderValue> {
@@ -224,8 +158,6 @@ fn headers(message: &Message<'_>) -> Result<HeaderMap, InvalidHeaderValue> {
     let custom = &delivery.destination.headers;
     let id = delivery.event.to_string();
     let seconds = message.now.seconds();
-    let signed = |secret: &Secret| sign(secret, &id, seconds, &delivery.body);
-    let signatures: Vec<_> = secrets(message).iter().map(signed).collect();
     let content_type = match delivery.payload {
         Payload::Event | Payload::Raw => "application/json",
         Payload::CloudEvents => "application/cloudevents+json",
@@ -233,12 +165,14 @@ fn headers(message: &Message<'_>) -> Result<HeaderMap, InvalidHeaderValue> {
 
     let mut headers = HeaderMap::with_capacity(8 + custom.len());
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(SIGNATURE, signatures.join(" ").try_into()?);
+    insert_signature(&mut headers, message, &id)?;
     headers.insert(ID, id.try_into()?);
     headers.insert(TIMESTAMP, seconds.into());
     headers.insert(USER_AGENT, USER_AGENT_VALUE);
     headers.insert(EVENT, HeaderValue::from_static(delivery.event_type.as_str()));
-    headers.insert(WATCH, delivery.watch.to_string().try_into()?);
+    if delivery.event_type.is_of_watch() {
+        headers.insert(WATCH, delivery.watch.to_string().try_into()?);
+    }
     // A header that was valid at the registration and is invalid today is left out, so that the message can still be
     // sent.
     let trace = delivery.traceparent.as_deref();

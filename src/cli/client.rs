@@ -130,6 +130,17 @@ impl Client {
 
     /// Sends a POST request.
     pub async fn post(&self, path: &str, body: Option<Body>, key: Option<&str>) -> Result<Answer, Failure> {
+        self.post_waiting(path, body, key, Duration::ZERO).await
+    }
+
+    /// Sends a POST request that the server answers after up to `wait`.
+    pub async fn post_waiting(
+        &self,
+        path: &str,
+        body: Option<Body>,
+        key: Option<&str>,
+        wait: Duration,
+    ) -> Result<Answer, Failure> {
         let mut request = self.request(Method::POST, path);
         if let Some(body) = &body {
             request = request.header(CONTENT_TYPE, "application/json").body(body.json.clone());
@@ -137,7 +148,7 @@ impl Client {
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
-        let answer = self.exchange(request, Duration::ZERO).await;
+        let answer = self.exchange(request, wait).await;
         answer.map_err(|failure| body.unwrap_or_default().name_arguments(failure))
     }
 

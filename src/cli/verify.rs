@@ -8,6 +8,8 @@ use anyhow::Context;
 
 use self::slips::{BODY_MAX, Headers};
 use super::output::{Failure, print_line, print_note};
+use crate::channels::webhook::compatible::{verify_github, verify_stripe};
+use crate::channels::webhook::ed25519::PublicKey;
 use crate::channels::webhook::{self, Secret, SignatureError};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
@@ -23,20 +25,24 @@ Example:
   ringback verify --secret whsec_… --id evt_… --timestamp 1771426951 \\
     --signature 'v1,…' < body.json
 
-The signature covers id.timestamp.body. A message older than five minutes is rejected, as receivers should do; --at 1771426951 verifies it at that time. If the signature is not valid, the usual slips are tried, and the one that explains it is named.",
+The signature covers id.timestamp.body. A message older than five minutes is rejected, as receivers should do; --at 1771426951 verifies it at that time. If the signature is not valid, the usual slips are tried, and the one that explains it is named.
+
+With a public key (whpk_…) as --secret, the signature v1a is verified. A destination with another form of signature sends x-hub-signature-256 or stripe-signature; these need neither --id nor --timestamp:
+  ringback verify --secret … --signature 'sha256=…' < body.json
+  ringback verify --secret … --signature 't=…,v1=…' < body.json",
     override_usage = "ringback verify [OPTIONS] --secret <SECRET> --id <ID> \\
          --timestamp <TIMESTAMP> --signature <SIGNATURES> < BODY"
 )]
 pub struct Verify {
-    /// Signing secret, with or without whsec_
+    /// Signing secret, with or without whsec_, or public key (whpk_…)
     #[arg(long, value_name = "SECRET")]
     secret: String,
     /// Header webhook-id
     #[arg(long)]
-    id: String,
+    id: Option<String>,
     /// Header webhook-timestamp
     #[arg(long, allow_hyphen_values = true)]
-    timestamp: String,
+    timestamp: Option<String>,
     /// Header webhook-signature, complete: it can hold several signatures
     #[arg(long, value_name = "SIGNATURES")]
     signature: String,
@@ -69,7 +75,39 @@ impl Verify {
 
     /// Verifies the signature. If it is not valid, the error names the slip that explains it.
     fn judge(&self, body: &[u8], now: Timestamp) -> Result<(), Failure> {
-        let Self { secret, id, timestamp, signature, .. } = self;
+        let Self { secret, signature, .. } = self;
+        let (secret, tolerance) = (secret.trim(), webhook::TOLERANCE);
+        match (&self.id, &self.timestamp) {
+            (None, None) if signature.starts_with("sha256=") => {
+                explained(verify_github(secret, signature, body), "")
+            }
+            (None, None) if signature.starts_with("t=") => {
+                let timestamp = signature.split([',', '=']).nth(1).unwrap_or_default();
+                explained(verify_stripe(secret, signature, body, now, tolerance), timestamp)
+            }
+            (Some(id), Some(timestamp)) if PublicKey::is_prefixed(secret) => {
+                let key =
+                    PublicKey::parse(secret).map_err(|why| Failure::Usage(format!("--secret: {why}")))?;
+                let verified =
+                    webhook::verify_asymmetric(&key, id, timestamp, signature, body, now, tolerance);
+                explained(verified, timestamp)
+            }
+            (Some(id), Some(timestamp)) => self.judge_standard((id, timestamp), body, now),
+            (None, _) | (_, None) => {
+                let message = "--id and --timestamp: both are required for the header webhook-signature; only \
+                               x-hub-signature-256 (sha256=…) and stripe-signature (t=…,v1=…) need none";
+                Err(Failure::Usage(message.to_owned()))
+            }
+        }
+    }
+
+    fn judge_standard(
+        &self,
+        (id, timestamp): (&str, &str),
+        body: &[u8],
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        let Self { secret, signature, .. } = self;
         let verify = |secret: &Secret| {
             webhook::verify(secret, id, timestamp, signature, body, now, webhook::TOLERANCE)
         };
@@ -77,14 +115,14 @@ impl Verify {
             Ok(secret) => match verify(&secret) {
                 Ok(()) => return Ok(()),
                 Err(why @ (SignatureError::TooOld(_) | SignatureError::InTheFuture(_))) => {
-                    let hint = format!("To verify it at its own time, add --at {timestamp}");
-                    return Err(Failure::Failed(format!("The signature is not valid: {why}. {hint}.")));
+                    return explained(Err(why), timestamp);
                 }
                 Err(why) => Ok(why),
             },
             Err(why) => Err(why),
         };
-        let headers = Headers { id: id.clone(), timestamp: timestamp.clone(), signatures: signature.clone() };
+        let headers =
+            Headers { id: id.to_owned(), timestamp: timestamp.to_owned(), signatures: signature.clone() };
         if let Some(changes) = slips::explain(secret, &headers, body, now) {
             return Err(Failure::Failed(format!(
                 "The signature is not valid as given. It is valid {changes}."
@@ -92,23 +130,41 @@ impl Verify {
         }
         let why = why.map_err(|why| Failure::Usage(format!("--secret: {why}")))?;
         // The other errors are the explanation.
-        let suspicion = if why == SignatureError::Mismatch { self.suspicion(body) } else { "" };
+        let suspicion = match why {
+            SignatureError::Mismatch(_) => suspicion(id, body),
+            SignatureError::MalformedTimestamp(_)
+            | SignatureError::NoSignature(..)
+            | SignatureError::TooOld(_)
+            | SignatureError::InTheFuture(_) => "",
+        };
         Err(Failure::Failed(format!("The signature is not valid: {why}.{suspicion}")))
     }
+}
 
-    /// Returns what is probably wrong, although it cannot be proved.
-    fn suspicion(&self, body: &[u8]) -> &'static str {
-        if body.is_empty() {
-            " The body is empty; pass it on stdin."
-        } else if !self.id.starts_with("evt_") {
-            " The header webhook-id of Ringback begins with evt_; is --id the id of another object?"
-        } else if body.starts_with(b"{")
-            && body.windows(2).any(|pair| matches!(pair, b"{\n" | b"{\r" | b"{ "))
-        {
-            " The body looks as if it was parsed as JSON and written again: verify the bytes as they were received."
-        } else {
-            " No usual slip explains it; is it the secret of the server and of the app that sent the webhook?"
+/// Returns the failure of a signature. `timestamp` is the time at which it was made.
+fn explained(verified: Result<(), SignatureError>, timestamp: &str) -> Result<(), Failure> {
+    let Err(why) = verified else { return Ok(()) };
+    let hint = match why {
+        SignatureError::TooOld(_) | SignatureError::InTheFuture(_) => {
+            format!(" To verify it at its own time, add --at {timestamp}.")
         }
+        SignatureError::MalformedTimestamp(_)
+        | SignatureError::NoSignature(..)
+        | SignatureError::Mismatch(_) => String::new(),
+    };
+    Err(Failure::Failed(format!("The signature is not valid: {why}.{hint}")))
+}
+
+/// Returns what is probably wrong, although it cannot be proved.
+fn suspicion(id: &str, body: &[u8]) -> &'static str {
+    if body.is_empty() {
+        " The body is empty; pass it on stdin."
+    } else if !id.starts_with("evt_") {
+        " The header webhook-id of Ringback begins with evt_; is --id the id of another object?"
+    } else if body.starts_with(b"{") && body.windows(2).any(|pair| matches!(pair, b"{\n" | b"{\r" | b"{ ")) {
+        " The body looks as if it was parsed as JSON and written again: verify the bytes as they were received."
+    } else {
+        " No usual slip explains it; is it the secret of the server and of the app that sent the webhook?"
     }
 }
 
@@ -123,8 +179,8 @@ mod tests {
     fn command(secret: &str, timestamp: &str, signature: &str) -> Verify {
         Verify {
             secret: secret.into(),
-            id: "evt_1".into(),
-            timestamp: timestamp.into(),
+            id: Some("evt_1".into()),
+            timestamp: Some(timestamp.into()),
             signature: signature.into(),
             at: None,
         }
@@ -172,6 +228,48 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn signatures_of_every_form_are_verified_and_explained() {
+        use crate::channels::webhook::compatible::{sign_github, sign_stripe};
+        use crate::channels::webhook::ed25519::PrivateKey;
+        let key = PrivateKey::parse(crate::domain::draw_private_key().reveal()).expect("a key");
+        let public = key.public().expose();
+        let seconds = 1_771_426_951;
+        let (at, late) = (Timestamp::from_millis(seconds * 1_000), Timestamp::from_millis(seconds * 2_000));
+        let asymmetric = format!("v1,xx {}", key.sign("evt_1", seconds, BODY));
+        let github = sign_github("a secret", BODY);
+        let stripe = sign_stripe(["a secret"].into_iter(), seconds, BODY);
+        let standard = |secret: &str, signature: &str| command(secret, "1771426951", signature);
+        let other = |secret: &str, signature: &str| Verify {
+            id: None,
+            timestamp: None,
+            ..command(secret, "", signature)
+        };
+        for (command, body, now, why) in [
+            (standard(&public, &asymmetric), BODY, at, ""),
+            (
+                standard(&public, &asymmetric),
+                b"{}",
+                at,
+                "no v1a signature fits: it was made with another key pair",
+            ),
+            (standard(&public, &asymmetric), BODY, late, "add --at 1771426951."),
+            (standard(&public, "v1,xx"), BODY, at, "holds no v1a signature; it should read v1a,<base64>"),
+            (standard("whpk_AA==", &asymmetric), BODY, at, "--secret: must hold 32 bytes"),
+            (other("a secret", &github), BODY, late, ""),
+            (other("a secret", &github), b"{}", late, "no sha256 signature fits"),
+            (other("a secret", &stripe), BODY, at, ""),
+            (other("another secret", &stripe), BODY, at, "no v1 signature fits"),
+            (other("a secret", &stripe), BODY, late, "add --at 1771426951."),
+            (other("a secret", "v1,xx"), BODY, at, "--id and --timestamp: both are required"),
+        ] {
+            let failure =
+                command.judge(body, now).err().map(|failure| failure.to_string()).unwrap_or_default();
+            assert_eq!(failure.is_empty(), why.is_empty(), "{failure}");
+            assert!(failure.contains(why), "{failure}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use url::{Host, Url};
 
+use super::secret_file::{has_file, value_or_file};
 use super::{ConfigError, Environment, Masked, Source, parse};
 use crate::domain::check_setting;
 
@@ -62,17 +63,21 @@ impl ClientProxy {
 }
 
 impl Access {
-    /// Reads the URL (`--url`, else `RINGBACK_URL`, else the default) and `RINGBACK_API_KEY`. Returns every error.
+    /// Reads the URL (`--url`, else `RINGBACK_URL`, else the default) and the key (`RINGBACK_API_KEY`, or the file that
+    /// `RINGBACK_API_KEY_FILE` names). Returns every error.
     pub fn read(flag: Option<&str>, env: &Environment) -> Result<Self, Vec<ConfigError>> {
         let variable = || Some((env.get(URL)?, Source::Variable(URL.to_owned())));
         let given = flag.map(|url| (url, Source::Flag("--url"))).or_else(variable);
         let (text, source) = given.unwrap_or((DEFAULT_URL, Source::Default));
-        let checked = |text| check_setting(text).map_err(|error| format!("the value {error}"));
+        let checked = |text: &str| check_setting(text).map_err(|error| format!("the value {error}"));
         let url = checked(text)
             .and_then(|()| parse::base_url(text))
             .map_err(|message| ConfigError { source, message });
-        let key = env.get(KEY).map(|key| checked(key).and_then(|()| parse::api_key(key))).transpose();
-        let key = key.map_err(|message| ConfigError { source: Source::Variable(KEY.to_owned()), message });
+        let key = value_or_file(env, KEY).and_then(|given| {
+            let Some((key, source)) = given else { return Ok(None) };
+            let parsed = checked(&key).and_then(|()| parse::api_key(&key));
+            parsed.map(Some).map_err(|message| ConfigError { source, message })
+        });
         let proxy = url.as_ref().map_or(Ok(None), |url| ClientProxy::read(url, env));
         match (url, key, proxy) {
             (Ok(url), Ok(key), Ok(proxy)) => Ok(Self { url, key, proxy }),
@@ -82,7 +87,7 @@ impl Access {
 
     /// Returns whether a flag or a variable names a server.
     pub fn is_set(flag: Option<&str>, env: &Environment) -> bool {
-        flag.is_some() || env.get(URL).is_some() || env.get(KEY).is_some()
+        flag.is_some() || env.get(URL).is_some() || env.get(KEY).is_some() || has_file(env, KEY)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use toml::de::{DeTable, DeValue};
 
+use super::secret_file::{has_file, value_or_file};
 use super::settings::{self, Setting, Store};
 use super::{Config, ConfigError, Effective, Environment, File, Flags, Source, parse};
 use crate::channels;
@@ -92,7 +93,7 @@ impl Reader {
         // The parser returns tables in alphabetical order; errors are listed by line.
         self.errors.sort_by_key(|error| match error.source {
             Source::File { line, .. } => line,
-            Source::Default | Source::Variable(_) | Source::Flag(_) => 0,
+            Source::Default | Source::Variable(_) | Source::VariableFile { .. } | Source::Flag(_) => 0,
         });
         // Values recovered from broken TOML would cause misleading errors. The `Display` of the error would quote
         // the line, which can hold a secret.
@@ -145,19 +146,55 @@ impl Reader {
     fn environment(&mut self, env: &Environment) {
         for (name, value) in &env.0 {
             if let Some(rest) = name.strip_prefix("RINGBACK_") {
-                self.variable(name, rest, value);
+                self.variable(env, name, rest, value);
             }
         }
         // Last, so that they override RINGBACK_TELEMETRY__… and RINGBACK_PROVIDERS__MUVI__API_KEY.
         for (variable, key) in settings::FOREIGN_VARIABLES {
             let path: Vec<&str> = key.split('.').collect();
-            if let (Some(value), Some((setting, name))) = (env.get(variable), settings::find(&path)) {
+            let Some((setting, name)) = settings::find(&path) else { continue };
+            if setting.has_file_variable() {
+                self.value_or_file(env, setting, name, variable);
+            } else if let Some(value) = env.get(variable) {
                 self.set_text(setting, name, value, Source::Variable((*variable).to_owned()));
             }
         }
     }
 
-    fn variable(&mut self, name: &str, rest: &str, value: &str) {
+    /// Sets the value of a variable, or of the file that its file variable names.
+    fn value_or_file(
+        &mut self,
+        env: &Environment,
+        setting: &'static Setting,
+        name: Option<&str>,
+        variable: &str,
+    ) {
+        match value_or_file(env, variable) {
+            Ok(Some((value, source))) => self.set_text(setting, name, &value, source),
+            Ok(None) => {}
+            Err(error) => self.errors.push(error),
+        }
+    }
+
+    fn variable(&mut self, env: &Environment, name: &str, rest: &str, value: &str) {
+        if let (Some(rest), Some(variable)) =
+            (rest.strip_suffix(settings::FILE_SUFFIX), name.strip_suffix(settings::FILE_SUFFIX))
+        {
+            let key = settings::key_of(rest);
+            let path: Vec<&str> = key.split('.').collect();
+            let found = settings::find(&path).filter(|_| settings::variable(&key) == variable);
+            match found {
+                Some((setting, provider)) if setting.has_file_variable() => {
+                    return self.value_or_file(env, setting, provider, variable);
+                }
+                Some(_) if name.contains("__") => {
+                    let source = Source::Variable(name.to_owned());
+                    let message = format!("only a secret can come from a file; set {variable} to the value");
+                    return self.errors.push(ConfigError { source, message });
+                }
+                Some(_) | None => {}
+            }
+        }
         let key = settings::key_of(rest);
         let path: Vec<&str> = key.split('.').collect();
         let source = Source::Variable(name.to_owned());
@@ -165,7 +202,8 @@ impl Reader {
         if let Some((setting, provider)) = settings::find(&path).filter(|_| settings::variable(&key) == name)
         {
             // As for scalars: `${X:-}` of a compose file gives an empty value for a variable that is not set.
-            if !value.is_empty() {
+            // A secret with a file variable as well is an error, which that variable reports.
+            if !value.is_empty() && !(setting.has_file_variable() && has_file(env, name)) {
                 self.set_text(setting, provider, value, source);
             }
         } else if name.contains("__") {

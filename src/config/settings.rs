@@ -31,6 +31,8 @@ pub struct Setting {
     pub doc: &'static str,
     /// Whether the value must never be shown.
     pub secret: bool,
+    /// Whether the value is a URL that can contain a password.
+    holds_password: bool,
     pub(super) store: Store,
 }
 
@@ -58,10 +60,13 @@ const FIRST: &[Setting] = &[
     one("public_url", |c, v| put(&mut c.public_url, parse::base_url(v)))
         .default("http://{listen}")
         .doc("URL of the API as clients see it"),
-    one("database_url", |c, v| put(&mut c.database, parse::database(v))).default("sqlite://ringback.db").doc(
-        "SQLite file (`sqlite://relative.db`, `sqlite:///abs/path.db`) or PostgreSQL database \
-         (`postgres://user:password@host/name?sslmode=require`)",
-    ),
+    one("database_url", |c, v| put(&mut c.database, parse::database(v)))
+        .default("sqlite://ringback.db")
+        .with_password()
+        .doc(
+            "SQLite file (`sqlite://relative.db`, `sqlite:///abs/path.db`) or PostgreSQL database \
+             (`postgres://user:password@host/name?sslmode=require`)",
+        ),
     secret("api_key", |c, v| put(&mut c.api_key, parse::api_key(v))).doc(
         "admin key of app `default`, 16–256 printable ASCII characters; made at the first start if \
          not set",
@@ -151,6 +156,9 @@ const LAST: &[Setting] = &[
         .doc("maximum number of polls in progress"),
 ];
 
+/// End of the name of a variable that holds the path of a file with the value, as in Docker's official images.
+pub(super) const FILE_SUFFIX: &str = "_FILE";
+
 /// Variables whose names others define, and the keys that they set.
 pub(super) const FOREIGN_VARIABLES: &[(&str, &str)] = &[
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.otlp_endpoint"),
@@ -162,7 +170,7 @@ pub(super) const FOREIGN_VARIABLES: &[(&str, &str)] = &[
 type StoreOne = fn(&mut Config, &str) -> Result<(), String>;
 
 const fn one(key: &'static str, store: StoreOne) -> Setting {
-    Setting { key, default: None, doc: "", secret: false, store: Store::One(store) }
+    Setting { key, default: None, doc: "", secret: false, holds_password: false, store: Store::One(store) }
 }
 
 const fn secret(key: &'static str, store: StoreOne) -> Setting {
@@ -170,11 +178,18 @@ const fn secret(key: &'static str, store: StoreOne) -> Setting {
 }
 
 const fn many(key: &'static str, store: fn(&mut Config, &[String]) -> Result<(), String>) -> Setting {
-    Setting { key, default: None, doc: "", secret: false, store: Store::Many(store) }
+    Setting { key, default: None, doc: "", secret: false, holds_password: false, store: Store::Many(store) }
 }
 
 const fn provider(key: &'static str, store: fn(&mut ProviderConfig, &str) -> Result<(), String>) -> Setting {
-    Setting { key, default: None, doc: "", secret: false, store: Store::Provider(store) }
+    Setting {
+        key,
+        default: None,
+        doc: "",
+        secret: false,
+        holds_password: false,
+        store: Store::Provider(store),
+    }
 }
 
 /// Sets a value, or an optional one.
@@ -193,9 +208,9 @@ pub fn table() -> &'static [Setting] {
 }
 
 fn of_channel(setting: &'static ChannelSetting) -> Setting {
-    let ChannelSetting { key, default, doc, check } = *setting;
+    let ChannelSetting { key, default, doc, check, holds_password } = *setting;
     let secret = matches!(check, SettingCheck::Credential(_));
-    Setting { key, default, doc, secret, store: Store::Channel(check) }
+    Setting { key, default, doc, secret, holds_password, store: Store::Channel(check) }
 }
 
 impl Setting {
@@ -209,6 +224,16 @@ impl Setting {
 
     const fn secret(self) -> Self {
         Self { secret: true, ..self }
+    }
+
+    const fn with_password(self) -> Self {
+        Self { holds_password: true, ..self }
+    }
+
+    /// Returns whether a file can hold the value: it is a secret, or can contain one. The variable of the file has
+    /// [`FILE_SUFFIX`].
+    pub fn has_file_variable(&self) -> bool {
+        self.secret || self.holds_password
     }
 
     /// Returns whether the value is a list.

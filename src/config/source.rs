@@ -28,6 +28,13 @@ pub enum Source {
     },
     /// An environment variable.
     Variable(String),
+    /// A file with one value that an environment variable names.
+    VariableFile {
+        /// Name of the variable.
+        variable: String,
+        /// Path of the file.
+        path: String,
+    },
     /// A command-line flag.
     Flag(&'static str),
 }
@@ -38,6 +45,7 @@ impl fmt::Display for Source {
             Self::Default => f.write_str("default"),
             Self::File { path, line } => write!(f, "{path}:{line}"),
             Self::Variable(name) => f.write_str(name),
+            Self::VariableFile { variable, path } => write!(f, "{variable} ({path})"),
             Self::Flag(name) => f.write_str(name),
         }
     }

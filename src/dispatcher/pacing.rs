@@ -31,6 +31,9 @@ const CLOSED_MAX: Duration = Duration::from_secs(3600);
 /// Longest time until an address opens for which its messages stay in memory: two messages at the usual pace.
 const SOON: Duration = Duration::from_secs(2);
 
+/// Time until a test is admitted at the earliest if all places of its channel are taken.
+const TEST_INTERVAL: Duration = Duration::from_millis(500);
+
 /// State of all paced channels.
 #[derive(Debug, Default)]
 pub(super) struct Pacer {
@@ -98,6 +101,35 @@ impl Pacer {
                     in_flight.waiting.push_back(Arc::clone(queue));
                 }
                 false
+            }
+        }
+    }
+
+    /// Admits a message that is in no queue, or returns when to ask again. If it is admitted, it counts as sent.
+    pub(super) fn admit_test(
+        &mut self,
+        queue: &Arc<str>,
+        channel: ChannelKind,
+        now: Timestamp,
+    ) -> Result<(), Timestamp> {
+        match channels::spec(channel).pacing {
+            Pacing::Unlimited => Ok(()),
+            Pacing::PerAddress(interval) => match self.closed.get(address(queue)) {
+                Some(closed) if closed.until > now => Err(closed.until),
+                Some(_) | None => {
+                    self.close_until(address(queue), now.plus(interval));
+                    Ok(())
+                }
+            },
+            Pacing::Concurrent(limit) => {
+                let in_flight = self.limited.entry(channel).or_default();
+                let of_app = in_flight.by_app.get(&app_of(queue)).copied().unwrap_or_default();
+                if of_app >= limit - in_flight.count {
+                    return Err(now.plus(TEST_INTERVAL));
+                }
+                in_flight.count += 1;
+                in_flight.by_app.insert(app_of(queue), of_app + 1);
+                Ok(())
             }
         }
     }
@@ -209,6 +241,26 @@ mod tests {
         pacer.rate_limited(&two, ChannelKind::Slack, Duration::from_secs(30), at(1_100));
         assert_eq!(pacer.open(at(2_000)), [] as [Arc<str>; 0]);
         assert_eq!(pacer.open(at(31_100)), [one]);
+    }
+
+    #[test]
+    fn a_test_keeps_the_pace_of_its_channel() {
+        let (mut pacer, ops, mail) = (Pacer::default(), queue("1 slack ops"), queue("1 smtp"));
+        let slack = |pacer: &mut Pacer, millis| pacer.admit_test(&ops, ChannelKind::Slack, at(millis));
+        assert_eq!(slack(&mut pacer, 0), Ok(()));
+        assert_eq!(slack(&mut pacer, 400), Err(at(1_000)));
+        assert!(!pacer.admit(&ops, ChannelKind::Slack, at(400)), "a message waits for the test");
+        assert_eq!(pacer.open(at(1_000)), [Arc::clone(&ops)]);
+        assert_eq!(slack(&mut pacer, 1_000), Ok(()));
+        for _ in 0..4 {
+            assert_eq!(pacer.admit_test(&mail, ChannelKind::Email, at(0)), Ok(()));
+        }
+        assert_eq!(pacer.admit_test(&mail, ChannelKind::Email, at(0)), Err(at(500)));
+        assert!(!pacer.admit(&mail, ChannelKind::Email, at(0)));
+        assert_eq!(pacer.finished(ChannelKind::Email, AppNo(1)), [Arc::clone(&mail)]);
+        assert_eq!(pacer.admit_test(&mail, ChannelKind::Email, at(0)), Ok(()));
+        let hook = queue("a webhook's");
+        assert_eq!(pacer.admit_test(&hook, ChannelKind::Webhook, at(0)), Ok(()));
     }
 
     #[test]

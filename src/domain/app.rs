@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{AppId, Timestamp};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
+use super::{AppId, Timestamp, random};
 
 /// Row number of an app in the database. It is never shown in public.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,12 +26,26 @@ pub struct App {
     pub signing_secret: Masked,
     /// Previous secret, and the time until which it signs too.
     pub old_secret: Option<(Masked, Timestamp)>,
+    /// Current private key (`whsk_…`) of ed25519. It is replaced together with the secret.
+    pub private_key: Masked,
+    /// Previous private key, and the time until which it signs too.
+    pub old_private_key: Option<(Masked, Timestamp)>,
 }
 
 impl App {
     /// Returns the previous secret and the end of its grace period, while that lasts.
     pub fn old_secret(&self, now: Timestamp) -> Option<(&Masked, Timestamp)> {
         self.old_secret.as_ref().filter(|(_, until)| now < *until).map(|(secret, until)| (secret, *until))
+    }
+
+    /// Returns the previous private key and the end of its grace period, while that lasts.
+    pub fn old_private_key(&self, now: Timestamp) -> Option<(&Masked, Timestamp)> {
+        self.old_private_key.as_ref().filter(|(_, until)| now < *until).map(|(key, until)| (key, *until))
+    }
+
+    /// Returns all private keys that sign at `now`, the newest first.
+    pub fn private_keys(&self, now: Timestamp) -> impl Iterator<Item = &Masked> {
+        std::iter::once(&self.private_key).chain(self.old_private_key(now).map(|(key, _)| key))
     }
 
     /// Returns all secrets that sign at `now`, the newest first.
@@ -47,6 +64,13 @@ word_enum! {
         /// Manage the app's keys and its signing secret.
         Admin = "admin",
     }
+}
+
+/// Draws a private key of ed25519, which is any 32 bytes: `whsk_` and their base64.
+pub fn draw_private_key() -> Masked {
+    let mut seed = [0; 32];
+    random(&mut seed);
+    Masked::new(format!("whsk_{}", BASE64_STANDARD.encode(seed)))
 }
 
 /// The largest part of a shared, bounded resource that one app may use: seven eighths, so that another app

@@ -36,7 +36,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::id::jitter;
-use super::{AppNo, DeliveryId, DestinationId, EventId, EventType, Timestamp, WatchId};
+use super::{AppNo, DeliveryId, DestinationId, EventId, EventType, Signing, Timestamp, WatchId};
 
 word_enum! {
     /// Name of a channel, such as `webhook`, `email` or `slack`. Later versions may add channels.
@@ -132,6 +132,15 @@ pub struct Destination {
     pub headers: Vec<(String, String)>,
     /// Secret that signs in place of the app's.
     pub secret: Option<String>,
+    /// How requests are signed; `None` for the default.
+    pub signing: Option<Box<Signing>>,
+}
+
+impl Destination {
+    /// Returns whether requests to both are made in the same way, apart from the address.
+    pub fn has_same_options(&self, other: &Self) -> bool {
+        self.headers == other.headers && self.secret == other.secret && self.signing == other.signing
+    }
 }
 
 impl fmt::Debug for Destination {
@@ -614,6 +623,7 @@ mod tests {
                 queue: String::new(),
                 headers: Vec::new(),
                 secret: None,
+                signing: None,
             },
             traceparent: None,
             body: (*b"{}").into(),

@@ -20,10 +20,22 @@ word_enum! {
         JobProcessing = "job.processing",
         /// The job's progress changed.
         JobProgress = "job.progress",
+        /// A test of a destination. It is about no watch, and is not in the feed.
+        Test = "test",
     }
 }
 
 impl EventType {
+    /// Returns the types of events of watches, in the order of their declaration.
+    pub fn of_watches() -> impl Iterator<Item = Self> {
+        Self::ALL.iter().copied().filter(|event| event.is_of_watch())
+    }
+
+    /// Returns whether the event is about a watch: then the feed has it, and a registration can name its type.
+    pub fn is_of_watch(self) -> bool {
+        self != Self::Test
+    }
+
     /// Returns whether the event ends its watch.
     pub fn is_ending(self) -> bool {
         match self {
@@ -32,7 +44,7 @@ impl EventType {
             | Self::JobCancelled
             | Self::JobNotFound
             | Self::WatchExpired => true,
-            Self::JobProcessing | Self::JobProgress => false,
+            Self::JobProcessing | Self::JobProgress | Self::Test => false,
         }
     }
 
@@ -94,7 +106,7 @@ impl EventSet {
         let is_named = |event: EventType| {
             event.as_str() == pattern || family.is_some_and(|family| event.as_str().starts_with(family))
         };
-        let named: Self = EventType::ALL.iter().copied().filter(|event| is_named(*event)).collect();
+        let named: Self = EventType::of_watches().filter(|event| is_named(*event)).collect();
         self.0 |= named.0;
         named != Self::NONE
     }
@@ -138,8 +150,8 @@ mod tests {
         assert!(set.add("watch.*"));
         assert_eq!(set.iter().collect::<Vec<_>>(), [EventType::WatchExpired]);
         assert!(set.add("job.*"));
-        assert_eq!(set.iter().count(), EventType::ALL.len());
-        for pattern in ["*", "job", "job.", "watch.stopped", "", "job.**"] {
+        assert!(set.iter().eq(EventType::of_watches()));
+        for pattern in ["*", "test", "job", "job.", "watch.stopped", "", "job.**"] {
             let mut none = EventSet::NONE;
             assert!(!none.add(pattern), "{pattern}");
         }

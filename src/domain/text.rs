@@ -4,6 +4,8 @@
 //! - **Files** (configuration, definitions, templates) are read with [`file_text`]. Editors of Windows write a byte
 //!   order mark and CR LF, and can save as UTF-16. The mark and the CR are meant as encoding and are removed; a
 //!   file in another encoding is refused, with the remedy.
+//! - **Files with one value** (secrets of Docker and Kubernetes) are read with [`file_value`]: like files, without the
+//!   line breaks at the end, which editors and `echo` add, as `$(cat FILE)` of a shell removes them.
 //! - **Bodies** (requests to the API) are read with [`decode`]: like files, but the lines stay as they are, because
 //!   JSON defines them. Answers of providers, whose encoding the service cannot choose, are also accepted in
 //!   UTF-16 ([`to_utf8`]).
@@ -52,6 +54,14 @@ pub fn file_text(bytes: Vec<u8>) -> Result<String, String> {
         return Err(format!("contains {} in line {line}; remove it", name(c)));
     }
     Ok(text)
+}
+
+/// Decodes the content of a file that holds one value, without the line breaks at its end. The error continues a sentence
+/// about the file.
+pub fn file_value(bytes: Vec<u8>) -> Result<String, String> {
+    let mut text = file_text(bytes)?;
+    text.truncate(text.trim_end_matches('\n').len());
+    if text.is_empty() { Err("is empty; write the value into it".to_owned()) } else { Ok(text) }
 }
 
 /// Returns a text as UTF-8 bytes without a byte order mark, if it is UTF-16 or has a mark, and else unchanged.
@@ -205,6 +215,27 @@ mod tests {
             (b"\xef\xbb\xbf\xef\xbb\xbfa", "contains a byte order mark (U+FEFF) in line 1; remove it"),
         ] {
             assert_eq!(file_text(bytes.to_vec()).unwrap_err(), error);
+        }
+    }
+
+    #[test]
+    fn the_value_of_a_file_has_no_line_breaks_at_its_end() {
+        for (bytes, value) in [
+            (&b"hush"[..], "hush"),
+            (b"hush\n", "hush"),
+            (b"hush\r\n\r\n", "hush"),
+            (b"\xef\xbb\xbfhush\n", "hush"),
+            (b"hu\nsh\n", "hu\nsh"),
+            (b"hush \n", "hush "),
+        ] {
+            assert_eq!(file_value(bytes.to_vec()).as_deref(), Ok(value));
+        }
+        for (bytes, error) in [
+            (&b""[..], "is empty; write the value into it"),
+            (b"\r\n\n", "is empty; write the value into it"),
+            (b"hush\xff\n", "is not UTF-8, in line 1; save or send it as UTF-8"),
+        ] {
+            assert_eq!(file_value(bytes.to_vec()).unwrap_err(), error);
         }
     }
 

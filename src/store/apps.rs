@@ -1,5 +1,6 @@
 //! Apps: creating them, and replacing their signing secrets. All apps and keys are in the [`TenantCache`].
 
+use std::borrow::Cow;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::keys::{CreateKey, KeyRow, insert_key};
 use super::reads::ReadStore;
 use super::sealing::{Column, Keyring};
 use super::tenant_cache::{CachedKey, Key, TenantCache, TenantChange};
-use crate::domain::{App, AppId, AppNo, KeyId, Masked, Scope, Timestamp};
+use crate::domain::{App, AppId, AppNo, KeyId, Masked, Scope, Timestamp, draw_private_key};
 
 /// Maximum number of apps: all of them are in memory, each with its destination queues.
 const APPS_MAX: i64 = 10_000;
@@ -22,6 +23,8 @@ pub struct BootstrapTenant {
     pub name: String,
     /// Signing secret of the app, if it does not exist yet.
     pub signing_secret: Masked,
+    /// Private key of the app, if it does not exist yet.
+    pub private_key: Masked,
     /// SHA-256 of an admin key. The key is created if the database has no key.
     pub key_hash: Option<[u8; 32]>,
     /// Time of the creation.
@@ -48,6 +51,8 @@ pub struct CreateApp {
     pub name: String,
     /// Signing secret.
     pub signing_secret: Masked,
+    /// Private key.
+    pub private_key: Masked,
     /// Time of the creation.
     pub now: Timestamp,
 }
@@ -61,7 +66,7 @@ pub enum CreateAppRefusal {
     TooMany(i64),
 }
 
-/// Replaces a signing secret. The previous secret also signs until the grace period ends; an older one is
+/// Replaces a signing secret and the key pair. The previous ones also sign until the grace period ends; older ones are
 /// deleted.
 #[derive(Debug)]
 pub struct RotateSecret {
@@ -69,7 +74,9 @@ pub struct RotateSecret {
     pub app: AppNo,
     /// The new secret.
     pub signing_secret: Masked,
-    /// Grace period of the previous secret.
+    /// The new private key.
+    pub private_key: Masked,
+    /// Grace period of the previous secret and key.
     pub grace: Duration,
     /// Start of the grace period.
     pub now: Timestamp,
@@ -138,35 +145,55 @@ impl ReadStore {
     }
 }
 
-const APP: &str = "no, id, name, created_at, signing_secret, old_signing_secret, old_secret_expires_at";
+/// Number of rows that one transaction fills.
+const CHUNK: u32 = 500;
+
+/// Draws the private keys of apps that an earlier version created. Returns whether more may remain.
+pub(super) fn draw_missing_keys(tx: &Tx<'_>, keyring: &Keyring) -> Result<bool> {
+    let sql = "select id from apps where signing_key is null limit $1";
+    let ids = tx.list(sql, params![CHUNK], |row| row.id(0))?;
+    for id in &ids {
+        let key = draw_private_key();
+        let sealed = keyring.seal(Column::APP_PRIVATE_KEY, *id, key.reveal())?;
+        tx.run("update apps set signing_key = $1 where id = $2", params![&*sealed, *id])?;
+    }
+    Ok(ids.len() == CHUNK as usize)
+}
+
+const APP: &str =
+    "no, id, name, created_at, signing_secret, old_signing_secret, old_secret_expires_at, signing_key,
+  old_signing_key";
 
 fn read_app(row: &Row<'_>, keyring: &Keyring) -> Result<App> {
     let id = row.id(1)?;
-    let old = match (row.opt_text(5)?, row.opt_time(6)?) {
-        (Some(old), Some(until)) => {
-            Some((Masked::new(keyring.open(Column::APP_OLD_SECRET, id, old)?), until))
-        }
-        (_, _) => None,
+    let until = row.opt_time(6)?;
+    let old = |column, text: Option<String>| match (text, until) {
+        (Some(old), Some(until)) => keyring.open(column, id, old).map(|old| Some((Masked::new(old), until))),
+        (_, _) => Ok(None),
     };
+    let lacks_key = || StoreError::Inconsistent("an app has no private key".to_owned());
+    let private_key = row.opt_text(7)?.ok_or_else(lacks_key)?;
     Ok(App {
         no: AppNo(row.int(0)?),
         id: AppId(id),
         name: row.text(2)?,
         created_at: row.time(3)?,
         signing_secret: Masked::new(keyring.open(Column::APP_SECRET, id, row.text(4)?)?),
-        old_secret: old,
+        old_secret: old(Column::APP_OLD_SECRET, row.opt_text(5)?)?,
+        private_key: Masked::new(keyring.open(Column::APP_PRIVATE_KEY, id, private_key)?),
+        old_private_key: old(Column::APP_OLD_PRIVATE_KEY, row.opt_text(8)?)?,
     })
 }
 
 pub(super) fn bootstrap(batch: &mut Batch<'_>, command: &BootstrapTenant) -> Result<BootstrapResult> {
-    let BootstrapTenant { name, signing_secret, key_hash, now } = command.clone();
+    let BootstrapTenant { name, signing_secret, private_key, key_hash, now } = command.clone();
     let known = find_app(batch, &name)?;
     let new_app = known.is_none();
     let app = if let Some(app) = known {
         app
     } else {
         let id = AppId(batch.shared.ids.draw(now));
-        let made = insert_app(batch, &CreateApp { id, name, signing_secret, now })?;
+        let made = insert_app(batch, &CreateApp { id, name, signing_secret, private_key, now })?;
         made.ok_or_else(|| StoreError::Inconsistent("an app both exists and does not".to_owned()))?
     };
     let mut new_key = false;
@@ -195,11 +222,13 @@ fn find_app(batch: &Batch<'_>, name: &str) -> Result<Option<App>> {
 
 /// Inserts an app. Returns `None` if another app has the name.
 fn insert_app(batch: &mut Batch<'_>, new: &CreateApp) -> Result<Option<App>> {
-    let sealed = batch.shared.keyring.seal(Column::APP_SECRET, new.id.0, new.signing_secret.reveal())?;
+    let keyring = &batch.shared.keyring;
+    let sealed = keyring.seal(Column::APP_SECRET, new.id.0, new.signing_secret.reveal())?;
+    let sealed_key = keyring.seal(Column::APP_PRIVATE_KEY, new.id.0, new.private_key.reveal())?;
     let made = batch.tx.run(
-        "insert into apps (id, name, signing_secret, created_at) values ($1, $2, $3, $4)
+        "insert into apps (id, name, signing_secret, signing_key, created_at) values ($1, $2, $3, $4, $5)
          on conflict (name) do nothing",
-        params![new.id, &new.name, &*sealed, new.now],
+        params![new.id, &new.name, &*sealed, &*sealed_key, new.now],
     )?;
     if made == 0 {
         return Ok(None);
@@ -223,15 +252,23 @@ pub(super) fn rotate_secret(batch: &mut Batch<'_>, command: &RotateSecret) -> Ou
     let until = command.now.plus(command.grace);
     let old = std::mem::replace(&mut app.signing_secret, command.signing_secret.clone());
     app.old_secret = (until > command.now).then_some((old, until));
-    let sealed = keyring.seal(Column::APP_SECRET, app.id.0, app.signing_secret.reveal())?;
-    let old_sealed = match &app.old_secret {
-        Some((old, _)) => Some(keyring.seal(Column::APP_OLD_SECRET, app.id.0, old.reveal())?),
-        None => None,
+    let old = std::mem::replace(&mut app.private_key, command.private_key.clone());
+    app.old_private_key = (until > command.now).then_some((old, until));
+    let seal = |column, text: &Masked| keyring.seal(column, app.id.0, text.reveal()).map(Cow::into_owned);
+    let seal_old = |column, old: &Option<(Masked, Timestamp)>| {
+        old.as_ref().map(|(old, _)| seal(column, old)).transpose()
     };
-    let old_until = app.old_secret.as_ref().map(|(_, until)| *until);
     batch.tx.run(
-        "update apps set signing_secret = $1, old_signing_secret = $2, old_secret_expires_at = $3 where no = $4",
-        params![&*sealed, old_sealed.as_deref(), old_until, app.no],
+        "update apps set signing_secret = $1, old_signing_secret = $2, old_secret_expires_at = $3, signing_key = $4,
+           old_signing_key = $5 where no = $6",
+        params![
+            &seal(Column::APP_SECRET, &app.signing_secret)?,
+            &seal_old(Column::APP_OLD_SECRET, &app.old_secret)?,
+            app.old_secret.as_ref().map(|(_, until)| *until),
+            &seal(Column::APP_PRIVATE_KEY, &app.private_key)?,
+            &seal_old(Column::APP_OLD_PRIVATE_KEY, &app.old_private_key)?,
+            app.no,
+        ],
     )?;
     batch.effects.tenant_changes.push(TenantChange::App(Arc::new(app)));
     Ok(Ok(()))

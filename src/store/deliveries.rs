@@ -269,10 +269,10 @@ pub(super) fn create_deliveries(batch: &mut Batch<'_>) -> Result<()> {
     }
     let keyring = &batch.shared.keyring;
     let destinations = batch.tx.fetch(
-        "select id, channel, address, queue, headers, secret, n from watch_destinations
+        "select id, channel, address, queue, headers, secret, options, n from watch_destinations
          where watch = $1 and gone_at is null order by n",
         new.iter().map(|(event, ..)| params![event.watch]),
-        |row| Ok((read_destination(row, 0, keyring)?, row.int(6)?)),
+        |row| Ok((read_destination(row, 0, keyring)?, row.int(7)?)),
     )?;
     let mut created = Vec::with_capacity(new.len());
     for ((event, traceparent, shard), destinations) in new.into_iter().zip(destinations) {
@@ -326,7 +326,7 @@ const PENDING: &str = "select d.app, d.id, d.event, d.type, d.watch, d.step, d.a
     w.traceparent, coalesce(n.raw, case when wd.channel = 'webhook' then e.webhook_body end, e.body),
     case when n.raw is not null then 'raw'
       when wd.channel = 'webhook' and e.webhook_body is not null then w.payload else 'event' end,
-    wd.id, wd.channel, wd.address, wd.queue, wd.headers, wd.secret,
+    wd.id, wd.channel, wd.address, wd.queue, wd.headers, wd.secret, wd.options,
     case when n.raw is not null and d.attempts = 0 then e.body end, d.waited_ms
   from deliveries d
   join watches w on w.app = d.app and w.id = d.watch
@@ -345,7 +345,7 @@ fn read_pending(row: &Row<'_>, keyring: &Keyring) -> Result<PendingDelivery> {
     // slowest. The provider's answer does not contain the time, so it is read from the event.
     let finished = match payload {
         _ if attempts > 0 || !event_type.reports_the_jobs_end() => None,
-        Payload::Raw => row.opt_bytes(17)?.as_deref().and_then(events::finished),
+        Payload::Raw => row.opt_bytes(18)?.as_deref().and_then(events::finished),
         Payload::Event | Payload::CloudEvents => events::finished(&body),
     };
     Ok(PendingDelivery {
@@ -356,7 +356,7 @@ fn read_pending(row: &Row<'_>, keyring: &Keyring) -> Result<PendingDelivery> {
         event_type,
         watch: WatchId(row.id(4)?),
         step: row.count(5)?,
-        waited: Duration::from_millis(u64::try_from(row.int(18)?).unwrap_or(0)),
+        waited: Duration::from_millis(u64::try_from(row.int(19)?).unwrap_or(0)),
         attempts,
         manual: row.flag(7)?,
         traceparent: row.opt_text(8)?,

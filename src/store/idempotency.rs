@@ -112,6 +112,14 @@ impl<C, T> From<C> for Idempotent<C, T> {
     }
 }
 
+/// Keeps an answer, and changes nothing else.
+#[derive(Clone, Copy, Debug)]
+pub struct KeepAnswer;
+
+pub(super) fn keep_answer(_: &mut Batch<'_>, _: &KeepAnswer) -> Outcome<()> {
+    Ok(Ok(()))
+}
+
 /// Result of an idempotent command, or an error of the store.
 pub(super) type Outcome<T, R = Infallible> = Result<Result<T, R>>;
 

@@ -45,6 +45,8 @@ fn open_database(options: StoreOptions) -> anyhow::Result<(WriterConnection, Rea
         0 => {}
         count => tracing::info!(count, "secrets were sealed with the first encryption key"),
     }
+    let fill = |tx: &Tx<'_>| apps::draw_missing_keys(tx, &keyring);
+    while connection.transaction("private keys cannot be drawn", fill)? {}
     let tx = connection.tx();
     let (ids, tenants) = (Ids::above(rows::greatest_id(&tx)?), apps::load_tenants(&tx, &keyring)?);
     let files = connection.files();

@@ -71,15 +71,20 @@ pub(super) fn reseal(connection: &mut WriterConnection, keyring: &Keyring) -> Re
 
 /// Re-seals the secrets of all apps; there are few. Returns the number of changed rows.
 fn apps(tx: &Tx<'_>, keyring: &Keyring) -> db::Result<usize> {
-    let sql = "select id, signing_secret, old_signing_secret from apps";
-    let found = tx.list(sql, [], |row| Ok((row.id(0)?, row.text(1)?, row.opt_text(2)?)))?;
+    let sql = "select id, signing_secret, old_signing_secret, signing_key, old_signing_key from apps";
+    let found = tx.list(sql, [], |row| {
+        Ok((row.id(0)?, [row.opt_text(1)?, row.opt_text(2)?, row.opt_text(3)?, row.opt_text(4)?]))
+    })?;
+    let columns =
+        [Column::APP_SECRET, Column::APP_OLD_SECRET, Column::APP_PRIVATE_KEY, Column::APP_OLD_PRIVATE_KEY];
     let mut count = 0;
-    for (id, mut new, mut old) in found {
-        let secrets = [(Column::APP_SECRET, Some(&mut new)), (Column::APP_OLD_SECRET, old.as_mut())];
-        if keyring.reseal(id, secrets)? {
+    for (id, mut texts) in found {
+        if keyring.reseal(id, columns.into_iter().zip(texts.iter_mut().map(Option::as_mut)))? {
+            let [secret, old_secret, key, old_key] = &texts;
             count += tx.run(
-                "update apps set signing_secret = $1, old_signing_secret = $2 where id = $3",
-                params![&new, &old, id],
+                "update apps set signing_secret = $1, old_signing_secret = $2, signing_key = $3, old_signing_key = $4
+                 where id = $5",
+                params![secret, old_secret, key, old_key, id],
             )?;
         }
     }
@@ -94,34 +99,38 @@ struct StoredDestination {
     address: String,
     headers: Option<String>,
     secret: Option<String>,
+    options: Option<String>,
 }
 
 /// Re-seals the destinations after `last`. Returns the number of changed rows, and the last key if more remain.
 fn destinations(tx: &Tx<'_>, keyring: &Keyring, last: (Id, i64)) -> db::Result<(usize, Option<(Id, i64)>)> {
     let found = tx.list(
-        "select watch, n, id, channel, address, headers, secret from watch_destinations
+        "select watch, n, id, channel, address, headers, secret, options from watch_destinations
          where (watch, n) > ($1, $2) order by watch, n limit $3",
         params![last.0, last.1, CHUNK],
         |row| {
             let is_secret = row.word(3, ChannelKind::parse)?.traits().secret_address;
-            let (mut address, mut headers, mut secret) = (row.text(4)?, row.opt_text(5)?, row.opt_text(6)?);
+            let (mut address, mut headers) = (row.text(4)?, row.opt_text(5)?);
+            let (mut secret, mut options) = (row.opt_text(6)?, row.opt_text(7)?);
             let secrets = [
                 (Column::DESTINATION_ADDRESS, Some(&mut address).filter(|_| is_secret)),
                 (Column::DESTINATION_HEADERS, headers.as_mut()),
                 (Column::DESTINATION_SECRET, secret.as_mut()),
+                (Column::DESTINATION_OPTIONS, options.as_mut()),
             ];
             let is_changed = keyring.reseal(row.id(2)?, secrets)?;
-            Ok(StoredDestination { key: (row.id(0)?, row.int(1)?), is_changed, address, headers, secret })
+            let key = (row.id(0)?, row.int(1)?);
+            Ok(StoredDestination { key, is_changed, address, headers, secret, options })
         },
     )?;
     let changed = tx.update_each(
         row_sql!(
-            "update watch_destinations set address = $1, headers = $2, secret = $3"
-            where "watch = $4 and n = $5"
+            "update watch_destinations set address = $1, headers = $2, secret = $3, options = $4"
+            where "watch = $5 and n = $6"
         ),
         found.iter().filter(|one| one.is_changed).map(|one| {
-            let StoredDestination { key: (watch, n), address, headers, secret, .. } = one;
-            params![address, headers, secret, watch, n]
+            let StoredDestination { key: (watch, n), address, headers, secret, options, .. } = one;
+            params![address, headers, secret, options, watch, n]
         }),
     )?;
     Ok((changed.into_iter().sum(), found.last().map(|one| one.key)))

@@ -16,7 +16,7 @@ pub(super) fn read_name(row: &Row<'_>, first: usize) -> Result<JobName> {
     })
 }
 
-/// Reads six columns from `first`: id, channel, address, queue, headers, secret.
+/// Reads seven columns from `first`: id, channel, address, queue, headers, secret, options.
 pub(super) fn read_destination(row: &Row<'_>, first: usize, keyring: &Keyring) -> Result<Destination> {
     let id = row.id(first)?;
     let open = |column, text: Option<String>| text.map(|text| keyring.open(column, id, text)).transpose();
@@ -25,6 +25,11 @@ pub(super) fn read_destination(row: &Row<'_>, first: usize, keyring: &Keyring) -
         Some(headers) => serde_json::from_str(&headers).map_err(broken)?,
         None => Vec::new(),
     };
+    let broken = |_| StoreError::Inconsistent("the options of a destination cannot be read".to_owned());
+    let signing = match open(Column::DESTINATION_OPTIONS, row.opt_text(first + 6)?)? {
+        Some(options) => Some(serde_json::from_str(&options).map_err(broken)?),
+        None => None,
+    };
     Ok(Destination {
         id: DestinationId(id),
         channel: row.word(first + 1, ChannelKind::parse)?,
@@ -32,6 +37,7 @@ pub(super) fn read_destination(row: &Row<'_>, first: usize, keyring: &Keyring) -
         queue: row.text(first + 3)?,
         headers,
         secret: open(Column::DESTINATION_SECRET, row.opt_text(first + 5)?)?,
+        signing,
     })
 }
 
@@ -48,6 +54,7 @@ struct StoredDestination<'d> {
     address: Cow<'d, str>,
     headers: Option<String>,
     secret: Option<Cow<'d, str>>,
+    options: Option<String>,
 }
 
 /// Inserts destinations, each with its watch and its number within the watch.
@@ -69,18 +76,24 @@ pub(super) fn insert_destinations<'d>(
         let headers = headers.map(seal_headers).transpose()?;
         let secret = destination.secret.as_deref();
         let secret = secret.map(|text| seal(Column::DESTINATION_SECRET, text)).transpose()?;
-        Ok(StoredDestination { watch, n, destination, address, headers, secret })
+        let seal_options = |options: String| {
+            keyring.seal(Column::DESTINATION_OPTIONS, destination.id.0, &options).map(Cow::into_owned)
+        };
+        let options = destination.signing.as_ref().map(to_json).map(seal_options).transpose()?;
+        Ok(StoredDestination { watch, n, destination, address, headers, secret, options })
     };
     let stored: Vec<StoredDestination<'_>> = destinations.map(stored).collect::<Result<_>>()?;
     tx.insert_each(
         row_sql!(
-            "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret)"
-            values ("$1, $2, $3, $4, $5, $6, $7, $8")
+            "insert into watch_destinations (watch, n, id, channel, address, queue, headers, secret,
+               options)"
+            values ("$1, $2, $3, $4, $5, $6, $7, $8, $9")
         ),
         stored.iter().map(|stored| {
-            let StoredDestination { watch, n, destination, address, headers, secret } = stored;
+            let StoredDestination { watch, n, destination, address, headers, secret, options } = stored;
             let Destination { id, channel, queue, .. } = destination;
-            params![watch, n, id, channel, &**address, queue, headers.as_deref(), secret.as_deref()]
+            let (headers, secret, options) = (headers.as_deref(), secret.as_deref(), options.as_deref());
+            params![watch, n, id, channel, &**address, queue, headers, secret, options]
         }),
     )
 }

@@ -2,8 +2,8 @@
 //!
 //! A reader of the database (by a backup, a discarded disk, a replica) must not be able to sign as this service
 //! or to use the secrets of its clients. If an `encryption_key` is configured, these columns are sealed with it
-//! ([`Column`]): the signing secrets of apps, old and new; of a destination the secret, the headers (they often
-//! hold credentials), and the address if the address is a credential, as a Slack webhook is.
+//! ([`Column`]): the signing secrets and private keys of apps, old and new; of a destination the secret, the headers
+//! (they often hold credentials), the options (those of later versions can hold credentials), and the address if the address is a credential, as a Slack webhook is.
 //!
 //! **Format.** A text, `sealed:<key>:<base64>`, in the column of the plain text. `<key>` is the first eight hex
 //! digits of the SHA-256 of the key: it identifies the needed key and contains nothing else. The rest is a
@@ -64,9 +64,12 @@ pub(super) struct Column(&'static str);
 impl Column {
     pub(super) const APP_SECRET: Self = Self("apps.signing_secret");
     pub(super) const APP_OLD_SECRET: Self = Self("apps.old_signing_secret");
+    pub(super) const APP_PRIVATE_KEY: Self = Self("apps.signing_key");
+    pub(super) const APP_OLD_PRIVATE_KEY: Self = Self("apps.old_signing_key");
     pub(super) const DESTINATION_ADDRESS: Self = Self("watch_destinations.address");
     pub(super) const DESTINATION_HEADERS: Self = Self("watch_destinations.headers");
     pub(super) const DESTINATION_SECRET: Self = Self("watch_destinations.secret");
+    pub(super) const DESTINATION_OPTIONS: Self = Self("watch_destinations.options");
 
     fn associated(self, row: Id) -> Vec<u8> {
         [self.0.as_bytes(), &[0], &row.to_bytes()].concat()

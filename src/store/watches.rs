@@ -254,13 +254,13 @@ fn read_watch(row: &Row<'_>) -> Result<Watch> {
 /// Reads the destinations of each watch, and the status of the last delivery to each.
 fn add_destinations(tx: &Tx<'_>, keyring: &Keyring, watches: &mut [Watch]) -> Result<()> {
     let found = tx.fetch(
-        "select id, channel, address, queue, headers, secret,
+        "select id, channel, address, queue, headers, secret, options,
            (select d.status from deliveries d where d.watch = wd.watch and d.n = wd.n order by d.id desc limit 1)
          from watch_destinations wd where watch = $1 order by n",
         watches.iter().map(|watch| params![watch.id]),
         |row| {
             let destination = read_destination(row, 0, keyring)?;
-            let status = row.opt_text(6)?;
+            let status = row.opt_text(7)?;
             Ok((destination, status.as_deref().and_then(DeliveryStatus::parse)))
         },
     )?;
@@ -319,7 +319,7 @@ pub(super) fn amend_watch(
         return Ok(Err(if known.is_some() { AmendRefusal::Ended } else { AmendRefusal::NotFound }));
     }
     let known = batch.tx.list(
-        "select n, id, channel, address, queue, headers, secret from watch_destinations
+        "select n, id, channel, address, queue, headers, secret, options from watch_destinations
          where watch = $1 order by n",
         params![id],
         |row| Ok((row.int(0)?, read_destination(row, 1, keyring)?)),
@@ -329,7 +329,7 @@ pub(super) fn amend_watch(
         let same = |known: &&Destination| known.channel == one.channel && known.address == one.address;
         match known.iter().map(|(_, known)| known).find(same) {
             None => fresh.push(one),
-            Some(known) if known.headers == one.headers && known.secret == one.secret => {}
+            Some(known) if known.has_same_options(one) => {}
             Some(_) => return Ok(Err(AmendRefusal::DestinationDiffers(one.address.clone()))),
         }
     }

@@ -548,6 +548,11 @@ impl Receiver {
         self.shared.change(|inbox| inbox.secrets.insert(path.to_owned(), secret.to_owned()));
     }
 
+    /// Lets webhooks to `path` have another signature than that of the standard, or none.
+    pub fn other_signature(&self, path: &str) {
+        self.secret(path, "");
+    }
+
     /// Waits for the next unread webhook.
     pub async fn next(&self) -> Hit {
         self.shared.until("a webhook", |inbox| inbox.unread.pop_front()).await
@@ -607,7 +612,9 @@ impl Inbox {
         let Request { method, path, headers, body } = request;
         let hit = Hit { at, path, headers, body };
         let secret = self.secrets.get(&hit.path).unwrap_or(&self.secret);
-        if let Err(why) = verify(secret, &hit) {
+        if !secret.is_empty()
+            && let Err(why) = verify(secret, &hit)
+        {
             self.complaints.push(format!("the receiver was sent what does not hold: {why} in {hit:?}"));
         }
         if method != "POST" {

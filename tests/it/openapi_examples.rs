@@ -51,6 +51,9 @@ fn normalized(text: &str) -> String {
     let replacements = [
         (r"rb_[A-Za-z0-9_-]{43}", "rb_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"),
         (r"whsec_[A-Za-z0-9+/=]{32,}", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"),
+        (r"whpk_[A-Za-z0-9+/=]{44}", "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="),
+        (r#""x": "[A-Za-z0-9_-]{43}""#, r#""x": "1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4""#),
+        (r#""kid": "[A-Za-z0-9_-]{43}""#, r#""kid": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k""#),
         (r"v1,[A-Za-z0-9+/=]{44}", "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4="),
         (r"http://127\.0\.0\.1:[0-9]+", "https://app.example.com"),
         (r"127\.0\.0\.1:[0-9]+", "app.example.com"),
@@ -77,6 +80,8 @@ async fn webhooks(t: &Harness, key: &str) -> BTreeMap<String, Value> {
     t.pass(minutes(1)).await;
     t.provider.processing("job_running", 60);
     t.pass(minutes(6)).await;
+    let test = json!({ "destination": t.receiver.url("/hooks") }).to_string();
+    t.as_key(key, "POST", "/v1/test", &test).await.expect(200);
     let mut bodies = BTreeMap::new();
     for hit in t.receiver.read_all() {
         let mut body = hit.json();
@@ -106,6 +111,9 @@ async fn collected(t: &Harness) -> BTreeMap<String, Value> {
     e.get("listKeys", "/v1/keys").await;
     e.call("revokeKey", "DELETE", &format!("/v1/keys/{}", id(&made)), None).await;
     e.get("showSigningSecret", "/v1/signing-secret").await;
+    e.get("showPublicKeys", &format!("/v1/apps/{app}/jwks.json")).await;
+    let test = json!({ "destination": t.receiver.url("/hooks") });
+    e.call("sendTest", "POST", "/v1/test", Some(test)).await;
     e.get("listProviders", "/v1/providers?limit=1").await;
 
     let auth = format!("Bearer {key}");

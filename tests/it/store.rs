@@ -121,6 +121,7 @@ impl StoreFixture {
             queue: format!("1 https {host} 443"),
             headers: vec![("x-env".to_owned(), "prod".to_owned())],
             secret: None,
+            signing: None,
         }
     }
 
@@ -267,10 +268,14 @@ pub fn file(location: &DatabaseLocation) -> &Path {
     path
 }
 
+/// Private key of the apps of these tests.
+pub const PRIVATE_KEY: &str = "whsk_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+
 pub async fn app(store: &Store, name: &str) -> AppNo {
     let found = BootstrapTenant {
         name: name.to_owned(),
         signing_secret: Masked::new("whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"),
+        private_key: Masked::new(PRIVATE_KEY),
         key_hash: Some([7; 32]),
         now: START,
     };

@@ -36,6 +36,8 @@ const CONTRACT: &[(&str, &str, Option<Scope>)] = &[
     ("GET", "/v1/apps", Some(Scope::Admin)),
     ("POST", "/v1/apps", Some(Scope::Admin)),
     ("GET", "/v1/apps/{id}", Some(Scope::Admin)),
+    ("GET", "/v1/apps/{id}/jwks.json", None),
+    ("POST", "/v1/test", Some(Scope::Write)),
     ("GET", "/v1/keys", Some(Scope::Admin)),
     ("POST", "/v1/keys", Some(Scope::Admin)),
     ("GET", "/v1/keys/{id}", Some(Scope::Admin)),
@@ -174,6 +176,8 @@ impl Other {
         t.provider.processing("job_other4", 0);
         post("/v1/watches/batch", json!({ "watches": [{ "jobId": "job_other4", "notify": [] }] })).await;
         post("/v1/deliveries/retry", json!({ "status": "failed" })).await;
+        t.receiver.secret("/other-tenant-test", &tenant.secret);
+        post("/v1/test", json!({ "destination": t.receiver.url("/other-tenant-test") })).await;
         t.pass(seconds(5)).await;
         t.receiver.next_to("/other-tenant-hook").await;
         // A failed delivery that another app could retry.
@@ -291,6 +295,10 @@ fn write(body: &Value, expected: Expected) -> Attempt {
 fn attempts(route: &Route, b: &Other) -> Vec<Attempt> {
     use Expected::{Empty, Own, Refused};
 
+    // Needs no key, and shows the public keys of an app whose id the caller knows, and nothing else.
+    if route.path == "/v1/apps/{id}/jwks.json" {
+        return vec![attempt("", Own)];
+    }
     if route.path.contains("{id}") {
         let body = match route.method {
             "GET" => "",
@@ -339,6 +347,12 @@ fn attempts(route: &Route, b: &Other) -> Vec<Attempt> {
                 ..attempt("", Own)
             },
         ],
+        ("POST", "/v1/test") => {
+            vec![
+                write(&json!({ "destination": "http://127.0.0.1:1/other-tenant" }), Own),
+                write(&json!({}), Refused(422)),
+            ]
+        }
         ("GET", "/v1/signing-secret" | "/v1/providers") => vec![attempt("", Own)],
         // These routes need no key and show no app's data.
         ("GET", "/healthz" | "/readyz" | "/metrics" | "/openapi.json" | "/docs") => vec![attempt("", Own)],

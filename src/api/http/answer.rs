@@ -1,5 +1,7 @@
 //! Answers of handlers.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -59,6 +61,19 @@ impl IntoResponse for StoredResponse {
         let location = self.location.map(|location| [(header::LOCATION, location)]);
         (location, json_text(status, self.body)).into_response()
     }
+}
+
+/// Joins repeated headers of an attempt, as HTTP joins them.
+pub fn joined(headers: &[(String, String)]) -> BTreeMap<&str, String> {
+    let mut joined = BTreeMap::<&str, String>::new();
+    for (name, value) in headers {
+        let all = joined.entry(name).or_default();
+        if !all.is_empty() {
+            all.push_str(", ");
+        }
+        all.push_str(value);
+    }
+    joined
 }
 
 /// Marks an answer whose body is a static text, which all answers share.

@@ -6,8 +6,10 @@
 //! A code is stable: clients branch on it, texts can change. `docs/API.md` lists both tables, and a test
 //! compares them with these.
 
+use std::time::Duration;
+
 use axum::Extension;
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -74,6 +76,7 @@ problem_codes! {
         UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The body is not `application/json`, or it is compressed."
         InvalidRequest UNPROCESSABLE_ENTITY "invalid_request" "Fields, parameters or headers are invalid; `errors` lists each."
         IdempotencyConflict UNPROCESSABLE_ENTITY "idempotency_conflict" "The `Idempotency-Key` was used with another body."
+        RateLimited TOO_MANY_REQUESTS "rate_limited" "The app has used up the rate of this operation; `Retry-After` says when the next request is possible."
         Internal INTERNAL_SERVER_ERROR "internal_error" "An error in the server; its log has the details."
         Unavailable SERVICE_UNAVAILABLE "unavailable" "The database is not available, and nothing was changed; send the request again later."
         OutcomeUnknown SERVICE_UNAVAILABLE "outcome_unknown" "The database was lost during the write, so the change, or a part of it, may have been made; `detail` says what to do."
@@ -222,6 +225,8 @@ pub struct Problem {
     error_count: usize,
     /// Whether [`Problem::add_remedy`] completes the detail.
     lacks_remedy: bool,
+    /// `Retry-After`, in seconds; `None` for the default of the status.
+    retry_after_s: Option<u64>,
 }
 
 impl Problem {
@@ -234,7 +239,15 @@ impl Problem {
             error_count: 0,
             cause: None,
             lacks_remedy: false,
+            retry_after_s: None,
         }
+    }
+
+    /// Sets `Retry-After`, rounded up to a second.
+    #[must_use]
+    pub fn retry_after(self, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self { retry_after_s: Some(seconds.max(1)), ..self }
     }
 
     /// 422 with every invalid field.
@@ -390,10 +403,14 @@ impl IntoResponse for Problem {
     /// to wait for a second.
     fn into_response(self) -> Response {
         let status = self.code.status();
-        let header = match status {
-            StatusCode::UNAUTHORIZED => Some([(header::WWW_AUTHENTICATE, "Bearer")]),
-            StatusCode::SERVICE_UNAVAILABLE => Some([(header::RETRY_AFTER, "1")]),
-            _ => None,
+        let retry_after = |seconds: u64| Some([(header::RETRY_AFTER, HeaderValue::from(seconds))]);
+        let header = match (status, self.retry_after_s) {
+            (StatusCode::UNAUTHORIZED, _) => {
+                Some([(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))])
+            }
+            (_, Some(seconds)) => retry_after(seconds),
+            (StatusCode::SERVICE_UNAVAILABLE, None) => retry_after(1),
+            (_, None) => None,
         };
         (status, header, Extension(self)).into_response()
     }

@@ -5,16 +5,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, watch};
 
 use super::concurrency_limit::ConcurrencyLimiter;
 use super::idempotency::InProgressKeys;
 use super::memory_budget::MemoryBudget;
 use super::problem::Problem;
+use super::test_rate::TestRate;
 use super::wrong_keys::WrongKeys;
-use crate::channels::Channels;
+use crate::channels::{AttemptResult, Channels};
 use crate::clock::Clock;
-use crate::domain::{AppNo, JobNo, PollStats, ProviderState};
+use crate::domain::{AppNo, JobNo, PendingDelivery, PollStats, ProviderState};
 use crate::egress::Egress;
 use crate::providers::Providers;
 use crate::store::{FairPermit, FairSemaphore, Store};
@@ -101,6 +103,12 @@ pub struct Api {
     pub wrong_keys: WrongKeys,
     /// Limits the streams of events.
     pub streams: Arc<ConcurrencyLimiter>,
+    /// Sends a test, once. Returns `None` if the channel accepts no message now.
+    pub send_test: Box<dyn Fn(PendingDelivery) -> BoxFuture<'static, Option<AttemptResult>> + Send + Sync>,
+    /// Limits the tests in progress.
+    pub tests: Arc<ConcurrencyLimiter>,
+    /// Limits the rate of tests of each app.
+    pub test_rate: TestRate,
 }
 
 impl fmt::Debug for Api {

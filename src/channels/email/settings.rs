@@ -25,11 +25,14 @@ const EXAMPLE: &str =
 
 /// The configuration keys.
 pub(super) const SETTINGS: &[ChannelSetting] = &[
-    ChannelSetting::new(
-        "smtp.url",
-        "mail server: `smtp://user:password@host?tls=required` or `smtps://…`",
-        SettingCheck::Text(|text| SmtpServer::parse(text).map(drop)),
-    ),
+    ChannelSetting {
+        holds_password: true,
+        ..ChannelSetting::new(
+            "smtp.url",
+            "mail server: `smtp://user:password@host?tls=required` or `smtps://…`",
+            SettingCheck::Text(|text| SmtpServer::parse(text).map(drop)),
+        )
+    },
     ChannelSetting::new(
         "smtp.from",
         "sender of mails: `Ringback <ringback@example.com>`",

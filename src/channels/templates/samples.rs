@@ -49,6 +49,9 @@ pub(in crate::channels) fn names() -> BTreeSet<String> {
 }
 
 fn ordinary(event: EventType) -> Value {
+    if event == EventType::Test {
+        return json!({ "message": "This is a test of Ringback.", "destinationId": null });
+    }
     let url = |file: &str| format!("https://cdn.muvi.video/outputs/job_abc123def456/{file}");
     let output = |n: u8| {
         json!({ "url": url(&format!("output_{n}.mp4")), "type": "video",
@@ -68,7 +71,7 @@ fn ordinary(event: EventType) -> Value {
                            ended; last error: HTTP 503";
             ("processing", 80, Some(("deadline", message)))
         }
-        EventType::JobProcessing | EventType::JobProgress => ("processing", 30, None),
+        EventType::JobProcessing | EventType::JobProgress | EventType::Test => ("processing", 30, None),
     };
     let error = error.map(|(code, message)| json!({ "code": code, "message": message }));
     let done = event == EventType::JobCompleted;
@@ -136,7 +139,7 @@ fn hostile() -> Value {
     let output = json!({ "url": format!("javascript:alert(1){HOSTILE}"), "type": HOSTILE,
                          "thumbnail": format!("https://a.example/\"><img src=x>{HOSTILE}"), "posterImage": "data:x" });
     json!({
-        "watchId": HOSTILE, "provider": HOSTILE, "jobId": HOSTILE, "status": HOSTILE, "rawStatus": long,
+        "message": long, "watchId": HOSTILE, "provider": HOSTILE, "jobId": HOSTILE, "status": HOSTILE, "rawStatus": long,
         "progress": 255, "output": format!("https://a.example/{HOSTILE}"), "outputs": vec![output; 30],
         "error": { "code": HOSTILE, "message": format!("{HOSTILE}\n.\n{long}") }, "createdAt": HOSTILE,
         "completedAt": "9999-12-31T23:59:59.999Z", "metadata": fields,

@@ -1,7 +1,10 @@
 //! Signatures, compared with the published vectors and the official library; sending to a receiver on loopback.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -11,7 +14,7 @@ use crate::channels::templates::Templates;
 use crate::clock::{Clock, ManualClock};
 use crate::domain::{
     App, AppId, AppNo, DeliveryId, Destination, DestinationId, EventId, EventType, Id, Masked,
-    PendingDelivery, WatchId,
+    PendingDelivery, WatchId, draw_private_key,
 };
 use crate::egress::{Allowed, Egress, Resolver, Settings};
 
@@ -77,18 +80,22 @@ fn an_invalid_signature_has_a_reason() {
     assert_eq!(check(&time, SIGNED, BODY, SECONDS - 300), Ok(()));
     assert_eq!(check(&time, SIGNED, BODY, SECONDS + 301), Err(SignatureError::TooOld(301)));
     assert_eq!(check(&time, SIGNED, BODY, SECONDS - 301), Err(SignatureError::InTheFuture(301)));
-    assert_eq!(check(&time, SIGNED, b"{}", SECONDS), Err(SignatureError::Mismatch));
-    assert_eq!(check(&time, "v1,", BODY, SECONDS), Err(SignatureError::Mismatch));
-    assert_eq!(check(&time, "v1,g0hM9SsE", BODY, SECONDS), Err(SignatureError::Mismatch));
-    assert_eq!(check(&(SECONDS + 1).to_string(), SIGNED, BODY, SECONDS), Err(SignatureError::Mismatch));
-    assert_eq!(check(&format!("+{time}"), SIGNED, BODY, SECONDS), Err(SignatureError::Mismatch));
+    assert_eq!(check(&time, SIGNED, b"{}", SECONDS), Err(SignatureError::Mismatch("v1")));
+    assert_eq!(check(&time, "v1,", BODY, SECONDS), Err(SignatureError::Mismatch("v1")));
+    assert_eq!(check(&time, "v1,g0hM9SsE", BODY, SECONDS), Err(SignatureError::Mismatch("v1")));
+    assert_eq!(check(&(SECONDS + 1).to_string(), SIGNED, BODY, SECONDS), Err(SignatureError::Mismatch("v1")));
+    assert_eq!(check(&format!("+{time}"), SIGNED, BODY, SECONDS), Err(SignatureError::Mismatch("v1")));
     for signatures in ["", "v1a,xxxx", "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="] {
-        assert_eq!(check(&time, signatures, BODY, SECONDS), Err(SignatureError::NoSignature), "{signatures}");
+        assert_eq!(
+            check(&time, signatures, BODY, SECONDS),
+            Err(SignatureError::NoSignature("webhook-signature", "v1", "v1,<base64>")),
+            "{signatures}"
+        );
     }
     for timestamp in ["", "now", "1614265330.5", "99999999999999999999"] {
         assert_eq!(
             check(timestamp, SIGNED, BODY, SECONDS),
-            Err(SignatureError::MalformedTimestamp),
+            Err(SignatureError::MalformedTimestamp("webhook-timestamp")),
             "{timestamp}"
         );
     }
@@ -168,6 +175,7 @@ fn delivery(url: &str, headers: &[(&str, &str)]) -> PendingDelivery {
             queue: "1 test".to_owned(),
             headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             secret: None,
+            signing: None,
         },
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
         body: BODY.into(),
@@ -190,6 +198,8 @@ fn app(secrets: &[Secret; 2]) -> App {
         created_at: at(0),
         signing_secret: new,
         old_secret: Some((old, Timestamp::MAX)),
+        private_key: draw_private_key(),
+        old_private_key: Some((draw_private_key(), Timestamp::MAX)),
     }
 }
 

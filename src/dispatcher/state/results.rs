@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::DispatchState;
 use crate::channels::{self, AttemptResult, Reach};
 use crate::dispatcher::origin::QUICK;
-use crate::domain::{NextStep, Outcome, PendingDelivery, Timestamp};
+use crate::domain::{AppNo, ChannelKind, NextStep, Outcome, PendingDelivery, Timestamp};
 
 /// Maximum number of deliveries that wait for a late reply, and hold neither a place of their queue nor one of their
 /// channel. Each holds a connection; a busy mail server accepts no more from one client.
@@ -149,6 +149,13 @@ impl DispatchState {
         origin.in_flight.release(is_quick, 1);
         origin.loaded.release(is_quick, 1);
         for waiting in self.pacer.finished(delivery.destination.channel, delivery.app) {
+            self.mark_sendable(&waiting);
+        }
+    }
+
+    /// Frees the place of a test in its channel.
+    pub(in crate::dispatcher) fn end_test(&mut self, channel: ChannelKind, app: AppNo) {
+        for waiting in self.pacer.finished(channel, app) {
             self.mark_sendable(&waiting);
         }
     }

@@ -50,6 +50,7 @@ fn delivery(number: u32, url: &str) -> PendingDelivery {
             queue: format!("1 https://a.example:443 {url}"),
             headers: Vec::new(),
             secret: None,
+            signing: None,
         },
         traceparent: None,
         body: (*b"{}").into(),

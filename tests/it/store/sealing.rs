@@ -11,13 +11,16 @@ const OLD: [u8; 32] = [1; 32];
 const NEW: [u8; 32] = [2; 32];
 
 /// Secrets without a common prefix, so that remains of each are found.
-const CANARIES: [&str; 6] = [
+const CANARIES: [&str; 9] = [
     "whsec_Y2FuYXJ5LW9mLXRoZS1hcHAtMDEyMzQ1Njc4OTA=",
     "whsec_b2xkLWNhbmFyeS1vZi10aGUtYXBwLTEyMzQ1Njc4",
     "whsec_ZGVzdGluYXRpb24tY2FuYXJ5LTAxMjM0NTY3ODkw",
     "canary-in-a-header",
     "T00/B00/canary-of-a-hook",
     "whsec_bmV3LWNhbmFyeS1vZi10aGUtYXBwLTEyMzQ1Njc4",
+    "whsk_cHJpdmF0ZS1jYW5hcnktb2YtdGhlLWFwcC0xMjM0NTY=",
+    "whsk_b2xkLXByaXZhdGUtY2FuYXJ5LW9mLWFuLWFwcC0xMjM=",
+    "whsk_bmV3LXByaXZhdGUtY2FuYXJ5LW9mLWFuLWFwcC00NTY=",
 ];
 
 fn ring(keys: &[[u8; 32]]) -> Keyring {
@@ -60,6 +63,7 @@ async fn create_app(fixture: &StoreFixture) -> ringback::domain::App {
         id: ringback::domain::AppId(fixture.store.ids().draw(START)),
         name: "b".to_owned(),
         signing_secret: Masked::new(CANARIES[1]),
+        private_key: Masked::new(CANARIES[7]),
         now: START,
     };
     match fixture.store.create_app(create).await.expect("made") {
@@ -73,6 +77,7 @@ async fn fill(fixture: &StoreFixture, count: usize) -> Vec<Watch> {
     let found = BootstrapTenant {
         name: "c".to_owned(),
         signing_secret: Masked::new(CANARIES[0]),
+        private_key: Masked::new(CANARIES[6]),
         key_hash: None,
         now: START,
     };
@@ -81,6 +86,7 @@ async fn fill(fixture: &StoreFixture, count: usize) -> Vec<Watch> {
     let rotate = RotateSecret {
         app: app.no,
         signing_secret: Masked::new(CANARIES[5]),
+        private_key: Masked::new(CANARIES[8]),
         grace: std::time::Duration::from_secs(60),
         now: START,
     };

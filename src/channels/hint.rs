@@ -1,0 +1,101 @@
+//! What to do about an attempt that failed: a sentence for people, for the answer to a test.
+
+use super::{AttemptResult, Reach};
+use crate::domain::{ChannelKind, Outcome};
+
+/// Returns what to check after an attempt that failed; `None` if it succeeded.
+pub fn hint(channel: ChannelKind, result: &AttemptResult) -> Option<&'static str> {
+    let error = result.attempt.error.as_deref().unwrap_or_default();
+    Some(match (&result.outcome, result.reach) {
+        (Outcome::Ok, _) => return None,
+        (Outcome::NotMade, _) => {
+            "nothing was sent: the server lacks something, such as a name server that answers; its log says what"
+        }
+        (Outcome::Refused, _) => {
+            "the guard blocks this address; the operator can permit it with egress.allow (see docs/EGRESS.md)"
+        }
+        (_, Reach::NotConnected) if error.starts_with("tls:") => {
+            "no TLS connection was made: check the certificate of the receiver, its chain and its name"
+        }
+        (_, Reach::NotConnected) => {
+            "no connection was made: check the host name, the port and the firewall, and whether the receiver runs"
+        }
+        _ if channel == ChannelKind::Email => {
+            "the reply of the mail server is in responseBody; docs/OPERATIONS.md (Mail) explains the usual ones"
+        }
+        (_, Reach::NoAnswer) => {
+            "the receiver accepted the connection and did not answer in time: answer 2xx first, and work afterwards"
+        }
+        (_, Reach::Broken) => {
+            "the answer broke off: check the log of the receiver, and of a proxy in front of it"
+        }
+        (_, _) => of_status(result.attempt.status_code.unwrap_or_default()),
+    })
+}
+
+/// Returns what to check after an answer with this status.
+fn of_status(status: u16) -> &'static str {
+    match status {
+        200..=299 => {
+            "the receiver answered, and its answer says that it refused the message; responseBody has it"
+        }
+        300..=399 => "redirects are not followed: use the URL of the header location",
+        401 | 403 => {
+            "the receiver refuses the request: check its secret and how it verifies the signature, and whether it \
+             expects a header of its own (`headers` of the destination)"
+        }
+        404 => "check the path of the URL: the receiver does not know it",
+        405 => "check the path of the URL: the receiver does not accept a POST there",
+        410 => "the receiver says that this address is gone; a delivery to it would end here",
+        413 => "the receiver does not accept a body of this size; raise its limit",
+        415 => "the receiver must accept the content-type of the request",
+        429 => "the receiver limits its requests: raise the limit, or send less",
+        502..=504 | 520..=524 => {
+            "a gateway answered, and the receiver behind it did not: check whether it runs"
+        }
+        500..=599 => "the receiver failed: its log says why",
+        _ => "the receiver refuses the request; responseBody or its log can say why",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Attempt;
+
+    fn result(outcome: Outcome, reach: Reach, status: Option<u16>, error: Option<&str>) -> AttemptResult {
+        let attempt = Attempt { status_code: status, error: error.map(str::to_owned), ..Attempt::default() };
+        AttemptResult { outcome, reach, duration: std::time::Duration::ZERO, attempt }
+    }
+
+    #[test]
+    fn every_failure_has_a_hint_and_a_success_has_none() {
+        let retry = || Outcome::Retry { after: None };
+        let webhook = |outcome, reach, status, error| {
+            hint(ChannelKind::Webhook, &result(outcome, reach, status, error))
+        };
+        assert_eq!(webhook(Outcome::Ok, Reach::Answered, Some(204), None), None);
+        for (outcome, reach, status, error, part) in [
+            (Outcome::Refused, Reach::NotTried, None, None, "egress.allow"),
+            (Outcome::NotMade, Reach::NotTried, None, None, "its log"),
+            (retry(), Reach::NotConnected, None, Some("connect: refused"), "whether the receiver runs"),
+            (retry(), Reach::NotConnected, None, Some("tls: expired"), "certificate"),
+            (retry(), Reach::NoAnswer, None, Some("timeout: x"), "in time"),
+            (retry(), Reach::Broken, None, None, "broke off"),
+            (retry(), Reach::Answered, Some(302), None, "header location"),
+            (retry(), Reach::Answered, Some(401), None, "signature"),
+            (retry(), Reach::Answered, Some(404), None, "path"),
+            (retry(), Reach::Unavailable, Some(503), None, "gateway"),
+            (retry(), Reach::Answered, Some(500), None, "its log"),
+            (Outcome::Gone, Reach::Answered, Some(410), None, "is gone"),
+        ] {
+            let found = webhook(outcome, reach, status, error).unwrap_or_default();
+            assert!(found.contains(part), "{status:?} {error:?}: {found}");
+        }
+        let mail = result(Outcome::Fatal, Reach::Answered, None, Some("550 no such user"));
+        assert!(hint(ChannelKind::Email, &mail).is_some_and(|hint| hint.contains("OPERATIONS")));
+        for status in 100..600 {
+            assert!(!of_status(status).is_empty(), "{status}");
+        }
+    }
+}

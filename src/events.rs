@@ -151,7 +151,7 @@ struct TestData {
 impl TestBody {
     /// Describes a test at this time.
     pub fn new(timestamp: Timestamp, destination_id: Option<DestinationId>) -> Self {
-        let message = "This is a test of Ringback. If you read it, the destination works.";
+        let message = "This is a test. If you read it, the destination works.";
         Self { event_type: EventType::Test, timestamp, data: TestData { message, destination_id } }
     }
 

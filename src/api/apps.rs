@@ -96,8 +96,8 @@ impl JsonWebKey {
 
 /// Show the public keys of an app
 ///
-/// The keys that verify the signatures of destinations with the key `ed25519`. The operation needs no API key, and shows
-/// nothing else of the app.
+/// The keys that verify the signatures of destinations with the key `ed25519`. The operation needs no API key, and
+/// shows nothing else of the app.
 #[utoipa::path(
     get, path = "/v1/apps/{id}/jwks.json", operation_id = "showPublicKeys", tag = "Secrets",
     params(("id" = AppId, Path)),

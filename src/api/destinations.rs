@@ -18,7 +18,7 @@ use crate::channels::{self, ParsedAddress, Shorthand, ShownAddress};
 use crate::clock::Moment;
 use crate::domain::{
     AddressError, AppNo, ChannelKind, DeliveryStatus, Destination, DestinationId, KeyKind, SignatureForm,
-    Signing, Timestamp,
+    Timestamp,
 };
 use crate::egress::{self, Egress};
 
@@ -356,9 +356,12 @@ pub struct DestinationView<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = BTreeMap<String, String>, required = false)]
     headers: BTreeMap<&'a str, &'static str>,
-    /// How requests are signed; absent for the default.
-    #[serde(flatten)]
-    signing: Option<&'a Signing>,
+    /// Form of the signature; absent for the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signature: Option<SignatureForm>,
+    /// The keys that sign in the standard form; absent for the default, and for another form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys: Option<&'a [KeyKind]>,
     /// Status of the latest delivery; null before the first.
     #[schema(required)]
     status: Option<DeliveryStatus>,
@@ -367,11 +370,15 @@ pub struct DestinationView<'a> {
 impl<'a> DestinationView<'a> {
     /// Shows a destination of a watch.
     pub fn of((destination, status): &'a (Destination, Option<DeliveryStatus>)) -> Self {
+        let signing = destination.signing.as_deref();
         Self {
             id: destination.id,
             address: Address::of(destination.channel, &destination.address),
             headers: destination.headers.iter().map(|(name, _)| (name.as_str(), "***")).collect(),
-            signing: destination.signing.as_deref(),
+            signature: signing.map(|signing| signing.form),
+            keys: signing
+                .filter(|signing| signing.form == SignatureForm::Standard)
+                .map(|signing| signing.keys.as_slice()),
             status: *status,
         }
     }

@@ -4,8 +4,8 @@ use super::http::{FieldErrorCode, Invalid, ObjectReader, not_one_of, object_read
 use crate::channels::webhook::Secret;
 use crate::domain::{KeyKind, SignatureForm, Signing, check_value};
 
-/// Bounds of the length of a secret that is a text, in bytes. GitHub and Stripe have no lower bound; a shorter one can be
-/// guessed.
+/// Bounds of the length of a secret that is a text, in bytes. GitHub and Stripe have no lower bound; a shorter one can
+/// be guessed.
 const TEXT_SECRET: std::ops::RangeInclusive<usize> = 8..=256;
 
 /// How the requests to a webhook are signed, and its own secret.

@@ -82,8 +82,8 @@ struct Rotation {
 /// Replace the app's signing secret and key pair
 ///
 /// During the grace both the new and the previous secret sign, and both keys: `webhook-signature` holds two signatures
-/// of each kind, separated by spaces. A secret and a key that are older still are dropped. Destinations with a secret of
-/// their own keep it.
+/// of each kind, separated by spaces. A secret and a key that are older still are dropped. Destinations with a secret
+/// of their own keep it.
 #[utoipa::path(
     post, path = "/v1/signing-secret/rotate", operation_id = "rotateSigningSecret", tag = "Secrets",
     security(("key" = ["admin"])),

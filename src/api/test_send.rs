@@ -79,8 +79,8 @@ impl<'a> TestResult<'a> {
 /// Send a test
 ///
 /// Sends one event of type `test` to a destination, once, in the way of a delivery: the same address check, signature,
-/// timeout and pace. The answer is 200 whatever the receiver says. The test is no delivery: it is not retried, not listed,
-/// and changes nothing for other deliveries to the address. An app can send ten tests a minute.
+/// timeout and pace. The answer is 200 whatever the receiver says. The test is no delivery: it is not retried, not
+/// listed, and changes nothing for other deliveries to the address. An app can send ten tests a minute.
 #[utoipa::path(
     post, path = "/v1/test", operation_id = "sendTest", tag = "Deliveries", security(("key" = ["write"])),
     request_body(content = Test, example = json!({"destination": "https://app.example.com/hooks/muvi"})),

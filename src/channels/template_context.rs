@@ -40,7 +40,7 @@ const SHORT_URL_MAX: usize = 80;
 const PROVIDER_SAYS: &str = "What the provider says";
 const STATUS_MEANS: &str = "What the status means";
 const RINGBACK_ENDED: &str = "Why Ringback ended the watch";
-const RINGBACK_SAYS: &str = "What Ringback says";
+const WHAT_IT_IS: &str = "What this is";
 
 /// What the headline of a test is about.
 const TEST_NAME: &str = "a message to this address";
@@ -273,7 +273,7 @@ impl TemplateContext {
             outputs: Vec::new(),
             more_outputs: 0,
             error: None,
-            reasons: vec![NameValue { name: RINGBACK_SAYS.to_owned(), value }],
+            reasons: vec![NameValue { name: WHAT_IT_IS.to_owned(), value }],
             at: format_time(sent_at),
             at_seconds: sent_at.seconds(),
             created: None,

@@ -98,8 +98,8 @@ pub fn check_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
     Ok((header, value))
 }
 
-/// Returns the secrets that sign: the destination's secret, or else those of the app (two during a rotation), the newest
-/// first.
+/// Returns the secrets that sign: the destination's secret, or else those of the app (two during a rotation), the
+/// newest first.
 fn secrets<'m>(message: &Message<'m>) -> impl Iterator<Item = &'m str> + use<'m> {
     let own = message.delivery.destination.secret.as_deref();
     let (app, now) = (message.app.filter(|_| own.is_none()), message.now);

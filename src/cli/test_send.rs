@@ -14,8 +14,8 @@ const WAIT: Duration = Duration::from_secs(75);
 
 /// Send a test event to a webhook, a mail address or Slack
 ///
-/// The event is sent once, by the running server, in the way of every delivery. Nothing else changes. The exit code is 0 if
-/// the receiver accepted the event, else 1.
+/// The event is sent once, by the running server, in the way of every delivery. Nothing else changes. The exit code is
+/// 0 if the receiver accepted the event, else 1.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "\
@@ -113,7 +113,7 @@ mod tests {
             "hint": "the receiver failed: its log says why", "responseBody": "\n<h1>no\u{1b}[31mpe</h1>\nmore" });
         insta::assert_snapshot!(failure(&result), @r"
         The test failed: HTTP 500 after 12 ms.
-          answer: <h1>no[31mpe</h1>
+          answer: <h1>no\u001b[31mpe</h1>
           hint: the receiver failed: its log says why
         ");
         let result = json!({ "ok": false, "statusCode": null, "durationMs": 3, "error": "connect: refused",

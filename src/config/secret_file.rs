@@ -175,7 +175,16 @@ mod tests {
                 ("RINGBACK_SLACK__BOT_TOKEN_FILE", &quoted),
                 ("MUVI_API_KEY_FILE", &lines),
             ]),
-            @r""
+            @r"
+        RINGBACK_API_KEY_FILE: there is no such file; write the path of a file that holds the value
+        RINGBACK_DATABASE_URL_FILE: the file is larger than 64 KiB; is it the right one?
+        RINGBACK_EGRESS__ALLOW_FILE: only a secret can come from a file; set RINGBACK_EGRESS__ALLOW to the value
+        RINGBACK_EGRESS__PROXY_FILE: the file is empty; write the value into it
+        RINGBACK_ENCRYPTION_KEY_FILE: the file cannot be read: Is a directory (os error 21)
+        RINGBACK_SIGNING_SECRET_FILE: the file is not UTF-8, in line 1; save or send it as UTF-8
+        RINGBACK_SLACK__BOT_TOKEN_FILE (FOLDER/quoted): the value is in quotes, which would be a part of it; remove them
+        MUVI_API_KEY_FILE (FOLDER/lines): the value contains a line break; remove it
+        "
         );
     }
 

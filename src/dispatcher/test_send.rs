@@ -2,8 +2,8 @@
 //!
 //! The test uses the channel, the guard, the timeout and the pace of the channel. It is no delivery: nothing is stored,
 //! no queue holds it, and it neither reads nor changes a breaker, the standing of a URL, or the metrics of attempts. A
-//! stored delivery would need a watch, and would be retried, listed, and counted among the failures. A destination that is
-//! held back is tested all the same, because that is when people test.
+//! stored delivery would need a watch, and would be retried, listed, and counted among the failures. A destination that
+//! is held back is tested all the same, because that is when people test.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +48,11 @@ impl Dispatcher {
         result.attempt.at = now;
         result.attempt.duration_ms = u32::try_from(result.duration.as_millis()).unwrap_or(u32::MAX);
         let (channel, queue) = (delivery.destination.channel, delivery.destination.queue.as_str());
+        if let (Some(429), Outcome::Retry { after: Some(wait) }) =
+            (result.attempt.status_code, &result.outcome)
+        {
+            self.state().limit_after_test(queue, channel, *wait, self.clock.now());
+        }
         let (status, error) = (result.attempt.status_code, result.attempt.error.as_deref());
         tracing::info!(event = %delivery.event, %channel, queue, status, error, "a test was sent");
         Some(result)

@@ -1,7 +1,6 @@
 //! How requests to a webhook are signed: with which keys, and in which form.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 word_enum! {
     /// Kind of a key that signs in the standard form.
@@ -45,12 +44,12 @@ impl SignatureForm {
 }
 
 /// How the requests to a webhook are signed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signing {
     /// Form of the signature.
     #[serde(rename = "signature")]
     pub form: SignatureForm,
-    /// The keys that sign in the standard form, each once, in the order of [`KeyKind`].
+    /// The keys that sign in the standard form, each once.
     pub keys: Vec<KeyKind>,
 }
 

@@ -56,8 +56,8 @@ pub fn file_text(bytes: Vec<u8>) -> Result<String, String> {
     Ok(text)
 }
 
-/// Decodes the content of a file that holds one value, without the line breaks at its end. The error continues a sentence
-/// about the file.
+/// Decodes the content of a file that holds one value, without the line breaks at its end. The error continues a
+/// sentence about the file.
 pub fn file_value(bytes: Vec<u8>) -> Result<String, String> {
     let mut text = file_text(bytes)?;
     text.truncate(text.trim_end_matches('\n').len());

@@ -1,9 +1,10 @@
 //! Sealing of secrets at rest.
 //!
-//! A reader of the database (by a backup, a discarded disk, a replica) must not be able to sign as this service
-//! or to use the secrets of its clients. If an `encryption_key` is configured, these columns are sealed with it
-//! ([`Column`]): the signing secrets and private keys of apps, old and new; of a destination the secret, the headers
-//! (they often hold credentials), the options (those of later versions can hold credentials), and the address if the address is a credential, as a Slack webhook is.
+//! A reader of the database (by a backup, a discarded disk, a replica) must not be able to sign as this service or to
+//! use the secrets of its clients. If an `encryption_key` is configured, these columns are sealed with it ([`Column`]):
+//! the signing secrets and private keys of apps, old and new; of a destination the secret, the headers (they often hold
+//! credentials), the options (those of later versions can hold credentials), and the address if the address is a
+//! credential, as a Slack webhook is.
 //!
 //! **Format.** A text, `sealed:<key>:<base64>`, in the column of the plain text. `<key>` is the first eight hex
 //! digits of the SHA-256 of the key: it identifies the needed key and contains nothing else. The rest is a

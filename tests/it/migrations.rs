@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ringback::channels::webhook::ed25519::PrivateKey;
 use ringback::domain::{
     DeliveryStatus, JobNo, Masked, PollerMessage, Reason, TimelineEntry, Timestamp, WatchId, WatchStatus,
 };
@@ -240,6 +241,27 @@ async fn a_database_of_the_previous_release_opens_and_goes_on() {
 }
 
 #[tokio::test]
+async fn apps_of_the_previous_release_get_a_key_pair_once() {
+    let (folder, location) = previous_release();
+    let now = Timestamp::from_millis(1_795_886_400_000);
+    let keyring = Keyring::new(&[[1; 32]]);
+    let fixture = StoreFixture::with(folder, location, now, keyring.clone()).await;
+    let drawn = |fixture: &StoreFixture| {
+        let app = fixture.store.app(fixture.app).expect("the app");
+        assert!(app.old_private_key.is_none() && app.signing_secret.reveal().starts_with("whsec_"));
+        app.private_key.clone()
+    };
+    let key = drawn(&fixture);
+    assert!(PrivateKey::parse(key.reveal()).is_ok());
+    let (folder, location) = fixture.close().await;
+    let fixture = StoreFixture::with(folder, location, now, keyring).await;
+    assert_eq!(drawn(&fixture), key, "the next start keeps it");
+    // A destination of the previous release is signed as before.
+    let watches = fixture.store.watches(fixture.app, WatchFilter::default(), 10).await.expect("read").rows;
+    assert!(watches.iter().flat_map(|watch| &watch.destinations).all(|(one, _)| one.signing.is_none()));
+}
+
+#[tokio::test]
 async fn jobs_of_the_previous_release_keep_that_they_had_a_status() {
     let (folder, location) = previous_release();
     // A job that was never found, and one that has neither ended nor been polled.
@@ -283,5 +305,6 @@ async fn long_parameters_of_the_previous_release_are_kept() {
 crate::postgres::on_postgres_too! {
     long_parameters_of_the_previous_release_are_kept,
     jobs_of_the_previous_release_keep_that_they_had_a_status,
+    apps_of_the_previous_release_get_a_key_pair_once,
     a_database_of_the_previous_release_opens_and_goes_on,
 }

@@ -154,15 +154,36 @@ async fn a_test_of_a_chat_keeps_its_pace_and_is_readable() {
     assert!(!result.to_string().contains("hush"), "{result}");
     let posted = chat.next().await;
     assert_eq!(posted.payload["text"], "\u{1f514} Test: a message to this address");
-    assert!(
-        posted.payload["blocks"].to_string().contains("This is a test of Ringback."),
-        "{}",
-        posted.payload
-    );
-    // A message that follows at once waits for a second.
+    assert!(posted.payload["blocks"].to_string().contains("This is a test."), "{}", posted.payload);
+    // A delivery follows as usual.
     t.provider.completed("job_1");
     t.register(&json!({ "jobId": "job_1", "slack": chat.hook("hush") })).await;
     t.pass(seconds(6)).await;
+    chat.next().await;
+    t.finish().await;
+    chat.finish();
+}
+
+#[tokio::test]
+async fn a_test_that_is_rate_limited_holds_its_chat_back() {
+    let mut neighbours = Neighbours::default();
+    let chat = Chat::start(&mut neighbours).await;
+    let t = Harness::among(neighbours, &[]).await;
+    t.resolve(HOOKS, &["127.0.0.1"]);
+    let headers = vec![("retry-after".to_owned(), "30".to_owned())];
+    chat.script("/services/T01/B02/hush", [(429, headers, "slow down".to_owned())]);
+    let result = test(&t, chat.hook("hush")).await;
+    assert_eq!((&result["ok"], &result["statusCode"]), (&json!(false), &json!(429)));
+    chat.next().await;
+    t.provider.completed("job_1");
+    let watch = t.register(&json!({ "jobId": "job_1", "slack": chat.hook("hush") })).await;
+    t.pass(seconds(10)).await;
+    assert_eq!(t.delivery(&watch).await["attemptCount"], 0);
+    // Another test finds the chat closed.
+    let body = json!({ "destination": chat.hook("hush") });
+    assert_eq!(t.post("/v1/test", &body).await.expect(503)["code"], "too_many_requests");
+    t.pass(seconds(30)).await;
+    assert_eq!(t.delivery(&watch).await["status"], "succeeded");
     chat.next().await;
     t.finish().await;
     chat.finish();
@@ -176,8 +197,8 @@ async fn a_test_by_mail_says_what_it_is() {
     let mail = server.next().await;
     assert_eq!(mail.header("subject"), "Test: a message to this address (Ringback)");
     for part in mail.parts() {
-        assert!(part.contains("This is a test of Ringback."), "{part}");
-        assert!(part.contains("because a user of its API tests this address"), "{part}");
+        assert!(part.contains("This is a test."), "{part}");
+        assert!(part.contains("Sent on request, to test this address."), "{part}");
     }
     let answer = t.post("/v1/test", &json!({ "destination": "mailto:me@other.example" })).await;
     assert_eq!(errors(&answer), ["/destination"]);
@@ -207,5 +228,13 @@ async fn the_command_test_sends_and_explains() {
 
 crate::postgres::on_postgres_too! {
     a_test_is_sent_once_and_shows_the_answer,
+    a_failed_test_is_explained_and_holds_nothing_back,
+    a_held_back_destination_can_be_tested,
+    a_test_is_refused_where_a_registration_would_be,
+    an_app_sends_ten_tests_a_minute,
     a_repeated_test_with_an_idempotency_key_is_not_sent_again,
+    a_test_of_a_chat_keeps_its_pace_and_is_readable,
+    a_test_that_is_rate_limited_holds_its_chat_back,
+    a_test_by_mail_says_what_it_is,
+    the_command_test_sends_and_explains,
 }

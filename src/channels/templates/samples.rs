@@ -50,7 +50,7 @@ pub(in crate::channels) fn names() -> BTreeSet<String> {
 
 fn ordinary(event: EventType) -> Value {
     if event == EventType::Test {
-        return json!({ "message": "This is a test of Ringback.", "destinationId": null });
+        return json!({ "message": "This is a test.", "destinationId": null });
     }
     let url = |file: &str| format!("https://cdn.muvi.video/outputs/job_abc123def456/{file}");
     let output = |n: u8| {

@@ -1,8 +1,8 @@
 //! Asymmetric signatures of Standard Webhooks 1.0 (`v1a`): ed25519. The receiver needs only the public key, so it can
 //! verify a request and cannot make one.
 //!
-//! No official library verifies these signatures (standard-webhooks/standard-webhooks at version 1.0.0). They skip them,
-//! so a header can have signatures of both kinds.
+//! No official library verifies these signatures (standard-webhooks/standard-webhooks at version 1.0.0). They skip
+//! them, so a header can have signatures of both kinds.
 
 use std::fmt;
 
@@ -24,8 +24,8 @@ const PUBLIC: usize = 32;
 pub struct PrivateKey(Ed25519KeyPair);
 
 impl PrivateKey {
-    /// Parses `whsk_` and the base64 of the seed of 32 bytes, or of the seed and the public key. The error is a sentence
-    /// that does not repeat the key.
+    /// Parses `whsk_` and the base64 of the seed of 32 bytes, or of the seed and the public key. The error is a
+    /// sentence that does not repeat the key.
     pub fn parse(text: &str) -> Result<Self, String> {
         check_value(text)?;
         let encoded = text.strip_prefix(PRIVATE_PREFIX).ok_or("must begin with whsk_")?;

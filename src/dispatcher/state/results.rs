@@ -153,6 +153,19 @@ impl DispatchState {
         }
     }
 
+    /// Records that a test was answered with 429: its address is closed for this time, as after a delivery.
+    pub(in crate::dispatcher) fn limit_after_test(
+        &mut self,
+        queue: &str,
+        channel: ChannelKind,
+        retry_after: Duration,
+        now: Timestamp,
+    ) {
+        for waiting in self.pacer.rate_limited(queue, channel, retry_after, now) {
+            self.return_to_store(&waiting);
+        }
+    }
+
     /// Frees the place of a test in its channel.
     pub(in crate::dispatcher) fn end_test(&mut self, channel: ChannelKind, app: AppNo) {
         for waiting in self.pacer.finished(channel, app) {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ringback::domain::{ChannelKind, Masked, NewWatch, Watch};
+use ringback::domain::{ChannelKind, Masked, NewWatch, SignatureForm, Signing, Watch};
 use ringback::store::{BootstrapTenant, CreateApp, Keyring, RotateSecret, StoreError};
 
 use super::{START, StoreFixture, at, file, open_with};
@@ -49,6 +49,8 @@ async fn refused(fixture: StoreFixture, keys: &[[u8; 32]]) -> (StoreFixture, Str
 fn secretive(fixture: &StoreFixture, job: &str) -> NewWatch {
     let mut watch = fixture.watch(job);
     watch.destinations[0].secret = Some(CANARIES[2].to_owned());
+    let signing = Signing { form: SignatureForm::Stripe, ..Signing::default() };
+    watch.destinations[0].signing = Some(Box::new(signing));
     watch.destinations[0].headers = vec![("authorization".to_owned(), CANARIES[3].to_owned())];
     let mut slack = fixture.destination("b.example");
     slack.channel = ChannelKind::Slack;
@@ -111,6 +113,12 @@ async fn check(fixture: &StoreFixture, watches: &[Watch]) {
     };
     assert_eq!(secrets("c"), [CANARIES[0]]);
     assert_eq!(secrets("b"), [CANARIES[5], CANARIES[1]]);
+    let keys = |name: &str| {
+        let app = fixture.store.apps(None, 10).into_iter().find(|app| app.name == name).expect("an app");
+        app.private_keys(at(59)).map(|key| key.reveal().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(keys("c"), [CANARIES[6]]);
+    assert_eq!(keys("b"), [CANARIES[8], CANARIES[7]]);
 }
 
 /// Returns those of `wanted` that the files of the database contain, the log included.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::IntoResponse as _;
@@ -101,10 +102,13 @@ impl JsonWebKey {
 #[utoipa::path(
     get, path = "/v1/apps/{id}/jwks.json", operation_id = "showPublicKeys", tag = "Secrets",
     params(("id" = AppId, Path)),
-    responses((status = 200, description = "The keys.", body = JsonWebKeySet))
+    responses(
+        (status = 200, description = "The keys.", body = JsonWebKeySet),
+        (status = 404, description = "There is no such app."),
+    )
 )]
-pub async fn jwks(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Answer {
-    let app = managed_app(&api, None, &id).ok_or_else(Problem::not_found)?;
+pub async fn jwks(State(api): State<Arc<Api>>, id: Result<Path<String>, PathRejection>) -> Answer {
+    let app = id.ok().and_then(|Path(id)| managed_app(&api, None, &id)).ok_or_else(Problem::not_found)?;
     let mut keys = Vec::with_capacity(2);
     for key in app.private_keys(api.clock.now()) {
         keys.push(JsonWebKey::of(&public_key(key)?));

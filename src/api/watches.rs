@@ -216,7 +216,8 @@ fn destinations_size(destinations: &[Destination]) -> usize {
     let of_headers = |(name, _): &(String, String)| name.len() + 8;
     let size = |one: &Destination| {
         // Addresses can have backslashes, and no control characters.
-        160 + 2 * one.address.len() + one.headers.iter().map(of_headers).sum::<usize>()
+        let signing = if one.signing.is_some() { 64 } else { 0 };
+        160 + signing + 2 * one.address.len() + one.headers.iter().map(of_headers).sum::<usize>()
     };
     destinations.iter().map(size).sum()
 }
@@ -494,7 +495,8 @@ pub async fn timeline(call: Call) -> Answer {
 mod tests {
     use super::*;
     use crate::domain::{
-        AppNo, ChannelKind, DeliveryStatus, DestinationId, Ids, JobName, JobNo, Observation, Terms,
+        AppNo, ChannelKind, DeliveryStatus, DestinationId, Ids, JobName, JobNo, KeyKind, Observation,
+        SignatureForm, Signing, Terms,
     };
 
     #[test]
@@ -509,7 +511,10 @@ mod tests {
             queue: String::new(),
             headers: (0..32).map(|n| (format!("x-{n}"), "secret".to_owned())).collect(),
             secret: None,
-            signing: None,
+            signing: Some(Box::new(Signing {
+                form: SignatureForm::Standard,
+                keys: KeyKind::ALL.to_vec(),
+            })),
         };
         let url = format!("https://app.example.com/?{}", "\\".repeat(2_000));
         let mut destinations = vec![one(ChannelKind::Webhook, &url); 20];

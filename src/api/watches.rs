@@ -511,10 +511,7 @@ mod tests {
             queue: String::new(),
             headers: (0..32).map(|n| (format!("x-{n}"), "secret".to_owned())).collect(),
             secret: None,
-            signing: Some(Box::new(Signing {
-                form: SignatureForm::Standard,
-                keys: KeyKind::ALL.to_vec(),
-            })),
+            signing: Some(Box::new(Signing { form: SignatureForm::Standard, keys: KeyKind::ALL.to_vec() })),
         };
         let url = format!("https://app.example.com/?{}", "\\".repeat(2_000));
         let mut destinations = vec![one(ChannelKind::Webhook, &url); 20];

@@ -41,6 +41,7 @@ async fn a_test_is_sent_once_and_shows_the_answer() {
     for path in ["/v1/deliveries", "/v1/events", "/v1/watches"] {
         assert_eq!(t.get(path).await.expect(200)["data"], json!([]), "{path}");
     }
+    t.receiver.read_all();
     t.finish().await;
 }
 
@@ -80,6 +81,7 @@ async fn a_held_back_destination_can_be_tested() {
     t.receiver.always("/hook", None);
     assert_eq!(test(&t, t.receiver.url("/hook")).await["ok"], true);
     assert_eq!(t.delivery(&watch).await, before, "its delivery waits for its own retry");
+    t.receiver.read_all();
     t.finish().await;
 }
 
@@ -124,6 +126,7 @@ async fn an_app_sends_ten_tests_a_minute() {
     t.pass(seconds(60)).await;
     test(&t, hook.as_str()).await;
     assert_eq!(t.receiver.count(), 12);
+    t.receiver.read_all();
     t.finish().await;
 }
 
@@ -140,6 +143,7 @@ async fn a_repeated_test_with_an_idempotency_key_is_not_sent_again() {
     assert_eq!((again.status, &again.body), (200, &first.body));
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
     assert_eq!(t.receiver.count(), 1);
+    t.receiver.read_all();
     t.finish().await;
 }
 
@@ -195,7 +199,7 @@ async fn a_test_by_mail_says_what_it_is() {
     let result = test(&t, "mailto:me@example.com").await;
     assert_eq!((&result["ok"], &result["statusCode"]), (&json!(true), &Value::Null));
     let mail = server.next().await;
-    assert_eq!(mail.header("subject"), "Test: a message to this address (Ringback)");
+    assert_eq!(mail.header("Subject"), "Test: a message to this address (Ringback)");
     for part in mail.parts() {
         assert!(part.contains("This is a test."), "{part}");
         assert!(part.contains("Sent on request, to test this address."), "{part}");
@@ -223,6 +227,7 @@ async fn the_command_test_sends_and_explains() {
     let ran = ask(&url(&t), &["test", "--webhook", "http://10.0.0.1/"]).await.expect(1);
     assert!(ran.err.contains("--webhook: "), "{ran:#?}");
     ask(&url(&t), &["test"]).await.expect(2);
+    t.receiver.read_all();
     t.finish().await;
 }
 

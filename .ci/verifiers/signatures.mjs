@@ -8,7 +8,10 @@ import { Webhooks, createNodeMiddleware } from "@octokit/webhooks";
 import Stripe from "stripe";
 
 const [githubSecret, stripeSecret] = process.argv.slice(2);
-const webhooks = new Webhooks({ secret: githubSecret });
+// A request with another secret is a part of the check.
+const none = () => {};
+const log = { debug: none, info: none, warn: none, error: none };
+const webhooks = new Webhooks({ secret: githubSecret, log });
 webhooks.onAny(({ id, name, payload }) => {
   if (name !== payload.type || !id.startsWith("evt_")) throw new Error(`${id} ${name}`);
 });
